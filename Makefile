@@ -1,0 +1,60 @@
+# 笔墨: `make help` lists the targets.
+# Everything is installed with plain pip into .venv, once, and again only when the project file or the pins change.
+
+PYTHON   ?= python3
+# More words for pip, for instance an index with another build of torch: make draw PIP_ARGS="--index-url ..."
+PIP_ARGS ?=
+BIN      ?= .venv/bin
+
+# Taken as written, so that a prompt may hold any character; the shell sees it only as "$$PROMPT".
+PROMPT ?= 红苹果，3D风格
+MODEL  ?=
+ARGS   ?=
+override PROMPT := $(value PROMPT)
+override MODEL := $(value MODEL)
+export PROMPT MODEL
+
+PINS := pyproject.toml constraints.txt
+
+.PHONY: help draw serve bench test check budget clean
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+
+draw: .venv/.core ## a picture: make draw PROMPT="..." [MODEL=name] [ARGS="--seed 1"]
+	@$(BIN)/bimo draw $${MODEL:+-m "$$MODEL"} $(ARGS) -- "$$PROMPT"
+
+serve: .venv/.serve ## the web page and the HTTP interface: make serve [ARGS="..."]
+	@$(BIN)/bimo serve $(ARGS)
+
+bench: .venv/.core ## seconds and memory on this machine: make bench [ARGS="..."]
+	@$(BIN)/bimo bench $(ARGS)
+
+test: .venv/.dev ## all tests: make test [ARGS="-k words"]
+	$(BIN)/python -m pytest -q $(ARGS)
+
+check: .venv/.dev budget ## style, types, direction of imports, budget
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+budget: .venv/.dev ## lines a file, files in the house
+	$(BIN)/python tests/test_house.py
+
+clean: ## remove the environment and every cache
+	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find bimo tests bench -type d -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bimo needs Python 3.11 or newer; name one: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+
+.venv/.core: EXTRAS =
+.venv/.serve: EXTRAS = [serve]
+.venv/.dev: EXTRAS = [all,dev]
+.venv/.core .venv/.serve .venv/.dev: $(PINS) | .venv/bin/python
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.$(EXTRAS)'
+	@touch $@

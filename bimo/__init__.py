@@ -1,0 +1,34 @@
+"""笔墨: from a sentence in Chinese or English to a picture. What is named here is promised, and nothing else."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bimo.apps.models import load, recipe
+    from bimo.core.recipe import Recipe
+    from bimo.core.types import Picture, Request
+    from bimo.diffusion.drive import draw
+
+__all__ = ["Picture", "Recipe", "Request", "draw", "load", "recipe"]
+
+#: Where each name lives; it is imported when it is first asked for, so that `import bimo` is light.
+_HOMES = {
+    "Picture": "bimo.core.types",
+    "Recipe": "bimo.core.recipe",
+    "Request": "bimo.core.types",
+    "draw": "bimo.diffusion.drive",
+    "load": "bimo.apps.models",
+    "recipe": "bimo.apps.models",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bimo' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

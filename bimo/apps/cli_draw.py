@@ -1,0 +1,325 @@
+"""`bimo draw`: a prompt to PNG files, or a PNG drawn again from its own record."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import sys
+import tempfile
+import unicodedata
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bimo.apps import memory, models
+from bimo.core.errors import RecipeError, RequestError, say
+from bimo.core.types import Picture, Request, checked, read_metadata, write_whole
+
+if TYPE_CHECKING:
+    from bimo.diffusion.system import System
+
+SUFFIX = ".png"
+NAME_BYTES = 255
+#: Room in a name for what keeps it from another: -2, -3 ... and the suffix.
+RESERVED_BYTES = len("-99999" + SUFFIX)
+_NOT_IN_NAMES = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+')
+
+EXAMPLES = say(
+    "例子：\n\n  bimo draw 红苹果，3D风格\n\n  bimo draw 小桥流水人家 --style ink -n 4 --seed 1 -o 小桥.png\n\n"
+    "  bimo draw 一只猫 -m taiyi-sd-en --size 512x768 --steps 30\n\n  bimo draw --again 红苹果.png",
+    'Examples:\n\n  bimo draw "a red apple, 3d style"\n\n  bimo draw "a bridge over a stream" --style ink -n 4 '
+    '--seed 1 -o bridge.png\n\n  bimo draw "a cat" -m taiyi-sd-en --size 512x768 --steps 30\n\n'
+    '  bimo draw --again "a red apple.png"',
+)
+HELP = say("把一句话画成图片（PNG）。", "Draw a sentence as a picture (PNG).")
+
+
+def draw(
+    prompt: Annotated[str | None, typer.Argument(help=say("要画什么", "what to draw"))] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "-m",
+            "--model",
+            help=say(
+                "模型：名字、文件夹或 Hugging Face 的 作者/名字；不写就用 BIMO_MODEL，再不然用小墨 xiaomo",
+                "a model: name, folder or owner/name of Hugging Face; else BIMO_MODEL, else xiaomo",
+            ),
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help=say(
+                "写到哪个 PNG 文件或文件夹；不写就用提示词作文件名", "which PNG or folder; else named by the prompt"
+            ),
+        ),
+    ] = None,
+    count: Annotated[int, typer.Option("-n", "--count", help=say("画几张", "how many pictures"))] = 1,
+    size: Annotated[str | None, typer.Option(help=say("宽x高，或边长（像素）", "WxH or one side, in pixels"))] = None,
+    steps: Annotated[int | None, typer.Option(help=say("步数", "how many steps"))] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help=say("听从提示词的程度", "how strictly the prompt is followed"))
+    ] = None,
+    sampler: Annotated[str | None, typer.Option(help=say("采样器", "the sampler"))] = None,
+    seed: Annotated[int | None, typer.Option(help=say("种子；同样的种子画同样的图", "same seed, same picture"))] = None,
+    negative: Annotated[str | None, typer.Option(help=say("不要画什么", "what not to draw"))] = None,
+    style: Annotated[str | None, typer.Option(help=say("风格，如 ink 或 水墨", "a style, for instance ink"))] = None,
+    as_json: Annotated[bool, typer.Option("--json", help=say("打印一个 JSON 对象", "print one JSON object"))] = False,
+    again: Annotated[
+        Path | None, typer.Option(help=say("按一张 PNG 里的记录重画", "draw a PNG again from its record"))
+    ] = None,
+    opened: Annotated[bool, typer.Option("--open", help=say("画完打开", "open it when it is drawn"))] = False,
+) -> None:
+    """Draws, saves each picture as soon as it is done, and prints where it lies."""
+    settings: dict[str, Any] = {
+        "size": None if size is None else size_of(size),
+        "steps": steps,
+        "guidance": guidance,
+        "sampler": sampler,
+        "seed": seed,
+        "negative": negative,
+        "style": style,
+    }
+    given = {name: value for name, value in settings.items() if value is not None}
+    if again is not None:
+        if prompt is not None or given or count != 1:
+            raise RequestError(
+                "--again 按记录重画，不能再给提示词或别的设置（-m、-o、--json、--open 除外）",
+                "--again draws what the record says; give no prompt and no settings but -m, -o, --json, --open",
+            )
+        record = read_metadata(again)
+        request, name = checked(record["request"]), model or record["recipe"]
+    else:
+        request = checked({"text": prompt or "", "count": count} | given)
+        record, name = None, model or os.environ.get("BIMO_MODEL") or models.DEFAULT_MODEL
+    if request.style:
+        from bimo.words.styles import style_named
+
+        style_named(request.style)
+    if request.size:
+        memory.check(request.size)
+    place = Place(output, request.text)
+    place.check()
+    system = _loaded(name, record is not None and model is None)
+    pictures, files = _drawn(system, request, place, as_json)
+    warnings = list(dict.fromkeys(w for picture in pictures for w in picture.warnings))
+    told: dict[str, Any] = {}
+    if again is not None and record is not None:
+        identical = again.read_bytes() == pictures[0].png()
+        told["identical"] = identical
+        warnings += _compared(again, identical, record["weights"], system.weights_hash)
+    for warning in warnings:
+        typer.secho(say(f"注意：{warning}", f"Note: {warning}"), fg="yellow", err=True)
+    if as_json:
+        told |= {
+            "files": [str(file) for file in files],
+            "seeds": [picture.seed for picture in pictures],
+            "seconds": [round(picture.seconds, 3) for picture in pictures],
+            "warnings": warnings,
+            "recipe": pictures[0].recipe,
+            "weights": pictures[0].weights,
+            "request": pictures[0].metadata()["request"],
+        }
+        print(json.dumps(told, ensure_ascii=False))
+    if opened:
+        for file in files:
+            typer.launch(str(file))
+
+
+def _loaded(name: str, recorded: bool) -> System:
+    with _shown(say(f"读入模型 {name} …", f"reading the model {name} ...")):
+        try:
+            return models.load(name)
+        except RecipeError as error:
+            if not recorded:
+                raise
+            raise RecipeError(
+                f"{error.zh}；这张图由 {name} 画成，请用 -m 指定它的文件夹",
+                f"{error.en}; the picture was drawn by {name}: name its folder with -m",
+            ) from None
+
+
+def _drawn(system: System, request: Request, place: Place, quiet: bool) -> tuple[list[Picture], list[Path]]:
+    from bimo.diffusion.drive import draw as drive
+    from bimo.diffusion.paint import filled
+
+    if request.seed is None:
+        request = request.model_copy(update={"seed": secrets.randbelow(2**32)})
+    full = filled(system, request)
+    memory.check(full.size or (0, 0))
+    pictures: list[Picture] = []
+    files: list[Path] = []
+    with _bar(request.count) as progress:
+        for index in range(request.count):
+            # One at a time: each is saved before the next is begun, and drawn alone it is the same to the byte.
+            alone = request.model_copy(update={"seed": (request.seed or 0) + index, "count": 1})
+            pictures += drive(system, alone, progress=lambda _, __, step, steps, i=index: progress(i, step, steps))
+            files.append(place.write(pictures[-1].png()))
+            if not quiet:
+                print(files[-1], flush=True)
+    return pictures, files
+
+
+def _compared(file: Path, identical: bool, recorded: str, loaded: str) -> list[str]:
+    if recorded != loaded:
+        return [
+            say(
+                f"{file} 由另一份权重画成（记录 {recorded[:12]}…，现在 {loaded[:12]}…），重画的图会不同",
+                f"{file} was drawn with other weights (recorded {recorded[:12]}..., now {loaded[:12]}...); "
+                "the new picture differs",
+            )
+        ]
+    if identical:
+        return []
+    return [
+        say(
+            f"重画的图与 {file} 不是逐字节相同；可能换了处理器或软件版本",
+            f"the new picture is not {file} to the byte; the processor or a library may have changed",
+        )
+    ]
+
+
+class Place:
+    """Where pictures go: a file or folder that was named, else a name made of the prompt.
+
+    Only a file that was named is ever replaced.
+    """
+
+    def __init__(self, output: Path | None, text: str) -> None:
+        self.named = output is not None and not output.is_dir()
+        if output is None or output.is_dir():
+            folder = output or Path()
+            output = folder / (name_of(text, _longest_name(folder)) + SUFFIX)
+        if output.suffix == "":
+            output = output.with_suffix(SUFFIX)
+        self.first = output
+        self.written = 0
+
+    def check(self) -> None:
+        """Raises RequestError where a file could not be written there: before anything is drawn."""
+        path = self.first
+        if path.suffix.lower() != SUFFIX:
+            raise RequestError(
+                f"只能写 PNG（里面要记下怎样重画），不能写 {path.suffix}；请用 {path.with_suffix(SUFFIX)}",
+                f"only PNG is written, as it carries how to draw it again, not {path.suffix}; "
+                f"use {path.with_suffix(SUFFIX)}",
+            )
+        try:
+            folder = path.parent
+            while not folder.exists() and folder != folder.parent:
+                folder = folder.parent
+            if len(path.name.encode(errors="surrogateescape")) > _longest_name(folder):
+                raise OSError(36, os.strerror(36))
+            handle, trial = tempfile.mkstemp(dir=folder, prefix=".", suffix=".part")
+            os.close(handle)
+            Path(trial).unlink()
+        except (OSError, ValueError) as error:
+            told = getattr(error, "strerror", None) or str(error)
+            raise RequestError(f"写不到 {path}：{told}", f"cannot write to {path}: {told}") from None
+
+    def write(self, content: bytes) -> Path:
+        """Writes one more picture, whole or not at all, and answers where it lies."""
+        self.written += 1
+        if self.named and self.written == 1:
+            return write_whole(self.first, content)
+        return _write_new(self.first, content)
+
+
+def name_of(text: str, longest: int = NAME_BYTES) -> str:
+    """A file name, without suffix, of a prompt: Chinese stays, what no file system takes does not; cut by bytes."""
+    clean = _NOT_IN_NAMES.sub(" ", unicodedata.normalize("NFC", text))
+    clean = re.sub(r"\s+", " ", clean).strip(" .-~")
+    cut = clean.encode()[: max(8, longest - RESERVED_BYTES)].decode(errors="ignore").rstrip(" .")
+    # A cut in the middle of a joined character leaves its joiner behind.
+    return cut.rstrip("\u200d\ufe0f") or "bimo"
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """'512x768' or '512' -> (width, height). Raises RequestError."""
+    found = re.fullmatch(r"\s*(\d{1,9})\s*(?:[xX×*]\s*(\d{1,9})\s*)?", text)
+    if found is None:
+        raise RequestError(
+            f"--size 是 {text!r}，应为 宽x高（如 512x768）或一个边长（如 512）",
+            f"--size is {text!r}; expected WxH (for instance 512x768) or one side (512)",
+        )
+    return int(found[1]), int(found[2] or found[1])
+
+
+def _write_new(first: Path, content: bytes) -> Path:
+    """Writes beside what is there: name.png, name-2.png ... Making a link fails where a name is taken meanwhile."""
+    first.parent.mkdir(parents=True, exist_ok=True)
+    handle, part = tempfile.mkstemp(dir=first.parent, prefix=".", suffix=".part")
+    os.close(handle)
+    try:
+        write_whole(Path(part), content)
+        for path in _names(first):
+            try:
+                os.link(part, path)
+            except FileExistsError:
+                continue
+            except OSError:  # a file system without links
+                if path.exists():
+                    continue
+                os.replace(part, path)
+            return path
+    finally:
+        Path(part).unlink(missing_ok=True)
+    raise AssertionError("names never end")
+
+
+def _names(first: Path) -> Iterator[Path]:
+    yield first
+    number = 2
+    while True:
+        yield first.with_name(f"{first.stem}-{number}{first.suffix}")
+        number += 1
+
+
+def _longest_name(folder: Path) -> int:
+    try:
+        return os.pathconf(folder, "PC_NAME_MAX")
+    except (AttributeError, OSError, ValueError):
+        return NAME_BYTES
+
+
+@contextlib.contextmanager
+def _shown(sentence: str) -> Iterator[None]:
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(sentence):
+        yield
+
+
+@contextlib.contextmanager
+def _bar(count: int) -> Iterator[Callable[[int, int, int], None]]:
+    """A progress bar on standard error; nothing where that is not a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda index, step, steps: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=None)
+
+        def told(index: int, step: int, steps: int) -> None:
+            progress.update(
+                task,
+                description=say(f"第 {index + 1}/{count} 张", f"picture {index + 1} of {count}"),
+                completed=step,
+                total=steps,
+            )
+
+        yield told

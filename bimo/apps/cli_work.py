@@ -1,0 +1,109 @@
+"""`bimo data`, `bimo train`, `bimo eval`: the long runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from bimo.apps import models
+from bimo.core.errors import RecipeError, say
+from bimo.core.part import override
+from bimo.core.recipe import Recipe
+
+ARTWORK_HELP = say("用带许可的图标和表情画出训练数据。", "Make training data from licensed icons and emoji.")
+ARTWORK_EXAMPLES = say(
+    "例子：\n\n  bimo data artwork data/ --canvases 2000",
+    "Examples:\n\n  bimo data artwork data/ --canvases 2000",
+)
+TRAIN_HELP = say("按配方训练；中断后再运行一次就接着练。", "Train a recipe; run it again to go on after a stop.")
+TRAIN_EXAMPLES = say(
+    "例子：\n\n  bimo train xiaomo --data data/ --out run/ --tiny\n\n"
+    "  bimo train ./mine.py:recipe --data data/ --out run/ --set stages.1.lr=5e-6",
+    "Examples:\n\n  bimo train xiaomo --data data/ --out run/ --tiny\n\n"
+    "  bimo train ./mine.py:recipe --data data/ --out run/ --set stages.1.lr=5e-6",
+)
+EVAL_HELP = say("评测一个模型，写下数字和图。", "Measure a system; writes numbers and pictures.")
+EVAL_EXAMPLES = say(
+    "例子：\n\n  bimo eval xiaomo --out report/ --data data/",
+    "Examples:\n\n  bimo eval xiaomo --out report/ --data data/",
+)
+
+
+def artwork(
+    out: Annotated[Path, typer.Argument(help=say("写到哪个文件夹", "the folder to write"))],
+    canvases: Annotated[int, typer.Option(min=1, help=say("多少张画", "how many pictures"))] = 60000,
+    workers: Annotated[int, typer.Option(min=1, help=say("几个进程", "how many processes"))] = 2,
+    packages: Annotated[
+        Path | None, typer.Option(help=say("已下载的图标包所在的文件夹", "a folder with the packages of icons"))
+    ] = None,
+) -> None:
+    """Builds the data that xiaomo is trained on."""
+    from bimo.data.sources import build_artwork
+
+    report = build_artwork(
+        out,
+        canvases=canvases,
+        workers=workers,
+        packages=packages,
+        progress=lambda words: typer.echo(words, err=True),
+    )
+    for name, value in report.items():
+        if isinstance(value, (int, float, str)):
+            print(f"{name}: {value}")
+    print(out)
+
+
+def train(
+    recipe: Annotated[
+        str, typer.Argument(help=say("配方：名字、./mine.py:名字、JSON", "a name, ./mine.py:name, JSON"))
+    ],
+    data: Annotated[Path, typer.Option(help=say("训练数据的文件夹", "the folder of the data"))],
+    out: Annotated[Path, typer.Option(help=say("这次训练的文件夹", "the folder of the run"))],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help=say("改配方的一个值：路径=值", "set a value of the recipe: path=value")),
+    ] = None,
+    tiny: Annotated[
+        bool, typer.Option("--tiny", help=say("极小的同构模型，几秒试跑", "toy widths, for a trial"))
+    ] = False,
+    steps: Annotated[int | None, typer.Option(min=1, help=say("每个阶段的步数", "the steps of each stage"))] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help=say("用几个线程", "how many threads"))] = None,
+) -> None:
+    """Trains every stage of a recipe; the folder it prints can be drawn with."""
+    wanted = changed(models.recipe(recipe), settings or [], tiny, steps)
+    from bimo.train.loop import train as run
+
+    print(run(wanted, data, out, threads=threads))
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help=say("模型的名字或文件夹", "a model's name or folder"))],
+    out: Annotated[Path, typer.Option(help=say("报告的文件夹", "the folder of the report"))],
+    data: Annotated[Path | None, typer.Option(help=say("测试数据的文件夹", "the folder of the test data"))] = None,
+) -> None:
+    """Measures a system and writes a report."""
+    system = models.load(model)
+    from bimo.eval.run import evaluate as run
+
+    run(system, data, out)
+    print(out)
+
+
+def changed(recipe: Recipe, settings: list[str], tiny: bool, steps: int | None) -> Recipe:
+    """A recipe as the command line wants it: tiny first, then steps, then each path=value. Raises RecipeError."""
+    if tiny:
+        recipe = recipe.tiny()
+    if steps is not None:
+        recipe = dataclasses.replace(recipe, stages=tuple(dataclasses.replace(s, steps=steps) for s in recipe.stages))
+    for setting in settings:
+        path, equals, value = setting.partition("=")
+        if not equals:
+            raise RecipeError(
+                f"--set 是 {setting!r}，应为 路径=值，例如 stages.1.lr=5e-6",
+                f"--set is {setting!r}; expected path=value, for instance stages.1.lr=5e-6",
+            )
+        recipe = cast(Recipe, override(recipe, path.strip(), value.strip()))
+    return recipe

@@ -1,0 +1,1 @@
+"""Plain data: parts, recipes, requests, pictures, errors. Imports nothing else of the project."""

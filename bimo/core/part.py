@@ -1,0 +1,228 @@
+"""A part is a frozen, keyword-only dataclass that names a piece; its import path is its kind: there is no registry."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import json
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self, cast
+
+from bimo.core.errors import RecipeError
+
+KIND = "kind"
+TRUSTED_ROOT = "bimo."
+
+
+def nearest(word: str, choices: Iterable[str], count: int = 3) -> tuple[str, ...]:
+    """The choices most like a word, best first: what "did you mean" offers."""
+    return tuple(difflib.get_close_matches(word, list(choices), n=count, cutoff=0.5))
+
+
+def meant(word: str, choices: Iterable[str]) -> tuple[str, str]:
+    """'; did you mean a, b?' in Chinese and English, or the whole choice where nothing is near."""
+    every = list(choices)
+    near = nearest(word, every)
+    if near:
+        return f"；您是不是要找 {'、'.join(near)}？", f"; did you mean {', '.join(near)}?"
+    return f"；可用的有 {'、'.join(every)}", f"; there is {', '.join(every)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What a recipe is made of. A part that is a module also has ``build()``, in the file of the module it builds.
+
+    Every field is plain data (numbers, strings, tuples, mappings, other parts), so that a part dumps to JSON with
+    every field filled in and loads back equal.
+    """
+
+    def __post_init__(self) -> None:
+        hints = _hints(type(self))
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not fits(value, hints[field.name]):
+                expected = _readable(hints[field.name])
+                raise RecipeError(
+                    f"{type(self).__name__}.{field.name} 是 {value!r}，应为 {expected}",
+                    f"{type(self).__name__}.{field.name} is {value!r}; expected {expected}",
+                )
+
+    def tiny(self) -> Self:
+        """The same structure at toy width. Containers shrink what they hold; a part with widths overrides this."""
+        return dataclasses.replace(self, **{f.name: _tiny(getattr(self, f.name)) for f in fields(self)})
+
+
+def kind_of(part: Part | type[Part]) -> str:
+    """'bimo.parts.spaces:Latent': where the class of a part is imported from."""
+    cls = part if isinstance(part, type) else type(part)
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def dump(value: Any) -> Any:
+    """A part as JSON-ready data, every field filled in. Raises RecipeError on a value that is not plain data."""
+    if isinstance(value, Part):
+        return {KIND: kind_of(value)} | {f.name: dump(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): dump(v) for k, v in cast(Mapping[Any, Any], value).items()}
+    if isinstance(value, (tuple, list)):
+        return [dump(v) for v in cast("tuple[Any, ...]", value)]
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    raise RecipeError(f"配方里不能放 {value!r}，只能放普通数据", f"a recipe holds plain data only, not {value!r}")
+
+
+def load(data: Any) -> Any:
+    """The part that some dumped data describes. Imports classes of this package only: data must never choose code.
+
+    Raises RecipeError for a kind that is not a part of this package and for a field that the part does not have.
+    """
+    if isinstance(data, dict):
+        table = cast(dict[str, Any], data)
+        if KIND not in table:
+            return {k: load(v) for k, v in table.items()}
+        cls = _class_of(table[KIND])
+        given = {k: load(v) for k, v in table.items() if k != KIND}
+        names = {f.name for f in fields(cls)}
+        for name in given:
+            if name not in names:
+                zh, en = meant(name, sorted(names))
+                raise RecipeError(f"{cls.__name__} 没有字段 {name!r}{zh}", f"{cls.__name__} has no field {name!r}{en}")
+        needed = [f.name for f in fields(cls) if f.default is _MISSING and f.default_factory is _MISSING]
+        absent = [name for name in needed if name not in given]
+        if absent:
+            raise RecipeError(f"{cls.__name__} 缺少字段 {absent}", f"{cls.__name__} lacks the fields {absent}")
+        return cls(**given)
+    if isinstance(data, list):
+        return tuple(load(v) for v in cast(list[Any], data))
+    return data
+
+
+def dumps(part: Part) -> str:
+    """A part as indented JSON text, Chinese left readable."""
+    return json.dumps(dump(part), ensure_ascii=False, indent=1)
+
+
+def loads(text: str) -> Any:
+    """The part in some JSON text. Raises RecipeError where it is not JSON, or as ``load`` does."""
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RecipeError(f"这不是 JSON：{error}", f"this is not JSON: {error}") from None
+    return load(data)
+
+
+def override(part: Part, path: str, value: Any) -> Part:
+    """The part with one field set by its path, as ``--set stages.1.lr=5e-6`` does.
+
+    ``value`` may be text: it is read as JSON where that gives a value of the right type. Raises RecipeError for a path
+    that leads nowhere.
+    """
+    return cast(Part, _override(part, path.split("."), value, path))
+
+
+_MISSING = dataclasses.MISSING
+
+
+def _override(node: Any, steps: list[str], value: Any, path: str) -> Any:
+    if not steps:
+        return value
+    head, rest = steps[0], steps[1:]
+    if isinstance(node, Part):
+        names = [f.name for f in fields(node)]
+        if head not in names:
+            zh, en = meant(head, names)
+            raise RecipeError(f"{path}：没有字段 {head!r}{zh}", f"{path}: no field {head!r}{en}")
+        if not rest:
+            value = _read(value, _hints(type(node))[head])
+        return dataclasses.replace(node, **{head: _override(getattr(node, head), rest, value, path)})
+    if isinstance(node, tuple):
+        items = cast("tuple[Any, ...]", node)
+        names = [str(i) for i in range(len(items))] + [str(getattr(i, "name", "")) for i in items]
+        if head not in names or not head:
+            zh, en = meant(head, [n for n in names if n])
+            raise RecipeError(f"{path}：没有第 {head!r} 项{zh}", f"{path}: no item {head!r}{en}")
+        at = names.index(head) % len(items)
+        return (*items[:at], _override(items[at], rest, value, path), *items[at + 1 :])
+    raise RecipeError(f"{path}：{head!r} 处没有更深的字段", f"{path}: there is nothing below {head!r}")
+
+
+def _read(value: Any, hint: Any) -> Any:
+    if not isinstance(value, str) or fits(value, hint):
+        return value
+    try:
+        read = load(json.loads(value))
+    except json.JSONDecodeError:
+        return value
+    return read
+
+
+def _class_of(kind: Any) -> type[Part]:
+    module_name, _, name = str(kind).partition(":")
+    if not module_name.startswith(TRUSTED_ROOT):
+        raise RecipeError(
+            f"不认识的部件 {kind!r}：配方文件只能引用 {TRUSTED_ROOT}* 里的类；自己的类请写成 .py 配方",
+            f"unknown part {kind!r}: a recipe file may name classes of {TRUSTED_ROOT}* only; "
+            "write a .py recipe for your own",
+        )
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError:
+        raise RecipeError(f"不认识的部件 {kind!r}：没有这个模块", f"unknown part {kind!r}: no such module") from None
+    cls = getattr(module, name, None)
+    if not (isinstance(cls, type) and issubclass(cls, Part)):
+        zh, en = meant(name, [n for n, c in vars(module).items() if isinstance(c, type) and issubclass(c, Part)])
+        raise RecipeError(f"不认识的部件 {kind!r}{zh}", f"unknown part {kind!r}{en}")
+    return cls
+
+
+_hints_of: dict[type, dict[str, Any]] = {}
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    if cls not in _hints_of:
+        _hints_of[cls] = typing.get_type_hints(cls)
+    return _hints_of[cls]
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of an annotated type: enough of typing for plain data (an int fits a float, not a bool)."""
+    origin, inside = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, h) for h in inside)
+    if origin is typing.Literal:
+        return value in inside
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        items = cast("tuple[Any, ...]", value)
+        if len(inside) == 2 and inside[1] is Ellipsis:
+            return all(fits(v, inside[0]) for v in items)
+        return len(items) == len(inside) and all(fits(v, h) for v, h in zip(items, inside, strict=True))
+    if origin is not None and issubclass(origin, Mapping):
+        table = cast(Mapping[Any, Any], value)
+        return isinstance(value, Mapping) and all(fits(k, inside[0]) and fits(v, inside[1]) for k, v in table.items())
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is None:
+        return value is None
+    return isinstance(value, hint)
+
+
+def _readable(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
+
+
+def _tiny(value: Any) -> Any:
+    if isinstance(value, Part):
+        return value.tiny()
+    if isinstance(value, tuple):
+        return tuple(_tiny(v) for v in cast("tuple[Any, ...]", value))
+    return value

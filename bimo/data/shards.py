@@ -1,0 +1,157 @@
+"""Shards: tar files in the webdataset layout, the same bytes every time, written whole or not at all.
+
+A sample is `{key}.png` and `{key}.json`; `index.json` lists every shard with its SHA-256 and count, and a digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bimo.core.errors import DataError
+
+SAMPLES_PER_SHARD = 2000
+INDEX = "index.json"
+Sample = tuple[str, bytes, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One finished shard: file name, SHA-256 of the file, number of samples."""
+
+    name: str
+    sha256: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Index:
+    """What `index.json` says: the digest of all shards, the number of samples, the shards by name."""
+
+    digest: str
+    count: int
+    shards: tuple[Shard, ...]
+
+
+def shard_name(number: int) -> str:
+    """The file name of a shard by number."""
+    return f"shard-{number:05d}.tar"
+
+
+def hash_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_shard(path: Path, samples: Iterable[Sample], stamp: str) -> Shard:
+    """Writes samples sorted by key to a temporary name, then renames; leaves `{path}.done` with hash, count and stamp.
+
+    `stamp` names what the samples were made of, so that a later run knows whether the shard is the one it wants.
+    """
+    partial, count = path.with_suffix(".partial"), 0
+    with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as archive:
+        for key, png, record in sorted(samples, key=lambda sample: sample[0]):
+            text = json.dumps(record, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+            _add(archive, f"{key}.png", png)
+            _add(archive, f"{key}.json", text)
+            count += 1
+    shard = Shard(path.name, hash_of(partial), count)
+    partial.replace(path)
+    mark = path.with_suffix(".done.partial")
+    mark.write_text(json.dumps({**asdict(shard), "stamp": stamp}))
+    mark.replace(path.with_suffix(".done"))
+    return shard
+
+
+def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode, member.mtime = len(data), 0o644, 0
+    archive.addfile(member, io.BytesIO(data))
+
+
+def finished(path: Path, stamp: str) -> Shard | None:
+    """The shard at `path` if it is whole, undamaged and of the same stamp; None when it must be written."""
+    mark = path.with_suffix(".done")
+    if not mark.is_file() or not path.is_file():
+        return None
+    try:
+        record = json.loads(mark.read_text())
+        shard = Shard(record["name"], record["sha256"], record["count"])
+    except (ValueError, KeyError):
+        return None
+    return shard if record.get("stamp") == stamp and hash_of(path) == shard.sha256 else None
+
+
+def write_index(folder: Path, shards: Iterable[Shard]) -> str:
+    """Writes `index.json` for the shards (sorted by name) and gives the digest of them all."""
+    ordered = sorted(shards, key=lambda shard: shard.name)
+    digest = hashlib.sha256("".join(shard.sha256 for shard in ordered).encode()).hexdigest()
+    record = {"digest": digest, "count": sum(shard.count for shard in ordered), "shards": [asdict(s) for s in ordered]}
+    partial = folder / f"{INDEX}.partial"
+    partial.write_text(json.dumps(record, indent=1))
+    partial.replace(folder / INDEX)
+    return digest
+
+
+def read_index(folder: Path) -> Index:
+    """What `index.json` says; DataError when there is none or it cannot be read."""
+    path = folder / INDEX
+    try:
+        record = json.loads(path.read_text())
+        shards = tuple(Shard(entry["name"], entry["sha256"], entry["count"]) for entry in record["shards"])
+        return Index(record["digest"], record["count"], shards)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"读不了 {path}：{error}。这里应是一个写完的数据文件夹，请重新生成。",
+            f"{path} cannot be read: {error}. It should be a finished data folder: build it again.",
+        ) from error
+
+
+def verify(folder: Path) -> None:
+    """DataError when a shard that the index lists is missing or damaged."""
+    for shard in read_index(folder).shards:
+        path = folder / shard.name
+        found = hash_of(path) if path.is_file() else "missing"
+        if found != shard.sha256:
+            raise DataError(
+                f"{path} 的 SHA-256 是 {found}，应为 {shard.sha256}。请删除它并重新生成。",
+                f"{path} has SHA-256 {found}, expected {shard.sha256}. Delete it and build again.",
+            )
+
+
+def read_shard(path: Path) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
+    """(key, PNG bytes, record) of every sample of a shard, in its order; DataError on a damaged or incomplete one."""
+    try:
+        with tarfile.open(path, "r:") as archive:
+            waiting: tuple[str, bytes] | None = None
+            for member in archive:
+                stream = archive.extractfile(member)
+                data = stream.read() if stream is not None else b""
+                key, _, extension = member.name.rpartition(".")
+                if extension == "png":
+                    waiting = (key, data)
+                elif extension == "json" and waiting is not None and waiting[0] == key:
+                    yield key, waiting[1], json.loads(data)
+                    waiting = None
+    except (tarfile.TarError, OSError, ValueError) as error:
+        raise DataError(
+            f"读不了分片 {path}：{error}。请删除它并重新生成。",
+            f"The shard {path} cannot be read: {error}. Delete it and build again.",
+        ) from error
+
+
+def read(
+    folder: Path, wanted: Callable[[Mapping[str, Any]], bool] | None = None
+) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
+    """(key, PNG bytes, record) of every sample of a finished folder, those `wanted` by their record."""
+    for shard in read_index(folder).shards:
+        for key, png, record in read_shard(folder / shard.name):
+            if wanted is None or wanted(record):
+                yield key, png, record

@@ -1,0 +1,215 @@
+"""A built recipe as one module: encode words, condition, denoise, save."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from bimo.core import weights
+from bimo.core.errors import RecipeError
+from bimo.core.part import dumps
+from bimo.core.recipe import Level, Recipe
+from bimo.core.types import Ask, Batch, Conditioning, Encoding, Request, write_whole
+from bimo.diffusion.schedule import Schedule
+from bimo.words.budget import Budget
+
+RECIPE_FILE = "recipe.json"
+WEIGHTS_FILE = "weights.safetensors"
+HASHES_FILE = "hashes.json"
+
+
+class Tower(Protocol):
+    """A text encoder with its tokenizer."""
+
+    def encode(self, texts: Sequence[str]) -> Encoding:
+        """Texts -> tokens [B, L, D] and what goes with them."""
+        ...
+
+    def budget(self, text: str) -> Budget:
+        """What of a text this tower reads."""
+        ...
+
+    def save_words(self, folder: Path) -> None:
+        """Writes the tokenizer's files."""
+        ...
+
+    def load_words(self, folder: Path) -> None:
+        """Reads the tokenizer's files. Raises WeightsError where they are missing or damaged."""
+        ...
+
+
+class Space(Protocol):
+    """Where a level's x lives. ``factor`` pixels a side are one position of x; ``channels`` is C."""
+
+    channels: int
+    factor: int
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, C, h, w]."""
+        ...
+
+    def decode(self, x: Tensor) -> Tensor:
+        """[B, C, h, w] -> [B, 3, H, W]."""
+        ...
+
+
+class Drawing(Protocol):
+    """What a hint may look at while a picture is drawn."""
+
+    @property
+    def request(self) -> Request:
+        """The request, filled in."""
+        ...
+
+    @property
+    def results(self) -> Mapping[str, Tensor]:
+        """What earlier levels gave, by their names."""
+        ...
+
+    @property
+    def generator(self) -> torch.Generator:
+        """Seeded for this picture, apart from its noise."""
+        ...
+
+    @property
+    def encodings(self) -> tuple[Encoding, ...]:
+        """The words of the prompt."""
+        ...
+
+
+class Hint(Protocol):
+    """Something read off an image that conditions a level: from the data in training, else from the drawing."""
+
+    def learned(self, system: System, batch: Batch) -> Conditioning:
+        """The hint of a training batch, B rows."""
+        ...
+
+    def drawn(self, drawing: Drawing, shape: tuple[int, int, int]) -> Conditioning:
+        """The hint of the picture being drawn, 1 row; ``shape`` is (C, h, w) of x."""
+        ...
+
+    def null(self, value: Conditioning) -> Conditioning:
+        """What the null branch of guidance gets in its place."""
+        ...
+
+
+def merged(base: Conditioning, extras: Sequence[Conditioning]) -> Conditioning:
+    """Conditioning with what hints add: spatial maps joined on the channels, scalars by name."""
+    spatial = [c.spatial for c in (base, *extras) if c.spatial is not None]
+    scalars = {name: value for c in (base, *extras) for name, value in c.scalars.items()}
+    return Conditioning(base.streams, base.vector, torch.cat(spatial, dim=1) if spatial else None, scalars)
+
+
+def stacked(rows: Sequence[Conditioning]) -> Conditioning:
+    """Conditionings of a few rows each, as one of all rows; token streams are padded to the longest."""
+    if len(rows) == 1:
+        return rows[0]
+    streams = tuple(_stacked_encodings([r.streams[i] for r in rows]) for i in range(len(rows[0].streams)))
+    vector = None if rows[0].vector is None else torch.cat([cast(Tensor, r.vector) for r in rows])
+    spatial = None if rows[0].spatial is None else torch.cat([cast(Tensor, r.spatial) for r in rows])
+    scalars = {name: torch.cat([r.scalars[name] for r in rows]) for name in rows[0].scalars}
+    return Conditioning(streams, vector, spatial, scalars)
+
+
+def _stacked_encodings(parts: Sequence[Encoding]) -> Encoding:
+    length = max(p.tokens.shape[1] for p in parts)
+    tokens = torch.cat([nn.functional.pad(p.tokens, (0, 0, 0, length - p.tokens.shape[1])) for p in parts])
+    mask = None
+    if any(p.mask is not None for p in parts) or any(p.tokens.shape[1] != length for p in parts):
+        masks = [p.mask if p.mask is not None else torch.ones(p.tokens.shape[:2], dtype=torch.bool) for p in parts]
+        mask = torch.cat([nn.functional.pad(m, (0, length - m.shape[1]), value=False) for m in masks])
+    pooled = None if parts[0].pooled is None else torch.cat([cast(Tensor, p.pooled) for p in parts])
+    return Encoding(tokens, mask, pooled)
+
+
+class BuiltLevel(nn.Module):
+    """A level with its modules. A space shared with another level is registered there alone."""
+
+    def __init__(self, level: Level) -> None:
+        super().__init__()
+        self.recipe = level
+        self.schedule = cast(Schedule, level.schedule)
+        self.hints: tuple[Hint, ...] = tuple(cast(Any, hint).build() for hint in level.hints)
+        if not isinstance(level.space, str):
+            self.space = cast(Any, level.space).build()
+        self.denoiser = cast(Any, level.denoiser).build()
+
+
+class System(nn.Module):
+    """A recipe built: towers under ``text.0 ...``, each level under its own name.
+
+    ``weights_hash`` is the SHA-256 of what was loaded.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.weights_hash = ""
+        self.text = nn.ModuleList(cast(Any, tower).build() for tower in recipe.text)
+        for level in recipe.levels:
+            self.add_module(level.name, BuiltLevel(level))
+
+    @property
+    def towers(self) -> list[Tower]:
+        """The text towers, in the recipe's order."""
+        return cast("list[Tower]", list(self.text))
+
+    def level(self, name: str) -> BuiltLevel:
+        """A built level. Raises RecipeError for a name the recipe does not have."""
+        self.recipe.level(name)
+        return cast(BuiltLevel, getattr(self, name))
+
+    def space(self, name: str) -> Space:
+        """The space of a level, its own or the one it shares."""
+        space = self.recipe.level(name).space
+        return self.space(space) if isinstance(space, str) else cast(Space, self.level(name).space)
+
+    def encode(self, texts: Sequence[str]) -> tuple[Encoding, ...]:
+        """Texts through every tower."""
+        return tuple(tower.encode(texts) for tower in self.towers)
+
+    def budgets(self, text: str) -> list[Budget]:
+        """What of a text each tower reads."""
+        return [tower.budget(text) for tower in self.towers]
+
+    def condition(self, encodings: tuple[Encoding, ...], hints: Sequence[Conditioning] = ()) -> Conditioning:
+        """Encodings and hints as a level's denoiser takes them; the vector is the last pooled output there is."""
+        pooled = [e.pooled for e in encodings if e.pooled is not None]
+        return merged(Conditioning(encodings, pooled[-1] if pooled else None), hints)
+
+    def denoise(self, ask: Ask) -> Tensor:
+        """The denoiser's answer to an ask, [R, C, h, w]."""
+        return self.level(ask.level).denoiser(ask.x, ask.t, ask.conditioning)
+
+    def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
+        """Writes recipe, weights, tokenizers and their hashes; ``bimo.load(folder)`` reads them back."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / RECIPE_FILE, dumps(self.recipe).encode())
+        weights.write(folder / WEIGHTS_FILE, self.state_dict(), dtype)
+        for index, tower in enumerate(self.towers):
+            tower.save_words(folder / f"words.{index}")
+        files = [folder / RECIPE_FILE, folder / WEIGHTS_FILE, *sorted(folder.glob("words.*/*"))]
+        hashes = {p.relative_to(folder).as_posix(): weights.digest(p) for p in files}
+        write_whole(folder / HASHES_FILE, json.dumps(hashes, indent=1).encode())
+
+    @classmethod
+    def read(cls, folder: Path) -> System:
+        """A system that ``save`` wrote, in float32 and ready to draw. Raises WeightsError and RecipeError."""
+        recipe = weights.read_recipe(folder / RECIPE_FILE)
+        if not isinstance(recipe, Recipe):
+            raise RecipeError(f"{folder / RECIPE_FILE} 不是配方", f"{folder / RECIPE_FILE} is not a recipe")
+        hashes = weights.read_hashes(folder / HASHES_FILE)
+        for name, expected in hashes.items():
+            weights.verify(folder / name, expected)
+        with weights.unfilled():
+            system = cls(recipe)
+        weights.assign(system, weights.read(folder / WEIGHTS_FILE), torch.float32, folder / WEIGHTS_FILE)
+        for index, tower in enumerate(system.towers):
+            tower.load_words(folder / f"words.{index}")
+        system.weights_hash = hashes.get(WEIGHTS_FILE, "") or weights.digest(folder / WEIGHTS_FILE)
+        return system.eval()

@@ -1,0 +1,1 @@
+"""Measuring a system: a judge trained on true artwork, prompts, baselines, and a report."""

@@ -1,0 +1,80 @@
+"""What a system must beat: the nearest training picture, the first level alone. And the rules on true pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+
+from bimo.core.types import Request
+from bimo.data import shards
+from bimo.data.lexicon import DEFAULT_STYLE, DRAWN
+from bimo.diffusion.drive import answers
+from bimo.diffusion.paint import paint, prepare, to_image
+from bimo.diffusion.system import System
+from bimo.eval.measures import Interval, colour_of, foreground, in_place, pieces, share
+from bimo.eval.prompts import Question
+from bimo.eval.truth import Artwork, Told, read_picture
+
+NEAREST = "nearest picture"
+FIRST = "first level"
+RULES_EACH = 200
+
+
+def nearest_picture(artwork: Artwork, question: Question) -> Image.Image:
+    """The training picture of the kind asked for, at rest, whatever else is asked: the 3d one, where that is held out
+    the first other style's; white where training has none.
+    """
+    kind = next((kind for kind in artwork.kinds if kind.hexcode in question.kinds[:1]), None)
+    order = (DEFAULT_STYLE, *(style for style in DRAWN if style != DEFAULT_STYLE))
+    style = next((style for style in order if kind is not None and artwork.usable(kind, style)), None)
+    if kind is None or style is None:
+        return Image.new("RGB", (128, 128), (255, 255, 255))
+    return artwork.picture(kind, style)
+
+
+def first_level(system: System, requests: Sequence[Request], batch: int, told: Told) -> list[Image.Image] | None:
+    """The pictures that the first level's answer decodes to, with the same seeds; None for a system whose first level
+    is not a one-step level of the last one's space.
+    """
+    levels = system.recipe.levels
+    if len(levels) < 2 or system.space(levels[0].name) is not system.space(levels[-1].name):
+        return None
+    space = system.space(levels[0].name)
+    images: list[Image.Image] = []
+    with torch.inference_mode():
+        for first in range(0, len(requests), batch):
+            paintings = [paint(system, prepare(system, request)) for request in requests[first : first + batch]]
+            asks = [next(painting) for painting in paintings]
+            if any(ask.steps != 1 or ask.level != levels[0].name or len(ask.x) != 1 for ask in asks):
+                return None
+            images += [to_image(space.decode(answer)[0]) for answer in answers(system, asks)]
+            for painting in paintings:
+                painting.close()
+            told(FIRST, len(images), len(requests))
+    return images
+
+
+def rules_on_truth(artwork: Artwork) -> dict[str, Interval]:
+    """How often the rules on pixels are right about training canvases, whose labels say what is on them."""
+    right: dict[str, list[bool]] = {"colour": [], "number": [], "place": [], "two pieces": []}
+    of = {"recolour": "colour", "count": "number", "place": "place", "pair": "two pieces"}
+    for _, png, record in shards.read(artwork.folder):
+        labels = record["labels"]
+        rule = of.get(labels["type"])
+        if rule is None or len(right[rule]) >= RULES_EACH:
+            if all(len(found) >= RULES_EACH for found in right.values()):
+                break
+            continue
+        image = read_picture(png)
+        match rule:
+            case "colour":
+                right[rule].append(colour_of(image) == labels["colour"])
+            case "number":
+                right[rule].append(len(pieces(foreground(image))) == labels["count"])
+            case "place":
+                right[rule].append(in_place(foreground(image), labels["place"]))
+            case _:
+                right[rule].append(len(pieces(foreground(image))) == 2)
+    return {rule: share(found) for rule, found in right.items() if found}

@@ -1,0 +1,1 @@
+"""The shelf: spaces, text towers, denoisers and hints; one family a file."""

@@ -1,0 +1,1 @@
+"""Denoisers: modules that answer an ask."""

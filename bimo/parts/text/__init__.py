@@ -1,0 +1,1 @@
+"""Text towers, each with its tokenizer."""

@@ -1,0 +1,263 @@
+"""BERT as a text tower (arXiv:1810.04805): Taiyi's and xiaomo's."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from bimo.core.errors import WeightsError
+from bimo.core.part import Part
+from bimo.core.types import Encoding, write_whole
+from bimo.words.budget import Budget
+from bimo.words.normalise import normal
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+TOKENIZER_FILE = "tokenizer.json"
+KNOWN_FILE = "known.txt"
+VOCAB_FILE = "vocab.txt"
+TRIM = 4
+HAN = r"\u2e80-\u2fdf\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
+_HAN = re.compile(f"[{HAN}]")
+_RUNS = re.compile(f"[{HAN}]+|[a-z0-9][a-z0-9'’-]*|[^\\s{HAN}a-z0-9]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bert(Part):
+    """A BERT tower. ``words`` "vocab" reads a vocab.txt as BERT does; "lexicon" has whole words of a known list as
+    tokens, found longest first, single characters for the rest.
+
+    ``masked`` says whether padding is hidden from the tower (Taiyi's is not). ``pool`` adds a pooled output: the mean
+    of the real tokens through a linear layer to ``project``.
+    """
+
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    feed: int = 3072
+    vocab: int = 21128
+    positions: int = 512
+    types: int = 2
+    length: int = 512
+    masked: bool = False
+    pooler: bool = True
+    pool: Literal["", "mean"] = ""
+    project: int = 0
+    words: Literal["vocab", "lexicon"] = "vocab"
+    dropout: float = 0.1
+
+    def build(self) -> BertTower:
+        """The module, without its words until ``load_words`` or ``learn_words``."""
+        return BertTower(self)
+
+    def tiny(self) -> Self:
+        """Width 16, two layers; the vocabulary and length stay, as the words belong to the data."""
+        return replace(self, width=16, layers=2, heads=2, feed=32, project=min(self.project, 16))
+
+
+class BertTower(nn.Module):
+    """Texts -> tokens [B, L, width], mask [B, L], pooled [B, project]."""
+
+    def __init__(self, part: Bert) -> None:
+        super().__init__()
+        from transformers import BertConfig, BertModel
+
+        self.part = part
+        self.model = BertModel(
+            BertConfig(
+                vocab_size=part.vocab,
+                hidden_size=part.width,
+                num_hidden_layers=part.layers,
+                num_attention_heads=part.heads,
+                intermediate_size=part.feed,
+                max_position_embeddings=part.positions,
+                type_vocab_size=part.types,
+                hidden_dropout_prob=part.dropout,
+                attention_probs_dropout_prob=part.dropout,
+            ),
+            add_pooling_layer=part.pooler,
+        )
+        self.head = nn.Linear(part.width, part.project) if part.pool else None
+        self.words: Any = None
+        self.known: frozenset[str] = frozenset()
+
+    def encode(self, texts: Sequence[str]) -> Encoding:
+        """Texts -> tokens, mask where padding is hidden, pooled where the part pools."""
+        ids, mask = self.ids(texts)
+        return self.forward(ids, mask)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Encoding:
+        """Token ids [B, L] and mask [B, L] bool -> Encoding."""
+        if not self.part.masked:
+            return Encoding(self.model(ids).last_hidden_state)
+        # Padding that nobody sees need not be computed.
+        longest = -(-int(mask.sum(1).max()) // TRIM) * TRIM
+        ids, mask = ids[:, :longest], mask[:, :longest]
+        tokens = self.model(ids, attention_mask=mask.long()).last_hidden_state
+        pooled = None
+        if self.head is not None:
+            weight = mask.unsqueeze(-1).to(tokens)
+            pooled = self.head((tokens * weight).sum(1) / weight.sum(1))
+        return Encoding(tokens, mask, pooled)
+
+    def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Texts -> token ids [B, length] and mask [B, length] bool; what is past the length is left out."""
+        rows = [self._tokens(text) for text in texts]
+        ids = torch.zeros(len(rows), self.part.length, dtype=torch.long)
+        mask = torch.zeros(len(rows), self.part.length, dtype=torch.bool)
+        for row, tokens in enumerate(rows):
+            kept = tokens if len(tokens) <= self.part.length else [*tokens[: self.part.length - 1], tokens[-1]]
+            ids[row, : len(kept)] = torch.tensor(kept)
+            mask[row, : len(kept)] = True
+        return ids, mask
+
+    def budget(self, text: str) -> Budget:
+        """Tokens used of the length, the text lost past it, and words that are in no list of known words."""
+        tokens = self._tokens(text)
+        lost = ""
+        if len(tokens) > self.part.length:
+            low, high = 0, len(text)
+            while low < high:
+                middle = (low + high + 1) // 2
+                low, high = (
+                    (middle, high) if len(self._tokens(text[:middle])) <= self.part.length else (low, middle - 1)
+                )
+            lost = text[low:]
+        return Budget(len(tokens), self.part.length, lost, tuple(self._unknown(text)))
+
+    def learn_words(self, captions: Iterable[str], known: Iterable[str]) -> None:
+        """Makes the vocabulary of a "lexicon" tower: known words whole, then the characters and words of the captions,
+        most frequent first. Raises WeightsError where the known words alone are more than the vocabulary holds.
+        """
+        listed = dict.fromkeys(w for word in known for w in _RUNS.findall(normal(word)) if len(w) <= 12)
+        counts = Counter(run for caption in captions for run in _RUNS.findall(normal(caption)))
+        characters = dict.fromkeys(c for run in (*listed, *sorted(counts)) for c in run)
+        letters = dict.fromkeys("abcdefghijklmnopqrstuvwxyz0123456789")
+        by_count = [w for w, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if not _HAN.match(w)]
+        every = list(dict.fromkeys((*SPECIAL, *letters, *listed, *characters, *by_count)))
+        if len(SPECIAL) + len(letters) + len(listed) + len(characters) > self.part.vocab:
+            raise WeightsError(
+                f"已知词和字有 {len(listed) + len(characters)} 个，词表只有 {self.part.vocab} 个；"
+                "请把配方里的 vocab 调大",
+                f"{len(listed) + len(characters)} known words and characters, but a vocabulary of {self.part.vocab}; "
+                "make vocab larger in the recipe",
+            )
+        self.words = _lexicon(every[: self.part.vocab])
+        self.known = frozenset(listed) | {w for w in by_count if w in every[: self.part.vocab]}
+
+    def save_words(self, folder: Path) -> None:
+        """Writes tokenizer.json, and known.txt for a lexicon."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / TOKENIZER_FILE, self.words.to_str().encode())
+        if self.part.words == "lexicon":
+            write_whole(folder / KNOWN_FILE, "\n".join(sorted(self.known)).encode())
+
+    def load_words(self, folder: Path) -> None:
+        """Reads tokenizer.json, or BERT's vocab.txt. Raises WeightsError where they are missing or damaged."""
+        from tokenizers import Tokenizer
+
+        file = folder / TOKENIZER_FILE
+        vocab = folder / VOCAB_FILE
+        try:
+            if file.is_file():
+                self.words = Tokenizer.from_file(str(file))
+                self.words.no_padding()
+                self.words.no_truncation()
+            elif vocab.is_file():
+                self.words = _bert(vocab, folder / "tokenizer_config.json")
+            else:
+                raise WeightsError(
+                    f"{folder} 里没有分词器：应有 {TOKENIZER_FILE} 或 {VOCAB_FILE}",
+                    f"no tokenizer in {folder}: expected {TOKENIZER_FILE} or {VOCAB_FILE}",
+                )
+            if self.part.words == "lexicon":
+                self.known = frozenset((folder / KNOWN_FILE).read_text(encoding="utf-8").split("\n"))
+        except WeightsError:
+            raise
+        except Exception as error:  # tokenizers raises plain Exception
+            raise WeightsError(
+                f"读不了 {folder} 的分词器：{error}", f"cannot read the tokenizer of {folder}: {error}"
+            ) from None
+
+    def _tokens(self, text: str) -> list[int]:
+        if self.words is None:
+            raise WeightsError("文本塔还没有分词器", "the text tower has no tokenizer yet")
+        return self.words.encode(self._spelt(text)).ids
+
+    def _spelt(self, text: str) -> str:
+        if self.part.words == "vocab":
+            return text
+        # One character that is not in the vocabulary would turn its whole run into [UNK]: give it a run of its own.
+        vocabulary = _characters(self.words)
+        return "".join(c if c in vocabulary or c.isspace() else f" {c} " for c in normal(text))
+
+    def _unknown(self, text: str) -> list[str]:
+        if self.part.words == "vocab":
+            return []
+        spelt = self._spelt(text)
+        found: list[str] = []
+        last = -1
+        for token, (start, end) in zip(*_offsets(self.words.encode(spelt)), strict=True):
+            word = spelt[start:end]
+            if token in SPECIAL[2:] or not word.strip() or not any(c.isalnum() for c in word) or word in self.known:
+                continue
+            whole = _around(spelt, start, end)
+            if whole in self.known:
+                continue
+            if found and _HAN.match(word) and not spelt[last:start].strip() and last >= 0:
+                found[-1] += word
+            elif not found or found[-1] != whole:
+                found.append(word if _HAN.match(word) else whole)
+            last = end
+        return list(dict.fromkeys(found))
+
+
+def _around(text: str, start: int, end: int) -> str:
+    """The Latin word that a piece of it stands in; a Han piece alone."""
+    if _HAN.match(text[start:end]):
+        return text[start:end]
+    while start > 0 and (text[start - 1].isalnum() and not _HAN.match(text[start - 1])):
+        start -= 1
+    while end < len(text) and (text[end].isalnum() and not _HAN.match(text[end])):
+        end += 1
+    return text[start:end]
+
+
+def _offsets(encoded: Any) -> tuple[list[str], list[tuple[int, int]]]:
+    return cast("list[str]", encoded.tokens), cast("list[tuple[int, int]]", encoded.offsets)
+
+
+@lru_cache(maxsize=4)
+def _characters(words: Any) -> frozenset[str]:
+    return frozenset(w for w in words.get_vocab() if len(w) == 1)
+
+
+def _lexicon(vocabulary: Sequence[str]) -> Any:
+    """A tokenizer that finds the longest known word first: WordPiece with no mark for what continues a word."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    table = {word: index for index, word in enumerate(vocabulary)}
+    model = models.WordPiece(table, unk_token="[UNK]", continuing_subword_prefix="", max_input_chars_per_word=400)
+    made = Tokenizer(model)
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made.post_processor = processors.BertProcessing(("[SEP]", table["[SEP]"]), ("[CLS]", table["[CLS]"]))
+    return made
+
+
+def _bert(vocab: Path, config: Path) -> Any:
+    """BERT's own tokenizer of a vocab.txt, lower-casing unless its config says otherwise."""
+    from tokenizers.implementations import BertWordPieceTokenizer
+
+    settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    lower = bool(settings.get("do_lower_case", True))
+    # The words of BertTokenizer itself: accents go with case unless strip_accents says otherwise.
+    made = BertWordPieceTokenizer(str(vocab), lowercase=lower, strip_accents=settings.get("strip_accents"))
+    return made._tokenizer  # the plain tokenizer, as from a tokenizer.json

@@ -1,0 +1,161 @@
+"""小墨 (xiaomo): the small bundled model, trained by this project on openly licensed emoji artwork, on two CPU cores.
+
+Its stages are those of Taiyi-SD (arXiv:2209.02970): words meet pictures, then words meet the painter, then all learns.
+"""
+
+from bimo.core.recipe import Defaults, Guide, Level, Published, Recipe, Stage
+from bimo.diffusion.schedule import Flow, Mean
+from bimo.parts.compact import Compact
+from bimo.parts.denoisers.dit import PixArt
+from bimo.parts.denoisers.expected import Expected
+from bimo.parts.hints.views import Earlier, Pose
+from bimo.parts.text.bert import Bert
+from bimo.train.objectives import Contrast, Denoise, Reconstruct
+
+words = Bert(
+    width=192,
+    layers=3,
+    heads=6,
+    feed=768,
+    vocab=12000,
+    positions=32,
+    types=1,
+    length=32,
+    masked=True,
+    pooler=False,
+    pool="mean",
+    project=256,
+    words="lexicon",
+    dropout=0.0,
+)
+
+expected = Level(
+    name="expected",
+    space="image",
+    denoiser=Expected(text=192, vector=256, maps=48, moved=36, pose="pose"),
+    schedule=Mean(),
+    hints=(Pose(),),
+    steps=1,
+    guide=Guide(scale=1.0),
+)
+
+image = Level(
+    name="image",
+    space=Compact(),
+    denoiser=PixArt(
+        channels=8, spatial=8, size=16, width=320, heads=5, layers=8, text=192, vector=256, scalars=(("pose", 5),)
+    ),
+    schedule=Flow(),
+    hints=(Earlier(level="expected"), Pose()),
+    sampler="euler",
+    steps=20,
+    guide=Guide(scale=2.0),
+)
+
+xiaomo = Recipe(
+    name="xiaomo",
+    title="小墨",
+    licence="CC-BY-4.0",
+    source="own",
+    text=(words,),
+    levels=(expected, image),
+    stages=(
+        Stage(
+            name="autoencoder",
+            objective=Reconstruct(level="image"),
+            train=("image.space.*",),
+            steps=1800,
+            batch=32,
+            lr=2e-3,
+            warmup=100,
+            law="cosine",
+            ema=0.998,
+        ),
+        Stage(
+            name="contrast",
+            objective=Contrast(
+                level="image",
+                heads=("kind", "style", "effect", "colour", "background", "scene", "count", "kind2", "place", "size"),
+            ),
+            train=("text.*", "contrast.*"),
+            steps=600,
+            batch=256,
+            lr=1e-3,
+            warmup=100,
+            law="cosine",
+        ),
+        Stage(
+            name="expected picture",
+            level="expected",
+            objective=Denoise(),
+            train=("text.*", "expected.*"),
+            steps=2500,
+            batch=128,
+            lr=1e-3,
+            warmup=100,
+            law="cosine",
+            ema=0.999,
+        ),
+        Stage(
+            name="align the painter",
+            level="image",
+            objective=Denoise(),
+            train=("image.denoiser.*",),
+            steps=2500,
+            batch=64,
+            lr=8e-4,
+            warmup=100,
+            drop_text=0.1,
+            ema=0.998,
+        ),
+        Stage(
+            name="adapt the whole",
+            level="image",
+            objective=Denoise(also=("expected",)),
+            train=("text.*", "expected.*", "image.denoiser.*"),
+            steps=300,
+            batch=64,
+            lr=5e-4,
+            warmup=20,
+            law="linear",
+            drop_text=0.1,
+            ema=0.998,
+        ),
+    ),
+    weights=Published(bundle="xiaomo"),
+    request=Defaults(size=(128, 128)),
+    prompts=(
+        "红苹果",
+        "一只猫",
+        "大熊猫",
+        "生日蛋糕，3D风格",
+        "彩虹",
+        "小汽车",
+        "机器人",
+        "城堡",
+        "向日葵，线条风格",
+        "狐狸，扁平风格",
+        "猫头鹰，剪影",
+        "火箭，水墨画",
+        "小桥流水人家，水彩",
+        "金鱼，水墨",
+        "玫瑰，剪纸",
+        "a robot, pixel art",
+        "蓝色的苹果",
+        "紫色的大象",
+        "a green car",
+        "红色背景的香蕉",
+        "草地上的奶牛",
+        "雪地里的企鹅",
+        "夜空下的城堡",
+        "三个草莓",
+        "猫和狗",
+        "太阳和月亮",
+        "戴皇冠的青蛙",
+        "a cat with sunglasses",
+        "a slice of pizza",
+        "吃西瓜的狗",
+        "吃过桥米线的猫",
+        "穿着宇航服的哈士奇",
+    ),
+)

@@ -1,0 +1,1 @@
+"""Training: objectives, what learns, optimisers, and the one loop."""

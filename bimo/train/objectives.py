@@ -1,0 +1,203 @@
+"""What a stage minimises: reconstruct pictures, bring words and pictures together, denoise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, Self, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bimo.core.part import Part
+from bimo.core.recipe import Stage
+from bimo.core.types import Ask, Batch
+from bimo.diffusion.system import System
+
+MAXIMUM_LOGIT_SCALE = math.log(100)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The values of each label that the data has, in a fixed order: what a classifier's outputs mean."""
+
+    values: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, "tuple[str, ...]"])
+
+    def sizes(self, labels: Sequence[str]) -> dict[str, int]:
+        """How many values each label has, 0 for one that the data does not declare."""
+        return {label: len(self.values.get(label, ())) for label in labels}
+
+    def indices(self, label: str, rows: Sequence[Mapping[str, Any]]) -> Tensor:
+        """[B]: the place of each row's value, 0 where it has none."""
+        table = {value: i + 1 for i, value in enumerate(self.values.get(label, ()))}
+        return torch.tensor([table.get(str(row.get(label)), 0) for row in rows])
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What an objective sees of a step: pixels [B, 3, H, W] or a level's batch, and the labels of the rows."""
+
+    system: System
+    stage: Stage
+    extra: nn.Module | None
+    labels: Sequence[Mapping[str, Any]]
+    vocabulary: Vocabulary
+    generator: torch.Generator
+    pixels: Tensor | None = None
+    batch: Batch | None = None
+
+
+class Objective(Protocol):
+    """A part that a stage names as its objective."""
+
+    #: "pixels" or "latents": what a lesson must bring.
+    sees: str
+
+    def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
+        """A module that only training needs, None for none."""
+        ...
+
+    def loss(self, lesson: Lesson) -> Tensor:
+        """The loss of a step."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruct(Part):
+    """An autoencoder's own stage: L1, L1 of differences between neighbours, and L2 of means over 8 x 8 pixels.
+
+    Trained on crops of ``crop`` pixels: a convolution learns as much from a part of a picture.
+    """
+
+    level: str
+    crop: int = 64
+    edges: float = 0.5
+    means: float = 1.0
+    sees: str = "pixels"
+
+    def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
+        """None."""
+        return None
+
+    def loss(self, lesson: Lesson) -> Tensor:
+        """The weighted sum."""
+        assert lesson.pixels is not None
+        pixels = self._cropped(lesson.pixels, lesson.generator)
+        space: Any = lesson.system.space(self.level)
+        answer = space.reconstruct(pixels, lesson.generator)
+        loss = functional.l1_loss(answer, pixels)
+        for axis in (2, 3):
+            loss = loss + self.edges * functional.l1_loss(answer.diff(dim=axis), pixels.diff(dim=axis))
+        pooled = functional.mse_loss(functional.avg_pool2d(answer, 8), functional.avg_pool2d(pixels, 8))
+        return loss + self.means * pooled
+
+    def _cropped(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        spare = [side - self.crop for side in pixels.shape[2:]]
+        if min(spare) <= 0:
+            return pixels
+        # One place a batch: whole slices, no gather; batches are small and many.
+        top, left = (int(torch.randint(0, s + 1, (1,), generator=generator)) for s in spare)
+        return pixels[:, :, top : top + self.crop, left : left + self.crop].contiguous()
+
+
+class Contrasted(nn.Module):
+    """The image tower over latents, the heads that name labels from words, and the temperature."""
+
+    def __init__(self, channels: int, width: int, project: int, labels: Mapping[str, int]) -> None:
+        super().__init__()
+        self.image = nn.Sequential(
+            nn.Conv2d(channels, width // 2, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(width // 2, width, 3, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(width, width, 3, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Flatten(),
+            nn.LazyLinear(project),
+        )
+        self.heads = nn.ModuleDict({label: nn.Linear(project, count + 1) for label, count in labels.items()})
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast(Part):
+    """The contrastive loss of CLIP (arXiv:2103.00020, figure 3) between pooled words and an image tower over latents,
+    with heads that name the labels of the picture from the words.
+
+    Pairs with equal labels are the same picture to the words: they count as neither right nor wrong.
+    """
+
+    level: str
+    width: int = 128
+    project: int = 256
+    heads: tuple[str, ...] = ()
+    weight: float = 1.0
+    sees: str = "latents"
+
+    def tiny(self) -> Self:
+        """The pooled width of tiny towers."""
+        return replace(self, width=16, project=min(self.project, 16))
+
+    def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
+        """The image tower and heads."""
+        space = system.space(self.level)
+        made = Contrasted(space.channels, self.width, self.project, vocabulary.sizes(self.heads))
+        level = system.recipe.request.size
+        made.image(torch.zeros(1, space.channels, level[1] // space.factor, level[0] // space.factor))
+        return made
+
+    def loss(self, lesson: Lesson) -> Tensor:
+        """Contrast in both directions plus the mean cross-entropy of the heads."""
+        assert lesson.batch is not None
+        extra = cast(Contrasted, lesson.extra)
+        pooled = cast(Tensor, lesson.batch.encodings[-1].pooled)
+        words = functional.normalize(pooled, dim=1)
+        pictures = functional.normalize(extra.image(lesson.batch.x), dim=1)
+        scores = extra.logit_scale.clamp(max=MAXIMUM_LOGIT_SCALE).exp() * words @ pictures.T
+        same = self._same(lesson.labels)
+        scores = scores.masked_fill(same, float("-inf"))
+        right = torch.arange(len(words))
+        loss = (functional.cross_entropy(scores, right) + functional.cross_entropy(scores.T, right)) / 2
+        for label, head in extra.heads.items():
+            wanted = lesson.vocabulary.indices(label, lesson.labels)
+            loss = loss + self.weight * functional.cross_entropy(head(pooled), wanted) / len(self.heads)
+        return loss
+
+    @staticmethod
+    def _same(labels: Sequence[Mapping[str, Any]]) -> Tensor:
+        keys = [repr(sorted((k, v) for k, v in row.items() if k != "pose")) for row in labels]
+        number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+        places = torch.tensor([number[key] for key in keys])
+        return (places[:, None] == places[None]) & ~torch.eye(len(keys), dtype=torch.bool)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Denoise(Part):
+    """Mean squared error of a level's answer (arXiv:2006.11239, equation 14), whatever its law of noise.
+
+    ``also`` names levels whose own loss is added, as when a level and the one it takes as a hint learn together.
+    """
+
+    also: tuple[str, ...] = ()
+    sees: str = "latents"
+
+    def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
+        """None."""
+        return None
+
+    def loss(self, lesson: Lesson) -> Tensor:
+        """The sum over the stage's level and ``also``."""
+        names = (lesson.stage.level, *self.also)
+        return torch.stack([self._of(lesson, name) for name in names]).sum()
+
+    def _of(self, lesson: Lesson, name: str) -> Tensor:
+        batch = cast(Batch, lesson.batch)
+        level = lesson.system.level(name)
+        t = level.schedule.times(len(batch.x), batch.generator)
+        noise = torch.randn(batch.x.shape, generator=batch.generator)
+        hints = [hint.learned(lesson.system, batch) for hint in level.hints]
+        conditioning = lesson.system.condition(batch.encodings, hints)
+        ask = Ask(name, level.schedule.noised(batch.x, noise, t), t, conditioning)
+        return functional.mse_loss(lesson.system.denoise(ask), level.schedule.target(batch.x, noise, t))

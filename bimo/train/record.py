@@ -1,0 +1,131 @@
+"""What a run says of itself: one line a step in log.jsonl, a progress bar, sheets of pictures."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from bimo.core.recipe import Stage
+from bimo.core.types import write_whole
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+LOG_FILE = "log.jsonl"
+SMOOTHING = 0.98
+
+
+class Journal:
+    """RUN/log.jsonl: stage, step, samples, loss, lr, seconds. Written in bursts, whole lines only."""
+
+    def __init__(self, out: Path) -> None:
+        self.path = out / LOG_FILE
+        self.lines: list[str] = []
+
+    def add(self, stage: Stage, step: int, loss: float, lr: float, seconds: float) -> None:
+        """One step."""
+        row = {"stage": stage.name, "step": step, "samples": step * stage.batch, "loss": round(loss, 6)}
+        self.lines.append(json.dumps(row | {"lr": lr, "seconds": round(seconds, 4)}, ensure_ascii=False))
+
+    def flush(self) -> None:
+        """Appends what has been added since."""
+        if self.lines:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("\n".join(self.lines) + "\n")
+            self.lines = []
+
+    def cut(self, stages_done: int, step: int) -> None:
+        """Forgets steps later than the state that a run goes on from: they will be made again."""
+        if not self.path.is_file():
+            return
+        kept: list[str] = []
+        names: list[str] = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            if row["stage"] not in names:
+                names.append(row["stage"])
+            at = len(names) - 1
+            if at < stages_done or (at == stages_done and row["step"] <= step):
+                kept.append(line)
+        write_whole(self.path, "".join(f"{line}\n" for line in kept).encode())
+
+
+class Progress:
+    """A progress bar with the smoothed loss, samples a second and the time left; each step goes to the journal."""
+
+    def __init__(self, stage: Stage, step: int, journal: Journal) -> None:
+        self.stage = stage
+        self.journal = journal
+        self.first = step
+        self.mean = math.nan
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.bar = Bar(*columns)
+        self.task = self.bar.add_task(stage.name, total=stage.steps, completed=step)
+        self.start = self.last = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+        self.journal.flush()
+
+    def told(self, step: int, loss: float, lr: float) -> None:
+        """A step is done."""
+        now = time.monotonic()
+        self.journal.add(self.stage, step, loss, lr, now - self.last)
+        self.last = now
+        self.mean = loss if math.isnan(self.mean) else SMOOTHING * self.mean + (1 - SMOOTHING) * loss
+        speed = (step - self.first) * self.stage.batch / max(1e-9, now - self.start)
+        text = f"{self.stage.name}  loss {self.mean:.4f}  {speed:.1f}/s"
+        self.bar.update(self.task, completed=step, description=text)
+
+
+def sheet(pictures: Sequence[Image.Image], titles: Sequence[str], path: Path, columns: int = 8) -> Path:
+    """Pictures in rows with their prompts below, as a PNG."""
+    import io
+
+    from PIL import Image, ImageDraw
+
+    width, height = pictures[0].size
+    line = 18
+    rows = -(-len(pictures) // columns)
+    canvas = Image.new("RGB", (columns * (width + 6) + 6, rows * (height + line + 6) + 6), (224, 224, 224))
+    draw = ImageDraw.Draw(canvas)
+    font = chinese_font(13)
+    for place, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
+        left, top = 6 + place % columns * (width + 6), 6 + place // columns * (height + line + 6)
+        canvas.paste(picture, (left, top))
+        draw.text((left, top + height + 1), _fitted(title, font, width), fill=(20, 20, 20), font=font)
+    buffer = io.BytesIO()
+    canvas.save(buffer, format="PNG")
+    return write_whole(path, buffer.getvalue())
+
+
+def chinese_font(size: int) -> Any:
+    """A font of this machine that has Chinese glyphs, else Pillow's own."""
+    from PIL import ImageFont
+
+    for folder in ("/usr/share/fonts", "/Library/Fonts", "/System/Library/Fonts", "C:/Windows/Fonts"):
+        for name in ("wqy", "NotoSansCJK", "NotoSansSC", "PingFang", "msyh", "simhei"):
+            for found in sorted(Path(folder).rglob(f"*{name}*.tt[cf]")):
+                return ImageFont.truetype(str(found), size)
+    return ImageFont.load_default(size)
+
+
+def _fitted(text: str, font: object, width: int) -> str:
+    length = getattr(font, "getlength")  # noqa: B009
+    while text and length(text) > width:
+        text = text[:-1]
+    return text

@@ -1,0 +1,71 @@
+"""A prompt in its normal form, so that one word has one spelling: width, case, script, blanks and punctuation."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import cache
+from typing import Protocol
+
+#: Punctuation that has no half-width form in Unicode, by the one form it is given.
+PUNCTUATION = {
+    ".": "。．",
+    ",": "、，",
+    '"': "“”„‟〝〞〟「」『』«»",
+    "'": "‘’‚‛",
+    "<": "《〈",
+    ">": "》〉",
+    "[": "【〔〖",
+    "]": "】〕〗",
+    "-": "—–―‐‑‒−",
+    "~": "〜～",
+    "·": "•・‧",
+}
+_ONE_FORM = str.maketrans({mark: form for form, marks in PUNCTUATION.items() for mark in marks})
+#: What is not seen: zero-width blanks, soft hyphens, and the marks that choose between picture and text of an emoji.
+_UNSEEN = re.compile("[\u00ad\u200b\u2060\ufeff\ufe00-\ufe0f]")
+_BLANKS = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
+_LONE_SURROGATES = re.compile("[\ud800-\udfff]")
+_ABOVE_BASIC_PLANE = re.compile("([\U00010000-\U0010ffff]+)")
+#: Two rounds are the usual; what has not settled by now never does, and is left as it is.
+MAXIMUM_ROUNDS = 8
+
+
+class _Converter(Protocol):
+    def convert(self, text: str) -> str: ...
+
+
+@cache
+def _to_simplified() -> _Converter:
+    import opencc
+
+    return opencc.OpenCC("t2s")
+
+
+def normal(text: str) -> str:
+    """The normal form of a text; ``normal(normal(text)) == normal(text)``.
+
+    Full width becomes half width (NFKC), upper case lower, traditional characters simplified ones (OpenCC, by phrase),
+    punctuation one form of each, any blanks one space. Characters above the basic plane (emoji, rare hanzi) stay.
+    """
+    text = _LONE_SURROGATES.sub("\ufffd", text)
+    for _ in range(MAXIMUM_ROUNDS):
+        settled = _once(text)
+        if settled == text:
+            break
+        text = settled
+    return text
+
+
+def _once(text: str) -> str:
+    # Every second piece is above the basic plane.
+    pieces = _ABOVE_BASIC_PLANE.split(_UNSEEN.sub("", text))
+    pieces[::2] = [_basic(piece) for piece in pieces[::2]]
+    return _BLANKS.sub(" ", "".join(pieces)).strip()
+
+
+def _basic(piece: str) -> str:
+    if piece.isascii():
+        return piece.lower()
+    folded = unicodedata.normalize("NFKC", piece.translate(_ONE_FORM)).lower().translate(_ONE_FORM)
+    return folded if folded.isascii() else _to_simplified().convert(_BLANKS.sub(" ", folded))

@@ -1,0 +1,68 @@
+"""Styles: what is added to a prompt, in the prompt's own language, so that it is drawn in a manner one can name."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from bimo.core.errors import RequestError
+from bimo.core.part import meant
+
+
+@dataclass(frozen=True)
+class Style:
+    """A manner of drawing: ``label_zh`` and ``label_en`` are shown, ``zh`` and ``en`` are added to a prompt."""
+
+    label_zh: str
+    label_en: str
+    zh: str
+    en: str
+
+
+#: By the names that requests use. Every suffix is a phrase that xiaomo learned and that published models know.
+STYLES: dict[str, Style] = {
+    "3d": Style("3D", "3D", "3D风格", "3d style"),
+    "cartoon": Style("卡通", "Cartoon", "卡通风格", "cartoon style"),
+    "sticker": Style("贴纸", "Sticker", "贴纸风格", "sticker style"),
+    "flat": Style("扁平", "Flat", "扁平风格", "flat style"),
+    "silhouette": Style("剪影", "Silhouette", "剪影风格", "silhouette style"),
+    "line": Style("线条", "Line art", "线条风格", "line art"),
+    "retro": Style("复古", "Retro", "复古风格", "retro style"),
+    "watercolour": Style("水彩", "Watercolour", "水彩画", "watercolor painting"),
+    "ink": Style("水墨", "Ink wash", "水墨画", "chinese ink painting"),
+    "sketch": Style("素描", "Sketch", "素描", "pencil sketch"),
+    "oil": Style("油画", "Oil painting", "油画", "oil painting"),
+    "pixel": Style("像素", "Pixel art", "像素画", "pixel art"),
+    "papercut": Style("剪纸", "Paper cut", "剪纸", "paper cut"),
+    "neon": Style("霓虹", "Neon", "霓虹灯风格", "neon lights"),
+    "porcelain": Style("青花", "Porcelain", "青花瓷风格", "blue and white porcelain"),
+}
+#: Other names of the same, as people type them.
+SAME = {"twemoji": "sticker", "watercolor": "watercolour"} | {s.label_zh: name for name, s in STYLES.items()}
+_HAN = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+
+
+def style_named(name: str) -> Style:
+    """The style of a name, in English or Chinese. Raises RequestError with the nearest names."""
+    key = name.strip().lower()
+    found = STYLES.get(SAME.get(key, SAME.get(name.strip(), key)))
+    if found is None:
+        zh, en = meant(key, [*STYLES, *SAME])
+        if _HAN.search(key) or not en.startswith("; did"):
+            zh, en = f"；可用的有 {'、'.join(STYLES)}", f"; there is {', '.join(STYLES)}"
+        raise RequestError(f"没有风格 {name!r}{zh}", f"there is no style {name!r}{en}")
+    return found
+
+
+def styled(text: str, style: str | None) -> str:
+    """The text with a style's words after it, Chinese ones where it has Han characters; as it is where it has them.
+
+    Raises RequestError for an unknown style. No style (None or "") leaves the text alone.
+    """
+    if not style:
+        return text
+    found = style_named(style)
+    suffix, comma = (found.zh, "，") if _HAN.search(text) else (found.en, ", ")
+    if suffix.lower() in text.lower():
+        return text
+    return text.rstrip(" ,，.。、") + comma + suffix

@@ -1,0 +1,179 @@
+"""The page: in a real browser against a real server, asking no other host; and the bounds behind the form."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bimo.core.errors import RequestError
+from bimo.core.types import read_metadata
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+FLAGS = (
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"),
+    "--window-size=1280,1000",
+)
+SECONDS = 60
+#: Serves, and tells of every host but this one that Python would speak to.
+SERVER = """
+import socket, sys
+connect = socket.socket.connect
+def watched(self, address):
+    if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+        print("OUTSIDE", address, flush=True)
+        raise OSError("offline")
+    return connect(self, address)
+socket.socket.connect = watched
+from bimo.apps.cli import main
+main(["serve", "--port", "0", "-m", sys.argv[1]])
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tiny_folder: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The page of the toy system: its address and its process."""
+    environment = os.environ | {"LANG": "zh_CN.UTF-8", "LC_ALL": "zh_CN.UTF-8", "PYTHONUNBUFFERED": "1"}
+    environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
+    running = subprocess.Popen(
+        [sys.executable, "-c", SERVER, str(tiny_folder)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+    assert running.stdout is not None
+    first = running.stdout.readline()
+    found = re.search(r"http://127\.0\.0\.1:\d+/", first)
+    if found is None:
+        running.kill()
+    assert found is not None, first + running.communicate(timeout=SECONDS)[1]
+    yield found[0], running
+    if running.poll() is None:
+        running.kill()
+    running.communicate(timeout=SECONDS)
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Any]:
+    """A headless Chromium with a fresh profile, saving into ``tmp_path / "saved"``."""
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("no chromium or no chromedriver on this machine")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
+        options.add_argument(flag)
+    options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path / "saved")})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def test_page_draws_and_asks_no_other_host(
+    server: tuple[str, subprocess.Popen[str]], browser: Any, tmp_path: Path
+) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    address, running = server
+    wait = WebDriverWait(browser, SECONDS)
+
+    def find(selector: str) -> Any:
+        return wait.until(lambda driver: driver.find_element(By.CSS_SELECTOR, selector))
+
+    browser.get(address)
+    find("#draw").click()
+    assert "提示词是空的" in wait.until(lambda d: d.find_element(By.CSS_SELECTOR, ".toast-wrap").text or None)
+    find("#prompt textarea").send_keys("红苹果，龙")
+    find("#draw").click()
+    picture = find("#pictures img")
+    assert wait.until(lambda d: d.execute_script("return arguments[0].naturalWidth", picture)) == 128
+    assert "没有学过：龙" in find("#notes").text
+    link = find("#files a[href*='.png']")
+    link.click()
+    saved = tmp_path / "saved"
+    file = wait.until(lambda _: next(iter(saved.glob("*.png")), None) if saved.is_dir() else None)
+    assert file.name.startswith("红苹果，龙-")
+    assert read_metadata(file)["request"]["text"] == "红苹果，龙"
+    body = find("body").text
+    assert all(label in body for label in ("要画什么", "Prompt", "风格", "Style", "步数", "Steps", "例子", "Examples"))
+    hosts = "return [...new Set(performance.getEntriesByType('resource').map(e => new URL(e.name).host))]"
+    assert browser.execute_script(hosts) == [address.removeprefix("http://").rstrip("/")]
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=SECONDS)
+    assert "OUTSIDE" not in out
+    assert "已中断" in err
+    assert "Traceback" not in err
+    assert running.returncode == 130
+
+
+@pytest.fixture(scope="module")
+def studio(tiny_folder: Path) -> Iterator[Any]:
+    """The toy system behind the page."""
+    web = pytest.importorskip("bimo.apps.web")
+    from bimo.apps import models
+
+    made = web.Studio(models.load(tiny_folder))
+    yield made
+    made.folder.cleanup()
+
+
+FORM: dict[str, Any] = {
+    "text": "红苹果",
+    "style": "",
+    "width": 128,
+    "height": 128,
+    "steps": 2,
+    "guidance": 2.0,
+    "seed": 1,
+    "count": 1,
+    "negative": "",
+}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"text": " "},
+        {"text": "字" * 1001},
+        {"style": "nothing"},
+        {"width": 4096},
+        {"height": 100},
+        {"steps": 101},
+        {"steps": float("nan")},
+        {"guidance": float("nan")},
+        {"count": 9},
+        {"count": None},
+    ],
+    ids=str,
+)
+def test_bounds_hold_behind_the_form(studio: Any, wrong: dict[str, Any]) -> None:
+    with pytest.raises(RequestError):
+        studio.draw(**(FORM | wrong))
+
+
+def test_a_form_is_drawn_as_the_command_line_would(studio: Any) -> None:
+    heard: list[tuple[float, str]] = []
+    files, said, seed = studio.draw(**(FORM | {"count": 2, "style": "ink"}), told=lambda *told: heard.append(told))
+    assert [read_metadata(file)["request"]["seed"] for file in files] == [1, 2]
+    assert all(read_metadata(file)["request"]["style"] == "ink" for file in files)
+    assert seed == 1
+    assert "1" in said
+    shares = [share for share, _ in heard]
+    assert shares == sorted(shares)
+    assert shares[-1] < 1
+
+
+def test_prompts_are_shown_as_they_are() -> None:
+    web = pytest.importorskip("bimo.apps.web")
+    assert web._plain("<b>*x*</b>") == "&lt;b&gt;\\*x\\*&lt;/b&gt;"

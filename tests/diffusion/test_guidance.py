@@ -1,0 +1,55 @@
+"""Classifier-free guidance against its equations, and when it is on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bimo.core.recipe import Guide
+from bimo.diffusion.guidance import branches, combine
+
+
+def answers(seed: int) -> torch.Tensor:
+    return torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), scale=st.floats(1, 20))
+def test_is_a_line_from_null_through_given(seed: int, scale: float) -> None:
+    answer = answers(seed)
+    found = combine(Guide(), scale, answer)
+    assert found.shape == (1, 3, 4, 4)
+    assert torch.allclose(found, (1 - scale) * answer[:1] + scale * answer[1:], atol=1e-4)
+
+
+def test_scale_of_one_is_the_given_branch() -> None:
+    answer = answers(0)
+    assert torch.allclose(combine(Guide(), 1.0, answer), answer[1:], atol=1e-6)
+    assert combine(Guide(rescale=0.7), 7.5, answer[1:]) is not None
+    assert torch.equal(combine(Guide(), 7.5, answer[1:]), answer[1:])
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), scale=st.floats(1.5, 12), rescale=st.floats(0.05, 1))
+def test_rescaling_is_that_of_diffusers(seed: int, scale: float, rescale: float) -> None:
+    answer = answers(seed)
+    guided = combine(Guide(), scale, answer)
+    expected = rescale_noise_cfg(guided, answer[1:], guidance_rescale=rescale)
+    found = combine(Guide(rescale=rescale), scale, answer)
+    assert torch.allclose(found, expected, atol=1e-4)
+    whole = combine(Guide(rescale=1.0), scale, answer)
+    assert float(whole.std()) == pytest.approx(float(answer[1:].std()), rel=1e-4)
+
+
+@pytest.mark.parametrize(("scale", "rows"), [(7.5, 2), (1.01, 2), (1.0, 1), (0.5, 1), (0.0, 1)])
+def test_one_branch_where_guidance_is_off(scale: float, rows: int) -> None:
+    assert branches(Guide(), scale, 0, 10) == rows
+
+
+def test_interval_is_a_share_of_the_steps() -> None:
+    guide = Guide(interval=(0.25, 0.75))
+    assert [branches(guide, 5.0, step, 9) for step in range(9)] == [1, 1, 2, 2, 2, 2, 2, 1, 1]
+    assert branches(Guide(), 5.0, 0, 1) == 2

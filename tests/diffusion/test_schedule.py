@@ -1,0 +1,149 @@
+"""Noise laws: what a denoiser may answer leads back to x and the noise, and samplers are diffusers' own."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from bimo.core.errors import RequestError
+from bimo.diffusion.schedule import FLOW_SAMPLERS, SAMPLERS, Ddpm, Flow, Mean
+
+SEEDS = st.integers(0, 2**32 - 1)
+BETAS = st.sampled_from(["linear", "scaled_linear", "squaredcos_cap_v2"])
+
+
+def pair(seed: int) -> tuple[Tensor, Tensor]:
+    """Clean x and noise, [3, 2, 4, 4] of float64."""
+    generator = torch.Generator().manual_seed(seed)
+    x, noise = torch.randn(2, 3, 2, 4, 4, generator=generator, dtype=torch.float64)
+    return x, noise
+
+
+def back(law: Ddpm, noised: Tensor, answer: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """x and noise of x_t and the answer of any kind (arXiv:2202.00512, appendix D)."""
+    a = law.signal().double()[t][:, None, None, None]
+    signal, noise_share = a.sqrt(), (1 - a).sqrt()
+    if law.prediction == "epsilon":
+        return (noised - noise_share * answer) / signal, answer
+    if law.prediction == "sample":
+        return answer, (noised - signal * answer) / noise_share
+    return signal * noised - noise_share * answer, noise_share * noised + signal * answer
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=SEEDS,
+    prediction=st.sampled_from(["epsilon", "sample", "v_prediction"]),
+    betas=BETAS,
+    times=st.lists(st.integers(0, 990), min_size=3, max_size=3),
+)
+def test_ddpm_answers_lead_back(seed: int, prediction: Any, betas: Any, times: list[int]) -> None:
+    law = Ddpm(prediction=prediction, betas=betas)
+    x, noise = pair(seed)
+    t = torch.tensor(times)
+    noised = law.noised(x, noise, t.double())
+    found_x, found_noise = back(law, noised, law.target(x, noise, t.double()), t)
+    assert torch.allclose(found_x, x, atol=1e-6)
+    assert torch.allclose(found_noise, noise, atol=1e-6)
+    # The law keeps the variance.
+    a = law.signal()[t]
+    assert torch.allclose(a.sqrt() ** 2 + (1 - a).sqrt() ** 2, torch.ones(3))
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=SEEDS, times=st.lists(st.floats(0, 1000), min_size=3, max_size=3))
+def test_flow_answers_lead_back(seed: int, times: list[float]) -> None:
+    law = Flow()
+    x, noise = pair(seed)
+    t = torch.tensor(times, dtype=torch.float64)
+    s = (t / 1000)[:, None, None, None]
+    noised, velocity = law.noised(x, noise, t), law.target(x, noise, t)
+    assert torch.allclose(noised - s * velocity, x, atol=1e-9)
+    assert torch.allclose(noised + (1 - s) * velocity, noise, atol=1e-9)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
+def test_ddpm_is_that_of_diffusers(prediction: Any) -> None:
+    law = Ddpm(prediction=prediction)
+    x, noise = (value.float() for value in pair(0))
+    t = torch.tensor([0, 500, 999])
+    own = diffusers.DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    assert torch.allclose(law.noised(x, noise, t.float()), own.add_noise(x, noise, t), atol=1e-6)
+    if prediction == "v_prediction":
+        assert torch.allclose(law.target(x, noise, t.float()), own.get_velocity(x, noise, t), atol=1e-6)
+
+
+def perfect(law: Any, x: Tensor, noised: Tensor, t: Tensor) -> Tensor:
+    """What a denoiser that knows x answers to x_t."""
+    if isinstance(law, Flow):
+        return (noised - x) / (t / law.last)
+    a = law.signal()[int(t)]
+    noise = (noised - a.sqrt() * x) / (1 - a).sqrt()
+    return law.target(x, noise, t.reshape(1).float())
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=SEEDS, steps=st.integers(5, 30))
+def test_drawing_with_a_perfect_denoiser_finds_x(seed: int, steps: int) -> None:
+    x = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(seed))
+    noise = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(seed + 1))
+    for law, name in ((Ddpm(), "ddim"), (Ddpm(prediction="v_prediction"), "ddim"), (Flow(), "euler")):
+        sampler = law.sampler(name, steps)
+        noised = noise * sampler.init_noise_sigma
+        for t in sampler.timesteps:
+            answer = perfect(law, x, sampler.scale_model_input(noised, t), t)
+            noised = sampler.step(answer, t, noised).prev_sample
+        # DDIM ends at the first step of the law, which keeps a little noise.
+        assert (noised - x).abs().max() < (1e-3 if isinstance(law, Flow) else 0.25)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_named_sampler_steps(name: str) -> None:
+    sampler = Ddpm().sampler(name, 4)
+    x = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(0)) * sampler.init_noise_sigma
+    for t in sampler.timesteps:
+        x = sampler.step(torch.zeros_like(x), t, sampler.scale_model_input(x, t)).prev_sample
+    assert x.isfinite().all()
+
+
+@pytest.mark.parametrize("name", FLOW_SAMPLERS)
+def test_every_flow_sampler_steps(name: str) -> None:
+    sampler = Flow(shift=2.0).sampler(name, 3)
+    x = torch.ones(1, 2, 4, 4)
+    for t in sampler.timesteps:
+        x = sampler.step(torch.zeros_like(x), t, sampler.scale_model_input(x, t)).prev_sample
+    assert torch.equal(x, torch.ones_like(x))
+
+
+@pytest.mark.parametrize("law", [Ddpm(), Flow()])
+def test_unknown_sampler_is_told(law: Any) -> None:
+    with pytest.raises(RequestError) as raised:
+        law.sampler("eulr", 4)
+    assert "did you mean euler" in raised.value.en
+
+
+@pytest.mark.parametrize("law", [Ddpm(), Flow(mean=0.5, deviation=2.0)])
+def test_training_times_come_from_the_generator(law: Any) -> None:
+    one, two = (law.times(64, torch.Generator().manual_seed(5)) for _ in range(2))
+    assert torch.equal(one, two)
+    assert one.shape == (64,)
+    assert 0 <= float(one.min()) <= float(one.max()) <= 1000
+    assert math.isfinite(float(one.sum()))
+
+
+def test_mean_is_one_step() -> None:
+    law = Mean()
+    x, noise = pair(1)
+    t = law.times(3, torch.Generator())
+    assert torch.equal(law.noised(x, noise, t), torch.zeros_like(x))
+    assert torch.equal(law.target(x, noise, t), x)
+    sampler = law.sampler("anything", 50)
+    assert len(sampler.timesteps) == 1
+    assert torch.equal(sampler.step(x, t[0], noise).prev_sample, x)

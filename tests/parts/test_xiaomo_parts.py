@@ -1,0 +1,152 @@
+"""The parts of the small model: its words, its autoencoder, the pose of its first level."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+
+from bimo.core.errors import RequestError, WeightsError
+from bimo.core.types import Conditioning, Request
+from bimo.data.compose import Pose as Posed
+from bimo.data.compose import apply_pose
+from bimo.diffusion.drive import draw
+from bimo.diffusion.paint import Drawing
+from bimo.diffusion.system import System
+from bimo.parts.compact import Compact
+from bimo.parts.denoisers.expected import moved
+from bimo.parts.hints.views import POSE_AT_REST, Pose
+from bimo.parts.text.bert import Bert, BertTower
+
+WORDS = Bert(
+    width=16, layers=1, heads=2, feed=32, vocab=200, positions=16, types=1, length=12, masked=True, pooler=False,
+    pool="mean", project=8, words="lexicon", dropout=0.0,
+)  # fmt: skip
+KNOWN = ("红苹果", "苹果", "猫", "一只", "的", "和", "大熊猫", "cat", "apple")
+
+
+@pytest.fixture(scope="module")
+def tower() -> BertTower:
+    made = WORDS.build().eval()
+    made.learn_words(("一只红苹果和猫", "a cat, an apple"), KNOWN)
+    return made
+
+
+def test_the_longest_known_word_is_one_token(tower: BertTower) -> None:
+    assert tower.words.encode("一只红苹果").tokens == ["[CLS]", "一只", "红苹果", "[SEP]"]
+
+
+@pytest.mark.parametrize(
+    ("text", "unknown"),
+    [
+        ("一只红苹果和猫", ()),
+        ("一隻紅蘋果和貓", ()),
+        ("ＡＰＰＬＥ、cat", ()),
+        ("穿着宇航服的猫", ("穿着宇航服",)),
+        ("a dinosaur", ("dinosaur",)),
+        ("一只𪚥", ("𪚥",)),
+        ("cats", ("cats",)),
+    ],
+)
+def test_words_never_learnt_are_named(tower: BertTower, text: str, unknown: tuple[str, ...]) -> None:
+    assert tower.budget(text).unknown == unknown
+
+
+def test_what_is_past_the_length_is_told(tower: BertTower) -> None:
+    budget = tower.budget("猫" * 15)
+    assert (budget.used, budget.limit, budget.lost) == (17, 12, "猫" * 5)
+    assert budget.warnings()
+
+
+@given(st.lists(st.sampled_from([*KNOWN, "𪚥", "dog", ","]), max_size=9))
+def test_a_text_is_read_alike_whatever_stands_beside_it(words: list[str]) -> None:
+    tower = _tower()
+    text = " ".join(words)
+    with torch.inference_mode():
+        alone = tower.encode([text])
+        among = tower.encode(["一只 猫 和 苹果 的 猫 和 猫 和 猫", text])
+    assert alone.pooled is not None
+    assert among.pooled is not None
+    torch.testing.assert_close(alone.pooled[0], among.pooled[1], atol=1e-5, rtol=1e-4)
+
+
+_made: list[BertTower] = []
+
+
+def _tower() -> BertTower:
+    if not _made:
+        made = WORDS.build().eval()
+        made.learn_words(("一只红苹果和猫", "a cat, an apple"), KNOWN)
+        _made.append(made)
+    return _made[0]
+
+
+def test_words_come_back_from_their_folder(tower: BertTower, tmp_path: Path) -> None:
+    tower.save_words(tmp_path)
+    back = WORDS.build()
+    back.load_words(tmp_path)
+    assert back.known == tower.known
+    assert torch.equal(back.ids(["一只红苹果"])[0], tower.ids(["一只红苹果"])[0])
+    (tmp_path / "tokenizer.json").write_text("{", "utf-8")
+    with pytest.raises(WeightsError):
+        back.load_words(tmp_path)
+
+
+def test_too_many_known_words_for_the_vocabulary() -> None:
+    made = WORDS.build()
+    with pytest.raises(WeightsError, match="vocab"):
+        made.learn_words((), [chr(0x4E00 + i) for i in range(300)])
+
+
+def test_latents_are_an_eighth_and_decode_to_the_size() -> None:
+    space = Compact().tiny().build().eval()
+    x = space.encode(torch.zeros(2, 3, 64, 96))
+    assert x.shape == (2, 8, 8, 12)
+    assert space.decode(x).shape == (2, 3, 64, 96)
+
+
+@pytest.mark.parametrize(
+    "pose", [(0, 1, 0, 0, 0), (1, 1, 0, 0, 0), (0, 0.8, 0.1, -0.05, 0), (0, 1, 0, 0, 30), (1, 0.9, 0.05, 0.1, -20)]
+)
+def test_features_move_as_pictures_do(pose: tuple[float, ...]) -> None:
+    image = Image.new("RGBA", (128, 128), (0, 0, 0, 255))
+    pen = ImageDraw.Draw(image)
+    pen.ellipse((40, 30, 90, 70), fill=(255, 255, 255, 255))
+    pen.rectangle((60, 60, 80, 95), fill=(128, 128, 128, 255))
+    flip, scale, dx, dy, angle = pose
+    wanted = np.asarray(apply_pose(image, Posed(int(flip), scale, dx, dy, angle)).convert("L"), np.float32)
+    maps = torch.tensor(np.asarray(image.convert("L"), np.float32))[None, None]
+    found = moved(maps, torch.tensor([pose], dtype=torch.float32))[0, 0].numpy()
+    assert np.abs(found - wanted).mean() < 1.5
+
+
+def drawing(seed: int, hints: dict[str, list[float]] | None = None) -> Drawing:
+    request = Request(text="猫", seed=seed, hints=hints or {})
+    return Drawing(request, torch.Generator().manual_seed(seed), ())
+
+
+def pose_of(hint: Pose, drawn: Drawing) -> list[float]:
+    value: Conditioning = hint.drawn(drawn, (1, 1, 1))
+    return value.scalars["pose"][0].tolist()
+
+
+def test_a_pose_comes_from_the_seed_or_the_request() -> None:
+    hint = Pose()
+    assert pose_of(hint, drawing(1)) == pose_of(hint, drawing(1)) != pose_of(hint, drawing(2))
+    assert pose_of(hint, drawing(1, {"pose": list(POSE_AT_REST)})) == list(POSE_AT_REST)
+    for wrong in ([1.0], [0, 0.0, 0, 0, 0], [0, float("nan"), 0, 0, 0]):
+        with pytest.raises(RequestError):
+            hint.drawn(drawing(1, {"pose": wrong}), (1, 1, 1))
+
+
+def test_two_seeds_give_two_pictures_and_a_seed_one(tiny_folder: Path) -> None:
+    system = System.read(tiny_folder)
+    first, second = draw(system, "红苹果", seed=1, steps=2, count=2)
+    assert first.image.tobytes() != second.image.tobytes()
+    again = draw(system, "红苹果", seed=2, steps=2)[0]
+    assert again.png() == second.png()

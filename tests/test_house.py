@@ -1,0 +1,146 @@
+"""The house rules that a machine can check: budgets, names, recipes without logic, docstrings, a light `bimo --help`.
+
+Run as a script it checks the budgets alone, without pytest: that is `make budget`.
+"""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "bimo"
+LINES_A_FILE = 400
+MACHINERY_FILES = 55  # all but recipes and the one-line __init__.py of each room
+VAGUE = {"utils", "util", "common", "helpers", "helper", "misc", "legacy", "examples"}
+HEAVY = {"torch", "diffusers", "transformers", "tokenizers", "numpy", "PIL", "gradio", "fastapi", "safetensors"}
+LOGIC = (
+    *(ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.comprehension, ast.Match, ast.Try, ast.With),
+    *(ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef),
+)
+# A folder of one person's machine, of any system.
+MACHINE_PATH = re.compile(r"(?<![\w.~$}/-])(?:/(?:home|Users|root|work|mnt)/\w|[A-Z]:\\Users)")
+
+
+def modules() -> list[Path]:
+    """Every Python file of the package."""
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def project_files() -> list[Path]:
+    """Every file that is, or would be, in the repository; a copy without git is walked instead."""
+    if (ROOT / ".git").exists() and shutil.which("git"):
+        listing = ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+        names = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+        return sorted(ROOT / name for name in names if name and (ROOT / name).is_file())
+    hidden = {".venv", ".git", ".ruff_cache", ".pytest_cache", ".hypothesis", ".import_linter_cache", "__pycache__"}
+    return sorted(p for p in ROOT.rglob("*") if p.is_file() and not hidden & set(p.relative_to(ROOT).parts))
+
+
+def budget_errors() -> Iterator[str]:
+    """What is over budget: lines of a file, files of the machinery."""
+    for path in modules():
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        if lines > LINES_A_FILE:
+            yield f"{path.relative_to(ROOT)} has {lines} lines; at most {LINES_A_FILE}: split it by what it is about"
+    recipes = PACKAGE / "recipes"
+    machinery = [p for p in modules() if p.name != "__init__.py" and recipes not in p.parents]
+    if len(machinery) > MACHINERY_FILES:
+        yield f"bimo/ has {len(machinery)} files besides recipes; at most {MACHINERY_FILES}: join or delete some"
+
+
+def vague_names() -> Iterator[str]:
+    """Files and folders whose name says nothing about what is inside."""
+    for path in project_files():
+        inside = path.relative_to(ROOT)
+        vague = VAGUE & {*inside.parts[:-1], inside.stem}
+        if vague:
+            yield f"{inside}: {', '.join(sorted(vague))} says nothing about what is inside; name it after that"
+
+
+def recipe_logic() -> Iterator[str]:
+    """Statements in recipes that are more than values."""
+    for path in sorted((PACKAGE / "recipes").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, LOGIC):
+                line = getattr(node, "lineno", getattr(getattr(node, "target", None), "lineno", "?"))
+                yield f"{path.relative_to(ROOT)}:{line} has a {type(node).__name__}; a recipe holds values only"
+
+
+def without_docstring() -> Iterator[str]:
+    """Public modules that do not say what they are."""
+    for path in modules():
+        public = path.name == "__init__.py" or not path.name.startswith("_")
+        if public and not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))):
+            yield f"{path.relative_to(ROOT)} has no docstring; its first sentence says what it is"
+
+
+def machine_paths() -> Iterator[str]:
+    """Places of one person's machine written into a file."""
+    for path in project_files():
+        data = path.read_bytes()
+        if b"\0" in data[:8192]:
+            continue
+        for number, line in enumerate(data.decode("utf-8", errors="replace").splitlines(), 1):
+            if found := MACHINE_PATH.search(line):
+                yield f"{path.relative_to(ROOT)}:{number} names a folder of one machine: {found[0]}..."
+
+
+def imported_by(code: str) -> set[str]:
+    """The top-level modules that a new Python imports while it runs some code."""
+    command = (sys.executable, "-X", "importtime", "-c", code)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = re.findall(r"^import time:\s+\d+ \|\s+\d+ \|\s+([\w.]+)$", done.stderr, flags=re.MULTILINE)
+    return {name.partition(".")[0] for name in rows}
+
+
+def test_budget() -> None:
+    assert not list(budget_errors())
+
+
+def test_names_say_what_is_inside() -> None:
+    assert not list(vague_names())
+
+
+def test_recipes_hold_values_only() -> None:
+    assert not list(recipe_logic())
+
+
+def test_every_public_module_says_what_it_is() -> None:
+    assert not list(without_docstring())
+
+
+def test_no_machine_paths() -> None:
+    assert not list(machine_paths())
+
+
+def test_machine_path_pattern_finds_and_spares() -> None:
+    home = "/" + "home/someone/bimo"
+    assert MACHINE_PATH.search(f"open('{home}')")
+    assert not MACHINE_PATH.search("/usr/bin/chromium, docs" + home + " and ~" + home)
+
+
+def test_importing_bimo_is_light() -> None:
+    assert not imported_by("import bimo") & HEAVY
+
+
+def test_importing_the_command_line_is_light() -> None:
+    seen = imported_by("import bimo.apps.cli")
+    assert "bimo" in seen
+    assert not seen & HEAVY
+
+
+def test_help_is_light() -> None:
+    seen = imported_by("import sys; sys.argv = ['bimo', '--help']; from bimo.apps.cli import main; main()")
+    assert "bimo" in seen
+    assert not seen & HEAVY
+
+
+if __name__ == "__main__":
+    found = list(budget_errors())
+    print("\n".join(found) or f"budget kept: {len(modules())} files")
+    sys.exit(bool(found))

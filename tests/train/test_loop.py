@@ -1,0 +1,139 @@
+"""Training stage by stage: what learns moves, what is frozen does not, and a stopped run goes on exactly."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bimo.core.errors import TrainingError
+from bimo.core.recipe import Recipe
+from bimo.data.loader import Pictures
+from bimo.diffusion.drive import draw
+from bimo.diffusion.system import System
+from bimo.recipes.xiaomo import xiaomo
+from bimo.train import loop
+from bimo.train.loop import Run, train
+
+STEPS = 3
+
+
+def recipe(steps: int = STEPS, **fields: Any) -> Recipe:
+    tiny = xiaomo.tiny()
+    stages = tuple(replace(stage, steps=steps, batch=4) for stage in tiny.stages)
+    return replace(tiny, stages=stages, prompts=("红色的方块",), **fields)
+
+
+def losses(run: Path) -> list[tuple[str, int, float]]:
+    rows = map(json.loads, (run / "log.jsonl").read_text("utf-8").splitlines())
+    return [(row["stage"], row["step"], row["loss"]) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing stopped."""
+    return train(recipe(), tiny_shards, tmp_path_factory.mktemp("runs") / "whole", threads=1)
+
+
+def test_a_finished_run_draws(whole: Path) -> None:
+    picture = draw(System.read(whole), "红色的方块", seed=1, steps=2)[0]
+    assert picture.image.size == (128, 128)
+    assert (whole / "sheets").is_dir()
+
+
+def test_every_stage_is_logged_step_by_step(whole: Path) -> None:
+    expected = [(stage.name, step + 1) for stage in xiaomo.stages for step in range(STEPS)]
+    assert [(name, step) for name, step, _ in losses(whole)] == expected
+
+
+def test_stopped_at_every_save_it_goes_on_to_the_same_weights(whole: Path, tiny_shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "stopped"
+    for _ in range(STEPS * len(xiaomo.stages) + 1):
+        train(recipe(), tiny_shards, run, threads=1, stop_after=0.0)
+        if (run / "weights.safetensors").is_file():
+            break
+    assert (run / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
+    assert losses(run) == losses(whole)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from bimo.train import loop
+from tests_recipe import recipe
+loop.CHECKPOINT_SECONDS = 0.2
+loop.train(recipe(), Path(sys.argv[1]), Path(sys.argv[2]), threads=1)
+"""
+
+
+def test_killed_at_any_moment_it_goes_on_to_the_same_weights(
+    tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = recipe(steps=12)
+    whole = train(long, tiny_shards, tmp_path / "whole", threads=1)
+    (tmp_path / "tests_recipe.py").write_text(
+        "from bimo.core.part import loads\nfrom pathlib import Path\n"
+        f"def recipe():\n    return loads(Path({str(whole / 'recipe.json')!r}).read_text('utf-8'))\n",
+        "utf-8",
+    )
+    run = tmp_path / "killed"
+    command = [sys.executable, "-c", KILLED, str(tiny_shards), str(run)]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    limit = time.monotonic() + 300
+    while not (run / "state.pt").is_file() and time.monotonic() < limit:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert (run / "state.pt").is_file()
+    train(long, tiny_shards, run, threads=1)
+    assert (run / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
+    assert losses(run) == losses(whole)
+
+
+@pytest.mark.parametrize("number", range(len(xiaomo.stages)))
+def test_only_what_a_stage_names_moves(number: int, tiny_shards: Path, tmp_path: Path) -> None:
+    tiny = recipe(steps=1)
+    stage = tiny.stages[number]
+    run = Run(replace(tiny, stages=(stage,), prompts=()), Pictures(tiny_shards), tmp_path / "run", 0, None)
+    run._words()
+    before = {name: value.clone() for name, value in run.system.state_dict().items()}
+    run.everything()
+    heads = {glob.removesuffix(".*") for glob in stage.train}
+    moved = {name for name, value in run.system.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved
+    assert all(any(name.startswith(f"{head}.") for head in heads) for name in moved)
+
+
+def test_an_overfitted_batch_is_learnt(tiny_shards: Path, tmp_path: Path) -> None:
+    tiny = recipe()
+    stages = tuple(replace(s, steps=150, batch=16, lr=3e-3, ema=0.0) for s in (tiny.stages[0], tiny.stages[2]))
+    run = train(replace(tiny, stages=stages, prompts=()), tiny_shards, tmp_path / "run", threads=1)
+    for stage in stages:
+        values = [loss for name, _, loss in losses(run) if name == stage.name]
+        assert sum(values[-10:]) < 0.5 * sum(values[:10])
+
+
+def test_another_recipe_in_the_same_folder_is_refused(whole: Path, tiny_shards: Path) -> None:
+    with pytest.raises(TrainingError, match="another recipe|另一个配方"):
+        train(recipe(steps=7), tiny_shards, whole, threads=1)
+
+
+def test_a_loss_that_is_no_number_stops_with_the_batch_saved(tiny_shards: Path, tmp_path: Path) -> None:
+    tiny = recipe(steps=60)
+    stages = (replace(tiny.stages[0], lr=1e30, clip=0.0, warmup=0),)
+    with pytest.raises(TrainingError, match="broken-batch"):
+        train(replace(tiny, stages=stages), tiny_shards, tmp_path / "run", threads=1)
+    assert (tmp_path / "run" / "broken-batch.pt").is_file()
+
+
+def test_seeds_of_steps_differ() -> None:
+    seeds = {loop._mixed(0, stage, step) for stage in range(3) for step in range(100)}
+    assert len(seeds) == 300
