@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import re
 import sys
 import traceback
 import warnings
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from bimo.apps import cli_draw, cli_models, cli_work
 from bimo.apps.models import DEFAULT_MODEL
-from bimo.core.errors import BimoError, say
+from bimo.core.errors import BimoError, RequestError, say
 from bimo.core.part import nearest
 
 INTERRUPTED, BROKEN_PIPE, BUG, NO_MEMORY, USAGE = 130, 141, 70, 71, 2
+#: What measures; a checkout has it, an installed package has not.
+BENCH = Path(__file__).resolve().parents[2] / "bench" / "xiaomo.py"
 #: Modules that only an extra installs, by the extra's name.
 EXTRAS = {
     "gradio": "serve",
@@ -72,6 +76,35 @@ app.add_typer(data, name="data")
 app.command("train", help=cli_work.TRAIN_HELP, epilog=cli_work.TRAIN_EXAMPLES)(cli_work.train)
 app.command("eval", help=cli_work.EVAL_HELP, epilog=cli_work.EVAL_EXAMPLES)(cli_work.evaluate)
 app.command("export", help=cli_models.EXPORT_HELP, epilog=cli_models.EXPORT_EXAMPLES)(cli_models.export)
+
+
+@app.command(
+    help=say("在这台机器上量秒数和内存。", "Measure seconds and memory on this machine."),
+    epilog=say(
+        "例子：\n\n  bimo bench\n\n  bimo bench --no-diffusers --json bench.json",
+        "Examples:\n\n  bimo bench\n\n  bimo bench --no-diffusers --json bench.json",
+    ),
+)
+def bench(
+    model: Annotated[str, typer.Option("-m", "--model", help=say("模型", "the model"))] = DEFAULT_MODEL,
+    pairs: Annotated[int, typer.Option(min=1, help=say("轮流量几次", "how many turns each side has"))] = 7,
+    steps: Annotated[int, typer.Option(min=1, help=say("步数", "how many steps"))] = 20,
+    threads: Annotated[int | None, typer.Option(min=1, help=say("用几个线程", "how many threads"))] = None,
+    diffusers: Annotated[bool, typer.Option(help=say("也与 diffusers 比", "compare with diffusers as well"))] = True,
+    file: Annotated[Path | None, typer.Option("--json", help=say("把数字写到文件", "write the numbers here"))] = None,
+) -> None:
+    """Runs the measurements of bench/, which are not part of the package."""
+    if not BENCH.is_file():
+        raise RequestError(
+            "bimo bench 只能在源码目录里用（需要 bench/xiaomo.py）；请取得源码后用 make bench",
+            "bimo bench needs a checkout with bench/xiaomo.py; get the source and run make bench",
+        )
+    spec = importlib.util.spec_from_file_location("bench_xiaomo", BENCH)
+    assert spec is not None
+    assert spec.loader is not None
+    measured = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(measured)
+    measured.bench(model, pairs=pairs, steps=steps, threads=threads, against=diffusers, file=file)
 
 
 def main(arguments: list[str] | None = None) -> None:

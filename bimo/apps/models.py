@@ -52,6 +52,7 @@ def recipe(name: str | Path) -> Recipe:
     if path.is_file() or path.suffix == ".json":
         return _as_recipe(weights.read_recipe(path), path)
     every = recipes()
+    text = text.removeprefix("recipes/")
     if text in every:
         return every[text]
     zh, en = part.meant(text, every)

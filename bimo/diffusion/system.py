@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -32,6 +32,10 @@ class Tower(Protocol):
 
     def budget(self, text: str) -> Budget:
         """What of a text this tower reads."""
+        ...
+
+    def learn_words(self, captions: Iterable[str], known: Iterable[str]) -> None:
+        """Makes the tokenizer from captions and known words. Raises WeightsError where its words were published."""
         ...
 
     def save_words(self, folder: Path) -> None:

@@ -10,11 +10,12 @@ import json
 import random
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -29,10 +30,11 @@ VERSION = 1
 WIDTH = 256
 SHARPNESS = 20.0
 BATCH = 128
-STEPS = 1100
-BLIND_STEPS = 550
+STEPS = 1400
+BLIND_STEPS = 700
 MATRIX_RATE = 0.03
 OTHER_RATE = 4e-3
+INNER = ("trunk", "embed", "manner")
 SMOOTHING = 0.05
 EXAMINED = {"drawn": 150, "effect": 60, "held out": 400}
 
@@ -58,30 +60,37 @@ class Residual(nn.Module):
 class JudgeNetwork(nn.Module):
     """[B, 3, 64, 64] in [-1, 1] -> cosines with kinds [B, K] times a sharpness, styles [B, S], embedding [B, 256].
 
-    Where a part lies tells kinds apart, so the last 4 x 4 places are read by one matrix and not averaged.
+    Where a part lies tells kinds apart, so the last 4 x 4 places are read by one matrix and not averaged; a style shows
+    in the mean and spread of the features of every stage as well.
     """
 
     def __init__(self, kinds: int, styles: int) -> None:
         super().__init__()
-        self.trunk = nn.Sequential(
-            _convolution(3, 48, 4, 4, 0),
-            Residual(48),
-            _convolution(48, 96, 2, 2, 0),
-            Residual(96),
-            _convolution(96, 128, 2, 2, 0),
-            nn.Flatten(),
+        self.trunk = nn.ModuleList(
+            (
+                nn.Sequential(_convolution(3, 48, 4, 4, 0), Residual(48)),
+                nn.Sequential(_convolution(48, 96, 2, 2, 0), Residual(96)),
+                _convolution(96, 128, 2, 2, 0),
+            )
         )
-        places = 128 * 16
+        places, texture = 128 * 16, 2 * (48 + 96 + 128)
         self.embed = nn.Sequential(nn.Linear(places, WIDTH, bias=False), nn.BatchNorm1d(WIDTH, affine=False))
+        self.manner = nn.Sequential(
+            nn.BatchNorm1d(texture, affine=False), nn.Linear(texture, 128, bias=False), nn.BatchNorm1d(128), nn.ReLU()
+        )
         self.kind = nn.Parameter(torch.randn(kinds, WIDTH) / WIDTH**0.5)
-        self.style = nn.Linear(places, styles)
+        self.style = nn.Linear(128 + WIDTH, styles)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pictures -> (kinds, styles, embedding of length 1)."""
-        h = self.trunk(x)
-        embedding = nn.functional.normalize(self.embed(h), dim=1)
+        texture: list[Tensor] = []
+        for stage in self.trunk:
+            x = stage(x)
+            texture += [x.mean((2, 3)), (x.var((2, 3)) + 1e-5).sqrt()]
+        embedded = self.embed(x.flatten(1))
+        embedding = nn.functional.normalize(embedded, dim=1)
         kinds = SHARPNESS * embedding @ nn.functional.normalize(self.kind, dim=1).T
-        return kinds, self.style(h), embedding
+        return kinds, self.style(torch.cat([self.manner(torch.cat(texture, 1)), embedded], 1)), embedding
 
 
 class Orthogonal(torch.optim.Optimizer):
@@ -131,22 +140,22 @@ class Judge:
     where there is none; ``facts`` its own accuracies and what it was trained on.
     """
 
-    network: JudgeNetwork
+    network: nn.Module
     kinds: tuple[str, ...]
     styles: tuple[str, ...]
     gallery: Tensor
     facts: dict[str, Any]
 
     def see(self, pixels: Bytes) -> Seen:
-        """RGB [N, 64, 64, 3] -> what is on them."""
+        """RGB [N, 64, 64, 3] -> what is on them, as they are and mirrored taken together."""
         kinds, styles, embeddings = [], [], []
         with torch.inference_mode():
             for first in range(0, len(pixels), 256):
                 x = tensor(pixels[first : first + 256]).contiguous(memory_format=torch.channels_last)
-                kind, style, embedding = self.network(x)
+                kind, style, embedding = (a + b for a, b in zip(self.network(x), self.network(x.flip(3)), strict=True))
                 kinds.append(kind.topk(min(5, kind.shape[1]), dim=1).indices)
                 styles.append(style.argmax(1))
-                embeddings.append(embedding)
+                embeddings.append(nn.functional.normalize(embedding, dim=1))
         if not kinds:
             return Seen(np.zeros((0, 5), np.int64), np.zeros(0, np.int64), np.zeros((0, WIDTH), np.float32))
         return Seen(torch.cat(kinds).numpy(), torch.cat(styles).numpy(), torch.cat(embeddings).numpy())
@@ -179,7 +188,7 @@ def _read(artwork: Artwork) -> Judge | None:
         gallery = tensors.pop("gallery")
         network = JudgeNetwork(len(facts["kinds"]), len(facts["styles"]))
         network.load_state_dict(tensors)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise DataError(
             f"读不了评判器 {weights_path}：{error}。请删除它和 {FACTS_FILE}，会重新训练",
             f"the judge {weights_path} cannot be read: {error}. Delete it and {FACTS_FILE}; it is trained again",
@@ -215,8 +224,9 @@ def train_judge(artwork: Artwork, told: Told, steps: int, blind_steps: int) -> J
         "styles": list(STYLES),
         "kinds": _codes(artwork),
     }
-    gallery = _gallery(truth, network, len(artwork.kinds))
-    judge = Judge(_ready(network), tuple(facts["kinds"]), STYLES, gallery, facts)
+    judge = Judge(_ready(network), tuple(facts["kinds"]), STYLES, torch.zeros(0), facts)
+    gallery = _gallery(truth, judge)
+    judge = replace(judge, gallery=gallery)
     tensors = {name: value.contiguous() for name, value in network.state_dict().items()} | {"gallery": gallery}
     try:
         write_whole(artwork.folder / WEIGHTS_FILE, save(tensors))
@@ -250,8 +260,8 @@ def _trained(truth: Truth, artwork: Artwork, steps: int, seed: int, told: Told, 
         torch.manual_seed(seed)
         network = JudgeNetwork(len(artwork.kinds), len(STYLES))
     generator = torch.Generator().manual_seed(seed)
-    inner = [p for n, p in network.named_parameters() if n.startswith(("trunk", "embed")) and p.ndim > 1]
-    others = [p for n, p in network.named_parameters() if not n.startswith(("trunk", "embed")) or p.ndim == 1]
+    inner = [p for n, p in network.named_parameters() if n.startswith(INNER) and p.ndim > 1]
+    others = [p for n, p in network.named_parameters() if not n.startswith(INNER) or p.ndim == 1]
     optimisers = [Orthogonal(inner, MATRIX_RATE), torch.optim.AdamW(others, lr=OTHER_RATE, weight_decay=0.01)]
     laws = [torch.optim.lr_scheduler.LambdaLR(each, lambda step: _rate(step, steps)) for each in optimisers]
     for step in range(steps):
@@ -271,17 +281,16 @@ def _rate(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / (0.1 * steps)) * min(1.0, (1 - step / steps) / 0.8)
 
 
-def _gallery(truth: Truth, network: JudgeNetwork, kinds: int) -> Tensor:
+def _gallery(truth: Truth, judge: Judge) -> Tensor:
     """Embeddings of true pictures at rest, half [S, K, D]."""
-    gallery = torch.zeros(len(STYLES), kinds, WIDTH, dtype=torch.half)
+    gallery = torch.zeros(len(STYLES), len(judge.kinds), WIDTH, dtype=torch.half)
     for pool in (truth.sprites, truth.canvases):
         for first in range(0, len(pool.kind), 256):
-            part = pool.pixels[first : first + 256]
+            rows = slice(first, first + 256)
+            part = pool.pixels[rows]
             if part.shape[-1] == 4:
                 part = part[..., :3] + (255 - part[..., 3:])
-            with torch.inference_mode():
-                embedding = network(tensor(part).contiguous(memory_format=torch.channels_last))[2]
-            rows = slice(first, first + 256)
+            embedding = torch.from_numpy(judge.see(part).embedding)
             gallery[torch.from_numpy(pool.style[rows]), torch.from_numpy(pool.kind[rows])] = embedding.half()
     return gallery
 

@@ -8,6 +8,7 @@ from bimo.diffusion.schedule import Flow, Mean
 from bimo.parts.compact import Compact
 from bimo.parts.denoisers.dit import PixArt
 from bimo.parts.denoisers.expected import Expected
+from bimo.parts.denoisers.refine import Refine
 from bimo.parts.hints.views import Earlier, Pose
 from bimo.parts.text.bert import Bert
 from bimo.train.objectives import Contrast, Denoise, Reconstruct
@@ -42,8 +43,10 @@ expected = Level(
 image = Level(
     name="image",
     space=Compact(),
-    denoiser=PixArt(
-        channels=8, spatial=8, size=16, width=320, heads=5, layers=8, text=192, vector=256, scalars=(("pose", 5),)
+    denoiser=Refine(
+        denoiser=PixArt(
+            channels=8, spatial=8, size=16, width=320, heads=5, layers=8, text=192, vector=256, scalars=(("pose", 5),)
+        )
     ),
     schedule=Flow(),
     hints=(Earlier(level="expected"), Pose()),
@@ -97,29 +100,52 @@ xiaomo = Recipe(
             ema=0.999,
         ),
         Stage(
+            name="expected picture, smaller batches",
+            level="expected",
+            objective=Denoise(),
+            train=("text.*", "expected.*"),
+            steps=5500,
+            batch=64,
+            lr=1e-3,
+            warmup=50,
+            law="cosine",
+            ema=0.999,
+        ),
+        Stage(
             name="align the painter",
             level="image",
             objective=Denoise(),
             train=("image.denoiser.*",),
-            steps=2500,
-            batch=64,
+            steps=1000,
+            batch=32,
             lr=8e-4,
-            warmup=100,
+            warmup=50,
             drop_text=0.1,
-            ema=0.998,
+            ema=0.995,
         ),
         Stage(
             name="adapt the whole",
             level="image",
             objective=Denoise(also=("expected",)),
             train=("text.*", "expected.*", "image.denoiser.*"),
-            steps=300,
-            batch=64,
-            lr=5e-4,
-            warmup=20,
+            steps=200,
+            batch=32,
+            lr=4e-4,
+            warmup=10,
             law="linear",
             drop_text=0.1,
-            ema=0.998,
+            ema=0.98,
+        ),
+        Stage(
+            name="sharpen the decoder",
+            objective=Reconstruct(level="image"),
+            train=("image.space.decoder.*",),
+            steps=1000,
+            batch=32,
+            lr=1e-3,
+            warmup=50,
+            law="cosine",
+            ema=0.995,
         ),
     ),
     weights=Published(bundle="xiaomo"),

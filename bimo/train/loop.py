@@ -23,6 +23,7 @@ from bimo.core.types import Batch, write_whole
 from bimo.data.loader import Pictures
 from bimo.diffusion.drive import draw
 from bimo.diffusion.system import RECIPE_FILE, System
+from bimo.train.curves import curves
 from bimo.train.freeze import freeze
 from bimo.train.objectives import Lesson, Objective, Vocabulary
 from bimo.train.optim import Average, optimiser, rate
@@ -95,6 +96,7 @@ class Run:
             saved = None
             self.place = Place(self.place.stage + 1, 0)
             self._save({})
+            curves(self.out, self.out / "curves.png")
         self.system.eval().save(self.out)
         print(say(f"训练完成：bimo draw -m {self.out}", f"trained: bimo draw -m {self.out}"))
 
@@ -117,7 +119,7 @@ class Run:
             if extra is not None:
                 extra.load_state_dict(saved["extra"])
         print(_table(stage, learning, self.place))
-        self._modes(learns)
+        self._modes()
         progress = Progress(stage, self.place.step, self.journal)
         last_saved = last_sheet = time.monotonic()
 
@@ -203,24 +205,26 @@ class Run:
 
     def _latents(self, level: str) -> Tensor:
         """All pictures in a level's space, [N, C, h, w] half: encoded once, kept by data and encoder."""
+        at = f"{self.place.stage}:{level}"
+        if at in self.latents:
+            return self.latents[at]
         space = self.system.space(level)
         module = cast(nn.Module, space)
         name = hashlib.sha256(self.pictures.digest.encode())
         for key, value in sorted(module.state_dict().items()):
             name.update(key.encode() + value.numpy().tobytes())
         key = name.hexdigest()[:24]
-        if key not in self.latents:
-            path = self.out / "cache" / f"latents-{key}.pt"
-            if path.is_file():
-                self.latents = {key: torch.load(path, weights_only=True, mmap=True)}
-            else:
-                encoded = torch.cat(list(self._encoded(space)))
-                path.parent.mkdir(exist_ok=True)
-                part = path.with_suffix(".part")
-                torch.save(encoded, part)
-                part.replace(path)
-                self.latents = {key: encoded}
-        return self.latents[key]
+        path = self.out / "cache" / f"latents-{key}.pt"
+        if path.is_file():
+            encoded = torch.load(path, weights_only=True, mmap=True)
+        else:
+            encoded = torch.cat(list(self._encoded(space)))
+            path.parent.mkdir(exist_ok=True)
+            part = path.with_suffix(".part")
+            torch.save(encoded, part)
+            part.replace(path)
+        self.latents = {at: encoded}
+        return encoded
 
     def _encoded(self, space: Any) -> Iterable[Tensor]:
         from rich.progress import track
@@ -234,17 +238,16 @@ class Run:
                 yield space.encode(self.pictures.pixels(rows)).half().contiguous()
         space.train(modes)
 
-    def _modes(self, learns: list[str]) -> None:
-        """What learns is in training mode, what is frozen in evaluation mode: no dropout, no running statistics."""
-        self.system.eval()
-        heads = {name.rsplit(".", 1)[0] for name in learns}
-        for name, module in self.system.named_modules():
-            if any(head == name or head.startswith(f"{name}.") for head in heads):
-                module.training = True
-                for child in module.children():
-                    # Layers without parameters (BatchNorm without weights, dropout) go with their parent.
-                    if not list(child.parameters()):
-                        child.train()
+    def _modes(self) -> None:
+        """What learns whole is in training mode, everything else in evaluation mode: no dropout, no new statistics."""
+
+        def visit(module: nn.Module, above: bool) -> None:
+            parameters = list(module.parameters())
+            module.training = all(p.requires_grad for p in parameters) if parameters else above
+            for child in module.children():
+                visit(child, module.training)
+
+        visit(self.system, False)
 
     def _look(self, average: Average, learning: dict[str, nn.Parameter]) -> None:
         if not self.recipe.prompts or not self.recipe.stages[self.place.stage].level:
@@ -262,9 +265,9 @@ class Run:
         """Vocabularies of towers that learn theirs from the captions: made once, then read."""
         for index, tower in enumerate(self.system.towers):
             folder = self.out / f"words.{index}"
-            learn = getattr(tower, "learn_words", None)
-            if not folder.is_dir() and learn is not None:
-                learn((c for captions in self.pictures.captions for c in captions), _known(self.pictures.folder))
+            if not folder.is_dir():
+                captions = (c for captions in self.pictures.captions for c in captions)
+                tower.learn_words(captions, _known(self.pictures.folder))
                 tower.save_words(folder)
             tower.load_words(folder)
 

@@ -135,8 +135,11 @@ class BertTower(nn.Module):
 
     def learn_words(self, captions: Iterable[str], known: Iterable[str]) -> None:
         """Makes the vocabulary of a "lexicon" tower: known words whole, then the characters and words of the captions,
-        most frequent first. Raises WeightsError where the known words alone are more than the vocabulary holds.
+        most frequent first. Raises WeightsError where the known words alone are more than the vocabulary holds, and
+        for a tower whose words are a published vocabulary.
         """
+        if self.part.words == "vocab":
+            raise published_words()
         listed = dict.fromkeys(w for word in known for w in _RUNS.findall(normal(word)) if len(w) <= 12)
         counts = Counter(run for caption in captions for run in _RUNS.findall(normal(caption)))
         characters = dict.fromkeys(c for run in (*listed, *sorted(counts)) for c in run)
@@ -218,6 +221,15 @@ class BertTower(nn.Module):
                 found.append(word if _HAN.match(word) else whole)
             last = end
         return list(dict.fromkeys(found))
+
+
+def published_words() -> WeightsError:
+    """Told where a tower is to be trained without the tokenizer that belongs to it."""
+    return WeightsError(
+        "这个文本塔的分词器是随权重发布的；请把它的文件（vocab.txt 或 tokenizer.json 等）放进训练目录的 words.0",
+        "the tokenizer of this text tower is published with its weights; put its files (vocab.txt, tokenizer.json ...) "
+        "into words.0 of the run's folder",
+    )
 
 
 def _around(text: str, start: int, end: int) -> str:

@@ -1,0 +1,61 @@
+"""What a run says of itself: the journal after a stop, the curves, the sheets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from bimo.core.recipe import Stage
+from bimo.train.curves import curves, smoothed
+from bimo.train.objectives import Denoise
+from bimo.train.record import Journal, sheet
+
+
+def journal(out: Path, stages: int = 2, steps: int = 5) -> Journal:
+    made = Journal(out)
+    for number in range(stages):
+        stage = Stage(name=f"stage {number}", objective=Denoise(), train=("*",), batch=4)
+        for step in range(1, steps + 1):
+            made.add(stage, step, 1.0 / step, 1e-3, 0.1)
+    made.flush()
+    return made
+
+
+def rows(out: Path) -> list[tuple[str, int]]:
+    read = map(json.loads, (out / "log.jsonl").read_text("utf-8").splitlines())
+    return [(row["stage"], row["step"]) for row in read]
+
+
+def test_steps_after_the_saved_state_are_forgotten(tmp_path: Path) -> None:
+    made = journal(tmp_path)
+    made.cut(1, 2)
+    assert rows(tmp_path) == [("stage 0", n) for n in range(1, 6)] + [("stage 1", 1), ("stage 1", 2)]
+    made.cut(0, 3)
+    assert rows(tmp_path) == [("stage 0", 1), ("stage 0", 2), ("stage 0", 3)]
+
+
+def test_samples_are_steps_times_the_batch(tmp_path: Path) -> None:
+    journal(tmp_path, 1, 3)
+    last = json.loads((tmp_path / "log.jsonl").read_text("utf-8").splitlines()[-1])
+    assert (last["samples"], last["loss"]) == (12, 0.333333)
+
+
+def test_smoothing_keeps_a_constant_and_follows_a_fall() -> None:
+    assert smoothed([2.0] * 5) == pytest.approx([2.0] * 5)
+    falling = smoothed([1.0] * 50 + [0.0] * 200)
+    assert falling[49] == pytest.approx(1.0)
+    assert falling[-1] < 0.01
+
+
+def test_curves_and_sheets_are_pictures(tmp_path: Path) -> None:
+    journal(tmp_path, 4, 60)
+    with Image.open(curves(tmp_path, tmp_path / "curves.png")) as drawn:
+        assert drawn.size == (1260, 500)
+        colours = drawn.convert("RGB").getcolors(1 << 16) or []
+    assert any(colour == (190, 40, 40) for _, colour in colours)
+    pictures = [Image.new("RGB", (32, 32), name) for name in ("red", "green", "blue")]
+    with Image.open(sheet(pictures, ["红苹果", "a very long prompt that will not fit", ""], tmp_path / "s.png", 2)) as drawn:
+        assert drawn.getpixel((20, 20)) == (255, 0, 0)
