@@ -75,9 +75,17 @@ def prepare(system: System, request: Request | Mapping[str, object]) -> Prepared
     for budget in system.budgets(text):
         seen.update(dict.fromkeys(budget.warnings()))
     with torch.inference_mode():
-        given = system.encode([text])
-        null = system.encode([full.negative or ""])
+        both = system.encode([full.negative or "", text])
+    null, given = (tuple(_row(encoding, row) for encoding in both) for row in (0, 1))
     return Prepared(full, given, null, tuple(seen))
+
+
+def _row(encoding: Encoding, row: int) -> Encoding:
+    rows = slice(row, row + 1)
+    mask, pooled = encoding.mask, encoding.pooled
+    return Encoding(
+        encoding.tokens[rows], None if mask is None else mask[rows], None if pooled is None else pooled[rows]
+    )
 
 
 def paint(system: System, prepared: Prepared, index: int = 0) -> Painting:

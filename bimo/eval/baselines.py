@@ -9,17 +9,19 @@ from PIL import Image
 
 from bimo.core.types import Request
 from bimo.data import shards
+from bimo.data.artwork import Kind
 from bimo.data.lexicon import DEFAULT_STYLE, DRAWN
 from bimo.diffusion.drive import answers
 from bimo.diffusion.paint import paint, prepare, to_image
 from bimo.diffusion.system import System
 from bimo.eval.measures import Interval, colour_of, foreground, in_place, pieces, share
 from bimo.eval.prompts import Question
-from bimo.eval.truth import Artwork, Told, read_picture
+from bimo.eval.truth import Artwork, Bytes, Told, examination, read_picture
 
 NEAREST = "nearest picture"
 FIRST = "first level"
 RULES_EACH = 200
+TRUE_SEED = 11
 
 
 def nearest_picture(artwork: Artwork, question: Question) -> Image.Image:
@@ -32,6 +34,22 @@ def nearest_picture(artwork: Artwork, question: Question) -> Image.Image:
     if kind is None or style is None:
         return Image.new("RGB", (128, 128), (255, 255, 255))
     return artwork.picture(kind, style)
+
+
+def true_pictures(artwork: Artwork, questions: Sequence[Question]) -> tuple[list[Question], Bytes]:
+    """The questions of a kind in a style that have a true picture, and it in a new pose: what a perfect painter draws.
+
+    RGB [N, 64, 64, 3], one picture a key: both languages are shown the same.
+    """
+    kinds = {kind.hexcode: kind for kind in artwork.kinds}
+    pairs: dict[str, tuple[Kind, str]] = {}
+    for q in questions:
+        if q.style is not None and q.kinds[0] in kinds and artwork.exists(kinds[q.kinds[0]], q.style):
+            pairs[f"{q.group} {q.key}"] = (kinds[q.kinds[0]], q.style)
+    pixels = examination(artwork, list(pairs.values()), TRUE_SEED)
+    place = {key: number for number, key in enumerate(pairs)}
+    asked = [q for q in questions if f"{q.group} {q.key}" in place]
+    return asked, pixels[[place[f"{q.group} {q.key}"] for q in asked]]
 
 
 def first_level(system: System, requests: Sequence[Request], batch: int, told: Told) -> list[Image.Image] | None:

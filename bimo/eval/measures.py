@@ -73,7 +73,8 @@ def verdict(model: Interval, baseline: Interval) -> str:
 class Figure:
     """One measured number: of which group and measure, in which language ("" for all), beside the baselines'.
 
-    ``unit`` is "share" (Wilson) or "mean" (bootstrap); ``baselines`` has None where a baseline cannot answer.
+    ``unit`` is "share" (Wilson) or "mean" (bootstrap); ``baselines`` has None where a baseline cannot answer;
+    ``ceiling`` is what the true pictures of the very things asked for score, in new poses.
     """
 
     group: str
@@ -82,6 +83,7 @@ class Figure:
     unit: str
     model: Interval
     baselines: dict[str, Interval | None] = field(default_factory=dict[str, "Interval | None"])
+    ceiling: Interval | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON, with the verdict on each baseline."""
@@ -314,8 +316,10 @@ def share(right: Sequence[bool]) -> Interval:
     return wilson(sum(right), len(right))
 
 
-def figures(judge: Judge, painters: Mapping[str, Drawn | None]) -> list[Figure]:
-    """Every measure of every group and language; the first painter is the model, the others baselines."""
+def figures(judge: Judge, painters: Mapping[str, Drawn | None], true: Drawn | None = None) -> list[Figure]:
+    """Every measure of every group and language; the first painter is the model, the others baselines; ``true`` are
+    the true pictures of the questions that have one.
+    """
     (_, model), *others = painters.items()
     assert model is not None
     done: list[Figure] = []
@@ -325,9 +329,11 @@ def figures(judge: Judge, painters: Mapping[str, Drawn | None]) -> list[Figure]:
             if not mine.questions:
                 continue
             theirs = {name: None if drawn is None else drawn.of(group, language) for name, drawn in others}
+            best = None if true is None else true.of(group, language)
             for name, measure in measures.items():
                 beside = {n: None if d is None else share(measure(judge, d)) for n, d in theirs.items()}
-                done.append(Figure(group, name, language, "share", share(measure(judge, mine)), beside))
+                ceiling = share(measure(judge, best)) if best is not None and best.questions else None
+                done.append(Figure(group, name, language, "share", share(measure(judge, mine)), beside, ceiling))
     return done + [f for group in ("seen", "bare", "unseen") if (f := agreement(judge, painters, group)) is not None]
 
 

@@ -41,9 +41,9 @@ MEASURES: Mapping[str, str] = {
     "embedding, two kinds": "特征距离（两个种类）",
 }  # fmt: skip
 VERDICTS: Mapping[str, tuple[str, str]] = {
-    "above": ("高于", "above"),
-    "below": ("低于", "below"),
-    "not apart": ("分不开", "not apart from"),
+    "above": ("高于{}", "above"),
+    "below": ("低于{}", "below"),
+    "not apart": ("与{}分不开", "not apart from"),
 }
 STYLE = """body{font:15px/1.5 system-ui,"Noto Sans CJK SC","PingFang SC","Microsoft YaHei",sans-serif;max-width:1100px;
 margin:2em auto;padding:0 1em;color:#222}table{border-collapse:collapse;margin:.6em 0 1.6em}td,th{border:1px solid #ccc;
@@ -126,9 +126,9 @@ def _baselines(figures: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def sentence(figure: Mapping[str, Any]) -> tuple[str, str]:
     """Plainly, in Chinese and English, whether the interval lies above each baseline's."""
-    parts = [(name, VERDICTS[found]) for name, found in figure["verdicts"].items()]
-    zh = "，".join(f"{words[0]}{BASELINES.get(name, name)}" for name, words in parts)
-    return zh, "; ".join(f"{words[1]} {name}" for name, words in parts)
+    found = [(VERDICTS[word], name) for name, word in figure["verdicts"].items()]
+    zh = "，".join(words[0].format(BASELINES.get(name, name)) for words, name in found)
+    return zh, "; ".join(f"{words[1]} {name}" for words, name in found)
 
 
 BASELINES: Mapping[str, str] = {"nearest picture": "最近的训练图", "first level": "只用第一层"}
@@ -138,13 +138,15 @@ def rows(report: Report, group: str) -> list[list[str]]:
     """The table of a group: a heading, then one row a figure."""
     figures = [figure for figure in report.figures if figure["group"] == group]
     names = _baselines(figures)
+    best = any(figure["ceiling"] for figure in figures)
     heading = ["指标 measure", "", "n", "模型 model", *(f"{BASELINES.get(n, n)} {n}" for n in names)]
-    table = [heading + (["结论 verdict"] if names else [])]
+    table = [heading + (["结论 verdict"] if names else []) + (["真图 true pictures"] if best else [])]
     for figure in figures:
         unit, measure = figure["unit"], figure["measure"]
         row = [f"{MEASURES.get(measure, measure)} {measure}", figure["language"], str(figure["model"]["n"])]
         row += [shown(figure["model"], unit), *(shown(figure["baselines"].get(name), unit) for name in names)]
-        table.append(row + ([" / ".join(filter(None, sentence(figure)))] if names else []))
+        row += [" / ".join(filter(None, sentence(figure)))] if names else []
+        table.append(row + ([shown(figure["ceiling"], unit)] if best else []))
     return table
 
 
@@ -194,9 +196,9 @@ def _html_table(table: Sequence[Sequence[str]]) -> str:
 def _cell(text: str) -> str:
     """A cell, green where it says above every baseline, red where it says below one."""
     kind = ""
-    if VERDICTS["below"][0] in text:
+    if "低于" in text:
         kind = ' class="below"'
-    elif VERDICTS["above"][0] in text and VERDICTS["not apart"][0] not in text:
+    elif "高于" in text and "分不开" not in text:
         kind = ' class="above"'
     return f"<td{kind}>{html.escape(text)}</td>"
 
@@ -206,7 +208,13 @@ NOTES = (
     "“高于”指模型的区间整个在基线的区间之上。“above” means that the model's whole interval lies above the baseline's.",
     "最近的训练图：同一种类的 3D 训练图（3D 被留出时用别的风格），不看风格、颜色、数目等词。"
     "Nearest picture: the 3d training picture of the kind (another style where that is held out), deaf to words of "
-    "style, colour, number and place.",
+    "style, colour, number and place. The judge learned from these very pictures.",
+    "真图：所要的种类和风格的真图，换了姿态，由同一评判器看：完美的画家能得的分。"
+    "True pictures: the true picture of the kind and style asked for in a new pose, shown to the "
+    "same judge: the score of a perfect painter.",
+    "最近的真图：评判器的特征不大看风格，贴 3D 图也能得高分；能不能换风格，要看“种类和风格都对”。"
+    "Nearest neighbour: the judge's embedding looks past style, so that pasting the 3d picture scores high as "
+    "well; whether style transfers is seen in “kind and style”.",
     "“见过的说法”说明记忆，不说明生成。Seen captions show memory, not generation.",
     "评判器自己也会错；它在真图上的准确率见下表。"
     "The judge errs too: its accuracy on true pictures is in the tables below.",

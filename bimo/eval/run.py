@@ -22,7 +22,7 @@ from bimo.data.lexicon import DEFAULT_STYLE
 from bimo.diffusion.drive import drive
 from bimo.diffusion.paint import filled, paint, prepare
 from bimo.diffusion.system import System
-from bimo.eval.baselines import FIRST, NEAREST, first_level, nearest_picture, rules_on_truth
+from bimo.eval.baselines import FIRST, NEAREST, first_level, nearest_picture, rules_on_truth, true_pictures
 from bimo.eval.judge import Judge, held_out_pairs, judge_for
 from bimo.eval.measures import (
     Drawn,
@@ -179,7 +179,9 @@ class _Evaluation:
         model = self._drawn(asked, images[: len(asked)])
         second = self._drawn(again, images[len(asked) : len(asked) + len(again)])
         painters = {MODEL: model, **self._baselines(asked)}
-        found = figures(self.judge, painters) + self._warnings(asked) + self._spreads(model, second)
+        asked_true, pixels = true_pictures(self.artwork, asked)
+        true = Drawn(asked_true, [Image.fromarray(each) for each in pixels], self.judge.see(pixels))
+        found = figures(self.judge, painters, true) + self._warnings(asked) + self._spreads(model, second)
         shown_ = images[len(asked) + len(again) :]
         report = Report(
             kind="evaluation",

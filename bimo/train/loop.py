@@ -23,11 +23,10 @@ from bimo.core.types import Batch, write_whole
 from bimo.data.loader import Pictures
 from bimo.diffusion.drive import draw
 from bimo.diffusion.system import RECIPE_FILE, System
-from bimo.train.curves import curves
 from bimo.train.freeze import freeze
 from bimo.train.objectives import Lesson, Objective, Vocabulary
 from bimo.train.optim import Average, optimiser, rate
-from bimo.train.record import Journal, Progress, sheet
+from bimo.train.record import Journal, Progress, curves, sheet
 
 STATE_FILE = "state.pt"
 CHECKPOINT_SECONDS = 180.0
@@ -250,8 +249,9 @@ class Run:
         visit(self.system, False)
 
     def _look(self, average: Average, learning: dict[str, nn.Parameter]) -> None:
-        if not self.recipe.prompts or not self.recipe.stages[self.place.stage].level:
-            return  # nothing that draws has learnt anything yet
+        stage = self.recipe.stages[self.place.stage]
+        if not self.recipe.prompts or stage.level != self.recipe.levels[-1].name:
+            return  # the level that makes the picture has learnt nothing new
         modes = {name: module.training for name, module in self.system.named_modules()}
         average.swap(learning)
         self.system.eval()

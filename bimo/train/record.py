@@ -1,7 +1,8 @@
-"""What a run says of itself: one line a step in log.jsonl, a progress bar, sheets of pictures."""
+"""What a run says of itself: one line a step in log.jsonl, a progress bar, sheets of pictures, learning curves."""
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import time
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 LOG_FILE = "log.jsonl"
 SMOOTHING = 0.98
+PANEL = (420, 250)
+MARGIN = (56, 30, 14, 30)
+CURVE_SMOOTHING = 0.97
 
 
 class Journal:
@@ -94,8 +98,6 @@ class Progress:
 
 def sheet(pictures: Sequence[Image.Image], titles: Sequence[str], path: Path, columns: int = 8) -> Path:
     """Pictures in rows with their prompts below, as a PNG."""
-    import io
-
     from PIL import Image, ImageDraw
 
     width, height = pictures[0].size
@@ -129,3 +131,56 @@ def _fitted(text: str, font: object, width: int) -> str:
     while text and length(text) > width:
         text = text[:-1]
     return text
+
+
+def smoothed(values: Sequence[float]) -> list[float]:
+    """Exponential means, each over as much of the past as there is."""
+    means: list[float] = []
+    total = weight = 0.0
+    for value in values:
+        total = CURVE_SMOOTHING * total + (1 - CURVE_SMOOTHING) * value
+        weight = CURVE_SMOOTHING * weight + (1 - CURVE_SMOOTHING)
+        means.append(total / weight)
+    return means
+
+
+def curves(run: Path, path: Path, columns: int = 3) -> Path:
+    """Draws ``run/log.jsonl`` into a PNG at ``path``."""
+    from PIL import Image, ImageDraw
+
+    stages: dict[str, list[tuple[int, float]]] = {}
+    for line in (run / LOG_FILE).read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        stages.setdefault(row["stage"], []).append((row["samples"], row["loss"]))
+    columns = min(columns, len(stages))
+    rows = -(-len(stages) // columns)
+    canvas = Image.new("RGB", (PANEL[0] * columns, PANEL[1] * rows), "white")
+    pen, font = ImageDraw.Draw(canvas), chinese_font(13)
+    for place, (name, points) in enumerate(stages.items()):
+        left, top = place % columns * PANEL[0], place // columns * PANEL[1]
+        _panel(pen, font, (left, top), name, points)
+    buffer = io.BytesIO()
+    canvas.save(buffer, format="PNG")
+    return write_whole(path, buffer.getvalue())
+
+
+def _panel(pen: Any, font: Any, corner: tuple[int, int], name: str, points: list[tuple[int, float]]) -> None:
+    x0, y0 = corner[0] + MARGIN[0], corner[1] + MARGIN[1]
+    x1, y1 = corner[0] + PANEL[0] - MARGIN[2], corner[1] + PANEL[1] - MARGIN[3]
+    losses = smoothed([loss for _, loss in points])
+    # The first steps of a stage fall so far that they would flatten all the rest.
+    shown = losses[len(losses) // 50 :]
+    low, high, last = min(shown), max(shown), max(1, points[-1][0])
+    spread = max(high - low, 1e-9)
+    pen.rectangle((x0, y0, x1, y1), outline=(200, 200, 200))
+    for share in (0.0, 0.5, 1.0):
+        y = y1 - share * (y1 - y0)
+        pen.line((x0, y, x1, y), fill=(230, 230, 230))
+        pen.text((corner[0] + 4, y - 8), f"{low + share * spread:.3f}", fill=(90, 90, 90), font=font)
+    line = [
+        (x0 + samples / last * (x1 - x0), y1 - min(1.0, (loss - low) / spread) * (y1 - y0))
+        for (samples, _), loss in zip(points, losses, strict=True)
+    ]
+    pen.line(line, fill=(190, 40, 40), width=2)
+    pen.text((x0, corner[1] + 8), f"{name}   {losses[-1]:.4f}", fill=(20, 20, 20), font=font)
+    pen.text((x1 - 150, y1 + 8), f"{last:,} samples", fill=(90, 90, 90), font=font)

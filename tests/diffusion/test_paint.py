@@ -209,7 +209,7 @@ def test_words_are_encoded_once_for_all_pictures() -> None:
     system = built(*LEVELS["ddim"])
     draw(system, "红", seed=5, count=3, negative="蓝")
     tower: Any = system.text[0]
-    assert tower.calls == [["红"], ["蓝"]]
+    assert tower.calls == [["蓝", "红"]]
 
 
 def test_closing_a_drawing_cancels_it() -> None:

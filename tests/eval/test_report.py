@@ -22,7 +22,8 @@ def report(folder: Path) -> Report:
         2,
     )
     better = Figure("unseen", "kind and style", "zh", "share", Interval(0.9, 0.85, 0.94, 200),
-                    {"nearest picture": Interval(0.1, 0.05, 0.2, 200), "first level": None})  # fmt: skip
+                    {"nearest picture": Interval(0.1, 0.05, 0.2, 200), "first level": None},
+                    Interval(0.95, 0.9, 0.97, 200))  # fmt: skip
     spread = Figure("seeds", "pixels, two seeds", "zh", "mean", Interval(math.nan, math.nan, math.nan, 0))
     return Report(
         kind="evaluation",
@@ -59,8 +60,9 @@ def test_page_is_whole_and_escaped(tmp_path: Path) -> None:
 
 def test_tables_have_a_column_for_each_baseline(tmp_path: Path) -> None:
     table = rows(report(tmp_path), "unseen")
-    assert [len(row) for row in table] == [7, 7]
+    assert [len(row) for row in table] == [8, 8]
     assert table[1][3:6] == ["90.0 % [85.0, 94.0]", "10.0 % [5.0, 20.0]", "–"]
+    assert table[1][7] == "95.0 % [90.0, 97.0]"
     assert "| 90.0 % [85.0, 94.0] |" in markdown(report(tmp_path))
 
 

@@ -79,6 +79,11 @@ def test_evaluation_reports_and_goes_on(
     assert all(
         set(f["baselines"]) == {"nearest picture", "first level"} for f in found["figures"] if f["group"] == "unseen"
     )
+    assert all(
+        (f["ceiling"] is not None) == (f["group"] in ("seen", "bare", "unseen"))
+        for f in found["figures"]
+        if f["language"]
+    )
     assert found["protocol"]["steps"] == 2
     assert found["weights"] == fingerprint(system)
     for name in ("sheet.png", "unseen.png", "compositions.png", "seeds.png", "report.html", "report.md"):
@@ -102,7 +107,7 @@ def test_a_picture_is_known_by_request_and_weights(system: System, tmp_path: Pat
     assert other.path(first) != before
     images = easel.draw([first, second, first])
     assert easel.drawn == 2
-    assert list(images[0].getdata()) == list(images[2].getdata())
+    assert images[0].tobytes() == images[2].tobytes()
 
 
 def test_an_evaluation_without_data_says_what_to_do(system: System, tmp_path: Path) -> None:

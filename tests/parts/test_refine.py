@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from bimo.core.types import Conditioning
 from bimo.diffusion.schedule import Flow
 from bimo.parts.compact import Compact
-from bimo.parts.denoisers.refine import Refine
+from bimo.parts.denoisers.expected import Refine
 
 
 def answers(s: float, left: float, rows: int = 4096) -> tuple[Tensor, Tensor, Tensor]:

@@ -122,7 +122,7 @@ def test_an_overfitted_batch_is_learnt(tiny_shards: Path, tmp_path: Path) -> Non
 
 
 def test_another_recipe_in_the_same_folder_is_refused(whole: Path, tiny_shards: Path) -> None:
-    with pytest.raises(TrainingError, match="another recipe|另一个配方"):
+    with pytest.raises(TrainingError, match=r"another recipe|另一个配方"):
         train(recipe(steps=7), tiny_shards, whole, threads=1)
 
 

@@ -9,9 +9,8 @@ import pytest
 from PIL import Image
 
 from bimo.core.recipe import Stage
-from bimo.train.curves import curves, smoothed
 from bimo.train.objectives import Denoise
-from bimo.train.record import Journal, sheet
+from bimo.train.record import Journal, curves, sheet, smoothed
 
 
 def journal(out: Path, stages: int = 2, steps: int = 5) -> Journal:
@@ -57,5 +56,6 @@ def test_curves_and_sheets_are_pictures(tmp_path: Path) -> None:
         colours = drawn.convert("RGB").getcolors(1 << 16) or []
     assert any(colour == (190, 40, 40) for _, colour in colours)
     pictures = [Image.new("RGB", (32, 32), name) for name in ("red", "green", "blue")]
-    with Image.open(sheet(pictures, ["红苹果", "a very long prompt that will not fit", ""], tmp_path / "s.png", 2)) as drawn:
+    titles = ["红苹果", "a very long prompt that will not fit", ""]
+    with Image.open(sheet(pictures, titles, tmp_path / "sheet.png", 2)) as drawn:
         assert drawn.getpixel((20, 20)) == (255, 0, 0)
