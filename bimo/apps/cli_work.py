@@ -83,12 +83,15 @@ def evaluate(
     model: Annotated[str, typer.Argument(help=say("模型的名字或文件夹", "a model's name or folder"))],
     out: Annotated[Path, typer.Option(help=say("报告的文件夹", "the folder of the report"))],
     data: Annotated[Path | None, typer.Option(help=say("测试数据的文件夹", "the folder of the test data"))] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help=say("每组最多问几句，想快点看时用", "at most so many questions a group"))
+    ] = None,
 ) -> None:
     """Measures a system and writes a report."""
     system = models.load(model)
     from bimo.eval.run import evaluate as run
 
-    run(system, data, out)
+    run(system, data, out, limit=limit)
     print(out)
 
 
