@@ -71,11 +71,11 @@ def read(path: Path) -> dict[str, Tensor]:
 
     import torch
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)  # pyright: ignore[reportUnknownVariableType]
+            return load_file(path)
         with warnings.catch_warnings():
             # torch warns of unusual pickles before it refuses them; the refusal below says it better.
             warnings.simplefilter("ignore")
