@@ -192,7 +192,12 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
 def test_interrupted_in_the_middle(locale: str, tiny_folder: Path, tmp_path: Path) -> None:
     words = [*BIMO, "draw", "猫", "-m", str(tiny_folder), "--steps", "20", "-n", "64"]
     running = subprocess.Popen(
-        words, cwd=tmp_path, env=environment(locale), stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+        words,
+        cwd=tmp_path,
+        env=environment(locale),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
         # A shell starts background jobs deaf to Ctrl-C, and what they start inherits that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
