@@ -12,7 +12,7 @@ from torch import Tensor
 from bimo.core.errors import RequestError
 from bimo.core.types import Ask, Conditioning, Encoding, Picture, Request, checked
 from bimo.diffusion import guidance
-from bimo.diffusion.system import BuiltLevel, Space, System, merged
+from bimo.diffusion.system import BuiltLevel, Space, System, merged, stacked
 from bimo.words.styles import styled
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ def _level(
     sampler = level.schedule.sampler((request.sampler or recipe.sampler) if last else recipe.sampler, steps)
     shape = _shape(system.space(recipe.name), request)
     given, null = _conditionings(system, level, prepared, drawing, shape)
+    both = stacked((null, given))
     x = torch.zeros(1, *shape)
     if sampler.init_noise_sigma:
         x = torch.randn(1, *shape, generator=noise) * sampler.init_noise_sigma
@@ -126,7 +127,7 @@ def _level(
     for step, t in enumerate(sampler.timesteps):
         rows = guidance.branches(recipe.guide, scale, step, count)
         seen = sampler.scale_model_input(x, t)
-        conditioning = given if rows == 1 else _both(null, given)
+        conditioning = given if rows == 1 else both
         answer = yield Ask(recipe.name, seen.expand(rows, -1, -1, -1), t.expand(rows), conditioning, step, count)
         x = sampler.step(guidance.combine(recipe.guide, scale, answer), t, x, **settings).prev_sample
     return x
@@ -151,12 +152,6 @@ def _zeros(conditioning: Conditioning) -> Conditioning:
     )
     vector = conditioning.vector
     return Conditioning(streams, None if vector is None else torch.zeros_like(vector))
-
-
-def _both(null: Conditioning, given: Conditioning) -> Conditioning:
-    from bimo.diffusion.system import stacked
-
-    return stacked((null, given))
 
 
 def _shape(space: Space, request: Request) -> tuple[int, int, int]:
