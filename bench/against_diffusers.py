@@ -64,7 +64,7 @@ def make(folder: Path, side: int) -> None:
 def of_bimo(folder: Path, steps: int) -> Draw:
     """Draws with bimo; answers a PIL image."""
     from bimo.diffusion.drive import draw
-    from bimo.parts.folder import read_folder
+    from bimo.parts.published.folder import read_folder
 
     system = read_folder(folder / "saved")
     request = {"text": PROMPT, "negative": NEGATIVE, "guidance": GUIDANCE, "seed": SEED, "steps": steps}

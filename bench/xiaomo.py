@@ -156,7 +156,7 @@ def plain(system: System, steps: int) -> Any:
         assert words.pooled is not None
         told = Encoding(words.tokens[1:], words.mask[1:], words.pooled[1:])
         given = Conditioning((told,), told.pooled, None, {"pose": pose})
-        shape = (1, space.channels, height // space.factor, width // space.factor)
+        shape = (1, *space.shape((width, height)))
         first = system.level(expected.name).denoiser(torch.zeros(shape), torch.ones(1), given)
         spatial = torch.cat([torch.zeros_like(first), first])
         both = Conditioning((words,), words.pooled, spatial, {"pose": pose.expand(2, -1)})

@@ -166,7 +166,7 @@ def _of_folder(folder: Path) -> Recipe:
 
 
 def _diffusers() -> Any:
-    return importlib.import_module("bimo.parts.folder")
+    return importlib.import_module("bimo.parts.published.folder")
 
 
 def _no_model(folder: Path) -> WeightsError:

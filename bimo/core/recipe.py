@@ -12,18 +12,38 @@ Source = Literal["published weights", "published description", "reconstruction",
 
 
 @dataclass(frozen=True, kw_only=True)
+class Branch(Part):
+    """One more branch of guidance, with its own weight k: a dial that a request may turn by its name.
+
+    With ``prefix`` before the prompt it adds k (c_prefixed - c), as PanGu-Draw's style tokens do. With ``drop`` (names
+    of hints, "text" for the words) it adds k (c - c_dropped): the guidance of those conditions alone, as Composer's.
+    """
+
+    name: str
+    scale: float = 0.0
+    prefix: str = ""
+    drop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Guide(Part):
     """Classifier-free guidance of one level (arXiv:2207.12598): what differs between systems is data.
 
     ``scale`` is w in e + w (c - e); 1 asks one branch only. ``null`` says what e is conditioned on: the encoding of
     the negative prompt or of the empty text ("empty"), or zeros. ``rescale`` is phi of arXiv:2305.08891 section 3.4.
     ``interval`` is the share of the steps (0 first, 1 last) between which guidance is on (arXiv:2404.07724).
+    ``channels`` guides the first channels of the answer alone, the rest (a learned variance) are the given branch's;
+    0 guides all. ``norm`` keeps the length of the guided answer at that of the given one: over all of it ("whole"),
+    or over the channels of each place ("place"). ``branches`` are added to the sum.
     """
 
     scale: float = 7.5
     null: Literal["empty", "zeros"] = "empty"
     rescale: float = 0.0
     interval: tuple[float, float] = (0.0, 1.0)
+    channels: int = 0
+    norm: Literal["", "whole", "place"] = ""
+    branches: tuple[Branch, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,18 +90,30 @@ class Stage(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class Published(Part):
-    """Where weights were published: a hub repository, or the name of a bundle of this package."""
+    """Where weights were published: a Hugging Face repository, one of ModelScope, or a bundle of this package.
+
+    ``terms`` is what a user must know of the licence before the first use, Chinese and English.
+    """
 
     repo: str = ""
+    modelscope: str = ""
     bundle: str = ""
+    terms: tuple[str, str] = ("", "")
     note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Defaults(Part):
-    """The publisher's settings for drawing: what a request leaves open. ``size`` is (width, height) in pixels."""
+    """The publisher's settings for drawing: what a request leaves open. ``size`` is (width, height) in pixels.
+
+    ``multiple`` is what sides must be a multiple of where the space alone would allow more; ``sizes`` are all there
+    are where a system knows no others. ``prefix`` stands before every prompt.
+    """
 
     size: tuple[int, int] = (512, 512)
+    multiple: int = 1
+    sizes: tuple[tuple[int, int], ...] = ()
+    prefix: str = ""
     guidance: float | None = None
     steps: int | None = None
     sampler: str = ""
@@ -92,6 +124,7 @@ class Defaults(Part):
 class Recipe(Part):
     """A whole system: how it reads text, draws, was trained and published.
 
+    ``join`` makes one conditioning of several towers' encodings; without one each is a stream of its own.
     ``prompts`` are drawn again and again while it learns, so that people can look.
     """
 
@@ -102,6 +135,7 @@ class Recipe(Part):
     languages: tuple[str, ...] = ("zh", "en")
     source: Source = "published weights"
     text: tuple[Part, ...] = ()
+    join: Part | None = None
     levels: tuple[Level, ...] = ()
     stages: tuple[Stage, ...] = ()
     weights: Published = Published()

@@ -6,6 +6,7 @@ Pixels are float in [-1, 1], RGB, channel first.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
@@ -14,7 +15,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pydantic
 
@@ -30,14 +31,41 @@ MAXIMUM_SIDE = 8192
 METADATA_KEY = "bimo"
 
 
+def _opened(value: Any) -> Any:
+    """Encoded bytes as a PIL image; an image as it is. Raises ValueError, which pydantic tells of."""
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(value, bytes):
+        try:
+            value = Image.open(io.BytesIO(value))
+            value.load()
+        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            raise ValueError(str(error)) from None
+    if not isinstance(value, Image.Image):
+        raise ValueError("a picture or its encoded bytes are expected; name the file again, it is not in the record")
+    return value
+
+
+def _fingerprint(image: Image.Image) -> str:
+    """'sha256:...' of a picture's size and pixels: what a record keeps of it."""
+    content = f"{image.mode} {image.size}".encode() + image.tobytes()
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+Pixels = Annotated[Any, pydantic.BeforeValidator(_opened), pydantic.PlainSerializer(_fingerprint)]
+
+
 class Request(pydantic.BaseModel):
     """What is to be drawn: the one schema of Python, the command line, the web form and HTTP.
 
     ``size`` is (width, height) in pixels. What is None is filled in from the recipe when it is drawn.
     ``hints`` gives values to a level's hints by name; a hint not named is taken from the seed or left out.
+    ``dials`` gives weights to the branches of guidance by name. ``image`` and ``mask`` (white: to be painted) are
+    pictures or encoded bytes, never paths: a request may come from elsewhere. ``pictures`` are those that hints read,
+    by the hint's name. ``strength`` is the share of the steps that ``image`` goes through.
     """
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     text: str
     negative: str | None = None
@@ -49,6 +77,11 @@ class Request(pydantic.BaseModel):
     sampler: str | None = None
     style: str | None = None
     hints: dict[str, list[float]] = {}
+    dials: dict[str, float] = {}
+    image: Pixels | None = None
+    mask: Pixels | None = None
+    pictures: dict[str, Pixels] = {}
+    strength: float | None = None
 
 
 def checked(request: Request | Mapping[str, Any]) -> Request:
@@ -75,6 +108,13 @@ def checked(request: Request | Mapping[str, Any]) -> Request:
             f"guidance 是 {request.guidance}，应为 0 到 100 之间的数",
             f"guidance is {request.guidance}; expected a number from 0 to 100",
         )
+    if request.strength is not None and not 0 < request.strength <= 1:
+        raise RequestError(
+            f"strength 是 {request.strength}，应大于 0、不大于 1",
+            f"strength is {request.strength}; expected above 0 and at most 1",
+        )
+    if request.mask is not None and request.image is None:
+        raise RequestError("有 mask 而没有 image；请也给出原图", "a mask without an image; give the image as well")
     for side in request.size or ():
         _between("size", "边长", side, 1, MAXIMUM_SIDE)
     return request

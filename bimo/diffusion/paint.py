@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+import math
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,12 @@ import torch
 from torch import Tensor
 
 from bimo.core.errors import RequestError
+from bimo.core.part import meant
+from bimo.core.recipe import Branch
 from bimo.core.types import Ask, Conditioning, Encoding, Picture, Request, checked
 from bimo.diffusion import guidance
-from bimo.diffusion.system import BuiltLevel, Space, System, merged, stacked
+from bimo.diffusion.schedule import Sampler
+from bimo.diffusion.system import BuiltLevel, System, merged, stacked
 from bimo.words.styles import styled
 
 if TYPE_CHECKING:
@@ -28,6 +32,7 @@ class Prepared:
     request: Request
     given: tuple[Encoding, ...]
     null: tuple[Encoding, ...]
+    prefixed: Mapping[str, tuple[Encoding, ...]]
     warnings: tuple[str, ...]
 
 
@@ -38,6 +43,8 @@ class Drawing:
     request: Request
     generator: torch.Generator
     encodings: tuple[Encoding, ...]
+    #: The pictures of the request as [1, 3, H, W] at its size, by name: "image", "mask" and those hints read.
+    pictures: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     results: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
@@ -56,28 +63,45 @@ def filled(system: System, request: Request | Mapping[str, object]) -> Request:
         "sampler": request.sampler or wanted.sampler or last.sampler,
     }
     request = request.model_copy(update=settings)
-    factor = system.space(last.name).factor
+    unit = math.lcm(wanted.multiple, *(system.space(level.name).factor for level in recipe.levels))
     for side in request.size or ():
-        if side % factor:
-            low = max(factor, side // factor * factor)
+        if side % unit:
+            low = max(unit, side // unit * unit)
             raise RequestError(
-                f"边长 {side} 不是 {factor} 的倍数；可用 {low} 或 {low + factor}",
-                f"a side of {side} is not a multiple of {factor}; use {low} or {low + factor}",
+                f"边长 {side} 不是 {unit} 的倍数；可用 {low} 或 {low + unit}",
+                f"a side of {side} is not a multiple of {unit}; use {low} or {low + unit}",
             )
+    if wanted.sizes and request.size not in wanted.sizes:
+        listed = ", ".join(f"{width}x{height}" for width, height in wanted.sizes)
+        raise RequestError(
+            f"{recipe.name} 没学过 {request.size} 这个尺寸；可用的是 {listed}",
+            f"{recipe.name} knows no size {request.size}; there is {listed}",
+        )
+    dials = [branch.name for level in recipe.levels for branch in level.guide.branches]
+    for name in request.dials:
+        if name not in dials:
+            zh, en = meant(name, dials) if dials else ("；它没有旋钮", "; it has none")
+            raise RequestError(f"{recipe.name} 没有旋钮 {name!r}{zh}", f"{recipe.name} has no dial {name!r}{en}")
     return request
 
 
 def prepare(system: System, request: Request | Mapping[str, object]) -> Prepared:
     """Fills in a request and encodes its words. Raises RequestError for what cannot be drawn."""
     full = filled(system, request)
-    text = styled(full.text, full.style)
+    text = system.recipe.request.prefix + styled(full.text, full.style)
     seen: dict[str, None] = {}
     for budget in system.budgets(text):
         seen.update(dict.fromkeys(budget.warnings()))
+    every = [b for level in system.recipe.levels for b in level.guide.branches if b.prefix and _dial(full, b)]
+    prefixes = list(dict.fromkeys(branch.prefix for branch in every))
     with torch.inference_mode():
-        both = system.encode([full.negative or "", text])
-    null, given = (tuple(_row(encoding, row) for encoding in both) for row in (0, 1))
-    return Prepared(full, given, null, tuple(seen))
+        rows = system.encode([full.negative or "", text, *(prefix + text for prefix in prefixes)])
+    null, given, *others = (tuple(_row(encoding, row) for encoding in rows) for row in range(2 + len(prefixes)))
+    return Prepared(full, given, null, dict(zip(prefixes, others, strict=True)), tuple(seen))
+
+
+def _dial(request: Request, branch: Branch) -> float:
+    return request.dials.get(branch.name, branch.scale)
 
 
 def _row(encoding: Encoding, row: int) -> Encoding:
@@ -115,34 +139,54 @@ def _level(
     # A request's settings are for the level that makes the picture; earlier levels keep their own.
     scale = _first(request.guidance, recipe.guide.scale) if last else recipe.guide.scale
     steps = request.steps or recipe.steps if last else recipe.steps
-    sampler = level.schedule.sampler((request.sampler or recipe.sampler) if last else recipe.sampler, steps)
-    shape = _shape(system.space(recipe.name), request)
-    given, null = _conditionings(system, level, prepared, drawing, shape)
-    both = stacked((null, given))
+    shape = system.space(recipe.name).shape(request.size or (0, 0))
+    name = (request.sampler or recipe.sampler) if last else recipe.sampler
+    sampler = level.schedule.sampler(name, steps, shape)
+    dials = [(b, _dial(request, b)) for b in recipe.guide.branches if _dial(request, b)]
+    given, every = _conditionings(system, level, prepared, drawing, shape, dials)
     x = torch.zeros(1, *shape)
     if sampler.init_noise_sigma:
         x = torch.randn(1, *shape, generator=noise) * sampler.init_noise_sigma
     settings = _step_settings(sampler, noise)
     count = len(sampler.timesteps)
+    whole = _takes_variance(sampler)
     for step, t in enumerate(sampler.timesteps):
-        rows = guidance.branches(recipe.guide, scale, step, count)
+        guided = guidance.on(recipe.guide, scale, step, count)
+        conditioning, rows = (every, 2 + len(dials)) if guided else (given, 1)
         seen = sampler.scale_model_input(x, t)
-        conditioning = given if rows == 1 else both
-        answer = yield Ask(recipe.name, seen.expand(rows, -1, -1, -1), t.expand(rows), conditioning, step, count)
-        x = sampler.step(guidance.combine(recipe.guide, scale, answer), t, x, **settings).prev_sample
+        answer = yield Ask(recipe.name, torch.cat([seen] * rows), t.expand(rows), conditioning, step, count)
+        answer = guidance.combine(recipe.guide, scale, answer, dials)
+        x = sampler.step(answer if whole else answer[:, : shape[0]], t, x, **settings).prev_sample
     return x
 
 
 def _conditionings(
-    system: System, level: BuiltLevel, prepared: Prepared, drawing: Drawing, shape: tuple[int, int, int]
+    system: System,
+    level: BuiltLevel,
+    prepared: Prepared,
+    drawing: Drawing,
+    shape: tuple[int, ...],
+    dials: Sequence[tuple[Branch, float]],
 ) -> tuple[Conditioning, Conditioning]:
-    hints = [hint.drawn(drawing, shape) for hint in level.hints]
+    """That of the given branch, and those of all branches in the order of ``guidance.combine``."""
+    hints = [hint.drawn(system, drawing, shape) for hint in level.hints]
     nulls = [hint.null(value) for hint, value in zip(level.hints, hints, strict=True)]
     given = system.condition(prepared.given, hints)
     null = system.condition(prepared.null, nulls)
     if level.recipe.guide.null == "zeros":
         null = merged(_zeros(null), nulls)
-    return given, null
+    others: list[Conditioning] = []
+    for branch, _ in dials:
+        words = prepared.null if "text" in branch.drop else prepared.given
+        words = prepared.prefixed[branch.prefix] if branch.prefix else words
+        names = [str(getattr(hint, "name", "")) for hint in level.hints]
+        kept = [n if name in branch.drop else h for name, h, n in zip(names, hints, nulls, strict=True)]
+        others.append(system.condition(words, kept))
+    return given, stacked((null, given, *others))
+
+
+def _takes_variance(sampler: Sampler) -> bool:
+    return str(getattr(getattr(sampler, "config", None), "variance_type", "")) in {"learned", "learned_range"}
 
 
 def _zeros(conditioning: Conditioning) -> Conditioning:
@@ -152,11 +196,6 @@ def _zeros(conditioning: Conditioning) -> Conditioning:
     )
     vector = conditioning.vector
     return Conditioning(streams, None if vector is None else torch.zeros_like(vector))
-
-
-def _shape(space: Space, request: Request) -> tuple[int, int, int]:
-    width, height = request.size or (0, 0)
-    return space.channels, height // space.factor, width // space.factor
 
 
 def _step_settings(sampler: object, noise: torch.Generator) -> dict[str, torch.Generator]:

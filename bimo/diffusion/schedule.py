@@ -61,8 +61,8 @@ class Schedule(Protocol):
         """What the denoiser should answer for x_t, [B, C, h, w]."""
         ...
 
-    def sampler(self, name: str, steps: int) -> Sampler:
-        """A fresh sampler with its times set."""
+    def sampler(self, name: str, steps: int, shape: tuple[int, ...] = ()) -> Sampler:
+        """A fresh sampler with its times set; ``shape`` is that of x, on whose size the times may depend."""
         ...
 
 
@@ -112,7 +112,7 @@ class Flow(Part):
         """The velocity noise - x, [B, C, h, w]."""
         return noise - x
 
-    def sampler(self, name: str, steps: int) -> Sampler:
+    def sampler(self, name: str, steps: int, shape: tuple[int, ...] = ()) -> Sampler:
         """diffusers' flow matching solver. Raises RequestError for an unknown name."""
         made = _of_diffusers(FLOW_SAMPLERS, name or "euler", {"shift": self.shift})
         made.set_timesteps(steps)
@@ -161,7 +161,7 @@ class Ddpm(Part):
         a = expand(self.signal().to(x)[t.long()], x)
         return a.sqrt() * noise - (1 - a).sqrt() * x
 
-    def sampler(self, name: str, steps: int) -> Sampler:
+    def sampler(self, name: str, steps: int, shape: tuple[int, ...] = ()) -> Sampler:
         """The named sampler, or the publisher's own for "". Raises RequestError for an unknown name."""
         import diffusers
 
@@ -199,7 +199,7 @@ class Mean(Part):
         """x itself, [B, C, h, w]."""
         return x
 
-    def sampler(self, name: str, steps: int) -> Sampler:
+    def sampler(self, name: str, steps: int, shape: tuple[int, ...] = ()) -> Sampler:
         """One step whatever was asked: there is no noise to remove bit by bit."""
         return _Once()
 

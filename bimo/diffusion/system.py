@@ -48,17 +48,32 @@ class Tower(Protocol):
 
 
 class Space(Protocol):
-    """Where a level's x lives. ``factor`` pixels a side are one position of x; ``channels`` is C."""
+    """Where a level's x lives. ``factor`` pixels of the picture a side are one position of x; ``channels`` is C.
+
+    The picture is that of the request: a level that paints it at a quarter of its side has 4 times the factor.
+    """
 
     channels: int
     factor: int
 
-    def encode(self, pixels: Tensor) -> Tensor:
-        """[B, 3, H, W] -> [B, C, h, w]."""
+    def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """The shape of one x, without the batch, for a picture of (width, height) pixels: (C, h, w), or (D,)."""
+        ...
+
+    def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """[B, 3, H, W] -> [B, *shape]; by ``generator`` a sample of what the pixels may be coded as."""
         ...
 
     def decode(self, x: Tensor) -> Tensor:
-        """[B, C, h, w] -> [B, 3, H, W]."""
+        """[B, *shape] -> [B, 3, H', W'], at the size this space codes."""
+        ...
+
+
+class Join(Protocol):
+    """One conditioning of several towers' encodings."""
+
+    def joined(self, encodings: tuple[Encoding, ...]) -> Conditioning:
+        """Encodings of B texts by every tower -> streams and vector of B rows."""
         ...
 
 
@@ -93,8 +108,8 @@ class Hint(Protocol):
         """The hint of a training batch, B rows."""
         ...
 
-    def drawn(self, drawing: Drawing, shape: tuple[int, int, int]) -> Conditioning:
-        """The hint of the picture being drawn, 1 row; ``shape`` is (C, h, w) of x."""
+    def drawn(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+        """The hint of the picture being drawn, 1 row; ``shape`` is that of x without its batch."""
         ...
 
     def null(self, value: Conditioning) -> Conditioning:
@@ -155,6 +170,7 @@ class System(nn.Module):
         self.recipe = recipe
         self.weights_hash = ""
         self.text = nn.ModuleList(cast(Any, tower).build() for tower in recipe.text)
+        self.join: Any = None if recipe.join is None else cast(Any, recipe.join).build()
         for level in recipe.levels:
             self.add_module(level.name, BuiltLevel(level))
 
@@ -182,12 +198,16 @@ class System(nn.Module):
         return [tower.budget(text) for tower in self.towers]
 
     def condition(self, encodings: tuple[Encoding, ...], hints: Sequence[Conditioning] = ()) -> Conditioning:
-        """Encodings and hints as a level's denoiser takes them; the vector is the last pooled output there is."""
+        """Encodings and hints as a level's denoiser takes them. Without a ``join`` in the recipe each encoding is a
+        stream, and the vector is the last pooled output there is.
+        """
+        if self.join is not None:
+            return merged(cast(Join, self.join).joined(encodings), hints)
         pooled = [e.pooled for e in encodings if e.pooled is not None]
         return merged(Conditioning(encodings, pooled[-1] if pooled else None), hints)
 
     def denoise(self, ask: Ask) -> Tensor:
-        """The denoiser's answer to an ask, [R, C, h, w]."""
+        """The denoiser's answer to an ask, [R, *shape] (twice the channels where it learnt the variance)."""
         return self.level(ask.level).denoiser(ask.x, ask.t, ask.conditioning)
 
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:

@@ -82,8 +82,12 @@ class CompactSpace(nn.Module):
             nn.PixelShuffle(UNSHUFFLE),
         )
 
-    def encode(self, pixels: Tensor) -> Tensor:
-        """[B, 3, H, W] in [-1, 1] -> [B, C, h, w]."""
+    def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """(C, h, w) for (width, height) pixels."""
+        return self.channels, size[1] // self.factor, size[0] // self.factor
+
+    def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """[B, 3, H, W] in [-1, 1] -> [B, C, h, w]; there is one code, whatever the generator."""
         return self.normal(self.encoder(pixels.contiguous(memory_format=torch.channels_last)))
 
     def decode(self, x: Tensor) -> Tensor:

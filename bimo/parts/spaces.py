@@ -55,6 +55,10 @@ class LatentSpace(nn.Module):
             shift_factor=part.shift or None,
         )
 
+    def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """(C, h, w) for (width, height) pixels."""
+        return self.channels, size[1] // self.factor, size[0] // self.factor
+
     def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """[B, 3, H, W] in [-1, 1] -> [B, C, h, w]: the mean of the posterior, or a sample of it by ``generator``."""
         posterior = cast(Any, self.model.encode(cast(Any, pixels))).latent_dist

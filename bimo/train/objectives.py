@@ -144,8 +144,7 @@ class Contrast(Part):
         """The image tower and heads."""
         space = system.space(self.level)
         made = Contrasted(space.channels, self.width, self.project, vocabulary.sizes(self.heads))
-        level = system.recipe.request.size
-        made.image(torch.zeros(1, space.channels, level[1] // space.factor, level[0] // space.factor))
+        made.image(torch.zeros(1, *space.shape(system.recipe.request.size)))
         return made
 
     def loss(self, lesson: Lesson) -> Tensor:

@@ -8,8 +8,8 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import resca
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bimo.core.recipe import Guide
-from bimo.diffusion.guidance import branches, combine
+from bimo.core.recipe import Branch, Guide
+from bimo.diffusion.guidance import combine, on
 
 
 def answers(seed: int) -> torch.Tensor:
@@ -44,12 +44,37 @@ def test_rescaling_is_that_of_diffusers(seed: int, scale: float, rescale: float)
     assert float(whole.std()) == pytest.approx(float(answer[1:].std()), rel=1e-4)
 
 
-@pytest.mark.parametrize(("scale", "rows"), [(7.5, 2), (1.01, 2), (1.0, 1), (0.5, 1), (0.0, 1)])
-def test_one_branch_where_guidance_is_off(scale: float, rows: int) -> None:
-    assert branches(Guide(), scale, 0, 10) == rows
+@pytest.mark.parametrize(("scale", "guided"), [(7.5, True), (1.01, True), (1.0, False), (0.5, False), (0.0, False)])
+def test_one_branch_where_guidance_is_off(scale: float, guided: bool) -> None:
+    assert on(Guide(), scale, 0, 10) is guided
 
 
 def test_interval_is_a_share_of_the_steps() -> None:
     guide = Guide(interval=(0.25, 0.75))
-    assert [branches(guide, 5.0, step, 9) for step in range(9)] == [1, 1, 2, 2, 2, 2, 2, 1, 1]
-    assert branches(Guide(), 5.0, 0, 1) == 2
+    assert [on(guide, 5.0, step, 9) for step in range(9)] == [False] * 2 + [True] * 5 + [False] * 2
+    assert on(Guide(), 5.0, 0, 1)
+
+
+def test_a_prefix_adds_its_difference_and_a_drop_what_is_lost() -> None:
+    null, given, other = (torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(i)) for i in range(3))
+    answer = torch.cat([null, given, other])
+    style = Branch(name="style", prefix="義")
+    palette = Branch(name="palette", drop=("palette",))
+    plain = null + 6 * (given - null)
+    assert torch.allclose(combine(Guide(), 6.0, answer, [(style, 4.0)]), plain + 4 * (other - given), atol=1e-5)
+    assert torch.allclose(combine(Guide(), 6.0, answer, [(palette, 2.0)]), plain + 2 * (given - other), atol=1e-5)
+
+
+def test_only_the_first_channels_are_guided() -> None:
+    answer = answers(0)
+    found = combine(Guide(channels=2), 5.0, answer)
+    assert torch.equal(found[:, 2:], answer[1:, 2:])
+    assert torch.allclose(found[:, :2], combine(Guide(), 5.0, answer[:, :2]))
+
+
+def test_a_norm_is_never_longer_than_that_of_the_given_branch() -> None:
+    answer = answers(1)
+    whole = combine(Guide(norm="whole"), 9.0, answer)
+    assert float(whole.norm()) == pytest.approx(float(answer[1:].norm()), rel=1e-5)
+    place = combine(Guide(norm="place"), 9.0, answer).norm(dim=1)
+    assert bool((place <= answer[1:].norm(dim=1) * 1.0001).all())

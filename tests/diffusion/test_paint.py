@@ -65,6 +65,9 @@ class Squares(Part):
 class SquaresSpace(nn.Module):
     channels, factor = 3, 2
 
+    def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+        return 3, size[1] // 2, size[0] // 2
+
     def decode(self, x: Tensor) -> Tensor:
         return nn.functional.interpolate(x, scale_factor=2.0)
 

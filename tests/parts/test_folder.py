@@ -19,7 +19,7 @@ from bimo.core import weights
 from bimo.core.errors import BimoError, RecipeError, WeightsError
 from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
-from bimo.parts.folder import read_folder, recipe_of
+from bimo.parts.published.folder import read_folder, recipe_of
 from bimo.recipes.taiyi_sd import taiyi_en, taiyi_zh
 from tests.parity.tiny_checkpoints import checkpoint
 
@@ -82,7 +82,11 @@ BAD: dict[str, tuple[Callable[[Path], Any], type[BimoError], str]] = {
     "empty file": (lambda f: (f / f"vae/{UNET}.safetensors").write_bytes(b""), WeightsError, "cannot read"),
     "runs code": (code_for_weights, WeightsError, "would run code"),
     "archive runs code": (code_in_an_archive, WeightsError, "would run code"),
-    "no weights": (lambda f: (f / f"unet/{UNET}.safetensors").unlink(), WeightsError, f"expected {UNET}.safetensors"),
+    "no weights": (
+        lambda f: (f / f"unet/{UNET}.safetensors").unlink(),
+        WeightsError,
+        f"expected model.safetensors / {UNET}.safetensors",
+    ),
     "no tokenizer": (lambda f: shutil.rmtree(f / "tokenizer"), WeightsError, "tokenizer"),
     "no config": (lambda f: (f / "vae/config.json").unlink(), WeightsError, "vae/config.json"),
     "wrong shape": (reshaped, WeightsError, "decoder.conv_out.bias (5,)≠(3,)"),

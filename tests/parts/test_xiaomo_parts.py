@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -131,7 +132,7 @@ def drawing(seed: int, hints: dict[str, list[float]] | None = None) -> Drawing:
 
 
 def pose_of(hint: Pose, drawn: Drawing) -> list[float]:
-    value: Conditioning = hint.drawn(drawn, (1, 1, 1))
+    value: Conditioning = hint.drawn(cast(System, None), drawn, (1, 1, 1))
     return value.scalars["pose"][0].tolist()
 
 
@@ -141,7 +142,7 @@ def test_a_pose_comes_from_the_seed_or_the_request() -> None:
     assert pose_of(hint, drawing(1, {"pose": list(POSE_AT_REST)})) == list(POSE_AT_REST)
     for wrong in ([1.0], [0, 0.0, 0, 0, 0], [0, float("nan"), 0, 0, 0]):
         with pytest.raises(RequestError):
-            hint.drawn(drawing(1, {"pose": wrong}), (1, 1, 1))
+            hint.drawn(cast(System, None), drawing(1, {"pose": wrong}), (1, 1, 1))
 
 
 def test_two_seeds_give_two_pictures_and_a_seed_one(tiny_folder: Path) -> None:

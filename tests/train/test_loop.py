@@ -88,7 +88,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_weights(
     command = [sys.executable, "-c", KILLED, str(tiny_shards), str(run)]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     limit = time.monotonic() + 300
-    while not (run / "state.pt").is_file() and time.monotonic() < limit:
+    while process.poll() is None and not (run / "state.pt").is_file() and time.monotonic() < limit:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()

@@ -45,7 +45,7 @@ class Earlier(Part):
         gone = (torch.rand(rows, generator=batch.generator) < self.drop) | batch.dropped
         return Conditioning(spatial=answer.masked_fill(gone[:, None, None, None], 0.0))
 
-    def drawn(self, drawing: Drawing, shape: tuple[int, int, int]) -> Conditioning:
+    def drawn(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
         """Spatial [1, C, h, w]."""
         return Conditioning(spatial=drawing.results[self.level])
 
@@ -78,7 +78,7 @@ class Pose(Part):
         """Scalars [B, 5], as the data declares them."""
         return Conditioning(scalars={self.name: batch.scalars[self.name]})
 
-    def drawn(self, drawing: Drawing, shape: tuple[int, int, int]) -> Conditioning:
+    def drawn(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
         """Scalars [1, 5]. Raises RequestError for a pose that is not five finite numbers."""
         given = drawing.request.hints.get(self.name)
         if given is None:

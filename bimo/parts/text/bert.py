@@ -181,6 +181,7 @@ class BertTower(nn.Module):
                     f"{folder} 里没有分词器：应有 {TOKENIZER_FILE} 或 {VOCAB_FILE}",
                     f"no tokenizer in {folder}: expected {TOKENIZER_FILE} or {VOCAB_FILE}",
                 )
+            self._fits(folder)
             if self.part.words == "lexicon":
                 self.known = frozenset((folder / KNOWN_FILE).read_text(encoding="utf-8").split("\n"))
         except WeightsError:
@@ -189,6 +190,21 @@ class BertTower(nn.Module):
             raise WeightsError(
                 f"读不了 {folder} 的分词器：{error}", f"cannot read the tokenizer of {folder}: {error}"
             ) from None
+
+    def _fits(self, folder: Path) -> None:
+        table: dict[str, int] = self.words.get_vocab(with_added_tokens=True)
+        largest = max(table.values(), default=-1)
+        if largest >= self.part.vocab:
+            raise WeightsError(
+                f"{folder} 的分词器编号到 {largest}，文本塔只有 {self.part.vocab} 个词；这两者不是一套",
+                f"the tokenizer of {folder} counts up to {largest}, the tower has {self.part.vocab} words; "
+                "they do not belong together",
+            )
+        if table.get("[PAD]") != 0:
+            raise WeightsError(
+                f"{folder} 的 [PAD] 编号是 {table.get('[PAD]')}，应为 0",
+                f"[PAD] of {folder} is {table.get('[PAD]')}; expected 0",
+            )
 
     def _tokens(self, text: str) -> list[int]:
         if self.words is None:

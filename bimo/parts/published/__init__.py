@@ -1,0 +1,1 @@
+"""Weights as they were published: folders, single files and their names, read as data."""

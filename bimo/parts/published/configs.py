@@ -1,0 +1,81 @@
+"""Configs of published models: every field is carried, known to change nothing, or refused by name."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from bimo.core.errors import RecipeError, WeightsError, say
+
+#: Fields of transformers' configs that do not change what the tower answers: who wrote it, heads it does not have.
+NO_EFFECT_TEXT = {
+    *("architectures", "model_type", "dtype", "torch_dtype", "transformers_version", "use_cache", "output_past"),
+    *("gradient_checkpointing", "initializer_range", "initializer_factor", "tie_word_embeddings", "projection_dim"),
+    *("classifier_dropout", "directionality", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers"),
+    *("pooler_size_per_head", "pooler_type", "bos_token_id", "eos_token_id", "pad_token_id", "id2label", "label2id"),
+}
+#: Fields that a config may have and its class of today lacks, with the one value that is meant without them.
+FORMER_TEXT: dict[str, Any] = {"position_embedding_type": "absolute", "use_attention_mask": False, "dropout": 0.0}
+
+
+@dataclass(frozen=True)
+class Config:
+    """A config.json: its fields and where it lies."""
+
+    path: Path
+    fields: Mapping[str, Any]
+
+    def of(self, defaults: Mapping[str, Any], carried: Iterable[str], no_effect: Iterable[str]) -> dict[str, Any]:
+        """The carried fields, the class's default where one is absent.
+
+        Raises RecipeError that names a field which differs from the default of its class and is not carried.
+        """
+        carried, no_effect = set(carried), set(no_effect)
+        for name, value in self.fields.items():
+            if name.startswith("_") or name in carried or name in no_effect:
+                continue
+            if name not in defaults or plain(defaults[name]) != plain(value):
+                expected = repr(defaults[name]) if name in defaults else say("没有这个字段", "no such field")
+                raise RecipeError(
+                    f"{self.path} 的 {name} 是 {value!r}，bimo 只支持 {expected}；忽略它会画错，所以不读",
+                    f"{name} of {self.path} is {value!r}; supported is {expected}, and ignoring it would draw wrong",
+                )
+        return {name: plain(self.fields.get(name, defaults.get(name))) for name in carried}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises WeightsError where there is none."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise WeightsError(
+            f"读不了 {path}：{error.strerror}；模型目录要完整下载",
+            f"cannot read {path}: {error.strerror}; a model's folder must be downloaded whole",
+        ) from None
+    except ValueError as error:
+        raise WeightsError(f"{path} 不是 JSON：{error}", f"{path} is not JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise WeightsError(f"{path} 不是一个 JSON 对象", f"{path} is not a JSON object")
+    return cast("dict[str, Any]", data)
+
+
+def defaults_of(cls: type) -> dict[str, Any]:
+    """The default of every parameter of a class's constructor that has one."""
+    parameters = inspect.signature(cls.__init__).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+
+
+def plain(value: Any) -> Any:
+    """JSON's lists as the tuples of parts, at any depth."""
+    return tuple(plain(v) for v in cast("list[Any]", value)) if isinstance(value, (list, tuple)) else value
+
+
+def before(version: Any, limit: tuple[int, int]) -> bool:
+    """Whether a version such as '0.8.1' is older than a limit."""
+    found = re.match(r"(\d+)\.(\d+)", str(version))
+    return found is not None and (int(found[1]), int(found[2])) < limit

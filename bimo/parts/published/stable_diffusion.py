@@ -1,0 +1,210 @@
+"""Stable Diffusion's folders: a UNet, an AutoencoderKL, and a BERT or CLIP tower."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from bimo.core.errors import RecipeError, say
+from bimo.core.recipe import Defaults, Level, Recipe
+from bimo.diffusion.schedule import Ddpm
+from bimo.parts.denoisers.unet import Unet
+from bimo.parts.published.configs import (
+    FORMER_TEXT,
+    NO_EFFECT_TEXT,
+    Config,
+    before,
+    defaults_of,
+    plain,
+    read_json,
+)
+from bimo.parts.published.folder import Filling, Folder, Reading
+from bimo.parts.spaces import Latent
+from bimo.parts.text.bert import Bert
+from bimo.parts.text.clip import ClipText
+
+LEVEL = "image"
+#: The steps of diffusers' StableDiffusionPipeline where none are asked for.
+STEPS = 50
+TOWERS = {"BertModel": ("BertTokenizer", "BertTokenizerFast"), "CLIPTextModel": ("CLIPTokenizer", "CLIPTokenizerFast")}
+TAIYI_ZH = Bert()
+TAIYI_EN = ClipText()
+NO_EFFECT_VAE = {"sample_size", "force_upcast"}
+OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def reading(folder: Folder) -> Reading:
+    """A StableDiffusionPipeline with a BERT or CLIP tower. Raises RecipeError for what cannot be drawn."""
+    tower, config = _tower(folder)
+    folder.demand("unet", "diffusers", ("UNet2DConditionModel",))
+    folder.demand("vae", "diffusers", ("AutoencoderKL",))
+    denoiser = unet(folder.config("unet"))
+    space = latent(folder.config("vae"))
+    schedule = law(folder)
+    side = denoiser.size * 2 ** (len(space.block_channels) - 1)
+    name, languages, why = _identity(tower, config, folder)
+    level = Level(name=LEVEL, space=space, denoiser=denoiser, schedule=schedule, steps=STEPS)
+    recipe = Recipe(
+        name=name, languages=languages, text=(tower,), levels=(level,), request=Defaults(size=(side, side)), note=why
+    )
+    return Reading(
+        recipe,
+        (
+            Filling("text_encoder", "text.0.model", text_name),
+            Filling("unet", "image.denoiser.model"),
+            Filling("vae", "image.space.model", vae_name),
+        ),
+        ("tokenizer",),
+    )
+
+
+def text_name(name: str) -> str | None:
+    """Today's name of a tower's tensor. Its positions were once kept among the weights."""
+    name = name.removeprefix("text_model.")
+    return None if name == "embeddings.position_ids" else name
+
+
+def vae_name(name: str) -> str:
+    """Today's name of an autoencoder's tensor: its attention had names of its own."""
+    old = re.fullmatch(r"(.*\.attentions\.\d+\.)(query|key|value|proj_attn)\.(weight|bias)", name)
+    return f"{old[1]}{OLD_ATTENTION[old[2]]}.{old[3]}" if old else name
+
+
+def _tower(folder: Folder) -> tuple[Bert | ClipText, Config]:
+    from transformers import BertConfig, CLIPTextConfig
+
+    kind = folder.demand("text_encoder", "transformers", tuple(TOWERS))
+    folder.demand("tokenizer", "transformers", TOWERS[kind])
+    config = folder.config("text_encoder")
+    settings = folder.path / "tokenizer" / "tokenizer_config.json"
+    limit = read_json(settings).get("model_max_length") if settings.is_file() else None
+    sizes = {
+        "width": "hidden_size",
+        "layers": "num_hidden_layers",
+        "heads": "num_attention_heads",
+        "feed": "intermediate_size",
+        "vocab": "vocab_size",
+        "positions": "max_position_embeddings",
+    }
+    if kind == "BertModel":
+        own = {**sizes, "types": "type_vocab_size", "dropout": "hidden_dropout_prob"}
+        twin = {"attention_probs_dropout_prob": config.fields.get("hidden_dropout_prob", 0.1)}
+        cls, defaults = Bert, {**FORMER_TEXT, **BertConfig().to_dict(), **twin}
+    else:
+        own = {**sizes, "activation": "hidden_act"}
+        cls, defaults = ClipText, {**FORMER_TEXT, **CLIPTextConfig().to_dict()}
+    read = config.of(defaults, own.values(), NO_EFFECT_TEXT)
+    given: dict[str, Any] = {name: read[field] for name, field in own.items()}
+    # A position past the last has no embedding: the tower cannot be padded to more.
+    given["length"] = min(int(limit), given["positions"]) if isinstance(limit, (int, float)) else given["positions"]
+    return cls(**given), config
+
+
+def unet(config: Config) -> Unet:
+    """The denoiser that a UNet2DConditionModel's config describes. Raises RecipeError."""
+    from diffusers import UNet2DConditionModel
+
+    own = {
+        "size": "sample_size",
+        "down": "down_block_types",
+        "up": "up_block_types",
+        "block_channels": "block_out_channels",
+        "layers_per_block": "layers_per_block",
+        "heads": "attention_head_dim",
+        "text": "cross_attention_dim",
+        "groups": "norm_num_groups",
+        "linear": "use_linear_projection",
+        "upcast": "upcast_attention",
+    }
+    read = config.of(defaults_of(UNet2DConditionModel), (*own.values(), "in_channels", "out_channels"), ())
+    given: dict[str, Any] = {name: read[field] for name, field in own.items()}
+    if read["in_channels"] != read["out_channels"]:
+        raise RecipeError(
+            f"{config.path} 的 in_channels 是 {read['in_channels']}，out_channels 是 {read['out_channels']}："
+            "这是补画模型，它的提示还不支持",
+            f"in_channels of {config.path} is {read['in_channels']}, out_channels {read['out_channels']}: "
+            "an inpainting model, whose hints are not supported",
+        )
+    if given["size"] == 32 and before(config.fields.get("_diffusers_version"), (0, 9)):
+        # diffusers before 0.9 wrote 32 whatever the model was trained at; its pipeline draws 64 as well.
+        given["size"] = 64
+    return Unet(channels=read["out_channels"], **given)
+
+
+def latent(config: Config) -> Latent:
+    """The space that an AutoencoderKL's config describes. Raises RecipeError."""
+    from diffusers import AutoencoderKL
+
+    own = {
+        "channels": "latent_channels",
+        "block_channels": "block_out_channels",
+        "layers_per_block": "layers_per_block",
+        "groups": "norm_num_groups",
+        "scaling": "scaling_factor",
+    }
+    read_blocks = config.fields.get("block_out_channels", (64,))
+    count = len(read_blocks) if isinstance(read_blocks, list) else 1
+    kinds = {"down_block_types": ("DownEncoderBlock2D",) * count, "up_block_types": ("UpDecoderBlock2D",) * count}
+    read = config.of({**defaults_of(AutoencoderKL), **kinds}, own.values(), NO_EFFECT_VAE)
+    return Latent(**{name: read[field] for name, field in own.items()})
+
+
+def law(folder: Folder) -> Ddpm:
+    """The law of noise and the publisher's sampler, mended where diffusers' own pipeline mends it."""
+    import diffusers
+    from diffusers import SchedulerMixin
+
+    path = folder.path / "scheduler" / "scheduler_config.json"
+    config = read_json(path)
+    name = str(config.get("_class_name", folder.classes.get("scheduler", ("", ""))[1]))
+    cls: Any = getattr(diffusers, name, None)
+    if not (isinstance(cls, type) and issubclass(cls, SchedulerMixin)):
+        raise RecipeError(f"{path}：diffusers 没有采样器 {name}", f"{path}: diffusers has no scheduler {name}")
+    full = {n: plain(config.get(n, default)) for n, default in defaults_of(cls).items()}
+    unknown = [n for n in ("beta_schedule", "beta_start", "beta_end", "num_train_timesteps") if n not in full]
+    changed = [n for n in ("trained_betas", "rescale_betas_zero_snr") if full.get(n)]
+    if unknown or changed:
+        what = ", ".join(unknown + changed)
+        raise RecipeError(
+            f"{path}（{name}）的 {what} 不支持：噪声要按 beta 的开头和结尾来定",
+            f"{what} of {path} ({name}) is not supported: the noise must follow a beginning and an end of beta",
+        )
+    if "steps_offset" in full:
+        full["steps_offset"] = 1
+    if "clip_sample" in full:
+        full["clip_sample"] = False
+    return Ddpm(
+        betas=full["beta_schedule"],
+        start=full["beta_start"],
+        end=full["beta_end"],
+        count=full["num_train_timesteps"],
+        prediction=full.get("prediction_type", "epsilon"),
+        config={"_class_name": name, **full},
+    )
+
+
+def _identity(tower: Bert | ClipText, config: Config, folder: Folder) -> tuple[str, tuple[str, ...], str]:
+    """Name, languages and the reason for them."""
+    shape = f"{tower.vocab} x {tower.width}"
+    if isinstance(tower, Bert):
+        if tower == TAIYI_ZH:
+            why = say(
+                f"文本塔是 BertModel（{shape}）：太乙中文", f"its text tower is a BertModel ({shape}): Taiyi-SD zh"
+            )
+            return "taiyi-sd-zh", ("zh",), why
+        why = say(
+            f"文本塔是 BertModel，但大小是 {shape}：太乙中文的布局，另一种尺寸",
+            f"its text tower is a BertModel of another size ({shape}): Taiyi-SD zh's layout",
+        )
+        return "stable-diffusion-bert", ("zh",), why
+    named = " ".join(str(c.get("_name_or_path", "")) for c in (config.fields, folder.index))
+    if tower == TAIYI_EN and "taiyi" in named.lower():
+        why = say(
+            f"文本塔是 CLIP，配置写着 {named.strip()}", f"its text tower is CLIP and its config names {named.strip()}"
+        )
+        return "taiyi-sd-en", ("zh", "en"), why
+    why = say(
+        f"文本塔是 CLIPTextModel（{shape}）：Stable Diffusion；太乙双语形状相同，权重不同",
+        f"its text tower is a CLIPTextModel ({shape}): Stable Diffusion; Taiyi-SD EN has its shapes, not its weights",
+    )
+    return "stable-diffusion", ("en",), why
