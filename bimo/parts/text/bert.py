@@ -36,7 +36,7 @@ class Bert(Part):
     tokens, found longest first, single characters for the rest.
 
     ``masked`` says whether padding is hidden from the tower (Taiyi's is not). ``pool`` adds a pooled output: the mean
-    of the real tokens through a linear layer to ``project``.
+    of the real tokens ("mean") or BERT's own pooler ("pooler"), through a linear layer to ``project`` unless it is 0.
     """
 
     width: int = 768
@@ -49,7 +49,7 @@ class Bert(Part):
     length: int = 512
     masked: bool = False
     pooler: bool = True
-    pool: Literal["", "mean"] = ""
+    pool: Literal["", "mean", "pooler"] = ""
     project: int = 0
     words: Literal["vocab", "lexicon"] = "vocab"
     dropout: float = 0.1
@@ -85,7 +85,7 @@ class BertTower(nn.Module):
             ),
             add_pooling_layer=part.pooler,
         )
-        self.head = nn.Linear(part.width, part.project) if part.pool else None
+        self.head = nn.Linear(part.width, part.project) if part.pool and part.project else None
         self.words: Any = None
         self.known: frozenset[str] = frozenset()
 
@@ -97,16 +97,23 @@ class BertTower(nn.Module):
     def forward(self, ids: Tensor, mask: Tensor) -> Encoding:
         """Token ids [B, L] and mask [B, L] bool -> Encoding."""
         if not self.part.masked:
-            return Encoding(self.model(ids).last_hidden_state)
+            answer = self.model(ids)
+            return Encoding(answer.last_hidden_state, None, self._pooled(answer, torch.ones_like(ids)))
         # Padding that nobody sees need not be computed.
         longest = -(-int(mask.sum(1).max()) // TRIM) * TRIM
         ids, mask = ids[:, :longest], mask[:, :longest]
-        tokens = self.model(ids, attention_mask=mask.long()).last_hidden_state
-        pooled = None
-        if self.head is not None:
-            weight = mask.unsqueeze(-1).to(tokens)
-            pooled = self.head((tokens * weight).sum(1) / weight.sum(1))
-        return Encoding(tokens, mask, pooled)
+        answer = self.model(ids, attention_mask=mask.long())
+        return Encoding(answer.last_hidden_state, mask, self._pooled(answer, mask))
+
+    def _pooled(self, answer: Any, mask: Tensor) -> Tensor | None:
+        if not self.part.pool:
+            return None
+        if self.part.pool == "pooler":
+            pooled = answer.pooler_output
+        else:
+            weight = mask.unsqueeze(-1).to(answer.last_hidden_state)
+            pooled = (answer.last_hidden_state * weight).sum(1) / weight.sum(1)
+        return pooled if self.head is None else self.head(pooled)
 
     def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Texts -> token ids [B, length] and mask [B, length] bool; what is past the length is left out."""
