@@ -138,6 +138,7 @@ def _level(
     last = recipe.name == system.recipe.levels[-1].name
     # A request's settings are for the level that makes the picture; earlier levels keep their own.
     scale = _first(request.guidance, recipe.guide.scale) if last else recipe.guide.scale
+    scale = guidance.wanted(recipe.guide, scale, request.negative)
     steps = request.steps or recipe.steps if last else recipe.steps
     shape = system.space(recipe.name).shape(request.size or (0, 0))
     name = (request.sampler or recipe.sampler) if last else recipe.sampler
