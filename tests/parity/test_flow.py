@@ -11,6 +11,7 @@ import torch
 
 from bimo.core.types import Picture
 from bimo.diffusion.drive import draw
+from bimo.parts.denoisers.flow import unpacked
 from bimo.parts.published.folder import read_folder
 from tests.parity.tiny_flow_checkpoints import saved
 
@@ -75,6 +76,43 @@ def compare(pictures: list[Picture], expected: list[numpy.ndarray]) -> None:
         assert found.shape == array.shape
         assert numpy.abs(found - array).max() <= 1
         assert array.std() > 5  # a flat picture would prove nothing
+
+
+def latents(system: Any, request: dict[str, Any]) -> list[torch.Tensor]:
+    """What is drawn before it is decoded, [1, C, h, w] each: there a little of a word more shows."""
+    kept: list[torch.Tensor] = []
+    space = system.space("image")
+    own = space.decode
+    space.decode = lambda x: (kept.append(x), own(x))[1]
+    draw(system, request)
+    space.decode = own
+    return kept
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_latents_are_those_of_diffusers_and_words_move_them(places: Any, kind: str) -> None:
+    folder, pipeline = places(kind)
+    system = read_folder(folder)
+    scale = {"true_cfg_scale" if kind == "qwen_image" else "guidance_scale": 4.0}
+    if kind == "longcat_image":
+        scale["enable_prompt_rewrite"] = False
+    request = {"text": "小桥 “a b”", "negative": "red", "seed": 4, "steps": 2, "guidance": 4.0, "size": (64, 96)}
+    expected = pipeline(
+        request["text"],
+        negative_prompt="red",
+        width=64,
+        height=96,
+        num_inference_steps=2,
+        generator=torch.Generator().manual_seed(4),
+        output_type="latent",
+        **scale,
+    ).images
+    if expected.ndim == 3:
+        expected = unpacked(expected, 12, 8)
+    found = latents(system, request)[0]
+    assert torch.allclose(found, expected, atol=2e-4)
+    for change in ({"text": "小桥 “a c”"}, {"negative": "rex"}, {"guidance": 3.9}):
+        assert not torch.allclose(latents(system, {**request, **change})[0], expected, atol=2e-3)
 
 
 @pytest.mark.parametrize("name", REQUESTS)

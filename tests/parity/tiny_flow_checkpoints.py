@@ -61,7 +61,7 @@ def qwen3() -> Any:
 def qwen2_5_vl() -> Any:
     text = {**SIZES, **HEADS, **QUIET, "rope_parameters": {**rope(1e6), "mrope_section": [2, 1, 1]}}
     vision = {"depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": 16}
-    config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision)
+    config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision, **QUIET)
     return transformers.Qwen2_5_VLForConditionalGeneration(config)
 
 
@@ -179,7 +179,7 @@ def awake(model: Any) -> Any:
     generator = torch.Generator().manual_seed(11)
     with torch.no_grad():
         for parameter in model.parameters():
-            spread = 0.2 if parameter.ndim == 1 else parameter[0].numel() ** -0.5
+            spread = 0.2 if parameter.ndim == 1 else 1.5 * parameter[0].numel() ** -0.5
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread)
             if parameter.ndim == 1:
                 parameter.add_(0.5)
@@ -193,7 +193,8 @@ def saved(folder: Path, kind: str, **times: Any) -> Any:
     """Saves a pipeline of random weights in a folder and answers it as diffusers reads it back."""
     torch.manual_seed(7)
     pipeline = MADE[kind](folder, **times)
-    pipeline.vae = awake(pipeline.vae)
+    awake(pipeline.vae)
+    awake(pipeline.text_encoder)
     pipeline.save_pretrained(str(folder))
     if kind == "longcat_image":
         # A reader of pictures that only rewriting needs; here it is never called.
