@@ -12,15 +12,13 @@ from typing import Any, Literal, Self, cast
 import torch
 from torch import Tensor, nn
 
-from bimo.core.errors import RecipeError, WeightsError
+from bimo.core.errors import RecipeError
 from bimo.core.part import Part, meant
-from bimo.core.types import Encoding, write_whole
-from bimo.parts.text.bert import published_words
+from bimo.core.types import Encoding
+from bimo.parts.text import wording
 from bimo.words.budget import Budget
 
-TOKENIZER_FILE = "tokenizer.json"
-SETTINGS_FILE = "tokenizer_config.json"
-PAIRS_FILES = ("vocab.json", "merges.txt")
+PAIRS_FILES = "vocab.json + merges.txt"
 #: family -> transformers' config and model, and what that config calls ``feed``, ``head`` and ``key_heads``.
 FAMILIES: dict[str, tuple[str, str, tuple[str, str, str]]] = {
     "qwen3": ("Qwen3Config", "Qwen3Model", ("intermediate_size", "head_dim", "num_key_value_heads")),
@@ -148,15 +146,14 @@ class LanguageTower(nn.Module):
         self.out = nn.Linear(part.width, part.bridge.width, bias=False) if part.bridge else None
         self.norm = nn.LayerNorm(part.bridge.width, eps=part.bridge.eps) if part.bridge else None
         self.words: Any = None
-        self.pad = ""
+        self.pad = 0
 
     def encode(self, texts: Sequence[str]) -> Encoding:
         """Texts -> tokens, and a mask where the texts' lengths differ and padding is not to be seen."""
         rows = [self._row(text) for text in texts]
         start = self._start()
         longest = max(len(row.ids) for row in rows)
-        blank = self.words.token_to_id(self.pad) or 0
-        ids = torch.full((len(rows), longest), blank, dtype=torch.long)
+        ids = torch.full((len(rows), longest), self.pad, dtype=torch.long)
         seen = torch.zeros(len(rows), longest, dtype=torch.bool)
         for index, row in enumerate(rows):
             ids[index, : len(row.ids)] = torch.tensor(row.ids, dtype=torch.long)
@@ -210,73 +207,31 @@ class LanguageTower(nn.Module):
 
     def learn_words(self, captions: Iterable[str], known: Iterable[str]) -> None:
         """Always raises WeightsError: a language model's words were published with it."""
-        raise published_words()
+        raise wording.published_words()
 
     def save_words(self, folder: Path) -> None:
         """Writes tokenizer.json and what it is padded with."""
-        folder.mkdir(parents=True, exist_ok=True)
-        settings = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": self.pad}
-        write_whole(folder / TOKENIZER_FILE, self._known().to_str().encode())
-        write_whole(folder / SETTINGS_FILE, json.dumps(settings, indent=1, ensure_ascii=False).encode())
+        wording.write_words(folder, self.words, self.pad, "PreTrainedTokenizerFast", self.part.positions)
 
     def load_words(self, folder: Path) -> None:
         """Reads tokenizer.json, or the vocab.json and merges.txt of Qwen2Tokenizer, and the padding's name.
 
         Raises WeightsError where they are missing, damaged or have more words than the tower.
         """
-        from tokenizers import Tokenizer
-        from transformers import Qwen2Tokenizer
-
-        has_pairs = all((folder / name).is_file() for name in PAIRS_FILES)
-        if not (folder / TOKENIZER_FILE).is_file() and not has_pairs:
-            pairs = " + ".join(PAIRS_FILES)
-            raise WeightsError(
-                f"{folder} 里没有分词器：应有 {TOKENIZER_FILE} 或 {pairs}",
-                f"no tokenizer in {folder}: expected {TOKENIZER_FILE} or {pairs}",
-            )
-        try:
-            if (folder / TOKENIZER_FILE).is_file():
-                words = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
-            else:
-                read: Any = Qwen2Tokenizer.from_pretrained(str(folder), local_files_only=True)
-                words = Tokenizer.from_str(read.backend_tokenizer.to_str())
-            settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-        except Exception as error:  # tokenizers raises plain Exception
-            raise WeightsError(
-                f"读不了 {folder} 的分词器：{error}", f"cannot read the tokenizer of {folder}: {error}"
-            ) from None
-        words.no_padding()
-        words.no_truncation()
-        largest = max(words.get_vocab(with_added_tokens=True).values(), default=-1)
-        if largest >= self.part.vocab:
-            raise WeightsError(
-                f"{folder} 的分词器编号到 {largest}，文本塔只有 {self.part.vocab} 个词；这两者不是一套",
-                f"the tokenizer of {folder} counts up to {largest}, the tower has {self.part.vocab} words; "
-                "they do not belong together",
-            )
-        named = settings.get("pad_token")
-        pad = str(cast("dict[str, Any]", named).get("content", "")) if isinstance(named, dict) else str(named or "")
-        if words.token_to_id(pad) is None:
-            raise WeightsError(
-                f"{folder / SETTINGS_FILE} 的 pad_token 是 {pad!r}，词表里没有它",
-                f"pad_token of {folder / SETTINGS_FILE} is {pad!r}, which is not in the vocabulary",
-            )
-        self.words, self.pad = words, pad
-
-    def _known(self) -> Any:
-        if self.words is None:
-            raise WeightsError("文本塔还没有分词器", "the text tower has no tokenizer yet")
-        return self.words
+        wanted = (wording.TOKENIZER_FILE, PAIRS_FILES)
+        self.words, self.pad = wording.read_words(folder, wanted, self.part.vocab, _words)
 
     def _start(self) -> int:
         """How many tokens in front are the template's alone."""
         if not self.part.characters:
             return self.part.drop
-        return len(self._known().encode(self.part.template.partition(SLOT)[0], add_special_tokens=False).ids)
+        return len(
+            wording.known(self.words).encode(self.part.template.partition(SLOT)[0], add_special_tokens=False).ids
+        )
 
     def _read(self, text: str) -> tuple[list[int], list[int]]:
         """The ids of a text in its template, and where in the text each begins (-1 before, its length after it)."""
-        words = self._known()
+        words = wording.known(self.words)
         before, _, after = self.part.template.partition(SLOT)
         if not self.part.characters:
             encoded = words.encode(before + text + after)
@@ -294,7 +249,7 @@ class LanguageTower(nn.Module):
         ids, _ = self._read(text)
         start = self._start()
         ids = ids[: start + self.part.length]
-        blank = self._known().token_to_id(self.pad)
+        blank = self.pad
         ahead = -len(ids) % self.part.multiple
         ids = [blank] * ahead + ids
         seen = [True] * len(ids)
@@ -322,6 +277,20 @@ def pieces(text: str) -> list[tuple[int, str]]:
     if last < len(text):
         found.append((last, text[last:]))
     return found
+
+
+def _words(folder: Path) -> tuple[Any, str]:
+    """The tokenizer in a folder, and what its settings say it pads with."""
+    from tokenizers import Tokenizer
+    from transformers import Qwen2Tokenizer
+
+    settings = json.loads((folder / wording.SETTINGS_FILE).read_text(encoding="utf-8"))
+    named = settings.get("pad_token") or ""
+    pad = str(named["content"] if isinstance(named, dict) else named)
+    if (folder / wording.TOKENIZER_FILE).is_file():
+        return Tokenizer.from_file(str(folder / wording.TOKENIZER_FILE)), pad
+    read: Any = Qwen2Tokenizer.from_pretrained(str(folder), local_files_only=True)
+    return Tokenizer.from_str(read.backend_tokenizer.to_str()), pad
 
 
 def _listed(value: Any) -> Any:
