@@ -118,7 +118,9 @@ def prepare(system: System, request: Request | Mapping[str, object]) -> Prepared
     for budget in system.budgets(text):
         seen.update(dict.fromkeys(budget.warnings()))
     if full.negative and all(level.guide.null in SILENT for level in system.recipe.levels):
-        told = say("这个系统不看反向提示词，它没有起作用", "this system reads no negative prompt; yours changed nothing")
+        told = say(
+            "这个系统不看反向提示词，它没有起作用", "this system reads no negative prompt; yours changed nothing"
+        )
         seen[told] = None
     every = [b for level in system.recipe.levels for b in level.guide.branches if b.prefix and _dial(full, b)]
     prefixes = list(dict.fromkeys(branch.prefix for branch in every))
@@ -168,6 +170,7 @@ def _level(system: System, level: BuiltLevel, prepared: Prepared, drawing: Drawi
     last = recipe.name == system.recipe.levels[-1].name
     # A request's settings are for the level that makes the picture; earlier levels keep their own.
     scale = _first(request.guidance, recipe.guide.scale) if last else recipe.guide.scale
+    scale = guidance.wanted(recipe.guide, scale, request.negative)
     steps = request.steps or recipe.steps if last else recipe.steps
     shape = system.space(recipe.name).shape(request.size or (0, 0))
     name = (request.sampler or recipe.sampler) if last else recipe.sampler

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -94,13 +95,27 @@ class Flow(Part):
     """Rectified flow (arXiv:2209.03003): x_t = (1 - s) x + s noise, the answer is noise - x; t = 1000 s.
 
     Training times are logit-normal (arXiv:2403.03206, section 3.1) with the given mean and deviation. ``shift`` moves
-    the times of drawing towards noise (the same paper, equation 23).
+    the times of drawing towards noise (the same paper, equation 23): s' = a s / (1 + (a - 1) s). ``dynamic`` takes a
+    from x's size in place of ``shift``, as its length in patches of ``patch`` a side is to ``base_length`` and
+    ``max_length``: a mu on the line through ``base_shift`` and ``max_shift`` ("line"), or ``base_shift`` +
+    ``max_shift`` times the root of length / ``base_length`` ("root"); a is e^mu, or mu itself where ``curve`` is
+    "linear". ``grid`` are the times before that: the sampler's own, from 1 to 1 / steps ("even"), or whole ones from
+    the last to 1, which the denoiser is told as they are ("whole"). ``terminal`` stretches them so as to end there.
     """
 
     mean: float = 0.0
     deviation: float = 1.0
     shift: float = 1.0
     last: float = 1000.0
+    dynamic: Literal["", "line", "root"] = ""
+    curve: Literal["exponential", "linear"] = "exponential"
+    base_length: int = 256
+    max_length: int = 4096
+    base_shift: float = 0.5
+    max_shift: float = 1.15
+    patch: int = 2
+    grid: Literal["own", "even", "whole"] = "own"
+    terminal: float = 0.0
 
     def times(self, count: int, generator: torch.Generator) -> Tensor:
         """Logit-normal times, [B]."""
@@ -118,13 +133,38 @@ class Flow(Part):
 
     def sampler(self, name: str, steps: int, shape: tuple[int, ...] = ()) -> Sampler:
         """diffusers' flow matching solver. Raises RequestError for an unknown name."""
-        made = _of_diffusers(FLOW_SAMPLERS, name or "euler", {"shift": self.shift})
-        made.set_timesteps(steps)
+        if name == "heun" and (self.dynamic or self.terminal or self.grid != "own"):
+            raise RequestError(
+                "这个模型的时间表只有 euler 采样器能走；请用 euler",
+                "the times of this model are for the sampler euler alone; use euler",
+            )
+        law: dict[str, Any] = {"shift": self.shift}
+        if self.dynamic:
+            law |= {"use_dynamic_shifting": True, "time_shift_type": self.curve}
+        if self.terminal:
+            law["shift_terminal"] = self.terminal
+        made = _of_diffusers(FLOW_SAMPLERS, name or "euler", law)
+        moved = {"mu": self.mu(shape)} if self.dynamic else {}
+        if self.grid == "even":
+            made.set_timesteps(sigmas=numpy.linspace(1.0, 1 / steps, steps), **moved)
+        elif self.grid == "whole":
+            whole = numpy.linspace(self.last, 1.0, steps).astype(numpy.int64).astype(numpy.float32)
+            made.set_timesteps(timesteps=whole, sigmas=whole / self.last, **moved)
+        else:
+            made.set_timesteps(steps, **moved)
         if not hasattr(made, "init_noise_sigma"):
             made.init_noise_sigma = 1.0
         if not hasattr(made, "scale_model_input"):
             made.scale_model_input = _unscaled
         return made
+
+    def mu(self, shape: tuple[int, ...]) -> float:
+        """How far the times of an x of a shape (C, h, w) are moved, where that is dynamic."""
+        length = math.prod(shape[1:]) // self.patch**2
+        if self.dynamic == "root":
+            return (length / self.base_length) ** 0.5 * self.max_shift + self.base_shift
+        slope = (self.max_shift - self.base_shift) / (self.max_length - self.base_length)
+        return length * slope + self.base_shift - slope * self.base_length
 
 
 @dataclass(frozen=True, kw_only=True)
