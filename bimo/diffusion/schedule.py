@@ -85,13 +85,13 @@ class Euler:
     def __init__(self, sigmas: Tensor, last: float) -> None:
         self.sigmas = sigmas
         self.timesteps = sigmas[:-1] * last
-        self._widths = dict(zip(self.timesteps.tolist(), sigmas.diff().tolist(), strict=True))
+        self._widths = {float(t): float(width) for t, width in zip(self.timesteps, sigmas.diff(), strict=True)}
 
     def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor:
         """x as it is."""
         return sample
 
-    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor) -> Stepped:
+    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, **settings: Any) -> Stepped:
         """x at the time after ``timestep``, which is one of ``timesteps``; computed in float32."""
         moved = sample.float() + self._widths[float(timestep)] * model_output
         return Stepped(moved.to(model_output.dtype))
