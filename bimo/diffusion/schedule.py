@@ -89,7 +89,8 @@ class Euler:
     def __init__(self, sigmas: Tensor, last: float) -> None:
         self.sigmas = sigmas
         self.timesteps = sigmas[:-1] * last
-        self._widths = {float(t): float(width) for t, width in zip(self.timesteps, sigmas.diff(), strict=True)}
+        places = zip(self.timesteps, sigmas, sigmas.diff(), strict=False)
+        self._at = {float(t): (float(sigma), float(width)) for t, sigma, width in places}
 
     def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor:
         """x as it is."""
@@ -97,8 +98,13 @@ class Euler:
 
     def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, **settings: Any) -> Stepped:
         """x at the time after ``timestep``, which is one of ``timesteps``; computed in float32."""
-        moved = sample.float() + self._widths[float(timestep)] * model_output
+        moved = sample.float() + self._at[float(timestep)][1] * model_output
         return Stepped(moved.to(model_output.dtype))
+
+    def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
+        """x as noisy as it is at ``timestep``."""
+        sigma = self._at[float(timestep)][0]
+        return sigma * noise + (1.0 - sigma) * sample
 
 
 def _unscaled(sample: Tensor, timestep: Tensor) -> Tensor:

@@ -35,4 +35,6 @@ def test_a_drawing_may_begin_in_the_middle() -> None:
     theirs.set_begin_index(5)
     x, answer = torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)
     t = ours.timesteps[5]
+    noise = torch.randn(1, 1, 2, 2, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(ours.scale_noise(answer, t[None], noise), theirs.scale_noise(answer, t[None], noise))
     assert torch.equal(ours.step(answer, t, x).prev_sample, theirs.step(answer, t, x).prev_sample)
