@@ -10,10 +10,10 @@ from bimo.parts.text.bert import Bert
 from bimo.parts.vision import ClipVision
 from bimo.train.match import Match
 
-roberta_base = Bert(length=77, pool="pooler", project=768)
-roberta_base_b32 = Bert(length=77, pool="pooler", project=512)
-roberta_large = Bert(width=1024, layers=24, heads=16, feed=4096, length=77, pool="pooler", project=768)
-roberta_large_h14 = Bert(width=1024, layers=24, heads=16, feed=4096, length=77, pool="pooler")
+roberta_base = Bert(length=77, pool="first", project=768)
+roberta_base_b32 = Bert(length=77, pool="first", project=512)
+roberta_large = Bert(width=1024, layers=24, heads=16, feed=4096, length=77, pool="first", project=768)
+roberta_large_h14 = Bert(width=1024, layers=24, heads=16, feed=4096, length=77, pool="first")
 
 vit_l14 = ClipVision()
 vit_b32 = ClipVision(patch=32, width=768, layers=12, heads=12, feed=3072, project=512)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -14,7 +13,7 @@ from bimo.core.errors import RecipeError
 from bimo.core.part import Part
 from bimo.core.types import Ask, Batch
 from bimo.data.loader import Pictures
-from bimo.diffusion.schedule import Ddpm, Schedule, expand
+from bimo.diffusion.schedule import Ddpm, Schedule
 from bimo.diffusion.system import System
 from bimo.train.lesson import Lesson, Vocabulary
 
@@ -38,14 +37,14 @@ class Denoise(Part):
     ``also`` names levels whose own loss is added, as when a level and the one it takes as a hint learn together.
     ``times`` (from, below) are those of an expert that answers for a part of the noise alone (arXiv:2312.16486).
     ``snr`` is gamma of the min-SNR weight (arXiv:2303.09556, section 3.4), 0 for none. ``variance`` is lambda of the
-    hybrid loss (arXiv:2102.09672, equation 16) of a denoiser that learns its variance; with 0 that half of its answer
-    learns nothing. ``crops`` are sides in positions of x: each batch is cut at a random place to one of them.
+    hybrid loss (arXiv:2102.09672, equation 16), where the law learns its variance. ``crops`` are sides in positions of
+    x: each batch is cut at a random place to one of them.
     """
 
     also: tuple[str, ...] = ()
     times: tuple[float, float] | None = None
     snr: float = 0.0
-    variance: float = 0.0
+    variance: float = 0.001
     crops: tuple[int, ...] = ()
     sees: str = "latents"
 
@@ -85,18 +84,10 @@ class Denoise(Part):
         mean = answer[:, :channels]
         error = (mean - schedule.target(x, question.noise, ask.t)).square().flatten(1).mean(1)
         if self.snr:
-            error = error * self._snr_weight(_ddpm(schedule, "snr"), ask.t)
-        if self.variance:
-            law = _ddpm(schedule, "variance")
-            if answer.shape[1] != 2 * channels:
-                raise RecipeError(
-                    f"目标要学方差，而层级 {ask.level!r} 的去噪网络输出 {answer.shape[1]} 个通道，应为 {2 * channels}",
-                    f"the objective learns a variance, but the denoiser of level {ask.level!r} answers "
-                    f"{answer.shape[1]} channels; expected {2 * channels}",
-                )
-            # Of the bound only the variance learns: the mean has its own, better conditioned error.
-            whole = torch.cat([mean.detach(), answer[:, channels:]], dim=1)
-            error = error + self.variance * law.count * variational_bound(law, x, ask.x, whole, ask.t)
+            error = error * self._snr_weight(_ddpm(schedule), ask.t)
+        if isinstance(schedule, Ddpm) and schedule.variance == "learned_range":
+            bound = schedule.variational(answer, x, question.noise, ask.t)
+            error = error + self.variance * schedule.count * bound
         return error
 
     def cropped(self, batch: Batch) -> Batch:
@@ -140,50 +131,11 @@ class Denoise(Part):
         return {"epsilon": kept / snr, "v_prediction": kept / (snr + 1), "sample": kept}[law.prediction]
 
 
-def variational_bound(law: Ddpm, x: Tensor, noised: Tensor, answer: Tensor, t: Tensor) -> Tensor:
-    """The term of the variational bound at t in bits a dimension, [B] (arXiv:2102.09672, equations 4 to 6 and 15).
-
-    ``answer`` [B, 2 C, h, w] is the mean's and, in [-1, 1], where log variance lies between that of the posterior and
-    log beta. The term of t = 0 is the likelihood of x in steps of 1/255.
-    """
-    a_all = law.signal()
-    before_all = torch.cat([torch.ones(1), a_all[:-1]])
-    beta_all = 1 - a_all / before_all
-    spread = beta_all * (1 - before_all) / (1 - a_all)
-    # The posterior of the first time has no variance; its neighbour's stands in for it.
-    low_all = torch.cat([spread[1:2], spread[1:]]).log()
-    a, before, beta, low = (expand(v[t.long()], x).to(x) for v in (a_all, before_all, beta_all, low_all))
-    said, share = answer.chunk(2, dim=1)
-    if law.prediction == "epsilon":
-        clean = (noised - (1 - a).sqrt() * said) / a.sqrt()
-    elif law.prediction == "sample":
-        clean = said
-    else:
-        clean = a.sqrt() * noised - (1 - a).sqrt() * said
-    ours = (share + 1) / 2 * (beta.log() - low) + low
-    to_clean, to_noised = beta * before.sqrt() / (1 - a), (1 - beta).sqrt() * (1 - before) / (1 - a)
-    wanted, found = (to_clean * one + to_noised * noised for one in (x, clean))
-    apart = 0.5 * (ours - low - 1 + (low - ours).exp() + (wanted - found).square() * (-ours).exp())
-    at_first = -_log_likelihood(x, found, 0.5 * ours)
-    terms = torch.where(expand(t, x) == 0, at_first, apart)
-    return terms.flatten(1).mean(1) / math.log(2)
-
-
-def _log_likelihood(x: Tensor, mean: Tensor, log_deviation: Tensor) -> Tensor:
-    """Of x in [-1, 1] rounded to 1/255 by a normal law; the outermost steps reach to infinity."""
-    narrow = (-log_deviation).exp()
-    normal = torch.distributions.Normal(0.0, 1.0)
-    above = normal.cdf(narrow * (x - mean + 1 / 255))
-    below = normal.cdf(narrow * (x - mean - 1 / 255))
-    inside = torch.where(x < -0.999, above, torch.where(x > 0.999, 1 - below, above - below))
-    return inside.clamp(min=1e-12).log()
-
-
-def _ddpm(schedule: Schedule, field: str) -> Ddpm:
+def _ddpm(schedule: Schedule) -> Ddpm:
     if not isinstance(schedule, Ddpm):
         raise RecipeError(
-            f"目标的 {field} 只对 Ddpm 噪声律有定义，这里是 {type(schedule).__name__}",
-            f"{field} of the objective is defined for the law Ddpm alone, not for {type(schedule).__name__}",
+            f"目标的 snr 只对 Ddpm 噪声律有定义，这里是 {type(schedule).__name__}",
+            f"snr of the objective is defined for the law Ddpm alone, not for {type(schedule).__name__}",
         )
     return schedule
 

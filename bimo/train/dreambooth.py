@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self, cast
 
@@ -36,7 +36,7 @@ class Dreambooth(Part):
     prior: float = 1.0
     steps: int = 0
     size: tuple[int, int] | None = None
-    denoise: Denoise = Denoise()
+    denoise: Denoise = field(default_factory=Denoise)
     sees: str = "latents"
 
     def tiny(self) -> Self:

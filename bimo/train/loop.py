@@ -21,13 +21,14 @@ from bimo.core.part import dumps, loads
 from bimo.core.recipe import Recipe, Stage
 from bimo.core.types import write_whole
 from bimo.data.loader import Pictures
+from bimo.data.sheets import sheet
 from bimo.diffusion.drive import draw
 from bimo.diffusion.system import RECIPE_FILE, System
 from bimo.train.batches import Lessons
 from bimo.train.freeze import freeze
 from bimo.train.lesson import Lesson, Objective, vocabulary
 from bimo.train.optim import Average, optimiser, rate
-from bimo.train.record import Journal, Progress, curves, sheet
+from bimo.train.record import Journal, Progress, curves
 
 STATE_FILE = "state.pt"
 CHECKPOINT_SECONDS = 180.0

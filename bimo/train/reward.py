@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,7 +31,7 @@ class Reward(Part):
 
     score: str = "score"
     temperature: float = 1.0
-    denoise: Denoise = Denoise()
+    denoise: Denoise = field(default_factory=Denoise)
     sees: str = "latents"
 
     def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
@@ -63,7 +63,7 @@ class Prefer(Part):
     pair: str = "pair"
     score: str = "score"
     beta: float = 5000.0
-    denoise: Denoise = Denoise()
+    denoise: Denoise = field(default_factory=Denoise)
     sees: str = "latents"
 
     def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:

@@ -53,7 +53,7 @@ def system(
 ) -> System:
     words, pictures = pair
     text = Bert(
-        width=16, layers=2, heads=2, feed=32, vocab=len(BERT_WORDS), positions=LENGTH, length=LENGTH, pool="pooler",
+        width=16, layers=2, heads=2, feed=32, vocab=len(BERT_WORDS), positions=LENGTH, length=LENGTH, pool="first",
         project=12,
     )  # fmt: skip
     vision = ClipVision(size=SIDE, patch=8, width=16, layers=2, heads=2, feed=32, project=12)

@@ -92,7 +92,7 @@ def test_the_last_state_is_that_of_the_end_mark(teacher: System) -> None:
     tower = teacher.towers[0]
     texts = ["a cat", "red"]
     whole = tower.encode(texts).tokens
-    ids = teacher.text[0].ids(texts)
+    ids = teacher.text[0].ids(texts)[0]
     end = int(ids[0, -1])
     places = [(row == end).nonzero()[0, 0] for row in ids]
     assert torch.equal(state(tower, texts, "last"), whole[[0, 1], places])

@@ -1,8 +1,7 @@
-"""BERT as a text tower (arXiv:1810.04805): Taiyi's and xiaomo's."""
+"""BERT as a text tower (arXiv:1810.04805): Taiyi's, Chinese-CLIP's and xiaomo's."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -11,19 +10,19 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
-import torch
 from torch import Tensor, nn
 
 from bimo.core.errors import WeightsError
 from bimo.core.part import Part
 from bimo.core.types import Encoding, write_whole
+from bimo.parts.text import wording
+from bimo.parts.text.bert_model import BertModel
+from bimo.parts.text.wording import TOKENIZER_FILE, VOCAB_FILE, published_words
 from bimo.words.budget import Budget
 from bimo.words.normalise import normal
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
-TOKENIZER_FILE = "tokenizer.json"
 KNOWN_FILE = "known.txt"
-VOCAB_FILE = "vocab.txt"
 TRIM = 4
 HAN = r"\u2e80-\u2fdf\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 _HAN = re.compile(f"[{HAN}]")
@@ -35,8 +34,11 @@ class Bert(Part):
     """A BERT tower. ``words`` "vocab" reads a vocab.txt as BERT does; "lexicon" has whole words of a known list as
     tokens, found longest first, single characters for the rest.
 
-    ``masked`` says whether padding is hidden from the tower (Taiyi's is not). ``pool`` adds a pooled output: the mean
-    of the real tokens ("mean") or BERT's own pooler ("pooler"), through a linear layer to ``project`` unless it is 0.
+    ``masked`` says whether padding is hidden from the tower (Taiyi's is not), and ``padding`` what becomes of it then:
+    it is "trimmed" away as far as no text of the batch needs it and hidden from the denoiser; all ``length`` tokens
+    are there and it is "hidden" from the denoiser; or all are there and it is "shown" (Chinese-CLIP's).
+    ``pool`` adds a pooled output: the "mean" of the real tokens, or that of BERT's own pooler, from the "first" token;
+    through a linear layer to ``project`` unless that is 0.
     """
 
     width: int = 768
@@ -48,8 +50,9 @@ class Bert(Part):
     types: int = 2
     length: int = 512
     masked: bool = False
+    padding: Literal["trimmed", "hidden", "shown"] = "trimmed"
     pooler: bool = True
-    pool: Literal["", "mean", "pooler"] = ""
+    pool: Literal["", "mean", "first"] = ""
     project: int = 0
     words: Literal["vocab", "lexicon"] = "vocab"
     dropout: float = 0.1
@@ -68,22 +71,17 @@ class BertTower(nn.Module):
 
     def __init__(self, part: Bert) -> None:
         super().__init__()
-        from transformers import BertConfig, BertModel
-
         self.part = part
         self.model = BertModel(
-            BertConfig(
-                vocab_size=part.vocab,
-                hidden_size=part.width,
-                num_hidden_layers=part.layers,
-                num_attention_heads=part.heads,
-                intermediate_size=part.feed,
-                max_position_embeddings=part.positions,
-                type_vocab_size=part.types,
-                hidden_dropout_prob=part.dropout,
-                attention_probs_dropout_prob=part.dropout,
-            ),
-            add_pooling_layer=part.pooler,
+            width=part.width,
+            layers=part.layers,
+            heads=part.heads,
+            feed=part.feed,
+            vocab=part.vocab,
+            positions=part.positions,
+            types=part.types,
+            dropout=part.dropout,
+            pooler=part.pooler,
         )
         self.head = nn.Linear(part.width, part.project) if part.pool and part.project else None
         self.words: Any = None
@@ -98,17 +96,19 @@ class BertTower(nn.Module):
         """Token ids [B, L] and mask [B, L] bool -> Encoding."""
         if not self.part.masked:
             answer = self.model(ids)
-            return Encoding(answer.last_hidden_state, None, self._pooled(answer, torch.ones_like(ids)))
-        # Padding that nobody sees need not be computed.
-        longest = -(-int(mask.sum(1).max()) // TRIM) * TRIM
-        ids, mask = ids[:, :longest], mask[:, :longest]
+            return Encoding(answer.last_hidden_state, None, self._pooled(answer, mask))
+        if self.part.padding == "trimmed":
+            # Padding that nobody sees need not be computed.
+            longest = -(-int(mask.sum(1).max()) // TRIM) * TRIM
+            ids, mask = ids[:, :longest], mask[:, :longest]
         answer = self.model(ids, attention_mask=mask.long())
-        return Encoding(answer.last_hidden_state, mask, self._pooled(answer, mask))
+        pooled = self._pooled(answer, mask)
+        return Encoding(answer.last_hidden_state, None if self.part.padding == "shown" else mask, pooled)
 
     def _pooled(self, answer: Any, mask: Tensor) -> Tensor | None:
         if not self.part.pool:
             return None
-        if self.part.pool == "pooler":
+        if self.part.pool == "first":
             pooled = answer.pooler_output
         else:
             weight = mask.unsqueeze(-1).to(answer.last_hidden_state)
@@ -117,28 +117,19 @@ class BertTower(nn.Module):
 
     def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Texts -> token ids [B, length] and mask [B, length] bool; what is past the length is left out."""
-        rows = [self._tokens(text) for text in texts]
-        ids = torch.zeros(len(rows), self.part.length, dtype=torch.long)
-        mask = torch.zeros(len(rows), self.part.length, dtype=torch.bool)
-        for row, tokens in enumerate(rows):
-            kept = tokens if len(tokens) <= self.part.length else [*tokens[: self.part.length - 1], tokens[-1]]
-            ids[row, : len(kept)] = torch.tensor(kept)
-            mask[row, : len(kept)] = True
-        return ids, mask
+        return wording.padded([self._encoded(text).ids for text in texts], self.part.length, 0)
 
     def budget(self, text: str) -> Budget:
         """Tokens used of the length, the text lost past it, and words that are in no list of known words."""
-        tokens = self._tokens(text)
-        lost = ""
-        if len(tokens) > self.part.length:
-            low, high = 0, len(text)
-            while low < high:
-                middle = (low + high + 1) // 2
-                low, high = (
-                    (middle, high) if len(self._tokens(text[:middle])) <= self.part.length else (low, middle - 1)
-                )
-            lost = text[low:]
-        return Budget(len(tokens), self.part.length, lost, tuple(self._unknown(text)))
+        if self.part.words == "vocab":
+            return wording.budget(self._encoded(text), text, self.part.length)
+        used, limit = self._used(text), self.part.length
+        low, high = (0, len(text)) if used > limit else (len(text), len(text))
+        # Spelt for the lexicon it has other offsets than the text: look for the longest beginning that fits.
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self._used(text[:middle]) <= limit else (low, middle - 1)
+        return Budget(used, limit, text[low:], tuple(self._unknown(text)))
 
     def learn_words(self, captions: Iterable[str], known: Iterable[str]) -> None:
         """Makes the vocabulary of a "lexicon" tower: known words whole, then the characters and words of the captions,
@@ -172,51 +163,23 @@ class BertTower(nn.Module):
 
     def load_words(self, folder: Path) -> None:
         """Reads tokenizer.json, or BERT's vocab.txt. Raises WeightsError where they are missing or damaged."""
-        from tokenizers import Tokenizer
-
-        file = folder / TOKENIZER_FILE
-        vocab = folder / VOCAB_FILE
-        try:
-            if file.is_file():
-                self.words = Tokenizer.from_file(str(file))
-                self.words.no_padding()
-                self.words.no_truncation()
-            elif vocab.is_file():
-                self.words = _bert(vocab, folder / "tokenizer_config.json")
-            else:
-                raise WeightsError(
-                    f"{folder} 里没有分词器：应有 {TOKENIZER_FILE} 或 {VOCAB_FILE}",
-                    f"no tokenizer in {folder}: expected {TOKENIZER_FILE} or {VOCAB_FILE}",
-                )
-            self._fits(folder)
-            if self.part.words == "lexicon":
+        wanted = (TOKENIZER_FILE, VOCAB_FILE)
+        self.words, pad = wording.read_words(folder, wanted, self.part.vocab, wording.word_pieces)
+        if pad != 0:
+            raise WeightsError(f"{folder} 的 [PAD] 编号是 {pad}，应为 0", f"[PAD] of {folder} is {pad}; expected 0")
+        if self.part.words == "lexicon":
+            try:
                 self.known = frozenset((folder / KNOWN_FILE).read_text(encoding="utf-8").split("\n"))
-        except WeightsError:
-            raise
-        except Exception as error:  # tokenizers raises plain Exception
-            raise WeightsError(
-                f"读不了 {folder} 的分词器：{error}", f"cannot read the tokenizer of {folder}: {error}"
-            ) from None
+            except (OSError, UnicodeDecodeError) as error:
+                raise WeightsError(
+                    f"读不了 {folder} 的已知词：{error}", f"cannot read the known words of {folder}: {error}"
+                ) from None
 
-    def _fits(self, folder: Path) -> None:
-        table: dict[str, int] = self.words.get_vocab(with_added_tokens=True)
-        largest = max(table.values(), default=-1)
-        if largest >= self.part.vocab:
-            raise WeightsError(
-                f"{folder} 的分词器编号到 {largest}，文本塔只有 {self.part.vocab} 个词；这两者不是一套",
-                f"the tokenizer of {folder} counts up to {largest}, the tower has {self.part.vocab} words; "
-                "they do not belong together",
-            )
-        if table.get("[PAD]") != 0:
-            raise WeightsError(
-                f"{folder} 的 [PAD] 编号是 {table.get('[PAD]')}，应为 0",
-                f"[PAD] of {folder} is {table.get('[PAD]')}; expected 0",
-            )
+    def _encoded(self, text: str) -> Any:
+        return wording.known(self.words).encode(self._spelt(text))
 
-    def _tokens(self, text: str) -> list[int]:
-        if self.words is None:
-            raise WeightsError("文本塔还没有分词器", "the text tower has no tokenizer yet")
-        return self.words.encode(self._spelt(text)).ids
+    def _used(self, text: str) -> int:
+        return len(self._encoded(text).ids)
 
     def _spelt(self, text: str) -> str:
         if self.part.words == "vocab":
@@ -244,15 +207,6 @@ class BertTower(nn.Module):
                 found.append(word if _HAN.match(word) else whole)
             last = end
         return list(dict.fromkeys(found))
-
-
-def published_words() -> WeightsError:
-    """Told where a tower is to be trained without the tokenizer that belongs to it."""
-    return WeightsError(
-        "这个文本塔的分词器是随权重发布的；请把它的文件（vocab.txt 或 tokenizer.json 等）放进训练目录的 words.0",
-        "the tokenizer of this text tower is published with its weights; put its files (vocab.txt, tokenizer.json ...) "
-        "into words.0 of the run's folder",
-    )
 
 
 def _around(text: str, start: int, end: int) -> str:
@@ -285,14 +239,3 @@ def _lexicon(vocabulary: Sequence[str]) -> Any:
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     made.post_processor = processors.BertProcessing(("[SEP]", table["[SEP]"]), ("[CLS]", table["[CLS]"]))
     return made
-
-
-def _bert(vocab: Path, config: Path) -> Any:
-    """BERT's own tokenizer of a vocab.txt, lower-casing unless its config says otherwise."""
-    from tokenizers.implementations import BertWordPieceTokenizer
-
-    settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    lower = bool(settings.get("do_lower_case", True))
-    # The words of BertTokenizer itself: accents go with case unless strip_accents says otherwise.
-    made = BertWordPieceTokenizer(str(vocab), lowercase=lower, strip_accents=settings.get("strip_accents"))
-    return made._tokenizer  # the plain tokenizer, as from a tokenizer.json

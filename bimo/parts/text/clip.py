@@ -1,31 +1,39 @@
-"""CLIP's text encoder as a text tower (arXiv:2103.00020): Stable Diffusion's and Taiyi's bilingual one."""
+"""CLIP's text encoder as a text tower (arXiv:2103.00020): Stable Diffusion's, and Chinese ones of its shape."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
 
-from bimo.core.errors import WeightsError
+from bimo.core.errors import RecipeError
 from bimo.core.part import Part
-from bimo.core.types import Encoding, write_whole
+from bimo.core.types import Encoding
+from bimo.parts.text import wording
+from bimo.parts.text.wording import TOKENIZER_FILE, VOCAB_FILE
 from bimo.words.budget import Budget
 
-TOKENIZER_FILE = "tokenizer.json"
-SETTINGS_FILE = "tokenizer_config.json"
-PAIRS_FILES = ("vocab.json", "merges.txt")
+PAIRS_FILES = "vocab.json + merges.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipText(Part):
     """A causal CLIP tower, padded to ``length`` without a mask; the defaults are ViT-L/14's of Stable Diffusion 1.
 
-    ``penultimate`` takes the output of the last layer but one, through the final norm, in place of the last.
+    ``words`` "pairs" are CLIP's byte pairs; "pieces" are the word pieces of a BERT vocabulary, padded with [PAD] and
+    ended with [SEP], or begun and ended with the ids ``marks``. ``penultimate`` takes the output of the last layer but
+    one, through the final norm, or without it ("raw", as Stable Diffusion XL), in place of the last.
+
+    ``project`` adds a pooled output: the last layer's state at the end mark through a linear layer of that width; of
+    ``pool`` "largest" the state at the largest token, which is the end mark in CLIP's own vocabulary and not in an
+    enlarged one, as transformers had it before 4.31 and has it where a config's eos_token_id is 2. ``answer`` "end"
+    gives that alone, at unit length, as the only token. With ``long`` "cut" a text ends after ``length`` tokens; with
+    "pieces" a longer one is read in pieces of ``length`` whose answers are joined, and the texts beside it are padded
+    to as many tokens.
     """
 
     width: int = 768
@@ -36,15 +44,22 @@ class ClipText(Part):
     positions: int = 77
     length: int = 77
     activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
-    penultimate: bool = False
+    eps: float = 1e-5
+    penultimate: bool | Literal["raw"] = False
+    words: Literal["pairs", "pieces"] = "pairs"
+    marks: tuple[int, int] | None = None
+    project: int = 0
+    pool: Literal["end", "largest"] = "end"
+    answer: Literal["tokens", "end"] = "tokens"
+    long: Literal["cut", "pieces"] = "cut"
 
     def build(self) -> ClipTower:
-        """The module, without its words until ``load_words``."""
+        """The module, without its words until ``load_words``. Raises RecipeError for fields that do not go together."""
         return ClipTower(self)
 
     def tiny(self) -> Self:
         """Width 16, two layers; the vocabulary and length stay, as the words belong to the data."""
-        return replace(self, width=16, layers=2, heads=2, feed=32)
+        return replace(self, width=16, layers=2, heads=2, feed=32, project=min(self.project, 16))
 
 
 class ClipTower(nn.Module):
@@ -54,6 +69,16 @@ class ClipTower(nn.Module):
         super().__init__()
         from transformers import CLIPTextConfig, CLIPTextModel
 
+        if part.length > part.positions:
+            raise RecipeError(
+                f"ClipText 的 length 是 {part.length}，位置只有 {part.positions} 个",
+                f"length of ClipText is {part.length}, but it has {part.positions} positions",
+            )
+        if part.answer == "end" and (not part.project or part.long == "pieces"):
+            raise RecipeError(
+                'ClipText 的 answer 为 "end" 时要有 project，且 long 为 "cut"',
+                'ClipText with answer "end" needs project, and long "cut"',
+            )
         self.part = part
         self.model = CLIPTextModel(
             CLIPTextConfig(
@@ -64,86 +89,84 @@ class ClipTower(nn.Module):
                 num_attention_heads=part.heads,
                 max_position_embeddings=part.positions,
                 hidden_act=part.activation,
-                # They only choose what is pooled, which is not used.
+                layer_norm_eps=part.eps,
+                # They only choose what the model itself pools, which is not used: published configs have them null.
                 bos_token_id=part.vocab - 2,
                 eos_token_id=part.vocab - 1,
             )
         )
+        self.projection = nn.Linear(part.width, part.project, bias=False) if part.project else None
         self.words: Any = None
-        self.pad = ""
+        self.pad = 0
 
     def encode(self, texts: Sequence[str]) -> Encoding:
         """Texts -> tokens; padding is seen, as it was in training."""
-        return self.forward(self.ids(texts))
+        rows = [self._encoded(text).ids for text in texts]
+        length, longest = self.part.length, max(map(len, rows))
+        if self.part.long == "cut" or longest <= length:
+            return self.forward(*self._padded(rows, length))
+        ids, _ = self._padded(rows, longest)
+        return Encoding(torch.cat([self._states(piece)[0] for piece in ids.split(length, dim=1)], dim=1))
 
-    def forward(self, ids: Tensor) -> Encoding:
-        """Token ids [B, L] -> Encoding with tokens [B, L, width]."""
-        if not self.part.penultimate:
-            return Encoding(self.model(ids).last_hidden_state)
-        states = self.model(ids, output_hidden_states=True).hidden_states
-        return Encoding(self.model.final_layer_norm(states[-2]))
+    def forward(self, ids: Tensor, mask: Tensor) -> Encoding:
+        """Token ids [B, L] and mask [B, L] bool -> Encoding; the mask says only where a text ends."""
+        tokens, last = self._states(ids)
+        if self.projection is None:
+            return Encoding(tokens)
+        rows = torch.arange(len(ids), device=tokens.device)
+        ends = mask.sum(1) - 1 if self.part.pool == "end" else ids.argmax(dim=1)
+        pooled = cast(Tensor, self.projection(last[rows, ends]))
+        if self.part.answer == "end":
+            return Encoding(nn.functional.normalize(pooled, dim=1)[:, None])
+        return Encoding(tokens, None, pooled)
 
-    def ids(self, texts: Sequence[str]) -> Tensor:
-        """Texts -> token ids [B, length]; what is past the length is left out, the end mark is kept."""
-        encoded = [self._encoded(text).ids for text in texts]
-        rows = torch.full((len(encoded), self.part.length), self.words.token_to_id(self.pad), dtype=torch.long)
-        for row, tokens in enumerate(encoded):
-            kept = tokens if len(tokens) <= self.part.length else [*tokens[: self.part.length - 1], tokens[-1]]
-            rows[row, : len(kept)] = torch.tensor(kept)
-        return rows
+    def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Texts -> token ids [B, length] and mask [B, length] bool; what is past the length is left out, the end mark
+        is kept.
+        """
+        return self._padded([self._encoded(text).ids for text in texts], self.part.length)
 
     def budget(self, text: str) -> Budget:
         """Tokens used of the length and the text lost past it: from the first character not read in whole."""
         encoded = self._encoded(text)
-        lost = ""
-        if len(encoded.ids) > self.part.length:
-            # Of a character of several tokens each has the offsets of the whole character.
-            lost = text[encoded.offsets[self.part.length - 1][0] :]
-        return Budget(len(encoded.ids), self.part.length, lost)
+        if self.part.long == "pieces":
+            pieces = max(1, -(-len(encoded.ids) // self.part.length))
+            return Budget(len(encoded.ids), pieces * self.part.length)
+        return wording.budget(encoded, text, self.part.length)
+
+    def learn_words(self, captions: Iterable[str], known: Iterable[str]) -> None:
+        """Raises WeightsError: the words are published with the weights."""
+        raise wording.published_words()
 
     def save_words(self, folder: Path) -> None:
         """Writes tokenizer.json and what it is padded with."""
-        folder.mkdir(parents=True, exist_ok=True)
-        settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": self.part.length, "pad_token": self.pad}
-        write_whole(folder / TOKENIZER_FILE, self._known().to_str().encode())
-        write_whole(folder / SETTINGS_FILE, json.dumps(settings, indent=1, ensure_ascii=False).encode())
+        cls = "CLIPTokenizer" if self.part.words == "pairs" else "BertTokenizer"
+        wording.write_words(folder, self.words, self.pad, cls, self.part.length)
 
     def load_words(self, folder: Path) -> None:
-        """Reads a CLIPTokenizer's files: tokenizer.json, or vocab.json with merges.txt (and added_tokens.json).
-
-        Raises WeightsError where they are missing, damaged or have more words than the tower.
+        """Reads tokenizer.json, or the vocab.json, merges.txt (and added_tokens.json) of byte pairs, or the vocab.txt
+        of word pieces. Raises WeightsError where they are missing, damaged or have more words than the tower.
         """
-        from tokenizers import Tokenizer
-        from transformers import CLIPTokenizer
+        if self.part.words == "pairs":
+            wanted, reader = (TOKENIZER_FILE, PAIRS_FILES), wording.byte_pairs
+        else:
+            wanted, reader = (TOKENIZER_FILE, VOCAB_FILE), wording.word_pieces
+        self.words, self.pad = wording.read_words(folder, wanted, self.part.vocab, reader)
+        if self.part.marks is not None:
+            self.words = wording.marked(self.words, self.part.marks)
 
-        if not (folder / TOKENIZER_FILE).is_file() and not all((folder / name).is_file() for name in PAIRS_FILES):
-            pairs = " + ".join(PAIRS_FILES)
-            raise WeightsError(
-                f"{folder} 里没有分词器：应有 {TOKENIZER_FILE} 或 {pairs}",
-                f"no tokenizer in {folder}: expected {TOKENIZER_FILE} or {pairs}",
-            )
-        try:
-            read: Any = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
-            words = Tokenizer.from_str(read.backend_tokenizer.to_str())
-        except Exception as error:  # tokenizers raises plain Exception
-            raise WeightsError(
-                f"读不了 {folder} 的分词器：{error}", f"cannot read the tokenizer of {folder}: {error}"
-            ) from None
-        words.no_padding()
-        words.no_truncation()
-        largest = max(words.get_vocab(with_added_tokens=True).values(), default=-1)
-        if largest >= self.part.vocab:
-            raise WeightsError(
-                f"{folder} 的分词器编号到 {largest}，文本塔只有 {self.part.vocab} 个词；这两者不是一套",
-                f"the tokenizer of {folder} counts up to {largest}, the tower has {self.part.vocab} words; "
-                "they do not belong together",
-            )
-        self.words, self.pad = words, str(read.pad_token)
-
-    def _known(self) -> Any:
-        if self.words is None:
-            raise WeightsError("文本塔还没有分词器", "the text tower has no tokenizer yet")
-        return self.words
+    def _states(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Token ids [B, L] -> what the tower answers and its last layer through the final norm, [B, L, width] each."""
+        if not self.part.penultimate:
+            last = self.model(ids).last_hidden_state
+            return last, last
+        answer = self.model(ids, output_hidden_states=True)
+        state = answer.hidden_states[-2]
+        raw = self.part.penultimate == "raw"
+        return (state if raw else self.model.final_layer_norm(state)), answer.last_hidden_state
 
     def _encoded(self, text: str) -> Any:
-        return self._known().encode(text)
+        return wording.known(self.words).encode(text)
+
+    def _padded(self, rows: Sequence[Sequence[int]], length: int) -> tuple[Tensor, Tensor]:
+        return wording.padded(rows, length, self.pad)
