@@ -11,8 +11,9 @@ import io
 import json
 import math
 import os
+import reprlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,22 +29,34 @@ if TYPE_CHECKING:
 MAXIMUM_COUNT = 64
 MAXIMUM_STEPS = 1000
 MAXIMUM_SIDE = 8192
+MAXIMUM_PICTURE_PIXELS = 1 << 26
+#: Formats whose decoders read pixels and nothing else: others can call programs or open further files.
+PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 METADATA_KEY = "bimo"
 
 
 def _opened(value: Any) -> Any:
     """Encoded bytes as a PIL image; an image as it is. Raises ValueError, which pydantic tells of."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     if isinstance(value, bytes):
         try:
-            value = Image.open(io.BytesIO(value))
+            value = Image.open(io.BytesIO(value), formats=PICTURE_FORMATS)
+            _small_enough(value)  # before anything is decoded
             value.load()
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise ValueError(str(error)) from None
+        except Exception as error:  # on damaged bytes Pillow's decoders raise all sorts
+            raise ValueError(f"not a picture that can be read ({error})") from None
     if not isinstance(value, Image.Image):
         raise ValueError("a picture or its encoded bytes are expected; name the file again, it is not in the record")
+    _small_enough(value)
     return value
+
+
+def _small_enough(image: Image.Image) -> None:
+    if image.width * image.height > MAXIMUM_PICTURE_PIXELS or not image.width or not image.height:
+        raise ValueError(
+            f"{image.width}x{image.height} pixels; a picture may have {MAXIMUM_PICTURE_PIXELS}, and at least one"
+        )
 
 
 def _fingerprint(image: Image.Image) -> str:
@@ -92,9 +105,10 @@ def checked(request: Request | Mapping[str, Any]) -> Request:
         except pydantic.ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(step) for step in first["loc"])
+            got = reprlib.repr(first["input"])  # a picture's bytes would fill the screen
             raise RequestError(
-                f"请求的 {where} 不对：{first['msg']}（收到 {first['input']!r}）",
-                f"{where} of the request is wrong: {first['msg']} (got {first['input']!r})",
+                f"请求的 {where} 不对：{first['msg']}（收到 {got}）",
+                f"{where} of the request is wrong: {first['msg']} (got {got})",
             ) from None
     if not request.text.strip():
         raise RequestError("提示词是空的；请写一句要画什么", "the prompt is empty; write a sentence of what to draw")
@@ -115,6 +129,11 @@ def checked(request: Request | Mapping[str, Any]) -> Request:
         )
     if request.mask is not None and request.image is None:
         raise RequestError("有 mask 而没有 image；请也给出原图", "a mask without an image; give the image as well")
+    if request.strength is not None and request.image is None:
+        raise RequestError(
+            "有 strength 而没有 image：它说的是原图要改多少；请给出原图，或去掉它",
+            "strength without an image: it says how much of the image is to change; give the image, or leave it out",
+        )
     for side in request.size or ():
         _between("size", "边长", side, 1, MAXIMUM_SIDE)
     return request
@@ -170,8 +189,10 @@ class Picture:
         return write_whole(Path(path), self.png())
 
 
-def write_whole(path: Path, content: bytes) -> Path:
-    """Writes a file under another name in its folder and renames it, so that no reader ever sees a part of it."""
+def write_whole(path: Path, content: bytes | Iterable[bytes | memoryview]) -> Path:
+    """Writes a file, whole or piece by piece, under another name in its folder and renames it, so that no reader ever
+    sees a part of it.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, part = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
@@ -179,7 +200,8 @@ def write_whole(path: Path, content: bytes) -> Path:
         raise RequestError(f"写不到 {path}：{error.strerror}", f"cannot write to {path}: {error.strerror}") from None
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            for piece in (content,) if isinstance(content, bytes) else content:
+                file.write(piece)
         os.chmod(part, 0o644)
         os.replace(part, path)
     except OSError as error:

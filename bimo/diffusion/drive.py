@@ -81,7 +81,9 @@ def draw(
     if isinstance(request, str):
         request = {"text": request, **settings}
     elif settings:
-        given = request.model_dump(exclude_unset=True) if isinstance(request, Request) else dict(request)
+        # Not dumped: of its pictures a dump keeps fingerprints alone.
+        whole = isinstance(request, Request)
+        given = {n: getattr(request, n) for n in request.model_fields_set} if whole else dict(request)
         request = given | settings
     prepared = prepare(system, request)
     count = prepared.request.count

@@ -5,22 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from bimo.core.errors import RequestError
+from bimo.core.errors import RequestError, say
 from bimo.core.part import meant
 from bimo.core.recipe import Branch
 from bimo.core.types import Ask, Conditioning, Encoding, Picture, Request, checked
-from bimo.diffusion import guidance
+from bimo.diffusion import guidance, pictures
+from bimo.diffusion.pictures import IMAGE, MASK
 from bimo.diffusion.schedule import Sampler
 from bimo.diffusion.system import BuiltLevel, System, merged, stacked
 from bimo.words.styles import styled
 
-if TYPE_CHECKING:
-    from PIL import Image
+#: The share of the steps that a picture goes through where nothing is said, as in diffusers; with a mask all of them.
+STRENGTH = 0.8
+#: The nulls of guidance that no negative prompt changes.
+SILENT = ("zeros", "hidden")
 
 Painting = Generator[Ask, Tensor, Picture]
 
@@ -34,6 +37,8 @@ class Prepared:
     null: tuple[Encoding, ...]
     prefixed: Mapping[str, tuple[Encoding, ...]]
     warnings: tuple[str, ...]
+    #: As ``Drawing.pictures``.
+    pictures: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 @dataclass
@@ -43,6 +48,8 @@ class Drawing:
     request: Request
     generator: torch.Generator
     encodings: tuple[Encoding, ...]
+    #: That of the noise, the level's first already taken.
+    noise: torch.Generator
     #: The pictures of the request as [1, 3, H, W] at its size, by name: "image", "mask" and those hints read.
     pictures: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     results: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
@@ -54,16 +61,22 @@ def filled(system: System, request: Request | Mapping[str, object]) -> Request:
     recipe = system.recipe
     last = recipe.levels[-1]
     wanted = recipe.request
+    unit = math.lcm(wanted.multiple, *(system.space(level.name).factor for level in recipe.levels))
+    size = request.size or wanted.size
+    if request.image is not None and request.size is None:
+        size = pictures.size_for(request.image, math.prod(wanted.size), unit, wanted.sizes)
     settings: dict[str, object] = {
         "negative": request.negative if request.negative is not None else wanted.negative,
-        "size": request.size or wanted.size,
+        "size": size,
         "seed": request.seed if request.seed is not None else torch.seed() % 2**32,
         "steps": request.steps or wanted.steps or last.steps,
         "guidance": _first(request.guidance, wanted.guidance, last.guide.scale),
         "sampler": request.sampler or wanted.sampler or last.sampler,
     }
+    if request.image is not None and request.strength is None:
+        read = request.mask is not None or IMAGE in _read_by_hints(system, last.name)
+        settings["strength"] = 1.0 if read else STRENGTH
     request = request.model_copy(update=settings)
-    unit = math.lcm(wanted.multiple, *(system.space(level.name).factor for level in recipe.levels))
     for side in request.size or ():
         if side % unit:
             low = max(unit, side // unit * unit)
@@ -82,7 +95,19 @@ def filled(system: System, request: Request | Mapping[str, object]) -> Request:
         if name not in dials:
             zh, en = meant(name, dials) if dials else ("；它没有旋钮", "; it has none")
             raise RequestError(f"{recipe.name} 没有旋钮 {name!r}{zh}", f"{recipe.name} has no dial {name!r}{en}")
+    read = {name for level in recipe.levels for name in _read_by_hints(system, level.name)}
+    for name in request.pictures:
+        if name not in read:
+            zh, en = meant(name, sorted(read)) if read else ("；它只看文字", "; it reads words alone")
+            raise RequestError(f"{recipe.name} 不看图片 {name!r}{zh}", f"{recipe.name} reads no picture {name!r}{en}")
     return request
+
+
+def _read_by_hints(system: System, level: str) -> set[str]:
+    """The names of the request's pictures that the hints of a level read."""
+    hints = system.level(level).hints
+    named = {str(getattr(hint, "name", "")) for hint in hints} - {""}
+    return named.union(*(getattr(hint, "reads", ()) for hint in hints))
 
 
 def prepare(system: System, request: Request | Mapping[str, object]) -> Prepared:
@@ -92,12 +117,18 @@ def prepare(system: System, request: Request | Mapping[str, object]) -> Prepared
     seen: dict[str, None] = {}
     for budget in system.budgets(text):
         seen.update(dict.fromkeys(budget.warnings()))
+    if full.negative and all(level.guide.null in SILENT for level in system.recipe.levels):
+        told = say(
+            "这个系统不看反向提示词，它没有起作用", "this system reads no negative prompt; yours changed nothing"
+        )
+        seen[told] = None
     every = [b for level in system.recipe.levels for b in level.guide.branches if b.prefix and _dial(full, b)]
     prefixes = list(dict.fromkeys(branch.prefix for branch in every))
     with torch.inference_mode():
         rows = system.encode([full.negative or "", text, *(prefix + text for prefix in prefixes)])
     null, given, *others = (tuple(_row(encoding, row) for encoding in rows) for row in range(2 + len(prefixes)))
-    return Prepared(full, given, null, dict(zip(prefixes, others, strict=True)), tuple(seen))
+    prefixed = dict(zip(prefixes, others, strict=True))
+    return Prepared(full, given, null, prefixed, tuple(seen), pictures.read(full))
 
 
 def _dial(request: Request, branch: Branch) -> float:
@@ -121,43 +152,131 @@ def paint(system: System, prepared: Prepared, index: int = 0) -> Painting:
     request = prepared.request
     seed = (request.seed or 0) + index
     # Hints have a generator of their own: how many numbers they take must not move the noise.
-    drawing = Drawing(request, torch.Generator().manual_seed(seed ^ 0x5EED), prepared.given)
-    noise = torch.Generator().manual_seed(seed)
+    apart, noise = torch.Generator().manual_seed(seed ^ 0x5EED), torch.Generator().manual_seed(seed)
+    drawing = Drawing(request, apart, prepared.given, noise, prepared.pictures)
     for level in system.recipe.levels:
-        x = yield from _level(system, system.level(level.name), prepared, drawing, noise)
+        x = yield from _level(system, system.level(level.name), prepared, drawing)
         drawing.results[level.name] = x
     space = system.space(system.recipe.levels[-1].name)
-    image = to_image(space.decode(drawing.results[system.recipe.levels[-1].name])[0])
+    pixels = space.decode(drawing.results[system.recipe.levels[-1].name])
+    if MASK in drawing.pictures and system.recipe.request.paste:
+        pixels = pictures.pasted(pixels, drawing.pictures)
+    image = pictures.to_image(pixels[0])
     return Picture(image, request, system.recipe.name, system.weights_hash, index, 0.0, prepared.warnings)
 
 
-def _level(
-    system: System, level: BuiltLevel, prepared: Prepared, drawing: Drawing, noise: torch.Generator
-) -> Generator[Ask, Tensor, Tensor]:
+def _level(system: System, level: BuiltLevel, prepared: Prepared, drawing: Drawing) -> Generator[Ask, Tensor, Tensor]:
     recipe, request = level.recipe, prepared.request
     last = recipe.name == system.recipe.levels[-1].name
     # A request's settings are for the level that makes the picture; earlier levels keep their own.
     scale = _first(request.guidance, recipe.guide.scale) if last else recipe.guide.scale
+    scale = guidance.wanted(recipe.guide, scale, request.negative)
     steps = request.steps or recipe.steps if last else recipe.steps
     shape = system.space(recipe.name).shape(request.size or (0, 0))
     name = (request.sampler or recipe.sampler) if last else recipe.sampler
     sampler = level.schedule.sampler(name, steps, shape)
     dials = [(b, _dial(request, b)) for b in recipe.guide.branches if _dial(request, b)]
+    if last and request.image is not None:
+        x, times, kept = _begun(system, recipe.name, drawing, sampler, steps, shape)
+    else:
+        x, times, kept = _noise(sampler, shape, drawing.noise), sampler.timesteps, None
     given, every = _conditionings(system, level, prepared, drawing, shape, dials)
-    x = torch.zeros(1, *shape)
-    if sampler.init_noise_sigma:
-        x = torch.randn(1, *shape, generator=noise) * sampler.init_noise_sigma
-    settings = _step_settings(sampler, noise)
-    count = len(sampler.timesteps)
+    settings = _step_settings(sampler, drawing.noise)
+    count = len(times)
     whole = _takes_variance(sampler)
-    for step, t in enumerate(sampler.timesteps):
+    for step, t in enumerate(times):
         guided = guidance.on(recipe.guide, scale, step, count)
         conditioning, rows = (every, 2 + len(dials)) if guided else (given, 1)
         seen = sampler.scale_model_input(x, t)
         answer = yield Ask(recipe.name, torch.cat([seen] * rows), t.expand(rows), conditioning, step, count)
         answer = guidance.combine(recipe.guide, scale, answer, dials)
         x = sampler.step(answer if whole else answer[:, : shape[0]], t, x, **settings).prev_sample
+        if kept is not None:
+            x = kept.put_back(x, sampler, times[step + 1] if step + 1 < count else None)
     return x
+
+
+def _noise(sampler: Sampler, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """The x that a drawing from words alone begins with, [1, *shape]."""
+    if not sampler.init_noise_sigma:
+        return torch.zeros(1, *shape)
+    return torch.randn(1, *shape, generator=generator) * sampler.init_noise_sigma
+
+
+@dataclass
+class Kept:
+    """What a mask leaves as it is: x of the picture, the noise it is given at each step, 1 where it is painted."""
+
+    x: Tensor
+    noise: Tensor
+    mask: Tensor
+
+    def put_back(self, x: Tensor, sampler: Sampler, t: Tensor | None) -> Tensor:
+        """x [1, C, h, w] with the picture's own, as noisy as x is at its next time t, wherever nothing is painted."""
+        own = self.x if t is None else noised(sampler, self.x, self.noise, t[None])
+        return (1 - self.mask) * own + self.mask * x
+
+
+def _begun(
+    system: System, name: str, drawing: Drawing, sampler: Sampler, steps: int, shape: tuple[int, ...]
+) -> tuple[Tensor, Tensor, Kept | None]:
+    """Where a picture is given: the x to begin with, the times that are left of it, what a mask keeps.
+
+    As in diffusers' pipelines, and its numbers in their order: the picture is a sample of what it may be coded as,
+    then comes the noise; by ``strength`` only the last of the steps are gone through.
+    """
+    request, generator = drawing.request, drawing.noise
+    strength = 1.0 if request.strength is None else request.strength
+    read = _read_by_hints(system, name)
+    masked = request.mask is not None
+    blended = masked and MASK not in read
+    whole = strength == 1 and (masked or IMAGE in read)
+    if whole and not blended:
+        return _noise(sampler, shape, generator), sampler.timesteps, None
+    space: Any = system.space(name)
+    if not (hasattr(sampler, "add_noise") or hasattr(sampler, "scale_noise")) or not hasattr(space, "encode"):
+        recipe, cls = system.recipe.name, type(sampler).__name__
+        raise RequestError(
+            f"{recipe} 用不了 image：采样器 {cls} 不能从一张图开始；请去掉 image，或换一个采样器",
+            f"{recipe} cannot use an image: its sampler {cls} cannot begin with a picture; "
+            "leave the image out, or take another sampler",
+        )
+    times = _left(sampler, steps, strength)
+    own = space.encode(drawing.pictures[IMAGE], generator)
+    noise = torch.randn(1, *shape, generator=generator)
+    x = noise * sampler.init_noise_sigma if whole else noised(sampler, own, noise, times[:1])
+    if not blended:
+        return x, times, None
+    # The numbers that diffusers spends on the masked picture, which only a denoiser that reads it needs.
+    torch.randn(1, *shape, generator=generator)
+    return x, times, Kept(own, noise, to_shape(drawing.pictures[MASK], shape))
+
+
+def to_shape(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A mask [B, 1, H, W] as one of x, [B, 1, h, w]: the nearest pixel of each place."""
+    return nn.functional.interpolate(mask, size=shape[1:])
+
+
+def noised(sampler: Sampler, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """x [1, *shape] as noisy as it is at time t [1] of a sampler."""
+    given: Any = sampler
+    return given.scale_noise(x, t, noise) if hasattr(given, "scale_noise") else given.add_noise(x, noise, t)
+
+
+def _left(sampler: Sampler, steps: int, strength: float) -> Tensor:
+    """The times of the last steps, ``strength`` of all; Stable Diffusion rounds them down, flow matching up."""
+    given: Any = sampler
+    flows = hasattr(given, "scale_noise")
+    first = int(steps - min(steps * strength, steps)) if flows else steps - min(int(steps * strength), steps)
+    if first >= steps:
+        raise RequestError(
+            f"strength {strength} 乘 {steps} 步不到一步，什么也不会画；请加大 strength 或步数",
+            f"strength {strength} of {steps} steps is less than one, nothing would be drawn; raise strength or steps",
+        )
+    first *= getattr(given, "order", 1)
+    if hasattr(given, "set_begin_index"):
+        given.set_begin_index(first)
+    return sampler.timesteps[first:]
 
 
 def _conditionings(
@@ -173,8 +292,9 @@ def _conditionings(
     nulls = [hint.null(value) for hint, value in zip(level.hints, hints, strict=True)]
     given = system.condition(prepared.given, hints)
     null = system.condition(prepared.null, nulls)
-    if level.recipe.guide.null == "zeros":
-        null = merged(_zeros(null), nulls)
+    kind = level.recipe.guide.null
+    if kind in SILENT or (kind == "unsaid" and not prepared.request.negative):
+        null = merged(_zeros(given, kind == "hidden"), nulls)
     others: list[Conditioning] = []
     for branch, _ in dials:
         words = prepared.null if "text" in branch.drop else prepared.given
@@ -189,9 +309,14 @@ def _takes_variance(sampler: Sampler) -> bool:
     return str(getattr(getattr(sampler, "config", None), "variance_type", "")) in {"learned", "learned_range"}
 
 
-def _zeros(conditioning: Conditioning) -> Conditioning:
+def _zeros(conditioning: Conditioning, hidden: bool) -> Conditioning:
+    """The same streams and vector as zeros, their masks as they are, or with every token hidden."""
     streams = tuple(
-        Encoding(torch.zeros_like(e.tokens), e.mask, None if e.pooled is None else torch.zeros_like(e.pooled))
+        Encoding(
+            torch.zeros_like(e.tokens),
+            torch.zeros(e.tokens.shape[:2], dtype=torch.bool) if hidden else e.mask,
+            None if e.pooled is None else torch.zeros_like(e.pooled),
+        )
         for e in conditioning.streams
     )
     vector = conditioning.vector
@@ -207,11 +332,3 @@ def _step_settings(sampler: object, noise: torch.Generator) -> dict[str, torch.G
 
 def _first(*values: float | None) -> float:
     return next(value for value in values if value is not None)
-
-
-def to_image(pixels: Tensor) -> Image.Image:
-    """[3, H, W] in [-1, 1] -> a PIL image, rounded as diffusers does."""
-    from PIL import Image
-
-    bytes_ = (pixels / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
-    return Image.fromarray(bytes_.permute(1, 2, 0).contiguous().numpy())

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy
 import torch
 from torch import Tensor
 
-from bimo.core.errors import RequestError
+from bimo.core.errors import RecipeError, RequestError
 from bimo.core.part import Part, meant
 
 #: Samplers by the names people type, each a class of diffusers and what it is configured with besides the law.
@@ -24,6 +26,9 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "dpm++-sde": ("DPMSolverMultistepScheduler", {"steps_offset": 1, "algorithm_type": "sde-dpmsolver++"}),
     "unipc": ("UniPCMultistepScheduler", {"steps_offset": 1}),
 }
+#: The sampler that cascades were published with, which diffusers has only nearly (see `bimo.diffusion.singlestep`).
+SINGLESTEP = "dpm-singlestep"
+UNLIMITED = 1e9
 FLOW_SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "euler": ("FlowMatchEulerDiscreteScheduler", {}),
     "heun": ("FlowMatchHeunDiscreteScheduler", {}),
@@ -79,7 +84,7 @@ def _of_diffusers(table: Mapping[str, tuple[str, dict[str, Any]]], name: str, la
     import diffusers
 
     if name not in table:
-        zh, en = meant(name, table)
+        zh, en = meant(name, [*table, SINGLESTEP] if table is SAMPLERS else table)
         raise RequestError(f"没有采样器 {name!r}{zh}", f"there is no sampler {name!r}{en}")
     cls_name, settings = table[name]
     return getattr(diffusers, cls_name)(**(settings | law))
@@ -90,13 +95,27 @@ class Flow(Part):
     """Rectified flow (arXiv:2209.03003): x_t = (1 - s) x + s noise, the answer is noise - x; t = 1000 s.
 
     Training times are logit-normal (arXiv:2403.03206, section 3.1) with the given mean and deviation. ``shift`` moves
-    the times of drawing towards noise (the same paper, equation 23).
+    the times of drawing towards noise (the same paper, equation 23): s' = a s / (1 + (a - 1) s). ``dynamic`` takes a
+    from x's size in place of ``shift``, as its length in patches of ``patch`` a side is to ``base_length`` and
+    ``max_length``: a mu on the line through ``base_shift`` and ``max_shift`` ("line"), or ``base_shift`` +
+    ``max_shift`` times the root of length / ``base_length`` ("root"); a is e^mu, or mu itself where ``curve`` is
+    "linear". ``grid`` are the times before that: the sampler's own, from 1 to 1 / steps ("even"), or whole ones from
+    the last to 1, which the denoiser is told as they are ("whole"). ``terminal`` stretches them so as to end there.
     """
 
     mean: float = 0.0
     deviation: float = 1.0
     shift: float = 1.0
     last: float = 1000.0
+    dynamic: Literal["", "line", "root"] = ""
+    curve: Literal["exponential", "linear"] = "exponential"
+    base_length: int = 256
+    max_length: int = 4096
+    base_shift: float = 0.5
+    max_shift: float = 1.15
+    patch: int = 2
+    grid: Literal["own", "even", "whole"] = "own"
+    terminal: float = 0.0
 
     def times(self, count: int, generator: torch.Generator) -> Tensor:
         """Logit-normal times, [B]."""
@@ -114,20 +133,50 @@ class Flow(Part):
 
     def sampler(self, name: str, steps: int, shape: tuple[int, ...] = ()) -> Sampler:
         """diffusers' flow matching solver. Raises RequestError for an unknown name."""
-        made = _of_diffusers(FLOW_SAMPLERS, name or "euler", {"shift": self.shift})
-        made.set_timesteps(steps)
+        if name == "heun" and (self.dynamic or self.terminal or self.grid != "own"):
+            raise RequestError(
+                "这个模型的时间表只有 euler 采样器能走；请用 euler",
+                "the times of this model are for the sampler euler alone; use euler",
+            )
+        law: dict[str, Any] = {"shift": self.shift}
+        if self.dynamic:
+            law |= {"use_dynamic_shifting": True, "time_shift_type": self.curve}
+        if self.terminal:
+            law["shift_terminal"] = self.terminal
+        made = _of_diffusers(FLOW_SAMPLERS, name or "euler", law)
+        moved = {"mu": self.mu(shape)} if self.dynamic else {}
+        if self.grid == "even":
+            made.set_timesteps(sigmas=numpy.linspace(1.0, 1 / steps, steps), **moved)
+        elif self.grid == "whole":
+            whole = numpy.linspace(self.last, 1.0, steps).astype(numpy.int64).astype(numpy.float32)
+            made.set_timesteps(timesteps=whole, sigmas=whole / self.last, **moved)
+        else:
+            made.set_timesteps(steps, **moved)
         if not hasattr(made, "init_noise_sigma"):
             made.init_noise_sigma = 1.0
         if not hasattr(made, "scale_model_input"):
             made.scale_model_input = _unscaled
         return made
 
+    def mu(self, shape: tuple[int, ...]) -> float:
+        """How far the times of an x of a shape (C, h, w) are moved, where that is dynamic."""
+        length = math.prod(shape[1:]) // self.patch**2
+        if self.dynamic == "root":
+            return (length / self.base_length) ** 0.5 * self.max_shift + self.base_shift
+        slope = (self.max_shift - self.base_shift) / (self.max_length - self.base_length)
+        return length * slope + self.base_shift - slope * self.base_length
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ddpm(Part):
     """Denoising diffusion (arXiv:2006.11239) of ``count`` steps; ``config`` is the publisher's own sampler setting.
 
-    The answer is the noise ("epsilon"), x itself ("sample") or v (arXiv:2202.00512, appendix D).
+    The answer is the noise ("epsilon"), x itself ("sample") or v (arXiv:2202.00512, appendix D). With ``variance``
+    "learned_range" it has twice the channels, the second half being the place of the log variance between its two
+    bounds (arXiv:2102.09672, equation 15).
+
+    ``percentile`` clips what is found of x at every step (dynamic thresholding, arXiv:2205.11487, section 2.3);
+    ``begin`` is the share of the times at which "dpm-singlestep" begins.
     """
 
     betas: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "scaled_linear"
@@ -135,6 +184,9 @@ class Ddpm(Part):
     end: float = 0.012
     count: int = 1000
     prediction: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
+    variance: Literal["fixed", "learned_range"] = "fixed"
+    percentile: float = 0.0
+    begin: float = 1.0
     config: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def times(self, count: int, generator: torch.Generator) -> Tensor:
@@ -161,15 +213,41 @@ class Ddpm(Part):
         a = expand(self.signal().to(x)[t.long()], x)
         return a.sqrt() * noise - (1 - a).sqrt() * x
 
+    def variational(self, answer: Tensor, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """The variational term of each row in bits, [B], of an answer with twice the channels: what teaches the
+        variance (arXiv:2102.09672, equations 4 to 6 and 15). The mean is left out of the gradient, as in section 3.1;
+        with its weight of 1 / 1000 for a bound summed over 1000 times, a mean over times has weight 1.
+        """
+        if self.variance != "learned_range" or answer.shape[1] != 2 * x.shape[1]:
+            raise RecipeError(
+                f"这一层不学方差：variance 是 {self.variance!r}，回答有 {answer.shape[1]} 个通道，x 有 {x.shape[1]} 个",
+                f"this level learns no variance: it is {self.variance!r}, with an answer of {answer.shape[1]} channels "
+                f"for {x.shape[1]} of x",
+            )
+        return _variational(self, answer, x, noise, t)
+
+    def clean(self, answer: Tensor, noised: Tensor, t: Tensor) -> Tensor:
+        """x that an answer without variance means at x_t, [B, C, h, w]."""
+        a = expand(self.signal().to(noised)[t.long()], noised)
+        if self.prediction == "epsilon":
+            return (noised - (1 - a).sqrt() * answer) / a.sqrt()
+        return answer if self.prediction == "sample" else a.sqrt() * noised - (1 - a).sqrt() * answer
+
     def sampler(self, name: str, steps: int, shape: tuple[int, ...] = ()) -> Sampler:
-        """The named sampler, or the publisher's own for "". Raises RequestError for an unknown name."""
+        """The named sampler, or the publisher's own for "". Raises RequestError for an unknown name, and for one that
+        cannot clip where this law is to be clipped.
+        """
         import diffusers
 
+        if name == SINGLESTEP:
+            from bimo.diffusion.singlestep import Singlestep
+
+            return Singlestep(self.signal(), steps, self.prediction, self.percentile, self.begin)
         if not name and self.config:
             settings = {k: v for k, v in self.config.items() if not k.startswith("_")}
             made: Any = getattr(diffusers, str(self.config["_class_name"])).from_config(settings)
         else:
-            made = _of_diffusers(SAMPLERS, name or "ddim", self._law())
+            made = _of_diffusers(SAMPLERS, name or "ddim", self._law() | self._clipping(name or "ddim"))
         made.set_timesteps(steps)
         return made
 
@@ -181,6 +259,58 @@ class Ddpm(Part):
             "num_train_timesteps": self.count,
             "prediction_type": self.prediction,
         }
+
+    def _clipping(self, name: str) -> dict[str, Any]:
+        """What a sampler of diffusers is told of the percentile and the learnt variance."""
+        import diffusers
+
+        settings: dict[str, Any] = {}
+        if name == "ddpm" and self.variance == "learned_range":
+            settings["variance_type"] = "learned_range"
+        if self.percentile and name in SAMPLERS:
+            able = [n for n, (cls, _) in SAMPLERS.items() if _takes(getattr(diffusers, cls), "thresholding")]
+            if name not in able:
+                listed = ", ".join([SINGLESTEP, *able])
+                raise RequestError(
+                    f"采样器 {name!r} 不能截断像素，这个系统要截断；可用的是 {listed}",
+                    f"the sampler {name!r} cannot clip pixels, which this system needs; there is {listed}",
+                )
+            # diffusers limits the percentile's value to 1 unless told otherwise, which would be plain clipping.
+            limit = {"sample_max_value": UNLIMITED}
+            settings |= {"thresholding": True, "dynamic_thresholding_ratio": self.percentile} | limit
+        return settings
+
+
+def _takes(cls: Any, name: str) -> bool:
+    import inspect
+
+    return name in inspect.signature(cls.__init__).parameters
+
+
+def _variational(law: Ddpm, answer: Tensor, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """KL to the posterior in bits, [B]; at t = 0 the likelihood of x, in bins of 1 / 255 about it."""
+    at = t.long()
+    signal = law.signal().double()
+    before = torch.cat([signal.new_ones(1), signal[:-1]])
+    betas = 1 - signal / before
+    posterior = betas * (1 - before) / (1 - signal)
+    # The posterior has no variance at the first time; its neighbour's stands in, as in the paper's code.
+    low, high = (expand(v.log().to(x)[at], x) for v in (torch.cat([posterior[1:2], posterior[1:]]), betas))
+    of_x = expand((betas * before.sqrt() / (1 - signal)).to(x)[at], x)
+    of_noised = expand(((1 - before) * (1 - betas).sqrt() / (1 - signal)).to(x)[at], x)
+    noised = law.noised(x, noise, t)
+    told, place = answer.chunk(2, dim=1)
+    found = torch.lerp(low, high, (place + 1) / 2)
+    mean = of_x * law.clean(told.detach(), noised, t) + of_noised * noised
+    true = of_x * x + of_noised * noised
+    divergence = (found - low - 1 + (low - found).exp() + (true - mean) ** 2 * (-found).exp()) / 2
+    normal = torch.distributions.Normal(mean, (found / 2).exp())
+    upper, lower = normal.cdf(x + 1 / 255), normal.cdf(x - 1 / 255)
+    # What lies at the ends of the range is as likely as all beyond them.
+    share = torch.where(x > 0.999, 1 - lower, torch.where(x < -0.999, upper, upper - lower))
+    likelihood = -share.clamp(min=1e-12).log()
+    bits = torch.where(expand(at == 0, x), likelihood, divergence)
+    return bits.flatten(1).mean(1) / math.log(2)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -96,13 +96,26 @@ class Drawing(Protocol):
         ...
 
     @property
+    def noise(self) -> torch.Generator:
+        """That of the noise, the level's first already taken: for what diffusers takes from it after that."""
+        ...
+
+    @property
+    def pictures(self) -> Mapping[str, Tensor]:
+        """The pictures of the request at its size, [1, 3, H, W]; "mask" is [1, 1, H, W], 1 where it is painted."""
+        ...
+
+    @property
     def encodings(self) -> tuple[Encoding, ...]:
         """The words of the prompt."""
         ...
 
 
 class Hint(Protocol):
-    """Something read off an image that conditions a level: from the data in training, else from the drawing."""
+    """Something read off an image that conditions a level: from the data in training, else from the drawing.
+
+    One that reads pictures of the request says which in ``reads``, a tuple of their names ("image", "mask", others).
+    """
 
     def learned(self, system: System, batch: Batch) -> Conditioning:
         """The hint of a training batch, B rows."""
@@ -232,7 +245,7 @@ class System(nn.Module):
             weights.verify(folder / name, expected)
         with weights.unfilled():
             system = cls(recipe)
-        weights.assign(system, weights.read(folder / WEIGHTS_FILE), torch.float32, folder / WEIGHTS_FILE)
+        weights.assign(system, weights.read(folder / WEIGHTS_FILE, torch.float32), torch.float32, folder / WEIGHTS_FILE)
         for index, tower in enumerate(system.towers):
             tower.load_words(folder / f"words.{index}")
         system.weights_hash = hashes.get(WEIGHTS_FILE, "") or weights.digest(folder / WEIGHTS_FILE)

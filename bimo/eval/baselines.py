@@ -12,7 +12,8 @@ from bimo.data import shards
 from bimo.data.artwork import Kind
 from bimo.data.lexicon import DEFAULT_STYLE, DRAWN
 from bimo.diffusion.drive import answers
-from bimo.diffusion.paint import paint, prepare, to_image
+from bimo.diffusion.paint import paint, prepare
+from bimo.diffusion.pictures import to_image
 from bimo.diffusion.system import System
 from bimo.eval.measures import Interval, colour_of, foreground, in_place, pieces, share
 from bimo.eval.prompts import Question

@@ -15,7 +15,8 @@ from bimo.core.part import Part
 from bimo.core.recipe import Defaults, Guide, Level, Recipe
 from bimo.core.types import Ask, Conditioning, Encoding, Picture
 from bimo.diffusion.drive import answers, draw, drive
-from bimo.diffusion.paint import filled, paint, prepare, to_image
+from bimo.diffusion.paint import filled, paint, prepare
+from bimo.diffusion.pictures import to_image
 from bimo.diffusion.schedule import Ddpm, Flow, Mean
 from bimo.diffusion.system import System
 from bimo.words.budget import Budget

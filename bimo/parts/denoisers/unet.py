@@ -1,4 +1,4 @@
-"""The UNet of latent diffusion (arXiv:2112.10752), diffusers' UNet2DConditionModel: Stable Diffusion 1 and 2."""
+"""The UNet of latent diffusion (arXiv:2112.10752), diffusers' UNet2DConditionModel: Stable Diffusion 1, 2 and XL."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ class Unet(Part):
 
     ``channels`` are x's, ``spatial`` those of hints joined to it (5 for inpainting), ``size`` the side of x it was
     trained at. ``heads`` is the number of heads, one for all blocks or one each: what diffusers' configs call
-    ``attention_head_dim``. ``text`` is the width of the words; ``linear`` and ``upcast`` are Stable Diffusion 2's.
+    ``attention_head_dim``. ``text`` is the width of the words, or those of the towers that are joined to it; a
+    ``bridge`` wide tower is led to it by a linear layer (Kolors). ``linear`` and ``upcast`` are Stable Diffusion 2's,
+    ``depth`` (transformer layers a block) is XL's (arXiv:2307.01952).
+
+    A pooled text, ``vector`` wide, is added to the embedding of the time: as it is, or together with the numbers of
+    a hint, ``ids`` (its name and how many), each as ``id_width`` sines and cosines.
     """
 
     channels: int = 4
@@ -33,7 +38,12 @@ class Unet(Part):
     block_channels: tuple[int, ...] = (320, 640, 1280, 1280)
     layers_per_block: int = 2
     heads: int | tuple[int, ...] = 8
-    text: int = 768
+    depth: int | tuple[int, ...] = 1
+    text: int | tuple[int, ...] = 768
+    bridge: int = 0
+    vector: int = 0
+    ids: tuple[str, int] = ("", 0)
+    id_width: int = 256
     groups: int = 32
     linear: bool = False
     upcast: bool = False
@@ -43,10 +53,20 @@ class Unet(Part):
         return UnetDenoiser(self)
 
     def tiny(self) -> Self:
-        """Width 8, one layer a block, two heads; as many blocks of the same kinds, the text width of tiny towers."""
-        heads = (2,) * len(self.heads) if isinstance(self.heads, tuple) else 2
-        widths = (8,) * len(self.block_channels)
-        return replace(self, size=8, block_channels=widths, layers_per_block=1, heads=heads, text=16, groups=4)
+        """Width 8, one layer a block, two heads; as many blocks of the same kinds, the text widths of tiny towers."""
+        return replace(
+            self,
+            size=8,
+            block_channels=(8,) * len(self.block_channels),
+            layers_per_block=1,
+            heads=(2,) * len(self.heads) if isinstance(self.heads, tuple) else 2,
+            depth=tuple(min(n, 2) for n in self.depth) if isinstance(self.depth, tuple) else min(self.depth, 2),
+            text=(16,) * len(self.text) if isinstance(self.text, tuple) else 16,
+            bridge=min(self.bridge, 16),
+            vector=min(self.vector, 16),
+            id_width=8,
+            groups=4,
+        )
 
 
 class UnetDenoiser(nn.Module):
@@ -57,6 +77,13 @@ class UnetDenoiser(nn.Module):
         from diffusers import UNet2DConditionModel
 
         self.part = part
+        name, count = part.ids
+        told = part.vector + count * part.id_width
+        pooled: dict[str, Any] = {}
+        if name:
+            pooled = {"addition_embed_type": "text_time", "addition_time_embed_dim": part.id_width}
+        elif part.vector:
+            pooled = {"class_embed_type": "projection"}
         try:
             self.model = UNet2DConditionModel(
                 sample_size=part.size,
@@ -67,12 +94,17 @@ class UnetDenoiser(nn.Module):
                 block_out_channels=part.block_channels,
                 layers_per_block=part.layers_per_block,
                 attention_head_dim=cast(Any, part.heads),
-                cross_attention_dim=part.text,
+                transformer_layers_per_block=cast(Any, part.depth),
+                cross_attention_dim=sum(part.text) if isinstance(part.text, tuple) else part.text,
+                encoder_hid_dim=part.bridge or None,
+                encoder_hid_dim_type="text_proj" if part.bridge else None,
+                projection_class_embeddings_input_dim=told or None,
                 norm_num_groups=part.groups,
                 use_linear_projection=part.linear,
                 upcast_attention=part.upcast,
+                **pooled,
             )
-        except (ValueError, IndexError, ZeroDivisionError) as error:
+        except (ValueError, IndexError, ZeroDivisionError, TypeError) as error:
             raise RecipeError(
                 f"Unet 的字段不相配：{error}", f"the fields of Unet do not go together: {error}"
             ) from None
@@ -81,7 +113,10 @@ class UnetDenoiser(nn.Module):
         """The answer to an ask. Raises RecipeError where it is told other channels or streams than it has."""
         if len(conditioning.streams) != 1:
             count = len(conditioning.streams)
-            raise RecipeError(f"Unet 只读一个文本塔，收到 {count} 个", f"Unet reads one text tower, not {count}")
+            raise RecipeError(
+                f"Unet 只读一个文本塔，收到 {count} 个；几个塔要先用 join 合成一个",
+                f"Unet reads one text tower, not {count}; several are made one by a join",
+            )
         if conditioning.spatial is not None:
             x = torch.cat([x, conditioning.spatial.to(x)], dim=1)
         if x.shape[1] != self.part.channels + self.part.spatial:
@@ -91,5 +126,33 @@ class UnetDenoiser(nn.Module):
             )
         words = conditioning.streams[0]
         mask = None if words.mask is None else words.mask.to(x.dtype)
-        answer = self.model(x, t, words.tokens, encoder_attention_mask=mask, return_dict=False)
+        answer = self.model(
+            x,
+            t,
+            words.tokens,
+            class_labels=self._pooled(conditioning) if self.part.vector and not self.part.ids[0] else None,
+            added_cond_kwargs=self._added(conditioning) if self.part.ids[0] else None,
+            encoder_attention_mask=mask,
+            return_dict=False,
+        )
         return cast("tuple[Tensor, ...]", answer)[0]
+
+    def _pooled(self, conditioning: Conditioning) -> Tensor:
+        vector = conditioning.vector
+        if vector is None or vector.shape[1] != self.part.vector:
+            width = 0 if vector is None else vector.shape[1]
+            raise RecipeError(
+                f"Unet 收到 {width} 维的整句向量，应为 {self.part.vector} 维",
+                f"Unet is given a pooled text {width} wide; expected {self.part.vector}",
+            )
+        return vector
+
+    def _added(self, conditioning: Conditioning) -> dict[str, Tensor]:
+        name, count = self.part.ids
+        ids = conditioning.scalars.get(name)
+        if ids is None or ids.shape[1] != count:
+            raise RecipeError(
+                f"Unet 要提示 {name!r} 的 {count} 个数，收到 {sorted(conditioning.scalars)}",
+                f"Unet needs the {count} numbers of a hint {name!r}; it is given {sorted(conditioning.scalars)}",
+            )
+        return {"text_embeds": self._pooled(conditioning), "time_ids": ids}

@@ -1,12 +1,14 @@
-"""Hints that are views of the picture or of an earlier level's answer: the expected picture, the pose."""
+"""Hints that are views of the picture or of an earlier level's answer: the expected picture, the pose, what a mask
+leaves, sizes."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bimo.core.errors import RequestError
 from bimo.core.part import Part
@@ -102,3 +104,156 @@ class Pose(Part):
         flip = (draws[0] < self.flip).float()
         spread = (draws[2:] * 2 - 1) * torch.tensor([self.shift, self.shift, self.angle])
         return torch.cat([flip[None], (low + (high - low) * draws[1])[None], spread])[None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masked(Part):
+    """What a mask leaves of the picture, for a denoiser that paints the rest: the mask (1: to be painted) and x of the
+    picture with grey in its place, joined to x in that order (the inpainting models of arXiv:2112.10752).
+
+    In training every picture gets a mask of its own: for the share ``whole`` all of it, else a few rectangles and a
+    stroke. In drawing it is the request's, all of the picture where there is none. ``level`` names the level whose
+    space codes the picture.
+    """
+
+    level: str = "image"
+    whole: float = 0.25
+    reads: tuple[str, ...] = ("mask",)
+
+    def build(self) -> Masked:
+        """It has no weights: the part is the hint."""
+        return self
+
+    def learned(self, system: System, batch: Batch) -> Conditioning:
+        """Spatial [B, 1 + C, h, w]."""
+        space: Any = system.space(self.level)
+        mask = random_masks(batch.x.shape[0], batch.x.shape[2:], self.whole, batch.generator)
+        with torch.no_grad():
+            # A batch holds x alone: its pixels are what the space makes of it.
+            pixels = space.decode(batch.x)
+            shown = nn.functional.interpolate(mask, size=pixels.shape[2:]) < 0.5
+            return Conditioning(spatial=torch.cat([mask, space.encode(pixels * shown, batch.generator)], dim=1))
+
+    def drawn(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+        """Spatial [1, 1 + C, h, w]; the masked picture is coded with numbers of the noise, as diffusers does."""
+        space: Any = system.space(self.level)
+        width, height = drawing.request.size or (0, 0)
+        mask = drawing.pictures.get("mask", torch.ones(1, 1, height, width))
+        image = drawing.pictures.get("image", torch.zeros(1, 3, height, width))
+        coded = space.encode(image * (mask < 0.5), drawing.noise)
+        return Conditioning(spatial=torch.cat([nn.functional.interpolate(mask, size=shape[1:]), coded], dim=1))
+
+    def null(self, value: Conditioning) -> Conditioning:
+        """The same: guidance is for the words."""
+        return value
+
+
+def random_masks(count: int, size: tuple[int, ...], whole: float, generator: torch.Generator) -> Tensor:
+    """Masks [B, 1, h, w] to learn painting in: all of it for the share ``whole``, else one to three rectangles and a
+    stroke of random width between two places.
+    """
+    h, w = size
+    rows, columns = torch.arange(h)[:, None] / h, torch.arange(w)[None] / w
+    masks = torch.zeros(count, 1, h, w)
+    for mask in masks[:, 0]:
+        draws = torch.rand(20, generator=generator).tolist()
+        if draws[0] < whole:
+            mask.fill_(1.0)
+            continue
+        for at in range(1, 2 + int(draws[1] * 3)):
+            top, left, tall, wide = draws[4 * at - 2 : 4 * at + 2]
+            tall, wide = 0.1 + 0.5 * tall, 0.1 + 0.5 * wide
+            inside = (rows >= top - tall / 2) & (rows < top + tall / 2)
+            mask[inside & (columns >= left - wide / 2) & (columns < left + wide / 2)] = 1.0
+        y, x, down, right, thick = draws[15:]
+        down, right = down - y, right - x
+        along = ((rows - y) * down + (columns - x) * right) / max(down**2 + right**2, 1e-6)
+        along = along.clamp(0, 1)
+        far = (rows - y - along * down) ** 2 + (columns - x - along * right) ** 2
+        mask[far < (0.02 + 0.08 * thick) ** 2] = 1.0
+    return masks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes(Part):
+    """What a picture's size was and is, in pixels: height and width before it was resized, top and left of the crop,
+    height and width it is drawn at (arXiv:2307.01952, section 2.2).
+
+    In training they come with the data, else the picture is taken for whole; ``factor`` pixels are a place of x. In
+    drawing they are the request's ``hints["sizes"]``, else those of a whole picture of the size asked for.
+    """
+
+    name: str = "sizes"
+    factor: int = 8
+
+    def build(self) -> Sizes:
+        """It has no weights: the part is the hint."""
+        return self
+
+    def learned(self, system: System, batch: Batch) -> Conditioning:
+        """Scalars [B, 6]."""
+        if self.name in batch.scalars:
+            return Conditioning(scalars={self.name: batch.scalars[self.name]})
+        height, width = (side * self.factor for side in batch.x.shape[2:])
+        return Conditioning(scalars={self.name: _whole(width, height).expand(batch.x.shape[0], -1)})
+
+    def drawn(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+        """Scalars [1, 6]. Raises RequestError for anything but six finite numbers."""
+        given = drawing.request.hints.get(self.name)
+        if given is None:
+            return Conditioning(scalars={self.name: _whole(*(drawing.request.size or (0, 0)))})
+        if len(given) != 6 or not all(math.isfinite(v) for v in given):
+            raise RequestError(
+                f"{self.name} 应为 6 个数（原高、原宽、裁剪的上和左、目标高、目标宽），收到 {given}",
+                f"{self.name} are 6 numbers (height and width before, top and left of the crop, height and width "
+                f"now), got {given}",
+            )
+        return Conditioning(scalars={self.name: torch.tensor([given])})
+
+    def null(self, value: Conditioning) -> Conditioning:
+        """The same: guidance is for the words."""
+        return value
+
+
+def _whole(width: int, height: int) -> Tensor:
+    return torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bucket(Part):
+    """Which of the sizes that a system was trained at a picture has, (width, height) in pixels: its place in the list
+    is all that the denoiser is told (PanGu-Draw v3), so another size cannot be drawn.
+
+    In training it comes with the data, else from x, of which a place is ``factor`` pixels; what is none of the sizes
+    counts as the one nearest in shape.
+    """
+
+    sizes: tuple[tuple[int, int], ...]
+    name: str = "bucket"
+    factor: int = 8
+
+    def build(self) -> Bucket:
+        """It has no weights: the part is the hint."""
+        return self
+
+    def learned(self, system: System, batch: Batch) -> Conditioning:
+        """Scalars [B, 1]."""
+        if self.name in batch.scalars:
+            return Conditioning(scalars={self.name: batch.scalars[self.name]})
+        height, width = batch.x.shape[2:]
+        near = min(self.sizes, key=lambda size: abs(math.log(size[0] / size[1]) - math.log(width / height)))
+        found = (width * self.factor, height * self.factor)
+        place = self.sizes.index(found if found in self.sizes else near)
+        return Conditioning(scalars={self.name: torch.full((batch.x.shape[0], 1), float(place))})
+
+    def drawn(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+        """Scalars [1, 1]. Raises RequestError for a size that is not in the list."""
+        size = drawing.request.size or (0, 0)
+        if size not in self.sizes:
+            listed = ", ".join(f"{width}x{height}" for width, height in self.sizes)
+            raise RequestError(f"没学过 {size} 这个尺寸；可用的是 {listed}", f"no size {size}; there is {listed}")
+        return Conditioning(scalars={self.name: torch.tensor([[float(self.sizes.index(size))]])})
+
+    def null(self, value: Conditioning) -> Conditioning:
+        """The same: guidance is for the words."""
+        return value

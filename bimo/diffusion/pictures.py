@@ -1,0 +1,89 @@
+"""Pictures in and out of a drawing: a request's image, mask and hints' pictures as tensors at its size, and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy
+import torch
+from torch import Tensor
+
+from bimo.core.types import Request
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+IMAGE, MASK = "image", "mask"
+
+
+def size_for(image: Image.Image, area: int, unit: int, sizes: tuple[tuple[int, int], ...]) -> tuple[int, int]:
+    """(width, height) to draw at where only a picture was given: its own shape, no larger than ``area`` pixels, sides
+    multiples of ``unit``; of ``sizes``, where a system knows no others, the one nearest in shape.
+    """
+    width, height = upright(image).size
+    if sizes:
+        return min(sizes, key=lambda size: abs(math.log(size[0] / size[1]) - math.log(width / height)))
+    scale = min(1.0, math.sqrt(area / (width * height)))
+    return tuple(max(unit, int(side * scale) // unit * unit) for side in (width, height))  # type: ignore[return-value]
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The picture as a camera meant it to be seen."""
+    from PIL import ImageOps
+
+    return ImageOps.exif_transpose(image)
+
+
+def opaque(image: Image.Image) -> Image.Image:
+    """The picture in RGB, on white where it is transparent."""
+    from PIL import Image
+
+    image = upright(image)
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def pixels_of(image: Image.Image, size: tuple[int, int]) -> Tensor:
+    """[1, 3, H, W] in [-1, 1] at (width, height), resized as diffusers does."""
+    from PIL import Image
+
+    resized = opaque(image).resize(size, resample=Image.Resampling.LANCZOS)
+    values = torch.from_numpy(numpy.array(resized).astype(numpy.float32) / 255.0)
+    return 2.0 * values.permute(2, 0, 1)[None] - 1.0
+
+
+def mask_of(image: Image.Image, size: tuple[int, int]) -> Tensor:
+    """[1, 1, H, W] of 0 (to be kept) and 1 (to be painted): what is half white or more is painted."""
+    from PIL import Image
+
+    resized = opaque(image).resize(size, resample=Image.Resampling.LANCZOS).convert("L")
+    values = torch.from_numpy(numpy.array(resized).astype(numpy.float32) / 255.0)
+    return (values >= 0.5).float()[None, None]
+
+
+def read(request: Request) -> dict[str, Tensor]:
+    """The pictures of a filled request at its size, by name: "image", "mask" and those hints read."""
+    size = request.size or (0, 0)
+    found = {name: pixels_of(image, size) for name, image in request.pictures.items()}
+    if request.image is not None:
+        found[IMAGE] = pixels_of(request.image, size)
+    if request.mask is not None:
+        found[MASK] = mask_of(request.mask, size)
+    return found
+
+
+def pasted(pixels: Tensor, pictures: Mapping[str, Tensor]) -> Tensor:
+    """[1, 3, H, W] drawn -> the same with every pixel outside the mask as it was given."""
+    return torch.where(pictures[MASK] > 0.5, pixels, pictures[IMAGE])
+
+
+def to_image(pixels: Tensor) -> Image.Image:
+    """[3, H, W] in [-1, 1] -> a PIL image, rounded as diffusers does."""
+    from PIL import Image
+
+    bytes_ = (pixels / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
+    return Image.fromarray(bytes_.permute(1, 2, 0).contiguous().numpy())

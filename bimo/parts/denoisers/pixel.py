@@ -1,0 +1,289 @@
+"""The pixel UNet of cascades (GLIDE, arXiv:2112.10741; unCLIP, arXiv:2204.06125), with the names of damo's cascades.
+
+Words reach it twice: pooled they are added to the embedding of the time, and as tokens their keys and values stand
+beside those of the picture in one self-attention. An image or text embedding may take the place of words.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Self, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bimo.core.errors import RecipeError
+from bimo.core.part import Part
+from bimo.core.types import Conditioning
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelUnet(Part):
+    """A UNet over pixels; the defaults are those of damo's 64-pixel generator, with nothing to read.
+
+    ``channels`` are x's, ``spatial`` those of hints joined to it (3: a picture of lower resolution), ``answer`` those
+    it answers: twice x's where it learns the variance. ``attend`` says at which reductions of the side (2: half) there
+    is self-attention, ``middle`` whether at the lowest one; heads are ``head`` wide.
+
+    ``text`` is the width of words: pooled they go to the time, as tokens to attention through ``context`` wide ones.
+    ``embed`` is the width of one embedding in their place, the hint's of the name ``reads`` or the pooled words for
+    "": it goes to the time and, through ``tokens`` of them, to attention. ``noise`` names the hint that says how noisy
+    the joined picture is. ``film`` lets the time scale features as well as shift them; ``encoder_film`` says so of the
+    blocks on the way down that keep the side. ``convolve`` resamples by convolutions of their own.
+    """
+
+    channels: int = 3
+    spatial: int = 0
+    answer: int = 6
+    width: int = 512
+    multiples: tuple[int, ...] = (1, 2, 3, 4)
+    blocks: int = 3
+    attend: tuple[int, ...] = (2, 4, 8)
+    middle: bool = True
+    head: int = 64
+    groups: int = 32
+    text: int = 0
+    context: int = 512
+    embed: int = 0
+    reads: str = ""
+    tokens: int = 4
+    noise: str = ""
+    film: bool = True
+    encoder_film: bool = True
+    convolve: bool = False
+    dropout: float = 0.0
+
+    def build(self) -> PixelDenoiser:
+        """The module. Raises RecipeError for widths that groups or heads do not divide."""
+        for multiple in self.multiples:
+            if self.width * multiple % self.groups or self.width * multiple % self.head:
+                raise RecipeError(
+                    f"PixelUnet 的宽度 {self.width * multiple} 不能被 groups {self.groups} 和 head {self.head} 整除",
+                    f"a width of {self.width * multiple} in PixelUnet is no multiple of its groups ({self.groups}) "
+                    f"and heads ({self.head})",
+                )
+        return PixelDenoiser(self)
+
+    def tiny(self) -> Self:
+        """Width 8, one block a level, heads of 4; as many levels, the text widths of tiny towers."""
+        small = {"width": 8, "blocks": 1, "head": 4, "groups": 4, "context": 16}
+        return replace(self, **small, text=min(self.text, 16), embed=min(self.embed, 16))
+
+
+class Resample(nn.Module):
+    """The side doubled (2.0), halved (0.5) or kept (1.0), with a convolution of its own where one is wanted."""
+
+    def __init__(self, width: int, scale: float, convolve: bool = False) -> None:
+        super().__init__()
+        made: nn.Module = nn.Identity()
+        if scale == 2.0:
+            after = nn.Conv2d(width, width, 3, padding=1) if convolve else nn.Identity()
+            made = nn.Sequential(nn.Upsample(scale_factor=2.0, mode="nearest"), after)
+        elif scale == 0.5:
+            made = nn.Conv2d(width, width, 3, stride=2, padding=1) if convolve else nn.AvgPool2d(2)
+        self.resample = made
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, h, w] -> [B, C, h * scale, w * scale]."""
+        return self.resample(x)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions that the embedded time shifts between, or scales and shifts (``film``), beside a shortcut."""
+
+    def __init__(self, before: int, time: int, after: int, groups: int, film: bool, scale: float, drop: float) -> None:
+        super().__init__()
+        self.film = film
+        self.layer1 = nn.Sequential(nn.GroupNorm(groups, before), nn.SiLU(), nn.Conv2d(before, after, 3, padding=1))
+        self.resample = Resample(before, scale)
+        self.embedding = nn.Sequential(nn.SiLU(), nn.Linear(time, after * 2 if film else after))
+        self.layer2 = nn.Sequential(
+            nn.GroupNorm(groups, after), nn.SiLU(), nn.Dropout(drop), nn.Conv2d(after, after, 3, padding=1)
+        )
+        self.shortcut = nn.Identity() if before == after else nn.Conv2d(before, after, 1)
+        nn.init.zeros_(cast(nn.Conv2d, self.layer2[-1]).weight)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """[B, C, h, w] and the embedded time [B, E] -> [B, C', h', w']."""
+        h = self.layer1[2](self.resample(self.layer1[1](self.layer1[0](x))))
+        told = self.embedding(time)[:, :, None, None]
+        if self.film:
+            scale, shift = told.chunk(2, dim=1)
+            h = self.layer2[0](h) * (1 + scale) + shift
+        else:
+            h = self.layer2[0](h + told)
+        return self.layer2[3](self.layer2[2](self.layer2[1](h))) + self.shortcut(self.resample(x))
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over places whose keys and values are joined by those of the context's tokens."""
+
+    def __init__(self, width: int, context: int, head: int, groups: int) -> None:
+        super().__init__()
+        self.heads = width // head
+        self.norm = nn.GroupNorm(groups, width)
+        self.to_qkv = nn.Conv2d(width, width * 3, 1)
+        if context:
+            self.context_kv = nn.Linear(context, width * 2)
+        self.proj = nn.Conv2d(width, width, 1)
+        nn.init.zeros_(self.proj.weight)
+
+    def forward(self, x: Tensor, context: Tensor | None, mask: Tensor | None) -> Tensor:
+        """[B, C, h, w], context [B, L, D], mask [B, L] bool (True: real) -> [B, C, h, w]."""
+        rows, width, high, wide = x.shape
+        parts = self.to_qkv(self.norm(x)).reshape(rows, 3, self.heads, width // self.heads, high * wide)
+        q, k, v = parts.transpose(-1, -2).unbind(1)
+        seen = None
+        if context is not None:
+            told = self.context_kv(context).reshape(rows, -1, 2, self.heads, width // self.heads)
+            more_k, more_v = told.permute(2, 0, 3, 1, 4)
+            k, v = torch.cat([k, more_k], dim=2), torch.cat([v, more_v], dim=2)
+            if mask is not None:
+                # A picture sees all of itself; only words may be padding.
+                seen = functional.pad(mask, (high * wide, 0), value=True)[:, None, None]
+        h = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        return x + self.proj(h.transpose(-1, -2).reshape(rows, width, high, wide))
+
+
+def sinusoidal(t: Tensor, width: int) -> Tensor:
+    """Times [B] -> [B, width]: cosines, then sines, of t / 10000^(i / half) (arXiv:1706.03762, section 3.5)."""
+    half = width // 2
+    powers = torch.exp(-math.log(10000) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
+    angles = t.float()[:, None] * powers
+    return functional.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, width % 2))
+
+
+def _mlp(before: int, inner: int, after: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(before, inner), nn.SiLU(), nn.Linear(inner, after))
+
+
+class PixelDenoiser(nn.Module):
+    """x [R, C, h, w], t [R] and conditioning -> [R, answer, h, w]. The published names are its own."""
+
+    def __init__(self, part: PixelUnet) -> None:
+        super().__init__()
+        self.part = part
+        width, time = part.width, part.width * 4
+        self.time_embedding = _mlp(width, time, time)
+        if part.noise:
+            self.noise_time_embedding = _mlp(width, time, time)
+        if part.text:
+            self.pool_embedding = nn.Sequential(nn.LayerNorm(part.text), nn.Linear(part.text, time))
+            words = nn.Linear(part.text, part.context), nn.SiLU(), nn.Linear(part.context, part.context)
+            self.text_embedding = nn.Sequential(nn.LayerNorm(part.text), *words)
+        if part.embed:
+            self.y_embedding = _mlp(part.embed, time, time)
+            if part.tokens:
+                self.context_embedding = _mlp(part.embed, time, part.context * part.tokens)
+        self.context = part.context if part.text or (part.embed and part.tokens) else 0
+        self._build(time)
+
+    def _build(self, time: int) -> None:
+        """The convolutions. A block is a list of what it runs in turn; one that only halves the side stands alone."""
+        part = self.part
+        lowest = len(part.multiples) - 1
+        widths = [part.width * multiple for multiple in part.multiples]
+
+        def residual(before: int, after: int, film: bool, scale: float = 1.0, drop: float = part.dropout) -> nn.Module:
+            return ResidualBlock(before, time, after, part.groups, film, scale, drop)
+
+        def attention(width: int) -> nn.Module:
+            return AttentionBlock(width, self.context, part.head, part.groups)
+
+        def resample(width: int, scale: float) -> nn.Module:
+            return Resample(width, scale, True) if part.convolve else residual(width, width, part.film, scale)
+
+        before, kept = part.width, [part.width]
+        self.encoder = nn.ModuleList([nn.Conv2d(part.channels + part.spatial, part.width, 3, padding=1)])
+        for level, width in enumerate(widths):
+            for _ in range(part.blocks):
+                block = nn.ModuleList([residual(before, width, part.film and part.encoder_film)])
+                if 2**level in part.attend:
+                    block.append(attention(width))
+                self.encoder.append(block)
+                kept.append(width)
+                before = width
+            if level < lowest:
+                self.encoder.append(resample(width, 0.5))
+                kept.append(width)
+        between = [attention(before)] if part.middle else []
+        self.middle = nn.ModuleList(
+            [residual(before, before, part.film), *between, residual(before, before, part.film)]
+        )
+        self.decoder = nn.ModuleList()
+        for level, width in reversed(list(enumerate(widths))):
+            for index in range(part.blocks + 1):
+                block = nn.ModuleList([residual(before + kept.pop(), width, part.film)])
+                if 2**level in part.attend:
+                    block.append(attention(width))
+                if level and index == part.blocks:
+                    block.append(resample(width, 2.0))
+                self.decoder.append(block)
+                before = width
+        end = nn.Conv2d(before, part.answer, 3, padding=1)
+        nn.init.zeros_(end.weight)
+        self.head = nn.Sequential(nn.GroupNorm(part.groups, before), nn.SiLU(), end)
+
+    def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """The answer to an ask. Raises RecipeError where hints or towers are not those it was built for."""
+        part = self.part
+        if conditioning.spatial is not None:
+            x = torch.cat([x, conditioning.spatial.to(x)], dim=1)
+        if x.shape[1] != part.channels + part.spatial:
+            raise RecipeError(
+                f"PixelUnet 收到 {x.shape[1]} 个通道，应为 {part.channels} + 提示的 {part.spatial}",
+                f"PixelUnet is given {x.shape[1]} channels; expected {part.channels} and {part.spatial} of hints",
+            )
+        time, context, mask = self._read(t.expand(len(x)), conditioning)
+        kept: list[Tensor] = []
+        for block in self.encoder:
+            x = self._run(block, x, time, context, mask)
+            kept.append(x)
+        for block in self.middle:
+            x = self._run(block, x, time, context, mask)
+        for block in self.decoder:
+            x = self._run(block, torch.cat([x, kept.pop()], dim=1), time, context, mask)
+        return self.head(x)
+
+    def _read(self, t: Tensor, conditioning: Conditioning) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The embedded time [R, E], the context [R, L, D] and its mask [R, L]."""
+        part = self.part
+        time = self.time_embedding(sinusoidal(t, part.width))
+        context, mask = None, None
+        if part.noise:
+            level = conditioning.scalars[part.noise][:, 0]
+            time = time + self.noise_time_embedding(sinusoidal(level, part.width))
+        if part.text:
+            if conditioning.vector is None or len(conditioning.streams) != 1:
+                raise RecipeError(
+                    "PixelUnet 要一个带汇总向量（pooled）的文本塔",
+                    "PixelUnet reads one text tower, with a pooled output",
+                )
+            time = time + self.pool_embedding(conditioning.vector)
+            context = self.text_embedding(conditioning.streams[0].tokens)
+            mask = conditioning.streams[0].mask
+        if part.embed:
+            y = conditioning.scalars[part.reads] if part.reads else conditioning.vector
+            if y is None or y.shape[-1] != part.embed:
+                found = "nothing" if y is None else str(y.shape[-1])
+                raise RecipeError(
+                    f"PixelUnet 要 {part.embed} 维的向量，收到 {found}",
+                    f"PixelUnet reads an embedding of {part.embed}; it is given {found}",
+                )
+            time = time + self.y_embedding(y)
+            if part.tokens:
+                context = self.context_embedding(y).reshape(len(y), part.tokens, part.context)
+        return time, context, mask
+
+    def _run(self, block: nn.Module, x: Tensor, time: Tensor, context: Tensor | None, mask: Tensor | None) -> Tensor:
+        if isinstance(block, nn.ModuleList):
+            for inner in block:
+                x = self._run(inner, x, time, context, mask)
+            return x
+        if isinstance(block, ResidualBlock):
+            return block(x, time)
+        if isinstance(block, AttentionBlock):
+            return block(x, context, mask)
+        return block(x)

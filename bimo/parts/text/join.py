@@ -1,0 +1,44 @@
+"""Several text towers as one conditioning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from bimo.core.errors import RecipeError
+from bimo.core.part import Part
+from bimo.core.types import Conditioning, Encoding
+
+
+@dataclass(frozen=True, kw_only=True)
+class Channels(Part):
+    """Towers of one length side by side: their tokens joined on the width, pooled the last that pools.
+
+    Stable Diffusion XL (arXiv:2307.01952, section 2.1) and PanGu-Draw v3 (arXiv:2312.16486).
+    """
+
+    def build(self) -> ChannelsJoin:
+        """The module; it has no weights."""
+        return ChannelsJoin()
+
+
+class ChannelsJoin(nn.Module):
+    """Encodings [B, L, D1], [B, L, D2] ... -> one stream [B, L, D1 + D2 ...] and the last pooled [B, P]."""
+
+    def joined(self, encodings: tuple[Encoding, ...]) -> Conditioning:
+        """One stream; a place of it is real where any tower has a real token. Raises RecipeError for lengths that
+        differ.
+        """
+        lengths = [e.tokens.shape[1] for e in encodings]
+        if len(set(lengths)) != 1:
+            raise RecipeError(
+                f"并排的文本塔长度要相同，收到 {lengths}；请把配方里的 length 改成一样",
+                f"towers side by side have one length, not {lengths}; make length the same in the recipe",
+            )
+        masks = [e.mask for e in encodings if e.mask is not None]
+        mask = torch.stack(masks).any(dim=0) if len(masks) == len(encodings) else None
+        pooled = [e.pooled for e in encodings if e.pooled is not None]
+        tokens = torch.cat([e.tokens for e in encodings], dim=-1)
+        return Conditioning((Encoding(tokens, mask),), pooled[-1] if pooled else None)
