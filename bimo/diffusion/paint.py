@@ -16,7 +16,7 @@ from bimo.core.recipe import Branch
 from bimo.core.types import Ask, Conditioning, Encoding, Picture, Request, checked
 from bimo.diffusion import guidance, pictures
 from bimo.diffusion.pictures import IMAGE, MASK
-from bimo.diffusion.schedule import Sampler
+from bimo.diffusion.samplers import Sampler
 from bimo.diffusion.system import BuiltLevel, System, merged, stacked
 from bimo.words.styles import styled
 

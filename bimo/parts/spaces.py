@@ -22,8 +22,7 @@ class Latent(Part):
     """An AutoencoderKL. x is (z - shift) * scaling of its latent z; the defaults are those of Stable Diffusion 1.
 
     ``channels`` are the latent's; each of ``block_channels`` after the first halves the side. The picture it codes is
-    that of the request at 1 / ``shrink`` of its side: of a level that another one enlarges.
-    ``quant`` and
+    that of the request at 1 / ``shrink`` of its side: of a level that another one enlarges. ``quant`` and
     ``post_quant`` are the 1x1 convolutions around z, ``attention`` that of the middle block: Flux's has no such
     convolutions, CogView4's none of the three.
     """
