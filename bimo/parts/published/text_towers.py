@@ -94,9 +94,9 @@ KNOWN = (
         ),
         ("达摩院中文 Stable Diffusion（Chinese-CLIP ViT-H）", "damo's Chinese Stable Diffusion (Chinese-CLIP ViT-H)"),
     ),
-    Identity("alt-diffusion", ("zh", "en"), XlmText(), ("AltDiffusion", "AltDiffusion"), word="altdiffusion-m2"),
+    Identity("altdiffusion", ("zh", "en"), XlmText(), ("AltDiffusion", "AltDiffusion"), word="altdiffusion-m2"),
     Identity(
-        "alt-diffusion-m9",
+        "altdiffusion-m9",
         ("zh", "en"),
         XlmText(),
         ("AltDiffusion-m9", "AltDiffusion-m9"),
@@ -106,7 +106,7 @@ KNOWN = (
         ),
     ),
     Identity(
-        "alt-diffusion-m18",
+        "altdiffusion-m18",
         ("zh", "en"),
         XlmText(project=1024, penultimate=True),
         ("AltDiffusion-m18", "AltDiffusion-m18"),
