@@ -18,8 +18,10 @@ from bimo.diffusion.system import System
 from bimo.parts.text.bert import BertTower
 from bimo.parts.text.clip import ClipTower
 from bimo.parts.text.llm import LanguageTower
+from bimo.parts.text.xlm import XlmTower
 from bimo.train.loop import train
 from tests.conftest import KNOWN
+from tests.parity.chinese_checkpoints import sentence_words
 from tests.parity.tiny_checkpoints import bert_words, clip_words
 from tests.parity.tiny_flow_checkpoints import qwen_words as language_words
 
@@ -51,8 +53,10 @@ def give_words(tower: Any, folder: Path) -> bool:
     """Writes the words that a publisher gives with a tower; False for a tower that learns its own."""
     if isinstance(tower, BertTower) and tower.part.words == "lexicon":
         return False
-    if isinstance(tower, BertTower):
+    if isinstance(tower, BertTower) or (isinstance(tower, ClipTower) and tower.part.words == "pieces"):
         bert_words(folder)
+    elif isinstance(tower, XlmTower):
+        sentence_words(folder, 24)
     elif isinstance(tower, ClipTower):
         clip_words(folder)
     elif isinstance(tower, LanguageTower):
