@@ -20,7 +20,7 @@ miaobi = Recipe(
             train=("text.*", "image.denoiser.*"),
             size=(512, 512),
             note="LAION-5B's Chinese part cleaned, Midjourney's prompts translated, some 100,000 captions of their "
-            "own; 8 x RTX 4090. What learnt, at which rate and for how long was not published: that all did is a guess.",
+            "own; 8 x RTX 4090. What learnt, at which rate and for how long was not published: all is a guess.",
         ),
     ),
     weights=Published(

@@ -86,8 +86,8 @@ taiyi_zh_finetune = replace(
             weight_decay=0.1,
             note="Their public code: 10 epochs of batch 1 a card, warm-up 1 % of the steps, polynomial decay to 1e-7, "
             "no dropped captions, no averaged weights. It padded captions to the longest of a batch; here, as in "
-            "drawing, to 512: a tower that learns with its padding in sight must see as much of it when it draws. Either of the "
-            "two may be frozen.",
+            "drawing, to 512: a tower that learns with its padding in sight must see as much of it when it draws. "
+            "Either of the two may be frozen.",
         ),
     ),
 )
