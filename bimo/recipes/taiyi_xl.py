@@ -26,9 +26,19 @@ sdxl = Level(
     name="image",
     space=Latent(scaling=0.13025),
     denoiser=sdxl_unet,
-    schedule=Ddpm(),
+    schedule=Ddpm(
+        config={
+            "_class_name": "EulerDiscreteScheduler",
+            "beta_schedule": "scaled_linear",
+            "beta_start": 0.00085,
+            "beta_end": 0.012,
+            "num_train_timesteps": 1000,
+            "prediction_type": "epsilon",
+            "steps_offset": 1,
+            "timestep_spacing": "leading",
+        }
+    ),
     hints=(Sizes(),),
-    sampler="euler",
     steps=50,
     guide=Guide(scale=7.0, null="unsaid"),
 )
