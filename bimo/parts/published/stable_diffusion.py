@@ -188,12 +188,17 @@ def latent(config: Config) -> Latent:
         "layers_per_block": "layers_per_block",
         "groups": "norm_num_groups",
         "scaling": "scaling_factor",
+        "shift": "shift_factor",
+        "quant": "use_quant_conv",
+        "post_quant": "use_post_quant_conv",
+        "attention": "mid_block_add_attention",
     }
     read_blocks = config.fields.get("block_out_channels", (64,))
     count = len(read_blocks) if isinstance(read_blocks, list) else 1
     kinds = {"down_block_types": ("DownEncoderBlock2D",) * count, "up_block_types": ("UpDecoderBlock2D",) * count}
     read = config.of({**defaults_of(AutoencoderKL), **kinds}, own.values(), NO_EFFECT_VAE)
-    return Latent(**{name: read[field] for name, field in own.items()})
+    given = {name: read[field] for name, field in own.items()}
+    return Latent(**{**given, "shift": given["shift"] or 0.0})
 
 
 def law(folder: Folder, mend: bool = True) -> Ddpm:
