@@ -31,7 +31,8 @@ class Guide(Part):
 
     ``scale`` is w in e + w (c - e); 1 asks one branch only. ``null`` says what e is conditioned on: the encoding of
     the negative prompt or of the empty text ("empty"), zeros where the prompt's tokens are, zeros that are all padding
-    ("hidden"), or zeros only where there is no negative prompt ("unsaid", as Stable Diffusion XL). ``rescale`` is phi of arXiv:2305.08891 section 3.4.
+    ("hidden"), or zeros only where there is no negative prompt ("unsaid", as Stable Diffusion XL). ``rescale`` is phi
+    of arXiv:2305.08891 section 3.4.
     ``interval`` is the share of the steps (0 first, 1 last) between which guidance is on (arXiv:2404.07724).
     ``channels`` guides the first channels of the answer alone, the rest (a learned variance) are the given branch's;
     0 guides all. ``norm`` keeps the length of the guided answer at that of the given one: over all of it ("whole"),

@@ -289,3 +289,5 @@ class Batch:
     scalars: Mapping[str, torch.Tensor]
     dropped: torch.Tensor
     generator: torch.Generator
+    pixels: torch.Tensor | None = None
+    maps: Mapping[str, torch.Tensor] = field(default_factory=dict[str, "torch.Tensor"])

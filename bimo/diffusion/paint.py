@@ -117,8 +117,11 @@ def prepare(system: System, request: Request | Mapping[str, object]) -> Prepared
     seen: dict[str, None] = {}
     for budget in system.budgets(text):
         seen.update(dict.fromkeys(budget.warnings()))
-    if full.negative and all(level.guide.null in SILENT for level in system.recipe.levels):
-        told = say("这个系统不看反向提示词，它没有起作用", "this system reads no negative prompt; yours changed nothing")
+    guided = [level.guide.null in SILENT for level in system.recipe.levels if level.guide.scale > 1]
+    if full.negative and guided and all(guided):
+        told = say(
+            "这个系统不看反向提示词，它没有起作用", "this system reads no negative prompt; yours changed nothing"
+        )
         seen[told] = None
     every = [b for level in system.recipe.levels for b in level.guide.branches if b.prefix and _dial(full, b)]
     prefixes = list(dict.fromkeys(branch.prefix for branch in every))

@@ -61,9 +61,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, seen: Tensor) -> Tensor:
         """[B, L, D] and what each place sees [B, 1, L, L] bool -> [B, L, D]."""
-        q, k, v = (
-            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.q, self.k, self.v)
-        )
+        q, k, v = (layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.q, self.k, self.v))
         dropped = self.dropout.p if self.training else 0.0
         h = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropped)
         return self.dropout(self.o(h.transpose(1, 2).flatten(2)))
