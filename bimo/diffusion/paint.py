@@ -16,7 +16,7 @@ from bimo.core.recipe import Branch
 from bimo.core.types import Ask, Conditioning, Encoding, Picture, Request, checked
 from bimo.diffusion import guidance, pictures
 from bimo.diffusion.pictures import IMAGE, MASK
-from bimo.diffusion.schedule import Sampler
+from bimo.diffusion.samplers import Sampler
 from bimo.diffusion.system import BuiltLevel, System, merged, stacked
 from bimo.words.styles import styled
 
@@ -171,6 +171,7 @@ def _level(system: System, level: BuiltLevel, prepared: Prepared, drawing: Drawi
     last = recipe.name == system.recipe.levels[-1].name
     # A request's settings are for the level that makes the picture; earlier levels keep their own.
     scale = _first(request.guidance, recipe.guide.scale) if last else recipe.guide.scale
+    scale = guidance.wanted(recipe.guide, scale, request.negative)
     steps = request.steps or recipe.steps if last else recipe.steps
     shape = system.space(recipe.name).shape(request.size or (0, 0))
     name = (request.sampler or recipe.sampler) if last else recipe.sampler

@@ -22,7 +22,9 @@ class Latent(Part):
     """An AutoencoderKL. x is (z - shift) * scaling of its latent z; the defaults are those of Stable Diffusion 1.
 
     ``channels`` are the latent's; each of ``block_channels`` after the first halves the side. The picture it codes is
-    that of the request at 1 / ``shrink`` of its side: of a level that another one enlarges.
+    that of the request at 1 / ``shrink`` of its side: of a level that another one enlarges. ``quant`` and
+    ``post_quant`` are the 1x1 convolutions around z, ``attention`` that of the middle block: Flux's has no such
+    convolutions, CogView4's none of the three.
     """
 
     channels: int = 4
@@ -32,6 +34,9 @@ class Latent(Part):
     scaling: float = 0.18215
     shift: float = 0.0
     shrink: int = 1
+    quant: bool = True
+    post_quant: bool = True
+    attention: bool = True
 
     def build(self) -> LatentSpace:
         """The module."""
@@ -62,6 +67,9 @@ class LatentSpace(nn.Module):
             norm_num_groups=part.groups,
             scaling_factor=part.scaling,
             shift_factor=part.shift or None,
+            use_quant_conv=part.quant,
+            use_post_quant_conv=part.post_quant,
+            mid_block_add_attention=part.attention,
         )
 
     def shape(self, size: tuple[int, int]) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from bimo.core.errors import WeightsError
 from bimo.core.part import Part
 from bimo.core.types import Encoding, write_whole
 from bimo.parts.text import wording
+from bimo.parts.text.bert_model import BertModel
 from bimo.parts.text.wording import TOKENIZER_FILE, VOCAB_FILE, published_words
 from bimo.words.budget import Budget
 from bimo.words.normalise import normal
@@ -70,22 +71,17 @@ class BertTower(nn.Module):
 
     def __init__(self, part: Bert) -> None:
         super().__init__()
-        from transformers import BertConfig, BertModel
-
         self.part = part
         self.model = BertModel(
-            BertConfig(
-                vocab_size=part.vocab,
-                hidden_size=part.width,
-                num_hidden_layers=part.layers,
-                num_attention_heads=part.heads,
-                intermediate_size=part.feed,
-                max_position_embeddings=part.positions,
-                type_vocab_size=part.types,
-                hidden_dropout_prob=part.dropout,
-                attention_probs_dropout_prob=part.dropout,
-            ),
-            add_pooling_layer=part.pooler,
+            width=part.width,
+            layers=part.layers,
+            heads=part.heads,
+            feed=part.feed,
+            vocab=part.vocab,
+            positions=part.positions,
+            types=part.types,
+            dropout=part.dropout,
+            pooler=part.pooler,
         )
         self.head = nn.Linear(part.width, part.project) if part.pool == "mean" else None
         self.words: Any = None
