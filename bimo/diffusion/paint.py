@@ -324,11 +324,15 @@ def _zeros(conditioning: Conditioning, hidden: bool) -> Conditioning:
     return Conditioning(streams, None if vector is None else torch.zeros_like(vector))
 
 
-def _step_settings(sampler: object, noise: torch.Generator) -> dict[str, torch.Generator]:
+def _step_settings(sampler: object, noise: torch.Generator) -> dict[str, Any]:
     import inspect
 
     takes = inspect.signature(getattr(sampler, "step")).parameters  # noqa: B009
-    return {"generator": noise} if "generator" in takes else {}
+    settings: dict[str, Any] = {"generator": noise} if "generator" in takes else {}
+    if "use_clipped_model_output" in takes and getattr(getattr(sampler, "config", None), "thresholding", False):
+        # Where x is clipped, what is left of the noise follows from it.
+        settings["use_clipped_model_output"] = True
+    return settings
 
 
 def _first(*values: float | None) -> float:

@@ -95,7 +95,7 @@ class PriorDenoiser(nn.Module):
     def _start(self) -> None:
         """Weights of deviation 0.02, those that end a branch smaller by the root of twice the layers."""
         for name, module in self.named_modules():
-            if isinstance(module, nn.Linear):
+            if isinstance(module, nn.Linear) and module.weight.device.type != "meta":
                 ends = name.endswith(("attn.proj", "ffn.2"))
                 nn.init.normal_(module.weight, std=0.02 / math.sqrt(2 * self.part.layers) if ends else 0.02)
                 nn.init.zeros_(module.bias)

@@ -5,8 +5,6 @@ A recipe says which system is wanted; its widths and laws of noise are replaced 
 
 from __future__ import annotations
 
-import gzip
-import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -26,6 +24,7 @@ from bimo.diffusion.system import System
 from bimo.parts.denoisers.pixel import PixelUnet
 from bimo.parts.denoisers.prior import Prior
 from bimo.parts.published.configs import Config, read_json
+from bimo.parts.published.openai_clip import transformers_names, write_pairs
 from bimo.parts.spaces import ClipImage
 from bimo.parts.text.bert import Bert
 from bimo.parts.text.clip import ClipText
@@ -38,8 +37,6 @@ PAIRS_FILE = "bpe_simple_vocab_16e6.txt.gz"
 #: Sections that tell the two cascades' configs from others of that name.
 CASCADE_SECTIONS = {"clip", "xglm", "prior", "decoder", "upsampler256", "upsampler1024"}
 NETWORKS = ("decoder", "upsampler256", "upsampler1024")
-#: CLIP's merges: all words but the letters, those that end a word, and two marks.
-MERGES = 49152 - 256 - 2
 
 #: Defaults of the published constructors: a config holds only what differs.
 UNET: dict[str, Any] = {
@@ -196,7 +193,7 @@ def read(path: Path, wanted: Recipe, dtype: torch.dtype = torch.float32) -> Syst
     weights.assign(system, dict(_ours(weights.read(file), chinese)), dtype, file)
     if isinstance(recipe.text[0], ClipText):
         with tempfile.TemporaryDirectory(prefix="bimo-") as made:
-            _pairs(path / PAIRS_FILE, Path(made))
+            write_pairs(path / PAIRS_FILE, Path(made))
             system.towers[0].load_words(Path(made))
     else:
         system.towers[0].load_words(path)
@@ -346,69 +343,29 @@ def xglm(config: Config) -> XglmText:
 
 def _ours(state: Mapping[str, Tensor], chinese: bool) -> Iterator[tuple[str, Tensor]]:
     """The tensors of the one file under our names. What is not known goes on as it is, to be told of."""
-    networks = {f"unet_{name}.": f"{name}.denoiser." for name in ("generator", "upsampler_256", "upsampler_1024")}
-    networks |= {f"{name}.": f"{name}.denoiser." for name in ("prior", *NETWORKS)}
+    networks = {f"unet_{name}": name for name in ("generator", "upsampler_256", "upsampler_1024")}
+    networks |= {name: name for name in ("prior", *NETWORKS)}
     for name, value in state.items():
         # Masks that are always alike, positions that are never added, the temperature of CLIP's training.
         if name.endswith("attn_mask") or name in ("xglm.pos_embedding.weight", "clip.log_scale"):
             continue
         head, _, rest = name.partition(".")
-        if head == "text_encoder":
-            below = re.sub(r"LayerNorm\.(gamma|beta)$", _norm, rest)
-            yield f"text.0.model.{below}", value
-        elif head == "xglm" or rest.startswith("textual."):
-            if chinese == (head == "xglm"):
-                yield from [(f"text.0.model.{rest}", value)] if chinese else _clip(rest, value, "text.0.model.")
-        elif head == "clip":
-            yield from _clip(rest, value, "prior.space.model.")
+        if head in networks:
+            yield f"{networks[head]}.denoiser.{rest}", value
+        elif head == "text_encoder":
+            yield f"text.0.model.{re.sub(_NORM, _norm, rest)}", value
+        elif rest.startswith("visual."):
+            yield from transformers_names(rest, value, "prior.space.model.")
+        elif rest.startswith("textual."):
+            yield from () if chinese else transformers_names(rest, value, "text.0.model.")
+        elif head == "xglm":
+            yield from [(f"text.0.model.{rest}", value)] if chinese else ()
         else:
-            yield networks.get(f"{head}.", f"{head}.") + rest, value
+            yield name, value
+
+
+_NORM = re.compile(r"LayerNorm\.(gamma|beta)$")
 
 
 def _norm(found: re.Match[str]) -> str:
     return f"LayerNorm.{'weight' if found[1] == 'gamma' else 'bias'}"
-
-
-#: Names of CLIP's own code below a block of its transformer, and transformers' for them.
-_BLOCK = {"norm1": "layer_norm1", "norm2": "layer_norm2", "attn.proj": "self_attn.out_proj"}
-_BLOCK |= {"mlp.0": "mlp.fc1", "mlp.2": "mlp.fc2"}
-_TEXT = {"token_embedding": "embeddings.token_embedding", "norm": "final_layer_norm"}
-_IMAGE = {"patch_embedding": "embeddings.patch_embedding", "pre_norm": "pre_layrnorm", "post_norm": "post_layernorm"}
-
-
-def _clip(name: str, value: Tensor, prefix: str) -> Iterator[tuple[str, Tensor]]:
-    """A tensor of CLIP's own code under transformers' names: three for one that holds queries, keys and values."""
-    tower, _, rest = name.partition(".")
-    text = tower == "textual"
-    inside = prefix if text else f"{prefix}vision_model."
-    stem, _, last = rest.rpartition(".")
-    if rest == "head":
-        yield ("text.0.projection.weight" if text else f"{prefix}visual_projection.weight"), value.T.contiguous()
-    elif rest == "pos_embedding":
-        yield f"{inside}embeddings.position_embedding.weight", value[0]
-    elif rest == "cls_embedding":
-        yield f"{inside}embeddings.class_embedding", value[0, 0]
-    elif found := re.fullmatch(r"transformer\.(\d+)\.(.+)", stem):
-        layer = f"{inside}encoder.layers.{found[1]}."
-        if found[2] == "attn.to_qkv":
-            for which, part in zip("qkv", value.chunk(3), strict=True):
-                yield f"{layer}self_attn.{which}_proj.{last}", part
-        else:
-            yield f"{layer}{_BLOCK.get(found[2], found[2])}.{last}", value
-    else:
-        yield f"{inside}{(_TEXT if text else _IMAGE).get(stem, stem)}.{last}", value
-
-
-def _pairs(file: Path, folder: Path) -> None:
-    """Writes vocab.json and merges.txt of CLIP's own list of merges. Raises WeightsError where it cannot be read."""
-    try:
-        lines = gzip.decompress(file.read_bytes()).decode("utf-8").split("\n")
-    except (OSError, EOFError, UnicodeDecodeError, gzip.BadGzipFile) as error:
-        raise WeightsError(f"读不了分词表 {file}：{error}", f"cannot read the words {file}: {error}") from None
-    merges = [line for line in lines[1 : MERGES + 1] if line]
-    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    letters = [chr(b) for b in shown] + [chr(256 + i) for i in range(256 - len(shown))]
-    joined = [merge.replace(" ", "") for merge in merges]
-    words = [*letters, *(f"{c}</w>" for c in letters), *joined, "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}), encoding="utf-8")
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]), encoding="utf-8")
