@@ -59,6 +59,10 @@ def filled(system: System, request: Request | Mapping[str, object]) -> Request:
     """The request with everything it leaves open taken from the recipe. Raises RequestError."""
     request = checked(request)
     recipe = system.recipe
+    if not recipe.levels:
+        raise RequestError(
+            f"{recipe.name} 不会画画，只能给图文打分", f"{recipe.name} does not draw: it scores words and pictures"
+        )
     last = recipe.levels[-1]
     wanted = recipe.request
     unit = math.lcm(wanted.multiple, *(system.space(level.name).factor for level in recipe.levels))

@@ -173,7 +173,7 @@ class BuiltLevel(nn.Module):
 
 
 class System(nn.Module):
-    """A recipe built: towers under ``text.0 ...``, each level under its own name.
+    """A recipe built: towers under ``text.0 ...``, ``vision`` where it has one, each level under its own name.
 
     ``weights_hash`` is the SHA-256 of what was loaded.
     """
@@ -184,6 +184,7 @@ class System(nn.Module):
         self.weights_hash = ""
         self.text = nn.ModuleList(cast(Any, tower).build() for tower in recipe.text)
         self.join: Any = None if recipe.join is None else cast(Any, recipe.join).build()
+        self.vision: Any = None if recipe.vision is None else cast(Any, recipe.vision).build()
         for level in recipe.levels:
             self.add_module(level.name, BuiltLevel(level))
 
