@@ -19,7 +19,7 @@ from bimo.recipes.damo_cascade import prior, upsampler1024
 from bimo.train.objectives import Denoise
 
 sketch = Droppable(name="sketch", hint=Sketch())
-instances = Droppable(name="instances", hint=Map(name="instances", kind="colours"))
+instances = Droppable(name="instances", hint=Map(name="instances", colours=True))
 depth = Droppable(name="depth", hint=Map(name="depth"))
 intensity = Droppable(name="intensity", hint=Intensity(), rate=0.7)
 masked = Droppable(name="masked", hint=Masked(level="base"))

@@ -20,8 +20,8 @@ image = Level(
     denoiser=Composed(denoiser=Unet(spatial=16), maps=(("skeleton", 3), ("hands", 3)), width=16, text=768, time=False),
     schedule=Ddpm(),
     hints=(
-        Droppable(name="skeleton", hint=Map(name="skeleton", kind="colours")),
-        Droppable(name="hands", hint=Map(name="hands", kind="colours")),
+        Droppable(name="skeleton", hint=Map(name="skeleton", colours=True)),
+        Droppable(name="hands", hint=Map(name="hands", colours=True)),
     ),
     sampler="ddim",
     steps=50,

@@ -99,7 +99,8 @@ def test_what_is_read_beside_x() -> None:
     net = shaken(PixelUnet(embed=768, reads="semantics").tiny().build())
     time, context, mask = net._read(times, Conditioning(scalars={"semantics": y}))
     assert torch.allclose(time, embedding(waves, net.time_embedding) + embedding(y, net.y_embedding), atol=1e-5)
-    assert context is not None and mask is None
+    assert mask is None
+    assert context is not None
     assert torch.allclose(context, embedding(y, net.context_embedding).reshape(2, 4, 16), atol=1e-5)
     net = shaken(PixelUnet(text=1024, spatial=3, answer=3, noise="low_res_noise").tiny().build())
     words = Encoding(torch.randn(2, 5, 16), torch.ones(2, 5, dtype=torch.bool), y)

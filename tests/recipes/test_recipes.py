@@ -23,10 +23,12 @@ from bimo.eval.scorer import similarity
 from bimo.parts.text.bert import BertTower
 from bimo.parts.text.clip import ClipTower
 from bimo.parts.text.llm import LanguageTower
+from bimo.parts.text.xglm import XglmTower
+from bimo.parts.text.xlm import XlmTower
 from bimo.train.distil import Distil
 from bimo.train.loop import Run
 from tests.conftest import KNOWN
-from tests.parity.tiny_checkpoints import bert_words, clip_words
+from tests.parity.tiny_checkpoints import bert_words, clip_words, sentence_words
 from tests.parity.tiny_flow_checkpoints import qwen_words as language_words
 
 TEXT = "一只红苹果"
@@ -62,6 +64,8 @@ def give_words(tower: Any, folder: Path) -> bool:
         bert_words(folder)
     elif isinstance(tower, ClipTower):
         clip_words(folder)
+    elif isinstance(tower, (XglmTower, XlmTower)):
+        sentence_words(folder)
     elif isinstance(tower, LanguageTower):
         language_words(folder)
     else:

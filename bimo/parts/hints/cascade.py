@@ -114,6 +114,11 @@ class Score(Part):
         """It has no weights: the part is the hint."""
         return self
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The data's labels that it reads."""
+        return (self.name,)
+
     def learned(self, system: System, batch: Batch) -> Conditioning:
         """Scalars [B, 1]. Raises TrainingError where the data has no scores; for the share of dropped captions it is
         ``low``, as in the null branch.
@@ -167,6 +172,8 @@ class DroppableHint:
         self.inner = cast(Hint, cast(Any, part.hint).build())
         #: The request's pictures that the inner hint reads.
         self.reads: tuple[str, ...] = getattr(part.hint, "reads", ()) or (str(getattr(part.hint, "name", "")),)
+        #: The data's maps that it reads.
+        self.maps: tuple[str, ...] = getattr(part.hint, "maps", ())
 
     def learned(self, system: System, batch: Batch) -> Conditioning:
         """What the inner hint gives, zeros in some of the B rows."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -158,12 +158,13 @@ class Intensity(Part):
 class Map(Part):
     """A map that nothing here can read off a picture, so it comes with it: depth, instances, a skeleton, hands.
 
-    In training it is the data's, in drawing the request's picture of this name. "grey" maps have one channel, such as
-    depth; in "colours" each thing has a flat colour of its own, and no two are mixed when the map is made small.
+    In training it is the data's, in drawing the request's picture of this name. Maps have one channel, such as
+    depth, unless ``colours`` tell things apart, each flat and of its own: those are never mixed when a map is made
+    small.
     """
 
     name: str = "depth"
-    kind: Literal["grey", "colours"] = "grey"
+    colours: bool = False
 
     def build(self) -> Map:
         """It has no weights: the part is the hint."""
@@ -188,7 +189,7 @@ class Map(Part):
         """Spatial [1, 1 or 3, h, w], zeros where no map is given."""
         given = drawing.pictures.get(self.name)
         if given is None:
-            return Conditioning(spatial=torch.zeros(1, 1 if self.kind == "grey" else 3, *shape[-2:]))
+            return Conditioning(spatial=torch.zeros(1, 3 if self.colours else 1, *shape[-2:]))
         return Conditioning(spatial=self._map(given, shape[-2:]))
 
     def null(self, value: Conditioning) -> Conditioning:
@@ -197,9 +198,9 @@ class Map(Part):
 
     def _map(self, pixels: Tensor, size: tuple[int, ...]) -> Tensor:
         """[B, 3, H, W] in [-1, 1] -> [B, 1 or 3, h, w] in [0, 1]."""
-        if self.kind == "grey":
-            return _resized(grey(pixels), size)
-        return functional.interpolate(pixels / 2 + 0.5, size=tuple(size), mode="nearest")
+        if self.colours:
+            return functional.interpolate(pixels / 2 + 0.5, size=tuple(size), mode="nearest")
+        return _resized(grey(pixels), size)
 
 
 def grey(pixels: Tensor) -> Tensor:
