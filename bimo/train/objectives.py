@@ -199,4 +199,6 @@ class Denoise(Part):
         hints = [hint.learned(lesson.system, batch) for hint in level.hints]
         conditioning = lesson.system.condition(batch.encodings, hints)
         ask = Ask(name, level.schedule.noised(batch.x, noise, t), t, conditioning)
-        return functional.mse_loss(lesson.system.denoise(ask), level.schedule.target(batch.x, noise, t))
+        # What is more than x's channels is a learnt variance.
+        answer = lesson.system.denoise(ask)[:, : batch.x.shape[1]]
+        return functional.mse_loss(answer, level.schedule.target(batch.x, noise, t))

@@ -22,6 +22,7 @@ from bimo.parts.published.configs import Config, read_json
 #: Where each pipeline of diffusers is read: a module with ``reading(folder) -> Reading``.
 FAMILIES = {
     "StableDiffusionPipeline": "bimo.parts.published.stable_diffusion",
+    "HunyuanDiTPipeline": "bimo.parts.published.hunyuan_dit",
 }
 INDEX_FILE = "model_index.json"
 STEMS = ("model", "diffusion_pytorch_model", "pytorch_model")

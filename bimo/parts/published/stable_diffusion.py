@@ -149,8 +149,8 @@ def latent(config: Config) -> Latent:
     return Latent(**{name: read[field] for name, field in own.items()})
 
 
-def law(folder: Folder) -> Ddpm:
-    """The law of noise and the publisher's sampler, mended where diffusers' own pipeline mends it."""
+def law(folder: Folder, mended: bool = True) -> Ddpm:
+    """The law of noise and the publisher's sampler, ``mended`` as diffusers' Stable Diffusion pipelines mend it."""
     import diffusers
     from diffusers import SchedulerMixin
 
@@ -169,9 +169,9 @@ def law(folder: Folder) -> Ddpm:
             f"{path}（{name}）的 {what} 不支持：噪声要按 beta 的开头和结尾来定",
             f"{what} of {path} ({name}) is not supported: the noise must follow a beginning and an end of beta",
         )
-    if "steps_offset" in full:
+    if mended and "steps_offset" in full:
         full["steps_offset"] = 1
-    if "clip_sample" in full:
+    if mended and "clip_sample" in full:
         full["clip_sample"] = False
     return Ddpm(
         betas=full["beta_schedule"],
