@@ -128,7 +128,8 @@ def test_features_move_as_pictures_do(pose: tuple[float, ...]) -> None:
 
 def drawing(seed: int, hints: dict[str, list[float]] | None = None) -> Drawing:
     request = Request(text="猫", seed=seed, hints=hints or {})
-    return Drawing(request, torch.Generator().manual_seed(seed), ())
+    source = torch.Generator().manual_seed(seed)
+    return Drawing(request, source, (), source)
 
 
 def pose_of(hint: Pose, drawn: Drawing) -> list[float]:

@@ -50,7 +50,7 @@ def reading(folder: Folder) -> Reading:
     folder.demand("transformer", "diffusers", ("HunyuanDiT2DModel",))
     folder.demand("vae", "diffusers", ("AutoencoderKL",))
     denoiser = transformer(folder.config("transformer"))
-    schedule = law(folder, mended=False)
+    schedule = law(folder, mend=False)
     version = "1.1" if denoiser.meta else "1.2"
     found = (schedule.betas, schedule.start, schedule.prediction)
     if schedule.end not in ENDS[version] or found != ("scaled_linear", 0.00085, "v_prediction"):
