@@ -80,7 +80,8 @@ def language_model(config: Config, family: str) -> LanguageModel:
     if "head" not in named:
         named["head"] = named["width"] // named["heads"]
     sizes = {own[name]: value for name, value in named.items() if own[name]}
-    base: dict[str, Any] = getattr(transformers, config_name)(**sizes).to_dict()
+    quiet = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
+    base: dict[str, Any] = getattr(transformers, config_name)(**sizes, **quiet).to_dict()
     rest: dict[str, Any] = {}
     for name, value in fields.items():
         if name.startswith("_") or name in {*own.values(), *NO_EFFECT_TEXT, *NO_EFFECT_VISION}:

@@ -100,10 +100,12 @@ class LanguageModel(Part):
 
     def tiny(self) -> Self:
         """Width 16, two layers, two heads of 8; the words, the template and the length stay."""
-        rope = {"mrope_section": (2, 1, 1)} if self.family == "qwen2_5_vl" else {}
-        config = {
-            k: (dict(v) | rope if k in ("rope_scaling", "rope_parameters") else v) for k, v in self.config.items()
-        }
+        config = dict(self.config)
+        if self.family == "qwen2_5_vl":
+            # The sections of its rotation add up to half a head.
+            key = "rope_scaling" if "rope_scaling" in config else "rope_parameters"
+            rope = config.get(key) or {"rope_type": "default", "rope_theta": 1000000.0}
+            config[key] = {**rope, "mrope_section": (2, 1, 1)}
         bridge = None if self.bridge is None else self.bridge.tiny()
         small = replace(self, width=16, layers=2, heads=2, feed=32, bridge=bridge, config=config)
         return replace(small, head=8, key_heads=min(self.key_heads, 1))
@@ -131,8 +133,8 @@ class LanguageTower(nn.Module):
         if part.family == "cpmant":
             sizes["position_bias_max_distance"] = sizes.pop("max_position_embeddings")
         else:
-            # An id that only names a row of the embeddings; that of a whole vocabulary may not be in a small one.
-            sizes["pad_token_id"] = None
+            # Ids that change no answer; those of a whole vocabulary may not be in a small one.
+            sizes |= {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
         sizes.pop("", None)
         config = getattr(transformers, config_name)(
             hidden_size=part.width,
