@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bimo.core.errors import RequestError
-from bimo.diffusion.schedule import FLOW_SAMPLERS, SAMPLERS, Ddpm, Flow, Mean
+from bimo.diffusion.samplers import FLOW_SAMPLERS, SAMPLERS
+from bimo.diffusion.schedule import Ddpm, Flow, Mean
 
 SEEDS = st.integers(0, 2**32 - 1)
 BETAS = st.sampled_from(["linear", "scaled_linear", "squaredcos_cap_v2"])
