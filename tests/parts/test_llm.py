@@ -230,7 +230,7 @@ def test_a_field_that_the_class_lacks_is_named() -> None:
 
 
 def test_a_tiny_cpm_reads_as_transformers_does(tmp_path: Path) -> None:
-    made = tower(tmp_path, family="cpmant", template="{}", config={"prompt_length": 2, "prompt_types": 4})
+    made = tower(tmp_path, family="cpmant", template="{}", pad="batch", config={"prompt_length": 2, "prompt_types": 4})
     ids = torch.tensor([[5, 6, 7, 8]])
     expected = made.model(ids, use_cache=False).last_hidden_state
     assert isinstance(made.model, transformers.CpmAntModel)

@@ -91,6 +91,11 @@ class LanguageModel(Part):
             raise RecipeError(
                 f"模板里应有一个 {SLOT}：{self.template!r}", f"a template has one {SLOT} in it: {self.template!r}"
             )
+        if self.family == "cpmant" and (self.pad != "batch" or self.drop or self.state != -1 or self.multiple > 1):
+            raise RecipeError(
+                "cpmant 家族只支持 pad='batch'、state=-1，不去掉前面的词元",
+                "the family cpmant is for pad='batch', state=-1, with nothing dropped in front",
+            )
         if not self.normed and self.state != -1:
             raise RecipeError("normed=False 只用于 state=-1", "normed=False is for state -1 alone")
 
@@ -158,8 +163,10 @@ class LanguageTower(nn.Module):
         ids = torch.full((len(rows), longest), self.pad, dtype=torch.long)
         seen = torch.zeros(len(rows), longest, dtype=torch.bool)
         for index, row in enumerate(rows):
-            ids[index, : len(row.ids)] = torch.tensor(row.ids, dtype=torch.long)
-            seen[index, : len(row.ids)] = torch.tensor(row.seen, dtype=torch.bool)
+            # CPM is told of padding by its id alone, and only on the left.
+            first = longest - len(row.ids) if self.part.family == "cpmant" else 0
+            ids[index, first : first + len(row.ids)] = torch.tensor(row.ids, dtype=torch.long)
+            seen[index, first : first + len(row.ids)] = torch.tensor(row.seen, dtype=torch.bool)
         tokens = self.forward(ids, seen).tokens[:, start:]
         lengths = torch.tensor([len(row.ids) - start for row in rows])
         if self.part.pad != "none" or bool((lengths == lengths.max()).all()):
