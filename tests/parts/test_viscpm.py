@@ -18,6 +18,7 @@ from bimo.diffusion.system import System
 from bimo.parts.published.viscpm import BRIDGE, fill
 from bimo.parts.text.llm import LanguageModel
 from bimo.recipes.viscpm import viscpm_paint
+from bimo.train.freeze import chosen
 from tests.parity.tiny_flow_checkpoints import qwen_words
 
 TINY = viscpm_paint.tiny()
@@ -116,3 +117,14 @@ def test_full_size_of_what_is_published() -> None:
     tower = count["text.0"] - sum(math.prod(p.shape) for p in bridge.values())
     # The rest are two small tables: segments' marks, and the bias of positions.
     assert 0 < tower - 48 * layer - 86583 * 4096 - 4096 < 1e6
+
+
+def test_stages_open_more_and_more_and_never_the_language_model() -> None:
+    names = [name for name, _ in System(TINY).named_parameters()]
+    opened = [set(chosen(names, stage.train)) for stage in viscpm_paint.stages]
+    bridge = {"text.0.out.weight", "text.0.norm.weight", "text.0.norm.bias"}
+    assert opened[0] == bridge
+    assert bridge < opened[1] < opened[2]
+    assert all("attn2" in name for name in opened[1] - bridge)
+    assert opened[2] - bridge == {name for name in names if name.startswith("image.denoiser.")}
+    assert not any(name.startswith("text.0.model.") for stage in opened for name in stage)
