@@ -142,6 +142,8 @@ def parameters(recipe: Recipe) -> dict[str, int]:
 def _pieces(recipe: Recipe) -> list[tuple[str, Any, str]]:
     """(label, part, prefix of its parameters' names) of everything that may hold parameters."""
     pieces: list[tuple[str, Any, str]] = [(f"text.{i}", tower, f"text.{i}.") for i, tower in enumerate(recipe.text)]
+    if recipe.vision is not None:
+        pieces.append(("vision", recipe.vision, "vision."))
     for level in recipe.levels:
         if not isinstance(level.space, str):
             pieces.append((f"{level.name}.space", level.space, f"{level.name}.space."))

@@ -285,6 +285,9 @@ class Batch:
     """A training batch in a level's space: ``x`` [B, C, h, w], the texts as encoded, what the data declares.
 
     ``dropped`` [B] bool says whose caption was emptied for guidance; ``generator`` gives all randomness of the step.
+    ``pixels`` [B, 3, H, W] are the pictures that x codes. ``scalars`` has "size_ids" [B, 6], those of SDXL
+    (arXiv:2307.01952, section 2.2): height and width of the original, top and left of the cut, height and width.
+    ``maps`` [B, 3, H, W] by name come with the pictures: depth, instances.
     """
 
     x: torch.Tensor
@@ -292,3 +295,5 @@ class Batch:
     scalars: Mapping[str, torch.Tensor]
     dropped: torch.Tensor
     generator: torch.Generator
+    pixels: torch.Tensor | None = None
+    maps: Mapping[str, torch.Tensor] = field(default_factory=dict[str, "torch.Tensor"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -21,6 +22,8 @@ from bimo.words.budget import Budget
 RECIPE_FILE = "recipe.json"
 WEIGHTS_FILE = "weights.safetensors"
 HASHES_FILE = "hashes.json"
+#: The nulls of guidance that no negative prompt changes.
+SILENT = ("zeros", "hidden")
 
 
 class Tower(Protocol):
@@ -137,6 +140,25 @@ def merged(base: Conditioning, extras: Sequence[Conditioning]) -> Conditioning:
     return Conditioning(base.streams, base.vector, torch.cat(spatial, dim=1) if spatial else None, scalars)
 
 
+def silenced(conditioning: Conditioning, rows: Tensor, hidden: bool) -> Conditioning:
+    """Conditioning whose words are zeros in some rows, [B] bool: their masks as they are, or every token hidden."""
+
+    def kept(value: Tensor) -> Tensor:
+        return value.masked_fill(rows.reshape(-1, *[1] * (value.ndim - 1)), 0.0)
+
+    def mask(stream: Encoding) -> Tensor | None:
+        if not hidden:
+            return stream.mask
+        shape = stream.tokens.shape[:2]
+        return (torch.ones(shape, dtype=torch.bool) if stream.mask is None else stream.mask) & ~rows[:, None]
+
+    streams = tuple(
+        Encoding(kept(e.tokens), mask(e), None if e.pooled is None else kept(e.pooled)) for e in conditioning.streams
+    )
+    vector = conditioning.vector
+    return replace(conditioning, streams=streams, vector=None if vector is None else kept(vector))
+
+
 def stacked(rows: Sequence[Conditioning]) -> Conditioning:
     """Conditionings of a few rows each, as one of all rows; token streams are padded to the longest."""
     if len(rows) == 1:
@@ -173,7 +195,7 @@ class BuiltLevel(nn.Module):
 
 
 class System(nn.Module):
-    """A recipe built: towers under ``text.0 ...``, each level under its own name.
+    """A recipe built: towers under ``text.0 ...``, ``vision`` where it has one, each level under its own name.
 
     ``weights_hash`` is the SHA-256 of what was loaded.
     """
@@ -184,6 +206,7 @@ class System(nn.Module):
         self.weights_hash = ""
         self.text = nn.ModuleList(cast(Any, tower).build() for tower in recipe.text)
         self.join: Any = None if recipe.join is None else cast(Any, recipe.join).build()
+        self.vision: Any = None if recipe.vision is None else cast(Any, recipe.vision).build()
         for level in recipe.levels:
             self.add_module(level.name, BuiltLevel(level))
 
