@@ -140,6 +140,15 @@ def test_help_is_light() -> None:
     assert not seen & HEAVY
 
 
+def test_drawing_with_the_bundle_needs_torch_alone() -> None:
+    code = "import sys, tempfile; from bimo.apps.cli import run; out = tempfile.mkdtemp(); "
+    code += "sys.exit(run(['draw', 'apple', '--steps', '1', '--size', '64', '-o', out]))"
+    seen = imported_by(code)
+    assert {"torch", "tokenizers", "PIL"} <= seen
+    # sympy stands for torch's compiler, which begins by importing it.
+    assert not seen & {"diffusers", "transformers", "huggingface_hub", "sympy", "scipy", "pandas"}
+
+
 if __name__ == "__main__":
     found = list(budget_errors())
     print("\n".join(found) or f"budget kept: {len(modules())} files")

@@ -308,9 +308,25 @@ def unfilled() -> Generator[None]:
     def on_meta(module: nn.Module, name: str, parameter: torch.nn.Parameter | None) -> torch.nn.Parameter | None:
         return None if parameter is None else torch.nn.Parameter(parameter.to("meta"), parameter.requires_grad)
 
+    from torch.nn import init
+    from torch.overrides import TorchFunctionMode
+
+    random = {torch.Tensor.normal_, torch.Tensor.uniform_, init.normal_, init.uniform_, init.kaiming_uniform_}
+
+    class Undrawn(TorchFunctionMode):
+        """Random numbers for tensors that hold none are not drawn: torch would load its compiler to do so."""
+
+        def __torch_function__(
+            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        ) -> Any:
+            named = kwargs or {}
+            tensor = args[0] if args else named.get("tensor")
+            return tensor if func in random and tensor.is_meta else func(*args, **named)
+
     handle = register_module_parameter_registration_hook(cast(Any, on_meta))
     try:
-        yield
+        with Undrawn():
+            yield
     finally:
         handle.remove()
 

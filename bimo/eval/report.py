@@ -1,18 +1,15 @@
-"""The report of an evaluation: JSON first, then a page and a Markdown table made from it, and sheets of pictures."""
+"""The report of an evaluation: JSON first, then a page and a Markdown table made from it."""
 
 from __future__ import annotations
 
 import base64
 import html
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-
-from PIL import Image, ImageDraw, ImageFont
 
 from bimo.core.errors import DataError
 from bimo.core.types import write_whole
@@ -242,47 +239,3 @@ def judge_tables(facts: Mapping[str, Any]) -> dict[str, list[list[str]]]:
         title = "留出的（种类，风格）真图 true pictures of held-out pairs: what a perfect painter could score"
         tables[title] = [heading, *body]
     return tables
-
-
-# sheets
-
-
-def chinese_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """A font of this machine that has Chinese glyphs, else Pillow's own."""
-    for folder in ("/usr/share/fonts", "/Library/Fonts", "/System/Library/Fonts", "C:/Windows/Fonts"):
-        for name in ("wqy", "NotoSansCJK", "NotoSansSC", "PingFang", "msyh", "simhei"):
-            for found in sorted(Path(folder).rglob(f"*{name}*.tt[cf]")):
-                return ImageFont.truetype(str(found), size)
-    return ImageFont.load_default(size)
-
-
-def sheet(
-    images: Sequence[Image.Image], titles: Sequence[str], path: Path, columns: int = 10, right: Sequence[bool] = ()
-) -> Path:
-    """Pictures in rows with a line below each, as a PNG; framed green or red where ``right`` says what was right."""
-    width = max((image.width for image in images), default=128)
-    height = max((image.height for image in images), default=128)
-    gap, line, count = 8, 20, max(1, len(images))
-    columns = min(columns, count)
-    size = (columns * (width + gap) + gap, -(-count // columns) * (height + line + gap) + gap)
-    canvas = Image.new("RGB", size, (226, 226, 222))
-    draw, font = ImageDraw.Draw(canvas), chinese_font(13)
-    for number, (image, title) in enumerate(zip(images, titles, strict=True)):
-        left, top = gap + number % columns * (width + gap), gap + number // columns * (height + line + gap)
-        if right:
-            colour = (40, 150, 70) if right[number] else (200, 50, 50)
-            draw.rectangle((left - 3, top - 3, left + width + 2, top + height + 2), fill=colour)
-        canvas.paste(image, (left, top))
-        draw.text((left, top + height + 3), _fitted(title, font, width), fill=(20, 20, 20), font=font)
-    buffer = io.BytesIO()
-    canvas.save(buffer, "PNG")
-    return write_whole(path, buffer.getvalue())
-
-
-def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """As much of a line as fits, with an ellipsis where it is cut."""
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(f"{text}…") > width:
-        text = text[:-1]
-    return f"{text}…"

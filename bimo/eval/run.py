@@ -19,6 +19,7 @@ from bimo.core.errors import DataError, say
 from bimo.core.part import dumps
 from bimo.core.types import Request
 from bimo.data.lexicon import DEFAULT_STYLE
+from bimo.data.sheets import sheet
 from bimo.diffusion.drive import drive
 from bimo.diffusion.paint import filled, paint, prepare
 from bimo.diffusion.system import System
@@ -47,7 +48,7 @@ from bimo.eval.prompts import (
     free,
     questions,
 )
-from bimo.eval.report import NOTES, Report, judge_tables, sheet, shown
+from bimo.eval.report import NOTES, Report, judge_tables, shown
 from bimo.eval.truth import Artwork, Told, read_artwork, read_picture, seen_pairs, stacked
 
 SHEET_SEEDS = 4

@@ -21,12 +21,13 @@ from bimo.core.part import dumps
 from bimo.core.recipe import Recipe, Stage
 from bimo.core.types import Batch, write_whole
 from bimo.data.loader import Pictures
+from bimo.data.sheets import sheet
 from bimo.diffusion.drive import draw
 from bimo.diffusion.system import RECIPE_FILE, System
 from bimo.train.freeze import freeze
 from bimo.train.objectives import Lesson, Objective, Vocabulary
 from bimo.train.optim import Average, optimiser, rate
-from bimo.train.record import Journal, Progress, curves, sheet
+from bimo.train.record import Journal, Progress, curves
 
 STATE_FILE = "state.pt"
 CHECKPOINT_SECONDS = 180.0

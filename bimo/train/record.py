@@ -1,4 +1,4 @@
-"""What a run says of itself: one line a step in log.jsonl, a progress bar, sheets of pictures, learning curves."""
+"""What a run says of itself: one line a step in log.jsonl, a progress bar, learning curves."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from bimo.core.recipe import Stage
 from bimo.core.types import write_whole
-
-if TYPE_CHECKING:
-    from PIL import Image
+from bimo.data.sheets import chinese_font
 
 LOG_FILE = "log.jsonl"
 SMOOTHING = 0.98
@@ -94,43 +92,6 @@ class Progress:
         speed = (step - self.first) * self.stage.batch / max(1e-9, now - self.start)
         text = f"{self.stage.name}  loss {self.mean:.4f}  {speed:.1f}/s"
         self.bar.update(self.task, completed=step, description=text)
-
-
-def sheet(pictures: Sequence[Image.Image], titles: Sequence[str], path: Path, columns: int = 8) -> Path:
-    """Pictures in rows with their prompts below, as a PNG."""
-    from PIL import Image, ImageDraw
-
-    width, height = pictures[0].size
-    line = 18
-    rows = -(-len(pictures) // columns)
-    canvas = Image.new("RGB", (columns * (width + 6) + 6, rows * (height + line + 6) + 6), (224, 224, 224))
-    draw = ImageDraw.Draw(canvas)
-    font = chinese_font(13)
-    for place, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
-        left, top = 6 + place % columns * (width + 6), 6 + place // columns * (height + line + 6)
-        canvas.paste(picture, (left, top))
-        draw.text((left, top + height + 1), _fitted(title, font, width), fill=(20, 20, 20), font=font)
-    buffer = io.BytesIO()
-    canvas.save(buffer, format="PNG")
-    return write_whole(path, buffer.getvalue())
-
-
-def chinese_font(size: int) -> Any:
-    """A font of this machine that has Chinese glyphs, else Pillow's own."""
-    from PIL import ImageFont
-
-    for folder in ("/usr/share/fonts", "/Library/Fonts", "/System/Library/Fonts", "C:/Windows/Fonts"):
-        for name in ("wqy", "NotoSansCJK", "NotoSansSC", "PingFang", "msyh", "simhei"):
-            for found in sorted(Path(folder).rglob(f"*{name}*.tt[cf]")):
-                return ImageFont.truetype(str(found), size)
-    return ImageFont.load_default(size)
-
-
-def _fitted(text: str, font: object, width: int) -> str:
-    length = getattr(font, "getlength")  # noqa: B009
-    while text and length(text) > width:
-        text = text[:-1]
-    return text
 
 
 def smoothed(values: Sequence[float]) -> list[float]:

@@ -1,4 +1,4 @@
-"""A report survives writing and reading; the page holds its pictures; sheets hold every picture."""
+"""A report survives writing and reading; the page holds its pictures."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from bimo.core.errors import DataError
+from bimo.data.sheets import sheet
 from bimo.eval.measures import Figure, Interval
-from bimo.eval.report import Report, judge_tables, markdown, read_report, rows, sheet
+from bimo.eval.report import Report, judge_tables, markdown, read_report, rows
 
 
 def report(folder: Path) -> Report:
@@ -64,12 +65,6 @@ def test_tables_have_a_column_for_each_baseline(tmp_path: Path) -> None:
     assert table[1][3:6] == ["90.0 % [85.0, 94.0]", "10.0 % [5.0, 20.0]", "–"]
     assert table[1][7] == "95.0 % [90.0, 97.0]"
     assert "| 90.0 % [85.0, 94.0] |" in markdown(report(tmp_path))
-
-
-def test_sheet_has_room_for_all(tmp_path: Path) -> None:
-    report(tmp_path)
-    with Image.open(tmp_path / "sheet.png") as image:
-        assert image.size == (2 * 40 + 8, 2 * (32 + 20 + 8) + 8)
 
 
 def test_a_damaged_report_says_so(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a run says of itself: the journal after a stop, the curves, the sheets."""
+"""What a run says of itself: the journal after a stop, the curves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 from bimo.core.recipe import Stage
 from bimo.train.objectives import Denoise
-from bimo.train.record import Journal, curves, sheet, smoothed
+from bimo.train.record import Journal, curves, smoothed
 
 
 def journal(out: Path, stages: int = 2, steps: int = 5) -> Journal:
@@ -49,13 +49,9 @@ def test_smoothing_keeps_a_constant_and_follows_a_fall() -> None:
     assert falling[-1] < 0.01
 
 
-def test_curves_and_sheets_are_pictures(tmp_path: Path) -> None:
+def test_curves_are_a_picture(tmp_path: Path) -> None:
     journal(tmp_path, 4, 60)
     with Image.open(curves(tmp_path, tmp_path / "curves.png")) as drawn:
         assert drawn.size == (1260, 500)
         colours = drawn.convert("RGB").getcolors(1 << 16) or []
     assert any(colour == (190, 40, 40) for _, colour in colours)
-    pictures = [Image.new("RGB", (32, 32), name) for name in ("red", "green", "blue")]
-    titles = ["红苹果", "a very long prompt that will not fit", ""]
-    with Image.open(sheet(pictures, titles, tmp_path / "sheet.png", 2)) as drawn:
-        assert drawn.getpixel((20, 20)) == (255, 0, 0)

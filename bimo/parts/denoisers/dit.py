@@ -1,4 +1,4 @@
-"""The diffusion transformer of PixArt (arXiv:2310.00426), diffusers' PixArtTransformer2DModel."""
+"""The diffusion transformer of PixArt (arXiv:2310.00426)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bimo.core.part import Part
 from bimo.core.types import Conditioning
+from bimo.parts.denoisers.pixart_model import PixArtModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,21 +46,16 @@ class PixArtDenoiser(nn.Module):
 
     def __init__(self, part: PixArt) -> None:
         super().__init__()
-        from diffusers import PixArtTransformer2DModel
-
         self.part = part
-        self.model = PixArtTransformer2DModel(
-            num_attention_heads=part.heads,
-            attention_head_dim=part.width // part.heads,
-            in_channels=part.channels + part.spatial,
-            out_channels=part.channels,
-            num_layers=part.layers,
-            cross_attention_dim=part.width,
-            caption_channels=part.text,
-            sample_size=part.size,
-            patch_size=part.patch,
-            use_additional_conditions=False,
-            interpolation_scale=1,
+        self.model = PixArtModel(
+            channels=part.channels + part.spatial,
+            channels_out=part.channels,
+            size=part.size,
+            patch=part.patch,
+            width=part.width,
+            heads=part.heads,
+            layers=part.layers,
+            text=part.text,
         )
         self.vector = nn.Linear(part.vector, part.text) if part.vector else None
         self.scalars = nn.ModuleDict({name: nn.Linear(width, part.text) for name, width in part.scalars})
@@ -88,12 +84,4 @@ class PixArtDenoiser(nn.Module):
                 mask = nn.functional.pad(mask, (0, len(extra)), value=True)
         if conditioning.spatial is not None:
             x = torch.cat([x, conditioning.spatial.to(x)], dim=1)
-        answer = self.model(
-            x,
-            encoder_hidden_states=tokens,
-            timestep=t,
-            added_cond_kwargs={"resolution": None, "aspect_ratio": None},
-            encoder_attention_mask=None if mask is None else mask.to(x.dtype),
-            return_dict=False,
-        )
-        return answer[0]
+        return self.model(x, tokens, t, mask)

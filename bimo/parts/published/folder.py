@@ -22,11 +22,20 @@ from bimo.parts.published.configs import Config, read_json
 #: Where each pipeline of diffusers is read: a module with ``reading(folder) -> Reading``.
 FAMILIES = {
     "StableDiffusionPipeline": "bimo.parts.published.stable_diffusion",
+    "StableDiffusionInpaintPipeline": "bimo.parts.published.stable_diffusion",
+    "StableDiffusionXLPipeline": "bimo.parts.published.stable_diffusion_xl",
+    "StableDiffusionXLInpaintPipeline": "bimo.parts.published.stable_diffusion_xl",
+    "KolorsPipeline": "bimo.parts.published.kolors",
+    "KolorsInpaintPipeline": "bimo.parts.published.kolors",
+    "ZImagePipeline": "bimo.parts.published.flow",
+    "QwenImagePipeline": "bimo.parts.published.flow",
+    "LongCatImagePipeline": "bimo.parts.published.flow",
+    "CogView4Pipeline": "bimo.parts.published.flow",
 }
 INDEX_FILE = "model_index.json"
 STEMS = ("model", "diffusion_pytorch_model", "pytorch_model")
 #: What diffusers' pipelines load beside the system, and this package does not.
-BESIDE = ("safety_checker", "feature_extractor", "image_encoder")
+BESIDE = ("safety_checker", "feature_extractor", "image_encoder", "text_processor")
 
 
 def same_name(name: str) -> str | None:

@@ -16,6 +16,7 @@ from bimo.core.errors import WeightsError
 from bimo.core.part import Part
 from bimo.core.types import Encoding, write_whole
 from bimo.parts.text import wording
+from bimo.parts.text.bert_model import BertModel
 from bimo.parts.text.wording import TOKENIZER_FILE, VOCAB_FILE, published_words
 from bimo.words.budget import Budget
 from bimo.words.normalise import normal
@@ -36,7 +37,8 @@ class Bert(Part):
     ``masked`` says whether padding is hidden from the tower (Taiyi's is not), and ``padding`` what becomes of it then:
     it is "trimmed" away as far as no text of the batch needs it and hidden from the denoiser; all ``length`` tokens
     are there and it is "hidden" from the denoiser; or all are there and it is "shown" (Chinese-CLIP's).
-    ``pool`` adds a pooled output: the mean of the real tokens through a linear layer to ``project``.
+    ``pool`` adds a pooled output: the "mean" of the real tokens through a linear layer to ``project``, or that of
+    BERT's own pooler, from the "first" token.
     """
 
     width: int = 768
@@ -50,7 +52,7 @@ class Bert(Part):
     masked: bool = False
     padding: Literal["trimmed", "hidden", "shown"] = "trimmed"
     pooler: bool = True
-    pool: Literal["", "mean"] = ""
+    pool: Literal["", "mean", "first"] = ""
     project: int = 0
     words: Literal["vocab", "lexicon"] = "vocab"
     dropout: float = 0.1
@@ -69,24 +71,19 @@ class BertTower(nn.Module):
 
     def __init__(self, part: Bert) -> None:
         super().__init__()
-        from transformers import BertConfig, BertModel
-
         self.part = part
         self.model = BertModel(
-            BertConfig(
-                vocab_size=part.vocab,
-                hidden_size=part.width,
-                num_hidden_layers=part.layers,
-                num_attention_heads=part.heads,
-                intermediate_size=part.feed,
-                max_position_embeddings=part.positions,
-                type_vocab_size=part.types,
-                hidden_dropout_prob=part.dropout,
-                attention_probs_dropout_prob=part.dropout,
-            ),
-            add_pooling_layer=part.pooler,
+            width=part.width,
+            layers=part.layers,
+            heads=part.heads,
+            feed=part.feed,
+            vocab=part.vocab,
+            positions=part.positions,
+            types=part.types,
+            dropout=part.dropout,
+            pooler=part.pooler,
         )
-        self.head = nn.Linear(part.width, part.project) if part.pool else None
+        self.head = nn.Linear(part.width, part.project) if part.pool == "mean" else None
         self.words: Any = None
         self.known: frozenset[str] = frozenset()
 
@@ -103,8 +100,9 @@ class BertTower(nn.Module):
             # Padding that nobody sees need not be computed.
             longest = -(-int(mask.sum(1).max()) // TRIM) * TRIM
             ids, mask = ids[:, :longest], mask[:, :longest]
-        tokens = self.model(ids, attention_mask=mask.long()).last_hidden_state
-        pooled = None
+        answer = self.model(ids, attention_mask=mask.long())
+        tokens = answer.last_hidden_state
+        pooled = answer.pooler_output if self.part.pool == "first" else None
         if self.head is not None:
             weight = mask.unsqueeze(-1).to(tokens)
             pooled = self.head((tokens * weight).sum(1) / weight.sum(1))
