@@ -29,21 +29,29 @@ class Branch(Part):
 class Guide(Part):
     """Classifier-free guidance of one level (arXiv:2207.12598): what differs between systems is data.
 
-    ``scale`` is w in e + w (c - e); 1 asks one branch only. ``null`` says what e is conditioned on: the encoding of
-    the negative prompt or of the empty text ("empty"), zeros, or zeros only where there is no negative prompt
-    ("unsaid", as Stable Diffusion XL). ``rescale`` is phi of arXiv:2305.08891 section 3.4.
-    ``interval`` is the share of the steps (0 first, 1 last) between which guidance is on (arXiv:2404.07724).
+    ``scale`` is w in e + w (c - e); 1 asks one branch only. Where ``neutral`` is 0 it counts what is added to the
+    given branch, c + w (c - e), and 0 asks one. ``asked`` guides only where a negative prompt is given: the empty one
+    is none. ``null`` says what e is conditioned on: the encoding of the negative prompt or of the empty text ("empty"),
+    zeros where the prompt's tokens are, zeros that are all padding ("hidden"), or zeros only where there is no negative
+    prompt ("unsaid", as Stable Diffusion XL). ``rescale`` is phi of arXiv:2305.08891 section 3.4. ``interval`` is the
+    share of the steps (0 first, 1 last) between which guidance is on (arXiv:2404.07724); ``until`` ends it where
+    (step + 1) / steps is more.
     ``channels`` guides the first channels of the answer alone, the rest (a learned variance) are the given branch's;
-    0 guides all. ``norm`` keeps the length of the guided answer at that of the given one: over all of it ("whole"),
-    or over the channels of each place ("place"). ``branches`` are added to the sum.
+    0 guides all. ``norm`` shortens the guided answer to the length of the given one: over all of it ("whole"), over
+    the channels of each place ("place"), those of each 2x2 places ("patch"), or over each row of each channel ("row");
+    ``lengthen`` does so also where the guided one is shorter. ``branches`` are added to the sum.
     """
 
     scale: float = 7.5
-    null: Literal["empty", "zeros", "unsaid"] = "empty"
+    null: Literal["empty", "zeros", "hidden", "unsaid"] = "empty"
     rescale: float = 0.0
     interval: tuple[float, float] = (0.0, 1.0)
     channels: int = 0
-    norm: Literal["", "whole", "place"] = ""
+    norm: Literal["", "whole", "place", "patch", "row"] = ""
+    lengthen: bool = False
+    neutral: float = 1.0
+    asked: bool = False
+    until: float = 1.0
     branches: tuple[Branch, ...] = ()
 
 

@@ -13,7 +13,7 @@ import math
 import os
 import reprlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -189,8 +189,10 @@ class Picture:
         return write_whole(Path(path), self.png())
 
 
-def write_whole(path: Path, content: bytes) -> Path:
-    """Writes a file under another name in its folder and renames it, so that no reader ever sees a part of it."""
+def write_whole(path: Path, content: bytes | Iterable[bytes | memoryview]) -> Path:
+    """Writes a file, whole or piece by piece, under another name in its folder and renames it, so that no reader ever
+    sees a part of it.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, part = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
@@ -198,7 +200,8 @@ def write_whole(path: Path, content: bytes) -> Path:
         raise RequestError(f"写不到 {path}：{error.strerror}", f"cannot write to {path}: {error.strerror}") from None
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            for piece in (content,) if isinstance(content, bytes) else content:
+                file.write(piece)
         os.chmod(part, 0o644)
         os.replace(part, path)
     except OSError as error:

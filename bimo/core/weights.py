@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import warnings
+import zipfile
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -20,6 +21,34 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 1 << 20
 NAMES_SHOWN = 6
+SAFETENSORS = ".safetensors"
+#: Tables of weights in the checkpoints of trainers.
+TABLES = ("state_dict", "module", "model_state_dict")
+#: Bytes of a file that may be in memory beside what they were turned into.
+HELD_BYTES = 256 << 20
+#: What trainers leave in a checkpoint beside the weights. Read as objects that do nothing.
+TRAINERS = (
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+    "pytorch_lightning.callbacks.early_stopping.EarlyStopping",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+    "lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "numpy.dtype",
+)
+#: Names of number formats in a .safetensors file.
+NUMBERS = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int64": "I64",
+    "int32": "I32",
+    "int16": "I16",
+    "int8": "I8",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
 
 
 def digest(path: Path) -> str:
@@ -62,48 +91,184 @@ def read_recipe(path: Path) -> Part:
         raise WeightsError(f"读不了配方 {path}：{error}", f"cannot read the recipe {path}: {error}") from None
 
 
-def read(path: Path) -> dict[str, Tensor]:
+def read(path: Path, dtype: torch.dtype | None = None, keep: Callable[[str], bool] | None = None) -> dict[str, Tensor]:
     """The tensors of a .safetensors file, or of a pickle (.bin, .ckpt, .pt) read as weights only.
 
+    They lie in the file until they are used: nothing is copied. With ``dtype`` floating ones are turned into that, a
+    few at a time, so that the file and what it became are never in memory together. ``keep`` chooses by name.
     Raises WeightsError for a truncated file and for a pickle that holds anything but data: it would run code.
     """
+    with _told(path):
+        names, tensor = _opened(path)
+        found: dict[str, Tensor] = {}
+        passed = 0
+        for name in names if keep is None else filter(keep, names):
+            value = tensor(name)
+            if dtype is not None and value.is_floating_point() and value.dtype != dtype:
+                passed += value.nbytes
+                value = value.to(dtype)
+            found[name] = value
+            if passed > HELD_BYTES:
+                # The pages that were read leave memory with the mapping they belong to.
+                names, tensor = _opened(path)
+                passed = 0
+    return found
+
+
+def shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the tensors in a file, read from its head or index alone. Raises WeightsError as ``read``."""
+    with _told(path):
+        if path.suffix == SAFETENSORS:
+            from safetensors import safe_open
+
+            handle: Any = safe_open(path, framework="pt")
+            return {name: tuple(handle.get_slice(name).get_shape()) for name in handle.keys()}  # noqa: SIM118
+        return {name: tuple(value.shape) for name, value in _state(_unpickled(path, "meta"), path).items()}
+
+
+def surplus(path: Path) -> int:
+    """How many entries a pickle holds beside its table of weights: optimizers, callbacks, counters."""
+    with _told(path):
+        table: Any = {} if path.suffix == SAFETENSORS else _unpickled(path, "meta")
+    return _count(table) - _count(_table(table)) if isinstance(table, dict) else 0
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """What a .safetensors file says of itself; {} for other files."""
+    if path.suffix != SAFETENSORS:
+        return {}
+    with _told(path):
+        from safetensors import safe_open
+
+        return dict(cast(Any, safe_open(path, framework="pt")).metadata() or {})
+
+
+class Bookkeeping:
+    """What stands in for the objects of a trainer that a checkpoint names beside its weights; it does nothing."""
+
+    def __init__(self, *told: object) -> None:
+        self.told = told
+
+    def __setstate__(self, state: object) -> None:
+        self.told = (state,)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+def _opened(path: Path) -> tuple[list[str], Callable[[str], Tensor]]:
+    """The names in a file, and what gives the tensor of a name, mapped from it."""
+    if path.suffix == SAFETENSORS:
+        from safetensors import safe_open
+
+        handle: Any = safe_open(path, framework="pt")
+        return list(handle.keys()), handle.get_tensor
+    state = _state(_unpickled(path, "cpu"), path)
+    return list(state), state.__getitem__
+
+
+def _unpickled(path: Path, device: str) -> Any:
+    """What a pickle holds. Of torch's archives the tensors stay in the file until they are used."""
+    import torch
+
+    archive = zipfile.is_zipfile(path)
+    if archive:
+        _stored(path)
+    with warnings.catch_warnings(), torch.serialization.safe_globals([(Bookkeeping, name) for name in TRAINERS]):
+        # torch warns of unusual pickles before it refuses them; the refusal below says it better.
+        warnings.simplefilter("ignore")
+        return torch.load(path, map_location=device, weights_only=True, mmap=archive)
+
+
+def _stored(path: Path) -> None:
+    """Raises WeightsError for an archive that unpacks to more than it is: torch never compresses its own."""
+    with zipfile.ZipFile(path) as archive:
+        packed = [e.filename for e in archive.infolist() if e.compress_type != zipfile.ZIP_STORED]
+        size = sum(entry.file_size for entry in archive.infolist())
+    if packed or size > path.stat().st_size:
+        raise WeightsError(
+            f"拒绝读取 {path}：其中 {len(packed)} 项是压缩的，展开后有 {size:,} 字节，不是 torch 写的权重文件",
+            f"refused to read {path}: {len(packed)} entries are compressed and unpack to {size:,} bytes; "
+            "torch does not write weights like that",
+        )
+
+
+def _table(loaded: Any) -> Any:
+    table = cast("dict[str, Any]", loaded) if isinstance(loaded, dict) else {}
+    for name in TABLES:
+        if isinstance(table.get(name), dict):
+            return table[name]
+    return table
+
+
+def _state(loaded: Any, path: Path) -> dict[str, Tensor]:
+    import torch
+
+    table = cast("dict[object, Any]", _table(loaded))
+    state = {str(k): v for k, v in table.items() if isinstance(v, torch.Tensor)}
+    if not state:
+        raise WeightsError(f"{path} 里没有权重表", f"{path} holds no table of weights")
+    return state
+
+
+def _count(value: Any) -> int:
+    """The entries of a table, at any depth."""
+    if isinstance(value, dict):
+        return sum(_count(v) for v in cast("dict[str, Any]", value).values())
+    return 1
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Generator[None]:
+    """Whatever a library says of a file that it cannot read, as WeightsError."""
     import pickle
 
-    import torch
     from safetensors import SafetensorError
-    from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with warnings.catch_warnings():
-            # torch warns of unusual pickles before it refuses them; the refusal below says it better.
-            warnings.simplefilter("ignore")
-            loaded: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
+        yield
     except pickle.UnpicklingError as error:
         told = str(error).splitlines()[0]
         raise WeightsError(
             f"拒绝读取 {path}：它不只是权重，打开会执行代码（{told}）；请向发布者要 .safetensors 文件",
             f"refused to read {path}: it is more than weights and would run code ({told}); ask for a .safetensors file",
         ) from None
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise WeightsError(f"读不了权重 {path}：{error}", f"cannot read the weights {path}: {error}") from None
-    table = cast("dict[str, Any]", loaded) if isinstance(loaded, dict) else {}
-    state: Any = table.get("state_dict", table)
-    if not state or not isinstance(state, dict):
-        raise WeightsError(f"{path} 里没有权重表", f"{path} holds no table of weights")
-    return {str(k): v for k, v in cast("dict[str, Any]", state).items() if isinstance(v, torch.Tensor)}
 
 
-def write(path: Path, state: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
-    """Writes tensors whole or not at all; floating ones as ``dtype`` where one is given."""
-    from safetensors.torch import save
+def write(
+    path: Path, state: Mapping[str, Tensor], dtype: torch.dtype | None = None, told: Mapping[str, str] | None = None
+) -> None:
+    """Writes tensors as .safetensors, whole or not at all; floating ones as ``dtype`` where one is given.
 
-    tensors = {
-        name: (value.to(dtype) if dtype is not None and value.is_floating_point() else value).contiguous()
-        for name, value in state.items()
-    }
-    write_whole(path, save(tensors))
+    One tensor at a time is in memory beside those given. ``told`` is what the file says of itself.
+    """
+    import torch
+
+    def kind(value: Tensor) -> torch.dtype:
+        return dtype if dtype is not None and value.is_floating_point() else value.dtype
+
+    head: dict[str, Any] = {"__metadata__": {"format": "pt", **(told or {})}}
+    at = 0
+    # As safetensors itself has it: wide numbers first, so that each begins at a multiple of its own size.
+    names = sorted(state, key=lambda name: (-kind(state[name]).itemsize, name))
+    for name in names:
+        size = state[name].numel() * kind(state[name]).itemsize
+        head[name] = {"dtype": NUMBERS[str(kind(state[name])).removeprefix("torch.")]}
+        head[name] |= {"shape": list(state[name].shape), "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(head, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+
+    def pieces() -> Generator[bytes | memoryview]:
+        yield len(text).to_bytes(8, "little") + text
+        for name in names:
+            value = state[name].detach().to("cpu", kind(state[name])).contiguous()
+            if value.numel():
+                yield memoryview(value.reshape(-1).view(torch.uint8).numpy())
+
+    write_whole(path, pieces())
 
 
 def renamed(state: Mapping[str, Tensor], rename: Callable[[str], str | None]) -> dict[str, Tensor]:

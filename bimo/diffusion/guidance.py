@@ -13,10 +13,16 @@ from bimo.core.recipe import Branch, Guide
 def on(guide: Guide, scale: float, step: int, steps: int) -> bool:
     """Whether a drawing asks for more than the given branch at a step.
 
-    As in diffusers, a scale of 1 or less asks the conditional branch alone.
+    As in diffusers, a scale of 1 or less (of ``neutral`` or less) asks the conditional branch alone.
     """
     low, high = guide.interval
-    return scale > 1 and low <= step / max(1, steps - 1) <= high
+    within = low <= step / max(1, steps - 1) <= high and (step + 1) / steps <= guide.until
+    return scale > guide.neutral and within
+
+
+def wanted(guide: Guide, scale: float, negative: str | None) -> float:
+    """The scale for a negative prompt: none where guidance waits to be asked for, and is not."""
+    return guide.neutral if guide.asked and not negative else scale
 
 
 def combine(guide: Guide, scale: float, answer: Tensor, dials: Sequence[tuple[Branch, float]] = ()) -> Tensor:
@@ -32,7 +38,7 @@ def combine(guide: Guide, scale: float, answer: Tensor, dials: Sequence[tuple[Br
     if rest is not None:
         rows = [row[:, : guide.channels] for row in rows]
     null, given, *others = rows
-    guided = null + scale * (given - null)
+    guided = null + (scale + 1 - guide.neutral) * (given - null)
     for (branch, weight), other in zip(dials, others, strict=True):
         guided = guided + weight * ((given - other) if branch.drop else (other - given))
     axes = tuple(range(1, answer.ndim))
@@ -40,8 +46,18 @@ def combine(guide: Guide, scale: float, answer: Tensor, dials: Sequence[tuple[Br
         fitted = guided * (given.std(dim=axes, keepdim=True) / guided.std(dim=axes, keepdim=True))
         guided = torch.lerp(guided, fitted, guide.rescale)
     if guide.norm:
-        over = axes if guide.norm == "whole" else (1,)
-        wanted, found = (value.square().sum(dim=over, keepdim=True).sqrt() for value in (given, guided))
-        # Only ever shortened: a guided answer shorter than the given one is left as it is.
-        guided = guided * (wanted / found.clamp(min=1e-12)).clamp(max=1.0)
+        ratio = _length(guide.norm, given) / _length(guide.norm, guided).clamp(min=1e-12)
+        guided = guided * (ratio if guide.lengthen else ratio.clamp(max=1.0))
     return guided if rest is None else torch.cat([guided, rest], dim=1)
+
+
+def _length(over: str, answer: Tensor) -> Tensor:
+    """The Euclidean length of an answer [1, C, h, w] over some of its axes, in a shape that goes with it."""
+    squares = answer.square()
+    if over == "patch":
+        # The 2x2 places that Qwen-Image and LongCat-Image pack into one token; their norm is a token's.
+        height, width = answer.shape[-2:]
+        packed = squares.unflatten(-2, (height // 2, 2)).unflatten(-1, (width // 2, 2)).sum(dim=(1, 3, 5))
+        return packed.sqrt().repeat_interleave(2, -2).repeat_interleave(2, -1).unsqueeze(1)
+    axes = {"whole": tuple(range(1, answer.ndim)), "place": (1,), "row": (-1,)}[over]
+    return squares.sum(dim=axes, keepdim=True).sqrt()

@@ -10,18 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bimo.core.errors import RequestError
+from bimo.core.errors import RequestError, say
 from bimo.core.part import meant
 from bimo.core.recipe import Branch
 from bimo.core.types import Ask, Conditioning, Encoding, Picture, Request, checked
 from bimo.diffusion import guidance, pictures
 from bimo.diffusion.pictures import IMAGE, MASK
-from bimo.diffusion.schedule import Sampler
+from bimo.diffusion.samplers import Sampler
 from bimo.diffusion.system import BuiltLevel, System, merged, stacked
 from bimo.words.styles import styled
 
 #: The share of the steps that a picture goes through where nothing is said, as in diffusers; with a mask all of them.
 STRENGTH = 0.8
+#: The nulls of guidance that no negative prompt changes.
+SILENT = ("zeros", "hidden")
 
 Painting = Generator[Ask, Tensor, Picture]
 
@@ -115,6 +117,11 @@ def prepare(system: System, request: Request | Mapping[str, object]) -> Prepared
     seen: dict[str, None] = {}
     for budget in system.budgets(text):
         seen.update(dict.fromkeys(budget.warnings()))
+    if full.negative and all(level.guide.null in SILENT for level in system.recipe.levels):
+        told = say(
+            "这个系统不看反向提示词，它没有起作用", "this system reads no negative prompt; yours changed nothing"
+        )
+        seen[told] = None
     every = [b for level in system.recipe.levels for b in level.guide.branches if b.prefix and _dial(full, b)]
     prefixes = list(dict.fromkeys(branch.prefix for branch in every))
     with torch.inference_mode():
@@ -163,6 +170,7 @@ def _level(system: System, level: BuiltLevel, prepared: Prepared, drawing: Drawi
     last = recipe.name == system.recipe.levels[-1].name
     # A request's settings are for the level that makes the picture; earlier levels keep their own.
     scale = _first(request.guidance, recipe.guide.scale) if last else recipe.guide.scale
+    scale = guidance.wanted(recipe.guide, scale, request.negative)
     steps = request.steps or recipe.steps if last else recipe.steps
     shape = system.space(recipe.name).shape(request.size or (0, 0))
     name = (request.sampler or recipe.sampler) if last else recipe.sampler
@@ -284,9 +292,9 @@ def _conditionings(
     nulls = [hint.null(value) for hint, value in zip(level.hints, hints, strict=True)]
     given = system.condition(prepared.given, hints)
     null = system.condition(prepared.null, nulls)
-    said = bool(prepared.request.negative)
-    if level.recipe.guide.null == "zeros" or (level.recipe.guide.null == "unsaid" and not said):
-        null = merged(_zeros(null), nulls)
+    kind = level.recipe.guide.null
+    if kind in SILENT or (kind == "unsaid" and not prepared.request.negative):
+        null = merged(_zeros(given, kind == "hidden"), nulls)
     others: list[Conditioning] = []
     for branch, _ in dials:
         words = prepared.null if "text" in branch.drop else prepared.given
@@ -301,9 +309,14 @@ def _takes_variance(sampler: Sampler) -> bool:
     return str(getattr(getattr(sampler, "config", None), "variance_type", "")) in {"learned", "learned_range"}
 
 
-def _zeros(conditioning: Conditioning) -> Conditioning:
+def _zeros(conditioning: Conditioning, hidden: bool) -> Conditioning:
+    """The same streams and vector as zeros, their masks as they are, or with every token hidden."""
     streams = tuple(
-        Encoding(torch.zeros_like(e.tokens), e.mask, None if e.pooled is None else torch.zeros_like(e.pooled))
+        Encoding(
+            torch.zeros_like(e.tokens),
+            torch.zeros(e.tokens.shape[:2], dtype=torch.bool) if hidden else e.mask,
+            None if e.pooled is None else torch.zeros_like(e.pooled),
+        )
         for e in conditioning.streams
     )
     vector = conditioning.vector

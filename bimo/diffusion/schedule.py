@@ -5,49 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol
 
+import numpy
 import torch
 from torch import Tensor, nn
 
 from bimo.core.errors import RecipeError, RequestError
-from bimo.core.part import Part, meant
-
-#: Samplers by the names people type, each a class of diffusers and what it is configured with besides the law.
-SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}),
-    "ddpm": ("DDPMScheduler", {"clip_sample": False}),
-    "pndm": ("PNDMScheduler", {"skip_prk_steps": True, "set_alpha_to_one": False, "steps_offset": 1}),
-    "euler": ("EulerDiscreteScheduler", {"steps_offset": 1}),
-    "euler-a": ("EulerAncestralDiscreteScheduler", {"steps_offset": 1}),
-    "heun": ("HeunDiscreteScheduler", {"steps_offset": 1}),
-    "dpm++": ("DPMSolverMultistepScheduler", {"steps_offset": 1}),
-    "dpm++-sde": ("DPMSolverMultistepScheduler", {"steps_offset": 1, "algorithm_type": "sde-dpmsolver++"}),
-    "unipc": ("UniPCMultistepScheduler", {"steps_offset": 1}),
-}
-#: The sampler that cascades were published with, which diffusers has only nearly (see `bimo.diffusion.singlestep`).
-SINGLESTEP = "dpm-singlestep"
-UNLIMITED = 1e9
-FLOW_SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "euler": ("FlowMatchEulerDiscreteScheduler", {}),
-    "heun": ("FlowMatchHeunDiscreteScheduler", {}),
-}
-
-
-@runtime_checkable
-class Sampler(Protocol):
-    """What the coroutine needs of a sampler; diffusers' schedulers have it."""
-
-    init_noise_sigma: float
-    timesteps: Tensor
-
-    def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor:
-        """x as the denoiser wants it at this time."""
-        ...
-
-    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, **settings: Any) -> Any:
-        """x at the next time, as ``prev_sample`` of what is answered."""
-        ...
+from bimo.core.part import Part
+from bimo.diffusion.samplers import (
+    FLOW_SAMPLERS,
+    SAMPLERS,
+    SINGLESTEP,
+    UNLIMITED,
+    Euler,
+    Once,
+    Sampler,
+    of_diffusers,
+    unscaled,
+)
 
 
 class Schedule(Protocol):
@@ -70,60 +46,9 @@ class Schedule(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Stepped:
-    """x at the next time, under the name that diffusers' schedulers answer it by."""
-
-    prev_sample: Tensor
-
-
-class Euler:
-    """Euler's method for a flow: x + (s_next - s) v. ``sigmas`` [steps + 1] are the shares of noise from first to
-    last, t is ``last`` times as much. To the bit what diffusers' FlowMatchEulerDiscreteScheduler steps; written here
-    because importing the library takes longer than drawing a picture.
-    """
-
-    init_noise_sigma = 1.0
-    order = 1
-
-    def __init__(self, sigmas: Tensor, last: float) -> None:
-        self.sigmas = sigmas
-        self.timesteps = sigmas[:-1] * last
-        places = zip(self.timesteps, sigmas, sigmas.diff(), strict=False)
-        self._at = {float(t): (float(sigma), float(width)) for t, sigma, width in places}
-
-    def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor:
-        """x as it is."""
-        return sample
-
-    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, **settings: Any) -> Stepped:
-        """x at the time after ``timestep``, which is one of ``timesteps``; computed in float32."""
-        moved = sample.float() + self._at[float(timestep)][1] * model_output
-        return Stepped(moved.to(model_output.dtype))
-
-    def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
-        """x as noisy as it is at ``timestep``."""
-        sigma = self._at[float(timestep)][0]
-        return sigma * noise + (1.0 - sigma) * sample
-
-
-def _unscaled(sample: Tensor, timestep: Tensor) -> Tensor:
-    return sample
-
-
 def expand(t: Tensor, x: Tensor) -> Tensor:
     """[B] -> [B, 1, 1, ...] to go with x."""
     return t.reshape(-1, *[1] * (x.ndim - 1))
-
-
-def _of_diffusers(table: Mapping[str, tuple[str, dict[str, Any]]], name: str, law: dict[str, Any]) -> Any:
-    import diffusers
-
-    if name not in table:
-        zh, en = meant(name, [*table, SINGLESTEP] if table is SAMPLERS else table)
-        raise RequestError(f"没有采样器 {name!r}{zh}", f"there is no sampler {name!r}{en}")
-    cls_name, settings = table[name]
-    return getattr(diffusers, cls_name)(**(settings | law))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,13 +56,27 @@ class Flow(Part):
     """Rectified flow (arXiv:2209.03003): x_t = (1 - s) x + s noise, the answer is noise - x; t = 1000 s.
 
     Training times are logit-normal (arXiv:2403.03206, section 3.1) with the given mean and deviation. ``shift`` moves
-    the times of drawing towards noise (the same paper, equation 23).
+    the times of drawing towards noise (the same paper, equation 23): s' = a s / (1 + (a - 1) s). ``dynamic`` takes a
+    from x's size in place of ``shift``, as its length in patches of ``patch`` a side is to ``base_length`` and
+    ``max_length``: a mu on the line through ``base_shift`` and ``max_shift`` ("line"), or ``base_shift`` +
+    ``max_shift`` times the root of length / ``base_length`` ("root"); a is e^mu, or mu itself where ``curve`` is
+    "linear". ``grid`` are the times before that: the sampler's own, from 1 to 1 / steps ("even"), or whole ones from
+    the last to 1, which the denoiser is told as they are ("whole"). ``terminal`` stretches them so as to end there.
     """
 
     mean: float = 0.0
     deviation: float = 1.0
     shift: float = 1.0
     last: float = 1000.0
+    dynamic: Literal["", "line", "root"] = ""
+    curve: Literal["exponential", "linear"] = "exponential"
+    base_length: int = 256
+    max_length: int = 4096
+    base_shift: float = 0.5
+    max_shift: float = 1.15
+    patch: int = 2
+    grid: Literal["own", "even", "whole"] = "own"
+    terminal: float = 0.0
 
     def times(self, count: int, generator: torch.Generator) -> Tensor:
         """Logit-normal times, [B]."""
@@ -154,16 +93,43 @@ class Flow(Part):
         return noise - x
 
     def sampler(self, name: str, steps: int, shape: tuple[int, ...] = ()) -> Sampler:
-        """Euler's method, or diffusers' solver of another name. Raises RequestError for an unknown name."""
-        if name in ("", "euler"):
+        """Euler's method, or diffusers' solver where the name or the times ask for it. Raises RequestError for an
+        unknown name.
+        """
+        if name in ("", "euler") and not (self.dynamic or self.terminal) and self.grid == "own":
             return Euler(self._signals(steps), self.last)
-        made = _of_diffusers(FLOW_SAMPLERS, name or "euler", {"shift": self.shift})
-        made.set_timesteps(steps)
+        if name == "heun" and (self.dynamic or self.terminal or self.grid != "own"):
+            raise RequestError(
+                "这个模型的时间表只有 euler 采样器能走；请用 euler",
+                "the times of this model are for the sampler euler alone; use euler",
+            )
+        law: dict[str, Any] = {"shift": self.shift}
+        if self.dynamic:
+            law |= {"use_dynamic_shifting": True, "time_shift_type": self.curve}
+        if self.terminal:
+            law["shift_terminal"] = self.terminal
+        made = of_diffusers(FLOW_SAMPLERS, name or "euler", law)
+        moved = {"mu": self.mu(shape)} if self.dynamic else {}
+        if self.grid == "even":
+            made.set_timesteps(sigmas=numpy.linspace(1.0, 1 / steps, steps), **moved)
+        elif self.grid == "whole":
+            whole = numpy.linspace(self.last, 1.0, steps).astype(numpy.int64).astype(numpy.float32)
+            made.set_timesteps(timesteps=whole, sigmas=whole / self.last, **moved)
+        else:
+            made.set_timesteps(steps, **moved)
         if not hasattr(made, "init_noise_sigma"):
             made.init_noise_sigma = 1.0
         if not hasattr(made, "scale_model_input"):
-            made.scale_model_input = _unscaled
+            made.scale_model_input = unscaled
         return made
+
+    def mu(self, shape: tuple[int, ...]) -> float:
+        """How far the times of an x of a shape (C, h, w) are moved, where that is dynamic."""
+        length = math.prod(shape[1:]) // self.patch**2
+        if self.dynamic == "root":
+            return (length / self.base_length) ** 0.5 * self.max_shift + self.base_shift
+        slope = (self.max_shift - self.base_shift) / (self.max_length - self.base_length)
+        return length * slope + self.base_shift - slope * self.base_length
 
     def _signals(self, steps: int) -> Tensor:
         """The shares of noise at each step, the last 0: float32 of as many places as diffusers takes. [steps + 1]"""
@@ -258,7 +224,7 @@ class Ddpm(Part):
             settings = {k: v for k, v in self.config.items() if not k.startswith("_")}
             made: Any = getattr(diffusers, str(self.config["_class_name"])).from_config(settings)
         else:
-            made = _of_diffusers(SAMPLERS, name or "ddim", self._law() | self._clipping(name or "ddim"))
+            made = of_diffusers(SAMPLERS, name or "ddim", self._law() | self._clipping(name or "ddim"))
         made.set_timesteps(steps)
         return made
 
@@ -342,17 +308,4 @@ class Mean(Part):
 
     def sampler(self, name: str, steps: int, shape: tuple[int, ...] = ()) -> Sampler:
         """One step whatever was asked: there is no noise to remove bit by bit."""
-        return _Once()
-
-
-class _Once:
-    init_noise_sigma = 0.0
-
-    def __init__(self) -> None:
-        self.timesteps = torch.ones(1)
-
-    def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor:
-        return sample
-
-    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, **settings: Any) -> Stepped:
-        return Stepped(model_output)
+        return Once()

@@ -245,7 +245,7 @@ class System(nn.Module):
             weights.verify(folder / name, expected)
         with weights.unfilled():
             system = cls(recipe)
-        weights.assign(system, weights.read(folder / WEIGHTS_FILE), torch.float32, folder / WEIGHTS_FILE)
+        weights.assign(system, weights.read(folder / WEIGHTS_FILE, torch.float32), torch.float32, folder / WEIGHTS_FILE)
         for index, tower in enumerate(system.towers):
             tower.load_words(folder / f"words.{index}")
         system.weights_hash = hashes.get(WEIGHTS_FILE, "") or weights.digest(folder / WEIGHTS_FILE)

@@ -1,4 +1,4 @@
-"""Where x lives: the latents of a variational autoencoder (arXiv:2112.10752), diffusers' AutoencoderKL."""
+"""Where x lives: latents of diffusers' AutoencoderKL (arXiv:2112.10752), pixels, embeddings of pictures."""
 
 from __future__ import annotations
 
@@ -7,15 +7,24 @@ from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from bimo.core.errors import RecipeError
 from bimo.core.part import Part
+
+#: Mean and deviation of red, green and blue in [0, 1] that CLIP's towers were trained with (arXiv:2103.00020).
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Latent(Part):
     """An AutoencoderKL. x is (z - shift) * scaling of its latent z; the defaults are those of Stable Diffusion 1.
 
-    ``channels`` are the latent's; each of ``block_channels`` after the first halves the side.
+    ``channels`` are the latent's; each of ``block_channels`` after the first halves the side. The picture it codes is
+    that of the request at 1 / ``shrink`` of its side: of a level that another one enlarges. ``quant`` and
+    ``post_quant`` are the 1x1 convolutions around z, ``attention`` that of the middle block: Flux's has no such
+    convolutions, CogView4's none of the three.
     """
 
     channels: int = 4
@@ -24,6 +33,10 @@ class Latent(Part):
     groups: int = 32
     scaling: float = 0.18215
     shift: float = 0.0
+    shrink: int = 1
+    quant: bool = True
+    post_quant: bool = True
+    attention: bool = True
 
     def build(self) -> LatentSpace:
         """The module."""
@@ -43,7 +56,8 @@ class LatentSpace(nn.Module):
 
         self.part = part
         self.channels = part.channels
-        self.factor = 2 ** (len(part.block_channels) - 1)
+        self.shrink = part.shrink
+        self.factor = part.shrink * 2 ** (len(part.block_channels) - 1)
         self.model = AutoencoderKL(
             down_block_types=cast(Any, ("DownEncoderBlock2D",) * len(part.block_channels)),
             up_block_types=cast(Any, ("UpDecoderBlock2D",) * len(part.block_channels)),
@@ -53,6 +67,9 @@ class LatentSpace(nn.Module):
             norm_num_groups=part.groups,
             scaling_factor=part.scaling,
             shift_factor=part.shift or None,
+            use_quant_conv=part.quant,
+            use_post_quant_conv=part.post_quant,
+            mid_block_add_attention=part.attention,
         )
 
     def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
@@ -61,11 +78,136 @@ class LatentSpace(nn.Module):
 
     def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """[B, 3, H, W] in [-1, 1] -> [B, C, h, w]: the mean of the posterior, or a sample of it by ``generator``."""
+        pixels = smaller(pixels, self.shrink)
         posterior = cast(Any, self.model.encode(cast(Any, pixels))).latent_dist
         z = posterior.mode() if generator is None else posterior.sample(generator)
         return (z - self.part.shift) * self.part.scaling
 
     def decode(self, x: Tensor) -> Tensor:
-        """[B, C, h, w] -> [B, 3, H, W]."""
+        """[B, C, h, w] -> [B, 3, H / shrink, W / shrink]."""
         z = x / self.part.scaling
         return cast(Any, self.model.decode(cast(Any, z + self.part.shift if self.part.shift else z))).sample
+
+
+def smaller(pixels: Tensor, shrink: int) -> Tensor:
+    """[B, 3, H, W] -> [B, 3, H / shrink, W / shrink], each pixel the mean of those it stands for."""
+    return functional.avg_pool2d(pixels, shrink) if shrink > 1 else pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pixels(Part):
+    """The picture itself, at 1 / ``factor`` of the request's side: 64 pixels of 1024 are a factor of 16."""
+
+    factor: int = 1
+
+    def build(self) -> PixelSpace:
+        """The module, without weights."""
+        return PixelSpace(self)
+
+
+class PixelSpace(nn.Module):
+    """Pixels [B, 3, H / factor, W / factor] of pixels [B, 3, H, W], both in [-1, 1]."""
+
+    channels = 3
+
+    def __init__(self, part: Pixels) -> None:
+        super().__init__()
+        self.factor = self.shrink = part.factor
+
+    def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """(3, h, w) for (width, height) pixels."""
+        return 3, size[1] // self.factor, size[0] // self.factor
+
+    def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """[B, 3, H, W] -> [B, 3, h, w], each pixel the mean of those it stands for, whatever the generator."""
+        return smaller(pixels, self.factor)
+
+    def decode(self, x: Tensor) -> Tensor:
+        """[B, 3, h, w] -> the same, within [-1, 1]."""
+        return x.clamp(-1, 1)
+
+
+def at_root_length(embeddings: Tensor) -> Tensor:
+    """[B, D] -> [B, D] of length sqrt(D), so that each number has a variance of about 1, as unCLIP's (arXiv:2204.06125)
+    cascades want embeddings.
+    """
+    return functional.normalize(embeddings, dim=1) * embeddings.shape[1] ** 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipImage(Part):
+    """CLIP's embedding of a picture, [B, ``embed``] of length sqrt(embed): what a prior draws. It cannot be decoded, so
+    a level in it is never the last. The defaults are those of ViT-L/14's vision tower.
+    """
+
+    embed: int = 768
+    width: int = 1024
+    layers: int = 24
+    heads: int = 16
+    feed: int = 4096
+    size: int = 224
+    patch: int = 14
+    activation: str = "quick_gelu"
+
+    def build(self) -> ClipImageSpace:
+        """The module."""
+        return ClipImageSpace(self)
+
+    def tiny(self) -> Self:
+        """Width 16, two layers, pictures of 16 pixels; the embeddings of tiny towers."""
+        small = {"width": 16, "layers": 2, "heads": 2, "feed": 32, "size": 16, "patch": 8}
+        return replace(self, embed=min(self.embed, 16), **small)
+
+
+class ClipImageSpace(nn.Module):
+    """Embeddings [B, embed] of pixels [B, 3, H, W]. transformers' names are below ``model.``."""
+
+    factor = 1
+    shrink = 1
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, part: ClipImage) -> None:
+        super().__init__()
+        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+        self.part = part
+        self.channels = part.embed
+        self.model = CLIPVisionModelWithProjection(
+            CLIPVisionConfig(
+                hidden_size=part.width,
+                intermediate_size=part.feed,
+                projection_dim=part.embed,
+                num_hidden_layers=part.layers,
+                num_attention_heads=part.heads,
+                image_size=part.size,
+                patch_size=part.patch,
+                hidden_act=part.activation,
+            )
+        )
+        self.register_buffer("mean", torch.tensor(CLIP_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("deviation", torch.tensor(CLIP_DEVIATION)[:, None, None], persistent=False)
+
+    def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """(embed,) whatever the size."""
+        return (self.part.embed,)
+
+    def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """[B, 3, H, W] in [-1, 1] -> [B, embed]; there is one embedding, whatever the generator.
+
+        The middle square is resized to the tower's size, as CLIP's own preparation does.
+        """
+        side = min(pixels.shape[-2:])
+        top, left = ((length - side) // 2 for length in pixels.shape[-2:])
+        square = pixels[:, :, top : top + side, left : left + side]
+        whole = (self.part.size, self.part.size)
+        resized = functional.interpolate(square, whole, mode="bicubic", antialias=True).clamp(-1, 1)
+        seen = (resized / 2 + 0.5 - self.mean) / self.deviation
+        return at_root_length(cast(Any, self.model(seen)).image_embeds)
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Raises RecipeError: an embedding is no picture."""
+        raise RecipeError(
+            "图像向量不能解码成图片；以它为空间的层级后面要有画像素的层级",
+            "an embedding of a picture cannot be decoded; a level in it must be followed by one that paints",
+        )

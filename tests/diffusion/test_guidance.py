@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bimo.core.recipe import Branch, Guide
-from bimo.diffusion.guidance import combine, on
+from bimo.diffusion.guidance import combine, on, wanted
 
 
 def answers(seed: int) -> torch.Tensor:
@@ -78,3 +80,45 @@ def test_a_norm_is_never_longer_than_that_of_the_given_branch() -> None:
     assert float(whole.norm()) == pytest.approx(float(answer[1:].norm()), rel=1e-5)
     place = combine(Guide(norm="place"), 9.0, answer).norm(dim=1)
     assert bool((place <= answer[1:].norm(dim=1) * 1.0001).all())
+
+
+def test_a_patch_norm_is_that_of_a_packed_token_both_ways() -> None:
+    """As QwenImagePipeline does it: tokens of 4 C numbers, the guided one given the length of the conditional one."""
+    answer = answers(2)
+    tokens = answer.reshape(2, 3, 2, 2, 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(2, 4, 12)
+    guided = tokens[:1] + 4 * (tokens[1:] - tokens[:1])
+    expected = guided * (tokens[1:].norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))
+    found = combine(Guide(norm="patch", lengthen=True), 4.0, answer)
+    assert torch.allclose(found.reshape(1, 3, 2, 2, 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(1, 4, 12), expected)
+
+
+def test_a_row_norm_is_over_the_last_axis() -> None:
+    answer = answers(3)
+    found = combine(Guide(norm="row", lengthen=True), 4.0, answer)
+    assert torch.allclose(found.norm(dim=-1), answer[1:].norm(dim=-1), atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["whole", "place", "patch", "row"])
+def test_a_shorter_answer_is_lengthened_only_where_asked(norm: Any) -> None:
+    answer = torch.cat([torch.full((1, 3, 4, 4), 1.9), torch.ones(1, 3, 4, 4)])  # guided: 1.9 - 1.8 = 0.1
+    assert torch.allclose(combine(Guide(norm=norm), 2.0, answer), torch.full((1, 3, 4, 4), 0.1), atol=1e-5)
+    assert torch.allclose(combine(Guide(norm=norm, lengthen=True), 2.0, answer), answer[1:], atol=1e-5)
+
+
+def test_a_scale_may_count_from_zero() -> None:
+    answer = answers(4)
+    guide = Guide(neutral=0.0)
+    assert torch.allclose(combine(guide, 3.0, answer), answer[1:] + 3 * (answer[1:] - answer[:1]), atol=1e-5)
+    assert (on(guide, 0.0, 0, 4), on(guide, 0.5, 0, 4)) == (False, True)
+
+
+def test_guidance_that_waits_for_a_negative_prompt() -> None:
+    guide = Guide(asked=True)
+    assert [wanted(guide, 4.0, negative) for negative in ("", None, " ", "x")] == [1.0, 1.0, 4.0, 4.0]
+    assert wanted(Guide(), 4.0, "") == 4.0
+
+
+def test_guidance_ends_after_a_share_of_the_steps() -> None:
+    """As Lumina2Pipeline counts it: off where (i + 1) / steps is more."""
+    guide = Guide(until=0.25)
+    assert [on(guide, 4.0, step, 8) for step in range(8)] == [(step + 1) / 8 <= 0.25 for step in range(8)]

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import diffusers
+import numpy
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bimo.core.errors import RequestError
-from bimo.diffusion.schedule import FLOW_SAMPLERS, SAMPLERS, Ddpm, Flow, Mean
+from bimo.diffusion.samplers import FLOW_SAMPLERS, SAMPLERS
+from bimo.diffusion.schedule import Ddpm, Flow, Mean
 
 SEEDS = st.integers(0, 2**32 - 1)
 BETAS = st.sampled_from(["linear", "scaled_linear", "squaredcos_cap_v2"])
@@ -147,3 +149,36 @@ def test_mean_is_one_step() -> None:
     sampler = law.sampler("anything", 50)
     assert len(sampler.timesteps) == 1
     assert torch.equal(sampler.step(x, t[0], noise).prev_sample, x)
+
+
+@pytest.mark.parametrize("name", ["qwen_image", "cogview4", "static"])
+def test_dynamic_times_are_those_of_the_pipelines(name: str) -> None:
+    """mu and the times as written in the pipelines of diffusers, for an x of 32 x 48 places."""
+    steps, length = 7, 16 * 24
+    even = numpy.linspace(1.0, 1 / steps, steps)
+    if name == "static":
+        law, own, given = Flow(shift=3.0, grid="even"), {"shift": 3.0}, {"sigmas": even}
+    elif name == "qwen_image":
+        law = Flow(dynamic="line", max_shift=0.9, max_length=8192, grid="even", terminal=0.02)
+        own = {"use_dynamic_shifting": True, "max_shift": 0.9, "max_image_seq_len": 8192, "shift_terminal": 0.02}
+        given = {"sigmas": even, "mu": 0.5 + (length - 256) * (0.9 - 0.5) / (8192 - 256)}
+    else:
+        law = Flow(dynamic="root", base_shift=0.25, max_shift=0.75, curve="linear", grid="whole")
+        own = {"use_dynamic_shifting": True, "time_shift_type": "linear"}
+        whole = numpy.linspace(1000, 1.0, steps).astype(int).astype(numpy.float32)
+        given = {"timesteps": whole, "sigmas": whole / 1000, "mu": (length / 256) ** 0.5 * 0.75 + 0.25}
+    expected = diffusers.FlowMatchEulerDiscreteScheduler(**own)
+    expected.set_timesteps(**given)
+    found: Any = law.sampler("euler", steps, (16, 32, 48))
+    assert torch.allclose(found.timesteps, expected.timesteps, rtol=1e-5)
+    assert torch.allclose(found.sigmas, expected.sigmas, atol=1e-6)
+    if name == "qwen_image":
+        assert float(found.sigmas[-2]) == pytest.approx(0.02, abs=1e-6)
+        bigger: Any = law.sampler("euler", steps, (16, 64, 48))
+        assert float(bigger.sigmas[3]) > float(found.sigmas[3])
+
+
+def test_times_that_heun_cannot_walk_are_told() -> None:
+    with pytest.raises(RequestError) as raised:
+        Flow(dynamic="line").sampler("heun", 4, (16, 8, 8))
+    assert "euler" in raised.value.en

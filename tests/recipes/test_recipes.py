@@ -17,9 +17,11 @@ from bimo.diffusion.drive import draw
 from bimo.diffusion.system import System
 from bimo.parts.text.bert import BertTower
 from bimo.parts.text.clip import ClipTower
+from bimo.parts.text.llm import LanguageTower
 from bimo.train.loop import train
 from tests.conftest import KNOWN
 from tests.parity.tiny_checkpoints import bert_words, clip_words
+from tests.parity.tiny_flow_checkpoints import qwen_words as language_words
 
 TEXT = "一只红苹果"
 SIZE = (128, 128)
@@ -53,6 +55,8 @@ def give_words(tower: Any, folder: Path) -> bool:
         bert_words(folder)
     elif isinstance(tower, ClipTower):
         clip_words(folder)
+    elif isinstance(tower, LanguageTower):
+        language_words(folder)
     else:
         pytest.fail(f"this test has no words for a {type(tower).__name__}: write some here")
     return True

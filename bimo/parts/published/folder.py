@@ -22,11 +22,20 @@ from bimo.parts.published.configs import Config, read_json
 #: Where each pipeline of diffusers is read: a module with ``reading(folder) -> Reading``.
 FAMILIES = {
     "StableDiffusionPipeline": "bimo.parts.published.stable_diffusion",
+    "StableDiffusionInpaintPipeline": "bimo.parts.published.stable_diffusion",
+    "StableDiffusionXLPipeline": "bimo.parts.published.stable_diffusion_xl",
+    "StableDiffusionXLInpaintPipeline": "bimo.parts.published.stable_diffusion_xl",
+    "KolorsPipeline": "bimo.parts.published.kolors",
+    "KolorsInpaintPipeline": "bimo.parts.published.kolors",
+    "ZImagePipeline": "bimo.parts.published.flow",
+    "QwenImagePipeline": "bimo.parts.published.flow",
+    "LongCatImagePipeline": "bimo.parts.published.flow",
+    "CogView4Pipeline": "bimo.parts.published.flow",
 }
 INDEX_FILE = "model_index.json"
 STEMS = ("model", "diffusion_pytorch_model", "pytorch_model")
 #: What diffusers' pipelines load beside the system, and this package does not.
-BESIDE = ("safety_checker", "feature_extractor", "image_encoder")
+BESIDE = ("safety_checker", "feature_extractor", "image_encoder", "text_processor")
 
 
 def same_name(name: str) -> str | None:
@@ -93,7 +102,7 @@ def recipe_of(path: Path) -> Recipe:
     Raises WeightsError for missing or damaged files, RecipeError for what this package cannot draw. Code in the
     folder is never run.
     """
-    return _reading(path).recipe
+    return reading_of(path).recipe
 
 
 def read_folder(path: Path, dtype: torch.dtype = torch.float32) -> System:
@@ -102,14 +111,14 @@ def read_folder(path: Path, dtype: torch.dtype = torch.float32) -> System:
     Raises WeightsError for weights that are missing, truncated, misshapen or would run code, RecipeError as
     ``recipe_of``.
     """
-    reading = _reading(path)
+    reading = reading_of(path)
     files = {filling.component: files_of(path / filling.component) for filling in reading.fillings}
     with weights.unfilled():
         system = System(reading.recipe)
     for filling in reading.fillings:
         state: dict[str, Tensor] = {}
         for file in files[filling.component]:
-            state |= weights.renamed(weights.read(file), filling.rename)
+            state |= weights.renamed(weights.read(file, dtype), filling.rename)
         weights.assign(system.get_submodule(filling.module), state, dtype, files[filling.component][0])
     for tower, folder in zip(system.towers, reading.words, strict=True):
         tower.load_words(path / folder)
@@ -150,7 +159,8 @@ def _parts(index: Path) -> list[Path]:
     return files
 
 
-def _reading(path: Path) -> Reading:
+def reading_of(path: Path) -> Reading:
+    """What a folder is and where its files go. Raises RecipeError and WeightsError as ``recipe_of``."""
     folder = Folder.at(path)
     if folder.pipeline not in FAMILIES:
         zh, en = meant(folder.pipeline, FAMILIES)

@@ -6,9 +6,11 @@ import re
 from typing import Any
 
 from bimo.core.errors import RecipeError, say
+from bimo.core.part import Part
 from bimo.core.recipe import Defaults, Level, Recipe
 from bimo.diffusion.schedule import Ddpm
 from bimo.parts.denoisers.unet import Unet
+from bimo.parts.hints.views import Masked
 from bimo.parts.published.configs import (
     FORMER_TEXT,
     NO_EFFECT_TEXT,
@@ -30,6 +32,16 @@ TOWERS = {"BertModel": ("BertTokenizer", "BertTokenizerFast"), "CLIPTextModel": 
 TAIYI_ZH = Bert()
 TAIYI_EN = ClipText()
 NO_EFFECT_VAE = {"sample_size", "force_upcast"}
+#: What a UNet's config says of the pooled text, of sizes beside it, and of a tower of another width.
+POOLED = (
+    "addition_embed_type",
+    "class_embed_type",
+    "addition_time_embed_dim",
+    "projection_class_embeddings_input_dim",
+)
+BRIDGE = ("encoder_hid_dim", "encoder_hid_dim_type")
+#: The hint of sizes, and how many numbers it is.
+SIZES = ("sizes", 6)
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
@@ -43,7 +55,9 @@ def reading(folder: Folder) -> Reading:
     schedule = law(folder)
     side = denoiser.size * 2 ** (len(space.block_channels) - 1)
     name, languages, why = _identity(tower, config, folder)
-    level = Level(name=LEVEL, space=space, denoiser=denoiser, schedule=schedule, steps=STEPS)
+    level = Level(
+        name=LEVEL, space=space, denoiser=denoiser, schedule=schedule, hints=masked(denoiser, space), steps=STEPS
+    )
     recipe = Recipe(
         name=name, languages=languages, text=(tower,), levels=(level,), request=Defaults(size=(side, side)), note=why
     )
@@ -56,6 +70,11 @@ def reading(folder: Folder) -> Reading:
         ),
         ("tokenizer",),
     )
+
+
+def masked(denoiser: Unet, space: Latent) -> tuple[Part, ...]:
+    """The hint of a denoiser that reads a mask and the latents of what it leaves."""
+    return (Masked(level=LEVEL),) if denoiser.spatial == 1 + space.channels else ()
 
 
 def text_name(name: str) -> str | None:
@@ -115,20 +134,48 @@ def unet(config: Config) -> Unet:
         "groups": "norm_num_groups",
         "linear": "use_linear_projection",
         "upcast": "upcast_attention",
+        "depth": "transformer_layers_per_block",
     }
-    read = config.of(defaults_of(UNet2DConditionModel), (*own.values(), "in_channels", "out_channels"), ())
+    read = config.of(
+        defaults_of(UNet2DConditionModel), (*own.values(), *POOLED, *BRIDGE, "in_channels", "out_channels"), ()
+    )
     given: dict[str, Any] = {name: read[field] for name, field in own.items()}
-    if read["in_channels"] != read["out_channels"]:
+    given["upcast"] = bool(given["upcast"])  # null in some configs
+    given["spatial"] = read["in_channels"] - read["out_channels"]
+    if given["spatial"] not in (0, 1 + read["out_channels"]):
         raise RecipeError(
             f"{config.path} 的 in_channels 是 {read['in_channels']}，out_channels 是 {read['out_channels']}："
-            "这是补画模型，它的提示还不支持",
-            f"in_channels of {config.path} is {read['in_channels']}, out_channels {read['out_channels']}: "
-            "an inpainting model, whose hints are not supported",
+            f"只支持 {read['out_channels']}，或补画模型的 {1 + 2 * read['out_channels']}",
+            f"in_channels of {config.path} is {read['in_channels']}, out_channels {read['out_channels']}: supported is "
+            f"{read['out_channels']}, or {1 + 2 * read['out_channels']} of an inpainting model",
         )
+    given |= _pooled(config, read)
     if given["size"] == 32 and before(config.fields.get("_diffusers_version"), (0, 9)):
         # diffusers before 0.9 wrote 32 whatever the model was trained at; its pipeline draws 64 as well.
         given["size"] = 64
     return Unet(channels=read["out_channels"], **given)
+
+
+def _pooled(config: Config, read: dict[str, Any]) -> dict[str, Any]:
+    """What a UNet is told of the pooled text and of sizes, and how wide a tower is led to it."""
+    kinds = (read["addition_embed_type"], read["class_embed_type"], read["encoder_hid_dim_type"])
+    width, told = (read[name] for name in POOLED[2:])
+    if kinds not in {(None, None, None), ("text_time", None, None), ("text_time", None, "text_proj")}:
+        raise RecipeError(
+            f"{config.path} 的 addition_embed_type、class_embed_type、encoder_hid_dim_type 是 {kinds}，不支持这种搭配",
+            f"addition_embed_type, class_embed_type of {config.path} and its encoder_hid_dim_type are {kinds}: "
+            "not supported together",
+        )
+    given: dict[str, Any] = {"bridge": (read["encoder_hid_dim"] or 0) if kinds[2] else 0}
+    if kinds[0]:
+        pooled = (told or 0) - SIZES[1] * (width or 0)
+        if pooled <= 0:
+            raise RecipeError(
+                f"{config.path} 的 {POOLED[3]} 是 {told}，放不下 {SIZES[1]} 个 {width} 维的尺寸和整句向量",
+                f"{POOLED[3]} of {config.path} is {told}: no room for {SIZES[1]} sizes {width} wide and a pooled text",
+            )
+        given |= {"vector": pooled, "ids": SIZES, "id_width": width}
+    return given
 
 
 def latent(config: Config) -> Latent:
@@ -141,16 +188,21 @@ def latent(config: Config) -> Latent:
         "layers_per_block": "layers_per_block",
         "groups": "norm_num_groups",
         "scaling": "scaling_factor",
+        "shift": "shift_factor",
+        "quant": "use_quant_conv",
+        "post_quant": "use_post_quant_conv",
+        "attention": "mid_block_add_attention",
     }
     read_blocks = config.fields.get("block_out_channels", (64,))
     count = len(read_blocks) if isinstance(read_blocks, list) else 1
     kinds = {"down_block_types": ("DownEncoderBlock2D",) * count, "up_block_types": ("UpDecoderBlock2D",) * count}
     read = config.of({**defaults_of(AutoencoderKL), **kinds}, own.values(), NO_EFFECT_VAE)
-    return Latent(**{name: read[field] for name, field in own.items()})
+    given = {name: read[field] for name, field in own.items()}
+    return Latent(**{**given, "shift": given["shift"] or 0.0})
 
 
-def law(folder: Folder) -> Ddpm:
-    """The law of noise and the publisher's sampler, mended where diffusers' own pipeline mends it."""
+def law(folder: Folder, mend: bool = True) -> Ddpm:
+    """The law of noise and the publisher's sampler; with ``mend`` as diffusers' StableDiffusionPipeline mends it."""
     import diffusers
     from diffusers import SchedulerMixin
 
@@ -169,9 +221,9 @@ def law(folder: Folder) -> Ddpm:
             f"{path}（{name}）的 {what} 不支持：噪声要按 beta 的开头和结尾来定",
             f"{what} of {path} ({name}) is not supported: the noise must follow a beginning and an end of beta",
         )
-    if "steps_offset" in full:
+    if mend and "steps_offset" in full:
         full["steps_offset"] = 1
-    if "clip_sample" in full:
+    if mend and "clip_sample" in full:
         full["clip_sample"] = False
     return Ddpm(
         betas=full["beta_schedule"],

@@ -37,7 +37,8 @@ class Bert(Part):
     ``masked`` says whether padding is hidden from the tower (Taiyi's is not), and ``padding`` what becomes of it then:
     it is "trimmed" away as far as no text of the batch needs it and hidden from the denoiser; all ``length`` tokens
     are there and it is "hidden" from the denoiser; or all are there and it is "shown" (Chinese-CLIP's).
-    ``pool`` adds a pooled output: the mean of the real tokens through a linear layer to ``project``.
+    ``pool`` adds a pooled output: the "mean" of the real tokens through a linear layer to ``project``, or that of
+    BERT's own pooler, from the "first" token.
     """
 
     width: int = 768
@@ -51,7 +52,7 @@ class Bert(Part):
     masked: bool = False
     padding: Literal["trimmed", "hidden", "shown"] = "trimmed"
     pooler: bool = True
-    pool: Literal["", "mean"] = ""
+    pool: Literal["", "mean", "first"] = ""
     project: int = 0
     words: Literal["vocab", "lexicon"] = "vocab"
     dropout: float = 0.1
@@ -82,7 +83,7 @@ class BertTower(nn.Module):
             dropout=part.dropout,
             pooler=part.pooler,
         )
-        self.head = nn.Linear(part.width, part.project) if part.pool else None
+        self.head = nn.Linear(part.width, part.project) if part.pool == "mean" else None
         self.words: Any = None
         self.known: frozenset[str] = frozenset()
 
@@ -99,8 +100,9 @@ class BertTower(nn.Module):
             # Padding that nobody sees need not be computed.
             longest = -(-int(mask.sum(1).max()) // TRIM) * TRIM
             ids, mask = ids[:, :longest], mask[:, :longest]
-        tokens = self.model(ids, attention_mask=mask.long()).last_hidden_state
-        pooled = None
+        answer = self.model(ids, attention_mask=mask.long())
+        tokens = answer.last_hidden_state
+        pooled = answer.pooler_output if self.part.pool == "first" else None
         if self.head is not None:
             weight = mask.unsqueeze(-1).to(tokens)
             pooled = self.head((tokens * weight).sum(1) / weight.sum(1))

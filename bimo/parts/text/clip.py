@@ -26,9 +26,11 @@ class ClipText(Part):
 
     ``words`` "pairs" are CLIP's byte pairs; "pieces" are the word pieces of a BERT vocabulary, padded with [PAD] and
     ended with [SEP], or begun and ended with the ids ``marks``. ``penultimate`` takes the output of the last layer but
-    one, through the final norm, in place of the last.
+    one, through the final norm, or without it ("raw", as Stable Diffusion XL), in place of the last.
 
-    ``project`` adds a pooled output: the state at the end mark through a linear layer of that width. ``answer`` "end"
+    ``project`` adds a pooled output: the last layer's state at the end mark through a linear layer of that width; of
+    ``pool`` "largest" the state at the largest token, which is the end mark in CLIP's own vocabulary and not in an
+    enlarged one, as transformers had it before 4.31 and has it where a config's eos_token_id is 2. ``answer`` "end"
     gives that alone, at unit length, as the only token. With ``long`` "cut" a text ends after ``length`` tokens; with
     "pieces" a longer one is read in pieces of ``length`` whose answers are joined, and the texts beside it are padded
     to as many tokens.
@@ -43,10 +45,11 @@ class ClipText(Part):
     length: int = 77
     activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
     eps: float = 1e-5
-    penultimate: bool = False
+    penultimate: bool | Literal["raw"] = False
     words: Literal["pairs", "pieces"] = "pairs"
     marks: tuple[int, int] | None = None
     project: int = 0
+    pool: Literal["end", "largest"] = "end"
     answer: Literal["tokens", "end"] = "tokens"
     long: Literal["cut", "pieces"] = "cut"
 
@@ -103,15 +106,16 @@ class ClipTower(nn.Module):
         if self.part.long == "cut" or longest <= length:
             return self.forward(*self._padded(rows, length))
         ids, _ = self._padded(rows, longest)
-        return Encoding(torch.cat([self._tokens(piece) for piece in ids.split(length, dim=1)], dim=1))
+        return Encoding(torch.cat([self._states(piece)[0] for piece in ids.split(length, dim=1)], dim=1))
 
     def forward(self, ids: Tensor, mask: Tensor) -> Encoding:
         """Token ids [B, L] and mask [B, L] bool -> Encoding; the mask says only where a text ends."""
-        tokens = self._tokens(ids)
+        tokens, last = self._states(ids)
         if self.projection is None:
             return Encoding(tokens)
         rows = torch.arange(len(ids), device=tokens.device)
-        pooled = cast(Tensor, self.projection(tokens[rows, mask.sum(1) - 1]))
+        ends = mask.sum(1) - 1 if self.part.pool == "end" else ids.argmax(dim=1)
+        pooled = cast(Tensor, self.projection(last[rows, ends]))
         if self.part.answer == "end":
             return Encoding(nn.functional.normalize(pooled, dim=1)[:, None])
         return Encoding(tokens, None, pooled)
@@ -151,11 +155,15 @@ class ClipTower(nn.Module):
         if self.part.marks is not None:
             self.words = wording.marked(self.words, self.part.marks)
 
-    def _tokens(self, ids: Tensor) -> Tensor:
+    def _states(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Token ids [B, L] -> what the tower answers and its last layer through the final norm, [B, L, width] each."""
         if not self.part.penultimate:
-            return self.model(ids).last_hidden_state
-        states = self.model(ids, output_hidden_states=True).hidden_states
-        return self.model.final_layer_norm(states[-2])
+            last = self.model(ids).last_hidden_state
+            return last, last
+        answer = self.model(ids, output_hidden_states=True)
+        state = answer.hidden_states[-2]
+        raw = self.part.penultimate == "raw"
+        return (state if raw else self.model.final_layer_norm(state)), answer.last_hidden_state
 
     def _encoded(self, text: str) -> Any:
         return wording.known(self.words).encode(text)

@@ -1,0 +1,152 @@
+"""LoRA (arXiv:2106.09685) to learn with: put beside the layers of a module, taken out of it, written as others read it.
+
+A layer's weight W [out, in] becomes W + alpha / r * up @ down, with up [out, r] and down [r, in].
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from bimo.core import weights
+from bimo.core.errors import RecipeError, WeightsError
+from bimo.core.part import nearest
+from bimo.diffusion.system import System
+from bimo.parts.denoisers.lora_files import Delta, few, read_lora
+from bimo.parts.denoisers.lora_names import root_of, spellings
+
+Spelling = Literal["diffusers", "kohya"]
+
+
+class Low(nn.Module):
+    """up(down(x)) * alpha / rank, beside a linear or convolutional layer; it begins at zero."""
+
+    def __init__(self, layer: nn.Linear | nn.Conv2d, rank: int, alpha: float) -> None:
+        super().__init__()
+        self.alpha = alpha
+        self.rank = rank
+        if isinstance(layer, nn.Linear):
+            self.down: nn.Module = nn.Linear(layer.in_features, rank, bias=False)
+            self.up: nn.Module = nn.Linear(rank, layer.out_features, bias=False)
+        else:
+            shape: Any = {"kernel_size": layer.kernel_size, "stride": layer.stride, "padding": layer.padding}
+            self.down = nn.Conv2d(layer.in_channels, rank, bias=False, **shape)
+            self.up = nn.Conv2d(rank, layer.out_channels, 1, bias=False)
+        nn.init.normal_(cast(Tensor, self.down.weight), std=1 / rank)
+        nn.init.zeros_(cast(Tensor, self.up.weight))
+        self.to(layer.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What is added to the layer's answer to x."""
+        return self.up(self.down(x)) * (self.alpha / self.rank)
+
+
+def _with_low(layer: nn.Module, inputs: tuple[Tensor, ...], answer: Tensor) -> Tensor:
+    low = getattr(layer, "lora", None)
+    return answer if low is None else answer + cast(Low, low)(inputs[0])
+
+
+def inject(module: nn.Module, globs: Sequence[str], rank: int, alpha: float) -> list[str]:
+    """Puts a trainable LoRA beside each linear or convolutional layer whose name a glob matches; its parameters' names
+    are answered: "...to_q.lora.down.weight", "...to_q.lora.up.weight". No other name of the module changes.
+
+    Raises RecipeError for a glob that matches no such layer.
+    """
+    layers = {n: m for n, m in module.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d)) and ".lora." not in n}
+    chosen: dict[str, nn.Linear | nn.Conv2d] = {}
+    for glob in globs:
+        matched = fnmatch.filter(layers, glob)
+        if not matched:
+            near = ", ".join(nearest(glob, layers) or tuple(layers)[:3])
+            raise RecipeError(
+                f"LoRA 的 {glob!r} 不匹配任何线性层或卷积层；最接近的是 {near}",
+                f"{glob!r} of a LoRA matches no linear or convolutional layer; the nearest are {near}",
+            )
+        chosen |= {name: layers[name] for name in matched}
+    for layer in chosen.values():
+        if not hasattr(layer, "lora"):
+            layer.add_module("lora", Low(layer, rank, alpha))
+            layer.register_forward_hook(cast(Any, _with_low))
+    return [f"{name}.lora.{half}.weight" for name in chosen for half in ("down", "up")]
+
+
+def injected(module: nn.Module) -> dict[str, Low]:
+    """The trainable LoRAs in a module by the name of their layer."""
+    return {name.removesuffix(".lora"): m for name, m in module.named_modules() if isinstance(m, Low)}
+
+
+def extract(module: nn.Module) -> dict[str, Tensor]:
+    """What the LoRAs in a module learnt: "<layer>.lora_down.weight", "<layer>.lora_up.weight", "<layer>.alpha"."""
+    state: dict[str, Tensor] = {}
+    for name, low in injected(module).items():
+        state[f"{name}.lora_down.weight"] = cast(Tensor, low.down.weight).detach().clone()
+        state[f"{name}.lora_up.weight"] = cast(Tensor, low.up.weight).detach().clone()
+        state[f"{name}.alpha"] = torch.tensor(float(low.alpha))
+    return state
+
+
+def eject(module: nn.Module, merge: bool) -> None:
+    """Takes the trainable LoRAs out of a module, added to its weights where ``merge`` says so."""
+    for name, low in injected(module).items():
+        layer = module.get_submodule(name)
+        if merge:
+            weight = cast(nn.Parameter, layer.weight)
+            up, down = cast(Tensor, low.up.weight), cast(Tensor, low.down.weight)
+            with torch.no_grad():
+                weight.add_(Delta(name, up, down, low.alpha / low.rank).value(weight).to(weight))
+        del layer.lora
+
+
+def save_lora(path: Path, system: System, state: Mapping[str, Tensor], spelling: Spelling = "diffusers") -> None:
+    """Writes what ``extract`` answered as others read it, then reads it back and compares.
+
+    "diffusers" is `unet.….lora_A.weight` (a transformer's `transformer.…`); "kohya" is `lora_unet_…lora_down.weight`
+    with alpha, over the authors' names of the UNet where the system has two text towers, as kohya-ss writes for
+    Stable Diffusion XL. Raises WeightsError for a layer that the spelling has no name for.
+    """
+    names = _published(system, spelling)
+    written: dict[str, Tensor] = {}
+    wanted: dict[str, Tensor] = {}
+    for layer in dict.fromkeys(key.rsplit(".lora_", 1)[0] for key in state if ".lora_" in key):
+        if layer not in names:
+            raise WeightsError(f"{spelling} 没有 {layer} 的写法", f"{spelling} has no spelling for {layer}")
+        up, down = state[f"{layer}.lora_up.weight"], state[f"{layer}.lora_down.weight"]
+        alpha = state[f"{layer}.alpha"]
+        scale = float(alpha) / down.shape[0]
+        wanted[f"{layer}.weight"] = Delta(layer, up, down, scale).value(system.get_parameter(f"{layer}.weight"))
+        if spelling == "kohya":
+            written |= {f"{names[layer]}.lora_up.weight": up, f"{names[layer]}.lora_down.weight": down}
+            written[f"{names[layer]}.alpha"] = alpha.clone()
+        else:
+            # These files say no alpha: the strength goes into what is written.
+            written |= {f"{names[layer]}.lora_B.weight": up * scale, f"{names[layer]}.lora_A.weight": down}
+    weights.write(path, written)
+    found = {delta.path: delta.value(system.get_parameter(delta.path)) for delta in read_lora(system, path).deltas}
+    wrong = [n for n, value in wanted.items() if n not in found or not torch.allclose(found[n], value, atol=1e-6)]
+    if wrong or len(found) != len(wanted):
+        raise WeightsError(f"{path} 读回来不一样：{few(wrong)}", f"{path} reads back otherwise: {few(wrong)}")
+
+
+def _published(system: System, spelling: Spelling) -> dict[str, str]:
+    """The layer's path -> its name in a file."""
+    root = root_of(system)
+    two = len(system.towers) > 1
+    transformer = any(name.startswith("blocks.") for name, _ in system.get_submodule(root).named_modules())
+    starts = ("transformer." if transformer else "unet.", "text_encoder") if spelling == "diffusers" else ("lora_",)
+    chosen: dict[str, str] = {}
+    for name, pieces in spellings(system).items():
+        whole = len(pieces) == 1 and name.startswith(starts) and not name.endswith("_lora")
+        if spelling == "kohya" and two and name.startswith("lora_te_"):
+            whole = False
+        authors = spelling == "kohya" and two and re.match(r"lora_unet_(input|output|middle)_block", name)
+        # Of several names for a layer the first is today's; the towers' own begins with text_model.
+        better = authors or "text_model" in name
+        if whole and (pieces[0].path not in chosen or better):
+            chosen[pieces[0].path] = name
+    return chosen

@@ -1,0 +1,311 @@
+"""The folders of flow-matching transformers that read a language model: Z-Image, Qwen-, LongCat-Image, CogView4."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, cast
+
+from bimo.core.errors import RecipeError, say
+from bimo.core.part import Part
+from bimo.core.recipe import Defaults, Guide, Level, Recipe
+from bimo.diffusion.schedule import Flow
+from bimo.parts.denoisers.flow import CogView4, LongCatImage, QwenImage, ZImage
+from bimo.parts.published.configs import NO_EFFECT_TEXT, Config, defaults_of, plain, read_json
+from bimo.parts.published.folder import Filling, Folder, Reading
+from bimo.parts.published.stable_diffusion import latent, vae_name
+from bimo.parts.qwen_space import QwenLatent
+from bimo.parts.text import templates
+from bimo.parts.text.llm import FAMILIES, LanguageModel
+
+LEVEL = "image"
+STEPS = 50
+TOKENIZERS = ("Qwen2Tokenizer", "Qwen2TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
+#: How a rotation is told in configs of before transformers 5, and what may stand beside it.
+ROTATION = ("rope_theta", "rope_scaling", "partial_rotary_factor")
+#: Fields that tell of pictures in a prompt, of which there are none here.
+NO_EFFECT_VISION = {
+    *("vision_config", "image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"),
+    *("vision_token_id", "pruned_heads"),
+}
+
+
+def reading(folder: Folder) -> Reading:
+    """A folder of one of the four. Raises RecipeError for what cannot be drawn."""
+    read = {
+        "ZImagePipeline": _z_image,
+        "QwenImagePipeline": _qwen_image,
+        "LongCatImagePipeline": _longcat_image,
+        "CogView4Pipeline": _cogview4,
+    }[folder.pipeline]
+    return filled(folder, read(folder))
+
+
+def filled(folder: Folder, recipe: Recipe) -> Reading:
+    """The reading of a folder whose parts are called text_encoder, transformer, vae and tokenizer."""
+    fillings = (
+        Filling("text_encoder", "text.0.model", text_name),
+        Filling("transformer", "image.denoiser.model"),
+        Filling("vae", "image.space.model", vae_name),
+    )
+    return Reading(recipe, fillings, ("tokenizer",))
+
+
+def text_name(name: str) -> str | None:
+    """Our name of a tensor of a language model: without its head, and without what reads pictures."""
+    if name == "lm_head.weight" or re.match(r"(model\.)?visual\.", name):
+        return None
+    return re.sub(r"^(model\.)?(language_model\.)?(model\.)?", "", name)
+
+
+def language_model(config: Config, family: str) -> LanguageModel:
+    """The tower that a language model's config describes. Raises RecipeError for a field that its class lacks."""
+    import transformers
+
+    config_name, _, (feed, head, key_heads) = FAMILIES[family]
+    inner = config.fields.get("text_config")
+    fields = cast("dict[str, Any]", inner) if isinstance(inner, dict) else dict(config.fields)
+    own = {
+        "width": "hidden_size",
+        "layers": "num_hidden_layers",
+        "heads": "num_attention_heads",
+        "vocab": "vocab_size",
+        "positions": "max_position_embeddings",
+        "feed": feed,
+        "head": head,
+        "key_heads": key_heads,
+    }
+    named = {name: fields[field] for name, field in own.items() if fields.get(field) is not None}
+    if "head" not in named:
+        named["head"] = named["width"] // named["heads"]
+    sizes = {own[name]: value for name, value in named.items() if own[name]}
+    base: dict[str, Any] = getattr(transformers, config_name)(**sizes).to_dict()
+    rest: dict[str, Any] = {}
+    for name, value in fields.items():
+        if name.startswith("_") or name in {*own.values(), *NO_EFFECT_TEXT, *NO_EFFECT_VISION}:
+            continue
+        if name not in base and name not in ROTATION:
+            raise RecipeError(
+                f"{config.path} 的 {name} 是 {value!r}，{config_name} 没有这个字段；忽略它会画错，所以不读",
+                f"{name} of {config.path} is {value!r}, a field that {config_name} does not have; ignoring it would "
+                "draw wrong",
+            )
+        if name not in base or plain(base[name]) != plain(value):
+            rest[name] = _plain(value)
+    return LanguageModel(family=family, config=rest, **named)
+
+
+def law(folder: Folder, **grid: Any) -> Flow:
+    """The times of a FlowMatchEulerDiscreteScheduler's config. Raises RecipeError for fields that are not carried."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    folder.demand("scheduler", "diffusers", ("FlowMatchEulerDiscreteScheduler",))
+    path = folder.path / "scheduler" / "scheduler_config.json"
+    own = {
+        "shift": "shift",
+        "dynamic": "use_dynamic_shifting",
+        "curve": "time_shift_type",
+        "base_length": "base_image_seq_len",
+        "max_length": "max_image_seq_len",
+        "base_shift": "base_shift",
+        "max_shift": "max_shift",
+        "terminal": "shift_terminal",
+    }
+    read = Config(path, read_json(path)).of(defaults_of(FlowMatchEulerDiscreteScheduler), own.values(), ())
+    given: dict[str, Any] = {name: read[field] for name, field in own.items()}
+    given["dynamic"] = grid.pop("dynamic", "line") if given["dynamic"] else ""
+    return Flow(**{**given, "terminal": given["terminal"] or 0.0}, **{"grid": "even", **grid})
+
+
+def denoiser(folder: Folder, cls: str, part: type[Part], own: Mapping[str, str], **given: Any) -> Any:
+    """A transformer's part by the names its config has for the part's fields. Raises RecipeError for other fields.
+
+    ``given`` are fields of the config that are known, with the one value that is meant.
+    """
+    import diffusers
+
+    folder.demand("transformer", "diffusers", (cls,))
+    defaults = {**defaults_of(getattr(diffusers, cls)), **given}
+    read = folder.config("transformer").of(defaults, own.values(), ())
+    return part(**{name: read[field] for name, field in own.items()})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in cast("dict[str, Any]", value).items()}
+    return plain(value)
+
+
+def _recipe(name: str, why: tuple[str, str], tower: LanguageModel, level: Level, wanted: Defaults) -> Recipe:
+    return Recipe(name=name, languages=("zh", "en"), text=(tower,), levels=(level,), request=wanted, note=say(*why))
+
+
+def _flux_space(folder: Folder) -> Part:
+    folder.demand("vae", "diffusers", ("AutoencoderKL",))
+    return latent(folder.config("vae"))
+
+
+def _tower(folder: Folder, classes: tuple[str, ...], family: str) -> LanguageModel:
+    folder.demand("text_encoder", "transformers", classes)
+    folder.demand("tokenizer", "transformers", TOKENIZERS)
+    return language_model(folder.config("text_encoder"), family)
+
+
+def _z_image(folder: Folder) -> Recipe:
+    tower = replace(
+        _tower(folder, ("Qwen3Model", "Qwen3ForCausalLM"), "qwen3"),
+        template=templates.QWEN3_CHAT,
+        length=512,
+        state=-2,
+    )
+    own = {
+        "channels": "in_channels",
+        "width": "dim",
+        "layers": "n_layers",
+        "refiners": "n_refiner_layers",
+        "heads": "n_heads",
+        "key_heads": "n_kv_heads",
+        "text": "cap_feat_dim",
+        "eps": "norm_eps",
+        "normed": "qk_norm",
+        "theta": "rope_theta",
+        "scale": "t_scale",
+        "axes": "axes_dims",
+        "lengths": "axes_lens",
+    }
+    # A field of the published config that no class of diffusers reads.
+    extra = {"nheads": folder.config("transformer").fields.get("nheads")}
+    model = denoiser(folder, "ZImageTransformer2DModel", ZImage, own, **extra)
+    schedule = law(folder)
+    # The two published models differ in their weights and in this number.
+    turbo = not schedule.dynamic and schedule.shift == 3.0
+    name, guidance, steps = ("z-image-turbo", 0.0, 9) if turbo else ("z-image", 5.0, STEPS)
+    level = Level(
+        name=LEVEL,
+        space=_flux_space(folder),
+        denoiser=model,
+        schedule=schedule,
+        steps=steps,
+        guide=Guide(scale=guidance, neutral=0.0),
+    )
+    why = (
+        f"ZImagePipeline；时间表的 shift 是 {schedule.shift:g}：{'蒸馏过的 Turbo' if turbo else '未蒸馏的基础模型'}",
+        f"a ZImagePipeline; shift of its times is {schedule.shift:g}: {'distilled, Turbo' if turbo else 'the base'}",
+    )
+    return _recipe(name, why, tower, level, Defaults(size=(1024, 1024), multiple=16))
+
+
+def _qwen_image(folder: Folder) -> Recipe:
+    tower = replace(
+        _tower(folder, ("Qwen2_5_VLForConditionalGeneration",), "qwen2_5_vl"),
+        template=templates.QWEN_IMAGE,
+        drop=34,
+        length=512,
+    )
+    own = {
+        "channels": "out_channels",
+        "layers": "num_layers",
+        "head": "attention_head_dim",
+        "heads": "num_attention_heads",
+        "text": "joint_attention_dim",
+        "axes": "axes_dims_rope",
+    }
+    fields = folder.config("transformer").fields
+    # The published config still has a pooled width that its class no longer reads.
+    known = {"pooled_projection_dim": fields.get("pooled_projection_dim"), "in_channels": 4 * fields["out_channels"]}
+    model = denoiser(folder, "QwenImageTransformer2DModel", QwenImage, own, **known)
+    level = Level(
+        name=LEVEL,
+        space=_qwen_space(folder),
+        denoiser=model,
+        schedule=law(folder),
+        steps=STEPS,
+        guide=Guide(scale=4.0, norm="patch", lengthen=True, asked=True),
+    )
+    why = ("QwenImagePipeline；有反向提示词时才引导", "a QwenImagePipeline; guided where there is a negative prompt")
+    return _recipe("qwen-image", why, tower, level, Defaults(size=(1328, 1328), multiple=16, negative=" "))
+
+
+def _qwen_space(folder: Folder) -> QwenLatent:
+    from diffusers import AutoencoderKLQwenImage
+
+    folder.demand("vae", "diffusers", ("AutoencoderKLQwenImage",))
+    own = {
+        "channels": "z_dim",
+        "width": "base_dim",
+        "multiples": "dim_mult",
+        "layers_per_block": "num_res_blocks",
+        "frames": "temperal_downsample",
+        "mean": "latents_mean",
+        "deviation": "latents_std",
+    }
+    read = folder.config("vae").of(defaults_of(AutoencoderKLQwenImage), own.values(), ("dropout",))
+    return QwenLatent(**{name: read[field] for name, field in own.items()})
+
+
+def _longcat_image(folder: Folder) -> Recipe:
+    tower = replace(
+        _tower(folder, ("Qwen2_5_VLForConditionalGeneration",), "qwen2_5_vl"),
+        template=templates.LONGCAT_IMAGE,
+        length=512,
+        pad="full",
+        characters=True,
+    )
+    own = {
+        "layers": "num_layers",
+        "singles": "num_single_layers",
+        "head": "attention_head_dim",
+        "heads": "num_attention_heads",
+        "text": "joint_attention_dim",
+        "axes": "axes_dims_rope",
+    }
+    # No vector enters this transformer, whatever its config says of one's width.
+    known = {"pooled_projection_dim": folder.config("transformer").fields.get("pooled_projection_dim")}
+    model = denoiser(folder, "LongCatImageTransformer2DModel", LongCatImage, own, **known)
+    level = Level(
+        name=LEVEL,
+        space=_flux_space(folder),
+        denoiser=model,
+        schedule=law(folder),
+        steps=STEPS,
+        guide=Guide(scale=4.5, norm="patch"),
+    )
+    why = ("LongCatImagePipeline；不改写提示词", "a LongCatImagePipeline; prompts are not rewritten")
+    return _recipe("longcat-image", why, tower, level, Defaults(size=(1024, 1024), multiple=16))
+
+
+def _cogview4(folder: Folder) -> Recipe:
+    tower = replace(
+        _tower(folder, ("GlmModel", "GlmForCausalLM"), "glm"),
+        length=1024,
+        state=-2,
+        multiple=16,
+    )
+    own = {
+        "channels": "in_channels",
+        "layers": "num_layers",
+        "head": "attention_head_dim",
+        "heads": "num_attention_heads",
+        "text": "text_embed_dim",
+        "time": "time_embed_dim",
+        "condition": "condition_dim",
+        "positions": "pos_embed_max_size",
+        "size": "sample_size",
+        "axes": "rope_axes_dim",
+    }
+    known = {"out_channels": folder.config("transformer").fields.get("in_channels")}
+    model = denoiser(folder, "CogView4Transformer2DModel", CogView4, own, **known)
+    space: Any = _flux_space(folder)
+    level = Level(
+        name=LEVEL,
+        # Its pipeline leaves a shift of the latents alone.
+        space=replace(space, shift=0.0),
+        denoiser=replace(model, factor=2 ** (len(space.block_channels) - 1)),
+        schedule=law(folder, dynamic="root", grid="whole"),
+        steps=STEPS,
+        guide=Guide(scale=5.0),
+    )
+    side = model.size * 2 ** (len(space.block_channels) - 1)
+    why = ("CogView4Pipeline", "a CogView4Pipeline")
+    return _recipe("cogview4", why, tower, level, Defaults(size=(side, side), multiple=16))

@@ -1,0 +1,248 @@
+"""Reads single files in the layout of latent diffusion: .safetensors, .ckpt and .pt of SD1, SD2, SDXL and their kin.
+
+A single file has no configs: they are written here from the shapes of its tensors, and the reader of its family reads
+them as it would a folder's. What shapes cannot tell (the kind of prediction of SD2) is asked for, not guessed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bimo.core import weights
+from bimo.core.errors import WeightsError, say
+from bimo.core.recipe import Recipe
+from bimo.diffusion.system import System
+from bimo.parts.published import ldm, mindspore
+from bimo.parts.published.detect import Found, detect, shapes, spelt, unusable
+from bimo.parts.published.folder import INDEX_FILE, Reading, reading_of
+from bimo.parts.published.ldm_configs import (
+    TOWERS,
+    WORD_PIECES,
+    Component,
+    below,
+    mapped,
+    unet_config,
+    vae_config,
+    vae_convert,
+)
+
+Shapes = ldm.Shapes
+WORDS = ("tokenizer", "tokenizer_2")
+SETTINGS_FILE = "tokenizer_config.json"
+PIPELINES = {"xl": "StableDiffusionXLPipeline", "roberta": "AltDiffusionPipeline"}
+BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
+#: Tokenizers by the layout of the words: files a folder must have (all of one row), and the class they belong to.
+TOKENIZERS: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
+    "bert": ((("vocab.txt",), "BertTokenizer"), (("tokenizer.json",), "BertTokenizer")),
+    "roberta": (
+        (("sentencepiece.bpe.model",), "XLMRobertaTokenizer"),
+        (("tokenizer.json",), "XLMRobertaTokenizer"),
+    ),
+    "clip": (
+        (("vocab.txt",), "BertTokenizer"),
+        (("vocab.json", "merges.txt"), "CLIPTokenizer"),
+        (("tokenizer.json",), "CLIPTokenizer"),
+    ),
+}
+TOKENIZERS |= {"openclip": TOKENIZERS["clip"], "xl": TOKENIZERS["clip"]}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A single file as a folder: the pipeline it would be, its components, its words and its law of noise."""
+
+    path: Path
+    found: Found
+    names: Shapes
+    pipeline: str
+    components: Mapping[str, Component]
+    words: tuple[Path | None, ...]
+    scheduler: Mapping[str, Any]
+
+
+def recipe_of_file(path: Path) -> Recipe:
+    """The recipe of a single file by its names and shapes; ``note`` says why. Raises WeightsError, RecipeError."""
+    return _reading(_layout(path)).recipe
+
+
+def read_file(path: Path, dtype: torch.dtype = torch.float32) -> System:
+    """The system in a single file, ready to draw; its words lie beside it.
+
+    Raises WeightsError for a file that is damaged, is no whole model, or has no tokenizer beside it; RecipeError for
+    what this package cannot draw. Nothing is ever fetched.
+    """
+    layout = _layout(path)
+    for index, folder in enumerate(layout.words):
+        if folder is None:
+            raise _wordless(layout, index)
+    reading = _reading(layout)
+    with weights.unfilled():
+        system = System(reading.recipe)
+    for filling in reading.fillings:
+        part = layout.components[filling.component]
+        state = part.convert(_tensors(path, part.prefix, dtype))
+        weights.assign(system.get_submodule(filling.module), weights.renamed(state, filling.rename), dtype, path)
+    for tower, folder in zip(system.towers, layout.words, strict=True):
+        if folder is not None:
+            tower.load_words(folder)
+    system.weights_hash = weights.digest(path)
+    return system.eval()
+
+
+def _layout(path: Path) -> Layout:
+    names = shapes(path)
+    found = detect(names)
+    if found is None or not found.rule.text:
+        raise unusable(path, found)
+    kind = found.rule.text
+    unet, vae = below(names, ldm.UNET), below(names, ldm.VAE)
+    for what, prefix in ((unet, ldm.UNET), (vae, ldm.VAE)):
+        if not what:
+            raise WeightsError(f"{path} 里没有 {prefix}*", f"{path} has no {prefix}*")
+    blocks = ldm.Blocks.of(unet)
+    parts = {
+        "unet": Component(
+            ldm.UNET, "diffusers", "UNet2DConditionModel", unet_config(unet, blocks), mapped(ldm.unet_names(blocks))
+        ),
+        "vae": Component(ldm.VAE, "diffusers", "AutoencoderKL", vae_config(vae, kind), vae_convert(vae)),
+        **TOWERS[kind](names, found),
+    }
+    towers = [name for name in ("text_encoder", "text_encoder_2") if name in parts]
+    words = tuple(_words(path, kind, index) for index in range(len(towers)))
+    pipeline = PIPELINES.get(kind, "StableDiffusionPipeline")
+    prediction = _prediction(path, names, found)
+    law = {**BETAS, "prediction_type": prediction, "steps_offset": 1, "timestep_spacing": "leading"}
+    scheduler = {"_class_name": "EulerDiscreteScheduler", **law}
+    if kind != "xl":
+        scheduler |= {"_class_name": "PNDMScheduler", "skip_prk_steps": True}
+    return Layout(path, found, names, pipeline, parts, words, scheduler)
+
+
+def _reading(layout: Layout) -> Reading:
+    """What the family's reader makes of the folder that the file would be."""
+    index: dict[str, Any] = {"_class_name": layout.pipeline}
+    with tempfile.TemporaryDirectory(prefix="bimo-") as made:
+        folder = Path(made)
+        for name, part in layout.components.items():
+            index[name] = [part.library, part.kind]
+            _write(folder / name / "config.json", part.config)
+        for (at, source), name in zip(enumerate(layout.words), WORDS, strict=False):
+            settings: dict[str, Any] = {}
+            if source is not None:
+                shutil.copytree(source, folder / name)
+                own = source / SETTINGS_FILE
+                settings = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else {}
+            rows, positions = _sizes(layout, at)
+            limit = settings.get("model_max_length", positions)
+            settings["model_max_length"] = min(int(limit), positions)
+            _write(folder / name / SETTINGS_FILE, settings)
+            index[name] = ["transformers", _tokenizer(layout.found.rule.text, source, rows, settings)]
+        index["scheduler"] = ["diffusers", layout.scheduler["_class_name"]]
+        _write(folder / "scheduler" / "scheduler_config.json", layout.scheduler)
+        _write(folder / INDEX_FILE, index)
+        reading = reading_of(folder)
+    why = say(layout.found.zh, layout.found.en)
+    return replace(reading, recipe=replace(reading.recipe, note=why + _left(layout)))
+
+
+def _left(layout: Layout) -> str:
+    """How many entries of the file are no part of the system, and what they are."""
+    prefixes = tuple(part.prefix for part in layout.components.values())
+    kinds = Counter(name.split(".")[0] for name in layout.names if not name.startswith(prefixes))
+    if more := 0 if mindspore.is_checkpoint(layout.path) else weights.surplus(layout.path):
+        kinds["optimizer, callbacks ..."] = more
+    if not kinds:
+        return ""
+    listed = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
+    return say(
+        f"；文件里还有 {sum(kinds.values())} 个条目没有载入（{listed}）",
+        f"; {sum(kinds.values())} more entries of the file are not loaded ({listed})",
+    )
+
+
+def _tensors(path: Path, prefix: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors below a prefix, named without it. What a trainer kept for its loss is left in the file."""
+
+    def keep(name: str) -> bool:
+        return spelt(name).startswith(prefix) and not spelt(name).startswith(f"{ldm.VAE}loss.")
+
+    read = mindspore.read if mindspore.is_checkpoint(path) else weights.read
+    return {spelt(name).removeprefix(prefix): value for name, value in read(path, dtype, keep).items()}
+
+
+def _sizes(layout: Layout, index: int) -> tuple[int, int]:
+    """(rows, longest text) of a tower. XLM-R's positions begin after the padding's; its texts were cut at 77."""
+    name = ("text_encoder", "text_encoder_2")[index]
+    config = layout.components[name].config
+    return config["vocab_size"], 77 if layout.found.rule.text == "roberta" else config["max_position_embeddings"]
+
+
+def _prediction(path: Path, names: Shapes, found: Found) -> str:
+    """What the UNet answers: by the file's own words, a mark among its names, a .yaml beside it; SD2 must say."""
+    told = weights.metadata(path).get("modelspec.prediction_type", "")
+    if told:
+        return "v_prediction" if told.startswith("v") else "epsilon"
+    if "v_pred" in names:
+        return "v_prediction"
+    config = path.with_suffix(".yaml")
+    if config.is_file():
+        said = re.search(r"parameterization:\s*[\"']?(\w+)", config.read_text(encoding="utf-8"))
+        return "v_prediction" if said and said[1] == "v" else "epsilon"
+    if found.system == "stable-diffusion-2":
+        raise WeightsError(
+            f"{path} 是 Stable Diffusion 2，从权重看不出它预测噪声还是 v；请在旁边放 {config.name}，"
+            '写上 parameterization: "v" 或 "eps"',
+            f"{path} is Stable Diffusion 2, and weights do not tell whether it predicts noise or v; put {config.name} "
+            'beside it with parameterization: "v" or "eps"',
+        )
+    return "epsilon"
+
+
+def _words(path: Path, kind: str, index: int) -> Path | None:
+    """The folder of a tower's words beside a file."""
+    for name in (f"{path.stem}.words.{index}", f"words.{index}", WORDS[index]):
+        folder = path.parent / name
+        if any(all((folder / file).is_file() for file in files) for files, _ in TOKENIZERS[kind]):
+            return folder
+    return None
+
+
+def _tokenizer(kind: str, folder: Path | None, rows: int, settings: Mapping[str, Any]) -> str:
+    """The class of a tokenizer, by its files."""
+    if kind in ("clip", "openclip", "xl"):
+        told = str(settings.get("tokenizer_class", ""))
+        if rows in WORD_PIECES or told.startswith("Bert"):
+            return "BertTokenizer"
+    for files, cls in TOKENIZERS[kind]:
+        if folder is not None and all((folder / file).is_file() for file in files):
+            return cls
+    return TOKENIZERS[kind][-1][1]
+
+
+def _wordless(layout: Layout, index: int) -> WeightsError:
+    files = say(" 或 ", " or ").join(" + ".join(row) for row, _ in TOKENIZERS[layout.found.rule.text])
+    more = ""
+    if layout.found.system == "taiyi-xl":
+        more = " + added_tokens.json"
+    place = layout.path.parent / f"words.{index}"
+    return WeightsError(
+        f"{layout.path} 是单个文件，里面没有分词器；请把发布者 {WORDS[index]} 文件夹里的 {files}{more} 放进 {place}",
+        f"{layout.path} is a single file and holds no tokenizer; put {files}{more} of the publisher's folder "
+        f"{WORDS[index]} into {place}",
+    )
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")

@@ -1,0 +1,17 @@
+"""What published systems say to a language model around a prompt; "{}" is where the prompt stands."""
+
+from __future__ import annotations
+
+#: Qwen3's chat with thinking left on, as Z-Image asks for it.
+QWEN3_CHAT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+#: The first 34 tokens are dropped by Qwen-Image.
+QWEN_IMAGE = (
+    "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, "
+    "spatial relationships of the objects and background:<|im_end|>\n"
+    "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+)
+LONGCAT_IMAGE = (
+    "<|im_start|>system\nAs an image captioning expert, generate a descriptive text prompt based on an image content, "
+    "suitable for input to a text-to-image model.<|im_end|>\n"
+    "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+)

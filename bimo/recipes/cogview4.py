@@ -1,0 +1,69 @@
+"""CogView4: 6 B parameters read by GLM-4-9B, told the size of the picture; the first of its line with Chinese text."""
+
+from bimo.core.recipe import Defaults, Guide, Level, Published, Recipe, Stage
+from bimo.diffusion.schedule import Flow
+from bimo.parts.denoisers.flow import CogView4
+from bimo.parts.spaces import Latent
+from bimo.parts.text.llm import LanguageModel
+from bimo.train.objectives import Denoise
+
+#: GLM-4-9B, the output of its last layer but one, padded on the left to a multiple of 16 in sight of all.
+glm_4_9b = LanguageModel(
+    family="glm",
+    width=4096,
+    layers=40,
+    heads=32,
+    key_heads=2,
+    head=128,
+    feed=13696,
+    vocab=151552,
+    positions=8192,
+    length=1024,
+    state=-2,
+    multiple=16,
+)
+
+cogview4 = Recipe(
+    name="cogview4",
+    title="CogView4 6B",
+    licence="apache-2.0",
+    text=(glm_4_9b,),
+    levels=(
+        Level(
+            name="image",
+            space=Latent(
+                channels=16,
+                block_channels=(128, 512, 1024, 1024),
+                layers_per_block=3,
+                scaling=1.0,
+                quant=False,
+                post_quant=False,
+                attention=False,
+            ),
+            denoiser=CogView4(),
+            schedule=Flow(dynamic="root", curve="linear", base_shift=0.25, max_shift=0.75, grid="whole"),
+            steps=50,
+            guide=Guide(scale=5.0),
+        ),
+    ),
+    stages=(
+        Stage(
+            name="fine-tune",
+            objective=Denoise(),
+            level="image",
+            train=("image.denoiser.*",),
+            size=(1024, 1024),
+            lr=1e-5,
+            drop_text=0.1,
+            note="Ours; rates were not published.",
+        ),
+    ),
+    weights=Published(
+        repo="zai-org/CogView4-6B",
+        modelscope="ZhipuAI/CogView4-6B",
+        note="The sizes of its transformer (28 layers of 32 x 128) and autoencoder are recalled, not verified: the "
+        "class's defaults are 30 layers of 64 x 40. A folder's own config decides.",
+    ),
+    request=Defaults(size=(1024, 1024), multiple=32, guidance=3.5),
+    note="Learned sizes from 512 to 2048 a side, of multiples of 32.",
+)

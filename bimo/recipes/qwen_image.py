@@ -1,0 +1,72 @@
+"""通义 Qwen-Image (arXiv:2508.02324): 20 B parameters in two streams, read by Qwen2.5-VL-7B."""
+
+from bimo.core.recipe import Defaults, Guide, Level, Published, Recipe, Stage
+from bimo.diffusion.schedule import Flow
+from bimo.parts.denoisers.flow import QwenImage
+from bimo.parts.qwen_space import QwenLatent
+from bimo.parts.text.llm import LanguageModel
+from bimo.parts.text.templates import QWEN_IMAGE
+from bimo.train.objectives import Denoise
+
+#: The language model of Qwen2.5-VL-7B; the part that reads pictures is left out.
+qwen2_5_vl_7b = LanguageModel(
+    family="qwen2_5_vl",
+    width=3584,
+    layers=28,
+    heads=28,
+    key_heads=4,
+    head=128,
+    feed=18944,
+    vocab=152064,
+    positions=128000,
+    config={
+        "rms_norm_eps": 1e-6,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0, "mrope_section": (16, 24, 24)},
+    },
+    template=QWEN_IMAGE,
+    drop=34,
+    length=512,
+)
+
+qwen_image = Recipe(
+    name="qwen-image",
+    title="通义 Qwen-Image",
+    paper="arXiv:2508.02324",
+    licence="apache-2.0",
+    text=(qwen2_5_vl_7b,),
+    levels=(
+        Level(
+            name="image",
+            space=QwenLatent(),
+            denoiser=QwenImage(),
+            schedule=Flow(dynamic="line", max_shift=0.9, max_length=8192, terminal=0.02, grid="even"),
+            steps=50,
+            guide=Guide(scale=4.0, norm="patch", lengthen=True, asked=True),
+        ),
+    ),
+    stages=(
+        Stage(
+            name="fine-tune",
+            objective=Denoise(),
+            level="image",
+            train=("image.denoiser.*",),
+            size=(1328, 1328),
+            lr=1e-5,
+            drop_text=0.1,
+            note="Ours; rates were not published. Theirs: 55 % nature, 27 % design, 13 % people, 5 % made-up text "
+            "(pure, composed, in templates); then DPO, then GRPO.",
+        ),
+    ),
+    weights=Published(
+        repo="Qwen/Qwen-Image",
+        modelscope="Qwen/Qwen-Image",
+        note="Also Qwen/Qwen-Image-2512. The numbers of its times are from third parties' copies of the config.",
+    ),
+    # Guided only where there is a negative prompt: theirs is a blank.
+    request=Defaults(
+        size=(1328, 1328),
+        multiple=16,
+        negative=" ",
+    ),
+    note="Other sizes it learned: 1664x928, 1472x1104, 1584x1056 and these upright.",
+)

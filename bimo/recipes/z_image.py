@@ -1,0 +1,86 @@
+"""造相 Z-Image (arXiv:2511.22699): 6 B parameters in one stream, read by Qwen3-4B; the base and its distilled Turbo."""
+
+from bimo.core.recipe import Defaults, Guide, Level, Published, Recipe, Stage
+from bimo.diffusion.schedule import Flow
+from bimo.parts.denoisers.flow import ZImage
+from bimo.parts.spaces import Latent
+from bimo.parts.text.llm import LanguageModel
+from bimo.parts.text.templates import QWEN3_CHAT
+from bimo.train.objectives import Denoise
+
+#: Qwen3-4B, the output of its last layer but one; padding is dropped.
+qwen3_4b = LanguageModel(config={"rope_theta": 1000000.0}, template=QWEN3_CHAT, length=512, state=-2)
+#: The autoencoder of Flux.
+flux = Latent(channels=16, scaling=0.3611, shift=0.1159, quant=False, post_quant=False)
+
+z_image = Recipe(
+    name="z-image",
+    title="造相 Z-Image",
+    paper="arXiv:2511.22699",
+    licence="apache-2.0",
+    text=(qwen3_4b,),
+    levels=(
+        Level(
+            name="image",
+            space=flux,
+            denoiser=ZImage(),
+            schedule=Flow(shift=6.0, grid="even"),
+            steps=50,
+            guide=Guide(scale=5.0, neutral=0.0),
+        ),
+    ),
+    stages=(
+        Stage(
+            name="fine-tune",
+            objective=Denoise(),
+            level="image",
+            train=("image.denoiser.*",),
+            size=(1024, 1024),
+            lr=1e-5,
+            drop_text=0.1,
+            ema=0.9999,
+            note="Ours; the authors' data, rates and batches were not published, only 314 K hours of H800 in all.",
+        ),
+    ),
+    weights=Published(
+        repo="Tongyi-MAI/Z-Image",
+        modelscope="Tongyi-MAI/Z-Image",
+        note="shift 6 of its times is from third parties' copies of the config, not verified.",
+    ),
+    request=Defaults(size=(1024, 1024), multiple=16),
+)
+
+z_image_turbo = Recipe(
+    name="z-image-turbo",
+    title="造相 Z-Image Turbo",
+    paper="arXiv:2511.22699",
+    licence="apache-2.0",
+    text=(qwen3_4b,),
+    levels=(
+        Level(
+            name="image",
+            space=flux,
+            denoiser=ZImage(),
+            schedule=Flow(shift=3.0, grid="even"),
+            steps=9,
+            guide=Guide(scale=0.0, neutral=0.0),
+        ),
+    ),
+    stages=(
+        Stage(
+            name="fine-tune",
+            objective=Denoise(),
+            level="image",
+            train=("image.denoiser.*",),
+            size=(1024, 1024),
+            lr=1e-5,
+            note="Undoes its distillation: pictures of 9 steps blur. Train z-image and draw with what it learned here.",
+        ),
+    ),
+    weights=Published(
+        repo="Tongyi-MAI/Z-Image-Turbo",
+        modelscope="Tongyi-MAI/Z-Image-Turbo",
+        note="Distilled by Decoupled-DMD and DMDR: 9 steps, the last of which asks nothing new, without guidance.",
+    ),
+    request=Defaults(size=(1024, 1024), multiple=16),
+)

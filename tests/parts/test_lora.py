@@ -1,0 +1,253 @@
+"""LoRA files of every published spelling land on the layers they were trained for, and come out again bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from bimo.core.errors import RecipeError, WeightsError
+from bimo.diffusion.drive import draw
+from bimo.diffusion.system import System
+from bimo.parts.denoisers import adapters, lora
+from bimo.parts.denoisers.lora_names import ldm_name
+from bimo.parts.published.folder import read_folder
+from tests.parity.tiny_checkpoints import checkpoint
+
+LAW = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+REQUEST = {"text": "a red cat", "seed": 3, "steps": 2, "size": (64, 64)}
+ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn2"
+TOWER = "encoder.layers.1.self_attn"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("sd") / "saved"
+    checkpoint(place, "clip", diffusers.DDIMScheduler(**LAW, clip_sample=False, set_alpha_to_one=False, steps_offset=1))
+    return place
+
+
+@pytest.fixture
+def system(folder: Path) -> System:
+    return read_folder(folder)
+
+
+def halves(seed: int, out: int, width: int, rank: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    """up [out, r] and down [r, in] of a made-up LoRA."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(out, rank, generator=generator), torch.randn(rank, width, generator=generator)
+
+
+def weight_of(system: System, name: str) -> torch.Tensor:
+    return system.get_parameter(f"image.denoiser.model.{name}.weight").detach().clone()
+
+
+def spelled(kind: str) -> tuple[dict[str, torch.Tensor], float]:
+    """A LoRA for one attention's q and out and one tower's k, spelled as a publisher does; its scale."""
+    q, out, k = halves(1, 8, 8), halves(2, 8, 8), halves(3, 16, 16)
+    te = f"text_encoder.text_model.{TOWER}"
+    under = ATTENTION.replace(".", "_")
+    tables: dict[str, dict[str, Any]] = {
+        "peft": {
+            f"unet.{ATTENTION}.to_q.lora_B.weight": q[0],
+            f"unet.{ATTENTION}.to_q.lora_A.weight": q[1],
+            f"unet.{ATTENTION}.to_out.0.lora_B.weight": out[0],
+            f"unet.{ATTENTION}.to_out.0.lora_A.weight": out[1],
+            f"{te}.k_proj.lora_B.weight": k[0],
+            f"{te}.k_proj.lora_A.weight": k[1],
+        },
+        "diffusers": {
+            f"unet.{ATTENTION}.to_q.lora.up.weight": q[0],
+            f"unet.{ATTENTION}.to_q.lora.down.weight": q[1],
+            f"unet.{ATTENTION}.to_out.0.lora.up.weight": out[0],
+            f"unet.{ATTENTION}.to_out.0.lora.down.weight": out[1],
+            f"{te}.k_proj.lora_linear_layer.up.weight": k[0],
+            f"{te}.k_proj.lora_linear_layer.down.weight": k[1],
+        },
+        "attn_procs": {
+            f"{ATTENTION}.processor.to_q_lora.up.weight": q[0],
+            f"{ATTENTION}.processor.to_q_lora.down.weight": q[1],
+            f"{ATTENTION}.processor.to_out_lora.up.weight": out[0],
+            f"{ATTENTION}.processor.to_out_lora.down.weight": out[1],
+            f"{te}.to_k_lora.up.weight": k[0],
+            f"{te}.to_k_lora.down.weight": k[1],
+        },
+        "kohya": {
+            f"lora_unet_{under}_to_q.lora_up.weight": q[0],
+            f"lora_unet_{under}_to_q.lora_down.weight": q[1],
+            f"lora_unet_{under}_to_q.alpha": torch.tensor(1.0),
+            f"lora_unet_{under}_to_out_0.lora_up.weight": out[0],
+            f"lora_unet_{under}_to_out_0.lora_down.weight": out[1],
+            f"lora_unet_{under}_to_out_0.alpha": torch.tensor(1.0),
+            "lora_te_text_model_encoder_layers_1_self_attn_k_proj.lora_up.weight": k[0],
+            "lora_te_text_model_encoder_layers_1_self_attn_k_proj.lora_down.weight": k[1],
+            "lora_te_text_model_encoder_layers_1_self_attn_k_proj.alpha": torch.tensor(1.0),
+        },
+    }
+    return tables[kind], 0.5 if kind == "kohya" else 1.0
+
+
+@pytest.mark.parametrize("kind", ["peft", "diffusers", "attn_procs", "kohya"])
+def test_every_spelling_changes_the_same_layers(system: System, tmp_path: Path, kind: str) -> None:
+    state, scale = spelled(kind)
+    save_file({name: value.contiguous() for name, value in state.items()}, tmp_path / "style.safetensors")
+    before = {name: value.clone() for name, value in system.state_dict().items()}
+    hash_before = system.weights_hash
+    adapters.adapt(system, tmp_path / "style.safetensors", 0.8)
+    assert adapters.adapters(system) == [("style", 0.8)]
+    q, out, k = halves(1, 8, 8), halves(2, 8, 8), halves(3, 16, 16)
+    changes = {
+        f"image.denoiser.model.{ATTENTION}.to_q.weight": q,
+        f"image.denoiser.model.{ATTENTION}.to_out.0.weight": out,
+        f"text.0.model.{TOWER}.k_proj.weight": k,
+    }
+    for name, value in system.state_dict().items():
+        wanted = before[name]
+        if name in changes:
+            wanted = wanted + 0.8 * scale * changes[name][0] @ changes[name][1]
+        torch.testing.assert_close(value, wanted, atol=1e-6, rtol=1e-5)
+        assert name in changes or torch.equal(value, before[name])
+    assert system.weights_hash != hash_before
+    adapters.unadapt(system)
+    assert all(torch.equal(value, before[name]) for name, value in system.state_dict().items())
+    assert (system.weights_hash, adapters.adapters(system)) == (hash_before, [])
+
+
+def test_two_of_them_and_one_out_again(system: System, tmp_path: Path) -> None:
+    for seed, name in enumerate(("first", "second")):
+        up, down = halves(seed + 10, 8, 8)
+        state = {f"unet.{ATTENTION}.to_q.lora_B.weight": up, f"unet.{ATTENTION}.to_q.lora_A.weight": down}
+        save_file(state, tmp_path / f"{name}.safetensors")
+    adapters.adapt(system, tmp_path / "second.safetensors", 0.5)
+    second = weight_of(system, f"{ATTENTION}.to_q")
+    adapters.unadapt(system, "second")
+    adapters.adapt(system, tmp_path / "first.safetensors")
+    adapters.adapt(system, tmp_path / "second.safetensors", 0.5)
+    adapters.unadapt(system, "first")
+    assert torch.equal(weight_of(system, f"{ATTENTION}.to_q"), second)
+    adapters.adapt(system, tmp_path / "second.safetensors", 0.25)
+    assert adapters.adapters(system) == [("second", 0.25)]
+    with pytest.raises(WeightsError, match="second"):
+        adapters.unadapt(system, "third")
+
+
+def test_a_convolution_and_old_two_dimensional_halves(system: System, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(4)
+    down, up = torch.randn(2, 8, 3, 3, generator=generator), torch.randn(8, 2, 1, 1, generator=generator)
+    name = "down_blocks.0.resnets.0.conv2"
+    state = {f"lora_unet_{name.replace('.', '_')}.lora_{half}.weight": v for half, v in (("down", down), ("up", up))}
+    save_file(state, tmp_path / "conv.safetensors")
+    before = weight_of(system, name)
+    adapters.adapt(system, tmp_path / "conv.safetensors")
+    wanted = before + torch.einsum("or,rikl->oikl", up[..., 0, 0], down)
+    torch.testing.assert_close(weight_of(system, name), wanted)
+
+
+def test_alpha_in_the_header_of_a_file_counts(system: System, tmp_path: Path) -> None:
+    import json
+
+    up, down = halves(1, 8, 8)
+    state = {f"unet.{ATTENTION}.to_q.lora_B.weight": up, f"unet.{ATTENTION}.to_q.lora_A.weight": down}
+    header = {"lora_adapter_metadata": json.dumps({"unet.r": 2, "unet.lora_alpha": 6, "unet.use_rslora": False})}
+    save_file(state, tmp_path / "style.safetensors", metadata=header)
+    before = weight_of(system, f"{ATTENTION}.to_q")
+    adapters.adapt(system, tmp_path / "style.safetensors")
+    torch.testing.assert_close(weight_of(system, f"{ATTENTION}.to_q"), before + 3 * up @ down)
+
+
+def test_one_of_another_family_is_refused(system: System, tmp_path: Path) -> None:
+    up, down = halves(1, 8, 8)
+    wide = halves(1, 64, 64)
+    good = {f"unet.{ATTENTION}.to_q.lora_B.weight": up, f"unet.{ATTENTION}.to_q.lora_A.weight": down}
+    cases = {
+        "unmatched": {**good, "transformer.blocks.3.attn1.Wqkv.lora_A.weight": down},
+        "misshapen": {f"unet.{ATTENTION}.to_q.lora_B.weight": wide[0], f"unet.{ATTENTION}.to_q.lora_A.weight": wide[1]},
+        "kind": {**good, "unet.conv_in.hada_w1_a": up},
+        "strength": {**good, f"unet.{ATTENTION}.to_q.dora_scale": up},
+        "zero": {name: torch.zeros_like(value) for name, value in good.items()},
+        "half": {f"unet.{ATTENTION}.to_q.lora_A.weight": down},
+        "none": {"image.weight": up},
+    }
+    before = {name: value.clone() for name, value in system.state_dict().items()}
+    for name, state in cases.items():
+        save_file({n: v.contiguous().clone() for n, v in state.items()}, tmp_path / f"{name}.safetensors")
+        with pytest.raises(WeightsError) as error:
+            adapters.adapt(system, tmp_path / f"{name}.safetensors")
+        assert "safetensors" in error.value.en
+        if name in {"unmatched", "misshapen", "kind", "none", "strength"}:
+            assert "another family" in error.value.en
+    assert all(torch.equal(value, before[name]) for name, value in system.state_dict().items())
+
+
+def test_truncated_missing_and_running_code_are_refused(system: System, tmp_path: Path) -> None:
+    up, down = halves(1, 8, 8)
+    state = {f"unet.{ATTENTION}.to_q.lora_B.weight": up, f"unet.{ATTENTION}.to_q.lora_A.weight": down}
+    save_file(state, tmp_path / "style.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "style.safetensors").read_bytes()[:-40])
+    torch.save({**state, "code": _Bomb()}, tmp_path / "code.pt")
+    for name in ("cut.safetensors", "code.pt", "none.safetensors"):
+        with pytest.raises(WeightsError):
+            adapters.adapt(system, tmp_path / name)
+    assert not (tmp_path / "ran").exists()
+    torch.save(state, tmp_path / "plain.pt")
+    adapters.adapt(system, tmp_path / "plain.pt")
+
+
+class _Bomb:
+    def __reduce__(self) -> Any:
+        return (print, ("a pickle ran code",))
+
+
+@pytest.mark.parametrize("spelling", ["diffusers", "kohya"])
+def test_learnt_written_and_merged_it_draws_what_was_learnt(folder: Path, tmp_path: Path, spelling: Any) -> None:
+    system, other = read_folder(folder), read_folder(folder)
+    plain = draw(system, REQUEST)[0].image
+    names = lora.inject(system, ("image.denoiser.*.attn2.to_q", "text.0.*.q_proj", "image.denoiser.*.conv1"), 2, 3.0)
+    assert set(names) <= set(dict(system.named_parameters()))
+    assert draw(system, REQUEST)[0].image.tobytes() == plain.tobytes()  # it begins at nothing
+    for name in names:
+        torch.nn.init.normal_(system.get_parameter(name), std=0.5)
+    learnt = draw(system, REQUEST)[0].image
+    assert learnt.tobytes() != plain.tobytes()
+    lora.save_lora(tmp_path / "mine.safetensors", system, lora.extract(system), spelling)
+    adapters.adapt(other, tmp_path / "mine.safetensors")
+    close(draw(other, REQUEST)[0].image, learnt)
+    lora.eject(system, merge=True)
+    assert not lora.injected(system)
+    assert set(dict(system.named_parameters())) == set(dict(other.named_parameters()))
+    close(draw(system, REQUEST)[0].image, learnt)
+
+
+def close(one: Any, other: Any) -> None:
+    import numpy
+
+    assert numpy.abs(numpy.asarray(one).astype(int) - numpy.asarray(other)).max() <= 1
+
+
+def test_globs_that_match_nothing_are_refused(system: System) -> None:
+    with pytest.raises(RecipeError, match="to_qq"):
+        lora.inject(system, ("image.denoiser.*.to_qq",), 2, 2.0)
+
+
+def test_the_authors_names_of_a_unet() -> None:
+    """Recorded from kohya-ss files for Stable Diffusion XL, whose names are those of the authors' code."""
+    recorded = {
+        "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q": "input_blocks.4.1.transformer_blocks.0"
+        ".attn1.to_q",
+        "down_blocks.2.attentions.1.proj_in": "input_blocks.8.1.proj_in",
+        "down_blocks.0.resnets.1.conv1": "input_blocks.2.0.in_layers.2",
+        "down_blocks.0.downsamplers.0.conv": "input_blocks.3.0.op",
+        "mid_block.attentions.0.transformer_blocks.9.ff.net.2": "middle_block.1.transformer_blocks.9.ff.net.2",
+        "mid_block.resnets.1.time_emb_proj": "middle_block.2.emb_layers.1",
+        "up_blocks.0.attentions.2.proj_out": "output_blocks.2.1.proj_out",
+        "up_blocks.1.attentions.0.transformer_blocks.1.attn2.to_k": "output_blocks.3.1.transformer_blocks.1.attn2.to_k",
+        "up_blocks.2.resnets.2.conv_shortcut": "output_blocks.8.0.skip_connection",
+        "up_blocks.0.upsamplers.0.conv": "output_blocks.2.2.conv",
+        "time_embedding.linear_1": "time_embed.0",
+    }
+    for name, authors in recorded.items():
+        assert ldm_name(name, 2, frozenset({0, 1})) == authors
