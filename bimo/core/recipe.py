@@ -206,8 +206,12 @@ class Recipe(Part):
         raise RecipeError(f"配方 {self.name} 没有层级 {name!r}{zh}", f"recipe {self.name} has no level {name!r}{en}")
 
     def tiny(self) -> Self:
-        """The same system at toy width, for tests and trials in seconds; stages of a few steps."""
-        return replace(super().tiny(), name=f"{self.name}-tiny")
+        """The same system at toy width, for tests and trials in seconds; stages of a few steps, as are the levels
+        before the last, whose steps a request does not choose.
+        """
+        small = super().tiny()
+        before = tuple(replace(level, steps=min(level.steps, 3)) for level in small.levels[:-1])
+        return replace(small, name=f"{self.name}-tiny", levels=(*before, *small.levels[-1:]))
 
 
 def _tiny_size(size: tuple[int, int]) -> tuple[int, int]:

@@ -135,6 +135,7 @@ class Fitted:
 
     def __init__(self, pictures: Pictures, sizes: Sequence[Size]) -> None:
         self.sizes = list(sizes)
+        self._folders, self._keys = pictures.folders, pictures.keys
         plan = f"{pictures.digest} {self.sizes}".encode()
         self.digest = hashlib.sha256(plan).hexdigest()
         ids: list[tuple[int, ...]] = []
@@ -156,6 +157,31 @@ class Fitted:
         picked = np.empty((len(rows), height, width, 3), dtype=np.uint8)
         for place, row in enumerate(rows):
             picked[place] = self._bytes[self.starts[row] : self.starts[row + 1]].reshape(height, width, 3)
+        return torch.from_numpy(picked).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+    def maps(self, name: str, rows: Sequence[int]) -> Tensor:
+        """[B, 3, H, W] in [-1, 1] of rows of one size: maps/NAME/KEY.png beside the shards, cut as the pictures are.
+
+        Raises DataError where a picture has none.
+        """
+        from PIL import Image
+
+        width, height = self.sizes[rows[0]]
+        picked = np.empty((len(rows), height, width, 3), dtype=np.uint8)
+        for place, row in enumerate(rows):
+            inside = Path("maps") / name / f"{self._keys[row]}.png"
+            path = next((folder / inside for folder in self._folders if (folder / inside).is_file()), None)
+            if path is None:
+                listed = ", ".join(map(str, self._folders))
+                raise DataError(
+                    f"图片 {self._keys[row]} 没有 {name} 图；应为 {listed} 里的 {inside}",
+                    f"the picture {self._keys[row]} has no {name} map; expected {inside} in {listed}",
+                )
+            with Image.open(path) as map_:
+                whole, left, top = cut(map_.size, (width, height))
+                # The nearest pixel: two labels have no mean.
+                resized = map_.convert("RGB").resize(whole, Image.Resampling.NEAREST)
+                picked[place] = np.asarray(resized.crop((left, top, left + width, top + height)))
         return torch.from_numpy(picked).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
     def _decode(self, pictures: Pictures, path: Path) -> None:

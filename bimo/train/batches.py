@@ -123,8 +123,13 @@ class Lessons:
         scalars = {"size_ids": self.fitted.size_ids[rows]}
         if pictures.poses is not None:
             scalars["pose"] = pictures.poses[rows]
+        hints = system.level(self.level).hints
+        for name in _read_by(hints, "labels"):
+            if all(name in pictures.labels[row] for row in rows):
+                scalars[name] = torch.tensor([[float(pictures.labels[row][name])] for row in rows])
+        maps = {name: self.fitted.maps(name, rows) for name in _read_by(hints, "maps")}
         x = self._latents.rows(rows)
-        return replace(lesson, batch=Batch(x, encodings, scalars, dropped, generator, pixels))
+        return replace(lesson, batch=Batch(x, encodings, scalars, dropped, generator, pixels, maps))
 
     def _encoded_once(self) -> Latents:
         """All pictures in the level's space, half precision: encoded once, kept by data and encoder."""
@@ -165,6 +170,11 @@ class Lessons:
             for first in track(range(0, len(rows), count), description=title):
                 yield space.encode(fitted.pixels(rows[first : first + count])).half().contiguous()
         space.train(modes)
+
+
+def _read_by(hints: Sequence[object], kind: str) -> list[str]:
+    """The names of the "labels" or "maps" of the data that hints read."""
+    return sorted({str(name) for hint in hints for name in getattr(hint, kind, ())})
 
 
 def _by_language(pictures: Pictures, row: int) -> dict[str, tuple[str, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from bimo.core.part import Part
 from bimo.core.types import Ask, Batch
 from bimo.data.loader import Pictures
 from bimo.diffusion.schedule import Ddpm, Schedule
-from bimo.diffusion.system import System
+from bimo.diffusion.system import SILENT, System, silenced
 from bimo.train.lesson import Lesson, Vocabulary
 
 TRIES = 1000
@@ -48,6 +48,10 @@ class Denoise(Part):
     crops: tuple[int, ...] = ()
     sees: str = "latents"
 
+    def tiny(self) -> Self:
+        """Crops of an eighth, as pictures are of about that."""
+        return replace(self, crops=tuple(max(8, side // 8) for side in self.crops))
+
     def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
         """All of them, each for itself."""
         return pictures
@@ -74,6 +78,10 @@ class Denoise(Part):
         noise = torch.randn((count, *batch.x.shape[1:]), generator=batch.generator).repeat_interleave(lot, dim=0)
         hints = [hint.learned(lesson.system, batch) for hint in level.hints]
         conditioning = lesson.system.condition(batch.encodings, hints)
+        null = level.recipe.guide.null
+        if null in SILENT:
+            # The null branch of drawing has no words, so neither has a dropped caption.
+            conditioning = silenced(conditioning, batch.dropped, null == "hidden")
         ask = Ask(name, level.schedule.noised(batch.x, noise, t), t, conditioning)
         return Question(level.schedule, ask, batch.x, noise)
 
@@ -103,10 +111,13 @@ class Denoise(Part):
                 f"{side} of crops is more than a side of x, {min(height, width)}",
             )
         top, left = int(draws[1] * (height - side + 1)), int(draws[2] * (width - side + 1))
-        pixels = batch.pixels
-        if pixels is not None:
-            pixels = _window(pixels, top, left, side, pixels.shape[2] // height)
-        return replace(batch, x=_window(batch.x, top, left, side, 1), pixels=pixels)
+
+        def window(value: Tensor) -> Tensor:
+            return _window(value, top, left, side, value.shape[2] // height)
+
+        pixels = None if batch.pixels is None else window(batch.pixels)
+        maps = {name: window(value) for name, value in batch.maps.items()}
+        return replace(batch, x=window(batch.x), pixels=pixels, maps=maps)
 
     def _times(self, schedule: Schedule, count: int, generator: torch.Generator) -> Tensor:
         if self.times is None:

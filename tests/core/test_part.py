@@ -91,7 +91,7 @@ def test_dump_fills_in_every_field(part: Part) -> None:
     ("data", "told"),
     [
         ({"kind": "bimo.core.recipe:Guide", "scal": 2}, "has no field 'scal'; did you mean scale"),
-        ({"kind": "bimo.core.recipe:Guide", "zzzz": 2}, "there is branches, channels, interval, norm"),
+        ({"kind": "bimo.core.recipe:Guide", "zzzz": 2}, "there is asked, branches, channels"),
         ({"kind": "bimo.core.recipe:Guidee"}, "did you mean Guide"),
         ({"kind": "bimo.core.recipee:Guide"}, "no such module"),
         ({"kind": "bimo.core.recipe:Source"}, "unknown part"),
