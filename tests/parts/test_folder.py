@@ -132,7 +132,8 @@ BAD: dict[str, tuple[Callable[[Path], Any], type[BimoError], str]] = {
         RecipeError,
         "layer_norm_eps",
     ),
-    "other channels": (lambda f: edit(f / "unet/config.json", in_channels=7), RecipeError, "in_channels of"),
+    "inpainting": (lambda f: edit(f / "unet/config.json", in_channels=9), WeightsError, "conv_in.weight"),
+    "channels of nothing known": (lambda f: edit(f / "unet/config.json", in_channels=7), RecipeError, "inpainting"),
     "wrong type": (lambda f: edit(f / "unet/config.json", cross_attention_dim="wide"), RecipeError, "Unet.text"),
     "blocks that do not fit": (
         lambda f: edit(f / "unet/config.json", block_out_channels=[8, 16, 16]),
