@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bimo.core.errors import RecipeError
 from bimo.core.part import Part
 from bimo.core.recipe import Stage
 from bimo.core.types import Ask, Batch
+from bimo.diffusion.schedule import Schedule
 from bimo.diffusion.system import System
 
 MAXIMUM_LOGIT_SCALE = math.log(100)
@@ -180,9 +182,11 @@ class Denoise(Part):
     """Mean squared error of a level's answer (arXiv:2006.11239, equation 14), whatever its law of noise.
 
     ``also`` names levels whose own loss is added, as when a level and the one it takes as a hint learn together.
+    ``times`` (from, below) are those of an expert that answers for a part of the noise alone (arXiv:2312.16486).
     """
 
     also: tuple[str, ...] = ()
+    times: tuple[float, float] | None = None
     sees: str = "latents"
 
     def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
@@ -197,9 +201,23 @@ class Denoise(Part):
     def _of(self, lesson: Lesson, name: str) -> Tensor:
         batch = cast(Batch, lesson.batch)
         level = lesson.system.level(name)
-        t = level.schedule.times(len(batch.x), batch.generator)
+        t = self._times(level.schedule, len(batch.x), batch.generator)
         noise = torch.randn(batch.x.shape, generator=batch.generator)
         hints = [hint.learned(lesson.system, batch) for hint in level.hints]
         conditioning = lesson.system.condition(batch.encodings, hints)
         ask = Ask(name, level.schedule.noised(batch.x, noise, t), t, conditioning)
         return functional.mse_loss(lesson.system.denoise(ask), level.schedule.target(batch.x, noise, t))
+
+    def _times(self, schedule: Schedule, count: int, generator: torch.Generator) -> Tensor:
+        if self.times is None:
+            return schedule.times(count, generator)
+        low, high = self.times
+        # Enough draws that a half of the times gives a batch for certain.
+        drawn = schedule.times(64 * count, generator)
+        kept = drawn[(drawn >= low) & (drawn < high)][:count]
+        if len(kept) < count:
+            raise RecipeError(
+                f"目标的 times 是 {self.times}，而噪声律几乎不给出这样的时刻",
+                f"times of the objective are {self.times}, which the law of noise hardly ever draws",
+            )
+        return kept

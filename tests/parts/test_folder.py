@@ -99,7 +99,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], type[BimoError], str]] = {
     "unknown pipeline": (
         lambda f: edit(f / "model_index.json", _class_name="StableDiffusionPipelin"),
         RecipeError,
-        "did you mean StableDiffusionPipeline?",
+        "did you mean StableDiffusionPipeline",
     ),
     "unsupported pipeline": (
         lambda f: edit(f / "model_index.json", _class_name="KandinskyPipeline"),

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from bimo.core.errors import RequestError
 from bimo.core.part import Part
+from bimo.core.recipe import TINY
 from bimo.core.types import Ask, Batch, Conditioning
 from bimo.diffusion.system import Drawing, System
 
@@ -231,6 +232,10 @@ class Bucket(Part):
     sizes: tuple[tuple[int, int], ...]
     name: str = "bucket"
     factor: int = 8
+
+    def tiny(self) -> Self:
+        """A quarter of every side, as ``Defaults`` has them at toy width."""
+        return replace(self, sizes=tuple((width // TINY, height // TINY) for width, height in self.sizes))
 
     def build(self) -> Bucket:
         """It has no weights: the part is the hint."""
