@@ -1,69 +1,26 @@
-"""What a stage minimises: reconstruct pictures, bring words and pictures together, denoise."""
+"""What a stage minimises: an autoencoder's reconstruction, and contrast of words with latents."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, Self, cast
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bimo.core.errors import RecipeError
 from bimo.core.part import Part
-from bimo.core.recipe import Stage
-from bimo.core.types import Ask, Batch
-from bimo.diffusion.schedule import Schedule
+from bimo.data.loader import Pictures
 from bimo.diffusion.system import System
+from bimo.train.denoise import Denoise
+from bimo.train.lesson import Lesson, Vocabulary
+
+__all__ = ["Contrast", "Denoise", "Reconstruct"]
 
 MAXIMUM_LOGIT_SCALE = math.log(100)
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """The values of each label that the data has, in a fixed order: what a classifier's outputs mean."""
-
-    values: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, "tuple[str, ...]"])
-
-    def sizes(self, labels: Sequence[str]) -> dict[str, int]:
-        """How many values each label has, 0 for one that the data does not declare."""
-        return {label: len(self.values.get(label, ())) for label in labels}
-
-    def indices(self, label: str, rows: Sequence[Mapping[str, Any]]) -> Tensor:
-        """[B]: the place of each row's value, 0 where it has none."""
-        table = {value: i + 1 for i, value in enumerate(self.values.get(label, ()))}
-        return torch.tensor([table.get(str(row.get(label)), 0) for row in rows])
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What an objective sees of a step: pixels [B, 3, H, W] or a level's batch, and the labels of the rows."""
-
-    system: System
-    stage: Stage
-    extra: nn.Module | None
-    labels: Sequence[Mapping[str, Any]]
-    vocabulary: Vocabulary
-    generator: torch.Generator
-    pixels: Tensor | None = None
-    batch: Batch | None = None
-
-
-class Objective(Protocol):
-    """A part that a stage names as its objective."""
-
-    #: "pixels" or "latents": what a lesson must bring.
-    sees: str
-
-    def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
-        """A module that only training needs, None for none."""
-        ...
-
-    def loss(self, lesson: Lesson) -> Tensor:
-        """The loss of a step."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +35,10 @@ class Reconstruct(Part):
     edges: float = 0.5
     means: float = 1.0
     sees: str = "pixels"
+
+    def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
+        """All of them, each for itself."""
+        return pictures
 
     def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
         """None."""
@@ -145,6 +106,10 @@ class Contrast(Part):
         """The pooled width of tiny towers."""
         return replace(self, width=16, project=min(self.project, 16))
 
+    def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
+        """All of them, each for itself."""
+        return pictures
+
     def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
         """The image tower and heads."""
         space = system.space(self.level)
@@ -175,49 +140,3 @@ class Contrast(Part):
         number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
         places = torch.tensor([number[key] for key in keys])
         return (places[:, None] == places[None]) & ~torch.eye(len(keys), dtype=torch.bool)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Denoise(Part):
-    """Mean squared error of a level's answer (arXiv:2006.11239, equation 14), whatever its law of noise.
-
-    ``also`` names levels whose own loss is added, as when a level and the one it takes as a hint learn together.
-    ``times`` (from, below) are those of an expert that answers for a part of the noise alone (arXiv:2312.16486).
-    """
-
-    also: tuple[str, ...] = ()
-    times: tuple[float, float] | None = None
-    sees: str = "latents"
-
-    def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
-        """None."""
-        return None
-
-    def loss(self, lesson: Lesson) -> Tensor:
-        """The sum over the stage's level and ``also``."""
-        names = (lesson.stage.level, *self.also)
-        return torch.stack([self._of(lesson, name) for name in names]).sum()
-
-    def _of(self, lesson: Lesson, name: str) -> Tensor:
-        batch = cast(Batch, lesson.batch)
-        level = lesson.system.level(name)
-        t = self._times(level.schedule, len(batch.x), batch.generator)
-        noise = torch.randn(batch.x.shape, generator=batch.generator)
-        hints = [hint.learned(lesson.system, batch) for hint in level.hints]
-        conditioning = lesson.system.condition(batch.encodings, hints)
-        ask = Ask(name, level.schedule.noised(batch.x, noise, t), t, conditioning)
-        return functional.mse_loss(lesson.system.denoise(ask), level.schedule.target(batch.x, noise, t))
-
-    def _times(self, schedule: Schedule, count: int, generator: torch.Generator) -> Tensor:
-        if self.times is None:
-            return schedule.times(count, generator)
-        low, high = self.times
-        # Enough draws that a half of the times gives a batch for certain.
-        drawn = schedule.times(64 * count, generator)
-        kept = drawn[(drawn >= low) & (drawn < high)][:count]
-        if len(kept) < count:
-            raise RecipeError(
-                f"目标的 times 是 {self.times}，而噪声律几乎不给出这样的时刻",
-                f"times of the objective are {self.times}, which the law of noise hardly ever draws",
-            )
-        return kept
