@@ -131,7 +131,7 @@ def test_sizes_may_be_said(folder: Path) -> None:
     )
     import numpy
 
-    told = {"hints": {"sizes": [32, 48, 4, 8, 512, 256]}}
+    told = {"hints": {"size_ids": [32, 48, 4, 8, 512, 256]}}
     compare(draw(read_folder(folder), request | told), [numpy.asarray(image) for image in drawn.images])
 
 

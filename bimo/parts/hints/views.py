@@ -181,10 +181,10 @@ class Sizes(Part):
     height and width it is drawn at (arXiv:2307.01952, section 2.2).
 
     In training they come with the data, else the picture is taken for whole; ``factor`` pixels are a place of x. In
-    drawing they are the request's ``hints["sizes"]``, else those of a whole picture of the size asked for.
+    drawing they are the request's ``hints["size_ids"]``, else those of a whole picture of the size asked for.
     """
 
-    name: str = "sizes"
+    name: str = "size_ids"
     factor: int = 8
 
     def build(self) -> Sizes:
