@@ -68,7 +68,7 @@ class Reconstruct(Part):
 class Contrasted(nn.Module):
     """The image tower over latents, the heads that name labels from words, and the temperature."""
 
-    def __init__(self, channels: int, width: int, project: int, labels: Mapping[str, int]) -> None:
+    def __init__(self, channels: int, width: int, project: int, labels: Mapping[str, int], flat: bool = True) -> None:
         super().__init__()
         self.image = nn.Sequential(
             nn.Conv2d(channels, width // 2, 3, padding=1),
@@ -77,6 +77,7 @@ class Contrasted(nn.Module):
             nn.SiLU(),
             nn.Conv2d(width, width, 3, stride=2, padding=1),
             nn.SiLU(),
+            *(() if flat else (nn.AdaptiveAvgPool2d(1),)),
             nn.Flatten(),
             nn.LazyLinear(project),
         )
@@ -89,12 +90,14 @@ class Contrast(Part):
     """The contrastive loss of CLIP (arXiv:2103.00020, figure 3) between pooled words and an image tower over latents,
     with heads that name the labels of the picture from the words.
 
-    Pairs with equal labels are the same picture to the words: they count as neither right nor wrong.
+    Pairs with equal labels are the same picture to the words: they count as neither right nor wrong. ``flat`` has the
+    image tower see places apart, for pictures of the recipe's own size alone; without it they are averaged.
     """
 
     level: str
     width: int = 128
     project: int = 256
+    flat: bool = True
     heads: tuple[str, ...] = ()
     weight: float = 1.0
     sees: str = "latents"
@@ -110,7 +113,7 @@ class Contrast(Part):
     def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
         """The image tower and heads."""
         space = system.space(self.level)
-        made = Contrasted(space.channels, self.width, self.project, vocabulary.sizes(self.heads))
+        made = Contrasted(space.channels, self.width, self.project, vocabulary.sizes(self.heads), self.flat)
         made.image(torch.zeros(1, *space.shape(system.recipe.request.size)))
         return made
 

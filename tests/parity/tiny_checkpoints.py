@@ -16,7 +16,6 @@ from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
-    XLMRobertaTokenizer,
 )
 
 BERT_WORDS = [
@@ -60,15 +59,6 @@ def clip_words(folder: Path) -> CLIPTokenizer:
         json.dumps({"model_max_length": LENGTH["clip"], "pad_token": "<|endoftext|>"})
     )
     return CLIPTokenizer.from_pretrained(str(folder))
-
-
-def sentence_words(folder: Path) -> None:
-    """The tokenizer.json of an XLM-RoBERTa of a few pieces."""
-    folder.mkdir(parents=True)
-    marks = ["<s>", "<pad>", "</s>", "<unk>"]
-    pieces = [*marks, "▁", *"一只红色苹果小桥流水人家山水画，。3", "▁a", "▁red", "▁cat", "<mask>"]
-    made = XLMRobertaTokenizer(vocab=[(piece, 0.0 if piece in marks else -1.0) for piece in pieces])
-    (folder / "tokenizer.json").write_text(made.backend_tokenizer.to_str(), encoding="utf-8")
 
 
 def unet(text: int = 16, channels: tuple[int, ...] = (8, 16), **settings: Any) -> UNet2DConditionModel:

@@ -21,15 +21,20 @@ from bimo.diffusion.drive import draw
 from bimo.diffusion.system import System
 from bimo.eval.scorer import similarity
 from bimo.parts.text.bert import BertTower
+from bimo.parts.text.chatglm import ChatGlmTower
 from bimo.parts.text.clip import ClipTower
 from bimo.parts.text.llm import LanguageTower
+from bimo.parts.text.t5 import T5Tower
 from bimo.parts.text.xglm import XglmTower
 from bimo.parts.text.xlm import XlmTower
 from bimo.train.distil import Distil
 from bimo.train.loop import Run
 from tests.conftest import KNOWN
-from tests.parity.tiny_checkpoints import bert_words, clip_words, sentence_words
+from tests.parity.chinese_checkpoints import sentence_words
+from tests.parity.hunyuan_checkpoints import t5_words
+from tests.parity.tiny_checkpoints import bert_words, clip_words
 from tests.parity.tiny_flow_checkpoints import qwen_words as language_words
+from tests.parity.tiny_kolors import glm_words
 
 TEXT = "一只红苹果"
 SIZE = (128, 128)
@@ -60,12 +65,16 @@ def give_words(tower: Any, folder: Path) -> bool:
     """Writes the words that a publisher gives with a tower; False for a tower that learns its own."""
     if isinstance(tower, BertTower) and tower.part.words == "lexicon":
         return False
-    if isinstance(tower, BertTower):
+    if isinstance(tower, BertTower) or (isinstance(tower, ClipTower) and tower.part.words == "pieces"):
         bert_words(folder)
+    elif isinstance(tower, (XglmTower, XlmTower)):
+        sentence_words(folder, 24)
     elif isinstance(tower, ClipTower):
         clip_words(folder)
-    elif isinstance(tower, (XglmTower, XlmTower)):
-        sentence_words(folder)
+    elif isinstance(tower, ChatGlmTower):
+        glm_words(folder)
+    elif isinstance(tower, T5Tower):
+        t5_words(folder)
     elif isinstance(tower, LanguageTower):
         language_words(folder)
     else:
@@ -91,9 +100,11 @@ def test_saved_and_read_it_is_the_same_and_draws_the_same(system: System, tmp_pa
         with pytest.raises(RequestError):
             draw(system, TEXT)
         return
-    request = {"text": TEXT, "size": SIZE, "seed": 1, "steps": 2}
+    # Where a system knows no other sizes, the last: the smallest sides come first and last.
+    size = system.recipe.request.sizes[-1] if system.recipe.request.sizes else SIZE
+    request = {"text": TEXT, "size": size, "seed": 1, "steps": 2}
     pictures = [draw(one, request)[0].image for one in (system, again)]
-    assert pictures[0].size == SIZE
+    assert pictures[0].size == size
     assert pictures[0].tobytes() == pictures[1].tobytes()
 
 
