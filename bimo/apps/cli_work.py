@@ -73,9 +73,7 @@ def train(
     threads: Annotated[int | None, typer.Option(min=1, help=say("用几个线程", "how many threads"))] = None,
     start: Annotated[
         list[str] | None,
-        typer.Option(
-            help=say("从哪个模型的权重开始，可多次给出", "a model to begin from; may be repeated")
-        ),
+        typer.Option(help=say("从哪个模型的权重开始，可多次给出", "a model to begin from; may be repeated")),
     ] = None,
     teacher: Annotated[
         str | None, typer.Option(help=say("蒸馏阶段跟着哪个模型学", "the model that stages of distillation learn from"))
