@@ -15,7 +15,7 @@ from bimo.parts.denoisers.flow import unpacked
 from bimo.parts.published.folder import read_folder
 from tests.parity.tiny_flow_checkpoints import saved
 
-KINDS = ("z_image", "qwen_image", "longcat_image", "cogview4")
+KINDS = ("z_image", "qwen_image", "longcat_image", "cogview4", "lumina")
 REQUESTS: dict[str, dict[str, Any]] = {
     "plain": {"text": "一只红苹果"},
     "negative": {"text": "red 苹果，写着“福 到”和'a don't'", "negative": "小桥 red"},
@@ -53,6 +53,8 @@ def by_diffusers(pipeline: Any, kind: str, request: dict[str, Any]) -> list[nump
     scale = {"true_cfg_scale" if kind == "qwen_image" else "guidance_scale": request["guidance"]}
     if kind == "longcat_image":
         scale["enable_prompt_rewrite"] = False
+    if kind == "lumina":
+        scale["cfg_trunc_ratio"] = 0.25
     pictures: list[numpy.ndarray] = []
     # One call a picture: with more, some pipelines ask for a negative prompt of another type.
     for index in range(count):
@@ -96,13 +98,15 @@ def test_latents_are_those_of_diffusers_and_words_move_them(places: Any, kind: s
     scale = {"true_cfg_scale" if kind == "qwen_image" else "guidance_scale": 4.0}
     if kind == "longcat_image":
         scale["enable_prompt_rewrite"] = False
-    request = {"text": "小桥 “a b”", "negative": "red", "seed": 4, "steps": 2, "guidance": 4.0, "size": (64, 96)}
+    if kind == "lumina":
+        scale["cfg_trunc_ratio"] = 0.25
+    request = {"text": "小桥 “a b”", "negative": "red", "seed": 4, "steps": 4, "guidance": 4.0, "size": (64, 96)}
     expected = pipeline(
         request["text"],
         negative_prompt="red",
         width=64,
         height=96,
-        num_inference_steps=2,
+        num_inference_steps=4,
         generator=torch.Generator().manual_seed(4),
         output_type="latent",
         **scale,
@@ -119,7 +123,14 @@ def test_latents_are_those_of_diffusers_and_words_move_them(places: Any, kind: s
 @pytest.mark.parametrize("kind", KINDS)
 def test_draws_as_diffusers(places: Any, kind: str, name: str) -> None:
     folder, pipeline = places(kind)
-    request = {"seed": 3, "steps": 3, "guidance": 4.0, "size": (64, 64), "negative": "", **REQUESTS[name]}
+    request = {
+        "seed": 3,
+        "steps": 4 if kind == "lumina" else 3,
+        "guidance": 4.0,
+        "size": (64, 64),
+        "negative": "",
+        **REQUESTS[name],
+    }
     if request["guidance"] is None:
         request["guidance"] = 0.0 if kind == "z_image" else 1.0
     compare(draw(read_folder(folder), request), by_diffusers(pipeline, kind, request))
