@@ -248,13 +248,15 @@ class Conditioning:
     """What a denoiser is told besides x and t.
 
     ``streams`` are token sequences; ``vector`` [B, P]; ``spatial`` [B, Cs, h, w] is joined to x on the channels;
-    ``scalars`` are small vectors by name, each [B, S].
+    ``scalars`` are small vectors by name, each [B, S]; ``pictures`` are what adapters look at by name, each [B, 3, H,
+    W], or [B, C, h, w] coded as x is.
     """
 
     streams: tuple[Encoding, ...] = ()
     vector: torch.Tensor | None = None
     spatial: torch.Tensor | None = None
     scalars: Mapping[str, torch.Tensor] = field(default_factory=dict[str, "torch.Tensor"])
+    pictures: Mapping[str, torch.Tensor] = field(default_factory=dict[str, "torch.Tensor"])
 
 
 @dataclass(frozen=True)

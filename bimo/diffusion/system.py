@@ -134,10 +134,11 @@ class Hint(Protocol):
 
 
 def merged(base: Conditioning, extras: Sequence[Conditioning]) -> Conditioning:
-    """Conditioning with what hints add: spatial maps joined on the channels, scalars by name."""
+    """Conditioning with what hints add: spatial maps joined on the channels, scalars and pictures by name."""
     spatial = [c.spatial for c in (base, *extras) if c.spatial is not None]
     scalars = {name: value for c in (base, *extras) for name, value in c.scalars.items()}
-    return Conditioning(base.streams, base.vector, torch.cat(spatial, dim=1) if spatial else None, scalars)
+    pictures = {name: value for c in (base, *extras) for name, value in c.pictures.items()}
+    return Conditioning(base.streams, base.vector, torch.cat(spatial, dim=1) if spatial else None, scalars, pictures)
 
 
 def silenced(conditioning: Conditioning, rows: Tensor, hidden: bool) -> Conditioning:
@@ -167,7 +168,8 @@ def stacked(rows: Sequence[Conditioning]) -> Conditioning:
     vector = None if rows[0].vector is None else torch.cat([cast(Tensor, r.vector) for r in rows])
     spatial = None if rows[0].spatial is None else torch.cat([cast(Tensor, r.spatial) for r in rows])
     scalars = {name: torch.cat([r.scalars[name] for r in rows]) for name in rows[0].scalars}
-    return Conditioning(streams, vector, spatial, scalars)
+    pictures = {name: torch.cat([r.pictures[name] for r in rows]) for name in rows[0].pictures}
+    return Conditioning(streams, vector, spatial, scalars, pictures)
 
 
 def _stacked_encodings(parts: Sequence[Encoding]) -> Encoding:

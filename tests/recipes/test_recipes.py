@@ -24,12 +24,14 @@ from bimo.parts.text.bert import BertTower
 from bimo.parts.text.chatglm import ChatGlmTower
 from bimo.parts.text.clip import ClipTower
 from bimo.parts.text.llm import LanguageTower
+from bimo.parts.text.t5 import T5Tower
 from bimo.parts.text.xglm import XglmTower
 from bimo.parts.text.xlm import XlmTower
 from bimo.train.distil import Distil
 from bimo.train.loop import Run
 from tests.conftest import KNOWN
 from tests.parity.chinese_checkpoints import sentence_words
+from tests.parity.hunyuan_checkpoints import t5_words
 from tests.parity.tiny_checkpoints import bert_words, clip_words
 from tests.parity.tiny_flow_checkpoints import qwen_words as language_words
 from tests.parity.tiny_kolors import glm_words
@@ -71,6 +73,8 @@ def give_words(tower: Any, folder: Path) -> bool:
         clip_words(folder)
     elif isinstance(tower, ChatGlmTower):
         glm_words(folder)
+    elif isinstance(tower, T5Tower):
+        t5_words(folder)
     elif isinstance(tower, LanguageTower):
         language_words(folder)
     else:

@@ -1,0 +1,196 @@
+"""Weights as data: nothing is run, nothing is copied, nothing is unpacked, and each bad file gives one error."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from bimo.core import weights
+from bimo.core.errors import WeightsError
+
+STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2]), "c": torch.ones((), dtype=torch.half)}
+
+
+class RunsCode:
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("it-ran",)
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(
+        torch.equal(v, other[n]) and v.dtype == other[n].dtype for n, v in one.items()
+    )
+
+
+def saved(folder: Path, kind: str) -> Path:
+    if kind == "safetensors":
+        save_file(STATE, folder / "x.safetensors")
+        return folder / "x.safetensors"
+    path = folder / "x.ckpt"
+    torch.save({"state_dict": STATE, "epoch": 3}, path, _use_new_zipfile_serialization=kind == "zip")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "zip", "old pickle"])
+def test_reads_names_shapes_and_tensors(tmp_path: Path, kind: str) -> None:
+    path = saved(tmp_path, kind)
+    assert equal(weights.read(path), STATE)
+    assert weights.shapes(path) == {name: tuple(value.shape) for name, value in STATE.items()}
+    assert weights.read(path, keep=lambda name: name == "b").keys() == {"b"}
+    turned = weights.read(path, torch.float64)
+    assert [turned[n].dtype for n in STATE] == [torch.float64, torch.int64, torch.float64]
+    assert weights.surplus(path) == (0 if kind == "safetensors" else 1)
+
+
+def test_a_few_at_a_time_are_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "HELD_BYTES", 8)
+    opened: list[Path] = []
+    own = weights._opened
+    monkeypatch.setattr(weights, "_opened", lambda path: (opened.append(path), own(path))[1])
+    found = weights.read(saved(tmp_path, "safetensors"), torch.float64)
+    assert equal({n: v.to(STATE[n].dtype) for n, v in found.items()}, STATE)
+    assert len(opened) > 1
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "zip"])
+def test_tensors_stay_in_the_file(tmp_path: Path, kind: str) -> None:
+    """60 MB are mapped while hardly anything is in memory; changing them does not change the file."""
+    big = torch.zeros(15_000_000)
+    path = tmp_path / f"big.{'safetensors' if kind == 'safetensors' else 'pt'}"
+    if kind == "safetensors":
+        weights.write(path, {"big": big})
+    else:
+        torch.save({"big": big}, path)
+    del big
+    before = resident()
+    found = weights.read(path)
+    assert resident() - before < 20 << 20
+    found["big"][0] = 7
+    assert weights.read(path)["big"][0] == 0
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("this system does not tell")
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) * 1024
+
+
+def test_write_is_what_safetensors_reads(tmp_path: Path) -> None:
+    state = {**STATE, "d": torch.zeros(0, 3), "e": torch.arange(4).bfloat16()[::2], "f": torch.tensor([True])}
+    weights.write(tmp_path / "w.safetensors", state, told={"title": "苹果"})
+    assert equal(load_file(tmp_path / "w.safetensors"), state)
+    assert weights.metadata(tmp_path / "w.safetensors") == {"format": "pt", "title": "苹果"}
+    weights.write(tmp_path / "h.safetensors", state, torch.float16)
+    assert load_file(tmp_path / "h.safetensors")["a.weight"].dtype == torch.float16
+    assert load_file(tmp_path / "h.safetensors")["b"].dtype == torch.int64
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["h.safetensors", "w.safetensors"]
+
+
+def test_what_a_trainer_leaves_is_read_as_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint of Lightning names a class of its callbacks; that class is not imported, nor anything run."""
+    import sys
+    import types
+
+    module = types.ModuleType("pytorch_lightning.callbacks.model_checkpoint")
+    ran: list[str] = []
+
+    class ModelCheckpoint:
+        def __init__(self) -> None:
+            ran.append("ran")
+
+    ModelCheckpoint.__module__ = module.__name__
+    ModelCheckpoint.__qualname__ = "ModelCheckpoint"
+    module.ModelCheckpoint = ModelCheckpoint  # type: ignore[attr-defined]
+    for name in ("pytorch_lightning", "pytorch_lightning.callbacks"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    path = tmp_path / "x.ckpt"
+    torch.save({"callbacks": {ModelCheckpoint: {"best": 1}}, "state_dict": STATE}, path)
+    for name in ("pytorch_lightning", "pytorch_lightning.callbacks", module.__name__):
+        monkeypatch.delitem(sys.modules, name)
+    assert equal(weights.read(path), STATE)
+    assert not ran
+
+
+def bomb(path: Path) -> None:
+    """An archive of a few kB that says it holds a tensor of a few GB."""
+    real = io.BytesIO()
+    torch.save({"a": torch.zeros(4)}, real)
+    with zipfile.ZipFile(real) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
+        for entry in source.infolist():
+            content = source.read(entry)
+            target.writestr(entry.filename, bytes(40_000_000) if entry.filename.endswith("data/0") else content)
+
+
+def huge_head(path: Path) -> None:
+    path.write_bytes((1 << 60).to_bytes(8, "little") + b"{}")
+
+
+def overlapping(path: Path) -> None:
+    head = (
+        b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}'
+    )
+    path.write_bytes(len(head).to_bytes(8, "little") + head + bytes(12))
+
+
+def beyond(path: Path) -> None:
+    head = b'{"a":{"dtype":"F32","shape":[1000000],"data_offsets":[0,4000000]}}'
+    path.write_bytes(len(head).to_bytes(8, "little") + head + bytes(12))
+
+
+def half(path: Path) -> None:
+    torch.save(STATE, path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+BAD: dict[str, tuple[str, Any, str]] = {
+    "bomb": ("x.pt", bomb, "compressed"),
+    "huge head": ("x.safetensors", huge_head, "cannot read"),
+    "overlapping": ("x.safetensors", overlapping, "cannot read"),
+    "beyond the end": ("x.safetensors", beyond, "cannot read"),
+    "half an archive": ("x.pt", half, "cannot read|refused"),
+    "empty": ("x.pt", lambda p: p.write_bytes(b""), "cannot read"),
+    "empty safetensors": ("x.safetensors", lambda p: p.write_bytes(b""), "cannot read"),
+    "text": ("x.ckpt", lambda p: p.write_text("hello, this is a web page\n" * 99), "cannot read|refused"),
+    "code": ("x.ckpt", lambda p: p.write_bytes(pickle.dumps({"a": RunsCode()}, protocol=2)), "would run code"),
+    "code in an archive": ("x.pt", lambda p: torch.save({"a": RunsCode()}, p), "would run code"),
+    "no tensors": ("x.pt", lambda p: torch.save({"state_dict": {"epoch": 3}}, p), "no table of weights"),
+    "a tensor alone": ("x.pt", lambda p: torch.save(torch.zeros(3), p), "no table of weights"),
+    "a folder": ("x.pt", lambda p: p.mkdir(), "cannot read"),
+    "nothing there": ("x.safetensors", lambda p: None, "cannot read"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_file_gives_one_error_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    name, spoil, told = BAD[case]
+    monkeypatch.chdir(tmp_path)
+    spoil(tmp_path / name)
+    before = sorted(tmp_path.rglob("*"))
+    for read in (weights.read, weights.shapes):
+        with pytest.raises(WeightsError, match=told) as caught:
+            read(tmp_path / name)
+        assert caught.value.zh != caught.value.en
+        assert name in caught.value.en
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_weights_of_another_version_are_listed(tmp_path: Path) -> None:
+    module = torch.nn.Linear(3, 2)
+    with pytest.raises(WeightsError) as caught:
+        weights.assign(module, {"weight": torch.zeros(3, 3), "lora_A": torch.zeros(1)}, None, tmp_path)
+    for told in ("missing 1: bias", "unexpected 1: lora_A", "misshapen 1: weight (3, 3)≠(2, 3)"):
+        assert told in caught.value.en

@@ -1,0 +1,211 @@
+"""Systems written as folders and single files draw as diffusers' own pipelines draw them, and as bimo reads them."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from bimo.diffusion.drive import draw
+from bimo.diffusion.system import System
+from bimo.parts.published import ldm
+from bimo.parts.published.export import to_diffusers, to_single
+from bimo.parts.published.folder import read_folder
+from bimo.parts.published.single import read_file, recipe_of_file
+from tests.parity.test_stable_diffusion import by_diffusers, compare
+from tests.parity.tiny_checkpoints import BERT_WORDS, LENGTH, bert_words, clip_words, read_by_diffusers, unet
+
+LAW: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
+REQUEST = {"text": "a red cat 苹果", "negative": "小桥", "seed": 3, "steps": 3, "guidance": 7.5, "size": (64, 64)}
+#: Widths that group norms of 32 and heads of 64 allow: what a single file does not tell is as in the published ones.
+WIDE: dict[str, Any] = {"block_out_channels": (32, 64), "norm_num_groups": 32, "attention_head_dim": 8}
+SD2: dict[str, Any] = {
+    **WIDE,
+    "block_out_channels": (64, 128),
+    "attention_head_dim": (1, 2),
+    "use_linear_projection": True,
+    "cross_attention_dim": 64,
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def autoencoder() -> diffusers.AutoencoderKL:
+    return diffusers.AutoencoderKL(
+        block_out_channels=(32, 32, 32, 32),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1,
+        scaling_factor=0.18215,
+    )
+
+
+def clip(words: Any, activation: str, width: int = 64) -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(words),
+            hidden_size=width,
+            num_hidden_layers=2,
+            num_attention_heads=1,
+            intermediate_size=32,
+            max_position_embeddings=LENGTH["clip"],
+            hidden_act=activation,
+            bos_token_id=words.bos_token_id,
+            eos_token_id=words.eos_token_id,
+        )
+    )
+
+
+def made(folder: Path, kind: str) -> Path:
+    """A folder that diffusers saved, of the shapes of SD1 with CLIP or BERT, or of SD2."""
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(5)
+    if kind == "bert":
+        words: Any = bert_words(folder / "words")
+        sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 1, "intermediate_size": 32}
+        tower: Any = BertModel(
+            BertConfig(vocab_size=len(BERT_WORDS), max_position_embeddings=LENGTH["bert"], type_vocab_size=2, **sizes)
+        )
+    else:
+        words = clip_words(folder / "words")
+        tower = clip(words, "gelu" if kind.startswith("sd2") else "quick_gelu")
+    with torch.no_grad():
+        for parameter in tower.parameters():
+            parameter.mul_(4)
+    prediction = "v_prediction" if kind == "sd2-v" else "epsilon"
+    settings = SD2 if kind.startswith("sd2") else {**WIDE, "cross_attention_dim": 64}
+    diffusers.StableDiffusionPipeline(
+        vae=autoencoder().eval(),
+        text_encoder=tower.eval(),
+        tokenizer=words,
+        unet=unet(**{**settings, "sample_size": 64}).eval(),
+        scheduler=diffusers.PNDMScheduler(**LAW, skip_prk_steps=True, prediction_type=prediction),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(str(folder / "saved"))
+    return folder / "saved"
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """(folder saved by diffusers, single file that bimo wrote of it) by kind, made when first asked for."""
+    found: dict[str, tuple[Path, Path]] = {}
+
+    def place(kind: str) -> tuple[Path, Path]:
+        if kind not in found:
+            root = tmp_path_factory.mktemp(kind)
+            folder = made(root, kind)
+            found[kind] = folder, to_single(read_folder(folder), root / "single" / "model.safetensors")
+        return found[kind]
+
+    return place
+
+
+KINDS = ["clip", "bert", "sd2-v", "sd2-eps"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_folder_to_single_file_draws_the_same(places: Any, kind: str) -> None:
+    folder, file = places(kind)
+    expected = by_diffusers(read_by_diffusers(folder), REQUEST)
+    compare(draw(read_file(file), REQUEST), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_folder_to_folder_draws_the_same_in_diffusers(places: Any, tmp_path: Path, kind: str) -> None:
+    folder, _ = places(kind)
+    again = to_diffusers(read_folder(folder), tmp_path / "again")
+    expected = by_diffusers(read_by_diffusers(folder), REQUEST)
+    found = by_diffusers(read_by_diffusers(again), REQUEST)
+    assert all(numpy.array_equal(a, b) for a, b in zip(expected, found, strict=True))
+    compare(draw(read_folder(again), REQUEST), expected)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["again"]
+
+
+@pytest.mark.parametrize("kind", ["clip", "sd2-v"])
+def test_diffusers_reads_the_single_file(places: Any, kind: str) -> None:
+    """The unet, the autoencoder and the tower of the file, as diffusers' own single-file code takes them."""
+    folder, file = places(kind)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pipeline = diffusers.StableDiffusionPipeline.from_single_file(
+            str(file), config=str(folder), local_files_only=True, safety_checker=None
+        )
+    pipeline.set_progress_bar_config(disable=True)
+    expected = by_diffusers(read_by_diffusers(folder), REQUEST)
+    found = by_diffusers(pipeline, REQUEST)
+    assert all(numpy.abs(a.astype(int) - b).max() <= 1 for a, b in zip(expected, found, strict=True))
+
+
+def test_all_roads_lead_to_the_same_weights(places: Any, tmp_path: Path) -> None:
+    folder, file = places("clip")
+    ours = read_folder(folder)
+    ours.save(tmp_path / "bimo")
+    systems = (read_file(file), System.read(tmp_path / "bimo"))
+    for system in systems:
+        assert all(torch.equal(v, system.state_dict()[n]) for n, v in ours.state_dict().items())
+
+
+def test_half_precision_is_read_back_as_float(places: Any, tmp_path: Path) -> None:
+    folder, _ = places("clip")
+    system = read_folder(folder)
+    file = to_single(system, tmp_path / "half.safetensors", torch.float16)
+    assert all(v.dtype == torch.float16 for v in load_file(file).values())
+    again = read_file(file)
+    assert all(torch.equal(v.half().float(), again.state_dict()[n]) for n, v in system.state_dict().items())
+
+
+def test_the_oldest_spelling_is_clip_still(places: Any, tmp_path: Path) -> None:
+    folder, file = places("clip")
+    shutil.copytree(file.parent, tmp_path / "old")
+    state = load_file(file)
+    once = {n.replace("transformer.text_model.", "transformer."): v for n, v in state.items()}
+    once["cond_stage_model.transformer.embeddings.position_ids"] = torch.arange(16)[None]
+    (tmp_path / "old/model.safetensors").unlink()
+    torch.save({"state_dict": once, "global_step": 7}, tmp_path / "old/model.ckpt")
+    expected = read_folder(folder).state_dict()
+    system = read_file(tmp_path / "old/model.ckpt")
+    assert all(torch.equal(v, expected[n]) for n, v in system.state_dict().items())
+
+
+def test_surplus_entries_are_counted_and_left(places: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BIMO_LANGUAGE", "en")
+    _, file = places("clip")
+    shutil.copytree(file.parent, tmp_path / "fat")
+    state = load_file(file)
+    (tmp_path / "fat/model.safetensors").unlink()
+    ema = {f"model_ema.{n.replace('.', '')}": v for n, v in state.items() if n.startswith(ldm.UNET)}
+    more = {"betas": torch.zeros(4), "first_stage_model.loss.logvar": torch.zeros(1)}
+    optimizer = {"state": {0: {"step": 3, "exp_avg": torch.zeros(9)}}, "param_groups": [{"lr": 0.1}]}
+    torch.save({"state_dict": state | ema | more, "optimizer_states": optimizer}, tmp_path / "fat/model.ckpt")
+    system = read_file(tmp_path / "fat/model.ckpt")
+    assert f"model_ema {len(ema)}" in system.recipe.note
+    assert "betas 1" in system.recipe.note
+    assert "optimizer, callbacks ... 3" in system.recipe.note
+    assert recipe_of_file(tmp_path / "fat/model.ckpt").note == system.recipe.note
+
+
+def test_an_unknown_tensor_of_the_unet_is_told(places: Any, tmp_path: Path) -> None:
+    from bimo.core.errors import WeightsError
+
+    _, file = places("clip")
+    shutil.copytree(file.parent, tmp_path / "odd")
+    save_file(load_file(file) | {f"{ldm.UNET}swirl.weight": torch.zeros(2)}, tmp_path / "odd/model.safetensors")
+    with pytest.raises(WeightsError, match=r"swirl\.weight"):
+        read_file(tmp_path / "odd/model.safetensors")
