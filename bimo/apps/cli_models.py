@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import fnmatch
+import json
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bimo.apps import models
-from bimo.core import part
+from bimo.apps import facts, models
 from bimo.core.errors import RequestError, say
-from bimo.core.recipe import Recipe
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 WIDE = 200
 
 LIST_HELP = say("有哪些模型，权重在不在这台机器上。", "Which systems there are, and whose weights are here.")
-LIST_EXAMPLES = say("例子：\n\n  bimo list", "Examples:\n\n  bimo list")
+LIST_EXAMPLES = say("例子：\n\n  bimo list --json", "Examples:\n\n  bimo list --json")
 SHOW_HELP = say(
-    "一个配方：大小、词元、每个训练阶段学什么。", "A recipe: its sizes, tokens, and what learns in each stage."
+    "一个配方：大小、词元、层级、条款、每个训练阶段学什么。",
+    "A recipe: its sizes, tokens, levels, terms, and what learns in each stage.",
 )
 SHOW_EXAMPLES = say(
     "例子：\n\n  bimo show xiaomo\n\n  bimo show ./mine.py:recipe --json",
@@ -57,16 +57,18 @@ class To(StrEnum):
     single = "single"
 
 
-def list_models() -> None:
+def list_models(
+    as_json: Annotated[bool, typer.Option("--json", help=say("打印 JSON", "print JSON"))] = False,
+) -> None:
     """Prints a table of every recipe."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for title in say("名字 标题 来源 许可证 语言 权重", "name title source licence languages weights").split():
-        table.add_column(title, overflow="fold")
-    for recipe in models.recipes().values():
-        languages = ", ".join(recipe.languages)
-        table.add_row(recipe.name, recipe.title, recipe.source, recipe.licence, languages, _whereabouts(recipe))
+    rows = [facts.brief(recipe) for recipe in models.recipes().values()]
+    if as_json:
+        print(json.dumps(rows, ensure_ascii=False, indent=1))
+        return
+    table = _table("", say("名字 标题 来源 许可证 语言 权重", "name title source licence languages weights"))
+    for row in rows:
+        languages = ", ".join(row["languages"])
+        table.add_row(row["name"], row["title"], _source(row), row["licence"], languages, _weights(row))
     _console().print(table)
 
 
@@ -74,53 +76,61 @@ def show(
     name: Annotated[
         str, typer.Argument(help=say("名字、./mine.py:名字、JSON 或文件夹", "name, ./mine.py:name, JSON or folder"))
     ],
-    as_json: Annotated[bool, typer.Option("--json", help=say("打印整个配方", "print the whole recipe"))] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help=say("打印 JSON，内含整个配方", "print JSON with the whole recipe in it"))
+    ] = False,
 ) -> None:
     """Prints a recipe with its sizes, counted without making any weights."""
-    recipe = models.recipe(name)
+    told = facts.full(models.recipe(name))
     if as_json:
-        print(part.dumps(recipe))
+        print(json.dumps(told, ensure_ascii=False, indent=1))
         return
-    from rich.table import Table
-
     console = _console()
-    facts = [
-        (say("标题", "title"), recipe.title),
-        (say("论文", "paper"), recipe.paper),
-        (say("来源", "source"), recipe.source),
-        (say("许可证", "licence"), recipe.licence),
-        (say("语言", "languages"), ", ".join(recipe.languages)),
-        (say("权重", "weights"), _whereabouts(recipe)),
-        (say("尺寸", "size"), "x".join(str(side) for side in recipe.request.size)),
-        (say("备注", "note"), recipe.note),
-    ]
-    console.print(recipe.name, style="bold", markup=False)
-    for label, fact in facts:
+    console.print(told["name"], style="bold", markup=False)
+    for label, fact in (
+        (say("标题", "title"), told["title"]),
+        (say("论文", "paper"), told["paper"]),
+        (say("来源", "source"), _source(told)),
+        (say("许可证", "licence"), told["licence"]),
+        (say("条款", "terms"), told["terms"]),
+        (say("语言", "languages"), ", ".join(told["languages"])),
+        (say("权重", "weights"), _weights(told)),
+        (say("尺寸", "size"), "x".join(str(side) for side in told["size"])),
+        (say("备注", "note"), told["note"]),
+    ):
         if fact:
             console.print(f"  {label}: {fact}", markup=False)
-    counts = parameters(recipe)
-    table = Table(box=None, title=say("部件", "parts"), title_justify="left")
-    for title, right in zip(
-        say("名字 种类 参数 词元", "name kind parameters tokens").split(), (0, 0, 1, 1), strict=True
-    ):
-        table.add_column(title, justify="right" if right else "left")
-    for label, piece, prefix in _pieces(recipe):
-        size = sum(count for key, count in counts.items() if key.startswith(prefix))
-        table.add_row(label, type(piece).__name__, f"{size:,}", str(getattr(piece, "length", "")))
-    table.add_row(say("合计", "total"), "", f"{sum(counts.values()):,}", "")
+    table = _table(
+        say("部件", "parts"), say("名字 种类 参数 词元", "name kind parameters tokens"), right="参数 parameters"
+    )
+    for row in told["parts"]:
+        table.add_row(row["name"], row["kind"], f"{row['parameters']:,}", str(row["tokens"] or ""))
+    table.add_row(say("合计", "total"), "", f"{told['parameters']:,}", "")
     console.print(table)
-    if not recipe.stages:
-        return
-    table = Table(box=None, title=say("训练阶段", "stages"), title_justify="left")
-    for title in say("名字 目标 步数 批量 学什么 参数", "name objective steps batch learns parameters").split():
-        table.add_column(title, overflow="fold")
-    for stage in recipe.stages:
-        # What an objective adds for training alone (the heads of a contrast) is no part of the system.
-        learning = {key for glob in stage.train for key in fnmatch.filter(counts, glob)}
-        size = sum(counts[key] for key in learning)
-        kind, learns = type(stage.objective).__name__, " ".join(stage.train)
-        table.add_row(stage.name, kind, str(stage.steps), str(stage.batch), learns, f"{size:,}")
-    console.print(table)
+    if told["levels"]:
+        console.print(_levels(told))
+    if told["stages"]:
+        console.print(_stages(told))
+
+
+def _levels(told: dict[str, Any]) -> Table:
+    heads = say("名字 空间 形状 噪声律 采样器 步数 引导 提示", "name space shape noise sampler steps guidance hints")
+    table = _table(say("层级", "levels"), heads)
+    for row in told["levels"]:
+        shape = "x".join(str(side) for side in row["shape"])
+        turned = ", ".join([f"{row['guidance']:g}", *row["dials"]])
+        cells = (row["name"], row["space"], shape, row["schedule"], row["sampler"], str(row["steps"]), turned)
+        table.add_row(*cells, ", ".join(row["hints"]))
+    return table
+
+
+def _stages(told: dict[str, Any]) -> Table:
+    heads = say("名字 目标 步数 批量 学什么 参数 备注", "name objective steps batch learns parameters note")
+    table = _table(say("训练阶段", "stages"), heads, right="参数 parameters")
+    for row in told["stages"]:
+        cells = (row["name"], row["objective"], str(row["steps"]), str(row["batch"]), " ".join(row["learns"]))
+        table.add_row(*cells, f"{row['parameters']:,}", row["note"])
+    return table
 
 
 def export(
@@ -152,33 +162,27 @@ def export(
     print(out)
 
 
-def parameters(recipe: Recipe) -> dict[str, int]:
-    """Parameter name -> how many numbers it holds, without making any of them."""
-    from bimo.core.weights import unfilled
-    from bimo.diffusion.system import System
-
-    with unfilled():
-        system = System(recipe)
-    return {name: parameter.numel() for name, parameter in system.named_parameters()}
+def _source(row: dict[str, Any]) -> str:
+    return say(facts.SOURCES[row["source"]], row["source"])
 
 
-def _pieces(recipe: Recipe) -> list[tuple[str, Any, str]]:
-    """(label, part, prefix of its parameters' names) of everything that may hold parameters."""
-    pieces: list[tuple[str, Any, str]] = [(f"text.{i}", tower, f"text.{i}.") for i, tower in enumerate(recipe.text)]
-    for level in recipe.levels:
-        if not isinstance(level.space, str):
-            pieces.append((f"{level.name}.space", level.space, f"{level.name}.space."))
-        pieces.append((f"{level.name}.denoiser", level.denoiser, f"{level.name}.denoiser."))
-    return pieces
+def _weights(row: dict[str, Any]) -> str:
+    repository = row["repository"]
+    return {
+        "bundled": say("自带", "bundled"),
+        "here": say("已在本机", "on this machine"),
+        "to fetch": say(f"需下载 {repository}", f"to fetch: {repository}"),
+        "none": say("无", "none"),
+    }[row["weights"]]
 
 
-def _whereabouts(recipe: Recipe) -> str:
-    folder = models.found(recipe)
-    if folder is not None:
-        return say("自带", "bundled") if folder.is_relative_to(models.BUNDLES) else say("已下载", "downloaded")
-    if recipe.weights.repo:
-        return say(f"需下载 {recipe.weights.repo}", f"to fetch: {recipe.weights.repo}")
-    return say("无", "none")
+def _table(title: str, heads: str, right: str = "") -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, title=title or None, title_justify="left")
+    for head in heads.split():
+        table.add_column(head, overflow="fold", justify="right" if head in right.split() else "left")
+    return table
 
 
 def _console() -> Console:

@@ -159,7 +159,7 @@ def _write_tower(folder: Path, tower: Any, dtype: torch.dtype | None) -> list[st
     folder.mkdir(parents=True)
     kind = _kind(tower)
     state: dict[str, Tensor] = tower.model.state_dict()
-    config = json.loads(tower.model.config.to_json_string(use_diff=False)) | {"architectures": [kind]}
+    config = _config(tower) | {"architectures": [kind]}
     if kind in CLIP:
         config |= {"bos_token_id": None, "eos_token_id": _end(tower), "pad_token_id": tower.pad}
         if tower.projection is not None:
@@ -173,6 +173,27 @@ def _write_tower(folder: Path, tower: Any, dtype: torch.dtype | None) -> list[st
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     weights.write(folder / f"{STEMS[0]}.safetensors", state, dtype)
     return ["transformers", kind]
+
+
+def _config(tower: Any) -> dict[str, Any]:
+    """The config of a tower's model, which of BERT is our own and has none."""
+    if _kind(tower) != "BertModel":
+        return json.loads(tower.model.config.to_json_string(use_diff=False))
+    from transformers import BertConfig
+
+    part = tower.part
+    config = BertConfig(
+        vocab_size=part.vocab,
+        hidden_size=part.width,
+        num_hidden_layers=part.layers,
+        num_attention_heads=part.heads,
+        intermediate_size=part.feed,
+        max_position_embeddings=part.positions,
+        type_vocab_size=part.types,
+        hidden_dropout_prob=part.dropout,
+        attention_probs_dropout_prob=part.dropout,
+    )
+    return json.loads(config.to_json_string(use_diff=False))
 
 
 def _end(tower: Any) -> int:
