@@ -74,16 +74,17 @@ def found(recipe: Recipe) -> Path | None:
     return None
 
 
-def load(name: str | Path) -> System:
+def load(name: str | Path, *, stored: bool = False) -> System:
     """A system ready to draw: a folder, a recipe's name, or ``owner/name`` on the Hugging Face hub.
 
+    Its weights are turned to float32; with ``stored`` they stay as they lie in their files.
     A hub repository is taken from the local cache, else fetched unless HF_HUB_OFFLINE is set. Raises WeightsError that
     says which files belong where, RecipeError for a name nobody knows.
     """
     text = str(name)
     path = Path(text).expanduser()
     if path.is_dir():
-        return _read(path)
+        return _read(path, stored)
     if path.exists() and path.suffix != ".py":
         raise WeightsError(
             f"{path} 是单个文件；请给出整个模型文件夹（里面有 {RECIPE_FILE} 或 {INDEX_FILE}）",
@@ -93,13 +94,13 @@ def load(name: str | Path) -> System:
         raise WeightsError(f"没有文件夹 {text}", f"there is no folder {text}")
     if _HUB_NAME.fullmatch(text) and ".py" not in text:
         known = next((r for r in recipes().values() if r.weights.repo == text), None)
-        return _read(fetch(text)) if known is None else _published(_read(fetch(text)), known)
+        return _read(fetch(text), stored) if known is None else _published(_read(fetch(text), stored), known)
     wanted = recipe(text)
     folder = found(wanted)
     if folder is not None and folder.is_relative_to(BUNDLES):
-        return _read(folder)
+        return _read(folder, stored)
     if wanted.weights.repo:
-        return _published(_read(fetch(wanted.weights.repo)), wanted)
+        return _published(_read(fetch(wanted.weights.repo), stored), wanted)
     raise WeightsError(
         f"配方 {wanted.name} 没有可用的权重；请先训练（bimo train {wanted.name} --data 数据 --out 目录），"
         "再用 -m 指定那个文件夹",
@@ -140,13 +141,16 @@ def _unreachable(repo: str, why: str) -> WeightsError:
     )
 
 
-def _read(folder: Path) -> System:
+def _read(folder: Path, stored: bool) -> System:
+    import torch
+
+    dtype = None if stored else torch.float32
     if (folder / RECIPE_FILE).is_file():
         from bimo.diffusion.system import System
 
-        return System.read(folder)
+        return System.read(folder, dtype)
     if (folder / INDEX_FILE).is_file():
-        return _diffusers().read_folder(folder)
+        return _diffusers().read_folder(folder, dtype)
     raise _no_model(folder)
 
 
