@@ -52,10 +52,14 @@ def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         zh, en = words[number % 4]
         captions = [{"text": f"一个{zh}的方块", "lang": "zh"}, {"text": f"a {en} square", "lang": "en"}]
         labels = dict.fromkeys(("effect", "background", "scene", "count", "kind2", "place", "size"))
-        labels |= {"type": "single", "kind": "25fc", "style": "flat", "colour": en}
+        labels |= {"type": "single", "kind": "25fc", "style": "flat", "colour": en, "score": number / 16}
         pose = [0, 1.0, 0.01 * (number // 4), 0.0, 0.0]
         rows.append((f"{number:04d}", _picture(number), {"captions": captions, "labels": labels, "pose": pose}))
     shards = [write_shard(folder / shard_name(i), rows[i * 8 : i * 8 + 8], "squares") for i in range(2)]
     write_index(folder, shards)
+    for name in ("depth", "instances", "skeleton", "hands"):
+        (folder / "maps" / name).mkdir(parents=True)
+        for number in range(16):
+            (folder / "maps" / name / f"{number:04d}.png").write_bytes(_picture(number))
     (folder / "words.txt").write_text("\n".join(w for pair in words for w in pair) + "\n方块\nsquare\n一个\n", "utf-8")
     return folder

@@ -71,12 +71,21 @@ def train(
     ] = False,
     steps: Annotated[int | None, typer.Option(min=1, help=say("每个阶段的步数", "the steps of each stage"))] = None,
     threads: Annotated[int | None, typer.Option(min=1, help=say("用几个线程", "how many threads"))] = None,
+    start: Annotated[
+        list[str] | None,
+        typer.Option(help=say("从哪个模型的权重开始，可多次给出", "a model to begin from; may be repeated")),
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help=say("蒸馏阶段跟着哪个模型学", "the model that stages of distillation learn from"))
+    ] = None,
 ) -> None:
     """Trains every stage of a recipe; the folder it prints can be drawn with."""
     wanted = changed(models.recipe(recipe), settings or [], tiny, steps)
     from bimo.train.loop import train as run
 
-    print(run(wanted, data, out, threads=threads))
+    begun = [models.load(name) for name in start or []]
+    taught = None if teacher is None else models.load(teacher)
+    print(run(wanted, data, out, threads=threads, start=begun, teacher=taught))
 
 
 def evaluate(

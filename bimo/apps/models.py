@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bimo.apps.hubs import MODELSCOPE, cached, fetch, show_terms
 from bimo.core import part, weights
 from bimo.core.errors import BimoError, RecipeError, WeightsError
 from bimo.core.recipe import Recipe
@@ -19,16 +20,17 @@ from bimo.core.recipe import Recipe
 if TYPE_CHECKING:
     from types import ModuleType
 
+    import torch
+
     from bimo.diffusion.system import System
 
 DEFAULT_MODEL = "xiaomo"
 BUNDLES = Path(__file__).resolve().parent.parent / "bundled"
 RECIPE_FILE = "recipe.json"
 INDEX_FILE = "model_index.json"
-#: What is fetched of a hub repository: everything a diffusers folder needs, nothing twice.
-WANTED = ["*.json", "*.txt", "*.model", "*.safetensors", "*.bin"]
-UNWANTED = ["*.fp16.*", "*.non_ema.*", "*.msgpack", "*.ckpt", "safety_checker/*", "flax_*", "openvino_*", "*.onnx"]
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+#: Endings of single files of weights.
+FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+_HUB_NAME = re.compile(r"(?:modelscope:)?[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def recipes() -> dict[str, Recipe]:
@@ -41,7 +43,10 @@ def recipes() -> dict[str, Recipe]:
 
 
 def recipe(name: str | Path) -> Recipe:
-    """The recipe of a name, ``./mine.py:name``, a JSON file or a model's folder. Raises RecipeError, WeightsError."""
+    """The recipe of a name, ``./mine.py:name``, a JSON file, a model's folder or single file of weights.
+
+    Raises RecipeError, WeightsError.
+    """
     text = str(name)
     file, _, value = text.rpartition(":") if re.search(r"\.py:[^/\\]*$", text) else (text, "", "")
     if file.endswith(".py"):
@@ -49,6 +54,8 @@ def recipe(name: str | Path) -> Recipe:
     path = Path(text).expanduser()
     if path.is_dir():
         return _of_folder(path)
+    if path.is_file() and path.suffix in FILES:
+        return _as_recipe(_single().recipe_of_file(path), path)
     if path.is_file() or path.suffix == ".json":
         return _as_recipe(weights.read_recipe(path), path)
     every = recipes()
@@ -65,42 +72,41 @@ def found(recipe: Recipe) -> Path | None:
     if recipe.weights.bundle and (bundle / RECIPE_FILE).is_file():
         return bundle
     if recipe.weights.repo:
-        from huggingface_hub import try_to_load_from_cache
-
-        for file in (INDEX_FILE, RECIPE_FILE):
-            cached = try_to_load_from_cache(recipe.weights.repo, file)
-            if isinstance(cached, str):
-                return Path(cached).parent
+        return cached(recipe.weights.repo)
     return None
 
 
 def load(name: str | Path, *, stored: bool = False) -> System:
-    """A system ready to draw: a folder, a recipe's name, or ``owner/name`` on the Hugging Face hub.
+    """A system ready to draw: a folder, a single file, a recipe's name, or ``owner/name`` on the Hugging Face hub
+    (``modelscope:owner/name`` on ModelScope). Its weights become float32, or with ``stored`` stay as in their files.
 
-    Its weights are turned to float32; with ``stored`` they stay as they lie in their files.
-    A hub repository is taken from the local cache, else fetched unless HF_HUB_OFFLINE is set. Raises WeightsError that
-    says which files belong where, RecipeError for a name nobody knows.
+    Looked for in this order: a path, the bundle, the hub's cache on this machine, Hugging Face, ModelScope; nothing is
+    fetched while HF_HUB_OFFLINE is set. The terms of a licence are said on first use. Raises WeightsError that says
+    which files belong where, RecipeError for a name nobody knows.
     """
     text = str(name)
     path = Path(text).expanduser()
     if path.is_dir():
         return _read(path, stored)
+    if path.is_file() and path.suffix in FILES:
+        return _single().read_file(path, _numbers(stored))
     if path.exists() and path.suffix != ".py":
         raise WeightsError(
-            f"{path} 是单个文件；请给出整个模型文件夹（里面有 {RECIPE_FILE} 或 {INDEX_FILE}）",
-            f"{path} is a single file; name the whole folder of the model (with {RECIPE_FILE} or {INDEX_FILE} in it)",
+            f"{path} 不是模型；请给出模型文件夹（里面有 {RECIPE_FILE} 或 {INDEX_FILE}），或 {' '.join(FILES)} 文件",
+            f"{path} is no model; name a model's folder (with {RECIPE_FILE} or {INDEX_FILE} in it), or a file that "
+            f"ends in {' '.join(FILES)}",
         )
     if not path.exists() and (text.startswith((".", "~", os.sep)) or path.is_absolute()):
         raise WeightsError(f"没有文件夹 {text}", f"there is no folder {text}")
     if _HUB_NAME.fullmatch(text) and ".py" not in text:
-        known = next((r for r in recipes().values() if r.weights.repo == text), None)
+        known = next((r for r in recipes().values() if text in _addresses(r)), None)
         return _read(fetch(text), stored) if known is None else _published(_read(fetch(text), stored), known)
     wanted = recipe(text)
     folder = found(wanted)
     if folder is not None and folder.is_relative_to(BUNDLES):
         return _read(folder, stored)
-    if wanted.weights.repo:
-        return _published(_read(fetch(wanted.weights.repo), stored), wanted)
+    if address := next(iter(_addresses(wanted)), ""):
+        return _published(_read(fetch(address, wanted.weights.modelscope), stored), wanted)
     raise WeightsError(
         f"配方 {wanted.name} 没有可用的权重；请先训练（bimo train {wanted.name} --data 数据 --out 目录），"
         "再用 -m 指定那个文件夹",
@@ -109,53 +115,31 @@ def load(name: str | Path, *, stored: bool = False) -> System:
     )
 
 
-def fetch(repo: str) -> Path:
-    """The local snapshot of a hub repository, fetched where it is not in the cache. Raises WeightsError."""
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        local = Path(snapshot_download(repo, local_files_only=True, allow_patterns=WANTED, ignore_patterns=UNWANTED))
-        if (local / INDEX_FILE).is_file() or (local / RECIPE_FILE).is_file():
-            return local
-    except (LocalEntryNotFoundError, OSError, ValueError):
-        pass
-    if constants.HF_HUB_OFFLINE:
-        raise _unreachable(repo, "HF_HUB_OFFLINE=1")
-    try:
-        return Path(snapshot_download(repo, allow_patterns=WANTED, ignore_patterns=UNWANTED))
-    except BimoError:
-        raise
-    # The hub's client raises whatever its HTTP library of the day does; each means that nothing came.
-    except Exception as error:
-        raise _unreachable(repo, f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}") from None
-
-
-def _unreachable(repo: str, why: str) -> WeightsError:
-    return WeightsError(
-        f"取不到 {repo} 的权重（{why}）；联网后再试，或在别处下载该仓库（{INDEX_FILE} 以及 unet、vae、"
-        "text_encoder、tokenizer、scheduler 等文件夹），放进同一个文件夹，再用 -m 文件夹 指定",
-        f"cannot get the weights of {repo} ({why}); try again with a network, or download the repository elsewhere "
-        f"({INDEX_FILE} and the folders unet, vae, text_encoder, tokenizer, scheduler ...) into one folder and name it "
-        "with -m FOLDER",
-    )
-
-
 def _read(folder: Path, stored: bool) -> System:
-    import torch
-
-    dtype = None if stored else torch.float32
     if (folder / RECIPE_FILE).is_file():
         from bimo.diffusion.system import System
 
-        return System.read(folder, dtype)
+        return System.read(folder, _numbers(stored))
     if (folder / INDEX_FILE).is_file():
-        return _diffusers().read_folder(folder, dtype)
+        return _diffusers().read_folder(folder, _numbers(stored))
     raise _no_model(folder)
 
 
+def _addresses(recipe: Recipe) -> list[str]:
+    """Where a recipe's weights were published, as they are asked for."""
+    modelscope = recipe.weights.modelscope
+    return [*filter(None, (recipe.weights.repo,)), *(f"{MODELSCOPE}{name}" for name in (modelscope,) if name)]
+
+
+def _numbers(stored: bool) -> torch.dtype | None:
+    import torch
+
+    return None if stored else torch.float32
+
+
 def _published(system: System, wanted: Recipe) -> System:
-    """A system as its recipe names it; how it is built stays as the folder says."""
+    """A system as its recipe names it; how it is built stays as the folder says. Its terms are said on first use."""
+    show_terms(wanted.title or wanted.name, wanted.weights.terms)
     facts = ("name", "title", "paper", "licence", "languages", "source", "stages", "weights", "request", "note")
     system.recipe = dataclasses.replace(system.recipe, **{fact: getattr(wanted, fact) for fact in facts})
     return system
@@ -173,7 +157,19 @@ def _diffusers() -> Any:
     return importlib.import_module("bimo.parts.published.folder")
 
 
+def _single() -> Any:
+    return importlib.import_module("bimo.parts.published.single")
+
+
 def _no_model(folder: Path) -> WeightsError:
+    files = sorted(file.name for file in folder.iterdir() if file.suffix in FILES)
+    if files:
+        return WeightsError(
+            f"{folder} 不是模型文件夹（没有 {RECIPE_FILE} 或 {INDEX_FILE}），但里面有 {'、'.join(files[:4])}；"
+            f"如果它是整个模型，请直接给出 -m {folder / files[0]}",
+            f"{folder} is no model's folder (no {RECIPE_FILE} or {INDEX_FILE}), but there is {', '.join(files[:4])}; "
+            f"if that is a whole model, name it: -m {folder / files[0]}",
+        )
     return WeightsError(
         f"{folder} 里没有模型：应有 {RECIPE_FILE}（bimo 的模型）或 {INDEX_FILE}（diffusers 的模型）",
         f"{folder} holds no model: expected {RECIPE_FILE} (a model of bimo) or {INDEX_FILE} (a model of diffusers)",

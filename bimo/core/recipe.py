@@ -8,6 +8,10 @@ from typing import Literal, Self
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part, meant
 
+#: What pictures are shrunk to in a recipe at toy width.
+TINY_SIDE = 128
+TINY_STEP = 64
+
 Source = Literal["published weights", "published description", "reconstruction", "own"]
 
 
@@ -76,8 +80,13 @@ class Level(Part):
 class Stage(Part):
     """One stage of training. ``train`` are globs over parameter names; everything else is frozen, and cached.
 
-    ``lr`` is the peak after ``warmup`` steps; ``law`` is what follows. ``drop_text`` is the share of captions emptied
-    for guidance. ``ema`` is the decay of the averaged weights, 0 for none. ``note`` keeps what a paper said.
+    ``lr`` is the peak after ``warmup`` steps; ``law`` is what follows, down to ``floor`` ("polynomial" falls as
+    (1 - share)^power); ``rates`` are peaks of their own by glob, the last that matches. A step is of ``accumulate``
+    batches. ``drop_text`` is the share of captions emptied for guidance. ``ema`` is the decay of the averaged weights,
+    0 for none. Pictures are resized until they cover ``size`` (width, height) and cut at their centre; with
+    ``buckets`` each at the size nearest its own shape, a batch of one size; with neither they stay as they are.
+    ``adapter`` is a low-rank adapter that learns beside the frozen weights and is saved in a file of its own. ``note``
+    keeps what a paper said.
     """
 
     name: str
@@ -89,12 +98,33 @@ class Stage(Part):
     lr: float = 1e-4
     weight_decay: float = 0.01
     warmup: int = 0
-    law: Literal["constant", "cosine", "linear"] = "constant"
+    law: Literal["constant", "cosine", "linear", "polynomial"] = "constant"
+    power: float = 1.0
+    floor: float = 0.0
+    rates: tuple[tuple[str, float], ...] = ()
+    accumulate: int = 1
+    betas: tuple[float, float] = (0.9, 0.99)
+    eps: float = 1e-8
     clip: float = 1.0
     drop_text: float = 0.0
     ema: float = 0.0
     size: tuple[int, int] | None = None
+    buckets: tuple[tuple[int, int], ...] = ()
+    adapter: Part | None = None
     note: str = ""
+
+    def tiny(self) -> Self:
+        """A few steps on pictures of about 128 pixels a side, their shapes kept."""
+        small = super().tiny()
+        return replace(
+            small,
+            steps=min(self.steps, 3),
+            batch=min(self.batch, 4),
+            accumulate=min(self.accumulate, 2),
+            warmup=0,
+            size=None if self.size is None else _tiny_size(self.size),
+            buckets=tuple(dict.fromkeys(map(_tiny_size, self.buckets))),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +165,8 @@ class Defaults(Part):
 class Recipe(Part):
     """A whole system: how it reads text, draws, was trained and published.
 
-    ``join`` makes one conditioning of several towers' encodings; without one each is a stream of its own.
+    ``join`` makes one conditioning of several towers' encodings; without one each is a stream of its own. ``vision``
+    is a tower that reads pictures, of a system that scores how well words fit a picture; it may have no level to draw.
     ``prompts`` are drawn again and again while it learns, so that people can look.
     """
 
@@ -147,6 +178,7 @@ class Recipe(Part):
     source: Source = "published weights"
     text: tuple[Part, ...] = ()
     join: Part | None = None
+    vision: Part | None = None
     levels: tuple[Level, ...] = ()
     stages: tuple[Stage, ...] = ()
     weights: Published = Published()
@@ -174,7 +206,16 @@ class Recipe(Part):
         raise RecipeError(f"配方 {self.name} 没有层级 {name!r}{zh}", f"recipe {self.name} has no level {name!r}{en}")
 
     def tiny(self) -> Self:
-        """The same system at toy width, for tests and trials in seconds; stages of a few steps."""
+        """The same system at toy width, for tests and trials in seconds; stages of a few steps, as are the levels
+        before the last, whose steps a request does not choose.
+        """
         small = super().tiny()
-        stages = tuple(replace(s, steps=min(s.steps, 3), batch=min(s.batch, 4), warmup=0) for s in small.stages)
-        return replace(small, name=f"{self.name}-tiny", stages=stages)
+        before = tuple(replace(level, steps=min(level.steps, 3)) for level in small.levels[:-1])
+        return replace(small, name=f"{self.name}-tiny", levels=(*before, *small.levels[-1:]))
+
+
+def _tiny_size(size: tuple[int, int]) -> tuple[int, int]:
+    """A size of nearly the same shape, of about 128 x 128 pixels, in steps of 64."""
+    scale = min(1.0, TINY_SIDE / (size[0] * size[1]) ** 0.5)
+    width, height = (max(1, round(side * scale / TINY_STEP)) * TINY_STEP for side in size)
+    return width, height

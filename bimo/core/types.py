@@ -248,13 +248,15 @@ class Conditioning:
     """What a denoiser is told besides x and t.
 
     ``streams`` are token sequences; ``vector`` [B, P]; ``spatial`` [B, Cs, h, w] is joined to x on the channels;
-    ``scalars`` are small vectors by name, each [B, S].
+    ``scalars`` are small vectors by name, each [B, S]; ``pictures`` are what adapters look at by name, each [B, 3, H,
+    W], or [B, C, h, w] coded as x is.
     """
 
     streams: tuple[Encoding, ...] = ()
     vector: torch.Tensor | None = None
     spatial: torch.Tensor | None = None
     scalars: Mapping[str, torch.Tensor] = field(default_factory=dict[str, "torch.Tensor"])
+    pictures: Mapping[str, torch.Tensor] = field(default_factory=dict[str, "torch.Tensor"])
 
 
 @dataclass(frozen=True)
@@ -285,6 +287,9 @@ class Batch:
     """A training batch in a level's space: ``x`` [B, C, h, w], the texts as encoded, what the data declares.
 
     ``dropped`` [B] bool says whose caption was emptied for guidance; ``generator`` gives all randomness of the step.
+    ``pixels`` [B, 3, H, W] are the pictures that x codes. ``scalars`` has "size_ids" [B, 6], those of SDXL
+    (arXiv:2307.01952, section 2.2): height and width of the original, top and left of the cut, height and width.
+    ``maps`` [B, 3, H, W] by name come with the pictures: depth, instances.
     """
 
     x: torch.Tensor
@@ -292,3 +297,5 @@ class Batch:
     scalars: Mapping[str, torch.Tensor]
     dropped: torch.Tensor
     generator: torch.Generator
+    pixels: torch.Tensor | None = None
+    maps: Mapping[str, torch.Tensor] = field(default_factory=dict[str, "torch.Tensor"])

@@ -23,7 +23,7 @@ CHUNK_BYTES = 1 << 20
 NAMES_SHOWN = 6
 SAFETENSORS = ".safetensors"
 #: Tables of weights in the checkpoints of trainers.
-TABLES = ("state_dict", "module", "model_state_dict")
+TABLES = ("state_dict", "module", "model_state_dict", "ema")
 #: Bytes of a file that may be in memory beside what they were turned into.
 HELD_BYTES = 256 << 20
 #: What trainers leave in a checkpoint beside the weights. Read as objects that do nothing.

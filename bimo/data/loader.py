@@ -1,12 +1,15 @@
-"""Shards as training wants them: pixels decoded once, captions and labels in memory, any row at any time."""
+"""Shards as training wants them: pixels decoded once at the sizes of a stage, captions and labels in memory."""
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import io
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,76 +18,199 @@ from torch import Tensor
 from bimo.core.errors import DataError
 from bimo.data import shards
 
+if TYPE_CHECKING:
+    from PIL import Image
+
+#: Width and height in pixels.
+Size = tuple[int, int]
+
+
+def buckets(area: int, step: int = 64, ratio: float = 2.0) -> tuple[Size, ...]:
+    """All sizes of at most ``area`` pixels whose sides are multiples of ``step``, the largest of each width, with the
+    longer side at most ``ratio`` times the shorter: aspect buckets as SDXL's (arXiv:2307.01952, appendix I).
+    """
+    found: dict[Size, None] = {}
+    for width in range(step, int(math.sqrt(area * ratio)) + 1, step):
+        height = area // width // step * step
+        if height and max(width, height) <= ratio * min(width, height):
+            found |= {(width, height): None, (height, width): None}
+    return tuple(sorted(found))
+
+
+def fitted_size(size: Size, choices: Sequence[Size]) -> Size:
+    """The one of some sizes whose shape is nearest to that of a picture: the first of equals."""
+    shape = math.log(size[0] / size[1])
+    return min(choices, key=lambda choice: abs(math.log(choice[0] / choice[1]) - shape))
+
+
+def cut(size: Size, wanted: Size) -> tuple[Size, int, int]:
+    """(size to resize to, left, top) with which a picture covers a size: its shape stays, its middle is kept."""
+    scale = max(wanted[0] / size[0], wanted[1] / size[1])
+    width, height = (max(round(side * scale), least) for side, least in zip(size, wanted, strict=True))
+    return (width, height), (width - wanted[0]) // 2, (height - wanted[1]) // 2
+
 
 class Pictures:
-    """All rows of a folder of shards. ``digest`` names the content, so caches never pair wrong rows."""
+    """All rows of some folders of shards. ``digest`` names the content, so caches never pair wrong rows.
 
-    def __init__(self, folder: Path) -> None:
-        index = shards.read_index(folder)
-        self.folder = folder
-        self.digest: str = index.digest
+    ``captions`` and their ``languages`` go row by row, several each; ``lots`` are the rows that are learnt together,
+    one each unless a stage's objective wants pairs or leaves some out.
+    """
+
+    def __init__(self, *folders: Path) -> None:
+        digests = [shards.read_index(folder).digest for folder in folders]
+        self.folders = folders
+        self.digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
         self.keys: list[str] = []
         self.captions: list[tuple[str, ...]] = []
+        self.languages: list[tuple[str, ...]] = []
         self.labels: list[Mapping[str, Any]] = []
+        self.sizes: list[Size] = []
         poses: list[Sequence[float]] = []
-        cached = folder / ".cache" / f"pixels-{self.digest[:16]}.npy"
-        pending = None if cached.is_file() else _Growing(cached, index.count)
-        for key, image, row in shards.read(folder):
+        for key, image, row in self._read():
             self.keys.append(key)
             self.captions.append(tuple(c["text"] for c in row["captions"]))
+            self.languages.append(tuple(c.get("lang", "") for c in row["captions"]))
             self.labels.append(row["labels"])
+            self.sizes.append(_size(image, key))
             poses.append(row.get("pose") or ())
-            if pending is not None:
-                pending.add(image, key)
         if not self.keys:
-            raise DataError(f"{folder} 里没有一张图片", f"there is not one picture in {folder}")
-        if pending is not None:
-            pending.close()
-        self.pixels_at: np.ndarray = np.load(cached, mmap_mode="r")
+            listed = ", ".join(map(str, folders))
+            raise DataError(f"{listed} 里没有一张图片", f"there is not one picture in {listed}")
         self.poses: Tensor | None = torch.tensor(poses, dtype=torch.float32) if all(poses) else None
+        self.lots: list[tuple[int, ...]] = [(row,) for row in range(len(self.keys))]
 
     def __len__(self) -> int:
         return len(self.keys)
 
-    def pixels(self, rows: Sequence[int]) -> Tensor:
-        """[B, 3, H, W] in [-1, 1], channels last in memory."""
-        picked = torch.from_numpy(np.ascontiguousarray(self.pixels_at[np.asarray(rows)]))
-        return picked.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    def of(self, lots: Sequence[tuple[int, ...]], captions: Sequence[tuple[str, ...]] | None = None) -> Pictures:
+        """The same pictures to be learnt in other lots, and with other captions where some are given."""
+        made = copy.copy(self)
+        made.lots = list(lots)
+        if captions is not None:
+            made.captions = list(captions)
+            made.languages = [("",) * len(some) for some in captions]
+        return made
 
-    def order(self, epoch: int, seed: int) -> Tensor:
-        """All rows in the order of an epoch, [N]."""
-        return torch.randperm(len(self), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+    def fitted(self, size: Size | None = None, buckets: Sequence[Size] = ()) -> Fitted:
+        """The pictures at one size, at the nearest of several, or as they are. Rows of a lot have one size.
 
+        Raises DataError where neither is given and they are not all of one size.
+        """
+        sizes = [fitted_size(s, buckets) if buckets else size or s for s in self.sizes]
+        for lot in self.lots:
+            for row in lot[1:]:
+                sizes[row] = sizes[lot[0]]
+        if not buckets and len(set(sizes)) > 1:
+            other = next(row for row, one in enumerate(sizes) if one != sizes[0])
+            raise DataError(
+                f"{self.keys[other]} 的大小是 {sizes[other]}，{self.keys[0]} 是 {sizes[0]}；"
+                "请在配方的阶段里给出 size（或 buckets）",
+                f"{self.keys[other]} is of size {sizes[other]}, {self.keys[0]} of {sizes[0]}; "
+                "give the stage of the recipe a size (or buckets)",
+            )
+        return Fitted(self, sizes)
 
-class _Growing:
-    """An array of decoded pictures on disk that appears under its name when it is whole."""
+    def _read(self) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
+        for folder in self.folders:
+            yield from shards.read(folder)
 
-    def __init__(self, path: Path, count: int) -> None:
-        self.path = path
-        self.count = count
-        self.at = 0
-        self.array: np.memmap | None = None
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.part = path.with_suffix(f".{os.getpid()}.part")
-
-    def add(self, image: bytes, key: str) -> None:
+    def decoded(self) -> Iterator[tuple[str, Image.Image]]:
+        """(key, picture) of every row. Raises DataError for one that cannot be decoded."""
         from PIL import Image
 
-        with Image.open(io.BytesIO(image)) as picture:
-            pixels = np.asarray(picture.convert("RGB"))
-        if self.array is None:
-            shape = (self.count, *pixels.shape)
-            self.array = np.lib.format.open_memmap(self.part, mode="w+", dtype=np.uint8, shape=shape)
-        if pixels.shape != self.array.shape[1:]:
-            raise DataError(
-                f"{key} 的形状是 {pixels.shape}，其余是 {self.array.shape[1:]}",
-                f"{key} is of shape {pixels.shape}, the others of {self.array.shape[1:]}",
-            )
-        self.array[self.at] = pixels
-        self.at += 1
+        for key, image, _ in self._read():
+            try:
+                with Image.open(io.BytesIO(image)) as picture:
+                    yield key, picture.convert("RGB")
+            except OSError as error:
+                raise _undecodable(key, error) from None
 
-    def close(self) -> None:
-        assert self.array is not None
-        self.array.flush()
-        self.array = None
-        os.replace(self.part, self.path)
+
+class Fitted:
+    """Pictures at the sizes a stage learns them at, decoded once into a file beside the shards.
+
+    ``size_ids`` [N, 6] are height and width of the original, top and left of the cut, height and width.
+    """
+
+    def __init__(self, pictures: Pictures, sizes: Sequence[Size]) -> None:
+        self.sizes = list(sizes)
+        self._folders, self._keys = pictures.folders, pictures.keys
+        plan = f"{pictures.digest} {self.sizes}".encode()
+        self.digest = hashlib.sha256(plan).hexdigest()
+        ids: list[tuple[int, ...]] = []
+        for own, wanted in zip(pictures.sizes, self.sizes, strict=True):
+            _, left, top = cut(own, wanted)
+            ids.append((own[1], own[0], top, left, wanted[1], wanted[0]))
+        self.size_ids = torch.tensor(ids, dtype=torch.float32)
+        self.starts: list[int] = [0]
+        for width, height in self.sizes:
+            self.starts.append(self.starts[-1] + width * height * 3)
+        path = pictures.folders[0] / ".cache" / f"pixels-{self.digest[:16]}.u8"
+        if not path.is_file():
+            self._decode(pictures, path)
+        self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
+
+    def pixels(self, rows: Sequence[int]) -> Tensor:
+        """[B, 3, H, W] in [-1, 1] of rows of one size, channels last in memory."""
+        width, height = self.sizes[rows[0]]
+        picked = np.empty((len(rows), height, width, 3), dtype=np.uint8)
+        for place, row in enumerate(rows):
+            picked[place] = self._bytes[self.starts[row] : self.starts[row + 1]].reshape(height, width, 3)
+        return torch.from_numpy(picked).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+    def maps(self, name: str, rows: Sequence[int]) -> Tensor:
+        """[B, 3, H, W] in [-1, 1] of rows of one size: maps/NAME/KEY.png beside the shards, cut as the pictures are.
+
+        Raises DataError where a picture has none.
+        """
+        from PIL import Image
+
+        width, height = self.sizes[rows[0]]
+        picked = np.empty((len(rows), height, width, 3), dtype=np.uint8)
+        for place, row in enumerate(rows):
+            inside = Path("maps") / name / f"{self._keys[row]}.png"
+            path = next((folder / inside for folder in self._folders if (folder / inside).is_file()), None)
+            if path is None:
+                listed = ", ".join(map(str, self._folders))
+                raise DataError(
+                    f"图片 {self._keys[row]} 没有 {name} 图；应为 {listed} 里的 {inside}",
+                    f"the picture {self._keys[row]} has no {name} map; expected {inside} in {listed}",
+                )
+            with Image.open(path) as map_:
+                whole, left, top = cut(map_.size, (width, height))
+                # The nearest pixel: two labels have no mean.
+                resized = map_.convert("RGB").resize(whole, Image.Resampling.NEAREST)
+                picked[place] = np.asarray(resized.crop((left, top, left + width, top + height)))
+        return torch.from_numpy(picked).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+    def _decode(self, pictures: Pictures, path: Path) -> None:
+        from PIL import Image
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        with part.open("wb") as file:
+            for wanted, (_, picture) in zip(self.sizes, pictures.decoded(), strict=True):
+                if picture.size != wanted:
+                    whole, left, top = cut(picture.size, wanted)
+                    picture = picture.resize(whole, Image.Resampling.LANCZOS)
+                    picture = picture.crop((left, top, left + wanted[0], top + wanted[1]))
+                file.write(picture.tobytes())
+        os.replace(part, path)
+
+
+def _size(image: bytes, key: str) -> Size:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(image)) as picture:
+            return picture.size
+    except OSError as error:
+        raise _undecodable(key, error) from None
+
+
+def _undecodable(key: str, error: Exception) -> DataError:
+    return DataError(
+        f"图片 {key} 解不开：{error}；请重新生成这份数据",
+        f"the picture {key} cannot be decoded: {error}; build the data again",
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bimo.core.recipe import Branch, Guide
 
@@ -56,8 +56,7 @@ def _length(over: str, answer: Tensor) -> Tensor:
     squares = answer.square()
     if over == "patch":
         # The 2x2 places that Qwen-Image and LongCat-Image pack into one token; their norm is a token's.
-        height, width = answer.shape[-2:]
-        packed = squares.unflatten(-2, (height // 2, 2)).unflatten(-1, (width // 2, 2)).sum(dim=(1, 3, 5))
-        return packed.sqrt().repeat_interleave(2, -2).repeat_interleave(2, -1).unsqueeze(1)
+        sums = nn.functional.avg_pool2d(squares.sum(dim=1, keepdim=True), 2) * 4
+        return nn.functional.interpolate(sums.sqrt(), scale_factor=2)
     axes = {"whole": tuple(range(1, answer.ndim)), "place": (1,), "row": (-1,)}[over]
     return squares.sum(dim=axes, keepdim=True).sqrt()

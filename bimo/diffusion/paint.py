@@ -17,13 +17,11 @@ from bimo.core.types import Ask, Conditioning, Encoding, Picture, Request, check
 from bimo.diffusion import guidance, pictures
 from bimo.diffusion.pictures import IMAGE, MASK
 from bimo.diffusion.samplers import Sampler
-from bimo.diffusion.system import BuiltLevel, System, merged, stacked
+from bimo.diffusion.system import SILENT, BuiltLevel, System, merged, silenced, stacked
 from bimo.words.styles import styled
 
 #: The share of the steps that a picture goes through where nothing is said, as in diffusers; with a mask all of them.
 STRENGTH = 0.8
-#: The nulls of guidance that no negative prompt changes.
-SILENT = ("zeros", "hidden")
 
 Painting = Generator[Ask, Tensor, Picture]
 
@@ -59,6 +57,10 @@ def filled(system: System, request: Request | Mapping[str, object]) -> Request:
     """The request with everything it leaves open taken from the recipe. Raises RequestError."""
     request = checked(request)
     recipe = system.recipe
+    if not recipe.levels:
+        raise RequestError(
+            f"{recipe.name} 不会画画，只能给图文打分", f"{recipe.name} does not draw: it scores words and pictures"
+        )
     last = recipe.levels[-1]
     wanted = recipe.request
     unit = math.lcm(wanted.multiple, *(system.space(level.name).factor for level in recipe.levels))
@@ -117,7 +119,8 @@ def prepare(system: System, request: Request | Mapping[str, object]) -> Prepared
     seen: dict[str, None] = {}
     for budget in system.budgets(text):
         seen.update(dict.fromkeys(budget.warnings()))
-    if full.negative and all(level.guide.null in SILENT for level in system.recipe.levels):
+    guided = [level.guide.null in SILENT for level in system.recipe.levels if level.guide.scale > 1]
+    if full.negative and guided and all(guided):
         told = say(
             "这个系统不看反向提示词，它没有起作用", "this system reads no negative prompt; yours changed nothing"
         )
@@ -294,7 +297,8 @@ def _conditionings(
     null = system.condition(prepared.null, nulls)
     kind = level.recipe.guide.null
     if kind in SILENT or (kind == "unsaid" and not prepared.request.negative):
-        null = merged(_zeros(given, kind == "hidden"), nulls)
+        words = Conditioning(given.streams, given.vector)
+        null = merged(silenced(words, torch.ones(1, dtype=torch.bool), kind == "hidden"), nulls)
     others: list[Conditioning] = []
     for branch, _ in dials:
         words = prepared.null if "text" in branch.drop else prepared.given
@@ -309,25 +313,15 @@ def _takes_variance(sampler: Sampler) -> bool:
     return str(getattr(getattr(sampler, "config", None), "variance_type", "")) in {"learned", "learned_range"}
 
 
-def _zeros(conditioning: Conditioning, hidden: bool) -> Conditioning:
-    """The same streams and vector as zeros, their masks as they are, or with every token hidden."""
-    streams = tuple(
-        Encoding(
-            torch.zeros_like(e.tokens),
-            torch.zeros(e.tokens.shape[:2], dtype=torch.bool) if hidden else e.mask,
-            None if e.pooled is None else torch.zeros_like(e.pooled),
-        )
-        for e in conditioning.streams
-    )
-    vector = conditioning.vector
-    return Conditioning(streams, None if vector is None else torch.zeros_like(vector))
-
-
-def _step_settings(sampler: object, noise: torch.Generator) -> dict[str, torch.Generator]:
+def _step_settings(sampler: object, noise: torch.Generator) -> dict[str, Any]:
     import inspect
 
     takes = inspect.signature(getattr(sampler, "step")).parameters  # noqa: B009
-    return {"generator": noise} if "generator" in takes else {}
+    settings: dict[str, Any] = {"generator": noise} if "generator" in takes else {}
+    if "use_clipped_model_output" in takes and getattr(getattr(sampler, "config", None), "thresholding", False):
+        # Where x is clipped, what is left of the noise follows from it.
+        settings["use_clipped_model_output"] = True
+    return settings
 
 
 def _first(*values: float | None) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -22,6 +23,8 @@ from bimo.words.budget import Budget
 RECIPE_FILE = "recipe.json"
 WEIGHTS_FILE = "weights.safetensors"
 HASHES_FILE = "hashes.json"
+#: The nulls of guidance that no negative prompt changes.
+SILENT = ("zeros", "hidden")
 
 
 class Tower(Protocol):
@@ -132,10 +135,30 @@ class Hint(Protocol):
 
 
 def merged(base: Conditioning, extras: Sequence[Conditioning]) -> Conditioning:
-    """Conditioning with what hints add: spatial maps joined on the channels, scalars by name."""
+    """Conditioning with what hints add: spatial maps joined on the channels, scalars and pictures by name."""
     spatial = [c.spatial for c in (base, *extras) if c.spatial is not None]
     scalars = {name: value for c in (base, *extras) for name, value in c.scalars.items()}
-    return Conditioning(base.streams, base.vector, torch.cat(spatial, dim=1) if spatial else None, scalars)
+    pictures = {name: value for c in (base, *extras) for name, value in c.pictures.items()}
+    return Conditioning(base.streams, base.vector, torch.cat(spatial, dim=1) if spatial else None, scalars, pictures)
+
+
+def silenced(conditioning: Conditioning, rows: Tensor, hidden: bool) -> Conditioning:
+    """Conditioning whose words are zeros in some rows, [B] bool: their masks as they are, or every token hidden."""
+
+    def kept(value: Tensor) -> Tensor:
+        return value.masked_fill(rows.reshape(-1, *[1] * (value.ndim - 1)), 0.0)
+
+    def mask(stream: Encoding) -> Tensor | None:
+        if not hidden:
+            return stream.mask
+        shape = stream.tokens.shape[:2]
+        return (torch.ones(shape, dtype=torch.bool) if stream.mask is None else stream.mask) & ~rows[:, None]
+
+    streams = tuple(
+        Encoding(kept(e.tokens), mask(e), None if e.pooled is None else kept(e.pooled)) for e in conditioning.streams
+    )
+    vector = conditioning.vector
+    return replace(conditioning, streams=streams, vector=None if vector is None else kept(vector))
 
 
 def stacked(rows: Sequence[Conditioning]) -> Conditioning:
@@ -146,7 +169,8 @@ def stacked(rows: Sequence[Conditioning]) -> Conditioning:
     vector = None if rows[0].vector is None else torch.cat([cast(Tensor, r.vector) for r in rows])
     spatial = None if rows[0].spatial is None else torch.cat([cast(Tensor, r.spatial) for r in rows])
     scalars = {name: torch.cat([r.scalars[name] for r in rows]) for name in rows[0].scalars}
-    return Conditioning(streams, vector, spatial, scalars)
+    pictures = {name: torch.cat([r.pictures[name] for r in rows]) for name in rows[0].pictures}
+    return Conditioning(streams, vector, spatial, scalars, pictures)
 
 
 def _stacked_encodings(parts: Sequence[Encoding]) -> Encoding:
@@ -174,7 +198,7 @@ class BuiltLevel(nn.Module):
 
 
 class System(nn.Module):
-    """A recipe built: towers under ``text.0 ...``, each level under its own name.
+    """A recipe built: towers under ``text.0 ...``, ``vision`` where it has one, each level under its own name.
 
     ``weights_hash`` is the SHA-256 of what was loaded.
     """
@@ -185,6 +209,7 @@ class System(nn.Module):
         self.weights_hash = ""
         self.text = nn.ModuleList(cast(Any, tower).build() for tower in recipe.text)
         self.join: Any = None if recipe.join is None else cast(Any, recipe.join).build()
+        self.vision: Any = None if recipe.vision is None else cast(Any, recipe.vision).build()
         for level in recipe.levels:
             self.add_module(level.name, BuiltLevel(level))
 

@@ -123,8 +123,8 @@ class PixelSpace(nn.Module):
         return smaller(pixels, self.factor)
 
     def decode(self, x: Tensor) -> Tensor:
-        """[B, 3, h, w] -> the same, within [-1, 1]."""
-        return x.clamp(-1, 1)
+        """[B, 3, h, w] -> the same."""
+        return x
 
 
 def at_root_length(embeddings: Tensor) -> Tensor:

@@ -1,22 +1,12 @@
 """太乙 Stable Diffusion 1B (arXiv:2209.02970): Stable Diffusion 1.4 that reads Chinese, and one that reads both."""
 
-from bimo.core.recipe import Defaults, Guide, Level, Published, Recipe, Stage
-from bimo.diffusion.schedule import Ddpm
-from bimo.parts.denoisers.unet import Unet
-from bimo.parts.spaces import Latent
+from dataclasses import replace
+
+from bimo.core.recipe import Defaults, Published, Recipe, Stage
 from bimo.parts.text.bert import Bert
 from bimo.parts.text.clip import ClipText
+from bimo.recipes.stable_diffusion import sd_v1
 from bimo.train.objectives import Denoise
-
-sd_v1_4 = Level(
-    name="image",
-    space=Latent(),
-    denoiser=Unet(),
-    schedule=Ddpm(),
-    sampler="pndm",
-    steps=50,
-    guide=Guide(scale=7.5),
-)
 
 taiyi_zh = Recipe(
     name="taiyi-sd-zh",
@@ -25,7 +15,7 @@ taiyi_zh = Recipe(
     licence="creativeml-openrail-m",
     languages=("zh",),
     text=(Bert(),),
-    levels=(sd_v1_4,),
+    levels=(sd_v1,),
     stages=(
         Stage(
             name="align the words",
@@ -52,7 +42,7 @@ taiyi_en = Recipe(
     licence="creativeml-openrail-m",
     languages=("zh", "en"),
     text=(ClipText(),),
-    levels=(sd_v1_4,),
+    levels=(sd_v1,),
     stages=(
         Stage(
             name="align the words",
@@ -78,4 +68,46 @@ taiyi_en = Recipe(
         note="All of it began as Stable Diffusion 1.4, with the tower and the byte-level vocabulary of that.",
     ),
     request=Defaults(size=(512, 512), guidance=10.0, steps=50),
+)
+
+taiyi_zh_finetune = replace(
+    taiyi_zh,
+    name="taiyi-sd-zh-finetune",
+    title="太乙 Stable Diffusion 1B 中文：微调",
+    stages=(
+        Stage(
+            name="adapt to other pictures",
+            objective=Denoise(),
+            level="image",
+            train=("text.*", "image.denoiser.*"),
+            size=(512, 512),
+            batch=1,
+            lr=1e-4,
+            weight_decay=0.1,
+            note="Their public code: 10 epochs of batch 1 a card, warm-up 1 % of the steps, polynomial decay to 1e-7, "
+            "no dropped captions, no averaged weights. It padded captions to the longest of a batch; here, as in "
+            "drawing, to 512: a tower that learns with its padding in sight must see as much of it when it draws. "
+            "Either of the two may be frozen.",
+        ),
+    ),
+)
+
+taiyi_zh_dreambooth = replace(
+    taiyi_zh,
+    name="taiyi-sd-zh-dreambooth",
+    title="太乙 Stable Diffusion 1B 中文：DreamBooth",
+    stages=(
+        Stage(
+            name="learn a subject",
+            objective=Denoise(),
+            level="image",
+            train=("text.*", "image.denoiser.*"),
+            size=(512, 512),
+            steps=1200,
+            batch=1,
+            lr=1e-6,
+            warmup=100,
+            note="Their train.sh, for 小黄鸭: constant rate, float32. Faces want a smaller rate and 800 to 1200 steps.",
+        ),
+    ),
 )

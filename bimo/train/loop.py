@@ -8,31 +8,31 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bimo.core.errors import TrainingError, say
-from bimo.core.part import dumps
+from bimo.core.part import dumps, loads
 from bimo.core.recipe import Recipe, Stage
-from bimo.core.types import Batch, write_whole
+from bimo.core.types import write_whole
 from bimo.data.loader import Pictures
 from bimo.data.sheets import sheet
 from bimo.diffusion.drive import draw
 from bimo.diffusion.system import RECIPE_FILE, System
+from bimo.train.batches import Lessons
 from bimo.train.freeze import freeze
-from bimo.train.objectives import Lesson, Objective, Vocabulary
+from bimo.train.lesson import Lesson, Objective, vocabulary
 from bimo.train.optim import Average, optimiser, rate
 from bimo.train.record import Journal, Progress, curves
 
 STATE_FILE = "state.pt"
 CHECKPOINT_SECONDS = 180.0
 SHEET_SECONDS = 900.0
-ENCODE_BATCH = 64
 
 
 def train(
@@ -43,17 +43,23 @@ def train(
     threads: int | None = None,
     stop_after: float | None = None,
     seed: int = 0,
+    start: Sequence[System] = (),
+    teacher: System | None = None,
 ) -> Path:
     """Runs every stage of a recipe on the shards in ``data`` and answers ``out``, by then a folder that draws.
 
     The same command goes on where it was stopped: all that is random in a step comes from (seed, stage, step), and
     the rows of a step from its number, so losses and weights are those of an uninterrupted run with the same number
-    of threads. ``stop_after`` seconds it stops of its own accord, with its state saved. Raises TrainingError for a
-    folder that holds another recipe's run and for a loss that is not a number.
+    of threads. ``stop_after`` seconds it stops of its own accord, with its state saved. What has the same name and
+    shape in a system of ``start`` begins as it is there, words of equal towers with it; the last has the last word.
+    ``teacher`` is whom stages learn from that distil. Raises TrainingError for a folder that holds another recipe's
+    run, for a ``start`` that gives nothing and for a loss that is not a number.
     """
     if threads:
         torch.set_num_threads(threads)
-    run = Run(recipe, Pictures(data), out, seed, stop_after)
+    run = Run(recipe, Pictures(data), out, seed, stop_after, teacher)
+    for system in start:
+        run.begin_as(system)
     run.everything()
     return out
 
@@ -66,20 +72,67 @@ class Place:
     step: int = 0
 
 
+@dataclass
+class Learning:
+    """A stage under way: what it learns from, what learns, and how."""
+
+    lessons: Lessons
+    objective: Objective
+    extra: nn.Module | None
+    parameters: dict[str, nn.Parameter]
+    optimiser: torch.optim.Optimizer
+    average: Average
+
+
 class Run:
     """A recipe being trained in a folder."""
 
-    def __init__(self, recipe: Recipe, pictures: Pictures, out: Path, seed: int, stop_after: float | None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        pictures: Pictures,
+        out: Path,
+        seed: int = 0,
+        stop_after: float | None = None,
+        teacher: System | None = None,
+    ) -> None:
         self.recipe, self.pictures, self.out, self.seed = recipe, pictures, out, seed
         self.deadline = math.inf if stop_after is None else time.monotonic() + stop_after
         out.mkdir(parents=True, exist_ok=True)
         self._same_run()
         torch.manual_seed(seed)
         self.system = System(recipe)
-        self.vocabulary = _vocabulary(pictures)
+        self.teacher = None if teacher is None else teacher.eval().requires_grad_(False)
+        self.vocabulary = vocabulary(pictures.labels)
         self.place = Place()
         self.journal = Journal(out)
-        self.latents: dict[str, Tensor] = {}
+
+    def begin_as(self, other: System) -> None:
+        """Takes over all that has the same name and shape in another system, and the words of equal towers.
+
+        Raises TrainingError where that is nothing.
+        """
+        own = self.system.state_dict()
+        given = {n: v for n, v in other.state_dict().items() if n in own and own[n].shape == v.shape}
+        if not given:
+            raise TrainingError(
+                f"{other.recipe.name} 里没有一个张量和 {self.recipe.name} 同名同形；请换一个起点",
+                f"not one tensor of {other.recipe.name} has name and shape of one of {self.recipe.name}; "
+                "begin from another system",
+            )
+        self.system.load_state_dict(given, strict=False)
+        for index, (tower, wanted) in enumerate(zip(other.towers, self.recipe.text, strict=False)):
+            if other.recipe.text[index] == wanted and not (self.out / f"words.{index}").is_dir():
+                tower.save_words(self.out / f"words.{index}")
+        rest = len(other.state_dict()) - len(given)
+        print(
+            say(
+                f"从 {other.recipe.name} 取 {len(given)} 个张量（它另有 {rest} 个用不上）；"
+                f"{len(own) - len(given)} 个张量从头开始",
+                f"{len(given)} tensors begin as in {other.recipe.name} ({rest} more of it have no place here); "
+                f"{len(own) - len(given)} do not",
+            )
+        )
 
     def everything(self) -> None:
         """Every stage from where the run stands."""
@@ -102,141 +155,83 @@ class Run:
 
     def _stage(self, stage: Stage, saved: dict[str, Any] | None) -> bool:
         """One stage to its end; False where time ran out first."""
-        objective = cast(Objective, stage.objective)
-        # What is only for training begins alike whatever was drawn before it.
-        torch.manual_seed(self.seed + 1 + self.place.stage)
-        extra = objective.extra(self.system, self.vocabulary)
-        parameters = dict(self.system.named_parameters())
-        if extra is not None:
-            parameters |= {f"contrast.{n}": p for n, p in extra.named_parameters()}
-        learns = freeze(parameters, stage.train)
-        learning = {name: parameters[name] for name in learns}
-        steps = optimiser(stage, learning)
-        average = Average(learning, stage.ema)
-        if saved is not None and saved["optimiser"] is not None:
-            steps.load_state_dict(saved["optimiser"])
-            average.values = {n: saved["average"][n] for n in average.values}
-            if extra is not None:
-                extra.load_state_dict(saved["extra"])
-        print(_table(stage, learning, self.place))
+        learning = self._learning(stage, saved)
+        average = learning.average
+        print(_table(stage, learning.parameters, self.place))
         self._modes()
         progress = Progress(stage, self.place.step, self.journal)
         last_saved = last_sheet = time.monotonic()
-
-        def keep() -> None:
-            held = {"optimiser": steps.state_dict(), "average": average.values}
-            self._save(held | {"extra": None if extra is None else extra.state_dict()})
-
         with progress:
             while self.place.step < stage.steps:
-                loss, lr = self._step(stage, objective, extra, learning, steps, average)
+                loss, lr = self._step(stage, learning)
                 progress.told(self.place.step, loss, lr)
                 now = time.monotonic()
                 if now > self.deadline:
-                    keep()
+                    self._keep(learning)
                     return False
                 if now - last_saved > CHECKPOINT_SECONDS:
-                    keep()
+                    self._keep(learning)
                     last_saved = time.monotonic()
                 if now - last_sheet > SHEET_SECONDS:
-                    self._look(average, learning)
+                    self._look(average, learning.parameters)
                     last_sheet = time.monotonic()
-        # A stage leaves its averaged weights, as a paper's next stage begins from them.
-        average.swap(learning)
-        self._look(Average({}, 0.0), learning)
+        self._left(stage, learning)
+        self._look(Average({}, 0.0), learning.parameters)
         return True
 
-    def _step(
-        self,
-        stage: Stage,
-        objective: Objective,
-        extra: nn.Module | None,
-        learning: dict[str, nn.Parameter],
-        steps: torch.optim.Optimizer,
-        average: Average,
-    ) -> tuple[float, float]:
+    def _left(self, stage: Stage, learning: Learning) -> None:
+        """What a stage leaves: its averaged weights, as a paper's next stage begins from them."""
+        learning.average.swap(learning.parameters)
+
+    def _learning(self, stage: Stage, saved: dict[str, Any] | None) -> Learning:
+        objective = cast(Objective, stage.objective)
+        number = self.place.stage
+        pictures = objective.pictures(self.system, self.pictures, self.out / f"stage-{number + 1}")
+        # What is only for training begins alike whatever was drawn before it.
+        torch.manual_seed(self.seed + 1 + number)
+        extra = objective.extra(self.system, self.vocabulary)
+        parameters = dict(self.system.named_parameters())
+        if extra is not None:
+            prefix = type(objective).__name__.lower()
+            parameters |= {f"{prefix}.{n}": p for n, p in extra.named_parameters()}
+        learns = {name: parameters[name] for name in freeze(parameters, stage.train)}
+        level = stage.level or str(getattr(objective, "level", ""))
+        blank = Lesson(self.system, stage, extra, (), self.vocabulary, torch.Generator(), teacher=self.teacher)
+        lessons = Lessons(blank, objective.sees, level, pictures, self.out, self.seed + number * 7919)
+        made = Learning(lessons, objective, extra, learns, optimiser(stage, learns), Average(learns, stage.ema))
+        if saved is not None and saved["optimiser"] is not None:
+            made.optimiser.load_state_dict(saved["optimiser"])
+            made.average.values = {n: saved["average"][n] for n in made.average.values}
+            if extra is not None:
+                extra.load_state_dict(saved["extra"])
+        return made
+
+    def _step(self, stage: Stage, learning: Learning) -> tuple[float, float]:
         step = self.place.step
         generator = torch.Generator().manual_seed(_mixed(self.seed, self.place.stage, step))
         lr = rate(stage, step)
-        for group in steps.param_groups:
-            group["lr"] = lr
-        lesson = self._lesson(stage, objective, extra, self._rows(stage, step), generator)
-        loss = objective.loss(lesson)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            self._broken(stage, lesson)
-        steps.zero_grad(set_to_none=True)
-        loss.backward()
+        for group in learning.optimiser.param_groups:
+            group["lr"] = lr * group["share"]
+        learning.optimiser.zero_grad(set_to_none=True)
+        value = 0.0
+        for batch in range(step * stage.accumulate, (step + 1) * stage.accumulate):
+            lesson = learning.lessons.lesson(batch, generator)
+            loss = learning.objective.loss(lesson) / stage.accumulate
+            value += float(loss.detach())
+            if not math.isfinite(value):
+                self._broken(stage, lesson)
+            loss.backward()
         if stage.clip:
-            nn.utils.clip_grad_norm_(learning.values(), stage.clip, foreach=True)
-        steps.step()
-        average.update(learning, step)
+            nn.utils.clip_grad_norm_(learning.parameters.values(), stage.clip, foreach=True)
+        learning.optimiser.step()
+        learning.average.update(learning.parameters, step)
         self.place.step += 1
         return value, lr
 
-    def _rows(self, stage: Stage, step: int) -> list[int]:
-        """The rows of a step: epochs in shuffled order, a batch never split across two."""
-        per_epoch = max(1, len(self.pictures) // stage.batch)
-        epoch, at = divmod(step, per_epoch)
-        order = self.pictures.order(epoch, self.seed + self.place.stage * 7919)
-        return order[at * stage.batch : (at + 1) * stage.batch].tolist()
-
-    def _lesson(
-        self, stage: Stage, objective: Objective, extra: nn.Module | None, rows: list[int], generator: torch.Generator
-    ) -> Lesson:
-        labels = [self.pictures.labels[row] for row in rows]
-        lesson = Lesson(self.system, stage, extra, labels, self.vocabulary, generator)
-        if objective.sees == "pixels":
-            return replace(lesson, pixels=self.pictures.pixels(rows))
-        level = stage.level or str(getattr(objective, "level", ""))
-        x = self._latents(level)[rows].float()
-        dropped = torch.rand(len(rows), generator=generator) < stage.drop_text
-        texts = self._captions(rows, dropped, generator)
-        with torch.set_grad_enabled(any(p.requires_grad for p in self.system.text.parameters())):
-            encodings = self.system.encode(texts)
-        scalars = {} if self.pictures.poses is None else {"pose": self.pictures.poses[rows]}
-        return replace(lesson, batch=Batch(x, encodings, scalars, dropped, generator))
-
-    def _captions(self, rows: list[int], dropped: Tensor, generator: torch.Generator) -> list[str]:
-        picks = torch.rand(len(rows), generator=generator).tolist()
-        chosen = [self.pictures.captions[row] for row in rows]
-        texts = [c[int(p * len(c))] for c, p in zip(chosen, picks, strict=True)]
-        return ["" if gone else text for text, gone in zip(texts, dropped.tolist(), strict=True)]
-
-    def _latents(self, level: str) -> Tensor:
-        """All pictures in a level's space, [N, C, h, w] half: encoded once, kept by data and encoder."""
-        at = f"{self.place.stage}:{level}"
-        if at in self.latents:
-            return self.latents[at]
-        space = self.system.space(level)
-        module = cast(nn.Module, space)
-        name = hashlib.sha256(self.pictures.digest.encode())
-        for key, value in sorted(module.state_dict().items()):
-            name.update(key.encode() + value.numpy().tobytes())
-        key = name.hexdigest()[:24]
-        path = self.out / "cache" / f"latents-{key}.pt"
-        if path.is_file():
-            encoded = torch.load(path, weights_only=True, mmap=True)
-        else:
-            encoded = torch.cat(list(self._encoded(space)))
-            path.parent.mkdir(exist_ok=True)
-            part = path.with_suffix(".part")
-            torch.save(encoded, part)
-            part.replace(path)
-        self.latents = {at: encoded}
-        return encoded
-
-    def _encoded(self, space: Any) -> Iterable[Tensor]:
-        from rich.progress import track
-
-        modes = space.training
-        space.eval()
-        title = say("编码图片", "encoding pictures")
-        with torch.inference_mode():
-            for first in track(range(0, len(self.pictures), ENCODE_BATCH), description=title):
-                rows = list(range(first, min(len(self.pictures), first + ENCODE_BATCH)))
-                yield space.encode(self.pictures.pixels(rows)).half().contiguous()
-        space.train(modes)
+    def _keep(self, learning: Learning) -> None:
+        extra = None if learning.extra is None else learning.extra.state_dict()
+        held = {"optimiser": learning.optimiser.state_dict(), "average": learning.average.values, "extra": extra}
+        self._save(held)
 
     def _modes(self) -> None:
         """What learns whole is in training mode, everything else in evaluation mode: no dropout, no new statistics."""
@@ -268,7 +263,7 @@ class Run:
             folder = self.out / f"words.{index}"
             if not folder.is_dir():
                 captions = (c for captions in self.pictures.captions for c in captions)
-                tower.learn_words(captions, _known(self.pictures.folder))
+                tower.learn_words(captions, _known(self.pictures.folders[0]))
                 tower.save_words(folder)
             tower.load_words(folder)
 
@@ -286,13 +281,13 @@ class Run:
 
     def _same_run(self) -> None:
         path = self.out / RECIPE_FILE
-        text = dumps(self.recipe)
-        if path.is_file() and path.read_text(encoding="utf-8") != text:
+        # Compared as recipes: fields that came later have the values they stood for.
+        if path.is_file() and loads(path.read_text(encoding="utf-8")) != self.recipe:
             raise TrainingError(
                 f"{self.out} 里是另一个配方的训练；换一个文件夹，或先删掉它",
                 f"{self.out} holds the run of another recipe; take another folder, or delete it first",
             )
-        write_whole(path, text.encode())
+        write_whole(path, dumps(self.recipe).encode())
 
     def _broken(self, stage: Stage, lesson: Lesson) -> None:
         path = self.out / "broken-batch.pt"
@@ -308,15 +303,6 @@ def _mixed(*numbers: int) -> int:
     """One seed of several numbers."""
     text = ",".join(map(str, numbers)).encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:7], "big")
-
-
-def _vocabulary(pictures: Pictures) -> Vocabulary:
-    values: dict[str, set[str]] = {}
-    for row in pictures.labels:
-        for label, value in row.items():
-            if isinstance(value, (str, int)):
-                values.setdefault(label, set()).add(str(value))
-    return Vocabulary({label: tuple(sorted(found)) for label, found in sorted(values.items())})
 
 
 def _known(folder: Path) -> list[str]:

@@ -1,67 +1,26 @@
-"""What a stage minimises: reconstruct pictures, bring words and pictures together, denoise."""
+"""What a stage minimises: an autoencoder's reconstruction, and contrast of words with latents."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, Self, cast
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from bimo.core.part import Part
-from bimo.core.recipe import Stage
-from bimo.core.types import Ask, Batch
+from bimo.data.loader import Pictures
 from bimo.diffusion.system import System
+from bimo.train.denoise import Denoise
+from bimo.train.lesson import Lesson, Vocabulary
+
+__all__ = ["Contrast", "Denoise", "Reconstruct"]
 
 MAXIMUM_LOGIT_SCALE = math.log(100)
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """The values of each label that the data has, in a fixed order: what a classifier's outputs mean."""
-
-    values: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, "tuple[str, ...]"])
-
-    def sizes(self, labels: Sequence[str]) -> dict[str, int]:
-        """How many values each label has, 0 for one that the data does not declare."""
-        return {label: len(self.values.get(label, ())) for label in labels}
-
-    def indices(self, label: str, rows: Sequence[Mapping[str, Any]]) -> Tensor:
-        """[B]: the place of each row's value, 0 where it has none."""
-        table = {value: i + 1 for i, value in enumerate(self.values.get(label, ()))}
-        return torch.tensor([table.get(str(row.get(label)), 0) for row in rows])
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What an objective sees of a step: pixels [B, 3, H, W] or a level's batch, and the labels of the rows."""
-
-    system: System
-    stage: Stage
-    extra: nn.Module | None
-    labels: Sequence[Mapping[str, Any]]
-    vocabulary: Vocabulary
-    generator: torch.Generator
-    pixels: Tensor | None = None
-    batch: Batch | None = None
-
-
-class Objective(Protocol):
-    """A part that a stage names as its objective."""
-
-    #: "pixels" or "latents": what a lesson must bring.
-    sees: str
-
-    def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
-        """A module that only training needs, None for none."""
-        ...
-
-    def loss(self, lesson: Lesson) -> Tensor:
-        """The loss of a step."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +35,10 @@ class Reconstruct(Part):
     edges: float = 0.5
     means: float = 1.0
     sees: str = "pixels"
+
+    def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
+        """All of them, each for itself."""
+        return pictures
 
     def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
         """None."""
@@ -105,7 +68,7 @@ class Reconstruct(Part):
 class Contrasted(nn.Module):
     """The image tower over latents, the heads that name labels from words, and the temperature."""
 
-    def __init__(self, channels: int, width: int, project: int, labels: Mapping[str, int]) -> None:
+    def __init__(self, channels: int, width: int, project: int, labels: Mapping[str, int], flat: bool = True) -> None:
         super().__init__()
         self.image = nn.Sequential(
             nn.Conv2d(channels, width // 2, 3, padding=1),
@@ -114,6 +77,7 @@ class Contrasted(nn.Module):
             nn.SiLU(),
             nn.Conv2d(width, width, 3, stride=2, padding=1),
             nn.SiLU(),
+            *(() if flat else (nn.AdaptiveAvgPool2d(1),)),
             nn.Flatten(),
             nn.LazyLinear(project),
         )
@@ -126,12 +90,14 @@ class Contrast(Part):
     """The contrastive loss of CLIP (arXiv:2103.00020, figure 3) between pooled words and an image tower over latents,
     with heads that name the labels of the picture from the words.
 
-    Pairs with equal labels are the same picture to the words: they count as neither right nor wrong.
+    Pairs with equal labels are the same picture to the words: they count as neither right nor wrong. ``flat`` has the
+    image tower see places apart, for pictures of the recipe's own size alone; without it they are averaged.
     """
 
     level: str
     width: int = 128
     project: int = 256
+    flat: bool = True
     heads: tuple[str, ...] = ()
     weight: float = 1.0
     sees: str = "latents"
@@ -140,10 +106,14 @@ class Contrast(Part):
         """The pooled width of tiny towers."""
         return replace(self, width=16, project=min(self.project, 16))
 
+    def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
+        """All of them, each for itself."""
+        return pictures
+
     def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
         """The image tower and heads."""
         space = system.space(self.level)
-        made = Contrasted(space.channels, self.width, self.project, vocabulary.sizes(self.heads))
+        made = Contrasted(space.channels, self.width, self.project, vocabulary.sizes(self.heads), self.flat)
         made.image(torch.zeros(1, *space.shape(system.recipe.request.size)))
         return made
 
@@ -170,33 +140,3 @@ class Contrast(Part):
         number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
         places = torch.tensor([number[key] for key in keys])
         return (places[:, None] == places[None]) & ~torch.eye(len(keys), dtype=torch.bool)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Denoise(Part):
-    """Mean squared error of a level's answer (arXiv:2006.11239, equation 14), whatever its law of noise.
-
-    ``also`` names levels whose own loss is added, as when a level and the one it takes as a hint learn together.
-    """
-
-    also: tuple[str, ...] = ()
-    sees: str = "latents"
-
-    def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
-        """None."""
-        return None
-
-    def loss(self, lesson: Lesson) -> Tensor:
-        """The sum over the stage's level and ``also``."""
-        names = (lesson.stage.level, *self.also)
-        return torch.stack([self._of(lesson, name) for name in names]).sum()
-
-    def _of(self, lesson: Lesson, name: str) -> Tensor:
-        batch = cast(Batch, lesson.batch)
-        level = lesson.system.level(name)
-        t = level.schedule.times(len(batch.x), batch.generator)
-        noise = torch.randn(batch.x.shape, generator=batch.generator)
-        hints = [hint.learned(lesson.system, batch) for hint in level.hints]
-        conditioning = lesson.system.condition(batch.encodings, hints)
-        ask = Ask(name, level.schedule.noised(batch.x, noise, t), t, conditioning)
-        return functional.mse_loss(lesson.system.denoise(ask), level.schedule.target(batch.x, noise, t))

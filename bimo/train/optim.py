@@ -8,28 +8,38 @@ import torch
 from torch import Tensor, nn
 
 from bimo.core.recipe import Stage
-
-BETAS = (0.9, 0.99)
+from bimo.train.freeze import chosen
 
 
 def rate(stage: Stage, step: int) -> float:
-    """The learning rate of a step: linear warm-up to ``stage.lr``, then the stage's law down to zero."""
+    """The learning rate of a step: linear warm-up to ``stage.lr``, then the stage's law down to ``stage.floor``."""
     if step < stage.warmup:
         return stage.lr * (step + 1) / stage.warmup
-    share = (step - stage.warmup) / max(1, stage.steps - stage.warmup)
+    share = min(1.0, (step - stage.warmup) / max(1, stage.steps - stage.warmup))
+    if stage.law == "constant":
+        return stage.lr
     if stage.law == "cosine":
-        return stage.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
-    if stage.law == "linear":
-        return stage.lr * max(0.0, 1 - share)
-    return stage.lr
+        left = 0.5 * (1 + math.cos(math.pi * share))
+    else:
+        left = (1 - share) ** (stage.power if stage.law == "polynomial" else 1.0)
+    return stage.floor + (stage.lr - stage.floor) * left
 
 
 def optimiser(stage: Stage, parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
-    """AdamW (arXiv:1711.05101); vectors and scalars (norms, biases) do not decay."""
-    decayed = [p for p in parameters.values() if p.ndim > 1]
-    plain = [p for p in parameters.values() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": stage.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=stage.lr, betas=BETAS, fused=True)
+    """AdamW (arXiv:1711.05101); vectors and scalars (norms, biases) do not decay. Each group has its ``share`` of the
+    stage's rate. Raises RecipeError for a glob of ``stage.rates`` that nothing that learns matches.
+    """
+    shares = dict.fromkeys(parameters, 1.0)
+    for glob, peak in stage.rates:
+        shares |= dict.fromkeys(chosen(parameters, (glob,)), peak / stage.lr)
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        groups.setdefault((shares[name], parameter.ndim > 1), []).append(parameter)
+    made = [
+        {"params": members, "weight_decay": stage.weight_decay if decays else 0.0, "share": share}
+        for (share, decays), members in sorted(groups.items(), key=lambda item: (-item[0][0], -item[0][1]))
+    ]
+    return torch.optim.AdamW(made, lr=stage.lr, betas=stage.betas, eps=stage.eps, fused=True)
 
 
 class Average:

@@ -34,7 +34,12 @@ class Journal:
 
     def add(self, stage: Stage, step: int, loss: float, lr: float, seconds: float) -> None:
         """One step."""
-        row = {"stage": stage.name, "step": step, "samples": step * stage.batch, "loss": round(loss, 6)}
+        row = {
+            "stage": stage.name,
+            "step": step,
+            "samples": step * stage.batch * stage.accumulate,
+            "loss": round(loss, 6),
+        }
         self.lines.append(json.dumps(row | {"lr": lr, "seconds": round(seconds, 4)}, ensure_ascii=False))
 
     def flush(self) -> None:

@@ -65,11 +65,20 @@ def test_folder_without_a_model(tmp_path: Path) -> None:
             read(tmp_path)
 
 
-def test_file_instead_of_a_folder(tiny_folder: Path) -> None:
-    with pytest.raises(WeightsError, match=r"folder|文件夹"):
+def test_file_that_is_no_model(tiny_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"name the folder|文件夹"):
         models.load(tiny_folder / "weights.safetensors")
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(WeightsError, match=r"\.safetensors"):
+        models.load(tmp_path / "notes.txt")
     with pytest.raises(WeightsError):
         models.load("./none/of/this")
+
+
+def test_folder_with_a_single_file_names_it(tmp_path: Path) -> None:
+    (tmp_path / "model.ckpt").write_bytes(b"")
+    with pytest.raises(WeightsError, match=r"model\.ckpt"):
+        models.load(tmp_path)
 
 
 def test_hub_out_of_reach_says_which_files_belong_where(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -103,7 +112,7 @@ def test_published_weights_go_by_the_name_of_their_recipe(tmp_path: Path, monkey
     from tests.parity.tiny_checkpoints import checkpoint
 
     checkpoint(tmp_path / "0123abcd", "bert", PNDMScheduler(skip_prk_steps=True, steps_offset=1))
-    monkeypatch.setattr(models, "fetch", lambda repo: tmp_path / "0123abcd")
+    monkeypatch.setattr(models, "fetch", lambda repo, modelscope="": tmp_path / "0123abcd")
     wanted = models.recipe("taiyi-sd-zh")
     for name in (wanted.name, wanted.weights.repo):
         system = models.load(name)

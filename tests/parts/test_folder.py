@@ -99,7 +99,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], type[BimoError], str]] = {
     "unknown pipeline": (
         lambda f: edit(f / "model_index.json", _class_name="StableDiffusionPipelin"),
         RecipeError,
-        "did you mean StableDiffusionPipeline?",
+        "did you mean StableDiffusionPipeline",
     ),
     "unsupported pipeline": (
         lambda f: edit(f / "model_index.json", _class_name="KandinskyPipeline"),
@@ -132,7 +132,8 @@ BAD: dict[str, tuple[Callable[[Path], Any], type[BimoError], str]] = {
         RecipeError,
         "layer_norm_eps",
     ),
-    "inpainting": (lambda f: edit(f / "unet/config.json", in_channels=9), RecipeError, "inpainting"),
+    "inpainting": (lambda f: edit(f / "unet/config.json", in_channels=9), WeightsError, "conv_in.weight"),
+    "channels of nothing known": (lambda f: edit(f / "unet/config.json", in_channels=7), RecipeError, "inpainting"),
     "wrong type": (lambda f: edit(f / "unet/config.json", cross_attention_dim="wide"), RecipeError, "Unet.text"),
     "blocks that do not fit": (
         lambda f: edit(f / "unet/config.json", block_out_channels=[8, 16, 16]),

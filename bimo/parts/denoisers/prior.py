@@ -16,8 +16,9 @@ from torch.nn import functional
 
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
-from bimo.core.types import Conditioning
+from bimo.core.types import Conditioning, Encoding
 from bimo.parts.denoisers.pixel import sinusoidal
+from bimo.parts.spaces import at_root_length
 
 TOKENS = 4
 
@@ -94,7 +95,7 @@ class PriorDenoiser(nn.Module):
     def _start(self) -> None:
         """Weights of deviation 0.02, those that end a branch smaller by the root of twice the layers."""
         for name, module in self.named_modules():
-            if isinstance(module, nn.Linear):
+            if isinstance(module, nn.Linear) and module.weight.device.type != "meta":
                 ends = name.endswith(("attn.proj", "ffn.2"))
                 nn.init.normal_(module.weight, std=0.02 / math.sqrt(2 * self.part.layers) if ends else 0.02)
                 nn.init.zeros_(module.bias)
@@ -118,3 +119,25 @@ class PriorDenoiser(nn.Module):
         for block in self.blocks:
             h = block(h)
         return self.head(self.norm(h)[:, -1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class RootLength(Part):
+    """A join for cascades over embeddings: the pooled words of the last tower that pools, at length sqrt(D), as those
+    of pictures are; every encoding a stream.
+    """
+
+    def build(self) -> RootLengthJoin:
+        """The module; it has no weights."""
+        return RootLengthJoin()
+
+
+class RootLengthJoin(nn.Module):
+    """Encodings -> the same as streams, and the vector [B, D] of length sqrt(D)."""
+
+    def joined(self, encodings: tuple[Encoding, ...]) -> Conditioning:
+        """Raises RecipeError where no tower pools."""
+        pooled = [e.pooled for e in encodings if e.pooled is not None]
+        if not pooled:
+            raise RecipeError("没有一个文本塔给出汇总向量", "no text tower gives a pooled output")
+        return Conditioning(encodings, at_root_length(pooled[-1]))

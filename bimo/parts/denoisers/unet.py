@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self, cast
 
@@ -68,6 +69,30 @@ class Unet(Part):
             groups=4,
         )
 
+    def settings(self) -> dict[str, Any]:
+        """What diffusers calls these fields, for the UNet and its ControlNets alike."""
+        name, count = self.ids
+        pooled: dict[str, Any] = {}
+        if name:
+            pooled = {"addition_embed_type": "text_time", "addition_time_embed_dim": self.id_width}
+        elif self.vector:
+            pooled = {"class_embed_type": "projection"}
+        return {
+            "down_block_types": self.down,
+            "block_out_channels": self.block_channels,
+            "layers_per_block": self.layers_per_block,
+            "attention_head_dim": self.heads,
+            "transformer_layers_per_block": self.depth,
+            "cross_attention_dim": sum(self.text) if isinstance(self.text, tuple) else self.text,
+            "encoder_hid_dim": self.bridge or None,
+            "encoder_hid_dim_type": "text_proj" if self.bridge else None,
+            "projection_class_embeddings_input_dim": self.vector + count * self.id_width or None,
+            "norm_num_groups": self.groups,
+            "use_linear_projection": self.linear,
+            "upcast_attention": self.upcast,
+            **pooled,
+        }
+
 
 class UnetDenoiser(nn.Module):
     """x [R, C, h, w], t [R] and conditioning -> [R, C, h, w]. Published names are below ``model.``."""
@@ -77,40 +102,30 @@ class UnetDenoiser(nn.Module):
         from diffusers import UNet2DConditionModel
 
         self.part = part
-        name, count = part.ids
-        told = part.vector + count * part.id_width
-        pooled: dict[str, Any] = {}
-        if name:
-            pooled = {"addition_embed_type": "text_time", "addition_time_embed_dim": part.id_width}
-        elif part.vector:
-            pooled = {"class_embed_type": "projection"}
         try:
             self.model = UNet2DConditionModel(
+                **part.settings(),
                 sample_size=part.size,
                 in_channels=part.channels + part.spatial,
                 out_channels=part.channels,
-                down_block_types=part.down,
                 up_block_types=part.up,
-                block_out_channels=part.block_channels,
-                layers_per_block=part.layers_per_block,
-                attention_head_dim=cast(Any, part.heads),
-                transformer_layers_per_block=cast(Any, part.depth),
-                cross_attention_dim=sum(part.text) if isinstance(part.text, tuple) else part.text,
-                encoder_hid_dim=part.bridge or None,
-                encoder_hid_dim_type="text_proj" if part.bridge else None,
-                projection_class_embeddings_input_dim=told or None,
-                norm_num_groups=part.groups,
-                use_linear_projection=part.linear,
-                upcast_attention=part.upcast,
-                **pooled,
             )
         except (ValueError, IndexError, ZeroDivisionError, TypeError) as error:
             raise RecipeError(
                 f"Unet 的字段不相配：{error}", f"the fields of Unet do not go together: {error}"
             ) from None
 
-    def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """The answer to an ask. Raises RecipeError where it is told other channels or streams than it has."""
+    def forward(
+        self, x: Tensor, t: Tensor, conditioning: Conditioning, added: Mapping[str, Any] | None = None
+    ) -> Tensor:
+        """The answer to an ask; ``added`` is what a ControlNet or an adapter gives the UNet besides."""
+        answer = self.model(**self.inputs(x, t, conditioning), **(added or {}), return_dict=False)
+        return cast("tuple[Tensor, ...]", answer)[0]
+
+    def inputs(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> dict[str, Any]:
+        """What diffusers' UNet is called with. Raises RecipeError where it is told other channels or streams than it
+        has.
+        """
         if len(conditioning.streams) != 1:
             count = len(conditioning.streams)
             raise RecipeError(
@@ -126,16 +141,14 @@ class UnetDenoiser(nn.Module):
             )
         words = conditioning.streams[0]
         mask = None if words.mask is None else words.mask.to(x.dtype)
-        answer = self.model(
-            x,
-            t,
-            words.tokens,
-            class_labels=self._pooled(conditioning) if self.part.vector and not self.part.ids[0] else None,
-            added_cond_kwargs=self._added(conditioning) if self.part.ids[0] else None,
-            encoder_attention_mask=mask,
-            return_dict=False,
-        )
-        return cast("tuple[Tensor, ...]", answer)[0]
+        return {
+            "sample": x,
+            "timestep": t,
+            "encoder_hidden_states": words.tokens,
+            "class_labels": self._pooled(conditioning) if self.part.vector and not self.part.ids[0] else None,
+            "added_cond_kwargs": self._added(conditioning) if self.part.ids[0] else None,
+            "encoder_attention_mask": mask,
+        }
 
     def _pooled(self, conditioning: Conditioning) -> Tensor:
         vector = conditioning.vector

@@ -129,8 +129,8 @@ class Masked(Part):
         space: Any = system.space(self.level)
         mask = random_masks(batch.x.shape[0], batch.x.shape[2:], self.whole, batch.generator)
         with torch.no_grad():
-            # A batch holds x alone: its pixels are what the space makes of it.
-            pixels = space.decode(batch.x)
+            # Of a batch that holds x alone the pixels are what the space makes of it.
+            pixels = space.decode(batch.x) if batch.pixels is None else batch.pixels
             shown = nn.functional.interpolate(mask, size=pixels.shape[2:]) < 0.5
             return Conditioning(spatial=torch.cat([mask, space.encode(pixels * shown, batch.generator)], dim=1))
 

@@ -18,9 +18,27 @@ NO_EFFECT_TEXT = {
     *("gradient_checkpointing", "initializer_range", "initializer_factor", "tie_word_embeddings", "projection_dim"),
     *("classifier_dropout", "directionality", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers"),
     *("pooler_size_per_head", "pooler_type", "bos_token_id", "eos_token_id", "pad_token_id", "id2label", "label2id"),
+    *("sep_token_id", "decoder_start_token_id", "tokenizer_class", "finetuning_task", "task_specific_params", "prefix"),
+    *("problem_type", "torchscript", "use_bfloat16", "tf_legacy_loss", "tie_encoder_decoder", "return_dict"),
+    *("output_attentions", "output_hidden_states", "cross_attention_hidden_size"),
+    # Of writing text, which no tower does.
+    *("bad_words_ids", "begin_suppress_tokens", "diversity_penalty", "do_sample", "early_stopping", "length_penalty"),
+    *("encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "forced_bos_token_id", "max_length"),
+    *("forced_eos_token_id", "min_length", "no_repeat_ngram_size", "num_beam_groups", "num_beams", "output_scores"),
+    *("num_return_sequences", "remove_invalid_values", "repetition_penalty", "return_dict_in_generate", "temperature"),
+    *("suppress_tokens", "top_k", "top_p", "typical_p"),
 }
 #: Fields that a config may have and its class of today lacks, with the one value that is meant without them.
-FORMER_TEXT: dict[str, Any] = {"position_embedding_type": "absolute", "use_attention_mask": False, "dropout": 0.0}
+FORMER_TEXT: dict[str, Any] = {
+    "is_decoder": False,
+    "is_encoder_decoder": False,
+    "add_cross_attention": False,
+    "chunk_size_feed_forward": 0,
+    "position_embedding_type": "absolute",
+    "use_attention_mask": False,
+    "dropout": 0.0,
+    "pruned_heads": {},
+}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,12 @@ from bimo.parts.published.ldm import Shapes
 from bimo.parts.published.rules import RULES, Rule, Shape
 
 #: What CLIP's tensors begin with below the encoder.
-CLIP_SEGMENTS = ("embeddings.token_embedding.", "embeddings.position_embedding.", "encoder.layers.", "final_layer_norm.")
+CLIP_SEGMENTS = (
+    "embeddings.token_embedding.",
+    "embeddings.position_embedding.",
+    "encoder.layers.",
+    "final_layer_norm.",
+)
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,8 @@ def language_model(config: Config, family: str) -> LanguageModel:
     if "head" not in named:
         named["head"] = named["width"] // named["heads"]
     sizes = {own[name]: value for name, value in named.items() if own[name]}
-    base: dict[str, Any] = getattr(transformers, config_name)(**sizes).to_dict()
+    quiet = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
+    base: dict[str, Any] = getattr(transformers, config_name)(**sizes, **quiet).to_dict()
     rest: dict[str, Any] = {}
     for name, value in fields.items():
         if name.startswith("_") or name in {*own.values(), *NO_EFFECT_TEXT, *NO_EFFECT_VISION}:
@@ -137,24 +138,27 @@ def _plain(value: Any) -> Any:
     return plain(value)
 
 
-def _recipe(name: str, why: tuple[str, str], tower: LanguageModel, level: Level, wanted: Defaults) -> Recipe:
+def recipe_of(name: str, why: tuple[str, str], tower: LanguageModel, level: Level, wanted: Defaults) -> Recipe:
+    """The recipe of a folder with one tower and one level; ``why`` it is taken for that."""
     return Recipe(name=name, languages=("zh", "en"), text=(tower,), levels=(level,), request=wanted, note=say(*why))
 
 
-def _flux_space(folder: Folder) -> Part:
+def flux_space(folder: Folder) -> Part:
+    """The space of a folder with an AutoencoderKL. Raises RecipeError."""
     folder.demand("vae", "diffusers", ("AutoencoderKL",))
     return latent(folder.config("vae"))
 
 
-def _tower(folder: Folder, classes: tuple[str, ...], family: str) -> LanguageModel:
+def tower(folder: Folder, classes: tuple[str, ...], family: str, words: tuple[str, ...] = TOKENIZERS) -> LanguageModel:
+    """The tower of a folder, without what its pipeline does with it. Raises RecipeError for another class."""
     folder.demand("text_encoder", "transformers", classes)
-    folder.demand("tokenizer", "transformers", TOKENIZERS)
+    folder.demand("tokenizer", "transformers", words)
     return language_model(folder.config("text_encoder"), family)
 
 
 def _z_image(folder: Folder) -> Recipe:
-    tower = replace(
-        _tower(folder, ("Qwen3Model", "Qwen3ForCausalLM"), "qwen3"),
+    words = replace(
+        tower(folder, ("Qwen3Model", "Qwen3ForCausalLM"), "qwen3"),
         template=templates.QWEN3_CHAT,
         length=512,
         state=-2,
@@ -183,7 +187,7 @@ def _z_image(folder: Folder) -> Recipe:
     name, guidance, steps = ("z-image-turbo", 0.0, 9) if turbo else ("z-image", 5.0, STEPS)
     level = Level(
         name=LEVEL,
-        space=_flux_space(folder),
+        space=flux_space(folder),
         denoiser=model,
         schedule=schedule,
         steps=steps,
@@ -193,12 +197,12 @@ def _z_image(folder: Folder) -> Recipe:
         f"ZImagePipeline；时间表的 shift 是 {schedule.shift:g}：{'蒸馏过的 Turbo' if turbo else '未蒸馏的基础模型'}",
         f"a ZImagePipeline; shift of its times is {schedule.shift:g}: {'distilled, Turbo' if turbo else 'the base'}",
     )
-    return _recipe(name, why, tower, level, Defaults(size=(1024, 1024), multiple=16))
+    return recipe_of(name, why, words, level, Defaults(size=(1024, 1024), multiple=16))
 
 
 def _qwen_image(folder: Folder) -> Recipe:
-    tower = replace(
-        _tower(folder, ("Qwen2_5_VLForConditionalGeneration",), "qwen2_5_vl"),
+    words = replace(
+        tower(folder, ("Qwen2_5_VLForConditionalGeneration",), "qwen2_5_vl"),
         template=templates.QWEN_IMAGE,
         drop=34,
         length=512,
@@ -224,7 +228,7 @@ def _qwen_image(folder: Folder) -> Recipe:
         guide=Guide(scale=4.0, norm="patch", lengthen=True, asked=True),
     )
     why = ("QwenImagePipeline；有反向提示词时才引导", "a QwenImagePipeline; guided where there is a negative prompt")
-    return _recipe("qwen-image", why, tower, level, Defaults(size=(1328, 1328), multiple=16, negative=" "))
+    return recipe_of("qwen-image", why, words, level, Defaults(size=(1328, 1328), multiple=16, negative=" "))
 
 
 def _qwen_space(folder: Folder) -> QwenLatent:
@@ -245,8 +249,8 @@ def _qwen_space(folder: Folder) -> QwenLatent:
 
 
 def _longcat_image(folder: Folder) -> Recipe:
-    tower = replace(
-        _tower(folder, ("Qwen2_5_VLForConditionalGeneration",), "qwen2_5_vl"),
+    words = replace(
+        tower(folder, ("Qwen2_5_VLForConditionalGeneration",), "qwen2_5_vl"),
         template=templates.LONGCAT_IMAGE,
         length=512,
         pad="full",
@@ -265,19 +269,19 @@ def _longcat_image(folder: Folder) -> Recipe:
     model = denoiser(folder, "LongCatImageTransformer2DModel", LongCatImage, own, **known)
     level = Level(
         name=LEVEL,
-        space=_flux_space(folder),
+        space=flux_space(folder),
         denoiser=model,
         schedule=law(folder),
         steps=STEPS,
         guide=Guide(scale=4.5, norm="patch"),
     )
     why = ("LongCatImagePipeline；不改写提示词", "a LongCatImagePipeline; prompts are not rewritten")
-    return _recipe("longcat-image", why, tower, level, Defaults(size=(1024, 1024), multiple=16))
+    return recipe_of("longcat-image", why, words, level, Defaults(size=(1024, 1024), multiple=16))
 
 
 def _cogview4(folder: Folder) -> Recipe:
-    tower = replace(
-        _tower(folder, ("GlmModel", "GlmForCausalLM"), "glm"),
+    words = replace(
+        tower(folder, ("GlmModel", "GlmForCausalLM"), "glm"),
         length=1024,
         state=-2,
         multiple=16,
@@ -296,7 +300,7 @@ def _cogview4(folder: Folder) -> Recipe:
     }
     known = {"out_channels": folder.config("transformer").fields.get("in_channels")}
     model = denoiser(folder, "CogView4Transformer2DModel", CogView4, own, **known)
-    space: Any = _flux_space(folder)
+    space: Any = flux_space(folder)
     level = Level(
         name=LEVEL,
         # Its pipeline leaves a shift of the latents alone.
@@ -308,4 +312,4 @@ def _cogview4(folder: Folder) -> Recipe:
     )
     side = model.size * 2 ** (len(space.block_channels) - 1)
     why = ("CogView4Pipeline", "a CogView4Pipeline")
-    return _recipe("cogview4", why, tower, level, Defaults(size=(side, side), multiple=16))
+    return recipe_of("cogview4", why, words, level, Defaults(size=(side, side), multiple=16))

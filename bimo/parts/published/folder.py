@@ -22,6 +22,8 @@ from bimo.parts.published.configs import Config, read_json
 #: Where each pipeline of diffusers is read: a module with ``reading(folder) -> Reading``.
 FAMILIES = {
     "StableDiffusionPipeline": "bimo.parts.published.stable_diffusion",
+    "AltDiffusionPipeline": "bimo.parts.published.stable_diffusion",
+    "HunyuanDiTPipeline": "bimo.parts.published.hunyuan_dit",
     "StableDiffusionInpaintPipeline": "bimo.parts.published.stable_diffusion",
     "StableDiffusionXLPipeline": "bimo.parts.published.stable_diffusion_xl",
     "StableDiffusionXLInpaintPipeline": "bimo.parts.published.stable_diffusion_xl",

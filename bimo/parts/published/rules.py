@@ -204,6 +204,12 @@ RULES = (
     ),
     # Parts of systems.
     Rule(
+        "bimo",
+        (("text.0.*", None), ("*.denoiser.*", None)),
+        ("它是 bimo 自己的权重", "it is the weights of a model of bimo"),
+        advice=("请给出它所在的文件夹", "name the folder it is in"),
+    ),
+    Rule(
         "viscpm-paint",
         (("llm.*", None), ("trans_block.*", None), ("unet.*", None)),
         (

@@ -1,36 +1,33 @@
-"""Stable Diffusion's folders: a UNet, an AutoencoderKL, and a BERT or CLIP tower."""
+"""Stable Diffusion's folders: a UNet, an AutoencoderKL, and one text tower."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
-from bimo.core.errors import RecipeError, say
+from bimo.core.errors import RecipeError
 from bimo.core.part import Part
 from bimo.core.recipe import Defaults, Level, Recipe
 from bimo.diffusion.schedule import Ddpm
 from bimo.parts.denoisers.unet import Unet
 from bimo.parts.hints.views import Masked
-from bimo.parts.published.configs import (
-    FORMER_TEXT,
-    NO_EFFECT_TEXT,
-    Config,
-    before,
-    defaults_of,
-    plain,
-    read_json,
-)
+from bimo.parts.published.configs import Config, before, defaults_of, plain, read_json
 from bimo.parts.published.folder import Filling, Folder, Reading
+from bimo.parts.published.text_towers import (
+    Tower,
+    alt_name,
+    alt_tower,
+    chinese_clip_name,
+    identity,
+    text_name,
+    tower,
+)
 from bimo.parts.spaces import Latent
-from bimo.parts.text.bert import Bert
-from bimo.parts.text.clip import ClipText
 
 LEVEL = "image"
 #: The steps of diffusers' StableDiffusionPipeline where none are asked for.
 STEPS = 50
-TOWERS = {"BertModel": ("BertTokenizer", "BertTokenizerFast"), "CLIPTextModel": ("CLIPTokenizer", "CLIPTokenizerFast")}
-TAIYI_ZH = Bert()
-TAIYI_EN = ClipText()
 NO_EFFECT_VAE = {"sample_size", "force_upcast"}
 #: What a UNet's config says of the pooled text, of sizes beside it, and of a tower of another width.
 POOLED = (
@@ -46,25 +43,32 @@ OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "
 
 
 def reading(folder: Folder) -> Reading:
-    """A StableDiffusionPipeline with a BERT or CLIP tower. Raises RecipeError for what cannot be drawn."""
-    tower, config = _tower(folder)
+    """A StableDiffusionPipeline, or an AltDiffusionPipeline. Raises RecipeError for what cannot be drawn."""
+    if folder.pipeline == "AltDiffusionPipeline":
+        return _reading(folder, alt_tower(folder), alt_name)
+    found = tower(folder)
+    chinese_clip = folder.classes["text_encoder"][1] == "ChineseCLIPTextModel"
+    return _reading(folder, found, chinese_clip_name if chinese_clip else text_name)
+
+
+def _reading(folder: Folder, found: Tower, rename: Callable[[str], str | None]) -> Reading:
     folder.demand("unet", "diffusers", ("UNet2DConditionModel",))
     folder.demand("vae", "diffusers", ("AutoencoderKL",))
     denoiser = unet(folder.config("unet"))
     space = latent(folder.config("vae"))
     schedule = law(folder)
     side = denoiser.size * 2 ** (len(space.block_channels) - 1)
-    name, languages, why = _identity(tower, config, folder)
+    name, languages, why = identity(found, folder, folder.config("text_encoder"))
     level = Level(
         name=LEVEL, space=space, denoiser=denoiser, schedule=schedule, hints=masked(denoiser, space), steps=STEPS
     )
     recipe = Recipe(
-        name=name, languages=languages, text=(tower,), levels=(level,), request=Defaults(size=(side, side)), note=why
+        name=name, languages=languages, text=(found,), levels=(level,), request=Defaults(size=(side, side)), note=why
     )
     return Reading(
         recipe,
         (
-            Filling("text_encoder", "text.0.model", text_name),
+            Filling("text_encoder", "text.0.model", rename),
             Filling("unet", "image.denoiser.model"),
             Filling("vae", "image.space.model", vae_name),
         ),
@@ -77,46 +81,10 @@ def masked(denoiser: Unet, space: Latent) -> tuple[Part, ...]:
     return (Masked(level=LEVEL),) if denoiser.spatial == 1 + space.channels else ()
 
 
-def text_name(name: str) -> str | None:
-    """Today's name of a tower's tensor. Its positions were once kept among the weights."""
-    name = name.removeprefix("text_model.")
-    return None if name == "embeddings.position_ids" else name
-
-
 def vae_name(name: str) -> str:
     """Today's name of an autoencoder's tensor: its attention had names of its own."""
     old = re.fullmatch(r"(.*\.attentions\.\d+\.)(query|key|value|proj_attn)\.(weight|bias)", name)
     return f"{old[1]}{OLD_ATTENTION[old[2]]}.{old[3]}" if old else name
-
-
-def _tower(folder: Folder) -> tuple[Bert | ClipText, Config]:
-    from transformers import BertConfig, CLIPTextConfig
-
-    kind = folder.demand("text_encoder", "transformers", tuple(TOWERS))
-    folder.demand("tokenizer", "transformers", TOWERS[kind])
-    config = folder.config("text_encoder")
-    settings = folder.path / "tokenizer" / "tokenizer_config.json"
-    limit = read_json(settings).get("model_max_length") if settings.is_file() else None
-    sizes = {
-        "width": "hidden_size",
-        "layers": "num_hidden_layers",
-        "heads": "num_attention_heads",
-        "feed": "intermediate_size",
-        "vocab": "vocab_size",
-        "positions": "max_position_embeddings",
-    }
-    if kind == "BertModel":
-        own = {**sizes, "types": "type_vocab_size", "dropout": "hidden_dropout_prob"}
-        twin = {"attention_probs_dropout_prob": config.fields.get("hidden_dropout_prob", 0.1)}
-        cls, defaults = Bert, {**FORMER_TEXT, **BertConfig().to_dict(), **twin}
-    else:
-        own = {**sizes, "activation": "hidden_act"}
-        cls, defaults = ClipText, {**FORMER_TEXT, **CLIPTextConfig().to_dict()}
-    read = config.of(defaults, own.values(), NO_EFFECT_TEXT)
-    given: dict[str, Any] = {name: read[field] for name, field in own.items()}
-    # A position past the last has no embedding: the tower cannot be padded to more.
-    given["length"] = min(int(limit), given["positions"]) if isinstance(limit, (int, float)) else given["positions"]
-    return cls(**given), config
 
 
 def unet(config: Config) -> Unet:
@@ -233,30 +201,3 @@ def law(folder: Folder, mend: bool = True) -> Ddpm:
         prediction=full.get("prediction_type", "epsilon"),
         config={"_class_name": name, **full},
     )
-
-
-def _identity(tower: Bert | ClipText, config: Config, folder: Folder) -> tuple[str, tuple[str, ...], str]:
-    """Name, languages and the reason for them."""
-    shape = f"{tower.vocab} x {tower.width}"
-    if isinstance(tower, Bert):
-        if tower == TAIYI_ZH:
-            why = say(
-                f"文本塔是 BertModel（{shape}）：太乙中文", f"its text tower is a BertModel ({shape}): Taiyi-SD zh"
-            )
-            return "taiyi-sd-zh", ("zh",), why
-        why = say(
-            f"文本塔是 BertModel，但大小是 {shape}：太乙中文的布局，另一种尺寸",
-            f"its text tower is a BertModel of another size ({shape}): Taiyi-SD zh's layout",
-        )
-        return "stable-diffusion-bert", ("zh",), why
-    named = " ".join(str(c.get("_name_or_path", "")) for c in (config.fields, folder.index))
-    if tower == TAIYI_EN and "taiyi" in named.lower():
-        why = say(
-            f"文本塔是 CLIP，配置写着 {named.strip()}", f"its text tower is CLIP and its config names {named.strip()}"
-        )
-        return "taiyi-sd-en", ("zh", "en"), why
-    why = say(
-        f"文本塔是 CLIPTextModel（{shape}）：Stable Diffusion；太乙双语形状相同，权重不同",
-        f"its text tower is a CLIPTextModel ({shape}): Stable Diffusion; Taiyi-SD EN has its shapes, not its weights",
-    )
-    return "stable-diffusion", ("en",), why

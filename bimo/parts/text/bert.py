@@ -37,8 +37,8 @@ class Bert(Part):
     ``masked`` says whether padding is hidden from the tower (Taiyi's is not), and ``padding`` what becomes of it then:
     it is "trimmed" away as far as no text of the batch needs it and hidden from the denoiser; all ``length`` tokens
     are there and it is "hidden" from the denoiser; or all are there and it is "shown" (Chinese-CLIP's).
-    ``pool`` adds a pooled output: the "mean" of the real tokens through a linear layer to ``project``, or that of
-    BERT's own pooler, from the "first" token.
+    ``pool`` adds a pooled output: the "mean" of the real tokens, or that of BERT's own pooler, from the "first" token;
+    through a linear layer to ``project`` unless that is 0.
     """
 
     width: int = 768
@@ -83,7 +83,7 @@ class BertTower(nn.Module):
             dropout=part.dropout,
             pooler=part.pooler,
         )
-        self.head = nn.Linear(part.width, part.project) if part.pool == "mean" else None
+        self.head = nn.Linear(part.width, part.project) if part.pool and part.project else None
         self.words: Any = None
         self.known: frozenset[str] = frozenset()
 
@@ -95,18 +95,25 @@ class BertTower(nn.Module):
     def forward(self, ids: Tensor, mask: Tensor) -> Encoding:
         """Token ids [B, L] and mask [B, L] bool -> Encoding."""
         if not self.part.masked:
-            return Encoding(self.model(ids).last_hidden_state)
+            answer = self.model(ids)
+            return Encoding(answer.last_hidden_state, None, self._pooled(answer, mask))
         if self.part.padding == "trimmed":
             # Padding that nobody sees need not be computed.
             longest = -(-int(mask.sum(1).max()) // TRIM) * TRIM
             ids, mask = ids[:, :longest], mask[:, :longest]
         answer = self.model(ids, attention_mask=mask.long())
-        tokens = answer.last_hidden_state
-        pooled = answer.pooler_output if self.part.pool == "first" else None
-        if self.head is not None:
-            weight = mask.unsqueeze(-1).to(tokens)
-            pooled = self.head((tokens * weight).sum(1) / weight.sum(1))
-        return Encoding(tokens, None if self.part.padding == "shown" else mask, pooled)
+        pooled = self._pooled(answer, mask)
+        return Encoding(answer.last_hidden_state, None if self.part.padding == "shown" else mask, pooled)
+
+    def _pooled(self, answer: Any, mask: Tensor) -> Tensor | None:
+        if not self.part.pool:
+            return None
+        if self.part.pool == "first":
+            pooled = answer.pooler_output
+        else:
+            weight = mask.unsqueeze(-1).to(answer.last_hidden_state)
+            pooled = (answer.last_hidden_state * weight).sum(1) / weight.sum(1)
+        return pooled if self.head is None else self.head(pooled)
 
     def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Texts -> token ids [B, length] and mask [B, length] bool; what is past the length is left out."""

@@ -91,6 +91,11 @@ class LanguageModel(Part):
             raise RecipeError(
                 f"模板里应有一个 {SLOT}：{self.template!r}", f"a template has one {SLOT} in it: {self.template!r}"
             )
+        if self.family == "cpmant" and (self.pad != "batch" or self.drop or self.state != -1 or self.multiple > 1):
+            raise RecipeError(
+                "cpmant 家族只支持 pad='batch'、state=-1，不去掉前面的词元",
+                "the family cpmant is for pad='batch', state=-1, with nothing dropped in front",
+            )
         if not self.normed and self.state != -1:
             raise RecipeError("normed=False 只用于 state=-1", "normed=False is for state -1 alone")
 
@@ -100,10 +105,12 @@ class LanguageModel(Part):
 
     def tiny(self) -> Self:
         """Width 16, two layers, two heads of 8; the words, the template and the length stay."""
-        rope = {"mrope_section": (2, 1, 1)} if self.family == "qwen2_5_vl" else {}
-        config = {
-            k: (dict(v) | rope if k in ("rope_scaling", "rope_parameters") else v) for k, v in self.config.items()
-        }
+        config = dict(self.config)
+        if self.family == "qwen2_5_vl":
+            # The sections of its rotation add up to half a head.
+            key = "rope_scaling" if "rope_scaling" in config else "rope_parameters"
+            rope = config.get(key) or {"rope_type": "default", "rope_theta": 1000000.0}
+            config[key] = {**rope, "mrope_section": (2, 1, 1)}
         bridge = None if self.bridge is None else self.bridge.tiny()
         small = replace(self, width=16, layers=2, heads=2, feed=32, bridge=bridge, config=config)
         return replace(small, head=8, key_heads=min(self.key_heads, 1))
@@ -131,8 +138,8 @@ class LanguageTower(nn.Module):
         if part.family == "cpmant":
             sizes["position_bias_max_distance"] = sizes.pop("max_position_embeddings")
         else:
-            # An id that only names a row of the embeddings; that of a whole vocabulary may not be in a small one.
-            sizes["pad_token_id"] = None
+            # Ids that change no answer; those of a whole vocabulary may not be in a small one.
+            sizes |= {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
         sizes.pop("", None)
         config = getattr(transformers, config_name)(
             hidden_size=part.width,
@@ -156,8 +163,10 @@ class LanguageTower(nn.Module):
         ids = torch.full((len(rows), longest), self.pad, dtype=torch.long)
         seen = torch.zeros(len(rows), longest, dtype=torch.bool)
         for index, row in enumerate(rows):
-            ids[index, : len(row.ids)] = torch.tensor(row.ids, dtype=torch.long)
-            seen[index, : len(row.ids)] = torch.tensor(row.seen, dtype=torch.bool)
+            # CPM is told of padding by its id alone, and only on the left.
+            first = longest - len(row.ids) if self.part.family == "cpmant" else 0
+            ids[index, first : first + len(row.ids)] = torch.tensor(row.ids, dtype=torch.long)
+            seen[index, first : first + len(row.ids)] = torch.tensor(row.seen, dtype=torch.bool)
         tokens = self.forward(ids, seen).tokens[:, start:]
         lengths = torch.tensor([len(row.ids) - start for row in rows])
         if self.part.pad != "none" or bool((lengths == lengths.max()).all()):

@@ -160,26 +160,26 @@ def read_model(data: bytes) -> tuple[list[tuple[str, float]], bytes]:
 
     pieces: list[tuple[str, float]] = []
     charsmap = b""
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number == 1:
-            inside = dict(_fields(value))
+            inside = dict(fields(value))
             pieces.append((inside[1].decode(), struct.unpack("<f", inside.get(2, bytes(4)))[0]))
         elif number == 3:
-            charsmap = dict(_fields(value)).get(2, b"")
+            charsmap = dict(fields(value)).get(2, b"")
     return pieces, charsmap
 
 
-def _fields(data: bytes) -> list[tuple[int, bytes]]:
-    """Numbers and contents of a protocol buffer's fields; a whole number's content is left empty."""
+def fields(data: bytes) -> list[tuple[int, bytes]]:
+    """Numbers and contents of a protocol buffer's fields; a whole number's content are its bytes as they stand."""
     found: list[tuple[int, bytes]] = []
     at = 0
     while at < len(data):
-        key, at = _whole(data, at)
+        key, at = whole(data, at)
         kind = key & 7
         if kind == 0:
-            size, at = 0, _whole(data, at)[1]
+            size = whole(data, at)[1] - at
         elif kind == 2:
-            size, at = _whole(data, at)
+            size, at = whole(data, at)
         elif kind in (1, 5):
             size = 8 if kind == 1 else 4
         else:
@@ -191,7 +191,7 @@ def _fields(data: bytes) -> list[tuple[int, bytes]]:
     return found
 
 
-def _whole(data: bytes, at: int) -> tuple[int, int]:
+def whole(data: bytes, at: int) -> tuple[int, int]:
     """A number of seven bits a byte, and where it ends."""
     value = shift = 0
     while True:

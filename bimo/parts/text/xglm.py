@@ -101,7 +101,7 @@ class Xglm(nn.Module):
         self.norm = nn.LayerNorm(part.width)
         self.head = nn.Linear(part.width, part.project, bias=False)
         for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Embedding)):
+            if isinstance(module, (nn.Linear, nn.Embedding)) and module.weight.device.type != "meta":
                 nn.init.normal_(module.weight, std=0.02)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:

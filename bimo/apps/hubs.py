@@ -1,0 +1,201 @@
+"""Fetches published weights from the Hugging Face hub, else ModelScope: resumed where it broke off, checked by hash."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bimo.core.errors import BimoError, WeightsError, say
+from bimo.core.weights import CHUNK_BYTES
+
+INDEX_FILES = ("model_index.json", "recipe.json")
+#: What is fetched of a repository: everything a diffusers folder needs, nothing twice.
+WANTED = ["*.json", "*.txt", "*.model", "*.safetensors", "*.bin"]
+UNWANTED = ["*.fp16.*", "*.non_ema.*", "*.msgpack", "*.ckpt", "safety_checker/*", "flax_*", "openvino_*", "*.onnx"]
+MODELSCOPE = "modelscope:"
+GIGABYTE = 1e9
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file of a repository: its path, size in bytes, and the hash by which the hub knows it.
+
+    That is the SHA-256 of a large file, and git's SHA-1 of a small one.
+    """
+
+    path: str
+    size: int
+    digest: str
+    large: bool
+
+
+def fetch(repo: str, modelscope: str = "") -> Path:
+    """The folder on this machine that holds a repository, fetched where it is not whole in the hub's cache.
+
+    ``repo`` is of Hugging Face, or of ModelScope after "modelscope:". HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE are
+    honoured. Raises WeightsError that says which files belong where.
+    """
+    if repo.startswith(MODELSCOPE):
+        return _of_modelscope(repo.removeprefix(MODELSCOPE), say("只在 ModelScope 上", "it is on ModelScope alone"))
+    from huggingface_hub import constants
+
+    local = cached(repo)
+    if local is not None and (local / _whole(local)).is_file():
+        return local
+    try:
+        if constants.HF_HUB_OFFLINE:
+            raise OSError("HF_HUB_OFFLINE=1")
+        return _of_hugging_face(repo)
+    except BimoError:
+        raise
+    # The hub's client raises whatever its HTTP library of the day does; each means that nothing came.
+    except Exception as error:
+        why = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        if local is not None:
+            # Another program fetched it; if files are missing, reading it says which.
+            return local
+        if modelscope and not constants.HF_HUB_OFFLINE:
+            return _of_modelscope(modelscope, why)
+        raise _unreachable(repo, why) from None
+
+
+def cached(repo: str) -> Path | None:
+    """The snapshot of a repository in the Hugging Face cache, whole or not; None where there is none."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for file in INDEX_FILES:
+        found = try_to_load_from_cache(repo, file)
+        if isinstance(found, str):
+            return Path(found).parent
+    return None
+
+
+def show_terms(name: str, terms: tuple[str, str], tell: Callable[[str], None] | None = None) -> None:
+    """Says a licence's terms the first time a system is used on this machine, and remembers that it did."""
+    from huggingface_hub import constants
+
+    if not any(terms):
+        return
+    text = say(*terms)
+    mark = Path(constants.HF_HUB_CACHE) / ".bimo-terms" / hashlib.sha256("\n".join((name, *terms)).encode()).hexdigest()
+    if mark.is_file():
+        return
+    (tell or _stderr)(say(f"{name} 的使用条款：{text}", f"terms of {name}: {text}"))
+    try:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.write_text(f"{name}\n{text}\n", encoding="utf-8")
+    except OSError:
+        # It will be said again: better twice than never.
+        return
+
+
+def _stderr(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _of_hugging_face(repo: str) -> Path:
+    from huggingface_hub import HfApi, constants, hf_hub_download
+
+    endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
+    info = HfApi(endpoint=endpoint).model_info(repo, files_metadata=True)
+    files = [file for file in _listed(info) if _chosen(file.path)]
+    if not {file.path for file in files} & set(INDEX_FILES):
+        raise WeightsError(
+            f"{repo} 里没有 {' 或 '.join(INDEX_FILES)}；请自己下载其中的单个文件，再用 -m 文件 指定",
+            f"{repo} has no {' or '.join(INDEX_FILES)}; download the single file in it yourself and name it: -m FILE",
+        )
+    blobs = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}" / "blobs"
+    absent = [file for file in files if file.digest and not (blobs / file.digest).is_file()]
+    if absent:
+        size = sum(file.size for file in absent) / GIGABYTE
+        _stderr(say(f"从 {endpoint} 下载 {repo}：{size:.2f} GB", f"fetching {repo} from {endpoint}: {size:.2f} GB"))
+    for file in absent:
+        _download(endpoint, repo, str(info.sha), file, blobs / file.digest)
+    # The hub's client finds every file in its cache already, and lays out the folder.
+    places = {file.path: Path(hf_hub_download(repo, file.path, endpoint=endpoint)) for file in files}
+    folder = next(place.parent for path, place in places.items() if path in INDEX_FILES)
+    (folder / _whole(folder)).write_text("", encoding="utf-8")
+    return folder
+
+
+def _whole(snapshot: Path) -> str:
+    """The name of the empty file that says a snapshot is whole: a cut download leaves a folder as well."""
+    return f".bimo-whole-{snapshot.name[:12]}"
+
+
+def _listed(info: Any) -> Iterator[Remote]:
+    for file in info.siblings or []:
+        digest = file.lfs.sha256 if file.lfs else file.blob_id
+        yield Remote(file.rfilename, int(file.size or 0), digest or "", bool(file.lfs))
+
+
+def _chosen(path: str) -> bool:
+    wanted = any(fnmatch.fnmatch(path, pattern) for pattern in WANTED)
+    return wanted and not any(fnmatch.fnmatch(path, pattern) for pattern in UNWANTED)
+
+
+def _download(endpoint: str, repo: str, revision: str, file: Remote, place: Path) -> None:
+    """Brings one file, from where an earlier attempt broke off, and puts it in its place if it is the right one."""
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
+
+    place.parent.mkdir(parents=True, exist_ok=True)
+    part = place.with_name(f"{place.name}.bimo-part")
+    url = hf_hub_url(repo, file.path, revision=revision, endpoint=endpoint)
+    with part.open("ab") as target:
+        there = target.tell()
+        if there < file.size or not file.size:
+            http_get(url, target, resume_size=there, headers=build_hf_headers(), expected_size=file.size or None)
+    found = _digest(part, file.large)
+    if found != file.digest:
+        part.unlink()
+        raise WeightsError(
+            f"{repo} 的 {file.path} 下载后哈希是 {found}，发布的是 {file.digest}；已删除，请再试一次",
+            f"{file.path} of {repo} came with the hash {found}, published is {file.digest}; it was deleted, try again",
+        )
+    part.replace(place)
+
+
+def _digest(path: Path, large: bool) -> str:
+    """SHA-256, or what git calls a small file by: SHA-1 over its length and content."""
+    total = hashlib.sha256() if large else hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            total.update(chunk)
+    return total.hexdigest()
+
+
+def _of_modelscope(repo: str, why: str) -> Path:
+    """A snapshot by ModelScope's own client, which resumes and checks by itself."""
+    try:
+        from modelscope import snapshot_download  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise WeightsError(
+            f"{repo} 在 ModelScope 上（Hugging Face：{why}）；先 pip install modelscope 再试，"
+            "或在别处下载整个仓库放进一个文件夹，再用 -m 文件夹 指定",
+            f"{repo} is on ModelScope (Hugging Face: {why}); pip install modelscope and try again, or download the "
+            "repository elsewhere into one folder and name it with -m FOLDER",
+        ) from None
+    try:
+        return Path(snapshot_download(repo, allow_patterns=WANTED, ignore_patterns=UNWANTED))
+    # Its client as well raises whatever its HTTP library does.
+    except Exception as error:
+        raise _unreachable(f"{MODELSCOPE}{repo}", f"{type(error).__name__}: {str(error)[:200]}") from None
+
+
+def _unreachable(repo: str, why: str) -> WeightsError:
+    return WeightsError(
+        f"取不到 {repo} 的权重（{why}）；联网后再试（可用 HF_ENDPOINT 指定镜像），或在别处下载该仓库"
+        f"（{INDEX_FILES[0]} 以及 unet、vae、text_encoder、tokenizer、scheduler 等文件夹），放进同一个文件夹，"
+        "再用 -m 文件夹 指定",
+        f"cannot get the weights of {repo} ({why}); try again with a network (HF_ENDPOINT may name a mirror), or "
+        f"download the repository elsewhere ({INDEX_FILES[0]} and the folders unet, vae, text_encoder, tokenizer, "
+        "scheduler ...) into one folder and name it with -m FOLDER",
+    )

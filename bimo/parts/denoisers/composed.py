@@ -1,0 +1,107 @@
+"""A denoiser told of a picture by any of its parts: how conditions enter Composer (arXiv:2302.09778, section 2.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from bimo.core.errors import RecipeError
+from bimo.core.part import Part
+from bimo.core.types import Conditioning, Encoding
+
+
+@dataclass(frozen=True, kw_only=True)
+class Composed(Part):
+    """``denoiser`` behind two ways in. ``maps`` (name, channels), in the order of the level's hints, each go through
+    convolutions of their own and are summed to ``width`` channels that are joined to x; what hints join beyond them
+    goes on as it is, after those. ``scalars`` (name, width) are projected twice: added to the pooled words, which go to
+    the time, and as ``tokens`` more tokens of the words, ``text`` wide. ``time`` is False for words that are not
+    pooled.
+    """
+
+    denoiser: Part
+    maps: tuple[tuple[str, int], ...] = ()
+    scalars: tuple[tuple[str, int], ...] = ()
+    width: int = 64
+    text: int = 768
+    tokens: int = 4
+    time: bool = True
+
+    def build(self) -> ComposedDenoiser:
+        """The module."""
+        return ComposedDenoiser(self)
+
+    def tiny(self) -> Self:
+        """Width 8, the text widths of tiny towers; the denoiser is told of as many channels."""
+        small: Any = self.denoiser.tiny()
+        fewer = self.width - 8 if self.maps else 0
+        scalars = tuple((name, min(width, 16)) for name, width in self.scalars)
+        return replace(self, denoiser=replace(small, spatial=small.spatial - fewer), scalars=scalars, width=8, text=16)
+
+
+class ComposedDenoiser(nn.Module):
+    """x [R, C, h, w], t [R] and conditioning -> what the denoiser inside answers."""
+
+    def __init__(self, part: Composed) -> None:
+        super().__init__()
+        self.part = part
+        self.maps = nn.ModuleDict(
+            {
+                name: nn.Sequential(
+                    nn.Conv2d(channels, part.width, 3, padding=1),
+                    nn.SiLU(),
+                    nn.Conv2d(part.width, part.width, 3, padding=1),
+                )
+                for name, channels in part.maps
+            }
+        )
+        pooled = part.scalars if part.time else ()
+        self.pooled = nn.ModuleDict({name: nn.Linear(width, part.text) for name, width in pooled})
+        self.tokens = nn.ModuleDict({name: nn.Linear(width, part.text * part.tokens) for name, width in part.scalars})
+        self.denoiser = cast(nn.Module, cast(Any, part.denoiser).build())
+
+    def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """The answer to an ask. Raises RecipeError where the maps or words are not those it was built for."""
+        return self.denoiser(x, t, replace(self._words(conditioning), spatial=self._summed(x, conditioning.spatial)))
+
+    def _summed(self, x: Tensor, spatial: Tensor | None) -> Tensor | None:
+        """The maps as [R, width + what is left, h, w]."""
+        if not self.part.maps:
+            return spatial
+        counts = [channels for _, channels in self.part.maps]
+        found = 0 if spatial is None else spatial.shape[1]
+        if spatial is None or found < sum(counts):
+            listed = ", ".join(f"{name} {channels}" for name, channels in self.part.maps)
+            raise RecipeError(
+                f"Composed 要这些图：{listed}，而提示只给了 {found} 个通道",
+                f"Composed is told of the maps {listed}; the hints give {found} channels",
+            )
+        *each, left = spatial.split([*counts, found - sum(counts)], dim=1)
+        summed = torch.stack([layer(map_) for layer, map_ in zip(self.maps.values(), each, strict=True)]).sum(0)
+        return torch.cat([summed, left], dim=1)
+
+    def _words(self, conditioning: Conditioning) -> Conditioning:
+        """The words with what the scalars add to them."""
+        if not self.part.scalars:
+            return conditioning
+        words, pooled = conditioning.streams[0], conditioning.vector
+        found = {words.tokens.shape[-1]}
+        if self.part.time:
+            found.add(0 if pooled is None else pooled.shape[-1])
+        if found != {self.part.text}:
+            raise RecipeError(
+                f"Composed 要 {self.part.text} 维的词和汇总向量，收到 {sorted(found)}",
+                f"Composed reads words and a pooled text of {self.part.text}; it is given {sorted(found)}",
+            )
+        values = {name: conditioning.scalars[name] for name, _ in self.part.scalars}
+        if pooled is not None and self.part.time:
+            pooled = pooled + torch.stack([self.pooled[name](value) for name, value in values.items()]).sum(0)
+        more = [self.tokens[name](v).reshape(len(v), self.part.tokens, self.part.text) for name, v in values.items()]
+        tokens = torch.cat([words.tokens, *more], dim=1)
+        mask = words.mask
+        if mask is not None:
+            mask = nn.functional.pad(mask, (0, tokens.shape[1] - mask.shape[1]), value=True)
+        return replace(conditioning, streams=(Encoding(tokens, mask, words.pooled),), vector=pooled)

@@ -1,0 +1,64 @@
+"""Two denoisers for one diffusion, one for the noisy times and one for the clean (arXiv:2312.16486, section 3.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from bimo.core.part import Part
+from bimo.core.types import Conditioning, Encoding
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experts(Part):
+    """``high`` answers at times t of ``boundary`` and more (the structure of a picture), ``low`` below it (its
+    texture). The boundary is a time of the law of noise, whatever the steps of a drawing.
+
+    While one answers the other is not read: weights that lie in a file as they are used stay there until they are.
+    """
+
+    high: Part
+    low: Part
+    boundary: float = 500.0
+
+    def build(self) -> ExpertsDenoiser:
+        """The module."""
+        return ExpertsDenoiser(self)
+
+
+class ExpertsDenoiser(nn.Module):
+    """x [R, C, h, w], t [R] and conditioning -> [R, C, h, w]; rows of both times may come together."""
+
+    def __init__(self, part: Experts) -> None:
+        super().__init__()
+        self.part = part
+        self.high = cast(nn.Module, cast(Any, part.high).build())
+        self.low = cast(nn.Module, cast(Any, part.low).build())
+
+    def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """The answer to an ask, each row by its own expert."""
+        early = t >= self.part.boundary
+        if bool(early.all()):
+            return self.high(x, t, conditioning)
+        if not bool(early.any()):
+            return self.low(x, t, conditioning)
+        answer = torch.empty(0)
+        for expert, rows in ((self.high, early), (self.low, ~early)):
+            part = expert(x[rows], t[rows], chosen(conditioning, rows))
+            answer = part.new_empty(len(x), *part.shape[1:]) if not len(answer) else answer
+            answer = answer.index_put((rows.nonzero()[:, 0],), part)
+        return answer
+
+
+def chosen(conditioning: Conditioning, rows: Tensor) -> Conditioning:
+    """The conditioning of some rows, ``rows`` [R] bool."""
+
+    def of(value: Tensor | None) -> Tensor | None:
+        return None if value is None else value[rows]
+
+    streams = tuple(Encoding(e.tokens[rows], of(e.mask), of(e.pooled)) for e in conditioning.streams)
+    scalars = {name: value[rows] for name, value in conditioning.scalars.items()}
+    return Conditioning(streams, of(conditioning.vector), of(conditioning.spatial), scalars)

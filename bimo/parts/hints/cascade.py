@@ -1,0 +1,212 @@
+"""Hints of cascades: the picture of an earlier level, larger; its embedding; a score; hints that may be left out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from bimo.core.errors import RequestError, TrainingError
+from bimo.core.part import Part
+from bimo.core.types import Batch, Conditioning
+from bimo.diffusion.system import Drawing, Hint, System
+
+#: Told apart from all else that a step draws, so that every hint of a step decides alike.
+ALIKE = 0x0A11
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowRes(Part):
+    """The picture of an earlier level, joined to x: resized to x bilinearly, or as small as it is ("none"). ``clamp``
+    keeps what was drawn within [-1, 1].
+
+    In training it is the picture itself, made small as the earlier level codes it. With ``noise`` that is given noise
+    of the earlier level's law first, up to that share of its times, and the level is told the time (the conditioning
+    augmentation of arXiv:2106.15282, section 3.3) under the name ``noise_name``; in drawing the time is 0. Without
+    ``noise_name`` it is told nothing.
+    """
+
+    level: str
+    name: str = "low_res"
+    resize: Literal["bilinear", "none"] = "bilinear"
+    clamp: bool = True
+    noise: float = 0.0
+    noise_name: str = ""
+
+    def build(self) -> LowRes:
+        """It has no weights: the part is the hint."""
+        return self
+
+    def learned(self, system: System, batch: Batch) -> Conditioning:
+        """Spatial [B, 3, h, w], scalars [B, 1]. Raises TrainingError where the batch brings no pixels."""
+        space: Any = system.space(self.level)
+        small = functional.avg_pool2d(pixels_of(batch), space.shrink)
+        t = torch.zeros(len(small))
+        if self.noise:
+            schedule = system.level(self.level).schedule
+            t = (schedule.times(len(small), batch.generator) * self.noise).floor()
+            noise = torch.randn(small.shape, generator=batch.generator)
+            small = schedule.noised(small, noise, t)
+        return self._conditioning(small, t, batch.x.shape)
+
+    def drawn(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+        """Spatial [1, 3, h, w], scalars [1, 1]."""
+        small = system.space(self.level).decode(drawing.results[self.level])
+        small = small.clamp(-1, 1) if self.clamp else small
+        return self._conditioning(small, torch.zeros(len(small)), shape)
+
+    def null(self, value: Conditioning) -> Conditioning:
+        """The same: guidance is for the words."""
+        return value
+
+    def _conditioning(self, small: Tensor, t: Tensor, shape: tuple[int, ...]) -> Conditioning:
+        if self.resize == "bilinear":
+            small = functional.interpolate(small, tuple(shape[-2:]), mode="bilinear", align_corners=False)
+        return Conditioning(spatial=small, scalars={self.noise_name: t[:, None]} if self.noise_name else {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Semantics(Part):
+    """The embedding of a picture, as scalars: in training the picture's own, by the space of the level that draws it
+    in drawing; nothing (zeros) in the null branch. In drawing the request's picture of this ``name`` takes the
+    place of what the level drew: variations of a picture.
+    """
+
+    level: str
+    name: str = "semantics"
+
+    def build(self) -> Semantics:
+        """It has no weights of its own: the part is the hint."""
+        return self
+
+    def learned(self, system: System, batch: Batch) -> Conditioning:
+        """Scalars [B, D]. Raises TrainingError where the batch brings no pixels."""
+        with torch.no_grad():
+            return Conditioning(scalars={self.name: system.space(self.level).encode(pixels_of(batch))})
+
+    def drawn(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+        """Scalars [1, D]."""
+        given = drawing.pictures.get(self.name)
+        if given is not None:
+            return Conditioning(scalars={self.name: system.space(self.level).encode(given)})
+        return Conditioning(scalars={self.name: drawing.results[self.level]})
+
+    def null(self, value: Conditioning) -> Conditioning:
+        """Zeros."""
+        return nothing(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score(Part):
+    """How good a picture is thought to be, as one number that the level is told: in training the data's, in drawing
+    the request's, else ``wanted``. The null branch is told ``low``, so that guidance is also towards good pictures.
+    """
+
+    name: str = "score"
+    wanted: float = 1.0
+    low: float = 0.0
+
+    def build(self) -> Score:
+        """It has no weights: the part is the hint."""
+        return self
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The data's labels that it reads."""
+        return (self.name,)
+
+    def learned(self, system: System, batch: Batch) -> Conditioning:
+        """Scalars [B, 1]. Raises TrainingError where the data has no scores; for the share of dropped captions it is
+        ``low``, as in the null branch.
+        """
+        if self.name not in batch.scalars:
+            raise TrainingError(
+                f"训练数据里没有 {self.name!r}；先给每张图打分，写进分片的标签里",
+                f"the training data has no {self.name!r}; score every picture first, into the labels of its shard",
+            )
+        value = batch.scalars[self.name].reshape(-1, 1).float()
+        return Conditioning(scalars={self.name: value.masked_fill(batch.dropped[:, None], self.low)})
+
+    def drawn(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+        """Scalars [1, 1]. Raises RequestError for anything but one finite number."""
+        given = drawing.request.hints.get(self.name, [self.wanted])
+        if len(given) != 1 or not math.isfinite(given[0]):
+            raise RequestError(f"{self.name} 应为一个数，收到 {given}", f"{self.name} is one number, got {given}")
+        return Conditioning(scalars={self.name: torch.tensor([given])})
+
+    def null(self, value: Conditioning) -> Conditioning:
+        """``low``."""
+        return replace(value, scalars={self.name: torch.full_like(value.scalars[self.name], self.low)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Droppable(Part):
+    """A hint that may be left out, which is zeros (Composer, arXiv:2302.09778, section 2.2).
+
+    In training it is left out of the share ``rate`` of the rows, each hint for itself; but of the share ``none`` all
+    such hints of the level are left out together, and of the share ``every`` all are kept. In the null branch of
+    guidance it is left out, and where a branch drops its ``name``.
+    """
+
+    name: str
+    hint: Part
+    rate: float = 0.5
+    none: float = 0.1
+    every: float = 0.1
+
+    def build(self) -> DroppableHint:
+        """The hint, with what it holds."""
+        return DroppableHint(self)
+
+
+class DroppableHint:
+    """What a `Droppable` builds."""
+
+    def __init__(self, part: Droppable) -> None:
+        self.part = part
+        self.name = part.name
+        self.inner = cast(Hint, cast(Any, part.hint).build())
+        #: The request's pictures that the inner hint reads.
+        self.reads: tuple[str, ...] = getattr(part.hint, "reads", ()) or (str(getattr(part.hint, "name", "")),)
+        #: The data's maps that it reads.
+        self.maps: tuple[str, ...] = getattr(part.hint, "maps", ())
+
+    def learned(self, system: System, batch: Batch) -> Conditioning:
+        """What the inner hint gives, zeros in some of the B rows."""
+        value = self.inner.learned(system, batch)
+        rows = len(batch.x)
+        together = torch.rand(rows, generator=torch.Generator().manual_seed(batch.generator.initial_seed() ^ ALIKE))
+        gone = torch.rand(rows, generator=batch.generator) < self.part.rate
+        gone = (gone & (together < 1 - self.part.every)) | (together < self.part.none)
+        spatial = None if value.spatial is None else value.spatial.masked_fill(gone[:, None, None, None], 0.0)
+        return Conditioning(
+            spatial=spatial, scalars={n: v.masked_fill(gone[:, None], 0.0) for n, v in value.scalars.items()}
+        )
+
+    def drawn(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+        """What the inner hint gives, 1 row."""
+        return self.inner.drawn(system, drawing, shape)
+
+    def null(self, value: Conditioning) -> Conditioning:
+        """Zeros."""
+        return nothing(value)
+
+
+def nothing(value: Conditioning) -> Conditioning:
+    """The same maps and scalars as zeros."""
+    spatial = None if value.spatial is None else torch.zeros_like(value.spatial)
+    return Conditioning(spatial=spatial, scalars={n: torch.zeros_like(v) for n, v in value.scalars.items()})
+
+
+def pixels_of(batch: Batch) -> Tensor:
+    """The pictures of a batch, [B, 3, H, W]. Raises TrainingError where it brings none."""
+    if batch.pixels is None:
+        raise TrainingError(
+            "这一层的提示要从像素里读，而这一批只有潜变量",
+            "a hint of this level reads pixels; this batch has latents alone",
+        )
+    return batch.pixels

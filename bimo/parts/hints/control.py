@@ -1,0 +1,82 @@
+"""A hint for adapters: a picture of edges, depths, poses ... that the drawing is to follow (arXiv:2302.05543)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bimo.core.errors import RequestError
+from bimo.core.part import Part
+from bimo.core.types import Batch, Conditioning
+from bimo.diffusion.system import Drawing, System
+
+STRONGEST = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Control(Part):
+    """The picture ``name`` of a request for the adapter of that name, as values from 0 to 1, or ``coded`` in the space
+    of ``level``. Its weight is the request's ``hints[name]``, else ``weight``; without a picture it is 0.
+
+    In training it is the edges of the picture itself, by Sobel's filters: what needs no other network to see.
+    """
+
+    name: str = "control"
+    level: str = "image"
+    coded: bool = False
+    weight: float = 1.0
+
+    def build(self) -> Control:
+        """It has no weights: the part is the hint."""
+        return self
+
+    def learned(self, system: System, batch: Batch) -> Conditioning:
+        """Pictures [B, 3, H, W] and their weights [B, 1]."""
+        space: Any = system.space(self.level)
+        with torch.no_grad():
+            # A batch holds x alone: its pixels are what the space makes of it.
+            picture = edges(space.decode(batch.x))
+        return self._of(system, picture * 2 - 1, 1.0)
+
+    def drawn(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+        """Pictures [1, 3, H, W] and the weight [1, 1]. Raises RequestError for a weight that is not one number."""
+        given = drawing.request.hints.get(self.name, [self.weight])
+        if len(given) != 1 or not math.isfinite(given[0]) or abs(given[0]) > STRONGEST:
+            raise RequestError(
+                f"hints 里的 {self.name} 应为一个数（强度，不超过 {STRONGEST:g}），收到 {given}",
+                f"{self.name} of hints is one number (how strong, at most {STRONGEST:g}), got {given}",
+            )
+        width, height = drawing.request.size or (0, 0)
+        picture = drawing.pictures.get(self.name)
+        if picture is None:
+            return self._of(system, -torch.ones(1, 3, height, width), 0.0)
+        return self._of(system, picture, given[0])
+
+    def null(self, value: Conditioning) -> Conditioning:
+        """The same: guidance is for the words."""
+        return value
+
+    def _of(self, system: System, picture: Tensor, weight: float) -> Conditioning:
+        with torch.no_grad():
+            space: Any = system.space(self.level)
+            seen = space.encode(picture) if self.coded else picture / 2 + 0.5
+        weights = torch.full((len(seen), 1), weight)
+        return Conditioning(scalars={weight_name(self.name): weights}, pictures={self.name: seen})
+
+
+def weight_name(name: str) -> str:
+    """Under which name among the scalars the weight of a picture is."""
+    return f"{name}.weight"
+
+
+def edges(pixels: Tensor, threshold: float = 0.4) -> Tensor:
+    """[B, 3, H, W] in [-1, 1] -> [B, 3, H, W] of 0 and 1, 1 where the grey value changes by more than the threshold."""
+    grey = pixels.mean(dim=1, keepdim=True)
+    across = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]).to(grey) / 4
+    kernels = torch.stack([across, across.T])[:, None]
+    slopes = nn.functional.conv2d(nn.functional.pad(grey, (1, 1, 1, 1), mode="replicate"), kernels)
+    return (slopes.square().sum(1, keepdim=True).sqrt() > threshold).to(pixels).expand(-1, 3, -1, -1)

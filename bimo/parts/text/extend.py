@@ -1,0 +1,53 @@
+"""A CLIP tower with more words and positions, so that a character is one token and a long sentence fits (Taiyi-XL,
+arXiv:2401.14688)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from bimo.core.errors import RecipeError
+from bimo.parts.text import wording
+from bimo.parts.text.clip import ClipTower
+
+
+def extended(tower: ClipTower, words: Sequence[str], positions: int, length: int) -> ClipTower:
+    """A tower that begins where another stands: ``words`` are tokens of their own behind those there are, and there are
+    ``positions``, of which a text may use ``length``.
+
+    A new word begins as the mean of the pieces that it was read as; positions and words that were there stay, so that
+    a text without new words is read as before. Positions past the last begin as the last. Raises RecipeError for
+    words that are there already, and where the tokenizer has fewer words than the tower.
+    """
+    from tokenizers import AddedToken, Tokenizer
+
+    old = wording.known(tower.words)
+    there = old.get_vocab(with_added_tokens=True)
+    twice = [word for word in words if word in there] or [w for i, w in enumerate(words) if w in words[:i]]
+    if twice:
+        listed = ", ".join(map(repr, twice[:6]))
+        raise RecipeError(
+            f"这些词已经是一个词元，不能再加：{listed}", f"these are one token already, not to be added: {listed}"
+        )
+    part = tower.part
+    if len(there) != part.vocab or positions < part.positions:
+        raise RecipeError(
+            f"文本塔有 {part.vocab} 个词、{part.positions} 个位置，分词器有 {len(there)} 个词，要的位置是 {positions}："
+            "词要一一对应，位置只能增加",
+            f"the tower has {part.vocab} words and {part.positions} positions, the tokenizer {len(there)} words, and "
+            f"{positions} positions are asked for: words must match one to one, positions can only become more",
+        )
+    made = ClipTower(replace(part, vocab=part.vocab + len(words), positions=positions, length=length))
+    made.words = Tokenizer.from_str(old.to_str())
+    made.words.add_tokens([AddedToken(word, normalized=False) for word in words])
+    made.pad = tower.pad
+    state = dict(tower.state_dict())
+    tokens, places = "model.embeddings.token_embedding.weight", "model.embeddings.position_embedding.weight"
+    rows = state[tokens]
+    means = [rows[old.encode(word, add_special_tokens=False).ids].mean(dim=0) for word in words]
+    state[tokens] = torch.cat([rows, *(mean[None] for mean in means)])
+    state[places] = torch.cat([state[places], state[places][-1:].expand(positions - part.positions, -1)])
+    made.load_state_dict(state)
+    return made.train(tower.training)

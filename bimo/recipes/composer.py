@@ -1,0 +1,116 @@
+"""Composer (arXiv:2302.09778), the description of 通义万相: one network told of a picture by any of its parts.
+
+No code or weights were published. Told are eight conditions, how they enter and sizes (2 B at 64 pixels, 1.1 B at 256,
+300 M at 1024, a prior of 1 B), of which those here come near; shares of dropped conditions are from memory of the paper
+and unverified. What a condition is made of is in `bimo.parts.hints.drawing`.
+"""
+
+from bimo.core.recipe import Branch, Defaults, Guide, Level, Recipe, Stage
+from bimo.diffusion.schedule import Ddpm
+from bimo.parts.denoisers.composed import Composed
+from bimo.parts.denoisers.pixel import PixelUnet
+from bimo.parts.denoisers.prior import RootLength
+from bimo.parts.hints.cascade import Droppable, LowRes, Semantics
+from bimo.parts.hints.drawing import Intensity, Map, Palette, Sketch
+from bimo.parts.hints.views import Masked
+from bimo.parts.spaces import Pixels
+from bimo.parts.text.clip import ClipText
+from bimo.recipes.damo_cascade import prior, upsampler1024
+from bimo.train.objectives import Denoise
+
+sketch = Droppable(name="sketch", hint=Sketch())
+instances = Droppable(name="instances", hint=Map(name="instances", colours=True))
+depth = Droppable(name="depth", hint=Map(name="depth"))
+intensity = Droppable(name="intensity", hint=Intensity(), rate=0.7)
+masked = Droppable(name="masked", hint=Masked(level="base"))
+palette = Droppable(name="palette", hint=Palette())
+semantics = Droppable(name="semantics", hint=Semantics(level="prior"))
+
+base = Level(
+    name="base",
+    space=Pixels(factor=16),
+    denoiser=Composed(
+        denoiser=PixelUnet(spatial=64, text=768, dropout=0.1),
+        maps=(("sketch", 1), ("instances", 3), ("depth", 1), ("intensity", 1), ("masked", 4)),
+        scalars=(("palette", 275), ("semantics", 768)),
+    ),
+    schedule=Ddpm(betas="squaredcos_cap_v2", variance="learned_range", percentile=0.995, begin=0.9946),
+    hints=(sketch, instances, depth, intensity, masked, palette, semantics),
+    sampler="dpm-singlestep",
+    steps=50,
+    guide=Guide(
+        scale=7.0,
+        channels=3,
+        branches=(
+            Branch(name="more-words", drop=("text",)),
+            Branch(name="more-sketch", drop=("sketch",)),
+            Branch(name="more-instances", drop=("instances",)),
+            Branch(name="more-depth", drop=("depth",)),
+            Branch(name="more-intensity", drop=("intensity",)),
+            Branch(name="more-palette", drop=("palette",)),
+            Branch(name="more-semantics", drop=("semantics",)),
+        ),
+    ),
+)
+
+upsampler256 = Level(
+    name="upsampler256",
+    space=Pixels(factor=4),
+    denoiser=PixelUnet(spatial=3, answer=3, width=384, attend=(8,), embed=768, dropout=0.1),
+    schedule=Ddpm(betas="squaredcos_cap_v2", percentile=0.995, begin=0.9946),
+    hints=(LowRes(level="base"),),
+    sampler="dpm-singlestep",
+    steps=20,
+    guide=Guide(scale=3.0),
+)
+
+composer = Recipe(
+    name="composer",
+    title="Composer（通义万相）",
+    paper="arXiv:2302.09778",
+    languages=("en", "zh"),
+    source="published description",
+    text=(ClipText(project=768),),
+    join=RootLength(),
+    levels=(prior, base, upsampler256, upsampler1024),
+    stages=(
+        Stage(
+            name="dream the picture's embedding",
+            objective=Denoise(),
+            level="prior",
+            train=("prior.denoiser.*",),
+            size=(1024, 1024),
+            drop_text=0.1,
+        ),
+        Stage(
+            name="compose 64 pixels",
+            objective=Denoise(variance=0.001),
+            level="base",
+            train=("base.denoiser.*",),
+            size=(1024, 1024),
+            drop_text=0.5,
+            note="Every condition is left out by itself, half of the time, intensity 0.7, as it says most; all 0.1 and "
+            "none 0.1 of the time. The caption is one of them, but is left out apart from the rest here. Depth and "
+            "instances must come with the data.",
+        ),
+        Stage(
+            name="enlarge to 256",
+            objective=Denoise(crops=(64,)),
+            level="upsampler256",
+            train=("upsampler256.denoiser.*",),
+            size=(1024, 1024),
+            drop_text=0.1,
+        ),
+        Stage(
+            name="enlarge to 1024",
+            objective=Denoise(crops=(256,)),
+            level="upsampler1024",
+            train=("upsampler1024.denoiser.*",),
+            size=(1024, 1024),
+            drop_text=0.1,
+        ),
+    ),
+    request=Defaults(size=(1024, 1024), multiple=128),
+    note="A picture is varied by its semantics, recoloured by another palette under its own sketch and semantics, and "
+    "given the style of another by that one's semantics under its own sketch.",
+)

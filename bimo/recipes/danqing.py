@@ -1,0 +1,57 @@
+"""丹青 (NetEase Fuxi, closed): a reconstruction.
+
+Told were: 0.8 B pairs behind filters of relevance, sharpness and beauty; training at many sizes and shapes by buckets;
+people choose well-matched, beautiful pictures to learn from, and score what is drawn, of which the good comes back as
+data; the words' part of guidance is weighed more. Numbers are this project's, on Stable Diffusion 1's painter.
+"""
+
+from bimo.core.recipe import Defaults, Guide, Level, Recipe, Stage
+from bimo.diffusion.schedule import Ddpm
+from bimo.parts.denoisers.unet import Unet
+from bimo.parts.spaces import Latent
+from bimo.parts.text.bert import Bert
+from bimo.train.objectives import Denoise
+
+image = Level(
+    name="image",
+    space=Latent(),
+    denoiser=Unet(),
+    schedule=Ddpm(),
+    sampler="dpm++",
+    steps=30,
+    guide=Guide(scale=10.0),
+)
+
+shapes = ((512, 512), (448, 576), (576, 448), (384, 640), (640, 384))
+
+danqing = Recipe(
+    name="danqing",
+    title="丹青",
+    languages=("zh",),
+    source="reconstruction",
+    text=(Bert(masked=True, length=128),),
+    levels=(image,),
+    stages=(
+        Stage(
+            name="paint at every shape",
+            objective=Denoise(),
+            level="image",
+            train=("text.*", "image.denoiser.*"),
+            buckets=shapes,
+            drop_text=0.1,
+            note="0.8 B pairs behind filters of relevance, sharpness and beauty; their limits were not told.",
+        ),
+        Stage(
+            name="learn from what people chose",
+            objective=Denoise(),
+            level="image",
+            train=("image.denoiser.*",),
+            buckets=shapes,
+            lr=1e-5,
+            drop_text=0.1,
+            note="Pairs that people found well matched and beautiful, and drawings of its own that they scored high.",
+        ),
+    ),
+    request=Defaults(size=(512, 512), guidance=10.0),
+    note="Closed: no weights were published.",
+)

@@ -1,0 +1,123 @@
+"""可图 Kolors (Kwai, 2024): Stable Diffusion XL's UNet that reads ChatGLM3, and the one of it that paints in a mask."""
+
+from dataclasses import replace
+
+from bimo.core.recipe import Defaults, Guide, Level, Published, Recipe, Stage
+from bimo.diffusion.schedule import Ddpm
+from bimo.parts.hints.views import Masked, Sizes
+from bimo.parts.spaces import Latent
+from bimo.parts.text.chatglm import ChatGlm
+from bimo.recipes.taiyi_xl import sdxl_unet
+from bimo.train.objectives import Denoise
+
+#: 1100 steps, so that the last is noisier than Stable Diffusion XL's.
+kolors_law = Ddpm(
+    end=0.014,
+    count=1100,
+    config={
+        "_class_name": "EulerDiscreteScheduler",
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "beta_end": 0.014,
+        "num_train_timesteps": 1100,
+        "prediction_type": "epsilon",
+        "steps_offset": 1,
+        "timestep_spacing": "leading",
+    },
+)
+
+kolors_unet = replace(sdxl_unet, text=2048, bridge=4096, vector=4096)
+
+kolors = Recipe(
+    name="kolors",
+    title="可图 Kolors",
+    paper="Kolors: Effective Training of Diffusion Model for Photorealistic Text-to-Image Synthesis (Kwai, 2024)",
+    licence="kolors",
+    languages=("zh", "en"),
+    text=(ChatGlm(),),
+    levels=(
+        Level(
+            name="image",
+            space=Latent(scaling=0.13025),
+            denoiser=kolors_unet,
+            schedule=kolors_law,
+            hints=(Sizes(),),
+            steps=50,
+            guide=Guide(scale=5.0),
+        ),
+    ),
+    stages=(
+        Stage(
+            name="learn concepts",
+            objective=Denoise(),
+            level="image",
+            train=("image.denoiser.*",),
+            size=(512, 512),
+            drop_text=0.1,
+            note="Billions of pairs, half with the caption they came with, half described anew by a language model "
+            "that sees; pages of the 50 k most frequent Chinese words for glyphs. Size, rate, batch and the share of "
+            "dropped captions were not published; those here are a guess.",
+        ),
+        Stage(
+            name="learn beauty",
+            objective=Denoise(),
+            level="image",
+            train=("image.denoiser.*",),
+            size=(1024, 1024),
+            drop_text=0.1,
+            note="A few million pictures of high aesthetic quality at 1024 x 1024, in many shapes; with the noisier "
+            "law of 1100 steps. Rate and batch were not published.",
+        ),
+    ),
+    weights=Published(
+        repo="Kwai-Kolors/Kolors-diffusers",
+        terms=(
+            "可图权重用自己的许可：月活不足三亿的可登记商用；不得用它画的图去改进别的模型。",
+            "Kolors' weights have a licence of their own: commercial use by registration below 300 M monthly users; "
+            "what they draw must not be used to improve another model.",
+        ),
+        note="The law (0.014, 1100 steps) is known from two independent programs, not from the publisher's file. "
+        "ControlNets (canny, depth, pose) and an IP-Adapter-Plus on CLIP ViT-L/14 at 336 pixels were published for "
+        "it; they attach to this UNet as to Stable Diffusion XL's.",
+    ),
+    request=Defaults(size=(1024, 1024), guidance=5.0, steps=50),
+)
+
+kolors_inpainting = replace(
+    kolors,
+    name="kolors-inpainting",
+    title="可图 Kolors 补画",
+    levels=(
+        Level(
+            name="image",
+            space=Latent(scaling=0.13025),
+            denoiser=replace(kolors_unet, spatial=5),
+            schedule=kolors_law,
+            hints=(Masked(level="image"), Sizes()),
+            steps=25,
+            guide=Guide(scale=6.0),
+        ),
+    ),
+    stages=(
+        Stage(
+            name="learn to fill",
+            objective=Denoise(),
+            level="image",
+            train=("image.denoiser.*",),
+            size=(1024, 1024),
+            drop_text=0.1,
+            note="From Kolors' weights, the five further channels begun at nothing. Their masks were random strokes, "
+            "rectangles, segments and dilated segments; here strokes and rectangles. Rate and batch: not published.",
+        ),
+    ),
+    weights=Published(
+        repo="Kwai-Kolors/Kolors-Inpainting",
+        terms=(
+            "可图权重用自己的许可：月活不足三亿的可登记商用；不得用它画的图去改进别的模型。",
+            "Kolors' weights have a licence of their own: commercial use by registration below 300 M monthly users; "
+            "what they draw must not be used to improve another model.",
+        ),
+        note="Drawn by its publisher with strength 0.999, 25 steps and guidance 6.",
+    ),
+    request=Defaults(size=(1024, 1024), guidance=6.0, steps=25),
+)

@@ -1,0 +1,32 @@
+"""妙笔 MiaoBi beta 0.9 (github.com/ShineChen1024/MiaoBi): Stable Diffusion 1.5 whose words are Chinese."""
+
+from bimo.core.recipe import Defaults, Published, Recipe, Stage
+from bimo.parts.text.clip import ClipText
+from bimo.recipes.stable_diffusion import sd_v1
+from bimo.train.objectives import Denoise
+
+miaobi = Recipe(
+    name="miaobi",
+    title="妙笔 beta 0.9",
+    licence="apache-2.0",
+    languages=("zh",),
+    text=(ClipText(words="pieces", marks=(49406, 49407)),),
+    levels=(sd_v1,),
+    stages=(
+        Stage(
+            name="adapt the whole",
+            objective=Denoise(),
+            level="image",
+            train=("text.*", "image.denoiser.*"),
+            size=(512, 512),
+            note="LAION-5B's Chinese part cleaned, Midjourney's prompts translated, some 100,000 captions of their "
+            "own; 8 x RTX 4090. What learnt, at which rate and for how long was not published: all is a guess.",
+        ),
+    ),
+    weights=Published(
+        repo="ShineChen1024/MiaoBi",
+        note="The folder miaobi_beta0.9 of it. Its tokenizer is code; what that does is rebuilt, the code is not run.",
+    ),
+    request=Defaults(size=(512, 512), guidance=7.5, steps=50),
+    note="Stable Diffusion 1.5's ControlNets and adapters fit.",
+)

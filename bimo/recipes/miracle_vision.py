@@ -1,0 +1,49 @@
+"""MiracleVision (Meitu, closed): a reconstruction.
+
+Told was a system that judges beauty, by which data is chosen and training led; no report was found. Here the score is a
+number the painter is told of every picture, and asked for in drawing. Numbers are this project's, on Stable Diffusion
+1's painter.
+"""
+
+from bimo.core.recipe import Defaults, Guide, Level, Recipe, Stage
+from bimo.diffusion.schedule import Ddpm
+from bimo.parts.denoisers.composed import Composed
+from bimo.parts.denoisers.unet import Unet
+from bimo.parts.hints.cascade import Score
+from bimo.parts.spaces import Latent
+from bimo.parts.text.bert import Bert
+from bimo.train.objectives import Denoise
+
+image = Level(
+    name="image",
+    space=Latent(),
+    denoiser=Composed(denoiser=Unet(), scalars=(("score", 1),), tokens=1, time=False),
+    schedule=Ddpm(),
+    hints=(Score(),),
+    sampler="dpm++",
+    steps=30,
+    guide=Guide(scale=7.5),
+)
+
+miracle_vision = Recipe(
+    name="miracle-vision",
+    title="MiracleVision（美图奇想）",
+    languages=("zh",),
+    source="reconstruction",
+    text=(Bert(masked=True, length=128),),
+    levels=(image,),
+    stages=(
+        Stage(
+            name="paint, told how good it is",
+            objective=Denoise(),
+            level="image",
+            train=("text.*", "image.denoiser.*"),
+            size=(512, 512),
+            drop_text=0.1,
+            note="The data's label score, from 0 to 1, is told with every picture; pictures of low scores may be left "
+            "out before.",
+        ),
+    ),
+    request=Defaults(size=(512, 512)),
+    note="Closed: no weights were published. hints score=0.5 asks for less than the best.",
+)

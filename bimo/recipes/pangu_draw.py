@@ -1,0 +1,125 @@
+"""盘古 PanGu-Draw v3 (arXiv:2312.16486): two experts in the shape of Stable Diffusion XL, sizes from a list, dials of
+style."""
+
+from dataclasses import replace
+
+from bimo.core.recipe import Branch, Defaults, Guide, Level, Published, Recipe, Stage
+from bimo.diffusion.schedule import Ddpm
+from bimo.parts.denoisers.experts import Experts
+from bimo.parts.hints.views import Bucket
+from bimo.parts.spaces import Latent
+from bimo.parts.text.clip import ClipText
+from bimo.parts.text.join import Channels
+from bimo.recipes.taiyi_xl import sdxl_unet
+from bimo.train.objectives import Denoise
+
+BASE_SIZES = (
+    (256, 1024),
+    (256, 960),
+    (320, 768),
+    (384, 640),
+    (448, 576),
+    (512, 512),
+    (576, 448),
+    (640, 384),
+    (768, 320),
+    (960, 256),
+    (1024, 256),
+)
+HIGH_SIZES = (
+    (512, 2048),
+    (512, 1920),
+    (768, 1536),
+    (864, 1536),
+    (960, 1280),
+    (1024, 1024),
+    (1280, 960),
+    (1536, 768),
+    (1920, 512),
+    (2048, 512),
+)
+
+pangu_unet = replace(sdxl_unet, ids=("bucket", 1))
+
+pangu_draw = Recipe(
+    name="pangu-draw-v3",
+    title="盘古 PanGu-Draw v3",
+    paper="arXiv:2312.16486",
+    licence="apache-2.0 (code; the weights' was not found)",
+    languages=("zh", "en"),
+    text=(
+        ClipText(layers=11, vocab=21128, words="pieces"),
+        ClipText(
+            width=1280,
+            layers=32,
+            heads=20,
+            feed=5120,
+            activation="gelu",
+            penultimate="raw",
+            project=1280,
+        ),
+    ),
+    join=Channels(),
+    levels=(
+        Level(
+            name="image",
+            space=Latent(scaling=0.13025),
+            denoiser=Experts(high=pangu_unet, low=pangu_unet, boundary=500.0),
+            schedule=Ddpm(),
+            hints=(Bucket(sizes=BASE_SIZES),),
+            sampler="euler",
+            steps=40,
+            guide=Guide(
+                scale=6.0,
+                null="zeros",
+                branches=(
+                    Branch(name="aesthetic", prefix="義 ", scale=4.0),
+                    Branch(name="anime", prefix="饅 "),
+                    Branch(name="photography", prefix="霙 "),
+                ),
+            ),
+        ),
+    ),
+    stages=(
+        Stage(
+            name="learn structure",
+            objective=Denoise(times=(500.0, 1000.0)),
+            level="image",
+            train=("image.denoiser.high.*",),
+            size=(512, 512),
+            drop_text=0.1,
+            note="The noisy half alone, from many pictures that may be small: the captions matter most. Captions of "
+            "pictures that classifiers took for beautiful, photographs or anime begin with 義, 霙 or 饅. Rate, batch "
+            "and the share of dropped captions were not published.",
+        ),
+        Stage(
+            name="learn texture",
+            objective=Denoise(times=(0.0, 500.0)),
+            level="image",
+            train=("image.denoiser.low.*",),
+            size=(512, 512),
+            drop_text=0.1,
+            note="The clean half alone, from fewer pictures whose captions may be poor. Rate and batch were not "
+            "published.",
+        ),
+    ),
+    weights=Published(
+        note="Two MindSpore checkpoints, of high and of low times, each with a whole UNet. Unverified: whether the "
+        "eleven layers of the Chinese tower end in a norm (here they do), the rows of its table, what its checkpoint "
+        "calls it. Both towers have 77 tokens; the larger reads Chinese byte by byte.",
+    ),
+    request=Defaults(size=(512, 512), sizes=BASE_SIZES, guidance=6.0, steps=40),
+    note="Figures of its paper's tables were not recovered.",
+)
+
+pangu_draw_high = replace(
+    pangu_draw,
+    name="pangu-draw-v3-high",
+    title="盘古 PanGu-Draw v3 高分辨率",
+    levels=(replace(pangu_draw.levels[0], hints=(Bucket(sizes=HIGH_SIZES),)),),
+    stages=(
+        replace(pangu_draw.stages[0], size=(1024, 1024)),
+        replace(pangu_draw.stages[1], size=(1024, 1024)),
+    ),
+    request=Defaults(size=(1024, 1024), sizes=HIGH_SIZES, guidance=6.0, steps=40),
+)

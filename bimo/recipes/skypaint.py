@@ -1,0 +1,30 @@
+"""SkyPaint (github.com/SkyWorkAIGC/SkyPaint-AI-Diffusion): Stable Diffusion 1.5 that reads Chinese and English."""
+
+from bimo.core.recipe import Defaults, Published, Recipe, Stage
+from bimo.parts.text.clip import ClipText
+from bimo.recipes.stable_diffusion import sd_v1
+from bimo.train.objectives import Denoise
+
+skypaint = Recipe(
+    name="skypaint",
+    title="天工巧绘 SkyPaint",
+    licence="see the repository, unverified",
+    text=(ClipText(vocab=105879, words="pieces"),),
+    levels=(sd_v1,),
+    stages=(
+        Stage(
+            name="adapt the painter",
+            objective=Denoise(),
+            level="image",
+            train=("image.denoiser.*",),
+            size=(512, 512),
+            note="Filtered LAION, every caption after 'sai-v1 art'; 50 h on 16 x A100. Steps, rate, batch and "
+            "thresholds were not published.",
+        ),
+    ),
+    weights=Published(
+        repo="SkyWork/SkyPaint",
+        note="Its words, SkyCLIP, learnt from OpenAI's tower on sentences in two languages.",
+    ),
+    request=Defaults(size=(512, 512), prefix="sai-v1 art, ", guidance=7.5, steps=50),
+)

@@ -1,0 +1,36 @@
+"""The painters that the Chinese systems began from: Stable Diffusion 1 and 2 (arXiv:2112.10752), as levels."""
+
+from bimo.core.recipe import Guide, Level
+from bimo.diffusion.schedule import Ddpm
+from bimo.parts.denoisers.unet import Unet
+from bimo.parts.spaces import Latent
+
+sd_v1 = Level(
+    name="image",
+    space=Latent(),
+    denoiser=Unet(),
+    schedule=Ddpm(),
+    sampler="pndm",
+    steps=50,
+    guide=Guide(scale=7.5),
+)
+
+sd_v1_768 = Level(
+    name="image",
+    space=Latent(),
+    denoiser=Unet(size=96),
+    schedule=Ddpm(),
+    sampler="pndm",
+    steps=50,
+    guide=Guide(scale=7.5),
+)
+
+sd_v2_base = Level(
+    name="image",
+    space=Latent(),
+    denoiser=Unet(heads=(5, 10, 20, 20), text=1024, linear=True),
+    schedule=Ddpm(),
+    sampler="pndm",
+    steps=50,
+    guide=Guide(scale=7.5),
+)

@@ -1,0 +1,112 @@
+"""太极-Imagen (Tencent, closed): a reconstruction of a cascade whose last level paints latents, not pixels.
+
+Told were: an own Chinese text encoder, first frozen, then learning with the painter; levels of 64, 256 and 1024 pixels
+with a latent diffusion as the one that enlarges; a core of 300 M, later 1.3 B weights. All other numbers are this
+project's: the encoder is BERT-large's shape, words enter by cross-attention as in Imagen (arXiv:2205.11487).
+"""
+
+from bimo.core.recipe import Defaults, Guide, Level, Recipe, Stage
+from bimo.diffusion.schedule import Ddpm
+from bimo.parts.denoisers.unet import CROSS_DOWN, CROSS_UP, PLAIN_DOWN, PLAIN_UP, Unet
+from bimo.parts.hints.cascade import LowRes
+from bimo.parts.spaces import Latent, Pixels
+from bimo.parts.text.bert import Bert
+from bimo.train.objectives import Denoise
+
+words = Bert(width=1024, layers=24, heads=16, feed=4096, length=128, masked=True)
+
+base = Level(
+    name="base",
+    space=Pixels(factor=16),
+    denoiser=Unet(
+        channels=3,
+        size=64,
+        down=(PLAIN_DOWN, CROSS_DOWN, CROSS_DOWN, CROSS_DOWN),
+        up=(CROSS_UP, CROSS_UP, CROSS_UP, PLAIN_UP),
+        block_channels=(384, 768, 1152, 1536),
+        heads=16,
+        text=1024,
+    ),
+    schedule=Ddpm(betas="squaredcos_cap_v2", percentile=0.995),
+    sampler="ddim",
+    steps=50,
+    guide=Guide(scale=7.5),
+)
+
+enlarge = Level(
+    name="enlarge",
+    space=Pixels(factor=4),
+    denoiser=Unet(
+        channels=3,
+        spatial=3,
+        size=256,
+        down=(PLAIN_DOWN, PLAIN_DOWN, PLAIN_DOWN, CROSS_DOWN),
+        up=(CROSS_UP, PLAIN_UP, PLAIN_UP, PLAIN_UP),
+        block_channels=(128, 256, 512, 1024),
+        text=1024,
+    ),
+    schedule=Ddpm(betas="squaredcos_cap_v2", percentile=0.995),
+    hints=(LowRes(level="base", noise=0.3),),
+    sampler="ddim",
+    steps=30,
+    guide=Guide(scale=3.0),
+)
+
+refine = Level(
+    name="refine",
+    space=Latent(),
+    denoiser=Unet(spatial=3, text=1024),
+    schedule=Ddpm(),
+    hints=(LowRes(level="enlarge", noise=0.1),),
+    sampler="ddim",
+    steps=30,
+    guide=Guide(scale=3.0),
+)
+
+taiji_imagen = Recipe(
+    name="taiji-imagen",
+    title="太极-Imagen",
+    languages=("zh",),
+    source="reconstruction",
+    text=(words,),
+    levels=(base, enlarge, refine),
+    stages=(
+        Stage(
+            name="paint 64 pixels",
+            objective=Denoise(),
+            level="base",
+            train=("base.denoiser.*",),
+            size=(1024, 1024),
+            drop_text=0.1,
+            note="The text encoder frozen; two weeks on 32 x A100 for 1.3 B weights.",
+        ),
+        Stage(
+            name="words learn with the painter",
+            objective=Denoise(),
+            level="base",
+            train=("text.*", "base.denoiser.*"),
+            size=(1024, 1024),
+            lr=1e-5,
+            drop_text=0.1,
+            note="The text encoder opened, end to end, for fine meanings; its rate was not told.",
+        ),
+        Stage(
+            name="enlarge to 256",
+            objective=Denoise(crops=(64,)),
+            level="enlarge",
+            train=("enlarge.denoiser.*",),
+            size=(1024, 1024),
+            drop_text=0.1,
+        ),
+        Stage(
+            name="refine to 1024",
+            objective=Denoise(),
+            level="refine",
+            train=("refine.denoiser.*",),
+            size=(1024, 1024),
+            drop_text=0.1,
+        ),
+    ),
+    request=Defaults(size=(1024, 1024), multiple=128),
+    note="Closed: no weights were published. The shape is as told, the numbers are not.",
+)

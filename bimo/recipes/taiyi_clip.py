@@ -1,0 +1,97 @@
+"""太乙 CLIP (arXiv:2209.02970): Chinese words in the space of OpenAI's and OpenCLIP's pictures. They score; they do not
+draw.
+
+The published text towers are BertForSequenceClassification whose classifier is the projection: pooler, then linear. The
+one for ViT-H is a BertModel: its pooler is as wide as the pictures' embedding.
+"""
+
+from bimo.core.recipe import Published, Recipe, Stage
+from bimo.parts.text.bert import Bert
+from bimo.parts.vision import ClipVision
+from bimo.train.match import Match
+
+roberta_base = Bert(length=77, pool="first", project=768)
+roberta_base_b32 = Bert(length=77, pool="first", project=512)
+roberta_large = Bert(width=1024, layers=24, heads=16, feed=4096, length=77, pool="first", project=768)
+roberta_large_h14 = Bert(width=1024, layers=24, heads=16, feed=4096, length=77, pool="first")
+
+vit_l14 = ClipVision()
+vit_b32 = ClipVision(patch=32, width=768, layers=12, heads=12, feed=3072, project=512)
+vit_h14 = ClipVision(width=1280, layers=32, heads=16, feed=5120, project=1024, activation="gelu")
+
+words_meet_pictures = Stage(
+    name="words meet locked pictures",
+    objective=Match(),
+    train=("text.*", "vision.logit_scale"),
+    size=(224, 224),
+    note="123 M pairs of Wukong and Zero, 24 epochs, 6 days on 32 x A100; the picture tower stays as it was published. "
+    "Rate and batch were not published.",
+)
+
+words_meet_huge_pictures = Stage(
+    name="words meet locked pictures",
+    objective=Match(),
+    train=("text.*", "vision.logit_scale"),
+    size=(224, 224),
+    note="The same pairs and epochs, 8 days on 32 x A100.",
+)
+
+taiyi_clip = Recipe(
+    name="taiyi-clip",
+    title="太乙 CLIP 102M ViT-L",
+    paper="arXiv:2209.02970",
+    licence="apache-2.0",
+    languages=("zh",),
+    text=(roberta_base,),
+    vision=vit_l14,
+    stages=(words_meet_pictures,),
+    weights=Published(
+        repo="IDEA-CCNL/Taiyi-CLIP-RoBERTa-102M-ViT-L-Chinese",
+        note="Text tower alone; the picture tower is openai/clip-vit-large-patch14.",
+    ),
+)
+
+taiyi_clip_b32 = Recipe(
+    name="taiyi-clip-b32",
+    title="太乙 CLIP 102M ViT-B/32",
+    paper="arXiv:2209.02970",
+    licence="apache-2.0",
+    languages=("zh",),
+    text=(roberta_base_b32,),
+    vision=vit_b32,
+    stages=(words_meet_pictures,),
+    weights=Published(
+        repo="IDEA-CCNL/Taiyi-CLIP-Roberta-102M-Chinese",
+        note="Text tower alone; the picture tower is openai/clip-vit-base-patch32.",
+    ),
+)
+
+taiyi_clip_large = Recipe(
+    name="taiyi-clip-large",
+    title="太乙 CLIP 326M ViT-L",
+    paper="arXiv:2209.02970",
+    licence="apache-2.0",
+    languages=("zh",),
+    text=(roberta_large,),
+    vision=vit_l14,
+    stages=(words_meet_pictures,),
+    weights=Published(
+        repo="IDEA-CCNL/Taiyi-CLIP-Roberta-large-326M-Chinese",
+        note="Text tower alone; the picture tower is openai/clip-vit-large-patch14.",
+    ),
+)
+
+taiyi_clip_huge = Recipe(
+    name="taiyi-clip-huge",
+    title="太乙 CLIP 326M ViT-H",
+    paper="arXiv:2209.02970",
+    licence="apache-2.0",
+    languages=("zh",),
+    text=(roberta_large_h14,),
+    vision=vit_h14,
+    stages=(words_meet_huge_pictures,),
+    weights=Published(
+        repo="IDEA-CCNL/Taiyi-CLIP-RoBERTa-326M-ViT-H-Chinese",
+        note="Text tower alone; the picture tower is OpenCLIP's ViT-H-14 of laion2b_s32b_b79k.",
+    ),
+)

@@ -1,0 +1,106 @@
+"""太乙 Diffusion XL 3.5B (arXiv:2401.14688): Stable Diffusion XL whose two towers learnt Chinese characters."""
+
+from bimo.core.recipe import Defaults, Guide, Level, Published, Recipe, Stage
+from bimo.diffusion.schedule import Ddpm
+from bimo.parts.denoisers.unet import CROSS_DOWN, CROSS_UP, PLAIN_DOWN, PLAIN_UP, Unet
+from bimo.parts.hints.views import Sizes
+from bimo.parts.spaces import Latent
+from bimo.parts.text.clip import ClipText
+from bimo.parts.text.join import Channels
+from bimo.train.objectives import Contrast, Denoise
+
+sdxl_unet = Unet(
+    size=128,
+    down=(PLAIN_DOWN, CROSS_DOWN, CROSS_DOWN),
+    up=(CROSS_UP, CROSS_UP, PLAIN_UP),
+    block_channels=(320, 640, 1280),
+    heads=(5, 10, 20),
+    depth=(1, 2, 10),
+    text=(768, 1280),
+    vector=1280,
+    ids=("sizes", 6),
+    linear=True,
+)
+
+sdxl = Level(
+    name="image",
+    space=Latent(scaling=0.13025),
+    denoiser=sdxl_unet,
+    schedule=Ddpm(
+        config={
+            "_class_name": "EulerDiscreteScheduler",
+            "beta_schedule": "scaled_linear",
+            "beta_start": 0.00085,
+            "beta_end": 0.012,
+            "num_train_timesteps": 1000,
+            "prediction_type": "epsilon",
+            "steps_offset": 1,
+            "timestep_spacing": "leading",
+        }
+    ),
+    hints=(Sizes(),),
+    steps=50,
+    guide=Guide(scale=7.0, null="unsaid"),
+)
+
+taiyi_xl = Recipe(
+    name="taiyi-xl",
+    title="太乙 Diffusion XL 3.5B",
+    paper="arXiv:2401.14688",
+    licence="apache-2.0",
+    languages=("zh", "en"),
+    text=(
+        ClipText(vocab=57475, positions=512, length=225, penultimate="raw"),
+        ClipText(
+            width=1280,
+            layers=32,
+            heads=20,
+            feed=5120,
+            vocab=57475,
+            positions=512,
+            length=225,
+            activation="gelu",
+            penultimate="raw",
+            project=1280,
+            pool="largest",
+        ),
+    ),
+    join=Channels(),
+    levels=(sdxl,),
+    stages=(
+        Stage(
+            name="learn the words",
+            objective=Contrast(level="image", project=1280, flat=False),
+            level="image",
+            train=("text.1.*", "contrast.*"),
+            size=(512, 512),
+            note="The second stage of the paper: CLIP with a larger vocabulary and 512 positions "
+            "(bimo.parts.text.extend) learns from pairs in both languages by contrast. Rate, batch and data were not "
+            "published; here a tower over latents stands for CLIP's image tower.",
+        ),
+        Stage(
+            name="learn to draw",
+            objective=Denoise(),
+            level="image",
+            train=("text.*", "image.denoiser.*"),
+            size=(1024, 1024),
+            lr=1e-6,
+            batch=2,
+            warmup=100,
+            note="Stable Diffusion XL in many sizes and shapes, whose numbers come with the data (sizes); which towers "
+            "learnt, rate and batch of the pre-training were not published. The rate, the batch and the warm-up are "
+            "those of their fine-tuning code: AdaFactor, bfloat16, shapes in steps of 64 pixels around 1024 x 1024.",
+        ),
+    ),
+    weights=Published(
+        repo="IDEA-CCNL/Taiyi-Stable-Diffusion-XL-3.5B",
+        note="Both towers read the words of added_tokens.json (8067, ids 49408 to 57474). Unverified: which state is "
+        "pooled where Chinese characters have larger ids than the end mark; their code's library took the largest.",
+    ),
+    request=Defaults(
+        size=(1024, 1024),
+        guidance=7.0,
+        steps=50,
+        negative="广告, ，, ！, 。, ；, 资讯, 新闻, 水印",
+    ),
+)

@@ -1,0 +1,70 @@
+"""悟空画画 WuKong-HuaHua (minddiffusion): Stable Diffusion 1 with a Chinese CLIP's words (Wukong, arXiv:2202.06767)."""
+
+from dataclasses import replace
+
+from bimo.core.recipe import Defaults, Published, Recipe, Stage
+from bimo.parts.text.clip import ClipText
+from bimo.recipes.stable_diffusion import sd_v1, sd_v1_768
+from bimo.train.objectives import Denoise
+
+wukong = Recipe(
+    name="wukong-huahua",
+    title="悟空画画 1.0",
+    paper="arXiv:2202.06767",
+    licence="see the repository, unverified",
+    languages=("zh",),
+    text=(ClipText(words="pieces", eps=1e-7),),
+    levels=(sd_v1,),
+    stages=(
+        Stage(
+            name="adapt the painter",
+            objective=Denoise(),
+            level="image",
+            train=("image.denoiser.*",),
+            size=(512, 512),
+            note="About 25 M pairs of Wukong, kept by how well words and picture fit, by watermarks and by beauty "
+            "(thresholds not published). The words are those of a Chinese CLIP trained first; their code freezes them.",
+        ),
+    ),
+    weights=Published(
+        note="wukong-huahua-ms.ckpt, a checkpoint of MindSpore, from download.mindspore.cn; its table has 49408 rows, "
+        "of which the vocabulary of 21128 words reads the first."
+    ),
+    request=Defaults(size=(512, 512), guidance=7.5, steps=50),
+    note="dpm++ with 15 steps is their quicker way. A prompt in their habit is a description, then 绘画 or a style.",
+)
+
+wukong_finetune = replace(
+    wukong,
+    name="wukong-huahua-finetune",
+    title="悟空画画 1.0：微调",
+    stages=(
+        Stage(
+            name="adapt to other pictures",
+            objective=Denoise(),
+            level="image",
+            train=("image.denoiser.*",),
+            size=(512, 512),
+            batch=3,
+            lr=1e-5,
+            weight_decay=0.01,
+            warmup=1000,
+            law="cosine",
+            note="Their train_config.json: 20 epochs, AdamW with beta 0.9 and 0.98, down to 1e-7; pictures with a side "
+            "under 256 are left out. The config says decay 0.01, the code passes 1e-6.",
+        ),
+    ),
+)
+
+wukong_2 = replace(
+    wukong,
+    name="wukong-huahua-2",
+    title="悟空画画 2.0",
+    source="published description",
+    levels=(sd_v1_768,),
+    stages=(replace(wukong.stages[0], size=(768, 768), note="Its data and its two rewards were not published."),),
+    weights=Published(),
+    request=Defaults(size=(768, 768), guidance=7.5, steps=25, sampler="dpm++-sde"),
+    note="768 pixels and a multistep sampler of stochastic equations with 20 to 30 steps are all that was told; its "
+    "weights and code were not. dpm++-sde is the nearest of known samplers, unverified.",
+)

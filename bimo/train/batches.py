@@ -1,0 +1,182 @@
+"""What a stage learns from, step by step: which rows, their captions, pixels or latents, encoded once."""
+
+# torch leaves parts of its interface untyped; what crosses it here is named where it is kept.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from bimo.core.errors import say
+from bimo.core.part import dumps
+from bimo.core.types import Batch
+from bimo.data.loader import Fitted, Pictures, Size
+from bimo.train.lesson import Lesson
+
+ENCODE_BATCH = 64
+#: What a batch of encoding holds at most, so that large pictures go through one by one.
+ENCODE_PIXELS = ENCODE_BATCH * 128 * 128
+
+
+class Order:
+    """The rows of every batch of a stage: epochs in shuffled order, a lot never parted, a batch never of two sizes.
+
+    With one size what is left of an epoch after its last full batch is left out; with several a batch that a size
+    cannot fill takes rows of that size twice, so that no picture is never seen.
+    """
+
+    def __init__(self, lots: Sequence[tuple[int, ...]], sizes: Sequence[Size], batch: int, seed: int) -> None:
+        self.lots, self.seed = lots, seed
+        self.count = max(1, batch // len(lots[0]))
+        groups: dict[Size, list[int]] = {}
+        for number, lot in enumerate(lots):
+            groups.setdefault(sizes[lot[0]], []).append(number)
+        self.groups = [groups[size] for size in sorted(groups)]
+        whole = len(self.groups) == 1
+        self.per_epoch = max(1, len(lots) // self.count if whole else sum(map(self._batches, self.groups)))
+        self._kept: tuple[int, list[list[int]]] = (-1, [])
+
+    def lots_of(self, number: int) -> list[tuple[int, ...]]:
+        """The lots of a batch by its number, counted through all epochs."""
+        epoch, at = divmod(number, self.per_epoch)
+        if self._kept[0] != epoch:
+            self._kept = (epoch, self._epoch(epoch))
+        return [self.lots[lot] for lot in self._kept[1][at]]
+
+    def _epoch(self, epoch: int) -> list[list[int]]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        orders = [[g[i] for i in torch.randperm(len(g), generator=generator).tolist()] for g in self.groups]
+        if len(orders) == 1:
+            return [orders[0][at * self.count : (at + 1) * self.count] for at in range(self.per_epoch)]
+        batches: list[list[int]] = []
+        for order in orders:
+            full = self._batches(order) * self.count
+            again = (order * (full // len(order) + 1))[:full]
+            batches += [again[at : at + self.count] for at in range(0, full, self.count)]
+        return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+    def _batches(self, group: Sequence[int]) -> int:
+        return -(-len(group) // self.count)
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Pictures in a level's space: a tensor [n, *shape] a size, and each row's place in that of its size."""
+
+    tensors: dict[str, Tensor]
+    places: list[tuple[str, int]]
+
+    def rows(self, rows: Sequence[int]) -> Tensor:
+        """[B, *shape] of rows of one size."""
+        name = self.places[rows[0]][0]
+        return self.tensors[name][[self.places[row][1] for row in rows]].float()
+
+
+class Lessons:
+    """The lessons of a stage. ``out`` is the folder of the run, where what is encoded is kept."""
+
+    def __init__(self, blank: Lesson, sees: str, level: str, pictures: Pictures, out: Path, seed: int) -> None:
+        self.blank, self.sees, self.level, self.pictures, self.out = blank, sees, level, pictures, out
+        stage = blank.stage
+        self.fitted: Fitted | None = None if sees == "texts" else pictures.fitted(stage.size, stage.buckets)
+        sizes = pictures.sizes if self.fitted is None else self.fitted.sizes
+        sizes = sizes if stage.buckets and self.fitted is not None else [(0, 0)] * len(pictures)
+        self.order = Order(pictures.lots, sizes, stage.batch, seed)
+        self._latents: Latents | None = None
+
+    def lesson(self, number: int, generator: torch.Generator) -> Lesson:
+        """The lesson of a batch by its number; all that is random in it comes from ``generator``."""
+        lots = self.order.lots_of(number)
+        rows = [row for lot in lots for row in lot]
+        stage, system, pictures = self.blank.stage, self.blank.system, self.pictures
+        # What goes together has its captions chosen, and dropped, together.
+        every = torch.tensor([len(lot) for lot in lots])
+        dropped = (torch.rand(len(lots), generator=generator) < stage.drop_text).repeat_interleave(every)
+        picks = torch.rand(len(lots), generator=generator).repeat_interleave(every).tolist()
+        chosen = [
+            pictures.captions[row][int(p * len(pictures.captions[row]))] for row, p in zip(rows, picks, strict=True)
+        ]
+        texts = ["" if gone else text for text, gone in zip(chosen, dropped.tolist(), strict=True)]
+        lesson = replace(
+            self.blank,
+            generator=generator,
+            labels=[pictures.labels[row] for row in rows],
+            texts=texts,
+            captions=[_by_language(pictures, row) for row in rows],
+        )
+        if self.fitted is None:
+            return lesson
+        pixels = self.fitted.pixels(rows)
+        if self.sees == "pixels":
+            return replace(lesson, pixels=pixels)
+        if self._latents is None:
+            self._latents = self._encoded_once()
+        with torch.set_grad_enabled(any(p.requires_grad for p in system.text.parameters())):
+            encodings = system.encode(texts)
+        scalars = {"size_ids": self.fitted.size_ids[rows]}
+        if pictures.poses is not None:
+            scalars["pose"] = pictures.poses[rows]
+        hints = system.level(self.level).hints
+        for name in _read_by(hints, "labels"):
+            if all(name in pictures.labels[row] for row in rows):
+                scalars[name] = torch.tensor([[float(pictures.labels[row][name])] for row in rows])
+        maps = {name: self.fitted.maps(name, rows) for name in _read_by(hints, "maps")}
+        x = self._latents.rows(rows)
+        return replace(lesson, batch=Batch(x, encodings, scalars, dropped, generator, pixels, maps))
+
+    def _encoded_once(self) -> Latents:
+        """All pictures in the level's space, half precision: encoded once, kept by data and encoder."""
+        fitted = cast(Fitted, self.fitted)
+        system = self.blank.system
+        space = system.space(self.level)
+        part = system.recipe.level(self.level).space
+        while isinstance(part, str):
+            part = system.recipe.level(part).space
+        name = hashlib.sha256(f"{fitted.digest} {dumps(part)}".encode())
+        for key, value in sorted(cast(nn.Module, space).state_dict().items()):
+            name.update(key.encode() + value.numpy().tobytes())
+        path = self.out / "cache" / f"latents-{name.hexdigest()[:24]}.pt"
+        groups: dict[str, list[int]] = {}
+        places: list[tuple[str, int]] = []
+        for row, (width, height) in enumerate(fitted.sizes):
+            group = groups.setdefault(f"{width}x{height}", [])
+            places.append((f"{width}x{height}", len(group)))
+            group.append(row)
+        if not path.is_file():
+            encoded = {size: torch.cat(list(self._encoded(space, rows, size))) for size, rows in groups.items()}
+            path.parent.mkdir(exist_ok=True)
+            whole = path.with_suffix(".part")
+            torch.save(encoded, whole)
+            whole.replace(path)
+        return Latents(torch.load(path, weights_only=True, mmap=True), places)
+
+    def _encoded(self, space: Any, rows: Sequence[int], size: str) -> Iterable[Tensor]:
+        from rich.progress import track
+
+        fitted = cast(Fitted, self.fitted)
+        width, height = fitted.sizes[rows[0]]
+        count = max(1, min(ENCODE_BATCH, ENCODE_PIXELS // (width * height)))
+        modes = space.training
+        space.eval()
+        title = say(f"编码图片 {size}", f"encoding pictures {size}")
+        with torch.inference_mode():
+            for first in track(range(0, len(rows), count), description=title):
+                yield space.encode(fitted.pixels(rows[first : first + count])).half().contiguous()
+        space.train(modes)
+
+
+def _read_by(hints: Sequence[object], kind: str) -> list[str]:
+    """The names of the "labels" or "maps" of the data that hints read."""
+    return sorted({str(name) for hint in hints for name in getattr(hint, kind, ())})
+
+
+def _by_language(pictures: Pictures, row: int) -> dict[str, tuple[str, ...]]:
+    pairs = list(zip(pictures.languages[row], pictures.captions[row], strict=True))
+    return {language: tuple(t for other, t in pairs if other == language) for language, _ in pairs}

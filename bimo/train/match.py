@@ -1,0 +1,81 @@
+"""Words and whole pictures brought together in the space of a locked picture tower: how Taiyi-CLIP was trained."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bimo.core.errors import RecipeError
+from bimo.core.part import Part
+from bimo.data.loader import Pictures
+from bimo.diffusion.system import System
+from bimo.train.lesson import Lesson, Vocabulary
+
+MAXIMUM_LOGIT_SCALE = math.log(100)
+TRIES = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match(Part):
+    """The contrastive loss of CLIP (arXiv:2103.00020, figure 3) between a tower's pooled words and the embeddings of
+    the system's picture tower, which is locked (arXiv:2111.07991) unless the stage names it.
+
+    The temperature is kept above 1/100. Of each picture a random part is seen: ``area`` (from, to) of it, its shape
+    changed by at most ``shape`` either way.
+    """
+
+    area: tuple[float, float] = (0.9, 1.0)
+    shape: float = 4 / 3
+    sees: str = "pixels"
+
+    def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
+        """All of them, each for itself."""
+        return pictures
+
+    def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
+        """None. Raises RecipeError for a system that has no picture tower."""
+        if system.vision is None:
+            raise RecipeError(
+                f"配方 {system.recipe.name} 没有 vision，无法与图片对照",
+                f"recipe {system.recipe.name} has no vision to match words with",
+            )
+        return None
+
+    def loss(self, lesson: Lesson) -> Tensor:
+        """The mean of both directions."""
+        vision: Any = lesson.system.vision
+        with torch.no_grad():
+            vision.logit_scale.clamp_(0, MAXIMUM_LOGIT_SCALE)
+        pooled = lesson.system.encode(lesson.texts)[-1].pooled
+        words = functional.normalize(cast(Tensor, pooled), dim=1)
+        seen = self._parts(cast(Tensor, lesson.pixels), vision.part.size, lesson.generator)
+        pictures = functional.normalize(vision(seen), dim=1)
+        scores = vision.logit_scale.exp() * words @ pictures.T
+        right = torch.arange(len(words))
+        return (functional.cross_entropy(scores, right) + functional.cross_entropy(scores.T, right)) / 2
+
+    def _parts(self, pixels: Tensor, side: int, generator: torch.Generator) -> Tensor:
+        rows: list[Tensor] = []
+        for row in pixels:
+            top, left, height, width = self._part(row.shape[1], row.shape[2], generator)
+            part = row[None, :, top : top + height, left : left + width]
+            part = functional.interpolate(part, (side, side), mode="bicubic", antialias=True, align_corners=False)
+            rows.append(part.clamp(-1, 1))
+        return torch.cat(rows)
+
+    def _part(self, height: int, width: int, generator: torch.Generator) -> tuple[int, int, int, int]:
+        for _ in range(TRIES):
+            draws = torch.rand(4, generator=generator).tolist()
+            area = (self.area[0] + (self.area[1] - self.area[0]) * draws[0]) * height * width
+            shape = math.exp((2 * draws[1] - 1) * math.log(self.shape))
+            wide, high = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+            if 0 < wide <= width and 0 < high <= height:
+                return int(draws[2] * (height - high + 1)), int(draws[3] * (width - wide + 1)), high, wide
+        side = min(height, width)
+        return (height - side) // 2, (width - side) // 2, side, side

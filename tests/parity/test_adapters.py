@@ -1,0 +1,197 @@
+"""Published adapters draw in bimo as in diffusers' own pipelines: LoRA, ControlNet, T2I-Adapter, HunyuanDiT's."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy
+import pytest
+import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from PIL import Image, ImageDraw
+
+from bimo.core.types import Picture
+from bimo.diffusion.drive import draw
+from bimo.parts.denoisers.adapters import adapt, control
+from bimo.parts.published.folder import read_folder
+from tests.parity.hunyuan_checkpoints import checkpoint as hunyuan_checkpoint
+from tests.parity.hunyuan_checkpoints import read_by_diffusers as hunyuan_by_diffusers
+from tests.parity.tiny_checkpoints import checkpoint, read_by_diffusers
+
+LAW: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
+UNET: dict[str, Any] = {
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "block_out_channels": (8, 16),
+    "layers_per_block": 1,
+    "cross_attention_dim": 16,
+    "attention_head_dim": 2,
+    "norm_num_groups": 4,
+}
+REQUEST: dict[str, Any] = {"seed": 3, "steps": 4, "guidance": 7.5, "size": (64, 64), "text": "a red cat"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("sd") / "saved"
+    checkpoint(place, "clip", diffusers.DDIMScheduler(**LAW, clip_sample=False, set_alpha_to_one=False))
+    return place
+
+
+def lines(size: tuple[int, int] = (96, 80), mode: str = "RGB") -> Image.Image:
+    """A picture of another size than what is drawn."""
+    picture = Image.new(mode, size, "black")
+    pen = ImageDraw.Draw(picture)
+    pen.line((4, 4, size[0] - 9, size[1] - 20), fill="white", width=5)
+    pen.ellipse((30, 20, 70, 60), fill="gray" if mode == "L" else "orange")
+    return picture
+
+
+def loud(module: torch.nn.Module, scale: float = 0.3) -> torch.nn.Module:
+    """Its zeros, from which an adapter is trained, made numbers that count."""
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn(parameter.shape) * scale)
+    return module.eval()
+
+
+def by_diffusers(pipeline: Any, request: dict[str, Any], **settings: Any) -> list[numpy.ndarray]:
+    """The pictures of a pipeline of diffusers."""
+    pipeline.set_progress_bar_config(disable=True)
+    count = request.get("count", 1)
+    width, height = request["size"]
+    with warnings.catch_warnings():
+        # The adapter's pipeline decodes in a way of its own that diffusers gives up.
+        warnings.simplefilter("ignore", FutureWarning)
+        drawn = pipeline(
+            request["text"],
+            negative_prompt=request.get("negative"),
+            width=width,
+            height=height,
+            num_inference_steps=request["steps"],
+            guidance_scale=request["guidance"],
+            num_images_per_prompt=count,
+            generator=[torch.Generator().manual_seed(request["seed"] + i) for i in range(count)],
+            **settings,
+        )
+    return [numpy.asarray(image) for image in drawn.images]
+
+
+def compare(pictures: list[Picture], expected: list[numpy.ndarray], plain: list[Picture]) -> None:
+    """Within 1 of 255 a channel, and another picture than without the adapter."""
+    assert len(pictures) == len(expected)
+    for picture, array, without in zip(pictures, expected, plain, strict=True):
+        found = numpy.asarray(picture.image).astype(int)
+        assert numpy.abs(found - array).max() <= 1
+        assert numpy.abs(found - numpy.asarray(without.image)).mean() > 2
+
+
+def test_lora_of_peft(folder: Path, tmp_path: Path) -> None:
+    """Made, named and saved by peft and diffusers, alpha in the header; merged at another weight than 1."""
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    pipeline = read_by_diffusers(folder)
+    names = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "conv1"]
+    pipeline.unet.add_adapter(LoraConfig(r=3, lora_alpha=6, target_modules=names, init_lora_weights="gaussian"))
+    for name, parameter in pipeline.unet.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.4)
+    state = get_peft_model_state_dict(pipeline.unet)
+    from diffusers.training_utils import _collate_lora_metadata
+
+    diffusers.StableDiffusionPipeline.save_lora_weights(
+        tmp_path,
+        unet_lora_layers=state,
+        **_collate_lora_metadata({"unet": pipeline.unet}),
+    )
+    pipeline = read_by_diffusers(folder)
+    with warnings.catch_warnings():
+        # peft warns that 3 does not divide 16, among much else.
+        warnings.simplefilter("ignore")
+        pipeline.load_lora_weights(str(tmp_path), weight_name="pytorch_lora_weights.safetensors")
+    system = read_folder(folder)
+    plain = draw(system, REQUEST)
+    adapt(system, tmp_path / "pytorch_lora_weights.safetensors", 0.7)
+    compare(draw(system, REQUEST), by_diffusers(pipeline, REQUEST, cross_attention_kwargs={"scale": 0.7}), plain)
+
+
+@pytest.mark.parametrize(
+    ("weight", "order", "request_"),
+    [
+        (1.0, "rgb", {"negative": "apple", "size": (80, 48)}),
+        (0.6, "bgr", {"count": 2}),
+        (1.0, "rgb", {"guidance": 1.0}),
+    ],
+)
+def test_controlnet(folder: Path, tmp_path: Path, weight: float, order: str, request_: dict[str, Any]) -> None:
+    net = loud(
+        diffusers.ControlNetModel(
+            **UNET, conditioning_embedding_out_channels=(4, 4, 4, 4), controlnet_conditioning_channel_order=order
+        )
+    )
+    net.save_pretrained(str(tmp_path / "net"))
+    parts = read_by_diffusers(folder).components
+    pipeline = diffusers.StableDiffusionControlNetPipeline(**parts, controlnet=net, requires_safety_checker=False)
+    system = control(read_folder(folder), tmp_path / "net")
+    request = {**REQUEST, **request_}
+    told = {**request, "pictures": {"control": lines()}, "hints": {"control": [weight]}}
+    expected = by_diffusers(pipeline, request, image=lines(), controlnet_conditioning_scale=weight)
+    compare(draw(system, told, batch=2), expected, draw(system, request))
+
+
+def test_two_controlnets_are_added(folder: Path, tmp_path: Path) -> None:
+    nets, system = [], read_folder(folder)
+    for index, name in enumerate(("canny", "depth")):
+        net = loud(
+            diffusers.ControlNetModel(**UNET, conditioning_embedding_out_channels=(4, 4, 4, 4)), 0.2 + index / 10
+        )
+        net.save_pretrained(str(tmp_path / name))
+        nets.append(net)
+        system = control(system, tmp_path / name, name)
+    parts = read_by_diffusers(folder).components
+    pipeline = diffusers.StableDiffusionControlNetPipeline(**parts, controlnet=nets, requires_safety_checker=False)
+    other = lines((64, 64)).rotate(90)
+    told = {**REQUEST, "pictures": {"canny": lines(), "depth": other}, "hints": {"depth": [0.5]}}
+    settings = {"image": [lines(), other], "controlnet_conditioning_scale": [1.0, 0.5]}
+    compare(draw(system, told), by_diffusers(pipeline, REQUEST, **settings), draw(system, REQUEST))
+
+
+@pytest.mark.parametrize(("kind", "channels"), [("full_adapter", 3), ("light_adapter", 1)])
+def test_t2i_adapter(folder: Path, tmp_path: Path, kind: str, channels: int) -> None:
+    net = loud(
+        diffusers.T2IAdapter(
+            in_channels=channels, channels=[8, 16], num_res_blocks=1, downscale_factor=8, adapter_type=kind
+        )
+    )
+    net.save_pretrained(str(tmp_path / "net"))
+    parts = {k: v for k, v in read_by_diffusers(folder).components.items() if k != "image_encoder"}
+    pipeline = diffusers.StableDiffusionAdapterPipeline(**parts, adapter=net, requires_safety_checker=False)
+    system = control(read_folder(folder), tmp_path / "net", "sketch")
+    picture = lines(mode="L" if channels == 1 else "RGB")
+    request = {**REQUEST, "negative": "apple", "count": 2}
+    told = {**request, "pictures": {"sketch": picture}, "hints": {"sketch": [0.8]}}
+    expected = by_diffusers(pipeline, request, image=picture, adapter_conditioning_scale=0.8)
+    compare(draw(system, told), expected, draw(system, request))
+
+
+def test_controlnet_of_hunyuan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hunyuan_checkpoint(tmp_path / "saved", "1.2")
+    parts = hunyuan_by_diffusers(tmp_path / "saved").components
+    config = {
+        k: v for k, v in parts["transformer"].config.items() if k not in {"num_layers", "learn_sigma", "norm_type"}
+    }
+    net = loud(diffusers.HunyuanDiT2DControlNetModel(**config, transformer_num_layers=4), 0.1)
+    net.save_pretrained(str(tmp_path / "net"))
+    pipeline = diffusers.HunyuanDiTControlNetPipeline(**parts, controlnet=net, requires_safety_checker=False)
+    system = control(read_folder(tmp_path / "saved"), tmp_path / "net")
+    request = {**REQUEST, "text": "一只红苹果", "negative": "小桥", "guidance": 5.0, "size": (80, 48)}
+    told = {**request, "pictures": {"control": lines()}, "hints": {"control": [0.9]}}
+    # diffusers codes the picture by chance, whatever the seed; the mean is what it is by.
+    monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda self, *rest: self.mode())
+    settings = {"control_image": lines().resize((80, 48), Image.Resampling.LANCZOS), "use_resolution_binning": False}
+    expected = by_diffusers(pipeline, request, **settings, controlnet_conditioning_scale=0.9)
+    compare(draw(system, told), expected, draw(system, request))

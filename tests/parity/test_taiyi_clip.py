@@ -1,0 +1,108 @@
+"""Taiyi-CLIP against transformers' own modules: its published text tower, CLIP's picture tower and processor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from bimo.apps.cli_models import parameters
+from bimo.core.recipe import Recipe
+from bimo.diffusion.system import System
+from bimo.eval.scorer import similarity
+from bimo.parts.text.bert import Bert
+from bimo.parts.vision import ClipVision
+from bimo.recipes.taiyi_clip import taiyi_clip, taiyi_clip_b32, taiyi_clip_huge, taiyi_clip_large
+from tests.parity.tiny_checkpoints import BERT_WORDS, bert_words
+
+LENGTH = 24
+SIDE = 32
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple[BertForSequenceClassification, CLIPVisionModelWithProjection]:
+    torch.manual_seed(3)
+    words = BertForSequenceClassification(
+        BertConfig(
+            vocab_size=len(BERT_WORDS), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+            intermediate_size=32, max_position_embeddings=LENGTH, num_labels=12,
+        )
+    ).eval()  # fmt: skip
+    pictures = CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=16, intermediate_size=32, projection_dim=12, num_hidden_layers=2, num_attention_heads=2,
+            image_size=SIDE, patch_size=8,
+        )
+    ).eval()  # fmt: skip
+    return words, pictures
+
+
+@pytest.fixture(scope="module")
+def system(
+    pair: tuple[BertForSequenceClassification, CLIPVisionModelWithProjection], tmp_path_factory: pytest.TempPathFactory
+) -> System:
+    words, pictures = pair
+    text = Bert(
+        width=16, layers=2, heads=2, feed=32, vocab=len(BERT_WORDS), positions=LENGTH, length=LENGTH, pool="first",
+        project=12,
+    )  # fmt: skip
+    vision = ClipVision(size=SIDE, patch=8, width=16, layers=2, heads=2, feed=32, project=12)
+    made = System(Recipe(name="pair", text=(text,), vision=vision)).eval()
+    state = words.state_dict()
+    own = {f"model.{n.removeprefix('bert.')}": v for n, v in state.items() if n.startswith("bert.")}
+    own |= {f"head.{n.removeprefix('classifier.')}": v for n, v in state.items() if n.startswith("classifier.")}
+    made.text[0].load_state_dict(own, strict=True)
+    made.vision.model.load_state_dict(pictures.state_dict(), strict=True)
+    folder = tmp_path_factory.mktemp("words") / "words"
+    bert_words(folder)
+    made.towers[0].load_words(folder)
+    return made
+
+
+def test_scores_are_those_of_the_published_towers(
+    system: System, pair: tuple[BertForSequenceClassification, CLIPVisionModelWithProjection], tmp_path: Path
+) -> None:
+    words, pictures = pair
+    texts = ["一只红苹果", "小桥流水人家", "a cat"]
+    noise = np.random.default_rng(0)
+    images = [Image.fromarray(noise.integers(0, 256, (h, w, 3), dtype=np.uint8)) for h, w in ((40, 57), (64, 33))]
+    processor = CLIPImageProcessorPil(
+        size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}, do_convert_rgb=True
+    )
+    tokenizer = bert_words(tmp_path / "words")
+    ids = tokenizer(texts, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        left = words(ids).logits
+        right = pictures(pixel_values=processor(images, return_tensors="pt")["pixel_values"]).image_embeds
+    expected = (left / left.norm(dim=1, keepdim=True)) @ (right / right.norm(dim=1, keepdim=True)).T
+    found = similarity(system, texts, images)
+    assert found.shape == (3, 2)
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert expected.std() > 1e-3  # or any two towers would agree
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words", "pictures"),
+    [
+        # chinese-roberta-wwm-ext with its pooler and a projection; CLIP's picture towers with theirs.
+        (taiyi_clip, 102_267_648 + 768 * 768 + 768, 303_966_208),
+        (taiyi_clip_b32, 102_267_648 + 768 * 512 + 512, 87_849_216),
+        (taiyi_clip_large, 325_522_432 + 1024 * 768 + 768, 303_966_208),
+        (taiyi_clip_huge, 325_522_432, 632_076_800),
+    ],
+    ids=lambda value: value.name if isinstance(value, Recipe) else "",
+)
+def test_full_sizes(recipe: Recipe, words: int, pictures: int) -> None:
+    counts = parameters(recipe)
+    assert sum(n for name, n in counts.items() if name.startswith("text.")) == words
+    assert sum(n for name, n in counts.items() if name.startswith("vision.model.")) == pictures

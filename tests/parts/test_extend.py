@@ -1,0 +1,63 @@
+"""A tower with more words and positions begins where the one it grew from stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from bimo.core.errors import RecipeError
+from bimo.parts.text.clip import ClipText, ClipTower
+from bimo.parts.text.extend import extended
+from tests.parity.tiny_checkpoints import clip_words
+
+
+@pytest.fixture(scope="module")
+def tower(tmp_path_factory: pytest.TempPathFactory) -> ClipTower:
+    folder = tmp_path_factory.mktemp("words") / "clip"
+    torch.manual_seed(0)
+    part = ClipText(width=16, layers=2, heads=2, feed=32, vocab=len(clip_words(folder)), positions=16, length=16)
+    made = part.build().eval()
+    made.load_words(folder)
+    return made
+
+
+def test_what_was_read_before_is_read_as_before(tower: ClipTower) -> None:
+    grown = extended(tower, ["红", "苹"], positions=40, length=30)
+    with torch.inference_mode():
+        before, after = (one.encode(["a red cat", "果"]).tokens for one in (tower, grown))
+    # The tower is causal: what stands later is not seen. Padding is one of its words as well.
+    assert after.shape == (2, 30, 16)
+    assert torch.allclose(before, after[:, :16], atol=1e-6)
+
+
+def test_a_new_word_begins_as_the_mean_of_its_pieces(tower: ClipTower, tmp_path: Path) -> None:
+    grown = extended(tower, ["红", "苹"], positions=40, length=30)
+    pieces = tower.words.encode("红", add_special_tokens=False).ids
+    assert len(pieces) > 1
+    table = grown.model.embeddings.token_embedding.weight
+    assert torch.allclose(table[tower.part.vocab], tower.model.embeddings.token_embedding.weight[pieces].mean(dim=0))
+    ids, mask = grown.ids(["红苹果"])
+    assert ids[0, 1:3].tolist() == [tower.part.vocab, tower.part.vocab + 1]
+    assert int(mask.sum()) < int(tower.ids(["红苹果"])[1].sum())
+    grown.save_words(tmp_path / "saved")
+    again = ClipTower(grown.part)
+    again.load_words(tmp_path / "saved")
+    assert torch.equal(again.ids(["一只红苹果 red"])[0], grown.ids(["一只红苹果 red"])[0])
+
+
+@pytest.mark.parametrize(
+    ("words", "positions", "told"), [(["a"], 20, "'a'"), (["红", "红"], 20, "'红'"), (["红"], 8, "only become more")]
+)
+def test_what_cannot_be_added_is_refused(tower: ClipTower, words: list[str], positions: int, told: str) -> None:
+    with pytest.raises(RecipeError, match=told):
+        extended(tower, words, positions, 8)
+
+
+def test_words_and_tower_must_belong_together(tower: ClipTower, tmp_path: Path) -> None:
+    clip_words(tmp_path / "words")
+    larger = ClipText(width=16, layers=2, heads=2, feed=32, vocab=600).build()
+    larger.load_words(tmp_path / "words")
+    with pytest.raises(RecipeError, match="600 words"):
+        extended(larger, ["红"], 77, 77)
