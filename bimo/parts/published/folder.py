@@ -109,7 +109,7 @@ def recipe_of(path: Path) -> Recipe:
     return reading_of(path).recipe
 
 
-def read_folder(path: Path, dtype: torch.dtype = torch.float32) -> System:
+def read_folder(path: Path, dtype: torch.dtype | None = torch.float32) -> System:
     """The system in a folder, ready to draw; ``weights_hash`` is the SHA-256 over the names and hashes of its files.
 
     Raises WeightsError for weights that are missing, truncated, misshapen or would run code, RecipeError as
