@@ -21,11 +21,6 @@ CLIP_SEGMENTS = (
     "encoder.layers.",
     "final_layer_norm.",
 )
-    "embeddings.token_embedding.",
-    "embeddings.position_embedding.",
-    "encoder.layers.",
-    "final_layer_norm.",
-)
 
 
 @dataclass(frozen=True)
