@@ -34,8 +34,8 @@ taiyi_zh = Recipe(
         note="The words began as Taiyi-CLIP-RoBERTa-102M-ViT-L-Chinese; the rest is Stable Diffusion 1.4, as it was.",
     ),
     request=Defaults(size=(512, 512), guidance=7.5, steps=50),
-    note="Their handbook: 512 x 512 alone, a word for the medium (插画, 油画, 水彩 ...), no Chinese punctuation, and against "
-    "watermarks the negative prompt 广告, ，, ！, 。, ；, 资讯, 新闻, 水印.",
+    note="Their handbook: 512 x 512 alone, a word for the medium (插画, 油画, 水彩 ...), no Chinese punctuation, and "
+    "against watermarks the negative prompt 广告, ，, ！, 。, ；, 资讯, 新闻, 水印.",
 )
 
 taiyi_en = Recipe(
