@@ -52,7 +52,7 @@ def pixels_of(image: Image.Image, size: tuple[int, int]) -> Tensor:
     from PIL import Image
 
     resized = opaque(image).resize(size, resample=Image.Resampling.LANCZOS)
-    values = torch.from_numpy(numpy.array(resized).astype(numpy.float32) / 255.0)
+    values = torch.tensor(numpy.array(resized).astype(numpy.float32) / 255.0)
     return 2.0 * values.permute(2, 0, 1)[None] - 1.0
 
 
@@ -61,7 +61,7 @@ def mask_of(image: Image.Image, size: tuple[int, int]) -> Tensor:
     from PIL import Image
 
     resized = opaque(image).resize(size, resample=Image.Resampling.LANCZOS).convert("L")
-    values = torch.from_numpy(numpy.array(resized).astype(numpy.float32) / 255.0)
+    values = torch.tensor(numpy.array(resized).astype(numpy.float32) / 255.0)
     return (values >= 0.5).float()[None, None]
 
 
