@@ -20,7 +20,7 @@ from bimo.diffusion.samplers import Sampler
 from bimo.diffusion.system import SILENT, BuiltLevel, System, merged, silenced, stacked
 from bimo.words.styles import styled
 
-#: The share of the steps that a picture goes through where nothing is said, as in diffusers; with a mask all of them.
+#: The share of the steps that a picture goes through where nothing is said, as in diffusers; with a mask the recipe's.
 STRENGTH = 0.8
 
 Painting = Generator[Ask, Tensor, Picture]
@@ -76,8 +76,8 @@ def filled(system: System, request: Request | Mapping[str, object]) -> Request:
         "sampler": request.sampler or wanted.sampler or last.sampler,
     }
     if request.image is not None and request.strength is None:
-        read = request.mask is not None or IMAGE in _read_by_hints(system, last.name)
-        settings["strength"] = 1.0 if read else STRENGTH
+        plain = 1.0 if IMAGE in _read_by_hints(system, last.name) else STRENGTH
+        settings["strength"] = wanted.strength if request.mask is not None else plain
     if request.image is not None and IMAGE not in _read_by_hints(system, last.name):
         _not_enlarging(system, size)
     request = request.model_copy(update=settings)

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 
 from bimo.core.errors import RequestError
 from bimo.diffusion.drive import draw
+from bimo.diffusion.paint import filled
 from bimo.diffusion.system import System
 from bimo.parts.hints.views import Masked
 from bimo.parts.published.folder import read_folder
@@ -102,6 +103,15 @@ def test_begins_from_a_picture_as_diffusers(places: Any, scheduler: str, extra: 
     cls = diffusers.StableDiffusionImg2ImgPipeline
     expected = by_diffusers(cls, places(scheduler), request, strength=extra["strength"])
     compare(draw(read_folder(places(scheduler)), {**request, "guidance": 5.0}), expected)
+
+
+def test_with_a_mask_the_strength_is_the_recipe_s(places: Any) -> None:
+    system = read_folder(places("ddim"))
+    request = {"text": "红", "image": photo(), "mask": hole(), "seed": 4, "steps": 4, "size": (64, 64)}
+    assert filled(system, request).strength == 1.0
+    system.recipe = replace(system.recipe, request=replace(system.recipe.request, strength=0.75))
+    assert filled(system, request).strength == 0.75
+    assert filled(system, request | {"strength": 0.5}).strength == 0.5
 
 
 def test_less_than_a_step_is_refused(places: Any) -> None:
