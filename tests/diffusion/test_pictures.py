@@ -47,6 +47,11 @@ def test_a_mask_is_painted_where_it_is_half_white_or_more() -> None:
     assert mask_of(mask, (2, 2)).tolist() == [[[[0, 0], [1, 1]]]]
 
 
+def test_sixteen_bits_become_eight() -> None:
+    deep = Image.fromarray(numpy.array([[0, 32768, 65535]], dtype=numpy.uint16))
+    assert [opaque(deep).getpixel((at, 0)) for at in range(3)] == [(v, v, v) for v in (0, 128, 255)]
+
+
 def test_what_is_transparent_is_white_and_what_a_camera_turned_is_upright() -> None:
     assert opaque(Image.new("RGBA", (2, 2), (0, 0, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
     turned = Image.new("RGB", (4, 2))
@@ -61,6 +66,7 @@ def test_what_is_transparent_is_white_and_what_a_camera_turned_is_upright() -> N
         ((1000, 500), 512 * 512, (), (720, 360)),
         ((100, 60), 512 * 512, (), (96, 56)),
         ((4000, 3), 64 * 64, (), (2336, 8)),
+        ((50000, 1), 512 * 512, (), (8192, 8)),
         ((1000, 500), 512 * 512, ((512, 512), (512, 256), (256, 512)), (512, 256)),
     ],
 )
