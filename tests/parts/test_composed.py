@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
-from bimo.core.recipe import Defaults, Guide, Level, Recipe
+from bimo.core.recipe import Defaults, Guide, Recipe
 from bimo.core.types import Conditioning, Encoding
 from bimo.diffusion.drive import draw
 from bimo.diffusion.paint import paint, prepare
@@ -24,7 +24,8 @@ from bimo.diffusion.system import System
 from bimo.parts.denoisers.composed import Composed
 from bimo.parts.denoisers.pixel import PixelUnet
 from bimo.recipes.composer import composer
-from bimo.recipes.pai_ldm import enlarge, smaller
+from bimo.recipes.pai_ldm import enlarge
+from bimo.recipes.pai_ldm import image as small_picture
 from tests.parity.tiny_checkpoints import clip_words
 
 SIZE = (128, 128)
@@ -147,7 +148,7 @@ class NothingDenoiser(nn.Module):
 
 
 def test_esrgan_enlarges_what_another_level_drew() -> None:
-    first = Level(name="image", space=smaller, denoiser=Nothing(), schedule=Mean(), steps=1, guide=Guide(scale=1.0))
+    first = replace(small_picture, denoiser=Nothing(), schedule=Mean(), steps=1, guide=Guide(scale=1.0))
     recipe = Recipe(name="pai", levels=(first, enlarge), request=Defaults(size=(128, 128)))
     torch.manual_seed(0)
     system = System(replace(recipe.tiny(), request=recipe.request)).eval()
