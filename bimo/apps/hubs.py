@@ -16,7 +16,7 @@ from bimo.core.weights import CHUNK_BYTES
 
 INDEX_FILES = ("model_index.json", "recipe.json")
 #: What is fetched of a repository: everything a diffusers folder needs, nothing twice.
-WANTED = ["*.json", "*.txt", "*.model", "*.safetensors", "*.bin"]
+WANTED = ["*.json", "*.txt", "*.txt.gz", "*.model", "*.safetensors", "*.bin"]
 UNWANTED = ["*.fp16.*", "*.non_ema.*", "*.msgpack", "*.ckpt", "safety_checker/*", "flax_*", "openvino_*", "*.onnx"]
 MODELSCOPE = "modelscope:"
 GIGABYTE = 1e9

@@ -106,7 +106,7 @@ def load(name: str | Path, *, stored: bool = False) -> System:
     if folder is not None and folder.is_relative_to(BUNDLES):
         return _read(folder, stored)
     if address := next(iter(_addresses(wanted)), ""):
-        return _published(_read(fetch(address, wanted.weights.modelscope), stored), wanted)
+        return _published(_read(fetch(address, wanted.weights.modelscope), stored, wanted), wanted)
     raise WeightsError(
         f"配方 {wanted.name} 没有可用的权重；请先训练（bimo train {wanted.name} --data 数据 --out 目录），"
         "再用 -m 指定那个文件夹",
@@ -115,13 +115,17 @@ def load(name: str | Path, *, stored: bool = False) -> System:
     )
 
 
-def _read(folder: Path, stored: bool) -> System:
+def _read(folder: Path, stored: bool, wanted: Recipe | None = None) -> System:
     if (folder / RECIPE_FILE).is_file():
         from bimo.diffusion.system import System
 
         return System.read(folder, _numbers(stored))
     if (folder / INDEX_FILE).is_file():
         return _diffusers().read_folder(folder, _numbers(stored))
+    if name := _cascades().system_in(folder):
+        # One folder holds both towers of the larger one; a recipe says which is wanted.
+        named = wanted is not None and wanted.name.startswith(name)
+        return _cascades().read(folder, wanted if named else recipes()[name], _numbers(stored))
     raise _no_model(folder)
 
 
@@ -150,11 +154,17 @@ def _of_folder(folder: Path) -> Recipe:
         return _as_recipe(weights.read_recipe(folder / RECIPE_FILE), folder / RECIPE_FILE)
     if (folder / INDEX_FILE).is_file():
         return _as_recipe(_diffusers().recipe_of(folder), folder)
+    if name := _cascades().system_in(folder):
+        return _as_recipe(_cascades().recipe_of(folder, recipes()[name]), folder)
     raise _no_model(folder)
 
 
 def _diffusers() -> Any:
     return importlib.import_module("bimo.parts.published.folder")
+
+
+def _cascades() -> Any:
+    return importlib.import_module("bimo.parts.published.damo")
 
 
 def _single() -> Any:
