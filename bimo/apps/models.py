@@ -120,6 +120,8 @@ def _read(folder: Path) -> System:
         return System.read(folder)
     if (folder / INDEX_FILE).is_file():
         return _diffusers().read_folder(folder)
+    if _of_hunyuan(folder):
+        return _hunyuan().read_authors(folder)
     raise _no_model(folder)
 
 
@@ -142,11 +144,22 @@ def _of_folder(folder: Path) -> Recipe:
         return _as_recipe(weights.read_recipe(folder / RECIPE_FILE), folder / RECIPE_FILE)
     if (folder / INDEX_FILE).is_file():
         return _as_recipe(_diffusers().recipe_of(folder), folder)
+    if _of_hunyuan(folder):
+        return _as_recipe(_hunyuan().authors_recipe(folder), folder)
     raise _no_model(folder)
 
 
 def _diffusers() -> Any:
     return importlib.import_module("bimo.parts.published.folder")
+
+
+def _of_hunyuan(folder: Path) -> bool:
+    """Whether a folder may be in the layout of HunyuanDiT's authors, without importing what reads it."""
+    return any(((root / "model").is_dir() and (root / "mt5").is_dir()) for root in (folder, folder / "t2i"))
+
+
+def _hunyuan() -> Any:
+    return importlib.import_module("bimo.parts.published.hunyuan_dit")
 
 
 def _single() -> Any:
