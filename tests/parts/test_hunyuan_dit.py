@@ -98,9 +98,9 @@ def authors_folder(folder: Path, place: Path, nested: bool = False) -> Path:
     state = authors_state(load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors"))
     for kind in ("ema", "module"):
         # What was learnt last and what was averaged are not the same.
-        torch.save(
-            {n: v * (1.0 if kind == "ema" else 1.1) for n, v in state.items()}, root / f"model/pytorch_model_{kind}.pt"
-        )
+        tensors = {n: v * (1.0 if kind == "ema" else 1.1) for n, v in state.items()}
+        # Their files hold the tensors as they are, or in a table of that name.
+        torch.save({kind: tensors} if nested else tensors, root / "model" / f"pytorch_model_{kind}.pt")
     pairs = {"text_encoder": "clip_text_encoder", "tokenizer": "tokenizer", "text_encoder_2": "mt5"}
     for ours, theirs in {**pairs, "vae": "sdxl-vae-fp16-fix"}.items():
         shutil.copytree(folder / ours, root / theirs)

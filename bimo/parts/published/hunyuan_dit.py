@@ -278,7 +278,7 @@ def _authors(path: Path, kind: Kind) -> tuple[Path, Path]:
     return root, file
 
 
-def read_authors(path: Path, kind: Kind = "ema", dtype: torch.dtype = torch.float32) -> System:
+def read_authors(path: Path, kind: Kind = "ema", dtype: torch.dtype | None = torch.float32) -> System:
     """The system in the authors' layout with the averaged weights ("ema"), the last ones or the distilled.
 
     Raises WeightsError for weights that are missing, truncated, misshapen or would run code.
