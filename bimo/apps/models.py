@@ -126,6 +126,8 @@ def _read(folder: Path, stored: bool, wanted: Recipe | None = None) -> System:
         # One folder holds both towers of the larger one; a recipe says which is wanted.
         named = wanted is not None and wanted.name.startswith(name)
         return _cascades().read(folder, wanted if named else recipes()[name], _numbers(stored))
+    if _of_hunyuan(folder):
+        return _hunyuan().read_authors(folder, dtype=_numbers(stored))
     raise _no_model(folder)
 
 
@@ -156,6 +158,8 @@ def _of_folder(folder: Path) -> Recipe:
         return _as_recipe(_diffusers().recipe_of(folder), folder)
     if name := _cascades().system_in(folder):
         return _as_recipe(_cascades().recipe_of(folder, recipes()[name]), folder)
+    if _of_hunyuan(folder):
+        return _as_recipe(_hunyuan().authors_recipe(folder), folder)
     raise _no_model(folder)
 
 
@@ -165,6 +169,15 @@ def _diffusers() -> Any:
 
 def _cascades() -> Any:
     return importlib.import_module("bimo.parts.published.damo")
+
+
+def _of_hunyuan(folder: Path) -> bool:
+    """Whether a folder may be in the layout of HunyuanDiT's authors, without importing what reads it."""
+    return any(((root / "model").is_dir() and (root / "mt5").is_dir()) for root in (folder, folder / "t2i"))
+
+
+def _hunyuan() -> Any:
+    return importlib.import_module("bimo.parts.published.hunyuan_dit")
 
 
 def _single() -> Any:
