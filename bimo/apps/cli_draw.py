@@ -9,19 +9,22 @@ import re
 import secrets
 import sys
 import tempfile
+import time
 import unicodedata
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bimo.apps import memory, models
+from bimo.apps import cli_inputs, memory, models
+from bimo.apps.cli_models import Dtype, numbers
 from bimo.core.errors import RecipeError, RequestError, say
-from bimo.core.types import Picture, Request, checked, read_metadata, write_whole
+from bimo.core.types import Ask, Picture, Request, checked, read_metadata, write_whole
 
 if TYPE_CHECKING:
-    from bimo.diffusion.system import System
+    from bimo.diffusion.keeping import Shelf
 
 SUFFIX = ".png"
 NAME_BYTES = 255
@@ -31,10 +34,11 @@ _NOT_IN_NAMES = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\ud
 
 EXAMPLES = say(
     "例子：\n\n  bimo draw 红苹果，3D风格\n\n  bimo draw 小桥流水人家 --style ink -n 4 --seed 1 -o 小桥.png\n\n"
-    "  bimo draw 一只猫 -m taiyi-sd-en --size 512x768 --steps 30\n\n  bimo draw --again 红苹果.png",
+    "  bimo draw 一只猫 -m taiyi-sd-en --size 512x768 --steps 30\n\n"
+    "  bimo draw 雪景 --image 照片.png --strength 0.6\n\n  bimo draw --again 红苹果.png",
     'Examples:\n\n  bimo draw "a red apple, 3d style"\n\n  bimo draw "a bridge over a stream" --style ink -n 4 '
     '--seed 1 -o bridge.png\n\n  bimo draw "a cat" -m taiyi-sd-en --size 512x768 --steps 30\n\n'
-    '  bimo draw --again "a red apple.png"',
+    '  bimo draw "in the snow" --image photo.png --strength 0.6\n\n  bimo draw --again "a red apple.png"',
 )
 HELP = say("把一句话画成图片（PNG）。", "Draw a sentence as a picture (PNG).")
 
@@ -72,6 +76,14 @@ def draw(
     seed: Annotated[int | None, typer.Option(help=say("种子；同样的种子画同样的图", "same seed, same picture"))] = None,
     negative: Annotated[str | None, typer.Option(help=say("不要画什么", "what not to draw"))] = None,
     style: Annotated[str | None, typer.Option(help=say("风格，如 ink 或 水墨", "a style, for instance ink"))] = None,
+    image: Annotated[Path | None, typer.Option(help=cli_inputs.IMAGE_HELP)] = None,
+    mask: Annotated[Path | None, typer.Option(help=cli_inputs.MASK_HELP)] = None,
+    strength: Annotated[float | None, typer.Option(help=cli_inputs.STRENGTH_HELP)] = None,
+    hint: Annotated[list[str] | None, typer.Option(help=cli_inputs.HINT_HELP)] = None,
+    dial: Annotated[list[str] | None, typer.Option(help=cli_inputs.DIAL_HELP)] = None,
+    lora: Annotated[list[str] | None, typer.Option(help=cli_inputs.LORA_HELP)] = None,
+    dtype: Annotated[Dtype, typer.Option(help=cli_inputs.DTYPE_HELP)] = Dtype.fp32,
+    offload: Annotated[bool, typer.Option("--offload", help=cli_inputs.OFFLOAD_HELP)] = False,
     as_json: Annotated[bool, typer.Option("--json", help=say("打印一个 JSON 对象", "print one JSON object"))] = False,
     again: Annotated[
         Path | None, typer.Option(help=say("按一张 PNG 里的记录重画", "draw a PNG again from its record"))
@@ -87,18 +99,20 @@ def draw(
         "seed": seed,
         "negative": negative,
         "style": style,
+        "strength": strength,
+        "dials": cli_inputs.dials(dial) if dial else None,
     }
     given = {name: value for name, value in settings.items() if value is not None}
+    seen = cli_inputs.pictures(image, mask, hint or ())
+    loras = [cli_inputs.lora(text) for text in lora or ()]
     if again is not None:
         if prompt is not None or given or count != 1:
-            raise RequestError(
-                "--again 按记录重画，不能再给提示词或别的设置（-m、-o、--json、--open 除外）",
-                "--again draws what the record says; give no prompt and no settings but -m, -o, --json, --open",
-            )
+            raise RequestError(*cli_inputs.AGAIN_ALONE)
         record = read_metadata(again)
+        record["request"] = cli_inputs.recorded(record["request"], seen, again)
         request, name = checked(record["request"]), model or record["recipe"]
     else:
-        request = checked({"text": prompt or "", "count": count} | given)
+        request = checked({"text": prompt or "", "count": count} | given | seen)
         record, name = None, model or os.environ.get("BIMO_MODEL") or models.DEFAULT_MODEL
     if request.style:
         from bimo.words.styles import style_named
@@ -108,8 +122,13 @@ def draw(
         memory.check(request.size)
     place = Place(output, request.text)
     place.check()
-    system = _loaded(name, record is not None and model is None)
-    pictures, files = _drawn(system, request, place, as_json)
+    shelf = _loaded(name, record is not None and model is None, request.size, dtype, offload)
+    system = shelf.system
+    for file, weight in loras:
+        from bimo.parts.denoisers.adapters import adapt
+
+        adapt(system, file, weight)
+    pictures, files = _drawn(shelf, request, place, as_json)
     warnings = list(dict.fromkeys(w for picture in pictures for w in picture.warnings))
     told: dict[str, Any] = {}
     if again is not None and record is not None:
@@ -134,10 +153,13 @@ def draw(
             typer.launch(str(file))
 
 
-def _loaded(name: str, recorded: bool) -> System:
+def _loaded(name: str, recorded: bool, size: tuple[int, int] | None, dtype: Dtype, offload: bool) -> Shelf:
+    said = _planned(name, size, dtype, offload)
+    if said:
+        typer.echo(said, err=True)
     with _shown(say(f"读入模型 {name} …", f"reading the model {name} ...")):
         try:
-            return models.load(name)
+            system = models.load(name, stored=offload or dtype is not Dtype.fp32)
         except RecipeError as error:
             if not recorded:
                 raise
@@ -145,23 +167,47 @@ def _loaded(name: str, recorded: bool) -> System:
                 f"{error.zh}；这张图由 {name} 画成，请用 -m 指定它的文件夹",
                 f"{error.en}; the picture was drawn by {name}: name its folder with -m",
             ) from None
+        from bimo.diffusion.keeping import Shelf
+
+        return Shelf(system, numbers(dtype), away=offload)
 
 
-def _drawn(system: System, request: Request, place: Place, quiet: bool) -> tuple[list[Picture], list[Path]]:
-    from bimo.diffusion.drive import draw as drive
-    from bimo.diffusion.paint import filled
+def _planned(name: str, size: tuple[int, int] | None, dtype: Dtype, offload: bool) -> str:
+    """What drawing will take; "" where it is little, or where only the model's files can tell what it is."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return "" if memory.surely_small(path) else memory.plan(models.recipe(path), size, dtype, offload)
+    recipe = next((r for r in models.recipes().values() if name in (r.name, r.weights.repo)), None)
+    if recipe is None:
+        return ""
+    folder = models.found(recipe)
+    small = folder is not None and memory.surely_small(folder)
+    return "" if small else memory.plan(recipe, size, dtype, offload)
+
+
+def _drawn(shelf: Shelf, request: Request, place: Place, quiet: bool) -> tuple[list[Picture], list[Path]]:
+    from bimo.diffusion.drive import drive
+    from bimo.diffusion.paint import filled, paint, prepare
 
     if request.seed is None:
         request = request.model_copy(update={"seed": secrets.randbelow(2**32)})
-    full = filled(system, request)
+    full = filled(shelf.system, request)
     memory.check(full.size or (0, 0))
+    with shelf.towers():
+        prepared = prepare(shelf.system, full)
     pictures: list[Picture] = []
     files: list[Path] = []
     with _bar(request.count) as progress:
         for index in range(request.count):
+
+            def told(_: int, ask: Ask, index: int = index) -> None:
+                shelf.told(ask)
+                progress(index, ask.step, ask.steps)
+
+            start = time.perf_counter()
             # One at a time: each is saved before the next is begun, and drawn alone it is the same to the byte.
-            alone = request.model_copy(update={"seed": (request.seed or 0) + index, "count": 1})
-            pictures += drive(system, alone, progress=lambda _, __, step, steps, i=index: progress(i, step, steps))
+            (picture,) = drive(shelf.system, [paint(shelf.system, prepared, index)], told)
+            pictures.append(replace(picture, seconds=time.perf_counter() - start))
             files.append(place.write(pictures[-1].png()))
             if not quiet:
                 print(files[-1], flush=True)
@@ -181,8 +227,8 @@ def _compared(file: Path, identical: bool, recorded: str, loaded: str) -> list[s
         return []
     return [
         say(
-            f"重画的图与 {file} 不是逐字节相同；可能换了处理器或软件版本",
-            f"the new picture is not {file} to the byte; the processor or a library may have changed",
+            f"重画的图与 {file} 不是逐字节相同；可能换了处理器、软件版本或 --dtype",
+            f"the new picture is not {file} to the byte; the processor, a library or --dtype may have changed",
         )
     ]
 

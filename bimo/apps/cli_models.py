@@ -14,6 +14,7 @@ from bimo.apps import facts, models
 from bimo.core.errors import RequestError, say
 
 if TYPE_CHECKING:
+    import torch
     from rich.console import Console
     from rich.table import Table
 
@@ -147,19 +148,23 @@ def export(
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise RequestError(f"{out} 已经有东西；请给一个新文件夹", f"{out} is not empty; name a new folder")
     system = models.load(model)
-    import torch
-
-    kinds = {Dtype.fp16: torch.float16, Dtype.bf16: torch.bfloat16, Dtype.fp32: torch.float32}
     try:
         if to is To.bimo:
-            system.save(out, kinds[dtype])
+            system.save(out, numbers(dtype))
         else:
             from bimo.parts.published.export import to_diffusers, to_single
 
-            (to_diffusers if to is To.diffusers else to_single)(system, out, kinds[dtype])
+            (to_diffusers if to is To.diffusers else to_single)(system, out, numbers(dtype))
     except OSError as error:
         raise RequestError(f"写不到 {out}：{error.strerror}", f"cannot write to {out}: {error.strerror}") from None
     print(out)
+
+
+def numbers(dtype: Dtype) -> torch.dtype:
+    """torch's own name of it."""
+    import torch
+
+    return {Dtype.fp16: torch.float16, Dtype.bf16: torch.bfloat16, Dtype.fp32: torch.float32}[dtype]
 
 
 def _source(row: dict[str, Any]) -> str:

@@ -1,21 +1,112 @@
-"""Whether a picture fits into memory: an estimate before drawing, so that nothing is killed half-way."""
+"""Whether a model and a picture fit into memory: an estimate before drawing, so that nothing is killed half-way."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
-from bimo.core.errors import RequestError
+from bimo.core.errors import RequestError, say
+from bimo.core.recipe import Recipe
 
 #: Bytes of activations for each pixel while a picture is decoded, the peak of a drawing: about 4 maps of 256
 #: channels in float32 at full resolution, as in the last block of the autoencoders of Stable Diffusion.
 BYTES_A_PIXEL = 4 * 256 * 4
+#: Bytes of one weight by how it is kept.
+BYTES_A_WEIGHT = {"fp32": 4, "bf16": 2, "fp16": 2}
+#: Nothing is said of a model that takes less than this.
+WORTH_SAYING = 1_000_000_000
 
 
 def needed(size: tuple[int, int]) -> int:
     """Bytes that drawing one picture of (width, height) pixels takes beside the weights: ``W * H * BYTES_A_PIXEL``."""
     width, height = size
     return width * height * BYTES_A_PIXEL
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """How many numbers the weights of a recipe are: all towers', each level's denoiser's, and all the rest, which is
+    always kept in float32.
+    """
+
+    towers: int
+    denoisers: tuple[int, ...]
+    rest: int
+
+    def bytes(self, dtype: str, offload: bool) -> int:
+        """What is in memory at once. Offloaded, it is the towers, then one denoiser after another."""
+        pieces = (self.towers, *self.denoisers)
+        return (max(pieces) if offload else sum(pieces)) * BYTES_A_WEIGHT[dtype] + self.rest * BYTES_A_WEIGHT["fp32"]
+
+
+def weighed(recipe: Recipe) -> Weighed:
+    """A recipe's weights, counted without making any."""
+    from bimo.apps.facts import parameters, unfilled
+
+    counts = parameters(unfilled(recipe))
+    towers = sum(count for name, count in counts.items() if name.startswith("text."))
+    prefixes = [f"{level.name}.denoiser." for level in recipe.levels]
+    denoisers = [sum(count for name, count in counts.items() if name.startswith(prefix)) for prefix in prefixes]
+    return Weighed(towers, tuple(denoisers), sum(counts.values()) - towers - sum(denoisers))
+
+
+def surely_small(folder: Path) -> bool:
+    """Whether the files of a model are so few bytes that nothing need be said, in whatever way they are kept."""
+    files = (f for f in folder.rglob("*") if f.suffix in (".safetensors", ".bin", ".ckpt", ".pt"))
+    return 2 * sum(file.stat().st_size for file in files) < WORTH_SAYING // 2
+
+
+def plan(
+    recipe: Recipe, size: tuple[int, int] | None, dtype: str = "fp32", offload: bool = False, free: int | None = None
+) -> str:
+    """The sentence that says what drawing with a model takes, "" where it is little. ``free`` is what is available
+    unless given. Raises RequestError where it does not fit: it names what would.
+    """
+    weights = weighed(recipe)
+    size = size or recipe.request.size
+    free = available() if free is None else free
+    kept, drawn = weights.bytes(dtype, offload), needed(size)
+    if free is not None and kept + drawn > free:
+        raise _too_large(recipe, weights, size, (dtype, offload), free)
+    if kept + drawn < WORTH_SAYING:
+        return ""
+    return say(
+        f"{recipe.name} 约需 {_giga(kept + drawn)} GB 内存：权重 {_giga(kept)}，画图 {_giga(drawn)}",
+        f"{recipe.name} takes about {_giga(kept + drawn)} GB of memory: {_giga(kept)} for weights, "
+        f"{_giga(drawn)} to draw",
+    )
+
+
+def _too_large(
+    recipe: Recipe, weights: Weighed, size: tuple[int, int], asked: tuple[str, bool], free: int
+) -> RequestError:
+    total = weights.bytes(*asked) + needed(size)
+    others = [(dtype, offload) for offload in (False, True) for dtype in ("fp32", "bf16") if (dtype, offload) != asked]
+    # What was asked for to save memory is kept in what is offered.
+    others = [o for o in others if o[1] >= asked[1] and BYTES_A_WEIGHT[o[0]] <= BYTES_A_WEIGHT[asked[0]]]
+    fitting = [o for o in others if weights.bytes(*o) + needed(size) <= free]
+    said = [f"{_flags(*o)} ({_giga(weights.bytes(*o) + needed(size))} GB)" for o in fitting]
+    side = int(max(0, free - weights.bytes(*asked)) / BYTES_A_PIXEL) ** 0.5 // 64 * 64
+    if side >= 64:
+        said.append(f"--size {int(side)}")
+    least = weights.bytes("bf16", True) + needed((64, 64))
+    zh = f"放得下的：{'、'.join(said)}" if said else f"最省也要 {_giga(least)} GB（--dtype bf16 --offload --size 64）"
+    en = (
+        f"what fits: {', '.join(said)}"
+        if said
+        else f"the least is {_giga(least)} GB (--dtype bf16 --offload --size 64)"
+    )
+    width, height = size
+    return RequestError(
+        f"用 {recipe.name} 画 {width}×{height} 约需 {_giga(total)} GB 内存，现在只有 {_giga(free)} GB；{zh}",
+        f"drawing {width}x{height} with {recipe.name} takes about {_giga(total)} GB of memory and {_giga(free)} GB "
+        f"are free; {en}",
+    )
+
+
+def _flags(dtype: str, offload: bool) -> str:
+    return " ".join([f"--dtype {dtype}"] * (dtype != "fp32") + ["--offload"] * offload)
 
 
 def available() -> int | None:

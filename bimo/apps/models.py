@@ -20,6 +20,8 @@ from bimo.core.recipe import Recipe
 if TYPE_CHECKING:
     from types import ModuleType
 
+    import torch
+
     from bimo.diffusion.system import System
 
 DEFAULT_MODEL = "xiaomo"
@@ -74,9 +76,9 @@ def found(recipe: Recipe) -> Path | None:
     return None
 
 
-def load(name: str | Path) -> System:
+def load(name: str | Path, *, stored: bool = False) -> System:
     """A system ready to draw: a folder, a single file, a recipe's name, or ``owner/name`` on the Hugging Face hub
-    (``modelscope:owner/name`` on ModelScope).
+    (``modelscope:owner/name`` on ModelScope). Its weights become float32, or with ``stored`` stay as in their files.
 
     Looked for in this order: a path, the bundle, the hub's cache on this machine, Hugging Face, ModelScope; nothing is
     fetched while HF_HUB_OFFLINE is set. The terms of a licence are said on first use. Raises WeightsError that says
@@ -85,9 +87,9 @@ def load(name: str | Path) -> System:
     text = str(name)
     path = Path(text).expanduser()
     if path.is_dir():
-        return _read(path)
+        return _read(path, stored)
     if path.is_file() and path.suffix in FILES:
-        return _single().read_file(path)
+        return _single().read_file(path, _numbers(stored))
     if path.exists() and path.suffix != ".py":
         raise WeightsError(
             f"{path} 不是模型；请给出模型文件夹（里面有 {RECIPE_FILE} 或 {INDEX_FILE}），或 {' '.join(FILES)} 文件",
@@ -98,13 +100,13 @@ def load(name: str | Path) -> System:
         raise WeightsError(f"没有文件夹 {text}", f"there is no folder {text}")
     if _HUB_NAME.fullmatch(text) and ".py" not in text:
         known = next((r for r in recipes().values() if text in _addresses(r)), None)
-        return _read(fetch(text)) if known is None else _published(_read(fetch(text)), known)
+        return _read(fetch(text), stored) if known is None else _published(_read(fetch(text), stored), known)
     wanted = recipe(text)
     folder = found(wanted)
     if folder is not None and folder.is_relative_to(BUNDLES):
-        return _read(folder)
+        return _read(folder, stored)
     if address := next(iter(_addresses(wanted)), ""):
-        return _published(_read(fetch(address, wanted.weights.modelscope)), wanted)
+        return _published(_read(fetch(address, wanted.weights.modelscope), stored), wanted)
     raise WeightsError(
         f"配方 {wanted.name} 没有可用的权重；请先训练（bimo train {wanted.name} --data 数据 --out 目录），"
         "再用 -m 指定那个文件夹",
@@ -113,13 +115,13 @@ def load(name: str | Path) -> System:
     )
 
 
-def _read(folder: Path) -> System:
+def _read(folder: Path, stored: bool) -> System:
     if (folder / RECIPE_FILE).is_file():
         from bimo.diffusion.system import System
 
-        return System.read(folder)
+        return System.read(folder, _numbers(stored))
     if (folder / INDEX_FILE).is_file():
-        return _diffusers().read_folder(folder)
+        return _diffusers().read_folder(folder, _numbers(stored))
     raise _no_model(folder)
 
 
@@ -127,6 +129,12 @@ def _addresses(recipe: Recipe) -> list[str]:
     """Where a recipe's weights were published, as they are asked for."""
     modelscope = recipe.weights.modelscope
     return [*filter(None, (recipe.weights.repo,)), *(f"{MODELSCOPE}{name}" for name in (modelscope,) if name)]
+
+
+def _numbers(stored: bool) -> torch.dtype | None:
+    import torch
+
+    return None if stored else torch.float32
 
 
 def _published(system: System, wanted: Recipe) -> System:

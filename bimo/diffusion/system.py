@@ -16,6 +16,7 @@ from bimo.core.errors import RecipeError
 from bimo.core.part import dumps
 from bimo.core.recipe import Level, Recipe
 from bimo.core.types import Ask, Batch, Conditioning, Encoding, Request, write_whole
+from bimo.diffusion.keeping import kind_of_numbers, turned, turned_encoding
 from bimo.diffusion.schedule import Schedule
 from bimo.words.budget import Budget
 
@@ -229,7 +230,7 @@ class System(nn.Module):
 
     def encode(self, texts: Sequence[str]) -> tuple[Encoding, ...]:
         """Texts through every tower."""
-        return tuple(tower.encode(texts) for tower in self.towers)
+        return tuple(turned_encoding(tower.encode(texts), torch.float32) for tower in self.towers)
 
     def budgets(self, text: str) -> list[Budget]:
         """What of a text each tower reads."""
@@ -245,8 +246,15 @@ class System(nn.Module):
         return merged(Conditioning(encodings, pooled[-1] if pooled else None), hints)
 
     def denoise(self, ask: Ask) -> Tensor:
-        """The denoiser's answer to an ask, [R, *shape] (twice the channels where it learnt the variance)."""
-        return self.level(ask.level).denoiser(ask.x, ask.t, ask.conditioning)
+        """The denoiser's answer to an ask, [R, *shape] (twice the channels where it learnt the variance).
+
+        A denoiser kept as other numbers is given those; its answer is of the kind of x all the same.
+        """
+        denoiser = self.level(ask.level).denoiser
+        kind = kind_of_numbers(denoiser) or ask.x.dtype
+        if kind == ask.x.dtype:
+            return denoiser(ask.x, ask.t, ask.conditioning)
+        return denoiser(ask.x.to(kind), ask.t, turned(ask.conditioning, kind)).to(ask.x.dtype)
 
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """Writes recipe, weights, tokenizers and their hashes; ``bimo.load(folder)`` reads them back."""
@@ -260,8 +268,10 @@ class System(nn.Module):
         write_whole(folder / HASHES_FILE, json.dumps(hashes, indent=1).encode())
 
     @classmethod
-    def read(cls, folder: Path) -> System:
-        """A system that ``save`` wrote, in float32 and ready to draw. Raises WeightsError and RecipeError."""
+    def read(cls, folder: Path, dtype: torch.dtype | None = torch.float32) -> System:
+        """A system that ``save`` wrote, ready to draw, its numbers as ``dtype`` or with None as they lie in the file.
+        Raises WeightsError and RecipeError.
+        """
         recipe = weights.read_recipe(folder / RECIPE_FILE)
         if not isinstance(recipe, Recipe):
             raise RecipeError(f"{folder / RECIPE_FILE} 不是配方", f"{folder / RECIPE_FILE} is not a recipe")
@@ -270,7 +280,7 @@ class System(nn.Module):
             weights.verify(folder / name, expected)
         with weights.unfilled():
             system = cls(recipe)
-        weights.assign(system, weights.read(folder / WEIGHTS_FILE, torch.float32), torch.float32, folder / WEIGHTS_FILE)
+        weights.assign(system, weights.read(folder / WEIGHTS_FILE, dtype), dtype, folder / WEIGHTS_FILE)
         for index, tower in enumerate(system.towers):
             tower.load_words(folder / f"words.{index}")
         system.weights_hash = hashes.get(WEIGHTS_FILE, "") or weights.digest(folder / WEIGHTS_FILE)

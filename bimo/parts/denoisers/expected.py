@@ -115,7 +115,9 @@ class ExpectedDenoiser(nn.Module):
             )
         answer = self.mix(maps)
         if answer.shape[-2:] != x.shape[-2:]:
-            answer = nn.functional.interpolate(answer, size=x.shape[-2:], mode="bicubic", antialias=True)
+            # torch has no such resizing of half-precision numbers.
+            whole = nn.functional.interpolate(answer.float(), size=x.shape[-2:], mode="bicubic", antialias=True)
+            answer = whole.to(answer.dtype)
         return answer
 
     def _read(self, conditioning: Conditioning) -> Tensor:
@@ -129,7 +131,7 @@ class ExpectedDenoiser(nn.Module):
         if conditioning.vector is not None:
             found.append(conditioning.vector)
         if self.part.pose:
-            found.append((conditioning.scalars[self.part.pose] - self.rest) / self.spread)
+            found.append(((conditioning.scalars[self.part.pose] - self.rest) / self.spread).to(found[0].dtype))
         return torch.cat(found, dim=1)
 
 

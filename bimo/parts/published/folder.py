@@ -33,6 +33,8 @@ FAMILIES = {
     "QwenImagePipeline": "bimo.parts.published.flow",
     "LongCatImagePipeline": "bimo.parts.published.flow",
     "CogView4Pipeline": "bimo.parts.published.flow",
+    "Lumina2Pipeline": "bimo.parts.published.lumina",
+    "Lumina2Text2ImgPipeline": "bimo.parts.published.lumina",
 }
 INDEX_FILE = "model_index.json"
 STEMS = ("model", "diffusion_pytorch_model", "pytorch_model")
@@ -107,7 +109,7 @@ def recipe_of(path: Path) -> Recipe:
     return reading_of(path).recipe
 
 
-def read_folder(path: Path, dtype: torch.dtype = torch.float32) -> System:
+def read_folder(path: Path, dtype: torch.dtype | None = torch.float32) -> System:
     """The system in a folder, ready to draw; ``weights_hash`` is the SHA-256 over the names and hashes of its files.
 
     Raises WeightsError for weights that are missing, truncated, misshapen or would run code, RecipeError as

@@ -76,7 +76,7 @@ def recipe_of_file(path: Path) -> Recipe:
     return _reading(_layout(path)).recipe
 
 
-def read_file(path: Path, dtype: torch.dtype = torch.float32) -> System:
+def read_file(path: Path, dtype: torch.dtype | None = torch.float32) -> System:
     """The system in a single file, ready to draw; its words lie beside it.
 
     Raises WeightsError for a file that is damaged, is no whole model, or has no tokenizer beside it; RecipeError for
@@ -171,7 +171,7 @@ def _left(layout: Layout) -> str:
     )
 
 
-def _tensors(path: Path, prefix: str, dtype: torch.dtype) -> dict[str, Tensor]:
+def _tensors(path: Path, prefix: str, dtype: torch.dtype | None) -> dict[str, Tensor]:
     """The tensors below a prefix, named without it. What a trainer kept for its loss is left in the file."""
 
     def keep(name: str) -> bool:

@@ -1,0 +1,141 @@
+"""What `bimo draw` is given beside words: pictures, dials of guidance, adapters, and a record drawn again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from bimo.core.errors import RequestError, say
+from bimo.core.types import Pixels
+
+#: A picture's file may be as large as this; what it unpacks to has a limit of its own.
+MAXIMUM_FILE_BYTES = 1 << 28
+_PICTURE: Any = pydantic.TypeAdapter(Pixels)
+
+
+def picture(path: Path) -> Any:
+    """The picture in a file. Raises RequestError that names the file where it is none or too large."""
+    try:
+        size = path.stat().st_size
+        if size > MAXIMUM_FILE_BYTES:
+            raise RequestError(
+                f"{path} 有 {size / 1e6:.0f} MB，图片文件最大 {MAXIMUM_FILE_BYTES / 1e6:.0f} MB",
+                f"{path} has {size / 1e6:.0f} MB; a picture's file may have {MAXIMUM_FILE_BYTES / 1e6:.0f}",
+            )
+        content = path.read_bytes()
+    except OSError as error:
+        raise RequestError(f"读不了图片 {path}：{error.strerror}", f"cannot read {path}: {error.strerror}") from None
+    try:
+        return _PICTURE.validate_python(content)
+    except pydantic.ValidationError as error:
+        told = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise RequestError(f"{path} 不能当图片用：{told}", f"{path} cannot be used as a picture: {told}") from None
+
+
+def fingerprint(image: Any) -> str:
+    """What a record keeps of a picture."""
+    return str(_PICTURE.dump_python(image))
+
+
+def named(option: str, given: Sequence[str], example: str) -> dict[str, str]:
+    """['name=value', ...] -> {name: value}. Raises RequestError for what is not of that form, and for a name twice."""
+    found: dict[str, str] = {}
+    for text in given:
+        name, sign, value = text.partition("=")
+        if not (name.strip() and sign and value.strip()) or name.strip() in found:
+            raise RequestError(
+                f"{option} 是 {text!r}，应为 名字=值，每个名字一次，例如 {option} {example}",
+                f"{option} is {text!r}; expected name=value, each name once, for instance {option} {example}",
+            )
+        found[name.strip()] = value.strip()
+    return found
+
+
+def dials(given: Sequence[str]) -> dict[str, float]:
+    """['name=4.0', ...] -> {name: 4.0}. Raises RequestError."""
+    found: dict[str, float] = {}
+    for name, value in named("--dial", given, "style=4.0").items():
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise RequestError(
+                f"--dial {name} 的值是 {value!r}，应为一个数",
+                f"the value of --dial {name} is {value!r}; expected a number",
+            ) from None
+    return found
+
+
+def pictures(image: Path | None, mask: Path | None, hints: Sequence[str]) -> dict[str, Any]:
+    """The fields of a request that hold pictures, read from files. Raises RequestError."""
+    found: dict[str, Any] = {}
+    if mask is not None and image is None:
+        raise RequestError("有 --mask 而没有 --image；请也给出原图", "--mask without --image; give the image as well")
+    for name, path in (("image", image), ("mask", mask)):
+        if path is not None:
+            found[name] = picture(path)
+    read = {name: picture(Path(file)) for name, file in named("--hint", hints, "sketch=草图.png").items()}
+    return found | ({"pictures": read} if read else {})
+
+
+def lora(text: str) -> tuple[Path, float]:
+    """'FILE' or 'FILE:0.8' -> the file and its weight. Raises RequestError where there is no such file."""
+    found = re.fullmatch(r"(.+):(-?\d+(?:\.\d*)?)", text)
+    path, weight = (Path(found[1]), float(found[2])) if found and not Path(text).exists() else (Path(text), 1.0)
+    if not path.exists():
+        raise RequestError(
+            f"--lora：没有 {path}；写成 文件 或 文件:权重，例如 水墨.safetensors:0.8",
+            f"--lora: there is no {path}; write FILE or FILE:weight, for instance ink.safetensors:0.8",
+        )
+    return path, weight
+
+
+def recorded(request: dict[str, Any], given: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The request in a PNG's record with the pictures it was drawn from, which the record only knows by hash.
+
+    Raises RequestError where one is missing, is another picture, or was never asked for.
+    """
+    wanted = {name: request[name] for name in ("image", "mask") if request.get(name) is not None}
+    wanted |= {f"pictures.{name}": value for name, value in dict(request.get("pictures") or {}).items()}
+    here = {name: given[name] for name in ("image", "mask") if name in given}
+    here |= {f"pictures.{name}": value for name, value in given.get("pictures", {}).items()}
+    for name in {**wanted, **here}:
+        option = f"--{name}" if "." not in name else f"--hint {name.partition('.')[2]}="
+        if name not in here:
+            raise RequestError(
+                f"{file} 是看着另一张图画的，记录里只有它的指纹 {wanted[name]}；请用 {option} 再给出那张图",
+                f"{file} was drawn from another picture, of which the record has only the hash {wanted[name]}; "
+                f"give it again with {option}",
+            )
+        if name not in wanted:
+            raise RequestError(
+                f"{file} 的记录里没有 {option} 的图；请去掉它",
+                f"the record of {file} has no picture {option}; leave it out",
+            )
+        if fingerprint(here[name]) != wanted[name]:
+            raise RequestError(
+                f"{option} 给的不是原来那张图：指纹是 {fingerprint(here[name])}，记录的是 {wanted[name]}",
+                f"{option} is not the picture it was drawn from: its hash is {fingerprint(here[name])}, "
+                f"recorded is {wanted[name]}",
+            )
+    return request | given
+
+
+AGAIN_ALONE = (
+    "--again 按记录重画，不能再给提示词或别的设置（-m、-o、--json、--open、--dtype、--offload、--lora 和原来的图除外）",
+    "--again draws what the record says; give no prompt and no settings but -m, -o, --json, --open, --dtype, "
+    "--offload, --lora and the pictures it was drawn from",
+)
+IMAGE_HELP = say("从这张图画起", "begin with this picture")
+MASK_HELP = say("只重画它白色的地方（要有 --image）", "paint only where this is white (needs --image)")
+STRENGTH_HELP = say("原图改多少，0 到 1", "how much of the image is to change, above 0 and at most 1")
+HINT_HELP = say("给模型看的图：名字=文件，可多次", "a picture that a hint reads: name=FILE; more than once")
+DIAL_HELP = say("引导的旋钮：名字=数，可多次", "a dial of guidance: name=number; more than once")
+LORA_HELP = say("LoRA 文件，可带权重 文件:0.8，可多次", "a LoRA, with a weight FILE:0.8; more than once")
+DTYPE_HELP = say("权重在内存里的格式；bf16 省一半", "how weights are kept in memory; bf16 takes half")
+OFFLOAD_HELP = say(
+    "每一部分只在用到时才进内存：省内存，慢一些", "keep each part in memory only while it works: less memory, slower"
+)

@@ -1,0 +1,133 @@
+"""Pictures, dials and adapters on the command line: good ones are used and recorded, bad ones are named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from bimo.apps import cli, cli_inputs
+from bimo.core.errors import RequestError
+from bimo.core.types import read_metadata
+
+Draw = Any
+
+
+@pytest.fixture
+def draw(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Draw:
+    """Draws two steps at 64 pixels with the toy system, in a folder that has pictures; answers status and words."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("LC_ALL", "BIMO_LANGUAGE", "BIMO_MODEL", "BIMO_DEBUG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LANG", "C")
+    Image.new("RGB", (64, 64), "red").save("red.png")
+    Image.new("RGB", (64, 64), "blue").save("blue.png")
+    mask = Image.new("L", (64, 64), 0)
+    mask.paste(255, (32, 0, 64, 64))
+    mask.save("mask.png")
+    Path("text.png").write_text("not a picture")
+
+    def run(*words: str) -> tuple[int, str]:
+        status = cli.run(["draw", "-m", str(tiny_folder), *words])
+        told = capsys.readouterr()
+        return status, told.out + told.err
+
+    return run
+
+
+PLAIN = ("红苹果", "--size", "64", "--steps", "4", "--seed", "1", "-o")
+
+
+def test_a_picture_to_begin_with(draw: Draw) -> None:
+    assert draw(*PLAIN, "none.png")[0] == 0
+    assert draw(*PLAIN, "some.png", "--image", "red.png", "--strength", "0.5")[0] == 0
+    assert draw(*PLAIN, "other.png", "--image", "blue.png", "--strength", "0.5")[0] == 0
+    contents = {Image.open(name).tobytes() for name in ("none.png", "some.png", "other.png")}
+    assert len(contents) == 3
+    assert read_metadata("some.png")["request"]["image"].startswith("sha256:")
+
+
+def test_a_mask_keeps_what_is_black(draw: Draw) -> None:
+    assert draw(*PLAIN, "half.png", "--image", "red.png", "--mask", "mask.png")[0] == 0
+    with Image.open("half.png") as half:
+        assert half.crop((0, 0, 32, 64)).getcolors() == [(32 * 64, (255, 0, 0))]
+        assert half.crop((32, 0, 64, 64)).getcolors() != [(32 * 64, (255, 0, 0))]
+
+
+def test_again_asks_for_the_picture_and_knows_it(draw: Draw) -> None:
+    assert draw(*PLAIN, "some.png", "--image", "red.png", "--strength", "0.5")[0] == 0
+    status, said = draw("--again", "some.png", "-o", "again.png")
+    assert (status, "--image" in said, "sha256:" in said) == (RequestError.exit_status, True, True)
+    status, said = draw("--again", "some.png", "-o", "again.png", "--image", "blue.png")
+    assert (status, "is not the picture" in said) == (RequestError.exit_status, True)
+    status, said = draw("--again", "some.png", "-o", "again.png", "--image", "red.png", "--json")
+    assert json.loads(said)["identical"] is True
+    assert Path("again.png").read_bytes() == Path("some.png").read_bytes()
+    assert draw(*PLAIN, "none.png")[0] == 0
+    status, said = draw("--again", "none.png", "-o", "again.png", "--image", "red.png")
+    assert (status, "leave it out" in said) == (RequestError.exit_status, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--image", "nowhere.png"), "cannot read nowhere.png"),
+        (("--image", "."), "cannot read"),
+        (("--image", "text.png"), "text.png cannot be used as a picture"),
+        (("--mask", "mask.png"), "--mask without --image"),
+        (("--image", "red.png", "--mask", "text.png"), "text.png cannot be used"),
+        (("--strength", "0.5"), "strength without an image"),
+        (("--image", "red.png", "--strength", "1.5"), "strength is 1.5"),
+        (("--hint", "sketch.png"), "expected name=value"),
+        (("--hint", "a=red.png", "--hint", "a=red.png"), "each name once"),
+        (("--hint", "sketch=red.png"), "reads no picture 'sketch'"),
+        (("--dial", "style"), "expected name=value"),
+        (("--dial", "style=much"), "expected a number"),
+        (("--dial", "style=4"), "no dial 'style'"),
+        (("--lora", "nowhere.safetensors:0.5"), "there is no nowhere.safetensors"),
+        (("--lora", "text.png"), "text.png"),
+        (("--dtype", "fp8"), "--dtype"),
+        (("--again", "red.png", "--strength", "0.5"), "give no prompt and no settings"),
+    ],
+)
+def test_what_cannot_be_used_is_named(draw: Draw, words: tuple[str, ...], said: str) -> None:
+    before = sorted(Path().iterdir())
+    status, told = draw(*PLAIN, "out.png", *words)
+    assert said in told
+    assert 0 < status < cli.BUG
+    assert len(told.strip().splitlines()) == 1
+    assert sorted(Path().iterdir()) == before
+
+
+def test_a_picture_too_large_is_refused_before_it_is_decoded(
+    draw: Draw, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    Image.new("1", (9_000, 9_000)).save("wide.png")
+    assert "9000x9000 pixels" in draw(*PLAIN, "out.png", "--image", "wide.png")[1]
+    monkeypatch.setattr(cli_inputs, "MAXIMUM_FILE_BYTES", 10)
+    assert "may have" in draw(*PLAIN, "out.png", "--image", "red.png")[1]
+
+
+def test_a_lora_with_its_weight(tmp_path: Path) -> None:
+    file = tmp_path / "ink.safetensors"
+    odd = tmp_path / "a:1.5"
+    for path in (file, odd):
+        path.write_bytes(b"")
+    assert cli_inputs.lora(str(file)) == (file, 1.0)
+    assert cli_inputs.lora(f"{file}:0.8") == (file, 0.8)
+    assert cli_inputs.lora(f"{file}:-1") == (file, -1.0)
+    assert cli_inputs.lora(str(odd)) == (odd, 1.0)
+
+
+@pytest.mark.parametrize("words", [("--offload",), ("--dtype", "bf16"), ("--dtype", "fp16", "--offload")])
+def test_weights_kept_otherwise_still_draw(draw: Draw, words: tuple[str, ...]) -> None:
+    assert draw(*PLAIN, "plain.png", "-n", "2")[0] == 0
+    assert draw(*PLAIN, "kept.png", "-n", "2", *words)[0] == 0
+    for one, other in (("plain.png", "kept.png"), ("plain-2.png", "kept-2.png")):
+        same = Path(one).read_bytes() == Path(other).read_bytes()
+        assert same == (words == ("--offload",))
