@@ -103,13 +103,9 @@ def _too_large(
     side = int(max(0, free - weights.bytes(*asked)) / BYTES_A_PIXEL) ** 0.5 // 64 * 64
     if side >= 64:
         fits.append(f"--size {int(side)}")
-    least = weights.bytes("bf16", True) + needed((64, 64))
-    zh = f"放得下的：{'、'.join(fits)}" if fits else f"最省也要 {_giga(least)} GB（--dtype bf16 --offload --size 64）"
-    en = (
-        f"what fits: {', '.join(fits)}"
-        if said
-        else f"the least is {_giga(least)} GB (--dtype bf16 --offload --size 64)"
-    )
+    least, flags = _giga(weights.bytes("bf16", True) + needed((64, 64))), "--dtype bf16 --offload --size 64"
+    zh = f"放得下的：{'、'.join(fits)}" if fits else f"最省也要 {least} GB（{flags}）"
+    en = f"what fits: {', '.join(fits)}" if fits else f"the least is {least} GB ({flags})"
     width, height = size
     return RequestError(
         f"用 {recipe.name} 画 {width}×{height} 约需 {_giga(total)} GB 内存，现在只有 {_giga(free)} GB；{zh}",
