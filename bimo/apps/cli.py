@@ -71,6 +71,7 @@ def serve(
     run(model or os.environ.get("BIMO_MODEL") or DEFAULT_MODEL, host=host, port=port)
 
 
+data.command("folder", help=cli_work.FOLDER_HELP, epilog=cli_work.FOLDER_EXAMPLES)(cli_work.folder)
 data.command("artwork", help=cli_work.ARTWORK_HELP, epilog=cli_work.ARTWORK_EXAMPLES)(cli_work.artwork)
 app.add_typer(data, name="data")
 app.command("train", help=cli_work.TRAIN_HELP, epilog=cli_work.TRAIN_EXAMPLES)(cli_work.train)

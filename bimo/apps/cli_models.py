@@ -30,10 +30,15 @@ SHOW_EXAMPLES = say(
     "例子：\n\n  bimo show xiaomo\n\n  bimo show ./mine.py:recipe --json",
     "Examples:\n\n  bimo show xiaomo\n\n  bimo show ./mine.py:recipe --json",
 )
-EXPORT_HELP = say("把模型写成一个文件夹，可以带走。", "Write a system as one folder that can be taken along.")
+EXPORT_HELP = say(
+    "把模型写成可以带走的文件夹，或 diffusers、A1111、ComfyUI 能读的样子。",
+    "Write a system as one folder that can be taken along, or as diffusers, A1111 and ComfyUI read it.",
+)
 EXPORT_EXAMPLES = say(
-    "例子：\n\n  bimo export taiyi-sd-en taiyi/ --dtype fp16",
-    "Examples:\n\n  bimo export taiyi-sd-en taiyi/ --dtype fp16",
+    "例子：\n\n  bimo export taiyi-sd-en taiyi/ --dtype fp16\n\n"
+    "  bimo export taiyi-sd-en taiyi.safetensors --to single",
+    "Examples:\n\n  bimo export taiyi-sd-en taiyi/ --dtype fp16\n\n"
+    "  bimo export taiyi-sd-en taiyi.safetensors --to single",
 )
 
 
@@ -43,6 +48,14 @@ class Dtype(StrEnum):
     fp16 = "fp16"
     bf16 = "bf16"
     fp32 = "fp32"
+
+
+class To(StrEnum):
+    """Whom a system is written for: bimo, diffusers' pipelines, or those who read single files."""
+
+    bimo = "bimo"
+    diffusers = "diffusers"
+    single = "single"
 
 
 def list_models(
@@ -123,15 +136,25 @@ def _stages(told: dict[str, Any]) -> Table:
 
 def export(
     model: Annotated[str, typer.Argument(help=say("模型的名字或文件夹", "a model's name or folder"))],
-    out: Annotated[Path, typer.Argument(help=say("写到哪个文件夹", "the folder to write"))],
+    out: Annotated[Path, typer.Argument(help=say("写到哪个文件夹或文件", "the folder or file to write"))],
     dtype: Annotated[Dtype, typer.Option(help=say("怎样存数", "how numbers are stored"))] = Dtype.fp16,
+    to: Annotated[To, typer.Option(help=say("写给谁读", "who is to read it"))] = To.bimo,
 ) -> None:
-    """Writes a system with its recipe, weights, words and hashes."""
+    """Writes a system with its recipe, weights, words and hashes, or in the layout of others."""
+    if to is To.single and out.suffix != ".safetensors":
+        raise RequestError(
+            f"单个文件要以 .safetensors 结尾，收到 {out}", f"a single file ends in .safetensors, not like {out}"
+        )
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise RequestError(f"{out} 已经有东西；请给一个新文件夹", f"{out} is not empty; name a new folder")
     system = models.load(model)
     try:
-        system.save(out, numbers(dtype))
+        if to is To.bimo:
+            system.save(out, numbers(dtype))
+        else:
+            from bimo.parts.published.export import to_diffusers, to_single
+
+            (to_diffusers if to is To.diffusers else to_single)(system, out, numbers(dtype))
     except OSError as error:
         raise RequestError(f"写不到 {out}：{error.strerror}", f"cannot write to {out}: {error.strerror}") from None
     print(out)

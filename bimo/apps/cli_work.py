@@ -18,6 +18,13 @@ ARTWORK_EXAMPLES = say(
     "例子：\n\n  bimo data artwork data/ --canvases 2000",
     "Examples:\n\n  bimo data artwork data/ --canvases 2000",
 )
+FOLDER_HELP = say("把一个文件夹的图片和说明变成训练数据。", "Make training data of a folder of pictures and captions.")
+FOLDER_EXAMPLES = say(
+    "说明放在图片旁的同名 .txt 里，或 metadata.jsonl（file_name、text），或 .csv（name、caption）。\n\n"
+    "例子：\n\n  bimo data folder 照片/ data/",
+    "Captions are in a .txt of the picture's name, in metadata.jsonl (file_name, text) or a .csv (name, caption).\n\n"
+    "Examples:\n\n  bimo data folder photos/ data/",
+)
 TRAIN_HELP = say("按配方训练；中断后再运行一次就接着练。", "Train a recipe; run it again to go on after a stop.")
 TRAIN_EXAMPLES = say(
     "例子：\n\n  bimo train xiaomo --data data/ --out run/ --tiny\n\n"
@@ -53,6 +60,21 @@ def artwork(
     for name, value in report.items():
         if isinstance(value, (int, float, str)):
             print(f"{name}: {value}")
+    print(out)
+
+
+def folder(
+    source: Annotated[Path, typer.Argument(help=say("图片所在的文件夹", "the folder of the pictures"))],
+    out: Annotated[Path, typer.Argument(help=say("写到哪个文件夹", "the folder to write"))],
+    side: Annotated[int, typer.Option(min=1, help=say("图片的边长至少多少像素", "the least side of a picture"))] = 1,
+) -> None:
+    """Builds training data of the user's own pictures."""
+    from bimo.data.folder import build_folder
+
+    report = build_folder(source, out, side)
+    print(say(f"可用：{report.kept}", f"kept: {report.kept}"))
+    for reason, count in report.reasons().items():
+        print(say(f"不可用，{reason.zh}：{count}", f"left out, {reason.en}: {count}"))
     print(out)
 
 

@@ -8,6 +8,8 @@ from typing import Literal, Self
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part, meant
 
+#: What sides of a list of sizes are divided by at toy width.
+TINY = 4
 #: What pictures are shrunk to in a recipe at toy width.
 TINY_SIDE = 128
 TINY_STEP = 64
@@ -159,6 +161,13 @@ class Defaults(Part):
     sampler: str = ""
     negative: str = ""
     paste: bool = True
+
+    def tiny(self) -> Self:
+        """Where only listed sizes are known, a quarter of their sides."""
+        if not self.sizes:
+            return self
+        sizes = tuple((width // TINY, height // TINY) for width, height in self.sizes)
+        return replace(self, size=(self.size[0] // TINY, self.size[1] // TINY), sizes=sizes)
 
 
 @dataclass(frozen=True, kw_only=True)

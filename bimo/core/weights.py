@@ -201,11 +201,19 @@ def _table(loaded: Any) -> Any:
     return table
 
 
+def _below(name: str, table: dict[object, Any]) -> list[tuple[str, Any]]:
+    return [(f"{name}.{key}", value) for key, value in table.items()]
+
+
 def _state(loaded: Any, path: Path) -> dict[str, Tensor]:
     import torch
 
     table = cast("dict[object, Any]", _table(loaded))
     state = {str(k): v for k, v in table.items() if isinstance(v, torch.Tensor)}
+    if not state:
+        # Tables of several modules, as IP-Adapter's files have them.
+        inner = ((k, v) for k, t in table.items() if isinstance(t, dict) for k, v in _below(str(k), cast(Any, t)))
+        state = {k: v for k, v in inner if isinstance(v, torch.Tensor)}
     if not state:
         raise WeightsError(f"{path} 里没有权重表", f"{path} holds no table of weights")
     return state

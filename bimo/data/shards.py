@@ -1,6 +1,7 @@
 """Shards: tar files in the webdataset layout, the same bytes every time, written whole or not at all.
 
-A sample is `{key}.png` and `{key}.json`; `index.json` lists every shard with its SHA-256 and count, and a digest.
+A sample is `{key}.png` (or .jpg, .webp: what its bytes are) and `{key}.json`; `index.json` lists every shard with its
+SHA-256 and count, and a digest.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from bimo.core.errors import DataError
 
 SAMPLES_PER_SHARD = 2000
 INDEX = "index.json"
+#: What the files of a format begin with, by extension.
+PICTURES = {"png": b"\x89PNG", "jpg": b"\xff\xd8\xff", "webp": b"RIFF"}
 Sample = tuple[str, bytes, Mapping[str, Any]]
 
 
@@ -37,6 +40,11 @@ class Index:
     digest: str
     count: int
     shards: tuple[Shard, ...]
+
+
+def extension_of(picture: bytes) -> str:
+    """The extension of a picture's format: png where its bytes say nothing else."""
+    return next((name for name, start in PICTURES.items() if picture.startswith(start)), "png")
 
 
 def shard_name(number: int) -> str:
@@ -59,7 +67,7 @@ def write_shard(path: Path, samples: Iterable[Sample], stamp: str) -> Shard:
     with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as archive:
         for key, png, record in sorted(samples, key=lambda sample: sample[0]):
             text = json.dumps(record, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
-            _add(archive, f"{key}.png", png)
+            _add(archive, f"{key}.{extension_of(png)}", png)
             _add(archive, f"{key}.json", text)
             count += 1
     shard = Shard(path.name, hash_of(partial), count)
@@ -135,7 +143,7 @@ def read_shard(path: Path) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
                 stream = archive.extractfile(member)
                 data = stream.read() if stream is not None else b""
                 key, _, extension = member.name.rpartition(".")
-                if extension == "png":
+                if extension in PICTURES:
                     waiting = (key, data)
                 elif extension == "json" and waiting is not None and waiting[0] == key:
                     yield key, waiting[1], json.loads(data)

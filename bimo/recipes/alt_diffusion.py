@@ -3,9 +3,20 @@
 from dataclasses import replace
 
 from bimo.core.recipe import Defaults, Published, Recipe, Stage
+from bimo.parts.text.clip import ClipText
 from bimo.parts.text.xlm import XlmText
 from bimo.recipes.stable_diffusion import sd_v1, sd_v2_base
-from bimo.train.objectives import Denoise
+from bimo.train.denoise import Denoise
+from bimo.train.distil import Distil
+from bimo.train.dreambooth import Dreambooth
+
+teach_words = Stage(
+    name="teach the words",
+    objective=Distil(teacher=ClipText(), student="first", at="last"),
+    train=("text.*",),
+    note="AltCLIP's first stage: sentences in two languages, the teacher OpenAI's ViT-L/14; rate and batch were not "
+    "published. Its second, 2 M pairs by contrast with that model's pictures, stands between this and the painter.",
+)
 
 words_meet_painter = Stage(
     name="align the painter with the words",
@@ -26,7 +37,7 @@ altdiffusion_m9 = Recipe(
     languages=("en", "zh", "es", "fr", "ru", "ja", "ko", "ar", "it"),
     text=(XlmText(),),
     levels=(sd_v1,),
-    stages=(words_meet_painter,),
+    stages=(teach_words, words_meet_painter),
     weights=Published(
         repo="BAAI/AltDiffusion-m9",
         note="Its words are AltCLIP-m9's, taught by OpenAI's ViT-L/14 on sentences in two tongues, then on pictures.",
@@ -55,6 +66,15 @@ altdiffusion_m18 = Recipe(
     text=(XlmText(project=1024, penultimate=True),),
     levels=(sd_v2_base,),
     stages=(
+        replace(
+            teach_words,
+            objective=Distil(
+                teacher=ClipText(width=1024, layers=24, heads=16, feed=4096, activation="gelu"),
+                student="first",
+                at="last",
+            ),
+            note="The teacher is OpenCLIP's ViT-H-14; rate and batch were not published.",
+        ),
         Stage(
             name="align the painter with the words",
             objective=Denoise(),
@@ -102,4 +122,23 @@ altdiffusion_m18 = Recipe(
         note="Its words are AltCLIP-m18's, taught by OpenCLIP's ViT-H-14 of laion2b_s32b_b79k.",
     ),
     request=Defaults(size=(512, 512), guidance=7.5, steps=50, sampler="ddim"),
+)
+
+altdiffusion_m9_dreambooth = replace(
+    altdiffusion_m9,
+    name="altdiffusion-m9-dreambooth",
+    title="AltDiffusion-m9：DreamBooth",
+    stages=(
+        Stage(
+            name="learn a subject",
+            objective=Dreambooth(subject="<鸣人>男孩", class_noun="男孩", count=10, prior=1.0),
+            level="image",
+            train=("image.denoiser.*",),
+            size=(512, 512),
+            batch=4,
+            lr=5e-6,
+            weight_decay=0.01,
+            note="FlagAI's example: 10 epochs",
+        ),
+    ),
 )

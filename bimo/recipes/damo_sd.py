@@ -3,7 +3,7 @@
 from bimo.core.recipe import Defaults, Published, Recipe, Stage
 from bimo.parts.text.bert import Bert
 from bimo.recipes.stable_diffusion import sd_v2_base
-from bimo.train.objectives import Denoise
+from bimo.train.denoise import Denoise
 
 damo_sd_zh = Recipe(
     name="damo-sd-zh",

@@ -7,7 +7,7 @@ from bimo.diffusion.schedule import Ddpm
 from bimo.parts.hints.views import Masked, Sizes
 from bimo.parts.spaces import Latent
 from bimo.parts.text.chatglm import ChatGlm
-from bimo.recipes.taiyi_xl import sdxl_unet
+from bimo.recipes.taiyi_xl import SHAPES, sdxl_unet
 from bimo.train.objectives import Denoise
 
 #: 1100 steps, so that the last is noisier than Stable Diffusion XL's.
@@ -63,7 +63,7 @@ kolors = Recipe(
             objective=Denoise(),
             level="image",
             train=("image.denoiser.*",),
-            size=(1024, 1024),
+            buckets=SHAPES,
             drop_text=0.1,
             note="A few million pictures of high aesthetic quality at 1024 x 1024, in many shapes; with the noisier "
             "law of 1100 steps. Rate and batch were not published.",

@@ -3,7 +3,7 @@
 from bimo.core.recipe import Defaults, Published, Recipe, Stage
 from bimo.parts.text.clip import ClipText
 from bimo.recipes.stable_diffusion import sd_v1
-from bimo.train.objectives import Denoise
+from bimo.train.denoise import Denoise
 
 miaobi = Recipe(
     name="miaobi",

@@ -8,7 +8,7 @@ from dataclasses import replace
 from bimo.core.recipe import Defaults, Published, Recipe, Stage
 from bimo.parts.text.clip import ClipText
 from bimo.recipes.stable_diffusion import sd_v1, sd_v1_768
-from bimo.train.objectives import Denoise
+from bimo.train.denoise import Denoise
 
 terms = (
     "使用前须接受阿里云《AIGC 模型开源特别条款》：https://terms.alicdn.com/legal-agreement/terms/common_platform_service/"
@@ -24,9 +24,11 @@ finetune = Stage(
     train=("image.denoiser.*",),
     size=(512, 512),
     steps=15_000,
+    accumulate=4,
     lr=1e-5,
+    weight_decay=0.01,
     ema=0.9999,
-    note="Their public code: constant rate, every step of 4 batches, float16; autoencoder and words stay. The batch of "
+    note="Their public code: constant rate, float16; autoencoder and words stay. The batch of "
     "a card is the user's. How the published weights were trained was not told: pairs of Wukong and others.",
 )
 

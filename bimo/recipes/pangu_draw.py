@@ -39,6 +39,18 @@ HIGH_SIZES = (
     (2048, 512),
 )
 
+pangu_law = Ddpm(
+    config={
+        "_class_name": "EulerDiscreteScheduler",
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "num_train_timesteps": 1000,
+        "prediction_type": "epsilon",
+        "timestep_spacing": "trailing",
+    }
+)
+
 pangu_unet = replace(sdxl_unet, ids=("bucket", 1))
 
 pangu_draw = Recipe(
@@ -48,7 +60,7 @@ pangu_draw = Recipe(
     licence="apache-2.0 (code; the weights' was not found)",
     languages=("zh", "en"),
     text=(
-        ClipText(layers=11, vocab=21128, words="pieces"),
+        ClipText(layers=11, words="pieces"),
         ClipText(
             width=1280,
             layers=32,
@@ -65,9 +77,8 @@ pangu_draw = Recipe(
             name="image",
             space=Latent(scaling=0.13025),
             denoiser=Experts(high=pangu_unet, low=pangu_unet, boundary=500.0),
-            schedule=Ddpm(),
+            schedule=pangu_law,
             hints=(Bucket(sizes=BASE_SIZES),),
-            sampler="euler",
             steps=40,
             guide=Guide(
                 scale=6.0,
@@ -86,7 +97,7 @@ pangu_draw = Recipe(
             objective=Denoise(times=(500.0, 1000.0)),
             level="image",
             train=("image.denoiser.high.*",),
-            size=(512, 512),
+            buckets=BASE_SIZES,
             drop_text=0.1,
             note="The noisy half alone, from many pictures that may be small: the captions matter most. Captions of "
             "pictures that classifiers took for beautiful, photographs or anime begin with 義, 霙 or 饅. Rate, batch "
@@ -97,7 +108,7 @@ pangu_draw = Recipe(
             objective=Denoise(times=(0.0, 500.0)),
             level="image",
             train=("image.denoiser.low.*",),
-            size=(512, 512),
+            buckets=BASE_SIZES,
             drop_text=0.1,
             note="The clean half alone, from fewer pictures whose captions may be poor. Rate and batch were not "
             "published.",
@@ -105,8 +116,9 @@ pangu_draw = Recipe(
     ),
     weights=Published(
         note="Two MindSpore checkpoints, of high and of low times, each with a whole UNet. Unverified: whether the "
-        "eleven layers of the Chinese tower end in a norm (here they do), the rows of its table, what its checkpoint "
-        "calls it. Both towers have 77 tokens; the larger reads Chinese byte by byte.",
+        "eleven layers of the Chinese tower end in a norm (here they do), and that its table has the rows of "
+        "WuKong's (49408, of which 21128 are words). Both towers have 77 tokens; the larger reads Chinese byte by "
+        "byte. Their sampler's first noise is larger by a fifth of a percent.",
     ),
     request=Defaults(size=(512, 512), sizes=BASE_SIZES, guidance=6.0, steps=40),
     note="Figures of its paper's tables were not recovered.",
@@ -118,8 +130,8 @@ pangu_draw_high = replace(
     title="盘古 PanGu-Draw v3 高分辨率",
     levels=(replace(pangu_draw.levels[0], hints=(Bucket(sizes=HIGH_SIZES),)),),
     stages=(
-        replace(pangu_draw.stages[0], size=(1024, 1024)),
-        replace(pangu_draw.stages[1], size=(1024, 1024)),
+        replace(pangu_draw.stages[0], buckets=HIGH_SIZES),
+        replace(pangu_draw.stages[1], buckets=HIGH_SIZES),
     ),
     request=Defaults(size=(1024, 1024), sizes=HIGH_SIZES, guidance=6.0, steps=40),
 )

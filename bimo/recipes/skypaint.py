@@ -3,7 +3,8 @@
 from bimo.core.recipe import Defaults, Published, Recipe, Stage
 from bimo.parts.text.clip import ClipText
 from bimo.recipes.stable_diffusion import sd_v1
-from bimo.train.objectives import Denoise
+from bimo.train.denoise import Denoise
+from bimo.train.distil import Distil
 
 skypaint = Recipe(
     name="skypaint",
@@ -12,6 +13,22 @@ skypaint = Recipe(
     text=(ClipText(vocab=105879, words="pieces"),),
     levels=(sd_v1,),
     stages=(
+        Stage(
+            name="teach the words",
+            objective=Distil(
+                teacher=ClipText(),
+                student="last",
+                at="last",
+                squared=1.0,
+                absolute=1.0,
+                cosine=1.0,
+                decoder=1.0,
+            ),
+            train=("text.*", "distil.*"),
+            note="SkyCLIP: OpenAI's tower teaches one of its size, by sentences alone (translations, UN, parts of LAION "
+            "and Wukong, AI-Challenger, classical poems, phrases of prompt books), in both languages; a second task writes "
+            "Chinese. Weights of the losses, rate and batch were not published.",
+        ),
         Stage(
             name="adapt the painter",
             objective=Denoise(),

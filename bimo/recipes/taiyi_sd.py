@@ -6,7 +6,8 @@ from bimo.core.recipe import Defaults, Published, Recipe, Stage
 from bimo.parts.text.bert import Bert
 from bimo.parts.text.clip import ClipText
 from bimo.recipes.stable_diffusion import sd_v1
-from bimo.train.objectives import Denoise
+from bimo.train.denoise import Denoise
+from bimo.train.dreambooth import Dreambooth
 
 taiyi_zh = Recipe(
     name="taiyi-sd-zh",
@@ -84,8 +85,11 @@ taiyi_zh_finetune = replace(
             batch=1,
             lr=1e-4,
             weight_decay=0.1,
-            note="Their public code: 10 epochs of batch 1 a card, warm-up 1 % of the steps, polynomial decay to 1e-7, "
-            "no dropped captions, no averaged weights. It padded captions to the longest of a batch; here, as in "
+            law="polynomial",
+            floor=1e-7,
+            betas=(0.9, 0.999),
+            note="Their public code: 10 epochs of batch 1 a card, warm-up 1 % of the steps, no dropped captions, no "
+            "averaged weights. It padded captions to the longest of a batch; here, as in "
             "drawing, to 512: a tower that learns with its padding in sight must see as much of it when it draws. "
             "Either of the two may be frozen.",
         ),
@@ -99,15 +103,17 @@ taiyi_zh_dreambooth = replace(
     stages=(
         Stage(
             name="learn a subject",
-            objective=Denoise(),
+            objective=Dreambooth(subject="[小黄鸭]", class_noun="小黄鸭", count=200, prior=1.0),
             level="image",
             train=("text.*", "image.denoiser.*"),
             size=(512, 512),
             steps=1200,
-            batch=1,
+            batch=2,
             lr=1e-6,
             warmup=100,
-            note="Their train.sh, for 小黄鸭: constant rate, float32. Faces want a smaller rate and 800 to 1200 steps.",
+            note="Their train_with_prior.sh has 200 epochs; steps, rate and warm-up are those of train.sh, which goes "
+            "without the kind's pictures (prior 0, subject 小黄鸭, batch 1). Faces want a smaller rate and 800 to 1200 "
+            "steps. Their code cuts prompts at 64 tokens and learns nothing where the words are frozen; this does.",
         ),
     ),
 )

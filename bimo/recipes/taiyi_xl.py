@@ -9,6 +9,19 @@ from bimo.parts.text.clip import ClipText
 from bimo.parts.text.join import Channels
 from bimo.train.objectives import Contrast, Denoise
 
+#: The shapes of about 1024 x 1024 pixels that Stable Diffusion XL is best at (arXiv:2307.01952, appendix I).
+SHAPES = (
+    (1024, 1024),
+    (896, 1152),
+    (1152, 896),
+    (832, 1216),
+    (1216, 832),
+    (768, 1344),
+    (1344, 768),
+    (640, 1536),
+    (1536, 640),
+)
+
 sdxl_unet = Unet(
     size=128,
     down=(PLAIN_DOWN, CROSS_DOWN, CROSS_DOWN),
@@ -18,7 +31,7 @@ sdxl_unet = Unet(
     depth=(1, 2, 10),
     text=(768, 1280),
     vector=1280,
-    ids=("sizes", 6),
+    ids=("size_ids", 6),
     linear=True,
 )
 
@@ -83,11 +96,11 @@ taiyi_xl = Recipe(
             objective=Denoise(),
             level="image",
             train=("text.*", "image.denoiser.*"),
-            size=(1024, 1024),
+            buckets=SHAPES,
             lr=1e-6,
             batch=2,
             warmup=100,
-            note="Stable Diffusion XL in many sizes and shapes, whose numbers come with the data (sizes); which towers "
+            note="Stable Diffusion XL in many sizes and shapes, whose numbers come with the data; which towers "
             "learnt, rate and batch of the pre-training were not published. The rate, the batch and the warm-up are "
             "those of their fine-tuning code: AdaFactor, bfloat16, shapes in steps of 64 pixels around 1024 x 1024.",
         ),

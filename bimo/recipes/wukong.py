@@ -5,7 +5,8 @@ from dataclasses import replace
 from bimo.core.recipe import Defaults, Published, Recipe, Stage
 from bimo.parts.text.clip import ClipText
 from bimo.recipes.stable_diffusion import sd_v1, sd_v1_768
-from bimo.train.objectives import Denoise
+from bimo.train.denoise import Denoise
+from bimo.train.dreambooth import Dreambooth
 
 wukong = Recipe(
     name="wukong-huahua",
@@ -50,8 +51,27 @@ wukong_finetune = replace(
             weight_decay=0.01,
             warmup=1000,
             law="cosine",
-            note="Their train_config.json: 20 epochs, AdamW with beta 0.9 and 0.98, down to 1e-7; pictures with a side "
-            "under 256 are left out. The config says decay 0.01, the code passes 1e-6.",
+            floor=1e-7,
+            betas=(0.9, 0.98),
+            note="Their train_config.json: 20 epochs; pictures with a side under 256 are left out. The config says "
+            "decay 0.01, the code passes 1e-6.",
+        ),
+    ),
+)
+
+wukong_dreambooth = replace(
+    wukong,
+    name="wukong-huahua-dreambooth",
+    title="悟空画画 1.0：DreamBooth",
+    stages=(
+        Stage(
+            name="learn a subject",
+            objective=Dreambooth(subject="α猫", class_noun="猫", count=200, prior=0.5),
+            level="image",
+            train=("image.denoiser.*",),
+            size=(512, 512),
+            lr=1e-6,
+            note="3 to 5 pictures, each 100 times, 5 epochs; 25 to 35 minutes. α is the identifier.",
         ),
     ),
 )

@@ -102,7 +102,7 @@ class Denoise(Part):
         """The batch cut to one of ``crops``, its pixels where they belong to it; all of it where there are none."""
         if not self.crops:
             return batch
-        draws = torch.rand(3, generator=batch.generator).tolist()
+        draws = [float(draw) for draw in torch.rand(3, generator=batch.generator)]
         side = self.crops[int(draws[0] * len(self.crops))]
         height, width = batch.x.shape[2:]
         if side > min(height, width):

@@ -143,8 +143,7 @@ class Distil(Part):
 
     def _written(self, lesson: Lesson, student: Tower, said: Sequence[str], texts: Sequence[str]) -> Tensor:
         writer = cast(nn.ModuleDict, lesson.extra)["writer"]
-        answer: Any = cast(Any, student).ids(texts)
-        ids = answer[0] if isinstance(answer, tuple) else answer
+        ids = cast(Tensor, cast(Any, student).ids(texts)[0])
         lengths = _lengths(student, texts)
         count = int(lengths.max())
         wanted = ids[:, 1:count].masked_fill(torch.arange(1, count) >= lengths[:, None], PAST)

@@ -1,4 +1,4 @@
-"""DreamBooth (arXiv:2208.12242): a system learns one subject from a few pictures without forgetting its kind."""
+"""DreamBooth (arXiv:2208.12242): a system learns one subject from a few pictures without forgetting its class."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bimo.core.errors import say
 from bimo.core.part import Part
 from bimo.core.types import Batch
 from bimo.data.loader import Pictures
-from bimo.data.shards import finished, shard_name, write_index, write_shard
+from bimo.data.shards import Sample, finished, shard_name, write_index, write_shard
 from bimo.diffusion.drive import draw
 from bimo.diffusion.system import System
 from bimo.train.denoise import Denoise
@@ -23,15 +23,15 @@ from bimo.train.lesson import Lesson, Vocabulary
 @dataclass(frozen=True, kw_only=True)
 class Dreambooth(Part):
     """Half of a batch are the subject's pictures under ``subject``, a sentence with its identifier ("[小黄鸭]"); half
-    are pictures of its ``kind`` ("小黄鸭") that the system drew of itself before the stage, whose error is added with
-    the weight ``prior``; with 0 there are none.
+    are pictures of its class, ``class_noun`` ("小黄鸭"), that the system drew of itself before the stage, whose error
+    is added with the weight ``prior``; with 0 there are none.
 
     ``count`` of them are drawn, at ``size`` and with ``steps`` or as the recipe draws. They stay in the run's folder: a
     stop while drawing loses one picture.
     """
 
     subject: str
-    kind: str
+    class_noun: str
     count: int = 200
     prior: float = 1.0
     steps: int = 0
@@ -40,26 +40,26 @@ class Dreambooth(Part):
     sees: str = "latents"
 
     def tiny(self) -> Self:
-        """Two pictures of the kind, two steps each."""
+        """Two pictures of the class, two steps each."""
         return replace(super().tiny(), count=min(self.count, 2), steps=2, size=(128, 128))
 
     def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
-        """Pairs of one of the subject and one of the kind, each seen as often as the other allows."""
+        """Pairs of one of the subject and one of the class, each seen as often as the other allows."""
         own = len(pictures)
         if not self.prior:
             return pictures.of(pictures.lots, [(self.subject,)] * own)
-        drawn = folder / "kind"
+        drawn = folder / "class"
         self._draw(system, drawn)
         both = Pictures(*pictures.folders, drawn)
         lots = [(row % own, own + row % self.count) for row in range(max(own, self.count))]
-        return both.of(lots, [(self.subject,)] * own + [(self.kind,)] * self.count)
+        return both.of(lots, [(self.subject,)] * own + [(self.class_noun,)] * self.count)
 
     def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
         """None."""
         return None
 
     def loss(self, lesson: Lesson) -> Tensor:
-        """The mean error of the subject's rows and ``prior`` times that of the kind's."""
+        """The mean error of the subject's rows and ``prior`` times that of the class's."""
         lesson = replace(lesson, batch=self.denoise.cropped(cast(Batch, lesson.batch)))
         question = self.denoise.question(lesson, lesson.stage.level)
         errors = self.denoise.errors(question, lesson.system.denoise(question.ask))
@@ -68,23 +68,27 @@ class Dreambooth(Part):
         return errors[0::2].mean() + self.prior * errors[1::2].mean()
 
     def _draw(self, system: System, folder: Path) -> None:
-        """The pictures of the kind that are not there yet, then all of them as a shard."""
+        """The pictures of the class that are not there yet, then all of them as a shard."""
         from rich.progress import track
 
-        wanted = json.dumps([self.kind, self.count, self.steps, self.size], ensure_ascii=False)
+        wanted = json.dumps([self.class_noun, self.count, self.steps, self.size], ensure_ascii=False)
         shard = folder / shard_name(0)
         if finished(shard, wanted) is not None:
             return
         folder.mkdir(parents=True, exist_ok=True)
         modes = system.training
         system.eval()
-        request = {"text": self.kind} | ({"steps": self.steps} if self.steps else {})
+        request = {"text": self.class_noun} | ({"steps": self.steps} if self.steps else {})
         request |= {"size": self.size} if self.size else {}
-        rows: list[tuple[str, bytes, dict[str, object]]] = []
-        for seed in track(range(self.count), description=say(f"先画 {self.kind}", f"first drawing {self.kind}")):
+        rows: list[Sample] = []
+        for seed in track(
+            range(self.count), description=say(f"先画 {self.class_noun}", f"first drawing {self.class_noun}")
+        ):
             path = folder / f"{seed:05d}.png"
             if not path.is_file():
                 draw(system, request | {"seed": seed})[0].save(path)
-            rows.append((f"kind-{seed:05d}", path.read_bytes(), {"captions": [{"text": self.kind}], "labels": {}}))
+            rows.append(
+                (f"class-{seed:05d}", path.read_bytes(), {"captions": [{"text": self.class_noun}], "labels": {}})
+            )
         system.train(modes)
         write_index(folder, [write_shard(shard, rows, wanted)])

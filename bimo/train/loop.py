@@ -24,6 +24,7 @@ from bimo.data.loader import Pictures
 from bimo.data.sheets import sheet
 from bimo.diffusion.drive import draw
 from bimo.diffusion.system import RECIPE_FILE, System
+from bimo.train.adapter import LowRank, apart
 from bimo.train.batches import Lessons
 from bimo.train.freeze import freeze
 from bimo.train.lesson import Lesson, Objective, vocabulary
@@ -176,12 +177,16 @@ class Run:
                     self._look(average, learning.parameters)
                     last_sheet = time.monotonic()
         self._left(stage, learning)
-        self._look(Average({}, 0.0), learning.parameters)
+        self._look(Average({}, 0.0), {})
         return True
 
     def _left(self, stage: Stage, learning: Learning) -> None:
-        """What a stage leaves: its averaged weights, as a paper's next stage begins from them."""
+        """What a stage leaves: its averaged weights, as a paper's next stage begins from them, and its adapter."""
         learning.average.swap(learning.parameters)
+        if stage.adapter is not None:
+            path = self.out / f"lora-{self.place.stage + 1}.safetensors"
+            cast(LowRank, stage.adapter).leave(self.system, path)
+            print(path)
 
     def _learning(self, stage: Stage, saved: dict[str, Any] | None) -> Learning:
         objective = cast(Objective, stage.objective)
@@ -190,11 +195,12 @@ class Run:
         # What is only for training begins alike whatever was drawn before it.
         torch.manual_seed(self.seed + 1 + number)
         extra = objective.extra(self.system, self.vocabulary)
+        added = [] if stage.adapter is None else cast(LowRank, stage.adapter).put(self.system)
         parameters = dict(self.system.named_parameters())
         if extra is not None:
             prefix = type(objective).__name__.lower()
             parameters |= {f"{prefix}.{n}": p for n, p in extra.named_parameters()}
-        learns = {name: parameters[name] for name in freeze(parameters, stage.train)}
+        learns = {name: parameters[name] for name in freeze(parameters, (*stage.train, *added))}
         level = stage.level or str(getattr(objective, "level", ""))
         blank = Lesson(self.system, stage, extra, (), self.vocabulary, torch.Generator(), teacher=self.teacher)
         lessons = Lessons(blank, objective.sees, level, pictures, self.out, self.seed + number * 7919)
@@ -202,6 +208,7 @@ class Run:
         if saved is not None and saved["optimiser"] is not None:
             made.optimiser.load_state_dict(saved["optimiser"])
             made.average.values = {n: saved["average"][n] for n in made.average.values}
+            self.system.load_state_dict(saved.get("adapter", {}), strict=False)
             if extra is not None:
                 extra.load_state_dict(saved["extra"])
         return made
@@ -269,7 +276,8 @@ class Run:
 
     def _save(self, held: dict[str, Any]) -> None:
         empty: dict[str, Any] = {"optimiser": None, "average": {}, "extra": None}
-        state = empty | held | {"system": self.system.state_dict(), "place": vars(self.place)}
+        system, adapter = apart(self.system.state_dict())
+        state = empty | held | {"system": system, "adapter": adapter, "place": vars(self.place)}
         part = self.out / f"{STATE_FILE}.part"
         torch.save(state, part)
         part.replace(self.out / STATE_FILE)

@@ -71,7 +71,7 @@ class Match(Part):
 
     def _part(self, height: int, width: int, generator: torch.Generator) -> tuple[int, int, int, int]:
         for _ in range(TRIES):
-            draws = torch.rand(4, generator=generator).tolist()
+            draws = [float(draw) for draw in torch.rand(4, generator=generator)]
             area = (self.area[0] + (self.area[1] - self.area[0]) * draws[0]) * height * width
             shape = math.exp((2 * draws[1] - 1) * math.log(self.shape))
             wide, high = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))

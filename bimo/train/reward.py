@@ -101,7 +101,8 @@ class Prefer(Part):
         gained = self.denoise.errors(question, lesson.system.denoise(ask))
         with torch.no_grad():
             before = cast(nn.ModuleDict, lesson.extra)[name](ask.x, ask.t, ask.conditioning)
-            gained = gained - self.denoise.errors(question, before)
+            at_first = self.denoise.errors(question, before)
+        gained = gained - at_first
         return -functional.logsigmoid(-0.5 * self.beta * (gained[0::2] - gained[1::2])).mean()
 
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from bimo.core.types import Picture
 from bimo.diffusion.drive import draw
-from bimo.parts.denoisers.adapters import adapt, control
+from bimo.parts.denoisers.adapters import adapt, control, image_prompt
 from bimo.parts.published.folder import read_folder
 from tests.parity.hunyuan_checkpoints import checkpoint as hunyuan_checkpoint
 from tests.parity.hunyuan_checkpoints import read_by_diffusers as hunyuan_by_diffusers
@@ -195,3 +195,78 @@ def test_controlnet_of_hunyuan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     settings = {"control_image": lines().resize((80, 48), Image.Resampling.LANCZOS), "use_resolution_binning": False}
     expected = by_diffusers(pipeline, request, **settings, controlnet_conditioning_scale=0.9)
     compare(draw(system, told), expected, draw(system, request))
+
+
+def image_tower(folder: Path) -> Any:
+    """Saves a tiny image tower and answers it."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    torch.manual_seed(6)
+    sizes = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+    tower = CLIPVisionModelWithProjection(
+        CLIPVisionConfig(**sizes, projection_dim=12, image_size=32, patch_size=8, hidden_act="gelu")
+    ).eval()
+    with torch.no_grad():
+        for parameter in tower.parameters():
+            parameter.mul_(3)
+    tower.save_pretrained(str(folder))
+    return tower
+
+
+def ip_adapter(unet: Any, plus: bool) -> dict[str, dict[str, torch.Tensor]]:
+    """An IP-Adapter's file for a UNet, named as its authors do: every second attention, from 1."""
+    generator = torch.Generator().manual_seed(8)
+
+    def numbers(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator) * 0.5
+
+    found: dict[str, torch.Tensor] = {}
+    for at, (name, _) in enumerate(unet.attn_processors.items()):
+        if name.endswith("attn2.processor"):
+            width = unet.get_submodule(name.removesuffix(".processor")).inner_dim
+            found |= {f"{at}.to_k_ip.weight": numbers(width, 16), f"{at}.to_v_ip.weight": numbers(width, 16)}
+    if not plus:
+        shapes: dict[str, tuple[int, ...]] = {"proj.weight": (64, 12), "proj.bias": (64,)}
+        shapes |= {"norm.weight": (16,), "norm.bias": (16,)}
+    else:
+        shapes = {"latents": (1, 4, 20), "proj_in.weight": (20, 24), "proj_in.bias": (20,)}
+        shapes |= {
+            "proj_out.weight": (16, 20),
+            "proj_out.bias": (16,),
+            "norm_out.weight": (16,),
+            "norm_out.bias": (16,),
+        }
+        for layer in range(4):
+            at0, at1 = f"layers.{layer}.0", f"layers.{layer}.1"
+            shapes |= {f"{at0}.norm{i}.{end}": (20,) for i in (1, 2) for end in ("weight", "bias")}
+            shapes |= {f"{at0}.to_q.weight": (128, 20), f"{at0}.to_kv.weight": (256, 20)}
+            shapes |= {f"{at0}.to_out.weight": (20, 128), f"{at1}.0.weight": (20,), f"{at1}.0.bias": (20,)}
+            shapes |= {f"{at1}.1.weight": (80, 20), f"{at1}.3.weight": (20, 80)}
+    return {"image_proj": {name: numbers(*shape) for name, shape in shapes.items()}, "ip_adapter": found}
+
+
+@pytest.mark.parametrize("plus", [False, True])
+def test_ip_adapter(folder: Path, tmp_path: Path, plus: bool) -> None:
+    from safetensors.torch import save_file
+    from transformers import CLIPImageProcessor
+
+    parts = read_by_diffusers(folder).components
+    processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    tower = image_tower(tmp_path / "tower")
+    parts |= {"image_encoder": tower, "feature_extractor": processor}
+    pipeline = diffusers.StableDiffusionPipeline(**parts, requires_safety_checker=False)
+    state = ip_adapter(pipeline.unet, plus)
+    if plus:
+        torch.save(state, tmp_path / "adapter.bin")
+    else:
+        flat = {f"{part}.{name}": value for part, table in state.items() for name, value in table.items()}
+        save_file(flat, tmp_path / "adapter.safetensors")
+    file = tmp_path / ("adapter.bin" if plus else "adapter.safetensors")
+    pipeline.load_ip_adapter(state, subfolder="", weight_name="", image_encoder_folder=None)
+    pipeline.set_ip_adapter_scale(0.7)
+    system = image_prompt(read_folder(folder), file, tmp_path / "tower")
+    request = {**REQUEST, "negative": "apple", "count": 2}
+    told = {**request, "pictures": {"prompt": lines()}, "hints": {"prompt": [0.7]}}
+    plain = draw(system, request)
+    assert [p.image.tobytes() for p in plain] == [p.image.tobytes() for p in draw(read_folder(folder), request)]
+    compare(draw(system, told, batch=2), by_diffusers(pipeline, request, ip_adapter_image=lines()), plain)

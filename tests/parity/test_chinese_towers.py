@@ -188,6 +188,32 @@ def test_m18_without_its_norm_is_refused(made: Any, tmp_path: Path) -> None:
     assert "pre_LN.weight" in raised.value.en
 
 
+def test_positions_among_the_weights_are_no_weights(made: Any, tmp_path: Path) -> None:
+    """Older libraries saved them, under the names of their day."""
+    from safetensors.torch import load_file, save_file
+
+    for row, name, wide in (("pai", "text_model.embeddings", 32), ("alt", "roberta.embeddings", 26)):
+        folder = copied(made(row).folder, tmp_path / row)
+        file = folder / "text_encoder/model.safetensors"
+        state = load_file(file)
+        prefix = "" if row == "alt" or next(iter(state)).startswith("text_model.") else "text_model."
+        old = {f"{prefix}{key}": value for key, value in state.items()}
+        save_file(old | {f"{name}.position_ids": torch.arange(wide)[None]}, file)
+        one, other = read_folder(made(row).folder).text.state_dict(), read_folder(folder).text.state_dict()
+        assert one.keys() == other.keys()
+        assert all(torch.equal(value, other[key]) for key, value in one.items())
+
+
+def test_tower_is_never_given_more_than_it_has_positions_for(made: Any, tmp_path: Path) -> None:
+    folder = copied(made("pai").folder, tmp_path / "long")
+    for limit in (77, 1e30):
+        edit(folder / "tokenizer/tokenizer_config.json", model_max_length=limit)
+        tower: Any = read_folder(folder).towers[0]
+        assert tower.ids(["红苹果"])[0].shape == (1, 32)
+    # Its words have no end mark that CLIP's own pooling would find: nothing is pooled.
+    assert tower.encode(["红苹果"]).pooled is None
+
+
 @pytest.mark.parametrize("row", ["pai", "miaobi", "damo", "alt-m18"])
 def test_saved_by_bimo_it_draws_the_same(made: Any, tmp_path: Path, row: str) -> None:
     system = read_folder(made(row).folder)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from bimo.core.errors import RecipeError, WeightsError
+from bimo.core.part import dumps, loads
 from bimo.core.types import Picture
 from bimo.diffusion.drive import draw
+from bimo.diffusion.system import System
 from bimo.parts.denoisers.flow import unpacked
-from bimo.parts.published.folder import read_folder
+from bimo.parts.published.folder import read_folder, recipe_of
 from tests.parity.tiny_flow_checkpoints import saved
 
-KINDS = ("z_image", "qwen_image", "longcat_image", "cogview4")
+KINDS = ("z_image", "qwen_image", "longcat_image", "cogview4", "lumina")
 REQUESTS: dict[str, dict[str, Any]] = {
     "plain": {"text": "一只红苹果"},
     "negative": {"text": "red 苹果，写着“福 到”和'a don't'", "negative": "小桥 red"},
@@ -53,6 +59,8 @@ def by_diffusers(pipeline: Any, kind: str, request: dict[str, Any]) -> list[nump
     scale = {"true_cfg_scale" if kind == "qwen_image" else "guidance_scale": request["guidance"]}
     if kind == "longcat_image":
         scale["enable_prompt_rewrite"] = False
+    if kind == "lumina":
+        scale["cfg_trunc_ratio"] = 0.25
     pictures: list[numpy.ndarray] = []
     # One call a picture: with more, some pipelines ask for a negative prompt of another type.
     for index in range(count):
@@ -96,13 +104,15 @@ def test_latents_are_those_of_diffusers_and_words_move_them(places: Any, kind: s
     scale = {"true_cfg_scale" if kind == "qwen_image" else "guidance_scale": 4.0}
     if kind == "longcat_image":
         scale["enable_prompt_rewrite"] = False
-    request = {"text": "小桥 “a b”", "negative": "red", "seed": 4, "steps": 2, "guidance": 4.0, "size": (64, 96)}
+    if kind == "lumina":
+        scale["cfg_trunc_ratio"] = 0.25
+    request = {"text": "小桥 “a b”", "negative": "red", "seed": 4, "steps": 4, "guidance": 4.0, "size": (64, 96)}
     expected = pipeline(
         request["text"],
         negative_prompt="red",
         width=64,
         height=96,
-        num_inference_steps=2,
+        num_inference_steps=4,
         generator=torch.Generator().manual_seed(4),
         output_type="latent",
         **scale,
@@ -119,7 +129,14 @@ def test_latents_are_those_of_diffusers_and_words_move_them(places: Any, kind: s
 @pytest.mark.parametrize("kind", KINDS)
 def test_draws_as_diffusers(places: Any, kind: str, name: str) -> None:
     folder, pipeline = places(kind)
-    request = {"seed": 3, "steps": 3, "guidance": 4.0, "size": (64, 64), "negative": "", **REQUESTS[name]}
+    request = {
+        "seed": 3,
+        "steps": 4 if kind == "lumina" else 3,
+        "guidance": 4.0,
+        "size": (64, 64),
+        "negative": "",
+        **REQUESTS[name],
+    }
     if request["guidance"] is None:
         request["guidance"] = 0.0 if kind == "z_image" else 1.0
     compare(draw(read_folder(folder), request), by_diffusers(pipeline, kind, request))
@@ -131,3 +148,80 @@ def test_two_drawn_together_are_as_two_of_diffusers(places: Any, kind: str) -> N
     request = {"text": "一只红 red 苹果", "negative": "桥", "seed": 5, "steps": 2, "guidance": 3.0, "count": 2}
     request["size"] = (64, 64)
     compare(draw(read_folder(folder), request, batch=2), by_diffusers(pipeline, kind, request))
+
+
+@pytest.mark.parametrize(
+    ("kind", "times", "name"),
+    [
+        ("lumina", {"use_dynamic_shifting": True}, "lumina-image-2"),
+        ("z_image", {"use_dynamic_shifting": True}, "z-image"),
+        ("z_image", {"shift": 3.0}, "z-image-turbo"),
+        ("qwen_image", {"use_dynamic_shifting": False, "shift": 3.0, "shift_terminal": None}, "qwen-image"),
+        ("cogview4", {"time_shift_type": "exponential"}, "cogview4"),
+    ],
+)
+def test_other_times_in_a_folder(tmp_path: Path, kind: str, times: dict[str, Any], name: str) -> None:
+    pipeline = saved(tmp_path / "saved", kind, **times)
+    system = read_folder(tmp_path / "saved")
+    assert system.recipe.name == name
+    request = {"text": "红苹果", "negative": "x", "seed": 2, "steps": 4, "guidance": 3.0, "size": (64, 96)}
+    compare(draw(system, request), by_diffusers(pipeline, kind, request))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_saved_by_bimo_it_draws_the_same(places: Any, tmp_path: Path, kind: str) -> None:
+    system = read_folder(places(kind)[0])
+    assert loads(dumps(system.recipe)) == system.recipe
+    system.save(tmp_path)
+    again = System.read(tmp_path)
+    request = {"text": "red 苹果", "negative": "桥", "seed": 3, "steps": 2, "size": (64, 64)}
+    assert draw(system, request)[0].image.tobytes() == draw(again, request)[0].image.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "change"),
+    [
+        ("z_image", "scheduler/scheduler_config.json", {"use_karras_sigmas": True}),
+        ("z_image", "transformer/config.json", {"siglip_feat_dim": 8}),
+        ("z_image", "text_encoder/config.json", {"hidden_cats": 3}),
+        ("z_image", "model_index.json", {"text_encoder": ["remote_code", "Qwen3Model"]}),
+        ("qwen_image", "transformer/config.json", {"guidance_embeds": True}),
+        ("qwen_image", "vae/config.json", {"input_channels": 4}),
+        ("longcat_image", "transformer/config.json", {"patch_size": 2}),
+        ("cogview4", "transformer/config.json", {"patch_size": 4}),
+        ("lumina", "transformer/config.json", {"out_channels": 3}),
+    ],
+)
+def test_what_would_draw_wrong_is_refused_by_name(
+    places: Any, tmp_path: Path, kind: str, file: str, change: dict[str, Any]
+) -> None:
+    folder = tmp_path / "changed"
+    shutil.copytree(places(kind)[0], folder)
+    config = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps({**config, **change}))
+    with pytest.raises(RecipeError, match=next(iter(change))):
+        recipe_of(folder)
+
+
+def test_a_tensor_too_few_or_too_many_is_listed(places: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "changed"
+    shutil.copytree(places("z_image")[0], folder)
+    file = folder / "text_encoder" / "model.safetensors"
+    state = load_file(file)
+    save_file({**{n: v for n, v in state.items() if n != "norm.weight"}, "more": torch.zeros(1)}, file)
+    with pytest.raises(WeightsError) as raised:
+        read_folder(folder)
+    assert "norm.weight" in raised.value.en
+    assert "more" in raised.value.en
+
+
+def test_names_of_a_whole_language_model_are_read(places: Any, tmp_path: Path) -> None:
+    """Published towers were saved with their heads, under the names of the whole."""
+    folder = tmp_path / "changed"
+    shutil.copytree(places("z_image")[0], folder)
+    file = folder / "text_encoder" / "model.safetensors"
+    state = {f"model.{name}": value for name, value in load_file(file).items()}
+    save_file({**state, "lm_head.weight": torch.zeros(2, 2)}, file)
+    request = {"text": "红", "seed": 1, "steps": 2, "size": (64, 64)}
+    pictures = [draw(read_folder(at), request)[0].image.tobytes() for at in (places("z_image")[0], folder)]
+    assert pictures[0] == pictures[1]

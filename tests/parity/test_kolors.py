@@ -94,8 +94,13 @@ def pipeline(folder: Path, words: Any) -> Any:
     return made
 
 
-def test_tokens_padding_and_places_are_those_of_diffusers(folder: Path, pipeline: Any) -> None:
-    tower: Any = read_folder(folder).towers[0]
+@pytest.fixture(scope="module")
+def system(folder: Path) -> System:
+    return read_folder(folder)
+
+
+def test_tokens_padding_and_places_are_those_of_diffusers(system: System, pipeline: Any) -> None:
+    tower: Any = system.towers[0]
     told = pipeline.tokenizer(TEXTS, padding="max_length", max_length=256, truncation=True, return_tensors="pt")
     ids, mask = tower.ids(TEXTS)
     assert torch.equal(ids, told["input_ids"])
@@ -103,8 +108,7 @@ def test_tokens_padding_and_places_are_those_of_diffusers(folder: Path, pipeline
     assert torch.equal((mask.cumsum(1) - 1).clamp(min=0), told["position_ids"])
 
 
-def test_tower_answers_as_that_of_diffusers(folder: Path, pipeline: Any) -> None:
-    system = read_folder(folder)
+def test_tower_answers_as_that_of_diffusers(system: System, pipeline: Any) -> None:
     for text in TEXTS:
         with torch.inference_mode():
             tokens, _, pooled, _ = pipeline.encode_prompt(text, do_classifier_free_guidance=False)
@@ -124,12 +128,12 @@ def test_tower_answers_as_that_of_diffusers(folder: Path, pipeline: Any) -> None
         {"text": "山水画", "count": 2},
     ],
 )
-def test_draws_as_diffusers(folder: Path, pipeline: Any, request_: dict[str, Any]) -> None:
+def test_draws_as_diffusers(system: System, pipeline: Any, request_: dict[str, Any]) -> None:
     request = {"seed": 3, "steps": 4, "guidance": 5.0, "size": (64, 64), **request_}
-    compare(draw(read_folder(folder), request), by_diffusers(pipeline, request))
+    compare(draw(system, request), by_diffusers(pipeline, request))
 
 
-def test_begins_from_a_picture_as_diffusers(folder: Path, pipeline: Any) -> None:
+def test_begins_from_a_picture_as_diffusers(system: System, pipeline: Any) -> None:
     other = module_of_diffusers("pipeline_kolors_img2img").KolorsImg2ImgPipeline(**pipeline.components)
     other.set_progress_bar_config(disable=True)
     drawn = other(
@@ -141,7 +145,7 @@ def test_begins_from_a_picture_as_diffusers(folder: Path, pipeline: Any) -> None
         generator=torch.Generator().manual_seed(4),
     )
     request = {"text": "红", "seed": 4, "steps": 5, "size": (64, 64), "image": photo(), "strength": 0.6}
-    compare(draw(read_folder(folder), request | {"guidance": 5.0}), [numpy.asarray(i) for i in drawn.images])
+    compare(draw(system, request | {"guidance": 5.0}), [numpy.asarray(i) for i in drawn.images])
 
 
 def test_paints_in_a_mask_as_computed_step_by_step(pipeline: Any, tmp_path: Path) -> None:
@@ -174,8 +178,7 @@ def test_paints_in_a_mask_as_computed_step_by_step(pipeline: Any, tmp_path: Path
     compare(draw(system, request), [expected])
 
 
-def test_saved_by_bimo_it_draws_the_same(folder: Path, tmp_path: Path) -> None:
-    system = read_folder(folder)
+def test_saved_by_bimo_it_draws_the_same(system: System, tmp_path: Path) -> None:
     assert loads(dumps(system.recipe)) == system.recipe
     system.save(tmp_path)
     request = {"text": "red 苹果", "seed": 3, "steps": 2, "size": (64, 64)}

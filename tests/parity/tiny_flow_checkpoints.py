@@ -53,6 +53,22 @@ def glm_words(folder: Path) -> Any:
     return made
 
 
+def gemma_words(folder: Path) -> Any:
+    """Characters, and bytes for those it has none of, that begin with <bos>, as Gemma's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    marks = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    words = [*marks, *(f"<0x{byte:02X}>" for byte in range(256)), "▁"]
+    made = transformers.GemmaTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[])
+    begin = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
+    made.backend_tokenizer.post_processor = begin
+    made.save_pretrained(str(folder))
+    return made
+
+
+def gemma2() -> Any:
+    return transformers.Gemma2Model(transformers.Gemma2Config(**SIZES, **HEADS, head_dim=8, sliding_window=64))
+
+
 def qwen3() -> Any:
     config = transformers.Qwen3Config(**SIZES, **HEADS, **QUIET, head_dim=8, rope_parameters=rope(1e6))
     return transformers.Qwen3Model(config)
@@ -174,6 +190,29 @@ def cogview4(folder: Path, **times: Any) -> Any:
     )
 
 
+def lumina(folder: Path, **times: Any) -> Any:
+    return diffusers.Lumina2Pipeline(
+        tokenizer=gemma_words(folder.with_name("words")),
+        text_encoder=gemma2(),
+        vae=flux_vae(),
+        transformer=awake(
+            diffusers.Lumina2Transformer2DModel(
+                sample_size=8,
+                hidden_size=24,
+                num_layers=2,
+                num_refiner_layers=1,
+                num_attention_heads=2,
+                num_kv_heads=1,
+                multiple_of=8,
+                axes_dim_rope=(4, 4, 4),
+                axes_lens=(300, 64, 64),
+                cap_feat_dim=16,
+            )
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**{"shift": 6.0, **times}),
+    )
+
+
 def awake(model: Any) -> Any:
     """The model with every parameter random: some begin at zero, or were never filled, and would prove nothing."""
     generator = torch.Generator().manual_seed(11)
@@ -186,7 +225,13 @@ def awake(model: Any) -> Any:
     return model
 
 
-MADE = {"z_image": z_image, "qwen_image": qwen_image, "longcat_image": longcat_image, "cogview4": cogview4}
+MADE = {
+    "z_image": z_image,
+    "qwen_image": qwen_image,
+    "longcat_image": longcat_image,
+    "cogview4": cogview4,
+    "lumina": lumina,
+}
 
 
 def saved(folder: Path, kind: str, **times: Any) -> Any:

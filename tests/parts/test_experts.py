@@ -91,7 +91,7 @@ def test_a_drawing_changes_experts_by_the_time_of_the_law(tmp_path: Path) -> Non
             lambda module, inputs, name=name: seen.append((name, float(inputs[1][0])))
         )
     asked: list[Ask] = []
-    request = {"text": "红苹果", "size": (256, 960), "seed": 1, "steps": 3}
+    request = {"text": "红苹果", "size": (64, 240), "seed": 1, "steps": 3}
     drive(system, [paint(system, prepare(system, request))], lambda which, ask: asked.append(ask))
     assert [name for name, _ in seen] == ["high" if t >= 500 else "low" for _, t in seen]
     assert {name for name, _ in seen} == {"high", "low"}

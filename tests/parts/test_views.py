@@ -29,20 +29,20 @@ def drawing(**fields: Any) -> Any:
 
 def test_sizes_are_those_of_a_whole_picture_unless_said() -> None:
     hint, system = Sizes().build(), Any
-    assert hint.learned(system, batch(16, 8)).scalars["sizes"].tolist() == [[128, 64, 0, 0, 128, 64]] * 3
+    assert hint.learned(system, batch(16, 8)).scalars["size_ids"].tolist() == [[128, 64, 0, 0, 128, 64]] * 3
     told = torch.arange(18.0).reshape(3, 6)
-    assert hint.learned(system, batch(16, 8, sizes=told)).scalars["sizes"] is told
+    assert hint.learned(system, batch(16, 8, size_ids=told)).scalars["size_ids"] is told
     drawn = hint.drawn(system, drawing(size=(64, 128)), (4, 16, 8))
-    assert drawn.scalars["sizes"].tolist() == [[128, 64, 0, 0, 128, 64]]
+    assert drawn.scalars["size_ids"].tolist() == [[128, 64, 0, 0, 128, 64]]
     assert hint.null(drawn) is drawn
-    given = hint.drawn(system, drawing(size=(64, 128), hints={"sizes": [9, 8, 7, 6, 5, 4]}), (4, 16, 8))
-    assert given.scalars["sizes"].tolist() == [[9, 8, 7, 6, 5, 4]]
+    given = hint.drawn(system, drawing(size=(64, 128), hints={"size_ids": [9, 8, 7, 6, 5, 4]}), (4, 16, 8))
+    assert given.scalars["size_ids"].tolist() == [[9, 8, 7, 6, 5, 4]]
 
 
 @pytest.mark.parametrize("bad", [[1, 2], [1, 2, 3, 4, 5, float("nan")]])
 def test_sizes_that_are_not_six_numbers_are_refused(bad: list[float]) -> None:
     with pytest.raises(RequestError):
-        Sizes().drawn(Any, drawing(size=(64, 64), hints={"sizes": bad}), (4, 8, 8))
+        Sizes().drawn(Any, drawing(size=(64, 64), hints={"size_ids": bad}), (4, 8, 8))
 
 
 def test_a_bucket_is_a_place_in_the_list() -> None:
@@ -113,12 +113,12 @@ def test_towers_are_joined_on_the_width() -> None:
 
 
 def test_a_unet_says_what_it_was_not_told() -> None:
-    unet = Unet(vector=16, ids=("sizes", 6)).tiny().build()
+    unet = Unet(vector=16, ids=("size_ids", 6)).tiny().build()
     x, t, words = torch.randn(1, 4, 16, 16), torch.zeros(1), Encoding(torch.zeros(1, 2, 16))
-    with pytest.raises(RecipeError, match="sizes"):
+    with pytest.raises(RecipeError, match="size_ids"):
         unet(x, t, Conditioning((words,), torch.zeros(1, 16)))
     with pytest.raises(RecipeError, match="expected 16"):
-        unet(x, t, Conditioning((words,), torch.zeros(1, 9), None, {"sizes": torch.zeros(1, 6)}))
+        unet(x, t, Conditioning((words,), torch.zeros(1, 9), None, {"size_ids": torch.zeros(1, 6)}))
     with pytest.raises(RecipeError, match="join"):
         unet(x, t, Conditioning((words, words)))
 

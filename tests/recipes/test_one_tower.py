@@ -262,8 +262,10 @@ def test_prompt_of_skypaint_has_its_prefix(tmp_path: Path) -> None:
 
 def test_stages_learn_what_was_published() -> None:
     keys = ("image.denoiser.model.*attn2.to_k.*", "image.denoiser.model.*attn2.to_v.*")
-    assert [stage.train for stage in recipe("altdiffusion-m9").stages] == [keys]
-    assert [stage.train for stage in recipe("altdiffusion-m18").stages] == [keys, *[("image.denoiser.*",)] * 2]
-    assert [stage.drop_text for stage in recipe("altdiffusion-m18").stages] == [0.0, 0.0, 0.1]
+    words, whole = ("text.*",), ("image.denoiser.*",)
+    assert [stage.train for stage in recipe("altdiffusion-m9").stages] == [words, keys]
+    assert [stage.train for stage in recipe("altdiffusion-m18").stages] == [words, keys, whole, whole]
+    assert [stage.drop_text for stage in recipe("altdiffusion-m18").stages] == [0.0, 0.0, 0.0, 0.1]
+    assert [stage.train[0] for stage in recipe("skypaint").stages] == ["text.*", "image.denoiser.*"]
     for name in ("pai-diffusion-food-large", "damo-sd-zh", "wukong-huahua-finetune"):
         assert [stage.train for stage in recipe(name).stages] == [("image.denoiser.*",)]

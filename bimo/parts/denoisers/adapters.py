@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,21 @@ from torch import Tensor
 from bimo.core import weights
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.part import Part
+from bimo.core.recipe import Level
 from bimo.diffusion.system import System
 from bimo.parts.denoisers.control import Controlled, ControlNet, HunyuanControlNet, T2iAdapter, begun
 from bimo.parts.denoisers.hunyuan import Hunyuan
+from bimo.parts.denoisers.image_prompt import ImagePrompted, Resampled, adapter_state
 from bimo.parts.denoisers.lora_files import adapt, adapters, unadapt
+from bimo.parts.denoisers.lora_names import root_of
 from bimo.parts.denoisers.unet import Unet
 from bimo.parts.hints.control import Control
-from bimo.parts.published.configs import Config, defaults_of, plain, read_json
+from bimo.parts.hints.image_prompt import ImagePrompt
+from bimo.parts.published.configs import FORMER_TEXT, NO_EFFECT_TEXT, Config, defaults_of, plain, read_json
 from bimo.parts.published.folder import files_of
+from bimo.parts.spaces import ClipImage
 
-__all__ = ["adapt", "adapters", "begin_control", "control", "unadapt"]
+__all__ = ["adapt", "adapters", "begin_control", "control", "image_prompt", "unadapt"]
 
 #: Fields of a ControlNet's config that its network does not use.
 UNUSED = {"global_pool_conditions", "addition_embed_type_num_heads", "activation_fn", "num_attention_heads"}
@@ -36,15 +41,14 @@ def control(system: System, folder: Path | str, name: str = "control", level: st
     for an adapter of another family, RecipeError for one that is not known.
     """
     path = Path(folder)
-    config = Config(path / "config.json", read_json(path / "config.json"))
-    within = _innermost(system, level)
-    part, coded = _adapter(config, within)
+    part, coded = _adapter(_config(path), _innermost(system, level))
     files = files_of(path)
     state: dict[str, Tensor] = {}
     for file in files:
         state |= weights.read(file)
-    digests = [weights.digest(file) for file in files]
-    return _beside(system, part, coded, name, level, state, files[0], digests)
+    made = _beside(system, part, coded, name, level, state, files[0])
+    made.weights_hash = _hash(system, files)
+    return made
 
 
 def begin_control(system: System, name: str = "control", level: str = "") -> System:
@@ -57,13 +61,53 @@ def begin_control(system: System, name: str = "control", level: str = "") -> Sys
         raise RecipeError(f"{kind} 没有 ControlNet", f"there is no ControlNet for a {kind}")
     part = ControlNet(unet=within) if isinstance(within, Unet) else HunyuanControlNet(hunyuan=within)
     module = part.build()
-    at = level or system.recipe.levels[-1].name
-    denoiser: Any = system.level(at).denoiser
-    while hasattr(denoiser, "denoiser"):
-        denoiser = denoiser.denoiser
-    begun(denoiser.model, module.model)
-    source = Path(name)
-    return _beside(system, part, isinstance(within, Hunyuan), name, level, module.model.state_dict(), source, [])
+    begun(system.get_submodule(root_of(system, level)), module.model)
+    return _beside(system, part, isinstance(within, Hunyuan), name, level, module.model.state_dict(), Path(name))
+
+
+def image_prompt(
+    system: System, file: Path | str, encoder: Path | str, name: str = "prompt", level: str = ""
+) -> System:
+    """The system with an IP-Adapter in its UNet, plain or Plus, and the image tower (a folder of transformers) that
+    looks at the picture. A request gives it a picture as ``pictures[name]``, and a weight as ``hints[name]``.
+
+    As ``control`` in what is shared and what is raised.
+    """
+    file, place = Path(file), Path(encoder)
+    within = _innermost(system, level)
+    if not isinstance(within, Unet):
+        kind = type(within).__name__
+        raise RecipeError(f"{kind} 不能加 IP-Adapter，只有 Unet 可以", f"no IP-Adapter goes into a {kind}, only a Unet")
+    tower = _tower(_config(place))
+    published = weights.read(file)
+    words: int = within.settings()["cross_attention_dim"]
+    part = ImagePrompted(denoiser=within, encoder=tower, name=name, **_projection(published, words, file))
+    state = adapter_state(system.get_submodule(root_of(system, level)), published)
+    files = files_of(place)
+    for each in files:
+        found = weights.read(each)
+        # Positions were once kept among the weights.
+        state |= {f"encoder.model.{key}": value for key, value in found.items() if not key.endswith("position_ids")}
+    old = system.recipe.level(level or system.recipe.levels[-1].name)
+    hint = ImagePrompt(name=name, level=_home(old))
+    at = root_of(system, level).removesuffix("model")
+    made = _rebuilt(system, old, _within(old.denoiser, part), hint, at, state, file)
+    made.weights_hash = _hash(system, [file, *files])
+    return made
+
+
+def _config(folder: Path) -> Config:
+    return Config(folder / "config.json", read_json(folder / "config.json"))
+
+
+def _hash(system: System, files: Sequence[Path]) -> str:
+    lines = [system.weights_hash, *(weights.digest(file) for file in files)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _home(level: Level) -> str:
+    """The level whose space codes the pixels of a level."""
+    return level.space if isinstance(level.space, str) else level.name
 
 
 def _innermost(system: System, level: str) -> Part:
@@ -73,42 +117,49 @@ def _innermost(system: System, level: str) -> Part:
     return part
 
 
+def _within(outer: Part, part: Part) -> Part:
+    """The part in the place of the denoiser that controls stand beside."""
+    return replace(outer, denoiser=_within(outer.denoiser, part)) if isinstance(outer, Controlled) else part
+
+
 def _beside(
+    system: System, part: Part, coded: bool, name: str, level: str, state: Mapping[str, Tensor], source: Path
+) -> System:
+    old = system.recipe.level(level or system.recipe.levels[-1].name)
+    hint = Control(name=name, level=_home(old), coded=coded)
+    denoiser = Controlled(denoiser=old.denoiser, adapter=part, name=name)
+    named = {f"adapter.model.{key}": value for key, value in state.items()}
+    return _rebuilt(system, old, denoiser, hint, f"{old.name}.denoiser.", named, source)
+
+
+def _rebuilt(
     system: System,
-    part: Part,
-    coded: bool,
-    name: str,
-    level: str,
+    old: Level,
+    denoiser: Part,
+    hint: Control | ImagePrompt,
+    at: str,
     state: Mapping[str, Tensor],
     source: Path,
-    digests: list[str],
 ) -> System:
-    recipe = system.recipe
-    old = recipe.level(level or recipe.levels[-1].name)
-    if name in {str(getattr(hint, "name", "")) for hint in old.hints}:
+    """The system with another denoiser: what lay below ``at`` lies below its ``denoiser.``, beside it ``state``."""
+    if hint.name in {str(getattr(each, "name", "")) for each in old.hints}:
         raise RecipeError(
-            f"已有一个叫 {name!r} 的提示；请给适配器另取一个名字",
-            f"there is a hint {name!r} already; name it otherwise",
+            f"已有一个叫 {hint.name!r} 的提示；请给适配器另取一个名字",
+            f"there is a hint {hint.name!r} already; name the adapter otherwise",
         )
-    home = old.space if isinstance(old.space, str) else old.name
-    hints = (*old.hints, Control(name=name, level=home, coded=coded))
-    new = replace(old, denoiser=Controlled(denoiser=old.denoiser, adapter=part, name=name), hints=hints)
-    levels = tuple(new if each is old else each for each in recipe.levels)
+    new = replace(old, denoiser=denoiser, hints=(*old.hints, hint))
+    levels = tuple(new if each is old else each for each in system.recipe.levels)
     with weights.unfilled():
-        made = System(replace(recipe, levels=levels))
-    at = f"{old.name}.denoiser."
+        made = System(replace(system.recipe, levels=levels))
+    dtype = next(iter(system.parameters())).dtype
     whole = {
         f"{at}denoiser.{key.removeprefix(at)}" if key.startswith(at) else key: value
         for key, value in system.state_dict().items()
     }
-    own = made.get_submodule(f"{at}adapter.model")
-    dtype = next(iter(system.parameters())).dtype
-    weights.assign(own, state, dtype, source)
-    whole |= {f"{at}adapter.model.{key}": value for key, value in own.state_dict().items()}
+    whole |= {f"{at}{key}": value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
     weights.assign(made, whole, None, source)
     made.text = system.text  # their words with them
-    lines = [system.weights_hash, *digests]
-    made.weights_hash = hashlib.sha256("\n".join(lines).encode()).hexdigest() if digests else system.weights_hash
+    made.weights_hash = system.weights_hash
     return made.train(system.training)
 
 
@@ -155,3 +206,41 @@ def _read(config: Config, cls: type, expected: Mapping[str, Any], own: Mapping[s
     carried = {*expected, *own.values(), "sample_size"}
     read = config.of(defaults, carried, UNUSED)
     return {name: read[field] for name, field in own.items() if name}
+
+
+def _projection(state: Mapping[str, Tensor], words: int, file: Path) -> dict[str, Any]:
+    """How many tokens an IP-Adapter makes of a picture, and how, by the shapes of what makes them."""
+    plain, latents = state.get("image_proj.proj.weight"), state.get("image_proj.latents")
+    if plain is not None:
+        return {"tokens": plain.shape[0] // words}
+    try:
+        assert latents is not None
+        depth = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("image_proj.layers."))
+        inner = state["image_proj.layers.0.0.to_q.weight"].shape[0]
+        feed = state["image_proj.layers.0.1.1.weight"].shape[0] // latents.shape[2]
+    except (AssertionError, KeyError, ValueError):
+        raise WeightsError(
+            f"{file} 不是 IP-Adapter（原版或 Plus）：没有 image_proj.proj 或 image_proj.latents",
+            f"{file} is no IP-Adapter, plain or Plus: it has neither image_proj.proj nor image_proj.latents",
+        ) from None
+    head = 64 if inner % 64 == 0 else inner
+    plus = Resampled(width=latents.shape[2], depth=depth, heads=inner // head, head=head, feed=feed)
+    return {"tokens": latents.shape[1], "plus": plus}
+
+
+def _tower(config: Config) -> ClipImage:
+    """The image tower that a CLIPVisionModelWithProjection's config describes. Raises RecipeError."""
+    from transformers import CLIPVisionConfig
+
+    own = {
+        "embed": "projection_dim",
+        "width": "hidden_size",
+        "layers": "num_hidden_layers",
+        "heads": "num_attention_heads",
+        "feed": "intermediate_size",
+        "size": "image_size",
+        "patch": "patch_size",
+        "activation": "hidden_act",
+    }
+    read = config.of({**FORMER_TEXT, **CLIPVisionConfig().to_dict()}, own.values(), NO_EFFECT_TEXT - {"projection_dim"})
+    return ClipImage(**{name: read[field] for name, field in own.items()})

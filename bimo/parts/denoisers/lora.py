@@ -72,7 +72,8 @@ def inject(module: nn.Module, globs: Sequence[str], rank: int, alpha: float) -> 
     for layer in chosen.values():
         if not hasattr(layer, "lora"):
             layer.add_module("lora", Low(layer, rank, alpha))
-            layer.register_forward_hook(cast(Any, _with_low))
+            if _with_low not in layer._forward_hooks.values():  # it stays after an eject, where it does nothing
+                layer.register_forward_hook(cast(Any, _with_low))
     return [f"{name}.lora.{half}.weight" for name in chosen for half in ("down", "up")]
 
 

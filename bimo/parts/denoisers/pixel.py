@@ -57,12 +57,15 @@ class PixelUnet(Part):
 
     def build(self) -> PixelDenoiser:
         """The module. Raises RecipeError for widths that groups or heads do not divide."""
-        for multiple in self.multiples:
-            if self.width * multiple % self.groups or self.width * multiple % self.head:
+        lowest = len(self.multiples) - 1
+        for level, multiple in enumerate(self.multiples):
+            width = self.width * multiple
+            attends = 2**level in self.attend or (self.middle and level == lowest)
+            if width % self.groups or (attends and width % self.head):
                 raise RecipeError(
-                    f"PixelUnet 的宽度 {self.width * multiple} 不能被 groups {self.groups} 和 head {self.head} 整除",
-                    f"a width of {self.width * multiple} in PixelUnet is no multiple of its groups ({self.groups}) "
-                    f"and heads ({self.head})",
+                    f"PixelUnet 的宽度 {width} 不能被 groups {self.groups} 和 head {self.head} 整除",
+                    f"a width of {width} in PixelUnet is no multiple of its groups ({self.groups}) and heads "
+                    f"({self.head})",
                 )
         return PixelDenoiser(self)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bimo.core.errors import RequestError
 from bimo.core.part import Part
-from bimo.core.types import Batch, Conditioning
+from bimo.core.types import Batch, Conditioning, Request
 from bimo.diffusion.system import Drawing, System
 
 STRONGEST = 10.0
@@ -44,17 +44,12 @@ class Control(Part):
 
     def drawn(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
         """Pictures [1, 3, H, W] and the weight [1, 1]. Raises RequestError for a weight that is not one number."""
-        given = drawing.request.hints.get(self.name, [self.weight])
-        if len(given) != 1 or not math.isfinite(given[0]) or abs(given[0]) > STRONGEST:
-            raise RequestError(
-                f"hints 里的 {self.name} 应为一个数（强度，不超过 {STRONGEST:g}），收到 {given}",
-                f"{self.name} of hints is one number (how strong, at most {STRONGEST:g}), got {given}",
-            )
+        weight = weight_of(drawing.request, self.name, self.weight)
         width, height = drawing.request.size or (0, 0)
         picture = drawing.pictures.get(self.name)
         if picture is None:
             return self._of(system, -torch.ones(1, 3, height, width), 0.0)
-        return self._of(system, picture, given[0])
+        return self._of(system, picture, weight)
 
     def null(self, value: Conditioning) -> Conditioning:
         """The same: guidance is for the words."""
@@ -71,6 +66,17 @@ class Control(Part):
 def weight_name(name: str) -> str:
     """Under which name among the scalars the weight of a picture is."""
     return f"{name}.weight"
+
+
+def weight_of(request: Request, name: str, otherwise: float) -> float:
+    """How strong a request wants an adapter. Raises RequestError for what is not one number."""
+    given = request.hints.get(name, [otherwise])
+    if len(given) != 1 or not math.isfinite(given[0]) or abs(given[0]) > STRONGEST:
+        raise RequestError(
+            f"hints 里的 {name} 应为一个数（强度，不超过 {STRONGEST:g}），收到 {given}",
+            f"{name} of hints is one number (how strong, at most {STRONGEST:g}), got {given}",
+        )
+    return given[0]
 
 
 def edges(pixels: Tensor, threshold: float = 0.4) -> Tensor:

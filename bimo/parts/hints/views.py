@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from bimo.core.errors import RequestError
 from bimo.core.part import Part
+from bimo.core.recipe import TINY
 from bimo.core.types import Ask, Batch, Conditioning
 from bimo.diffusion.system import Drawing, System
 
@@ -180,10 +181,10 @@ class Sizes(Part):
     height and width it is drawn at (arXiv:2307.01952, section 2.2).
 
     In training they come with the data, else the picture is taken for whole; ``factor`` pixels are a place of x. In
-    drawing they are the request's ``hints["sizes"]``, else those of a whole picture of the size asked for.
+    drawing they are the request's ``hints["size_ids"]``, else those of a whole picture of the size asked for.
     """
 
-    name: str = "sizes"
+    name: str = "size_ids"
     factor: int = 8
 
     def build(self) -> Sizes:
@@ -231,6 +232,10 @@ class Bucket(Part):
     sizes: tuple[tuple[int, int], ...]
     name: str = "bucket"
     factor: int = 8
+
+    def tiny(self) -> Self:
+        """A quarter of every side, as ``Defaults`` has them at toy width."""
+        return replace(self, sizes=tuple((width // TINY, height // TINY) for width, height in self.sizes))
 
     def build(self) -> Bucket:
         """It has no weights: the part is the hint."""

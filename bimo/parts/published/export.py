@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bimo.core import weights
 from bimo.core.errors import RecipeError, WeightsError
@@ -24,27 +25,42 @@ from bimo.diffusion.system import System
 from bimo.parts.published import ldm
 from bimo.parts.published.folder import INDEX_FILE, STEMS, recipe_of
 
-#: Pipelines by the classes of the denoiser and of the text towers: name, the denoiser's component, what is fixed.
-PIPELINES: dict[tuple[str, tuple[str, ...]], tuple[str, str, dict[str, Any]]] = {}
-_SD: dict[str, Any] = {
-    "safety_checker": [None, None],
-    "feature_extractor": [None, None],
-    "image_encoder": [None, None],
-    "requires_safety_checker": False,
-}
-for _tower in ("BertModel", "CLIPTextModel"):
-    PIPELINES["UNet2DConditionModel", (_tower,)] = ("StableDiffusionPipeline", "unet", _SD)
-PIPELINES["UNet2DConditionModel", ("CLIPTextModel", "CLIPTextModelWithProjection")] = (
-    "StableDiffusionXLPipeline",
-    "unet",
-    {"feature_extractor": [None, None], "image_encoder": [None, None], "force_zeros_for_empty_prompt": True},
+_NONE: list[str | None] = [None, None]
+_PLAIN: dict[str, Any] = {"safety_checker": _NONE, "feature_extractor": _NONE, "image_encoder": _NONE}
+_PLAIN["requires_safety_checker"] = False
+
+
+@dataclass(frozen=True)
+class Form:
+    """A pipeline of diffusers: the classes of its denoiser and text towers, the denoiser's component, what is fixed."""
+
+    pipeline: str
+    denoiser: str
+    towers: tuple[str, ...]
+    masked: bool = False
+    component: str = "unet"
+    fixed: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+_UNET = "UNet2DConditionModel"
+FORMS = (
+    Form("StableDiffusionPipeline", _UNET, ("BertModel",), fixed=_PLAIN),
+    Form("StableDiffusionPipeline", _UNET, ("CLIPTextModel",), fixed=_PLAIN),
+    Form("StableDiffusionInpaintPipeline", _UNET, ("BertModel",), masked=True, fixed=_PLAIN),
+    Form("StableDiffusionInpaintPipeline", _UNET, ("CLIPTextModel",), masked=True, fixed=_PLAIN),
+    Form("StableDiffusionXLPipeline", _UNET, ("CLIPTextModel", "CLIPTextModelWithProjection")),
+    Form("StableDiffusionXLInpaintPipeline", _UNET, ("CLIPTextModel", "CLIPTextModelWithProjection"), masked=True),
 )
 TOKENIZERS = {"BertModel": "BertTokenizer"}
 CLIP = ("CLIPTextModel", "CLIPTextModelWithProjection")
+#: Ids of the end mark in the vocabularies of BERT, whose published configs do not say.
+PIECES_END = 102
 SETTINGS_FILE = "tokenizer_config.json"
 BERT_MARKS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-#: Widths of OpenCLIP's encoders, which single files hold under its own names.
+#: OpenCLIP's encoders, which single files hold under its own names, have another activation than OpenAI's.
 OPEN_CLIP_ACTIVATION = "gelu"
+#: The logarithm of 100, where contrastive training ends; it is read by nobody and expected by some.
+LOGIT_SCALE = 4.6052
 
 
 def to_diffusers(system: System, folder: Path, dtype: torch.dtype | None = None) -> Path:
@@ -52,19 +68,23 @@ def to_diffusers(system: System, folder: Path, dtype: torch.dtype | None = None)
 
     Raises RecipeError for a system that no pipeline of diffusers can draw, WeightsError where the folder is not empty.
     """
-    pipeline, denoiser, fixed = _pipeline(system)
+    form = _form(system)
     if folder.exists() and (folder.is_file() or any(folder.iterdir())):
         raise WeightsError(f"{folder} 已经有东西；请给一个新文件夹", f"{folder} is not empty; name a new folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".bimo-", dir=folder.parent) as made:
         built = Path(made) / "built"
-        index: dict[str, Any] = {"_class_name": pipeline, "_diffusers_version": _version(), **fixed}
-        for name, model in _components(system, denoiser):
-            index[name] = _write_component(built / name, model, dtype)
+        index: dict[str, Any] = {"_class_name": form.pipeline, "_diffusers_version": _version(), **form.fixed}
+        if len(form.towers) > 1:
+            index["force_zeros_for_empty_prompt"] = system.recipe.levels[0].guide.null == "unsaid"
+        for name, tower in zip(("text_encoder", "text_encoder_2"), system.towers, strict=False):
+            index[name] = _write_tower(built / name, tower, dtype)
+        level: Any = system.level(system.recipe.levels[0].name)
+        for name, model in ((form.component, level.denoiser.model), ("vae", level.space.model)):
+            index[name] = _write_model(built / name, model, dtype)
         for name, tower in zip(("tokenizer", "tokenizer_2"), system.towers, strict=False):
             index[name] = ["transformers", _write_words(built / name, tower)]
-        level = system.recipe.levels[0]
-        sampler: Any = system.level(level.name).schedule.sampler(level.sampler, 1)
+        sampler: Any = level.schedule.sampler(level.recipe.sampler, 1)
         sampler.save_config(str(built / "scheduler"))
         index["scheduler"] = ["diffusers", type(sampler).__name__]
         (built / INDEX_FILE).write_text(json.dumps(index, indent=2, ensure_ascii=False), encoding="utf-8")
@@ -80,7 +100,7 @@ def to_single(system: System, path: Path, dtype: torch.dtype | None = None) -> P
 
     Raises RecipeError for a system of another layout, WeightsError where the file is there.
     """
-    pipeline, _, _ = _pipeline(system)
+    form = _form(system)
     if path.exists():
         raise WeightsError(f"{path} 已经存在；请换一个名字", f"{path} is there already; name another file")
     level: Any = system.level(system.recipe.levels[0].name)
@@ -95,7 +115,7 @@ def to_single(system: System, path: Path, dtype: torch.dtype | None = None) -> P
     names = ldm.inverse(ldm.vae_names(len(vae.config.block_out_channels), vae.config.layers_per_block))
     state |= _under(ldm.VAE, ldm.vae_to_ldm(_mapped(vae.state_dict(), names)))
     for index, tower in enumerate(system.towers):
-        state |= _tower_state(tower, index, pipeline == "StableDiffusionXLPipeline")
+        state |= _tower_state(tower, index, len(form.towers) > 1)
     prediction = "v" if getattr(level.schedule, "prediction", "epsilon") == "v_prediction" else "epsilon"
     told = {"modelspec.sai_model_spec": "1.0.0", "modelspec.title": system.recipe.title or system.recipe.name}
     weights.write(path, state, dtype, {**told, "modelspec.prediction_type": prediction})
@@ -104,45 +124,84 @@ def to_single(system: System, path: Path, dtype: torch.dtype | None = None) -> P
     return path
 
 
-def _pipeline(system: System) -> tuple[str, str, dict[str, Any]]:
+def _form(system: System) -> Form:
     recipe = system.recipe
     level: Any = system.level(recipe.levels[0].name)
-    key = (_kind(level.denoiser), tuple(_kind(tower) for tower in system.towers))
-    if len(recipe.levels) != 1 or recipe.levels[0].hints or key not in PIPELINES:
-        parts = " + ".join((*key[1], key[0]))
-        raise RecipeError(
-            f"diffusers 没有能画 {recipe.name}（{parts}，{len(recipe.levels)} 级）的管线；请用 --to bimo",
-            f"no pipeline of diffusers draws {recipe.name} ({parts}, {len(recipe.levels)} levels); use --to bimo",
-        )
-    return PIPELINES[key]
+    denoiser = type(getattr(level.denoiser, "model", level.denoiser)).__name__
+    towers = tuple(_kind(tower) for tower in system.towers)
+    masked = any(type(hint).__name__ == "Masked" for hint in recipe.levels[0].hints)
+    for form in FORMS:
+        if len(recipe.levels) == 1 and (form.denoiser, form.towers, form.masked) == (denoiser, towers, masked):
+            return form
+    parts = " + ".join((*towers, denoiser))
+    raise RecipeError(
+        f"diffusers 没有能画 {recipe.name}（{parts}，{len(recipe.levels)} 级）的管线；请用 --to bimo",
+        f"no pipeline of diffusers draws {recipe.name} ({parts}, {len(recipe.levels)} levels); use --to bimo",
+    )
 
 
-def _kind(module: Any) -> str:
-    """The class of the library's module that a module of ours wraps."""
-    return type(getattr(module, "model", module)).__name__
+def _kind(tower: Any) -> str:
+    """The class of the library's model that a tower of ours wraps."""
+    kind = type(getattr(tower, "model", tower)).__name__
+    return f"{kind}WithProjection" if getattr(tower, "projection", None) is not None else kind
 
 
-def _components(system: System, denoiser: str) -> Iterator[tuple[str, nn.Module]]:
-    level: Any = system.level(system.recipe.levels[0].name)
-    for name, tower in zip(("text_encoder", "text_encoder_2"), system.text, strict=False):
-        yield name, getattr(tower, "model")  # noqa: B009
-    yield denoiser, level.denoiser.model
-    yield "vae", level.space.model
-
-
-def _write_component(folder: Path, model: Any, dtype: torch.dtype | None) -> list[str]:
-    """Writes a module's config and weights as its library does; answers (library, class)."""
+def _write_model(folder: Path, model: Any, dtype: torch.dtype | None) -> list[str]:
+    """Writes a module of diffusers as it would itself; answers (library, class)."""
     folder.mkdir(parents=True)
-    kind = type(model).__name__
-    state = model.state_dict()
-    if hasattr(model, "save_config"):
-        model.save_config(str(folder))
-        weights.write(folder / f"{STEMS[1]}.safetensors", state, dtype)
-        return ["diffusers", kind]
-    config = json.loads(model.config.to_json_string(use_diff=False)) | {"architectures": [kind]}
+    model.save_config(str(folder))
+    weights.write(folder / f"{STEMS[1]}.safetensors", model.state_dict(), dtype)
+    return ["diffusers", type(model).__name__]
+
+
+def _write_tower(folder: Path, tower: Any, dtype: torch.dtype | None) -> list[str]:
+    """Writes a tower's config and weights as transformers would; answers (library, class)."""
+    folder.mkdir(parents=True)
+    kind = _kind(tower)
+    state: dict[str, Tensor] = tower.model.state_dict()
+    config = _config(tower) | {"architectures": [kind]}
+    if kind in CLIP:
+        config |= {"bos_token_id": None, "eos_token_id": _end(tower), "pad_token_id": tower.pad}
+        if tower.projection is not None:
+            config["projection_dim"] = tower.part.project
+            state |= {"text_projection.weight": tower.projection.weight}
+        state = _published(state)
+    if kind in CLIP and tower.part.penultimate is True:
+        # diffusers reads the last layer of a folder, so the layer that is not read is not written.
+        config["num_hidden_layers"] -= 1
+        state = {n: v for n, v in state.items() if f".layers.{config['num_hidden_layers']}." not in n}
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-    weights.write(folder / f"{STEMS[0]}.safetensors", _published(state) if kind in CLIP else state, dtype)
+    weights.write(folder / f"{STEMS[0]}.safetensors", state, dtype)
     return ["transformers", kind]
+
+
+def _config(tower: Any) -> dict[str, Any]:
+    """The config of a tower's model, which of BERT is our own and has none."""
+    if _kind(tower) != "BertModel":
+        return json.loads(tower.model.config.to_json_string(use_diff=False))
+    from transformers import BertConfig
+
+    part = tower.part
+    config = BertConfig(
+        vocab_size=part.vocab,
+        hidden_size=part.width,
+        num_hidden_layers=part.layers,
+        num_attention_heads=part.heads,
+        intermediate_size=part.feed,
+        max_position_embeddings=part.positions,
+        type_vocab_size=part.types,
+        hidden_dropout_prob=part.dropout,
+        attention_probs_dropout_prob=part.dropout,
+    )
+    return json.loads(config.to_json_string(use_diff=False))
+
+
+def _end(tower: Any) -> int:
+    """The id where CLIP pools: 2 stands for the largest token of a text, as configs of before 2023 have it."""
+    if getattr(tower.part, "pool", "end") == "largest":
+        return 2
+    found = tower.words.token_to_id("<|endoftext|>") if tower.words is not None else None
+    return PIECES_END if found is None else found
 
 
 def _published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -167,22 +226,22 @@ def _tower_state(tower: Any, index: int, pair: bool) -> dict[str, Tensor]:
     """A tower's tensors under LDM's names."""
     model = tower.model
     state: dict[str, Tensor] = model.state_dict()
-    if type(model).__name__ == "BertModel":
+    if _kind(tower) == "BertModel":
         return _under("cond_stage_model.transformer.", state)
-    if not pair and model.config.hidden_act != OPEN_CLIP_ACTIVATION:
-        return _under("cond_stage_model.transformer.", _published(state))
     if pair and index == 0:
         return _under("conditioner.embedders.0.transformer.", _published(state))
+    if not pair and model.config.hidden_act != OPEN_CLIP_ACTIVATION:
+        return _under("cond_stage_model.transformer.", _published(state))
     layers = model.config.num_hidden_layers
-    own = {name.removeprefix("text_model."): value for name, value in state.items()}
-    turned = ldm.open_clip_to_ldm(own, layers)
+    turned = ldm.open_clip_to_ldm(state, layers)
     if pair:
-        return _under("conditioner.embedders.1.model.", {**turned, "logit_scale": torch.tensor(4.6055)})
+        projection = tower.projection.weight.T.contiguous()
+        more = {"text_projection": projection, "logit_scale": torch.tensor(LOGIT_SCALE)}
+        return _under("conditioner.embedders.1.model.", turned | more)
     if not tower.part.penultimate:
         # SD2's own files have one more layer, which nobody reads; those who read them count on it.
-        last = f"transformer.resblocks.{layers - 1}."
-        more = {n.replace(last, f"transformer.resblocks.{layers}."): v for n, v in turned.items() if n.startswith(last)}
-        turned |= more
+        last, after = (f"transformer.resblocks.{n}." for n in (layers - 1, layers))
+        turned |= {n.replace(last, after): v for n, v in turned.items() if n.startswith(last)}
     return _under("cond_stage_model.model.", {**turned, "text_projection": torch.eye(model.config.hidden_size)})
 
 
@@ -203,19 +262,28 @@ def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _whole(ours: Recipe, theirs: Recipe) -> None:
     """Raises RecipeError that names the first field which the layout did not keep."""
-    pairs: list[tuple[str, Part, Part]] = []
-    for index, (one, other) in enumerate(zip(ours.text, theirs.text, strict=True)):
-        pairs.append((f"text.{index}", one, other))
     one, other = ours.levels[0], theirs.levels[0]
-    for field in ("space", "denoiser"):
-        pairs.append((field, getattr(one, field), getattr(other, field)))
-    for field in ("betas", "start", "end", "count", "prediction"):
-        if getattr(one.schedule, field, None) != getattr(other.schedule, field, None):
-            raise _lost(ours, f"schedule.{field}")
+    towers = [_read_alike(part) for part in ours.text]
+    pairs: list[tuple[str, Part, Part]] = [
+        *((f"text.{index}", part, read) for index, (part, read) in enumerate(zip(towers, theirs.text, strict=True))),
+        *((field, getattr(one, field), getattr(other, field)) for field in ("space", "denoiser")),
+    ]
+    for name in ("betas", "start", "end", "count", "prediction"):
+        if getattr(one.schedule, name, None) != getattr(other.schedule, name, None):
+            raise _lost(ours, f"schedule.{name}")
+    if one.hints != other.hints:
+        raise _lost(ours, "hints")
     for name, part, read in pairs:
         if part != read:
             kept, found = dump(part), dump(read)
             raise _lost(ours, f"{name}.{next(key for key in kept if kept[key] != found.get(key))}")
+
+
+def _read_alike(part: Any) -> Any:
+    """A tower as a folder holds it: without the last layer where that is not read."""
+    if getattr(part, "penultimate", False) is True and type(part).__name__ == "ClipText":
+        return replace(part, penultimate=False, layers=part.layers - 1)
+    return part
 
 
 def _lost(recipe: Recipe, field: str) -> RecipeError:

@@ -138,7 +138,7 @@ def _plain(value: Any) -> Any:
     return plain(value)
 
 
-def recipe_of(name: str, why: tuple[str, str], tower: LanguageModel, level: Level, wanted: Defaults) -> Recipe:
+def recipe_with(name: str, why: tuple[str, str], tower: LanguageModel, level: Level, wanted: Defaults) -> Recipe:
     """The recipe of a folder with one tower and one level; ``why`` it is taken for that."""
     return Recipe(name=name, languages=("zh", "en"), text=(tower,), levels=(level,), request=wanted, note=say(*why))
 
@@ -197,7 +197,7 @@ def _z_image(folder: Folder) -> Recipe:
         f"ZImagePipeline；时间表的 shift 是 {schedule.shift:g}：{'蒸馏过的 Turbo' if turbo else '未蒸馏的基础模型'}",
         f"a ZImagePipeline; shift of its times is {schedule.shift:g}: {'distilled, Turbo' if turbo else 'the base'}",
     )
-    return recipe_of(name, why, words, level, Defaults(size=(1024, 1024), multiple=16))
+    return recipe_with(name, why, words, level, Defaults(size=(1024, 1024), multiple=16))
 
 
 def _qwen_image(folder: Folder) -> Recipe:
@@ -228,7 +228,7 @@ def _qwen_image(folder: Folder) -> Recipe:
         guide=Guide(scale=4.0, norm="patch", lengthen=True, asked=True),
     )
     why = ("QwenImagePipeline；有反向提示词时才引导", "a QwenImagePipeline; guided where there is a negative prompt")
-    return recipe_of("qwen-image", why, words, level, Defaults(size=(1328, 1328), multiple=16, negative=" "))
+    return recipe_with("qwen-image", why, words, level, Defaults(size=(1328, 1328), multiple=16, negative=" "))
 
 
 def _qwen_space(folder: Folder) -> QwenLatent:
@@ -276,7 +276,7 @@ def _longcat_image(folder: Folder) -> Recipe:
         guide=Guide(scale=4.5, norm="patch"),
     )
     why = ("LongCatImagePipeline；不改写提示词", "a LongCatImagePipeline; prompts are not rewritten")
-    return recipe_of("longcat-image", why, words, level, Defaults(size=(1024, 1024), multiple=16))
+    return recipe_with("longcat-image", why, words, level, Defaults(size=(1024, 1024), multiple=16))
 
 
 def _cogview4(folder: Folder) -> Recipe:
@@ -312,4 +312,4 @@ def _cogview4(folder: Folder) -> Recipe:
     )
     side = model.size * 2 ** (len(space.block_channels) - 1)
     why = ("CogView4Pipeline", "a CogView4Pipeline")
-    return recipe_of("cogview4", why, words, level, Defaults(size=(side, side), multiple=16))
+    return recipe_with("cogview4", why, words, level, Defaults(size=(side, side), multiple=16))

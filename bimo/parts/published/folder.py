@@ -33,6 +33,8 @@ FAMILIES = {
     "QwenImagePipeline": "bimo.parts.published.flow",
     "LongCatImagePipeline": "bimo.parts.published.flow",
     "CogView4Pipeline": "bimo.parts.published.flow",
+    "Lumina2Pipeline": "bimo.parts.published.lumina",
+    "Lumina2Text2ImgPipeline": "bimo.parts.published.lumina",
 }
 INDEX_FILE = "model_index.json"
 STEMS = ("model", "diffusion_pytorch_model", "pytorch_model")

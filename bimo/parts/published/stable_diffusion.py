@@ -38,7 +38,7 @@ POOLED = (
 )
 BRIDGE = ("encoder_hid_dim", "encoder_hid_dim_type")
 #: The hint of sizes, and how many numbers it is.
-SIZES = ("sizes", 6)
+SIZES = ("size_ids", 6)
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 

@@ -70,6 +70,12 @@ KNOWN = (
         but=("；太乙双语形状相同，权重不同", "; Taiyi-SD EN has its shapes, not its weights"),
     ),
     Identity(
+        "stable-diffusion-2",
+        ("en",),
+        ClipText(width=1024, layers=23, heads=16, feed=4096, activation="gelu"),
+        ("Stable Diffusion 2", "Stable Diffusion 2"),
+    ),
+    Identity(
         "pai-diffusion",
         ("zh",),
         ClipText(vocab=21128, positions=32, length=32, words="pieces", long="pieces"),

@@ -15,3 +15,8 @@ LONGCAT_IMAGE = (
     "suitable for input to a text-to-image model.<|im_end|>\n"
     "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 )
+#: Stands before the prompt, and not before the negative one.
+LUMINA_PREFIX = (
+    "You are an assistant designed to generate superior images with the superior degree of image-text alignment based "
+    "on textual prompts or user prompts. <Prompt Start> "
+)

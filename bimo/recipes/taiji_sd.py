@@ -1,0 +1,60 @@
+"""太极-SD (Tencent, closed): a reconstruction of Stable Diffusion that reads two Chinese towers at once.
+
+Told were: CLIP gave way to two encoders of its own, Taiji-ImageCLIP and Hunyuan-Sandwich, whose embeddings the UNet
+gets together; a pooled text goes into the UNet for long texts; the text was trained first, to keep what Stable
+Diffusion knew. How the embeddings are joined, lengths and rates were not; both towers here are BERTs side by side.
+"""
+
+from bimo.core.recipe import Defaults, Guide, Level, Recipe, Stage
+from bimo.diffusion.schedule import Ddpm
+from bimo.parts.denoisers.unet import Unet
+from bimo.parts.spaces import Latent
+from bimo.parts.text.bert import Bert
+from bimo.parts.text.join import Channels
+from bimo.train.objectives import Denoise
+
+taiji_sd = Recipe(
+    name="taiji-sd",
+    title="太极-SD（重建）",
+    licence="none: nothing was published",
+    languages=("zh",),
+    source="reconstruction",
+    text=(
+        Bert(width=768, layers=12, heads=12, feed=3072, length=128),
+        Bert(width=1024, layers=24, heads=16, feed=4096, length=128, pool="mean", masked=True, padding="shown"),
+    ),
+    join=Channels(),
+    levels=(
+        Level(
+            name="image",
+            space=Latent(),
+            denoiser=Unet(text=(768, 1024), vector=1024),
+            schedule=Ddpm(),
+            sampler="pndm",
+            steps=50,
+            guide=Guide(scale=7.5),
+        ),
+    ),
+    stages=(
+        Stage(
+            name="align the words",
+            objective=Denoise(),
+            level="image",
+            train=("text.*",),
+            size=(512, 512),
+            drop_text=0.1,
+            note="The painter is Stable Diffusion's and stays as it is; rates and data were not published.",
+        ),
+        Stage(
+            name="learn together",
+            objective=Denoise(),
+            level="image",
+            train=("text.*", "image.denoiser.*"),
+            size=(512, 512),
+            drop_text=0.1,
+            note="Words and painter together; rates and data were not published.",
+        ),
+    ),
+    request=Defaults(size=(512, 512), guidance=7.5, steps=50),
+    note="There are no published weights.",
+)

@@ -1,0 +1,47 @@
+"""悟空画画 WuKong-HuaHua's inpainting model (minddiffusion): Stable Diffusion 1 in nine channels, a Chinese CLIP's
+words."""
+
+from bimo.core.recipe import Defaults, Guide, Level, Published, Recipe, Stage
+from bimo.diffusion.schedule import Ddpm
+from bimo.parts.denoisers.unet import Unet
+from bimo.parts.hints.views import Masked
+from bimo.parts.spaces import Latent
+from bimo.parts.text.clip import ClipText
+from bimo.train.objectives import Denoise
+
+wukong_inpainting = Recipe(
+    name="wukong-huahua-inpainting",
+    title="悟空画画 补画",
+    paper="arXiv:2202.06767",
+    licence="see the repository, unverified",
+    languages=("zh",),
+    text=(ClipText(words="pieces", eps=1e-7),),
+    levels=(
+        Level(
+            name="image",
+            space=Latent(),
+            denoiser=Unet(spatial=5),
+            schedule=Ddpm(),
+            hints=(Masked(level="image"),),
+            sampler="pndm",
+            steps=30,
+            guide=Guide(scale=7.5),
+        ),
+    ),
+    stages=(
+        Stage(
+            name="learn to fill",
+            objective=Denoise(),
+            level="image",
+            train=("image.denoiser.*",),
+            size=(512, 512),
+            note="How it was trained was not published: this is Stable Diffusion's way, random masks and the words "
+            "frozen, as in their fine-tuning code.",
+        ),
+    ),
+    weights=Published(
+        note="A checkpoint of MindSpore whose UNet reads the latents, the mask and the latents of what the mask "
+        "leaves. Their program draws with strength 0.75 and 30 steps."
+    ),
+    request=Defaults(size=(512, 512), guidance=7.5, steps=30),
+)

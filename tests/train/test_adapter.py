@@ -1,0 +1,72 @@
+"""A stage that learns a LoRA: it alone learns, resumes exactly, becomes a file, and is merged or left out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bimo.core.errors import RecipeError
+from bimo.core.recipe import Recipe, Stage
+from bimo.diffusion.system import System
+from bimo.parts.denoisers.lora_files import adapt
+from bimo.recipes.taiyi_sd import taiyi_zh
+from bimo.recipes.xiaomo import xiaomo
+from bimo.train.adapter import LowRank
+from bimo.train.loop import train
+from bimo.train.objectives import Denoise
+from tests.parity.tiny_checkpoints import bert_words
+
+TARGETS = ("image.denoiser.*.to_[qv]", "text.0.*.query")
+
+
+def recipe(count: int = 1, **fields: Any) -> Recipe:
+    adapter = LowRank(**{"targets": TARGETS, "rank": 2, "alpha": 2.0, **fields})
+    stage = Stage(name="lora", objective=Denoise(), level="image", train=(), adapter=adapter, steps=2, batch=4, lr=1e-2)
+    stages = tuple(replace(stage, name=f"lora {number}", size=(64, 64)) for number in range(count))
+    tiny = taiyi_zh.tiny()
+    words = replace(tiny.text[0], vocab=80, positions=24, length=24)
+    return replace(tiny, text=(words,), stages=stages)
+
+
+def run(wanted: Recipe, shards: Path, out: Path) -> Path:
+    bert_words(out / "words.0")
+    return train(wanted, shards, out, threads=1)
+
+
+def states(folder: Path) -> dict[str, torch.Tensor]:
+    return System.read(folder).state_dict()
+
+
+def test_merged_or_beside_it_is_the_same(tiny_shards: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    before = System(recipe()).state_dict()
+    merged = states(run(recipe(), tiny_shards, tmp_path / "merged"))
+    moved = {name for name, value in merged.items() if not torch.equal(value, before[name])}
+    assert moved
+    assert all(name.endswith(("to_q.weight", "to_v.weight", "query.weight")) for name in moved)
+    beside = System.read(run(recipe(merge=False), tiny_shards, tmp_path / "beside"))
+    assert all(torch.equal(value, before[name]) for name, value in beside.state_dict().items())
+    adapt(beside, tmp_path / "beside" / "lora-1.safetensors")
+    assert all(torch.allclose(value, merged[name], atol=1e-6) for name, value in beside.state_dict().items())
+    files = [tmp_path / name / "lora-1.safetensors" for name in ("merged", "beside")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert files[0].stat().st_size < (tmp_path / "merged" / "weights.safetensors").stat().st_size / 10
+
+
+def test_stopped_it_goes_on_to_the_same_files(tiny_shards: Path, tmp_path: Path) -> None:
+    stages = tuple(replace(stage, size=None) for stage in recipe(2, targets=("image.denoiser.*.to_q",)).stages)
+    wanted = replace(xiaomo.tiny(), stages=stages, prompts=())
+    whole = train(wanted, tiny_shards, tmp_path / "whole", threads=1)
+    for _ in range(5):
+        train(wanted, tiny_shards, tmp_path / "stopped", threads=1, stop_after=0.0)
+    for name in ("lora-1.safetensors", "lora-2.safetensors", "weights.safetensors"):
+        assert (tmp_path / "stopped" / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_a_layer_that_no_file_can_name_is_refused(tiny_shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"image\.space"):
+        run(recipe(targets=("image.space.*.conv1",)), tiny_shards, tmp_path / "run")

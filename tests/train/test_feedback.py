@@ -1,0 +1,137 @@
+"""Dreambooth draws its class once and learns both halves; scores weigh; of two the better gains."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from bimo.core.errors import DataError
+from bimo.core.recipe import Recipe, Stage
+from bimo.data.loader import Pictures
+from bimo.data.shards import read, shard_name, write_index, write_shard
+from bimo.recipes.xiaomo import xiaomo
+from bimo.train.dreambooth import Dreambooth
+from bimo.train.loop import Run, train
+from bimo.train.objectives import Denoise
+from bimo.train.reward import Prefer, Reward
+
+GLOB = "image.denoiser.*"
+
+
+def recipe(objective: Any, **fields: Any) -> Recipe:
+    """xiaomo without its first level, which wants to know how things stand."""
+    tiny = xiaomo.tiny()
+    denoiser = replace(tiny.levels[1].denoiser.denoiser, spatial=0, scalars=())
+    level = replace(tiny.levels[1], denoiser=denoiser, hints=())
+    stage = Stage(name="s", objective=objective, level="image", train=(GLOB,), steps=2, batch=4, lr=1e-3)
+    return replace(tiny, levels=(level,), stages=(replace(stage, **fields),), prompts=())
+
+
+@pytest.fixture(scope="module")
+def scored(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The squares, each two of a colour a pair; the further right the better; the last without a score."""
+    folder = tmp_path_factory.mktemp("scored")
+    rows = []
+    for number, (key, png, row) in enumerate(read(tiny_shards)):
+        labels = {"pair": f"{number % 4}-{number // 8}", "score": number / 10} if number < 15 else {}
+        rows.append((key, png, row | {"labels": labels}))
+    write_index(folder, [write_shard(folder / shard_name(0), rows, "scored")])
+    return folder
+
+
+def begun(objective: Any, folder: Path, out: Path) -> tuple[Run, Any]:
+    wanted = recipe(objective)
+    run = Run(wanted, Pictures(folder), out)
+    run._words()
+    learning = run._learning(wanted.stages[0], None)
+    run._modes()
+    return run, learning
+
+
+def test_scores_weigh_the_errors(scored: Path, tmp_path: Path) -> None:
+    run, learning = begun(Reward(temperature=0.2), scored, tmp_path / "run")
+    assert len(learning.lessons.pictures.lots) == 15
+    lesson = learning.lessons.lesson(0, torch.Generator().manual_seed(3))
+    found = learning.objective.loss(lesson)
+    again = learning.lessons.lesson(0, torch.Generator().manual_seed(3))
+    question = Denoise().question(again, "image")
+    errors = Denoise().errors(question, run.system.denoise(question.ask))
+    weights = torch.tensor([row["score"] / 0.2 for row in lesson.labels]).exp()
+    assert torch.allclose(found, (weights / weights.sum() * errors).sum(), rtol=1e-5)
+    assert weights.max() > 2 * weights.min()
+
+
+def test_without_scores_it_says_so(tiny_shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="score"):
+        begun(Reward(), tiny_shards, tmp_path / "reward")
+    with pytest.raises(DataError, match="score"):
+        begun(Prefer(), tiny_shards, tmp_path / "prefer")
+
+
+def test_the_better_of_two_gains(scored: Path, tmp_path: Path) -> None:
+    run, learning = begun(Prefer(beta=50.0), scored, tmp_path / "run")
+    lots, labels = learning.lessons.pictures.lots, learning.lessons.pictures.labels
+    assert lots
+    for better, worse in lots:
+        assert labels[better]["pair"] == labels[worse]["pair"]
+        assert labels[better]["score"] > labels[worse]["score"]
+    lesson = learning.lessons.lesson(0, torch.Generator().manual_seed(3))
+    assert lesson.texts[0::2] == lesson.texts[1::2]
+    # As it is before the stage nobody has gained: the loss is that of a coin.
+    first = float(learning.objective.loss(lesson).detach())
+    assert first == pytest.approx(float(-functional.logsigmoid(torch.zeros(()))), rel=1e-5)
+    reference = {name: value.clone() for name, value in learning.extra.state_dict().items()}
+    losses = []
+    for _ in range(6):
+        run.place.step = 0
+        losses.append(run._step(run.recipe.stages[0], learning)[0])
+    assert losses[-1] < losses[0]
+    assert all(torch.equal(value, reference[name]) for name, value in learning.extra.state_dict().items())
+
+
+def test_stopped_what_it_began_from_is_kept(scored: Path, tmp_path: Path) -> None:
+    wanted = recipe(Prefer(beta=50.0), steps=3)
+    whole = train(wanted, scored, tmp_path / "whole", threads=1)
+    for _ in range(4):
+        train(wanted, scored, tmp_path / "stopped", threads=1, stop_after=0.0)
+    assert (tmp_path / "stopped" / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
+
+
+def test_dreambooth_draws_its_class_and_goes_on(
+    tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective = Dreambooth(subject="一只<小红>方块", class_noun="方块", count=3, prior=0.5, steps=1, size=(128, 128))
+    wanted = recipe(objective)
+    whole = train(wanted, tiny_shards, tmp_path / "whole", threads=1)
+    drawn = whole / "stage-1" / "class"
+    assert len(list(drawn.glob("*.png"))) == 3
+    # A stop while drawing: what is there stays, what is not is drawn again alike.
+    run = tmp_path / "stopped"
+    (run / "stage-1" / "class").mkdir(parents=True)
+    (run / "stage-1" / "class" / "00000.png").write_bytes((drawn / "00000.png").read_bytes())
+    train(wanted, tiny_shards, run, threads=1, stop_after=0.0)
+    monkeypatch.setattr("bimo.train.dreambooth.draw", None)  # nothing is drawn twice
+    train(wanted, tiny_shards, run, threads=1)
+    assert (run / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
+    assert [json.loads(row)["step"] for row in (run / "log.jsonl").read_text("utf-8").splitlines()] == [1, 2]
+
+
+def test_dreambooth_halves_are_the_subject_and_its_class(tiny_shards: Path, tmp_path: Path) -> None:
+    objective = Dreambooth(subject="一只<小红>方块", class_noun="方块", count=3, prior=0.5, steps=1, size=(128, 128))
+    run, learning = begun(objective, tiny_shards, tmp_path / "run")
+    lesson = learning.lessons.lesson(0, torch.Generator().manual_seed(3))
+    assert list(lesson.texts) == ["一只<小红>方块", "方块"] * 2
+    found = objective.loss(lesson)
+    again = learning.lessons.lesson(0, torch.Generator().manual_seed(3))
+    question = Denoise().question(again, "image")
+    errors = Denoise().errors(question, run.system.denoise(question.ask))
+    assert torch.allclose(found, (errors[0] + errors[2]) / 2 + 0.5 * (errors[1] + errors[3]) / 2)
+    alone = replace(objective, prior=0.0).pictures(run.system, Pictures(tiny_shards), tmp_path / "none")
+    assert len(alone) == 16
+    assert not (tmp_path / "none").exists()
