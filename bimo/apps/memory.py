@@ -60,7 +60,7 @@ def surely_small(folder: Path) -> bool:
 
 def said(name: str, size: tuple[int, int] | None, dtype: str, offload: bool) -> str:
     """As ``plan`` for a model by its name or folder; "" where only files that are not here can tell what it is."""
-    path = Path(name).expanduser()
+    path = models.bundled(name) or Path(name).expanduser()
     if path.is_dir():
         return "" if surely_small(path) else plan(models.recipe(path), size, dtype, offload)
     recipe = next((r for r in models.recipes().values() if name in (r.name, r.weights.repo)), None)
