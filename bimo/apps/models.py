@@ -76,6 +76,12 @@ def found(recipe: Recipe) -> Path | None:
     return None
 
 
+def bundled(name: str) -> Path | None:
+    """The bundle of a name, None where there is none; no recipe is imported to find it."""
+    folder = BUNDLES / name
+    return folder if re.fullmatch(r"[\w-]+", name) and (folder / RECIPE_FILE).is_file() else None
+
+
 def load(name: str | Path, *, stored: bool = False) -> System:
     """A system ready to draw: a folder, a single file, a recipe's name, or ``owner/name`` on the Hugging Face hub
     (``modelscope:owner/name`` on ModelScope). Its weights become float32, or with ``stored`` stay as in their files.
@@ -98,6 +104,8 @@ def load(name: str | Path, *, stored: bool = False) -> System:
         )
     if not path.exists() and (text.startswith((".", "~", os.sep)) or path.is_absolute()):
         raise WeightsError(f"没有文件夹 {text}", f"there is no folder {text}")
+    if (bundle := bundled(text)) is not None:
+        return _read(bundle, stored)
     if _HUB_NAME.fullmatch(text) and ".py" not in text:
         known = next((r for r in recipes().values() if text in _addresses(r)), None)
         return _read(fetch(text), stored) if known is None else _published(_read(fetch(text), stored), known)
