@@ -26,9 +26,8 @@ from bimo.diffusion.drive import draw
 from bimo.diffusion.system import RECIPE_FILE, System
 from bimo.train.adapter import LowRank, apart
 from bimo.train.batches import Lessons
-from bimo.train.freeze import freeze
 from bimo.train.lesson import Lesson, Objective, vocabulary
-from bimo.train.optim import Average, optimiser, rate
+from bimo.train.optim import Average, freeze, optimiser, rate
 from bimo.train.record import Journal, Progress, curves
 
 STATE_FILE = "state.pt"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bimo.core.errors import RecipeError
-from bimo.train.freeze import chosen, freeze
+from bimo.train.optim import chosen, freeze
 
 NAMES = [
     "text.0.model.embeddings.weight",
