@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -158,5 +159,8 @@ def test_wukong_draws_as_the_torch_weights_it_was_written_from(tmp_path: Path) -
     shutil.copytree(tmp_path / "sd1" / "wukong.words.0", tmp_path / "ms" / "words.0")
     again = read_file(ckpt)
     assert all(torch.equal(v, again.state_dict()[n]) for n, v in system.state_dict().items())
+    assert (again.recipe.text[0].eps, again.recipe.text[0].activation) == (1e-7, "quick_gelu")  # type: ignore[attr-defined]
     request = {"text": "red cat", "seed": 1, "steps": 2}
-    assert draw(again, request)[0].image.tobytes() == draw(system, request)[0].image.tobytes()
+    one, other = (numpy.asarray(draw(each, request)[0].image).astype(int) for each in (again, system))
+    # Torch's norms add 1e-5 in the place of 1e-7.
+    assert numpy.abs(one - other).max() <= 2

@@ -42,15 +42,22 @@ class Form:
     fixed: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
-_UNET = "UNet2DConditionModel"
+_UNET, _ALT = "UNet2DConditionModel", "RobertaSeriesModelWithTransformation"
 FORMS = (
     Form("StableDiffusionPipeline", _UNET, ("BertModel",), fixed=_PLAIN),
     Form("StableDiffusionPipeline", _UNET, ("CLIPTextModel",), fixed=_PLAIN),
     Form("StableDiffusionInpaintPipeline", _UNET, ("BertModel",), masked=True, fixed=_PLAIN),
     Form("StableDiffusionInpaintPipeline", _UNET, ("CLIPTextModel",), masked=True, fixed=_PLAIN),
     Form("StableDiffusionXLPipeline", _UNET, ("CLIPTextModel", "CLIPTextModelWithProjection")),
+    # diffusers itself reads this one up to 0.30; its layout is that of the published folders.
+    Form("AltDiffusionPipeline", _UNET, (_ALT,), fixed=_PLAIN),
     Form("StableDiffusionXLInpaintPipeline", _UNET, ("CLIPTextModel", "CLIPTextModelWithProjection"), masked=True),
+    Form("ZImagePipeline", "ZImageTransformer2DModel", ("Qwen3Model",), component="transformer"),
+    Form("CogView4Pipeline", "CogView4Transformer2DModel", ("GlmModel",), component="transformer"),
+    Form("Lumina2Pipeline", "Lumina2Transformer2DModel", ("Gemma2Model",), component="transformer"),
 )
+#: Flow matching: what a folder's reader must find again of its times.
+TIMES = ("shift", "dynamic", "curve", "base_length", "max_length", "base_shift", "max_shift", "grid", "terminal")
 TOKENIZERS = {"BertModel": "BertTokenizer"}
 CLIP = ("CLIPTextModel", "CLIPTextModelWithProjection")
 #: Ids of the end mark in the vocabularies of BERT, whose published configs do not say.
@@ -143,6 +150,8 @@ def _form(system: System) -> Form:
 def _kind(tower: Any) -> str:
     """The class of the library's model that a tower of ours wraps."""
     kind = type(getattr(tower, "model", tower)).__name__
+    if kind == "Transformed":
+        return _ALT
     return f"{kind}WithProjection" if getattr(tower, "projection", None) is not None else kind
 
 
@@ -172,12 +181,13 @@ def _write_tower(folder: Path, tower: Any, dtype: torch.dtype | None) -> list[st
         state = {n: v for n, v in state.items() if f".layers.{config['num_hidden_layers']}." not in n}
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     weights.write(folder / f"{STEMS[0]}.safetensors", state, dtype)
-    return ["transformers", kind]
+    return ["alt_diffusion" if kind == _ALT else "transformers", kind]
 
 
 def _config(tower: Any) -> dict[str, Any]:
-    """The config of a tower's model, which of BERT is our own and has none."""
-    if _kind(tower) != "BertModel":
+    """The config of a tower's model. BERT's and AltDiffusion's are our own and have none."""
+    kind = _kind(tower)
+    if kind not in ("BertModel", _ALT):
         return json.loads(tower.model.config.to_json_string(use_diff=False))
     from transformers import BertConfig
 
@@ -193,7 +203,12 @@ def _config(tower: Any) -> dict[str, Any]:
         hidden_dropout_prob=part.dropout,
         attention_probs_dropout_prob=part.dropout,
     )
-    return json.loads(config.to_json_string(use_diff=False))
+    more: dict[str, Any] = {}
+    if kind == _ALT:
+        more = {"model_type": "xlm-roberta", "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+        more |= {"use_attention_mask": True, "project_dim": part.project, "has_pre_transformation": part.penultimate}
+        more["layer_norm_eps"] = part.eps
+    return json.loads(config.to_json_string(use_diff=False)) | more
 
 
 def _end(tower: Any) -> int:
@@ -228,6 +243,8 @@ def _tower_state(tower: Any, index: int, pair: bool) -> dict[str, Tensor]:
     state: dict[str, Tensor] = model.state_dict()
     if _kind(tower) == "BertModel":
         return _under("cond_stage_model.transformer.", state)
+    if _kind(tower) == _ALT:
+        return _under("cond_stage_model.", state)
     if pair and index == 0:
         return _under("conditioner.embedders.0.transformer.", _published(state))
     if not pair and model.config.hidden_act != OPEN_CLIP_ACTIVATION:
@@ -268,7 +285,7 @@ def _whole(ours: Recipe, theirs: Recipe) -> None:
         *((f"text.{index}", part, read) for index, (part, read) in enumerate(zip(towers, theirs.text, strict=True))),
         *((field, getattr(one, field), getattr(other, field)) for field in ("space", "denoiser")),
     ]
-    for name in ("betas", "start", "end", "count", "prediction"):
+    for name in ("betas", "start", "end", "count", "prediction", *TIMES):
         if getattr(one.schedule, name, None) != getattr(other.schedule, name, None):
             raise _lost(ours, f"schedule.{name}")
     if one.hints != other.hints:
