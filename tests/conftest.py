@@ -53,6 +53,7 @@ def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         captions = [{"text": f"一个{zh}的方块", "lang": "zh"}, {"text": f"a {en} square", "lang": "en"}]
         labels = dict.fromkeys(("effect", "background", "scene", "count", "kind2", "place", "size"))
         labels |= {"type": "single", "kind": "25fc", "style": "flat", "colour": en, "score": number / 16}
+        labels["pair"] = str(number % 8)
         pose = [0, 1.0, 0.01 * (number // 4), 0.0, 0.0]
         rows.append((f"{number:04d}", _picture(number), {"captions": captions, "labels": labels, "pose": pose}))
     shards = [write_shard(folder / shard_name(i), rows[i * 8 : i * 8 + 8], "squares") for i in range(2)]

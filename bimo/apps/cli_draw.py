@@ -25,6 +25,7 @@ from bimo.core.types import Ask, Picture, Request, checked, read_metadata, write
 
 if TYPE_CHECKING:
     from bimo.diffusion.keeping import Shelf
+    from bimo.diffusion.system import System
 
 SUFFIX = ".png"
 NAME_BYTES = 255
@@ -82,6 +83,8 @@ def draw(
     hint: Annotated[list[str] | None, typer.Option(help=cli_inputs.HINT_HELP)] = None,
     dial: Annotated[list[str] | None, typer.Option(help=cli_inputs.DIAL_HELP)] = None,
     lora: Annotated[list[str] | None, typer.Option(help=cli_inputs.LORA_HELP)] = None,
+    control: Annotated[list[str] | None, typer.Option(help=cli_inputs.CONTROL_HELP)] = None,
+    best: Annotated[Path | None, typer.Option(help=cli_inputs.BEST_HELP)] = None,
     dtype: Annotated[Dtype, typer.Option(help=cli_inputs.DTYPE_HELP)] = Dtype.fp32,
     offload: Annotated[bool, typer.Option("--offload", help=cli_inputs.OFFLOAD_HELP)] = False,
     as_json: Annotated[bool, typer.Option("--json", help=say("打印一个 JSON 对象", "print one JSON object"))] = False,
@@ -103,8 +106,9 @@ def draw(
         "dials": cli_inputs.dials(dial) if dial else None,
     }
     given = {name: value for name, value in settings.items() if value is not None}
-    seen = cli_inputs.pictures(image, mask, hint or ())
-    loras = [cli_inputs.lora(text) for text in lora or ()]
+    beside = cli_inputs.Beside.given(lora or (), control or ())
+    seen = cli_inputs.pictures(image, mask, hint or (), beside)
+    choice = None if best is None else cli_inputs.Choice(best, count)
     if again is not None:
         if prompt is not None or given or count != 1:
             raise RequestError(*cli_inputs.AGAIN_ALONE)
@@ -122,13 +126,8 @@ def draw(
         memory.check(request.size)
     place = Place(output, request.text)
     place.check()
-    shelf = _loaded(name, record is not None and model is None, request.size, dtype, offload)
-    system = shelf.system
-    for file, weight in loras:
-        from bimo.parts.denoisers.adapters import adapt
-
-        adapt(system, file, weight)
-    pictures, files = _drawn(shelf, request, place, as_json)
+    system = beside.put(_loaded(name, record is not None and model is None, request.size, dtype, offload))
+    pictures, files = _drawn(_kept(system, dtype, offload), request, place, as_json, choice)
     warnings = list(dict.fromkeys(w for picture in pictures for w in picture.warnings))
     told: dict[str, Any] = {}
     if again is not None and record is not None:
@@ -153,13 +152,12 @@ def draw(
             typer.launch(str(file))
 
 
-def _loaded(name: str, recorded: bool, size: tuple[int, int] | None, dtype: Dtype, offload: bool) -> Shelf:
-    said = _planned(name, size, dtype, offload)
-    if said:
+def _loaded(name: str, recorded: bool, size: tuple[int, int] | None, dtype: Dtype, offload: bool) -> System:
+    if said := memory.said(name, size, dtype, offload):
         typer.echo(said, err=True)
     with _shown(say(f"读入模型 {name} …", f"reading the model {name} ...")):
         try:
-            system = models.load(name, stored=offload or dtype is not Dtype.fp32)
+            return models.load(name, stored=offload or dtype is not Dtype.fp32)
         except RecipeError as error:
             if not recorded:
                 raise
@@ -167,25 +165,17 @@ def _loaded(name: str, recorded: bool, size: tuple[int, int] | None, dtype: Dtyp
                 f"{error.zh}；这张图由 {name} 画成，请用 -m 指定它的文件夹",
                 f"{error.en}; the picture was drawn by {name}: name its folder with -m",
             ) from None
-        from bimo.diffusion.keeping import Shelf
-
-        return Shelf(system, numbers(dtype), away=offload)
 
 
-def _planned(name: str, size: tuple[int, int] | None, dtype: Dtype, offload: bool) -> str:
-    """What drawing will take; "" where it is little, or where only the model's files can tell what it is."""
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return "" if memory.surely_small(path) else memory.plan(models.recipe(path), size, dtype, offload)
-    recipe = next((r for r in models.recipes().values() if name in (r.name, r.weights.repo)), None)
-    if recipe is None:
-        return ""
-    folder = models.found(recipe)
-    small = folder is not None and memory.surely_small(folder)
-    return "" if small else memory.plan(recipe, size, dtype, offload)
+def _kept(system: System, dtype: Dtype, offload: bool) -> Shelf:
+    from bimo.diffusion.keeping import Shelf
+
+    return Shelf(system, numbers(dtype), away=offload)
 
 
-def _drawn(shelf: Shelf, request: Request, place: Place, quiet: bool) -> tuple[list[Picture], list[Path]]:
+def _drawn(
+    shelf: Shelf, request: Request, place: Place, quiet: bool, choice: cli_inputs.Choice | None
+) -> tuple[list[Picture], list[Path]]:
     from bimo.diffusion.drive import drive
     from bimo.diffusion.paint import filled, paint, prepare
 
@@ -208,9 +198,15 @@ def _drawn(shelf: Shelf, request: Request, place: Place, quiet: bool) -> tuple[l
             # One at a time: each is saved before the next is begun, and drawn alone it is the same to the byte.
             (picture,) = drive(shelf.system, [paint(shelf.system, prepared, index)], told)
             pictures.append(replace(picture, seconds=time.perf_counter() - start))
-            files.append(place.write(pictures[-1].png()))
-            if not quiet:
-                print(files[-1], flush=True)
+            if choice is None:
+                files.append(place.write(pictures[-1].png()))
+                if not quiet:
+                    print(files[-1], flush=True)
+    if choice is not None:
+        pictures = [choice.of(pictures)]
+        files = [place.write(pictures[0].png())]
+        if not quiet:
+            print(files[0], flush=True)
     return pictures, files
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pydantic
 
 from bimo.core.errors import RequestError, say
-from bimo.core.types import Pixels
+from bimo.core.types import Picture, Pixels
+
+if TYPE_CHECKING:
+    from bimo.diffusion.system import System
 
 #: A picture's file may be as large as this; what it unpacks to has a limit of its own.
 MAXIMUM_FILE_BYTES = 1 << 28
@@ -69,7 +73,72 @@ def dials(given: Sequence[str]) -> dict[str, float]:
     return found
 
 
-def pictures(image: Path | None, mask: Path | None, hints: Sequence[str]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Beside:
+    """What is put beside a system's own weights: LoRAs with their weights, and networks that look at a picture.
+
+    Each of ``controls`` is (name of the hint, file of its picture, folder of the network).
+    """
+
+    loras: tuple[tuple[Path, float], ...]
+    controls: tuple[tuple[str, Path, Path], ...]
+
+    @classmethod
+    def given(cls, loras: Sequence[str], controls: Sequence[str]) -> Beside:
+        """Reads the options. Raises RequestError for what is not there."""
+        found: list[tuple[str, Path, Path]] = []
+        for text in controls:
+            file, sign, folder = text.partition("=")
+            if not sign or not Path(folder).is_dir():
+                raise RequestError(
+                    f"--control 是 {text!r}，应为 图=文件夹（ControlNet 或 T2I-Adapter，diffusers 格式）",
+                    f"--control is {text!r}; expected PICTURE=FOLDER, of a ControlNet or T2I-Adapter in diffusers' "
+                    "layout",
+                )
+            found.append(("control" if not found else f"control-{len(found) + 1}", Path(file), Path(folder)))
+        return cls(tuple(lora(text) for text in loras), tuple(found))
+
+    def put(self, system: System) -> System:
+        """The system with all of it. Raises WeightsError for adapters of another family."""
+        if not self.loras and not self.controls:
+            return system
+        from bimo.parts.denoisers import adapters
+
+        for file, weight in self.loras:
+            adapters.adapt(system, file, weight)
+        for name, _, folder in self.controls:
+            system = adapters.control(system, folder, name)
+        return system
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The best of several drawings, by a Chinese-CLIP in a folder. Raises RequestError where there is no choice."""
+
+    folder: Path
+    count: int
+
+    def __post_init__(self) -> None:
+        if self.count < 2:
+            raise RequestError(
+                "--best 要从几张里挑一张；请用 -n 说画几张，例如 -n 4",
+                "--best chooses among pictures; say with -n of how many, for instance -n 4",
+            )
+        if not self.folder.is_dir():
+            raise RequestError(
+                f"--best：没有文件夹 {self.folder}；要一个 Chinese-CLIP 的文件夹",
+                f"--best: there is no folder {self.folder}; expected one of a Chinese-CLIP",
+            )
+
+    def of(self, drawn: Sequence[Picture]) -> Picture:
+        """The picture that its words fit best."""
+        from bimo.eval.rank import ranked
+        from bimo.parts.chinese_clip import read_chinese_clip
+
+        return ranked(drawn, read_chinese_clip(self.folder).similarity)[0][0]
+
+
+def pictures(image: Path | None, mask: Path | None, hints: Sequence[str], beside: Beside) -> dict[str, Any]:
     """The fields of a request that hold pictures, read from files. Raises RequestError."""
     found: dict[str, Any] = {}
     if mask is not None and image is None:
@@ -78,6 +147,7 @@ def pictures(image: Path | None, mask: Path | None, hints: Sequence[str]) -> dic
         if path is not None:
             found[name] = picture(path)
     read = {name: picture(Path(file)) for name, file in named("--hint", hints, "sketch=草图.png").items()}
+    read |= {name: picture(file) for name, file, _ in beside.controls}
     return found | ({"pictures": read} if read else {})
 
 
@@ -125,9 +195,10 @@ def recorded(request: dict[str, Any], given: dict[str, Any], file: Path) -> dict
 
 
 AGAIN_ALONE = (
-    "--again 按记录重画，不能再给提示词或别的设置（-m、-o、--json、--open、--dtype、--offload、--lora 和原来的图除外）",
+    "--again 按记录重画，不能再给提示词或别的设置"
+    "（-m、-o、--json、--open、--dtype、--offload、--lora、--control 和原来的图除外）",
     "--again draws what the record says; give no prompt and no settings but -m, -o, --json, --open, --dtype, "
-    "--offload, --lora and the pictures it was drawn from",
+    "--offload, --lora, --control and the pictures it was drawn from",
 )
 IMAGE_HELP = say("从这张图画起", "begin with this picture")
 MASK_HELP = say("只重画它白色的地方（要有 --image）", "paint only where this is white (needs --image)")
@@ -135,6 +206,14 @@ STRENGTH_HELP = say("原图改多少，0 到 1", "how much of the image is to ch
 HINT_HELP = say("给模型看的图：名字=文件，可多次", "a picture that a hint reads: name=FILE; more than once")
 DIAL_HELP = say("引导的旋钮：名字=数，可多次", "a dial of guidance: name=number; more than once")
 LORA_HELP = say("LoRA 文件，可带权重 文件:0.8，可多次", "a LoRA, with a weight FILE:0.8; more than once")
+CONTROL_HELP = say(
+    "看着一张图画：图=ControlNet 或 T2I-Adapter 的文件夹，可多次",
+    "draw along a picture: PICTURE=FOLDER of a ControlNet or T2I-Adapter; more than once",
+)
+BEST_HELP = say(
+    "从 -n 张里只留最合提示词的一张，由这个文件夹里的 Chinese-CLIP 挑",
+    "of the -n pictures keep the one that fits best, by the Chinese-CLIP in this folder",
+)
 DTYPE_HELP = say("权重在内存里的格式；bf16 省一半", "how weights are kept in memory; bf16 takes half")
 OFFLOAD_HELP = say(
     "每一部分只在用到时才进内存：省内存，慢一些", "keep each part in memory only while it works: less memory, slower"

@@ -66,10 +66,11 @@ def list_models(
     if as_json:
         print(json.dumps(rows, ensure_ascii=False, indent=1))
         return
-    table = _table("", say("名字 标题 来源 许可证 语言 权重", "name title source licence languages weights"))
+    table = _table("", say("名字 标题 来源 语言 权重", "name title source languages weights"))
     for row in rows:
-        languages = ", ".join(row["languages"])
-        table.add_row(row["name"], row["title"], _source(row), row["licence"], languages, _weights(row))
+        spoken = row["languages"]
+        languages = ", ".join(spoken[:3]) + (f" … ({len(spoken)})" if len(spoken) > 3 else "")
+        table.add_row(row["name"], row["title"], _source(row), languages, _weights(row))
     _console().print(table)
 
 

@@ -16,7 +16,7 @@ from bimo.core.weights import CHUNK_BYTES
 
 INDEX_FILES = ("model_index.json", "recipe.json")
 #: What is fetched of a repository: everything a diffusers folder needs, nothing twice.
-WANTED = ["*.json", "*.txt", "*.model", "*.safetensors", "*.bin"]
+WANTED = ["*.json", "*.txt", "*.txt.gz", "*.model", "*.safetensors", "*.bin"]
 UNWANTED = ["*.fp16.*", "*.non_ema.*", "*.msgpack", "*.ckpt", "safety_checker/*", "flax_*", "openvino_*", "*.onnx"]
 MODELSCOPE = "modelscope:"
 GIGABYTE = 1e9
@@ -38,7 +38,8 @@ class Remote:
 def fetch(repo: str, modelscope: str = "") -> Path:
     """The folder on this machine that holds a repository, fetched where it is not whole in the hub's cache.
 
-    ``repo`` is of Hugging Face, or of ModelScope after "modelscope:". HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE are
+    ``repo`` is of Hugging Face, "owner/name" or a folder in one, "owner/name/folder"; or of ModelScope after
+    "modelscope:". HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE are
     honoured. Raises WeightsError that says which files belong where.
     """
     if repo.startswith(MODELSCOPE):
@@ -69,8 +70,9 @@ def cached(repo: str) -> Path | None:
     """The snapshot of a repository in the Hugging Face cache, whole or not; None where there is none."""
     from huggingface_hub import try_to_load_from_cache
 
+    repo, inside = _inside(repo)
     for file in INDEX_FILES:
-        found = try_to_load_from_cache(repo, file)
+        found = try_to_load_from_cache(repo, inside + file)
         if isinstance(found, str):
             return Path(found).parent
     return None
@@ -99,13 +101,21 @@ def _stderr(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+def _inside(repo: str) -> tuple[str, str]:
+    """A repository, and what the names of its files begin with in the folder that is meant: "" for all of it."""
+    owner, name, *folders = repo.split("/")
+    return f"{owner}/{name}", "".join(f"{folder}/" for folder in folders)
+
+
 def _of_hugging_face(repo: str) -> Path:
     from huggingface_hub import HfApi, constants, hf_hub_download
 
     endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
+    repo, inside = _inside(repo)
     info = HfApi(endpoint=endpoint).model_info(repo, files_metadata=True)
-    files = [file for file in _listed(info) if _chosen(file.path)]
-    if not {file.path for file in files} & set(INDEX_FILES):
+    files = [f for f in _listed(info) if f.path.startswith(inside) and _chosen(f.path.removeprefix(inside))]
+    indices = {inside + file for file in INDEX_FILES}
+    if not {file.path for file in files} & indices:
         raise WeightsError(
             f"{repo} 里没有 {' 或 '.join(INDEX_FILES)}；请自己下载其中的单个文件，再用 -m 文件 指定",
             f"{repo} has no {' or '.join(INDEX_FILES)}; download the single file in it yourself and name it: -m FILE",
@@ -119,7 +129,7 @@ def _of_hugging_face(repo: str) -> Path:
         _download(endpoint, repo, str(info.sha), file, blobs / file.digest)
     # The hub's client finds every file in its cache already, and lays out the folder.
     places = {file.path: Path(hf_hub_download(repo, file.path, endpoint=endpoint)) for file in files}
-    folder = next(place.parent for path, place in places.items() if path in INDEX_FILES)
+    folder = next(place.parent for path, place in places.items() if path in indices)
     (folder / _whole(folder)).write_text("", encoding="utf-8")
     return folder
 

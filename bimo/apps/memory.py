@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from bimo.apps import models
 from bimo.core.errors import RequestError, say
 from bimo.core.recipe import Recipe
 
@@ -57,6 +58,18 @@ def surely_small(folder: Path) -> bool:
     return 2 * sum(file.stat().st_size for file in files) < WORTH_SAYING // 2
 
 
+def said(name: str, size: tuple[int, int] | None, dtype: str, offload: bool) -> str:
+    """As ``plan`` for a model by its name or folder; "" where only files that are not here can tell what it is."""
+    path = models.bundled(name) or Path(name).expanduser()
+    if path.is_dir():
+        return "" if surely_small(path) else plan(models.recipe(path), size, dtype, offload)
+    recipe = next((r for r in models.recipes().values() if name in (r.name, r.weights.repo)), None)
+    if recipe is None:
+        return ""
+    folder = models.found(recipe)
+    return "" if folder is not None and surely_small(folder) else plan(recipe, size, dtype, offload)
+
+
 def plan(
     recipe: Recipe, size: tuple[int, int] | None, dtype: str = "fp32", offload: bool = False, free: int | None = None
 ) -> str:
@@ -86,17 +99,13 @@ def _too_large(
     # What was asked for to save memory is kept in what is offered.
     others = [o for o in others if o[1] >= asked[1] and BYTES_A_WEIGHT[o[0]] <= BYTES_A_WEIGHT[asked[0]]]
     fitting = [o for o in others if weights.bytes(*o) + needed(size) <= free]
-    said = [f"{_flags(*o)} ({_giga(weights.bytes(*o) + needed(size))} GB)" for o in fitting]
+    fits = [f"{_flags(*o)} ({_giga(weights.bytes(*o) + needed(size))} GB)" for o in fitting]
     side = int(max(0, free - weights.bytes(*asked)) / BYTES_A_PIXEL) ** 0.5 // 64 * 64
     if side >= 64:
-        said.append(f"--size {int(side)}")
-    least = weights.bytes("bf16", True) + needed((64, 64))
-    zh = f"放得下的：{'、'.join(said)}" if said else f"最省也要 {_giga(least)} GB（--dtype bf16 --offload --size 64）"
-    en = (
-        f"what fits: {', '.join(said)}"
-        if said
-        else f"the least is {_giga(least)} GB (--dtype bf16 --offload --size 64)"
-    )
+        fits.append(f"--size {int(side)}")
+    least, flags = _giga(weights.bytes("bf16", True) + needed((64, 64))), "--dtype bf16 --offload --size 64"
+    zh = f"放得下的：{'、'.join(fits)}" if fits else f"最省也要 {least} GB（{flags}）"
+    en = f"what fits: {', '.join(fits)}" if fits else f"the least is {least} GB ({flags})"
     width, height = size
     return RequestError(
         f"用 {recipe.name} 画 {width}×{height} 约需 {_giga(total)} GB 内存，现在只有 {_giga(free)} GB；{zh}",

@@ -76,6 +76,12 @@ def found(recipe: Recipe) -> Path | None:
     return None
 
 
+def bundled(name: str) -> Path | None:
+    """The bundle of a name, None where there is none; no recipe is imported to find it."""
+    folder = BUNDLES / name
+    return folder if re.fullmatch(r"[\w-]+", name) and (folder / RECIPE_FILE).is_file() else None
+
+
 def load(name: str | Path, *, stored: bool = False) -> System:
     """A system ready to draw: a folder, a single file, a recipe's name, or ``owner/name`` on the Hugging Face hub
     (``modelscope:owner/name`` on ModelScope). Its weights become float32, or with ``stored`` stay as in their files.
@@ -98,6 +104,8 @@ def load(name: str | Path, *, stored: bool = False) -> System:
         )
     if not path.exists() and (text.startswith((".", "~", os.sep)) or path.is_absolute()):
         raise WeightsError(f"没有文件夹 {text}", f"there is no folder {text}")
+    if (bundle := bundled(text)) is not None:
+        return _read(bundle, stored)
     if _HUB_NAME.fullmatch(text) and ".py" not in text:
         known = next((r for r in recipes().values() if text in _addresses(r)), None)
         return _read(fetch(text), stored) if known is None else _published(_read(fetch(text), stored), known)
@@ -106,7 +114,7 @@ def load(name: str | Path, *, stored: bool = False) -> System:
     if folder is not None and folder.is_relative_to(BUNDLES):
         return _read(folder, stored)
     if address := next(iter(_addresses(wanted)), ""):
-        return _published(_read(fetch(address, wanted.weights.modelscope), stored), wanted)
+        return _published(_read(fetch(address, wanted.weights.modelscope), stored, wanted), wanted)
     raise WeightsError(
         f"配方 {wanted.name} 没有可用的权重；请先训练（bimo train {wanted.name} --data 数据 --out 目录），"
         "再用 -m 指定那个文件夹",
@@ -115,13 +123,19 @@ def load(name: str | Path, *, stored: bool = False) -> System:
     )
 
 
-def _read(folder: Path, stored: bool) -> System:
+def _read(folder: Path, stored: bool, wanted: Recipe | None = None) -> System:
     if (folder / RECIPE_FILE).is_file():
         from bimo.diffusion.system import System
 
         return System.read(folder, _numbers(stored))
     if (folder / INDEX_FILE).is_file():
         return _diffusers().read_folder(folder, _numbers(stored))
+    if name := _cascades().system_in(folder):
+        # One folder holds both towers of the larger one; a recipe says which is wanted.
+        named = wanted is not None and wanted.name.startswith(name)
+        return _cascades().read(folder, wanted if named else recipes()[name], _numbers(stored))
+    if _of_hunyuan(folder):
+        return _hunyuan().read_authors(folder, dtype=_numbers(stored))
     raise _no_model(folder)
 
 
@@ -150,11 +164,28 @@ def _of_folder(folder: Path) -> Recipe:
         return _as_recipe(weights.read_recipe(folder / RECIPE_FILE), folder / RECIPE_FILE)
     if (folder / INDEX_FILE).is_file():
         return _as_recipe(_diffusers().recipe_of(folder), folder)
+    if name := _cascades().system_in(folder):
+        return _as_recipe(_cascades().recipe_of(folder, recipes()[name]), folder)
+    if _of_hunyuan(folder):
+        return _as_recipe(_hunyuan().authors_recipe(folder), folder)
     raise _no_model(folder)
 
 
 def _diffusers() -> Any:
     return importlib.import_module("bimo.parts.published.folder")
+
+
+def _cascades() -> Any:
+    return importlib.import_module("bimo.parts.published.damo")
+
+
+def _of_hunyuan(folder: Path) -> bool:
+    """Whether a folder may be in the layout of HunyuanDiT's authors, without importing what reads it."""
+    return any(((root / "model").is_dir() and (root / "mt5").is_dir()) for root in (folder, folder / "t2i"))
+
+
+def _hunyuan() -> Any:
+    return importlib.import_module("bimo.parts.published.hunyuan_dit")
 
 
 def _single() -> Any:

@@ -20,7 +20,7 @@ from bimo.diffusion.samplers import Sampler
 from bimo.diffusion.system import SILENT, BuiltLevel, System, merged, silenced, stacked
 from bimo.words.styles import styled
 
-#: The share of the steps that a picture goes through where nothing is said, as in diffusers; with a mask all of them.
+#: The share of the steps that a picture goes through where nothing is said, as in diffusers; with a mask the recipe's.
 STRENGTH = 0.8
 
 Painting = Generator[Ask, Tensor, Picture]
@@ -76,8 +76,10 @@ def filled(system: System, request: Request | Mapping[str, object]) -> Request:
         "sampler": request.sampler or wanted.sampler or last.sampler,
     }
     if request.image is not None and request.strength is None:
-        read = request.mask is not None or IMAGE in _read_by_hints(system, last.name)
-        settings["strength"] = 1.0 if read else STRENGTH
+        plain = 1.0 if IMAGE in _read_by_hints(system, last.name) else STRENGTH
+        settings["strength"] = wanted.strength if request.mask is not None else plain
+    if request.image is not None and IMAGE not in _read_by_hints(system, last.name):
+        _not_enlarging(system, size)
     request = request.model_copy(update=settings)
     for side in request.size or ():
         if side % unit:
@@ -108,8 +110,24 @@ def filled(system: System, request: Request | Mapping[str, object]) -> Request:
 def _read_by_hints(system: System, level: str) -> set[str]:
     """The names of the request's pictures that the hints of a level read."""
     hints = system.level(level).hints
-    named = {str(getattr(hint, "name", "")) for hint in hints} - {""}
-    return named.union(*(getattr(hint, "reads", ()) for hint in hints))
+    named = [getattr(hint, "reads", (str(getattr(hint, "name", "")),)) for hint in hints]
+    return {name for names in named for name in names if name}
+
+
+def _not_enlarging(system: System, size: tuple[int, int]) -> None:
+    """Raises RequestError where the last level works out what an earlier one of another shape drew: a picture put into
+    it would not go with that.
+    """
+    *earlier, last = system.recipe.levels
+    shape = system.space(last.name).shape(size)
+    for level in earlier:
+        told = any(getattr(hint, "level", "") == level.name for hint in last.hints)
+        if told and system.space(level.name).shape(size) != shape:
+            raise RequestError(
+                f"{system.recipe.name} 用不了 image：它的最后一级是从 {level.name} 级画的来的；请去掉 image",
+                f"{system.recipe.name} cannot use an image: its last level works out what {level.name} drew; "
+                "leave the image out",
+            )
 
 
 def prepare(system: System, request: Request | Mapping[str, object]) -> Prepared:

@@ -10,7 +10,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from bimo.core.types import Request
+from bimo.core.types import MAXIMUM_SIDE, Request
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,7 +26,8 @@ def size_for(image: Image.Image, area: int, unit: int, sizes: tuple[tuple[int, i
     if sizes:
         return min(sizes, key=lambda size: abs(math.log(size[0] / size[1]) - math.log(width / height)))
     scale = min(1.0, math.sqrt(area / (width * height)))
-    return tuple(max(unit, int(side * scale) // unit * unit) for side in (width, height))  # type: ignore[return-value]
+    sides = (min(int(side * scale), MAXIMUM_SIDE) for side in (width, height))
+    return tuple(max(unit, side // unit * unit) for side in sides)  # type: ignore[return-value]
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -41,6 +42,9 @@ def opaque(image: Image.Image) -> Image.Image:
     from PIL import Image
 
     image = upright(image)
+    if image.mode.startswith("I;16"):
+        # Pillow would cut sixteen bits at 255 rather than scale them.
+        image = Image.fromarray((numpy.array(image) >> 8).astype(numpy.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
@@ -52,7 +56,7 @@ def pixels_of(image: Image.Image, size: tuple[int, int]) -> Tensor:
     from PIL import Image
 
     resized = opaque(image).resize(size, resample=Image.Resampling.LANCZOS)
-    values = torch.from_numpy(numpy.array(resized).astype(numpy.float32) / 255.0)
+    values = torch.tensor(numpy.array(resized).astype(numpy.float32) / 255.0)
     return 2.0 * values.permute(2, 0, 1)[None] - 1.0
 
 
@@ -61,7 +65,7 @@ def mask_of(image: Image.Image, size: tuple[int, int]) -> Tensor:
     from PIL import Image
 
     resized = opaque(image).resize(size, resample=Image.Resampling.LANCZOS).convert("L")
-    values = torch.from_numpy(numpy.array(resized).astype(numpy.float32) / 255.0)
+    values = torch.tensor(numpy.array(resized).astype(numpy.float32) / 255.0)
     return (values >= 0.5).float()[None, None]
 
 

@@ -105,7 +105,10 @@ class Flow(Part):
             )
         law: dict[str, Any] = {"shift": self.shift}
         if self.dynamic:
+            # The sampler reads the first two; the rest is for a folder that keeps its settings.
             law |= {"use_dynamic_shifting": True, "time_shift_type": self.curve}
+            law |= {"base_shift": self.base_shift, "max_shift": self.max_shift}
+            law |= {"base_image_seq_len": self.base_length, "max_image_seq_len": self.max_length}
         if self.terminal:
             law["shift_terminal"] = self.terminal
         made = of_diffusers(FLOW_SAMPLERS, name or "euler", law)

@@ -7,15 +7,12 @@ is low, here all intervals are of one length; and it ends at x itself, here at t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-
-@dataclass
-class _Stepped:
-    prev_sample: Tensor
+from bimo.diffusion.samplers import Stepped
 
 
 def threshold(x: Tensor, percentile: float) -> Tensor:
@@ -56,7 +53,7 @@ class Singlestep:
         """x as it is."""
         return sample
 
-    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor) -> _Stepped:
+    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, **settings: Any) -> Stepped:
         """x at the next time. Times are taken in their order."""
         step = self._step
         self._step += 1
@@ -73,7 +70,7 @@ class Singlestep:
             share = inner / (inner + 1)
             weight = torch.expm1(h) / 2 if self.orders[interval] == 2 else torch.expm1(h) / h - 1
             x = x - float(sigma * weight / share) * (noise - self._first)
-        return _Stepped(x)
+        return Stepped(x)
 
     def _noise(self, answer: Tensor, x: Tensor, step: int) -> Tensor:
         """The noise that an answer means, with x held inside the percentile."""

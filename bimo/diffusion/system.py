@@ -118,7 +118,8 @@ class Drawing(Protocol):
 class Hint(Protocol):
     """Something read off an image that conditions a level: from the data in training, else from the drawing.
 
-    One that reads pictures of the request says which in ``reads``, a tuple of their names ("image", "mask", others).
+    ``reads``, a tuple, names the pictures of the request that it reads ("image", "mask", others); one without it
+    reads the picture of its own name.
     """
 
     def learned(self, system: System, batch: Batch) -> Conditioning:

@@ -6,7 +6,9 @@ A picture may have any sides that are multiples of 16; the sizes it learnt are 1
 
 from bimo.core.recipe import Defaults, Guide, Level, Published, Recipe, Stage
 from bimo.diffusion.schedule import Ddpm
+from bimo.parts.denoisers.control import Controlled, HunyuanControlNet
 from bimo.parts.denoisers.hunyuan import Hunyuan
+from bimo.parts.hints.control import Control
 from bimo.parts.spaces import Latent
 from bimo.parts.text.bert import Bert
 from bimo.parts.text.t5 import T5
@@ -50,6 +52,17 @@ v1_2_distilled = Level(
     schedule=Ddpm(end=0.018, prediction="v_prediction"),
     sampler="ddpm",
     steps=25,
+    guide=Guide(scale=5.0, channels=4),
+)
+
+v1_2_controlled = Level(
+    name="image",
+    space=Latent(scaling=0.13025),
+    denoiser=Controlled(denoiser=Hunyuan(), adapter=HunyuanControlNet(hunyuan=Hunyuan())),
+    schedule=Ddpm(end=0.018, prediction="v_prediction"),
+    hints=(Control(coded=True),),
+    sampler="ddpm",
+    steps=50,
     guide=Guide(scale=5.0, channels=4),
 )
 
@@ -144,4 +157,36 @@ hunyuan_dit_1_2_distilled = Recipe(
         note="half the steps for the same pictures; how it was distilled was not published",
     ),
     request=Defaults(size=(1024, 1024), multiple=16, guidance=5.0, steps=25, negative=negative),
+)
+
+hunyuan_dit_1_2_control = Recipe(
+    name="hunyuan-dit-1.2-control",
+    title="混元 DiT 1.2，照着线条画",
+    paper="arXiv:2405.08748",
+    licence="tencent-hunyuan-community",
+    languages=("zh", "en"),
+    source="published description",
+    text=words,
+    levels=(v1_2_controlled,),
+    stages=(
+        Stage(
+            name="control",
+            objective=Denoise(),
+            level="image",
+            train=("image.denoiser.adapter.*",),
+            size=(1024, 1024),
+            batch=1,
+            lr=1e-4,
+            weight_decay=0.0,
+            drop_text=0.44,
+            note="the authors' script: beside the distilled weights, gradients of two steps together, 100 epochs, of "
+            "edges, depths or poses. Here the edges are Sobel's, not Canny's.",
+        ),
+    ),
+    weights=Published(
+        terms=terms,
+        note="published beside 1.2 for edges (canny), depths and poses, as Tencent-Hunyuan/HYDiT-ControlNet-v1.2; any "
+        "of them is put beside a loaded 1.2 by bimo.parts.denoisers.adapters.control",
+    ),
+    request=Defaults(size=(1024, 1024), multiple=16, guidance=5.0, steps=50, negative=negative),
 )

@@ -117,7 +117,6 @@ kolors_inpainting = replace(
             "Kolors' weights have a licence of their own: commercial use by registration below 300 M monthly users; "
             "what they draw must not be used to improve another model.",
         ),
-        note="Drawn by its publisher with strength 0.999, 25 steps and guidance 6.",
     ),
-    request=Defaults(size=(1024, 1024), guidance=6.0, steps=25),
+    request=Defaults(size=(1024, 1024), guidance=6.0, steps=25, strength=0.999),
 )

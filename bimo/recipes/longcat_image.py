@@ -8,7 +8,9 @@ from bimo.parts.denoisers.flow import LongCatImage
 from bimo.parts.text.templates import LONGCAT_IMAGE
 from bimo.recipes.qwen_image import qwen2_5_vl_7b
 from bimo.recipes.z_image import flux
+from bimo.train.adapter import LowRank
 from bimo.train.objectives import Denoise
+from bimo.train.reward import Prefer
 
 longcat_image = Recipe(
     name="longcat-image",
@@ -35,8 +37,27 @@ longcat_image = Recipe(
             size=(1024, 1024),
             lr=1e-5,
             drop_text=0.1,
-            note="From the published Dev checkpoint; this rate is ours, not verified. Published beside it: LoRA of "
-            "rank 32 at 1e-4, and DPO with beta 2000 at 5e-6.",
+            note="From the published Dev checkpoint; this rate is ours, not verified.",
+        ),
+        Stage(
+            name="prefer",
+            objective=Prefer(beta=2000.0),
+            level="image",
+            train=("image.denoiser.*",),
+            size=(1024, 1024),
+            lr=5e-6,
+            note="DPO with beta 2000 at 5e-6, as published. What beta multiplies there, a sum or a mean of squares, "
+            "and whether it holds the number of steps, is not verified.",
+        ),
+        Stage(
+            name="lora",
+            objective=Denoise(),
+            level="image",
+            train=(),
+            adapter=LowRank(targets=("image.denoiser.*.to_[qkv]", "image.denoiser.*.to_out.0"), rank=32, alpha=32.0),
+            size=(1024, 1024),
+            lr=1e-4,
+            note="Rank 32 at 1e-4, as published; which layers, and alpha, are ours.",
         ),
     ),
     weights=Published(

@@ -24,8 +24,8 @@ miaobi = Recipe(
         ),
     ),
     weights=Published(
-        repo="ShineChen1024/MiaoBi",
-        note="The folder miaobi_beta0.9 of it. Its tokenizer is code; what that does is rebuilt, the code is not run.",
+        repo="ShineChen1024/MiaoBi/miaobi_beta0.9",
+        note="Its tokenizer is code; what that does is rebuilt, the code is not run.",
     ),
     request=Defaults(size=(512, 512), guidance=7.5, steps=50),
     note="Stable Diffusion 1.5's ControlNets and adapters fit.",

@@ -8,6 +8,7 @@ from dataclasses import replace
 from bimo.core.recipe import Defaults, Published, Recipe, Stage
 from bimo.parts.text.clip import ClipText
 from bimo.recipes.stable_diffusion import sd_v1, sd_v1_768
+from bimo.train.adapter import LowRank
 from bimo.train.denoise import Denoise
 
 terms = (
@@ -85,5 +86,26 @@ pai_general_xlarge = replace(
     title="PAI-Diffusion 通用 768",
     weights=Published(
         repo="alibaba-pai/pai-diffusion-general-xlarge-zh", terms=terms, note="Also as one file, model.ckpt."
+    ),
+)
+
+pai_artist_large_lora = replace(
+    pai_artist_large,
+    name="pai-diffusion-artist-large-lora",
+    title="PAI-Diffusion 艺术 512：LoRA",
+    stages=(
+        Stage(
+            name="learn a style beside the painter",
+            objective=Denoise(),
+            level="image",
+            train=(),
+            adapter=LowRank(targets=("image.denoiser.model.*attn?.to_[qkv]", "image.denoiser.model.*attn?.to_out.0")),
+            size=(512, 512),
+            steps=15_000,
+            lr=1e-4,
+            law="cosine",
+            note="Their lora.py, rank 4; so were the published ones for poems and 2.5D pictures made. The batch of a "
+            "card is the user's.",
+        ),
     ),
 )

@@ -23,7 +23,7 @@ base = Level(
         size=64,
         down=(PLAIN_DOWN, CROSS_DOWN, CROSS_DOWN, CROSS_DOWN),
         up=(CROSS_UP, CROSS_UP, CROSS_UP, PLAIN_UP),
-        block_channels=(384, 768, 1152, 1536),
+        block_channels=(384, 768, 1152, 1600),
         heads=16,
         text=1024,
     ),

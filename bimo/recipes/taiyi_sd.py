@@ -34,6 +34,8 @@ taiyi_zh = Recipe(
         note="The words began as Taiyi-CLIP-RoBERTa-102M-ViT-L-Chinese; the rest is Stable Diffusion 1.4, as it was.",
     ),
     request=Defaults(size=(512, 512), guidance=7.5, steps=50),
+    note="Their handbook: 512 x 512 alone, a word for the medium (插画, 油画, 水彩 ...), no Chinese punctuation, and "
+    "against watermarks the negative prompt 广告, ，, ！, 。, ；, 资讯, 新闻, 水印.",
 )
 
 taiyi_en = Recipe(
@@ -69,6 +71,27 @@ taiyi_en = Recipe(
         note="All of it began as Stable Diffusion 1.4, with the tower and the byte-level vocabulary of that.",
     ),
     request=Defaults(size=(512, 512), guidance=10.0, steps=50),
+    note="Its vocabulary is of bytes: a Chinese character takes more than two tokens of the 77, so about 32 are read.",
+)
+
+taiyi_anime = replace(
+    taiyi_zh,
+    name="taiyi-sd-anime",
+    title="太乙 Stable Diffusion 1B 动漫中文",
+    stages=(
+        Stage(
+            name="adapt to pictures of anime",
+            objective=Denoise(),
+            level="image",
+            train=("text.*", "image.denoiser.*"),
+            size=(512, 512),
+            note="From taiyi-sd-zh; what learnt, on which pictures and at which rate was not published.",
+        ),
+    ),
+    weights=Published(
+        repo="IDEA-CCNL/Taiyi-Stable-Diffusion-1B-Anime-Chinese-v0.1", note="Its weights are kept as bfloat16."
+    ),
+    note="",
 )
 
 taiyi_zh_finetune = replace(

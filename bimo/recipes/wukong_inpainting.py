@@ -40,8 +40,7 @@ wukong_inpainting = Recipe(
         ),
     ),
     weights=Published(
-        note="A checkpoint of MindSpore whose UNet reads the latents, the mask and the latents of what the mask "
-        "leaves. Their program draws with strength 0.75 and 30 steps."
+        note="A checkpoint of MindSpore whose UNet reads the latents, the mask and the latents of what the mask leaves."
     ),
-    request=Defaults(size=(512, 512), guidance=7.5, steps=30),
+    request=Defaults(size=(512, 512), guidance=7.5, steps=30, strength=0.75),
 )

@@ -9,7 +9,12 @@ from bimo.parts.text.templates import QWEN3_CHAT
 from bimo.train.objectives import Denoise
 
 #: Qwen3-4B, the output of its last layer but one; padding is dropped.
-qwen3_4b = LanguageModel(config={"rope_theta": 1000000.0}, template=QWEN3_CHAT, length=512, state=-2)
+qwen3_4b = LanguageModel(
+    config={"rope_parameters": {"rope_theta": 1000000.0, "rope_type": "default"}},
+    template=QWEN3_CHAT,
+    length=512,
+    state=-2,
+)
 #: The autoencoder of Flux.
 flux = Latent(channels=16, scaling=0.3611, shift=0.1159, quant=False, post_quant=False)
 

@@ -124,6 +124,17 @@ def test_fetches_what_is_wanted_and_then_asks_no_more(hub: Hub, tmp_path: Path) 
     assert hub.asked == []
 
 
+def test_a_folder_in_a_repository(hub: Hub) -> None:
+    hub.files |= {f"beta/{name}": content for name, content in hub.files.items()} | {"beta/own.json": b"{}"}
+    folder = hubs.fetch("some/model/beta")
+    assert (folder.name, (folder / "own.json").is_file()) == ("beta", True)
+    assert (folder / "unet/model.safetensors").read_bytes() == LARGE
+    assert not (folder.parent / "model_index.json").exists()
+    hub.asked.clear()
+    assert hubs.fetch("some/model/beta") == folder
+    assert hub.asked == []
+
+
 def test_what_broke_off_is_taken_up_where_it_was(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants, file_download
 

@@ -92,6 +92,12 @@ def test_again_asks_for_the_picture_and_knows_it(draw: Draw) -> None:
         (("--lora", "nowhere.safetensors:0.5"), "there is no nowhere.safetensors"),
         (("--lora", "text.png"), "text.png"),
         (("--dtype", "fp8"), "--dtype"),
+        (("--control", "red.png"), "expected PICTURE=FOLDER"),
+        (("--control", "red.png=nowhere"), "expected PICTURE=FOLDER"),
+        (("--control", "text.png=."), "text.png cannot be used"),
+        (("--control", "red.png=."), "config.json"),
+        (("--best", "."), "-n 4"),
+        (("--best", "nowhere", "-n", "2"), "there is no folder nowhere"),
         (("--again", "red.png", "--strength", "0.5"), "give no prompt and no settings"),
     ],
 )
@@ -131,3 +137,24 @@ def test_weights_kept_otherwise_still_draw(draw: Draw, words: tuple[str, ...]) -
     for one, other in (("plain.png", "kept.png"), ("plain-2.png", "kept-2.png")):
         same = Path(one).read_bytes() == Path(other).read_bytes()
         assert same == (words == ("--offload",))
+
+
+def test_the_best_of_several_is_kept(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from bimo.parts import chinese_clip
+
+    class Third:
+        """Likes the third picture best."""
+
+        def similarity(self, texts: Any, images: Any) -> Any:
+            assert list(texts) == ["红苹果"]
+            return torch.tensor([[0.1, 0.2, 0.9][: len(images)]])
+
+    monkeypatch.setattr(chinese_clip, "read_chinese_clip", lambda folder: Third())
+    status, said = draw(*PLAIN, "best.png", "-n", "3", "--best", ".", "--json")
+    assert status == 0
+    assert json.loads(said)["seeds"] == [3]
+    assert draw(*PLAIN[:-3], "--seed", "3", "-o", "alone.png")[0] == 0
+    assert Path("best.png").read_bytes() == Path("alone.png").read_bytes()
+    assert not Path("best-2.png").exists()

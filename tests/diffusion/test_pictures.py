@@ -15,8 +15,8 @@ from PIL import Image
 from bimo.core import types
 from bimo.core.errors import RequestError
 from bimo.core.types import Request, checked
-from bimo.diffusion.drive import draw
-from bimo.diffusion.paint import filled
+from bimo.diffusion.drive import draw, drive
+from bimo.diffusion.paint import filled, paint, prepare
 from bimo.diffusion.pictures import mask_of, opaque, pixels_of, size_for, to_image
 from bimo.diffusion.system import System
 
@@ -47,6 +47,11 @@ def test_a_mask_is_painted_where_it_is_half_white_or_more() -> None:
     assert mask_of(mask, (2, 2)).tolist() == [[[[0, 0], [1, 1]]]]
 
 
+def test_sixteen_bits_become_eight() -> None:
+    deep = Image.fromarray(numpy.array([[0, 32768, 65535]], dtype=numpy.uint16))
+    assert [opaque(deep).getpixel((at, 0)) for at in range(3)] == [(v, v, v) for v in (0, 128, 255)]
+
+
 def test_what_is_transparent_is_white_and_what_a_camera_turned_is_upright() -> None:
     assert opaque(Image.new("RGBA", (2, 2), (0, 0, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
     turned = Image.new("RGB", (4, 2))
@@ -61,6 +66,7 @@ def test_what_is_transparent_is_white_and_what_a_camera_turned_is_upright() -> N
         ((1000, 500), 512 * 512, (), (720, 360)),
         ((100, 60), 512 * 512, (), (96, 56)),
         ((4000, 3), 64 * 64, (), (2336, 8)),
+        ((50000, 1), 512 * 512, (), (8192, 8)),
         ((1000, 500), 512 * 512, ((512, 512), (512, 256), (256, 512)), (512, 256)),
     ],
 )
@@ -121,6 +127,7 @@ def test_a_large_picture_is_refused_before_it_is_decoded(monkeypatch: pytest.Mon
         ({"mask": red()}, "mask without an image"),
         ({"image": red(), "strength": 0.0}, "above 0"),
         ({"pictures": {"sketch": red()}}, "reads no picture 'sketch'"),
+        ({"pictures": {"pose": red()}}, "reads no picture 'pose'"),
     ],
 )
 def test_what_cannot_be_used_is_refused(system: System, request_: dict[str, Any], told: str) -> None:
@@ -143,6 +150,39 @@ def test_a_sampler_that_cannot_begin_with_a_picture_says_so(system: System) -> N
         patch.setattr(schedule, "sampler", lambda self, name, steps, shape=(): Bare(whole(self, name, steps, shape)))
         with pytest.raises(RequestError, match="Bare"):
             draw(system, "红苹果", size=(128, 128), seed=1, steps=2, image=red())
+
+
+def test_a_cascade_refuses_a_picture_for_its_last_level(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, last = system.recipe.levels
+    assert [getattr(hint, "level", "") for hint in last.hints].count(first.name) == 1
+    space = system.space(last.name)
+    shapes = {first.name: (4, 8, 8)}
+    monkeypatch.setattr(system, "space", lambda name: _Shaped(space, shapes.get(name)))
+    with pytest.raises(RequestError, match=f"what {first.name} drew"):
+        filled(system, {"text": "红", "image": red((128, 128)), "size": (128, 128)})
+    shapes.clear()
+    assert filled(system, {"text": "红", "image": red((128, 128)), "size": (128, 128)}).strength == 0.8
+
+
+class _Shaped:
+    def __init__(self, space: Any, shape: Any) -> None:
+        self.factor, self.shape = space.factor, (lambda size: shape) if shape else space.shape
+
+
+def test_flow_matching_begins_between_the_picture_and_noise(system: System) -> None:
+    """(1 - s) x + s noise at the time that strength leaves (diffusers' pipelines of flow matching)."""
+    asked: list[Any] = []
+    request = {"text": "红苹果", "size": (128, 128), "seed": 7, "steps": 5, "image": red((128, 128)), "strength": 0.5}
+    drive(system, [paint(system, prepare(system, request))], lambda which, ask: asked.append(ask))
+    last = system.recipe.levels[-1].name
+    asks = [ask for ask in asked if ask.level == last]
+    generator = torch.Generator().manual_seed(7)
+    own = system.space(last).encode(pixels_of(red((128, 128)), (128, 128)), generator)
+    noise = torch.randn(own.shape, generator=generator)
+    s = float(asks[0].t[0]) / 1000
+    assert len(asks) == 3
+    assert 0.3 < s < 0.9
+    assert torch.allclose(asks[0].x[:1], torch.lerp(own, noise, s), atol=1e-4)
 
 
 def test_settings_beside_a_request_leave_its_pictures(system: System) -> None:

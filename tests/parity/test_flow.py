@@ -14,12 +14,17 @@ from safetensors.torch import load_file, save_file
 
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.part import dumps, loads
+from bimo.core.recipe import Recipe
 from bimo.core.types import Picture
 from bimo.diffusion.drive import draw
 from bimo.diffusion.system import System
 from bimo.parts.denoisers.flow import unpacked
+from bimo.parts.published.export import to_diffusers
 from bimo.parts.published.folder import read_folder, recipe_of
-from tests.parity.tiny_flow_checkpoints import saved
+from bimo.recipes.cogview4 import cogview4 as cogview4_recipe
+from bimo.recipes.lumina_image import lumina_image as lumina_recipe
+from bimo.recipes.z_image import z_image as z_image_recipe
+from tests.parity.tiny_flow_checkpoints import glm_words, opened, qwen_words, saved
 
 KINDS = ("z_image", "qwen_image", "longcat_image", "cogview4", "lumina")
 REQUESTS: dict[str, dict[str, Any]] = {
@@ -225,3 +230,27 @@ def test_names_of_a_whole_language_model_are_read(places: Any, tmp_path: Path) -
     request = {"text": "红", "seed": 1, "steps": 2, "size": (64, 64)}
     pictures = [draw(read_folder(at), request)[0].image.tobytes() for at in (places("z_image")[0], folder)]
     assert pictures[0] == pictures[1]
+
+
+@pytest.mark.parametrize("kind", ["z_image", "cogview4", "lumina"])
+def test_written_for_diffusers_it_draws_the_same(places: Any, tmp_path: Path, kind: str) -> None:
+    folder, pipeline = places(kind)
+    to_diffusers(read_folder(folder), tmp_path / "out")
+    assert recipe_of(tmp_path / "out") == recipe_of(folder)
+    request = {"text": "红 red", "negative": "桥", "seed": 3, "steps": 4, "guidance": 3.0, "size": (64, 96)}
+    one, other = (by_diffusers(p, kind, request)[0] for p in (pipeline, opened(tmp_path / "out")))
+    assert numpy.array_equal(one, other)
+
+
+@pytest.mark.parametrize("recipe", [z_image_recipe, cogview4_recipe, lumina_recipe], ids=lambda r: r.name)
+def test_a_recipe_is_written_and_read_back_whole(recipe: Recipe, tmp_path: Path) -> None:
+    system = System(recipe.tiny())
+    (glm_words if recipe.name == "cogview4" else qwen_words)(tmp_path / "words")
+    system.towers[0].load_words(tmp_path / "words")
+    read = recipe_of(to_diffusers(system, tmp_path / "out"))
+    assert (read.text, read.levels) == (system.recipe.text, system.recipe.levels)
+
+
+def test_without_the_part_that_sees_no_pipeline_is_written(places: Any, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="Qwen2_5_VLTextModel"):
+        to_diffusers(read_folder(places("qwen_image")[0]), tmp_path / "out")

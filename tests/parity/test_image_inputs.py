@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 
 from bimo.core.errors import RequestError
 from bimo.diffusion.drive import draw
+from bimo.diffusion.paint import filled
 from bimo.diffusion.system import System
 from bimo.parts.hints.views import Masked
 from bimo.parts.published.folder import read_folder
@@ -104,6 +105,15 @@ def test_begins_from_a_picture_as_diffusers(places: Any, scheduler: str, extra: 
     compare(draw(read_folder(places(scheduler)), {**request, "guidance": 5.0}), expected)
 
 
+def test_with_a_mask_the_strength_is_the_recipe_s(places: Any) -> None:
+    system = read_folder(places("ddim"))
+    request = {"text": "红", "image": photo(), "mask": hole(), "seed": 4, "steps": 4, "size": (64, 64)}
+    assert filled(system, request).strength == 1.0
+    system.recipe = replace(system.recipe, request=replace(system.recipe.request, strength=0.75))
+    assert filled(system, request).strength == 0.75
+    assert filled(system, request | {"strength": 0.5}).strength == 0.5
+
+
 def test_less_than_a_step_is_refused(places: Any) -> None:
     with pytest.raises(RequestError, match="less than one"):
         draw(read_folder(places("ddim")), {"text": "红", "image": photo(), "strength": 0.1, "steps": 5})
@@ -145,19 +155,9 @@ def test_outside_of_the_mask_every_pixel_stays(places: Any) -> None:
 def inpainter(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A UNet that reads the mask and what it leaves, as a system and as diffusers' pipeline."""
     folder = tmp_path_factory.mktemp("inpainting")
-    checkpoint(folder / "four", "bert", SCHEDULERS["ddim"]())
     checkpoint(folder / "nine", "bert", SCHEDULERS["ddim"](), in_channels=9, out_channels=4)
-    four = read_folder(folder / "four")
-    level = four.recipe.levels[0]
-    nine = replace(level, denoiser=replace(level.denoiser, spatial=5), hints=(Masked(),))  # type: ignore[type-var]
-    system = System(replace(four.recipe, levels=(nine,))).eval()
-    read: Any = read_by_diffusers(folder / "nine")
-    system.load_state_dict(
-        {f"text.0.model.{k}": v for k, v in read.text_encoder.state_dict().items()}
-        | {f"image.denoiser.model.{k}": v for k, v in read.unet.state_dict().items()}
-        | {f"image.space.model.{k}": v for k, v in read.vae.state_dict().items()}
-    )
-    system.towers[0].load_words(folder / "nine" / "tokenizer")
+    system = read_folder(folder / "nine")
+    assert (system.recipe.levels[0].hints, system.recipe.levels[0].denoiser.spatial) == ((Masked(),), 5)  # type: ignore[attr-defined]
     return unpasted(system), folder / "nine"
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from bimo.apps.models import load, recipe
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.diffusion.drive import draw
 from bimo.diffusion.system import System
@@ -90,16 +91,16 @@ def authors_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return made
 
 
-def authors_folder(folder: Path, place: Path) -> Path:
+def authors_folder(folder: Path, place: Path, nested: bool = False) -> Path:
     """A folder of diffusers in the authors' layout."""
     root = place / "t2i"
     (root / "model").mkdir(parents=True)
     state = authors_state(load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors"))
     for kind in ("ema", "module"):
         # What was learnt last and what was averaged are not the same.
-        torch.save(
-            {n: v * (1.0 if kind == "ema" else 1.1) for n, v in state.items()}, root / f"model/pytorch_model_{kind}.pt"
-        )
+        tensors = {n: v * (1.0 if kind == "ema" else 1.1) for n, v in state.items()}
+        # Their files hold the tensors as they are, or in a table of that name.
+        torch.save({kind: tensors} if nested else tensors, root / "model" / f"pytorch_model_{kind}.pt")
     pairs = {"text_encoder": "clip_text_encoder", "tokenizer": "tokenizer", "text_encoder_2": "mt5"}
     for ours, theirs in {**pairs, "vae": "sdxl-vae-fp16-fix"}.items():
         shutil.copytree(folder / ours, root / theirs)
@@ -114,10 +115,11 @@ def authors_folder(folder: Path, place: Path) -> Path:
 
 @pytest.mark.parametrize("version", ["1.1", "1.2"])
 def test_the_authors_files_are_the_same_network(places: dict[str, Path], tmp_path: Path, version: str) -> None:
-    place = authors_folder(places[version], tmp_path)
+    place = authors_folder(places[version], tmp_path, nested=version == "1.1")
     assert is_authors(place)
     assert not is_authors(places[version])
-    one, other = read_folder(places[version]), read_authors(place)
+    one, other = read_folder(places[version]), load(place)
+    assert recipe(place) == other.recipe
     assert other.recipe.name == one.recipe.name == f"hunyuan-dit-{version}"
     before, after = one.state_dict(), other.state_dict()
     assert before.keys() == after.keys()
@@ -190,6 +192,22 @@ def test_full_size_has_the_published_counts() -> None:
     assert 1.4e9 < counts[False] < 1.6e9
     layer = 4 * 2048 * 2048 + 3 * 2048 * 5120 + 2 * 2048
     assert tower == 250112 * 2048 + 24 * layer + 32 * 32 + 2048
+
+
+def test_the_recipes_are_of_full_size() -> None:
+    from bimo.recipes.hunyuan_dit import hunyuan_dit_1_1, hunyuan_dit_1_2, hunyuan_dit_1_2_control
+
+    with torch.device("meta"):
+        made = [System(each) for each in (hunyuan_dit_1_1, hunyuan_dit_1_2, hunyuan_dit_1_2_control)]
+    heads = [{name: p.numel() for name, p in system.named_parameters()} for system in made]
+    towers = [sum(n for name, n in each.items() if name.startswith("text.0.")) for each in heads]
+    # BERT of 24 layers, 1,024 wide, 47,020 words: about 350 M.
+    layer = 4 * (1024 * 1024 + 1024) + 2 * 1024 * 4096 + 4096 + 1024 + 4 * 1024
+    assert towers == [(47020 + 512 + 2 + 2) * 1024 + 24 * layer] * 3
+    control = sum(n for name, n in heads[2].items() if ".adapter." in name)
+    # The nineteen blocks that are joined to the last ones, and what leads into them.
+    assert len({name.split(".blocks.")[1].split(".")[0] for name in heads[2] if ".adapter.model.blocks." in name}) == 19
+    assert 0.6e9 < control < 0.8e9
 
 
 def test_the_places_of_a_picture_lie_over_the_middle_of_a_square() -> None:

@@ -251,3 +251,86 @@ def test_the_authors_names_of_a_unet() -> None:
     }
     for name, authors in recorded.items():
         assert ldm_name(name, 2, frozenset({0, 1})) == authors
+
+
+@pytest.fixture(scope="module")
+def hunyuan() -> System:
+    from bimo.recipes.hunyuan_dit import hunyuan_dit_1_2
+
+    torch.manual_seed(0)
+    return System(hunyuan_dit_1_2.tiny()).eval()
+
+
+def test_fused_projections_of_hunyuans_authors_are_cut(hunyuan: System, tmp_path: Path) -> None:
+    """A folder of peft, as their training script saves it, with a strength of its own."""
+    import json
+
+    qkv, kv, out = halves(1, 48, 16), halves(2, 32, 16), halves(3, 16, 16)
+    inner = {"blocks.1.attn1.Wqkv": qkv, "blocks.1.attn2.kv_proj": kv, "blocks.1.attn2.out_proj": out}
+    state = {f"base_model.model.{n}.lora_B.weight": pair[0] for n, pair in inner.items()}
+    state |= {f"base_model.model.{n}.lora_A.weight": pair[1] for n, pair in inner.items()}
+    save_file(state, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(WeightsError, match="adapter_config"):
+        adapters.adapt(hunyuan, tmp_path)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 4, "use_rslora": False}))
+    at = "image.denoiser.model.blocks.1"
+    before = {name: value.clone() for name, value in hunyuan.state_dict().items()}
+    adapters.adapt(hunyuan, tmp_path)
+    wanted = {f"{at}.attn2.to_out.0.weight": 2 * out[0] @ out[1]}
+    wanted |= {f"{at}.attn1.to_{c}.weight": 2 * qkv[0][i * 16 : i * 16 + 16] @ qkv[1] for i, c in enumerate("qkv")}
+    wanted |= {f"{at}.attn2.to_{c}.weight": 2 * kv[0][i * 16 : i * 16 + 16] @ kv[1] for i, c in enumerate("kv")}
+    for name, value in hunyuan.state_dict().items():
+        torch.testing.assert_close(value, before[name] + wanted.get(name, 0.0))
+    adapters.unadapt(hunyuan)
+    assert all(torch.equal(value, before[name]) for name, value in hunyuan.state_dict().items())
+
+
+def test_names_with_dots_alone_are_weaker_without_alpha(hunyuan: System, tmp_path: Path) -> None:
+    """HunyuanDiT's own reader divides by the root of the rank where a file says no alpha."""
+    up, down = halves(4, 16, 16)
+    name = "unet.blocks.0.attn1.out.proj"
+    save_file({f"{name}.lora.up.weight": up, f"{name}.lora.down.weight": down}, tmp_path / "style.safetensors")
+    at = "image.denoiser.model.blocks.0.attn1.to_out.0.weight"
+    before = hunyuan.get_parameter(at).detach().clone()
+    adapters.adapt(hunyuan, tmp_path / "style.safetensors")
+    torch.testing.assert_close(hunyuan.get_parameter(at).detach(), before + up @ down / 2**0.5)
+    adapters.unadapt(hunyuan)
+
+
+@pytest.mark.parametrize("spelling", ["diffusers", "kohya"])
+def test_hunyuan_learns_and_writes_one(hunyuan: System, tmp_path: Path, spelling: Any) -> None:
+    lora.inject(hunyuan, ("image.denoiser.*.attn?.to_v", "text.0.*.query", "text.1.*.q"), 2, 1.0)
+    state = {name: torch.randn_like(v) if "lora" in name else v for name, v in lora.extract(hunyuan).items()}
+    lora.save_lora(tmp_path / "mine.safetensors", hunyuan, state, spelling)
+    lora.eject(hunyuan, merge=False)
+    before = {name: value.clone() for name, value in hunyuan.state_dict().items()}
+    adapters.adapt(hunyuan, tmp_path / "mine.safetensors")
+    changed = {n for n, v in hunyuan.state_dict().items() if not torch.equal(v, before[n])}
+    assert changed == {f"{name.removesuffix('.alpha')}.weight" for name in state if name.endswith(".alpha")}
+    adapters.unadapt(hunyuan)
+
+
+def test_kohyas_names_for_two_towers_and_the_large_unet(tmp_path: Path) -> None:
+    from bimo.recipes.taiyi_xl import taiyi_xl
+
+    system = System(taiyi_xl.tiny()).eval()
+    up, down = halves(5, 16, 16)
+    small = halves(6, 8, 8)
+    state = {
+        "lora_te1_text_model_encoder_layers_0_mlp_fc1": (torch.randn(32, 2), down),
+        "lora_te2_text_model_encoder_layers_1_self_attn_out_proj": (up, down),
+        "lora_unet_input_blocks_3_1_transformer_blocks_0_attn1_to_k": small,
+        "lora_unet_middle_block_1_proj_in": small,
+    }
+    named = {f"{name}.lora_up.weight": pair[0].clone() for name, pair in state.items()}
+    named |= {f"{name}.lora_down.weight": pair[1].clone() for name, pair in state.items()}
+    save_file(named, tmp_path / "style.safetensors")
+    before = {name: value.clone() for name, value in system.state_dict().items()}
+    adapters.adapt(system, tmp_path / "style.safetensors")
+    changed = {n for n, v in system.state_dict().items() if not torch.equal(v, before[n])}
+    assert changed == {
+        "text.0.model.encoder.layers.0.mlp.fc1.weight",
+        "text.1.model.encoder.layers.1.self_attn.out_proj.weight",
+        "image.denoiser.model.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_k.weight",
+        "image.denoiser.model.mid_block.attentions.0.proj_in.weight",
+    }

@@ -177,6 +177,28 @@ def test_published_folder_is_the_recipe(
     assert told in found.note
 
 
+def test_stable_diffusion_2_is_known_by_its_tower(tmp_path: Path) -> None:
+    folder = published(tmp_path, "skypaint")
+    tower = {**LARGE, "num_hidden_layers": 23, "vocab_size": 49408, "max_position_embeddings": 77, "hidden_act": "gelu"}
+    changes: dict[str, dict[str, Any]] = {
+        "model_index.json": {"tokenizer": ["transformers", "CLIPTokenizer"]},
+        "text_encoder/config.json": tower,
+        "unet/config.json": {
+            "attention_head_dim": [5, 10, 20, 20],
+            "cross_attention_dim": 1024,
+            "use_linear_projection": True,
+            "sample_size": 96,
+        },
+        "scheduler/scheduler_config.json": {"prediction_type": "v_prediction", "_class_name": "DDIMScheduler"},
+    }
+    for name, fields in changes.items():
+        (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | fields))
+    found = recipe_of(folder)
+    assert (found.name, found.languages, found.request.size) == ("stable-diffusion-2", ("en",), (768, 768))
+    assert found.levels[0].schedule.prediction == "v_prediction"  # type: ignore[attr-defined]
+    assert found.levels[0].denoiser.heads == (5, 10, 20, 20)  # type: ignore[attr-defined]
+
+
 def test_a_size_of_nobody_is_said_to_be_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BIMO_LANGUAGE", "en")
     folder = published(tmp_path, "skypaint")

@@ -68,10 +68,10 @@ def test_scores_weigh_the_errors(scored: Path, tmp_path: Path) -> None:
 
 
 def test_without_scores_it_says_so(tiny_shards: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="score"):
-        begun(Reward(), tiny_shards, tmp_path / "reward")
-    with pytest.raises(DataError, match="score"):
-        begun(Prefer(), tiny_shards, tmp_path / "prefer")
+    with pytest.raises(DataError, match="stars"):
+        begun(Reward(score="stars"), tiny_shards, tmp_path / "reward")
+    with pytest.raises(DataError, match="stars"):
+        begun(Prefer(score="stars"), tiny_shards, tmp_path / "prefer")
 
 
 def test_the_better_of_two_gains(scored: Path, tmp_path: Path) -> None:

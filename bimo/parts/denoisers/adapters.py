@@ -25,6 +25,7 @@ from bimo.parts.hints.control import Control
 from bimo.parts.hints.image_prompt import ImagePrompt
 from bimo.parts.published.configs import FORMER_TEXT, NO_EFFECT_TEXT, Config, defaults_of, plain, read_json
 from bimo.parts.published.folder import files_of
+from bimo.parts.published.hunyuan_dit import diffusers_state
 from bimo.parts.spaces import ClipImage
 
 __all__ = ["adapt", "adapters", "begin_control", "control", "image_prompt", "unadapt"]
@@ -34,18 +35,24 @@ UNUSED = {"global_pool_conditions", "addition_embed_type_num_heads", "activation
 
 
 def control(system: System, folder: Path | str, name: str = "control", level: str = "") -> System:
-    """The system with the ControlNet or T2I-Adapter in a folder of diffusers beside its denoiser. A request gives it a
-    picture as ``pictures[name]`` and, where it is not to be 1, a weight as ``hints[name]``.
+    """The system with the ControlNet or T2I-Adapter in a folder of diffusers beside its denoiser, or with that in a
+    file of HunyuanDiT's authors. A request gives it a picture as ``pictures[name]`` and, where it is not to be 1, a
+    weight as ``hints[name]``.
 
     Tensors are shared with the system given, not copied; a LoRA merged into that stays merged. Raises WeightsError
     for an adapter of another family, RecipeError for one that is not known.
     """
     path = Path(folder)
-    part, coded = _adapter(_config(path), _innermost(system, level))
-    files = files_of(path)
+    within = _innermost(system, level)
     state: dict[str, Tensor] = {}
-    for file in files:
-        state |= weights.read(file)
+    if path.is_file() and isinstance(within, Hunyuan):
+        files, part, coded = [path], HunyuanControlNet(hunyuan=within), True
+        state = diffusers_state(weights.read(path))
+    else:
+        files = files_of(path)
+        part, coded = _adapter(_config(path), within)
+        for file in files:
+            state |= weights.read(file)
     made = _beside(system, part, coded, name, level, state, files[0])
     made.weights_hash = _hash(system, files)
     return made

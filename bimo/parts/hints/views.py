@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +72,7 @@ class Pose(Part):
     scale: tuple[float, float] = (0.85, 1.02)
     shift: float = 0.04
     angle: float = 8.0
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def build(self) -> Pose:
         """It has no weights: the part is the hint."""
@@ -119,7 +120,7 @@ class Masked(Part):
 
     level: str = "image"
     whole: float = 0.25
-    reads: tuple[str, ...] = ("mask",)
+    reads: ClassVar[tuple[str, ...]] = ("mask",)
 
     def build(self) -> Masked:
         """It has no weights: the part is the hint."""
@@ -186,6 +187,7 @@ class Sizes(Part):
 
     name: str = "size_ids"
     factor: int = 8
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def build(self) -> Sizes:
         """It has no weights: the part is the hint."""
@@ -232,6 +234,7 @@ class Bucket(Part):
     sizes: tuple[tuple[int, int], ...]
     name: str = "bucket"
     factor: int = 8
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def tiny(self) -> Self:
         """A quarter of every side, as ``Defaults`` has them at toy width."""

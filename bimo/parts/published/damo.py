@@ -138,11 +138,6 @@ CURVES = {
 }
 
 
-def is_folder(path: Path) -> bool:
-    """Whether a folder is laid out as one of the two cascades'."""
-    return bool(system_in(path))
-
-
 def system_in(path: Path) -> str:
     """The name of the recipe that a folder is laid out for, "" for none."""
     if all((path / name).is_file() for name in TINY_FILES):
@@ -177,8 +172,9 @@ def recipe_of(path: Path, wanted: Recipe) -> Recipe:
     return replace(wanted, text=(tower,), levels=tuple(levels))
 
 
-def read(path: Path, wanted: Recipe, dtype: torch.dtype = torch.float32) -> System:
-    """The system in a folder, ready to draw. Of the cascade's two towers the one that ``wanted`` names is read.
+def read(path: Path, wanted: Recipe, dtype: torch.dtype | None = torch.float32) -> System:
+    """The system in a folder, ready to draw. Of the cascade's two towers the one that ``wanted`` names is read. Where
+    ``dtype`` is None the tensors are as they were stored.
 
     Raises WeightsError for weights that are missing, damaged, misshapen or would run code, RecipeError as
     ``recipe_of``.

@@ -52,7 +52,12 @@ FORMS = (
     # diffusers itself reads this one up to 0.30; its layout is that of the published folders.
     Form("AltDiffusionPipeline", _UNET, (_ALT,), fixed=_PLAIN),
     Form("StableDiffusionXLInpaintPipeline", _UNET, ("CLIPTextModel", "CLIPTextModelWithProjection"), masked=True),
+    Form("ZImagePipeline", "ZImageTransformer2DModel", ("Qwen3Model",), component="transformer"),
+    Form("CogView4Pipeline", "CogView4Transformer2DModel", ("GlmModel",), component="transformer"),
+    Form("Lumina2Pipeline", "Lumina2Transformer2DModel", ("Gemma2Model",), component="transformer"),
 )
+#: Flow matching: what a folder's reader must find again of its times.
+TIMES = ("shift", "dynamic", "curve", "base_length", "max_length", "base_shift", "max_shift", "grid", "terminal")
 TOKENIZERS = {"BertModel": "BertTokenizer"}
 CLIP = ("CLIPTextModel", "CLIPTextModelWithProjection")
 #: Ids of the end mark in the vocabularies of BERT, whose published configs do not say.
@@ -280,7 +285,7 @@ def _whole(ours: Recipe, theirs: Recipe) -> None:
         *((f"text.{index}", part, read) for index, (part, read) in enumerate(zip(towers, theirs.text, strict=True))),
         *((field, getattr(one, field), getattr(other, field)) for field in ("space", "denoiser")),
     ]
-    for name in ("betas", "start", "end", "count", "prediction"):
+    for name in ("betas", "start", "end", "count", "prediction", *TIMES):
         if getattr(one.schedule, name, None) != getattr(other.schedule, name, None):
             raise _lost(ours, f"schedule.{name}")
     if one.hints != other.hints:

@@ -115,7 +115,8 @@ def transformer(config: Config) -> Hunyuan:
             f"hidden_size of {config.path} is not the number of heads times their width",
         )
     given: dict[str, Any] = {name: read[field] for name, field in own.items()}
-    return Hunyuan(**given, **{name: (read[field], read[f"{field}_t5"]) for name, field in pairs.items()})
+    given |= {name: (read[field], read[f"{field}_t5"]) for name, field in pairs.items()}
+    return Hunyuan(**given)
 
 
 def bert(config: Config, denoiser: Hunyuan) -> Bert:
@@ -173,7 +174,7 @@ def t5_name(name: str) -> str | None:
 
 
 def diffusers_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The authors' tensors under the names of diffusers' HunyuanDiT2DModel.
+    """The authors' tensors under the names of diffusers' HunyuanDiT2DModel, or of its ControlNet.
 
     Fused projections are cut into their rows; the second and third norm of a block have each other's name; the last
     modulation gives shift then scale, diffusers' takes scale then shift.
@@ -197,6 +198,9 @@ _OUTSIDE = {
     r"mlp_t5\.2\.(.+)": r"text_embedder.linear_2.\1",
     r"final_layer\.adaLN_modulation\.1\.(.+)": r"norm_out.linear.\1",
     r"final_layer\.linear\.(.+)": r"proj_out.\1",
+    # A ControlNet's.
+    r"before_proj\.(.+)": r"input_block.\1",
+    r"after_proj_list\.(.+)": r"controlnet_blocks.\1",
 }
 _INSIDE = {
     r"(attn\d)\.q_norm\.(.+)": r"\1.norm_q.\2",
@@ -251,29 +255,38 @@ def is_authors(path: Path) -> bool:
     return (root / "model").is_dir() and all((root / name).is_dir() for name in AUTHORS)
 
 
-def read_authors(path: Path, kind: Kind = "ema", dtype: torch.dtype = torch.float32) -> System:
-    """The system in the authors' layout, drawn with the averaged weights ("ema"), the last ones or the distilled.
+def authors_recipe(path: Path, kind: Kind = "ema") -> Recipe:
+    """The recipe of a folder in the authors' layout, by its configs and the shapes of its tensors alone."""
+    root, file = _authors(path, kind)
+    shapes = {name: torch.empty(shape, device="meta") for name, shape in weights.shapes(file).items()}
+    denoiser = _shaped(diffusers_state(shapes), file)
+    first, second, decoder = (_config(root / name) for name in ("clip_text_encoder", "mt5", "sdxl-vae-fp16-fix"))
+    schedule = Ddpm(end=ENDS["1.1" if denoiser.meta else "1.2"][0], prediction="v_prediction")
+    recipe = _recipe(denoiser, (bert(first, denoiser), t5(second, denoiser)), latent(decoder), schedule)
+    level = replace(recipe.levels[0], sampler="ddpm", steps=25 if kind == "distill" else STEPS)
+    return replace(recipe, levels=(level,))
 
-    Raises WeightsError for weights that are missing, truncated, misshapen or would run code.
-    """
+
+def _authors(path: Path, kind: Kind) -> tuple[Path, Path]:
+    """The folder with everything, and the file of the transformer."""
     root = path / "t2i" if (path / "t2i").is_dir() else path
     absent = [name for name in AUTHORS if not (root / name).is_dir()]
     file = root / "model" / f"pytorch_model_{kind}.pt"
     if absent or not file.is_file():
         missing = ", ".join([*absent, *([] if file.is_file() else [f"model/{file.name}"])])
         raise WeightsError(f"{root} 缺 {missing}；请完整下载", f"{root} lacks {missing}; download the folder whole")
-    state = diffusers_state(weights.read(file))
-    denoiser = _shaped(state, file)
-    first, second, decoder = (_config(root / name) for name in ("clip_text_encoder", "mt5", "sdxl-vae-fp16-fix"))
-    space = latent(decoder)
-    version = "1.1" if denoiser.meta else "1.2"
-    schedule = Ddpm(end=ENDS[version][0], prediction="v_prediction")
-    words = (bert(first, denoiser), t5(second, denoiser))
-    recipe = _recipe(denoiser, words, space, schedule)
-    level = replace(recipe.levels[0], sampler="ddpm", steps=25 if kind == "distill" else STEPS)
-    recipe = replace(recipe, levels=(level,))
+    return root, file
+
+
+def read_authors(path: Path, kind: Kind = "ema", dtype: torch.dtype | None = torch.float32) -> System:
+    """The system in the authors' layout with the averaged weights ("ema"), the last ones or the distilled.
+
+    Raises WeightsError for weights that are missing, truncated, misshapen or would run code.
+    """
+    root, file = _authors(path, kind)
     with weights.unfilled():
-        system = System(recipe)
+        system = System(authors_recipe(path, kind))
+    state = diffusers_state(weights.read(file))
     weights.assign(system.get_submodule("image.denoiser.model"), state, dtype, file)
     every = [file]
     for name, module, rename in (

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from bimo.core.recipe import Defaults, Guide, Level
 from bimo.parts.denoisers.lumina import Lumina2
-from bimo.parts.published.flow import LEVEL, STEPS, denoiser, filled, flux_space, law, recipe_with, tower
+from bimo.parts.published.flow import LEVEL, STEPS, TOKENIZERS, denoiser, filled, flux_space, law, recipe_with, tower
 from bimo.parts.published.folder import Folder, Reading
 from bimo.parts.text.templates import LUMINA_PREFIX
 
@@ -31,7 +31,7 @@ OWN = {
 
 def reading(folder: Folder) -> Reading:
     """A Lumina2Pipeline (once called Lumina2Text2ImgPipeline). Raises RecipeError for what cannot be drawn."""
-    words = tower(folder, ("Gemma2Model",), "gemma2", ("GemmaTokenizer", "GemmaTokenizerFast", "TokenizersBackend"))
+    words = tower(folder, ("Gemma2Model",), "gemma2", ("GemmaTokenizer", "GemmaTokenizerFast", *TOKENIZERS))
     fields = folder.config("transformer").fields
     same = fields.get("out_channels") == fields.get("in_channels")
     # A scale that its class reads and does nothing with.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part, meant
-from bimo.core.types import Encoding
+from bimo.core.types import Encoding, write_whole
 from bimo.parts.text import wording
 from bimo.words.budget import Budget
 
@@ -219,8 +219,13 @@ class LanguageTower(nn.Module):
         raise wording.published_words()
 
     def save_words(self, folder: Path) -> None:
-        """Writes tokenizer.json and what it is padded with."""
+        """Writes tokenizer.json, what it is padded with, and the template as pipelines ask for one."""
         wording.write_words(folder, self.words, self.pad, "PreTrainedTokenizerFast", self.part.positions)
+        before, _, after = (json.dumps(piece, ensure_ascii=False) for piece in self.part.template.partition(SLOT))
+        path = folder / wording.SETTINGS_FILE
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings["chat_template"] = f"{{{{ {before} + messages[-1]['content'] + {after} }}}}"
+        write_whole(path, json.dumps(settings, indent=1, ensure_ascii=False).encode())
 
     def load_words(self, folder: Path) -> None:
         """Reads tokenizer.json, or the vocab.json and merges.txt of Qwen2Tokenizer, and the padding's name.

@@ -110,7 +110,12 @@ def word_pieces(folder: Path) -> tuple[Any, str]:
     lower = bool(settings.get("do_lower_case", True))
     vocab = str(folder / VOCAB_FILE)
     # The words of BertTokenizer itself: accents go with case unless strip_accents says otherwise.
-    made = BertWordPieceTokenizer(vocab, lowercase=lower, strip_accents=settings.get("strip_accents"))
+    made = BertWordPieceTokenizer(
+        vocab,
+        lowercase=lower,
+        strip_accents=settings.get("strip_accents"),
+        handle_chinese_chars=bool(settings.get("tokenize_chinese_chars", True)),
+    )
     return made._tokenizer, "[PAD]"  # the plain tokenizer, as from a tokenizer.json
 
 
