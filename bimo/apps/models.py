@@ -136,6 +136,9 @@ def _read(folder: Path, stored: bool, wanted: Recipe | None = None) -> System:
         return _cascades().read(folder, wanted if named else recipes()[name], _numbers(stored))
     if _of_hunyuan(folder):
         return _hunyuan().read_authors(folder, dtype=_numbers(stored))
+    pair: Any = importlib.import_module("bimo.parts.published.taiyi_clip")
+    if pair.is_pair(folder):
+        return pair.read(folder, _numbers(stored))
     raise _no_model(folder)
 
 

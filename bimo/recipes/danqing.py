@@ -11,6 +11,7 @@ from bimo.parts.denoisers.unet import Unet
 from bimo.parts.spaces import Latent
 from bimo.parts.text.bert import Bert
 from bimo.train.objectives import Denoise
+from bimo.train.reward import Reward
 
 image = Level(
     name="image",
@@ -43,13 +44,14 @@ danqing = Recipe(
         ),
         Stage(
             name="learn from what people chose",
-            objective=Denoise(),
+            objective=Reward(),
             level="image",
             train=("image.denoiser.*",),
             buckets=shapes,
             lr=1e-5,
             drop_text=0.1,
-            note="Pairs that people found well matched and beautiful, and drawings of its own that they scored high.",
+            note="Pairs that people found well matched and beautiful, and drawings of its own that they scored high: "
+            "each weighs by its score. How they were weighed was not told; this is an analogy, unverified.",
         ),
     ),
     request=Defaults(size=(512, 512), guidance=10.0),

@@ -1,8 +1,9 @@
 """太乙 CLIP (arXiv:2209.02970): Chinese words in the space of OpenAI's and OpenCLIP's pictures. They score; they do not
 draw.
 
-The published text towers are BertForSequenceClassification whose classifier is the projection: pooler, then linear. The
-one for ViT-H is a BertModel: its pooler is as wide as the pictures' embedding.
+Words and pictures are published apart: in one folder as text_encoder and vision_encoder they are read together. The
+published text towers are BertForSequenceClassification whose classifier is the projection: pooler, then
+linear. The one for ViT-H is a BertModel: its pooler is as wide as the pictures' embedding.
 """
 
 from bimo.core.recipe import Published, Recipe, Stage

@@ -8,6 +8,7 @@ from bimo.recipes.stable_diffusion import sd_v1, sd_v1_768
 from bimo.train.adapter import LowRank
 from bimo.train.denoise import Denoise
 from bimo.train.dreambooth import Dreambooth
+from bimo.train.reward import Reward
 
 wukong = Recipe(
     name="wukong-huahua",
@@ -104,7 +105,19 @@ wukong_2 = replace(
     title="悟空画画 2.0",
     source="published description",
     levels=(sd_v1_768,),
-    stages=(replace(wukong.stages[0], size=(768, 768), note="Its data and its two rewards were not published."),),
+    stages=(
+        replace(wukong.stages[0], size=(768, 768), note="Its data were not published."),
+        Stage(
+            name="learn from rewards",
+            objective=Reward(),
+            level="image",
+            train=("image.denoiser.*",),
+            size=(768, 768),
+            lr=1e-5,
+            note="Told is reinforcement learning from the feedback of models of quality and beauty, no formula: to "
+            "weigh pictures by their score is an analogy, its rate a guess, both unverified.",
+        ),
+    ),
     weights=Published(),
     request=Defaults(size=(768, 768), guidance=7.5, steps=25, sampler="dpm++-sde"),
     note="768 pixels and a multistep sampler of stochastic equations with 20 to 30 steps are all that was told; its "

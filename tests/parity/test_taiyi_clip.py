@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,16 @@ from PIL import Image
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    CLIPConfig,
+    CLIPModel,
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from bimo.apps.cli_models import parameters
+from bimo.apps.facts import parameters, unfilled
+from bimo.apps.models import load
+from bimo.core.errors import WeightsError
 from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
 from bimo.eval.scorer import similarity
@@ -91,6 +96,31 @@ def test_scores_are_those_of_the_published_towers(
     assert expected.std() > 1e-3  # or any two towers would agree
 
 
+def test_published_folders_are_read(
+    system: System, pair: tuple[BertForSequenceClassification, CLIPVisionModelWithProjection], tmp_path: Path
+) -> None:
+    words, pictures = pair
+    bert_words(tmp_path / "both" / "text_encoder")
+    words.save_pretrained(tmp_path / "both" / "text_encoder")
+    whole = CLIPModel(
+        CLIPConfig(
+            text_config={"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 9},
+            vision_config=pictures.config.to_dict(),
+            projection_dim=12,
+        )
+    )
+    whole.load_state_dict(pictures.state_dict(), strict=False)
+    whole.save_pretrained(tmp_path / "both" / "vision_encoder")
+    read = load(tmp_path / "both")
+    images = [Image.new("RGB", (50, 40), "red"), Image.new("RGB", (32, 32), "blue")]
+    texts = ["一只红苹果", "a cat"]
+    assert torch.equal(similarity(read, texts, images), similarity(system, texts, images))
+    assert torch.equal(read.vision.logit_scale, whole.logit_scale)
+    os.remove(tmp_path / "both" / "vision_encoder" / "model.safetensors")
+    with pytest.raises(WeightsError, match="vision_encoder"):
+        load(tmp_path / "both")
+
+
 @pytest.mark.parametrize(
     ("recipe", "words", "pictures"),
     [
@@ -103,6 +133,6 @@ def test_scores_are_those_of_the_published_towers(
     ids=lambda value: value.name if isinstance(value, Recipe) else "",
 )
 def test_full_sizes(recipe: Recipe, words: int, pictures: int) -> None:
-    counts = parameters(recipe)
+    counts = parameters(unfilled(recipe))
     assert sum(n for name, n in counts.items() if name.startswith("text.")) == words
     assert sum(n for name, n in counts.items() if name.startswith("vision.model.")) == pictures

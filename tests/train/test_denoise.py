@@ -37,6 +37,7 @@ class Fake:
     def __init__(self, schedule: Any, answer: Callable[[Ask], Tensor]) -> None:
         self.schedule, self.answer = schedule, answer
         self.hints = (Seen(),)
+        self.recipe = Level(name="image", space="image", denoiser=Ddpm(), schedule=schedule)
         self.asks: list[Ask] = []
 
     def level(self, name: str) -> Fake:
