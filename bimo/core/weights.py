@@ -329,7 +329,8 @@ def unfilled() -> Generator[None]:
         ) -> Any:
             named = kwargs or {}
             tensor: Any = args[0] if args else named.get("tensor")
-            return tensor if func in random and tensor.is_meta else func(*args, **named)
+            undrawn = func in random and isinstance(tensor, torch.Tensor) and tensor.is_meta
+            return tensor if undrawn else func(*args, **named)
 
     handle = register_module_parameter_registration_hook(cast(Any, on_meta))
     try:
