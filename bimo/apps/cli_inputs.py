@@ -132,7 +132,7 @@ class Choice:
 
     def of(self, drawn: Sequence[Picture]) -> Picture:
         """The picture that its words fit best."""
-        from bimo.eval.rank import ranked
+        from bimo.eval.scorer import ranked
         from bimo.parts.chinese_clip import read_chinese_clip
 
         return ranked(drawn, read_chinese_clip(self.folder).similarity)[0][0]

@@ -274,7 +274,7 @@ def write(
         for name in names:
             value = state[name].detach().to("cpu", kind(state[name])).contiguous()
             if value.numel():
-                yield memoryview(value.reshape(-1).view(torch.uint8).numpy())
+                yield memoryview(cast(Any, value.reshape(-1).view(torch.uint8).numpy()))
 
     write_whole(path, pieces())
 
@@ -328,8 +328,9 @@ def unfilled() -> Generator[None]:
             self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
         ) -> Any:
             named = kwargs or {}
-            tensor = args[0] if args else named.get("tensor")
-            return tensor if func in random and tensor.is_meta else func(*args, **named)
+            tensor: Any = args[0] if args else named.get("tensor")
+            undrawn = func in random and isinstance(tensor, torch.Tensor) and tensor.is_meta
+            return tensor if undrawn else func(*args, **named)
 
     handle = register_module_parameter_registration_hook(cast(Any, on_meta))
     try:

@@ -7,7 +7,7 @@ taken into memory only while it works.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -81,7 +81,7 @@ class Shelf:
                         parameter.data = parameter.data.to(dtype)
 
     @contextmanager
-    def towers(self) -> Iterator[None]:
+    def towers(self) -> Generator[None]:
         """The text towers are in memory inside."""
         names = [name for name in self._workers if name.startswith("text.")]
         stored = [self._take(name) for name in names]

@@ -1,8 +1,8 @@
-"""How well words fit pictures by a system with a text and a picture tower, such as Taiyi-CLIP."""
+"""How well words fit pictures by a system with a text and a picture tower, such as Taiyi-CLIP; the best of several."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -10,12 +10,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from bimo.core.errors import RecipeError
+from bimo.core.types import Picture
 from bimo.diffusion.system import System
 
 if TYPE_CHECKING:
     from PIL import Image
 
 BATCH = 32
+#: Texts and pictures -> [texts, pictures], higher where they fit better.
+Similarity = Callable[[Sequence[str], "Sequence[Image.Image]"], Tensor]
 
 
 def similarity(system: System, texts: Sequence[str], pictures: Sequence[Image.Image]) -> Tensor:
@@ -52,6 +55,17 @@ def picture_vectors(system: System, pictures: Sequence[Image.Image]) -> Tensor:
         for first in range(0, len(pictures), BATCH):
             rows.append(functional.normalize(vision(vision.seen(pictures[first : first + BATCH])), dim=1))
     return torch.cat(rows)
+
+
+def ranked(pictures: Sequence[Picture], similarity: Similarity) -> list[tuple[Picture, float]]:
+    """Pictures of one request with their scores, the best first; those that score alike stay in their order.
+
+    VisCPM-Paint draws four and keeps the first. The words are those of the request, as the user wrote them.
+    """
+    if not pictures:
+        return []
+    scores: list[float] = similarity([pictures[0].request.text], [picture.image for picture in pictures])[0].tolist()
+    return sorted(zip(pictures, scores, strict=True), key=lambda pair: -pair[1])
 
 
 def _demand(system: System) -> Any:

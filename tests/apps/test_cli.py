@@ -231,6 +231,9 @@ def test_commands_print_what_they_should(tiny_folder: Path, tmp_path: Path, here
     assert here("export", str(tiny_folder), "out", "--dtype", "fp32").stdout.strip() == "out"
     assert (tmp_path / "out" / "weights.safetensors").is_file()
     assert "not empty" in one_sentence(here("export", str(tiny_folder), "out"), ENGLISH)
+    told = here("export", str(tiny_folder), "other", "--to", "diffusers")
+    assert "--to bimo" in one_sentence(told, ENGLISH)
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("words", [(), ("draw",), ("train",), ("data", "artwork"), ("eval",), ("serve",)])

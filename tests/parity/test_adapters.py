@@ -213,7 +213,7 @@ def image_tower(folder: Path) -> Any:
     return tower
 
 
-def ip_adapter(unet: Any, plus: bool) -> dict[str, dict[str, torch.Tensor]]:
+def ip_adapter(unet: Any, plus: bool, words: int = 16) -> dict[str, dict[str, torch.Tensor]]:
     """An IP-Adapter's file for a UNet, named as its authors do: every second attention, from 1."""
     generator = torch.Generator().manual_seed(8)
 
@@ -224,17 +224,17 @@ def ip_adapter(unet: Any, plus: bool) -> dict[str, dict[str, torch.Tensor]]:
     for at, (name, _) in enumerate(unet.attn_processors.items()):
         if name.endswith("attn2.processor"):
             width = unet.get_submodule(name.removesuffix(".processor")).inner_dim
-            found |= {f"{at}.to_k_ip.weight": numbers(width, 16), f"{at}.to_v_ip.weight": numbers(width, 16)}
+            found |= {f"{at}.to_k_ip.weight": numbers(width, words), f"{at}.to_v_ip.weight": numbers(width, words)}
     if not plus:
-        shapes: dict[str, tuple[int, ...]] = {"proj.weight": (64, 12), "proj.bias": (64,)}
-        shapes |= {"norm.weight": (16,), "norm.bias": (16,)}
+        shapes: dict[str, tuple[int, ...]] = {"proj.weight": (4 * words, 12), "proj.bias": (4 * words,)}
+        shapes |= {"norm.weight": (words,), "norm.bias": (words,)}
     else:
         shapes = {"latents": (1, 4, 20), "proj_in.weight": (20, 24), "proj_in.bias": (20,)}
         shapes |= {
-            "proj_out.weight": (16, 20),
-            "proj_out.bias": (16,),
-            "norm_out.weight": (16,),
-            "norm_out.bias": (16,),
+            "proj_out.weight": (words, 20),
+            "proj_out.bias": (words,),
+            "norm_out.weight": (words,),
+            "norm_out.bias": (words,),
         }
         for layer in range(4):
             at0, at1 = f"layers.{layer}.0", f"layers.{layer}.1"
@@ -270,3 +270,49 @@ def test_ip_adapter(folder: Path, tmp_path: Path, plus: bool) -> None:
     plain = draw(system, request)
     assert [p.image.tobytes() for p in plain] == [p.image.tobytes() for p in draw(read_folder(folder), request)]
     compare(draw(system, told, batch=2), by_diffusers(pipeline, request, ip_adapter_image=lines()), plain)
+
+
+def test_ip_adapter_plus_of_kolors(tmp_path: Path) -> None:
+    """Where the words are led to the UNet's width first: the answer of the UNet, as diffusers' own gives it."""
+    from bimo.core.types import Conditioning, Encoding
+    from tests.parity.test_kolors import VOCAB, kolors_unet, scheduler
+    from tests.parity.tiny_checkpoints import vae
+    from tests.parity.tiny_kolors import chatglm, random, save
+
+    torch.manual_seed(4)
+    theirs = kolors_unet()
+    save(tmp_path / "saved", random(chatglm(VOCAB)), theirs, vae().eval(), scheduler())
+    image_tower(tmp_path / "tower")
+    state = ip_adapter(theirs, plus=True, words=24)
+    torch.save(state, tmp_path / "adapter.bin")
+    system = image_prompt(read_folder(tmp_path / "saved"), tmp_path / "adapter.bin", tmp_path / "tower")
+    theirs._load_ip_adapter_weights([state])
+    for processor in theirs.attn_processors.values():
+        if hasattr(processor, "to_k_ip"):
+            processor.scale = [0.7]
+    x, t, tokens, vector = (
+        torch.randn(2, 4, 8, 8),
+        torch.tensor([700.0, 3.0]),
+        torch.randn(2, 5, 16),
+        torch.randn(2, 16),
+    )
+    ids, seen = torch.arange(12.0).reshape(2, 6), torch.randn(2, 17, 24)
+    scalars = {"size_ids": ids, "prompt.weight": torch.full((2, 1), 0.7)}
+    told = Conditioning((Encoding(tokens),), vector, None, scalars, {"prompt": seen})
+    with torch.inference_mode():
+        found = system.level("image").denoiser(x, t, told)
+        added = {"text_embeds": vector, "time_ids": ids, "image_embeds": [seen[:, None]]}
+        expected = theirs(x, t, tokens, added_cond_kwargs=added, return_dict=False)[0]
+        silent = system.level("image").denoiser(
+            x,
+            t,
+            Conditioning(
+                (Encoding(tokens),),
+                vector,
+                None,
+                {"size_ids": ids, "prompt.weight": torch.zeros(2, 1)},
+                {"prompt": seen},
+            ),
+        )
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert (found - silent).abs().max() > 0.01

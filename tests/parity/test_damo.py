@@ -288,3 +288,17 @@ def test_either_tower_draws_the_large_cascade(cascade: tuple[Path, System, Syste
         one, other = (draw(system, text, size=(128, 128), seed=1)[0].image for text in ("a red cat", "一只苹果"))
         assert one.size == (128, 128)
         assert one.tobytes() != other.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "count"),
+    [
+        (damo_tiny, 3_159_615_116),
+        # Published as 5 B in all: with both towers and the vision tower these are 5.45 B.
+        (damo_cascade, 4_884_234_060),
+        (damo_cascade_xglm, 5_325_834_828),
+    ],
+)
+def test_sizes_at_full_width(wanted: Recipe, count: int) -> None:
+    with torch.device("meta"):
+        assert sum(p.numel() for p in System(wanted).parameters()) == count

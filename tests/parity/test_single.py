@@ -252,6 +252,17 @@ def test_altdiffusion_goes_out_and_comes_back(tmp_path: Path, row: str) -> None:
             read_file(tmp_path / "alt.ckpt")
 
 
+def test_words_that_were_added_must_be_there(places: Any, tmp_path: Path) -> None:
+    """Taiyi-XL's tower has more rows than CLIP's own tokenizer has words; without the rest Chinese would be bytes."""
+    _, file = places("clip")
+    state = load_file(file)
+    name = "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"
+    shutil.copytree(file.parent / "model.words.0", tmp_path / "words.0")
+    save_file({**state, name: torch.cat([state[name], state[name][:3]])}, tmp_path / "more.safetensors")
+    with pytest.raises(WeightsError, match=r"added_tokens\.json"):
+        read_file(tmp_path / "more.safetensors")
+
+
 KINDS = ["clip", "bert", "sd2-v", "sd2-eps"]
 
 

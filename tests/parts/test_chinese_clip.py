@@ -13,7 +13,7 @@ from PIL import Image
 
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.types import Picture, Request
-from bimo.eval.rank import ranked
+from bimo.eval.scorer import ranked
 from bimo.parts.chinese_clip import ChineseClip, ChineseClipScorer, read_chinese_clip
 from tests.parity.tiny_checkpoints import BERT_WORDS, bert_words
 

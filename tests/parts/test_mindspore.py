@@ -160,7 +160,7 @@ def test_wukong_draws_as_the_torch_weights_it_was_written_from(tmp_path: Path) -
     again = read_file(ckpt)
     assert all(torch.equal(v, again.state_dict()[n]) for n, v in system.state_dict().items())
     assert (again.recipe.text[0].eps, again.recipe.text[0].activation) == (1e-7, "quick_gelu")  # type: ignore[attr-defined]
-    request = {"text": "red cat", "seed": 1, "steps": 2}
+    request = {"text": "red cat", "seed": 1, "steps": 2, "size": (64, 64)}
     one, other = (numpy.asarray(draw(each, request)[0].image).astype(int) for each in (again, system))
     # Torch's norms add 1e-5 in the place of 1e-7.
     assert numpy.abs(one - other).max() <= 2

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bimo.core.errors import RecipeError
+from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.types import Conditioning, Encoding
-from bimo.parts.denoisers.esrgan import Esrgan, published_name
+from bimo.parts.denoisers.esrgan import Esrgan, fill, published_name
 from bimo.parts.denoisers.pixel import AttentionBlock, PixelUnet, ResidualBlock
 from bimo.parts.denoisers.prior import Prior, RootLength
 
@@ -187,6 +189,29 @@ def test_esrgan_by_hand() -> None:
     assert torch.allclose(found, h.flip(1) * 2 - 1, atol=1e-4)
     with pytest.raises(RecipeError, match="enlarges a picture"):
         net(torch.zeros(1, 3, 12, 16), torch.ones(1), Conditioning(spatial=small))
+
+
+def test_esrgans_file_fills_a_denoiser(tmp_path: Path) -> None:
+    made = shaken(Esrgan().tiny().build())
+    old = {
+        f"model.1.sub.{b}.RDB{d}.conv{c}.0": f"body.{b}.rdb{d}.conv{c}"
+        for b in (0, 1)
+        for d in (1, 2, 3)
+        for c in range(1, 6)
+    }
+    old |= {"model.0": "conv_first", "model.1.sub.2": "conv_body", "model.3": "conv_up1", "model.6": "conv_up2"}
+    old |= {"model.8": "conv_hr", "model.10": "conv_last"}
+    state = {
+        f"{theirs}.{n}": made.state_dict()[f"{ours}.{n}"] for theirs, ours in old.items() for n in ("weight", "bias")
+    }
+    torch.save(state, tmp_path / "RRDB_ESRGAN_x4.pth")
+    other: Any = Esrgan().tiny().build()
+    fill(other, tmp_path / "RRDB_ESRGAN_x4.pth")
+    assert all(torch.equal(value, made.state_dict()[name]) for name, value in other.state_dict().items())
+    del state["model.8.bias"]
+    torch.save(state, tmp_path / "RRDB_ESRGAN_x4.pth")
+    with pytest.raises(WeightsError, match=r"conv_hr\.bias"):
+        fill(other, tmp_path / "RRDB_ESRGAN_x4.pth")
 
 
 def test_every_spelling_of_esrgans_names() -> None:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bimo.core import weights
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
 from bimo.core.types import Conditioning
@@ -107,6 +109,13 @@ class EsrganDenoiser(nn.Module):
             h = functional.leaky_relu(convolution(wide), 0.2)
         answer = self.conv_last(functional.leaky_relu(self.conv_hr(h), 0.2))
         return answer[:, order, :, :] * 2 - 1
+
+
+def fill(denoiser: EsrganDenoiser, path: Path) -> None:
+    """Gives a denoiser the weights of RRDB_ESRGAN_x4.pth, in any spelling. Raises WeightsError that lists what is
+    missing, unexpected or misshapen.
+    """
+    weights.assign(denoiser, weights.renamed(weights.read(path), published_name), torch.float32, path)
 
 
 _OLD_BLOCK = re.compile(r"model\.1\.sub\.(\d+)\.RDB(\d)\.conv(\d)\.0\.(weight|bias)")

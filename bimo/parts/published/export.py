@@ -168,7 +168,7 @@ def _write_tower(folder: Path, tower: Any, dtype: torch.dtype | None) -> list[st
     folder.mkdir(parents=True)
     kind = _kind(tower)
     state: dict[str, Tensor] = tower.model.state_dict()
-    config = _config(tower) | {"architectures": [kind]}
+    config: dict[str, Any] = _config(tower) | {"architectures": [kind]}
     if kind in CLIP:
         config |= {"bos_token_id": None, "eos_token_id": _end(tower), "pad_token_id": tower.pad}
         if tower.projection is not None:

@@ -125,11 +125,27 @@ def read_folder(path: Path, dtype: torch.dtype | None = torch.float32) -> System
             state |= weights.renamed(weights.read(file, dtype), filling.rename)
         weights.assign(system.get_submodule(filling.module), state, dtype, files[filling.component][0])
     for tower, folder in zip(system.towers, reading.words, strict=True):
-        tower.load_words(path / folder)
+        give_words(tower, path / folder)
     every = {file for found in files.values() for file in found}
     lines = [f"{file.relative_to(path).as_posix()} {weights.digest(file)}\n" for file in every]
     system.weights_hash = hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
     return system.eval()
+
+
+def give_words(tower: Any, folder: Path) -> None:
+    """Reads a tower's words from a published folder. Raises WeightsError as the tower does, and where CLIP's byte
+    pairs are fewer than its rows: then the words that were added (Taiyi-XL's 8067 characters) are not there.
+    """
+    tower.load_words(folder)
+    if getattr(tower.part, "words", "") != "pairs":
+        return
+    count = tower.words.get_vocab_size(with_added_tokens=True)
+    if count < tower.part.vocab:
+        raise WeightsError(
+            f"{folder} 的分词器只有 {count} 个词，文本塔有 {tower.part.vocab} 个；缺少 added_tokens.json（新增的词）",
+            f"the tokenizer of {folder} has {count} words, the tower {tower.part.vocab}; added_tokens.json (the words "
+            "that were added) is missing",
+        )
 
 
 def files_of(folder: Path) -> list[Path]:

@@ -25,7 +25,7 @@ from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
 from bimo.parts.published import ldm, mindspore
 from bimo.parts.published.detect import Found, detect, shapes, spelt, unusable
-from bimo.parts.published.folder import INDEX_FILE, Reading, reading_of
+from bimo.parts.published.folder import INDEX_FILE, Reading, give_words, reading_of
 from bimo.parts.published.ldm_configs import (
     TOWERS,
     WORD_PIECES,
@@ -95,7 +95,7 @@ def read_file(path: Path, dtype: torch.dtype | None = torch.float32) -> System:
         weights.assign(system.get_submodule(filling.module), weights.renamed(state, filling.rename), dtype, path)
     for tower, folder in zip(system.towers, layout.words, strict=True):
         if folder is not None:
-            tower.load_words(folder)
+            give_words(tower, folder)
     system.weights_hash = weights.digest(path)
     return system.eval()
 
