@@ -18,7 +18,7 @@ from bimo.diffusion.system import System
 from bimo.parts.published.viscpm import BRIDGE, fill
 from bimo.parts.text.llm import LanguageModel
 from bimo.recipes.viscpm import viscpm_paint
-from bimo.train.freeze import chosen
+from bimo.train.optim import chosen
 from tests.parity.tiny_flow_checkpoints import qwen_words
 
 TINY = viscpm_paint.tiny()
