@@ -237,12 +237,14 @@ def _whole(ours: Recipe, theirs: Recipe, layout: tuple[str, str] = FOLDER) -> No
     towers = [_read_alike(part, layout) for part in ours.text]
     # The side that it was trained at and how attention is summed are nowhere in a single file; they move no answer.
     drawer: Any = one.denoiser
+    space: tuple[Any, Any] = one.space, other.space
+    read_drawer: Any = other.denoiser
     if layout == SINGLE:
         drawer = replace(drawer, **{name: getattr(other.denoiser, name) for name in ("size", "upcast")})
     pairs: list[tuple[str, Part, Part]] = [
         *((f"text.{index}", part, read) for index, (part, read) in enumerate(zip(towers, theirs.text, strict=True))),
-        ("space", one.space, other.space),
-        ("denoiser", drawer, other.denoiser),
+        ("space", *space),
+        ("denoiser", drawer, read_drawer),
     ]
     for name in ("betas", "start", "end", "count", "prediction", *TIMES):
         if getattr(one.schedule, name, None) != getattr(other.schedule, name, None):
