@@ -251,6 +251,8 @@ def test_a_recipe_is_written_and_read_back_whole(recipe: Recipe, tmp_path: Path)
     assert (read.text, read.levels) == (system.recipe.text, system.recipe.levels)
 
 
-def test_without_the_part_that_sees_no_pipeline_is_written(places: Any, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="Qwen2_5_VLTextModel"):
-        to_diffusers(read_folder(places("qwen_image")[0]), tmp_path / "out")
+def test_where_the_pipeline_would_ask_for_what_was_not_loaded_none_is_written(places: Any, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"rewrites prompts with the whole of Qwen2\.5-VL") as raised:
+        to_diffusers(read_folder(places("longcat_image")[0]), tmp_path / "out")
+    assert "改写提示词" in raised.value.zh
+    assert not (tmp_path / "out").exists()

@@ -138,7 +138,7 @@ def xl_made(folder: Path) -> Path:
     towers = clip(words, "quick_gelu", layers=3), clip(words, "gelu", CLIPTextModelWithProjection, layers=3)
     louder(*towers)
     settings: dict[str, Any] = {
-        "block_out_channels": (32, 64, 64),
+        "block_out_channels": (64, 64, 64),
         "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         "transformer_layers_per_block": (1, 1, 2),

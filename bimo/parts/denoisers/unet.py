@@ -65,7 +65,7 @@ class Unet(Part):
             text=(16,) * len(self.text) if isinstance(self.text, tuple) else 16,
             bridge=min(self.bridge, 16),
             vector=min(self.vector, 16),
-            id_width=8,
+            id_width=8 if self.ids[0] else self.id_width,
             groups=4,
         )
 

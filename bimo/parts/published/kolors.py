@@ -26,6 +26,17 @@ ONLY: dict[str, tuple[Any, Any]] = {
     "pre_seq_len": (None, None),
     "quantization_bit": (0, 0),
 }
+#: Our name of a size -> (the config's, what it means where it is absent).
+OWN: dict[str, tuple[str, Any]] = {
+    "width": ("hidden_size", 4096),
+    "layers": ("num_layers", 28),
+    "heads": ("num_attention_heads", 32),
+    "groups": ("multi_query_group_num", 1),
+    "head": ("kv_channels", 128),
+    "feed": ("ffn_hidden_size", 13696),
+    "vocab": ("padded_vocab_size", 65024),
+    "eps": ("layernorm_epsilon", 1e-5),
+}
 #: Fields that do not change what the tower answers: how sums are fused, heads it does not have, remote code.
 NO_EFFECT_GLM = {
     *("apply_query_key_layer_scaling", "attention_softmax_in_fp32", "bias_dropout_fusion", "classifier_dropout"),
@@ -94,15 +105,5 @@ def _tower(folder: Folder) -> ChatGlm:
                 f"{config.path} 的 {name} 是 {found!r}，bimo 只支持 ChatGLM3 的 {wanted!r}",
                 f"{name} of {config.path} is {found!r}; supported is {wanted!r}, which ChatGLM3 has",
             )
-    own = {
-        "width": ("hidden_size", 4096),
-        "layers": ("num_layers", 28),
-        "heads": ("num_attention_heads", 32),
-        "groups": ("multi_query_group_num", 1),
-        "head": ("kv_channels", 128),
-        "feed": ("ffn_hidden_size", 13696),
-        "vocab": ("padded_vocab_size", 65024),
-        "eps": ("layernorm_epsilon", 1e-5),
-    }
-    read = config.of(dict(own.values()), (field for field, _ in own.values()), {*NO_EFFECT_TEXT, *NO_EFFECT_GLM, *ONLY})
-    return ChatGlm(**{name: read[field] for name, (field, _) in own.items()})
+    read = config.of(dict(OWN.values()), (field for field, _ in OWN.values()), {*NO_EFFECT_TEXT, *NO_EFFECT_GLM, *ONLY})
+    return ChatGlm(**{name: read[field] for name, (field, _) in OWN.items()})

@@ -11,6 +11,7 @@ from bimo.parts.published.configs import FORMER_TEXT, NO_EFFECT_TEXT, Config, re
 from bimo.parts.published.folder import Folder
 from bimo.parts.text.bert import Bert
 from bimo.parts.text.clip import ClipText
+from bimo.parts.text.wording import TOKENIZER_FILE
 from bimo.parts.text.xlm import XlmText
 
 Tower = Bert | ClipText | XlmText
@@ -20,6 +21,8 @@ PIECES = ("BertTokenizer", "BertTokenizerFast")
 #: MiaoBi's tokenizer is code in its folder. What it does is known, so its words are read and the code is left alone.
 MARKED = "CLIPTokenizerRoberta"
 MARKS = (49406, 49407)
+#: transformers' class that reads a tokenizer.json as it stands.
+AS_IT_STANDS = "PreTrainedTokenizerFast"
 #: Chinese-CLIP reads as many tokens, whatever its tokenizer could.
 CHINESE_CLIP_LENGTH = 52
 #: AltDiffusion's length, where the folder does not say.
@@ -213,7 +216,9 @@ def _bert(config: Config, chinese_clip: bool) -> Bert:
     own = {**SIZES, "types": "type_vocab_size", "dropout": "hidden_dropout_prob"}
     twin = {"attention_probs_dropout_prob": config.fields.get("hidden_dropout_prob", 0.1)}
     cls = ChineseCLIPTextConfig if chinese_clip else BertConfig
-    read = config.of({**FORMER_TEXT, **cls().to_dict(), **twin}, own.values(), NO_EFFECT_TEXT)
+    # Chinese-CLIP is told of the padding, which a config of it may say.
+    told = {"use_attention_mask": chinese_clip}
+    read = config.of({**FORMER_TEXT, **cls().to_dict(), **twin, **told}, own.values(), NO_EFFECT_TEXT)
     given: dict[str, Any] = {name: read[field] for name, field in own.items()}
     return Bert(**given)
 
@@ -239,7 +244,14 @@ def _marked(folder: Folder, words: str) -> bool:
     path = folder.path / words / "tokenizer_config.json"
     settings = read_json(path) if path.is_file() else {}
     named = [settings.get("tokenizer_class"), settings.get("auto_map"), folder.classes.get(words)]
-    return any(MARKED in str(name) for name in named)
+    if any(MARKED in str(name) for name in named):
+        return True
+    file = folder.path / words / TOKENIZER_FILE
+    if folder.classes.get(words, ("", ""))[1] != AS_IT_STANDS or not file.is_file():
+        return False
+    # As this package writes it for others: a tokenizer of data alone that begins and ends texts with these ids.
+    told = (read_json(file).get("post_processor") or {}).get("special_tokens") or {}
+    return {number for mark in told.values() for number in mark["ids"]} == set(MARKS)
 
 
 def _length(folder: Folder, words: str, positions: int) -> int:
