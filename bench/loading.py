@@ -1,22 +1,28 @@
-"""Peak memory of loading a system of full size, by bimo and by diffusers: the same files, a process of its own each.
+"""What loading a system of full size takes, by bimo and by diffusers: the same files, a fresh process for each run.
 
 A folder in the layout of Taiyi-SD (BERT, the UNet and autoencoder of Stable Diffusion 1.4) is made with random numbers
-and deleted afterwards. Both sides load it in float32, as a processor draws; from float16 files that means converting.
-The peak is what the kernel tells of each process (VmHWM), what importing the libraries takes included and told apart.
+and deleted afterwards, also where this is interrupted or terminated. Both sides load it in float32, as a processor
+draws; from float16 files that means converting. The sides take turns, all files read once before the first, so that
+both find them in the page cache. Told are medians of whole processes, importing the libraries included: processor
+seconds (user and system), seconds of the clock, and the peak of memory that the kernel tells (VmHWM). bimo works out
+the SHA-256 of the files when the first picture's record needs it; what that takes stands apart.
 
-    python bench/loading.py [--dtype fp32] [--touch]
+    python bench/loading.py [--dtype fp32] [--runs 3] [--touch]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 
 def make(folder: Path, half: bool) -> int:
@@ -97,31 +103,60 @@ def own(field: str) -> float:
     return int(line.split()[1]) / 1024
 
 
+def spent() -> float:
+    """Processor seconds of this process so far, user and system."""
+    times = os.times()
+    return times.user + times.system
+
+
 def load(side: str, folder: Path, touch: bool) -> None:
     """Imports, loads, and prints what it took. ``touch`` also reads every number once, as drawing does."""
     import torch
 
     torch.set_num_threads(1)
-    if side == "bimo":
-        pass
-    else:
-        import diffusers  # noqa: F401
-    before, start = own("VmHWM"), time.perf_counter()
     model = SIDES[side](folder)
-    seconds = time.perf_counter() - start
     if touch:
         total = sum(float(p.detach().sum()) for p in model.parameters())
         assert total == total
-    numbers = sum(p.numel() for p in model.parameters())
+    found = {"cpu": spent(), "ended": time.time(), "peak": own("VmHWM"), "own": own("RssAnon")}
+    found["numbers"] = sum(p.numel() for p in model.parameters())
     assert all(p.dtype == torch.float32 for p in model.parameters())
-    found = {"before": before, "peak": own("VmHWM"), "own": own("RssAnon"), "seconds": seconds, "numbers": numbers}
+    if side == "bimo":
+        before = spent()
+        assert len(model.weights_hash) == 64
+        found["hash"] = spent() - before
     print(json.dumps(found))
 
 
+def run(side: str, folder: str, touch: bool) -> dict[str, float]:
+    """What loading took in a process of its own; its seconds are those from its start until it had loaded."""
+    command = [sys.executable, __file__, "--only", side, "--folder", folder, *["--touch"] * touch]
+    start = time.time()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr)
+    found = json.loads(done.stdout.splitlines()[-1])
+    return {**found, "seconds": found["ended"] - start}
+
+
+def read_all(folder: Path) -> None:
+    """Reads every file once, into the page cache."""
+    for file in filter(Path.is_file, folder.rglob("*")):
+        with file.open("rb", buffering=0) as opened:
+            while opened.read(1 << 24):
+                pass
+
+
+def end(number: int, _: object) -> NoReturn:
+    """What a signal does: leave as by an error, so that the folder is deleted."""
+    sys.exit(128 + number)
+
+
 def main() -> None:
-    """Makes the folder, lets each side load it, prints the peaks and their ratio."""
+    """Makes the folder, lets the sides load it in turns, prints medians and their ratios."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--dtype", choices=("fp16", "fp32"), default="fp16", help="of the files")
+    parser.add_argument("--runs", type=int, default=3, help="of each side")
     parser.add_argument("--touch", action="store_true", help="read every number once after loading")
     parser.add_argument("--only", choices=SIDES)
     parser.add_argument("--folder", type=Path)
@@ -129,21 +164,27 @@ def main() -> None:
     if options.only:
         load(options.only, options.folder, options.touch)
         return
+    for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), end)
     with tempfile.TemporaryDirectory(prefix="bimo-loading-") as made:
         size = make(Path(made), options.dtype == "fp16")
-        print(f"files: {size / 1e9:.2f} GB in {options.dtype}, loaded as float32")
-        found: dict[str, dict[str, float]] = {}
-        for side in SIDES:
-            command = [sys.executable, __file__, "--only", side, "--folder", made, *["--touch"] * options.touch]
-            run = subprocess.run(command, capture_output=True, text=True, check=False)
-            if run.returncode:
-                sys.exit(run.stderr)
-            one = found[side] = json.loads(run.stdout.splitlines()[-1])
-            print(
-                f"{side:10} peak {one['peak']:7.0f} MB ({one['before']:.0f} before loading), at the end "
-                f"{one['own']:.0f} MB that are no file's; {one['seconds']:.1f} s; {one['numbers'] / 1e6:.0f} M numbers"
-            )
-        print(f"peak, bimo / diffusers: {found['bimo']['peak'] / found['diffusers']['peak']:.3f}; below 1 is less")
+        read_all(Path(made))
+        print(f"files: {size / 1e9:.2f} GB in {options.dtype}, loaded as float32; {options.runs} runs each, in turns")
+        found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+        for _ in range(options.runs):
+            for side, runs in found.items():
+                runs.append(run(side, made, options.touch))
+    middle = {s: {key: statistics.median(one[key] for one in runs) for key in runs[0]} for s, runs in found.items()}
+    for side, one in middle.items():
+        each = ", ".join(f"{one['cpu']:.1f}" for one in found[side])
+        print(
+            f"{side:10} {one['cpu']:6.2f} s of a processor (each run: {each}), {one['seconds']:6.2f} s of the clock, "
+            f"peak {one['peak']:5.0f} MB, {one['own']:5.0f} MB that are no file's; {one['numbers'] / 1e6:.0f} M numbers"
+        )
+    for key, what in (("cpu", "processor"), ("seconds", "clock"), ("peak", "peak")):
+        print(f"{what}, bimo / diffusers: {middle['bimo'][key] / middle['diffusers'][key]:.3f}; below 1 is less")
+    print(f"bimo's SHA-256, with the first picture: {middle['bimo']['hash']:.2f} s of a processor")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from bimo.core.errors import BimoError, WeightsError, say
-from bimo.core.weights import CHUNK_BYTES
 
 INDEX_FILES = ("model_index.json", "recipe.json")
 #: What is fetched of a repository: everything a diffusers folder needs, nothing twice.
@@ -20,6 +19,7 @@ WANTED = ["*.json", "*.txt", "*.txt.gz", "*.model", "*.safetensors", "*.bin"]
 UNWANTED = ["*.fp16.*", "*.non_ema.*", "*.msgpack", "*.ckpt", "safety_checker/*", "flax_*", "openvino_*", "*.onnx"]
 MODELSCOPE = "modelscope:"
 GIGABYTE = 1e9
+CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)

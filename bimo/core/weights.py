@@ -1,9 +1,8 @@
-"""Weights as data: read safely, checked by hash, matched by name with every missing and unexpected one reported."""
+"""Weights as data: read safely, matched by name with every missing and unexpected one reported."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import warnings
 import zipfile
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-CHUNK_BYTES = 1 << 20
 NAMES_SHOWN = 6
 SAFETENSORS = ".safetensors"
 #: Tables of weights in the checkpoints of trainers.
@@ -49,28 +47,6 @@ NUMBERS = {
     "uint8": "U8",
     "bool": "BOOL",
 }
-
-
-def digest(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal. Raises WeightsError where it cannot be read."""
-    total = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(CHUNK_BYTES):
-                total.update(chunk)
-    except OSError as error:
-        raise WeightsError(f"读不了 {path}：{error.strerror}", f"cannot read {path}: {error.strerror}") from None
-    return total.hexdigest()
-
-
-def verify(path: Path, expected: str) -> None:
-    """Raises WeightsError where a file is not the one that was written."""
-    found = digest(path)
-    if found != expected:
-        raise WeightsError(
-            f"{path} 已损坏：SHA-256 是 {found}，应为 {expected}；请重新取得这个文件",
-            f"{path} is damaged: its SHA-256 is {found}, expected {expected}; get the file again",
-        )
 
 
 def read_hashes(path: Path) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bimo.core import weights
 from bimo.core.errors import RecipeError
+from bimo.core.fingerprint import LateDigest, digest, verifying
 from bimo.core.part import dumps
 from bimo.core.recipe import Level, Recipe
 from bimo.core.types import Ask, Batch, Conditioning, Encoding, Request, write_whole
@@ -201,18 +202,28 @@ class BuiltLevel(nn.Module):
 class System(nn.Module):
     """A recipe built: towers under ``text.0 ...``, ``vision`` where it has one, each level under its own name.
 
-    ``weights_hash`` is the SHA-256 of what was loaded.
+    ``weights_hash`` is the SHA-256 of what was loaded. It may be set to what works it out, ``hashed``: that reads files
+    of gigabytes, and is called when the hash is first asked for.
     """
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         self.recipe = recipe
-        self.weights_hash = ""
+        self.hashed: Callable[[], str] = str
         self.text = nn.ModuleList(cast(Any, tower).build() for tower in recipe.text)
         self.join: Any = None if recipe.join is None else cast(Any, recipe.join).build()
         self.vision: Any = None if recipe.vision is None else cast(Any, recipe.vision).build()
         for level in recipe.levels:
             self.add_module(level.name, BuiltLevel(level))
+
+    @property
+    def weights_hash(self) -> str:
+        """The SHA-256 of what was loaded, "" where nothing was. Raises WeightsError as what works it out."""
+        return self.hashed()
+
+    @weights_hash.setter
+    def weights_hash(self, value: str | Callable[[], str]) -> None:
+        self.hashed = (lambda: value) if isinstance(value, str) else value
 
     @property
     def towers(self) -> list[Tower]:
@@ -265,7 +276,7 @@ class System(nn.Module):
         for index, tower in enumerate(self.towers):
             tower.save_words(folder / f"words.{index}")
         files = [folder / RECIPE_FILE, folder / WEIGHTS_FILE, *sorted(folder.glob("words.*/*"))]
-        hashes = {p.relative_to(folder).as_posix(): weights.digest(p) for p in files}
+        hashes = {p.relative_to(folder).as_posix(): digest(p) for p in files}
         write_whole(folder / HASHES_FILE, json.dumps(hashes, indent=1).encode())
 
     @classmethod
@@ -277,12 +288,12 @@ class System(nn.Module):
         if not isinstance(recipe, Recipe):
             raise RecipeError(f"{folder / RECIPE_FILE} 不是配方", f"{folder / RECIPE_FILE} is not a recipe")
         hashes = weights.read_hashes(folder / HASHES_FILE)
-        for name, expected in hashes.items():
-            weights.verify(folder / name, expected)
-        with weights.unfilled():
-            system = cls(recipe)
-        weights.assign(system, weights.read(folder / WEIGHTS_FILE, dtype), dtype, folder / WEIGHTS_FILE)
-        for index, tower in enumerate(system.towers):
-            tower.load_words(folder / f"words.{index}")
-        system.weights_hash = hashes.get(WEIGHTS_FILE, "") or weights.digest(folder / WEIGHTS_FILE)
+        with verifying(folder, hashes):
+            with weights.unfilled():
+                system = cls(recipe)
+            file = folder / WEIGHTS_FILE
+            system.weights_hash = hashes.get(WEIGHTS_FILE, "") or LateDigest(file)
+            weights.assign(system, weights.read(file, dtype), dtype, file)
+            for index, tower in enumerate(system.towers):
+                tower.load_words(folder / f"words.{index}")
         return system.eval()

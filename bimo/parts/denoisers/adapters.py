@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bimo.core import weights
 from bimo.core.errors import RecipeError, WeightsError
+from bimo.core.fingerprint import LateDigest
 from bimo.core.part import Part
 from bimo.core.recipe import Level
 from bimo.diffusion.system import System
@@ -107,9 +108,9 @@ def _config(folder: Path) -> Config:
     return Config(folder / "config.json", read_json(folder / "config.json"))
 
 
-def _hash(system: System, files: Sequence[Path]) -> str:
-    lines = [system.weights_hash, *(weights.digest(file) for file in files)]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+def _hash(system: System, files: Sequence[Path]) -> Callable[[], str]:
+    every = [system.hashed, *(LateDigest(file) for file in files)]
+    return lambda: hashlib.sha256("\n".join(one() for one in every).encode()).hexdigest()
 
 
 def _home(level: Level) -> str:
@@ -166,7 +167,7 @@ def _rebuilt(
     whole |= {f"{at}{key}": value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
     weights.assign(made, whole, None, source)
     made.text = system.text  # their words with them
-    made.weights_hash = system.weights_hash
+    made.weights_hash = system.hashed
     return made.train(system.training)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bimo.core import weights
 from bimo.core.errors import WeightsError
+from bimo.core.fingerprint import digest
 from bimo.diffusion.system import System
 from bimo.parts.denoisers.lora_names import Piece, spellings
 
@@ -75,7 +76,7 @@ class Merged:
     ``originals`` are the weights they touch as they were: what is taken out leaves them bit for bit.
     """
 
-    base: str = ""
+    base: Callable[[], str] = str
     active: list[tuple[Lora, float]] = field(default_factory=list[tuple[Lora, float]])
     originals: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
@@ -122,7 +123,7 @@ def read_lora(system: System, path: Path, level: str = "") -> Lora:
         raise _stranger(path, f"形状不对 {few(misshapen)}", f"misshapen {few(misshapen)}")
     if not any(bool(delta.up.any()) and bool(delta.down.any()) for delta in deltas):
         raise WeightsError(f"{path} 什么也不改变：全是零", f"{path} changes nothing: it is all zeros")
-    return Lora(path.stem, weights.digest(file), tuple(deltas))
+    return Lora(path.stem, digest(file), tuple(deltas))
 
 
 def adapt(system: System, path: Path | str, weight: float = 1.0, level: str = "") -> Lora:
@@ -155,7 +156,7 @@ def adapters(system: System) -> list[tuple[str, float]]:
 def _merged(system: System) -> Merged:
     found = getattr(system, "merged_loras", None)
     if found is None:
-        found = Merged(base=system.weights_hash)
+        found = Merged(base=system.hashed)
         object.__setattr__(system, "merged_loras", found)
     return cast(Merged, found)
 
@@ -178,9 +179,13 @@ def _refresh(system: System, merged: Merged, active: list[tuple[Lora, float]]) -
     merged.active = active
     if not active:
         merged.originals.clear()
-    lines = [merged.base, *(f"{lora.digest} {weight:g}" for lora, weight in active)]
+    base, told = merged.base, [f"{lora.digest} {weight:g}" for lora, weight in active]
+
+    def drawn_with() -> str:
+        return hashlib.sha256("\n".join([base(), *told]).encode()).hexdigest()
+
     # A picture's record tells the weights it was drawn with.
-    system.weights_hash = hashlib.sha256("\n".join(lines).encode()).hexdigest() if active else merged.base
+    system.weights_hash = drawn_with if active else base
 
 
 def _put(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bimo.core import weights
 from bimo.core.errors import RecipeError, WeightsError
+from bimo.core.fingerprint import LateDigest
 from bimo.core.part import Part
 from bimo.core.recipe import Recipe
 from bimo.diffusion.schedule import Ddpm
@@ -185,6 +186,7 @@ def read(path: Path, wanted: Recipe, dtype: torch.dtype | None = torch.float32) 
         raise WeightsError(f"{path} 里没有 {WEIGHTS_FILE}", f"there is no {WEIGHTS_FILE} in {path}")
     with weights.unfilled():
         system = System(recipe)
+    system.weights_hash = LateDigest(file)
     chinese = isinstance(recipe.text[0], XglmText)
     weights.assign(system, dict(_ours(weights.read(file), chinese)), dtype, file)
     if isinstance(recipe.text[0], ClipText):
@@ -193,7 +195,6 @@ def read(path: Path, wanted: Recipe, dtype: torch.dtype | None = torch.float32) 
             system.towers[0].load_words(Path(made))
     else:
         system.towers[0].load_words(path)
-    system.weights_hash = weights.digest(file)
     return system.eval()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from bimo.core import weights
 from bimo.core.errors import RecipeError, WeightsError, say
+from bimo.core.fingerprint import late_table
 from bimo.core.part import meant
 from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
@@ -119,6 +119,8 @@ def read_folder(path: Path, dtype: torch.dtype | None = torch.float32) -> System
     files = {filling.component: files_of(path / filling.component) for filling in reading.fillings}
     with weights.unfilled():
         system = System(reading.recipe)
+    # A picture's record needs it, loading does not.
+    system.weights_hash = late_table(path, {file for found in files.values() for file in found})
     for filling in reading.fillings:
         state: dict[str, Tensor] = {}
         for file in files[filling.component]:
@@ -126,9 +128,6 @@ def read_folder(path: Path, dtype: torch.dtype | None = torch.float32) -> System
         weights.assign(system.get_submodule(filling.module), state, dtype, files[filling.component][0])
     for tower, folder in zip(system.towers, reading.words, strict=True):
         give_words(tower, path / folder)
-    every = {file for found in files.values() for file in found}
-    lines = [f"{file.relative_to(path).as_posix()} {weights.digest(file)}\n" for file in every]
-    system.weights_hash = hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
     return system.eval()
 
 

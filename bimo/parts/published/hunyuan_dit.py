@@ -6,7 +6,6 @@ otherwise than its version must is refused, because it would draw washed out or 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from bimo.core import weights
 from bimo.core.errors import RecipeError, WeightsError, say
+from bimo.core.fingerprint import late_table
 from bimo.core.recipe import Defaults, Guide, Level, Recipe
 from bimo.diffusion.schedule import Ddpm
 from bimo.diffusion.system import System
@@ -301,8 +301,7 @@ def read_authors(path: Path, kind: Kind = "ema", dtype: torch.dtype | None = tor
         weights.assign(system.get_submodule(module), found, dtype, root / name)
     for tower, folder in zip(system.towers, ("tokenizer", "mt5"), strict=True):
         tower.load_words(root / folder)
-    lines = sorted(f"{each.relative_to(root).as_posix()} {weights.digest(each)}\n" for each in every)
-    system.weights_hash = hashlib.sha256("".join(lines).encode()).hexdigest()
+    system.weights_hash = late_table(root, every)
     return system.eval()
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from bimo.core import weights
 from bimo.core.errors import WeightsError, say
+from bimo.core.fingerprint import LateDigest
 from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
 from bimo.parts.published import ldm, mindspore
@@ -89,6 +90,7 @@ def read_file(path: Path, dtype: torch.dtype | None = torch.float32) -> System:
     reading = _reading(layout)
     with weights.unfilled():
         system = System(reading.recipe)
+    system.weights_hash = LateDigest(path)
     for filling in reading.fillings:
         part = layout.components[filling.component]
         state = part.convert(_tensors(path, part.prefix, dtype))
@@ -96,7 +98,6 @@ def read_file(path: Path, dtype: torch.dtype | None = torch.float32) -> System:
     for tower, folder in zip(system.towers, layout.words, strict=True):
         if folder is not None:
             give_words(tower, folder)
-    system.weights_hash = weights.digest(path)
     return system.eval()
 
 

@@ -1,0 +1,112 @@
+"""SHA-256 of files of weights: at once, late (when it is first asked for), or beside other work."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import threading
+import weakref
+from collections.abc import Callable, Generator, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from bimo.core.errors import WeightsError
+
+#: Read at a time. Large, because a thread that hashes waits for the interpreter between two of them.
+CHUNK_BYTES = 4 << 20
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal. Raises WeightsError where it cannot be read."""
+    return LateDigest(path)()
+
+
+def verify(path: Path, expected: str) -> None:
+    """Raises WeightsError where a file is not the one that was written."""
+    found = digest(path)
+    if found != expected:
+        raise WeightsError(
+            f"{path} 已损坏：SHA-256 是 {found}，应为 {expected}；请重新取得这个文件",
+            f"{path} is damaged: its SHA-256 is {found}, expected {expected}; get the file again",
+        )
+
+
+@contextlib.contextmanager
+def verifying(folder: Path, hashes: Mapping[str, str]) -> Generator[None]:
+    """Files are verified, name -> SHA-256, while what stands inside is done; on leaving they have been.
+
+    Raises WeightsError as ``verify``, also in the place of what was raised inside: damage is the cause of that.
+    """
+    with ThreadPoolExecutor(1, "verify") as beside:
+        checks = [beside.submit(verify, folder / name, expected) for name, expected in hashes.items()]
+        try:
+            yield
+        finally:
+            for check in checks:
+                check.result()
+
+
+class LateDigest:
+    """The SHA-256 of a file, worked out when this is first called.
+
+    The file is held open until then, so that it is the one that was read, though another takes its name meanwhile.
+    Raises WeightsError where it cannot be opened, and when called where it was written to since.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._found = ""
+        with self._told():
+            self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self._close = weakref.finalize(self, os.close, self._file)
+        self._mark = self._now()
+
+    def __call__(self) -> str:
+        with self._lock:
+            if not self._found:
+                self._found = self._hashed()
+                self._close()
+        return self._found
+
+    def __deepcopy__(self, memo: object) -> LateDigest:
+        return self
+
+    def _now(self) -> tuple[int, int]:
+        """What changes when the file is written to."""
+        state = os.fstat(self._file)
+        return state.st_size, state.st_mtime_ns
+
+    def _hashed(self) -> str:
+        total = hashlib.sha256()
+        with self._told(), os.fdopen(os.dup(self._file), "rb", buffering=0) as file:
+            file.seek(0)
+            buffer = memoryview(bytearray(max(1, min(CHUNK_BYTES, self._mark[0]))))
+            while count := file.readinto(buffer):
+                total.update(buffer[:count])
+        if self._now() != self._mark:
+            raise WeightsError(
+                f"{self.path} 在载入后被改动过，无法说明画图用的是哪份权重；请重新载入",
+                f"{self.path} was written to after it was loaded; which weights draw cannot be told; load it again",
+            )
+        return total.hexdigest()
+
+    @contextlib.contextmanager
+    def _told(self) -> Generator[None]:
+        try:
+            yield
+        except OSError as error:
+            path = self.path
+            raise WeightsError(f"读不了 {path}：{error.strerror}", f"cannot read {path}: {error.strerror}") from None
+
+
+def late_table(root: Path, files: Iterable[Path]) -> Callable[[], str]:
+    """The SHA-256 over the names below ``root`` and the hashes of files, worked out when it is called."""
+    every = {file.relative_to(root).as_posix(): LateDigest(file) for file in files}
+
+    def total() -> str:
+        lines = sorted(f"{name} {late()}\n" for name, late in every.items())
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    return total
