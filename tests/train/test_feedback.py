@@ -17,9 +17,9 @@ from bimo.core.types import read_metadata
 from bimo.data.loader import Pictures
 from bimo.data.shards import read, shard_name, write_index, write_shard
 from bimo.recipes.xiaomo import xiaomo
+from bimo.train.denoise import Denoise
 from bimo.train.dreambooth import Dreambooth
 from bimo.train.loop import Run, train
-from bimo.train.objectives import Denoise
 from bimo.train.reward import Prefer, Reward
 
 GLOB = "image.denoiser.*"
