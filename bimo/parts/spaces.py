@@ -58,19 +58,24 @@ class LatentSpace(nn.Module):
         self.channels = part.channels
         self.shrink = part.shrink
         self.factor = part.shrink * 2 ** (len(part.block_channels) - 1)
-        self.model = AutoencoderKL(
-            down_block_types=cast(Any, ("DownEncoderBlock2D",) * len(part.block_channels)),
-            up_block_types=cast(Any, ("UpDecoderBlock2D",) * len(part.block_channels)),
-            block_out_channels=cast(Any, part.block_channels),
-            layers_per_block=part.layers_per_block,
-            latent_channels=part.channels,
-            norm_num_groups=part.groups,
-            scaling_factor=part.scaling,
-            shift_factor=part.shift or None,
-            use_quant_conv=part.quant,
-            use_post_quant_conv=part.post_quant,
-            mid_block_add_attention=part.attention,
-        )
+        try:
+            self.model = AutoencoderKL(
+                down_block_types=cast(Any, ("DownEncoderBlock2D",) * len(part.block_channels)),
+                up_block_types=cast(Any, ("UpDecoderBlock2D",) * len(part.block_channels)),
+                block_out_channels=cast(Any, part.block_channels),
+                layers_per_block=part.layers_per_block,
+                latent_channels=part.channels,
+                norm_num_groups=part.groups,
+                scaling_factor=part.scaling,
+                shift_factor=part.shift or None,
+                use_quant_conv=part.quant,
+                use_post_quant_conv=part.post_quant,
+                mid_block_add_attention=part.attention,
+            )
+        except (ValueError, IndexError, ZeroDivisionError) as error:
+            raise RecipeError(
+                f"Latent 的字段不相配：{error}", f"the fields of Latent do not go together: {error}"
+            ) from None
 
     def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
         """(C, h, w) for (width, height) pixels."""

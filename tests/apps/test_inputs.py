@@ -95,7 +95,7 @@ def test_again_asks_for_the_picture_and_knows_it(draw: Draw) -> None:
         (("--control", "red.png"), "expected PICTURE=FOLDER"),
         (("--control", "red.png=nowhere"), "expected PICTURE=FOLDER"),
         (("--control", "text.png=."), "text.png cannot be used"),
-        (("--control", "red.png=."), "config.json"),
+        (("--control", "red.png=."), "no weights in"),
         (("--best", "."), "-n 4"),
         (("--best", "nowhere", "-n", "2"), "there is no folder nowhere"),
         (("--again", "red.png", "--strength", "0.5"), "give no prompt and no settings"),

@@ -263,3 +263,8 @@ def test_intensity_has_no_colour() -> None:
 def test_hints_read_back_equal() -> None:
     for part in (Droppable(name="depth", hint=Map()), LowRes(level="a"), Score(), Palette(), Sketch(found=False)):
         assert loads(dumps(part)) == part
+
+
+def test_fields_of_a_space_that_do_not_go_together_are_told() -> None:
+    with pytest.raises(RecipeError, match="Latent"):
+        Latent(block_channels=(8, 8), groups=32).build()
