@@ -139,6 +139,8 @@ def _read(folder: Path, stored: bool, wanted: Recipe | None = None) -> System:
     pair: Any = importlib.import_module("bimo.parts.published.taiyi_clip")
     if pair.is_pair(folder):
         return pair.read(folder, _numbers(stored))
+    if _pai().is_folder(folder):
+        return _pai().read(folder, recipes()["pai-ldm"], _numbers(stored))
     raise _no_model(folder)
 
 
@@ -171,6 +173,8 @@ def _of_folder(folder: Path) -> Recipe:
         return _as_recipe(_cascades().recipe_of(folder, recipes()[name]), folder)
     if _of_hunyuan(folder):
         return _as_recipe(_hunyuan().authors_recipe(folder), folder)
+    if _pai().is_folder(folder):
+        return _as_recipe(_pai().recipe_of(folder, recipes()["pai-ldm"]), folder)
     raise _no_model(folder)
 
 
@@ -189,6 +193,10 @@ def _of_hunyuan(folder: Path) -> bool:
 
 def _hunyuan() -> Any:
     return importlib.import_module("bimo.parts.published.hunyuan_dit")
+
+
+def _pai() -> Any:
+    return importlib.import_module("bimo.parts.published.pai_ldm")
 
 
 def _single() -> Any:

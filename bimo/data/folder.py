@@ -80,6 +80,7 @@ def build_folder(source: Path, out: Path, side: int = 1) -> FolderReport:
     A shard that is there already, of the same files, is not written again. Raises DataError for a table that cannot be
     read and for a folder without one usable picture.
     """
+    from rich.console import Console
     from rich.progress import track
 
     if not source.is_dir():
@@ -89,7 +90,9 @@ def build_folder(source: Path, out: Path, side: int = 1) -> FolderReport:
     made: list[Shard] = []
     left: list[tuple[str, Reason]] = []
     firsts = range(0, len(entries), SAMPLES_PER_SHARD)
-    for number, first in enumerate(track(firsts, description=say("写数据", "writing data"))):
+    # What is printed besides is the answer, so the bar goes elsewhere.
+    bar = track(firsts, description=say("写数据", "writing data"), console=Console(stderr=True))
+    for number, first in enumerate(bar):
         shard, dropped = _shard(
             source, out / shard_name(number), entries[first : first + SAMPLES_PER_SHARD], first, side
         )

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bimo.core.errors import DataError
 from bimo.data import shards
+from bimo.parts.hints.views import POSE_AT_REST
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -77,7 +78,9 @@ class Pictures:
         if not self.keys:
             listed = ", ".join(map(str, folders))
             raise DataError(f"{listed} 里没有一张图片", f"there is not one picture in {listed}")
-        self.poses: Tensor | None = torch.tensor(poses, dtype=torch.float32) if all(poses) else None
+        self.poses: Tensor | None = None
+        if any(poses):
+            self.poses = torch.tensor([pose or POSE_AT_REST for pose in poses], dtype=torch.float32)
         self.lots: list[tuple[int, ...]] = [(row,) for row in range(len(self.keys))]
 
     def __len__(self) -> int:

@@ -5,7 +5,7 @@ from bimo.diffusion.schedule import Flow
 from bimo.parts.denoisers.flow import CogView4
 from bimo.parts.spaces import Latent
 from bimo.parts.text.llm import LanguageModel
-from bimo.train.objectives import Denoise
+from bimo.train.denoise import Denoise
 
 #: GLM-4-9B, the output of its last layer but one, padded on the left to a multiple of 16 in sight of all.
 glm_4_9b = LanguageModel(

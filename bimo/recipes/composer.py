@@ -16,7 +16,7 @@ from bimo.parts.hints.views import Masked
 from bimo.parts.spaces import Pixels
 from bimo.parts.text.clip import ClipText
 from bimo.recipes.damo_cascade import prior, upsampler1024
-from bimo.train.objectives import Denoise
+from bimo.train.denoise import Denoise
 
 sketch = Droppable(name="sketch", hint=Sketch())
 instances = Droppable(name="instances", hint=Map(name="instances", colours=True))

@@ -14,7 +14,7 @@ from bimo.parts.hints.cascade import Droppable, LowRes, Semantics
 from bimo.parts.spaces import ClipImage, Pixels
 from bimo.parts.text.clip import ClipText
 from bimo.parts.text.xglm import XglmText
-from bimo.train.objectives import Denoise
+from bimo.train.denoise import Denoise
 
 prior = Level(
     name="prior",

@@ -11,7 +11,7 @@ from bimo.parts.denoisers.pixel import PixelUnet
 from bimo.parts.hints.cascade import LowRes
 from bimo.parts.spaces import Pixels
 from bimo.parts.text.bert import Bert
-from bimo.train.objectives import Denoise
+from bimo.train.denoise import Denoise
 
 structbert = Bert(
     width=1024,

@@ -10,7 +10,7 @@ from bimo.diffusion.schedule import Ddpm
 from bimo.parts.denoisers.unet import Unet
 from bimo.parts.spaces import Latent
 from bimo.parts.text.bert import Bert
-from bimo.train.objectives import Denoise
+from bimo.train.denoise import Denoise
 from bimo.train.reward import Reward
 
 image = Level(

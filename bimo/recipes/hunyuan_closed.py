@@ -12,7 +12,7 @@ from bimo.parts.hints.cascade import Droppable
 from bimo.parts.hints.drawing import Map
 from bimo.parts.spaces import Latent
 from bimo.parts.text.xlm import XlmText
-from bimo.train.objectives import Denoise
+from bimo.train.denoise import Denoise
 
 image = Level(
     name="image",

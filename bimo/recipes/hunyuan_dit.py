@@ -12,7 +12,7 @@ from bimo.parts.hints.control import Control
 from bimo.parts.spaces import Latent
 from bimo.parts.text.bert import Bert
 from bimo.parts.text.t5 import T5
-from bimo.train.objectives import Denoise
+from bimo.train.denoise import Denoise
 
 words = (
     Bert(width=1024, layers=24, heads=16, feed=4096, vocab=47020, length=77, masked=True, pooler=False),

@@ -8,7 +8,7 @@ from bimo.parts.hints.views import Masked, Sizes
 from bimo.parts.spaces import Latent
 from bimo.parts.text.chatglm import ChatGlm
 from bimo.recipes.taiyi_xl import SHAPES, sdxl_unet
-from bimo.train.objectives import Denoise
+from bimo.train.denoise import Denoise
 
 #: 1100 steps, so that the last is noisier than Stable Diffusion XL's.
 kolors_law = Ddpm(

@@ -9,7 +9,7 @@ from bimo.parts.text.templates import LONGCAT_IMAGE
 from bimo.recipes.qwen_image import qwen2_5_vl_7b
 from bimo.recipes.z_image import flux
 from bimo.train.adapter import LowRank
-from bimo.train.objectives import Denoise
+from bimo.train.denoise import Denoise
 from bimo.train.reward import Prefer
 
 longcat_image = Recipe(

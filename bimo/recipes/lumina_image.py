@@ -6,7 +6,7 @@ from bimo.parts.denoisers.lumina import Lumina2
 from bimo.parts.text.llm import LanguageModel
 from bimo.parts.text.templates import LUMINA_PREFIX
 from bimo.recipes.z_image import flux
-from bimo.train.objectives import Denoise
+from bimo.train.denoise import Denoise
 
 lumina_image = Recipe(
     name="lumina-image-2",

@@ -12,7 +12,7 @@ from bimo.parts.denoisers.unet import Unet
 from bimo.parts.hints.cascade import Score
 from bimo.parts.spaces import Latent
 from bimo.parts.text.bert import Bert
-from bimo.train.objectives import Denoise
+from bimo.train.denoise import Denoise
 
 image = Level(
     name="image",

@@ -56,7 +56,7 @@ pai_ldm = Recipe(
     ),
     weights=Published(
         note="config.json, pytorch_model.bin, vocab.txt and RRDB_ESRGAN_x4.pth a domain: general, fashion, art, poem, "
-        "anime, pet, food. Sizes and law of the painter stand in config.json; those here are Stable Diffusion's, "
+        "anime, pet, food. Sizes and law of the painter are read from config.json; those here are Stable Diffusion's, "
         "unverified."
     ),
     request=Defaults(size=(1024, 1024)),

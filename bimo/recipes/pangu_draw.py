@@ -11,7 +11,7 @@ from bimo.parts.spaces import Latent
 from bimo.parts.text.clip import ClipText
 from bimo.parts.text.join import Channels
 from bimo.recipes.taiyi_xl import sdxl_unet
-from bimo.train.objectives import Denoise
+from bimo.train.denoise import Denoise
 
 BASE_SIZES = (
     (256, 1024),

@@ -6,7 +6,7 @@ from bimo.parts.denoisers.flow import QwenImage
 from bimo.parts.qwen_space import QwenLatent
 from bimo.parts.text.llm import LanguageModel
 from bimo.parts.text.templates import QWEN_IMAGE
-from bimo.train.objectives import Denoise
+from bimo.train.denoise import Denoise
 
 #: The language model of Qwen2.5-VL-7B; the part that reads pictures is left out.
 qwen2_5_vl_7b = LanguageModel(

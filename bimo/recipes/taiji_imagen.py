@@ -11,7 +11,7 @@ from bimo.parts.denoisers.unet import CROSS_DOWN, CROSS_UP, PLAIN_DOWN, PLAIN_UP
 from bimo.parts.hints.cascade import LowRes
 from bimo.parts.spaces import Latent, Pixels
 from bimo.parts.text.bert import Bert
-from bimo.train.objectives import Denoise
+from bimo.train.denoise import Denoise
 
 words = Bert(width=1024, layers=24, heads=16, feed=4096, length=128, masked=True)
 

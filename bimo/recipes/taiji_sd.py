@@ -11,7 +11,7 @@ from bimo.parts.denoisers.unet import Unet
 from bimo.parts.spaces import Latent
 from bimo.parts.text.bert import Bert
 from bimo.parts.text.join import Channels
-from bimo.train.objectives import Denoise
+from bimo.train.denoise import Denoise
 
 taiji_sd = Recipe(
     name="taiji-sd",

@@ -7,7 +7,8 @@ from bimo.parts.hints.views import Sizes
 from bimo.parts.spaces import Latent
 from bimo.parts.text.clip import ClipText
 from bimo.parts.text.join import Channels
-from bimo.train.objectives import Contrast, Denoise
+from bimo.train.denoise import Denoise
+from bimo.train.objectives import Contrast
 
 #: The shapes of about 1024 x 1024 pixels that Stable Diffusion XL is best at (arXiv:2307.01952, appendix I).
 SHAPES = (

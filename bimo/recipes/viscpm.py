@@ -5,7 +5,7 @@ from bimo.diffusion.schedule import Ddpm
 from bimo.parts.denoisers.unet import Unet
 from bimo.parts.spaces import Latent
 from bimo.parts.text.llm import Bridge, LanguageModel
-from bimo.train.objectives import Denoise
+from bimo.train.denoise import Denoise
 
 #: CPM-Bee's published sizes in the class of its elder sister CPM-Ant. The record is written as JSON.
 cpm_bee_10b = LanguageModel(

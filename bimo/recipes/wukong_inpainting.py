@@ -7,7 +7,7 @@ from bimo.parts.denoisers.unet import Unet
 from bimo.parts.hints.views import Masked
 from bimo.parts.spaces import Latent
 from bimo.parts.text.clip import ClipText
-from bimo.train.objectives import Denoise
+from bimo.train.denoise import Denoise
 
 wukong_inpainting = Recipe(
     name="wukong-huahua-inpainting",

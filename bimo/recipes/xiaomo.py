@@ -10,7 +10,8 @@ from bimo.parts.denoisers.dit import PixArt
 from bimo.parts.denoisers.expected import Expected, Refine
 from bimo.parts.hints.views import Earlier, Pose
 from bimo.parts.text.bert import Bert
-from bimo.train.objectives import Contrast, Denoise, Reconstruct
+from bimo.train.denoise import Denoise
+from bimo.train.objectives import Contrast, Reconstruct
 
 words = Bert(
     width=192,

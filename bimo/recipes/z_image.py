@@ -6,7 +6,7 @@ from bimo.parts.denoisers.flow import ZImage
 from bimo.parts.spaces import Latent
 from bimo.parts.text.llm import LanguageModel
 from bimo.parts.text.templates import QWEN3_CHAT
-from bimo.train.objectives import Denoise
+from bimo.train.denoise import Denoise
 
 #: Qwen3-4B, the output of its last layer but one; padding is dropped.
 qwen3_4b = LanguageModel(

@@ -16,6 +16,7 @@ from bimo.data.loader import Pictures
 from bimo.data.shards import Sample, finished, shard_name, write_index, write_shard
 from bimo.diffusion.drive import draw
 from bimo.diffusion.system import System
+from bimo.parts.hints.views import Pose
 from bimo.train.denoise import Denoise
 from bimo.train.lesson import Lesson, Vocabulary
 
@@ -27,7 +28,8 @@ class Dreambooth(Part):
     is added with the weight ``prior``; with 0 there are none.
 
     ``count`` of them are drawn, at ``size`` and with ``steps`` or as the recipe draws. They stay in the run's folder: a
-    stop while drawing loses one picture.
+    stop while drawing loses one picture. Where a level wants to know how things stand, each picture declares the pose
+    it was drawn in.
     """
 
     subject: str
@@ -80,15 +82,17 @@ class Dreambooth(Part):
         system.eval()
         request = {"text": self.class_noun} | ({"steps": self.steps} if self.steps else {})
         request |= {"size": self.size} if self.size else {}
+        standing = [hint for level in system.recipe.levels for hint in level.hints if isinstance(hint, Pose)]
         rows: list[Sample] = []
         for seed in track(
             range(self.count), description=say(f"先画 {self.class_noun}", f"first drawing {self.class_noun}")
         ):
             path = folder / f"{seed:05d}.png"
+            # Asked for by name, so that what is declared is what was drawn.
+            poses = {hint.name: [float(v) for v in hint.of_seed(seed)[0]] for hint in standing}
             if not path.is_file():
-                draw(system, request | {"seed": seed})[0].save(path)
-            rows.append(
-                (f"class-{seed:05d}", path.read_bytes(), {"captions": [{"text": self.class_noun}], "labels": {}})
-            )
+                draw(system, request | {"seed": seed, "hints": poses})[0].save(path)
+            row: dict[str, object] = {"captions": [{"text": self.class_noun}], "labels": {}}
+            rows.append((f"class-{seed:05d}", path.read_bytes(), row | poses))
         system.train(modes)
         write_index(folder, [write_shard(shard, rows, wanted)])

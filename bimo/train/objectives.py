@@ -15,10 +15,7 @@ from torch.nn import functional
 from bimo.core.part import Part
 from bimo.data.loader import Pictures
 from bimo.diffusion.system import System
-from bimo.train.denoise import Denoise
 from bimo.train.lesson import Lesson, Vocabulary
-
-__all__ = ["Contrast", "Denoise", "Reconstruct"]
 
 MAXIMUM_LOGIT_SCALE = math.log(100)
 

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -218,6 +220,13 @@ def test_surprises_are_one_sentence() -> None:
     assert cli.told(RuntimeError(torch_says))[0] == cli.NO_MEMORY
     assert "BIMO_DEBUG" in cli.told(ValueError("odd\nthing"))[1]
     assert "bimo[serve]" in cli.told(ModuleNotFoundError("no", name="gradio"))[1]
+
+
+def test_what_an_extra_installs_is_told_by_its_name() -> None:
+    project = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = {name: project["optional-dependencies"][name] for name in ("data", "serve")}
+    listed = {re.split(r"[><=]", line)[0].replace("-", "_"): name for name, lines in extras.items() for line in lines}
+    assert listed == cli.EXTRAS
 
 
 def test_commands_print_what_they_should(tiny_folder: Path, tmp_path: Path, here: Run) -> None:

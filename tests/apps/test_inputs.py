@@ -130,6 +130,87 @@ def test_a_lora_with_its_weight(tmp_path: Path) -> None:
     assert cli_inputs.lora(str(odd)) == (odd, 1.0)
 
 
+@pytest.fixture(scope="module")
+def painter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a toy Stable Diffusion as diffusers writes it, a ControlNet and a LoRA that fit it, and one that
+    fits nothing."""
+    import diffusers
+    import torch
+    from safetensors.torch import save_file
+
+    from tests.parity.tiny_checkpoints import checkpoint
+
+    place = tmp_path_factory.mktemp("painter")
+    law = diffusers.DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    checkpoint(place / "sd", "clip", law)
+    torch.manual_seed(2)
+    net = diffusers.ControlNetModel(
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        cross_attention_dim=16,
+        attention_head_dim=2,
+        norm_num_groups=4,
+        conditioning_embedding_out_channels=(4, 4, 4, 4),
+    )
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(torch.randn(parameter.shape) * 0.2)
+    net.save_pretrained(str(place / "net"))
+    name = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    for file, layer in (("ink", name), ("other", name.replace("down_blocks.0", "down_blocks.7"))):
+        halves = {f"unet.{layer}.lora_A.weight": torch.randn(2, 8), f"unet.{layer}.lora_B.weight": torch.randn(8, 2)}
+        save_file(halves, str(place / f"{file}.safetensors"))
+    return place
+
+
+SMALL = ("a red cat", "--size", "64", "--steps", "2", "--seed", "1")
+
+
+def test_adapters_end_to_end(draw: Draw, painter: Path) -> None:
+    def pixels(name: str, *words: str) -> bytes:
+        # The last -m counts: the fixture names the toy system first.
+        status, told = draw("-m", str(painter / "sd"), *SMALL, "-o", name, *words)
+        assert status == 0, told
+        with Image.open(name) as image:
+            return image.tobytes()
+
+    ink, net = painter / "ink.safetensors", painter / "net"
+    Image.linear_gradient("L").resize((64, 64)).save("grey.png")
+    plain = pixels("plain.png")
+    assert pixels("none.png", "--lora", f"{ink}:0") == plain
+    weak, full = pixels("weak.png", "--lora", f"{ink}:0.8"), pixels("full.png", "--lora", str(ink))
+    assert len({plain, weak, full}) == 3
+    along, other = (pixels(f"along-{name}", "--control", f"{name}={net}") for name in ("grey.png", "red.png"))
+    both = pixels("both.png", "--control", f"grey.png={net}", "--lora", f"{ink}:0.8")
+    assert len({plain, along, other, both}) == 4
+    assert list(read_metadata("both.png")["request"]["pictures"]) == ["control"]
+    again = ("--again", "both.png", "-m", str(painter / "sd"), "-o", "same.png", "--json")
+    told = draw(*again, "--control", f"grey.png={net}", "--lora", f"{ink}:0.8")[1]
+    assert json.loads(told)["identical"] is True
+    told = draw(*again, "--control", f"red.png={net}", "--lora", f"{ink}:0.8")[1]
+    assert "is not the picture" in told
+
+
+def test_adapters_that_do_not_fit_are_named(draw: Draw, painter: Path) -> None:
+    ink, other, net = painter / "ink.safetensors", painter / "other.safetensors", painter / "net"
+    before = sorted(Path().iterdir())
+    for model, words, said in (
+        ("sd", ("--lora", f"{other}:0.8"), "down_blocks"),
+        ("sd", ("--lora", str(painter)), str(painter)),
+        ("sd", ("--control", f"red.png={painter}"), "no weights in"),
+        ("sd", ("--control", f"nowhere.png={net}"), "cannot read nowhere.png"),
+        ("", ("--lora", str(ink)), "ink.safetensors"),
+        ("", ("--control", f"red.png={net}"), "net"),
+    ):
+        which = ("-m", str(painter / model)) if model else ()
+        status, told = draw(*which, *SMALL, "-o", "out.png", *words)
+        assert 0 < status < cli.BUG, told
+        assert said in told
+        assert len(told.strip().splitlines()) == 1
+    assert sorted(Path().iterdir()) == before
+
+
 @pytest.mark.parametrize("words", [("--offload",), ("--dtype", "bf16"), ("--dtype", "fp16", "--offload")])
 def test_weights_kept_otherwise_still_draw(draw: Draw, words: tuple[str, ...]) -> None:
     assert draw(*PLAIN, "plain.png", "-n", "2")[0] == 0

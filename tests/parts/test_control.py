@@ -24,7 +24,7 @@ from bimo.parts.denoisers.adapters import adapt, adapters, begin_control, contro
 from bimo.parts.hints.control import edges
 from bimo.parts.published.folder import read_folder
 from bimo.parts.published.hunyuan_dit import diffusers_state
-from bimo.train.objectives import Denoise
+from bimo.train.denoise import Denoise
 from tests.parity.hunyuan_checkpoints import checkpoint as hunyuan_checkpoint
 from tests.parity.tiny_checkpoints import BERT_WORDS, checkpoint
 from tests.parts.test_hunyuan_dit import authors_state

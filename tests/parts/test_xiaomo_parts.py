@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from bimo.core.errors import RequestError, WeightsError
-from bimo.core.types import Conditioning, Request
+from bimo.core.types import Batch, Conditioning, Request
 from bimo.data.compose import Pose as Posed
 from bimo.data.compose import apply_pose
 from bimo.diffusion.drive import draw
@@ -144,6 +144,11 @@ def test_a_pose_comes_from_the_seed_or_the_request() -> None:
     for wrong in ([1.0], [0, 0.0, 0, 0, 0], [0, float("nan"), 0, 0, 0]):
         with pytest.raises(RequestError):
             hint.drawn(cast(System, None), drawing(1, {"pose": wrong}), (1, 1, 1))
+
+
+def test_a_pose_that_is_not_declared_is_at_rest() -> None:
+    batch = Batch(torch.zeros(2, 1, 1, 1), (), {}, torch.zeros(2, dtype=torch.bool), torch.Generator())
+    assert Pose().learned(cast(System, None), batch).scalars["pose"].tolist() == [list(POSE_AT_REST)] * 2
 
 
 def test_two_seeds_give_two_pictures_and_a_seed_one(tiny_folder: Path) -> None:

@@ -16,8 +16,8 @@ from bimo.parts.denoisers.lora_files import adapt
 from bimo.recipes.taiyi_sd import taiyi_zh
 from bimo.recipes.xiaomo import xiaomo
 from bimo.train.adapter import LowRank
+from bimo.train.denoise import Denoise
 from bimo.train.loop import train
-from bimo.train.objectives import Denoise
 from tests.parity.tiny_checkpoints import bert_words
 
 TARGETS = ("image.denoiser.*.to_[qv]", "text.0.*.query")

@@ -13,12 +13,13 @@ from torch.nn import functional
 
 from bimo.core.errors import DataError
 from bimo.core.recipe import Recipe, Stage
+from bimo.core.types import read_metadata
 from bimo.data.loader import Pictures
 from bimo.data.shards import read, shard_name, write_index, write_shard
 from bimo.recipes.xiaomo import xiaomo
+from bimo.train.denoise import Denoise
 from bimo.train.dreambooth import Dreambooth
 from bimo.train.loop import Run, train
-from bimo.train.objectives import Denoise
 from bimo.train.reward import Prefer, Reward
 
 GLOB = "image.denoiser.*"
@@ -135,3 +136,16 @@ def test_dreambooth_halves_are_the_subject_and_its_class(tiny_shards: Path, tmp_
     alone = replace(objective, prior=0.0).pictures(run.system, Pictures(tiny_shards), tmp_path / "none")
     assert len(alone) == 16
     assert not (tmp_path / "none").exists()
+
+
+def test_dreambooth_knows_how_its_class_stands(tiny_shards: Path, tmp_path: Path) -> None:
+    objective = Dreambooth(subject="一只<小红>方块", class_noun="方块", count=2, prior=0.5, steps=1, size=(128, 128))
+    tiny = xiaomo.tiny()
+    stage = Stage(name="s", objective=objective, level="image", train=(GLOB,), steps=1, batch=4, lr=1e-3)
+    run = train(replace(tiny, stages=(stage,)), tiny_shards, tmp_path / "run", threads=1)
+    drawn = run / "stage-1" / "class"
+    rows = [row for _, _, row in read(drawn)]
+    asked = [read_metadata(drawn / f"{seed:05d}.png")["request"]["hints"]["pose"] for seed in range(2)]
+    assert [row["pose"] for row in rows] == asked
+    assert asked[0] != asked[1]
+    assert sorted(Pictures(tiny_shards, drawn).poses[16:].tolist()) == sorted(torch.tensor(asked).tolist())

@@ -13,8 +13,8 @@ from bimo.core.errors import RecipeError
 from bimo.core.recipe import Stage
 from bimo.data.loader import Pictures
 from bimo.recipes.xiaomo import xiaomo
+from bimo.train.denoise import Denoise
 from bimo.train.loop import Run
-from bimo.train.objectives import Denoise
 from bimo.train.optim import optimiser, rate
 
 STAGE = Stage(name="s", objective=Denoise(), train=("*",), steps=110, warmup=10, lr=1e-3)

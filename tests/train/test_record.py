@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from bimo.core.recipe import Stage
-from bimo.train.objectives import Denoise
+from bimo.train.denoise import Denoise
 from bimo.train.record import Journal, curves, smoothed
 
 

@@ -63,8 +63,9 @@ class Pose(Part):
     """How a thing stands: flip, scale, dx, dy (of the side), angle in degrees; declared by the data, so that the words
     need not account for it.
 
-    In drawing it is the request's ``hints["pose"]``, else taken from the seed within the ranges here: this is what
-    makes two seeds differ where the words leave nothing else open.
+    In training a picture whose pose is not declared stands as it was made. In drawing it is the request's
+    ``hints["pose"]``, else taken from the seed within the ranges here: this is what makes two seeds differ where the
+    words leave nothing else open.
     """
 
     name: str = "pose"
@@ -79,14 +80,16 @@ class Pose(Part):
         return self
 
     def learned(self, system: System, batch: Batch) -> Conditioning:
-        """Scalars [B, 5], as the data declares them."""
-        return Conditioning(scalars={self.name: batch.scalars[self.name]})
+        """Scalars [B, 5], as the data declares them, at rest where it declares none."""
+        if self.name in batch.scalars:
+            return Conditioning(scalars={self.name: batch.scalars[self.name]})
+        return Conditioning(scalars={self.name: torch.tensor([POSE_AT_REST] * batch.x.shape[0])})
 
     def drawn(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
         """Scalars [1, 5]. Raises RequestError for a pose that is not five finite numbers."""
         given = drawing.request.hints.get(self.name)
         if given is None:
-            return Conditioning(scalars={self.name: self._from_seed(drawing.generator.initial_seed())})
+            return Conditioning(scalars={self.name: self.of_seed(drawing.generator.initial_seed())})
         if len(given) != len(POSE) or not all(math.isfinite(v) for v in given) or given[1] <= 0:
             raise RequestError(
                 f"pose 应为 {len(POSE)} 个数（{', '.join(POSE)}，scale 大于 0），收到 {given}",
@@ -98,7 +101,8 @@ class Pose(Part):
         """The same: guidance is for the words."""
         return value
 
-    def _from_seed(self, seed: int) -> Tensor:
+    def of_seed(self, seed: int) -> Tensor:
+        """A pose within the ranges, [1, 5]: always the same of the same seed."""
         # Each level that asks gets the same pose of the same picture: a generator of its own, seeded alike.
         source = torch.Generator().manual_seed(seed)
         draws = torch.rand(len(POSE), generator=source)

@@ -1,0 +1,154 @@
+"""Training data and training on the command line: what begins where, what is counted, what is refused in a sentence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from bimo.apps import cli
+from bimo.core import weights
+from bimo.core.errors import DataError, TrainingError, WeightsError
+from bimo.core.part import dumps
+from bimo.core.recipe import Recipe, Stage
+from bimo.data.loader import Pictures
+from bimo.diffusion.system import System
+from bimo.parts.text.bert import Bert
+from bimo.parts.text.clip import ClipText
+from bimo.recipes.xiaomo import xiaomo
+from bimo.train.denoise import Denoise
+from bimo.train.distil import Distil
+from tests.parity.tiny_checkpoints import clip_words
+
+Run = Callable[..., tuple[int, str, str]]
+GLOB = "image.denoiser.*"
+STAGE = Stage(name="paint", objective=Denoise(), level="image", train=(GLOB,), steps=1, batch=4, lr=1e-2)
+TEACHER = ClipText(vocab=600, length=16, positions=16).tiny()
+STUDENT = Bert(words="lexicon", vocab=200, positions=32, types=1, length=24).tiny()
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command line in the test's folder; answers status, output and what was said beside it."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("LC_ALL", "BIMO_LANGUAGE", "BIMO_MODEL", "BIMO_DEBUG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LANG", "C")
+
+    def run(*words: str) -> tuple[int, str, str]:
+        status = cli.run(list(words))
+        told = capfd.readouterr()
+        return status, told.out, told.err
+
+    return run
+
+
+def refused(done: tuple[int, str, str], status: int, said: str) -> None:
+    """A command that could not be done said so in its last line, and why."""
+    assert done[0] == status
+    assert "Traceback" not in done[2]
+    last = done[2].strip().splitlines()[-1]
+    assert last.startswith("bimo: ")
+    assert said in last
+
+
+@pytest.fixture
+def painting(tmp_path: Path) -> str:
+    """A file with the recipe of the toy system and one stage, of which the painter alone learns."""
+    (tmp_path / "paint.json").write_text(dumps(replace(xiaomo.tiny(), stages=(STAGE,), prompts=())), "utf-8")
+    return "paint.json"
+
+
+def test_train_begins_as_another_system(here: Run, painting: str, tiny_folder: Path, tiny_shards: Path) -> None:
+    words = ("train", painting, "--data", str(tiny_shards), "--threads", "1")
+    status, out, _ = here(*words, "--out", "run", "--start", str(tiny_folder))
+    assert status == 0
+    assert out.splitlines()[-1] == "run"
+    before = weights.read(tiny_folder / "weights.safetensors")
+    after = weights.read(Path("run") / "weights.safetensors")
+    assert all(torch.equal(after[name], value) for name, value in before.items() if not name.startswith(GLOB[:-1]))
+    assert any(not torch.equal(after[name], value) for name, value in before.items() if name.startswith(GLOB[:-1]))
+    assert here("draw", "红", "-m", "run", "--steps", "1", "-o", "a.png")[0] == 0
+
+
+def test_train_refuses_what_it_cannot_begin_as(here: Run, painting: str, tiny_shards: Path, teacher: Path) -> None:
+    words = ("train", painting, "--data", str(tiny_shards), "--out", "run", "--threads", "1")
+    refused(here(*words, "--start", "./nowhere"), WeightsError.exit_status, "nowhere")
+    refused(here(*words, "--start", str(teacher)), TrainingError.exit_status, "begin from another system")
+    refused(here("train", painting, "--data", "nowhere", "--out", "run"), DataError.exit_status, "nowhere")
+    assert not list(Path().glob("run/*.safetensors"))
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> Path:
+    """The folder of a toy tower that knows its words."""
+    torch.manual_seed(5)
+    made = System(Recipe(name="teacher", text=(TEACHER,))).eval()
+    clip_words(tmp_path / "words")
+    made.towers[0].load_words(tmp_path / "words")
+    made.save(tmp_path / "teacher")
+    return tmp_path / "teacher"
+
+
+def test_train_learns_from_a_teacher(here: Run, teacher: Path, tiny_shards: Path) -> None:
+    stage = Stage(
+        name="distil", objective=Distil(teacher=TEACHER).tiny(), train=("text.*",), steps=30, batch=8, lr=3e-3
+    )
+    Path("distil.json").write_text(dumps(Recipe(name="student", text=(STUDENT,), stages=(stage,))), "utf-8")
+    words = ("train", "distil.json", "--data", str(tiny_shards), "--threads", "1")
+    before = {file.name: file.read_bytes() for file in teacher.iterdir() if file.is_file()}
+    status, out, _ = here(*words, "--out", "run", "--teacher", str(teacher))
+    assert status == 0
+    assert out.splitlines()[-1] == "run"
+    losses = [json.loads(row)["loss"] for row in Path("run/log.jsonl").read_text("utf-8").splitlines()]
+    assert sum(losses[-5:]) < sum(losses[:5])
+    assert {file.name: file.read_bytes() for file in teacher.iterdir() if file.is_file()} == before
+    refused(here(*words, "--out", "alone"), TrainingError.exit_status, "teacher")
+    refused(here(*words, "--out", "alone", "--teacher", "./nowhere"), WeightsError.exit_status, "nowhere")
+
+
+def photos(folder: Path) -> Path:
+    """Two pictures with their texts and a broken one."""
+    folder.mkdir()
+    for name, colour in (("红", "red"), ("blue", "blue")):
+        Image.new("RGB", (40, 30), colour).save(folder / f"{name}.png")
+        (folder / f"{name}.txt").write_text(f"{name}\na picture", "utf-8")
+    (folder / "broken.png").write_bytes((folder / "blue.png").read_bytes()[:60])
+    (folder / "broken.txt").write_text("坏的", "utf-8")
+    return folder
+
+
+def test_data_of_texts_beside_pictures_and_again(here: Run, tmp_path: Path) -> None:
+    photos(tmp_path / "photos")
+    status, out, _ = here("data", "folder", "photos", "data")
+    assert (status, out.splitlines()) == (0, ["kept: 2", "left out, cannot be decoded: 1", "data"])
+    assert sorted(Pictures(Path("data")).captions) == [("blue", "a picture"), ("红", "a picture")]
+    shard = Path("data/shard-00000.tar")
+    written = shard.stat().st_mtime_ns
+    assert here("data", "folder", "photos", "data")[:2] == (0, out)
+    assert shard.stat().st_mtime_ns == written
+    assert here("data", "folder", "photos", "wide", "--side", "31")[0] == DataError.exit_status
+
+
+def test_data_of_a_table(here: Run, tmp_path: Path) -> None:
+    source = photos(tmp_path / "photos")
+    rows = [{"file_name": "红.png", "text": "红色"}, {"file_name": "gone.png", "text": "没有"}]
+    (source / "metadata.jsonl").write_text("\n".join(json.dumps(row) for row in rows), "utf-8")
+    status, out, _ = here("data", "folder", "photos", "data")
+    assert (status, out.splitlines()) == (0, ["kept: 1", "left out, file not found: 1", "data"])
+    assert Pictures(Path("data")).captions == [("红色",)]
+    (source / "metadata.jsonl").write_text('{"file_name": "红.png"', "utf-8")
+    refused(here("data", "folder", "photos", "other"), DataError.exit_status, "line 1 of photos/metadata.jsonl")
+
+
+def test_data_of_nothing_is_refused(here: Run, tmp_path: Path) -> None:
+    refused(here("data", "folder", "nowhere", "data"), DataError.exit_status, "no folder nowhere")
+    (tmp_path / "empty").mkdir()
+    refused(here("data", "folder", "empty", "data"), DataError.exit_status, "no pictures")
+    refused(here("data", "folder", "empty", "data", "--side", "0"), cli.USAGE, "--side")
+    assert not Path("data/index.json").exists()
