@@ -292,10 +292,10 @@ def unfilled() -> Generator[None]:
     def on_meta(module: nn.Module, name: str, parameter: torch.nn.Parameter | None) -> torch.nn.Parameter | None:
         return None if parameter is None else torch.nn.Parameter(parameter.to("meta"), parameter.requires_grad)
 
-    from torch.nn import init
     from torch.overrides import TorchFunctionMode
 
-    random = {torch.Tensor.normal_, torch.Tensor.uniform_, init.normal_, init.uniform_, init.kaiming_uniform_}
+    # By name: transformers puts functions of its own in the place of torch's.
+    random = {"normal_", "uniform_", "kaiming_uniform_"}
 
     class Undrawn(TorchFunctionMode):
         """Random numbers for tensors that hold none are not drawn: torch would load its compiler to do so."""
@@ -305,7 +305,7 @@ def unfilled() -> Generator[None]:
         ) -> Any:
             named = kwargs or {}
             tensor: Any = args[0] if args else named.get("tensor")
-            undrawn = func in random and isinstance(tensor, torch.Tensor) and tensor.is_meta
+            undrawn = getattr(func, "__name__", "") in random and isinstance(tensor, torch.Tensor) and tensor.is_meta
             return tensor if undrawn else func(*args, **named)
 
     handle = register_module_parameter_registration_hook(cast(Any, on_meta))
