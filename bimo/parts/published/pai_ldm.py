@@ -5,7 +5,6 @@ A recipe says what the system is; widths, law of noise and the tower are replace
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from bimo.core import weights
 from bimo.core.errors import RecipeError, WeightsError
+from bimo.core.fingerprint import late_table
 from bimo.core.recipe import Recipe
 from bimo.diffusion.schedule import Ddpm
 from bimo.diffusion.system import System
@@ -155,8 +155,7 @@ def read(path: Path, wanted: Recipe, dtype: torch.dtype | None = torch.float32) 
     }
     weights.assign(system, own, dtype, path)
     system.towers[0].load_words(path)
-    digests = "".join(weights.digest(path / name) for name in (WEIGHTS_FILE, ENLARGE_FILE))
-    system.weights_hash = hashlib.sha256(digests.encode()).hexdigest()
+    system.weights_hash = late_table(path, (path / WEIGHTS_FILE, path / ENLARGE_FILE))
     return system.eval()
 
 
