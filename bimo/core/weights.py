@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Generator, Mapping
@@ -212,10 +213,17 @@ def _told(path: Path) -> Generator[None]:
     try:
         yield
     except pickle.UnpicklingError as error:
-        told = str(error).splitlines()[0]
+        # Of torch's many lines only what it met: the others say how to read the file all the same.
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        if found is None:
+            raise WeightsError(
+                f"{path} 不是权重文件；请给 .safetensors，或完整的 .bin、.ckpt、.pt",
+                f"{path} is not a file of weights; name a .safetensors, or a whole .bin, .ckpt or .pt",
+            ) from None
         raise WeightsError(
-            f"拒绝读取 {path}：它不只是权重，打开会执行代码（{told}）；请向发布者要 .safetensors 文件",
-            f"refused to read {path}: it is more than weights and would run code ({told}); ask for a .safetensors file",
+            f"拒绝读取 {path}：它不只是权重，打开会执行代码（{found[1]}）；请向发布者要 .safetensors 文件",
+            f"refused to read {path}: it is more than weights and would run code ({found[1]}); "
+            "ask for a .safetensors file",
         ) from None
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise WeightsError(f"读不了权重 {path}：{error}", f"cannot read the weights {path}: {error}") from None
