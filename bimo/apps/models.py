@@ -136,6 +136,9 @@ def _read(folder: Path, stored: bool, wanted: Recipe | None = None) -> System:
         return _cascades().read(folder, wanted if named else recipes()[name], _numbers(stored))
     if _of_hunyuan(folder):
         return _hunyuan().read_authors(folder, dtype=_numbers(stored))
+    if _pangu().is_folder(folder):
+        named = wanted is not None and wanted.name.startswith(_pangu().BASE_RECIPE)
+        return _pangu().read(folder, wanted if named else recipes()[_pangu().name_in(folder)], _numbers(stored))
     pair: Any = importlib.import_module("bimo.parts.published.taiyi_clip")
     if pair.is_pair(folder):
         return pair.read(folder, _numbers(stored))
@@ -173,6 +176,8 @@ def _of_folder(folder: Path) -> Recipe:
         return _as_recipe(_cascades().recipe_of(folder, recipes()[name]), folder)
     if _of_hunyuan(folder):
         return _as_recipe(_hunyuan().authors_recipe(folder), folder)
+    if _pangu().is_folder(folder):
+        return _as_recipe(_pangu().recipe_of(folder, recipes()[_pangu().name_in(folder)]), folder)
     if _pai().is_folder(folder):
         return _as_recipe(_pai().recipe_of(folder, recipes()["pai-ldm"]), folder)
     raise _no_model(folder)
@@ -193,6 +198,10 @@ def _of_hunyuan(folder: Path) -> bool:
 
 def _hunyuan() -> Any:
     return importlib.import_module("bimo.parts.published.hunyuan_dit")
+
+
+def _pangu() -> Any:
+    return importlib.import_module("bimo.parts.published.pangu")
 
 
 def _pai() -> Any:

@@ -115,10 +115,12 @@ pangu_draw = Recipe(
         ),
     ),
     weights=Published(
-        note="Two MindSpore checkpoints, of high and of low times, each with a whole UNet. Unverified: whether the "
-        "eleven layers of the Chinese tower end in a norm (here they do), and that its table has the rows of "
-        "WuKong's (49408, of which 21128 are words). Both towers have 77 tokens; the larger reads Chinese byte by "
-        "byte. Their sampler's first noise is larger by a fifth of a percent.",
+        note="Two MindSpore checkpoints, pangu_high_timestamp-c6344411 and pangu_low_timestamp-127da122, of high and "
+        "of low times, each with a whole UNet; one pair for both lists of sizes. They are read by the names of the "
+        "modules in the authors' code. Unverified, as no published file was opened: those names in the files, and "
+        "the eleven layers of the Chinese tower (its code ends in a norm, its rows are read off the file, here "
+        "WuKong's 49408). Both towers have 77 tokens; the larger reads Chinese byte by byte. Their sampler's first "
+        "noise is larger by a fifth of a percent.",
     ),
     request=Defaults(size=(512, 512), sizes=BASE_SIZES, guidance=6.0, steps=40),
     note="Figures of its paper's tables were not recovered.",
