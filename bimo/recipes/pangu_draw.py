@@ -82,7 +82,6 @@ pangu_draw = Recipe(
             steps=40,
             guide=Guide(
                 scale=6.0,
-                null="zeros",
                 branches=(
                     Branch(name="aesthetic", prefix="義 ", scale=4.0),
                     Branch(name="anime", prefix="饅 "),

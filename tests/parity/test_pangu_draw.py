@@ -68,7 +68,9 @@ def answered(unet: Any, x: Tensor, t: float, tokens: Tensor, pooled: Tensor, pla
     return answer
 
 
-def by_hand(system: System, text: str, dials: dict[str, float], scale: float, steps: int, seed: int) -> numpy.ndarray:
+def by_hand(
+    system: System, text: str, dials: dict[str, float], scale: float, steps: int, seed: int, negative: str = ""
+) -> numpy.ndarray:
     """Euler's steps from sigma to sigma over the noise of 1000 steps, the guidance a sum of branches."""
     prefixes = {"aesthetic": "義 ", "anime": "饅 ", "photography": "霙 "}
     level: Any = system.level("image")
@@ -78,7 +80,7 @@ def by_hand(system: System, text: str, dials: dict[str, float], scale: float, st
     times = [999 - round(1000 / steps * i) for i in range(steps)]
     sigmas = [*(float(((1 - signal[t]) / signal[t]) ** 0.5) for t in times), 0.0]
     given = encoded(system, text)
-    null = tuple(torch.zeros_like(value) for value in given)
+    null = encoded(system, negative)
     others = [(weight, encoded(system, prefixes[name] + text)) for name, weight in dials.items()]
     x = torch.randn(1, 4, SIZE[1] // 8, SIZE[0] // 8, generator=torch.Generator().manual_seed(seed)) * sigmas[0]
     for t, sigma, following in zip(times, sigmas, sigmas[1:], strict=False):
@@ -102,6 +104,13 @@ def test_draws_as_computed_by_hand(system: System, dials: dict[str, float]) -> N
     with torch.inference_mode():
         expected = by_hand(system, "一只红苹果", on, 6.0, 4, 3)
     compare(draw(system, request), [expected])
+
+
+def test_the_negative_prompt_is_read(system: System) -> None:
+    request = {"text": "红", "size": SIZE, "seed": 3, "steps": 2, "guidance": 6.0, "dials": {"aesthetic": 0.0}}
+    with torch.inference_mode():
+        expected = by_hand(system, "红", {}, 6.0, 2, 3, "苹果")
+    compare(draw(system, request | {"negative": "苹果"}), [expected])
 
 
 def test_where_nothing_is_said_beauty_is_asked_for(system: System) -> None:
