@@ -13,24 +13,14 @@ from torch.nn import functional
 
 from bimo.core import weights
 from bimo.core.part import Part
-from bimo.parts.published.configs import Config, plain, read_json
+from bimo.parts.published.configs import TOWER_SIZES, Config, plain, read_json
 from bimo.parts.published.folder import files_of
+from bimo.parts.spaces import CLIP_DEVIATION, CLIP_MEAN
 from bimo.parts.text import wording
 
 if TYPE_CHECKING:
     from PIL import Image
 
-#: The mean and deviation of CLIP's pictures, red, green and blue in [0, 1].
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-DEVIATION = (0.26862954, 0.26130258, 0.27577711)
-TEXT = {
-    "width": "hidden_size",
-    "layers": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "feed": "intermediate_size",
-    "vocab": "vocab_size",
-    "positions": "max_position_embeddings",
-}
 VISION = {
     "vision_width": "hidden_size",
     "vision_layers": "num_hidden_layers",
@@ -86,7 +76,7 @@ class ChineseClipScorer(nn.Module):
 
         self.part = part
         config = ChineseCLIPConfig(
-            text_config={field: getattr(part, name) for name, field in TEXT.items()},
+            text_config={field: getattr(part, name) for name, field in TOWER_SIZES.items()},
             vision_config={field: getattr(part, name) for name, field in VISION.items()},
             projection_dim=part.project,
         )
@@ -122,7 +112,7 @@ class ChineseClipScorer(nn.Module):
             left, top = (new[0] - side) // 2, (new[1] - side) // 2
             cut = numpy.asarray(resized.crop((left, top, left + side, top + side)), dtype=numpy.float32) / 255
             rows.append(torch.from_numpy(cut).permute(2, 0, 1))
-        mean, deviation = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, DEVIATION))
+        mean, deviation = (torch.tensor(v).view(3, 1, 1) for v in (CLIP_MEAN, CLIP_DEVIATION))
         return (torch.stack(rows) - mean) / deviation
 
     def load_words(self, folder: Path) -> None:
@@ -142,7 +132,7 @@ def read_chinese_clip(folder: Path) -> ChineseClipScorer:
     fields = read_json(path)
     given: dict[str, Any] = {"project": fields.get("projection_dim", 512)}
     for key, cls, own in (
-        ("text_config", ChineseCLIPTextConfig, TEXT),
+        ("text_config", ChineseCLIPTextConfig, TOWER_SIZES),
         ("vision_config", ChineseCLIPVisionConfig, VISION),
     ):
         inner = fields.get(key) or {}

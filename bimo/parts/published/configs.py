@@ -12,6 +12,15 @@ from typing import Any, cast
 
 from bimo.core.errors import RecipeError, WeightsError, say
 
+#: The sizes that towers of BERT's and CLIP's shape share: a part's field -> the config's.
+TOWER_SIZES = {
+    "width": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "feed": "intermediate_size",
+    "vocab": "vocab_size",
+    "positions": "max_position_embeddings",
+}
 #: Fields of transformers' configs that do not change what the tower answers: who wrote it, heads it does not have.
 NO_EFFECT_TEXT = {
     *("architectures", "model_type", "dtype", "torch_dtype", "transformers_version", "use_cache", "output_past"),

@@ -22,7 +22,7 @@ from bimo.core.recipe import Defaults, Guide, Level, Recipe
 from bimo.diffusion.schedule import Ddpm
 from bimo.diffusion.system import System
 from bimo.parts.denoisers.hunyuan import Hunyuan
-from bimo.parts.published.configs import FORMER_TEXT, NO_EFFECT_TEXT, Config, defaults_of, read_json
+from bimo.parts.published.configs import FORMER_TEXT, NO_EFFECT_TEXT, TOWER_SIZES, Config, defaults_of, read_json
 from bimo.parts.published.folder import Filling, Folder, Reading, files_of
 from bimo.parts.published.stable_diffusion import latent, law, vae_name
 from bimo.parts.text.bert import Bert
@@ -124,12 +124,7 @@ def bert(config: Config, denoiser: Hunyuan) -> Bert:
     from transformers import BertConfig
 
     own = {
-        "width": "hidden_size",
-        "layers": "num_hidden_layers",
-        "heads": "num_attention_heads",
-        "feed": "intermediate_size",
-        "vocab": "vocab_size",
-        "positions": "max_position_embeddings",
+        **TOWER_SIZES,
         "types": "type_vocab_size",
         "dropout": "hidden_dropout_prob",
     }

@@ -8,7 +8,7 @@ from typing import Any
 from bimo.core.errors import RecipeError, say
 from bimo.core.recipe import Defaults, Guide, Level, Recipe
 from bimo.parts.hints.views import Sizes
-from bimo.parts.published.configs import FORMER_TEXT, NO_EFFECT_TEXT, defaults_of, read_json
+from bimo.parts.published.configs import FORMER_TEXT, NO_EFFECT_TEXT, TOWER_SIZES, defaults_of, read_json
 from bimo.parts.published.folder import Filling, Folder, Reading
 from bimo.parts.published.stable_diffusion import LEVEL, STEPS, latent, law, masked, text_name, unet, vae_name
 from bimo.parts.text.clip import ClipText
@@ -94,12 +94,7 @@ def _tower(folder: Folder, which: str) -> ClipText:
     folder.demand(words, "transformers", TOKENIZERS)
     config = folder.config(component)
     own = {
-        "width": "hidden_size",
-        "layers": "num_hidden_layers",
-        "heads": "num_attention_heads",
-        "feed": "intermediate_size",
-        "vocab": "vocab_size",
-        "positions": "max_position_embeddings",
+        **TOWER_SIZES,
         "activation": "hidden_act",
         "eps": "layer_norm_eps",
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
 from bimo.core.errors import RecipeError, say
-from bimo.parts.published.configs import FORMER_TEXT, NO_EFFECT_TEXT, Config, read_json
+from bimo.parts.published.configs import FORMER_TEXT, NO_EFFECT_TEXT, TOWER_SIZES, Config, read_json
 from bimo.parts.published.folder import Folder
 from bimo.parts.text.bert import Bert
 from bimo.parts.text.clip import ClipText
@@ -32,14 +32,6 @@ TOWERS = {
     "BertModel": PIECES,
     "CLIPTextModel": (*PAIRS, *PIECES),
     "ChineseCLIPTextModel": ("ChineseCLIPProcessor", *PIECES),
-}
-SIZES = {
-    "width": "hidden_size",
-    "layers": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "feed": "intermediate_size",
-    "vocab": "vocab_size",
-    "positions": "max_position_embeddings",
 }
 #: What the class of AltDiffusion's tower reads of its config and does nothing with.
 NO_EFFECT_ALT = {"learn_encoder", "pooler_fn", "direct_kl"}
@@ -172,7 +164,7 @@ def alt_tower(folder: Folder) -> XlmText:
         )
     folder.demand("tokenizer", "transformers", ("XLMRobertaTokenizer", "XLMRobertaTokenizerFast"))
     config = folder.config("text_encoder")
-    own = {**SIZES, "types": "type_vocab_size", "eps": "layer_norm_eps", "dropout": "hidden_dropout_prob"}
+    own = {**TOWER_SIZES, "types": "type_vocab_size", "eps": "layer_norm_eps", "dropout": "hidden_dropout_prob"}
     own |= {"project": "project_dim", "penultimate": "has_pre_transformation"}
     twin = {"attention_probs_dropout_prob": config.fields.get("hidden_dropout_prob", 0.1)}
     former = {**FORMER_TEXT, "use_attention_mask": True, "project_dim": 512, "has_pre_transformation": False}
@@ -213,7 +205,7 @@ def _bert(config: Config, chinese_clip: bool) -> Bert:
     nested = config.fields.get("text_config")
     if chinese_clip and isinstance(nested, dict):
         config = Config(config.path, cast("Mapping[str, Any]", nested))
-    own = {**SIZES, "types": "type_vocab_size", "dropout": "hidden_dropout_prob"}
+    own = {**TOWER_SIZES, "types": "type_vocab_size", "dropout": "hidden_dropout_prob"}
     twin = {"attention_probs_dropout_prob": config.fields.get("hidden_dropout_prob", 0.1)}
     cls = ChineseCLIPTextConfig if chinese_clip else BertConfig
     # Chinese-CLIP is told of the padding, which a config of it may say.
@@ -226,7 +218,7 @@ def _bert(config: Config, chinese_clip: bool) -> Bert:
 def _clip(folder: Folder, config: Config, words: str, marked: bool) -> ClipText:
     from transformers import CLIPTextConfig
 
-    own = {**SIZES, "activation": "hidden_act", "eps": "layer_norm_eps"}
+    own = {**TOWER_SIZES, "activation": "hidden_act", "eps": "layer_norm_eps"}
     read = config.of({**FORMER_TEXT, **CLIPTextConfig().to_dict()}, own.values(), NO_EFFECT_TEXT)
     given: dict[str, Any] = {name: read[field] for name, field in own.items()}
     made = ClipText(**given)
