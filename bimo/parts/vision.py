@@ -13,13 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bimo.core.part import Part
+from bimo.parts.spaces import CLIP_DEVIATION, CLIP_MEAN
 
 if TYPE_CHECKING:
     from PIL import Image
-
-#: Of the pictures that OpenAI's CLIP was trained on, red, green and blue.
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +79,7 @@ class VisionTower(nn.Module):
             pixels = functional.interpolate(pixels, whole, mode="bicubic", antialias=True, align_corners=False)
             top, left = (whole[0] - wanted) // 2, (whole[1] - wanted) // 2
             pixels = pixels[:, :, top : top + wanted, left : left + wanted].clamp(-1, 1)
-        mean, deviation = (torch.tensor(v).to(pixels)[:, None, None] for v in (MEAN, DEVIATION))
+        mean, deviation = (torch.tensor(v).to(pixels)[:, None, None] for v in (CLIP_MEAN, CLIP_DEVIATION))
         model: Any = self.model
         return model(pixel_values=(pixels / 2 + 0.5 - mean) / deviation).image_embeds
 
