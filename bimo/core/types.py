@@ -37,13 +37,15 @@ METADATA_KEY = "bimo"
 
 def _opened(value: Any) -> Any:
     """Encoded bytes as a PIL image; an image as it is. Raises ValueError, which pydantic tells of."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     if isinstance(value, bytes):
         try:
             value = Image.open(io.BytesIO(value), formats=PICTURE_FORMATS)
             _small_enough(value)  # before anything is decoded
             value.load()
+        except UnidentifiedImageError:
+            raise ValueError(f"not a picture; one of {', '.join(PICTURE_FORMATS)} is expected") from None
         except Exception as error:  # on damaged bytes Pillow's decoders raise all sorts
             raise ValueError(f"not a picture that can be read ({error})") from None
     if not isinstance(value, Image.Image):
