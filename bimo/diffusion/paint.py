@@ -186,7 +186,8 @@ def paint(system: System, prepared: Prepared, index: int = 0) -> Painting:
     if MASK in drawing.pictures and system.recipe.request.paste:
         pixels = pictures.pasted(pixels, drawing.pictures)
     image = pictures.to_image(pixels[0])
-    return Picture(image, request, system.recipe.name, system.weights_hash, index, 0.0, prepared.warnings)
+    warnings = (*prepared.warnings, *pictures.told_of(pixels[0]))
+    return Picture(image, request, system.recipe.name, system.weights_hash, index, 0.0, warnings)
 
 
 def _level(system: System, level: BuiltLevel, prepared: Prepared, drawing: Drawing) -> Generator[Ask, Tensor, Tensor]:
