@@ -133,11 +133,13 @@ class Stage(Part):
 class Published(Part):
     """Where weights were published: a Hugging Face repository, one of ModelScope, or a bundle of this package.
 
-    ``terms`` is what a user must know of the licence before the first use, Chinese and English.
+    ``vision`` is the repository of the tower that reads pictures, where it was published apart. ``terms`` is what a
+    user must know of the licence before the first use, Chinese and English.
     """
 
     repo: str = ""
     modelscope: str = ""
+    vision: str = ""
     bundle: str = ""
     terms: tuple[str, str] = ("", "")
     note: str = ""
