@@ -28,7 +28,7 @@ from bimo.train.adapter import LowRank, apart
 from bimo.train.batches import Lessons
 from bimo.train.lesson import Lesson, Objective, vocabulary
 from bimo.train.optim import Average, freeze, optimiser, rate
-from bimo.train.record import Journal, Progress, curves
+from bimo.train.record import Journal, Progress, curves, save_whole
 
 STATE_FILE = "state.pt"
 CHECKPOINT_SECONDS = 180.0
@@ -214,7 +214,9 @@ class Run:
 
     def _step(self, stage: Stage, learning: Learning) -> tuple[float, float]:
         step = self.place.step
-        generator = torch.Generator().manual_seed(_mixed(self.seed, self.place.stage, step))
+        mixed = _mixed(self.seed, self.place.stage, step)
+        generator = torch.Generator().manual_seed(mixed)
+        torch.manual_seed(mixed)  # dropout has no generator of its own
         lr = rate(stage, step)
         for group in learning.optimiser.param_groups:
             group["lr"] = lr * group["share"]
@@ -277,9 +279,7 @@ class Run:
         empty: dict[str, Any] = {"optimiser": None, "average": {}, "extra": None}
         system, adapter = apart(self.system.state_dict())
         state = empty | held | {"system": system, "adapter": adapter, "place": vars(self.place)}
-        part = self.out / f"{STATE_FILE}.part"
-        torch.save(state, part)
-        part.replace(self.out / STATE_FILE)
+        save_whole(state, self.out / STATE_FILE)
         self.journal.flush()
 
     def _saved(self) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from typing import Any, Self
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from bimo.core.errors import TrainingError
 from bimo.core.recipe import Stage
 from bimo.core.types import write_whole
 from bimo.data.sheets import chinese_font
@@ -23,6 +24,26 @@ SMOOTHING = 0.98
 PANEL = (420, 250)
 MARGIN = (56, 30, 14, 30)
 CURVE_SMOOTHING = 0.97
+
+
+def save_whole(value: object, path: Path) -> None:
+    """Saves what ``torch.load`` reads, whole or not at all: a file of before stays until then.
+
+    Raises TrainingError where the disk is full or cannot be written.
+    """
+    import torch
+
+    part = path.with_name(f"{path.name}.part")
+    try:
+        torch.save(value, part)
+        part.replace(path)
+    except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError on a full disk
+        part.unlink(missing_ok=True)
+        raise TrainingError(
+            f"写不下 {path}（磁盘满了？）：{error}；之前保存的还在，腾出空间后用同一条命令继续",
+            f"cannot write {path} (is the disk full?): {error}; what was saved before is still there, "
+            "make room and go on with the same command",
+        ) from None
 
 
 class Journal:
