@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from bimo.core.errors import say
+from bimo.core.errors import RecipeError, say
 from bimo.core.part import dumps
 from bimo.core.types import Batch
 from bimo.data.loader import Fitted, Pictures, Size
@@ -153,10 +153,18 @@ class Lessons:
         return frozen_words(system, texts, self.out)
 
     def _by_tower(self, texts: list[str], every: Tensor, generator: torch.Generator) -> list[list[str]]:
-        """The texts of the rows for each tower, some of them emptied for it alone, all of a lot together."""
-        shares = self.blank.stage.drop_towers
+        """The texts of the rows for each tower, some of them emptied for it alone, all of a lot together.
+
+        Raises RecipeError where there is not one share a tower.
+        """
+        shares, count = self.blank.stage.drop_towers, len(self.blank.system.towers)
         if not shares:
-            return [texts] * len(self.blank.system.towers)
+            return [texts] * count
+        if len(shares) != count:
+            raise RecipeError(
+                f"drop_towers 有 {len(shares)} 个数，文本塔有 {count} 个；每个塔一个",
+                f"drop_towers has {len(shares)} shares for {count} text towers; one each is expected",
+            )
         made: list[list[str]] = []
         for share in shares:
             gone = (torch.rand(len(every), generator=generator) < share).repeat_interleave(every).tolist()
