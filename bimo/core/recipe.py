@@ -91,6 +91,10 @@ class Stage(Part):
     size nearest its own shape, a batch of one size; with neither they stay as they are. With ``sample_latents`` x is
     drawn at each step from the autoencoder's posterior, where it has one; else it is the mean.
 
+    ``max_unknown`` is the share of unknown tokens, ``max_truncated`` and ``max_empty`` are the shares of captions cut
+    short and empty above which the stage does not begin: a wrong tokenizer knows almost nothing, while names and signs
+    alone rarely reach a fifth; half of long captions may well be cut, but a tower that cuts most is the wrong one.
+
     ``adapter`` is a low-rank adapter that learns beside the frozen weights and is saved in a file of its own. ``note``
     keeps what a paper said.
     """
@@ -118,6 +122,9 @@ class Stage(Part):
     size: tuple[int, int] | None = None
     buckets: tuple[tuple[int, int], ...] = ()
     sample_latents: bool = False
+    max_unknown: float = 0.2
+    max_truncated: float = 0.5
+    max_empty: float = 0.05
     adapter: Part | None = None
     note: str = ""
 

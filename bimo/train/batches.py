@@ -40,7 +40,8 @@ class Order:
         groups: dict[Size, list[int]] = {}
         for number, lot in enumerate(lots):
             groups.setdefault(sizes[lot[0]], []).append(number)
-        self.groups = [groups[size] for size in sorted(groups)]
+        self.sizes = sorted(groups)
+        self.groups = [groups[size] for size in self.sizes]
         whole = len(self.groups) == 1
         self.per_epoch = max(1, len(lots) // self.count if whole else sum(map(self._batches, self.groups)))
         self._kept: tuple[int, list[list[int]]] = (-1, [])
