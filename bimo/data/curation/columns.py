@@ -94,7 +94,9 @@ def said(values: Mapping[Any, Any]) -> tuple[tuple[str, ...], dict[str, float | 
     for name, value in values.items():
         if str(name).lower() == "labels" and isinstance(value, Mapping):
             labels |= said(cast("Mapping[Any, Any]", value))[1]
-        elif name not in texts and (label := _label(value)) is not None and isinstance(name, str) and _whole(name):
+        elif name in texts or not isinstance(name, str) or name.lower() in CODED or not _whole(name):
+            continue
+        elif (label := _label(value)) is not None:
             labels[name] = label
     return captions, labels
 

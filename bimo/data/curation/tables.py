@@ -19,6 +19,7 @@ MAXIMUM_LINE_BYTES = 384 << 20  # the base64 of the largest picture that is read
 MAXIMUM_QUOTED_LINES = 1000
 SAMPLE_BYTES = 1 << 20
 SAMPLES = 16
+_ASCII = bytes(range(128))
 DELIMITERS = ",\t;|"
 _QUOTED = re.compile(r'"([^"]*(?:""[^"]*)*)"')
 _HAN_OR_SPACE = re.compile(r"[\u3400-\u9fff\s]")
@@ -49,9 +50,9 @@ class Dialect:
 
 
 def encoding_of(path: Path) -> str:
-    """utf-8, gb18030, utf-16-le or utf-16-be: by mark, by zero bytes, else by which fits more lines of the beginning.
+    """utf-8, gb18030, utf-16-le or utf-16-be: by mark, by zero bytes, else by which fits more lines at the start.
 
-    The beginning goes on until there is something that is not ASCII, 16 MB at most.
+    What is looked at goes on until there is something that is not ASCII, 16 MB at most.
     """
     sample = b""
     with path.open("rb") as file:
@@ -65,8 +66,12 @@ def encoding_of(path: Path) -> str:
             if len(sample) < SAMPLE_BYTES or not sample.isascii():
                 break
     odd = [line for line in sample.split(b"\n")[: -1 if len(sample) == SAMPLE_BYTES else None] if not line.isascii()]
-    utf, gb = (sum(_fits(line, encoding) for line in odd) for encoding in ("utf-8", "gb18030"))
-    return "gb18030" if gb > utf and utf * 2 < len(odd) else "utf-8"
+    weights = [len(line.translate(None, _ASCII)) for line in odd]
+    utf, gb = (
+        sum(weight for line, weight in zip(odd, weights, strict=True) if _fits(line, encoding))
+        for encoding in ("utf-8", "gb18030")
+    )
+    return "gb18030" if gb > utf and utf * 2 < sum(weights) else "utf-8"
 
 
 def _fits(line: bytes, encoding: str) -> bool:
