@@ -15,8 +15,8 @@ from bimo.core.part import Part
 from bimo.data.curation.steps import Change, Table, Verdict
 from bimo.words.normalise import normal
 
-#: Captions whose marks are held before they are written: 16 MB.
-HELD = 1 << 20
+#: Captions whose marks are held before they are written, about 25 MB of them.
+HELD = 1 << 18
 #: Bits of a mark that choose its file: 256 files. One at a time is sorted in memory, 16 bytes a caption.
 FILE_BITS = 8
 
