@@ -29,6 +29,11 @@ taking photo photos picture pictures image images photograph
 EMPTY = frozenset(_EMPTY.split())
 
 
+#: Forms that no ending tells.
+IRREGULAR = {"children": "child", "mice": "mouse", "geese": "goose", "feet": "foot", "teeth": "tooth", "sat": "sit"}
+IRREGULAR |= {"rode": "ride", "stood": "stand", "held": "hold", "ate": "eat", "ran": "run", "worn": "wear"}
+
+
 def has_han(text: str) -> bool:
     """Whether there is a Chinese character in a text."""
     return _HAN.search(text) is not None
@@ -68,6 +73,7 @@ def forms(word: str) -> Iterator[str]:
     """A word and what it may be a form of: plurals, -ing, -ed, -'s."""
     word = word.replace("’", "'").removesuffix("'s")
     yield word
+    yield from (IRREGULAR[word],) if word in IRREGULAR else ()
     yield from word.split("-") if "-" in word else ()
     for ending, others in (
         ("ies", ("y",)), ("ves", ("f", "fe")), ("es", ("", "e")), ("s", ("",)), ("ied", ("y",)), ("ed", ("", "e")),

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ class Answer:
 
 
 class Client:
-    """Asks an endpoint. ``wait`` takes seconds; it is there so that tests need not."""
+    """Asks an endpoint; its connections are closed with it. ``wait`` waits so many seconds: tests do not."""
 
     def __init__(self, endpoint: Endpoint, wait: Callable[[float], object] = time.sleep) -> None:
         import httpx
@@ -105,10 +106,7 @@ class Client:
             limits=httpx.Limits(max_connections=endpoint.together),
             follow_redirects=False,
         )
-
-    def close(self) -> None:
-        """Closes the connections."""
-        self._http.close()
+        weakref.finalize(self, self._http.close)
 
     def ask_all(self, requests: Sequence[Sequence[Message]]) -> list[Answer | Unanswered]:
         """The answers to some requests, in their order, asked together.
