@@ -1,7 +1,7 @@
 """The account of a run: every row is kept, dropped by a rule or failed with a reason, and the sums are checked.
 
-``report.json`` holds what a page of it needs: counts by rule and by reason, histograms of every score, and the rows just
-above and just below each threshold.
+``report.json`` holds what a page of it needs: counts by rule and by reason, histograms of every score, and the rows
+just above and just below each threshold.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def account(
     edges: dict[str, tuple[float, ...]] = {}
     for name, (count, _, least, most, _) in tally.scores.items():
         if count:
-            edges[name] = tuple(np.histogram_bin_edges(np.array([least, most]), BINS).tolist())
+            edges[name] = _edges(least, most)
     ranked = sorted(tally.thresholds.items(), key=lambda item: (item[0][0], -item[1], item[0][1]))
     seen = Counter[int]()
     thresholds: list[Threshold] = []
@@ -185,6 +185,12 @@ def account(
             thresholds.append(Threshold(step, value, judged[step]))
     details = dict(workers.answers(Look(out, edges, tuple(thresholds)), range(units)))
     return tally, _tables(tally, [details[unit] for unit in range(units)], steps, edges, thresholds, judged)
+
+
+def _edges(least: float, most: float) -> tuple[float, ...]:
+    """The edges of a histogram, fewer where numbers between its ends are few."""
+    edges = np.unique(np.linspace(least, most, BINS + 1)).tolist()
+    return tuple(edges) if len(edges) > 1 else (least, float(np.nextafter(least, math.inf)))
 
 
 def _tables(
@@ -216,8 +222,8 @@ def _tables(
         shown[name] = {"count": int(count), "missing": int(missing)}
         if count:
             shown[name] |= {"least": least, "most": most, "mean": total / count, "edges": list(edges[name])}
-            shown[name]["counts"] = sum(found.counts[name] for found in details).tolist()
-            shown[name]["kept"] = sum(found.kept[name] for found in details).tolist()
+            shown[name]["counts"] = np.sum([found.counts[name] for found in details], axis=0).tolist()
+            shown[name]["kept"] = np.sum([found.kept[name] for found in details], axis=0).tolist()
     return {"rules": rules, "failures": dict(sorted(tally.reasons.items())), "scores": shown}
 
 
@@ -229,7 +235,8 @@ def check(rows_in: int, tally: Tally, index: int, samples: int | None) -> None:
         return
     told = f"{rows_in} ≠ {states[KEPT]} + {states[DROPPED]} + {states[FAILED]}"
     raise DataError(
-        f"账不平：读入 {rows_in}，表里 {tally.rows}，保留 {states[KEPT]}，丢弃 {states[DROPPED]}，失败 {states[FAILED]}，"
+        f"账不平：读入 {rows_in}，表里 {tally.rows}，保留 {states[KEPT]}，丢弃 {states[DROPPED]}，"
+        f"失败 {states[FAILED]}，"
         f"索引 {index}，分片里 {samples}，应为 {tally.samples}（{told}）；请删除 work 文件夹再运行，并报告这个错误",
         f"the account does not balance: rows in {rows_in}, in the table {tally.rows}, kept {states[KEPT]}, dropped "
         f"{states[DROPPED]}, failed {states[FAILED]}, in the index {index}, in shards {samples} of {tally.samples} "

@@ -39,11 +39,9 @@ VERSION = 1
 INDEX = "rows/index.json"
 KILLED = "worker killed"
 #: Reasons that another run may not meet again.
-PASSING = {KILLED, "unreadable"}
+PASSING = {KILLED, "unreadable", "decode: MemoryError"}
 #: Between a step's ``measuring`` and the name of a score.
 OF = "\t"
-#: What can be kept byte for byte where it is upright RGB: what training decodes.
-UNTOUCHED = {"JPEG", "PNG", "WEBP"}
 
 
 @dataclass(frozen=True)
@@ -268,7 +266,7 @@ class Measure:
                 if known is None or known["failed"] in PASSING:
                     known = {"number": row["number"], "known": "[]", "failures": "{}", "failed": row["reason"]}
                 missing = [m for m in wanted if m not in json.loads(known["known"])]
-                if missing and known["failed"] is None:
+                if known["failed"] is None and (missing or known.get("sha256") is None):
                     known = known | self._seen(pictures, row, known, {m: wanted[m] for m in missing})
                     opened += 1
                 found.append(known)
@@ -321,9 +319,7 @@ class Measure:
             "bytes": len(data),
             "width": picture.size[0],
             "height": picture.size[1],
-            "as_is": picture.format in UNTOUCHED
-            and picture.mode == "RGB"
-            and not (picture.turned or picture.transparent or picture.animated),
+            "as_is": seen.plain(picture),
         }
         failures = cast("dict[str, list[str]]", json.loads(known["failures"]))
         for measuring, step in steps.items():

@@ -189,6 +189,7 @@ class Run:
         for job, _ in self.workers.answers(task, jobs):
             self.bar.advance(taken.counts[job[0]])
         sweep(self.out / "table", taken.units)
+        sweep(self.work.folder / "table", taken.units, ".json")
 
 
 def curate(
@@ -226,6 +227,9 @@ def curate(
 def _curate(run: Run, began: float) -> dict[str, Any]:
     out, stored = run.out, run.stored
     (out / REPORT).unlink(missing_ok=True)
+    for path in sorted({*out.glob(".*.part"), *out.glob("table/.*.part"), *run.work.folder.glob("*/**/.*.part")}):
+        # A run that was killed left what it had not finished; nobody else is at work here.
+        path.unlink(missing_ok=True)
     taken = run.read()
     opened = 0 if stored else run.measure(taken)
     last, scored, steps = run.select(taken)

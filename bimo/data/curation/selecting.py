@@ -1,7 +1,7 @@
 """The third phase of a run: the steps in their order over what is left, from stored scores; the first verdict counts.
 
-The list is cut into stretches: neighbouring steps that judge one row go together, unit by unit; a step that asks a model
-or looks at the whole set is a stretch of its own. After each stretch the standing of every row is on disk.
+The list is cut into stretches: neighbouring steps that judge one row go together, unit by unit; a step that asks a
+model or looks at the whole set is a stretch of its own. After each stretch the standing of every row is on disk.
 """
 
 from __future__ import annotations

@@ -82,8 +82,9 @@ def load_standings(path: Path) -> list[Standing]:
     """The standings of a unit."""
     found: list[Standing] = []
     for row in load_rows(path):
-        read = {name: json.loads(row[name]) for name in ("labels", "value", "threshold", "trail")}
-        found.append(Standing(**(row | read | {"captions": tuple(row["captions"])})))
+        read: dict[str, Any] = {name: json.loads(row[name]) for name in ("labels", "value", "threshold", "trail")}
+        row |= read
+        found.append(Standing(**{**row, "captions": tuple(row["captions"])}))
     return found
 
 

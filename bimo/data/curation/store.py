@@ -103,7 +103,7 @@ def table_bytes(columns: Mapping[str, Any], fingerprint: str = "") -> bytes:
     import pyarrow.parquet as pq
 
     arrays = {name: value if isinstance(value, pa.Array) else column(value) for name, value in columns.items()}
-    table = pa.table(arrays).replace_schema_metadata({FINGERPRINT: fingerprint.encode()})
+    table = pa.table(arrays).replace_schema_metadata({FINGERPRINT: fingerprint.encode()} if fingerprint else None)
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()
@@ -154,7 +154,7 @@ def load_table(path: Path, names: Sequence[str] | None = None) -> pa.Table:
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path, columns=None if names is None else list(names), partitioning=None)
+        return pq.read_table(path, columns=None if names is None else list(names))
     except (OSError, pa.ArrowException) as error:
         raise DataError(
             f"读不了 {path}：{error}。请删除它，再运行同一条命令",

@@ -7,6 +7,7 @@ then in halves, down to what cannot be halved, which is reported as lost.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import traceback
@@ -89,7 +90,7 @@ class Local:
         Raises what the task raises, and DataError where workers keep dying over a job that cannot be halved.
         """
         self._tasks += 1
-        waiting, again, deaths = iter(jobs), deque[Any](), dict[Any, int]()
+        waiting, again, deaths, parts = iter(jobs), deque[Any](), dict[Any, int](), set[Any]()
         try:
             while True:
                 self._deal(task, waiting, again)
@@ -99,7 +100,7 @@ class Local:
                 ready = connection.wait([w.pipe for w in working] + [w.process.sentinel for w in working])
                 for worker in working:
                     if worker.pipe in ready or worker.process.sentinel in ready:
-                        yield from self._heard(worker, task, again, deaths)
+                        yield from self._heard(worker, task, again, deaths, parts)
         except BaseException:
             self.close()
             raise
@@ -131,8 +132,10 @@ class Local:
         return worker
 
     def _heard(
-        self, worker: Worker, task: Task, again: deque[Any], deaths: dict[Any, int]
+        self, worker: Worker, task: Task, again: deque[Any], deaths: dict[Any, int], parts: set[Any]
     ) -> Iterator[tuple[Any, Any]]:
+        kind: str
+        value: Any
         try:
             kind, value = worker.pipe.recv() if worker.pipe.poll() else ("dead", None)
         except (EOFError, OSError):
@@ -153,12 +156,13 @@ class Local:
                     f"the process at {job} ended by itself (status {code}); see above for why",
                 )
             deaths[job] = deaths.get(job, 0) + 1
-            if deaths[job] < ATTEMPTS:
-                again.append(job)
-                return
             halves = job.halves() if hasattr(job, "halves") else None
-            if halves is not None:
+            if deaths[job] < ATTEMPTS and not (halves and job in parts):
+                again.append(job)
+            elif halves is not None:
+                # Something in here kills: what is left to know is what, so that each part has one try.
                 again.extend(halves)
+                parts.update(halves)
             elif hasattr(task, "lost"):
                 yield job, task.lost(job)  # type: ignore[attr-defined]
             else:
@@ -260,13 +264,14 @@ class OnRay:
 
         self.began = not ray.is_initialized()
         if self.began:
-            ray.init(address=address or None, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+            ray.init(address=address or None, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
         self.files = files
 
     def answers(self, task: Task, jobs: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
         """(job, answer) as they are finished. Raises DataError that quotes what the task raised."""
         import ray
         from ray.data import DataContext
+        from ray.exceptions import RayError
 
         every = list(jobs)
         if not every:
@@ -279,7 +284,7 @@ class OnRay:
         try:
             for row in data.iter_rows():
                 yield every[row["at"]], row["answer"][0]
-        except ray.exceptions.RayError as error:
+        except RayError as error:
             raise _told(error) from None
 
     def close(self) -> None:
