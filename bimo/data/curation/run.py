@@ -21,7 +21,7 @@ from bimo.data.curation.asking import Ask, room_of
 from bimo.data.curation.measuring import OF, Measure, Slice, Taken
 from bimo.data.curation.selecting import Judge, Stretch, clear_after, clear_units, room, select_table, stretches
 from bimo.data.curation.standing import Columns, Scored
-from bimo.data.curation.steps import Curation, ModelStep, PictureStep, Tools, WriterStep
+from bimo.data.curation.steps import Curation, ModelStep, PictureStep, TableStep, Tools, WriterStep
 from bimo.data.curation.store import Work, save_json, sweep, unwritten
 from bimo.data.curation.workers import Here, Workers
 from bimo.data.shards import INDEX, write_index
@@ -99,14 +99,14 @@ class Run:
         every = stretches(self.curation.steps)
         units = range(taken.units)
         scored: list[Scored] = []
-        settled: list[Part] = []
+        settled: dict[int, Part] = {}
         before = ""
         for place, stretch in enumerate(every):
             after, asked = room(place), ""
             rule = ", ".join(type(step).__name__ for step in stretch.steps[:3]) or say("结账", "closing")
             self.bar.phase(f"挑选：{rule}", f"selecting: {rule}", taken.rows)
             for at, step in enumerate(stretch.steps, stretch.first):
-                if isinstance(step, PictureStep):
+                if isinstance(step, PictureStep) and stretch.kind == "row":
                     scored.append(Scored("measured", step.measuring() + OF, at))
             if stretch.kind in ("model", "writer"):
                 stretch, asked = self._ask(stretch, before, taken, scored)
@@ -116,11 +116,11 @@ class Run:
                 self.bar.advance(taken.rows)
             else:
                 self._judge(Judge(self.work, stretch, before, after, asked), units)
-            settled += stretch.steps
+            settled.update(enumerate(stretch.steps, stretch.first))
             before = after
         clear_after(self.work, len(every))
         clear_units(self.work, len(every), taken.units)
-        return before, scored, tuple(settled)
+        return before, scored, tuple(settled.values())
 
     def _judge(self, task: Judge, units: Iterable[int]) -> None:
         for _, (rows, left) in self.workers.answers(task, units):
@@ -259,6 +259,9 @@ def _judged(scored: Sequence[Scored], steps: Sequence[Part], scores: Sequence[wr
     found: dict[int, str] = {}
     for one in scored:
         name = getattr(steps[one.place], "score", "")
+        # What a table step holds rows against is no number of one picture.
+        if isinstance(steps[one.place], TableStep):
+            continue
         column = shown.get((one.room, one.start + name), name if name in ("width", "height") else "")
         if column:
             found[one.place] = column

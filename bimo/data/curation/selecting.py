@@ -57,29 +57,30 @@ class Stretch:
         return digest(VERSION, self.kind, self.first, [dump(step) for step in self.steps], measuring)
 
 
-def kind_of(step: Part) -> str:
-    """ "row", "model", "writer" or "table". Raises RecipeError for what is no step."""
-    if isinstance(step, (PictureStep, CaptionStep)):
-        return "row"
-    kinds = (("model", ModelStep), ("writer", WriterStep), ("table", TableStep))
-    for kind, protocol in kinds:
-        if isinstance(step, protocol):
-            return kind
-    raise RecipeError(
-        f"{named(step)} 不是清洗步骤：它没有 measure、caption、open、write 或 select",
-        f"{named(step)} is no step of curation: it has none of measure, caption, open, write or select",
-    )
+def kinds_of(step: Part) -> tuple[str, ...]:
+    """ "row", "model", "writer" or "table"; "row" and "table" for one that measures pictures and then looks at all of
+    them. Raises RecipeError for what is no step.
+    """
+    rows = ("row",) if isinstance(step, (PictureStep, CaptionStep)) else ()
+    kinds = (("table", TableStep), *(() if rows else (("model", ModelStep), ("writer", WriterStep))))
+    alone = next(((kind,) for kind, protocol in kinds if isinstance(step, protocol)), ())
+    if not rows + alone:
+        raise RecipeError(
+            f"{named(step)} 不是清洗步骤：它没有 measure、caption、open、write 或 select",
+            f"{named(step)} is no step of curation: it has none of measure, caption, open, write or select",
+        )
+    return rows + alone
 
 
 def stretches(steps: Sequence[Part]) -> list[Stretch]:
     """The list cut into stretches: the first judges rows, if only those that failed; the last closes the account."""
     found = [Stretch("row", 0, ())]
     for place, step in enumerate(steps):
-        kind = kind_of(step)
-        if kind == "row" and found[-1].kind == "row":
-            found[-1] = dataclasses.replace(found[-1], steps=(*found[-1].steps, step))
-        else:
-            found.append(Stretch(kind, place, (step,)))
+        for kind in kinds_of(step):
+            if kind == "row" and found[-1].kind == "row":
+                found[-1] = dataclasses.replace(found[-1], steps=(*found[-1].steps, step))
+            else:
+                found.append(Stretch(kind, place, (step,)))
     return [*found, Stretch("end", len(steps), ())]
 
 
