@@ -198,7 +198,10 @@ class Pictures:
 
     def state(self, rows: Iterable[Mapping[str, Any]]) -> str:
         """What changes when one of the files of some rows does."""
-        files = {self.place(row)[0] / os.fsdecode(row["path"]) for row in rows if row["reason"] is None}
+        from bimo.data.curation import reading
+
+        roots = {False: reading.root(self.source), True: self.work.fetched}
+        files = {roots[row["fetched"]] / os.fsdecode(row["path"]) for row in rows if row["reason"] is None}
         found: list[tuple[str, int, int]] = []
         for file in sorted(files):
             size, changed = -1, -1

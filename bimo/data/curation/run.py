@@ -100,14 +100,14 @@ class Run:
         every = stretches(self.curation.steps)
         units = range(taken.units)
         scored: list[Scored] = []
-        settled: dict[int, Part] = {}
+        settled = list(self.curation.steps)
         before = ""
         for place, stretch in enumerate(every):
             after, asked = room(place), ""
             rule = ", ".join(type(step).__name__ for step in stretch.steps[:3]) or say("结账", "closing")
             self.bar.phase(f"挑选：{rule}", f"selecting: {rule}", taken.rows)
             for at, step in enumerate(stretch.steps, stretch.first):
-                if isinstance(step, PictureStep) and stretch.kind == "row":
+                if stretch.kind == "row" and isinstance(step, PictureStep):
                     scored.append(Scored("measured", step.measuring() + OF, at))
             if stretch.kind in ("model", "writer"):
                 stretch, asked = self._ask(stretch, before, taken, scored)
@@ -116,12 +116,13 @@ class Run:
                 select_table(self.work, stretch, before, after, taken.firsts, table)
                 self.bar.advance(taken.rows)
             else:
-                self._judge(Judge(self.work, stretch, before, after, asked), units)
-            settled.update(enumerate(stretch.steps, stretch.first))
+                self._judge(Judge(self.work, stretch, stretch.digest(), before, after, asked), units)
+            if stretch.kind == "model":
+                settled[stretch.first] = stretch.steps[0]
             before = after
         clear_after(self.work, len(every))
         clear_units(self.work, len(every), taken.units)
-        return before, scored, tuple(settled.values())
+        return before, scored, tuple(settled)
 
     def _judge(self, task: Judge, units: Iterable[int]) -> None:
         for _, (rows, left) in self.workers.answers(task, units):

@@ -6,13 +6,14 @@ model or looks at the whole set is a stretch of its own. After each stretch the 
 
 from __future__ import annotations
 
-import dataclasses
 import json
+import os
 import shutil
 import sqlite3
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 from bimo.core.errors import BimoError, DataError, RecipeError
@@ -52,35 +53,55 @@ class Stretch:
     steps: tuple[Part, ...]
 
     def digest(self) -> str:
-        """What its outcome depends on, besides the rows."""
+        """What its outcome depends on, besides the rows: settings, measures, and the files that settings name."""
         measuring = [step.measuring() for step in self.steps if isinstance(step, PictureStep)]
-        return digest(VERSION, self.kind, self.first, [dump(step) for step in self.steps], measuring)
+        settings = [dump(step) for step in self.steps]
+        return digest(VERSION, self.kind, self.first, settings, measuring, _files_in(settings))
 
 
-def kinds_of(step: Part) -> tuple[str, ...]:
-    """ "row", "model", "writer" or "table"; "row" and "table" for one that measures pictures and then looks at all of
-    them. Raises RecipeError for what is no step.
-    """
-    rows = ("row",) if isinstance(step, (PictureStep, CaptionStep)) else ()
-    kinds = (("table", TableStep), *(() if rows else (("model", ModelStep), ("writer", WriterStep))))
-    alone = next(((kind,) for kind, protocol in kinds if isinstance(step, protocol)), ())
-    if not rows + alone:
-        raise RecipeError(
-            f"{named(step)} 不是清洗步骤：它没有 measure、caption、open、write 或 select",
-            f"{named(step)} is no step of curation: it has none of measure, caption, open, write or select",
-        )
-    return rows + alone
+def _files_in(settings: Any) -> list[Any]:
+    """The state of every file or folder that a setting names: a list of words, a tokenizer."""
+    if isinstance(settings, Mapping):
+        return [found for value in cast("Mapping[str, Any]", settings).values() for found in _files_in(value)]
+    if isinstance(settings, list):
+        return [found for value in cast("list[Any]", settings) for found in _files_in(value)]
+    # Only what looks like a path is looked for: a setting such as "zh" may have a namesake in the folder one is in.
+    if not isinstance(settings, str) or not (os.sep in settings or "." in settings) or len(settings) > 4000:
+        return []
+    path = Path(settings).expanduser()
+    with suppress(OSError, ValueError):
+        files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.is_file())
+        return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    return []
+
+
+def kind_of(step: Part) -> str:
+    """ "row", "model", "writer" or "table". Raises RecipeError for what is no step."""
+    if isinstance(step, (PictureStep, CaptionStep)):
+        return "row"
+    kinds = (("model", ModelStep), ("writer", WriterStep), ("table", TableStep))
+    for kind, protocol in kinds:
+        if isinstance(step, protocol):
+            return kind
+    raise RecipeError(
+        f"{named(step)} 不是清洗步骤：它没有 measure、caption、open、write 或 select",
+        f"{named(step)} is no step of curation: it has none of measure, caption, open, write or select",
+    )
 
 
 def stretches(steps: Sequence[Part]) -> list[Stretch]:
     """The list cut into stretches: the first judges rows, if only those that failed; the last closes the account."""
     found = [Stretch("row", 0, ())]
     for place, step in enumerate(steps):
-        for kind in kinds_of(step):
-            if kind == "row" and found[-1].kind == "row":
-                found[-1] = dataclasses.replace(found[-1], steps=(*found[-1].steps, step))
+        kind = kind_of(step)
+        # A step that looks at each picture and then at the whole set: what it could not look at has failed before.
+        kinds = ("row", "table") if kind == "table" and isinstance(step, PictureStep) else (kind,)
+        for one in kinds:
+            if one == "row" and found[-1].kind == "row":
+                first = found[-1].first if found[-1].steps else place
+                found[-1] = Stretch("row", first, (*found[-1].steps, step))
             else:
-                found.append(Stretch(kind, place, (step,)))
+                found.append(Stretch(one, place, (step,)))
     return [*found, Stretch("end", len(steps), ())]
 
 
@@ -88,11 +109,13 @@ def stretches(steps: Sequence[Part]) -> list[Stretch]:
 class Judge:
     """Takes a stretch over a unit, in any process; answers how many rows there are and how many are left.
 
-    ``before`` is the room with the standings so far, empty at the start; ``asked`` that with a model's answers.
+    ``made`` is the stretch's digest; ``before`` the room with the standings so far, empty at the start; ``asked`` that
+    with a model's answers.
     """
 
     work: Work
     stretch: Stretch
+    made: str
     before: str
     after: str
     asked: str = ""
@@ -102,7 +125,7 @@ class Judge:
         after = self.work.unit(self.after, unit)
         rooms = [self.before] if self.before else ["rows", "measured"]
         rooms += [self.asked] if self.asked else []
-        made_of = digest(self.stretch.digest(), [fingerprint_of(self.work.unit(room, unit)) for room in rooms])
+        made_of = digest(self.made, [fingerprint_of(self.work.unit(room, unit)) for room in rooms])
         if fingerprint_of(after) == made_of:
             states = load_table(after, ["state"])["state"].to_pylist()
             return len(states), sum(state in (LEFT, KEPT) for state in states)
@@ -278,7 +301,7 @@ def _apply(row: Standing, step: int, rule: str, change: Sequence[Any]) -> None:
         row.labels = row.labels | labels
     if repeats != 1 and verdict is None:
         row.note(step, rule, "repeats", value=repeats)
-        row.repeats = max(repeats, 1)
+        row.repeats *= max(repeats, 1)
     if verdict is not None:
         row.drop(step, rule, Verdict(*verdict))
 
