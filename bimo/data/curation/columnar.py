@@ -51,7 +51,9 @@ def picture_of(path: Path, form: Form) -> tuple[str, bool] | None:
     binary = [name for name in schema.names if _is_bytes(schema.field(name).type)]
     for name in [name for name in schema.names if name.lower() in PICTURES and name in binary] + binary:
         kind = schema.field(name).type
-        if pa.types.is_struct(kind) or _first(path, form, name).startswith(STARTS):
+        first = b"" if pa.types.is_struct(kind) else _first(path, form, name)
+        # One that is called so and whose first values are missing or damaged is still the one.
+        if first.startswith(STARTS) or (not first and (name.lower() in PICTURES or pa.types.is_struct(kind))):
             return name, True
     texts = {name.lower(): name for name in schema.names if _is_text(schema.field(name).type)}
     found = [texts[name] for name in (*FILES, *ADDRESSES, *CODED) if name in texts]
