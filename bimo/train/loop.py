@@ -26,9 +26,10 @@ from bimo.diffusion.drive import draw
 from bimo.diffusion.system import RECIPE_FILE, System
 from bimo.train.adapter import LowRank, apart
 from bimo.train.batches import Lessons
+from bimo.train.checks import check_sizes, check_words
 from bimo.train.lesson import Lesson, Objective, vocabulary
 from bimo.train.optim import Average, freeze, optimiser, rate
-from bimo.train.record import Journal, Progress, curves
+from bimo.train.record import Journal, Progress, curves, save_whole, table, tell
 
 STATE_FILE = "state.pt"
 CHECKPOINT_SECONDS = 180.0
@@ -157,7 +158,7 @@ class Run:
         """One stage to its end; False where time ran out first."""
         learning = self._learning(stage, saved)
         average = learning.average
-        print(_table(stage, learning.parameters, self.place))
+        self._told(stage, learning)
         self._modes()
         progress = Progress(stage, self.place.step, self.journal)
         last_saved = last_sheet = time.monotonic()
@@ -178,6 +179,14 @@ class Run:
         self._left(stage, learning)
         self._look(Average({}, 0.0), {})
         return True
+
+    def _told(self, stage: Stage, learning: Learning) -> None:
+        """What learns, and what the data is like, before the first step. Raises TrainingError as ``check_words``."""
+        if self.place.step == 0 and getattr(learning.objective, "reads_words", True):
+            check_words(stage, self.system.towers, learning.lessons.pictures)
+        check_sizes(stage, learning.lessons.order)
+        every = dict(self.system.named_parameters()) | learning.parameters
+        tell(table(stage, self.place.stage, self.place.step, every, learning.optimiser))
 
     def _left(self, stage: Stage, learning: Learning) -> None:
         """What a stage leaves: its averaged weights, as a paper's next stage begins from them, and its adapter."""
@@ -214,7 +223,9 @@ class Run:
 
     def _step(self, stage: Stage, learning: Learning) -> tuple[float, float]:
         step = self.place.step
-        generator = torch.Generator().manual_seed(_mixed(self.seed, self.place.stage, step))
+        mixed = _mixed(self.seed, self.place.stage, step)
+        generator = torch.Generator().manual_seed(mixed)
+        torch.manual_seed(mixed)  # dropout has no generator of its own
         lr = rate(stage, step)
         for group in learning.optimiser.param_groups:
             group["lr"] = lr * group["share"]
@@ -277,9 +288,7 @@ class Run:
         empty: dict[str, Any] = {"optimiser": None, "average": {}, "extra": None}
         system, adapter = apart(self.system.state_dict())
         state = empty | held | {"system": system, "adapter": adapter, "place": vars(self.place)}
-        part = self.out / f"{STATE_FILE}.part"
-        torch.save(state, part)
-        part.replace(self.out / STATE_FILE)
+        save_whole(state, self.out / STATE_FILE)
         self.journal.flush()
 
     def _saved(self) -> dict[str, Any] | None:
@@ -315,16 +324,3 @@ def _mixed(*numbers: int) -> int:
 def _known(folder: Path) -> list[str]:
     path = folder / "words.txt"
     return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-
-
-def _table(stage: Stage, learning: dict[str, nn.Parameter], place: Place) -> str:
-    parts: dict[str, int] = {}
-    for name, parameter in learning.items():
-        head = ".".join(name.split(".")[:2])
-        parts[head] = parts.get(head, 0) + parameter.numel()
-    learns = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in parts.items())
-    start = say(f"阶段 {place.stage + 1} {stage.name}", f"stage {place.stage + 1} {stage.name}")
-    return say(
-        f"{start}：学习 {learns}；{stage.steps} 步，每步 {stage.batch} 张，从第 {place.step} 步起",
-        f"{start}: learns {learns}; {stage.steps} steps of {stage.batch}, from step {place.step}",
-    )

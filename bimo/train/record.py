@@ -6,14 +6,18 @@ import io
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import torch
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.table import Table
+from torch import nn
 
+from bimo.core.errors import TrainingError, say
 from bimo.core.recipe import Stage
 from bimo.core.types import write_whole
 from bimo.data.sheets import chinese_font
@@ -23,6 +27,24 @@ SMOOTHING = 0.98
 PANEL = (420, 250)
 MARGIN = (56, 30, 14, 30)
 CURVE_SMOOTHING = 0.97
+
+
+def save_whole(value: object, path: Path) -> None:
+    """Saves what ``torch.load`` reads, whole or not at all: a file of before stays until then.
+
+    Raises TrainingError where the disk is full or cannot be written.
+    """
+    part = path.with_name(f"{path.name}.part")
+    try:
+        torch.save(value, part)
+        part.replace(path)
+    except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError on a full disk
+        part.unlink(missing_ok=True)
+        raise TrainingError(
+            f"写不下 {path}（磁盘满了？）：{error}；之前保存的还在，腾出空间后用同一条命令继续",
+            f"cannot write {path} (is the disk full?): {error}; what was saved before is still there, "
+            "make room and go on with the same command",
+        ) from None
 
 
 class Journal:
@@ -97,6 +119,46 @@ class Progress:
         speed = (step - self.first) * self.stage.batch / max(1e-9, now - self.start)
         text = f"{self.stage.name}  loss {self.mean:.4f}  {speed:.1f}/s"
         self.bar.update(self.task, completed=step, description=text)
+
+
+def tell(shown: Table) -> None:
+    """Prints a table."""
+    from rich.console import Console
+
+    Console().print(shown)
+
+
+def table(
+    stage: Stage, number: int, step: int, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer
+) -> Table:
+    """What learns in a stage and what is frozen, part by part, with the peak of its rate."""
+    share = {id(p): float(group["share"]) for group in optimiser.param_groups for p in group["params"]}
+    parts: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        parts.setdefault(".".join(name.split(".")[:2]), []).append(parameter)
+    title = say(f"阶段 {number + 1}：{stage.name}", f"stage {number + 1}: {stage.name}")
+    size = stage.batch * stage.accumulate
+    caption = say(
+        f"{stage.steps} 步，每步 {size} 张，从第 {step} 步起", f"{stage.steps} steps of {size}, from step {step}"
+    )
+    made = Table(title=title, caption=caption)
+    made.add_column(say("部件", "part"))
+    for heading in (say("学习", "learns"), say("冻结", "frozen"), say("学习率", "rate")):
+        made.add_column(heading, justify="right")
+    learnt = frozen = 0
+    for name, members in parts.items():
+        learns = sum(p.numel() for p in members if id(p) in share)
+        rest = sum(p.numel() for p in members) - learns
+        rates = sorted({share[id(p)] * stage.lr for p in members if id(p) in share})
+        made.add_row(name, _millions(learns), _millions(rest), ", ".join(f"{rate:.3g}" for rate in rates))
+        learnt, frozen = learnt + learns, frozen + rest
+    made.add_section()
+    made.add_row(say("合计", "in all"), _millions(learnt), _millions(frozen), "")
+    return made
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:,.3f} M" if count else ""
 
 
 def smoothed(values: Sequence[float]) -> list[float]:

@@ -42,7 +42,7 @@ def walk(root: Path) -> Iterator[Listing]:
             continue
         files, folders = list[os.DirEntry[str]](), list[str]()
         for entry in entries:
-            if not entry.is_dir():
+            if not _is_folder(entry):
                 files.append(entry)
             elif entry.is_symlink():
                 try:
@@ -53,6 +53,13 @@ def walk(root: Path) -> Iterator[Listing]:
                 folders.append(os.path.join(path, entry.name))
         yield Listing(path, tuple(files), names=frozenset(entry.name for entry in files))
         waiting += reversed(folders)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False
 
 
 def is_hidden(name: str) -> bool:

@@ -1,8 +1,8 @@
 """`bimo curate`: reads, measures, selects, writes and accounts; each phase goes on where an earlier run was broken off.
 
 Below ``out``: shards with ``index.json`` as training reads them, ``table/`` with every row, ``selection.parquet`` with
-the kept ones, ``report.json``, and ``work/`` with what makes the next run short. Shards, index and tables have the same
-bytes whatever the number of workers, and however often the run was killed.
+the kept ones, ``report.json`` and ``report.html``, and ``work/`` with what makes the next run short. Shards, index and
+tables have the same bytes whatever the number of workers, and however often the run was killed.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from bimo.core.part import Part
 from bimo.data.curation import account, measuring, writing
 from bimo.data.curation.asking import Ask, room_of
 from bimo.data.curation.measuring import OF, Measure, Slice, Taken
+from bimo.data.curation.report import PAGE, write_page
 from bimo.data.curation.selecting import Judge, Stretch, clear_after, clear_units, room, select_table, stretches
 from bimo.data.curation.standing import Columns, Scored
-from bimo.data.curation.steps import Curation, ModelStep, PictureStep, Tools, WriterStep
+from bimo.data.curation.steps import Curation, ModelStep, PictureStep, TableStep, Tools, WriterStep
 from bimo.data.curation.store import Work, save_json, sweep, unwritten
 from bimo.data.curation.workers import Here, Workers
 from bimo.data.shards import INDEX, write_index
@@ -227,7 +228,8 @@ def curate(
 
 def _curate(run: Run, began: float) -> dict[str, Any]:
     out, stored = run.out, run.stored
-    (out / REPORT).unlink(missing_ok=True)
+    for name in (REPORT, PAGE):
+        (out / name).unlink(missing_ok=True)
     for path in sorted({*out.glob(".*.part"), *out.glob("table/.*.part"), *run.work.folder.glob("*/**/.*.part")}):
         # A run that was killed left what it had not finished; nobody else is at work here.
         path.unlink(missing_ok=True)
@@ -250,6 +252,7 @@ def _curate(run: Run, began: float) -> dict[str, Any]:
         "curation": account.dumped(run.curation),
     }
     save_json(out / REPORT, report)
+    write_page(out, run.source)
     account.check(taken.rows, tally, index, samples)
     return report
 
@@ -260,6 +263,9 @@ def _judged(scored: Sequence[Scored], steps: Sequence[Part], scores: Sequence[wr
     found: dict[int, str] = {}
     for one in scored:
         name = getattr(steps[one.place], "score", "")
+        # What a table step holds rows against is no number of one picture.
+        if isinstance(steps[one.place], TableStep):
+            continue
         column = shown.get((one.room, one.start + name), name if name in ("width", "height") else "")
         if column:
             found[one.place] = column

@@ -311,7 +311,7 @@ def _apply(row: Standing, step: int, rule: str, change: Sequence[Any]) -> None:
     if labels:
         row.note(step, rule, "labels", labels=labels)
         row.labels = row.labels | labels
-    if repeats != 1:
+    if repeats != 1 and verdict is None:
         row.note(step, rule, "repeats", value=repeats)
         row.repeats *= max(repeats, 1)
     if verdict is not None:

@@ -20,6 +20,8 @@ MAXIMUM_QUOTED_LINES = 1000
 SAMPLE_BYTES = 1 << 20
 SAMPLES = 16
 _ASCII = bytes(range(128))
+JSON_LINES = {".jsonl", ".ndjson"}
+LINES_LOOKED_AT = 20
 DELIMITERS = ",\t;|"
 _QUOTED = re.compile(r'"([^"]*(?:""[^"]*)*)"')
 _HAN_OR_SPACE = re.compile(r"[\u3400-\u9fff\s]")
@@ -83,20 +85,22 @@ def _fits(line: bytes, encoding: str) -> bool:
 
 
 def dialect_of(path: Path) -> Dialect | None:
-    """How a table is written, by its first line that is not empty; None where nothing in it could be a picture."""
+    """How a table is written, by its first lines that are not empty; None where nothing in it could be a picture."""
     encoding = encoding_of(path)
+    first, found = "", []
     with path.open("rb") as file:
-        lines, first = _Lines(file, encoding), ""
-        while not first.strip():
-            line = lines.next()
-            if line is None or line.text is None:
-                return None
-            first = line.text
-    if first.lstrip().startswith("{"):
-        values = _parsed(first)
-        known = not isinstance(values, Unusable) and any(str(name).lower() in PICTURES for name in values)
-        return Dialect(encoding) if known or isinstance(values, Unusable) else None
-    first = first.rstrip("\r\n")
+        lines = _Lines(file, encoding)
+        while len(found) < LINES_LOOKED_AT and (line := lines.next()) is not None:
+            if line.text is not None and line.text.strip():
+                first = first or line.text.rstrip("\r\n")
+                if not first.lstrip().startswith("{") and path.suffix.lower() not in JSON_LINES:
+                    break
+                found.append(_parsed(line.text))
+    if found:
+        # Where not one line can be read, reading tells of each of them.
+        whole = [values for values in found if not isinstance(values, Unusable)]
+        known = any(str(name).lower() in PICTURES for values in whole for name in values)
+        return Dialect(encoding) if known or not whole else None
     for delimiter in sorted(DELIMITERS, key=first.count, reverse=True):
         names = [field.strip() for field in fields_of(first, delimiter) or ()]
         if any(name.lower() in PICTURES for name in names):

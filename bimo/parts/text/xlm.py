@@ -96,6 +96,7 @@ class XlmTower(nn.Module):
             )
         self.part = part
         self.model = Transformed(part)
+        self.begins = 1  # tokens before those of the text
         self.words: Any = None
         self.pad = 1
 
