@@ -11,7 +11,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,6 +42,8 @@ KILLED = "worker killed"
 PASSING = {KILLED, "unreadable", "decode: MemoryError"}
 #: Between a step's ``measuring`` and the name of a score.
 OF = "\t"
+#: What is known of a picture before it is looked at.
+NOTHING = "[]"
 
 
 @dataclass(frozen=True)
@@ -149,8 +151,11 @@ def _text(value: str) -> str:
 
 
 def _plain_row(row: Row | Broken) -> list[Any]:
-    found = asdict(row)
-    return [found[name] if not isinstance(found[name], Mapping) else dict(found[name]) for name in found]
+    if isinstance(row, Broken):
+        return [row.number, row.source, row.reason, row.detail]
+    place = row.picture
+    where = [place.path, place.offset, place.size, place.form, place.column]
+    return [row.number, row.source, *where, list(row.captions), sorted(row.labels.items())]
 
 
 def _columns(rows: Sequence[Row | Broken], fetched: set[int]) -> dict[str, Any]:
@@ -267,15 +272,16 @@ class Measure:
             for row in chosen:
                 known = old.get(row["number"])
                 if known is None or known["failed"] in PASSING:
-                    known = {"number": row["number"], "known": "[]", "failures": "{}", "failed": row["reason"]}
-                missing = [m for m in wanted if m not in json.loads(known["known"])]
+                    known = {"number": row["number"], "known": NOTHING, "failures": "{}", "failed": row["reason"]}
+                missing = list(wanted) if known["known"] == NOTHING else _missing(known["known"], wanted)
                 if known["failed"] is None and (missing or known.get("sha256") is None):
                     known = known | self._seen(pictures, row, known, {m: wanted[m] for m in missing})
                     opened += 1
                 found.append(known)
         if opened or not old or job.stop >= 0:
             save_measured(self._part(job), found, made_of)
-        kept = sum(row["failed"] is None and self._passes(row) for row in found)
+        judges = [(step.measuring(), step) for step in self.steps if isinstance(step, PictureStep)]
+        kept = sum(row["failed"] is None and _passes(row, judges) for row in found)
         return Measured(len(found), kept, opened)
 
     def lost(self, job: Slice) -> Measured:
@@ -285,7 +291,7 @@ class Measure:
         made_of = digest(
             VERSION, fingerprint_of(self.work.unit("rows", job.unit)), Pictures(self.source, self.work).state(rows)
         )
-        failed = {"number": row["number"], "known": "[]", "failures": "{}", "failed": row["reason"] or KILLED}
+        failed = {"number": row["number"], "known": NOTHING, "failures": "{}", "failed": row["reason"] or KILLED}
         part = self._part(job) if job.stop >= 0 else self.work.unit("measured", job.unit)
         save_measured(part, [failed], made_of)
         return Measured(1, 0, 1)
@@ -338,17 +344,21 @@ class Measure:
         every = sorted({*json.loads(known["known"]), *steps})
         return found | {"known": json.dumps(every), "failures": json.dumps(failures, sort_keys=True)}
 
-    def _passes(self, row: Mapping[str, Any]) -> bool:
-        """Whether the picture rules would keep a row: what the progress bar says."""
-        failures = json.loads(row["failures"])
-        for step in self.steps:
-            if isinstance(step, PictureStep):
-                measuring = step.measuring()
-                # What a rule raises is counted when it judges in earnest.
-                with contextlib.suppress(Exception):
-                    if measuring in failures or step.judge(scores_of(row, measuring)) is not None:
-                        return False
-        return True
+
+def _missing(known: str, wanted: Iterable[str]) -> list[str]:
+    measured = set(json.loads(known))
+    return [measuring for measuring in wanted if measuring not in measured]
+
+
+def _passes(row: Mapping[str, Any], judges: Sequence[tuple[str, PictureStep]]) -> bool:
+    """Whether the picture rules would keep a row: what the progress bar says."""
+    failures = json.loads(row["failures"])
+    for measuring, step in judges:
+        # What a rule raises is counted when it judges in earnest.
+        with contextlib.suppress(Exception):
+            if measuring in failures or step.judge(scores_of(row, measuring)) is not None:
+                return False
+    return True
 
 
 def measured_by(steps: Sequence[Part]) -> dict[str, PictureStep]:

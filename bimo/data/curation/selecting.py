@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from bimo.core.errors import BimoError, DataError, RecipeError
 from bimo.core.part import Part, dump
-from bimo.data.curation.measuring import scores_of
+from bimo.data.curation.measuring import OF, scores_of
 from bimo.data.curation.standing import (
     KEPT,
     LEFT,
@@ -38,7 +38,7 @@ from bimo.data.curation.steps import (
     WriterStep,
     named,
 )
-from bimo.data.curation.store import Work, digest, fingerprint_of, load_rows, load_table, sweep
+from bimo.data.curation.store import Work, digest, fingerprint_of, load_rows, load_table, names_in, sweep
 
 VERSION = 1
 NO_CAPTION = "no caption"
@@ -155,15 +155,25 @@ class Judge:
         return found
 
     def _judge_rows(self, unit: int, standings: Sequence[Standing]) -> None:
+        # Asking what a step is takes longer than some of them take to judge: it is asked once.
+        steps = [
+            (place, step, step.measuring() if isinstance(step, PictureStep) else "")
+            for place, step in enumerate(self.stretch.steps, self.stretch.first)
+        ]
+        names = [name for name in names_in(self.work.unit("measured", unit)) if OF in name]
+        columns = {
+            m: [(name, name.removeprefix(m + OF)) for name in names if name.startswith(m + OF)] for _, _, m in steps
+        }
         measured = load_rows(self.work.unit("measured", unit))
         for row, scores in zip(standings, measured, strict=True):
-            for place, step in enumerate(self.stretch.steps, self.stretch.first):
+            for place, step, measuring in steps:
                 if row.state != LEFT:
                     break
-                if isinstance(step, PictureStep):
-                    _judge_picture(row, place, step, scores)
-                elif isinstance(step, CaptionStep):
-                    _judge_captions(row, place, step)
+                if measuring:
+                    own = {name: scores[column] for column, name in columns[measuring]}
+                    _judge_picture(row, place, cast(PictureStep, step), measuring, scores, own)
+                else:
+                    _judge_captions(row, place, cast(CaptionStep, step))
 
     def _judge_answers(self, unit: int, standings: Sequence[Standing]) -> None:
         place, step = self.stretch.first, self.stretch.steps[0]
@@ -185,9 +195,11 @@ class Judge:
                     row.drop(place, named(step), Verdict(said["value"], said["threshold"]))
 
 
-def _judge_picture(row: Standing, place: int, step: PictureStep, measured: Mapping[str, Any]) -> None:
-    measuring, rule = step.measuring(), named(cast(Part, step))
-    failures = json.loads(measured["failures"])
+def _judge_picture(
+    row: Standing, place: int, step: PictureStep, measuring: str, measured: Mapping[str, Any], scores: Mapping[str, Any]
+) -> None:
+    rule = named(cast(Part, step))
+    failures = json.loads(measured["failures"]) if measured["failures"] != "{}" else {}
     if measuring in failures:
         row.fail(f"measure {rule}: {failures[measuring][0]}", failures[measuring][1])
     elif measuring not in json.loads(measured["known"]):
@@ -196,7 +208,7 @@ def _judge_picture(row: Standing, place: int, step: PictureStep, measured: Mappi
             f"{rule} has not measured the picture of row {row.number} yet; run without --select-only",
         )
     else:
-        _judge_scores(row, place, step, scores_of(measured, measuring))
+        _judge_scores(row, place, step, scores)
 
 
 def _judge_scores(row: Standing, place: int, step: PictureStep | ModelStep, scores: Mapping[str, Any]) -> None:

@@ -154,7 +154,9 @@ def load_table(path: Path, names: Sequence[str] | None = None) -> pa.Table:
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path, columns=None if names is None else list(names))
+        # One thread: units are small, and whoever reads them is one of several processes.
+        with pq.ParquetFile(path) as file:
+            return file.read(columns=None if names is None else list(names), use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise DataError(
             f"读不了 {path}：{error}。请删除它，再运行同一条命令",

@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
+from bimo.core.errors import DataError
 from bimo.core.part import Part
 from bimo.data.curation.seen import Seen
 from bimo.data.curation.steps import Change, Pair, Scores, Table, Tools, Verdict
@@ -162,3 +163,53 @@ class Tell(Part):
             ]
 
         return told
+
+
+@dataclass(frozen=True)
+class Square:
+    """A task of plain numbers."""
+
+    power: int = 2
+    refuses: int = -1
+    divides: int = -1
+    kills: int = -1
+
+    def __call__(self, job: int) -> int:
+        if job == self.refuses:
+            raise DataError(f"不要 {job}", f"not {job}")
+        if job == self.divides:
+            return job // 0
+        if job == self.kills:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return job**self.power
+
+
+@dataclass(frozen=True)
+class Total:
+    """A task that one number kills; every number it comes to is in ``log``."""
+
+    kills: int
+    log: str
+
+    def __call__(self, job: Any) -> dict[int, int | str]:
+        found: dict[int, int | str] = {}
+        for number in range(job.first, job.stop):
+            with Path(self.log).open("a") as file:
+                file.write(f"{number}\n")
+            if number == self.kills:
+                os.kill(os.getpid(), signal.SIGKILL)
+            found[number] = number
+        return found
+
+    def lost(self, job: Any) -> dict[int, int | str]:
+        return {job.first: "lost"}
+
+
+@dataclass(frozen=True)
+class Idle:
+    """A task that says who does it, and then never ends but for the first jobs."""
+
+    def __call__(self, job: int) -> int:
+        if job > 1:
+            signal.pause()
+        return os.getpid()
