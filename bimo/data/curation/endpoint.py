@@ -1,0 +1,244 @@
+"""Asks a language model behind an OpenAI-compatible endpoint (``/chat/completions``), patiently and within bounds."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from bimo.core.errors import DataError, RecipeError
+from bimo.core.part import Part
+
+if TYPE_CHECKING:
+    import httpx
+
+#: Statuses that another try may mend: a time-out, a conflict, too many requests. Those from 500 on as well.
+PASSING = {408, 409, 425, 429}
+#: Statuses that no request of these settings will get past: a wrong key, address or model.
+SETTLED = {401, 403, 404, 405}
+#: Bytes of an answer that are read; a caption is far below.
+MOST_BYTES = 1 << 20
+#: The longest wait between two tries, in seconds, also where the endpoint asks for more.
+LONGEST = 60.0
+SHOWN = 160
+Message = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint(Part):
+    """Where to ask: ``address`` up to and with the version ("http://127.0.0.1:8000/v1"), and the name of the ``model``.
+
+    ``key`` is the name of the environment variable that holds the key, never the key itself; empty for none.
+    ``seconds`` is the time for one answer, ``tries`` how often a request is made in all, ``together`` how many at once.
+    ``tokens`` and ``temperature`` are the endpoint's. Raises RecipeError for what is no address and no name.
+    """
+
+    address: str
+    model: str
+    key: str = ""
+    seconds: float = 120.0
+    tries: int = 6
+    together: int = 8
+    tokens: int = 512
+    temperature: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not re.match(r"https?://[^/@\s]+", self.address) or "@" in self.address.split("/")[2]:
+            raise RecipeError(
+                "Endpoint 的 address 应是 http:// 或 https:// 开头、不含用户名和密码的地址",
+                "address of Endpoint must begin with http:// or https:// and hold no user or password",
+            )
+        if self.key and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key):
+            raise RecipeError(
+                "Endpoint 的 key 应是环境变量的名字，不是密钥本身",
+                "key of Endpoint is the name of an environment variable, not the key itself",
+            )
+        if min(self.tries, self.together, self.tokens) < 1 or not self.seconds > 0:
+            raise RecipeError(
+                "Endpoint 的 tries、together、tokens 至少为 1，seconds 要大于 0",
+                "tries, together and tokens of Endpoint must be at least 1, and seconds above 0",
+            )
+
+    def asked(self) -> str:
+        """What answers depend on: who is asked, not where or how patiently."""
+        return f"{self.model} {self.tokens} {self.temperature}"
+
+
+class Unanswered(Exception):
+    """A request that got no answer; ``reason`` is a short sentence without a key."""
+
+    def __init__(self, reason: str, reached: bool = True) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.reached = reached
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was answered, and whether it ended of itself or was ``cut`` at the most tokens."""
+
+    text: str
+    cut: bool = False
+
+
+class Client:
+    """Asks an endpoint; its connections are closed with it. ``wait`` waits so many seconds: tests do not."""
+
+    def __init__(self, endpoint: Endpoint, wait: Callable[[float], object] = time.sleep) -> None:
+        import httpx
+
+        self.endpoint = endpoint
+        self.wait = wait
+        self._key = _key(endpoint)
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        # A redirect would carry the key to somebody else.
+        self._http = httpx.Client(
+            headers=headers,
+            timeout=httpx.Timeout(endpoint.seconds, connect=min(endpoint.seconds, 15.0)),
+            limits=httpx.Limits(max_connections=endpoint.together),
+            follow_redirects=False,
+        )
+        weakref.finalize(self, self._http.close)
+
+    def ask_all(self, requests: Sequence[Sequence[Message]]) -> list[Answer | Unanswered]:
+        """The answers to some requests, in their order, asked together.
+
+        Raises DataError where the endpoint refuses all of its kind (key, address, model), and where none of several was
+        even reached: then there is nothing to wait for.
+        """
+
+        def one(messages: Sequence[Message]) -> Answer | Unanswered:
+            try:
+                return self.ask(messages)
+            except Unanswered as error:
+                return error
+
+        if not requests:
+            return []
+        with ThreadPoolExecutor(self.endpoint.together, "endpoint") as threads:
+            found = list(threads.map(one, requests))
+        lost = [answer for answer in found if isinstance(answer, Unanswered) and not answer.reached]
+        if len(lost) == len(found):
+            address, reason = self.endpoint.address, lost[0].reason
+            raise DataError(
+                f"连不上 {address}：{reason}。已写好的都存着；服务恢复后再运行同一条命令",
+                f"{address} cannot be reached: {reason}. What was written is stored; run the same command again",
+            )
+        return found
+
+    def ask(self, messages: Sequence[Message]) -> Answer:
+        """The answer to one request. Raises Unanswered after the last try, DataError as ``ask_all``."""
+        for tried in range(1, self.endpoint.tries + 1):
+            try:
+                return self._once(messages)
+            except _Again as error:
+                if tried == self.endpoint.tries:
+                    raise Unanswered(error.reason, error.reached) from None
+                self.wait(min(LONGEST, max(error.after, 0.5 * 2**tried)))
+        raise AssertionError("an endpoint is tried at least once")
+
+    def _once(self, messages: Sequence[Message]) -> Answer:
+        import httpx
+
+        wanted = self.endpoint
+        body = {
+            "model": wanted.model,
+            "messages": list(messages),
+            "max_tokens": wanted.tokens,
+            "temperature": wanted.temperature,
+        }
+        try:
+            with self._http.stream("POST", f"{wanted.address.rstrip('/')}/chat/completions", json=body) as response:
+                data = _bounded(response, time.monotonic() + wanted.seconds)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise _Again(f"{type(error).__name__}: {self._shown(str(error))}", reached=False) from None
+        except httpx.TimeoutException as error:
+            raise _Again(f"no answer in {wanted.seconds:g} s ({type(error).__name__})") from None
+        except httpx.HTTPError as error:
+            # Also a connection that broke off in the middle.
+            raise _Again(f"{type(error).__name__}: {self._shown(str(error))}") from None
+        status = response.status_code
+        said = self._shown(data.decode("utf-8", "replace"))
+        if status in SETTLED:
+            raise DataError(
+                f"{wanted.address} 拒绝了请求（{status}）：{said}；请检查 address、model 和 key 所指的环境变量",
+                f"{wanted.address} refuses ({status}): {said}; look at its address, its model, and the environment "
+                "variable that key names",
+            )
+        if status in PASSING or status >= 500:
+            raise _Again(f"{status}: {said}", after=_after(response))
+        if status != 200:
+            raise Unanswered(f"{status}: {said}")
+        return _read(data, said)
+
+    def _shown(self, text: str) -> str:
+        """The beginning of what was said, without the key, should a server repeat it."""
+        text = " ".join(text.split())
+        return (text.replace(self._key, "***") if self._key else text)[:SHOWN]
+
+
+class _Again(Exception):
+    """Worth another try, ``after`` so many seconds at least."""
+
+    def __init__(self, reason: str, after: float = 0.0, reached: bool = True) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.after = after
+        self.reached = reached
+
+
+def _key(endpoint: Endpoint) -> str:
+    if not endpoint.key:
+        return ""
+    value = os.environ.get(endpoint.key, "").strip()
+    if not value:
+        raise DataError(
+            f"环境变量 {endpoint.key} 没有设置；请把密钥放在里面",
+            f"the environment variable {endpoint.key} is not set; put the key there",
+        )
+    return value
+
+
+def _bounded(response: httpx.Response, until: float) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    for part in response.iter_bytes():
+        size += len(part)
+        if size > MOST_BYTES:
+            raise Unanswered(f"the answer is larger than {MOST_BYTES} bytes")
+        # The library's time is that between two pieces; an answer may come a byte at a time.
+        if time.monotonic() > until:
+            raise _Again("the answer does not end")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _after(response: httpx.Response) -> float:
+    """The seconds that an endpoint asks to wait; 0 where it says none, or a date."""
+    try:
+        seconds = float(response.headers.get("Retry-After", ""))
+    except ValueError:
+        return 0.0
+    return seconds if math.isfinite(seconds) else 0.0
+
+
+def _read(data: bytes, said: str) -> Answer:
+    """The text of a completion. What is none may be a server that is just starting: it is asked again."""
+    try:
+        choice = cast(Any, json.loads(data))["choices"][0]
+        text, end = choice["message"]["content"], choice.get("finish_reason")
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+        raise _Again(f"not a completion: {said}") from None
+    if text is None and end == "content_filter":
+        return Answer("")
+    if not isinstance(text, str):
+        raise _Again(f"not a completion: {said}")
+    return Answer(text, cut=end == "length")

@@ -1,0 +1,220 @@
+"""Copies of pictures: what the hashes say, which pairs the index finds, which of the copies stays."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageEnhance
+
+from bimo.core.errors import DataError, RecipeError
+from bimo.core.part import dump, load
+from bimo.data.curation import duplicates
+from bimo.data.curation.duplicates import Duplicates
+from bimo.data.curation.seen import Seen
+from bimo.data.curation.steps import Change, PictureStep, TableStep
+
+PHOTOS = Path(__file__).parents[3] / "../shared/data/photos_howtocook/img"
+
+
+class Rows:
+    """A table in memory."""
+
+    def __init__(self, columns: Mapping[str, Sequence[Any]], captions: Sequence[tuple[str, ...]] = ()) -> None:
+        self.columns = {name: np.array(values) for name, values in columns.items()}
+        self.own = captions
+        self.numbers = np.arange(len(next(iter(self.columns.values())))) * 10
+
+    def column(self, name: str) -> np.ndarray:
+        if name not in self.columns:
+            raise DataError(f"没有 {name}", f"no {name}")
+        return self.columns[name]
+
+    def captions(self) -> Iterator[tuple[int, tuple[str, ...]]]:
+        yield from zip(self.numbers.tolist(), self.own, strict=True)
+
+
+def seen(image: Image.Image) -> Seen:
+    return Seen(b"", image, image.size, "JPEG")
+
+
+def scene(seed: int, size: tuple[int, int] = (320, 240)) -> Image.Image:
+    """Soft blobs of many sizes, as a photo has them."""
+    noise = np.random.default_rng(seed)
+    layers = [Image.fromarray(noise.integers(0, 256, (n, n, 3), dtype=np.uint8)).resize(size) for n in (3, 6, 12)]
+    return Image.blend(Image.blend(layers[0], layers[1], 0.5), layers[2], 0.4)
+
+
+def table(images: Sequence[Image.Image], captions: Sequence[tuple[str, ...]] = (), **more: Sequence[Any]) -> Rows:
+    measured = [Duplicates().measure(seen(image)) for image in images]
+    columns = {name: [scores[name] for scores in measured] for name in measured[0]}
+    # As the step is to work without equal bytes, every row has its own.
+    return Rows({**columns, "sha256": digests(len(images)), **more}, captions)
+
+
+def digests(count: int) -> list[str]:
+    return [hashlib.sha256(str(row).encode()).hexdigest() for row in range(count)]
+
+
+def gone(changes: Iterator[Change]) -> dict[int, int]:
+    """Number of a row that goes -> that of the one that stays."""
+    return {c.number: int((c.labels or {})["copy_of"]) for c in changes if c.verdict is not None}
+
+
+def test_it_is_measured_and_selects_and_dumps() -> None:
+    step = Duplicates(bits=8, prefer=("-watermark",))
+    assert isinstance(step, PictureStep)
+    assert isinstance(step, TableStep)
+    assert load(dump(step)) == step
+    assert step.judge({"phash": 1}) is None
+    with pytest.raises(RecipeError, match="12"):
+        Duplicates(bits=12)
+
+
+def test_the_hash_is_the_sign_of_low_frequencies_against_their_median() -> None:
+    """A picture of one wave has that wave alone: its bit is set, and with it those that are as the median."""
+    side = np.arange(duplicates.SQUARE) + 0.5
+    wave = 127 + 100 * np.cos(np.pi * 3 * side / duplicates.SQUARE)
+    grey = np.broadcast_to(wave, (duplicates.SQUARE, duplicates.SQUARE)).astype(np.float32)
+    cosines, across = duplicates._cosines(0, 1), duplicates._cosines(0, 1).T
+    low = (cosines @ grey @ across).reshape(64) * duplicates.HEIGHTS
+    assert low[0] == pytest.approx(127, abs=0.1)
+    assert low[3] == pytest.approx(100, abs=0.1)
+    assert np.abs(np.delete(low, [0, 3])).max() < 0.1
+    _, _, waves = duplicates.hashed(grey)
+    assert waves[0] == 1
+
+
+@pytest.mark.parametrize("bits", [0, 3, 7, 10, 11])
+def test_the_index_finds_every_pair(bits: int) -> None:
+    """b bits in four parts: one part has at most b // 4 of them. Against all pairs, one by one."""
+    noise = np.random.default_rng(bits)
+    base = noise.integers(0, 2**63, 40, dtype=np.uint64)
+    flips = [np.bitwise_or.reduce(np.uint64(1) << noise.choice(64, n, replace=False).astype(np.uint64)) for n in
+             range(1, 15) for _ in range(40)]  # fmt: skip
+    hashes = np.concatenate([base, np.repeat(base[None], 14, 0).reshape(-1) ^ np.array(flips)])
+    expected = np.argwhere(np.bitwise_count(hashes[:, None] ^ hashes[None]) <= bits)
+    left, right = duplicates.near(duplicates.index(hashes, bits), hashes, bits)
+    assert sorted(zip(left.tolist(), right.tolist(), strict=True)) == [tuple(pair) for pair in expected.tolist()]
+    assert len(expected) > len(hashes) or bits == 0
+
+
+def edits(image: Image.Image) -> dict[str, Image.Image]:
+    width, height = image.size
+    marked = image.copy()
+    ImageDraw.Draw(marked).rectangle((0.62 * width, 0.86 * height, 0.97 * width, 0.96 * height), fill="white")
+    cut = {n: (n * width, n * height, (1 - n) * width, (1 - n) * height) for n in (0.03, 0.08)}
+    return {
+        "smaller": image.resize((width * 6 // 10, height * 6 // 10)),
+        "brighter": ImageEnhance.Brightness(image).enhance(1.15),
+        "marked": marked,
+        "cut by 3 %": image.crop(tuple(map(round, cut[0.03]))),
+        "cut by 8 %": image.crop(tuple(map(round, cut[0.08]))),
+        "strip cut off": image.crop((0, 0, width, round(0.92 * height))),
+    }
+
+
+def test_edited_copies_go_and_other_pictures_stay() -> None:
+    scenes = [scene(seed) for seed in range(12)]
+    for seed in range(3):
+        for name, edited in edits(scenes[seed]).items():
+            found = gone(Duplicates().select(table([*scenes, edited])))
+            # The larger one stays; where they are of a size, the first.
+            assert found == {120: 10 * seed}, name
+
+
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason="the photos are not part of the project")
+def test_real_photos() -> None:
+    photos = [Image.open(path).convert("RGB") for path in sorted(PHOTOS.glob("*.jpg"))]
+    # Looked at: one photo that was stored twice, and one beside a cut of it that bears marks.
+    assert gone(Duplicates().select(table(photos))) == {1490: 1380, 2430: 2330}
+    for edit in ("smaller", "brighter", "cut by 3 %", "cut by 8 %", "strip cut off"):
+        some = photos[:40]
+        found = gone(Duplicates().select(table([*some, *(edits(photo)[edit] for photo in some)])))
+        assert found == {10 * (40 + row): 10 * row for row in range(40)}, edit
+
+
+def test_the_best_stays() -> None:
+    picture = scene(1)
+    large, small = picture.resize((640, 480)), picture.resize((160, 120))
+    assert gone(Duplicates().select(table([small, picture, large]))) == {0: 20, 10: 20}
+    equal = [picture, picture, picture]
+    assert gone(Duplicates().select(table(equal))) == {10: 0, 20: 0}
+    sharper = table(equal, sharpness=[1.0, 5.0, 2.0])
+    assert gone(Duplicates().select(sharper)) == {0: 10, 20: 10}
+    marked = table(equal, watermark=[0.9, 0.5, 0.1])
+    assert gone(Duplicates(prefer=("-watermark",)).select(marked)) == {0: 20, 10: 20}
+    with pytest.raises(DataError):
+        list(Duplicates(prefer=("beauty",)).select(marked))
+
+
+def test_another_colour_is_another_picture() -> None:
+    light = scene(2).convert("L")
+    dark = light.point(lambda value: value // 3)
+    red, blue = Image.merge("RGB", (light, dark, dark)), Image.merge("RGB", (dark, dark, light))
+    assert gone(Duplicates().select(table([red, blue]))) == {}
+    assert gone(Duplicates().select(table([red, ImageEnhance.Color(red).enhance(0.9)]))) == {10: 0}
+
+
+def test_flat_pictures_are_no_copies_unless_their_bytes_are() -> None:
+    gradient = Image.linear_gradient("L").convert("RGB")
+    flat = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue", "white")]
+    rows = [gradient, gradient.rotate(90), *flat, Image.new("RGB", (64, 64), "white")]
+    assert gone(Duplicates().select(table(rows))) == {}
+    assert table(rows).column("phash").tolist() == [0] * 6
+    same = [*digests(5), digests(5)[4]]
+    changes = list(Duplicates().select(table(rows, sha256=same)))
+    assert gone(iter(changes)) == {50: 40}
+    assert changes[0].verdict is not None
+    assert (changes[0].verdict.value, changes[0].verdict.threshold) == (0, 10)
+
+
+def codes(*hashes: int) -> dict[str, list[Any]]:
+    """Columns of made-up hashes, best first; their cuts are far from everything."""
+    noise = np.random.default_rng(0)
+    views: list[str] = []
+    for row, value in enumerate(hashes):
+        code = noise.integers(0, 2**63, (len(duplicates.VIEWS), 2), dtype=np.uint64)
+        # Differences of neighbours that are near enough to be copies, and too far to be so by themselves.
+        code[0] = (value, 0xFF << 8 * row)
+        views.append(base64.b64encode(code.astype("<u8").tobytes()).decode())
+    return {
+        "phash": list(hashes), "views": views, "tints": [0] * len(hashes), "area": [-row for row in range(len(hashes))],
+        "sha256": digests(len(hashes)),
+    }  # fmt: skip
+
+
+def test_a_chain_does_not_make_one_of_unlike_pictures() -> None:
+    """Each is 8 bits from the next: the second goes to the first, the third is 16 from that and stays."""
+    first = 0x0F0F0F0F0F0F0F0F
+    chain = [first, first ^ 0xFF, first ^ 0xFFFF, first ^ 0xFFFFFF, first ^ 0xFFFFFFFF]
+    found = list(Duplicates(bits=8).select(Rows(codes(*chain))))
+    # The fourth is near the third, which stays; the fifth is 16 from it.
+    assert gone(iter(found)) == {10: 0, 30: 20}
+    assert [c.verdict.value for c in found if c.verdict] == [8, 8]
+
+
+def test_what_has_the_bytes_of_a_copy_goes_to_the_one_that_stays() -> None:
+    large, small = scene(3).resize((640, 480)), scene(3)
+    rows = table([large, small, small], sha256=[*digests(2), digests(2)[1]])
+    assert gone(Duplicates().select(rows)) == {10: 0, 20: 0}
+
+
+def test_captions_of_copies_are_joined_and_never_compared() -> None:
+    same = ("一只红苹果",)
+    pictures = [scene(4), scene(5), scene(4).resize((160, 120))]
+    rows = table(pictures, [same, same, ("苹果", "一只红苹果")])
+    assert gone(Duplicates().select(rows)) == {20: 0}
+    changes = list(Duplicates(merge_captions=True).select(rows))
+    assert [(c.number, c.captions) for c in changes if c.verdict is None] == [(0, ("一只红苹果", "苹果"))]
+
+
+def test_no_rows_and_one_row() -> None:
+    assert list(Duplicates().select(table([scene(1)]))) == []
+    empty: dict[str, list[Any]] = {name: [] for name in codes(1)}
+    assert list(Duplicates(merge_captions=True).select(Rows(empty))) == []
