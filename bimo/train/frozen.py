@@ -29,8 +29,8 @@ from bimo.diffusion.system import System, Tower
 
 #: The share of the free disk that encodings may take; where they would take more, nothing is kept.
 SHARE_OF_FREE_DISK = 0.5
-#: How often a text must be asked for on the average to be kept: by itself it takes longer than in a batch (2.3 times on a
-#: processor), and a stage may see but a few of all captions.
+#: How often a text must be asked for, on the average, to be kept. By itself it takes longer than in a batch (2.3 times
+#: on a processor), and a stage may see but a few of all captions.
 WORTH = 2.5
 #: How many texts tell beforehand how much room all will take.
 SAMPLE = 32
