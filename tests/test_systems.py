@@ -13,7 +13,7 @@ LINK = re.compile(r"\]\(([^)]+)\)")
 
 def test_one_row_a_recipe() -> None:
     wanted = [(r.name, r.title, f"{SOURCES[r.source]} {r.source}") for r in recipes().values()]
-    assert ROW.findall(PAGE.read_text("utf-8")) == wanted
+    assert ROW.findall(PAGE.read_text("utf-8").partition("## 陷阱 Traps")[0]) == wanted
 
 
 def test_what_is_cited_is_there() -> None:
@@ -26,6 +26,13 @@ def test_what_draws_as_a_pipeline_cites_a_test_of_parity() -> None:
     rows = [line for line in PAGE.read_text("utf-8").splitlines() if line.startswith("|") and "流水线" in line]
     assert len(rows) > 10
     assert all("](../tests/parity/" in row for row in rows)
+
+
+def test_every_trap_has_its_test() -> None:
+    section = PAGE.read_text("utf-8").partition("## 陷阱 Traps")[2]
+    cited = re.findall(r"\| \[(test_\w+)\]\(([^)]+)\) \|$", section, flags=re.MULTILINE)
+    assert len(cited) == len(re.findall(r"^\| \d+ \|", section, flags=re.MULTILINE)) >= 34
+    assert not [name for name, link in cited if f"def {name}(" not in (PAGE.parent / link).read_text("utf-8")]
 
 
 def test_recipes_in_the_readme_are_as_they_are() -> None:

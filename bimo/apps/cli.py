@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bimo.apps import cli_draw, cli_models, cli_work
+from bimo.apps import cli_curate, cli_draw, cli_models, cli_work
 from bimo.apps.models import DEFAULT_MODEL
 from bimo.core.errors import BimoError, RequestError, say
 from bimo.core.part import nearest
@@ -67,6 +67,7 @@ def serve(
 data.command("folder", help=cli_work.FOLDER_HELP, epilog=cli_work.FOLDER_EXAMPLES)(cli_work.folder)
 data.command("artwork", help=cli_work.ARTWORK_HELP, epilog=cli_work.ARTWORK_EXAMPLES)(cli_work.artwork)
 app.add_typer(data, name="data")
+app.command("curate", help=cli_curate.HELP, epilog=cli_curate.EXAMPLES)(cli_curate.curate)
 app.command("train", help=cli_work.TRAIN_HELP, epilog=cli_work.TRAIN_EXAMPLES)(cli_work.train)
 app.command("eval", help=cli_work.EVAL_HELP, epilog=cli_work.EVAL_EXAMPLES)(cli_work.evaluate)
 app.command("export", help=cli_models.EXPORT_HELP, epilog=cli_models.EXPORT_EXAMPLES)(cli_models.export)

@@ -36,9 +36,11 @@ _NOT_IN_NAMES = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\ud
 EXAMPLES = say(
     "例子：\n\n  bimo draw 红苹果，3D风格\n\n  bimo draw 小桥流水人家 --style ink -n 4 --seed 1 -o 小桥.png\n\n"
     "  bimo draw 一只猫 -m taiyi-sd-en --size 512x768 --steps 30\n\n"
+    "  bimo draw 城堡，（水墨画：1.5）\n\n"
     "  bimo draw 雪景 --image 照片.png --strength 0.6\n\n  bimo draw --again 红苹果.png",
     'Examples:\n\n  bimo draw "a red apple, 3d style"\n\n  bimo draw "a bridge over a stream" --style ink -n 4 '
     '--seed 1 -o bridge.png\n\n  bimo draw "a cat" -m taiyi-sd-en --size 512x768 --steps 30\n\n'
+    '  bimo draw "a castle, (ink wash painting:1.5)"\n\n'
     '  bimo draw "in the snow" --image photo.png --strength 0.6\n\n  bimo draw --again "a red apple.png"',
 )
 HELP = say("把一句话画成图片（PNG）。", "Draw a sentence as a picture (PNG).")

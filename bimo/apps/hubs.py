@@ -6,17 +6,21 @@ import fnmatch
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bimo.core.errors import BimoError, WeightsError, say
 
 INDEX_FILES = ("model_index.json", "recipe.json")
+#: What a repository of one tower has in place of an index.
+TOWER_FILES = ("config.json",)
 #: What is fetched of a repository: everything a diffusers folder needs, nothing twice.
 WANTED = ["*.json", "*.txt", "*.txt.gz", "*.model", "*.safetensors", "*.bin"]
 UNWANTED = ["*.fp16.*", "*.non_ema.*", "*.msgpack", "*.ckpt", "safety_checker/*", "flax_*", "openvino_*", "*.onnx"]
+#: The names under which a component's whole weights lie as safetensors, in one file or by an index of several.
+SAFE = tuple(f"{stem}.safetensors{end}" for stem in ("model", "diffusion_pytorch_model") for end in ("", ".index.json"))
 MODELSCOPE = "modelscope:"
 GIGABYTE = 1e9
 CHUNK_BYTES = 1 << 20
@@ -35,24 +39,24 @@ class Remote:
     large: bool
 
 
-def fetch(repo: str, modelscope: str = "") -> Path:
+def fetch(repo: str, modelscope: str = "", indices: Sequence[str] = INDEX_FILES) -> Path:
     """The folder on this machine that holds a repository, fetched where it is not whole in the hub's cache.
 
     ``repo`` is of Hugging Face, "owner/name" or a folder in one, "owner/name/folder"; or of ModelScope after
-    "modelscope:". HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE are
-    honoured. Raises WeightsError that says which files belong where.
+    "modelscope:". ``indices`` are the files of which one lies at the top of what is meant. HF_ENDPOINT, HF_HOME and
+    HF_HUB_OFFLINE are honoured. Raises WeightsError that says which files belong where.
     """
     if repo.startswith(MODELSCOPE):
         return _of_modelscope(repo.removeprefix(MODELSCOPE), say("只在 ModelScope 上", "it is on ModelScope alone"))
     from huggingface_hub import constants
 
-    local = cached(repo)
+    local = cached(repo, indices)
     if local is not None and (local / _whole(local)).is_file():
         return local
     try:
         if constants.HF_HUB_OFFLINE:
             raise OSError("HF_HUB_OFFLINE=1")
-        return _of_hugging_face(repo)
+        return _of_hugging_face(repo, indices)
     except BimoError:
         raise
     # The hub's client raises whatever its HTTP library of the day does; each means that nothing came.
@@ -66,12 +70,12 @@ def fetch(repo: str, modelscope: str = "") -> Path:
         raise _unreachable(repo, why) from None
 
 
-def cached(repo: str) -> Path | None:
+def cached(repo: str, indices: Sequence[str] = INDEX_FILES) -> Path | None:
     """The snapshot of a repository in the Hugging Face cache, whole or not; None where there is none."""
     from huggingface_hub import try_to_load_from_cache
 
     repo, inside = _inside(repo)
-    for file in INDEX_FILES:
+    for file in indices:
         found = try_to_load_from_cache(repo, inside + file)
         if isinstance(found, str):
             return Path(found).parent
@@ -107,18 +111,18 @@ def _inside(repo: str) -> tuple[str, str]:
     return f"{owner}/{name}", "".join(f"{folder}/" for folder in folders)
 
 
-def _of_hugging_face(repo: str) -> Path:
+def _of_hugging_face(repo: str, names: Sequence[str]) -> Path:
     from huggingface_hub import HfApi, constants, hf_hub_download
 
     endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
     repo, inside = _inside(repo)
     info = HfApi(endpoint=endpoint).model_info(repo, files_metadata=True)
-    files = [f for f in _listed(info) if f.path.startswith(inside) and _chosen(f.path.removeprefix(inside))]
-    indices = {inside + file for file in INDEX_FILES}
+    files = _once([f for f in _listed(info) if f.path.startswith(inside) and _chosen(f.path.removeprefix(inside))])
+    indices = {inside + name for name in names}
     if not {file.path for file in files} & indices:
         raise WeightsError(
-            f"{repo} 里没有 {' 或 '.join(INDEX_FILES)}；请自己下载其中的单个文件，再用 -m 文件 指定",
-            f"{repo} has no {' or '.join(INDEX_FILES)}; download the single file in it yourself and name it: -m FILE",
+            f"{repo} 里没有 {' 或 '.join(names)}；请自己下载其中的单个文件，再用 -m 文件 指定",
+            f"{repo} has no {' or '.join(names)}; download the single file in it yourself and name it: -m FILE",
         )
     blobs = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}" / "blobs"
     absent = [file for file in files if file.digest and not (blobs / file.digest).is_file()]
@@ -148,6 +152,12 @@ def _listed(info: Any) -> Iterator[Remote]:
 def _chosen(path: str) -> bool:
     wanted = any(fnmatch.fnmatch(path, pattern) for pattern in WANTED)
     return wanted and not any(fnmatch.fnmatch(path, pattern) for pattern in UNWANTED)
+
+
+def _once(files: Sequence[Remote]) -> list[Remote]:
+    """The files without the pickles of folders that hold the same weights as safetensors."""
+    safe = {str(PurePosixPath(file.path).parent) for file in files if PurePosixPath(file.path).name in SAFE}
+    return [f for f in files if not (f.path.endswith(".bin") and str(PurePosixPath(f.path).parent) in safe)]
 
 
 def _download(endpoint: str, repo: str, revision: str, file: Remote, place: Path) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bimo.apps.hubs import MODELSCOPE, cached, fetch, show_terms
+from bimo.apps.hubs import MODELSCOPE, TOWER_FILES, cached, fetch, show_terms
 from bimo.core import part, weights
 from bimo.core.errors import BimoError, RecipeError, WeightsError
 from bimo.core.recipe import Recipe
@@ -71,6 +71,9 @@ def found(recipe: Recipe) -> Path | None:
     bundle = BUNDLES / recipe.weights.bundle
     if recipe.weights.bundle and (bundle / RECIPE_FILE).is_file():
         return bundle
+    if recipe.weights.vision:
+        both = [cached(repo, TOWER_FILES) for repo in (recipe.weights.repo, recipe.weights.vision)]
+        return both[0] if all(both) else None
     if recipe.weights.repo:
         return cached(recipe.weights.repo)
     return None
@@ -108,11 +111,16 @@ def load(name: str | Path, *, stored: bool = False) -> System:
         return _read(bundle, stored)
     if _HUB_NAME.fullmatch(text) and ".py" not in text:
         known = next((r for r in recipes().values() if text in _addresses(r)), None)
+        if known is not None and known.weights.vision:
+            return load(known.name, stored=stored)
         return _read(fetch(text), stored) if known is None else _published(_read(fetch(text), stored), known)
     wanted = recipe(text)
     folder = found(wanted)
     if folder is not None and folder.is_relative_to(BUNDLES):
         return _read(folder, stored)
+    if wanted.weights.vision:
+        towers = [fetch(repo, indices=TOWER_FILES) for repo in (wanted.weights.repo, wanted.weights.vision)]
+        return _published(_taiyi_clip().read_apart(*towers, _numbers(stored)), wanted)
     if address := next(iter(_addresses(wanted)), ""):
         return _published(_read(fetch(address, wanted.weights.modelscope), stored, wanted), wanted)
     raise WeightsError(
@@ -139,9 +147,8 @@ def _read(folder: Path, stored: bool, wanted: Recipe | None = None) -> System:
     if _pangu().is_folder(folder):
         named = wanted is not None and wanted.name.startswith(_pangu().BASE_RECIPE)
         return _pangu().read(folder, wanted if named else recipes()[_pangu().name_in(folder)], _numbers(stored))
-    pair: Any = importlib.import_module("bimo.parts.published.taiyi_clip")
-    if pair.is_pair(folder):
-        return pair.read(folder, _numbers(stored))
+    if _taiyi_clip().is_pair(folder):
+        return _taiyi_clip().read(folder, _numbers(stored))
     if _two_towers().is_folder(folder):
         return _two_towers().read(folder, _numbers(stored))
     if _pai().is_folder(folder):
@@ -206,6 +213,10 @@ def _hunyuan() -> Any:
 
 def _pangu() -> Any:
     return importlib.import_module("bimo.parts.published.pangu")
+
+
+def _taiyi_clip() -> Any:
+    return importlib.import_module("bimo.parts.published.taiyi_clip")
 
 
 def _pai() -> Any:

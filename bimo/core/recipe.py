@@ -84,9 +84,20 @@ class Stage(Part):
 
     ``lr`` is the peak after ``warmup`` steps; ``law`` is what follows, down to ``floor`` ("polynomial" falls as
     (1 - share)^power); ``rates`` are peaks of their own by glob, the last that matches. A step is of ``accumulate``
-    batches. ``drop_text`` is the share of captions emptied for guidance. ``ema`` is the decay of the averaged weights,
-    0 for none. Pictures are resized until they cover ``size`` (width, height) and cut at their centre; with
-    ``buckets`` each at the size nearest its own shape, a batch of one size; with neither they stay as they are.
+    batches. ``drop_text`` is the share of captions emptied for guidance; ``drop_towers`` are shares for each text tower
+    by itself, besides. ``ema`` is the decay of the averaged weights, 0 for none.
+
+    Pictures are resized until they cover ``size`` (width, height) and cut at their centre; with ``buckets`` each at the
+    size nearest its own shape, a batch of one size; with neither they stay as they are. With ``sample_latents`` x is
+    drawn at each step from the autoencoder's posterior, where it has one; else it is the mean.
+
+    ``max_unknown`` is the share of unknown tokens, ``max_truncated`` and ``max_empty`` are the shares of captions cut
+    short and empty above which the stage does not begin: a wrong tokenizer knows almost nothing, while names and signs
+    alone rarely reach a fifth; half of long captions may well be cut, but a tower that cuts most is the wrong one.
+
+    ``validation`` is the share of the data that is held out; every ``validate_every`` steps its loss under noise that
+    stays the same is measured with the averaged weights, and the best of them are kept.
+
     ``adapter`` is a low-rank adapter that learns beside the frozen weights and is saved in a file of its own. ``note``
     keeps what a paper said.
     """
@@ -109,9 +120,16 @@ class Stage(Part):
     eps: float = 1e-8
     clip: float = 1.0
     drop_text: float = 0.0
+    drop_towers: tuple[float, ...] = ()
     ema: float = 0.0
     size: tuple[int, int] | None = None
     buckets: tuple[tuple[int, int], ...] = ()
+    sample_latents: bool = False
+    max_unknown: float = 0.2
+    max_truncated: float = 0.5
+    max_empty: float = 0.05
+    validation: float = 0.0
+    validate_every: int = 500
     adapter: Part | None = None
     note: str = ""
 
@@ -133,11 +151,13 @@ class Stage(Part):
 class Published(Part):
     """Where weights were published: a Hugging Face repository, one of ModelScope, or a bundle of this package.
 
-    ``terms`` is what a user must know of the licence before the first use, Chinese and English.
+    ``vision`` is the repository of the tower that reads pictures, where it was published apart. ``terms`` is what a
+    user must know of the licence before the first use, Chinese and English.
     """
 
     repo: str = ""
     modelscope: str = ""
+    vision: str = ""
     bundle: str = ""
     terms: tuple[str, str] = ("", "")
     note: str = ""

@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from bimo.core.errors import DataError, say
-from bimo.core.types import MAXIMUM_PICTURE_PIXELS, PICTURE_FORMATS, write_whole
+from bimo.core.types import write_whole
+from bimo.data.curation.rows import Unusable
+from bimo.data.curation.seen import plain, see, upright
 from bimo.data.shards import SAMPLES_PER_SHARD, Sample, Shard, finished, shard_name, write_index, write_shard
 
 PICTURE_FILES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
@@ -27,7 +28,6 @@ TEXT_COLUMNS = ("text", "caption", "captions", "description")
 #: Where a table's pictures may lie beside it.
 PLACES = ("", "images")
 REPORT = "report.json"
-ORIENTATION = 0x0112
 _HAN = re.compile(r"[\u3400-\u9fff]")
 
 
@@ -137,35 +137,18 @@ def _shard(
 
 def _picture(source: Path, entry: Entry, side: int) -> bytes | Reason:
     """The bytes of a usable picture: its own where they are upright RGB, else written anew, on white."""
-    from PIL import Image, ImageOps
-
     path = _path(source, entry)
     if path is None:
         return Reason.MISSING
     if not path.resolve().is_relative_to(source.resolve()):
         return Reason.OUTSIDE
-    content = path.read_bytes()
     try:
-        with warnings.catch_warnings():
-            # Of huge and of odd pictures Pillow warns; both are told by their reason.
-            warnings.simplefilter("ignore")
-            picture = Image.open(io.BytesIO(content), formats=PICTURE_FORMATS)
-            if picture.width * picture.height > MAXIMUM_PICTURE_PIXELS:
-                return Reason.LARGE
-            picture.load()
-            upright = picture.getexif().get(ORIENTATION, 1) == 1
-    except Exception:  # on damaged bytes Pillow's decoders raise all sorts
-        return Reason.DAMAGED
-    if min(picture.size) < side:
-        return Reason.SMALL
-    if picture.format in ("JPEG", "PNG") and picture.mode == "RGB" and upright and "transparency" not in picture.info:
-        return content
-    turned = ImageOps.exif_transpose(picture).convert("RGBA")
-    canvas = Image.new("RGBA", turned.size, "white")
-    canvas.alpha_composite(turned)
-    buffer = io.BytesIO()
-    canvas.convert("RGB").save(buffer, "PNG")
-    return buffer.getvalue()
+        seen = see(path.read_bytes())
+        if min(seen.size) < side:
+            return Reason.SMALL
+        return seen.data if plain(seen) else upright(seen.data)
+    except Unusable as error:
+        return Reason.LARGE if error.reason == "too large" else Reason.DAMAGED
 
 
 def _path(source: Path, entry: Entry) -> Path | None:

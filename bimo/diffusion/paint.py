@@ -14,10 +14,11 @@ from bimo.core.errors import RequestError, say
 from bimo.core.part import meant
 from bimo.core.recipe import Branch
 from bimo.core.types import Ask, Conditioning, Encoding, Picture, Request, checked
-from bimo.diffusion import guidance, pictures
+from bimo.diffusion import guidance, pictures, weighing
 from bimo.diffusion.pictures import IMAGE, MASK
 from bimo.diffusion.samplers import Sampler
 from bimo.diffusion.system import SILENT, BuiltLevel, System, merged, silenced, stacked
+from bimo.words.emphasis import emphasis
 from bimo.words.styles import styled
 
 #: The share of the steps that a picture goes through where nothing is said, as in diffusers; with a mask the recipe's.
@@ -134,19 +135,21 @@ def prepare(system: System, request: Request | Mapping[str, object]) -> Prepared
     """Fills in a request and encodes its words. Raises RequestError for what cannot be drawn."""
     full = filled(system, request)
     text = system.recipe.request.prefix + styled(full.text, full.style)
+    every = [b for level in system.recipe.levels for b in level.guide.branches if b.prefix and _dial(full, b)]
+    prefixes = list(dict.fromkeys(branch.prefix for branch in every))
+    prompts = [emphasis(words) for words in (full.negative or "", text, *(prefix + text for prefix in prefixes))]
     seen: dict[str, None] = {}
-    for budget in system.budgets(text):
+    for budget in system.budgets(prompts[1].text):
         seen.update(dict.fromkeys(budget.warnings()))
     guided = [level.guide.null in SILENT for level in system.recipe.levels if level.guide.scale > 1]
     if full.negative and guided and all(guided):
-        told = say(
+        silent = say(
             "这个系统不看反向提示词，它没有起作用", "this system reads no negative prompt; yours changed nothing"
         )
-        seen[told] = None
-    every = [b for level in system.recipe.levels for b in level.guide.branches if b.prefix and _dial(full, b)]
-    prefixes = list(dict.fromkeys(branch.prefix for branch in every))
+        seen[silent] = None
     with torch.inference_mode():
-        rows = system.encode([full.negative or "", text, *(prefix + text for prefix in prefixes)])
+        rows, told = weighing.encoded(system, prompts)
+    seen.update(dict.fromkeys(told))
     null, given, *others = (tuple(_row(encoding, row) for encoding in rows) for row in range(2 + len(prefixes)))
     prefixed = dict(zip(prefixes, others, strict=True))
     return Prepared(full, given, null, prefixed, tuple(seen), pictures.read(full))
@@ -183,7 +186,8 @@ def paint(system: System, prepared: Prepared, index: int = 0) -> Painting:
     if MASK in drawing.pictures and system.recipe.request.paste:
         pixels = pictures.pasted(pixels, drawing.pictures)
     image = pictures.to_image(pixels[0])
-    return Picture(image, request, system.recipe.name, system.weights_hash, index, 0.0, prepared.warnings)
+    warnings = (*prepared.warnings, *pictures.told_of(pixels[0]))
+    return Picture(image, request, system.recipe.name, system.weights_hash, index, 0.0, warnings)
 
 
 def _level(system: System, level: BuiltLevel, prepared: Prepared, drawing: Drawing) -> Generator[Ask, Tensor, Tensor]:

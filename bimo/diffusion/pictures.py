@@ -10,12 +10,15 @@ import numpy
 import torch
 from torch import Tensor
 
+from bimo.core.errors import say
 from bimo.core.types import MAXIMUM_SIDE, Request
 
 if TYPE_CHECKING:
     from PIL import Image
 
 IMAGE, MASK = "image", "mask"
+#: Less than a step of eight bits, of pixels in [-1, 1].
+FLAT = 1 / 255
 
 
 def size_for(image: Image.Image, area: int, unit: int, sizes: tuple[tuple[int, int], ...]) -> tuple[int, int]:
@@ -85,9 +88,30 @@ def pasted(pixels: Tensor, pictures: Mapping[str, Tensor]) -> Tensor:
     return torch.where(pictures[MASK] > 0.5, pixels, pictures[IMAGE])
 
 
+def told_of(pixels: Tensor) -> tuple[str, ...]:
+    """What is to be said of a picture [3, H, W] that is none: values that are no numbers, or one colour all over."""
+    if not bool(pixels.isfinite().all()):
+        return (
+            say(
+                "这个模型算出了不是数的值（多半因为半精度），那里是黑的；请用 --dtype float32 再画",
+                "this model computed values that are no numbers (half precision most often), black in the picture; "
+                "draw again with --dtype float32",
+            ),
+        )
+    if float((pixels.amax(dim=(1, 2)) - pixels.amin(dim=(1, 2))).max()) < FLAT:
+        return (
+            say(
+                "画面只有一种颜色：多半是权重没有训练过，或文本塔和画家不是一套；这里没有会涂黑图片的审查器",
+                "the picture is of one colour: untrained weights most often, or a text tower and a painter that do not "
+                "belong together; no filter of bimo's blackens pictures",
+            ),
+        )
+    return ()
+
+
 def to_image(pixels: Tensor) -> Image.Image:
     """[3, H, W] in [-1, 1] -> a PIL image, rounded as diffusers does."""
     from PIL import Image
 
-    bytes_ = (pixels / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
+    bytes_ = (pixels / 2 + 0.5).nan_to_num(0.0, 1.0, 0.0).clamp(0, 1).mul(255).round().to(torch.uint8)
     return Image.fromarray(bytes_.permute(1, 2, 0).contiguous().numpy())

@@ -155,6 +155,9 @@ class Ddpm(Part):
     "learned_range" it has twice the channels, the second half being the place of the log variance between its two
     bounds (arXiv:2102.09672, equation 15).
 
+    With ``zero_terminal`` the betas are rescaled so that nothing of x is left at the last time (arXiv:2305.08891,
+    algorithm 1), and drawing begins there ("trailing" times, section 3.3); the answer cannot be the noise then.
+
     ``percentile`` clips what is found of x at every step (dynamic thresholding, arXiv:2205.11487, section 2.3);
     ``begin`` is the share of the times at which "dpm-singlestep" begins.
     """
@@ -165,9 +168,19 @@ class Ddpm(Part):
     count: int = 1000
     prediction: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
     variance: Literal["fixed", "learned_range"] = "fixed"
+    zero_terminal: bool = False
     percentile: float = 0.0
     begin: float = 1.0
     config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.zero_terminal and self.prediction == "epsilon":
+            raise RecipeError(
+                "zero_terminal 的最后一刻只有噪声，答出噪声学不到任何东西；prediction 请用 v_prediction 或 sample",
+                "at the last time of zero_terminal there is noise alone, so to answer it teaches nothing; "
+                "let prediction be v_prediction or sample",
+            )
 
     def times(self, count: int, generator: torch.Generator) -> Tensor:
         """Uniform whole times, [B]."""
@@ -177,7 +190,7 @@ class Ddpm(Part):
         """The cumulative product of 1 - beta, [count]."""
         from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
-        return DDPMScheduler(**self._law()).alphas_cumprod
+        return DDPMScheduler(**self._law(), rescale_betas_zero_snr=self.zero_terminal).alphas_cumprod
 
     def noised(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """sqrt(a) x + sqrt(1 - a) noise, [B, C, h, w]."""
@@ -219,6 +232,7 @@ class Ddpm(Part):
         """
         import diffusers
 
+        self._refuse(name)
         if name == SINGLESTEP:
             from bimo.diffusion.singlestep import Singlestep
 
@@ -227,7 +241,11 @@ class Ddpm(Part):
             settings = {k: v for k, v in self.config.items() if not k.startswith("_")}
             made: Any = getattr(diffusers, str(self.config["_class_name"])).from_config(settings)
         else:
-            made = of_diffusers(SAMPLERS, name or "ddim", self._law() | self._clipping(name or "ddim"))
+            told = self._law() | self._clipping(name or "ddim")
+            if self.zero_terminal:
+                # An offset of the times would leave the last one out again.
+                told |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "steps_offset": 0}
+            made = of_diffusers(SAMPLERS, name or "ddim", told)
         made.set_timesteps(steps)
         return made
 
@@ -259,6 +277,19 @@ class Ddpm(Part):
             limit = {"sample_max_value": UNLIMITED}
             settings |= {"thresholding": True, "dynamic_thresholding_ratio": self.percentile} | limit
         return settings
+
+    def _refuse(self, name: str) -> None:
+        """Raises RequestError for a sampler that cannot go by rescaled betas where there are such."""
+        import diffusers
+
+        if not self.zero_terminal or name not in (SINGLESTEP, *SAMPLERS):
+            return
+        able = [n for n, (cls, _) in SAMPLERS.items() if _takes(getattr(diffusers, cls), "rescale_betas_zero_snr")]
+        if name not in able:
+            raise RequestError(
+                f"采样器 {name!r} 走不了重标过的噪声律（zero_terminal）；可用的是 {', '.join(able)}",
+                f"the sampler {name!r} cannot go by rescaled betas (zero_terminal); there is {', '.join(able)}",
+            )
 
 
 def _takes(cls: Any, name: str) -> bool:

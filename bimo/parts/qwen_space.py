@@ -71,6 +71,13 @@ class QwenLatentSpace(nn.Module):
         z = posterior.mode() if generator is None else posterior.sample(generator)
         return (z.squeeze(2) - self._of(self.part.mean, z)) / self._of(self.part.deviation, z)
 
+    def posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, 3, H, W] in [-1, 1] -> mean and deviation of x, each [B, C, h, w]."""
+        found = self.model.encode(pixels.unsqueeze(2)).latent_dist
+        mean, deviation = found.mean.squeeze(2), found.std.squeeze(2)
+        scale = self._of(self.part.deviation, mean)
+        return (mean - self._of(self.part.mean, mean)) / scale, deviation / scale
+
     def decode(self, x: Tensor) -> Tensor:
         """[B, C, h, w] -> [B, 3, H, W]."""
         z = x * self._of(self.part.deviation, x) + self._of(self.part.mean, x)

@@ -83,10 +83,17 @@ class LatentSpace(nn.Module):
 
     def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """[B, 3, H, W] in [-1, 1] -> [B, C, h, w]: the mean of the posterior, or a sample of it by ``generator``."""
-        pixels = smaller(pixels, self.shrink)
-        posterior = cast(Any, self.model.encode(cast(Any, pixels))).latent_dist
+        posterior = self._posterior(pixels)
         z = posterior.mode() if generator is None else posterior.sample(generator)
         return (z - self.part.shift) * self.part.scaling
+
+    def posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, 3, H, W] in [-1, 1] -> mean and deviation of x, each [B, C, h, w]."""
+        posterior = self._posterior(pixels)
+        return (posterior.mean - self.part.shift) * self.part.scaling, posterior.std * self.part.scaling
+
+    def _posterior(self, pixels: Tensor) -> Any:
+        return cast(Any, self.model.encode(cast(Any, smaller(pixels, self.shrink)))).latent_dist
 
     def decode(self, x: Tensor) -> Tensor:
         """[B, C, h, w] -> [B, 3, H / shrink, W / shrink]."""

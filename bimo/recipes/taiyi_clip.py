@@ -1,7 +1,7 @@
 """太乙 CLIP (arXiv:2209.02970): Chinese words in the space of OpenAI's and OpenCLIP's pictures. They score; they do not
 draw.
 
-Words and pictures are published apart: in one folder as text_encoder and vision_encoder they are read together. The
+Words and pictures are published apart, in two repositories; in one folder they are text_encoder and vision_encoder. The
 published text towers are BertForSequenceClassification whose classifier is the projection: pooler, then
 linear. The one for ViT-H is a BertModel: its pooler is as wide as the pictures' embedding.
 """
@@ -48,7 +48,7 @@ taiyi_clip = Recipe(
     stages=(words_meet_pictures,),
     weights=Published(
         repo="IDEA-CCNL/Taiyi-CLIP-RoBERTa-102M-ViT-L-Chinese",
-        note="Text tower alone; the picture tower is openai/clip-vit-large-patch14.",
+        vision="openai/clip-vit-large-patch14",
     ),
 )
 
@@ -63,7 +63,7 @@ taiyi_clip_b32 = Recipe(
     stages=(words_meet_pictures,),
     weights=Published(
         repo="IDEA-CCNL/Taiyi-CLIP-Roberta-102M-Chinese",
-        note="Text tower alone; the picture tower is openai/clip-vit-base-patch32.",
+        vision="openai/clip-vit-base-patch32",
     ),
 )
 
@@ -78,7 +78,7 @@ taiyi_clip_large = Recipe(
     stages=(words_meet_pictures,),
     weights=Published(
         repo="IDEA-CCNL/Taiyi-CLIP-Roberta-large-326M-Chinese",
-        note="Text tower alone; the picture tower is openai/clip-vit-large-patch14.",
+        vision="openai/clip-vit-large-patch14",
     ),
 )
 
@@ -93,6 +93,7 @@ taiyi_clip_huge = Recipe(
     stages=(words_meet_huge_pictures,),
     weights=Published(
         repo="IDEA-CCNL/Taiyi-CLIP-RoBERTa-326M-ViT-H-Chinese",
-        note="Text tower alone; the picture tower is OpenCLIP's ViT-H-14 of laion2b_s32b_b79k.",
+        vision="laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+        note="The picture tower is OpenCLIP's ViT-H-14 of laion2b_s32b_b79k; its layout on the hub is unverified.",
     ),
 )

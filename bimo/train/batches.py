@@ -14,11 +14,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from bimo.core.errors import say
+from bimo.core.errors import RecipeError, TrainingError, say
 from bimo.core.part import dumps
 from bimo.core.types import Batch
 from bimo.data.loader import Fitted, Pictures, Size
+from bimo.train.frozen import Encode, are_frozen, bytes_of, encoded, frozen_words
 from bimo.train.lesson import Lesson
+from bimo.train.record import save_whole
 
 ENCODE_BATCH = 64
 #: What a batch of encoding holds at most, so that large pictures go through one by one.
@@ -38,7 +40,8 @@ class Order:
         groups: dict[Size, list[int]] = {}
         for number, lot in enumerate(lots):
             groups.setdefault(sizes[lot[0]], []).append(number)
-        self.groups = [groups[size] for size in sorted(groups)]
+        self.sizes = sorted(groups)
+        self.groups = [groups[size] for size in self.sizes]
         whole = len(self.groups) == 1
         self.per_epoch = max(1, len(lots) // self.count if whole else sum(map(self._batches, self.groups)))
         self._kept: tuple[int, list[list[int]]] = (-1, [])
@@ -68,15 +71,22 @@ class Order:
 
 @dataclass(frozen=True)
 class Latents:
-    """Pictures in a level's space: a tensor [n, *shape] a size, and each row's place in that of its size."""
+    """Pictures in a level's space: a tensor [n, *shape] a size, and each row's place in that of its size; where they
+    are to be sampled [n, 2, *shape], mean and deviation.
+    """
 
     tensors: dict[str, Tensor]
     places: list[tuple[str, int]]
+    sampled: bool
 
-    def rows(self, rows: Sequence[int]) -> Tensor:
-        """[B, *shape] of rows of one size."""
+    def rows(self, rows: Sequence[int], generator: torch.Generator) -> Tensor:
+        """[B, *shape] of rows of one size, drawn by ``generator`` where they are sampled."""
         name = self.places[rows[0]][0]
-        return self.tensors[name][[self.places[row][1] for row in rows]].float()
+        found = self.tensors[name][[self.places[row][1] for row in rows]].float()
+        if not self.sampled:
+            return found
+        mean, deviation = found.unbind(1)
+        return mean + deviation * torch.randn(mean.shape, generator=generator)
 
 
 class Lessons:
@@ -88,21 +98,25 @@ class Lessons:
         self.fitted: Fitted | None = None if sees == "texts" else pictures.fitted(stage.size, stage.buckets)
         sizes = pictures.sizes if self.fitted is None else self.fitted.sizes
         sizes = sizes if stage.buckets and self.fitted is not None else [(0, 0)] * len(pictures)
-        self.order = Order(pictures.lots, sizes, stage.batch, seed)
+        learnt, held_out = _parted(pictures, stage.validation)
+        self.order = Order(learnt, sizes, stage.batch, seed)
+        self.held_out = Order(held_out, sizes, stage.batch, seed) if held_out else None
         self._latents: Latents | None = None
+        self._encode: Encode | None = None
 
-    def lesson(self, number: int, generator: torch.Generator) -> Lesson:
-        """The lesson of a batch by its number; all that is random in it comes from ``generator``."""
-        lots = self.order.lots_of(number)
+    def lesson(self, number: int, generator: torch.Generator, order: Order | None = None) -> Lesson:
+        """The lesson of a batch by its number; all that is random in it comes from ``generator``. ``order`` may be
+        ``held_out``.
+        """
+        lots = (order or self.order).lots_of(number)
         rows = [row for lot in lots for row in lot]
         stage, system, pictures = self.blank.stage, self.blank.system, self.pictures
         # What goes together has its captions chosen, and dropped, together.
         every = torch.tensor([len(lot) for lot in lots])
         dropped = (torch.rand(len(lots), generator=generator) < stage.drop_text).repeat_interleave(every)
         picks = torch.rand(len(lots), generator=generator).repeat_interleave(every).tolist()
-        chosen = [
-            pictures.captions[row][int(p * len(pictures.captions[row]))] for row, p in zip(rows, picks, strict=True)
-        ]
+        captions = [pictures.captions[row] or ("",) for row in rows]
+        chosen = [some[int(p * len(some))] for some, p in zip(captions, picks, strict=True)]
         texts = ["" if gone else text for text, gone in zip(chosen, dropped.tolist(), strict=True)]
         lesson = replace(
             self.blank,
@@ -118,8 +132,12 @@ class Lessons:
             return replace(lesson, pixels=pixels)
         if self._latents is None:
             self._latents = self._encoded_once()
-        with torch.set_grad_enabled(any(p.requires_grad for p in system.text.parameters())):
-            encodings = system.encode(texts)
+        if self._encode is None:
+            self._encode = self._asked()
+        by_tower = self._by_tower(texts, every, generator)
+        gone = torch.tensor([not any(some) for some in zip(*by_tower, strict=True)], dtype=torch.bool)
+        dropped = dropped | gone if stage.drop_towers else dropped
+        encodings = self._encode(by_tower)
         scalars = {"size_ids": self.fitted.size_ids[rows]}
         if pictures.poses is not None:
             scalars["pose"] = pictures.poses[rows]
@@ -128,8 +146,35 @@ class Lessons:
             if all(name in pictures.labels[row] for row in rows):
                 scalars[name] = torch.tensor([[float(pictures.labels[row][name])] for row in rows])
         maps = {name: self.fitted.maps(name, rows) for name in _read_by(hints, "maps")}
-        x = self._latents.rows(rows)
+        x = self._latents.rows(rows, generator)
         return replace(lesson, batch=Batch(x, encodings, scalars, dropped, generator, pixels, maps))
+
+    def _asked(self) -> Encode:
+        """How the text towers are asked: once for all where nothing in them learns."""
+        system, pictures = self.blank.system, self.pictures
+        if not are_frozen(system):
+            return lambda texts: encoded(system, texts)
+        texts = {text for lot in pictures.lots for row in lot for text in pictures.captions[row]}
+        return frozen_words(system, texts, self.out)
+
+    def _by_tower(self, texts: list[str], every: Tensor, generator: torch.Generator) -> list[list[str]]:
+        """The texts of the rows for each tower, some of them emptied for it alone, all of a lot together.
+
+        Raises RecipeError where there is not one share a tower.
+        """
+        shares, count = self.blank.stage.drop_towers, len(self.blank.system.towers)
+        if not shares:
+            return [texts] * count
+        if len(shares) != count:
+            raise RecipeError(
+                f"drop_towers 有 {len(shares)} 个数，文本塔有 {count} 个；每个塔一个",
+                f"drop_towers has {len(shares)} shares for {count} text towers; one each is expected",
+            )
+        made: list[list[str]] = []
+        for share in shares:
+            gone = (torch.rand(len(every), generator=generator) < share).repeat_interleave(every).tolist()
+            made.append(["" if out else text for text, out in zip(texts, gone, strict=True)])
+        return made
 
     def _encoded_once(self) -> Latents:
         """All pictures in the level's space, half precision: encoded once, kept by data and encoder."""
@@ -139,9 +184,10 @@ class Lessons:
         part = system.recipe.level(self.level).space
         while isinstance(part, str):
             part = system.recipe.level(part).space
-        name = hashlib.sha256(f"{fitted.digest} {dumps(part)}".encode())
+        sampled = self.blank.stage.sample_latents and hasattr(space, "posterior")
+        name = hashlib.sha256(f"{fitted.digest} {dumps(part)}{' sampled' if sampled else ''}".encode())
         for key, value in sorted(cast(nn.Module, space).state_dict().items()):
-            name.update(key.encode() + value.numpy().tobytes())
+            name.update(key.encode() + bytes_of(value))
         path = self.out / "cache" / f"latents-{name.hexdigest()[:24]}.pt"
         groups: dict[str, list[int]] = {}
         places: list[tuple[str, int]] = []
@@ -150,14 +196,12 @@ class Lessons:
             places.append((f"{width}x{height}", len(group)))
             group.append(row)
         if not path.is_file():
-            encoded = {size: torch.cat(list(self._encoded(space, rows, size))) for size, rows in groups.items()}
+            every = {size: torch.cat(list(self._encoded(space, rows, size, sampled))) for size, rows in groups.items()}
             path.parent.mkdir(exist_ok=True)
-            whole = path.with_suffix(".part")
-            torch.save(encoded, whole)
-            whole.replace(path)
-        return Latents(torch.load(path, weights_only=True, mmap=True), places)
+            save_whole(every, path)
+        return Latents(torch.load(path, weights_only=True, mmap=True), places, sampled)
 
-    def _encoded(self, space: Any, rows: Sequence[int], size: str) -> Iterable[Tensor]:
+    def _encoded(self, space: Any, rows: Sequence[int], size: str, sampled: bool) -> Iterable[Tensor]:
         from rich.progress import track
 
         fitted = cast(Fitted, self.fitted)
@@ -168,8 +212,29 @@ class Lessons:
         title = say(f"编码图片 {size}", f"encoding pictures {size}")
         with torch.inference_mode():
             for first in track(range(0, len(rows), count), description=title):
-                yield space.encode(fitted.pixels(rows[first : first + count])).half().contiguous()
+                pixels = fitted.pixels(rows[first : first + count])
+                x = torch.stack(space.posterior(pixels), dim=1) if sampled else space.encode(pixels)
+                yield x.half().contiguous()
         space.train(modes)
+
+
+def _parted(pictures: Pictures, share: float) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """Lots to learn and lots held out: a picture's own name says which, so that more data moves none of them.
+
+    Raises TrainingError where one of the two would be empty.
+    """
+    if not share:
+        return pictures.lots, []
+    parted: tuple[list[tuple[int, ...]], list[tuple[int, ...]]] = ([], [])
+    for lot in pictures.lots:
+        place = int.from_bytes(hashlib.sha256(pictures.keys[lot[0]].encode()).digest()[:7], "big") / (1 << 56)
+        parted[place < share].append(lot)
+    if not parted[0] or not parted[1]:
+        raise TrainingError(
+            f"{len(pictures.lots)} 组数据按 validation={share} 分不出学习和验证两份；请增加数据或改这个数",
+            f"{len(pictures.lots)} lots cannot be parted by validation={share}; add data or change the share",
+        )
+    return parted
 
 
 def _read_by(hints: Sequence[object], kind: str) -> list[str]:

@@ -36,13 +36,15 @@ class Denoise(Part):
 
     ``also`` names levels whose own loss is added, as when a level and the one it takes as a hint learn together.
     ``times`` (from, below) are those of an expert that answers for a part of the noise alone (arXiv:2312.16486).
-    ``snr`` is gamma of the min-SNR weight (arXiv:2303.09556, section 3.4), 0 for none. ``variance`` is lambda of the
-    hybrid loss (arXiv:2102.09672, equation 16), where the law learns its variance. ``crops`` are sides in positions of
-    x: each batch is cut at a random place to one of them.
+    ``offset`` times one more random number is added to the noise of each whole channel, as diffusers' ``noise_offset``:
+    else pictures stay of middling brightness. ``snr`` is gamma of the min-SNR weight (arXiv:2303.09556, section 3.4), 0
+    for none. ``variance`` is lambda of the hybrid loss (arXiv:2102.09672, equation 16), where the law learns its
+    variance. ``crops`` are sides in positions of x: each batch is cut at a random place to one of them.
     """
 
     also: tuple[str, ...] = ()
     times: tuple[float, float] | None = None
+    offset: float = 0.0
     snr: float = 0.0
     variance: float = 0.001
     crops: tuple[int, ...] = ()
@@ -75,7 +77,11 @@ class Denoise(Part):
         level = lesson.system.level(name)
         count = len(batch.x) // lot
         t = self._times(level.schedule, count, batch.generator).repeat_interleave(lot)
-        noise = torch.randn((count, *batch.x.shape[1:]), generator=batch.generator).repeat_interleave(lot, dim=0)
+        noise = torch.randn((count, *batch.x.shape[1:]), generator=batch.generator)
+        if self.offset:
+            whole = (*noise.shape[:2], *[1] * (noise.ndim - 2))
+            noise = noise + self.offset * torch.randn(whole, generator=batch.generator)
+        noise = noise.repeat_interleave(lot, dim=0)
         hints = [hint.learned(lesson.system, batch) for hint in level.hints]
         conditioning = lesson.system.condition(batch.encodings, hints)
         null = level.recipe.guide.null

@@ -65,7 +65,7 @@ class Lesson:
 
 
 class Objective(Protocol):
-    """A part that a stage names as its objective."""
+    """A part that a stage names as its objective. One with ``reads_words`` False has no use for captions."""
 
     #: "texts", "pixels" or "latents": what a lesson must bring besides the captions.
     sees: str

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ class Reconstruct(Part):
 
     Trained on crops of ``crop`` pixels: a convolution learns as much from a part of a picture.
     """
+
+    reads_words: ClassVar[bool] = False
 
     level: str
     crop: int = 64

@@ -135,6 +135,23 @@ def test_a_folder_in_a_repository(hub: Hub) -> None:
     assert hub.asked == []
 
 
+def test_the_same_weights_are_not_fetched_twice(hub: Hub) -> None:
+    hub.files |= {"vae/pytorch_model.bin": b"old", "unet/pytorch_model.bin": b"the same as the safetensors"}
+    hub.files |= {"lora/other.safetensors": LARGE, "lora/pytorch_model.bin": b"not the same"}
+    folder = hubs.fetch("some/model")
+    found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.bin"))
+    assert found == ["lora/pytorch_model.bin", "vae/pytorch_model.bin"]
+
+
+def test_a_repository_of_one_tower(hub: Hub) -> None:
+    hub.files = {"config.json": b"{}", "model.safetensors": LARGE}
+    with pytest.raises(WeightsError, match="model_index"):
+        hubs.fetch("some/model")
+    folder = hubs.fetch("some/model", indices=hubs.TOWER_FILES)
+    assert (folder / "model.safetensors").read_bytes() == LARGE
+    assert hubs.cached("some/model", hubs.TOWER_FILES) == folder
+
+
 def test_what_broke_off_is_taken_up_where_it_was(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants, file_download
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from bimo.core.errors import DataError
 from bimo.data import folder
+from bimo.data.curation.seen import ORIENTATION
 from bimo.data.folder import Reason, build_folder
 from bimo.data.loader import Pictures
 from bimo.data.shards import read
@@ -31,7 +32,7 @@ def photos(tmp_path: Path) -> Path:
     save(source / "猫.jpg")
     (source / "猫.txt").write_text("一只猫\na cat\n", "utf-8")
     turned = Image.Exif()
-    turned[folder.ORIENTATION] = 6
+    turned[ORIENTATION] = 6
     save(source / "sub" / "turned.jpg", exif=turned)
     (source / "sub" / "turned.txt").write_text("转过来的图", "utf-8-sig")
     save(source / "clear.png", mode="RGBA")

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bimo.core.errors import RequestError
+from bimo.core.errors import RecipeError, RequestError
 from bimo.diffusion.samplers import FLOW_SAMPLERS, SAMPLERS
 from bimo.diffusion.schedule import Ddpm, Flow, Mean
 
@@ -182,3 +182,38 @@ def test_times_that_heun_cannot_walk_are_told() -> None:
     with pytest.raises(RequestError) as raised:
         Flow(dynamic="line").sampler("heun", 4, (16, 8, 8))
     assert "euler" in raised.value.en
+
+
+def test_rescaled_betas_are_those_of_the_paper_and_of_diffusers() -> None:
+    from diffusers.schedulers.scheduling_ddpm import rescale_zero_terminal_snr
+
+    plain, law = Ddpm(prediction="v_prediction"), Ddpm(prediction="v_prediction", zero_terminal=True)
+    # Algorithm 1 of arXiv:2305.08891, on the roots of the cumulative products.
+    root = plain.signal().double().sqrt()
+    moved = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    assert torch.allclose(law.signal().double(), moved.square(), atol=1e-6)
+    assert law.signal()[-1] == 0
+    before = torch.cat([torch.ones(1), plain.signal()[:-1]])
+    betas = rescale_zero_terminal_snr(1 - plain.signal() / before)
+    assert torch.allclose(law.signal(), torch.cumprod(1 - betas, 0), atol=1e-4)
+    x, noise, last = torch.randn(1, 2, 4, 4), torch.randn(1, 2, 4, 4), torch.tensor([999.0])
+    assert torch.equal(law.noised(x, noise, last), noise)
+    assert torch.equal(law.target(x, noise, last), -x)
+
+
+@pytest.mark.parametrize("name", ["ddim", "ddpm", "euler", "dpm++", "unipc"])
+def test_drawing_by_rescaled_betas_begins_with_noise_alone(name: str) -> None:
+    sampler: Any = Ddpm(prediction="v_prediction", zero_terminal=True).sampler(name, 4)
+    assert float(sampler.timesteps[0]) == 999
+    assert float(sampler.alphas_cumprod[-1]) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["pndm", "heun", "dpm-singlestep"])
+def test_samplers_that_cannot_go_by_rescaled_betas_say_so(name: str) -> None:
+    with pytest.raises(RequestError, match="zero_terminal"):
+        Ddpm(prediction="v_prediction", zero_terminal=True).sampler(name, 4)
+
+
+def test_noise_alone_cannot_be_answered_with_noise() -> None:
+    with pytest.raises(RecipeError, match="v_prediction"):
+        Ddpm(zero_terminal=True)

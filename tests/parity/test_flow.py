@@ -26,7 +26,7 @@ from bimo.recipes.lumina_image import lumina_image as lumina_recipe
 from bimo.recipes.z_image import z_image as z_image_recipe
 from tests.parity.tiny_flow_checkpoints import glm_words, opened, qwen_words, saved
 
-KINDS = ("z_image", "qwen_image", "longcat_image", "cogview4", "lumina")
+KINDS = ("z_image", "qwen_image", "longcat_image", "cogview4", "lumina", "ovis_image")
 REQUESTS: dict[str, dict[str, Any]] = {
     "plain": {"text": "一只红苹果"},
     "negative": {"text": "red 苹果，写着“福 到”和'a don't'", "negative": "小桥 red"},

@@ -12,6 +12,7 @@ from PIL import Image
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    BertModel,
     CLIPConfig,
     CLIPModel,
     CLIPVisionConfig,
@@ -19,12 +20,14 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from bimo.apps import models
 from bimo.apps.facts import parameters, unfilled
 from bimo.apps.models import load
 from bimo.core.errors import WeightsError
 from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
 from bimo.eval.scorer import similarity
+from bimo.parts.published.taiyi_clip import read_apart
 from bimo.parts.text.bert import Bert
 from bimo.parts.vision import ClipVision
 from bimo.recipes.taiyi_clip import taiyi_clip, taiyi_clip_b32, taiyi_clip_huge, taiyi_clip_large
@@ -119,6 +122,52 @@ def test_published_folders_are_read(
     os.remove(tmp_path / "both" / "vision_encoder" / "model.safetensors")
     with pytest.raises(WeightsError, match="vision_encoder"):
         load(tmp_path / "both")
+
+
+def test_towers_of_two_repositories_are_one_system(
+    system: System,
+    pair: tuple[BertForSequenceClassification, CLIPVisionModelWithProjection],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The words are Taiyi's, the pictures CLIP's: what projects CLIP's own words is not for Taiyi's."""
+    words, pictures = pair
+    places = {taiyi_clip.weights.repo: tmp_path / "words", taiyi_clip.weights.vision: tmp_path / "pictures"}
+    bert_words(tmp_path / "words")
+    words.save_pretrained(tmp_path / "words")
+    text = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 9}
+    whole = CLIPModel(CLIPConfig(text_config=text, vision_config=pictures.config.to_dict(), projection_dim=12))
+    whole.load_state_dict(pictures.state_dict(), strict=False)
+    whole.save_pretrained(tmp_path / "pictures")
+    monkeypatch.setattr(models, "fetch", lambda repo, indices: places[repo])
+    images, texts = [Image.new("RGB", (50, 40), "red")], ["一只红苹果", "a cat"]
+    for name in ("taiyi-clip", taiyi_clip.weights.repo):
+        read = load(name)
+        assert read.recipe.name == "taiyi-clip"
+        assert read.recipe.weights == taiyi_clip.weights
+        assert torch.equal(similarity(read, texts, images), similarity(system, texts, images))
+
+
+def test_a_tower_without_a_projection_takes_nobody_elses(tmp_path: Path) -> None:
+    """As Taiyi's for ViT-H: its pooler is as wide as the pictures' embedding."""
+    torch.manual_seed(5)
+    words = BertModel(
+        BertConfig(
+            vocab_size=len(BERT_WORDS), hidden_size=12, num_hidden_layers=1, num_attention_heads=2,
+            intermediate_size=32, max_position_embeddings=LENGTH,
+        )
+    ).eval()  # fmt: skip
+    tokenizer = bert_words(tmp_path / "words")
+    words.save_pretrained(tmp_path / "words")
+    text = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 9}
+    vision = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": SIDE, "patch_size": 8}
+    whole = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=12))
+    whole.save_pretrained(tmp_path / "pictures")
+    read = read_apart(tmp_path / "words", tmp_path / "pictures")
+    ids = tokenizer(["红苹果"], padding="max_length", max_length=LENGTH, return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        (found,) = read.encode(["红苹果"])
+        assert torch.allclose(found.pooled, words(ids).pooler_output, atol=1e-6)
 
 
 @pytest.mark.parametrize(

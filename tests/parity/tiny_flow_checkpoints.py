@@ -213,6 +213,25 @@ def lumina(folder: Path, **times: Any) -> Any:
     )
 
 
+def ovis_image(folder: Path, **times: Any) -> Any:
+    return diffusers.OvisImagePipeline(
+        tokenizer=qwen_words(folder.with_name("words")),
+        text_encoder=qwen3(),
+        vae=flux_vae(),
+        transformer=awake(
+            diffusers.OvisImageTransformer2DModel(
+                num_layers=1,
+                num_single_layers=1,
+                attention_head_dim=8,
+                num_attention_heads=2,
+                joint_attention_dim=16,
+                axes_dims_rope=(4, 2, 2),
+            )
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**{"use_dynamic_shifting": True, **times}),
+    )
+
+
 def awake(model: Any) -> Any:
     """The model with every parameter random: some begin at zero, or were never filled, and would prove nothing."""
     generator = torch.Generator().manual_seed(11)
@@ -231,6 +250,7 @@ MADE = {
     "longcat_image": longcat_image,
     "cogview4": cogview4,
     "lumina": lumina,
+    "ovis_image": ovis_image,
 }
 
 

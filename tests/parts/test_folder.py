@@ -366,3 +366,11 @@ def test_full_size_has_as_many_parameters_as_published(recipe: Recipe, text: int
 def test_stages_learn_what_was_published() -> None:
     assert [stage.train for stage in taiyi_zh.stages] == [("text.*",)]
     assert [stage.train for stage in taiyi_en.stages] == [("text.*",), ("text.*", "image.denoiser.*")]
+
+
+@pytest.mark.parametrize("name", ["FlowPipeline", "ConfigsPipeline", "Pipeline", "../../evilPipeline", "OvisImage", 7])
+def test_a_pipeline_of_no_reader_is_told(tmp_path: Path, name: Any) -> None:
+    """Some of these are names of files here that are no readers of that pipeline."""
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": name}))
+    with pytest.raises(RecipeError, match="not supported"):
+        recipe_of(tmp_path)

@@ -167,6 +167,19 @@ def test_rows_of_a_lot_have_one_time_and_noise() -> None:
     assert question.ask.t.unique().numel() == 3
 
 
+def test_offset_noise_moves_whole_channels() -> None:
+    plain, moved = (
+        Denoise(offset=offset).question(lesson(Fake(Flow(), zeros), torch.zeros(2000, 3, 4, 4)), "image").noise
+        for offset in (0.0, 0.5)
+    )
+    # The variance of a channel's mean is that of the mean of 16 numbers, and besides it the offset's.
+    assert plain.mean((2, 3)).var() == pytest.approx(1 / 16, rel=0.1)
+    assert moved.mean((2, 3)).var() == pytest.approx(1 / 16 + 0.25, rel=0.1)
+    assert (moved - plain).std((2, 3)).max() < 1e-6
+    question = Denoise(offset=0.5).question(lesson(Fake(Ddpm(), zeros), torch.zeros(4, 3, 4, 4)), "image")
+    assert torch.equal(Ddpm().target(question.x, question.noise, question.ask.t), question.noise)
+
+
 def test_recipes_name_their_levels() -> None:
     level = Level(name="image", space="image", denoiser=Ddpm(), schedule=Ddpm())
     with pytest.raises(RecipeError):

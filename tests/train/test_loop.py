@@ -54,6 +54,20 @@ def test_every_stage_is_logged_step_by_step(whole: Path) -> None:
     assert [(name, step) for name, step, _ in losses(whole)] == expected
 
 
+#: The losses of each stage's three steps when the loop was first written down: rows, noise, times, captions, rates.
+FIRST_LOSSES = (
+    *((2.0745347, 1.9072101, 2.0839705), (1.8304582, 1.8239388, 1.7298439), (0.1514383, 0.1496224, 0.1558626)),
+    *((0.1517535, 0.1557179, 0.1454646), (0.8137662, 0.8930594, 0.8966438), (1.0894685, 0.8799146, 1.1862671)),
+    *((1.9420946, 2.0109000, 1.9492464), (0.1464533, 0.1362082, 0.1506387), (1.2338486, 1.0004743, 0.6338397)),
+)
+
+
+def test_the_same_recipe_gives_the_losses_it_always_gave(whole: Path) -> None:
+    # Whoever goes on with a run of months ago must not find other rows or noise in it.
+    found = [loss for _, _, loss in losses(whole)]
+    assert found == pytest.approx([loss for stage in FIRST_LOSSES for loss in stage], rel=2e-3)
+
+
 def test_stopped_at_every_save_it_goes_on_to_the_same_weights(whole: Path, tiny_shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "stopped"
     for _ in range(STEPS * len(xiaomo.stages) + 1):

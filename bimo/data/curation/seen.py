@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from bimo.core.types import MAXIMUM_PICTURE_PIXELS, PICTURE_FORMATS
+from bimo.data.curation.rows import Unusable
 
 if TYPE_CHECKING:
     from PIL import Image
+
+#: Rules look at a picture halved as often as its short side stays at least this long, three times at most: JPEG
+#: decodes to a half, a quarter and an eighth for little, and a number must not depend on the format of the file.
+LOOKED_AT_PIXELS = 512
+MAXIMUM_REDUCTION = 8
+ORIENTATION = 0x0112
+EXIF_IN_PNG = (b"eXIf", b"Raw profile type exif", b"tiff:Orientation")
+#: What the files of each decoder begin with.
+STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"GIF8", b"II*\0", b"MM\0*")
+#: Formats that go into shards as they are.
+SHARD_FORMATS = ("JPEG", "PNG", "WEBP")
 
 
 @dataclass
 class Seen:
     """``image`` is upright RGB on white; ``size`` (width, height) is that of the upright original, in pixels, also
-    where ``image`` was decoded smaller. ``format`` is Pillow's name of the file's format.
+    where ``image`` was decoded smaller. ``format`` is Pillow's name of the file's format, ``mode`` that of its pixels.
+
+    ``animated`` pictures show their first frame. ``transparent`` says that some pixel is; ``turned`` that the EXIF
+    asks for it; ``profile`` that there are ICC colours, which are left as they are.
     """
 
     data: bytes
@@ -23,3 +42,166 @@ class Seen:
     transparent: bool = False
     mode: str = "RGB"
     turned: bool = False
+    profile: bool = False
+
+
+def see(data: bytes) -> Seen:
+    """Decodes a picture once, at the size that rules look at.
+
+    Raises Unusable: "empty", "not a picture", "too large" (by the header, before anything is decoded), "truncated",
+    "damaged".
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of huge and of odd pictures Pillow warns; both are told by their reason
+        picture = _opened(data)
+        try:
+            seen = _header(data, picture)
+            factor = reduction(seen.size)
+            if seen.format == "JPEG":
+                picture.draft(None, (picture.width // factor, picture.height // factor))
+            picture.load()
+            turn = orientation(data, picture)  # 1 by now for TIFF, which Pillow turns itself
+            image, seen.transparent = _on_white(picture)
+        except MemoryError:
+            raise
+        except Exception as error:  # on damaged bytes Pillow's decoders raise all sorts
+            raise _told(error) from None
+        if seen.format != "JPEG" and factor > 1:
+            image = image.reduce(factor)
+        seen.image = _turned(image, turn)
+        if turn >= 5:
+            seen.size = (seen.size[1], seen.size[0])
+        seen.turned = seen.turned or turn != 1
+    return seen
+
+
+def plain(seen: Seen) -> bool:
+    """Whether the bytes can go into a shard as they are: JPEG, PNG or WEBP, RGB, upright, still, opaque."""
+    still = not (seen.turned or seen.animated or seen.transparent)
+    return still and seen.format in SHARD_FORMATS and seen.mode == "RGB"
+
+
+def upright(data: bytes) -> bytes:
+    """The picture as it goes into a shard: its own bytes where ``plain``, else PNG from a decode at full resolution.
+
+    Plain bytes are told by the header alone. Raises Unusable as ``see`` does.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        picture = _opened(data)
+        try:
+            seen = _header(data, picture)
+            seen.transparent = picture.has_transparency_data
+            if plain(seen):
+                return data
+            picture.load()
+            image = _turned(_on_white(picture)[0], orientation(data, picture))
+        except MemoryError:
+            raise
+        except Exception as error:  # as above
+            raise _told(error) from None
+    buffer = io.BytesIO()
+    # A profile describes the colours of the mode that it came with.
+    image.save(buffer, "PNG", icc_profile=picture.info.get("icc_profile") if seen.mode in ("RGB", "RGBA") else None)
+    return buffer.getvalue()
+
+
+def reduction(size: tuple[int, int]) -> int:
+    """By how much the sides of a picture are divided before rules look at it: 1, 2, 4 or 8."""
+    factor = 1
+    while factor < MAXIMUM_REDUCTION and min(size) // (factor * 2) >= LOOKED_AT_PIXELS:
+        factor *= 2
+    return factor
+
+
+def orientation(data: bytes, picture: Image.Image) -> int:
+    """The turn that the EXIF asks for, 1 to 8; 1 where it says nothing or nothing that makes sense."""
+    if picture.format == "PNG":
+        # There it may stand behind the pixels, and Pillow decodes them to find it.
+        if not any(mark in data for mark in EXIF_IN_PNG):
+            return 1
+        picture.load()
+    try:
+        turn = picture.getexif().get(ORIENTATION, 1)
+    except Exception:  # damaged EXIF is no damaged picture; its parser raises all sorts
+        return 1
+    return turn if turn in range(1, 9) else 1
+
+
+def _opened(data: bytes) -> Image.Image:
+    """The picture by its header, not decoded."""
+    from PIL import Image, UnidentifiedImageError
+
+    if not data:
+        raise Unusable("empty")
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP" and len(data) < 8 + int.from_bytes(data[4:8], "little"):
+        raise Unusable("truncated", f"{len(data)} bytes of {8 + int.from_bytes(data[4:8], 'little')}")
+    try:
+        picture = Image.open(io.BytesIO(data), formats=PICTURE_FORMATS)
+    except UnidentifiedImageError:
+        known = data.startswith(STARTS)
+        raise Unusable("damaged" if known else "not a picture", f"begins with {data[:8].hex(' ')}") from None
+    except Image.DecompressionBombError as error:
+        raise Unusable("too large", str(error)) from None
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise _told(error) from None
+    if picture.width * picture.height > MAXIMUM_PICTURE_PIXELS:
+        raise Unusable("too large", f"{picture.width}x{picture.height} pixels; at most {MAXIMUM_PICTURE_PIXELS}")
+    return picture
+
+
+def _header(data: bytes, picture: Image.Image) -> Seen:
+    """What the header says; phones write several pictures into one JPEG, which Pillow calls MPO."""
+    kind = "JPEG" if picture.format == "MPO" else str(picture.format)
+    animated = kind != "JPEG" and bool(getattr(picture, "is_animated", False))
+    profile = bool(picture.info.get("icc_profile"))
+    turned = orientation(data, picture) != 1
+    return Seen(data, picture, picture.size, kind, animated, False, picture.mode, turned, profile)
+
+
+def _on_white(picture: Image.Image) -> tuple[Image.Image, bool]:
+    """A loaded picture as RGB on white, and whether any of the white shows."""
+    from PIL import Image
+
+    if picture.mode == "F" or picture.mode.startswith("I"):
+        picture = _eight_bits(picture)
+    elif picture.mode in ("La", "RGBa"):
+        picture = picture.convert({"La": "LA", "RGBa": "RGBA"}[picture.mode])
+    if not picture.has_transparency_data:
+        return (picture if picture.mode == "RGB" else picture.convert("RGB")), False
+    clear = picture.convert("RGBA")
+    if clear.getchannel("A").getextrema()[0] == 255:
+        return clear.convert("RGB"), False
+    canvas = Image.new("RGBA", clear.size, "white")
+    canvas.alpha_composite(clear)
+    return canvas.convert("RGB"), True
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Grey of 16 or 32 bits, scaled: 16 bits by their range; what goes beyond, and fractions, from least to most."""
+    import numpy as np
+    from PIL import Image
+
+    values = np.nan_to_num(np.asarray(picture).astype(np.float32))
+    low, high = (0.0, 65535.0) if picture.mode != "F" else (float(values.min()), float(values.max()))
+    if float(values.min()) < low or float(values.max()) > high:
+        low, high = float(values.min()), float(values.max())
+    scaled = (values - low) * (255 / ((high - low) or 1))
+    return Image.fromarray(np.rint(scaled).astype(np.uint8))
+
+
+def _turned(image: Image.Image, turn: int) -> Image.Image:
+    """The picture as EXIF asks for it (Exif 2.32, tag 0x0112)."""
+    from PIL.Image import Transpose
+
+    turns = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE"}
+    turns |= {6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90"}
+    return image if turn == 1 else image.transpose(Transpose[turns[turn]])
+
+
+def _told(error: Exception) -> Unusable:
+    """A decoder's exception as a reason."""
+    said: Any = str(error) or type(error).__name__
+    return Unusable("truncated" if "truncated" in said.lower() else "damaged", said)

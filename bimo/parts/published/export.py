@@ -74,6 +74,7 @@ FORMS = (
     Form("ZImagePipeline", "ZImageTransformer2DModel", ("Qwen3Model",), component="transformer"),
     Form("QwenImagePipeline", "QwenImageTransformer2DModel", (QWEN,), component="transformer"),
     Form("CogView4Pipeline", "CogView4Transformer2DModel", ("GlmModel",), component="transformer"),
+    Form("OvisImagePipeline", "OvisImageTransformer2DModel", ("Qwen3Model",), component="transformer"),
     Form("Lumina2Pipeline", "Lumina2Transformer2DModel", ("Gemma2Model",), component="transformer"),
 )
 #: Denoisers whose pipeline asks for more than was loaded, and what.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -164,6 +165,17 @@ def files_of(folder: Path) -> list[Path]:
     )
 
 
+def _own_file(pipeline: str) -> str | None:
+    """The reader of a pipeline with a file of its own name: OvisImagePipeline is read by ovis_image.py, which has it
+    among its ``PIPELINES``.
+    """
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", pipeline.removesuffix("Pipeline")).lower()
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or not Path(__file__).with_name(f"{name}.py").is_file():
+        return None
+    place = f"{__package__}.{name}"
+    return place if pipeline in getattr(importlib.import_module(place), "PIPELINES", ()) else None
+
+
 def _parts(index: Path) -> list[Path]:
     table = read_json(index).get("weight_map")
     names = sorted({str(v) for v in cast("dict[str, Any]", table).values()}) if isinstance(table, dict) else []
@@ -181,13 +193,14 @@ def _parts(index: Path) -> list[Path]:
 def reading_of(path: Path) -> Reading:
     """What a folder is and where its files go. Raises RecipeError and WeightsError as ``recipe_of``."""
     folder = Folder.at(path)
-    if folder.pipeline not in FAMILIES:
+    place = FAMILIES.get(folder.pipeline) or _own_file(folder.pipeline)
+    if place is None:
         zh, en = meant(folder.pipeline, FAMILIES)
         at = path / INDEX_FILE
         raise RecipeError(
             f"{at} 是 {folder.pipeline}，不支持{zh}", f"{at} is a {folder.pipeline}, which is not supported{en}"
         )
-    family: Any = importlib.import_module(FAMILIES[folder.pipeline])
+    family: Any = importlib.import_module(place)
     reading: Reading = family.reading(folder)
     beside = [name for name in BESIDE if name in folder.classes and name not in {f.component for f in reading.fillings}]
     if not beside:

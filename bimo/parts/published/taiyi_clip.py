@@ -34,13 +34,23 @@ def is_pair(folder: Path) -> bool:
 
 
 def read(folder: Path, dtype: torch.dtype | None = torch.float32) -> System:
-    """The system of both towers. Raises RecipeError for another kind of tower, WeightsError that lists all tensors
-    that are missing, unexpected or misshapen.
+    """The system of both towers in a folder. Raises as ``read_apart``."""
+    return _read(folder / WORDS, folder / PICTURES, True, dtype)
+
+
+def read_apart(words: Path, pictures: Path, dtype: torch.dtype | None = torch.float32) -> System:
+    """The system of towers from two repositories: a picture tower that others published has words of its own, whose
+    projection is not for these. Raises RecipeError for another kind of tower, WeightsError that lists all tensors that
+    are missing, unexpected or misshapen.
     """
-    words, pictures = _state(folder / WORDS), _state(folder / PICTURES)
+    return _read(words, pictures, False, dtype)
+
+
+def _read(of_words: Path, of_pictures: Path, together: bool, dtype: torch.dtype | None) -> System:
+    words, pictures = _state(of_words), _state(of_pictures)
     table = {"vision.logit_scale": pictures.pop("logit_scale")} if "logit_scale" in pictures else {}
     for name, value in pictures.items():
-        if name == "text_projection.weight" and "classifier.weight" not in words:
+        if name == "text_projection.weight" and "classifier.weight" not in words and together:
             table |= {"text.0.head.weight": value, "text.0.head.bias": torch.zeros(len(value))}
         elif not name.startswith(("text_model.", "text_projection.")) and not name.endswith("position_ids"):
             table[f"vision.model.{name}"] = value
@@ -53,13 +63,13 @@ def read(folder: Path, dtype: torch.dtype | None = torch.float32) -> System:
     recipe = Recipe(
         name="taiyi-clip",
         languages=("zh",),
-        text=(_words(folder / WORDS, 0 if head is None else head.shape[0]),),
-        vision=_pictures(folder / PICTURES),
+        text=(_words(of_words, 0 if head is None else head.shape[0]),),
+        vision=_pictures(of_pictures),
     )
     with weights.unfilled():
         system = System(recipe)
-    weights.assign(system, table, dtype, folder)
-    system.towers[0].load_words(folder / WORDS)
+    weights.assign(system, table, dtype, of_words)
+    system.towers[0].load_words(of_words)
     return system.eval()
 
 

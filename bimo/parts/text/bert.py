@@ -84,6 +84,7 @@ class BertTower(nn.Module):
             pooler=part.pooler,
         )
         self.head = nn.Linear(part.width, part.project) if part.pool and part.project else None
+        self.begins = 1  # tokens before those of the text
         self.words: Any = None
         self.known: frozenset[str] = frozenset()
 

@@ -96,6 +96,8 @@ class ClipTower(nn.Module):
             )
         )
         self.projection = nn.Linear(part.width, part.project, bias=False) if part.project else None
+        # Tokens before those of the text; one vector of a whole text has none of it.
+        self.begins = 1 if part.answer == "tokens" else None
         self.words: Any = None
         self.pad = 0
 

@@ -73,6 +73,7 @@ class T5Tower(nn.Module):
                 dropout_rate=part.dropout,
             )
         ).encoder
+        self.begins = 0  # tokens before those of the text
         self.words: Any = None
         self.pad = 0
 

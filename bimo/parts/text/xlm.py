@@ -102,6 +102,7 @@ class XlmTower(nn.Module):
         self.part = part
         self.model = Transformed(part)
         self.projection = nn.Linear(part.project, part.embed, bias=False) if part.embed else None
+        self.begins = 1  # tokens before those of the text
         self.words: Any = None
         self.pad = 1
 

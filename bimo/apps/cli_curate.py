@@ -1,0 +1,284 @@
+"""`bimo curate`: raw pictures and captions become training shards, and every decision is on record."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
+
+from bimo.apps import models
+from bimo.core import part
+from bimo.core.errors import BimoError, RecipeError, say
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+    from bimo.data.curation.steps import Curation
+    from bimo.data.curation.workers import Workers
+
+HELP = say(
+    "把原始图文清洗成训练数据；每一行的去留都有据可查。",
+    "Make training data of raw pairs; every decision is on record.",
+)
+EXAMPLES = say(
+    "SRC 可以是图片文件夹（同名 .txt 或 .json）、csv/tsv/jsonl/parquet 表、Hugging Face 的文件夹、webdataset 分片。\n\n"
+    "中断后再运行同一条命令就接着做；只改阈值时不再读图。结果在 DST：分片、table/、report.json。\n\n"
+    "例子：\n\n  bimo curate 照片/ data/ --recipe wukong\n\n"
+    "  bimo curate pairs.csv data/ --recipe wukong --set steps.0.pixels=256\n\n"
+    "  bimo curate 照片/ data/ --recipe ./mine.py:steps --workers 8\n\n"
+    "  bimo curate 照片/ data/ --recipe taiyi --scorer ./taiyi-clip --set steps.5.above=0.15 --select-only",
+    "SRC is a folder of pictures (with a .txt or .json of each one's name), a table (csv, tsv, jsonl, parquet), a "
+    "folder of Hugging Face's, or webdataset shards.\n\n"
+    "Run the same command again to go on after a stop; a changed threshold reads no picture. DST gets shards, table/ "
+    "and report.json.\n\n"
+    "Examples:\n\n  bimo curate photos/ data/ --recipe wukong\n\n"
+    "  bimo curate pairs.csv data/ --recipe wukong --set steps.0.pixels=256\n\n"
+    "  bimo curate photos/ data/ --recipe ./mine.py:steps --workers 8\n\n"
+    "  bimo curate photos/ data/ --recipe taiyi --scorer ./taiyi-clip --set steps.5.above=0.15 --select-only",
+)
+
+
+def curate(
+    source: Annotated[Path, typer.Argument(help=say("图片和说明在哪里", "where pictures and captions are"))],
+    out: Annotated[Path, typer.Argument(help=say("写到哪个文件夹", "the folder to write"))],
+    recipe: Annotated[
+        str,
+        typer.Option(help=say("步骤清单：名字、./mine.py:名字、JSON", "a list of steps: a name, ./mine.py:name, JSON")),
+    ],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help=say("改清单的一个值：路径=值", "set a value of the list: path=value")),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help=say("几个进程", "how many processes"))] = None,
+    on: Annotated[str, typer.Option(help=say("在哪里跑：local、ray", "where to run: local, ray"))] = "local",
+    scorer: Annotated[
+        str | None,
+        typer.Option(help=say("图文打分用的模型：名字或文件夹", "the system that scores pairs: name or folder")),
+    ] = None,
+    select_only: Annotated[
+        bool,
+        typer.Option(
+            "--select-only",
+            help=say(
+                "只按已有的分数重新挑选，不读图、不写分片", "select anew from stored scores; no pictures, no shards"
+            ),
+        ),
+    ] = False,
+) -> None:
+    """Runs a list of steps over a source; prints the account and the folder."""
+    wanted, files = curation(recipe)
+    wanted = changed(wanted, settings or [], scorer)
+    from bimo.data.curation.run import curate as run
+    from bimo.data.curation.steps import Tools
+
+    if not select_only:
+        apart(source, out)
+    if on not in ("local", "ray"):
+        raise RecipeError(f"--on 是 {on!r}，应为 local 或 ray", f"--on is {on!r}; expected local or ray")
+    crew = crew_of(cast("Literal['local', 'ray']", on), workers, files)
+    with progress() as bar:
+        asking = crew if on == "ray" else None
+        tools = Tools(open_scorer)
+        report = run(source, out, wanted, tools=tools, workers=crew, asking=asking, bar=bar, stored=select_only)
+    for line in account(report):
+        print(line)
+    if select_only:
+        typer.echo(say("分片没有重写", "the shards are those of the run before"), err=True)
+    print(out)
+
+
+def lists() -> dict[str, Curation]:
+    """Every list of this package by its name, sorted."""
+    from bimo.data.curation.steps import Curation
+    from bimo.recipes import curation as room
+
+    return dict(sorted((v.name, v) for v in vars(room).values() if isinstance(v, Curation)))
+
+
+def curation(name: str) -> tuple[Curation, tuple[tuple[str, str], ...]]:
+    """The list of a name, ``./mine.py:name`` or a JSON file, and the files of the user's that workers must load.
+
+    Raises RecipeError.
+    """
+    from bimo.data.curation.steps import Curation
+
+    file, _, value = name.rpartition(":") if re.search(r"\.py:[^/\\]*$", name) else (name, "", "")
+    if file.endswith(".py"):
+        path = Path(file).expanduser().resolve()
+        if not path.is_file():
+            raise RecipeError(f"没有文件 {path}", f"there is no file {path}")
+        return _of_file(path, value), ((f"bimo_curation_{path.stem}", str(path)),)
+    path = Path(name).expanduser()
+    if path.is_file() or path.suffix == ".json":
+        try:
+            found = part.loads(path.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"读不了 {path}：{error}", f"{path} cannot be read: {error}") from None
+        if isinstance(found, Curation):
+            return found, ()
+        raise RecipeError(f"{path} 不是清洗步骤的清单", f"{path} is no list of steps")
+    every = lists()
+    if name in every:
+        return every[name], ()
+    zh, en = part.meant(name, every)
+    raise RecipeError(f"没有叫 {name!r} 的清单{zh}", f"there is no list called {name!r}{en}")
+
+
+def _of_file(path: Path, name: str) -> Curation:
+    from bimo.data.curation.steps import Curation
+    from bimo.data.curation.workers import load_file
+
+    try:
+        module = load_file(f"bimo_curation_{path.stem}", path)
+    except BimoError:
+        raise
+    # The file is the user's own program: whatever it raises is told as it is.
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}"
+        raise RecipeError(f"清单 {path} 运行出错：{told}", f"the list {path} fails: {told}") from error
+    found = {n: v for n, v in vars(module).items() if isinstance(v, Curation)}
+    own = found | {v.name: v for v in found.values()}
+    if name in own:
+        return own[name]
+    if not name and len({id(v) for v in found.values()}) == 1:
+        return next(iter(found.values()))
+    zh, en = part.meant(name, own) if own else ("", "")
+    raise RecipeError(f"{path} 里没有清单 {name!r}{zh}", f"{path} has no list {name!r}{en}")
+
+
+def changed(wanted: Curation, settings: Sequence[str], scorer: str | None) -> Curation:
+    """A list as the command line wants it: another scorer, then each path=value. Raises RecipeError."""
+    if scorer is not None:
+        if not any(hasattr(step, "scorer") for step in wanted.steps):
+            raise RecipeError(f"清单 {wanted.name} 里没有打分的步骤", f"no step of {wanted.name} scores pairs")
+        steps = (dataclasses.replace(s, **_scored(s, scorer)) for s in wanted.steps)
+        wanted = dataclasses.replace(wanted, steps=tuple(steps))
+    for setting in settings:
+        path, equals, value = setting.partition("=")
+        if not equals:
+            raise RecipeError(
+                f"--set 是 {setting!r}，应为 路径=值，例如 steps.0.pixels=256",
+                f"--set is {setting!r}; expected path=value, for instance steps.0.pixels=256",
+            )
+        wanted = cast("Curation", part.override(wanted, path.strip(), value.strip()))
+    return wanted
+
+
+def _scored(step: Any, scorer: str) -> dict[str, str]:
+    return {"scorer": scorer} if hasattr(step, "scorer") else {}
+
+
+def apart(source: Path, out: Path) -> None:
+    """Raises RecipeError where the output would lie in the source: the next run would read it."""
+    if not source.exists():
+        raise RecipeError(f"没有 {source}", f"there is no {source}")
+    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+        raise RecipeError(
+            f"{out} 在 {source} 里面，下次会把自己的结果读进来；请写到别处",
+            f"{out} lies in {source}: the next run would read its own results; write elsewhere",
+        )
+
+
+def crew_of(on: Literal["local", "ray"], count: int | None, files: tuple[tuple[str, str], ...]) -> Workers:
+    """Processes of this machine, one a core, or a Ray cluster."""
+    from bimo.data.curation.workers import Local, OnRay
+
+    if on == "ray":
+        return OnRay(files=files)
+    return Local(count or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else count or 2, files)
+
+
+class TowerScorer:
+    """A system with two towers as `bimo.data.curation.steps.Scorer`."""
+
+    def __init__(self, name: str) -> None:
+        self._system = models.load(name)
+        self.digest = self._system.weights_hash
+
+    def words(self, texts: Sequence[str]) -> np.ndarray:
+        """[B, D] float32, each of length 1."""
+        from bimo.eval.scorer import word_vectors
+
+        return word_vectors(self._system, texts).float().cpu().numpy()
+
+    def pictures(self, pictures: Sequence[Image.Image]) -> np.ndarray:
+        """[B, D] float32, each of length 1."""
+        from bimo.eval.scorer import picture_vectors
+
+        return picture_vectors(self._system, pictures).float().cpu().numpy()
+
+
+_opened: dict[str, TowerScorer] = {}
+
+
+def open_scorer(name: str) -> TowerScorer:
+    """The scorer of a name or folder, opened once a process."""
+    if name not in _opened:
+        _opened[name] = TowerScorer(name)
+    return _opened[name]
+
+
+def account(report: dict[str, Any]) -> Iterator[str]:
+    """The account in lines: the sums, then what went by which rule and what failed why."""
+    numbers = report["numbers"]
+    sums = tuple(numbers[name] for name in ("rows_in", "kept", "dropped", "failed"))
+    yield say("读入 {} = 保留 {} + 丢弃 {} + 失败 {}", "rows in {} = kept {} + dropped {} + failed {}").format(*sums)
+    for rule in report["rules"]:
+        if rule["dropped"]:
+            why = say(f"（{rule['zh']}）", f" ({rule['en']})")
+            yield say(
+                f"丢弃，{rule['rule']}{why}：{rule['dropped']}", f"dropped, {rule['rule']}{why}: {rule['dropped']}"
+            )
+    for reason, count in report["failures"].items():
+        yield say(f"失败，{reason}：{count}", f"failed, {reason}: {count}")
+    yield say(
+        f"用时 {numbers['seconds']:.1f} 秒，每秒 {numbers['rows_a_second']} 行",
+        f"{numbers['seconds']:.1f} s, {numbers['rows_a_second']} rows a second",
+    )
+
+
+class RichBar:
+    """Shows on the terminal how far a run is: rows a second, the share kept so far, the time left."""
+
+    def __init__(self, bar: Any) -> None:
+        self._bar, self._task = bar, None
+        self._rows = self._kept = 0
+
+    def phase(self, zh: str, en: str, total: int | None) -> None:
+        """A phase begins."""
+        if self._task is not None:
+            self._bar.update(self._task, visible=False)
+        self._rows = self._kept = 0
+        self._task = self._bar.add_task(say(zh, en), total=total, kept="")
+
+    def advance(self, rows: int, kept: int | None = None) -> None:
+        """So many rows more were done."""
+        self._rows += rows
+        self._kept += kept or 0
+        share = say(f"留 {self._kept / max(self._rows, 1):.0%}", f"{self._kept / max(self._rows, 1):.0%} kept")
+        self._bar.update(self._task, advance=rows, kept=share if kept is not None else "")
+
+
+@contextmanager
+def progress() -> Iterator[RichBar]:
+    """A bar on the terminal; what is printed is the answer, so it goes elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Speed(ProgressColumn):
+        def render(self, task: Any) -> Text:
+            return Text("" if not task.speed else say(f"{task.speed:.0f} 行/秒", f"{task.speed:.0f} rows/s"))
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Speed())
+    with Progress(
+        *columns, TextColumn("{task.fields[kept]}"), TimeRemainingColumn(), console=Console(stderr=True)
+    ) as bar:
+        yield RichBar(bar)

@@ -1,0 +1,153 @@
+"""What a source is, told by what lies in it, and in one sentence why."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from bimo.core.errors import DataError
+from bimo.data.curation import archives, columnar, folders, listing, tables
+from bimo.data.folder import PICTURE_FILES
+from bimo.data.shards import INDEX, read_index
+
+TABLES = {".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".arrow"}
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a source is: the sentence for people in both languages, and how its rows are read."""
+
+    zh: str
+    en: str
+    read: listing.Read
+
+
+@dataclass
+class _Survey:
+    """What lies in a source, by what it may be read as: paths relative to it, in order."""
+
+    tars: list[str]
+    tables: list[str]
+    records: list[str]
+    pictures: int = 0
+
+
+def _survey(source: Path) -> _Survey:
+    found = _Survey([], [], [])
+    for folder in folders.walk(source):
+        stems = {os.path.splitext(name)[0] for name in folder.names if listing.is_picture(name)}
+        found.pictures += len(stems)
+        for entry in folder.files:
+            path, (stem, ending) = os.path.join(folder.path, entry.name), os.path.splitext(entry.name.lower())
+            if entry.name.lower().endswith((".tar", ".tar.gz", ".tgz")):
+                found.tars.append(path)
+            elif ending in TABLES:
+                found.tables.append(path)
+            elif ending == ".json" and not folder.path and stem not in stems:
+                found.records.append(path)
+    return found
+
+
+def known(source: Path) -> Known:
+    """What a source is, by what lies in it. Raises DataError, naming what was looked for, where nothing can be read."""
+    if source.is_file():
+        return _known_file(source)
+    if not source.is_dir():
+        raise DataError(f"没有 {source}", f"there is no {source}")
+    found = _survey(source)
+    if INDEX in found.records and found.tars:
+        try:
+            names = [shard.name for shard in read_index(source).shards]
+            why = f"{INDEX} 列出 {len(names)} 个分片", f"{INDEX} lists {len(names)} shards"
+            return Known(f"bimo 的分片：{why[0]}", f"bimo's own shards: {why[1]}", listing.tars(source, names))
+        except DataError:
+            pass  # another tool's index.json
+    for name in found.records:
+        if (index := listing.index_kits(source / name)) is not None:
+            return _known_index(source, index)
+    if found.tars:
+        sides = sum((source / name).with_suffix(".parquet").is_file() for name in found.tars)
+        zh = f"{len(found.tars)} 个 tar，{sides} 个旁边有 parquet：" if sides else f"{len(found.tars)} 个 tar："
+        en = f"{len(found.tars)} tar files, {sides} of them with a parquet beside them: " if sides else ""
+        what = ("img2dataset 的输出", "img2dataset's output") if sides else ("webdataset", "webdataset")
+        en = en or f"{len(found.tars)} tar files: "
+        return Known(f"{zh}{what[0]}", f"{en}{what[1]}", listing.tars(source, found.tars))
+    fetched = [name for name in found.tables if _is_side(source / name)]
+    if fetched:
+        zh, en = f"{len(fetched)} 个 parquet 有 key 和 status 列", f"{len(fetched)} parquet tables of keys and statuses"
+        return Known(f"img2dataset 的文件夹：{zh}", f"img2dataset's folders: {en}", listing.fetched(source, fetched))
+    metadata = [name for name in found.tables if os.path.basename(name).startswith("metadata.")]
+    apart = [
+        name for name in found.tables if name.endswith(listing.APART[0]) and listing.texts_of(name) in found.tables
+    ]
+    chosen = metadata or [name for name in found.tables if name not in {listing.texts_of(one) for one in apart}]
+    why = [said for name in chosen for said in [_usable(source / name)] if said][:1]
+    if why:
+        zh = "Hugging Face imagefolder" if metadata else "表格"
+        en = "a Hugging Face imagefolder" if metadata else "tables"
+        return Known(
+            f"{zh}：{len(chosen)} 个表，{why[0][0]}",
+            f"{en}: {len(chosen)} of them; {why[0][1]}",
+            listing.listed(source, chosen),
+        )
+    if found.pictures:
+        zh, en = "旁边同名的 .txt 或 .json 是说明", "captions are in .txt or .json files of the same name"
+        return Known(
+            f"图片文件夹：{found.pictures} 张，{zh}",
+            f"{found.pictures} pictures in folders; {en}",
+            listing.pictures(source),
+        )
+    raise _nothing(source)
+
+
+def _known_index(folder: Path, index: listing.Index) -> Known:
+    zh = f"IndexKits 的索引 {index.name}：{len(index.tables)} 个 Arrow 表中选出 {len(index.rows)} 行"
+    en = f"an index of IndexKits, {index.name}: {len(index.rows)} rows of {len(index.tables)} Arrow tables"
+    return Known(zh, en, listing.indexed(folder, index))
+
+
+def _is_side(path: Path) -> bool:
+    """Whether a parquet is what img2dataset leaves beside a folder of pictures."""
+    return path.suffix == ".parquet" and path.with_suffix("").is_dir() and archives.is_side_table(path)
+
+
+def _nothing(source: Path) -> DataError:
+    looked = "metadata.jsonl, .csv, .tsv, .jsonl, .parquet, .arrow, .tar, " + ", ".join(sorted(PICTURE_FILES))
+    return DataError(
+        f"{source} 里没有能读的东西：找过有图片列的表、tar 和图片（{looked}）",
+        f"nothing in {source} can be read: looked for tables with a column of pictures, tars and pictures ({looked})",
+    )
+
+
+def _known_file(source: Path) -> Known:
+    folder, name = source.parent, source.name
+    if (index := listing.index_kits(source)) is not None:
+        return _known_index(folder, index)
+    with source.open("rb") as file:
+        start = file.read(512)
+    if start[257:262] == b"ustar" or name.lower().endswith((".tar", ".tgz", ".tar.gz")):
+        return Known("一个 tar：webdataset", "a tar file: webdataset", listing.tars(folder, [name]))
+    said = _usable(source)
+    if said is None:
+        raise _nothing(source)
+    return Known(f"一个表：{said[0]}", f"a table: {said[1]}", listing.listed(folder, [name]))
+
+
+def _usable(path: Path) -> tuple[str, str] | None:
+    """What a table's column of pictures is and how it is written, in both languages; None where it has none."""
+    if not path.is_file():
+        return None
+    try:
+        if (form := columnar.form_of(path)) is not None:
+            found = columnar.picture_of(path, form)
+            if found is None:
+                return None
+            return f"{form}，图片在 {found[0]} 列", f"{form} with pictures in column {found[0]}"
+        dialect = tables.dialect_of(path)
+    except Exception:  # of damaged files pyarrow raises all sorts; reading tells of them
+        return None
+    if dialect is None:
+        return None
+    how = {"": "JSON lines", "\t": "TSV", ",": "CSV"}.get(dialect.delimiter, f"CSV ({dialect.delimiter})")
+    return f"{how}，编码 {dialect.encoding}", f"{how} in {dialect.encoding}"

@@ -1,0 +1,291 @@
+"""`bimo curate`: reads, measures, selects, writes and accounts; each phase goes on where an earlier run was broken off.
+
+Below ``out``: shards with ``index.json`` as training reads them, ``table/`` with every row, ``selection.parquet`` with
+the kept ones, ``report.json`` and ``report.html``, and ``work/`` with what makes the next run short. Shards, index and
+tables have the same bytes whatever the number of workers, and however often the run was killed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from bimo.core.errors import DataError, say
+from bimo.core.part import Part
+from bimo.data.curation import account, measuring, writing
+from bimo.data.curation.asking import Ask, room_of
+from bimo.data.curation.measuring import OF, Measure, Slice, Taken
+from bimo.data.curation.report import PAGE, write_page
+from bimo.data.curation.selecting import Judge, Stretch, clear_after, clear_units, room, select_table, stretches
+from bimo.data.curation.standing import Columns, Scored
+from bimo.data.curation.steps import Curation, ModelStep, PictureStep, TableStep, Tools, WriterStep
+from bimo.data.curation.store import Work, save_json, sweep, unwritten
+from bimo.data.curation.workers import Here, Workers
+from bimo.data.shards import INDEX, write_index
+
+REPORT = "report.json"
+
+
+class Bar(Protocol):
+    """Is told how far a run is."""
+
+    def phase(self, zh: str, en: str, total: int | None) -> None:
+        """A phase begins, of so many rows."""
+        ...
+
+    def advance(self, rows: int, kept: int | None = None) -> None:
+        """So many rows more were done, of which so many are kept so far, where that is known."""
+        ...
+
+
+class Silent:
+    """Tells nobody."""
+
+    def phase(self, zh: str, en: str, total: int | None) -> None:
+        """Nothing."""
+
+    def advance(self, rows: int, kept: int | None = None) -> None:
+        """Nothing."""
+
+
+@dataclass
+class Run:
+    """One run: what it reads and writes, who works, and what the phases hand on."""
+
+    source: Path
+    out: Path
+    curation: Curation
+    workers: Workers
+    tools: Tools
+    bar: Bar
+    stored: bool
+    asking: Workers
+    work: Work = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.work = Work(self.out / "work")
+
+    def read(self) -> Taken:
+        """Phase 0."""
+        if self.stored:
+            return measuring.taken(self.work)
+        self.bar.phase("读入", "reading", None)
+        return measuring.take_in(self.source, self.work, self.bar.advance)
+
+    def measure(self, taken: Taken) -> int:
+        """Phase 1; answers how many pictures were opened."""
+        sweep(self.work.folder / "measured", 0, ".part")
+        sweep(self.work.folder / "measured", taken.units)
+        self.bar.phase("看图", "looking at pictures", taken.rows)
+        task = Measure(self.source, self.work, self.curation.steps)
+        measuring.measured_by(self.curation.steps)
+        halved = set[int]()
+        opened = 0
+        jobs = (Slice(unit, count) for unit, count in enumerate(taken.counts))
+        for job, done in self.workers.answers(task, jobs):
+            self.bar.advance(done.rows, done.kept)
+            opened += done.opened
+            if job.stop >= 0:
+                halved.add(job.unit)
+        for unit in sorted(halved):
+            task.join(unit)
+        return opened
+
+    def select(self, taken: Taken) -> tuple[str, list[Scored], tuple[Part, ...]]:
+        """Phase 2: the room of the last standings, where scores lie, and the steps as they were settled."""
+        every = stretches(self.curation.steps)
+        units = range(taken.units)
+        scored: list[Scored] = []
+        settled = list(self.curation.steps)
+        before = ""
+        for place, stretch in enumerate(every):
+            after, asked = room(place), ""
+            rule = ", ".join(type(step).__name__ for step in stretch.steps[:3]) or say("结账", "closing")
+            self.bar.phase(f"挑选：{rule}", f"selecting: {rule}", taken.rows)
+            for at, step in enumerate(stretch.steps, stretch.first):
+                if stretch.kind == "row" and isinstance(step, PictureStep):
+                    scored.append(Scored("measured", step.measuring() + OF, at))
+            if stretch.kind in ("model", "writer"):
+                stretch, asked = self._ask(stretch, before, taken, scored)
+            if stretch.kind == "table":
+                table = Columns(self.work, taken.units, before, scored)
+                select_table(self.work, stretch, before, after, taken.firsts, table)
+                self.bar.advance(taken.rows)
+            else:
+                self._judge(Judge(self.work, stretch, stretch.digest(), before, after, asked), units)
+            if stretch.kind == "model":
+                settled[stretch.first] = stretch.steps[0]
+            before = after
+        clear_after(self.work, len(every))
+        clear_units(self.work, len(every), taken.units)
+        return before, scored, tuple(settled)
+
+    def _judge(self, task: Judge, units: Iterable[int]) -> None:
+        for _, (rows, left) in self.workers.answers(task, units):
+            self.bar.advance(rows, left)
+
+    def _ask(self, stretch: Stretch, before: str, taken: Taken, scored: list[Scored]) -> tuple[Stretch, str]:
+        """Has a model's or a writer's answers stored, and gives the stretch with its step settled."""
+        step = stretch.steps[0]
+        assert isinstance(step, (ModelStep, WriterStep))
+        asked = room_of(step, self.tools)
+        task = Ask(self.source, self.work, step, self.tools, before, asked, self.stored)
+        for _, (rows, _) in self.asking.answers(task, range(taken.units)):
+            self.bar.advance(rows)
+        sweep(self.work.folder / asked, taken.units)
+        if isinstance(step, ModelStep):
+            scored.append(Scored(asked, f"score{OF}", stretch.first))
+            settle: Callable[[Columns], Any] | None = getattr(step, "settled", None)
+            if settle is not None:
+                step = settle(Columns(self.work, taken.units, before, scored))
+        self.bar.phase(f"挑选：{type(step).__name__}", f"selecting: {type(step).__name__}", taken.rows)
+        return Stretch(stretch.kind, stretch.first, (step,)), asked
+
+    def write(self, taken: Taken, last: str) -> tuple[list[list[tuple[int, writing.Share]]], dict[int, str], int]:
+        """Phase 3: the shards. Answers which shards have what of a unit, the rows that were lost, and the samples."""
+        planned = writing.plan(self.work, taken.units, last)
+        total = sum(share.count for shares in planned for share in shares)
+        self.bar.phase("写分片", "writing shards", total)
+        task = writing.WriteShard(self.source, self.work, self.out, last)
+        # No index lists shards that are being replaced.
+        (self.out / INDEX).unlink(missing_ok=True)
+        made: list[writing.Written] = []
+        for _, written in self.workers.answers(task, list(enumerate(planned))):
+            made.append(written)
+            self.bar.advance(written.shard.count)
+        writing.remove_shards(self.out, self.work, len(planned))
+        sweep(self.work.folder / "lost", len(planned), ".json")
+        if any(written.shard.count for written in made):
+            write_index(self.out, [written.shard for written in made])
+        by_unit: list[list[tuple[int, writing.Share]]] = [[] for _ in range(taken.units)]
+        for number, shares in enumerate(planned):
+            for share in shares:
+                by_unit[share.unit].append((number, share))
+        lost = {number: reason for written in made for number, reason in written.lost}
+        return by_unit, lost, sum(written.shard.count for written in made)
+
+    def tables(
+        self,
+        taken: Taken,
+        last: str,
+        scores: Sequence[writing.ScoreColumn],
+        shares: Sequence[Sequence[tuple[int, writing.Share]]],
+        lost: dict[int, str],
+    ) -> None:
+        """The table of every row, unit by unit."""
+        self.bar.phase("写表", "writing the table", taken.rows)
+        stops = [*taken.firsts[1:], 1 << 62]
+        jobs = (
+            (
+                unit,
+                tuple(shares[unit]) if shares else (),
+                tuple((n, lost[n]) for n in sorted(lost) if taken.firsts[unit] <= n < stops[unit]),
+            )
+            for unit in range(taken.units)
+        )
+        task = writing.WriteTable(self.work, self.out, last, tuple(scores))
+        for job, _ in self.workers.answers(task, jobs):
+            self.bar.advance(taken.counts[job[0]])
+        sweep(self.out / "table", taken.units)
+        sweep(self.work.folder / "table", taken.units, ".json")
+
+
+def curate(
+    source: Path,
+    out: Path,
+    curation: Curation,
+    *,
+    tools: Tools,
+    workers: Workers | None = None,
+    asking: Workers | None = None,
+    bar: Bar | None = None,
+    stored: bool = False,
+) -> dict[str, Any]:
+    """Runs a list over a source and answers the report, which is also in ``out/report.json``.
+
+    ``workers`` look at pictures, judge and write; ``asking`` hold the models (this process where it is None). With
+    ``stored`` nothing of the source is read: the selection, the table and the report are made from stored scores, and
+    the shards stay those of the run before.
+
+    Raises DataError for a source that cannot be read, a full disk, a second run in the same folder, and where the
+    account does not balance.
+    """
+    began = time.monotonic()
+    workers = workers or Here()
+    run = Run(source, out, curation, workers, tools, bar or Silent(), stored, asking or Here())
+    try:
+        with alone(run.work.folder):
+            return _curate(run, began)
+    except OSError as error:
+        raise unwritten(error, Path(error.filename or out)) from error
+    finally:
+        workers.close()
+
+
+def _curate(run: Run, began: float) -> dict[str, Any]:
+    out, stored = run.out, run.stored
+    for name in (REPORT, PAGE):
+        (out / name).unlink(missing_ok=True)
+    for path in sorted({*out.glob(".*.part"), *out.glob("table/.*.part"), *run.work.folder.glob("*/**/.*.part")}):
+        # A run that was killed left what it had not finished; nobody else is at work here.
+        path.unlink(missing_ok=True)
+    taken = run.read()
+    opened = 0 if stored else run.measure(taken)
+    last, scored, steps = run.select(taken)
+    shares, lost, samples = ([], {}, None) if stored else run.write(taken, last)
+    scores = writing.score_columns(run.work, taken.units, scored)
+    run.tables(taken, last, scores, shares, lost)
+    index = writing.write_selection(out, taken.units)
+    run.bar.phase("对账", "accounting", None)
+    tally, tables = account.account(out, taken.units, steps, scores, _judged(scored, steps, scores), run.workers)
+    report = {
+        "kind": "curate",
+        "recipe": run.curation.name,
+        "source": str(run.source),
+        "numbers": account.numbers(taken.rows, tally, time.monotonic() - began, opened),
+        "shards": None if stored else sum(1 for _ in out.glob("shard-*.tar")),
+        **tables,
+        "curation": account.dumped(run.curation),
+    }
+    save_json(out / REPORT, report)
+    write_page(out, run.source)
+    account.check(taken.rows, tally, index, samples)
+    return report
+
+
+def _judged(scored: Sequence[Scored], steps: Sequence[Part], scores: Sequence[writing.ScoreColumn]) -> dict[int, str]:
+    """The column of the table that each step judges by."""
+    shown = {(score.room, score.column): score.name for score in scores}
+    found: dict[int, str] = {}
+    for one in scored:
+        name = getattr(steps[one.place], "score", "")
+        # What a table step holds rows against is no number of one picture.
+        if isinstance(steps[one.place], TableStep):
+            continue
+        column = shown.get((one.room, one.start + name), name if name in ("width", "height") else "")
+        if column:
+            found[one.place] = column
+    return found
+
+
+@contextmanager
+def alone(folder: Path) -> Generator[None]:
+    """Holds a folder for one run at a time. Raises DataError where another one has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(
+                f"另一次运行正在用 {folder}；请等它结束", f"another run is at work in {folder}; wait until it ends"
+            ) from None
+        except ImportError:
+            # Windows has no such locks; there it is up to the user.
+            pass
+        yield

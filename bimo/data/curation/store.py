@@ -1,0 +1,225 @@
+"""What a run keeps on disk: unit files in parquet, written whole or not at all, each with the fingerprint of what it
+was made of.
+
+A unit is a stretch of the rows of a source; its size depends on its number alone, so that the same rows lie in the same
+files whatever else differs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from bimo.core.errors import BimoError, DataError
+from bimo.core.types import write_whole
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ROWS_A_UNIT = 1000
+#: The first units are small, so that small sets have work for several processes.
+SMALL_UNITS, ROWS_A_SMALL_UNIT = 16, 64
+#: Captions of a unit, in characters: a unit that holds more is closed early.
+CHARACTERS_A_UNIT = 1 << 23
+FINGERPRINT = b"made of"
+
+
+@dataclass(frozen=True)
+class Work:
+    """Where the files of a run lie, below ``folder``."""
+
+    folder: Path
+
+    def unit(self, room: str, number: int) -> Path:
+        """The file of a unit in a room such as "rows"."""
+        return self.folder / room / f"{number:06d}.parquet"
+
+    @property
+    def fetched(self) -> Path:
+        """Where pictures that were addresses lie, once they are fetched."""
+        return self.folder / "fetched"
+
+
+def most_rows(unit: int) -> int:
+    """How many rows a unit has at most."""
+    return ROWS_A_SMALL_UNIT if unit < SMALL_UNITS else ROWS_A_UNIT
+
+
+def digest(*values: Any) -> str:
+    """The SHA-256 of plain data, in hexadecimal."""
+    text = json.dumps(values, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def save(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all. Raises DataError where the disk does not take it."""
+    try:
+        write_whole(path, content)
+    except BimoError as error:
+        raise unwritten(error) from None
+
+
+def unwritten(error: BimoError | OSError, path: Path | None = None) -> DataError:
+    """What is said where a disk is full or closed."""
+    if isinstance(error, BimoError):
+        zh, en = error.zh, error.en
+    else:
+        zh, en = f"写不到 {path}：{error.strerror}", f"cannot write to {path}: {error.strerror}"
+    return DataError(
+        f"{zh}。写完的都还在；腾出空间后再运行同一条命令就会接着做",
+        f"{en}. What was finished is kept; make room and run the same command again to go on",
+    )
+
+
+def save_json(path: Path, value: Any) -> None:
+    """Writes plain data as readable JSON, whole or not at all."""
+    save(path, (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode("utf-8", "backslashreplace"))
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file says; None where there is none or it is damaged."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def save_table(path: Path, columns: Mapping[str, Any], fingerprint: str = "") -> None:
+    """Writes a parquet file. Columns are arrays of pyarrow, or lists of numbers and texts as ``column`` takes them."""
+    save(path, table_bytes(columns, fingerprint))
+
+
+def table_bytes(columns: Mapping[str, Any], fingerprint: str = "") -> bytes:
+    """A parquet file in memory; the same columns give the same bytes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    arrays = {name: value if isinstance(value, pa.Array) else column(value) for name, value in columns.items()}
+    table = pa.table(arrays).replace_schema_metadata({FINGERPRINT: fingerprint.encode()} if fingerprint else None)
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def column(values: Sequence[Any]) -> pa.Array:
+    """Numbers or texts as a column that gives back what it was given: integers stay integers where all are."""
+    import pyarrow as pa
+
+    given = [value for value in values if value is not None]
+    if any(isinstance(value, str) for value in given):
+        return pa.array([None if value is None else str(value) for value in values], pa.string())
+    if any(isinstance(value, float) for value in given):
+        return pa.array([None if value is None else float(value) for value in values], pa.float64())
+    if not given:
+        return pa.array(values, pa.float64())
+    return pa.array(values, pa.uint64() if max(given) > np.iinfo(np.int64).max else pa.int64())
+
+
+def plain(value: Any) -> float | int | str | None:
+    """A score as plain data. Raises TypeError for what is none, ValueError for a number no column holds."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, (bool, int, np.integer, np.bool_)):
+        whole = int(value)
+        if not -(1 << 63) <= whole < 1 << 64:
+            raise ValueError(f"{whole} needs more than 64 bits")
+        return whole
+    if isinstance(value, (float, np.floating)):
+        return float(value)
+    raise TypeError(f"{type(value).__name__} is no score")
+
+
+def fingerprint_of(path: Path) -> str:
+    """The fingerprint a unit file was saved with, empty where there is no such file or it cannot be read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return (pq.read_schema(path).metadata or {}).get(FINGERPRINT, b"").decode()
+    except (OSError, pa.ArrowException):
+        return ""
+
+
+def load_table(path: Path, names: Sequence[str] | None = None) -> pa.Table:
+    """A unit file, or some of its columns. Raises DataError where it is gone or damaged."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        # One thread: units are small, and whoever reads them is one of several processes.
+        with pq.ParquetFile(path) as file:
+            return file.read(columns=None if names is None else list(names), use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"读不了 {path}：{error}。请删除它，再运行同一条命令",
+            f"{path} cannot be read: {error}. Delete it and run the same command again",
+        ) from None
+
+
+def load_rows(path: Path, names: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """The rows of a unit file. Raises DataError as ``load_table``."""
+    return load_table(path, names).to_pylist()
+
+
+def names_in(path: Path) -> list[str]:
+    """The columns of a unit file, none where there is no such file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return list(pq.read_schema(path).names)
+    except (OSError, pa.ArrowException):
+        return []
+
+
+def joined(pieces: Sequence[np.ndarray]) -> np.ndarray:
+    """Pieces of one column of scores: integers stay integers, a missing number is NaN, texts are objects.
+
+    Whole numbers of which some need all 64 bits without a sign are uint64: nothing is rounded.
+    """
+    filled = [piece for piece in pieces if len(piece)]
+    if not filled:
+        return np.zeros(0)
+    if any(piece.dtype == object for piece in filled):
+        return np.concatenate([piece.astype(object) for piece in filled])
+    if any(piece.dtype.kind == "f" for piece in filled):
+        return np.concatenate([piece.astype(np.float64) for piece in filled])
+    if any(piece.dtype == np.uint64 for piece in filled) and all(int(piece.min()) >= 0 for piece in filled):
+        return np.concatenate([piece.astype(np.uint64) for piece in filled])
+    return np.concatenate(filled)
+
+
+def array_of(values: Sequence[Any]) -> np.ndarray:
+    """A list of scores as ``joined`` has them."""
+    given = [value for value in values if value is not None]
+    if any(isinstance(value, str) for value in given):
+        made = np.empty(len(values), dtype=object)
+        made[:] = list(values)
+        return made
+    if len(given) < len(values) or any(isinstance(value, float) for value in given):
+        return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+    whole = cast("list[int]", given)
+    return np.array(whole, dtype=np.uint64 if whole and max(whole) > np.iinfo(np.int64).max else np.int64)
+
+
+def sweep(folder: Path, count: int, ending: str = ".parquet") -> None:
+    """Removes the numbered files of a folder from ``count`` on: those of an earlier, longer run."""
+    for path in numbered(folder, ending):
+        if int(path.name.removesuffix(ending).rpartition("-")[2]) >= count:
+            path.unlink(missing_ok=True)
+
+
+def numbered(folder: Path, ending: str) -> Iterator[Path]:
+    """The numbered files of a folder, sorted; none where there is no folder."""
+    if folder.is_dir():
+        yield from sorted(
+            p for p in folder.iterdir() if p.name.endswith(ending) and p.name.removesuffix(ending)[-5:].isdigit()
+        )

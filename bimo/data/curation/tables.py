@@ -1,0 +1,307 @@
+"""Tables of pictures that are text, CSV, TSV and JSON lines: streamed, in whatever encoding, line by line."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from bimo.data.curation.columns import ADDRESS, BASE64_START, PICTURE_NAME, PICTURES
+from bimo.data.curation.rows import Unusable
+
+MAXIMUM_LINE_BYTES = 384 << 20  # the base64 of the largest picture that is read
+#: A quoted field that has not ended after so many lines has lost its second quote.
+MAXIMUM_QUOTED_LINES = 1000
+SAMPLE_BYTES = 1 << 20
+SAMPLES = 16
+_ASCII = bytes(range(128))
+JSON_LINES = {".jsonl", ".ndjson"}
+LINES_LOOKED_AT = 20
+DELIMITERS = ",\t;|"
+_QUOTED = re.compile(r'"([^"]*(?:""[^"]*)*)"')
+_HAN_OR_SPACE = re.compile(r"[\u3400-\u9fff\s]")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a table: its number, where its bytes lie, and the values by column, or why there are none."""
+
+    number: int
+    offset: int
+    size: int
+    values: Mapping[Any, Any] | Unusable
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a text table is written. ``columns`` is empty for JSON lines; without ``header`` they are made up."""
+
+    encoding: str
+    delimiter: str = ""
+    columns: tuple[str, ...] = ()
+    header: bool = False
+
+    def code(self, column: str) -> str:
+        """The column of a Place within a line, which ``cell`` reads: encoding, delimiter, and name or number."""
+        return f"{self.encoding}/{self.delimiter}/{self.columns.index(column) if self.columns else column}"
+
+
+def encoding_of(path: Path) -> str:
+    """utf-8, gb18030, utf-16-le or utf-16-be: by mark, by zero bytes, else by which fits more lines at the start.
+
+    What is looked at goes on until there is something that is not ASCII, 16 MB at most.
+    """
+    sample = b""
+    with path.open("rb") as file:
+        for _ in range(SAMPLES):
+            sample = file.read(SAMPLE_BYTES)
+            if sample.startswith((b"\xff\xfe", b"\xfe\xff")):
+                return "utf-16-le" if sample[0] == 0xFF else "utf-16-be"
+            zeros = [sample[place::2].count(0) * 5 > len(sample) for place in (0, 1)]
+            if zeros[0] != zeros[1]:
+                return "utf-16-be" if zeros[0] else "utf-16-le"
+            if len(sample) < SAMPLE_BYTES or not sample.isascii():
+                break
+    odd = [line for line in sample.split(b"\n")[: -1 if len(sample) == SAMPLE_BYTES else None] if not line.isascii()]
+    weights = [len(line.translate(None, _ASCII)) for line in odd]
+    utf, gb = (
+        sum(weight for line, weight in zip(odd, weights, strict=True) if _fits(line, encoding))
+        for encoding in ("utf-8", "gb18030")
+    )
+    return "gb18030" if gb > utf and utf * 2 < sum(weights) else "utf-8"
+
+
+def _fits(line: bytes, encoding: str) -> bool:
+    try:
+        line.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def dialect_of(path: Path) -> Dialect | None:
+    """How a table is written, by its first lines that are not empty; None where nothing in it could be a picture."""
+    encoding = encoding_of(path)
+    first, found = "", []
+    with path.open("rb") as file:
+        lines = _Lines(file, encoding)
+        while len(found) < LINES_LOOKED_AT and (line := lines.next()) is not None:
+            if line.text is not None and line.text.strip():
+                first = first or line.text.rstrip("\r\n")
+                if not first.lstrip().startswith("{") and path.suffix.lower() not in JSON_LINES:
+                    break
+                found.append(_parsed(line.text))
+    if found:
+        # Where not one line can be read, reading tells of each of them.
+        whole = [values for values in found if not isinstance(values, Unusable)]
+        known = any(str(name).lower() in PICTURES for values in whole for name in values)
+        return Dialect(encoding) if known or not whole else None
+    for delimiter in sorted(DELIMITERS, key=first.count, reverse=True):
+        names = [field.strip() for field in fields_of(first, delimiter) or ()]
+        if any(name.lower() in PICTURES for name in names):
+            columns = tuple(n if n not in names[:place] else f"{n}.{place}" for place, n in enumerate(names))
+            return Dialect(encoding, delimiter, columns, header=True)
+    delimiter = "\t" if "\t" in first else max(DELIMITERS, key=first.count)
+    return _without_header(encoding, delimiter, fields_of(first, delimiter) or first.split(delimiter))
+
+
+def _without_header(encoding: str, delimiter: str, fields: list[str]) -> Dialect | None:
+    """Made-up names for a table that has none: id and base64 (Chinese-CLIP), id, id, caption, objects and base64
+    (OFA), a name or an address and a caption.
+    """
+    holds = [place for place, field in enumerate(fields) if _is_picture(field)]
+    if not holds:
+        return None
+    names = [f"column{place}" for place in range(len(fields))]
+    names[holds[0]] = "image"
+    rest = [place for place in range(len(fields)) if place != holds[0]]
+    if BASE64_START.match(fields[holds[0]]) and len(fields) == 5:
+        names[2] = "caption"
+    elif texts := [place for place in rest if _HAN_OR_SPACE.search(fields[place].strip())]:
+        names[texts[0]] = "caption"
+    if names[0] == "column0":
+        names[0] = "id"
+    return Dialect(encoding, delimiter, tuple(names))
+
+
+def _is_picture(field: str) -> bool:
+    field = field if len(field) > 4096 else field.strip()
+    return bool(ADDRESS.match(field) or PICTURE_NAME.search(field) or (len(field) > 60 and BASE64_START.match(field)))
+
+
+def read(path: Path, dialect: Dialect) -> Iterator[Line]:
+    """Every line of a table but its header and empty ones."""
+    with path.open("rb") as file:
+        lines, header = _Lines(file, dialect.encoding), dialect.header
+        while (line := lines.next()) is not None:
+            if line.text is not None and not line.text.strip():
+                continue
+            record = _record(lines, line, dialect) if dialect.delimiter else _object(line)
+            if not header:
+                yield record
+            header = False
+
+
+def _object(line: _Text) -> Line:
+    return Line(line.number, line.offset, line.size, _parsed(line.text))
+
+
+def _record(lines: _Lines, line: _Text, dialect: Dialect) -> Line:
+    """One record of a CSV, which goes on over the next lines where a quote is open."""
+    if line.text is None:
+        return _object(line)
+    text, size = line.text, line.size
+    fields = fields_of(text.rstrip("\r\n"), dialect.delimiter)
+    if fields is None and dialect.delimiter == "\t":  # there a quote without a second one is a letter like any other
+        fields = text.rstrip("\r\n").split(dialect.delimiter)
+    while fields is None:
+        further = lines.next()
+        if further is None or further.text is None or further.number - line.number > MAXIMUM_QUOTED_LINES:
+            lines.rewind(line.number, line.offset + line.size)
+            return Line(line.number, line.offset, line.size, Unusable("open quote", line.text.strip()[:80]))
+        text, size = text + further.text, size + further.size
+        if '"' in further.text:
+            fields = fields_of(text.rstrip("\r\n"), dialect.delimiter)
+    return Line(line.number, line.offset, size, _named(fields, text, dialect))
+
+
+def _named(fields: list[str], text: str, dialect: Dialect) -> Mapping[Any, Any] | Unusable:
+    if len(fields) != len(dialect.columns):
+        return Unusable("wrong number of columns", f"{len(fields)}; expected {len(dialect.columns)}")
+    if not text.isascii() and (bad := _not_text(text, dialect.encoding)) is not None:
+        return bad
+    return dict(zip(dialect.columns, fields, strict=True))
+
+
+def fields_of(text: str, delimiter: str) -> list[str] | None:
+    """The fields of a line (RFC 4180); None where a quote is left open."""
+    if '"' not in text:
+        return text.split(delimiter)
+    fields, place = list[str](), 0
+    while True:
+        if text.startswith('"', place):
+            quoted = _QUOTED.match(text, place)
+            if quoted is None:
+                return None
+            end = quoted.end()
+            if end < len(text) and text[end] != delimiter:
+                # Letters behind the closing quote: the quotes were part of the text.
+                end = text.find(delimiter, end)
+                end = len(text) if end < 0 else end
+                fields.append(text[place:end])
+            else:
+                fields.append(quoted[1].replace('""', '"'))
+        else:
+            end = text.find(delimiter, place)
+            end = len(text) if end < 0 else end
+            fields.append(text[place:end])
+        if end >= len(text):
+            return fields
+        place = end + 1
+
+
+def _parsed(text: str | None) -> Mapping[Any, Any] | Unusable:
+    if text is None:
+        return Unusable("line too long", f"more than {MAXIMUM_LINE_BYTES} bytes")
+    if not text.isascii() and (bad := _not_text(text, "utf-8")) is not None:
+        return bad
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return Unusable("not json", str(error)[:200])
+    if not isinstance(values, dict):
+        return Unusable("not an object", f"{type(values).__name__} where columns by name are expected")
+    return cast("dict[Any, Any]", values)
+
+
+def _not_text(text: str, encoding: str) -> Unusable | None:
+    """What is wrong with a line whose bytes are not all of its encoding: those come as halves of characters."""
+    bad = next((place for place, c in enumerate(text) if "\udc80" <= c <= "\udcff"), None)
+    return None if bad is None else Unusable("not text", f"byte 0x{ord(text[bad]) & 0xFF:02x} is not {encoding}")
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A line as it stands in the file; ``text`` is None where it is too long to be held."""
+
+    number: int
+    offset: int
+    size: int
+    text: str | None
+
+
+class _Lines:
+    """Lines with their places, and a way back."""
+
+    def __init__(self, file: BinaryIO, encoding: str) -> None:
+        self.file, self.encoding = file, encoding
+        self.number = self.offset = 0
+        self.wide = encoding.startswith("utf-16")
+        self.mark = "\ufeff".encode(encoding) if self.wide or encoding == "utf-8" else b""
+
+    def rewind(self, number: int, offset: int) -> None:
+        """The next line is that behind line ``number``."""
+        self.number, self.offset = number, offset
+        self.file.seek(offset)
+
+    def next(self) -> _Text | None:
+        """The next line; None at the end."""
+        raw = self._wide() if self.wide else self.file.readline(MAXIMUM_LINE_BYTES + 1)
+        if not raw:
+            return None
+        offset, size, text = self.offset, len(raw), None
+        if size > MAXIMUM_LINE_BYTES:
+            while raw and not raw.endswith(b"\n"):
+                raw = self.file.readline(SAMPLE_BYTES)
+                size += len(raw)
+        else:
+            raw = raw.removeprefix(self.mark) if offset == 0 else raw
+            # What is not of the encoding comes as halves of characters, and is told of with its line.
+            text = raw.decode(self.encoding, "replace" if self.wide else "surrogateescape")
+        self.number, self.offset = self.number + 1, offset + size
+        return _Text(self.number, offset, size, text)
+
+    def _wide(self) -> bytes:
+        """A line of UTF-16, whose newline is two bytes at an even place."""
+        whole, end = bytearray(), "\n".encode(self.encoding)
+        while len(whole) <= MAXIMUM_LINE_BYTES:
+            piece = self.file.readline(MAXIMUM_LINE_BYTES + 1)
+            whole += piece
+            if self.encoding.endswith("le") and len(whole) % 2:
+                whole += self.file.read(1)
+            if not piece or (len(whole) % 2 == 0 and whole[-2:] == end):
+                break
+        return bytes(whole)
+
+
+def cell(line: bytes, column: str) -> bytes:
+    """The picture within a line of a table, as ``Dialect.code`` and the column's name say where.
+
+    Raises Unusable "damaged table", "not base64".
+    """
+    encoding, delimiter, name = column.split("/", 2)
+    text = line.decode(encoding, "replace").lstrip("\ufeff")
+    if delimiter:
+        fields = fields_of(text.rstrip("\r\n"), delimiter) or text.rstrip("\r\n").split(delimiter)
+        value = fields[int(name)] if int(name) < len(fields) else None
+    else:
+        values = _parsed(text)
+        value = values.get(name) if isinstance(values, Mapping) else None
+    if not isinstance(value, str):
+        raise Unusable("damaged table", f"no {name} at its place any more")
+    return from_base64(value)
+
+
+def from_base64(value: str) -> bytes:
+    """Base64, of either alphabet, with or without its padding or ``data:image/...;base64,`` before it."""
+    value = value.partition(",")[2] if value.startswith("data:") else value
+    value = "".join(value.split()).rstrip("=").replace("-", "+").replace("_", "/")
+    try:
+        return base64.b64decode(value + "=" * (-len(value) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Unusable("not base64", str(error)) from None

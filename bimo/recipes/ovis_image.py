@@ -1,0 +1,55 @@
+"""Ovis-Image (arXiv:2511.22982): 7 B parameters read by a small Qwen3, made for text in pictures."""
+
+from bimo.core.recipe import Defaults, Guide, Level, Published, Recipe, Stage
+from bimo.diffusion.schedule import Flow
+from bimo.parts.published.ovis_image import DROP, TEMPLATE, OvisImage
+from bimo.parts.text.llm import LanguageModel
+from bimo.recipes.z_image import flux
+from bimo.train.denoise import Denoise
+
+ovis_image = Recipe(
+    name="ovis-image",
+    title="Ovis-Image 7B",
+    paper="arXiv:2511.22982, unverified",
+    licence="apache-2.0, unverified",
+    text=(
+        LanguageModel(
+            width=2048,
+            layers=28,
+            heads=16,
+            feed=6144,
+            config={"rope_parameters": {"rope_theta": 1000000.0, "rope_type": "default"}},
+            template=TEMPLATE,
+            drop=DROP,
+            length=256,
+        ),
+    ),
+    levels=(
+        Level(
+            name="image",
+            space=flux,
+            denoiser=OvisImage(),
+            schedule=Flow(dynamic="line", grid="even"),
+            steps=50,
+            guide=Guide(scale=5.0),
+        ),
+    ),
+    stages=(
+        Stage(
+            name="fine-tune",
+            objective=Denoise(),
+            level="image",
+            train=("image.denoiser.*",),
+            size=(1024, 1024),
+            lr=1e-5,
+            drop_text=0.1,
+            note="Ours; how it was trained was not read.",
+        ),
+    ),
+    weights=Published(
+        repo="AIDC-AI/Ovis-Image-7B",
+        note="The tower's sizes are Qwen3-1.7B's, taken for its width of 2048; Flow's numbers are its class's. Neither "
+        "is verified; a folder's own configs say what it is.",
+    ),
+    request=Defaults(size=(1024, 1024), multiple=16),
+)

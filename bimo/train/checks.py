@@ -1,0 +1,138 @@
+"""What can be known of a stage's data before its first step: words that no tower reads, sizes too small for a batch."""
+
+# torch and tokenizers leave parts of their interfaces untyped; what crosses them here is named where it is kept.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from bimo.core.errors import TrainingError, say
+from bimo.core.recipe import Stage
+from bimo.data.loader import Pictures
+from bimo.diffusion.system import Tower
+from bimo.train.batches import Order
+
+#: How many captions tell of all.
+SAMPLE = 2000
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a tower reads of some captions: the share of tokens that are the unknown one, of captions cut short."""
+
+    unknown: float
+    truncated: float
+
+
+def reading(tower: Tower, captions: Sequence[str]) -> Reading:
+    """The unknown tokens are counted by their id, those of an empty text left out: byte pairs have none."""
+    if not captions:
+        return Reading(0.0, 0.0)
+    cut = sum(budget.used > budget.limit for budget in map(tower.budget, captions))
+    mark = _unknown_id(tower)
+    tokens = unknown = 0
+    if mark is not None:
+        own, own_unknown = _counts(tower, "", mark)
+        for caption in captions:
+            count, found = _counts(tower, caption, mark)
+            tokens, unknown = tokens + count - own, unknown + found - own_unknown
+    return Reading(unknown / max(1, tokens), cut / len(captions))
+
+
+def sampled(pictures: Pictures) -> list[str]:
+    """At most ``SAMPLE`` captions of the rows that are learnt, always the same; a row without any has an empty one."""
+    rows = [row for lot in pictures.lots for row in lot]
+    every = [caption for row in rows for caption in (pictures.captions[row] or ("",))]
+    if len(every) <= SAMPLE:
+        return every
+    chosen = torch.randperm(len(every), generator=torch.Generator().manual_seed(0))[:SAMPLE]
+    return [every[place] for place in chosen.tolist()]
+
+
+def check_words(stage: Stage, towers: Sequence[Tower], pictures: Pictures) -> None:
+    """Prints what the towers read of the captions, a line each.
+
+    Raises TrainingError where more is unknown, cut short or empty than the stage allows.
+    """
+    captions = sampled(pictures)
+    empty = sum(not caption.strip() for caption in captions) / max(1, len(captions))
+    too_much: list[tuple[str, str, float]] = []
+    if empty > stage.max_empty:
+        too_much.append(("max_empty", say("空的说明", "empty captions"), empty))
+    written = [caption for caption in captions if caption.strip()]
+    for number, tower in enumerate(towers, 1):
+        found = reading(tower, written)
+        print(
+            say(
+                f"阶段 {stage.name!r} 的说明（抽查 {len(captions)} 条），第 {number} 个塔：不认识的词元 "
+                f"{found.unknown:.1%}，读不完的 {found.truncated:.1%}，空的 {empty:.1%}",
+                f"captions of stage {stage.name!r} ({len(captions)} looked at), tower {number}: unknown tokens "
+                f"{found.unknown:.1%}, cut short {found.truncated:.1%}, empty {empty:.1%}",
+            )
+        )
+        if found.unknown > stage.max_unknown:
+            what = say(f"第 {number} 个塔不认识的词元", f"unknown tokens of tower {number}")
+            too_much.append(("max_unknown", what, found.unknown))
+        if found.truncated > stage.max_truncated:
+            what = say(f"第 {number} 个塔读不完的说明", f"captions cut short by tower {number}")
+            too_much.append(("max_truncated", what, found.truncated))
+    if too_much:
+        listed = ", ".join(f"{what} {share:.1%} > {name} {getattr(stage, name):.1%}" for name, what, share in too_much)
+        raise TrainingError(
+            f"阶段 {stage.name!r} 的说明多半喂错了塔：{listed}；请换分词器或数据，确实要这样就把阶段的这个上限调高",
+            f"the captions of stage {stage.name!r} hardly suit its towers: {listed}; mend the tokenizer or the data, "
+            "or raise that limit of the stage where it is meant so",
+        )
+
+
+def check_sizes(stage: Stage, order: Order) -> None:
+    """Says which sizes have too few pictures for a batch, before it costs time."""
+    small = [
+        (size, len(group)) for size, group in zip(order.sizes, order.groups, strict=True) if len(group) < order.count
+    ]
+    if not small:
+        return
+    if len(order.groups) == 1:
+        print(
+            say(
+                f"阶段 {stage.name!r}：一批要 {order.count} 组，数据只有 {small[0][1]} 组，每批就这么多",
+                f"stage {stage.name!r}: a batch wants {order.count} lots, the data has {small[0][1]}; "
+                "each batch has just those",
+            )
+        )
+        return
+    listed = ", ".join(f"{width}x{height} ({count})" for (width, height), count in small[:SHOWN])
+    listed += " ..." if len(small) > SHOWN else ""
+    print(
+        say(
+            f"阶段 {stage.name!r}：{len(small)} 种大小凑不满一批 {order.count} 组，会用同一种大小重复补齐：{listed}",
+            f"stage {stage.name!r}: {len(small)} sizes have fewer pictures than a batch of {order.count}; "
+            f"it is filled up with the same ones again: {listed}",
+        )
+    )
+
+
+def _unknown_id(tower: Any) -> int | None:
+    """The id of a tower's unknown token; None where its words have none or are no plain tokenizer."""
+    words = getattr(tower, "words", None)
+    if not hasattr(tower, "ids") or not hasattr(words, "to_str"):
+        return None
+    model = cast("dict[str, Any]", json.loads(cast(Any, words).to_str())["model"])
+    if model.get("unk_id") is not None:
+        return int(model["unk_id"])
+    mark = model.get("unk_token")
+    return None if mark is None else cast(Any, words).token_to_id(mark)
+
+
+def _counts(tower: Any, text: str, mark: int) -> tuple[int, int]:
+    """(tokens, unknown ones) of a text, padding left out."""
+    ids, mask = cast("tuple[Tensor, Tensor]", tower.ids([text]))
+    return int(mask.sum()), int((ids[mask] == mark).sum())
