@@ -53,6 +53,8 @@ VIEWS = (
 NEAR = 6
 #: Bits of dHash that copies by pHash may differ in: of whole pictures, and of a picture and a cut.
 GUARD, CUT_GUARD = 16, 10
+#: Bits of pHash that a picture and a cut may differ in: with one more a look-up would take eight times as long.
+CUT_BITS = 7
 #: How far the colour of a quarter may move, of 255. The quarter that moved most does not count: it may bear a mark.
 TINT = 24
 #: The parts of 16 bits that a hash of 64 is looked up by: with b bits wrong, one of four has at most b // 4.
@@ -152,7 +154,7 @@ class Duplicates(Part):
         if len(order) < 2:
             return
         codes = _Codes.of(table, order, self.bits)
-        by_phash, by_dhash = index(codes.views[:, 0, 0], self.bits), index(codes.views[:, 0, 1], codes.near)
+        by_phash, by_dhash = index(codes.views[:, 0, 0]), index(codes.views[:, 0, 1])
         gone = np.zeros(len(order), bool)
         for start in range(0, len(order), BATCH):
             rows = np.arange(start, min(start + BATCH, len(order)))
@@ -195,7 +197,8 @@ class _Codes:
         """(row, other, bits) of pairs that are copies, row by row, the better others first."""
         parts: list[np.ndarray] = []
         for view in range(len(VIEWS)):
-            left, right = near(by_phash, self.views[rows, view, 0], self.bits)
+            bits = min(self.bits, CUT_BITS) if view else self.bits
+            left, right = near(by_phash, self.views[rows, view, 0], bits)
             parts.append(self._kept(rows[left], right, view))
         left, right = near(by_dhash, self.views[rows, 0, 1], self.near)
         parts.append(self._kept(rows[left], right, -1))
@@ -248,18 +251,18 @@ def hashed(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return _packed(low > np.median(low, axis=1, keepdims=True)), _packed(neighbours), waves
 
 
-def index(hashes: np.ndarray, bits: int) -> Any:
-    """A faiss index over hashes [N] uint64 that finds all within ``bits`` (Norouzi et al., arXiv:1307.2982)."""
+def index(hashes: np.ndarray) -> Any:
+    """A faiss index over hashes [N] uint64 by four parts of each (Norouzi et al., arXiv:1307.2982)."""
     import faiss
 
     made: Any = faiss.IndexBinaryMultiHash(64, PARTS, PART_BITS)
-    made.nflip = bits // PARTS
     made.add(_bytes(hashes))
     return made
 
 
 def near(made: Any, hashes: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """Hashes [Q] uint64 -> places of queries and of what lies within ``bits`` of them, both [M]."""
+    made.nflip = bits // PARTS
     limits, _, places = made.range_search(_bytes(hashes), bits + 1)
     return np.repeat(np.arange(len(hashes)), np.diff(limits.astype(np.int64))), places
 

@@ -100,7 +100,7 @@ def test_the_index_finds_every_pair(bits: int) -> None:
              range(1, 15) for _ in range(40)]  # fmt: skip
     hashes = np.concatenate([base, np.repeat(base[None], 14, 0).reshape(-1) ^ np.array(flips)])
     expected = np.argwhere(np.bitwise_count(hashes[:, None] ^ hashes[None]) <= bits)
-    left, right = duplicates.near(duplicates.index(hashes, bits), hashes, bits)
+    left, right = duplicates.near(duplicates.index(hashes), hashes, bits)
     assert sorted(zip(left.tolist(), right.tolist(), strict=True)) == [tuple(pair) for pair in expected.tolist()]
     assert len(expected) > len(hashes) or bits == 0
 
