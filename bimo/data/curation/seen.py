@@ -170,7 +170,7 @@ def _on_white(picture: Image.Image) -> tuple[Image.Image, bool]:
     elif picture.mode in ("La", "RGBa"):
         picture = picture.convert({"La": "LA", "RGBa": "RGBA"}[picture.mode])
     if not picture.has_transparency_data:
-        return picture.convert("RGB"), False
+        return (picture if picture.mode == "RGB" else picture.convert("RGB")), False
     clear = picture.convert("RGBA")
     if clear.getchannel("A").getextrema()[0] == 255:
         return clear.convert("RGB"), False
