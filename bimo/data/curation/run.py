@@ -16,9 +16,10 @@ from typing import Any, Protocol
 
 from bimo.core.errors import DataError, say
 from bimo.core.part import Part
-from bimo.data.curation import account, measuring, writing
+from bimo.data.curation import account, intake, measuring, writing
 from bimo.data.curation.asking import Ask, room_of
-from bimo.data.curation.measuring import OF, Measure, Slice, Taken
+from bimo.data.curation.intake import Taken
+from bimo.data.curation.measuring import OF, Measure, Slice
 from bimo.data.curation.report import PAGE, write_page
 from bimo.data.curation.selecting import Judge, Stretch, clear_after, clear_units, room, select_table, stretches
 from bimo.data.curation.standing import Columns, Scored
@@ -72,9 +73,9 @@ class Run:
     def read(self) -> Taken:
         """Phase 0."""
         if self.stored:
-            return measuring.taken(self.work)
+            return intake.taken(self.work)
         self.bar.phase("读入", "reading", None)
-        return measuring.take_in(self.source, self.work, self.bar.advance)
+        return intake.take_in(self.source, self.work, self.bar.advance)
 
     def measure(self, taken: Taken) -> int:
         """Phase 1; answers how many pictures were opened."""
