@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -51,7 +51,9 @@ def picture_of(path: Path, form: Form) -> tuple[str, bool] | None:
     binary = [name for name in schema.names if _is_bytes(schema.field(name).type)]
     for name in [name for name in schema.names if name.lower() in PICTURES and name in binary] + binary:
         kind = schema.field(name).type
-        if pa.types.is_struct(kind) or _first(path, form, name).startswith(STARTS):
+        first = b"" if pa.types.is_struct(kind) else _first(path, form, name)
+        # One that is called so and whose first values are missing or damaged is still the one.
+        if first.startswith(STARTS) or (not first and (name.lower() in PICTURES or pa.types.is_struct(kind))):
             return name, True
     texts = {name.lower(): name for name in schema.names if _is_text(schema.field(name).type)}
     found = [texts[name] for name in (*FILES, *ADDRESSES, *CODED) if name in texts]
@@ -102,9 +104,9 @@ def _is_said(kind: pa.DataType) -> bool:
 
 def _first(path: Path, form: Form, column: str) -> bytes:
     """The first value of a column that is there, of the first rows; empty where there is none."""
-    for place, (_, batch) in enumerate(_batches(path, form, (column,), 0, PICTURES_A_BATCH)):
-        for value in batch.column(0):
-            found = value.as_py()
+    for place, (_, _, batch) in enumerate(_batches(path, form, (column,), 0, PICTURES_A_BATCH)):
+        for _, values in () if isinstance(batch, Unusable) else _values(batch):
+            found = values[column] if isinstance(values, Mapping) else None
             if found:
                 return found if isinstance(found, bytes) else str(found).encode("utf-8", "replace")
         if place == 4:
@@ -115,43 +117,38 @@ def _first(path: Path, form: Form, column: str) -> bytes:
 def lines(path: Path, form: Form, without: str) -> Iterator[tuple[int, Mapping[str, Any] | Unusable]]:
     """(row, values by column) of every row, but for column ``without`` and what is neither text nor number.
 
-    A part that cannot be read is told of once, with its rows.
+    A part that cannot be read is told of once, with its rows; reading goes on behind it where that can be found.
     """
     schema = schema_of(path, form)
     names = tuple(name for name in schema.names if name != without and _is_said(schema.field(name).type))
-    if form == "parquet":
-        yield from _parquet_lines(path, names)
-        return
     row = 0
     try:
-        for first, batch in _batches(path, form, names, 0, ROWS_A_BATCH):
-            for values in batch.to_pylist() if names else [{}] * batch.num_rows:
-                yield row, values
-                row += 1
-            row = first + batch.num_rows
+        # Where nothing is said, Parquet knows how many rows there are; Arrow is mapped, and one column is as good.
+        columns = names if names or form == "parquet" else schema.names[:1]
+        for first, count, batch in _batches(path, form, columns, 0, ROWS_A_BATCH):
+            row = first
+            if isinstance(batch, Unusable):
+                yield row, Unusable(batch.reason, f"rows {row} to {first + count - 1}: {batch.detail}"[:300])
+            else:
+                for place, values in _values(batch):
+                    yield first + place, values if names or isinstance(values, Unusable) else {}
+            row = first + count
     except Exception as error:  # of damaged files pyarrow raises all sorts
         yield row, Unusable("damaged table", f"from row {row} on: {error}"[:300])
 
 
-def _parquet_lines(path: Path, names: tuple[str, ...]) -> Iterator[tuple[int, Mapping[str, Any] | Unusable]]:
-    import pyarrow.parquet as parquet
-
-    with parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
-        start = 0
-        for group in range(file.num_row_groups):
-            count = file.metadata.row_group(group).num_rows
-            row = start
+def _values(batch: pa.RecordBatch) -> Iterator[tuple[int, Mapping[str, Any] | Unusable]]:
+    """(place, values) of a batch; of a row whose texts are not UTF-8, that."""
+    try:
+        found = batch.to_pylist()
+    except UnicodeDecodeError:
+        for place in range(batch.num_rows):
             try:
-                if not names:
-                    for row in range(start, start + count):
-                        yield row, {}
-                for batch in file.iter_batches(ROWS_A_BATCH, [group], list(names), use_threads=False) if names else ():
-                    for values in batch.to_pylist():
-                        yield row, values
-                        row += 1
-            except Exception as error:  # as above
-                yield row, Unusable("damaged table", f"rows {row} to {start + count - 1}: {error}"[:300])
-            start += count
+                yield place, batch.slice(place, 1).to_pylist()[0]
+            except UnicodeDecodeError as error:
+                yield place, Unusable("not text", str(error)[:200])
+    else:
+        yield from enumerate(found)
 
 
 @contextmanager
@@ -171,29 +168,47 @@ def _mapped(path: Path) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
             yield stream.schema, iter(stream)
 
 
-def _batches(path: Path, form: Form, columns: tuple[str, ...], row: int, size: int) -> Iterator[tuple[int, Any]]:
-    """(first row, batch) from the part on that holds a row."""
+Batch = tuple[int, int, "pa.RecordBatch | Unusable"]
+
+
+def _batches(path: Path, form: Form, columns: Sequence[str], row: int, size: int) -> Iterator[Batch]:
+    """(first row, number of rows, batch) from the part on that holds a row, at most ``size`` rows at once; a part that
+    cannot be read comes as the reason.
+    """
+    if form == "arrow":
+        yield from _arrow_batches(path, columns, row, size)
+        return
     import pyarrow.parquet as parquet
 
-    if form == "arrow":
-        first = 0
-        with _mapped(path) as (_, batches):
-            for batch in batches:
-                if row < first + batch.num_rows:
-                    kept = batch.select(list(columns))
-                    for place in range(0, batch.num_rows, size):
-                        yield first + place, kept.slice(place, size)
-                first += batch.num_rows
-        return
     with parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
         first = 0
         for group in range(file.num_row_groups):
-            count = file.metadata.row_group(group).num_rows
-            if row < first + count:
-                place = first
+            place, first = first, first + file.metadata.row_group(group).num_rows
+            if row >= first:
+                continue
+            try:
                 for batch in file.iter_batches(size, [group], list(columns), use_threads=False):
-                    yield place, batch
+                    yield place, batch.num_rows, batch
                     place += batch.num_rows
+            except Exception as error:  # as above
+                yield place, first - place, Unusable("damaged table", str(error)[:200])
+
+
+def _arrow_batches(path: Path, columns: Sequence[str], row: int, size: int) -> Iterator[Batch]:
+    first = 0
+    with _mapped(path) as (_, batches):
+        for batch in batches:
+            count = batch.num_rows
+            if row < first + count:
+                try:
+                    kept = batch.select(list(columns))
+                    # Places within the file are the file's own word; unchecked, a wrong one reads anywhere.
+                    kept.validate(full=True)
+                except Exception as error:  # as above
+                    yield first, count, Unusable("damaged table", str(error)[:200])
+                else:
+                    for place in range(0, count, size):
+                        yield first + place, min(size, count - place), kept.slice(place, size)
             first += count
 
 
@@ -203,17 +218,24 @@ class _Cursor:
     def __init__(self, path: Path, form: Form, column: str) -> None:
         self.path, self.column = path, column
         self.form: Form = form
-        self.batches: Iterator[tuple[int, Any]] = iter(())
-        self.first, self.batch = -1, None
+        self.batches: Iterator[Batch] | None = None
+        self.first = self.end = 0
+        self.batch: pa.RecordBatch | Unusable | None = None
 
     def value(self, row: int) -> Any:
-        """The value of a row; None behind the end."""
-        if self.batch is None or row < self.first:
-            self.batches, self.batch = _batches(self.path, self.form, (self.column,), row, PICTURES_A_BATCH), None
-        while self.batch is None or row >= self.first + self.batch.num_rows:
-            self.first, self.batch = next(self.batches, (-1, None))
-            if self.batch is None:
+        """The value of a row; None behind the end. Raises Unusable, and what pyarrow raises."""
+        if self.batches is None or row < self.first:
+            self.batches = _batches(self.path, self.form, (self.column,), row, PICTURES_A_BATCH)
+            self.first = self.end = 0
+        while row >= self.end:
+            found = next(self.batches, None)
+            if found is None:
+                self.batches = None
                 return None
+            self.first, self.end, self.batch = found[0], found[0] + found[1], found[2]
+        if isinstance(self.batch, Unusable):
+            raise self.batch
+        assert self.batch is not None  # the loop above has set it
         return self.batch.column(0)[row - self.first].as_py()
 
 
@@ -231,8 +253,10 @@ def cell(path: Path, form: Form, row: int, column: str) -> bytes | str:
     cursor = _cursor(path, form, column, (about.st_size, about.st_mtime_ns), os.getpid())
     try:
         value = cursor.value(row)
+    except Unusable:
+        raise
     except Exception as error:  # as above
-        cursor.batch = None
+        cursor.batches = None
         raise Unusable("damaged table", str(error)[:300]) from None
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")

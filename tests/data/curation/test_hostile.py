@@ -146,7 +146,9 @@ def packed(*members: tuple[tarfile.TarInfo, bytes], change: Callable[[bytes], by
     return make
 
 
-def tabled(table: pa.Table | bytes, cut: float = 1.0, name: str = "a.parquet") -> Make:
+def tabled(
+    table: pa.Table | bytes, cut: float = 1.0, name: str = "a.parquet", change: Callable[[bytes], bytes] = bytes
+) -> Make:
     """Two tables of Parquet, or Arrow."""
 
     def make(folder: Path) -> None:
@@ -157,7 +159,7 @@ def tabled(table: pa.Table | bytes, cut: float = 1.0, name: str = "a.parquet") -
         else:
             with ipc.new_file(str(folder / name), table.schema) as writer:
                 writer.write_table(table)
-        data = (folder / name).read_bytes()
+        data = change((folder / name).read_bytes())
         write(folder / name, data[: int(len(data) * cut)])
         parquet.write_table(pa.table({"image": [encoded()], "text": [GOOD]}), folder / "z.parquet")
 
@@ -180,6 +182,13 @@ def with_caption(caption: str) -> Make:
 
 def in_base64(data: bytes) -> str:
     return json.dumps({"image_base64": base64.b64encode(data).decode(), "text": "x"})
+
+
+def astray(data: bytes) -> bytes:
+    """The end of the first picture, which stands before its bytes behind a 0, far out of the file."""
+    place = struct.pack("<ii", 0, len(encoded()))
+    start = data.rindex(place, 0, data.index(b"\x89PNG"))
+    return data[:start] + struct.pack("<ii", 0, 1 << 30) + data[start + len(place) :]
 
 
 ONE = pa.table({"image": [encoded()], "text": ["x"]})
@@ -422,6 +431,18 @@ CASES = (
         tabled(pa.table({"image": [None, encoded()], "text": [None, "x"], "s": [float("nan"), None]})),
     ),
     Hostile("截断的 Arrow", "half an Arrow file", ("damaged table",), tabled(ONE, 0.5, "a.arrow")),
+    Hostile(
+        "位置乱写的 Arrow",
+        "an Arrow file whose places point anywhere",
+        ("damaged table",),
+        tabled(ONE, name="a.arrow", change=astray),
+    ),
+    Hostile(
+        "parquet 里一格不是 UTF-8",
+        "one cell of a parquet that is not UTF-8",
+        (KEPT, "not text"),
+        tabled(pa.table({"image": [encoded()] * 2, "text": pa.array([b"x", b"\xff\xff"]).view(pa.string())})),
+    ),
     Hostile(
         "名字带 ../ 的 tar",
         "names with ../ in a tar, which is never unpacked",
