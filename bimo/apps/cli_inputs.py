@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +114,7 @@ class Beside:
 
 @dataclass(frozen=True)
 class Choice:
-    """The best of several drawings, by a Chinese-CLIP in a folder. Raises RequestError where there is no choice."""
+    """The best of several drawings, by a scorer in a folder. Raises RequestError where there is no choice."""
 
     folder: Path
     count: int
@@ -126,16 +127,17 @@ class Choice:
             )
         if not self.folder.is_dir():
             raise RequestError(
-                f"--best：没有文件夹 {self.folder}；要一个 Chinese-CLIP 的文件夹",
-                f"--best: there is no folder {self.folder}; expected one of a Chinese-CLIP",
+                f"--best：没有文件夹 {self.folder}；要一个 Chinese-CLIP、太乙 CLIP 之类的文件夹",
+                f"--best: there is no folder {self.folder}; expected one of Chinese-CLIP, Taiyi-CLIP or the like",
             )
 
     def of(self, drawn: Sequence[Picture]) -> Picture:
         """The picture that its words fit best."""
-        from bimo.eval.scorer import ranked
-        from bimo.parts.chinese_clip import read_chinese_clip
+        from bimo.apps import models
+        from bimo.eval import scorer
 
-        return ranked(drawn, read_chinese_clip(self.folder).similarity)[0][0]
+        system = models.load(self.folder)
+        return scorer.ranked(drawn, partial(scorer.similarity, system))[0][0]
 
 
 def pictures(image: Path | None, mask: Path | None, hints: Sequence[str], beside: Beside) -> dict[str, Any]:
@@ -211,8 +213,8 @@ CONTROL_HELP = say(
     "draw along a picture: PICTURE=FOLDER of a ControlNet or T2I-Adapter; more than once",
 )
 BEST_HELP = say(
-    "从 -n 张里只留最合提示词的一张，由这个文件夹里的 Chinese-CLIP 挑",
-    "of the -n pictures keep the one that fits best, by the Chinese-CLIP in this folder",
+    "从 -n 张里只留最合提示词的一张，由这个文件夹里的 Chinese-CLIP、太乙 CLIP 等挑",
+    "of the -n pictures keep the one that fits best, by the Chinese-CLIP, Taiyi-CLIP ... in this folder",
 )
 DTYPE_HELP = say("权重在内存里的格式；bf16 省一半", "how weights are kept in memory; bf16 takes half")
 OFFLOAD_HELP = say(

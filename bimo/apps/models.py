@@ -149,6 +149,8 @@ def _read(folder: Path, stored: bool, wanted: Recipe | None = None) -> System:
         return _pangu().read(folder, wanted if named else recipes()[_pangu().name_in(folder)], _numbers(stored))
     if _taiyi_clip().is_pair(folder):
         return _taiyi_clip().read(folder, _numbers(stored))
+    if _two_towers().is_folder(folder):
+        return _two_towers().read(folder, _numbers(stored))
     if _pai().is_folder(folder):
         return _pai().read(folder, recipes()["pai-ldm"], _numbers(stored))
     raise _no_model(folder)
@@ -187,6 +189,8 @@ def _of_folder(folder: Path) -> Recipe:
         return _as_recipe(_pangu().recipe_of(folder, recipes()[_pangu().name_in(folder)]), folder)
     if _pai().is_folder(folder):
         return _as_recipe(_pai().recipe_of(folder, recipes()["pai-ldm"]), folder)
+    if _two_towers().is_folder(folder):
+        return _as_recipe(_two_towers().recipe_of(folder), folder)
     raise _no_model(folder)
 
 
@@ -217,6 +221,10 @@ def _taiyi_clip() -> Any:
 
 def _pai() -> Any:
     return importlib.import_module("bimo.parts.published.pai_ldm")
+
+
+def _two_towers() -> Any:
+    return importlib.import_module("bimo.parts.published.two_towers")
 
 
 def _single() -> Any:

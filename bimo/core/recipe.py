@@ -95,6 +95,9 @@ class Stage(Part):
     short and empty above which the stage does not begin: a wrong tokenizer knows almost nothing, while names and signs
     alone rarely reach a fifth; half of long captions may well be cut, but a tower that cuts most is the wrong one.
 
+    ``validation`` is the share of the data that is held out; every ``validate_every`` steps its loss under noise that
+    stays the same is measured with the averaged weights, and the best of them are kept.
+
     ``adapter`` is a low-rank adapter that learns beside the frozen weights and is saved in a file of its own. ``note``
     keeps what a paper said.
     """
@@ -125,6 +128,8 @@ class Stage(Part):
     max_unknown: float = 0.2
     max_truncated: float = 0.5
     max_empty: float = 0.05
+    validation: float = 0.0
+    validate_every: int = 500
     adapter: Part | None = None
     note: str = ""
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class ClipVision(Part):
     """A vision transformer with CLIP's projection, and the temperature it is compared with; the defaults are ViT-L/14.
 
-    ``size`` is the side of the square it sees, in pixels.
+    ``size`` is the side of the square it sees, in pixels; what is no square is "cut" at its middle, or "squeezed" into
+    one, as by Chinese-CLIP's authors.
     """
 
     size: int = 224
@@ -34,6 +35,7 @@ class ClipVision(Part):
     feed: int = 4096
     project: int = 768
     activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    fit: Literal["cut", "squeezed"] = "cut"
 
     def build(self) -> VisionTower:
         """The module."""
@@ -68,14 +70,15 @@ class VisionTower(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """[B, 3, H, W] in [-1, 1] -> [B, project]. Pixels of another size are resized by their shorter side, bicubic,
-        and cut at the centre.
+        """[B, 3, H, W] in [-1, 1] -> [B, project]. Pixels of another size are resized, bicubic: by their shorter side
+        and cut at the centre, or to the square.
         """
         wanted = self.part.size
         height, width = pixels.shape[2:]
         if (height, width) != (wanted, wanted):
             scale = wanted / min(height, width)
             whole = (max(wanted, int(scale * height)), max(wanted, int(scale * width)))
+            whole = whole if self.part.fit == "cut" else (wanted, wanted)
             pixels = functional.interpolate(pixels, whole, mode="bicubic", antialias=True, align_corners=False)
             top, left = (whole[0] - wanted) // 2, (whole[1] - wanted) // 2
             pixels = pixels[:, :, top : top + wanted, left : left + wanted].clamp(-1, 1)
@@ -84,7 +87,7 @@ class VisionTower(nn.Module):
         return model(pixel_values=(pixels / 2 + 0.5 - mean) / deviation).image_embeds
 
     def seen(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """Pictures of any size -> pixels [B, 3, size, size] in [-1, 1], resized and cut as CLIP does."""
+        """Pictures of any size -> pixels [B, 3, size, size] in [-1, 1], resized as CLIP does."""
         from PIL import Image
 
         wanted = self.part.size
@@ -94,6 +97,7 @@ class VisionTower(nn.Module):
             scale = wanted / min(picture.size)
             # The shorter side is exact whatever the product rounds to.
             whole = tuple(wanted if side == min(picture.size) else int(scale * side) for side in picture.size)
+            whole = whole if self.part.fit == "cut" else (wanted, wanted)
             picture = picture.resize((whole[0], whole[1]), Image.Resampling.BICUBIC)
             left, top = (whole[0] - wanted) // 2, (whole[1] - wanted) // 2
             rows.append(np.asarray(picture.crop((left, top, left + wanted, top + wanted))))

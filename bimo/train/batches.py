@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from bimo.core.errors import RecipeError, say
+from bimo.core.errors import RecipeError, TrainingError, say
 from bimo.core.part import dumps
 from bimo.core.types import Batch
 from bimo.data.loader import Fitted, Pictures, Size
@@ -98,13 +98,17 @@ class Lessons:
         self.fitted: Fitted | None = None if sees == "texts" else pictures.fitted(stage.size, stage.buckets)
         sizes = pictures.sizes if self.fitted is None else self.fitted.sizes
         sizes = sizes if stage.buckets and self.fitted is not None else [(0, 0)] * len(pictures)
-        self.order = Order(pictures.lots, sizes, stage.batch, seed)
+        learnt, held_out = _parted(pictures, stage.validation)
+        self.order = Order(learnt, sizes, stage.batch, seed)
+        self.held_out = Order(held_out, sizes, stage.batch, seed) if held_out else None
         self._latents: Latents | None = None
         self._encode: Encode | None = None
 
-    def lesson(self, number: int, generator: torch.Generator) -> Lesson:
-        """The lesson of a batch by its number; all that is random in it comes from ``generator``."""
-        lots = self.order.lots_of(number)
+    def lesson(self, number: int, generator: torch.Generator, order: Order | None = None) -> Lesson:
+        """The lesson of a batch by its number; all that is random in it comes from ``generator``. ``order`` may be
+        ``held_out``.
+        """
+        lots = (order or self.order).lots_of(number)
         rows = [row for lot in lots for row in lot]
         stage, system, pictures = self.blank.stage, self.blank.system, self.pictures
         # What goes together has its captions chosen, and dropped, together.
@@ -212,6 +216,25 @@ class Lessons:
                 x = torch.stack(space.posterior(pixels), dim=1) if sampled else space.encode(pixels)
                 yield x.half().contiguous()
         space.train(modes)
+
+
+def _parted(pictures: Pictures, share: float) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """Lots to learn and lots held out: a picture's own name says which, so that more data moves none of them.
+
+    Raises TrainingError where one of the two would be empty.
+    """
+    if not share:
+        return pictures.lots, []
+    parted: tuple[list[tuple[int, ...]], list[tuple[int, ...]]] = ([], [])
+    for lot in pictures.lots:
+        place = int.from_bytes(hashlib.sha256(pictures.keys[lot[0]].encode()).digest()[:7], "big") / (1 << 56)
+        parted[place < share].append(lot)
+    if not parted[0] or not parted[1]:
+        raise TrainingError(
+            f"{len(pictures.lots)} 组数据按 validation={share} 分不出学习和验证两份；请增加数据或改这个数",
+            f"{len(pictures.lots)} lots cannot be parted by validation={share}; add data or change the share",
+        )
+    return parted
 
 
 def _read_by(hints: Sequence[object], kind: str) -> list[str]:

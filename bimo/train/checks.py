@@ -113,7 +113,7 @@ def check_sizes(stage: Stage, order: Order) -> None:
     listed += " ..." if len(small) > SHOWN else ""
     print(
         say(
-            f"阶段 {stage.name!r}：{len(small)} 种大小凑不满一批 {order.count} 组，由同一种大小重复补齐：{listed}",
+            f"阶段 {stage.name!r}：{len(small)} 种大小凑不满一批 {order.count} 组，会用同一种大小重复补齐：{listed}",
             f"stage {stage.name!r}: {len(small)} sizes have fewer pictures than a batch of {order.count}; "
             f"it is filled up with the same ones again: {listed}",
         )

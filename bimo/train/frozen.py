@@ -86,9 +86,11 @@ def gathered(rows: Sequence[Encoding]) -> Encoding:
 
 def apart_is_together(system: System, texts: Sequence[str]) -> bool:
     """Whether a text by itself has the tokens that it has beside the others: not where a longer neighbour changes what
-    a denoiser sees of padding.
+    a denoiser sees of padding, nor where an empty text is no token at all.
     """
     for tower in system.towers:
+        if not all(tower.budget(text).used for text in texts):
+            return False
         alone = [said_of(tower, text) for text in texts]
         lengths = [row.tokens.shape[1] for row in alone]
         ends = [lengths.index(min(lengths)), lengths.index(max(lengths))]
@@ -133,8 +135,8 @@ def frozen_words(system: System, texts: Iterable[str], out: Path) -> Encode:
         if not apart_is_together(system, sample):
             print(
                 say(
-                    "有文本塔的编码随同批的长句而变，所以不缓存，每步照旧编码",
-                    "a tower's answer depends on the longest text of a batch; nothing is cached, each step encodes",
+                    "有文本塔单独读一句和成批读时不一样，所以不缓存，每步照旧编码",
+                    "a tower reads a text by itself otherwise than in a batch; nothing is cached, each step encodes",
                 )
             )
             return lambda rows: encoded(system, rows)

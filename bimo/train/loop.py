@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -24,12 +26,14 @@ from bimo.data.loader import Pictures
 from bimo.data.sheets import sheet
 from bimo.diffusion.drive import draw
 from bimo.diffusion.system import RECIPE_FILE, System
+from bimo.parts.denoisers.lora import extract, save_lora
 from bimo.train.adapter import LowRank, apart
 from bimo.train.batches import Lessons
 from bimo.train.checks import check_sizes, check_words
 from bimo.train.lesson import Lesson, Objective, vocabulary
 from bimo.train.optim import Average, freeze, optimiser, rate
-from bimo.train.record import Journal, Progress, curves, save_whole, table, tell
+from bimo.train.record import Journal, Progress, save_whole, table, tell
+from bimo.train.report import leave
 
 STATE_FILE = "state.pt"
 CHECKPOINT_SECONDS = 180.0
@@ -150,14 +154,13 @@ class Run:
             saved = None
             self.place = Place(self.place.stage + 1, 0)
             self._save({})
-            curves(self.out, self.out / "curves.png")
+            leave(self.out, self.recipe)
         self.system.eval().save(self.out)
         print(say(f"训练完成：bimo draw -m {self.out}", f"trained: bimo draw -m {self.out}"))
 
     def _stage(self, stage: Stage, saved: dict[str, Any] | None) -> bool:
         """One stage to its end; False where time ran out first."""
         learning = self._learning(stage, saved)
-        average = learning.average
         self._told(stage, learning)
         self._modes()
         progress = Progress(stage, self.place.step, self.journal)
@@ -165,7 +168,7 @@ class Run:
         with progress:
             while self.place.step < stage.steps:
                 loss, lr = self._step(stage, learning)
-                progress.told(self.place.step, loss, lr)
+                progress.told(self.place.step, loss, lr, self._validated(stage, learning))
                 now = time.monotonic()
                 if now > self.deadline:
                     self._keep(learning)
@@ -174,10 +177,11 @@ class Run:
                     self._keep(learning)
                     last_saved = time.monotonic()
                 if now - last_sheet > SHEET_SECONDS:
-                    self._look(average, learning.parameters)
+                    self._look(learning)
+                    leave(self.out, self.recipe)
                     last_sheet = time.monotonic()
         self._left(stage, learning)
-        self._look(Average({}, 0.0), {})
+        self._look(None)
         return True
 
     def _told(self, stage: Stage, learning: Learning) -> None:
@@ -245,6 +249,48 @@ class Run:
         self.place.step += 1
         return value, lr
 
+    def _validated(self, stage: Stage, learning: Learning) -> float | None:
+        """The loss of what is held out, by averaged weights, where it is due; the best system is kept."""
+        order, step = learning.lessons.held_out, self.place.step
+        if order is None or (step % stage.validate_every and step != stage.steps):
+            return None
+        with self._averaged(learning), torch.no_grad():
+            total = 0.0
+            for number in range(order.per_epoch):
+                # The same noise and times every time, others than of any step.
+                generator = torch.Generator().manual_seed(_mixed(self.seed, self.place.stage, -1 - number))
+                total += float(learning.objective.loss(learning.lessons.lesson(number, generator, order)))
+            value = total / order.per_epoch
+            self.journal.flush()
+            if value < self.journal.best(self.place.stage):
+                self._best(stage)
+        return value
+
+    def _best(self, stage: Stage) -> None:
+        """Keeps the system as it is, ready to draw, or the adapter that is learning."""
+        name = f"best-{self.place.stage + 1}"
+        if stage.adapter is not None:
+            save_lora(self.out / f"{name}.safetensors", self.system, extract(self.system))
+            return
+        part = self.out / f"{name}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        self.system.save(part)
+        shutil.rmtree(self.out / name, ignore_errors=True)
+        part.replace(self.out / name)
+
+    @contextmanager
+    def _averaged(self, learning: Learning | None) -> Generator[None]:
+        """The system with the averaged weights of what is learning, in evaluation mode, and as it was afterwards."""
+        modes = {name: module.training for name, module in self.system.named_modules()}
+        if learning is not None:
+            learning.average.swap(learning.parameters)
+        self.system.eval()
+        yield
+        if learning is not None:
+            learning.average.swap(learning.parameters)
+        for name, module in self.system.named_modules():
+            module.training = modes[name]
+
     def _keep(self, learning: Learning) -> None:
         extra = None if learning.extra is None else learning.extra.state_dict()
         held = {"optimiser": learning.optimiser.state_dict(), "average": learning.average.values, "extra": extra}
@@ -261,18 +307,13 @@ class Run:
 
         visit(self.system, False)
 
-    def _look(self, average: Average, learning: dict[str, nn.Parameter]) -> None:
+    def _look(self, learning: Learning | None) -> None:
         stage = self.recipe.stages[self.place.stage]
         if not self.recipe.prompts or stage.level != self.recipe.levels[-1].name:
             return  # the level that makes the picture has learnt nothing new
-        modes = {name: module.training for name, module in self.system.named_modules()}
-        average.swap(learning)
-        self.system.eval()
-        pictures = [draw(self.system, text, seed=7, steps=12)[0].image for text in self.recipe.prompts]
+        with self._averaged(learning):
+            pictures = [draw(self.system, text, seed=7, steps=12)[0].image for text in self.recipe.prompts]
         sheet(pictures, self.recipe.prompts, self.out / "sheets" / f"{self.place.stage + 1}-{self.place.step:06d}.png")
-        average.swap(learning)
-        for name, module in self.system.named_modules():
-            module.training = modes[name]
 
     def _words(self) -> None:
         """Vocabularies of towers that learn theirs from the captions: made once, then read."""
@@ -288,8 +329,8 @@ class Run:
         empty: dict[str, Any] = {"optimiser": None, "average": {}, "extra": None}
         system, adapter = apart(self.system.state_dict())
         state = empty | held | {"system": system, "adapter": adapter, "place": vars(self.place)}
+        self.journal.flush()  # first, so that it never lacks a step of the state: what is later is cut
         save_whole(state, self.out / STATE_FILE)
-        self.journal.flush()
 
     def _saved(self) -> dict[str, Any] | None:
         path = self.out / STATE_FILE

@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -27,6 +28,7 @@ SMOOTHING = 0.98
 PANEL = (420, 250)
 MARGIN = (56, 30, 14, 30)
 CURVE_SMOOTHING = 0.97
+RED, BLUE = (190, 40, 40), (40, 90, 190)
 
 
 def save_whole(value: object, path: Path) -> None:
@@ -40,21 +42,37 @@ def save_whole(value: object, path: Path) -> None:
         part.replace(path)
     except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError on a full disk
         part.unlink(missing_ok=True)
-        raise TrainingError(
-            f"写不下 {path}（磁盘满了？）：{error}；之前保存的还在，腾出空间后用同一条命令继续",
-            f"cannot write {path} (is the disk full?): {error}; what was saved before is still there, "
-            "make room and go on with the same command",
-        ) from None
+        raise _unwritten(path, error) from None
+
+
+def _unwritten(path: Path, error: Exception) -> TrainingError:
+    return TrainingError(
+        f"写不下 {path}（磁盘满了？）：{error}；之前保存的还在，腾出空间后用同一条命令继续",
+        f"cannot write {path} (is the disk full?): {error}; what was saved before is still there, "
+        "make room and go on with the same command",
+    )
+
+
+def _board(out: Path) -> Any:
+    """TensorBoard's writer in ``out``/tensorboard, None where its package is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return cast(Any, SummaryWriter)(str(out / "tensorboard"))
 
 
 class Journal:
-    """RUN/log.jsonl: stage, step, samples, loss, lr, seconds. Written in bursts, whole lines only."""
+    """RUN/log.jsonl: stage, step, samples, loss, lr, seconds, and where it was measured valid. Written in bursts, whole
+    lines only; to TensorBoard as well where its package is installed.
+    """
 
     def __init__(self, out: Path) -> None:
         self.path = out / LOG_FILE
         self.lines: list[str] = []
+        self.board = _board(out)
 
-    def add(self, stage: Stage, step: int, loss: float, lr: float, seconds: float) -> None:
+    def add(self, stage: Stage, step: int, loss: float, lr: float, seconds: float, valid: float | None = None) -> None:
         """One step."""
         row = {
             "stage": stage.name,
@@ -62,29 +80,57 @@ class Journal:
             "samples": step * stage.batch * stage.accumulate,
             "loss": round(loss, 6),
         }
-        self.lines.append(json.dumps(row | {"lr": lr, "seconds": round(seconds, 4)}, ensure_ascii=False))
+        row |= {"lr": lr, "seconds": round(seconds, 4)}
+        row |= {} if valid is None else {"valid": round(valid, 6)}
+        self.lines.append(json.dumps(row, ensure_ascii=False))
+        if self.board is not None:
+            for name in ("loss", "lr", "valid"):
+                if name in row:
+                    self.board.add_scalar(f"{stage.name}/{name}", row[name], row["samples"])
 
     def flush(self) -> None:
-        """Appends what has been added since."""
-        if self.lines:
+        """Appends what has been added since. Raises TrainingError where the disk is full; no half line is left."""
+        if not self.lines:
+            return
+        before = self.path.stat().st_size if self.path.is_file() else 0
+        try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write("\n".join(self.lines) + "\n")
-            self.lines = []
+        except OSError as error:
+            if self.path.is_file():
+                os.truncate(self.path, before)
+            raise _unwritten(self.path, error) from None
+        self.lines = []
+
+    def best(self, stage: int) -> float:
+        """The lowest validation loss of a stage so far, by its number; infinite where there is none."""
+        values = [row["valid"] for number, row in self._rows() if number == stage and "valid" in row]
+        return min(values, default=math.inf)
 
     def cut(self, stages_done: int, step: int) -> None:
         """Forgets steps later than the state that a run goes on from: they will be made again."""
         if not self.path.is_file():
             return
-        kept: list[str] = []
+        kept = [row for at, row in self._rows() if at < stages_done or (at == stages_done and row["step"] <= step)]
+        lines = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in kept)
+        write_whole(self.path, lines.encode())
+
+    def _rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(number of the stage, row) of every line; one that a stop left half written is none."""
         names: list[str] = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
+        for row in rows_of(self.path):
             if row["stage"] not in names:
                 names.append(row["stage"])
-            at = len(names) - 1
-            if at < stages_done or (at == stages_done and row["step"] <= step):
-                kept.append(line)
-        write_whole(self.path, "".join(f"{line}\n" for line in kept).encode())
+            yield len(names) - 1, row
+
+
+def rows_of(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a log.jsonl that are whole."""
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            return  # what a stop left half written is the end
 
 
 class Progress:
@@ -110,10 +156,10 @@ class Progress:
         self.bar.stop()
         self.journal.flush()
 
-    def told(self, step: int, loss: float, lr: float) -> None:
+    def told(self, step: int, loss: float, lr: float, valid: float | None = None) -> None:
         """A step is done."""
         now = time.monotonic()
-        self.journal.add(self.stage, step, loss, lr, now - self.last)
+        self.journal.add(self.stage, step, loss, lr, now - self.last, valid)
         self.last = now
         self.mean = loss if math.isnan(self.mean) else SMOOTHING * self.mean + (1 - SMOOTHING) * loss
         speed = (step - self.first) * self.stage.batch / max(1e-9, now - self.start)
@@ -177,27 +223,37 @@ def curves(run: Path, path: Path, columns: int = 3) -> Path:
     from PIL import Image, ImageDraw
 
     stages: dict[str, list[tuple[int, float]]] = {}
-    for line in (run / LOG_FILE).read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+    valid: dict[str, list[tuple[int, float]]] = {}
+    for row in rows_of(run / LOG_FILE):
         stages.setdefault(row["stage"], []).append((row["samples"], row["loss"]))
+        if "valid" in row:
+            valid.setdefault(row["stage"], []).append((row["samples"], row["valid"]))
     columns = min(columns, len(stages))
     rows = -(-len(stages) // columns)
     canvas = Image.new("RGB", (PANEL[0] * columns, PANEL[1] * rows), "white")
     pen, font = ImageDraw.Draw(canvas), chinese_font(13)
     for place, (name, points) in enumerate(stages.items()):
         left, top = place % columns * PANEL[0], place // columns * PANEL[1]
-        _panel(pen, font, (left, top), name, points)
+        _panel(pen, font, (left, top), name, points, valid.get(name, []))
     buffer = io.BytesIO()
     canvas.save(buffer, format="PNG")
     return write_whole(path, buffer.getvalue())
 
 
-def _panel(pen: Any, font: Any, corner: tuple[int, int], name: str, points: list[tuple[int, float]]) -> None:
+def _panel(
+    pen: Any,
+    font: Any,
+    corner: tuple[int, int],
+    name: str,
+    points: list[tuple[int, float]],
+    valid: list[tuple[int, float]],
+) -> None:
+    """The smoothed loss of a stage in red, that of what is held out in blue."""
     x0, y0 = corner[0] + MARGIN[0], corner[1] + MARGIN[1]
     x1, y1 = corner[0] + PANEL[0] - MARGIN[2], corner[1] + PANEL[1] - MARGIN[3]
     losses = smoothed([loss for _, loss in points])
     # The first steps of a stage fall so far that they would flatten all the rest.
-    shown = losses[len(losses) // 50 :]
+    shown = [*losses[len(losses) // 50 :], *(loss for _, loss in valid)]
     low, high, last = min(shown), max(shown), max(1, points[-1][0])
     spread = max(high - low, 1e-9)
     pen.rectangle((x0, y0, x1, y1), outline=(200, 200, 200))
@@ -205,10 +261,12 @@ def _panel(pen: Any, font: Any, corner: tuple[int, int], name: str, points: list
         y = y1 - share * (y1 - y0)
         pen.line((x0, y, x1, y), fill=(230, 230, 230))
         pen.text((corner[0] + 4, y - 8), f"{low + share * spread:.3f}", fill=(90, 90, 90), font=font)
-    line = [
-        (x0 + samples / last * (x1 - x0), y1 - min(1.0, (loss - low) / spread) * (y1 - y0))
-        for (samples, _), loss in zip(points, losses, strict=True)
-    ]
-    pen.line(line, fill=(190, 40, 40), width=2)
-    pen.text((x0, corner[1] + 8), f"{name}   {losses[-1]:.4f}", fill=(20, 20, 20), font=font)
+
+    def place(samples: int, loss: float) -> tuple[float, float]:
+        return x0 + samples / last * (x1 - x0), y1 - min(1.0, (loss - low) / spread) * (y1 - y0)
+
+    for values, colour in ((valid, BLUE), ([(s, v) for (s, _), v in zip(points, losses, strict=True)], RED)):
+        pen.line([place(samples, loss) for samples, loss in values], fill=colour, width=2)
+    told = f"   valid {valid[-1][1]:.4f}" if valid else ""
+    pen.text((x0, corner[1] + 8), f"{name}   {losses[-1]:.4f}{told}", fill=(20, 20, 20), font=font)
     pen.text((x1 - 150, y1 + 8), f"{last:,} samples", fill=(90, 90, 90), font=font)

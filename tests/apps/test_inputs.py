@@ -223,16 +223,19 @@ def test_weights_kept_otherwise_still_draw(draw: Draw, words: tuple[str, ...]) -
 def test_the_best_of_several_is_kept(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from bimo.parts import chinese_clip
+    from bimo.apps import models
+    from bimo.eval import scorer
 
-    class Third:
+    real = models.load
+
+    def third(system: object, texts: Any, images: Any) -> Any:
         """Likes the third picture best."""
+        assert system == "the eye"
+        assert list(texts) == ["红苹果"]
+        return torch.tensor([[0.1, 0.2, 0.9][: len(images)]])
 
-        def similarity(self, texts: Any, images: Any) -> Any:
-            assert list(texts) == ["红苹果"]
-            return torch.tensor([[0.1, 0.2, 0.9][: len(images)]])
-
-    monkeypatch.setattr(chinese_clip, "read_chinese_clip", lambda folder: Third())
+    monkeypatch.setattr(models, "load", lambda name, **more: "the eye" if str(name) == "." else real(name, **more))
+    monkeypatch.setattr(scorer, "similarity", third)
     status, said = draw(*PLAIN, "best.png", "-n", "3", "--best", ".", "--json")
     assert status == 0
     assert json.loads(said)["seeds"] == [3]

@@ -20,6 +20,7 @@ from bimo.recipes.xiaomo import xiaomo
 from bimo.train import frozen
 from bimo.train.adapter import LowRank
 from bimo.train.loop import Run
+from bimo.words.budget import Budget
 
 PAINTER = 4
 
@@ -154,6 +155,9 @@ def test_a_tower_that_learns_in_part_is_asked_at_every_step(fields: Any, tiny_sh
 
 class Neighbourly(torch.nn.Module):
     """A tower whose padding is seen, as long as the longest text of the batch."""
+
+    def budget(self, text: str) -> Budget:
+        return Budget(len(text) + 1, 8)
 
     def encode(self, texts: Sequence[str]) -> Encoding:
         return Encoding(torch.ones(len(texts), max(map(len, texts)) + 1, 4))

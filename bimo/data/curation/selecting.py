@@ -76,10 +76,10 @@ def _files_in(settings: Any) -> list[Any]:
 
 
 def kind_of(step: Part) -> str:
-    """ "row", "model", "writer" or "table". Raises RecipeError for what is no step."""
-    if isinstance(step, (PictureStep, CaptionStep)):
-        return "row"
-    kinds = (("model", ModelStep), ("writer", WriterStep), ("table", TableStep))
+    """ "row", "model", "writer" or "table", the last also where pictures are measured for it. Raises RecipeError for
+    what is no step.
+    """
+    kinds = (("table", TableStep), ("row", (PictureStep, CaptionStep)), ("model", ModelStep), ("writer", WriterStep))
     for kind, protocol in kinds:
         if isinstance(step, protocol):
             return kind

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import pickle
 import threading
 import traceback
 from collections import deque
@@ -278,12 +279,14 @@ class OnRay:
             return
         context = DataContext.get_current()
         context.enable_progress_bars = False
-        data = ray.data.from_items([{"at": at} for at in range(len(every))], override_num_blocks=len(every)).map(
-            _OnNode(task, ray.put(every), self.files), max_retries=-1
-        )
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        items = [{"at": at, "job": pickle.dumps(job)} for at, job in enumerate(every)]
+        # Sent as bytes: what is of a file of the user's is known on a node only once the file is loaded there.
+        work = _OnNode(ray.put(pickle.dumps(task)), self.files)
+        data = ray.data.from_items(items, override_num_blocks=len(items)).map(work, max_retries=-1)
         try:
             for row in data.iter_rows():
-                yield every[row["at"]], row["answer"][0]
+                yield every[row["at"]], pickle.loads(row["answer"])
         except RayError as error:
             raise _told(error) from None
 
@@ -297,16 +300,15 @@ class OnRay:
 
 @dataclass
 class _OnNode:
-    task: Task
-    jobs: Any
+    task: Any
     files: tuple[tuple[str, str], ...]
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         import ray
 
-        for name, path in self.files:
-            load_file(name, Path(path))
-        return {"at": row["at"], "answer": [self.task(ray.get(self.jobs)[row["at"]])]}
+        _loaded(self.files)
+        task = pickle.loads(ray.get(self.task))
+        return {"at": row["at"], "answer": pickle.dumps(task(pickle.loads(row["job"])))}
 
 
 def _told(error: BaseException) -> BimoError:

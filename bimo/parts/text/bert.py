@@ -37,8 +37,8 @@ class Bert(Part):
     ``masked`` says whether padding is hidden from the tower (Taiyi's is not), and ``padding`` what becomes of it then:
     it is "trimmed" away as far as no text of the batch needs it and hidden from the denoiser; all ``length`` tokens
     are there and it is "hidden" from the denoiser; or all are there and it is "shown" (Chinese-CLIP's).
-    ``pool`` adds a pooled output: the "mean" of the real tokens, or that of BERT's own pooler, from the "first" token;
-    through a linear layer to ``project`` unless that is 0.
+    ``pool`` adds a pooled output: the "mean" of the real tokens, that of BERT's own pooler, from the "first" token, or
+    that token itself as the "start" (Chinese-CLIP's); through a linear layer to ``project`` unless that is 0.
     """
 
     width: int = 768
@@ -52,7 +52,7 @@ class Bert(Part):
     masked: bool = False
     padding: Literal["trimmed", "hidden", "shown"] = "trimmed"
     pooler: bool = True
-    pool: Literal["", "mean", "first"] = ""
+    pool: Literal["", "mean", "first", "start"] = ""
     project: int = 0
     words: Literal["vocab", "lexicon"] = "vocab"
     dropout: float = 0.1
@@ -111,6 +111,8 @@ class BertTower(nn.Module):
             return None
         if self.part.pool == "first":
             pooled = answer.pooler_output
+        elif self.part.pool == "start":
+            pooled = answer.last_hidden_state[:, 0]
         else:
             weight = mask.unsqueeze(-1).to(answer.last_hidden_state)
             pooled = (answer.last_hidden_state * weight).sum(1) / weight.sum(1)

@@ -24,8 +24,9 @@ UNUSED_POSITIONS = 2
 class XlmText(Part):
     """An XLM-RoBERTa that is told what is padding, while the denoiser is shown all ``length`` tokens.
 
-    Its last states go through a linear layer to ``project``. With ``penultimate`` those of the last layer but one go
-    through a norm and a second such layer in their place, as in AltDiffusion-m18.
+    Its last states go through a linear layer to ``project``, with ``norm`` through a norm before it, as in AltCLIP.
+    With ``penultimate`` those of the last layer but one go through a norm and a second such layer in their place, as in
+    AltDiffusion-m18. ``embed`` adds a pooled output: the first token's answer through a further layer of that width.
     """
 
     width: int = 1024
@@ -38,6 +39,8 @@ class XlmText(Part):
     length: int = 77
     project: int = 768
     penultimate: bool = False
+    norm: bool = False
+    embed: int = 0
     eps: float = 1e-5
     dropout: float = 0.1
 
@@ -47,7 +50,7 @@ class XlmText(Part):
 
     def tiny(self) -> Self:
         """Width 16, two layers; the vocabulary and length stay, as the words belong to the data."""
-        return replace(self, width=16, layers=2, heads=2, feed=32, project=16)
+        return replace(self, width=16, layers=2, heads=2, feed=32, project=16, embed=min(self.embed, 16))
 
 
 class Transformed(nn.Module):
@@ -74,12 +77,14 @@ class Transformed(nn.Module):
         self.transformation = nn.Linear(part.width, part.project)
         if part.penultimate:
             self.transformation_pre = nn.Linear(part.width, part.project)
+        if part.penultimate or part.norm:
             self.pre_LN = nn.LayerNorm(part.width, eps=part.eps)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Token ids [B, L] and mask [B, L] bool -> [B, L, project]."""
-        if not hasattr(self, "pre_LN"):
-            return self.transformation(self.roberta(ids, attention_mask=mask.long()).last_hidden_state)
+        if not hasattr(self, "transformation_pre"):
+            last = self.roberta(ids, attention_mask=mask.long()).last_hidden_state
+            return self.transformation(self.pre_LN(last) if hasattr(self, "pre_LN") else last)
         states = self.roberta(ids, attention_mask=mask.long(), output_hidden_states=True).hidden_states
         return self.transformation_pre(self.pre_LN(cast("tuple[Tensor, ...]", states)[-2]))
 
@@ -96,6 +101,7 @@ class XlmTower(nn.Module):
             )
         self.part = part
         self.model = Transformed(part)
+        self.projection = nn.Linear(part.project, part.embed, bias=False) if part.embed else None
         self.begins = 1  # tokens before those of the text
         self.words: Any = None
         self.pad = 1
@@ -105,8 +111,9 @@ class XlmTower(nn.Module):
         return self.forward(*self.ids(texts))
 
     def forward(self, ids: Tensor, mask: Tensor) -> Encoding:
-        """Token ids [B, L] and mask [B, L] bool -> Encoding with tokens [B, L, project]."""
-        return Encoding(self.model(ids, mask))
+        """Token ids [B, L] and mask [B, L] bool -> Encoding with tokens [B, L, project], pooled [B, embed]."""
+        tokens = self.model(ids, mask)
+        return Encoding(tokens, None, None if self.projection is None else self.projection(tokens[:, 0]))
 
     def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Texts -> token ids [B, length] and mask [B, length] bool; what is past the length is left out, the end mark

@@ -213,3 +213,28 @@ class Idle:
         if job > 1:
             signal.pause()
         return os.getpid()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stuck(Part):
+    """Says so in ``fifo`` and stays where it is when it comes to a certain node of a cluster."""
+
+    node: str = ""
+    fifo: str = ""
+    says: ClassVar[tuple[str, str]] = ("", "")
+    score: ClassVar[str] = "stuck"
+
+    def measuring(self) -> str:
+        return "Stuck/1"
+
+    def measure(self, picture: Seen) -> Scores:
+        if self.node:
+            import ray
+
+            if ray.get_runtime_context().get_node_id() == self.node:
+                Path(self.fifo).write_text("here")
+                signal.pause()
+        return {"stuck": 0}
+
+    def judge(self, scores: Scores) -> Verdict | None:
+        return None

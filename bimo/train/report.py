@@ -1,0 +1,121 @@
+"""What a run leaves for people: a README that says how to draw with it, and a page with curves, stages and sheets."""
+
+from __future__ import annotations
+
+import html
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bimo.core.recipe import Recipe
+from bimo.core.types import write_whole
+from bimo.train.record import LOG_FILE, curves, rows_of, smoothed
+
+README_FILE, PAGE_FILE, CURVES_FILE = "README.md", "report.html", "curves.png"
+SHEETS = "sheets"
+STYLE = """body{font:15px/1.5 system-ui,"Noto Sans CJK SC","PingFang SC","Microsoft YaHei",sans-serif;max-width:1100px;
+margin:2em auto;padding:0 1em;color:#222}table{border-collapse:collapse;margin:.6em 0 1.6em}td,th{border:1px solid #ccc;
+padding:.25em .7em;text-align:right}td:first-child,th:first-child{text-align:left}th{background:#f3f3f0}
+img{max-width:100%}figure{margin:1em 0}"""
+
+
+@dataclass(frozen=True)
+class Course:
+    """How far a stage has come: its last ``loss`` smoothed, its lowest ``valid``, samples a second, all seconds."""
+
+    name: str
+    step: int
+    steps: int
+    samples: int
+    loss: float
+    valid: float | None
+    speed: float
+    seconds: float
+
+
+def courses(run: Path, recipe: Recipe) -> list[Course]:
+    """The stages that have begun, from ``run``/log.jsonl. A second is the median's, so that a rest counts as none."""
+    by_stage: dict[str, list[dict[str, float]]] = {}
+    for row in rows_of(run / LOG_FILE):
+        by_stage.setdefault(str(row["stage"]), []).append(row)
+    steps = {stage.name: stage.steps for stage in recipe.stages}
+    made: list[Course] = []
+    for name, rows in by_stage.items():
+        last, seconds = rows[-1], [row["seconds"] for row in rows]
+        speed = last["samples"] / last["step"] / max(1e-9, statistics.median(seconds))
+        valid = min((row["valid"] for row in rows if "valid" in row), default=None)
+        loss = smoothed([row["loss"] for row in rows])[-1]
+        counted = int(last["step"]), steps.get(name, int(last["step"])), int(last["samples"])
+        made.append(Course(name, *counted, loss, valid, speed, sum(seconds)))
+    return made
+
+
+def leave(run: Path, recipe: Recipe) -> None:
+    """Writes README.md, curves.png and report.html into a run's folder, as it is now."""
+    found = courses(run, recipe)
+    if found:
+        curves(run, run / CURVES_FILE)
+    write_whole(run / README_FILE, _readme(run, recipe, found).encode())
+    write_whole(run / PAGE_FILE, _page(run, recipe, found).encode())
+
+
+def _readme(run: Path, recipe: Recipe, found: Sequence[Course]) -> str:
+    prompt = next(iter(recipe.prompts), "红苹果")
+    title = f"{recipe.title} {recipe.name}".strip()
+    lines = [
+        f"# {title}",
+        "",
+        f"用 bimo（笔墨）按配方 `{recipe.name}` 训练的模型；这个文件夹本身就是模型。",
+        f"A model trained by bimo by the recipe `{recipe.name}`; this folder is the model.",
+        "",
+        "```",
+        f'bimo draw -m . "{prompt}"',
+        "```",
+        "",
+        f"配方的许可：{recipe.licence or '未写明'}。训练数据的许可：未知；分发权重之前请自己查明并写在这里。",
+        f"Licence of the recipe: {recipe.licence or 'not stated'}. Licence of the training data: unknown; find out and "
+        "say so here before you pass the weights on.",
+        "",
+        "| 阶段 stage | 步 steps | 样本 samples | 损失 loss | 验证 valid | 样本/秒 samples/s |",
+        "|---|---|---|---|---|---|",
+        *(f"| {' | '.join(_cells(course))} |" for course in found),
+        "",
+        f"曲线和样图 curves and sheets: [{PAGE_FILE}]({PAGE_FILE}) · 每一步 every step: [{LOG_FILE}]({LOG_FILE})",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _page(run: Path, recipe: Recipe, found: Sequence[Course]) -> str:
+    title = html.escape(f"{recipe.title} {recipe.name}".strip())
+    headings = ("阶段 stage", "步 steps", "样本 samples", "损失 loss", "验证 valid", "样本/秒 samples/s", "秒 seconds")
+    head = "".join(f"<th>{heading}</th>" for heading in headings)
+    rows = "".join(
+        "<tr>"
+        + "".join(f"<td>{html.escape(cell)}</td>" for cell in (*_cells(course), f"{course.seconds:,.0f}"))
+        + "</tr>"
+        for course in found
+    )
+    sheets = sorted((run / SHEETS).glob("*.png"), reverse=True)
+    figures = "".join(
+        f'<figure><img loading="lazy" src="{SHEETS}/{html.escape(path.name)}" alt=""><figcaption>'
+        f"{html.escape(_when(path))}</figcaption></figure>"
+        for path in sheets
+    )
+    curve = f'<img src="{CURVES_FILE}" alt="learning curves">' if found else ""
+    return (
+        f'<!doctype html><html lang="zh"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
+        f"<h1>{title}</h1><table><tr>{head}</tr>{rows}</table>{curve}"
+        f"<h2>样图，新的在前 Sheets, the newest first</h2>{figures}</html>\n"
+    )
+
+
+def _cells(course: Course) -> tuple[str, ...]:
+    valid = "" if course.valid is None else f"{course.valid:.4f}"
+    steps = f"{course.step:,}/{course.steps:,}"
+    return course.name, steps, f"{course.samples:,}", f"{course.loss:.4f}", valid, f"{course.speed:.1f}"
+
+
+def _when(sheet: Path) -> str:
+    stage, _, step = sheet.stem.partition("-")
+    return f"阶段 stage {int(stage)}，步 step {int(step):,}"

@@ -1,0 +1,72 @@
+"""On a Ray cluster of two nodes, of which one dies in the middle, a run gives the bytes that it gives here."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bimo.data.curation import store
+from bimo.data.curation.run import curate
+from bimo.data.curation.steps import Curation, Tools
+from bimo.data.curation.workers import Here, OnRay, load_file
+
+ray = pytest.importorskip("ray")
+pytest.importorskip("ray.data")
+
+FILES = (("steps_for_runs", str(Path(__file__).with_name("steps_for_runs.py"))),)
+steps = load_file(FILES[0][0], Path(FILES[0][1]))
+
+
+def no_scorer(name: str) -> Any:
+    raise AssertionError(name)
+
+
+def run(source: Path, out: Path, *first: Any, **more: Any) -> dict[str, str]:
+    chosen = (*first, steps.Wide(pixels=24), steps.Guess(log=str(out.parent / "log")), steps.Mend())
+    report = curate(source, out, Curation(name="test", steps=chosen), tools=Tools(no_scorer), **more)
+    assert (report["numbers"]["rows_in"], report["numbers"]["failed"]) == (40, 0)
+    files = [*out.glob("*.tar"), *out.glob("table/*"), out / "selection.parquet"]
+    assert len(files) == 7
+    return {str(f.relative_to(out)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_lost_node_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setattr(store, "ROWS_A_SMALL_UNIT", 8)
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(40):
+        Image.fromarray(np.full((20, 20 + number, 3), number, np.uint8)).save(source / f"{number:02d}.png")
+        (source / f"{number:02d}.txt").write_text(f"第 {number} 张", "utf-8")
+    wanted = run(source, tmp_path / "here" / "out", steps.Stuck(), workers=Here())
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        second = cluster.add_node(num_cpus=1)
+        said: list[str] = []
+
+        def kill() -> None:
+            said.append(fifo.read_text())
+            cluster.remove_node(second, allow_graceful=False)
+
+        killer = threading.Thread(target=kill, daemon=True)
+        killer.start()
+        crew = OnRay(cluster.address, FILES)
+        stuck = steps.Stuck(node=second.node_id, fifo=str(fifo))
+        found = run(source, tmp_path / "ray" / "out", stuck, workers=crew, asking=crew)
+        assert said == ["here"]
+        assert found == wanted
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
