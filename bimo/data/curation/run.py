@@ -29,6 +29,8 @@ from bimo.data.curation.workers import Here, Workers
 from bimo.data.shards import INDEX, write_index
 
 REPORT = "report.json"
+#: What steps with a large model or an endpoint name it by: one of it is enough, small models are in every process.
+LARGE = ("scorer", "by")
 
 
 class Bar(Protocol):
@@ -135,7 +137,8 @@ class Run:
         assert isinstance(step, (ModelStep, WriterStep))
         asked = room_of(step, self.tools)
         task = Ask(self.source, self.work, step, self.tools, before, asked, self.stored)
-        for _, (rows, _) in self.asking.answers(task, range(taken.units)):
+        crew = self.asking if any(hasattr(step, name) for name in LARGE) else self.workers
+        for _, (rows, _) in crew.answers(task, range(taken.units)):
             self.bar.advance(rows)
         sweep(self.work.folder / asked, taken.units)
         if isinstance(step, ModelStep):
