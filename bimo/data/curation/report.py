@@ -54,6 +54,11 @@ REASONS = {
     "damaged table": "表格已损坏",
     "damaged archive": "归档已损坏",
     "compressed archive": "压缩的归档",
+    "too slow": "太慢",
+    "no answer": "没有回答",
+    "too many redirects": "转向太多",
+    "opted out": "站点不许用于训练",
+    "address not allowed": "不许取的地址",
     "worker killed": "处理它的进程被系统结束",
     "changed since it was measured": "看过之后文件变了",
 }
