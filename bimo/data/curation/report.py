@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from bimo.core.errors import DataError
-from bimo.data.curation.examples import EACH, Examples, copied, examples, visible
 from bimo.data.curation.histograms import drawable, figure, histogram
+from bimo.data.curation.specimens import EACH, Examples, copied, examples, visible
 from bimo.data.curation.store import read_json, save
 
 REPORT, PAGE = "report.json", "report.html"

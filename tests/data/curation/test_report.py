@@ -18,11 +18,11 @@ from PIL import Image
 from bimo.core.errors import DataError
 from bimo.data.curation.caption_rules import Length, Normal
 from bimo.data.curation.duplicates import Duplicates
-from bimo.data.curation.examples import SIDE, visible
 from bimo.data.curation.histograms import drawable, figure, histogram
 from bimo.data.curation.image_rules import MinSide
 from bimo.data.curation.report import lines_of, page
 from bimo.data.curation.run import curate
+from bimo.data.curation.specimens import SIDE, visible
 from bimo.data.curation.steps import Curation, Tools
 
 HOSTILE = "<script>alert(1)</script>&\u202e红烧肉"
