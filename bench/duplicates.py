@@ -113,6 +113,7 @@ def main() -> None:
             start = time.perf_counter()
             rows.append(dict(step.measure(Seen(b"", image, image.size, "JPEG"))))
             seconds.append(time.perf_counter() - start)
+            rows[-1] |= {"width": image.width, "height": image.height}
         if imagehash is None:
             return rows, np.array([row["phash"] for row in rows])
         return rows, np.array([int(str(imagehash.phash(image)), 16) for image in images], np.uint64)

@@ -130,10 +130,10 @@ class Lessons:
         pixels = self.fitted.pixels(rows)
         if self.sees == "pixels":
             return replace(lesson, pixels=pixels)
-        if self._latents is None:
-            self._latents = self._encoded_once()
-        if self._encode is None:
-            self._encode = self._asked()
+        # What is kept serves stages of every precision.
+        with torch.autocast("cpu", enabled=False):
+            self._latents = self._latents or self._encoded_once()
+            self._encode = self._encode or self._asked()
         by_tower = self._by_tower(texts, every, generator)
         gone = torch.tensor([not any(some) for some in zip(*by_tower, strict=True)], dtype=torch.bool)
         dropped = dropped | gone if stage.drop_towers else dropped

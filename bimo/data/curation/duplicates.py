@@ -96,7 +96,7 @@ class Duplicates(Part):
     def measure(self, picture: Seen) -> Scores:
         """``phash`` (0 for a flat picture), ``views`` (pHash and dHash of the whole and of its cuts, base64), ``tints``
         (the colours of four quarters), ``details`` (256 bits, hexadecimal), ``waves`` (how much there is to hash, of
-        63), ``blank`` (the share that is of one grey), ``area`` in pixels.
+        63), ``blank`` (the share that is of one grey).
         """
         image, least = picture.image, min(picture.image.size)
         small = image.reduce(least // SQUARE) if least >= 2 * SQUARE else image
@@ -111,7 +111,6 @@ class Duplicates(Part):
             "tints": int(_tints(small).view(np.int64)[0]),
             "waves": int(waves[0]),
             "blank": _blank(grey),
-            "area": picture.size[0] * picture.size[1],
         }
 
     def judge(self, scores: Scores) -> Verdict | None:
@@ -121,7 +120,7 @@ class Duplicates(Part):
     def select(self, table: Table) -> Iterator[Change]:
         """Drops copies, labelled ``copy_of`` with the number of the row that stays."""
         numbers = table.numbers
-        order = self._order(table)
+        order = best_first(table, self.prefer)
         keeper = np.full(len(numbers), -1, np.int64)
         far = np.zeros(len(numbers), np.uint8)
         self._same_bytes(table, order, keeper)
@@ -138,17 +137,6 @@ class Duplicates(Part):
             yield from _merged(
                 table, dict(zip(numbers[dropped].tolist(), numbers[keeper[dropped]].tolist(), strict=True))
             )
-
-    def _order(self, table: Table) -> np.ndarray:
-        """[N]: the places of the rows, the best first."""
-        columns: list[np.ndarray] = []
-        for name in self.prefer:
-            sign = 1 if name.startswith("-") else -1
-            columns.append(sign * table.column(name.removeprefix("-")).astype(np.float64))
-        if not self.prefer:
-            columns.append(-table.column("area").astype(np.float64))
-            columns += _sharpness(table)
-        return np.lexsort((table.numbers, *reversed(columns)))
 
     def _same_bytes(self, table: Table, order: np.ndarray, keeper: np.ndarray) -> None:
         # Half of the digits tell any two files apart, and need half of the memory.
@@ -231,6 +219,20 @@ class _Codes:
         moved = np.abs(self.tints[rows].astype(np.int16) - self.tints[others]).max(2)
         passed &= np.sort(moved, axis=1)[:, -2] <= TINT
         return np.stack([rows[passed], others[passed], differ[passed, 0]], axis=1).astype(np.int64)
+
+
+def best_first(table: Table, prefer: tuple[str, ...] = ()) -> np.ndarray:
+    """[N]: the places of the rows, the best first: by columns ("-name": the lower the better), else by pixels and,
+    where it was measured, ``sharpness``; of equals the first. Raises DataError for a column that nothing measures.
+    """
+    columns: list[np.ndarray] = []
+    for name in prefer:
+        sign = 1 if name.startswith("-") else -1
+        columns.append(sign * table.column(name.removeprefix("-")).astype(np.float64))
+    if not prefer:
+        columns.append(-table.column("width").astype(np.float64) * table.column("height"))
+        columns += _sharpness(table)
+    return np.lexsort((table.numbers, *reversed(columns)))
 
 
 def hashed(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -52,7 +52,8 @@ def scene(seed: int, size: tuple[int, int] = (320, 240)) -> Image.Image:
 
 def table(images: Sequence[Image.Image], captions: Sequence[tuple[str, ...]] = (), **more: Sequence[Any]) -> Rows:
     measured = [Duplicates().measure(seen(image)) for image in images]
-    columns = {name: [scores[name] for scores in measured] for name in measured[0]}
+    columns: dict[str, Sequence[Any]] = {name: [scores[name] for scores in measured] for name in measured[0]}
+    columns |= {"width": [image.width for image in images], "height": [image.height for image in images]}
     # As the step is to work without equal bytes, every row has its own.
     return Rows({**columns, "sha256": digests(len(images)), **more}, captions)
 
@@ -206,7 +207,8 @@ def codes(*hashes: int) -> dict[str, list[Any]]:
         "details": ["0" * 64] * count,
         "blank": [0.0] * count,
         "tints": [0] * count,
-        "area": [-row for row in range(count)],
+        "width": [count - row for row in range(count)],
+        "height": [1] * count,
         "sha256": digests(count),
     }
 
