@@ -309,7 +309,7 @@ def test_killed_at_any_rename_the_next_run_goes_on(
 
     # A run writes some forty files; each of these dies a few further on, in every phase in turn.
     for _ in range(12):
-        done = again(9)
+        done = again(14)
         if not done.returncode:
             break
         assert done.returncode == -signal.SIGKILL, done.stderr
