@@ -151,11 +151,11 @@ class Lessons:
 
     def _asked(self) -> Encode:
         """How the text towers are asked: once for all where nothing in them learns."""
-        system, pictures = self.blank.system, self.pictures
+        system, pictures, stage = self.blank.system, self.pictures, self.blank.stage
         if not are_frozen(system):
             return lambda texts: encoded(system, texts)
         texts = {text for lot in pictures.lots for row in lot for text in pictures.captions[row]}
-        return frozen_words(system, texts, self.out)
+        return frozen_words(system, texts, stage.steps * stage.accumulate * stage.batch, self.out)
 
     def _by_tower(self, texts: list[str], every: Tensor, generator: torch.Generator) -> list[list[str]]:
         """The texts of the rows for each tower, some of them emptied for it alone, all of a lot together.
