@@ -87,6 +87,11 @@ class Stage(Part):
     batches. ``drop_text`` is the share of captions emptied for guidance; ``drop_towers`` are shares for each text tower
     by itself, besides. ``ema`` is the decay of the averaged weights, 0 for none.
 
+    ``optimiser`` "adafactor" (arXiv:1804.04235) keeps a row and a column for each matrix in place of two matrices, and
+    has no use for ``betas`` and ``eps``. With ``precision`` "bf16" products are worked out in bfloat16, while weights,
+    their averages and the optimiser stay in float32. ``gradient_checkpointing`` works blocks out twice in place of
+    keeping what is in them (arXiv:1604.06174).
+
     Pictures are resized until they cover ``size`` (width, height) and cut at their centre; with ``buckets`` each at the
     size nearest its own shape, a batch of one size; with neither they stay as they are. With ``sample_latents`` x is
     drawn at each step from the autoencoder's posterior, where it has one; else it is the mean.
@@ -116,9 +121,12 @@ class Stage(Part):
     floor: float = 0.0
     rates: tuple[tuple[str, float], ...] = ()
     accumulate: int = 1
+    optimiser: Literal["adamw", "adafactor"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.99)
     eps: float = 1e-8
     clip: float = 1.0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    gradient_checkpointing: bool = False
     drop_text: float = 0.0
     drop_towers: tuple[float, ...] = ()
     ema: float = 0.0

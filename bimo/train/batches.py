@@ -130,10 +130,10 @@ class Lessons:
         pixels = self.fitted.pixels(rows)
         if self.sees == "pixels":
             return replace(lesson, pixels=pixels)
-        if self._latents is None:
-            self._latents = self._encoded_once()
-        if self._encode is None:
-            self._encode = self._asked()
+        # What is kept serves stages of every precision.
+        with torch.autocast("cpu", enabled=False):
+            self._latents = self._latents or self._encoded_once()
+            self._encode = self._encode or self._asked()
         by_tower = self._by_tower(texts, every, generator)
         gone = torch.tensor([not any(some) for some in zip(*by_tower, strict=True)], dtype=torch.bool)
         dropped = dropped | gone if stage.drop_towers else dropped
@@ -151,11 +151,11 @@ class Lessons:
 
     def _asked(self) -> Encode:
         """How the text towers are asked: once for all where nothing in them learns."""
-        system, pictures = self.blank.system, self.pictures
+        system, pictures, stage = self.blank.system, self.pictures, self.blank.stage
         if not are_frozen(system):
             return lambda texts: encoded(system, texts)
         texts = {text for lot in pictures.lots for row in lot for text in pictures.captions[row]}
-        return frozen_words(system, texts, self.out)
+        return frozen_words(system, texts, stage.steps * stage.accumulate * stage.batch, self.out)
 
     def _by_tower(self, texts: list[str], every: Tensor, generator: torch.Generator) -> list[list[str]]:
         """The texts of the rows for each tower, some of them emptied for it alone, all of a lot together.

@@ -31,7 +31,7 @@ from bimo.train.adapter import LowRank, apart
 from bimo.train.batches import Lessons
 from bimo.train.checks import check_sizes, check_words
 from bimo.train.lesson import Lesson, Objective, vocabulary
-from bimo.train.optim import Average, freeze, optimiser, rate
+from bimo.train.optim import Average, checkpoint_gradients, freeze, narrowed, optimiser, rate
 from bimo.train.record import Journal, Progress, save_whole, table, tell
 from bimo.train.report import leave
 
@@ -213,6 +213,7 @@ class Run:
             prefix = type(objective).__name__.lower()
             parameters |= {f"{prefix}.{n}": p for n, p in extra.named_parameters()}
         learns = {name: parameters[name] for name in freeze(parameters, (*stage.train, *added))}
+        checkpoint_gradients(stage, self.system)
         level = stage.level or str(getattr(objective, "level", ""))
         blank = Lesson(self.system, stage, extra, (), self.vocabulary, torch.Generator(), teacher=self.teacher)
         lessons = Lessons(blank, objective.sees, level, pictures, self.out, self.seed + number * 7919)
@@ -236,8 +237,9 @@ class Run:
         learning.optimiser.zero_grad(set_to_none=True)
         value = 0.0
         for batch in range(step * stage.accumulate, (step + 1) * stage.accumulate):
-            lesson = learning.lessons.lesson(batch, generator)
-            loss = learning.objective.loss(lesson) / stage.accumulate
+            with narrowed(stage):
+                lesson = learning.lessons.lesson(batch, generator)
+                loss = learning.objective.loss(lesson) / stage.accumulate
             value += float(loss.detach())
             if not math.isfinite(value):
                 self._broken(stage, lesson)
@@ -254,7 +256,7 @@ class Run:
         order, step = learning.lessons.held_out, self.place.step
         if order is None or (step % stage.validate_every and step != stage.steps):
             return None
-        with self._averaged(learning), torch.no_grad():
+        with self._averaged(learning), torch.no_grad(), narrowed(stage):
             total = 0.0
             for number in range(order.per_epoch):
                 # The same noise and times every time, others than of any step.

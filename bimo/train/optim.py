@@ -5,11 +5,13 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from bimo.core.errors import RecipeError
+from bimo.core.errors import RecipeError, TrainingError
 from bimo.core.part import nearest
 from bimo.core.recipe import Stage
 
@@ -55,8 +57,8 @@ def rate(stage: Stage, step: int) -> float:
 
 
 def optimiser(stage: Stage, parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
-    """AdamW (arXiv:1711.05101); vectors and scalars (norms, biases) do not decay. Each group has its ``share`` of the
-    stage's rate. Raises RecipeError for a glob of ``stage.rates`` that nothing that learns matches.
+    """AdamW (arXiv:1711.05101) or Adafactor; vectors and scalars (norms, biases) do not decay. Each group has its
+    ``share`` of the stage's rate. Raises RecipeError for a glob of ``stage.rates`` that nothing that learns matches.
     """
     shares = dict.fromkeys(parameters, 1.0)
     for glob, peak in stage.rates:
@@ -68,7 +70,48 @@ def optimiser(stage: Stage, parameters: dict[str, nn.Parameter]) -> torch.optim.
         {"params": members, "weight_decay": stage.weight_decay if decays else 0.0, "share": share}
         for (share, decays), members in sorted(groups.items(), key=lambda item: (-item[0][0], -item[0][1]))
     ]
+    if stage.optimiser == "adafactor":
+        return torch.optim.Adafactor(made, lr=stage.lr)
     return torch.optim.AdamW(made, lr=stage.lr, betas=stage.betas, eps=stage.eps, fused=True)
+
+
+def narrowed(stage: Stage) -> AbstractContextManager[object]:
+    """Products in the numbers of ``stage.precision``. Raises TrainingError for fp16: its gradients vanish unless they
+    are scaled, which is for GPUs.
+    """
+    if stage.precision == "fp16":
+        raise TrainingError(
+            f"阶段 {stage.name!r} 要 fp16，处理器上练不了：小梯度会变成零；precision 请用 bf16 或 fp32",
+            f"stage {stage.name!r} wants fp16, which cannot be trained in on a processor: small gradients become zero; "
+            "let precision be bf16 or fp32",
+        )
+    return torch.autocast("cpu", torch.bfloat16) if stage.precision == "bf16" else nullcontext()
+
+
+def checkpoint_gradients(stage: Stage, system: nn.Module) -> None:
+    """Has diffusers' and transformers' modules work their blocks out twice where the stage says so: what is frozen too,
+    for gradients go through it to what learns. Raises TrainingError where it says so and no module can.
+    """
+    on, able = stage.gradient_checkpointing, 0
+    for name, module in cast("Iterable[tuple[str, Any]]", system.named_modules()):
+        if hasattr(module, "enable_gradient_checkpointing"):  # diffusers
+            if not module._supports_gradient_checkpointing:
+                continue
+            (module.enable_gradient_checkpointing if on else module.disable_gradient_checkpointing)()
+        elif getattr(module, "supports_gradient_checkpointing", False):  # transformers
+            if on:
+                module.gradient_checkpointing_enable({"use_reentrant": False})
+            else:
+                module.gradient_checkpointing_disable()
+        else:
+            continue
+        # Pictures are encoded without a gradient unless their space learns.
+        able += ".space." not in name or any(p.requires_grad for p in module.parameters())
+    if on and not able:
+        raise TrainingError(
+            f"阶段 {stage.name!r} 的模块都不支持 gradient_checkpointing；请去掉它",
+            f"no module of stage {stage.name!r} can do gradient_checkpointing; leave it out",
+        )
 
 
 class Average:

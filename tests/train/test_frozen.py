@@ -23,13 +23,14 @@ from bimo.train.loop import Run
 from bimo.words.budget import Budget
 
 PAINTER = 4
+MANY = 10**6
 
 
 def run_of(shards: Path, out: Path, words: Any = None, **fields: Any) -> Run:
     """A run of the one stage in which the painter learns and the words are frozen."""
     tiny = xiaomo.tiny()
     text = (tiny.text[0] if words is None else words,)
-    stage = replace(tiny.stages[PAINTER], steps=4, batch=4, **fields)
+    stage = replace(tiny.stages[PAINTER], **{"steps": 6, "batch": 4, **fields})
     made = Run(replace(tiny, text=text, stages=(stage,), prompts=()), Pictures(shards), out)
     made._words()
     return made
@@ -96,9 +97,9 @@ def test_each_text_goes_through_the_tower_once_in_all_runs(tiny_shards: Path, tm
 def test_what_is_kept_is_found_by_the_text_whatever_the_order(tiny_shards: Path, tmp_path: Path) -> None:
     run = run_of(tiny_shards, tmp_path / "run")
     texts = ["一个红色的方块", "a blue square", "一个黑色的方块"]
-    ask = frozen.frozen_words(run.system, texts, run.out)
+    ask = frozen.frozen_words(run.system, texts, MANY, run.out)
     count = counted(run)
-    other = frozen.frozen_words(run.system, [*reversed(texts), texts[0]], run.out)
+    other = frozen.frozen_words(run.system, [*reversed(texts), texts[0]], MANY, run.out)
     assert not count
     for one in texts:
         assert torch.equal(ask([[one]])[0].tokens, other([[one]])[0].tokens)
@@ -111,7 +112,7 @@ def test_what_is_kept_is_found_by_the_text_whatever_the_order(tiny_shards: Path,
 def test_a_batch_is_as_the_tower_makes_it_but_for_rounding(tiny_shards: Path, tmp_path: Path) -> None:
     run = run_of(tiny_shards, tmp_path / "run")
     texts = ["一个红色的方块", "", "a blue square"]
-    found = frozen.frozen_words(run.system, texts, run.out)([texts])[0]
+    found = frozen.frozen_words(run.system, texts, MANY, run.out)([texts])[0]
     wanted = run.system.eval().encode(texts)[0]
     assert found.mask is not None
     assert wanted.mask is not None
@@ -125,18 +126,31 @@ def test_a_batch_is_as_the_tower_makes_it_but_for_rounding(tiny_shards: Path, tm
 
 def test_other_weights_or_words_are_never_taken_for_these(tiny_shards: Path, tmp_path: Path) -> None:
     run = run_of(tiny_shards, tmp_path / "run")
-    frozen.frozen_words(run.system, ["红"], run.out)
+    frozen.frozen_words(run.system, ["红"], MANY, run.out)
     first = kept(run.out)
     with torch.no_grad():
         next(iter(run.system.text.parameters())).view(-1)[0] += 1e-3
-    frozen.frozen_words(run.system, ["红"], run.out)
+    frozen.frozen_words(run.system, ["红"], MANY, run.out)
     second = kept(run.out)
     assert second != first
     assert len(second) == 1  # what no tower says any more is gone
     path = next((run.out / "words.0").glob("known.txt"))
     path.write_text(path.read_text("utf-8") + "\n多", "utf-8")
-    frozen.frozen_words(run.system, ["红"], run.out)
+    frozen.frozen_words(run.system, ["红"], MANY, run.out)
     assert kept(run.out) not in (first, second)
+
+
+def test_a_stage_that_sees_few_of_the_captions_asks_as_it_always_did(tiny_shards: Path, tmp_path: Path) -> None:
+    # 24 rows of 9 captions are worth it, 20 are not.
+    for steps, count in ((6, 1), (5, 0)):
+        run = run_of(tiny_shards, tmp_path / str(steps), steps=steps)
+        found = losses(run)
+        assert len(kept(run.out)) == count
+    again = run_of(tiny_shards, tmp_path / "again", steps=5)
+    learning = again._learning(again.recipe.stages[0], None)
+    learning.lessons._encode = lambda texts: again.system.encode(texts[0])
+    again._modes()
+    assert [again._step(again.recipe.stages[0], learning)[0] for _ in range(5)] == found
 
 
 @pytest.mark.parametrize(
@@ -149,7 +163,7 @@ def test_other_weights_or_words_are_never_taken_for_these(tiny_shards: Path, tmp
 )
 def test_a_tower_that_learns_in_part_is_asked_at_every_step(fields: Any, tiny_shards: Path, tmp_path: Path) -> None:
     run = run_of(tiny_shards, tmp_path / "run", **fields)
-    assert len(losses(run)) == 4
+    assert len(losses(run)) == 6
     assert kept(run.out) == []
 
 
@@ -166,7 +180,7 @@ class Neighbourly(torch.nn.Module):
 def test_a_tower_that_minds_its_neighbours_is_not_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     system = System(Recipe(name="r", text=(xiaomo.tiny().text[0],)))
     system.text = torch.nn.ModuleList([Neighbourly()])
-    ask = frozen.frozen_words(system, ["一", "一二三"], tmp_path)
+    ask = frozen.frozen_words(system, ["一", "一二三"], MANY, tmp_path)
     assert ask([["一", "一二三"]])[0].mask is None
     assert "cached" in capsys.readouterr().out
 
@@ -185,7 +199,7 @@ def test_a_disk_that_is_full_leaves_nothing_half_written(
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(frozen, "_append", full)
-    ask = frozen.frozen_words(run.system, texts, run.out)
+    ask = frozen.frozen_words(run.system, texts, MANY, run.out)
     assert "No space left" in capsys.readouterr().out
     assert torch.equal(ask([texts])[0].tokens, wanted.tokens)
     assert kept(run.out) == []
@@ -193,9 +207,9 @@ def test_a_disk_that_is_full_leaves_nothing_half_written(
 
 def test_half_of_a_cache_is_made_anew(tiny_shards: Path, tmp_path: Path) -> None:
     run = run_of(tiny_shards, tmp_path / "run")
-    frozen.frozen_words(run.system, ["红"], run.out)
+    frozen.frozen_words(run.system, ["红"], MANY, run.out)
     folder = next((run.out / "cache").glob("words-*"))
     shutil.move(folder, folder.with_suffix(".part"))
-    ask = frozen.frozen_words(run.system, ["红"], run.out)
+    ask = frozen.frozen_words(run.system, ["红"], MANY, run.out)
     assert kept(run.out) == [folder.name]
     assert torch.equal(ask([["红"]])[0].tokens, frozen.encoded_alone(run.system, [["红"]])[0].tokens)

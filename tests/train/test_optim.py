@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import nn
 
-from bimo.core.errors import RecipeError
-from bimo.core.recipe import Stage
+from bimo.core.errors import RecipeError, TrainingError
+from bimo.core.recipe import Recipe, Stage
 from bimo.data.loader import Pictures
+from bimo.recipes.taiyi_sd import taiyi_zh
 from bimo.recipes.xiaomo import xiaomo
 from bimo.train.denoise import Denoise
-from bimo.train.loop import Run
+from bimo.train.loop import Learning, Run, train
 from bimo.train.optim import optimiser, rate
+from tests.parity.tiny_checkpoints import bert_words
 
 STAGE = Stage(name="s", objective=Denoise(), train=("*",), steps=110, warmup=10, lr=1e-3)
 
@@ -75,3 +80,106 @@ def test_batches_of_a_step_add_up_to_one(tiny_shards: Path, tmp_path: Path) -> N
     assert grads[0][1].keys() == grads[1][1].keys()
     for name, value in grads[0][1].items():
         assert torch.allclose(value, grads[1][1][name], atol=1e-5, rtol=1e-3), name
+
+
+def begun(shards: Path, out: Path, recipe: Recipe = xiaomo, number: int = 2, **fields: Any) -> tuple[Run, Learning]:
+    """A run of one stage of a recipe at toy width, ready for its first step."""
+    torch.set_num_threads(1)
+    tiny = recipe.tiny()
+    stage = replace(tiny.stages[number], **{"batch": 4, "clip": 0.0, "ema": 0.0, "max_unknown": 1.0, **fields})
+    words = tuple(replace(cast(Any, part), vocab=80, positions=24, length=24) for part in tiny.text)
+    text = words if recipe is taiyi_zh else tiny.text
+    run = Run(replace(tiny, text=text, stages=(stage,), prompts=()), Pictures(shards), out)
+    if recipe is taiyi_zh:
+        bert_words(out / "words.0")
+    run._words()
+    learning = run._learning(stage, None)
+    run._modes()
+    return run, learning
+
+
+def test_adafactor_learns_and_keeps_less(tiny_shards: Path, tmp_path: Path) -> None:
+    kept = {}
+    for name in ("adamw", "adafactor"):
+        run, learning = begun(tiny_shards, tmp_path / name, optimiser=name, lr=1e-2)
+        stage = run.recipe.stages[0]
+        losses = []
+        for _ in range(20):
+            run.place.step = 0
+            losses.append(run._step(stage, learning)[0])
+        assert losses[-1] < losses[0]
+        state = learning.optimiser.state_dict()["state"].values()
+        kept[name] = sum(v.numel() for row in state for v in row.values() if isinstance(v, torch.Tensor))
+    assert kept["adafactor"] < 0.5 * kept["adamw"]
+
+
+def test_adafactor_goes_on_exactly(tiny_shards: Path, tmp_path: Path) -> None:
+    tiny = xiaomo.tiny()
+    stage = replace(tiny.stages[2], steps=4, batch=4, optimiser="adafactor")
+    wanted = replace(tiny, stages=(stage,), prompts=())
+    whole = train(wanted, tiny_shards, tmp_path / "whole", threads=1)
+    for _ in range(5):
+        train(wanted, tiny_shards, tmp_path / "run", threads=1, stop_after=0.0)
+    assert (tmp_path / "run" / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
+
+
+def test_bf16_is_for_products_alone(tiny_shards: Path, tmp_path: Path) -> None:
+    losses, seen = {}, set()
+    for precision in ("fp32", "bf16"):
+        run, learning = begun(tiny_shards, tmp_path / precision, precision=precision)
+        linear = next(m for m in run.system.text.modules() if isinstance(m, nn.Linear))
+        linear.register_forward_hook(lambda module, given, answer: seen.add(answer.dtype))
+        losses[precision], _ = run._step(run.recipe.stages[0], learning)
+        for parameter in learning.parameters.values():
+            assert parameter.dtype == torch.float32
+            assert parameter.grad is None or parameter.grad.dtype == torch.float32
+        state = learning.optimiser.state_dict()["state"].values()
+        assert {v.dtype for row in state for v in row.values()} == {torch.float32}
+    assert seen == {torch.float32, torch.bfloat16}
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05)
+    assert losses["bf16"] != losses["fp32"]
+
+
+def test_what_is_encoded_once_is_so_in_whole_numbers(tiny_shards: Path, tmp_path: Path) -> None:
+    found = []
+    for precision in ("fp32", "bf16"):
+        run, learning = begun(tiny_shards, tmp_path / precision, number=4, precision=precision, drop_text=0.0, steps=9)
+        run._step(run.recipe.stages[0], learning)
+        batch = learning.lessons.lesson(0, torch.Generator().manual_seed(0)).batch
+        assert batch is not None
+        found.append((batch.x, batch.encodings[0].tokens))
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_fp16_is_refused_on_a_processor(tiny_shards: Path, tmp_path: Path) -> None:
+    run, learning = begun(tiny_shards, tmp_path, precision="fp16")
+    with pytest.raises(TrainingError, match="bf16"):
+        run._step(run.recipe.stages[0], learning)
+
+
+def test_checkpointed_gradients_are_the_same(
+    tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grads, calls = [], Counter()
+    checkpoint = torch.utils.checkpoint.checkpoint
+    for on in (False, True):
+
+        def counting(*args: Any, on: bool = on, **settings: Any) -> Any:
+            calls[on] += 1
+            return checkpoint(*args, **settings)
+
+        monkeypatch.setattr(torch.utils.checkpoint, "checkpoint", counting)
+        run, learning = begun(tiny_shards, tmp_path / str(on), taiyi_zh, -1, gradient_checkpointing=on, lr=0.0)
+        run._step(run.recipe.stages[0], learning)
+        grads.append({name: p.grad for name, p in learning.parameters.items()})
+    assert not calls[False]
+    assert calls[True] > 4
+    for name, value in grads[0].items():
+        assert (value is None) == (grads[1][name] is None), name
+        assert value is None or torch.allclose(value, grads[1][name], atol=1e-6), name
+
+
+def test_what_cannot_be_checkpointed_says_so(tiny_shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="gradient_checkpointing"):
+        begun(tiny_shards, tmp_path, number=4, gradient_checkpointing=True)
