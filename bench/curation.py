@@ -287,7 +287,10 @@ def compare(count: int, runs: int, peers: str, sides: Sequence[str]) -> None:
         for _ in range(runs):
             for side in can:
                 source = clean if side.endswith("clean") else table
-                found[side].append(run(side, source, folder / "out", sys.executable if side == "bimo" else peers))
+                done = run(side, source, folder / "out", sys.executable if side == "bimo" else peers)
+                told = f"{side}: {done['seconds']:.1f} s of the clock, {done['cpu']:.1f} s of processors"
+                print(told, file=sys.stderr, flush=True)
+                found[side].append(done)
         middle = {s: {k: statistics.median(one[k] for one in f) for k in ("seconds", "cpu")} for s, f in found.items()}
         ours = middle.get("bimo")
         print(f"{'':18} {'clock':>8} {'processor':>10} {'a second':>9} {'a cpu s':>8}   times bimo's: clock, processor")

@@ -68,7 +68,7 @@ def is_side_table(path: Path) -> bool:
     from bimo.data.curation import columnar
 
     try:
-        return {"key", "status"} <= set(columnar.schema_of(path, "parquet").names)
+        return path.is_file() and {"key", "status"} <= set(columnar.schema_of(path, "parquet").names)
     except Exception:  # no parquet, or none that can be read: pyarrow raises all sorts
         return False
 

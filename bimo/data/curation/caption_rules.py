@@ -54,13 +54,17 @@ _MARKUP = re.compile(r"</?[A-Za-z][A-Za-z0-9]{0,15}(?:\s[^<>]{0,400})?/?>")
 _BLANKS = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u2800\u3164]+")
 # Joiners make one emoji of several and letters of some scripts; elsewhere they are as unseen as the rest.
 _JOINERS = re.compile(r"(?<![\u0590-\u109f\u2190-\u2bff\ufe0f\U0001f000-\U0001faff])[\u200c\u200d]")
+# No script stacks more marks than this on a letter; the rest is play, and putting thousands in order takes minutes.
+_MARKS = "[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
+_STACKED = re.compile(f"({_MARKS}{{8}}){_MARKS}+")
 _UNSEEN_KINDS = {"Cc", "Cf", "Co", "Cs", "Cn"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Normal(Part):
     """Mends: full-width letters and digits become half-width, HTML goes, any blanks become one space, and what is not
-    seen goes (control, bidirectional and zero-width characters, private ones, lone surrogates).
+    seen goes (control, bidirectional and zero-width characters, private ones, lone surrogates), and so do marks beyond
+    the eighth on one letter.
 
     Case, script and Chinese punctuation stay as they are. Dropped when nothing is left.
     """
@@ -243,6 +247,7 @@ def _once(text: str) -> str:
         unseen = {c for c in set(text) if unicodedata.category(c) in _UNSEEN_KINDS} - {"\u200c", "\u200d"}
         if unseen:
             text = text.translate(dict.fromkeys(map(ord, unseen)))
+        text = _STACKED.sub(r"\1", text)
         text = _JOINERS.sub("", unicodedata.normalize("NFC", text))
     return _BLANKS.sub(" ", text).strip()
 

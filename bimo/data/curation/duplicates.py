@@ -1,9 +1,10 @@
 """Copies of a picture, found by their bits and by perceptual hashes, of which the best is kept.
 
 A picture's hash is the sign of the 8 x 8 lowest frequencies of 32 x 32 grey pixels against their median (pHash, as the
-``imagehash`` package defines it). Two further numbers guard it: the signs of the differences of neighbours among 9 x 8
-pixels (dHash), and the colours of its four quarters, so that a red and a blue shirt stay two. Crops are found because
-the same is kept of eight cuts of every picture.
+``imagehash`` package defines it). Three further numbers guard it: the signs of the differences of neighbours among
+9 x 8 pixels (dHash); those of the 16 x 16 lowest frequencies, so that two cards with other words stay two; and the
+colours of the four quarters, so that a red and a blue shirt do. Crops are found because pHash and dHash are kept of
+eight cuts of every picture as well.
 """
 
 from __future__ import annotations
@@ -26,11 +27,18 @@ if TYPE_CHECKING:
     from bimo.data.curation.seen import Seen
 
 #: What a hash is worth less than: a picture with fewer waves than this is flat, and only its bytes are compared.
-WAVES = 12
+WAVES = 24
+#: A picture of which so much is of one grey, within 16 of 256, is sparse, such as words on a card: what it shows is
+#: finer than the hash, so that only nearly the same details make a copy. One in a hundred photos is.
+BLANK = 0.5
+#: Bits of 256 by which the details of copies may differ: of sparse pictures, of rich ones, of rich ones with a mark.
+SPARSE_DETAIL, DETAIL, MARKED_DETAIL = 12, 48, 84
 #: How high a wave must be to count, in grey levels.
 LEVEL = 0.5
 #: Heights of products of two cosines, by the means of pixels times them.
 HEIGHTS = np.outer([1, *[2] * 7], [1, *[2] * 7]).reshape(64)
+#: Frequencies down and across of the details.
+FINE = 16
 #: Side of the grey square that cuts are taken from, in pixels.
 SQUARE = 160
 #: Parts of the sides at which cuts begin and end (left, top, right, bottom): the whole, four cut all around, four
@@ -45,6 +53,8 @@ VIEWS = (
 NEAR = 6
 #: Bits of dHash that copies by pHash may differ in: of whole pictures, and of a picture and a cut.
 GUARD, CUT_GUARD = 16, 10
+#: Bits of pHash that a picture and a cut may differ in: with one more a look-up would take eight times as long.
+CUT_BITS = 7
 #: How far the colour of a quarter may move, of 255. The quarter that moved most does not count: it may bear a mark.
 TINT = 24
 #: The parts of 16 bits that a hash of 64 is looked up by: with b bits wrong, one of four has at most b // 4.
@@ -87,7 +97,8 @@ class Duplicates(Part):
 
     def measure(self, picture: Seen) -> Scores:
         """``phash`` (0 for a flat picture), ``views`` (pHash and dHash of the whole and of its cuts, base64), ``tints``
-        (the colours of four quarters), ``waves`` (how much there is to hash, of 63), ``area`` in pixels.
+        (the colours of four quarters), ``details`` (256 bits, hexadecimal), ``waves`` (how much there is to hash, of
+        63), ``blank`` (the share that is of one grey).
         """
         image, least = picture.image, min(picture.image.size)
         small = image.reduce(least // SQUARE) if least >= 2 * SQUARE else image
@@ -98,9 +109,10 @@ class Duplicates(Part):
         return {
             "phash": 0 if flat else int(hashes[0].astype(np.int64)),
             "views": base64.b64encode(codes.astype("<u8").tobytes()).decode(),
+            "details": _details(grey),
             "tints": int(_tints(small).view(np.int64)[0]),
             "waves": int(waves[0]),
-            "area": picture.size[0] * picture.size[1],
+            "blank": _blank(grey),
         }
 
     def judge(self, scores: Scores) -> Verdict | None:
@@ -110,7 +122,7 @@ class Duplicates(Part):
     def select(self, table: Table) -> Iterator[Change]:
         """Drops copies, labelled ``copy_of`` with the number of the row that stays."""
         numbers = table.numbers
-        order = self._order(table)
+        order = best_first(table, self.prefer)
         keeper = np.full(len(numbers), -1, np.int64)
         far = np.zeros(len(numbers), np.uint8)
         self._same_bytes(table, order, keeper)
@@ -128,21 +140,6 @@ class Duplicates(Part):
                 table, dict(zip(numbers[dropped].tolist(), numbers[keeper[dropped]].tolist(), strict=True))
             )
 
-    @property
-    def _near(self) -> int:
-        return min(NEAR, self.bits)
-
-    def _order(self, table: Table) -> np.ndarray:
-        """[N]: the places of the rows, the best first."""
-        columns: list[np.ndarray] = []
-        for name in self.prefer:
-            sign = 1 if name.startswith("-") else -1
-            columns.append(sign * table.column(name.removeprefix("-")).astype(np.float64))
-        if not self.prefer:
-            columns.append(-table.column("area").astype(np.float64))
-            columns += _sharpness(table)
-        return np.lexsort((table.numbers, *reversed(columns)))
-
     def _same_bytes(self, table: Table, order: np.ndarray, keeper: np.ndarray) -> None:
         # Half of the digits tell any two files apart, and need half of the memory.
         digests = table.column("sha256")[order].astype("S32")
@@ -156,48 +153,89 @@ class Duplicates(Part):
         order = order[(keeper[order] < 0) & (table.column("phash")[order] != 0)]
         if len(order) < 2:
             return
-        codes = _decoded(table.column("views")[order])
-        tints = table.column("tints")[order].astype("<i8").view(np.uint8).reshape(-1, 4, 2)
-        whole = np.ascontiguousarray(codes[:, 0])
-        by_phash, by_dhash = index(whole[:, 0], self.bits), index(whole[:, 1], self._near)
+        codes = _Codes.of(table, order, self.bits)
+        by_phash, by_dhash = index(codes.views[:, 0, 0]), index(codes.views[:, 0, 1])
         gone = np.zeros(len(order), bool)
         for start in range(0, len(order), BATCH):
             rows = np.arange(start, min(start + BATCH, len(order)))
             rows = rows[~gone[rows]]
-            found = self._pairs(rows, codes, whole, tints, by_phash, by_dhash)
-            for row, other, bits in found:
+            for row, other, bits in codes.pairs(rows, by_phash, by_dhash):
                 # Of the two the one that is earlier in the order is better; a copy of a copy is nobody's.
                 better, worse = (row, other) if row < other else (other, row)
                 if not gone[row] and not gone[better] and not gone[worse]:
                     gone[worse] = True
                     keeper[order[worse]], far[order[worse]] = order[better], bits
 
-    def _pairs(
-        self, rows: np.ndarray, codes: np.ndarray, whole: np.ndarray, tints: np.ndarray, by_phash: Any, by_dhash: Any
-    ) -> list[tuple[int, int, int]]:
+
+@dataclass(frozen=True)
+class _Codes:
+    """What is compared of rows, the best first: ``views`` [N, V, 2], ``details`` [N, 4], ``tints`` [N, 4, 2], and
+    whether they are ``rich`` [N]. Copies by dHash differ in no more than ``near`` bits of it.
+    """
+
+    bits: int
+    near: int
+    views: np.ndarray
+    details: np.ndarray
+    tints: np.ndarray
+    rich: np.ndarray
+
+    @classmethod
+    def of(cls, table: Table, order: np.ndarray, bits: int) -> _Codes:
+        views = np.frombuffer(base64.b64decode("".join(table.column("views")[order])), "<u8")
+        details = np.frombuffer(bytes.fromhex("".join(table.column("details")[order])), "<u8")
+        return cls(
+            bits,
+            min(NEAR, bits),
+            views.reshape(len(order), len(VIEWS), 2),
+            details.reshape(len(order), 4),
+            table.column("tints")[order].astype("<i8").view(np.uint8).reshape(-1, 4, 2),
+            table.column("blank")[order] < BLANK,
+        )
+
+    def pairs(self, rows: np.ndarray, by_phash: Any, by_dhash: Any) -> list[tuple[int, int, int]]:
         """(row, other, bits) of pairs that are copies, row by row, the better others first."""
         parts: list[np.ndarray] = []
         for view in range(len(VIEWS)):
-            left, right = near(by_phash, codes[rows, view, 0], self.bits)
-            parts.append(self._kept(rows[left], right, view, codes, whole, tints))
-        left, right = near(by_dhash, whole[rows, 1], self._near)
-        parts.append(self._kept(rows[left], right, -1, codes, whole, tints))
+            bits = min(self.bits, CUT_BITS) if view else self.bits
+            left, right = near(by_phash, self.views[rows, view, 0], bits)
+            parts.append(self._kept(rows[left], right, view))
+        left, right = near(by_dhash, self.views[rows, 0, 1], self.near)
+        parts.append(self._kept(rows[left], right, -1))
         every = np.concatenate(parts)
         every = every[np.lexsort((every[:, 2], every[:, 1], every[:, 0]))]
         return [(int(row), int(other), int(bits)) for row, other, bits in every]
 
-    def _kept(
-        self, rows: np.ndarray, others: np.ndarray, view: int, codes: np.ndarray, whole: np.ndarray, tints: np.ndarray
-    ) -> np.ndarray:
+    def _kept(self, rows: np.ndarray, others: np.ndarray, view: int) -> np.ndarray:
         """[M, 3]: those of the pairs that the guards let pass. View -1 are whole pictures found by dHash."""
         apart = rows != others
         rows, others = rows[apart], others[apart]
-        differ = np.bitwise_count(codes[rows, max(view, 0)] ^ whole[others])
-        guard = self._near if view < 0 else GUARD if view == 0 else CUT_GUARD
+        differ = np.bitwise_count(self.views[rows, max(view, 0)] ^ self.views[others, 0])
+        guard = self.near if view < 0 else GUARD if view == 0 else CUT_GUARD
         passed = (differ[:, 1] <= guard) & (differ[:, 0] <= (2 * self.bits if view < 0 else self.bits))
-        moved = np.abs(tints[rows].astype(np.int16) - tints[others]).max(2)
+        rich = self.rich[rows] & self.rich[others]
+        if view <= 0:
+            finer = np.bitwise_count(self.details[rows] ^ self.details[others]).sum(1, dtype=np.int64)
+            passed &= finer <= np.where(rich, MARKED_DETAIL if view < 0 else DETAIL, SPARSE_DETAIL)
+        else:
+            passed &= rich
+        moved = np.abs(self.tints[rows].astype(np.int16) - self.tints[others]).max(2)
         passed &= np.sort(moved, axis=1)[:, -2] <= TINT
         return np.stack([rows[passed], others[passed], differ[passed, 0]], axis=1).astype(np.int64)
+
+
+def best_first(table: Table, prefer: tuple[str, ...] = ()) -> np.ndarray:
+    """[N]: the places of the rows, the best first: by columns ("-name": the lower the better), else by pixels and,
+    where it was measured, ``sharpness``; of equals the first. Raises DataError for a column that nothing measures.
+    """
+    columns: list[np.ndarray] = []
+    for name in prefer:
+        sign = 1 if name.startswith("-") else -1
+        columns.append(sign * table.column(name.removeprefix("-")).astype(np.float64))
+    if not prefer:
+        columns.append(-table.column("width").astype(np.float64) * table.column("height"))
+        columns += _sharpness(table)
+    return np.lexsort((table.numbers, *reversed(columns)))
 
 
 def hashed(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -213,18 +251,18 @@ def hashed(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return _packed(low > np.median(low, axis=1, keepdims=True)), _packed(neighbours), waves
 
 
-def index(hashes: np.ndarray, bits: int) -> Any:
-    """A faiss index over hashes [N] uint64 that finds all within ``bits`` (Norouzi et al., arXiv:1307.2982)."""
+def index(hashes: np.ndarray) -> Any:
+    """A faiss index over hashes [N] uint64 by four parts of each (Norouzi et al., arXiv:1307.2982)."""
     import faiss
 
     made: Any = faiss.IndexBinaryMultiHash(64, PARTS, PART_BITS)
-    made.nflip = bits // PARTS
     made.add(_bytes(hashes))
     return made
 
 
 def near(made: Any, hashes: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """Hashes [Q] uint64 -> places of queries and of what lies within ``bits`` of them, both [M]."""
+    made.nflip = bits // PARTS
     limits, _, places = made.range_search(_bytes(hashes), bits + 1)
     return np.repeat(np.arange(len(hashes)), np.diff(limits.astype(np.int64))), places
 
@@ -238,9 +276,14 @@ def _packed(bits: np.ndarray) -> np.ndarray:
     return np.packbits(bits, axis=-1).view(">u8")[..., 0].astype(np.uint64)
 
 
-def _decoded(views: np.ndarray) -> np.ndarray:
-    """Texts of ``views`` [N] -> [N, V, 2] uint64."""
-    return np.frombuffer(base64.b64decode("".join(views)), "<u8").reshape(len(views), len(VIEWS), 2)
+def _blank(grey: np.ndarray) -> float:
+    counts = np.bincount(grey.astype(np.int64).ravel() // 8, minlength=33)
+    return float((counts[:-1] + counts[1:]).max() / grey.size)
+
+
+def _details(grey: np.ndarray) -> str:
+    low = _cosines(0, 1, FINE) @ grey @ _cosines(0, 1, FINE).T
+    return np.packbits(low > np.median(low)).tobytes().hex()
 
 
 def _box() -> Any:
@@ -269,10 +312,11 @@ def _weights() -> tuple[np.ndarray, ...]:
     return *waves, *means
 
 
-def _cosines(start: float, end: float) -> np.ndarray:
-    """[8, SQUARE]: mean over a span of pixels times cos(pi k x), x from 0 to 1 over the span: the DCT-II's waves."""
+@lru_cache(maxsize=len(VIEWS) * 2)
+def _cosines(start: float, end: float, count: int = 8) -> np.ndarray:
+    """[count, SQUARE]: mean over a span of pixels times cos(pi k x), x from 0 to 1 over it: the DCT-II's waves."""
     edges = np.clip((np.arange(SQUARE + 1) / SQUARE - start) / (end - start), 0, 1)
-    angles = np.pi * np.arange(1, 8)[:, None]
+    angles = np.pi * np.arange(1, count)[:, None]
     return np.concatenate([np.diff(edges)[None], np.diff(np.sin(angles * edges)) / angles]).astype(np.float32)
 
 

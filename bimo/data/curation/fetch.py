@@ -93,19 +93,22 @@ def fetch(
         client = stack.enter_context(_client(limits))
         pool = ThreadPoolExecutor(limits.workers, "fetch")
         asked = _Asking(client, limits, wait)
-        window: deque[tuple[Row | Broken, Future[IO[bytes]] | None]] = deque()
+        window: deque[Row | Broken | tuple[Row, Future[IO[bytes]]]] = deque()
         under_way: dict[str, Future[IO[bytes]]] = {}
         stack.callback(_dropped, pool, under_way)
         for row in rows:
-            coming = None
-            if isinstance(row, Row) and row.picture.form == "url" and store.place(row.picture.path) is None:
+            if not isinstance(row, Row) or row.picture.form != "url":
+                window.append(row)
+            elif (place := store.place(row.picture.path)) is not None:
+                window.append(replace(row, picture=place))
+            else:
                 url = row.picture.path
                 coming = under_way.get(url) or under_way.setdefault(url, pool.submit(asked.picture, url))
-            window.append((row, coming))
-            while len(window) >= 2 * limits.workers or (window and window[0][1] is None):
-                yield _settled(*window.popleft(), store, under_way)
+                window.append((row, coming))
+            while window and (len(window) >= 2 * limits.workers or not isinstance(window[0], tuple)):
+                yield _settled(window.popleft(), store, under_way)
         while window:
-            yield _settled(*window.popleft(), store, under_way)
+            yield _settled(window.popleft(), store, under_way)
 
 
 def _dropped(pool: ThreadPoolExecutor, under_way: Mapping[str, Future[IO[bytes]]]) -> None:
@@ -117,21 +120,19 @@ def _dropped(pool: ThreadPoolExecutor, under_way: Mapping[str, Future[IO[bytes]]
 
 
 def _settled(
-    row: Row | Broken, coming: Future[IO[bytes]] | None, store: _Store, under_way: dict[str, Future[IO[bytes]]]
+    waiting: Row | Broken | tuple[Row, Future[IO[bytes]]], store: _Store, under_way: dict[str, Future[IO[bytes]]]
 ) -> Row | Broken:
-    if not isinstance(row, Row) or row.picture.form != "url":
-        return row
+    if not isinstance(waiting, tuple):
+        return waiting
+    row, coming = waiting
     url = row.picture.path
-    place = store.place(url)
-    if place is None and coming is not None:
-        under_way.pop(url, None)
-        try:
-            with coming.result() as file:
-                place = store.add(url, file)
-        except Unusable as error:
-            return Broken(row.number, row.source, error.reason, error.detail)
-    assert place is not None  # what is not on its way was in the store before
-    return replace(row, picture=place)
+    if under_way.pop(url, None) is None and (place := store.place(url)) is not None:
+        return replace(row, picture=place)  # a row before this one had the same address
+    try:
+        with coming.result() as file:
+            return replace(row, picture=store.add(url, file))
+    except Unusable as error:
+        return Broken(row.number, row.source, error.reason, error.detail)
 
 
 class _Store:

@@ -84,6 +84,14 @@ def inside(root: Path, path: str) -> str:
     return full
 
 
+def is_open(root: Path, path: str) -> bool:
+    """Whether something of a source is a file, and inside it."""
+    try:
+        return os.path.isfile(inside(root, path))
+    except Unusable:
+        return False
+
+
 def content(root: Path, path: str, maximum: int, offset: int = 0, size: int = -1) -> bytes:
     """The bytes of a file of a source, or a part of them; pipes and devices are never opened.
 

@@ -33,6 +33,16 @@ def is_picture(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in PICTURE_FILES
 
 
+def both(first: Read, second: Read) -> Read:
+    """The rows of one, then those of the other."""
+
+    def read(numbers: count[int]) -> Iterator[Row | Broken]:
+        yield from first(numbers)
+        yield from second(numbers)
+
+    return read
+
+
 def pictures(source: Path) -> Read:
     """The pictures of a folder, each with the captions in the files of its name; the folder's name is a label."""
 
@@ -237,6 +247,8 @@ def index_kits(path: Path) -> Index | None:
         names, ends = tuple(map(str, found["arrow_files"])), tuple(map(int, found["cum_length"]))
         chosen = found.get("indices") or []
         if beside := found.get("indices_file"):
+            if not folders.is_open(path.parent, os.path.basename(beside)):
+                raise ValueError(f"{beside} is not beside it")
             with np.load(path.parent / os.path.basename(beside), allow_pickle=False) as arrays:
                 chosen = arrays["x"]
         elif isinstance(chosen, dict):  # by resolution

@@ -1,7 +1,8 @@
 """Text in pictures, found and read by rapidocr: how much of a picture it covers, and whether it is a watermark.
 
 PP-OCR's models lie in the package's wheel (Apache-2.0). A picture is looked at with its longer side at 512 pixels, so
-that all cost the same; letters that are less than about 8 pixels high then are not seen.
+that all cost the same; letters that are less than about 8 pixels high then are not seen. What is found counts where it
+could be read as well: round dishes and plates are found as an "O", a 福 or a 中 as large as the picture.
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ import numpy as np
 
 from bimo.core.part import Part
 from bimo.data.curation.image_rules import above, copy_of
+from bimo.data.curation.segmentation import is_han
 from bimo.data.curation.steps import Pair, Scores, Tools, Verdict
 from bimo.words.normalise import normal
 
 if TYPE_CHECKING:
     from PIL import Image
 
+#: How sure the reader must be of a text that counts, from 0 to 1. On photos of dishes most false ones lie below 0.65.
+SURE = 0.8
 #: The longer side at which text is looked for, and that of the drawing by which its area is counted, in pixels.
 SEEN_SIDE = 512
 AREA_SIDE = 256
@@ -51,12 +55,12 @@ TILT = (15.0, 75.0)
 
 @dataclass(frozen=True)
 class Reading:
-    """What is written in a picture: the corners of each text [N, 4, 2] as shares of width and height, the texts where
-    they were read, and the picture's size (width, height).
+    """What is written in a picture: the corners of each text [N, 4, 2] as shares of width and height, the N texts, and
+    the picture's size (width, height).
     """
 
     boxes: np.ndarray
-    texts: tuple[str, ...] | None
+    texts: tuple[str, ...]
     size: tuple[int, int]
 
 
@@ -64,8 +68,8 @@ class Reading:
 class TextArea(Part):
     """Text covers at most the share ``below`` of the picture: posters, screenshots and slides go.
 
-    After the text operators of HunyuanDiT and Qwen-Image, whose thresholds are not published. Where ``Watermark`` is
-    asked too, it should come first: a picture that it has read is not searched again.
+    After the text operators of HunyuanDiT and Qwen-Image, whose thresholds are not published. A picture that
+    ``Watermark`` has just read is not read again.
     """
 
     says: ClassVar[tuple[str, str]] = ("文字太多", "too much text")
@@ -80,7 +84,7 @@ class TextArea(Part):
     def open(self, tools: Tools) -> Callable[[Sequence[Pair]], list[Scores]]:
         """Measures ``text_area``, the share of the picture inside the boxes of text, from 0 to 1."""
         _reader()
-        return lambda pairs: [{"text_area": area(read(pair.picture, words=False))} for pair in pairs]
+        return lambda pairs: [{"text_area": area(read(pair.picture))} for pair in pairs]
 
     def judge(self, scores: Scores) -> Verdict | None:
         """A drop above ``below``."""
@@ -110,8 +114,8 @@ class Watermark(Part):
         _reader()
 
         def measured(pairs: Sequence[Pair]) -> list[Scores]:
-            readings = [read(pair.picture, words=True) for pair in pairs]
-            return [{"watermark": signs(r), "text_read": " ".join(r.texts or ())[:200]} for r in readings]
+            readings = [read(pair.picture) for pair in pairs]
+            return [{"watermark": signs(r), "text_read": " ".join(r.texts)[:200]} for r in readings]
 
         return measured
 
@@ -134,7 +138,7 @@ def area(reading: Reading) -> float:
 
 def signs(reading: Reading) -> float:
     """How much the signs of a watermark weigh in a picture whose text was read, from 0 to 1."""
-    texts = [normal(text) for text in reading.texts or ()]
+    texts = [normal(text) for text in reading.texts]
     rest = 1.0
     if any(map(_SITE.search, texts)):
         rest *= 1 - SITE
@@ -159,20 +163,21 @@ def _tilted(box: np.ndarray) -> bool:
     return TILT[0] <= min(angle, 180 - angle) <= TILT[1]
 
 
-def read(picture: Image.Image, *, words: bool) -> Reading:
-    """Where a picture has text, and with ``words`` what it says."""
+def read(picture: Image.Image) -> Reading:
+    """Where a picture has text, and what it says. A single sign counts where it is a Chinese character."""
     seen = copy_of(picture, SEEN_SIDE, "RGB") if max(picture.size) > SEEN_SIDE else picture
     pixels = np.asarray(seen)
     key = blake2b(pixels.tobytes(), digest_size=16, key=repr(seen.size).encode()).digest()
     held = _held.get(key)
-    if held is not None and (held.texts is not None or not words):
+    if held is not None:
         _held.move_to_end(key)
         return held
     # The library takes arrays as OpenCV has them: blue first.
-    found: Any = _reader()(np.ascontiguousarray(pixels[:, :, ::-1]), use_det=True, use_cls=False, use_rec=words)
-    boxes = np.zeros((0, 4, 2)) if found.boxes is None else np.asarray(found.boxes, np.float64).reshape(-1, 4, 2)
-    texts = tuple(map(str, found.txts or ())) if words else None
-    reading = Reading(boxes / seen.size, texts, seen.size)
+    found: Any = _reader()(np.ascontiguousarray(pixels[:, :, ::-1]), use_det=True, use_cls=False, use_rec=True)
+    rows = [] if found.boxes is None or found.txts is None else zip(found.boxes, found.txts, found.scores, strict=True)
+    sure = [(box, str(text)) for box, text, score in rows if score >= SURE and (len(text) > 1 or is_han(text))]
+    boxes = np.asarray([box for box, _ in sure], np.float64).reshape(-1, 4, 2)
+    reading = Reading(boxes / seen.size, tuple(text for _, text in sure), seen.size)
     _held[key] = reading
     if len(_held) > HELD:
         _held.popitem(last=False)

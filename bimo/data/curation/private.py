@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
+from functools import lru_cache
 from typing import ClassVar, Literal
 
 from bimo.core.part import Part
@@ -236,6 +237,7 @@ def _names(half: str) -> Iterator[tuple[int, int]]:
             yield title.start() - length, title.start()
 
 
+@lru_cache(4096)
 def _name_before(run: str, at: int, title: str) -> int:
     """How many characters before the title at place ``at`` of a run of Chinese characters are a person's name."""
     before: list[str] = []

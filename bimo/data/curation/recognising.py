@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bimo.core.errors import DataError
@@ -25,27 +25,34 @@ class Known:
 
 @dataclass
 class _Survey:
-    """What lies in a source, by what it may be read as: paths relative to it, in order."""
+    """What lies in a source, by what it may be read as: paths relative to it, in order.
+
+    ``closed`` are called like tables or tars and are pipes, or links that lead out; they are told of, never opened.
+    """
 
     tars: list[str]
     tables: list[str]
     records: list[str]
+    closed: list[str]
     pictures: int = 0
 
 
 def _survey(source: Path) -> _Survey:
-    found = _Survey([], [], [])
+    found = _Survey([], [], [], [])
     for folder in folders.walk(source):
         stems = {os.path.splitext(name)[0] for name in folder.names if listing.is_picture(name)}
         found.pictures += len(stems)
         for entry in folder.files:
-            path, (stem, ending) = os.path.join(folder.path, entry.name), os.path.splitext(entry.name.lower())
+            path, (stem, ending) = os.path.join(folder.path, entry.name), os.path.splitext(entry.name)
+            kind = None
             if entry.name.lower().endswith((".tar", ".tar.gz", ".tgz")):
-                found.tars.append(path)
-            elif ending in TABLES:
-                found.tables.append(path)
-            elif ending == ".json" and not folder.path and stem not in stems:
-                found.records.append(path)
+                kind = found.tars
+            elif ending.lower() in TABLES:
+                kind = found.tables
+            elif ending.lower() == ".json" and not folder.path and stem not in stems:
+                kind = found.records
+            if kind is not None:
+                (kind if folders.is_open(source, path) else found.closed).append(path)
     return found
 
 
@@ -56,49 +63,62 @@ def known(source: Path) -> Known:
     if not source.is_dir():
         raise DataError(f"没有 {source}", f"there is no {source}")
     found = _survey(source)
+    told = found.closed
+    what = _known_tars(source, found) or _known_tables(source, found)
+    if what is None:
+        told = [*told, *(name for name in found.tables if _is_damaged(source / name))]
+        zh, en = f"{len(told)} 个表，都读不了", f"{len(told)} tables, none of which can be read"
+        read = listing.listed(source, [])
+        if found.pictures:
+            zh = f"图片文件夹：{found.pictures} 张，旁边同名的 .txt 或 .json 是说明"
+            en = f"{found.pictures} pictures in folders; captions are in .txt or .json files of the same name"
+            read = listing.pictures(source)
+        elif not told:
+            raise _nothing(source)
+        what = Known(zh, en, read)
+    return replace(what, read=listing.both(listing.listed(source, told), what.read)) if told else what
+
+
+def _known_tars(source: Path, found: _Survey) -> Known | None:
+    """Shards of our own, an index of IndexKits, tars."""
     if INDEX in found.records and found.tars:
         try:
             names = [shard.name for shard in read_index(source).shards]
-            why = f"{INDEX} 列出 {len(names)} 个分片", f"{INDEX} lists {len(names)} shards"
-            return Known(f"bimo 的分片：{why[0]}", f"bimo's own shards: {why[1]}", listing.tars(source, names))
         except DataError:
-            pass  # another tool's index.json
+            names = []  # another tool's index.json
+        if names:
+            zh = f"bimo 的分片：{INDEX} 列出 {len(names)} 个分片"
+            en = f"bimo's own shards: {INDEX} lists {len(names)} shards"
+            return Known(zh, en, listing.tars(source, names))
     for name in found.records:
         if (index := listing.index_kits(source / name)) is not None:
             return _known_index(source, index)
-    if found.tars:
-        sides = sum((source / name).with_suffix(".parquet").is_file() for name in found.tars)
-        zh = f"{len(found.tars)} 个 tar，{sides} 个旁边有 parquet：" if sides else f"{len(found.tars)} 个 tar："
-        en = f"{len(found.tars)} tar files, {sides} of them with a parquet beside them: " if sides else ""
-        what = ("img2dataset 的输出", "img2dataset's output") if sides else ("webdataset", "webdataset")
-        en = en or f"{len(found.tars)} tar files: "
-        return Known(f"{zh}{what[0]}", f"{en}{what[1]}", listing.tars(source, found.tars))
+    if not found.tars:
+        return None
+    sides = sum((source / name).with_suffix(".parquet").is_file() for name in found.tars)
+    if sides:
+        zh = f"{len(found.tars)} 个 tar，{sides} 个旁边有 parquet：img2dataset 的输出"
+        en = f"{len(found.tars)} tar files, {sides} of them with a parquet beside them: img2dataset's output"
+        return Known(zh, en, listing.tars(source, found.tars))
+    read = listing.tars(source, found.tars)
+    return Known(f"{len(found.tars)} 个 tar：webdataset", f"{len(found.tars)} tar files: webdataset", read)
+
+
+def _known_tables(source: Path, found: _Survey) -> Known | None:
+    """Folders of img2dataset, an imagefolder, tables."""
     fetched = [name for name in found.tables if _is_side(source / name)]
     if fetched:
         zh, en = f"{len(fetched)} 个 parquet 有 key 和 status 列", f"{len(fetched)} parquet tables of keys and statuses"
         return Known(f"img2dataset 的文件夹：{zh}", f"img2dataset's folders: {en}", listing.fetched(source, fetched))
     metadata = [name for name in found.tables if os.path.basename(name).startswith("metadata.")]
-    apart = [
-        name for name in found.tables if name.endswith(listing.APART[0]) and listing.texts_of(name) in found.tables
-    ]
-    chosen = metadata or [name for name in found.tables if name not in {listing.texts_of(one) for one in apart}]
-    why = [said for name in chosen for said in [_usable(source / name)] if said][:1]
-    if why:
-        zh = "Hugging Face imagefolder" if metadata else "表格"
-        en = "a Hugging Face imagefolder" if metadata else "tables"
-        return Known(
-            f"{zh}：{len(chosen)} 个表，{why[0][0]}",
-            f"{en}: {len(chosen)} of them; {why[0][1]}",
-            listing.listed(source, chosen),
-        )
-    if found.pictures:
-        zh, en = "旁边同名的 .txt 或 .json 是说明", "captions are in .txt or .json files of the same name"
-        return Known(
-            f"图片文件夹：{found.pictures} 张，{zh}",
-            f"{found.pictures} pictures in folders; {en}",
-            listing.pictures(source),
-        )
-    raise _nothing(source)
+    apart = {listing.texts_of(name) for name in found.tables if name.endswith(listing.APART[0])}
+    chosen = metadata or [name for name in found.tables if name not in apart]
+    why = next((said for name in chosen if (said := _usable(source / name)) is not None), None)
+    if why is None:
+        return None
+    zh, en = ("Hugging Face imagefolder", "a Hugging Face imagefolder") if metadata else ("表格", "tables")
+    read = listing.listed(source, chosen)
+    return Known(f"{zh}：{len(chosen)} 个表，{why[0]}", f"{en}: {len(chosen)} of them; {why[1]}", read)
 
 
 def _known_index(folder: Path, index: listing.Index) -> Known:
@@ -134,6 +154,16 @@ def _known_file(source: Path) -> Known:
     return Known(f"一个表：{said[0]}", f"a table: {said[1]}", listing.listed(folder, [name]))
 
 
+def _is_damaged(path: Path) -> bool:
+    """Whether a table begins as Parquet or Arrow and cannot be read as such."""
+    try:
+        if (form := columnar.form_of(path)) is not None:
+            columnar.picture_of(path, form)
+    except Exception:  # as below
+        return True
+    return False
+
+
 def _usable(path: Path) -> tuple[str, str] | None:
     """What a table's column of pictures is and how it is written, in both languages; None where it has none."""
     if not path.is_file():
@@ -145,7 +175,7 @@ def _usable(path: Path) -> tuple[str, str] | None:
                 return None
             return f"{form}，图片在 {found[0]} 列", f"{form} with pictures in column {found[0]}"
         dialect = tables.dialect_of(path)
-    except Exception:  # of damaged files pyarrow raises all sorts; reading tells of them
+    except Exception:  # of damaged files pyarrow raises all sorts; they are told of as such
         return None
     if dialect is None:
         return None

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from bimo.core.errors import DataError
-from bimo.data.curation.examples import EACH, Examples, copied, examples, visible
 from bimo.data.curation.histograms import drawable, figure, histogram
+from bimo.data.curation.specimens import EACH, Examples, copied, examples, visible
 from bimo.data.curation.store import read_json, save
 
 REPORT, PAGE = "report.json", "report.html"
@@ -54,6 +54,11 @@ REASONS = {
     "damaged table": "表格已损坏",
     "damaged archive": "归档已损坏",
     "compressed archive": "压缩的归档",
+    "too slow": "太慢",
+    "no answer": "没有回答",
+    "too many redirects": "转向太多",
+    "opted out": "站点不许用于训练",
+    "address not allowed": "不许取的地址",
     "worker killed": "处理它的进程被系统结束",
     "changed since it was measured": "看过之后文件变了",
 }
@@ -61,7 +66,8 @@ STYLE = """body{font:15px/1.5 system-ui,"Noto Sans CJK SC","PingFang SC","Micros
 margin:2em auto;padding:0 1em;color:#222}table{border-collapse:collapse;margin:.6em 0 1.6em}td,th{border:1px solid #ccc;
 padding:.25em .7em;text-align:left;vertical-align:top}th{background:#f3f3f0}small{color:#666;font-weight:normal}
 h2{margin-top:2em;border-bottom:1px solid #ddd}h3{margin:1.6em 0 .3em}code,pre{font-size:13px;white-space:pre-wrap;
-overflow-wrap:anywhere}.n{text-align:right;font-variant-numeric:tabular-nums}.account{display:flex;height:26px;
+overflow-wrap:anywhere}td>code{display:inline-block;min-width:9em}
+.n{text-align:right;font-variant-numeric:tabular-nums}.account{display:flex;height:26px;
 border-radius:4px;overflow:hidden;max-width:720px}.k{background:#3d8b57}.d{background:#d9a441}.f{background:#b4413c}
 .sum{font-size:20px;font-variant-numeric:tabular-nums}.bad{color:#b4413c}.took{display:inline-block;height:.8em;
 background:#d9a441;margin-right:.4em}svg{width:100%;max-width:568px;display:block}svg text{font:11px system-ui,

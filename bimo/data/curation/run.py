@@ -16,9 +16,10 @@ from typing import Any, Protocol
 
 from bimo.core.errors import DataError, say
 from bimo.core.part import Part
-from bimo.data.curation import account, measuring, writing
+from bimo.data.curation import account, intake, measuring, writing
 from bimo.data.curation.asking import Ask, room_of
-from bimo.data.curation.measuring import OF, Measure, Slice, Taken
+from bimo.data.curation.intake import Taken
+from bimo.data.curation.measuring import OF, Measure, Slice
 from bimo.data.curation.report import PAGE, write_page
 from bimo.data.curation.selecting import Judge, Stretch, clear_after, clear_units, room, select_table, stretches
 from bimo.data.curation.standing import Columns, Scored
@@ -28,6 +29,8 @@ from bimo.data.curation.workers import Here, Workers
 from bimo.data.shards import INDEX, write_index
 
 REPORT = "report.json"
+#: What steps with a large model or an endpoint name it by: one of it is enough, small models are in every process.
+LARGE = ("scorer", "by")
 
 
 class Bar(Protocol):
@@ -72,9 +75,9 @@ class Run:
     def read(self) -> Taken:
         """Phase 0."""
         if self.stored:
-            return measuring.taken(self.work)
+            return intake.taken(self.work)
         self.bar.phase("读入", "reading", None)
-        return measuring.take_in(self.source, self.work, self.bar.advance)
+        return intake.take_in(self.source, self.work, self.bar.advance)
 
     def measure(self, taken: Taken) -> int:
         """Phase 1; answers how many pictures were opened."""
@@ -134,7 +137,8 @@ class Run:
         assert isinstance(step, (ModelStep, WriterStep))
         asked = room_of(step, self.tools)
         task = Ask(self.source, self.work, step, self.tools, before, asked, self.stored)
-        for _, (rows, _) in self.asking.answers(task, range(taken.units)):
+        crew = self.asking if any(hasattr(step, name) for name in LARGE) else self.workers
+        for _, (rows, _) in crew.answers(task, range(taken.units)):
             self.bar.advance(rows)
         sweep(self.work.folder / asked, taken.units)
         if isinstance(step, ModelStep):

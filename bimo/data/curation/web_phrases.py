@@ -68,7 +68,7 @@ ADVERTS = (
         re.compile(
             r"[¥￥]\s?\d|rmb\s?\d|\d元/|[仅只]售\s?\d|(?:售价|原价|现价|特价|价格)\s?:?\s?\d|统一售价|券后|包邮|满\d+减\d|"
             r"[打享]\s?\d(?:\.\d)?折|\d折(?:起|优惠|特惠|包邮)|限时(?:特价|抢购|秒杀|优惠)|秒杀价|批发价|团购价|优惠券|领券|淘口令|"
-            r"(?:on sale|free shipping|buy now|add to cart|\d+% off)(?![a-z])"
+            r"(?:on sale|free shipping|buy now|add to cart|\d% off)(?![a-z])"
         ),
     ),
     (

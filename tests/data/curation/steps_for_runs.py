@@ -18,6 +18,11 @@ from bimo.data.curation.seen import Seen
 from bimo.data.curation.steps import Change, Pair, Scores, Table, Tools, Verdict
 
 
+def no_scorer(name: str) -> Any:
+    """For steps that need none."""
+    raise AssertionError(name)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Wide(Part):
     """At least so wide; fails where the width is ``fails``, kills its process where it is ``kills``."""

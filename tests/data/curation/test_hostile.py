@@ -302,6 +302,18 @@ CASES = (
         beside(lambda f: (write(f / "x.png", encoded()), os.mkfifo(f / "x.txt"))),
     ),
     Hostile(
+        "名为表、索引和 tar 的管道",
+        "pipes named like tables, an index and a tar",
+        ("not a file",) * 4,
+        beside(lambda f: [os.mkfifo(f / name) for name in ("a.csv", "a.tar", "b.parquet", "index.json")]),
+    ),
+    Hostile(
+        "指向外面的表和 tar 的链接",
+        "links to a table and a tar out of the folder",
+        ("outside the folder",) * 2,
+        beside(lambda f: [os.symlink(outside(f) / "secret.png", f / name) for name in ("metadata.csv", "a.tar")]),
+    ),
+    Hostile(
         "没有权限的图片",
         "a picture that may not be read",
         ("unreadable",),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
@@ -89,4 +91,17 @@ def test_drawn_letters_are_found_read_and_read_once(monkeypatch: pytest.MonkeyPa
     assert areas[1] == 0.0
     # The letters are about 270 x 36 of 320 x 160 pixels.
     assert areas[0] == pytest.approx(0.2, abs=0.08)
-    assert read(written, words=True).texts is not None
+    assert "".join(read(written).texts) == marks[0]["text_read"]
+
+
+def test_only_what_is_surely_read_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    box = [[0, 0], [64, 0], [64, 32], [0, 32]]
+    texts, scores = ("O", "福", "福", "CAD", "红烧肉"), (0.99, 0.9, 0.5, 0.7, 0.8)
+    found = SimpleNamespace(boxes=np.array([box] * 5), txts=texts, scores=scores)
+    monkeypatch.setattr(ocr, "_reader", lambda: lambda *_, **__: found)
+    reading = read(Image.new("RGB", (64, 64), "teal"))
+    assert reading.texts == ("福", "红烧肉")
+    assert reading.boxes.tolist() == [[[0, 0], [1, 0], [1, 0.5], [0, 0.5]]] * 2
+    empty = SimpleNamespace(boxes=None, txts=None, scores=None)
+    monkeypatch.setattr(ocr, "_reader", lambda: lambda *_, **__: empty)
+    assert area(read(Image.new("RGB", (64, 64), "olive"))) == 0.0

@@ -24,13 +24,9 @@ FILES = (("steps_for_runs", str(Path(__file__).with_name("steps_for_runs.py"))),
 steps = load_file(FILES[0][0], Path(FILES[0][1]))
 
 
-def no_scorer(name: str) -> Any:
-    raise AssertionError(name)
-
-
 def run(source: Path, out: Path, *first: Any, **more: Any) -> dict[str, str]:
     chosen = (*first, steps.Wide(pixels=24), steps.Guess(log=str(out.parent / "log")), steps.Mend())
-    report = curate(source, out, Curation(name="test", steps=chosen), tools=Tools(no_scorer), **more)
+    report = curate(source, out, Curation(name="test", steps=chosen), tools=Tools(steps.no_scorer), **more)
     assert (report["numbers"]["rows_in"], report["numbers"]["failed"]) == (40, 0)
     files = [*out.glob("*.tar"), *out.glob("table/*"), out / "selection.parquet"]
     assert len(files) == 7

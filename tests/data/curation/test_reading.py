@@ -441,6 +441,15 @@ def test_nothing_to_read(tmp_path: Path) -> None:
             reading.rows(source)
 
 
+def test_tables_that_cannot_be_read_are_told_of(tmp_path: Path) -> None:
+    parquet.write_table(pa.table({"image": [photo(1)], "text": ["x"]}), tmp_path / "a.parquet")
+    write(tmp_path / "a.parquet", (tmp_path / "a.parquet").read_bytes()[:-9])
+    assert taken(tmp_path) == [("a.parquet", "damaged table")]
+    assert reading.kind(tmp_path) == "1 tables, none of which can be read"
+    write(tmp_path / "b.png", photo(2))
+    assert taken(tmp_path) == [("a.parquet", "damaged table"), ("b.png", (), 2)]
+
+
 def test_state_follows_names_sizes_and_times(tmp_path: Path) -> None:
     path = write(tmp_path / "a.png", photo(1))
     states = [reading.state(tmp_path), reading.state(path)]

@@ -18,11 +18,11 @@ from PIL import Image
 from bimo.core.errors import DataError
 from bimo.data.curation.caption_rules import Length, Normal
 from bimo.data.curation.duplicates import Duplicates
-from bimo.data.curation.examples import SIDE, visible
 from bimo.data.curation.histograms import drawable, figure, histogram
 from bimo.data.curation.image_rules import MinSide
 from bimo.data.curation.report import lines_of, page
 from bimo.data.curation.run import curate
+from bimo.data.curation.specimens import SIDE, visible
 from bimo.data.curation.steps import Curation, Tools
 
 HOSTILE = "<script>alert(1)</script>&\u202e红烧肉"
@@ -145,6 +145,22 @@ def test_an_account_that_does_not_balance_is_told(run: tuple[Path, Path, dict[st
     wrong = report | {"numbers": report["numbers"] | {"kept": 11}}
     (copy / "report.json").write_text(json.dumps(wrong), "utf-8")
     assert "读入 24 ≠ 保留 11 + 丢弃 11 + 失败 1" in page(copy, source)
+
+
+def test_what_a_line_settled_on(run: tuple[Path, Path, dict[str, Any]], tmp_path: Path) -> None:
+    source, out, report = run
+    copy = tmp_path / "out"
+    shutil.copytree(out, copy)
+    first, *others = report["rules"]
+    settings = {"false_accepts": 0.05, "line": 52.5, "rows": 14, "shuffled": 13, "area": 0.875}
+    scores = report["scores"] | {"short_side_shuffled": report["scores"]["short_side"]}
+    settled = report | {"rules": [first | {"settings": settings}, *others], "scores": scores}
+    (copy / "report.json").write_text(json.dumps(settled), "utf-8")
+    text = page(copy, source)
+    assert "线定在 <b>52.5</b>：由 14 对图文和 13 对打乱的图文定出" in text
+    assert "with a chance of 0.875" in text
+    assert text.count('<path class="against"') == 1
+    assert ">52.5</text>" in text
 
 
 def test_without_a_report(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bimo.data.curation.measuring import Pictures, taken
+from bimo.data.curation.intake import taken
+from bimo.data.curation.measuring import Pictures
 from bimo.data.curation.rows import Unusable
 from bimo.data.curation.standing import DROPPED, FAILED
 from bimo.data.curation.store import Work, load_table

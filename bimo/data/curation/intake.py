@@ -1,0 +1,182 @@
+"""The first phase of a run: the rows of a source into unit files, addresses fetched, as they stream by."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, cast
+
+from bimo.core.errors import DataError
+from bimo.data.curation.rows import Broken, Place, Row
+from bimo.data.curation.store import (
+    CHARACTERS_A_UNIT,
+    Work,
+    digest,
+    most_rows,
+    read_json,
+    save_json,
+    save_table,
+    sweep,
+)
+
+VERSION = 1
+INDEX = "rows/index.json"
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What was read: how many rows each unit has and the number of its first, and how many were not fetched."""
+
+    counts: tuple[int, ...]
+    firsts: tuple[int, ...]
+    unfetched: int = 0
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return sum(self.counts)
+
+    @property
+    def units(self) -> int:
+        """How many unit files there are."""
+        return len(self.firsts)
+
+
+def taken(work: Work) -> Taken:
+    """What an earlier run read. Raises DataError where there was none."""
+    known = read_json(work.folder / INDEX)
+    if not isinstance(known, dict):
+        raise DataError(
+            f"{work.folder} 里没有读过的数据；请先不带 --select-only 运行一次",
+            f"{work.folder} holds nothing that was read; run once without --select-only first",
+        )
+    table = cast("dict[str, Any]", known)
+    return Taken(tuple(table["counts"]), tuple(table["firsts"]), table["unfetched"])
+
+
+def take_in(source: Path, work: Work, said: Callable[[int], None]) -> Taken:
+    """Reads a source into unit files, unless it was read before, lies there as it did and has nothing left to fetch.
+
+    ``said`` is told how many rows more were read. Raises DataError for a source that cannot be read.
+    """
+    from bimo.data.curation import reading
+
+    state = digest(VERSION, str(source.resolve()), reading.state(source))
+    known = read_json(work.folder / INDEX)
+    if isinstance(known, dict) and cast("dict[str, Any]", known)["state"] == state:
+        before = taken(work)
+        if not before.unfetched:
+            said(before.rows)
+            return before
+    (work.folder / INDEX).unlink(missing_ok=True)
+    unfetched, counts, firsts, last = 0, list[int](), list[int](), -1
+    for unit, group in enumerate(_units(_fetched(reading.rows(source), work.fetched))):
+        if group[0][0].number <= last:
+            raise DataError(
+                f"{group[0][0].source} 的行号 {group[0][0].number} 不在 {last} 之后",
+                f"rows of {source} are out of order",
+            )
+        unfetched += sum(addressed and isinstance(row, Broken) for row, addressed in group)
+        rows = [row for row, _ in group]
+        fetched = {row.number for row, addressed in group if addressed and isinstance(row, Row)}
+        save_table(work.unit("rows", unit), _columns(rows, fetched), digest(VERSION, [_plain_row(row) for row in rows]))
+        firsts.append(group[0][0].number)
+        last = group[-1][0].number
+        counts.append(len(group))
+        said(len(group))
+    sweep(work.folder / "rows", len(firsts))
+    save_json(work.folder / INDEX, {"state": state, "counts": counts, "firsts": firsts, "unfetched": unfetched})
+    return Taken(tuple(counts), tuple(firsts), unfetched)
+
+
+#: A row, and whether it was an address that had to be fetched.
+Settled = tuple[Row | Broken, bool]
+
+
+def _units(rows: Iterable[Settled]) -> Iterator[list[Settled]]:
+    unit, group, characters = 0, list[Settled](), 0
+    for row, addressed in rows:
+        group.append((_writable(row), addressed))
+        characters += sum(map(len, row.captions)) if isinstance(row, Row) else 0
+        if len(group) >= most_rows(unit) or characters >= CHARACTERS_A_UNIT:
+            yield group
+            unit, group, characters = unit + 1, [], 0
+    if group:
+        yield group
+
+
+def _fetched(rows: Iterator[Row | Broken], folder: Path) -> Iterator[Settled]:
+    """The rows with their addresses fetched into ``folder``; nothing is prepared for a source that has none."""
+    for row in rows:
+        if isinstance(row, Row) and row.picture.form == "url":
+            break
+        yield row, False
+    else:
+        return
+    from bimo.data.curation import fetch
+
+    waiting: set[int] = set()
+
+    def noted() -> Iterator[Row | Broken]:
+        for one in chain((row,), rows):
+            if isinstance(one, Row) and one.picture.form == "url":
+                waiting.add(one.number)
+            yield one
+
+    for one in fetch.fetch(noted(), folder):
+        addressed = one.number in waiting
+        waiting.discard(one.number)
+        yield one, addressed
+
+
+def _writable(row: Row | Broken) -> Row | Broken:
+    """A row whose texts can be written; one with halves of characters in it is broken."""
+    if isinstance(row, Broken):
+        return row
+    try:
+        "".join((*row.captions, *row.labels, *(v for v in row.labels.values() if isinstance(v, str)))).encode()
+    except UnicodeEncodeError as error:
+        return Broken(row.number, row.source, "not text", str(error.reason))
+    return row
+
+
+def text_of(value: str) -> str:
+    """Text that can be written, halves of characters spelt out."""
+    return value.encode("utf-8", "backslashreplace").decode()
+
+
+def _plain_row(row: Row | Broken) -> list[Any]:
+    if isinstance(row, Broken):
+        return [row.number, row.source, row.reason, row.detail]
+    place = row.picture
+    where = [place.path, place.offset, place.size, place.form, place.column]
+    return [row.number, row.source, *where, list(row.captions), sorted(row.labels.items())]
+
+
+def _columns(rows: Sequence[Row | Broken], fetched: set[int]) -> dict[str, Any]:
+    import pyarrow as pa
+
+    places = [row.picture if isinstance(row, Row) else Place("") for row in rows]
+    whole = [isinstance(row, Row) for row in rows]
+    return {
+        "number": pa.array([row.number for row in rows], pa.int64()),
+        "source": pa.array([text_of(row.source) for row in rows], pa.string()),
+        # A path is bytes to the system; not every one is text.
+        "path": pa.array([os.fsencode(place.path) for place in places], pa.binary()),
+        "offset": pa.array([place.offset for place in places], pa.int64()),
+        "size": pa.array([place.size for place in places], pa.int64()),
+        "form": pa.array([place.form for place in places], pa.string()),
+        "column": pa.array([text_of(place.column) for place in places], pa.string()),
+        "fetched": pa.array([row.number in fetched for row in rows], pa.bool_()),
+        "captions": pa.array([row.captions if isinstance(row, Row) else () for row in rows], pa.list_(pa.string())),
+        "labels": pa.array(
+            [json.dumps(dict(row.labels) if isinstance(row, Row) else {}, ensure_ascii=False) for row in rows],
+            pa.string(),
+        ),
+        "reason": pa.array([None if w else text_of(cast(Broken, r).reason) for w, r in zip(whole, rows, strict=True)]),
+        "detail": pa.array([None if w else text_of(cast(Broken, r).detail) for w, r in zip(whole, rows, strict=True)]),
+    }

@@ -1,0 +1,141 @@
+"""`bimo curate`: lists by name, file and JSON, the account in lines, a threshold changed, what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bimo.apps import cli, cli_curate
+from bimo.core.part import dumps, loads
+from bimo.data.curation.steps import Curation
+from bimo.data.loader import Pictures
+
+Run = Callable[..., tuple[int, str, str]]
+MINE = """
+from dataclasses import dataclass
+from typing import ClassVar
+from bimo.core.part import Part
+from bimo.data.curation.image_rules import MinSide
+from bimo.data.curation.steps import Curation, Verdict
+
+@dataclass(frozen=True, kw_only=True)
+class Quiet(Part):
+    word: str = "吵"
+    says: ClassVar[tuple[str, str]] = ("太吵", "too loud")
+    def caption(self, text):
+        return Verdict(text, self.word) if self.word in text else text
+
+mine = Curation(name="mine", steps=(MinSide(pixels=30), Quiet()))
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command line beside ten pictures; answers status, output and what was said beside it."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("LC_ALL", "BIMO_LANGUAGE", "BIMO_DEBUG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LANG", "C")
+    (tmp_path / "photos").mkdir()
+    for number in range(10):
+        Image.fromarray(np.full((24 + number, 60, 3), 20 * number, np.uint8)).save(tmp_path / f"photos/{number}.png")
+        (tmp_path / f"photos/{number}.txt").write_text("太吵了" if number == 9 else f"第 {number} 张照片", "utf-8")
+    (tmp_path / "photos/3.png").write_bytes(b"no picture")
+    (tmp_path / "mine.py").write_text(MINE, "utf-8")
+
+    def run(*words: str) -> tuple[int, str, str]:
+        status = cli.run(list(words))
+        told = capfd.readouterr()
+        return status, told.out, told.err
+
+    return run
+
+
+def test_a_list_of_ones_own_and_another_threshold(here: Run) -> None:
+    command = ("curate", "photos", "data", "--recipe", "./mine.py:mine", "--workers", "1")
+    status, out, err = here(*command)
+    assert status == 0, err
+    lines = out.splitlines()
+    assert lines[:4] == [
+        "rows in 10 = kept 3 + dropped 6 + failed 1",
+        "dropped, MinSide (the shorter side is too small): 5",
+        "dropped, Quiet (too loud): 1",
+        "failed, not a picture: 1",
+    ]
+    assert lines[-1] == "data"
+    pictures = Pictures(Path("data"))
+    assert list(pictures.captions) == [(f"第 {number} 张照片",) for number in (6, 7, 8)]
+    assert set(pictures.languages) == {("zh",)}
+    status, out, err = here(*command, "--set", "steps.0.pixels=32", "--select-only")
+    assert (status, out.splitlines()[0]) == (0, "rows in 10 = kept 1 + dropped 8 + failed 1"), err
+    assert "the shards are those of the run before" in err
+    report = json.loads(Path("data/report.json").read_text("utf-8"))
+    assert report["numbers"]["pictures_opened"] == 0
+    assert report["curation"]["steps"][0]["pixels"] == 32
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--recipe", "wukon"), "there is no list called 'wukon'; did you mean wukong?"),
+        (("--recipe", "./none.py:x"), "there is no file"),
+        (("--recipe", "./mine.py:x"), "has no list 'x'"),
+        (("--recipe", "wukong", "--set", "steps.0.pixel=3"), "no field 'pixel'; did you mean pixels?"),
+        (("--recipe", "wukong", "--set", "steps.0.pixels"), "expected path=value"),
+        (("--recipe", "wukong", "--scorer", "x"), "no step of wukong scores pairs"),
+        (("--recipe", "wukong", "--on", "moon"), "expected local or ray"),
+        (("--recipe", "wukong", "--select-only"), "run once without --select-only first"),
+    ],
+)
+def test_what_cannot_be_done_is_said(here: Run, words: tuple[str, ...], said: str) -> None:
+    status, _, err = here("curate", "photos", "data", *words)
+    assert status != 0
+    assert "Traceback" not in err
+    assert said in " ".join(err.split())
+
+
+def test_the_output_does_not_lie_in_the_source(here: Run) -> None:
+    assert "lies in photos" in here("curate", "photos", "photos/data", "--recipe", "wukong")[2]
+    assert "there is no nowhere" in here("curate", "nowhere", "data", "--recipe", "wukong")[2]
+
+
+def test_every_list_is_data_and_can_be_a_file(here: Run) -> None:
+    every = cli_curate.lists()
+    assert set(every) == {"wukong", "huahua", "taiyi", "altdiffusion", "danqing"}
+    for name, listed in every.items():
+        assert name == listed.name
+        assert loads(dumps(listed)) == listed
+        assert listed.title
+        assert len(listed.note) > 100
+    Path("wukong.json").write_text(dumps(every["wukong"]), "utf-8")
+    assert cli_curate.curation("wukong.json") == (every["wukong"], ())
+    changed = cli_curate.changed(every["taiyi"], ["steps.0.pixels=256"], "./clip")
+    assert isinstance(changed, Curation)
+    assert (changed.steps[0].pixels, changed.steps[-1].scorer) == (256, "./clip")  # type: ignore[attr-defined]
+
+
+def test_scorer_is_a_system_with_two_towers(tmp_path: Path) -> None:
+    import torch
+
+    from bimo.diffusion.system import System
+    from bimo.recipes.taiyi_clip import taiyi_clip_b32
+
+    torch.manual_seed(0)
+    tiny = taiyi_clip_b32.tiny()
+    system = System(replace(tiny, text=(replace(tiny.text[0], words="lexicon"),))).eval()
+    system.towers[0].learn_words(("一只猫",), ("猫", "一只"))  # type: ignore[attr-defined]
+    system.save(tmp_path / "clip")
+    scorer = cli_curate.open_scorer(str(tmp_path / "clip"))
+    assert scorer is cli_curate.open_scorer(str(tmp_path / "clip"))
+    words = scorer.words(["一只猫", "猫"])
+    seen = scorer.pictures([Image.new("RGB", (40, 30), "red")])
+    assert (words.dtype, seen.dtype) == (np.float32, np.float32)
+    assert words.shape[1] == seen.shape[1]
+    np.testing.assert_allclose(np.linalg.norm(words, axis=1), 1, atol=1e-5)
+    assert len(scorer.digest) == 64
