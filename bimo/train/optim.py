@@ -89,22 +89,15 @@ def narrowed(stage: Stage) -> AbstractContextManager[object]:
 
 
 def checkpoint_gradients(stage: Stage, system: nn.Module) -> None:
-    """Has diffusers' and transformers' modules work their blocks out twice where the stage says so: what is frozen too,
-    for gradients go through it to what learns. Raises TrainingError where it says so and no module can.
+    """Has diffusers' modules work their blocks out twice where the stage says so: what is frozen too, for gradients
+    go through it to what learns. Raises TrainingError where it says so and no module can.
     """
     on, able = stage.gradient_checkpointing, 0
     for name, module in cast("Iterable[tuple[str, Any]]", system.named_modules()):
-        if hasattr(module, "enable_gradient_checkpointing"):  # diffusers
-            if not module._supports_gradient_checkpointing:
-                continue
-            (module.enable_gradient_checkpointing if on else module.disable_gradient_checkpointing)()
-        elif getattr(module, "supports_gradient_checkpointing", False):  # transformers
-            if on:
-                module.gradient_checkpointing_enable({"use_reentrant": False})
-            else:
-                module.gradient_checkpointing_disable()
-        else:
+        if not hasattr(module, "enable_gradient_checkpointing") or not module._supports_gradient_checkpointing:
             continue
+        if on != module.is_gradient_checkpointing:
+            (module.enable_gradient_checkpointing if on else module.disable_gradient_checkpointing)()
         # Pictures are encoded without a gradient unless their space learns.
         able += ".space." not in name or any(p.requires_grad for p in module.parameters())
     if on and not able:
