@@ -67,7 +67,7 @@ def fetch(repo: str, modelscope: str = "", indices: Sequence[str] = INDEX_FILES)
             return local
         if modelscope and not constants.HF_HUB_OFFLINE:
             return _of_modelscope(modelscope, why)
-        raise _unreachable(repo, why) from None
+        raise (_tower_unreachable if tuple(indices) == TOWER_FILES else _unreachable)(repo, why) from None
 
 
 def cached(repo: str, indices: Sequence[str] = INDEX_FILES) -> Path | None:
@@ -208,6 +208,17 @@ def _of_modelscope(repo: str, why: str) -> Path:
     # Its client as well raises whatever its HTTP library does.
     except Exception as error:
         raise _unreachable(f"{MODELSCOPE}{repo}", f"{type(error).__name__}: {str(error)[:200]}") from None
+
+
+def _tower_unreachable(repo: str, why: str) -> WeightsError:
+    files = f"{TOWER_FILES[0]}, weights, tokenizer"
+    return WeightsError(
+        f"取不到 {repo} 的塔（{why}）；联网后再试（可用 HF_ENDPOINT 指定镜像），或在别处下载（{files}），"
+        "文本塔放进 文件夹/text_encoder，图像塔放进 文件夹/vision_encoder，再指定那个文件夹",
+        f"cannot get the tower of {repo} ({why}); try again with a network (HF_ENDPOINT may name a mirror), or "
+        f"download it elsewhere ({files}): the words' tower into FOLDER/text_encoder, the pictures' into "
+        "FOLDER/vision_encoder; then name that folder",
+    )
 
 
 def _unreachable(repo: str, why: str) -> WeightsError:

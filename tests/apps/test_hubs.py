@@ -152,6 +152,11 @@ def test_a_repository_of_one_tower(hub: Hub) -> None:
     assert hubs.cached("some/model", hubs.TOWER_FILES) == folder
 
 
+def test_towers_out_of_reach_say_where_each_belongs(hub: Hub) -> None:
+    with pytest.raises(WeightsError, match=r"some/gone .*FOLDER/text_encoder.*FOLDER/vision_encoder"):
+        hubs.fetch("some/gone", indices=hubs.TOWER_FILES)
+
+
 def test_what_broke_off_is_taken_up_where_it_was(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants, file_download
 
