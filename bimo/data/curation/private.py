@@ -149,13 +149,21 @@ def private(text: str) -> list[tuple[int, int, str]]:
     """(start, end, kind) of what gives a person away, in order, none over another."""
     half = text.translate(_HALF)
     found: list[tuple[int, int, str]] = []
-    taken = bytearray(len(text))
-    for kind, spans in (("identity", _identities), ("card", _cards), *_BY_PATTERN, ("name", _names)):
-        for start, end in spans(half):
-            if not any(taken[start:end]):
-                taken[start:end] = b"\1" * (end - start)
-                found.append((start, end, kind))
-    return sorted(found)
+    while True:
+        before = len(found)
+        taken = bytearray(len(text))
+        for kind, spans in _FINDERS:
+            for start, end in spans(half):
+                if not any(taken[start:end]):
+                    taken[start:end] = b"\1" * (end - start)
+                    found.append((start, end, kind))
+        if len(found) == before:
+            return sorted(found)
+        # What was found is a border, as its tag will be: 姓名：李小明京A12345 has a name before the plate.
+        signs = list(half)
+        for start, end, _ in found[before:]:
+            signs[start:end] = "<" * (end - start - 1) + ">"
+        half = "".join(signs)
 
 
 def check_of(digits: str) -> str:
@@ -271,4 +279,9 @@ def _name_before(run: str, at: int, title: str) -> int:
     return 0
 
 
-_BY_PATTERN = (("mobile", _mobiles), ("landline", _landlines), ("email", _emails), ("plate", _plates))
+#: In the order in which they take what several would have. An address comes first: it may begin with a number of any
+#: kind, and what is left of it would be an address still.
+_FINDERS = (
+    *(("email", _emails), ("identity", _identities), ("card", _cards), ("mobile", _mobiles)),
+    *(("landline", _landlines), ("plate", _plates), ("name", _names)),
+)

@@ -7,7 +7,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bimo.data.curation.private import TAGS, Private, check_of, passes_luhn, private
@@ -144,6 +144,7 @@ PIECES = [
 ]
 
 
+@example("电话：88886666a@b.cn")
 @given(st.lists(st.sampled_from(PIECES), max_size=7).map("".join))
 def test_masks_are_not_masked_again(text: str) -> None:
     once = Private().caption(text)
