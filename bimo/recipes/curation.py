@@ -48,9 +48,9 @@ taiyi = Curation(
     title="太乙 20M",
     steps=(*wukong.steps, Similarity(scorer="taiyi-clip", above=0.2)),
     note="Wukong's 100 M and Zero's 23 M pairs with a score above 0.2 by Taiyi-CLIP became 20 M; the other steps are "
-    "those of Wukong. The step was not published as code, and who repeated it kept about 6 M even above 0.08 "
-    "(Fengshenbang-LM, issue 236): a cosine of one release does not hold for another. false_accepts=0.05 in the place "
-    "of above settles it on one's own pairs.",
+    "those of Wukong. The step was not published as code, and who repeated it with the published Taiyi-CLIP kept about "
+    "6 M even above 0.08: a cosine of one release does not hold for another. false_accepts=0.05 in the place of above "
+    "settles it on one's own pairs.",
 )
 
 altdiffusion = Curation(
