@@ -140,12 +140,19 @@ def test_towers_of_two_repositories_are_one_system(
     whole.load_state_dict(pictures.state_dict(), strict=False)
     whole.save_pretrained(tmp_path / "pictures")
     monkeypatch.setattr(models, "fetch", lambda repo, indices: places[repo])
+    first = load("taiyi-clip").weights_hash
+    assert len(first) == 64
     images, texts = [Image.new("RGB", (50, 40), "red")], ["一只红苹果", "a cat"]
     for name in ("taiyi-clip", taiyi_clip.weights.repo):
         read = load(name)
         assert read.recipe.name == "taiyi-clip"
         assert read.recipe.weights == taiyi_clip.weights
         assert torch.equal(similarity(read, texts, images), similarity(system, texts, images))
+    # What scores are kept by: other weights of either tower are another scorer.
+    with torch.no_grad():
+        whole.vision_model.post_layernorm.bias.add_(1)
+    whole.save_pretrained(tmp_path / "pictures")
+    assert load("taiyi-clip").weights_hash not in (first, "")
 
 
 def test_a_tower_without_a_projection_takes_nobody_elses(tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ authors' trainer writes.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from bimo.core import weights
 from bimo.core.errors import RecipeError, WeightsError
+from bimo.core.fingerprint import LateDigest
 from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
 from bimo.parts.published.configs import read_json
@@ -47,7 +48,8 @@ def read_apart(words: Path, pictures: Path, dtype: torch.dtype | None = torch.fl
 
 
 def _read(of_words: Path, of_pictures: Path, together: bool, dtype: torch.dtype | None) -> System:
-    words, pictures = _state(of_words), _state(of_pictures)
+    files = [_file(folder) for folder in (of_words, of_pictures)]
+    words, pictures = map(weights.read, files)
     table = {"vision.logit_scale": pictures.pop("logit_scale")} if "logit_scale" in pictures else {}
     for name, value in pictures.items():
         if name == "text_projection.weight" and "classifier.weight" not in words and together:
@@ -69,17 +71,20 @@ def _read(of_words: Path, of_pictures: Path, together: bool, dtype: torch.dtype 
     with weights.unfilled():
         system = System(recipe)
     weights.assign(system, table, dtype, of_words)
+    late = [LateDigest(file) for file in files]
+    # The two may lie anywhere: their hashes alone name them, words first.
+    system.weights_hash = lambda: hashlib.sha256("".join(one() for one in late).encode()).hexdigest()
     system.towers[0].load_words(of_words)
     return system.eval()
 
 
-def _state(folder: Path) -> dict[str, Tensor]:
+def _file(folder: Path) -> Path:
     path = next((folder / name for name in FILES if (folder / name).is_file()), None)
     if path is None:
         raise WeightsError(
             f"{folder} 里没有权重：应有 {' 或 '.join(FILES)}", f"no weights in {folder}: expected {' or '.join(FILES)}"
         )
-    return weights.read(path)
+    return path
 
 
 def _words(folder: Path, project: int) -> Bert:
