@@ -160,15 +160,7 @@ def changed(wanted: Curation, settings: Sequence[str], scorer: str | None) -> Cu
             raise RecipeError(f"清单 {wanted.name} 里没有打分的步骤", f"no step of {wanted.name} scores pairs")
         steps = (dataclasses.replace(s, **_scored(s, scorer)) for s in wanted.steps)
         wanted = dataclasses.replace(wanted, steps=tuple(steps))
-    for setting in settings:
-        path, equals, value = setting.partition("=")
-        if not equals:
-            raise RecipeError(
-                f"--set 是 {setting!r}，应为 路径=值，例如 steps.0.pixels=256",
-                f"--set is {setting!r}; expected path=value, for instance steps.0.pixels=256",
-            )
-        wanted = cast("Curation", part.override(wanted, path.strip(), value.strip()))
-    return wanted
+    return part.changed(wanted, settings, "steps.0.pixels=256")
 
 
 def _scored(step: Any, scorer: str) -> dict[str, str]:

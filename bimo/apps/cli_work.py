@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
 from bimo.apps import models
-from bimo.core.errors import RecipeError, say
-from bimo.core.part import override
+from bimo.core import part
+from bimo.core.errors import say
 from bimo.core.recipe import Recipe
 
 ARTWORK_HELP = say("用带许可的图标和表情画出训练数据。", "Make training data from licensed icons and emoji.")
@@ -132,12 +132,4 @@ def changed(recipe: Recipe, settings: list[str], tiny: bool, steps: int | None) 
         recipe = recipe.tiny()
     if steps is not None:
         recipe = dataclasses.replace(recipe, stages=tuple(dataclasses.replace(s, steps=steps) for s in recipe.stages))
-    for setting in settings:
-        path, equals, value = setting.partition("=")
-        if not equals:
-            raise RecipeError(
-                f"--set 是 {setting!r}，应为 路径=值，例如 stages.1.lr=5e-6",
-                f"--set is {setting!r}; expected path=value, for instance stages.1.lr=5e-6",
-            )
-        recipe = cast(Recipe, override(recipe, path.strip(), value.strip()))
-    return recipe
+    return part.changed(recipe, settings, "stages.1.lr=5e-6")

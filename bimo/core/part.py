@@ -10,7 +10,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
 from bimo.core.errors import RecipeError
 
@@ -54,6 +54,9 @@ class Part:
     def tiny(self) -> Self:
         """The same structure at toy width. Containers shrink what they hold; a part with widths overrides this."""
         return dataclasses.replace(self, **{f.name: _tiny(getattr(self, f.name)) for f in fields(self)})
+
+
+P = TypeVar("P", bound=Part)
 
 
 def kind_of(part: Part | type[Part]) -> str:
@@ -113,6 +116,19 @@ def loads(text: str) -> Any:
     except json.JSONDecodeError as error:
         raise RecipeError(f"这不是 JSON：{error}", f"this is not JSON: {error}") from None
     return load(data)
+
+
+def changed(part: P, settings: Iterable[str], example: str) -> P:
+    """The part with each "path=value" of a command line set. Raises RecipeError that shows ``example``."""
+    for setting in settings:
+        path, equals, value = setting.partition("=")
+        if not equals:
+            raise RecipeError(
+                f"--set 是 {setting!r}，应为 路径=值，例如 {example}",
+                f"--set is {setting!r}; expected path=value, for instance {example}",
+            )
+        part = cast(P, override(part, path.strip(), value.strip()))
+    return part
 
 
 def override(part: Part, path: str, value: Any) -> Part:
