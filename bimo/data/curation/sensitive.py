@@ -46,17 +46,24 @@ class Sensitive(Part):
         """The caption, masked where asked for, or the word. Raises DataError for a list that cannot be read."""
         path = Path(self.words)
         search = _search(self.words, _changed(path))
-        found, places = folded(text)
-        hits = search.hits(found)
         if self.mode == "drop":
-            first = next(hits, None)
+            first = next(search.hits(folded(text)[0]), None)
             return text if first is None else Verdict(first[2], path.name)
-        letters = list(text)
-        for start, end, _ in hits:
-            for place in places[start:end]:
-                if not letters[place].isspace():
-                    letters[place] = "*"
-        return "".join(letters)
+        masked = _masked(text, search)
+        # A mask may stand where nothing but marks parts the characters of another word: 六网络合彩, 六**合彩.
+        while masked != text:
+            text, masked = masked, _masked(masked, search)
+        return masked
+
+
+def _masked(text: str, search: Search) -> str:
+    found, places = folded(text)
+    letters = list(text)
+    for start, end, _ in search.hits(found):
+        for place in places[start:end]:
+            if not letters[place].isspace():
+                letters[place] = "*"
+    return "".join(letters)
 
 
 class Search:

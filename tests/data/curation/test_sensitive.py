@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bimo.core.errors import DataError
@@ -136,6 +136,7 @@ def test_long_words_are_found_if_and_only_if_they_are_there(words: list[str], te
         assert text[found[0] : found[1]] == found[2]
 
 
+@example("六网络合彩")
 @given(
     st.lists(st.sampled_from(["网络", "干", "饼干", "六", "合", "*", "彩", "QQ", " ", "ly", "猫"]), max_size=8).map(
         "".join
