@@ -1,4 +1,4 @@
-"""SHA-256 of files of weights: at once, late (when it is first asked for), or beside other work."""
+"""SHA-256 of weights: of files at once, late (when it is first asked for) or beside other work; of tensors."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ import weakref
 from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bimo.core.errors import WeightsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: Read at a time. Large, because a thread that hashes waits for the interpreter between two of them.
 CHUNK_BYTES = 4 << 20
@@ -110,3 +114,19 @@ def late_table(root: Path, files: Iterable[Path]) -> Callable[[], str]:
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     return total
+
+
+def digest_tensors(state: Mapping[str, Tensor]) -> str:
+    """The SHA-256 of the names and values of tensors, in hexadecimal, whatever their order, kind and device."""
+    total = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        total.update(name.encode())
+        total.update(bytes_of(value))
+    return total.hexdigest()
+
+
+def bytes_of(value: Tensor) -> memoryview:
+    """The bytes of a tensor, of whatever kind its numbers are."""
+    import torch
+
+    return value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data

@@ -16,6 +16,7 @@ from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from bimo.core.errors import DataError, say
+from bimo.core.fingerprint import digest_tensors
 from bimo.core.part import dumps
 from bimo.core.types import Request
 from bimo.data.lexicon import DEFAULT_STYLE
@@ -112,7 +113,7 @@ class Easel:
 
     def __init__(self, system: System, folder: Path, batch: int, told: Told) -> None:
         self.system, self.folder, self.batch, self.told = system, folder, batch, told
-        self.weights = system.weights_hash or fingerprint(system)
+        self.weights = system.weights_hash or digest_tensors(system.state_dict())
         self.drawn = 0
         self.seconds = 0.0
 
@@ -136,14 +137,6 @@ class Easel:
             self.drawn += len(part)
             self.told(say("画图", "drawing"), first + len(part), len(todo))
         return [read_picture(path.read_bytes()) for path in paths]
-
-
-def fingerprint(system: System) -> str:
-    """The SHA-256 of the weights of a system that was not loaded from a file."""
-    found = hashlib.sha256()
-    for name, value in sorted(system.state_dict().items()):
-        found.update(name.encode() + value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
 
 
 class _Evaluation:

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from bimo.core.errors import RecipeError, TrainingError, say
+from bimo.core.fingerprint import digest_tensors
 from bimo.core.part import dumps
 from bimo.core.types import Batch
 from bimo.data.loader import Fitted, Pictures, Size
-from bimo.train.frozen import Encode, are_frozen, bytes_of, encoded, frozen_words
+from bimo.train.frozen import Encode, are_frozen, encoded, frozen_words
 from bimo.train.lesson import Lesson
 from bimo.train.record import save_whole
 
@@ -186,8 +187,7 @@ class Lessons:
             part = system.recipe.level(part).space
         sampled = self.blank.stage.sample_latents and hasattr(space, "posterior")
         name = hashlib.sha256(f"{fitted.digest} {dumps(part)}{' sampled' if sampled else ''}".encode())
-        for key, value in sorted(cast(nn.Module, space).state_dict().items()):
-            name.update(key.encode() + bytes_of(value))
+        name.update(digest_tensors(cast(nn.Module, space).state_dict()).encode())
         path = self.out / "cache" / f"latents-{name.hexdigest()[:24]}.pt"
         groups: dict[str, list[int]] = {}
         places: list[tuple[str, int]] = []

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from bimo.core.errors import say
-from bimo.core.fingerprint import late_table
+from bimo.core.fingerprint import bytes_of, digest_tensors, late_table
 from bimo.core.part import dumps
 from bimo.core.types import Encoding
 from bimo.diffusion.keeping import turned_encoding
@@ -107,15 +107,6 @@ def apart_is_together(system: System, texts: Sequence[str]) -> bool:
     return True
 
 
-def content_of(module: nn.Module) -> bytes:
-    """The SHA-256 of a module's weights and their names."""
-    total = hashlib.sha256()
-    for key, value in sorted(module.state_dict().items()):
-        total.update(key.encode())
-        total.update(bytes_of(value))
-    return total.digest()
-
-
 def frozen_words(system: System, texts: Iterable[str], asked: int, out: Path) -> Encode:
     """How the frozen towers of a system are asked: from ``out``/cache where all of ``texts`` are there, or find room.
 
@@ -129,7 +120,8 @@ def frozen_words(system: System, texts: Iterable[str], asked: int, out: Path) ->
     name = hashlib.sha256()
     for index, tower in enumerate(system.towers):
         words = sorted((out / f"words.{index}").glob("*"))
-        name.update(dumps(system.recipe.text[index]).encode() + content_of(cast(nn.Module, tower)))
+        name.update(dumps(system.recipe.text[index]).encode())
+        name.update(digest_tensors(cast(nn.Module, tower).state_dict()).encode())
         name.update(late_table(out, words)().encode())
     for text in every:
         name.update(hashlib.sha256(text.encode()).digest())
@@ -259,11 +251,6 @@ def _write(tower: Tower, texts: Sequence[str], folder: Path, index: int) -> dict
 def _append(file: BinaryIO, value: Tensor | None) -> None:
     if value is not None:
         file.write(bytes_of(value))
-
-
-def bytes_of(value: Tensor) -> bytes:
-    """The bytes of a tensor, of whatever kind its numbers are."""
-    return value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
 
 
 def _mapped(path: Path, shape: tuple[int, ...], kind: torch.dtype) -> Tensor:

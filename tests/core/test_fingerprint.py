@@ -1,4 +1,4 @@
-"""SHA-256 of files: late, but of the file that was read; damage is told before anything is drawn."""
+"""SHA-256 of files: late, but of the file that was read; damage is told before anything is drawn. And of tensors."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 from bimo.core import fingerprint
 from bimo.core.errors import WeightsError
-from bimo.core.fingerprint import LateDigest, digest, late_table, verify, verifying
+from bimo.core.fingerprint import LateDigest, digest, digest_tensors, late_table, verify, verifying
 
 CONTENT = bytes(range(256)) * 40
 
@@ -105,3 +106,12 @@ def test_verified_on_leaving_and_before_what_it_caused(file: Path) -> None:
     with pytest.raises(ValueError, match="its own"), verifying(file.parent, {file.name: digest(file)}):
         raise ValueError("its own")
     assert did == ["work", "work"]
+
+
+def test_tensors_are_told_apart_by_name_and_value_whatever_their_order_and_layout() -> None:
+    state = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(2, dtype=torch.bfloat16), "c": torch.tensor(3)}
+    found = digest_tensors(state)
+    assert found == digest_tensors(dict(reversed(state.items())))
+    assert found == digest_tensors(state | {"a": state["a"].T.contiguous().T})
+    assert found != digest_tensors(state | {"a": state["a"] + 1})
+    assert found != digest_tensors({"x": state["a"], "b": state["b"], "c": state["c"]})
