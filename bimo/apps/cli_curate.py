@@ -196,13 +196,13 @@ class TowerScorer:
 
     def words(self, texts: Sequence[str]) -> np.ndarray:
         """[B, D] float32, each of length 1."""
-        from bimo.eval.scorer import word_vectors
+        from bimo.data.scorer import word_vectors
 
         return word_vectors(self._system, texts).float().cpu().numpy()
 
     def pictures(self, pictures: Sequence[Image.Image]) -> np.ndarray:
         """[B, D] float32, each of length 1."""
-        from bimo.eval.scorer import picture_vectors
+        from bimo.data.scorer import picture_vectors
 
         return picture_vectors(self._system, pictures).float().cpu().numpy()
 

@@ -134,7 +134,7 @@ class Choice:
     def of(self, drawn: Sequence[Picture]) -> Picture:
         """The picture that its words fit best."""
         from bimo.apps import models
-        from bimo.eval import scorer
+        from bimo.data import scorer
 
         system = models.load(self.folder)
         return scorer.ranked(drawn, partial(scorer.similarity, system))[0][0]

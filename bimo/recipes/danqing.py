@@ -11,7 +11,7 @@ from bimo.parts.denoisers.unet import Unet
 from bimo.parts.spaces import Latent
 from bimo.parts.text.bert import Bert
 from bimo.train.denoise import Denoise
-from bimo.train.reward import Reward
+from bimo.train.feedback import Reward
 
 image = Level(
     name="image",

@@ -10,7 +10,7 @@ from bimo.recipes.qwen_image import qwen2_5_vl_7b
 from bimo.recipes.z_image import flux
 from bimo.train.adapter import LowRank
 from bimo.train.denoise import Denoise
-from bimo.train.reward import Prefer
+from bimo.train.feedback import Prefer
 
 longcat_image = Recipe(
     name="longcat-image",

@@ -8,7 +8,7 @@ from bimo.recipes.stable_diffusion import sd_v1, sd_v1_768
 from bimo.train.adapter import LowRank
 from bimo.train.denoise import Denoise
 from bimo.train.dreambooth import Dreambooth
-from bimo.train.reward import Reward
+from bimo.train.feedback import Reward
 
 wukong = Recipe(
     name="wukong-huahua",

@@ -224,7 +224,7 @@ def test_the_best_of_several_is_kept(draw: Draw, monkeypatch: pytest.MonkeyPatch
     import torch
 
     from bimo.apps import models
-    from bimo.eval import scorer
+    from bimo.data import scorer
 
     real = models.load
 

@@ -25,8 +25,8 @@ from bimo.apps.facts import parameters, unfilled
 from bimo.apps.models import load
 from bimo.core.errors import WeightsError
 from bimo.core.recipe import Recipe
+from bimo.data.scorer import similarity
 from bimo.diffusion.system import System
-from bimo.eval.scorer import similarity
 from bimo.parts.published.taiyi_clip import read_apart
 from bimo.parts.text.bert import Bert
 from bimo.parts.vision import ClipVision

@@ -18,8 +18,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from bimo.apps.models import load, recipe
 from bimo.core.errors import RecipeError, WeightsError
+from bimo.data.scorer import similarity
 from bimo.diffusion.system import System
-from bimo.eval.scorer import similarity
 from tests.parity.chinese_checkpoints import sentence_words
 from tests.parity.tiny_checkpoints import BERT_WORDS, bert_words, clip_words
 

@@ -16,9 +16,9 @@ from bimo.core.errors import RequestError
 from bimo.core.part import dumps, loads
 from bimo.core.recipe import Recipe
 from bimo.data.loader import Pictures
+from bimo.data.scorer import similarity
 from bimo.diffusion.drive import draw
 from bimo.diffusion.system import System
-from bimo.eval.scorer import similarity
 from bimo.parts.text.bert import BertTower
 from bimo.parts.text.chatglm import ChatGlmTower
 from bimo.parts.text.clip import ClipTower

@@ -19,8 +19,8 @@ from bimo.data.shards import read, shard_name, write_index, write_shard
 from bimo.recipes.xiaomo import xiaomo
 from bimo.train.denoise import Denoise
 from bimo.train.dreambooth import Dreambooth
+from bimo.train.feedback import Prefer, Reward
 from bimo.train.loop import Run, train
-from bimo.train.reward import Prefer, Reward
 
 GLOB = "image.denoiser.*"
 

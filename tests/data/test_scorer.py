@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from bimo.core.types import Picture, Request
-from bimo.eval.scorer import ranked
+from bimo.data.scorer import ranked
 
 
 def test_the_best_comes_first() -> None:
