@@ -13,10 +13,10 @@ import math
 import os
 import reprlib
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, overload
 
 import pydantic
 
@@ -33,6 +33,8 @@ MAXIMUM_PICTURE_PIXELS = 1 << 26
 #: Formats whose decoders read pixels and nothing else: others can call programs or open further files.
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 METADATA_KEY = "bimo"
+
+Row = TypeVar("Row")
 
 
 def _opened(value: Any) -> Any:
@@ -285,6 +287,23 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Share:
+    """The rows of a training step that one of several processes learns from: ``first`` to ``last`` of ``whole``."""
+
+    first: int
+    last: int
+    whole: int
+
+    @overload
+    def of(self, values: torch.Tensor) -> torch.Tensor: ...
+    @overload
+    def of(self, values: Sequence[Row]) -> Sequence[Row]: ...
+    def of(self, values: Any) -> Any:
+        """Those rows of what has one for each of the step's: [whole, ...] -> [last - first, ...]."""
+        return values if len(values) == self.last - self.first else values[self.first : self.last]
+
+
+@dataclass(frozen=True)
 class Batch:
     """A training batch in a level's space: ``x`` [B, C, h, w], the texts as encoded, what the data declares.
 
@@ -292,6 +311,9 @@ class Batch:
     ``pixels`` [B, 3, H, W] are the pictures that x codes. ``scalars`` has "size_ids" [B, 6], those of SDXL
     (arXiv:2307.01952, section 2.2): height and width of the original, top and left of the cut, height and width.
     ``maps`` [B, 3, H, W] by name come with the pictures: depth, instances.
+
+    Where several processes share a step the B rows are one's ``share`` of the ``whole``. What is random is drawn for
+    the whole, alike in all of them, and then cut to one's ``own`` rows: so that it is what one process alone draws.
     """
 
     x: torch.Tensor
@@ -301,3 +323,19 @@ class Batch:
     generator: torch.Generator
     pixels: torch.Tensor | None = None
     maps: Mapping[str, torch.Tensor] = field(default_factory=dict[str, "torch.Tensor"])
+    share: Share | None = None
+
+    @property
+    def whole(self) -> int:
+        """How many rows the step has in all processes together."""
+        return len(self.x) if self.share is None else self.share.whole
+
+    def own(self, values: torch.Tensor) -> torch.Tensor:
+        """The rows that are here of what has one for each of the step's: [whole, ...] -> [B, ...]."""
+        return values if self.share is None else self.share.of(values)
+
+    def normal(self, *shape: int) -> torch.Tensor:
+        """Normal numbers of the step's generator, [B, *shape]."""
+        import torch
+
+        return self.own(torch.randn((self.whole, *shape), generator=self.generator))

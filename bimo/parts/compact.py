@@ -94,7 +94,8 @@ class CompactSpace(nn.Module):
         """[B, C, h, w] -> [B, 3, H, W]."""
         return self.decoder(x.contiguous(memory_format=torch.channels_last)).contiguous()
 
-    def reconstruct(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
-        """Pixels through noisy latents and back: what training compares with the pixels."""
-        x = self.encode(pixels)
-        return self.decode(x + self.noise * torch.randn(x.shape, generator=generator))
+    def reconstruct(self, pixels: Tensor, noise: Tensor) -> Tensor:
+        """Pixels through latents with a part of some noise [B, C, h, w], and back: what training compares with the
+        pixels.
+        """
+        return self.decode(self.encode(pixels) + self.noise * noise)

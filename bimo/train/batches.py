@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from bimo.core.errors import RecipeError, TrainingError, say
 from bimo.core.fingerprint import digest_tensors
 from bimo.core.part import dumps
-from bimo.core.types import Batch
+from bimo.core.types import Batch, Share
 from bimo.data.loader import Fitted, Pictures, Size
 from bimo.train.frozen import Encode, are_frozen, encoded, frozen_words
 from bimo.train.lesson import Lesson
+from bimo.train.processes import ALONE, Processes
 from bimo.train.record import save_whole
 
 ENCODE_BATCH = 64
@@ -80,21 +81,31 @@ class Latents:
     places: list[tuple[str, int]]
     sampled: bool
 
-    def rows(self, rows: Sequence[int], generator: torch.Generator) -> Tensor:
-        """[B, *shape] of rows of one size, drawn by ``generator`` where they are sampled."""
+    def rows(self, rows: Sequence[int], generator: torch.Generator, share: Share) -> Tensor:
+        """[B, *shape] of a share of rows of one size, drawn by ``generator`` where they are sampled."""
         name = self.places[rows[0]][0]
-        found = self.tensors[name][[self.places[row][1] for row in rows]].float()
+        found = self.tensors[name][[self.places[row][1] for row in share.of(rows)]].float()
         if not self.sampled:
             return found
         mean, deviation = found.unbind(1)
-        return mean + deviation * torch.randn(mean.shape, generator=generator)
+        return mean + deviation * share.of(torch.randn((len(rows), *mean.shape[1:]), generator=generator))
 
 
 class Lessons:
     """The lessons of a stage. ``out`` is the folder of the run, where what is encoded is kept."""
 
-    def __init__(self, blank: Lesson, sees: str, level: str, pictures: Pictures, out: Path, seed: int) -> None:
+    def __init__(
+        self,
+        blank: Lesson,
+        sees: str,
+        level: str,
+        pictures: Pictures,
+        out: Path,
+        seed: int,
+        processes: Processes = ALONE,
+    ) -> None:
         self.blank, self.sees, self.level, self.pictures, self.out = blank, sees, level, pictures, out
+        self.processes = processes
         stage = blank.stage
         self.fitted: Fitted | None = None if sees == "texts" else pictures.fitted(stage.size, stage.buckets)
         sizes = pictures.sizes if self.fitted is None else self.fitted.sizes
@@ -119,8 +130,10 @@ class Lessons:
         captions = [pictures.captions[row] or ("",) for row in rows]
         chosen = [some[int(p * len(some))] for some, p in zip(captions, picks, strict=True)]
         texts = ["" if gone else text for text, gone in zip(chosen, dropped.tolist(), strict=True)]
+        share = self.processes.share([len(lot) for lot in lots])
         lesson = replace(
             self.blank,
+            share=share,
             generator=generator,
             labels=[pictures.labels[row] for row in rows],
             texts=texts,
@@ -128,7 +141,8 @@ class Lessons:
         )
         if self.fitted is None:
             return lesson
-        pixels = self.fitted.pixels(rows)
+        own = share.of(rows)
+        pixels = self.fitted.pixels(own)
         if self.sees == "pixels":
             return replace(lesson, pixels=pixels)
         # What is kept serves stages of every precision.
@@ -138,17 +152,18 @@ class Lessons:
         by_tower = self._by_tower(texts, every, generator)
         gone = torch.tensor([not any(some) for some in zip(*by_tower, strict=True)], dtype=torch.bool)
         dropped = dropped | gone if stage.drop_towers else dropped
-        encodings = self._encode(by_tower)
-        scalars = {"size_ids": self.fitted.size_ids[rows]}
+        encodings = self._encode([share.of(some) for some in by_tower])
+        scalars = {"size_ids": self.fitted.size_ids[own]}
         if pictures.poses is not None:
-            scalars["pose"] = pictures.poses[rows]
+            scalars["pose"] = pictures.poses[own]
         hints = system.level(self.level).hints
         for name in _read_by(hints, "labels"):
             if all(name in pictures.labels[row] for row in rows):
-                scalars[name] = torch.tensor([[float(pictures.labels[row][name])] for row in rows])
-        maps = {name: self.fitted.maps(name, rows) for name in _read_by(hints, "maps")}
-        x = self._latents.rows(rows, generator)
-        return replace(lesson, batch=Batch(x, encodings, scalars, dropped, generator, pixels, maps))
+                scalars[name] = torch.tensor([[float(pictures.labels[row][name])] for row in own])
+        maps = {name: self.fitted.maps(name, own) for name in _read_by(hints, "maps")}
+        x = self._latents.rows(rows, generator, share)
+        dropped = share.of(dropped)
+        return replace(lesson, batch=Batch(x, encodings, scalars, dropped, generator, pixels, maps, share))
 
     def _asked(self) -> Encode:
         """How the text towers are asked: once for all where nothing in them learns."""

@@ -75,13 +75,13 @@ class Denoise(Part):
         """What is asked of a level: noised pictures and their conditioning. Rows of a lot have one time and noise."""
         batch = cast(Batch, lesson.batch)
         level = lesson.system.level(name)
-        count = len(batch.x) // lot
-        t = self._times(level.schedule, count, batch.generator).repeat_interleave(lot)
+        count = batch.whole // lot
+        t = batch.own(self._times(level.schedule, count, batch.generator).repeat_interleave(lot))
         noise = torch.randn((count, *batch.x.shape[1:]), generator=batch.generator)
         if self.offset:
             whole = (*noise.shape[:2], *[1] * (noise.ndim - 2))
             noise = noise + self.offset * torch.randn(whole, generator=batch.generator)
-        noise = noise.repeat_interleave(lot, dim=0)
+        noise = batch.own(noise.repeat_interleave(lot, dim=0))
         hints = [hint.learned(lesson.system, batch) for hint in level.hints]
         conditioning = lesson.system.condition(batch.encodings, hints)
         null = level.recipe.guide.null

@@ -100,15 +100,15 @@ class Distil(Part):
         """The mean over the languages, plus the second task. Raises TrainingError without a fitting teacher."""
         teacher = self._teacher(lesson)
         student = lesson.system.towers[self.tower]
-        said = [self._chosen(lesson, row, self.language) for row in range(len(lesson.captions))]
+        said = [self._chosen(lesson, row, self.language) for row in range(lesson.whole)]
         with torch.no_grad():
-            wanted = state(teacher, said, self.at)
+            wanted = state(teacher, lesson.own(said), self.at)
         losses: list[Tensor] = []
         for language in self.languages:
             texts = said
             if language != self.language:
                 texts = [self._chosen(lesson, row, language) for row in range(len(said))]
-            losses.append(self._apart(state(student, texts, self.student), wanted))
+            losses.append(self._apart(state(student, lesson.own(texts), self.student), wanted))
             if self.decoder and language != self.language:
                 losses[-1] = losses[-1] + self.decoder * self._written(lesson, student, said, texts)
         return torch.stack(losses).mean()
@@ -143,14 +143,17 @@ class Distil(Part):
 
     def _written(self, lesson: Lesson, student: Tower, said: Sequence[str], texts: Sequence[str]) -> Tensor:
         writer = cast(nn.ModuleDict, lesson.extra)["writer"]
-        ids = cast(Tensor, cast(Any, student).ids(texts)[0])
-        lengths = _lengths(student, texts)
+        every = _lengths(student, texts)
+        lengths, said = lesson.own(every), lesson.own(said)
+        ids = cast(Tensor, cast(Any, student).ids(lesson.own(texts))[0])
         count = int(lengths.max())
         wanted = ids[:, 1:count].masked_fill(torch.arange(1, count) >= lengths[:, None], PAST)
         states = student.encode(said).tokens
         unseen = torch.arange(states.shape[1]) >= _lengths(student, said)[:, None]
         logits = writer(ids[:, : count - 1], states, unseen)
-        return functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=PAST)
+        loss = functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=PAST)
+        # Every token of the step counts alike, not every process.
+        return loss * ((lengths - 1).float().mean() / (every - 1).float().mean())
 
 
 def state(tower: Tower, texts: Sequence[str], place: Place) -> Tensor:

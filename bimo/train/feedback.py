@@ -48,7 +48,8 @@ class Reward(Part):
         question = self.denoise.question(lesson, lesson.stage.level)
         errors = self.denoise.errors(question, lesson.system.denoise(question.ask))
         scores = torch.tensor([float(row[self.score]) for row in lesson.labels])
-        return ((scores / self.temperature).softmax(0) * errors).sum()
+        weights = (scores / self.temperature).softmax(0) * lesson.whole
+        return (lesson.own(weights) * errors).mean()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast, overload
 
 import torch
 from torch import Tensor, nn
 
 from bimo.core.recipe import Stage
-from bimo.core.types import Batch
+from bimo.core.types import Batch, Row, Share
 from bimo.data.loader import Pictures
 from bimo.diffusion.system import System
+from bimo.train.processes import gathered
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,9 @@ class Lesson:
     ``texts`` are one caption a row, "" where it was dropped; ``captions`` all of each row by language. ``pixels``
     [B, 3, H, W] or a level's ``batch`` come as the objective ``sees``. ``teacher`` is the frozen system that was named
     for the run to learn from.
+
+    Where several processes share a step, labels, texts and captions are of all its rows, pixels and batch of one's
+    ``share``; whatever is random is drawn for all rows, alike in every process, and then cut to one's ``own``.
     """
 
     system: System
@@ -62,6 +66,24 @@ class Lesson:
     pixels: Tensor | None = None
     batch: Batch | None = None
     teacher: System | None = None
+    share: Share | None = None
+
+    @property
+    def whole(self) -> int:
+        """How many rows the step has in all processes together."""
+        return len(self.labels) if self.share is None else self.share.whole
+
+    @overload
+    def own(self, values: Tensor) -> Tensor: ...
+    @overload
+    def own(self, values: Sequence[Row]) -> Sequence[Row]: ...
+    def own(self, values: Any) -> Any:
+        """One's own rows of what has one for each of the step's."""
+        return values if self.share is None else cast(Any, self.share.of(values))
+
+    def gathered(self, value: Tensor) -> Tensor:
+        """[B, ...] of one's own rows -> [whole, ...] of all, with a gradient for one's own."""
+        return value if self.share is None else gathered(value, self.share)
 
 
 class Objective(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -52,18 +53,21 @@ class Match(Part):
         vision: Any = lesson.system.vision
         with torch.no_grad():
             vision.logit_scale.clamp_(0, MAXIMUM_LOGIT_SCALE)
-        pooled = lesson.system.encode(lesson.texts)[-1].pooled
+        pooled = lesson.system.encode(lesson.own(lesson.texts))[-1].pooled
         words = functional.normalize(cast(Tensor, pooled), dim=1)
-        seen = self._parts(cast(Tensor, lesson.pixels), vision.part.size, lesson.generator)
+        pixels = cast(Tensor, lesson.pixels)
+        height, width = pixels.shape[2:]
+        places = [self._part(height, width, lesson.generator) for _ in range(lesson.whole)]
+        seen = self._parts(pixels, lesson.own(places), vision.part.size)
         pictures = functional.normalize(vision(seen), dim=1)
-        scores = vision.logit_scale.exp() * words @ pictures.T
-        right = torch.arange(len(words))
-        return (functional.cross_entropy(scores, right) + functional.cross_entropy(scores.T, right)) / 2
+        scale, right = vision.logit_scale.exp(), lesson.own(torch.arange(lesson.whole))
+        to_pictures = functional.cross_entropy(scale * words @ lesson.gathered(pictures).T, right)
+        to_words = functional.cross_entropy(scale * pictures @ lesson.gathered(words).T, right)
+        return (to_pictures + to_words) / 2
 
-    def _parts(self, pixels: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    def _parts(self, pixels: Tensor, places: Sequence[tuple[int, int, int, int]], side: int) -> Tensor:
         rows: list[Tensor] = []
-        for row in pixels:
-            top, left, height, width = self._part(row.shape[1], row.shape[2], generator)
+        for row, (top, left, height, width) in zip(pixels, places, strict=True):
             part = row[None, :, top : top + height, left : left + width]
             part = functional.interpolate(part, (side, side), mode="bicubic", antialias=True, align_corners=False)
             rows.append(part.clamp(-1, 1))

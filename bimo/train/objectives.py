@@ -48,7 +48,8 @@ class Reconstruct(Part):
         assert lesson.pixels is not None
         pixels = self._cropped(lesson.pixels, lesson.generator)
         space: Any = lesson.system.space(self.level)
-        answer = space.reconstruct(pixels, lesson.generator)
+        shape = space.shape((pixels.shape[3], pixels.shape[2]))
+        answer = space.reconstruct(pixels, lesson.own(torch.randn((lesson.whole, *shape), generator=lesson.generator)))
         loss = functional.l1_loss(answer, pixels)
         for axis in (2, 3):
             loss = loss + self.edges * functional.l1_loss(answer.diff(dim=axis), pixels.diff(dim=axis))
@@ -123,13 +124,13 @@ class Contrast(Part):
         pooled = cast(Tensor, lesson.batch.encodings[-1].pooled)
         words = functional.normalize(pooled, dim=1)
         pictures = functional.normalize(extra.image(lesson.batch.x), dim=1)
-        scores = extra.logit_scale.clamp(max=MAXIMUM_LOGIT_SCALE).exp() * words @ pictures.T
-        same = self._same(lesson.labels)
-        scores = scores.masked_fill(same, float("-inf"))
-        right = torch.arange(len(words))
-        loss = (functional.cross_entropy(scores, right) + functional.cross_entropy(scores.T, right)) / 2
+        scale = extra.logit_scale.clamp(max=MAXIMUM_LOGIT_SCALE).exp()
+        same, right = lesson.own(self._same(lesson.labels)), lesson.own(torch.arange(lesson.whole))
+        to_pictures = (scale * words @ lesson.gathered(pictures).T).masked_fill(same, float("-inf"))
+        to_words = (scale * pictures @ lesson.gathered(words).T).masked_fill(same, float("-inf"))
+        loss = (functional.cross_entropy(to_pictures, right) + functional.cross_entropy(to_words, right)) / 2
         for label, head in extra.heads.items():
-            wanted = lesson.vocabulary.indices(label, lesson.labels)
+            wanted = lesson.own(lesson.vocabulary.indices(label, lesson.labels))
             loss = loss + self.weight * functional.cross_entropy(head(pooled), wanted) / len(self.heads)
         return loss
 

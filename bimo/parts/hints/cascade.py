@@ -48,9 +48,8 @@ class LowRes(Part):
         t = torch.zeros(len(small))
         if self.noise:
             schedule = system.level(self.level).schedule
-            t = (schedule.times(len(small), batch.generator) * self.noise).floor()
-            noise = torch.randn(small.shape, generator=batch.generator)
-            small = schedule.noised(small, noise, t)
+            t = batch.own((schedule.times(batch.whole, batch.generator) * self.noise).floor())
+            small = schedule.noised(small, batch.normal(*small.shape[1:]), t)
         return self._conditioning(small, t, batch.x.shape)
 
     def drawn(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
@@ -178,10 +177,10 @@ class DroppableHint:
     def learned(self, system: System, batch: Batch) -> Conditioning:
         """What the inner hint gives, zeros in some of the B rows."""
         value = self.inner.learned(system, batch)
-        rows = len(batch.x)
-        together = torch.rand(rows, generator=torch.Generator().manual_seed(batch.generator.initial_seed() ^ ALIKE))
+        rows, alike = batch.whole, torch.Generator().manual_seed(batch.generator.initial_seed() ^ ALIKE)
+        together = torch.rand(rows, generator=alike)
         gone = torch.rand(rows, generator=batch.generator) < self.part.rate
-        gone = (gone & (together < 1 - self.part.every)) | (together < self.part.none)
+        gone = batch.own((gone & (together < 1 - self.part.every)) | (together < self.part.none))
         spatial = None if value.spatial is None else value.spatial.masked_fill(gone[:, None, None, None], 0.0)
         return Conditioning(
             spatial=spatial, scalars={n: v.masked_fill(gone[:, None], 0.0) for n, v in value.scalars.items()}

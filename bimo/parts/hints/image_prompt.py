@@ -47,7 +47,7 @@ class ImagePrompt(Part):
             pixels = space.decode(batch.x).clamp(-1, 1)
             seen = functional.interpolate(pixels, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
             seen = adapter.look((seen / 2 + 0.5 - adapter.encoder.mean) / adapter.encoder.deviation)
-            gone = torch.rand(len(seen), generator=batch.generator) < self.drop
+            gone = batch.own(torch.rand(batch.whole, generator=batch.generator)) < self.drop
             seen = torch.where(gone[:, None, None], adapter.blank(), seen)
         return self._of(seen, adapter.blank(), torch.ones(len(seen), 1))
 

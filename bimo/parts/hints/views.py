@@ -44,8 +44,8 @@ class Earlier(Part):
         rows = batch.x.shape[0]
         answer = system.denoise(Ask(self.level, torch.zeros_like(batch.x), torch.ones(rows), conditioning))
         if self.noise:
-            answer = answer + self.noise * torch.randn(answer.shape, generator=batch.generator)
-        gone = (torch.rand(rows, generator=batch.generator) < self.drop) | batch.dropped
+            answer = answer + self.noise * batch.normal(*answer.shape[1:])
+        gone = (batch.own(torch.rand(batch.whole, generator=batch.generator)) < self.drop) | batch.dropped
         return Conditioning(spatial=answer.masked_fill(gone[:, None, None, None], 0.0))
 
     def drawn(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
@@ -133,12 +133,17 @@ class Masked(Part):
     def learned(self, system: System, batch: Batch) -> Conditioning:
         """Spatial [B, 1 + C, h, w]."""
         space: Any = system.space(self.level)
-        mask = random_masks(batch.x.shape[0], batch.x.shape[2:], self.whole, batch.generator)
+        mask = batch.own(random_masks(batch.whole, batch.x.shape[2:], self.whole, batch.generator))
         with torch.no_grad():
             # Of a batch that holds x alone the pixels are what the space makes of it.
             pixels = space.decode(batch.x) if batch.pixels is None else batch.pixels
             shown = nn.functional.interpolate(mask, size=pixels.shape[2:]) < 0.5
-            return Conditioning(spatial=torch.cat([mask, space.encode(pixels * shown, batch.generator)], dim=1))
+            if hasattr(space, "posterior"):
+                mean, deviation = space.posterior(pixels * shown)
+                coded = mean + deviation * batch.normal(*mean.shape[1:])
+            else:
+                coded = space.encode(pixels * shown)
+            return Conditioning(spatial=torch.cat([mask, coded], dim=1))
 
     def drawn(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
         """Spatial [1, 1 + C, h, w]; the masked picture is coded with numbers of the noise, as diffusers does."""
