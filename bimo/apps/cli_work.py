@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -100,6 +101,9 @@ def train(
     teacher: Annotated[
         str | None, typer.Option(help=say("蒸馏阶段跟着哪个模型学", "the model that stages of distillation learn from"))
     ] = None,
+    device: Annotated[
+        str, typer.Option(help=say("在哪里算：auto、cpu、cuda、mps", "where to work: auto, cpu, cuda, mps"))
+    ] = "auto",
 ) -> None:
     """Trains every stage of a recipe; the folder it prints can be drawn with."""
     wanted = changed(models.recipe(recipe), settings or [], tiny, steps)
@@ -107,7 +111,9 @@ def train(
 
     begun = [models.load(name) for name in start or []]
     taught = None if teacher is None else models.load(teacher)
-    print(run(wanted, data, out, threads=threads, start=begun, teacher=taught))
+    made = run(wanted, data, out, threads=threads, start=begun, teacher=taught, device=device)
+    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+        print(made)
 
 
 def evaluate(
