@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
+import inspect
 import os
 import pkgutil
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -246,7 +247,35 @@ def _no_model(folder: Path) -> WeightsError:
     )
 
 
+def functions(name: str) -> dict[str, Callable[..., Any]]:
+    """The function of ``./mine.py:name``, or all that ``./mine.py`` defines, by name. Raises RecipeError."""
+    file, _, wanted = name.rpartition(":") if re.search(r"\.py:[^/\\]*$", name) else (name, "", "")
+    module = _module(Path(file))
+    found = {n: v for n, v in vars(module).items() if inspect.isfunction(v) and v.__module__ == module.__name__}
+    if not wanted:
+        return found
+    if wanted not in found:
+        zh, en = part.meant(wanted, found) if found else ("", "")
+        raise RecipeError(f"{file} 里没有函数 {wanted!r}{zh}", f"{file} has no function {wanted!r}{en}")
+    return {wanted: found[wanted]}
+
+
 def _of_python(file: Path, name: str) -> Recipe:
+    module = _module(file)
+    values = [v for v in vars(module).values() if isinstance(v, Recipe)]
+    named = {n: v for n, v in vars(module).items() if isinstance(v, Recipe)} | {v.name: v for v in values}
+    if not named:
+        raise RecipeError(f"{file} 里没有配方", f"there is no recipe in {file}")
+    if not name and len({id(v) for v in values}) == 1:
+        return values[0]
+    if name in named:
+        return named[name]
+    zh, en = part.meant(name, named)
+    raise RecipeError(f"{file} 里没有配方 {name!r}{zh}", f"{file} has no recipe {name!r}{en}")
+
+
+def _module(file: Path) -> ModuleType:
+    """A Python file of the user's, run. Raises RecipeError that tells what it raises."""
     if not file.is_file():
         raise RecipeError(f"没有文件 {file}", f"there is no file {file}")
     spec = importlib.util.spec_from_file_location(f"bimo_recipe_{file.stem}", file)
@@ -260,17 +289,8 @@ def _of_python(file: Path, name: str) -> Recipe:
     # The file is the user's own program: whatever it raises is told as it is.
     except Exception as error:
         told = f"{type(error).__name__}: {error}"
-        raise RecipeError(f"配方 {file} 运行出错：{told}", f"the recipe {file} fails: {told}") from error
-    values = [v for v in vars(module).values() if isinstance(v, Recipe)]
-    named = {n: v for n, v in vars(module).items() if isinstance(v, Recipe)} | {v.name: v for v in values}
-    if not named:
-        raise RecipeError(f"{file} 里没有配方", f"there is no recipe in {file}")
-    if not name and len({id(v) for v in values}) == 1:
-        return values[0]
-    if name in named:
-        return named[name]
-    zh, en = part.meant(name, named)
-    raise RecipeError(f"{file} 里没有配方 {name!r}{zh}", f"{file} has no recipe {name!r}{en}")
+        raise RecipeError(f"{file} 运行出错：{told}", f"{file} fails: {told}") from error
+    return module
 
 
 def _as_recipe(value: object, path: Path) -> Recipe:

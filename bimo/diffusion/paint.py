@@ -147,7 +147,8 @@ def prepare(system: System, request: Request | Mapping[str, object]) -> Prepared
             "这个系统不看反向提示词，它没有起作用", "this system reads no negative prompt; yours changed nothing"
         )
         seen[silent] = None
-    with torch.inference_mode():
+    # Not in inference mode: whoever learns from drawings sends gradients past these.
+    with torch.no_grad():
         rows, told = weighing.encoded(system, prompts)
     seen.update(dict.fromkeys(told))
     null, given, *others = (tuple(_row(encoding, row) for encoding in rows) for row in range(2 + len(prefixes)))
@@ -168,7 +169,15 @@ def _row(encoding: Encoding, row: int) -> Encoding:
 
 
 def paint(system: System, prepared: Prepared, index: int = 0) -> Painting:
-    """One picture: level by level, step by step, decoded once at the end.
+    """One picture, as ``pixels`` gives it."""
+    drawn = yield from pixels(system, prepared, index)
+    warnings = (*prepared.warnings, *pictures.told_of(drawn))
+    image = pictures.to_image(drawn)
+    return Picture(image, prepared.request, system.recipe.name, system.weights_hash, index, 0.0, warnings)
+
+
+def pixels(system: System, prepared: Prepared, index: int = 0) -> Generator[Ask, Tensor, Tensor]:
+    """One picture as [3, H, W] in about [-1, 1]: level by level, step by step, decoded once at the end.
 
     Its first noise is ``torch.randn`` of one picture's shape from a generator seeded with seed + index, as diffusers
     draws it; so it is the same whatever the batch, the device or its neighbours.
@@ -182,12 +191,10 @@ def paint(system: System, prepared: Prepared, index: int = 0) -> Painting:
         x = yield from _level(system, system.level(level.name), prepared, drawing)
         drawing.results[level.name] = x
     space = system.space(system.recipe.levels[-1].name)
-    pixels = space.decode(drawing.results[system.recipe.levels[-1].name])
+    drawn = space.decode(drawing.results[system.recipe.levels[-1].name])
     if MASK in drawing.pictures and system.recipe.request.paste:
-        pixels = pictures.pasted(pixels, drawing.pictures)
-    image = pictures.to_image(pixels[0])
-    warnings = (*prepared.warnings, *pictures.told_of(pixels[0]))
-    return Picture(image, request, system.recipe.name, system.weights_hash, index, 0.0, warnings)
+        drawn = pictures.pasted(drawn, drawing.pictures)
+    return drawn[0]
 
 
 def _level(system: System, level: BuiltLevel, prepared: Prepared, drawing: Drawing) -> Generator[Ask, Tensor, Tensor]:
@@ -199,8 +206,7 @@ def _level(system: System, level: BuiltLevel, prepared: Prepared, drawing: Drawi
     steps = request.steps or recipe.steps if last else recipe.steps
     shape = system.space(recipe.name).shape(request.size or (0, 0))
     name = (request.sampler or recipe.sampler) if last else recipe.sampler
-    with torch.device("cpu"):  # diffusers' samplers reckon by numpy, and leave x where it is
-        sampler = level.schedule.sampler(name, steps, shape)
+    sampler = level.schedule.sampler(name, steps, shape)
     dials = [(b, _dial(request, b)) for b in recipe.guide.branches if _dial(request, b)]
     if last and request.image is not None:
         x, times, kept = _begun(system, recipe.name, drawing, sampler, steps, shape)

@@ -12,6 +12,9 @@ from bimo.parts.text.clip import ClipText
 from bimo.parts.text.join import Channels
 from bimo.recipes.taiyi_xl import sdxl_unet
 from bimo.train.denoise import Denoise
+from bimo.train.feedback import Prefer
+from bimo.train.rewards import Similarity
+from bimo.train.rounds import Rounds
 
 BASE_SIZES = (
     (256, 1024),
@@ -123,6 +126,32 @@ pangu_draw = Recipe(
     ),
     request=Defaults(size=(512, 512), sizes=BASE_SIZES, guidance=6.0, steps=40),
     note="Figures of its paper's tables were not recovered.",
+)
+
+pangu_draw_rewarded = replace(
+    pangu_draw,
+    name="pangu-draw-v3-rewarded",
+    title="盘古 PanGu-Draw v3：从奖励里学",
+    stages=(
+        Stage(
+            name="learn from rewards",
+            objective=Rounds(
+                reward=Similarity(scorer="taiyi-clip"),
+                learn=Prefer(worst=True, denoise=Denoise(times=(0.0, 500.0))),
+                requests=64,
+                draws=4,
+                every=100,
+            ),
+            level="image",
+            train=("image.denoiser.low.*",),
+            size=(512, 512),
+            steps=1000,
+            batch=32,
+            lr=1e-6,
+            note="Told is learning from the feedback of models (RLAIF), no formula: to prefer the best of its own "
+            "drawings to the worst by a Chinese CLIP, in the expert of texture, is an analogy, unverified.",
+        ),
+    ),
 )
 
 pangu_draw_high = replace(

@@ -8,7 +8,8 @@ from bimo.recipes.stable_diffusion import sd_v1, sd_v1_768
 from bimo.train.adapter import LowRank
 from bimo.train.denoise import Denoise
 from bimo.train.dreambooth import Dreambooth
-from bimo.train.feedback import Reward
+from bimo.train.rewards import Aesthetic, Similarity, Weighted
+from bimo.train.rounds import Rounds
 
 wukong = Recipe(
     name="wukong-huahua",
@@ -109,13 +110,27 @@ wukong_2 = replace(
         replace(wukong.stages[0], size=(768, 768), note="Its data were not published."),
         Stage(
             name="learn from rewards",
-            objective=Reward(),
+            objective=Rounds(
+                reward=Weighted(
+                    parts=(
+                        (1.0, Similarity(scorer="taiyi-clip")),
+                        (0.1, Aesthetic(scorer="openai/clip-vit-large-patch14", head="aesthetic.safetensors")),
+                    )
+                ),
+                requests=64,
+                draws=4,
+                every=100,
+            ),
             level="image",
             train=("image.denoiser.*",),
             size=(768, 768),
-            lr=1e-5,
-            note="Told is reinforcement learning from the feedback of models of quality and beauty, no formula: to "
-            "weigh pictures by their score is an analogy, its rate a guess, both unverified.",
+            steps=1000,
+            batch=32,
+            lr=1e-6,
+            note="Told is reinforcement learning from the feedback of models of quality and art (RLAIF), no formula: "
+            "to prefer the best of its own drawings to the worst by a Chinese CLIP and a head of beauty is an analogy; "
+            "weights, rate and steps are guesses; all unverified. The head is a file of the user's: "
+            "--set stages.1.objective.reward.parts.1.1.head=FILE.",
         ),
     ),
     weights=Published(),

@@ -51,12 +51,11 @@ class LowRank(Part):
             )
         return names
 
-    def leave(self, system: System, path: Path, writes: bool = True) -> None:
+    def leave(self, system: System, path: Path) -> None:
         """Writes what it learnt and takes it out of the system, merged where it is to be."""
         learnt = extract(system)
         eject(system, self.merge)
-        if writes:
-            save_lora(path, system, learnt)
+        save_lora(path, system, learnt)
 
 
 def apart(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -57,13 +57,15 @@ class Prefer(Part):
     """Direct preference optimisation of a diffusion (arXiv:2311.12908, equation 14): of two pictures for one sentence
     the better is to be denoised better than by the level as it was before the stage, the worse worse.
 
-    Rows with the same label ``pair`` belong together; that with the highest ``score`` is better than each other one.
+    Rows with the same label ``pair`` belong together; that with the highest ``score`` is better than each other one, or
+    with ``worst`` is learnt against the lowest alone.
     ``beta`` holds the paper's number of steps as well, as in its public code: 5000 there.
     """
 
     pair: str = "pair"
     score: str = "score"
     beta: float = 5000.0
+    worst: bool = False
     denoise: Denoise = field(default_factory=Denoise)
     sees: str = "latents"
 
@@ -77,7 +79,8 @@ class Prefer(Part):
         lots: list[tuple[int, ...]] = []
         for rows in groups.values():
             best = max(rows, key=lambda row: float(pictures.labels[row][self.score]))
-            for row in rows:
+            others = [min(rows, key=lambda row: float(pictures.labels[row][self.score]))] if self.worst else rows
+            for row in others:
                 if float(pictures.labels[row][self.score]) < float(pictures.labels[best][self.score]):
                     lots.append((best, row))
                     captions[row] = captions[best]

@@ -15,6 +15,7 @@ from bimo.core.types import Batch, Row, Share
 from bimo.data.loader import Pictures
 from bimo.diffusion.system import System
 from bimo.train.processes import gathered
+from bimo.train.rewards import Judges
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Lesson:
 
     ``texts`` are one caption a row, "" where it was dropped; ``captions`` all of each row by language. ``pixels``
     [B, 3, H, W] or a level's ``batch`` come as the objective ``sees``. ``teacher`` is the frozen system that was named
-    for the run to learn from.
+    for the run to learn from, ``judges`` open what rewards look through.
 
     Where several processes share a step, labels, texts and captions are of all its rows, pixels and batch of one's
     ``share``; whatever is random is drawn for all rows, alike in every process, and then cut to one's ``own``.
@@ -66,6 +67,7 @@ class Lesson:
     pixels: Tensor | None = None
     batch: Batch | None = None
     teacher: System | None = None
+    judges: Judges | None = None
     share: Share | None = None
 
     @property
@@ -87,7 +89,9 @@ class Lesson:
 
 
 class Objective(Protocol):
-    """A part that a stage names as its objective. One with ``reads_words`` False has no use for captions."""
+    """A part that a stage names as its objective. One with ``reads_words`` False has no use for captions; one that
+    makes its pictures as it goes has ``lessons`` of its own, see `bimo.train.rounds`.
+    """
 
     #: "texts", "pixels" or "latents": what a lesson must bring besides the captions.
     sees: str

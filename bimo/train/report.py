@@ -11,6 +11,7 @@ from pathlib import Path
 from bimo.core.recipe import Recipe
 from bimo.core.types import write_whole
 from bimo.train.record import LOG_FILE, curves, rows_of, smoothed
+from bimo.train.rounds import rounds_of
 
 README_FILE, PAGE_FILE, CURVES_FILE = "README.md", "report.html", "curves.png"
 SHEETS = "sheets"
@@ -103,11 +104,30 @@ def _page(run: Path, recipe: Recipe, found: Sequence[Course]) -> str:
         for path in sheets
     )
     curve = f'<img src="{CURVES_FILE}" alt="learning curves">' if found else ""
+    curve += _rounds(run)
     return (
         f'<!doctype html><html lang="zh"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
         f"<h1>{title}</h1><table><tr>{head}</tr>{rows}</table>{curve}"
         f"<h2>样图，新的在前 Sheets, the newest first</h2>{figures}</html>\n"
     )
+
+
+def _rounds(run: Path) -> str:
+    """What the rounds of a run were worth, one a row; nothing where there were none."""
+    found = rounds_of(run)
+    if not found:
+        return ""
+    names = list(dict.fromkeys(name for row in found for name in row["scores"]))
+    headings = ("阶段 stage", "轮 round", "步 step", "画 drawings", *names)
+    head = "".join(f"<th>{html.escape(heading)}</th>" for heading in headings)
+    rows = ""
+    for row in found:
+        cells = [str(row[name]) for name in ("stage", "round", "step", "drawings")]
+        for name in names:
+            score = row["scores"].get(name, {"count": 0})
+            cells.append(f"{score['mean']:.4f} ± {score['error']:.4f}" if score["count"] else "")
+        rows += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+    return f"<h2>奖励 Rewards</h2><table><tr>{head}</tr>{rows}</table>"
 
 
 def _cells(course: Course) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from bimo.apps import cli
 from bimo.core import weights
-from bimo.core.errors import DataError, TrainingError, WeightsError
+from bimo.core.errors import DataError, RecipeError, TrainingError, WeightsError
 from bimo.core.part import dumps
 from bimo.core.recipe import Recipe, Stage
 from bimo.data.loader import Pictures
@@ -153,3 +153,38 @@ def test_data_of_nothing_is_refused(here: Run, tmp_path: Path) -> None:
     refused(here("data", "folder", "empty", "data"), DataError.exit_status, "no pictures")
     refused(here("data", "folder", "empty", "data", "--side", "0"), cli.USAGE, "--side")
     assert not Path("data/index.json").exists()
+
+
+def test_train_takes_rewards_of_ones_own(here: Run, tiny_shards: Path) -> None:
+    """Functions of the recipe's own file by their names, and those of --reward; a recipe as data names no file."""
+    Path("mine.py").write_text(
+        "from dataclasses import replace\n"
+        "from bimo.core.recipe import Stage\n"
+        "from bimo.recipes.xiaomo import xiaomo\n"
+        "from bimo.train.rewards import Own, Weighted\n"
+        "from bimo.train.rounds import Rounds\n"
+        "def redness(shown):\n"
+        "    return shown.pixels[:, 0].mean((1, 2)) - shown.pixels[:, 2].mean((1, 2))\n"
+        "def lengths(shown):\n"
+        "    return [0.01 * len(text) for text in shown.texts]\n"
+        "both = Weighted(parts=((1.0, Own(name='redness')), (1.0, Own(name='lengths'))))\n"
+        "stage = Stage(name='s', objective=Rounds(reward=both, requests=2, draws=2, every=2, steps=1), level='image',\n"
+        "              train=('image.denoiser.*',), steps=2, batch=2, max_unknown=1.0)\n"
+        "recipe = replace(xiaomo.tiny(), stages=(stage,), prompts=())\n",
+        "utf-8",
+    )
+    words = ("--data", str(tiny_shards), "--threads", "1")
+    assert here("train", "./mine.py:recipe", *words, "--out", "run")[0] == 0
+    told = json.loads(Path("run/stage-1/round-0001/round.json").read_text("utf-8"))["scores"]
+    assert list(told) == ["score", "redness", "lengths"]
+    # The same as data: it has the functions from the command line alone, and the same weights.
+    Path("data.json").write_text(Path("run/recipe.json").read_text("utf-8"), "utf-8")
+    refused(here("train", "data.json", *words, "--out", "lost"), RecipeError.exit_status, "--reward ./mine.py:redness")
+    given = ("--reward", "./mine.py:redness", "--reward", "./mine.py:lengths")
+    assert here("train", "data.json", *words, "--out", "again", *given)[0] == 0
+    assert Path("again/weights.safetensors").read_bytes() == Path("run/weights.safetensors").read_bytes()
+    refused(
+        here("train", "data.json", *words, "--out", "lost", "--reward", "./mine.py:rednes"),
+        RecipeError.exit_status,
+        "did you mean redness",
+    )

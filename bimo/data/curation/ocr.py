@@ -163,11 +163,43 @@ def _tilted(box: np.ndarray) -> bool:
     return TILT[0] <= min(angle, 180 - angle) <= TILT[1]
 
 
-def read(picture: Image.Image) -> Reading:
-    """Where a picture has text, and what it says. A single sign counts where it is a Chinese character."""
+def accuracy(wanted: str, reading: Reading) -> float | None:
+    """The share of the wanted characters that are read: 1 - min(ED, n) / n, with the edit distance ED to all that is
+    read and n characters wanted; None where none is.
+
+    Width, case and script are folded (`bimo.words.normalise`); letters, digits and Chinese characters count alone.
+    Lines are taken from top to bottom or, as old books have columns, from right to left: whichever is nearer.
+    """
+    asked = _written(wanted)
+    if not asked:
+        return None
+    middles = reading.boxes.mean(axis=1) if len(reading.texts) else np.zeros((0, 2))
+    columns = [reading.texts[place] for place in np.argsort(-middles[:, 0], kind="stable")]
+    distance = min(edit_distance(asked, _written("".join(lines))) for lines in (reading.texts, columns))
+    return 1 - min(distance, len(asked)) / len(asked)
+
+
+def _written(text: str) -> str:
+    return "".join(character for character in normal(text) if character.isalnum())
+
+
+def edit_distance(first: str, second: str) -> int:
+    """How many characters must be put in, left out or changed to make one text of another (Levenshtein)."""
+    row = list(range(len(second) + 1))
+    for place, character in enumerate(first, 1):
+        before, row[0] = row[0], place
+        for at, other in enumerate(second, 1):
+            before, row[at] = row[at], min(row[at] + 1, row[at - 1] + 1, before + (character != other))
+    return row[-1]
+
+
+def read(picture: Image.Image, sure: float = SURE, single: bool = False) -> Reading:
+    """Where a picture has text, and what it says, as far as the reader is ``sure``. A single sign counts where it is a
+    Chinese character, or with ``single`` whatever it is.
+    """
     seen = copy_of(picture, SEEN_SIDE, "RGB") if max(picture.size) > SEEN_SIDE else picture
     pixels = np.asarray(seen)
-    key = blake2b(pixels.tobytes(), digest_size=16, key=repr(seen.size).encode()).digest()
+    key = blake2b(pixels.tobytes(), digest_size=16, key=repr((seen.size, sure, single)).encode()).digest()
     held = _held.get(key)
     if held is not None:
         _held.move_to_end(key)
@@ -175,9 +207,11 @@ def read(picture: Image.Image) -> Reading:
     # The library takes arrays as OpenCV has them: blue first.
     found: Any = _reader()(np.ascontiguousarray(pixels[:, :, ::-1]), use_det=True, use_cls=False, use_rec=True)
     rows = [] if found.boxes is None or found.txts is None else zip(found.boxes, found.txts, found.scores, strict=True)
-    sure = [(box, str(text)) for box, text, score in rows if score >= SURE and (len(text) > 1 or is_han(text))]
-    boxes = np.asarray([box for box, _ in sure], np.float64).reshape(-1, 4, 2)
-    reading = Reading(boxes / seen.size, tuple(text for _, text in sure), seen.size)
+    kept = [
+        (box, str(text)) for box, text, score in rows if score >= sure and (single or len(text) > 1 or is_han(text))
+    ]
+    boxes = np.asarray([box for box, _ in kept], np.float64).reshape(-1, 4, 2)
+    reading = Reading(boxes / seen.size, tuple(text for _, text in kept), seen.size)
     _held[key] = reading
     if len(_held) > HELD:
         _held.popitem(last=False)
