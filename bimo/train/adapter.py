@@ -1,4 +1,4 @@
-"""A stage that learns a low-rank adapter beside frozen weights (arXiv:2106.09685)."""
+"""A stage that learns a low-rank adapter beside frozen weights (arXiv:2106.09685, arXiv:2402.09353)."""
 
 from __future__ import annotations
 
@@ -23,13 +23,15 @@ class LowRank(Part):
 
     It learns with the stage's own rates (``rates`` find it as "*.to_q.lora.*"), beside whatever the stage's ``train``
     names. At the end it is written as ``lora-<stage>.safetensors``, spelt as diffusers does; with ``merge`` the weights
-    that the run leaves have it in them, else they are as they were and it is given with each drawing.
+    that the run leaves have it in them, else they are as they were and it is given with each drawing. With ``dora``
+    the length of each row of a weight learns by itself, beside its direction.
     """
 
     targets: tuple[str, ...]
     rank: int = 4
     alpha: float = 4.0
     merge: bool = True
+    dora: bool = False
 
     def tiny(self) -> Self:
         """Rank 2 at most, as strong."""
@@ -41,7 +43,7 @@ class LowRank(Part):
         and for a layer that its file could not name.
         """
         named = {piece.path for pieces in spellings(system).values() for piece in pieces}
-        names = inject(system, self.targets, self.rank, self.alpha)
+        names = inject(system, self.targets, self.rank, self.alpha, self.dora)
         strangers = [layer for layer in injected(system) if layer not in named]
         if strangers:
             raise RecipeError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from PIL import Image, ImageDraw
 from bimo.core.types import Picture
 from bimo.diffusion.drive import draw
 from bimo.parts.denoisers.adapters import adapt, control, image_prompt
+from bimo.parts.denoisers.lora import extract, inject, save_lora
 from bimo.parts.published.folder import read_folder
 from tests.parity.hunyuan_checkpoints import checkpoint as hunyuan_checkpoint
 from tests.parity.hunyuan_checkpoints import read_by_diffusers as hunyuan_by_diffusers
@@ -117,6 +119,86 @@ def test_lora_of_peft(folder: Path, tmp_path: Path) -> None:
     plain = draw(system, REQUEST)
     adapt(system, tmp_path / "pytorch_lora_weights.safetensors", 0.7)
     compare(draw(system, REQUEST), by_diffusers(pipeline, REQUEST, cross_attention_kwargs={"scale": 0.7}), plain)
+
+
+DORA = ("attn2.to_q", "attn2.to_out.0", "conv1", "q_proj")
+
+
+def test_dora_of_peft(folder: Path, tmp_path: Path) -> None:
+    """Made by peft's own layers and saved by diffusers; alpha is not the rank."""
+    from diffusers.training_utils import _collate_lora_metadata
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    pipeline = read_by_diffusers(folder)
+    for module, names in ((pipeline.unet, list(DORA[:3])), (pipeline.text_encoder, [DORA[3]])):
+        module.add_adapter(LoraConfig(r=2, lora_alpha=3, target_modules=names, use_dora=True))
+        torch.manual_seed(7)
+        for name, parameter in module.named_parameters():
+            if "lora_B" in name or "lora_magnitude" in name:
+                parameter.data += 0.4 * torch.randn(parameter.shape)
+    layers = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}
+    diffusers.StableDiffusionPipeline.save_lora_weights(
+        tmp_path,
+        unet_lora_layers=get_peft_model_state_dict(pipeline.unet),
+        text_encoder_lora_layers=get_peft_model_state_dict(pipeline.text_encoder),
+        **_collate_lora_metadata(layers),
+    )
+    system = read_folder(folder)
+    plain = draw(system, REQUEST)
+    adapt(system, tmp_path / "pytorch_lora_weights.safetensors")
+    compare(draw(system, REQUEST), by_diffusers(pipeline, REQUEST), plain)
+
+
+def test_dora_for_diffusers(folder: Path, tmp_path: Path) -> None:
+    """What is learnt here and written is drawn by diffusers and peft as it is drawn here while it learns.
+
+    Of the UNet alone: transformers 5 reads no ``lora_magnitude_vector`` into a text encoder, not even peft's own.
+    """
+    system = read_folder(folder)
+    plain = draw(system, REQUEST)
+    targets = [f"image.denoiser.*{name}" for name in DORA[:3]]
+    names = inject(system, targets, 2, 3.0, dora=True)
+    assert draw(system, REQUEST)[0].image.tobytes() == plain[0].image.tobytes()
+    torch.manual_seed(7)
+    with torch.no_grad():
+        for name in names:
+            system.get_parameter(name).add_(0.4 * torch.randn(system.get_parameter(name).shape))
+    save_lora(tmp_path / "mine.safetensors", system, extract(system))
+    pipeline = read_by_diffusers(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pipeline.load_lora_weights(str(tmp_path), weight_name="mine.safetensors")
+    compare(draw(system, REQUEST), by_diffusers(pipeline, REQUEST), plain)
+
+
+def test_a_step_of_dora_is_pefts() -> None:
+    """The gradients of one layer: the length of the sum counts as a constant (section 4.3)."""
+    from peft import LoraConfig, get_peft_model
+
+    for layer, shape in ((torch.nn.Linear(6, 5), (3, 6)), (torch.nn.Conv2d(4, 5, 3, padding=1), (3, 4, 7, 7))):
+        own = torch.nn.Sequential(layer)
+        other = get_peft_model(copy.deepcopy(own), LoraConfig(r=2, lora_alpha=3, target_modules=["0"], use_dora=True))
+        inject(own, ("0",), 2, 3.0, dora=True)
+        low: Any = own[0].lora
+        theirs = {name.rsplit("lora_", 1)[1]: p for name, p in other.named_parameters() if "lora_" in name}
+        pairs = [
+            (low.down.weight, theirs["A.default.weight"]),
+            (low.up.weight, theirs["B.default.weight"]),
+            (low.magnitude, theirs["magnitude_vector.default.weight"]),
+        ]
+        torch.manual_seed(3)
+        with torch.no_grad():
+            for mine, peft in pairs:
+                mine.copy_(torch.rand(mine.shape) + 0.2)
+                peft.copy_(mine.view(peft.shape))
+        x = torch.randn(shape)
+        weights = torch.randn(own(x).shape)
+        torch.testing.assert_close(own(x), other(x))
+        (own(x) * weights).sum().backward()
+        (other(x) * weights).sum().backward()
+        for mine, peft in pairs:
+            torch.testing.assert_close(mine.grad, peft.grad.view(mine.shape))
 
 
 @pytest.mark.parametrize(

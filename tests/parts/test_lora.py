@@ -202,15 +202,20 @@ class _Bomb:
         return (print, ("a pickle ran code",))
 
 
+@pytest.mark.parametrize("dora", [False, True])
 @pytest.mark.parametrize("spelling", ["diffusers", "kohya"])
-def test_learnt_written_and_merged_it_draws_what_was_learnt(folder: Path, tmp_path: Path, spelling: Any) -> None:
+def test_learnt_written_and_merged_it_draws_what_was_learnt(
+    folder: Path, tmp_path: Path, spelling: Any, dora: bool
+) -> None:
     system, other = read_folder(folder), read_folder(folder)
     plain = draw(system, REQUEST)[0].image
-    names = lora.inject(system, ("image.denoiser.*.attn2.to_q", "text.0.*.q_proj", "image.denoiser.*.conv1"), 2, 3.0)
+    targets = ("image.denoiser.*.attn2.to_q", "text.0.*.q_proj", "image.denoiser.*.conv1")
+    names = lora.inject(system, targets, 2, 3.0, dora)
     assert set(names) <= set(dict(system.named_parameters()))
     assert draw(system, REQUEST)[0].image.tobytes() == plain.tobytes()  # it begins at nothing
+    assert any(name.endswith(".magnitude") for name in names) == dora
     for name in names:
-        torch.nn.init.normal_(system.get_parameter(name), std=0.5)
+        torch.nn.init.normal_(system.get_parameter(name), mean=1.0 if name.endswith("magnitude") else 0.0, std=0.5)
     learnt = draw(system, REQUEST)[0].image
     assert learnt.tobytes() != plain.tobytes()
     lora.save_lora(tmp_path / "mine.safetensors", system, lora.extract(system), spelling)
@@ -226,6 +231,37 @@ def close(one: Any, other: Any) -> None:
     import numpy
 
     assert numpy.abs(numpy.asarray(one).astype(int) - numpy.asarray(other)).max() <= 1
+
+
+def test_a_dora_at_a_weight_goes_that_share_of_the_way(system: System, tmp_path: Path) -> None:
+    up, down = halves(1, 8, 8)
+    lengths = torch.rand(8, generator=torch.Generator().manual_seed(2)) + 0.5
+    name = f"unet.{ATTENTION}.to_q"
+    state = {f"{name}.lora_B.weight": up, f"{name}.lora_A.weight": down, f"{name}.lora_magnitude_vector": lengths}
+    save_file(state, tmp_path / "whole.safetensors")
+    before = weight_of(system, f"{ATTENTION}.to_q")
+    adapters.adapt(system, tmp_path / "whole.safetensors")
+    whole = weight_of(system, f"{ATTENTION}.to_q")
+    torch.testing.assert_close(whole.norm(dim=1), lengths)
+    torch.testing.assert_close(whole, torch.nn.functional.normalize(before + up @ down, dim=1) * lengths[:, None])
+    adapters.adapt(system, tmp_path / "whole.safetensors", 0.25)
+    torch.testing.assert_close(weight_of(system, f"{ATTENTION}.to_q"), before + 0.25 * (whole - before))
+    adapters.unadapt(system)
+    assert torch.equal(weight_of(system, f"{ATTENTION}.to_q"), before)
+
+
+def test_a_length_for_each_column_is_refused(system: System, tmp_path: Path) -> None:
+    up, down = halves(1, 8, 8)
+    name = f"lora_unet_{ATTENTION.replace('.', '_')}_to_q"
+    for shape in ((1, 8), (7, 1)):
+        state = {
+            f"{name}.lora_up.weight": up,
+            f"{name}.lora_down.weight": down,
+            f"{name}.dora_scale": torch.ones(shape),
+        }
+        save_file(state, tmp_path / "early.safetensors")
+        with pytest.raises(WeightsError, match="another family"):
+            adapters.adapt(system, tmp_path / "early.safetensors")
 
 
 def test_globs_that_match_nothing_are_refused(system: System) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from bimo.core.errors import RecipeError
 from bimo.core.recipe import Recipe, Stage
@@ -66,6 +67,46 @@ def test_stopped_it_goes_on_to_the_same_files(tiny_shards: Path, tmp_path: Path)
         train(wanted, tiny_shards, tmp_path / "stopped", threads=1, stop_after=0.0)
     for name in ("lora-1.safetensors", "lora-2.safetensors", "weights.safetensors"):
         assert (tmp_path / "stopped" / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_dora_learns_lengths_and_directions(tiny_shards: Path, tmp_path: Path) -> None:
+    wanted = recipe(dora=True, merge=False)
+    out = run(wanted, tiny_shards, tmp_path / "run")
+    written = load_file(out / "lora-1.safetensors")
+    lengths = {name: value for name, value in written.items() if name.endswith("lora_magnitude_vector")}
+    assert len(lengths) * 3 == len(written)
+    torch.manual_seed(0)
+    before = System(wanted).state_dict()
+    beside = System.read(out)
+    assert all(torch.equal(value, before[name]) for name, value in beside.state_dict().items())
+    adapt(beside, out / "lora-1.safetensors")
+    merged = states(run(recipe(dora=True), tiny_shards, tmp_path / "merged"))
+    assert all(torch.allclose(value, merged[name], atol=1e-6) for name, value in beside.state_dict().items())
+    # Lengths moved as well, each by itself.
+    name = next(name for name in before if name.endswith("attn2.to_q.weight"))
+    assert not torch.allclose(merged[name].norm(dim=1), before[name].norm(dim=1), atol=1e-4)
+
+
+def test_an_earlier_level_learns_one_too(tiny_shards: Path, tmp_path: Path) -> None:
+    adapter = LowRank(targets=("expected.denoiser.*", "image.denoiser.*.to_q"), rank=2, dora=True)
+    (stage,) = recipe().stages
+    stage = replace(stage, objective=Denoise(also=("expected",)), adapter=adapter, size=None)
+    wanted = replace(xiaomo.tiny(), stages=(stage,), prompts=())
+    whole = train(wanted, tiny_shards, tmp_path / "whole", threads=1)
+    for _ in range(3):
+        train(wanted, tiny_shards, tmp_path / "stopped", threads=1, stop_after=0.0)
+    for file in ("lora-1.safetensors", "weights.safetensors"):
+        assert (tmp_path / "stopped" / file).read_bytes() == (whole / file).read_bytes()
+    layers = {name.partition(".lora_")[0] for name in load_file(whole / "lora-1.safetensors")}
+    assert "expected.denoiser.enter" in layers
+    assert any(name.startswith("transformer.") for name in layers)
+    torch.manual_seed(0)
+    system = System(wanted)
+    before = {name: value.clone() for name, value in system.state_dict().items()}
+    adapt(system, whole / "lora-1.safetensors")
+    merged = states(whole)
+    assert not torch.equal(merged["expected.denoiser.enter.weight"], before["expected.denoiser.enter.weight"])
+    assert all(torch.allclose(value, merged[name], atol=1e-6) for name, value in system.state_dict().items())
 
 
 def test_a_layer_that_no_file_can_name_is_refused(tiny_shards: Path, tmp_path: Path) -> None:

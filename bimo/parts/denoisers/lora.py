@@ -1,6 +1,7 @@
 """LoRA (arXiv:2106.09685) to learn with: put beside the layers of a module, taken out of it, written as others read it.
 
-A layer's weight W [out, in] becomes W + alpha / r * up @ down, with up [out, r] and down [r, in].
+A layer's weight W [out, in] becomes W + alpha / r * up @ down, with up [out, r] and down [r, in]; as DoRA
+(arXiv:2402.09353) its rows have lengths that are learnt by themselves.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ Spelling = Literal["diffusers", "kohya"]
 
 
 class Low(nn.Module):
-    """up(down(x)) * alpha / rank, beside a linear or convolutional layer; it begins at zero."""
+    """up(down(x)) * alpha / rank, beside a linear or convolutional layer; it begins at zero. With ``dora`` the layer's
+    rows and what is added to them are stretched to ``magnitude`` [out], which begins as their own lengths.
+    """
 
-    def __init__(self, layer: nn.Linear | nn.Conv2d, rank: int, alpha: float) -> None:
+    def __init__(self, layer: nn.Linear | nn.Conv2d, rank: int, alpha: float, dora: bool = False) -> None:
         super().__init__()
         self.alpha = alpha
         self.rank = rank
@@ -40,21 +43,42 @@ class Low(nn.Module):
             self.up = nn.Conv2d(rank, layer.out_channels, 1, bias=False)
         nn.init.normal_(cast(Tensor, self.down.weight), std=1 / rank)
         nn.init.zeros_(cast(Tensor, self.up.weight))
+        self.magnitude = nn.Parameter(layer.weight.detach().flatten(1).norm(dim=1)) if dora else None
         self.to(layer.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """What is added to the layer's answer to x."""
-        return self.up(self.down(x)) * (self.alpha / self.rank)
+    def forward(self, x: Tensor, layer: nn.Linear | nn.Conv2d, answer: Tensor) -> Tensor:
+        """The layer's answer to x with what was learnt."""
+        added = self.up(self.down(x)) * (self.alpha / self.rank)
+        if self.magnitude is None:
+            return answer + added
+        with torch.no_grad():  # section 4.3: the length of the sum counts as a constant
+            lengths = self.summed(layer.weight).flatten(1).norm(dim=1).clamp(min=torch.finfo(layer.weight.dtype).tiny)
+        wide = (-1,) if isinstance(layer, nn.Linear) else (-1, 1, 1)
+        share = (self.magnitude / lengths).view(wide).to(answer)
+        bias = torch.zeros(()).to(answer) if layer.bias is None else layer.bias.view(wide).to(answer)
+        # What is left of a layer that is not stretched yet is the answer itself, to the bit.
+        return answer + (share - 1) * (answer - bias) + share * added
+
+    def summed(self, weight: Tensor) -> Tensor:
+        """The layer's weight and what is added to it."""
+        up, down = cast(Tensor, self.up.weight).flatten(1), cast(Tensor, self.down.weight).flatten(1)
+        return weight + (self.alpha / self.rank) * (up @ down).reshape(weight.shape)
+
+    def delta(self, path: str) -> Delta:
+        """What it is to the layer at ``path``."""
+        up, down = cast(Tensor, self.up.weight), cast(Tensor, self.down.weight)
+        return Delta(path, up, down, self.alpha / self.rank, self.magnitude)
 
 
 def _with_low(layer: nn.Module, inputs: tuple[Tensor, ...], answer: Tensor) -> Tensor:
     low = getattr(layer, "lora", None)
-    return answer if low is None else answer + cast(Low, low)(inputs[0])
+    return answer if low is None else cast(Low, low)(inputs[0], cast(nn.Linear, layer), answer)
 
 
-def inject(module: nn.Module, globs: Sequence[str], rank: int, alpha: float) -> list[str]:
+def inject(module: nn.Module, globs: Sequence[str], rank: int, alpha: float, dora: bool = False) -> list[str]:
     """Puts a trainable LoRA beside each linear or convolutional layer whose name a glob matches; its parameters' names
-    are answered: "...to_q.lora.down.weight", "...to_q.lora.up.weight". No other name of the module changes.
+    are answered: "...to_q.lora.down.weight", "...to_q.lora.up.weight", of a DoRA "...to_q.lora.magnitude" too. No other
+    name of the module changes.
 
     Raises RecipeError for a glob that matches no such layer.
     """
@@ -71,10 +95,11 @@ def inject(module: nn.Module, globs: Sequence[str], rank: int, alpha: float) -> 
         chosen |= {name: layers[name] for name in matched}
     for layer in chosen.values():
         if not hasattr(layer, "lora"):
-            layer.add_module("lora", Low(layer, rank, alpha))
+            layer.add_module("lora", Low(layer, rank, alpha, dora))
             if _with_low not in layer._forward_hooks.values():  # it stays after an eject, where it does nothing
                 layer.register_forward_hook(cast(Any, _with_low))
-    return [f"{name}.lora.{half}.weight" for name in chosen for half in ("down", "up")]
+    halves = ("down.weight", "up.weight", *(("magnitude",) if dora else ()))
+    return [f"{name}.lora.{half}" for name in chosen for half in halves]
 
 
 def injected(module: nn.Module) -> dict[str, Low]:
@@ -83,12 +108,16 @@ def injected(module: nn.Module) -> dict[str, Low]:
 
 
 def extract(module: nn.Module) -> dict[str, Tensor]:
-    """What the LoRAs in a module learnt: "<layer>.lora_down.weight", "<layer>.lora_up.weight", "<layer>.alpha"."""
+    """What the LoRAs in a module learnt: "<layer>.lora_down.weight", "<layer>.lora_up.weight", "<layer>.alpha", and
+    "<layer>.lora_magnitude_vector" of a DoRA.
+    """
     state: dict[str, Tensor] = {}
     for name, low in injected(module).items():
         state[f"{name}.lora_down.weight"] = cast(Tensor, low.down.weight).detach().clone()
         state[f"{name}.lora_up.weight"] = cast(Tensor, low.up.weight).detach().clone()
         state[f"{name}.alpha"] = torch.tensor(float(low.alpha))
+        if low.magnitude is not None:
+            state[f"{name}.lora_magnitude_vector"] = low.magnitude.detach().clone()
     return state
 
 
@@ -98,9 +127,8 @@ def eject(module: nn.Module, merge: bool) -> None:
         layer = module.get_submodule(name)
         if merge:
             weight = cast(nn.Parameter, layer.weight)
-            up, down = cast(Tensor, low.up.weight), cast(Tensor, low.down.weight)
             with torch.no_grad():
-                weight.add_(Delta(name, up, down, low.alpha / low.rank).value(weight).to(weight))
+                weight.add_(low.delta(name).value(weight).to(weight))
         del layer.lora
 
 
@@ -120,13 +148,21 @@ def save_lora(path: Path, system: System, state: Mapping[str, Tensor], spelling:
         up, down = state[f"{layer}.lora_up.weight"], state[f"{layer}.lora_down.weight"]
         alpha = state[f"{layer}.alpha"]
         scale = float(alpha) / down.shape[0]
-        wanted[f"{layer}.weight"] = Delta(layer, up, down, scale).value(system.get_parameter(f"{layer}.weight"))
+        magnitude = state.get(f"{layer}.lora_magnitude_vector")
+        weight = system.get_parameter(f"{layer}.weight")
+        wanted[f"{layer}.weight"] = Delta(layer, up, down, scale, magnitude).value(weight)
         if spelling == "kohya":
             written |= {f"{names[layer]}.lora_up.weight": up, f"{names[layer]}.lora_down.weight": down}
             written[f"{names[layer]}.alpha"] = alpha.clone()
+            if magnitude is not None:
+                written[f"{names[layer]}.dora_scale"] = magnitude.view(-1, *[1] * (weight.ndim - 1)).clone()
         else:
             # These files say no alpha: the strength goes into what is written.
             written |= {f"{names[layer]}.lora_B.weight": up * scale, f"{names[layer]}.lora_A.weight": down}
+            if magnitude is not None:
+                # peft keeps that of a convolution along the channels of its answer.
+                shape = (-1,) if weight.ndim == 2 else (1, -1, 1, 1)
+                written[f"{names[layer]}.lora_magnitude_vector"] = magnitude.view(shape).clone()
     weights.write(path, written)
     found = {delta.path: delta.value(system.get_parameter(delta.path)) for delta in read_lora(system, path).deltas}
     wrong = [n for n, value in wanted.items() if n not in found or not torch.allclose(found[n], value, atol=1e-6)]
@@ -138,11 +174,12 @@ def _published(system: System, spelling: Spelling) -> dict[str, str]:
     """The layer's path -> its name in a file."""
     root = root_of(system)
     two = len(system.towers) > 1
-    transformer = any(name.startswith("blocks.") for name, _ in system.get_submodule(root).named_modules())
-    starts = ("transformer." if transformer else "unet.", "text_encoder") if spelling == "diffusers" else ("lora_",)
+    unet = any(name.startswith("down_blocks.") for name, _ in system.get_submodule(root).named_modules())
+    starts = ("unet." if unet else "transformer.", "text_encoder") if spelling == "diffusers" else ("lora_",)
     chosen: dict[str, str] = {}
     for name, pieces in spellings(system).items():
-        whole = len(pieces) == 1 and name.startswith(starts) and not name.endswith("_lora")
+        own = spelling == "diffusers" and name == pieces[0].path
+        whole = len(pieces) == 1 and (own or name.startswith(starts)) and not name.endswith("_lora")
         if spelling == "kohya" and two and name.startswith("lora_te_"):
             whole = False
         authors = spelling == "kohya" and two and re.match(r"lora_unet_(input|output|middle)_block", name)

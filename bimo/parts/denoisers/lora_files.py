@@ -1,6 +1,7 @@
 """LoRA files (arXiv:2106.09685): read as others wrote them, merged into a system, taken out again bit for bit.
 
 A layer's weight W [out, in] becomes W + scale * up @ down, with up [out, r], down [r, in], scale = weight * alpha / r.
+A DoRA (arXiv:2402.09353, equation 5) has each row of the sum stretched to a length of its own, ``magnitude`` [out].
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ _ROLES = (
     (re.compile(r"(.+_lora)\.down\.weight"), "down"),
     (re.compile(r"(.+_lora)\.up\.weight"), "up"),
     (re.compile(r"(.+)\.alpha"), "alpha"),
+    # DoRA's: of peft and diffusers, and of kohya-ss and its kin.
+    (re.compile(r"(.+)\.lora_magnitude_vector(?:\.default)?(?:\.weight)?"), "magnitude"),
+    (re.compile(r"(.+)\.dora_scale"), "scale"),
 )
 
 
@@ -43,21 +47,35 @@ class Half:
     down: Tensor | None = None
     up: Tensor | None = None
     alpha: float | None = None
+    magnitude: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Delta:
-    """up [out, r] @ down [r, in ...] times ``scale``, for the weight at ``path``."""
+    """up [out, r] @ down [r, in ...] times ``scale``, for the weight at ``path``; with a ``magnitude`` [out] that is
+    the length of each row of the sum.
+    """
 
     path: str
     up: Tensor
     down: Tensor
     scale: float
+    magnitude: Tensor | None = None
 
-    def value(self, like: Tensor) -> Tensor:
-        """The addition in float32, in the shape of the weight."""
-        product = self.up.float().flatten(1) @ self.down.float().flatten(1)
-        return (product * self.scale).reshape(like.shape)
+    def value(self, weight: Tensor) -> Tensor:
+        """The addition to a weight, in float32 and its shape."""
+        product = self.up.float().flatten(1) @ self.down.float().flatten(1) * self.scale
+        if self.magnitude is not None:
+            own = weight.float().flatten(1)
+            whole = own + product.to(own)
+            product = stretched(whole, self.magnitude.float().to(own)) - own
+        return product.reshape(weight.shape)
+
+
+def stretched(weight: Tensor, magnitude: Tensor) -> Tensor:
+    """The rows of a weight [out, in] at the lengths ``magnitude`` [out]."""
+    lengths = weight.norm(dim=1).clamp(min=torch.finfo(weight.dtype).tiny)  # a row of zeros stays one
+    return weight * (magnitude / lengths)[:, None]
 
 
 @dataclass(frozen=True)
@@ -101,6 +119,10 @@ def read_lora(system: System, path: Path, level: str = "") -> Lora:
         half = halves.setdefault(role[0], Half())
         if role[1] == "alpha":
             half.alpha = float(value)
+        elif role[1] == "scale":
+            if value.shape[:1].numel() != value.numel():  # a length for each column: an early kind of DoRA
+                unknown.append(key)
+            half.magnitude = value
         else:
             setattr(half, role[1], value)
     if unknown or not halves:
@@ -129,6 +151,7 @@ def read_lora(system: System, path: Path, level: str = "") -> Lora:
 def adapt(system: System, path: Path | str, weight: float = 1.0, level: str = "") -> Lora:
     """Merges a LoRA file into a system at a weight; more than one may be in it. ``unadapt`` takes it out again.
 
+    The weight is the share of the way from the system's own weights to those the file makes of them: of a DoRA too.
     Merging the same file again sets its weight. Raises WeightsError as ``read_lora``.
     """
     lora = read_lora(system, Path(path), level)
@@ -193,14 +216,19 @@ def _put(
 ) -> list[str]:
     """Adds the deltas of one layer; answers what does not fit."""
     up, down = cast(Tensor, half.up), cast(Tensor, half.down)
-    shares = up.chunk(pieces[0].shares) if up.shape[0] % pieces[0].shares == 0 else ()
+    lengths = half.magnitude
+    if lengths is not None and lengths.numel() != len(up):
+        return [f"{base} {tuple(lengths.shape)}≠({len(up)},)"]
+    even = up.shape[0] % pieces[0].shares == 0
+    shares = up.chunk(pieces[0].shares) if even else ()
+    stretches = lengths.flatten().chunk(pieces[0].shares) if even and lengths is not None else ()
     for piece in pieces:
         weight = system.get_parameter(f"{piece.path}.weight")
         part = shares[piece.share] if shares else up
         fits = part.shape[0] == weight.shape[0] and part.flatten(1).shape[1] == down.shape[0]
         if not fits or down[0].numel() != weight[0].numel():
             return [f"{base} {tuple(up.shape)}x{tuple(down.shape)}≠{tuple(weight.shape)}"]
-        deltas.append(Delta(f"{piece.path}.weight", part, down, scale))
+        deltas.append(Delta(f"{piece.path}.weight", part, down, scale, stretches[piece.share] if stretches else None))
     return []
 
 
@@ -219,7 +247,7 @@ def _file(path: Path) -> tuple[Path, dict[str, float]]:
     try:
         config = json.loads((path / PEFT_CONFIG).read_text(encoding="utf-8"))
         settings = cast("dict[str, Any]", config)
-        unsupported = [n for n in ("use_rslora", "use_dora", "alpha_pattern", "modules_to_save") if settings.get(n)]
+        unsupported = [n for n in ("use_rslora", "alpha_pattern", "modules_to_save") if settings.get(n)]
         alpha = float(settings["lora_alpha"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(
@@ -244,7 +272,7 @@ def _metadata(file: Path) -> dict[str, float]:
         return {}
     table = cast("dict[str, Any]", json.loads(text))
     for name, value in table.items():
-        if value and name.rsplit(".", 1)[-1] in {"use_rslora", "use_dora", "alpha_pattern"}:
+        if value and name.rsplit(".", 1)[-1] in {"use_rslora", "alpha_pattern"}:
             raise WeightsError(f"{file} 的 {name} 不支持", f"{name} of {file}: not supported")
     ending = "lora_alpha"
     return {name.removesuffix(ending): float(value) for name, value in table.items() if name.endswith(ending)}

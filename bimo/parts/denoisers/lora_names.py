@@ -2,7 +2,8 @@
 
 Diffusers and peft write dots (`unet.down_blocks.0...to_q.lora_A.weight`), diffusers' first releases the attention
 processor (`...attn1.processor.to_q_lora.down.weight`), kohya-ss underscores (`lora_unet_down_blocks_0_...`), for
-Stable Diffusion XL over the names of the authors' UNet; HunyuanDiT's files keep the authors' fused projections.
+Stable Diffusion XL over the names of the authors' UNet; HunyuanDiT's files keep the authors' fused projections. A layer
+that none of them has a name for, of an earlier level, is spelt by its own place in the system.
 """
 
 from __future__ import annotations
@@ -74,7 +75,19 @@ def spellings(system: System, level: str = "") -> dict[str, tuple[Piece, ...]]:
         for name in _layers(system.get_submodule(tower)) if hasattr(system.text[index], "model") else ():
             for spelled in _of_tower(name, index):
                 found.setdefault(spelled, (Piece(f"{tower}.{name}"),))
+    named = {piece.path for pieces in found.values() for piece in pieces}
+    for path in own_paths(system):
+        if path not in named:
+            found.setdefault(path, (Piece(path),))
     return found
+
+
+def own_paths(system: System) -> list[str]:
+    """The layers of all denoisers by their places in the system: how those are spelt that no publisher has a name for,
+    of earlier levels and around a published denoiser.
+    """
+    at = [f"{level.name}.denoiser" for level in system.recipe.levels]
+    return [f"{path}.{name}" for path in at for name in _layers(system.get_submodule(path))]
 
 
 def _layers(module: nn.Module) -> dict[str, nn.Module]:
