@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -100,6 +101,9 @@ def train(
     teacher: Annotated[
         str | None, typer.Option(help=say("蒸馏阶段跟着哪个模型学", "the model that stages of distillation learn from"))
     ] = None,
+    device: Annotated[
+        str, typer.Option(help=say("在哪里算：auto、cpu、cuda、mps", "where to work: auto, cpu, cuda, mps"))
+    ] = "auto",
     reward: Annotated[
         list[str] | None,
         typer.Option(help=say("自己的奖励函数：./mine.py:名字", "a function of yours for a reward: ./mine.py:name")),
@@ -114,7 +118,9 @@ def train(
     taught = None if teacher is None else models.load(teacher)
     own = [file for file in (recipe.rpartition(":")[0], recipe) if file.endswith(".py")]
     judges = Judges(models.load, {n: f for file in (*own, *(reward or [])) for n, f in models.functions(file).items()})
-    print(run(wanted, data, out, threads=threads, start=begun, teacher=taught, judges=judges))
+    made = run(wanted, data, out, threads=threads, start=begun, teacher=taught, judges=judges, device=device)
+    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+        print(made)
 
 
 def evaluate(

@@ -206,7 +206,8 @@ def _level(system: System, level: BuiltLevel, prepared: Prepared, drawing: Drawi
     steps = request.steps or recipe.steps if last else recipe.steps
     shape = system.space(recipe.name).shape(request.size or (0, 0))
     name = (request.sampler or recipe.sampler) if last else recipe.sampler
-    sampler = level.schedule.sampler(name, steps, shape)
+    with torch.device("cpu"):  # diffusers' samplers reckon by numpy, and leave x where it is
+        sampler = level.schedule.sampler(name, steps, shape)
     dials = [(b, _dial(request, b)) for b in recipe.guide.branches if _dial(request, b)]
     if last and request.image is not None:
         x, times, kept = _begun(system, recipe.name, drawing, sampler, steps, shape)

@@ -114,4 +114,4 @@ def to_image(pixels: Tensor) -> Image.Image:
     from PIL import Image
 
     bytes_ = (pixels / 2 + 0.5).nan_to_num(0.0, 1.0, 0.0).clamp(0, 1).mul(255).round().to(torch.uint8)
-    return Image.fromarray(bytes_.permute(1, 2, 0).contiguous().numpy())
+    return Image.fromarray(bytes_.permute(1, 2, 0).contiguous().cpu().numpy())

@@ -264,15 +264,18 @@ class System(nn.Module):
         """
         denoiser = self.level(ask.level).denoiser
         kind = kind_of_numbers(denoiser) or ask.x.dtype
+        t = ask.t.to(ask.x.device)  # a sampler's times are the processor's
         if kind == ask.x.dtype:
-            return denoiser(ask.x, ask.t, ask.conditioning)
-        return denoiser(ask.x.to(kind), ask.t, turned(ask.conditioning, kind)).to(ask.x.dtype)
+            return denoiser(ask.x, t, ask.conditioning)
+        return denoiser(ask.x.to(kind), t, turned(ask.conditioning, kind)).to(ask.x.dtype)
 
-    def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
-        """Writes recipe, weights, tokenizers and their hashes; ``bimo.load(folder)`` reads them back."""
+    def save(self, folder: Path, dtype: torch.dtype | None = None, state: Mapping[str, Tensor] | None = None) -> None:
+        """Writes recipe, weights, tokenizers and their hashes; ``bimo.load(folder)`` reads them back. ``state`` are the
+        weights where those of the modules are not all here.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / RECIPE_FILE, dumps(self.recipe).encode())
-        weights.write(folder / WEIGHTS_FILE, self.state_dict(), dtype)
+        weights.write(folder / WEIGHTS_FILE, self.state_dict() if state is None else state, dtype)
         for index, tower in enumerate(self.towers):
             tower.save_words(folder / f"words.{index}")
         files = [folder / RECIPE_FILE, folder / WEIGHTS_FILE, *sorted(folder.glob("words.*/*"))]

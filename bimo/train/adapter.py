@@ -53,11 +53,12 @@ class LowRank(Part):
             )
         return names
 
-    def leave(self, system: System, path: Path) -> None:
+    def leave(self, system: System, path: Path, writes: bool = True) -> None:
         """Writes what it learnt and takes it out of the system, merged where it is to be."""
         learnt = extract(system)
         eject(system, self.merge)
-        save_lora(path, system, learnt)
+        if writes:
+            save_lora(path, system, learnt)
 
 
 def apart(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

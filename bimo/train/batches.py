@@ -19,6 +19,7 @@ from bimo.core.fingerprint import digest_tensors
 from bimo.core.part import dumps
 from bimo.core.types import Batch, Share
 from bimo.data.loader import Fitted, Pictures, Size
+from bimo.train.devices import moved, on
 from bimo.train.frozen import Encode, are_frozen, encoded, frozen_words
 from bimo.train.lesson import Lesson
 from bimo.train.processes import ALONE, Processes
@@ -144,15 +145,12 @@ class Lessons:
         own = share.of(rows)
         pixels = self.fitted.pixels(own)
         if self.sees == "pixels":
-            return replace(lesson, pixels=pixels)
-        # What is kept serves stages of every precision.
-        with torch.autocast("cpu", enabled=False):
-            self._latents = self._latents or self._encoded_once()
-            self._encode = self._encode or self._asked()
+            return replace(lesson, pixels=moved(pixels, self.processes.device))
+        latents, encode = self._latents or self.prepared(), self._encode
         by_tower = self._by_tower(texts, every, generator)
         gone = torch.tensor([not any(some) for some in zip(*by_tower, strict=True)], dtype=torch.bool)
         dropped = dropped | gone if stage.drop_towers else dropped
-        encodings = self._encode([share.of(some) for some in by_tower])
+        encodings = cast(Encode, encode)([share.of(some) for some in by_tower])
         scalars = {"size_ids": self.fitted.size_ids[own]}
         if pictures.poses is not None:
             scalars["pose"] = pictures.poses[own]
@@ -161,9 +159,17 @@ class Lessons:
             if all(name in pictures.labels[row] for row in rows):
                 scalars[name] = torch.tensor([[float(pictures.labels[row][name])] for row in own])
         maps = {name: self.fitted.maps(name, own) for name in _read_by(hints, "maps")}
-        x = self._latents.rows(rows, generator, share)
-        dropped = share.of(dropped)
-        return replace(lesson, batch=Batch(x, encodings, scalars, dropped, generator, pixels, maps, share))
+        x = latents.rows(rows, generator, share)
+        batch = Batch(x, encodings, scalars, share.of(dropped), generator, pixels, maps, share)
+        return replace(lesson, batch=moved(batch, self.processes.device))
+
+    def prepared(self) -> Latents:
+        """Has everything encoded that is encoded once, as the first lesson would have it; answers the latents."""
+        # What is kept serves stages of every precision.
+        with torch.autocast(self.processes.device.type, enabled=False):
+            self._latents = self._encoded_once()
+            self._encode = self._asked()
+        return self._latents
 
     def _asked(self) -> Encode:
         """How the text towers are asked: once for all where nothing in them learns."""
@@ -171,7 +177,8 @@ class Lessons:
         if not are_frozen(system):
             return lambda texts: encoded(system, texts)
         texts = {text for lot in pictures.lots for row in lot for text in pictures.captions[row]}
-        return frozen_words(system, texts, stage.steps * stage.accumulate * stage.batch, self.out)
+        asked = stage.steps * stage.accumulate * stage.batch
+        return frozen_words(system, texts, asked, self.out, writes=self.processes.leads)
 
     def _by_tower(self, texts: list[str], every: Tensor, generator: torch.Generator) -> list[list[str]]:
         """The texts of the rows for each tower, some of them emptied for it alone, all of a lot together.
@@ -227,9 +234,10 @@ class Lessons:
         title = say(f"编码图片 {size}", f"encoding pictures {size}")
         with torch.inference_mode():
             for first in track(range(0, len(rows), count), description=title):
-                pixels = fitted.pixels(rows[first : first + count])
-                x = torch.stack(space.posterior(pixels), dim=1) if sampled else space.encode(pixels)
-                yield x.half().contiguous()
+                pixels = moved(fitted.pixels(rows[first : first + count]), self.processes.device)
+                with on(self.processes.device):
+                    x = torch.stack(space.posterior(pixels), dim=1) if sampled else space.encode(pixels)
+                yield x.half().contiguous().cpu()
         space.train(modes)
 
 

@@ -93,6 +93,17 @@ def check_words(stage: Stage, towers: Sequence[Tower], pictures: Pictures) -> No
         )
 
 
+def check_lots(stage: Stage, order: Order, processes: int) -> None:
+    """Raises TrainingError where a batch has fewer lots than there are processes: one would learn from nothing."""
+    least = min(order.count, sum(map(len, order.groups)))
+    if least < processes:
+        raise TrainingError(
+            f"阶段 {stage.name!r} 一批只有 {least} 组，进程有 {processes} 个；请加大 batch，或减少进程",
+            f"a batch of stage {stage.name!r} has {least} lots for {processes} processes; make batch larger, or begin "
+            "fewer processes",
+        )
+
+
 def check_sizes(stage: Stage, order: Order) -> None:
     """Says which sizes have too few pictures for a batch, before it costs time."""
     small = [

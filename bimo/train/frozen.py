@@ -26,6 +26,7 @@ from bimo.core.part import dumps
 from bimo.core.types import Encoding
 from bimo.diffusion.keeping import turned_encoding
 from bimo.diffusion.system import System, Tower
+from bimo.train.devices import home_of, on
 
 #: The share of the free disk that encodings may take; where they would take more, nothing is kept.
 SHARE_OF_FREE_DISK = 0.5
@@ -48,7 +49,7 @@ def are_frozen(system: System) -> bool:
 
 def encoded(system: System, texts: Sequence[Sequence[str]]) -> tuple[Encoding, ...]:
     """The texts of each tower through it, as one batch: what towers that learn are asked."""
-    return tuple(turned_encoding(tower.encode(rows), torch.float32) for tower, rows in _pairs(system, texts))
+    return tuple(turned_encoding(_asked(tower, rows), torch.float32) for tower, rows in _pairs(system, texts))
 
 
 def encoded_alone(system: System, texts: Sequence[Sequence[str]]) -> tuple[Encoding, ...]:
@@ -65,8 +66,8 @@ def said_of(tower: Tower, text: str) -> Encoding:
     module = cast(nn.Module, tower)
     modes = {part: part.training for part in module.modules() if part.training}
     module.eval()
-    with torch.no_grad(), torch.autocast("cpu", enabled=False):
-        said = tower.encode([text])
+    with torch.no_grad(), torch.autocast(home_of(module).type, enabled=False):
+        said = _here(_asked(tower, [text]))
     for part, mode in modes.items():
         part.training = mode
     return said
@@ -98,7 +99,7 @@ def apart_is_together(system: System, texts: Sequence[str]) -> bool:
         lengths = [row.tokens.shape[1] for row in alone]
         ends = [lengths.index(min(lengths)), lengths.index(max(lengths))]
         with torch.no_grad():
-            together = tower.encode([texts[end] for end in ends])
+            together = _here(_asked(tower, [texts[end] for end in ends]))
         found = gathered([alone[end] for end in ends])
         if found.tokens.shape != together.tokens.shape or (found.mask is None) != (together.mask is None):
             return False
@@ -107,12 +108,13 @@ def apart_is_together(system: System, texts: Sequence[str]) -> bool:
     return True
 
 
-def frozen_words(system: System, texts: Iterable[str], asked: int, out: Path) -> Encode:
+def frozen_words(system: System, texts: Iterable[str], asked: int, out: Path, writes: bool = True) -> Encode:
     """How the frozen towers of a system are asked: from ``out``/cache where all of ``texts`` are there, or find room.
 
     What is kept is named after the texts and the towers (weights, settings, tokenizers). Nothing is kept where too few
     are ``asked`` for in the whole stage, where a tower's answer depends on the neighbours in a batch, or where the disk
     is too small, which is said. The first two are known from recipe and data, so that a run that goes on does the same.
+    A process that ``writes`` nothing takes what another kept.
     """
     every = sorted({*texts, ""})
     if asked < WORTH * len(every):
@@ -138,7 +140,7 @@ def frozen_words(system: System, texts: Iterable[str], asked: int, out: Path) ->
                 )
             )
             return lambda rows: encoded(system, rows)
-        if not _fits(system, sample, len(every), out) or not _keep(system, every, folder):
+        if not writes or not _fits(system, sample, len(every), out) or not _keep(system, every, folder):
             return lambda rows: encoded_alone(system, rows)
     kept = [Said.read(folder, index) for index in range(len(system.text))]
     rows = {text: row for row, text in enumerate(every)}
@@ -176,6 +178,17 @@ class Said:
             pooled = None if self.pooled is None else self.pooled[row : row + 1]
             some.append(Encoding(self.tokens[here][None], mask, pooled))
         return gathered(some)
+
+
+def _asked(tower: Tower, texts: Sequence[str]) -> Encoding:
+    with on(home_of(cast(nn.Module, tower))):
+        return tower.encode(texts)
+
+
+def _here(said: Encoding) -> Encoding:
+    """An encoding on the processor, where it is kept."""
+    mask, pooled = (None if value is None else value.cpu() for value in (said.mask, said.pooled))
+    return Encoding(said.tokens.cpu(), mask, pooled)
 
 
 def _pairs(system: System, texts: Sequence[Sequence[str]]) -> Iterable[tuple[Tower, Sequence[str]]]:

@@ -13,7 +13,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -29,12 +29,18 @@ from bimo.diffusion.system import RECIPE_FILE, System
 from bimo.parts.denoisers.lora import extract, save_lora
 from bimo.train.adapter import LowRank, apart
 from bimo.train.batches import Lessons
-from bimo.train.checks import check_sizes, check_words
+from bimo.train.checks import check_lots, check_sizes, check_words
+from bimo.train.devices import exact, on
+from bimo.train.learning import Learning, named, whole
 from bimo.train.lesson import Lesson, Objective, vocabulary
-from bimo.train.optim import Average, checkpoint_gradients, freeze, narrowed, optimiser, rate
+from bimo.train.optim import checkpoint_gradients, freeze, rate
+from bimo.train.processes import ALONE, Processes, begun
 from bimo.train.record import Journal, Progress, save_whole, table, tell
 from bimo.train.report import leave
 from bimo.train.rewards import Judges
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 STATE_FILE = "state.pt"
 CHECKPOINT_SECONDS = 180.0
@@ -52,6 +58,7 @@ def train(
     start: Sequence[System] = (),
     teacher: System | None = None,
     judges: Judges | None = None,
+    device: str = "cpu",
 ) -> Path:
     """Runs every stage of a recipe on the shards in ``data`` and answers ``out``, by then a folder that draws.
 
@@ -62,13 +69,17 @@ def train(
     ``teacher`` is whom stages learn from that distil, ``judges`` open what rewards look through. Raises TrainingError
     for a folder that holds another recipe's run, for a ``start`` that gives nothing and for a loss that is not a
     number.
+
+    Where a launcher has begun several processes they share each step, and it is the step that one alone takes, losses
+    to rounding; ``out`` and ``data`` lie where all of them see them. ``device`` is "cpu", "cuda", "mps", or "auto".
     """
-    if threads:
-        torch.set_num_threads(threads)
-    run = Run(recipe, Pictures(data), out, seed, stop_after, teacher, judges)
-    for system in start:
-        run.begin_as(system)
-    run.everything()
+    with begun(device) as processes, exact(processes.device):
+        if threads:
+            torch.set_num_threads(threads)
+        run = Run(recipe, Pictures(data), out, seed, stop_after, teacher, judges, processes)
+        for system in start:
+            run.begin_as(system)
+        run.everything()
     return out
 
 
@@ -78,18 +89,6 @@ class Place:
 
     stage: int = 0
     step: int = 0
-
-
-@dataclass
-class Learning:
-    """A stage under way: what it learns from, what learns, and how."""
-
-    lessons: Lessons
-    objective: Objective
-    extra: nn.Module | None
-    parameters: dict[str, nn.Parameter]
-    optimiser: torch.optim.Optimizer
-    average: Average
 
 
 class Run:
@@ -104,18 +103,22 @@ class Run:
         stop_after: float | None = None,
         teacher: System | None = None,
         judges: Judges | None = None,
+        processes: Processes = ALONE,
     ) -> None:
+        self.processes = processes
         self.recipe, self.pictures, self.out, self.seed = recipe, pictures, out, seed
         self.deadline = math.inf if stop_after is None else time.monotonic() + stop_after
-        out.mkdir(parents=True, exist_ok=True)
-        self._same_run()
+        with processes.leader_first():
+            if processes.leads:
+                out.mkdir(parents=True, exist_ok=True)
+            self._same_run()
         torch.manual_seed(seed)
-        self.system = System(recipe)
-        self.teacher = None if teacher is None else teacher.eval().requires_grad_(False)
+        self.system = System(recipe).to(processes.device)
+        self.teacher = None if teacher is None else teacher.eval().requires_grad_(False).to(processes.device)
         self.judges = judges
         self.vocabulary = vocabulary(pictures.labels)
         self.place = Place()
-        self.journal = Journal(out)
+        self.journal = Journal(out, processes.leads)
 
     def begin_as(self, other: System) -> None:
         """Takes over all that has the same name and shape in another system, and the words of equal towers.
@@ -132,8 +135,9 @@ class Run:
             )
         self.system.load_state_dict(given, strict=False)
         for index, (tower, wanted) in enumerate(zip(other.towers, self.recipe.text, strict=False)):
-            if other.recipe.text[index] == wanted and not (self.out / f"words.{index}").is_dir():
-                tower.save_words(self.out / f"words.{index}")
+            with self.processes.leader_first():
+                if other.recipe.text[index] == wanted and not (self.out / f"words.{index}").is_dir():
+                    tower.save_words(self.out / f"words.{index}")
         rest = len(other.state_dict()) - len(given)
         print(
             say(
@@ -146,12 +150,14 @@ class Run:
 
     def everything(self) -> None:
         """Every stage from where the run stands."""
-        self._words()
+        with self.processes.leader_first():
+            self._words()
         saved = self._saved()
         if saved is not None:
             self.system.load_state_dict(saved["system"])
             self.place = Place(**saved["place"])
-        self.journal.cut(self.place.stage, self.place.step)
+        if self.processes.leads:
+            self.journal.cut(self.place.stage, self.place.step)
         while self.place.stage < len(self.recipe.stages):
             stage = self.recipe.stages[self.place.stage]
             if not self._stage(stage, saved):
@@ -159,8 +165,11 @@ class Run:
             saved = None
             self.place = Place(self.place.stage + 1, 0)
             self._save({})
-            leave(self.out, self.recipe)
-        self.system.eval().save(self.out)
+            if self.processes.leads:
+                leave(self.out, self.recipe)
+        with self.processes.leader_first():
+            if self.processes.leads:
+                self.system.eval().save(self.out)
         print(say(f"训练完成：bimo draw -m {self.out}", f"trained: bimo draw -m {self.out}"))
 
     def _stage(self, stage: Stage, saved: dict[str, Any] | None) -> bool:
@@ -175,15 +184,19 @@ class Run:
                 loss, lr = self._step(stage, learning)
                 progress.told(self.place.step, loss, lr, self._validated(stage, learning))
                 now = time.monotonic()
-                if now > self.deadline:
+                due = (now > self.deadline, now - last_saved > CHECKPOINT_SECONDS, now - last_sheet > SHEET_SECONDS)
+                # By the leader's clock: what one does here all do.
+                over, save, look = self.processes.total(*(float(it and self.processes.leads) for it in due))
+                if over:
                     self._keep(learning)
                     return False
-                if now - last_saved > CHECKPOINT_SECONDS:
+                if save:
                     self._keep(learning)
                     last_saved = time.monotonic()
-                if now - last_sheet > SHEET_SECONDS:
+                if look:
                     self._look(learning)
-                    leave(self.out, self.recipe)
+                    if self.processes.leads:
+                        leave(self.out, self.recipe)
                     last_sheet = time.monotonic()
         self._left(stage, learning)
         self._look(None)
@@ -191,6 +204,7 @@ class Run:
 
     def _told(self, stage: Stage, learning: Learning) -> None:
         """What learns, and what the data is like, before the first step. Raises TrainingError as ``check_words``."""
+        check_lots(stage, learning.lessons.order, self.processes.count)
         if self.place.step == 0 and getattr(learning.objective, "reads_words", True):
             check_words(stage, self.system.towers, learning.lessons.pictures)
         check_sizes(stage, learning.lessons.order)
@@ -200,25 +214,42 @@ class Run:
     def _left(self, stage: Stage, learning: Learning) -> None:
         """What a stage leaves: its averaged weights, as a paper's next stage begins from them, and its adapter."""
         learning.average.swap(learning.parameters)
-        if stage.adapter is not None:
+        learning.close()
+        adapter = cast("LowRank | None", stage.adapter)
+        if self.processes.sharded:
+            # Nothing takes a module out of FSDP: another is built, and given the weights.
+            state = whole(self.system.state_dict())
+            self.system = System(self.recipe)
+            if adapter is not None:
+                adapter.put(self.system)
+            self.system.load_state_dict(state)
+            self.system.to(self.processes.device)
+            self._words()
+        if adapter is not None:
             path = self.out / f"lora-{self.place.stage + 1}.safetensors"
-            cast(LowRank, stage.adapter).leave(self.system, path)
+            adapter.leave(self.system, path, self.processes.leads)
             print(path)
 
     def _learning(self, stage: Stage, saved: dict[str, Any] | None) -> Learning:
         objective = cast(Objective, stage.objective)
         number = self.place.stage
         folder = self.out / f"stage-{number + 1}"
-        pictures = objective.pictures(self.system, self.pictures, folder)
+        with self.processes.leader_first():
+            pictures = objective.pictures(self.system, self.pictures, folder)
         # What is only for training begins alike whatever was drawn before it.
         torch.manual_seed(self.seed + 1 + number)
         extra = objective.extra(self.system, self.vocabulary)
         added = [] if stage.adapter is None else cast(LowRank, stage.adapter).put(self.system)
-        parameters = dict(self.system.named_parameters())
+        if saved is not None and saved["optimiser"] is None:
+            saved = None  # the stage before was done, and this one not begun
+        if saved is not None:
+            self.system.load_state_dict(saved.get("adapter", {}), strict=False)
+            if extra is not None:
+                extra.load_state_dict(saved["extra"])
+        self.system.to(self.processes.device)
         if extra is not None:
-            prefix = type(objective).__name__.lower()
-            parameters |= {f"{prefix}.{n}": p for n, p in extra.named_parameters()}
-        learns = {name: parameters[name] for name in freeze(parameters, (*stage.train, *added))}
+            extra.to(self.processes.device)
+        learns = freeze(named(self.system, extra, objective), (*stage.train, *added))
         checkpoint_gradients(stage, self.system)
         level = stage.level or str(getattr(objective, "level", ""))
         blank = Lesson(
@@ -226,40 +257,23 @@ class Run:
         )
         seed = self.seed + number * 7919
         if hasattr(objective, "lessons"):
-            lessons = cast(Any, objective).lessons(blank, pictures, self.out, folder, seed)
-        else:
-            lessons = Lessons(blank, objective.sees, level, pictures, self.out, seed)
-        made = Learning(lessons, objective, extra, learns, optimiser(stage, learns), Average(learns, stage.ema))
-        if saved is not None and saved["optimiser"] is not None:
-            made.optimiser.load_state_dict(saved["optimiser"])
-            made.average.values = {n: saved["average"][n] for n in made.average.values}
-            self.system.load_state_dict(saved.get("adapter", {}), strict=False)
-            if extra is not None:
-                extra.load_state_dict(saved["extra"])
-        return made
+            own: Any = objective
+            return Learning(
+                stage, own.lessons(blank, pictures, self.out, folder, seed, self.processes), objective, learns, saved
+            )
+        with self.processes.leader_first():
+            lessons = Lessons(blank, objective.sees, level, pictures, self.out, seed, self.processes)
+            if objective.sees == "latents":
+                lessons.prepared()
+        return Learning(stage, lessons, objective, learns, saved)
 
     def _step(self, stage: Stage, learning: Learning) -> tuple[float, float]:
-        step = self.place.step
+        step, rank = self.place.step, self.processes.rank
         mixed = _mixed(self.seed, self.place.stage, step)
-        generator = torch.Generator().manual_seed(mixed)
-        torch.manual_seed(mixed)  # dropout has no generator of its own
+        # Dropout has no generator of its own: each process has other rows, and drops others.
+        torch.manual_seed(_mixed(mixed, rank) if rank else mixed)
         lr = rate(stage, step)
-        for group in learning.optimiser.param_groups:
-            group["lr"] = lr * group["share"]
-        learning.optimiser.zero_grad(set_to_none=True)
-        value = 0.0
-        for batch in range(step * stage.accumulate, (step + 1) * stage.accumulate):
-            with narrowed(stage):
-                lesson = learning.lessons.lesson(batch, generator)
-                loss = learning.objective.loss(lesson) / stage.accumulate
-            value += float(loss.detach())
-            if not math.isfinite(value):
-                self._broken(stage, lesson)
-            loss.backward()
-        if stage.clip:
-            nn.utils.clip_grad_norm_(learning.parameters.values(), stage.clip, foreach=True)
-        learning.optimiser.step()
-        learning.average.update(learning.parameters, step)
+        value = learning.step(step, torch.Generator().manual_seed(mixed), lr)
         self.place.step += 1
         return value, lr
 
@@ -268,27 +282,31 @@ class Run:
         order, step = learning.lessons.held_out, self.place.step
         if order is None or (step % stage.validate_every and step != stage.steps):
             return None
-        with self._averaged(learning), torch.no_grad(), narrowed(stage):
-            total = 0.0
-            for number in range(order.per_epoch):
-                # The same noise and times every time, others than of any step.
-                generator = torch.Generator().manual_seed(_mixed(self.seed, self.place.stage, -1 - number))
-                total += float(learning.objective.loss(learning.lessons.lesson(number, generator, order)))
-            value = total / order.per_epoch
+
+        def generator(number: int) -> torch.Generator:
+            # The same noise and times every time, others than of any step.
+            return torch.Generator().manual_seed(_mixed(self.seed, self.place.stage, -1 - number))
+
+        with self._averaged(learning):
+            value = learning.validated(generator)
             self.journal.flush()
-            if value < self.journal.best(self.place.stage):
+            better = self.processes.leads and value < self.journal.best(self.place.stage)
+            if self.processes.total(float(better))[0]:
                 self._best(stage)
         return value
 
     def _best(self, stage: Stage) -> None:
         """Keeps the system as it is, ready to draw, or the adapter that is learning."""
         name = f"best-{self.place.stage + 1}"
+        state = whole(extract(self.system) if stage.adapter is not None else self.system.state_dict())
+        if not self.processes.leads:
+            return
         if stage.adapter is not None:
-            save_lora(self.out / f"{name}.safetensors", self.system, extract(self.system))
+            save_lora(self.out / f"{name}.safetensors", self.system, state)
             return
         part = self.out / f"{name}.part"
         shutil.rmtree(part, ignore_errors=True)
-        self.system.save(part)
+        self.system.save(part, state=state)
         shutil.rmtree(self.out / name, ignore_errors=True)
         part.replace(self.out / name)
 
@@ -306,9 +324,7 @@ class Run:
             module.training = modes[name]
 
     def _keep(self, learning: Learning) -> None:
-        extra = None if learning.extra is None else learning.extra.state_dict()
-        held = {"optimiser": learning.optimiser.state_dict(), "average": learning.average.values, "extra": extra}
-        self._save(held)
+        self._save(learning.state())
 
     def _modes(self) -> None:
         """What learns whole is in training mode, everything else in evaluation mode: no dropout, no new statistics."""
@@ -325,9 +341,17 @@ class Run:
         stage = self.recipe.stages[self.place.stage]
         if not self.recipe.prompts or stage.level != self.recipe.levels[-1].name:
             return  # the level that makes the picture has learnt nothing new
+
+        def drawn() -> list[Image.Image]:
+            with on(self.processes.device):
+                return [draw(self.system, text, seed=7, steps=12)[0].image for text in self.recipe.prompts]
+
         with self._averaged(learning):
-            pictures = [draw(self.system, text, seed=7, steps=12)[0].image for text in self.recipe.prompts]
-        sheet(pictures, self.recipe.prompts, self.out / "sheets" / f"{self.place.stage + 1}-{self.place.step:06d}.png")
+            # What is in parts is drawn with by all processes.
+            pictures = learning.within(drawn) if learning is not None and self.processes.sharded else drawn()
+        path = self.out / "sheets" / f"{self.place.stage + 1}-{self.place.step:06d}.png"
+        if self.processes.leads:
+            sheet(pictures, self.recipe.prompts, path)
 
     def _words(self) -> None:
         """Vocabularies of towers that learn theirs from the captions: made once, then read."""
@@ -341,14 +365,16 @@ class Run:
 
     def _save(self, held: dict[str, Any]) -> None:
         empty: dict[str, Any] = {"optimiser": None, "average": {}, "extra": None}
-        system, adapter = apart(self.system.state_dict())
+        system, adapter = apart(whole(self.system.state_dict()))
+        if not self.processes.leads:
+            return
         state = empty | held | {"system": system, "adapter": adapter, "place": vars(self.place)}
         self.journal.flush()  # first, so that it never lacks a step of the state: what is later is cut
         save_whole(state, self.out / STATE_FILE)
 
     def _saved(self) -> dict[str, Any] | None:
         path = self.out / STATE_FILE
-        return torch.load(path, weights_only=True) if path.is_file() else None
+        return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
 
     def _same_run(self) -> None:
         path = self.out / RECIPE_FILE
@@ -358,16 +384,8 @@ class Run:
                 f"{self.out} 里是另一个配方的训练；换一个文件夹，或先删掉它",
                 f"{self.out} holds the run of another recipe; take another folder, or delete it first",
             )
-        write_whole(path, dumps(self.recipe).encode())
-
-    def _broken(self, stage: Stage, lesson: Lesson) -> None:
-        path = self.out / "broken-batch.pt"
-        torch.save({"x": lesson.batch.x if lesson.batch else lesson.pixels}, path)
-        raise TrainingError(
-            f"阶段 {stage.name!r} 第 {self.place.step} 步的损失不是数；这一批存在 {path}，请降低 lr 后重试",
-            f"the loss of stage {stage.name!r} is not a number at step {self.place.step}; "
-            f"the batch lies in {path}; try again with a lower lr",
-        )
+        if self.processes.leads:
+            write_whole(path, dumps(self.recipe).encode())
 
 
 def _mixed(*numbers: int) -> int:

@@ -75,17 +75,24 @@ def optimiser(stage: Stage, parameters: dict[str, nn.Parameter]) -> torch.optim.
     return torch.optim.AdamW(made, lr=stage.lr, betas=stage.betas, eps=stage.eps, fused=True)
 
 
-def narrowed(stage: Stage) -> AbstractContextManager[object]:
-    """Products in the numbers of ``stage.precision``. Raises TrainingError for fp16: its gradients vanish unless they
-    are scaled, which is for GPUs.
+def narrowed(stage: Stage, device: torch.device) -> AbstractContextManager[object]:
+    """Products in the numbers of ``stage.precision``. Raises TrainingError for fp16 elsewhere than on a GPU of CUDA:
+    its gradients vanish unless they are scaled.
     """
-    if stage.precision == "fp16":
+    if stage.precision == "fp32":
+        return nullcontext()
+    if stage.precision == "fp16" and device.type != "cuda":
         raise TrainingError(
-            f"阶段 {stage.name!r} 要 fp16，处理器上练不了：小梯度会变成零；precision 请用 bf16 或 fp32",
-            f"stage {stage.name!r} wants fp16, which cannot be trained in on a processor: small gradients become zero; "
-            "let precision be bf16 or fp32",
+            f"阶段 {stage.name!r} 要 fp16，{device.type} 上练不了：小梯度会变成零；precision 请用 bf16 或 fp32",
+            f"stage {stage.name!r} wants fp16, which cannot be trained in on {device.type}: small gradients become "
+            "zero; let precision be bf16 or fp32",
         )
-    return torch.autocast("cpu", torch.bfloat16) if stage.precision == "bf16" else nullcontext()
+    return torch.autocast(device.type, torch.float16 if stage.precision == "fp16" else torch.bfloat16)
+
+
+def scaler(stage: Stage, device: torch.device) -> torch.amp.GradScaler:
+    """What scales the loss, so that no small gradient of fp16 becomes zero; with other precisions it does nothing."""
+    return torch.amp.GradScaler(device.type, enabled=stage.precision == "fp16")
 
 
 def checkpoint_gradients(stage: Stage, system: nn.Module) -> None:

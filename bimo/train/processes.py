@@ -1,26 +1,48 @@
 """Several processes that take a step together: whose the rows of its batch are, and what they bring together."""
 
-# torch leaves parts of its interface untyped; what crosses it here is named where it is kept.
+# torch and accelerate leave parts of their interfaces untyped; what crosses them here is named where it is kept.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, cast
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
+from bimo.core.errors import TrainingError
+from bimo.core.recipe import Stage
 from bimo.core.types import Share
+from bimo.train.devices import CPU, device_of
+
+#: How long processes wait for the one that encodes or draws before the first step.
+PATIENCE = timedelta(hours=24)
+#: What accelerate's launcher sets where its configuration says so.
+FSDP, DEEPSPEED = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process, the ``rank``-th of ``count``."""
+    """This process, the ``rank``-th of ``count``, and its device. Where it is ``sharded`` each keeps a part of what
+    learns (FSDP), else all of it (DDP).
+    """
 
     rank: int = 0
     count: int = 1
+    device: torch.device = CPU
+    sharded: bool = False
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the one that writes."""
+        return not self.rank
 
     def share(self, lots: Sequence[int]) -> Share:
         """This process's rows of a batch of so many rows a lot: lots next to each other, as many as the others have or
@@ -34,13 +56,114 @@ class Processes:
         first, last = (len(lots) * place // self.count for place in (self.rank, self.rank + 1))
         return Share(ends[first], ends[last], ends[-1])
 
+    def part(self, share: Share) -> float:
+        """How much of the loss of all rows the mean over a share is."""
+        rows = share.last - share.first
+        return 1 / self.count if rows == share.whole else rows / share.whole
+
+    def total(self, *values: float) -> list[float]:
+        """Each number added up over all processes."""
+        if self.count == 1:
+            return list(values)
+        summed = torch.tensor(values, dtype=torch.float64, device=self.device)
+        distributed.all_reduce(summed)
+        return summed.tolist()
+
     def wait(self) -> None:
         """Until all of them are here."""
-        if self.count > 1:
-            distributed.barrier()
+        self.total(0.0)
+
+    @contextmanager
+    def leader_first(self) -> Generator[None]:
+        """What is inside is done by the leader, then by the others, who find what it wrote."""
+        if not self.leads:
+            self.wait()
+        yield
+        if self.leads:
+            self.wait()
+        self.wait()
+
+    def joined(self, stage: Stage, exercise: nn.Module) -> nn.Module:
+        """A module whose gradients are the mean over all processes: DDP's, or FSDP's."""
+        if self.sharded:
+            from bimo.train.sharding import sharded
+
+            return sharded(stage, exercise, self.device)
+        # Told to look for unused parameters, DDP keeps its buckets as they are: they may not change from the first step
+        # to the second, or a run that goes on would add up in another order.
+        ddp = nn.parallel.DistributedDataParallel
+        return ddp(exercise, find_unused_parameters=True, broadcast_buffers=False)
+
+    @contextmanager
+    def apart(self, module: Any) -> Generator[None]:
+        """The gradients of what ``joined`` answered stay each process's own inside."""
+        if self.count == 1:
+            yield
+        elif self.sharded:
+            module.set_requires_gradient_sync(False)
+            yield
+            module.set_requires_gradient_sync(True)
+        else:
+            with module.no_sync():
+                yield
 
 
 ALONE = Processes()
+
+
+@contextmanager
+def begun(device: str) -> Generator[Processes]:
+    """The processes that a launcher has begun (torchrun, accelerate, Ray Train), for as long as they work together; one
+    alone where nothing has. All but the leader are silent.
+
+    Raises TrainingError where accelerate is missing or told to use DeepSpeed, and where another process has ended.
+    """
+    own = device_of(device)
+    wanted = int(os.environ.get("WORLD_SIZE", "1"))
+    if wanted == 1:
+        yield Processes(device=own)
+        return
+    _refuse(own)
+    from accelerate import PartialState
+
+    state = PartialState(cpu=own.type == "cpu", timeout=PATIENCE)
+    if state.num_processes != wanted:
+        raise TrainingError(
+            f"启动了 {wanted} 个进程，但它们在 {own.type} 上连不起来；多进程请用 --device cpu 或 cuda",
+            f"{wanted} processes were begun, but on {own.type} they do not find each other; several work with "
+            "--device cpu or cuda",
+        )
+    sharded = os.environ.get(FSDP, "").lower() == "true"
+    made = Processes(state.process_index, wanted, cast(torch.device, state.device), sharded)
+    try:
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere if made.rank else sys.stdout):
+            yield made
+    except RuntimeError as error:
+        if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
+            raise
+        raise TrainingError(
+            f"另一个进程已经结束，第 {made.rank} 个也停了：看它的报错，再用同一条命令从上次保存处继续",
+            f"another process has ended, and so does number {made.rank}: see what that one said, then go on from what "
+            "was saved with the same command",
+        ) from None
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def _refuse(device: torch.device) -> None:
+    import importlib.util
+
+    if importlib.util.find_spec("accelerate") is None:
+        raise TrainingError(
+            "几个进程一起训练要用 accelerate；请先 pip install 'bimo[train]'",
+            "several processes train together by accelerate; pip install 'bimo[train]' first",
+        )
+    if os.environ.get(DEEPSPEED, "").lower() == "true":
+        raise TrainingError(
+            "accelerate 的配置要用 DeepSpeed，这里还不支持；分片请用 FSDP（distributed_type: FSDP，fsdp_version: 2）",
+            "accelerate is configured for DeepSpeed, which is not supported; shard by FSDP "
+            "(distributed_type: FSDP, fsdp_version: 2)",
+        )
 
 
 class _Summed(torch.autograd.Function):

@@ -64,16 +64,20 @@ def _board(out: Path) -> Any:
 
 class Journal:
     """RUN/log.jsonl: stage, step, samples, loss, lr, seconds, and where it was measured valid. Written in bursts, whole
-    lines only; to TensorBoard as well where its package is installed.
+    lines only; to TensorBoard as well where its package is installed. One that ``writes`` nothing forgets
+    what it is told.
     """
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, writes: bool = True) -> None:
         self.path = out / LOG_FILE
         self.lines: list[str] = []
-        self.board = _board(out)
+        self.writes = writes
+        self.board = _board(out) if writes else None
 
     def add(self, stage: Stage, step: int, loss: float, lr: float, seconds: float, valid: float | None = None) -> None:
         """One step."""
+        if not self.writes:
+            return
         row = {
             "stage": stage.name,
             "step": step,

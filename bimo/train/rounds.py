@@ -138,8 +138,8 @@ class RoundLessons:
 
     @property
     def order(self) -> Order:
-        """That of the captions, which are drawn whatever a batch holds."""
-        return Order(self.pictures.lots, [(0, 0)] * len(self.pictures), 1, self.seed)
+        """That of the captions, which are drawn whatever a batch holds: one a process is enough."""
+        return Order(self.pictures.lots, [(0, 0)] * len(self.pictures), self.processes.count, self.seed)
 
     def lesson(self, number: int, generator: torch.Generator, order: Order | None = None) -> Lesson:
         """As there: a batch of the round that its number is in."""
@@ -159,10 +159,10 @@ class RoundLessons:
             modes = {name: module.training for name, module in system.named_modules()}
             system.eval()
             # Drawn or found, the step goes on with the same numbers.
-            with torch.random.fork_rng(), torch.autocast("cpu", enabled=False), torch.no_grad():
+            with torch.random.fork_rng(), torch.autocast(self.processes.device.type, enabled=False), torch.no_grad():
                 self._draw(asked, folder)
                 self.processes.wait()
-                if self.processes.rank == 0:
+                if self.processes.leads:
                     self._score(which, asked, folder, stamp)
                 self.processes.wait()
             for name, module in system.named_modules():
