@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self, cast
 
+import torch
 from torch import Tensor, nn
 
-from bimo.core.errors import say
+from bimo.core.errors import RecipeError, say
 from bimo.core.part import Part
 from bimo.core.types import Batch
 from bimo.data.loader import Pictures
@@ -23,17 +24,18 @@ from bimo.train.lesson import Lesson, Vocabulary
 
 @dataclass(frozen=True, kw_only=True)
 class Dreambooth(Part):
-    """Half of a batch are the subject's pictures under ``subject``, a sentence with its identifier ("[小黄鸭]"); half
-    are pictures of its class, ``class_noun`` ("小黄鸭"), that the system drew of itself before the stage, whose error
-    is added with the weight ``prior``; with 0 there are none.
+    """Half of a batch are the subject's pictures under ``subject``, a sentence with its identifier ("[小黄鸭]") or one
+    of several at random; with none each picture has its own captions, so that several subjects are learnt at once.
+    Half are pictures of its class, ``class_noun`` ("小黄鸭") or several in turn, that the system drew of itself before
+    the stage, whose error is added with the weight ``prior``; with 0 there are none.
 
     ``count`` of them are drawn, at ``size`` and with ``steps`` or as the recipe draws. They stay in the run's folder: a
     stop while drawing loses one picture. Where a level wants to know how things stand, each picture declares the pose
     it was drawn in.
     """
 
-    subject: str
-    class_noun: str
+    subject: str | tuple[str, ...] = ()
+    class_noun: str | tuple[str, ...] = ()
     count: int = 200
     prior: float = 1.0
     steps: int = 0
@@ -46,15 +48,24 @@ class Dreambooth(Part):
         return replace(super().tiny(), count=min(self.count, 2), steps=2, size=(128, 128))
 
     def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
-        """Pairs of one of the subject and one of the class, each seen as often as the other allows."""
-        own = len(pictures)
+        """Pairs of one of the subject and one of the class, each seen as often as the other allows. Raises RecipeError
+        where there is to be a class and it has no name.
+        """
+        own, subject = len(pictures), _several(self.subject)
+        captions = [subject] * own if subject else pictures.captions
         if not self.prior:
-            return pictures.of(pictures.lots, [(self.subject,)] * own)
+            return pictures.of(pictures.lots, captions)
+        nouns = _several(self.class_noun)
+        if not nouns:
+            raise RecipeError(
+                "Dreambooth 的 prior 不是 0，就要有 class_noun：要保住的那一类叫什么",
+                "where prior of Dreambooth is not 0 it needs class_noun: what is to be kept is called",
+            )
         drawn = folder / "class"
-        self._draw(system, drawn)
+        self._draw(system, drawn, nouns)
         both = Pictures(*pictures.folders, drawn)
         lots = [(row % own, own + row % self.count) for row in range(max(own, self.count))]
-        return both.of(lots, [(self.subject,)] * own + [(self.class_noun,)] * self.count)
+        return both.of(lots, [*captions, *((nouns[seed % len(nouns)],) for seed in range(self.count))])
 
     def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
         """None."""
@@ -63,13 +74,17 @@ class Dreambooth(Part):
     def loss(self, lesson: Lesson) -> Tensor:
         """The mean error of the subject's rows and ``prior`` times that of the class's."""
         lesson = replace(lesson, batch=self.denoise.cropped(cast(Batch, lesson.batch)))
-        question = self.denoise.question(lesson, lesson.stage.level)
-        errors = self.denoise.errors(question, lesson.system.denoise(question.ask))
-        if not self.prior:
-            return errors.mean()
-        return errors[0::2].mean() + self.prior * errors[1::2].mean()
+        losses: list[Tensor] = []
+        for name in (lesson.stage.level, *self.denoise.also):
+            question = self.denoise.question(lesson, name)
+            errors = self.denoise.errors(question, lesson.system.denoise(question.ask))
+            if self.prior:
+                losses.append(errors[0::2].mean() + self.prior * errors[1::2].mean())
+            else:
+                losses.append(errors.mean())
+        return torch.stack(losses).sum()
 
-    def _draw(self, system: System, folder: Path) -> None:
+    def _draw(self, system: System, folder: Path, nouns: tuple[str, ...]) -> None:
         """The pictures of the class that are not there yet, then all of them as a shard."""
         from rich.progress import track
 
@@ -80,19 +95,23 @@ class Dreambooth(Part):
         folder.mkdir(parents=True, exist_ok=True)
         modes = system.training
         system.eval()
-        request = {"text": self.class_noun} | ({"steps": self.steps} if self.steps else {})
+        request: dict[str, object] = {"steps": self.steps} if self.steps else {}
         request |= {"size": self.size} if self.size else {}
         standing = [hint for level in system.recipe.levels for hint in level.hints if isinstance(hint, Pose)]
         rows: list[Sample] = []
-        for seed in track(
-            range(self.count), description=say(f"先画 {self.class_noun}", f"first drawing {self.class_noun}")
-        ):
+        told = say(f"先画 {'、'.join(nouns[:3])}", f"first drawing {', '.join(nouns[:3])}")
+        for seed in track(range(self.count), description=told):
+            noun = nouns[seed % len(nouns)]
             path = folder / f"{seed:05d}.png"
             # Asked for by name, so that what is declared is what was drawn.
             poses = {hint.name: [float(v) for v in hint.of_seed(seed)[0]] for hint in standing}
             if not path.is_file():
-                draw(system, request | {"seed": seed, "hints": poses})[0].save(path)
-            row: dict[str, object] = {"captions": [{"text": self.class_noun}], "labels": {}}
+                draw(system, request | {"text": noun, "seed": seed, "hints": poses})[0].save(path)
+            row: dict[str, object] = {"captions": [{"text": noun}], "labels": {}}
             rows.append((f"class-{seed:05d}", path.read_bytes(), row | poses))
         system.train(modes)
         write_index(folder, [write_shard(shard, rows, wanted)])
+
+
+def _several(words: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (words,) if isinstance(words, str) else words

@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from bimo.core.errors import DataError
+from bimo.core.errors import DataError, RecipeError
 from bimo.core.recipe import Recipe, Stage
 from bimo.core.types import read_metadata
 from bimo.data.loader import Pictures
 from bimo.data.shards import read, shard_name, write_index, write_shard
+from bimo.diffusion.system import System
 from bimo.recipes.xiaomo import xiaomo
 from bimo.train.denoise import Denoise
 from bimo.train.dreambooth import Dreambooth
@@ -138,6 +139,33 @@ def test_dreambooth_halves_are_the_subject_and_its_class(tiny_shards: Path, tmp_
     alone = replace(objective, prior=0.0).pictures(run.system, Pictures(tiny_shards), tmp_path / "none")
     assert len(alone) == 16
     assert not (tmp_path / "none").exists()
+
+
+def test_dreambooth_of_several_subjects_keeps_several_classes(tiny_shards: Path, tmp_path: Path) -> None:
+    objective = Dreambooth(class_noun=("方块", "苹果"), count=3, steps=1, size=(128, 128))
+    run, learning = begun(objective, tiny_shards, tmp_path / "run")
+    own = {caption for row in Pictures(tiny_shards).captions for caption in row}
+    seen = [learning.lessons.lesson(number, torch.Generator().manual_seed(number)).texts for number in range(4)]
+    assert {text for texts in seen for text in texts[0::2]} <= own
+    assert {text for texts in seen for text in texts[1::2]} == {"方块", "苹果"}
+    request = read_metadata(tmp_path / "run" / "stage-1" / "class" / "00001.png")["request"]
+    assert (request["text"], request["seed"]) == ("苹果", 1)
+    with pytest.raises(RecipeError, match="class_noun"):
+        replace(objective, class_noun=()).pictures(run.system, Pictures(tiny_shards), tmp_path / "none")
+
+
+def test_dreambooth_of_the_denoiser_alone_learns(tiny_shards: Path, tmp_path: Path) -> None:
+    """The mode that is said to be the usual one: the text tower stays as it was, the whole denoiser moves."""
+    objective = Dreambooth(subject=("一只<小红>方块", "<小红>方块的照片"), prior=0.0)
+    wanted = recipe(objective, steps=2)
+    wanted = replace(wanted, stages=(replace(wanted.stages[0], train=("image.denoiser.*",)),))
+    torch.manual_seed(0)
+    before = System(wanted).state_dict()
+    after = System.read(train(wanted, tiny_shards, tmp_path / "run", threads=1)).state_dict()
+    still = {name for name, value in after.items() if torch.equal(value, before[name])}
+    assert {name for name in still if name.startswith("text.")} == {n for n in before if n.startswith("text.")}
+    moved = {name for name in before if name.startswith("image.denoiser.")} - still
+    assert len(moved) > 0.9 * sum(name.startswith("image.denoiser.") for name in before)
 
 
 def test_dreambooth_knows_how_its_class_stands(tiny_shards: Path, tmp_path: Path) -> None:
