@@ -26,6 +26,25 @@ FOLDER_EXAMPLES = say(
     "Captions are in a .txt of the picture's name, in metadata.jsonl (file_name, text) or a .csv (name, caption).\n\n"
     "Examples:\n\n  bimo data folder photos/ data/",
 )
+FEEDBACK_HELP = say("把人比较图片的表变成偏好训练的数据。", "Make data of preferences of a table of compared pictures.")
+FEEDBACK_EXAMPLES = say(
+    "表（CSV、TSV、JSON 行、Parquet）放在图片旁边；列是 请求、胜者、负者，"
+    "或 请求、a、b、选择（a、b、平），可加 标注者。\n\n"
+    "例子：\n\n  bimo data feedback 比较.csv data/",
+    "The table (CSV, TSV, JSON lines, Parquet) lies beside the pictures; its columns are request, winner, loser, or "
+    "request, a, b, choice (a, b, tie), and judge if there are several.\n\n"
+    "Examples:\n\n  bimo data feedback compared.csv data/",
+)
+TEXTS_HELP = say(
+    "把没有图片的文字变成训练数据：平行语料，或要画的提示词。",
+    "Make training data of texts without pictures: parallel sentences, or prompts to draw.",
+)
+TEXTS_EXAMPLES = say(
+    "例子：\n\n  bimo data texts 提示词.txt data/\n\n  bimo data texts 平行语料.tsv data/（列 zh、en）\n\n"
+    "  bimo data texts cedict data/（CC-CEDICT，CC BY-SA 4.0）",
+    "Examples:\n\n  bimo data texts prompts.txt data/\n\n  bimo data texts parallel.tsv data/  (columns zh, en)\n\n"
+    "  bimo data texts cedict data/  (CC-CEDICT, CC BY-SA 4.0)",
+)
 TRAIN_HELP = say("按配方训练；中断后再运行一次就接着练。", "Train a recipe; run it again to go on after a stop.")
 TRAIN_EXAMPLES = say(
     "例子：\n\n  bimo train xiaomo --data data/ --out run/ --tiny\n\n"
@@ -76,6 +95,37 @@ def folder(
     print(say(f"可用：{report.kept}", f"kept: {report.kept}"))
     for reason, count in report.reasons().items():
         print(say(f"不可用，{reason.zh}：{count}", f"left out, {reason.en}: {count}"))
+    print(out)
+
+
+def feedback(
+    table: Annotated[Path, typer.Argument(help=say("比较的表", "the table of comparisons"))],
+    out: Annotated[Path, typer.Argument(help=say("写到哪个文件夹", "the folder to write"))],
+) -> None:
+    """Builds data of preferences."""
+    from bimo.data.feedback import Fate, build_feedback
+
+    report = build_feedback(table, out)
+    print(
+        say(f"分出胜负的：{report.pairs} 对，平局 {report.ties}", f"with a winner: {report.pairs}, ties: {report.ties}")
+    )
+    for fate in Fate:
+        if report.fates.get(fate):
+            print(say(f"行，{fate.zh}：{report.fates[fate]}", f"rows, {fate.en}: {report.fates[fate]}"))
+    print(out)
+
+
+def texts(
+    source: Annotated[str, typer.Argument(help=say("一行一句的 .txt、表，或 cedict", "a .txt, a table, or cedict"))],
+    out: Annotated[Path, typer.Argument(help=say("写到哪个文件夹", "the folder to write"))],
+) -> None:
+    """Builds training data of texts alone."""
+    from bimo.data.curation.report import REASONS
+    from bimo.data.texts import EMPTY, POINTS, build_texts
+
+    chinese = {**REASONS, "kept": "可用", EMPTY: "空的", POINTS: "只指向别的词条"}
+    for reason, count in build_texts(source, out).items():
+        print(say(f"{chinese.get(reason, reason)}：{count}", f"{reason}: {count}"))
     print(out)
 
 

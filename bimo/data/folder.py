@@ -124,7 +124,7 @@ def _shard(
     left: list[tuple[str, Reason]] = []
     samples: list[Sample] = []
     for number, entry in enumerate(entries, first):
-        found = _picture(source, entry, side) if entry.captions else Reason.CAPTION
+        found = usable(source, entry.name, side) if entry.captions else Reason.CAPTION
         if isinstance(found, Reason):
             left.append((entry.name, found))
             continue
@@ -135,9 +135,11 @@ def _shard(
     return write_shard(path, samples, stamp.hexdigest()), left
 
 
-def _picture(source: Path, entry: Entry, side: int) -> bytes | Reason:
-    """The bytes of a usable picture: its own where they are upright RGB, else written anew, on white."""
-    path = _path(source, entry)
+def usable(source: Path, name: str, side: int = 1) -> bytes | Reason:
+    """The bytes of a picture of a folder: its own where they are upright RGB, else written anew, on white; or why it is
+    of no use.
+    """
+    path = located(source, name)
     if path is None:
         return Reason.MISSING
     if not path.resolve().is_relative_to(source.resolve()):
@@ -151,12 +153,13 @@ def _picture(source: Path, entry: Entry, side: int) -> bytes | Reason:
         return Reason.LARGE if error.reason == "too large" else Reason.DAMAGED
 
 
-def _path(source: Path, entry: Entry) -> Path | None:
-    return next((source / place / entry.name for place in PLACES if (source / place / entry.name).is_file()), None)
+def located(source: Path, name: str) -> Path | None:
+    """Where a picture that a table names lies, beside the table or below images; None where it does not."""
+    return next((source / place / name for place in PLACES if (source / place / name).is_file()), None)
 
 
 def _state(source: Path, entry: Entry) -> tuple[int, int]:
-    path = _path(source, entry)
+    path = located(source, entry.name)
     return (0, 0) if path is None else (path.stat().st_size, path.stat().st_mtime_ns)
 
 

@@ -55,7 +55,7 @@ class Pictures:
     """All rows of some folders of shards. ``digest`` names the content, so caches never pair wrong rows.
 
     ``captions`` and their ``languages`` go row by row, several each; ``lots`` are the rows that are learnt together,
-    one each unless a stage's objective wants pairs or leaves some out.
+    one each unless a stage's objective wants pairs or leaves some out. Texts without a picture are of no size, (0, 0).
     """
 
     def __init__(self, *folders: Path) -> None:
@@ -98,8 +98,15 @@ class Pictures:
     def fitted(self, size: Size | None = None, buckets: Sequence[Size] = ()) -> Fitted:
         """The pictures at one size, at the nearest of several, or as they are. Rows of a lot have one size.
 
-        Raises DataError where neither is given and they are not all of one size.
+        Raises DataError where neither is given and they are not all of one size, and for texts without pictures.
         """
+        bare = next((key for key, size in zip(self.keys, self.sizes, strict=True) if not all(size)), None)
+        if bare is not None:
+            raise DataError(
+                f"{bare} 只有文字没有图片；这个阶段要图片，请用 bimo data folder 或 bimo curate 做数据",
+                f"{bare} is text without a picture, and this stage learns from pictures; "
+                "build its data by bimo data folder or bimo curate",
+            )
         sizes = [fitted_size(s, buckets) if buckets else size or s for s in self.sizes]
         for lot in self.lots:
             for row in lot[1:]:
@@ -205,6 +212,8 @@ class Fitted:
 def _size(image: bytes, key: str) -> Size:
     from PIL import Image
 
+    if not image:
+        return 0, 0
     try:
         with Image.open(io.BytesIO(image)) as picture:
             return picture.size

@@ -1,6 +1,7 @@
 """Shards: tar files in the webdataset layout, the same bytes every time, written whole or not at all.
 
-A sample is `{key}.png` (or .jpg, .webp: what its bytes are) and `{key}.json`; `index.json` lists every shard with its
+A sample is `{key}.png` (or .jpg, .webp: what its bytes are) and `{key}.json`, of texts without a picture `{key}.json`
+alone, the bytes being none; `index.json` lists every shard with its
 SHA-256 and count, and a digest.
 """
 
@@ -67,7 +68,8 @@ def write_shard(path: Path, samples: Iterable[Sample], stamp: str) -> Shard:
     with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as archive:
         for key, png, record in sorted(samples, key=lambda sample: sample[0]):
             text = json.dumps(record, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
-            _add(archive, f"{key}.{extension_of(png)}", png)
+            if png:
+                _add(archive, f"{key}.{extension_of(png)}", png)
             _add(archive, f"{key}.json", text)
             count += 1
     shard = Shard(path.name, hash_of(partial), count)
@@ -145,8 +147,8 @@ def read_shard(path: Path) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
                 key, _, extension = member.name.rpartition(".")
                 if extension in PICTURES:
                     waiting = (key, data)
-                elif extension == "json" and waiting is not None and waiting[0] == key:
-                    yield key, waiting[1], json.loads(data)
+                elif extension == "json":
+                    yield key, waiting[1] if waiting is not None and waiting[0] == key else b"", json.loads(data)
                     waiting = None
     except (tarfile.TarError, OSError, ValueError) as error:
         raise DataError(

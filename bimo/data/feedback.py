@@ -1,0 +1,240 @@
+"""Tables of compared pictures, as people judge them, become data to learn preferences from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from bimo.core.errors import DataError, RequestError
+from bimo.core.types import read_metadata, write_whole
+from bimo.data import folder
+from bimo.data.curation.dictionary import has_han
+from bimo.data.curation.rows import Unusable
+from bimo.data.shards import SAMPLES_PER_SHARD, Sample, Shard, finished, shard_name, write_index, write_shard
+from bimo.data.texts import rows_of
+
+REQUEST = ("request", "prompt", "text", "caption", "请求", "提示词", "文本", "说明", "描述", "要求")
+WINNER = ("winner", "better", "chosen", "preferred", "win", "胜", "胜者", "胜出", "更好", "较好", "好")
+LOSER = ("loser", "worse", "rejected", "lose", "负", "负者", "败", "败者", "更差", "较差", "差")
+FIRST = ("a", "image_a", "picture_a", "image_1", "left", "first", "图a", "图片a", "左", "左图", "甲", "图一")
+SECOND = ("b", "image_b", "picture_b", "image_2", "right", "second", "图b", "图片b", "右", "右图", "乙", "图二")
+CHOICE = ("choice", "preference", "verdict", "result", "选择", "结果", "判断", "评判", *WINNER)
+JUDGE = ("judge", "annotator", "rater", "user", "标注者", "标注员", "评委", "评审", "评判者", "用户")
+TIE = {
+    "tie",
+    "equal",
+    "same",
+    "draw",
+    "both",
+    "neither",
+    "平",
+    "平局",
+    "平手",
+    "一样",
+    "一样好",
+    "差不多",
+    "都好",
+    "都不好",
+    "难分",
+}
+REPORT = "report.json"
+
+
+class Fate(Enum):
+    """What becomes of a row that compares, or why it is of no use."""
+
+    KEPT = ("算数", "counted")
+    ROW = ("行读不了", "row cannot be read")
+    REQUEST = ("没有请求", "no request")
+    CHOICE = ("看不懂选了哪张", "choice not understood")
+    SAME = ("两张是同一张", "one picture twice")
+    AGAIN = ("同一人又判一次", "judged again by the same")
+    MISSING = ("找不到图片", "picture not found")
+    OUTSIDE = ("图片在文件夹之外", "picture outside the folder")
+    DAMAGED = ("图片解不开", "picture cannot be decoded")
+    LARGE = ("图片太大", "picture too large")
+
+    @property
+    def zh(self) -> str:
+        """In Chinese."""
+        return self.value[0]
+
+    @property
+    def en(self) -> str:
+        """In English."""
+        return self.value[1]
+
+
+_FATES = {folder.Reason.MISSING: Fate.MISSING, folder.Reason.OUTSIDE: Fate.OUTSIDE, folder.Reason.LARGE: Fate.LARGE}
+
+
+@dataclass(frozen=True)
+class FeedbackReport:
+    """What became of a table: ``pairs`` to learn from, those that are ``ties``, and how many rows had which fate."""
+
+    pairs: int
+    ties: int
+    fates: Mapping[Fate, int]
+
+
+@dataclass
+class Comparison:
+    """Two pictures for one request, and who of the judges was for which: [first, second], ties for neither."""
+
+    request: str
+    names: tuple[str, str]
+    votes: list[int] = field(default_factory=lambda: [0, 0])
+    ties: int = 0
+    judges: set[str] = field(default_factory=set[str])
+
+    @property
+    def better(self) -> int | None:
+        """Which of them the majority is for; None where there is none."""
+        return None if self.votes[0] == self.votes[1] else int(self.votes[1] > self.votes[0])
+
+
+def build_feedback(table: Path, out: Path) -> FeedbackReport:
+    """Writes the comparisons of a table as shards that `bimo.train.feedback.Prefer` learns from, an index, report.json.
+
+    A row names two pictures beside the table, winner and loser, or a and b with a choice (a, b, tie, or one of the
+    names), and the request they were drawn by; without one it is taken from the record in a PNG that bimo drew. Where
+    several judges compared the same two the majority counts; a judge counts once, ties and even votes teach nothing
+    and are counted. Columns may be called as in ``REQUEST``, ``WINNER`` and so on. Of a pair each picture is a row with
+    the labels ``pair``, ``score`` (its share of the votes) and ``votes``.
+
+    Raises DataError for a table without such columns, or without one pair to learn from.
+    """
+    fates: Counter[Fate] = Counter()
+    found: dict[tuple[str, frozenset[str]], Comparison] = {}
+    pictures: dict[str, bytes | folder.Reason] = {}
+    for number, row in rows_of(table):
+        fates[_counted(row, number, table, found, pictures)] += 1
+    decided = [one for one in found.values() if one.better is not None]
+    ties = len(found) - len(decided)
+    out.mkdir(parents=True, exist_ok=True)
+    told = {"pairs": len(decided), "ties": ties, "rows": {fate.name.lower(): count for fate, count in fates.items()}}
+    write_whole(out / REPORT, json.dumps(told, ensure_ascii=False, indent=1).encode())
+    if not decided:
+        zh = "、".join(f"{fate.zh} {count}" for fate, count in fates.items()) or "没有行"
+        en = ", ".join(f"{fate.en} {count}" for fate, count in fates.items()) or "no rows"
+        raise DataError(
+            f"{table} 里没有一对分出胜负的图片：{zh}，平局 {ties}",
+            f"{table} holds not one pair with a winner: {en}, ties {ties}",
+        )
+    size = SAMPLES_PER_SHARD // 2
+    made: list[Shard] = []
+    for first in range(0, len(decided), size):
+        rows = [
+            sample for n, one in enumerate(decided[first : first + size], first) for sample in _samples(n, one, table)
+        ]
+        stamp = hashlib.sha256()
+        for key, image, row in rows:
+            stamp.update(key.encode() + image + json.dumps(row, ensure_ascii=False).encode())
+        path = out / shard_name(len(made))
+        made.append(finished(path, stamp.hexdigest()) or write_shard(path, rows, stamp.hexdigest()))
+    write_index(out, made)
+    return FeedbackReport(len(decided), ties, dict(fates))
+
+
+def _counted(
+    row: Mapping[str, Any] | Unusable,
+    number: int,
+    table: Path,
+    found: dict[tuple[str, frozenset[str]], Comparison],
+    pictures: dict[str, bytes | folder.Reason],
+) -> Fate:
+    """Counts a row's vote, and says what became of it."""
+    if isinstance(row, Unusable):
+        return Fate.ROW
+    values = {str(name).strip().lower(): value for name, value in row.items()}
+    names, choice = _compared(values, table)
+    if not all(names) or choice is None:
+        return Fate.CHOICE if all(names) else Fate.MISSING
+    if names[0] == names[1]:
+        return Fate.SAME
+    for name in names:
+        if name not in pictures:
+            usable = folder.usable(table.parent, name)
+            # Their bytes are read again when they are written: a table may name more than memory holds.
+            pictures[name] = usable if isinstance(usable, folder.Reason) else b""
+        reason = pictures[name]
+        if isinstance(reason, folder.Reason):
+            return _FATES.get(reason, Fate.DAMAGED)
+    request = _text(values, REQUEST) or _drawn_by(table.parent, names)
+    if not request:
+        return Fate.REQUEST
+    one = found.setdefault((request, frozenset(names)), Comparison(request, names))
+    judge = _text(values, JUDGE) or f"row {number}"
+    if judge in one.judges:
+        return Fate.AGAIN
+    one.judges.add(judge)
+    if choice == "tie":
+        one.ties += 1
+    else:
+        one.votes[one.names.index(names[0] if choice == "first" else names[1])] += 1
+    return Fate.KEPT
+
+
+def _compared(values: Mapping[str, Any], table: Path) -> tuple[tuple[str, str], str | None]:
+    """(names of the two pictures, "first", "second" or "tie"; None where what was chosen is not understood).
+
+    Raises DataError where the columns are none of these.
+    """
+    first, second = (next((name for name in every if name in values), None) for every in (FIRST, SECOND))
+    if first is not None and second is not None:
+        names = (_text(values, (first,)), _text(values, (second,)))
+        said = _text(values, CHOICE)
+        word = said.lower()
+        if word in TIE:
+            return names, "tie"
+        if word in (first, *FIRST) or (said == names[0] and said):
+            return names, "first"
+        return names, "second" if word in (second, *SECOND) or (said == names[1] and said) else None
+    if any(name in values for name in WINNER) and any(name in values for name in LOSER):
+        return (_text(values, WINNER), _text(values, LOSER)), "first"
+    raise DataError(
+        f"{table} 里要有胜和负两列（{', '.join(WINNER[:3])}、胜者；{', '.join(LOSER[:3])}、负者），"
+        f"或者 a、b 和选择三列，这里有 {', '.join(values)}",
+        f"{table} needs columns of winner and loser ({', '.join(WINNER[:3])}; {', '.join(LOSER[:3])}), "
+        f"or a, b and choice; it has {', '.join(values)}",
+    )
+
+
+def _text(values: Mapping[str, Any], names: Iterable[str]) -> str:
+    """The first of some columns that says something, "" where none does."""
+    found = (str(values[name]).strip() for name in names if values.get(name) is not None)
+    return next(filter(None, found), "")
+
+
+def _drawn_by(source: Path, names: Iterable[str]) -> str:
+    """The request that both PNGs say they were drawn by; "" where they do not."""
+    said: set[str] = set()
+    for name in names:
+        path = folder.located(source, name)
+        try:
+            said.add("" if path is None else str(read_metadata(path)["request"].get("text") or ""))
+        except RequestError:
+            return ""
+    return said.pop() if len(said) == 1 else ""
+
+
+def _samples(number: int, one: Comparison, table: Path) -> list[Sample]:
+    """Both pictures of a pair, the better first."""
+    better = one.better or 0
+    captions = [{"text": one.request, "lang": "zh" if has_han(one.request) else "en"}]
+    total = sum(one.votes) + one.ties
+    made: list[Sample] = []
+    for place, side in enumerate((better, 1 - better)):
+        image = folder.usable(table.parent, one.names[side])
+        if isinstance(image, folder.Reason):  # it was there a moment ago
+            raise DataError(f"图片 {one.names[side]} 变了：{image.zh}", f"{one.names[side]} has changed: {image.en}")
+        labels = {"pair": f"{number:08d}", "score": one.votes[side] / total, "votes": one.votes[side], "judges": total}
+        row = {"captions": captions, "labels": labels, "source": one.names[side]}
+        made.append((f"{number:08d}-{'ab'[place]}", image, row))
+    return made

