@@ -76,6 +76,7 @@ app.add_typer(data, name="data")
 app.command("curate", help=cli_curate.HELP, epilog=cli_curate.EXAMPLES)(cli_curate.curate)
 app.command("train", help=cli_work.TRAIN_HELP, epilog=cli_work.TRAIN_EXAMPLES)(cli_work.train)
 app.command("eval", help=cli_work.EVAL_HELP, epilog=cli_work.EVAL_EXAMPLES)(cli_work.evaluate)
+app.command("extend", help=cli_models.EXTEND_HELP, epilog=cli_models.EXTEND_EXAMPLES)(cli_models.extend)
 app.command("export", help=cli_models.EXPORT_HELP, epilog=cli_models.EXPORT_EXAMPLES)(cli_models.export)
 
 

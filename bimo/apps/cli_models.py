@@ -30,6 +30,16 @@ SHOW_EXAMPLES = say(
     "例子：\n\n  bimo show xiaomo\n\n  bimo show ./mine.py:recipe --json",
     "Examples:\n\n  bimo show xiaomo\n\n  bimo show ./mine.py:recipe --json",
 )
+EXTEND_HELP = say(
+    "给 CLIP 的文本塔加词和位置（太乙 XL 的第一步），起点写明。",
+    "Give CLIP's text towers more words and positions, as Taiyi-XL begins; how they begin is told.",
+)
+EXTEND_EXAMPLES = say(
+    "例子：\n\n  bimo extend stable-diffusion-xl 起点/ --data data/ --positions 512 --length 225\n\n"
+    "  bimo train taiyi-xl --start 起点/ --data data/ --out run/",
+    "Examples:\n\n  bimo extend stable-diffusion-xl begun/ --data data/ --positions 512 --length 225\n\n"
+    "  bimo train taiyi-xl --start begun/ --data data/ --out run/",
+)
 EXPORT_HELP = say(
     "把模型写成可以带走的文件夹，或 diffusers、A1111、ComfyUI 能读的样子。",
     "Write a system as one folder that can be taken along, or as diffusers, A1111 and ComfyUI read it.",
@@ -158,6 +168,54 @@ def export(
             (to_diffusers if to is To.diffusers else to_single)(system, out, numbers(dtype))
     except OSError as error:
         raise RequestError(f"写不到 {out}：{error.strerror}", f"cannot write to {out}: {error.strerror}") from None
+    print(out)
+
+
+def extend(
+    model: Annotated[str, typer.Argument(help=say("模型的名字或文件夹", "a model's name or folder"))],
+    out: Annotated[Path, typer.Argument(help=say("写到哪个文件夹", "the folder to write"))],
+    words: Annotated[Path | None, typer.Option(help=say("要加的词，一行一个", "the words to add, one a line"))] = None,
+    data: Annotated[
+        Path | None, typer.Option(help=say("加这份数据里常见的汉字", "add the Chinese characters of this data"))
+    ] = None,
+    most: Annotated[int, typer.Option(min=1, help=say("从数据里最多加几个字", "at most so many of the data"))] = 8000,
+    positions: Annotated[int, typer.Option(min=0, help=say("共多少个位置", "how many positions in all"))] = 0,
+    length: Annotated[int, typer.Option(min=0, help=say("一句话最多用几个", "how many a text may use"))] = 0,
+) -> None:
+    """Writes a system whose text towers have more words and positions, each begun as told."""
+    if (words is None) == (data is None) and not positions:
+        raise RequestError(
+            "请用 --words 给出词表，或用 --data 给出数据，或用 --positions 增加位置",
+            "give the words with --words, or data with --data, or more positions with --positions",
+        )
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise RequestError(f"{out} 已经有东西；请给一个新文件夹", f"{out} is not empty; name a new folder")
+    added: list[str] = []
+    try:
+        if words is not None:
+            added = [word.strip() for word in words.read_text("utf-8-sig").splitlines() if word.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"读不了 {words}：{error}", f"cannot read {words}: {error}") from None
+    system = models.load(model)
+    from bimo.parts.text import extend as growing
+
+    if data is not None:
+        from bimo.data.shards import read
+
+        captions = (caption["text"] for _, _, row in read(data) for caption in row["captions"])
+        added += growing.characters(captions, most)
+    for number, count in enumerate(growing.extend(system, added, positions, length), 1):
+        part: Any = system.recipe.text[number - 1]
+        print(
+            say(
+                f"第 {number} 个文本塔：新词 {count} 个（原有 {len(added) - count} 个不变），共 {part.vocab} 个词、"
+                f"{part.positions} 个位置；新词从原来几个词元的平均开始，新位置从最后一个位置开始",
+                f"text tower {number}: {count} new words ({len(added) - count} stay as they are), {part.vocab} words "
+                f"and {part.positions} positions in all; a new word begins as the mean of the tokens it was read as, "
+                "a new position as the last one",
+            )
+        )
+    system.save(out)
     print(out)
 
 

@@ -133,7 +133,9 @@ def train(
     recipe: Annotated[
         str, typer.Argument(help=say("配方：名字、./mine.py:名字、JSON", "a name, ./mine.py:name, JSON"))
     ],
-    data: Annotated[Path, typer.Option(help=say("训练数据的文件夹", "the folder of the data"))],
+    data: Annotated[
+        list[Path], typer.Option(help=say("训练数据的文件夹，可多次给出", "a folder of data; may be repeated"))
+    ],
     out: Annotated[Path, typer.Option(help=say("这次训练的文件夹", "the folder of the run"))],
     settings: Annotated[
         list[str] | None,

@@ -86,6 +86,17 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def drawn(self) -> Pictures:
+        """Those lots of which every row has a picture. Raises DataError where none has."""
+        lots = [lot for lot in self.lots if all(all(self.sizes[row]) for row in lot)]
+        if not lots:
+            raise DataError(
+                "这份数据只有文字没有图片，这个阶段要图片；请再给一份：bimo data folder 或 bimo curate 做的",
+                "these data are texts without pictures, and this stage learns from pictures; give some besides, built "
+                "by bimo data folder or bimo curate",
+            )
+        return self if len(lots) == len(self.lots) else self.of(lots)
+
     def of(self, lots: Sequence[tuple[int, ...]], captions: Sequence[tuple[str, ...]] | None = None) -> Pictures:
         """The same pictures to be learnt in other lots, and with other captions where some are given."""
         made = copy.copy(self)
@@ -100,23 +111,25 @@ class Pictures:
 
         Raises DataError where neither is given and they are not all of one size, and for texts without pictures.
         """
-        bare = next((key for key, size in zip(self.keys, self.sizes, strict=True) if not all(size)), None)
+        bare = next((self.keys[row] for lot in self.lots for row in lot if not all(self.sizes[row])), None)
         if bare is not None:
             raise DataError(
                 f"{bare} 只有文字没有图片；这个阶段要图片，请用 bimo data folder 或 bimo curate 做数据",
                 f"{bare} is text without a picture, and this stage learns from pictures; "
                 "build its data by bimo data folder or bimo curate",
             )
-        sizes = [fitted_size(s, buckets) if buckets else size or s for s in self.sizes]
+        sizes = [(fitted_size(s, buckets) if buckets else size or s) if all(s) else s for s in self.sizes]
         for lot in self.lots:
             for row in lot[1:]:
                 sizes[row] = sizes[lot[0]]
-        if not buckets and len(set(sizes)) > 1:
-            other = next(row for row, one in enumerate(sizes) if one != sizes[0])
+        seen = [row for row, one in enumerate(sizes) if all(one)]
+        if not buckets and len({sizes[row] for row in seen}) > 1:
+            first = seen[0]
+            other = next(row for row in seen if sizes[row] != sizes[first])
             raise DataError(
-                f"{self.keys[other]} 的大小是 {sizes[other]}，{self.keys[0]} 是 {sizes[0]}；"
+                f"{self.keys[other]} 的大小是 {sizes[other]}，{self.keys[first]} 是 {sizes[first]}；"
                 "请在配方的阶段里给出 size（或 buckets）",
-                f"{self.keys[other]} is of size {sizes[other]}, {self.keys[0]} of {sizes[0]}; "
+                f"{self.keys[other]} is of size {sizes[other]}, {self.keys[first]} of {sizes[first]}; "
                 "give the stage of the recipe a size (or buckets)",
             )
         return Fitted(self, sizes)
@@ -126,10 +139,12 @@ class Pictures:
             yield from shards.read(folder)
 
     def decoded(self) -> Iterator[tuple[str, Image.Image]]:
-        """(key, picture) of every row. Raises DataError for one that cannot be decoded."""
+        """(key, picture) of every row that has one. Raises DataError for one that cannot be decoded."""
         from PIL import Image
 
         for key, image, _ in self._read():
+            if not image:
+                continue
             try:
                 with Image.open(io.BytesIO(image)) as picture:
                     yield key, picture.convert("RGB")
@@ -150,7 +165,7 @@ class Fitted:
         self.digest = hashlib.sha256(plan).hexdigest()
         ids: list[tuple[int, ...]] = []
         for own, wanted in zip(pictures.sizes, self.sizes, strict=True):
-            _, left, top = cut(own, wanted)
+            _, left, top = cut(own, wanted) if all(own) else (own, 0, 0)
             ids.append((own[1], own[0], top, left, wanted[1], wanted[0]))
         self.size_ids = torch.tensor(ids, dtype=torch.float32)
         self.starts: list[int] = [0]
@@ -200,7 +215,7 @@ class Fitted:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}.part")
         with part.open("wb") as file:
-            for wanted, (_, picture) in zip(self.sizes, pictures.decoded(), strict=True):
+            for wanted, (_, picture) in zip(filter(all, self.sizes), pictures.decoded(), strict=True):
                 if picture.size != wanted:
                     whole, left, top = cut(picture.size, wanted)
                     picture = picture.resize(whole, Image.Resampling.LANCZOS)

@@ -105,6 +105,7 @@ class Lessons:
         seed: int,
         processes: Processes = ALONE,
     ) -> None:
+        pictures = pictures if sees == "texts" else _with_pictures(pictures)
         self.blank, self.sees, self.level, self.pictures, self.out = blank, sees, level, pictures, out
         self.processes = processes
         stage = blank.stage
@@ -218,7 +219,8 @@ class Lessons:
             places.append((f"{width}x{height}", len(group)))
             group.append(row)
         if not path.is_file():
-            every = {size: torch.cat(list(self._encoded(space, rows, size, sampled))) for size, rows in groups.items()}
+            drawn = {size: rows for size, rows in groups.items() if all(fitted.sizes[rows[0]])}
+            every = {size: torch.cat(list(self._encoded(space, rows, size, sampled))) for size, rows in drawn.items()}
             path.parent.mkdir(exist_ok=True)
             save_whole(every, path)
         return Latents(torch.load(path, weights_only=True, mmap=True), places, sampled)
@@ -258,6 +260,15 @@ def _parted(pictures: Pictures, share: float) -> tuple[list[tuple[int, ...]], li
             f"{len(pictures.lots)} lots cannot be parted by validation={share}; add data or change the share",
         )
     return parted
+
+
+def _with_pictures(pictures: Pictures) -> Pictures:
+    """Those that have one, the rest counted."""
+    kept = pictures.drawn()
+    left = len(pictures.lots) - len(kept.lots)
+    if left:
+        print(say(f"{left} 条数据没有图片，这个阶段不用", f"{left} rows have no picture; this stage leaves them out"))
+    return kept
 
 
 def _read_by(hints: Sequence[object], kind: str) -> list[str]:

@@ -208,3 +208,9 @@ def as_is(value: Tensor, parameter: Tensor) -> Tensor:
     from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(value, other.device_mesh, other.placements)
+
+
+def read_alike(one: object, other: object) -> bool:
+    """Whether two towers have the same table of words: a longer one of the kind, or one pooled elsewhere, has."""
+    names = ("vocab", "width", "words")
+    return type(one) is type(other) and all(getattr(one, n, None) == getattr(other, n, None) for n in names)

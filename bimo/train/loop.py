@@ -31,7 +31,7 @@ from bimo.train.adapter import LowRank, apart
 from bimo.train.batches import Lessons
 from bimo.train.checks import check_lots, check_sizes, check_words
 from bimo.train.devices import exact, on
-from bimo.train.learning import Learning, named, whole
+from bimo.train.learning import Learning, named, read_alike, whole
 from bimo.train.lesson import Lesson, Objective, vocabulary
 from bimo.train.optim import checkpoint_gradients, freeze, rate
 from bimo.train.processes import ALONE, Processes, begun
@@ -49,7 +49,7 @@ SHEET_SECONDS = 900.0
 
 def train(
     recipe: Recipe,
-    data: Path,
+    data: Path | Sequence[Path],
     out: Path,
     *,
     threads: int | None = None,
@@ -60,15 +60,15 @@ def train(
     judges: Judges | None = None,
     device: str = "cpu",
 ) -> Path:
-    """Runs every stage of a recipe on the shards in ``data`` and answers ``out``, by then a folder that draws.
+    """Runs every stage of a recipe on the shards in ``data``, one folder or several, and answers ``out``, by then a
+    folder that draws. Of texts without pictures stages of words learn alone.
 
     The same command goes on where it was stopped: all that is random in a step comes from (seed, stage, step), and
     the rows of a step from its number, so losses and weights are those of an uninterrupted run with the same number
     of threads. ``stop_after`` seconds it stops of its own accord, with its state saved. What has the same name and
     shape in a system of ``start`` begins as it is there, words of equal towers with it; the last has the last word.
     ``teacher`` is whom stages learn from that distil, ``judges`` open what rewards look through. Raises TrainingError
-    for a folder that holds another recipe's run, for a ``start`` that gives nothing and for a loss that is not a
-    number.
+    for a folder of another recipe's run, a ``start`` that gives nothing and a loss that is not a number.
 
     Where a launcher has begun several processes they share each step, and it is the step that one alone takes, losses
     to rounding; ``out`` and ``data`` lie where all of them see them. ``device`` is "cpu", "cuda", "mps", or "auto".
@@ -76,7 +76,8 @@ def train(
     with begun(device) as processes, exact(processes.device):
         if threads:
             torch.set_num_threads(threads)
-        run = Run(recipe, Pictures(data), out, seed, stop_after, teacher, judges, processes)
+        pictures = Pictures(*((data,) if isinstance(data, Path) else data))
+        run = Run(recipe, pictures, out, seed, stop_after, teacher, judges, processes)
         for system in start:
             run.begin_as(system)
         run.everything()
@@ -121,7 +122,7 @@ class Run:
         self.journal = Journal(out, processes.leads)
 
     def begin_as(self, other: System) -> None:
-        """Takes over all that has the same name and shape in another system, and the words of equal towers.
+        """Takes over all that has the same name and shape in another system, and the words of towers that read alike.
 
         Raises TrainingError where that is nothing.
         """
@@ -136,7 +137,7 @@ class Run:
         self.system.load_state_dict(given, strict=False)
         for index, (tower, wanted) in enumerate(zip(other.towers, self.recipe.text, strict=False)):
             with self.processes.leader_first():
-                if other.recipe.text[index] == wanted and not (self.out / f"words.{index}").is_dir():
+                if read_alike(other.recipe.text[index], wanted) and not (self.out / f"words.{index}").is_dir():
                     tower.save_words(self.out / f"words.{index}")
         rest = len(other.state_dict()) - len(given)
         print(

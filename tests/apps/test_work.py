@@ -13,7 +13,7 @@ from PIL import Image
 
 from bimo.apps import cli
 from bimo.core import weights
-from bimo.core.errors import DataError, RecipeError, TrainingError, WeightsError
+from bimo.core.errors import DataError, RecipeError, RequestError, TrainingError, WeightsError
 from bimo.core.part import dumps
 from bimo.core.recipe import Recipe, Stage
 from bimo.data.loader import Pictures
@@ -188,3 +188,67 @@ def test_train_takes_rewards_of_ones_own(here: Run, tiny_shards: Path) -> None:
         RecipeError.exit_status,
         "did you mean redness",
     )
+
+
+def test_extend_then_train_begins_as_told(here: Run, tiny_shards: Path, tmp_path: Path) -> None:
+    """Taiyi-XL's way: English words are given characters and positions, and a recipe of that size begins so."""
+    before = System(Recipe(name="words", text=(replace(TEACHER, vocab=len(clip_words(tmp_path / "words"))),))).eval()
+    before.towers[0].load_words(tmp_path / "words")
+    before.save(tmp_path / "small")
+    given = ("extend", "small", "grown", "--data", str(tiny_shards), "--positions", "24", "--length", "20")
+    status, out, _ = here(*given)
+    assert status == 0
+    grown = System.read(Path("grown"))
+    part = grown.recipe.text[0]
+    assert isinstance(part, ClipText)
+    new = part.vocab - before.recipe.text[0].vocab  # type: ignore[attr-defined]
+    assert f"{new} new words" in out
+    assert (part.positions, part.length) == (24, 20)
+    captions = {c for some in Pictures(tiny_shards).captions for c in some}
+    assert 0 < new <= len({c for text in captions for c in text})
+    assert torch.equal(before.encode(["a red cat"])[0].tokens, grown.encode(["a red cat"])[0].tokens[:, :16])
+    # A recipe of its own whose tower is pooled elsewhere reads the same words, and takes every tensor.
+    stage = Stage(name="s", objective=Distil(teacher=part), train=("text.*",), steps=1, batch=4)
+    wanted = Recipe(name="student", text=(replace(part, pool="largest"),), stages=(stage,))
+    Path("student.json").write_text(dumps(wanted), "utf-8")
+    words = ("train", "student.json", "--data", str(tiny_shards), "--out", "run", "--threads", "1")
+    status, out, _ = here(*words, "--start", "grown", "--teacher", "grown")
+    assert status == 0
+    assert "(0 more of it have no place here); 0 do not" in out
+    files = [Path(folder) / "words.0" for folder in ("grown", "run")]
+    assert {p.name: p.read_bytes() for p in files[0].iterdir()} == {p.name: p.read_bytes() for p in files[1].iterdir()}
+    refused(here("extend", "small", "other"), RequestError.exit_status, "--words")
+    refused(here("extend", "small", "grown", "--positions", "30"), RequestError.exit_status, "not empty")
+
+
+def test_train_teaches_words_by_texts_and_paints_by_pictures(here: Run, teacher: Path, tiny_shards: Path) -> None:
+    """Parallel sentences and pictures are given side by side; each stage takes what it can learn from."""
+    Path("parallel.tsv").write_text("zh\ten\n一个红色的方块\ta red square\n一个蓝色的方块\ta blue square\n", "utf-8")
+    assert here("data", "texts", "parallel.tsv", "texts")[0] == 0
+    tiny = xiaomo.tiny()
+    student = replace(STUDENT, project=TEACHER.width)
+    distil = Stage(name="words", objective=Distil(teacher=TEACHER), train=("text.*",), steps=2, batch=2)
+    level = tiny.levels[1]
+    denoiser = replace(level.denoiser.denoiser, spatial=0, scalars=(), text=student.width, vector=TEACHER.width)
+    level = replace(level, denoiser=denoiser, hints=())
+    wanted = Recipe(name="both", text=(student,), levels=(level,), stages=(distil, STAGE), request=tiny.request)
+    Path("both.json").write_text(dumps(wanted), "utf-8")
+    words = ("train", "both.json", "--out", "run", "--teacher", str(teacher), "--threads", "1", "--data", "texts")
+    refused(here(*words), DataError.exit_status, "without pictures")
+    status, out, _ = here(*words[:2], "--out", "run2", *words[4:], "--data", str(tiny_shards))
+    assert status == 0
+    assert "2 rows have no picture" in out
+    steps = [json.loads(row)["stage"] for row in Path("run2/log.jsonl").read_text("utf-8").splitlines()]
+    assert steps == ["words", "words", "paint"]
+
+
+def test_feedback_and_texts_on_the_command_line(here: Run, tiny_shards: Path) -> None:
+    photos(Path("photos"))
+    Path("photos/judged.csv").write_text("请求,胜者,负者\n红的,红.png,blue.png\n蓝的,blue.png,没有.png\n", "utf-8")
+    status, out, _ = here("data", "feedback", "photos/judged.csv", "pairs")
+    assert status == 0
+    assert out.splitlines() == ["with a winner: 1, ties: 0", "rows, counted: 1", "rows, picture not found: 1", "pairs"]
+    assert len(Pictures(Path("pairs"))) == 2
+    Path("prompts.txt").write_text("一只猫\n一只狗\n", "utf-8")
+    status, out, _ = here("data", "texts", "prompts.txt", "texts")
+    assert (status, out.splitlines()) == (0, ["kept: 2", "texts"])

@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from bimo.core.errors import RecipeError
+from bimo.core.recipe import Recipe
+from bimo.diffusion.system import System
+from bimo.parts.text.bert import Bert
 from bimo.parts.text.clip import ClipText, ClipTower
-from bimo.parts.text.extend import extended
+from bimo.parts.text.extend import characters, extend, extended
 from tests.parity.tiny_checkpoints import clip_words
 
 
@@ -61,3 +64,22 @@ def test_words_and_tower_must_belong_together(tower: ClipTower, tmp_path: Path) 
     larger.load_words(tmp_path / "words")
     with pytest.raises(RecipeError, match="600 words"):
         extended(larger, ["红"], 77, 77)
+
+
+def test_a_system_is_extended_whole(tower: ClipTower, tmp_path: Path) -> None:
+    system = System(Recipe(name="two", text=(tower.part, tower.part))).eval()
+    for own in system.towers:
+        own.load_state_dict(tower.state_dict())  # type: ignore[attr-defined]
+        own.words, own.pad = tower.words, tower.pad  # type: ignore[attr-defined]
+    assert extend(system, ["红", "a", "红", "苹"], positions=40, length=0) == [2, 2]
+    assert [part.vocab for part in system.recipe.text] == [tower.part.vocab + 2] * 2  # type: ignore[attr-defined]
+    system.save(tmp_path / "grown")
+    again = System.read(tmp_path / "grown")
+    wanted = extended(tower, ["红", "苹"], 40, 16).encode(["红苹果"]).tokens
+    assert all(torch.equal(own.encode(["红苹果"]).tokens, wanted) for own in again.towers)
+    with pytest.raises(RecipeError, match="BertTower"):
+        extend(System(Recipe(name="bert", text=(Bert().tiny(),))), ["红"], 0, 0)
+
+
+def test_the_most_frequent_characters_come_first() -> None:
+    assert characters(["红苹果和红花", "a 红 cat, 花"], 2) == ["红", "花"]

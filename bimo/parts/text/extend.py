@@ -3,14 +3,48 @@ arXiv:2401.14688)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
 
 from bimo.core.errors import RecipeError
+from bimo.diffusion.system import System
 from bimo.parts.text import wording
+from bimo.parts.text.bert import HAN
 from bimo.parts.text.clip import ClipTower
+
+_HAN = re.compile(f"[{HAN}]")
+
+
+def extend(system: System, words: Sequence[str], positions: int, length: int) -> list[int]:
+    """Extends every text tower of a system as ``extended`` does, and its recipe with it; answers how many of the words
+    are new to each: one that is a token already stays as it is. Raises RecipeError for a tower that is no CLIP's.
+    """
+    counts: list[int] = []
+    for index, tower in enumerate(system.towers):
+        if not isinstance(tower, ClipTower):
+            kind = type(tower).__name__
+            raise RecipeError(
+                f"第 {index + 1} 个文本塔是 {kind}；只有 CLIP 的文本塔能加词和位置",
+                f"text tower {index + 1} is a {kind}; words and positions are added to CLIP's text towers alone",
+            )
+        there = wording.known(tower.words).get_vocab(with_added_tokens=True)
+        new = [word for word in dict.fromkeys(words) if word not in there]
+        grown = extended(tower, new, max(positions, tower.part.positions), length or tower.part.length)
+        system.text[index] = grown
+        towers = (*system.recipe.text[:index], grown.part, *system.recipe.text[index + 1 :])
+        system.recipe = replace(system.recipe, text=towers)
+        counts.append(len(new))
+    return counts
+
+
+def characters(captions: Iterable[str], most: int) -> list[str]:
+    """The Chinese characters of some captions, the most frequent first, at most so many."""
+    counts = Counter(character for caption in captions for character in _HAN.findall(caption))
+    return [character for character, _ in counts.most_common(most)]
 
 
 def extended(tower: ClipTower, words: Sequence[str], positions: int, length: int) -> ClipTower:
