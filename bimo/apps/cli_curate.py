@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -45,6 +46,14 @@ EXAMPLES = say(
 )
 
 
+class Scoring(StrEnum):
+    """The numbers that scorers reckon in."""
+
+    fastest = "fastest"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
 def curate(
     source: Annotated[Path, typer.Argument(help=say("图片和说明在哪里", "where pictures and captions are"))],
     out: Annotated[Path, typer.Argument(help=say("写到哪个文件夹", "the folder to write"))],
@@ -62,6 +71,15 @@ def curate(
         str | None,
         typer.Option(help=say("图文打分用的模型：名字或文件夹", "the system that scores pairs: name or folder")),
     ] = None,
+    dtype: Annotated[
+        Scoring,
+        typer.Option(
+            help=say(
+                "图文打分用什么数；fastest 量一下再定，DST 里定过就不变",
+                "the numbers to score in; fastest measures, and stays with what DST began with",
+            )
+        ),
+    ] = Scoring.fastest,
     select_only: Annotated[
         bool,
         typer.Option(
@@ -85,7 +103,7 @@ def curate(
     crew = crew_of(cast("Literal['local', 'ray']", on), workers, files)
     with progress() as bar:
         asking = crew if on == "ray" else None
-        tools = Tools(open_scorer)
+        tools = Tools(partial(open_scorer, dtype=dtype_of(wanted, out, dtype)))
         report = run(source, out, wanted, tools=tools, workers=crew, asking=asking, bar=bar, stored=select_only)
     for line in account(report):
         print(line)
@@ -180,41 +198,83 @@ def apart(source: Path, out: Path) -> None:
 
 def crew_of(on: Literal["local", "ray"], count: int | None, files: tuple[tuple[str, str], ...]) -> Workers:
     """Processes of this machine, one a core, or a Ray cluster."""
-    from bimo.data.curation.workers import Local, OnRay
+    from bimo.data.curation.workers import Local, OnRay, cores
 
     if on == "ray":
         return OnRay(files=files)
-    return Local(count or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else count or 2, files)
+    return Local(count or cores(), files)
+
+
+def dtype_of(wanted: Curation, out: Path, dtype: Scoring) -> Scoring:
+    """What the scorers of a list are to reckon in, said in a sentence: what is asked for, else what the scores in
+    ``out`` were made by, else what is measured to be fastest. It is written down there, so that a run that was broken
+    off goes on in the same numbers.
+    """
+    from bimo.data.curation.store import read_json, save_json
+
+    if not any(hasattr(step, "scorer") for step in wanted.steps):
+        return Scoring.fp32
+    path = out / "work" / "scoring.json"
+    before = read_json(path)
+    known = before.get("dtype") if isinstance(before, dict) else None
+    if dtype is Scoring.fastest and known in (Scoring.fp32, Scoring.bf16):
+        chosen, why = Scoring(known), say("与已有的分数一样", "as the scores that are there")
+    elif dtype is Scoring.fastest:
+        from bimo.eval.scorer import WORTH, fastest
+
+        times = fastest()
+        chosen = Scoring.bf16 if times >= WORTH else Scoring.fp32
+        why = say(f"量得 bf16 的速度是 fp32 的 {times:.1f} 倍", f"measured: bf16 is {times:.1f} times as fast as fp32")
+    else:
+        chosen, why = dtype, say("照 --dtype", "as --dtype says")
+        if known not in (None, chosen):
+            why = say(f"{why}；已有的分数是 {known} 的，重新打分", f"{why}; scores in {known} are made anew")
+    typer.echo(say(f"图文打分用 {chosen}（{why}）", f"scoring in {chosen} ({why})"), err=True)
+    if known != chosen:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_json(path, {"dtype": chosen})
+    return chosen
 
 
 class TowerScorer:
     """A system with two towers as `bimo.data.curation.steps.Scorer`."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, dtype: Scoring = Scoring.fp32) -> None:
         self._system = models.load(name)
         self.digest = self._system.weights_hash
+        if dtype is Scoring.bf16:
+            # Scores in other numbers are other scores: none is taken for that of the other kind.
+            self.digest += f" {dtype}"
+            self._system.bfloat16()
 
     def words(self, texts: Sequence[str]) -> np.ndarray:
         """[B, D] float32, each of length 1."""
         from bimo.data.scorer import word_vectors
 
-        return word_vectors(self._system, texts).float().cpu().numpy()
+        return word_vectors(self._system, texts).numpy()
 
     def pictures(self, pictures: Sequence[Image.Image]) -> np.ndarray:
         """[B, D] float32, each of length 1."""
         from bimo.data.scorer import picture_vectors
 
-        return picture_vectors(self._system, pictures).float().cpu().numpy()
+        return picture_vectors(self._system, pictures).numpy()
+
+    def fitted(self, picture: Image.Image) -> Image.Image:
+        """The square that its picture tower sees."""
+        from bimo.eval.scorer import square
+
+        return square(self._system, picture)
 
 
-_opened: dict[str, TowerScorer] = {}
+_opened: dict[tuple[str, Scoring], TowerScorer] = {}
 
 
-def open_scorer(name: str) -> TowerScorer:
+def open_scorer(name: str, dtype: Scoring = Scoring.fp32) -> TowerScorer:
     """The scorer of a name or folder, opened once a process."""
-    if name not in _opened:
-        _opened[name] = TowerScorer(name)
-    return _opened[name]
+    key = name, dtype
+    if key not in _opened:
+        _opened[key] = TowerScorer(name, dtype)
+    return _opened[key]
 
 
 def account(report: dict[str, Any]) -> Iterator[str]:

@@ -84,21 +84,24 @@ class VisionTower(nn.Module):
             pixels = pixels[:, :, top : top + wanted, left : left + wanted].clamp(-1, 1)
         mean, deviation = (torch.tensor(v).to(pixels)[:, None, None] for v in (CLIP_MEAN, CLIP_DEVIATION))
         model: Any = self.model
-        return model(pixel_values=(pixels / 2 + 0.5 - mean) / deviation).image_embeds
+        # Turned last: a pixel has more steps than the mantissa of bfloat16.
+        return model(pixel_values=((pixels / 2 + 0.5 - mean) / deviation).to(model.dtype)).image_embeds
 
-    def seen(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """Pictures of any size -> pixels [B, 3, size, size] in [-1, 1], resized as CLIP does."""
+    def fitted(self, picture: Image.Image) -> Image.Image:
+        """A picture of any size as the square that is seen, resized as CLIP does; such a square stays as it is."""
         from PIL import Image
 
         wanted = self.part.size
-        rows: list[np.ndarray] = []
-        for picture in pictures:
-            picture = picture.convert("RGB")
-            scale = wanted / min(picture.size)
-            # The shorter side is exact whatever the product rounds to.
-            whole = tuple(wanted if side == min(picture.size) else int(scale * side) for side in picture.size)
-            whole = whole if self.part.fit == "cut" else (wanted, wanted)
-            picture = picture.resize((whole[0], whole[1]), Image.Resampling.BICUBIC)
-            left, top = (whole[0] - wanted) // 2, (whole[1] - wanted) // 2
-            rows.append(np.asarray(picture.crop((left, top, left + wanted, top + wanted))))
-        return torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        picture = picture.convert("RGB")
+        scale = wanted / min(picture.size)
+        # The shorter side is exact whatever the product rounds to.
+        whole = tuple(wanted if side == min(picture.size) else int(scale * side) for side in picture.size)
+        whole = whole if self.part.fit == "cut" else (wanted, wanted)
+        picture = picture.resize((whole[0], whole[1]), Image.Resampling.BICUBIC)
+        left, top = (whole[0] - wanted) // 2, (whole[1] - wanted) // 2
+        return picture.crop((left, top, left + wanted, top + wanted))
+
+    def seen(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """Pictures of any size -> pixels [B, 3, size, size] in [-1, 1]."""
+        rows = np.stack([np.asarray(self.fitted(picture)) for picture in pictures])
+        return torch.from_numpy(rows).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from bimo.core.errors import BimoError, DataError
 from bimo.core.part import Part, dump
@@ -22,12 +22,20 @@ from bimo.data.curation.rows import Unusable
 from bimo.data.curation.standing import LEFT, load_standings
 from bimo.data.curation.steps import ModelStep, Pair, Tools, Verdict, WriterStep, named
 from bimo.data.curation.store import Work, column, digest, fingerprint_of, load_rows, plain, save_table
+from bimo.data.curation.workers import cores
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 VERSION = 1
 #: A batch is closed at so many pairs, or earlier at so many pixels.
 BATCH, BATCH_PIXELS = 32, 1 << 25
 #: Pictures that are decoded ahead of the model.
 AHEAD = 16
+#: The same two where a step views pictures: what is left of them is small.
+VIEWED, VIEWED_AHEAD = 256, 128
+
+View = Callable[["Image.Image"], "Image.Image"]
 
 
 def room_of(step: Part, tools: Tools) -> str:
@@ -85,23 +93,26 @@ class Ask:
     def _batches(
         self, rows: Sequence[Mapping[str, Any]], captions: Mapping[int, tuple[str, ...]]
     ) -> Iterator[list[tuple[int, Pair | Unusable]]]:
-        """Rows in batches, with their pictures decoded ahead in threads."""
+        """Rows in batches, with their pictures decoded, and viewed, ahead in threads."""
         pictures = Pictures(self.source, self.work)
+        viewed: Callable[[Tools], View] | None = getattr(self.step, "view", None)
+        view = viewed(self.tools) if viewed is not None and rows else None
+        most, early = (BATCH, AHEAD) if view is None else (VIEWED, VIEWED_AHEAD)
         batch: list[tuple[int, Pair | Unusable]] = []
         pixels = 0
-        with ThreadPoolExecutor(2, "decode") as threads:
+        with ThreadPoolExecutor(max(2, cores()), "decode") as threads:
             coming = iter(rows)
-            ahead = deque(threads.submit(_decoded, pictures, row) for row in islice(coming, AHEAD))
+            ahead = deque(threads.submit(_decoded, pictures, row, view) for row in islice(coming, early))
             for row in rows:
                 future: Future[Any] = ahead.popleft()
-                ahead.extend(threads.submit(_decoded, pictures, later) for later in islice(coming, 1))
+                ahead.extend(threads.submit(_decoded, pictures, later, view) for later in islice(coming, 1))
                 image, number = future.result(), row["number"]
                 if isinstance(image, Unusable):
                     batch.append((number, image))
                 else:
                     batch.append((number, Pair(number, image, captions[number])))
                     pixels += image.width * image.height
-                if len(batch) >= BATCH or pixels >= BATCH_PIXELS:
+                if len(batch) >= most or pixels >= BATCH_PIXELS:
                     yield batch
                     batch, pixels = [], 0
         if batch:
@@ -156,14 +167,15 @@ def _answer(found: Any) -> dict[str, Any]:
     return {"answer": json.dumps({"captions": texts}, ensure_ascii=False)}
 
 
-def _decoded(pictures: Pictures, row: Mapping[str, Any]) -> Any:
-    """The upright picture of a row, or why there is none."""
+def _decoded(pictures: Pictures, row: Mapping[str, Any], view: View | None) -> Any:
+    """The upright picture of a row, or what is viewed of it; or why there is none."""
     from bimo.data.curation import seen
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return seen.see(pictures.bytes_of(row)).image
+            image = seen.see(pictures.bytes_of(row)).image
+            return image if view is None else view(image)
     except Unusable as error:
         return error
     # It was decoded before: the file has changed since.

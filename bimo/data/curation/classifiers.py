@@ -17,6 +17,7 @@ from bimo.data.curation.image_rules import above, below
 from bimo.data.curation.steps import Pair, Scores, Tools, Verdict
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import nn
 
 
@@ -160,7 +161,11 @@ class Aesthetic(Part):
         """The digests of the CLIP and of the head."""
         from bimo.core.fingerprint import digest
 
-        return f"Aesthetic/1 {tools.scorer(self.scorer).digest} {digest(Path(self.head))}"
+        return f"Aesthetic/2 {tools.scorer(self.scorer).digest} {digest(Path(self.head))}"
+
+    def view(self, tools: Tools) -> Callable[[Image.Image], Image.Image]:
+        """What the scorer sees of a picture."""
+        return tools.scorer(self.scorer).fitted
 
     def open(self, tools: Tools) -> Callable[[Sequence[Pair]], list[Scores]]:
         """Measures ``aesthetic``. Raises WeightsError for a head that cannot be read or is of another kind, DataError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from bimo.core.errors import DataError, RecipeError
 from bimo.core.part import Part
 from bimo.data.curation.duplicates import best_first
 from bimo.data.curation.steps import Change, Pair, Scores, Table, Tools, Verdict
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 COLUMN = "look"
 #: Vectors of length 1 are kept as whole numbers of this many to 1, a byte each.
@@ -32,7 +35,11 @@ class Looks(Part):
 
     def measuring(self, tools: Tools) -> str:
         """The version of what is measured, and the weights of the scorer."""
-        return f"Looks/1 {tools.scorer(self.scorer).digest}"
+        return f"Looks/2 {tools.scorer(self.scorer).digest}"
+
+    def view(self, tools: Tools) -> Callable[[Image.Image], Image.Image]:
+        """What the scorer sees of a picture."""
+        return tools.scorer(self.scorer).fitted
 
     def open(self, tools: Tools) -> Callable[[Sequence[Pair]], list[Scores]]:
         """Loads the scorer."""

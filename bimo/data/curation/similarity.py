@@ -10,13 +10,16 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
 from bimo.core.errors import DataError, RecipeError
 from bimo.core.part import Part
 from bimo.data.curation.steps import Pair, Scores, Table, Tools, Verdict
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 #: Rows from which a line can be drawn: of fewer, one in twenty is a single row or two.
 FEWEST = 50
@@ -67,7 +70,11 @@ class Similarity(Part):
 
     def measuring(self, tools: Tools) -> str:
         """The version of what is measured, and the weights of the scorer."""
-        return f"Similarity/1 {tools.scorer(self.scorer).digest}"
+        return f"Similarity/2 {tools.scorer(self.scorer).digest}"
+
+    def view(self, tools: Tools) -> Callable[[Image.Image], Image.Image]:
+        """What the scorer sees of a picture."""
+        return tools.scorer(self.scorer).fitted
 
     def open(self, tools: Tools) -> Callable[[Sequence[Pair]], list[Scores]]:
         """Loads the scorer. Of a batch every picture and every caption is encoded once."""

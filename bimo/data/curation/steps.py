@@ -81,9 +81,16 @@ class Table(Protocol):
 
 
 class Scorer(Protocol):
-    """A system with a text and a picture tower. ``digest`` names its weights."""
+    """A system with a text and a picture tower. ``digest`` names its weights and the numbers it reckons in.
+
+    What it says of a text or a picture does not depend on what stands beside it.
+    """
 
     digest: str
+
+    def fitted(self, picture: Image.Image) -> Image.Image:
+        """What it sees of a picture, as a small one; ``pictures`` says the same of both."""
+        ...
 
     def words(self, texts: Sequence[str]) -> np.ndarray:
         """[B, D] float32, each of length 1."""
@@ -138,7 +145,9 @@ class CaptionStep(Protocol):
 class ModelStep(Protocol):
     """Measures with a model, in batches, and judges by the numbers.
 
-    A step that also has ``settled(table) -> step`` is replaced by its answer before it judges.
+    A step that also has ``settled(table) -> step`` is replaced by its answer before it judges. One that has
+    ``view(tools)``, a function of a picture, is given pictures as that leaves them: it is called where they are
+    decoded, so that what is large need not wait for the model in memory.
     """
 
     says: ClassVar[tuple[str, str]]

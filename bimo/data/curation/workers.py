@@ -63,6 +63,11 @@ class Here:
         """Nothing is to end."""
 
 
+def cores() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @dataclass
 class Worker:
     """One process and the pipe to it; ``job`` is what it is at, ``task`` the number of the task it knows."""
