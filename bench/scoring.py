@@ -2,7 +2,8 @@
 
 The folder is of the shape of ViT-B/32 with three layers of text, its weights random: they do not matter for time. Both
 sides read the same pictures and captions and keep every pair, each by its own command in a fresh process; data-juicer
-with one process of as many threads as there are cores, and with two. The peer runs by a Python of its own that has py-data-juicer, torch and transformers.
+with one process of as many threads as there are cores, and with two. The peer runs by a Python of its own that has
+py-data-juicer, torch and transformers (4.57.1 is the release it names).
 
     python bench/scoring.py --peers-python PATH [--pairs 200]
 """

@@ -220,7 +220,7 @@ def dtype_of(wanted: Curation, out: Path, dtype: Scoring) -> Scoring:
     if dtype is Scoring.fastest and known in (Scoring.fp32, Scoring.bf16):
         chosen, why = Scoring(known), say("与已有的分数一样", "as the scores that are there")
     elif dtype is Scoring.fastest:
-        from bimo.eval.scorer import WORTH, fastest
+        from bimo.data.scorer import WORTH, fastest
 
         times = fastest()
         chosen = Scoring.bf16 if times >= WORTH else Scoring.fp32
@@ -261,7 +261,7 @@ class TowerScorer:
 
     def fitted(self, picture: Image.Image) -> Image.Image:
         """The square that its picture tower sees."""
-        from bimo.eval.scorer import square
+        from bimo.data.scorer import square
 
         return square(self._system, picture)
 

@@ -64,7 +64,7 @@ def word_vectors(system: System, texts: Sequence[str]) -> Tensor:
 
     places = [place for lot in lots.values() for place in lot]
     vectors = _through(pooled, [[texts[place] for place in lot] for lot in lots.values()])
-    return torch.empty_like(vectors).index_copy_(0, torch.tensor(places), vectors)
+    return torch.empty_like(vectors).index_copy_(0, torch.tensor(places, device=vectors.device), vectors)
 
 
 def picture_vectors(system: System, pictures: Sequence[Image.Image]) -> Tensor:

@@ -139,3 +139,30 @@ def test_scorer_is_a_system_with_two_towers(tmp_path: Path) -> None:
     assert words.shape[1] == seen.shape[1]
     np.testing.assert_allclose(np.linalg.norm(words, axis=1), 1, atol=1e-5)
     assert len(scorer.digest) == 64
+    assert np.array_equal(scorer.pictures([scorer.fitted(Image.new("RGB", (40, 30), "red"))]), seen)
+    rounded = cli_curate.open_scorer(str(tmp_path / "clip"), cli_curate.Scoring.bf16)
+    assert rounded.digest == f"{scorer.digest} bf16"
+    assert rounded.words(["猫"]).dtype == np.float32
+    assert not np.array_equal(rounded.words(["一只猫", "猫"]), words)
+
+
+def test_scores_stay_in_the_numbers_they_began_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from bimo.data import scorer
+
+    every, scoring = cli_curate.lists(), cli_curate.Scoring
+
+    def chosen(times: float, asked: str = "fastest", name: str = "taiyi") -> tuple[str, str]:
+        monkeypatch.setattr(scorer, "fastest", lambda: times)
+        return cli_curate.dtype_of(every[name], tmp_path, scoring(asked)), capsys.readouterr().err
+
+    assert chosen(9.0, name="wukong") == ("fp32", "")
+    assert chosen(0.4)[0] == "fp32"
+    # What is measured later does not change it: a run that goes on would mix two kinds of scores.
+    assert chosen(4.3) == ("fp32", "scoring in fp32 (as the scores that are there)\n")
+    dtype, said = chosen(4.3, "bf16")
+    assert (dtype, "scores in fp32 are made anew" in said) == ("bf16", True)
+    assert chosen(0.4)[0] == "bf16"
+    (tmp_path / "work" / "scoring.json").unlink()
+    assert chosen(4.3) == ("bf16", "scoring in bf16 (measured: bf16 is 4.3 times as fast as fp32)\n")

@@ -25,6 +25,9 @@ class Clip:
     def __init__(self, width: int) -> None:
         self.width = width
 
+    def fitted(self, picture: Image.Image) -> Image.Image:
+        return picture
+
     def words(self, texts: Sequence[str]) -> np.ndarray:
         raise AssertionError(texts)
 
@@ -177,7 +180,7 @@ def test_the_public_head_gives_what_its_layers_give(tmp_path: Path, suffix: str)
     vectors = torch.from_numpy(Clip(768).pictures([pair.picture for pair in pictures()]))
     expected = head(vectors)[:, 0].tolist()
     assert [row["aesthetic"] for row in step.open(tools())(pictures())] == pytest.approx(expected, abs=1e-5)
-    assert step.measuring(tools()).startswith("Aesthetic/1 abc ")
+    assert step.measuring(tools()).startswith("Aesthetic/2 abc ")
     assert step.judge({"aesthetic": 4.9}) == Verdict(4.9, 5.0)
 
 

@@ -20,6 +20,9 @@ class Eye:
 
     digest = "eye"
 
+    def fitted(self, picture: Image.Image) -> Image.Image:
+        return picture
+
     def words(self, texts: Sequence[str]) -> np.ndarray:
         raise NotImplementedError
 
@@ -61,7 +64,7 @@ def test_they_are_steps_and_dump() -> None:
     assert isinstance(alike, TableStep)
     assert load(dump(looks)) == looks
     assert load(dump(alike)) == alike
-    assert looks.measuring(Tools(scorer=lambda name: Eye())) == "Looks/1 eye"
+    assert looks.measuring(Tools(scorer=lambda name: Eye())) == "Looks/2 eye"
     assert looks.judge({}) is None
     with pytest.raises(RecipeError):
         Alike(above=1.0)

@@ -26,6 +26,9 @@ class Eye:
         self.shown: list[int] = []
         self.read: list[list[str]] = []
 
+    def fitted(self, picture: Image.Image) -> Image.Image:
+        return picture
+
     def words(self, texts: Sequence[str]) -> np.ndarray:
         self.read.append(list(texts))
         return _unit([np.sum([COLOURS[c] for c in text if c in COLOURS], axis=0) for text in texts])
@@ -66,7 +69,13 @@ def test_it_is_a_model_step_and_dumps() -> None:
     step, tools = opened(Eye())
     assert isinstance(step, ModelStep)
     assert load(dump(step)) == step
-    assert step.measuring(tools) == "Similarity/1 eye"
+    assert step.measuring(tools) == "Similarity/2 eye"
+
+
+def test_what_is_decoded_is_viewed_at_once() -> None:
+    step, tools = opened(Eye())
+    large = Image.new("RGB", (400, 300))
+    assert step.view(tools)(large) is large
 
 
 def test_each_picture_and_caption_is_encoded_once() -> None:
