@@ -86,13 +86,13 @@ def ways(steps: int, rounds: int) -> dict[str, Stage]:
     """The stage of each way."""
     common: dict[str, Any] = {"level": "image", "train": ("image.denoiser.*",), "warmup": 5}
     ascent = Ascent(reward=Ground(colour=PAPER), through=2, steps=STEPS)
-    every = 20
+    every = 10
     prefer = Rounds(
-        reward=Colourful(), learn=Prefer(worst=True, beta=2000.0), requests=16, draws=4, every=every, steps=STEPS
+        reward=Colourful(), learn=Prefer(worst=True, beta=1000.0), requests=16, draws=4, every=every, steps=STEPS
     )
     return {
         "ascent": Stage(name="ground of paper", objective=ascent, steps=steps, batch=4, lr=3e-5, **common),
-        "rounds": Stage(name="colours", objective=prefer, steps=rounds * every, batch=16, lr=3e-5, **common),
+        "rounds": Stage(name="colours", objective=prefer, steps=rounds * every, batch=16, lr=1e-4, **common),
     }
 
 
@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--ways", nargs="+", default=["ascent", "rounds"])
     parser.add_argument("--prompts", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     learnt, unseen = prompts()

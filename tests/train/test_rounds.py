@@ -16,6 +16,7 @@ from bimo.core.recipe import Recipe, Stage
 from bimo.core.types import read_metadata
 from bimo.data.loader import Pictures
 from bimo.data.shards import read
+from bimo.data.texts import build_texts
 from bimo.diffusion.drive import draw
 from bimo.diffusion.system import System
 from bimo.recipes.xiaomo import xiaomo
@@ -23,7 +24,7 @@ from bimo.train.adapter import LowRank
 from bimo.train.ascent import Ascent
 from bimo.train.feedback import Prefer, Reward
 from bimo.train.loop import Run, train
-from bimo.train.rewards import Colourful, Glyphs, Ground, Judges, Own, Shown
+from bimo.train.rewards import Colourful, Glyphs, Ground, Judges, Own, Shown, Weighted
 from bimo.train.rounds import Rounds, advantages_of, rounds_of, summary
 
 GLOB = "image.denoiser.*"
@@ -135,6 +136,20 @@ def test_rounds_say_what_cannot_be_learnt_from(tiny_shards: Path, tmp_path: Path
         run(rounds(), validation=0.5)
     with pytest.raises(RecipeError, match="draws"):
         rounds(draws=1)
+
+
+def test_what_is_written_is_read_in_rounds(tmp_path: Path) -> None:
+    """A toy writes nothing: OCR gives 0 to what should, nothing to what should not, and the other reward decides."""
+    (tmp_path / "prompts.txt").write_text("写着「福」的方块\n红色的方块\n", "utf-8")
+    build_texts(str(tmp_path / "prompts.txt"), tmp_path / "data")
+    reward = Weighted(parts=((1.0, Glyphs()), (0.1, Colourful())))
+    run = train(recipe(rounds(reward=reward, requests=2)), tmp_path / "data", tmp_path / "run", threads=1)
+    told = rounds_of(run)[0]["scores"]
+    assert told["Glyphs"] == {"count": 2, "mean": 0.0, "error": 0.0}
+    assert told["score"]["count"] == told["Colourful"]["count"] == 4
+    for _, _, row in read(run / "stage-1" / "round-0001"):
+        assert ("Glyphs" in row["labels"]) == ("福" in row["captions"][0]["text"])
+        assert row["labels"]["score"] == pytest.approx(0.1 * row["labels"]["Colourful"])
 
 
 def test_advantages_are_over_the_mean_of_a_caption() -> None:
