@@ -87,6 +87,7 @@ def draw(
     hint: Annotated[list[str] | None, typer.Option(help=cli_inputs.HINT_HELP)] = None,
     dial: Annotated[list[str] | None, typer.Option(help=cli_inputs.DIAL_HELP)] = None,
     lora: Annotated[list[str] | None, typer.Option(help=cli_inputs.LORA_HELP)] = None,
+    embedding: Annotated[list[str] | None, typer.Option(help=cli_inputs.EMBEDDING_HELP)] = None,
     control: Annotated[list[str] | None, typer.Option(help=cli_inputs.CONTROL_HELP)] = None,
     best: Annotated[Path | None, typer.Option(help=cli_inputs.BEST_HELP)] = None,
     dtype: Annotated[Dtype, typer.Option(help=cli_inputs.DTYPE_HELP)] = Dtype.fp32,
@@ -110,7 +111,7 @@ def draw(
         "dials": cli_inputs.dials(dial) if dial else None,
     }
     given = {name: value for name, value in settings.items() if value is not None}
-    beside = cli_inputs.Beside.given(lora or (), control or ())
+    beside = cli_inputs.Beside.given(lora or (), control or (), embedding or ())
     seen = cli_inputs.pictures(image, mask, hint or (), beside)
     choice = None if best is None else cli_inputs.Choice(best, count)
     if again is not None:

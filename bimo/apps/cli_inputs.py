@@ -76,16 +76,18 @@ def dials(given: Sequence[str]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Beside:
-    """What is put beside a system's own weights: LoRAs with their weights, and networks that look at a picture.
+    """What is put beside a system's own weights: LoRAs with their weights, networks that look at a picture, and words.
 
-    Each of ``controls`` is (name of the hint, file of its picture, folder of the network).
+    Each of ``controls`` is (name of the hint, file of its picture, folder of the network), each of ``words`` the file
+    and what it is to be called, "" where the file says it.
     """
 
     loras: tuple[tuple[Path, float], ...]
     controls: tuple[tuple[str, Path, Path], ...]
+    words: tuple[tuple[Path, str], ...] = ()
 
     @classmethod
-    def given(cls, loras: Sequence[str], controls: Sequence[str]) -> Beside:
+    def given(cls, loras: Sequence[str], controls: Sequence[str], words: Sequence[str] = ()) -> Beside:
         """Reads the options. Raises RequestError for what is not there."""
         found: list[tuple[str, Path, Path]] = []
         for text in controls:
@@ -97,14 +99,17 @@ class Beside:
                     "layout",
                 )
             found.append(("control" if not found else f"control-{len(found) + 1}", Path(file), Path(folder)))
-        return cls(tuple(lora(text) for text in loras), tuple(found))
+        return cls(tuple(lora(text) for text in loras), tuple(found), tuple(word(text) for text in words))
 
     def put(self, system: System) -> System:
         """The system with all of it. Raises WeightsError for adapters of another family."""
-        if not self.loras and not self.controls:
+        if not self.loras and not self.controls and not self.words:
             return system
         from bimo.parts.denoisers import adapters
+        from bimo.parts.text import tokens
 
+        for file, token in self.words:
+            tokens.teach(system, file, token)
         for file, weight in self.loras:
             adapters.adapt(system, file, weight)
         for name, _, folder in self.controls:
@@ -165,6 +170,17 @@ def lora(text: str) -> tuple[Path, float]:
     return path, weight
 
 
+def word(text: str) -> tuple[Path, str]:
+    """'FILE' or 'FILE=<word>' -> the file and what its word is called. Raises RequestError where there is no file."""
+    file, _, token = text.partition("=")
+    if not Path(file).is_file():
+        raise RequestError(
+            f"--embedding：没有文件 {file}；写成 文件 或 文件=<词>，例如 鸭.safetensors=<小黄鸭>",
+            f"--embedding: there is no file {file}; write FILE or FILE=<word>, for instance duck.safetensors=<duck>",
+        )
+    return Path(file), token
+
+
 def recorded(request: dict[str, Any], given: dict[str, Any], file: Path) -> dict[str, Any]:
     """The request in a PNG's record with the pictures it was drawn from, which the record only knows by hash.
 
@@ -198,9 +214,9 @@ def recorded(request: dict[str, Any], given: dict[str, Any], file: Path) -> dict
 
 AGAIN_ALONE = (
     "--again 按记录重画，不能再给提示词或别的设置"
-    "（-m、-o、--json、--open、--dtype、--offload、--lora、--control 和原来的图除外）",
+    "（-m、-o、--json、--open、--dtype、--offload、--lora、--embedding、--control 和原来的图除外）",
     "--again draws what the record says; give no prompt and no settings but -m, -o, --json, --open, --dtype, "
-    "--offload, --lora, --control and the pictures it was drawn from",
+    "--offload, --lora, --embedding, --control and the pictures it was drawn from",
 )
 IMAGE_HELP = say("从这张图画起", "begin with this picture")
 MASK_HELP = say("只重画它白色的地方（要有 --image）", "paint only where this is white (needs --image)")
@@ -208,6 +224,10 @@ STRENGTH_HELP = say("原图改多少，0 到 1", "how much of the image is to ch
 HINT_HELP = say("给模型看的图：名字=文件，可多次", "a picture that a hint reads: name=FILE; more than once")
 DIAL_HELP = say("引导的旋钮：名字=数，可多次", "a dial of guidance: name=number; more than once")
 LORA_HELP = say("LoRA 文件，可带权重 文件:0.8，可多次", "a LoRA, with a weight FILE:0.8; more than once")
+EMBEDDING_HELP = say(
+    "学来的词（textual inversion）：文件，或 文件=<词>，可多次",
+    "a word that was learnt (textual inversion): FILE, or FILE=<word>; more than once",
+)
 CONTROL_HELP = say(
     "看着一张图画：图=ControlNet 或 T2I-Adapter 的文件夹，可多次",
     "draw along a picture: PICTURE=FOLDER of a ControlNet or T2I-Adapter; more than once",

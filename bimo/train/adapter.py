@@ -1,10 +1,10 @@
-"""A stage that learns a low-rank adapter beside frozen weights (arXiv:2106.09685, arXiv:2402.09353)."""
+"""A stage that learns beside frozen weights: a low-rank adapter (arXiv:2106.09685, arXiv:2402.09353), a new word."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Protocol, Self
 
 from torch import Tensor
 
@@ -13,8 +13,32 @@ from bimo.core.part import Part
 from bimo.diffusion.system import System
 from bimo.parts.denoisers.lora import eject, extract, inject, injected, save_lora
 from bimo.parts.denoisers.lora_names import spellings
+from bimo.parts.text.tokens import begin_word, end_word, save_word, vectors_of
 
-MARK = ".lora."
+#: What the names of an adapter's parameters have in them, and no other name of a system.
+MARKS = (".lora.", ".learnt.", ".beside.")
+
+
+class Adapter(Protocol):
+    """A part that a stage names as its adapter. ``kind`` is what its files are called."""
+
+    kind: ClassVar[str]
+
+    def put(self, system: System) -> list[str]:
+        """Puts it into a system; answers the names of its parameters."""
+        ...
+
+    def learnt(self, system: System) -> dict[str, Tensor]:
+        """What it has learnt, to be written."""
+        ...
+
+    def write(self, system: System, path: Path, learnt: dict[str, Tensor]) -> Path:
+        """Writes what it learnt under a name, which gets the ending it needs; answers where."""
+        ...
+
+    def leave(self, system: System) -> None:
+        """Takes it out of the system."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +50,8 @@ class LowRank(Part):
     that the run leaves have it in them, else they are as they were and it is given with each drawing. With ``dora``
     the length of each row of a weight learns by itself, beside its direction.
     """
+
+    kind: ClassVar[str] = "lora"
 
     targets: tuple[str, ...]
     rank: int = 4
@@ -53,17 +79,58 @@ class LowRank(Part):
             )
         return names
 
-    def leave(self, system: System, path: Path, writes: bool = True) -> None:
-        """Writes what it learnt and takes it out of the system, merged where it is to be."""
-        learnt = extract(system)
+    def learnt(self, system: System) -> dict[str, Tensor]:
+        """What it has learnt."""
+        return extract(system)
+
+    def write(self, system: System, path: Path, learnt: dict[str, Tensor]) -> Path:
+        """A .safetensors as diffusers spells it."""
+        file = path.with_suffix(".safetensors")
+        save_lora(file, system, learnt)
+        return file
+
+    def leave(self, system: System) -> None:
+        """Takes it out of the system, merged where it is to be."""
         eject(system, self.merge)
-        if writes:
-            save_lora(path, system, learnt)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inversion(Part):
+    """A word that is learnt while every weight stays as it is: textual inversion (arXiv:2208.01618).
+
+    ``token`` is what it is called, a word that the ``tower``-th tower does not have; of its ``vectors`` each begins as
+    one of the words ``initial``. Captions that say it are the data's, or those of ``Dreambooth`` with ``prior`` 0. It
+    is written as ``tokens-<stage>.safetensors`` and given with each drawing.
+    """
+
+    kind: ClassVar[str] = "tokens"
+
+    token: str
+    initial: str
+    vectors: int = 1
+    tower: int = 0
+
+    def put(self, system: System) -> list[str]:
+        """Teaches the tower the word; answers the name of its parameter. Raises RecipeError as ``begin_word``."""
+        name = begin_word(system.towers[self.tower], self.token, self.initial, self.vectors)
+        return [f"text.{self.tower}.{name}"]
+
+    def learnt(self, system: System) -> dict[str, Tensor]:
+        """The vectors of the word."""
+        return {self.token: vectors_of(system.towers[self.tower])}
+
+    def write(self, system: System, path: Path, learnt: dict[str, Tensor]) -> Path:
+        """A .safetensors as diffusers reads it."""
+        file = path.with_suffix(".safetensors")
+        save_word(file, self.token, learnt[self.token])
+        return file
+
+    def leave(self, system: System) -> None:
+        """The tower is as it was."""
+        end_word(system.towers[self.tower])
 
 
 def apart(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """A system's state without adapters under way, and these."""
-    return (
-        {name: value for name, value in state.items() if MARK not in name},
-        {name: value for name, value in state.items() if MARK in name},
-    )
+    added = {name: value for name, value in state.items() if any(mark in name for mark in MARKS)}
+    return {name: value for name, value in state.items() if name not in added}, added

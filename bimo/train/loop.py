@@ -26,8 +26,7 @@ from bimo.data.loader import Pictures
 from bimo.data.sheets import sheet
 from bimo.diffusion.drive import draw
 from bimo.diffusion.system import RECIPE_FILE, System
-from bimo.parts.denoisers.lora import extract, save_lora
-from bimo.train.adapter import LowRank, apart
+from bimo.train.adapter import Adapter, apart
 from bimo.train.batches import Lessons
 from bimo.train.checks import check_lots, check_sizes, check_words
 from bimo.train.devices import exact, on
@@ -216,20 +215,21 @@ class Run:
         """What a stage leaves: its averaged weights, as a paper's next stage begins from them, and its adapter."""
         learning.average.swap(learning.parameters)
         learning.close()
-        adapter = cast("LowRank | None", stage.adapter)
+        adapter = cast("Adapter | None", stage.adapter)
         if self.processes.sharded:
             # Nothing takes a module out of FSDP: another is built, and given the weights.
             state = whole(self.system.state_dict())
             self.system = System(self.recipe)
+            self._words()
             if adapter is not None:
                 adapter.put(self.system)
             self.system.load_state_dict(state)
             self.system.to(self.processes.device)
-            self._words()
         if adapter is not None:
-            path = self.out / f"lora-{self.place.stage + 1}.safetensors"
-            adapter.leave(self.system, path, self.processes.leads)
-            print(path)
+            learnt = adapter.learnt(self.system)
+            adapter.leave(self.system)
+            if self.processes.leads:
+                print(adapter.write(self.system, self.out / f"{adapter.kind}-{self.place.stage + 1}", learnt))
 
     def _learning(self, stage: Stage, saved: dict[str, Any] | None) -> Learning:
         objective = cast(Objective, stage.objective)
@@ -240,7 +240,7 @@ class Run:
         # What is only for training begins alike whatever was drawn before it.
         torch.manual_seed(self.seed + 1 + number)
         extra = objective.extra(self.system, self.vocabulary)
-        added = [] if stage.adapter is None else cast(LowRank, stage.adapter).put(self.system)
+        added = [] if stage.adapter is None else cast(Adapter, stage.adapter).put(self.system)
         if saved is not None and saved["optimiser"] is None:
             saved = None  # the stage before was done, and this one not begun
         if saved is not None:
@@ -298,12 +298,12 @@ class Run:
 
     def _best(self, stage: Stage) -> None:
         """Keeps the system as it is, ready to draw, or the adapter that is learning."""
-        name = f"best-{self.place.stage + 1}"
-        state = whole(extract(self.system) if stage.adapter is not None else self.system.state_dict())
+        name, adapter = f"best-{self.place.stage + 1}", cast("Adapter | None", stage.adapter)
+        state = whole(self.system.state_dict() if adapter is None else adapter.learnt(self.system))
         if not self.processes.leads:
             return
-        if stage.adapter is not None:
-            save_lora(self.out / f"{name}.safetensors", self.system, state)
+        if adapter is not None:
+            adapter.write(self.system, self.out / name, state)
             return
         part = self.out / f"{name}.part"
         shutil.rmtree(part, ignore_errors=True)

@@ -12,12 +12,15 @@ from safetensors.torch import load_file
 
 from bimo.core.errors import RecipeError
 from bimo.core.recipe import Recipe, Stage
+from bimo.diffusion.drive import draw
 from bimo.diffusion.system import System
 from bimo.parts.denoisers.lora_files import adapt
+from bimo.parts.text.tokens import teach
 from bimo.recipes.taiyi_sd import taiyi_zh
 from bimo.recipes.xiaomo import xiaomo
-from bimo.train.adapter import LowRank
+from bimo.train.adapter import Inversion, LowRank
 from bimo.train.denoise import Denoise
+from bimo.train.dreambooth import Dreambooth
 from bimo.train.loop import train
 from tests.parity.tiny_checkpoints import bert_words
 
@@ -112,3 +115,40 @@ def test_an_earlier_level_learns_one_too(tiny_shards: Path, tmp_path: Path) -> N
 def test_a_layer_that_no_file_can_name_is_refused(tiny_shards: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"image\.space"):
         run(recipe(targets=("image.space.*.conv1",)), tiny_shards, tmp_path / "run")
+
+
+def test_a_word_is_learnt_and_nothing_else(tiny_shards: Path, tmp_path: Path) -> None:
+    """Of a lexicon, stopped and gone on with: the same file, and a system that is as it was until it is taught."""
+    adapter = Inversion(token="<小红>", initial="红色方块", vectors=2)
+    objective = Dreambooth(subject=("一个<小红>", "<小红>方块"), prior=0.0, denoise=Denoise(also=("expected",)))
+    (stage,) = recipe().stages
+    stage = replace(stage, objective=objective, adapter=adapter, size=None, steps=4, validation=0.2, validate_every=2)
+    wanted = replace(xiaomo.tiny(), stages=(stage,), prompts=())
+    whole = train(wanted, tiny_shards, tmp_path / "whole", threads=1)
+    for _ in range(5):
+        train(wanted, tiny_shards, tmp_path / "stopped", threads=1, stop_after=0.0)
+    for file in ("tokens-1.safetensors", "best-1.safetensors", "weights.safetensors", "words.0/tokenizer.json"):
+        assert (tmp_path / "stopped" / file).read_bytes() == (whole / file).read_bytes()
+    torch.manual_seed(0)
+    before = System(wanted).state_dict()
+    system = System.read(whole)
+    assert all(torch.equal(value, before[name]) for name, value in system.state_dict().items())
+    request = {"text": "三个<小红>", "steps": 2, "seed": 1, "size": (128, 128)}
+    plain = draw(system, request)[0]
+    assert plain.warnings  # it does not know the word yet
+    assert teach(system, whole / "tokens-1.safetensors") == ["<小红>"]
+    taught = draw(system, request)[0]
+    assert taught.image.tobytes() != plain.image.tobytes()
+    assert not any("<小红>" in warning for warning in taught.warnings)
+
+
+def test_a_lora_of_the_text_tower_alone(tiny_shards: Path, tmp_path: Path) -> None:
+    wanted = recipe(targets=("text.0.*.query", "text.0.*.value", "text.0.*.intermediate.dense"), merge=False)
+    out = run(wanted, tiny_shards, tmp_path / "run")
+    names = load_file(out / "lora-1.safetensors")
+    assert all(name.startswith("text_encoder.") for name in names)
+    system = System.read(out)
+    request = {"text": "红色", "steps": 2, "seed": 1, "size": (64, 64)}
+    plain = draw(system, request)[0].image.tobytes()
+    adapt(system, out / "lora-1.safetensors")
+    assert draw(system, request)[0].image.tobytes() != plain

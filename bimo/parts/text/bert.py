@@ -86,6 +86,7 @@ class BertTower(nn.Module):
         self.head = nn.Linear(part.width, part.project) if part.pool and part.project else None
         self.begins = 1  # tokens before those of the text
         self.words: Any = None
+        self.teachable = True
         self.known: frozenset[str] = frozenset()
 
     def encode(self, texts: Sequence[str]) -> Encoding:
@@ -179,22 +180,27 @@ class BertTower(nn.Module):
                 ) from None
 
     def _encoded(self, text: str) -> Any:
-        return wording.known(self.words).encode(self._spelt(text))
+        return wording.read(self, text)
 
     def _used(self, text: str) -> int:
         return len(self._encoded(text).ids)
 
-    def _spelt(self, text: str) -> str:
+    def spelt(self, text: str) -> str:
+        """A text as the tokenizer is to read it. Words that it was taught stay as they are."""
         if self.part.words == "vocab":
             return text
         # One character that is not in the vocabulary would turn its whole run into [UNK]: give it a run of its own.
-        vocabulary = _characters(self.words)
-        return "".join(c if c in vocabulary or c.isspace() else f" {c} " for c in normal(text))
+        vocabulary, own = _characters(self.words), wording.taught(self.words)
+        pieces = re.split(f"({'|'.join(map(re.escape, own))})", text) if own else [text]
+        return "".join(
+            piece if place % 2 else "".join(c if c in vocabulary or c.isspace() else f" {c} " for c in normal(piece))
+            for place, piece in enumerate(pieces)
+        )
 
     def _unknown(self, text: str) -> list[str]:
         if self.part.words == "vocab":
             return []
-        spelt = self._spelt(text)
+        spelt = self.spelt(text)
         found: list[str] = []
         last = -1
         for token, (start, end) in zip(*_offsets(self.words.encode(spelt)), strict=True):

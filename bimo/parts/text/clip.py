@@ -99,6 +99,7 @@ class ClipTower(nn.Module):
         # Tokens before those of the text; one vector of a whole text has none of it.
         self.begins = 1 if part.answer == "tokens" else None
         self.words: Any = None
+        self.teachable = True
         self.pad = 0
 
     def encode(self, texts: Sequence[str]) -> Encoding:
@@ -168,7 +169,7 @@ class ClipTower(nn.Module):
         return (state if raw else self.model.final_layer_norm(state)), answer.last_hidden_state
 
     def _encoded(self, text: str) -> Any:
-        return wording.known(self.words).encode(text)
+        return wording.read(self, text)
 
     def _padded(self, rows: Sequence[Sequence[int]], length: int) -> tuple[Tensor, Tensor]:
         return wording.padded(rows, length, self.pad)

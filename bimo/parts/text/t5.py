@@ -75,6 +75,7 @@ class T5Tower(nn.Module):
         ).encoder
         self.begins = 0  # tokens before those of the text
         self.words: Any = None
+        self.teachable = True
         self.pad = 0
 
     def encode(self, texts: Sequence[str]) -> Encoding:
@@ -107,7 +108,7 @@ class T5Tower(nn.Module):
         self.words, self.pad = wording.read_words(folder, wanted, self.part.vocab, pieces)
 
     def _encoded(self, text: str) -> Any:
-        return wording.known(self.words).encode(text)
+        return wording.read(self, text)
 
 
 def pieces(folder: Path) -> tuple[Any, str]:

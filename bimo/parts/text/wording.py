@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,52 @@ def budget(encoded: Any, text: str, length: int) -> Budget:
         return Budget(used, length)
     # Of a character of several tokens each has the offsets of the whole character.
     return Budget(used, length, text[encoded.offsets[length - 1][0] :])
+
+
+@dataclass(frozen=True)
+class Read:
+    """A text as tokens: their ids, names, and from where to where in the text each stands."""
+
+    ids: list[int]
+    tokens: list[str]
+    offsets: list[tuple[int, int]]
+
+
+def read(tower: Any, text: str) -> Any:
+    """A text by a tower's tokenizer; a word that was taught as several tokens is all of them."""
+    words, spelt = known(tower.words), getattr(tower, "spelt", None)
+    encoded = words.encode(text if spelt is None else spelt(text))
+    several = _several(words)
+    if not several:
+        return encoded
+    found = Read([], [], [])
+    for number, token, place in zip(encoded.ids, encoded.tokens, encoded.offsets, strict=True):
+        for more, name in several.get(number, ((number, token),)):
+            found.ids.append(more)
+            found.tokens.append(name)
+            found.offsets.append(place)
+    return found
+
+
+@lru_cache(maxsize=8)
+def taught(words: Any) -> tuple[str, ...]:
+    """The words that a tokenizer knows besides its vocabulary, the longest first."""
+    names = (str(token.content) for token in words.get_added_tokens_decoder().values())
+    return tuple(sorted(names, key=len, reverse=True))
+
+
+@lru_cache(maxsize=8)
+def _several(words: Any) -> Mapping[int, tuple[tuple[int, str], ...]]:
+    """The tokens of each taught word that has more than one: "<cat>", "<cat>_1", "<cat>_2" ..."""
+    there = {str(token.content): int(number) for number, token in words.get_added_tokens_decoder().items()}
+    found: dict[int, tuple[tuple[int, str], ...]] = {}
+    for name, number in there.items():
+        every = [(number, name)]
+        while (more := f"{name}_{len(every)}") in there:
+            every.append((there[more], more))
+        if len(every) > 1:
+            found[number] = tuple(every)
+    return found
 
 
 def read_words(

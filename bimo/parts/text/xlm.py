@@ -104,6 +104,7 @@ class XlmTower(nn.Module):
         self.projection = nn.Linear(part.project, part.embed, bias=False) if part.embed else None
         self.begins = 1  # tokens before those of the text
         self.words: Any = None
+        self.teachable = True
         self.pad = 1
 
     def encode(self, texts: Sequence[str]) -> Encoding:
@@ -146,4 +147,4 @@ class XlmTower(nn.Module):
             )
 
     def _encoded(self, text: str) -> Any:
-        return wording.known(self.words).encode(text)
+        return wording.read(self, text)

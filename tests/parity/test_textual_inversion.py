@@ -1,0 +1,123 @@
+"""Words that were learnt: files of diffusers draw as in its own pipeline, ours are read by it, others are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from bimo.core.errors import RecipeError, WeightsError
+from bimo.diffusion.drive import draw
+from bimo.diffusion.system import System
+from bimo.parts.published.folder import read_folder
+from bimo.parts.text.bert import Bert
+from bimo.parts.text.tokens import begin_word, end_word, save_word, table_of, teach, vectors_of
+from tests.parity.test_adapters import LAW, by_diffusers, compare
+from tests.parity.tiny_checkpoints import bert_words, checkpoint, read_by_diffusers
+
+REQUEST: dict[str, Any] = {"seed": 3, "steps": 4, "guidance": 7.5, "size": (64, 64), "text": "a red <toy> cat"}
+
+
+@pytest.fixture(scope="module", params=["clip", "bert"])
+def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    place = tmp_path_factory.mktemp("sd") / "saved"
+    checkpoint(place, request.param, diffusers.DDIMScheduler(**LAW, clip_sample=False, set_alpha_to_one=False))
+    return place
+
+
+def vectors(count: int) -> torch.Tensor:
+    return torch.randn(count, 16, generator=torch.Generator().manual_seed(count))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_file_of_diffusers(folder: Path, tmp_path: Path, count: int) -> None:
+    save_file({"<toy>": vectors(count)}, tmp_path / "toy.safetensors")
+    pipeline = read_by_diffusers(folder)
+    pipeline.load_textual_inversion(str(tmp_path / "toy.safetensors"))
+    system = read_folder(folder)
+    plain, before = draw(system, REQUEST), system.weights_hash
+    assert teach(system, tmp_path / "toy.safetensors") == ["<toy>"]
+    assert system.weights_hash != before
+    assert system.budgets("<toy>")[0].used == 2 + count
+    compare(draw(system, REQUEST), by_diffusers(pipeline, REQUEST), plain)
+    # A system that was taught a word is kept with it.
+    system.save(tmp_path / "kept")
+    again = draw(System.read(tmp_path / "kept"), REQUEST)[0]
+    assert again.image.tobytes() == draw(system, REQUEST)[0].image.tobytes()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_one_that_is_learnt_here_is_read_by_diffusers(folder: Path, tmp_path: Path, count: int) -> None:
+    system = read_folder(folder)
+    tower: Any = system.towers[0]
+    state = {name: value.clone() for name, value in system.state_dict().items()}
+    tokens = tower.ids(["a red cat"])[0]
+    rows = table_of(tower).num_embeddings
+    name = begin_word(tower, "<toy>", "cat", count)
+    initial = table_of(tower).weight[tower.words.token_to_id("cat") or tower.words.token_to_id("cat</w>")]
+    assert torch.equal(tower.get_parameter(name), initial.expand(count, -1))
+    with torch.no_grad():
+        tower.get_parameter(name).copy_(vectors(count))
+    learnt = draw(system, REQUEST)
+    save_word(tmp_path / "toy.safetensors", "<toy>", vectors_of(tower))
+    assert load_file(tmp_path / "toy.safetensors")["<toy>"].shape == (count, 16)
+    end_word(tower)
+    # Nothing else learns, and nothing is left behind.
+    assert table_of(tower).num_embeddings == rows
+    assert all(torch.equal(value, state[name]) for name, value in system.state_dict().items())
+    assert torch.equal(tower.ids(["a red cat"])[0], tokens)
+    pipeline = read_by_diffusers(folder)
+    pipeline.load_textual_inversion(str(tmp_path / "toy.safetensors"))
+    compare(learnt, by_diffusers(pipeline, REQUEST), draw(system, REQUEST))
+    teach(system, tmp_path / "toy.safetensors")
+    assert draw(system, REQUEST)[0].image.tobytes() == learnt[0].image.tobytes()
+
+
+def test_under_another_name(folder: Path, tmp_path: Path) -> None:
+    save_file({"emb_params": vectors(2)}, tmp_path / "toy.safetensors")
+    save_file({"<toy>": vectors(2)}, tmp_path / "other.safetensors")
+    system, other = read_folder(folder), read_folder(folder)
+    assert teach(system, tmp_path / "toy.safetensors") == ["toy"]  # AUTOMATIC1111's are called as their files are
+    assert teach(other, tmp_path / "other.safetensors", "toy") == ["toy"]
+    request = REQUEST | {"text": "a toy"}
+    assert draw(system, request)[0].image.tobytes() == draw(other, request)[0].image.tobytes()
+
+
+def test_what_does_not_fit_is_refused(folder: Path, tmp_path: Path) -> None:
+    system = read_folder(folder)
+    before = {name: value.clone() for name, value in system.state_dict().items()}
+    save_file({"<toy>": torch.ones(1, 24)}, tmp_path / "wide.safetensors")
+    with pytest.raises(WeightsError, match=r"\(1, 24\).* 16 wide"):
+        teach(system, tmp_path / "wide.safetensors")
+    save_file({"<toy>": vectors(1), "<ball>": vectors(2)}, tmp_path / "two.safetensors")
+    with pytest.raises(WeightsError, match="several"):
+        teach(system, tmp_path / "two.safetensors", "<toy>")
+    for token in ("red</w>" if "red</w>" in _words(system) else "red", "a toy", ""):
+        with pytest.raises(RecipeError):
+            begin_word(system.towers[0], token, "cat", 1)
+    with pytest.raises(RecipeError, match="initial"):
+        begin_word(system.towers[0], "<toy>", "", 1)
+    assert all(torch.equal(value, before[name]) for name, value in system.state_dict().items())
+    assert teach(system, tmp_path / "two.safetensors") == ["<ball>", "<toy>"]
+    with pytest.raises(RecipeError, match="ball"):
+        teach(system, tmp_path / "two.safetensors")
+
+
+def test_a_vocabulary_with_gaps_is_refused(tmp_path: Path) -> None:
+    """A word that is listed twice leaves one: the next number is the last word's own."""
+    bert_words(tmp_path / "words")
+    table = (tmp_path / "words" / "vocab.txt").read_text("utf-8").split("\n")
+    (tmp_path / "words" / "vocab.txt").write_text("\n".join([*table[:9], table[8], *table[9:]]), "utf-8")
+    tower = Bert(vocab=len(table) + 1, length=24).tiny().build()
+    tower.load_words(tmp_path / "words")
+    with pytest.raises(RecipeError, match="gaps"):
+        begin_word(tower, "<toy>", "cat", 1)
+
+
+def _words(system: System) -> dict[str, int]:
+    tower: Any = system.towers[0]
+    return tower.words.get_vocab()
