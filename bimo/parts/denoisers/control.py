@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, cast
 
@@ -47,21 +47,37 @@ class ControlledDenoiser(nn.Module):
         self, x: Tensor, t: Tensor, conditioning: Conditioning, added: Mapping[str, Any] | None = None
     ) -> Tensor:
         """The answer to an ask. Raises RecipeError where the picture is missing."""
-        picture = conditioning.pictures.get(self.part.name)
-        if picture is None:
-            raise RecipeError(
-                f"去噪网络要看图片 {self.part.name!r}，这一层没有给它的提示",
-                f"the denoiser looks at a picture {self.part.name!r}, but no hint of the level gives one",
-            )
-        weight = conditioning.scalars[weight_name(self.part.name)].to(x)
-        own = added or {}
-        if weight.any():
-            own = summed(own, self.adapter(self.inputs(x, t, conditioning), picture.to(x), weight[:, :, None, None]))
+        own = looked(self.adapter, self.part.name, self.inputs, x, t, conditioning, added)
         return self.denoiser(x, t, conditioning, own)
 
     def inputs(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> dict[str, Any]:
         """What the denoiser within is called with."""
         return self.denoiser.inputs(x, t, conditioning)
+
+
+def looked(
+    adapter: Any,
+    name: str,
+    inputs: Callable[[Tensor, Tensor, Conditioning], Mapping[str, Any]],
+    x: Tensor,
+    t: Tensor,
+    conditioning: Conditioning,
+    added: Mapping[str, Any] | None,
+) -> Mapping[str, Any]:
+    """What an adapter that looks at the picture ``name`` adds to a denoiser, and what others added before. Raises
+    RecipeError where the picture is missing.
+    """
+    picture = conditioning.pictures.get(name)
+    if picture is None:
+        raise RecipeError(
+            f"去噪网络要看图片 {name!r}，这一层没有给它的提示",
+            f"the denoiser looks at a picture {name!r}, but no hint of the level gives one",
+        )
+    weight = conditioning.scalars[weight_name(name)].to(x)
+    own = added or {}
+    if weight.any():
+        own = summed(own, adapter(inputs(x, t, conditioning), picture.to(x), weight[:, :, None, None]))
+    return own
 
 
 def summed(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from bimo.core.errors import RequestError
 from bimo.core.part import Part
 from bimo.core.types import Batch, Conditioning, Request
 from bimo.diffusion.system import Drawing, System
+from bimo.parts.hints.drawing import outlines
 
 STRONGEST = 10.0
 
@@ -22,13 +23,20 @@ class Control(Part):
     """The picture ``name`` of a request for the adapter of that name, as values from 0 to 1, or ``coded`` in the space
     of ``level``. Its weight is the request's ``hints[name]``, else ``weight``; without a picture it is 0.
 
-    In training it is the edges of the picture itself, by Sobel's filters: what needs no other network to see.
+    In training it is what is ``seen`` of the picture itself, which needs no other network: its "edges" or its softer
+    "outlines", by Sobel's filters; or the "map" of this name that comes with the data.
     """
 
     name: str = "control"
     level: str = "image"
     coded: bool = False
     weight: float = 1.0
+    seen: Literal["edges", "outlines", "map"] = "edges"
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """The maps that a batch must bring."""
+        return (self.name,) if self.seen == "map" else ()
 
     def build(self) -> Control:
         """It has no weights: the part is the hint."""
@@ -36,10 +44,13 @@ class Control(Part):
 
     def learned(self, system: System, batch: Batch) -> Conditioning:
         """Pictures [B, 3, H, W] and their weights [B, 1]."""
+        if self.seen == "map":
+            return self._of(system, batch.maps[self.name], 1.0)
         space: Any = system.space(self.level)
         with torch.no_grad():
-            # A batch holds x alone: its pixels are what the space makes of it.
-            picture = edges(space.decode(batch.x))
+            # Of a batch that holds x alone the pixels are what the space makes of it.
+            pixels = space.decode(batch.x) if batch.pixels is None else batch.pixels
+            picture = edges(pixels) if self.seen == "edges" else outlines(pixels).expand(-1, 3, -1, -1)
         return self._of(system, picture * 2 - 1, 1.0)
 
     def drawn(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
