@@ -178,7 +178,7 @@ class Similarity(Part):
 
         def scored(shown: Shown) -> Tensor:
             # Out of inference mode, so that a gradient may pass beside them.
-            words = word_vectors(system, list(shown.texts)).clone()
+            words = word_vectors(system, list(shown.texts)).clone().to(shown.pixels.device)
             return (words * seen_by(system, shown.pixels)).sum(1)
 
         return scored
@@ -228,7 +228,9 @@ def seen_by(system: System, pixels: Tensor) -> Tensor:
             f"{system.recipe.name} 没有看图的塔，不能打分；请用 taiyi-clip 一类的模型",
             f"{system.recipe.name} has no tower that sees pictures; score with a system such as taiyi-clip",
         )
-    return functional.normalize(system.vision(pixels.clamp(-1, 1).float()), dim=1)
+    # Words are few and stay where they are; pictures are looked at where they were drawn.
+    tower = system.vision.to(pixels.device)
+    return functional.normalize(tower(pixels.clamp(-1, 1).float()), dim=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -104,6 +104,11 @@ class Rounds(Part):
                 f"stage {blank.stage.name!r} learns from its own drawings, of which none is held out; "
                 "leave validation out",
             )
+        if processes.sharded:
+            raise TrainingError(
+                f"阶段 {blank.stage.name!r} 自己画，画的时候每个进程要有全部权重；请不用 FSDP 启动",
+                f"stage {blank.stage.name!r} draws, for which each process needs all weights; begin it without FSDP",
+            )
         return RoundLessons(self, blank, pictures, out, folder, seed, processes)
 
 

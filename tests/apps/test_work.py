@@ -21,8 +21,12 @@ from bimo.diffusion.system import System
 from bimo.parts.text.bert import Bert
 from bimo.parts.text.clip import ClipText
 from bimo.recipes.xiaomo import xiaomo
+from bimo.train.ascent import Ascent
 from bimo.train.denoise import Denoise
 from bimo.train.distil import Distil
+from bimo.train.rewards import Aesthetic, Similarity
+from bimo.train.rounds import Rounds
+from tests.parity.test_two_towers import chinese, saved
 from tests.parity.tiny_checkpoints import clip_words
 
 Run = Callable[..., tuple[int, str, str]]
@@ -252,3 +256,22 @@ def test_feedback_and_texts_on_the_command_line(here: Run, tiny_shards: Path) ->
     Path("prompts.txt").write_text("一只猫\n一只狗\n", "utf-8")
     status, out, _ = here("data", "texts", "prompts.txt", "texts")
     assert (status, out.splitlines()) == (0, ["kept: 2", "texts"])
+
+
+def test_rewards_look_through_a_folder(here: Run, tiny_shards: Path) -> None:
+    """A Chinese-CLIP in a folder is opened by its path, by rounds and along its gradient."""
+    saved(chinese, Path("clip"))
+    reward = Similarity(scorer="clip")
+    ascent = replace(STAGE, name="climb", objective=Ascent(reward=reward, steps=1), batch=2)
+    rounds = replace(STAGE, name="rounds", objective=Rounds(reward=reward, requests=2, draws=2, steps=1), batch=2)
+    Path("both.json").write_text(dumps(replace(xiaomo.tiny(), stages=(ascent, rounds), prompts=())), "utf-8")
+    words = ("train", "both.json", "--data", str(tiny_shards), "--threads", "1", "--out", "run")
+    assert here(*words)[0] == 0
+    losses = [json.loads(row)["loss"] for row in Path("run/log.jsonl").read_text("utf-8").splitlines()]
+    assert -1 <= losses[0] <= 1  # minus a cosine
+    told = json.loads(Path("run/stage-2/round-0001/round.json").read_text("utf-8"))["scores"]["score"]
+    assert told["count"] == 4
+    assert -1 <= told["mean"] <= 1
+    beauty = replace(ascent, objective=Ascent(reward=Aesthetic(scorer="clip", head="none.safetensors"), steps=1))
+    Path("beauty.json").write_text(dumps(replace(xiaomo.tiny(), stages=(beauty,), prompts=())), "utf-8")
+    refused(here("train", "beauty.json", *words[2:-1], "other"), WeightsError.exit_status, "none.safetensors")
