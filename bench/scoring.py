@@ -127,7 +127,7 @@ def differences(exact: Any, fast: Any) -> str:
 
     apart = np.abs(exact - fast)
     ranks = [np.argsort(np.argsort(values)) for values in (exact, fast)]
-    alike = float(np.corrcoef(*ranks)[0, 1])
+    alike = float(np.corrcoef(ranks[0], ranks[1])[0, 1])
     return f"max {apart.max():.5f}, mean {apart.mean():.5f}, rank correlation {alike:.4f}"
 
 
