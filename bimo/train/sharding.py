@@ -14,6 +14,9 @@ from torch import nn
 from bimo.core.errors import TrainingError
 from bimo.core.recipe import Stage
 
+#: What modules are asked by besides ``forward``: for that too the parts are gathered.
+METHODS = ("encode", "decode", "posterior", "look", "blank")
+
 
 def sharded(stage: Stage, exercise: nn.Module, device: torch.device) -> nn.Module:
     """The exercise with what learns in it in parts, one a process; what is frozen stays whole in each.
@@ -26,7 +29,7 @@ def sharded(stage: Stage, exercise: nn.Module, device: torch.device) -> nn.Modul
     from accelerate import FullyShardedDataParallelPlugin
     from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     _refuse(stage, exercise)
     plugin: Any = FullyShardedDataParallelPlugin(fsdp_version=2)
@@ -44,8 +47,12 @@ def sharded(stage: Stage, exercise: nn.Module, device: torch.device) -> nn.Modul
         ) from None
     if wanted is not None:
         for module in [*exercise.modules()][:0:-1]:
-            if wanted(module) and any(p.requires_grad for p in module.parameters()):
+            # What has no forward of its own is used through its parts.
+            used = type(module).forward is not nn.Module.forward
+            if used and wanted(module) and any(p.requires_grad for p in module.parameters()):
                 fully_shard(module, **settings)
+                for name in (name for name in METHODS if hasattr(module, name)):
+                    register_fsdp_forward_method(module, name)
     return cast(nn.Module, fully_shard(exercise, **settings))
 
 
