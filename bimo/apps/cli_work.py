@@ -11,7 +11,7 @@ import typer
 
 from bimo.apps import models
 from bimo.core import part
-from bimo.core.errors import say
+from bimo.core.errors import RecipeError, say
 from bimo.core.recipe import Recipe
 
 ARTWORK_HELP = say("用带许可的图标和表情画出训练数据。", "Make training data from licensed icons and emoji.")
@@ -160,8 +160,43 @@ def train(
         list[str] | None,
         typer.Option(help=say("自己的奖励函数：./mine.py:名字", "a function of yours for a reward: ./mine.py:name")),
     ] = None,
+    on: Annotated[
+        str, typer.Option(help=say("在哪里跑：local（或启动器）、ray", "where to run: local (or a launcher), ray"))
+    ] = "local",
+    workers: Annotated[int | None, typer.Option(min=1, help=say("Ray 上几个进程", "how many processes of Ray"))] = None,
 ) -> None:
     """Trains every stage of a recipe; the folder it prints can be drawn with."""
+    if on not in ("local", "ray") or (workers and on != "ray"):
+        raise RecipeError(
+            f"--on 是 {on!r}，应为 local 或 ray；--workers 只用于 ray，几个进程在这里请用 torchrun",
+            f"--on is {on!r}; expected local or ray, and --workers with ray alone: here several are begun by torchrun",
+        )
+    told = {"recipe": recipe, "data": data, "out": out, "settings": settings, "tiny": tiny, "steps": steps}
+    told |= {"threads": threads, "start": start, "teacher": teacher, "reward": reward}
+    if on == "ray":
+        from bimo.train.cluster import on_ray
+
+        on_ray(_trained, told, out, workers or 1, device)
+    else:
+        _trained(**told, device=device)
+    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+        print(out)
+
+
+def _trained(
+    recipe: str,
+    data: Path,
+    out: Path,
+    settings: list[str] | None,
+    tiny: bool,
+    steps: int | None,
+    threads: int | None,
+    start: list[str] | None,
+    teacher: str | None,
+    reward: list[str] | None,
+    device: str,
+) -> None:
+    """What one process does of a run."""
     wanted = changed(models.recipe(recipe), settings or [], tiny, steps)
     from bimo.train.loop import train as run
     from bimo.train.rewards import Judges
@@ -170,9 +205,7 @@ def train(
     taught = None if teacher is None else models.load(teacher)
     own = [file for file in (recipe.rpartition(":")[0], recipe) if file.endswith(".py")]
     judges = Judges(models.load, {n: f for file in (*own, *(reward or [])) for n, f in models.functions(file).items()})
-    made = run(wanted, data, out, threads=threads, start=begun, teacher=taught, judges=judges, device=device)
-    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
-        print(made)
+    run(wanted, data, out, threads=threads, start=begun, teacher=taught, judges=judges, device=device)
 
 
 def evaluate(

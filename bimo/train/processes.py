@@ -116,16 +116,17 @@ def begun(device: str) -> Generator[Processes]:
     """The processes that a launcher has begun (torchrun, accelerate, Ray Train), for as long as they work together; one
     alone where nothing has. All but the leader are silent.
 
-    Raises TrainingError where accelerate is missing or told to use DeepSpeed, and where another process has ended.
+    Raises TrainingError where accelerate is told to use DeepSpeed, and where another process has ended.
     """
     own = device_of(device)
     wanted = int(os.environ.get("WORLD_SIZE", "1"))
     if wanted == 1:
         yield Processes(device=own)
         return
-    _refuse(own)
+    _refuse()
     from accelerate import PartialState
 
+    own_group = not distributed.is_initialized()  # Ray has begun its own
     state = PartialState(cpu=own.type == "cpu", timeout=PATIENCE)
     if state.num_processes != wanted:
         raise TrainingError(
@@ -146,18 +147,11 @@ def begun(device: str) -> Generator[Processes]:
             f"another process has ended, and so does number {made.rank}: see what that one said, then go on from what "
             "was saved with the same command",
         ) from None
-    if distributed.is_initialized():
+    if own_group:
         distributed.destroy_process_group()
 
 
-def _refuse(device: torch.device) -> None:
-    import importlib.util
-
-    if importlib.util.find_spec("accelerate") is None:
-        raise TrainingError(
-            "几个进程一起训练要用 accelerate；请先 pip install 'bimo[train]'",
-            "several processes train together by accelerate; pip install 'bimo[train]' first",
-        )
+def _refuse() -> None:
     if os.environ.get(DEEPSPEED, "").lower() == "true":
         raise TrainingError(
             "accelerate 的配置要用 DeepSpeed，这里还不支持；分片请用 FSDP（distributed_type: FSDP，fsdp_version: 2）",

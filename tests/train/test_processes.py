@@ -2,21 +2,220 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
+from bimo.core.errors import TrainingError
+from bimo.core.part import dumps
+from bimo.core.recipe import Recipe
+from bimo.recipes.xiaomo import xiaomo
+from bimo.train import sharding
+from bimo.train.adapter import LowRank
+from bimo.train.batches import Order
+from bimo.train.checks import check_lots
+from bimo.train.loop import train
 from bimo.train.processes import Processes
+from tests.train.test_loop import losses
+
+ROOT = Path(__file__).resolve().parents[2]
+SECONDS = 240
+#: Saves at every step; with a third argument the last process kills itself after so many steps, by SIGKILL.
+WORKER = """
+import os, signal, sys
+from pathlib import Path
+from bimo.core.part import loads
+from bimo.train import loop
+loop.CHECKPOINT_SECONDS = 0.0
+recipe, data, out, *killed = sys.argv[1:]
+if killed and os.environ["RANK"] == str(int(os.environ["WORLD_SIZE"]) - 1):
+    taken, step = [], loop.Run._step
+    def ending(self, *given):
+        taken.append(step(self, *given))
+        if len(taken) == int(killed[0]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return taken[-1]
+    loop.Run._step = ending
+loop.train(loads(Path(recipe).read_text("utf-8")), Path(data), Path(out), threads=1)
+"""
+
+
+def recipe(*stages: int) -> Recipe:
+    """Stages of the bundled recipe: batches that processes cannot part evenly, batch statistics, contrast, an average,
+    accumulation, something held out, an adapter.
+    """
+    tiny = xiaomo.tiny()
+    # So large an eps that AdamW does not blow up the rounding of a gradient that is zero but for that.
+    common = {"steps": 3, "batch": 5, "eps": 1e-2}
+    made = [replace(tiny.stages[number], **common) for number in stages]
+    if 4 in stages:
+        made[-1] = replace(made[-1], accumulate=2, ema=0.9, validation=0.2, validate_every=2, clip=0.1)
+        lora = LowRank(targets=("image.denoiser.*",), rank=2)
+        made.append(replace(made[-1], name="adapter", train=(), adapter=lora))
+    return replace(tiny, stages=tuple(made), prompts=("红色的方块",))
+
+
+def launched(count: int, arguments: list[str], **settings: str) -> list[subprocess.Popen[str]]:
+    """As many processes as a launcher would begin, with nobody to end one when another dies."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
+    begun: list[subprocess.Popen[str]] = []
+    for rank in range(count):
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(count), "BIMO_LANGUAGE": "en"}
+        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        env = {**os.environ, **common, **own, "PYTHONPATH": path, **settings}
+        begun.append(subprocess.Popen([sys.executable, *arguments], env=env, stderr=subprocess.PIPE, text=True))
+    return begun
+
+
+def ended(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
+    """What each returned and said."""
+    said = [process.communicate(timeout=SECONDS)[1] for process in processes]
+    return [(process.returncode, words) for process, words in zip(processes, said, strict=True)]
+
+
+def finished(count: int, arguments: list[str], **settings: str) -> None:
+    for status, said in ended(launched(count, arguments, **settings)):
+        assert status == 0, said
+
+
+def alike(first: Path, second: Path) -> None:
+    """Asserts that two runs had the same losses, and ended with the same weights, to rounding."""
+    one, other = losses(first), losses(second)
+    assert [row[:2] for row in one] == [row[:2] for row in other]
+    assert [row[2] for row in one] == pytest.approx([row[2] for row in other], rel=1e-5, abs=2e-6)
+    valid = [[row["valid"] for row in rows_of(run) if "valid" in row] for run in (first, second)]
+    assert valid[0] == pytest.approx(valid[1], rel=1e-5, abs=2e-6)
+    files = sorted(path.name for path in first.glob("*.safetensors"))
+    assert files == sorted(path.name for path in second.glob("*.safetensors"))
+    for name in files:
+        mine, yours = load_file(first / name), load_file(second / name)
+        assert mine.keys() == yours.keys()
+        for key, value in mine.items():
+            torch.testing.assert_close(value, yours[key], rtol=1e-4, atol=2e-6, msg=key)
+
+
+def rows_of(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text("utf-8").splitlines()]
 
 
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=12), st.integers(1, 5))
 def test_shares_are_all_rows_once_and_part_no_lot(lots: list[int], count: int) -> None:
     shares = [Processes(rank, count).share(lots) for rank in range(count)]
     rows = list(range(sum(lots)))
+    assert sum(Processes(rank, count).part(share) for rank, share in enumerate(shares)) == pytest.approx(1)
     if len(lots) < count:
         assert all(share.of(rows) == rows for share in shares)
         return
     assert [row for share in shares for row in share.of(rows)] == rows
     ends = {sum(lots[:place]) for place in range(len(lots) + 1)}
     assert {end for share in shares for end in (share.first, share.last)} <= ends
-    sizes = [share.last - share.first for share in shares]
-    assert min(sizes) > 0
+    assert min(share.last - share.first for share in shares) > 0
+
+
+@pytest.fixture(scope="module")
+def one(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one process."""
+    return train(recipe(0, 1, 2, 4), tiny_shards, tmp_path_factory.mktemp("runs") / "one", threads=1)
+
+
+@pytest.fixture(scope="module")
+def three(one: Path, tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The same by three processes that a launcher began, and what they printed."""
+    run = tmp_path_factory.mktemp("runs") / "three"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3", "-m", "bimo"]
+    asked = ["train", str(one / "recipe.json"), "--data", str(tiny_shards), "--out", str(run), "--threads", "1"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [*launcher, *asked, "--device", "cpu"]
+    told = subprocess.run(command, env=env, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert told.returncode == 0, told.stderr
+    return run, told.stdout
+
+
+def test_processes_of_a_launcher_learn_as_one(one: Path, three: tuple[Path, str]) -> None:
+    run, printed = three
+    assert printed.splitlines().count(str(run)) == 1, "one process speaks for all"
+    alike(one, run)
+    assert {path.name for path in one.iterdir()} == {path.name for path in run.iterdir()}
+
+
+def test_a_killed_process_ends_the_others_and_the_run_goes_on_exactly(
+    one: Path, three: tuple[Path, str], tiny_shards: Path, tmp_path: Path
+) -> None:
+    # Three add up in an order, and that must be the same after a stop.
+    worker = tmp_path / "worker.py"
+    worker.write_text(WORKER, "utf-8")
+    run, other = tmp_path / "killed", tmp_path / "other"
+    arguments = [str(worker), str(one / "recipe.json"), str(tiny_shards), str(run)]
+    *others, last = ended(launched(3, [*arguments, "8"]))
+    assert last[0] == -signal.SIGKILL
+    for status, said in others:
+        assert status == 1
+        assert "another process has ended" in said
+    assert (run / "state.pt").is_file()
+    assert not (run / "weights.safetensors").is_file()
+    shutil.copytree(run, other)
+    finished(3, arguments)
+    assert (run / "weights.safetensors").read_bytes() == (three[0] / "weights.safetensors").read_bytes()
+    assert losses(run) == losses(three[0])
+    # With another number of processes it goes on as well, to rounding.
+    train(recipe(0, 1, 2, 4), tiny_shards, other, threads=1)
+    alike(one, other)
+
+
+def test_fsdp_leaves_the_run_of_one_process(tiny_shards: Path, tmp_path: Path) -> None:
+    wanted = recipe(0, 2, 4)
+    one = train(wanted, tiny_shards, tmp_path / "one", threads=1)
+    (tmp_path / "recipe.json").write_text(dumps(wanted), "utf-8")
+    worker = tmp_path / "worker.py"
+    worker.write_text(WORKER, "utf-8")
+    settings = {"ACCELERATE_USE_FSDP": "true", "FSDP_AUTO_WRAP_POLICY": "SIZE_BASED_WRAP", "FSDP_MIN_NUM_PARAMS": "999"}
+    run = tmp_path / "run"
+    arguments = [str(worker), str(tmp_path / "recipe.json"), str(tiny_shards), str(run)]
+    ended(launched(2, [*arguments, "8"], **settings))
+    assert not (run / "weights.safetensors").is_file()
+    # What is kept is whole: it is that of one process in the middle of the stage.
+    held = torch.load(run / "state.pt", weights_only=True)
+    shapes = {tuple(p.shape) for p in held["average"].values()}
+    assert {tuple(s["exp_avg"].shape) for s in held["optimiser"]["state"].values()} == shapes
+    finished(2, arguments, **settings)
+    alike(one, run)
+
+
+def test_workers_of_a_ray_cluster_learn_as_one(tiny_shards: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    wanted = recipe(1, 2)
+    one = train(wanted, tiny_shards, tmp_path / "one", threads=1)
+    asked = ["train", str(one / "recipe.json"), "--data", str(tiny_shards), "--out", str(tmp_path / "two")]
+    command = [sys.executable, "-m", "bimo", *asked, "--threads", "1", "--on", "ray", "--workers", "2"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    told = subprocess.run(command, env=env, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert told.returncode == 0, told.stderr
+    alike(one, tmp_path / "two")
+
+
+def test_fsdp_refuses_what_has_no_parts() -> None:
+    stage = replace(xiaomo.tiny().stages[2], optimiser="adafactor")
+    with pytest.raises(TrainingError, match="torchrun"):
+        sharding.sharded(stage, torch.nn.Linear(2, 2), torch.device("cpu"))
+
+
+def test_more_processes_than_lots_are_refused() -> None:
+    order = Order([(0, 1), (2, 3)], [(0, 0)] * 4, 4, 0)
+    check_lots(xiaomo.stages[0], order, 2)
+    with pytest.raises(TrainingError, match=r"fewer processes|减少进程"):
+        check_lots(xiaomo.stages[0], order, 3)
