@@ -22,12 +22,11 @@ from bimo.core.errors import TrainingError
 from bimo.core.part import dumps
 from bimo.core.recipe import Recipe
 from bimo.recipes.xiaomo import xiaomo
-from bimo.train import sharding
 from bimo.train.adapter import LowRank
 from bimo.train.batches import Order
 from bimo.train.checks import check_lots
 from bimo.train.loop import train
-from bimo.train.processes import Processes
+from bimo.train.processes import Processes, sharded
 from tests.train.test_loop import losses
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -211,7 +210,7 @@ def test_workers_of_a_ray_cluster_learn_as_one(tiny_shards: Path, tmp_path: Path
 def test_fsdp_refuses_what_has_no_parts() -> None:
     stage = replace(xiaomo.tiny().stages[2], optimiser="adafactor")
     with pytest.raises(TrainingError, match="torchrun"):
-        sharding.sharded(stage, torch.nn.Linear(2, 2), torch.device("cpu"))
+        sharded(stage, torch.nn.Linear(2, 2), torch.device("cpu"))
 
 
 def test_more_processes_than_lots_are_refused() -> None:
