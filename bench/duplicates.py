@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw, ImageEnhance
 
 from bimo.core.errors import DataError
 from bimo.data.curation.duplicates import Duplicates
-from bimo.data.curation.seen import Seen
+from bimo.data.curation.seen import see
 
 
 class Rows:
@@ -41,15 +41,18 @@ class Rows:
             raise DataError(f"没有 {name}", f"no {name}")
         return self.columns[name]
 
+    def pieces(self, name: str) -> Iterator[np.ndarray]:
+        yield from np.array_split(self.column(name), 3)
+
     def captions(self) -> Iterator[tuple[int, tuple[str, ...]]]:
         return iter(())
 
 
-def saved(image: Image.Image, quality: int = 90) -> Image.Image:
-    """The picture as it comes back from a JPEG file."""
+def saved(image: Image.Image, quality: int = 90) -> bytes:
+    """The picture as a JPEG file."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
-    return Image.open(buffer).convert("RGB")
+    return buffer.getvalue()
 
 
 def crop(image: Image.Image, left: float, top: float, right: float, bottom: float) -> Image.Image:
@@ -68,7 +71,7 @@ def marked(image: Image.Image) -> Image.Image:
     return made
 
 
-EDITS: dict[str, Callable[[Image.Image], Image.Image]] = {
+EDITS: dict[str, Callable[[Image.Image], bytes]] = {
     "resize 60 %, quality 60": lambda i: saved(i.resize((i.width * 6 // 10, i.height * 6 // 10)), 60),
     "brightness x1.15": lambda i: saved(ImageEnhance.Brightness(i).enhance(1.15)),
     "3 % cut off each side": lambda i: saved(crop(i, 0.03, 0.03, 0.03, 0.03)),
@@ -107,19 +110,22 @@ def main() -> None:
     step = Duplicates()
     seconds: list[float] = []
 
-    def measured(images: Sequence[Image.Image]) -> tuple[list[dict[str, Any]], np.ndarray]:
+    def measured(files: Sequence[bytes]) -> tuple[list[dict[str, Any]], np.ndarray]:
         rows: list[dict[str, Any]] = []
-        for image in images:
+        for data in files:
+            seen = see(data)
             start = time.perf_counter()
-            rows.append(dict(step.measure(Seen(b"", image, image.size, "JPEG"))))
+            rows.append(dict(step.measure(seen)))
             seconds.append(time.perf_counter() - start)
-            rows[-1] |= {"width": image.width, "height": image.height}
+            rows[-1] |= {"width": seen.size[0], "height": seen.size[1]}
         if imagehash is None:
             return rows, np.array([row["phash"] for row in rows])
-        return rows, np.array([int(str(imagehash.phash(image)), 16) for image in images], np.uint64)
+        opened = (Image.open(io.BytesIO(data)).convert("RGB") for data in files)
+        return rows, np.array([int(str(imagehash.phash(image)), 16) for image in opened], np.uint64)
 
-    images = [Image.open(path).convert("RGB") for path in paths]
-    own, hashes = measured(images)
+    files = [path.read_bytes() for path in paths]
+    images = [Image.open(io.BytesIO(data)).convert("RGB") for data in files]
+    own, hashes = measured(files)
     count = len(images)
     ways: dict[str, Callable[[Sequence[dict[str, Any]], np.ndarray], list[tuple[int, int]]]] = {
         "equal pHash": lambda _, hashes: near(hashes, 0),

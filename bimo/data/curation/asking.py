@@ -174,7 +174,7 @@ def _decoded(pictures: Pictures, row: Mapping[str, Any], view: View | None) -> A
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = seen.see(pictures.bytes_of(row)).image
+            image = seen.see(pictures.bytes_of(row), seen.GIVEN_TO_MODELS).image
             return image if view is None else view(image)
     except Unusable as error:
         return error

@@ -10,7 +10,7 @@ eight cuts of every picture as well.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,6 +19,7 @@ import numpy as np
 
 from bimo.core.errors import DataError, RecipeError
 from bimo.core.part import Part
+from bimo.data.curation.neighbours import Neighbours
 from bimo.data.curation.steps import Change, Scores, Table, Verdict
 
 if TYPE_CHECKING:
@@ -53,15 +54,17 @@ VIEWS = (
 NEAR = 6
 #: Bits of dHash that copies by pHash may differ in: of whole pictures, and of a picture and a cut.
 GUARD, CUT_GUARD = 16, 10
-#: Bits of pHash that a picture and a cut may differ in: with one more a look-up would take eight times as long.
+#: Bits of pHash that a picture and a cut may differ in.
 CUT_BITS = 7
 #: How far the colour of a quarter may move, of 255. The quarter that moved most does not count: it may bear a mark.
 TINT = 24
-#: The parts of 16 bits that a hash of 64 is looked up by: with b bits wrong, one of four has at most b // 4.
-PARTS, PART_BITS = 4, 16
 MOST_BITS = 11
-#: Pictures that are looked up together, so that what is found fits into memory.
-BATCH = 1024
+#: Pictures that are looked up together, at least and at most: fewer where many copies are found of them.
+FEWEST, MOST = 16, 512
+#: Pairs near each other that are held together: with more, rows are looked up one at a time.
+TOO_MANY = 1 << 20
+#: Share of the looked-up pictures that may have gone before the index is made anew without them.
+GONE = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,16 +96,15 @@ class Duplicates(Part):
 
     def measuring(self) -> str:
         """The version of the hashes."""
-        return "Duplicates/1"
+        return "Duplicates/2"
 
     def measure(self, picture: Seen) -> Scores:
         """``phash`` (0 for a flat picture), ``views`` (pHash and dHash of the whole and of its cuts, base64), ``tints``
         (the colours of four quarters), ``details`` (256 bits, hexadecimal), ``waves`` (how much there is to hash, of
         63), ``blank`` (the share that is of one grey).
         """
-        image, least = picture.image, min(picture.image.size)
-        small = image.reduce(least // SQUARE) if least >= 2 * SQUARE else image
-        grey = np.asarray(small.convert("L").resize((SQUARE, SQUARE), _box()), np.float32)
+        square = picture.image.convert("L").resize((SQUARE, SQUARE), _box())
+        grey = np.asarray(square, np.float32)
         hashes, neighbours, waves = hashed(grey)
         flat = bool(waves[0] < WAVES)
         codes = np.stack([hashes, neighbours], axis=1)
@@ -110,9 +112,9 @@ class Duplicates(Part):
             "phash": 0 if flat else int(hashes[0].astype(np.int64)),
             "views": base64.b64encode(codes.astype("<u8").tobytes()).decode(),
             "details": _details(grey),
-            "tints": int(_tints(small).view(np.int64)[0]),
+            "tints": int(_tints(picture.image).view(np.int64)[0]),
             "waves": int(waves[0]),
-            "blank": _blank(grey),
+            "blank": _blank(square),
         }
 
     def judge(self, scores: Scores) -> Verdict | None:
@@ -141,9 +143,9 @@ class Duplicates(Part):
             )
 
     def _same_bytes(self, table: Table, order: np.ndarray, keeper: np.ndarray) -> None:
-        # Half of the digits tell any two files apart, and need half of the memory.
-        digests = table.column("sha256")[order].astype("S32")
-        _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
+        # Half of the digits tell any two files apart.
+        digests = _bytes_of(table, "sha256", lambda words: bytes.fromhex("".join(word[:32] for word in words)), 16)
+        _, first, inverse = np.unique(digests.view("V16")[order, 0], return_index=True, return_inverse=True)
         best = first[inverse]
         copies = best != np.arange(len(order))
         keeper[order[copies]] = order[best[copies]]
@@ -154,17 +156,26 @@ class Duplicates(Part):
         if len(order) < 2:
             return
         codes = _Codes.of(table, order, self.bits)
-        by_phash, by_dhash = index(codes.views[:, 0, 0]), index(codes.views[:, 0, 1])
         gone = np.zeros(len(order), bool)
-        for start in range(0, len(order), BATCH):
-            rows = np.arange(start, min(start + BATCH, len(order)))
-            rows = rows[~gone[rows]]
-            for row, other, bits in codes.pairs(rows, by_phash, by_dhash):
+        index = _Index(codes, np.arange(len(order)))
+        start, together, since = 0, FEWEST, 0
+        while start < len(order):
+            rows = np.arange(start, min(start + together, len(order)))
+            pairs = codes.pairs(rows[~gone[rows]], index, gone)
+            if pairs is None:
+                # A heap of copies: its best takes them away, and what is left is looked up together again.
+                together = 1
+                continue
+            start, together = start + together, min(2 * together, MOST)
+            for row, other, bits in pairs:
                 # Of the two the one that is earlier in the order is better; a copy of a copy is nobody's.
                 better, worse = (row, other) if row < other else (other, row)
                 if not gone[row] and not gone[better] and not gone[worse]:
                     gone[worse] = True
+                    since += 1
                     keeper[order[worse]], far[order[worse]] = order[better], bits
+            if since > GONE * len(index.rows):
+                index, since = _Index(codes, np.flatnonzero(~gone)), 0
 
 
 @dataclass(frozen=True)
@@ -182,46 +193,54 @@ class _Codes:
 
     @classmethod
     def of(cls, table: Table, order: np.ndarray, bits: int) -> _Codes:
-        views = np.frombuffer(base64.b64decode("".join(table.column("views")[order])), "<u8")
-        details = np.frombuffer(bytes.fromhex("".join(table.column("details")[order])), "<u8")
+        views = _bytes_of(table, "views", lambda words: base64.b64decode("".join(words)), len(VIEWS) * 16)
+        details = _bytes_of(table, "details", lambda words: bytes.fromhex("".join(words)), FINE * FINE // 8)
         return cls(
             bits,
             min(NEAR, bits),
-            views.reshape(len(order), len(VIEWS), 2),
-            details.reshape(len(order), 4),
+            views[order].view("<u8").reshape(len(order), len(VIEWS), 2),
+            details[order].view("<u8"),
             table.column("tints")[order].astype("<i8").view(np.uint8).reshape(-1, 4, 2),
             table.column("blank")[order] < BLANK,
         )
 
-    def pairs(self, rows: np.ndarray, by_phash: Any, by_dhash: Any) -> list[tuple[int, int, int]]:
-        """(row, other, bits) of pairs that are copies, row by row, the better others first."""
-        parts: list[np.ndarray] = []
-        for view in range(len(VIEWS)):
-            bits = min(self.bits, CUT_BITS) if view else self.bits
-            left, right = near(by_phash, self.views[rows, view, 0], bits)
-            parts.append(self._kept(rows[left], right, view))
-        left, right = near(by_dhash, self.views[rows, 0, 1], self.near)
-        parts.append(self._kept(rows[left], right, -1))
-        every = np.concatenate(parts)
-        every = every[np.lexsort((every[:, 2], every[:, 1], every[:, 0]))]
-        return [(int(row), int(other), int(bits)) for row, other, bits in every]
+    def pairs(self, rows: np.ndarray, index: _Index, gone: np.ndarray) -> list[tuple[int, int, int]] | None:
+        """(row, other, bits) of pairs that are copies and of which the other has not gone, row by row, the better
+        others first. None where several rows have too many together.
+        """
+        most = TOO_MANY if len(rows) > 1 else None
+        found: list[np.ndarray] = []
+        whole, cuts = np.zeros(1, np.int64), np.arange(1, len(VIEWS))
+        ways = ((0, whole, self.bits), (1, whole, self.near), (0, cuts, min(self.bits, CUT_BITS)))
+        for kind, views, bits in ways:
+            near = index.by[kind].within(self.views[rows][:, views, kind].ravel(), bits, most)
+            if near is None:
+                return None
+            row, other = rows[near[0] // len(views)], index.rows[near[1]]
+            apart = (row != other) & ~gone[other]
+            found.append(self._kept(row[apart], views[near[0] % len(views)][apart], other[apart], bool(kind)))
+        return [(int(row), int(other), int(bits)) for row, other, bits in np.unique(np.concatenate(found), axis=0)]
 
-    def _kept(self, rows: np.ndarray, others: np.ndarray, view: int) -> np.ndarray:
-        """[M, 3]: those of the pairs that the guards let pass. View -1 are whole pictures found by dHash."""
-        apart = rows != others
-        rows, others = rows[apart], others[apart]
-        differ = np.bitwise_count(self.views[rows, max(view, 0)] ^ self.views[others, 0])
-        guard = self.near if view < 0 else GUARD if view == 0 else CUT_GUARD
-        passed = (differ[:, 1] <= guard) & (differ[:, 0] <= (2 * self.bits if view < 0 else self.bits))
+    def _kept(self, rows: np.ndarray, views: np.ndarray, others: np.ndarray, by_dhash: bool) -> np.ndarray:
+        """[M, 3] (row, other, bits): the pairs of a view and another whole picture that the guards let pass."""
+        differ = np.bitwise_count(self.views[rows, views] ^ self.views[others, 0])
+        most = (2 * self.bits, self.near) if by_dhash else (self.bits, np.where(views == 0, GUARD, CUT_GUARD))
+        passed = (differ[:, 0] <= most[0]) & (differ[:, 1] <= most[1])
+        rows, views, others, bits = rows[passed], views[passed], others[passed], differ[passed, 0]
         rich = self.rich[rows] & self.rich[others]
-        if view <= 0:
-            finer = np.bitwise_count(self.details[rows] ^ self.details[others]).sum(1, dtype=np.int64)
-            passed &= finer <= np.where(rich, MARKED_DETAIL if view < 0 else DETAIL, SPARSE_DETAIL)
-        else:
-            passed &= rich
+        finer = np.bitwise_count(self.details[rows] ^ self.details[others]).sum(1, dtype=np.int64)
+        detailed = finer <= np.where(rich, MARKED_DETAIL if by_dhash else DETAIL, SPARSE_DETAIL)
         moved = np.abs(self.tints[rows].astype(np.int16) - self.tints[others]).max(2)
-        passed &= np.sort(moved, axis=1)[:, -2] <= TINT
-        return np.stack([rows[passed], others[passed], differ[passed, 0]], axis=1).astype(np.int64)
+        passed = np.where(views == 0, detailed, rich) & (np.sort(moved, axis=1)[:, -2] <= TINT)
+        return np.stack([rows[passed], others[passed], bits[passed]], axis=1).astype(np.int64)
+
+
+class _Index:
+    """The whole pictures of some ``rows``, ``by`` pHash and by dHash."""
+
+    def __init__(self, codes: _Codes, rows: np.ndarray) -> None:
+        self.rows = rows
+        self.by = tuple(Neighbours(np.ascontiguousarray(codes.views[rows, 0, kind])) for kind in (0, 1))
 
 
 def best_first(table: Table, prefer: tuple[str, ...] = ()) -> np.ndarray:
@@ -242,33 +261,21 @@ def hashed(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Grey pixels [SQUARE, SQUARE] -> pHash and dHash of every view, both [V] uint64, and waves [V]: how many of 63
     cosines are higher than LEVEL.
     """
-    down, across, rows, columns = _weights()
-    low = (down @ grey @ across.swapaxes(1, 2)).reshape(len(VIEWS), 64)
+    down, across, columns = _weights()
+    # Cosines and means down all views at once: one product of matrices in place of eighteen.
+    drawn = (down @ grey).reshape(2, len(VIEWS), 8, SQUARE)
+    low = (drawn[0] @ across).reshape(len(VIEWS), 64)
     waves = (np.abs(low) * HEIGHTS >= LEVEL)[:, 1:].sum(1)
-    grid = rows @ grey @ columns.swapaxes(1, 2)
+    grid = drawn[1] @ columns
     # Neighbours that are equal differ in the last digits of a float.
     neighbours = (grid[:, :, 1:] - grid[:, :, :-1] > 1e-3).reshape(len(VIEWS), 64)
-    return _packed(low > np.median(low, axis=1, keepdims=True)), _packed(neighbours), waves
+    return _packed(low > _medians(low)), _packed(neighbours), waves
 
 
-def index(hashes: np.ndarray) -> Any:
-    """A faiss index over hashes [N] uint64 by four parts of each (Norouzi et al., arXiv:1307.2982)."""
-    import faiss
-
-    made: Any = faiss.IndexBinaryMultiHash(64, PARTS, PART_BITS)
-    made.add(_bytes(hashes))
-    return made
-
-
-def near(made: Any, hashes: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes [Q] uint64 -> places of queries and of what lies within ``bits`` of them, both [M]."""
-    made.nflip = bits // PARTS
-    limits, _, places = made.range_search(_bytes(hashes), bits + 1)
-    return np.repeat(np.arange(len(hashes)), np.diff(limits.astype(np.int64))), places
-
-
-def _bytes(hashes: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(hashes.astype("<u8")).view(np.uint8).reshape(-1, 8)
+def _medians(values: np.ndarray) -> np.ndarray:
+    """[V, M] -> [V, 1], for an even M."""
+    middle = values.shape[1] // 2
+    return np.partition(values, (middle - 1, middle), axis=1)[:, middle - 1 : middle + 1].mean(axis=1, keepdims=True)
 
 
 def _packed(bits: np.ndarray) -> np.ndarray:
@@ -276,14 +283,14 @@ def _packed(bits: np.ndarray) -> np.ndarray:
     return np.packbits(bits, axis=-1).view(">u8")[..., 0].astype(np.uint64)
 
 
-def _blank(grey: np.ndarray) -> float:
-    counts = np.bincount(grey.astype(np.int64).ravel() // 8, minlength=33)
-    return float((counts[:-1] + counts[1:]).max() / grey.size)
+def _blank(square: Image.Image) -> float:
+    counts = np.array(square.histogram()).reshape(32, 8).sum(1)
+    return float((counts + np.append(counts[1:], 0)).max() / SQUARE**2)
 
 
 def _details(grey: np.ndarray) -> str:
-    low = _cosines(0, 1, FINE) @ grey @ _cosines(0, 1, FINE).T
-    return np.packbits(low > np.median(low)).tobytes().hex()
+    low = (_cosines(0, 1, FINE) @ grey @ _cosines(0, 1, FINE).T).reshape(1, -1)
+    return np.packbits(low > _medians(low)).tobytes().hex()
 
 
 def _box() -> Any:
@@ -294,6 +301,7 @@ def _box() -> Any:
 
 def _tints(image: Image.Image) -> np.ndarray:
     """[8] uint8: for each quarter how much of its light is red, and blue, against green."""
+    image = image.reduce(max(1, min(image.size) // 16))
     quarters = np.asarray(image.resize((2, 2), _box()), np.float64).reshape(4, 3)
     light = quarters.sum(1, keepdims=True) + 30  # or what is nearly black would have colours
     return (
@@ -303,13 +311,13 @@ def _tints(image: Image.Image) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _weights() -> tuple[np.ndarray, ...]:
-    """For each view the 8 lowest cosines down and across [V, 8, SQUARE], and means of 8 rows [V, 8, SQUARE] and of 9
-    columns [V, 9, SQUARE].
+    """The 8 lowest cosines and the means of 8 rows down every view [2 V 8, SQUARE]; for each view the 8 lowest cosines
+    across [V, SQUARE, 8], and the means of 9 columns [V, SQUARE, 9].
     """
     down, across = ([(view[side], view[side + 2]) for view in VIEWS] for side in (1, 0))
-    waves = (np.stack([_cosines(*span) for span in spans]) for spans in (down, across))
-    means = (np.stack([_means(*span, count) for span in spans]) for spans, count in ((down, 8), (across, 9)))
-    return *waves, *means
+    rows = np.concatenate([*(_cosines(*span) for span in down), *(_means(*span, 8) for span in down)])
+    waves = np.stack([_cosines(*span).T for span in across])
+    return rows, np.ascontiguousarray(waves), np.stack([_means(*span, 9).T for span in across])
 
 
 @lru_cache(maxsize=len(VIEWS) * 2)
@@ -324,6 +332,15 @@ def _means(start: float, end: float, count: int) -> np.ndarray:
     """[count, SQUARE]: means over equal parts of a span."""
     edges = np.clip((np.arange(SQUARE + 1) / SQUARE - start) / (end - start), 0, 1) * count
     return np.diff(np.clip(edges - np.arange(count)[:, None], 0, 1)).astype(np.float32)
+
+
+def _bytes_of(table: Table, name: str, decode: Callable[[np.ndarray], bytes], width: int) -> np.ndarray:
+    """[N, width] uint8 of a column of texts, decoded unit by unit: as texts they would take several times as much."""
+    found, at = np.empty((len(table.numbers), width), np.uint8), 0
+    for words in table.pieces(name):
+        found[at : at + len(words)] = np.frombuffer(decode(words), np.uint8).reshape(len(words), width)
+        at += len(words)
+    return found
 
 
 def _sharpness(table: Table) -> list[np.ndarray]:

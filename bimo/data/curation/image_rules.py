@@ -112,7 +112,7 @@ class Sharpness(Part):
 
     def measuring(self) -> str:
         """See ``PictureStep``."""
-        return "Sharpness/1"
+        return "Sharpness/2"
 
     def measure(self, picture: Seen) -> Scores:
         """``sharpness``: 0 for a plain picture; blurred photos lie below 0.2, most sharp ones above 0.5."""
@@ -147,7 +147,7 @@ class Flat(Part):
 
     def measuring(self) -> str:
         """See ``PictureStep``."""
-        return "Flat/1"
+        return "Flat/2"
 
     def measure(self, picture: Seen) -> Scores:
         """``common_colour`` from 0 to 1, ``entropy`` from 0 to 8 bits."""
@@ -180,7 +180,7 @@ class Borders(Part):
 
     def measuring(self) -> str:
         """See ``PictureStep``."""
-        return "Borders/1"
+        return "Borders/2"
 
     def measure(self, picture: Seen) -> Scores:
         """``border``: the share of the picture that is border, from 0 to 1; 1 for a plain picture."""

@@ -13,9 +13,10 @@ from bimo.data.curation.rows import Unusable
 if TYPE_CHECKING:
     from PIL import Image
 
-#: Rules look at a picture halved as often as its short side stays at least this long, three times at most: JPEG
-#: decodes to a half, a quarter and an eighth for little, and a number must not depend on the format of the file.
-LOOKED_AT_PIXELS = 512
+#: The shorter and the longer side, in pixels, that a picture keeps at least while it is halved, three times at most:
+#: JPEG decodes to a half, a quarter and an eighth for less, and a number must not depend on the format of the file.
+#: Rules measure on copies of at most 256 pixels; models are given more.
+LOOKED_AT, GIVEN_TO_MODELS = (160, 256), (512, 512)
 MAXIMUM_REDUCTION = 8
 ORIENTATION = 0x0112
 EXIF_IN_PNG = (b"eXIf", b"Raw profile type exif", b"tiff:Orientation")
@@ -45,8 +46,8 @@ class Seen:
     profile: bool = False
 
 
-def see(data: bytes) -> Seen:
-    """Decodes a picture once, at the size that rules look at.
+def see(data: bytes, least: tuple[int, int] = LOOKED_AT) -> Seen:
+    """Decodes a picture once, at the size that rules look at, or halved down to other ``least`` sides.
 
     Raises Unusable: "empty", "not a picture", "too large" (by the header, before anything is decoded), "truncated",
     "damaged".
@@ -56,7 +57,7 @@ def see(data: bytes) -> Seen:
         picture = _opened(data)
         try:
             seen = _header(data, picture)
-            factor = reduction(seen.size)
+            factor = reduction(seen.size, least)
             if seen.format == "JPEG":
                 picture.draft(None, (picture.width // factor, picture.height // factor))
             picture.load()
@@ -106,10 +107,12 @@ def upright(data: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def reduction(size: tuple[int, int]) -> int:
-    """By how much the sides of a picture are divided before rules look at it: 1, 2, 4 or 8."""
+def reduction(size: tuple[int, int], least: tuple[int, int] = LOOKED_AT) -> int:
+    """By how much the sides of a picture are divided before it is looked at: 1, 2, 4 or 8."""
     factor = 1
-    while factor < MAXIMUM_REDUCTION and min(size) // (factor * 2) >= LOOKED_AT_PIXELS:
+    while (
+        factor < MAXIMUM_REDUCTION and min(size) // (factor * 2) >= least[0] and max(size) // (factor * 2) >= least[1]
+    ):
         factor *= 2
     return factor
 

@@ -114,25 +114,31 @@ class Columns:
 
     def column(self, name: str) -> np.ndarray:
         """[N]: a score or a label; NaN or None where a row has none. Raises DataError for a name nobody measured."""
-        pieces: list[np.ndarray] = []
+        return joined(list(self.pieces(name)))
+
+    def pieces(self, name: str) -> Iterator[np.ndarray]:
+        """The same unit by unit; whether anybody measured it is known only at the end."""
         known = set[str]()
-        found = False
+        found, rows = False, 0
         for unit, (table, left) in enumerate(self._left(["number", "labels"])):
             place = self._place(name, unit, known)
             if place is not None:
-                scores = load_table(*place[:1], ["number", place[1]])
-                by_number = dict(zip(scores["number"].to_pylist(), scores[place[1]].to_pylist(), strict=True))
-                values = [by_number.get(number) for number in table["number"].to_numpy()[left].tolist()]
+                scores = load_table(place[0], ["number", place[1]])
+                if scores["number"].equals(table["number"]):
+                    values = scores[place[1]].filter(left).to_pylist()
+                else:
+                    by_number = dict(zip(scores["number"].to_pylist(), scores[place[1]].to_pylist(), strict=True))
+                    values = [by_number.get(number) for number in table["number"].to_numpy()[left].tolist()]
             else:
                 labels = [json.loads(text) for text in table["labels"].filter(left).to_pylist()]
                 known.update(*labels)
                 values = [row.get(name) for row in labels]
             found = found or place is not None or name in known
-            pieces.append(array_of(values))
-        if not found and sum(map(len, pieces)):
+            rows += len(values)
+            yield array_of(values)
+        if not found and rows:
             zh, en = meant(name, sorted(known))
             raise DataError(f"前面没有步骤给出 {name!r}{zh}", f"no step before gives {name!r}{en}")
-        return joined(pieces)
 
     def captions(self) -> Iterator[tuple[int, tuple[str, ...]]]:
         """(number, captions) of every row."""

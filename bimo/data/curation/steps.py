@@ -75,6 +75,10 @@ class Table(Protocol):
         """[N]: a score or a label. Raises DataError for a name that no step before this one measures."""
         ...
 
+    def pieces(self, name: str) -> Iterator[np.ndarray]:
+        """The same in its order, unit by unit, for what is large and can be held in less."""
+        ...
+
     def captions(self) -> Iterator[tuple[int, tuple[str, ...]]]:
         """(number, captions) of every row."""
         ...

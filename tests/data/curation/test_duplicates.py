@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from PIL import Image, ImageDraw, ImageEnhance
 
 from bimo.core.errors import DataError, RecipeError
 from bimo.core.part import dump, load
-from bimo.data.curation import duplicates
+from bimo.data.curation import duplicates, neighbours
 from bimo.data.curation.duplicates import Duplicates
 from bimo.data.curation.seen import Seen
 from bimo.data.curation.steps import Change, PictureStep, TableStep
@@ -34,6 +35,9 @@ class Rows:
         if name not in self.columns:
             raise DataError(f"没有 {name}", f"no {name}")
         return self.columns[name]
+
+    def pieces(self, name: str) -> Iterator[np.ndarray]:
+        yield from np.array_split(self.column(name), 3)
 
     def captions(self) -> Iterator[tuple[int, tuple[str, ...]]]:
         yield from zip(self.numbers.tolist(), self.own, strict=True)
@@ -91,18 +95,46 @@ def test_the_hash_is_the_sign_of_low_frequencies_against_their_median() -> None:
     assert waves[0] == 1
 
 
-@pytest.mark.parametrize("bits", [0, 3, 7, 10, 11])
-def test_the_index_finds_every_pair(bits: int) -> None:
-    """b bits in four parts: one part has at most b // 4 of them. Against all pairs, one by one."""
+@pytest.mark.parametrize("few", [0, 1 << 18])
+@pytest.mark.parametrize("bits", [0, 3, 6, 7, 10, 11])
+def test_the_index_finds_every_pair(bits: int, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With three parts and with four. Against all pairs, one by one."""
+    monkeypatch.setattr(neighbours, "FEW", few)
+    monkeypatch.setattr(neighbours, "AT_ONCE", 100)
     noise = np.random.default_rng(bits)
     base = noise.integers(0, 2**63, 40, dtype=np.uint64)
     flips = [np.bitwise_or.reduce(np.uint64(1) << noise.choice(64, n, replace=False).astype(np.uint64)) for n in
              range(1, 15) for _ in range(40)]  # fmt: skip
     hashes = np.concatenate([base, np.repeat(base[None], 14, 0).reshape(-1) ^ np.array(flips)])
     expected = np.argwhere(np.bitwise_count(hashes[:, None] ^ hashes[None]) <= bits)
-    left, right = duplicates.near(duplicates.index(hashes), hashes, bits)
-    assert sorted(zip(left.tolist(), right.tolist(), strict=True)) == [tuple(pair) for pair in expected.tolist()]
+    made = neighbours.Neighbours(hashes)
+    assert len(made.parts) == (4 if few else 3)
+    found = made.within(hashes, bits)
+    assert found is not None
+    assert sorted({*zip(*(side.tolist() for side in found), strict=True)}) == [tuple(p) for p in expected.tolist()]
     assert len(expected) > len(hashes) or bits == 0
+    assert made.within(hashes, bits, most=len(hashes) - 1) is None
+
+
+@pytest.mark.parametrize("parts", [3, 4])
+def test_no_spread_of_bits_over_the_parts_escapes(parts: int) -> None:
+    for bits in range(12):
+        spreads = (s for s in itertools.product(range(bits + 1), repeat=parts) if sum(s) <= bits)
+        radii = neighbours.radii(bits, parts)
+        assert all(any(own <= radius for own, radius in zip(s, radii, strict=True)) for s in spreads)
+
+
+def test_a_heap_of_copies_costs_no_memory_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept does not depend on how many rows are looked up together."""
+    noise = np.random.default_rng(0)
+    heap = [0x0F0F0F0F0F0F0F0F ^ (1 << int(bit)) ^ (1 << int(other)) for bit, other in noise.integers(0, 63, (60, 2))]
+    rows = codes(*heap, *(int(value) for value in noise.integers(1, 2**62, 40)))
+    expected = gone(Duplicates().select(Rows(rows)))
+    assert len(expected) == 59
+    for limit, share in ((1, 0.25), (10, 0.0), (1 << 20, 1.0)):
+        monkeypatch.setattr(duplicates, "TOO_MANY", limit)
+        monkeypatch.setattr(duplicates, "GONE", share)
+        assert gone(Duplicates().select(Rows(rows))) == expected
 
 
 def edits(image: Image.Image) -> dict[str, Image.Image]:
@@ -201,7 +233,7 @@ def codes(*hashes: int) -> dict[str, list[Any]]:
     for row, value in enumerate(hashes):
         code = noise.integers(0, 2**63, (len(duplicates.VIEWS), 2), dtype=np.uint64)
         # Differences of neighbours that are near enough to be copies, and too far to be so by themselves.
-        code[0] = (value, 0xFF << 8 * row)
+        code[0] = (value, 0xFF << 8 * (row % 8))
         views.append(base64.b64encode(code.astype("<u8").tobytes()).decode())
     count = len(hashes)
     return {

@@ -14,7 +14,7 @@ from PIL import Image, ImageCms
 
 from bimo.core.types import MAXIMUM_PICTURE_PIXELS
 from bimo.data.curation.rows import Unusable
-from bimo.data.curation.seen import ORIENTATION, plain, reduction, see, upright
+from bimo.data.curation.seen import GIVEN_TO_MODELS, ORIENTATION, plain, reduction, see, upright
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 
@@ -78,10 +78,14 @@ def test_every_orientation(turn: int, kind: str) -> None:
 
 
 def test_reduced_alike_whatever_the_format() -> None:
-    assert [reduction((side, 9999)) for side in (100, 1023, 1024, 2047, 2048, 4096, 8000)] == [1, 1, 2, 2, 4, 8, 8]
+    assert [reduction((side, 9999)) for side in (100, 319, 320, 639, 640, 1280, 8000)] == [1, 1, 2, 2, 4, 8, 8]
+    # The longer side counts as well: what is square is halved while it stays 256.
+    assert [reduction((side, side)) for side in (511, 512, 1023, 1024)] == [1, 2, 2, 4]
+    assert [reduction((side, 9999), GIVEN_TO_MODELS) for side in (1023, 1024, 2048)] == [1, 2, 4]
     picture = Image.linear_gradient("L").resize((2200, 1201)).convert("RGB")
     sizes = {kind: see(encoded(picture, kind)) for kind in FORMATS}
-    assert {seen.image.size for seen in sizes.values()} == {(1100, 601)}
+    assert {seen.image.size for seen in sizes.values()} == {(550, 301)}
+    assert {see(encoded(picture, kind), GIVEN_TO_MODELS).image.size for kind in FORMATS} == {(1100, 601)}
     assert {seen.size for seen in sizes.values()} == {(2200, 1201)}
     means = [float(np.asarray(seen.image).mean()) for seen in sizes.values()]
     assert max(means) - min(means) < 1.0
@@ -91,7 +95,7 @@ def test_a_turned_large_jpeg() -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     seen = see(encoded(noise((2048, 1100)), "JPEG", exif=exif))
-    assert (seen.size, seen.image.size, seen.turned) == ((1100, 2048), (550, 1024), True)
+    assert (seen.size, seen.image.size, seen.turned) == ((1100, 2048), (275, 512), True)
     sent = Image.open(io.BytesIO(upright(seen.data)))
     assert (sent.format, sent.size) == ("PNG", (1100, 2048))
 
