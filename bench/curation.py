@@ -17,8 +17,8 @@ The peers run by a Python of their own: ``pip install py-data-juicer aiohttp ope
 imagehash webdataset`` into an environment, and ``--peers-python`` names its Python; the parts that are not there are
 told, not failed.
 
-    python bench/curation.py [--pictures 2000] [--runs 1] [--peers-python PATH] [--only bimo,daft]
-    python bench/curation.py --memory [--rows 5000,20000,80000]
+    python bench/curation.py [--pictures 2000] [--runs 1] [--peers-python PATH] [--only bimo,daft] [--folder FOLDER]
+    python bench/curation.py --memory [--rows 2000,20000,200000]
 """
 
 from __future__ import annotations
@@ -266,14 +266,23 @@ def missing(side: str, python: str) -> str:
     return done.stderr.strip().splitlines()[-1] if done.returncode else ""
 
 
-def compare(count: int, runs: int, peers: str, sides: Sequence[str]) -> None:
-    """Makes the pictures, lets the sides run in turns, prints medians and their ratios to bimo."""
+def compare(count: int, runs: int, peers: str, sides: Sequence[str], kept: Path | None) -> None:
+    """Makes the pictures, or takes those in ``kept``, lets the sides run in turns, prints medians and their ratios to
+    bimo.
+    """
     with tempfile.TemporaryDirectory(prefix="bimo-curation-") as made:
-        folder = Path(made)
-        table = make(folder, count)
-        clean = folder / "clean.jsonl"
-        rows = [row for row in rows_of(table) if whole(folder / row["file"])]
-        clean.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+        folder = kept or Path(made)
+        table, clean = folder / "pairs.jsonl", folder / "clean.jsonl"
+        if not clean.is_file():
+            shutil.rmtree(folder / "pictures", ignore_errors=True)
+            make(folder, count)
+            rows = [row for row in rows_of(table) if whole(folder / row["file"])]
+            clean.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+        rows = rows_of(clean)
+        if len(rows_of(table)) != count:
+            sys.exit(f"{folder} holds {len(rows_of(table))} pictures, not {count}")
+        if not sides[0]:
+            return
         size = sum(file.stat().st_size for file in (folder / "pictures").iterdir())
         load = os.getloadavg()[0]
         print(f"{count} pictures, {size / 1e6:.0f} MB, {count - len(rows)} corrupt; {WORKERS} processes each; ", end="")
@@ -300,8 +309,8 @@ def compare(count: int, runs: int, peers: str, sides: Sequence[str]) -> None:
             by = [one[k] / rows_in / (ours[k] / count) for k in ("seconds", "cpu")] if ours else []
             ratio = ", ".join(f"{value:.2f}" for value in by)
             speed = f"{rows_in / one['seconds']:9.0f} {rows_in / one['cpu']:8.0f}"
-            kept = ", ".join(f"{k} {v}" for k, v in found[side][0].items() if k not in ("seconds", "cpu"))
-            print(f"{side:18} {one['seconds']:8.1f} {one['cpu']:10.1f} {speed}   {ratio:14} {rows_in} in: {kept}")
+            told = ", ".join(f"{k} {v}" for k, v in found[side][0].items() if k not in ("seconds", "cpu"))
+            print(f"{side:18} {one['seconds']:8.1f} {one['cpu']:10.1f} {speed}   {ratio:14} {rows_in} in: {told}")
 
 
 def memory(counts: Sequence[int]) -> None:
@@ -331,20 +340,26 @@ def memory(counts: Sequence[int]) -> None:
 
 
 def tiny(folder: Path, count: int) -> Path:
-    """A table of rows over 1,000 pictures of 200 x 200 pixels: what counts here is rows, not pixels."""
+    """A table of rows, each with a picture of its own of 200 x 200 pixels: what counts here is rows, not pixels."""
+    from multiprocessing import Pool
+
+    (folder / "pictures").mkdir()
+    with Pool(WORKERS) as pool:
+        pool.starmap(_one_tiny, ((folder / "pictures", number) for number in range(count)), chunksize=500)
+    with (folder / "pairs.jsonl").open("w", encoding="utf-8") as table:
+        for number in range(count):
+            row = {"file": f"pictures/{number:06d}.jpg", "caption": f"第 {number} 张照片里的一只猫"}
+            table.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return folder / "pairs.jsonl"
+
+
+def _one_tiny(folder: Path, number: int) -> None:
     import numpy as np
     from PIL import Image
 
-    (folder / "pictures").mkdir()
-    for number in range(1000):
-        grid = np.random.default_rng(number).integers(0, 256, (9, 9, 3), dtype=np.uint8)
-        picture = Image.fromarray(grid).resize((200, 200), Image.Resampling.BICUBIC)
-        picture.save(folder / f"pictures/{number:04d}.jpg", quality=60)
-    with (folder / "pairs.jsonl").open("w", encoding="utf-8") as table:
-        for number in range(count):
-            row = {"file": f"pictures/{number % 1000:04d}.jpg", "caption": f"第 {number} 张照片里的一只猫"}
-            table.write(json.dumps(row, ensure_ascii=False) + "\n")
-    return folder / "pairs.jsonl"
+    grid = np.random.default_rng(number).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    picture = Image.fromarray(grid).resize((200, 200), Image.Resampling.BICUBIC)
+    picture.save(folder / f"{number:06d}.jpg", quality=60)
 
 
 def peak(process: int) -> int:
@@ -370,9 +385,10 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=2000)
     parser.add_argument("--runs", type=int, default=1, help="of each side")
     parser.add_argument("--peers-python", default="", help="the Python that has the peers")
-    parser.add_argument("--only", default=",".join(SIDES), help="sides by name, with commas")
+    parser.add_argument("--only", default=",".join(SIDES), help="sides by name, with commas; none only makes pictures")
     parser.add_argument("--memory", action="store_true", help="how memory and time grow with the rows, bimo alone")
-    parser.add_argument("--rows", default="5000,20000,80000", help="how many rows --memory takes")
+    parser.add_argument("--rows", default="2000,20000,200000", help="how many rows --memory takes")
+    parser.add_argument("--folder", type=Path, help="where pictures are made and stay for the next call")
     parser.add_argument("--one", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--table", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
@@ -382,7 +398,7 @@ def main() -> None:
     elif options.memory:
         memory([int(word) for word in options.rows.split(",")])
     else:
-        compare(options.pictures, options.runs, options.peers_python, options.only.split(","))
+        compare(options.pictures, options.runs, options.peers_python, options.only.split(","), options.folder)
 
 
 if __name__ == "__main__":

@@ -301,7 +301,6 @@ def _box() -> Any:
 
 def _tints(image: Image.Image) -> np.ndarray:
     """[8] uint8: for each quarter how much of its light is red, and blue, against green."""
-    image = image.reduce(max(1, min(image.size) // 16))
     quarters = np.asarray(image.resize((2, 2), _box()), np.float64).reshape(4, 3)
     light = quarters.sum(1, keepdims=True) + 30  # or what is nearly black would have colours
     return (
