@@ -94,7 +94,8 @@ class Stage(Part):
 
     Pictures are resized until they cover ``size`` (width, height) and cut at their centre; with ``buckets`` each at the
     size nearest its own shape, a batch of one size; with neither they stay as they are. With ``sample_latents`` x is
-    drawn at each step from the autoencoder's posterior, where it has one; else it is the mean.
+    drawn at each step from the autoencoder's posterior, where it has one, as latent diffusion was published
+    (arXiv:2112.10752) and diffusers' scripts do; without it is the mean.
 
     ``max_unknown`` is the share of unknown tokens, ``max_truncated`` and ``max_empty`` are the shares of captions cut
     short and empty above which the stage does not begin: a wrong tokenizer knows almost nothing, while names and signs
@@ -132,7 +133,7 @@ class Stage(Part):
     ema: float = 0.0
     size: tuple[int, int] | None = None
     buckets: tuple[tuple[int, int], ...] = ()
-    sample_latents: bool = False
+    sample_latents: bool = True
     max_unknown: float = 0.2
     max_truncated: float = 0.5
     max_empty: float = 0.05

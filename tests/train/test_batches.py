@@ -62,10 +62,10 @@ def test_a_sample_of_the_posterior_is_the_spaces_own(tiny_shards: Path, tmp_path
     assert torch.allclose(mean, space.encode(pixels), atol=1e-6)
 
 
-def test_unless_it_says_so_a_stage_sees_the_mean(tiny_shards: Path, tmp_path: Path) -> None:
-    _, lessons = begun(tiny_shards, tmp_path / "mean", Latent())
+def test_a_stage_that_says_so_sees_the_mean(tiny_shards: Path, tmp_path: Path) -> None:
+    _, lessons = begun(tiny_shards, tmp_path / "mean", Latent(), sample_latents=False)
     assert torch.equal(x_of(lessons, 1), x_of(lessons, 2))
-    _, sampled = begun(tiny_shards, tmp_path / "sampled", Latent(), sample_latents=True)
+    _, sampled = begun(tiny_shards, tmp_path / "sampled", Latent())
     assert not torch.equal(x_of(sampled, 1), x_of(lessons, 1))
     # One is never taken for the other.
     names = {path.name for out in ("mean", "sampled") for path in (tmp_path / out / "cache").glob("latents-*")}
