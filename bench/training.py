@@ -223,9 +223,8 @@ def main() -> None:
             make(data, options.side)
         report: dict[str, Any] = {"threads": 1, "batch": options.batch, "side": options.side, "turns": options.turns}
         for number, name in enumerate(STAGES):
-            run, learning, step = ours(data, options.folder / f"run-{number}", number, options.batch)
             start = time.process_time()
-            learning.lessons.lesson(0, torch.Generator())
+            run, learning, step = ours(data, options.folder / f"run-{number}", number, options.batch)
             caches = time.process_time() - start
             others = {"plain": plain(run, learning, data, options.batch), "bare": bare(run, learning)}
             found = taking_turns({"ours": step, **others}, options.turns)
@@ -235,7 +234,7 @@ def main() -> None:
             print(
                 f"{name:16} ours {options.batch / found['ours'][0]:6.2f} samples/s, plain "
                 f"{options.batch / found['plain'][0]:6.2f}: {times[0]:.2f}x ({times[1]:.2f}x by processor); over the "
-                f"bare step {over[0]:+.1%} ({over[1]:+.1%}); caches of {PICTURES} pictures {caches:.1f} s"
+                f"bare step {over[0]:+.1%} ({over[1]:+.1%}); building and caches of {PICTURES} pictures {caches:.1f} s"
             )
             if options.memory:
                 memory = {side: peak(options, side, number) for side in ("ours", "plain")}
