@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bimo.core.errors import RecipeError
+from bimo.parts.attention import attended
 
 TIME_WIDTH = 256
 MODULATIONS = 6
@@ -191,7 +192,7 @@ class Attention(nn.Module):
             layer(rows).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for layer, rows in ((self.to_q, asking), (self.to_k, asked), (self.to_v, asked))
         )
-        found = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        found = attended(query, key, value, bias)
         return self.to_out[0](found.transpose(1, 2).flatten(2))
 
 

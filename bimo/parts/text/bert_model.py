@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bimo.core.errors import RecipeError
+from bimo.parts.attention import attended
 
 NORM_EPS = 1e-12
 INITIAL_DEVIATION = 0.02
@@ -131,7 +132,7 @@ class Heads(nn.Module):
             for layer in (self.query, self.key, self.value)
         )
         share = self.dropout.p if self.training else 0.0
-        found = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=seen, dropout_p=share)
+        found = attended(query, key, value, seen, share)
         return found.transpose(1, 2).flatten(2)
 
 
