@@ -88,7 +88,8 @@ class Stage(Part):
     by itself, besides. ``ema`` is the decay of the averaged weights, 0 for none.
 
     ``optimiser`` "adafactor" (arXiv:1804.04235) keeps a row and a column for each matrix in place of two matrices, and
-    has no use for ``betas`` and ``eps``. With ``precision`` "bf16" products are worked out in bfloat16, while weights,
+    has no use for ``betas`` and ``eps``. "muon" (arXiv:2502.16982) makes the step of a matrix orthogonal, as large as
+    AdamW's at the same rate, which everything else that learns is given. With ``precision`` "bf16" products are worked out in bfloat16, while weights,
     their averages and the optimiser stay in float32. ``gradient_checkpointing`` works blocks out twice in place of
     keeping what is in them (arXiv:1604.06174).
 
@@ -122,7 +123,7 @@ class Stage(Part):
     floor: float = 0.0
     rates: tuple[tuple[str, float], ...] = ()
     accumulate: int = 1
-    optimiser: Literal["adamw", "adafactor"] = "adamw"
+    optimiser: Literal["adamw", "adafactor", "muon"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.99)
     eps: float = 1e-8
     clip: float = 1.0

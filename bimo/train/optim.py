@@ -57,22 +57,67 @@ def rate(stage: Stage, step: int) -> float:
 
 
 def optimiser(stage: Stage, parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
-    """AdamW (arXiv:1711.05101) or Adafactor; vectors and scalars (norms, biases) do not decay. Each group has its
-    ``share`` of the stage's rate. Raises RecipeError for a glob of ``stage.rates`` that nothing that learns matches.
+    """AdamW (arXiv:1711.05101), Adafactor, or Muon with AdamW for what it is not made for; vectors and scalars (norms,
+    biases) do not decay. Each group has its ``share`` of the stage's rate. Raises RecipeError for a glob of
+    ``stage.rates`` that nothing that learns matches.
     """
     shares = dict.fromkeys(parameters, 1.0)
     for glob, peak in stage.rates:
         shares |= dict.fromkeys(chosen(parameters, (glob,)), peak / stage.lr)
+    matrices = [n for n, p in parameters.items() if stage.optimiser == "muon" and _is_matrix(n, p)]
+    if matrices:
+        inner = _groups(stage, {name: parameters[name] for name in matrices}, shares)
+        muon = torch.optim.Muon(cast(Any, inner), lr=stage.lr, adjust_lr_fn="match_rms_adamw")
+        rest = _groups(stage, {name: p for name, p in parameters.items() if name not in matrices}, shares)
+        return Together(muon, *([_adamw(stage, rest)] if rest else []))
+    made = _groups(stage, parameters, shares)
+    return torch.optim.Adafactor(made, lr=stage.lr) if stage.optimiser == "adafactor" else _adamw(stage, made)
+
+
+def _groups(stage: Stage, parameters: dict[str, nn.Parameter], shares: dict[str, float]) -> list[dict[str, Any]]:
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
         groups.setdefault((shares[name], parameter.ndim > 1), []).append(parameter)
-    made = [
+    return [
         {"params": members, "weight_decay": stage.weight_decay if decays else 0.0, "share": share}
         for (share, decays), members in sorted(groups.items(), key=lambda item: (-item[0][0], -item[0][1]))
     ]
-    if stage.optimiser == "adafactor":
-        return torch.optim.Adafactor(made, lr=stage.lr)
-    return torch.optim.AdamW(made, lr=stage.lr, betas=stage.betas, eps=stage.eps, fused=True)
+
+
+def _adamw(stage: Stage, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, lr=stage.lr, betas=stage.betas, eps=stage.eps, fused=True)
+
+
+def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter is a linear map: no table of words or places, whose rows have nothing to do with each other,
+    and no vector.
+    """
+    return parameter.ndim == 2 and name.endswith(".weight") and "embedding" not in name
+
+
+class Together(torch.optim.Optimizer):
+    """Several optimisers, each for its own parameters, as one."""
+
+    def __init__(self, *optimisers: torch.optim.Optimizer) -> None:
+        self.optimisers = optimisers
+        super().__init__([group for each in optimisers for group in each.param_groups], {})
+        # The very groups of each, so that a rate set here is theirs.
+        self.param_groups = [group for each in optimisers for group in each.param_groups]
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step of each."""
+        for each in self.optimisers:
+            each.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of each."""
+        return {"optimisers": [each.state_dict() for each in self.optimisers]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over what ``state_dict`` gave."""
+        for each, state in zip(self.optimisers, state_dict["optimisers"], strict=True):
+            each.load_state_dict(state)
+        self.param_groups = [group for each in self.optimisers for group in each.param_groups]
 
 
 def narrowed(stage: Stage, device: torch.device) -> AbstractContextManager[object]:
