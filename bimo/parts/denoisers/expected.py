@@ -3,7 +3,9 @@
 A regression on latents learns what a word looks like at a thousandth of the cost of a diffusion step per sample; a
 diffusion level that takes its answer as a hint has only to make it sharp. Words are read by learned queries (the
 pooling by multi-head attention of arXiv:1810.00825, section 3.2); a pose moves the features before the last
-convolutions, as a spatial transformer does (arXiv:1506.02025).
+convolutions, as a spatial transformer does (arXiv:1506.02025). Several things on one picture are layers: the same
+network works out each of them from the words that are its own, and it is scaled, put at its place and laid over the
+rest (arXiv:1506.02025 and, for the layers, arXiv:2006.15055, section 2.2).
 
 `Refine` is the other half: a denoiser for rectified flow that begins where that hint leaves off. If x is the hint plus
 Gaussian noise, the best answer to x_t is known in closed form, and a network has only to add what is not Gaussian: the
@@ -27,13 +29,16 @@ POSE_WIDTH = 5
 POSE_AT_REST = (0.0, 1.0, 0.0, 0.0, 0.0)
 #: What one unit of each number of a pose is to a network: about a deviation of the data's.
 POSE_SPREAD = (1.0, 0.1, 0.05, 0.05, 6.0)
+PLACE_WIDTH = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Expected(Part):
     """Tokens of width ``text`` -> ``channels`` x ``size`` x ``size``, through ``queries`` and ``blocks`` of ``width``.
 
-    ``moved`` of the ``maps`` feature maps follow the pose, the rest stay: things move, backgrounds do not.
+    ``moved`` of the ``maps`` feature maps follow the pose, the rest stay: things move, backgrounds do not. ``things``
+    more layers lie over these, each of the words that it picks, scaled and put where the words say. With them the words
+    are read by the queries and by their mean, of each layer's own words, in place of the pooled text.
     """
 
     channels: int = 8
@@ -46,6 +51,7 @@ class Expected(Part):
     maps: int = 64
     moved: int = 48
     pose: str = ""
+    things: int = 0
 
     def build(self) -> ExpectedDenoiser:
         """The module."""
@@ -86,7 +92,9 @@ class ExpectedDenoiser(nn.Module):
         self.register_buffer("spread", torch.tensor(POSE_SPREAD), persistent=False)
         self.query = nn.Parameter(torch.randn(part.queries, part.text) / math.sqrt(part.text))
         self.keys = nn.Linear(part.text, part.text * 2)
-        self.enter = nn.Linear(part.queries * part.text + part.vector + (POSE_WIDTH if part.pose else 0), part.width)
+        pooled = part.text if part.things else part.vector
+        read = part.queries * part.text + pooled
+        self.enter = nn.Linear(read + (POSE_WIDTH if part.pose else 0), part.width)
         self.blocks = nn.ModuleList(Block(part.width) for _ in range(part.blocks))
         self.leave = nn.Sequential(nn.LayerNorm(part.width), nn.Linear(part.width, part.maps * half * half))
         self.up = nn.Conv2d(part.maps, part.maps * 4, 3, padding=1)
@@ -98,21 +106,16 @@ class ExpectedDenoiser(nn.Module):
             nn.SiLU(),
             nn.Conv2d(part.maps, part.channels, 3, padding=1),
         )
+        self.layers = Layers(part, read) if part.things else None
 
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """The expected x under the words and the pose."""
         part = self.part
-        read = self._read(conditioning)
-        h = self.enter(read)
-        for block in self.blocks:
-            h = block(h)
-        half = part.size // 2
-        maps = self.leave(h).reshape(-1, part.maps, half, half)
-        maps = nn.functional.pixel_shuffle(self.up(nn.functional.silu(maps)), 2)
-        if part.pose:
-            maps = torch.cat(
-                [moved(maps[:, : part.moved], conditioning.scalars[part.pose]), maps[:, part.moved :]], dim=1
-            )
+        pose = conditioning.scalars[part.pose] if part.pose else None
+        if self.layers is None:
+            maps = self._stood(self._maps(self._entered(self._read(conditioning), pose)), pose)
+        else:
+            maps = self._laid(self.layers, conditioning, pose)
         answer = self.mix(maps)
         if answer.shape[-2:] != x.shape[-2:]:
             # torch has no such resizing of half-precision numbers.
@@ -120,19 +123,114 @@ class ExpectedDenoiser(nn.Module):
             answer = whole.to(answer.dtype)
         return answer
 
-    def _read(self, conditioning: Conditioning) -> Tensor:
-        """[R, queries x text + vector + pose]: what each query finds among the words, the pooled text, the pose."""
+    def _laid(self, layers: Layers, conditioning: Conditioning, pose: Tensor | None) -> Tensor:
+        """The maps of the whole with those of every thing laid over them, [R, M, h, w]."""
+        read = self._read(conditioning)
+        maps = self._stood(self._maps(self._entered(read, pose)), pose)
+        tokens = conditioning.streams[0].tokens
+        stands, there = layers.stand(read)
+        picked = nn.functional.logsigmoid(layers.pick(tokens).float())
+        for thing in range(self.part.things):
+            h = self._entered(self._read(conditioning, picked[..., thing]), pose) + layers.kind[thing]
+            own = self._maps(h)
+            shown = layers.shown(h).reshape(-1, 1, *(side // 2 for side in own.shape[-2:]))
+            shown = nn.functional.interpolate(shown.float(), scale_factor=2.0, mode="bilinear")
+            shown = (shown + there[:, thing, None, None, None]).sigmoid()
+            rest = self.rest.expand(len(read), -1) if pose is None else pose
+            own, shown = placed(own, shown, rest, stands[:, thing])
+            maps = maps + shown * (own - maps)
+        return maps
+
+    def _entered(self, read: Tensor, pose: Tensor | None) -> Tensor:
+        """What was read, and the pose, at the network's width, [R, D]."""
+        if pose is not None:
+            read = torch.cat([read, ((pose - self.rest) / self.spread).to(read.dtype)], dim=1)
+        return self.enter(read)
+
+    def _maps(self, h: Tensor) -> Tensor:
+        """[R, D] -> feature maps [R, M, size, size] of a thing at rest."""
+        for block in self.blocks:
+            h = block(h)
+        half = self.part.size // 2
+        maps = self.leave(h).reshape(-1, self.part.maps, half, half)
+        return nn.functional.pixel_shuffle(self.up(nn.functional.silu(maps)), 2)
+
+    def _stood(self, maps: Tensor, pose: Tensor | None) -> Tensor:
+        """Those of the maps that follow the pose moved by it."""
+        if pose is None:
+            return maps
+        return torch.cat([moved(maps[:, : self.part.moved], pose), maps[:, self.part.moved :]], dim=1)
+
+    def _read(self, conditioning: Conditioning, picked: Tensor | None = None) -> Tensor:
+        """What each query finds among the words, then the pooled text or, with layers, the mean of the words, [R, D].
+        ``picked`` [R, L] is the logarithm of how much of each word is to be read.
+        """
         stream = conditioning.streams[0]
         keys, values = self.keys(stream.tokens).chunk(2, dim=-1)
         scores = torch.einsum("qd,bld->bql", self.query, keys) / math.sqrt(self.part.text / 8)
+        if picked is not None:
+            scores = scores + picked[:, None]
         if stream.mask is not None:
             scores = scores.masked_fill(~stream.mask[:, None], float("-inf"))
         found = [(scores.softmax(-1) @ values).flatten(1)]
-        if conditioning.vector is not None:
+        if self.layers is not None:
+            weight = torch.ones_like(stream.tokens[..., 0]) if picked is None else picked.exp()
+            weight = weight if stream.mask is None else weight * stream.mask
+            mean = (stream.tokens * weight[..., None]).sum(1) / weight.sum(1, keepdim=True).clamp(min=1e-4)
+            found.append(mean.to(found[0].dtype))
+        elif conditioning.vector is not None:
             found.append(conditioning.vector)
-        if self.part.pose:
-            found.append(((conditioning.scalars[self.part.pose] - self.rest) / self.spread).to(found[0].dtype))
         return torch.cat(found, dim=1)
+
+
+class Layers(nn.Module):
+    """What tells the layers of things apart: which words are whose, where each stands, what of it is seen.
+
+    They begin side by side and hardly seen, so that a picture of one thing is what it was without them.
+    """
+
+    def __init__(self, part: Expected, read: int) -> None:
+        super().__init__()
+        half = part.size // 2
+        self.pick = nn.Linear(part.text, part.things)
+        self.place = nn.Linear(read, part.things * (PLACE_WIDTH + 1))
+        self.kind = nn.Parameter(torch.zeros(part.things, part.width))
+        self.shown = nn.Linear(part.width, half * half)
+        with torch.no_grad():
+            nn.init.zeros_(self.place.weight)
+            self.shown.weight.mul_(0.1)
+            for thing, begin in enumerate(self.place.bias.view(part.things, -1)):
+                across = (2 * thing + 1) / part.things - 1
+                begin.copy_(torch.tensor([math.log(0.5), across, 0.0, -2.0]))
+
+    def stand(self, read: Tensor) -> tuple[Tensor, Tensor]:
+        """Places [R, things, 3] (scale, and the middle from the centre, of half a side) and how much there is of each
+        thing before the sigmoid, [R, things].
+        """
+        found = self.place(read).float().unflatten(1, (-1, PLACE_WIDTH + 1))
+        scale = found[..., :1].clamp(-2.0, 0.5).exp()
+        return torch.cat([scale, found[..., 1:PLACE_WIDTH]], dim=-1), found[..., PLACE_WIDTH]
+
+
+def placed(maps: Tensor, shown: Tensor, pose: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+    """Feature maps [R, C, h, w] of a thing at rest and what of it is seen, [R, 1, h, w], scaled and put at its place
+    [R, 3], the whole then under the pose [R, 5].
+
+    As pictures of several things are made, a flip turns each about at its place, and nothing is seen of it outside.
+    """
+    flip, scale, dx, dy, angle = pose.unbind(1)
+    radians = angle * (math.pi / 180)
+    own, across, down = place.unbind(1)
+    cos, sin = radians.cos() / scale, radians.sin() / scale
+    # q = F s^-1 (R^-1 S^-1 (p - 2 d) - u), in grid_sample's square of side 2, y down, as in `moved`.
+    rotation = torch.stack([torch.stack([cos, -sin], dim=1), torch.stack([sin, cos], dim=1)], dim=1)
+    shift = rotation @ torch.stack([2 * dx, 2 * dy], dim=1).unsqueeze(-1)
+    shift = shift + torch.stack([across, down], dim=1).unsqueeze(-1)
+    turn = torch.stack([1 - 2 * flip, torch.ones_like(flip)], dim=1) / own[:, None]
+    matrix = turn.unsqueeze(-1) * torch.cat([rotation, -shift], dim=2)
+    grid = nn.functional.affine_grid(matrix, list(maps.shape), align_corners=False)
+    maps = nn.functional.grid_sample(maps.float(), grid, padding_mode="border", align_corners=False)
+    return maps, nn.functional.grid_sample(shown, grid, padding_mode="zeros", align_corners=False)
 
 
 def moved(maps: Tensor, pose: Tensor) -> Tensor:
