@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from bimo.core.errors import RequestError, WeightsError
-from bimo.core.types import Batch, Conditioning, Request
+from bimo.core.types import Batch, Conditioning, Encoding, Request
 from bimo.data.compose import Pose as Posed
 from bimo.data.compose import apply_pose
 from bimo.diffusion.drive import draw
 from bimo.diffusion.paint import Drawing
 from bimo.diffusion.system import System
 from bimo.parts.compact import Compact
-from bimo.parts.denoisers.expected import moved
+from bimo.parts.denoisers.expected import Expected, moved, placed
 from bimo.parts.hints.views import POSE_AT_REST, Pose
 from bimo.parts.text.bert import Bert, BertTower
 
@@ -157,3 +157,51 @@ def test_two_seeds_give_two_pictures_and_a_seed_one(tiny_folder: Path) -> None:
     assert first.image.tobytes() != second.image.tobytes()
     again = draw(system, "红苹果", seed=2, steps=2)[0]
     assert again.png() == second.png()
+
+
+def test_things_stand_where_their_place_and_the_pose_put_them() -> None:
+    image = Image.new("RGBA", (128, 128), (0, 0, 0, 255))
+    ImageDraw.Draw(image).polygon([(40, 40), (90, 60), (50, 95)], fill=(255, 255, 255, 255))
+    maps = torch.tensor(np.asarray(image.convert("L"), np.float32))[None, None]
+    all_of_it = torch.ones_like(maps)
+    turned = torch.tensor([[1.0, 0.9, 0.05, 0.1, -20.0]])
+    whole, _ = placed(maps, all_of_it, turned, torch.tensor([[1.0, 0.0, 0.0]]))
+    torch.testing.assert_close(whole, moved(maps, turned))
+    # A flip turns a thing about but leaves it at its place: half as large, its middle a quarter left of the middle.
+    flipped = torch.tensor([[1.0, 1.0, 0.0, 0.0, 0.0]])
+    found, seen = placed(maps, all_of_it, flipped, torch.tensor([[0.5, -0.5, 0.0]]))
+    mirrored = apply_pose(image, Posed(1, 0.5, -0.25, 0.0, 0.0))
+    assert np.abs(found[0, 0].numpy() - np.asarray(mirrored.convert("L"), np.float32)).mean() < 1.5
+    assert seen[0, 0, 64, 32] == 1
+    assert seen[0, 0, 64, 80:].abs().max() == 0
+
+
+def test_layers_begin_hardly_seen_and_read_the_words_that_they_pick() -> None:
+    torch.manual_seed(0)
+    part = Expected(channels=2, size=8, text=16, vector=8, queries=2, width=16, blocks=1, maps=8, moved=4, things=2)
+    module = part.build()
+    tokens, mask = torch.randn(1, 5, 16), torch.tensor([[True, True, True, True, False]])
+
+    def answer(tokens: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            given = Conditioning((Encoding(tokens, mask),), None)
+            return module(torch.zeros(1, 2, 8, 8), torch.ones(1), given)
+
+    other = tokens.clone()
+    other[:, 4] = 9.0
+    assert torch.equal(answer(tokens), answer(other))
+    layers = module.layers
+    assert layers is not None
+    with torch.no_grad():
+        before = answer(tokens)
+        layers.place.bias.view(2, 4)[:, 3] = -40.0
+        none = answer(tokens)
+        assert 0 < (before - none).abs().max() < 0.5 * none.std()
+        # All that is seen is the first thing, of the first word alone.
+        layers.place.bias.view(2, 4)[:] = torch.tensor([[0.0, 0.0, 0.0, 40.0], [0.0, 0.0, 0.0, -40.0]])
+        layers.pick.weight.zero_()
+        layers.pick.weight[0] = tokens[0, 0] * 40 / tokens[0, 0].square().sum()
+        layers.pick.bias[0] = -20.0
+    others = tokens.clone()
+    others[:, 1:4] = 0.0
+    torch.testing.assert_close(answer(tokens), answer(others), atol=0.02, rtol=0)
