@@ -113,9 +113,41 @@ def test_adafactor_learns_and_keeps_less(tiny_shards: Path, tmp_path: Path) -> N
     assert kept["adafactor"] < 0.5 * kept["adamw"]
 
 
-def test_adafactor_goes_on_exactly(tiny_shards: Path, tmp_path: Path) -> None:
+def test_the_step_of_a_matrix_is_orthogonal_and_of_the_size_of_adamws() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Embedding(5, 16), nn.Linear(16, 48), nn.Conv1d(1, 2, 3))
+    parameters = dict(module.named_parameters())
+    parameters["embeddings.weight"] = parameters.pop("0.weight")
+    stage = replace(xiaomo.stages[0], optimiser="muon", lr=0.01, weight_decay=0.0, rates=(("1.*", 0.02),))
+    made = optimiser(stage, parameters)
+    alone = optimiser(replace(stage, optimiser="adamw"), {n: p.detach().clone() for n, p in parameters.items()})
+    assert sorted(g["share"] for g in made.param_groups) == sorted([*(g["share"] for g in alone.param_groups)])
+    before = {name: p.detach().clone() for name, p in parameters.items()}
+    gradient = {name: torch.randn_like(p) for name, p in parameters.items()}
+    for each in (made, alone):
+        for group in each.param_groups:
+            group["lr"] = stage.lr * group["share"]
+    by_size = {p.shape: name for name, p in parameters.items()}
+    for each in (made, alone):
+        for group in each.param_groups:
+            for p in group["params"]:
+                p.grad = gradient[by_size[p.shape]].clone()
+        each.step()
+    steps = {name: p.detach() - before[name] for name, p in parameters.items()}
+    values = torch.linalg.svdvals(steps["1.weight"])
+    assert values.max() < 2 * values.min()
+    assert steps["1.weight"].square().mean().sqrt() == pytest.approx(0.2 * 0.02, rel=0.25)
+    for group in alone.param_groups:
+        for p in group["params"]:
+            name = by_size[p.shape]
+            if name != "1.weight":
+                torch.testing.assert_close(p.detach() - before[name], steps[name])
+
+
+@pytest.mark.parametrize("name", ["adafactor", "muon"])
+def test_another_optimiser_goes_on_exactly(name: Any, tiny_shards: Path, tmp_path: Path) -> None:
     tiny = xiaomo.tiny()
-    stage = replace(tiny.stages[2], steps=4, batch=4, optimiser="adafactor")
+    stage = replace(tiny.stages[2], steps=4, batch=4, optimiser=name)
     wanted = replace(tiny, stages=(stage,), prompts=())
     whole = train(wanted, tiny_shards, tmp_path / "whole", threads=1)
     for _ in range(5):
