@@ -89,9 +89,9 @@ class Stage(Part):
 
     ``optimiser`` "adafactor" (arXiv:1804.04235) keeps a row and a column for each matrix in place of two matrices, and
     has no use for ``betas`` and ``eps``. "muon" (arXiv:2502.16982) makes the step of a matrix orthogonal, as large as
-    AdamW's at the same rate, which everything else that learns is given. With ``precision`` "bf16" products are worked out in bfloat16, while weights,
-    their averages and the optimiser stay in float32. ``gradient_checkpointing`` works blocks out twice in place of
-    keeping what is in them (arXiv:1604.06174).
+    AdamW's at the same rate, which everything else that learns is given. With ``precision`` "bf16" products are worked
+    out in bfloat16, while weights, their averages and the optimiser stay in float32. ``gradient_checkpointing`` works
+    blocks out twice in place of keeping what is in them (arXiv:1604.06174).
 
     Pictures are resized until they cover ``size`` (width, height) and cut at their centre; with ``buckets`` each at the
     size nearest its own shape, a batch of one size; with neither they stay as they are. With ``sample_latents`` x is
