@@ -110,13 +110,26 @@ class Together(torch.optim.Optimizer):
             each.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of each."""
-        return {"optimisers": [each.state_dict() for each in self.optimisers]}
+        """The states of each, the parameters counted through them all as an optimiser counts its own."""
+        made: dict[str, Any] = {"state": {}, "param_groups": []}
+        for each in self.optimisers:
+            state, first = each.state_dict(), sum(len(g["params"]) for g in made["param_groups"])
+            made["state"] |= {first + at: value for at, value in state["state"].items()}
+            counted = [{**g, "params": [first + at for at in g["params"]]} for g in state["param_groups"]]
+            made["param_groups"] += counted
+        return made
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over what ``state_dict`` gave."""
-        for each, state in zip(self.optimisers, state_dict["optimisers"], strict=True):
-            each.load_state_dict(state)
+        groups = list(state_dict["param_groups"])
+        first = 0
+        for each in self.optimisers:
+            own, groups = groups[: len(each.param_groups)], groups[len(each.param_groups) :]
+            past = first + sum(len(g["params"]) for g in own)
+            state = {at - first: v for at, v in state_dict["state"].items() if first <= at < past}
+            counted = [{**g, "params": [at - first for at in g["params"]]} for g in own]
+            each.load_state_dict({"state": state, "param_groups": counted})
+            first = past
         self.param_groups = [group for each in self.optimisers for group in each.param_groups]
 
 

@@ -120,7 +120,8 @@ def test_the_step_of_a_matrix_is_orthogonal_and_of_the_size_of_adamws() -> None:
     parameters["embeddings.weight"] = parameters.pop("0.weight")
     stage = replace(xiaomo.stages[0], optimiser="muon", lr=0.01, weight_decay=0.0, rates=(("1.*", 0.02),))
     made = optimiser(stage, parameters)
-    alone = optimiser(replace(stage, optimiser="adamw"), {n: nn.Parameter(p.detach().clone()) for n, p in parameters.items()})
+    copies = {name: nn.Parameter(p.detach().clone()) for name, p in parameters.items()}
+    alone = optimiser(replace(stage, optimiser="adamw"), copies)
     assert sorted(g["share"] for g in made.param_groups) == sorted([*(g["share"] for g in alone.param_groups)])
     before = {name: p.detach().clone() for name, p in parameters.items()}
     gradient = {name: torch.randn_like(p) for name, p in parameters.items()}
