@@ -129,7 +129,8 @@ def test_a_condition_has_a_weight_of_its_own(system: System) -> None:
     assert torch.equal(ask.conditioning.scalars["semantics"][1], ask.conditioning.scalars["semantics"][2])
     assert torch.equal(ask.conditioning.streams[0].tokens[1], ask.conditioning.streams[0].tokens[2])
     base = pixels(system, palette=one)
-    assert numpy.abs(pixels(system, {"more-palette": 3.0}, palette=one) - base).max() > 0
+    # At this width a weight of 3 moves one pixel by 1 of 255: another processor's rounding may take it away.
+    assert numpy.abs(pixels(system, {"more-palette": 300.0}, palette=one) - base).max() > 0
     # Without a palette there is nothing to weigh: both branches are the same.
     assert numpy.abs(pixels(system, {"more-palette": 3.0}) - pixels(system)).max() <= 1
 
