@@ -274,8 +274,7 @@ def renamed(state: Mapping[str, Tensor], rename: Callable[[str], str | None]) ->
 def assign(module: nn.Module, state: Mapping[str, Tensor], dtype: torch.dtype | None, source: Path) -> None:
     """Puts tensors in the place of a module's own, without a copy of those. The module may be on the meta device.
 
-    What a file maps to where no cache line begins is copied: products round otherwise there, and a system that was
-    saved would not draw the same pixels again. Raises WeightsError that lists missing, unexpected and misshapen names.
+    Raises WeightsError that lists missing, unexpected and misshapen names.
     """
     own = module.state_dict()
     missing = [n for n in own if n not in state]
@@ -291,8 +290,14 @@ def assign(module: nn.Module, state: Mapping[str, Tensor], dtype: torch.dtype | 
         en = "; ".join(_listed(title, names) for _, title, names in found if names)
         raise WeightsError(f"{source} 与配方不符：{zh}", f"{source} does not fit the recipe: {en}")
     fitted = {n: v.to(dtype) if dtype is not None and v.is_floating_point() else v for n, v in state.items()}
-    lined = {n: v.clone() if v.data_ptr() % CACHE_LINE_BYTES else v for n, v in fitted.items()}
-    module.load_state_dict(lined, strict=True, assign=True)
+    module.load_state_dict(fitted, strict=True, assign=True)
+
+
+def lined(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same, but that what begins at no cache line is copied to one, where torch puts tensors of its own: products
+    round otherwise elsewhere.
+    """
+    return {n: v.clone() if v.data_ptr() % CACHE_LINE_BYTES else v for n, v in state.items()}
 
 
 @contextlib.contextmanager

@@ -296,7 +296,8 @@ class System(nn.Module):
                 system = cls(recipe)
             file = folder / WEIGHTS_FILE
             system.weights_hash = hashes.get(WEIGHTS_FILE, "") or LateDigest(file)
-            weights.assign(system, weights.read(file, dtype), dtype, file)
+            # Copied where it must be, so that it draws the same bits as before it was saved.
+            weights.assign(system, weights.lined(weights.read(file, dtype)), dtype, file)
             for index, tower in enumerate(system.towers):
                 tower.load_words(folder / f"words.{index}")
         return system.eval()
