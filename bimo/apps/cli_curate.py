@@ -15,7 +15,7 @@ import typer
 
 from bimo.apps import models
 from bimo.core import part
-from bimo.core.errors import BimoError, RecipeError, say
+from bimo.core.errors import BimoError, DataError, RecipeError, say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,11 +93,14 @@ def curate(
     """Runs a list of steps over a source; prints the account and the folder."""
     wanted, files = curation(recipe)
     wanted = changed(wanted, settings or [], scorer)
+    from bimo.data.curation import intake
     from bimo.data.curation.run import curate as run
     from bimo.data.curation.steps import Tools
 
-    if not select_only:
-        apart(source, out)
+    if not (select_only or source.exists()):
+        raise DataError(f"没有 {source}", f"there is no {source}")
+    # Before a scorer is chosen, which is written down in the folder.
+    intake.belongs(source, out)
     if on not in ("local", "ray"):
         raise RecipeError(f"--on 是 {on!r}，应为 local 或 ray", f"--on is {on!r}; expected local or ray")
     crew = crew_of(cast("Literal['local', 'ray']", on), workers, files)
@@ -183,17 +186,6 @@ def changed(wanted: Curation, settings: Sequence[str], scorer: str | None) -> Cu
 
 def _scored(step: Any, scorer: str) -> dict[str, str]:
     return {"scorer": scorer} if hasattr(step, "scorer") else {}
-
-
-def apart(source: Path, out: Path) -> None:
-    """Raises RecipeError where the output would lie in the source: the next run would read it."""
-    if not source.exists():
-        raise RecipeError(f"没有 {source}", f"there is no {source}")
-    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
-        raise RecipeError(
-            f"{out} 在 {source} 里面，下次会把自己的结果读进来；请写到别处",
-            f"{out} lies in {source}: the next run would read its own results; write elsewhere",
-        )
 
 
 def crew_of(on: Literal["local", "ray"], count: int | None, files: tuple[tuple[str, str], ...]) -> Workers:

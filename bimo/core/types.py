@@ -201,7 +201,7 @@ def write_whole(path: Path, content: bytes | Iterable[bytes | memoryview]) -> Pa
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, part = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
     except OSError as error:
-        raise RequestError(f"写不到 {path}：{error.strerror}", f"cannot write to {path}: {error.strerror}") from None
+        raise RequestError(f"写不到 {path}：{error.strerror}", f"cannot write to {path}: {error.strerror}") from error
     try:
         with os.fdopen(handle, "wb") as file:
             for piece in (content,) if isinstance(content, bytes) else content:
@@ -210,7 +210,7 @@ def write_whole(path: Path, content: bytes | Iterable[bytes | memoryview]) -> Pa
         os.replace(part, path)
     except OSError as error:
         Path(part).unlink(missing_ok=True)
-        raise RequestError(f"写不到 {path}：{error.strerror}", f"cannot write to {path}: {error.strerror}") from None
+        raise RequestError(f"写不到 {path}：{error.strerror}", f"cannot write to {path}: {error.strerror}") from error
     except BaseException:
         Path(part).unlink(missing_ok=True)
         raise

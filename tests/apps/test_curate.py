@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -103,6 +104,43 @@ def test_what_cannot_be_done_is_said(here: Run, words: tuple[str, ...], said: st
 def test_the_output_does_not_lie_in_the_source(here: Run) -> None:
     assert "lies in photos" in here("curate", "photos", "photos/data", "--recipe", "wukong")[2]
     assert "there is no nowhere" in here("curate", "nowhere", "data", "--recipe", "wukong")[2]
+    status, _, err = here("curate", "photos", "photos/", "--recipe", "wukong")
+    assert (status, "are one: photos" in err) == (5, True)
+
+
+def test_the_output_is_that_of_one_source(here: Run) -> None:
+    command = ("--recipe", "./mine.py:mine", "--workers", "1")
+    assert here("curate", "photos", "data", *command)[0] == 0
+    before = {path: path.read_bytes() for path in Path("data").rglob("*") if path.is_file()}
+    shutil.copytree("photos", "others")
+    Path("others/0.png").unlink()
+    for more in ((), ("--select-only",)):
+        status, out, err = here("curate", "others", "data", *command, *more)
+        assert (status, out) == (5, "")
+        told = " ".join(err.split())
+        assert f"data holds what was made of {Path('photos').resolve()}" in told
+        assert f"the source is {Path('others').resolve()} now; write to another folder, or delete data first" in told
+    assert {path: path.read_bytes() for path in Path("data").rglob("*") if path.is_file()} == before
+    # The same source in another place is the same, and without its stored scores the folder is still its own.
+    Path("photos").rename("moved")
+    assert here("curate", "moved", "data", *command)[0] == 0
+    shutil.rmtree("data/work")
+    assert here("curate", "others", "data", *command)[0] == 5
+    assert here("curate", "moved", "data", *command)[0] == 0
+    # Shards that nobody knows the source of are not written over either.
+    Path("foreign").mkdir()
+    Path("foreign/shard-000000.tar").write_bytes(b"of somebody")
+    assert "shards of an unknown source" in " ".join(here("curate", "moved", "foreign", *command)[2].split())
+    assert [path.name for path in Path("foreign").iterdir()] == ["shard-000000.tar"]
+
+
+def test_why_nothing_can_be_written_is_said(here: Run) -> None:
+    Path("file").write_text("a file", "utf-8")
+    for out in ("file", "file/data"):
+        status, _, err = here("curate", "photos", out, "--recipe", "wukong")
+        assert status == 5
+        assert "A part of the path is a file and no folder" in " ".join(err.split())
+        assert "make room" not in err
 
 
 def test_every_list_is_data_and_can_be_a_file(here: Run) -> None:

@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
-from bimo.core.errors import DataError
+from bimo.core.errors import DataError, say
 from bimo.data.curation.rows import Broken, Place, Row
 from bimo.data.curation.store import (
     CHARACTERS_A_UNIT,
@@ -25,6 +25,8 @@ from bimo.data.curation.store import (
 
 VERSION = 1
 INDEX = "rows/index.json"
+#: What the rows are of: the path of the source, and the fingerprint of what lay there.
+SOURCE = "source.json"
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,52 @@ class Taken:
         return len(self.firsts)
 
 
+def belongs(source: Path, out: Path) -> None:
+    """Raises DataError where a run of a source must not write to ``out``: it is, holds or lies in the source, or has
+    what was made of another source. A source that was moved is the same where names, sizes and times are.
+    """
+    here, there = source.resolve(), out.resolve()
+    if here == there:
+        raise DataError(
+            f"来源和 DST 是同一个：{source}；结果请写到另一个文件夹",
+            f"the source and DST are one: {source}; name another folder for what is made",
+        )
+    if here.is_dir() and there.is_relative_to(here):
+        raise DataError(
+            f"{out} 在 {source} 里面，下次会把自己的结果读进来；请写到别处",
+            f"{out} lies in {source}: the next run would read its own results; write elsewhere",
+        )
+    if any(here.is_relative_to(there / name) for name in ("work", "table")):
+        raise DataError(
+            f"来源 {source} 在 DST 自己的文件夹里，会被清掉；请写到别处",
+            f"the source {source} lies in a folder that DST itself has, and would be cleared; write elsewhere",
+        )
+    known = read_json(out / "work" / SOURCE)
+    if isinstance(known, dict):
+        before = cast("dict[str, str]", known)
+        if before["path"] == str(here) or (here.exists() and before["content"] == _content(source)):
+            return
+        made_of = before["path"]
+    else:
+        # Without its stored scores a run starts anew, in the same place.
+        report = read_json(out / "report.json")
+        told = cast("dict[str, Any]", report).get("source") if isinstance(report, dict) else None
+        if told == str(here) or not (told or (out / "index.json").exists() or any(out.glob("shard-*.tar"))):
+            return
+        made_of = told or say("来源不明的分片", "shards of an unknown source")
+    raise DataError(
+        f"{out} 里是 {made_of} 的结果，这次的来源是 {here}；请写到另一个文件夹，或先删掉 {out}",
+        f"{out} holds what was made of {made_of}, and the source is {here} now; "
+        f"write to another folder, or delete {out} first",
+    )
+
+
+def _content(source: Path) -> str:
+    from bimo.data.curation import reading
+
+    return reading.state(source)
+
+
 def taken(work: Work) -> Taken:
     """What an earlier run read. Raises DataError where there was none."""
     known = read_json(work.folder / INDEX)
@@ -65,7 +113,9 @@ def take_in(source: Path, work: Work, said: Callable[[int], None]) -> Taken:
     """
     from bimo.data.curation import reading
 
-    state = digest(VERSION, str(source.resolve()), reading.state(source))
+    content = _content(source)
+    state = digest(VERSION, str(source.resolve()), content)
+    save_json(work.folder / SOURCE, {"path": str(source.resolve()), "content": content})
     known = read_json(work.folder / INDEX)
     if isinstance(known, dict) and cast("dict[str, Any]", known)["state"] == state:
         before = taken(work)

@@ -7,6 +7,7 @@ tables have the same bytes whatever the number of workers, and however often the
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
@@ -215,17 +216,25 @@ def curate(
     ``stored`` nothing of the source is read: the selection, the table and the report are made from stored scores, and
     the shards stay those of the run before.
 
-    Raises DataError for a source that cannot be read, a full disk, a second run in the same folder, and where the
-    account does not balance.
+    Raises DataError for a source that cannot be read, a full disk, a folder of another source or of a run that is at
+    work, and where the account does not balance.
     """
     began = time.monotonic()
+    intake.belongs(source, out)
     workers = workers or Here()
     run = Run(source, out, curation, workers, tools, bar or Silent(), stored, asking or Here())
     try:
         with alone(run.work.folder):
             return _curate(run, began)
     except OSError as error:
-        raise unwritten(error, Path(error.filename or out)) from error
+        path = Path(os.fsdecode(error.filename or out))
+        if path.is_relative_to(source):
+            raise DataError(
+                f"读不了 {path}：{error.strerror}；写完的都还在，排除故障后再运行同一条命令就会接着做",
+                f"{path} cannot be read: {error.strerror}; what was finished is kept, mend this and run the same "
+                "command again to go on",
+            ) from error
+        raise unwritten(error, path) from error
     finally:
         workers.close()
 
@@ -249,7 +258,7 @@ def _curate(run: Run, began: float) -> dict[str, Any]:
     report = {
         "kind": "curate",
         "recipe": run.curation.name,
-        "source": str(run.source),
+        "source": str(run.source.resolve()),
         "numbers": account.numbers(taken.rows, tally, time.monotonic() - began, opened),
         "shards": None if stored else sum(1 for _ in out.glob("shard-*.tar")),
         **tables,

@@ -7,6 +7,7 @@ files whatever else differs.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -68,14 +69,27 @@ def save(path: Path, content: bytes) -> None:
 
 
 def unwritten(error: BimoError | OSError, path: Path | None = None) -> DataError:
-    """What is said where a disk is full or closed."""
+    """What is said where nothing can be written: what there is to do depends on why."""
     if isinstance(error, BimoError):
-        zh, en = error.zh, error.en
+        zh, en, cause = error.zh, error.en, error.__cause__
     else:
-        zh, en = f"写不到 {path}：{error.strerror}", f"cannot write to {path}: {error.strerror}"
+        zh, en, cause = f"写不到 {path}：{error.strerror}", f"cannot write to {path}: {error.strerror}", error
+    number = cause.errno if isinstance(cause, OSError) else None
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return DataError(f"{zh}。请换一个能写的文件夹，或先要到写的权限", f"{en}. Name a folder that you may write in")
+    if number in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+        return DataError(
+            f"{zh}。路径里有一段是文件而不是文件夹；请换一个名字",
+            f"{en}. A part of the path is a file and no folder; give another name",
+        )
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return DataError(
+            f"{zh}。写完的都还在；腾出空间后再运行同一条命令就会接着做",
+            f"{en}. What was finished is kept; make room and run the same command again to go on",
+        )
     return DataError(
-        f"{zh}。写完的都还在；腾出空间后再运行同一条命令就会接着做",
-        f"{en}. What was finished is kept; make room and run the same command again to go on",
+        f"{zh}。写完的都还在；排除故障后再运行同一条命令就会接着做",
+        f"{en}. What was finished is kept; mend this and run the same command again to go on",
     )
 
 

@@ -22,7 +22,7 @@ from PIL import Image
 from bimo.core.errors import DataError
 from bimo.core.part import Part
 from bimo.data import shards
-from bimo.data.curation import account, store, writing
+from bimo.data.curation import account, reading, store, writing
 from bimo.data.curation.run import curate
 from bimo.data.curation.steps import Curation, Tools
 from bimo.data.curation.workers import Here, Local, load_file
@@ -339,6 +339,37 @@ def test_full_disk_is_one_sentence_and_no_end(
     assert not list(out.rglob("*.part"))
     run(pairs, out, listed(tmp_path))
     assert products(out) == products(finished[0])
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "make room and run the same command again"),
+        (errno.EACCES, "Name a folder that you may write in"),
+        (errno.EROFS, "Name a folder that you may write in"),
+        (errno.EIO, "mend this and run the same command again"),
+    ],
+)
+def test_what_to_do_depends_on_why_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, advice: str
+) -> None:
+    def replace(*names: Any) -> None:
+        raise OSError(number, os.strerror(number), str(names[0]))
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(DataError, match=advice):
+        store.save(tmp_path / "file", b"content")
+
+
+def test_a_source_that_cannot_be_read_is_not_called_unwritten(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rows(source: Path) -> Any:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(source / "table.csv"))
+
+    monkeypatch.setattr(reading, "rows", rows)
+    with pytest.raises(DataError, match=r"table.csv cannot be read: Input/output error"):
+        run(pairs, tmp_path / "out", ())
 
 
 def test_an_account_that_does_not_balance_is_no_success(
