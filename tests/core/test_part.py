@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bimo.core.errors import RecipeError
@@ -71,7 +71,6 @@ RECIPE = Recipe(
 )
 
 
-@settings(deadline=None)
 @given(recipe=RECIPES)
 def test_dumped_and_loaded_is_equal(recipe: Recipe) -> None:
     assert loads(dumps(recipe)) == recipe
@@ -79,7 +78,6 @@ def test_dumped_and_loaded_is_equal(recipe: Recipe) -> None:
     assert dumps(loads(dumps(recipe))) == dumps(recipe)
 
 
-@settings(deadline=None)
 @given(part=LEVELS | STAGES | GUIDES)
 def test_dump_fills_in_every_field(part: Part) -> None:
     data = dump(part)

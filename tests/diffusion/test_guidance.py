@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bimo.core.recipe import Branch, Guide
@@ -18,7 +18,6 @@ def answers(seed: int) -> torch.Tensor:
     return torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), scale=st.floats(1, 20))
 def test_is_a_line_from_null_through_given(seed: int, scale: float) -> None:
     answer = answers(seed)
@@ -34,7 +33,6 @@ def test_scale_of_one_is_the_given_branch() -> None:
     assert torch.equal(combine(Guide(), 7.5, answer[1:]), answer[1:])
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), scale=st.floats(1.5, 12), rescale=st.floats(0.05, 1))
 def test_rescaling_is_that_of_diffusers(seed: int, scale: float, rescale: float) -> None:
     answer = answers(seed)

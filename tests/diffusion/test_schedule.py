@@ -39,7 +39,7 @@ def back(law: Ddpm, noised: Tensor, answer: Tensor, t: Tensor) -> tuple[Tensor, 
     return signal * noised - noise_share * answer, noise_share * noised + signal * answer
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     seed=SEEDS,
     prediction=st.sampled_from(["epsilon", "sample", "v_prediction"]),
@@ -59,7 +59,7 @@ def test_ddpm_answers_lead_back(seed: int, prediction: Any, betas: Any, times: l
     assert torch.allclose(a.sqrt() ** 2 + (1 - a).sqrt() ** 2, torch.ones(3))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(seed=SEEDS, times=st.lists(st.floats(0, 1000), min_size=3, max_size=3))
 def test_flow_answers_lead_back(seed: int, times: list[float]) -> None:
     law = Flow()
@@ -91,7 +91,7 @@ def perfect(law: Any, x: Tensor, noised: Tensor, t: Tensor) -> Tensor:
     return law.target(x, noise, t.reshape(1).float())
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seed=SEEDS, steps=st.integers(5, 30))
 def test_drawing_with_a_perfect_denoiser_finds_x(seed: int, steps: int) -> None:
     x = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(seed))

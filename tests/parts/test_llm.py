@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 from diffusers.pipelines.longcat_image.pipeline_longcat_image import split_quotation
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bimo.core.errors import RecipeError, WeightsError
@@ -51,7 +51,6 @@ def test_quotes_are_found_as_in_longcat(text: str) -> None:
     assert all(text[at : at + len(piece)] == piece for at, piece in found)
 
 
-@settings(deadline=None)
 @given(st.text(alphabet="ab' \"“”‘’福", max_size=24))
 def test_pieces_are_the_whole_text_in_order(text: str) -> None:
     assert "".join(piece for _, piece in pieces(text)) == text

@@ -40,7 +40,7 @@ def test_bytes_that_are_no_text_do_not_break_it() -> None:
     assert normal("红\udce8") == "红\ufffd"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text() | st.text(st.characters(min_codepoint=0x3000, max_codepoint=0x9FFF)))
 @example("\u0130\u03a3 \ufb03")
 @example("\uff9e\u304b")

@@ -95,7 +95,7 @@ def test_no_category_is_more_than_a_share_of_what_stays() -> None:
         list(Balance(label="kind", share=0.3).select(Rows(kind=KINDS)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(1, 40), min_size=2, max_size=6), st.floats(0.05, 0.95))
 def test_a_share_is_kept_by_as_few_drops_as_will_do(counts: list[int], share: float) -> None:
     rows = Rows(kind=[str(kind) for kind, count in enumerate(counts) for _ in range(count)])
