@@ -84,14 +84,19 @@ class Stage(Part):
 
     ``lr`` is the peak after ``warmup`` steps; ``law`` is what follows, down to ``floor`` ("polynomial" falls as
     (1 - share)^power); ``rates`` are peaks of their own by glob, the last that matches. A step is of ``accumulate``
-    batches. ``drop_text`` is the share of captions emptied for guidance; ``drop_towers`` are shares for each text tower
-    by itself, besides. ``ema`` is the decay of the averaged weights, 0 for none.
+    batches. ``ema`` is the decay of the averaged weights, 0 for none.
 
     ``optimiser`` "adafactor" (arXiv:1804.04235) keeps a row and a column for each matrix in place of two matrices, and
     has no use for ``betas`` and ``eps``. "muon" (arXiv:2502.16982) makes the step of a matrix orthogonal, as large as
     AdamW's at the same rate, which everything else that learns is given. With ``precision`` "bf16" products are worked
     out in bfloat16, while weights, their averages and the optimiser stay in float32. ``gradient_checkpointing`` works
     blocks out twice in place of keeping what is in them (arXiv:1604.06174).
+
+    What is left out, so that guidance can do without it: ``drop_text`` is the share of captions emptied for all text
+    towers, ``drop_towers`` are shares for each by itself, besides; ``drop_hints`` are shares of hints by a glob over
+    their names, the last that matches: a hint then says what it says in the null branch. Each goes by itself, but of
+    the share ``drop_all`` all words and hints are left out together, and of ``keep_all`` none (Composer,
+    arXiv:2302.09778, section 2.2).
 
     Pictures are resized until they cover ``size`` (width, height) and cut at their centre; with ``buckets`` each at the
     size nearest its own shape, a batch of one size; with neither they stay as they are. With ``sample_latents`` x is
@@ -131,6 +136,9 @@ class Stage(Part):
     gradient_checkpointing: bool = False
     drop_text: float = 0.0
     drop_towers: tuple[float, ...] = ()
+    drop_hints: tuple[tuple[str, float], ...] = ()
+    drop_all: float = 0.0
+    keep_all: float = 0.0
     ema: float = 0.0
     size: tuple[int, int] | None = None
     buckets: tuple[tuple[int, int], ...] = ()
@@ -142,6 +150,11 @@ class Stage(Part):
     validate_every: int = 500
     adapter: Part | None = None
     note: str = ""
+
+    @property
+    def drops(self) -> bool:
+        """Whether rows ever do without something they could be told."""
+        return any((self.drop_text, *self.drop_towers, *(share for _, share in self.drop_hints), self.drop_all))
 
     def tiny(self) -> Self:
         """A few steps on pictures of about 128 pixels a side, their shapes kept."""

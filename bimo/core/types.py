@@ -307,10 +307,11 @@ class Share:
 class Batch:
     """A training batch in a level's space: ``x`` [B, C, h, w], the texts as encoded, what the data declares.
 
-    ``dropped`` [B] bool says whose caption was emptied for guidance; ``generator`` gives all randomness of the step.
-    ``pixels`` [B, 3, H, W] are the pictures that x codes. ``scalars`` has "size_ids" [B, 6], those of SDXL
-    (arXiv:2307.01952, section 2.2): height and width of the original, top and left of the cut, height and width.
-    ``maps`` [B, 3, H, W] by name come with the pictures: depth, instances.
+    ``dropped`` [B] bool says whose caption was emptied for guidance, ``left_out`` [B] bool by a hint's name which rows
+    do without it; ``generator`` gives all randomness of the step. ``pixels`` [B, 3, H, W] are the pictures that x
+    codes. ``scalars`` has "size_ids" [B, 6], those of SDXL (arXiv:2307.01952, section 2.2): height and width of the
+    original, top and left of the cut, height and width. ``maps`` [B, 3, H, W] by name come with the pictures: depth,
+    instances.
 
     Where several processes share a step the B rows are one's ``share`` of the ``whole``. What is random is drawn for
     the whole, alike in all of them, and then cut to one's ``own`` rows: so that it is what one process alone draws.
@@ -323,6 +324,7 @@ class Batch:
     generator: torch.Generator
     pixels: torch.Tensor | None = None
     maps: Mapping[str, torch.Tensor] = field(default_factory=dict[str, "torch.Tensor"])
+    left_out: Mapping[str, torch.Tensor] = field(default_factory=dict[str, "torch.Tensor"])
     share: Share | None = None
 
     @property

@@ -17,7 +17,7 @@ from bimo.core.types import Ask, Conditioning, Encoding, Picture, Request, check
 from bimo.diffusion import guidance, pictures, weighing
 from bimo.diffusion.pictures import IMAGE, MASK
 from bimo.diffusion.samplers import Sampler
-from bimo.diffusion.system import SILENT, BuiltLevel, System, merged, silenced, stacked
+from bimo.diffusion.system import SILENT, BuiltLevel, System, merged, name_of, silenced, stacked
 from bimo.words.emphasis import emphasis
 from bimo.words.styles import styled
 
@@ -333,7 +333,7 @@ def _conditionings(
     for branch, _ in dials:
         words = prepared.null if "text" in branch.drop else prepared.given
         words = prepared.prefixed[branch.prefix] if branch.prefix else words
-        names = [str(getattr(hint, "name", "")) for hint in level.hints]
+        names = map(name_of, level.hints)
         kept = [n if name in branch.drop else h for name, h, n in zip(names, hints, nulls, strict=True)]
         others.append(system.condition(words, kept))
     return given, stacked((null, given, *others))

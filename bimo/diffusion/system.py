@@ -120,7 +120,7 @@ class Hint(Protocol):
     """Something read off an image that conditions a level: from the data in training, else from the drawing.
 
     ``reads``, a tuple, names the pictures of the request that it reads ("image", "mask", others); one without it
-    reads the picture of its own name.
+    reads the picture of its own name. One with ``always`` True says the same to the null branch, and is never left out.
     """
 
     def learned(self, system: System, batch: Batch) -> Conditioning:
@@ -163,6 +163,29 @@ def silenced(conditioning: Conditioning, rows: Tensor, hidden: bool) -> Conditio
     return replace(conditioning, streams=streams, vector=None if vector is None else kept(vector))
 
 
+def name_of(hint: object) -> str:
+    """What a hint is called: its own name, or that of the level it is about."""
+    return str(getattr(hint, "name", "") or getattr(hint, "level", ""))
+
+
+def _left_out(hint: Hint, value: Conditioning, batch: Batch) -> Conditioning:
+    rows = batch.left_out.get(name_of(hint))
+    if rows is None:
+        return value
+    null = hint.null(value)
+
+    def chosen(given: Tensor, other: Tensor) -> Tensor:
+        return torch.where(rows.reshape(-1, *[1] * (given.ndim - 1)), other, given)
+
+    spatial = value.spatial
+    return replace(
+        value,
+        spatial=None if spatial is None else chosen(spatial, cast(Tensor, null.spatial)),
+        scalars={name: chosen(given, null.scalars[name]) for name, given in value.scalars.items()},
+        pictures={name: chosen(given, null.pictures[name]) for name, given in value.pictures.items()},
+    )
+
+
 def stacked(rows: Sequence[Conditioning]) -> Conditioning:
     """Conditionings of a few rows each, as one of all rows; token streams are padded to the longest."""
     if len(rows) == 1:
@@ -197,6 +220,10 @@ class BuiltLevel(nn.Module):
         if not isinstance(level.space, str):
             self.space = cast(Any, level.space).build()
         self.denoiser = cast(Any, level.denoiser).build()
+
+    def told(self, system: System, batch: Batch) -> list[Conditioning]:
+        """What the hints say of a training batch, B rows; in rows without one, what it says to the null branch."""
+        return [_left_out(hint, hint.learned(system, batch), batch) for hint in self.hints]
 
 
 class System(nn.Module):

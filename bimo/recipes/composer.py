@@ -10,21 +10,13 @@ from bimo.diffusion.schedule import Ddpm
 from bimo.parts.denoisers.composed import Composed
 from bimo.parts.denoisers.pixel import PixelUnet
 from bimo.parts.denoisers.prior import RootLength
-from bimo.parts.hints.cascade import Droppable, LowRes, Semantics
+from bimo.parts.hints.cascade import LowRes, Semantics
 from bimo.parts.hints.drawing import Intensity, Map, Palette, Sketch
 from bimo.parts.hints.views import Masked
 from bimo.parts.spaces import Pixels
 from bimo.parts.text.clip import ClipText
 from bimo.recipes.damo_cascade import prior, upsampler1024
 from bimo.train.denoise import Denoise
-
-sketch = Droppable(name="sketch", hint=Sketch())
-instances = Droppable(name="instances", hint=Map(name="instances", colours=True))
-depth = Droppable(name="depth", hint=Map(name="depth"))
-intensity = Droppable(name="intensity", hint=Intensity(), rate=0.7)
-masked = Droppable(name="masked", hint=Masked(level="base"))
-palette = Droppable(name="palette", hint=Palette())
-semantics = Droppable(name="semantics", hint=Semantics(level="prior"))
 
 base = Level(
     name="base",
@@ -35,7 +27,15 @@ base = Level(
         scalars=(("palette", 275), ("semantics", 768)),
     ),
     schedule=Ddpm(betas="squaredcos_cap_v2", variance="learned_range", percentile=0.995, begin=0.9946),
-    hints=(sketch, instances, depth, intensity, masked, palette, semantics),
+    hints=(
+        Sketch(),
+        Map(name="instances", colours=True),
+        Map(name="depth"),
+        Intensity(),
+        Masked(level="base", guided=True),
+        Palette(),
+        Semantics(level="prior"),
+    ),
     sampler="dpm-singlestep",
     steps=50,
     guide=Guide(
@@ -89,9 +89,11 @@ composer = Recipe(
             train=("base.denoiser.*",),
             size=(1024, 1024),
             drop_text=0.5,
+            drop_hints=(("*", 0.5), ("intensity", 0.7)),
+            drop_all=0.1,
+            keep_all=0.1,
             note="Every condition is left out by itself, half of the time, intensity 0.7, as it says most; all 0.1 and "
-            "none 0.1 of the time. The caption is one of them, but is left out apart from the rest here. Depth and "
-            "instances must come with the data.",
+            "none 0.1 of the time. Depth and instances must come with the data.",
         ),
         Stage(
             name="enlarge to 256",

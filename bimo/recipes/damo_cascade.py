@@ -10,7 +10,7 @@ from bimo.core.recipe import Defaults, Guide, Level, Published, Recipe, Stage
 from bimo.diffusion.schedule import Ddpm
 from bimo.parts.denoisers.pixel import PixelUnet
 from bimo.parts.denoisers.prior import Prior, RootLength
-from bimo.parts.hints.cascade import Droppable, LowRes, Semantics
+from bimo.parts.hints.cascade import LowRes, Semantics
 from bimo.parts.spaces import ClipImage, Pixels
 from bimo.parts.text.clip import ClipText
 from bimo.parts.text.xglm import XglmText
@@ -31,7 +31,7 @@ decoder = Level(
     space=Pixels(factor=16),
     denoiser=PixelUnet(embed=768, reads="semantics", dropout=0.1),
     schedule=Ddpm(betas="squaredcos_cap_v2", variance="learned_range", percentile=0.995, begin=0.9946),
-    hints=(Droppable(name="semantics", hint=Semantics(level="prior"), rate=0.1, none=0.0, every=0.0),),
+    hints=(Semantics(level="prior"),),
     sampler="dpm-singlestep",
     steps=50,
     guide=Guide(scale=7.0, channels=3),
@@ -86,6 +86,7 @@ stages = (
         level="decoder",
         train=("decoder.denoiser.*",),
         size=(1024, 1024),
+        drop_hints=(("semantics", 0.1),),
     ),
     Stage(
         name="enlarge to 256",

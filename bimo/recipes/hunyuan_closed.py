@@ -8,7 +8,6 @@ from bimo.core.recipe import Branch, Defaults, Guide, Level, Recipe, Stage
 from bimo.diffusion.schedule import Ddpm
 from bimo.parts.denoisers.composed import Composed
 from bimo.parts.denoisers.unet import Unet
-from bimo.parts.hints.cascade import Droppable
 from bimo.parts.hints.drawing import Map
 from bimo.parts.spaces import Latent
 from bimo.parts.text.xlm import XlmText
@@ -20,8 +19,8 @@ image = Level(
     denoiser=Composed(denoiser=Unet(spatial=16), maps=(("skeleton", 3), ("hands", 3)), width=16, text=768, time=False),
     schedule=Ddpm(),
     hints=(
-        Droppable(name="skeleton", hint=Map(name="skeleton", colours=True)),
-        Droppable(name="hands", hint=Map(name="hands", colours=True)),
+        Map(name="skeleton", colours=True),
+        Map(name="hands", colours=True),
     ),
     sampler="ddim",
     steps=50,
@@ -46,6 +45,7 @@ hunyuan_closed = Recipe(
             train=("image.denoiser.*",),
             size=(512, 512),
             drop_text=0.1,
+            drop_hints=(("*", 0.5),),
             note="Skeletons and hands come with the data as maps; each is left out half of the time.",
         ),
         Stage(
@@ -56,6 +56,7 @@ hunyuan_closed = Recipe(
             size=(512, 512),
             lr=1e-5,
             drop_text=0.1,
+            drop_hints=(("*", 0.5),),
         ),
     ),
     request=Defaults(size=(512, 512)),

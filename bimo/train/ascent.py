@@ -121,10 +121,10 @@ class Ascent(Part):
 
     def _check(self, lesson: Lesson) -> None:
         stage, recipe = lesson.stage, lesson.system.recipe
-        if stage.level != recipe.levels[-1].name or stage.drop_text:
+        if stage.level != recipe.levels[-1].name or stage.drops:
             raise RecipeError(
-                f"阶段 {stage.name!r}：Ascent 只能学最后一级 {recipe.levels[-1].name!r}，drop_text 要为 0",
-                f"stage {stage.name!r}: Ascent is for the last level, {recipe.levels[-1].name!r}, with drop_text 0",
+                f"阶段 {stage.name!r}：Ascent 只能学最后一级 {recipe.levels[-1].name!r}，而且不丢弃任何条件",
+                f"stage {stage.name!r}: Ascent is for the last level, {recipe.levels[-1].name!r}, and drops nothing",
             )
         own = f"{stage.level}.denoiser."
         lost = [name for name, p in lesson.system.named_parameters() if p.requires_grad and not name.startswith(own)]

@@ -14,12 +14,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from bimo.core.errors import RecipeError, TrainingError, say
+from bimo.core.errors import TrainingError, say
 from bimo.core.fingerprint import digest_tensors
 from bimo.core.part import dumps
 from bimo.core.types import Batch, Share
 from bimo.data.loader import Fitted, Pictures, Size
 from bimo.train.devices import moved, on
+from bimo.train.dropping import Dropping
 from bimo.train.frozen import Encode, are_frozen, encoded, frozen_words
 from bimo.train.lesson import Lesson
 from bimo.train.processes import ALONE, Processes
@@ -115,6 +116,9 @@ class Lessons:
         learnt, held_out = _parted(pictures, stage.validation)
         self.order = Order(learnt, sizes, stage.batch, seed)
         self.held_out = Order(held_out, sizes, stage.batch, seed) if held_out else None
+        levels = dict.fromkeys((level, *getattr(stage.objective, "also", ()))) if level else ()
+        hints = [hint for name in levels for hint in blank.system.level(name).hints]
+        self.dropping = Dropping(stage, len(blank.system.towers), hints)
         self._latents: Latents | None = None
         self._encode: Encode | None = None
 
@@ -124,21 +128,20 @@ class Lessons:
         """
         lots = (order or self.order).lots_of(number)
         rows = [row for lot in lots for row in lot]
-        stage, system, pictures = self.blank.stage, self.blank.system, self.pictures
+        system, pictures = self.blank.system, self.pictures
         # What goes together has its captions chosen, and dropped, together.
-        every = torch.tensor([len(lot) for lot in lots])
-        dropped = (torch.rand(len(lots), generator=generator) < stage.drop_text).repeat_interleave(every)
-        picks = torch.rand(len(lots), generator=generator).repeat_interleave(every).tolist()
+        every = [len(lot) for lot in lots]
+        dropped = self.dropping.of(every, generator)
+        picks = torch.rand(len(lots), generator=generator).repeat_interleave(torch.tensor(every)).tolist()
         captions = [pictures.captions[row] or ("",) for row in rows]
         chosen = [some[int(p * len(some))] for some, p in zip(captions, picks, strict=True)]
-        texts = ["" if gone else text for text, gone in zip(chosen, dropped.tolist(), strict=True)]
-        share = self.processes.share([len(lot) for lot in lots])
+        share = self.processes.share(every)
         lesson = replace(
             self.blank,
             share=share,
             generator=generator,
             labels=[pictures.labels[row] for row in rows],
-            texts=texts,
+            texts=_emptied(chosen, dropped.words),
             captions=[_by_language(pictures, row) for row in rows],
         )
         if self.fitted is None:
@@ -148,10 +151,7 @@ class Lessons:
         if self.sees == "pixels":
             return replace(lesson, pixels=moved(pixels, self.processes.device))
         latents, encode = self._latents or self.prepared(), self._encode
-        by_tower = self._by_tower(texts, every, generator)
-        gone = torch.tensor([not any(some) for some in zip(*by_tower, strict=True)], dtype=torch.bool)
-        dropped = dropped | gone if stage.drop_towers else dropped
-        encodings = cast(Encode, encode)([share.of(some) for some in by_tower])
+        encodings = cast(Encode, encode)([share.of(_emptied(chosen, gone)) for gone in dropped.towers])
         scalars = {"size_ids": self.fitted.size_ids[own]}
         if pictures.poses is not None:
             scalars["pose"] = pictures.poses[own]
@@ -161,7 +161,8 @@ class Lessons:
                 scalars[name] = torch.tensor([[float(pictures.labels[row][name])] for row in own])
         maps = {name: self.fitted.maps(name, own) for name in _read_by(hints, "maps")}
         x = latents.rows(rows, generator, share)
-        batch = Batch(x, encodings, scalars, share.of(dropped), generator, pixels, maps, share)
+        without = {name: share.of(gone) for name, gone in dropped.hints.items()}
+        batch = Batch(x, encodings, scalars, share.of(dropped.words), generator, pixels, maps, without, share)
         return replace(lesson, batch=moved(batch, self.processes.device))
 
     def prepared(self) -> Latents:
@@ -180,25 +181,6 @@ class Lessons:
         texts = {text for lot in pictures.lots for row in lot for text in pictures.captions[row]}
         asked = stage.steps * stage.accumulate * stage.batch
         return frozen_words(system, texts, asked, self.out, writes=self.processes.leads)
-
-    def _by_tower(self, texts: list[str], every: Tensor, generator: torch.Generator) -> list[list[str]]:
-        """The texts of the rows for each tower, some of them emptied for it alone, all of a lot together.
-
-        Raises RecipeError where there is not one share a tower.
-        """
-        shares, count = self.blank.stage.drop_towers, len(self.blank.system.towers)
-        if not shares:
-            return [texts] * count
-        if len(shares) != count:
-            raise RecipeError(
-                f"drop_towers 有 {len(shares)} 个数，文本塔有 {count} 个；每个塔一个",
-                f"drop_towers has {len(shares)} shares for {count} text towers; one each is expected",
-            )
-        made: list[list[str]] = []
-        for share in shares:
-            gone = (torch.rand(len(every), generator=generator) < share).repeat_interleave(every).tolist()
-            made.append(["" if out else text for text, out in zip(texts, gone, strict=True)])
-        return made
 
     def _encoded_once(self) -> Latents:
         """All pictures in the level's space, half precision: encoded once, kept by data and encoder."""
@@ -241,6 +223,10 @@ class Lessons:
                     x = torch.stack(space.posterior(pixels), dim=1) if sampled else space.encode(pixels)
                 yield x.half().contiguous().cpu()
         space.train(modes)
+
+
+def _emptied(texts: Sequence[str], gone: Tensor) -> list[str]:
+    return ["" if out else text for text, out in zip(texts, gone.tolist(), strict=True)]
 
 
 def _parted(pictures: Pictures, share: float) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:

@@ -82,8 +82,7 @@ class Denoise(Part):
             whole = (*noise.shape[:2], *[1] * (noise.ndim - 2))
             noise = noise + self.offset * torch.randn(whole, generator=batch.generator)
         noise = batch.own(noise.repeat_interleave(lot, dim=0))
-        hints = [hint.learned(lesson.system, batch) for hint in level.hints]
-        conditioning = lesson.system.condition(batch.encodings, hints)
+        conditioning = lesson.system.condition(batch.encodings, level.told(lesson.system, batch))
         null = level.recipe.guide.null
         if null in SILENT:
             # The null branch of drawing has no words, so neither has a dropped caption.

@@ -20,7 +20,7 @@ from bimo.core.types import Batch, Conditioning, Request
 from bimo.diffusion.schedule import Ddpm, Mean
 from bimo.diffusion.system import System
 from bimo.parts.denoisers.esrgan import Esrgan
-from bimo.parts.hints.cascade import Droppable, LowRes, Score, Semantics
+from bimo.parts.hints.cascade import LowRes, Score, Semantics
 from bimo.parts.hints.drawing import Intensity, Map, Palette, Sketch, grey, lab, outlines
 from bimo.parts.spaces import ClipImage, Latent, Pixels
 
@@ -155,27 +155,6 @@ def test_a_score_is_the_datas_or_what_is_wanted() -> None:
         hint.learned(cast(Any, None), batch(x, None))
 
 
-def test_hints_are_left_out_one_by_one_and_together() -> None:
-    rows = 4000
-    pixels = torch.rand(1, 3, 8, 8).expand(rows, 3, 8, 8) * 2 - 1
-    gone: list[Tensor] = []
-    # One step: hints of one level share its generator.
-    one = batch(torch.zeros(rows, 3, 2, 2), pixels, seed=3)
-    for hint, rate in ((Sketch(), 0.5), (Intensity(), 0.7), (Palette(), 0.5)):
-        built = Droppable(name=hint.name, hint=hint, rate=rate).build()
-        assert built.reads == (hint.name,)
-        value = built.learned(cast(Any, None), one)
-        part = value.scalars[hint.name] if value.spatial is None else value.spatial.flatten(1)
-        gone.append(part.abs().sum(1) == 0)
-        assert not built.null(value).scalars.get(hint.name, torch.zeros(1)).any()
-    shares = [float(each.float().mean()) for each in gone]
-    # A tenth of all has none, a tenth every one, and in between each goes by its own rate.
-    assert shares == pytest.approx([0.1 + 0.8 * rate for rate in (0.5, 0.7, 0.5)], abs=0.03)
-    every = torch.stack(gone)
-    assert float(every.all(0).float().mean()) == pytest.approx(0.1 + 0.8 * 0.5 * 0.7 * 0.5, abs=0.03)
-    assert float((~every).all(0).float().mean()) == pytest.approx(0.1 + 0.8 * 0.5 * 0.3 * 0.5, abs=0.03)
-
-
 @pytest.mark.parametrize(
     ("colour", "wanted"),
     [
@@ -246,7 +225,7 @@ def test_maps_come_with_the_picture() -> None:
     assert set(flat.unique().tolist()) == {0.0, 1.0}
     with pytest.raises(TrainingError, match="every picture needs its own"):
         depth.learned(cast(Any, None), batch(x, picture((9, 9, 9))))
-    assert depth.maps == Droppable(name="depth", hint=depth).build().maps == ("depth",)
+    assert depth.maps == ("depth",)
     assert things.drawn(cast(Any, None), drawing(), (3, 4, 4)).spatial is not None
 
 
@@ -261,7 +240,7 @@ def test_intensity_has_no_colour() -> None:
 
 
 def test_hints_read_back_equal() -> None:
-    for part in (Droppable(name="depth", hint=Map()), LowRes(level="a"), Score(), Palette(), Sketch(found=False)):
+    for part in (Map(), LowRes(level="a"), Score(), Palette(), Sketch(found=False)):
         assert loads(dumps(part)) == part
 
 

@@ -1,10 +1,10 @@
-"""Hints of cascades: the picture of an earlier level, larger; its embedding; a score; hints that may be left out."""
+"""Hints of cascades: the picture of an earlier level, larger; its embedding; a score."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -13,10 +13,7 @@ from torch.nn import functional
 from bimo.core.errors import RequestError, TrainingError
 from bimo.core.part import Part
 from bimo.core.types import Batch, Conditioning
-from bimo.diffusion.system import Drawing, Hint, System
-
-#: Told apart from all else that a step draws, so that every hint of a step decides alike.
-ALIKE = 0x0A11
+from bimo.diffusion.system import Drawing, System
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +33,7 @@ class LowRes(Part):
     clamp: bool = True
     noise: float = 0.0
     noise_name: str = ""
+    always: ClassVar[bool] = True
 
     def build(self) -> LowRes:
         """It has no weights: the part is the hint."""
@@ -140,59 +138,6 @@ class Score(Part):
     def null(self, value: Conditioning) -> Conditioning:
         """``low``."""
         return replace(value, scalars={self.name: torch.full_like(value.scalars[self.name], self.low)})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Droppable(Part):
-    """A hint that may be left out, which is zeros (Composer, arXiv:2302.09778, section 2.2).
-
-    In training it is left out of the share ``rate`` of the rows, each hint for itself; but of the share ``none`` all
-    such hints of the level are left out together, and of the share ``every`` all are kept. In the null branch of
-    guidance it is left out, and where a branch drops its ``name``.
-    """
-
-    name: str
-    hint: Part
-    rate: float = 0.5
-    none: float = 0.1
-    every: float = 0.1
-
-    def build(self) -> DroppableHint:
-        """The hint, with what it holds."""
-        return DroppableHint(self)
-
-
-class DroppableHint:
-    """What a `Droppable` builds."""
-
-    def __init__(self, part: Droppable) -> None:
-        self.part = part
-        self.name = part.name
-        self.inner = cast(Hint, cast(Any, part.hint).build())
-        #: The request's pictures that the inner hint reads.
-        self.reads: tuple[str, ...] = getattr(part.hint, "reads", ()) or (str(getattr(part.hint, "name", "")),)
-        #: The data's maps that it reads.
-        self.maps: tuple[str, ...] = getattr(part.hint, "maps", ())
-
-    def learned(self, system: System, batch: Batch) -> Conditioning:
-        """What the inner hint gives, zeros in some of the B rows."""
-        value = self.inner.learned(system, batch)
-        rows, alike = batch.whole, torch.Generator().manual_seed(batch.generator.initial_seed() ^ ALIKE)
-        together = torch.rand(rows, generator=alike)
-        gone = torch.rand(rows, generator=batch.generator) < self.part.rate
-        gone = batch.own((gone & (together < 1 - self.part.every)) | (together < self.part.none))
-        spatial = None if value.spatial is None else value.spatial.masked_fill(gone[:, None, None, None], 0.0)
-        return Conditioning(
-            spatial=spatial, scalars={n: v.masked_fill(gone[:, None], 0.0) for n, v in value.scalars.items()}
-        )
-
-    def drawn(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
-        """What the inner hint gives, 1 row."""
-        return self.inner.drawn(system, drawing, shape)
-
-    def null(self, value: Conditioning) -> Conditioning:
-        """Zeros."""
-        return nothing(value)
 
 
 def nothing(value: Conditioning) -> Conditioning:

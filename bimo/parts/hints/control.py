@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ class Control(Part):
     coded: bool = False
     weight: float = 1.0
     seen: Literal["edges", "outlines", "map"] = "edges"
+    always: ClassVar[bool] = True
 
     @property
     def maps(self) -> tuple[str, ...]:

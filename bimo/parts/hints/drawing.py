@@ -1,7 +1,7 @@
 """Hints that are read off a picture to compose another one: palette, sketch, intensity, and maps that come with it.
 
 Composer (arXiv:2302.09778, section 2.1) names them; how each is made there was not published as code, and is this
-package's own where a docstring does not say otherwise. Maps are in [0, 1]; `cascade.Droppable` leaves them out.
+package's own where a docstring does not say otherwise. Maps are in [0, 1].
 """
 
 from __future__ import annotations

@@ -25,13 +25,12 @@ class ImagePrompt(Part):
     """The picture ``name`` of a request as the image tower of the denoiser's adapter sees it. Its weight is the
     request's ``hints[name]``, else ``weight``; without a picture it is 0.
 
-    In training it is the picture itself, nothing for the share ``drop``.
+    In training it is the picture itself.
     """
 
     name: str = "prompt"
     level: str = "image"
     weight: float = 1.0
-    drop: float = 0.05
 
     def build(self) -> ImagePrompt:
         """It has no weights: the part is the hint."""
@@ -47,8 +46,6 @@ class ImagePrompt(Part):
             pixels = space.decode(batch.x).clamp(-1, 1)
             seen = functional.interpolate(pixels, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
             seen = adapter.look((seen / 2 + 0.5 - adapter.encoder.mean) / adapter.encoder.deviation)
-            gone = batch.own(torch.rand(batch.whole, generator=batch.generator)) < self.drop
-            seen = torch.where(gone[:, None, None], adapter.blank(), seen)
         return self._of(seen, adapter.blank(), torch.ones(len(seen), 1))
 
     def drawn(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:

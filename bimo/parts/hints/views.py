@@ -39,8 +39,7 @@ class Earlier(Part):
 
     def learned(self, system: System, batch: Batch) -> Conditioning:
         """Spatial [B, C, h, w]."""
-        hints = [hint.learned(system, batch) for hint in system.level(self.level).hints]
-        conditioning = system.condition(batch.encodings, hints)
+        conditioning = system.condition(batch.encodings, system.level(self.level).told(system, batch))
         rows = batch.x.shape[0]
         answer = system.denoise(Ask(self.level, torch.zeros_like(batch.x), torch.ones(rows), conditioning))
         if self.noise:
@@ -74,6 +73,7 @@ class Pose(Part):
     shift: float = 0.04
     angle: float = 8.0
     reads: ClassVar[tuple[str, ...]] = ()
+    always: ClassVar[bool] = True
 
     def build(self) -> Pose:
         """It has no weights: the part is the hint."""
@@ -119,12 +119,19 @@ class Masked(Part):
 
     In training every picture gets a mask of its own: for the share ``whole`` all of it, else a few rectangles and a
     stroke. In drawing it is the request's, all of the picture where there is none. ``level`` names the level whose
-    space codes the picture.
+    space codes the picture. With ``guided`` the null branch is told nothing (zeros).
     """
 
     level: str = "image"
     whole: float = 0.25
+    name: str = "masked"
+    guided: bool = False
     reads: ClassVar[tuple[str, ...]] = ("mask",)
+
+    @property
+    def always(self) -> bool:
+        """Whether it is told to the null branch as well."""
+        return not self.guided
 
     def build(self) -> Masked:
         """It has no weights: the part is the hint."""
@@ -155,8 +162,11 @@ class Masked(Part):
         return Conditioning(spatial=torch.cat([nn.functional.interpolate(mask, size=shape[1:]), coded], dim=1))
 
     def null(self, value: Conditioning) -> Conditioning:
-        """The same: guidance is for the words."""
-        return value
+        """The same, or zeros."""
+        if self.always:
+            return value
+        assert value.spatial is not None
+        return replace(value, spatial=torch.zeros_like(value.spatial))
 
 
 def random_masks(count: int, size: tuple[int, ...], whole: float, generator: torch.Generator) -> Tensor:
@@ -197,6 +207,7 @@ class Sizes(Part):
     name: str = "size_ids"
     factor: int = 8
     reads: ClassVar[tuple[str, ...]] = ()
+    always: ClassVar[bool] = True
 
     def build(self) -> Sizes:
         """It has no weights: the part is the hint."""
@@ -244,6 +255,7 @@ class Bucket(Part):
     name: str = "bucket"
     factor: int = 8
     reads: ClassVar[tuple[str, ...]] = ()
+    always: ClassVar[bool] = True
 
     def tiny(self) -> Self:
         """A quarter of every side, as ``Defaults`` has them at toy width."""
