@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
@@ -86,7 +87,6 @@ def fastest() -> float:
     seconds = dict.fromkeys(dtypes, float("inf"))
 
     def timed() -> None:
-        torch.set_num_threads(1)
         x, weight = torch.ones(ROWS * 50, 768), torch.ones(3072, 768)
         for _ in range(6):
             for dtype in dtypes:
@@ -95,7 +95,7 @@ def fastest() -> float:
                 functional.linear(a, b)
                 seconds[dtype] = min(seconds[dtype], time.thread_time() - began)
 
-    with ThreadPoolExecutor(1) as thread:
+    with _alone(1) as thread:
         thread.submit(timed).result()
     return seconds[torch.float32] / max(seconds[torch.bfloat16], 1e-9)
 
@@ -121,8 +121,23 @@ def _through(tower: Callable[[Sequence[Row]], Tensor], lots: Sequence[Sequence[R
             return functional.normalize(vectors[: len(rows)].float(), dim=1)
 
     jobs = [lot[first : first + ROWS] for lot in lots for first in range(0, len(lot), ROWS)]
-    with ThreadPoolExecutor(torch.get_num_threads(), "tower", torch.set_num_threads, (1,)) as threads:
+    with _alone(torch.get_num_threads()) as threads:
         return torch.cat(list(threads.map(found, jobs)))
+
+
+@contextmanager
+def _alone(count: int) -> Generator[ThreadPoolExecutor]:
+    """So many threads, each of which reckons by itself.
+
+    What a thread says of its number of threads becomes that of every thread that has not asked yet, the main one too:
+    so that is asked before, and said again after.
+    """
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(count, "tower", torch.set_num_threads, (1,)) as threads:
+            yield threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def _quarters(tower: Tower, text: str) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -112,3 +115,22 @@ def test_scores_in_bfloat16_are_near_those_in_float32() -> None:
 
 def test_the_speeds_of_both_kinds_of_numbers_are_told_apart() -> None:
     assert 0.05 < fastest() < 50
+
+
+MEASURED_FIRST = """
+import threading, torch
+from bimo.data.scorer import fastest
+fastest()
+later = []
+thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+thread.start(); thread.join()
+print(torch.get_num_threads(), *later)
+"""
+
+
+def test_measuring_leaves_every_thread_its_processors() -> None:
+    # In a process that asked nothing of torch yet: what one of its threads says first holds for all.
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    command = [sys.executable, "-c", MEASURED_FIRST]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.split() == ["2", "2"], done.stderr
