@@ -21,7 +21,7 @@ from bimo.core.types import Batch, Share
 from bimo.data.loader import Fitted, Pictures, Size
 from bimo.train.devices import moved, on
 from bimo.train.dropping import Dropping
-from bimo.train.frozen import Encode, are_frozen, encoded, frozen_words
+from bimo.train.frozen import Encode, frozen_words
 from bimo.train.lesson import Lesson
 from bimo.train.processes import ALONE, Processes
 from bimo.train.record import save_whole
@@ -174,10 +174,8 @@ class Lessons:
         return self._latents
 
     def _asked(self) -> Encode:
-        """How the text towers are asked: once for all where nothing in them learns."""
+        """How the text towers are asked: once for all what is frozen of them."""
         system, pictures, stage = self.blank.system, self.pictures, self.blank.stage
-        if not are_frozen(system):
-            return lambda texts: encoded(system, texts)
         texts = {text for lot in pictures.lots for row in lot for text in pictures.captions[row]}
         asked = stage.steps * stage.accumulate * stage.batch
         return frozen_words(system, texts, asked, self.out, writes=self.processes.leads)

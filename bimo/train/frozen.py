@@ -12,21 +12,23 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from bimo.core.errors import say
 from bimo.core.fingerprint import bytes_of, digest_tensors, late_table
-from bimo.core.part import dumps
+from bimo.core.part import Part, dumps
 from bimo.core.types import Encoding
 from bimo.diffusion.keeping import turned_encoding
 from bimo.diffusion.system import System, Tower
-from bimo.train.devices import home_of, on
+from bimo.train.devices import home_of, moved, on
 
 #: The share of the free disk that encodings may take; where they would take more, nothing is kept.
 SHARE_OF_FREE_DISK = 0.5
@@ -42,109 +44,200 @@ KINDS = {str(kind): kind for kind in (torch.float32, torch.float16, torch.bfloat
 Encode = Callable[[Sequence[Sequence[str]]], tuple[Encoding, ...]]
 
 
-def are_frozen(system: System) -> bool:
-    """Whether there are towers and nothing in them learns, an adapter's weights included."""
-    return bool(len(system.text)) and not any(p.requires_grad for p in system.text.parameters())
+class Trunked(Protocol):
+    """A tower whose trunk may be frozen while its head learns: ``encode`` is ``finished`` of what ``trunk`` says."""
+
+    #: What the names of the head's parameters begin with.
+    heads: tuple[str, ...]
+
+    def trunk(self, texts: Sequence[str]) -> Encoding:
+        """Texts -> what the head is given."""
+        ...
+
+    def finished(self, said: Encoding) -> Encoding:
+        """What the trunk said -> the tower's answer."""
+        ...
+
+    def blank(self) -> Tensor | None:
+        """What the trunk says of padding in front of a shorter text, [D], where the denoiser sees that: the same of
+        every text. None where there is no such padding.
+        """
+        ...
 
 
-def encoded(system: System, texts: Sequence[Sequence[str]]) -> tuple[Encoding, ...]:
-    """The texts of each tower through it, as one batch: what towers that learn are asked."""
-    return tuple(turned_encoding(_asked(tower, rows), torch.float32) for tower, rows in _pairs(system, texts))
+@dataclass(frozen=True)
+class Frozen:
+    """What of a tower is frozen: all of it, or its ``trunk`` alone."""
+
+    tower: Tower
+    part: Part
+    trunk: bool = False
+
+    def asked(self, texts: Sequence[str]) -> Encoding:
+        """What is frozen of it says of texts as one batch."""
+        with on(self.home):
+            return cast(Any, self.tower).trunk(texts) if self.trunk else self.tower.encode(texts)
+
+    def said(self, text: str) -> Encoding:
+        """What it says of one text, 1 row on the processor, without a gradient, dropout or narrower numbers."""
+        with self._still():
+            return _here(self.asked([text]))
+
+    def finished(self, said: Encoding) -> Encoding:
+        """The tower's answer, float32, from what is frozen of it: with a gradient for its head where that learns."""
+        if not self.trunk:
+            return said
+        return turned_encoding(cast(Trunked, self.tower).finished(moved(said, self.home)), torch.float32)
+
+    def blank(self) -> Tensor | None:
+        """What it says of padding that a denoiser sees in front of shorter texts, None where there is none."""
+        if not hasattr(self.tower, "blank"):
+            return None
+        with self._still():
+            found = cast(Trunked, self.tower).blank()
+            return found if found is None or self.trunk else self._headed(found)
+
+    @property
+    def home(self) -> torch.device:
+        """The device of the tower."""
+        return home_of(cast(nn.Module, self.tower))
+
+    def digest(self) -> str:
+        """The hash of what is frozen: weights and settings."""
+        heads = cast(Trunked, self.tower).heads if self.trunk else ()
+        state = cast(nn.Module, self.tower).state_dict()
+        kept = {name: value for name, value in state.items() if not name.startswith(heads)}
+        return f"{dumps(self.part)}{self.trunk}{digest_tensors(kept)}"
+
+    def _headed(self, state: Tensor) -> Tensor:
+        return cast(Trunked, self.tower).finished(Encoding(state[None, None])).tokens[0, 0]
+
+    @contextmanager
+    def _still(self) -> Generator[None]:
+        module = cast(nn.Module, self.tower)
+        modes = [part for part in module.modules() if part.training]
+        module.eval()
+        with torch.no_grad(), torch.autocast(self.home.type, enabled=False):
+            yield
+        for part in modes:
+            part.training = True
 
 
-def encoded_alone(system: System, texts: Sequence[Sequence[str]]) -> tuple[Encoding, ...]:
-    """The texts of each tower through it one by one, then padded as one batch."""
-    made: list[Encoding] = []
-    for tower, rows in _pairs(system, texts):
-        each = {text: said_of(tower, text) for text in dict.fromkeys(rows)}
-        made.append(gathered([each[text] for text in rows]))
-    return tuple(made)
+def frozen_of(system: System) -> list[Frozen | None]:
+    """What is frozen of each tower, an adapter in it counted as its own; None where what learns is in the middle."""
+    found: list[Frozen | None] = []
+    for tower, part in zip(system.towers, system.recipe.text, strict=True):
+        learns = [name for name, p in cast(nn.Module, tower).named_parameters() if p.requires_grad]
+        heads: tuple[str, ...] = getattr(tower, "heads", ())
+        frozen = all(name.startswith(heads) for name in learns)
+        found.append(Frozen(tower, part, bool(learns)) if frozen else None)
+    return found
 
 
-def said_of(tower: Tower, text: str) -> Encoding:
-    """What a tower says of one text, 1 row, without a gradient, dropout or narrower numbers."""
-    module = cast(nn.Module, tower)
-    modes = {part: part.training for part in module.modules() if part.training}
-    module.eval()
-    with torch.no_grad(), torch.autocast(home_of(module).type, enabled=False):
-        said = _here(_asked(tower, [text]))
-    for part, mode in modes.items():
-        part.training = mode
-    return said
+def encoded(tower: Tower, texts: Sequence[str]) -> Encoding:
+    """Texts through a tower as one batch: how one that learns is asked."""
+    with on(home_of(cast(nn.Module, tower))):
+        return turned_encoding(tower.encode(texts), torch.float32)
 
 
-def gathered(rows: Sequence[Encoding]) -> Encoding:
-    """Encodings of one text each as a batch, float32: padded on the right to the longest, and then masked."""
+def alone(frozen: Frozen, texts: Sequence[str], blank: Tensor | None = None) -> Encoding:
+    """Texts through what is frozen of a tower one by one, then as one batch, and through its head."""
+    each = {text: frozen.said(text) for text in dict.fromkeys(texts)}
+    return frozen.finished(gathered([each[text] for text in texts], blank))
+
+
+def gathered(rows: Sequence[Encoding], blank: Tensor | None = None) -> Encoding:
+    """Encodings of one text each as a batch, float32: padded on the right to the longest, and then masked; or with
+    ``blank`` [D] in front, in sight of all.
+    """
     lengths = [row.tokens.shape[1] for row in rows]
     longest, width = max(lengths), rows[0].tokens.shape[2]
     tokens = torch.zeros(len(rows), longest, width)
-    masked = min(lengths) != longest or any(row.mask is not None for row in rows)
+    masked = blank is None and (min(lengths) != longest or any(row.mask is not None for row in rows))
     mask = torch.zeros(len(rows), longest, dtype=torch.bool) if masked else None
     for place, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-        tokens[place, :length] = row.tokens[0]
+        if blank is None:
+            tokens[place, :length] = row.tokens[0]
+        else:
+            tokens[place, longest - length :] = row.tokens[0]
+            tokens[place, : longest - length] = blank
         if mask is not None:
             mask[place, :length] = True if row.mask is None else row.mask[0]
     pooled = [row.pooled for row in rows if row.pooled is not None]
     return Encoding(tokens, mask, torch.cat(pooled).float() if pooled else None)
 
 
-def apart_is_together(system: System, texts: Sequence[str]) -> bool:
+def apart_is_together(frozen: Frozen, texts: Sequence[str], blank: Tensor | None = None) -> bool:
     """Whether a text by itself has the tokens that it has beside the others: not where a longer neighbour changes what
     a denoiser sees of padding, nor where an empty text is no token at all.
     """
-    for tower in system.towers:
-        if not all(tower.budget(text).used for text in texts):
-            return False
-        alone = [said_of(tower, text) for text in texts]
-        lengths = [row.tokens.shape[1] for row in alone]
-        ends = [lengths.index(min(lengths)), lengths.index(max(lengths))]
-        with torch.no_grad():
-            together = _here(_asked(tower, [texts[end] for end in ends]))
-        found = gathered([alone[end] for end in ends])
-        if found.tokens.shape != together.tokens.shape or (found.mask is None) != (together.mask is None):
-            return False
-        if found.mask is not None and not torch.equal(found.mask, cast(Tensor, together.mask)):
-            return False
-    return True
+    if not all(frozen.tower.budget(text).used for text in texts):
+        return False
+    each = [frozen.said(text) for text in texts]
+    lengths = [row.tokens.shape[1] for row in each]
+    ends = [lengths.index(min(lengths)), lengths.index(max(lengths))]
+    with torch.no_grad():
+        together = _here(frozen.asked([texts[end] for end in ends]))
+    found = gathered([each[end] for end in ends], blank)
+    if found.tokens.shape != together.tokens.shape or (found.mask is None) != (together.mask is None):
+        return False
+    return found.mask is None or torch.equal(found.mask, cast(Tensor, together.mask))
 
 
 def frozen_words(system: System, texts: Iterable[str], asked: int, out: Path, writes: bool = True) -> Encode:
-    """How the frozen towers of a system are asked: from ``out``/cache where all of ``texts`` are there, or find room.
+    """How the towers of a system are asked: what is frozen of each from ``out``/cache, where all of ``texts`` are there
+    or find room.
 
-    What is kept is named after the texts and the towers (weights, settings, tokenizers). Nothing is kept where too few
-    are ``asked`` for in the whole stage, where a tower's answer depends on the neighbours in a batch, or where the disk
-    is too small, which is said. The first two are known from recipe and data, so that a run that goes on does the same.
-    A process that ``writes`` nothing takes what another kept.
+    What is kept is named after the texts and what is frozen (weights, settings, tokenizers). Nothing is kept where too
+    few are ``asked`` for in the whole stage, of a tower whose answer depends on the neighbours in a batch, or where the
+    disk is too small, which is said. The first two are known from recipe and data, so that a run that goes on does the
+    same. A process that ``writes`` nothing takes what another kept.
     """
     every = sorted({*texts, ""})
-    if asked < WORTH * len(every):
-        return lambda rows: encoded(system, rows)
-    name = hashlib.sha256()
-    for index, tower in enumerate(system.towers):
-        words = sorted((out / f"words.{index}").glob("*"))
-        name.update(dumps(system.recipe.text[index]).encode())
-        name.update(digest_tensors(cast(nn.Module, tower).state_dict()).encode())
-        name.update(late_table(out, words)().encode())
-    for text in every:
-        name.update(hashlib.sha256(text.encode()).digest())
-    folder = out / "cache" / f"words-{name.hexdigest()[:24]}"
+    parts = frozen_of(system) if asked >= WORTH * len(every) else [None] * len(system.towers)
+    folders = [None if it is None else _folder(it, index, every, out) for index, it in enumerate(parts)]
+    for old in (out / "cache").glob("words-*") if writes and any(parts) else ():
+        if old not in folders:
+            shutil.rmtree(old)  # of towers or texts that are no more, or half written
+    asks: list[Callable[[Sequence[str]], Encoding]] = []
+    for index, (tower, frozen, folder) in enumerate(zip(system.towers, parts, folders, strict=True)):
+        if frozen is None or folder is None:
+            asks.append(partial(encoded, tower))
+        else:
+            asks.append(_how(frozen, index, every, folder, writes))
+    return lambda wanted: tuple(ask(rows) for ask, rows in zip(asks, wanted, strict=True))
+
+
+def _how(
+    frozen: Frozen, index: int, every: Sequence[str], folder: Path, writes: bool
+) -> Callable[[Sequence[str]], Encoding]:
+    """How one tower is asked."""
+    blank = frozen.blank()
     if not (folder / SHAPE_FILE).is_file():
         step = max(1, len(every) // SAMPLE)
         by_length = sorted(every, key=lambda text: (len(text), text))
         sample = [*by_length[::step], by_length[-1]]
-        if not apart_is_together(system, sample):
+        if not apart_is_together(frozen, sample, blank):
             print(
                 say(
-                    "有文本塔单独读一句和成批读时不一样，所以不缓存，每步照旧编码",
-                    "a tower reads a text by itself otherwise than in a batch; nothing is cached, each step encodes",
+                    f"文本塔 text.{index} 单独读一句和成批读时不一样，所以不缓存，每步照旧编码",
+                    f"tower text.{index} reads a text by itself otherwise than in a batch; nothing of it is cached, "
+                    "each step encodes",
                 )
             )
-            return lambda rows: encoded(system, rows)
-        if not writes or not _fits(system, sample, len(every), out) or not _keep(system, every, folder):
-            return lambda rows: encoded_alone(system, rows)
-    kept = [Said.read(folder, index) for index in range(len(system.text))]
-    rows = {text: row for row, text in enumerate(every)}
-    return lambda wanted: tuple(said.of([rows[t] for t in some]) for said, some in zip(kept, wanted, strict=True))
+            return partial(encoded, frozen.tower)
+        if not writes or not _fits(frozen, sample, len(every), folder) or not _keep(frozen, index, every, folder):
+            return lambda texts: alone(frozen, texts, blank)
+    kept, rows = Said.read(folder), {text: row for row, text in enumerate(every)}
+    return lambda texts: frozen.finished(gathered(kept.of([rows[text] for text in texts]), blank))
+
+
+def _folder(frozen: Frozen, index: int, every: Sequence[str], out: Path) -> Path:
+    words = sorted((out / f"words.{index}").glob("*"))
+    name = hashlib.sha256(f"{frozen.digest()}{late_table(out, words)()}".encode())
+    for text in every:
+        name.update(hashlib.sha256(text.encode()).digest())
+    return out / "cache" / f"words-{name.hexdigest()[:24]}"
 
 
 @dataclass(frozen=True)
@@ -159,30 +252,25 @@ class Said:
     pooled: Tensor | None
 
     @classmethod
-    def read(cls, folder: Path, index: int) -> Said:
+    def read(cls, folder: Path) -> Said:
         """Maps the files of a tower."""
-        shape: dict[str, Any] = json.loads((folder / SHAPE_FILE).read_text(encoding="utf-8"))[index]
+        shape: dict[str, Any] = json.loads((folder / SHAPE_FILE).read_text(encoding="utf-8"))
         kind, count = KINDS[shape["kind"]], shape["count"]
-        starts = _mapped(folder / f"starts.{index}", (count + 1,), torch.int64).tolist()
-        tokens = _mapped(folder / f"tokens.{index}", (starts[-1], shape["width"]), kind)
-        masks = _mapped(folder / f"masks.{index}", (starts[-1],), torch.bool) if shape["masked"] else None
-        pooled = _mapped(folder / f"pooled.{index}", (count, shape["pooled"]), kind) if shape["pooled"] else None
+        starts = _mapped(folder / "starts", (count + 1,), torch.int64).tolist()
+        tokens = _mapped(folder / "tokens", (starts[-1], shape["width"]), kind)
+        masks = _mapped(folder / "masks", (starts[-1],), torch.bool) if shape["masked"] else None
+        pooled = _mapped(folder / "pooled", (count, shape["pooled"]), kind) if shape["pooled"] else None
         return cls(starts, tokens, masks, pooled)
 
-    def of(self, rows: Sequence[int]) -> Encoding:
-        """The encodings of some rows as one batch."""
+    def of(self, rows: Sequence[int]) -> list[Encoding]:
+        """The encodings of some rows, each by itself."""
         some: list[Encoding] = []
         for row in rows:
             here = slice(self.starts[row], self.starts[row + 1])
             mask = None if self.masks is None else self.masks[here][None]
             pooled = None if self.pooled is None else self.pooled[row : row + 1]
             some.append(Encoding(self.tokens[here][None], mask, pooled))
-        return gathered(some)
-
-
-def _asked(tower: Tower, texts: Sequence[str]) -> Encoding:
-    with on(home_of(cast(nn.Module, tower))):
-        return tower.encode(texts)
+        return some
 
 
 def _here(said: Encoding) -> Encoding:
@@ -191,19 +279,14 @@ def _here(said: Encoding) -> Encoding:
     return Encoding(said.tokens.cpu(), mask, pooled)
 
 
-def _pairs(system: System, texts: Sequence[Sequence[str]]) -> Iterable[tuple[Tower, Sequence[str]]]:
-    return zip(system.towers, texts, strict=True)
-
-
-def _fits(system: System, sample: Sequence[str], count: int, out: Path) -> bool:
+def _fits(frozen: Frozen, sample: Sequence[str], count: int, folder: Path) -> bool:
     """Whether the encodings of so many texts find room, by those of a sample."""
     taken = 0
     for text in sample:
-        for tower in system.towers:
-            said = said_of(tower, text)
-            taken += sum(t.nbytes for t in (said.tokens, said.mask, said.pooled) if t is not None)
+        said = frozen.said(text)
+        taken += sum(t.nbytes for t in (said.tokens, said.mask, said.pooled) if t is not None)
     wanted = taken / len(sample) * count
-    free = shutil.disk_usage(out).free
+    free = shutil.disk_usage(folder.parent.parent).free
     if wanted <= free * SHARE_OF_FREE_DISK:
         return True
     print(
@@ -217,15 +300,13 @@ def _fits(system: System, sample: Sequence[str], count: int, out: Path) -> bool:
     return False
 
 
-def _keep(system: System, texts: Sequence[str], folder: Path) -> bool:
-    """Writes what all towers say of texts, whole or not at all; False where the disk is full all the same."""
-    for old in folder.parent.glob("words-*"):
-        shutil.rmtree(old)  # of towers or texts that are no more, or half written
+def _keep(frozen: Frozen, index: int, texts: Sequence[str], folder: Path) -> bool:
+    """Writes what a tower says of texts, whole or not at all; False where the disk is full all the same."""
     part = folder.with_suffix(".part")
     part.mkdir(parents=True)
     try:
-        shapes = [_write(tower, texts, part, index) for index, tower in enumerate(system.towers)]
-        (part / SHAPE_FILE).write_text(json.dumps(shapes), encoding="utf-8")
+        shape = _write(frozen, index, texts, part)
+        (part / SHAPE_FILE).write_text(json.dumps(shape), encoding="utf-8")
     except OSError as error:
         shutil.rmtree(part)
         print(
@@ -239,17 +320,16 @@ def _keep(system: System, texts: Sequence[str], folder: Path) -> bool:
     return True
 
 
-def _write(tower: Tower, texts: Sequence[str], folder: Path, index: int) -> dict[str, Any]:
+def _write(frozen: Frozen, index: int, texts: Sequence[str], folder: Path) -> dict[str, Any]:
     from rich.progress import track
 
     starts = [0]
     shape: dict[str, Any] = {}
     title = say(f"编码文本，第 {index + 1} 个塔", f"encoding texts, tower {index + 1}")
-    names = ("tokens", "masks", "pooled")
-    tokens, masks, pooled = ((folder / f"{name}.{index}").open("wb") for name in names)
+    tokens, masks, pooled = ((folder / name).open("wb") for name in ("tokens", "masks", "pooled"))
     with tokens, masks, pooled:
         for text in track(texts, description=title):
-            said = said_of(tower, text)
+            said = frozen.said(text)
             starts.append(starts[-1] + said.tokens.shape[1])
             width = 0 if said.pooled is None else said.pooled.shape[1]
             kind = str(said.tokens.dtype)
@@ -257,7 +337,7 @@ def _write(tower: Tower, texts: Sequence[str], folder: Path, index: int) -> dict
             _append(tokens, said.tokens)
             _append(masks, said.mask)
             _append(pooled, None if said.pooled is None else said.pooled.to(said.tokens.dtype))
-    (folder / f"starts.{index}").write_bytes(bytes_of(torch.tensor(starts)))
+    (folder / "starts").write_bytes(bytes_of(torch.tensor(starts)))
     return shape | {"count": len(texts)}
 
 

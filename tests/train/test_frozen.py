@@ -16,11 +16,14 @@ from bimo.core.recipe import Recipe
 from bimo.core.types import Encoding
 from bimo.data.loader import Pictures
 from bimo.diffusion.system import System
+from bimo.parts.text.llm import LanguageModel
+from bimo.recipes.viscpm import viscpm_paint
 from bimo.recipes.xiaomo import xiaomo
 from bimo.train import frozen
 from bimo.train.adapter import LowRank
 from bimo.train.loop import Run
 from bimo.words.budget import Budget
+from tests.parity.tiny_flow_checkpoints import qwen_words
 
 PAINTER = 4
 MANY = 10**6
@@ -33,6 +36,7 @@ def run_of(shards: Path, out: Path, words: Any = None, **fields: Any) -> Run:
     stage = replace(tiny.stages[PAINTER], **{"steps": 6, "batch": 4, **fields})
     made = Run(replace(tiny, text=text, stages=(stage,), prompts=()), Pictures(shards), out)
     made._words()
+    made.system.requires_grad_(False)
     return made
 
 
@@ -56,6 +60,11 @@ def counted(run: Run) -> Counter[str]:
 
     tower.encode = counting
     return count
+
+
+def alone(run: Run, texts: Sequence[str]) -> Encoding:
+    """What the first tower says of texts one by one."""
+    return frozen.alone(frozen.Frozen(run.system.towers[0], run.recipe.text[0]), texts)
 
 
 def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +112,7 @@ def test_what_is_kept_is_found_by_the_text_whatever_the_order(tiny_shards: Path,
     assert not count
     for one in texts:
         assert torch.equal(ask([[one]])[0].tokens, other([[one]])[0].tokens)
-        assert torch.equal(ask([[one]])[0].tokens, frozen.encoded_alone(run.system, [[one]])[0].tokens)
+        assert torch.equal(ask([[one]])[0].tokens, alone(run, [one]).tokens)
     both = ask([["", texts[1]]])[0]
     assert both.mask is not None
     assert both.mask.sum(1).tolist() == [2, 5]
@@ -167,6 +176,96 @@ def test_a_tower_that_learns_in_part_is_asked_at_every_step(fields: Any, tiny_sh
     assert kept(run.out) == []
 
 
+def bridged(family: str, shards: Path, out: Path) -> Run:
+    """A run of VisCPM's first stage: a language model that is frozen, and what bridges it learns."""
+    tiny = viscpm_paint.tiny()
+    words: Any = tiny.text[0]
+    if family != "cpmant":
+        words = LanguageModel(family=family, template=words.template, bridge=words.bridge).tiny()
+    stage = replace(tiny.stages[0], steps=6, batch=4, drop_text=0.2)
+    qwen_words(out / "words.0")
+    made = Run(replace(tiny, text=(words,), stages=(stage,)), Pictures(shards), out)
+    made._words()
+    return made
+
+
+@pytest.mark.parametrize("family", ["cpmant", "qwen3"])
+def test_the_frozen_trunk_of_a_tower_is_asked_once_while_its_head_learns(
+    family: str, tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = bridged(family, tiny_shards, tmp_path / "with")
+    tower: Any = run.system.towers[0]
+    before, asked = tower.out.weight.clone(), Counter[str]()
+    trunk = tower.trunk
+
+    def counting(texts: Sequence[str]) -> Encoding:
+        asked.update(texts)
+        return trunk(texts)
+
+    tower.trunk = counting
+    learning = run._learning(run.recipe.stages[0], None)
+    learning.lessons.prepared()
+    asked.clear()
+    found = losses(run)
+    assert not asked
+    assert not torch.equal(tower.out.weight, before)
+    assert len(kept(run.out)) == 1
+    # As it is asked at every step, to rounding: padding in front too, which CPM's denoiser sees.
+    every = bridged(family, tiny_shards, tmp_path / "every")
+    monkeypatch.setattr(frozen, "WORTH", 10**9)
+    assert losses(every) == pytest.approx(found, rel=1e-4)
+    monkeypatch.undo()
+    nothing_kept(monkeypatch)
+    without = bridged(family, tiny_shards, tmp_path / "without")
+    assert losses(without) == found
+    assert kept(without.out) == []
+
+
+def test_weights_of_the_head_are_no_part_of_what_is_kept(tiny_shards: Path, tmp_path: Path) -> None:
+    run = bridged("qwen3", tiny_shards, tmp_path / "run")
+    losses(run)
+    first = kept(run.out)
+    tower: Any = run.system.towers[0]
+    frozen.frozen_words(run.system, [t for some in run.pictures.captions for t in some], MANY, run.out)
+    assert kept(run.out) == first
+    with torch.no_grad():
+        next(tower.model.parameters()).view(-1)[0] += 1e-3
+    frozen.frozen_words(run.system, [t for some in run.pictures.captions for t in some], MANY, run.out)
+    assert kept(run.out) != first
+
+
+def test_padding_in_front_is_that_of_a_batch(tiny_shards: Path, tmp_path: Path) -> None:
+    run = bridged("cpmant", tiny_shards, tmp_path / "run")
+    tower: Any = run.system.eval().towers[0]
+    run.system.requires_grad_(False)
+    texts = ["", "一个红色的方块", "a"]
+    ask = frozen.frozen_words(run.system, texts, MANY, run.out)
+    wanted, found = tower.encode(texts), ask([texts])[0]
+    assert len(kept(run.out)) == 1
+    assert wanted.mask is None
+    assert found.mask is None
+    assert torch.allclose(found.tokens, wanted.tokens, atol=1e-5)
+    assert torch.equal(found.tokens[0, 0], found.tokens[0, 1])  # padding
+
+
+def test_a_tower_that_learns_leaves_the_others_kept(tiny_shards: Path, tmp_path: Path) -> None:
+    tiny = xiaomo.tiny()
+    stage = replace(tiny.stages[PAINTER], steps=6, batch=4, train=("text.1.*",))
+    run = Run(replace(tiny, text=tiny.text * 2, stages=(stage,), prompts=()), Pictures(tiny_shards), tmp_path)
+    run._words()
+    learning = run._learning(stage, None)
+    learning.lessons.prepared()
+    count = counted(run)
+    run._modes()
+    batch = learning.lessons.lesson(0, torch.Generator().manual_seed(0)).batch
+    assert batch is not None
+    assert not count, "the first tower is frozen"
+    assert len(kept(run.out)) == 1
+    first, second = batch.encodings
+    assert not first.tokens.requires_grad
+    assert second.tokens.requires_grad
+
+
 class Neighbourly(torch.nn.Module):
     """A tower whose padding is seen, as long as the longest text of the batch."""
 
@@ -190,7 +289,7 @@ def test_a_disk_that_is_full_leaves_nothing_half_written(
 ) -> None:
     run = run_of(tiny_shards, tmp_path / "run")
     texts = ["一个红色的方块", "a blue square"]
-    wanted = frozen.encoded_alone(run.system, [texts])[0]
+    wanted = alone(run, texts)
     left = [2]
 
     def full(file: Any, value: Any) -> None:
@@ -212,4 +311,4 @@ def test_half_of_a_cache_is_made_anew(tiny_shards: Path, tmp_path: Path) -> None
     shutil.move(folder, folder.with_suffix(".part"))
     ask = frozen.frozen_words(run.system, ["红"], MANY, run.out)
     assert kept(run.out) == [folder.name]
-    assert torch.equal(ask([["红"]])[0].tokens, frozen.encoded_alone(run.system, [["红"]])[0].tokens)
+    assert torch.equal(ask([["红"]])[0].tokens, alone(run, ["红"]).tokens)

@@ -152,11 +152,16 @@ class LanguageTower(nn.Module):
         self.model = getattr(transformers, model_name)(config)
         self.out = nn.Linear(part.width, part.bridge.width, bias=False) if part.bridge else None
         self.norm = nn.LayerNorm(part.bridge.width, eps=part.bridge.eps) if part.bridge else None
+        self.heads = ("out.", "norm.")
         self.words: Any = None
         self.pad = 0
 
     def encode(self, texts: Sequence[str]) -> Encoding:
         """Texts -> tokens, and a mask where the texts' lengths differ and padding is not to be seen."""
+        return self.finished(self.trunk(texts))
+
+    def trunk(self, texts: Sequence[str]) -> Encoding:
+        """What the model itself says of texts: tokens of its own width, masked as ``encode`` masks them."""
         rows = [self._row(text) for text in texts]
         start = self._start()
         longest = max(len(row.ids) for row in rows)
@@ -167,18 +172,30 @@ class LanguageTower(nn.Module):
             first = longest - len(row.ids) if self.part.family == "cpmant" else 0
             ids[index, first : first + len(row.ids)] = torch.tensor(row.ids, dtype=torch.long)
             seen[index, first : first + len(row.ids)] = torch.tensor(row.seen, dtype=torch.bool)
-        tokens = self.forward(ids, seen).tokens[:, start:]
+        tokens = self._states(ids.to(self._device()), seen.to(self._device()))[:, start:]
         lengths = torch.tensor([len(row.ids) - start for row in rows])
         if self.part.pad != "none" or bool((lengths == lengths.max()).all()):
             return Encoding(tokens)
         return Encoding(tokens, torch.arange(tokens.shape[1]) < lengths[:, None])
 
+    def finished(self, said: Encoding) -> Encoding:
+        """What the trunk said, through the bridge where there is one."""
+        if self.out is None or self.norm is None:
+            return said
+        return replace(said, tokens=self.norm(self.out(said.tokens)))
+
+    def blank(self) -> Tensor | None:
+        """What the trunk says of padding, [width]: CPM's attends to nothing and nothing attends to it, so that it is
+        the same of every text, and the text the same behind it. None for other families.
+        """
+        if self.part.family != "cpmant":
+            return None
+        ids = torch.full((1, 2), self.pad, dtype=torch.long, device=self._device())
+        return self._states(ids, torch.tensor([[False, True]], device=self._device()))[0, 0].cpu()
+
     def forward(self, ids: Tensor, seen: Tensor) -> Encoding:
         """Token ids [B, L] and which of them the tower sees [B, L] bool -> Encoding with tokens [B, L, width]."""
-        states = self._states(ids.to(self._device()), seen.to(self._device()))
-        if self.out is not None and self.norm is not None:
-            states = self.norm(self.out(states))
-        return Encoding(states)
+        return self.finished(Encoding(self._states(ids.to(self._device()), seen.to(self._device()))))
 
     def _device(self) -> torch.device:
         return next(self.parameters()).device
