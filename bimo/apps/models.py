@@ -64,7 +64,10 @@ def recipe(name: str | Path) -> Recipe:
     if text in every:
         return every[text]
     zh, en = part.meant(text, every)
-    raise RecipeError(f"没有叫 {text!r} 的配方{zh}", f"there is no recipe called {text!r}{en}")
+    raise RecipeError(
+        f"没有叫 {text!r} 的配方{zh}（全部：bimo list）",
+        f"there is no recipe called {text!r}{en} (all of them: bimo list)",
+    )
 
 
 def found(recipe: Recipe) -> Path | None:

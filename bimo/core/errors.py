@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from enum import Enum
 
 CHINESE_LOCALES = ("zh",)
 
@@ -19,6 +20,20 @@ def language() -> str:
 def say(zh: str, en: str) -> str:
     """The one of two wordings that suits the user's locale."""
     return zh if language() == "zh" else en
+
+
+class Wording(Enum):
+    """What is said in two languages, one of a few: each value is (Chinese, English)."""
+
+    @property
+    def zh(self) -> str:
+        """In Chinese."""
+        return self.value[0]
+
+    @property
+    def en(self) -> str:
+        """In English."""
+        return self.value[1]
 
 
 class BimoError(Exception):

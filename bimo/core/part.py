@@ -16,19 +16,27 @@ from bimo.core.errors import RecipeError
 
 KIND = "kind"
 TRUSTED_ROOT = "bimo."
+#: How many choices are listed where none is near.
+SHOWN = 16
 
 
-def nearest(word: str, choices: Iterable[str], count: int = 3) -> tuple[str, ...]:
+def nearest(word: str, choices: Iterable[str], count: int = 3, cutoff: float = 0.5) -> tuple[str, ...]:
     """The choices most like a word, best first: what "did you mean" offers."""
-    return tuple(difflib.get_close_matches(word, list(choices), n=count, cutoff=0.5))
+    return tuple(difflib.get_close_matches(word, list(choices), n=count, cutoff=cutoff))
 
 
 def meant(word: str, choices: Iterable[str]) -> tuple[str, str]:
-    """'; did you mean a, b?' in Chinese and English, or the whole choice where nothing is near."""
+    """'; did you mean a, b?' in Chinese and English; where nothing is near the whole choice, of many the nearest."""
     every = list(choices)
     near = nearest(word, every)
     if near:
         return f"；您是不是要找 {'、'.join(near)}？", f"; did you mean {', '.join(near)}?"
+    if len(every) > SHOWN:
+        least = nearest(word, every, cutoff=0.0)
+        return (
+            f"；{len(every)} 个里最接近的是 {'、'.join(least)}",
+            f"; of {len(every)} the nearest are {', '.join(least)}",
+        )
     return f"；可用的有 {'、'.join(every)}", f"; there is {', '.join(every)}"
 
 

@@ -7,11 +7,10 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from bimo.core.errors import DataError, RequestError
+from bimo.core.errors import DataError, RequestError, Wording
 from bimo.core.types import read_metadata, write_whole
 from bimo.data import folder
 from bimo.data.curation.dictionary import has_han
@@ -46,7 +45,7 @@ TIE = {
 REPORT = "report.json"
 
 
-class Fate(Enum):
+class Fate(Wording):
     """What becomes of a row that compares, or why it is of no use."""
 
     KEPT = ("算数", "counted")
@@ -59,16 +58,6 @@ class Fate(Enum):
     OUTSIDE = ("图片在文件夹之外", "picture outside the folder")
     DAMAGED = ("图片解不开", "picture cannot be decoded")
     LARGE = ("图片太大", "picture too large")
-
-    @property
-    def zh(self) -> str:
-        """In Chinese."""
-        return self.value[0]
-
-    @property
-    def en(self) -> str:
-        """In English."""
-        return self.value[1]
 
 
 _FATES = {folder.Reason.MISSING: Fate.MISSING, folder.Reason.OUTSIDE: Fate.OUTSIDE, folder.Reason.LARGE: Fate.LARGE}

@@ -10,11 +10,10 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any, cast
 
-from bimo.core.errors import DataError, say
+from bimo.core.errors import DataError, Wording, say
 from bimo.core.types import write_whole
 from bimo.data.curation.rows import Unusable
 from bimo.data.curation.seen import plain, see, upright
@@ -31,7 +30,7 @@ REPORT = "report.json"
 _HAN = re.compile(r"[\u3400-\u9fff]")
 
 
-class Reason(Enum):
+class Reason(Wording):
     """Why a picture cannot be used."""
 
     CAPTION = ("没有说明", "no caption")
@@ -40,16 +39,6 @@ class Reason(Enum):
     DAMAGED = ("解不开", "cannot be decoded")
     SMALL = ("太小", "too small")
     LARGE = ("太大", "too large")
-
-    @property
-    def zh(self) -> str:
-        """In Chinese."""
-        return self.value[0]
-
-    @property
-    def en(self) -> str:
-        """In English."""
-        return self.value[1]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import copy
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from bimo.diffusion.paint import pixels, prepare
 from bimo.diffusion.system import System
 from bimo.train.lesson import Lesson, Vocabulary
 from bimo.train.rewards import TOTAL, Colourful, Judges, Shown
-from bimo.train.rounds import poses_of
+from bimo.train.rounds import request_of
 
 Drawing = Generator[Ask, Tensor, Tensor]
 
@@ -83,13 +83,8 @@ class Ascent(Part):
         system = lesson.system
         seeds = lesson.own(torch.randint(2**31, (lesson.whole,), generator=lesson.generator)).tolist()
         texts, labels = lesson.own(lesson.texts), lesson.own(lesson.labels)
-        given: dict[str, Any] = {"steps": self.steps} if self.steps else {}
-        given |= {} if self.size is None else {"size": self.size}
-        given |= {} if self.guidance is None else {"guidance": self.guidance}
-        drawings: list[Drawing] = []
-        for text, seed in zip(texts, seeds, strict=True):
-            request = {"text": text, "seed": seed, "hints": poses_of(system, seed), **given}
-            drawings.append(pixels(system, prepare(system, request)))
+        requests = [request_of(system, self, text, seed) for text, seed in zip(texts, seeds, strict=True)]
+        drawings: list[Drawing] = [pixels(system, prepare(system, request)) for request in requests]
         before = None if lesson.extra is None else cast(nn.ModuleDict, lesson.extra)["before"]
         drawn, drift = self._driven(system, drawings, before)
         shown = Shown(drawn.float(), texts, labels)

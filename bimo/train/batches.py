@@ -117,8 +117,8 @@ class Lessons:
         self.order = Order(learnt, sizes, stage.batch, seed)
         self.held_out = Order(held_out, sizes, stage.batch, seed) if held_out else None
         levels = dict.fromkeys((level, *getattr(stage.objective, "also", ()))) if level else ()
-        hints = [hint for name in levels for hint in blank.system.level(name).hints]
-        self.dropping = Dropping(stage, len(blank.system.towers), hints)
+        self.hints = [hint for name in levels for hint in blank.system.level(name).hints]
+        self.dropping = Dropping(stage, len(blank.system.towers), self.hints)
         self._latents: Latents | None = None
         self._encode: Encode | None = None
 
@@ -128,7 +128,7 @@ class Lessons:
         """
         lots = (order or self.order).lots_of(number)
         rows = [row for lot in lots for row in lot]
-        system, pictures = self.blank.system, self.pictures
+        pictures = self.pictures
         # What goes together has its captions chosen, and dropped, together.
         every = [len(lot) for lot in lots]
         dropped = self.dropping.of(every, generator)
@@ -147,19 +147,19 @@ class Lessons:
         if self.fitted is None:
             return lesson
         own = share.of(rows)
-        pixels = self.fitted.pixels(own)
         if self.sees == "pixels":
-            return replace(lesson, pixels=moved(pixels, self.processes.device))
+            return replace(lesson, pixels=moved(self.fitted.pixels(own), self.processes.device))
         latents, encode = self._latents or self.prepared(), self._encode
         encodings = cast(Encode, encode)([share.of(_emptied(chosen, gone)) for gone in dropped.towers])
         scalars = {"size_ids": self.fitted.size_ids[own]}
         if pictures.poses is not None:
             scalars["pose"] = pictures.poses[own]
-        hints = system.level(self.level).hints
-        for name in _read_by(hints, "labels"):
+        for name in _read_by(self.hints, "labels"):
             if all(name in pictures.labels[row] for row in rows):
                 scalars[name] = torch.tensor([[float(pictures.labels[row][name])] for row in own])
-        maps = {name: self.fitted.maps(name, own) for name in _read_by(hints, "maps")}
+        maps = {name: self.fitted.maps(name, own) for name in _read_by(self.hints, "maps")}
+        # Nobody but a hint looks at pixels beside their code.
+        pixels = self.fitted.pixels(own) if self.hints else None
         x = latents.rows(rows, generator, share)
         without = {name: share.of(gone) for name, gone in dropped.hints.items()}
         batch = Batch(x, encodings, scalars, share.of(dropped.words), generator, pixels, maps, without, share)

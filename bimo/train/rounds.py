@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Protocol, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -204,19 +204,14 @@ class RoundLessons:
         from rich.progress import track
 
         part, system = self.part, self.blank.system
-        given: dict[str, Any] = {"steps": part.steps} if part.steps else {}
-        given |= {} if part.size is None else {"size": part.size}
-        given |= {} if part.guidance is None else {"guidance": part.guidance}
         title = say(f"画第 {folder.name[-4:]} 轮", f"drawing round {folder.name[-4:]}")
         firsts = range(0, len(asked), part.batch)[self.processes.rank :: self.processes.count]
         for first in track(firsts, description=title):
             some = asked[first : first + part.batch]
             if all((folder / f"{one.key}.png").is_file() for one in some):
                 continue
-            paintings: list[Painting] = []
-            for one in some:
-                request = {"text": one.text, "seed": one.seed, "hints": poses_of(system, one.seed), **given}
-                paintings.append(paint(system, prepare(system, request)))
+            requests = [request_of(system, part, one.text, one.seed) for one in some]
+            paintings: list[Painting] = [paint(system, prepare(system, request)) for request in requests]
             for one, picture in zip(some, drive(system, paintings), strict=True):
                 picture.save(folder / f"{one.key}.png")
 
@@ -270,6 +265,25 @@ class RoundLessons:
                 f"round {which + 1}: {total['count']} drawings, mean {total['mean']:.4f} ± {total['error']:.4f}",
             )
         )
+
+
+class Drawn(Protocol):
+    """How an objective draws: 0 and None as the recipe does."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def size(self) -> tuple[int, int] | None: ...
+    @property
+    def guidance(self) -> float | None: ...
+
+
+def request_of(system: System, drawn: Drawn, text: str, seed: int) -> dict[str, Any]:
+    """What an objective asks the system to draw."""
+    asked: dict[str, Any] = {"text": text, "seed": seed, "hints": poses_of(system, seed)}
+    asked |= {"steps": drawn.steps} if drawn.steps else {}
+    asked |= {} if drawn.size is None else {"size": drawn.size}
+    return asked | ({} if drawn.guidance is None else {"guidance": drawn.guidance})
 
 
 def poses_of(system: System, seed: int) -> dict[str, list[float]]:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bimo.core.errors import RecipeError
-from bimo.core.part import Part, dump, dumps, fits, kind_of, load, loads, nearest, override
+from bimo.core.part import Part, dump, dumps, fits, kind_of, load, loads, meant, nearest, override
 from bimo.core.recipe import Defaults, Guide, Level, Published, Recipe, Stage
 from bimo.diffusion.schedule import Ddpm, Flow, Mean
 
@@ -83,6 +83,15 @@ def test_dump_fills_in_every_field(part: Part) -> None:
     data = dump(part)
     assert set(data) == {"kind"} | {f.name for f in dataclasses.fields(part)}
     assert data["kind"] == kind_of(part) == f"bimo.core.recipe:{type(part).__name__}"
+
+
+def test_of_many_choices_the_nearest_are_offered_and_never_the_whole_list() -> None:
+    many = [f"system-{number}" for number in range(40)]
+    assert meant("systen-7", many)[1].startswith("; did you mean system-7")
+    told = meant("qqq", [*many, "quick"])[1]
+    assert told.startswith("; of 41 the nearest are quick")
+    assert told.count("system") == 2
+    assert meant("qqq", ["a", "b"])[1] == "; there is a, b"
 
 
 @pytest.mark.parametrize(
