@@ -282,6 +282,11 @@ def account(report: dict[str, Any]) -> Iterator[str]:
             )
     for reason, count in report["failures"].items():
         yield say(f"失败，{reason}：{count}", f"failed, {reason}: {count}")
+    if killed := numbers["workers_killed"]:
+        yield say(
+            f"有 {killed} 个进程被系统结束（多半是内存不够），它们手上的已重做",
+            f"{killed} processes were killed by the system, most likely for memory; what they were at was done again",
+        )
     yield say(
         f"用时 {numbers['seconds']:.1f} 秒，每秒 {numbers['rows_a_second']} 行",
         f"{numbers['seconds']:.1f} s, {numbers['rows_a_second']} rows a second",

@@ -244,7 +244,7 @@ def check(rows_in: int, tally: Tally, index: int, samples: int | None) -> None:
     )
 
 
-def numbers(rows_in: int, tally: Tally, seconds: float, opened: int) -> dict[str, Any]:
+def numbers(rows_in: int, tally: Tally, seconds: float, opened: int, killed: int) -> dict[str, Any]:
     """The numbers of the report."""
     return {
         "rows_in": rows_in,
@@ -253,6 +253,7 @@ def numbers(rows_in: int, tally: Tally, seconds: float, opened: int) -> dict[str
         "failed": tally.states[FAILED],
         "samples": tally.samples,
         "pictures_opened": opened,
+        "workers_killed": killed,
         "seconds": round(seconds, 3),
         "rows_a_second": round(rows_in / seconds, 1) if seconds > 0 else 0.0,
     }

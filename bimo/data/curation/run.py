@@ -73,6 +73,11 @@ class Run:
     def __post_init__(self) -> None:
         self.work = Work(self.out / "work")
 
+    @property
+    def killed(self) -> int:
+        """How many processes the system ended while they were at a job."""
+        return sum(crew.killed for crew in {id(crew): crew for crew in (self.workers, self.asking)}.values())
+
     def read(self) -> Taken:
         """Phase 0."""
         if self.stored:
@@ -259,7 +264,7 @@ def _curate(run: Run, began: float) -> dict[str, Any]:
         "kind": "curate",
         "recipe": run.curation.name,
         "source": str(run.source.resolve()),
-        "numbers": account.numbers(taken.rows, tally, time.monotonic() - began, opened),
+        "numbers": account.numbers(taken.rows, tally, time.monotonic() - began, opened, run.killed),
         "shards": None if stored else sum(1 for _ in out.glob("shard-*.tar")),
         **tables,
         "curation": account.dumped(run.curation),

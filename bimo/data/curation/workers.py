@@ -40,7 +40,11 @@ class Halvable(Protocol):
 
 
 class Workers(Protocol):
-    """Does jobs, in any order; the task is a plain callable that can be pickled."""
+    """Does jobs, in any order; the task is a plain callable that can be pickled. ``killed`` counts the processes that
+    the system ended while they were at one.
+    """
+
+    killed: int
 
     def answers(self, task: Task, jobs: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
         """(job, answer) as they are finished. Raises what the task raises."""
@@ -53,6 +57,8 @@ class Workers(Protocol):
 
 class Here:
     """Does jobs in this process, in their order."""
+
+    killed = 0
 
     def answers(self, task: Task, jobs: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
         """(job, answer) of every job."""
@@ -87,6 +93,7 @@ class Local:
 
     count: int
     files: tuple[tuple[str, str], ...] = ()
+    killed: int = 0
     _workers: list[Worker] = field(default_factory=list["Worker"])
     _tasks: int = 0
 
@@ -161,6 +168,7 @@ class Local:
                     f"处理 {job} 的进程自己结束了（状态 {code}）；经过见上面",
                     f"the process at {job} ended by itself (status {code}); see above for why",
                 )
+            self.killed += 1
             deaths[job] = deaths.get(job, 0) + 1
             halves = job.halves() if hasattr(job, "halves") else None
             if deaths[job] < ATTEMPTS and not (halves and job in parts):
@@ -270,8 +278,20 @@ class OnRay:
 
         self.began = not ray.is_initialized()
         if self.began:
-            ray.init(address=address or None, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+            settings = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
+            try:
+                ray.init(address=address or None, **settings)
+            # Each is told in its own way: no cluster, one that wants a token, one of another release.
+            except (OSError, RuntimeError, ValueError) as error:
+                where = address or os.environ.get("RAY_ADDRESS", "")
+                told = _last_line(error)
+                raise DataError(
+                    f"连不上 Ray 集群 {where}：{told}。请看 RAY_ADDRESS；要令牌的集群还要 RAY_AUTH_MODE=token",
+                    f"the Ray cluster {where} cannot be joined: {told}. Look at RAY_ADDRESS; a cluster that wants a "
+                    "token needs RAY_AUTH_MODE=token as well",
+                ) from None
         self.files = files
+        self.killed = 0
 
     def answers(self, task: Task, jobs: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
         """(job, answer) as they are finished. Raises DataError that quotes what the task raised."""
@@ -285,13 +305,15 @@ class OnRay:
         context = DataContext.get_current()
         context.enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.WARNING)
-        items = [{"at": at, "job": pickle.dumps(job)} for at, job in enumerate(every)]
+        items = [{"job": pickle.dumps(job)} for job in every]
         # Sent as bytes: what is of a file of the user's is known on a node only once the file is loaded there.
         work = _OnNode(ray.put(pickle.dumps(task)), self.files)
-        data = ray.data.from_items(items, override_num_blocks=len(items)).map(work, max_retries=-1)
+        # What a lost node was at is given out again without end; that is Ray Data's own rule.
+        data = ray.data.from_items(items, override_num_blocks=len(items)).map(work)
         try:
             for row in data.iter_rows():
-                yield every[row["at"]], pickle.loads(row["answer"])
+                self.killed += row["killed"]
+                yield from pickle.loads(row["answers"])
         except RayError as error:
             raise _told(error) from None
 
@@ -303,6 +325,10 @@ class OnRay:
             ray.shutdown()
 
 
+#: The one process that a worker of Ray's has its jobs done by: where that is killed, it is known what it was at.
+_inner: dict[tuple[tuple[str, str], ...], Local] = {}
+
+
 @dataclass
 class _OnNode:
     task: Any
@@ -312,8 +338,10 @@ class _OnNode:
         import ray
 
         _loaded(self.files)
-        task = pickle.loads(ray.get(self.task))
-        return {"at": row["at"], "answer": pickle.dumps(task(pickle.loads(row["job"])))}
+        crew = _inner.setdefault(self.files, Local(1, self.files))
+        before = crew.killed
+        answers = list(crew.answers(pickle.loads(ray.get(self.task)), [pickle.loads(row["job"])]))
+        return {"killed": crew.killed - before, "answers": pickle.dumps(answers)}
 
 
 def _told(error: BaseException) -> BimoError:
@@ -322,5 +350,9 @@ def _told(error: BaseException) -> BimoError:
         if isinstance(cause, BimoError):
             return DataError(cause.zh, cause.en)
         cause = getattr(cause, "cause", None) or cause.__cause__
-    last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    last = _last_line(error)
     return DataError(f"集群上的任务失败：{last}", f"a task on the cluster failed: {last}")
+
+
+def _last_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -222,7 +222,7 @@ class Idle:
 
 @dataclass(frozen=True, kw_only=True)
 class Stuck(Part):
-    """Says so in ``fifo`` and stays where it is when it comes to a certain node of a cluster."""
+    """Says so in ``fifo`` and stays where it is when it comes to a certain node of a cluster, told by its raylet."""
 
     node: str = ""
     fifo: str = ""
@@ -233,12 +233,9 @@ class Stuck(Part):
         return "Stuck/1"
 
     def measure(self, picture: Seen) -> Scores:
-        if self.node:
-            import ray
-
-            if ray.get_runtime_context().get_node_id() == self.node:
-                Path(self.fifo).write_text("here")
-                signal.pause()
+        if self.node and os.environ["RAY_RAYLET_PID"] == self.node:
+            Path(self.fifo).write_text("here")
+            signal.pause()
         return {"stuck": 0}
 
     def judge(self, scores: Scores) -> Verdict | None:

@@ -266,6 +266,7 @@ def test_a_picture_that_kills_is_found_by_halving(pairs: Path, tmp_path: Path) -
     report = run(tmp_path / "source", tmp_path / "out", (steps.Wide(kills=37, pixels=22),), Local(2, FILES))
     killers = [10]
     assert report["failures"]["worker killed"] == len(killers)
+    assert report["numbers"]["workers_killed"] >= 3
     rows = table_of(tmp_path / "out")
     assert [number for number, row in rows.items() if row["reason"] == "worker killed"] == killers
     assert not list((tmp_path / "out").glob("work/measured/*.part"))
