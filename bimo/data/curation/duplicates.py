@@ -10,10 +10,12 @@ eight cuts of every picture as well.
 from __future__ import annotations
 
 import base64
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from io import BufferedRandom
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
@@ -21,6 +23,7 @@ from bimo.core.errors import DataError, RecipeError
 from bimo.core.part import Part
 from bimo.data.curation.neighbours import Neighbours
 from bimo.data.curation.steps import Change, Scores, Table, Verdict
+from bimo.data.curation.store import ranked
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -144,8 +147,14 @@ class Duplicates(Part):
 
     def _same_bytes(self, table: Table, order: np.ndarray, keeper: np.ndarray) -> None:
         # Half of the digits tell any two files apart.
-        digests = _bytes_of(table, "sha256", lambda words: bytes.fromhex("".join(word[:32] for word in words)), 16)
-        _, first, inverse = np.unique(digests.view("V16")[order, 0], return_index=True, return_inverse=True)
+        rank = np.empty(len(order), np.int64)
+        rank[order] = np.arange(len(order))
+        halves = (
+            _bytes(np.array([word[:32] for word in words]), bytes.fromhex).view("V16")
+            for words in table.pieces("sha256")
+        )
+        digests = ranked(halves, rank, len(order), (), "V16")
+        _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
         best = first[inverse]
         copies = best != np.arange(len(order))
         keeper[order[copies]] = order[best[copies]]
@@ -155,7 +164,10 @@ class Duplicates(Part):
         order = order[(keeper[order] < 0) & (table.column("phash")[order] != 0)]
         if len(order) < 2:
             return
-        codes = _Codes.of(table, order, self.bits)
+        with cast(BufferedRandom, tempfile.TemporaryFile()) as cuts:
+            self._take_away(_Codes.of(table, order, self.bits, cuts), order, keeper, far)
+
+    def _take_away(self, codes: _Codes, order: np.ndarray, keeper: np.ndarray, far: np.ndarray) -> None:
         gone = np.zeros(len(order), bool)
         index = _Index(codes, np.arange(len(order)))
         start, together, since = 0, FEWEST, 0
@@ -180,50 +192,81 @@ class Duplicates(Part):
 
 @dataclass(frozen=True)
 class _Codes:
-    """What is compared of rows, the best first: ``views`` [N, V, 2], ``details`` [N, 4], ``tints`` [N, 4, 2], and
-    whether they are ``rich`` [N]. Copies by dHash differ in no more than ``near`` bits of it.
+    """What is compared of rows, the best first: ``whole`` [N, 2], the hashes of whole pictures, ``details`` [N, 4],
+    ``tints`` [N, 4, 2], and whether they are ``rich`` [N]. Copies by dHash differ in no more than ``near`` bits of it.
+
+    The hashes of cuts are most of what there is, and are wanted of one row at a time: they lie in a file, those of the
+    row at ``places`` [N].
     """
 
     bits: int
     near: int
-    views: np.ndarray
+    cuts: BufferedRandom
+    places: np.ndarray
+    whole: np.ndarray
     details: np.ndarray
     tints: np.ndarray
     rich: np.ndarray
 
     @classmethod
-    def of(cls, table: Table, order: np.ndarray, bits: int) -> _Codes:
-        views = _bytes_of(table, "views", lambda words: base64.b64decode("".join(words)), len(VIEWS) * 16)
-        details = _bytes_of(table, "details", lambda words: bytes.fromhex("".join(words)), FINE * FINE // 8)
+    def of(cls, table: Table, order: np.ndarray, bits: int, cuts: BufferedRandom) -> _Codes:
+        """The rows of a table at the places ``order``, and into a file what is of their cuts."""
+        rank = np.full(len(table.numbers), -1, np.int32 if len(order) < 1 << 31 else np.int64)
+        rank[order] = np.arange(len(order), dtype=rank.dtype)
+        views = cls._written(table.pieces("views"), cuts)
+        details = (_bytes(words, bytes.fromhex).reshape(-1, FINE * FINE // 8) for words in table.pieces("details"))
+        tints = table.pieces("tints")
         return cls(
             bits,
             min(NEAR, bits),
-            views[order].view("<u8").reshape(len(order), len(VIEWS), 2),
-            details[order].view("<u8"),
-            table.column("tints")[order].astype("<i8").view(np.uint8).reshape(-1, 4, 2),
-            table.column("blank")[order] < BLANK,
+            cuts,
+            order,
+            ranked(views, rank, len(order), (2,), "<u8"),
+            ranked(details, rank, len(order), (FINE * FINE // 8,), "u1").view("<u8"),
+            ranked(tints, rank, len(order), (), "<i8").view(np.uint8).reshape(-1, 4, 2),
+            ranked(table.pieces("blank"), rank, len(order), (), "f8") < BLANK,
         )
+
+    @staticmethod
+    def _written(pieces: Iterator[np.ndarray], cuts: BufferedRandom) -> Iterator[np.ndarray]:
+        for words in pieces:
+            views = _bytes(words, base64.b64decode)
+            cuts.write(views.tobytes())
+            yield views.view("<u8").reshape(len(words), len(VIEWS), 2)[:, 0]
+        cuts.flush()
 
     def pairs(self, rows: np.ndarray, index: _Index, gone: np.ndarray) -> list[tuple[int, int, int]] | None:
         """(row, other, bits) of pairs that are copies and of which the other has not gone, row by row, the better
         others first. None where several rows have too many together.
         """
         most = TOO_MANY if len(rows) > 1 else None
-        found: list[np.ndarray] = []
+        every = self._views(rows)
+        found = [np.zeros((0, 3), np.int64)]
         whole, cuts = np.zeros(1, np.int64), np.arange(1, len(VIEWS))
         ways = ((0, whole, self.bits), (1, whole, self.near), (0, cuts, min(self.bits, CUT_BITS)))
         for kind, views, bits in ways:
-            near = index.by[kind].within(self.views[rows][:, views, kind].ravel(), bits, most)
+            near = index.by[kind].within(every[:, views, kind].ravel(), bits, most)
             if near is None:
                 return None
-            row, other = rows[near[0] // len(views)], index.rows[near[1]]
-            apart = (row != other) & ~gone[other]
-            found.append(self._kept(row[apart], views[near[0] % len(views)][apart], other[apart], bool(kind)))
+            at, view, other = near[0] // len(views), views[near[0] % len(views)], index.rows[near[1]]
+            apart = (rows[at] != other) & ~gone[other]
+            at, view = at[apart], view[apart]
+            found.append(self._kept(rows[at], view, every[at, view], other[apart], bool(kind)))
         return [(int(row), int(other), int(bits)) for row, other, bits in np.unique(np.concatenate(found), axis=0)]
 
-    def _kept(self, rows: np.ndarray, views: np.ndarray, others: np.ndarray, by_dhash: bool) -> np.ndarray:
-        """[M, 3] (row, other, bits): the pairs of a view and another whole picture that the guards let pass."""
-        differ = np.bitwise_count(self.views[rows, views] ^ self.views[others, 0])
+    def _views(self, rows: np.ndarray) -> np.ndarray:
+        """[R, V, 2]: the hashes of rows and of their cuts."""
+        size, file = len(VIEWS) * 16, self.cuts.raw
+        read = (file.read(size) for place in self.places[rows].tolist() if file.seek(place * size) >= 0)
+        return np.frombuffer(b"".join(read), "<u8").reshape(len(rows), len(VIEWS), 2)
+
+    def _kept(
+        self, rows: np.ndarray, views: np.ndarray, codes: np.ndarray, others: np.ndarray, by_dhash: bool
+    ) -> np.ndarray:
+        """[M, 3] (row, other, bits): the pairs of a view, with its ``codes`` [M, 2], and another whole picture that the
+        guards let pass.
+        """
+        differ = np.bitwise_count(codes ^ self.whole[others])
         most = (2 * self.bits, self.near) if by_dhash else (self.bits, np.where(views == 0, GUARD, CUT_GUARD))
         passed = (differ[:, 0] <= most[0]) & (differ[:, 1] <= most[1])
         rows, views, others, bits = rows[passed], views[passed], others[passed], differ[passed, 0]
@@ -240,7 +283,7 @@ class _Index:
 
     def __init__(self, codes: _Codes, rows: np.ndarray) -> None:
         self.rows = rows
-        self.by = tuple(Neighbours(np.ascontiguousarray(codes.views[rows, 0, kind])) for kind in (0, 1))
+        self.by = tuple(Neighbours(np.ascontiguousarray(codes.whole[rows, kind])) for kind in (0, 1))
 
 
 def best_first(table: Table, prefer: tuple[str, ...] = ()) -> np.ndarray:
@@ -333,13 +376,9 @@ def _means(start: float, end: float, count: int) -> np.ndarray:
     return np.diff(np.clip(edges - np.arange(count)[:, None], 0, 1)).astype(np.float32)
 
 
-def _bytes_of(table: Table, name: str, decode: Callable[[np.ndarray], bytes], width: int) -> np.ndarray:
-    """[N, width] uint8 of a column of texts, decoded unit by unit: as texts they would take several times as much."""
-    found, at = np.empty((len(table.numbers), width), np.uint8), 0
-    for words in table.pieces(name):
-        found[at : at + len(words)] = np.frombuffer(decode(words), np.uint8).reshape(len(words), width)
-        at += len(words)
-    return found
+def _bytes(words: np.ndarray, decode: Callable[[str], bytes]) -> np.ndarray:
+    """The bytes, uint8, that a piece of a column of texts says."""
+    return np.frombuffer(decode("".join(words)), np.uint8)
 
 
 def _sharpness(table: Table) -> list[np.ndarray]:

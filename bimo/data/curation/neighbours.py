@@ -17,8 +17,8 @@ import numpy as np
 BITS = 64
 #: Up to so many hashes four parts of 16 bits are the faster, from there on three of 22, 21 and 21.
 FEW = 1 << 18
-#: Pairs that are held against each other at once: what that takes fits into a processor's cache.
-AT_ONCE = 1 << 18
+#: Pairs that are held against each other at once: each array of them takes 256 KB, which stays in a processor's cache.
+AT_ONCE = 1 << 15
 
 
 @dataclass(frozen=True)

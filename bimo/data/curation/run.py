@@ -94,7 +94,9 @@ class Run:
         measuring.measured_by(self.curation.steps)
         halved = set[int]()
         opened = 0
-        jobs = (Slice(unit, count) for unit, count in enumerate(taken.counts))
+        # The small units last: nobody waits long for the last of them.
+        order = sorted(range(taken.units), key=lambda unit: -taken.counts[unit])
+        jobs = (Slice(unit, taken.counts[unit]) for unit in order)
         for job, done in self.workers.answers(task, jobs):
             self.bar.advance(done.rows, done.kept)
             opened += done.opened
