@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+    from bimo.data.curation.fetch import Limits
     from bimo.data.curation.steps import Curation
     from bimo.data.curation.workers import Workers
 
@@ -80,6 +81,16 @@ def curate(
             )
         ),
     ] = Scoring.fastest,
+    fetch: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=say(
+                "下载网址的限度：名字=值，如 hosts=oss.local（内网主机要点名）、seconds=60、workers=64",
+                "how addresses are fetched: name=value, such as hosts=oss.local (hosts inside the house must be "
+                "named), seconds=60, workers=64",
+            )
+        ),
+    ] = None,
     select_only: Annotated[
         bool,
         typer.Option(
@@ -103,11 +114,13 @@ def curate(
     intake.belongs(source, out)
     if on not in ("local", "ray"):
         raise RecipeError(f"--on 是 {on!r}，应为 local 或 ray", f"--on is {on!r}; expected local or ray")
+    limits = limits_of(fetch) if fetch else None
     crew = crew_of(cast("Literal['local', 'ray']", on), workers, files)
     with progress() as bar:
         asking = crew if on == "ray" else None
         tools = Tools(partial(open_scorer, dtype=dtype_of(wanted, out, dtype)))
-        report = run(source, out, wanted, tools=tools, workers=crew, asking=asking, bar=bar, stored=select_only)
+        more: dict[str, Any] = {"workers": crew, "asking": asking, "bar": bar, "stored": select_only, "limits": limits}
+        report = run(source, out, wanted, tools=tools, **more)
     for line in account(report):
         print(line)
     if select_only:
@@ -195,6 +208,29 @@ def crew_of(on: Literal["local", "ray"], count: int | None, files: tuple[tuple[s
     if on == "ray":
         return OnRay(files=files)
     return Local(count or cores(), files)
+
+
+def limits_of(settings: Sequence[str]) -> Limits:
+    """Limits from name=value; ``hosts`` has commas. Raises RecipeError."""
+    from bimo.data.curation.fetch import Limits
+
+    given: dict[str, Any] = {}
+    kinds = {field.name: type(field.default) for field in dataclasses.fields(Limits)}
+    for setting in settings:
+        name, _, text = setting.partition("=")
+        if name not in kinds:
+            zh, en = part.meant(name, sorted(kinds))
+            raise RecipeError(f"--fetch 没有 {name!r}{zh}", f"--fetch has no {name!r}{en}")
+        try:
+            given[name] = frozenset(text.split(",")) if kinds[name] is frozenset else kinds[name](text)
+            if kinds[name] is not frozenset and given[name] < (name not in ("redirects", "pause")):
+                raise ValueError
+        except ValueError:
+            raise RecipeError(
+                f"--fetch {setting}：{name} 应是正数，如 {name}={getattr(Limits, name)}",
+                f"--fetch {setting}: {name} is to be a number above 0, such as {name}={getattr(Limits, name)}",
+            ) from None
+    return Limits(**given)
 
 
 def dtype_of(wanted: Curation, out: Path, dtype: Scoring) -> Scoring:

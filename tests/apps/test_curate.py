@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from bimo.apps import cli, cli_curate
+from bimo.core.errors import RecipeError
 from bimo.core.part import dumps, loads
 from bimo.data.curation.steps import Curation
 from bimo.data.loader import Pictures
@@ -132,6 +133,20 @@ def test_the_output_is_that_of_one_source(here: Run) -> None:
     Path("foreign/shard-000000.tar").write_bytes(b"of somebody")
     assert "shards of an unknown source" in " ".join(here("curate", "moved", "foreign", *command)[2].split())
     assert [path.name for path in Path("foreign").iterdir()] == ["shard-000000.tar"]
+
+
+def test_limits_of_fetching_are_given_by_name() -> None:
+    limits = cli_curate.limits_of(["hosts=oss.local,10.0.0.5", "seconds=60", "redirects=0"])
+    assert (limits.hosts, limits.seconds, limits.redirects) == ({"oss.local", "10.0.0.5"}, 60.0, 0)
+    assert limits.workers == 32
+    for setting, said in (
+        ("hots=a", "did you mean hosts"),
+        ("seconds=soon", "number above 0, such as seconds=20.0"),
+        ("workers=0", "number above 0, such as workers=32"),
+        ("workers", "number above 0"),
+    ):
+        with pytest.raises(RecipeError, match=said):
+            cli_curate.limits_of([setting])
 
 
 def test_why_nothing_can_be_written_is_said(here: Run) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from bimo.core.errors import DataError, say
 from bimo.data.curation.rows import Broken, Place, Row
@@ -22,6 +22,9 @@ from bimo.data.curation.store import (
     save_table,
     sweep,
 )
+
+if TYPE_CHECKING:
+    from bimo.data.curation.fetch import Limits
 
 VERSION = 1
 INDEX = "rows/index.json"
@@ -106,10 +109,11 @@ def taken(work: Work) -> Taken:
     return Taken(tuple(table["counts"]), tuple(table["firsts"]), table["unfetched"])
 
 
-def take_in(source: Path, work: Work, said: Callable[[int], None]) -> Taken:
+def take_in(source: Path, work: Work, said: Callable[[int], None], limits: Limits | None = None) -> Taken:
     """Reads a source into unit files, unless it was read before, lies there as it did and has nothing left to fetch.
 
-    ``said`` is told how many rows more were read. Raises DataError for a source that cannot be read.
+    ``said`` is told how many rows more were read; addresses are fetched within ``limits``. Raises DataError for a
+    source that cannot be read.
     """
     from bimo.data.curation import reading
 
@@ -124,7 +128,7 @@ def take_in(source: Path, work: Work, said: Callable[[int], None]) -> Taken:
             return before
     (work.folder / INDEX).unlink(missing_ok=True)
     unfetched, counts, firsts, last = 0, list[int](), list[int](), -1
-    for unit, group in enumerate(_units(_fetched(reading.rows(source), work.fetched))):
+    for unit, group in enumerate(_units(_fetched(reading.rows(source), work.fetched, limits))):
         if group[0][0].number <= last:
             raise DataError(
                 f"{group[0][0].source} 的行号 {group[0][0].number} 不在 {last} 之后",
@@ -159,7 +163,7 @@ def _units(rows: Iterable[Settled]) -> Iterator[list[Settled]]:
         yield group
 
 
-def _fetched(rows: Iterator[Row | Broken], folder: Path) -> Iterator[Settled]:
+def _fetched(rows: Iterator[Row | Broken], folder: Path, limits: Limits | None) -> Iterator[Settled]:
     """The rows with their addresses fetched into ``folder``; nothing is prepared for a source that has none."""
     for row in rows:
         if isinstance(row, Row) and row.picture.form == "url":
@@ -177,7 +181,7 @@ def _fetched(rows: Iterator[Row | Broken], folder: Path) -> Iterator[Settled]:
                 waiting.add(one.number)
             yield one
 
-    for one in fetch.fetch(noted(), folder):
+    for one in fetch.fetch(noted(), folder, limits):
         addressed = one.number in waiting
         waiting.discard(one.number)
         yield one, addressed

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bimo.core.errors import DataError, say
 from bimo.core.part import Part
@@ -28,6 +28,9 @@ from bimo.data.curation.steps import Curation, ModelStep, PictureStep, TableStep
 from bimo.data.curation.store import Work, save_json, sweep, unwritten
 from bimo.data.curation.workers import Here, Workers
 from bimo.data.shards import INDEX, write_index
+
+if TYPE_CHECKING:
+    from bimo.data.curation.fetch import Limits
 
 REPORT = "report.json"
 #: What steps with a large model or an endpoint name it by: one of it is enough, small models are in every process.
@@ -68,6 +71,7 @@ class Run:
     bar: Bar
     stored: bool
     asking: Workers
+    limits: Limits | None
     work: Work = field(init=False)
 
     def __post_init__(self) -> None:
@@ -83,7 +87,7 @@ class Run:
         if self.stored:
             return intake.taken(self.work)
         self.bar.phase("读入", "reading", None)
-        return intake.take_in(self.source, self.work, self.bar.advance)
+        return intake.take_in(self.source, self.work, self.bar.advance, self.limits)
 
     def measure(self, taken: Taken) -> int:
         """Phase 1; answers how many pictures were opened."""
@@ -216,12 +220,13 @@ def curate(
     asking: Workers | None = None,
     bar: Bar | None = None,
     stored: bool = False,
+    limits: Limits | None = None,
 ) -> dict[str, Any]:
     """Runs a list over a source and answers the report, which is also in ``out/report.json``.
 
     ``workers`` look at pictures, judge and write; ``asking`` hold the models (this process where it is None). With
     ``stored`` nothing of the source is read: the selection, the table and the report are made from stored scores, and
-    the shards stay those of the run before.
+    the shards stay those of the run before. Addresses are fetched within ``limits``.
 
     Raises DataError for a source that cannot be read, a full disk, a folder of another source or of a run that is at
     work, and where the account does not balance.
@@ -229,7 +234,7 @@ def curate(
     began = time.monotonic()
     intake.belongs(source, out)
     workers = workers or Here()
-    run = Run(source, out, curation, workers, tools, bar or Silent(), stored, asking or Here())
+    run = Run(source, out, curation, workers, tools, bar or Silent(), stored, asking or Here(), limits)
     try:
         with alone(run.work.folder):
             return _curate(run, began)
