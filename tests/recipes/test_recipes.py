@@ -28,17 +28,22 @@ from bimo.parts.text.xglm import XglmTower
 from bimo.parts.text.xlm import XlmTower
 from bimo.train.adapter import LowRank
 from bimo.train.distil import Distil
+from bimo.train.learning import Learning
 from bimo.train.loop import Run
+from bimo.train.processes import Processes
 from tests.conftest import KNOWN
 from tests.parity.chinese_checkpoints import sentence_words
 from tests.parity.hunyuan_checkpoints import t5_words
 from tests.parity.tiny_checkpoints import bert_words, clip_words
 from tests.parity.tiny_flow_checkpoints import qwen_words as language_words
 from tests.parity.tiny_kolors import glm_words
+from tests.recipes.onedevice import ELSEWHERE, OneDevice, counted
 
 TEXT = "一只红苹果"
 SIZE = (128, 128)
 STEPS = 4
+#: Whose denoiser or objective makes tensors as long as numbers on the device say.
+READ_BACK = ("lumina-image-2", "skypaint")
 
 
 @pytest.fixture(scope="module", params=sorted(recipes()))
@@ -138,6 +143,50 @@ def test_every_stage_trains_what_it_names_alone_and_learns_a_batch(
     run.place.stage = len(run.recipe.stages)
     run.everything()
     assert System.read(run.out).recipe.stages == run.recipe.stages
+
+
+def test_a_step_of_every_stage_is_all_on_its_device(
+    recipe: Recipe, system: System, tiny_shards: Path, tmp_path: Path
+) -> None:
+    if recipe.name in READ_BACK:
+        pytest.skip("shapes of its step are read back from the device, and here there are no numbers")
+    run = begun(recipe, system, tiny_shards, tmp_path / "run")
+    run._words()
+    for number, stage in enumerate(run.recipe.stages):
+        if hasattr(stage.objective, "lessons") or getattr(stage.objective, "times", None):
+            continue  # it reads back what it draws, or how many times fall within an expert's range
+        run.place.stage = number
+        # What is encoded once is encoded where there are numbers.
+        learning = run._learning(stage, None)
+        lessons, blank = learning.lessons, learning.lessons.blank
+        if learning.objective.sees == "latents":
+            lessons.prepared()
+        for module in (run.system, blank.extra, blank.teacher):
+            if module is not None:
+                module.to(ELSEWHERE)
+        lessons.processes = Processes(device=ELSEWHERE)
+        with counted(), OneDevice():
+            there = Learning(stage, lessons, learning.objective, list(learning.parameters), None)
+            run._modes()
+            loss, _ = there._loss(0, torch.Generator().manual_seed(0))
+            loss.backward()
+        assert loss.device == ELSEWHERE
+        learnt = [p.grad for p in there.parameters.values() if p.grad is not None]
+        assert learnt, stage.name
+        assert {grad.device for grad in learnt} == {ELSEWHERE}, stage.name
+        run.system = System(run.recipe)
+        run._words()
+
+
+def test_a_tensor_left_on_the_processor_is_found() -> None:
+    there, here = torch.zeros(2, 2, device=ELSEWHERE), torch.zeros(2, 2)
+    with counted(), OneDevice():
+        assert (there + 2.0 * here.to(ELSEWHERE)).device == ELSEWHERE
+        assert (there * here.sum()).device == ELSEWHERE
+        assert there[here[0].long()].device == ELSEWHERE
+        for wrong in (lambda: there + here, lambda: here @ there, lambda: torch.cat([there, here])):
+            with pytest.raises(AssertionError, match="on cpu"):
+                wrong()
 
 
 def begun(recipe: Recipe, system: System, shards: Path, out: Path, **settings: Any) -> Run:

@@ -1,0 +1,64 @@
+"""A device without contents: what a step does on it shows where a tensor was left behind on the processor."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+#: torch's device of tensors that have all but their numbers: no operation takes them and a processor's together.
+ELSEWHERE = torch.device("meta")
+#: What brings a tensor from one device to another on purpose.
+COPIES = {"aten._to_copy.default", "aten.copy_.default"}
+
+
+class OneDevice(TorchDispatchMode):
+    """Raises AssertionError where an operation is given tensors of two devices. A number that was drawn or counted on
+    the processor may go with tensors of any, as on a GPU.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        devices = {tensor.device.type for tensor in given if tensor.ndim or tensor.device.type != "cpu"}
+        indexed = func in (torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default)
+        if len(devices) > 1 and str(func) not in COPIES:
+            told = ", ".join(f"{tuple(tensor.shape)} on {tensor.device}" for tensor in given)
+            # An index of the processor is taken to the device by torch itself.
+            assert indexed, f"{func} is given {told}"
+            assert given[0].device == ELSEWHERE, f"{func} is given {told}"
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def counted() -> Generator[None]:
+    """What asks a tensor of ``ELSEWHERE`` for its numbers is told some, as if they had come back from a device."""
+    kept = {name: getattr(Tensor, name) for name in ("item", "__bool__", "__float__", "__int__", "tolist", "cpu")}
+
+    def told(name: str, value: Any) -> Any:
+        def ask(self: Tensor, *given: Any) -> Any:
+            return kept[name](self, *given) if self.device != ELSEWHERE else value(self)
+
+        return ask
+
+    several = {
+        "tolist": lambda self: torch.zeros(self.shape, device="cpu").tolist(),
+        "cpu": lambda self: torch.zeros_like(self, device="cpu"),
+    }
+    single: dict[str, Any] = {
+        "item": lambda _: 0,
+        "__bool__": lambda _: True,
+        "__float__": lambda _: 0.5,
+        "__int__": lambda _: 0,
+    }
+    for name, value in (single | several).items():
+        setattr(Tensor, name, told(name, value))
+    try:
+        yield
+    finally:
+        for name, method in kept.items():
+            setattr(Tensor, name, method)
