@@ -35,7 +35,7 @@ EXAMPLES = say(
     "例子：\n\n  bimo curate 照片/ data/ --recipe wukong\n\n"
     "  bimo curate pairs.csv data/ --recipe wukong --set steps.0.pixels=256\n\n"
     "  bimo curate 照片/ data/ --recipe ./mine.py:steps --workers 8\n\n"
-    "  bimo curate 照片/ data/ --recipe taiyi --scorer ./taiyi-clip --set steps.5.above=0.15 --select-only",
+    "  bimo curate 照片/ data/ --recipe taiyi --scorer ./taiyi-clip --set steps.7.above=0.15 --select-only",
     "SRC is a folder of pictures (with a .txt or .json of each one's name), a table (csv, tsv, jsonl, parquet), a "
     "folder of Hugging Face's, or webdataset shards.\n\n"
     "Run the same command again to go on after a stop; a changed threshold reads no picture. DST gets shards, table/ "
@@ -43,7 +43,7 @@ EXAMPLES = say(
     "Examples:\n\n  bimo curate photos/ data/ --recipe wukong\n\n"
     "  bimo curate pairs.csv data/ --recipe wukong --set steps.0.pixels=256\n\n"
     "  bimo curate photos/ data/ --recipe ./mine.py:steps --workers 8\n\n"
-    "  bimo curate photos/ data/ --recipe taiyi --scorer ./taiyi-clip --set steps.5.above=0.15 --select-only",
+    "  bimo curate photos/ data/ --recipe taiyi --scorer ./taiyi-clip --set steps.7.above=0.15 --select-only",
 )
 
 
@@ -71,6 +71,15 @@ def curate(
     scorer: Annotated[
         str | None,
         typer.Option(help=say("图文打分用的模型：名字或文件夹", "the system that scores pairs: name or folder")),
+    ] = None,
+    aesthetic: Annotated[
+        str | None,
+        typer.Option(
+            help=say(
+                "美学步骤用的线性头文件；none 是不要这一步",
+                "the file of the linear head that judges beauty; none leaves that step out",
+            )
+        ),
     ] = None,
     dtype: Annotated[
         Scoring,
@@ -103,7 +112,7 @@ def curate(
 ) -> None:
     """Runs a list of steps over a source; prints the account and the folder."""
     wanted, files = curation(recipe)
-    wanted = changed(wanted, settings or [], scorer)
+    wanted = changed(wanted, settings or [], scorer, aesthetic)
     from bimo.data.curation import intake
     from bimo.data.curation.run import curate as run
     from bimo.data.curation.steps import Tools
@@ -187,18 +196,33 @@ def _of_file(path: Path, name: str) -> Curation:
     raise RecipeError(f"{path} 里没有清单 {name!r}{zh}", f"{path} has no list {name!r}{en}")
 
 
-def changed(wanted: Curation, settings: Sequence[str], scorer: str | None) -> Curation:
-    """A list as the command line wants it: another scorer, then each path=value. Raises RecipeError."""
-    if scorer is not None:
-        if not any(hasattr(step, "scorer") for step in wanted.steps):
-            raise RecipeError(f"清单 {wanted.name} 里没有打分的步骤", f"no step of {wanted.name} scores pairs")
-        steps = (dataclasses.replace(s, **_scored(s, scorer)) for s in wanted.steps)
-        wanted = dataclasses.replace(wanted, steps=tuple(steps))
-    return part.changed(wanted, settings, "steps.0.pixels=256")
+def changed(
+    wanted: Curation, settings: Sequence[str], scorer: str | None = None, aesthetic: str | None = None
+) -> Curation:
+    """A list as the command line wants it: each path=value, then another scorer, and a head that judges beauty, or no
+    such step. Raises RecipeError, also where a head is wanted and none is named, WeightsError for none that is there.
+    """
+    from bimo.data.curation.classifiers import Aesthetic
 
-
-def _scored(step: Any, scorer: str) -> dict[str, str]:
-    return {"scorer": scorer} if hasattr(step, "scorer") else {}
+    wanted = part.changed(wanted, settings, "steps.0.pixels=256")
+    steps: list[Any] = list(wanted.steps)
+    # The CLIP of a head is that which the head was made for.
+    scoring = [place for place, step in enumerate(steps) if hasattr(step, "scorer") and not isinstance(step, Aesthetic)]
+    if scorer is not None and not scoring:
+        raise RecipeError(f"清单 {wanted.name} 里没有打分的步骤", f"no step of {wanted.name} scores pairs")
+    for place in scoring if scorer is not None else ():
+        steps[place] = dataclasses.replace(steps[place], scorer=scorer)
+    judging = [place for place, step in enumerate(steps) if isinstance(step, Aesthetic)]
+    if aesthetic is not None and not judging:
+        raise RecipeError(f"清单 {wanted.name} 里没有美学的步骤", f"no step of {wanted.name} judges beauty")
+    for place in judging:
+        if aesthetic not in (None, "none"):
+            steps[place] = dataclasses.replace(steps[place], head=aesthetic)
+        if aesthetic != "none":
+            steps[place].demand()
+    if aesthetic == "none":
+        steps = [step for place, step in enumerate(steps) if place not in judging]
+    return dataclasses.replace(wanted, steps=tuple(steps))
 
 
 def crew_of(on: Literal["local", "ray"], count: int | None, files: tuple[tuple[str, str], ...]) -> Workers:
@@ -320,8 +344,8 @@ def account(report: dict[str, Any]) -> Iterator[str]:
         yield say(f"失败，{reason}：{count}", f"failed, {reason}: {count}")
     if killed := numbers["workers_killed"]:
         yield say(
-            f"有 {killed} 个进程被系统结束（多半是内存不够），它们手上的已重做",
-            f"{killed} processes were killed by the system, most likely for memory; what they were at was done again",
+            f"被系统结束的进程（多半是内存不够，手上的已重做）：{killed}",
+            f"processes killed by the system, most likely for memory, whose work was done again: {killed}",
         )
     yield say(
         f"用时 {numbers['seconds']:.1f} 秒，每秒 {numbers['rows_a_second']} 行",

@@ -5,7 +5,7 @@ What a publisher named without a number has ours, which its note says. A list of
 """
 
 from bimo.data.curation.caption_rules import Adverts, Length, Meaningless, Normal
-from bimo.data.curation.classifiers import Safe
+from bimo.data.curation.classifiers import Aesthetic, Safe
 from bimo.data.curation.composition import Buckets
 from bimo.data.curation.duplicates import Duplicates
 from bimo.data.curation.frequency import TooFrequent
@@ -36,11 +36,16 @@ wukong = Curation(
 huahua = Curation(
     name="huahua",
     title="悟空画画 25M",
-    steps=(*wukong.steps, Watermark(below=0.6), Similarity(scorer="taiyi-clip", top=0.25)),
+    steps=(
+        *wukong.steps,
+        Watermark(below=0.6),
+        Aesthetic(scorer="openai/clip-vit-large-patch14", head="", above=5.0),
+        Similarity(scorer="taiyi-clip", top=0.25),
+    ),
     note="minddiffusion: of Wukong's pairs about 25 M stayed, by how well words and picture fit, by watermarks and by "
     "beauty; scorers and thresholds were not published. Ours: signs of a watermark by rules over the text in the "
-    "picture, and the best quarter by Taiyi-CLIP. Beauty is left out, for want of weights that may be shipped: "
-    "Aesthetic(scorer=..., head=FILE) adds it.",
+    "picture, 5 of 10 by a head of LAION's, and the best quarter by Taiyi-CLIP. The head is yours to name, none is "
+    "shipped: --aesthetic FILE, or none to leave beauty out.",
 )
 
 taiyi = Curation(
@@ -75,10 +80,11 @@ danqing = Curation(
         Adverts(),
         Length(least=2),
         Duplicates(),
+        Aesthetic(scorer="openai/clip-vit-large-patch14", head="", above=5.0),
         Similarity(scorer="taiyi-clip", top=0.5),
         Buckets(area=262144),
     ),
     note="Closed. Told were 0.8 B pairs behind filters of relevance, sharpness and beauty, and training in buckets of "
     "size and shape. Every number is ours, unverified, and so are the rules over captions and duplicates; beauty is "
-    "left out as for huahua.",
+    "judged as for huahua.",
 )

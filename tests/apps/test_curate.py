@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from bimo.apps import cli, cli_curate
-from bimo.core.errors import RecipeError
+from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.part import dumps, loads
 from bimo.data.curation.steps import Curation
 from bimo.data.loader import Pictures
@@ -133,6 +133,26 @@ def test_the_output_is_that_of_one_source(here: Run) -> None:
     Path("foreign/shard-000000.tar").write_bytes(b"of somebody")
     assert "shards of an unknown source" in " ".join(here("curate", "moved", "foreign", *command)[2].split())
     assert [path.name for path in Path("foreign").iterdir()] == ["shard-000000.tar"]
+
+
+def test_beauty_is_judged_by_weights_of_the_users(here: Run) -> None:
+    every = cli_curate.lists()
+    Path("head.pth").write_bytes(b"")
+    with pytest.raises(WeightsError, match=r"there is no file none\.pth"):
+        cli_curate.changed(every["huahua"], [], None, "none.pth")
+    for name in ("huahua", "danqing"):
+        status, _, err = here("curate", "photos", "data", "--recipe", name)
+        assert (status, "--aesthetic none to leave that step out" in " ".join(err.split())) == (3, True)
+        kinds = [type(step).__name__ for step in every[name].steps]
+        without = cli_curate.changed(every[name], [], None, "none")
+        assert [type(step).__name__ for step in without.steps] == [kind for kind in kinds if kind != "Aesthetic"]
+        at = kinds.index("Aesthetic")
+        filled = cli_curate.changed(every[name], [], "./chinese-clip", "head.pth").steps
+        assert (filled[at].head, filled[at].scorer) == ("head.pth", "openai/clip-vit-large-patch14")  # type: ignore[attr-defined]
+        assert filled[kinds.index("Similarity")].scorer == "./chinese-clip"  # type: ignore[attr-defined]
+        assert cli_curate.changed(every[name], [f"steps.{at}.head=./head.pth"]).steps[at].head == "./head.pth"  # type: ignore[attr-defined]
+    with pytest.raises(RecipeError, match="no step of wukong judges beauty"):
+        cli_curate.changed(every["wukong"], [], None, "head.pth")
 
 
 def test_limits_of_fetching_are_given_by_name() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
-from bimo.core.errors import DataError, WeightsError
+from bimo.core.errors import DataError, RecipeError, WeightsError
 from bimo.core.part import Part, meant
 from bimo.data.curation.image_rules import above, below
 from bimo.data.curation.steps import Pair, Scores, Tools, Verdict
@@ -148,6 +148,7 @@ class Aesthetic(Part):
     ``scorer`` names the CLIP (a ViT-L/14 for LAION's heads), ``head`` the file of the head, safetensors or a pickle
     read as weights only: one linear layer, or several in a row without anything between, as in the public predictor
     (layers.0, 2, 4, 6, 7: 768 -> 1024 -> 128 -> 64 -> 16 -> 1). LAION-Aesthetics kept 4.5 to 6.5 of 10 and more.
+    Without a ``head`` it is a place for one, which must be filled before it runs.
     """
 
     says: ClassVar[tuple[str, str]] = ("不够美", "not beautiful enough")
@@ -157,9 +158,24 @@ class Aesthetic(Part):
     head: str
     above: float = 5.0
 
+    def demand(self) -> None:
+        """Raises RecipeError where no head is named, WeightsError where there is no such file."""
+        if not self.head:
+            raise RecipeError(
+                "清单里有美学一步，权重要自备：--aesthetic 文件（CLIP 向量上的线性头，如 LAION 的 "
+                f"sac+logos+ava1-l14-linearMSE.pth，配 {self.scorer}），或 --aesthetic none 不要这一步",
+                "the list judges beauty, by weights of yours: --aesthetic FILE (a linear head over a CLIP's picture "
+                f"vectors, such as LAION's sac+logos+ava1-l14-linearMSE.pth, for {self.scorer}), or --aesthetic none "
+                "to leave that step out",
+            )
+        if not Path(self.head).is_file():
+            raise WeightsError(f"没有美学头的文件 {self.head}", f"there is no file {self.head} of a head for beauty")
+
     def measuring(self, tools: Tools) -> str:
-        """The digests of the CLIP and of the head."""
+        """The digests of the CLIP and of the head. Raises RecipeError where none is named."""
         from bimo.core.fingerprint import digest
+
+        self.demand()
 
         return f"Aesthetic/2 {tools.scorer(self.scorer).digest} {digest(Path(self.head))}"
 

@@ -1,4 +1,4 @@
-"""How much of each there is: balance over categories, repeats, weights of sources, shapes.
+"""How much of each there is: scores that came along, balance over categories, repeats, weights of sources, shapes.
 
 Which rows are taken is decided by BLAKE2b of their number and a seed: the same whatever the order or the machine.
 """
@@ -6,15 +6,59 @@ Which rows are taken is decided by BLAKE2b of their number and a seed: the same 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from bimo.core.errors import DataError, RecipeError
 from bimo.core.part import Part, meant
 from bimo.data.curation.steps import Change, Table, Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column(Part):
+    """Rows whose number in a column is from ``low`` to ``high``: a score that came with the source, such as LAION's
+    AESTHETIC_SCORE and similarity, or one of an earlier step. A row without a number goes. Raises RecipeError where
+    neither is given.
+    """
+
+    says: ClassVar[tuple[str, str]] = ("自带的分数不够", "its own score is beyond the line")
+
+    name: str
+    low: float | None = None
+    high: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.low is None and self.high is None:
+            raise RecipeError("Column 要给 low、high 里至少一个", "Column wants low, high or both")
+
+    def select(self, table: Table) -> Iterator[Change]:
+        """Drops what is beyond. Raises DataError for a column that is not there or holds words."""
+        at = 0
+        numbers = table.numbers
+        for values in table.pieces(self.name):
+            for number, value in zip(numbers[at : at + len(values)].tolist(), values.tolist(), strict=True):
+                line = self._line(value)
+                if line is not None:
+                    yield Change(number, verdict=Verdict("" if value is None else value, line), repeats=0)
+            at += len(values)
+
+    def _line(self, value: Any) -> float | None:
+        """The line a value is beyond, None where it is not."""
+        if isinstance(value, str):
+            raise DataError(
+                f"{self.name} 列里有文字 {value[:40]!r}，不是分数",
+                f"column {self.name} holds the words {value[:40]!r}, which are no score",
+            )
+        number = math.nan if value is None else value
+        # Put so that what is no number is not within.
+        if self.low is not None and not number >= self.low:
+            return self.low
+        return self.high if self.high is not None and not number <= self.high else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -147,6 +147,8 @@ def _account(report: Mapping[str, Any]) -> str:
     ]
     facts = [("写出的样本", "samples written", numbers.get("samples")), ("分片", "shards", report.get("shards"))]
     facts += [("打开的图片", "pictures opened in this run", numbers.get("pictures_opened"))]
+    if numbers.get("workers_killed"):
+        facts += [("被系统结束的进程", "processes the system killed", numbers["workers_killed"])]
     facts += [("秒", "seconds", numbers.get("seconds")), ("行每秒", "rows a second", numbers.get("rows_a_second"))]
     cells = "".join(
         f'<tr><td>{zh} <small>{en}</small></td><td class="n">{figure(value)}</td></tr>'

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bimo.core.errors import DataError, RecipeError
 from bimo.core.part import Part, dump, load
-from bimo.data.curation.composition import Balance, Buckets, Mix, Repeats, apportioned
+from bimo.data.curation.composition import Balance, Buckets, Column, Mix, Repeats, apportioned
 from bimo.data.curation.steps import Change, TableStep
 
 
@@ -29,6 +29,9 @@ class Rows:
         if name not in self.columns:
             raise DataError(f"没有 {name}", f"no {name}")
         return self.columns[name]
+
+    def pieces(self, name: str) -> Iterator[np.ndarray]:
+        yield from np.array_split(self.column(name), 3)
 
     def captions(self) -> Iterator[tuple[int, tuple[str, ...]]]:
         return iter(())
@@ -60,6 +63,7 @@ KINDS = ["山"] * 60 + ["水"] * 30 + ["人"] * 10
         Repeats(label="kind", times={"山": 2}),
         Mix(label="kind", weights={"山": 1.0}),
         Buckets(area=512 * 512, least=2),
+        Column(name="AESTHETIC_SCORE", low=5.0),
     ],
 )
 def test_they_are_table_steps_and_dump(step: Part) -> None:
@@ -180,3 +184,17 @@ def test_an_empty_table() -> None:
     rows = Rows(kind=[], width=[], height=[])
     for step in (Balance(label="kind", most=1), Balance(label="kind", share=0.5), Buckets(area=512 * 512)):
         assert list(step.select(rows)) == []
+
+
+def test_a_score_that_came_along_is_held_against_a_line() -> None:
+    rows = Rows(numbers=[3, 5, 7, 9, 11], score=[4.0, 5.0, float("nan"), None, 9])
+    assert written(Column(name="score", low=5.0).select(rows), rows) == {3: 0, 5: 1, 7: 0, 9: 0, 11: 1}
+    assert written(Column(name="score", low=4.5, high=6).select(rows), rows) == {3: 0, 5: 1, 7: 0, 9: 0, 11: 0}
+    beyond = {c.number: c.verdict for c in Column(name="score", high=6.0).select(rows)}
+    assert (beyond[11].value, beyond[11].threshold, beyond[9].value) == (9, 6.0, "")  # type: ignore[union-attr]
+    with pytest.raises(RecipeError, match="low, high or both"):
+        Column(name="score")
+    with pytest.raises(DataError, match="are no score"):
+        list(Column(name="kind", low=1.0).select(Rows(kind=["山", "水"])))
+    with pytest.raises(DataError, match="no beauty"):
+        list(Column(name="beauty", low=1.0).select(rows))
