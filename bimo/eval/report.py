@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bimo.core.errors import DataError
+from bimo.core.page import page as document
 from bimo.core.types import write_whole
 
 JSON_FILE, PAGE_FILE, TABLE_FILE = "report.json", "report.html", "report.md"
@@ -42,10 +43,7 @@ VERDICTS: Mapping[str, tuple[str, str]] = {
     "below": ("低于{}", "below"),
     "not apart": ("与{}分不开", "not apart from"),
 }
-STYLE = """body{font:15px/1.5 system-ui,"Noto Sans CJK SC","PingFang SC","Microsoft YaHei",sans-serif;max-width:1100px;
-margin:2em auto;padding:0 1em;color:#222}table{border-collapse:collapse;margin:.6em 0 1.6em}td,th{border:1px solid #ccc;
-padding:.25em .7em;text-align:left;vertical-align:top}th{background:#f3f3f0}.above{color:#176b2c}.below{color:#a02020}
-img{max-width:100%}small{color:#666}"""
+STYLE = ".above{color:#176b2c}.below{color:#a02020}"
 
 
 @dataclass(frozen=True)
@@ -179,9 +177,7 @@ def page(report: Report, out: Path) -> str:
         parts.append(f'<h2>{safe(title)}</h2><img alt="{safe(title)}" src="data:image/png;base64,{data}">')
     protocol = json.dumps(_finite(report.protocol), ensure_ascii=False, indent=1)
     parts.append(f"<h2>方法 <small>protocol</small></h2><pre>{safe(protocol)}</pre>")
-    title = f"<title>{safe(report.recipe)}</title>"
-    head = f"<!doctype html><html lang=zh><meta charset=utf-8>{title}<style>{STYLE}</style>"
-    return head + "\n".join(parts) + "</html>\n"
+    return document(report.recipe, "\n".join(parts), STYLE)
 
 
 def _html_table(table: Sequence[Sequence[str]]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bimo.core.page import page
 from bimo.core.recipe import Recipe
 from bimo.core.types import write_whole
 from bimo.train.record import LOG_FILE, curves, rows_of, smoothed
@@ -15,10 +16,7 @@ from bimo.train.rounds import rounds_of
 
 README_FILE, PAGE_FILE, CURVES_FILE = "README.md", "report.html", "curves.png"
 SHEETS = "sheets"
-STYLE = """body{font:15px/1.5 system-ui,"Noto Sans CJK SC","PingFang SC","Microsoft YaHei",sans-serif;max-width:1100px;
-margin:2em auto;padding:0 1em;color:#222}table{border-collapse:collapse;margin:.6em 0 1.6em}td,th{border:1px solid #ccc;
-padding:.25em .7em;text-align:right}td:first-child,th:first-child{text-align:left}th{background:#f3f3f0}
-img{max-width:100%}figure{margin:1em 0}"""
+STYLE = "td,th{text-align:right}td:first-child,th:first-child{text-align:left}figure{margin:1em 0}"
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ def _readme(run: Path, recipe: Recipe, found: Sequence[Course]) -> str:
 
 
 def _page(run: Path, recipe: Recipe, found: Sequence[Course]) -> str:
-    title = html.escape(f"{recipe.title} {recipe.name}".strip())
+    title = f"{recipe.title} {recipe.name}".strip()
     headings = ("阶段 stage", "步 steps", "样本 samples", "损失 loss", "验证 valid", "样本/秒 samples/s", "秒 seconds")
     head = "".join(f"<th>{heading}</th>" for heading in headings)
     rows = "".join(
@@ -105,11 +103,11 @@ def _page(run: Path, recipe: Recipe, found: Sequence[Course]) -> str:
     )
     curve = f'<img src="{CURVES_FILE}" alt="learning curves">' if found else ""
     curve += _rounds(run)
-    return (
-        f'<!doctype html><html lang="zh"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
-        f"<h1>{title}</h1><table><tr>{head}</tr>{rows}</table>{curve}"
-        f"<h2>样图，新的在前 Sheets, the newest first</h2>{figures}</html>\n"
+    body = (
+        f"<h1>{html.escape(title)}</h1><table><tr>{head}</tr>{rows}</table>{curve}"
+        f"<h2>样图，新的在前 Sheets, the newest first</h2>{figures}"
     )
+    return page(title, body, STYLE, beside=True)
 
 
 def _rounds(run: Path) -> str:

@@ -258,6 +258,7 @@ def _curate(run: Run, began: float) -> dict[str, Any]:
     for path in sorted({*out.glob(".*.part"), *out.glob("table/.*.part"), *run.work.folder.glob("*/**/.*.part")}):
         # A run that was killed left what it had not finished; nobody else is at work here.
         path.unlink(missing_ok=True)
+    run.workers.begin()
     taken = run.read()
     opened = 0 if stored else run.measure(taken)
     last, scored, steps = run.select(taken)

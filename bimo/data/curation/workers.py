@@ -46,6 +46,10 @@ class Workers(Protocol):
 
     killed: int
 
+    def begin(self) -> None:
+        """Jobs will come: what takes a while to start may start now."""
+        ...
+
     def answers(self, task: Task, jobs: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
         """(job, answer) as they are finished. Raises what the task raises."""
         ...
@@ -59,6 +63,9 @@ class Here:
     """Does jobs in this process, in their order."""
 
     killed = 0
+
+    def begin(self) -> None:
+        """Nothing is to start."""
 
     def answers(self, task: Task, jobs: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
         """(job, answer) of every job."""
@@ -96,6 +103,11 @@ class Local:
     killed: int = 0
     _workers: list[Worker] = field(default_factory=list["Worker"])
     _tasks: int = 0
+
+    def begin(self) -> None:
+        """Starts the processes, which load what they need while the parent still reads."""
+        while len(self._workers) < self.count:
+            self._start()
 
     def answers(self, task: Task, jobs: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
         """(job, answer) as they are finished. A job lost twice is halved; a lost row is given to ``task.lost``.
@@ -203,6 +215,7 @@ def _serve(pipe: Connection, files: Sequence[tuple[str, str]]) -> None:
     # Processes of one machine divide its cores among them: each keeps to one.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     threading.Thread(target=_follow_parent, daemon=True).start()
+    _prepare()
     task: Task | None = None
     loaded = False
     # The parent went: so do we, without a word.
@@ -223,6 +236,18 @@ def _serve(pipe: Connection, files: Sequence[tuple[str, str]]) -> None:
             except Exception as error:
                 answer = "raised", _sendable(error)
             pipe.send(answer)
+
+
+def _prepare() -> None:
+    """Imports what nearly every job needs; where it is missing, the job that needs it says so."""
+    with contextlib.suppress(ImportError):
+        import pyarrow as pa
+        import pyarrow.parquet
+        from PIL import Image
+
+        Image.preinit()
+        # The first array of lists of Python's imports what else is installed.
+        pa.array([0])
 
 
 def _loaded(files: Sequence[tuple[str, str]]) -> bool:
@@ -292,6 +317,9 @@ class OnRay:
                 ) from None
         self.files = files
         self.killed = 0
+
+    def begin(self) -> None:
+        """The nodes are there already."""
 
     def answers(self, task: Task, jobs: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
         """(job, answer) as they are finished. Raises DataError that quotes what the task raised."""
