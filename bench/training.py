@@ -1,19 +1,25 @@
 """Training by bimo against a plain loop written as diffusers' train_text_to_image: same modules, data and settings.
 
-A small model shaped as Stable Diffusion 1, every width about an eighth, so that autoencoder, text tower and UNet cost
-in proportion what they cost there. The plain loop does what the script does at every step: decodes the pictures, reads
-the words, encodes both with autoencoder and tower, adds noise, asks the UNet, clips, steps AdamW. Ours does a step of
-the same stage. They take turns, one step each, the order changing; medians are given of seconds and of processor
+The systems are published ones at an eighth of their widths, each a stage or three. The shares of FLOP that autoencoder,
+text tower and denoiser take of a step are near those of the published sizes (`--bounds` counts both, on the meta
+device): Stable Diffusion 1 at 512, in float32 and in bfloat16; VisCPM-Paint, whose language model is
+frozen while what bridges it learns; and the prior of 通义's cascade, which learns a picture's embedding from its words.
+The plain loop does what the script does at every step: decodes the pictures, reads the words, encodes both, adds noise,
+asks the denoiser, clips, steps AdamW; frozen towers are bfloat16 where the script would have them so. Ours does a step
+of the same stage. They take turns, one step each, the order changing; medians are given of seconds and of processor
 seconds, which mind other work on the machine less. Peak memory is that of a process of its own for each.
 
 The overhead is that of a whole step of ours over forward, backward, clipping and optimiser on tensors made before.
+"at most" is what is saved where everything frozen costs nothing, by the FLOP of the modules as they are here.
 
-    OMP_NUM_THREADS=1 python bench/training.py [--turns 9] [--batch 4] [--side 128] [--memory]
+    OMP_NUM_THREADS=1 python bench/training.py [--turns 7] [--batch 4] [--cases sd,bf16,bridge,prior] [--memory]
+    python bench/training.py --bounds
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import io
 import json
 import random
@@ -23,47 +29,125 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from bimo.core.recipe import Level, Recipe, Stage
+from bimo.core.types import Encoding
 from bimo.data.loader import Pictures
 from bimo.data.shards import read, shard_name, write_index, write_shard
 from bimo.diffusion.schedule import Ddpm
+from bimo.diffusion.system import System
+from bimo.parts.denoisers.prior import Prior, RootLength
 from bimo.parts.denoisers.unet import Unet
-from bimo.parts.spaces import Latent
+from bimo.parts.spaces import ClipImage, Latent
 from bimo.parts.text.bert import Bert
+from bimo.parts.text.llm import Bridge, LanguageModel
+from bimo.recipes.damo_cascade import damo_cascade
+from bimo.recipes.taiyi_sd import taiyi_en
+from bimo.recipes.viscpm import viscpm_paint
 from bimo.train.denoise import Denoise
+from bimo.train.frozen import frozen_of
 from bimo.train.loop import Run
+from bimo.train.optim import freeze, narrowed
 from bimo.train.record import Journal, Progress
 
 PICTURES, WARM = 32, 2
-STAGES = {
-    "text tower": ("text.*",),
-    "keys and values": ("image.denoiser.*.attn2.to_[kv].*",),
-    "full": ("image.denoiser.*",),
-}
 WORDS = "红黄蓝绿黑白大小山水花鸟鱼虫猫狗马牛房屋桥船车树天地人家日月星云"
+KEYS = ("image.denoiser.*.attn2.to_[kv].*",)
 
 
-def small(batch: int) -> Recipe:
-    """The recipe: a stage for each of ``STAGES``."""
-    words = Bert(width=96, layers=12, heads=4, feed=384, vocab=4000, positions=77, types=1, length=77, pooler=False)
-    words = replace(words, words="lexicon", dropout=0.0)
+@dataclass(frozen=True)
+class Case:
+    """A system that learns: its recipe, the side of its pictures, the batch, and the published one it is like."""
+
+    recipe: Recipe
+    side: int
+    batch: int
+    like: Recipe
+    like_stages: tuple[tuple[str, ...], ...]
+
+
+def sd(precision: Any = "fp32") -> Case:
+    """Stable Diffusion 1 at an eighth of its widths, 32 x 32 places of latents."""
+    words = Bert(width=48, layers=12, heads=4, feed=192, vocab=4000, positions=77, types=1, length=77, pooler=False)
+    words = replace(words, words="lexicon", padding="shown", dropout=0.0)
+    space = Latent(block_channels=(16, 32, 64, 64), groups=8)
+    denoiser = Unet(size=32, block_channels=(40, 80, 160, 160), heads=8, text=48, groups=8)
+    learning = {"text tower": ("text.*",), "keys and values": KEYS, "full": ("image.denoiser.*",)}
+    level = Level(name="image", space=space, denoiser=denoiser, schedule=Ddpm())
+    stages = tuple(_stage(name, train, "image", 4, precision) for name, train in learning.items())
+    return Case(
+        Recipe(name="sd", text=(words,), levels=(level,), stages=stages), 256, 4, taiyi_en, (*learning.values(),)
+    )
+
+
+def bridge() -> Case:
+    """VisCPM-Paint at an eighth of its painter's widths: the language model is as much of a step as the published."""
+    words = LanguageModel(
+        family="cpmant",
+        width=640,
+        layers=12,
+        heads=10,
+        head=64,
+        feed=1600,
+        vocab=500,
+        positions=128,
+        config={"prompt_length": 0},
+        template='{"caption": "{}", "objects": ""}',
+        length=128,
+        pad="batch",
+        bridge=Bridge(width=128),
+    )
+    space = Latent(block_channels=(16, 32, 64, 64), groups=8)
+    denoiser = Unet(size=32, block_channels=(40, 80, 160, 160), heads=(1, 2, 4, 4), text=128, linear=True, groups=8)
+    level = Level(name="image", space=space, denoiser=denoiser, schedule=Ddpm())
+    train = viscpm_paint.stages[0].train
+    stage = _stage("bridge", train, "image", 4)
+    return Case(Recipe(name="bridge", text=(words,), levels=(level,), stages=(stage,)), 256, 4, viscpm_paint, (train,))
+
+
+def prior() -> Case:
+    """The prior of 通义's cascade at an eighth of its widths."""
+    words = Bert(width=48, layers=12, heads=4, feed=192, vocab=4000, positions=77, types=1, length=77, pooler=False)
+    words = replace(words, words="lexicon", padding="shown", pool="start", project=96, dropout=0.0)
     level = Level(
-        name="image",
-        space=Latent(block_channels=(16, 32, 64, 64), groups=8),
-        denoiser=Unet(size=16, block_channels=(40, 80, 160, 160), heads=8, text=96, groups=8),
-        schedule=Ddpm(),
+        name="prior",
+        space=ClipImage(embed=96, width=128, layers=24, heads=4, feed=512),
+        denoiser=Prior(embed=96, width=256, layers=24, heads=4),
+        schedule=Ddpm(betas="squaredcos_cap_v2"),
     )
-    stages = tuple(
-        Stage(name=n, objective=Denoise(), train=t, level="image", batch=batch, sample_latents=True, steps=10**6)
-        for n, t in STAGES.items()
-    )
-    return Recipe(name="small-sd", text=(words,), levels=(level,), stages=stages)
+    train = ("prior.denoiser.*",)
+    recipe = Recipe(name="prior", text=(words,), join=RootLength(), levels=(level,))
+    recipe = replace(recipe, stages=(_stage("prior", train, "prior", 32),))
+    return Case(recipe, 256, 32, damo_cascade, (train,))
+
+
+#: Of a caption in VisCPM's record.
+LIKE_TOKENS = 64
+CASES: dict[str, Callable[[], Case]] = {"sd": sd, "bf16": lambda: sd("bf16"), "bridge": bridge, "prior": prior}
+
+
+def _stage(name: str, train: tuple[str, ...], level: str, batch: int, precision: Any = "fp32") -> Stage:
+    made = Stage(name=name, objective=Denoise(), train=train, level=level, batch=batch, steps=10**6)
+    return replace(made, precision=precision)
+
+
+def write_words(folder: Path) -> None:
+    """A vocabulary for the language model: characters, found one by one."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    letters = ["<pad>", "<unk>", *dict.fromkeys(WORDS + '{"caption": "objects"}')]
+    made = Tokenizer(models.WordLevel({letter: at for at, letter in enumerate(letters)}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    made.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": "<pad>"}), encoding="utf-8")
 
 
 def make(folder: Path, side: int) -> None:
@@ -82,11 +166,12 @@ def make(folder: Path, side: int) -> None:
     write_index(folder, [write_shard(folder / shard_name(0), rows, "blobs")])
 
 
-def ours(data: Path, out: Path, number: int, batch: int) -> tuple[Run, Any, Callable[[], None]]:
+def ours(case: Case, number: int, data: Path, out: Path) -> tuple[Run, Any, Callable[[], None]]:
     """A step of our loop, its line in the journal and the progress bar with it; and what it learns with."""
-    recipe = small(batch)
-    stage = recipe.stages[number]
-    run = Run(replace(recipe, stages=(stage,)), Pictures(data), out)
+    stage = case.recipe.stages[number]
+    if isinstance(case.recipe.text[0], LanguageModel):
+        write_words(out / "words.0")
+    run = Run(replace(case.recipe, stages=(stage,)), Pictures(data), out)
     run._words()
     learning = run._learning(stage, None)
     run._modes()
@@ -99,37 +184,42 @@ def ours(data: Path, out: Path, number: int, batch: int) -> tuple[Run, Any, Call
     return run, learning, step
 
 
-def plain(run: Run, learning: Any, data: Path, batch: int) -> Callable[[], None]:
+def plain(run: Run, learning: Any, data: Path) -> Callable[[], None]:
     """A step as diffusers' script makes it, with modules of the same shape: nothing is kept from step to step."""
     import numpy
     from diffusers import DDPMScheduler
     from PIL import Image
 
-    system = run.system
-    tower: Any = system.towers[0]
-    vae: Any = system.space("image").model  # type: ignore[attr-defined]
-    unet: Any = system.level("image").denoiser.model
-    scheduler = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    system, stage = run.system, run.recipe.stages[0]
+    narrow = torch.bfloat16 if stage.precision == "bf16" else torch.float32
+    learns_words = any(p.requires_grad for p in system.text.parameters())
+    # The script has what is frozen in narrow numbers, and accelerate narrows the products of what learns.
+    tower: Any = system.towers[0] if learns_words else copy.deepcopy(system.text[0]).to(narrow)
+    space: Any = copy.deepcopy(system.space(stage.level)).to(narrow)  # type: ignore[call-overload]
+    level: Any = system.level(stage.level)
+    scheduler = DDPMScheduler(**level.schedule._law())
     parameters = list(learning.parameters.values())
     optimiser = torch.optim.AdamW(parameters, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.01, eps=1e-8, fused=True)
     law = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1.0)
     rows = [(image, row["captions"][0]["text"]) for _, image, row in read(data)]
-    learns_words = any(p.requires_grad for p in system.text.parameters())
     place = [0]
 
     def step() -> None:
-        some = [rows[(place[0] + i) % len(rows)] for i in range(batch)]
-        place[0] += batch
+        some = [rows[(place[0] + i) % len(rows)] for i in range(stage.batch)]
+        place[0] += stage.batch
         arrays = [numpy.asarray(Image.open(io.BytesIO(image)).convert("RGB")) for image, _ in some]
         pixels = torch.stack([torch.from_numpy(a.copy()).permute(2, 0, 1) for a in arrays]).float() / 127.5 - 1
         with torch.no_grad():
-            latents = vae.encode(pixels).latent_dist.sample() * 0.18215
+            latents = space.encode(pixels.to(narrow), torch.Generator()).float()
         noise = torch.randn_like(latents)
-        t = torch.randint(0, 1000, (batch,))
-        noised = scheduler.add_noise(latents, noise, t)
-        with torch.set_grad_enabled(learns_words):
-            states = tower.encode([text for _, text in some]).tokens
-        answer = unet(noised, t, states, return_dict=False)[0]
+        t = torch.randint(0, 1000, (stage.batch,))
+        noised = scheduler.add_noise(latents, noise, cast(Any, t))
+        with torch.autocast("cpu", narrow) if narrow != torch.float32 else nullcontext():
+            with torch.set_grad_enabled(learns_words):
+                said = tower.encode([text for _, text in some])
+                pooled = None if said.pooled is None else said.pooled.float()
+                conditioning = system.condition((Encoding(said.tokens.float(), said.mask, pooled),))
+            answer = level.denoiser(noised, t, conditioning)
         loss = torch.nn.functional.mse_loss(answer.float(), noise.float(), reduction="mean")
         loss.detach().item()  # the script gathers it for its log
         loss.backward()
@@ -143,25 +233,78 @@ def plain(run: Run, learning: Any, data: Path, batch: int) -> Callable[[], None]
 
 def bare(run: Run, learning: Any) -> Callable[[], None]:
     """Forward, backward, clipping and the optimiser's step, on a batch made before."""
-    stage = run.recipe.stages[0]
+    system, stage = run.system, run.recipe.stages[0]
     lesson = learning.lessons.lesson(0, torch.Generator().manual_seed(0))
-    batch = lesson.batch
-    assert batch is not None
-    unet: Any = run.system.level("image").denoiser
-    tower: Any = run.system.towers[0]
-    question = learning.objective.question(lesson, "image")
-    ids = tower.ids(lesson.texts) if any(p.requires_grad for p in run.system.text.parameters()) else None
+    denoiser: Any = system.level(stage.level).denoiser
+    tower: Any = system.towers[0]
+    question = learning.objective.question(lesson, stage.level)
+    learns = any(p.requires_grad for p in system.text.parameters())
+    part = frozen_of(system)[0]
+    ids = tower.ids(lesson.texts) if learns and part is None else None
+    said = part.asked(lesson.texts) if learns and part is not None else None
     parameters = list(learning.parameters.values())
 
     def step() -> None:
         learning.optimiser.zero_grad(set_to_none=True)
-        conditioning = question.ask.conditioning if ids is None else run.system.condition((tower(*ids),))
-        answer = unet(question.ask.x, question.ask.t, conditioning)
-        torch.nn.functional.mse_loss(answer, question.noise).backward()
+        with narrowed(stage, run.processes.device):
+            conditioning = question.ask.conditioning
+            if ids is not None:
+                conditioning = system.condition((tower(*ids),))
+            elif said is not None:
+                conditioning = system.condition((tower.finished(said),))
+            answer = denoiser(question.ask.x, question.ask.t, conditioning)
+            torch.nn.functional.mse_loss(answer.float(), question.noise).backward()
         torch.nn.utils.clip_grad_norm_(parameters, stage.clip, foreach=True)
         learning.optimiser.step()
 
     return step
+
+
+def flop(work: Callable[[], object]) -> float:
+    """How many floating point operations some work takes."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return float(counter.get_total_flops())
+
+
+def bounds() -> None:
+    """Prints how a step of the published systems is made up, and what keeping all that is frozen can save."""
+    for name, made in CASES.items():
+        case = made()
+        for train, own in zip(case.like_stages, case.recipe.stages, strict=True) if name != "bf16" else ():
+            learnt, picture, words = (count / 1e12 for count in made_up(case.like, own.level, train))
+            print(
+                f"{case.like.name:14} {own.name:16} what learns {learnt:.3f}, picture {picture:.3f}, frozen words "
+                f"{words:.3f} TFLOP a sample: at most {(learnt + picture + words) / learnt:.2f}x"
+            )
+
+
+def made_up(recipe: Recipe, name: str, train: tuple[str, ...]) -> tuple[float, float, float]:
+    """FLOP of a sample's step at published size: of what learns or is gone through, of the picture's code, of words
+    that are frozen.
+    """
+    with torch.device("meta"):
+        system = System(recipe)
+    freeze(dict(system.named_parameters()), train)
+    level, space, tower = system.level(name), cast(Any, system.space(name)), cast(Any, system.towers[0])
+    length = LIKE_TOKENS if isinstance(recipe.text[0], LanguageModel) else tower.part.length
+    ids, mask = (torch.ones(1, length, dtype=kind, device="meta") for kind in (torch.long, torch.bool))
+    width, height = recipe.stages[0].size or recipe.request.size
+    pixels, x = (torch.zeros(1, *shape, device="meta") for shape in ((3, height, width), space.shape((width, height))))
+    part = frozen_of(system)[0]
+    box: list[Encoding] = []
+    with torch.no_grad():
+        picture = flop(lambda: space.posterior(pixels) if hasattr(space, "posterior") else space.encode(pixels))
+        words = flop(lambda: box.append(tower(ids, mask)))
+    given = box[0]
+    if part is not None and part.trunk:  # what its head gives has a gradient
+        given = replace(given, tokens=given.tokens.requires_grad_())
+
+    def step() -> None:
+        said = tower(ids, mask) if part is None else given
+        level.denoiser(x, torch.zeros(1, device="meta"), system.condition((said,))).sum().backward()
+
+    return flop(step), picture, 0.0 if part is None else words
 
 
 def taking_turns(steps: dict[str, Callable[[], None]], turns: int) -> dict[str, tuple[float, float]]:
@@ -188,60 +331,69 @@ def own_peak_megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 * 1024 if sys.platform == "darwin" else 1024)
 
 
-def peak(options: argparse.Namespace, name: str, number: int) -> float:
+def peak(options: argparse.Namespace, case: str, number: int, side: str) -> float:
     """The peak memory of a process that makes some steps, in MB. Its caches are made by one before it."""
-    command = [sys.executable, __file__, "--only", name, "--stage", str(number), "--folder", str(options.folder)]
-    command += ["--batch", str(options.batch), "--side", str(options.side)]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    command = [sys.executable, __file__, "--cases", case, "--stage", str(number), "--side", side]
+    run = subprocess.run([*command, "--folder", str(options.folder)], capture_output=True, text=True, check=True)
     return float(run.stdout.split()[-1])
 
 
 def main() -> None:
     """Makes the data, takes turns, prints."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--turns", type=int, default=9)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--side", type=int, default=128)
+    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--cases", default=",".join(CASES), help=f"some of {', '.join(CASES)}")
     parser.add_argument("--memory", action="store_true", help="measure peak memory as well, a process a side")
+    parser.add_argument("--bounds", action="store_true", help="count what caching can save of the published systems")
     parser.add_argument("--folder", type=Path)
-    parser.add_argument("--only", choices=("ours", "plain"), help="make five steps and print the peak memory in MB")
+    parser.add_argument("--side", choices=("ours", "plain"), help="make five steps and print the peak memory in MB")
     parser.add_argument("--stage", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if options.only:
-        data, out = options.folder / "data", options.folder / f"run-{options.stage}"
-        run, learning, step = ours(data, out, options.stage, options.batch)
-        step = plain(run, learning, data, options.batch) if options.only == "plain" else step
+    if options.bounds:
+        bounds()
+        return
+    if options.side:
+        case, data = CASES[options.cases](), options.folder / f"data-{CASES[options.cases]().side}"
+        run, learning, step = ours(case, options.stage, data, options.folder / f"{options.cases}-{options.stage}")
+        step = plain(run, learning, data) if options.side == "plain" else step
         for _ in range(5):
             step()
         print(own_peak_megabytes())
         return
     with tempfile.TemporaryDirectory() as made:
         options.folder = options.folder or Path(made)
-        data = options.folder / "data"
-        if not data.is_dir():
-            make(data, options.side)
-        report: dict[str, Any] = {"threads": 1, "batch": options.batch, "side": options.side, "turns": options.turns}
-        for number, name in enumerate(STAGES):
-            start = time.process_time()
-            run, learning, step = ours(data, options.folder / f"run-{number}", number, options.batch)
-            caches = time.process_time() - start
-            others = {"plain": plain(run, learning, data, options.batch), "bare": bare(run, learning)}
-            found = taking_turns({"ours": step, **others}, options.turns)
-            row = {side: {"seconds": s, "processor": p} for side, (s, p) in found.items()}
-            times = [found["plain"][kind] / found["ours"][kind] for kind in (0, 1)]
-            over = [found["ours"][kind] / found["bare"][kind] - 1 for kind in (0, 1)]
-            print(
-                f"{name:16} ours {options.batch / found['ours'][0]:6.2f} samples/s, plain "
-                f"{options.batch / found['plain'][0]:6.2f}: {times[0]:.2f}x ({times[1]:.2f}x by processor); over the "
-                f"bare step {over[0]:+.1%} ({over[1]:+.1%}); building and caches of {PICTURES} pictures {caches:.1f} s"
-            )
-            if options.memory:
-                memory = {side: peak(options, side, number) for side in ("ours", "plain")}
-                print(f"{'':16} peak memory: ours {memory['ours']:.0f} MB, plain {memory['plain']:.0f} MB")
-                row["peak_megabytes"] = memory
-            report[name] = row
+        report: dict[str, Any] = {"threads": 1, "turns": options.turns}
+        for name in options.cases.split(","):
+            case = CASES[name]()
+            data = options.folder / f"data-{case.side}"
+            if not data.is_dir():
+                make(data, case.side)
+            for number in range(len(case.recipe.stages)):
+                report[f"{name}: {case.recipe.stages[number].name}"] = measured(options, name, case, number, data)
         print(json.dumps(report))
+
+
+def measured(options: argparse.Namespace, name: str, case: Case, number: int, data: Path) -> dict[str, Any]:
+    """One stage: who takes how long, and how much memory."""
+    run, learning, step = ours(case, number, data, options.folder / f"{name}-{number}")
+    others = {"plain": plain(run, learning, data), "bare": bare(run, learning)}
+    flops = {side: flop(work) / case.batch / 1e9 for side, work in others.items()}
+    found = taking_turns({"ours": step, **others}, options.turns)
+    row: dict[str, Any] = {side: {"seconds": s, "processor": p} for side, (s, p) in found.items()}
+    row["gigaflop"] = flops
+    times = [found["plain"][kind] / found["ours"][kind] for kind in (0, 1)]
+    over = [found["ours"][kind] / found["bare"][kind] - 1 for kind in (0, 1)]
+    print(
+        f"{name:7} {case.recipe.stages[number].name:16} ours {case.batch / found['ours'][0]:6.2f} samples/s, plain "
+        f"{case.batch / found['plain'][0]:6.2f}: {times[0]:.2f}x ({times[1]:.2f}x by processor; at most "
+        f"{flops['plain'] / flops['bare']:.2f}x by FLOP); over the bare step {over[0]:+.1%} ({over[1]:+.1%})"
+    )
+    if options.memory:
+        memory = {side: peak(options, name, number, side) for side in ("ours", "plain")}
+        print(f"{'':24} peak memory: ours {memory['ours']:.0f} MB, plain {memory['plain']:.0f} MB")
+        row["peak_megabytes"] = memory
+    return row
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -46,9 +47,12 @@ def save_whole(value: object, path: Path) -> None:
 
 
 def _unwritten(path: Path, error: Exception) -> TrainingError:
+    free = shutil.disk_usage(path.parent).free / 2**20
+    # Of what torch's writer says nothing is about the disk.
+    zh, en = ("", "") if not isinstance(error, OSError) else (f"：{error.strerror}", f": {error.strerror}")
     return TrainingError(
-        f"写不下 {path}（磁盘满了？）：{error}；之前保存的还在，腾出空间后用同一条命令继续",
-        f"cannot write {path} (is the disk full?): {error}; what was saved before is still there, "
+        f"写不下 {path}（磁盘还剩 {free:.1f} MB）{zh}；之前保存的还在，腾出空间后用同一条命令继续",
+        f"cannot write {path} ({free:.1f} MB are free on its disk){en}; what was saved before is still there, "
         "make room and go on with the same command",
     )
 
