@@ -387,7 +387,7 @@ def progress() -> Iterator[RichBar]:
             return Text("" if not task.speed else say(f"{task.speed:.0f} 行/秒", f"{task.speed:.0f} rows/s"))
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Speed())
-    with Progress(
-        *columns, TextColumn("{task.fields[kept]}"), TimeRemainingColumn(), console=Console(stderr=True)
-    ) as bar:
+    shown = (*columns, TextColumn("{task.fields[kept]}"), TimeRemainingColumn())
+    # What stays when it ends is the account.
+    with Progress(*shown, console=Console(stderr=True), transient=True) as bar:
         yield RichBar(bar)
