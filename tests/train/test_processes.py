@@ -20,13 +20,16 @@ from safetensors.torch import load_file
 
 from bimo.core.errors import TrainingError
 from bimo.core.part import dumps
-from bimo.core.recipe import Recipe
+from bimo.core.recipe import Recipe, Stage
 from bimo.recipes.xiaomo import xiaomo
 from bimo.train.adapter import LowRank
 from bimo.train.batches import Order
 from bimo.train.checks import check_lots
+from bimo.train.feedback import Prefer
 from bimo.train.loop import train
 from bimo.train.processes import Processes, sharded
+from bimo.train.rewards import Colourful
+from bimo.train.rounds import Rounds
 from tests.train.test_loop import losses
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -205,6 +208,26 @@ def test_workers_of_a_ray_cluster_learn_as_one(tiny_shards: Path, tmp_path: Path
     told = subprocess.run(command, env=env, capture_output=True, text=True, timeout=SECONDS, check=False)
     assert told.returncode == 0, told.stderr
     alike(one, tmp_path / "two")
+
+
+def test_two_processes_share_the_drawing_of_a_round(tiny_shards: Path, tmp_path: Path) -> None:
+    tiny = xiaomo.tiny()
+    # Of a large beta rounding is as many times larger.
+    learn = Prefer(worst=True, beta=10.0)
+    rounds = Rounds(reward=Colourful(), learn=learn, requests=4, draws=2, every=2, batch=2, steps=2, size=(128, 128))
+    learnt = Stage(name="own", objective=rounds, level="image", train=("image.denoiser.*",), steps=3, batch=4, eps=1e-2)
+    wanted = replace(tiny, stages=(learnt,), prompts=())
+    (tmp_path / "recipe.json").write_text(dumps(wanted), "utf-8")
+    (tmp_path / "worker.py").write_text(WORKER, "utf-8")
+    arguments = [str(tmp_path / name) for name in ("worker.py", "recipe.json")]
+    finished(2, [*arguments, str(tiny_shards), str(tmp_path / "two")])
+    one = train(wanted, tiny_shards, tmp_path / "one", threads=1)
+    alike(one, tmp_path / "two")
+    # The first round is drawn before a step is taken: by whom makes no difference to a byte.
+    first = sorted((one / "stage-1" / "round-0001").glob("*.png"))
+    assert len(first) == 8
+    for path in first:
+        assert path.read_bytes() == (tmp_path / "two" / path.relative_to(one)).read_bytes()
 
 
 def test_fsdp_refuses_what_has_no_parts() -> None:
