@@ -90,7 +90,8 @@ class Contrast(Part):
     """The contrastive loss of CLIP (arXiv:2103.00020, figure 3) between pooled words and an image tower over latents,
     with heads that name the labels of the picture from the words.
 
-    Pairs with equal labels are the same picture to the words: they count as neither right nor wrong. ``flat`` has the
+    Pairs with equal labels, where there are any, are the same picture to the words: they count as neither right nor
+    wrong. ``flat`` has the
     image tower see places apart, for pictures of the recipe's own size alone; without it they are averaged.
     """
 
@@ -136,7 +137,9 @@ class Contrast(Part):
 
     @staticmethod
     def _same(labels: Sequence[Mapping[str, Any]]) -> Tensor:
-        keys = [repr(sorted((k, v) for k, v in row.items() if k != "pose")) for row in labels]
+        told = [sorted((k, v) for k, v in row.items() if k != "pose") for row in labels]
+        # Pictures that nothing is said of are each another.
+        keys = [repr(some or place) for place, some in enumerate(told)]
         number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
         places = torch.tensor([number[key] for key in keys])
         return (places[:, None] == places[None]) & ~torch.eye(len(keys), dtype=torch.bool)
