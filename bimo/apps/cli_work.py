@@ -61,7 +61,7 @@ EVAL_EXAMPLES = say(
 
 def artwork(
     out: Annotated[Path, typer.Argument(help=say("写到哪个文件夹", "the folder to write"))],
-    canvases: Annotated[int, typer.Option(min=1, help=say("多少张画", "how many pictures"))] = 60000,
+    canvases: Annotated[int, typer.Option(min=1, help=say("多少张画", "how many pictures"))] = 72000,
     workers: Annotated[int, typer.Option(min=1, help=say("几个进程", "how many processes"))] = 2,
     packages: Annotated[
         Path | None, typer.Option(help=say("已下载的图标包所在的文件夹", "a folder with the packages of icons"))

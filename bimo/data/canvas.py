@@ -44,6 +44,8 @@ SHARES: Mapping[str, float] = {
     "place": 0.009,
     "size": 0.006,
 }
+#: After these, for each of them: more of what is learnt last, two things at once and where a thing stands.
+MORE: Mapping[str, float] = {"pair": 0.15, "place": 0.04, "size": 0.01}
 STYLE_WEIGHTS: Mapping[str, float] = {
     "3d": 4.0, "cartoon": 2.5, "twemoji": 1.3, "flat": 1.3, "silhouette": 1.0, "line": 1.0, "retro": 0.9
 }  # fmt: skip
@@ -175,10 +177,14 @@ class Cast:
 
 
 def plan(kinds: Sequence[Kind], canvases: int, seed: int) -> list[Plan]:
-    """What every sample is to be: shares as in SHARES, every usable (kind, style) once in identity pose, shuffled."""
+    """What every sample is to be: shares as in SHARES, every usable (kind, style) once in identity pose, shuffled;
+    then, in the same way, as in MORE.
+    """
     cast = Cast(kinds)
-    amounts = {name: round(canvases * share) for name, share in SHARES.items()}
-    amounts["single"] += canvases - sum(amounts.values())
+    more = {name: round(canvases * share / (1 + sum(MORE.values()))) for name, share in MORE.items()}
+    first = canvases - sum(more.values())
+    amounts = {name: round(first * share) for name, share in SHARES.items()}
+    amounts["single"] += first - sum(amounts.values())
     for name, needed in (("accessory", cast.faces and cast.accessories), ("eating", cast.faces and cast.foods)):
         if not needed:
             amounts["single"] += amounts.pop(name)
@@ -189,6 +195,9 @@ def plan(kinds: Sequence[Kind], canvases: int, seed: int) -> list[Plan]:
     types += [("single", sprites[i] if i < len(sprites) else None) for i in range(amounts.pop("single"))]
     types += [(name, None) for name, amount in amounts.items() for _ in range(amount)]
     rng.shuffle(types)
+    later: list[tuple[str, tuple[str, str] | None]] = [(name, None) for name, n in more.items() for _ in range(n)]
+    rng.shuffle(later)
+    types += later
     return [Plan(f"{number:07d}", name, sprite) for number, (name, sprite) in enumerate(types)]
 
 

@@ -25,7 +25,7 @@ from bimo.data.words_table import assign_words
 
 CAPTIONS = 12
 PNG_LEVEL = 2
-RECIPE = "artwork 2"
+RECIPE = "artwork 3"
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Job:
 
 def build_artwork(
     out: Path,
-    canvases: int = 60000,
+    canvases: int = 72000,
     seed: int = 0,
     workers: int = 2,
     packages: Path | None = None,

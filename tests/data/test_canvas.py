@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from bimo.data.artwork import Kind, Sprite, SpriteStore, canonical, content_box
-from bimo.data.canvas import SHARES, Composer, plan, rng_of
+from bimo.data.canvas import MORE, SHARES, Composer, plan, rng_of
 from bimo.data.compose import IDENTITY, Pose, apply_pose, forward, keep_inside, on_colour, recolour
 from bimo.data.effects import APPLY
 from bimo.data.heldout import COLOURS as HELD_COLOURS
@@ -127,8 +127,11 @@ def test_the_plan_has_the_shares_and_every_sprite_once() -> None:
     plans = plan(kinds, 2000, 0)
     amounts = {name: sum(item.type == name for item in plans) for name in SHARES}
     assert len(plans) == 2000
-    assert abs(amounts["effect"] - 280) <= 1
-    assert abs(amounts["count"] - 80) <= 1
+    first = plans[: round(2000 / (1 + sum(MORE.values())))]
+    assert abs(amounts["effect"] - 0.14 * len(first)) <= 1
+    assert abs(amounts["count"] - 0.04 * len(first)) <= 1
+    assert {item.type for item in plans[len(first) :]} == set(MORE)
+    assert abs(sum(item.type == "pair" for item in plans[len(first) :]) - 0.15 * len(first)) <= 1
     identity = [item.sprite for item in plans if item.sprite is not None]
     usable = {(kind.hexcode, style) for kind in kinds for style in DRAWN if not held_out(kind, style)}
     assert len(identity) == len(usable)
