@@ -11,6 +11,7 @@ import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from PIL import Image
 
@@ -88,6 +89,7 @@ class Labels:
     """All that a canvas declares; None where nothing is. Kinds are hexcodes, the rest ids of the lexicon.
 
     `style` is the drawn style of the sprites, `effect` the processing on top; `pose` is [flip, scale, dx, dy, degrees].
+    `boxes` are those of things that were arranged, before the pose: [across, down, long side], of the side.
     """
 
     type: str
@@ -103,6 +105,7 @@ class Labels:
     place: str | None = None
     size: str | None = None
     pose: list[float] = field(default_factory=lambda: IDENTITY.as_list())
+    boxes: list[list[float]] | None = None
 
     def as_dict(self) -> dict[str, object]:
         """A plain dict, for JSON."""
@@ -236,8 +239,8 @@ class Composer:
 
     def _arranged(
         self, rng: random.Random, style: str, places: Sequence[tuple[Kind, float, float, float]]
-    ) -> tuple[Image.Image, Pose]:
-        """Kinds at (across, down) with long side `size`, posed as one thing on white.
+    ) -> tuple[Image.Image, dict[str, Any]]:
+        """Kinds at (across, down) with long side `size`, posed as one thing on white; the labels that say so.
 
         A flip turns every kind about but leaves it at its place: left stays left.
         """
@@ -249,7 +252,8 @@ class Composer:
             layer = Image.new("RGBA", (SIDE, SIDE))
             for kind, across, down, size in places:
                 paste_at(layer, self._sprite(kind, style), 1 - across, down, size)
-        return on_colour(apply_pose(layer, pose)), pose
+        stood = {"pose": pose.as_list(), "boxes": [list(box) for _, *box in places]}
+        return on_colour(apply_pose(layer, pose)), stood
 
     def _single(self, plan: Plan, rng: random.Random) -> tuple[Image.Image, Labels]:
         if plan.sprite is not None:
@@ -298,36 +302,36 @@ class Composer:
         relation = rng.choices(list(RELATIONS), [0.4, 0.2, 0.2, 0.2])[0]
         places = {"right": ((0.74, 0.5), (0.26, 0.5)), "above": ((0.5, 0.26), (0.5, 0.74))}
         first, second = places.get(relation, ((0.26, 0.5), (0.74, 0.5)))
-        canvas, pose = self._arranged(rng, style, ((one, *first, 0.45), (two, *second, 0.45)))
-        return canvas, Labels("pair", one.hexcode, style, kind2=two.hexcode, relation=relation, pose=pose.as_list())
+        canvas, stood = self._arranged(rng, style, ((one, *first, 0.45), (two, *second, 0.45)))
+        return canvas, Labels("pair", one.hexcode, style, kind2=two.hexcode, relation=relation, **stood)
 
     def _count(self, plan: Plan, rng: random.Random) -> tuple[Image.Image, Labels]:
         kind, style = self.cast.pick(rng, self.cast.counted, COLOURED)
         count = rng.choice(list(LAYOUTS))
-        canvas, pose = self._arranged(rng, style, [(kind, *layout) for layout in LAYOUTS[count]])
-        return canvas, Labels("count", kind.hexcode, style, count=count, pose=pose.as_list())
+        canvas, stood = self._arranged(rng, style, [(kind, *layout) for layout in LAYOUTS[count]])
+        return canvas, Labels("count", kind.hexcode, style, count=count, **stood)
 
     def _accessory(self, plan: Plan, rng: random.Random) -> tuple[Image.Image, Labels]:
         face, worn, style = self.cast.pick_two(rng, self.cast.faces, self.cast.accessories)
         place = ACCESSORIES[worn.emoji.replace("\ufe0f", "")]
-        canvas, pose = self._arranged(rng, style, ((face, 0.5, 0.58, 0.74), (worn, *place)))
-        labels = Labels("accessory", face.hexcode, style, kind2=worn.hexcode, relation="wearing", pose=pose.as_list())
+        canvas, stood = self._arranged(rng, style, ((face, 0.5, 0.58, 0.74), (worn, *place)))
+        labels = Labels("accessory", face.hexcode, style, kind2=worn.hexcode, relation="wearing", **stood)
         return canvas, labels
 
     def _eating(self, plan: Plan, rng: random.Random) -> tuple[Image.Image, Labels]:
         face, food, style = self.cast.pick_two(rng, self.cast.faces, self.cast.foods)
-        canvas, pose = self._arranged(rng, style, ((face, 0.45, 0.45, 0.78), (food, 0.74, 0.75, 0.44)))
-        labels = Labels("eating", face.hexcode, style, kind2=food.hexcode, relation="eating", pose=pose.as_list())
+        canvas, stood = self._arranged(rng, style, ((face, 0.45, 0.45, 0.78), (food, 0.74, 0.75, 0.44)))
+        labels = Labels("eating", face.hexcode, style, kind2=food.hexcode, relation="eating", **stood)
         return canvas, labels
 
     def _place(self, plan: Plan, rng: random.Random) -> tuple[Image.Image, Labels]:
         kind, style = self.cast.pick(rng, self.cast.players, COLOURED)
         place = rng.choice(list(PLACES))
-        canvas, pose = self._arranged(rng, style, ((kind, *CENTRES[place], 0.40),))
-        return canvas, Labels("place", kind.hexcode, style, place=place, pose=pose.as_list())
+        canvas, stood = self._arranged(rng, style, ((kind, *CENTRES[place], 0.40),))
+        return canvas, Labels("place", kind.hexcode, style, place=place, **stood)
 
     def _size(self, plan: Plan, rng: random.Random) -> tuple[Image.Image, Labels]:
         kind, style = self.cast.pick(rng, self.cast.players, COLOURED)
         size = rng.choice(["small", "large"])
-        canvas, pose = self._arranged(rng, style, ((kind, 0.5, 0.5, 0.32 if size == "small" else 0.98),))
-        return canvas, Labels("size", kind.hexcode, style, size=size, pose=pose.as_list())
+        canvas, stood = self._arranged(rng, style, ((kind, 0.5, 0.5, 0.32 if size == "small" else 0.98),))
+        return canvas, Labels("size", kind.hexcode, style, size=size, **stood)

@@ -20,7 +20,7 @@ from bimo.diffusion.drive import draw
 from bimo.diffusion.paint import Drawing
 from bimo.diffusion.system import System
 from bimo.parts.compact import Compact
-from bimo.parts.denoisers.expected import Expected, moved, placed
+from bimo.parts.denoisers.expected import REACH, SMALLEST, Expected, Layers, moved, placed
 from bimo.parts.hints.views import POSE_AT_REST, Pose
 from bimo.parts.text.bert import Bert, BertTower
 
@@ -194,14 +194,39 @@ def test_layers_begin_hardly_seen_and_read_the_words_that_they_pick() -> None:
     assert layers is not None
     with torch.no_grad():
         before = answer(tokens)
-        layers.place.bias.view(2, 4)[:, 3] = -40.0
+        begin = layers.place[-1].bias.view(2, 4)
+        begin[:, 3] = -40.0
         none = answer(tokens)
         assert 0 < (before - none).abs().max() < 0.5 * none.std()
-        # All that is seen is the first thing, of the first word alone.
-        layers.place.bias.view(2, 4)[:] = torch.tensor([[0.0, 0.0, 0.0, 40.0], [0.0, 0.0, 0.0, -40.0]])
-        layers.pick.weight.zero_()
-        layers.pick.weight[0] = tokens[0, 0] * 40 / tokens[0, 0].square().sum()
-        layers.pick.bias[0] = -20.0
+        # All that is seen is the first thing, of the first word alone, over the whole canvas.
+        begin[:] = torch.tensor([[40.0, 0.0, 0.0, 40.0], [0.0, 0.0, 0.0, -40.0]])
+        layers.picked = lambda tokens, mean: torch.tensor([[[0.0, -40.0]] + [[-40.0, 0.0]] * 4])
     others = tokens.clone()
     others[:, 1:4] = 0.0
-    torch.testing.assert_close(answer(tokens), answer(others), atol=0.02, rtol=0)
+    torch.testing.assert_close(answer(tokens), answer(others), atol=1e-4, rtol=0)
+
+
+def test_layers_contend_for_words_and_stay_on_the_canvas() -> None:
+    torch.manual_seed(0)
+    layers = Layers(Expected(text=16, width=16, things=2), read=48)
+    tokens = torch.randn(3, 5, 16)
+    picked = layers.picked(tokens, tokens.mean(1)).exp()
+    assert picked.max() < 1
+    # A word that a layer reads whole is hardly read by the other, unless both share it.
+    last = layers.pick[-1]
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.copy_(torch.tensor([9.0, 0.0, 0.0]))
+        own = layers.picked(tokens, tokens.mean(1)).exp()
+        last.bias.copy_(torch.tensor([0.0, 0.0, 9.0]))
+        shared = layers.picked(tokens, tokens.mean(1)).exp()
+    assert own[..., 0].min() > 0.99
+    assert own[..., 1].max() < 0.01
+    assert shared.min() > 0.99
+    with torch.no_grad():
+        for number in layers.place.parameters():
+            number.mul_(100.0)
+        places, _ = layers.stand(100 * torch.randn(3, 48))
+    assert places[..., 0].min() >= SMALLEST
+    assert places[..., 0].max() <= 1
+    assert places[..., 1:].abs().max() <= REACH

@@ -21,6 +21,7 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
+from bimo.core.errors import RecipeError
 from bimo.core.part import Part
 from bimo.core.types import Conditioning
 from bimo.diffusion.schedule import expand
@@ -30,6 +31,9 @@ POSE_AT_REST = (0.0, 1.0, 0.0, 0.0, 0.0)
 #: What one unit of each number of a pose is to a network: about a deviation of the data's.
 POSE_SPREAD = (1.0, 0.1, 0.05, 0.05, 6.0)
 PLACE_WIDTH = 3
+#: How far from the centre a layer's middle may stand, of half a side, and the smallest it may be.
+REACH = 0.8
+SMALLEST = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,19 @@ class Expected(Part):
         return replace(self, text=16, vector=min(self.vector, 16), queries=2, width=16, blocks=1, maps=8, moved=4)
 
 
+@dataclass(frozen=True)
+class Apart:
+    """What is read of all words [R, D] and of those of each layer [R, things, D], where each layer stands
+    [R, things, 3] (scale, and the middle from the centre, of half a side) and how much there is of it before the
+    sigmoid, [R, things].
+    """
+
+    whole: Tensor
+    reads: Tensor
+    stands: Tensor
+    there: Tensor
+
+
 class Block(nn.Module):
     """x + MLP(LayerNorm(x)), the last layer beginning at zero."""
 
@@ -79,7 +96,9 @@ class Block(nn.Module):
 
 
 class ExpectedDenoiser(nn.Module):
-    """Ignores x, which is nothing but noise at the last time, and t; answers [R, C, h, w]."""
+    """Ignores x, which is nothing but noise at the last time, and t; answers [R, C, h, w]. ``width`` is that of what is
+    read of the words.
+    """
 
     rest: Tensor
     spread: Tensor
@@ -107,6 +126,7 @@ class ExpectedDenoiser(nn.Module):
             nn.Conv2d(part.maps, part.channels, 3, padding=1),
         )
         self.layers = Layers(part, read) if part.things else None
+        self.width = read
 
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """The expected x under the words and the pose."""
@@ -123,20 +143,31 @@ class ExpectedDenoiser(nn.Module):
             answer = whole.to(answer.dtype)
         return answer
 
+    def apart(self, conditioning: Conditioning) -> Apart:
+        """How the words are told apart. Raises RecipeError for a level without layers."""
+        if self.layers is None:
+            raise RecipeError(
+                "这一层没有分层（things 是 0），没有可分开的东西；给 Expected 写 things=2",
+                "this level has no layers (things is 0), so nothing is told apart; give Expected things=2",
+            )
+        read, tokens = self._read(conditioning), conditioning.streams[0].tokens
+        stands, there = self.layers.stand(read)
+        picked = self.layers.picked(tokens, read[:, -tokens.shape[-1] :])
+        reads = [self._read(conditioning, picked[..., thing]) for thing in range(self.part.things)]
+        return Apart(read, torch.stack(reads, dim=1), stands, there)
+
     def _laid(self, layers: Layers, conditioning: Conditioning, pose: Tensor | None) -> Tensor:
         """The maps of the whole with those of every thing laid over them, [R, M, h, w]."""
-        read = self._read(conditioning)
-        maps = self._stood(self._maps(self._entered(read, pose)), pose)
-        tokens = conditioning.streams[0].tokens
-        stands, there = layers.stand(read)
-        picked = nn.functional.logsigmoid(layers.pick(tokens).float())
+        apart = self.apart(conditioning)
+        maps = self._stood(self._maps(self._entered(apart.whole, pose)), pose)
+        stands, there = apart.stands, apart.there
         for thing in range(self.part.things):
-            h = self._entered(self._read(conditioning, picked[..., thing]), pose) + layers.kind[thing]
+            h = self._entered(apart.reads[:, thing], pose) + layers.kind[thing]
             own = self._maps(h)
             shown = layers.shown(h).reshape(-1, 1, *(side // 2 for side in own.shape[-2:]))
             shown = nn.functional.interpolate(shown.float(), scale_factor=2.0, mode="bilinear")
             shown = (shown + there[:, thing, None, None, None]).sigmoid()
-            rest = self.rest.expand(len(read), -1) if pose is None else pose
+            rest = self.rest.expand(len(own), -1) if pose is None else pose
             own, shown = placed(own, shown, rest, stands[:, thing])
             maps = maps + shown * (own - maps)
         return maps
@@ -186,30 +217,44 @@ class ExpectedDenoiser(nn.Module):
 class Layers(nn.Module):
     """What tells the layers of things apart: which words are whose, where each stands, what of it is seen.
 
-    They begin side by side and hardly seen, so that a picture of one thing is what it was without them.
+    Layers contend for each word, as slots do (arXiv:2006.15055, section 2.1), but may share it: of a style, say. They
+    begin side by side and hardly seen, so that a picture of one thing is what it was without them, and no place can
+    leave the canvas, from where it would not be led back.
     """
 
     def __init__(self, part: Expected, read: int) -> None:
         super().__init__()
-        half = part.size // 2
-        self.pick = nn.Linear(part.text, part.things)
-        self.place = nn.Linear(read, part.things * (PLACE_WIDTH + 1))
+        half, own = part.size // 2, part.things * (PLACE_WIDTH + 1)
+        self.norm = nn.LayerNorm(2 * part.text)
+        self.pick = nn.Sequential(nn.Linear(2 * part.text, part.text), nn.SiLU(), nn.Linear(part.text, part.things + 1))
+        self.place = nn.Sequential(nn.LayerNorm(read), nn.Linear(read, part.text), nn.SiLU(), nn.Linear(part.text, own))
         self.kind = nn.Parameter(torch.zeros(part.things, part.width))
         self.shown = nn.Linear(part.width, half * half)
         with torch.no_grad():
-            nn.init.zeros_(self.place.weight)
+            last = cast(nn.Linear, self.place[-1])
+            nn.init.zeros_(last.weight)
+            # What there is of a thing is seen all over its place at first, or else nothing would teach it to be drawn.
             self.shown.weight.mul_(0.1)
-            for thing, begin in enumerate(self.place.bias.view(part.things, -1)):
+            self.shown.bias.fill_(3.0)
+            for thing, begin in enumerate(last.bias.view(part.things, -1)):
                 across = (2 * thing + 1) / part.things - 1
-                begin.copy_(torch.tensor([math.log(0.5), across, 0.0, -2.0]))
+                begin.copy_(torch.tensor([-0.5, math.atanh(across / REACH), 0.0, -5.0]))
+
+    def picked(self, tokens: Tensor, mean: Tensor) -> Tensor:
+        """The logarithm of how much each layer reads of each word, [R, L, things], of the words [R, L, D] and their
+        mean [R, D]: what is its own and what all share.
+        """
+        whole = mean[:, None].expand_as(tokens)
+        shares = self.pick(self.norm(torch.cat([tokens, whole], dim=-1))).float().log_softmax(-1)
+        return torch.logaddexp(shares[..., :-1], shares[..., -1:])
 
     def stand(self, read: Tensor) -> tuple[Tensor, Tensor]:
         """Places [R, things, 3] (scale, and the middle from the centre, of half a side) and how much there is of each
         thing before the sigmoid, [R, things].
         """
         found = self.place(read).float().unflatten(1, (-1, PLACE_WIDTH + 1))
-        scale = found[..., :1].clamp(-2.0, 0.5).exp()
-        return torch.cat([scale, found[..., 1:PLACE_WIDTH]], dim=-1), found[..., PLACE_WIDTH]
+        scale = SMALLEST + (1 - SMALLEST) * found[..., :1].sigmoid()
+        return torch.cat([scale, REACH * found[..., 1:PLACE_WIDTH].tanh()], dim=-1), found[..., PLACE_WIDTH]
 
 
 def placed(maps: Tensor, shown: Tensor, pose: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,100 @@
+"""Tells the layers of a first level apart: beside the picture, which words are of which thing and where it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bimo.core.errors import RecipeError, TrainingError
+from bimo.core.types import Batch
+from bimo.data.artwork import FILL
+from bimo.diffusion.system import System
+from bimo.parts.denoisers.expected import Apart, ExpectedDenoiser
+from bimo.train.denoise import Denoise
+from bimo.train.lesson import Lesson, Vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Things(Denoise):
+    """The squared error of the picture plus ``weight`` times what the labels say of its things.
+
+    ``names`` are the labels of the first thing, the second and so on; ``boxes`` the label of where they stand, [across,
+    down, long side] of the side. Of pictures of several things each layer has to name its own from the words it picks,
+    all by one head, so that they cannot pick alike; and to stand at its box. Of all other pictures no layer is seen.
+    The picture alone does not teach it: layers of all words draw worse than none, and are hidden at once.
+    """
+
+    names: tuple[str, ...] = ("kind", "kind2")
+    boxes: str = "boxes"
+    weight: float = 0.05
+
+    def tiny(self) -> Self:
+        """As it is."""
+        return self
+
+    def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
+        """The head that names a thing from the words read of it. Raises TrainingError for data without such labels."""
+        known = len(_known(vocabulary, self.names))
+        if not known:
+            raise TrainingError(
+                f"数据里没有 {'、'.join(self.names)} 这些标签；Things 要靠它们分开各样东西，请换用 Denoise 或补上标签",
+                f"the data has no labels {', '.join(self.names)}, by which Things tells things apart; add them, or "
+                "take Denoise",
+            )
+        width = _layered(system).width
+        return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, known))
+
+    def loss(self, lesson: Lesson) -> Tensor:
+        """The mean over the rows of both."""
+        batch = cast(Batch, lesson.batch)
+        question = self.question(lesson, lesson.stage.level)
+        loss = self.errors(question, lesson.system.denoise(question.ask)).mean()
+        apart = _layered(lesson.system, lesson.stage.level).apart(question.ask.conditioning)
+        rows = [dict(row) for row in lesson.own(lesson.labels)]
+        return loss + self.weight * self._apart(apart, rows, batch.dropped, lesson)
+
+    def _apart(self, apart: Apart, rows: Sequence[Mapping[str, Any]], dropped: Tensor, lesson: Lesson) -> Tensor:
+        declared = [all(row.get(name) for name in (*self.names, self.boxes)) for row in rows]
+        several = torch.tensor(declared).to(dropped.device) & ~dropped
+        wanted = several[:, None].expand_as(apart.there).to(apart.there)
+        loss = functional.binary_cross_entropy_with_logits(apart.there, wanted)
+        if not several.any():
+            return loss
+        known = _known(lesson.vocabulary, self.names)
+        chosen = [row for row, there in zip(rows, several.tolist(), strict=True) if there]
+        kinds = torch.tensor([[known[str(row[name])] for name in self.names] for row in chosen], device=dropped.device)
+        named = cast(nn.Module, lesson.extra)(apart.reads[several].float())
+        loss = loss + functional.cross_entropy(named.flatten(0, 1), kinds.flatten()) * several.float().mean() * 4
+        boxes = torch.tensor([row[self.boxes] for row in chosen], device=dropped.device)
+        return loss + functional.l1_loss(apart.stands[several], places(boxes)) * several.float().mean() * 4
+
+
+def places(boxes: Tensor) -> Tensor:
+    """Boxes [..., 3] (across, down, long side, of the side) -> places [..., 3] (scale of a thing at rest, its middle
+    from the centre, of half a side).
+    """
+    return torch.stack([boxes[..., 2] / FILL, 2 * boxes[..., 0] - 1, 2 * boxes[..., 1] - 1], dim=-1)
+
+
+def _layered(system: System, name: str | None = None) -> ExpectedDenoiser:
+    """The denoiser with layers of a level, or the only one there is. Raises RecipeError for a system without."""
+    names = [level.name for level in system.recipe.levels] if name is None else [name]
+    for each in names:
+        denoiser = system.level(each).denoiser
+        if isinstance(denoiser, ExpectedDenoiser) and denoiser.layers is not None:
+            return denoiser
+    raise RecipeError(
+        f"Things 要学一个有分层的 Expected（things=2），{'、'.join(names)} 里没有",
+        f"Things teaches an Expected with layers (things=2); there is none in {', '.join(names)}",
+    )
+
+
+def _known(vocabulary: Vocabulary, names: Sequence[str]) -> dict[str, int]:
+    """The place of every value of the labels ``names``, taken together."""
+    values = sorted({value for name in names for value in vocabulary.values.get(name, ())})
+    return {value: place for place, value in enumerate(values)}
