@@ -34,6 +34,8 @@ PLACE_WIDTH = 3
 #: How far from the centre a layer's middle may stand, of half a side, and the smallest it may be.
 REACH = 0.8
 SMALLEST = 0.2
+#: The width between what is read and what is picked or placed.
+HIDDEN = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,8 +228,8 @@ class Layers(nn.Module):
         super().__init__()
         half, own = part.size // 2, part.things * (PLACE_WIDTH + 1)
         self.norm = nn.LayerNorm(2 * part.text)
-        self.pick = nn.Sequential(nn.Linear(2 * part.text, part.text), nn.SiLU(), nn.Linear(part.text, part.things + 1))
-        self.place = nn.Sequential(nn.LayerNorm(read), nn.Linear(read, part.text), nn.SiLU(), nn.Linear(part.text, own))
+        self.pick = nn.Sequential(nn.Linear(2 * part.text, HIDDEN), nn.SiLU(), nn.Linear(HIDDEN, part.things + 1))
+        self.place = nn.Sequential(nn.LayerNorm(read), nn.Linear(read, HIDDEN), nn.SiLU(), nn.Linear(HIDDEN, own))
         self.kind = nn.Parameter(torch.zeros(part.things, part.width))
         self.shown = nn.Linear(part.width, half * half)
         with torch.no_grad():
