@@ -12,6 +12,23 @@ from bimo.parts.hints.views import Earlier, Pose
 from bimo.parts.text.bert import Bert
 from bimo.train.denoise import Denoise
 from bimo.train.objectives import Contrast, Reconstruct
+from bimo.train.things import Things
+
+#: All of the first level but what tells how much of a layer is seen.
+APART = (
+    "expected.denoiser.query",
+    "expected.denoiser.keys.*",
+    "expected.denoiser.enter.*",
+    "expected.denoiser.blocks.*",
+    "expected.denoiser.leave.*",
+    "expected.denoiser.up.*",
+    "expected.denoiser.mix.*",
+    "expected.denoiser.layers.norm.*",
+    "expected.denoiser.layers.pick.*",
+    "expected.denoiser.layers.place.*",
+    "expected.denoiser.layers.kind",
+    "things.*",
+)
 
 words = Bert(
     width=192,
@@ -213,7 +230,7 @@ xiaomo = Recipe(
             note="the bundled weights learnt up to here from the first 60,000 canvases",
         ),
         Stage(
-            name="expected picture, in layers",
+            name="expected picture, more pairs",
             level="expected",
             objective=Denoise(),
             train=("text.*", "expected.*"),
@@ -224,11 +241,11 @@ xiaomo = Recipe(
             law="cosine",
             precision="bf16",
             ema=0.999,
-            note="in the bundled weights the first level has its layers from here on; it read the pooled text before, which "
-            "was folded into the mean of the words without a change of its answers",
+            note="the bundled weights read the pooled text before, folded here into the mean of the words with no "
+            "change of any answer; their layers were begun anew after the next two stages",
         ),
         Stage(
-            name="align the painter with the layers",
+            name="align the painter with it",
             level="image",
             objective=Denoise(),
             train=("image.denoiser.*",),
@@ -241,6 +258,61 @@ xiaomo = Recipe(
             precision="bf16",
             drop_text=0.1,
             ema=0.995,
+        ),
+        Stage(
+            name="align the painter, in earnest",
+            level="image",
+            objective=Denoise(),
+            train=("image.denoiser.*",),
+            steps=2000,
+            batch=64,
+            lr=6e-4,
+            warmup=20,
+            optimiser="muon",
+            precision="bf16",
+            drop_text=0.1,
+            ema=0.998,
+        ),
+        Stage(
+            name="expected picture, things apart",
+            level="expected",
+            objective=Things(weight=0.3),
+            train=APART,
+            steps=1500,
+            batch=128,
+            lr=1e-3,
+            warmup=50,
+            precision="bf16",
+            ema=0.99,
+            note="what there is of a layer stays in sight, so that it is drawn rather than hidden",
+        ),
+        Stage(
+            name="expected picture, things seen",
+            level="expected",
+            objective=Things(weight=0.1),
+            train=("expected.*", "things.*"),
+            steps=3000,
+            batch=128,
+            lr=1e-3,
+            warmup=50,
+            law="cosine",
+            precision="bf16",
+            ema=0.999,
+        ),
+        Stage(
+            name="align the painter, to the end",
+            level="image",
+            objective=Denoise(),
+            train=("image.denoiser.*",),
+            steps=1800,
+            batch=64,
+            lr=6e-4,
+            warmup=20,
+            law="cosine",
+            optimiser="muon",
+            precision="bf16",
+            drop_text=0.1,
+            ema=0.998,
         ),
     ),
     weights=Published(bundle="xiaomo"),
