@@ -139,7 +139,7 @@ def test_the_plan_has_the_shares_and_every_sprite_once() -> None:
     assert plan(kinds, 2000, 0) == plans
 
 
-def test_a_flip_turns_things_about_but_left_stays_left() -> None:
+def test_things_stand_in_their_boxes_under_the_pose_and_a_flip_leaves_left_left() -> None:
     class Store:
         def sprite(self, kind: str, style: str) -> Sprite:
             return Sprite(kind, style, sprite(colour="#ff0000" if kind == "1f000" else "#0000ff"))
@@ -149,10 +149,14 @@ def test_a_flip_turns_things_about_but_left_stays_left() -> None:
     flips = set()
     for number in range(12):
         places = ((kinds[0], 0.26, 0.5, 0.45), (kinds[1], 0.74, 0.5, 0.45))
-        canvas, pose = composer._arranged(rng_of(0, str(number), "canvas"), "flat", places)
+        canvas, stood = composer._arranged(rng_of(0, str(number), "canvas"), "flat", places)
         pixels = np.asarray(canvas, np.int64)
-        red = np.argwhere(pixels[..., 0] - pixels[..., 2] > 128)[:, 1].mean()
-        blue = np.argwhere(pixels[..., 2] - pixels[..., 0] > 128)[:, 1].mean()
-        assert red < blue
-        flips.add(pose.flip)
+        flip, *rest = stood["pose"]
+        for (across, down, side), sign in zip(stood["boxes"], (1, -1), strict=True):
+            assert side == 0.45
+            seen = np.argwhere(sign * (pixels[..., 0] - pixels[..., 2]) > 128)
+            x, y = forward(Pose(0, *rest), across, down)
+            assert abs((seen[:, 1].mean() + 0.5) / 128 - x) < 0.01
+            assert abs((seen[:, 0].mean() + 0.5) / 128 - y) < 0.01
+        flips.add(flip)
     assert flips == {0, 1}
