@@ -127,11 +127,12 @@ def test_the_plan_has_the_shares_and_every_sprite_once() -> None:
     plans = plan(kinds, 2000, 0)
     amounts = {name: sum(item.type == name for item in plans) for name in SHARES}
     assert len(plans) == 2000
-    first = plans[: round(2000 / (1 + sum(MORE.values())))]
+    first = plans[: 2000 - sum(round(2000 * share / (1 + sum(MORE.values()))) for share in MORE.values())]
+    later = plans[len(first) :]
     assert abs(amounts["effect"] - 0.14 * len(first)) <= 1
     assert abs(amounts["count"] - 0.04 * len(first)) <= 1
-    assert {item.type for item in plans[len(first) :]} == set(MORE)
-    assert abs(sum(item.type == "pair" for item in plans[len(first) :]) - 0.15 * len(first)) <= 1
+    assert {item.type for item in later} == set(MORE)
+    assert abs(sum(item.type == "pair" for item in later) - 0.15 * len(first)) <= 1
     identity = [item.sprite for item in plans if item.sprite is not None]
     usable = {(kind.hexcode, style) for kind in kinds for style in DRAWN if not held_out(kind, style)}
     assert len(identity) == len(usable)
