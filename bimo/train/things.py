@@ -66,7 +66,8 @@ class Things(Denoise):
         if not several.any():
             return loss
         known = _known(lesson.vocabulary, self.names)
-        chosen = [rows[number] for number in cast(Any, several.nonzero()[:, 0]).tolist()]
+        numbers: list[int] = cast(Any, several.nonzero()[:, 0]).tolist()
+        chosen = [rows[number] for number in numbers]
         kinds = torch.tensor([[known[str(row[name])] for name in self.names] for row in chosen], device=dropped.device)
         named = cast(nn.Module, lesson.extra)(apart.reads[several].float())
         loss = loss + functional.cross_entropy(named.flatten(0, 1), kinds.flatten()) * several.float().mean() * 4
