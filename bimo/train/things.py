@@ -18,6 +18,9 @@ from bimo.parts.denoisers.expected import Apart, ExpectedDenoiser
 from bimo.train.denoise import Denoise
 from bimo.train.lesson import Lesson, Vocabulary
 
+#: What is said of pictures of several things counts for so much more than their share: they are a fourth of the data.
+RARE = 4.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Things(Denoise):
@@ -38,7 +41,15 @@ class Things(Denoise):
         return self
 
     def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
-        """The head that names a thing from the words read of it. Raises TrainingError for data without such labels."""
+        """The head that names a thing from the words read of it. Raises TrainingError for data without such labels,
+        RecipeError for a system without layers or with another number of them.
+        """
+        denoiser = _layered(system)
+        if denoiser.part.things != len(self.names):
+            raise RecipeError(
+                f"Things 的 names 有 {len(self.names)} 个，Expected 的 things 是 {denoiser.part.things}；两者要一样多",
+                f"Things has {len(self.names)} names and Expected {denoiser.part.things} things; as many are expected",
+            )
         known = len(_known(vocabulary, self.names))
         if not known:
             raise TrainingError(
@@ -46,8 +57,7 @@ class Things(Denoise):
                 f"the data has no labels {', '.join(self.names)}, by which Things tells things apart; add them, or "
                 "take Denoise",
             )
-        width = _layered(system).width
-        return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, known))
+        return nn.Sequential(nn.LayerNorm(denoiser.width), nn.Linear(denoiser.width, known))
 
     def loss(self, lesson: Lesson) -> Tensor:
         """The mean over the rows of both."""
@@ -70,9 +80,10 @@ class Things(Denoise):
         chosen = [rows[number] for number in numbers]
         kinds = torch.tensor([[known[str(row[name])] for name in self.names] for row in chosen], device=dropped.device)
         named = cast(nn.Module, lesson.extra)(apart.reads[several].float())
-        loss = loss + functional.cross_entropy(named.flatten(0, 1), kinds.flatten()) * several.float().mean() * 4
         boxes = torch.tensor([row[self.boxes] for row in chosen], device=dropped.device)
-        return loss + functional.l1_loss(apart.stands[several], places(boxes)) * several.float().mean() * 4
+        own = functional.cross_entropy(named.flatten(0, 1), kinds.flatten())
+        own = own + functional.l1_loss(apart.stands[several], places(boxes))
+        return loss + RARE * several.float().mean() * own
 
 
 def places(boxes: Tensor) -> Tensor:

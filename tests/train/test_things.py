@@ -82,9 +82,10 @@ def test_what_is_missing_is_named(pairs: Path, tiny_shards: Path, tmp_path: Path
     levels = (replace(recipe(1).levels[0], denoiser=flat), *recipe(1).levels[1:])
     with pytest.raises(RecipeError, match="things=2"):
         train(replace(recipe(1), levels=levels), pairs, tmp_path / "flat", threads=1)
-    other = replace(recipe(1).stages[0], objective=Things(names=("breed",)))
-    with pytest.raises(TrainingError, match="breed"):
-        train(replace(recipe(1), stages=(other,)), tiny_shards, tmp_path / "none", threads=1)
+    for names, error, said in ((("breed", "tail"), TrainingError, "breed"), (("kind",), RecipeError, "1 names")):
+        other = replace(recipe(1).stages[0], objective=Things(names=names))
+        with pytest.raises(error, match=said):
+            train(replace(recipe(1), stages=(other,)), tiny_shards, tmp_path / names[0], threads=1)
 
 
 def test_data_without_two_things_teaches_that_none_is_seen(tiny_shards: Path, tmp_path: Path) -> None:
