@@ -69,21 +69,22 @@ class Things(Denoise):
         return loss + self.weight * self._apart(apart, rows, batch.dropped, lesson)
 
     def _apart(self, apart: Apart, rows: Sequence[Mapping[str, Any]], dropped: Tensor, lesson: Lesson) -> Tensor:
-        declared = [all(row.get(name) for name in (*self.names, self.boxes)) for row in rows]
-        several = torch.tensor(declared).to(dropped.device) & ~dropped
-        wanted = several[:, None].expand_as(apart.there).to(apart.there)
-        loss = functional.binary_cross_entropy_with_logits(apart.there, wanted)
-        if not several.any():
+        home = apart.there.device
+        emptied: list[bool] = cast(Any, dropped).tolist()
+        told = [all(row.get(name) for name in (*self.names, self.boxes)) for row in rows]
+        several = [number for number, gone in enumerate(emptied) if told[number] and not gone]
+        wanted = torch.tensor([[float(number in several)] for number in range(len(rows))], device=home)
+        loss = functional.binary_cross_entropy_with_logits(apart.there, wanted.expand_as(apart.there))
+        if not several:
             return loss
-        known = _known(lesson.vocabulary, self.names)
-        numbers: list[int] = cast(Any, several.nonzero()[:, 0]).tolist()
-        chosen = [rows[number] for number in numbers]
-        kinds = torch.tensor([[known[str(row[name])] for name in self.names] for row in chosen], device=dropped.device)
-        named = cast(nn.Module, lesson.extra)(apart.reads[several].float())
-        boxes = torch.tensor([row[self.boxes] for row in chosen], device=dropped.device)
-        own = functional.cross_entropy(named.flatten(0, 1), kinds.flatten())
-        own = own + functional.l1_loss(apart.stands[several], places(boxes))
-        return loss + RARE * several.float().mean() * own
+        known, chosen = _known(lesson.vocabulary, self.names), [rows[number] for number in several]
+        kinds = torch.tensor([[known[str(row[name])] for name in self.names] for row in chosen], device=home)
+        own = torch.tensor(several, device=home)
+        named = cast(nn.Module, lesson.extra)(apart.reads[own].float())
+        boxes = torch.tensor([row[self.boxes] for row in chosen], device=home)
+        error = functional.cross_entropy(named.flatten(0, 1), kinds.flatten())
+        error = error + functional.l1_loss(apart.stands[own], places(boxes))
+        return loss + RARE * len(several) / len(rows) * error
 
 
 def places(boxes: Tensor) -> Tensor:
