@@ -215,12 +215,16 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(min=1, help=say("每组最多问几句，想快点看时用", "at most so many questions a group"))
     ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help=say("画几步，不写就是模型自己的步数", "how many steps, else the model's own")),
+    ] = None,
 ) -> None:
     """Measures a system and writes a report."""
     system = models.load(model)
     from bimo.eval.run import evaluate as run
 
-    run(system, data, out, limit=limit)
+    run(system, data, out, limit=limit, steps=steps)
     print(out)
 
 

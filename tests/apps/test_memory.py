@@ -29,7 +29,7 @@ def test_bytes_of_weights() -> None:
     assert weights.bytes("fp32", False) == 4 * 1_045_442_475
     assert weights.bytes("bf16", False) == 2 * (102_267_648 + 859_520_964) + 4 * 83_653_863
     assert weights.bytes("fp16", True) == 2 * 859_520_964 + 4 * 83_653_863
-    assert memory.weighed(models.recipe("xiaomo")).denoisers == (9_398_312, 14_203_808)
+    assert memory.weighed(models.recipe("xiaomo")).denoisers == (9_540_659, 14_203_808)
 
 
 def test_what_it_takes_is_said(taiyi: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,7 +162,7 @@ class ExpectedDenoiser(nn.Module):
         """The maps of the whole with those of every thing laid over them, [R, M, h, w]."""
         apart = self.apart(conditioning)
         maps = self._stood(self._maps(self._entered(apart.whole, pose)), pose)
-        stands, there = apart.stands, apart.there
+        stands, there, numbers = apart.stands, apart.there, maps.dtype
         for thing in range(self.part.things):
             h = self._entered(apart.reads[:, thing], pose) + layers.kind[thing]
             own = self._maps(h)
@@ -170,9 +170,9 @@ class ExpectedDenoiser(nn.Module):
             shown = nn.functional.interpolate(shown.float(), scale_factor=2.0, mode="bilinear")
             shown = (shown + there[:, thing, None, None, None]).sigmoid()
             rest = self.rest.expand(len(own), -1) if pose is None else pose
-            own, shown = placed(own, shown, rest, stands[:, thing])
+            own, shown = placed(own, shown, rest.float(), stands[:, thing])
             maps = maps + shown * (own - maps)
-        return maps
+        return maps.to(numbers)
 
     def _entered(self, read: Tensor, pose: Tensor | None) -> Tensor:
         """What was read, and the pose, at the network's width, [R, D]."""
@@ -205,7 +205,7 @@ class ExpectedDenoiser(nn.Module):
             scores = scores + picked[:, None]
         if stream.mask is not None:
             scores = scores.masked_fill(~stream.mask[:, None], float("-inf"))
-        found = [(scores.softmax(-1) @ values).flatten(1)]
+        found = [(scores.softmax(-1).to(values.dtype) @ values).flatten(1)]
         if self.layers is not None:
             weight = torch.ones_like(stream.tokens[..., 0]) if picked is None else picked.exp()
             weight = weight if stream.mask is None else weight * stream.mask
