@@ -129,7 +129,9 @@ class Distil(Part):
 
     def _chosen(self, lesson: Lesson, row: int, language: str) -> str:
         captions = lesson.captions[row][language]
-        return captions[int(torch.randint(len(captions), (1,), generator=lesson.generator))]
+        # On the generator's own device, the processor: nothing waits for another.
+        home = lesson.generator.device
+        return captions[int(torch.randint(len(captions), (1,), generator=lesson.generator, device=home))]
 
     def _apart(self, found: Tensor, wanted: Tensor) -> Tensor:
         if found.shape != wanted.shape:
