@@ -227,6 +227,8 @@ def test_layers_contend_for_words_and_stay_on_the_canvas() -> None:
         for number in layers.place.parameters():
             number.mul_(100.0)
         places, _ = layers.stand(100 * torch.randn(3, 48))
+        side_by_side, _ = Layers(Expected(text=16, width=16, things=6), read=48).stand(torch.randn(1, 48))
+    assert (side_by_side[0, 1:, 1] > side_by_side[0, :-1, 1]).all()
     assert places[..., 0].min() >= SMALLEST
     assert places[..., 0].max() <= 1
     assert places[..., 1:].abs().max() <= REACH

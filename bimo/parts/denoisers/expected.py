@@ -239,8 +239,8 @@ class Layers(nn.Module):
             self.shown.weight.mul_(0.1)
             self.shown.bias.fill_(3.0)
             for thing, begin in enumerate(last.bias.view(part.things, -1)):
-                across = (2 * thing + 1) / part.things - 1
-                begin.copy_(torch.tensor([-0.5, math.atanh(across / REACH), 0.0, -5.0]))
+                across = math.atanh((2 * thing + 1) / part.things - 1)
+                begin.copy_(torch.tensor([-0.5, across, 0.0, -5.0]))
 
     def picked(self, tokens: Tensor, mean: Tensor) -> Tensor:
         """The logarithm of how much each layer reads of each word, [R, L, things], of the words [R, L, D] and their
