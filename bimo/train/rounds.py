@@ -176,7 +176,12 @@ class RoundLessons:
         # What a level wants of the data besides is not known of drawings.
         learn = cast(Objective, self.part.learn)
         pictures = learn.pictures(self.blank.system, drawn, folder)
-        return Lessons(self.blank, learn.sees, self.blank.stage.level, pictures, self.out, self.seed, self.processes)
+        with self.processes.leader_first():
+            level = self.blank.stage.level
+            lessons = Lessons(self.blank, learn.sees, level, pictures, self.out, self.seed, self.processes)
+            if learn.sees == "latents":
+                lessons.prepared()
+        return lessons
 
     def asked(self, which: int) -> list[Asked]:
         """What a round asks for: each caption of the data once before any comes again."""
