@@ -50,7 +50,7 @@ from bimo.parts.text.bert import Bert
 from bimo.parts.text.llm import Bridge, LanguageModel
 from bimo.recipes.damo_cascade import damo_cascade
 from bimo.recipes.taiyi_sd import taiyi_en
-from bimo.recipes.viscpm import viscpm_paint
+from bimo.recipes.viscpm import cpm_bee_10b, viscpm_paint
 from bimo.train.denoise import Denoise
 from bimo.train.frozen import frozen_of
 from bimo.train.loop import Run
@@ -89,8 +89,8 @@ def sd(precision: Any = "fp32") -> Case:
 
 def bridge() -> Case:
     """VisCPM-Paint at an eighth of its painter's widths: the language model is as much of a step as the published."""
-    words = LanguageModel(
-        family="cpmant",
+    words = replace(
+        cpm_bee_10b,
         width=640,
         layers=12,
         heads=10,
@@ -98,10 +98,7 @@ def bridge() -> Case:
         feed=1600,
         vocab=500,
         positions=128,
-        config={"prompt_length": 0},
-        template='{"caption": "{}", "objects": ""}',
         length=128,
-        pad="batch",
         bridge=Bridge(width=128),
     )
     space = Latent(block_channels=(16, 32, 64, 64), groups=8)
