@@ -113,6 +113,11 @@ def write_index(folder: Path, shards: Iterable[Shard]) -> str:
 def read_index(folder: Path) -> Index:
     """What `index.json` says; DataError when there is none or it cannot be read."""
     path = folder / INDEX
+    if not path.is_file():
+        raise DataError(
+            f"{folder} 不是写完的数据文件夹：里面没有 {INDEX}。请检查路径，或重新生成。",
+            f"{folder} is no finished data folder: there is no {INDEX} in it. Check the path, or build it again.",
+        )
     try:
         record = json.loads(path.read_text())
         shards = tuple(Shard(entry["name"], entry["sha256"], entry["count"]) for entry in record["shards"])

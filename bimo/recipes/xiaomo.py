@@ -195,7 +195,7 @@ xiaomo = Recipe(
         replace(
             expect,
             name="expected picture, things apart",
-            objective=Things(weight=0.3),
+            objective=Things(rest=0.84, weight=0.3),
             train=APART,
             steps=1500,
             warmup=50,
@@ -207,7 +207,7 @@ xiaomo = Recipe(
         replace(
             expect,
             name="expected picture, things seen",
-            objective=Things(weight=0.1),
+            objective=Things(rest=0.84, weight=0.1),
             train=("expected.*", "things.*"),
             steps=3000,
             warmup=50,

@@ -12,7 +12,6 @@ from torch.nn import functional
 
 from bimo.core.errors import RecipeError, TrainingError
 from bimo.core.types import Batch
-from bimo.data.artwork import FILL
 from bimo.diffusion.system import System
 from bimo.parts.denoisers.expected import Apart, ExpectedDenoiser
 from bimo.train.denoise import Denoise
@@ -27,13 +26,15 @@ class Things(Denoise):
     """The squared error of the picture plus ``weight`` times what the labels say of its things.
 
     ``names`` are the labels of the first thing, the second and so on; ``boxes`` the label of where they stand, [across,
-    down, long side] of the side. Of pictures of several things each layer has to name its own from the words it picks,
-    all by one head, so that they cannot pick alike; and to stand at its box. Of all other pictures no layer is seen.
-    The picture alone does not teach it: layers of all words draw worse than none, and are hidden at once.
+    down, long side] of the side; ``rest`` is how long a thing at rest is. Of pictures of several things each layer has
+    to name its own from the words it picks, all by one head, so that they cannot pick alike; and to stand at its box.
+    Of all other pictures no layer is seen. The picture alone does not teach it: layers of all words draw worse than
+    none, and are hidden at once.
     """
 
     names: tuple[str, ...] = ("kind", "kind2")
     boxes: str = "boxes"
+    rest: float = 1.0
     weight: float = 0.05
 
     def tiny(self) -> Self:
@@ -83,15 +84,15 @@ class Things(Denoise):
         named = cast(nn.Module, lesson.extra)(apart.reads[own].float())
         boxes = torch.tensor([row[self.boxes] for row in chosen], device=home)
         error = functional.cross_entropy(named.flatten(0, 1), kinds.flatten())
-        error = error + functional.l1_loss(apart.stands[own], places(boxes))
+        error = error + functional.l1_loss(apart.stands[own], places(boxes, self.rest))
         return loss + RARE * len(several) / len(rows) * error
 
 
-def places(boxes: Tensor) -> Tensor:
-    """Boxes [..., 3] (across, down, long side, of the side) -> places [..., 3] (scale of a thing at rest, its middle
-    from the centre, of half a side).
+def places(boxes: Tensor, rest: float = 1.0) -> Tensor:
+    """Boxes [..., 3] (across, down, long side, of the side) -> places [..., 3] (scale of a thing that is ``rest`` long,
+    its middle from the centre, of half a side).
     """
-    return torch.stack([boxes[..., 2] / FILL, 2 * boxes[..., 0] - 1, 2 * boxes[..., 1] - 1], dim=-1)
+    return torch.stack([boxes[..., 2] / rest, 2 * boxes[..., 0] - 1, 2 * boxes[..., 1] - 1], dim=-1)
 
 
 def _layered(system: System, name: str | None = None) -> ExpectedDenoiser:

@@ -12,6 +12,7 @@ import torch
 
 from bimo.core.errors import RecipeError, TrainingError
 from bimo.core.recipe import Recipe, Stage
+from bimo.data.artwork import FILL
 from bimo.data.shards import shard_name, write_index, write_shard
 from bimo.diffusion.system import System
 from bimo.recipes.xiaomo import xiaomo
@@ -73,8 +74,13 @@ def test_each_layer_reads_its_own_word_and_stands_at_its_place(pairs: Path, tmp_
 
 
 def test_places_are_those_of_the_boxes() -> None:
-    found = places(torch.tensor([[0.26, 0.5, 0.42], [0.5, 0.75, 0.84]]))
+    found = places(torch.tensor([[0.26, 0.5, 0.42], [0.5, 0.75, 0.84]]), 0.84)
     torch.testing.assert_close(found, torch.tensor([[0.5, -0.48, 0.0], [1.0, 0.0, 0.5]]))
+
+
+def test_a_thing_at_rest_is_as_long_as_the_artwork_draws_it() -> None:
+    told = [stage.objective.rest for stage in xiaomo.stages if isinstance(stage.objective, Things)]
+    assert told == [FILL, FILL]
 
 
 def test_what_is_missing_is_named(pairs: Path, tiny_shards: Path, tmp_path: Path) -> None:
