@@ -184,7 +184,9 @@ def usage(error: Any) -> str:
     command = context.command_path if context is not None else "bimo"
     more = say(f"；用法见 {command} --help", f"; see {command} --help")
     if kind == "NoSuchOption":
-        near = nearest(error.option_name, error.possibilities or [])
+        # The dashes, which all have, do not make two alike.
+        known = {option.lstrip("-"): option for option in error.possibilities or []}
+        near = [known[name] for name in nearest(error.option_name.lstrip("-"), known)]
         zh = f"；您是不是要找 {'、'.join(near)}？" if near else more
         en = f"; did you mean {', '.join(near)}?" if near else more
         return say(f"没有选项 {error.option_name}{zh}", f"there is no option {error.option_name}{en}")

@@ -214,6 +214,17 @@ def test_interrupted_in_the_middle(locale: str, tiny_folder: Path, tmp_path: Pat
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(saved)
 
 
+def test_an_unknown_option_names_those_that_are_like_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LANG", "C")
+    assert cli.run(["draw", "猫", "--sied", "1"]) != 0
+    assert "--seed" in capsys.readouterr().err
+    # All options begin with dashes, which is no likeness.
+    assert cli.run(["eval", "xiaomo", "--guess", "4"]) != 0
+    assert "did you mean" not in capsys.readouterr().err
+
+
 def test_surprises_are_one_sentence() -> None:
     assert cli.told(MemoryError())[0] == cli.NO_MEMORY
     torch_says = "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried ..."
