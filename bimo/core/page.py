@@ -8,7 +8,7 @@ import html
 STYLE = """body{font:15px/1.5 system-ui,"Noto Sans CJK SC","PingFang SC","Microsoft YaHei",sans-serif;max-width:1100px;
 margin:2em auto;padding:0 1em;color:#222}table{border-collapse:collapse;margin:.6em 0 1.6em}td,th{border:1px solid #ccc;
 padding:.25em .7em;text-align:left;vertical-align:top}th{background:#f3f3f0}img{max-width:100%}
-pre{white-space:pre-wrap;overflow-wrap:anywhere}small{color:#666;font-weight:normal}"""
+code,pre{font-size:13px;white-space:pre-wrap;overflow-wrap:anywhere}small{color:#666;font-weight:normal}"""
 POLICY = "default-src 'none'; img-src data:{own}; style-src 'unsafe-inline'"
 
 

@@ -64,8 +64,8 @@ REASONS = {
     "worker killed": "处理它的进程被系统结束",
     "changed since it was measured": "看过之后文件变了",
 }
-STYLE = """h2{margin-top:2em;border-bottom:1px solid #ddd}h3{margin:1.6em 0 .3em}code,pre{font-size:13px;
-white-space:pre-wrap;overflow-wrap:anywhere}td>code{display:inline-block;min-width:9em}
+STYLE = """h2{margin-top:2em;border-bottom:1px solid #ddd}h3{margin:1.6em 0 .3em}
+td>code{display:inline-block;min-width:9em}
 .n{text-align:right;font-variant-numeric:tabular-nums}.account{display:flex;height:26px;
 border-radius:4px;overflow:hidden;max-width:720px}.k{background:#3d8b57}.d{background:#d9a441}.f{background:#b4413c}
 .sum{font-size:20px;font-variant-numeric:tabular-nums}.bad{color:#b4413c}.took{display:inline-block;height:.8em;
