@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ class Processes:
         if self.count == 1:
             return list(values)
         summed = torch.tensor(values, dtype=torch.float64, device=self.device)
-        distributed.all_reduce(summed)
+        _add_up(summed)
         return summed.tolist()
 
     def wait(self) -> None:
@@ -160,19 +161,29 @@ def _refuse() -> None:
         )
 
 
+def _add_up(tensor: Tensor) -> None:
+    """The tensor added up over all processes, in place."""
+    distributed.all_reduce(tensor)
+    # A thread of gloo's has the tensor for a moment longer. Were it the last to let go, it would have to ask for
+    # Python's lock, and asking that of an interpreter that is ending aborts the process (pytorch/pytorch#190489). DDP
+    # never gives its group up, so destroying the group does not end that thread.
+    while tensor.device.type == "cpu" and tensor._use_count() > 1:  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+        time.sleep(0)
+
+
 class _Summed(torch.autograd.Function):
     """A tensor added up over all processes, and so its gradient."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
         value = value.clone()
-        distributed.all_reduce(value)
+        _add_up(value)
         return value
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         gradient = gradients[0].contiguous().clone()
-        distributed.all_reduce(gradient)
+        _add_up(gradient)
         return gradient
 
 

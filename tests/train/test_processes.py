@@ -53,6 +53,25 @@ if killed and os.environ["RANK"] == str(int(os.environ["WORLD_SIZE"]) - 1):
 loop.train(loads(Path(recipe).read_text("utf-8")), Path(data), Path(out), threads=1)
 """
 
+#: What gloo's threads still hold when a sum has been answered.
+SUMS = """
+import torch
+from torch import distributed
+from bimo.train.processes import begun, gathered
+sent, sums = [], distributed.all_reduce
+distributed.all_reduce = lambda tensor: [sent.append(tensor), sums(tensor)]
+with begun("cpu") as processes:
+    for number in range(300):
+        rows = torch.ones(2, requires_grad=True)
+        share = processes.share([2, 2])
+        assert processes.total(number) == [2.0 * number]
+        gathered(rows, share).sum().backward()
+        assert rows.grad.tolist() == [2.0, 2.0]
+        held = [tensor._use_count() for tensor in sent]
+        assert held == [1, 1, 1], held
+        sent.clear()
+"""
+
 
 def recipe(*stages: int) -> Recipe:
     """Stages of the bundled recipe: batches that processes cannot part evenly, batch statistics, contrast, an average,
@@ -228,6 +247,12 @@ def test_two_processes_share_the_drawing_of_a_round(tiny_shards: Path, tmp_path:
     assert len(first) == 8
     for path in first:
         assert path.read_bytes() == (tmp_path / "two" / path.relative_to(one)).read_bytes()
+
+
+def test_a_sum_is_let_go_of_before_it_is_answered(tmp_path: Path) -> None:
+    # Else a process that ends just then is aborted.
+    (tmp_path / "sums.py").write_text(SUMS, "utf-8")
+    finished(2, [str(tmp_path / "sums.py")])
 
 
 def test_fsdp_refuses_what_has_no_parts() -> None:
