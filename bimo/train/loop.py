@@ -352,7 +352,7 @@ class Run:
             pictures = learning.within(drawn) if learning is not None and self.processes.sharded else drawn()
         path = self.out / "sheets" / f"{self.place.stage + 1}-{self.place.step:06d}.png"
         if self.processes.leads:
-            sheet(pictures, self.recipe.prompts, path)
+            self.journal.show(stage, self.place.step, sheet(pictures, self.recipe.prompts, path))
 
     def _words(self) -> None:
         """Vocabularies of towers that learn theirs from the captions: made once, then read."""

@@ -13,7 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
+import numpy as np
 import torch
+from PIL import Image, ImageDraw
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
@@ -76,7 +78,7 @@ class Journal:
         self.path = out / LOG_FILE
         self.lines: list[str] = []
         self.writes = writes
-        self.board = _board(out) if writes else None
+        self.board: Any = _board(out) if writes else None
 
     def add(self, stage: Stage, step: int, loss: float, lr: float, seconds: float, valid: float | None = None) -> None:
         """One step."""
@@ -85,7 +87,7 @@ class Journal:
         row = {
             "stage": stage.name,
             "step": step,
-            "samples": step * stage.batch * stage.accumulate,
+            "samples": step * rows_a_step(stage),
             "loss": round(loss, 6),
         }
         row |= {"lr": lr, "seconds": round(seconds, 4)}
@@ -95,6 +97,13 @@ class Journal:
             for name in ("loss", "lr", "valid"):
                 if name in row:
                     self.board.add_scalar(f"{stage.name}/{name}", row[name], row["samples"])
+
+    def show(self, stage: Stage, step: int, sheet: Path) -> None:
+        """Pictures of the fixed prompts, drawn after a step: to TensorBoard, where it is; the page finds the file."""
+        if self.board is not None:
+            with Image.open(sheet) as image:
+                pixels = np.asarray(image.convert("RGB"))
+            self.board.add_image(f"{stage.name}/prompts", pixels, step * rows_a_step(stage), dataformats="HWC")
 
     def flush(self) -> None:
         """Appends what has been added since. Raises TrainingError where the disk is full; no half line is left."""
@@ -130,6 +139,11 @@ class Journal:
             if row["stage"] not in names:
                 names.append(row["stage"])
             yield len(names) - 1, row
+
+
+def rows_a_step(stage: Stage) -> int:
+    """How many samples an optimiser's step is made of."""
+    return stage.batch * stage.accumulate
 
 
 def rows_of(path: Path) -> Iterator[dict[str, Any]]:
@@ -170,7 +184,7 @@ class Progress:
         self.journal.add(self.stage, step, loss, lr, now - self.last, valid)
         self.last = now
         self.mean = loss if math.isnan(self.mean) else SMOOTHING * self.mean + (1 - SMOOTHING) * loss
-        speed = (step - self.first) * self.stage.batch / max(1e-9, now - self.start)
+        speed = (step - self.first) * rows_a_step(self.stage) / max(1e-9, now - self.start)
         text = f"{self.stage.name}  loss {self.mean:.4f}  {speed:.1f}/s"
         self.bar.update(self.task, completed=step, description=text)
 
@@ -191,7 +205,7 @@ def table(
     for name, parameter in parameters.items():
         parts.setdefault(".".join(name.split(".")[:2]), []).append(parameter)
     title = say(f"阶段 {number + 1}：{stage.name}", f"stage {number + 1}: {stage.name}")
-    size = stage.batch * stage.accumulate
+    size = rows_a_step(stage)
     caption = say(
         f"{stage.steps} 步，每步 {size} 张，从第 {step} 步起", f"{stage.steps} steps of {size}, from step {step}"
     )
@@ -228,8 +242,6 @@ def smoothed(values: Sequence[float]) -> list[float]:
 
 def curves(run: Path, path: Path, columns: int = 3) -> Path:
     """Draws ``run/log.jsonl`` into a PNG at ``path``."""
-    from PIL import Image, ImageDraw
-
     stages: dict[str, list[tuple[int, float]]] = {}
     valid: dict[str, list[tuple[int, float]]] = {}
     for row in rows_of(run / LOG_FILE):

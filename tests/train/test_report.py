@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from bimo.core.errors import TrainingError
 from bimo.core.recipe import Recipe
@@ -220,6 +221,9 @@ class Writer:
     def add_scalar(self, name: str, value: float, samples: int) -> None:
         self.seen.append((name, value, samples))
 
+    def add_image(self, name: str, pixels: Any, samples: int, dataformats: str) -> None:
+        self.seen.append((f"{name} {dataformats}", pixels.mean(), samples))
+
 
 def test_tensorboard_is_told_where_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module: Any = types.ModuleType("torch.utils.tensorboard")
@@ -230,3 +234,7 @@ def test_tensorboard_is_told_where_it_is_there(tmp_path: Path, monkeypatch: pyte
     assert journal.board.folder == str(tmp_path / "tensorboard")
     name = recipe().stages[0].name
     assert journal.board.seen == [(f"{name}/loss", 0.5, 12), (f"{name}/lr", 1e-3, 12), (f"{name}/valid", 0.25, 12)]
+    sheet = tmp_path / "sheet.png"
+    Image.new("RGB", (4, 3), (90, 90, 90)).save(sheet)
+    journal.show(recipe().stages[0], 3, sheet)
+    assert journal.board.seen[-1] == (f"{name}/prompts HWC", 90, 12)
