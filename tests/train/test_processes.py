@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ from bimo.train.batches import Order
 from bimo.train.checks import check_lots
 from bimo.train.feedback import Prefer
 from bimo.train.loop import train
+from bimo.train.optim import zero_settings
 from bimo.train.processes import Processes, sharded
 from bimo.train.rewards import Colourful
 from bimo.train.rounds import Rounds
@@ -215,6 +217,51 @@ def test_fsdp_leaves_the_run_of_one_process(tiny_shards: Path, tmp_path: Path) -
     assert {tuple(s["exp_avg"].shape) for s in held["optimiser"]["state"].values()} == shapes
     finished(2, arguments, **settings)
     alike(one, run)
+
+
+def test_deepspeed_leaves_the_run_of_one_process(tiny_shards: Path, tmp_path: Path) -> None:
+    pytest.importorskip("deepspeed")
+    wanted = recipe(1, 2, 4)
+    # The second stage does not use all that learns: that must not decay.
+    wanted = replace(wanted, stages=tuple(replace(it, lr=1e-2, weight_decay=0.5) for it in wanted.stages))
+    one = train(wanted, tiny_shards, tmp_path / "one", threads=1)
+    (tmp_path / "recipe.json").write_text(dumps(wanted), "utf-8")
+    (tmp_path / "worker.py").write_text(WORKER, "utf-8")
+    told = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
+    arguments = [*(str(tmp_path / name) for name in ("worker.py", "recipe.json")), str(tiny_shards)]
+    run, killed = tmp_path / "run", tmp_path / "killed"
+    finished(2, [*arguments, str(run)], **told)
+    alike(one, run)
+    ended(launched(2, [*arguments, str(killed), "8"], **told))
+    assert not (killed / "weights.safetensors").is_file()
+    other = shutil.copytree(killed, tmp_path / "other")
+    finished(2, [*arguments, str(killed)], **told)
+    assert (killed / "weights.safetensors").read_bytes() == (run / "weights.safetensors").read_bytes()
+    assert losses(killed) == losses(run)
+    # What is kept is AdamW's own: one process goes on with it.
+    train(wanted, tiny_shards, other, threads=1)
+    alike(one, other)
+
+
+@pytest.mark.parametrize(
+    ("change", "config", "said"),
+    [
+        ({"optimiser": "muon"}, {"zero_optimization": {"stage": 2}}, "muon"),
+        ({"precision": "fp16"}, {"zero_optimization": {"stage": 2}}, "fp16"),
+        ({}, {"zero_optimization": {"stage": 3}}, "FSDP"),
+        ({}, {"zero_optimization": {"stage": 2}, "optimizer": {"type": "Lion"}}, "optimizer"),
+        ({}, {"zero_optimization": {"stage": 2}, "bf16": {"enabled": True}}, "bf16"),
+        ({}, {}, "zero_optimization|ZeRO"),
+    ],
+)
+def test_deepspeed_refuses_what_a_stage_or_the_loop_decides(
+    change: dict[str, str], config: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ds.json"
+    path.write_text(json.dumps(config), "utf-8")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(path))
+    with pytest.raises(TrainingError, match=said):
+        zero_settings(replace(xiaomo.stages[0], **cast(Any, change)))
 
 
 def test_workers_of_a_ray_cluster_learn_as_one(tiny_shards: Path, tmp_path: Path) -> None:
