@@ -145,6 +145,9 @@ def train(
         bool, typer.Option("--tiny", help=say("极小的同构模型，几秒试跑", "toy widths, for a trial"))
     ] = False,
     steps: Annotated[int | None, typer.Option(min=1, help=say("每个阶段的步数", "the steps of each stage"))] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help=say("另一个种子，另一些行和噪声", "another one: other rows and noise"))
+    ] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help=say("用几个线程", "how many threads"))] = None,
     start: Annotated[
         list[str] | None,
@@ -172,7 +175,7 @@ def train(
             f"--on is {on!r}; expected local or ray, and --workers with ray alone: here several are begun by torchrun",
         )
     told = {"recipe": recipe, "data": data, "out": out, "settings": settings, "tiny": tiny, "steps": steps}
-    told |= {"threads": threads, "start": start, "teacher": teacher, "reward": reward}
+    told |= {"seed": seed, "threads": threads, "start": start, "teacher": teacher, "reward": reward}
     if on == "ray":
         from bimo.train.cluster import on_ray
 
@@ -190,6 +193,7 @@ def _trained(
     settings: list[str] | None,
     tiny: bool,
     steps: int | None,
+    seed: int,
     threads: int | None,
     start: list[str] | None,
     teacher: str | None,
@@ -205,7 +209,7 @@ def _trained(
     taught = None if teacher is None else models.load(teacher)
     own = [file for file in (recipe.rpartition(":")[0], recipe) if file.endswith(".py")]
     judges = Judges(models.load, {n: f for file in (*own, *(reward or [])) for n, f in models.functions(file).items()})
-    run(wanted, data, out, threads=threads, start=begun, teacher=taught, judges=judges, device=device)
+    run(wanted, data, out, seed=seed, threads=threads, start=begun, teacher=taught, judges=judges, device=device)
 
 
 def evaluate(

@@ -24,7 +24,7 @@ from bimo.train.dropping import Dropping
 from bimo.train.frozen import Encode, frozen_words
 from bimo.train.lesson import Lesson
 from bimo.train.processes import ALONE, Processes
-from bimo.train.record import save_whole
+from bimo.train.record import counted, save_whole
 
 ENCODE_BATCH = 64
 #: What a batch of encoding holds at most, so that large pictures go through one by one.
@@ -206,8 +206,6 @@ class Lessons:
         return Latents(torch.load(path, weights_only=True, mmap=True), places, sampled)
 
     def _encoded(self, space: Any, rows: Sequence[int], size: str, sampled: bool) -> Iterable[Tensor]:
-        from rich.progress import track
-
         fitted = cast(Fitted, self.fitted)
         width, height = fitted.sizes[rows[0]]
         count = max(1, min(ENCODE_BATCH, ENCODE_PIXELS // (width * height)))
@@ -215,7 +213,7 @@ class Lessons:
         space.eval()
         title = say(f"编码图片 {size}", f"encoding pictures {size}")
         with torch.inference_mode():
-            for first in track(range(0, len(rows), count), description=title):
+            for first in counted(range(0, len(rows), count), title):
                 pixels = moved(fitted.pixels(rows[first : first + count]), self.processes.device)
                 with on(self.processes.device):
                     x = torch.stack(space.posterior(pixels), dim=1) if sampled else space.encode(pixels)

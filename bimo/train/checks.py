@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -22,6 +23,16 @@ from bimo.train.batches import Order
 #: How many captions tell of all.
 SAMPLE = 2000
 SHOWN = 5
+
+
+def check_seed(begun: int, wanted: int, out: Path) -> None:
+    """Raises TrainingError for a run that was begun with another seed."""
+    if begun != wanted:
+        raise TrainingError(
+            f"{out} 里的训练是用种子 {begun} 开始的，现在是 {wanted}；请用 --seed {begun} 继续，或换一个文件夹",
+            f"the run in {out} was begun with seed {begun}, and now it is {wanted}; go on with --seed {begun}, or take "
+            "another folder",
+        )
 
 
 @dataclass(frozen=True)

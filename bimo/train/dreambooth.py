@@ -20,6 +20,7 @@ from bimo.diffusion.system import System
 from bimo.parts.hints.views import Pose
 from bimo.train.denoise import Denoise
 from bimo.train.lesson import Lesson, Vocabulary
+from bimo.train.record import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +87,6 @@ class Dreambooth(Part):
 
     def _draw(self, system: System, folder: Path, nouns: tuple[str, ...]) -> None:
         """The pictures of the class that are not there yet, then all of them as a shard."""
-        from rich.progress import track
-
         wanted = json.dumps([self.class_noun, self.count, self.steps, self.size], ensure_ascii=False)
         shard = folder / shard_name(0)
         if finished(shard, wanted) is not None:
@@ -100,7 +99,7 @@ class Dreambooth(Part):
         standing = [hint for level in system.recipe.levels for hint in level.hints if isinstance(hint, Pose)]
         rows: list[Sample] = []
         told = say(f"先画 {'、'.join(nouns[:3])}", f"first drawing {', '.join(nouns[:3])}")
-        for seed in track(range(self.count), description=told):
+        for seed in counted(range(self.count), told):
             noun = nouns[seed % len(nouns)]
             path = folder / f"{seed:05d}.png"
             # Asked for by name, so that what is declared is what was drawn.

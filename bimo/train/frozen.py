@@ -29,6 +29,7 @@ from bimo.core.types import Encoding
 from bimo.diffusion.keeping import turned_encoding
 from bimo.diffusion.system import System, Tower
 from bimo.train.devices import home_of, moved, on
+from bimo.train.record import counted
 
 #: The share of the free disk that encodings may take; where they would take more, nothing is kept.
 SHARE_OF_FREE_DISK = 0.5
@@ -321,14 +322,12 @@ def _keep(frozen: Frozen, index: int, texts: Sequence[str], folder: Path) -> boo
 
 
 def _write(frozen: Frozen, index: int, texts: Sequence[str], folder: Path) -> dict[str, Any]:
-    from rich.progress import track
-
     starts = [0]
     shape: dict[str, Any] = {}
     title = say(f"编码文本，第 {index + 1} 个塔", f"encoding texts, tower {index + 1}")
     tokens, masks, pooled = ((folder / name).open("wb") for name in ("tokens", "masks", "pooled"))
     with tokens, masks, pooled:
-        for text in track(texts, description=title):
+        for text in counted(texts, title):
             said = frozen.said(text)
             starts.append(starts[-1] + said.tokens.shape[1])
             width = 0 if said.pooled is None else said.pooled.shape[1]

@@ -28,7 +28,7 @@ from bimo.diffusion.drive import draw
 from bimo.diffusion.system import RECIPE_FILE, System
 from bimo.train.adapter import Adapter, apart
 from bimo.train.batches import Lessons
-from bimo.train.checks import check_lots, check_sizes, check_words
+from bimo.train.checks import check_lots, check_seed, check_sizes, check_words
 from bimo.train.devices import exact, on
 from bimo.train.learning import Learning, named, read_alike, whole
 from bimo.train.lesson import Lesson, Objective, vocabulary
@@ -67,7 +67,7 @@ def train(
     of threads. ``stop_after`` seconds it stops of its own accord, with its state saved. What has the same name and
     shape in a system of ``start`` begins as it is there, words of equal towers with it; the last has the last word.
     ``teacher`` is whom stages learn from that distil, ``judges`` open what rewards look through. Raises TrainingError
-    for a folder of another recipe's run, a ``start`` that gives nothing and a loss that is not a number.
+    for a folder of another recipe's run or seed, a ``start`` that gives nothing and a loss that is not a number.
 
     Where a launcher has begun several processes they share each step, and it is the step that one alone takes, losses
     to rounding; ``out`` and ``data`` lie where all of them see them. ``device`` is "cpu", "cuda", "mps", or "auto".
@@ -154,6 +154,7 @@ class Run:
             self._words()
         saved = self._saved()
         if saved is not None:
+            check_seed(saved.get("seed", 0), self.seed, self.out)
             self.system.load_state_dict(saved["system"])
             self.place = Place(**saved["place"])
         if self.processes.leads:
@@ -188,10 +189,10 @@ class Run:
                 # By the leader's clock: what one does here all do.
                 over, save, look = self.processes.total(*(float(it and self.processes.leads) for it in due))
                 if over:
-                    self._keep(learning)
+                    self._save(learning.state())
                     return False
                 if save:
-                    self._keep(learning)
+                    self._save(learning.state())
                     last_saved = time.monotonic()
                 if look:
                     self._look(learning)
@@ -324,9 +325,6 @@ class Run:
         for name, module in self.system.named_modules():
             module.training = modes[name]
 
-    def _keep(self, learning: Learning) -> None:
-        self._save(learning.state())
-
     def _modes(self) -> None:
         """What learns whole is in training mode, everything else in evaluation mode: no dropout, no new statistics."""
 
@@ -369,7 +367,7 @@ class Run:
         system, adapter = apart(whole(self.system.state_dict()))
         if not self.processes.leads:
             return
-        state = empty | held | {"system": system, "adapter": adapter, "place": vars(self.place)}
+        state = empty | held | {"system": system, "adapter": adapter, "place": vars(self.place)} | {"seed": self.seed}
         self.journal.flush()  # first, so that it never lacks a step of the state: what is later is cut
         save_whole(state, self.out / STATE_FILE)
 

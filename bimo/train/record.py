@@ -11,12 +11,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn, track
 from rich.progress import Progress as Bar
 from rich.table import Table
 from torch import nn
@@ -31,7 +31,11 @@ SMOOTHING = 0.98
 PANEL = (420, 250)
 MARGIN = (56, 30, 14, 30)
 CURVE_SMOOTHING = 0.97
+#: How long nothing is said where no bar can be seen.
+LINE_SECONDS = 30.0
 RED, BLUE = (190, 40, 40), (40, 90, 190)
+
+T = TypeVar("T")
 
 
 def save_whole(value: object, path: Path) -> None:
@@ -187,6 +191,23 @@ class Progress:
         speed = (step - self.first) * rows_a_step(self.stage) / max(1e-9, now - self.start)
         text = f"{self.stage.name}  loss {self.mean:.4f}  {speed:.1f}/s"
         self.bar.update(self.task, completed=step, description=text)
+
+
+def counted(items: Sequence[T], title: str) -> Iterator[T]:
+    """The items, with a bar in a terminal; elsewhere, where a bar shows nothing before its end, with a line now and
+    then, and one at the end.
+    """
+    from rich.console import Console
+
+    if Console().is_terminal:
+        yield from track(items, description=title)
+        return
+    last = time.monotonic()
+    for done, item in enumerate(items, 1):
+        yield item
+        if time.monotonic() - last >= LINE_SECONDS or done == len(items):
+            print(f"{title} {done}/{len(items)}", flush=True)
+            last = time.monotonic()
 
 
 def tell(shown: Table) -> None:

@@ -29,6 +29,7 @@ from bimo.train.batches import Lessons, Order
 from bimo.train.feedback import Prefer
 from bimo.train.lesson import Lesson, Objective, Vocabulary
 from bimo.train.processes import ALONE, Processes
+from bimo.train.record import counted
 from bimo.train.rewards import TOTAL, Colourful, Judges, Shown
 
 ROUND_FILE = "round.json"
@@ -206,12 +207,10 @@ class RoundLessons:
         """The drawings that are not there yet, a batch at a time, each process its own. A batch is drawn whole whatever
         is there of it.
         """
-        from rich.progress import track
-
         part, system = self.part, self.blank.system
         title = say(f"画第 {folder.name[-4:]} 轮", f"drawing round {folder.name[-4:]}")
         firsts = range(0, len(asked), part.batch)[self.processes.rank :: self.processes.count]
-        for first in track(firsts, description=title):
+        for first in counted(firsts, title):
             some = asked[first : first + part.batch]
             if all((folder / f"{one.key}.png").is_file() for one in some):
                 continue

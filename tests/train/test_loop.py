@@ -118,6 +118,15 @@ def test_another_recipe_in_the_same_folder_is_refused(whole: Path, tiny_shards: 
         train(recipe(steps=7), tiny_shards, whole, threads=1)
 
 
+def test_another_seed_is_another_run_and_no_run_goes_on_with_it(whole: Path, tiny_shards: Path, tmp_path: Path) -> None:
+    wanted = recipe()
+    other = train(wanted, tiny_shards, tmp_path / "run", threads=1, seed=1)
+    assert {loss for *_, loss in losses(other)}.isdisjoint(loss for *_, loss in losses(whole))
+    for run, seed in ((whole, 1), (other, 0)):
+        with pytest.raises(TrainingError, match=r"with seed|种子"):
+            train(wanted, tiny_shards, run, threads=1, seed=seed)
+
+
 def test_a_loss_that_is_no_number_stops_with_the_batch_saved(tiny_shards: Path, tmp_path: Path) -> None:
     tiny = recipe(steps=60)
     stages = (replace(tiny.stages[0], lr=1e30, clip=0.0, warmup=0),)

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from bimo.core.recipe import Stage
+from bimo.train import record
 from bimo.train.denoise import Denoise
-from bimo.train.record import Journal, curves, smoothed
+from bimo.train.record import Journal, counted, curves, smoothed
 
 
 def journal(out: Path, stages: int = 2, steps: int = 5) -> Journal:
@@ -47,6 +48,16 @@ def test_smoothing_keeps_a_constant_and_follows_a_fall() -> None:
     falling = smoothed([1.0] * 50 + [0.0] * 200)
     assert falling[49] == pytest.approx(1.0)
     assert falling[-1] < 0.01
+
+
+def test_what_takes_long_is_told_of_without_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert list(counted("abc", "encoding")) == list("abc")
+    assert capsys.readouterr().out.splitlines() == ["encoding 3/3"]
+    monkeypatch.setattr(record, "LINE_SECONDS", 0.0)
+    assert list(counted("abc", "encoding")) == list("abc")
+    assert capsys.readouterr().out.splitlines() == ["encoding 1/3", "encoding 2/3", "encoding 3/3"]
 
 
 def test_curves_are_a_picture(tmp_path: Path) -> None:
