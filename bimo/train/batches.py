@@ -118,6 +118,8 @@ class Lessons:
         self.held_out = Order(held_out, sizes, stage.batch, seed) if held_out else None
         levels = dict.fromkeys((level, *getattr(stage.objective, "also", ()))) if level else ()
         self.hints = [hint for name in levels for hint in blank.system.level(name).hints]
+        #: What stands before every prompt that a denoiser is told stands before the captions that teach it.
+        self.prefix = blank.system.recipe.request.prefix if sees == "latents" else ""
         self.dropping = Dropping(stage, len(blank.system.towers), self.hints)
         self._latents: Latents | None = None
         self._encode: Encode | None = None
@@ -150,7 +152,8 @@ class Lessons:
         if self.sees == "pixels":
             return replace(lesson, pixels=moved(self.fitted.pixels(own), self.processes.device))
         latents, encode = self._latents or self.prepared(), self._encode
-        encodings = cast(Encode, encode)([share.of(_emptied(chosen, gone)) for gone in dropped.towers])
+        said = [self.prefix + text for text in chosen]
+        encodings = cast(Encode, encode)([share.of(_emptied(said, gone)) for gone in dropped.towers])
         scalars = {"size_ids": self.fitted.size_ids[own]}
         if pictures.poses is not None:
             scalars["pose"] = pictures.poses[own]
@@ -176,7 +179,7 @@ class Lessons:
     def _asked(self) -> Encode:
         """How the text towers are asked: once for all what is frozen of them."""
         system, pictures, stage = self.blank.system, self.pictures, self.blank.stage
-        texts = {text for lot in pictures.lots for row in lot for text in pictures.captions[row]}
+        texts = {self.prefix + text for lot in pictures.lots for row in lot for text in pictures.captions[row]}
         asked = stage.steps * stage.accumulate * stage.batch
         return frozen_words(system, texts, asked, self.out, writes=self.processes.leads)
 

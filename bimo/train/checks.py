@@ -68,8 +68,8 @@ def sampled(pictures: Pictures) -> list[str]:
     return [every[place] for place in chosen.tolist()]
 
 
-def check_words(stage: Stage, towers: Sequence[Tower], pictures: Pictures) -> None:
-    """Prints what the towers read of the captions, a line each.
+def check_words(stage: Stage, towers: Sequence[Tower], pictures: Pictures, prefix: str = "") -> None:
+    """Prints what the towers read of the captions with ``prefix`` before each, a line each.
 
     Raises TrainingError where more is unknown, cut short or empty than the stage allows.
     """
@@ -78,7 +78,7 @@ def check_words(stage: Stage, towers: Sequence[Tower], pictures: Pictures) -> No
     too_much: list[tuple[str, str, float]] = []
     if empty > stage.max_empty:
         too_much.append(("max_empty", say("空的说明", "empty captions"), empty))
-    written = [caption for caption in captions if caption.strip()]
+    written = [prefix + caption for caption in captions if caption.strip()]
     for number, tower in enumerate(towers, 1):
         found = reading(tower, written)
         print(

@@ -15,9 +15,11 @@ from bimo.apps.models import recipes
 from bimo.core.errors import RequestError
 from bimo.core.part import dumps, loads
 from bimo.core.recipe import Recipe
+from bimo.core.types import Encoding
 from bimo.data.loader import Pictures
 from bimo.data.scorer import similarity
 from bimo.diffusion.drive import draw
+from bimo.diffusion.paint import prepare
 from bimo.diffusion.system import System
 from bimo.parts.text.bert import BertTower
 from bimo.parts.text.chatglm import ChatGlmTower
@@ -143,6 +145,42 @@ def test_every_stage_trains_what_it_names_alone_and_learns_a_batch(
     run.place.stage = len(run.recipe.stages)
     run.everything()
     assert System.read(run.out).recipe.stages == run.recipe.stages
+
+
+def test_a_caption_is_read_in_training_as_in_drawing(
+    recipe: Recipe, system: System, tiny_shards: Path, tmp_path: Path
+) -> None:
+    if recipe.name == "viscpm-paint":
+        pytest.skip("its padding is seen, up to the longest text of those read together, as its publisher draws")
+    run = begun(recipe, system, tiny_shards, tmp_path / "run", drop_text=0.0, drop_towers=(), drop_all=0.0)
+    run._words()
+    for number, stage in enumerate(run.recipe.stages):
+        run.place.stage = number
+        if getattr(stage.objective, "sees", "") != "latents":
+            continue
+        lessons = run._learning(stage, None).lessons
+        lessons.prepared()
+        run.system.eval()
+        with torch.no_grad():
+            lesson = lessons.lesson(0, torch.Generator().manual_seed(0))
+        assert lesson.batch is not None
+        size = run.recipe.request.sizes[-1] if run.recipe.request.sizes else SIZE
+        for row, text in enumerate(lesson.texts[:2]):
+            drawn = prepare(run.system, {"text": text, "size": size})
+            for learnt, given in zip(lesson.batch.encodings, drawn.given, strict=True):
+                alike(learnt, row, given)
+        return
+
+
+def alike(learnt: Encoding, row: int, given: Encoding) -> None:
+    """Asserts that a row of a batch tells a denoiser what a prompt by itself does: the same tokens, as many of them."""
+    mask = torch.ones(learnt.tokens.shape[:2]) if learnt.mask is None else learnt.mask
+    own = torch.ones(given.tokens.shape[:2]) if given.mask is None else given.mask
+    assert (learnt.mask is None) == (given.mask is None)
+    torch.testing.assert_close(learnt.tokens[row][mask[row] > 0], given.tokens[0][own[0] > 0], rtol=1e-4, atol=1e-4)
+    if given.pooled is not None:
+        assert learnt.pooled is not None
+        torch.testing.assert_close(learnt.pooled[row], given.pooled[0], rtol=1e-4, atol=1e-4)
 
 
 def test_a_step_of_every_stage_is_all_on_its_device(
