@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageEnhance
+from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
 from bimo.core.errors import DataError, RecipeError
 from bimo.core.part import dump, load
@@ -211,6 +211,24 @@ def test_cards_with_other_words_stay() -> None:
     rows = table([*cards, cards[0].resize((300, 300))])
     assert min(rows.column("blank")) > 0.5
     assert gone(Duplicates().select(rows)) == {40: 0}
+
+
+def page(seed: int) -> Image.Image:
+    """Lines of made-up words, 400 x 300 pixels."""
+    letters, made = np.random.default_rng(seed), Image.new("RGB", (400, 300), "white")
+    for line in range(4):
+        text = "".join(letters.choice(list("abcdefghijklmnopqrstuvwxyz    "), 18 - 3 * (seed % 3)))
+        ImageDraw.Draw(made).text((20 + 10 * (seed % 4), 20 + 60 * line), text, "black", ImageFont.load_default(24))
+    return made
+
+
+def test_small_copies_of_pages_of_words_go() -> None:
+    """Three in four; where the edges of a box jumped from pixel to pixel, one in twenty."""
+    pages = [page(seed) for seed in range(24)]
+    small = [one.resize((140, 105), Image.Resampling.LANCZOS) for one in pages]
+    found = gone(Duplicates().select(table([*pages, *small])))
+    assert found.items() <= {240 + 10 * row: 10 * row for row in range(24)}.items()
+    assert len(found) >= 16
 
 
 def test_flat_pictures_are_no_copies_unless_their_bytes_are() -> None:
