@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional
 
 import bimo
+from bimo.core.files import write_whole
 from bimo.core.recipe import Stage
-from bimo.core.types import write_whole
 from bimo.data.folder import build_folder
 from bimo.data.sheets import sheet
 from bimo.diffusion.system import System

@@ -28,7 +28,7 @@ import typer
 
 from bimo.apps import models
 from bimo.core.errors import BimoError, say
-from bimo.core.types import write_whole
+from bimo.core.files import write_whole
 
 if TYPE_CHECKING:
     from bimo.core.recipe import Recipe

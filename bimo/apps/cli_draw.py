@@ -21,7 +21,8 @@ import typer
 from bimo.apps import cli_inputs, memory, models
 from bimo.apps.cli_models import Dtype, numbers
 from bimo.core.errors import RecipeError, RequestError, say
-from bimo.core.types import Ask, Picture, Request, checked, read_metadata, write_whole
+from bimo.core.files import write_whole
+from bimo.core.types import Ask, Picture, Request, checked, read_metadata
 
 if TYPE_CHECKING:
     from bimo.diffusion.keeping import Shelf

@@ -10,10 +10,8 @@ import hashlib
 import io
 import json
 import math
-import os
 import reprlib
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, overload
@@ -21,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, overload
 import pydantic
 
 from bimo.core.errors import RequestError
+from bimo.core.files import MAXIMUM_PICTURE_PIXELS, PICTURE_FORMATS, write_whole
 
 if TYPE_CHECKING:
     import torch
@@ -29,9 +28,6 @@ if TYPE_CHECKING:
 MAXIMUM_COUNT = 64
 MAXIMUM_STEPS = 1000
 MAXIMUM_SIDE = 8192
-MAXIMUM_PICTURE_PIXELS = 1 << 26
-#: Formats whose decoders read pixels and nothing else: others can call programs or open further files.
-PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 METADATA_KEY = "bimo"
 
 Row = TypeVar("Row")
@@ -191,30 +187,6 @@ class Picture:
     def save(self, path: str | Path) -> Path:
         """Writes the PNG whole or not at all. Raises RequestError where the place cannot be written."""
         return write_whole(Path(path), self.png())
-
-
-def write_whole(path: Path, content: bytes | Iterable[bytes | memoryview]) -> Path:
-    """Writes a file, whole or piece by piece, under another name in its folder and renames it, so that no reader ever
-    sees a part of it.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-    except OSError as error:
-        raise RequestError(f"写不到 {path}：{error.strerror}", f"cannot write to {path}: {error.strerror}") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            for piece in (content,) if isinstance(content, bytes) else content:
-                file.write(piece)
-        os.chmod(part, 0o644)
-        os.replace(part, path)
-    except OSError as error:
-        Path(part).unlink(missing_ok=True)
-        raise RequestError(f"写不到 {path}：{error.strerror}", f"cannot write to {path}: {error.strerror}") from error
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
-    return path
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from bimo.core.errors import WeightsError
+from bimo.core.files import write_whole
 from bimo.core.part import Part, loads
-from bimo.core.types import write_whole
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from bimo.core.errors import DataError, RequestError, Wording
-from bimo.core.types import read_metadata, write_whole
+from bimo.core.files import write_whole
+from bimo.core.types import read_metadata
 from bimo.data import folder
 from bimo.data.curation.dictionary import has_han
 from bimo.data.curation.rows import Unusable

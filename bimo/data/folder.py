@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from bimo.core.errors import DataError, Wording, say
-from bimo.core.types import write_whole
+from bimo.core.files import write_whole
 from bimo.data.curation.rows import Unusable
 from bimo.data.curation.seen import plain, see, upright
 from bimo.data.shards import SAMPLES_PER_SHARD, Sample, Shard, finished, shard_name, write_index, write_shard

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from bimo.core.types import write_whole
+from bimo.core.files import write_whole
 
 
 def chinese_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

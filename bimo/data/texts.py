@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bimo.core.errors import DataError
-from bimo.core.types import write_whole
+from bimo.core.files import write_whole
 from bimo.data.curation import columnar, tables
 from bimo.data.curation.dictionary import has_han
 from bimo.data.curation.rows import Unusable

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from bimo.core import weights
 from bimo.core.errors import RecipeError
+from bimo.core.files import write_whole
 from bimo.core.fingerprint import LateDigest, digest, verifying
 from bimo.core.part import dumps
 from bimo.core.recipe import Level, Recipe
-from bimo.core.types import Ask, Batch, Conditioning, Encoding, Request, write_whole
+from bimo.core.types import Ask, Batch, Conditioning, Encoding, Request
 from bimo.diffusion.keeping import kind_of_numbers, turned, turned_encoding
 from bimo.diffusion.schedule import Schedule
 from bimo.words.budget import Budget

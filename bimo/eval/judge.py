@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from bimo.core.errors import BimoError, DataError, say
-from bimo.core.types import write_whole
+from bimo.core.files import write_whole
 from bimo.data.lexicon import EFFECTS
 from bimo.eval.truth import STYLES, Artwork, Bytes, Told, Truth, examination, gather, lesson, tensor
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from bimo.core.errors import DataError
-from bimo.core.page import page as document
-from bimo.core.types import write_whole
+from bimo.core.files import page as document
+from bimo.core.files import write_whole
 
 JSON_FILE, PAGE_FILE, TABLE_FILE = "report.json", "report.html", "report.md"
 GROUPS: Mapping[str, tuple[str, str]] = {

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from bimo.core.errors import DataError
-from bimo.core.types import write_whole
+from bimo.core.files import write_whole
 from bimo.data import shards
 from bimo.data.artwork import Kind, SpriteStore
 from bimo.data.canvas import HANDS, NO_FLIP

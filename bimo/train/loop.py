@@ -19,9 +19,9 @@ import torch
 from torch import nn
 
 from bimo.core.errors import TrainingError, say
+from bimo.core.files import write_whole
 from bimo.core.part import dumps, loads
 from bimo.core.recipe import Recipe, Stage
-from bimo.core.types import write_whole
 from bimo.data.loader import Pictures
 from bimo.data.sheets import sheet
 from bimo.diffusion.drive import draw

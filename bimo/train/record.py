@@ -22,8 +22,8 @@ from rich.table import Table
 from torch import nn
 
 from bimo.core.errors import TrainingError, say
+from bimo.core.files import write_whole
 from bimo.core.recipe import Stage
-from bimo.core.types import write_whole
 from bimo.data.sheets import chinese_font
 
 LOG_FILE = "log.jsonl"

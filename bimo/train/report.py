@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bimo.core.page import page
+from bimo.core.files import page, write_whole
 from bimo.core.recipe import Recipe
-from bimo.core.types import write_whole
 from bimo.train.record import LOG_FILE, curves, rows_of, smoothed
 from bimo.train.rounds import rounds_of
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from bimo.core.errors import RecipeError, TrainingError, say
+from bimo.core.files import write_whole
 from bimo.core.part import Part, dump
-from bimo.core.types import write_whole
 from bimo.data.loader import Pictures
 from bimo.data.shards import Sample, finished, shard_name, write_index, write_shard
 from bimo.diffusion.drive import drive

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from bimo.core import types
 from bimo.core.errors import RequestError
+from bimo.core.files import MAXIMUM_PICTURE_PIXELS
 from bimo.core.types import Request, checked
 from bimo.diffusion.drive import draw, drive
 from bimo.diffusion.paint import filled, paint, prepare
@@ -117,7 +117,7 @@ def test_a_large_picture_is_refused_before_it_is_decoded(monkeypatch: pytest.Mon
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
     with pytest.raises(RequestError, match="9000x9000"):
         checked({"text": "红", "image": content})
-    assert types.MAXIMUM_PICTURE_PIXELS >= 8192 * 8192
+    assert MAXIMUM_PICTURE_PIXELS >= 8192 * 8192
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bimo.core.errors import DataError
-from bimo.core.page import page as document
+from bimo.core.files import page as document
 from bimo.data.curation.histograms import drawable, figure, histogram
 from bimo.data.curation.specimens import EACH, Examples, copied, examples, visible
 from bimo.data.curation.store import read_json, save

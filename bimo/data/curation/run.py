@@ -25,7 +25,7 @@ from bimo.data.curation.report import PAGE, write_page
 from bimo.data.curation.selecting import Judge, Stretch, clear_after, clear_units, room, select_table, stretches
 from bimo.data.curation.standing import Columns, Scored
 from bimo.data.curation.steps import Curation, ModelStep, PictureStep, TableStep, Tools, WriterStep
-from bimo.data.curation.store import Work, save_json, sweep, unwritten
+from bimo.data.curation.store import Work, begin_arrow, save_json, sweep, unwritten
 from bimo.data.curation.workers import Here, Workers
 from bimo.data.shards import INDEX, write_index
 
@@ -259,6 +259,7 @@ def _curate(run: Run, began: float) -> dict[str, Any]:
         # A run that was killed left what it had not finished; nobody else is at work here.
         path.unlink(missing_ok=True)
     run.workers.begin()
+    begin_arrow()
     taken = run.read()
     opened = 0 if stored else run.measure(taken)
     last, scored, steps = run.select(taken)

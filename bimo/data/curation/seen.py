@@ -7,7 +7,7 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bimo.core.types import MAXIMUM_PICTURE_PIXELS, PICTURE_FORMATS
+from bimo.core.files import MAXIMUM_PICTURE_PIXELS, PICTURE_FORMATS
 from bimo.data.curation.rows import Unusable
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from bimo.core.errors import BimoError, DataError
-from bimo.core.types import write_whole
+from bimo.core.files import write_whole
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,6 +32,33 @@ SMALL_UNITS, ROWS_A_SMALL_UNIT = 16, 64
 #: Captions of a unit, in characters: a unit that holds more is closed early.
 CHARACTERS_A_UNIT = 1 << 23
 FINGERPRINT = b"made of"
+
+
+def begin_arrow() -> None:
+    """Imports pyarrow without pandas, which it would import with its first array of a list: a third of a second of
+    every process, for nothing that is done here. Who asks pyarrow for pandas later still gets it.
+    """
+    without = _Without("pandas")
+    sys.meta_path.insert(0, without)
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet
+
+        pa.array([0])
+    finally:
+        sys.meta_path.remove(without)
+
+
+@dataclass(frozen=True)
+class _Without:
+    """A finder of modules that does not find one."""
+
+    name: str
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        """Raises ModuleNotFoundError for the name."""
+        if name == self.name:
+            raise ModuleNotFoundError(f"{name} is not asked for yet", name=name)
 
 
 @dataclass(frozen=True)

@@ -241,13 +241,12 @@ def _serve(pipe: Connection, files: Sequence[tuple[str, str]]) -> None:
 def _prepare() -> None:
     """Imports what nearly every job needs; where it is missing, the job that needs it says so."""
     with contextlib.suppress(ImportError):
-        import pyarrow as pa
-        import pyarrow.parquet
         from PIL import Image
 
+        from bimo.data.curation.store import begin_arrow
+
         Image.preinit()
-        # The first array of lists of Python's imports what else is installed.
-        pa.array([0])
+        begin_arrow()
 
 
 def _loaded(files: Sequence[tuple[str, str]]) -> bool:

@@ -13,8 +13,9 @@ from typing import Any, Literal, Self, cast
 from torch import Tensor, nn
 
 from bimo.core.errors import WeightsError
+from bimo.core.files import write_whole
 from bimo.core.part import Part
-from bimo.core.types import Encoding, write_whole
+from bimo.core.types import Encoding
 from bimo.parts.text import wording
 from bimo.parts.text.bert_model import BertModel
 from bimo.parts.text.wording import TOKENIZER_FILE, VOCAB_FILE, published_words

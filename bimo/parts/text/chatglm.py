@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bimo.core.errors import RecipeError, WeightsError
+from bimo.core.files import write_whole
 from bimo.core.part import Part
-from bimo.core.types import Encoding, write_whole
+from bimo.core.types import Encoding
 from bimo.parts.text import wording
 from bimo.parts.text.pieces import tokenizer_of
 from bimo.words.budget import Budget

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from bimo.core.errors import RecipeError
+from bimo.core.files import write_whole
 from bimo.core.part import Part, meant
-from bimo.core.types import Encoding, write_whole
+from bimo.core.types import Encoding
 from bimo.parts.text import wording
 from bimo.words.budget import Budget
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from bimo.core.errors import WeightsError
-from bimo.core.types import Encoding, write_whole
+from bimo.core.files import write_whole
+from bimo.core.types import Encoding
 from bimo.words.budget import Budget
 
 TOKENIZER_FILE = "tokenizer.json"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from bimo.core.types import MAXIMUM_PICTURE_PIXELS
+from bimo.core.files import MAXIMUM_PICTURE_PIXELS
 from bimo.data.curation.rows import Unusable
 from bimo.data.curation.seen import GIVEN_TO_MODELS, ORIENTATION, plain, reduction, see, upright
 

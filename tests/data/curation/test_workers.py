@@ -111,3 +111,22 @@ def _pidfd(pid: int) -> Any:
         return os.pidfd_open(pid)
     except ProcessLookupError:
         return None
+
+
+LIGHT = """
+import sys
+from bimo.data.curation import duplicates, image_rules, measuring, reading, seen
+from bimo.data.curation.store import begin_arrow, table_bytes
+begin_arrow()
+table_bytes({"number": [1, 2]})
+print([name for name in ("pandas", "pydantic", "torch") if name in sys.modules])
+import pandas, pyarrow
+print(pyarrow.table({"a": [1]}).to_pandas().shape, len(pyarrow.array(pandas.Series([1, 2]))))
+"""
+
+
+def test_a_worker_loads_little_and_pandas_can_still_be_had() -> None:
+    pytest.importorskip("pandas")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    done = subprocess.run([sys.executable, "-c", LIGHT], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[]", "(1, 1) 2"]
