@@ -1,5 +1,5 @@
-"""Files: which pictures are read, how a file is written whole, and the page that reports share. Needs none of the types,
-which take a sixth of a second to import: every process of a curation begins with this.
+"""Files: which pictures are read, how a file is written whole, and the page that reports share. Needs none of the
+types, which take a sixth of a second to import: every process of a curation begins with this.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ POLICY = "default-src 'none'; img-src data:{own}; style-src 'unsafe-inline'"
 def page(title: str, body: str, style: str = "", *, beside: bool = False) -> str:
     """A whole document that stands alone: nothing is fetched and nothing runs, whatever a caption on it says.
 
-    ``title`` is text, ``body`` is HTML; ``style`` is what a page has of its own; with ``beside``
-    pictures may lie beside the page in place of within it.
+    ``title`` is text, ``body`` is HTML; ``style`` is what a page has of its own; with ``beside`` pictures may lie
+    beside the page in place of within it.
     """
     policy = POLICY.format(own=" 'self' file:" if beside else "")
     return (
