@@ -21,7 +21,7 @@ from bimo.core.errors import DataError
 from bimo.core.part import Part, dump
 from bimo.data.curation.standing import DROPPED, FAILED, KEPT
 from bimo.data.curation.steps import Curation, fields_of, named
-from bimo.data.curation.store import load_table
+from bimo.data.curation.store import load_table, of_cell
 from bimo.data.curation.workers import Workers
 from bimo.data.curation.writing import ScoreColumn
 
@@ -82,7 +82,7 @@ class Count:
             elif state == FAILED:
                 tally.reasons[reason] += 1
         for trail in table["trail"].to_pylist():
-            for what in json.loads(trail):
+            for what in of_cell(trail):
                 if what["what"] not in ("dropped", "failed"):
                     tally.captions[what["step"], what["what"]] += 1
         for name in self.scores:

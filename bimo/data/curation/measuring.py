@@ -12,6 +12,7 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,6 +28,7 @@ from bimo.data.curation.store import (
     fingerprint_of,
     load_rows,
     numbered,
+    of_cell,
     plain,
     save_table,
 )
@@ -185,7 +187,7 @@ class Measure:
             "height": picture.size[1],
             "as_is": seen.plain(picture),
         }
-        failures = cast("dict[str, list[str]]", json.loads(known["failures"]))
+        failures = cast("dict[str, list[str]]", of_cell(known["failures"]))
         for measuring, step in steps.items():
             try:
                 scores = {name: plain(value) for name, value in step.measure(picture).items()}
@@ -196,7 +198,7 @@ class Measure:
                 failures[measuring] = [type(error).__name__, text_of(str(error))[:200]]
                 continue
             found |= {f"{measuring}{OF}{name}": value for name, value in scores.items()}
-        every = sorted({*json.loads(known["known"]), *steps})
+        every = sorted({*known_of(known["known"]), *steps})
         return found | {"known": json.dumps(every), "failures": json.dumps(failures, sort_keys=True)}
 
 
@@ -205,13 +207,19 @@ def _unseen(row: Mapping[str, Any], state: str) -> dict[str, Any]:
 
 
 def _missing(known: str, wanted: Iterable[str]) -> list[str]:
-    measured = set(json.loads(known))
+    measured = known_of(known)
     return [measuring for measuring in wanted if measuring not in measured]
+
+
+@lru_cache(maxsize=64)
+def known_of(known: str) -> frozenset[str]:
+    """What is measured of a picture, by the cell that says it: nearly all pictures of a run say the same."""
+    return frozenset(json.loads(known))
 
 
 def _passes(row: Mapping[str, Any], judges: Sequence[tuple[str, PictureStep]]) -> bool:
     """Whether the picture rules would keep a row: what the progress bar says."""
-    failures = json.loads(row["failures"])
+    failures = of_cell(row["failures"])
     for measuring, step in judges:
         # What a rule raises is counted when it judges in earnest.
         with contextlib.suppress(Exception):

@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from bimo.core.errors import BimoError, DataError, RecipeError
 from bimo.core.part import Part, dump
-from bimo.data.curation.measuring import OF, scores_of
+from bimo.data.curation.measuring import OF, known_of, scores_of
 from bimo.data.curation.standing import (
     KEPT,
     LEFT,
@@ -38,7 +38,7 @@ from bimo.data.curation.steps import (
     WriterStep,
     named,
 )
-from bimo.data.curation.store import Work, digest, fingerprint_of, load_rows, load_table, names_in, sweep
+from bimo.data.curation.store import Work, digest, fingerprint_of, load_rows, load_table, names_in, of_cell, sweep
 
 VERSION = 1
 NO_CAPTION = "no caption"
@@ -148,7 +148,7 @@ class Judge:
         found: list[Standing] = []
         measured = load_rows(self.work.unit("measured", unit), ["failed", "detail"])
         for row, seen in zip(load_rows(self.work.unit("rows", unit)), measured, strict=True):
-            standing = Standing(row["number"], tuple(row["captions"]), json.loads(row["labels"]))
+            standing = Standing(row["number"], tuple(row["captions"]), of_cell(row["labels"]))
             if row["reason"] is not None or seen["failed"] is not None:
                 standing.fail(row["reason"] or seen["failed"], row["detail"] or seen["detail"] or "")
             found.append(standing)
@@ -199,10 +199,10 @@ def _judge_picture(
     row: Standing, place: int, step: PictureStep, measuring: str, measured: Mapping[str, Any], scores: Mapping[str, Any]
 ) -> None:
     rule = named(cast(Part, step))
-    failures = json.loads(measured["failures"]) if measured["failures"] != "{}" else {}
+    failures = of_cell(measured["failures"])
     if measuring in failures:
         row.fail(f"measure {rule}: {failures[measuring][0]}", failures[measuring][1])
-    elif measuring not in json.loads(measured["known"]):
+    elif measuring not in known_of(measured["known"]):
         raise DataError(
             f"{rule} 还没有量过第 {row.number} 行的图；请不带 --select-only 运行",
             f"{rule} has not measured the picture of row {row.number} yet; run without --select-only",

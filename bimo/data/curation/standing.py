@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 from bimo.core.errors import DataError
 from bimo.core.part import meant
 from bimo.data.curation.steps import Verdict
-from bimo.data.curation.store import Work, array_of, joined, load_rows, load_table, names_in, save_table
+from bimo.data.curation.store import Work, array_of, joined, load_table, names_in, of_cell, save_table, to_cell
 
 LEFT, DROPPED, FAILED, KEPT = "left", "dropped", "failed", "kept"
 #: Columns of measured rows that a table step may ask for, besides scores and labels.
@@ -53,6 +52,11 @@ class Standing:
         self.trail.append({"what": "failed", "reason": reason})
 
 
+COLUMNS = tuple(field.name for field in fields(Standing))
+#: Columns that are written as JSON.
+WRITTEN = ("labels", "value", "threshold", "trail")
+
+
 def said_of(value: Any) -> float | str:
     """A verdict's number or text as plain data."""
     if isinstance(value, np.generic):
@@ -73,19 +77,18 @@ def save_standings(path: Path, rows: Sequence[Standing], fingerprint: str) -> No
     }
     for name in ("state", "rule", "reason", "detail"):
         columns[name] = pa.array([getattr(row, name) for row in rows], texts)
-    for name in ("labels", "value", "threshold", "trail"):
-        columns[name] = pa.array([json.dumps(getattr(row, name), ensure_ascii=False) for row in rows], texts)
+    for name in WRITTEN:
+        columns[name] = pa.array([to_cell(getattr(row, name)) for row in rows], texts)
     save_table(path, columns, fingerprint)
 
 
 def load_standings(path: Path) -> list[Standing]:
     """The standings of a unit."""
-    found: list[Standing] = []
-    for row in load_rows(path):
-        read: dict[str, Any] = {name: json.loads(row[name]) for name in ("labels", "value", "threshold", "trail")}
-        row |= read
-        found.append(Standing(**{**row, "captions": tuple(row["captions"])}))
-    return found
+    table = load_table(path)
+    columns: dict[str, list[Any]] = {name: table[name].to_pylist() for name in COLUMNS}
+    columns |= {name: list(map(of_cell, columns[name])) for name in WRITTEN}
+    columns["captions"] = list(map(tuple, columns["captions"]))
+    return [Standing(*row) for row in zip(*columns.values(), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ class Columns:
                     by_number = dict(zip(scores["number"].to_pylist(), scores[place[1]].to_pylist(), strict=True))
                     values = [by_number.get(number) for number in table["number"].to_numpy()[left].tolist()]
             else:
-                labels = [json.loads(text) for text in table["labels"].filter(left).to_pylist()]
+                labels = [of_cell(text) for text in table["labels"].filter(left).to_pylist()]
                 known.update(*labels)
                 values = [row.get(name) for row in labels]
             found = found or place is not None or name in known

@@ -13,7 +13,7 @@ import io
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -251,6 +251,22 @@ def ranked(
         found[to[to >= 0]] = piece[to >= 0]
         at += len(piece)
     return found
+
+
+#: What most cells say: it is not parsed, and made anew each time, for who reads it may add to it.
+_USUAL: dict[str, Callable[[], Any]] = {"{}": dict, "[]": list, "null": lambda: None}
+_ENCODE = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def to_cell(value: Any) -> str:
+    """Plain data as the text of a cell: JSON."""
+    return "null" if value is None else _ENCODE(value)
+
+
+def of_cell(text: str) -> Any:
+    """What ``to_cell`` was given."""
+    usual = _USUAL.get(text)
+    return json.loads(text) if usual is None else usual()
 
 
 def array_of(values: Sequence[Any]) -> np.ndarray:

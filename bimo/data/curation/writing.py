@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shutil
 import tempfile
@@ -14,7 +13,7 @@ from typing import Any
 
 from bimo.data.curation.measuring import Pictures
 from bimo.data.curation.rows import Unusable
-from bimo.data.curation.standing import FAILED, KEPT, Scored, load_standings
+from bimo.data.curation.standing import FAILED, KEPT, WRITTEN, Scored, load_standings
 from bimo.data.curation.store import (
     Work,
     digest,
@@ -24,6 +23,7 @@ from bimo.data.curation.store import (
     read_json,
     save_json,
     save_table,
+    to_cell,
     unwritten,
 )
 from bimo.data.shards import SAMPLES_PER_SHARD, Sample, Shard, finished, hash_of, shard_name, write_shard
@@ -246,9 +246,8 @@ class WriteTable:
         }
         for name in ("state", "rule", "reason", "detail"):
             columns[name] = pa.array([getattr(row, name) for row in standings], texts)
-        for name in ("value", "threshold", "trail", "labels"):
-            said = [json.dumps(getattr(row, name), ensure_ascii=False) for row in standings]
-            columns[name] = pa.array(said, texts)
+        for name in WRITTEN:
+            columns[name] = pa.array([to_cell(getattr(row, name)) for row in standings], texts)
         columns |= {name: measured[name] for name in ("sha256", "width", "height", "bytes")}
         columns |= {name: rows[name] for name in ("path", "offset", "size", "form", "column", "fetched")}
         made = {name: _flat(columns[name]) for name in FIXED}
