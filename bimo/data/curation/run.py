@@ -128,7 +128,7 @@ class Run:
                 stretch, asked = self._ask(stretch, before, taken, scored)
             if stretch.kind == "table":
                 table = Columns(self.work, taken.units, before, scored)
-                select_table(self.work, stretch, before, after, taken.firsts, table)
+                select_table(self.work, stretch, before, after, taken.firsts, table, self.workers)
                 self.bar.advance(taken.rows)
             else:
                 self._judge(Judge(self.work, stretch, stretch.digest(), before, after, asked), units)

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +39,7 @@ from bimo.data.curation.steps import (
     named,
 )
 from bimo.data.curation.store import Work, digest, fingerprint_of, load_rows, load_table, names_in, of_cell, sweep
+from bimo.data.curation.workers import Workers
 
 VERSION = 1
 NO_CAPTION = "no caption"
@@ -255,9 +256,14 @@ def _judge_captions(row: Standing, place: int, step: CaptionStep) -> None:
         row.drop(place, rule, last)
 
 
-def select_table(work: Work, stretch: Stretch, before: str, after: str, firsts: Sequence[int], table: Columns) -> None:
+#: A unit, and what changes in it: (number, what) in the order of the rows.
+Changes = tuple[int, tuple[tuple[int, str], ...]]
+
+
+def select_table(
+    work: Work, stretch: Stretch, before: str, after: str, firsts: Sequence[int], table: Columns, workers: Workers
+) -> None:
     """Takes a step that looks at the whole set. Its changes wait on disk until they are taken unit by unit."""
-    step = stretch.steps[0]
     units = range(len(firsts))
     prints = [fingerprint_of(work.unit(before, unit)) for unit in units]
     made_of = digest(stretch.digest(), prints)
@@ -269,27 +275,45 @@ def select_table(work: Work, stretch: Stretch, before: str, after: str, firsts: 
         changes.execute("PRAGMA journal_mode=OFF")
         changes.execute("PRAGMA synchronous=OFF")
         changes.execute("CREATE TABLE changes (number INTEGER, what TEXT)")
-        selected = cast(TableStep, step).select(table)
+        selected = cast(TableStep, stretch.steps[0]).select(table)
         changes.executemany("INSERT INTO changes VALUES (?, ?)", ((c.number, _change(c)) for c in selected))
         changes.execute("CREATE INDEX by_number ON changes (number)")
-        for unit in units:
-            stop = firsts[unit + 1] if unit + 1 < len(firsts) else 1 << 62
-            rows = load_standings(work.unit(before, unit))
-            by_number = {row.number: row for row in rows}
-            found = changes.execute(
-                "SELECT number, what FROM changes WHERE number >= ? AND number < ? ORDER BY number, rowid",
-                (firsts[unit], stop),
-            )
-            for number, what in found:
-                row = by_number.get(number)
-                if row is None or (row.state != LEFT and row.step != stretch.first):
-                    raise DataError(
-                        f"{named(step)} 要改第 {number} 行，可它不在剩下的行里",
-                        f"{named(step)} changes row {number}, which is not among those that are left",
-                    )
-                _apply(row, stretch.first, named(step), json.loads(what))
-            save_standings(work.unit(after, unit), rows, f"{made_of} {unit}")
+        for _ in workers.answers(Apply(work, stretch, made_of, before, after), _by_unit(changes, firsts)):
+            pass
     waiting.unlink()
+
+
+def _by_unit(changes: sqlite3.Connection, firsts: Sequence[int]) -> Iterator[Changes]:
+    between = "SELECT number, what FROM changes WHERE number >= ? AND number < ? ORDER BY number, rowid"
+    for unit, ends in enumerate(zip(firsts, [*firsts[1:], 1 << 62], strict=True)):
+        yield unit, tuple(changes.execute(between, ends))
+
+
+@dataclass(frozen=True)
+class Apply:
+    """Makes the changes of a table step in one unit, in any process."""
+
+    work: Work
+    stretch: Stretch
+    made_of: str
+    before: str
+    after: str
+
+    def __call__(self, job: Changes) -> None:
+        """Raises DataError for a change of a row that is not left."""
+        unit, changes = job
+        place, rule = self.stretch.first, named(self.stretch.steps[0])
+        rows = load_standings(self.work.unit(self.before, unit))
+        by_number = {row.number: row for row in rows}
+        for number, what in changes:
+            row = by_number.get(number)
+            if row is None or (row.state != LEFT and row.step != place):
+                raise DataError(
+                    f"{rule} 要改第 {number} 行，可它不在剩下的行里",
+                    f"{rule} changes row {number}, which is not among those that are left",
+                )
+            _apply(row, place, rule, json.loads(what))
+        save_standings(self.work.unit(self.after, unit), rows, f"{self.made_of} {unit}")
 
 
 def _change(change: Change) -> str:
