@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -12,6 +13,7 @@ from bimo.core.part import Part
 from bimo.core.types import Encoding
 from bimo.parts.text import wording
 from bimo.parts.text.wording import TOKENIZER_FILE
+from bimo.words.budget import Budget
 
 PIECES_FILE = "spiece.model"
 
@@ -46,18 +48,16 @@ class T5(Part):
         return replace(self, width=16, layers=2, heads=2, head=8, feed=32)
 
 
-class T5Tower(wording.Published):
+class T5Tower(nn.Module):
     """Texts -> tokens [B, length, width] and mask [B, length]. Published names are below ``model.``, without their
     ``encoder.``; what they call ``shared`` is ``embed_tokens`` here.
     """
 
-    tokenizer = "T5Tokenizer"
-    part: T5
-
     def __init__(self, part: T5) -> None:
-        super().__init__(part, pad=0)
+        super().__init__()
         from transformers import T5Config, T5EncoderModel
 
+        self.part = part
         self.model: nn.Module = T5EncoderModel(
             T5Config(
                 vocab_size=part.vocab,
@@ -74,16 +74,41 @@ class T5Tower(wording.Published):
             )
         ).encoder
         self.begins = 0  # tokens before those of the text
+        self.words: Any = None
         self.teachable = True
+        self.pad = 0
+
+    def encode(self, texts: Sequence[str]) -> Encoding:
+        """Texts -> tokens and mask."""
+        return self.forward(*self.ids(texts))
 
     def forward(self, ids: Tensor, mask: Tensor) -> Encoding:
         """Token ids [B, L] and mask [B, L] bool -> Encoding."""
         return Encoding(self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state, mask)
 
+    def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Texts -> token ids [B, length] and mask [B, length] bool; one too long keeps its end mark."""
+        return wording.padded([self._encoded(text).ids for text in texts], self.part.length, self.pad)
+
+    def budget(self, text: str) -> Budget:
+        """Tokens used of the length and the text lost past it."""
+        return wording.budget(self._encoded(text), text, self.part.length)
+
+    def learn_words(self, captions: Iterable[str], known: Iterable[str]) -> None:
+        """Raises WeightsError: the words are published with the weights."""
+        raise wording.published_words()
+
+    def save_words(self, folder: Path) -> None:
+        """Writes tokenizer.json and what it is padded with."""
+        wording.write_words(folder, self.words, self.pad, "T5Tokenizer", self.part.length)
+
     def load_words(self, folder: Path) -> None:
         """Reads tokenizer.json or spiece.model. Raises WeightsError where they are missing or damaged."""
         wanted = (TOKENIZER_FILE, PIECES_FILE)
         self.words, self.pad = wording.read_words(folder, wanted, self.part.vocab, pieces)
+
+    def _encoded(self, text: str) -> Any:
+        return wording.read(self, text)
 
 
 def pieces(folder: Path) -> tuple[Any, str]:

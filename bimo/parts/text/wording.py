@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bimo.core.errors import WeightsError
 from bimo.core.files import write_whole
-from bimo.core.types import Encoding
 from bimo.words.budget import Budget
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -41,44 +40,6 @@ def budget(encoded: Any, text: str, length: int) -> Budget:
         return Budget(used, length)
     # Of a character of several tokens each has the offsets of the whole character.
     return Budget(used, length, text[encoded.offsets[length - 1][0] :])
-
-
-class Published(nn.Module):
-    """A tower whose words are published with its weights and padded to its part's ``length``: what such towers do
-    alike. What it answers is for its ``forward`` to say.
-    """
-
-    #: transformers' class for its tokenizer.
-    tokenizer: ClassVar[str]
-
-    def __init__(self, part: Any, pad: int) -> None:
-        super().__init__()
-        self.part = part
-        self.words: Any = None
-        self.pad = pad
-
-    def encode(self, texts: Sequence[str]) -> Encoding:
-        """Texts -> what ``forward`` answers of their tokens."""
-        return self.forward(*self.ids(texts))  # type: ignore[no-any-return]
-
-    def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Texts -> token ids [B, length] and mask [B, length] bool; one too long keeps its end mark."""
-        return padded([self._encoded(text).ids for text in texts], self.part.length, self.pad)
-
-    def budget(self, text: str) -> Budget:
-        """Tokens used of the length and the text lost past it: from the first character not read in whole."""
-        return budget(self._encoded(text), text, self.part.length)
-
-    def learn_words(self, captions: Iterable[str], known: Iterable[str]) -> None:
-        """Raises WeightsError: the words are published with the weights."""
-        raise published_words()
-
-    def save_words(self, folder: Path) -> None:
-        """Writes tokenizer.json and what it is padded with."""
-        write_words(folder, self.words, self.pad, self.tokenizer, self.part.length)
-
-    def _encoded(self, text: str) -> Any:
-        return read(self, text)
 
 
 @dataclass(frozen=True)

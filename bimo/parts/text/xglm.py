@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -116,15 +116,19 @@ class Xglm(nn.Module):
         return self.head(self.norm(x[:, -1]))
 
 
-class XglmTower(wording.Published):
+class XglmTower(nn.Module):
     """Texts -> pooled [B, project], which is the only token [B, 1, project] too. Published names below ``model.``."""
 
-    tokenizer = "XGLMTokenizer"
-    part: XglmText
-
     def __init__(self, part: XglmText) -> None:
-        super().__init__(part, PAD)
+        super().__init__()
+        self.part = part
         self.model = Xglm(part)
+        self.words: Any = None
+        self.pad = PAD
+
+    def encode(self, texts: Sequence[str]) -> Encoding:
+        """Texts -> pooled [B, project] and tokens [B, 1, project]."""
+        return self.forward(*self.ids(texts))
 
     def forward(self, ids: Tensor, mask: Tensor) -> Encoding:
         """Token ids [B, L] and mask [B, L] bool -> Encoding."""
@@ -142,6 +146,14 @@ class XglmTower(wording.Published):
         encoded = self._encoded(text)
         used, limit = len(encoded.ids), self.part.length
         return Budget(used, limit, text[encoded.offsets[limit][0] :] if used > limit else "")
+
+    def learn_words(self, captions: Iterable[str], known: Iterable[str]) -> None:
+        """Raises WeightsError: the words are published with the weights."""
+        raise wording.published_words()
+
+    def save_words(self, folder: Path) -> None:
+        """Writes tokenizer.json and what it is padded with."""
+        wording.write_words(folder, self.words, self.pad, "XGLMTokenizer", self.part.length)
 
     def load_words(self, folder: Path) -> None:
         """Reads tokenizer.json or sentencepiece.bpe.model. Raises WeightsError where they are missing, damaged or have

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self, cast
+from typing import Any, Self, cast
 
 from torch import Tensor, nn
 
@@ -13,6 +14,7 @@ from bimo.core.part import Part
 from bimo.core.types import Encoding
 from bimo.parts.text import wording
 from bimo.parts.text.wording import MODEL_FILE, TOKENIZER_FILE
+from bimo.words.budget import Budget
 
 #: The positions of XLM-RoBERTa count from that of its padding: so many are never a word's.
 UNUSED_POSITIONS = 2
@@ -87,30 +89,50 @@ class Transformed(nn.Module):
         return self.transformation_pre(self.pre_LN(cast("tuple[Tensor, ...]", states)[-2]))
 
 
-class XlmTower(wording.Published):
-    """Texts -> tokens [B, length, project], those of the padding among them. Published names are below ``model.``,
-    without the pooler.
-    """
-
-    tokenizer = "XLMRobertaTokenizer"
-    part: XlmText
+class XlmTower(nn.Module):
+    """Texts -> tokens [B, length, project]. Published names are below ``model.``, without the pooler."""
 
     def __init__(self, part: XlmText) -> None:
-        super().__init__(part, pad=1)
+        super().__init__()
         if part.length > part.positions - UNUSED_POSITIONS:
             raise RecipeError(
                 f"XlmText 的 length 是 {part.length}，位置只有 {part.positions - UNUSED_POSITIONS} 个可用",
                 f"length of XlmText is {part.length}, but {part.positions - UNUSED_POSITIONS} positions are for words",
             )
+        self.part = part
         self.model = Transformed(part)
         self.projection = nn.Linear(part.project, part.embed, bias=False) if part.embed else None
         self.begins = 1  # tokens before those of the text
+        self.words: Any = None
         self.teachable = True
+        self.pad = 1
+
+    def encode(self, texts: Sequence[str]) -> Encoding:
+        """Texts -> tokens; the denoiser sees those of the padding as well."""
+        return self.forward(*self.ids(texts))
 
     def forward(self, ids: Tensor, mask: Tensor) -> Encoding:
         """Token ids [B, L] and mask [B, L] bool -> Encoding with tokens [B, L, project], pooled [B, embed]."""
         tokens = self.model(ids, mask)
         return Encoding(tokens, None, None if self.projection is None else self.projection(tokens[:, 0]))
+
+    def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Texts -> token ids [B, length] and mask [B, length] bool; what is past the length is left out, the end mark
+        is kept.
+        """
+        return wording.padded([self._encoded(text).ids for text in texts], self.part.length, self.pad)
+
+    def budget(self, text: str) -> Budget:
+        """Tokens used of the length and the text lost past it."""
+        return wording.budget(self._encoded(text), text, self.part.length)
+
+    def learn_words(self, captions: Iterable[str], known: Iterable[str]) -> None:
+        """Raises WeightsError: the words are published with the weights."""
+        raise wording.published_words()
+
+    def save_words(self, folder: Path) -> None:
+        """Writes tokenizer.json and what it is padded with."""
+        wording.write_words(folder, self.words, self.pad, "XLMRobertaTokenizer", self.part.length)
 
     def load_words(self, folder: Path) -> None:
         """Reads tokenizer.json or sentencepiece.bpe.model. Raises WeightsError where they are missing, damaged or have
@@ -123,3 +145,6 @@ class XlmTower(wording.Published):
             raise WeightsError(
                 f"{folder} 的 <pad> 编号是 {self.pad}，应为 1", f"<pad> of {folder} is {self.pad}; expected 1"
             )
+
+    def _encoded(self, text: str) -> Any:
+        return wording.read(self, text)
