@@ -32,7 +32,7 @@ from bimo.train.checks import check_lots, check_seed, check_sizes, check_words
 from bimo.train.devices import exact, on
 from bimo.train.learning import Learning, named, read_alike, whole
 from bimo.train.lesson import Lesson, Objective, vocabulary
-from bimo.train.optim import checkpoint_gradients, freeze, rate
+from bimo.train.optim import checkpoint_gradients, freeze, rate, zero_settings
 from bimo.train.processes import ALONE, Processes, begun
 from bimo.train.record import Journal, Progress, save_whole, table, tell
 from bimo.train.report import leave
@@ -157,6 +157,8 @@ class Run:
             check_seed(saved.get("seed", 0), self.seed, self.out)
             self.system.load_state_dict(saved["system"])
             self.place = Place(**saved["place"])
+        for stage in self.recipe.stages[self.place.stage :] if self.processes.zero else ():
+            zero_settings(stage)  # what the last one refuses is said before the first is learnt
         if self.processes.leads:
             self.journal.cut(self.place.stage, self.place.step)
         while self.place.stage < len(self.recipe.stages):

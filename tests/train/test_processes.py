@@ -22,12 +22,13 @@ from safetensors.torch import load_file
 from bimo.core.errors import TrainingError
 from bimo.core.part import dumps
 from bimo.core.recipe import Recipe, Stage
+from bimo.data.loader import Pictures
 from bimo.recipes.xiaomo import xiaomo
 from bimo.train.adapter import LowRank
 from bimo.train.batches import Order
 from bimo.train.checks import check_lots
 from bimo.train.feedback import Prefer
-from bimo.train.loop import train
+from bimo.train.loop import Run, train
 from bimo.train.optim import zero_settings
 from bimo.train.processes import Processes, sharded
 from bimo.train.rewards import Colourful
@@ -262,6 +263,18 @@ def test_deepspeed_refuses_what_a_stage_or_the_loop_decides(
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(path))
     with pytest.raises(TrainingError, match=said):
         zero_settings(replace(xiaomo.stages[0], **cast(Any, change)))
+
+
+def test_deepspeed_refuses_a_later_stage_before_the_first_is_learnt(
+    tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "1")
+    wanted = recipe(0, 2)
+    wanted = replace(wanted, stages=(wanted.stages[0], replace(wanted.stages[1], optimiser="muon")))
+    run = Run(wanted, Pictures(tiny_shards), tmp_path / "run", processes=Processes(zero=True))
+    with pytest.raises(TrainingError, match="muon"):
+        run.everything()
+    assert not (run.out / "log.jsonl").is_file()
 
 
 def test_workers_of_a_ray_cluster_learn_as_one(tiny_shards: Path, tmp_path: Path) -> None:
