@@ -209,8 +209,7 @@ class Run:
         """What learns, and what the data is like, before the first step. Raises TrainingError as ``check_words``."""
         check_lots(stage, learning.lessons.order, self.processes.count)
         if self.place.step == 0 and getattr(learning.objective, "reads_words", True):
-            lessons = learning.lessons
-            check_words(stage, self.system.towers, lessons.pictures, lessons.prefix)
+            check_words(stage, self.system.towers, learning.lessons.pictures, learning.lessons.prefix)
         check_sizes(stage, learning.lessons.order)
         every = dict(self.system.named_parameters()) | learning.parameters
         tell(table(stage, self.place.stage, self.place.step, every, learning.optimiser))

@@ -139,6 +139,7 @@ class RoundLessons:
     ) -> None:
         self.part, self.blank, self.pictures, self.out, self.folder = part, blank, pictures, out, folder
         self.seed, self.processes = seed, processes
+        self.prefix = blank.system.recipe.request.prefix
         self.held_out: Order | None = None
         self._held: tuple[int, Lessons | None] = (-1, None)
 
