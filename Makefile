@@ -16,7 +16,7 @@ export PROMPT MODEL
 
 PINS := pyproject.toml constraints.txt
 
-.PHONY: help draw serve bench test check budget clean
+.PHONY: help draw serve bench test check clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -35,14 +35,11 @@ bench: .venv/.core ## seconds and memory on this machine: make bench [ARGS="..."
 test: .venv/.dev ## all tests: make test [ARGS="-k words"]
 	$(BIN)/python -m pytest -q $(ARGS)
 
-check: .venv/.dev budget ## style, types, direction of imports, budget
+check: .venv/.dev ## style, types, direction of imports
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
-
-budget: .venv/.dev ## lines a file, files in the house
-	$(BIN)/python tests/test_house.py
 
 clean: ## remove the environment and every cache
 	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
