@@ -12,7 +12,7 @@ from bimo.core.errors import RecipeError
 from bimo.core.part import Part
 from bimo.diffusion.system import System
 from bimo.parts.denoisers.lora import eject, extract, inject, injected, save_lora
-from bimo.parts.denoisers.lora_names import spellings
+from bimo.parts.denoisers.lora_names import published
 from bimo.parts.text.tokens import begin_word, end_word, save_word, vectors_of
 
 #: What the names of an adapter's parameters have in them, and no other name of a system.
@@ -68,7 +68,7 @@ class LowRank(Part):
         """Puts it into a system; answers the names of its parameters. Raises RecipeError for a glob without a layer,
         and for a layer that its file could not name.
         """
-        named = {piece.path for pieces in spellings(system).values() for piece in pieces}
+        named = published(system, "diffusers")
         names = inject(system, self.targets, self.rank, self.alpha, self.dora)
         strangers = [layer for layer in injected(system) if layer not in named]
         if strangers:

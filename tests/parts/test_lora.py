@@ -159,27 +159,42 @@ def test_alpha_in_the_header_of_a_file_counts(system: System, tmp_path: Path) ->
     torch.testing.assert_close(weight_of(system, f"{ATTENTION}.to_q"), before + 3 * up @ down)
 
 
-def test_one_of_another_family_is_refused(system: System, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_refused_for_its_own_reason(system: System, tmp_path: Path) -> None:
     up, down = halves(1, 8, 8)
     wide = halves(1, 64, 64)
-    good = {f"unet.{ATTENTION}.to_q.lora_B.weight": up, f"unet.{ATTENTION}.to_q.lora_A.weight": down}
-    cases = {
-        "unmatched": {**good, "transformer.blocks.3.attn1.Wqkv.lora_A.weight": down},
-        "misshapen": {f"unet.{ATTENTION}.to_q.lora_B.weight": wide[0], f"unet.{ATTENTION}.to_q.lora_A.weight": wide[1]},
-        "kind": {**good, "unet.conv_in.hada_w1_a": up},
-        "strength": {**good, f"unet.{ATTENTION}.to_q.dora_scale": up},
-        "zero": {name: torch.zeros_like(value) for name, value in good.items()},
-        "half": {f"unet.{ATTENTION}.to_q.lora_A.weight": down},
-        "none": {"image.weight": up},
+    name = f"unet.{ATTENTION}.to_q"
+    good = {f"{name}.lora_B.weight": up, f"{name}.lora_A.weight": down}
+    broken = torch.full_like(up, float("nan"))
+    cases: dict[str, tuple[dict[str, torch.Tensor], tuple[str, ...]]] = {
+        "one": (
+            {**good, "transformer.blocks.3.attn1.Wqkv.lora_A.weight": down},
+            ("of the 2 layers", "lacks 1", "Wqkv"),
+        ),
+        "all": (
+            {"transformer.double_blocks.0.img_attn.qkv.lora_A.weight": down},
+            ("another family", "none of the 1 layers", "FLUX", "img_attn.qkv"),
+        ),
+        "wide": ({f"{name}.lora_B.weight": wide[0], f"{name}.lora_A.weight": wide[1]}, ("(64, 2)", "(8, 8)", "shapes")),
+        "half": ({f"{name}.lora_A.weight": down}, ("incomplete", "lacks its up", name)),
+        "loha": ({**good, "unet.conv_in.hada_w1_a": up}, ("incomplete", "hada_w1_b")),
+        "mixed": ({**good, f"{name}.hada_w1_a": up}, ("do not make up one adapter", "hada_w1_a")),
+        "lengths": ({**good, f"{name}.dora_scale": torch.ones(7, 1)}, ("shapes", "dora_scale (7, 1)")),
+        "zero": ({n: torch.zeros_like(value) for n, value in good.items()}, ("all zeros",)),
+        "kind": ({**good, f"{name}.hra_u": up}, ("HRA", "not read", "hra_u")),
+        "none": ({"image.weight": up}, ("no known kind", "image.weight")),
+        "nan": ({**good, f"{name}.lora_B.weight": broken}, ("NaN", f"{name}.lora_B.weight (16/16)")),
+        "infinite": ({**good, f"{name}.alpha": torch.tensor(float("inf"))}, ("infinite", f"{name}.alpha")),
+        "twice": ({**good, f"{name}.lora_up.weight": up}, ("two up", name)),
+        "bias": ({**good, f"{name}.diff_b": torch.ones(8)}, ("bias", name)),
     }
     before = {name: value.clone() for name, value in system.state_dict().items()}
-    for name, state in cases.items():
-        save_file({n: v.contiguous().clone() for n, v in state.items()}, tmp_path / f"{name}.safetensors")
+    for case, (state, told) in cases.items():
+        file = tmp_path / f"{case}.safetensors"
+        save_file({n: v.contiguous().clone() for n, v in state.items()}, file)
         with pytest.raises(WeightsError) as error:
-            adapters.adapt(system, tmp_path / f"{name}.safetensors")
-        assert "safetensors" in error.value.en
-        if name in {"unmatched", "misshapen", "kind", "none", "strength"}:
-            assert "another family" in error.value.en
+            adapters.adapt(system, file)
+        assert all(each in error.value.en for each in (str(file), *told)), error.value.en
+        assert ("another family" in error.value.en) == (case == "all")
     assert all(torch.equal(value, before[name]) for name, value in system.state_dict().items())
 
 
@@ -248,20 +263,6 @@ def test_a_dora_at_a_weight_goes_that_share_of_the_way(system: System, tmp_path:
     torch.testing.assert_close(weight_of(system, f"{ATTENTION}.to_q"), before + 0.25 * (whole - before))
     adapters.unadapt(system)
     assert torch.equal(weight_of(system, f"{ATTENTION}.to_q"), before)
-
-
-def test_a_length_for_each_column_is_refused(system: System, tmp_path: Path) -> None:
-    up, down = halves(1, 8, 8)
-    name = f"lora_unet_{ATTENTION.replace('.', '_')}_to_q"
-    for shape in ((1, 8), (7, 1)):
-        state = {
-            f"{name}.lora_up.weight": up,
-            f"{name}.lora_down.weight": down,
-            f"{name}.dora_scale": torch.ones(shape),
-        }
-        save_file(state, tmp_path / "early.safetensors")
-        with pytest.raises(WeightsError, match="another family"):
-            adapters.adapt(system, tmp_path / "early.safetensors")
 
 
 def test_globs_that_match_nothing_are_refused(system: System) -> None:

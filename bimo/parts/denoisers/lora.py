@@ -7,10 +7,9 @@ A layer's weight W [out, in] becomes W + alpha / r * up @ down, with up [out, r]
 from __future__ import annotations
 
 import fnmatch
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +18,9 @@ from bimo.core import weights
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.part import nearest
 from bimo.diffusion.system import System
-from bimo.parts.denoisers.lora_files import Delta, few, read_lora
-from bimo.parts.denoisers.lora_names import root_of, spellings
-
-Spelling = Literal["diffusers", "kohya"]
+from bimo.parts.denoisers.lora_files import few, read_lora
+from bimo.parts.denoisers.lora_kinds import Change, decomposed, low_rank
+from bimo.parts.denoisers.lora_names import Spelling, published
 
 
 class Low(nn.Module):
@@ -64,10 +62,15 @@ class Low(nn.Module):
         up, down = cast(Tensor, self.up.weight).flatten(1), cast(Tensor, self.down.weight).flatten(1)
         return weight + (self.alpha / self.rank) * (up @ down).reshape(weight.shape)
 
-    def delta(self, path: str) -> Delta:
-        """What it is to the layer at ``path``."""
+    def change(self) -> Change:
+        """What it is to the layer's weight."""
         up, down = cast(Tensor, self.up.weight), cast(Tensor, self.down.weight)
-        return Delta(path, up, down, self.alpha / self.rank, self.magnitude)
+        return _change(up, down, self.alpha / self.rank, self.magnitude)
+
+
+def _change(up: Tensor, down: Tensor, scale: float, magnitude: Tensor | None) -> Change:
+    low = low_rank(up, down, scale)
+    return low if magnitude is None else decomposed(low, magnitude, columns=False)
 
 
 def _with_low(layer: nn.Module, inputs: tuple[Tensor, ...], answer: Tensor) -> Tensor:
@@ -128,7 +131,7 @@ def eject(module: nn.Module, merge: bool) -> None:
         if merge:
             weight = cast(nn.Parameter, layer.weight)
             with torch.no_grad():
-                weight.add_(low.delta(name).value(weight).to(weight))
+                weight.add_(low.change()(weight.float()).to(weight))
         del layer.lora
 
 
@@ -139,7 +142,7 @@ def save_lora(path: Path, system: System, state: Mapping[str, Tensor], spelling:
     with alpha, over the authors' names of the UNet where the system has two text towers, as kohya-ss writes for
     Stable Diffusion XL. Raises WeightsError for a layer that the spelling has no name for.
     """
-    names = _published(system, spelling)
+    names = published(system, spelling)
     written: dict[str, Tensor] = {}
     wanted: dict[str, Tensor] = {}
     for layer in dict.fromkeys(key.rsplit(".lora_", 1)[0] for key in state if ".lora_" in key):
@@ -150,7 +153,7 @@ def save_lora(path: Path, system: System, state: Mapping[str, Tensor], spelling:
         scale = float(alpha) / down.shape[0]
         magnitude = state.get(f"{layer}.lora_magnitude_vector")
         weight = system.get_parameter(f"{layer}.weight")
-        wanted[f"{layer}.weight"] = Delta(layer, up, down, scale, magnitude).value(weight)
+        wanted[f"{layer}.weight"] = _change(up, down, scale, magnitude)(weight.float())
         if spelling == "kohya":
             written |= {f"{names[layer]}.lora_up.weight": up, f"{names[layer]}.lora_down.weight": down}
             written[f"{names[layer]}.alpha"] = alpha.clone()
@@ -164,27 +167,8 @@ def save_lora(path: Path, system: System, state: Mapping[str, Tensor], spelling:
                 shape = (-1,) if weight.ndim == 2 else (1, -1, 1, 1)
                 written[f"{names[layer]}.lora_magnitude_vector"] = magnitude.view(shape).clone()
     weights.write(path, written)
-    found = {delta.path: delta.value(system.get_parameter(delta.path)) for delta in read_lora(system, path).deltas}
+    own = dict(system.named_parameters())
+    found = {at: delta.value(at, own) for delta in read_lora(system, path).deltas for at in delta.paths}
     wrong = [n for n, value in wanted.items() if n not in found or not torch.allclose(found[n], value, atol=1e-6)]
     if wrong or len(found) != len(wanted):
         raise WeightsError(f"{path} 读回来不一样：{few(wrong)}", f"{path} reads back otherwise: {few(wrong)}")
-
-
-def _published(system: System, spelling: Spelling) -> dict[str, str]:
-    """The layer's path -> its name in a file."""
-    root = root_of(system)
-    two = len(system.towers) > 1
-    unet = any(name.startswith("down_blocks.") for name, _ in system.get_submodule(root).named_modules())
-    starts = ("unet." if unet else "transformer.", "text_encoder") if spelling == "diffusers" else ("lora_",)
-    chosen: dict[str, str] = {}
-    for name, pieces in spellings(system).items():
-        own = spelling == "diffusers" and name == pieces[0].path
-        whole = len(pieces) == 1 and (own or name.startswith(starts)) and not name.endswith("_lora")
-        if spelling == "kohya" and two and name.startswith("lora_te_"):
-            whole = False
-        authors = spelling == "kohya" and two and re.match(r"lora_unet_(input|output|middle)_block", name)
-        # Of several names for a layer the first is today's; the towers' own begins with text_model.
-        better = authors or "text_model" in name
-        if whole and (pieces[0].path not in chosen or better):
-            chosen[pieces[0].path] = name
-    return chosen

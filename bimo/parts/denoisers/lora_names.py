@@ -1,9 +1,11 @@
 """How published LoRA files spell the layers they change, and which layers of a system those are.
 
-Diffusers and peft write dots (`unet.down_blocks.0...to_q.lora_A.weight`), diffusers' first releases the attention
-processor (`...attn1.processor.to_q_lora.down.weight`), kohya-ss underscores (`lora_unet_down_blocks_0_...`), for
-Stable Diffusion XL over the names of the authors' UNet; HunyuanDiT's files keep the authors' fused projections. A layer
-that none of them has a name for, of an earlier level, is spelt by its own place in the system.
+Diffusers and peft write dots (`unet.down_blocks.0...to_q.lora_A.weight`, `base_model.model.` before that in peft's own
+files), diffusers' first releases the attention processor (`...attn1.processor.to_q_lora.down.weight`), kohya-ss and
+LyCORIS underscores (`lora_unet_down_blocks_0_...`), ComfyUI and its trainers `diffusion_model.`, some a dot for every
+underscore. So names are compared with underscores alone, after whatever says of which network they are. Below that
+they are diffusers' or the authors' own, whose fused projections are several layers of diffusers' one after the other.
+A layer that none of them has a name for, of an earlier level, is spelt by its own place in the system.
 """
 
 from __future__ import annotations
@@ -11,13 +13,25 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import nn
 
 from bimo.diffusion.system import System
 
+Spelling = Literal["diffusers", "kohya"]
 #: The authors' names of HunyuanDiT's fused layers -> the layers their rows are split over.
 FUSED = {"attn1.Wqkv": ("to_q", "to_k", "to_v"), "attn2.kv_proj": ("to_k", "to_v")}
+#: What may stand before the name of a denoiser's layer, more than one in any order.
+_BEFORE = (
+    *("base_model_model_", "base_model_", "model_diffusion_model_", "diffusion_model_", "module_", "model_"),
+    *("unet_", "transformer_", "dit_", "pipe_dit_", "lora_unet_", "lora_transformer_", "lora_dit_", "lora_prior_unet_"),
+    *("oft_unet_", "oft_transformer_", "lycoris_"),
+)
+#: What stands before the name of a text tower's layer, and the number of the tower, from 1.
+_BEFORE_TEXT = re.compile(r"(?:(?:lora|oft|lycoris)_)?(?:text_encoder|te)(?:_?([1-9]))?_(.+)")
+#: What a tower's layers are below in the classes that trainers wrap.
+_TOWERS_OWN = ("", "text_model_", "encoder_", "model_", "language_model_", "model_language_model_", "bert_", "roberta_")
 _PROCESSOR = re.compile(r"(.*attn\d)\.to_(q|k|v|out)(?:\.0)?")
 _TEXT_PROCESSOR = re.compile(r"(.*self_attn)\.(q|k|v|out)_proj")
 _BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.*)")
@@ -40,13 +54,107 @@ _OUTSIDE = {
 }
 
 
+#: What HunyuanDiT's authors call a layer of a block -> diffusers' name.
+_HUNYUAN_BLOCK = {
+    "attn2.q_proj": "attn2.to_q",
+    "attn1.out_proj": "attn1.to_out.0",
+    "attn2.out_proj": "attn2.to_out.0",
+    "mlp.fc1": "ff.net.0.proj",
+    "mlp.fc2": "ff.net.2",
+    "default_modulation.1": "norm1.linear",
+}
+#: HunyuanDiT's other layers -> the names that its authors have for them.
+_HUNYUAN = {
+    "pos_embed.proj": "x_embedder.proj",
+    "text_embedder.linear_1": "mlp_t5.0",
+    "text_embedder.linear_2": "mlp_t5.2",
+    "time_extra_emb.timestep_embedder.linear_1": "t_embedder.mlp.0",
+    "time_extra_emb.timestep_embedder.linear_2": "t_embedder.mlp.2",
+    "time_extra_emb.extra_embedder.linear_1": "extra_embedder.0",
+    "time_extra_emb.extra_embedder.linear_2": "extra_embedder.2",
+    "time_extra_emb.style_embedder": "style_embedder",
+    "proj_out": "final_layer.linear",
+}
+#: Lumina-Image 2.0's and Z-Image's likewise, by what a name of diffusers ends with.
+_LUMINA = {
+    r"(.+)\.attn\.to_out\.0": r"\1.attention.out",
+    r"(.+)\.attn\.norm_([qk])": r"\1.attention.\2_norm",
+    r"(.+)\.feed_forward\.linear_(\d)": r"\1.feed_forward.w\2",
+    r"(context_refiner\.\d+)\.norm1": r"\1.attention_norm1",
+    r"(.+)\.norm1\.linear": r"\1.adaLN_modulation.1",
+    r"(.+)\.norm1\.norm": r"\1.attention_norm1",
+    r"(.+)\.norm2": r"\1.attention_norm2",
+    r"norm_out\.linear_1": "final_layer.adaLN_modulation.1",
+    r"norm_out\.linear_2": "final_layer.linear",
+    r"time_caption_embed\.timestep_embedder\.linear_1": "t_embedder.mlp.0",
+    r"time_caption_embed\.timestep_embedder\.linear_2": "t_embedder.mlp.2",
+    r"time_caption_embed\.caption_embedder\.(\d)": r"cap_embedder.\1",
+}
+_Z_IMAGE = {
+    r"(.+)\.attention\.to_out\.0": r"\1.attention.out",
+    r"(.+)\.attention\.norm_([qk])": r"\1.attention.\2_norm",
+    r"all_x_embedder\.2-1": "x_embedder",
+    r"all_final_layer\.2-1\.(.+)": r"final_layer.\1",
+}
+#: The names of transformers of two streams and then one as FLUX's authors' code has them: Ovis-Image's, LongCat's.
+_STREAMS = {
+    r"transformer_blocks\.(\d+)\.norm1\.linear": r"double_blocks.\1.img_mod.lin",
+    r"transformer_blocks\.(\d+)\.norm1_context\.linear": r"double_blocks.\1.txt_mod.lin",
+    r"transformer_blocks\.(\d+)\.attn\.to_out\.0": r"double_blocks.\1.img_attn.proj",
+    r"transformer_blocks\.(\d+)\.attn\.to_add_out": r"double_blocks.\1.txt_attn.proj",
+    r"transformer_blocks\.(\d+)\.ff\.net\.0\.proj": r"double_blocks.\1.img_mlp.0",
+    r"transformer_blocks\.(\d+)\.ff\.net\.2": r"double_blocks.\1.img_mlp.2",
+    r"transformer_blocks\.(\d+)\.ff_context\.net\.0\.proj": r"double_blocks.\1.txt_mlp.0",
+    r"transformer_blocks\.(\d+)\.ff_context\.net\.2": r"double_blocks.\1.txt_mlp.2",
+    r"single_transformer_blocks\.(\d+)\.norm\.linear": r"single_blocks.\1.modulation.lin",
+    r"single_transformer_blocks\.(\d+)\.proj_out": r"single_blocks.\1.linear2",
+    r"x_embedder": "img_in",
+    r"context_embedder": "txt_in",
+    r"(?:time_embed|time_text_embed|timestep_embedder)(?:\.timestep_embedder)?\.linear_1": "time_in.in_layer",
+    r"(?:time_embed|time_text_embed|timestep_embedder)(?:\.timestep_embedder)?\.linear_2": "time_in.out_layer",
+    r"proj_out": "final_layer.linear",
+}
+
+
 @dataclass(frozen=True)
 class Piece:
-    """A layer of a system that a spelled name stands for: its path, and which share of the rows is its own."""
+    """Rows that a named layer has in a system: of the layer at ``path`` the ``part``-th of ``parts`` equal shares."""
 
     path: str
-    share: int = 0
-    shares: int = 1
+    part: int = 0
+    parts: int = 1
+
+
+@dataclass(frozen=True)
+class LayerNames:
+    """The layers of a system by every name, with underscores, that a file may have for them: those of a denoiser, of
+    each text tower, and all by their own places.
+    """
+
+    denoiser: Mapping[str, tuple[Piece, ...]]
+    towers: tuple[Mapping[str, tuple[Piece, ...]], ...]
+    own: Mapping[str, tuple[Piece, ...]]
+
+    def find(self, name: str) -> list[tuple[Piece, ...]]:
+        """What a name may stand for: one layer, more where towers have a layer of that name each, or none."""
+        if name in self.own:
+            return [self.own[name]]
+        return list(dict.fromkeys(self._find(name.replace(".", "_"))))
+
+    def _find(self, name: str) -> Iterator[tuple[Piece, ...]]:
+        if name in self.denoiser:
+            yield self.denoiser[name]
+            return
+        if found := _BEFORE_TEXT.fullmatch(name):
+            number, inner = int(found[1] or 1) - 1, re.sub(r"^base_model_(model_)?", "", found[2])
+            if number < len(self.towers) and inner in self.towers[number]:
+                yield self.towers[number][inner]
+                return
+        for before in _BEFORE:
+            if name.startswith(before):
+                yield from self._find(name.removeprefix(before))
+        # peft says nothing of the network that it was saved from.
+        yield from (tower[name] for tower in self.towers if name in tower)
 
 
 def root_of(system: System, level: str = "") -> str:
@@ -59,30 +167,46 @@ def root_of(system: System, level: str = "") -> str:
     return f"{path}.model"
 
 
-def spellings(system: System, level: str = "") -> dict[str, tuple[Piece, ...]]:
-    """Every name, without what follows the layer, that a LoRA file may use for a layer of the system."""
+def layer_names(system: System, level: str = "") -> LayerNames:
+    """The names that a file may use for the layers of a level's denoiser, the last one's where none is named, and of
+    the text towers.
+    """
     root = root_of(system, level)
-    found: dict[str, tuple[Piece, ...]] = {}
-    layers = dict(_layers(system.get_submodule(root)))
-    names = {name: (name,) for name in layers} | _hunyuan(layers)
+    denoiser = dict(_of_denoiser(system.get_submodule(root), root))
+    towers: list[dict[str, tuple[Piece, ...]]] = []
+    for index, tower in enumerate(system.text):
+        at = f"text.{index}.model"
+        towers.append(dict(_of_tower(system.get_submodule(at), at)) if hasattr(tower, "model") else {})
+    return LayerNames(denoiser, tuple(towers), {path: (Piece(path),) for path in _own_paths(system)})
+
+
+def published(system: System, spelling: Spelling) -> dict[str, str]:
+    """The path of a layer -> what it is called in a file that is written: diffusers' `unet.…` (a transformer's
+    `transformer.…`), or kohya-ss' `lora_unet_…`, over the authors' names of the UNet where there are two text towers.
+    """
+    root = root_of(system)
+    layers = _layers(system.get_submodule(root))
+    unet, two = any(name.startswith("down_blocks.") for name in layers), len(system.towers) > 1
     per_block, attending = _layers_per_block(layers), _attending(layers)
-    for name, targets in names.items():
-        pieces = tuple(Piece(f"{root}.{target}", i, len(targets)) for i, target in enumerate(targets))
-        for spelled in _of_denoiser(name, per_block, attending):
-            found.setdefault(spelled, pieces)
-    for index, _ in enumerate(system.towers):
-        tower = f"text.{index}.model"
-        for name in _layers(system.get_submodule(tower)) if hasattr(system.text[index], "model") else ():
-            for spelled in _of_tower(name, index):
-                found.setdefault(spelled, (Piece(f"{tower}.{name}"),))
-    named = {piece.path for pieces in found.values() for piece in pieces}
-    for path in own_paths(system):
-        if path not in named:
-            found.setdefault(path, (Piece(path),))
-    return found
+    named = {path: path for path in _own_paths(system)} if spelling == "diffusers" else {}
+    for name in layers:
+        if spelling == "diffusers":
+            named[f"{root}.{name}"] = f"{'unet' if unet else 'transformer'}.{name}"
+            continue
+        authors = ldm_name(name, per_block, attending) if unet and two else ""
+        named[f"{root}.{name}"] = f"lora_unet_{(authors or name).replace('.', '_')}"
+    for index, tower in enumerate(system.text):
+        number = "" if index == 0 else f"_{index + 1}"
+        before = f"text_encoder{number}." if spelling == "diffusers" else f"lora_te{index + 1 if two else ''}_"
+        for name in _layers(system.get_submodule(f"text.{index}.model")) if hasattr(tower, "model") else ():
+            inner = f"text_model.{name}"
+            named[f"text.{index}.model.{name}"] = before + (
+                inner if spelling == "diffusers" else inner.replace(".", "_")
+            )
+    return named
 
 
-def own_paths(system: System) -> list[str]:
+def _own_paths(system: System) -> list[str]:
     """The layers of all denoisers by their places in the system: how those are spelt that no publisher has a name for,
     of earlier levels and around a published denoiser.
     """
@@ -91,35 +215,92 @@ def own_paths(system: System) -> list[str]:
 
 
 def _layers(module: nn.Module) -> dict[str, nn.Module]:
-    return {name: m for name, m in module.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
+    """Whatever has a weight, but for what is learnt beside a layer."""
+    weighed = {n: m for n, m in module.named_modules() if isinstance(getattr(m, "weight", None), nn.Parameter)}
+    return {name: m for name, m in weighed.items() if ".lora." not in name}
 
 
-def _of_denoiser(name: str, per_block: int, attending: frozenset[int]) -> Iterator[str]:
-    for prefix in ("unet.", "transformer.", "base_model.model.", ""):
-        yield prefix + name
+def _of_denoiser(model: nn.Module, root: str) -> Iterator[tuple[str, tuple[Piece, ...]]]:
+    layers = _layers(model)
+    per_block, attending = _layers_per_block(layers), _attending(layers)
+    # diffusers' own names come last: what else is called so is not meant.
+    for name, pieces in _fused(layers):
+        yield name.replace(".", "_"), tuple(Piece(f"{root}.{p.path}", p.part, p.parts) for p in pieces)
+    for name in layers:
+        piece = (Piece(f"{root}.{name}"),)
+        authors = [ldm_name(name, per_block, attending), *_renamed(name, layers)]
+        yield from ((other.replace(".", "_"), piece) for other in authors if other)
+    for name in layers:
+        piece = (Piece(f"{root}.{name}"),)
         if found := _PROCESSOR.fullmatch(name):
-            yield f"{prefix}{found[1]}.processor.to_{found[2]}_lora"
-    under = name.replace(".", "_")
-    yield f"lora_unet_{under}"
-    yield f"lora_transformer_{under}"
-    # HunyuanDiT's own reader writes every underscore as a dot.
-    yield f"unet.{name.replace('_', '.')}"
-    authors = ldm_name(name, per_block, attending)
-    if authors:
-        yield f"lora_unet_{authors.replace('.', '_')}"
-        yield f"diffusion_model.{authors}"
+            yield f"{found[1]}.processor.to_{found[2]}_lora".replace(".", "_"), piece
+        yield name.replace(".", "_"), piece
 
 
-def _of_tower(name: str, index: int) -> Iterator[str]:
-    number = "" if index == 0 else f"_{index + 1}"
-    for inner in (name, f"text_model.{name}"):
-        under = inner.replace(".", "_")
-        yield f"text_encoder{number}.{inner}"
-        if found := _TEXT_PROCESSOR.fullmatch(inner):
-            yield f"text_encoder{number}.{found[1]}.to_{found[2]}_lora"
-        yield f"lora_te{index + 1}_{under}"
-        if index == 0:
-            yield f"lora_te_{under}"
+def _of_tower(model: nn.Module, at: str) -> Iterator[tuple[str, tuple[Piece, ...]]]:
+    for name in _layers(model):
+        piece = (Piece(f"{at}.{name}"),)
+        for before in _TOWERS_OWN:
+            yield before + name.replace(".", "_"), piece
+            if found := _TEXT_PROCESSOR.fullmatch(name):
+                yield f"{before}{found[1].replace('.', '_')}_to_{found[2]}_lora", piece
+
+
+def _renamed(name: str, layers: Mapping[str, object]) -> Iterator[str]:
+    """The names of a transformer's layer in its authors' code where that is one layer as well."""
+    if "blocks.0.attn2.to_k" in layers:
+        block = re.fullmatch(r"(blocks\.\d+)\.(.+)", name)
+        own = {v: k for k, v in _HUNYUAN_BLOCK.items()}
+        if block and block[2] in own:
+            yield f"{block[1]}.{own[block[2]]}"
+        if name in _HUNYUAN:
+            yield _HUNYUAN[name]
+        if found := re.fullmatch(r"time_extra_emb\.pooler\.(.+)", name):
+            yield f"pooler.{found[1]}"
+        return
+    for pattern, theirs in _table(layers).items():
+        if re.fullmatch(pattern, name):
+            yield re.sub(pattern, theirs, name)
+            return
+
+
+def _table(layers: Mapping[str, object]) -> Mapping[str, str]:
+    if "noise_refiner.0.attn.to_q" in layers:
+        return _LUMINA
+    if "noise_refiner.0.attention.to_q" in layers:
+        return _Z_IMAGE
+    return _STREAMS if "single_transformer_blocks.0.proj_mlp" in layers else {}
+
+
+def _fused(layers: Mapping[str, nn.Module]) -> Iterator[tuple[str, tuple[Piece, ...]]]:
+    """Layers of the authors' code that diffusers' classes have in several, or with their rows in another order."""
+    streams, hunyuan = _table(layers) is _STREAMS, "blocks.0.attn2.to_k" in layers
+    for name in layers:
+        if found := re.fullmatch(r"((?:layers|noise_refiner|context_refiner)\.\d+)\.(attention|attn)\.to_q", name):
+            yield f"{found[1]}.attention.qkv", _beside(f"{found[1]}.{found[2]}", "to_q", "to_k", "to_v")
+        if hunyuan and (found := re.fullmatch(r"(blocks\.\d+)\.attn1\.to_q", name)):
+            for fused, parts in FUSED.items():
+                yield f"{found[1]}.{fused}", _beside(f"{found[1]}.{fused.split('.')[0]}", *parts)
+        if streams and (found := re.fullmatch(r"transformer_blocks\.(\d+)\.attn\.add_q_proj", name)):
+            at = f"transformer_blocks.{found[1]}.attn"
+            yield f"double_blocks.{found[1]}.img_attn.qkv", _beside(at, "to_q", "to_k", "to_v")
+            yield f"double_blocks.{found[1]}.txt_attn.qkv", _beside(at, "add_q_proj", "add_k_proj", "add_v_proj")
+        if found := re.fullmatch(r"single_transformer_blocks\.(\d+)\.proj_mlp", name):
+            at = f"single_transformer_blocks.{found[1]}"
+            yield f"single_blocks.{found[1]}.linear1", (*_beside(f"{at}.attn", "to_q", "to_k", "to_v"), Piece(name))
+        if streams and (found := re.fullmatch(r"transformer_blocks\.(\d+)\.(ff|ff_context)\.net\.0\.proj", name)):
+            # A gated one: what is let through, then the gate (Ovis-Image's).
+            stream = f"double_blocks.{found[1]}.{'img' if found[2] == 'ff' else 'txt'}_mlp"
+            yield f"{stream}.up_proj", (Piece(name, 0, 2),)
+            yield f"{stream}.gate_proj", (Piece(name, 1, 2),)
+            yield f"{stream}.down_proj", (Piece(name.removesuffix("0.proj") + "2"),)
+    if streams or hunyuan:
+        # The authors' give shift then scale, diffusers' scale then shift.
+        yield "final_layer.adaLN_modulation.1", (Piece("norm_out.linear", 1, 2), Piece("norm_out.linear", 0, 2))
+
+
+def _beside(at: str, *names: str) -> tuple[Piece, ...]:
+    return tuple(Piece(f"{at}.{name}") for name in names)
 
 
 def _layers_per_block(layers: Mapping[str, object]) -> int:
@@ -155,23 +336,3 @@ def ldm_name(name: str, per_block: int, attending: frozenset[int]) -> str:
     if kind == "upsamplers":
         return f"output_blocks.{block * length + per_block}.{2 if block in attending else 1}.{rest}"
     return f"{side}.{at}.{0 if kind == 'resnets' else 1}.{_RESNET.get(rest, rest) if kind == 'resnets' else rest}"
-
-
-def _hunyuan(layers: Mapping[str, object]) -> dict[str, tuple[str, ...]]:
-    """HunyuanDiT's own layer names -> those of diffusers' class; {} for any other denoiser."""
-    named: dict[str, tuple[str, ...]] = {}
-    if "blocks.0.attn1.to_q" not in layers:
-        return named
-    blocks = sorted({name.split(".")[1] for name in layers if name.startswith("blocks.")}, key=int)
-    for block in blocks:
-        at = f"blocks.{block}"
-        for fused, parts in FUSED.items():
-            attention = fused.split(".")[0]
-            named[f"{at}.{fused}"] = tuple(f"{at}.{attention}.{part}" for part in parts)
-        named[f"{at}.attn2.q_proj"] = (f"{at}.attn2.to_q",)
-        for attention in ("attn1", "attn2"):
-            named[f"{at}.{attention}.out_proj"] = (f"{at}.{attention}.to_out.0",)
-        named[f"{at}.mlp.fc1"] = (f"{at}.ff.net.0.proj",)
-        named[f"{at}.mlp.fc2"] = (f"{at}.ff.net.2",)
-        named[f"{at}.default_modulation.1"] = (f"{at}.norm1.linear",)
-    return named
