@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from bimo.core.types import Picture, Request
     from bimo.diffusion.drive import draw
 
+__version__ = "0.1.0"
 __all__ = ["Picture", "Recipe", "Request", "draw", "load", "recipe"]
 
 #: Where each name lives; it is imported when it is first asked for, so that `import bimo` is light.

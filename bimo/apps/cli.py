@@ -1,27 +1,29 @@
-"""The command line: `bimo --help`. Heavy libraries are imported by the commands that need them, when they run."""
+"""The door of the program: streams, the language, and one sentence and a status for whatever goes wrong."""
 
 from __future__ import annotations
 
+import codecs
 import contextlib
-import importlib.util
+import errno
 import os
 import re
 import sys
 import traceback
 import warnings
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any
 
 import typer
 
-from bimo.apps import cli_curate, cli_draw, cli_models, cli_work
-from bimo.apps.models import DEFAULT_MODEL
-from bimo.core.errors import BimoError, RequestError, say
+from bimo.apps import terminal
+from bimo.core.errors import BimoError, Language, language, say
+from bimo.core.installing import installing
 from bimo.core.part import nearest
 
-INTERRUPTED, BROKEN_PIPE, BUG, NO_MEMORY, USAGE = 130, 141, 70, 71, 2
-#: What measures; a checkout has it, an installed package has not.
-BENCH = Path(__file__).resolve().parents[2] / "bench" / "xiaomo.py"
+INTERRUPTED, BROKEN_PIPE, BUG, NO_MEMORY, USAGE, SYSTEM = 130, 141, 70, 71, 2, 1
+LANGUAGE_OPTION = "--language"
+COMPLETION_VARIABLE = "_BIMO_COMPLETE"
 #: Modules that only an extra installs, by the extra's name.
 EXTRAS = {"gradio": "serve", "ray": "ray", "deepspeed": "deepspeed", "accelerate": "train"} | dict.fromkeys(
     (
@@ -34,115 +36,106 @@ EXTRAS = {"gradio": "serve", "ray": "ray", "deepspeed": "deepspeed", "accelerate
 _OUT_OF_MEMORY = re.compile(r"can't allocate memory|out of memory|DefaultCPUAllocator|bad_alloc", re.IGNORECASE)
 _ClickError = typer.BadParameter.__mro__[2]
 
-app = typer.Typer(
-    name="bimo",
-    help=say("笔墨：一句话变成一张画。", "bimo: from a sentence to a picture."),
-    epilog=say(
-        "例子：\n\n  bimo draw 红苹果，3D风格\n\n  bimo draw 一只猫 --style ink -n 4\n\n  bimo list",
-        'Examples:\n\n  bimo draw "a red apple, 3d style"\n\n  bimo draw "a cat" --style ink -n 4\n\n  bimo list',
-    ),
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-data = typer.Typer(help=say("准备训练数据。", "Prepare training data."))
-app.command("draw", help=cli_draw.HELP, epilog=cli_draw.EXAMPLES)(cli_draw.draw)
-app.command("list", help=cli_models.LIST_HELP, epilog=cli_models.LIST_EXAMPLES)(cli_models.list_models)
-app.command("show", help=cli_models.SHOW_HELP, epilog=cli_models.SHOW_EXAMPLES)(cli_models.show)
-
-
-@app.command(
-    help=say("打开网页来画（默认只有本机能访问）。", "Draw on a web page, by default for this machine alone."),
-    epilog=say(
-        "例子：\n\n  bimo serve\n\n  bimo serve --port 8000", "Examples:\n\n  bimo serve\n\n  bimo serve --port 8000"
-    ),
-)
-def serve(
-    host: Annotated[str, typer.Option(help=say("在哪个地址上听", "the address to listen on"))] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help=say("端口", "the port"))] = 7860,
-    model: Annotated[str | None, typer.Option("-m", "--model", help=say("模型", "the model"))] = None,
-) -> None:
-    """Loads the model, then serves the page until Ctrl-C."""
-    from bimo.apps.web import serve as run
-
-    run(model or os.environ.get("BIMO_MODEL") or DEFAULT_MODEL, host=host, port=port)
-
-
-data.command("folder", help=cli_work.FOLDER_HELP, epilog=cli_work.FOLDER_EXAMPLES)(cli_work.folder)
-data.command("feedback", help=cli_work.FEEDBACK_HELP, epilog=cli_work.FEEDBACK_EXAMPLES)(cli_work.feedback)
-data.command("texts", help=cli_work.TEXTS_HELP, epilog=cli_work.TEXTS_EXAMPLES)(cli_work.texts)
-data.command("artwork", help=cli_work.ARTWORK_HELP, epilog=cli_work.ARTWORK_EXAMPLES)(cli_work.artwork)
-app.add_typer(data, name="data")
-app.command("curate", help=cli_curate.HELP, epilog=cli_curate.EXAMPLES)(cli_curate.curate)
-app.command("train", help=cli_work.TRAIN_HELP, epilog=cli_work.TRAIN_EXAMPLES)(cli_work.train)
-app.command("eval", help=cli_work.EVAL_HELP, epilog=cli_work.EVAL_EXAMPLES)(cli_work.evaluate)
-app.command("extend", help=cli_models.EXTEND_HELP, epilog=cli_models.EXTEND_EXAMPLES)(cli_models.extend)
-app.command("export", help=cli_models.EXPORT_HELP, epilog=cli_models.EXPORT_EXAMPLES)(cli_models.export)
-
-
-@app.command(
-    help=say("在这台机器上量秒数和内存。", "Measure seconds and memory on this machine."),
-    epilog=say(
-        "例子：\n\n  bimo bench\n\n  bimo bench --no-diffusers --json bench.json",
-        "Examples:\n\n  bimo bench\n\n  bimo bench --no-diffusers --json bench.json",
-    ),
-)
-def bench(
-    model: Annotated[str, typer.Option("-m", "--model", help=say("模型", "the model"))] = DEFAULT_MODEL,
-    pairs: Annotated[int, typer.Option(min=1, help=say("轮流量几次", "how many turns each side has"))] = 7,
-    steps: Annotated[int, typer.Option(min=1, help=say("步数", "how many steps"))] = 20,
-    threads: Annotated[int | None, typer.Option(min=1, help=say("用几个线程", "how many threads"))] = None,
-    diffusers: Annotated[bool, typer.Option(help=say("也与 diffusers 比", "compare with diffusers as well"))] = True,
-    file: Annotated[Path | None, typer.Option("--json", help=say("把数字写到文件", "write the numbers here"))] = None,
-) -> None:
-    """Runs the measurements of bench/, which are not part of the package."""
-    if not BENCH.is_file():
-        raise RequestError(
-            "bimo bench 只能在源码目录里用（需要 bench/xiaomo.py）；请取得源码后用 make bench",
-            "bimo bench needs a checkout with bench/xiaomo.py; get the source and run make bench",
-        )
-    spec = importlib.util.spec_from_file_location("bench_xiaomo", BENCH)
-    assert spec is not None
-    assert spec.loader is not None
-    measured = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(measured)
-    measured.bench(model, pairs=pairs, steps=steps, threads=threads, against=diffusers, file=file)
-
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line and ends the process: one sentence and a status where something is wrong."""
+    if arguments is None and os.name == "posix" and codecs.lookup(sys.getfilesystemencoding()).name == "ascii":
+        # A locale of ASCII alone can name no picture: begun again, Python takes files and words for UTF-8.
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
 def run(arguments: list[str]) -> int:
     """Runs a command and answers its exit status; nothing is raised."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError):
-            # A terminal that cannot show a character gets its number: no picture is lost to a print.
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     debug = os.environ.get("BIMO_DEBUG") == "1"
     if not debug:
         warnings.simplefilter("ignore")
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    with _language(arguments):
+        try:
+            terminal.open_streams()
+            status = _invoked(arguments)
+            sys.stdout.flush()
+            return status
+        # This is the door of the program: whatever comes through becomes a sentence and a status.
+        except BaseException as error:
+            status, sentence = told(error)
+            if debug:
+                traceback.print_exc()
+            with contextlib.suppress(OSError):
+                if sentence:
+                    typer.secho(f"bimo: {sentence}", fg="red", err=True)
+            return status
+
+
+def _invoked(arguments: Sequence[str]) -> int:
+    command = _command(language())
+    if instruction := os.environ.get(COMPLETION_VARIABLE):
+        from typer import completion
+
+        completion.completion_init()
+        return completion.shell_complete(command, {}, "bimo", COMPLETION_VARIABLE, instruction)
+    if not arguments or {"-h", "--help"} & set(arguments):
+        _chinese_titles()
     try:
-        command = typer.main.get_command(app)
-        if not arguments or {"-h", "--help"} & set(arguments):
-            _chinese_titles()
         with command.make_context("bimo", list(arguments) or ["--help"]) as context:
             command.invoke(context)
-        sys.stdout.flush()
-        return 0
     except typer.Exit as left:
         return left.exit_code
-    # This is the door of the program: whatever comes through becomes a sentence and a status.
-    except BaseException as error:
-        status, sentence = told(error)
-        if debug:
-            traceback.print_exc()
-        if sentence:
-            typer.secho(f"bimo: {sentence}", fg="red", err=True)
-        return status
+    return 0
+
+
+@cache
+def _command(_: str) -> Any:
+    """The whole command line, its own words in one language."""
+    from bimo.apps.commands import app
+
+    return commanded(typer.main.get_command(app))
+
+
+def commanded(command: Any) -> Any:
+    """A command with ``--language`` on it and on each below it: it may stand anywhere. It was heeded before."""
+    for below in getattr(command, "commands", {}).values():
+        commanded(below)
+    command.params.append(_language_parameter())
+    library = {
+        "install_completion": say("给现在的 shell 装上补全", "install completion for this shell"),
+        "show_completion": say("打印补全的脚本", "print the script of completion"),
+    }
+    for parameter in command.params:
+        parameter.help = library.get(parameter.name, getattr(parameter, "help", None))
+    return command
+
+
+def _language_parameter() -> Any:
+    alone = typer.Typer(add_completion=False)
+    words = say("说哪种语言；也可设 BIMO_LANGUAGE", "the language of what is said; BIMO_LANGUAGE sets it, too")
+
+    @alone.command()
+    def spoken(value: Language | None = typer.Option(None, "--language", help=words, expose_value=False)) -> None:
+        """Holds the option, which is taken from here."""
+
+    return typer.main.get_command(alone).params[0]
+
+
+@contextlib.contextmanager
+def _language(arguments: Sequence[str]) -> Iterator[None]:
+    """Speaks what ``--language`` says, if it is one of ours, while a command runs, and so do its processes."""
+    before = os.environ.get("BIMO_LANGUAGE")
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    for place, word in enumerate(options):
+        name, sign, value = word.partition("=")
+        value = value if sign else "".join(options[place + 1 : place + 2])
+        if name == LANGUAGE_OPTION and value in tuple(Language):
+            os.environ["BIMO_LANGUAGE"] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("BIMO_LANGUAGE", None)
+        else:
+            os.environ["BIMO_LANGUAGE"] = before
 
 
 def told(error: BaseException) -> tuple[int, str]:
@@ -157,17 +150,23 @@ def told(error: BaseException) -> tuple[int, str]:
         # Whoever read us is gone; what is still buffered must not be written when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE, ""
+    if isinstance(error, UnicodeEncodeError):
+        text = ascii(error.object[error.start : error.end])
+        return SYSTEM, say(
+            f"这台机器的编码 {error.encoding} 写不了 {text}；请换一个名字，或设 PYTHONUTF8=1",
+            f"the encoding of this machine, {error.encoding}, cannot write {text}; take another name, or set "
+            "PYTHONUTF8=1",
+        )
+    if isinstance(error, OSError) and error.strerror:
+        return SYSTEM, _of_system(error)
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error))):
         return NO_MEMORY, say(
             "内存不够；请画小一点（--size）、少画几张（-n），或关掉别的程序",
             "out of memory; draw a smaller picture (--size), fewer of them (-n), or close other programs",
         )
     if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in EXTRAS:
-        extra = EXTRAS[(error.name or "").split(".")[0]]
-        return 1, say(
-            f"没有装 {error.name}；请运行 pip install 'bimo[{extra}]'",
-            f"{error.name} is not installed; run pip install 'bimo[{extra}]'",
-        )
+        command = installing(EXTRAS[(error.name or "").split(".")[0]])
+        return 1, say(f"没有装 {error.name}；请运行 {command}", f"{error.name} is not installed; run {command}")
     if isinstance(error, _ClickError):
         return USAGE, usage(error)
     first = (str(error).strip().splitlines() or [""])[0]
@@ -175,6 +174,21 @@ def told(error: BaseException) -> tuple[int, str]:
         f"出了意外的错误（{type(error).__name__}：{first}）；设 BIMO_DEBUG=1 再运行可看到经过",
         f"something unexpected went wrong ({type(error).__name__}: {first}); run again with BIMO_DEBUG=1 to see where",
     )
+
+
+def _of_system(error: OSError) -> str:
+    """What the operating system refused."""
+    where = error.filename
+    if where is None and error.errno in (errno.ENOSPC, errno.EIO, errno.EBADF):
+        where = say("标准输出", "standard output")  # what is written to a file is told of with the file
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # What is still buffered must not be written again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    where = os.fsdecode(where) if isinstance(where, bytes) else where
+    zh, en = ("", "") if where is None else (f"{where}：", f"{where}: ")
+    return say(f"{zh}系统说 {error.strerror}", f"{en}{error.strerror}, says the system")
 
 
 def usage(error: Any) -> str:
@@ -202,7 +216,8 @@ def usage(error: Any) -> str:
         return say(f"缺少 {name}{more}", f"{name} is missing{more}")
     if kind == "BadParameter":
         kinds = (("integer", "应为整数", "a whole number"), ("number", "应为数", "a number"))
-        near_zh, near_en = next(((z, f"expected {e}") for k, z, e in kinds if k in message), (error.message,) * 2)
+        plain = error.message.removeprefix("Value error, ").rstrip(".")
+        near_zh, near_en = next(((z, f"expected {e}") for k, z, e in kinds if k in message), (plain,) * 2)
         return say(f"{name} 的值不对，{near_zh}{more}", f"the value of {name} is wrong: {near_en}{more}")
     if found := re.search(r"unexpected extra arguments?\S* \((.*)\)", message):
         return say(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import secrets
@@ -20,6 +19,7 @@ import typer
 
 from bimo.apps import cli_inputs, memory, models
 from bimo.apps.cli_models import Dtype, numbers
+from bimo.apps.terminal import print_json
 from bimo.core.errors import RecipeError, RequestError, say
 from bimo.core.files import write_whole
 from bimo.core.types import Ask, Picture, Request, checked, read_metadata
@@ -35,6 +35,10 @@ SMALL_PARAMETERS = 50_000_000
 #: Room in a name for what keeps it from another: -2, -3 ... and the suffix.
 RESERVED_BYTES = len("-99999" + SUFFIX)
 _NOT_IN_NAMES = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+')
+#: What Windows takes for a device, whatever comes after a full stop: a picture of that name could not be copied there.
+_DEVICES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"} | {
+    f"{port}{number}" for port in ("COM", "LPT") for number in (*"0123456789", *"¹²³")
+}
 
 EXAMPLES = say(
     "例子：\n\n  bimo draw 红苹果，3D风格\n\n  bimo draw 小桥流水人家 --style ink -n 4 --seed 1 -o 小桥.png\n\n"
@@ -152,7 +156,7 @@ def draw(
             "weights": pictures[0].weights,
             "request": pictures[0].metadata()["request"],
         }
-        print(json.dumps(told, ensure_ascii=False))
+        print_json(told)
     if opened:
         for file in files:
             typer.launch(str(file))
@@ -253,18 +257,23 @@ class Place:
     """
 
     def __init__(self, output: Path | None, text: str) -> None:
-        self.named = output is not None and not output.is_dir()
-        if output is None or output.is_dir():
-            folder = output or Path()
-            output = folder / (name_of(text, _longest_name(folder)) + SUFFIX)
-        if output.suffix == "":
-            output = output.with_suffix(SUFFIX)
+        # os.path answers False where a name is too long to be looked for; pathlib raises.
+        folder = output is not None and os.path.isdir(output)
+        self.named = output is not None and not folder
+        #: /dev/null, a pipe and the like, which are written to and never replaced.
+        self.stream = output is not None and os.path.exists(output) and not (folder or os.path.isfile(output))
+        if output is None or folder:
+            output = (output or Path()) / (name_of(text, _longest_name(output or Path())) + SUFFIX)
+        if output.suffix == "" and not self.stream:
+            output = output.with_name(output.name + SUFFIX)
         self.first = output
         self.written = 0
 
     def check(self) -> None:
         """Raises RequestError where a file could not be written there: before anything is drawn."""
         path = self.first
+        if self.stream:
+            return
         if path.suffix.lower() != SUFFIX:
             raise RequestError(
                 f"只能写 PNG（里面要记下怎样重画），不能写 {path.suffix}；请用 {path.with_suffix(SUFFIX)}",
@@ -273,9 +282,9 @@ class Place:
             )
         try:
             folder = path.parent
-            while not folder.exists() and folder != folder.parent:
+            while not os.path.exists(folder) and folder != folder.parent:
                 folder = folder.parent
-            if len(path.name.encode(errors="surrogateescape")) > _longest_name(folder):
+            if len(os.fsencode(path.name)) > _longest_name(folder):
                 raise OSError(36, os.strerror(36))
             handle, trial = tempfile.mkstemp(dir=folder, prefix=".", suffix=".part")
             os.close(handle)
@@ -287,6 +296,10 @@ class Place:
     def write(self, content: bytes) -> Path:
         """Writes one more picture, whole or not at all, and answers where it lies."""
         self.written += 1
+        if self.stream:
+            with open(self.first, "wb") as stream:
+                stream.write(content)
+            return self.first
         if self.named and self.written == 1:
             return write_whole(self.first, content)
         return _write_new(self.first, content)
@@ -295,10 +308,14 @@ class Place:
 def name_of(text: str, longest: int = NAME_BYTES) -> str:
     """A file name, without suffix, of a prompt: Chinese stays, what no file system takes does not; cut by bytes."""
     clean = _NOT_IN_NAMES.sub(" ", unicodedata.normalize("NFC", text))
+    encoding = sys.getfilesystemencoding()
+    clean = clean.encode(encoding, "ignore").decode(encoding)  # what this machine has no name for
     clean = re.sub(r"\s+", " ", clean).strip(" .-~")
     cut = clean.encode()[: max(8, longest - RESERVED_BYTES)].decode(errors="ignore").rstrip(" .")
     # A cut in the middle of a joined character leaves its joiner behind.
-    return cut.rstrip("\u200d\ufe0f") or "bimo"
+    cut = cut.rstrip("\u200d\ufe0f") or "bimo"
+    stem, dot, rest = cut.partition(".")
+    return f"{stem}_{dot}{rest}" if stem.strip().upper() in _DEVICES else cut
 
 
 def size_of(text: str) -> tuple[int, int]:

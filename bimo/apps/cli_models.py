@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,14 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bimo.apps import facts, models
+from bimo.apps.terminal import console, print_json
 from bimo.core.errors import RequestError, say
 
 if TYPE_CHECKING:
     import torch
-    from rich.console import Console
     from rich.table import Table
-
-WIDE = 200
 
 LIST_HELP = say("有哪些模型，权重在不在这台机器上。", "Which systems there are, and whose weights are here.")
 LIST_EXAMPLES = say("例子：\n\n  bimo list --json", "Examples:\n\n  bimo list --json")
@@ -74,14 +70,14 @@ def list_models(
     """Prints a table of every recipe."""
     rows = [facts.brief(recipe) for recipe in models.recipes().values()]
     if as_json:
-        print(json.dumps(rows, ensure_ascii=False, indent=1))
+        print_json(rows, indent=1)
         return
     table = _table("", say("名字 标题 来源 语言 权重", "name title source languages weights"))
     for row in rows:
         spoken = row["languages"]
         languages = ", ".join(spoken[:3]) + (f" … ({len(spoken)})" if len(spoken) > 3 else "")
         table.add_row(row["name"], row["title"], _source(row), languages, _weights(row))
-    _console().print(table)
+    console().print(table)
 
 
 def show(
@@ -95,10 +91,10 @@ def show(
     """Prints a recipe with its sizes, counted without making any weights."""
     told = facts.full(models.recipe(name))
     if as_json:
-        print(json.dumps(told, ensure_ascii=False, indent=1))
+        print_json(told, indent=1)
         return
-    console = _console()
-    console.print(told["name"], style="bold", markup=False)
+    out = console()
+    out.print(told["name"], style="bold", markup=False)
     for label, fact in (
         (say("标题", "title"), told["title"]),
         (say("论文", "paper"), told["paper"]),
@@ -111,18 +107,18 @@ def show(
         (say("备注", "note"), told["note"]),
     ):
         if fact:
-            console.print(f"  {label}: {fact}", markup=False)
+            out.print(f"  {label}: {fact}", markup=False)
     table = _table(
         say("部件", "parts"), say("名字 种类 参数 词元", "name kind parameters tokens"), right="参数 parameters"
     )
     for row in told["parts"]:
         table.add_row(row["name"], row["kind"], f"{row['parameters']:,}", str(row["tokens"] or ""))
     table.add_row(say("合计", "total"), "", f"{told['parameters']:,}", "")
-    console.print(table)
+    out.print(table)
     if told["levels"]:
-        console.print(_levels(told))
+        out.print(_levels(told))
     if told["stages"]:
-        console.print(_stages(told))
+        out.print(_stages(told))
 
 
 def _levels(told: dict[str, Any]) -> Table:
@@ -247,10 +243,3 @@ def _table(title: str, heads: str, right: str = "") -> Table:
     for head in heads.split():
         table.add_column(head, overflow="fold", justify="right" if head in right.split() else "left")
     return table
-
-
-def _console() -> Console:
-    """Standard output; wide where it is not a terminal, so that nothing is cut for whoever reads it."""
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)

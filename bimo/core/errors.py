@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from enum import Enum
+from collections.abc import Generator
+from contextvars import ContextVar
+from enum import Enum, StrEnum
 
 CHINESE_LOCALES = ("zh",)
 
 
+class Language(StrEnum):
+    """What is spoken here."""
+
+    zh = "zh"
+    en = "en"
+
+
+_spoken: ContextVar[str] = ContextVar("spoken", default="")
+
+
+@contextlib.contextmanager
+def speaking(language: str) -> Generator[None]:
+    """What is said meanwhile in this thread is in ``language``: that of a server's client, not of its host."""
+    before = _spoken.set(language)
+    try:
+        yield
+    finally:
+        _spoken.reset(before)
+
+
 def language() -> str:
-    """'zh' or 'en', by BIMO_LANGUAGE or else the locale (LC_ALL, LC_MESSAGES, LANG) of the process."""
+    """'zh' or 'en': as ``speaking``, by BIMO_LANGUAGE, or else the locale (LC_ALL, LC_MESSAGES, LANG)."""
+    if spoken := _spoken.get():
+        return spoken
     for name in ("BIMO_LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG"):
         value = os.environ.get(name, "")
         if value:

@@ -120,10 +120,11 @@ def dumps(part: Part) -> str:
 def loads(text: str) -> Any:
     """The part in some JSON text. Raises RecipeError where it is not JSON, or as ``load`` does."""
     try:
-        data = json.loads(text)
+        return load(json.loads(text))
     except json.JSONDecodeError as error:
         raise RecipeError(f"这不是 JSON：{error}", f"this is not JSON: {error}") from None
-    return load(data)
+    except RecursionError:
+        raise RecipeError("套得太深，不像配方", "nested too deep for a recipe") from None
 
 
 def changed(part: P, settings: Iterable[str], example: str) -> P:

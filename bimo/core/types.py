@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import math
+import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ MAXIMUM_COUNT = 64
 MAXIMUM_STEPS = 1000
 MAXIMUM_SIDE = 8192
 METADATA_KEY = "bimo"
+#: Halves of characters: what bytes that are not UTF-8 become on a command line, and what JSON can hold.
+_NO_TEXT = re.compile("[\ud800-\udfff]")
 
 Row = TypeVar("Row")
 
@@ -110,6 +113,12 @@ def checked(request: Request | Mapping[str, Any]) -> Request:
                 f"请求的 {where} 不对：{first['msg']}（收到 {got}）",
                 f"{where} of the request is wrong: {first['msg']} (got {got})",
             ) from None
+    for name, zh, words in (("text", "提示词", request.text), ("negative", "反向提示词", request.negative or "")):
+        if found := _NO_TEXT.search(words):
+            raise RequestError(
+                f"{zh}的第 {found.start() + 1} 个字是 {found[0]!a}，不是文字；请用 UTF-8 写",
+                f"character {found.start() + 1} of the {name} is {found[0]!a}, which is no text; write UTF-8",
+            )
     if not request.text.strip():
         raise RequestError("提示词是空的；请写一句要画什么", "the prompt is empty; write a sentence of what to draw")
     _between("count", "张数", request.count, 1, MAXIMUM_COUNT)

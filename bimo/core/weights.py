@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from bimo.core.errors import WeightsError
+from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.files import write_whole
 from bimo.core.part import Part, loads
 
@@ -63,11 +63,18 @@ def read_hashes(path: Path) -> dict[str, str]:
 
 
 def read_recipe(path: Path) -> Part:
-    """The recipe in a folder. Raises WeightsError where there is none, RecipeError where it is wrong."""
+    """The recipe in a folder. Raises WeightsError where there is none, RecipeError that names the file where it is
+    wrong.
+    """
     try:
-        return loads(path.read_text(encoding="utf-8"))
+        found = loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise WeightsError(f"读不了配方 {path}：{error}", f"cannot read the recipe {path}: {error}") from None
+    except RecipeError as error:
+        raise RecipeError(f"{path}：{error.zh}", f"{path}: {error.en}") from None
+    if not isinstance(found, Part):
+        raise RecipeError(f"{path} 里不是配方", f"{path} holds no recipe")
+    return found
 
 
 def read(path: Path, dtype: torch.dtype | None = None, keep: Callable[[str], bool] | None = None) -> dict[str, Tensor]:

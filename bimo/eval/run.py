@@ -77,7 +77,7 @@ def evaluate(
     if data is None:
         raise DataError(
             "评测要用数据文件夹里的真图；请用 --data 指定 bimo data artwork 生成的文件夹",
-            "the evaluation needs the true pictures of a data folder; give the one of bimo data artwork with --data",
+            "the true pictures are needed; give with --data the folder that bimo data artwork wrote",
         )
     artwork = read_artwork(data)
     system.eval()

@@ -230,7 +230,9 @@ def test_surprises_are_one_sentence() -> None:
     torch_says = "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried ..."
     assert cli.told(RuntimeError(torch_says))[0] == cli.NO_MEMORY
     assert "BIMO_DEBUG" in cli.told(ValueError("odd\nthing"))[1]
-    assert "bimo[serve]" in cli.told(ModuleNotFoundError("no", name="gradio"))[1]
+    root = Path(__file__).resolve().parents[2]
+    said = cli.told(ModuleNotFoundError("no", name="gradio"))[1]
+    assert f"{sys.executable} -m pip install -e '{root}[serve]'" in said
 
 
 def test_what_an_extra_installs_is_told_by_its_name() -> None:

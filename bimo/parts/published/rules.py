@@ -34,7 +34,7 @@ RULES = (
         "lora",
         (("*lora*", None),),
         ("它的张量名带有 lora", "its tensors are named lora"),
-        advice=("它要和一个模型一起用：-m 模型 --adapter 文件", "it goes with a model: -m MODEL --adapter FILE"),
+        advice=("它要和一个模型一起用：-m 模型 --lora 文件", "it goes with a model: -m MODEL --lora FILE"),
     ),
     Rule(
         "textual inversion",
