@@ -121,6 +121,8 @@ def curate(
         raise DataError(f"没有 {source}", f"there is no {source}")
     # Before a scorer is chosen, which is written down in the folder.
     intake.belongs(source, out)
+    if not select_only and any(hasattr(step, "scorer") for step in wanted.steps):
+        intake.demand(source)
     if on not in ("local", "ray"):
         raise RecipeError(f"--on 是 {on!r}，应为 local 或 ray", f"--on is {on!r}; expected local or ray")
     limits = limits_of(fetch) if fetch else None
@@ -134,6 +136,11 @@ def curate(
         print(line)
     if select_only:
         typer.echo(say("分片没有重写", "the shards are those of the run before"), err=True)
+    if not report["numbers"]["kept"]:
+        raise DataError(
+            f"一行也没留下；每行的去向在 {out / 'report.html'} 和 {out / 'table'}",
+            f"not one row was kept; {out / 'report.html'} and {out / 'table'} have what became of each",
+        )
     print(out)
 
 
@@ -330,7 +337,10 @@ def open_scorer(name: str, dtype: Scoring = Scoring.fp32) -> TowerScorer:
 
 
 def account(report: dict[str, Any]) -> Iterator[str]:
-    """The account in lines: the sums, then what went by which rule and what failed why."""
+    """The account in lines: the sums, then what went by which rule and what failed why, and what became of files."""
+    from bimo.data.curation.inventory import told
+    from bimo.data.curation.report import REASONS
+
     numbers = report["numbers"]
     sums = tuple(numbers[name] for name in ("rows_in", "kept", "dropped", "failed"))
     yield say("读入 {} = 保留 {} + 丢弃 {} + 失败 {}", "rows in {} = kept {} + dropped {} + failed {}").format(*sums)
@@ -341,7 +351,17 @@ def account(report: dict[str, Any]) -> Iterator[str]:
                 f"丢弃，{rule['rule']}{why}：{rule['dropped']}", f"dropped, {rule['rule']}{why}: {rule['dropped']}"
             )
     for reason, count in report["failures"].items():
-        yield say(f"失败，{reason}：{count}", f"failed, {reason}: {count}")
+        converted = reason == "not a format that is read"
+        advice = say("", "; convert them to JPEG or PNG") if converted else ""
+        yield say(f"失败，{REASONS.get(reason, reason)}：{count}", f"failed, {reason}: {count}") + advice
+    for profile, count in report["converted"].items():
+        yield say(
+            f"颜色按 {profile} 的配置转到 sRGB 的：{count} 张",
+            f"kept with colours converted from {profile} to sRGB: {count}",
+        )
+    if files := report["files"]:
+        yield say(f"读作 {files['read_as']['zh']}", f"read as {files['read_as']['en']}")
+        yield from told(files)
     if killed := numbers["workers_killed"]:
         yield say(
             f"被系统结束的进程（多半是内存不够，手上的已重做）：{killed}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -89,12 +89,30 @@ def folder(
     side: Annotated[int, typer.Option(min=1, help=say("图片的边长至少多少像素", "the least side of a picture"))] = 1,
 ) -> None:
     """Builds training data of the user's own pictures."""
+    from bimo.data.curation.inventory import told
     from bimo.data.folder import build_folder
 
     report = build_folder(source, out, side)
+    typer.echo(say(f"读作 {report.kind}", f"read as {report.kind}"), err=True)
     print(say(f"可用：{report.kept}", f"kept: {report.kept}"))
+    if report.joined:
+        print(
+            say(
+                f"说明并到同一张图的行：{report.joined}",
+                f"rows whose captions were joined to those of the same picture: {report.joined}",
+            )
+        )
     for reason, count in report.reasons().items():
         print(say(f"不可用，{reason.zh}：{count}", f"left out, {reason.en}: {count}"))
+    for profile, count in report.converted.items():
+        print(
+            say(
+                f"颜色按 {profile} 转到 sRGB 的：{count} 张",
+                f"kept with colours converted from {profile} to sRGB: {count}",
+            )
+        )
+    for line in told(report.files):
+        typer.echo(line, err=True)
     print(out)
 
 
@@ -167,6 +185,15 @@ def train(
         str, typer.Option(help=say("在哪里跑：local（或启动器）、ray", "where to run: local (or a launcher), ray"))
     ] = "local",
     workers: Annotated[int | None, typer.Option(min=1, help=say("Ray 上几个进程", "how many processes of Ray"))] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            help=say(
+                "解码后的像素放在哪里；不写就放在数据文件夹里",
+                "where decoded pixels are kept; in the folder of data unless given",
+            )
+        ),
+    ] = None,
 ) -> None:
     """Trains every stage of a recipe; the folder it prints can be drawn with."""
     if on not in ("local", "ray") or (workers and on != "ray"):
@@ -176,6 +203,7 @@ def train(
         )
     told = {"recipe": recipe, "data": data, "out": out, "settings": settings, "tiny": tiny, "steps": steps}
     told |= {"seed": seed, "threads": threads, "start": start, "teacher": teacher, "reward": reward}
+    told |= {"cache": cache}
     if on == "ray":
         from bimo.train.cluster import on_ray
 
@@ -198,6 +226,7 @@ def _trained(
     start: list[str] | None,
     teacher: str | None,
     reward: list[str] | None,
+    cache: Path | None,
     device: str,
 ) -> None:
     """What one process does of a run."""
@@ -209,7 +238,8 @@ def _trained(
     taught = None if teacher is None else models.load(teacher)
     own = [file for file in (recipe.rpartition(":")[0], recipe) if file.endswith(".py")]
     judges = Judges(models.load, {n: f for file in (*own, *(reward or [])) for n, f in models.functions(file).items()})
-    run(wanted, data, out, seed=seed, threads=threads, start=begun, teacher=taught, judges=judges, device=device)
+    more: dict[str, Any] = {"start": begun, "teacher": taught, "judges": judges, "device": device, "cache": cache}
+    run(wanted, data, out, seed=seed, threads=threads, **more)
 
 
 def evaluate(

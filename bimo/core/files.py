@@ -14,7 +14,7 @@ from bimo.core.errors import RequestError
 
 MAXIMUM_PICTURE_PIXELS = 1 << 26
 #: Formats whose decoders read pixels and nothing else: others can call programs or open further files.
-PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 
 
 def write_whole(path: Path, content: bytes | Iterable[bytes | memoryview]) -> Path:

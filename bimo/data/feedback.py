@@ -107,9 +107,6 @@ def build_feedback(table: Path, out: Path) -> FeedbackReport:
         fates[_counted(row, number, table, found, pictures)] += 1
     decided = [one for one in found.values() if one.better is not None]
     ties = len(found) - len(decided)
-    out.mkdir(parents=True, exist_ok=True)
-    told = {"pairs": len(decided), "ties": ties, "rows": {fate.name.lower(): count for fate, count in fates.items()}}
-    write_whole(out / REPORT, json.dumps(told, ensure_ascii=False, indent=1).encode())
     if not decided:
         zh = "、".join(f"{fate.zh} {count}" for fate, count in fates.items()) or "没有行"
         en = ", ".join(f"{fate.en} {count}" for fate, count in fates.items()) or "no rows"
@@ -117,6 +114,9 @@ def build_feedback(table: Path, out: Path) -> FeedbackReport:
             f"{table} 里没有一对分出胜负的图片：{zh}，平局 {ties}",
             f"{table} holds not one pair with a winner: {en}, ties {ties}",
         )
+    out.mkdir(parents=True, exist_ok=True)
+    told = {"pairs": len(decided), "ties": ties, "rows": {fate.name.lower(): count for fate, count in fates.items()}}
+    write_whole(out / REPORT, json.dumps(told, ensure_ascii=False, indent=1).encode())
     size = SAMPLES_PER_SHARD // 2
     made: list[Shard] = []
     for first in range(0, len(decided), size):

@@ -1,61 +1,101 @@
-"""A user's own pictures and captions as shards; what cannot be used is counted with its reason, never skipped."""
+"""A user's own pictures and captions as shards, by the same reader as `bimo curate`; what cannot be used is counted
+with its reason, never skipped.
+"""
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import re
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from bimo.core.errors import DataError, Wording, say
-from bimo.core.files import write_whole
-from bimo.data.curation.rows import Unusable
-from bimo.data.curation.seen import plain, see, upright
+from bimo.data.curation import intake, reading
+from bimo.data.curation.columns import Beside
+from bimo.data.curation.inventory import inventory
+from bimo.data.curation.recognising import Known, known
+from bimo.data.curation.report import REASONS
+from bimo.data.curation.rows import Broken, Place, Row, Unusable
+from bimo.data.curation.seen import Seen, plain, see, upright
+from bimo.data.curation.store import save, unwritten
 from bimo.data.shards import SAMPLES_PER_SHARD, Sample, Shard, finished, shard_name, write_index, write_shard
 
-PICTURE_FILES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-METADATA = "metadata.jsonl"
-#: What columns are called in the folders that published trainers read.
-FILE_COLUMNS = ("file_name", "name", "dir", "file", "image", "path")
-TEXT_COLUMNS = ("text", "caption", "captions", "description")
-#: Where a table's pictures may lie beside it.
-PLACES = ("", "images")
 REPORT = "report.json"
+#: How samples are made of entries: shards of another version are written anew.
+VERSION = 2
 _HAN = re.compile(r"[\u3400-\u9fff]")
 
 
 class Reason(Wording):
-    """Why a picture cannot be used."""
+    """Why a picture cannot be used, where there is more to say than what the reader says of it."""
 
-    CAPTION = ("没有说明", "no caption")
-    MISSING = ("找不到文件", "file not found")
-    OUTSIDE = ("在文件夹之外", "outside the folder")
+    CAPTION = (REASONS["no caption"], "no caption")
+    MISSING = (REASONS["missing"], "file not found")
+    OUTSIDE = (REASONS["outside the folder"], "outside the folder")
     DAMAGED = ("解不开", "cannot be decoded")
     SMALL = ("太小", "too small")
     LARGE = ("太大", "too large")
+    FORMAT = (REASONS["not a format that is read"], "not a format that is read; convert it to JPEG or PNG")
+    RANGE = (REASONS["range unknown"], "fractions whose range is unknown")
+    ADDRESS = ("是网址；请用 bimo curate 取", "an address; bimo curate fetches it")
+    FILE = (REASONS["not a file"], "no regular file")
+    EMPTY = (REASONS["empty"], "empty")
+    UNREADABLE = (REASONS["unreadable"], "may not be read")
+    SEVERAL = (REASONS["several pictures"], "several pictures for one text")
+    PICTURE = (REASONS["no picture"], "no picture")
+    ROW = ("这一行读不了", "the row cannot be read")
+
+
+#: The reader's codes that are a reason of their own; of pictures the rest are damaged, of rows they cannot be read.
+_REASONS = {
+    "no caption": Reason.CAPTION,
+    "missing": Reason.MISSING,
+    "outside the folder": Reason.OUTSIDE,
+    "too large": Reason.LARGE,
+    "too many bytes": Reason.LARGE,
+    "not a format that is read": Reason.FORMAT,
+    "range unknown": Reason.RANGE,
+    "not fetched": Reason.ADDRESS,
+    "not a file": Reason.FILE,
+    "empty": Reason.EMPTY,
+    "unreadable": Reason.UNREADABLE,
+    "several pictures": Reason.SEVERAL,
+    "no picture": Reason.PICTURE,
+}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A picture as a folder or table names it, with its captions and what else is said of it."""
+    """A picture as a source names it, with its captions and what else is said of it."""
 
     name: str
+    place: Place
     captions: tuple[str, ...]
     labels: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class FolderReport:
-    """What became of a folder: how many are kept, and the rest by name with the reason."""
+    """What became of a folder: how many are kept, and the rest by name with the reason.
+
+    ``rows`` is how many were read, of which ``joined`` named a picture that one before had named, and gave it their
+    captions: kept, joined and left are all of them. ``files`` is the account of the files; ``converted`` counts the
+    pictures kept whose colours came to sRGB, by their profile; ``kind`` says what the source was taken for.
+    """
 
     kept: int
     left: tuple[tuple[str, Reason], ...]
+    rows: int = 0
+    joined: int = 0
+    files: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    converted: Mapping[str, int] = field(default_factory=dict[str, int])
+    kind: str = ""
 
     def reasons(self) -> dict[Reason, int]:
         """How many for each reason."""
@@ -63,160 +103,169 @@ class FolderReport:
 
 
 def build_folder(source: Path, out: Path, side: int = 1) -> FolderReport:
-    """Writes the pictures of a folder as shards, an index and report.json; ``side`` is the least of a usable one.
+    """Writes the pictures of a source as shards, an index and report.json; ``side`` is the least of a usable one.
 
-    Captions come from metadata.jsonl, else from .csv tables, else from a .txt beside each picture, a caption a line.
-    A shard that is there already, of the same files, is not written again. Raises DataError for a table that cannot be
-    read and for a folder without one usable picture.
+    A source is whatever `bimo curate` reads, by the same reader: pictures with captions in files of their names, tables
+    of every kind, tars, shards. Rows that name one picture are one sample with the captions of all. A shard that is
+    there already, of the same files, is not written again. Raises DataError for a source in which nothing can be read,
+    and for one without one usable picture; nothing is left behind then.
     """
     from rich.console import Console
     from rich.progress import track
 
-    if not source.is_dir():
+    if not source.exists():
         raise DataError(f"没有文件夹 {source}", f"there is no folder {source}")
-    entries = list(_entries(source))
-    out.mkdir(parents=True, exist_ok=True)
+    what = known(source)
+    intake.apart(source, out)
+    begun = [path for path in (out, *out.parents) if not path.exists()]
+    entries, broken, joined = _read(what)
+    left, converted = list(broken), Counter[str]()
     made: list[Shard] = []
-    left: list[tuple[str, Reason]] = []
-    firsts = range(0, len(entries), SAMPLES_PER_SHARD)
-    # What is printed besides is the answer, so the bar goes elsewhere.
-    bar = track(firsts, description=say("写数据", "writing data"), console=Console(stderr=True))
-    for number, first in enumerate(bar):
-        shard, dropped = _shard(
-            source, out / shard_name(number), entries[first : first + SAMPLES_PER_SHARD], first, side
-        )
-        made.append(shard)
-        left += dropped
-    kept = sum(shard.count for shard in made)
-    rows = [{"file": name, "reason": reason.name.lower()} for name, reason in left]
-    write_whole(out / REPORT, json.dumps({"kept": kept, "left": rows}, ensure_ascii=False, indent=1).encode())
-    if not kept:
-        why = Counter(reason for _, reason in left)
-        zh = "、".join(f"{r.zh} {n}" for r, n in why.items()) or "没有图片"
-        en = ", ".join(f"{r.en} {n}" for r, n in why.items()) or "no pictures"
-        raise DataError(f"{source} 里没有一张可用的图片：{zh}", f"{source} holds not one usable picture: {en}")
-    write_index(out, made)
-    return FolderReport(kept, tuple(left))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        firsts = range(0, len(entries), SAMPLES_PER_SHARD)
+        # What is printed besides is the answer, so the bar goes elsewhere.
+        bar = track(firsts, description=say("写数据", "writing data"), console=Console(stderr=True))
+        for number, first in enumerate(bar):
+            some = entries[first : first + SAMPLES_PER_SHARD]
+            shard, dropped, profiles = _shard(source, out / shard_name(number), some, first, side)
+            made.append(shard)
+            left += dropped
+            converted.update(profiles)
+        kept = sum(shard.count for shard in made)
+        files = inventory(source, what, (entry.place.path for entry in entries)).plain()
+        if not kept:
+            raise _nothing(source, left, files)
+        rows = [{"file": name, "reason": reason.name.lower(), "en": reason.en} for name, reason in left]
+        report = {"read_from": str(source.resolve()), "kind": what.en, "rows": len(entries) + joined + len(broken)}
+        report |= {"kept": kept, "joined": joined, "left": rows, "files": files, "converted": dict(converted)}
+        save(out / REPORT, json.dumps(report, ensure_ascii=False, indent=1).encode("utf-8", "backslashreplace"))
+        write_index(out, made)
+    except BaseException as error:
+        if begun and not any(shard.count for shard in made):
+            # What failed before anything was kept leaves nothing that a next start would trip over.
+            shutil.rmtree(out, ignore_errors=True)
+            for path in begun[1:]:
+                path.rmdir()
+        if isinstance(error, OSError):
+            path = Path(str(error.filename or out))
+            raise unwritten(error, path) from None
+        raise
+    total = len(entries) + joined + len(broken)
+    return FolderReport(kept, tuple(left), total, joined, files, dict(converted), say(what.zh, what.en))
+
+
+def _nothing(source: Path, left: Sequence[tuple[str, Reason]], files: Mapping[str, Any]) -> DataError:
+    """Says why not one picture of a source can be used, with what was not read and an example of each reason."""
+    first = {reason: _place_of(source, name) for name, reason in reversed(left)}
+    why = Counter(reason for _, reason in left)
+    zh = [f"{r.zh} {n}（{first[r]}）" for r, n in why.items()] or ["没有图片"]
+    en = [f"{r.en} {n} ({first[r]})" for r, n in why.items()] or ["no pictures"]
+    zh += [f"{row['zh']} {row['count']}（{row['examples'][0]}）" for row in files["not_read"]]
+    en += [f"{row['reason']} {row['count']} ({row['examples'][0]})" for row in files["not_read"]]
+    return DataError(
+        f"{source} 里没有一张可用的图片：{'、'.join(zh)}", f"{source} holds not one usable picture: {', '.join(en)}"
+    )
+
+
+def _place_of(source: Path, name: str) -> str:
+    """A row or a picture as a sentence names it: "line 3 of photos/metadata.jsonl"."""
+    file, _, number = name.rpartition(":")
+    root = reading.root(source)
+    if file and number.isdigit() and (root / file).is_file():
+        return say(f"{root / file} 第 {number} 行", f"line {number} of {root / file}")
+    return name
+
+
+def _read(what: Known) -> tuple[list[Entry], list[tuple[str, Reason]], int]:
+    """(pictures, rows that are none with the reason, rows joined to one before) of a source."""
+    found: dict[Place, Entry] = {}
+    broken: list[tuple[str, Reason]] = []
+    joined = 0
+    for row in what.read(count()):
+        if isinstance(row, Broken):
+            broken.append((row.source, _REASONS.get(row.reason, Reason.ROW)))
+            continue
+        known_as = found.get(row.picture)
+        if known_as is None:
+            found[row.picture] = Entry(_name(row), row.picture, row.captions, row.labels)
+        else:
+            joined += 1
+            captions = tuple(dict.fromkeys((*known_as.captions, *row.captions)))
+            found[row.picture] = Entry(known_as.name, row.picture, captions, known_as.labels)
+    return list(found.values()), broken, joined
+
+
+def _name(row: Row) -> str:
+    """What a picture is called for people: its file, or the row that it lies in."""
+    place = row.picture
+    return place.path if place.form == "url" or (place.form == "bytes" and place.size < 0) else row.source
 
 
 def _shard(
     source: Path, path: Path, entries: Sequence[Entry], first: int, side: int
-) -> tuple[Shard, list[tuple[str, Reason]]]:
-    stamp = hashlib.sha256(f"{side}".encode())
+) -> tuple[Shard, list[tuple[str, Reason]], list[str]]:
+    stamp = hashlib.sha256(f"{VERSION} {side}".encode())
     for entry in entries:
-        stamp.update(repr((entry.name, entry.captions, sorted(entry.labels.items()), _state(source, entry))).encode())
+        said = (entry.name, entry.place, entry.captions, sorted(entry.labels.items()), _state(source, entry.place))
+        stamp.update(repr(said).encode("utf-8", "backslashreplace"))
     beside = path.with_suffix(".left.json")
     shard = finished(path, stamp.hexdigest())
     if shard is not None and beside.is_file():
-        table = cast("list[list[str]]", json.loads(beside.read_text(encoding="utf-8")))
-        return shard, [(name, Reason[reason]) for name, reason in table]
+        table = json.loads(beside.read_text(encoding="utf-8"))
+        return shard, [(name, Reason[reason]) for name, reason in table["left"]], table["converted"]
     left: list[tuple[str, Reason]] = []
-    samples: list[Sample] = []
+    converted: list[str] = []
+    samples = list(_samples(source, entries, first, side, left, converted))
+    listed = {"left": [[name, reason.name] for name, reason in left], "converted": converted}
+    save(beside, json.dumps(listed, ensure_ascii=False).encode("utf-8", "backslashreplace"))
+    return write_shard(path, samples, stamp.hexdigest()), left, converted
+
+
+def _samples(
+    source: Path, entries: Sequence[Entry], first: int, side: int, left: list[tuple[str, Reason]], converted: list[str]
+) -> Iterator[Sample]:
+    """The samples of some entries; what is of no use goes to ``left``, the profiles of the others to ``converted``."""
     for number, entry in enumerate(entries, first):
-        found = usable(source, entry.name, side) if entry.captions else Reason.CAPTION
+        found = _usable(source, entry.place, side) if entry.captions else Reason.CAPTION
         if isinstance(found, Reason):
             left.append((entry.name, found))
             continue
+        data, seen = found
+        converted += [seen.converted] if seen.converted else []
         captions = [{"text": text, "lang": "zh" if _HAN.search(text) else "en"} for text in entry.captions]
-        samples.append((f"{number:08d}", found, {"captions": captions, "labels": entry.labels, "source": entry.name}))
-    listed = [[name, reason.name] for name, reason in left]
-    write_whole(beside, json.dumps(listed, ensure_ascii=False).encode())
-    return write_shard(path, samples, stamp.hexdigest()), left
+        name = entry.name.encode("utf-8", "backslashreplace").decode()
+        yield f"{number:08d}", data, {"captions": captions, "labels": entry.labels, "source": name}
 
 
 def usable(source: Path, name: str, side: int = 1) -> bytes | Reason:
     """The bytes of a picture of a folder: its own where they are upright RGB, else written anew, on white; or why it is
     of no use.
     """
-    path = located(source, name)
-    if path is None:
-        return Reason.MISSING
-    if not path.resolve().is_relative_to(source.resolve()):
-        return Reason.OUTSIDE
+    found = _usable(source, Place(Beside(source, source).find(name)), side)
+    return found if isinstance(found, Reason) else found[0]
+
+
+def _usable(source: Path, place: Place, side: int) -> tuple[bytes, Seen] | Reason:
     try:
-        seen = see(path.read_bytes())
+        data = reading.picture_bytes(source, place)
+        seen = see(data)
         if min(seen.size) < side:
             return Reason.SMALL
-        return seen.data if plain(seen) else upright(seen.data)
+        return (data if plain(seen) else upright(data)), seen
     except Unusable as error:
-        return Reason.LARGE if error.reason == "too large" else Reason.DAMAGED
+        return _REASONS.get(error.reason, Reason.DAMAGED)
 
 
 def located(source: Path, name: str) -> Path | None:
     """Where a picture that a table names lies, beside the table or below images; None where it does not."""
-    return next((source / place / name for place in PLACES if (source / place / name).is_file()), None)
+    path = source / Beside(source, source).find(name)
+    return path if path.is_file() else None
 
 
-def _state(source: Path, entry: Entry) -> tuple[int, int]:
-    path = located(source, entry.name)
-    return (0, 0) if path is None else (path.stat().st_size, path.stat().st_mtime_ns)
-
-
-def _entries(source: Path) -> Iterator[Entry]:
-    metadata, tables = source / METADATA, sorted(source.rglob("*.csv"))
-    if metadata.is_file():
-        yield from (_entry(row, metadata) for row in _rows(metadata))
-    elif tables:
-        for table in tables:
-            yield from (_entry(row, table) for row in _table(table))
-    else:
-        for path in sorted(p for p in source.rglob("*") if p.suffix.lower() in PICTURE_FILES):
-            words = path.with_suffix(".txt")
-            text = _read(words) if words.is_file() else ""
-            yield Entry(path.relative_to(source).as_posix(), _captions(text.splitlines()), {})
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(_read(path).splitlines(), 1):
-        if line.strip():
-            try:
-                yield dict(json.loads(line))
-            except (ValueError, TypeError) as error:
-                raise DataError(
-                    f"{path} 第 {number} 行不是 JSON：{error}", f"line {number} of {path}: {error}"
-                ) from None
-
-
-def _table(path: Path) -> Iterator[dict[str, Any]]:
+def _state(source: Path, place: Place) -> tuple[int, int]:
     try:
-        yield from csv.DictReader(io.StringIO(_read(path)), strict=True)
-    except csv.Error as error:
-        raise DataError(f"{path} 不是 CSV 表：{error}", f"{path} is not a table in CSV: {error}") from None
-
-
-def _entry(row: Mapping[str, Any], path: Path) -> Entry:
-    file = next((column for column in FILE_COLUMNS if row.get(column)), None)
-    texts = [row[column] for column in TEXT_COLUMNS if row.get(column)]
-    if file is None or not any(column in row for column in TEXT_COLUMNS):
-        raise DataError(
-            f"{path} 里要有一列文件（{', '.join(FILE_COLUMNS)}）和一列说明（{', '.join(TEXT_COLUMNS)}），"
-            f"这里有 {', '.join(map(str, row))}",
-            f"{path} needs a column of files ({', '.join(FILE_COLUMNS)}) and one of captions "
-            f"({', '.join(TEXT_COLUMNS)}); it has {', '.join(map(str, row))}",
-        )
-    listed = [
-        str(text) for value in texts for text in (cast("list[Any]", value) if isinstance(value, list) else [value])
-    ]
-    rest = {str(name): _number(value) for name, value in row.items() if name != file and name not in TEXT_COLUMNS}
-    return Entry(str(row[file]), _captions(listed), {n: v for n, v in rest.items() if isinstance(v, (str, int, float))})
-
-
-def _number(value: Any) -> Any:
-    """A number that a table holds as text, as a number: scores are labels."""
-    if isinstance(value, str) and re.fullmatch(r"-?\d+(\.\d+)?([eE]-?\d+)?", value):
-        return float(value)
-    return value
-
-
-def _captions(lines: Sequence[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} 不是 UTF-8 文本（{error.reason}）；请另存为 UTF-8",
-            f"{path} is not text in UTF-8 ({error.reason}); save it as UTF-8",
-        ) from None
+        about = (reading.root(source) / place.path).stat()
+    except (OSError, ValueError):
+        return (0, 0)
+    return about.st_size, about.st_mtime_ns

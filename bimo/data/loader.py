@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import copy
+import errno
 import hashlib
 import io
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bimo.core.errors import DataError
+from bimo.core import colour
+from bimo.core.errors import DataError, RequestError
 from bimo.data import shards
+from bimo.diffusion.pictures import middle
 from bimo.parts.hints.views import POSE_AT_REST
 
 if TYPE_CHECKING:
     from PIL import Image
 
+#: How pixels are made of a picture: decoded ones of another version are decoded again.
+VERSION = 2
 #: Width and height in pixels.
 Size = tuple[int, int]
 
@@ -54,22 +60,30 @@ def cut(size: Size, wanted: Size) -> tuple[Size, int, int]:
 class Pictures:
     """All rows of some folders of shards. ``digest`` names the content, so caches never pair wrong rows.
 
+    ``homes`` are the folders that rows are of, in which what belongs to them is looked for by their ``keys``;
+    ``contents`` name what rows are by their pictures' bytes, or their texts, wherever they lie and however they are
+    called. ``cache`` is where decoded pixels are kept, beside the first folder's shards where it is None.
+
     ``captions`` and their ``languages`` go row by row, several each; ``lots`` are the rows that are learnt together,
     one each unless a stage's objective wants pairs or leaves some out. Texts without a picture are of no size, (0, 0).
     """
 
-    def __init__(self, *folders: Path) -> None:
+    def __init__(self, *folders: Path, cache: Path | None = None) -> None:
         digests = [shards.read_index(folder).digest for folder in folders]
-        self.folders = folders
+        self.folders, self.cache = folders, cache
         self.digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
         self.keys: list[str] = []
+        self.homes: list[Path] = []
+        self.contents: list[str] = []
         self.captions: list[tuple[str, ...]] = []
         self.languages: list[tuple[str, ...]] = []
         self.labels: list[Mapping[str, Any]] = []
         self.sizes: list[Size] = []
         poses: list[Sequence[float]] = []
-        for key, image, row in self._read():
+        for home, key, image, row in self._read():
             self.keys.append(key)
+            self.homes.append(home)
+            self.contents.append(_content(image, row))
             self.captions.append(tuple(c["text"] for c in row["captions"]))
             self.languages.append(tuple(c.get("lang", "") for c in row["captions"]))
             self.labels.append(row["labels"])
@@ -134,34 +148,39 @@ class Pictures:
             )
         return Fitted(self, sizes)
 
-    def _read(self) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
+    def _read(self) -> Iterator[tuple[Path, str, bytes, dict[str, Any]]]:
         for folder in self.folders:
-            yield from shards.read(folder)
+            for key, image, row in shards.read(folder):
+                yield folder, key, image, row
 
     def decoded(self) -> Iterator[tuple[str, Image.Image]]:
-        """(key, picture) of every row that has one. Raises DataError for one that cannot be decoded."""
+        """(key, picture in RGB, in sRGB by its profile) of every row that has one. Raises DataError for one that cannot
+        be decoded.
+        """
         from PIL import Image
 
-        for key, image, _ in self._read():
+        for _, key, image, _ in self._read():
             if not image:
                 continue
             try:
                 with Image.open(io.BytesIO(image)) as picture:
-                    yield key, picture.convert("RGB")
-            except OSError as error:
+                    picture.load()
+                    yield key, colour.opaque(picture)[0]
+            except (OSError, RequestError) as error:
                 raise _undecodable(key, error) from None
 
 
 class Fitted:
-    """Pictures at the sizes a stage learns them at, decoded once into a file beside the shards.
+    """Pictures at the sizes a stage learns them at, decoded once into a file beside the shards, or in ``cache``.
 
     ``size_ids`` [N, 6] are height and width of the original, top and left of the cut, height and width.
     """
 
     def __init__(self, pictures: Pictures, sizes: Sequence[Size]) -> None:
         self.sizes = list(sizes)
-        self._folders, self._keys = pictures.folders, pictures.keys
-        plan = f"{pictures.digest} {self.sizes}".encode()
+        self._homes, self._keys = pictures.homes, pictures.keys
+        # The version of how pixels are made of a picture: by its profile, and strips by their middle.
+        plan = f"{pictures.digest} {self.sizes} {VERSION}".encode()
         self.digest = hashlib.sha256(plan).hexdigest()
         ids: list[tuple[int, ...]] = []
         for own, wanted in zip(pictures.sizes, self.sizes, strict=True):
@@ -171,9 +190,9 @@ class Fitted:
         self.starts: list[int] = [0]
         for width, height in self.sizes:
             self.starts.append(self.starts[-1] + width * height * 3)
-        path = pictures.folders[0] / ".cache" / f"pixels-{self.digest[:16]}.u8"
+        path = (pictures.cache or pictures.folders[0] / ".cache") / f"pixels-{self.digest[:16]}.u8"
         if not path.is_file():
-            self._decode(pictures, path)
+            self._kept(pictures, path)
         self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
 
     def pixels(self, rows: Sequence[int]) -> Tensor:
@@ -185,7 +204,8 @@ class Fitted:
         return torch.from_numpy(picked).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
     def maps(self, name: str, rows: Sequence[int]) -> Tensor:
-        """[B, 3, H, W] in [-1, 1] of rows of one size: maps/NAME/KEY.png beside the shards, cut as the pictures are.
+        """[B, 3, H, W] in [-1, 1] of rows of one size: maps/NAME/KEY.png beside the shards that a row is of, cut as the
+        pictures are: the same key in another folder is another picture.
 
         Raises DataError where a picture has none.
         """
@@ -194,34 +214,71 @@ class Fitted:
         width, height = self.sizes[rows[0]]
         picked = np.empty((len(rows), height, width, 3), dtype=np.uint8)
         for place, row in enumerate(rows):
-            inside = Path("maps") / name / f"{self._keys[row]}.png"
-            path = next((folder / inside for folder in self._folders if (folder / inside).is_file()), None)
-            if path is None:
-                listed = ", ".join(map(str, self._folders))
+            path = self._homes[row] / "maps" / name / f"{self._keys[row]}.png"
+            if not path.is_file():
                 raise DataError(
-                    f"图片 {self._keys[row]} 没有 {name} 图；应为 {listed} 里的 {inside}",
-                    f"the picture {self._keys[row]} has no {name} map; expected {inside} in {listed}",
+                    f"{self._homes[row]} 里的图片 {self._keys[row]} 没有 {name} 图；应为 {path}",
+                    f"the picture {self._keys[row]} of {self._homes[row]} has no {name} map; expected {path}",
                 )
             with Image.open(path) as map_:
-                whole, left, top = cut(map_.size, (width, height))
+                inner = middle(map_.convert("RGB"), (width, height))
+                whole, left, top = cut(inner.size, (width, height))
                 # The nearest pixel: two labels have no mean.
-                resized = map_.convert("RGB").resize(whole, Image.Resampling.NEAREST)
+                resized = inner.resize(whole, Image.Resampling.NEAREST)
                 picked[place] = np.asarray(resized.crop((left, top, left + width, top + height)))
         return torch.from_numpy(picked).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
-    def _decode(self, pictures: Pictures, path: Path) -> None:
+    def _kept(self, pictures: Pictures, path: Path) -> None:
+        """Decodes into a file, whole or not at all. Raises DataError where the disk does not take it."""
+        size = self.starts[-1]
+        part = path.with_suffix(f".{os.getpid()}.part")
+        made = not path.parent.exists()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as file:
+                if hasattr(os, "posix_fallocate") and size:
+                    # A disk that is too small says so now, not hours later with a heap of it filled.
+                    with _supported():
+                        os.posix_fallocate(file.fileno(), 0, size)
+                self._decode(pictures, file)
+            os.replace(part, path)
+        except OSError as error:
+            raise DataError(
+                f"解码后的像素（{size >> 20} MB）写不到 {path.parent}：{error.strerror}；"
+                "请用 --cache 另给一个能写、有空间的文件夹",
+                f"the decoded pixels ({size >> 20} MB) cannot be written to {path.parent}: {error.strerror}; "
+                "name another folder with room that may be written in by --cache",
+            ) from error
+        finally:
+            part.unlink(missing_ok=True)
+            if made and path.parent.is_dir() and not any(path.parent.iterdir()):
+                path.parent.rmdir()
+
+    def _decode(self, pictures: Pictures, file: BinaryIO) -> None:
         from PIL import Image
 
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        with part.open("wb") as file:
-            for wanted, (_, picture) in zip(filter(all, self.sizes), pictures.decoded(), strict=True):
-                if picture.size != wanted:
-                    whole, left, top = cut(picture.size, wanted)
-                    picture = picture.resize(whole, Image.Resampling.LANCZOS)
-                    picture = picture.crop((left, top, left + wanted[0], top + wanted[1]))
-                file.write(picture.tobytes())
-        os.replace(part, path)
+        for wanted, (_, picture) in zip(filter(all, self.sizes), pictures.decoded(), strict=True):
+            if picture.size != wanted:
+                picture = middle(picture, wanted)
+                whole, left, top = cut(picture.size, wanted)
+                picture = picture.resize(whole, Image.Resampling.LANCZOS)
+                picture = picture.crop((left, top, left + wanted[0], top + wanted[1]))
+            file.write(picture.tobytes())
+
+
+@contextmanager
+def _supported() -> Generator[None]:
+    """Goes on where a file system cannot set room aside; a full disk is raised."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
+
+
+def _content(image: bytes, row: Mapping[str, Any]) -> str:
+    """What a row is, by its bytes: the same wherever it lies, however it is called."""
+    return hashlib.sha256(image or "\n".join(c["text"] for c in row["captions"]).encode()).hexdigest()
 
 
 def _size(image: bytes, key: str) -> Size:

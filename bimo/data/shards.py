@@ -65,13 +65,18 @@ def write_shard(path: Path, samples: Iterable[Sample], stamp: str) -> Shard:
     `stamp` names what the samples were made of, so that a later run knows whether the shard is the one it wants.
     """
     partial, count = path.with_suffix(".partial"), 0
-    with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as archive:
-        for key, png, record in sorted(samples, key=lambda sample: sample[0]):
-            text = json.dumps(record, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
-            if png:
-                _add(archive, f"{key}.{extension_of(png)}", png)
-            _add(archive, f"{key}.json", text)
-            count += 1
+    try:
+        with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as archive:
+            for key, png, record in sorted(samples, key=lambda sample: sample[0]):
+                text = json.dumps(record, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+                if png:
+                    _add(archive, f"{key}.{extension_of(png)}", png)
+                _add(archive, f"{key}.json", text)
+                count += 1
+    except BaseException:
+        # A full disk is left no fuller.
+        partial.unlink(missing_ok=True)
+        raise
     shard = Shard(path.name, hash_of(partial), count)
     partial.replace(path)
     mark = path.with_suffix(".done.partial")

@@ -60,11 +60,12 @@ def rows_of(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | Unusable]]:
     encoding = tables.encoding_of(path)
     with path.open(encoding=encoding, errors="replace") as file:
         first = next((line for line in file if line.strip()), "").lstrip("\ufeff").rstrip("\r\n")
-    dialect = tables.Dialect(encoding)
+    newline = tables.newline_of(path, encoding)
+    dialect = tables.Dialect(encoding, newline=newline)
     if not first.startswith("{") and path.suffix.lower() not in tables.JSON_LINES:
         delimiter = "\t" if "\t" in first else max(tables.DELIMITERS, key=first.count)
         names = [name.strip() for name in tables.fields_of(first, delimiter) or first.split(delimiter)]
-        dialect = tables.Dialect(encoding, delimiter, tuple(names), header=True)
+        dialect = tables.Dialect(encoding, delimiter, tuple(names), True, newline)
     for line in tables.read(path, dialect):
         yield line.number, line.values
 
@@ -77,12 +78,12 @@ def build_texts(source: str, out: Path) -> dict[str, int]:
     entry of CC-CEDICT (https://cc-cedict.org, CC BY-SA 4.0) with its definitions. Raises DataError for a source that
     cannot be read or gives not one text.
     """
-    out.mkdir(parents=True, exist_ok=True)
     counts: Counter[str] = Counter()
     made: list[Shard] = []
     waiting: list[Sample] = []
 
     def write() -> None:
+        out.mkdir(parents=True, exist_ok=True)
         path = out / shard_name(len(made))
         stamp = hashlib.sha256(json.dumps([row for _, _, row in waiting], ensure_ascii=False).encode()).hexdigest()
         made.append(finished(path, stamp) or write_shard(path, waiting, stamp))
@@ -96,10 +97,10 @@ def build_texts(source: str, out: Path) -> dict[str, int]:
         write()
     kept = sum(shard.count for shard in made)
     told = {"kept": kept, **counts}
-    write_whole(out / REPORT, json.dumps({"source": source, **told}, ensure_ascii=False, indent=1).encode())
     if not kept:
         listed = ", ".join(f"{name} {count}" for name, count in counts.items()) or "0"
         raise DataError(f"{source} 里没有一条文字：{listed}", f"{source} holds not one text: {listed}")
+    write_whole(out / REPORT, json.dumps({"source": source, **told}, ensure_ascii=False, indent=1).encode())
     write_index(out, made)
     return told
 

@@ -10,6 +10,7 @@ import numpy
 import torch
 from torch import Tensor
 
+from bimo.core import colour
 from bimo.core.errors import say
 from bimo.core.types import MAXIMUM_SIDE, Request
 
@@ -41,17 +42,24 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def opaque(image: Image.Image) -> Image.Image:
-    """The picture in RGB, on white where it is transparent."""
-    from PIL import Image
+    """The picture upright, in RGB and sRGB by its own profile, on white where it is transparent. Raises RequestError
+    for fractions whose white nobody knows.
+    """
+    return colour.opaque(upright(image))[0]
 
-    image = upright(image)
-    if image.mode.startswith("I;16"):
-        # Pillow would cut sixteen bits at 255 rather than scale them.
-        image = Image.fromarray((numpy.array(image) >> 8).astype(numpy.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+
+def middle(image: Image.Image, size: tuple[int, int], times: int = 16) -> Image.Image:
+    """The middle of a picture that is to cover ``size`` (width, height) and be cut to it: what would be more than
+    ``times`` that size is cut off before anything is enlarged, for a strip of one pixel's width would fill the memory.
+    Pictures of usual shapes stay as they are.
+    """
+    scale = max(size[0] / image.width, size[1] / image.height)
+    whole = image.size
+    kept = tuple(min(side, math.ceil(times * most / scale)) for side, most in zip(whole, size, strict=True))
+    if kept == whole:
+        return image
+    left, top = ((side - part) // 2 for side, part in zip(whole, kept, strict=True))
+    return image.crop((left, top, left + kept[0], top + kept[1]))
 
 
 def pixels_of(image: Image.Image, size: tuple[int, int]) -> Tensor:

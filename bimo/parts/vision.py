@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bimo.core.part import Part
+from bimo.diffusion.pictures import middle
 from bimo.parts.spaces import CLIP_DEVIATION, CLIP_MEAN
 
 if TYPE_CHECKING:
@@ -93,6 +94,8 @@ class VisionTower(nn.Module):
 
         wanted = self.part.size
         picture = picture.convert("RGB")
+        if self.part.fit == "cut":
+            picture = middle(picture, (wanted, wanted))
         scale = wanted / min(picture.size)
         # The shorter side is exact whatever the product rounds to.
         whole = tuple(wanted if side == min(picture.size) else int(scale * side) for side in picture.size)

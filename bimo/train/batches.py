@@ -229,7 +229,8 @@ def _emptied(texts: Sequence[str], gone: Tensor) -> list[str]:
 
 
 def _parted(pictures: Pictures, share: float) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
-    """Lots to learn and lots held out: a picture's own name says which, so that more data moves none of them.
+    """Lots to learn and lots held out: what a picture is says which, not its number, so that more data moves none of
+    them and no copy of a picture that is held out is learnt.
 
     Raises TrainingError where one of the two would be empty.
     """
@@ -237,7 +238,7 @@ def _parted(pictures: Pictures, share: float) -> tuple[list[tuple[int, ...]], li
         return pictures.lots, []
     parted: tuple[list[tuple[int, ...]], list[tuple[int, ...]]] = ([], [])
     for lot in pictures.lots:
-        place = int.from_bytes(hashlib.sha256(pictures.keys[lot[0]].encode()).digest()[:7], "big") / (1 << 56)
+        place = int.from_bytes(hashlib.sha256(pictures.contents[lot[0]].encode()).digest()[:7], "big") / (1 << 56)
         parted[place < share].append(lot)
     if not parted[0] or not parted[1]:
         raise TrainingError(

@@ -64,7 +64,7 @@ class Dreambooth(Part):
             )
         drawn = folder / "class"
         self._draw(system, drawn, nouns)
-        both = Pictures(*pictures.folders, drawn)
+        both = Pictures(*pictures.folders, drawn, cache=pictures.cache)
         lots = [(row % own, own + row % self.count) for row in range(max(own, self.count))]
         return both.of(lots, [*captions, *((nouns[seed % len(nouns)],) for seed in range(self.count))])
 

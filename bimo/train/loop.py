@@ -58,6 +58,7 @@ def train(
     teacher: System | None = None,
     judges: Judges | None = None,
     device: str = "cpu",
+    cache: Path | None = None,
 ) -> Path:
     """Runs every stage of a recipe on the shards in ``data``, one folder or several, and answers ``out``, by then a
     folder that draws. Of texts without pictures stages of words learn alone.
@@ -71,11 +72,12 @@ def train(
 
     Where a launcher has begun several processes they share each step, and it is the step that one alone takes, losses
     to rounding; ``out`` and ``data`` lie where all of them see them. ``device`` is "cpu", "cuda", "mps", or "auto".
+    Decoded pixels are kept in ``cache``, in ``data`` itself where it is None.
     """
     with begun(device) as processes, exact(processes.device):
         if threads:
             torch.set_num_threads(threads)
-        pictures = Pictures(*((data,) if isinstance(data, Path) else data))
+        pictures = Pictures(*((data,) if isinstance(data, Path) else data), cache=cache)
         run = Run(recipe, pictures, out, seed, stop_after, teacher, judges, processes)
         for system in start:
             run.begin_as(system)

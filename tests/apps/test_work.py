@@ -154,9 +154,9 @@ def test_data_of_a_table(here: Run, tmp_path: Path) -> None:
 def test_data_of_nothing_is_refused(here: Run, tmp_path: Path) -> None:
     refused(here("data", "folder", "nowhere", "data"), DataError.exit_status, "no folder nowhere")
     (tmp_path / "empty").mkdir()
-    refused(here("data", "folder", "empty", "data"), DataError.exit_status, "no pictures")
+    refused(here("data", "folder", "empty", "data"), DataError.exit_status, "nothing in empty can be read")
     refused(here("data", "folder", "empty", "data", "--side", "0"), cli.USAGE, "--side")
-    assert not Path("data/index.json").exists()
+    assert not Path("data").exists()
 
 
 def test_train_takes_rewards_of_ones_own(here: Run, tiny_shards: Path) -> None:

@@ -114,3 +114,109 @@ def test_a_whole_epoch_of_one_size_leaves_only_the_rest_out() -> None:
     seen = [lot[0] for at in range(2) for lot in order.lots_of(at)]
     assert len(set(seen)) == 8
     assert order.lots_of(2) != order.lots_of(0)
+
+
+def shard_of(folder: Path, pictures: list[tuple[str, bytes]]) -> Path:
+    """A folder of one shard of pictures by key."""
+    folder.mkdir(parents=True, exist_ok=True)
+    row = {"captions": [{"text": "图", "lang": "zh"}], "labels": {}}
+    write_index(folder, [write_shard(folder / shard_name(0), [(key, data, row) for key, data in pictures], "s")])
+    return folder
+
+
+def test_maps_are_those_of_the_folder_that_a_picture_is_of(tmp_path: Path) -> None:
+    """Running numbers are the same in every folder; a map of another one's picture is never taken."""
+    folders = []
+    for place, red in (("a", 50), ("b", 200)):
+        folder = shard_of(tmp_path / place, [(f"{n:08d}", encoded((32, 32), n)) for n in range(3)])
+        (folder / "maps" / "edges").mkdir(parents=True)
+        for n in range(3):
+            Image.new("RGB", (32, 32), (red + n, 0, 0)).save(folder / f"maps/edges/{n:08d}.png")
+        folders.append(folder)
+    for order, reds in ((folders, (50, 51, 52, 200, 201, 202)), (folders[::-1], (200, 201, 202, 50, 51, 52))):
+        maps = Pictures(*order).fitted().maps("edges", range(6))
+        assert [round(float(value) * 127.5 + 127.5) for value in maps[:, 0, 5, 5]] == list(reds)
+    (folders[1] / "maps/edges/00000001.png").unlink()
+    with pytest.raises(DataError, match=r"of .*b has no edges map; expected .*b/maps/edges/00000001\.png"):
+        Pictures(*folders).fitted().maps("edges", range(6))
+
+
+def test_what_is_held_out_stays_so_when_a_photo_is_added_that_sorts_first(tmp_path: Path) -> None:
+    from bimo.train.batches import _parted
+
+    photos = [encoded((40, 30 + n), n % 12) for n in range(40)]
+
+    def held_out(data: list[bytes], place: str) -> set[str]:
+        pictures = Pictures(shard_of(tmp_path / place, [(f"{n:08d}", one) for n, one in enumerate(data)]))
+        learnt, kept = _parted(pictures, 0.2)
+        assert len(learnt) + len(kept) == len(data)
+        return {pictures.contents[lot[0]] for lot in kept}
+
+    before = held_out(photos, "before")
+    assert 3 <= len(before) <= 13
+    after = held_out([encoded((99, 99), 3), *photos], "after")
+    assert before <= after
+    assert len(after - before) <= 1
+    assert held_out(photos[::-1], "reversed") == before
+    # A copy of what is held out is not learnt.
+    assert held_out([*photos, *photos[:5]], "copies") == before
+
+
+def test_a_strip_is_cut_before_it_is_enlarged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enlarged whole, each of these is of billions of pixels."""
+    resize, largest = Image.Image.resize, 0
+
+    def watched(self: Image.Image, size: tuple[int, int], *given: object, **more: object) -> Image.Image:
+        nonlocal largest
+        largest = max(largest, size[0] * size[1])
+        assert largest < 1 << 24
+        return resize(self, size, *given, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Image.Image, "resize", watched)
+    pictures = [("0", encoded((4000, 1), 3)), ("1", encoded((1, 4000), 4)), ("2", encoded((90, 60), 5))]
+    folder = shard_of(tmp_path, pictures)
+    whole = Pictures(folder).fitted((512, 512))
+    pixels = whole.pixels([0, 1, 2])
+    assert largest > 512 * 512
+    # The middle is kept, and what is cut of what is no strip is as it was.
+    assert abs(float(pixels[0, 0].mean())) < 0.05
+    values = ((pixels[:, 2] + 1) * 127.5).round()
+    assert [int(v.mean().round()) for v in values] == [60, 80, 100]
+    (folder / "maps/edges").mkdir(parents=True)
+    Image.new("RGB", (4000, 1), (9, 0, 0)).save(folder / "maps/edges/0.png")
+    assert whole.maps("edges", [0]).shape == (1, 3, 512, 512)
+
+
+def test_decoded_pixels_are_kept_elsewhere_where_the_data_cannot_hold_them(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+    import os
+
+    def before() -> list[str]:
+        return sorted(str(path) for path in folder.rglob("*"))
+
+    there = before()
+
+    def full(*given: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "posix_fallocate", full)
+        with pytest.raises(DataError, match=r"No space left on device; name another folder .* by --cache"):
+            Pictures(folder).fitted((64, 64))
+    assert before() == there
+
+    def read_only(self: Path, *given: object, **more: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "mkdir", read_only)
+        with pytest.raises(DataError, match=r"Read-only file system; name another folder"):
+            Pictures(folder).fitted((64, 64))
+    assert before() == there
+    elsewhere = tmp_path.parent / f"{tmp_path.name}-cache"
+    kept = Pictures(folder, cache=elsewhere).fitted((64, 64)).pixels([0, 1])
+    assert before() == there
+    assert [path.suffix for path in elsewhere.iterdir()] == [".u8"]
+    assert torch.equal(kept, Pictures(folder).fitted((64, 64)).pixels([0, 1]))

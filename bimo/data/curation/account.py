@@ -19,6 +19,7 @@ import numpy as np
 
 from bimo.core.errors import DataError
 from bimo.core.part import Part, dump
+from bimo.data.curation.selecting import BEFORE_ALL, ONE_PICTURE, ONE_PICTURE_SAYS
 from bimo.data.curation.standing import DROPPED, FAILED, KEPT
 from bimo.data.curation.steps import Curation, fields_of, named
 from bimo.data.curation.store import load_table, of_cell
@@ -38,6 +39,7 @@ class Tally:
     states: Counter[str] = field(default_factory=Counter[str])
     rules: Counter[int] = field(default_factory=Counter[int])
     reasons: Counter[str] = field(default_factory=Counter[str])
+    converted: Counter[str] = field(default_factory=Counter[str])
     captions: Counter[tuple[int, str]] = field(default_factory=Counter["tuple[int, str]"])
     thresholds: Counter[tuple[int, float]] = field(default_factory=Counter["tuple[int, float]"])
     samples: int = 0
@@ -47,7 +49,7 @@ class Tally:
         """Adds the tally of another unit."""
         self.rows += other.rows
         self.samples += other.samples
-        for name in ("states", "rules", "reasons", "captions", "thresholds"):
+        for name in ("states", "rules", "reasons", "converted", "captions", "thresholds"):
             getattr(self, name).update(getattr(other, name))
         for name, found in other.scores.items():
             known = self.scores.setdefault(name, [0, 0, math.inf, -math.inf, 0.0])
@@ -66,13 +68,15 @@ class Count:
 
     def __call__(self, unit: int) -> Tally:
         """The tally. Of a score: how many are finite, how many are not, least, most and sum."""
-        names = ["state", "rule", "step", "reason", "threshold", "trail", "repeats", *self.scores]
+        names = ["state", "rule", "step", "reason", "threshold", "trail", "repeats", "converted", *self.scores]
         table = load_table(self.out / "table" / f"{unit:06d}.parquet", names)
         tally = Tally(rows=len(table))
         states, reasons = table["state"].to_pylist(), table["reason"].to_pylist()
         steps, thresholds = table["step"].to_pylist(), table["threshold"].to_pylist()
         tally.states.update(states)
         tally.samples = sum(table["repeats"].to_pylist())
+        profiles = table["converted"].to_pylist()
+        tally.converted.update(p for p, state in zip(profiles, states, strict=True) if p and state == KEPT)
         for state, step, reason, threshold in zip(states, steps, reasons, thresholds, strict=True):
             if state == DROPPED:
                 tally.rules[step] += 1
@@ -217,6 +221,12 @@ def _tables(
             | {"dropped": tally.rules[place], "changes": changes}
             | {"score": judged.get(place), "thresholds": near.get(place, [])}
         )
+    if tally.rules[BEFORE_ALL]:
+        changes = {what: count for (at, what), count in sorted(tally.captions.items()) if at == BEFORE_ALL}
+        rules.append(
+            {"step": BEFORE_ALL, "rule": ONE_PICTURE, "zh": ONE_PICTURE_SAYS[0], "en": ONE_PICTURE_SAYS[1]}
+            | {"settings": {}, "dropped": tally.rules[BEFORE_ALL], "changes": changes, "score": None, "thresholds": []}
+        )
     shown: dict[str, Any] = {}
     for name, (count, missing, least, most, total) in tally.scores.items():
         shown[name] = {"count": int(count), "missing": int(missing)}
@@ -224,7 +234,13 @@ def _tables(
             shown[name] |= {"least": least, "most": most, "mean": total / count, "edges": list(edges[name])}
             shown[name]["counts"] = np.sum([found.counts[name] for found in details], axis=0).tolist()
             shown[name]["kept"] = np.sum([found.kept[name] for found in details], axis=0).tolist()
-    return {"rules": rules, "failures": dict(sorted(tally.reasons.items())), "scores": shown}
+    converted = dict(sorted(tally.converted.items()))
+    return {
+        "rules": rules,
+        "failures": dict(sorted(tally.reasons.items())),
+        "converted": converted,
+        "scores": shown,
+    }
 
 
 def check(rows_in: int, tally: Tally, index: int, samples: int | None) -> None:

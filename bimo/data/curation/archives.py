@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sqlite3
 import tarfile
-from collections.abc import Iterator, Mapping
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, groupby
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
-from bimo.data.curation.columns import captions_of, record_of, said
+from bimo.data.curation import records
+from bimo.data.curation.columns import captions_of, lines_of, record_of, said
+from bimo.data.curation.formats import BEGINNING, PICTURE_FILES, comparable, format_of
 from bimo.data.curation.rows import Broken, Place, Row, Unusable
 
-PICTURES = {"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"}
+PICTURES = {ending[1:] for ending in PICTURE_FILES}
 TEXTS = ("txt", "caption", "text")
 MAXIMUM_TEXT_BYTES = 16 << 20
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstd"}
 BLOCK = tarfile.BLOCKSIZE
+
+
+class Member(NamedTuple):
+    """A member of a tar: where its bytes lie; not ``plain`` are links, devices, and files with holes."""
+
+    name: str
+    offset: int
+    size: int
+    plain: bool
 
 
 @dataclass(frozen=True)
@@ -31,7 +46,7 @@ class Side:
 
 
 def rows(path: Path, name: str, numbers: count[int]) -> Iterator[Row | Broken]:
-    """The samples of one tar, in its order: neighbours whose names are the same up to the first dot are one.
+    """The samples of one tar, in its order: what has one name up to the first dot is one, wherever in the tar it lies.
 
     What img2dataset could not fetch follows, from the parquet beside it. A damaged place is told of, and reading goes
     on at the next header that is whole.
@@ -44,13 +59,14 @@ def rows(path: Path, name: str, numbers: count[int]) -> Iterator[Row | Broken]:
         if packed:
             yield Broken(next(numbers), name, "compressed archive", f"{packed}; unpack it to a plain .tar")
             return
-        for group in _groups(path):
+        for group in _joined(path):
             if isinstance(group, Unusable):
                 yield Broken(next(numbers), name, group.reason, group.detail)
                 continue
-            key, members = group
-            keys.add(key.rpartition("/")[2])
-            yield _sample(file.fileno(), name, key, members, next(numbers))
+            for key, members in _by_last_dot(*group):
+                if sides:
+                    keys.add(key.rpartition("/")[2])
+                yield _sample(file.fileno(), name, key, members, next(numbers))
     for side in sides.values():
         if side.status != "success":
             yield failed(side, name, next(numbers))
@@ -87,12 +103,16 @@ def side_table(path: Path) -> Iterator[Side]:
             yield Side(f"row {row}", values.reason, values.detail, {})
 
 
-def _sample(file: int, name: str, key: str, members: Mapping[str, tarfile.TarInfo], number: int) -> Row | Broken:
+def _sample(file: int, name: str, key: str, members: Mapping[str, Member], number: int) -> Row | Broken:
     source = f"{name}:{key}"
     picture = next((member for kind, member in members.items() if kind in PICTURES), None)
     if picture is None:
+        # An ending that says nothing, or none: what the bytes are.
+        others = (member for kind, member in members.items() if kind not in (*TEXTS, "json", "cls"))
+        picture = next((member for member in others if member.plain and _begins_as_picture(file, member)), None)
+    if picture is None:
         return Broken(number, source, "no picture", f"only {', '.join(members)}")
-    if not picture.isreg() or picture.issparse():
+    if not picture.plain:
         return Broken(number, source, "not a file", f"{picture.name} is a link or has holes")
     texts, record = list[str](), dict[str, Any]()
     try:
@@ -101,38 +121,134 @@ def _sample(file: int, name: str, key: str, members: Mapping[str, tarfile.TarInf
                 record = dict(record_of(_content(file, member)))
             elif kind in TEXTS:
                 texts += captions_of(_content(file, member))
-        found, labels = said(record)
+        found, labels = said(records.described(record))
     except Unusable as error:
         return Broken(number, source, error.reason, error.detail)
     if "cls" in members and (kind := _class_of(file, members["cls"])) is not None:
         labels["cls"] = kind
     # One caption of several lines is the same in .txt and in .json.
-    texts = [] if "\n".join(texts) in ("\n".join(one.splitlines()) for one in found) else texts
+    texts = [] if "\n".join(texts) in ("\n".join(lines_of(one)) for one in found) else texts
     captions = tuple(dict.fromkeys((*texts, *found)))
-    return Row(number, source, Place(name, picture.offset_data, picture.size), captions, labels)
+    return Row(number, source, Place(name, picture.offset, picture.size), captions, labels)
 
 
-def _class_of(file: int, member: tarfile.TarInfo) -> float | None:
+def _begins_as_picture(file: int, member: Member) -> bool:
+    return bool(format_of(os.pread(file, min(BEGINNING, member.size), member.offset)))
+
+
+def _class_of(file: int, member: Member) -> float | None:
     try:
         return float(_content(file, member))
     except (ValueError, Unusable):
         return None
 
 
-def _content(file: int, member: tarfile.TarInfo) -> bytes:
-    if not member.isreg() or member.issparse():
+def _content(file: int, member: Member) -> bytes:
+    if not member.plain:
         raise Unusable("not a file", member.name)
     if member.size > MAXIMUM_TEXT_BYTES:
         raise Unusable("caption too long", f"{member.name}: {member.size} bytes; at most {MAXIMUM_TEXT_BYTES}")
-    data = os.pread(file, member.size, member.offset_data)
+    data = os.pread(file, member.size, member.offset)
     if len(data) < member.size:
         raise Unusable("damaged archive", f"{member.name} is cut off")
     return data
 
 
-def _groups(path: Path) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]] | Unusable]:
-    """(key, members by extension) of each sample; a second member of one kind begins a sample of its own."""
-    key, members = "", dict[str, tarfile.TarInfo]()
+Group = tuple[str, dict[str, Member]]
+
+
+def _joined(path: Path) -> Iterator[Group | Unusable]:
+    """(key, members by extension) of each sample in the order of their first members. Members of one sample that do not
+    lie together are joined, unless a kind would be there twice: then they are samples of their own.
+
+    Groups wait on disk: a tar may have more members than memory holds.
+    """
+    with closing(sqlite3.connect("")) as waiting:  # a file of its own, which goes with it
+        waiting.execute("PRAGMA journal_mode=OFF")
+        waiting.execute("CREATE TABLE groups (own INTEGER PRIMARY KEY, first INTEGER, key TEXT, what TEXT)")
+        waiting.executemany("INSERT INTO groups VALUES (?, ?, ?, ?)", _written(path))
+        again = "SELECT key FROM groups WHERE key IS NOT NULL GROUP BY key HAVING count(*) > 1"
+        several = waiting.execute(f"SELECT key, own, what FROM groups WHERE key IN ({again}) ORDER BY key, own")
+        with closing(sqlite3.connect("")) as moves:
+            moves.execute("CREATE TABLE moves (first INTEGER, own INTEGER)")
+            for _, parts in groupby(several, key=lambda row: row[0]):
+                moves.executemany("INSERT INTO moves VALUES (?, ?)", _moved(parts))
+            waiting.executemany("UPDATE groups SET first = ? WHERE own = ?", moves.execute("SELECT * FROM moves"))
+        ordered = waiting.execute("SELECT first, key, what FROM groups ORDER BY first, own")
+        for _, parts in groupby(ordered, key=lambda row: row[0]):
+            own = list(parts)
+            key = own[0][1]
+            if key is None:
+                yield Unusable(*json.loads(own[0][2]))
+                continue
+            members: dict[str, Member] = {}
+            for _, _, what in own:
+                members |= {kind: Member(*about) for kind, about in json.loads(what).items()}
+            yield os.fsdecode(key), members
+
+
+def _written(path: Path) -> Iterator[tuple[int, int, bytes | None, str]]:
+    for place, group in enumerate(_groups(path)):
+        if isinstance(group, Unusable):
+            yield place, place, None, json.dumps([group.reason, group.detail])
+        else:
+            # A name is bytes to whoever packed it; not every one is text.
+            yield place, place, os.fsencode(group[0]), json.dumps(group[1])
+
+
+def _moved(parts: Iterable[tuple[bytes, int, str]]) -> Iterator[tuple[int, int]]:
+    """(first, own) of groups of one key that belong to an earlier one: to the first that has none of their kinds."""
+    earlier: list[tuple[int, set[str]]] = []
+    for _, own, what in parts:
+        kinds = set(json.loads(what))
+        home = next(((first, has) for first, has in earlier if not has & kinds), None)
+        if home is None:
+            earlier.append((own, kinds))
+        else:
+            home[1].update(kinds)
+            yield home[0], own
+
+
+def _by_last_dot(key: str, members: dict[str, Member]) -> list[Group]:
+    """A sample as several where names hold several dots: ``2024.00.jpg`` and ``2024.00.txt`` are a pair of their own.
+
+    A further picture without a text, such as ``3.seg.png`` beside ``3.png``, stays with its sample.
+    """
+    inner: dict[str, dict[str, Member]] = {}
+    for kind, member in members.items():
+        stem, _, last = kind.rpartition(".")
+        inner.setdefault(stem, {})[last] = member
+    if len(inner) == 1 and "" in inner:
+        return [(key, members)]
+    pictured = [stem for stem, kinds in inner.items() if PICTURES & set(kinds)]
+    worded = [stem for stem, kinds in inner.items() if {*TEXTS, "json"} & set(kinds)]
+    # ``0.image.jpg`` and ``0.txt``: what stands before the ending is what the picture is for.
+    homes = {stem: _home(stem, [word for word in worded if word not in pictured]) for stem in pictured}
+    for stem, home in homes.items():
+        if stem not in worded and home is not None and [*homes.values()].count(home) == 1:
+            inner[home] = {**inner[home], **inner.pop(stem)}
+    alone = [
+        stem
+        for stem in inner
+        if stem and (stem in worded if "" in pictured else stem in worded or stem in pictured)
+        if PICTURES & set(inner[stem]) or "" not in pictured
+    ]
+    found = [(f"{key}.{stem}", inner[stem]) for stem in alone]
+    rest: dict[str, Member] = {}
+    for stem, kinds in inner.items():
+        if stem not in alone:
+            rest |= {f"{stem}.{kind}" if stem else kind: member for kind, member in kinds.items()}
+    return [(key, rest), *found] if rest else found
+
+
+def _home(stem: str, words: Iterable[str]) -> str | None:
+    """The longest of some names that a name begins with, up to a dot."""
+    return max((word for word in words if not word or stem.startswith(f"{word}.")), key=len, default=None)
+
+
+def _groups(path: Path) -> Iterator[Group | Unusable]:
+    """(key, members by extension) of neighbours; a second member of one kind begins a sample of its own."""
+    key, members = "", dict[str, Member]()
     for member in _members(path):
         if isinstance(member, Unusable):
             if members:
@@ -143,13 +259,15 @@ def _groups(path: Path) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]] | Unu
         folder, _, base = member.name.rpartition("/")
         if member.isdir() or not base or base.startswith("."):
             continue
-        stem, _, kind = base.partition(".")
+        folder = folder if folder.isascii() else unicodedata.normalize("NFC", folder)
+        stem, _, kind = comparable(base).partition(".")
         own = f"{folder}/{stem}" if folder else stem
         if members and (own != key or kind.lower() in members):
             yield key, members
             members = {}
         key = own
-        members[kind.lower()] = member
+        plain = member.isreg() and not member.issparse()
+        members[kind.lower()] = Member(member.name, member.offset_data, member.size, plain)
     if members:
         yield key, members
 

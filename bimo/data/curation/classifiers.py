@@ -119,6 +119,8 @@ class Classified(Part):
         """The network, what makes its input [B, 3, H, W] of pictures, and the place of the label."""
         from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+        from bimo.diffusion.pictures import middle
+
         _files(self.folder)
         only: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         try:
@@ -134,11 +136,15 @@ class Classified(Part):
             raise DataError(
                 f"{self.folder} 没有标签 {self.label!r}{zh}", f"{self.folder} has no label {self.label!r}{en}"
             )
-        return (
-            loaded.eval(),
-            lambda pictures: processor(images=pictures, return_tensors="pt").pixel_values,
-            labels[self.label],
-        )
+        # Where the shorter side is enlarged and the middle taken, what a strip has beyond that is cut off first.
+        short = (processor.size or {}).get("shortest_edge") if getattr(processor, "do_center_crop", False) else None
+
+        def prepared(pictures: list[Any]) -> Any:
+            if short:
+                pictures = [middle(picture, (short, short)) for picture in pictures]
+            return processor(images=pictures, return_tensors="pt").pixel_values
+
+        return loaded.eval(), prepared, labels[self.label]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bimo.data.curation.columns import ADDRESS, ADDRESSES, CODED, FILES, PICTURE_NAME, PICTURES
+from bimo.data.curation.formats import BEGINNING, format_of
 from bimo.data.curation.rows import Form, Unusable
-from bimo.data.curation.seen import STARTS
 from bimo.data.curation.tables import from_base64
 
 if TYPE_CHECKING:
@@ -51,17 +51,21 @@ def picture_of(path: Path, form: Form) -> tuple[str, bool] | None:
     binary = [name for name in schema.names if _is_bytes(schema.field(name).type)]
     for name in [name for name in schema.names if name.lower() in PICTURES and name in binary] + binary:
         kind = schema.field(name).type
-        first = b"" if pa.types.is_struct(kind) else _first(path, form, name)
+        nested = pa.types.is_struct(kind) or _is_list(kind)
+        first = b"" if nested else _first(path, form, name)
         # One that is called so and whose first values are missing or damaged is still the one.
-        if first.startswith(STARTS) or (not first and (name.lower() in PICTURES or pa.types.is_struct(kind))):
+        if format_of(first[:BEGINNING]) or (not first and (name.lower() in PICTURES or nested)):
             return name, True
     texts = {name.lower(): name for name in schema.names if _is_text(schema.field(name).type)}
     found = [texts[name] for name in (*FILES, *ADDRESSES, *CODED) if name in texts]
+    lists = [name for name in ("images", "image") if name in schema.names and _is_list(schema.field(name).type)]
+    if not found and lists and _is_text(schema.field(lists[0]).type.value_type):
+        return lists[0], False
     for name in found:
         value = _first(path, form, name).decode("utf-8", "replace")
         if ADDRESS.match(value) or PICTURE_NAME.search(value):
             return name, False
-        if len(value) > 60 and _base64(value).startswith(STARTS):
+        if len(value) > 60 and format_of(_base64(value)[:BEGINNING]):
             return name, True
     return (found[0], False) if found else None
 
@@ -76,10 +80,18 @@ def _base64(value: str) -> bytes:
 def _is_bytes(kind: pa.DataType) -> bool:
     import pyarrow as pa
 
+    if _is_list(kind):
+        return pa.types.is_struct(kind.value_type) and _is_bytes(kind.value_type)
     if pa.types.is_struct(kind):
         inside = {kind.field(place).name: kind.field(place).type for place in range(kind.num_fields)}
         return "bytes" in inside and _is_bytes(inside["bytes"])
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -94,7 +106,7 @@ def _is_said(kind: pa.DataType) -> bool:
     """Whether a column may hold captions or labels: texts, numbers, and lists or structures of texts."""
     import pyarrow as pa
 
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    if _is_list(kind):
         inside = kind.value_type
         return _is_text(inside) or (pa.types.is_struct(inside) and _is_said(inside))
     if pa.types.is_struct(kind):
@@ -258,6 +270,10 @@ def cell(path: Path, form: Form, row: int, column: str) -> bytes | str:
     except Exception as error:  # as above
         cursor.batches = None
         raise Unusable("damaged table", str(error)[:300]) from None
+    if isinstance(value, list):
+        if len(value) > 1:
+            raise Unusable("several pictures", f"row {row} of {column} holds {len(value)}")
+        value = value[0] if value else None
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
         if isinstance(value, str) and value:

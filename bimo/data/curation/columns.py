@@ -10,23 +10,32 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from bimo.data.curation import folders
+from bimo.data.curation.formats import PICTURE_FILES
 from bimo.data.curation.rows import Broken, Place, Row, Unusable
-from bimo.data.folder import FILE_COLUMNS, PLACES, TEXT_COLUMNS
 
+#: Where a table's pictures may lie beside it.
+PLACES = ("", "images")
 #: Columns by what they hold, in small letters; those of published sets: LAION and Wukong (url, TEXT), HunyuanDiT's
 #: IndexKits (text_zh), OFA and Chinese-CLIP (base64), Hugging Face (image).
 ADDRESSES = ("url", "image_url", "img_url", "picture_url", "image_link")
 CODED = ("image_base64", "base64", "img_base64", "image_b64", "img_b64")
-FILES = (*FILE_COLUMNS, "filename", "file_path", "filepath", "image_path", "img_path", "img", "picture", "jpg", "png")
+FILES = (
+    *("file_name", "name", "dir", "file", "image", "path"),
+    *("filename", "file_path", "filepath", "image_path", "img_path", "img", "picture", "jpg", "png"),
+)
 TEXTS = (
-    *(*TEXT_COLUMNS, "caption_zh", "text_zh", "zh", "chinese", "caption_en", "text_en", "en", "english"),
+    *("text", "caption", "captions", "description"),
+    *("caption_zh", "text_zh", "zh", "chinese", "caption_en", "text_en", "en", "english"),
     *("title", "alt", "alt_text", "prompt", "intro", "recaption"),
 )
 PICTURES = (*FILES, *ADDRESSES, *CODED)
-PICTURE_NAME = re.compile(r"\.(?:png|jpe?g|webp|bmp|gif|tiff?)$", re.IGNORECASE)
+PICTURE_NAME = re.compile(rf"\.(?:{'|'.join(sorted(ending[1:] for ending in PICTURE_FILES))})$", re.IGNORECASE)
 ADDRESS = re.compile(r"https?://", re.IGNORECASE)
-#: What the base64 of a picture begins with: PNG, JPEG, RIFF (WEBP), GIF, BMP, TIFF of both byte orders.
-BASE64_START = re.compile(r"(?:data:image/[\w.+-]+;base64,)?(?:iVBOR|/9j/|UklGR|R0lGOD|Qk[0-3]|SUkqA|TU0AK)")
+#: What the base64 of a picture begins with: PNG, JPEG, RIFF (WEBP), GIF, BMP, TIFF of both byte orders, AVIF and HEIC.
+BASE64_START = re.compile(
+    r"(?:data:image/[\w.+-]+;base64,)?(?:iVBOR|/9j/|UklGR|R0lGOD|Qk[0-3]|SUkqA|TU0AK|AAAA\wGZ0eX)"
+)
 MAXIMUM_CAPTION = 100_000  # characters; the longest that models write are some thousands
 MAXIMUM_LABEL = 256  # characters of a text that is a label
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,14})(?:\.\d+)?(?:[eE][-+]?\d{1,3})?")
@@ -150,7 +159,12 @@ def decoded(data: bytes) -> str:
 
 def captions_of(data: bytes) -> tuple[str, ...]:
     """The captions of a text file, one a line. Raises Unusable "not text", "caption too long"."""
-    return said({"captions": decoded(data).splitlines()})[0]
+    return said({"captions": lines_of(decoded(data))})[0]
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines of a text: after \\n, \\r\\n and \\r, and nowhere else; U+2028 and its kin are letters of a caption."""
+    return re.split(r"\r\n|\r|\n", text)
 
 
 def record_of(data: bytes) -> Mapping[Any, Any]:
@@ -165,9 +179,14 @@ def record_of(data: bytes) -> Mapping[Any, Any]:
 
 
 class Beside:
-    """Finds the pictures that a table names: beside it or at the top of the source, there or in ``images``."""
+    """Finds the pictures that a table names: beside it, then at the top of the source, there or in ``images``.
 
-    def __init__(self, root: Path, folder: Path) -> None:
+    With ``loose`` a path may be that of another machine, of which the last name counts, and have no ending, as in
+    kohya's metadata.
+    """
+
+    def __init__(self, root: Path, folder: Path, loose: bool = False) -> None:
+        self.loose = loose
         inside = "" if folder == root else folder.relative_to(root).as_posix()
         self.root = str(root)
         self.prefixes = list(dict.fromkeys(os.path.join(base, place) for base in (inside, "") for place in PLACES))
@@ -175,21 +194,38 @@ class Beside:
     def find(self, name: str) -> str:
         """The path of a picture relative to the source; where none is there, the first that was looked for.
 
-        Raises Unusable "missing" for what is no name.
+        The table's own folder comes first for every row. A name that no file has letter by letter is that of the file
+        with the same letters in another form of Unicode, or an ending in capitals. Raises Unusable "missing" for what
+        is no name.
         """
+        found = self._placed(name)
+        if self.loose and not self._lies(found):
+            last = name.replace("\\", "/").rpartition("/")[2]
+            endings = ("",) if PICTURE_NAME.search(last) else ("", *sorted(PICTURE_FILES))
+            others = (self._placed(start + ending) for start in (name, last) for ending in endings)
+            return next(filter(self._lies, others), found)
+        return found
+
+    def _lies(self, path: str) -> bool:
+        return not os.path.isabs(path) and os.path.lexists(os.path.join(self.root, path))
+
+    def _placed(self, name: str) -> str:
         if os.path.isabs(name):
             start = self.root.rstrip(os.sep) + os.sep
             return name[len(start) :] if name.startswith(start) else name
         for form in dict.fromkeys((name, name.replace("\\", "/"))):
-            for place, prefix in enumerate(self.prefixes):
+            for prefix in self.prefixes:
                 path = os.path.join(prefix, form)
-                try:
-                    os.lstat(os.path.join(self.root, path))
-                except ValueError:  # a zero byte, or half a character
-                    raise Unusable("missing", f"no file can be called {name[:80]!r}") from None
-                except OSError:
-                    continue
-                # The next ones most likely lie in the same place.
-                self.prefixes.insert(0, self.prefixes.pop(place))
-                return path
+                found = self._written(path) or folders.resolved(self.root, path)
+                if found is not None:
+                    return found
         return os.path.join(self.prefixes[0], name)
+
+    def _written(self, path: str) -> str | None:
+        try:
+            os.lstat(os.path.join(self.root, path))
+        except ValueError:  # a zero byte, or half a character
+            raise Unusable("missing", f"no file can be called {path[:80]!r}") from None
+        except OSError:
+            return None
+        return path

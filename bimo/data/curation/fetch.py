@@ -26,8 +26,8 @@ from typing import IO, TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from bimo.core.errors import DataError
+from bimo.data.curation.formats import BEGINNING, format_of
 from bimo.data.curation.rows import Broken, Place, Row, Unusable
-from bimo.data.curation.seen import STARTS
 
 if TYPE_CHECKING:
     import httpx
@@ -339,13 +339,13 @@ class _Asking:
                     raise Unusable("too many bytes", f"more than {self.limits.bytes}")
                 if time.monotonic() > until:
                     raise Passing(Unusable("too slow", f"{size} bytes in {self.limits.seconds:g} s"))
-                if len(start) < 8:
-                    start = (start + piece)[:8]
-                    if len(start) == 8 and not start.startswith(STARTS):
+                if len(start) < BEGINNING:
+                    start = (start + piece)[:BEGINNING]
+                    if len(start) == BEGINNING and not format_of(start):
                         break
                 file.write(piece)
-            if not start.startswith(STARTS):
-                said = f"{answer.headers.get('content-type', 'no type')[:80]}; begins with {start.hex(' ')}"
+            if not format_of(start):
+                said = f"{answer.headers.get('content-type', 'no type')[:80]}; begins with {start[:8].hex(' ')}"
                 raise Unusable("not a picture" if size else "empty", said)
         except BaseException:
             file.close()

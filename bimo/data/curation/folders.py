@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from bimo.data.curation.formats import BEGINNING, comparable, format_of
 from bimo.data.curation.rows import Unusable
 
 #: Names that systems leave behind.
@@ -23,20 +24,25 @@ class Listing:
     files: tuple[os.DirEntry[str], ...] = ()
     error: Unusable | None = None
     names: frozenset[str] = field(default=frozenset())
+    by_comparable: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def find(self, name: str) -> str | None:
+        """The file of a name as it is written here: letters may be composed otherwise, the ending be in capitals."""
+        return name if name in self.names else self.by_comparable.get(comparable(name))
 
 
-def walk(root: Path) -> Iterator[Listing]:
+def walk(root: Path, hidden: bool = False) -> Iterator[Listing]:
     """Every folder below the source and itself, each before those inside it, by name; one folder is held at a time.
 
-    Hidden names are left out. A link to a folder is not followed: one that stays inside is read where it lies, and of
-    one that leads out the listing is an error.
+    Hidden names are left out unless ``hidden``. A link to a folder is not followed: one that stays inside is read where
+    it lies, and of one that leads out the listing is an error.
     """
     waiting = [""]
     while waiting:
         path = waiting.pop()
         try:
             with os.scandir(os.path.join(root, path)) as found:
-                entries = sorted((e for e in found if not is_hidden(e.name)), key=lambda entry: entry.name)
+                entries = sorted((e for e in found if hidden or not is_hidden(e.name)), key=lambda entry: entry.name)
         except OSError as error:
             yield Listing(path, error=Unusable("unreadable", error.strerror or str(error)))
             continue
@@ -51,8 +57,64 @@ def walk(root: Path) -> Iterator[Listing]:
                     yield Listing(os.path.join(path, entry.name), error=error)
             else:
                 folders.append(os.path.join(path, entry.name))
-        yield Listing(path, tuple(files), names=frozenset(entry.name for entry in files))
+        names = frozenset(entry.name for entry in files)
+        yield Listing(path, tuple(files), None, names, _compared(names))
         waiting += reversed(folders)
+
+
+def _compared(names: Iterable[str]) -> dict[str, str]:
+    """Names by how they are compared; of several that are alike the one that is written so, else the first."""
+    found: dict[str, str] = {}
+    for name in sorted(names):
+        alike = comparable(name)
+        if alike == name:
+            found[alike] = name
+        else:
+            found.setdefault(alike, name)
+    return found
+
+
+@lru_cache(maxsize=16)
+def _names_in(folder: str, changed: int) -> dict[str, str]:
+    try:
+        return _compared(os.listdir(folder))
+    except OSError:
+        return {}
+
+
+def resolved(root: str, path: str) -> str | None:
+    """A path below a root with each name as it is written on disk; None where there is none.
+
+    Raises ValueError for what no file can be called.
+    """
+    found = ""
+    for part in path.split("/"):
+        inner = os.path.join(found, part)
+        if part and not os.path.lexists(os.path.join(root, inner)):
+            here = os.path.join(root, found)
+            try:
+                changed = os.stat(here).st_mtime_ns
+            except OSError:
+                return None
+            own = _names_in(here, changed).get(comparable(part))
+            if own is None:
+                return None
+            inner = os.path.join(found, own)
+        found = inner
+    return found if os.path.lexists(os.path.join(root, found)) else None
+
+
+def format_in(root: Path, path: str) -> str:
+    """The format of a file of a source by its first bytes, empty for what is no picture or cannot be read."""
+    try:
+        return format_of(content(root, path, BEGINNING, 0, BEGINNING))
+    except Unusable as error:
+        if error.reason != "cut off":
+            return ""
+    try:
+        return format_of(content(root, path, BEGINNING))
+    except Unusable:
+        return ""
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -74,7 +136,8 @@ def _real(root: str) -> str:
 
 def inside(root: Path, path: str) -> str:
     """The full path of a file of a source. Raises Unusable "outside the folder", also for what a link leads to."""
-    start = _real(str(root))
+    # What a path from here is depends on where one is.
+    start = _real(os.path.abspath(root))
     try:
         full = os.path.realpath(os.path.join(start, path))
     except ValueError:  # a zero byte

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,6 +18,7 @@ from bimo.data.curation.store import (
     CHARACTERS_A_UNIT,
     Work,
     digest,
+    load_rows,
     most_rows,
     read_json,
     save_json,
@@ -25,9 +28,12 @@ from bimo.data.curation.store import (
 
 if TYPE_CHECKING:
     from bimo.data.curation.fetch import Limits
+    from bimo.data.curation.recognising import Known
 
-VERSION = 1
+VERSION = 2
 INDEX = "rows/index.json"
+#: The room with the rows of one picture: which is the first of them, and what all of them say.
+JOINED = "joined"
 #: What the rows are of: the path of the source, and the fingerprint of what lay there.
 SOURCE = "source.json"
 
@@ -55,17 +61,8 @@ def belongs(source: Path, out: Path) -> None:
     """Raises DataError where a run of a source must not write to ``out``: it is, holds or lies in the source, or has
     what was made of another source. A source that was moved is the same where names, sizes and times are.
     """
+    apart(source, out)
     here, there = source.resolve(), out.resolve()
-    if here == there:
-        raise DataError(
-            f"来源和 DST 是同一个：{source}；结果请写到另一个文件夹",
-            f"the source and DST are one: {source}; name another folder for what is made",
-        )
-    if here.is_dir() and there.is_relative_to(here):
-        raise DataError(
-            f"{out} 在 {source} 里面，下次会把自己的结果读进来；请写到别处",
-            f"{out} lies in {source}: the next run would read its own results; write elsewhere",
-        )
     if any(here.is_relative_to(there / name) for name in ("work", "table")):
         raise DataError(
             f"来源 {source} 在 DST 自己的文件夹里，会被清掉；请写到别处",
@@ -89,6 +86,35 @@ def belongs(source: Path, out: Path) -> None:
         f"{out} holds what was made of {made_of}, and the source is {here} now; "
         f"write to another folder, or delete {out} first",
     )
+
+
+def apart(source: Path, out: Path) -> None:
+    """Raises DataError where a source and what is made of it are one, or the second lies in the first."""
+    here, there = source.resolve(), out.resolve()
+    if here == there:
+        raise DataError(
+            f"来源和 DST 是同一个：{source}；结果请写到另一个文件夹",
+            f"the source and DST are one: {source}; name another folder for what is made",
+        )
+    if here.is_dir() and there.is_relative_to(here):
+        raise DataError(
+            f"{out} 在 {source} 里面，下次会把自己的结果读进来；请写到别处",
+            f"{out} lies in {source}: the next run would read its own results; write elsewhere",
+        )
+
+
+def demand(source: Path) -> Known:
+    """What a source is taken for. Raises DataError for one that cannot be read or holds not one row: before anything is
+    written.
+    """
+    from bimo.data.curation import reading
+
+    what = reading.known(source)
+    if next(what.read(count()), None) is None:
+        raise DataError(
+            f"{source} 是空的：{what.zh}，却一行也没有", f"{source} is empty: {what.en}, and not one row in it"
+        )
+    return what
 
 
 def _content(source: Path) -> str:
@@ -127,8 +153,9 @@ def take_in(source: Path, work: Work, said: Callable[[int], None], limits: Limit
             said(before.rows)
             return before
     (work.folder / INDEX).unlink(missing_ok=True)
+    pictures = _Named()
     unfetched, counts, firsts, last = 0, list[int](), list[int](), -1
-    for unit, group in enumerate(_units(_fetched(reading.rows(source), work.fetched, limits))):
+    for unit, group in enumerate(_units(_fetched(pictures.of(reading.rows(source)), work.fetched, limits))):
         if group[0][0].number <= last:
             raise DataError(
                 f"{group[0][0].source} 的行号 {group[0][0].number} 不在 {last} 之后",
@@ -143,8 +170,59 @@ def take_in(source: Path, work: Work, said: Callable[[int], None], limits: Limit
         counts.append(len(group))
         said(len(group))
     sweep(work.folder / "rows", len(firsts))
+    pictures.join(work, len(firsts))
     save_json(work.folder / INDEX, {"state": state, "counts": counts, "firsts": firsts, "unfetched": unfetched})
     return Taken(tuple(counts), tuple(firsts), unfetched)
+
+
+class _Named:
+    """Which picture each row names, as eight bytes: rows of one picture are one sample, with the captions of all."""
+
+    def __init__(self) -> None:
+        self._numbers, self._pictures = array("q"), array("Q")
+
+    def of(self, rows: Iterable[Row | Broken]) -> Iterator[Row | Broken]:
+        """The rows as they are, noted."""
+        for row in rows:
+            if isinstance(row, Row):
+                place = row.picture
+                name = f"{place.path}\0{place.offset}\0{place.size}\0{place.form}\0{place.column}"
+                hashed = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+                self._numbers.append(row.number)
+                self._pictures.append(int.from_bytes(hashed, "big"))
+            yield row
+
+    def join(self, work: Work, units: int) -> None:
+        """Writes for the rows that name one picture the number of the first of them, and for that what all say."""
+        import numpy as np
+        import pyarrow as pa
+
+        numbers, pictures = np.array(self._numbers, np.int64), np.array(self._pictures, np.uint64)
+        _, first, inverse, times = np.unique(pictures, return_index=True, return_inverse=True, return_counts=True)
+        several = times[inverse] > 1
+        keepers = dict(zip(numbers[several].tolist(), numbers[first[inverse[several]]].tolist(), strict=True))
+        captions: dict[int, dict[str, None]] = {}
+        if keepers:
+            for unit in range(units):
+                for row in load_rows(work.unit("rows", unit), ["number", "captions", "reason"]):
+                    if row["reason"] is None and (keeper := keepers.get(row["number"])) is not None:
+                        captions.setdefault(keeper, {}).update(dict.fromkeys(row["captions"]))
+        for unit in range(units):
+            path = work.unit(JOINED, unit)
+            own = load_rows(work.unit("rows", unit), ["number", "reason"]) if keepers else []
+            found = [row["number"] for row in own if row["reason"] is None and row["number"] in keepers]
+            if not found:
+                path.unlink(missing_ok=True)
+                continue
+            firsts = [keepers[number] for number in found]
+            texts = [
+                tuple(captions[number]) if number == keeper else ()
+                for number, keeper in zip(found, firsts, strict=True)
+            ]
+            columns = {"number": pa.array(found, pa.int64()), "first": pa.array(firsts, pa.int64())}
+            columns |= {"captions": pa.array(texts, pa.list_(pa.string()))}
+            save_table(path, columns, digest(VERSION, found, firsts, texts))
+        sweep(work.folder / JOINED, units)
 
 
 #: A row, and whether it was an address that had to be fetched.

@@ -13,24 +13,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from bimo.core.errors import DataError
-from bimo.data.curation import archives, columnar, folders, tables
-from bimo.data.curation.columns import MAXIMUM_LABEL, Beside, captions_of, record_of, row_of, said
+from bimo.data.curation import archives, columnar, folders, records, tables
+from bimo.data.curation.columns import MAXIMUM_LABEL, Beside, Inline, captions_of, record_of, row_of, said
+from bimo.data.curation.formats import RAW_FILES, is_picture
 from bimo.data.curation.rows import Broken, Form, Place, Row, Unusable
-from bimo.data.folder import PICTURE_FILES
 
 if TYPE_CHECKING:
     import numpy as np
 
 CAPTION_FILES = (".txt", ".caption")
+TABLES = {".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".arrow"}
+TARS = (".tar", ".tar.gz", ".tgz")
 #: Chinese-CLIP keeps pictures and captions apart: {split}_imgs.tsv and {split}_texts.jsonl.
 APART = ("_imgs.tsv", "_texts.jsonl")
 
 Read = Callable[["count[int]"], Iterator[Row | Broken]]
-
-
-def is_picture(name: str) -> bool:
-    """Whether a file is called as pictures are."""
-    return os.path.splitext(name)[1].lower() in PICTURE_FILES
 
 
 def both(first: Read, second: Read) -> Read:
@@ -51,14 +48,35 @@ def pictures(source: Path) -> Read:
             if found.error is not None:
                 yield Broken(next(numbers), found.path or ".", found.error.reason, found.error.detail)
             for entry in found.files:
-                if is_picture(entry.name):
+                if is_one(source, found, entry.name):
                     yield _picture(source, found, entry, next(numbers))
 
     return read
 
 
+def is_one(source: Path, found: folders.Listing, name: str) -> bool:
+    """Whether a file of a folder is taken for a picture: by its ending, or where that says nothing by its first bytes.
+
+    A raw file of a camera is none: it begins as TIFF does, and what a decoder finds there is a thumbnail.
+    """
+    if is_picture(name):
+        return True
+    ending = os.path.splitext(name)[1].lower()
+    if ending in (*CAPTION_FILES, ".json", *TABLES, *RAW_FILES) or name.lower().endswith(TARS):
+        return False
+    return folders.format_in(source, os.path.join(found.path, name)) != ""
+
+
+def stems_of(name: str) -> tuple[str, ...]:
+    """What the captions of a picture are called before their ending: where its own is none of a picture, the whole name
+    as well.
+    """
+    stem = os.path.splitext(name)[0]
+    return (stem,) if is_picture(name) else (name, stem)
+
+
 def _picture(source: Path, found: folders.Listing, entry: os.DirEntry[str], number: int) -> Row | Broken:
-    path, stem = os.path.join(found.path, entry.name), os.path.splitext(entry.name)[0]
+    path, stems = os.path.join(found.path, entry.name), stems_of(entry.name)
     try:
         if entry.is_symlink():
             folders.inside(source, path)
@@ -66,11 +84,13 @@ def _picture(source: Path, found: folders.Listing, entry: os.DirEntry[str], numb
             raise Unusable("not a file", "a pipe, a socket or a device")
         captions, record = list[str](), dict[str, Any]()
         for ending in CAPTION_FILES:
-            if stem + ending in found.names:
-                captions += captions_of(_small(source, os.path.join(found.path, stem + ending)))
-        if f"{stem}.json" in found.names:
-            record = dict(record_of(_small(source, os.path.join(found.path, f"{stem}.json"))))
-        more, labels = said(record)
+            beside = next(filter(None, (found.find(stem + ending) for stem in stems)), None)
+            if beside is not None:
+                captions += captions_of(_small(source, os.path.join(found.path, beside)))
+        beside = next(filter(None, (found.find(f"{stem}.json") for stem in stems)), None)
+        if beside is not None:
+            record = dict(record_of(_small(source, os.path.join(found.path, beside))))
+        more, labels = said(records.described(record))
     except Unusable as error:
         return Broken(number, path, error.reason, error.detail)
     if found.path and len(found.path) <= MAXIMUM_LABEL:
@@ -130,24 +150,25 @@ def listed(source: Path, names: list[str]) -> Read:
 def _table(source: Path, name: str, numbers: count[int]) -> Iterator[Row | Broken]:
     path = source / name
     beside = Beside(source, path.parent)
+    if path.suffix.lower() == ".json":
+        for place, values in records.elements(path):
+            yield from _records(values, f"{name}:{place}", None, Beside(source, path.parent, loose=True), numbers)
+        return
     form = columnar.form_of(path)
     if form is not None:
         yield from _columns(path, name, form, beside, numbers)
         return
     dialect = tables.dialect_of(path)
     if dialect is None:
-        yield Broken(next(numbers), name, "no picture", "no column of pictures")
+        yield Broken(next(numbers), name, "no picture", f"no column of pictures: {tables.columns_of(path)}")
         return
     with closing(sqlite3.connect("")) as database:  # a file of its own, which goes with it
         joined = name.endswith(APART[0]) and (source / texts_of(name)).is_file()
         if joined:
             yield from _apart(source / texts_of(name), texts_of(name), database, numbers)
         for line in tables.read(path, dialect):
-            where, number, values = f"{name}:{line.number}", next(numbers), line.values
-            if isinstance(values, Unusable):
-                yield Broken(number, where, values.reason, values.detail)
-                continue
-            if joined:
+            where, values = f"{name}:{line.number}", line.values
+            if joined and isinstance(values, Mapping):
                 query = "SELECT text FROM texts WHERE picture = ? ORDER BY rowid"
                 found = database.execute(query, (str(values.get("id", "")),))
                 values = {**values, "captions": [text for (text,) in found]}
@@ -155,30 +176,39 @@ def _table(source: Path, name: str, numbers: count[int]) -> Iterator[Row | Broke
             def inline(column: str, line: tables.Line = line) -> Place:
                 return Place(name, line.offset, line.size, "base64", dialect.code(column))
 
-            yield row_of(number, where, values, inline, beside)
+            yield from _records(values, where, inline, beside, numbers)
+
+
+def _records(
+    values: Mapping[Any, Any] | Unusable, where: str, inline: Inline | None, beside: Beside, numbers: count[int]
+) -> Iterator[Row | Broken]:
+    """A line of a table: a row, or one for each picture that it lists."""
+    found = [values] if isinstance(values, Unusable) else records.unfolded(values)
+    for place, one in enumerate(found, 1):
+        source = where if len(found) == 1 else f"{where}:{place}"
+        if isinstance(one, Unusable):
+            yield Broken(next(numbers), source, one.reason, one.detail)
+        else:
+            yield row_of(next(numbers), source, one, inline, beside)
 
 
 def _columns(path: Path, name: str, form: Form, beside: Beside, numbers: count[int]) -> Iterator[Row | Broken]:
     found = columnar.picture_of(path, form)
     if found is None:
-        yield Broken(next(numbers), name, "no picture", "no column of pictures")
+        names = ", ".join(columnar.schema_of(path, form).names)
+        yield Broken(next(numbers), name, "no picture", f"no column of pictures: {names}"[:300])
         return
     for row, values in columnar.lines(path, form, found[0] if found[1] else ""):
-        yield _column_row(next(numbers), f"{name}:{row}", values, found, Place(name, row, -1, form, found[0]), beside)
-
-
-def _column_row(
-    number: int, where: str, values: Mapping[str, Any] | Unusable, found: tuple[str, bool], place: Place, beside: Beside
-) -> Row | Broken:
-    if isinstance(values, Unusable):
-        return Broken(number, where, values.reason, values.detail)
-    if not found[1]:
-        return row_of(number, where, values, None, beside)
-    try:
-        captions, labels = said(values)
-    except Unusable as error:
-        return Broken(number, where, error.reason, error.detail)
-    return Row(number, where, place, captions, labels)
+        where = f"{name}:{row}"
+        if isinstance(values, Unusable) or not found[1]:
+            yield from _records(values, where, None, beside, numbers)
+            continue
+        try:
+            captions, labels = said(records.described(values))
+        except Unusable as error:
+            yield Broken(next(numbers), where, error.reason, error.detail)
+        else:
+            yield Row(next(numbers), where, Place(name, row, -1, form, found[0]), captions, labels)
 
 
 def texts_of(name: str) -> str:
@@ -206,7 +236,7 @@ def fetched(source: Path, names: list[str]) -> Read:
 
     def read(numbers: count[int]) -> Iterator[Row | Broken]:
         for name in names:
-            folder = os.path.splitext(name)[0]
+            folder = Path(name).with_suffix("").as_posix()
             for side in archives.side_table(source / name):
                 if side.status != "success":
                     yield archives.failed(side, name, next(numbers))
@@ -233,6 +263,7 @@ class Index:
     tables: tuple[str, ...]
     ends: tuple[int, ...]
     rows: np.ndarray
+    beside: tuple[str, ...] = ()
 
 
 def index_kits(path: Path) -> Index | None:
@@ -244,11 +275,13 @@ def index_kits(path: Path) -> Index | None:
             if path.suffix != ".json" or b'"arrow_files"' not in file.read(1 << 16):
                 return None
         found = json.loads(path.read_text("utf-8-sig"))
+        others: tuple[str, ...] = ()
         names, ends = tuple(map(str, found["arrow_files"])), tuple(map(int, found["cum_length"]))
         chosen = found.get("indices") or []
         if beside := found.get("indices_file"):
             if not folders.is_open(path.parent, os.path.basename(beside)):
                 raise ValueError(f"{beside} is not beside it")
+            others = (os.path.basename(beside),)
             with np.load(path.parent / os.path.basename(beside), allow_pickle=False) as arrays:
                 chosen = arrays["x"]
         elif isinstance(chosen, dict):  # by resolution
@@ -256,7 +289,7 @@ def index_kits(path: Path) -> Index | None:
         rows = np.sort(np.asarray(chosen, np.int64).reshape(-1))
         if len(names) != len(ends) or (len(rows) and (rows[0] < 0 or rows[-1] >= ends[-1])):
             raise ValueError("its lengths do not fit")
-        return Index(path.name, names, ends, rows)
+        return Index(path.name, names, ends, rows, others)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} 这个索引读不了：{error}", f"the index {path} cannot be read: {error}") from None
 
@@ -289,6 +322,7 @@ def _selected(source: Path, table: str, wanted: np.ndarray, numbers: count[int])
     form = columnar.form_of(source / name)
     if form is not None:
         for row in _columns(source / name, name, form, Beside(source, source), count()):
+            # Of a table that lists one picture a row, a row's number is its place.
             while done < len(wanted) and int(wanted[done]) == row.number:
                 yield replace(row, number=next(numbers))
                 done += 1

@@ -33,7 +33,7 @@ from bimo.data.curation.store import (
     save_table,
 )
 
-VERSION = 1
+VERSION = 2
 KILLED = "worker killed"
 #: Reasons that another run may not meet again.
 PASSING = {KILLED, "unreadable", "decode: MemoryError"}
@@ -186,6 +186,7 @@ class Measure:
             "width": picture.size[0],
             "height": picture.size[1],
             "as_is": seen.plain(picture),
+            "converted": picture.converted or None,
         }
         failures = cast("dict[str, list[str]]", of_cell(known["failures"]))
         for measuring, step in steps.items():
@@ -249,7 +250,20 @@ def scores_of(row: Mapping[str, Any], measuring: str) -> Scores:
     return {name.removeprefix(start): value for name, value in row.items() if name.startswith(start)}
 
 
-FIXED = ("number", "made", "sha256", "bytes", "width", "height", "as_is", "failed", "detail", "known", "failures")
+FIXED = (
+    "number",
+    "made",
+    "sha256",
+    "bytes",
+    "width",
+    "height",
+    "as_is",
+    "converted",
+    "failed",
+    "detail",
+    "known",
+    "failures",
+)
 
 
 def save_measured(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

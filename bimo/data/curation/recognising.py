@@ -7,20 +7,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bimo.core.errors import DataError
-from bimo.data.curation import archives, columnar, folders, listing, tables
-from bimo.data.folder import PICTURE_FILES
+from bimo.data.curation import archives, columnar, folders, listing, records, tables
+from bimo.data.curation.formats import PICTURE_FILES, comparable, is_picture
+from bimo.data.curation.listing import TABLES
 from bimo.data.shards import INDEX, read_index
-
-TABLES = {".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".arrow"}
 
 
 @dataclass(frozen=True)
 class Known:
-    """What a source is: the sentence for people in both languages, and how its rows are read."""
+    """What a source is: the sentence for people in both languages, and how its rows are read.
+
+    ``tables``, ``tars`` and ``sides`` are the files that rows, or what else is known of them, come from; without tables
+    and tars the rows are the pictures of the folders.
+    """
 
     zh: str
     en: str
     read: listing.Read
+    tables: frozenset[str] = frozenset()
+    tars: frozenset[str] = frozenset()
+    sides: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -28,31 +34,36 @@ class _Survey:
     """What lies in a source, by what it may be read as: paths relative to it, in order.
 
     ``closed`` are called like tables or tars and are pipes, or links that lead out; they are told of, never opened.
+    ``objects`` are .json files that belong to no picture.
     """
 
     tars: list[str]
     tables: list[str]
     records: list[str]
     closed: list[str]
+    objects: list[str]
     pictures: int = 0
 
 
 def _survey(source: Path) -> _Survey:
-    found = _Survey([], [], [], [])
+    found = _Survey([], [], [], [], [])
     for folder in folders.walk(source):
-        stems = {os.path.splitext(name)[0] for name in folder.names if listing.is_picture(name)}
-        found.pictures += len(stems)
+        stems = {os.path.splitext(name)[0] for name in folder.by_comparable if is_picture(name)}
         for entry in folder.files:
-            path, (stem, ending) = os.path.join(folder.path, entry.name), os.path.splitext(entry.name)
-            kind = None
-            if entry.name.lower().endswith((".tar", ".tar.gz", ".tgz")):
-                kind = found.tars
-            elif ending.lower() in TABLES:
-                kind = found.tables
-            elif ending.lower() == ".json" and not folder.path and stem not in stems:
-                kind = found.records
-            if kind is not None:
-                (kind if folders.is_open(source, path) else found.closed).append(path)
+            path, (stem, ending) = os.path.join(folder.path, entry.name), os.path.splitext(comparable(entry.name))
+            kinds: list[list[str]] = []
+            if entry.name.lower().endswith(listing.TARS):
+                kinds = [found.tars]
+            elif ending in TABLES:
+                kinds = [found.tables]
+            elif ending == ".json" and stem not in stems:
+                kinds = [found.objects] if folder.path else [found.records, found.objects]
+            elif listing.is_one(source, folder, entry.name):
+                found.pictures += 1
+            if kinds and not folders.is_open(source, path):
+                kinds = [found.closed]
+            for kind in kinds:
+                kind.append(path)
     return found
 
 
@@ -89,19 +100,26 @@ def _known_tars(source: Path, found: _Survey) -> Known | None:
         if names:
             zh = f"bimo 的分片：{INDEX} 列出 {len(names)} 个分片"
             en = f"bimo's own shards: {INDEX} lists {len(names)} shards"
-            return Known(zh, en, listing.tars(source, names))
+            return Known(zh, en, listing.tars(source, names), tars=frozenset(names), sides=frozenset({INDEX}))
     for name in found.records:
         if (index := listing.index_kits(source / name)) is not None:
             return _known_index(source, index)
     if not found.tars:
         return None
-    sides = sum((source / name).with_suffix(".parquet").is_file() for name in found.tars)
-    if sides:
+    beside = [Path(name).with_suffix(".parquet").as_posix() for name in found.tars]
+    beside = [name for name in beside if (source / name).is_file()]
+    if sides := len(beside):
         zh = f"{len(found.tars)} 个 tar，{sides} 个旁边有 parquet：img2dataset 的输出"
         en = f"{len(found.tars)} tar files, {sides} of them with a parquet beside them: img2dataset's output"
-        return Known(zh, en, listing.tars(source, found.tars))
-    read = listing.tars(source, found.tars)
-    return Known(f"{len(found.tars)} 个 tar：webdataset", f"{len(found.tars)} tar files: webdataset", read)
+        return Known(
+            zh,
+            en,
+            listing.tars(source, found.tars),
+            tars=frozenset(found.tars),
+            sides=frozenset(_stats(source, beside)),
+        )
+    zh, en = f"{len(found.tars)} 个 tar：webdataset", f"{len(found.tars)} tar files: webdataset"
+    return Known(zh, en, listing.tars(source, found.tars), tars=frozenset(found.tars))
 
 
 def _known_tables(source: Path, found: _Survey) -> Known | None:
@@ -109,7 +127,10 @@ def _known_tables(source: Path, found: _Survey) -> Known | None:
     fetched = [name for name in found.tables if _is_side(source / name)]
     if fetched:
         zh, en = f"{len(fetched)} 个 parquet 有 key 和 status 列", f"{len(fetched)} parquet tables of keys and statuses"
-        return Known(f"img2dataset 的文件夹：{zh}", f"img2dataset's folders: {en}", listing.fetched(source, fetched))
+        zh, en = f"img2dataset 的文件夹：{zh}", f"img2dataset's folders: {en}"
+        sides = frozenset(_stats(source, fetched)) - {*fetched}
+        return Known(zh, en, listing.fetched(source, fetched), frozenset(fetched), sides=sides)
+    found.tables += [name for name in found.objects if _are_records(source / name)]
     metadata = [name for name in found.tables if os.path.basename(name).startswith("metadata.")]
     apart = {listing.texts_of(name) for name in found.tables if name.endswith(listing.APART[0])}
     chosen = metadata or [name for name in found.tables if name not in apart]
@@ -118,13 +139,29 @@ def _known_tables(source: Path, found: _Survey) -> Known | None:
         return None
     zh, en = ("Hugging Face imagefolder", "a Hugging Face imagefolder") if metadata else ("表格", "tables")
     read = listing.listed(source, chosen)
-    return Known(f"{zh}：{len(chosen)} 个表，{why[0]}", f"{en}: {len(chosen)} of them; {why[1]}", read)
+    zh, en = f"{zh}：{len(chosen)} 个表，{why[0]}", f"{en}: {len(chosen)} of them; {why[1]}"
+    return Known(zh, en, read, frozenset(chosen), sides=frozenset(apart) & {*found.tables})
+
+
+def _stats(source: Path, names: list[str]) -> list[str]:
+    """Tables of img2dataset, and the statistics that it leaves beside them."""
+    stats = [name.removesuffix(".parquet") + "_stats.json" for name in names]
+    return [*names, *(name for name in stats if (source / name).is_file())]
+
+
+def _are_records(path: Path) -> bool:
+    try:
+        return records.is_records(path)
+    except OSError:  # gone, or not to be read: reading the folder tells of it
+        return False
 
 
 def _known_index(folder: Path, index: listing.Index) -> Known:
     zh = f"IndexKits 的索引 {index.name}：{len(index.tables)} 个 Arrow 表中选出 {len(index.rows)} 行"
     en = f"an index of IndexKits, {index.name}: {len(index.rows)} rows of {len(index.tables)} Arrow tables"
-    return Known(zh, en, listing.indexed(folder, index))
+    places = (place for table in index.tables for place in (table, os.path.basename(table)))
+    read = frozenset(place for place in places if not os.path.isabs(place) and (folder / place).is_file())
+    return Known(zh, en, listing.indexed(folder, index), read, sides=frozenset({index.name, *index.beside}))
 
 
 def _is_side(path: Path) -> bool:
@@ -133,7 +170,7 @@ def _is_side(path: Path) -> bool:
 
 
 def _nothing(source: Path) -> DataError:
-    looked = "metadata.jsonl, .csv, .tsv, .jsonl, .parquet, .arrow, .tar, " + ", ".join(sorted(PICTURE_FILES))
+    looked = "metadata.jsonl, .csv, .tsv, .jsonl, .json, .parquet, .arrow, .tar, " + ", ".join(sorted(PICTURE_FILES))
     return DataError(
         f"{source} 里没有能读的东西：找过有图片列的表、tar 和图片（{looked}）",
         f"nothing in {source} can be read: looked for tables with a column of pictures, tars and pictures ({looked})",
@@ -147,11 +184,13 @@ def _known_file(source: Path) -> Known:
     with source.open("rb") as file:
         start = file.read(512)
     if start[257:262] == b"ustar" or name.lower().endswith((".tar", ".tgz", ".tar.gz")):
-        return Known("一个 tar：webdataset", "a tar file: webdataset", listing.tars(folder, [name]))
+        read = listing.tars(folder, [name])
+        return Known("一个 tar：webdataset", "a tar file: webdataset", read, tars=frozenset({name}))
     said = _usable(source)
     if said is None:
         raise _nothing(source)
-    return Known(f"一个表：{said[0]}", f"a table: {said[1]}", listing.listed(folder, [name]))
+    zh, en = f"一个表：{said[0]}", f"a table: {said[1]}"
+    return Known(zh, en, listing.listed(folder, [name]), frozenset({name}))
 
 
 def _is_damaged(path: Path) -> bool:
@@ -169,6 +208,8 @@ def _usable(path: Path) -> tuple[str, str] | None:
     if not path.is_file():
         return None
     try:
+        if path.suffix.lower() == ".json":
+            return ("JSON 记录", "records in JSON") if records.is_records(path) else None
         if (form := columnar.form_of(path)) is not None:
             found = columnar.picture_of(path, form)
             if found is None:

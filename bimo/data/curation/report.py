@@ -33,6 +33,9 @@ CHANGED = {
 REASONS = {
     "empty": "空的",
     "not a picture": "不是图片",
+    "not a format that is read": "不读这种格式（HEIC、JPEG XL 等），请转成 JPEG 或 PNG",
+    "range unknown": "小数像素的范围不明，请换算到 0 到 1",
+    "several pictures": "一段文字有几张图",
     "no picture": "没有图片",
     "too large": "像素太多",
     "too many bytes": "字节太多",

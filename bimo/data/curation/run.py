@@ -25,14 +25,17 @@ from bimo.data.curation.report import PAGE, write_page
 from bimo.data.curation.selecting import Judge, Stretch, clear_after, clear_units, room, select_table, stretches
 from bimo.data.curation.standing import Columns, Scored
 from bimo.data.curation.steps import Curation, ModelStep, PictureStep, TableStep, Tools, WriterStep
-from bimo.data.curation.store import Work, begin_arrow, save_json, sweep, unwritten
+from bimo.data.curation.store import Work, begin_arrow, load_table, read_json, save_json, sweep, unwritten
 from bimo.data.curation.workers import Here, Workers
 from bimo.data.shards import INDEX, write_index
 
 if TYPE_CHECKING:
     from bimo.data.curation.fetch import Limits
+    from bimo.data.curation.recognising import Known
 
 REPORT = "report.json"
+#: What became of every file of the source, below work.
+FILES = "files.json"
 #: What steps with a large model or an endpoint name it by: one of it is enough, small models are in every process.
 LARGE = ("scorer", "by")
 
@@ -72,6 +75,7 @@ class Run:
     stored: bool
     asking: Workers
     limits: Limits | None
+    what: Known | None = None
     work: Work = field(init=False)
 
     def __post_init__(self) -> None:
@@ -88,6 +92,22 @@ class Run:
             return intake.taken(self.work)
         self.bar.phase("读入", "reading", None)
         return intake.take_in(self.source, self.work, self.bar.advance, self.limits)
+
+    def files(self, taken: Taken) -> Any:
+        """What became of every file of the source, and what that was taken for; of stored rows as it was then."""
+        from bimo.data.curation.inventory import inventory
+
+        path = self.work.folder / FILES
+        if self.what is None:
+            return read_json(path)
+        named = (
+            name
+            for unit in range(taken.units if self.what.tables else 0)
+            for name in load_table(self.work.unit("rows", unit), ["path"])["path"].to_pylist()
+        )
+        found = {"read_as": {"zh": self.what.zh, "en": self.what.en}} | inventory(self.source, self.what, named).plain()
+        save_json(path, found)
+        return found
 
     def measure(self, taken: Taken) -> int:
         """Phase 1; answers how many pictures were opened."""
@@ -228,14 +248,16 @@ def curate(
     ``stored`` nothing of the source is read: the selection, the table and the report are made from stored scores, and
     the shards stay those of the run before. Addresses are fetched within ``limits``.
 
-    Raises DataError for a source that cannot be read, a full disk, a folder of another source or of a run that is at
-    work, and where the account does not balance.
+    Raises DataError for a source that cannot be read or has not one row, a full disk, a folder of another source or of
+    a run that is at work, and where the account does not balance.
     """
     began = time.monotonic()
     intake.belongs(source, out)
     workers = workers or Here()
     run = Run(source, out, curation, workers, tools, bar or Silent(), stored, asking or Here(), limits)
     try:
+        # Before anything is written: a start that fails leaves nothing.
+        run.what = None if stored else intake.demand(source)
         with alone(run.work.folder):
             return _curate(run, began)
     except OSError as error:
@@ -275,6 +297,7 @@ def _curate(run: Run, began: float) -> dict[str, Any]:
         "source": str(run.source.resolve()),
         "numbers": account.numbers(taken.rows, tally, time.monotonic() - began, opened, run.killed),
         "shards": None if stored else sum(1 for _ in out.glob("shard-*.tar")),
+        "files": run.files(taken),
         **tables,
         "curation": account.dumped(run.curation),
     }

@@ -7,7 +7,10 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bimo.core import colour
+from bimo.core.errors import BimoError
 from bimo.core.files import MAXIMUM_PICTURE_PIXELS, PICTURE_FORMATS
+from bimo.data.curation.formats import BEGINNING, CONVERTED, format_of
 from bimo.data.curation.rows import Unusable
 
 if TYPE_CHECKING:
@@ -20,19 +23,19 @@ LOOKED_AT, GIVEN_TO_MODELS = (160, 256), (512, 512)
 MAXIMUM_REDUCTION = 8
 ORIENTATION = 0x0112
 EXIF_IN_PNG = (b"eXIf", b"Raw profile type exif", b"tiff:Orientation")
-#: What the files of each decoder begin with.
-STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"GIF8", b"II*\0", b"MM\0*")
 #: Formats that go into shards as they are.
 SHARD_FORMATS = ("JPEG", "PNG", "WEBP")
 
 
 @dataclass
 class Seen:
-    """``image`` is upright RGB on white; ``size`` (width, height) is that of the upright original, in pixels, also
-    where ``image`` was decoded smaller. ``format`` is Pillow's name of the file's format, ``mode`` that of its pixels.
+    """``image`` is upright RGB in sRGB, on white; ``size`` (width, height) is that of the upright original, in pixels,
+    also where ``image`` was decoded smaller. ``format`` is Pillow's name of the file's format, ``mode`` that of its
+    pixels.
 
     ``animated`` pictures show their first frame. ``transparent`` says that some pixel is; ``turned`` that the EXIF
-    asks for it; ``profile`` that there are ICC colours, which are left as they are.
+    asks for it; ``profile`` that there are ICC colours, and ``converted`` is the name of the profile where they are
+    others than sRGB's.
     """
 
     data: bytes
@@ -44,13 +47,14 @@ class Seen:
     mode: str = "RGB"
     turned: bool = False
     profile: bool = False
+    converted: str = ""
 
 
 def see(data: bytes, least: tuple[int, int] = LOOKED_AT) -> Seen:
     """Decodes a picture once, at the size that rules look at, or halved down to other ``least`` sides.
 
-    Raises Unusable: "empty", "not a picture", "too large" (by the header, before anything is decoded), "truncated",
-    "damaged".
+    Raises Unusable: "empty", "not a picture", "not a format that is read", "too large" (by the header, before anything
+    is decoded), "truncated", "damaged", "range unknown".
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of huge and of odd pictures Pillow warns; both are told by their reason
@@ -62,8 +66,8 @@ def see(data: bytes, least: tuple[int, int] = LOOKED_AT) -> Seen:
                 picture.draft(None, (picture.width // factor, picture.height // factor))
             picture.load()
             turn = orientation(data, picture)  # 1 by now for TIFF, which Pillow turns itself
-            image, seen.transparent = _on_white(picture)
-        except MemoryError:
+            image, seen.transparent, seen.converted = _opaque(picture)
+        except (MemoryError, Unusable):
             raise
         except Exception as error:  # on damaged bytes Pillow's decoders raise all sorts
             raise _told(error) from None
@@ -77,8 +81,8 @@ def see(data: bytes, least: tuple[int, int] = LOOKED_AT) -> Seen:
 
 
 def plain(seen: Seen) -> bool:
-    """Whether the bytes can go into a shard as they are: JPEG, PNG or WEBP, RGB, upright, still, opaque."""
-    still = not (seen.turned or seen.animated or seen.transparent)
+    """Whether the bytes can go into a shard as they are: JPEG, PNG or WEBP, RGB in sRGB, upright, still, opaque."""
+    still = not (seen.turned or seen.animated or seen.transparent or seen.converted)
     return still and seen.format in SHARD_FORMATS and seen.mode == "RGB"
 
 
@@ -92,18 +96,19 @@ def upright(data: bytes) -> bytes:
         picture = _opened(data)
         try:
             seen = _header(data, picture)
-            seen.transparent = picture.has_transparency_data
+            seen.transparent, seen.converted = picture.has_transparency_data, colour.profile_of(picture)
             if plain(seen):
                 return data
             picture.load()
-            image = _turned(_on_white(picture)[0], orientation(data, picture))
-        except MemoryError:
+            image = _turned(_opaque(picture)[0], orientation(data, picture))
+        except (MemoryError, Unusable):
             raise
         except Exception as error:  # as above
             raise _told(error) from None
     buffer = io.BytesIO()
-    # A profile describes the colours of the mode that it came with.
-    image.save(buffer, "PNG", icc_profile=picture.info.get("icc_profile") if seen.mode in ("RGB", "RGBA") else None)
+    # What is left of profiles is sRGB under whatever name, of the mode that it came with.
+    own = picture.info.get("icc_profile") if seen.mode in ("RGB", "RGBA") and not seen.converted else None
+    image.save(buffer, "PNG", icc_profile=own)
     return buffer.getvalue()
 
 
@@ -139,10 +144,12 @@ def _opened(data: bytes) -> Image.Image:
         raise Unusable("empty")
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP" and len(data) < 8 + int.from_bytes(data[4:8], "little"):
         raise Unusable("truncated", f"{len(data)} bytes of {8 + int.from_bytes(data[4:8], 'little')}")
+    known = format_of(data[:BEGINNING])
+    if known in CONVERTED:
+        raise Unusable("not a format that is read", f"{known}; convert it to JPEG or PNG")
     try:
         picture = Image.open(io.BytesIO(data), formats=PICTURE_FORMATS)
     except UnidentifiedImageError:
-        known = data.startswith(STARTS)
         raise Unusable("damaged" if known else "not a picture", f"begins with {data[:8].hex(' ')}") from None
     except Image.DecompressionBombError as error:
         raise Unusable("too large", str(error)) from None
@@ -164,35 +171,12 @@ def _header(data: bytes, picture: Image.Image) -> Seen:
     return Seen(data, picture, picture.size, kind, animated, False, picture.mode, turned, profile)
 
 
-def _on_white(picture: Image.Image) -> tuple[Image.Image, bool]:
-    """A loaded picture as RGB on white, and whether any of the white shows."""
-    from PIL import Image
-
-    if picture.mode == "F" or picture.mode.startswith("I"):
-        picture = _eight_bits(picture)
-    elif picture.mode in ("La", "RGBa"):
-        picture = picture.convert({"La": "LA", "RGBa": "RGBA"}[picture.mode])
-    if not picture.has_transparency_data:
-        return (picture if picture.mode == "RGB" else picture.convert("RGB")), False
-    clear = picture.convert("RGBA")
-    if clear.getchannel("A").getextrema()[0] == 255:
-        return clear.convert("RGB"), False
-    canvas = Image.new("RGBA", clear.size, "white")
-    canvas.alpha_composite(clear)
-    return canvas.convert("RGB"), True
-
-
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Grey of 16 or 32 bits, scaled: 16 bits by their range; what goes beyond, and fractions, from least to most."""
-    import numpy as np
-    from PIL import Image
-
-    values = np.nan_to_num(np.asarray(picture).astype(np.float32))
-    low, high = (0.0, 65535.0) if picture.mode != "F" else (float(values.min()), float(values.max()))
-    if float(values.min()) < low or float(values.max()) > high:
-        low, high = float(values.min()), float(values.max())
-    scaled = (values - low) * (255 / ((high - low) or 1))
-    return Image.fromarray(np.rint(scaled).astype(np.uint8))
+def _opaque(picture: Image.Image) -> tuple[Image.Image, bool, str]:
+    """A loaded picture as RGB on white, whether any of the white shows, and the profile that it was converted by."""
+    try:
+        return colour.opaque(picture)
+    except BimoError as error:
+        raise Unusable("range unknown", error.en) from None
 
 
 def _turned(image: Image.Image, turn: int) -> Image.Image:

@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from bimo.core.errors import BimoError, DataError, RecipeError
 from bimo.core.part import Part, dump
+from bimo.data.curation.intake import JOINED
 from bimo.data.curation.measuring import OF, known_of, scores_of
 from bimo.data.curation.standing import (
     KEPT,
@@ -43,6 +44,9 @@ from bimo.data.curation.workers import Workers
 
 VERSION = 1
 NO_CAPTION = "no caption"
+#: What takes a row whose picture one before it names, with its captions given to that: before every step of a list.
+ONE_PICTURE, BEFORE_ALL = "OnePicture", -1
+ONE_PICTURE_SAYS = ("说明并到同一张图的第一行", "captions joined to the first row of the same picture")
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ class Judge:
     def __call__(self, unit: int) -> tuple[int, int]:
         """Judges a unit, unless that is done already."""
         after = self.work.unit(self.after, unit)
-        rooms = [self.before] if self.before else ["rows", "measured"]
+        rooms = [self.before] if self.before else ["rows", "measured", JOINED]
         rooms += [self.asked] if self.asked else []
         made_of = digest(self.made, [fingerprint_of(self.work.unit(room, unit)) for room in rooms])
         if fingerprint_of(after) == made_of:
@@ -147,11 +151,19 @@ class Judge:
     def _begun(self, unit: int) -> list[Standing]:
         """Where rows stand before any rule: left, or failed."""
         found: list[Standing] = []
+        joined = self.work.unit(JOINED, unit)
+        one_picture = {row["number"]: row for row in load_rows(joined)} if joined.is_file() else {}
         measured = load_rows(self.work.unit("measured", unit), ["failed", "detail"])
         for row, seen in zip(load_rows(self.work.unit("rows", unit)), measured, strict=True):
             standing = Standing(row["number"], tuple(row["captions"]), of_cell(row["labels"]))
             if row["reason"] is not None or seen["failed"] is not None:
                 standing.fail(row["reason"] or seen["failed"], row["detail"] or seen["detail"] or "")
+            elif (same := one_picture.get(row["number"])) is not None:
+                if same["first"] != row["number"]:
+                    standing.drop(BEFORE_ALL, ONE_PICTURE, Verdict(same["first"], ""))
+                elif tuple(same["captions"]) != standing.captions:
+                    standing.note(BEFORE_ALL, ONE_PICTURE, "captions changed", before=len(standing.captions))
+                    standing.captions = tuple(same["captions"])
             found.append(standing)
         return found
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+import io
 import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 from bimo.data.curation.columns import ADDRESS, BASE64_START, PICTURE_NAME, PICTURES
 from bimo.data.curation.rows import Unusable
@@ -24,6 +25,7 @@ JSON_LINES = {".jsonl", ".ndjson"}
 LINES_LOOKED_AT = 20
 DELIMITERS = ",\t;|"
 _QUOTED = re.compile(r'"([^"]*(?:""[^"]*)*)"')
+_LINE_ENDS = re.compile(rb"[\r\n]+")
 _HAN_OR_SPACE = re.compile(r"[\u3400-\u9fff\s]")
 
 
@@ -39,12 +41,15 @@ class Line:
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a text table is written. ``columns`` is empty for JSON lines; without ``header`` they are made up."""
+    """How a text table is written. ``columns`` is empty for JSON lines; without ``header`` they are made up. Lines end
+    with ``newline``, "\\n" (a "\\r" may stand before it), or "\\r" alone as Excel for Mac writes them.
+    """
 
     encoding: str
     delimiter: str = ""
     columns: tuple[str, ...] = ()
     header: bool = False
+    newline: str = "\n"
 
     def code(self, column: str) -> str:
         """The column of a Place within a line, which ``cell`` reads: encoding, delimiter, and name or number."""
@@ -67,13 +72,23 @@ def encoding_of(path: Path) -> str:
                 return "utf-16-be" if zeros[0] else "utf-16-le"
             if len(sample) < SAMPLE_BYTES or not sample.isascii():
                 break
-    odd = [line for line in sample.split(b"\n")[: -1 if len(sample) == SAMPLE_BYTES else None] if not line.isascii()]
+    odd = [
+        line for line in _LINE_ENDS.split(sample)[: -1 if len(sample) == SAMPLE_BYTES else None] if not line.isascii()
+    ]
     weights = [len(line.translate(None, _ASCII)) for line in odd]
     utf, gb = (
         sum(weight for line, weight in zip(odd, weights, strict=True) if _fits(line, encoding))
         for encoding in ("utf-8", "gb18030")
     )
     return "gb18030" if gb > utf and utf * 2 < sum(weights) else "utf-8"
+
+
+def newline_of(path: Path, encoding: str) -> str:
+    """How the lines of a table end: with "\\r" where its start has no other end of a line, else with "\\n"."""
+    with path.open("rb") as file:
+        start = file.read(SAMPLE_BYTES)
+    text = start.decode(encoding, "replace")
+    return "\r" if "\r" in text and "\n" not in text else "\n"
 
 
 def _fits(line: bytes, encoding: str) -> bool:
@@ -87,9 +102,10 @@ def _fits(line: bytes, encoding: str) -> bool:
 def dialect_of(path: Path) -> Dialect | None:
     """How a table is written, by its first lines that are not empty; None where nothing in it could be a picture."""
     encoding = encoding_of(path)
+    newline = newline_of(path, encoding)
     first, found = "", []
     with path.open("rb") as file:
-        lines = _Lines(file, encoding)
+        lines = _Lines(file, encoding, newline)
         while len(found) < LINES_LOOKED_AT and (line := lines.next()) is not None:
             if line.text is not None and line.text.strip():
                 first = first or line.text.rstrip("\r\n")
@@ -99,18 +115,38 @@ def dialect_of(path: Path) -> Dialect | None:
     if found:
         # Where not one line can be read, reading tells of each of them.
         whole = [values for values in found if not isinstance(values, Unusable)]
-        known = any(str(name).lower() in PICTURES for values in whole for name in values)
-        return Dialect(encoding) if known or not whole else None
+        known = any(str(name).lower() in PICTURES or name == "images" for values in whole for name in values)
+        return Dialect(encoding, newline=newline) if known or not whole else None
     for delimiter in sorted(DELIMITERS, key=first.count, reverse=True):
         names = [field.strip() for field in fields_of(first, delimiter) or ()]
         if any(name.lower() in PICTURES for name in names):
             columns = tuple(n if n not in names[:place] else f"{n}.{place}" for place, n in enumerate(names))
-            return Dialect(encoding, delimiter, columns, header=True)
+            return Dialect(encoding, delimiter, columns, True, newline)
     delimiter = "\t" if "\t" in first else max(DELIMITERS, key=first.count)
-    return _without_header(encoding, delimiter, fields_of(first, delimiter) or first.split(delimiter))
+    return _without_header(encoding, delimiter, fields_of(first, delimiter) or first.split(delimiter), newline)
 
 
-def _without_header(encoding: str, delimiter: str, fields: list[str]) -> Dialect | None:
+def columns_of(path: Path) -> str:
+    """What the columns of a text table are called, or its first line where it has no names, for people."""
+    encoding = encoding_of(path)
+    with path.open("rb") as file:
+        line = _Lines(file, encoding, newline_of(path, encoding)).next()
+    first = ((line.text if line is not None else "") or "").strip()
+    if first.startswith("{"):
+        values = _parsed(first)
+        names = [str(name) for name in values] if isinstance(values, Mapping) else [first]
+    else:
+        delimiter = max(DELIMITERS, key=first.count)
+        names = fields_of(first, delimiter) or first.split(delimiter)
+    return text_for_people(", ".join(name.strip() for name in names))
+
+
+def text_for_people(text: str, most: int = 200) -> str:
+    """A text that can be printed, halves of characters spelt out."""
+    return text[:most].encode("utf-8", "backslashreplace").decode()
+
+
+def _without_header(encoding: str, delimiter: str, fields: list[str], newline: str) -> Dialect | None:
     """Made-up names for a table that has none: id and base64 (Chinese-CLIP), id, id, caption, objects and base64
     (OFA), a name or an address and a caption.
     """
@@ -126,7 +162,7 @@ def _without_header(encoding: str, delimiter: str, fields: list[str]) -> Dialect
         names[texts[0]] = "caption"
     if names[0] == "column0":
         names[0] = "id"
-    return Dialect(encoding, delimiter, tuple(names))
+    return Dialect(encoding, delimiter, tuple(names), False, newline)
 
 
 def _is_picture(field: str) -> bool:
@@ -137,7 +173,7 @@ def _is_picture(field: str) -> bool:
 def read(path: Path, dialect: Dialect) -> Iterator[Line]:
     """Every line of a table but its header and empty ones."""
     with path.open("rb") as file:
-        lines, header = _Lines(file, dialect.encoding), dialect.header
+        lines, header = _Lines(file, dialect.encoding, dialect.newline), dialect.header
         while (line := lines.next()) is not None:
             if line.text is not None and not line.text.strip():
                 continue
@@ -157,17 +193,35 @@ def _record(lines: _Lines, line: _Text, dialect: Dialect) -> Line:
         return _object(line)
     text, size = line.text, line.size
     fields = fields_of(text.rstrip("\r\n"), dialect.delimiter)
-    if fields is None and dialect.delimiter == "\t":  # there a quote without a second one is a letter like any other
-        fields = text.rstrip("\r\n").split(dialect.delimiter)
+    # In a TSV as tools write it that know no quotes, one without a second is a letter like any other. A line that is
+    # whole as it stands is one such where the next, up to the second quote, is whole as well.
+    letters = text.rstrip("\r\n").split("\t") if fields is None and dialect.delimiter == "\t" else []
     while fields is None:
         further = lines.next()
-        if further is None or further.text is None or further.number - line.number > MAXIMUM_QUOTED_LINES:
+        lost = further is None or further.text is None or further.number - line.number > MAXIMUM_QUOTED_LINES
+        if lost or _two_lines(letters, cast(_Text, further), dialect):
             lines.rewind(line.number, line.offset + line.size)
+            if len(letters) == len(dialect.columns):
+                return Line(line.number, line.offset, line.size, _named(letters, line.text, dialect))
             return Line(line.number, line.offset, line.size, Unusable("open quote", line.text.strip()[:80]))
+        assert further is not None
+        assert further.text is not None
         text, size = text + further.text, size + further.size
         if '"' in further.text:
             fields = fields_of(text.rstrip("\r\n"), dialect.delimiter)
+            if fields is not None and len(fields) != len(dialect.columns) == len(letters):
+                lines.rewind(line.number, line.offset + line.size)
+                return Line(line.number, line.offset, line.size, _named(letters, line.text, dialect))
+    if dialect.delimiter == "\t" and text is line.text and len(fields) != len(dialect.columns):
+        plain = text.rstrip("\r\n").split("\t")
+        fields = plain if len(plain) == len(dialect.columns) else fields
     return Line(line.number, line.offset, size, _named(fields, text, dialect))
+
+
+def _two_lines(letters: list[str], further: _Text, dialect: Dialect) -> bool:
+    """Whether a line of a TSV whose quote is open and the line behind it are whole, each by itself."""
+    width = len(dialect.columns)
+    return width > 1 and len(letters) == width and (further.text or "").count("\t") == width - 1
 
 
 def _named(fields: list[str], text: str, dialect: Dialect) -> Mapping[Any, Any] | Unusable:
@@ -238,8 +292,9 @@ class _Text:
 class _Lines:
     """Lines with their places, and a way back."""
 
-    def __init__(self, file: BinaryIO, encoding: str) -> None:
+    def __init__(self, file: io.BufferedReader, encoding: str, newline: str = "\n") -> None:
         self.file, self.encoding = file, encoding
+        self.end = newline.encode(encoding)
         self.number = self.offset = 0
         self.wide = encoding.startswith("utf-16")
         self.mark = "\ufeff".encode(encoding) if self.wide or encoding == "utf-8" else b""
@@ -251,13 +306,13 @@ class _Lines:
 
     def next(self) -> _Text | None:
         """The next line; None at the end."""
-        raw = self._wide() if self.wide else self.file.readline(MAXIMUM_LINE_BYTES + 1)
+        raw = self._wide() if self.wide else self._plain(MAXIMUM_LINE_BYTES + 1)
         if not raw:
             return None
         offset, size, text = self.offset, len(raw), None
         if size > MAXIMUM_LINE_BYTES:
-            while raw and not raw.endswith(b"\n"):
-                raw = self.file.readline(SAMPLE_BYTES)
+            while raw and not raw.endswith(self.end):
+                raw = self._plain(SAMPLE_BYTES)
                 size += len(raw)
         else:
             raw = raw.removeprefix(self.mark) if offset == 0 else raw
@@ -266,15 +321,37 @@ class _Lines:
         self.number, self.offset = self.number + 1, offset + size
         return _Text(self.number, offset, size, text)
 
+    def _plain(self, most: int) -> bytes:
+        """A line of an encoding whose ends of lines are one byte, or so much of it."""
+        if self.end == b"\n":
+            return self.file.readline(most)
+        whole = bytearray()
+        while len(whole) < most and (ahead := self.file.peek()):
+            at = ahead.find(self.end)
+            whole += self.file.read(min(len(ahead) if at < 0 else at + 1, most - len(whole)))
+            if at >= 0:
+                break
+        return bytes(whole)
+
     def _wide(self) -> bytes:
-        """A line of UTF-16, whose newline is two bytes at an even place."""
-        whole, end = bytearray(), "\n".encode(self.encoding)
+        """A line of UTF-16, whose end is two bytes at an even place."""
+        whole, mark = bytearray(), self.end.strip(b"\0")
         while len(whole) <= MAXIMUM_LINE_BYTES:
-            piece = self.file.readline(MAXIMUM_LINE_BYTES + 1)
+            piece = self.file.readline(MAXIMUM_LINE_BYTES + 1) if mark == b"\n" else self._to(mark)
             whole += piece
             if self.encoding.endswith("le") and len(whole) % 2:
                 whole += self.file.read(1)
-            if not piece or (len(whole) % 2 == 0 and whole[-2:] == end):
+            if not piece or (len(whole) % 2 == 0 and whole[-2:] == self.end):
+                break
+        return bytes(whole)
+
+    def _to(self, mark: bytes) -> bytes:
+        """What comes up to a byte and with it."""
+        whole = bytearray()
+        while ahead := self.file.peek():
+            at = ahead.find(mark)
+            whole += self.file.read(len(ahead) if at < 0 else at + 1)
+            if at >= 0:
                 break
         return bytes(whole)
 

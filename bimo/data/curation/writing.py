@@ -28,7 +28,7 @@ from bimo.data.curation.store import (
 )
 from bimo.data.shards import SAMPLES_PER_SHARD, Sample, Shard, finished, hash_of, shard_name, write_shard
 
-VERSION = 1
+VERSION = 2
 #: A shard is closed at so many bytes of pictures, however few samples it has: it is put together in memory.
 SHARD_BYTES = 1 << 28
 CHANGED = "changed since it was measured"
@@ -151,7 +151,7 @@ class WriteShard:
 FIXED = (
     *("number", "source", "state", "rule", "step", "reason", "detail", "value", "threshold", "trail"),
     *("captions_before", "captions", "labels", "repeats", "shard", "sha256", "width", "height", "bytes"),
-    *("path", "offset", "size", "form", "column", "fetched"),
+    *("converted", "path", "offset", "size", "form", "column", "fetched"),
 )
 
 
@@ -248,7 +248,7 @@ class WriteTable:
             columns[name] = pa.array([getattr(row, name) for row in standings], texts)
         for name in WRITTEN:
             columns[name] = pa.array([to_cell(getattr(row, name)) for row in standings], texts)
-        columns |= {name: measured[name] for name in ("sha256", "width", "height", "bytes")}
+        columns |= {name: measured[name] for name in ("sha256", "width", "height", "bytes", "converted")}
         columns |= {name: rows[name] for name in ("path", "offset", "size", "form", "column", "fetched")}
         made = {name: _flat(columns[name]) for name in FIXED}
         for score in self.scores:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from bimo.core.part import Part
 from bimo.core.types import Batch, Conditioning
-from bimo.diffusion.pictures import opaque
+from bimo.diffusion.pictures import middle, opaque
 from bimo.diffusion.system import Drawing, System
 from bimo.parts.hints.control import weight_name, weight_of
 
@@ -81,7 +81,7 @@ def prepared(image: Image.Image, size: int) -> Tensor:
     """The middle square of a picture as CLIP's own preparation cuts it, [1, 3, size, size] from 0 to 1."""
     from PIL import Image
 
-    image = opaque(image)
+    image = middle(opaque(image), (size, size))
     width, height = image.size
     short = min(width, height)
     wanted = (int(size * width / short), int(size * height / short))
