@@ -12,28 +12,18 @@ from typing import TYPE_CHECKING, Any
 import pydantic
 
 from bimo.core.errors import RequestError, say
+from bimo.core.files import MAXIMUM_PICTURE_BYTES, demand_regular, read_regular
 from bimo.core.types import Picture, Pixels
 
 if TYPE_CHECKING:
     from bimo.diffusion.system import System
 
-#: A picture's file may be as large as this; what it unpacks to has a limit of its own.
-MAXIMUM_FILE_BYTES = 1 << 28
 _PICTURE: Any = pydantic.TypeAdapter(Pixels)
 
 
 def picture(path: Path) -> Any:
     """The picture in a file. Raises RequestError that names the file where it is none or too large."""
-    try:
-        size = path.stat().st_size
-        if size > MAXIMUM_FILE_BYTES:
-            raise RequestError(
-                f"{path} 有 {size / 1e6:.0f} MB，图片文件最大 {MAXIMUM_FILE_BYTES / 1e6:.0f} MB",
-                f"{path} has {size / 1e6:.0f} MB; a picture's file may have {MAXIMUM_FILE_BYTES / 1e6:.0f}",
-            )
-        content = path.read_bytes()
-    except OSError as error:
-        raise RequestError(f"读不了图片 {path}：{error.strerror}", f"cannot read {path}: {error.strerror}") from None
+    content = read_regular(path, MAXIMUM_PICTURE_BYTES)
     try:
         return _PICTURE.validate_python(content)
     except pydantic.ValidationError as error:
@@ -167,17 +157,20 @@ def lora(text: str) -> tuple[Path, float]:
             f"--lora：没有 {path}；写成 文件 或 文件:权重，例如 水墨.safetensors:0.8",
             f"--lora: there is no {path}; write FILE or FILE:weight, for instance ink.safetensors:0.8",
         )
+    if not path.is_dir():
+        demand_regular(path)
     return path, weight
 
 
 def word(text: str) -> tuple[Path, str]:
     """'FILE' or 'FILE=<word>' -> the file and what its word is called. Raises RequestError where there is no file."""
     file, _, token = text.partition("=")
-    if not Path(file).is_file():
+    if not Path(file).exists():
         raise RequestError(
             f"--embedding：没有文件 {file}；写成 文件 或 文件=<词>，例如 鸭.safetensors=<小黄鸭>",
             f"--embedding: there is no file {file}; write FILE or FILE=<word>, for instance duck.safetensors=<duck>",
         )
+    demand_regular(Path(file))
     return Path(file), token
 
 
@@ -217,6 +210,31 @@ AGAIN_ALONE = (
     "（-m、-o、--json、--open、--dtype、--offload、--lora、--embedding、--control 和原来的图除外）",
     "--again draws what the record says; give no prompt and no settings but -m, -o, --json, --open, --dtype, "
     "--offload, --lora, --embedding, --control and the pictures it was drawn from",
+)
+NEGATIVE_HELP = say(
+    '不要画什么；"" 是空的反向提示词，和不写不同',
+    'what not to draw; "" is the empty negative prompt, which is not none',
+)
+SAMPLER_HELP = say(
+    "采样器，按 A1111 或 diffusers 的名字，如 'DPM++ 2M Karras'、EulerDiscreteScheduler",
+    "the sampler, by its name in A1111 or diffusers: 'DPM++ 2M Karras', EulerDiscreteScheduler ...",
+)
+SCHEDULE_HELP = say(
+    "噪声怎样一步步减少：normal karras exponential beta lu sgm_uniform simple",
+    "how the noise falls: normal karras exponential beta lu sgm_uniform simple",
+)
+SPACING_HELP = say(
+    "各步的时间怎样分布：leading trailing linspace；Turbo、Lightning 用 trailing",
+    "where the times of the steps lie: leading trailing linspace; trailing for Turbo and Lightning",
+)
+ETA_HELP = say("DDIM、TCD 每步重新加多少噪声，0 到 1", "the share of DDIM's or TCD's noise drawn anew, 0 to 1")
+RESCALE_HELP = say(
+    "把引导后的反差拉回多少，0 到 1（arXiv:2305.08891）",
+    "how much of guidance's contrast is taken back, 0 to 1 (arXiv:2305.08891)",
+)
+CLIP_SKIP_HELP = say(
+    "CLIP 从倒数第几层读，按 A1111 数：1 是最后一层；diffusers 的 clip_skip 加 1",
+    "which of CLIP's layers is read, counted as A1111 does: 1 is the last; diffusers' clip_skip plus 1",
 )
 IMAGE_HELP = say("从这张图画起", "begin with this picture")
 MASK_HELP = say("只重画它白色的地方（要有 --image）", "paint only where this is white (needs --image)")

@@ -49,9 +49,9 @@ def standard(picture: Image.Image) -> tuple[Image.Image, str]:
     return picture.convert("RGB"), ""
 
 
-def opaque(picture: Image.Image) -> tuple[Image.Image, bool, str]:
-    """A loaded picture as RGB in sRGB, on white where it is transparent; whether any of the white shows; and the name
-    of the profile that it was converted by. Raises RequestError as ``standard``.
+def opaque(picture: Image.Image, ground: str = "white") -> tuple[Image.Image, bool, str]:
+    """A loaded picture as RGB in sRGB, on white or another ground where it is transparent; whether any of that shows;
+    and the name of the profile that it was converted by. Raises RequestError as ``standard``.
     """
     from PIL import Image
 
@@ -61,7 +61,7 @@ def opaque(picture: Image.Image) -> tuple[Image.Image, bool, str]:
     clear = picture.convert("RGBA")
     if clear.getchannel("A").getextrema()[0] == 255:
         return clear.convert("RGB"), False, profile
-    canvas = Image.new("RGBA", clear.size, "white")
+    canvas = Image.new("RGBA", clear.size, ground)
     canvas.alpha_composite(clear)
     return canvas.convert("RGB"), True, profile
 

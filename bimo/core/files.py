@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import html
 import os
+import stat
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,8 +14,54 @@ from pathlib import Path
 from bimo.core.errors import RequestError
 
 MAXIMUM_PICTURE_PIXELS = 1 << 26
+#: A picture's file may be as large as this; what it unpacks to has the limit above.
+MAXIMUM_PICTURE_BYTES = 1 << 28
 #: Formats whose decoders read pixels and nothing else: others can call programs or open further files.
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
+
+
+#: What a path may be that is no file, by the test of `stat` that finds it.
+_KINDS = (
+    (stat.S_ISDIR, "文件夹", "a folder"),
+    (stat.S_ISFIFO, "管道", "a pipe"),
+    (stat.S_ISCHR, "设备", "a device"),
+    (stat.S_ISBLK, "设备", "a device"),
+    (stat.S_ISSOCK, "套接字", "a socket"),
+)
+
+
+def demand_regular(path: Path, most: int | None = None) -> None:
+    """Raises RequestError where a path is no regular file, or one of more than ``most`` bytes: before it is opened, as
+    pipes wait for ever and devices never end.
+    """
+    try:
+        found = path.stat()
+    except (OSError, ValueError) as error:
+        told = getattr(error, "strerror", None) or str(error)
+        raise RequestError(f"读不了 {path}：{told}", f"cannot read {path}: {told}") from None
+    for kind, zh, en in _KINDS:
+        if kind(found.st_mode):
+            raise RequestError(f"{path} 是{zh}，应为一个文件", f"{path} is {en}; expected a file")
+    if most is not None and found.st_size > most:
+        raise RequestError(
+            f"{path} 有 {found.st_size / 1e6:.0f} MB，最大 {most / 1e6:.0f} MB",
+            f"{path} has {found.st_size / 1e6:.0f} MB; at most {most / 1e6:.0f} are read",
+        )
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """The bytes of a regular file, of which there may be ``most``. Raises RequestError for anything else."""
+    demand_regular(path, most)
+    try:
+        with path.open("rb") as file:
+            content = file.read(most + 1)  # it may have grown, or say 0 as those below /proc do
+    except OSError as error:
+        raise RequestError(f"读不了 {path}：{error.strerror}", f"cannot read {path}: {error.strerror}") from None
+    if len(content) > most:
+        raise RequestError(
+            f"{path} 超过 {most / 1e6:.0f} MB", f"{path} has more than {most / 1e6:.0f} MB, at most that is read"
+        )
+    return content
 
 
 def write_whole(path: Path, content: bytes | Iterable[bytes | memoryview]) -> Path:

@@ -20,7 +20,13 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, overload
 import pydantic
 
 from bimo.core.errors import RequestError
-from bimo.core.files import MAXIMUM_PICTURE_PIXELS, PICTURE_FORMATS, write_whole
+from bimo.core.files import (
+    MAXIMUM_PICTURE_BYTES,
+    MAXIMUM_PICTURE_PIXELS,
+    PICTURE_FORMATS,
+    demand_regular,
+    write_whole,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -29,9 +35,17 @@ if TYPE_CHECKING:
 MAXIMUM_COUNT = 64
 MAXIMUM_STEPS = 1000
 MAXIMUM_SIDE = 8192
+#: Seeds are those that ``torch.Generator`` takes and JSON readers keep whole.
+MAXIMUM_SEED = 2**63 - 1
+#: More than any CLIP has layers.
+MAXIMUM_CLIP_SKIP = 64
 METADATA_KEY = "bimo"
 #: Halves of characters: what bytes that are not UTF-8 become on a command line, and what JSON can hold.
 _NO_TEXT = re.compile("[\ud800-\udfff]")
+#: Records of old say "" where no negative prompt was given; from this format on "" is the empty one.
+EMPTY_NEGATIVE_FORMAT = 2
+#: Samplers by what records called them once.
+FORMER_SAMPLERS = {"dpm++-sde": "dpm++-2m-sde"}
 
 Row = TypeVar("Row")
 
@@ -79,6 +93,12 @@ class Request(pydantic.BaseModel):
     ``dials`` gives weights to the branches of guidance by name. ``image`` and ``mask`` (white: to be painted) are
     pictures or encoded bytes, never paths: a request may come from elsewhere. ``pictures`` are those that hints read,
     by the hint's name. ``strength`` is the share of the steps that ``image`` goes through.
+
+    ``negative`` None is none, by each system's own rule; "" is the empty prompt. ``sampler`` is a name of
+    AUTOMATIC1111's or diffusers', ``schedule`` how its noise falls (normal, karras, exponential, beta ...), ``spacing``
+    where its times lie (leading, trailing, linspace), ``eta`` the share of DDIM's noise that is drawn anew.
+    ``clip_skip`` counts the last layers of CLIP that are left out as AUTOMATIC1111 does: 1 is none of them, diffusers'
+    ``clip_skip`` plus one. ``guidance_rescale`` is phi of arXiv:2305.08891 section 3.4.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
@@ -91,6 +111,11 @@ class Request(pydantic.BaseModel):
     steps: int | None = None
     guidance: float | None = None
     sampler: str | None = None
+    schedule: str | None = None
+    spacing: str | None = None
+    eta: float | None = None
+    guidance_rescale: float | None = None
+    clip_skip: int | None = None
     style: str | None = None
     hints: dict[str, list[float]] = {}
     dials: dict[str, float] = {}
@@ -125,7 +150,22 @@ def checked(request: Request | Mapping[str, Any]) -> Request:
     if request.steps is not None:
         _between("steps", "步数", request.steps, 1, MAXIMUM_STEPS)
     if request.seed is not None:
-        _between("seed", "种子", request.seed, 0, 2**63 - 1)
+        _between("seed", "种子", request.seed, 0, MAXIMUM_SEED)
+        last = request.seed + request.count - 1
+        if last > MAXIMUM_SEED:
+            raise RequestError(
+                f"{request.count} 张图的最后一个种子是 {last}，最大 {MAXIMUM_SEED}；seed 最大 "
+                f"{MAXIMUM_SEED - request.count + 1}",
+                f"the last seed of {request.count} pictures is {last}, above {MAXIMUM_SEED}; let seed be at most "
+                f"{MAXIMUM_SEED - request.count + 1}",
+            )
+    if request.clip_skip is not None:
+        _between("clip_skip", "CLIP 从倒数第几层读", request.clip_skip, 1, MAXIMUM_CLIP_SKIP)
+    for name, share in (("eta", request.eta), ("guidance_rescale", request.guidance_rescale)):
+        if share is not None and not 0 <= share <= 1:
+            raise RequestError(
+                f"{name} 是 {share}，应为 0 到 1 之间的数", f"{name} is {share}; expected a number from 0 to 1"
+            )
     if request.guidance is not None and not (math.isfinite(request.guidance) and 0 <= request.guidance <= 100):
         raise RequestError(
             f"guidance 是 {request.guidance}，应为 0 到 100 之间的数",
@@ -160,6 +200,8 @@ class Picture:
     """A drawn picture with all that is needed to draw it again.
 
     ``request`` is filled in; ``index`` is the place among its ``count``; ``weights`` the SHA-256 of the weights.
+    ``empty_negative`` says that the negative prompt was said to be empty, and that none would have drawn another
+    picture.
     """
 
     image: Image.Image
@@ -169,6 +211,7 @@ class Picture:
     index: int = 0
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
+    empty_negative: bool = False
 
     @property
     def seed(self) -> int:
@@ -181,7 +224,7 @@ class Picture:
             "request": self.request.model_dump(exclude_defaults=True) | {"seed": self.seed, "count": 1},
             "recipe": self.recipe,
             "weights": self.weights,
-        }
+        } | ({"format": EMPTY_NEGATIVE_FORMAT} if self.empty_negative else {})
 
     def png(self) -> bytes:
         """The picture as PNG, with its metadata as JSON in the text chunk ``bimo``."""
@@ -202,6 +245,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     """The metadata of a PNG that bimo drew. Raises RequestError where it has none or is not a picture."""
     from PIL import Image, UnidentifiedImageError
 
+    demand_regular(Path(path), MAXIMUM_PICTURE_BYTES)
     try:
         with Image.open(path) as image:
             text = image.info.get(METADATA_KEY)
@@ -214,7 +258,12 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         )
     try:
         data: dict[str, Any] = json.loads(text)
-        return {"request": dict(data["request"]), "recipe": str(data["recipe"]), "weights": str(data["weights"])}
+        request = dict(data["request"])
+        if not request.get("negative") and data.get("format", 1) < EMPTY_NEGATIVE_FORMAT:
+            request.pop("negative", None)
+        if request.get("sampler") in FORMER_SAMPLERS:
+            request["sampler"] = FORMER_SAMPLERS[request["sampler"]]
+        return {"request": request, "recipe": str(data["recipe"]), "weights": str(data["weights"])}
     except (ValueError, KeyError, TypeError):
         raise RequestError(f"{path} 里的绘图记录坏了", f"the record in {path} is damaged") from None
 

@@ -21,8 +21,13 @@ def on(guide: Guide, scale: float, step: int, steps: int) -> bool:
 
 
 def wanted(guide: Guide, scale: float, negative: str | None) -> float:
-    """The scale for a negative prompt: none where guidance waits to be asked for, and is not."""
-    return guide.neutral if guide.asked and not negative else scale
+    """The scale for a negative prompt: none where guidance waits to be asked for, and is not; the empty one asks."""
+    return guide.neutral if guide.asked and negative is None else scale
+
+
+def heeds_empty(guide: Guide) -> bool:
+    """Whether the empty negative prompt draws otherwise than none."""
+    return guide.asked or guide.null == "unsaid"
 
 
 def combine(guide: Guide, scale: float, answer: Tensor, dials: Sequence[tuple[Branch, float]] = ()) -> Tensor:

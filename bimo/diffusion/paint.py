@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import warnings
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,13 +18,17 @@ from bimo.core.recipe import Branch
 from bimo.core.types import Ask, Conditioning, Encoding, Picture, Request, checked
 from bimo.diffusion import guidance, pictures, weighing
 from bimo.diffusion.pictures import IMAGE, MASK
-from bimo.diffusion.samplers import Sampler
+from bimo.diffusion.samplers import SPACINGS, Sampler, SamplerOptions, schedule_named
+from bimo.diffusion.schedule import Ddpm
 from bimo.diffusion.system import SILENT, BuiltLevel, System, merged, name_of, silenced, stacked
-from bimo.words.emphasis import emphasis
+from bimo.words.emphasis import Emphasis, emphasis
 from bimo.words.styles import styled
 
 #: The share of the steps that a picture goes through where nothing is said, as in diffusers; with a mask the recipe's.
 STRENGTH = 0.8
+#: Where drawing begins with noise alone, the share of the times that its first must reach: below it the denoiser is
+#: told of a picture that is not there.
+FIRST_TIME = 0.85
 
 Painting = Generator[Ask, Tensor, Picture]
 
@@ -69,12 +75,13 @@ def filled(system: System, request: Request | Mapping[str, object]) -> Request:
     if request.image is not None and request.size is None:
         size = pictures.size_for(request.image, math.prod(wanted.size), unit, wanted.sizes)
     settings: dict[str, object] = {
-        "negative": request.negative if request.negative is not None else wanted.negative,
+        "negative": _negative(system, request.negative),
         "size": size,
         "seed": request.seed if request.seed is not None else torch.seed() % 2**32,
         "steps": request.steps or wanted.steps or last.steps,
         "guidance": _first(request.guidance, wanted.guidance, last.guide.scale),
-        "sampler": request.sampler or wanted.sampler or last.sampler,
+        "sampler": wanted.sampler or last.sampler,
+        **_sampling(system, request),
     }
     if request.image is not None and request.strength is None:
         plain = 1.0 if IMAGE in _read_by_hints(system, last.name) else STRENGTH
@@ -108,6 +115,44 @@ def filled(system: System, request: Request | Mapping[str, object]) -> Request:
     return request
 
 
+def _negative(system: System, negative: str | None) -> str | None:
+    """The negative prompt: the recipe's where none is given. None stays where the empty one would draw otherwise."""
+    if negative is not None:
+        return negative
+    return system.recipe.request.negative or (None if _heeds_empty(system) else "")
+
+
+def _heeds_empty(system: System) -> bool:
+    return any(guidance.heeds_empty(level.guide) for level in system.recipe.levels)
+
+
+def _sampling(system: System, request: Request) -> dict[str, object]:
+    """What is said of the sampler, by the names that records keep. Raises RequestError."""
+    found: dict[str, object] = {}
+    schedule = request.schedule
+    if request.sampler:
+        last: Any = system.level(system.recipe.levels[-1].name).schedule
+        found["sampler"], said = last.named(request.sampler)
+        if said is not None and schedule is not None and schedule_named(schedule) != said:
+            raise RequestError(
+                f"采样器 {request.sampler!r} 说的是 {said}，schedule 却是 {schedule!r}；请只说一个",
+                f"the sampler {request.sampler!r} says {said}, but schedule is {schedule!r}; say one of them",
+            )
+        schedule = said or schedule
+    if schedule is not None:
+        found["schedule"] = schedule_named(schedule)
+    if request.spacing is not None:
+        found["spacing"] = request.spacing.strip().casefold()
+        if found["spacing"] not in SPACINGS:
+            zh, en = meant(request.spacing, SPACINGS)
+            raise RequestError(f"没有 spacing {request.spacing!r}{zh}", f"there is no spacing {request.spacing!r}{en}")
+    return found
+
+
+def _options(request: Request) -> SamplerOptions:
+    return SamplerOptions(request.schedule, request.spacing)
+
+
 def _read_by_hints(system: System, level: str) -> set[str]:
     """The names of the request's pictures that the hints of a level read."""
     hints = system.level(level).hints
@@ -138,7 +183,7 @@ def prepare(system: System, request: Request | Mapping[str, object]) -> Prepared
     every = [b for level in system.recipe.levels for b in level.guide.branches if b.prefix and _dial(full, b)]
     prefixes = list(dict.fromkeys(branch.prefix for branch in every))
     prompts = [emphasis(words) for words in (full.negative or "", text, *(prefix + text for prefix in prefixes))]
-    seen: dict[str, None] = {}
+    seen = dict.fromkeys((*(note for prompt in prompts for note in prompt.notes), *_sampler_notes(system, full)))
     for budget in system.budgets(prompts[1].text):
         seen.update(dict.fromkeys(budget.warnings()))
     guided = [level.guide.null in SILENT for level in system.recipe.levels if level.guide.scale > 1]
@@ -150,10 +195,63 @@ def prepare(system: System, request: Request | Mapping[str, object]) -> Prepared
     # Not in inference mode: whoever learns from drawings sends gradients past these.
     with torch.no_grad():
         rows, told = weighing.encoded(system, prompts)
+        skipped = _skipped(system, full, prompts)
     seen.update(dict.fromkeys(told))
-    null, given, *others = (tuple(_row(encoding, row) for encoding in rows) for row in range(2 + len(prefixes)))
+    null = tuple(_row(encoding, 0) for encoding in rows)
+    given, *others = (tuple(_row(e, row) for e in skipped or rows) for row in range(1, 2 + len(prefixes)))
     prefixed = dict(zip(prefixes, others, strict=True))
     return Prepared(full, given, null, prefixed, tuple(seen), pictures.read(full))
+
+
+def _skipped(system: System, request: Request, prompts: Sequence[Emphasis]) -> tuple[Encoding, ...]:
+    """The prompts with the last layers of CLIP left out, () for none of them. As in diffusers the negative prompt is
+    read by all layers. Raises RequestError where there is no CLIP, or it has no such layer.
+    """
+    if request.clip_skip is None:
+        return ()
+    depths = [depth for tower in system.towers if (depth := int(getattr(tower, "skippable", 0)))]
+    if not depths:
+        raise RequestError(
+            f"{system.recipe.name} 的文本塔不是 CLIP，clip_skip 不起作用；请去掉它",
+            f"the text tower of {system.recipe.name} is no CLIP, clip_skip does nothing there; leave it out",
+        )
+    if request.clip_skip > min(depths):
+        raise RequestError(
+            f"clip_skip 是 {request.clip_skip}，{system.recipe.name} 的 CLIP 最多到 {min(depths)}",
+            f"clip_skip is {request.clip_skip}; the CLIP of {system.recipe.name} allows 1 to {min(depths)}",
+        )
+    return weighing.encoded(system, prompts, request.clip_skip - 1)[0] if request.clip_skip > 1 else ()
+
+
+def _sampler_notes(system: System, request: Request) -> tuple[str, ...]:
+    """What is to be told of the last level's sampler before anything is drawn. Raises RequestError where it cannot go
+    as the request says.
+    """
+    level = system.level(system.recipe.levels[-1].name)
+    shape = system.space(level.recipe.name).shape(request.size or (0, 0))
+    steps = request.steps or level.recipe.steps
+    with torch.device("cpu"):
+        sampler = level.schedule.sampler(request.sampler or level.recipe.sampler, steps, shape, _options(request))
+    if request.eta is not None and "eta" not in inspect.signature(sampler.step).parameters:
+        raise RequestError(
+            f"采样器 {type(sampler).__name__} 没有 eta；有的是 ddim、tcd",
+            f"the sampler {type(sampler).__name__} has no eta; those that have are ddim, tcd",
+        )
+    law = level.schedule
+    if request.image is not None or not isinstance(law, Ddpm) or not law.learnable:
+        return ()
+    first = float(sampler.timesteps[0])
+    if first >= FIRST_TIME * (law.count - 1):
+        return ()
+    spacing = getattr(getattr(sampler, "config", None), "timestep_spacing", "")
+    cure = say("请用 --spacing trailing，或多走几步", "use --spacing trailing, or more steps")
+    return (
+        say(
+            f"{steps} 步的时间（{spacing}）从 {first:g} 而不是 {law.count - 1} 开始，画面会糊；{cure}",
+            f"the times of {steps} steps ({spacing}) begin at {first:g} and not at {law.count - 1}: the picture will "
+            f"be a blur; {cure}",
+        ),
+    )
 
 
 def _dial(request: Request, branch: Branch) -> float:
@@ -171,9 +269,10 @@ def _row(encoding: Encoding, row: int) -> Encoding:
 def paint(system: System, prepared: Prepared, index: int = 0) -> Painting:
     """One picture, as ``pixels`` gives it."""
     drawn = yield from pixels(system, prepared, index)
-    warnings = (*prepared.warnings, *pictures.told_of(drawn))
+    told = (*prepared.warnings, *pictures.told_of(drawn))
     image = pictures.to_image(drawn)
-    return Picture(image, prepared.request, system.recipe.name, system.weights_hash, index, 0.0, warnings)
+    empty = prepared.request.negative == "" and _heeds_empty(system)
+    return Picture(image, prepared.request, system.recipe.name, system.weights_hash, index, 0.0, told, empty)
 
 
 def pixels(system: System, prepared: Prepared, index: int = 0) -> Generator[Ask, Tensor, Tensor]:
@@ -207,14 +306,21 @@ def _level(system: System, level: BuiltLevel, prepared: Prepared, drawing: Drawi
     shape = system.space(recipe.name).shape(request.size or (0, 0))
     name = (request.sampler or recipe.sampler) if last else recipe.sampler
     with torch.device("cpu"):  # diffusers' samplers reckon by numpy, and leave x where it is
-        sampler = level.schedule.sampler(name, steps, shape)
+        sampler = level.schedule.sampler(name, steps, shape, _options(request) if last else SamplerOptions())
+    if getattr(sampler, "noise_sampler_seed", 0) is None:
+        # Noise of its own, which diffusers would draw from a seed that nobody knows.
+        setattr(sampler, "noise_sampler_seed", drawing.noise.initial_seed())  # noqa: B010
+    guide = recipe.guide
+    if last and request.guidance_rescale is not None:
+        guide = replace(guide, rescale=request.guidance_rescale)
     dials = [(b, _dial(request, b)) for b in recipe.guide.branches if _dial(request, b)]
     if last and request.image is not None:
         x, times, kept = _begun(system, recipe.name, drawing, sampler, steps, shape)
     else:
         x, times, kept = _noise(sampler, shape, drawing.noise), sampler.timesteps, None
     given, every = _conditionings(system, level, prepared, drawing, shape, dials)
-    settings = _step_settings(sampler, drawing.noise)
+    clipped = isinstance(level.schedule, Ddpm) and bool(level.schedule.percentile)
+    settings = _step_settings(sampler, drawing.noise, request.eta if last else None, clipped)
     count = len(times)
     whole = _takes_variance(sampler)
     for step, t in enumerate(times):
@@ -222,8 +328,8 @@ def _level(system: System, level: BuiltLevel, prepared: Prepared, drawing: Drawi
         conditioning, rows = (every, 2 + len(dials)) if guided else (given, 1)
         seen = sampler.scale_model_input(x, t)
         answer = yield Ask(recipe.name, torch.cat([seen] * rows), t.expand(rows), conditioning, step, count)
-        answer = guidance.combine(recipe.guide, scale, answer, dials)
-        x = sampler.step(answer if whole else answer[:, : shape[0]], t, x, **settings).prev_sample
+        answer = guidance.combine(guide, scale, answer, dials)
+        x = _stepped(sampler, answer if whole else answer[:, : shape[0]], t, x, settings)
         if kept is not None:
             x = kept.put_back(x, sampler, times[step + 1] if step + 1 < count else None)
     return x
@@ -326,7 +432,7 @@ def _conditionings(
     given = system.condition(prepared.given, hints)
     null = system.condition(prepared.null, nulls)
     kind = level.recipe.guide.null
-    if kind in SILENT or (kind == "unsaid" and not prepared.request.negative):
+    if kind in SILENT or (kind == "unsaid" and prepared.request.negative is None):
         words = Conditioning(given.streams, given.vector)
         null = merged(silenced(words, torch.ones(1, dtype=torch.bool), kind == "hidden"), nulls)
     others: list[Conditioning] = []
@@ -343,15 +449,33 @@ def _takes_variance(sampler: Sampler) -> bool:
     return str(getattr(getattr(sampler, "config", None), "variance_type", "")) in {"learned", "learned_range"}
 
 
-def _step_settings(sampler: object, noise: torch.Generator) -> dict[str, Any]:
-    import inspect
-
-    takes = inspect.signature(getattr(sampler, "step")).parameters  # noqa: B009
+def _step_settings(
+    sampler: Sampler, noise: torch.Generator, eta: float | None = None, clipped: bool = False
+) -> dict[str, Any]:
+    """What a step is told besides, as diffusers' pipelines tell it: the generator, and no eta but that asked for."""
+    takes = inspect.signature(sampler.step).parameters
     settings: dict[str, Any] = {"generator": noise} if "generator" in takes else {}
-    if "use_clipped_model_output" in takes and getattr(getattr(sampler, "config", None), "thresholding", False):
+    if "eta" in takes:
+        settings["eta"] = eta or 0.0
+    if clipped and "use_clipped_model_output" in takes:
         # Where x is clipped, what is left of the noise follows from it.
         settings["use_clipped_model_output"] = True
     return settings
+
+
+def _stepped(sampler: Sampler, answer: Tensor, t: Tensor, x: Tensor, settings: Mapping[str, Any]) -> Tensor:
+    """x at the next time. Raises RequestError where the sampler cannot go on as it is set."""
+    try:
+        with warnings.catch_warnings():
+            # torchsde warns of the last bit of a time that diffusers gives it.
+            warnings.filterwarnings("ignore", module="torchsde")
+            return sampler.step(answer, t, x, **settings).prev_sample
+    except (ValueError, IndexError, NotImplementedError, AssertionError, RecursionError) as error:
+        name, count = type(sampler).__name__, len(sampler.timesteps)
+        raise RequestError(
+            f"采样器 {name} 走不下去（{error}，共 {count} 步）；请换采样器或步数",
+            f"the sampler {name} cannot go on ({error}, of {count} steps); take another sampler or other steps",
+        ) from None
 
 
 def _first(*values: float | None) -> float:

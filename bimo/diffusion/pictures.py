@@ -41,11 +41,11 @@ def upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
-def opaque(image: Image.Image) -> Image.Image:
-    """The picture upright, in RGB and sRGB by its own profile, on white where it is transparent. Raises RequestError
-    for fractions whose white nobody knows.
+def opaque(image: Image.Image, ground: str = "white") -> Image.Image:
+    """The picture upright, in RGB and sRGB by its own profile, on white or another ground where it is transparent.
+    Raises RequestError for fractions whose white nobody knows.
     """
-    return colour.opaque(upright(image))[0]
+    return colour.opaque(upright(image), ground)[0]
 
 
 def middle(image: Image.Image, size: tuple[int, int], times: int = 16) -> Image.Image:
@@ -72,10 +72,12 @@ def pixels_of(image: Image.Image, size: tuple[int, int]) -> Tensor:
 
 
 def mask_of(image: Image.Image, size: tuple[int, int]) -> Tensor:
-    """[1, 1, H, W] of 0 (to be kept) and 1 (to be painted): what is half white or more is painted."""
+    """[1, 1, H, W] of 0 (to be kept) and 1 (to be painted): what is half white or more is painted; what is transparent
+    is kept, as diffusers reads a layer that nothing was drawn on.
+    """
     from PIL import Image
 
-    resized = opaque(image).resize(size, resample=Image.Resampling.LANCZOS).convert("L")
+    resized = opaque(image, "black").resize(size, resample=Image.Resampling.LANCZOS).convert("L")
     values = torch.tensor(numpy.array(resized).astype(numpy.float32) / 255.0)
     return (values >= 0.5).float()[None, None]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import numpy
@@ -13,17 +13,30 @@ from torch import Tensor, nn
 
 from bimo.core.errors import RecipeError, RequestError
 from bimo.core.part import Part
+from bimo.core.types import FORMER_SAMPLERS
 from bimo.diffusion.samplers import (
+    EDM_SAMPLERS,
     FLOW_SAMPLERS,
     SAMPLERS,
     SINGLESTEP,
     UNLIMITED,
     Euler,
+    NamedSampler,
     Once,
     Sampler,
-    of_diffusers,
+    SamplerOptions,
+    sampler_named,
+    takes,
+    timed,
     unscaled,
 )
+
+#: A sampler of which nothing is said but its name.
+PLAIN = SamplerOptions()
+#: Ways in which the noise grows from step to step that training knows.
+BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace")
+#: Predictions that a training target is known for.
+LEARNT = ("epsilon", "sample", "v_prediction")
 
 
 class Schedule(Protocol):
@@ -41,8 +54,12 @@ class Schedule(Protocol):
         """What the denoiser should answer for x_t, [B, C, h, w]."""
         ...
 
-    def sampler(self, name: str, steps: int, shape: tuple[int, ...] = ()) -> Sampler:
+    def sampler(self, name: str, steps: int, shape: tuple[int, ...] = (), options: SamplerOptions = PLAIN) -> Sampler:
         """A fresh sampler with its times set; ``shape`` is that of x, on whose size the times may depend."""
+        ...
+
+    def named(self, name: str) -> tuple[str, str | None]:
+        """The key of a sampler by what was typed, and the schedule that this says. Raises RequestError."""
         ...
 
 
@@ -62,6 +79,7 @@ class Flow(Part):
     ``max_shift`` times the root of length / ``base_length`` ("root"); a is e^mu, or mu itself where ``curve`` is
     "linear". ``grid`` are the times before that: the sampler's own, from 1 to 1 / steps ("even"), or whole ones from
     the last to 1, which the denoiser is told as they are ("whole"). ``terminal`` stretches them so as to end there.
+    ``config`` is the publisher's own sampler setting where the fields do not say all of it.
     """
 
     mean: float = 0.0
@@ -77,6 +95,7 @@ class Flow(Part):
     patch: int = 2
     grid: Literal["own", "even", "whole"] = "own"
     terminal: float = 0.0
+    config: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def times(self, count: int, generator: torch.Generator) -> Tensor:
         """Logit-normal times, [B]."""
@@ -92,17 +111,44 @@ class Flow(Part):
         """The velocity noise - x, [B, C, h, w]."""
         return noise - x
 
-    def sampler(self, name: str, steps: int, shape: tuple[int, ...] = ()) -> Sampler:
+    def named(self, name: str) -> tuple[str, str | None]:
+        """The key of a sampler of flows. Raises RequestError."""
+        return sampler_named(name, FLOW_SAMPLERS)
+
+    def sampler(self, name: str, steps: int, shape: tuple[int, ...] = (), options: SamplerOptions = PLAIN) -> Sampler:
         """Euler's method, or diffusers' solver where the name or the times ask for it. Raises RequestError for an
-        unknown name.
+        unknown name, and for what a solver does not take.
         """
-        if name in ("", "euler") and not (self.dynamic or self.terminal) and self.grid == "own":
+        if name and name not in FLOW_SAMPLERS:
+            name, schedule = self.named(name)
+            options = options if schedule is None else replace(options, schedule=schedule)
+        plain = not (self.dynamic or self.terminal or self.config) and self.grid == "own"
+        if name in ("", "euler") and plain and options == PLAIN:
             return Euler(self._signals(steps), self.last)
-        if name == "heun" and (self.dynamic or self.terminal or self.grid != "own"):
+        if name == "heun" and not plain:
             raise RequestError(
-                "这个模型的时间表只有 euler 采样器能走；请用 euler",
-                "the times of this model are for the sampler euler alone; use euler",
+                "这个模型的时间表采样器 heun 走不了；请用 euler 或 lcm",
+                "the times of this model are not for the sampler heun; use euler or lcm",
             )
+        made = self._made(name, options)
+        moved = {"mu": self.mu(shape)} if self.dynamic else {}
+        if self.grid == "even":
+            timed(made, name, steps, sigmas=numpy.linspace(1.0, 1 / steps, steps), **moved)
+        elif self.grid == "whole":
+            whole = numpy.linspace(self.last, 1.0, steps).astype(numpy.int64).astype(numpy.float32)
+            timed(made, name, steps, timesteps=whole, sigmas=whole / self.last, **moved)
+        else:
+            timed(made, name, steps, **moved)
+        if not hasattr(made, "init_noise_sigma"):
+            made.init_noise_sigma = 1.0
+        if not hasattr(made, "scale_model_input"):
+            made.scale_model_input = unscaled
+        return made
+
+    def _made(self, name: str, options: SamplerOptions) -> Any:
+        """A scheduler of diffusers: the publisher's for "", else the named one with the publisher's settings."""
+        import diffusers
+
         law: dict[str, Any] = {"shift": self.shift}
         if self.dynamic:
             # The sampler reads the first two; the rest is for a folder that keeps its settings.
@@ -111,20 +157,11 @@ class Flow(Part):
             law |= {"base_image_seq_len": self.base_length, "max_image_seq_len": self.max_length}
         if self.terminal:
             law["shift_terminal"] = self.terminal
-        made = of_diffusers(FLOW_SAMPLERS, name or "euler", law)
-        moved = {"mu": self.mu(shape)} if self.dynamic else {}
-        if self.grid == "even":
-            made.set_timesteps(sigmas=numpy.linspace(1.0, 1 / steps, steps), **moved)
-        elif self.grid == "whole":
-            whole = numpy.linspace(self.last, 1.0, steps).astype(numpy.int64).astype(numpy.float32)
-            made.set_timesteps(timesteps=whole, sigmas=whole / self.last, **moved)
-        else:
-            made.set_timesteps(steps, **moved)
-        if not hasattr(made, "init_noise_sigma"):
-            made.init_noise_sigma = 1.0
-        if not hasattr(made, "scale_model_input"):
-            made.scale_model_input = unscaled
-        return made
+        said = {setting: value for setting, value in self.config.items() if not setting.startswith("_")}
+        own = str(self.config.get("_class_name", "")) if not name else ""
+        cls: Any = getattr(diffusers, own or FLOW_SAMPLERS[name or "euler"].cls)
+        given = {setting: value for setting, value in (law | said).items() if takes(cls, setting)}
+        return cls(**(given | options.settings(name or "euler", cls)))
 
     def mu(self, shape: tuple[int, ...]) -> float:
         """How far the times of an x of a shape (C, h, w) are moved, where that is dynamic."""
@@ -162,7 +199,7 @@ class Ddpm(Part):
     ``begin`` is the share of the times at which "dpm-singlestep" begins.
     """
 
-    betas: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "scaled_linear"
+    betas: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"] = "scaled_linear"
     start: float = 0.00085
     end: float = 0.012
     count: int = 1000
@@ -182,6 +219,19 @@ class Ddpm(Part):
                 "let prediction be v_prediction or sample",
             )
 
+    @property
+    def learnable(self) -> bool:
+        """Whether the publisher's sampler goes by betas, as all that is learnt here does."""
+        import diffusers
+
+        if not self.config:
+            return True
+        cls: Any = getattr(diffusers, str(self.config["_class_name"]))
+        flows = self.config.get("use_flow_sigmas") or self.config.get("prediction_type", "epsilon") not in LEARNT
+        rescaled = bool(self.config.get("rescale_betas_zero_snr")) and not self.zero_terminal
+        other = self.config.get("beta_schedule", self.betas) != self.betas
+        return takes(cls, "beta_schedule") and not (flows or rescaled or other)
+
     def times(self, count: int, generator: torch.Generator) -> Tensor:
         """Uniform whole times, [B]."""
         return torch.randint(0, self.count, (count,), generator=generator).float()
@@ -190,6 +240,12 @@ class Ddpm(Part):
         """The cumulative product of 1 - beta, [count]."""
         from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
+        if not self.learnable:
+            name = self.config["_class_name"]
+            raise RecipeError(
+                f"这个模型的噪声（{name}）不由 beta 决定：能画，不能在这里训练",
+                f"the noise of this model ({name}) does not go by betas: it draws, but is not trained here",
+            )
         return DDPMScheduler(**self._law(), rescale_betas_zero_snr=self.zero_terminal).alphas_cumprod
 
     def noised(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -226,37 +282,80 @@ class Ddpm(Part):
             return (noised - (1 - a).sqrt() * answer) / a.sqrt()
         return answer if self.prediction == "sample" else a.sqrt() * noised - (1 - a).sqrt() * answer
 
-    def sampler(self, name: str, steps: int, shape: tuple[int, ...] = ()) -> Sampler:
-        """The named sampler, or the publisher's own for "". Raises RequestError for an unknown name, and for one that
-        cannot clip where this law is to be clipped.
-        """
-        import diffusers
+    def named(self, name: str) -> tuple[str, str | None]:
+        """The key of a sampler that goes with this noise. Raises RequestError."""
+        table = self._table()
+        return sampler_named(name, table, (SINGLESTEP,) if table is SAMPLERS else ())
 
+    def sampler(self, name: str, steps: int, shape: tuple[int, ...] = (), options: SamplerOptions = PLAIN) -> Sampler:
+        """The named sampler, or the publisher's own for "". Raises RequestError for an unknown name, for one that
+        cannot clip where this law is to be clipped, and for what the sampler does not take.
+        """
+        name = FORMER_SAMPLERS.get(name, name)  # saved recipes may have it
+        if name and name != SINGLESTEP and name not in self._table():
+            name, schedule = self.named(name)
+            options = options if schedule is None else replace(options, schedule=schedule)
         self._refuse(name)
         if name == SINGLESTEP:
+            if options != PLAIN:
+                raise RequestError(
+                    f"采样器 {name} 的时间表是固定的；请去掉 schedule 和 spacing",
+                    f"the times of the sampler {name} are its own; leave schedule and spacing out",
+                )
             from bimo.diffusion.singlestep import Singlestep
 
             return Singlestep(self.signal(), steps, self.prediction, self.percentile, self.begin)
+        return timed(self._made(name, options), name, steps)
+
+    def _table(self) -> Mapping[str, NamedSampler]:
+        """The samplers that go with this noise: of a publisher's who does not go by betas, none but kin of it."""
+        import diffusers
+
+        own = str(self.config.get("_class_name", ""))
+        if own in {sampler.cls for sampler in EDM_SAMPLERS.values()}:
+            return EDM_SAMPLERS
+        if self.config.get("use_flow_sigmas"):
+            return {n: s for n, s in SAMPLERS.items() if takes(getattr(diffusers, s.cls), "use_flow_sigmas")}
+        return SAMPLERS if not own or takes(getattr(diffusers, own), "beta_schedule") else {}
+
+    def _made(self, name: str, options: SamplerOptions) -> Any:
+        """A scheduler of diffusers: the publisher's for "", else the named one with all that the publisher's settings
+        say and it has, as diffusers' ``from_config`` takes them over.
+        """
+        import diffusers
+
         if not name and self.config:
-            settings = {k: v for k, v in self.config.items() if not k.startswith("_")}
-            made: Any = getattr(diffusers, str(self.config["_class_name"])).from_config(settings)
-        else:
-            told = self._law() | self._clipping(name or "ddim")
-            if self.zero_terminal:
-                # An offset of the times would leave the last one out again.
-                told |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "steps_offset": 0}
-            made = of_diffusers(SAMPLERS, name or "ddim", told)
-        made.set_timesteps(steps)
-        return made
+            cls: Any = getattr(diffusers, str(self.config["_class_name"]))
+            return cls.from_config(self._said(), **options.settings(cls.__name__, cls))
+        sampler = self._table()[name or "ddim"]
+        cls = getattr(diffusers, sampler.cls)
+        told = {**sampler.fixed, **options.settings(name or "ddim", cls)}
+        if self.config:
+            said = self._said()
+            # Where nothing is said latents are never clipped, and Runge-Kutta's steps are left out, as ever.
+            kept = {"clip_sample": False, "skip_prk_steps": True}
+            told = {n: v for n, v in kept.items() if takes(cls, n) and n not in said} | told
+            return cls.from_config(said, **told)
+        settings = {**sampler.defaults, **self._law(), **self._clipping(name or "ddim")}
+        if self.zero_terminal:
+            # An offset of the times would leave the last one out again.
+            settings |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "steps_offset": 0}
+        return cls(**{n: v for n, v in (settings | told).items() if takes(cls, n)})
+
+    def _said(self) -> dict[str, Any]:
+        """What the publisher's settings say, without what they leave to the defaults of their class."""
+        silent = set(self.config.get("_use_default_values", ()))
+        return {n: v for n, v in self.config.items() if n not in silent and n != "_use_default_values"}
 
     def _law(self) -> dict[str, Any]:
+        trained = self.config.get("trained_betas")
         return {
             "beta_schedule": self.betas,
             "beta_start": self.start,
             "beta_end": self.end,
             "num_train_timesteps": self.count,
             "prediction_type": self.prediction,
-        }
+        } | ({} if trained is None else {"trained_betas": list(trained)})
 
     def _clipping(self, name: str) -> dict[str, Any]:
         """What a sampler of diffusers is told of the percentile and the learnt variance."""
@@ -266,7 +365,7 @@ class Ddpm(Part):
         if name == "ddpm" and self.variance == "learned_range":
             settings["variance_type"] = "learned_range"
         if self.percentile and name in SAMPLERS:
-            able = [n for n, (cls, _) in SAMPLERS.items() if _takes(getattr(diffusers, cls), "thresholding")]
+            able = [n for n, found in SAMPLERS.items() if takes(getattr(diffusers, found.cls), "thresholding")]
             if name not in able:
                 listed = ", ".join([SINGLESTEP, *able])
                 raise RequestError(
@@ -284,18 +383,12 @@ class Ddpm(Part):
 
         if not self.zero_terminal or name not in (SINGLESTEP, *SAMPLERS):
             return
-        able = [n for n, (cls, _) in SAMPLERS.items() if _takes(getattr(diffusers, cls), "rescale_betas_zero_snr")]
+        able = [n for n, s in SAMPLERS.items() if takes(getattr(diffusers, s.cls), "rescale_betas_zero_snr")]
         if name not in able:
             raise RequestError(
                 f"采样器 {name!r} 走不了重标过的噪声律（zero_terminal）；可用的是 {', '.join(able)}",
                 f"the sampler {name!r} cannot go by rescaled betas (zero_terminal); there is {', '.join(able)}",
             )
-
-
-def _takes(cls: Any, name: str) -> bool:
-    import inspect
-
-    return name in inspect.signature(cls.__init__).parameters
 
 
 def _variational(law: Ddpm, answer: Tensor, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -340,6 +433,10 @@ class Mean(Part):
         """x itself, [B, C, h, w]."""
         return x
 
-    def sampler(self, name: str, steps: int, shape: tuple[int, ...] = ()) -> Sampler:
+    def named(self, name: str) -> tuple[str, str | None]:
+        """Any name: there is one step whatever was asked."""
+        return name, None
+
+    def sampler(self, name: str, steps: int, shape: tuple[int, ...] = (), options: SamplerOptions = PLAIN) -> Sampler:
         """One step whatever was asked: there is no noise to remove bit by bit."""
         return Once()

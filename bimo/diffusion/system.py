@@ -268,9 +268,13 @@ class System(nn.Module):
         space = self.recipe.level(name).space
         return self.space(space) if isinstance(space, str) else cast(Space, self.level(name).space)
 
-    def encode(self, texts: Sequence[str]) -> tuple[Encoding, ...]:
-        """Texts through every tower."""
-        return tuple(turned_encoding(tower.encode(texts), torch.float32) for tower in self.towers)
+    def encode(self, texts: Sequence[str], skip: int = 0) -> tuple[Encoding, ...]:
+        """Texts through every tower; those of CLIP leave ``skip`` of their last layers out."""
+        rows = [
+            cast(Any, tower).encode(texts, skip) if skip and getattr(tower, "skippable", 0) else tower.encode(texts)
+            for tower in self.towers
+        ]
+        return tuple(turned_encoding(row, torch.float32) for row in rows)
 
     def budgets(self, text: str) -> list[Budget]:
         """What of a text each tower reads."""

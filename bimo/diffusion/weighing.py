@@ -14,8 +14,9 @@ from bimo.diffusion.system import System, Tower
 from bimo.words.emphasis import Emphasis
 
 
-def encoded(system: System, prompts: Sequence[Emphasis]) -> tuple[tuple[Encoding, ...], tuple[str, ...]]:
-    """The prompts through every tower, as they are emphasised, and what is to be told of it.
+def encoded(system: System, prompts: Sequence[Emphasis], skip: int = 0) -> tuple[tuple[Encoding, ...], tuple[str, ...]]:
+    """The prompts through every tower, as they are emphasised, and what is to be told of it. ``skip`` is as in
+    ``System.encode``.
 
     z' = e + w (z - e) for the tokens of the words, e those of the empty prompt at the same places, as ComfyUI
     weighs. (AUTOMATIC1111 scales z and gives the text its old mean back: a BERT ends with a norm, its mean is
@@ -24,8 +25,8 @@ def encoded(system: System, prompts: Sequence[Emphasis]) -> tuple[tuple[Encoding
     """
     texts = [prompt.text for prompt in prompts]
     if not any(prompt.spans for prompt in prompts):
-        return system.encode(texts), ()
-    plain = system.encode([*texts, ""])
+        return system.encode(texts, skip), ()
+    plain = system.encode([*texts, ""], skip)
     every = [_weighed(tower, prompts, e) for tower, e in zip(system.towers, plain, strict=True)]
     found = tuple(encoding for encoding, _ in every)
     heard = [weighed for _, weighed in every]

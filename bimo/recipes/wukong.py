@@ -134,7 +134,7 @@ wukong_2 = replace(
         ),
     ),
     weights=Published(),
-    request=Defaults(size=(768, 768), guidance=7.5, steps=25, sampler="dpm++-sde"),
+    request=Defaults(size=(768, 768), guidance=7.5, steps=25, sampler="dpm++-2m-sde"),
     note="768 pixels and a multistep sampler of stochastic equations with 20 to 30 steps are all that was told; its "
-    "weights and code were not. dpm++-sde is the nearest of known samplers, unverified.",
+    "weights and code were not. dpm++-2m-sde is the nearest of known samplers, unverified.",
 )

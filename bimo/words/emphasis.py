@@ -1,73 +1,96 @@
-"""Emphasis in a prompt: (词:1.3) or （词：1.3） makes words count more or less, in full width as in half width."""
+"""Emphasis in a prompt: (词:1.3) or （词：1.3） makes words count more or less, in full width as in half width.
+
+It is AUTOMATIC1111's syntax with a number; what else has a bracket, a colon and a number stays prose and is told of.
+"""
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 
-from bimo.core.errors import RequestError
+from bimo.core.errors import say
 
-#: What a weight may be: at the ends of it pictures fall apart.
-LOWEST, HIGHEST = 0.0, 4.0
+#: What a weight may be: beyond it pictures fall apart, and a number in brackets is no weight.
+LOWEST, HIGHEST = 0.0, 2.0
 _OPEN, _CLOSE = "(（", ")）"
 _ESCAPES = {f"\\{mark}" for mark in _OPEN + _CLOSE}
 #: A colon, a number and a closing bracket, any of them full width: the end of an emphasis.
-_WEIGHT = re.compile(r"[:：]\s*([-+]?[0-9０-９]*[.．]?[0-9０-９]+)\s*[)）]")
+_WEIGHT = re.compile(r"[:：]\s*([-+]?(?:[0-9０-９]+[.．]?[0-9０-９]*|[.．][0-9０-９]+))\s*[)）]")
 
 
 @dataclass(frozen=True)
 class Emphasis:
-    """``text`` without its marks, and what counts differently: (start, end, weight), characters of ``text``."""
+    """``text`` without its marks, and what counts differently: (start, end, weight), characters of ``text``.
+
+    ``notes`` are what is to be told of it: weights that may have been meant as prose, prose that may have been meant as
+    a weight.
+    """
 
     text: str
     spans: tuple[tuple[int, int, float], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def emphasis(prompt: str) -> Emphasis:
     r"""What a prompt says and how much each part of it counts; emphases inside one another multiply.
 
     Brackets without a number are part of the text, as 《》 and 「」 are: a sentence may have an aside（如此）. Nor do
-    (16:9) and (8:30) weigh a number; ``\(`` is a bracket whatever follows. Raises RequestError for a
-    weight out of range.
+    (16:9), (比例 1:2) and (上午8:30) weigh anything, nor numbers that are no weight, (第一队:30); ``\(`` is a bracket
+    whatever follows.
     """
     text: list[str] = []
     opened: list[int] = []
     spans: list[tuple[int, int, float]] = []
+    notes: list[str] = []
     at = 0
     while at < len(prompt):
-        ending = _WEIGHT.match(prompt, at)
+        ending = _WEIGHT.match(prompt, at) if opened else None
         if prompt[at : at + 2] in _ESCAPES:
             text.append(prompt[at + 1])
             at += 2
-        elif ending and opened and not _number("".join(text[opened[-1] + 1 :])):
-            first = opened.pop()
-            del text[first]  # the bracket that it closes
-            opened = [place for place in opened if place < first]
-            spans = [(a - (a > first), b - (b > first), w) for a, b, w in spans]
-            spans.append((first, len(text), _checked(ending[1], prompt)))
-            at = ending.end()
-        else:
-            if prompt[at] in _OPEN:
-                opened.append(len(text))
-            elif prompt[at] in _CLOSE and opened:
+            continue
+        if ending:
+            first = opened[-1]
+            inside = "".join(text[first + 1 :])
+            weight = float(ending[1].replace("．", "."))  # Python reads full-width digits as they are
+            shown = "".join(text[first:]) + ending[0]
+            if not LOWEST <= weight <= HIGHEST and not _ratio(inside, ending[1]):
+                notes.append(_left(shown, ending[1]))
+            elif not _ratio(inside, ending[1]):
+                if "." not in ending[1] and "．" not in ending[1]:
+                    notes.append(_taken(shown, weight))
                 opened.pop()
-            text.append(prompt[at])
-            at += 1
-    return Emphasis("".join(text), tuple(sorted((a, b, w) for a, b, w in spans if a < b and w != 1.0)))
+                del text[first]  # the bracket that it closes
+                spans = [(a - (a > first), b - (b > first), w) for a, b, w in spans]
+                spans.append((first, len(text), weight))
+                at += len(ending[0])
+                continue
+        if prompt[at] in _OPEN:
+            opened.append(len(text))
+        elif prompt[at] in _CLOSE and opened:
+            opened.pop()
+        text.append(prompt[at])
+        at += 1
+    found = sorted((a, b, w) for a, b, w in spans if a < b and w != 1.0)
+    return Emphasis("".join(text), tuple(found), tuple(dict.fromkeys(notes)))
 
 
-def _number(inside: str) -> bool:
-    """Whether a bracket holds a ratio or a time of day, (16:9), which is what it says."""
-    return inside.strip().isdecimal()
+def _ratio(inside: str, number: str) -> bool:
+    """Whether a bracket ends in a ratio, a score or a time, (16:9), (比例 1:2): whole numbers about the colon."""
+    return inside.strip().isdecimal() or (inside[-1:].isdecimal() and number.isdecimal())
 
 
-def _checked(number: str, prompt: str) -> float:
-    weight = float(number.replace("．", "."))  # Python reads full-width digits as they are
-    if not (math.isfinite(weight) and LOWEST <= weight <= HIGHEST):
-        raise RequestError(
-            f"提示词 {prompt!r} 里的权重是 {number}，应在 {LOWEST} 到 {HIGHEST} 之间；若不是权重，请在括号前加 \\",
-            f"a weight in the prompt {prompt!r} is {number}; expected {LOWEST} to {HIGHEST}; if it is no weight, "
-            "put \\ before the bracket",
-        )
-    return weight
+def _left(shown: str, number: str) -> str:
+    return say(
+        f"{shown} 按文字读：{number} 不是 {LOWEST:g} 到 {HIGHEST:g} 之间的权重；要加权请写 {LOWEST:g} 到 {HIGHEST:g}，"
+        "例如 (词:1.3)；在括号前加 \\ 就没有这句话",
+        f"{shown} is read as it stands: {number} is no weight from {LOWEST:g} to {HIGHEST:g}; to weigh words write "
+        "one, for instance (word:1.3); with \\ before the bracket this is not said",
+    )
+
+
+def _taken(shown: str, weight: float) -> str:
+    return say(
+        f"{shown} 读作权重 {weight:g}；若是文字，请在括号前加 \\",
+        f"{shown} is taken for a weight of {weight:g}; if it is text, put \\ before the bracket",
+    )

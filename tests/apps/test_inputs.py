@@ -115,7 +115,7 @@ def test_a_picture_too_large_is_refused_before_it_is_decoded(
 ) -> None:
     Image.new("1", (9_000, 9_000)).save("wide.png")
     assert "9000x9000 pixels" in draw(*PLAIN, "out.png", "--image", "wide.png")[1]
-    monkeypatch.setattr(cli_inputs, "MAXIMUM_FILE_BYTES", 10)
+    monkeypatch.setattr(cli_inputs, "MAXIMUM_PICTURE_BYTES", 10)
     assert "may have" in draw(*PLAIN, "out.png", "--image", "red.png")[1]
 
 

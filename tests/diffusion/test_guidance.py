@@ -112,7 +112,7 @@ def test_a_scale_may_count_from_zero() -> None:
 
 def test_guidance_that_waits_for_a_negative_prompt() -> None:
     guide = Guide(asked=True)
-    assert [wanted(guide, 4.0, negative) for negative in ("", None, " ", "x")] == [1.0, 1.0, 4.0, 4.0]
+    assert [wanted(guide, 4.0, negative) for negative in ("", None, " ", "x")] == [4.0, 1.0, 4.0, 4.0]
     assert wanted(Guide(), 4.0, "") == 4.0
 
 

@@ -147,7 +147,7 @@ def test_a_sampler_that_cannot_begin_with_a_picture_says_so(system: System) -> N
     schedule = type(system.level(system.recipe.levels[-1].name).schedule)
     whole = schedule.sampler
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(schedule, "sampler", lambda self, name, steps, shape=(): Bare(whole(self, name, steps, shape)))
+        patch.setattr(schedule, "sampler", lambda self, *given: Bare(whole(self, *given)))
         with pytest.raises(RequestError, match="Bare"):
             draw(system, "红苹果", size=(128, 128), seed=1, steps=2, image=red())
 

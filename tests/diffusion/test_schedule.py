@@ -106,6 +106,11 @@ def test_drawing_with_a_perfect_denoiser_finds_x(seed: int, steps: int) -> None:
         assert (noised - x).abs().max() < (1e-3 if isinstance(law, Flow) else 0.25)
 
 
+#: Of numpy 1 in diffusers, and of times that it gives torchsde in fewer bits.
+FOREIGN = pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning", "ignore:Should have ta:UserWarning")
+
+
+@FOREIGN
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_named_sampler_steps(name: str) -> None:
     sampler = Ddpm().sampler(name, 4)
@@ -121,7 +126,8 @@ def test_every_flow_sampler_steps(name: str) -> None:
     x = torch.ones(1, 2, 4, 4)
     for t in sampler.timesteps:
         x = sampler.step(torch.zeros_like(x), t, sampler.scale_model_input(x, t)).prev_sample
-    assert torch.equal(x, torch.ones_like(x))
+    # Consistency models take noise anew at every step.
+    assert torch.equal(x, torch.ones_like(x)) == (name != "lcm")
 
 
 @pytest.mark.parametrize("law", [Ddpm(), Flow()])

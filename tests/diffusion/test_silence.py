@@ -28,7 +28,7 @@ def built(folder: Path, null: Any) -> System:
         denoiser=PixelUnet(text=16, answer=3),
         schedule=Ddpm(),
         sampler="ddim",
-        steps=2,
+        steps=8,
         guide=Guide(scale=3.0, null=null),
     )
     words = Bert(length=24, masked=True, pool="first")

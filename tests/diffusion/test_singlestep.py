@@ -105,7 +105,7 @@ def test_a_clipped_law_clips_whatever_samples_it() -> None:
     x = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     for name in ("dpm-singlestep", "ddim", "dpm++"):
         sampler = law.sampler(name, 4)
-        settings = _step_settings(sampler, torch.Generator())
+        settings = _step_settings(sampler, torch.Generator(), clipped=True)
         y = x
         for t in sampler.timesteps:
             y = sampler.step(-9 * y, t, y, **settings).prev_sample

@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from bimo.core.errors import RequestError
 from bimo.words.emphasis import Emphasis, emphasis
 
 
@@ -27,21 +26,65 @@ from bimo.words.emphasis import Emphasis, emphasis
     ],
 )
 def test_what_counts_and_what_is_text(prompt: str, text: str, spans: tuple[tuple[int, int, float], ...]) -> None:
-    assert emphasis(prompt) == Emphasis(text, spans)
+    found = emphasis(prompt)
+    assert Emphasis(found.text, found.spans) == Emphasis(text, spans)
 
 
-@pytest.mark.parametrize("weight", ["9", "-1", "4.01"])
-def test_a_weight_that_is_none_is_told(weight: str) -> None:
-    with pytest.raises(RequestError, match=r"expected 0\.0 to 4\.0"):
-        emphasis(f"(红:{weight})")
+@pytest.mark.parametrize(
+    "prose",
+    [
+        "时间(上午8:30)",
+        "时间（上午 8：30）",
+        "(a 16:9 photo)",
+        "(比例 1:2)",
+        "（比例1：2）",
+        "会议(2024年:第3次)",
+        "(see 3:16)",
+        "(16:9)",
+        "a (b) c:1.2)",
+    ],
+)
+def test_prose_is_left_as_it_stands_without_a_word(prose: str) -> None:
+    assert emphasis(prose) == Emphasis(prose)
+
+
+@pytest.mark.parametrize(
+    "prose", ["score (Team A:3)", "比分（甲队：３）", "(红:9)", "(红:-1)", "(红:2.01)", "(年份:1990)"]
+)
+def test_a_number_that_is_no_weight_is_prose_and_told(prose: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BIMO_LANGUAGE", "en")
+    found = emphasis(prose)
+    assert (found.text, found.spans) == (prose, ())
+    (note,) = found.notes
+    assert "no weight from 0 to 2" in note
+    assert prose[prose.index("(" if "(" in prose else "（") :] in note
+    # What the note says to type is read without a word.
+    escaped = prose.replace("(", "\\(").replace("（", "\\（")
+    assert emphasis(escaped) == Emphasis(prose)
+
+
+@pytest.mark.parametrize(("prompt", "weight"), [("(Team A:2)", 2.0), ("（红：0）", 0.0), ("(red: 1)", 1.0)])
+def test_a_whole_number_weighs_as_in_a1111_and_is_told(
+    prompt: str, weight: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BIMO_LANGUAGE", "en")
+    found = emphasis(prompt)
+    assert [w for _, _, w in found.spans] == ([] if weight == 1 else [weight])
+    assert f"a weight of {weight:g}" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    "prompt", ["(red:1.3)", "（红：０．５）", "(red:.5)", "(red:2.)", "( red : 1.1 )", "(red:+1.2)"]
+)
+def test_a_decimal_weighs_and_says_nothing(prompt: str) -> None:
+    found = emphasis(prompt)
+    assert len(found.spans) == 1
+    assert not found.notes
 
 
 @given(some.text(alphabet="红猫ab (（)）:：1.\\", max_size=30))
 def test_spans_lie_in_the_text_whatever_is_written(prompt: str) -> None:
-    try:
-        found = emphasis(prompt)
-    except RequestError:
-        return
+    found = emphasis(prompt)
     assert all(0 <= first < last <= len(found.text) for first, last, _ in found.spans)
     assert len(found.text) <= len(prompt)
 

@@ -9,11 +9,12 @@ from typing import Any
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
 from bimo.core.recipe import Defaults, Level, Recipe
-from bimo.diffusion.schedule import Ddpm
+from bimo.diffusion.schedule import BETAS, LEARNT, Ddpm
 from bimo.parts.denoisers.unet import Unet
 from bimo.parts.hints.views import Masked
 from bimo.parts.published.configs import Config, before, defaults_of, plain, read_json
 from bimo.parts.published.folder import Filling, Folder, Reading
+from bimo.parts.published.schedulers import demand_steps, kin_settings, scheduler_class
 from bimo.parts.published.text_towers import (
     Tower,
     alt_name,
@@ -170,34 +171,32 @@ def latent(config: Config) -> Latent:
 
 
 def law(folder: Folder, mend: bool = True) -> Ddpm:
-    """The law of noise and the publisher's sampler; with ``mend`` as diffusers' StableDiffusionPipeline mends it."""
-    import diffusers
-    from diffusers import SchedulerMixin
+    """The law of noise and the publisher's sampler; with ``mend`` as diffusers' StableDiffusionPipeline mends it.
 
+    Raises RecipeError for a scheduler by which such a pipeline cannot draw.
+    """
     path = folder.path / "scheduler" / "scheduler_config.json"
     config = read_json(path)
     name = str(config.get("_class_name", folder.classes.get("scheduler", ("", ""))[1]))
-    cls: Any = getattr(diffusers, name, None)
-    if not (isinstance(cls, type) and issubclass(cls, SchedulerMixin)):
-        raise RecipeError(f"{path}：diffusers 没有采样器 {name}", f"{path}: diffusers has no scheduler {name}")
+    cls = scheduler_class(path, name)
     full = {n: plain(config.get(n, default)) for n, default in defaults_of(cls).items()}
-    unknown = [n for n in ("beta_schedule", "beta_start", "beta_end", "num_train_timesteps") if n not in full]
-    changed = [n for n in ("trained_betas", "rescale_betas_zero_snr") if full.get(n)]
-    if unknown or changed:
-        what = ", ".join(unknown + changed)
-        raise RecipeError(
-            f"{path}（{name}）的 {what} 不支持：噪声要按 beta 的开头和结尾来定",
-            f"{what} of {path} ({name}) is not supported: the noise must follow a beginning and an end of beta",
-        )
-    if mend and "steps_offset" in full:
-        full["steps_offset"] = 1
-    if mend and "clip_sample" in full:
-        full["clip_sample"] = False
+    silent = [n for n in full if n not in config]
+    if mend:
+        for setting, value in (("steps_offset", 1), ("clip_sample", False)):
+            if setting in full:
+                full[setting] = value
+                silent = [n for n in silent if n != setting]
+    # What the class has no use for is kept for others that are asked for by name, as diffusers keeps it.
+    kin = {n: plain(config[n]) for n in kin_settings(cls) & config.keys() - full.keys()}
+    settings = {"_class_name": name, **full, **kin, "_use_default_values": tuple(silent)}
+    demand_steps(path, cls, settings)
+    prediction = full.get("prediction_type", "epsilon")
+    betas = {"betas": "beta_schedule", "start": "beta_start", "end": "beta_end"}
+    known = full.get("beta_schedule") in BETAS
     return Ddpm(
-        betas=full["beta_schedule"],
-        start=full["beta_start"],
-        end=full["beta_end"],
-        count=full["num_train_timesteps"],
-        prediction=full.get("prediction_type", "epsilon"),
-        config={"_class_name": name, **full},
+        **({own: full[field] for own, field in betas.items()} if known else {}),
+        count=full.get("num_train_timesteps", 1000),
+        prediction=prediction if prediction in LEARNT else "epsilon",
+        zero_terminal=bool(full.get("rescale_betas_zero_snr")) and prediction in LEARNT[1:],
+        config=settings,
     )

@@ -101,19 +101,23 @@ class ClipTower(nn.Module):
         self.words: Any = None
         self.teachable = True
         self.pad = 0
+        # How many of the last layers clip_skip counts, the layer that is read being the first.
+        self.skippable = part.layers - bool(part.penultimate) if part.answer == "tokens" else 0
 
-    def encode(self, texts: Sequence[str]) -> Encoding:
-        """Texts -> tokens; padding is seen, as it was in training."""
+    def encode(self, texts: Sequence[str], skip: int = 0) -> Encoding:
+        """Texts -> tokens; padding is seen, as it was in training. ``skip`` layers before the one that is read else are
+        left out besides; what is pooled is of all layers.
+        """
         rows = [self._encoded(text).ids for text in texts]
         length, longest = self.part.length, max(map(len, rows))
         if self.part.long == "cut" or longest <= length:
-            return self.forward(*self._padded(rows, length))
+            return self.forward(*self._padded(rows, length), skip)
         ids, _ = self._padded(rows, longest)
-        return Encoding(torch.cat([self._states(piece)[0] for piece in ids.split(length, dim=1)], dim=1))
+        return Encoding(torch.cat([self._states(piece, skip)[0] for piece in ids.split(length, dim=1)], dim=1))
 
-    def forward(self, ids: Tensor, mask: Tensor) -> Encoding:
+    def forward(self, ids: Tensor, mask: Tensor, skip: int = 0) -> Encoding:
         """Token ids [B, L] and mask [B, L] bool -> Encoding; the mask says only where a text ends."""
-        tokens, last = self._states(ids)
+        tokens, last = self._states(ids, skip)
         if self.projection is None:
             return Encoding(tokens)
         rows = torch.arange(len(ids), device=tokens.device)
@@ -158,13 +162,14 @@ class ClipTower(nn.Module):
         if self.part.marks is not None:
             self.words = wording.marked(self.words, self.part.marks)
 
-    def _states(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+    def _states(self, ids: Tensor, skip: int) -> tuple[Tensor, Tensor]:
         """Token ids [B, L] -> what the tower answers and its last layer through the final norm, [B, L, width] each."""
-        if not self.part.penultimate:
+        left_out = skip + bool(self.part.penultimate)
+        if not left_out:
             last = self.model(ids).last_hidden_state
             return last, last
         answer = self.model(ids, output_hidden_states=True)
-        state = answer.hidden_states[-2]
+        state = answer.hidden_states[-1 - left_out]
         raw = self.part.penultimate == "raw"
         return (state if raw else self.model.final_layer_norm(state)), answer.last_hidden_state
 
