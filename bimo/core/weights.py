@@ -36,6 +36,7 @@ TRAINERS = (
     "numpy.core.multiarray.scalar",
     "numpy._core.multiarray.scalar",
     "numpy.dtype",
+    "torch.nn.modules.container.ParameterDict",
 )
 #: Names of number formats in a .safetensors file.
 NUMBERS = {
@@ -119,6 +120,17 @@ def surplus(path: Path) -> int:
     return _count(table) - _count(_table(table)) if isinstance(table, dict) else 0
 
 
+def contents(path: Path) -> Any:
+    """Whatever a pickle holds, with tables for ParameterDicts, or the tensors of another file. Raises WeightsError as
+    ``read``.
+    """
+    with _told(path):
+        if path.suffix == SAFETENSORS:
+            names, tensor = _opened(path)
+            return {name: tensor(name) for name in names}
+        return _plain(_unpickled(path, "cpu"))
+
+
 def metadata(path: Path) -> dict[str, str]:
     """What a .safetensors file says of itself; {} for other files."""
     if path.suffix != SAFETENSORS:
@@ -140,6 +152,17 @@ class Bookkeeping:
 
     def __hash__(self) -> int:
         return 0
+
+
+def _plain(value: Any) -> Any:
+    """The same with tables in the place of the objects that held parameters."""
+    if isinstance(value, Bookkeeping):
+        state = value.told[0] if value.told else None
+        parameters = cast("dict[str, Any]", state).get("_parameters") if isinstance(state, dict) else None
+        return value if parameters is None else dict(parameters)
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in cast("dict[Any, Any]", value).items()}
+    return value
 
 
 def _opened(path: Path) -> tuple[list[str], Callable[[str], Tensor]]:

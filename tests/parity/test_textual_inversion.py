@@ -87,6 +87,66 @@ def test_under_another_name(folder: Path, tmp_path: Path) -> None:
     assert draw(system, request)[0].image.tobytes() == draw(other, request)[0].image.tobytes()
 
 
+def published(kind: str, file: Path) -> None:
+    """Saves two vectors as others do."""
+    own = vectors(2)
+    parameters = torch.nn.ParameterDict({"*": torch.nn.Parameter(own)})
+    plain = {"string_to_token": {"*": 265}, "string_to_param": {"*": own}, "name": "toy", "step": 500}
+    forms: dict[str, Any] = {
+        "AUTOMATIC1111": {**plain, "sd_checkpoint": None, "sd_checkpoint_name": None},
+        "AUTOMATIC1111, a parameter": {**plain, "string_to_param": {"*": torch.nn.Parameter(own)}},
+        "CompVis": {"string_to_token": {"*": torch.tensor(265)}, "string_to_param": parameters},
+        "CompVis, a word of its own": {
+            "string_to_token": {"toy": torch.tensor(265)},
+            "string_to_param": torch.nn.ParameterDict({"toy": torch.nn.Parameter(own)}),
+        },
+        "diffusers": {"toy": own},
+        "emb_params": {"emb_params": own},
+        "a tensor": own,
+    }
+    torch.save(forms[kind], file, _use_new_zipfile_serialization=kind != "AUTOMATIC1111")
+
+
+FORMS = ("AUTOMATIC1111", "AUTOMATIC1111, a parameter", "CompVis", "CompVis, a word of its own", "diffusers")
+
+
+@pytest.mark.parametrize("kind", [*FORMS, "emb_params", "a tensor"])
+def test_every_published_form(folder: Path, tmp_path: Path, kind: str) -> None:
+    """The word is the file's own, where it has none the file's name, or the one that is given; never a key."""
+    named = kind in ("AUTOMATIC1111", "AUTOMATIC1111, a parameter", "CompVis, a word of its own", "diffusers")
+    published(kind, tmp_path / ("ink.pt" if named else "toy.pt"))
+    expected = read_folder(folder)
+    save_file({"toy": vectors(2)}, tmp_path / "toy.safetensors")
+    teach(expected, tmp_path / "toy.safetensors")
+    request = REQUEST | {"text": "a toy cat", "steps": 2}
+    system = read_folder(folder)
+    assert teach(system, tmp_path / ("ink.pt" if named else "toy.pt")) == ["toy"]
+    assert draw(system, request)[0].image.tobytes() == draw(expected, request)[0].image.tobytes()
+    again = read_folder(folder)
+    assert teach(again, tmp_path / ("ink.pt" if named else "toy.pt"), "<玩具>") == ["<玩具>"]
+
+
+class _Bomb:
+    def __reduce__(self) -> Any:
+        return (print, ("a pickle ran code",))
+
+
+def test_one_that_would_run_code_or_is_broken_is_refused(folder: Path, tmp_path: Path) -> None:
+    system = read_folder(folder)
+    own = {"string_to_param": {"*": vectors(1)}, "name": "toy"}
+    for name, value, told in (
+        ("code", {**own, "more": _Bomb()}, "would run code"),
+        ("nan", {**own, "string_to_param": {"*": vectors(1) * float("nan")}}, "NaN"),
+        ("empty", {**own, "string_to_param": {}}, "no tensor"),
+    ):
+        torch.save(value, tmp_path / f"{name}.pt")
+        with pytest.raises(WeightsError, match=told):
+            teach(system, tmp_path / f"{name}.pt")
+    torch.save({**own, "name": "my toy"}, tmp_path / "spaces.pt")
+    with pytest.raises(RecipeError, match="<my-toy>"):
+        teach(system, tmp_path / "spaces.pt")
+
+
 def test_what_does_not_fit_is_refused(folder: Path, tmp_path: Path) -> None:
     system = read_folder(folder)
     before = {name: value.clone() for name, value in system.state_dict().items()}

@@ -109,13 +109,12 @@ def save_word(path: Path, token: str, vectors: Tensor) -> None:
 def teach(system: System, path: Path | str, token: str = "") -> list[str]:
     """Teaches a system's towers the words in a file, each the tower whose vectors are as wide; answers the words.
 
-    ``token`` is what the word is to be called where the file has one, and has to be where the file has no name for it:
-    else that is the file's own. LoRAs are merged after words are taught. Raises WeightsError for vectors that fit no
+    Files are diffusers', AUTOMATIC1111's, CompVis' and Stable Diffusion XL's. ``token`` is what the word is to be called
+    where the file has one; else that is the file's own name for it or, where it has none, what the file is called. LoRAs are merged after words are taught. Raises WeightsError for vectors that fit no
     tower or more than one, RecipeError for a word that is there already.
     """
     file = Path(path)
-    state = weights.read(file)
-    named = {name: token or file.stem if name in UNNAMED else name for name in state}
+    state, named = _words_of(file, token)
     if token and len(set(named.values())) > 1:
         listed = ", ".join(sorted(set(named.values()))[:6])
         raise WeightsError(
@@ -123,6 +122,12 @@ def teach(system: System, path: Path | str, token: str = "") -> list[str]:
             f"{file} has several words ({listed}), which cannot all be called {token!r}",
         )
     named = dict.fromkeys(named, token) if token else named
+    broken = [name for name, value in state.items() if not bool(torch.isfinite(value).all())]
+    if broken:
+        raise WeightsError(
+            f"{file} 的 {', '.join(broken)} 里有 NaN 或无穷大，请换一个文件",
+            f"{', '.join(broken)} of {file} has NaN or infinite numbers; use another file",
+        )
     fitting = [(named[name], value, *_tower_for(system, file, value)) for name, value in state.items()]
     for word, value, index, tower in fitting:
         vectors = value if value.ndim == 2 else value[None]
@@ -130,6 +135,28 @@ def teach(system: System, path: Path | str, token: str = "") -> list[str]:
     base, content = system.hashed, digest(file)
     system.weights_hash = lambda: hashlib.sha256(f"{base()}\n{content} {token}".encode()).hexdigest()
     return list(dict.fromkeys(named.values()))
+
+
+def _words_of(file: Path, token: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The vectors in a file by what they are called in it, and which word those are.
+
+    AUTOMATIC1111's and CompVis' are below ``string_to_param``, "*" for a word that is called as the file says
+    (``name``) or as it is named itself; a tensor alone likewise.
+    """
+    found = weights.contents(file)
+    if isinstance(found, Tensor):
+        return {file.name: found}, {file.name: token or file.stem}
+    table = cast("dict[Any, Any]", found) if isinstance(found, dict) else {}
+    below = table.get("string_to_param")
+    if isinstance(below, dict):
+        own = cast("dict[Any, Any]", below)
+        state = {str(key): value.detach() for key, value in own.items() if isinstance(value, Tensor)}
+        if not state:
+            raise WeightsError(f"{file} 的 string_to_param 里没有张量", f"string_to_param of {file} holds no tensor")
+        word = str(table.get("name") or file.stem)
+        return state, {name: token or word if name == "*" else name for name in state}
+    state = weights.read(file)
+    return state, {name: token or file.stem if name in UNNAMED else name for name in state}
 
 
 def table_of(tower: Any) -> nn.Embedding:
@@ -191,12 +218,13 @@ def _named(tower: Any, token: str, count: int) -> int:
     old = wording.known(tower.words)
     tokens = [token, *(f"{token}_{number}" for number in range(1, count))]
     there = [name for name in tokens if name in old.get_vocab(with_added_tokens=True)]
+    other = "-".join(token.strip("<> ").split())
     if there or not token or any(c.isspace() for c in token):
         listed = ", ".join(map(repr, there)) or repr(token)
         raise RecipeError(
-            f"新词 {listed} 不行：已是词表里的词，或有空白；请换一个，例如 <{token.strip('<> ') or '小黄鸭'}>",
+            f"新词 {listed} 不行：已是词表里的词，或有空白；请换一个，例如 <{other or '小黄鸭'}>",
             f"{listed} cannot be a new word: it is one already, or has spaces; take another, for instance "
-            f"<{token.strip('<> ') or 'duck'}>",
+            f"<{other or 'duck'}>",
         )
     words = Tokenizer.from_str(old.to_str())
     taken = set(words.get_vocab(with_added_tokens=True).values())
