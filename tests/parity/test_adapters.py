@@ -242,11 +242,15 @@ def test_two_controlnets_are_added(folder: Path, tmp_path: Path) -> None:
     compare(draw(system, told), by_diffusers(pipeline, REQUEST, **settings), draw(system, REQUEST))
 
 
-@pytest.mark.parametrize(("kind", "channels"), [("full_adapter", 3), ("light_adapter", 1)])
-def test_t2i_adapter(folder: Path, tmp_path: Path, kind: str, channels: int) -> None:
+#: A light one has one block more than it says: of those published for Stable Diffusion 1 there are three widths.
+T2I = [("full_adapter", 3, [8, 16]), ("light_adapter", 1, [8, 16])]
+
+
+@pytest.mark.parametrize(("kind", "channels", "widths"), T2I)
+def test_t2i_adapter(folder: Path, tmp_path: Path, kind: str, channels: int, widths: list[int]) -> None:
     net = loud(
         diffusers.T2IAdapter(
-            in_channels=channels, channels=[8, 16], num_res_blocks=1, downscale_factor=8, adapter_type=kind
+            in_channels=channels, channels=widths, num_res_blocks=1, downscale_factor=8, adapter_type=kind
         )
     )
     net.save_pretrained(str(tmp_path / "net"))
@@ -258,6 +262,170 @@ def test_t2i_adapter(folder: Path, tmp_path: Path, kind: str, channels: int) -> 
     told = {**request, "pictures": {"sketch": picture}, "hints": {"sketch": [0.8]}}
     expected = by_diffusers(pipeline, request, image=picture, adapter_conditioning_scale=0.8)
     compare(draw(system, told), expected, draw(system, request))
+
+
+def test_a_pooled_controlnet(folder: Path, tmp_path: Path) -> None:
+    """The shuffling one: what is drawn without words does not see it."""
+    net = loud(
+        diffusers.ControlNetModel(**UNET, conditioning_embedding_out_channels=(4, 4, 4, 4), global_pool_conditions=True)
+    )
+    net.save_pretrained(str(tmp_path / "net"))
+    parts = read_by_diffusers(folder).components
+    pipeline = diffusers.StableDiffusionControlNetPipeline(**parts, controlnet=net, requires_safety_checker=False)
+    system = control(read_folder(folder), tmp_path / "net")
+    told = {**REQUEST, "pictures": {"control": lines()}, "hints": {"control": [0.8]}}
+    expected = by_diffusers(pipeline, REQUEST, image=lines(), controlnet_conditioning_scale=0.8)
+    compare(draw(system, told), expected, draw(system, REQUEST))
+
+
+@pytest.fixture(scope="module")
+def xl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.parity.test_stable_diffusion_xl import checkpoint as xl_checkpoint
+
+    return xl_checkpoint(tmp_path_factory.mktemp("xl") / "saved")
+
+
+def xl_parts(xl: Path) -> dict[str, Any]:
+    from tests.parity.test_stable_diffusion_xl import read_by_diffusers as xl_by_diffusers
+
+    return xl_by_diffusers(xl).components
+
+
+def test_controlnet_of_xl(xl: Path, tmp_path: Path) -> None:
+    parts = xl_parts(xl)
+    net = loud(
+        diffusers.ControlNetModel.from_unet(parts["unet"], conditioning_embedding_out_channels=(4, 4, 4, 4)), 0.2
+    )
+    net.save_pretrained(str(tmp_path / "net"))
+    pipeline = diffusers.StableDiffusionXLControlNetPipeline(**parts, controlnet=net, add_watermarker=False)
+    system = read_folder(xl)
+    told = {**REQUEST, "pictures": {"control": lines()}, "hints": {"control": [0.7]}}
+    expected = by_diffusers(pipeline, REQUEST, image=lines(), controlnet_conditioning_scale=0.7)
+    drawn = draw(control(system, tmp_path / "net"), told)
+    compare(drawn, expected, draw(system, REQUEST))
+    authors = authors_controlnet(net)
+    torch.save({f"control_model.{name}": value for name, value in authors.items()}, tmp_path / "xl.pth")
+    assert draw(control(system, tmp_path / "xl.pth"), told)[0].image.tobytes() == drawn[0].image.tobytes()
+
+
+def test_t2i_adapter_of_xl(xl: Path, tmp_path: Path) -> None:
+    """One block more than the UNet has: the last is for its middle."""
+    parts = xl_parts(xl)
+    widths = [*parts["unet"].config.block_out_channels, parts["unet"].config.block_out_channels[-1]]
+    net = loud(
+        diffusers.T2IAdapter(
+            in_channels=3, channels=widths, num_res_blocks=2, downscale_factor=16, adapter_type="full_adapter_xl"
+        )
+    )
+    net.save_pretrained(str(tmp_path / "net"))
+    pipeline = diffusers.StableDiffusionXLAdapterPipeline(**parts, adapter=net)
+    system = read_folder(xl)
+    told = {**REQUEST, "pictures": {"sketch": lines()}, "hints": {"sketch": [0.8]}}
+    expected = by_diffusers(pipeline, REQUEST, image=lines(), adapter_conditioning_scale=0.8)
+    drawn = draw(control(system, tmp_path / "net", "sketch"), told)
+    compare(drawn, expected, draw(system, REQUEST))
+    torch.save(authors_t2i(net), tmp_path / "t2i.pth")
+    found = draw(control(system, tmp_path / "t2i.pth", "sketch"), told)
+    assert found[0].image.tobytes() == drawn[0].image.tobytes()
+
+
+def authors_controlnet(net: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A ControlNet of diffusers under the names of the authors' code, one residual layer a block."""
+    blocks = {
+        "conv_in": "input_blocks.0.0",
+        "time_embedding.linear_1": "time_embed.0",
+        "time_embedding.linear_2": "time_embed.2",
+        "add_embedding.linear_1": "label_emb.0.0",
+        "add_embedding.linear_2": "label_emb.0.2",
+        "controlnet_mid_block": "middle_block_out.0",
+        "mid_block.resnets.0": "middle_block.0",
+        "mid_block.attentions.0": "middle_block.1",
+        "mid_block.resnets.1": "middle_block.2",
+        "controlnet_cond_embedding.conv_in": "input_hint_block.0",
+        "controlnet_cond_embedding.conv_out": "input_hint_block.14",
+        **{f"controlnet_cond_embedding.blocks.{i}": f"input_hint_block.{2 * i + 2}" for i in range(6)},
+        **{f"controlnet_down_blocks.{i}": f"zero_convs.{i}.0" for i in range(9)},
+    }
+    for level in range(3):
+        blocks[f"down_blocks.{level}.resnets.0"] = f"input_blocks.{2 * level + 1}.0"
+        blocks[f"down_blocks.{level}.attentions.0"] = f"input_blocks.{2 * level + 1}.1"
+        blocks[f"down_blocks.{level}.downsamplers.0.conv"] = f"input_blocks.{2 * level + 2}.0.op"
+    layers = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1"}
+    layers |= {"norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection"}
+    named: dict[str, torch.Tensor] = {}
+    for name, value in net.state_dict().items():
+        at = next(own for own in sorted(blocks, key=len, reverse=True) if name.startswith(f"{own}."))
+        rest = name.removeprefix(f"{at}.")
+        head, _, end = rest.rpartition(".")
+        named[f"{blocks[at]}.{layers[head]}.{end}" if ".resnets." in at else f"{blocks[at]}.{rest}"] = value
+    return named
+
+
+def authors_t2i(net: Any) -> dict[str, torch.Tensor]:
+    """A T2I-Adapter of diffusers under the authors' names: residual layers in one list, but for light ones."""
+    count = net.config.num_res_blocks
+    named: dict[str, torch.Tensor] = {}
+    for name, value in net.state_dict().items():
+        parts = name.split(".")[1:]
+        if parts[0] == "body" and net.config.adapter_type == "light_adapter":
+            parts = [part.replace("resnets", "body") for part in parts]
+        elif parts[0] == "body" and parts[2] == "resnets":
+            parts = ["body", str(int(parts[1]) * count + int(parts[3])), *parts[4:]]
+        elif parts[0] == "body":
+            parts = ["body", str(int(parts[1]) * count), *parts[2:]]
+        named[".".join(parts)] = value
+    return named
+
+
+def test_controlnets_in_one_file(folder: Path, tmp_path: Path) -> None:
+    """Under diffusers' names or the authors', alone or with the diffusion model around: as from the folder."""
+    from safetensors.torch import save_file
+
+    net = loud(diffusers.ControlNetModel(**UNET, conditioning_embedding_out_channels=(4, 4, 4, 4)))
+    net.save_pretrained(str(tmp_path / "net"))
+    authors = authors_controlnet(net)
+    torch.save(authors, tmp_path / "bare.pth")
+    # diffusers reads these names as well.
+    read = diffusers.ControlNetModel.from_single_file(str(tmp_path / "bare.pth"), config=str(tmp_path / "net"))
+    assert all(torch.equal(read.state_dict()[name], value) for name, value in net.state_dict().items())
+    below = {f"control_model.{name}": value for name, value in authors.items()}
+    around = {
+        "model.diffusion_model.input_blocks.0.0.weight": torch.ones(8, 4, 3, 3),
+        "first_stage_model.x": torch.ones(2),
+    }
+    torch.save({"state_dict": below | around}, tmp_path / "whole.pth")
+    save_file({name: value.clone() for name, value in below.items()}, tmp_path / "control.safetensors")
+    save_file({name: value.clone() for name, value in net.state_dict().items()}, tmp_path / "one.safetensors")
+    system = read_folder(folder)
+    told = {**REQUEST, "steps": 1, "pictures": {"control": lines()}}
+    expected = draw(control(system, tmp_path / "net"), told)[0].image.tobytes()
+    for name in ("bare.pth", "whole.pth", "control.safetensors", "one.safetensors"):
+        assert draw(control(system, tmp_path / name), told)[0].image.tobytes() == expected
+    pooled = tmp_path / "control_v11e_shuffle.pth"
+    torch.save(authors, pooled)
+    other = draw(control(system, pooled), told)[0].image.tobytes()
+    assert other != expected
+    pooled.with_suffix(".yaml").write_bytes("# 打乱\nglobal_average_pooling: False\n".encode("gbk"))
+    assert draw(control(system, pooled), told)[0].image.tobytes() == expected
+
+
+@pytest.mark.parametrize(("kind", "channels"), [("full_adapter", 3), ("full_adapter", 1), ("light_adapter", 3)])
+def test_t2i_adapters_in_one_file(folder: Path, tmp_path: Path, kind: str, channels: int) -> None:
+    from safetensors.torch import save_file
+
+    net = loud(
+        diffusers.T2IAdapter(
+            in_channels=channels, channels=[8, 16], num_res_blocks=2, downscale_factor=8, adapter_type=kind
+        )
+    )
+    net.save_pretrained(str(tmp_path / "net"))
+    torch.save(authors_t2i(net), tmp_path / "authors.pth")
+    save_file({name: value.clone() for name, value in net.state_dict().items()}, tmp_path / "diffusers.safetensors")
+    system = read_folder(folder)
+    told = {**REQUEST, "steps": 1, "pictures": {"control": lines()}}
+    expected = draw(control(system, tmp_path / "net"), told)[0].image.tobytes()
+    for name in ("authors.pth", "diffusers.safetensors"):
+        assert draw(control(system, tmp_path / name), told)[0].image.tobytes() == expected
 
 
 def test_controlnet_of_hunyuan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,6 +127,59 @@ def test_adapters_of_another_family_are_refused(folder: Path, net: Path, tmp_pat
         control(system, tmp_path / "nowhere")
 
 
+def test_files_that_are_no_controlnet_of_this_model_are_refused(folder: Path, net: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    system = read_folder(folder)
+    own = load_file(net / "diffusion_pytorch_model.safetensors")
+    key = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"
+    lacking = {name: value for name, value in own.items() if "zero" not in name and "controlnet_mid" not in name}
+    wide = {"body.0.block1.weight": torch.ones(32, 32, 3, 3), "conv_in.weight": torch.ones(32, 192, 3, 3)}
+    wide |= {f"body.{i}.block1.weight": torch.ones(32, 32, 3, 3) for i in range(1, 4)}
+    cases: list[tuple[str, dict[str, torch.Tensor], type[BimoError], tuple[str, ...]]] = [
+        ("other", {**own, key: torch.ones(8, 1024)}, WeightsError, ("another model", "cross_attention_dim 1024≠16")),
+        ("union", {**own, "task_embedding": torch.ones(2)}, RecipeError, ("ControlNet-Union",)),
+        ("lora", {**own, "lora_controlnet": torch.ones(2)}, RecipeError, ("Control-LoRA",)),
+        ("difference", {**own, "difference": torch.ones(2)}, RecipeError, ("differences",)),
+        ("none", {"x.weight": torch.ones(2)}, WeightsError, ("no ControlNet", "x.weight")),
+        ("less", lacking, WeightsError, ("missing", "controlnet_mid_block.weight")),
+        ("nan", {**own, key: own[key] * float("nan")}, WeightsError, ("NaN", key)),
+        ("t2i", wide, WeightsError, ("T2I-Adapter", "(32, 32)", "(8, 16)")),
+    ]
+    for name, state, error, told in cases:
+        file = tmp_path / f"{name}.safetensors"
+        save_file({key: value.clone() for key, value in state.items()}, file)
+        with pytest.raises(error) as raised:
+            control(system, file)
+        assert all(each in raised.value.en for each in (str(file), *told)), raised.value.en
+
+
+def test_published_sizes_of_t2i_adapters() -> None:
+    """The sizes of those that TencentARC published for Stable Diffusion 1 and XL."""
+    from bimo.parts.denoisers.control import T2iAdapter
+    from bimo.parts.denoisers.control_files import check_widths, read_control
+    from bimo.parts.denoisers.unet import Unet
+    from bimo.recipes.taiyi_xl import sdxl_unet
+    from tests.parity.test_adapters import authors_t2i
+
+    sizes: list[tuple[Unet, dict[str, Any]]] = [
+        (Unet(), {"channels": [320, 640, 1280, 1280], "downscale_factor": 8, "adapter_type": "full_adapter"}),
+        (Unet(), {"channels": [320, 640, 1280], "downscale_factor": 8, "adapter_type": "light_adapter"}),
+        (sdxl_unet, {"channels": [320, 640, 1280, 1280], "downscale_factor": 16, "adapter_type": "full_adapter_xl"}),
+    ]
+    for unet, fields in sizes:
+        blocks = 4 if fields["adapter_type"] == "light_adapter" else 2
+        with torch.device("meta"):
+            net = diffusers.T2IAdapter(in_channels=3, num_res_blocks=blocks, **fields)
+        for state in (net.state_dict(), authors_t2i(net)):
+            read = read_control(state, unet, Path("t2i.pth"))
+            assert isinstance(read.part, T2iAdapter)
+            assert (read.part.widths, read.part.blocks) == (tuple(fields["channels"]), blocks)
+            assert (read.part.factor, read.part.kind) == (fields["downscale_factor"], fields["adapter_type"])
+            assert read.state.keys() == net.state_dict().keys()
+        check_widths(read.part, unet, Path("t2i"))
+
+
 def test_ip_adapters_of_another_family_are_refused(folder: Path, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 

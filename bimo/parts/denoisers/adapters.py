@@ -17,28 +17,28 @@ from bimo.core.part import Part
 from bimo.core.recipe import Level
 from bimo.diffusion.system import System
 from bimo.parts.denoisers.control import Controlled, ControlNet, HunyuanControlNet, T2iAdapter, begun
+from bimo.parts.denoisers.control_files import check_widths, read_control
 from bimo.parts.denoisers.hunyuan import Hunyuan
 from bimo.parts.denoisers.image_prompt import ImagePrompted, Resampled, adapter_state
-from bimo.parts.denoisers.lora_files import adapt, adapters, unadapt
+from bimo.parts.denoisers.lora_files import adapt, adapters, finite, unadapt
 from bimo.parts.denoisers.lora_names import root_of
 from bimo.parts.denoisers.unet import Unet
 from bimo.parts.hints.control import Control
 from bimo.parts.hints.image_prompt import ImagePrompt
 from bimo.parts.published.configs import FORMER_TEXT, NO_EFFECT_TEXT, Config, defaults_of, plain, read_json
 from bimo.parts.published.folder import files_of
-from bimo.parts.published.hunyuan_dit import diffusers_state
 from bimo.parts.spaces import ClipImage
 
 __all__ = ["adapt", "adapters", "begin_control", "control", "image_prompt", "unadapt"]
 
 #: Fields of a ControlNet's config that its network does not use.
-UNUSED = {"global_pool_conditions", "addition_embed_type_num_heads", "activation_fn", "num_attention_heads"}
+UNUSED = {"addition_embed_type_num_heads", "activation_fn", "num_attention_heads"}
 
 
 def control(system: System, folder: Path | str, name: str = "control", level: str = "") -> System:
     """The system with the ControlNet or T2I-Adapter in a folder of diffusers beside its denoiser, or with that in a
-    file of HunyuanDiT's authors. A request gives it a picture as ``pictures[name]`` and, where it is not to be 1, a
-    weight as ``hints[name]``.
+    file, under diffusers' names or the authors'. A request gives it a picture as ``pictures[name]`` and, where it is
+    not to be 1, a weight as ``hints[name]``.
 
     Tensors are shared with the system given, not copied; a LoRA merged into that stays merged. Raises WeightsError
     for an adapter of another family, RecipeError for one that is not known.
@@ -46,14 +46,15 @@ def control(system: System, folder: Path | str, name: str = "control", level: st
     path = Path(folder)
     within = _innermost(system, level)
     state: dict[str, Tensor] = {}
-    if path.is_file() and isinstance(within, Hunyuan):
-        files, part, coded = [path], HunyuanControlNet(hunyuan=within), True
-        state = diffusers_state(weights.read(path))
+    if path.is_file():
+        read = read_control(weights.read(path), within, path)
+        files, part, coded, state = [path], read.part, read.coded, dict(read.state)
     else:
         files = files_of(path)
         part, coded = _adapter(_config(path), within)
         for file in files:
             state |= weights.read(file)
+    finite(files[0], state)
     made = _beside(system, part, coded, name, level, state, files[0])
     made.weights_hash = _hash(system, files)
     return made
@@ -134,7 +135,8 @@ def _beside(
     system: System, part: Part, coded: bool, name: str, level: str, state: Mapping[str, Tensor], source: Path
 ) -> System:
     old = system.recipe.level(level or system.recipe.levels[-1].name)
-    hint = Control(name=name, level=_home(old), coded=coded)
+    guided = isinstance(part, ControlNet) and part.pooled
+    hint = Control(name=name, level=_home(old), coded=coded, guided=guided)
     denoiser = Controlled(denoiser=old.denoiser, adapter=part, name=name)
     named = {f"adapter.model.{key}": value for key, value in state.items()}
     return _rebuilt(system, old, denoiser, hint, f"{old.name}.denoiser.", named, source)
@@ -180,7 +182,7 @@ def _adapter(config: Config, within: Part) -> tuple[Part, bool]:
     if kind == "ControlNetModel" and isinstance(within, Unet):
         expected = {**within.settings(), "in_channels": within.channels}
         own = {"picture": "conditioning_channels", "embedding": "conditioning_embedding_out_channels"}
-        own["order"] = "controlnet_conditioning_channel_order"
+        own |= {"order": "controlnet_conditioning_channel_order", "pooled": "global_pool_conditions"}
         read = _read(config, diffusers.ControlNetModel, expected, own)
         return ControlNet(unet=within, **read), False
     if kind == "HunyuanDiT2DControlNetModel" and isinstance(within, Hunyuan):
@@ -189,8 +191,10 @@ def _adapter(config: Config, within: Part) -> tuple[Part, bool]:
         return HunyuanControlNet(hunyuan=within), True
     if kind == "T2IAdapter" and isinstance(within, Unet):
         own = {"picture": "in_channels", "blocks": "num_res_blocks", "factor": "downscale_factor"}
-        read = _read(config, diffusers.T2IAdapter, {"channels": within.block_channels}, own | {"kind": "adapter_type"})
-        return T2iAdapter(widths=within.block_channels, **read), False
+        read = _read(config, diffusers.T2IAdapter, {}, own | {"kind": "adapter_type", "widths": "channels"})
+        part = T2iAdapter(**{**read, "widths": tuple(read["widths"])})
+        check_widths(part, within, config.path)
+        return part, False
     known = "ControlNetModel / HunyuanDiT2DControlNetModel / T2IAdapter"
     name = type(within).__name__
     raise RecipeError(

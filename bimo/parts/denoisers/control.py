@@ -91,12 +91,15 @@ def summed(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class ControlNet(Part):
-    """A copy of the first half of ``unet`` that looks at a picture through layers of widths ``embedding``."""
+    """A copy of the first half of ``unet`` that looks at a picture through layers of widths ``embedding``. A ``pooled``
+    one says the same of every place (the shuffling one), and nothing to what is drawn without words.
+    """
 
     unet: Unet
     picture: int = 3
     embedding: tuple[int, ...] = (16, 32, 96, 256)
     order: Literal["rgb", "bgr"] = "rgb"
+    pooled: bool = False
 
     def build(self) -> ControlNetAdapter:
         """The module."""
@@ -121,6 +124,7 @@ class ControlNetAdapter(nn.Module):
             conditioning_channels=part.picture,
             conditioning_embedding_out_channels=part.embedding,
             controlnet_conditioning_channel_order=part.order,
+            global_pool_conditions=part.pooled,
         )
 
     def forward(self, inputs: Mapping[str, Any], picture: Tensor, weight: Tensor) -> dict[str, Any]:

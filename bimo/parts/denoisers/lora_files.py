@@ -160,7 +160,7 @@ def _read(system: System, names: LayerNames, source: Source) -> tuple[list[Delta
     """What a file adds, and whether that is nothing."""
     file = source.file
     state = weights.read(file)
-    _finite(file, state)
+    finite(file, state)
     settings = settings_in(source)
     said, unknown = _sorted(file, state)
     if unknown:
@@ -191,7 +191,8 @@ def _read(system: System, names: LayerNames, source: Source) -> tuple[list[Delta
     return deltas, idle
 
 
-def _finite(file: Path, state: Mapping[str, Tensor]) -> None:
+def finite(file: Path, state: Mapping[str, Tensor]) -> None:
+    """Raises WeightsError for tensors of an adapter that are no finite numbers."""
     broken = {
         key: int((~torch.isfinite(value)).sum())
         for key, value in state.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -23,6 +23,8 @@ class Control(Part):
     """The picture ``name`` of a request for the adapter of that name, as values from 0 to 1, or ``coded`` in the space
     of ``level``. Its weight is the request's ``hints[name]``, else ``weight``; without a picture it is 0.
 
+    With ``guided`` only what follows the words sees it: guidance is for the picture as well.
+
     In training it is what is ``seen`` of the picture itself, which needs no other network: its "edges" or its softer
     "outlines", by Sobel's filters; or the "map" of this name that comes with the data.
     """
@@ -32,6 +34,7 @@ class Control(Part):
     coded: bool = False
     weight: float = 1.0
     seen: Literal["edges", "outlines", "map"] = "edges"
+    guided: bool = False
     always: ClassVar[bool] = True
 
     @property
@@ -64,8 +67,11 @@ class Control(Part):
         return self._of(system, picture, weight)
 
     def null(self, value: Conditioning) -> Conditioning:
-        """The same: guidance is for the words."""
-        return value
+        """The same, as guidance is for the words; ``guided``, nothing."""
+        if not self.guided:
+            return value
+        name = weight_name(self.name)
+        return replace(value, scalars={**value.scalars, name: torch.zeros_like(value.scalars[name])})
 
     def _of(self, system: System, picture: Tensor, weight: float) -> Conditioning:
         with torch.no_grad():

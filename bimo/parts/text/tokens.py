@@ -109,9 +109,10 @@ def save_word(path: Path, token: str, vectors: Tensor) -> None:
 def teach(system: System, path: Path | str, token: str = "") -> list[str]:
     """Teaches a system's towers the words in a file, each the tower whose vectors are as wide; answers the words.
 
-    Files are diffusers', AUTOMATIC1111's, CompVis' and Stable Diffusion XL's. ``token`` is what the word is to be called
-    where the file has one; else that is the file's own name for it or, where it has none, what the file is called. LoRAs are merged after words are taught. Raises WeightsError for vectors that fit no
-    tower or more than one, RecipeError for a word that is there already.
+    Files are diffusers', AUTOMATIC1111's, CompVis' and Stable Diffusion XL's. ``token`` is what the word is to be
+    called where the file has one; else that is the file's own name for it or, where it has none, what the file is
+    called. LoRAs are merged after words are taught. Raises WeightsError for vectors that fit no tower or more than one,
+    RecipeError for a word that is there already.
     """
     file = Path(path)
     state, named = _words_of(file, token)
