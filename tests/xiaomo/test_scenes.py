@@ -65,7 +65,7 @@ def test_every_subject_in_every_manner(subject: str) -> None:
 def test_there_are_enough_subjects_and_all_manners() -> None:
     assert len(SUBJECTS) >= 24
     assert set(STYLES) == {
-        *("ink", "colour", "gongbi", "watercolour", "oil", "gogh", "qinglu", "papercut", "porcelain")
+        *("ink", "colour", "gongbi", "watercolour", "oil", "gogh", "qinglu", "papercut", "porcelain", "illustration")
     }
 
 

@@ -101,6 +101,7 @@ class Shape:
     `depth` is 0 near and 1 far. `fade` is how far below its upper edge a shape melts into mist (0: it does not).
     `into` is a second material towards its foot, or towards its middle where `radial`. `lean` is the angle that brush
     strokes follow on it, None for that of its material. `mirror` marks a reflection in water.
+    `tint` is its own colour in place of that of its material, `into_tint` the one it goes over into.
     """
 
     material: str
@@ -115,6 +116,8 @@ class Shape:
     rough: float = 1.0
     lean: float | None = None
     mirror: bool = False
+    tint: tuple[int, int, int] | None = None
+    into_tint: tuple[int, int, int] | None = None
 
     @property
     def box(self) -> tuple[float, float, float, float]:

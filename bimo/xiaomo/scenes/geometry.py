@@ -144,11 +144,17 @@ PETAL = path((0, 0), (0.25, -0.32), (0.6, -0.5), (0.88, -0.36), (1, 0), (0.88, 0
 
 def ribbon(points: Path, begin: float, end: float) -> Path:
     """The outline of a stroke along a path whose width goes from `begin` to `end`."""
-    along = np.gradient(points, axis=0)
-    length = np.maximum(np.hypot(along[:, 0], along[:, 1]), 1e-9)[:, None]
-    across = np.stack([-along[:, 1], along[:, 0]], 1) / length
-    half = np.linspace(begin / 2, end / 2, len(points), dtype=np.float32)[:, None]
-    return np.concatenate([points + across * half, (points - across * half)[::-1]]).astype(np.float32)
+    count = len(points)
+    along = np.empty_like(points)
+    along[1:-1] = points[2:] - points[:-2]
+    along[0], along[-1] = points[1] - points[0], points[-1] - points[-2]
+    length = np.maximum(np.sqrt(along[:, 0] ** 2 + along[:, 1] ** 2), 1e-9)
+    half = (begin + (end - begin) * np.arange(count, dtype=np.float32) / (count - 1)) / 2
+    outline = np.empty((2 * count, 2), np.float32)
+    across = along[:, ::-1] * (half / length)[:, None] * np.array([-1, 1], np.float32)
+    outline[:count] = points + across
+    outline[count:] = (points - across)[::-1]
+    return outline
 
 
 def as_bytes(values: Floats) -> NDArray[np.uint8]:

@@ -292,6 +292,15 @@ MATERIALS: Mapping[str, Material] = {
     ),
     "neon": Material((240, 90, 150), "glow", accent=True, detail=0.9, lit=False),
     "neon_blue": Material((90, 200, 250), "glow", accent=True, detail=0.9, lit=False),
+    "food": Material((200, 120, 60), "body", accent=True, lean="around", detail=0.75),
+    "food_line": Material((110, 60, 30), "line", accent=True, lean="around", detail=1.0),
+    "broth": Material((190, 110, 50), "body", accent=True, lean="level", detail=0.35),
+    "ware": Material((244, 242, 236), "body", lean="around", detail=0.5),
+    "ware_line": Material((96, 120, 160), "line", lean="around", detail=0.9),
+    "cloth": Material((186, 140, 96), "body", lean="level", detail=0.12),
+    "cloth_line": Material((150, 108, 72), "line", lean="level", detail=0.2),
+    "gloss": Material((255, 252, 244), "body", lean="around", detail=0.9, lit=False),
+    "steam": Material((250, 250, 248), "air", lean="upright", detail=0.1, lit=False),
     "cloud": Material(
         {"day": (252, 252, 250), "dawn": (255, 226, 212), "dusk": (255, 196, 160), "night": (126, 142, 182)},
         "air",
@@ -370,9 +379,10 @@ GREY: Mapping[str, tuple[float, float]] = {
 }
 
 
-def natural(material: Material, mood: Mood, depth: float, light: float) -> Floats:
-    """A colour as the eye would see it; `light` 0..1 is how far a style follows the light of the hour."""
-    colour = material.colour(mood)
+def natural(material: Material, mood: Mood, depth: float, light: float, tint: RGB | None = None) -> Floats:
+    """A colour as the eye would see it; `light` 0..1 is how far a style follows the light of the hour, `tint` a colour
+    in place of the material's own."""
+    colour = material.colour(mood) if tint is None else np.array(tint, np.float32) / 255
     lit_by, mixed, share = LIGHT[mood.light]
     if material.lit:
         lit = colour * np.array(lit_by, np.float32)

@@ -9,6 +9,7 @@ from PIL import Image
 from bimo.xiaomo.chance import Chance
 from bimo.xiaomo.scenes.brush import Painting
 from bimo.xiaomo.scenes.description import Scene
+from bimo.xiaomo.scenes.styles.clear import CLEAR
 from bimo.xiaomo.scenes.styles.cut import CUT
 from bimo.xiaomo.scenes.styles.lines import GONGBI, PORCELAIN, QINGLU
 from bimo.xiaomo.scenes.styles.strokes import GOGH, OIL
@@ -16,7 +17,7 @@ from bimo.xiaomo.scenes.styles.style import Style
 from bimo.xiaomo.scenes.styles.washes import COLOUR, INK, WATERCOLOUR
 
 STYLES: Mapping[str, Style] = {
-    style.name: style for style in (INK, COLOUR, GONGBI, WATERCOLOUR, OIL, GOGH, QINGLU, CUT, PORCELAIN)
+    style.name: style for style in (INK, COLOUR, GONGBI, WATERCOLOUR, OIL, GOGH, QINGLU, CUT, PORCELAIN, CLEAR)
 }
 
 

@@ -109,7 +109,7 @@ def _paper(shape: Shape, material: Material, style: Style, mood: Mood, ground: F
         return ground * (1 - share) + reds[2] * share
     if material.finish in ("line", "air"):
         return reds[1] if mood.light != "night" else reds[2]
-    return style.colour(shape.material, shape, mood)
+    return style.colour(shape.material, shape, mood, shape.tint)
 
 
 def finish_cut(painting: Painting, style: Style, mood: Mood, layout: Layout) -> None:

@@ -111,7 +111,7 @@ def _contour(painting: Painting, shape: Shape, style: Style, mood: Mood) -> None
     elif style.name == "qinglu" and shape.material in HILLS:
         painting.cover(mask * strength, window, GOLD if mood.light != "night" else GOLD * 0.8, 0.05)
     else:
-        tone = style.colour(shape.material, shape, mood) * 0.34
+        tone = style.colour(shape.material, shape, mood, shape.tint) * 0.34
         painting.cover(mask * strength, window, tone, 0.05)
 
 

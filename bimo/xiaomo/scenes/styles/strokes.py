@@ -88,7 +88,7 @@ def _contour(painting: Painting, shape: Shape, style: Style, mood: Mood) -> None
     """The dark line around a thing, without which strokes would dissolve it."""
     found = painting.mask(outlines(shape, style.line), style.rough, 0.3)
     if found is not None:
-        tone = style.colour(shape.material, shape, mood) * 0.32 + np.array([0.02, 0.03, 0.09], np.float32)
+        tone = style.colour(shape.material, shape, mood, shape.tint) * 0.32 + np.array([0.02, 0.03, 0.09], np.float32)
         painting.cover(found[0] * (0.85 - 0.5 * shape.depth), found[1], tone, 0.0)
 
 

@@ -40,17 +40,17 @@ class Style:
     ground: float = 1.0
     night_paper: RGB | None = None
 
-    def colour(self, name: str, shape: Shape, mood: Mood) -> Floats:
+    def colour(self, name: str, shape: Shape, mood: Mood, tint: RGB | None = None) -> Floats:
         """The colour of a material in this style, 0..1."""
         material = MATERIALS[name]
-        return np.clip(self.grade(natural(material, mood, shape.depth, self.light), material, mood), 0, 1)
+        return np.clip(self.grade(natural(material, mood, shape.depth, self.light, tint), material, mood), 0, 1)
 
     def colours(self, painting: Painting, mask: Floats, shape: Shape, mood: Mood) -> Floats:
         """The colour of a shape: one, or one for each pixel of its window where it goes over into another."""
-        first = self.colour(shape.material, shape, mood)
-        if shape.into is None:
+        first = self.colour(shape.material, shape, mood, shape.tint)
+        if shape.into is None and shape.into_tint is None:
             return first
-        second = self.colour(shape.into, shape, mood)
+        second = self.colour(shape.into or shape.material, shape, mood, shape.into_tint)
         share = painting.gradient(mask, shape.radial)[..., None]
         return first * (1 - share) + second * share
 

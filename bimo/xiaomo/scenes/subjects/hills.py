@@ -40,7 +40,7 @@ def landscape(scene: Scene) -> None:
 def huangshan(scene: Scene) -> None:
     """黄山云海: pillars of rock with pines above a sea of clouds."""
     layout = scene.layout
-    sky.sky(scene, 0.75)
+    sky.sky(scene, 1.02)
     sky.light_of_the_hour(scene)
     terrain.mountains(scene, 0.5, layout.height * 0.7, 2)
     chance = scene.chance.fork("pillars")

@@ -62,7 +62,7 @@ def chrysanthemum(scene: Scene) -> None:
 def pine_rock(scene: Scene) -> None:
     """松: an old pine on a cliff above the mist, cranes."""
     layout = scene.layout
-    sky.sky(scene, 0.9)
+    sky.sky(scene, 1.02)
     sky.light_of_the_hour(scene)
     terrain.mountains(scene, 0.62, layout.height, 3)
     sky.mist(scene, 0.70, 0.10, 0.85, 4)

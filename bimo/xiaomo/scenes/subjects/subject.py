@@ -10,11 +10,22 @@ from bimo.xiaomo.scenes import sky as air
 from bimo.xiaomo.scenes.description import LIGHTS, SEASONS, Layout, Mood, Scene, draw_layout
 from bimo.xiaomo.scenes.geometry import box
 
-ALL_STYLES = ("ink", "colour", "gongbi", "watercolour", "oil", "gogh", "qinglu", "papercut", "porcelain")
+ALL_STYLES = (
+    "ink",
+    "colour",
+    "gongbi",
+    "watercolour",
+    "oil",
+    "gogh",
+    "qinglu",
+    "papercut",
+    "porcelain",
+    "illustration",
+)
 #: Everything but the mineral landscape, for what has no hills.
 NO_HILLS = tuple(style for style in ALL_STYLES if style != "qinglu")
 #: Manners of today, for what is of today.
-MODERN = ("ink", "colour", "watercolour", "oil", "gogh", "papercut")
+MODERN = ("ink", "colour", "watercolour", "oil", "gogh", "papercut", "illustration")
 
 
 @dataclass(frozen=True)

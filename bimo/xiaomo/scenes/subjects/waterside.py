@@ -318,7 +318,7 @@ def dragon_boats(scene: Scene) -> None:
 def waterfall(scene: Scene) -> None:
     """瀑布: a long fall between cliffs, a pool with rocks, a viewer below."""
     layout, mood = scene.layout, scene.mood
-    sky.sky(scene, 0.62)
+    sky.sky(scene, 0.84)
     if mood.light != "day":
         sky.light_of_the_hour(scene)
     terrain.mountains(scene, 0.5, layout.height, 3)

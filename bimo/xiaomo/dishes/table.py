@@ -1,0 +1,102 @@
+"""The two tables: dishes, and what their ingredients look like. Both are read once and checked."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+
+from bimo.core.errors import DataError
+
+RGB = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Ingredient:
+    """One ingredient: its names, the shape of a piece, its colour and how large it is (1 is usual)."""
+
+    name: str
+    english: str
+    shape: str
+    colour: RGB
+    size: float
+
+
+@dataclass(frozen=True)
+class Dish:
+    """One dish. `pieces` and `garnish` are (ingredient, how many), back to front; `vessels` the usual one first."""
+
+    name: str
+    english: str
+    vessels: tuple[str, ...]
+    lay: str
+    sauce: RGB
+    pieces: tuple[tuple[str, int], ...]
+    garnish: tuple[tuple[str, int], ...]
+    steam: bool
+    also: tuple[str, ...]
+
+    @property
+    def contents(self) -> tuple[str, ...]:
+        """The names of all that is in it."""
+        return tuple(dict.fromkeys(name for name, _ in (*self.pieces, *self.garnish)))
+
+
+def _rows(name: str) -> list[dict[str, str]]:
+    text = resources.files("bimo.xiaomo.dishes").joinpath(name).read_text("utf-8")
+    lines = [line for line in text.split("\n") if line and not line.startswith("#")]
+    return list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def _colour(text: str, where: str) -> RGB:
+    if not re.fullmatch("#[0-9a-f]{6}", text):
+        raise DataError(
+            f"{where} 的颜色是 {text!r}，应像 #a0522d", f"{where}: the colour is {text!r}, not like #a0522d"
+        )
+    return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
+
+
+@lru_cache(maxsize=1)
+def ingredients() -> Mapping[str, Ingredient]:
+    """All ingredients by name. Raises DataError where a row cannot be read."""
+    made = {}
+    for row in _rows("ingredients.tsv"):
+        colour = _colour(row["colour"], row["name"])
+        made[row["name"]] = Ingredient(row["name"], row["english"], row["shape"], colour, float(row["size"]))
+    return made
+
+
+def _counted(text: str | None, dish: str) -> tuple[tuple[str, int], ...]:
+    made = []
+    for part in (text or "").split():
+        name, star, count = part.partition("*")
+        if name not in ingredients() or not star or not count.isdigit():
+            raise DataError(
+                f"{dish} 里的 {part!r} 看不懂：应是 ingredients.tsv 里的食材、星号和个数，如 葱花*8",
+                f"{part!r} in {dish} cannot be read: an ingredient of ingredients.tsv, a star, a number, as 葱花*8",
+            )
+        made.append((name, int(count)))
+    return tuple(made)
+
+
+@lru_cache(maxsize=1)
+def dishes() -> Mapping[str, Dish]:
+    """All dishes by name. Raises DataError where a row cannot be read."""
+    made = {}
+    for row in _rows("dishes.tsv"):
+        name = row["name"]
+        made[name] = Dish(
+            name,
+            row["english"],
+            tuple(re.split("[,，]", row["vessels"])),
+            row["lay"],
+            _colour(row["sauce"], name),
+            _counted(row["pieces"], name),
+            _counted(row["garnish"], name),
+            row["steam"] == "1",
+            tuple(filter(None, re.split("[,，]", row["also"] or ""))),
+        )
+    return made
