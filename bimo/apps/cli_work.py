@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -194,6 +196,33 @@ def train(
             )
         ),
     ] = None,
+    size: Annotated[
+        str | None, typer.Option(help=say("每个阶段的图片大小：宽x高", "size of pictures in each stage: WIDTHxHEIGHT"))
+    ] = None,
+    skip: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=say("略过一个阶段，按 --set 里的编号或名字；可多次给出", "leave a stage out, by number or name")
+        ),
+    ] = None,
+    tune: Annotated[
+        str | None,
+        typer.Option(
+            help=say("用自己的图片微调整个系统：lora 或 full", "fine-tune a system on pictures: lora or full")
+        ),
+    ] = None,
+    from_here: Annotated[
+        bool,
+        typer.Option(
+            "--from-here", help=say("练到一半，从这一步起改用新设置", "a begun run has new settings from its step on")
+        ),
+    ] = False,
+    accept_new_data: Annotated[
+        bool,
+        typer.Option(
+            "--accept-new-data", help=say("数据换过了也继续，并记下来", "go on with other data, and put that on record")
+        ),
+    ] = False,
 ) -> None:
     """Trains every stage of a recipe; the folder it prints can be drawn with."""
     if on not in ("local", "ray") or (workers and on != "ray"):
@@ -204,6 +233,7 @@ def train(
     told = {"recipe": recipe, "data": data, "out": out, "settings": settings, "tiny": tiny, "steps": steps}
     told |= {"seed": seed, "threads": threads, "start": start, "teacher": teacher, "reward": reward}
     told |= {"cache": cache}
+    told |= {"from_here": from_here, "accept_new_data": accept_new_data, "size": size, "skip": skip, "tune": tune}
     if on == "ray":
         from bimo.train.cluster import on_ray
 
@@ -227,10 +257,21 @@ def _trained(
     teacher: str | None,
     reward: list[str] | None,
     cache: Path | None,
+    size: str | None,
+    skip: list[str] | None,
+    tune: str | None,
+    from_here: bool,
+    accept_new_data: bool,
     device: str,
 ) -> None:
     """What one process does of a run."""
-    wanted = changed(models.recipe(recipe), settings or [], tiny, steps)
+    wanted = models.recipe(recipe)
+    if tune is not None:
+        from bimo.train.tuning import tuned
+
+        wanted = tuned(wanted, tune)
+        start = start or ([] if tiny else [recipe])  # what is tuned begins as it is
+    wanted = changed(wanted, settings or [], tiny, steps, size, skip or [])
     from bimo.train.loop import train as run
     from bimo.train.rewards import Judges
 
@@ -238,8 +279,9 @@ def _trained(
     taught = None if teacher is None else models.load(teacher)
     own = [file for file in (recipe.rpartition(":")[0], recipe) if file.endswith(".py")]
     judges = Judges(models.load, {n: f for file in (*own, *(reward or [])) for n, f in models.functions(file).items()})
-    more: dict[str, Any] = {"start": begun, "teacher": taught, "judges": judges, "device": device, "cache": cache}
-    run(wanted, data, out, seed=seed, threads=threads, **more)
+    changes: dict[str, Any] = {"from_here": from_here, "accept_new_data": accept_new_data}
+    begun_as: dict[str, Any] = {"start": begun, "teacher": taught, "judges": judges, "cache": cache}
+    run(wanted, data, out, seed=seed, threads=threads, device=device, **begun_as, **changes)
 
 
 def evaluate(
@@ -262,10 +304,43 @@ def evaluate(
     print(out)
 
 
-def changed(recipe: Recipe, settings: list[str], tiny: bool, steps: int | None) -> Recipe:
-    """A recipe as the command line wants it: tiny first, then steps, then each path=value. Raises RecipeError."""
+def changed(
+    recipe: Recipe,
+    settings: list[str],
+    tiny: bool,
+    steps: int | None,
+    size: str | None = None,
+    skip: Sequence[str] = (),
+) -> Recipe:
+    """A recipe as the command line wants it: tiny first, then steps and size, then each path=value, then what is
+    skipped. Raises RecipeError.
+    """
     if tiny:
         recipe = recipe.tiny()
     if steps is not None:
         recipe = dataclasses.replace(recipe, stages=tuple(dataclasses.replace(s, steps=steps) for s in recipe.stages))
-    return part.changed(recipe, settings, "stages.1.lr=5e-6")
+    if size is not None:
+        wanted = _size(size)
+        each = (dataclasses.replace(stage, size=wanted, buckets=()) for stage in recipe.stages)
+        recipe = dataclasses.replace(recipe, stages=tuple(each))
+    return _without(part.changed(recipe, settings, "stages.1.lr=5e-6"), skip)
+
+
+def _size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{1,5})[x×*](\d{1,5})", text.strip())
+    if found is None or not (int(found[1]) and int(found[2])):
+        raise RecipeError(
+            f"--size 是 {text!r}，应为 宽x高，例如 512x512", f"--size is {text!r}; expected WIDTHxHEIGHT, as 512x512"
+        )
+    return int(found[1]), int(found[2])
+
+
+def _without(recipe: Recipe, skip: Sequence[str]) -> Recipe:
+    """The recipe without some of its stages, by number, as --set counts them, or by name."""
+    names = [str(number) for number in range(len(recipe.stages))] + [stage.name for stage in recipe.stages]
+    for name in skip:
+        if name not in names:
+            zh, en = part.meant(name, names[len(recipe.stages) :])
+            raise RecipeError(f"--skip：没有阶段 {name!r}{zh}", f"--skip: there is no stage {name!r}{en}")
+    gone = {names.index(name) % len(recipe.stages) for name in skip}
+    return dataclasses.replace(recipe, stages=tuple(s for n, s in enumerate(recipe.stages) if n not in gone))

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "xiaomo"
 BUNDLES = Path(__file__).resolve().parent.parent / "bundled"
 RECIPE_FILE = "recipe.json"
+WEIGHTS_FILE = "weights.safetensors"
 INDEX_FILE = "model_index.json"
 #: Endings of single files of weights.
 FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
@@ -137,6 +138,11 @@ def load(name: str | Path, *, stored: bool = False) -> System:
 
 def _read(folder: Path, stored: bool, wanted: Recipe | None = None) -> System:
     if (folder / RECIPE_FILE).is_file():
+        if not (folder / WEIGHTS_FILE).is_file():
+            from bimo.train.unfinished import is_unfinished, read_unfinished
+
+            if is_unfinished(folder):
+                return read_unfinished(folder)
         from bimo.diffusion.system import System
 
         return System.read(folder, _numbers(stored))

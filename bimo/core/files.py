@@ -8,10 +8,11 @@ import html
 import os
 import stat
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from pathlib import Path
 
-from bimo.core.errors import RequestError
+from bimo.core.errors import BimoError, DataError, RequestError
 
 MAXIMUM_PICTURE_PIXELS = 1 << 26
 #: A picture's file may be as large as this; what it unpacks to has the limit above.
@@ -86,6 +87,27 @@ def write_whole(path: Path, content: bytes | Iterable[bytes | memoryview]) -> Pa
         Path(part).unlink(missing_ok=True)
         raise
     return path
+
+
+@contextmanager
+def alone(folder: Path, error: type[BimoError] = DataError) -> Generator[None]:
+    """Holds a folder for one run at a time; a process that ends, however it ends, holds nothing any more. Raises
+    ``error`` where another one has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise error(
+                f"另一次运行正在用 {folder}；请等它结束", f"another run is at work in {folder}; wait until it ends"
+            ) from None
+        except ImportError:
+            # Windows has no such locks; there it is up to the user.
+            pass
+        yield
 
 
 #: What every page of ours looks like.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
@@ -150,6 +151,20 @@ class Stage(Part):
     validate_every: int = 500
     adapter: Part | None = None
     note: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("steps", "batch", "accumulate"):
+            if getattr(self, name) < 1:
+                raise RecipeError(
+                    f"阶段 {self.name!r} 的 {name} 至少为 1，收到 {getattr(self, name)}",
+                    f"{name} of stage {self.name!r} must be at least 1; got {getattr(self, name)}",
+                )
+        if not 0 <= self.lr < math.inf or (self.rates and not self.lr):
+            raise RecipeError(
+                f"阶段 {self.name!r} 的 lr 应大于 0，收到 {self.lr}",
+                f"lr of stage {self.name!r} must be above 0; got {self.lr}",
+            )
 
     @property
     def drops(self) -> bool:

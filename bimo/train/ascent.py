@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self, cast
@@ -14,15 +14,15 @@ from typing import Self, cast
 import torch
 from torch import Tensor, nn
 
-from bimo.core.errors import RecipeError
+from bimo.core.errors import BimoError, RecipeError
 from bimo.core.part import Part
 from bimo.core.types import Ask
 from bimo.data.loader import Pictures
 from bimo.diffusion.drive import answers
 from bimo.diffusion.paint import pixels, prepare
 from bimo.diffusion.system import System
-from bimo.train.lesson import Lesson, Vocabulary
-from bimo.train.rewards import TOTAL, Colourful, Judges, Shown
+from bimo.train.lesson import Lesson, Prospect, Vocabulary
+from bimo.train.rewards import TOTAL, Colourful, Judges, Shown, of_rewards
 from bimo.train.rounds import request_of
 
 Drawing = Generator[Ask, Tensor, Tensor]
@@ -76,6 +76,10 @@ class Ascent(Part):
             return None
         denoiser = system.level(system.recipe.levels[-1].name).denoiser
         return nn.ModuleDict({"before": copy.deepcopy(denoiser).eval()})
+
+    def lacks(self, prospect: Prospect) -> Iterator[BimoError]:
+        """Functions of the user's that the reward names."""
+        yield from of_rewards(self.reward, prospect.judges)
 
     def loss(self, lesson: Lesson) -> Tensor:
         """Minus the mean reward, plus the anchor. Raises RecipeError where a gradient does not reach what learns."""

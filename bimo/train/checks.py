@@ -23,6 +23,11 @@ from bimo.train.batches import Order
 #: How many captions tell of all.
 SAMPLE = 2000
 SHOWN = 5
+UNSUITED = "说明多半喂错了塔", "hardly suit its towers"
+REMEDY = (
+    "请换分词器或数据，确实要这样就把阶段的这个上限调高",
+    "mend the tokenizer or the data, or raise that limit of the stage where it is meant so",
+)
 
 
 def check_seed(begun: int, wanted: int, out: Path) -> None:
@@ -74,34 +79,43 @@ def check_words(stage: Stage, towers: Sequence[Tower], pictures: Pictures, prefi
     Raises TrainingError where more is unknown, cut short or empty than the stage allows.
     """
     captions = sampled(pictures)
-    empty = sum(not caption.strip() for caption in captions) / max(1, len(captions))
-    too_much: list[tuple[str, str, float]] = []
-    if empty > stage.max_empty:
-        too_much.append(("max_empty", say("空的说明", "empty captions"), empty))
-    written = [prefix + caption for caption in captions if caption.strip()]
-    for number, tower in enumerate(towers, 1):
-        found = reading(tower, written)
+    found = readings(towers, captions, prefix)
+    for number, one in enumerate(found, 1):
         print(
             say(
                 f"阶段 {stage.name!r} 的说明（抽查 {len(captions)} 条），第 {number} 个塔：不认识的词元 "
-                f"{found.unknown:.1%}，读不完的 {found.truncated:.1%}，空的 {empty:.1%}",
+                f"{one.unknown:.1%}，读不完的 {one.truncated:.1%}，空的 {_empty(captions):.1%}",
                 f"captions of stage {stage.name!r} ({len(captions)} looked at), tower {number}: unknown tokens "
-                f"{found.unknown:.1%}, cut short {found.truncated:.1%}, empty {empty:.1%}",
+                f"{one.unknown:.1%}, cut short {one.truncated:.1%}, empty {_empty(captions):.1%}",
             )
         )
-        if found.unknown > stage.max_unknown:
-            what = say(f"第 {number} 个塔不认识的词元", f"unknown tokens of tower {number}")
-            too_much.append(("max_unknown", what, found.unknown))
-        if found.truncated > stage.max_truncated:
-            what = say(f"第 {number} 个塔读不完的说明", f"captions cut short by tower {number}")
-            too_much.append(("max_truncated", what, found.truncated))
-    if too_much:
-        listed = ", ".join(f"{what} {share:.1%} > {name} {getattr(stage, name):.1%}" for name, what, share in too_much)
+    if listed := too_much(stage, captions, found):
         raise TrainingError(
-            f"阶段 {stage.name!r} 的说明多半喂错了塔：{listed}；请换分词器或数据，确实要这样就把阶段的这个上限调高",
-            f"the captions of stage {stage.name!r} hardly suit its towers: {listed}; mend the tokenizer or the data, "
-            "or raise that limit of the stage where it is meant so",
+            f"阶段 {stage.name!r} 的{UNSUITED[0]}：{listed}；{REMEDY[0]}",
+            f"the captions of stage {stage.name!r} {UNSUITED[1]}: {listed}; {REMEDY[1]}",
         )
+
+
+def readings(towers: Sequence[Tower], captions: Sequence[str], prefix: str = "") -> list[Reading]:
+    """What each tower reads of the captions that say something, with ``prefix`` before each."""
+    written = [prefix + caption for caption in captions if caption.strip()]
+    return [reading(tower, written) for tower in towers]
+
+
+def too_much(stage: Stage, captions: Sequence[str], found: Sequence[Reading]) -> str:
+    """What is unknown, cut short or empty more often than a stage allows, "" where nothing is."""
+    shares = [("max_empty", say("空的说明", "empty captions"), _empty(captions))]
+    for number, one in enumerate(found, 1):
+        what = say(f"第 {number} 个塔不认识的词元", f"unknown tokens of tower {number}")
+        shares.append(("max_unknown", what, one.unknown))
+        what = say(f"第 {number} 个塔读不完的说明", f"captions cut short by tower {number}")
+        shares.append(("max_truncated", what, one.truncated))
+    limits = [(what, share, name, float(getattr(stage, name))) for name, what, share in shares]
+    return ", ".join(f"{what} {share:.1%} > {name} {most:.1%}" for what, share, name, most in limits if share > most)
+
+
+def _empty(captions: Sequence[str]) -> float:
+    return sum(not caption.strip() for caption in captions) / max(1, len(captions))
 
 
 def check_lots(stage: Stage, order: Order, processes: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self, cast
@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bimo.core.errors import DataError, RecipeError, TrainingError, say
+from bimo.core.errors import BimoError, DataError, RecipeError, TrainingError, say
 from bimo.core.part import Part
+from bimo.core.recipe import Stage
 from bimo.data.loader import Pictures
 from bimo.diffusion.system import System, Tower
-from bimo.train.lesson import Lesson, Vocabulary
+from bimo.train.lesson import Lesson, Prospect, Vocabulary, refusals
 
 #: Where a tower says a sentence: its first token, its last real one, its pooled output.
 Place = Literal["first", "last", "pooled"]
@@ -96,9 +97,14 @@ class Distil(Part):
         writer = Writer(part.vocab, part.width, self.decoder_layers, self.decoder_heads, part.length)
         return nn.ModuleDict({"writer": writer})
 
+    def lacks(self, prospect: Prospect) -> Iterator[BimoError]:
+        """A teacher, and sentences in all languages."""
+        yield from refusals(lambda: self.pictures(prospect.system, prospect.pictures, Path()))
+        yield from refusals(lambda: self._fitting(prospect.stage, prospect.teacher))
+
     def loss(self, lesson: Lesson) -> Tensor:
         """The mean over the languages, plus the second task. Raises TrainingError without a fitting teacher."""
-        teacher = self._teacher(lesson)
+        teacher = self._fitting(lesson.stage, lesson.teacher)
         student = lesson.system.towers[self.tower]
         said = [self._chosen(lesson, row, self.language) for row in range(lesson.whole)]
         with torch.no_grad():
@@ -113,19 +119,19 @@ class Distil(Part):
                 losses[-1] = losses[-1] + self.decoder * self._written(lesson, student, said, texts)
         return torch.stack(losses).mean()
 
-    def _teacher(self, lesson: Lesson) -> Tower:
-        if lesson.teacher is None:
+    def _fitting(self, stage: Stage, teacher: System | None) -> Tower:
+        if teacher is None:
             raise TrainingError(
-                f"阶段 {lesson.stage.name!r} 要跟着一个老师学；请用 --teacher 给出它（文本塔应为 {self.teacher}）",
-                f"stage {lesson.stage.name!r} learns from a teacher; name one with --teacher (tower: {self.teacher})",
+                f"阶段 {stage.name!r} 要跟着一个老师学；请用 --teacher 给出它（文本塔应为 {self.teacher}）",
+                f"stage {stage.name!r} learns from a teacher; name one with --teacher (tower: {self.teacher})",
             )
-        found = lesson.teacher.recipe.text[0]
+        found = teacher.recipe.text[0]
         if found != self.teacher:
             raise TrainingError(
                 f"老师的文本塔是 {found}，配方要的是 {self.teacher}",
                 f"the teacher's text tower is {found}; the recipe wants {self.teacher}",
             )
-        return lesson.teacher.towers[0]
+        return teacher.towers[0]
 
     def _chosen(self, lesson: Lesson, row: int, language: str) -> str:
         captions = lesson.captions[row][language]

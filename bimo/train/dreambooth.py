@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self, cast
@@ -10,7 +11,7 @@ from typing import Self, cast
 import torch
 from torch import Tensor, nn
 
-from bimo.core.errors import RecipeError, say
+from bimo.core.errors import BimoError, RecipeError, say
 from bimo.core.part import Part
 from bimo.core.types import Batch
 from bimo.data.loader import Pictures
@@ -19,8 +20,13 @@ from bimo.diffusion.drive import draw
 from bimo.diffusion.system import System
 from bimo.parts.hints.views import Pose
 from bimo.train.denoise import Denoise
-from bimo.train.lesson import Lesson, Vocabulary
+from bimo.train.lesson import Lesson, Prospect, Vocabulary
 from bimo.train.record import counted
+
+NO_CLASS = (
+    "Dreambooth 的 prior 不是 0，就要有 class_noun：要保住的那一类叫什么",
+    "where prior of Dreambooth is not 0 it needs class_noun: what is to be kept is called",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +64,7 @@ class Dreambooth(Part):
             return pictures.of(pictures.lots, captions)
         nouns = _several(self.class_noun)
         if not nouns:
-            raise RecipeError(
-                "Dreambooth 的 prior 不是 0，就要有 class_noun：要保住的那一类叫什么",
-                "where prior of Dreambooth is not 0 it needs class_noun: what is to be kept is called",
-            )
+            raise RecipeError(*NO_CLASS)
         drawn = folder / "class"
         self._draw(system, drawn, nouns)
         both = Pictures(*pictures.folders, drawn, cache=pictures.cache)
@@ -71,6 +74,11 @@ class Dreambooth(Part):
     def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
         """None."""
         return None
+
+    def lacks(self, prospect: Prospect) -> Iterator[BimoError]:
+        """What the class is called."""
+        if self.prior and not _several(self.class_noun):
+            yield RecipeError(*NO_CLASS)
 
     def loss(self, lesson: Lesson) -> Tensor:
         """The mean error of the subject's rows and ``prior`` times that of the class's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -11,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bimo.core.errors import DataError, say
+from bimo.core.errors import BimoError, DataError, say
 from bimo.core.part import Part
 from bimo.core.types import Batch
 from bimo.data.loader import Pictures
 from bimo.diffusion.system import System
 from bimo.train.denoise import Denoise
-from bimo.train.lesson import Lesson, Vocabulary
+from bimo.train.lesson import Lesson, Prospect, Vocabulary, refusals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,10 @@ class Reward(Part):
     def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
         """None."""
         return None
+
+    def lacks(self, prospect: Prospect) -> Iterator[BimoError]:
+        """Scores."""
+        yield from refusals(lambda: self.pictures(prospect.system, prospect.pictures, Path()))
 
     def loss(self, lesson: Lesson) -> Tensor:
         """The weighted mean."""
@@ -95,6 +100,10 @@ class Prefer(Part):
         """The denoisers as they are before the stage, which learn nothing."""
         levels: dict[str, Any] = {level.name: system.level(level.name).denoiser for level in system.recipe.levels}
         return nn.ModuleDict({name: copy.deepcopy(denoiser).eval() for name, denoiser in levels.items()})
+
+    def lacks(self, prospect: Prospect) -> Iterator[BimoError]:
+        """Pairs."""
+        yield from refusals(lambda: self.pictures(prospect.system, prospect.pictures, Path()))
 
     def loss(self, lesson: Lesson) -> Tensor:
         """-log sigmoid(-beta / 2 (what the better gained in error - what the worse gained))."""

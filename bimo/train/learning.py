@@ -8,19 +8,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from bimo.core.errors import TrainingError
+from bimo.core.part import loads
 from bimo.core.recipe import Stage
 from bimo.core.types import Share
 from bimo.diffusion.system import System
 from bimo.train.batches import Lessons, Order
 from bimo.train.devices import on
+from bimo.train.finite import broken, not_finite, picked, some
 from bimo.train.lesson import Lesson, Objective
-from bimo.train.optim import Average, Zero, narrowed, optimiser, scaler
+from bimo.train.optim import Average, Zero, narrowed, optimiser, ordered, scaler
 from bimo.train.processes import Processes, gathered
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -68,9 +70,16 @@ class Learning:
         objective: Objective,
         names: Sequence[str],
         saved: Mapping[str, Any] | None,
+        number: int = 0,
+        state: Path | None = None,
     ) -> None:
-        """``names`` are of what learns. ``saved`` is what ``state`` answered when the stage was left."""
+        """``names`` are of what learns. ``saved`` is what ``state`` answered when the stage was left, and its "stage",
+        which may have had other settings. ``number`` is the stage's, in ``state`` the run is saved.
+        """
         self.stage, self.lessons, self.objective = stage, lessons, objective
+        self.number, self._file = number, state or lessons.out / "state.pt"
+        #: The last step's gradients, whether each is finite, still on their device.
+        self._gradients: tuple[int, Sequence[str], Tensor] | None = None
         self.processes: Processes = lessons.processes
         self.extra = lessons.blank.extra
         self._exercise = Exercise(lessons.blank.system, self.extra)
@@ -105,14 +114,16 @@ class Learning:
                 part = self.processes.part(cast(Share, lesson.share))
                 loss = loss / stage.accumulate
                 value += self.processes.total(float(loss.detach()) * part)[0]
+                # The device has just been waited for: what it found a step ago costs nothing now.
+                self.check_gradients()
                 if not math.isfinite(value):
                     self._broken(step, lesson, math.isfinite(float(loss.detach())))
                 # What is brought together is the mean over the processes, whatever rows each has.
                 loss = self.scaler.scale(loss * (part * self.processes.count))
                 self.processes.backward(self._forward, loss)
         self.scaler.unscale_(self.optimiser)
-        if stage.clip and not self.processes.zero:  # which clips before it parts
-            nn.utils.clip_grad_norm_(self.parameters.values(), stage.clip, foreach=True)
+        if not self.processes.zero:  # which clips before it parts
+            self._clip(step)
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.average.update(self.parameters, step)
@@ -127,6 +138,26 @@ class Learning:
                 loss, lesson = self._loss(number, generators(number), order)
                 total += float(loss) * self.processes.part(cast(Share, lesson.share))
         return self.processes.total(total)[0] / order.per_epoch
+
+    def check_gradients(self) -> None:
+        """Raises TrainingError where the gradients of the last step were not finite."""
+        if self._gradients is None:
+            return
+        (step, names, fine), self._gradients = self._gradients, None
+        if bad := picked(names, fine.unbind()):
+            told = some(bad, len(names))
+            what = f"梯度不是有限的数：{told}", f"gradients are not finite: {told}"
+            raise broken(self.stage, self.number, step + 1, what, self.lessons.out, self._file)
+
+    def check_weights(self, step: int) -> None:
+        """Raises TrainingError where what learns, or its average, is not finite after so many steps."""
+        self.check_gradients()
+        held = self.parameters | {f"{name} (ema)": value for name, value in self.average.values.items()}
+        bad = not_finite({name: _own_part(value) for name, value in held.items()})
+        if self.processes.total(float(len(bad)))[0]:
+            told = some(bad, len(held))
+            what = f"权重不是有限的数：{told}", f"weights are not finite: {told}"
+            raise broken(self.stage, self.number, step, what, self.lessons.out, self._file)
 
     def within(self, work: Callable[[], Any]) -> Any:
         """What some work answers that uses what learns otherwise than a step does: all processes do it."""
@@ -145,6 +176,26 @@ class Learning:
         if isinstance(self.optimiser, Zero):
             self.optimiser.close()
 
+    def _clip(self, step: int) -> None:
+        """Clips the gradients, and has their norms, which that takes anyway, tell whether each is finite."""
+        learnt = {name: p for name, p in self.parameters.items() if p.grad is not None}
+        if not learnt:
+            return
+        gradients = [cast(Tensor, p.grad) for p in learnt.values()]
+        if self.processes.sharded:
+            total: Any = nn.utils.get_total_norm(gradients, foreach=True)
+            total = total.full_tensor() if hasattr(total, "full_tensor") else total
+            norms, names = total[None], ["*"]
+        else:
+            # As clip_grad_norm_ has it, to the bit, with the norm of each kept.
+            each = torch._foreach_norm(gradients)  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]
+            norms, names = torch.stack(list(each)), list(learnt)
+            total = torch.linalg.vector_norm(norms)
+        if self.stage.clip:
+            nn.utils.clip_grads_with_norm_(learnt.values(), self.stage.clip, total, foreach=True)
+        if not self.scaler.is_enabled():  # which leaves such a step out, and scales less
+            self._gradients = step, names, norms.detach().isfinite()
+
     def _loss(self, number: int, generator: torch.Generator, order: Order | None = None) -> tuple[Tensor, Lesson]:
         device, made = self.processes.device, list[Lesson]()
 
@@ -161,16 +212,37 @@ class Learning:
 
     def _go_on(self, saved: Mapping[str, Any]) -> None:
         held = cast("dict[str, Any]", saved["optimiser"])
-        ordered = [p for group in self.optimiser.param_groups for p in group["params"]]
-        for at, parameter in enumerate(ordered):
+        if saved.get("stage"):
+            held = self._regrouped(held, cast(Stage, loads(saved["stage"])))
+        for at, parameter in enumerate(p for group in self.optimiser.param_groups for p in group["params"]):
             state = held["state"].get(at, {})
             for name, value in state.items():
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
                     state[name] = as_is(value, parameter)
+        # What a group is told is the stage's to say, which may have been changed since.
+        told = [{n: v for n, v in group.items() if n != "params"} for group in self.optimiser.param_groups]
         self.optimiser.load_state_dict(held)
-        self.average.values = {n: as_is(saved["average"][n], self.parameters[n]) for n in self.average.values}
+        for group, own in zip(self.optimiser.param_groups, told, strict=True):
+            group.update(own)
+        before = saved["average"]
+        self.average.values = {
+            n: as_is(before[n], self.parameters[n]) if n in before else v for n, v in self.average.values.items()
+        }
         if saved.get("scaler"):
             self.scaler.load_state_dict(saved["scaler"])
+
+    def _regrouped(self, held: dict[str, Any], before: Stage) -> dict[str, Any]:
+        """An optimiser's state whose parameters are counted as the stage has them now: rates of their own make groups,
+        and so another order.
+        """
+        names, now = ordered(before, self.parameters), ordered(self.stage, self.parameters)
+        if names == now:
+            return held
+        known = {names[at]: state for at, state in held["state"].items()}
+        counts = iter(range(len(now)))
+        fresh = optimiser(self.stage, self.parameters).param_groups
+        groups = [{**group, "params": [next(counts) for _ in group["params"]]} for group in fresh]
+        return {"state": {at: known[name] for at, name in enumerate(now) if name in known}, "param_groups": groups}
 
     def _broken(self, step: int, lesson: Lesson, others: bool) -> None:
         """Raises TrainingError, with the batch saved that did it: that of another process where it was ``others``."""
@@ -179,11 +251,12 @@ class Learning:
         if not others:
             torch.save({"x": lesson.batch.x if lesson.batch else lesson.pixels}, path)
         where = self.lessons.out / "broken-batch*.pt" if others else path
-        raise TrainingError(
-            f"阶段 {self.stage.name!r} 第 {step} 步的损失不是数；这一批存在 {where}，请降低 lr 后重试",
-            f"the loss of stage {self.stage.name!r} is not a number at step {step}; "
-            f"the batch lies in {where}; try again with a lower lr",
-        )
+        what = f"损失不是数，这一批存在 {where}", f"the loss is not a number, its batch lies in {where}"
+        bad = not_finite({name: _own_part(value) for name, value in self.parameters.items()})
+        if bad:
+            told = some(bad, len(self.parameters))
+            what = f"{what[0]}，权重也已坏了：{told}", f"{what[1]}, and so are weights: {told}"
+        raise broken(self.stage, self.number, step + 1, what, self.lessons.out, self._file)
 
 
 def named(system: System, extra: nn.Module | None, objective: Objective) -> dict[str, nn.Parameter]:
@@ -193,6 +266,12 @@ def named(system: System, extra: nn.Module | None, objective: Objective) -> dict
         prefix = type(objective).__name__.lower()
         parameters |= {f"{prefix}.{name}": p for name, p in extra.named_parameters()}
     return parameters
+
+
+def _own_part(value: Tensor) -> Tensor:
+    """What of a tensor lies in this process."""
+    given: Any = value.detach()
+    return given.to_local() if hasattr(given, "to_local") else given
 
 
 def whole(value: Any) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast, overload
@@ -10,6 +12,7 @@ from typing import Any, Protocol, cast, overload
 import torch
 from torch import Tensor, nn
 
+from bimo.core.errors import BimoError
 from bimo.core.recipe import Stage
 from bimo.core.types import Batch, Row, Share
 from bimo.data.loader import Pictures
@@ -88,9 +91,22 @@ class Lesson:
         return value if self.share is None else gathered(value, self.share)
 
 
+@dataclass(frozen=True)
+class Prospect:
+    """What there is for a stage before anything is learnt."""
+
+    system: System
+    stage: Stage
+    pictures: Pictures
+    vocabulary: Vocabulary
+    teacher: System | None
+    judges: Judges
+
+
 class Objective(Protocol):
     """A part that a stage names as its objective. One with ``reads_words`` False has no use for captions; one that
-    makes its pictures as it goes has ``lessons`` of its own, see `bimo.train.rounds`.
+    makes its pictures as it goes has ``lessons`` of its own, see `bimo.train.rounds`; one that wants more of the data
+    than pictures and captions says what it ``lacks`` of a `Prospect`.
     """
 
     #: "texts", "pixels" or "latents": what a lesson must bring besides the captions.
@@ -111,3 +127,12 @@ class Objective(Protocol):
     def loss(self, lesson: Lesson) -> Tensor:
         """The loss of a step."""
         ...
+
+
+def refusals(work: Callable[[], object]) -> Iterator[BimoError]:
+    """What some work says that it cannot be done for."""
+    try:
+        with redirect_stdout(io.StringIO()):  # what it counts is said when its stage comes
+            work()
+    except BimoError as error:
+        yield error

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import math
+import pickle
 import shutil
 import time
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bimo.core.errors import TrainingError, say
-from bimo.core.files import write_whole
+from bimo.core.files import alone, write_whole
 from bimo.core.part import dumps, loads
 from bimo.core.recipe import Recipe, Stage
 from bimo.data.loader import Pictures
@@ -30,9 +31,12 @@ from bimo.train.adapter import Adapter, apart
 from bimo.train.batches import Lessons
 from bimo.train.checks import check_lots, check_seed, check_sizes, check_words
 from bimo.train.devices import exact, on
+from bimo.train.finite import broken, not_finite, some
+from bimo.train.history import Change, History, Place, had, read_history, same_data, same_recipe, standing
 from bimo.train.learning import Learning, named, read_alike, whole
 from bimo.train.lesson import Lesson, Objective, vocabulary
 from bimo.train.optim import checkpoint_gradients, freeze, rate, zero_settings
+from bimo.train.preflight import check_recipe, check_stages, sized
 from bimo.train.processes import ALONE, Processes, begun
 from bimo.train.record import Journal, Progress, save_whole, table, tell
 from bimo.train.report import leave
@@ -59,6 +63,8 @@ def train(
     judges: Judges | None = None,
     device: str = "cpu",
     cache: Path | None = None,
+    from_here: bool = False,
+    accept_new_data: bool = False,
 ) -> Path:
     """Runs every stage of a recipe on the shards in ``data``, one folder or several, and answers ``out``, by then a
     folder that draws. Of texts without pictures stages of words learn alone.
@@ -68,7 +74,9 @@ def train(
     of threads. ``stop_after`` seconds it stops of its own accord, with its state saved. What has the same name and
     shape in a system of ``start`` begins as it is there, words of equal towers with it; the last has the last word.
     ``teacher`` is whom stages learn from that distil, ``judges`` open what rewards look through. Raises TrainingError
-    for a folder of another recipe's run or seed, a ``start`` that gives nothing and a loss that is not a number.
+    for a folder that another run is at work in, or that holds a run of another recipe, seed or data, a ``start`` that
+    gives nothing, and numbers that are none. With ``from_here`` a run that was begun goes on with other settings of its
+    stages, with ``accept_new_data`` with other data; history.json says since when.
 
     Where a launcher has begun several processes they share each step, and it is the step that one alone takes, losses
     to rounding; ``out`` and ``data`` lie where all of them see them. ``device`` is "cpu", "cuda", "mps", or "auto".
@@ -78,19 +86,25 @@ def train(
         if threads:
             torch.set_num_threads(threads)
         pictures = Pictures(*((data,) if isinstance(data, Path) else data), cache=cache)
-        run = Run(recipe, pictures, out, seed, stop_after, teacher, judges, processes)
-        for system in start:
-            run.begin_as(system)
-        run.everything()
+        fresh = not out.exists() or not any(out.iterdir())
+        with alone(out, TrainingError) if processes.leads else nullcontext(), _leaving_nothing(out, fresh, processes):
+            given = teacher, judges, processes, from_here, accept_new_data
+            run = Run(recipe, pictures, out, seed, stop_after, *given)
+            for system in start:
+                run.begin_as(system)
+            run.everything()
     return out
 
 
-@dataclass
-class Place:
-    """Where a run stands."""
-
-    stage: int = 0
-    step: int = 0
+@contextmanager
+def _leaving_nothing(out: Path, fresh: bool, processes: Processes) -> Generator[None]:
+    """A run that ends before it began leaves nothing where nothing was."""
+    try:
+        yield
+    except BaseException:
+        if fresh and processes.leads and not (out / RECIPE_FILE).is_file():
+            shutil.rmtree(out, ignore_errors=True)
+        raise
 
 
 class Run:
@@ -106,20 +120,25 @@ class Run:
         teacher: System | None = None,
         judges: Judges | None = None,
         processes: Processes = ALONE,
+        from_here: bool = False,
+        accept_new_data: bool = False,
     ) -> None:
         self.processes = processes
-        self.recipe, self.pictures, self.out, self.seed = recipe, pictures, out, seed
+        check_recipe(recipe)
+        self.recipe, self.pictures, self.out, self.seed = sized(recipe, pictures), pictures, out, seed
         self.deadline = math.inf if stop_after is None else time.monotonic() + stop_after
         with processes.leader_first():
             if processes.leads:
                 out.mkdir(parents=True, exist_ok=True)
-            self._same_run()
+            self.history = self._same_run(from_here, accept_new_data)
         torch.manual_seed(seed)
-        self.system = System(recipe).to(processes.device)
+        self.system = System(self.recipe).to(processes.device)
         self.teacher = None if teacher is None else teacher.eval().requires_grad_(False).to(processes.device)
         self.judges = judges
         self.vocabulary = vocabulary(pictures.labels)
         self.place = Place()
+        #: What was not finite in the weights before anything was learnt: masks may be.
+        self._infinite: frozenset[str] = frozenset()
         self.journal = Journal(out, processes.leads)
 
     def begin_as(self, other: System) -> None:
@@ -159,9 +178,14 @@ class Run:
             check_seed(saved.get("seed", 0), self.seed, self.out)
             self.system.load_state_dict(saved["system"])
             self.place = Place(**saved["place"])
+        self._begins_finite()
+        to_come = list(enumerate(self.recipe.stages))[self.place.stage :]
+        check_stages(self.system, to_come, self.pictures, self.vocabulary, self.teacher, self.judges)
         for stage in self.recipe.stages[self.place.stage :] if self.processes.zero else ():
             zero_settings(stage)  # what the last one refuses is said before the first is learnt
         if self.processes.leads:
+            self.history.write(self.out)
+            write_whole(self.out / RECIPE_FILE, dumps(self.recipe).encode())
             self.journal.cut(self.place.stage, self.place.step)
         while self.place.stage < len(self.recipe.stages):
             stage = self.recipe.stages[self.place.stage]
@@ -192,17 +216,19 @@ class Run:
                 due = (now > self.deadline, now - last_saved > CHECKPOINT_SECONDS, now - last_sheet > SHEET_SECONDS)
                 # By the leader's clock: what one does here all do.
                 over, save, look = self.processes.total(*(float(it and self.processes.leads) for it in due))
+                if over or save:
+                    learning.check_weights(self.place.step)
+                    self._save(learning.state() | {"stage": dumps(stage)})
                 if over:
-                    self._save(learning.state())
                     return False
                 if save:
-                    self._save(learning.state())
                     last_saved = time.monotonic()
                 if look:
                     self._look(learning)
                     if self.processes.leads:
                         leave(self.out, self.recipe)
                     last_sheet = time.monotonic()
+        learning.check_weights(self.place.step)
         self._left(stage, learning)
         self._look(None)
         return True
@@ -264,14 +290,13 @@ class Run:
         seed = self.seed + number * 7919
         if hasattr(objective, "lessons"):
             own: Any = objective
-            return Learning(
-                stage, own.lessons(blank, pictures, self.out, folder, seed, self.processes), objective, learns, saved
-            )
+            drawn = own.lessons(blank, pictures, self.out, folder, seed, self.processes)
+            return Learning(stage, drawn, objective, learns, saved, number)
         with self.processes.leader_first():
             lessons = Lessons(blank, objective.sees, level, pictures, self.out, seed, self.processes)
             if objective.sees == "latents":
                 lessons.prepared()
-        return Learning(stage, lessons, objective, learns, saved)
+        return Learning(stage, lessons, objective, learns, saved, number)
 
     def _step(self, stage: Stage, learning: Learning) -> tuple[float, float]:
         step, rank = self.place.step, self.processes.rank
@@ -293,8 +318,12 @@ class Run:
             # The same noise and times every time, others than of any step.
             return torch.Generator().manual_seed(_mixed(self.seed, self.place.stage, -1 - number))
 
+        learning.check_weights(step)
         with self._averaged(learning):
             value = learning.validated(generator)
+            if not math.isfinite(value):
+                what = "留出数据上的损失不是数", "the loss of what is held out is not a number"
+                raise self._broken(stage, step, what)
             self.journal.flush()
             better = self.processes.leads and value < self.journal.best(self.place.stage)
             if self.processes.total(float(better))[0]:
@@ -369,26 +398,97 @@ class Run:
     def _save(self, held: dict[str, Any]) -> None:
         empty: dict[str, Any] = {"optimiser": None, "average": {}, "extra": None}
         system, adapter = apart(whole(self.system.state_dict()))
+        state = empty | held | {"system": system, "adapter": adapter, "place": vars(self.place)} | {"seed": self.seed}
+        bad = [name for name in not_finite(_tensors(state)) if name not in self._infinite]
+        if bad:
+            stage = self.recipe.stages[min(self.place.stage, len(self.recipe.stages) - 1)]
+            told = some(bad, len(_tensors(state)))
+            what = f"要保存的数不是有限的：{told}", f"what is to be saved is not finite: {told}"
+            raise self._broken(stage, self.place.step, what)
         if not self.processes.leads:
             return
-        state = empty | held | {"system": system, "adapter": adapter, "place": vars(self.place)} | {"seed": self.seed}
         self.journal.flush()  # first, so that it never lacks a step of the state: what is later is cut
         save_whole(state, self.out / STATE_FILE)
 
-    def _saved(self) -> dict[str, Any] | None:
+    def _saved(self, mmap: bool = False) -> dict[str, Any] | None:
+        """What ``_save`` left, None where nothing is. Raises TrainingError where it cannot be read."""
         path = self.out / STATE_FILE
-        return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
-
-    def _same_run(self) -> None:
-        path = self.out / RECIPE_FILE
-        # Compared as recipes: fields that came later have the values they stood for.
-        if path.is_file() and loads(path.read_text(encoding="utf-8")) != self.recipe:
+        if not path.is_file():
+            return None
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise TrainingError(
-                f"{self.out} 里是另一个配方的训练；换一个文件夹，或先删掉它",
-                f"{self.out} holds the run of another recipe; take another folder, or delete it first",
+                f"读不了 {path}（{first}）；请换一个文件夹重新开始，或删掉它从头再来",
+                f"cannot read {path} ({first}); begin in another folder, or delete it to begin anew here",
+            ) from None
+
+    def _same_run(self, from_here: bool, accept_new_data: bool) -> History:
+        """What the folder knows of the run, with what changes now. Raises TrainingError for another run's folder."""
+        path, history, now = self.out / RECIPE_FILE, read_history(self.out), had(self.pictures)
+        if not path.is_file():
+            return History(now)
+        # Compared as recipes: fields that came later have the values they stood for.
+        before = cast(Recipe, loads(path.read_text(encoding="utf-8")))
+        saved = self._saved(mmap=True)
+        if saved is None:
+            other = history.data is not None and history.data.digest != now.digest
+            if self.processes.leads and (other or before != self.recipe):
+                self._forget(before, other)
+            return History(now)
+        place = Place(**saved["place"])
+        settings = same_recipe(before, self.recipe, place, self.out, from_here)
+        data = same_data(history, now, self.out, accept_new_data)
+        if not settings and data is None:
+            return replace(history, data=now)
+        stages = self.recipe.stages
+        name = stages[place.stage].name if place.stage < len(stages) else ""
+        change = Change(place.stage, name, place.step, settings, data)
+        told = "".join(f"\n  {line}" for line in change.lines())
+        where = standing(self.recipe, place)
+        print(say(f"从{where}起改用：{told}", f"from {where} on:{told}"))
+        return replace(history.with_change(change), data=now)
+
+    def _forget(self, before: Recipe, other: bool) -> None:
+        """Nothing was saved of what was begun here: what was made for another recipe, or other data, goes."""
+        print(say(f"{self.out} 里还没有学到什么，从头开始", f"nothing had been learnt in {self.out}; it begins anew"))
+        # What a system begins as gave its words; they stay with the same towers and captions.
+        gone = [] if before.text == self.recipe.text and not other else [*self.out.glob("words.*")]
+        for folder in (*gone, *self.out.glob("stage-*")):
+            shutil.rmtree(folder)
+
+    def _begins_finite(self) -> None:
+        """Raises TrainingError where parameters are not finite before anything is learnt."""
+        parameters = dict(self.system.named_parameters())
+        bad = not_finite(dict(self.system.state_dict()))
+        wrong = [name for name in bad if name in parameters]
+        if wrong:
+            told = some(wrong, len(parameters))
+            raise TrainingError(
+                f"开始时的权重就不是有限的数：{told}；请换一个起点（--start）",
+                f"the weights to begin with are not finite: {told}; begin from others (--start)",
             )
-        if self.processes.leads:
-            write_whole(path, dumps(self.recipe).encode())
+        self._infinite = frozenset(f"system.{name}" for name in bad)
+
+    def _broken(self, stage: Stage, step: int, what: tuple[str, str]) -> TrainingError:
+        number = min(self.place.stage, len(self.recipe.stages) - 1)
+        return broken(stage, number, step, what, self.out, self.out / STATE_FILE)
+
+
+def _tensors(value: Any, path: str = "") -> dict[str, Tensor]:
+    """The tensors in maps and lists of whatever depth, by their paths."""
+    if isinstance(value, Tensor):
+        return {path: value}
+    items: Any = ()
+    if isinstance(value, Mapping):
+        items = cast("Mapping[Any, Any]", value).items()
+    elif isinstance(value, (list, tuple)):
+        items = enumerate(cast("Sequence[Any]", value))
+    found: dict[str, Tensor] = {}
+    for name, part in items:
+        found |= _tensors(part, f"{path}.{name}" if path else str(name))
+    return found
 
 
 def _mixed(*numbers: int) -> int:

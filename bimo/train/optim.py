@@ -81,6 +81,13 @@ def optimiser(stage: Stage, parameters: dict[str, nn.Parameter]) -> torch.optim.
     return torch.optim.Adafactor(made, lr=stage.lr) if stage.optimiser == "adafactor" else _adamw(stage, made)
 
 
+def ordered(stage: Stage, parameters: dict[str, nn.Parameter]) -> list[str]:
+    """The names of parameters in the order in which a stage's optimiser counts them."""
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    made = optimiser(stage, parameters)
+    return [names[id(parameter)] for group in made.param_groups for parameter in group["params"]]
+
+
 def _groups(stage: Stage, parameters: dict[str, nn.Parameter], shares: dict[str, float]) -> list[dict[str, Any]]:
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in parameters.items():

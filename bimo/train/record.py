@@ -82,6 +82,8 @@ class Journal:
         self.path = out / LOG_FILE
         self.lines: list[str] = []
         self.writes = writes
+        #: The last step that is written of the stage under way, and its samples: a batch may have changed since.
+        self.done: tuple[str, int, int] = ("", 0, 0)
         self.board: Any = _board(out) if writes else None
 
     def add(self, stage: Stage, step: int, loss: float, lr: float, seconds: float, valid: float | None = None) -> None:
@@ -91,7 +93,7 @@ class Journal:
         row = {
             "stage": stage.name,
             "step": step,
-            "samples": step * rows_a_step(stage),
+            "samples": self._samples(stage, step),
             "loss": round(loss, 6),
         }
         row |= {"lr": lr, "seconds": round(seconds, 4)}
@@ -107,7 +109,7 @@ class Journal:
         if self.board is not None:
             with Image.open(sheet) as image:
                 pixels = np.asarray(image.convert("RGB"))
-            self.board.add_image(f"{stage.name}/prompts", pixels, step * rows_a_step(stage), dataformats="HWC")
+            self.board.add_image(f"{stage.name}/prompts", pixels, self._samples(stage, step), dataformats="HWC")
 
     def flush(self) -> None:
         """Appends what has been added since. Raises TrainingError where the disk is full; no half line is left."""
@@ -135,6 +137,14 @@ class Journal:
         kept = [row for at, row in self._rows() if at < stages_done or (at == stages_done and row["step"] <= step)]
         lines = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in kept)
         write_whole(self.path, lines.encode())
+        if kept:
+            self.done = (kept[-1]["stage"], kept[-1]["step"], kept[-1]["samples"])
+
+    def _samples(self, stage: Stage, step: int) -> int:
+        name, before, samples = self.done
+        if name != stage.name or step < before:
+            return step * rows_a_step(stage)
+        return samples + (step - before) * rows_a_step(stage)
 
     def _rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """(number of the stage, row) of every line; one that a stop left half written is none."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bimo.core.files import page, write_whole
 from bimo.core.recipe import Recipe
+from bimo.train.history import read_history, told_of
 from bimo.train.record import LOG_FILE, curves, rows_of, smoothed
 from bimo.train.rounds import rounds_of
 
@@ -101,7 +102,7 @@ def _page(run: Path, recipe: Recipe, found: Sequence[Course]) -> str:
         for path in sheets
     )
     curve = f'<img src="{CURVES_FILE}" alt="learning curves">' if found else ""
-    curve += _rounds(run)
+    curve += _rounds(run) + _changes(run)
     body = (
         f"<h1>{html.escape(title)}</h1><table><tr>{head}</tr>{rows}</table>{curve}"
         f"<h2>样图，新的在前 Sheets, the newest first</h2>{figures}"
@@ -125,6 +126,15 @@ def _rounds(run: Path) -> str:
             cells.append(f"{score['mean']:.4f} ± {score['error']:.4f}" if score["count"] else "")
         rows += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
     return f"<h2>奖励 Rewards</h2><table><tr>{head}</tr>{rows}</table>"
+
+
+def _changes(run: Path) -> str:
+    """What was changed under way, from which step on; nothing where all is as it began."""
+    found = told_of(read_history(run))
+    items = "".join(
+        f"<li>{html.escape(where)}<br>{'<br>'.join(map(html.escape, lines))}</li>" for where, lines in found
+    )
+    return f"<h2>中途的改动 Changed under way</h2><ul>{items}</ul>" if found else ""
 
 
 def _cells(course: Course) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ written in it, by its colours; several weighed together; a function of the user'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
@@ -325,3 +325,15 @@ class Own(Part):
     def open(self, judges: Judges) -> Scoring:
         """The function. Raises RecipeError where none has the name."""
         return judges.own(self.name)
+
+
+def of_rewards(reward: Part, judges: Judges) -> Iterator[RecipeError]:
+    """What is wrong with the functions of the user's that a reward names: nobody gave one."""
+    if isinstance(reward, Weighted):
+        for _, part in reward.parts:
+            yield from of_rewards(part, judges)
+    elif isinstance(reward, Own):
+        try:
+            judges.own(reward.name)
+        except RecipeError as error:
+            yield error

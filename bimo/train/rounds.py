@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, Self, cast
@@ -16,7 +16,7 @@ from typing import Any, Protocol, Self, cast
 import torch
 from torch import Tensor, nn
 
-from bimo.core.errors import RecipeError, TrainingError, say
+from bimo.core.errors import BimoError, DataError, RecipeError, TrainingError, say
 from bimo.core.files import write_whole
 from bimo.core.part import Part, dump
 from bimo.data.loader import Pictures
@@ -27,10 +27,10 @@ from bimo.diffusion.system import System
 from bimo.parts.hints.views import Pose
 from bimo.train.batches import Lessons, Order
 from bimo.train.feedback import Prefer
-from bimo.train.lesson import Lesson, Objective, Vocabulary
+from bimo.train.lesson import Lesson, Objective, Prospect, Vocabulary
 from bimo.train.processes import ALONE, Processes
 from bimo.train.record import counted
-from bimo.train.rewards import TOTAL, Colourful, Judges, Shown
+from bimo.train.rewards import TOTAL, Colourful, Judges, Shown, of_rewards
 
 ROUND_FILE = "round.json"
 #: Two standard errors either way: about 95 of 100.
@@ -88,6 +88,11 @@ class Rounds(Part):
     def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
         """That of ``learn``."""
         return cast(Objective, self.learn).extra(system, vocabulary)
+
+    def lacks(self, prospect: Prospect) -> Iterator[BimoError]:
+        """Captions to draw, and functions of the user's that the reward names."""
+        yield from _undrawable(prospect.pictures)
+        yield from of_rewards(self.reward, prospect.judges)
 
     def loss(self, lesson: Lesson) -> Tensor:
         """That of ``learn``."""
@@ -159,6 +164,11 @@ class RoundLessons:
     def _round(self, which: int) -> Lessons:
         folder = self.folder / f"round-{which + 1:04d}"
         asked = self.asked(which)
+        if not asked:
+            raise TrainingError(
+                f"第 {which + 1} 轮没有一句说明可画；数据里的说明多半是空的",
+                f"round {which + 1} has not one caption to draw; most captions of the data are empty",
+            )
         stamp = _stamp(self.part, asked)
         if finished(folder / shard_name(0), stamp) is None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -270,6 +280,12 @@ class RoundLessons:
                 f"round {which + 1}: {total['count']} drawings, mean {total['mean']:.4f} ± {total['error']:.4f}",
             )
         )
+
+
+def _undrawable(pictures: Pictures) -> Iterator[BimoError]:
+    captions = (text for lot in pictures.lots for row in lot for text in pictures.captions[row])
+    if not any(text.strip() for text in captions):
+        yield DataError("数据里没有一句说明可画", "the data has not one caption to draw")
 
 
 class Drawn(Protocol):

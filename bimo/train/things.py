@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, cast
 
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bimo.core.errors import RecipeError, TrainingError
+from bimo.core.errors import BimoError, RecipeError, TrainingError
 from bimo.core.types import Batch
 from bimo.diffusion.system import System
 from bimo.parts.denoisers.expected import Apart, ExpectedDenoiser
 from bimo.train.denoise import Denoise
-from bimo.train.lesson import Lesson, Vocabulary
+from bimo.train.lesson import Lesson, Prospect, Vocabulary
 
 #: What is said of pictures of several things counts for so much more than their share: they are a fourth of the data.
 RARE = 4.0
@@ -53,12 +53,13 @@ class Things(Denoise):
             )
         known = len(_known(vocabulary, self.names))
         if not known:
-            raise TrainingError(
-                f"数据里没有 {'、'.join(self.names)} 这些标签；Things 要靠它们分开各样东西，请换用 Denoise 或补上标签",
-                f"the data has no labels {', '.join(self.names)}, by which Things tells things apart; add them, or "
-                "take Denoise",
-            )
+            raise _unlabelled(self.names)
         return nn.Sequential(nn.LayerNorm(denoiser.width), nn.Linear(denoiser.width, known))
+
+    def lacks(self, prospect: Prospect) -> Iterator[BimoError]:
+        """Labels by which things could be told apart."""
+        if not _known(prospect.vocabulary, self.names):
+            yield _unlabelled(self.names)
 
     def loss(self, lesson: Lesson) -> Tensor:
         """The mean over the rows of both."""
@@ -86,6 +87,13 @@ class Things(Denoise):
         error = functional.cross_entropy(named.flatten(0, 1), kinds.flatten())
         error = error + functional.l1_loss(apart.stands[own], places(boxes, self.rest))
         return loss + RARE * len(several) / len(rows) * error
+
+
+def _unlabelled(names: Sequence[str]) -> TrainingError:
+    return TrainingError(
+        f"数据里没有 {'、'.join(names)} 这些标签；Things 要靠它们分开各样东西，请换用 Denoise 或补上标签",
+        f"the data has no labels {', '.join(names)}, by which Things tells things apart; add them, or take Denoise",
+    )
 
 
 def places(boxes: Tensor, rest: float = 1.0) -> Tensor:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bimo.core.errors import DataError, say
+from bimo.core.files import alone
 from bimo.core.part import Part
 from bimo.data.curation import account, intake, measuring, writing
 from bimo.data.curation.asking import Ask, room_of
@@ -320,22 +320,3 @@ def _judged(scored: Sequence[Scored], steps: Sequence[Part], scores: Sequence[wr
         if column:
             found[one.place] = column
     return found
-
-
-@contextmanager
-def alone(folder: Path) -> Generator[None]:
-    """Holds a folder for one run at a time. Raises DataError where another one has it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(
-                f"另一次运行正在用 {folder}；请等它结束", f"another run is at work in {folder}; wait until it ends"
-            ) from None
-        except ImportError:
-            # Windows has no such locks; there it is up to the user.
-            pass
-        yield

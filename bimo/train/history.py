@@ -1,0 +1,265 @@
+"""What a run was begun with and what was changed under way, from which step on: RUN/history.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from bimo.core.errors import TrainingError, say
+from bimo.core.files import write_whole
+from bimo.core.part import KIND, dump
+from bimo.core.recipe import Recipe
+from bimo.data.loader import Pictures
+
+HISTORY_FILE = "history.json"
+#: Fields of a recipe that say how a system is shown, not what it learns.
+SHOWN = ("title", "paper", "licence", "languages", "prompts", "note")
+#: What a stage under way cannot change: its name in the record, what learns and by what, and what is held out.
+FIXED = ("name", "level", "train", "optimiser", "adapter", "validation")
+FEW = 6
+
+#: Path -> (before, after).
+Changes = dict[str, tuple[Any, Any]]
+
+
+@dataclass
+class Place:
+    """Where a run stands: in which stage, after how many steps of it."""
+
+    stage: int = 0
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class Had:
+    """The data that a run learns from: its ``digest`` and how many rows have a picture and how many are texts alone."""
+
+    digest: str
+    pictures: int
+    texts: int
+
+    def __str__(self) -> str:
+        if not self.texts:
+            return say(f"{self.pictures} 张图片", f"{self.pictures} pictures")
+        return say(f"{self.pictures} 张图片和 {self.texts} 条文字", f"{self.pictures} pictures and {self.texts} texts")
+
+
+def had(pictures: Pictures) -> Had:
+    """What some data is, in a line."""
+    drawn = sum(all(size) for size in pictures.sizes)
+    return Had(pictures.digest, drawn, len(pictures) - drawn)
+
+
+@dataclass(frozen=True)
+class Change:
+    """From a ``step`` of a ``stage`` on, by its number and its name: other settings, or other data."""
+
+    number: int
+    stage: str
+    step: int
+    settings: Mapping[str, tuple[Any, Any]]
+    data: tuple[Had, Had] | None = None
+
+    def lines(self) -> list[str]:
+        """What was changed, one a line."""
+        found = [f"{path}: {_short(old)} → {_short(new)}" for path, (old, new) in self.settings.items()]
+        if self.data is not None:
+            found.append(say(f"数据：{self.data[0]} → {self.data[1]}", f"data: {self.data[0]} → {self.data[1]}"))
+        return found
+
+
+@dataclass(frozen=True)
+class History:
+    """The data of a run as it is now, None where an older version kept none, and its changes in their order."""
+
+    data: Had | None = None
+    changes: tuple[Change, ...] = ()
+
+    def with_change(self, change: Change) -> History:
+        """With one more; one of the same place and paths was broken off before it was used, and is replaced."""
+        kept = self.changes
+        if kept and replace(kept[-1], settings={}, data=None) == replace(change, settings={}, data=None):
+            same = kept[-1].settings.keys() == change.settings.keys()
+            if same and (kept[-1].data is None) == (change.data is None):
+                kept = kept[:-1]
+        return replace(self, changes=(*kept, change))
+
+    def write(self, out: Path) -> None:
+        """Writes history.json."""
+        told = {
+            "data": None if self.data is None else asdict(self.data),
+            "changes": [asdict(change) for change in self.changes],
+        }
+        write_whole(out / HISTORY_FILE, json.dumps(told, ensure_ascii=False, indent=1).encode())
+
+
+def read_history(out: Path) -> History:
+    """That of a run, an empty one where there is none. Raises TrainingError for one that is damaged."""
+    path = out / HISTORY_FILE
+    if not path.is_file():
+        return History()
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        changes = [
+            Change(
+                one["number"],
+                one["stage"],
+                one["step"],
+                {name: (old, new) for name, (old, new) in one["settings"].items()},
+                None if one["data"] is None else (Had(**one["data"][0]), Had(**one["data"][1])),
+            )
+            for one in told["changes"]
+        ]
+        return History(None if told["data"] is None else Had(**told["data"]), tuple(changes))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TrainingError(
+            f"读不了 {path}（{error}）；删掉它可以继续，但不再知道数据换过没有",
+            f"cannot read {path} ({error}); without it the run goes on, but not knowing whether its data is the same",
+        ) from None
+
+
+def differences(before: Any, after: Any, path: str = "") -> Changes:
+    """The fields in which two recipes differ, by their paths as ``--set`` names them."""
+    return _differences(dump(before), dump(after), path)
+
+
+def _differences(before: Any, after: Any, path: str) -> Changes:
+    inside = f"{path}." if path else ""
+    found: Changes = {}
+    if isinstance(before, dict) and isinstance(after, dict) and before.get(KIND) == after.get(KIND):  # pyright: ignore[reportUnknownMemberType]
+        mine, yours = cast("dict[str, Any]", before), cast("dict[str, Any]", after)
+        for name in dict.fromkeys((*mine, *yours)):
+            found |= _differences(mine.get(name), yours.get(name), f"{inside}{name}")
+        return found
+    if isinstance(before, list) and isinstance(after, list):
+        first, second = cast("list[Any]", before), cast("list[Any]", after)
+        if len(first) == len(second) or path == "stages":
+            for place in range(max(len(first), len(second))):
+                one, other = (some[place] if place < len(some) else None for some in (first, second))
+                found |= _differences(one, other, f"{inside}{place}")
+            return found
+    return found if before == after else {path: (before, after)}
+
+
+def same_recipe(before: Recipe, wanted: Recipe, place: Place, out: Path, from_here: bool) -> Changes:
+    """What a run that stands at ``place`` is to change from there on; nothing where the recipe is the one it has.
+
+    Raises TrainingError for another recipe, for a change that nobody asked to be one, and for one that cannot be made
+    where the run stands.
+    """
+    found = differences(before, wanted)
+    if not found:
+        return {}
+    listed = _listed(found)
+    strange = [path for path in found if path.split(".")[0] not in (*SHOWN, "stages")]
+    if strange:
+        raise TrainingError(
+            f"{out} 里是另一个配方的训练（不同的是 {listed}）；换一个文件夹，或先删掉它",
+            f"{out} holds the run of another recipe (what differs: {listed}); take another folder, or delete it first",
+        )
+    if not from_here:
+        at = standing(before, place)
+        raise TrainingError(
+            f"{out} 里的训练用的是另一个配方（不同的是 {listed}）；它已到{at}：要从这里起改用新的设置，"
+            "请加 --from-here；要照旧继续，请去掉改动；要重新开始，请换一个文件夹",
+            f"the run in {out} is of another recipe (what differs: {listed}); it stands at {at}: add --from-here to "
+            "have the new settings from there on, leave the changes out to go on as it was, or take another folder",
+        )
+    for path in found:
+        _check_path(path, before, place, out)
+    now = wanted.stages[place.stage] if place.stage < len(wanted.stages) else None
+    if now is not None and place.step > now.steps:
+        raise TrainingError(
+            f"{out} 已到{standing(before, place)}，不能只练 {now.steps} 步；steps 至少为 {place.step}",
+            f"{out} stands at {standing(before, place)}, so {now.steps} steps are past; let steps be {place.step} "
+            "or more",
+        )
+    return found
+
+
+def _check_path(path: str, recipe: Recipe, place: Place, out: Path) -> None:
+    head, *rest = path.split(".")
+    if head != "stages":
+        return
+    number = int(rest[0])
+    name = recipe.stages[number].name if number < len(recipe.stages) else ""
+    if number < place.stage:
+        raise TrainingError(
+            f"{path} 改不了：{out} 的阶段 {name!r} 已经练完；只能改还没练完的阶段",
+            f"{path} cannot be changed: stage {name!r} of {out} is done; only stages that are not can be",
+        )
+    if number > place.stage or not place.step or not name:
+        return
+    field = rest[1] if len(rest) > 1 else ""
+    if not field or field in FIXED or rest[1:] == ["objective"]:
+        raise TrainingError(
+            f"{path} 改不了：阶段 {name!r} 已经练了 {place.step} 步，练到一半不能换它；请另开一个文件夹，"
+            f"用 --start {out} 从现在的权重开始",
+            f"{path} cannot be changed: {place.step} steps of stage {name!r} are done, and it is no other stage half "
+            f"way; begin in another folder from the weights as they are, by --start {out}",
+        )
+
+
+def same_data(history: History, now: Had, out: Path, accepted: bool) -> tuple[Had, Had] | None:
+    """The data of before and of now, None where it is the same or was never kept.
+
+    Raises TrainingError where it was exchanged and that was not ``accepted``.
+    """
+    before = history.data
+    if before is None or before.digest == now.digest:
+        return None
+    if accepted:
+        return before, now
+    alike = (before.pictures, before.texts) == (now.pictures, now.texts)
+    zh, en = ("，数量相同，内容或次序不同", ", as many, of other content or order") if alike else ("", "")
+    raise TrainingError(
+        f"{out} 里的训练开始以后，数据换过了：那时是 {before}，现在是 {now}{zh}；请给出原来的 --data，"
+        "或加 --accept-new-data 用新的数据继续（会记下来）",
+        f"the data was exchanged since the run in {out} began: it had {before}, now there are {now}{en}; give the "
+        "--data of before, or add --accept-new-data to go on with the new one, which is put on record",
+    )
+
+
+def standing(recipe: Recipe, place: Place) -> str:
+    """Where a run stands, in words."""
+    if place.stage >= len(recipe.stages):
+        return say("终点，全部阶段都练完了", "its end, with all stages done")
+    name = recipe.stages[place.stage].name
+    return say(
+        f"第 {place.stage + 1} 阶段 {name!r} 的第 {place.step} 步",
+        f"step {place.step} of stage {place.stage + 1}, {name!r}",
+    )
+
+
+def _listed(changes: Changes) -> str:
+    shown = [f"{path} {_short(old)} → {_short(new)}" for path, (old, new) in changes.items()]
+    more = len(shown) - FEW
+    return ", ".join(shown[:FEW]) + (say(f" 等 {len(shown)} 处", f" and {more} more") if more > 0 else "")
+
+
+def _short(value: Any) -> str:
+    """A value as ``--set`` takes it, of a part its name alone."""
+    if value is None:
+        return say("无", "none")
+    if isinstance(value, Mapping):
+        table = cast("Mapping[str, Any]", value)
+        return str(table.get(KIND, "")).rpartition(":")[2]
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def told_of(history: History) -> Sequence[tuple[str, Sequence[str]]]:
+    """(where, what) of every change, for people."""
+    return [
+        (
+            say(
+                f"第 {change.number + 1} 阶段 {change.stage!r} 第 {change.step} 步起",
+                f"from step {change.step} of stage {change.number + 1}, {change.stage!r}",
+            ),
+            change.lines(),
+        )
+        for change in history.changes
+    ]
