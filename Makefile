@@ -16,7 +16,7 @@ export PROMPT MODEL
 
 PINS := pyproject.toml constraints.txt
 
-.PHONY: help draw serve bench test check clean
+.PHONY: help draw serve bench test check index clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -40,6 +40,9 @@ check: .venv/.dev ## style, types, direction of imports
 	$(BIN)/ruff format --check
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+
+index: .venv/.core ## write what `bimo list` shows, after recipes were changed
+	$(BIN)/python -c "from bimo.apps.models import INDEX, index; INDEX.write_text(index(), encoding='utf-8')"
 
 clean: ## remove the environment and every cache
 	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bimo.apps import cli_inputs, memory, models
-from bimo.apps.cli_models import Dtype, numbers
+from bimo.apps.cli_models import Dtype, names, numbers
 from bimo.apps.terminal import print_json
 from bimo.core.errors import RecipeError, RequestError, say
 from bimo.core.files import write_whole
@@ -64,6 +64,7 @@ def draw(
                 "模型：名字、文件夹或 Hugging Face 的 作者/名字；不写就用 BIMO_MODEL，再不然用小墨 xiaomo",
                 "a model: name, folder or owner/name of Hugging Face; else BIMO_MODEL, else xiaomo",
             ),
+            autocompletion=names,
         ),
     ] = None,
     output: Annotated[

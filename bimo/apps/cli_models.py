@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 LIST_HELP = say("有哪些模型，权重在不在这台机器上。", "Which systems there are, and whose weights are here.")
-LIST_EXAMPLES = say("例子：\n\n  bimo list --json", "Examples:\n\n  bimo list --json")
+LIST_EXAMPLES = say(
+    "例子：\n\n  bimo list 太乙\n\n  bimo list --reads en --source weights\n\n  bimo list --here --json",
+    "Examples:\n\n  bimo list taiyi\n\n  bimo list --reads en --source weights\n\n  bimo list --here --json",
+)
+#: Columns of a terminal that has room for sources and repositories.
+WHOLE_COLUMNS = 150
 SHOW_HELP = say(
     "一个配方：大小、词元、层级、条款、每个训练阶段学什么。",
     "A recipe: its sizes, tokens, levels, terms, and what learns in each stage.",
@@ -64,25 +69,76 @@ class To(StrEnum):
     single = "single"
 
 
+class Kind(StrEnum):
+    """Kinds of source by their last words."""
+
+    weights = "weights"
+    description = "description"
+    reconstruction = "reconstruction"
+    own = "own"
+
+
 def list_models(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help=say("名字、标题、语言、来源或仓库里要有的字", "what a name, title, language or repository has")
+        ),
+    ] = None,
+    reads: Annotated[
+        str | None, typer.Option(help=say("读得懂这种语言的，例如 zh", "those that read a language, such as en"))
+    ] = None,
+    source: Annotated[Kind | None, typer.Option(help=say("来源", "where it comes from"))] = None,
+    here: Annotated[
+        bool, typer.Option("--here", help=say("权重在这台机器上的", "those whose weights are on this machine"))
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help=say("打印 JSON", "print JSON"))] = False,
 ) -> None:
-    """Prints a table of every recipe."""
-    rows = [facts.brief(recipe) for recipe in models.recipes().values()]
+    """Prints a table of every recipe, or of those that are asked for."""
+    rows = [facts.brief(recipe) for recipe in models.listed().values()]
+    rows = [row for row in rows if _asked_for(row, words or [], reads, source, here)]
+    if not rows:
+        raise RequestError(
+            "没有这样的模型；全部都在 bimo list 里", "there is no such system; bimo list shows all of them"
+        )
     if as_json:
         print_json(rows, indent=1)
         return
-    table = _table("", say("名字 标题 来源 语言 权重", "name title source languages weights"))
+    out = console()
+    whole = out.width >= WHOLE_COLUMNS
+    heads = say("名字 标题 语言 权重 来源 仓库", "name title languages weights source repository").split()
+    table = _table("", " ".join(heads if whole else heads[:4]))
+    table.columns[0].no_wrap = True  # a name is typed as it stands
     for row in rows:
         spoken = row["languages"]
-        languages = ", ".join(spoken[:3]) + (f" … ({len(spoken)})" if len(spoken) > 3 else "")
-        table.add_row(row["name"], row["title"], _source(row), languages, _weights(row))
-    console().print(table)
+        languages = ", ".join(spoken[:2]) + (f" +{len(spoken) - 2}" if len(spoken) > 2 else "")
+        cells = (row["name"], row["title"], languages, _state(row), _source(row), row["repository"])
+        table.add_row(*(cells if whole else cells[:4]))
+    out.print(table)
+
+
+def _asked_for(row: dict[str, Any], words: list[str], reads: str | None, source: Kind | None, here: bool) -> bool:
+    facts_of = [str(fact) for fact in (*row.values(), _source(row), _state(row))]
+    return (
+        all(any(word.casefold() in fact.casefold() for fact in facts_of) for word in words)
+        and (reads is None or reads.casefold() in row["languages"])
+        and (source is None or row["source"].split()[-1] == source)
+        and (not here or row["weights"] in ("bundled", "here"))
+    )
+
+
+def names(incomplete: str) -> list[str]:
+    """Names of recipes that begin so, for the shell to complete."""
+    return [name for name in models.listed() if name.startswith(incomplete)]
 
 
 def show(
     name: Annotated[
-        str, typer.Argument(help=say("名字、./mine.py:名字、JSON 或文件夹", "name, ./mine.py:name, JSON or folder"))
+        str,
+        typer.Argument(
+            help=say("名字、./mine.py:名字、JSON 或文件夹", "name, ./mine.py:name, JSON or folder"),
+            autocompletion=names,
+        ),
     ],
     as_json: Annotated[
         bool, typer.Option("--json", help=say("打印 JSON，内含整个配方", "print JSON with the whole recipe in it"))
@@ -227,11 +283,14 @@ def _source(row: dict[str, Any]) -> str:
 
 
 def _weights(row: dict[str, Any]) -> str:
-    repository = row["repository"]
+    return f"{_state(row)} {row['repository']}" if row["weights"] == "to fetch" else _state(row)
+
+
+def _state(row: dict[str, Any]) -> str:
     return {
         "bundled": say("自带", "bundled"),
-        "here": say("已在本机", "on this machine"),
-        "to fetch": say(f"需下载 {repository}", f"to fetch: {repository}"),
+        "here": say("在本机", "here"),
+        "to fetch": say("需下载", "to fetch"),
         "none": say("无", "none"),
     }[row["weights"]]
 

@@ -72,14 +72,25 @@ def fetch(repo: str, modelscope: str = "", indices: Sequence[str] = INDEX_FILES)
 
 def cached(repo: str, indices: Sequence[str] = INDEX_FILES) -> Path | None:
     """The snapshot of a repository in the Hugging Face cache, whole or not; None where there is none."""
+    repo, inside = _inside(repo)
+    if not (hub_cache() / f"models--{repo.replace('/', '--')}").is_dir():
+        return None  # without the library, which takes a fifth of a second to import
     from huggingface_hub import try_to_load_from_cache
 
-    repo, inside = _inside(repo)
     for file in indices:
         found = try_to_load_from_cache(repo, inside + file)
         if isinstance(found, str):
             return Path(found).parent
     return None
+
+
+def hub_cache() -> Path:
+    """Where the hub's library keeps what it fetched, as it reads its variables."""
+    if "huggingface_hub.constants" in sys.modules:
+        return Path(sys.modules["huggingface_hub.constants"].HF_HUB_CACHE)
+    home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or os.path.join(home, "hub")
+    return Path(os.path.expandvars(os.path.expanduser(named)))
 
 
 def show_terms(name: str, terms: tuple[str, str], tell: Callable[[str], None] | None = None) -> None:

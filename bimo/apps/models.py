@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import importlib.util
 import inspect
+import json
 import os
 import pkgutil
 import re
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from bimo.apps.hubs import MODELSCOPE, TOWER_FILES, cached, fetch, show_terms
 from bimo.core import part, weights
 from bimo.core.errors import BimoError, RecipeError, WeightsError
-from bimo.core.recipe import Recipe
+from bimo.core.recipe import Published, Recipe
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -30,6 +31,10 @@ BUNDLES = Path(__file__).resolve().parent.parent / "bundled"
 RECIPE_FILE = "recipe.json"
 WEIGHTS_FILE = "weights.safetensors"
 INDEX_FILE = "model_index.json"
+#: What `bimo list` says of each recipe, for which importing them all takes seconds: `make index` writes it.
+INDEX = Path(__file__).resolve().parent.parent / "recipes" / "index.json"
+LISTED = ("name", "title", "source", "licence", "languages", "weights")
+PLACES = ("repo", "modelscope", "vision", "bundle")
 #: Endings of single files of weights.
 FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 _HUB_NAME = re.compile(r"(?:modelscope:)?[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -42,6 +47,20 @@ def recipes() -> dict[str, Recipe]:
     modules = [importlib.import_module(f"{room.__name__}.{info.name}") for info in pkgutil.iter_modules(room.__path__)]
     found = {value.name: value for module in modules for value in _values(module)}
     return dict(sorted(found.items()))
+
+
+def listed() -> dict[str, Recipe]:
+    """As ``recipes`` to look at: of each what the index has of it, without a module of theirs or torch imported."""
+    rows: list[dict[str, Any]] = json.loads(INDEX.read_text(encoding="utf-8"))
+    return {row["name"]: Recipe(**{**part.load(row), "weights": Published(**row["weights"])}) for row in rows}
+
+
+def index() -> str:
+    """The text of the index, made of the recipes anew."""
+    rows = [{fact: getattr(recipe, fact) for fact in LISTED} for recipe in recipes().values()]
+    for row in rows:
+        row["weights"] = {k: v for k, v in dataclasses.asdict(row["weights"]).items() if k in PLACES and v}
+    return json.dumps(rows, ensure_ascii=False, indent=1) + "\n"
 
 
 def recipe(name: str | Path) -> Recipe:
