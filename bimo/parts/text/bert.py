@@ -16,10 +16,11 @@ from bimo.core.errors import WeightsError
 from bimo.core.files import write_whole
 from bimo.core.part import Part
 from bimo.core.types import Encoding
-from bimo.parts.text import wording
+from bimo.parts.text import lexicon, wording
 from bimo.parts.text.bert_model import BertModel
 from bimo.parts.text.wording import TOKENIZER_FILE, VOCAB_FILE, published_words
 from bimo.words.budget import Budget
+from bimo.words.emoji import in_words
 from bimo.words.normalise import normal
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
@@ -127,14 +128,18 @@ class BertTower(nn.Module):
     def budget(self, text: str) -> Budget:
         """Tokens used of the length, the text lost past it, and words that are in no list of known words."""
         if self.part.words == "vocab":
-            return wording.budget(self._encoded(text), text, self.part.length)
+            return replace(
+                wording.budget(self._encoded(text), text, self.part.length), unread=wording.unread(self, text)
+            )
         used, limit = self._used(text), self.part.length
         low, high = (0, len(text)) if used > limit else (len(text), len(text))
         # Spelt for the lexicon it has other offsets than the text: look for the longest beginning that fits.
         while low < high:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if self._used(text[:middle]) <= limit else (low, middle - 1)
-        return Budget(used, limit, text[low:], tuple(self._unknown(text)))
+        found = self._strange(text)
+        near = lexicon.near(found.words, self.known)
+        return Budget(used, limit, text[low:], found.words, near=near, mostly=found.mostly)
 
     def learn_words(self, captions: Iterable[str], known: Iterable[str]) -> None:
         """Makes the vocabulary of a "lexicon" tower: known words whole, then the characters and words of the captions,
@@ -190,48 +195,32 @@ class BertTower(nn.Module):
         """A text as the tokenizer is to read it. Words that it was taught stay as they are."""
         if self.part.words == "vocab":
             return text
-        # One character that is not in the vocabulary would turn its whole run into [UNK]: give it a run of its own.
+        return "".join(c for _, c in self._spelt(text))
+
+    def _spelt(self, text: str) -> list[tuple[int, str]]:
+        """(place in the normal form, character): -1 is a gap beside one that is not in the vocabulary, which would
+        turn its whole run into [UNK].
+        """
         vocabulary, own = _characters(self.words), wording.taught(self.words)
         pieces = re.split(f"({'|'.join(map(re.escape, own))})", text) if own else [text]
-        return "".join(
-            piece if place % 2 else "".join(c if c in vocabulary or c.isspace() else f" {c} " for c in normal(piece))
-            for place, piece in enumerate(pieces)
-        )
+        found: list[tuple[int, str]] = []
+        place = 0
+        for number, piece in enumerate(pieces):
+            for c in piece if number % 2 else normal(in_words(piece, self._knows)):
+                plain = number % 2 or c in vocabulary or c.isspace()
+                found += [(place, c)] if plain else [(-1, " "), (place, c), (-1, " ")]
+                place += 1
+        return found
 
-    def _unknown(self, text: str) -> list[str]:
-        if self.part.words == "vocab":
-            return []
-        spelt = self.spelt(text)
-        found: list[str] = []
-        last = -1
-        for token, (start, end) in zip(*_offsets(self.words.encode(spelt)), strict=True):
-            word = spelt[start:end]
-            if token in SPECIAL[2:] or not word.strip() or not any(c.isalnum() for c in word) or word in self.known:
-                continue
-            whole = _around(spelt, start, end)
-            if whole in self.known:
-                continue
-            if found and _HAN.match(word) and not spelt[last:start].strip() and last >= 0:
-                found[-1] += word
-            elif not found or found[-1] != whole:
-                found.append(word if _HAN.match(word) else whole)
-            last = end
-        return list(dict.fromkeys(found))
+    def _knows(self, words: str) -> bool:
+        return not self._strange(words).words
 
-
-def _around(text: str, start: int, end: int) -> str:
-    """The Latin word that a piece of it stands in; a Han piece alone."""
-    if _HAN.match(text[start:end]):
-        return text[start:end]
-    while start > 0 and (text[start - 1].isalnum() and not _HAN.match(text[start - 1])):
-        start -= 1
-    while end < len(text) and (text[end].isalnum() and not _HAN.match(text[end])):
-        end += 1
-    return text[start:end]
-
-
-def _offsets(encoded: Any) -> tuple[list[str], list[tuple[int, int]]]:
-    return cast("list[str]", encoded.tokens), cast("list[tuple[int, int]]", encoded.offsets)
+    def _strange(self, text: str) -> lexicon.Strange:
+        spelt = self._spelt(text)
+        spans = cast("list[tuple[int, int]]", self.words.encode("".join(c for _, c in spelt)).offsets)
+        places = [(spelt[start][0], spelt[end - 1][0] + 1) for start, end in spans if start < end]
+        own = frozenset(wording.taught(self.words))
+        return lexicon.strange("".join(c for place, c in spelt if place >= 0), places, self.known, own)
 
 
 @lru_cache(maxsize=4)

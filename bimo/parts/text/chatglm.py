@@ -97,7 +97,8 @@ class ChatGlmTower(nn.Module):
         encoded = self._encoded(text)
         room = self.part.length - len(BEGINNING)
         lost = text[encoded.offsets[room][0] :] if len(encoded.ids) > room else ""
-        return Budget(len(encoded.ids) + len(BEGINNING), self.part.length, lost)
+        used = len(encoded.ids) + len(BEGINNING)
+        return Budget(used, self.part.length, lost, unread=wording.unread(self, text))
 
     def learn_words(self, captions: Iterable[str], known: Iterable[str]) -> None:
         """Raises WeightsError: the words are published with the weights."""

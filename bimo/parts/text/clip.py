@@ -138,8 +138,10 @@ class ClipTower(nn.Module):
         encoded = self._encoded(text)
         if self.part.long == "pieces":
             pieces = max(1, -(-len(encoded.ids) // self.part.length))
-            return Budget(len(encoded.ids), pieces * self.part.length)
-        return wording.budget(encoded, text, self.part.length)
+            found = Budget(len(encoded.ids), pieces * self.part.length)
+        else:
+            found = wording.budget(encoded, text, self.part.length)
+        return replace(found, unread=wording.unread(self, text))
 
     def learn_words(self, captions: Iterable[str], known: Iterable[str]) -> None:
         """Raises WeightsError: the words are published with the weights."""

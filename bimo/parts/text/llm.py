@@ -230,7 +230,7 @@ class LanguageTower(nn.Module):
         if len(ids) > start + limit:
             place = places[start + limit]
             lost = text[place:] if 0 <= place < len(text) else ""
-        return Budget(max(0, len(ids) - start), limit, lost)
+        return Budget(max(0, len(ids) - start), limit, lost, unread=wording.unread(self, text))
 
     def learn_words(self, captions: Iterable[str], known: Iterable[str]) -> None:
         """Always raises WeightsError: a language model's words were published with it."""

@@ -92,7 +92,7 @@ class T5Tower(nn.Module):
 
     def budget(self, text: str) -> Budget:
         """Tokens used of the length and the text lost past it."""
-        return wording.budget(self._encoded(text), text, self.part.length)
+        return replace(wording.budget(self._encoded(text), text, self.part.length), unread=wording.unread(self, text))
 
     def learn_words(self, captions: Iterable[str], known: Iterable[str]) -> None:
         """Raises WeightsError: the words are published with the weights."""

@@ -145,7 +145,8 @@ class XglmTower(nn.Module):
         """Tokens used of the length and the text lost past it: from the first character not read in whole."""
         encoded = self._encoded(text)
         used, limit = len(encoded.ids), self.part.length
-        return Budget(used, limit, text[encoded.offsets[limit][0] :] if used > limit else "")
+        lost = text[encoded.offsets[limit][0] :] if used > limit else ""
+        return Budget(used, limit, lost, unread=wording.unread(self, text))
 
     def learn_words(self, captions: Iterable[str], known: Iterable[str]) -> None:
         """Raises WeightsError: the words are published with the weights."""
