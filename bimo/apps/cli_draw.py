@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -148,15 +148,15 @@ def draw(
     place = Place(output, request.text)
     place.check()
     system = beside.put(_loaded(name, record is not None and model is None, request.size, dtype, offload))
-    pictures, files = _drawn(_kept(system, dtype, offload), request, place, as_json, choice)
+    said: list[str] = []
+    pictures, files = _drawn(_kept(system, dtype, offload), request, place, as_json, choice, said)
     warnings = list(dict.fromkeys(w for picture in pictures for w in picture.warnings))
     told: dict[str, Any] = {}
     if again is not None and record is not None:
         identical = again.read_bytes() == pictures[0].png()
         told["identical"] = identical
         warnings += _compared(again, identical, record["weights"], system.weights_hash)
-    for warning in warnings:
-        typer.secho(say(f"注意：{warning}", f"Note: {warning}"), fg="yellow", err=True)
+    _note(warning for warning in warnings if warning not in said)
     if as_json:
         told |= {
             "files": [str(file) for file in files],
@@ -206,7 +206,12 @@ def _kept(system: System, dtype: Dtype, offload: bool) -> Shelf:
 
 
 def _drawn(
-    shelf: Shelf, request: Request, place: Place, quiet: bool, choice: cli_inputs.Choice | None
+    shelf: Shelf,
+    request: Request,
+    place: Place,
+    quiet: bool,
+    choice: cli_inputs.Choice | None,
+    said: list[str],
 ) -> tuple[list[Picture], list[Path]]:
     from bimo.diffusion.drive import drive
     from bimo.diffusion.paint import filled, paint, prepare
@@ -217,6 +222,9 @@ def _drawn(
     memory.check(full.size or (0, 0))
     with shelf.towers():
         prepared = prepare(shelf.system, full)
+    # What is known of the words is said before minutes are spent on them.
+    said += prepared.warnings
+    _note(prepared.warnings)
     pictures: list[Picture] = []
     files: list[Path] = []
     with _bar(request.count) as progress:
@@ -240,6 +248,11 @@ def _drawn(
         if not quiet:
             print(files[0], flush=True)
     return pictures, files
+
+
+def _note(warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        typer.secho(say(f"注意：{warning}", f"Note: {warning}"), fg="yellow", err=True)
 
 
 def _compared(file: Path, identical: bool, recorded: str, loaded: str) -> list[str]:

@@ -21,7 +21,9 @@ from bimo.diffusion.pictures import IMAGE, MASK
 from bimo.diffusion.samplers import SPACINGS, Sampler, SamplerOptions, schedule_named
 from bimo.diffusion.schedule import Ddpm
 from bimo.diffusion.system import SILENT, BuiltLevel, System, merged, name_of, silenced, stacked
+from bimo.words.budget import listed
 from bimo.words.emphasis import Emphasis, emphasis
+from bimo.words.negation import negation
 from bimo.words.styles import styled
 
 #: The share of the steps that a picture goes through where nothing is said, as in diffusers; with a mask the recipe's.
@@ -29,6 +31,8 @@ STRENGTH = 0.8
 #: Where drawing begins with noise alone, the share of the times that its first must reach: below it the denoiser is
 #: told of a picture that is not there.
 FIRST_TIME = 0.85
+#: As many times the pixels that a system learned at are no size that it knows.
+UNLEARNED = 3
 
 Painting = Generator[Ask, Tensor, Picture]
 
@@ -179,11 +183,13 @@ def _not_enlarging(system: System, size: tuple[int, int]) -> None:
 def prepare(system: System, request: Request | Mapping[str, object]) -> Prepared:
     """Fills in a request and encodes its words. Raises RequestError for what cannot be drawn."""
     full = filled(system, request)
-    text = system.recipe.request.prefix + styled(full.text, full.style)
+    wanted, negative, said = _denied(system, full)
+    text = system.recipe.request.prefix + styled(wanted, full.style)
     every = [b for level in system.recipe.levels for b in level.guide.branches if b.prefix and _dial(full, b)]
     prefixes = list(dict.fromkeys(branch.prefix for branch in every))
-    prompts = [emphasis(words) for words in (full.negative or "", text, *(prefix + text for prefix in prefixes))]
-    seen = dict.fromkeys((*(note for prompt in prompts for note in prompt.notes), *_sampler_notes(system, full)))
+    prompts = [emphasis(words) for words in (negative, text, *(prefix + text for prefix in prefixes))]
+    notes = (note for prompt in prompts for note in prompt.notes)
+    seen = dict.fromkeys((*said, *notes, *_sampler_notes(system, full), *_unlearned_size(system, full)))
     for budget in system.budgets(prompts[1].text):
         seen.update(dict.fromkeys(budget.warnings()))
     guided = [level.guide.null in SILENT for level in system.recipe.levels if level.guide.scale > 1]
@@ -250,6 +256,46 @@ def _sampler_notes(system: System, request: Request) -> tuple[str, ...]:
             f"{steps} 步的时间（{spacing}）从 {first:g} 而不是 {law.count - 1} 开始，画面会糊；{cure}",
             f"the times of {steps} steps ({spacing}) begin at {first:g} and not at {law.count - 1}: the picture will "
             f"be a blur; {cure}",
+        ),
+    )
+
+
+def _denied(system: System, request: Request) -> tuple[str, str, tuple[str, ...]]:
+    """(what is wanted, the negative prompt, what is said of it) of a request: systems of our own take 不要猫 for a
+    negative prompt, published ones get the prompt as it was typed, as from whoever published them.
+    """
+    negative = request.negative or ""
+    found = negation(request.text)
+    if not found.things:
+        return request.text, negative, ()
+    level = system.recipe.levels[-1]
+    heard = _first(request.guidance, level.guide.scale) > 1 and level.guide.null not in SILENT
+    said, things = listed([f"“{words}”" for words in found.said]), listed(found.things)
+    if system.recipe.source != "own" or not heard:
+        note = say(
+            f"{said}按原样读了，多半反而会画出来；不要的东西请写在 --negative 里：--negative {things!r}",
+            f"{said} is read as it stands, and what it denies is likely drawn; say it with --negative {things!r}",
+        )
+        return request.text, negative, ((note,) if heard else ())
+    note = say(f"{said}当作反向提示词：{things}", f"{said} is taken as a negative prompt: {things}")
+    if not found.text:
+        note += say("；除此以外没有说要画什么", "; nothing else was asked for")
+    comma = ", " if negative.isascii() else "，"
+    return found.text, comma.join(filter(None, (negative, *found.things))), (note,)
+
+
+def _unlearned_size(system: System, request: Request) -> tuple[str, ...]:
+    """What is said of a size far above the one that was learned: pictures repeat themselves there, or fall apart."""
+    width, height = request.size or (0, 0)
+    own = system.recipe.request.size
+    if system.recipe.request.sizes or request.image is not None or width * height < UNLEARNED * math.prod(own):
+        return ()
+    return (
+        say(
+            f"{system.recipe.name} 学的是 {own[0]}x{own[1]}；画 {width}x{height} 多半会重复或糊成一片，请用 --size "
+            f"{own[0]}x{own[1]}",
+            f"{system.recipe.name} learned at {own[0]}x{own[1]}; at {width}x{height} things repeat or blur, use --size "
+            f"{own[0]}x{own[1]}",
         ),
     )
 

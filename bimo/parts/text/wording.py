@@ -47,13 +47,13 @@ def budget(encoded: Any, text: str, length: int) -> Budget:
 def unread(tower: Any, text: str) -> tuple[str, ...]:
     """What of a text a published tokenizer has no token for, emoji whole: its unknown token stands there, or none."""
     words = known(tower.words)
-    mark = unknown_token(words)
+    mark = unknown_id(words)
     encoded = words.encode(text, add_special_tokens=False)
     if mark is None or not text.strip():
         return ()
     read = bytearray(len(text))
-    for token, (start, end) in zip(encoded.tokens, encoded.offsets, strict=True):
-        if token != mark or text[start:end] == mark:
+    for number, (start, end) in zip(encoded.ids, encoded.offsets, strict=True):
+        if number != mark:
             read[start:end] = b"\1" * (end - start)
     seen = [place for place, c in enumerate(text) if not c.isspace() and unicodedata.category(c)[0] != "C"]
     places = [place for place in seen if not read[place]]
@@ -61,22 +61,23 @@ def unread(tower: Any, text: str) -> tuple[str, ...]:
     spans = dict.fromkeys(whole.get(place, (place, place + 1)) for place in places)
     joined: list[list[int]] = []
     for start, end in spans:
-        if joined and joined[-1][1] == start and start not in whole and joined[-1][0] not in whole:
+        alike = joined and start not in whole and joined[-1][0] not in whole
+        if alike and joined[-1][1] == start and text[start].isalnum() == text[start - 1].isalnum():
             joined[-1][1] = end
         else:
             joined.append([start, end])
     return tuple(dict.fromkeys(text[start:end] for start, end in joined))
 
 
-def unknown_token(words: Any) -> str | None:
-    """The token that a tokenizer puts where it has none; None where it reads every byte."""
+def unknown_id(words: Any) -> int | None:
+    """The id of the token that a tokenizer puts where it has none; None where it reads every byte."""
     mark = getattr(words.model, "unk_token", None)
     if mark is None and type(words.model).__name__ == "Unigram":
         mark = "<unk>"
     # CLIP's pairs name their end mark, which never stands for a character: they read bytes.
     if mark is None or mark == "<|endoftext|>" or getattr(words.model, "byte_fallback", False):
         return None
-    return None if words.token_to_id(mark) is None else str(mark)
+    return words.token_to_id(mark)
 
 
 @dataclass(frozen=True)
