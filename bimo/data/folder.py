@@ -227,7 +227,10 @@ def _samples(
 ) -> Iterator[Sample]:
     """The samples of some entries; what is of no use goes to ``left``, the profiles of the others to ``converted``."""
     for number, entry in enumerate(entries, first):
-        found = _usable(source, entry.place, side) if entry.captions else Reason.CAPTION
+        # The picture first, as curation does: both give one reason for what has two.
+        found = _usable(source, entry.place, side)
+        if not isinstance(found, Reason) and not entry.captions:
+            found = Reason.CAPTION
         if isinstance(found, Reason):
             left.append((entry.name, found))
             continue

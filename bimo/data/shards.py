@@ -120,8 +120,9 @@ def read_index(folder: Path) -> Index:
     path = folder / INDEX
     if not path.is_file():
         raise DataError(
-            f"{folder} 不是写完的数据文件夹：里面没有 {INDEX}。请检查路径，或重新生成。",
-            f"{folder} is no finished data folder: there is no {INDEX} in it. Check the path, or build it again.",
+            f"{folder} 不是写完的数据文件夹：里面没有 {INDEX}。里面是图片的话，先运行 bimo data folder {folder} DATA",
+            f"{folder} is no finished data folder: there is no {INDEX} in it. If it holds pictures, first run "
+            f"bimo data folder {folder} DATA",
         )
     try:
         record = json.loads(path.read_text())

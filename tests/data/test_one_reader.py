@@ -279,6 +279,30 @@ def odd_tar(source: Path) -> None:
     pack(source / "x.tar", [*members, ("4.txt", b"four")])
 
 
+def called_otherwise(source: Path) -> None:
+    """Forms told by what they hold: JSON lines called .json, a list called .jsonl, a tar without an ending."""
+    photos(source, range(1, 7))
+    put(source / "lines.json", '{"image": "1.png", "text": "一"}\n{"image": "2.png", "text": "二"}\n')
+    put(source / "list.jsonl", json.dumps([{"image": "3.png", "text": "三"}], indent=1))
+    put(source / "names.json", json.dumps({"4.png": "四", "5.png": ["五", "伍"]}))
+    put(source / "captions.txt", "6.png\t六\n")
+    put(source / "notes.txt", "写给自己的")
+    put(source / "settings.json", '{"a": {"b": 1}}')
+
+
+def tar_without_an_ending(source: Path) -> None:
+    source.mkdir(exist_ok=True)
+    pack(source / "shard", [("1.png", photo(1)), ("1.txt", "一".encode())])
+    pack(source / "X.TAR", [("2.png", photo(2)), ("2.txt", "二".encode())])
+
+
+def dots_in_files(source: Path) -> None:
+    for number, name in enumerate(("2024.00.jpg", "2024.01.JPG", "v1.5", "x.jpg.png"), 1):
+        put(source / name, photo(number, "JPEG" if name.lower().endswith("jpg") else "PNG"))
+    for name, text in (("2024.00", "一"), ("2024.01", "二"), ("v1.5", "三"), ("x.jpg.png", "四")):
+        put(source / f"{name}.txt", text)
+
+
 def bare_table(source: Path) -> None:
     """A table that is none of pictures lies beside them; captions are beside the pictures."""
     photos(source, (1, 2))
@@ -310,6 +334,14 @@ SOURCES = (
     Source("an unsorted tar", unsorted_tar, {n: (f"第{n}",) for n in range(1, 6)}),
     Source("dots in names", dotted_tar, {1: ("第1",), 2: ("第2",), 3: ("第3",), 4: ("四",), 5: ("五",)}),
     Source("odd names in a tar", odd_tar, {1: ("one",), 2: ("two",), 3: ("three",)}, 1),
+    Source(
+        "called otherwise",
+        called_otherwise,
+        {1: ("一",), 2: ("二",), 3: ("三",), 4: ("四",), 5: ("五", "伍"), 6: ("六",)},
+        not_read=2,
+    ),
+    Source("tars by their bytes", tar_without_an_ending, {1: ("一",), 2: ("二",)}),
+    Source("dots in names of files", dots_in_files, {1: ("一",), 2: ("二",), 3: ("三",), 4: ("四",)}),
     Source("a table of something else", bare_table, {1: ("一",), 2: ("二",)}, 0, None, 1),
 )
 

@@ -14,7 +14,7 @@ from itertools import count, groupby
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from bimo.data.curation import records
+from bimo.data.curation import folders, records
 from bimo.data.curation.columns import captions_of, lines_of, record_of, said
 from bimo.data.curation.formats import BEGINNING, PICTURE_FILES, comparable, format_of
 from bimo.data.curation.rows import Broken, Place, Row, Unusable
@@ -72,6 +72,14 @@ def rows(path: Path, name: str, numbers: count[int]) -> Iterator[Row | Broken]:
             yield failed(side, name, next(numbers))
         elif side.key not in keys:
             yield Broken(next(numbers), f"{name}:{side.key}", "missing", "its table has it as fetched")
+
+
+def is_tar(root: Path, path: str) -> bool:
+    """Whether a file of a source is a tar, whatever it is called."""
+    try:
+        return folders.content(root, path, 5, 257, 5) == b"ustar"
+    except Unusable:
+        return False
 
 
 def failed(side: Side, name: str, number: int) -> Broken:

@@ -23,11 +23,12 @@ CODED = ("image_base64", "base64", "img_base64", "image_b64", "img_b64")
 FILES = (
     *("file_name", "name", "dir", "file", "image", "path"),
     *("filename", "file_path", "filepath", "image_path", "img_path", "img", "picture", "jpg", "png"),
+    *("image_name", "image_file"),
 )
 TEXTS = (
     *("text", "caption", "captions", "description"),
     *("caption_zh", "text_zh", "zh", "chinese", "caption_en", "text_en", "en", "english"),
-    *("title", "alt", "alt_text", "prompt", "intro", "recaption"),
+    *("title", "alt", "alt_text", "prompt", "intro", "recaption", "comment", "sentence", "sentences"),
 )
 PICTURES = (*FILES, *ADDRESSES, *CODED)
 PICTURE_NAME = re.compile(rf"\.(?:{'|'.join(sorted(ending[1:] for ending in PICTURE_FILES))})$", re.IGNORECASE)

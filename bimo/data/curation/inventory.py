@@ -33,6 +33,7 @@ NOT_READ = {
     "beside archives": ("这里只读 tar", "archives are what is read here"),
     "no picture": ("没有同名的图片", "captions without a picture of their name"),
     "columns": ("表里没有图片列", "a table without a column of pictures"),
+    "records": ("JSON 里没有认得的图片记录", "a .json without records of pictures as they are known"),
     "camera raw": ("相机原始文件；请转成 JPEG 或 PNG", "raw files of a camera; convert them to JPEG or PNG"),
     "other": ("不是图片、说明或表", "no picture, no captions and no table"),
     "folder": ("打不开的文件夹", "a folder that cannot be opened"),
@@ -114,7 +115,7 @@ def inventory(source: Path, what: Known, pictures: Iterable[str | bytes]) -> Inv
             found.add("folder", folder.path or ".", folder.error.detail)
         hidden = any(map(folders.is_hidden, folder.path.split("/")))
         ones = {entry.name for entry in folder.files if not hidden and listing.is_one(source, folder, entry.name)}
-        stems = {comparable(stem + ".") for name in ones for stem in listing.stems_of(name)}
+        stems = {comparable(f"{stem}.") for name in ones for stem in listing.stems_of(name)}
         for entry in folder.files:
             path = os.path.join(folder.path, entry.name)
             if hidden or folders.is_hidden(entry.name):
@@ -138,7 +139,7 @@ def _kind(source: Path, what: Known, path: str, picture: bool, stems: set[str]) 
     if picture:
         return ("not listed" if what.tables else "beside archives") if listed else "pictures"
     captions = ending in (*listing.CAPTION_FILES, ".json")
-    if captions and not listed and comparable(stem + ".") in stems:
+    if captions and not listed and comparable(f"{stem}.") in stems:
         return "captions"
     if not folders.is_open(source, path):
         return "not a file"
@@ -148,6 +149,8 @@ def _kind(source: Path, what: Known, path: str, picture: bool, stems: set[str]) 
         return "beside tables" if what.tables else "beside archives"
     if ending in listing.TABLES:
         return "columns"
+    if ending == ".json":
+        return "records"
     return "no picture" if captions else "other"
 
 

@@ -68,11 +68,11 @@ def is_one(source: Path, found: folders.Listing, name: str) -> bool:
 
 
 def stems_of(name: str) -> tuple[str, ...]:
-    """What the captions of a picture are called before their ending: where its own is none of a picture, the whole name
-    as well.
+    """What the captions of a picture are called before their ending: ``a.png`` has ``a.txt``, else ``a.png.txt``; where
+    the ending is none of a picture the whole name comes first.
     """
     stem = os.path.splitext(name)[0]
-    return (stem,) if is_picture(name) else (name, stem)
+    return (stem, name) if is_picture(name) else (name, stem)
 
 
 def _picture(source: Path, found: folders.Listing, entry: os.DirEntry[str], number: int) -> Row | Broken:
@@ -150,7 +150,7 @@ def listed(source: Path, names: list[str]) -> Read:
 def _table(source: Path, name: str, numbers: count[int]) -> Iterator[Row | Broken]:
     path = source / name
     beside = Beside(source, path.parent)
-    if path.suffix.lower() == ".json":
+    if path.suffix.lower() in records.ENDINGS and records.is_records(path):
         for place, values in records.elements(path):
             yield from _records(values, f"{name}:{place}", None, Beside(source, path.parent, loose=True), numbers)
         return

@@ -34,7 +34,7 @@ class _Survey:
     """What lies in a source, by what it may be read as: paths relative to it, in order.
 
     ``closed`` are called like tables or tars and are pipes, or links that lead out; they are told of, never opened.
-    ``objects`` are .json files that belong to no picture.
+    ``objects`` are .json and .txt files that belong to no picture.
     """
 
     tars: list[str]
@@ -58,8 +58,12 @@ def _survey(source: Path) -> _Survey:
                 kinds = [found.tables]
             elif ending == ".json" and stem not in stems:
                 kinds = [found.objects] if folder.path else [found.records, found.objects]
+            elif ending == ".txt" and stem not in stems:
+                kinds = [found.objects]
             elif listing.is_one(source, folder, entry.name):
                 found.pictures += 1
+            elif archives.is_tar(source, path):
+                kinds = [found.tars]
             if kinds and not folders.is_open(source, path):
                 kinds = [found.closed]
             for kind in kinds:
@@ -151,7 +155,11 @@ def _stats(source: Path, names: list[str]) -> list[str]:
 
 def _are_records(path: Path) -> bool:
     try:
-        return records.is_records(path)
+        if path.suffix.lower() != ".txt":
+            return records.is_records(path)
+        # A list of captions as some sets have it, not one of file names alone.
+        dialect = tables.dialect_of(path)
+        return dialect is not None and (len(dialect.columns) > 1 or not dialect.delimiter)
     except OSError:  # gone, or not to be read: reading the folder tells of it
         return False
 
@@ -208,8 +216,10 @@ def _usable(path: Path) -> tuple[str, str] | None:
     if not path.is_file():
         return None
     try:
+        if path.suffix.lower() in records.ENDINGS and records.is_records(path):
+            return "JSON 记录", "records in JSON"
         if path.suffix.lower() == ".json":
-            return ("JSON 记录", "records in JSON") if records.is_records(path) else None
+            return None
         if (form := columnar.form_of(path)) is not None:
             found = columnar.picture_of(path, form)
             if found is None:

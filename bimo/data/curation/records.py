@@ -10,10 +10,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from bimo.data.curation.columns import PICTURES
+from bimo.data.curation import tables
+from bimo.data.curation.columns import PICTURE_NAME, PICTURES
 from bimo.data.curation.rows import Unusable
 from bimo.data.curation.tables import SAMPLE_BYTES, encoding_of
 
+#: What files are called that may hold records.
+ENDINGS = {".json", ".jsonl", ".ndjson"}
 #: What a list of pictures is called.
 LISTS = ("images", "image")
 #: Turns of a conversation: who says something and what, by either naming; of those who answer the first describes.
@@ -25,7 +28,7 @@ OTHER_TOKENS = re.compile(r"<__dj__(?:video|audio)>|<\|__dj__eoc\|>")
 CHUNK_ENDS = re.compile(r"<\|__dj__eoc\|>")
 MAXIMUM_ELEMENT = 64 << 20  # characters of one element of a list
 MAXIMUM_OBJECT_BYTES = 1 << 30
-_BY_NAME = re.compile(r'\s*\{\s*"(?:[^"\\]|\\.)*"\s*:\s*[\[{]')
+_BY_NAME = re.compile(r'\{\s*"(?:[^"\\]|\\.)*"\s*:\s*[\[{"]')
 _BLANK = re.compile(r"[\s,]*")
 
 
@@ -95,24 +98,41 @@ def _without_tokens(text: str) -> str:
 
 
 def is_records(path: Path) -> bool:
-    """Whether a .json file is a list of records with pictures, or an object of them."""
+    """Whether a file is a list of records with pictures, or an object of them, or called .json and of JSON lines: what
+    is called JSON lines and is that, is a table like any other.
+    """
+    return bool(_kind(path))
+
+
+def _kind(path: Path) -> str:
+    """ "list", "object", "lines", or "" for what holds no records."""
     encoding = encoding_of(path)
     with path.open(encoding=encoding, errors="replace") as file:
         start = file.read(4096).lstrip("\ufeff \t\r\n")
     if start.startswith("["):
-        for _, first in _array(path, encoding):
-            return isinstance(first, Mapping) and has_picture(first)
-    if _BY_NAME.match(start) and path.stat().st_size <= MAXIMUM_OBJECT_BYTES:
-        return next(_object(path, encoding), None) is not None
-    return False
+        first = next(_array(path, encoding), ("", None))[1]
+        return "list" if isinstance(first, Mapping) and has_picture(first) else ""
+    if not start.startswith("{") or path.suffix.lower() != ".json":
+        return ""
+    first = next(tables.read(path, _lines_of(path, encoding)), None)
+    record = None if first is None or isinstance(first.values, Unusable) else first.values
+    if record is not None and has_picture(record) and not isinstance(record.get("annotations"), list):
+        return "lines"
+    found = _BY_NAME.match(start) and path.stat().st_size <= MAXIMUM_OBJECT_BYTES
+    return "object" if found and next(_object(path, encoding), None) is not None else ""
+
+
+def _lines_of(path: Path, encoding: str) -> tables.Dialect:
+    return tables.Dialect(encoding, newline=tables.newline_of(path, encoding))
 
 
 def elements(path: Path) -> Iterator[tuple[str, Mapping[Any, Any] | Unusable]]:
-    """(number or name, values by column) of every record of a .json file that ``is_records``; a list is streamed."""
-    encoding = encoding_of(path)
-    with path.open(encoding=encoding, errors="replace") as file:
-        listed = file.read(4096).lstrip("\ufeff \t\r\n").startswith("[")
-    yield from _array(path, encoding) if listed else _object(path, encoding)
+    """(number or name, values by column) of every record of a file that ``is_records``; a list is streamed."""
+    encoding, kind = encoding_of(path), _kind(path)
+    if kind == "lines":
+        yield from ((str(line.number), line.values) for line in tables.read(path, _lines_of(path, encoding)))
+    else:
+        yield from _array(path, encoding) if kind == "list" else _object(path, encoding)
 
 
 def _array(path: Path, encoding: str) -> Iterator[tuple[str, Mapping[Any, Any] | Unusable]]:
@@ -160,6 +180,8 @@ def _object(path: Path, encoding: str) -> Iterator[tuple[str, Mapping[Any, Any] 
         by_path = cast("Mapping[str, Mapping[str, Any]]", values)
         if any({"caption", "tags"} & set(one) for one in by_path.values()):
             yield from _by_path(by_path)
+    elif all(isinstance(one, (str, list)) for one in values.values()) and any(map(PICTURE_NAME.search, values)):
+        yield from ((name, {"file_name": name, "captions": said}) for name, said in values.items())
 
 
 def _coco(values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[Any, Any] | Unusable]]:

@@ -14,6 +14,7 @@ from typing import Any
 from bimo.core.errors import DataError
 from bimo.core.files import page as document
 from bimo.data.curation.histograms import drawable, figure, histogram
+from bimo.data.curation.inventory import READ
 from bimo.data.curation.specimens import EACH, Examples, copied, examples, visible
 from bimo.data.curation.store import read_json, save
 
@@ -101,7 +102,7 @@ def page(out: Path, source: Path) -> str:
     found = examples(out, source)
     found.scan()
     found.find(row["number"] for rule in report["rules"] for row in _near(rule))
-    parts = [_heading(report), _account(report), _rules(report), _failures(report, found)]
+    parts = [_heading(report), _account(report), _rules(report), _failures(report, found), _files(report)]
     parts.append(_h2("逐条规则", "rule by rule"))
     details = [_rule(rule, report, found) for rule in report["rules"]]
     parts += [*details, f"<p><small>说明和重复的例子取自前 {found.scanned:,} 行。"]
@@ -162,7 +163,7 @@ def _rules(report: Mapping[str, Any]) -> str:
     left = rows - report["numbers"]["failed"]
     most = max((rule["dropped"] for rule in report["rules"]), default=0) or 1
     body: list[str] = []
-    for rule in report["rules"]:
+    for rule in sorted(report["rules"], key=lambda rule: rule["step"]):
         left -= rule["dropped"]
         changes = "<br>".join(f"{_both(*CHANGED.get(n, (n, n)))} {c:,}" for n, c in rule["changes"].items())
         took = f'<span class="took" style="width:{rule["dropped"] / most * 120:.0f}px"></span>{rule["dropped"]:,}'
@@ -203,6 +204,30 @@ def _failures(report: Mapping[str, Any], found: Examples) -> str:
         body.append(f'<tr><td>{_both(_reason(reason), reason)}</td><td class="n">{count:,}</td><td>{told}</td></tr>')
     heading = "<tr><th>原因 reason</th><th>行 rows</th><th>例子 examples</th></tr>"
     return f"{_h2('失败', 'failures')}<table>{heading}{''.join(body)}</table>"
+
+
+def _files(report: Mapping[str, Any]) -> str:
+    """What every file of the source was read as, or why not, and whose colours were converted."""
+    files, parts = report.get("files") or {}, list[str]()
+    if files:
+        read = " + ".join(f"{READ[name][0]} {READ[name][1]} {count:,}" for name, count in files["read"].items())
+        body = "".join(
+            f'<tr><td>{_both(row["zh"], row["reason"])}</td><td class="n">{row["count"]:,}</td>'
+            f"<td>{'<br>'.join(f'<code>{visible(name)}</code>' for name in row['examples'])}</td></tr>"
+            for row in files["not_read"]
+        )
+        heading = "<tr><th>没有读的 not read</th><th>文件 files</th><th>例子 examples</th></tr>"
+        parts += [_h2("文件", "files"), f"<p>{_both(files['read_as']['zh'], files['read_as']['en'])}</p>"]
+        parts += [
+            f"<p>{files['total']:,} = {read or 0} + 没有读 not read {sum(r['count'] for r in files['not_read']):,}</p>"
+        ]
+        parts += [f"<table>{heading}{body}</table>" if body else ""]
+    if report.get("converted"):
+        cells = "".join(
+            f'<tr><td>{visible(n)}</td><td class="n">{c:,}</td></tr>' for n, c in report["converted"].items()
+        )
+        parts += [_h2("颜色转到 sRGB 的", "converted to sRGB"), f"<table>{cells}</table>"]
+    return "".join(parts)
 
 
 def _reason(reason: str) -> str:

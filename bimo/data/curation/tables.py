@@ -26,6 +26,7 @@ LINES_LOOKED_AT = 20
 DELIMITERS = ",\t;|"
 _QUOTED = re.compile(r'"([^"]*(?:""[^"]*)*)"')
 _LINE_ENDS = re.compile(rb"[\r\n]+")
+_NUMBER = re.compile(r"\s*-?[\d.]+\s*")
 _HAN_OR_SPACE = re.compile(r"[\u3400-\u9fff\s]")
 
 
@@ -160,6 +161,8 @@ def _without_header(encoding: str, delimiter: str, fields: list[str], newline: s
         names[2] = "caption"
     elif texts := [place for place in rest if _HAN_OR_SPACE.search(fields[place].strip())]:
         names[texts[0]] = "caption"
+    elif len(fields) == 2 and not BASE64_START.match(fields[holds[0]]) and not _NUMBER.fullmatch(fields[rest[0]]):
+        names[rest[0]] = "caption"
     if names[0] == "column0":
         names[0] = "id"
     return Dialect(encoding, delimiter, tuple(names), False, newline)
