@@ -100,6 +100,8 @@ def draw(
     lora: Annotated[list[str] | None, typer.Option(help=cli_inputs.LORA_HELP)] = None,
     embedding: Annotated[list[str] | None, typer.Option(help=cli_inputs.EMBEDDING_HELP)] = None,
     control: Annotated[list[str] | None, typer.Option(help=cli_inputs.CONTROL_HELP)] = None,
+    ip_adapter: Annotated[list[str] | None, typer.Option(help=cli_inputs.IP_ADAPTER_HELP)] = None,
+    image_encoder: Annotated[Path | None, typer.Option(help=cli_inputs.ENCODER_HELP)] = None,
     best: Annotated[Path | None, typer.Option(help=cli_inputs.BEST_HELP)] = None,
     dtype: Annotated[Dtype, typer.Option(help=cli_inputs.DTYPE_HELP)] = Dtype.fp32,
     offload: Annotated[bool, typer.Option("--offload", help=cli_inputs.OFFLOAD_HELP)] = False,
@@ -127,7 +129,7 @@ def draw(
         "dials": cli_inputs.dials(dial) if dial else None,
     }
     given = {name: value for name, value in settings.items() if value is not None}
-    beside = cli_inputs.Beside.given(lora or (), control or (), embedding or ())
+    beside = cli_inputs.Beside.given(lora or (), control or (), embedding or (), ip_adapter or (), image_encoder)
     seen = cli_inputs.pictures(image, mask, hint or (), beside)
     choice = None if best is None else cli_inputs.Choice(best, count)
     if again is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -65,35 +65,96 @@ def dials(given: Sequence[str]) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
+class Looking:
+    """A network that looks at a picture, in a file or folder: what its hint is called, and its weight where one is
+    given. ``option`` is the one that gave it.
+    """
+
+    option: str
+    name: str
+    network: Path
+    picture: Path
+    weight: float | None
+
+    @classmethod
+    def control(cls, text: str, number: int) -> Looking:
+        """'PICTURE=NETWORK' or 'PICTURE=NETWORK:0.6'. Raises RequestError."""
+        name = "control" if number == 1 else f"control-{number}"
+        for file, rest in _halves(text):
+            network, weight = _weighed(rest)
+            if network.exists():
+                return cls("--control", name, network, Path(file), weight)
+        raise RequestError(
+            f"--control 是 {text!r}，应为 图=网络 或 图=网络:强度（ControlNet 或 T2I-Adapter，文件夹或一个文件）",
+            f"--control is {text!r}; expected PICTURE=NETWORK or PICTURE=NETWORK:weight, of a ControlNet or "
+            "T2I-Adapter in a folder or a file",
+        )
+
+    @classmethod
+    def image_prompt(cls, text: str, number: int) -> Looking:
+        """'FILE=PICTURE' or 'FILE=PICTURE:0.6'. Raises RequestError."""
+        name = "prompt" if number == 1 else f"prompt-{number}"
+        for file, rest in _halves(text):
+            if Path(file).is_file():
+                path, weight = _weighed(rest)
+                return cls("--ip-adapter", name, Path(file), path, weight)
+        raise RequestError(
+            f"--ip-adapter 是 {text!r}，应为 文件=图 或 文件=图:强度，例如 ip-adapter_sd15.bin=猫.png:0.6",
+            f"--ip-adapter is {text!r}; expected FILE=PICTURE or FILE=PICTURE:weight, for instance "
+            "ip-adapter_sd15.bin=cat.png:0.6",
+        )
+
+
+def _halves(text: str) -> Iterator[tuple[str, str]]:
+    """The ways to cut a text at an equals sign, of which a file's name may have some."""
+    for found in re.finditer("=", text):
+        before, after = text[: found.start()], text[found.end() :]
+        if before and after:
+            yield before, after
+
+
+def _weighed(text: str) -> tuple[Path, float | None]:
+    """'FILE' or 'FILE:0.8' -> the file, and the weight or None."""
+    found = re.fullmatch(r"(.+):(-?\d+(?:\.\d*)?)", text)
+    return (Path(found[1]), float(found[2])) if found and not Path(text).exists() else (Path(text), None)
+
+
+@dataclass(frozen=True)
 class Beside:
     """What is put beside a system's own weights: LoRAs with their weights, networks that look at a picture, and words.
 
-    Each of ``controls`` is (name of the hint, file of its picture, folder of the network), each of ``words`` the file
-    and what it is to be called, "" where the file says it.
+    Each of ``words`` is the file and what it is to be called, "" where the file says it. ``encoder`` is the folder of
+    the image tower of IP-Adapters, where it is not beside them.
     """
 
     loras: tuple[tuple[Path, float], ...]
-    controls: tuple[tuple[str, Path, Path], ...]
+    looking: tuple[Looking, ...]
     words: tuple[tuple[Path, str], ...] = ()
+    encoder: Path | None = None
 
     @classmethod
-    def given(cls, loras: Sequence[str], controls: Sequence[str], words: Sequence[str] = ()) -> Beside:
+    def given(
+        cls,
+        loras: Sequence[str],
+        controls: Sequence[str],
+        words: Sequence[str] = (),
+        prompts: Sequence[str] = (),
+        encoder: Path | None = None,
+    ) -> Beside:
         """Reads the options. Raises RequestError for what is not there."""
-        found: list[tuple[str, Path, Path]] = []
-        for text in controls:
-            file, sign, folder = text.partition("=")
-            if not sign or not Path(folder).is_dir():
-                raise RequestError(
-                    f"--control 是 {text!r}，应为 图=文件夹（ControlNet 或 T2I-Adapter，diffusers 格式）",
-                    f"--control is {text!r}; expected PICTURE=FOLDER, of a ControlNet or T2I-Adapter in diffusers' "
-                    "layout",
-                )
-            found.append(("control" if not found else f"control-{len(found) + 1}", Path(file), Path(folder)))
-        return cls(tuple(lora(text) for text in loras), tuple(found), tuple(word(text) for text in words))
+        if encoder is not None and not (prompts and encoder.is_dir()):
+            raise RequestError(
+                f"--image-encoder 是 {encoder}，应为一个文件夹，与 --ip-adapter 同用",
+                f"--image-encoder is {encoder}; expected a folder, together with --ip-adapter",
+            )
+        looking = [Looking.control(text, number) for number, text in enumerate(controls, 1)]
+        looking += [Looking.image_prompt(text, number) for number, text in enumerate(prompts, 1)]
+        read = tuple(lora(text) for text in loras), tuple(looking), tuple(word(text) for text in words)
+        return cls(*read, encoder)
 
     def put(self, system: System) -> System:
         """The system with all of it. Raises WeightsError for adapters of another family."""
-        if not self.loras and not self.controls and not self.words:
+        if not self.loras and not self.looking and not self.words:
             return system
         from bimo.parts.denoisers import adapters
         from bimo.parts.text import tokens
@@ -102,9 +163,21 @@ class Beside:
             tokens.teach(system, file, token)
         for file, weight in self.loras:
             adapters.adapt(system, file, weight)
-        for name, _, folder in self.controls:
-            system = adapters.control(system, folder, name)
+        for one in self.looking:
+            if one.option == "--control":
+                system = adapters.control(system, one.network, one.name)
+            else:
+                system = adapters.image_prompt(system, one.network, self.encoder, one.name)
         return system
+
+
+def option_of(name: str) -> str:
+    """How the picture of a name in a record is given."""
+    found = re.fullmatch(r"(control|prompt)(-\d+)?", name)
+    if found is None:
+        return f"--hint {name}="
+    picture, network = say("图", "PICTURE"), say("网络", "NETWORK")
+    return f"--control {picture}={network}" if found[1] == "control" else f"--ip-adapter {network}={picture}"
 
 
 @dataclass(frozen=True)
@@ -144,14 +217,15 @@ def pictures(image: Path | None, mask: Path | None, hints: Sequence[str], beside
         if path is not None:
             found[name] = picture(path)
     read = {name: picture(Path(file)) for name, file in named("--hint", hints, "sketch=草图.png").items()}
-    read |= {name: picture(file) for name, file, _ in beside.controls}
-    return found | ({"pictures": read} if read else {})
+    read |= {one.name: picture(one.picture) for one in beside.looking}
+    weights = {one.name: [one.weight] for one in beside.looking if one.weight is not None}
+    return found | ({"pictures": read} if read else {}) | ({"hints": weights} if weights else {})
 
 
 def lora(text: str) -> tuple[Path, float]:
     """'FILE' or 'FILE:0.8' -> the file and its weight. Raises RequestError where there is no such file."""
-    found = re.fullmatch(r"(.+):(-?\d+(?:\.\d*)?)", text)
-    path, weight = (Path(found[1]), float(found[2])) if found and not Path(text).exists() else (Path(text), 1.0)
+    path, given = _weighed(text)
+    weight = 1.0 if given is None else given
     if not path.exists():
         raise RequestError(
             f"--lora：没有 {path}；写成 文件 或 文件:权重，例如 水墨.safetensors:0.8",
@@ -184,7 +258,7 @@ def recorded(request: dict[str, Any], given: dict[str, Any], file: Path) -> dict
     here = {name: given[name] for name in ("image", "mask") if name in given}
     here |= {f"pictures.{name}": value for name, value in given.get("pictures", {}).items()}
     for name in {**wanted, **here}:
-        option = f"--{name}" if "." not in name else f"--hint {name.partition('.')[2]}="
+        option = f"--{name}" if "." not in name else option_of(name.partition(".")[2])
         if name not in here:
             raise RequestError(
                 f"{file} 是看着另一张图画的，记录里只有它的指纹 {wanted[name]}；请用 {option} 再给出那张图",
@@ -202,14 +276,23 @@ def recorded(request: dict[str, Any], given: dict[str, Any], file: Path) -> dict
                 f"{option} is not the picture it was drawn from: its hash is {fingerprint(here[name])}, "
                 f"recorded is {wanted[name]}",
             )
-    return request | given
+    strengths = {name: list(value) for name, value in dict(request.get("hints") or {}).items()}
+    for name, value in given.get("hints", {}).items():
+        told = strengths.get(name, [1.0])
+        if value != told:
+            raise RequestError(
+                f"{option_of(name)} 的强度是 {value[0]:g}，记录的是 {told[0]:g}；请去掉强度",
+                f"the weight of {option_of(name)} is {value[0]:g}, recorded is {told[0]:g}; leave the weight out",
+            )
+    return request | {name: value for name, value in given.items() if name != "hints"}
 
 
 AGAIN_ALONE = (
     "--again 按记录重画，不能再给提示词或别的设置"
-    "（-m、-o、--json、--open、--dtype、--offload、--lora、--embedding、--control 和原来的图除外）",
+    "（-m、-o、--json、--open、--dtype、--offload、--lora、--embedding、--control、--ip-adapter、--image-encoder "
+    "和原来的图除外）",
     "--again draws what the record says; give no prompt and no settings but -m, -o, --json, --open, --dtype, "
-    "--offload, --lora, --embedding, --control and the pictures it was drawn from",
+    "--offload, --lora, --embedding, --control, --ip-adapter, --image-encoder and the pictures it was drawn from",
 )
 NEGATIVE_HELP = say(
     '不要画什么；"" 是空的反向提示词，和不写不同',
@@ -247,8 +330,17 @@ EMBEDDING_HELP = say(
     "a word that was learnt (textual inversion): FILE, or FILE=<word>; more than once",
 )
 CONTROL_HELP = say(
-    "看着一张图画：图=ControlNet 或 T2I-Adapter 的文件夹，可多次",
-    "draw along a picture: PICTURE=FOLDER of a ControlNet or T2I-Adapter; more than once",
+    "看着一张图画：图=ControlNet 或 T2I-Adapter（文件夹或文件），可带强度 图=网络:0.6，可多次",
+    "draw along a picture: PICTURE=NETWORK, a ControlNet or T2I-Adapter in a folder or a file, with a weight "
+    "PICTURE=NETWORK:0.6; more than once",
+)
+IP_ADAPTER_HELP = say(
+    "照一张图的内容或风格画：IP-Adapter 文件=图，可带强度 文件=图:0.6，可多次",
+    "draw what a picture shows: FILE=PICTURE of an IP-Adapter, with a weight FILE=PICTURE:0.6; more than once",
+)
+ENCODER_HELP = say(
+    "IP-Adapter 的图像塔所在的文件夹；不写就找它旁边的 image_encoder",
+    "the folder of an IP-Adapter's image tower; else image_encoder beside it",
 )
 BEST_HELP = say(
     "从 -n 张里只留最合提示词的一张，由这个文件夹里的 Chinese-CLIP、太乙 CLIP 等挑",

@@ -93,8 +93,14 @@ def test_again_asks_for_the_picture_and_knows_it(draw: Draw) -> None:
         (("--lora", "nowhere.safetensors:0.5"), "there is no nowhere.safetensors"),
         (("--lora", "text.png"), "text.png"),
         (("--dtype", "fp8"), "--dtype"),
-        (("--control", "red.png"), "expected PICTURE=FOLDER"),
-        (("--control", "red.png=nowhere"), "expected PICTURE=FOLDER"),
+        (("--control", "red.png"), "expected PICTURE=NETWORK"),
+        (("--control", "red.png=nowhere"), "expected PICTURE=NETWORK"),
+        (("--control", "red.png=nowhere:0.5"), "expected PICTURE=NETWORK"),
+        (("--ip-adapter", "red.png"), "expected FILE=PICTURE"),
+        (("--ip-adapter", "nowhere.bin=red.png"), "expected FILE=PICTURE"),
+        (("--ip-adapter", "text.png=nowhere.png"), "cannot read nowhere.png"),
+        (("--ip-adapter", "text.png=red.png", "--image-encoder", "nowhere"), "--image-encoder is nowhere"),
+        (("--image-encoder", "."), "together with --ip-adapter"),
         (("--control", "text.png=."), "text.png cannot be used"),
         (("--control", "red.png=."), "no weights in"),
         (("--best", "."), "-n 4"),
@@ -191,6 +197,61 @@ def test_adapters_end_to_end(draw: Draw, painter: Path) -> None:
     assert json.loads(told.splitlines()[0])["identical"] is True
     told = draw(*again, "--control", f"red.png={net}", "--lora", f"{ink}:0.8")[1]
     assert "is not the picture" in told
+
+
+def test_ip_adapters_end_to_end(draw: Draw, painter: Path, tmp_path: Path) -> None:
+    """Two of them and a ControlNet with weights of their own; the record says which, and is drawn again."""
+    import torch
+
+    from tests.parity.test_adapters import image_tower, ip_adapter
+    from tests.parity.tiny_checkpoints import read_by_diffusers
+
+    place = tmp_path / "ip=a:0.5"
+    image_tower(place / "models" / "image_encoder")
+    unet = read_by_diffusers(painter / "sd").unet
+    for name, plus in (("plain", False), ("plus", True)):
+        torch.save(ip_adapter(unet, plus), place / "models" / f"{name}.bin")
+    plain, plus, net = place / "models" / "plain.bin", place / "models" / "plus.bin", painter / "net"
+    Image.linear_gradient("L").resize((64, 64)).save("grey.png")
+
+    def pixels(name: str, *words: str) -> bytes:
+        status, told = draw("-m", str(painter / "sd"), *SMALL, "-o", name, *words)
+        assert status == 0, told
+        with Image.open(name) as image:
+            return image.tobytes()
+
+    without = pixels("plain.png")
+    assert pixels("none.png", "--ip-adapter", f"{plain}=red.png:0") == without
+    every = (
+        "--ip-adapter",
+        f"{plain}=red.png:0.6",
+        "--ip-adapter",
+        f"{plus}=blue.png",
+        "--control",
+        f"grey.png={net}:0.5",
+    )
+    drawn = [
+        pixels("one.png", "--ip-adapter", f"{plain}=red.png"),
+        pixels("weak.png", "--ip-adapter", f"{plain}=red.png:0.6"),
+        pixels("other.png", "--ip-adapter", f"{plain}=blue.png"),
+        pixels("all.png", *every),
+    ]
+    assert len({without, *drawn}) == 5
+    request = read_metadata("all.png")["request"]
+    assert sorted(request["pictures"]) == ["control", "prompt", "prompt-2"]
+    assert request["hints"] == {"control": [0.5], "prompt": [0.6]}
+    again = ("--again", "all.png", "-m", str(painter / "sd"), "-o", "same.png", "--json")
+    assert json.loads(draw(*again, *every)[1].splitlines()[0])["identical"] is True
+    bare = tuple(word.removesuffix(":0.6").removesuffix(":0.5") for word in every)
+    assert json.loads(draw(*again, *bare)[1].splitlines()[0])["identical"] is True
+    assert "recorded is 0.6" in draw(*again, "--ip-adapter", f"{plain}=red.png:0.7", *every[2:])[1]
+    assert "--ip-adapter NETWORK=PICTURE" in draw(*again, *every[4:])[1]
+    (place / "models" / "image_encoder").rename(place / "tower")
+    status, told = draw("-m", str(painter / "sd"), *SMALL, "-o", "out.png", "--ip-adapter", f"{plain}=red.png")
+    assert 0 < status < cli.BUG
+    assert "--image-encoder" in told
+    assert "projection_dim 12" in told
+    assert pixels("named.png", "--ip-adapter", f"{plain}=red.png", "--image-encoder", str(place / "tower")) == drawn[0]
 
 
 def test_adapters_that_do_not_fit_are_named(draw: Draw, painter: Path) -> None:

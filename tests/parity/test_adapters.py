@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 
 from bimo.core.types import Picture
 from bimo.diffusion.drive import draw
+from bimo.diffusion.system import System
 from bimo.parts.denoisers.adapters import adapt, control, image_prompt
 from bimo.parts.denoisers.lora import extract, inject, save_lora
 from bimo.parts.published.folder import read_folder
@@ -520,6 +521,47 @@ def test_ip_adapter(folder: Path, tmp_path: Path, plus: bool) -> None:
     plain = draw(system, request)
     assert [p.image.tobytes() for p in plain] == [p.image.tobytes() for p in draw(read_folder(folder), request)]
     compare(draw(system, told, batch=2), by_diffusers(pipeline, request, ip_adapter_image=lines()), plain)
+
+
+def full_projection(words: int = 16) -> dict[str, torch.Tensor]:
+    """What the adapter of whole faces makes of all places of the tiny tower."""
+    generator = torch.Generator().manual_seed(9)
+    shapes = {"0.weight": (24, 24), "0.bias": (24,), "2.weight": (words, 24), "2.bias": (words,)}
+    shapes |= {"3.weight": (words,), "3.bias": (words,)}
+    return {f"proj.{name}": torch.randn(*shape, generator=generator) * 0.5 for name, shape in shapes.items()}
+
+
+def test_two_ip_adapters_at_once(folder: Path, tmp_path: Path) -> None:
+    """Each its own picture and weight, one of all places; a ControlNet may stand beside both."""
+    from transformers import CLIPImageProcessor
+
+    parts = read_by_diffusers(folder).components
+    processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    parts |= {"image_encoder": image_tower(tmp_path / "image_encoder"), "feature_extractor": processor}
+    pipeline = diffusers.StableDiffusionPipeline(**parts, requires_safety_checker=False)
+    states = [ip_adapter(pipeline.unet, plus=True), ip_adapter(pipeline.unet, plus=False)]
+    states[1]["image_proj"] = full_projection()
+    states[1]["ip_adapter"] = {name: value * 0.7 for name, value in states[1]["ip_adapter"].items()}
+    for number, state in enumerate(states):
+        torch.save(state, tmp_path / f"{number}.bin")
+    pipeline.load_ip_adapter(states, subfolder=["", ""], weight_name=["", ""], image_encoder_folder=None)
+    pipeline.set_ip_adapter_scale([0.7, 0.4])
+    system = image_prompt(read_folder(folder), tmp_path / "0.bin", name="first")
+    system = image_prompt(system, tmp_path / "1.bin", name="second")
+    other = lines((64, 64)).rotate(90)
+    told = {**REQUEST, "pictures": {"first": lines(), "second": other}, "hints": {"first": [0.7], "second": [0.4]}}
+    expected = by_diffusers(pipeline, REQUEST, ip_adapter_image=[lines(), other])
+    plain = draw(read_folder(folder), REQUEST)
+    compare(draw(system, told), expected, plain)
+    assert draw(system, REQUEST)[0].image.tobytes() == plain[0].image.tobytes()
+    net = loud(diffusers.ControlNetModel(**UNET, conditioning_embedding_out_channels=(4, 4, 4, 4)))
+    net.save_pretrained(str(tmp_path / "net"))
+    around = control(system, tmp_path / "net")
+    assert draw(around, told)[0].image.tobytes() == draw(system, told)[0].image.tobytes()
+    both = {**told, "pictures": {**told["pictures"], "control": other}}
+    assert draw(around, both)[0].image.tobytes() != draw(system, told)[0].image.tobytes()
+    system.save(tmp_path / "kept")
+    assert draw(System.read(tmp_path / "kept"), told)[0].image.tobytes() == draw(system, told)[0].image.tobytes()
 
 
 def test_ip_adapter_plus_of_kolors(tmp_path: Path) -> None:

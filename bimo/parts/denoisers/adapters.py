@@ -75,34 +75,76 @@ def begin_control(system: System, name: str = "control", level: str = "") -> Sys
 
 
 def image_prompt(
-    system: System, file: Path | str, encoder: Path | str, name: str = "prompt", level: str = ""
+    system: System, file: Path | str, encoder: Path | str | None = None, name: str = "prompt", level: str = ""
 ) -> System:
-    """The system with an IP-Adapter in its UNet, plain or Plus, and the image tower (a folder of transformers) that
-    looks at the picture. A request gives it a picture as ``pictures[name]``, and a weight as ``hints[name]``.
+    """The system with an IP-Adapter in its UNet, plain, Plus or of all places, and the image tower that looks at the
+    picture: a folder of transformers, or that which lies beside the file as it was published. A request gives it a
+    picture as ``pictures[name]``, and a weight as ``hints[name]``. A system may have several of different names.
 
     As ``control`` in what is shared and what is raised.
     """
-    file, place = Path(file), Path(encoder)
+    file = Path(file)
     within = _innermost(system, level)
     if not isinstance(within, Unet):
         kind = type(within).__name__
         raise RecipeError(f"{kind} 不能加 IP-Adapter，只有 Unet 可以", f"no IP-Adapter goes into a {kind}, only a Unet")
-    tower = _tower(_config(place))
     published = weights.read(file)
+    finite(file, published)
     words: int = within.settings()["cross_attention_dim"]
-    part = ImagePrompted(denoiser=within, encoder=tower, name=name, **_projection(published, words, file))
-    state = adapter_state(system.get_submodule(root_of(system, level)), published)
+    projection = _projection(published, words, file)
+    place = encoder_beside(file, published) if encoder is None else Path(encoder)
+    tower = _tower(_config(place))
+    _seen_by(tower, published, file, place)
+    old = system.recipe.level(level or system.recipe.levels[-1].name)
+    inside, at = _within_controls(old)
+    part = ImagePrompted(denoiser=inside, encoder=tower, name=name, **projection)
+    root = root_of(system, level)
+    state = adapter_state(system.get_submodule(root), published, f"denoiser.{root.removeprefix(at)}.")
     files = files_of(place)
     for each in files:
         found = weights.read(each)
         # Positions were once kept among the weights.
         state |= {f"encoder.model.{key}": value for key, value in found.items() if not key.endswith("position_ids")}
-    old = system.recipe.level(level or system.recipe.levels[-1].name)
     hint = ImagePrompt(name=name, level=_home(old))
-    at = root_of(system, level).removesuffix("model")
     made = _rebuilt(system, old, _within(old.denoiser, part), hint, at, state, file)
     made.weights_hash = _hash(system, [file, *files])
     return made
+
+
+def encoder_beside(file: Path, published: Mapping[str, Tensor]) -> Path:
+    """The image tower that lies where it was published with an IP-Adapter, and sees as wide. Raises WeightsError."""
+    above = file.resolve().parent
+    places = [above / "image_encoder", above.parent / "image_encoder", above.parent / "models" / "image_encoder"]
+    there = [place for place in places if (place / "config.json").is_file()]
+    field, width = _seen(published)
+    for place in there:
+        if read_json(place / "config.json").get(field) == width:
+            return place
+    listed = "、".join(map(str, there or places))
+    raise WeightsError(
+        f"{file} 要一个 {field} 为 {width} 的 CLIP 图像塔，{listed} {'不是' if there else '里没有'}；"
+        "请用 --image-encoder 指定它的文件夹",
+        f"{file} needs a CLIP image tower with {field} {width}, which is not {'that ' if there else ''}in "
+        f"{listed.replace('、', ', ')}; name its folder with --image-encoder",
+    )
+
+
+def _seen(published: Mapping[str, Tensor]) -> tuple[str, int]:
+    """What an IP-Adapter reads of an image tower: a field of its config, and how much."""
+    if "image_proj.proj.weight" in published:
+        return "projection_dim", published["image_proj.proj.weight"].shape[1]
+    name = "image_proj.proj.0.weight" if "image_proj.proj.0.weight" in published else "image_proj.proj_in.weight"
+    return "hidden_size", published[name].shape[1]
+
+
+def _seen_by(tower: ClipImage, published: Mapping[str, Tensor], file: Path, place: Path) -> None:
+    field, width = _seen(published)
+    found = tower.embed if field == "projection_dim" else tower.width
+    if found != width:
+        raise WeightsError(
+            f"{place} 的 {field} 是 {found}，而 {file} 要 {width}；请换一个图像塔（--image-encoder）",
+            f"{field} of {place} is {found}, while {file} needs {width}; name another tower with --image-encoder",
+        )
 
 
 def _config(folder: Path) -> Config:
@@ -121,9 +163,17 @@ def _home(level: Level) -> str:
 
 def _innermost(system: System, level: str) -> Part:
     part: Any = system.recipe.level(level or system.recipe.levels[-1].name).denoiser
-    while isinstance(part, Controlled):
+    while isinstance(part, (Controlled, ImagePrompted)):
         part = part.denoiser
     return part
+
+
+def _within_controls(level: Level) -> tuple[Any, str]:
+    """The denoiser that controls stand beside, and what its names begin with."""
+    part, at = level.denoiser, f"{level.name}.denoiser."
+    while isinstance(part, Controlled):
+        part, at = part.denoiser, f"{at}denoiser."
+    return part, at
 
 
 def _within(outer: Part, part: Part) -> Part:
@@ -166,6 +216,9 @@ def _rebuilt(
         f"{at}denoiser.{key.removeprefix(at)}" if key.startswith(at) else key: value
         for key, value in system.state_dict().items()
     }
+    if isinstance(hint, ImagePrompt):
+        # What attends to another picture already does so within what is new.
+        whole = {key.replace(".attn2.processor.", ".attn2.processor.own."): value for key, value in whole.items()}
     whole |= {f"{at}{key}": value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
     weights.assign(made, whole, None, source)
     made.text = system.text  # their words with them
@@ -225,6 +278,16 @@ def _projection(state: Mapping[str, Tensor], words: int, file: Path) -> dict[str
     plain, latents = state.get("image_proj.proj.weight"), state.get("image_proj.latents")
     if plain is not None:
         return {"tokens": plain.shape[0] // words}
+    if "image_proj.proj.3.weight" in state:
+        return {"full": True}
+    others = {"image_proj.perceiver_resampler.": "FaceID Plus", "image_proj.proj.0.": "FaceID"}
+    others["image_proj.pulid"] = "PuLID"
+    for begins, kind in others.items():
+        if any(name.startswith(begins) for name in state):
+            raise RecipeError(
+                f"{file} 是 IP-Adapter {kind}，要用另外的人脸识别网络，还不会读",
+                f"{file} is an IP-Adapter {kind}, which needs a network that recognises faces; it is not read",
+            )
     try:
         assert latents is not None
         depth = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("image_proj.layers."))

@@ -37,13 +37,15 @@ class Resampled(Part):
 @dataclass(frozen=True, kw_only=True)
 class ImagePrompted(Part):
     """A UNet that also attends to ``tokens`` made of the picture ``name``, as ``encoder`` sees it: of the one vector
-    it is as a whole or, with ``plus``, of all its places.
+    it is as a whole, of all its places with ``plus``, or one for each place where it is ``full``. One that attends to a
+    picture may attend to another as well.
     """
 
-    denoiser: Unet
+    denoiser: Unet | ImagePrompted
     encoder: ClipImage
     tokens: int = 4
     plus: Resampled | None = None
+    full: bool = False
     name: str = "prompt"
 
     def build(self) -> ImagePromptedDenoiser:
@@ -63,14 +65,19 @@ class ImagePromptedDenoiser(nn.Module):
         self.part = part
         self.denoiser: Any = part.denoiser.build()
         self.encoder: Any = part.encoder.build()
-        unet = self.denoiser.model
+        unet = innermost(self.denoiser)
         words: int = unet.config.cross_attention_dim
-        if part.plus is None:
-            self.projection: nn.Module = Projection(part.encoder.embed, part.tokens, words)
-        else:
+        if part.full:
+            self.projection: nn.Module = FullProjection(part.encoder.width, words)
+        elif part.plus is not None:
             self.projection = Resampler(part.plus, part.encoder.width, part.tokens, words)
+        else:
+            self.projection = Projection(part.encoder.embed, part.tokens, words)
         for attention in attentions(unet):
-            attention.set_processor(ImageAttention(words, attention.inner_dim))
+            before = attention.processor if isinstance(attention.processor, ImageAttention) else None
+            attention.set_processor(ImageAttention(words, attention.inner_dim, before))
+        # Kept as they are now: another of these may come around them.
+        self._processors = tuple(cast(ImageAttention, attention.processor) for attention in attentions(unet))
 
     def forward(
         self, x: Tensor, t: Tensor, conditioning: Conditioning, added: Mapping[str, Any] | None = None
@@ -84,13 +91,12 @@ class ImagePromptedDenoiser(nn.Module):
             )
         weight = conditioning.scalars[weight_name(self.part.name)].to(x)[:, :, None]
         told = (self.projection(seen.to(x)), weight) if weight.any() else None
-        processors = [cast(ImageAttention, attention.processor) for attention in attentions(self.denoiser.model)]
-        for processor in processors:
+        for processor in self._processors:
             processor.told = told
         try:
             return self.denoiser(x, t, conditioning, added)
         finally:
-            for processor in processors:
+            for processor in self._processors:
                 processor.told = None
 
     def inputs(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> dict[str, Any]:
@@ -101,16 +107,25 @@ class ImagePromptedDenoiser(nn.Module):
         """What the tower says of normalised values [B, 3, size, size]: [B, 1, embed] of the whole, or [B, L, width] of
         its places, from the layer before the last.
         """
-        if self.part.plus is None:
+        if self.part.plus is None and not self.part.full:
             return self.encoder.model(values).image_embeds[:, None]
         return self.encoder.model(values, output_hidden_states=True).hidden_states[-2]
 
     def blank(self) -> Tensor:
-        """What stands for no picture: zeros, or with ``plus`` what the tower says of values of zero, [1, L, width]."""
+        """What stands for no picture: zeros or, where places are read, what the tower says of values of zero,
+        [1, L, width].
+        """
         size = self.part.encoder.size
-        if self.part.plus is None:
+        if self.part.plus is None and not self.part.full:
             return self.encoder.mean.new_zeros(1, 1, self.part.encoder.embed)
         return self.look(self.encoder.mean.new_zeros(1, 3, size, size))
+
+
+def innermost(denoiser: Any) -> Any:
+    """diffusers' UNet within what stands around it."""
+    while not hasattr(denoiser, "model"):
+        denoiser = denoiser.denoiser
+    return denoiser.model
 
 
 def attentions(unet: nn.Module) -> Iterator[Any]:
@@ -120,15 +135,17 @@ def attentions(unet: nn.Module) -> Iterator[Any]:
 
 
 class ImageAttention(nn.Module):
-    """diffusers' attention over the words and, with queries of its own, over the picture's tokens beside it."""
+    """diffusers' attention over the words, or one over another picture ``before``, and, with queries of its own, over
+    the picture's tokens beside it.
+    """
 
-    def __init__(self, words: int, width: int) -> None:
+    def __init__(self, words: int, width: int, before: ImageAttention | None = None) -> None:
         super().__init__()
         from diffusers.models.attention_processor import AttnProcessor2_0
 
         self.to_k_ip = nn.Linear(words, width, bias=False)
         self.to_v_ip = nn.Linear(words, width, bias=False)
-        self._own: Any = AttnProcessor2_0()
+        self.own: Any = AttnProcessor2_0() if before is None else before
         #: The picture's tokens [R, N, D] and its weight [R, 1, 1], while an answer is made.
         self.told: tuple[Tensor, Tensor] | None = None
 
@@ -141,7 +158,7 @@ class ImageAttention(nn.Module):
         temb: Tensor | None = None,
     ) -> Tensor:
         """[R, L, width] -> [R, L, width]."""
-        answer = self._own(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        answer = self.own(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
         if self.told is None:
             return answer
         tokens, weight = self.told
@@ -166,6 +183,18 @@ class Projection(nn.Module):
     def forward(self, seen: Tensor) -> Tensor:
         """The picture's tokens."""
         return self.norm(self.proj(seen[:, 0]).unflatten(-1, (self.tokens, -1)))
+
+
+class FullProjection(nn.Module):
+    """[B, L, seen] -> [B, L, words]: a token for each place."""
+
+    def __init__(self, seen: int, words: int) -> None:
+        super().__init__()
+        self.proj = nn.Sequential(nn.Linear(seen, seen), nn.GELU(), nn.Linear(seen, words), nn.LayerNorm(words))
+
+    def forward(self, seen: Tensor) -> Tensor:
+        """The picture's tokens."""
+        return self.proj(seen)
 
 
 class Resampler(nn.Module):
@@ -223,9 +252,9 @@ def _feed(part: Resampled) -> nn.Sequential:
     )
 
 
-def adapter_state(unet: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def adapter_state(unet: nn.Module, state: Mapping[str, Tensor], within: str = "denoiser.model.") -> dict[str, Tensor]:
     """The tensors of a published file ("image_proj...", "ip_adapter.1.to_k_ip.weight") under the names that they have
-    in an ``ImagePromptedDenoiser``; those of layers that are not there keep theirs.
+    in an ``ImagePromptedDenoiser`` with its UNet at ``within``; those of layers that are not there keep theirs.
     """
     paths = [name for name, _ in unet.named_modules() if name.endswith(".attn2")]
     named: dict[str, Tensor] = {}
@@ -236,7 +265,7 @@ def adapter_state(unet: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Ten
             named[f"projection.{rest}"] = value
         elif head == "ip_adapter" and number.isdigit() and int(number) % 2 and int(number) // 2 < len(paths):
             # They count the attentions within the picture as well, which have nothing.
-            named[f"denoiser.model.{paths[int(number) // 2]}.processor.{end}"] = value
+            named[f"{within}{paths[int(number) // 2]}.processor.{end}"] = value
         else:
             named[key] = value
     return named

@@ -72,7 +72,7 @@ class ImagePrompt(Part):
 
     def _adapter(self, system: System) -> Any:
         module: Any = system.level(self.level).denoiser
-        while not hasattr(module, "look"):
+        while not hasattr(module, "look") or module.part.name != self.name:
             module = module.denoiser
         return module
 
