@@ -48,6 +48,7 @@ class Reason(Wording):
     EMPTY = (REASONS["empty"], "empty")
     UNREADABLE = (REASONS["unreadable"], "may not be read")
     SEVERAL = (REASONS["several pictures"], "several pictures for one text")
+    PACKED = ("压缩的归档；请解成 .tar", "a compressed archive; unpack it to a plain .tar")
     PICTURE = (REASONS["no picture"], "no picture")
     ROW = ("这一行读不了", "the row cannot be read")
 
@@ -67,6 +68,7 @@ _REASONS = {
     "unreadable": Reason.UNREADABLE,
     "several pictures": Reason.SEVERAL,
     "no picture": Reason.PICTURE,
+    "compressed archive": Reason.PACKED,
 }
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -239,3 +241,58 @@ def test_scores_stay_in_the_numbers_they_began_in(
     assert chosen(0.4)[0] == "bf16"
     (tmp_path / "work" / "scoring.json").unlink()
     assert chosen(4.3) == ("bf16", "scoring in bf16 (measured: bf16 is 4.3 times as fast as fp32)\n")
+
+
+def test_not_one_row_kept_is_no_success(here: Run) -> None:
+    command = ("curate", "photos", "data", "--recipe", "./mine.py:mine", "--workers", "1")
+    status, out, err = here(*command, "--set", "steps.0.pixels=999")
+    assert out.splitlines()[0] == "rows in 10 = kept 0 + dropped 9 + failed 1"
+    assert (status, "data" in out.splitlines()) == (5, False)
+    assert "not one row was kept; data/report.html and data/table have what became of each" in " ".join(err.split())
+    assert not Path("data/index.json").exists()
+    # Another threshold finds some: the same folder goes on.
+    assert here(*command)[0] == 0
+
+
+def test_a_start_that_fails_leaves_nothing(here: Run) -> None:
+    Path("empty").mkdir()
+    Path("header").mkdir()
+    Path("header/t.csv").write_text("file_name,caption\n")
+    for recipe in (("--recipe", "wukong"), ("--recipe", "taiyi", "--scorer", "./none")):
+        for source, said in (("empty", "nothing in empty can be read"), ("header", "header is empty: tables")):
+            status, _, err = here("curate", source, "deep/data", *recipe)
+            assert (status, said in " ".join(err.split())) == (5, True)
+            assert not Path("deep").exists()
+    assert here("curate", "photos", "deep/data", "--recipe", "./mine.py:mine", "--workers", "1")[0] == 0
+
+
+def test_files_colours_and_formats_are_in_the_account(here: Run) -> None:
+    spec = importlib.util.spec_from_file_location("profiles", Path(__file__).parents[1] / "data" / "profiles.py")
+    assert spec is not None
+    assert spec.loader is not None
+    profiles: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(profiles)
+
+    profile = profiles.of_matrix("Display P3", profiles.DISPLAY_P3)
+    Image.new("RGB", (60, 60), (200, 60, 40)).save("photos/8.png", icc_profile=profile)
+    Path("photos/4.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99))
+    Path("photos/.DS_Store").write_bytes(b"\0")
+    Path("photos/people.csv").write_text("name,age\nBob,3\n")
+    status, out, err = here("curate", "photos", "data", "--recipe", "./mine.py:mine", "--workers", "1")
+    assert status == 0, err
+    lines = out.splitlines()
+    assert "failed, not a format that is read: 1; convert them to JPEG or PNG" in lines
+    assert "kept with colours converted from Display P3 to sRGB: 1" in lines
+    assert "read as 11 pictures in folders; captions are in .txt or .json files of the same name" in lines
+    assert "files 23 = captions 10 + pictures 11 + not read 2" in lines
+    assert "not read, a table without a column of pictures: 1 (people.csv: name, age)" in lines
+    assert "not read, hidden, or left behind by a system: 1 (.DS_Store)" in lines
+    page = Path("data/report.html").read_text("utf-8")
+    assert "people.csv: name, age" in page
+    assert ".DS_Store" in page
+    # Selecting anew looks at no file, and says what was said.
+    assert [line for line in lines if line.startswith(("files", "not read", "read as"))] == [
+        line
+        for line in here("curate", "photos", "data", "--recipe", "./mine.py:mine", "--select-only")[1].splitlines()
+        if line.startswith(("files", "not read", "read as"))
+    ]

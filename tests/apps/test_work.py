@@ -275,3 +275,29 @@ def test_rewards_look_through_a_folder(here: Run, tiny_shards: Path) -> None:
     beauty = replace(ascent, objective=Ascent(reward=Aesthetic(scorer="clip", head="none.safetensors"), steps=1))
     Path("beauty.json").write_text(dumps(replace(xiaomo.tiny(), stages=(beauty,), prompts=())), "utf-8")
     refused(here("train", "beauty.json", *words[2:-1], "other"), WeightsError.exit_status, "none.safetensors")
+
+
+def test_train_keeps_decoded_pixels_where_it_is_told_to(
+    here: Run, tiny_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bimo.data.loader import Pictures as Loaded
+
+    made: list[Path | None] = []
+    real = Loaded.__init__
+
+    def watched(self: Loaded, *folders: Path, cache: Path | None = None) -> None:
+        made.append(cache)
+        real(self, *folders, cache=cache)
+        raise DataError("够了", "enough")
+
+    monkeypatch.setattr(Loaded, "__init__", watched)
+    for more, wanted in ((("--cache", "kept"), Path("kept")), ((), None)):
+        done = here("train", "xiaomo", "--data", str(tiny_shards), "--out", "run", "--tiny", *more)
+        refused(done, DataError.exit_status, "enough")
+        assert made.pop() == wanted
+
+
+def test_a_folder_of_pictures_is_no_data_yet(here: Run, tmp_path: Path) -> None:
+    photos(tmp_path / "photos")
+    done = here("train", "xiaomo", "--data", "photos", "--out", "run", "--tiny")
+    refused(done, DataError.exit_status, "first run bimo data folder photos DATA")

@@ -303,6 +303,20 @@ def dots_in_files(source: Path) -> None:
         put(source / f"{name}.txt", text)
 
 
+def strays(source: Path) -> None:
+    """What lies about beside photos and looks a little like tables of pictures: none of it takes their place."""
+    photos(source, (1, 2))
+    put(source / "1.txt", "一")
+    put(source / "2.txt", "二")
+    put(source / "people.csv", "name,age\nBob,3\n")
+    put(source / "files.jsonl", '{"path": "/usr/bin/python", "size": 3}\n')
+    put(source / "config.json", '{"name": "my photos", "path": "photos"}')
+    put(source / "list.json", '[{"name": "Bob"}]')
+    put(source / "README.txt", "https://example.org/photos, see there\n")
+    put(source / "licence.txt", "1.png, 2.png and others are mine")
+    put(source / "backup.tar.gz", b"\x1f\x8b\x08" + bytes(99))
+
+
 def bare_table(source: Path) -> None:
     """A table that is none of pictures lies beside them; captions are beside the pictures."""
     photos(source, (1, 2))
@@ -342,6 +356,7 @@ SOURCES = (
     ),
     Source("tars by their bytes", tar_without_an_ending, {1: ("一",), 2: ("二",)}),
     Source("dots in names of files", dots_in_files, {1: ("一",), 2: ("二",), 3: ("三",), 4: ("四",)}),
+    Source("strays", strays, {1: ("一",), 2: ("二",)}, 1, not_read=6),
     Source("a table of something else", bare_table, {1: ("一",), 2: ("二",)}, 0, None, 1),
 )
 

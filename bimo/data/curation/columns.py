@@ -31,6 +31,8 @@ TEXTS = (
     *("title", "alt", "alt_text", "prompt", "intro", "recaption", "comment", "sentence", "sentences"),
 )
 PICTURES = (*FILES, *ADDRESSES, *CODED)
+#: Names that many a table has for something else: such a column is of pictures where its values look so.
+WEAK = ("name", "dir", "file", "path")
 PICTURE_NAME = re.compile(rf"\.(?:{'|'.join(sorted(ending[1:] for ending in PICTURE_FILES))})$", re.IGNORECASE)
 ADDRESS = re.compile(r"https?://", re.IGNORECASE)
 #: What the base64 of a picture begins with: PNG, JPEG, RIFF (WEBP), GIF, BMP, TIFF of both byte orders, AVIF and HEIC.
@@ -67,10 +69,24 @@ def picture_column(values: Mapping[Any, Any]) -> str | None:
     named = {str(name).lower(): str(name) for name, value in values.items() if isinstance(value, str) and value.strip()}
     candidates = [named[name] for name in PICTURES if name in named]
     for column in candidates:
-        value = values[column]
-        if ADDRESS.match(value) or PICTURE_NAME.search(value.strip()) or _coded(value):
+        if looks_like_picture(values[column]):
             return column
     return candidates[0] if candidates else None
+
+
+def is_of_pictures(values: Mapping[Any, Any]) -> bool:
+    """Whether a line has a column of pictures by its name, or one whose name says little and whose value looks so."""
+    names = {str(name).lower() for name in values}
+    if names & {*PICTURES} - {*WEAK}:
+        return True
+    column = picture_column(values) if names & {*WEAK} else None
+    return column is not None and looks_like_picture(str(values[column]))
+
+
+def looks_like_picture(value: str) -> bool:
+    """Whether a value is an address, the name of a picture, or base64 of one."""
+    value = value if len(value) > 4096 else value.strip()
+    return bool(ADDRESS.match(value) or PICTURE_NAME.search(value) or _coded(value))
 
 
 def _coded(value: str) -> bool:

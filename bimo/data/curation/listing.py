@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 CAPTION_FILES = (".txt", ".caption")
 TABLES = {".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".arrow"}
-TARS = (".tar", ".tar.gz", ".tgz")
+PACKED = (".tar.gz", ".tgz")
+TARS = (".tar", *PACKED)
 #: Chinese-CLIP keeps pictures and captions apart: {split}_imgs.tsv and {split}_texts.jsonl.
 APART = ("_imgs.tsv", "_texts.jsonl")
 

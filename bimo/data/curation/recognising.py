@@ -8,8 +8,10 @@ from pathlib import Path
 
 from bimo.core.errors import DataError
 from bimo.data.curation import archives, columnar, folders, listing, records, tables
+from bimo.data.curation.columns import Beside, picture_column
 from bimo.data.curation.formats import PICTURE_FILES, comparable, is_picture
 from bimo.data.curation.listing import TABLES
+from bimo.data.curation.rows import Unusable
 from bimo.data.shards import INDEX, read_index
 
 
@@ -43,6 +45,7 @@ class _Survey:
     closed: list[str]
     objects: list[str]
     pictures: int = 0
+    captions: int = 0
 
 
 def _survey(source: Path) -> _Survey:
@@ -58,8 +61,10 @@ def _survey(source: Path) -> _Survey:
                 kinds = [found.tables]
             elif ending == ".json" and stem not in stems:
                 kinds = [found.objects] if folder.path else [found.records, found.objects]
-            elif ending == ".txt" and stem not in stems:
-                kinds = [found.objects]
+            elif ending in listing.CAPTION_FILES and stem in stems:
+                found.captions += 1
+            elif ending == ".txt":
+                kinds = [found.objects] if folders.is_open(source, path) else []
             elif listing.is_one(source, folder, entry.name):
                 found.pictures += 1
             elif archives.is_tar(source, path):
@@ -78,7 +83,10 @@ def known(source: Path) -> Known:
     if not source.is_dir():
         raise DataError(f"没有 {source}", f"there is no {source}")
     found = _survey(source)
-    told = found.closed
+    told, packed = found.closed, list[str]()
+    if all(name.lower().endswith(listing.PACKED) for name in found.tars) and (found.pictures or found.tables):
+        # Packed archives beside what can be read are told of, and stand in nobody's way.
+        packed, found.tars = found.tars, []
     what = _known_tars(source, found) or _known_tables(source, found)
     if what is None:
         told = [*told, *(name for name in found.tables if _is_damaged(source / name))]
@@ -91,7 +99,10 @@ def known(source: Path) -> Known:
         elif not told:
             raise _nothing(source)
         what = Known(zh, en, read)
-    return replace(what, read=listing.both(listing.listed(source, told), what.read)) if told else what
+    if told or packed:
+        before = listing.both(listing.listed(source, told), listing.tars(source, packed))
+        what = replace(what, read=listing.both(before, what.read), sides=what.sides | {*packed})
+    return what
 
 
 def _known_tars(source: Path, found: _Survey) -> Known | None:
@@ -134,7 +145,9 @@ def _known_tables(source: Path, found: _Survey) -> Known | None:
         zh, en = f"img2dataset 的文件夹：{zh}", f"img2dataset's folders: {en}"
         sides = frozenset(_stats(source, fetched)) - {*fetched}
         return Known(zh, en, listing.fetched(source, fetched), frozenset(fetched), sides=sides)
-    found.tables += [name for name in found.objects if _are_records(source / name)]
+    # Where pictures have captions of their own, a text that is none of theirs is a text.
+    objects = [name for name in found.objects if not (found.captions and name.lower().endswith(".txt"))]
+    found.tables += [name for name in objects if _are_records(source, source / name)]
     metadata = [name for name in found.tables if os.path.basename(name).startswith("metadata.")]
     apart = {listing.texts_of(name) for name in found.tables if name.endswith(listing.APART[0])}
     chosen = metadata or [name for name in found.tables if name not in apart]
@@ -153,13 +166,25 @@ def _stats(source: Path, names: list[str]) -> list[str]:
     return [*names, *(name for name in stats if (source / name).is_file())]
 
 
-def _are_records(path: Path) -> bool:
+def _lies_beside(source: Path, table: Path, name: str) -> bool:
+    try:
+        return (source / Beside(source, table.parent).find(name)).is_file()
+    except (Unusable, OSError):
+        return False
+
+
+def _are_records(source: Path, path: Path) -> bool:
     try:
         if path.suffix.lower() != ".txt":
             return records.is_records(path)
-        # A list of captions as some sets have it, not one of file names alone.
+        # A list of captions as some sets have it: columns of names, or first of all a picture that is there.
         dialect = tables.dialect_of(path)
-        return dialect is not None and (len(dialect.columns) > 1 or not dialect.delimiter)
+        if dialect is None or len(dialect.columns) < 2:
+            return False
+        first = next((line.values for line in tables.read(path, dialect)), None)
+        if first is None or isinstance(first, Unusable) or (name := picture_column(first)) is None:
+            return False
+        return _lies_beside(source, path, str(first[name]))
     except OSError:  # gone, or not to be read: reading the folder tells of it
         return False
 

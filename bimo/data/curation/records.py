@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from bimo.data.curation import tables
-from bimo.data.curation.columns import PICTURE_NAME, PICTURES
+from bimo.data.curation.columns import PICTURE_NAME, looks_like_picture, picture_column
 from bimo.data.curation.rows import Unusable
 from bimo.data.curation.tables import SAMPLE_BYTES, encoding_of
 
@@ -33,8 +33,12 @@ _BLANK = re.compile(r"[\s,]*")
 
 
 def has_picture(values: Mapping[Any, Any]) -> bool:
-    """Whether a record has a column of pictures, or a list of them."""
-    return any(str(name).lower() in PICTURES or name == LISTS[0] for name in values)
+    """Whether a record names a picture, or has a list of them: a .json may be of anything."""
+    lists = (cast("list[Any]", values[name]) for name in LISTS if isinstance(values.get(name), list))
+    if any(_named(one) for found in lists for one in found[:1]):
+        return True
+    column = picture_column(values)
+    return column is not None and looks_like_picture(str(values[column]))
 
 
 def described(values: Mapping[Any, Any]) -> Mapping[Any, Any]:

@@ -9,10 +9,11 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
-from bimo.data.curation.columns import ADDRESS, BASE64_START, PICTURE_NAME, PICTURES
+from bimo.data.curation.columns import BASE64_START, PICTURES, WEAK, is_of_pictures, looks_like_picture
 from bimo.data.curation.rows import Unusable
 
 MAXIMUM_LINE_BYTES = 384 << 20  # the base64 of the largest picture that is read
@@ -116,15 +117,24 @@ def dialect_of(path: Path) -> Dialect | None:
     if found:
         # Where not one line can be read, reading tells of each of them.
         whole = [values for values in found if not isinstance(values, Unusable)]
-        known = any(str(name).lower() in PICTURES or name == "images" for values in whole for name in values)
+        known = any(is_of_pictures(values) or "images" in values for values in whole)
         return Dialect(encoding, newline=newline) if known or not whole else None
     for delimiter in sorted(DELIMITERS, key=first.count, reverse=True):
         names = [field.strip() for field in fields_of(first, delimiter) or ()]
         if any(name.lower() in PICTURES for name in names):
             columns = tuple(n if n not in names[:place] else f"{n}.{place}" for place, n in enumerate(names))
-            return Dialect(encoding, delimiter, columns, True, newline)
+            return _of_pictures(path, Dialect(encoding, delimiter, columns, True, newline))
     delimiter = "\t" if "\t" in first else max(DELIMITERS, key=first.count)
     return _without_header(encoding, delimiter, fields_of(first, delimiter) or first.split(delimiter), newline)
+
+
+def _of_pictures(path: Path, dialect: Dialect) -> Dialect | None:
+    """A dialect, unless its column of pictures is called as many a column is and holds none in the first lines."""
+    if {name.lower() for name in dialect.columns} & {*PICTURES} - {*WEAK}:
+        return dialect
+    values = [line.values for line in islice(read(path, dialect), LINES_LOOKED_AT)]
+    whole = [one for one in values if not isinstance(one, Unusable)]
+    return dialect if not whole or any(map(is_of_pictures, whole)) else None
 
 
 def columns_of(path: Path) -> str:
@@ -151,7 +161,7 @@ def _without_header(encoding: str, delimiter: str, fields: list[str], newline: s
     """Made-up names for a table that has none: id and base64 (Chinese-CLIP), id, id, caption, objects and base64
     (OFA), a name or an address and a caption.
     """
-    holds = [place for place, field in enumerate(fields) if _is_picture(field)]
+    holds = [place for place, field in enumerate(fields) if looks_like_picture(field)]
     if not holds:
         return None
     names = [f"column{place}" for place in range(len(fields))]
@@ -166,11 +176,6 @@ def _without_header(encoding: str, delimiter: str, fields: list[str], newline: s
     if names[0] == "column0":
         names[0] = "id"
     return Dialect(encoding, delimiter, tuple(names), False, newline)
-
-
-def _is_picture(field: str) -> bool:
-    field = field if len(field) > 4096 else field.strip()
-    return bool(ADDRESS.match(field) or PICTURE_NAME.search(field) or (len(field) > 60 and BASE64_START.match(field)))
 
 
 def read(path: Path, dialect: Dialect) -> Iterator[Line]:
