@@ -412,6 +412,9 @@ PEFT: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "OFT of one block": ("OFTConfig", {"r": 0, "oft_block_size": 4, "block_share": True}, (LINEAR, WIDE)),
     "OFT by Cayley": ("OFTConfig", {"r": 2, "oft_block_size": 0, "use_cayley_neumann": False}, (LINEAR,)),
     "OFT of three terms": ("OFTConfig", {"r": 2, "oft_block_size": 0, "num_cayley_neumann_terms": 3}, (LINEAR,)),
+    "BOFT": ("BOFTConfig", {"boft_block_size": 4, "boft_n_butterfly_factor": 1}, (LINEAR, CONV)),
+    "BOFT of two stages": ("BOFTConfig", {"boft_block_size": 2, "boft_n_butterfly_factor": 2}, (LINEAR, WIDE)),
+    "BOFT of one": ("BOFTConfig", {"boft_block_size": 4, "boft_n_butterfly_factor": 0}, (LINEAR,)),
     "(IA)^3": ("IA3Config", {"feedforward_modules": [WIDE, BIASED]}, (LINEAR, WIDE, CONV, BIASED)),
 }
 
@@ -538,6 +541,12 @@ def lycoris(kind: str, weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         large = (second[0] @ second[1]).reshape(out // 2, across // 4, *places)
         made = torch.kron(first.reshape(2, 4, *[1] * len(places)), large) * 3.0
         return {"lokr_w1": first, "lokr_w2_a": second[0], "lokr_w2_b": second[1], **alpha}, made
+    if kind == "LoKr of Tucker's":
+        first, core = numbers(2, 2), numbers(RANK, RANK, *places)
+        above, below = numbers(RANK, out // 2), numbers(RANK, across // 2)
+        large = torch.einsum("rshw,ro,si->oihw", core, above, below)
+        state = {"lokr_w1": first, "lokr_t2": core, "lokr_w2_a": above, "lokr_w2_b": below, **alpha}
+        return state, torch.kron(first.reshape(2, 2, 1, 1), large.contiguous()) * 1.5
     if kind == "LoKr whole":  # then alpha says nothing
         first, large = numbers(4, 2), numbers(out // 4, across // 2, *places)
         return {"lokr_w1": first, "lokr_w2": large, **alpha}, torch.kron(first.reshape(4, 2, *[1] * len(places)), large)
@@ -587,7 +596,7 @@ def lycoris_difference(weight: Tensor) -> Tensor:
 
 
 LYCORIS_KINDS = [
-    *(("LoCon with a middle", CONV), ("scalar", LINEAR)),
+    *(("LoCon with a middle", CONV), ("LoKr of Tucker's", CONV), ("scalar", LINEAR)),
     *((f"DoRA of {which}", layer) for which in ("rows", "columns") for layer in (LINEAR, CONV, WIDE)),
     *((kind, layer) for kind in ("LoHa", "LoHa and DoRA", "LoKr", "LoKr whole") for layer in (LINEAR, CONV)),
     *((kind, layer) for kind in ("(IA)^3", "(IA)^3 of inputs", "difference") for layer in (WIDE, CONV)),

@@ -265,6 +265,18 @@ def test_a_dora_at_a_weight_goes_that_share_of_the_way(system: System, tmp_path:
     assert torch.equal(weight_of(system, f"{ATTENTION}.to_q"), before)
 
 
+def test_a_strength_that_is_a_number_in_a_pickle_counts(system: System, tmp_path: Path) -> None:
+    up, down = halves(1, 8, 8)
+    name = f"lora_unet_{ATTENTION.replace('.', '_')}_to_q"
+    state = {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down, f"{name}.alpha": 6.0}
+    before = weight_of(system, f"{ATTENTION}.to_q")
+    for table in (state, {"state_dict": state, "epoch": 3}):
+        torch.save(table, tmp_path / "style.pt")
+        adapters.adapt(system, tmp_path / "style.pt")
+        torch.testing.assert_close(weight_of(system, f"{ATTENTION}.to_q"), before + 3 * up @ down)
+        adapters.unadapt(system)
+
+
 def test_globs_that_match_nothing_are_refused(system: System) -> None:
     with pytest.raises(RecipeError, match="to_qq"):
         lora.inject(system, ("image.denoiser.*.to_qq",), 2, 2.0)

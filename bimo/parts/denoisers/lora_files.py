@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -43,13 +43,13 @@ _ROLES = (
     (re.compile(r"(.+)\.ia3_l(?:\.[^.]+)?"), "ia3_l"),
     (re.compile(r"(.+)\.on_input"), "ia3_on_input"),
     (re.compile(r"(.+)\.oft_R(?:\.[^.]+)??(?:\.weight)?"), "oft_R"),
+    (re.compile(r"(.+)\.(boft_[Rs])(?:\.[^.]+)?"), ""),
     (re.compile(r"(.+)\.([ab][12])\.weight"), ""),
     (re.compile(r"(.+)\.w_norm"), "diff"),
     (re.compile(r"(.+)\.b_norm"), "diff_b"),
 )
 #: Tensors of kinds that are not read, by a part of their names -> what that is.
 _UNREAD = {
-    "boft_": "BOFT of peft",
     "lora_E": "AdaLoRA",
     "vera_": "VeRA",
     "hra_u": "HRA",
@@ -159,7 +159,7 @@ def _digest(found: Sequence[Source]) -> str:
 def _read(system: System, names: LayerNames, source: Source) -> tuple[list[Delta], bool]:
     """What a file adds, and whether that is nothing."""
     file = source.file
-    state = weights.read(file)
+    state = weights.read(file) | _numbers(file)
     finite(file, state)
     settings = settings_in(source)
     said, unknown = _sorted(file, state)
@@ -189,6 +189,19 @@ def _read(system: System, names: LayerNames, source: Source) -> tuple[list[Delta
             f"another size or version: {few(misshapen)}",
         )
     return deltas, idle
+
+
+def _numbers(file: Path) -> dict[str, Tensor]:
+    """The strengths that a pickle has as numbers, not as tensors."""
+    found = weights.contents(file)
+    tables = [found] if isinstance(found, dict) else []
+    tables += [value for value in cast("dict[Any, Any]", found).values() if isinstance(value, dict)] if tables else []
+    return {
+        str(name): torch.tensor(float(value))
+        for table in cast("list[dict[Any, Any]]", tables)
+        for name, value in table.items()
+        if isinstance(value, (int, float)) and str(name).endswith((".alpha", ".scalar"))
+    }
 
 
 def finite(file: Path, state: Mapping[str, Tensor]) -> None:

@@ -25,6 +25,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "(IA)^3 of peft": ("ia3_l",),
     "OFT": ("oft_blocks", "rescale"),
     "OFT of peft": ("oft_R",),
+    "BOFT of peft": ("boft_R", "boft_s"),
     "GLoRA": ("a1", "a2", "b1", "b2"),
     "difference": ("diff",),
     "LoRA of a table": ("embedding_up", "embedding_down"),
@@ -68,7 +69,7 @@ def factors(kind: str, roles: Mapping[str, Tensor]) -> list[Tensor]:
         return []
     if kind == "(IA)^3 of peft":
         return [roles["ia3_l"] - 1]
-    if kind == "GLoRA":
+    if kind in ("GLoRA", "BOFT of peft"):
         return []
     return [value for name, value in roles.items() if name in KINDS[kind] and name not in ("ia3_on_input", "rescale")]
 
@@ -83,6 +84,8 @@ def change(kind: str, roles: Mapping[str, Tensor], scale: float, settings: Mappi
         return _turned(roles, float(roles["alpha"]) if "alpha" in roles else 0.0)
     if kind == "OFT of peft":
         return _turned_inputs(roles["oft_R"], settings)
+    if kind == "BOFT of peft":
+        return _butterflies_of_inputs(roles["boft_R"], roles["boft_s"])
     known = {"LoHa": _hadamard, "LoKr": _kronecker, "GLoRA": _general, "LoRA of a table": _table}
     if kind in known:
         return known[kind](roles, scale)
@@ -180,7 +183,8 @@ def _kronecker(roles: Mapping[str, Tensor], scale: float) -> Change:
         if second.ndim == 2 and weight.ndim == 4:
             # A convolution's places are the last of its columns.
             second = second.unflatten(1, (-1, *weight.shape[2:]))
-        return _fitting(torch.kron(first.view(*first.shape, *[1] * (second.ndim - 2)), second) * scale, weight)
+        small = first.reshape(*first.shape, *[1] * (second.ndim - 2))
+        return _fitting(torch.kron(small, second.contiguous()) * scale, weight)
 
     return product
 
@@ -309,3 +313,34 @@ def _series(q: Tensor, one: Tensor, terms: int) -> Tensor:
         total = total + (1 if term == terms - 1 and term > 1 else 2) * power
         power = power @ q
     return total
+
+
+def _butterflies_of_inputs(learnt: Tensor, lengths: Tensor) -> Change:
+    """BOFT of peft: columns turned in stages [m, blocks, size, size], between which halves of blocks change places;
+    then rows times ``lengths``.
+    """
+
+    def turned(weight: Tensor) -> Tensor:
+        blocks = _float(learnt, weight)
+        q = (blocks - blocks.transpose(-1, -2)) / 2
+        one = torch.eye(q.shape[-1], device=q.device).expand_as(q)
+        stages = torch.linalg.solve(one + q, one - q, left=False)
+        columns = weight.flatten(1).T
+        for stage, turns in enumerate(stages):
+            order = _interleaved(len(columns), len(turns) // 2**stage, turns.shape[-1] // 2, len(stages) > 1)
+            back = torch.argsort(order)
+            inner = columns[back.to(weight.device)].unflatten(0, turns.shape[:2])
+            columns = torch.einsum("bij,bjk->bik", turns, inner).flatten(0, 1)[order.to(weight.device)]
+        new = columns.T * _float(lengths, weight).reshape(-1, 1)
+        return _fitting(new - weight.flatten(1), weight)
+
+    return turned
+
+
+def _interleaved(count: int, groups: int, half: int, more: bool) -> Tensor:
+    """The order of so many columns in which, within each of the groups, every second half of a block comes first."""
+    order = torch.arange(count)
+    if not more:
+        return order
+    parts = order.reshape(groups, -1, half)
+    return torch.cat([parts[:, ::2], parts[:, 1::2]], dim=1).flatten()

@@ -20,7 +20,7 @@ ENDINGS = (".safetensors", ".bin", ".pt")
 #: Folders of a trainer that hold an adapter for one network each.
 COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2")
 #: Kinds of peft's that are read, and what each calls its strength.
-KINDS = {"LORA": "lora_alpha", "LOHA": "alpha", "LOKR": "alpha", "OFT": "", "IA3": ""}
+KINDS = {"LORA": "lora_alpha", "LOHA": "alpha", "LOKR": "alpha", "OFT": "", "BOFT": "", "IA3": ""}
 #: Settings of which the tensors tell, or which only training needs, or which say where adapters are.
 NO_EFFECT = {
     *("peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
@@ -29,6 +29,7 @@ NO_EFFECT = {
     *("module_dropout", "rank_dropout_scale", "init_weights", "init_ia3_weights", "megatron_core", "loftq_config"),
     *("eva_config", "runtime_config", "qalora_group_size", "lora_bias", "use_effective_conv2d", "decompose_both"),
     *("decompose_factor", "oft_block_size", "block_share", "eps", "use_cayley_neumann", "num_cayley_neumann_terms"),
+    *("boft_block_size", "boft_block_num", "boft_n_butterfly_factor", "boft_dropout"),
     *("feedforward_modules", "ensure_weight_tying", "velora_config", "lora_ga_config", "use_dora_caching"),
 }
 #: Beginnings that change no weight but those of the adapter.
