@@ -18,7 +18,9 @@ from bimo.apps.cli_draw import SUFFIX, name_of
 from bimo.core.errors import BimoError, RequestError, language, say
 from bimo.core.types import Request, checked
 from bimo.diffusion.drive import draw
+from bimo.diffusion.guidance import heeds_empty
 from bimo.diffusion.paint import filled
+from bimo.diffusion.samplers import SCHEDULES, SPACINGS
 from bimo.diffusion.system import System
 from bimo.words.styles import STYLES
 
@@ -74,10 +76,20 @@ class Studio:
         seed: float | None,
         count: float,
         negative: str,
+        sampler: str = "",
+        schedule: str = "",
+        spacing: str = "",
+        eta: float = 0.0,
+        guidance_rescale: float | None = None,
+        clip_skip: float = 1,
+        empty_negative: bool = False,
         told: Callable[[float, str], object] | None = None,
     ) -> tuple[list[Path], str, int]:
         """A form's values -> PNG files, what is to be said about them (Markdown), and the seed. Raises BimoError."""
-        request = self.request(text, style, width, height, steps, guidance, seed, count, negative)
+        request = self.request(
+            *(text, style, width, height, steps, guidance, seed, count, negative),
+            *(sampler, schedule, spacing, eta, guidance_rescale, clip_skip, empty_negative),
+        )
         memory.check(request.size or (0, 0))
 
         def progress(index: int, count: int, step: int, steps: int) -> None:
@@ -116,8 +128,18 @@ class Studio:
         seed: float | None,
         count: float,
         negative: str,
+        sampler: str = "",
+        schedule: str = "",
+        spacing: str = "",
+        eta: float = 0.0,
+        guidance_rescale: float | None = None,
+        clip_skip: float = 1,
+        empty_negative: bool = False,
     ) -> Request:
-        """The request of a form, every bound checked here again: a form's bounds bind only who uses the form."""
+        """The request of a form, every bound checked here again: a form's bounds bind only who uses the form.
+
+        A field of words left empty says nothing; with ``empty_negative`` an empty negative prompt is the empty prompt.
+        """
         if len(text) > MAXIMUM_TEXT or len(negative) > MAXIMUM_TEXT:
             raise RequestError(
                 f"提示词超过 {MAXIMUM_TEXT} 个字", f"the prompt is longer than {MAXIMUM_TEXT} characters"
@@ -133,10 +155,17 @@ class Studio:
                 raise RequestError(
                     f"{zh}是 {value}，应在 {low} 到 {high} 之间", f"{en} is {value}; expected {low} to {high}"
                 )
+        own = self.system.recipe.levels[-1].guide.rescale
         request = checked(
             {
                 "text": text,
-                "negative": negative or None,
+                "negative": negative or ("" if empty_negative else None),
+                "sampler": sampler or None,
+                "schedule": schedule or None,
+                "spacing": spacing or None,
+                "eta": eta or None,
+                "guidance_rescale": None if guidance_rescale == own else guidance_rescale,
+                "clip_skip": None if clip_skip == 1 else clip_skip,
                 "size": (int(width), int(height)),
                 "steps": int(steps),
                 "guidance": float(guidance),
@@ -188,6 +217,12 @@ def page(studio: Studio) -> gr.Blocks:
                     negative = gr.Textbox(
                         label="不要画 Negative", value=recipe.request.negative, max_length=MAXIMUM_TEXT
                     )
+                    empty = gr.Checkbox(
+                        False,
+                        label="空着也算一句反向提示词 Left empty it is the empty negative prompt",
+                        visible=any(heeds_empty(level.guide) for level in recipe.levels),
+                    )
+                    sampling = _sampling(studio.system)
                     with gr.Row(equal_height=True):
                         seed = gr.Number(-1, label="种子 Seed（-1：随机 random）", precision=0, elem_id="seed")
                         dice = gr.Button("🎲 随机 Random", elem_id="random")
@@ -224,7 +259,7 @@ def page(studio: Studio) -> gr.Blocks:
             paths = [str(path) for path in drawn]
             return gr.Gallery(paths, columns=min(2, len(paths))), said, gr.Files(paths, visible=True)
 
-        inputs = [text, style, wide, high, steps, scale, seed, count, negative]
+        inputs = [text, style, wide, high, steps, scale, seed, count, negative, *sampling, empty]
         gr.on(
             [go.click, text.submit],
             run,
@@ -238,6 +273,33 @@ def page(studio: Studio) -> gr.Blocks:
         dice.click(lambda: secrets.randbelow(2**32), outputs=seed, api_visibility="private", queue=False)
     blocks.queue(max_size=WAITING, default_concurrency_limit=1)
     return blocks
+
+
+def _sampling(system: System) -> list[Any]:
+    """The fields of the sampler: those that the system has no use for are there, and not shown."""
+    last = system.level(system.recipe.levels[-1].name)
+    samplers = last.schedule.names()
+    schedules = [name for name in SCHEDULES if samplers]
+    depths = [depth for tower in system.towers if (depth := int(getattr(tower, "skippable", 0)))]
+    own = ("模型自己的 the model's own", "")
+    with gr.Row():
+        fields: list[Any] = [
+            gr.Dropdown([own, *samplers], value="", label="采样器 Sampler", visible=bool(samplers)),
+            gr.Dropdown([own, *schedules], value="", label="噪声曲线 Schedule", visible=bool(samplers)),
+            gr.Dropdown([own, *SPACINGS], value="", label="时间分布 Spacing", visible=bool(samplers)),
+        ]
+    with gr.Row():
+        fields += [
+            gr.Slider(0, 1, 0, step=0.05, label="eta（DDIM, TCD）", visible=bool(samplers)),
+            gr.Slider(
+                *(0, 1, last.recipe.guide.rescale),
+                step=0.05,
+                label="引导后拉回 Guidance rescale",
+                visible=bool(samplers),
+            ),
+            gr.Slider(*(1, min(depths, default=2), 1), step=1, label="CLIP skip（1：不跳 none）", visible=bool(depths)),
+        ]
+    return fields
 
 
 def launch(studio: Studio, host: str, port: int, wait: bool = True) -> str:

@@ -216,6 +216,11 @@ def schedule_named(name: str) -> str:
     raise RequestError(f"没有 schedule {name!r}{zh}", f"there is no schedule {name!r}{en}")
 
 
+def shown_names(table: Mapping[str, NamedSampler]) -> list[str]:
+    """What the samplers of a table are known as: AUTOMATIC1111's names, where it has them."""
+    return [sampler.a1111[0] for sampler in table.values() if sampler.a1111]
+
+
 def sampler_named(name: str, table: Mapping[str, NamedSampler], others: Iterable[str] = ()) -> tuple[str, str | None]:
     """What was typed ("DPM++ 2M Karras", "EulerDiscreteScheduler") as a key of a table and the schedule it says, None
     for none. ``others`` are keys besides. Raises RequestError for what no sampler is called, and for a sampler of

@@ -26,6 +26,7 @@ from bimo.diffusion.samplers import (
     Sampler,
     SamplerOptions,
     sampler_named,
+    shown_names,
     takes,
     timed,
     unscaled,
@@ -60,6 +61,10 @@ class Schedule(Protocol):
 
     def named(self, name: str) -> tuple[str, str | None]:
         """The key of a sampler by what was typed, and the schedule that this says. Raises RequestError."""
+        ...
+
+    def names(self) -> list[str]:
+        """The samplers to choose from, by the names people know; none where there is no choice."""
         ...
 
 
@@ -114,6 +119,10 @@ class Flow(Part):
     def named(self, name: str) -> tuple[str, str | None]:
         """The key of a sampler of flows. Raises RequestError."""
         return sampler_named(name, FLOW_SAMPLERS)
+
+    def names(self) -> list[str]:
+        """The samplers of flows."""
+        return shown_names(FLOW_SAMPLERS)
 
     def sampler(self, name: str, steps: int, shape: tuple[int, ...] = (), options: SamplerOptions = PLAIN) -> Sampler:
         """Euler's method, or diffusers' solver where the name or the times ask for it. Raises RequestError for an
@@ -287,6 +296,10 @@ class Ddpm(Part):
         table = self._table()
         return sampler_named(name, table, (SINGLESTEP,) if table is SAMPLERS else ())
 
+    def names(self) -> list[str]:
+        """The samplers that go with this noise."""
+        return shown_names(self._table())
+
     def sampler(self, name: str, steps: int, shape: tuple[int, ...] = (), options: SamplerOptions = PLAIN) -> Sampler:
         """The named sampler, or the publisher's own for "". Raises RequestError for an unknown name, for one that
         cannot clip where this law is to be clipped, and for what the sampler does not take.
@@ -436,6 +449,10 @@ class Mean(Part):
     def named(self, name: str) -> tuple[str, str | None]:
         """Any name: there is one step whatever was asked."""
         return name, None
+
+    def names(self) -> list[str]:
+        """None: there is no choice."""
+        return []
 
     def sampler(self, name: str, steps: int, shape: tuple[int, ...] = (), options: SamplerOptions = PLAIN) -> Sampler:
         """One step whatever was asked: there is no noise to remove bit by bit."""

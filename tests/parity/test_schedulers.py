@@ -8,6 +8,7 @@ import inspect
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 from bimo.core.errors import RecipeError, RequestError
+from bimo.core.types import read_metadata
 from bimo.diffusion.drive import draw
 from bimo.diffusion.system import System
 from bimo.parts.published.folder import Folder, read_folder
@@ -100,7 +102,9 @@ def system(place: Path) -> System:
 
 
 @pytest.fixture(scope="module")
-def parts(place: Path) -> dict[str, Any]:
+def parts(system: System, place: Path) -> dict[str, Any]:
+    scheduler = {"_class_name": "EulerDiscreteScheduler", **LAW, "steps_offset": 1}
+    (place / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
     return dict(diffusers.StableDiffusionPipeline.from_pretrained(str(place), local_files_only=True).components)
 
 
@@ -174,7 +178,216 @@ def test_a_folder_with_it_draws_as_its_pipeline(
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED | {name for name in CLASSES if not hasattr(diffusers, name)}))
-def test_a_scheduler_of_other_models_is_refused_by_name(place: Path, name: str) -> None:
-    (place / "scheduler" / "scheduler_config.json").write_text(json.dumps({"_class_name": name}))
+def test_a_scheduler_of_other_models_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    index = {"_class_name": "StableDiffusionPipeline", "scheduler": ["diffusers", name]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps({"_class_name": name}))
     with pytest.raises(RecipeError, match=name):
-        law(Folder.at(place))
+        law(Folder.at(tmp_path))
+
+
+#: What people type, and what it is in diffusers by its own table of AUTOMATIC1111's names: a class and settings.
+TYPED: dict[str, tuple[str, dict[str, Any]]] = {
+    "Euler": ("EulerDiscreteScheduler", {}),
+    "Euler a": ("EulerAncestralDiscreteScheduler", {}),
+    "euler_A": ("EulerAncestralDiscreteScheduler", {}),
+    "LMS Karras": ("LMSDiscreteScheduler", {"use_karras_sigmas": True}),
+    "Heun": ("HeunDiscreteScheduler", {}),
+    "DPM2": ("KDPM2DiscreteScheduler", {}),
+    "DPM2 a Karras": ("KDPM2AncestralDiscreteScheduler", {"use_karras_sigmas": True}),
+    "DPM++ 2M": ("DPMSolverMultistepScheduler", {}),
+    "DPM++ 2M Karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+    "dpm++_2m-karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+    "DPM++ 2M SDE": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    "DPM++ 2M SDE Karras": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True},
+    ),
+    "DPM++ 2M SDE Exponential": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "sde-dpmsolver++", "use_exponential_sigmas": True},
+    ),
+    "DPM++ SDE": ("DPMSolverSDEScheduler", {"noise_sampler_seed": 3}),
+    "DPM++ SDE Karras": ("DPMSolverSDEScheduler", {"noise_sampler_seed": 3, "use_karras_sigmas": True}),
+    "DDIM": ("DDIMScheduler", {"clip_sample": False}),
+    "DDPM": ("DDPMScheduler", {"clip_sample": False}),
+    "PLMS": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "UniPC": ("UniPCMultistepScheduler", {}),
+    "DEIS": ("DEISMultistepScheduler", {}),
+    "LCM": ("LCMScheduler", {}),
+    "TCD": ("TCDScheduler", {}),
+    "EulerDiscreteScheduler": ("EulerDiscreteScheduler", {}),
+    "dpmsolver multistep scheduler": ("DPMSolverMultistepScheduler", {}),
+    "DPMSolverSinglestepScheduler": ("DPMSolverSinglestepScheduler", {}),
+    "SASolver": ("SASolverScheduler", {}),
+}
+#: Folders by what their scheduler says, each with something that a named sampler has to take over.
+FOLDERS: dict[str, dict[str, Any]] = {
+    "leading": {"_class_name": "EulerDiscreteScheduler", **LAW, "timestep_spacing": "leading", "steps_offset": 1},
+    "lightning": {"_class_name": "EulerDiscreteScheduler", **LAW, "timestep_spacing": "trailing", "steps_offset": 0},
+    "v": {
+        "_class_name": "DDIMScheduler",
+        **LAW,
+        "prediction_type": "v_prediction",
+        "set_alpha_to_one": False,
+        "clip_sample": False,
+        "skip_prk_steps": True,
+        "steps_offset": 1,
+    },
+    "zero terminal": {
+        "_class_name": "EulerDiscreteScheduler",
+        **LAW,
+        "prediction_type": "v_prediction",
+        "steps_offset": 1,
+        "rescale_betas_zero_snr": True,
+        "timestep_spacing": "trailing",
+        "use_karras_sigmas": False,
+    },
+    "sde": {
+        "_class_name": "DPMSolverMultistepScheduler",
+        **LAW,
+        "algorithm_type": "sde-dpmsolver++",
+        "solver_order": 2,
+        "use_karras_sigmas": True,
+        "final_sigmas_type": "sigma_min",
+        "steps_offset": 1,
+    },
+}
+NAMED = [("leading", name) for name in TYPED] + [
+    (folder, name)
+    for folder in ("lightning", "v", "zero terminal", "sde")
+    for name in ("Euler", "DDIM", "DPM++ 2M", "UniPC", "Euler a")
+    if (folder, name) != ("sde", "Euler a")
+]
+
+
+@pytest.mark.parametrize(("folder", "name"), NAMED)
+def test_a_named_sampler_takes_over_what_the_folder_says(
+    system: System, place: Path, parts: dict[str, Any], folder: str, name: str
+) -> None:
+    """As diffusers' ``from_config``, which is what its users write to exchange a scheduler."""
+    said = FOLDERS[folder]
+    own = getattr(diffusers, str(said["_class_name"])).from_config(said)
+    cls, settings = TYPED[name]
+    if cls == "DPMSolverMultistepScheduler":
+        settings = {"algorithm_type": "dpmsolver++", **settings}
+    settings = {n: v for n, v in settings.items() if n not in said or n == "algorithm_type"}
+    other = getattr(diffusers, cls).from_config(own.config, **settings)
+    pipeline = diffusers.StableDiffusionPipeline(**{**parts, "scheduler": own}, requires_safety_checker=False)
+    pipeline.scheduler = other
+    same(ours(system, place, said, sampler=name), drawn_by(pipeline))
+
+
+@pytest.mark.parametrize(
+    ("options", "settings"),
+    [
+        ({"sampler": "euler", "schedule": "Karras"}, {"use_karras_sigmas": True}),
+        ({"sampler": "euler", "schedule": "exponential"}, {"use_exponential_sigmas": True}),
+        ({"sampler": "euler", "schedule": "beta"}, {"use_beta_sigmas": True}),
+        ({"sampler": "euler", "schedule": "SGM Uniform"}, {"timestep_spacing": "trailing"}),
+        ({"sampler": "euler", "spacing": "linspace"}, {"timestep_spacing": "linspace"}),
+        ({"sampler": "DPM++ 2M", "schedule": "lu"}, {"use_lu_lambdas": True}),
+        ({"schedule": "karras", "spacing": "trailing"}, {"use_karras_sigmas": True, "timestep_spacing": "trailing"}),
+        ({}, {}),
+    ],
+)
+def test_schedule_and_spacing_are_settings_of_diffusers(
+    system: System, place: Path, parts: dict[str, Any], options: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    said = FOLDERS["leading"]
+    cls: Any = diffusers.DPMSolverMultistepScheduler if "DPM" in options.get("sampler", "") else None
+    scheduler = (cls or diffusers.EulerDiscreteScheduler).from_config({**said, **settings})
+    same(ours(system, place, said, **options), theirs(parts, scheduler))
+
+
+def test_normal_turns_off_what_the_folder_says(system: System, place: Path, parts: dict[str, Any]) -> None:
+    said = {**FOLDERS["leading"], "use_karras_sigmas": True}
+    plain = diffusers.EulerDiscreteScheduler.from_config({**said, "use_karras_sigmas": False})
+    same(ours(system, place, said, schedule="normal"), theirs(parts, plain))
+
+
+@pytest.mark.parametrize("name", ["DDIM", "TCD"])
+@pytest.mark.parametrize("eta", [0.0, 0.6])
+def test_eta_is_that_of_the_pipeline(system: System, place: Path, parts: dict[str, Any], name: str, eta: float) -> None:
+    said = {**FOLDERS["leading"], "clip_sample": False}
+    scheduler = getattr(diffusers, TYPED[name][0]).from_config(said)
+    same(ours(system, place, said, sampler=name, eta=eta), theirs(parts, scheduler, eta=eta))
+
+
+@pytest.mark.parametrize(
+    ("request_", "told"),
+    [
+        ({"sampler": "DPM+ 2M Karas"}, "did you mean"),
+        ({"sampler": "FlowMatchEulerDiscreteScheduler"}, "does not go with the noise of this system; there is ddim,"),
+        ({"sampler": "DDIM", "schedule": "karras"}, "ddim has no schedule 'karras'; those that have are euler,"),
+        ({"sampler": "DPM++ 2S", "spacing": "trailing"}, "has no spacing 'trailing'"),
+        ({"sampler": "Euler Karras", "schedule": "beta"}, "say one of them"),
+        ({"schedule": "karas"}, "did you mean karras"),
+        ({"spacing": "trail"}, "did you mean trailing"),
+        ({"sampler": "euler", "eta": 0.5}, "has no eta; those that have are ddim, tcd"),
+        ({"eta": 1.5}, "expected a number from 0 to 1"),
+        ({"guidance_rescale": float("nan")}, "expected a number from 0 to 1"),
+        ({"sampler": "lcm", "steps": 51}, "the sampler lcm cannot take 51 steps"),
+        ({"clip_skip": 0}, "expected 1 to"),
+        ({"clip_skip": 9}, "allows 1 to 2"),
+    ],
+)
+def test_what_a_sampler_cannot_do_is_a_sentence(
+    system: System, place: Path, request_: dict[str, Any], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BIMO_LANGUAGE", "en")
+    with pytest.raises(RequestError) as raised:
+        ours(system, place, FOLDERS["leading"], **request_)
+    assert told in raised.value.en
+
+
+@pytest.mark.parametrize(("spacing", "told"), [("leading", True), ("trailing", False), (None, True)])
+def test_a_step_that_begins_at_no_noise_is_told(
+    system: System, place: Path, spacing: str | None, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Turbo and Lightning take few steps: leading times then begin far from the noise that is drawn."""
+    monkeypatch.setenv("BIMO_LANGUAGE", "en")
+    ours(system, place, FOLDERS["leading"], spacing=spacing)
+    (picture,) = draw(system, {**REQUEST, "steps": 1, "spacing": spacing})
+    assert any("--spacing trailing" in warning for warning in picture.warnings) == told
+
+
+def test_records_hold_the_names_and_draw_again(system: System, place: Path, tmp_path: Path) -> None:
+    ours(system, place, FOLDERS["leading"])
+    fields = {"sampler": "DPM++ SDE Karras", "spacing": "Trailing", "clip_skip": 2, "guidance_rescale": 0.5}
+    (picture,) = draw(system, {**REQUEST, "steps": 3, **fields})
+    record = read_metadata(picture.save(tmp_path / "drawn.png"))["request"]
+    assert {name: record[name] for name in ("sampler", "schedule", *fields)} == {
+        "sampler": "dpm-solver-sde",
+        "schedule": "karras",
+        "spacing": "trailing",
+        "clip_skip": 2,
+        "guidance_rescale": 0.5,
+    }
+    assert draw(system, record)[0].png() == picture.png()
+    (other,) = draw(system, {**REQUEST, "steps": 3, **fields, "seed": 4})
+    assert other.png() != picture.png()
+
+
+@pytest.mark.parametrize("skip", [1, 2])
+def test_clip_skip_is_counted_as_a1111_does(
+    system: System, place: Path, parts: dict[str, Any], skip: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1 is the last layer; diffusers' clip_skip is one less."""
+    said = FOLDERS["leading"]
+    # The pipeline looks for the norm where it was before transformers 5.
+    norm = parts["text_encoder"].final_layer_norm
+    monkeypatch.setattr(parts["text_encoder"], "text_model", SimpleNamespace(final_layer_norm=norm), raising=False)
+    scheduler = diffusers.EulerDiscreteScheduler.from_config(said)
+    found = ours(system, place, said, clip_skip=skip)
+    same(found, theirs(parts, scheduler, clip_skip=skip - 1))
+    assert (numpy.abs(found - ours(system, place, said)).max() > 3) == (skip > 1)
+
+
+def test_guidance_rescale_is_that_of_the_pipeline(system: System, place: Path, parts: dict[str, Any]) -> None:
+    said = FOLDERS["leading"]
+    scheduler = diffusers.EulerDiscreteScheduler.from_config(said)
+    found = ours(system, place, said, guidance_rescale=0.7)
+    same(found, theirs(parts, scheduler, guidance_rescale=0.7))
+    assert numpy.abs(found - ours(system, place, said)).max() > 3

@@ -14,6 +14,7 @@ from bimo.diffusion.schedule import Flow
 from bimo.parts.denoisers.flow import CogView4, LongCatImage, QwenImage, ZImage
 from bimo.parts.published.configs import NO_EFFECT_TEXT, Config, defaults_of, plain, read_json
 from bimo.parts.published.folder import Filling, Folder, Reading
+from bimo.parts.published.schedulers import demand_flow_steps, scheduler_class
 from bimo.parts.published.stable_diffusion import latent, vae_name
 from bimo.parts.qwen_space import QwenLatent
 from bimo.parts.text import templates
@@ -21,6 +22,14 @@ from bimo.parts.text.llm import FAMILIES, LanguageModel
 
 LEVEL = "image"
 STEPS = 50
+#: What else a FlowMatchEulerDiscreteScheduler may say; the sampler reads it as it stands.
+FLOW_SETTINGS = (
+    "invert_sigmas",
+    "use_karras_sigmas",
+    "use_exponential_sigmas",
+    "use_beta_sigmas",
+    "stochastic_sampling",
+)
 TOKENIZERS = ("Qwen2Tokenizer", "Qwen2TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
 #: How a rotation is told in configs of before transformers 5, and what may stand beside it.
 ROTATION = ("rope_theta", "rope_scaling", "partial_rotary_factor")
@@ -97,12 +106,14 @@ def language_model(config: Config, family: str) -> LanguageModel:
     return LanguageModel(family=family, config=rest, **named)
 
 
-def law(folder: Folder, **grid: Any) -> Flow:
-    """The times of a FlowMatchEulerDiscreteScheduler's config. Raises RecipeError for fields that are not carried."""
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
-    folder.demand("scheduler", "diffusers", ("FlowMatchEulerDiscreteScheduler",))
+def law(folder: Folder, own_sigmas: bool = False, **grid: Any) -> Flow:
+    """The times of a folder's scheduler, FlowMatchEulerDiscreteScheduler or another that its pipeline can draw by; with
+    ``own_sigmas`` the pipeline leaves the grid to a scheduler with ``use_flow_sigmas``. Raises RecipeError.
+    """
     path = folder.path / "scheduler" / "scheduler_config.json"
+    config = Config(path, read_json(path))
+    name = str(config.fields.get("_class_name", folder.classes.get("scheduler", ("", ""))[1]))
+    cls = scheduler_class(path, name)
     own = {
         "shift": "shift",
         "dynamic": "use_dynamic_shifting",
@@ -113,10 +124,31 @@ def law(folder: Folder, **grid: Any) -> Flow:
         "max_shift": "max_shift",
         "terminal": "shift_terminal",
     }
-    read = Config(path, read_json(path)).of(defaults_of(FlowMatchEulerDiscreteScheduler), own.values(), ())
-    given: dict[str, Any] = {name: read[field] for name, field in own.items()}
+    grid = {"grid": "even", **grid}
+    if name == "FlowMatchEulerDiscreteScheduler":
+        defaults = defaults_of(cls)
+        read = config.of(defaults, (*own.values(), *FLOW_SETTINGS), ())
+        said = {n: read[n] for n in FLOW_SETTINGS if read[n] != defaults[n]}
+    else:
+        said = {n: plain(v) for n, v in config.fields.items() if not n.startswith("_")}
+        # As pipelines read what is not said; what a solver calls flow_shift is its own.
+        low, high = (0.25, 0.75) if grid.get("dynamic") == "root" else (0.5, 1.15)
+        silent = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": low, "max_shift": high}
+        silent |= {
+            "shift": 1.0,
+            "use_dynamic_shifting": False,
+            "time_shift_type": "exponential",
+            "shift_terminal": None,
+        }
+        read = {**silent, **defaults_of(cls), **said}
+        if own_sigmas and read.get("use_flow_sigmas"):
+            grid["grid"] = "own"
+    if said or name != "FlowMatchEulerDiscreteScheduler":
+        said = {"_class_name": name, **said}
+        demand_flow_steps(path, cls, said, str(grid["grid"]))
+    given: dict[str, Any] = {field: read[theirs] for field, theirs in own.items()}
     given["dynamic"] = grid.pop("dynamic", "line") if given["dynamic"] else ""
-    return Flow(**{**given, "terminal": given["terminal"] or 0.0}, **{"grid": "even", **grid})
+    return Flow(**{**given, "terminal": given["terminal"] or 0.0}, **grid, config=said)
 
 
 def denoiser(folder: Folder, cls: str, part: type[Part], own: Mapping[str, str], **given: Any) -> Any:

@@ -100,6 +100,13 @@ def reading(folder: Folder) -> Reading:
     }
     model = denoiser(folder, "OvisImageTransformer2DModel", OvisImage, own)
     guide = Guide(scale=5.0)
-    level = Level(name=LEVEL, space=flux_space(folder), denoiser=model, schedule=law(folder), steps=STEPS, guide=guide)
+    level = Level(
+        name=LEVEL,
+        space=flux_space(folder),
+        denoiser=model,
+        schedule=law(folder, own_sigmas=True),
+        steps=STEPS,
+        guide=guide,
+    )
     why = ("OvisImagePipeline", "an OvisImagePipeline")
     return filled(folder, recipe_with("ovis-image", why, words, level, Defaults(size=(1024, 1024), multiple=16)))
