@@ -74,7 +74,7 @@ def filled(system: System, request: Request | Mapping[str, object]) -> Request:
         )
     last = recipe.levels[-1]
     wanted = recipe.request
-    unit = math.lcm(wanted.multiple, *(system.space(level.name).factor for level in recipe.levels))
+    unit = math.lcm(wanted.multiple, *(_unit(system, level.name) for level in recipe.levels))
     size = request.size or wanted.size
     if request.image is not None and request.size is None:
         size = pictures.size_for(request.image, math.prod(wanted.size), unit, wanted.sizes)
@@ -117,6 +117,11 @@ def filled(system: System, request: Request | Mapping[str, object]) -> Request:
             zh, en = meant(name, sorted(read)) if read else ("；它只看文字", "; it reads words alone")
             raise RequestError(f"{recipe.name} 不看图片 {name!r}{zh}", f"{recipe.name} reads no picture {name!r}{en}")
     return request
+
+
+def _unit(system: System, level: str) -> int:
+    """Pixels of the picture that a side must be a multiple of, for a level's space and the patches of its denoiser."""
+    return system.space(level).factor * int(getattr(system.level(level).denoiser, "multiple", 1))
 
 
 def _negative(system: System, negative: str | None) -> str | None:

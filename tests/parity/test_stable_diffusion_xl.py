@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import numpy
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from bimo.core.errors import RecipeError
 from bimo.core.part import dumps, loads
-from bimo.core.types import Picture
+from bimo.core.types import METADATA_KEY, Picture, read_metadata
 from bimo.diffusion.drive import draw
 from bimo.diffusion.system import System
 from bimo.parts.published.folder import read_folder, recipe_of
@@ -121,6 +123,46 @@ def test_draws_as_diffusers(system: System, pipeline: Any, request_: dict[str, A
     compare(draw(system, request), by_diffusers(pipeline, request))
 
 
+@pytest.mark.parametrize("negative", [None, ""])
+def test_no_negative_prompt_is_not_the_empty_one(
+    system: System, pipeline: Any, negative: str | None, tmp_path: Path
+) -> None:
+    """None is zeros, "" is what the towers say of nothing; a record keeps which it was."""
+    request = {"text": "一只红苹果", "seed": 3, "steps": 4, "guidance": 5.0, "size": (64, 64), "negative": negative}
+    pictures = draw(system, request)
+    compare(pictures, by_diffusers(pipeline, request))
+    record = read_metadata(pictures[0].save(tmp_path / "drawn.png"))["request"]
+    assert record.get("negative") == negative
+    assert draw(system, record)[0].png() == pictures[0].png()
+    other = draw(system, request | {"negative": "" if negative is None else None})
+    assert numpy.abs(pixels(other[0]) - pixels(pictures[0])).max() > 3
+
+
+def test_records_of_old_that_say_nothing_of_it_had_none(system: System, tmp_path: Path) -> None:
+    """Before there was a difference "" was written wherever no negative prompt was given."""
+    (picture,) = draw(system, {"text": "红", "seed": 1, "steps": 3, "guidance": 5.0, "size": (64, 64)})
+    record = picture.metadata()
+    record["request"]["negative"] = ""
+    info = PngInfo()
+    info.add_itxt(METADATA_KEY, json.dumps(record))
+    picture.image.save(tmp_path / "old.png", pnginfo=info)
+    assert draw(system, read_metadata(tmp_path / "old.png")["request"])[0].png() == picture.png()
+
+
+@pytest.mark.parametrize("skip", [1, 2])
+def test_clip_skip_is_counted_as_a1111_does(system: System, pipeline: Any, skip: int) -> None:
+    request = {"text": "a red cat", "negative": "red", "seed": 3, "steps": 4, "guidance": 5.0, "size": (64, 64)}
+    told = {"negative_prompt": "red", "width": 64, "height": 64, "num_inference_steps": 4, "guidance_scale": 5.0}
+    image = pipeline("a red cat", clip_skip=skip - 1, generator=torch.Generator().manual_seed(3), **told).images[0]
+    found = draw(system, request | {"clip_skip": skip})
+    compare(found, [numpy.asarray(image)])
+    assert (numpy.abs(pixels(found[0]) - pixels(draw(system, request)[0])).max() > 3) == (skip > 1)
+
+
+def pixels(picture: Picture) -> numpy.ndarray:
+    return numpy.asarray(picture.image).astype(int)
+
+
 def test_two_drawn_together_are_as_two_of_diffusers(system: System, pipeline: Any) -> None:
     request = {"text": "红苹果", "seed": 5, "steps": 3, "guidance": 7.0, "size": (64, 64), "count": 2}
     compare(draw(system, request, batch=2), by_diffusers(pipeline, request))
@@ -139,8 +181,6 @@ def test_sizes_may_be_said(system: System, pipeline: Any) -> None:
         target_size=(512, 256),
         generator=torch.Generator().manual_seed(2),
     )
-    import numpy
-
     told = {"hints": {"size_ids": [32, 48, 4, 8, 512, 256]}}
     compare(draw(system, request | told), [numpy.asarray(image) for image in drawn.images])
 

@@ -47,6 +47,7 @@ class PixArtDenoiser(nn.Module):
     def __init__(self, part: PixArt) -> None:
         super().__init__()
         self.part = part
+        self.multiple = part.patch  # of its positions a side of x must be one
         self.model = PixArtModel(
             channels=part.channels + part.spatial,
             channels_out=part.channels,

@@ -323,6 +323,7 @@ class RefineDenoiser(nn.Module):
         super().__init__()
         self.part = part
         self.denoiser = cast(nn.Module, cast(Any, part.denoiser).build())
+        self.multiple = int(getattr(self.denoiser, "multiple", 1))
 
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """The answer to an ask."""

@@ -147,7 +147,8 @@ def law(folder: Folder, own_sigmas: bool = False, **grid: Any) -> Flow:
         said = {"_class_name": name, **said}
         demand_flow_steps(path, cls, said, str(grid["grid"]))
     given: dict[str, Any] = {field: read[theirs] for field, theirs in own.items()}
-    given["dynamic"] = grid.pop("dynamic", "line") if given["dynamic"] else ""
+    kind = grid.pop("dynamic", "line")
+    given["dynamic"] = kind if given["dynamic"] else ""
     return Flow(**{**given, "terminal": given["terminal"] or 0.0}, **grid, config=said)
 
 
