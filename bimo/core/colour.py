@@ -81,6 +81,15 @@ def profile_of(picture: Image.Image) -> str:
 def _by_profile(picture: Image.Image, profile: bytes) -> tuple[Image.Image, str] | None:
     """The picture converted, and the name of its profile; None where nothing is to be done."""
     found = _transform(profile, picture.mode)
+    if found is None and picture.mode == "RGBA" and (grey := _transform(profile, "LA")) is not None:
+        # Pillow gives grey of 16 bits with transparency in four channels.
+        red, green, blue, alpha = picture.split()
+        if red.tobytes() == green.tobytes() == blue.tobytes():
+            from PIL import Image
+
+            merged = Image.merge("LA", (red, alpha))
+            merged.info = picture.info
+            return _applied(merged, grey[0]), grey[1]
     return None if found is None else (_applied(picture, found[0]), found[1])
 
 
@@ -114,7 +123,7 @@ def _transform(profile: bytes, mode: str) -> tuple[Any, str] | None:
         about = own.profile
         space = about.xcolor_space.strip()
         if mode in ("L", "LA") and space == "RGB":
-            mode = "RGB"
+            mode = "RGB"  # grey pixels, in the colours of a scanner or a camera
         if mode not in MODES.get(space, ()):
             return None
         mode = {"LA": "L", "RGBA": "RGB"}.get(mode, mode)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,16 @@ def test_transparency_stays_and_white_is_white() -> None:
     assert near(see(encoded(palette, icc_profile=P3)).image.getpixel((2, 2)), (217, 42, 23))
     grey = see(encoded(Image.new("LA", (9, 9), (55, 255)), icc_profile=GREY))
     assert near(grey.image.getpixel((2, 2)), (128, 128, 128))
+
+
+def test_grey_of_sixteen_bits_with_transparency() -> None:
+    """A PNG of colour type 4, which Pillow gives as RGBA."""
+    row = b"\0" + struct.pack(">HH", 55 * 257, 65535) * 8
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 4, 0, 0, 0)), (b"iCCP", b"g\0\0" + zlib.compress(GREY))]
+    chunks += [(b"IDAT", zlib.compress(row * 8)), (b"IEND", b"")]
+    data = b"".join(struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks)
+    seen = see(b"\x89PNG\r\n\x1a\n" + data)
+    assert (seen.image.getpixel((3, 3)), seen.converted) == ((128, 128, 128), "Gray Gamma 1.0")
 
 
 def test_what_is_srgb_stays_byte_by_byte() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -117,3 +120,22 @@ def test_what_cannot_be_read_says_where(tmp_path: Path) -> None:
         build_folder(source, tmp_path / "data")
     with pytest.raises(DataError, match="no folder"):
         build_folder(tmp_path / "none", tmp_path / "data")
+
+
+def test_where_nothing_can_be_written_it_is_one_sentence_and_nothing_stays(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DataError, match="a file and no folder"):
+        build_folder(photos, tmp_path / "file" / "data")
+    assert (tmp_path / "file").read_text() == "x"
+
+    def full(*given: object, **more: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "data" / "shard-00000.tar"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tarfile.TarFile, "addfile", full)
+        with pytest.raises(DataError, match=r"No space left on device\. What was finished is kept; make room"):
+            build_folder(photos, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+    assert build_folder(photos, tmp_path / "data", side=10).kept == 3

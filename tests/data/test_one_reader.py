@@ -25,6 +25,7 @@ from bimo.data import shards
 from bimo.data.curation import reading
 from bimo.data.curation.run import curate
 from bimo.data.curation.steps import Curation, Tools
+from bimo.data.curation.workers import Local
 from bimo.data.folder import build_folder
 from bimo.data.loader import Pictures
 
@@ -417,6 +418,19 @@ def test_all_of_them_agree(case: Source, tmp_path: Path) -> None:
     assert left == case.not_read
     if case.files is not None:
         assert files["read"] == case.files
+
+
+@pytest.mark.parametrize("make", [several_captions, unsorted_tar, data_juicer, endings], ids=lambda make: make.__name__)
+def test_the_same_bytes_with_any_number_of_workers(make: Callable[[Path], None], tmp_path: Path) -> None:
+    make(tmp_path / "source")
+    products: list[dict[str, str]] = []
+    for workers in (None, Local(2, ()), None):
+        out = tmp_path / f"out-{len(products)}"
+        tools = Tools(lambda name: pytest.fail(name))
+        curate(tmp_path / "source", out, Curation(name="none"), tools=tools, workers=workers)
+        files = [*out.glob("*.tar"), *out.glob("table/*"), out / "selection.parquet", out / "index.json"]
+        products.append({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files})
+    assert products[0] == products[1] == products[2]
 
 
 def test_what_is_not_read_is_named(tmp_path: Path) -> None:
