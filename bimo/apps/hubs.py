@@ -12,15 +12,20 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bimo.core.errors import BimoError, WeightsError, say
+from bimo.parts.published.weight_files import complete, needed, stored
 
 INDEX_FILES = ("model_index.json", "recipe.json")
 #: What a repository of one tower has in place of an index.
 TOWER_FILES = ("config.json",)
 #: What is fetched of a repository: everything a diffusers folder needs, nothing twice.
 WANTED = ["*.json", "*.txt", "*.txt.gz", "*.model", "*.safetensors", "*.bin"]
-UNWANTED = ["*.fp16.*", "*.non_ema.*", "*.msgpack", "*.ckpt", "safety_checker/*", "flax_*", "openvino_*", "*.onnx"]
-#: The names under which a component's whole weights lie as safetensors, in one file or by an index of several.
-SAFE = tuple(f"{stem}.safetensors{end}" for stem in ("model", "diffusion_pytorch_model") for end in ("", ".index.json"))
+UNWANTED = ["*.msgpack", "*.ckpt", "safety_checker/*", "flax_*", "openvino_*", "*.onnx"]
+#: Weights that most folders hold a second time, in other numbers; fetched where there are no others.
+VARIANTS = [f"*.{variant}{end}*" for variant in ("fp16", "bf16", "non_ema", "ema") for end in ".-"]
+#: Endings of weights.
+WEIGHTS = (".safetensors", ".bin")
+#: Parts that have no weights, whatever configs lie in them.
+WEIGHTLESS = ("tokenizer", "scheduler", "feature_extractor", "image_processor", "processor")
 MODELSCOPE = "modelscope:"
 GIGABYTE = 1e9
 CHUNK_BYTES = 1 << 20
@@ -51,7 +56,7 @@ def fetch(repo: str, modelscope: str = "", indices: Sequence[str] = INDEX_FILES)
     from huggingface_hub import constants
 
     local = cached(repo, indices)
-    if local is not None and (local / _whole(local)).is_file():
+    if local is not None and (local / _whole(local)).is_file() and not lacking(local):
         return local
     try:
         if constants.HF_HUB_OFFLINE:
@@ -128,7 +133,9 @@ def _of_hugging_face(repo: str, names: Sequence[str]) -> Path:
     endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
     repo, inside = _inside(repo)
     info = HfApi(endpoint=endpoint).model_info(repo, files_metadata=True)
-    files = _once([f for f in _listed(info) if f.path.startswith(inside) and _chosen(f.path.removeprefix(inside))])
+    files = _once(
+        [f for f in _listed(info) if f.path.startswith(inside) and _chosen(f.path.removeprefix(inside))], inside
+    )
     indices = {inside + name for name in names}
     if not {file.path for file in files} & indices:
         raise WeightsError(
@@ -145,8 +152,24 @@ def _of_hugging_face(repo: str, names: Sequence[str]) -> Path:
     # The hub's client finds every file in its cache already, and lays out the folder.
     places = {file.path: Path(hf_hub_download(repo, file.path, endpoint=endpoint)) for file in files}
     folder = next(place.parent for path, place in places.items() if path in indices)
-    (folder / _whole(folder)).write_text("", encoding="utf-8")
+    if not lacking(folder):
+        (folder / _whole(folder)).write_text("", encoding="utf-8")
     return folder
+
+
+def lacking(folder: Path) -> list[str]:
+    """The parts of a folder that have a config and not all of their weights: of these a fetch is to be tried again."""
+    parts = [folder] if not (folder / INDEX_FILES[0]).is_file() else []
+    parts += sorted(place for place in folder.iterdir() if place.is_dir())
+    parts = [p for p in parts if (p / TOWER_FILES[0]).is_file() and not p.name.startswith(WEIGHTLESS)]
+    names = {place.name: [file.name for file in place.iterdir()] for place in parts}
+    return [name for name, files in names.items() if _lacks(files)]
+
+
+def _lacks(names: Sequence[str]) -> bool:
+    if any(name.endswith(WEIGHTS) for name in names) and not stored(names):
+        return False  # under names of their own, such as OpenCLIP's
+    return complete(names) is None
 
 
 def _whole(snapshot: Path) -> str:
@@ -165,10 +188,21 @@ def _chosen(path: str) -> bool:
     return wanted and not any(fnmatch.fnmatch(path, pattern) for pattern in UNWANTED)
 
 
-def _once(files: Sequence[Remote]) -> list[Remote]:
-    """The files without the pickles of folders that hold the same weights as safetensors."""
-    safe = {str(PurePosixPath(file.path).parent) for file in files if PurePosixPath(file.path).name in SAFE}
-    return [f for f in files if not (f.path.endswith(".bin") and str(PurePosixPath(f.path).parent) in safe)]
+def _once(files: Sequence[Remote], inside: str) -> list[Remote]:
+    """The files without weights that are there a second time: pickles and variants of others, and single files beside
+    a folder's parts, ``inside`` being what the names of all begin with.
+    """
+    folders: dict[str, list[str]] = {}
+    for file in files:
+        folders.setdefault(file.path.rpartition("/")[0], []).append(PurePosixPath(file.path).name)
+    kept = {f"{folder}/{name}".lstrip("/") for folder, names in folders.items() for name in needed(names)}
+    if any(file.path == inside + INDEX_FILES[0] for file in files):
+        kept -= {file.path for file in files if _at_top(file.path.removeprefix(inside)) and file.path.endswith(WEIGHTS)}
+    return [file for file in files if file.path in kept]
+
+
+def _at_top(path: str) -> bool:
+    return "/" not in path
 
 
 def _download(endpoint: str, repo: str, revision: str, file: Remote, place: Path) -> None:
@@ -215,7 +249,11 @@ def _of_modelscope(repo: str, why: str) -> Path:
             "repository elsewhere into one folder and name it with -m FOLDER",
         ) from None
     try:
-        return Path(snapshot_download(repo, allow_patterns=WANTED, ignore_patterns=UNWANTED))
+        folder = Path(snapshot_download(repo, allow_patterns=WANTED, ignore_patterns=[*UNWANTED, *VARIANTS]))
+        if parts := lacking(folder):
+            wanted = [f"{part}/*" for part in parts if (folder / part).is_dir()] or WANTED
+            folder = Path(snapshot_download(repo, allow_patterns=wanted, ignore_patterns=UNWANTED))
+        return folder
     # Its client as well raises whatever its HTTP library does.
     except Exception as error:
         raise _unreachable(f"{MODELSCOPE}{repo}", f"{type(error).__name__}: {str(error)[:200]}") from None

@@ -54,7 +54,7 @@ def weighed(recipe: Recipe) -> Weighed:
 
 def surely_small(folder: Path) -> bool:
     """Whether the files of a model are so few bytes that nothing need be said, in whatever way they are kept."""
-    files = (f for f in folder.rglob("*") if f.suffix in (".safetensors", ".bin", ".ckpt", ".pt"))
+    files = (f for f in folder.rglob("*") if f.suffix.lower() in (".safetensors", ".bin", ".ckpt", ".pt"))
     return 2 * sum(file.stat().st_size for file in files) < WORTH_SAYING // 2
 
 

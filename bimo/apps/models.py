@@ -75,10 +75,10 @@ def recipe(name: str | Path) -> Recipe:
     path = Path(text).expanduser()
     if path.is_dir():
         return _of_folder(path)
-    if path.is_file() and path.suffix in FILES:
-        return _as_recipe(_single().recipe_of_file(path), path)
-    if path.is_file() or path.suffix == ".json":
+    if path.suffix.lower() == ".json":
         return _as_recipe(weights.read_recipe(path), path)
+    if path.is_file():
+        return _as_recipe(_single().recipe_of_file(path), path)
     every = recipes()
     text = text.removeprefix("recipes/")
     if text in every:
@@ -121,7 +121,8 @@ def load(name: str | Path, *, stored: bool = False) -> System:
     path = Path(text).expanduser()
     if path.is_dir():
         return _read(path, stored)
-    if path.is_file() and path.suffix in FILES:
+    if path.is_file() and path.suffix.lower() not in (".json", ".py"):
+        # Whatever its name ends in: what it is, or is not, stands in its first bytes.
         return _single().read_file(path, _numbers(stored))
     if path.exists() and path.suffix != ".py":
         raise WeightsError(
@@ -261,7 +262,7 @@ def _single() -> Any:
 
 
 def _no_model(folder: Path) -> WeightsError:
-    files = sorted(file.name for file in folder.iterdir() if file.suffix in FILES)
+    files = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in FILES)
     if files:
         return WeightsError(
             f"{folder} 不是模型文件夹（没有 {RECIPE_FILE} 或 {INDEX_FILE}），但里面有 {'、'.join(files[:4])}；"

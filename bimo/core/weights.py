@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, cast
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.files import write_whole
 from bimo.core.part import Part, loads
+from bimo.core.weight_formats import cut, format_of, unread
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
 NAMES_SHOWN = 6
-SAFETENSORS = ".safetensors"
 #: Where torch puts tensors of its own: at multiples of this.
 CACHE_LINE_BYTES = 64
 #: Tables of weights in the checkpoints of trainers.
@@ -79,7 +79,7 @@ def read_recipe(path: Path) -> Part:
 
 
 def read(path: Path, dtype: torch.dtype | None = None, keep: Callable[[str], bool] | None = None) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of a pickle (.bin, .ckpt, .pt) read as weights only.
+    """The tensors of a file of safetensors, or of a pickle read as weights only, whatever its name ends in.
 
     They lie in the file until they are used: nothing is copied. With ``dtype`` floating ones are turned into that, a
     few at a time, so that the file and what it became are never in memory together. ``keep`` chooses by name.
@@ -105,7 +105,7 @@ def read(path: Path, dtype: torch.dtype | None = None, keep: Callable[[str], boo
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Name -> shape of the tensors in a file, read from its head or index alone. Raises WeightsError as ``read``."""
     with _told(path):
-        if path.suffix == SAFETENSORS:
+        if format_of(path) == "safetensors":
             from safetensors import safe_open
 
             handle: Any = safe_open(path, framework="pt")
@@ -116,7 +116,7 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
 def surplus(path: Path) -> int:
     """How many entries a pickle holds beside its table of weights: optimizers, callbacks, counters."""
     with _told(path):
-        table: Any = {} if path.suffix == SAFETENSORS else _unpickled(path, "meta")
+        table: Any = {} if format_of(path) == "safetensors" else _unpickled(path, "meta")
     return _count(table) - _count(_table(table)) if isinstance(table, dict) else 0
 
 
@@ -125,17 +125,24 @@ def contents(path: Path) -> Any:
     ``read``.
     """
     with _told(path):
-        if path.suffix == SAFETENSORS:
+        if format_of(path) == "safetensors":
             names, tensor = _opened(path)
             return {name: tensor(name) for name in names}
         return _plain(_unpickled(path, "cpu"))
 
 
-def metadata(path: Path) -> dict[str, str]:
-    """What a .safetensors file says of itself; {} for other files."""
-    if path.suffix != SAFETENSORS:
-        return {}
+def unsound(path: Path) -> list[str]:
+    """The names of a file's tensors with values that are no finite numbers. Raises WeightsError as ``read``."""
     with _told(path):
+        names, tensor = _opened(path)
+        return [name for name in names if (v := tensor(name)).is_floating_point() and not bool(v.isfinite().all())]
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """What a file of safetensors says of itself; {} for others. Raises WeightsError as ``read``."""
+    with _told(path):
+        if format_of(path) != "safetensors":
+            return {}
         from safetensors import safe_open
 
         return dict(cast(Any, safe_open(path, framework="pt")).metadata() or {})
@@ -167,7 +174,7 @@ def _plain(value: Any) -> Any:
 
 def _opened(path: Path) -> tuple[list[str], Callable[[str], Tensor]]:
     """The names in a file, and what gives the tensor of a name, mapped from it."""
-    if path.suffix == SAFETENSORS:
+    if format_of(path) == "safetensors":
         from safetensors import safe_open
 
         handle: Any = safe_open(path, framework="pt")
@@ -180,12 +187,16 @@ def _unpickled(path: Path, device: str) -> Any:
     """What a pickle holds. Of torch's archives the tensors stay in the file until they are used."""
     import torch
 
-    archive = zipfile.is_zipfile(path)
+    archive = format_of(path) == "archive"
     if archive:
         _stored(path)
     with warnings.catch_warnings(), torch.serialization.safe_globals([(Bookkeeping, name) for name in TRAINERS]):
         # torch warns of unusual pickles before it refuses them; the refusal below says it better.
         warnings.simplefilter("ignore")
+        if path.suffix == ".safetensors":
+            # By that ending torch would take it for one, so that it is not told the name.
+            with path.open("rb") as file:
+                return torch.load(file, map_location=device, weights_only=True)
         return torch.load(path, map_location=device, weights_only=True, mmap=archive)
 
 
@@ -247,18 +258,29 @@ def _told(path: Path) -> Generator[None]:
     except pickle.UnpicklingError as error:
         # Of torch's many lines only what it met: the others say how to read the file all the same.
         found = re.search(r"GLOBAL (\S+)", str(error))
+        if "truncated" in str(error):
+            raise cut(path, "数据没有写完", "its data break off") from None
         if found is None:
-            raise WeightsError(
-                f"{path} 不是权重文件；请给 .safetensors，或完整的 .bin、.ckpt、.pt",
-                f"{path} is not a file of weights; name a .safetensors, or a whole .bin, .ckpt or .pt",
+            raise unread(
+                path,
+                "它是 pickle，但不是权重；请给 .safetensors，或完整的 .bin、.ckpt、.pt",
+                "it is a pickle, but not a file of weights; name a .safetensors, or a whole .bin, .ckpt or .pt",
             ) from None
         raise WeightsError(
             f"拒绝读取 {path}：它不只是权重，打开会执行代码（{found[1]}）；请向发布者要 .safetensors 文件",
             f"refused to read {path}: it is more than weights and would run code ({found[1]}); "
             "ask for a .safetensors file",
         ) from None
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise WeightsError(f"读不了权重 {path}：{error}", f"cannot read the weights {path}: {error}") from None
+    except EOFError:
+        raise cut(path, "数据没有写完", "its data break off") from None
+    except SafetensorError as error:
+        if "not fully covered" in str(error):
+            raise cut(path, "文件头说的大小与它不合", "its head tells of another size") from None
+        raise unread(
+            path, f"它的文件头有错（{error}）；请重新下载", f"its head is wrong ({error}); download it again"
+        ) from None
+    except (OSError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise unread(path, str(error), str(error)) from None
 
 
 def write(
@@ -301,16 +323,22 @@ def renamed(state: Mapping[str, Tensor], rename: Callable[[str], str | None]) ->
     return {name: value for name, value in pairs if name is not None}
 
 
-def assign(module: nn.Module, state: Mapping[str, Tensor], dtype: torch.dtype | None, source: Path) -> None:
+def assign(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    dtype: torch.dtype | None,
+    source: Path | str,
+    spelt: Callable[[str], str] = str,
+) -> None:
     """Puts tensors in the place of a module's own, without a copy of those. The module may be on the meta device.
 
-    Raises WeightsError that lists missing, unexpected and misshapen names.
+    Raises WeightsError that lists missing, unexpected and misshapen names, each as ``spelt`` has it.
     """
     own = module.state_dict()
-    missing = [n for n in own if n not in state]
-    unexpected = [n for n in state if n not in own]
+    missing = [spelt(n) for n in own if n not in state]
+    unexpected = [spelt(n) for n in state if n not in own]
     misshapen = [
-        f"{n} {tuple(state[n].shape)}≠{tuple(v.shape)}"
+        f"{spelt(n)} {tuple(state[n].shape)}≠{tuple(v.shape)}"
         for n, v in own.items()
         if n in state and state[n].shape != v.shape
     ]

@@ -320,6 +320,8 @@ def _row(encoding: Encoding, row: int) -> Encoding:
 def paint(system: System, prepared: Prepared, index: int = 0) -> Painting:
     """One picture, as ``pixels`` gives it."""
     drawn = yield from pixels(system, prepared, index)
+    if not bool(drawn.isfinite().all()):
+        system.check_files()
     told = (*prepared.warnings, *pictures.told_of(drawn))
     image = pictures.to_image(drawn)
     empty = prepared.request.negative == "" and _heeds_empty(system)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bimo.core import weights
-from bimo.core.errors import RecipeError
+from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.files import write_whole
 from bimo.core.fingerprint import LateDigest, digest, verifying
 from bimo.core.part import dumps
@@ -25,6 +25,8 @@ from bimo.words.budget import Budget
 RECIPE_FILE = "recipe.json"
 WEIGHTS_FILE = "weights.safetensors"
 HASHES_FILE = "hashes.json"
+#: How many broken tensors are named.
+NAMES_SHOWN = 3
 #: The nulls of guidance that no negative prompt changes.
 SILENT = ("zeros", "hidden")
 
@@ -238,6 +240,8 @@ class System(nn.Module):
         super().__init__()
         self.recipe = recipe
         self.hashed: Callable[[], str] = str
+        #: The files that its weights were read from.
+        self.files: tuple[Path, ...] = ()
         self.text = nn.ModuleList(cast(Any, tower).build() for tower in recipe.text)
         self.join: Any = None if recipe.join is None else cast(Any, recipe.join).build()
         self.vision: Any = None if recipe.vision is None else cast(Any, recipe.vision).build()
@@ -252,6 +256,21 @@ class System(nn.Module):
     @weights_hash.setter
     def weights_hash(self, value: str | Callable[[], str]) -> None:
         self.hashed = (lambda: value) if isinstance(value, str) else value
+
+    def check_files(self) -> None:
+        """Raises WeightsError where a file that its weights were read from holds values that are no finite numbers."""
+        for file in self.files:
+            if file.is_file() and (names := weights.unsound(file)):
+                shown = ", ".join(names[:NAMES_SHOWN]) + (
+                    f" … (+{len(names) - NAMES_SHOWN})" * (len(names) > NAMES_SHOWN)
+                )
+                raise WeightsError(
+                    f"{file} 的 {len(names)} 个张量里有不是数的值（NaN 或无穷）：{shown}；权重坏了，不是精度的问题，"
+                    "请重新下载，或向发布者要另一份",
+                    f"{len(names)} tensors of {file} hold values that are no finite numbers (NaN or infinite): "
+                    f"{shown}; the weights are broken, whatever the precision: download them again, or ask their "
+                    "publisher",
+                )
 
     @property
     def towers(self) -> list[Tower]:
@@ -328,6 +347,7 @@ class System(nn.Module):
                 system = cls(recipe)
             file = folder / WEIGHTS_FILE
             system.weights_hash = hashes.get(WEIGHTS_FILE, "") or LateDigest(file)
+            system.files = (file,)
             # Copied where it must be, so that it draws the same bits as before it was saved.
             weights.assign(system, weights.lined(weights.read(file, dtype)), dtype, file)
             for index, tower in enumerate(system.towers):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Self, cast
 
 import torch
@@ -24,7 +25,8 @@ class Latent(Part):
     ``channels`` are the latent's; each of ``block_channels`` after the first halves the side. The picture it codes is
     that of the request at 1 / ``shrink`` of its side: of a level that another one enlarges. ``quant`` and
     ``post_quant`` are the 1x1 convolutions around z, ``attention`` that of the middle block: Flux's has no such
-    convolutions, CogView4's none of the three.
+    convolutions, CogView4's none of the three. Where each channel has a ``mean`` and a ``deviation``, x is (z - mean) *
+    scaling / deviation. ``config`` are further settings of diffusers' class.
     """
 
     channels: int = 4
@@ -37,6 +39,9 @@ class Latent(Part):
     quant: bool = True
     post_quant: bool = True
     attention: bool = True
+    mean: tuple[float, ...] = ()
+    deviation: tuple[float, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def build(self) -> LatentSpace:
         """The module."""
@@ -71,6 +76,9 @@ class LatentSpace(nn.Module):
                 use_quant_conv=part.quant,
                 use_post_quant_conv=part.post_quant,
                 mid_block_add_attention=part.attention,
+                latents_mean=cast(Any, part.mean or None),
+                latents_std=cast(Any, part.deviation or None),
+                **part.config,
             )
         except (ValueError, IndexError, ZeroDivisionError) as error:
             raise RecipeError(
@@ -84,19 +92,33 @@ class LatentSpace(nn.Module):
     def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """[B, 3, H, W] in [-1, 1] -> [B, C, h, w]: the mean of the posterior, or a sample of it by ``generator``."""
         posterior = self._posterior(pixels)
-        z = posterior.mode() if generator is None else posterior.sample(generator)
-        return (z - self.part.shift) * self.part.scaling
+        return self._scaled(posterior.mode() if generator is None else posterior.sample(generator))
 
     def posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """[B, 3, H, W] in [-1, 1] -> mean and deviation of x, each [B, C, h, w]."""
         posterior = self._posterior(pixels)
-        return (posterior.mean - self.part.shift) * self.part.scaling, posterior.std * self.part.scaling
+        deviation = posterior.std * self.part.scaling
+        if self.part.deviation:
+            deviation = deviation / self._each(self.part.deviation, deviation)
+        return self._scaled(posterior.mean), deviation
+
+    def _scaled(self, z: Tensor) -> Tensor:
+        if self.part.mean:
+            shifted = (z - self._each(self.part.mean, z)) * self.part.scaling
+            return shifted / self._each(self.part.deviation, z)
+        return (z - self.part.shift) * self.part.scaling
+
+    def _each(self, values: tuple[float, ...], like: Tensor) -> Tensor:
+        return torch.tensor(values).view(1, -1, 1, 1).to(like)
 
     def _posterior(self, pixels: Tensor) -> Any:
         return cast(Any, self.model.encode(cast(Any, smaller(pixels, self.shrink)))).latent_dist
 
     def decode(self, x: Tensor) -> Tensor:
         """[B, C, h, w] -> [B, 3, H / shrink, W / shrink]."""
+        if self.part.mean:
+            z = x * self._each(self.part.deviation, x) / self.part.scaling + self._each(self.part.mean, x)
+            return cast(Any, self.model.decode(cast(Any, z))).sample
         z = x / self.part.scaling
         return cast(Any, self.model.decode(cast(Any, z + self.part.shift if self.part.shift else z))).sample
 

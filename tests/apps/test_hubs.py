@@ -18,6 +18,7 @@ from bimo.apps import hubs
 from bimo.core.errors import WeightsError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+INDEX = "diffusion_pytorch_model.safetensors.index.fp16.json"
 LARGE = bytes(range(256)) * 400
 
 
@@ -143,6 +144,38 @@ def test_the_same_weights_are_not_fetched_twice(hub: Hub) -> None:
     assert found == ["lora/pytorch_model.bin", "vae/pytorch_model.bin"]
 
 
+SHARDS = [f"unet/diffusion_pytorch_model.fp16-0000{n}-of-00002.safetensors" for n in (1, 2)]
+
+
+def test_a_variant_is_fetched_where_there_is_nothing_else(hub: Hub) -> None:
+    """As Kolors is published: every part in fp16 alone, one of them in shards."""
+    hub.files = {"model_index.json": b"{}", "vae/config.json": b"{}", "unet/config.json": b"{}"}
+    hub.files |= {"vae/diffusion_pytorch_model.fp16.safetensors": LARGE, "unet/" + INDEX: b'{"weight_map": {}}'}
+    hub.files |= dict.fromkeys(SHARDS, LARGE) | {"tokenizer/config.json": b"{}"}
+    hub.files |= {"text_encoder/config.json": b"{}", "text_encoder/model.fp16.safetensors": LARGE}
+    hub.files |= {"text_encoder/model.safetensors": LARGE, "whole_model.safetensors": LARGE}
+    folder = hubs.fetch("some/model")
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*.safetensors")}
+    wanted = {"vae/diffusion_pytorch_model.fp16.safetensors", "text_encoder/model.safetensors", *SHARDS}
+    assert found == wanted
+    assert (folder / "unet" / INDEX).is_file()
+    hub.asked.clear()
+    assert hubs.fetch("some/model") == folder
+    assert hub.asked == []
+
+
+def test_whole_is_what_has_the_weights_of_every_part(hub: Hub) -> None:
+    hub.files |= {"vae/config.json": b"{}", SHARDS[0]: LARGE, "unet/config.json": b"{}"}
+    del hub.files["unet/model.safetensors"]
+    folder = hubs.fetch("some/model")
+    assert hubs.lacking(folder) == ["unet", "vae"]
+    # It was marked as whole by a fetch of another day, or the publisher put more there since.
+    (folder / hubs._whole(folder)).write_text("")
+    hub.files |= {"vae/diffusion_pytorch_model.bf16.safetensors": LARGE, SHARDS[1]: LARGE}
+    assert hubs.fetch("some/model") == folder
+    assert hubs.lacking(folder) == []
+
+
 def test_a_repository_of_one_tower(hub: Hub) -> None:
     hub.files = {"config.json": b"{}", "model.safetensors": LARGE}
     with pytest.raises(WeightsError, match="model_index"):
@@ -233,6 +266,32 @@ def test_modelscope_is_next_and_says_what_it_needs(hub: Hub, monkeypatch: pytest
     assert hubs.fetch("nobody/nothing", "owner/name") == tmp_path
     assert hubs.fetch("modelscope:other/name") == tmp_path
     assert asked == ["owner/name", "other/name"]
+
+
+def test_modelscope_is_asked_for_variants_of_what_has_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import fnmatch
+    import sys
+    import types
+
+    there = ["model_index.json", "vae/config.json", "vae/model.safetensors", "vae/model.fp16.safetensors"]
+    there += ["unet/config.json", *SHARDS]
+
+    def snapshot(name: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
+        for path in there:
+            wanted = any(fnmatch.fnmatch(path, p) for p in allow_patterns)
+            if wanted and not any(fnmatch.fnmatch(path, p) for p in ignore_patterns):
+                (tmp_path / path).parent.mkdir(exist_ok=True)
+                (tmp_path / path).write_bytes(b"{}")
+        return str(tmp_path)
+
+    client = types.ModuleType("modelscope")
+    client.snapshot_download = snapshot  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "modelscope", client)
+    folder = hubs.fetch("modelscope:some/model")
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*.safetensors")}
+    assert found == {"vae/model.safetensors", *SHARDS}
 
 
 def test_terms_are_said_once(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

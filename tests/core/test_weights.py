@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import pickle
+import shutil
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -47,6 +50,17 @@ def test_reads_names_shapes_and_tensors(tmp_path: Path, kind: str) -> None:
     assert weights.read(path, keep=lambda name: name == "b").keys() == {"b"}
     turned = weights.read(path, torch.float64)
     assert [turned[n].dtype for n in STATE] == [torch.float64, torch.int64, torch.float64]
+    assert weights.surplus(path) == (0 if kind == "safetensors" else 1)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "zip", "old pickle"])
+@pytest.mark.parametrize("name", ["x.SAFETENSORS", "x.safetensors", "x.ckpt", "x.BIN", "x"])
+def test_first_bytes_say_what_a_file_is(tmp_path: Path, kind: str, name: str) -> None:
+    (tmp_path / "saved").mkdir()
+    path = shutil.move(saved(tmp_path / "saved", kind), tmp_path / name)
+    assert equal(weights.read(path), STATE)
+    assert weights.shapes(path) == {name: tuple(value.shape) for name, value in STATE.items()}
+    assert weights.metadata(path) == {}
     assert weights.surplus(path) == (0 if kind == "safetensors" else 1)
 
 
@@ -154,15 +168,64 @@ def half(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def half_pickle(path: Path) -> None:
+    torch.save(STATE, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def half_safetensors(path: Path) -> None:
+    save_file(STATE, path)
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def zipped(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("inner.safetensors", b"x" * 99)
+
+
+def tarred(path: Path) -> None:
+    with tarfile.open(path, "w") as archive:
+        archive.addfile(tarfile.TarInfo("model.safetensors"), io.BytesIO())
+
+
+def program(path: Path) -> None:
+    torch.save(STATE, path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("x/constants.pkl", b"")
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 4265380512\n"
 BAD: dict[str, tuple[str, Any, str]] = {
     "bomb": ("x.pt", bomb, "compressed"),
-    "huge head": ("x.safetensors", huge_head, "cannot read"),
+    "huge head": ("x.safetensors", huge_head, "cut off"),
     "overlapping": ("x.safetensors", overlapping, "cannot read"),
     "beyond the end": ("x.safetensors", beyond, "cannot read"),
-    "half an archive": ("x.pt", half, "cannot read|refused"),
-    "empty": ("x.pt", lambda p: p.write_bytes(b""), "cannot read"),
-    "empty safetensors": ("x.safetensors", lambda p: p.write_bytes(b""), "cannot read"),
-    "text": ("x.ckpt", lambda p: p.write_text("hello, this is a web page\n" * 99), "cannot read|refused"),
+    "half an archive": ("x.pt", half, "cut off"),
+    "half a pickle": ("x.pt", half_pickle, "cut off"),
+    "half a safetensors": ("x.safetensors", half_safetensors, "cut off"),
+    "empty": ("x.pt", lambda p: p.write_bytes(b""), "is empty"),
+    "empty safetensors": ("x.safetensors", lambda p: p.write_bytes(b""), "is empty"),
+    "zeros": ("x.safetensors", lambda p: p.write_bytes(bytes(4096)), "zeros alone"),
+    "pointer": (
+        "x.safetensors",
+        lambda p: p.write_text(POINTER),
+        r"git LFS's pointer .* 4,265,380,512 bytes.*git lfs pull",
+    ),
+    "page": ("x.safetensors", lambda p: p.write_text("<!DOCTYPE html>\n<html>"), "a web page"),
+    "page with a mark": ("x.ckpt", lambda p: p.write_bytes(b"\xef\xbb\xbf \n<html>"), "a web page"),
+    "error of a hub": (
+        "x.safetensors",
+        lambda p: p.write_text('{"error": "Invalid credentials"}'),
+        "Invalid credentials",
+    ),
+    "text": ("x.ckpt", lambda p: p.write_text("hello, this is no page\n" * 99), "is text .*hello"),
+    "packed": ("x.safetensors", lambda p: p.write_bytes(gzip.compress(bytes(99))), "packed by gzip.*gunzip"),
+    "zipped": ("x.ckpt", zipped, "a zip archive .*inner.safetensors.*unzip"),
+    "tar": ("x.ckpt", tarred, "a tar archive"),
+    "program": ("x.pt", program, "TorchScript"),
+    "gguf": ("x.safetensors", lambda p: p.write_bytes(b"GGUF\x03\0\0\0" + bytes(64)), "GGUF"),
+    "picture": ("x.safetensors", lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(64)), "PNG"),
+    "no such thing": ("x.safetensors", lambda p: p.write_bytes(bytes(range(1, 99))), "not a file of weights"),
     "code": ("x.ckpt", lambda p: p.write_bytes(pickle.dumps({"a": RunsCode()}, protocol=2)), "would run code"),
     "code in an archive": ("x.pt", lambda p: torch.save({"a": RunsCode()}, p), "would run code"),
     "no tensors": ("x.pt", lambda p: torch.save({"state_dict": {"epoch": 3}}, p), "no table of weights"),

@@ -19,6 +19,7 @@ from diffusers.pipelines.deprecated.alt_diffusion.modeling_roberta_series import
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from bimo.apps import models
 from bimo.core.errors import WeightsError
 from bimo.diffusion.drive import draw
 from bimo.diffusion.system import System
@@ -261,6 +262,94 @@ def test_words_that_were_added_must_be_there(places: Any, tmp_path: Path) -> Non
     save_file({**state, name: torch.cat([state[name], state[name][:3]])}, tmp_path / "more.safetensors")
     with pytest.raises(WeightsError, match=r"added_tokens\.json"):
         read_file(tmp_path / "more.safetensors")
+
+
+def plain_words(folder: Path, source: Path) -> None:
+    """A tokenizer's files as a note tells people to copy them: the words alone."""
+    folder.mkdir(parents=True)
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copyfile(source / name, folder / name)
+
+
+def test_open_clip_is_padded_as_it_was_trained_whatever_the_files_say(places: Any, tmp_path: Path) -> None:
+    """With the id 0, which diffusers has of the published tokenizer; words alone, or another tower's, do not say so."""
+    folder, file = places("sd2-eps")
+    # As published: nothing in it tells of padding.
+    save_file(load_file(file), tmp_path / "model.safetensors")
+    (tmp_path / "model.yaml").write_text("parameterization: eps")
+    words = clip_words(tmp_path / "source")
+    plain_words(tmp_path / "words.0", tmp_path / "source")
+    reference = read_by_diffusers(folder)
+    reference.tokenizer.pad_token = words.convert_ids_to_tokens(0)
+    expected = by_diffusers(reference, REQUEST)
+    compare(draw(read_file(tmp_path / "model.safetensors"), REQUEST), expected)
+    shutil.rmtree(tmp_path / "words.0")
+    shutil.copytree(tmp_path / "source", tmp_path / "words.0")
+    compare(draw(read_file(tmp_path / "model.safetensors"), REQUEST), expected)
+
+
+def test_each_tower_of_xl_is_padded_as_it_was_trained(tmp_path: Path) -> None:
+    folder = xl_made(tmp_path / "xl")
+    made = to_single(read_folder(folder), tmp_path / "single" / "xl.safetensors")
+    save_file(load_file(made), tmp_path / "xl.safetensors")
+    reference = xl_by_diffusers(folder)
+    # One object is both tokenizers in this toy.
+    reference.tokenizer_2 = type(reference.tokenizer).from_pretrained(str(folder / "tokenizer_2"))
+    reference.tokenizer_2.pad_token = reference.tokenizer_2.convert_ids_to_tokens(0)
+    expected = by_diffusers(reference, REQUEST)
+    for index in range(2):
+        plain_words(tmp_path / f"words.{index}", tmp_path / "xl" / "words")
+    compare(draw(read_file(tmp_path / "xl.safetensors"), REQUEST), expected)
+
+
+def test_rescaled_betas_in_a_folder_and_by_marks(places: Any, tmp_path: Path) -> None:
+    """v and noise alone at the last time: as diffusers draws the folder; by marks the file draws so as well."""
+    folder, file = places("clip")
+    shutil.copytree(folder, tmp_path / "v")
+    ddim = {"clip_sample": False, "set_alpha_to_one": False, "timestep_spacing": "trailing"}
+    told = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    diffusers.DDIMScheduler(**{**LAW, **ddim, **told}).save_pretrained(str(tmp_path / "v" / "scheduler"))
+    index = tmp_path / "v" / "model_index.json"
+    index.write_text(index.read_text().replace("PNDMScheduler", "DDIMScheduler"))
+    expected = by_diffusers(read_by_diffusers(tmp_path / "v"), REQUEST)
+    system = read_folder(tmp_path / "v")
+    compare(draw(system, REQUEST), expected)
+    marks = {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
+    save_file(load_file(file) | marks, tmp_path / "model.safetensors")
+    shutil.copytree(file.parent / "model.words.0", tmp_path / "words.0")
+    compare(draw(read_file(tmp_path / "model.safetensors"), REQUEST), expected)
+    again = to_single(system, tmp_path / "out" / "again.safetensors")
+    assert {"v_pred", "ztsnr"} <= set(load_file(again))
+    compare(draw(read_file(again), REQUEST), expected)
+
+
+def test_weights_that_are_no_numbers_are_named(places: Any, tmp_path: Path) -> None:
+    folder, file = places("clip")
+    shutil.copytree(folder, tmp_path / "nan")
+    shutil.copytree(file.parent, tmp_path / "one")
+    unet_file = tmp_path / "nan" / "unet" / "diffusion_pytorch_model.safetensors"
+    for path, name in (
+        (unet_file, "conv_in.weight"),
+        (tmp_path / "one" / "model.safetensors", f"{ldm.UNET}out.2.bias"),
+    ):
+        state = load_file(path)
+        state[name].view(-1)[0] = float("nan")
+        save_file(state, path)
+        system = read_file(path) if path.stem == "model" else read_folder(tmp_path / "nan")
+        with pytest.raises(WeightsError) as caught:
+            draw(system, REQUEST)
+        assert str(path) in caught.value.en
+        assert name in caught.value.en
+
+
+@pytest.mark.parametrize("name", ["MODEL.SAFETENSORS", "model.ckpt", "model"])
+def test_the_ending_says_nothing(places: Any, tmp_path: Path, name: str) -> None:
+    _, file = places("clip")
+    shutil.copyfile(file, tmp_path / name)
+    shutil.copytree(file.parent / "model.words.0", tmp_path / "words.0")
+    found = models.load(tmp_path / name)
+    assert found.weights_hash == read_file(file).weights_hash
+    assert models.recipe(tmp_path / name).levels == found.recipe.levels
 
 
 KINDS = ["clip", "bert", "sd2-v", "sd2-eps"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bimo.core.errors import WeightsError
+from bimo.core.errors import BimoError, WeightsError
 from bimo.core.recipe import Recipe
 from bimo.parts.published.detect import detect, names_of
 from bimo.parts.published.single import read_file, recipe_of_file
@@ -147,18 +147,46 @@ def test_sd2_does_not_guess_what_it_predicts(tmp_path: Path) -> None:
     assert found.levels[0].denoiser.heads == (5, 10, 20, 20)
     told = hollow(tmp_path / "told.safetensors", names, {"modelspec.prediction_type": "epsilon"})
     assert recipe_of_file(told).levels[0].schedule.prediction == "epsilon"  # type: ignore[attr-defined]
+    file.with_suffix(".yaml").write_bytes("# 预测 v\nparameterization: 'v'\n".encode("gbk"))
+    assert recipe_of_file(file).levels[0].schedule.prediction == "v_prediction"  # type: ignore[attr-defined]
     marked = hollow(tmp_path / "marked.safetensors", {**names, "v_pred": ()})
     assert recipe_of_file(marked).levels[0].schedule.prediction == "v_prediction"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("case", ["sd1, taiyi en", "sd2", "sdxl"])
+def test_marks_of_rescaled_betas_are_heeded(tmp_path: Path, case: str) -> None:
+    names = SYSTEMS[case][1]()
+    found = recipe_of_file(hollow(tmp_path / "both.safetensors", {**names, "v_pred": (), "ztsnr": ()}))
+    schedule: Any = found.levels[0].schedule
+    assert (schedule.prediction, schedule.zero_terminal) == ("v_prediction", True)
+    assert (schedule.config["rescale_betas_zero_snr"], schedule.config["timestep_spacing"]) == (True, "trailing")
+    assert schedule.signal()[-1] < 1e-6
+    assert "ztsnr" not in found.note
+    alone = hollow(tmp_path / "alone.safetensors", {**names, "ztsnr": ()}, {"modelspec.prediction_type": "epsilon"})
+    with pytest.raises(WeightsError, match=r"alone\.safetensors is marked ztsnr"):
+        recipe_of_file(alone)
+
+
+def test_errors_name_the_file_and_its_key(tmp_path: Path) -> None:
+    names = SYSTEMS["sd1, taiyi en"][1]()
+    key = "model.diffusion_model.input_blocks.0.0.weight"
+    file = hollow(tmp_path / "model.safetensors", names | {key: (320, 5, 3, 3)})
+    with pytest.raises(BimoError) as caught:
+        recipe_of_file(file)
+    for told in (caught.value.zh, caught.value.en):
+        assert f"in_channels ({key})" in told
+        assert str(file) in told
+        assert "config.json" not in told
 
 
 @pytest.mark.parametrize(
     ("case", "told"),
     [
-        ("lora", "--lora"),
-        ("inversion", "embedding of a word"),
+        ("lora", "--lora FILE"),
+        ("inversion", "--embedding FILE"),
         ("vae", "autoencoder alone"),
         ("unet in ldm's names", "without a text encoder"),
-        ("controlnet", "goes with a model"),
+        ("controlnet", "--control PICTURE=FOLDER"),
     ],
 )
 def test_what_is_no_model_is_told_by_its_name(tmp_path: Path, case: str, told: str) -> None:

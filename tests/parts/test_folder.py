@@ -149,12 +149,12 @@ BAD: dict[str, tuple[Callable[[Path], Any], type[BimoError], str]] = {
     "law without betas": (
         lambda f: edit(f / "scheduler/scheduler_config.json", _class_name="FlowMatchEulerDiscreteScheduler"),
         RecipeError,
-        "beta_start",
+        "FlowMatchEulerDiscreteScheduler of",
     ),
     "betas of its own": (
         lambda f: edit(f / "scheduler/scheduler_config.json", trained_betas=[0.1, 0.2]),
         RecipeError,
-        "trained_betas",
+        "PNDMScheduler of",
     ),
 }
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self, cast
 
 import torch
@@ -13,6 +14,8 @@ from bimo.core.errors import RecipeError
 from bimo.core.part import Part
 from bimo.core.types import Conditioning
 
+#: The hint of guidance's scale.
+SCALE = "guidance_scale"
 CROSS_DOWN, PLAIN_DOWN = "CrossAttnDownBlock2D", "DownBlock2D"
 CROSS_UP, PLAIN_UP = "CrossAttnUpBlock2D", "UpBlock2D"
 
@@ -28,7 +31,9 @@ class Unet(Part):
     ``depth`` (transformer layers a block) is XL's (arXiv:2307.01952).
 
     A pooled text, ``vector`` wide, is added to the embedding of the time: as it is, or together with the numbers of
-    a hint, ``ids`` (its name and how many), each as ``id_width`` sines and cosines.
+    a hint, ``ids`` (its name and how many), each as ``id_width`` sines and cosines. ``guidance`` is how wide the scale
+    of guidance is told, 0 where it is not (a consistency model's, arXiv:2310.04378). ``config`` are further settings of
+    diffusers' class.
     """
 
     channels: int = 4
@@ -39,7 +44,7 @@ class Unet(Part):
     block_channels: tuple[int, ...] = (320, 640, 1280, 1280)
     layers_per_block: int = 2
     heads: int | tuple[int, ...] = 8
-    depth: int | tuple[int, ...] = 1
+    depth: int | tuple[int | tuple[int, ...], ...] = 1
     text: int | tuple[int, ...] = 768
     bridge: int = 0
     vector: int = 0
@@ -48,6 +53,8 @@ class Unet(Part):
     groups: int = 32
     linear: bool = False
     upcast: bool = False
+    guidance: int = 0
+    config: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def build(self) -> UnetDenoiser:
         """The module. Raises RecipeError for fields that do not go together."""
@@ -61,12 +68,13 @@ class Unet(Part):
             block_channels=(8,) * len(self.block_channels),
             layers_per_block=1,
             heads=(2,) * len(self.heads) if isinstance(self.heads, tuple) else 2,
-            depth=tuple(min(n, 2) for n in self.depth) if isinstance(self.depth, tuple) else min(self.depth, 2),
+            depth=tuple(map(_shallow, self.depth)) if isinstance(self.depth, tuple) else min(self.depth, 2),
             text=(16,) * len(self.text) if isinstance(self.text, tuple) else 16,
             bridge=min(self.bridge, 16),
             vector=min(self.vector, 16),
             id_width=8 if self.ids[0] else self.id_width,
             groups=4,
+            guidance=min(self.guidance, 8),
         )
 
     def settings(self) -> dict[str, Any]:
@@ -94,6 +102,10 @@ class Unet(Part):
         }
 
 
+def _shallow(depth: int | tuple[int, ...]) -> int | tuple[int, ...]:
+    return tuple(min(n, 2) for n in depth) if isinstance(depth, tuple) else min(depth, 2)
+
+
 class UnetDenoiser(nn.Module):
     """x [R, C, h, w], t [R] and conditioning -> [R, C, h, w]. Published names are below ``model.``."""
 
@@ -109,6 +121,8 @@ class UnetDenoiser(nn.Module):
                 in_channels=part.channels + part.spatial,
                 out_channels=part.channels,
                 up_block_types=part.up,
+                time_cond_proj_dim=part.guidance or None,
+                **part.config,
             )
         except (ValueError, IndexError, ZeroDivisionError, TypeError) as error:
             raise RecipeError(
@@ -148,7 +162,23 @@ class UnetDenoiser(nn.Module):
             "class_labels": self._pooled(conditioning) if self.part.vector and not self.part.ids[0] else None,
             "added_cond_kwargs": self._added(conditioning) if self.part.ids[0] else None,
             "encoder_attention_mask": mask,
+            "timestep_cond": self._scale(conditioning).to(x) if self.part.guidance else None,
         }
+
+    def _scale(self, conditioning: Conditioning) -> Tensor:
+        """The scale of guidance as sines and cosines, [R, guidance]. Raises RecipeError where it is not told."""
+        scale = conditioning.scalars.get(SCALE)
+        if scale is None:
+            raise RecipeError(
+                f"Unet 要提示 {SCALE!r}，收到 {sorted(conditioning.scalars)}",
+                f"Unet needs the hint {SCALE!r}; it is given {sorted(conditioning.scalars)}",
+            )
+        half = self.part.guidance // 2
+        speeds = torch.exp(torch.arange(half, dtype=torch.float32) * -(math.log(10000.0) / (half - 1)))
+        # As diffusers tells it: what is added to the given branch, a thousandfold.
+        angles = (scale.float().cpu() - 1.0) * 1000.0 * speeds[None]
+        found = torch.cat([angles.sin(), angles.cos()], dim=1)
+        return nn.functional.pad(found, (0, self.part.guidance % 2))
 
     def _pooled(self, conditioning: Conditioning) -> Tensor:
         vector = conditioning.vector

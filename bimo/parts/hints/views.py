@@ -15,6 +15,7 @@ from bimo.core.part import Part
 from bimo.core.recipe import TINY
 from bimo.core.types import Ask, Batch, Conditioning
 from bimo.diffusion.system import Drawing, System
+from bimo.parts.denoisers.unet import SCALE
 
 POSE = ("flip", "scale", "dx", "dy", "angle")
 POSE_AT_REST = (0.0, 1.0, 0.0, 0.0, 0.0)
@@ -235,6 +236,37 @@ class Sizes(Part):
 
     def null(self, value: Conditioning) -> Conditioning:
         """The same: guidance is for the words."""
+        return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidanceScale(Part):
+    """The scale of guidance, told to a denoiser that answers as if guided (a consistency model's, arXiv:2310.04378).
+
+    In drawing it is the request's. In training it is ``scale``: to learn others, the answers of a guided teacher would
+    be needed.
+    """
+
+    name: str = SCALE
+    scale: float = 8.5
+    reads: ClassVar[tuple[str, ...]] = ()
+    always: ClassVar[bool] = True
+
+    def build(self) -> GuidanceScale:
+        """It has no weights: the part is the hint."""
+        return self
+
+    def learned(self, system: System, batch: Batch) -> Conditioning:
+        """Scalars [B, 1]."""
+        return Conditioning(scalars={self.name: torch.full((batch.x.shape[0], 1), self.scale)})
+
+    def drawn(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+        """Scalars [1, 1]."""
+        scale = self.scale if drawing.request.guidance is None else drawing.request.guidance
+        return Conditioning(scalars={self.name: torch.tensor([[scale]])})
+
+    def null(self, value: Conditioning) -> Conditioning:
+        """The same: nothing is asked besides."""
         return value
 
 

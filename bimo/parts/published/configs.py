@@ -35,8 +35,22 @@ NO_EFFECT_TEXT = {
     *("encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "forced_bos_token_id", "max_length"),
     *("forced_eos_token_id", "min_length", "no_repeat_ngram_size", "num_beam_groups", "num_beams", "output_scores"),
     *("num_return_sequences", "remove_invalid_values", "repetition_penalty", "return_dict_in_generate", "temperature"),
-    *("suppress_tokens", "top_k", "top_p", "typical_p"),
+    *("suppress_tokens", "top_k", "top_p", "typical_p", "assistant_confidence_threshold", "assistant_early_exit"),
+    *("assistant_ensemble_weight", "assistant_lookbehind", "cache_config", "cache_implementation", "compile_config"),
+    *("constraints", "continuous_batching_config", "disable_compile", "dola_layers", "encoder_repetition_penalty"),
+    *("epsilon_cutoff", "eta_cutoff", "force_words_ids", "forced_decoder_ids", "generation_kwargs", "guidance_scale"),
+    *("is_assistant", "low_memory", "max_cache_len", "max_matching_ngram_size", "max_new_tokens", "max_time"),
+    *("min_new_tokens", "min_p", "num_assistant_tokens", "num_assistant_tokens_schedule", "num_logits_to_keep"),
+    *("output_logits", "penalty_alpha", "prefill_chunk_size", "prompt_lookup_num_tokens", "renormalize_logits"),
+    *("return_legacy_cache", "sequence_bias", "speculation_type", "stop_strings", "target_lookbehind"),
+    *("token_healing", "top_h", "use_mtp", "watermarking_config", "final_logit_softcapping"),
+    # Of how sums are done, of weights spread over machines, and of who wrote the file with what.
+    *("attn_implementation", "attention_implementation", "use_flash_attn", "use_flash_attention_2", "pretraining_tp"),
+    *("xla_device", "use_return_dict", "auto_map", "unsloth_fixed", "unsloth_version", "num_labels", "label_names"),
+    *("layerdrop", "encoder_layerdrop", "text_config_dict", "vision_config_dict", "logit_scale_init_value"),
 }
+#: What a config calls the way in which its weights were made smaller.
+QUANTISED = "quantization_config"
 #: Fields that a config may have and its class of today lacks, with the one value that is meant without them.
 FORMER_TEXT: dict[str, Any] = {
     "is_decoder": False,
@@ -45,7 +59,6 @@ FORMER_TEXT: dict[str, Any] = {
     "chunk_size_feed_forward": 0,
     "position_embedding_type": "absolute",
     "use_attention_mask": False,
-    "dropout": 0.0,
     "pruned_heads": {},
 }
 
@@ -64,7 +77,7 @@ class Config:
         """
         carried, no_effect = set(carried), set(no_effect)
         for name, value in self.fields.items():
-            if name.startswith("_") or name in carried or name in no_effect:
+            if name in carried or name in no_effect or self.says_nothing(name, value, name in defaults):
                 continue
             if name not in defaults or plain(defaults[name]) != plain(value):
                 expected = repr(defaults[name]) if name in defaults else say("没有这个字段", "no such field")
@@ -74,11 +87,25 @@ class Config:
                 )
         return {name: plain(self.fields.get(name, defaults.get(name))) for name in carried}
 
+    def says_nothing(self, name: str, value: Any, known: bool) -> bool:
+        """Whether a field changes no answer: what is only of training, or what a class that does not know it is told
+        is off. Raises RecipeError for quantised weights.
+        """
+        if name == QUANTISED and value:
+            told = value.get("quant_method") if isinstance(value, dict) else value
+            raise RecipeError(
+                f"{self.path} 的权重是量化过的（{told}），bimo 不读；请用没有量化的那一份（16 位的也行）",
+                f"the weights of {self.path} are quantised ({told}), which is not read; take those that are not (of 16 "
+                "bits as well)",
+            )
+        off = not known and (value is None or value is False or value in ("", [], {}))
+        return name.startswith("_") or "dropout" in name or off
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises WeightsError where there is none."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(text_of(path.read_bytes()))
     except OSError as error:
         raise WeightsError(
             f"读不了 {path}：{error.strerror}；模型目录要完整下载",
@@ -89,6 +116,18 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise WeightsError(f"{path} 不是一个 JSON 对象", f"{path} is not a JSON object")
     return cast("dict[str, Any]", data)
+
+
+def text_of(content: bytes) -> str:
+    """A side file's text: UTF-8 or UTF-16 with or without a mark, or GB 18030 (of which GBK is a part), as editors in
+    China write it. Raises UnicodeDecodeError, which is a ValueError, for what is none of them.
+    """
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content.decode("utf-16")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("gb18030")
 
 
 def defaults_of(cls: type) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from bimo.core.errors import WeightsError
 from bimo.parts.published import mindspore
 from bimo.parts.published.ldm import Shapes
 from bimo.parts.published.rules import RULES, Rule, Shape
+from bimo.parts.published.weight_files import files_of
 
 #: What CLIP's tensors begin with below the encoder.
 CLIP_SEGMENTS = (
@@ -98,12 +98,9 @@ def _like(found: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
 
 
 def _weight_files(folder: Path) -> Iterator[Path]:
-    """The files of each component: .safetensors where there are, else pickles; the parts an index names."""
+    """The files of each component: its weights as they would be read, else all that hold tensors."""
     for place in sorted({folder, *(p for p in folder.iterdir() if p.is_dir())}):
-        indexed = {
-            str(name)
-            for index in place.glob("*.safetensors.index.json")
-            for name in json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values()
-        }
-        files = sorted(place.glob("*.safetensors")) or sorted(place.glob("*.bin"))
-        yield from (f for f in files if not indexed or f.name in indexed)
+        try:
+            yield from files_of(place)
+        except WeightsError:
+            yield from sorted(place.glob("*.safetensors")) or sorted(place.glob("*.bin"))

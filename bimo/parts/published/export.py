@@ -24,8 +24,9 @@ from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
 from bimo.parts.published import ldm
 from bimo.parts.published.export_text import ALT, CHINESE_CLIP, QWEN, kind, published, write_tower, write_words
-from bimo.parts.published.folder import INDEX_FILE, STEMS, recipe_of
-from bimo.parts.published.single import recipe_of_file
+from bimo.parts.published.folder import INDEX_FILE, recipe_of
+from bimo.parts.published.single import MARKS, PADS_KEY, recipe_of_file
+from bimo.parts.published.weight_files import STEMS
 
 _NONE: list[str | None] = [None, None]
 _PLAIN: dict[str, Any] = {"safety_checker": _NONE, "feature_extractor": _NONE, "image_encoder": _NONE}
@@ -154,6 +155,9 @@ def to_single(system: System, path: Path, dtype: torch.dtype | None = None) -> P
     prediction = "v" if getattr(level.schedule, "prediction", "epsilon") == "v_prediction" else "epsilon"
     told = {"modelspec.sai_model_spec": "1.0.0", "modelspec.title": system.recipe.title or system.recipe.name}
     told |= {"modelspec.prediction_type": prediction}
+    told |= {PADS_KEY: " ".join(str(getattr(tower, "pad", 0)) for tower in system.towers)}
+    if getattr(level.schedule, "zero_terminal", False):
+        state |= {mark: torch.zeros(0) for mark in MARKS}
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".bimo-", dir=path.parent) as made:
         weights.write(Path(made) / path.name, state, dtype, told)
@@ -247,7 +251,7 @@ def _whole(ours: Recipe, theirs: Recipe, layout: tuple[str, str] = FOLDER) -> No
         ("space", *space),
         ("denoiser", drawer, read_drawer),
     ]
-    for name in ("betas", "start", "end", "count", "prediction", *TIMES):
+    for name in ("betas", "start", "end", "count", "prediction", "zero_terminal", *TIMES):
         if getattr(one.schedule, name, None) != getattr(other.schedule, name, None):
             raise _lost(ours, f"schedule.{name}", layout)
     if one.hints != other.hints:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from bimo.core import weights
-from bimo.parts.published.folder import STEMS
 from bimo.parts.published.kolors import ONLY, OWN
 from bimo.parts.published.text_towers import AS_IT_STANDS
+from bimo.parts.published.weight_files import STEMS
 
 #: The class that a tower is written as, where the module which it is made of has another name.
 ALT = "RobertaSeriesModelWithTransformation"

@@ -38,6 +38,12 @@ NO_EFFECT_VISION = {
     *("vision_config", "image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"),
     *("vision_token_id", "pruned_heads"),
 }
+#: Fields that a family's class once had, or has under another name.
+FORMER = {
+    # The gate's function is hidden_activation's; no prompt is as long as its window.
+    "gemma2": {"hidden_act", "sliding_window_size"},
+    "qwen2_5_vl": {"use_mrope"},
+}
 
 
 def reading(folder: Folder) -> Reading:
@@ -92,9 +98,12 @@ def language_model(config: Config, family: str) -> LanguageModel:
     quiet = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
     base: dict[str, Any] = getattr(transformers, config_name)(**sizes, **quiet).to_dict()
     rest: dict[str, Any] = {}
+    quiet_fields = {*own.values(), *NO_EFFECT_TEXT, *NO_EFFECT_VISION, *FORMER.get(family, ())}
     for name, value in fields.items():
-        if name.startswith("_") or name in {*own.values(), *NO_EFFECT_TEXT, *NO_EFFECT_VISION}:
+        if name in quiet_fields or config.says_nothing(name, value, name in base or name in ROTATION):
             continue
+        if name == "hidden_activation" and value is None:
+            continue  # the class's own, as where it is not there
         if name not in base and name not in ROTATION:
             raise RecipeError(
                 f"{config.path} 的 {name} 是 {value!r}，{config_name} 没有这个字段；忽略它会画错，所以不读",
@@ -179,7 +188,7 @@ def recipe_with(name: str, why: tuple[str, str], tower: LanguageModel, level: Le
 def flux_space(folder: Folder) -> Part:
     """The space of a folder with an AutoencoderKL. Raises RecipeError."""
     folder.demand("vae", "diffusers", ("AutoencoderKL",))
-    return latent(folder.config("vae"))
+    return latent(folder.config("vae"), ("shift",))
 
 
 def tower(folder: Folder, classes: tuple[str, ...], family: str, words: tuple[str, ...] = TOKENIZERS) -> LanguageModel:

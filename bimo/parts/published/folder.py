@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,28 +18,10 @@ from bimo.core.part import meant
 from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
 from bimo.parts.published.configs import Config, read_json
+from bimo.parts.published.pipelines import FAMILIES, family_of, otherwise
+from bimo.parts.published.weight_files import files_of, variant_of
 
-#: Where each pipeline of diffusers is read: a module with ``reading(folder) -> Reading``.
-FAMILIES = {
-    "StableDiffusionPipeline": "bimo.parts.published.stable_diffusion",
-    "AltDiffusionPipeline": "bimo.parts.published.stable_diffusion",
-    "HunyuanDiTPipeline": "bimo.parts.published.hunyuan_dit",
-    "StableDiffusionInpaintPipeline": "bimo.parts.published.stable_diffusion",
-    "StableDiffusionXLPipeline": "bimo.parts.published.stable_diffusion_xl",
-    "StableDiffusionXLInpaintPipeline": "bimo.parts.published.stable_diffusion_xl",
-    "KolorsPipeline": "bimo.parts.published.kolors",
-    "KolorsInpaintPipeline": "bimo.parts.published.kolors",
-    "ZImagePipeline": "bimo.parts.published.flow",
-    "QwenImagePipeline": "bimo.parts.published.flow",
-    "LongCatImagePipeline": "bimo.parts.published.flow",
-    "CogView4Pipeline": "bimo.parts.published.flow",
-    "Lumina2Pipeline": "bimo.parts.published.lumina",
-    "Lumina2Text2ImgPipeline": "bimo.parts.published.lumina",
-}
 INDEX_FILE = "model_index.json"
-STEMS = ("model", "diffusion_pytorch_model", "pytorch_model")
-#: What diffusers' pipelines load beside the system, and this package does not.
-BESIDE = ("safety_checker", "feature_extractor", "image_encoder", "text_processor")
 
 
 def same_name(name: str) -> str | None:
@@ -121,7 +102,8 @@ def read_folder(path: Path, dtype: torch.dtype | None = torch.float32) -> System
     with weights.unfilled():
         system = System(reading.recipe)
     # A picture's record needs it, loading does not.
-    system.weights_hash = late_table(path, {file for found in files.values() for file in found})
+    system.files = tuple(dict.fromkeys(file for found in files.values() for file in found))
+    system.weights_hash = late_table(path, system.files)
     for filling in reading.fillings:
         state: dict[str, Tensor] = {}
         for file in files[filling.component]:
@@ -148,62 +130,33 @@ def give_words(tower: Any, folder: Path) -> None:
         )
 
 
-def files_of(folder: Path) -> list[Path]:
-    """The files with a component's weights: one, or the parts that an index names. Raises WeightsError for none."""
-    for ending in ("safetensors", "bin"):
-        for stem in STEMS:
-            if (folder / f"{stem}.{ending}").is_file():
-                return [folder / f"{stem}.{ending}"]
-            for index in (folder / f"{stem}.{ending}.index.json",):
-                if index.is_file():
-                    return _parts(index)
-    found = sorted(p.name for p in folder.glob("*") if p.is_file())
-    wanted = " / ".join(f"{stem}.safetensors" for stem in STEMS[:2])
-    raise WeightsError(
-        f"{folder} 里没有权重：应有 {wanted}（或 .bin），只有 {found}",
-        f"no weights in {folder}: expected {wanted} (or .bin), found {found}",
-    )
-
-
-def _own_file(pipeline: str) -> str | None:
-    """The reader of a pipeline with a file of its own name: OvisImagePipeline is read by ovis_image.py, which has it
-    among its ``PIPELINES``.
-    """
-    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", pipeline.removesuffix("Pipeline")).lower()
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or not Path(__file__).with_name(f"{name}.py").is_file():
-        return None
-    place = f"{__package__}.{name}"
-    return place if pipeline in getattr(importlib.import_module(place), "PIPELINES", ()) else None
-
-
-def _parts(index: Path) -> list[Path]:
-    table = read_json(index).get("weight_map")
-    names = sorted({str(v) for v in cast("dict[str, Any]", table).values()}) if isinstance(table, dict) else []
-    # A name in an index must not lead out of its folder.
-    files = [index.parent / Path(name).name for name in names]
-    absent = [file.name for file in files if not file.is_file()]
-    if absent or not files:
-        raise WeightsError(
-            f"{index} 所列的文件不全，缺 {'、'.join(absent)}；请完整下载",
-            f"files that {index} lists are missing: {', '.join(absent)}; download the folder whole",
-        )
-    return files
-
-
 def reading_of(path: Path) -> Reading:
     """What a folder is and where its files go. Raises RecipeError and WeightsError as ``recipe_of``."""
     folder = Folder.at(path)
-    place = FAMILIES.get(folder.pipeline) or _own_file(folder.pipeline)
-    if place is None:
-        zh, en = meant(folder.pipeline, FAMILIES)
-        at = path / INDEX_FILE
-        raise RecipeError(
-            f"{at} 是 {folder.pipeline}，不支持{zh}", f"{at} is a {folder.pipeline}, which is not supported{en}"
+    named, family = folder.pipeline, family_of(folder.pipeline)
+    if family is None:
+        raise _unsupported(folder)
+    reader: Any = importlib.import_module(FAMILIES[family])
+    reading: Reading = reader.reading(replace(folder, pipeline=family))
+    note = reading.recipe.note
+    if named != family:
+        note += say(f"；目录写的是 {named}，按 {family} 画", f"; its index says {named}, it draws as a {family}")
+    used = {"scheduler", *(filling.component for filling in reading.fillings), *reading.words}
+    if beside := [name for name in folder.classes if name not in used]:
+        note += say(f"；没有载入 {'、'.join(beside)}", f"; not loaded: {', '.join(beside)}")
+    variants = [(f.component, variant_of(path / f.component)) for f in reading.fillings]
+    if listed := ", ".join(f"{component} {variant}" for component, variant in variants if variant):
+        note += say(f"；只有变体：{listed}", f"; of variants, as there is nothing else: {listed}")
+    return replace(reading, recipe=replace(reading.recipe, note=note))
+
+
+def _unsupported(folder: Folder) -> RecipeError:
+    at, named = folder.path / INDEX_FILE, folder.pipeline
+    if told := otherwise(named):
+        return RecipeError(
+            f"{at} 是 {named}：它{told[0]}，这样的权重不能在这里只凭文字画图；请给出同一家族从文字画图的文件夹",
+            f"{at} is a {named}, which {told[1]}: weights like that do not draw from words here; name a folder of the "
+            "same family that draws from words",
         )
-    family: Any = importlib.import_module(place)
-    reading: Reading = family.reading(folder)
-    beside = [name for name in BESIDE if name in folder.classes and name not in {f.component for f in reading.fillings}]
-    if not beside:
-        return reading
-    note = say(f"；没有载入 {'、'.join(beside)}", f"; not loaded: {', '.join(beside)}")
-    return replace(reading, recipe=replace(reading.recipe, note=reading.recipe.note + note))
+    zh, en = meant(named, FAMILIES)
+    return RecipeError(f"{at} 是 {named}，不支持{zh}", f"{at} is a {named}, which is not supported{en}")

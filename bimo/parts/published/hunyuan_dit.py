@@ -23,8 +23,9 @@ from bimo.diffusion.schedule import Ddpm
 from bimo.diffusion.system import System
 from bimo.parts.denoisers.hunyuan import Hunyuan
 from bimo.parts.published.configs import FORMER_TEXT, NO_EFFECT_TEXT, TOWER_SIZES, Config, defaults_of, read_json
-from bimo.parts.published.folder import Filling, Folder, Reading, files_of
+from bimo.parts.published.folder import Filling, Folder, Reading
 from bimo.parts.published.stable_diffusion import latent, law, vae_name
+from bimo.parts.published.weight_files import files_of
 from bimo.parts.text.bert import Bert
 from bimo.parts.text.t5 import T5
 

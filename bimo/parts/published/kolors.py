@@ -9,7 +9,7 @@ from bimo.core.recipe import Defaults, Guide, Level, Recipe
 from bimo.parts.hints.views import Sizes
 from bimo.parts.published.configs import NO_EFFECT_TEXT
 from bimo.parts.published.folder import Filling, Folder, Reading
-from bimo.parts.published.stable_diffusion import LEVEL, STEPS, latent, law, masked, unet, vae_name
+from bimo.parts.published.stable_diffusion import LEVEL, guide_of, latent, law, masked, told_scale, unet, vae_name
 from bimo.parts.text.chatglm import ChatGlm
 
 #: diffusers' defaults of KolorsPipeline.
@@ -63,14 +63,16 @@ def reading(folder: Folder) -> Reading:
     space = latent(folder.config("vae"))
     factor = 2 ** (len(space.block_channels) - 1)
     side = denoiser.size * factor
+    null = "unsaid" if folder.index.get("force_zeros_for_empty_prompt") else "empty"
+    guide, steps = guide_of(denoiser, Guide(scale=GUIDANCE, null=null))
     level = Level(
         name=LEVEL,
         space=space,
         denoiser=denoiser,
         schedule=law(folder, mend=False),
-        hints=(*masked(denoiser, space), Sizes(factor=factor)),
-        steps=STEPS,
-        guide=Guide(scale=GUIDANCE, null="unsaid" if folder.index.get("force_zeros_for_empty_prompt") else "empty"),
+        hints=(*masked(denoiser, space), Sizes(factor=factor), *told_scale(denoiser)),
+        steps=steps,
+        guide=guide,
     )
     recipe = Recipe(
         name="kolors-inpainting" if denoiser.spatial else "kolors",

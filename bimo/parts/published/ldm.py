@@ -187,6 +187,17 @@ def open_clip_to_own(state: Mapping[str, Tensor], layers: int, projection: bool)
     return found
 
 
+def open_clip_source(name: str, layers: int) -> str:
+    """OpenCLIP's name of a CLIPTextModel's tensor; one of a fused projection has that of the whole."""
+    fused = re.fullmatch(r"encoder\.layers\.(\d+)\.self_attn\.[qkv]_proj\.(weight|bias)", name)
+    if fused:
+        return f"transformer.resblocks.{fused[1]}.attn.in_proj_{fused[2]}"
+    if name == "projection.weight":
+        return "text_projection"
+    found = renamed(name.removeprefix("model."), inverse(open_clip_names(layers))) or name
+    return found.removesuffix(".weight") if found == "positional_embedding.weight" else found
+
+
 def open_clip_to_ldm(state: Mapping[str, Tensor], layers: int) -> dict[str, Tensor]:
     """A CLIPTextModel(WithProjection)'s tensors under OpenCLIP's names."""
     names = inverse(open_clip_names(layers))

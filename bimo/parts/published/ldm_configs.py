@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -14,6 +15,14 @@ from bimo.parts.published.detect import Found
 from bimo.parts.published.ldm import Shapes
 
 Convert = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+#: Fields of a UNet's config -> the tensor, below its prefix, that tells them; the same for an autoencoder.
+UNET_KEYS = {
+    "in_channels": "input_blocks.0.0.weight",
+    "out_channels": "out.2.weight",
+    "cross_attention_dim": "middle_block.1.transformer_blocks.0.attn2.to_k.weight",
+    "projection_class_embeddings_input_dim": "label_emb.0.0.weight",
+}
+VAE_KEYS = {"latent_channels": "post_quant_conv.weight"}
 HEAD = 64  # the width of a head of every published text tower here, and of UNets with linear projections
 #: Vocabularies that are no byte pairs: rows of CLIP's table.
 WORD_PIECES = (21128, 105879)
@@ -21,13 +30,21 @@ WORD_PIECES = (21128, 105879)
 
 @dataclass(frozen=True)
 class Component:
-    """A component of a folder: the prefix of its tensors in the file, its config, and how its tensors are turned."""
+    """A component of a folder: the prefix of its tensors in the file, its config, and how its tensors are turned.
+
+    ``source`` is the name in the file, below the prefix, of what a tensor is called once turned; ``keys`` are the
+    tensors by whose shapes fields of the config are told. ``pad`` is what a text of byte pairs is padded with: CLIP's
+    end mark or, as OpenCLIP does, the id 0, whatever a tokenizer beside the file says.
+    """
 
     prefix: str
     library: str
     kind: str
     config: Mapping[str, Any]
     convert: Convert = dict
+    source: Callable[[str], str] = str
+    keys: Mapping[str, str] = field(default_factory=dict[str, str])
+    pad: Literal["", "end", "zero"] = ""
 
 
 def below(names: Shapes, prefix: str) -> dict[str, tuple[int, ...]]:
@@ -38,6 +55,12 @@ def below(names: Shapes, prefix: str) -> dict[str, tuple[int, ...]]:
 def mapped(names: Mapping[str, str]) -> Convert:
     """Renames by a table; a name that is not in it stays, and is told of as unexpected."""
     return lambda state: {ldm.renamed(name, names) or name: value for name, value in state.items()}
+
+
+def sourced(names: Mapping[str, str]) -> Callable[[str], str]:
+    """The table of ``mapped`` the other way; a name that is not in it stays."""
+    back = ldm.inverse(names)
+    return lambda name: ldm.renamed(name, back) or name
 
 
 def vae_convert(shapes: Shapes) -> Convert:
@@ -127,7 +150,8 @@ def _clip(names: Shapes, found: Found, prefix: str = "cond_stage_model.transform
     config = _clip_config(rows, width, shapes["embeddings.position_embedding.weight"][0])
     config |= {"num_hidden_layers": _count(shapes, r"encoder\.layers\.(\d+)\.")}
     config |= {"intermediate_size": shapes["encoder.layers.0.mlp.fc1.weight"][0], "hidden_act": "quick_gelu"}
-    return {"text_encoder": Component(prefix, "transformers", "CLIPTextModel", config)}
+    found_one = Component(prefix, "transformers", "CLIPTextModel", config, source="text_model.{}".format, pad="end")
+    return {"text_encoder": found_one}
 
 
 def _open_clip(names: Shapes, found: Found, prefix: str = "cond_stage_model.model.") -> dict[str, Component]:
@@ -152,7 +176,8 @@ def _open_clip(names: Shapes, found: Found, prefix: str = "cond_stage_model.mode
     def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return ldm.open_clip_to_own(state, layers, projection)
 
-    return {"text_encoder": Component(prefix, "transformers", kind, config, convert)}
+    source = partial(ldm.open_clip_source, layers=layers)
+    return {"text_encoder": Component(prefix, "transformers", kind, config, convert, source, pad="zero")}
 
 
 def _clip_config(rows: int, width: int, positions: int) -> dict[str, Any]:

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from bimo.core.errors import WeightsError
-from bimo.core.weights import SAFETENSORS
 
 #: Names of number formats: as MindSpore writes them, without "mindspore." and case.
 NUMBERS = {
@@ -71,7 +70,7 @@ class Entry:
 
 def is_checkpoint(path: Path) -> bool:
     """Whether a file begins as a checkpoint of MindSpore does: a message, in it a tag of printable letters."""
-    if path.suffix == SAFETENSORS or not path.is_file():
+    if not path.is_file():
         return False
     try:
         with path.open("rb") as file:

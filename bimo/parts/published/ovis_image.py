@@ -15,7 +15,6 @@ from bimo.parts.denoisers.flow import LAST, packed, unpacked, words_of
 from bimo.parts.published.flow import LEVEL, STEPS, denoiser, filled, flux_space, law, recipe_with, tower
 from bimo.parts.published.folder import Folder, Reading
 
-PIPELINES = ("OvisImagePipeline",)
 #: What its pipeline says around a prompt; the first 28 tokens are dropped.
 TEMPLATE = (
     "<|im_start|>user\nDescribe the image by detailing the color, quantity, text, shape, size, texture, spatial "

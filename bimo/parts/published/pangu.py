@@ -125,7 +125,7 @@ def _ours(state: Mapping[str, Tensor], recipe: Recipe, expert: str) -> Iterator[
     level = recipe.levels[0]
     painter, space = cast(Unet, getattr(cast(Experts, level.denoiser), expert)), cast(Latent, level.space)
     depths = painter.depth if isinstance(painter.depth, tuple) else (painter.depth,) * len(painter.down)
-    blocks = tuple(n if kind == CROSS_DOWN else 0 for n, kind in zip(depths, painter.down, strict=True))
+    blocks = tuple(cast(int, n) if kind == CROSS_DOWN else 0 for n, kind in zip(depths, painter.down, strict=True))
     unet = ldm.unet_names(ldm.Blocks(painter.layers_per_block, blocks))
     vae = ldm.vae_names(len(space.block_channels), space.layers_per_block)
     words: dict[str, Tensor] = {}

@@ -28,38 +28,58 @@ class Rule:
     advice: tuple[str, str] = ("", "")
 
 
+#: What to do with a network that looks at a picture.
+CONTROL = (
+    "它要和一个模型一起用：-m 模型 --control 图=文件夹",
+    "it goes with a model: -m MODEL --control PICTURE=FOLDER",
+)
+
 RULES = (
     # What people hand over in place of a model.
-    Rule(
-        "lora",
-        (("*lora*", None),),
-        ("它的张量名带有 lora", "its tensors are named lora"),
-        advice=("它要和一个模型一起用：-m 模型 --lora 文件", "it goes with a model: -m MODEL --lora FILE"),
+    *(
+        Rule(
+            "lora",
+            ((glob, None),),
+            ("它的张量名是 LoRA 的", "its tensors are named as a LoRA's"),
+            advice=("它要和一个模型一起用：-m 模型 --lora 文件", "it goes with a model: -m MODEL --lora FILE"),
+            never=("first_stage_model.*",),
+        )
+        for glob in ("*lora*", "*.hada_w1_a", "*.lokr_w*", "*.oft_*", "*.dora_scale")
+    ),
+    *(
+        Rule(
+            "textual inversion",
+            ((glob, None),),
+            (f"它只有 {glob.rstrip('*')}", f"it holds {glob.rstrip('*')} alone"),
+            advice=(
+                "它是一个词的嵌入，要和一个模型一起用：-m 模型 --embedding 文件",
+                "it is the embedding of a word and goes with a model: -m MODEL --embedding FILE",
+            ),
+        )
+        for glob in ("string_to_param*", "emb_params", "clip_g", "clip_l")
+    ),
+    *(
+        Rule(
+            "controlnet",
+            ((glob, None),),
+            (f"它有 {name}", f"it has a {name}"),
+            advice=CONTROL,
+            never=("first_stage_model.*",),
+        )
+        for glob, name in (
+            ("*input_hint_block.0.weight", "input_hint_block"),
+            ("*controlnet_cond_embedding.*", "controlnet_cond_embedding"),
+        )
+    ),
+    *(
+        Rule("t2i-adapter", ((glob, None),), ("它是 T2I-Adapter", "it is a T2I-Adapter"), advice=CONTROL)
+        for glob in ("adapter.body.*", "body.0.block1.weight")
     ),
     Rule(
-        "textual inversion",
-        (("string_to_param*", None),),
-        ("它只有 string_to_param", "it holds string_to_param alone"),
-        advice=("它是一个词的嵌入，不是模型", "it is the embedding of a word, not a model"),
-    ),
-    Rule(
-        "textual inversion",
-        (("emb_params", None),),
-        ("它只有 emb_params", "it holds emb_params alone"),
-        advice=("它是一个词的嵌入，不是模型", "it is the embedding of a word, not a model"),
-    ),
-    Rule(
-        "controlnet",
-        (("*input_hint_block.0.weight", None),),
-        ("它有 input_hint_block", "it has an input_hint_block"),
-        advice=("它要和一个模型一起用", "it goes with a model"),
-        never=("first_stage_model.*",),
-    ),
-    Rule(
-        "controlnet",
-        (("controlnet_cond_embedding.*", None),),
-        ("它有 controlnet_cond_embedding", "it has a controlnet_cond_embedding"),
-        advice=("它要和一个模型一起用", "it goes with a model"),
+        "ip-adapter",
+        (("image_proj.*", None), ("ip_adapter.*", None)),
+        ("它有 image_proj 和 ip_adapter：IP-Adapter", "it has image_proj and ip_adapter: an IP-Adapter"),
+        advice=("它要和一个模型一起用，不能单独给 -m", "it goes with a model and is none itself"),
     ),
     # Single files in LDM's layout.
     Rule(
@@ -243,6 +263,13 @@ RULES = (
         ("只有文本编码器", "it is a text encoder alone"),
         advice=("请给出整个模型", "name the whole model"),
         never=("*diffusion_model*", "*/*"),
+    ),
+    Rule(
+        "transformer",
+        (("*transformer_blocks.0.*", None),),
+        ("只有一个变换器，没有文本塔和自编码器", "it is a transformer alone, without text towers and an autoencoder"),
+        advice=("请给出整个模型文件夹", "name the whole folder of the model"),
+        never=("*diffusion_model*", "*/*", "conv_in.weight"),
     ),
     # Folders in diffusers' layout: component/name.
     Rule(

@@ -20,19 +20,23 @@ import torch
 from torch import Tensor
 
 from bimo.core import weights
-from bimo.core.errors import WeightsError, say
+from bimo.core.errors import BimoError, WeightsError, say
 from bimo.core.fingerprint import LateDigest
 from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
 from bimo.parts.published import ldm, mindspore
+from bimo.parts.published.configs import read_json
 from bimo.parts.published.detect import Found, detect, shapes, spelt, unusable
 from bimo.parts.published.folder import INDEX_FILE, Reading, give_words, reading_of
 from bimo.parts.published.ldm_configs import (
     TOWERS,
+    UNET_KEYS,
+    VAE_KEYS,
     WORD_PIECES,
     Component,
     below,
     mapped,
+    sourced,
     unet_config,
     vae_config,
     vae_convert,
@@ -40,7 +44,14 @@ from bimo.parts.published.ldm_configs import (
 
 Shapes = ldm.Shapes
 WORDS = ("tokenizer", "tokenizer_2")
+TOWER_NAMES = ("text_encoder", "text_encoder_2")
 SETTINGS_FILE = "tokenizer_config.json"
+#: Empty tensors that say what the others cannot: that v is predicted, that the betas were rescaled so that noise alone
+#: is left at the last time.
+PREDICTS_V, RESCALED = MARKS = ("v_pred", "ztsnr")
+#: What a file of this package says of the ids that its towers are padded with.
+PADS_KEY = "bimo.pads"
+END = "<|endoftext|>"
 PIPELINES = {"xl": "StableDiffusionXLPipeline", "roberta": "AltDiffusionPipeline"}
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
 #: Tokenizers by the layout of the words: files a folder must have (all of one row), and the class they belong to.
@@ -91,14 +102,35 @@ def read_file(path: Path, dtype: torch.dtype | None = torch.float32) -> System:
     with weights.unfilled():
         system = System(reading.recipe)
     system.weights_hash = LateDigest(path)
+    system.files = () if mindspore.is_checkpoint(path) else (path,)
     for filling in reading.fillings:
         part = layout.components[filling.component]
         state = part.convert(_tensors(path, part.prefix, dtype))
-        weights.assign(system.get_submodule(filling.module), weights.renamed(state, filling.rename), dtype, path)
-    for tower, folder in zip(system.towers, layout.words, strict=True):
+        own = weights.renamed(state, filling.rename)
+        place = f"{path} ({part.prefix}*)"
+        weights.assign(system.get_submodule(filling.module), own, dtype, place, part.source)
+    pads = weights_metadata(path).get(PADS_KEY, "").split()
+    for index, (tower, folder) in enumerate(zip(system.towers, layout.words, strict=True)):
         if folder is not None:
             give_words(tower, folder)
+            _pad(tower, layout.components[TOWER_NAMES[index]], int(pads[index]) if pads else None)
     return system.eval()
+
+
+def weights_metadata(path: Path) -> dict[str, str]:
+    """What a file says of itself; {} for one of MindSpore's. Raises WeightsError."""
+    return {} if mindspore.is_checkpoint(path) else weights.metadata(path)
+
+
+def _pad(tower: Any, part: Component, told: int | None) -> None:
+    """Has a tower pad as it was trained: by what the file says, else as its kind does. A tokenizer's files are most
+    often those of another tower, or say nothing.
+    """
+    if not part.pad or tower.part.words != "pairs":
+        return
+    own = 0 if part.pad == "zero" else tower.words.token_to_id(END)
+    found = own if told is None else told
+    tower.pad = tower.pad if found is None else found
 
 
 def _layout(path: Path) -> Layout:
@@ -114,20 +146,50 @@ def _layout(path: Path) -> Layout:
     blocks = ldm.Blocks.of(unet)
     parts = {
         "unet": Component(
-            ldm.UNET, "diffusers", "UNet2DConditionModel", unet_config(unet, blocks), mapped(ldm.unet_names(blocks))
+            ldm.UNET,
+            "diffusers",
+            "UNet2DConditionModel",
+            unet_config(unet, blocks),
+            mapped(ldm.unet_names(blocks)),
+            sourced(ldm.unet_names(blocks)),
+            UNET_KEYS,
         ),
-        "vae": Component(ldm.VAE, "diffusers", "AutoencoderKL", vae_config(vae, kind), vae_convert(vae)),
+        "vae": Component(
+            ldm.VAE,
+            "diffusers",
+            "AutoencoderKL",
+            vae_config(vae, kind),
+            vae_convert(vae),
+            sourced(ldm.vae_names(*ldm.vae_levels(vae))),
+            VAE_KEYS,
+        ),
         **TOWERS[kind](names, found),
     }
-    towers = [name for name in ("text_encoder", "text_encoder_2") if name in parts]
+    towers = [name for name in TOWER_NAMES if name in parts]
     words = tuple(_words(path, kind, index) for index in range(len(towers)))
     pipeline = PIPELINES.get(kind, "StableDiffusionPipeline")
-    prediction = _prediction(path, names, found)
-    law = {**BETAS, "prediction_type": prediction, "steps_offset": 1, "timestep_spacing": "leading"}
-    scheduler = {"_class_name": "EulerDiscreteScheduler", **law}
-    if kind != "xl":
-        scheduler |= {"_class_name": "PNDMScheduler", "skip_prk_steps": True}
+    scheduler = _scheduler(kind, _prediction(path, names, found), RESCALED in names, path)
     return Layout(path, found, names, pipeline, parts, words, scheduler)
+
+
+def _scheduler(kind: str, prediction: str, rescaled: bool, path: Path) -> dict[str, Any]:
+    """The sampler that a file of its kind is drawn with, by the law of noise that it was trained with."""
+    law: dict[str, Any] = {**BETAS, "prediction_type": prediction, "steps_offset": 1, "timestep_spacing": "leading"}
+    if rescaled and prediction == "epsilon":
+        raise WeightsError(
+            f"{path} 带有 {RESCALED} 标记（最后一刻只有噪声），却没有说它预测 v；那时预测噪声画不出东西，请在旁边放 "
+            f'{path.with_suffix(".yaml").name}，写上 parameterization: "v"',
+            f"{path} is marked {RESCALED} (noise alone at the last time), but not as one that predicts v; to predict "
+            f'noise draws nothing then: put {path.with_suffix(".yaml").name} beside it with parameterization: "v"',
+        )
+    if rescaled:
+        # As the paper that rescales the betas draws (arXiv:2305.08891): begun at the last time.
+        law |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "steps_offset": 0}
+    if kind == "xl":
+        return {"_class_name": "EulerDiscreteScheduler", **law}
+    if rescaled:
+        return {"_class_name": "DDIMScheduler", **law, "clip_sample": False, "set_alpha_to_one": False}
+    return {"_class_name": "PNDMScheduler", "skip_prk_steps": True, **law}
 
 
 def _reading(layout: Layout) -> Reading:
@@ -143,7 +205,7 @@ def _reading(layout: Layout) -> Reading:
             if source is not None:
                 shutil.copytree(source, folder / name)
                 own = source / SETTINGS_FILE
-                settings = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else {}
+                settings = read_json(own) if own.is_file() else {}
             rows, positions = _sizes(layout, at)
             limit = settings.get("model_max_length", positions)
             settings["model_max_length"] = min(int(limit), positions)
@@ -152,15 +214,28 @@ def _reading(layout: Layout) -> Reading:
         index["scheduler"] = ["diffusers", layout.scheduler["_class_name"]]
         _write(folder / "scheduler" / "scheduler_config.json", layout.scheduler)
         _write(folder / INDEX_FILE, index)
-        reading = reading_of(folder)
+        try:
+            reading = reading_of(folder)
+        except BimoError as error:
+            raise type(error)(*(_of_file(text, folder, layout) for text in (error.zh, error.en))) from None
     why = say(layout.found.zh, layout.found.en)
     return replace(reading, recipe=replace(reading.recipe, note=why + _left(layout)))
+
+
+def _of_file(text: str, folder: Path, layout: Layout) -> str:
+    """What is told of the folder that a file would be, told of the file, with the tensors that fields follow from."""
+    for name, part in layout.components.items():
+        if f"{folder / name}/" in text:
+            for known, key in part.keys.items():
+                text = re.sub(rf"\b{known}\b", f"{known} ({part.prefix}{key})", text)
+    return re.sub(rf"{re.escape(str(folder))}[\w./-]*", str(layout.path), text)
 
 
 def _left(layout: Layout) -> str:
     """How many entries of the file are no part of the system, and what they are."""
     prefixes = tuple(part.prefix for part in layout.components.values())
-    kinds = Counter(name.split(".")[0] for name in layout.names if not name.startswith(prefixes))
+    beside = (name for name in layout.names if not name.startswith(prefixes) and name not in MARKS)
+    kinds = Counter(name.split(".")[0] for name in beside)
     if more := 0 if mindspore.is_checkpoint(layout.path) else weights.surplus(layout.path):
         kinds["optimizer, callbacks ..."] = more
     if not kinds:
@@ -184,22 +259,23 @@ def _tensors(path: Path, prefix: str, dtype: torch.dtype | None) -> dict[str, Te
 
 def _sizes(layout: Layout, index: int) -> tuple[int, int]:
     """(rows, longest text) of a tower. XLM-R's positions begin after the padding's; its texts were cut at 77."""
-    name = ("text_encoder", "text_encoder_2")[index]
+    name = TOWER_NAMES[index]
     config = layout.components[name].config
     return config["vocab_size"], 77 if layout.found.rule.text == "roberta" else config["max_position_embeddings"]
 
 
 def _prediction(path: Path, names: Shapes, found: Found) -> str:
     """What the UNet answers: by the file's own words, a mark among its names, a .yaml beside it; SD2 must say."""
-    told = weights.metadata(path).get("modelspec.prediction_type", "")
+    told = weights_metadata(path).get("modelspec.prediction_type", "")
     if told:
         return "v_prediction" if told.startswith("v") else "epsilon"
-    if "v_pred" in names:
+    if PREDICTS_V in names:
         return "v_prediction"
     config = path.with_suffix(".yaml")
     if config.is_file():
-        said = re.search(r"parameterization:\s*[\"']?(\w+)", config.read_text(encoding="utf-8"))
-        return "v_prediction" if said and said[1] == "v" else "epsilon"
+        # Only its ASCII is read: comments are in whatever code their writer's machine had.
+        said = re.search(rb"parameterization:\s*[\"']?(\w+)", config.read_bytes())
+        return "v_prediction" if said and said[1] == b"v" else "epsilon"
     if found.system == "stable-diffusion-2":
         raise WeightsError(
             f"{path} 是 Stable Diffusion 2，从权重看不出它预测噪声还是 v；请在旁边放 {config.name}，"

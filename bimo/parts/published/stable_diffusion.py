@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
-from bimo.core.recipe import Defaults, Level, Recipe
+from bimo.core.recipe import Defaults, Guide, Level, Recipe
 from bimo.diffusion.schedule import BETAS, LEARNT, Ddpm
 from bimo.parts.denoisers.unet import Unet
-from bimo.parts.hints.views import Masked
+from bimo.parts.hints.views import GuidanceScale, Masked
 from bimo.parts.published.configs import Config, before, defaults_of, plain, read_json
 from bimo.parts.published.folder import Filling, Folder, Reading
 from bimo.parts.published.schedulers import demand_steps, kin_settings, scheduler_class
@@ -30,6 +31,20 @@ LEVEL = "image"
 #: The steps of diffusers' StableDiffusionPipeline where none are asked for.
 STEPS = 50
 NO_EFFECT_VAE = {"sample_size", "force_upcast"}
+#: The side of x that pipelines draw where a UNet's config does not say: of XL, which is told of sizes, and of others.
+SIDES = {True: 128, False: 64}
+#: Fields of a UNet and of an autoencoder that are handed on as they are: they change the module and not what it is
+#: told, nor what it answers with.
+UNET_SETTINGS = (
+    *("center_input_sample", "flip_sin_to_cos", "freq_shift", "mid_block_type", "only_cross_attention", "act_fn"),
+    *("downsample_padding", "mid_block_scale_factor", "norm_eps", "reverse_transformer_layers_per_block"),
+    *("dual_cross_attention", "resnet_time_scale_shift", "resnet_skip_time_act", "resnet_out_scale_factor"),
+    *("time_embedding_type", "time_embedding_dim", "time_embedding_act_fn", "timestep_post_act", "conv_in_kernel"),
+    *("conv_out_kernel", "mid_block_only_cross_attention", "cross_attention_norm"),
+)
+VAE_SETTINGS = ("act_fn",)
+#: diffusers' LatentConsistencyModelPipeline.
+CONSISTENCY_STEPS, CONSISTENCY_GUIDANCE = 4, 8.5
 #: What a UNet's config says of the pooled text, of sizes beside it, and of a tower of another width.
 POOLED = (
     "addition_embed_type",
@@ -59,9 +74,16 @@ def _reading(folder: Folder, found: Tower, rename: Callable[[str], str | None]) 
     space = latent(folder.config("vae"))
     schedule = law(folder)
     side = denoiser.size * 2 ** (len(space.block_channels) - 1)
+    guide, steps = guide_of(denoiser, Guide())
     name, languages, why = identity(found, folder, folder.config("text_encoder"))
     level = Level(
-        name=LEVEL, space=space, denoiser=denoiser, schedule=schedule, hints=masked(denoiser, space), steps=STEPS
+        name=LEVEL,
+        space=space,
+        denoiser=denoiser,
+        schedule=schedule,
+        hints=(*masked(denoiser, space), *told_scale(denoiser)),
+        steps=steps,
+        guide=guide,
     )
     recipe = Recipe(
         name=name, languages=languages, text=(found,), levels=(level,), request=Defaults(size=(side, side)), note=why
@@ -105,10 +127,15 @@ def unet(config: Config) -> Unet:
         "upcast": "upcast_attention",
         "depth": "transformer_layers_per_block",
     }
-    read = config.of(
-        defaults_of(UNet2DConditionModel), (*own.values(), *POOLED, *BRIDGE, "in_channels", "out_channels"), ()
-    )
+    defaults = defaults_of(UNet2DConditionModel)
+    carried = (*own.values(), *POOLED, *BRIDGE, *UNET_SETTINGS, "in_channels", "out_channels", "time_cond_proj_dim")
+    # How many heads there are for an embedding that no UNet here has.
+    read = config.of(defaults, carried, ("addition_embed_type_num_heads",))
     given: dict[str, Any] = {name: read[field] for name, field in own.items()}
+    given["config"] = changed(defaults, read, UNET_SETTINGS)
+    given["guidance"] = read["time_cond_proj_dim"] or 0
+    for name in ("text", "layers_per_block"):
+        given[name] = _same_for_all(config, own[name], given[name])
     given["upcast"] = bool(given["upcast"])  # null in some configs
     given["spatial"] = read["in_channels"] - read["out_channels"]
     if given["spatial"] not in (0, 1 + read["out_channels"]):
@@ -119,10 +146,24 @@ def unet(config: Config) -> Unet:
             f"{read['out_channels']}, or {1 + 2 * read['out_channels']} of an inpainting model",
         )
     given |= _pooled(config, read)
+    if given["size"] is None:
+        given["size"] = SIDES["vector" in given]
     if given["size"] == 32 and before(config.fields.get("_diffusers_version"), (0, 9)):
         # diffusers before 0.9 wrote 32 whatever the model was trained at; its pipeline draws 64 as well.
         given["size"] = 64
     return Unet(channels=read["out_channels"], **given)
+
+
+def _same_for_all(config: Config, name: str, value: Any) -> Any:
+    """The one value of a field that may have one for each block. Raises RecipeError where they differ."""
+    if not isinstance(value, tuple):
+        return value
+    if len(set(value)) != 1:
+        raise RecipeError(
+            f"{config.path} 的 {name} 是 {value}，各块不同，不支持；只支持各块相同",
+            f"{name} of {config.path} is {value}, which differs from block to block; supported is the same for all",
+        )
+    return value[0]
 
 
 def _pooled(config: Config, read: dict[str, Any]) -> dict[str, Any]:
@@ -147,8 +188,17 @@ def _pooled(config: Config, read: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-def latent(config: Config) -> Latent:
-    """The space that an AutoencoderKL's config describes. Raises RecipeError."""
+def changed(defaults: dict[str, Any], read: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """The fields of these names that are not as their class has them."""
+    return {name: read[name] for name in names if plain(defaults[name]) != read[name]}
+
+
+def latent(config: Config, reads: tuple[str, ...] = ()) -> Latent:
+    """The space that an AutoencoderKL's config describes. Raises RecipeError.
+
+    ``reads`` are what the family's pipeline heeds of what is said of its latents: "shift" and "moments". Others are
+    left alone, whatever the config says, as diffusers leaves them.
+    """
     from diffusers import AutoencoderKL
 
     own = {
@@ -165,9 +215,34 @@ def latent(config: Config) -> Latent:
     read_blocks = config.fields.get("block_out_channels", (64,))
     count = len(read_blocks) if isinstance(read_blocks, list) else 1
     kinds = {"down_block_types": ("DownEncoderBlock2D",) * count, "up_block_types": ("UpDecoderBlock2D",) * count}
-    read = config.of({**defaults_of(AutoencoderKL), **kinds}, own.values(), NO_EFFECT_VAE)
+    moments = ("latents_mean", "latents_std")
+    defaults = {**defaults_of(AutoencoderKL), **kinds}
+    read = config.of(defaults, (*own.values(), *moments, *VAE_SETTINGS), NO_EFFECT_VAE)
     given = {name: read[field] for name, field in own.items()}
-    return Latent(**{**given, "shift": given["shift"] or 0.0})
+    given["shift"] = (given["shift"] or 0.0) if "shift" in reads else 0.0
+    given["config"] = changed(defaults, read, VAE_SETTINGS)
+    for name in moments:
+        if read[name] is not None and len(read[name]) != given["channels"]:
+            raise RecipeError(
+                f"{config.path} 的 {name} 有 {len(read[name])} 个数，隐变量有 {given['channels']} 个通道；应当一样多",
+                f"{name} of {config.path} are {len(read[name])} numbers, and the latents have {given['channels']} "
+                "channels; there should be as many",
+            )
+    if "moments" in reads and all(read[name] for name in moments):
+        given |= {"mean": read[moments[0]], "deviation": read[moments[1]]}
+    return Latent(**given)
+
+
+def guide_of(denoiser: Unet, guide: Guide) -> tuple[Guide, int]:
+    """How a level is guided, and in how many steps: a UNet that is told the scale answers as guided, asked once."""
+    if not denoiser.guidance:
+        return guide, STEPS
+    return replace(guide, scale=CONSISTENCY_GUIDANCE, until=0.0), CONSISTENCY_STEPS
+
+
+def told_scale(denoiser: Unet) -> tuple[Part, ...]:
+    """The hint of a denoiser that is told the scale of guidance."""
+    return (GuidanceScale(),) if denoiser.guidance else ()
 
 
 def law(folder: Folder, mend: bool = True) -> Ddpm:

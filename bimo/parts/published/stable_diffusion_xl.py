@@ -10,7 +10,17 @@ from bimo.core.recipe import Defaults, Guide, Level, Recipe
 from bimo.parts.hints.views import Sizes
 from bimo.parts.published.configs import FORMER_TEXT, NO_EFFECT_TEXT, TOWER_SIZES, defaults_of, read_json
 from bimo.parts.published.folder import Filling, Folder, Reading
-from bimo.parts.published.stable_diffusion import LEVEL, STEPS, latent, law, masked, text_name, unet, vae_name
+from bimo.parts.published.stable_diffusion import (
+    LEVEL,
+    guide_of,
+    latent,
+    law,
+    masked,
+    text_name,
+    told_scale,
+    unet,
+    vae_name,
+)
 from bimo.parts.text.clip import ClipText
 from bimo.parts.text.join import Channels
 
@@ -23,14 +33,14 @@ TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
 
 def reading(folder: Folder) -> Reading:
     """A StableDiffusionXLPipeline. Raises RecipeError for what cannot be drawn."""
-    towers = (_tower(folder, ""), _tower(folder, "_2"))
-    folder.demand("unet", "diffusers", ("UNet2DConditionModel",))
-    folder.demand("vae", "diffusers", ("AutoencoderKL",))
     if folder.index.get("requires_aesthetics_score"):
         raise RecipeError(
             f"{folder.path} 要美学分数（requires_aesthetics_score），这是 XL 的精修模型，不支持",
             f"{folder.path} wants aesthetic scores (requires_aesthetics_score): XL's refiner, which is not supported",
         )
+    towers = (_tower(folder, ""), _tower(folder, "_2"))
+    folder.demand("unet", "diffusers", ("UNet2DConditionModel",))
+    folder.demand("vae", "diffusers", ("AutoencoderKL",))
     widths = tuple(tower.width for tower in towers)
     denoiser = unet(folder.config("unet"))
     if denoiser.text != sum(widths) or denoiser.vector != towers[1].project or not denoiser.ids[0]:
@@ -41,16 +51,17 @@ def reading(folder: Folder) -> Reading:
             f"the towers give {widths} and {towers[1].project}",
         )
     denoiser = replace(denoiser, text=widths)
-    space = latent(folder.config("vae"))
+    space = latent(folder.config("vae"), ("moments",))
     side, factor = denoiser.size, 2 ** (len(space.block_channels) - 1)
     guide = Guide(scale=GUIDANCE, null="unsaid" if folder.index.get("force_zeros_for_empty_prompt", True) else "empty")
+    guide, steps = guide_of(denoiser, guide)
     level = Level(
         name=LEVEL,
         space=space,
         denoiser=denoiser,
         schedule=law(folder, mend=False),
-        hints=(*masked(denoiser, space), Sizes(factor=factor)),
-        steps=STEPS,
+        hints=(*masked(denoiser, space), Sizes(factor=factor), *told_scale(denoiser)),
+        steps=steps,
         guide=guide,
     )
     taiyi = all(tower.vocab == TAIYI_WORDS for tower in towers)

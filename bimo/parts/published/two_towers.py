@@ -22,8 +22,8 @@ from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
 from bimo.parts.published import ldm
 from bimo.parts.published.configs import FORMER_TEXT, NO_EFFECT_TEXT, TOWER_SIZES, Config, plain, read_json
-from bimo.parts.published.folder import files_of
 from bimo.parts.published.text_towers import CHINESE_CLIP_LENGTH
+from bimo.parts.published.weight_files import files_of
 from bimo.parts.spaces import CLIP_DEVIATION, CLIP_MEAN
 from bimo.parts.text.bert import Bert
 from bimo.parts.text.clip import ClipText

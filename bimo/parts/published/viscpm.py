@@ -9,8 +9,8 @@ import torch
 from bimo.core import weights
 from bimo.core.errors import WeightsError
 from bimo.diffusion.system import System
-from bimo.parts.published.folder import files_of
 from bimo.parts.published.stable_diffusion import vae_name
+from bimo.parts.published.weight_files import files_of
 
 #: The names of the bridge, whole, then the prefixes of the rest.
 BRIDGE = {
