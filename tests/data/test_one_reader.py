@@ -160,6 +160,17 @@ def old_mac(source: Path) -> None:
     put(source / "t.csv", 'file_name,caption\r1.png,一\r2.png,"两\r行"\r3.png,三\r')
 
 
+def excel_for_mac(source: Path) -> None:
+    """Rows end with CR, lines within a cell with LF, and the columns are in Chinese."""
+    photos(source, range(1, 4))
+    put(source / "t.csv", '文件名,说明\r1.png,"两\n行"\r2.png,"三\n\n行"\r3.png,三\r'.encode("gb18030"))
+
+
+def windows_tsv(source: Path) -> None:
+    photos(source, range(1, 4))
+    put(source / "t.tsv", '\ufefffile_name\ttext\r\n1.png\t"一\r\n二"\r\n2.png\t"""好"""\r\n3.png\t三\r\n')
+
+
 def old_mac_utf16(source: Path) -> None:
     photos(source, range(1, 4))
     put(source / "t.csv", "file_name,caption\r1.png,一\r2.png,二\r3.png,਍\r".encode("utf-16"))
@@ -201,6 +212,7 @@ def llava(source: Path) -> None:
     turns = [{"from": "human", "value": "<image>\n说说这张图"}, {"from": "gpt", "value": "一只猫"}]
     more = [*turns, {"from": "human", "value": "什么颜色？"}, {"from": "gpt", "value": "白"}]
     rows = [
+        {"id": "0", "conversations": turns},
         {"id": "1", "image": "1.png", "conversations": turns},
         {"id": "2", "image": "2.png", "conversations": more},
         {"id": "3", "images": ["3.png"], "messages": [{"role": "user", "content": "?"},
@@ -335,12 +347,14 @@ SOURCES = (
     Source("TSV, the caption last", last_column, {1: ("第一行\n第二行",), 2: ("好",), 3: ("一\n\n三",)}),
     Source("TSV without quotes", letters_in_tsv, {1: ('"猫 在睡',), 2: ("狗",), 3: ('5" 的"屏',)}),
     Source("CR alone", old_mac, {1: ("一",), 2: ("两\r行",), 3: ("三",)}),
+    Source("Excel for Mac", excel_for_mac, {1: ("两\n行",), 2: ("三\n\n行",), 3: ("三",)}),
+    Source("TSV of Windows", windows_tsv, {1: ("一\r\n二",), 2: ('"好"',), 3: ("三",)}),
     Source("CR alone in UTF-16", old_mac_utf16, {1: ("一",), 2: ("二",), 3: ("਍",)}),
     Source("CR alone in JSON lines", old_mac_lines, {1: ("一",), 2: ("二",)}),
     Source("separators in JSON lines", separators, dict.fromkeys(range(1, 4), (SEPARATORS,))),
     Source("separators beside a picture", separators_beside, {1: (SEPARATORS, "zwei", "trois", "vier")}),
     Source("data-juicer", data_juicer, {1: ("一只猫",), 2: ("二",), 3: ("三",)}, 2, None, 2),
-    Source("LLaVA", llava, {1: ("一只猫",), 2: ("一只猫",), 3: ("三",)}),
+    Source("LLaVA", llava, {1: ("一只猫",), 2: ("一只猫",), 3: ("三",)}, 1),
     Source("kohya", kohya, {1: ("一", "cat, white"), 2: ("dog",), 3: ("三",), 4: ("四",)}),
     Source("COCO", coco, {1: ("第0", "第2"), 2: ("第1",)}),
     Source("lists in parquet", listed_in_parquet, {1: ("一",)}, 1),

@@ -23,16 +23,17 @@ CODED = ("image_base64", "base64", "img_base64", "image_b64", "img_b64")
 FILES = (
     *("file_name", "name", "dir", "file", "image", "path"),
     *("filename", "file_path", "filepath", "image_path", "img_path", "img", "picture", "jpg", "png"),
-    *("image_name", "image_file"),
+    *("image_name", "image_file", "图片", "图片名", "文件", "文件名", "路径"),
 )
 TEXTS = (
     *("text", "caption", "captions", "description"),
     *("caption_zh", "text_zh", "zh", "chinese", "caption_en", "text_en", "en", "english"),
     *("title", "alt", "alt_text", "prompt", "intro", "recaption", "comment", "sentence", "sentences"),
+    *("说明", "描述", "标题", "文本", "文字", "中文", "英文"),
 )
 PICTURES = (*FILES, *ADDRESSES, *CODED)
 #: Names that many a table has for something else: such a column is of pictures where its values look so.
-WEAK = ("name", "dir", "file", "path")
+WEAK = ("name", "dir", "file", "path", "文件", "文件名", "路径")
 PICTURE_NAME = re.compile(rf"\.(?:{'|'.join(sorted(ending[1:] for ending in PICTURE_FILES))})$", re.IGNORECASE)
 ADDRESS = re.compile(r"https?://", re.IGNORECASE)
 #: What the base64 of a picture begins with: PNG, JPEG, RIFF (WEBP), GIF, BMP, TIFF of both byte orders, AVIF and HEIC.

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -114,8 +115,8 @@ def _kind(path: Path) -> str:
     with path.open(encoding=encoding, errors="replace") as file:
         start = file.read(4096).lstrip("\ufeff \t\r\n")
     if start.startswith("["):
-        first = next(_array(path, encoding), ("", None))[1]
-        return "list" if isinstance(first, Mapping) and has_picture(first) else ""
+        some = islice(_array(path, encoding), tables.LINES_LOOKED_AT)
+        return "list" if any(isinstance(one, Mapping) and has_picture(one) for _, one in some) else ""
     if not start.startswith("{") or path.suffix.lower() != ".json":
         return ""
     first = next(tables.read(path, _lines_of(path, encoding)), None)

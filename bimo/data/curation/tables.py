@@ -26,6 +26,7 @@ JSON_LINES = {".jsonl", ".ndjson"}
 LINES_LOOKED_AT = 20
 DELIMITERS = ",\t;|"
 _QUOTED = re.compile(r'"([^"]*(?:""[^"]*)*)"')
+_CR_ALONE = re.compile(r"\r(?!\n)")
 _LINE_ENDS = re.compile(rb"[\r\n]+")
 _NUMBER = re.compile(r"\s*-?[\d.]+\s*")
 _HAN_OR_SPACE = re.compile(r"[\u3400-\u9fff\s]")
@@ -86,11 +87,15 @@ def encoding_of(path: Path) -> str:
 
 
 def newline_of(path: Path, encoding: str) -> str:
-    """How the lines of a table end: with "\\r" where its start has no other end of a line, else with "\\n"."""
+    """How the lines of a table end, by its start: with "\\r" where most do so, else with "\\n". What stands in quotes
+    does not count: Excel for Mac ends rows with "\\r" and lines within a cell with "\\n".
+    """
     with path.open("rb") as file:
         start = file.read(SAMPLE_BYTES)
-    text = start.decode(encoding, "replace")
-    return "\r" if "\r" in text and "\n" not in text else "\n"
+    if b"\r" not in start:
+        return "\n"
+    text = _QUOTED.sub("", start.decode(encoding, "replace"))
+    return "\r" if len(_CR_ALONE.findall(text)) > text.count("\n") else "\n"
 
 
 def _fits(line: bytes, encoding: str) -> bool:

@@ -248,7 +248,10 @@ class WriteTable:
             columns[name] = pa.array([getattr(row, name) for row in standings], texts)
         for name in WRITTEN:
             columns[name] = pa.array([to_cell(getattr(row, name)) for row in standings], texts)
-        columns |= {name: measured[name] for name in ("sha256", "width", "height", "bytes", "converted")}
+        columns |= {name: measured[name] for name in ("sha256", "width", "height", "bytes")}
+        # Scores that were stored before colours were converted know of none.
+        known = "converted" in measured.column_names
+        columns["converted"] = measured["converted"] if known else pa.nulls(len(measured), texts)
         columns |= {name: rows[name] for name in ("path", "offset", "size", "form", "column", "fetched")}
         made = {name: _flat(columns[name]) for name in FIXED}
         for score in self.scores:
