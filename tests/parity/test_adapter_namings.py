@@ -366,6 +366,17 @@ def test_text_towers(systems: Callable[[str], System], tmp_path: Path, family: s
         compare(system, file, strong)
 
 
+def test_the_projection_of_a_text_tower(systems: Callable[[str], System], tmp_path: Path) -> None:
+    system = systems("sdxl")
+    up, down = halves(system.get_submodule("text.1.projection"), 5)
+    for base, a, b in (
+        ("lora_te2_text_projection", "lora_down", "lora_up"),
+        ("text_encoder_2.text_projection", "lora_A", "lora_B"),
+    ):
+        state = {f"{base}.{a}.weight": down, f"{base}.{b}.weight": up}
+        compare(system, saved(state, tmp_path / "p.safetensors"), {"text.1.projection.weight": product(up, down)})
+
+
 def learnt(config: Any, system: System, layers: tuple[str, ...], folder: Path) -> dict[str, Tensor]:
     """An adapter of peft's own classes for layers of the denoiser, every number of it random, saved as peft saves it;
     what merging it there adds to each parameter.

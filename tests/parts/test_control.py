@@ -300,7 +300,10 @@ def test_a_controlnet_of_hunyuans_authors(tmp_path: Path) -> None:
     assert all(torch.equal(found[n], value) for n, value in ours.items())
     torch.save({"module": kept}, tmp_path / "pytorch_model_canny_distill.pt")
     made = control(system, tmp_path / "pytorch_model_canny_distill.pt")
-    assert bytes_of(made, pictures={"control": PICTURE}) != bytes_of(made)
+    along = bytes_of(made, pictures={"control": PICTURE})
+    assert along != bytes_of(made)
+    torch.save(ours, tmp_path / "diffusers.pt")
+    assert bytes_of(control(system, tmp_path / "diffusers.pt"), pictures={"control": PICTURE}) == along
 
 
 def test_miaobi_takes_what_was_made_for_stable_diffusion(folder: Path, net: Path, tmp_path: Path) -> None:

@@ -177,6 +177,9 @@ def layer_names(system: System, level: str = "") -> LayerNames:
     for index, tower in enumerate(system.text):
         at = f"text.{index}.model"
         towers.append(dict(_of_tower(system.get_submodule(at), at)) if hasattr(tower, "model") else {})
+        if isinstance(getattr(tower, "projection", None), nn.Linear):
+            # It lies in the class that transformers has around the tower.
+            towers[-1]["text_projection"] = (Piece(f"text.{index}.projection"),)
     return LayerNames(denoiser, tuple(towers), {path: (Piece(path),) for path in _own_paths(system)})
 
 
@@ -203,6 +206,8 @@ def published(system: System, spelling: Spelling) -> dict[str, str]:
             named[f"text.{index}.model.{name}"] = before + (
                 inner if spelling == "diffusers" else inner.replace(".", "_")
             )
+        if isinstance(getattr(tower, "projection", None), nn.Linear):
+            named[f"text.{index}.projection"] = f"{before}text_projection"
     return named
 
 
