@@ -265,6 +265,23 @@ def test_a_dora_at_a_weight_goes_that_share_of_the_way(system: System, tmp_path:
     assert torch.equal(weight_of(system, f"{ATTENTION}.to_q"), before)
 
 
+def test_what_a_file_holds_counts_and_not_its_ending(system: System, tmp_path: Path) -> None:
+    """Its settings in the head of a .safetensors as well."""
+    import json
+
+    up, down = halves(1, 8, 8)
+    state = {f"unet.{ATTENTION}.to_q.lora_B.weight": up, f"unet.{ATTENTION}.to_q.lora_A.weight": down}
+    header = {"lora_adapter_metadata": json.dumps({"unet.r": 2, "unet.lora_alpha": 6})}
+    save_file(state, tmp_path / "head.pt", metadata=header)
+    torch.save(state, tmp_path / "pickle.safetensors")
+    save_file(state, tmp_path / "STYLE.SAFETENSORS")
+    before = weight_of(system, f"{ATTENTION}.to_q")
+    for name, strength in (("head.pt", 3), ("pickle.safetensors", 1), ("STYLE.SAFETENSORS", 1)):
+        adapters.adapt(system, tmp_path / name)
+        torch.testing.assert_close(weight_of(system, f"{ATTENTION}.to_q"), before + strength * up @ down)
+        adapters.unadapt(system)
+
+
 def test_a_strength_that_is_a_number_in_a_pickle_counts(system: System, tmp_path: Path) -> None:
     up, down = halves(1, 8, 8)
     name = f"lora_unet_{ATTENTION.replace('.', '_')}_to_q"
