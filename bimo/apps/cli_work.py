@@ -21,6 +21,14 @@ ARTWORK_EXAMPLES = say(
     "例子：\n\n  bimo data artwork data/ --canvases 2000",
     "Examples:\n\n  bimo data artwork data/ --canvases 2000",
 )
+SCENES_HELP = say(
+    "按程序画出中国的景、诗和菜，作训练数据。",
+    "Make training data of Chinese scenes, verses and dishes drawn by procedure.",
+)
+SCENES_EXAMPLES = say(
+    "不下载任何东西。例子：\n\n  bimo data scenes data/ --count 2000",
+    "Nothing is downloaded. Examples:\n\n  bimo data scenes data/ --count 2000",
+)
 FOLDER_HELP = say("把一个文件夹的图片和说明变成训练数据。", "Make training data of a folder of pictures and captions.")
 FOLDER_EXAMPLES = say(
     "说明放在图片旁的同名 .txt 里，或 metadata.jsonl（file_name、text），或 .csv（name、caption）。\n\n"
@@ -79,6 +87,23 @@ def artwork(
         packages=packages,
         progress=lambda words: typer.echo(words, err=True),
     )
+    for name, value in report.items():
+        if isinstance(value, (int, float, str)):
+            print(f"{name}: {value}")
+    print(out)
+
+
+def scenes(
+    out: Annotated[Path, typer.Argument(help=say("写到哪个文件夹", "the folder to write"))],
+    count: Annotated[int, typer.Option(min=1, help=say("多少张画", "how many pictures"))] = 20000,
+    side: Annotated[int, typer.Option(min=16, help=say("边长多少像素", "the side in pixels"))] = 256,
+    seed: Annotated[int, typer.Option(min=0, help=say("另一个种子，另一批画", "another one: other pictures"))] = 0,
+    workers: Annotated[int, typer.Option(min=1, help=say("几个进程", "how many processes"))] = 2,
+) -> None:
+    """Builds scenes, verses and dishes with captions and all that the pictures declare."""
+    from bimo.xiaomo.build import build_scenes
+
+    report = build_scenes(out, count, side, seed, workers, progress=lambda words: typer.echo(words, err=True))
     for name, value in report.items():
         if isinstance(value, (int, float, str)):
             print(f"{name}: {value}")

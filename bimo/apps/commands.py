@@ -72,6 +72,7 @@ data.command("folder", help=cli_work.FOLDER_HELP, epilog=cli_work.FOLDER_EXAMPLE
 data.command("feedback", help=cli_work.FEEDBACK_HELP, epilog=cli_work.FEEDBACK_EXAMPLES)(cli_work.feedback)
 data.command("texts", help=cli_work.TEXTS_HELP, epilog=cli_work.TEXTS_EXAMPLES)(cli_work.texts)
 data.command("artwork", help=cli_work.ARTWORK_HELP, epilog=cli_work.ARTWORK_EXAMPLES)(cli_work.artwork)
+data.command("scenes", help=cli_work.SCENES_HELP, epilog=cli_work.SCENES_EXAMPLES)(cli_work.scenes)
 app.add_typer(data, name="data")
 app.command("curate", help=cli_curate.HELP, epilog=cli_curate.EXAMPLES)(cli_curate.curate)
 app.command("train", help=cli_work.TRAIN_HELP, epilog=cli_work.TRAIN_EXAMPLES)(cli_work.train)

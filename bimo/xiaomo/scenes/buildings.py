@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from bimo.xiaomo.scenes.description import Scene, Stroke
-from bimo.xiaomo.scenes.geometry import Path, arc, box, ellipse, height_at, path, smooth, xy
+from bimo.xiaomo.scenes.geometry import Path, arc, box, ellipse, height_at, path, placed, smooth, xy
 
 
 def house(
@@ -679,3 +679,34 @@ def window_frame(scene: Scene) -> None:
     with scene.element("moon window"):
         scene.fill("wall", wall, into="wall_low", rough=0.1)
         scene.line("dark_wood", [np.concatenate([ring, ring[:2]])], 0.024, rough=0.1)
+
+
+def yurt(scene: Scene, x: float, foot: float, size: float) -> None:
+    """A felt tent of the grassland."""
+
+    scene.fill(
+        "wall",
+        placed([(-0.5, 0.0), (-0.5, -0.34), (0.5, -0.34), (0.5, 0.0)], x, foot, size),
+        into="wall_low",
+        rough=0.3,
+    )
+    scene.fill(
+        "wall",
+        smooth(placed([(-0.54, -0.33), (-0.3, -0.56), (0.0, -0.66), (0.3, -0.56), (0.54, -0.33)], x, foot, size), 20),
+        into="wall_low",
+        rough=0.2,
+    )
+    scene.line(
+        "robe_blue",
+        [path((x - size * 0.5, foot - size * 0.33), (x + size * 0.5, foot - size * 0.33))],
+        size * 0.05,
+        rough=0.1,
+    )
+    scene.fill("red_wood", box(x - size * 0.09, foot - size * 0.27, x + size * 0.09, foot), rough=0.1)
+    scene.line(
+        "robe_line",
+        [path((x + k * size, foot), (x + k * size, foot - size * 0.33)) for k in (-0.36, -0.22, 0.22, 0.36)],
+        0.0022,
+        rough=0.1,
+        strength=0.5,
+    )

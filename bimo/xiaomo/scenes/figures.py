@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from bimo.xiaomo.scenes.description import Scene, Stroke
-from bimo.xiaomo.scenes.geometry import Path, arc, blob, box, ellipse, frame, leaf, path, placed, smooth, xy
+from bimo.xiaomo.scenes.description import Scene
+from bimo.xiaomo.scenes.geometry import Path, arc, blob, box, ellipse, frame, leaf, path, petal, placed, smooth, xy
 
 HULL = [
     (-1.0, -0.20),
@@ -789,9 +789,23 @@ def mooncakes(scene: Scene, x: float, y: float, size: float) -> None:
             )
 
 
-def fan_strokes(x: float, y: float, size: float, count: int) -> list[Stroke]:
-    """Short strokes that fan out from a point upwards."""
-    return [
-        Stroke(path((x, y), (x + math.sin(k) * size, y - math.cos(k) * size)), 0.004, 0.001)
-        for k in np.linspace(-0.9, 0.9, count)
-    ]
+def stone_lantern(scene: Scene, x: float, y: float, size: float) -> None:
+    """A stone lantern that stands in the water."""
+
+    scene.fill(
+        "stone",
+        placed([(-0.2, 0.0), (-0.34, -0.5), (-0.2, -0.85), (0.2, -0.85), (0.34, -0.5), (0.2, 0.0)], x, y, size),
+        into="stone_low",
+        rough=0.2,
+    )
+    scene.fill("stone_low", placed([(-0.46, -0.82), (0.0, -1.25), (0.46, -0.82)], x, y, size), rough=0.2)
+    scene.fill("window", ellipse(x, y - 0.45 * size, size * 0.11, size * 0.13, 10), rough=0.0)
+    scene.line("ripple", [path((x - size * 0.7, y + 0.004), (x + size * 0.7, y + 0.004))], 0.005, 0.002)
+
+
+def river_lantern(scene: Scene, x: float, y: float) -> None:
+    """A paper lotus with a light in it, afloat."""
+    with scene.element("river lantern"):
+        for turn in (-2.2, -0.9, -1.57):
+            scene.fill("petal_tip", petal(x, y + 0.012, turn, 0.035, 0.018), into="petal", rough=0.1)
+        scene.fill("lamp", box(x - 0.006, y - 0.028, x + 0.006, y - 0.008), rough=0.1)

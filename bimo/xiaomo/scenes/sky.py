@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from bimo.xiaomo.scenes.description import Scene, Stroke
-from bimo.xiaomo.scenes.geometry import Path, blob, box, ellipse, path, placed, smooth, xy
+from bimo.xiaomo.scenes.geometry import Path, blob, box, ellipse, frame, path, placed, smooth, xy
 
 
 def sky(scene: Scene, horizon: float, dust: bool = False) -> None:
@@ -271,10 +271,38 @@ def crow(scene: Scene, x: float, y: float, size: float, flying: bool = False) ->
         scene.fill("crow", body, rough=0.2)
 
 
-def swallows(scene: Scene, places: list[tuple[float, float]], size: float) -> None:
+def small_birds(scene: Scene, places: list[tuple[float, float]], size: float) -> None:
+    """Small birds that perch or hop, with a yellow breast."""
+    chance = scene.chance.fork("small birds")
+    with scene.element("bird"):
+        for x, y in places:
+            way = chance.pick((-1.0, 1.0))
+            at = frame(x, y, size, way)
+            scene.fill("crow", at((-0.2, 0.0), (-0.95, 0.30), (-0.85, 0.42), (-0.1, 0.2)), rough=0.1)
+            scene.fill(
+                "chrysanthemum",
+                at(
+                    (-0.35, 0.05),
+                    (-0.1, -0.28),
+                    (0.2, -0.42),
+                    (0.46, -0.40),
+                    (0.56, -0.2),
+                    (0.4, 0.1),
+                    (0.1, 0.32),
+                    (-0.2, 0.28),
+                ),
+                rough=0.2,
+            )
+            scene.fill("crow", at((-0.45, 0.02), (-0.05, -0.22), (0.16, -0.02), (-0.12, 0.14)), rough=0.1)
+            scene.fill("dark_wood", at((0.54, -0.30), (0.78, -0.22), (0.54, -0.18)), rough=0.0)
+            eye = at((0.40, -0.27))[0]
+            scene.fill("crow", ellipse(float(eye[0]), float(eye[1]), size * 0.05, size * 0.05, 8), rough=0.0)
+
+
+def swallows(scene: Scene, places: list[tuple[float, float]], size: float, name: str = "swallow") -> None:
     """Swallows with forked tails."""
     chance = scene.chance.fork("swallows")
-    with scene.element("swallow"):
+    with scene.element(name):
         for x, y in places:
             way = chance.pick((-1.0, 1.0))
             body = placed(

@@ -43,7 +43,7 @@ def _modelled(painting: Painting, mask: Floats, window: Window, colour: Floats) 
     radius = min(4.5, max(1.2, height * 0.10)) * painting.scale
     hill = blurred(mask, radius)
     down, across = np.gradient(hill)
-    light: Floats = ((0.6 * across + 0.8 * down) * radius)[..., None]
+    light: Floats = np.expand_dims((0.6 * across + 0.8 * down) * radius, 2)
     shade = 1 + np.clip(light, -0.5, 0.5) * 0.9
     gloss = np.clip(light - 0.16, 0, 1) * 0.5
     return np.clip(colour * shade + gloss, 0, 1)

@@ -6,7 +6,7 @@ import numpy as np
 
 from bimo.xiaomo.scenes import buildings, figures, plants, sky, terrain
 from bimo.xiaomo.scenes.description import Scene, Stroke
-from bimo.xiaomo.scenes.geometry import below, blob, box, height_at, path, placed, ridge, smooth
+from bimo.xiaomo.scenes.geometry import below, blob, height_at, ridge, smooth
 from bimo.xiaomo.scenes.subjects.subject import Subject
 from bimo.xiaomo.scenes.subjects.waterside import near_tree, near_tree_kind
 
@@ -258,43 +258,15 @@ def grassland(scene: Scene) -> None:
         scene.fill("meadow", below(edge, 1.03), into="ground_low", depth=0.35 - 0.17 * k)
     with scene.element("yurt"):
         for k in range(1 + round(layout.density * 2)):
-            _yurt(scene, layout.main_x + 0.15 * k * layout.side, layout.main_y - 0.10 - 0.01 * k, 0.15 - 0.02 * k)
+            buildings.yurt(
+                scene, layout.main_x + 0.15 * k * layout.side, layout.main_y - 0.10 - 0.01 * k, 0.15 - 0.02 * k
+            )
     figures.sheep(scene, layout.second_x, layout.second_y - 0.02, 0.055, 8)
     figures.horse(scene, 0.5 - layout.side * 0.24, 0.86, 0.15, rider="robe_red")
     terrain.tufts(scene, horizon + 0.1, 1.02, 90)
     plants.flowers(scene, 0.75, 1.0, 40) if mood.season in ("spring", "summer") else None
     with scene.element("eagle"):
         sky.crow(scene, 0.5 - layout.side * 0.2, 0.2, 0.05, True)
-
-
-def _yurt(scene: Scene, x: float, foot: float, size: float) -> None:
-
-    scene.fill(
-        "wall",
-        placed([(-0.5, 0.0), (-0.5, -0.34), (0.5, -0.34), (0.5, 0.0)], x, foot, size),
-        into="wall_low",
-        rough=0.3,
-    )
-    scene.fill(
-        "wall",
-        smooth(placed([(-0.54, -0.33), (-0.3, -0.56), (0.0, -0.66), (0.3, -0.56), (0.54, -0.33)], x, foot, size), 20),
-        into="wall_low",
-        rough=0.2,
-    )
-    scene.line(
-        "robe_blue",
-        [path((x - size * 0.5, foot - size * 0.33), (x + size * 0.5, foot - size * 0.33))],
-        size * 0.05,
-        rough=0.1,
-    )
-    scene.fill("red_wood", box(x - size * 0.09, foot - size * 0.27, x + size * 0.09, foot), rough=0.1)
-    scene.line(
-        "robe_line",
-        [path((x + k * size, foot), (x + k * size, foot - size * 0.33)) for k in (-0.36, -0.22, 0.22, 0.36)],
-        0.0022,
-        rough=0.1,
-        strength=0.5,
-    )
 
 
 def peach_spring(scene: Scene) -> None:

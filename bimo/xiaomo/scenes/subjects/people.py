@@ -6,7 +6,7 @@ import numpy as np
 
 from bimo.xiaomo.scenes import buildings, figures, plants, sky, terrain
 from bimo.xiaomo.scenes.description import Scene
-from bimo.xiaomo.scenes.geometry import box, path, petal
+from bimo.xiaomo.scenes.geometry import box, path
 from bimo.xiaomo.scenes.subjects.subject import ALL_STYLES, MODERN, NO_HILLS, Subject
 from bimo.xiaomo.scenes.subjects.waterside import near_tree
 
@@ -121,12 +121,8 @@ def lantern_fair(scene: Scene) -> None:
     scene.shapes.insert(first, scene.shapes.pop())
     scene.mirror(first + 1, horizon + 0.045, 0.34, 0.7)
     terrain.ripples(scene, horizon + 0.08, 1.0, 30)
-    with scene.element("river lantern"):
-        for _ in range(5):
-            x, y = chance.uniform(0.1, 0.9), chance.uniform(horizon + 0.16, 0.93)
-            for turn in (-2.2, -0.9, -1.57):
-                scene.fill("petal_tip", petal(x, y + 0.012, turn, 0.035, 0.018), into="petal", rough=0.1)
-            scene.fill("lamp", box(x - 0.006, y - 0.028, x + 0.006, y - 0.008), rough=0.1)
+    for _ in range(5):
+        figures.river_lantern(scene, chance.uniform(0.1, 0.9), chance.uniform(horizon + 0.16, 0.93))
     near_tree(scene, 0.55, "willow" if scene.mood.season != "winter" else "bare")
 
 

@@ -6,7 +6,7 @@ import math
 
 from bimo.xiaomo.scenes import buildings, figures, plants, sky, terrain
 from bimo.xiaomo.scenes.description import Scene
-from bimo.xiaomo.scenes.geometry import Path, box, ellipse, path, placed
+from bimo.xiaomo.scenes.geometry import Path, box
 from bimo.xiaomo.scenes.subjects.subject import NO_HILLS, Subject
 
 
@@ -200,7 +200,7 @@ def west_lake(scene: Scene) -> None:
     with scene.element("stone lantern"):
         for k in range(3):
             x, y = layout.second_x + (k - 1) * 0.11, layout.main_y + 0.03 * (k == 1)
-            _stone_lantern(scene, x, y, 0.045)
+            figures.stone_lantern(scene, x, y, 0.045)
     figures.boat(scene, layout.main_x - 0.12 * layout.side, layout.second_y + 0.02, 0.085)
     if mood.weather != "rain":
         plants.tree(
@@ -211,19 +211,6 @@ def west_lake(scene: Scene) -> None:
             "willow" if mood.season != "winter" else "bare",
             0.1 * layout.side,
         )
-
-
-def _stone_lantern(scene: Scene, x: float, y: float, size: float) -> None:
-
-    scene.fill(
-        "stone",
-        placed([(-0.2, 0.0), (-0.34, -0.5), (-0.2, -0.85), (0.2, -0.85), (0.34, -0.5), (0.2, 0.0)], x, y, size),
-        into="stone_low",
-        rough=0.2,
-    )
-    scene.fill("stone_low", placed([(-0.46, -0.82), (0.0, -1.25), (0.46, -0.82)], x, y, size), rough=0.2)
-    scene.fill("window", ellipse(x, y - 0.45 * size, size * 0.11, size * 0.13, 10), rough=0.0)
-    scene.line("ripple", [path((x - size * 0.7, y + 0.004), (x + size * 0.7, y + 0.004))], 0.005, 0.002)
 
 
 def guilin(scene: Scene) -> None:

@@ -1,0 +1,206 @@
+"""Builds a set of scenes, verses and dishes: plans -> pictures with captions -> shards, and a report beside them.
+
+As for artwork, the same arguments give the same bytes, whatever the number of workers, and a run that was broken off is
+continued.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import multiprocessing
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from bimo.core.errors import DataError
+from bimo.core.files import write_whole
+from bimo.data.phrases import Text
+from bimo.data.shards import Shard, finished, hash_of, read_shard, shard_name, write_index, write_shard
+from bimo.xiaomo.captions.phrases import dish_captions, said_of_subject, said_of_verse, scene_captions
+from bimo.xiaomo.captions.verses import drawn_verses, verses
+from bimo.xiaomo.dishes.plan import DishPlan, draw_dish, plan_dishes, table_kind
+from bimo.xiaomo.heldout import held_out_scene
+from bimo.xiaomo.scenes.plan import ScenePlan, VersePlan, draw_scene, draw_verse, pairs, plan_scenes, plan_verses
+
+RECIPE = "scenes 1"
+SAMPLES_PER_SHARD = 500
+CAPTIONS = 12
+PNG_LEVEL = 2
+SIDE = 256
+#: Of ten pictures in a row so many are of each kind, spread so that any stretch of a set is like the whole.
+TURN = ("scene", "dish", "scene", "verse", "scene", "scene", "dish", "scene", "verse", "scene")
+LICENCE = "Apache-2.0"
+SOURCE = "bimo"
+AnyPlan = ScenePlan | VersePlan | DishPlan
+
+
+@dataclass(frozen=True)
+class Job:
+    """One shard to write: all that a worker needs."""
+
+    out: str
+    number: int
+    plans: tuple[AnyPlan, ...]
+    side: int
+    stamp: str
+
+
+def plan(count: int, seed: int = 0) -> list[AnyPlan]:
+    """The pictures of a set in order: scenes, verses and dishes in the shares of TURN; held-out ones are never in it.
+
+    A larger set begins with the smaller.
+    """
+    kinds = [TURN[number % len(TURN)] for number in range(count)]
+    wanted = Counter(kinds)
+    ready: Mapping[str, Iterator[AnyPlan]] = {
+        "scene": plan_scenes(wanted["scene"], seed),
+        "verse": plan_verses([verse.line for verse in drawn_verses()], wanted["verse"], seed),
+        "dish": plan_dishes(wanted["dish"], seed),
+    }
+    return [next(ready[kind]) for kind in kinds]
+
+
+def build_scenes(
+    out: Path,
+    count: int = 20000,
+    side: int = SIDE,
+    seed: int = 0,
+    workers: int = 2,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Builds the set under `out` and gives the report that is also in `out/report.json`.
+
+    Raises DataError where the numbers make no set.
+    """
+    if count < 1 or workers < 1 or side < 16:
+        raise DataError(
+            f"张数 {count} 与进程数 {workers} 都应至少为 1，边长 {side} 应至少为 16。",
+            f"count ({count}) and workers ({workers}) must be at least 1, and side ({side}) at least 16.",
+        )
+    began, say = time.monotonic(), progress or (lambda _: None)
+    out.mkdir(parents=True, exist_ok=True)
+    _write_tables(out)
+    plans, stamp = plan(count, seed), _stamp(side)
+    jobs = []
+    for number, start in enumerate(range(0, count, SAMPLES_PER_SHARD)):
+        some = tuple(plans[start : start + SAMPLES_PER_SHARD])
+        jobs.append(Job(str(out), number, some, side, f"{stamp} {len(some)} {seed}"))
+    _sweep(out, len(jobs))
+    shards: list[Shard] = []
+    for shard in _run(jobs, workers):
+        shards.append(shard)
+        say(f"{shard.name}: {shard.count} ({len(shards)}/{len(jobs)}, {time.monotonic() - began:.0f} s)")
+    digest = write_index(out, shards)
+    report = {"kind": "scenes", "count": count, "side": side, "seed": seed, "digest": digest, **_count(out, shards)}
+    _write_json(out / "report.json", report)
+    return {**report, "seconds": round(time.monotonic() - began, 1)}
+
+
+def _run(jobs: Sequence[Job], workers: int) -> Iterator[Shard]:
+    """Shards as they are finished, by this process or by spawned ones."""
+    if workers == 1 or len(jobs) == 1:
+        yield from map(write_job, jobs)
+        return
+    with multiprocessing.get_context("spawn").Pool(min(workers, len(jobs))) as pool:
+        yield from pool.imap_unordered(write_job, jobs)
+
+
+def write_job(job: Job) -> Shard:
+    """Writes one shard, unless it is there already, whole and of the same stamp."""
+    path = Path(job.out) / shard_name(job.number)
+    return finished(path, job.stamp) or write_shard(path, (sample(one, job.side) for one in job.plans), job.stamp)
+
+
+def sample(one: AnyPlan, side: int = SIDE) -> tuple[str, bytes, dict[str, Any]]:
+    """Key, PNG and record of a plan. The record's labels hold style, mood, layout and the boxes of elements."""
+    if isinstance(one, DishPlan):
+        drawn = draw_dish(one, side)
+        table = table_kind(drawn.layout)
+        captions = dish_captions(one.dish, one.vessel, one.style, drawn.elements, table, one.key, CAPTIONS)
+        labels: dict[str, Any] = {"type": "dish", "subject": one.dish, "vessel": one.vessel, "table": table}
+        return _record(one, drawn.image, captions, labels, drawn.layout.as_list(), drawn.elements)
+    if isinstance(one, VersePlan):
+        made, verse = draw_verse(one, side), next(v for v in drawn_verses() if v.line == one.line)
+        said = said_of_verse(verse, one.style, made.mood, made.elements)
+        labels = {"type": "verse", "subject": one.line, "named": list(verse.elements), **asdict(made.mood)}
+    else:
+        made = draw_scene(one, side)
+        said = said_of_subject(one.subject, one.style, made.mood, made.elements)
+        labels = {"type": "scene", "subject": one.subject, **asdict(made.mood)}
+    captions = scene_captions(said, one.key, CAPTIONS)
+    return _record(one, made.image, captions, labels, made.layout.as_list(), made.elements)
+
+
+def _record(
+    one: AnyPlan,
+    image: Image.Image,
+    captions: Sequence[Text],
+    labels: Mapping[str, Any],
+    layout: list[float],
+    boxes: Mapping[str, Any],
+) -> tuple[str, bytes, dict[str, Any]]:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=PNG_LEVEL)
+    everything = {**labels, "style": one.style, "layout": layout, "elements": boxes}
+    record = {
+        "captions": [asdict(text) for text in captions], "labels": everything, "source": SOURCE, "licence": LICENCE
+    }  # fmt: skip
+    return one.key, buffer.getvalue(), record
+
+
+def _stamp(side: int) -> str:
+    """What pictures are made of: the code and the tables of this room, and the side."""
+    made = hashlib.sha256(f"{RECIPE} {side}".encode())
+    room = Path(str(resources.files("bimo.xiaomo")))
+    for path in sorted(room.rglob("*")):
+        if path.suffix in (".py", ".tsv"):
+            made.update(f"{path.relative_to(room).as_posix()} {hash_of(path)}\n".encode())
+    return made.hexdigest()
+
+
+def _sweep(out: Path, count: int) -> None:
+    """Removes what an interrupted or larger earlier run left: half-written files and shards beyond the last."""
+    keep = {shard_name(number) for number in range(count)}
+    for path in (*out.glob("shard-*.tar"), *out.glob("shard-*.done"), *out.glob("*.partial")):
+        if path.with_suffix(".tar").name not in keep or path.suffix == ".partial":
+            path.unlink()
+    (out / "index.json").unlink(missing_ok=True)
+
+
+def _count(out: Path, shards: Sequence[Shard]) -> dict[str, dict[str, int]]:
+    """Counts over the written records."""
+    names = ("type", "subject", "style", "season", "light", "weather", "vessel")
+    counts: dict[str, Counter[str]] = {name: Counter() for name in (*names, "element")}
+    for shard in sorted(shards, key=lambda shard: shard.name):
+        for _, _, record in read_shard(out / shard.name):
+            labels = record["labels"]
+            for name in names:
+                if name in labels and not (name == "subject" and labels["type"] == "verse"):
+                    counts[name][labels[name]] += 1
+            counts["element"].update(labels["elements"].keys())
+    return {f"by {name}": dict(counter.most_common()) for name, counter in counts.items()}
+
+
+def _write_tables(out: Path) -> None:
+    """`held_out.json` and `LICENSES.md`."""
+    drawn = {verse.line for verse in drawn_verses()}
+    held = {
+        "scenes": [list(pair) for pair in pairs() if held_out_scene(*pair)],
+        "verses": [verse.line for verse in verses() if verse.line not in drawn],
+    }
+    _write_json(out / "held_out.json", held)
+    notice = resources.files("bimo.xiaomo.captions").joinpath("LICENSE.chinese-poetry.txt").read_text("utf-8")
+    text = f"Pictures and captions are drawn by procedure, {LICENCE}. Verses are from chinese-poetry:\n\n{notice}"
+    write_whole(out / "LICENSES.md", text.encode())
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    write_whole(path, json.dumps(value, ensure_ascii=False, indent=1).encode())

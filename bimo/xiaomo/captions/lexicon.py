@@ -1,0 +1,141 @@
+"""The words of scenes: which element a word names, which season, hour and weather, how subjects and styles are called.
+
+All of it is data in the tables beside this file; a mended row is a mended lexicon.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+
+from bimo.words.normalise import normal
+from bimo.xiaomo.scenes.description import Mood
+
+NOTHING = "-"
+_WORDS = re.compile("[a-z]+")
+
+
+@dataclass(frozen=True)
+class Named:
+    """How something is called in Chinese and English, the usual name first, and the words of verses that name it."""
+
+    zh: tuple[str, ...]
+    en: tuple[str, ...]
+    words: tuple[str, ...] = ()
+
+
+def _rows(name: str) -> list[dict[str, str]]:
+    text = resources.files("bimo.xiaomo.captions").joinpath(name).read_text("utf-8")
+    lines = [line for line in text.split("\n") if line and not line.startswith("#")]
+    return list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def _several(text: str | None, mark: str = ",") -> tuple[str, ...]:
+    return tuple(part.strip() for part in (text or "").split(mark) if part.strip())
+
+
+@lru_cache(maxsize=1)
+def elements() -> Mapping[str, Named]:
+    """Elements by name: what captions call them, and all the words that name them."""
+    made = {}
+    for row in _rows("elements.tsv"):
+        if row["element"] != NOTHING:
+            made[row["element"]] = Named((row["zh"],), (row["en"],), tuple((row["words"] or "").split()))
+    return made
+
+
+@lru_cache(maxsize=1)
+def moods() -> Mapping[str, Mapping[str, Named]]:
+    """Names of seasons, lights and weathers: kind -> value -> names."""
+    made: dict[str, dict[str, Named]] = {}
+    for row in _rows("moods.tsv"):
+        named = Named(_several(row["zh"]), _several(row["en"]), tuple((row["words"] or "").split()))
+        made.setdefault(row["kind"], {})[row["value"]] = named
+    return made
+
+
+@lru_cache(maxsize=1)
+def styles() -> Mapping[str, Named]:
+    """Names of the manners of painting."""
+    return {row["style"]: Named(_several(row["zh"]), _several(row["en"])) for row in _rows("styles.tsv")}
+
+
+@lru_cache(maxsize=1)
+def subjects() -> Mapping[str, Named]:
+    """Names of subjects; `words` are the verses that are said of them."""
+    made = {}
+    for row in _rows("subjects.tsv"):
+        english = _several(row["en"], ";" if ";" in row["en"] else ",")
+        made[row["subject"]] = Named(_several(row["zh"]), english, _several(row["verses"], ";"))
+    return made
+
+
+@lru_cache(maxsize=1)
+def _by_word() -> tuple[Mapping[str, str], int]:
+    """Word -> element, or NOTHING; and the length of the longest word."""
+    found: dict[str, str] = {}
+    for row in _rows("elements.tsv"):
+        for word in (row["words"] or "").split():
+            found.setdefault(normal(word), row["element"])
+    return found, max(map(len, found))
+
+
+def elements_of(text: str) -> tuple[str, ...]:
+    """The elements that the words of a text name, in the order of the text, longest words first.
+
+    What a sentence names is what a picture of it must hold: 举头望明月 names the moon, 枯藤老树昏鸦 vines, a bare tree
+    and crows. Traditional characters are read as simplified ones; English words are read whole.
+    """
+    found: dict[str, None] = {}
+    words, longest = _by_word()
+    plain, place = normal(text), 0
+    while place < len(plain):
+        latin = _WORDS.match(plain, place)
+        if latin:
+            if words.get(latin[0], NOTHING) != NOTHING:
+                found[words[latin[0]]] = None
+            place = latin.end()
+            continue
+        for length in range(min(longest, len(plain) - place), 0, -1):
+            element = words.get(plain[place : place + length])
+            if element is not None:
+                if element != NOTHING:
+                    found[element] = None
+                place += length
+                break
+        else:
+            place += 1
+    return tuple(found)
+
+
+def _without_mere_words(plain: str) -> str:
+    """A text without the words that look as if they named something: 二月 has no moon in it, 春日 is still spring."""
+    words, _ = _by_word()
+    for word, element in words.items():
+        if element == NOTHING and not set(word) & set("春夏秋冬"):
+            plain = plain.replace(word, " ")
+    return plain
+
+
+def mood_of(text: str, otherwise: Mood) -> Mood:
+    """Season, light and weather that the words of a text name; what it does not say is that of `otherwise`."""
+    plain = _without_mere_words(normal(text))
+    said = {}
+    for kind, values in moods().items():
+        best = (0, "")
+        for value, named in values.items():
+            for word in named.words:
+                if word in plain and (len(word), value) > best:
+                    best = (len(word), value)
+        said[kind] = best[1]
+    season, light, weather = (said[kind] or getattr(otherwise, kind) for kind in ("season", "light", "weather"))
+    if weather == "snow":
+        season = "winter"
+    elif weather == "rain" and season == "winter":
+        season = said["season"] or "autumn"
+        weather = "snow" if season == "winter" else weather
+    return Mood(season, light, weather)

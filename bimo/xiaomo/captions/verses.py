@@ -1,0 +1,94 @@
+"""Lines of Tang and Song poems that name things a picture can hold, each with its poem and poet.
+
+`verses.tsv` was derived by `derive` from chinese-poetry (https://github.com/chinese-poetry/chinese-poetry, MIT licence;
+its notice is in `LICENSE.chinese-poetry.txt`). What a line names is worked out by the lexicon, so a mended lexicon is a
+mended table.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+
+from bimo.words.normalise import normal
+from bimo.xiaomo.captions.lexicon import elements_of
+from bimo.xiaomo.heldout import held_out_verse
+from bimo.xiaomo.scenes.subjects.verse import room_for
+
+COLLECTIONS = ("tangshi300.json", "songci300.json", "shuimotangshi.json")
+LEAST = 2
+LONGEST = 26
+
+
+@dataclass(frozen=True)
+class Verse:
+    """One line as it is printed, in simplified characters, and where it stands."""
+
+    line: str
+    title: str
+    author: str
+
+    @property
+    def elements(self) -> tuple[str, ...]:
+        """What the line names."""
+        return elements_of(self.line)
+
+    @property
+    def clauses(self) -> tuple[str, ...]:
+        """The parts between its commas."""
+        return tuple(filter(None, self.line.rstrip("。？！；").replace("，", "\n").replace("、", "\n").split("\n")))
+
+
+@lru_cache(maxsize=1)
+def verses() -> tuple[Verse, ...]:
+    """All lines of the table."""
+    text = resources.files("bimo.xiaomo.captions").joinpath("verses.tsv").read_text("utf-8")
+    lines = [line for line in text.split("\n") if line and not line.startswith("#")]
+    rows = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    return tuple(Verse(row["line"], row["title"], row["author"]) for row in rows)
+
+
+@lru_cache(maxsize=1)
+def drawn_verses() -> tuple[Verse, ...]:
+    """The lines that may be drawn: a picture has room for what they name, and they are not held out."""
+    return tuple(one for one in verses() if len(one.elements) >= LEAST and room_for(one.elements) and not held_out(one))
+
+
+def held_out(verse: Verse) -> bool:
+    """Whether a line, or a clause of it that names enough by itself, is held out."""
+    return held_out_verse(verse.line) or any(
+        held_out_verse(part) for part in verse.clauses if len(elements_of(part)) >= LEAST
+    )
+
+
+def derive(folder: Path) -> list[Verse]:
+    """The lines of the collections in a folder that name at least two things a picture has room for."""
+    found: dict[str, Verse] = {}
+    for name in COLLECTIONS:
+        for poem in json.loads((folder / name).read_text("utf-8")):
+            for paragraph in poem["paragraphs"]:
+                line = _printed(paragraph)
+                named = elements_of(line)
+                if len(line) <= LONGEST and len(named) >= LEAST and room_for(named):
+                    found.setdefault(
+                        line,
+                        Verse(line, _printed(poem.get("title") or poem.get("rhythmic", "")), _printed(poem["author"])),
+                    )
+    return list(found.values())
+
+
+def write_table(rows: Sequence[Verse], path: Path) -> None:
+    """Writes the table."""
+    head = "# 诗句 lines of poems; from chinese-poetry (MIT, see LICENSE.chinese-poetry.txt)\nline\ttitle\tauthor\n"
+    path.write_text(head + "".join(f"{one.line}\t{one.title}\t{one.author}\n" for one in rows), "utf-8")
+
+
+def _printed(text: str) -> str:
+    """Simplified characters with Chinese punctuation, without notes in brackets."""
+    plain = normal(text.partition("(")[0].partition("（")[0]).strip()
+    return plain.translate(str.maketrans({".": "。", ",": "，", "?": "？", "!": "！", ";": "；", ":": "：", "\t": " "}))
