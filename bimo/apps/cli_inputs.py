@@ -83,6 +83,8 @@ class Looking:
         for file, rest in _halves(text):
             network, weight = _weighed(rest)
             if network.exists():
+                if not network.is_dir():
+                    demand_regular(network)
                 return cls("--control", name, network, Path(file), weight)
         raise RequestError(
             f"--control 是 {text!r}，应为 图=网络 或 图=网络:强度（ControlNet 或 T2I-Adapter，文件夹或一个文件）",

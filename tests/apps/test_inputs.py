@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ def draw(
     mask.paste(255, (32, 0, 64, 64))
     mask.save("mask.png")
     Path("text.png").write_text("not a picture")
+    os.mkfifo("pipe")
 
     def run(*words: str) -> tuple[int, str]:
         status = cli.run(["draw", "-m", str(tiny_folder), *words])
@@ -59,6 +61,40 @@ def test_a_mask_keeps_what_is_black(draw: Draw) -> None:
         assert half.crop((32, 0, 64, 64)).getcolors() != [(32 * 64, (255, 0, 0))]
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_a_mask_keeps_what_is_transparent(draw: Draw, mode: str) -> None:
+    """A white square on a layer on which nothing else was drawn, whatever colour lies below its transparency."""
+    layer = Image.new("RGBA", (64, 64), (255, 255, 255, 0))
+    layer.paste((255, 255, 255, 255), (32, 0, 64, 64))
+    if mode == "P":
+        indexed = Image.new("P", (64, 64), 0)
+        indexed.putpalette([255, 255, 255, 254, 254, 254])
+        indexed.paste(1, (32, 0, 64, 64))
+        indexed.save("layer.png", transparency=0)
+    else:
+        layer.convert(mode).save("layer.png")
+    assert draw(*PLAIN, "half.png", "--image", "red.png", "--mask", "mask.png")[0] == 0
+    assert draw(*PLAIN, "layered.png", "--image", "red.png", "--mask", "layer.png")[0] == 0
+    with Image.open("half.png") as half, Image.open("layered.png") as layered:
+        assert layered.tobytes() == half.tobytes()
+        assert layered.crop((0, 0, 32, 64)).getcolors() == [(32 * 64, (255, 0, 0))]
+
+
+def test_what_a_sampler_is_told_is_on_record_and_drawn_again(draw: Draw) -> None:
+    words = ("--schedule", "Karras", "--guidance-rescale", "0.5", "--negative", "", "--sampler", "Euler")
+    assert draw(*PLAIN, "some.png", *words)[0] == 0
+    assert draw(*PLAIN, "plain.png")[0] == 0
+    record = read_metadata("some.png")["request"]
+    assert (record["schedule"], record["guidance_rescale"], record["sampler"]) == ("karras", 0.5, "euler")
+    assert Image.open("some.png").tobytes() != Image.open("plain.png").tobytes()
+    assert json.loads(draw("--again", "some.png", "-o", "again.png", "--json")[1].splitlines()[0])["identical"] is True
+
+
+def test_brackets_that_may_be_weights_are_told(draw: Draw) -> None:
+    status, said = draw("苹果(甲队:3)", "--size", "64", "--steps", "1", "--seed", "1", "-o", "a.png")
+    assert (status, "3 is no weight from 0 to 2" in said) == (0, True)
+
+
 def test_again_asks_for_the_picture_and_knows_it(draw: Draw) -> None:
     assert draw(*PLAIN, "some.png", "--image", "red.png", "--strength", "0.5")[0] == 0
     status, said = draw("--again", "some.png", "-o", "again.png")
@@ -79,6 +115,21 @@ def test_again_asks_for_the_picture_and_knows_it(draw: Draw) -> None:
         (("--image", "nowhere.png"), "cannot read nowhere.png"),
         (("--image", "."), ". is a folder; expected a file"),
         (("--image", "/dev/zero"), "is a device; expected a file"),
+        (("--image", "red.png", "--mask", "pipe"), "pipe is a pipe; expected a file"),
+        (("--hint", "sketch=/dev/zero"), "/dev/zero is a device"),
+        (("--lora", "/dev/zero"), "/dev/zero is a device"),
+        (("--lora", "pipe:0.5"), "pipe is a pipe"),
+        (("--embedding", "/dev/zero"), "/dev/zero is a device"),
+        (("--control", "pipe=."), "pipe is a pipe"),
+        (("--control", "red.png=/dev/zero"), "/dev/zero is a device"),
+        (("--size", "8x8"), "a side of 8 is not a multiple of"),
+        (("--sampler", "DPM++ 2M"), "does not go with the noise of this system"),
+        (("--schedule", "karas"), "did you mean karras"),
+        (("--spacing", "trail"), "did you mean trailing"),
+        (("--clip-skip", "2"), "is no CLIP"),
+        (("--eta", "0.5"), "has no eta"),
+        (("--guidance-rescale", "2"), "expected a number from 0 to 1"),
+        (("--seed", str(2**63 - 1), "-n", "2"), f"let seed be at most {2**63 - 2}"),
         (("--image", "text.png"), "text.png cannot be used as a picture"),
         (("--mask", "mask.png"), "--mask without --image"),
         (("--image", "red.png", "--mask", "text.png"), "text.png cannot be used"),
@@ -115,6 +166,12 @@ def test_what_cannot_be_used_is_named(draw: Draw, words: tuple[str, ...], said: 
     assert 0 < status < cli.BUG
     assert len(told.strip().splitlines()) == 1
     assert sorted(Path().iterdir()) == before
+
+
+@pytest.mark.parametrize(("file", "kind"), [("/dev/zero", "a device"), ("pipe", "a pipe"), (".", "a folder")])
+def test_a_record_is_read_from_a_file(draw: Draw, file: str, kind: str) -> None:
+    status, said = draw("--again", file)
+    assert (status, f"{file} is {kind}; expected a file" in said) == (RequestError.exit_status, True)
 
 
 def test_a_picture_too_large_is_refused_before_it_is_decoded(

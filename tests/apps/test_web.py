@@ -176,6 +176,18 @@ def test_a_form_is_drawn_as_the_command_line_would(studio: Any) -> None:
     assert shares[-1] < 1
 
 
+def test_fields_of_the_sampler_are_those_of_the_request(studio: Any) -> None:
+    said = {"sampler": "Euler", "schedule": "karras", "guidance_rescale": 0.5, "clip_skip": 1, "spacing": "", "eta": 0}
+    (file,), _, _ = studio.draw(**(FORM | said))
+    record = read_metadata(file)["request"]
+    assert (record["sampler"], record["schedule"], record["guidance_rescale"]) == ("euler", "karras", 0.5)
+    assert not {"clip_skip", "spacing", "eta"} & record.keys()
+    assert studio.request(**(FORM | {"negative": "", "empty_negative": True})).negative == ""
+    for wrong in ({"sampler": "DDIM"}, {"schedule": "kar"}, {"clip_skip": 2}, {"eta": 2}, {"spacing": "x"}):
+        with pytest.raises(RequestError):
+            studio.draw(**(FORM | wrong))
+
+
 def test_prompts_are_shown_as_they_are() -> None:
     web = pytest.importorskip("bimo.apps.web")
     assert web._plain("<b>*x*</b>") == "&lt;b&gt;\\*x\\*&lt;/b&gt;"
