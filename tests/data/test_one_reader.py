@@ -250,6 +250,14 @@ def listed_in_parquet(source: Path) -> None:
     parquet.write_table(pa.table(rows), source / "t.parquet")
 
 
+def files_of_parquet(source: Path) -> None:
+    """As `datasets` writes pictures that are not embedded: the table's own folder comes first here as well."""
+    put(source / "a.png", photo(9))
+    put(source / "data" / "a.png", photo(1))
+    rows = {"image": [{"bytes": None, "path": "a.png"}], "text": ["一"]}
+    parquet.write_table(pa.table(rows), source / "data" / "t.parquet")
+
+
 def names_in_parquet(source: Path) -> None:
     photos(source, range(1, 3))
     parquet.write_table(pa.table({"images": [["1.png"], ["2.png"]], "text": ["一", "二"]}), source / "t.parquet")
@@ -258,7 +266,8 @@ def names_in_parquet(source: Path) -> None:
 def several_captions(source: Path) -> None:
     """Five rows a photo, not beside each other."""
     photos(source, range(1, 5))
-    lines = [f"{number}.png,{'一二三四五'[row]}{number}\n" for row in range(5) for number in range(1, 5)]
+    prefix = ("", "./", "", "./", "")
+    lines = [f"{prefix[row]}{n}.png,{'一二三四五'[row]}{n}\n" for row in range(5) for n in range(1, 5)]
     put(source / "t.csv", "file,caption\n" + "".join(lines))
 
 
@@ -358,6 +367,7 @@ SOURCES = (
     Source("kohya", kohya, {1: ("一", "cat, white"), 2: ("dog",), 3: ("三",), 4: ("四",)}),
     Source("COCO", coco, {1: ("第0", "第2"), 2: ("第1",)}),
     Source("lists in parquet", listed_in_parquet, {1: ("一",)}, 1),
+    Source("files of a parquet", files_of_parquet, {1: ("一",)}, not_read=2),
     Source("lists of names in parquet", names_in_parquet, {1: ("一",), 2: ("二",)}),
     Source("several captions", several_captions, {n: tuple(f"{c}{n}" for c in "一二三四五") for n in range(1, 5)}),
     Source("an unsorted tar", unsorted_tar, {n: (f"第{n}",) for n in range(1, 6)}),

@@ -236,7 +236,9 @@ class Beside:
                 path = os.path.join(prefix, form)
                 found = self._written(path) or folders.resolved(self.root, path)
                 if found is not None:
-                    return found
+                    # One file has one name: what is named in two ways is one picture.
+                    plain = ".." in found.split("/") or not ("./" in found or "//" in found)
+                    return found if plain else os.path.normpath(found)
         return os.path.join(self.prefixes[0], name)
 
     def _written(self, path: str) -> str | None:
