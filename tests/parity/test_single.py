@@ -323,6 +323,27 @@ def test_rescaled_betas_in_a_folder_and_by_marks(places: Any, tmp_path: Path) ->
     compare(draw(read_file(again), REQUEST), expected)
 
 
+def test_playground_is_told_by_its_marks(tmp_path: Path) -> None:
+    """EDM's noise, and latents with means and deviations, as the folder has them."""
+    folder = xl_made(tmp_path / "xl")
+    file = to_single(read_folder(folder), tmp_path / "single" / "xl.safetensors")
+    moments = {"edm_mean": torch.tensor([-1.6, 1.1, 0.3, -0.2]), "edm_std": torch.tensor([8.4, 5.9, 4.3, 6.5])}
+    state = load_file(file)
+    save_file(state | {name: value.view(1, 4, 1, 1) for name, value in moments.items()}, file)
+    reference = xl_by_diffusers(folder)
+    edm = {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5}
+    reference.scheduler = diffusers.EDMDPMSolverMultistepScheduler(**edm)
+    latents = {"latents_mean": moments["edm_mean"].tolist(), "latents_std": moments["edm_std"].tolist()}
+    reference.vae.register_to_config(**latents, scaling_factor=0.5)
+    # Rewritten, the file says nothing of padding: OpenCLIP's is 0.
+    reference.tokenizer_2 = type(reference.tokenizer).from_pretrained(str(folder / "tokenizer_2"))
+    reference.tokenizer_2.pad_token = reference.tokenizer_2.convert_ids_to_tokens(0)
+    compare(draw(read_file(file), REQUEST), by_diffusers(reference, REQUEST))
+    save_file(state | {"edm_vpred.sigma_max": torch.tensor(120.0)}, file)
+    with pytest.raises(WeightsError, match=r"edm_vpred.*EDMEulerScheduler"):
+        read_file(file)
+
+
 def test_weights_that_are_no_numbers_are_named(places: Any, tmp_path: Path) -> None:
     folder, file = places("clip")
     shutil.copytree(folder, tmp_path / "nan")

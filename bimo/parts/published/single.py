@@ -49,6 +49,11 @@ SETTINGS_FILE = "tokenizer_config.json"
 #: Empty tensors that say what the others cannot: that v is predicted, that the betas were rescaled so that noise alone
 #: is left at the last time.
 PREDICTS_V, RESCALED = MARKS = ("v_pred", "ztsnr")
+#: The mean and deviation of the latents in a file of Playground 2.5 (arXiv:2402.17245), whose noise is EDM's
+#: (arXiv:2206.00364); as diffusers draws it. What CosXL's files are marked with begins otherwise.
+MOMENTS = ("edm_mean", "edm_std")
+EDM = {"_class_name": "EDMDPMSolverMultistepScheduler", "sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5}
+EDM_V = "edm_vpred."
 #: What a file of this package says of the ids that its towers are padded with.
 PADS_KEY = "bimo.pads"
 END = "<|endoftext|>"
@@ -169,7 +174,24 @@ def _layout(path: Path) -> Layout:
     words = tuple(_words(path, kind, index) for index in range(len(towers)))
     pipeline = PIPELINES.get(kind, "StableDiffusionPipeline")
     scheduler = _scheduler(kind, _prediction(path, names, found), RESCALED in names, path)
+    if set(MOMENTS) <= set(names) and kind == "xl":
+        parts["vae"] = replace(parts["vae"], config={**parts["vae"].config, **_moments(path)})
+        scheduler = EDM
+    if told := next((name for name in names if name.startswith(EDM_V)), ""):
+        raise WeightsError(
+            f"{path} 带有 {told}：它的噪声律是 EDM 的、预测 v（CosXL），单个文件说不全；请给出它的 diffusers 文件夹，"
+            "其中 scheduler 是 EDMEulerScheduler",
+            f"{path} is marked {told}: its noise is EDM's and it predicts v (CosXL), which a single file does not tell "
+            "in full; name its folder in diffusers' layout, with an EDMEulerScheduler",
+        )
     return Layout(path, found, names, pipeline, parts, words, scheduler)
+
+
+def _moments(path: Path) -> dict[str, Any]:
+    """What a file marked as Playground 2.5 says of its latents."""
+    found = weights.read(path, torch.float32, lambda name: name in MOMENTS)
+    mean, deviation = (found[name].flatten().tolist() for name in MOMENTS)
+    return {"latents_mean": mean, "latents_std": deviation, "scaling_factor": 0.5}
 
 
 def _scheduler(kind: str, prediction: str, rescaled: bool, path: Path) -> dict[str, Any]:
@@ -234,7 +256,7 @@ def _of_file(text: str, folder: Path, layout: Layout) -> str:
 def _left(layout: Layout) -> str:
     """How many entries of the file are no part of the system, and what they are."""
     prefixes = tuple(part.prefix for part in layout.components.values())
-    beside = (name for name in layout.names if not name.startswith(prefixes) and name not in MARKS)
+    beside = (name for name in layout.names if not name.startswith(prefixes) and name not in (*MARKS, *MOMENTS))
     kinds = Counter(name.split(".")[0] for name in beside)
     if more := 0 if mindspore.is_checkpoint(layout.path) else weights.surplus(layout.path):
         kinds["optimizer, callbacks ..."] = more
