@@ -23,8 +23,9 @@ PINS := pyproject.toml constraints.txt
 help: ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
 
-draw: .venv/.core ## a picture: make draw PROMPT="..." [MODEL=name] [ARGS="--seed 1"]
-	@$(BIN)/bimo draw $${MODEL:+-m "$$MODEL"} $(ARGS) -- "$$PROMPT"
+draw: .venv/.core ## a picture in outputs/: make draw PROMPT="..." [MODEL=name] [ARGS="--seed 1"]
+	@mkdir -p outputs
+	@$(BIN)/bimo draw -o outputs $${MODEL:+-m "$$MODEL"} $(ARGS) -- "$$PROMPT"
 
 serve: .venv/.serve ## the web page and the HTTP interface: make serve [ARGS="..."]
 	@$(BIN)/bimo serve $(ARGS)

@@ -117,4 +117,6 @@ def test_make_draw_hands_over_the_prompt_as_written(prompt: str, tmp_path: Path)
     words = ["draw", f"PROMPT={prompt}", "MODEL=taiyi sd", "ARGS=--seed 1"]
     clean = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
     done = subprocess.run(command + words, cwd=tmp_path, env=clean, capture_output=True, text=True, check=False)
-    assert done.stdout.splitlines() == ["draw", "-m", "taiyi sd", "--seed", "1", "--", prompt], done.stderr
+    assert done.stdout.splitlines() == ["draw", "-o", "outputs", "-m", "taiyi sd", "--seed", "1", "--", prompt], (
+        done.stderr
+    )

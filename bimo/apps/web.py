@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import html
+import os
 import secrets
 import shutil
+import signal
+import socket
+import sys
 import tempfile
 import threading
 import time
@@ -12,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
-from bimo.apps import memory, models
+from bimo.apps import gate, memory, models
 from bimo.apps.cli_draw import SUFFIX, name_of
-from bimo.core.errors import BimoError, RequestError, language, say
+from bimo.core.errors import BimoError, RequestError, say, speaking
 from bimo.core.types import Request, checked
 from bimo.diffusion.drive import draw
 from bimo.diffusion.guidance import heeds_empty
@@ -31,6 +37,8 @@ MAXIMUM_TEXT = 1000
 WAITING = 16
 #: Pictures of the page are kept an hour, in the temporary folder of the page.
 KEPT_SECONDS = 3600
+#: Values of a form, which are those of ``Studio.draw``.
+FIELDS = 16
 
 EXAMPLES = [
     ["红苹果", "3d"],
@@ -44,6 +52,13 @@ EXAMPLES = [
 CSS = """
 .gradio-container { width: 100% !important; max-width: 1120px !important; margin: 0 auto !important; }
 #title h1 { font-size: 2.1rem; font-weight: 700; letter-spacing: .06em; margin: .6rem 0 0; }
+#studio { display: grid; grid-template: "ask pictures" auto "settings pictures" 1fr / 1fr 1fr; gap: 16px; }
+#ask { grid-area: ask; } #show { grid-area: pictures; } #settings { grid-area: settings; }
+@media (max-width: 720px) {
+  #studio { grid-template: "ask" "pictures" "settings" / minmax(0, 1fr); gap: 8px; }
+  #title h1 { font-size: 1.3rem; margin: 0; } #title p { display: none; } #pictures { min-height: 240px !important; }
+  .gradio-container { padding: 4px !important; }
+}
 #title p { opacity: .7; margin: .2rem 0 .6rem; }
 #draw { font-size: 1.15rem; letter-spacing: .1em; min-height: 3.1rem; }
 #pictures { min-height: 420px; }
@@ -57,6 +72,70 @@ FONTS = (
 )
 
 
+#: What the page says, by the language of the browser.
+LABELS = {
+    "en": {
+        "title": "From a sentence to a picture",
+        "prompt": "Prompt",
+        "example": "a red apple, 3d style",
+        "style": "Style",
+        "draw": "Draw",
+        "stop": "Stop",
+        "count": "Pictures",
+        "steps": "Steps",
+        "more": "More",
+        "width": "Width",
+        "height": "Height",
+        "guidance": "Guidance",
+        "negative": "Negative prompt",
+        "empty": "Left empty it is the empty negative prompt",
+        "sampler": "Sampler",
+        "schedule": "Schedule",
+        "spacing": "Spacing",
+        "rescale": "Guidance rescale",
+        "skip": "CLIP skip (1: none)",
+        "seed": "Seed (-1: random)",
+        "random": "🎲 Random",
+        "examples": "Examples",
+        "pictures": "Pictures",
+        "files": "Download PNG (each carries how to draw it again)",
+    },
+    "zh": {
+        "title": "一句话变成一张画",
+        "prompt": "要画什么",
+        "example": "红苹果，3D风格",
+        "style": "风格",
+        "draw": "画",
+        "stop": "停",
+        "count": "张数",
+        "steps": "步数",
+        "more": "更多",
+        "width": "宽",
+        "height": "高",
+        "guidance": "听从提示词",
+        "negative": "不要画",
+        "empty": "空着也算一句反向提示词",
+        "sampler": "采样器",
+        "schedule": "噪声曲线",
+        "spacing": "时间分布",
+        "rescale": "引导后拉回",
+        "skip": "CLIP skip（1：不跳）",
+        "seed": "种子（-1：随机）",
+        "random": "🎲 随机",
+        "examples": "例子",
+        "pictures": "图片",
+        "files": "下载 PNG（内含重画记录）",
+    },
+}
+TEXTS = gr.I18n(**LABELS, **{"zh-CN": LABELS["zh"], "zh-TW": LABELS["zh"]})
+#: Sessions that left are remembered while a drawing of theirs may still wait.
+REMEMBERED = 1000
+
+
+class StoppedError(Exception):
+    """Whoever asked for a drawing wants it no more."""
+
+
 class Studio:
     """One system behind the page. A drawing at a time: two would only slow each other."""
 
@@ -64,6 +143,28 @@ class Studio:
         self.system = system
         self.folder = tempfile.TemporaryDirectory(prefix="bimo-")
         self.turn = threading.Lock()
+        #: Sessions whose drawing is to end, and those that are gone.
+        self.stopped: set[str] = set()
+        self.gone: dict[str, None] = {}
+
+    def came(self, session: str) -> None:
+        """A page was opened."""
+        self.gone.pop(session, None)
+
+    def left(self, session: str) -> None:
+        """A page was closed: what it waits for is not drawn."""
+        self.gone[session] = None
+        for forgotten in list(self.gone)[:-REMEMBERED]:
+            del self.gone[forgotten]
+
+    def stop(self, session: str) -> None:
+        """What a page waits for is not drawn to its end."""
+        self.stopped.add(session)
+
+    def wanted(self, session: str) -> None:
+        """Raises StoppedError where nobody waits for a session's drawing any more."""
+        if session in self.stopped or session in self.gone:
+            raise StoppedError
 
     def draw(
         self,
@@ -95,7 +196,8 @@ class Studio:
         def progress(index: int, count: int, step: int, steps: int) -> None:
             if told is not None:
                 share = (index + step / max(1, steps)) / count
-                told(share, f"第 {index + 1}/{count} 张 · 步 step {step + 1}/{steps}")
+                words = f"{index + 1}/{count} · {step + 1}/{steps}"
+                told(share, say(f"第几张 · 第几步：{words}", f"picture · step: {words}"))
 
         with self.turn:
             pictures = draw(self.system, request, progress=progress)
@@ -140,6 +242,11 @@ class Studio:
 
         A field of words left empty says nothing; with ``empty_negative`` an empty negative prompt is the empty prompt.
         """
+        for zh, en, words in (("提示词", "the prompt", text), ("反向提示词", "the negative prompt", negative)):
+            if not isinstance(words, str):
+                raise RequestError(f"{zh}应是文字，收到 {words!r}", f"{en} is {words!r}; expected text")
+        if not isinstance(style, (str, type(None))):
+            raise RequestError(f"风格应是名字，收到 {style!r}", f"the style is {style!r}; expected a name")
         if len(text) > MAXIMUM_TEXT or len(negative) > MAXIMUM_TEXT:
             raise RequestError(
                 f"提示词超过 {MAXIMUM_TEXT} 个字", f"the prompt is longer than {MAXIMUM_TEXT} characters"
@@ -149,12 +256,16 @@ class Studio:
             ("高", "height", height, 1, MAXIMUM_SIDE),
             ("步数", "steps", steps, 1, MAXIMUM_STEPS),
             ("张数", "pictures", count, 1, MAXIMUM_COUNT),
+            ("听从提示词", "guidance", guidance, 0, 100),
+            ("种子", "seed", -1 if seed is None else seed, -1, 2**63 - 1),
         )
         for zh, en, value, low, high in bounds:
-            if not isinstance(value, (int, float)) or not low <= value <= high:
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
                 raise RequestError(
-                    f"{zh}是 {value}，应在 {low} 到 {high} 之间", f"{en} is {value}; expected {low} to {high}"
+                    f"{zh}是 {value!r}，应在 {low} 到 {high} 之间", f"{en} is {value!r}; expected {low} to {high}"
                 )
+            if en != "guidance" and value != int(value):
+                raise RequestError(f"{zh}是 {value!r}，应为整数", f"{en} is {value!r}; expected a whole number")
         own = self.system.recipe.levels[-1].guide.rescale
         request = checked(
             {
@@ -178,58 +289,37 @@ class Studio:
 
 
 def page(studio: Studio) -> gr.Blocks:
-    """The page of a system, every label in Chinese and English."""
+    """The page of a system, every label in the language of the browser."""
     recipe = studio.system.recipe
     last = recipe.levels[-1]
     factor = studio.system.space(last.name).factor
     width, height = recipe.request.size
     guidance = last.guide.scale if recipe.request.guidance is None else recipe.request.guidance
     unit = factor * max(1, 32 // factor)
-    styles = [("不加 none", "")] + [
-        (s.label_zh if s.label_zh == s.label_en else f"{s.label_zh} {s.label_en}", name) for name, s in STYLES.items()
-    ]
+    styles = [("–", ""), *((_both_names(name), name) for name in STYLES)]
+    label = TEXTS
     with gr.Blocks(title="笔墨 bimo", analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as blocks:
-        gr.Markdown(
-            "# 笔墨 bimo\n一句话变成一张画 · From a sentence to a picture · 模型 model: "
-            f"**{_plain(recipe.title or recipe.name)}**",
-            elem_id="title",
-        )
-        with gr.Row():
-            with gr.Column(scale=6, min_width=340):
+        with gr.Column(elem_id="title"):
+            gr.Markdown(f"# 笔墨 bimo · {_plain(recipe.title or recipe.name)}")
+            gr.Markdown(label("title"))
+        with gr.Row(elem_id="studio"):
+            with gr.Column(elem_id="ask", min_width=0):
+                # Of one line: Enter draws, and Shift+Enter begins another.
                 text = gr.Textbox(
-                    label="要画什么 Prompt",
-                    placeholder="红苹果，3D风格 · a red apple, 3d style",
-                    lines=2,
+                    label=label("prompt"),
+                    placeholder=label("example"),
+                    lines=1,
+                    max_lines=6,
                     max_length=MAXIMUM_TEXT,
                     autofocus=True,
                     elem_id="prompt",
                 )
-                style = gr.Dropdown(styles, value="", label="风格 Style", elem_id="style")
-                go = gr.Button("画 Draw", variant="primary", elem_id="draw")
                 with gr.Row():
-                    count = gr.Slider(1, MAXIMUM_COUNT, 1, step=1, label="张数 Pictures")
-                    steps = gr.Slider(1, MAXIMUM_STEPS, recipe.request.steps or last.steps, step=1, label="步数 Steps")
-                with gr.Accordion("更多 More", open=False):
-                    with gr.Row():
-                        wide = gr.Slider(unit, MAXIMUM_SIDE, width, step=unit, label="宽 Width")
-                        high = gr.Slider(unit, MAXIMUM_SIDE, height, step=unit, label="高 Height")
-                    scale = gr.Slider(0, 20, guidance, step=0.1, label="听从提示词 Guidance")
-                    negative = gr.Textbox(
-                        label="不要画 Negative", value=recipe.request.negative, max_length=MAXIMUM_TEXT
-                    )
-                    empty = gr.Checkbox(
-                        False,
-                        label="空着也算一句反向提示词 Left empty it is the empty negative prompt",
-                        visible=any(heeds_empty(level.guide) for level in recipe.levels),
-                    )
-                    sampling = _sampling(studio.system)
-                    with gr.Row(equal_height=True):
-                        seed = gr.Number(-1, label="种子 Seed（-1：随机 random）", precision=0, elem_id="seed")
-                        dice = gr.Button("🎲 随机 Random", elem_id="random")
-                gr.Examples(EXAMPLES, [text, style], label="例子 Examples", examples_per_page=len(EXAMPLES))
-            with gr.Column(scale=6, min_width=340):
+                    go = gr.Button(label("draw"), variant="primary", elem_id="draw", min_width=80, scale=3)
+                    stop = gr.Button(label("stop"), elem_id="stop", min_width=60, scale=1)
+            with gr.Column(elem_id="show", min_width=0):
                 gallery = gr.Gallery(
-                    label="图片 Pictures",
+                    label=label("pictures"),
                     show_label=False,
                     columns=1,
                     height="auto",
@@ -240,36 +330,92 @@ def page(studio: Studio) -> gr.Blocks:
                     interactive=False,
                 )
                 notes = gr.Markdown(elem_id="notes")
-                files = gr.Files(
-                    label="下载 PNG（内含重画记录）Download",
-                    visible=False,
-                    interactive=False,
-                    elem_id="files",
-                )
+                files = gr.Files(label=label("files"), visible=False, interactive=False, elem_id="files")
+            with gr.Column(elem_id="settings", min_width=0):
+                style = gr.Dropdown(styles, value="", label=label("style"), elem_id="style")
+                with gr.Row():
+                    count = gr.Slider(1, MAXIMUM_COUNT, 1, step=1, label=label("count"))
+                    steps = gr.Slider(
+                        1, MAXIMUM_STEPS, recipe.request.steps or last.steps, step=1, label=label("steps")
+                    )
+                with gr.Accordion(label("more"), open=False):
+                    with gr.Row():
+                        wide = gr.Slider(unit, MAXIMUM_SIDE, width, step=unit, label=label("width"))
+                        high = gr.Slider(unit, MAXIMUM_SIDE, height, step=unit, label=label("height"))
+                    scale = gr.Slider(0, 20, guidance, step=0.1, label=label("guidance"))
+                    negative = gr.Textbox(
+                        label=label("negative"), value=recipe.request.negative, max_length=MAXIMUM_TEXT
+                    )
+                    heeded = any(heeds_empty(level.guide) for level in recipe.levels)
+                    empty = gr.Checkbox(False, label=label("empty"), visible=heeded)
+                    sampling = _sampling(studio.system)
+                    with gr.Row(equal_height=True):
+                        seed = gr.Number(-1, label=label("seed"), precision=0, elem_id="seed")
+                        dice = gr.Button(label("random"), elem_id="random")
+                # With names of their own: a table's heads, which are labels, are not put into words.
+                shown = [f"{words} · {_both_names(name)}" for words, name in EXAMPLES]
+                gr.Examples(EXAMPLES, [text, style], label=label("examples"), example_labels=shown)
 
-        def run(*values: Any, progress: gr.Progress = gr.Progress()) -> tuple[Any, ...]:  # noqa: B008
-            try:
-                drawn, said, _ = studio.draw(*values, told=lambda share, words: progress(share, desc=words))
-            except BimoError as error:
-                both = str(error) if error.zh == error.en else "\n".join(_both(error))
-                raise gr.Error(_plain(both), duration=12, title="画不了 Cannot draw", print_exception=False) from None
-            except MemoryError:
-                sentence = "内存不够，请画小一点 Out of memory: draw a smaller picture"
-                raise gr.Error(sentence, print_exception=False) from None
+        def run(
+            asked: gr.Request,
+            text: Any,
+            style: Any,
+            width: Any,
+            height: Any,
+            steps: Any,
+            guidance: Any,
+            seed: Any,
+            count: Any,
+            negative: Any,
+            sampler: Any,
+            schedule: Any,
+            spacing: Any,
+            eta: Any,
+            rescale: Any,
+            clip_skip: Any,
+            empty_negative: Any,
+            progress: gr.Progress = gr.Progress(),  # noqa: B008
+        ) -> tuple[Any, ...]:
+            values = (text, style, width, height, steps, guidance, seed, count, negative)
+            values += (sampler, schedule, spacing, eta, rescale, clip_skip, empty_negative)
+            session = asked.session_hash or ""
+            with speaking(gate.spoken(asked.headers.get("accept-language"))):
+                studio.stopped.discard(session)
+
+                def told(share: float, words: str) -> None:
+                    studio.wanted(session)
+                    progress(share, desc=words)
+
+                try:
+                    studio.wanted(session)
+                    drawn, said, _ = studio.draw(*values, told=told)
+                except StoppedError:
+                    return gr.skip(), say("已停止", "stopped"), gr.skip()
+                except BimoError as error:
+                    raise _toast(str(error)) from None
+                except MemoryError:
+                    raise _toast(say("内存不够，请画小一点", "out of memory: draw a smaller picture")) from None
             paths = [str(path) for path in drawn]
             return gr.Gallery(paths, columns=min(2, len(paths))), said, gr.Files(paths, visible=True)
 
         inputs = [text, style, wide, high, steps, scale, seed, count, negative, *sampling, empty]
-        gr.on(
+        drawing = gr.on(
             [go.click, text.submit],
             run,
             inputs,
             [gallery, notes, files],
             concurrency_limit=1,
+            # What comes is looked at here: the library's own look raises whatever it likes, in English.
+            preprocess=False,
             show_progress="full",
             show_progress_on=[gallery],
             api_name="draw",
         )
+
+        def end(asked: gr.Request) -> None:
+            studio.stop(asked.session_hash or "")
+
+        stop.click(end, cancels=[drawing], queue=False, api_visibility="private")
         dice.click(lambda: secrets.randbelow(2**32), outputs=seed, api_visibility="private", queue=False)
     blocks.queue(max_size=WAITING, default_concurrency_limit=1)
     return blocks
@@ -281,25 +427,36 @@ def _sampling(system: System) -> list[Any]:
     samplers = last.schedule.names()
     schedules = [name for name in SCHEDULES if samplers]
     depths = [depth for tower in system.towers if (depth := int(getattr(tower, "skippable", 0)))]
-    own = ("模型自己的 the model's own", "")
+    own = ("–", "")
     with gr.Row():
         fields: list[Any] = [
-            gr.Dropdown([own, *samplers], value="", label="采样器 Sampler", visible=bool(samplers)),
-            gr.Dropdown([own, *schedules], value="", label="噪声曲线 Schedule", visible=bool(samplers)),
-            gr.Dropdown([own, *SPACINGS], value="", label="时间分布 Spacing", visible=bool(samplers)),
+            gr.Dropdown([own, *samplers], value="", label=TEXTS("sampler"), visible=bool(samplers)),
+            gr.Dropdown([own, *schedules], value="", label=TEXTS("schedule"), visible=bool(samplers)),
+            gr.Dropdown([own, *SPACINGS], value="", label=TEXTS("spacing"), visible=bool(samplers)),
         ]
     with gr.Row():
         fields += [
-            gr.Slider(0, 1, 0, step=0.05, label="eta（DDIM, TCD）", visible=bool(samplers)),
+            gr.Slider(0, 1, 0, step=0.05, label="eta (DDIM, TCD)", visible=bool(samplers)),
             gr.Slider(
                 *(0, 1, last.recipe.guide.rescale),
                 step=0.05,
-                label="引导后拉回 Guidance rescale",
+                label=TEXTS("rescale"),
                 visible=bool(samplers),
             ),
-            gr.Slider(*(1, min(depths, default=2), 1), step=1, label="CLIP skip（1：不跳 none）", visible=bool(depths)),
+            gr.Slider(*(1, min(depths, default=2), 1), step=1, label=TEXTS("skip"), visible=bool(depths)),
         ]
     return fields
+
+
+def _both_names(style: str) -> str:
+    zh, en = STYLES[style].label_zh, STYLES[style].label_en
+    return zh if zh == en else f"{zh} {en}"
+
+
+def _toast(sentence: str) -> gr.Error:
+    """A sentence over the page, which takes it for HTML."""
+    title = say("画不了", "Cannot draw")
+    return gr.Error(html.escape(sentence, quote=False), duration=12, title=title, print_exception=False)
 
 
 def launch(studio: Studio, host: str, port: int, wait: bool = True) -> str:
@@ -322,8 +479,13 @@ def launch(studio: Studio, host: str, port: int, wait: bool = True) -> str:
         input_radius="8px",
         slider_color="#b93a2b",
     )
+    # What the library copies goes when our folder goes.
+    os.environ["GRADIO_TEMP_DIR"] = str(Path(studio.folder.name) / "shown")
+    own = (socket.gethostname().lower(), host.lower())
+    gates = Middleware(gate.Gate, own=own, form=("/draw", FIELDS), came=studio.came, left=studio.left)
+    blocks = page(studio)
     try:
-        _, local, _ = page(studio).launch(
+        _, local, _ = blocks.launch(
             server_name=host,
             server_port=port or None,
             share=False,
@@ -337,6 +499,8 @@ def launch(studio: Studio, host: str, port: int, wait: bool = True) -> str:
             footer_links=[],
             theme=theme,
             css=CSS,
+            i18n=TEXTS,
+            app_kwargs={"middleware": [gates]},
         )
     except OSError as error:
         raise RequestError(
@@ -345,7 +509,14 @@ def launch(studio: Studio, host: str, port: int, wait: bool = True) -> str:
         ) from None
     if wait:
         print(say(f"网页：{local}（Ctrl-C 停止）", f"the page: {local} (Ctrl-C stops it)"), flush=True)
-        threading.Event().wait()
+        for name in ("SIGTERM", "SIGHUP"):
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
+        try:
+            threading.Event().wait()
+        finally:
+            blocks.close(verbose=False)
+            studio.folder.cleanup()
     return local
 
 
@@ -357,10 +528,6 @@ def serve(model: str, *, host: str, port: int) -> None:
             flush=True,
         )
     launch(Studio(models.load(model)), host, port)
-
-
-def _both(error: BimoError) -> tuple[str, str]:
-    return (error.zh, error.en) if language() == "zh" else (error.en, error.zh)
 
 
 def _plain(text: str) -> str:

@@ -138,7 +138,8 @@ def checked(request: Request | Mapping[str, Any]) -> Request:
                 f"请求的 {where} 不对：{first['msg']}（收到 {got}）",
                 f"{where} of the request is wrong: {first['msg']} (got {got})",
             ) from None
-    for name, zh, words in (("text", "提示词", request.text), ("negative", "反向提示词", request.negative or "")):
+    texts = (("prompt", "提示词", request.text), ("negative prompt", "反向提示词", request.negative or ""))
+    for name, zh, words in texts:
         if found := _NO_TEXT.search(words):
             raise RequestError(
                 f"{zh}的第 {found.start() + 1} 个字是 {found[0]!a}，不是文字；请用 UTF-8 写",

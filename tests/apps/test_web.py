@@ -1,6 +1,7 @@
 """The page: in a real browser against a real server, asking no other host; and the bounds behind the form."""
 
 import os
+import random
 import re
 import shutil
 import signal
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bimo.core.errors import RequestError
+from bimo.core.errors import BimoError, RequestError
 from bimo.core.types import read_metadata
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -21,6 +22,7 @@ FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"),
     "--window-size=1280,1000",
+    "--accept-lang=zh-CN",
 )
 SECONDS = 60
 #: Serves, and tells of every host but this one that Python would speak to.
@@ -84,6 +86,7 @@ def test_page_draws_and_asks_no_other_host(
     server: tuple[str, subprocess.Popen[str]], browser: Any, tmp_path: Path
 ) -> None:
     from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
     from selenium.webdriver.support.ui import WebDriverWait
 
     address, running = server
@@ -96,7 +99,9 @@ def test_page_draws_and_asks_no_other_host(
     find("#draw").click()
     assert "提示词是空的" in wait.until(lambda d: d.find_element(By.CSS_SELECTOR, ".toast-wrap").text or None)
     find("#prompt textarea").send_keys("红苹果，龙")
-    find("#draw").click()
+    find("#prompt textarea").send_keys(Keys.SHIFT, Keys.ENTER)
+    assert find("#prompt textarea").get_attribute("value") == "红苹果，龙\n"
+    find("#prompt textarea").send_keys(Keys.BACKSPACE, Keys.ENTER)
     picture = find("#pictures img")
     assert wait.until(lambda d: d.execute_script("return arguments[0].naturalWidth", picture)) == 128
     assert "没有学过：龙" in find("#notes").text
@@ -107,7 +112,8 @@ def test_page_draws_and_asks_no_other_host(
     assert file.name.startswith("红苹果，龙-")
     assert read_metadata(file)["request"]["text"] == "红苹果，龙"
     body = find("body").text
-    assert all(label in body for label in ("要画什么", "Prompt", "风格", "Style", "步数", "Steps", "例子", "Examples"))
+    assert all(label in body for label in ("要画什么", "风格", "步数", "例子", "画", "停"))
+    assert not any(label in body for label in ("Prompt", "Steps", "__i18n__"))
     hosts = "return [...new Set(performance.getEntriesByType('resource').map(e => new URL(e.name).host))]"
     assert browser.execute_script(hosts) == [address.removeprefix("http://").rstrip("/")]
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
@@ -156,6 +162,24 @@ FORM: dict[str, Any] = {
         {"guidance": float("nan")},
         {"count": 9},
         {"count": None},
+        {"count": True},
+        {"text": None},
+        {"text": 5},
+        {"text": "\ud800"},
+        {"negative": None},
+        {"negative": "\udfff"},
+        {"style": 7},
+        {"style": "\ud800"},
+        {"seed": float("nan")},
+        {"seed": float("inf")},
+        {"seed": "1"},
+        {"seed": 1.5},
+        {"seed": 1e300},
+        {"seed": -2},
+        {"guidance": "2"},
+        {"width": None},
+        {"width": 64.5},
+        {"height": [128]},
     ],
     ids=str,
 )
@@ -186,6 +210,89 @@ def test_fields_of_the_sampler_are_those_of_the_request(studio: Any) -> None:
     for wrong in ({"sampler": "DDIM"}, {"schedule": "kar"}, {"clip_skip": 2}, {"eta": 2}, {"spacing": "x"}):
         with pytest.raises(RequestError):
             studio.draw(**(FORM | wrong))
+
+
+def test_a_drawing_that_nobody_waits_for_ends(studio: Any) -> None:
+    from bimo.apps.web import StoppedError
+
+    steps: list[float] = []
+
+    def told(share: float, _: str) -> None:
+        steps.append(share)
+        if len(steps) == 2:
+            studio.left("page")
+        studio.wanted("page")
+
+    with pytest.raises(StoppedError):
+        studio.draw(**(FORM | {"steps": 20}), told=told)
+    assert len(steps) == 2
+    with pytest.raises(StoppedError):
+        studio.wanted("page")
+    studio.came("page")
+    studio.wanted("page")
+    studio.stop("page")
+    with pytest.raises(StoppedError):
+        studio.wanted("page")
+
+
+def test_errors_speak_as_their_reader_does(studio: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bimo.core.errors import speaking
+
+    monkeypatch.setenv("BIMO_LANGUAGE", "en")
+    with pytest.raises(RequestError) as caught:
+        studio.draw(**(FORM | {"steps": 0}))
+    assert str(caught.value) == "steps is 0; expected 1 to 100"
+    with speaking("zh"):
+        assert str(caught.value) == "步数是 0，应在 1 到 100 之间"
+        assert "秒" in studio.draw(**FORM)[1]
+
+
+def test_requests_of_any_kind_are_answered(studio: Any) -> None:
+    odd = [
+        None,
+        "",
+        "猫",
+        "\ud800",
+        0,
+        1,
+        -1,
+        2.5,
+        1e300,
+        float("nan"),
+        float("inf"),
+        True,
+        [],
+        {},
+        "x" * 5000,
+        128,
+        "🐱",
+    ]
+    rng = random.Random(14)
+    refused: list[BimoError] = []
+    for _ in range(300):
+        form = FORM | {name: rng.choice(odd) for name in rng.sample(sorted(FORM), rng.randrange(1, 4))}
+        try:
+            studio.request(**form)
+        except BimoError as error:
+            refused.append(error)
+    assert 0 < len(refused) < 300
+    assert all(error.zh and error.en for error in refused)
+
+
+def test_an_end_from_outside_leaves_nothing(tiny_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("gradio")
+    environment = os.environ | {"BIMO_LANGUAGE": "en", "PYTHONUNBUFFERED": "1", "TMPDIR": str(tmp_path)}
+    environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
+    words = [sys.executable, "-m", "bimo", "serve", "--port", "0", "-m", str(tiny_folder)]
+    running = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
+    assert running.stdout is not None
+    assert "http://" in running.stdout.readline()
+    assert list(tmp_path.glob("bimo-*"))
+    running.terminate()
+    _, err = running.communicate(timeout=SECONDS)
+    assert running.returncode == 128 + signal.SIGTERM
+    assert err == ""
+    assert list(tmp_path.glob("bimo-*")) == []
 
 
 def test_prompts_are_shown_as_they_are() -> None:
