@@ -21,7 +21,15 @@ COMMAND: Any = commanded(typer.main.get_command(app))
 #: Options of other programs that texts of ours name.
 OTHERS = {
     *("--nproc-per-node", "--config_file"),  # torchrun, accelerate
-    *("--depth", "--numstat", "--pack-destination", "--silent", "--index-url", "--border-color-primary"),
+    *(
+        "--depth",
+        "--numstat",
+        "--pack-destination",
+        "--silent",
+        "--index-url",
+        "--extra-index-url",
+        "--border-color-primary",
+    ),
     *(o for p in (ROOT / "bench").glob("*.py") for o in re.findall(r"add_argument\(\s*\"(--[a-z-]+)\"", p.read_text())),
 }
 #: Packages that messages name beside our own extras.
