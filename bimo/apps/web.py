@@ -509,9 +509,6 @@ def launch(studio: Studio, host: str, port: int, wait: bool = True) -> str:
         ) from None
     if wait:
         print(say(f"网页：{local}（Ctrl-C 停止）", f"the page: {local} (Ctrl-C stops it)"), flush=True)
-        for name in ("SIGTERM", "SIGHUP"):
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
         try:
             threading.Event().wait()
         finally:
@@ -521,7 +518,10 @@ def launch(studio: Studio, host: str, port: int, wait: bool = True) -> str:
 
 
 def serve(model: str, *, host: str, port: int) -> None:
-    """Loads a model and serves its page until Ctrl-C."""
+    """Loads a model and serves its page until Ctrl-C, or until it is ended from outside; its folder goes with it."""
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
     if host not in ("127.0.0.1", "localhost", "::1"):
         print(
             say(f"注意：{host} 上别的机器也能访问", f"Note: on {host} other machines can use the page, too"),
