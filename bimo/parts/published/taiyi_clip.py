@@ -13,16 +13,16 @@ from pathlib import Path
 import torch
 
 from bimo.core import weights
-from bimo.core.errors import RecipeError, WeightsError
+from bimo.core.errors import RecipeError
 from bimo.core.fingerprint import LateDigest
 from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
 from bimo.parts.published.configs import read_json
+from bimo.parts.published.weight_files import files_of
 from bimo.parts.text.bert import Bert
 from bimo.parts.vision import ClipVision
 
 WORDS, PICTURES = "text_encoder", "vision_encoder"
-FILES = ("model.safetensors", "pytorch_model.bin")
 #: Tokens that a text is padded to, as in training.
 LENGTH = 77
 #: What a recipe does not carry, and the only value of it that is drawn with.
@@ -48,8 +48,8 @@ def read_apart(words: Path, pictures: Path, dtype: torch.dtype | None = torch.fl
 
 
 def _read(of_words: Path, of_pictures: Path, together: bool, dtype: torch.dtype | None) -> System:
-    files = [_file(folder) for folder in (of_words, of_pictures)]
-    words, pictures = map(weights.read, files)
+    files = [files_of(folder) for folder in (of_words, of_pictures)]
+    words, pictures = ({n: v for file in part for n, v in weights.read(file).items()} for part in files)
     table = {"vision.logit_scale": pictures.pop("logit_scale")} if "logit_scale" in pictures else {}
     for name, value in pictures.items():
         if name == "text_projection.weight" and "classifier.weight" not in words and together:
@@ -71,20 +71,12 @@ def _read(of_words: Path, of_pictures: Path, together: bool, dtype: torch.dtype 
     with weights.unfilled():
         system = System(recipe)
     weights.assign(system, table, dtype, of_words)
-    late = [LateDigest(file) for file in files]
+    system.files = tuple(file for part in files for file in part)
+    late = [LateDigest(file) for file in system.files]
     # The two may lie anywhere: their hashes alone name them, words first.
     system.weights_hash = lambda: hashlib.sha256("".join(one() for one in late).encode()).hexdigest()
     system.towers[0].load_words(of_words)
     return system.eval()
-
-
-def _file(folder: Path) -> Path:
-    path = next((folder / name for name in FILES if (folder / name).is_file()), None)
-    if path is None:
-        raise WeightsError(
-            f"{folder} 里没有权重：应有 {' 或 '.join(FILES)}", f"no weights in {folder}: expected {' or '.join(FILES)}"
-        )
-    return path
 
 
 def _words(folder: Path, project: int) -> Bert:

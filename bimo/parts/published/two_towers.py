@@ -96,6 +96,7 @@ def read(folder: Path, dtype: torch.dtype | None = torch.float32) -> System:
     with weights.unfilled():
         system = System(recipe)
     weights.assign(system, named, dtype, files[0])
+    system.files = tuple(files)
     system.weights_hash = late_table(folder, set(files))
     cast(Any, system.towers[0]).load_words(folder)
     return system.eval()
