@@ -114,17 +114,9 @@ def _bowl(
                     14,
                 )
                 scene.line("ware", [ear], stand.size * 0.085, tint=darker(tint, 0.2), rough=0.0)
-        turn = np.linspace(0, math.pi, 22, dtype=np.float32)
-        right = smooth(
-            [(x + across, y), (x + across * 0.94, y + height * 0.5), (x + across * foot, base + down * 0.22)], 12
-        )
-        under = np.stack(
-            [x + across * foot * np.cos(turn), base + down * (0.22 + 0.62 * foot * np.sin(turn))], 1
-        ).astype(np.float32)
-        left = right[::-1] * np.array([-1, 1], np.float32) + np.array([2 * x, 0], np.float32)
-        front = np.stack([x - across * np.cos(turn), y - down * 0.2 * np.sin(turn)], 1).astype(np.float32)
+        levels = [_level(x, y, across, down, height, foot, share) for share in np.linspace(0, 1, 9).tolist()]
         scene.fill(
-            "ware", np.concatenate([right, under, left, front]), tint=tint, into_tint=darker(tint, 0.34), rough=0.0
+            "ware", *(ellipse(*level, 44) for level in levels), tint=tint, into_tint=darker(tint, 0.34), rough=0.0
         )
         if pattern is not None:
             _band(scene, x, y, across, down, height, foot, pattern)
@@ -145,17 +137,23 @@ def _bowl(
     return draw
 
 
+def _level(
+    x: float, y: float, across: float, down: float, height: float, foot: float, share: float
+) -> tuple[float, float, float, float]:
+    """The outline of a bowl's wall between its rim (0) and its foot (1), as an ellipse."""
+    half = across * (1 - 0.12 * share - (0.88 - foot) * share**3)
+    return x, y + share * (height + 0.22 * down), half, down * (1 - share + 0.62 * foot * share)
+
+
 def _band(scene: Scene, x: float, y: float, across: float, down: float, height: float, foot: float, tint: RGB) -> None:
     """Painted bands and scrolls around a bowl, at levels of its wall."""
 
-    def level(share: float) -> Path:
-        half = across * (1 - 0.12 * share - (0.88 - foot) * share**3)
-        middle, reach = y + share * (height + 0.22 * down), down * (1 - share + 0.62 * foot * share)
-        return arc(x, middle, half, reach, 0.10, math.pi - 0.10, 25)
+    def band(share: float) -> Path:
+        return arc(*_level(x, y, across, down, height, foot, share), 0.10, math.pi - 0.10, 25)
 
-    scene.line("ware_line", [level(0.16), level(0.74)], 0.005, tint=tint, rough=0.0)
+    scene.line("ware_line", [band(0.16), band(0.74)], 0.005, tint=tint, rough=0.0)
     curls = []
-    for place in level(0.45)[2:-2:3]:
+    for place in band(0.45)[5:-4:3]:
         px, py = float(place[0]), float(place[1])
         curls += [
             arc(px, py, across * 0.050, height * 0.10, 0.5, 5.4, 10),

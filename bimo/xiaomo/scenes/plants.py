@@ -495,7 +495,7 @@ def chrysanthemums(scene: Scene, x: float, y: float, size: float, count: int) ->
                 lobes = [
                     petal(px, py, turn + k, size * 0.19 * (1 - 0.25 * abs(k)), size * 0.085) for k in (-0.55, 0, 0.55)
                 ]
-                scene.fill("leaf_dark", *lobes, rough=0.5)
+                scene.fill("bamboo_leaf", *lobes, rough=0.5)
                 scene.line(
                     "vein",
                     [path((px, py), (px + math.cos(turn) * size * 0.16, py + math.sin(turn) * size * 0.16))],

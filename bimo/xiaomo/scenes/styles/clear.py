@@ -30,7 +30,8 @@ def paint_clear(painting: Painting, shape: Shape, style: Style, mood: Mood) -> N
     mask, window = found
     veil = mask * min(1.0, shape.strength)
     if shape.fade:
-        veil = veil * (0.3 + 0.7 * painting.fading(mask, window, shape.fade * 1.6))
+        least = 0.05 if shape.material == "peak" else 0.3
+        veil = veil * (least + (1 - least) * painting.fading(mask, window, shape.fade * 1.6))
     colour = style.colours(painting, mask, shape, mood)
     if material.finish == "body" and mask.size > 30:
         colour = _modelled(painting, mask, window, colour)

@@ -35,6 +35,8 @@ def grade_qinglu(colour: Floats, material: Material, mood: Mood) -> Floats:
     if material.accent or material.finish == "glow":
         return colour
     grey = float(colour @ LUMINANCE)
+    if grey > 0.82 and material.finish == "body":
+        return colour * np.array([1.0, 0.97, 0.9], np.float32)
     warm = float(colour[0] - colour[2])
     mineral = OCHRE if warm > 0.16 else (MALACHITE if colour[1] > colour[2] + 0.04 else AZURITE)
     tinted = mineral * (0.35 + 1.1 * grey)
@@ -73,7 +75,8 @@ def paint_lines(painting: Painting, shape: Shape, style: Style, mood: Mood) -> N
         return
     strength = min(1.0, shape.strength * (0.92 if finish == "body" else 0.80))
     if shape.fade:
-        strength = strength * (0.35 + 0.65 * painting.fading(mask, window, shape.fade * 1.5))
+        least = 0.04 if shape.material == "peak" else 0.3
+        strength = strength * (least + (1 - least) * painting.fading(mask, window, shape.fade * 1.5))
     if shape.soft > 3:
         painting.glaze(mask * strength, window, colour, 0.8, 0.0, 0.2)
         return

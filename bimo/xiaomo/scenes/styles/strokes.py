@@ -38,6 +38,8 @@ def grade_oil(colour: Floats, material: Material, mood: Mood) -> Floats:
     """Full colours with deep darks."""
     grey = float(colour @ LUMINANCE)
     full = np.clip(grey + (colour - grey) * 1.22, 0, 1)
+    if mood.light == "night" and material.finish != "glow":
+        full = np.clip(full * 1.22 + 0.03, 0, 1)
     return np.clip((full - 0.5) * 1.10 + 0.48, 0.02, 1)
 
 
@@ -77,7 +79,8 @@ def paint_thick(painting: Painting, shape: Shape, style: Style, mood: Mood) -> N
     strength = min(1.0, shape.strength * (1.0 if material.finish != "wash" else 0.94))
     veil = mask * strength
     if shape.fade:
-        veil = veil * (0.25 + 0.75 * painting.fading(mask, window, shape.fade * 1.6))
+        least = 0.08 if shape.material == "peak" else 0.25
+        veil = veil * (least + (1 - least) * painting.fading(mask, window, shape.fade * 1.6))
     painting.cover(veil, window, style.colours(painting, mask, shape, mood), 0.16)
     note_strokes(painting, mask, window, shape)
     if material.finish in ("body", "line") and shape.fills and len(shape.fills) <= 24 and shape.material not in UNDRAWN:

@@ -122,7 +122,7 @@ def finish_watercolour(painting: Painting, style: Style, mood: Mood, layout: Lay
         x, y, reach = chance.uniform(), chance.uniform(), chance.uniform(0.05, 0.13)
         far = np.hypot(painting.x - x, painting.y - y) / reach + 0.9 * (painting.low - 0.5)
         bloom = np.exp(-((far / 0.75) ** 2)) * 0.16 - 0.10 * np.exp(-(((far - 1) / 0.09) ** 2))
-        pixels = pixels + bloom[..., None].astype(np.float32) * (1 - pixels) * 1.2
+        pixels = pixels + bloom[..., None].astype(np.float32) * (1 - pixels) * pixels.mean(2, keepdims=True) * 1.6
     depth = (1 - pixels.mean(2, keepdims=True)) * 0.14
     pixels = pixels * (1 - depth * (painting.grain[..., None] - 0.5) * 2)
     ragged = np.minimum(np.minimum(painting.x, 1 - painting.x), np.minimum(painting.y, 1 - painting.y))

@@ -210,7 +210,7 @@ def snow_mountain_temple(scene: Scene) -> None:
     """深山古寺: a temple deep in the mountains, stairs, mist."""
     layout = scene.layout
     horizon = layout.horizon
-    sky.sky(scene, 0.7)
+    sky.sky(scene, 1.02)
     sky.light_of_the_hour(scene)
     terrain.mountains(scene, horizon, layout.height * 1.2, 3)
     for k, (x, depth) in enumerate(((layout.main_x - 0.28, 0.4), (layout.main_x + 0.30, 0.3))):
@@ -308,8 +308,8 @@ def old_tree_crows(scene: Scene) -> None:
     terrain.lane(scene, layout.main_x - 0.1 * layout.side, horizon + 0.03, 0.16, 0.16 * layout.side)
     buildings.village(scene, 0.5 - 0.34 * layout.side, horizon + 0.04, 0.09, 2, 0.2)
     figures.horse(scene, layout.main_x - 0.16 * layout.side, layout.main_y + 0.07, 0.22, rider="robe_blue")
-    x = 0.5 + layout.side * 0.32
-    tips = plants.tree(scene, x, 1.0, 0.92, "bare", 0.10 * layout.side)
+    x = 0.5 + layout.side * 0.40
+    tips = plants.tree(scene, x, 1.0, 0.92, "bare", 0.03 * layout.side)
     chance = scene.chance.fork("vines")
 
     vines = []

@@ -107,7 +107,7 @@ def lantern_fair(scene: Scene) -> None:
     """元宵: a street of lanterns by the water, sky lanterns above."""
     layout = scene.layout
     horizon = layout.horizon + 0.02
-    sky.sky(scene, horizon)
+    sky.sky(scene, horizon + 0.06)
     sky.light_of_the_hour(scene)
     chance = scene.chance.fork("fair")
     for _ in range(6 + round(6 * layout.density)):
@@ -327,9 +327,9 @@ def ox_boy(scene: Scene) -> None:
     terrain.banks(scene, edges)
     plants.grove(scene, horizon + 0.02, 9, 0.06, 0.3)
     terrain.tufts(scene, horizon + 0.1, 1.02, 50)
-    figures.herd_boy(scene, layout.main_x, layout.main_y + 0.10, layout.main_size * 0.66)
+    figures.herd_boy(scene, layout.main_x - 0.12 * layout.side, layout.main_y + 0.10, layout.main_size * 0.66)
     kind = {"spring": "peach", "summer": "willow", "autumn": "maple", "winter": "bare"}[scene.mood.season]
-    plants.tree(scene, 0.5 + layout.side * 0.43, 1.02, 0.74, kind, 0.1 * layout.side)
+    plants.tree(scene, 0.5 + layout.side * 0.46, 1.02, 0.74, kind, 0.02 * layout.side)
 
 
 def wine_under_moon(scene: Scene) -> None:

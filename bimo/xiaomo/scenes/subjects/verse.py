@@ -412,7 +412,7 @@ def _foreground(scene: Scene, wanted: frozenset[str], bank_at: Callable[[float],
 def _near_trees(scene: Scene, wanted: frozenset[str], bank_at: Callable[[float], float]) -> None:
     side = scene.layout.side
     sizes = [0.72, 0.46, 0.36]
-    places = [0.5 + side * 0.40, 0.5 + side * 0.20, 0.5 - side * 0.42]
+    places = [0.5 + side * 0.43, 0.5 + side * 0.20, 0.5 - side * 0.42]
     number, tips = 0, [(0.5 + side * 0.3, 0.4)]
     for name in TREES:
         if name not in wanted:
@@ -420,7 +420,7 @@ def _near_trees(scene: Scene, wanted: frozenset[str], bank_at: Callable[[float],
         x, size = places[min(number, 2)], sizes[min(number, 2)]
         foot = 1.01 if number == 0 else min(0.99, bank_at(x))
         if name == "pine":
-            plants.pine(scene, x, foot, size, -side)
+            plants.pine(scene, x + 0.05 * side, foot, size * 0.86, -side)
         elif name == "bamboo":
             with scene.element("bamboo"):
                 for k in range(4):
@@ -437,7 +437,7 @@ def _near_trees(scene: Scene, wanted: frozenset[str], bank_at: Callable[[float],
             plants.plum_branch(scene, x + 0.12 * side, foot, size * 1.1, -side)
         else:
             with scene.element(name):
-                tips = plants.tree(scene, x, foot, size, _grown(name, scene.mood), 0.1 * side)
+                tips = plants.tree(scene, x, foot, size, _grown(name, scene.mood), 0.05 * side)
         number += 1
     if "vine" in wanted:
         chance = scene.chance.fork("vines")
@@ -467,7 +467,11 @@ def _grown(name: str, mood: Mood) -> str:
 
 def _figures(scene: Scene, wanted: frozenset[str], bank_at: Callable[[float], float]) -> None:
     side = scene.layout.side
-    free = _Places(*((0.5 + k * side, bank_at(0.5 + k * side)) for k in (0.06, 0.24, -0.14, 0.36)))
+    spots = (0.06, 0.24, -0.14, 0.36)
+    if wanted & {"stream", "spring"} and not wanted & WATERY:  # beside the stream, not in it
+        middle = (scene.layout.main_x - 0.5) * side
+        spots = (middle + 0.22, middle - 0.24, middle + 0.36, middle - 0.38)
+    free = _Places(*((0.5 + k * side, bank_at(0.5 + k * side)) for k in spots))
     robes = {
         "person": "robe_blue",
         "traveller": "robe_blue",

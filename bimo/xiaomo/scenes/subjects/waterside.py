@@ -24,11 +24,11 @@ def near_tree_kind(scene: Scene) -> str:
 def near_tree(scene: Scene, height: float = 0.72, kind: str | None = None) -> None:
     """A tree in the foreground on the layout's side, leaning into the picture."""
     side, kind = scene.layout.side, kind or near_tree_kind(scene)
-    x = 0.5 + side * 0.40
+    x = 0.5 + side * 0.44
     if kind == "pine":
         plants.pine(scene, x, 1.0, height, -0.3 * side)
     else:
-        plants.tree(scene, x, 1.0, height, kind, 0.12 * side)
+        plants.tree(scene, x, 1.0, height, kind, 0.05 * side)
 
 
 def bridge_village(scene: Scene) -> None:
@@ -258,7 +258,7 @@ def night_mooring(scene: Scene) -> None:
     """夜泊: a boat with a lamp by the bank, maples, a temple on the far side, a low moon, crows."""
     layout = scene.layout
     horizon = layout.horizon
-    sky.sky(scene, horizon)
+    sky.sky(scene, horizon + 0.02)
     sky.light_of_the_hour(scene)
     terrain.mountains(scene, horizon, layout.height, 3)
     first = len(scene.shapes)
@@ -272,11 +272,11 @@ def night_mooring(scene: Scene) -> None:
     figures.boat(scene, layout.main_x, layout.main_y, layout.main_size * 0.34, True, True)
     plants.tree(
         scene,
-        0.5 + layout.side * 0.43,
+        0.5 + layout.side * 0.46,
         1.02,
-        0.68,
+        0.62,
         "maple" if scene.mood.season == "autumn" else "bare",
-        0.12 * layout.side,
+        0.03 * layout.side,
     )
     sky.crow(scene, 0.5 + layout.side * 0.10, 0.26, 0.045, flying=True)
     sky.crow(scene, 0.5 + layout.side * 0.20, 0.19, 0.038, flying=True)
