@@ -137,5 +137,6 @@ class Ascent(Part):
 def _distance(before: nn.Module, asks: Sequence[Ask], given: Sequence[Tensor]) -> Tensor:
     """The mean squared distance of answers from those of the level as it was."""
     with torch.no_grad():
-        wanted = [before(ask.x, ask.t, ask.conditioning) for ask in asks]
+        # A sampler's times are the processor's.
+        wanted = [before(ask.x, ask.t.to(ask.x.device), ask.conditioning) for ask in asks]
     return torch.stack([(a - b).square().mean() for a, b in zip(given, wanted, strict=True)]).mean()

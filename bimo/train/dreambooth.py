@@ -20,6 +20,7 @@ from bimo.diffusion.drive import draw
 from bimo.diffusion.system import System
 from bimo.parts.hints.views import Pose
 from bimo.train.denoise import Denoise
+from bimo.train.devices import home_of, on
 from bimo.train.lesson import Lesson, Prospect, Vocabulary
 from bimo.train.record import counted
 
@@ -113,7 +114,8 @@ class Dreambooth(Part):
             # Asked for by name, so that what is declared is what was drawn.
             poses = {hint.name: [float(v) for v in hint.of_seed(seed)[0]] for hint in standing}
             if not path.is_file():
-                draw(system, request | {"text": noun, "seed": seed, "hints": poses})[0].save(path)
+                with on(home_of(system)):
+                    draw(system, request | {"text": noun, "seed": seed, "hints": poses})[0].save(path)
             row: dict[str, object] = {"captions": [{"text": noun}], "labels": {}}
             rows.append((f"class-{seed:05d}", path.read_bytes(), row | poses))
         system.train(modes)

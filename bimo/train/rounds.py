@@ -26,6 +26,7 @@ from bimo.diffusion.paint import Painting, paint, prepare
 from bimo.diffusion.system import System
 from bimo.parts.hints.views import Pose
 from bimo.train.batches import Lessons, Order
+from bimo.train.devices import on
 from bimo.train.feedback import Prefer
 from bimo.train.lesson import Lesson, Objective, Prospect, Vocabulary
 from bimo.train.processes import ALONE, Processes
@@ -226,8 +227,10 @@ class RoundLessons:
             if all((folder / f"{one.key}.png").is_file() for one in some):
                 continue
             requests = [request_of(system, part, one.text, one.seed) for one in some]
-            paintings: list[Painting] = [paint(system, prepare(system, request)) for request in requests]
-            for one, picture in zip(some, drive(system, paintings), strict=True):
+            with on(self.processes.device):
+                paintings: list[Painting] = [paint(system, prepare(system, request)) for request in requests]
+                pictures = drive(system, paintings)
+            for one, picture in zip(some, pictures, strict=True):
                 picture.save(folder / f"{one.key}.png")
 
     def _score(self, which: int, asked: Sequence[Asked], folder: Path, stamp: str) -> None:

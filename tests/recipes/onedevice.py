@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -23,6 +23,13 @@ class OneDevice(TorchDispatchMode):
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        if str(func) == "aten._to_copy.default" and args[0].device == ELSEWHERE and _leaves(named):
+            # Brought back on purpose: there were no numbers to bring.
+            kind = named.get("dtype") or args[0].dtype
+            return brought_back(args[0]).to(kind)
+        if str(func) == "aten.copy_.default" and args[0].device.type == "cpu" and args[1].device == ELSEWHERE:
+            return args[0].copy_(brought_back(args[1]))
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         devices = {tensor.device.type for tensor in given if tensor.ndim or tensor.device.type != "cpu"}
         indexed = func in (torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default)
@@ -32,6 +39,17 @@ class OneDevice(TorchDispatchMode):
             assert indexed, f"{func} is given {told}"
             assert given[0].device == ELSEWHERE, f"{func} is given {told}"
         return func(*args, **(kwargs or {}))
+
+
+def brought_back(value: Any) -> Tensor:
+    """A tensor as if its numbers had come back from a device: small ones; whatever is asked to be so is so."""
+    told = {torch.bool: True}.get(value.dtype, 0.01 if value.is_floating_point() else 0)
+    return torch.full(value.shape, told, dtype=value.dtype, device="cpu")
+
+
+def _leaves(named: Any) -> bool:
+    """Whether a copy goes to the processor."""
+    return named.get("device") is not None and torch.device(named["device"]).type == "cpu"
 
 
 @contextmanager
@@ -45,10 +63,7 @@ def counted() -> Generator[None]:
 
         return ask
 
-    several = {
-        "tolist": lambda self: torch.zeros(self.shape, device="cpu").tolist(),
-        "cpu": lambda self: torch.zeros_like(self, device="cpu"),
-    }
+    several = {"tolist": lambda self: brought_back(self).tolist(), "cpu": brought_back}
     single: dict[str, Any] = {
         "item": lambda _: 0,
         "__bool__": lambda _: True,
@@ -57,8 +72,26 @@ def counted() -> Generator[None]:
     }
     for name, value in (single | several).items():
         setattr(Tensor, name, told(name, value))
+    autocast = torch.autocast
+
+    def narrowed(device: str, *given: Any, **settings: Any) -> Any:
+        # Of no such device there are narrower products.
+        return nullcontext() if device == ELSEWHERE.type else autocast(device, *given, **settings)
+
+    torch.autocast = narrowed  # type: ignore[assignment, misc]
+    several_at_once: Any = torch.nn.utils.clip_grad
+    asked, several_at_once._device_has_foreach_support = several_at_once._device_has_foreach_support, lambda *_: True
+    adamw = torch.optim.AdamW
+
+    def unfused(*given: Any, fused: bool | None = None, **settings: Any) -> torch.optim.Optimizer:
+        return adamw(*given, **settings)
+
+    torch.optim.AdamW = unfused  # type: ignore[assignment, misc]
     try:
         yield
     finally:
+        torch.optim.AdamW = adamw  # type: ignore[misc]
+        torch.autocast = autocast  # type: ignore[misc]
+        several_at_once._device_has_foreach_support = asked
         for name, method in kept.items():
             setattr(Tensor, name, method)

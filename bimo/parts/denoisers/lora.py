@@ -169,6 +169,7 @@ def save_lora(path: Path, system: System, state: Mapping[str, Tensor], spelling:
     weights.write(path, written)
     own = dict(system.named_parameters())
     found = {at: delta.value(at, own) for delta in read_lora(system, path).deltas for at in delta.paths}
-    wrong = [n for n, value in wanted.items() if n not in found or not torch.allclose(found[n], value, atol=1e-6)]
+    alike = {n: torch.allclose(found[n].cpu(), value.cpu(), atol=1e-6) for n, value in wanted.items() if n in found}
+    wrong = [n for n in wanted if not alike.get(n)]
     if wrong or len(found) != len(wanted):
         raise WeightsError(f"{path} 读回来不一样：{few(wrong)}", f"{path} reads back otherwise: {few(wrong)}")
