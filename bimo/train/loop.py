@@ -426,7 +426,7 @@ class Run:
 
     def _same_run(self, from_here: bool, accept_new_data: bool) -> History:
         """What the folder knows of the run, with what changes now. Raises TrainingError for another run's folder."""
-        path, history, now = self.out / RECIPE_FILE, read_history(self.out), had(self.pictures)
+        path, history, now = self.out / RECIPE_FILE, read_history(self.out), had(self.pictures, self.recipe)
         if not path.is_file():
             return History(now)
         # Compared as recipes: fields that came later have the values they stood for.

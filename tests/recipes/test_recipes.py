@@ -46,6 +46,13 @@ SIZE = (128, 128)
 STEPS = 4
 #: Whose denoiser or objective makes tensors as long as numbers on the device say.
 READ_BACK = ("lumina-image-2", "skypaint")
+#: Whose sampler asks the device for numbers at each step of a drawing.
+READS_STEPS = ("hunyuan-dit-1.2-control",)
+#: Of which a whole run is made on a device without contents: one of each kind of denoiser, cascade and adapter.
+WHOLE = (
+    *("altdiffusion-m18", "composer", "damo-cascade-xglm", "hunyuan-dit-1.2-control", "kolors-inpainting"),
+    *("miracle-vision", "qwen-image", "taiyi-clip-huge", "wukong-huahua-lora", "xiaomo", "z-image-turbo"),
+)
 
 
 @pytest.fixture(scope="module", params=sorted(recipes()))
@@ -215,6 +222,33 @@ def test_a_step_of_every_stage_is_all_on_its_device(
         assert {grad.device for grad in learnt} == {ELSEWHERE}, stage.name
         run.system = System(run.recipe)
         run._words()
+
+
+def test_a_run_is_all_on_its_device(recipe: Recipe, system: System, tiny_shards: Path, tmp_path: Path) -> None:
+    """From its first encoding over what is drawn while it learns to the file of its weights, of the last stage: what
+    the others do besides, a step of each shows.
+    """
+    if recipe.name not in WHOLE:
+        pytest.skip("one of each kind is enough")
+    made = begun(
+        recipe,
+        system,
+        tiny_shards,
+        tmp_path / "run",
+        steps=1,
+        precision="fp32",
+        max_unknown=1.0,
+        max_truncated=1.0,
+    )
+    stages = made.recipe.stages[-1:]
+    draws = bool(recipe.levels) and stages[0].level == recipe.levels[-1].name and recipe.name not in READS_STEPS
+    wanted = replace(made.recipe, stages=stages, prompts=(TEXT,) if draws else ())
+    with counted(), OneDevice():
+        run = Run(wanted, made.pictures, made.out, teacher=made.teacher, processes=Processes(device=ELSEWHERE))
+        run.everything()
+    assert System.read(made.out).recipe.stages == wanted.stages
+    assert (made.out / "state.pt").is_file()
+    assert bool(list(made.out.glob("sheets/*.png"))) == draws
 
 
 def test_a_tensor_left_on_the_processor_is_found() -> None:

@@ -21,12 +21,16 @@ from bimo.core.errors import BimoError, TrainingError, WeightsError
 from bimo.core.files import alone
 from bimo.core.recipe import Recipe, Stage
 from bimo.data.shards import read, shard_name, write_index, write_shard
+from bimo.recipes.taiyi_sd import taiyi_zh
 from bimo.recipes.xiaomo import xiaomo
 from bimo.train import loop
 from bimo.train.adapter import LowRank
+from bimo.train.controls import Controls
+from bimo.train.denoise import Denoise
 from bimo.train.history import differences, read_history
 from bimo.train.loop import Run, train
 from bimo.train.objectives import Reconstruct
+from tests.parity.tiny_checkpoints import bert_words
 
 STEPS = 6
 BASE = Stage(
@@ -122,6 +126,22 @@ def test_data_of_as_many_pictures_in_another_order_is_other_data(
     train(recipe(), [tiny_shards, others], both, threads=1, stop_after=0.0)
     with pytest.raises(TrainingError, match="as many, of other content or order"):
         train(recipe(), [others, tiny_shards], both, threads=1)
+
+
+def test_exchanged_maps_are_exchanged_data(tiny_shards: Path, tmp_path: Path) -> None:
+    """Maps that a stage reads belong to the data; others may come and go."""
+    data = Path(shutil.copytree(tiny_shards, tmp_path / "data"))
+    bert_words(tmp_path / "run" / "words.0")
+    adapter = Controls(network="t2i", seen="map", name="depth")
+    stage = replace(MORE, objective=Denoise(), level="image", train=(), adapter=adapter, max_unknown=1.0)
+    wanted = replace(taiyi_zh.tiny(), stages=(replace(stage, size=(64, 64)),), prompts=())
+    train(wanted, data, tmp_path / "run", threads=1, stop_after=0.0)
+    (data / "maps" / "skeleton" / "0003.png").unlink()
+    shutil.copy(data / "maps" / "depth" / "0000.png", data / "maps" / "depth" / "0007.png")
+    with pytest.raises(TrainingError, match="as many, of other content"):
+        train(wanted, data, tmp_path / "run", threads=1)
+    shutil.copy(tiny_shards / "maps" / "depth" / "0007.png", data / "maps" / "depth" / "0007.png")
+    train(wanted, data, tmp_path / "run", threads=1)
 
 
 #: Settings that optimisers keep, that make groups of parameters, that make batches, averages, and later stages.

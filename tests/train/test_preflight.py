@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -232,3 +233,22 @@ def test_data_is_read_before_anything_is_made(tmp_path: Path) -> None:
         train(recipe(BASE), tmp_path / "nowhere", tmp_path / "run", threads=1)
     assert not (tmp_path / "run").exists()
     assert Pictures(shard(tmp_path / "some")).sizes == list(SIZES)
+
+
+def test_the_first_commands_of_the_page_work_on_photos(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A plain folder of photos of several sizes with a caption beside each, by the commands as they are written."""
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text("utf-8")
+    block = page.partition("```\n")[2].partition("```")[0].splitlines()
+    commands = [shlex.split(line, comments=True)[1:] for line in block if line.startswith("bimo")]
+    monkeypatch.chdir(tmp_path)
+    Path("PICTURES").mkdir()
+    for number, size in enumerate(SIZES):
+        Image.new("RGB", size, (30 * number, 90, 160)).save(f"PICTURES/{number}.jpg")
+        Path(f"PICTURES/{number}.txt").write_text("一盘红烧肉", "utf-8")
+    assert [words[0] for words in commands[:3]] == ["data", "train", "train"]
+    for words in commands[:2]:
+        assert cli.run([*words, *(("--threads", "1") if words[0] == "train" else ())]) == 0, capfd.readouterr().err
+    trial = commands[1][commands[1].index("--out") + 1]
+    assert cli.run(["draw", "红烧肉", "-m", trial, "--steps", "1", "-o", "a.png"]) == 0
