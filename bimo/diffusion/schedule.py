@@ -318,7 +318,10 @@ class Ddpm(Part):
             from bimo.diffusion.singlestep import Singlestep
 
             return Singlestep(self.signal(), steps, self.prediction, self.percentile, self.begin)
-        return timed(self._made(name, options), name, steps)
+        made = timed(self._made(name, options), name, steps)
+        if not hasattr(made, "scale_model_input"):
+            made.scale_model_input = unscaled
+        return made
 
     def _table(self) -> Mapping[str, NamedSampler]:
         """The samplers that go with this noise: of a publisher's who does not go by betas, none but kin of it."""
