@@ -1,34 +1,55 @@
 """Seconds a picture and peak memory of bimo against diffusers' own pipeline: same weights, steps and threads.
 
-A checkpoint in the layout of Taiyi-SD is made with random weights, small enough for a processor. First the two
-pictures are compared; only if they are equal within 1/255 a channel is anything timed. Then A and B take turns in
-one process, the order changing every turn, so that other work on the machine meets both alike. Memory is the peak
-resident size of a process of its own that loads and draws once.
+A checkpoint in the layout of Taiyi-SD is made with random weights, small enough for a processor, or with ``--full`` of
+the size that was published (1.05 billion numbers in float32). First the two pictures are compared; only if they are
+equal within 1/255 a channel is anything timed. With ``--dtype bf16`` both are kept so, and no two are equal: each is
+compared with the picture in float32, and bimo's must be no further from it than 1 dB beyond diffusers'. Then A and B
+take turns in one process, the order changing every turn, so that other work on the machine meets both alike. Memory is
+the peak resident size of a process of its own that loads and draws once.
 
-    python bench/against_diffusers.py [--pairs 7] [--steps 10] [--size 256] [--threads 2]
+    python bench/against_diffusers.py [--pairs 7] [--steps 10] [--size 256] [--threads 2] [--dtype bf16]
+    python bench/against_diffusers.py --full --size 512 --steps 2 --pairs 3 --dtype bf16 --folder DIR
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import math
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 MEMORY_RUNS = 3
-CHANNELS = (64, 128, 256, 256)
-TEXT = 256
+#: How much further than diffusers' a picture in bfloat16 may be from that in float32.
+WORSE_DECIBELS = 1.0
 PROMPT, NEGATIVE, GUIDANCE, SEED = "小桥流水人家，水彩", "广告，水印", 7.5, 1
 Draw = Callable[[], Any]
 
 
-def make(folder: Path, side: int) -> None:
+@dataclass(frozen=True)
+class Sizes:
+    """Of the checkpoint: the channels of UNet and autoencoder, the width and layers of the text tower."""
+
+    unet: tuple[int, ...]
+    autoencoder: tuple[int, ...]
+    text: int
+    layers: int
+    heads: int
+
+
+SMALL = Sizes((64, 128, 256, 256), (32, 64, 128, 128), 256, 4, 4)
+PUBLISHED = Sizes((320, 640, 1280, 1280), (128, 256, 512, 512), 768, 12, 12)
+
+
+def make(folder: Path, side: int, sizes: Sizes) -> None:
     """Saves the checkpoint: BERT of 21128 words, a UNet and an autoencoder of four blocks."""
     import torch
     from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -41,17 +62,19 @@ def make(folder: Path, side: int) -> None:
     han = [chr(0x4E00 + i) for i in range(21128 - len(special) - 1)]
     (words / "vocab.txt").write_text("\n".join([*special, "，", *han]), encoding="utf-8")
     (words / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 512}))
-    sizes = {"hidden_size": TEXT, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 4 * TEXT}
+    text = {"hidden_size": sizes.text, "num_hidden_layers": sizes.layers, "num_attention_heads": sizes.heads}
     StableDiffusionPipeline(
         vae=AutoencoderKL(
-            block_out_channels=(32, 64, 128, 128),
+            block_out_channels=sizes.autoencoder,
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,
             layers_per_block=2,
         ).eval(),
-        text_encoder=BertModel(BertConfig(vocab_size=21128, **sizes)).eval(),
+        text_encoder=BertModel(BertConfig(vocab_size=21128, intermediate_size=4 * sizes.text, **text)).eval(),
         tokenizer=BertTokenizer.from_pretrained(str(words)),
-        unet=UNet2DConditionModel(sample_size=side // 8, block_out_channels=CHANNELS, cross_attention_dim=TEXT).eval(),
+        unet=UNet2DConditionModel(
+            sample_size=side // 8, block_out_channels=sizes.unet, cross_attention_dim=sizes.text
+        ).eval(),
         scheduler=PNDMScheduler(
             beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, skip_prk_steps=True, steps_offset=1
         ),
@@ -61,22 +84,30 @@ def make(folder: Path, side: int) -> None:
     ).save_pretrained(str(folder / "saved"))
 
 
-def of_bimo(folder: Path, steps: int) -> Draw:
+def of_bimo(folder: Path, steps: int, dtype: str) -> Draw:
     """Draws with bimo; answers a PIL image."""
+    import torch
+
     from bimo.diffusion.drive import draw
+    from bimo.diffusion.keeping import Shelf
     from bimo.parts.published.folder import read_folder
 
-    system = read_folder(folder / "saved")
+    system = read_folder(folder / "saved", None if dtype == "bf16" else torch.float32)
+    if dtype == "bf16":
+        Shelf(system, torch.bfloat16, away=False)
     request = {"text": PROMPT, "negative": NEGATIVE, "guidance": GUIDANCE, "seed": SEED, "steps": steps}
     return lambda: draw(system, request)[0].image
 
 
-def of_diffusers(folder: Path, steps: int) -> Draw:
+def of_diffusers(folder: Path, steps: int, dtype: str) -> Draw:
     """Draws with diffusers' StableDiffusionPipeline; answers a PIL image."""
     import torch
     from diffusers import StableDiffusionPipeline
 
-    pipeline = StableDiffusionPipeline.from_pretrained(str(folder / "saved"), local_files_only=True)
+    numbers = torch.bfloat16 if dtype == "bf16" else torch.float32
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        str(folder / "saved"), torch_dtype=numbers, local_files_only=True
+    )
     pipeline.set_progress_bar_config(disable=True)
     settings: dict[str, Any] = {"guidance_scale": GUIDANCE, "num_inference_steps": steps, "negative_prompt": NEGATIVE}
     return lambda: pipeline(PROMPT, generator=torch.Generator().manual_seed(SEED), **settings).images[0]
@@ -90,6 +121,29 @@ def difference(one: Any, other: Any) -> int:
     import numpy
 
     return int(numpy.abs(numpy.asarray(one).astype(int) - numpy.asarray(other).astype(int)).max())
+
+
+def decibels(one: Any, other: Any) -> float:
+    """The peak signal to noise ratio of two images."""
+    import numpy
+
+    apart = numpy.asarray(one).astype(float) - numpy.asarray(other).astype(float)
+    return 20 * math.log10(255 / max(math.sqrt((apart**2).mean()), 1e-9))
+
+
+def compare(pictures: dict[str, Any], folder: Path, options: argparse.Namespace) -> None:
+    """Prints how far the pictures are apart; exits where that is too far for their times to be compared."""
+    print(f"largest difference: {difference(*pictures.values())}/255 a channel, {pictures['bimo'].size}")
+    if options.dtype == "fp32":
+        if difference(*pictures.values()) > 1:
+            sys.exit("the pictures differ: nothing is timed")
+        return
+    exact = of_diffusers(folder, options.steps, "fp32")()
+    gc.collect()
+    off = {name: decibels(picture, exact) for name, picture in pictures.items()}
+    print("from the picture in float32: " + ", ".join(f"{name} {value:.1f} dB" for name, value in off.items()))
+    if off["bimo"] < off["diffusers"] - WORSE_DECIBELS:
+        sys.exit("bimo's picture is further from it: nothing is timed")
 
 
 def taking_turns(draws: dict[str, Draw], pairs: int) -> dict[str, list[tuple[float, float]]]:
@@ -118,8 +172,8 @@ def own_peak_megabytes() -> float:
 def peak_megabytes(name: str, folder: Path, options: argparse.Namespace) -> float:
     """The peak resident size of a process that loads and draws once, in MB: the median of a few."""
     command = [sys.executable, __file__, "--only", name, "--folder", str(folder)]
-    command += ["--steps", str(options.steps), "--threads", str(options.threads)]
-    runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(MEMORY_RUNS)]
+    command += ["--steps", str(options.steps), "--threads", str(options.threads), "--dtype", options.dtype]
+    runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(options.memory_runs)]
     return statistics.median(float(run.stdout.split()[-1]) for run in runs)
 
 
@@ -130,6 +184,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--size", type=int, default=256, help="pixels a side")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="how weights are kept")
+    parser.add_argument("--full", action="store_true", help="weights of the published size")
+    parser.add_argument("--memory-runs", type=int, default=MEMORY_RUNS)
     parser.add_argument("--folder", type=Path, help="where the checkpoint is, or is to be made")
     parser.add_argument("--only", choices=SIDES, help="draw once and print the peak memory in MB")
     options = parser.parse_args()
@@ -137,19 +194,15 @@ def main() -> None:
 
     torch.set_num_threads(options.threads)
     if options.only:
-        SIDES[options.only](options.folder, options.steps)()
+        SIDES[options.only](options.folder, options.steps, options.dtype)()
         print(own_peak_megabytes())
         return
     with tempfile.TemporaryDirectory() as made:
         folder = options.folder or Path(made)
         if not (folder / "saved").exists():
-            make(folder, options.size)
-        draws = {name: side(folder, options.steps) for name, side in SIDES.items()}
-        pictures = {name: draw() for name, draw in draws.items()}
-        worst = difference(*pictures.values())
-        print(f"largest difference: {worst}/255 a channel, pictures of {pictures['bimo'].size}")
-        if worst > 1:
-            sys.exit("the pictures differ: nothing is timed")
+            make(folder, options.size, PUBLISHED if options.full else SMALL)
+        draws = {name: side(folder, options.steps, options.dtype) for name, side in SIDES.items()}
+        compare({name: draw() for name, draw in draws.items()}, folder, options)
         seconds = taking_turns(draws, options.pairs)
         for name, values in seconds.items():
             wall, busy = (statistics.median(value) for value in zip(*values, strict=True))

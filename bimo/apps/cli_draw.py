@@ -146,12 +146,13 @@ def draw(
 
         style_named(request.style)
     if request.size:
-        memory.check(request.size)
+        memory.check(request.size, dtype)
     place = Place(output, request.text)
     place.check()
     system = beside.put(_loaded(name, record is not None and model is None, request.size, dtype, offload))
+    full = _filled(system, request, dtype)
     said: list[str] = []
-    pictures, files = _drawn(_kept(system, dtype, offload), request, place, as_json, choice, said)
+    pictures, files = _drawn(_kept(system, dtype, offload), full, place, as_json, choice, said)
     warnings = list(dict.fromkeys(w for picture in pictures for w in picture.warnings))
     told: dict[str, Any] = {}
     if again is not None and record is not None:
@@ -201,6 +202,17 @@ def _loaded(name: str, recorded: bool, size: tuple[int, int] | None, dtype: Dtyp
             ) from None
 
 
+def _filled(system: System, request: Request, dtype: Dtype) -> Request:
+    """The request with all that it leaves open. Raises RequestError for one that does not fit into memory."""
+    from bimo.diffusion.paint import filled
+
+    if request.seed is None:
+        request = request.model_copy(update={"seed": secrets.randbelow(2**32)})
+    full = filled(system, request)
+    memory.check(full.size or (0, 0), dtype)
+    return full
+
+
 def _kept(system: System, dtype: Dtype, offload: bool) -> Shelf:
     from bimo.diffusion.keeping import Shelf
 
@@ -216,14 +228,10 @@ def _drawn(
     said: list[str],
 ) -> tuple[list[Picture], list[Path]]:
     from bimo.diffusion.drive import drive
-    from bimo.diffusion.paint import filled, paint, prepare
+    from bimo.diffusion.paint import paint, prepare
 
-    if request.seed is None:
-        request = request.model_copy(update={"seed": secrets.randbelow(2**32)})
-    full = filled(shelf.system, request)
-    memory.check(full.size or (0, 0))
     with shelf.towers():
-        prepared = prepare(shelf.system, full)
+        prepared = prepare(shelf.system, request)
     # What is known of the words is said before minutes are spent on them.
     said += prepared.warnings
     _note(prepared.warnings)

@@ -10,35 +10,43 @@ from bimo.apps import models
 from bimo.core.errors import RequestError, say
 from bimo.core.recipe import Recipe
 
-#: Bytes of activations for each pixel while a picture is decoded, the peak of a drawing: about 4 maps of 256
-#: channels in float32 at full resolution, as in the last block of the autoencoders of Stable Diffusion.
-BYTES_A_PIXEL = 4 * 256 * 4
-#: Bytes of one weight by how it is kept.
+#: Activations for each pixel while a picture is decoded, the peak of a drawing: about 4 maps of 256 channels at full
+#: resolution, as in the last block of the autoencoders of Stable Diffusion.
+NUMBERS_A_PIXEL = 4 * 256
+#: Bytes of one weight of a tower or denoiser by how it is kept.
 BYTES_A_WEIGHT = {"fp32": 4, "bf16": 2, "fp16": 2}
+#: Bytes of one number in a space, which decodes.
+BYTES_IN_SPACES = {"fp32": 4, "bf16": 2, "fp16": 4}
 #: Nothing is said of a model that takes less than this.
 WORTH_SAYING = 1_000_000_000
 
 
-def needed(size: tuple[int, int]) -> int:
-    """Bytes that drawing one picture of (width, height) pixels takes beside the weights: ``W * H * BYTES_A_PIXEL``."""
+def needed(size: tuple[int, int], dtype: str = "fp32") -> int:
+    """Bytes that drawing one picture of (width, height) pixels takes beside the weights, kept as ``dtype``."""
     width, height = size
-    return width * height * BYTES_A_PIXEL
+    return width * height * _bytes_a_pixel(dtype)
+
+
+def _bytes_a_pixel(dtype: str) -> int:
+    return NUMBERS_A_PIXEL * BYTES_IN_SPACES[dtype]
 
 
 @dataclass(frozen=True)
 class Weighed:
-    """How many numbers the weights of a recipe are: all towers', each level's denoiser's, and all the rest, which is
-    always kept in float32.
+    """How many numbers the weights of a recipe are: all towers', each level's denoiser's, all spaces', and all the
+    rest, which is always kept in float32.
     """
 
     towers: int
     denoisers: tuple[int, ...]
+    spaces: int
     rest: int
 
     def bytes(self, dtype: str, offload: bool) -> int:
         """What is in memory at once. Offloaded, it is the towers, then one denoiser after another."""
         pieces = (self.towers, *self.denoisers)
-        return (max(pieces) if offload else sum(pieces)) * BYTES_A_WEIGHT[dtype] + self.rest * BYTES_A_WEIGHT["fp32"]
+        always = self.spaces * BYTES_IN_SPACES[dtype] + self.rest * BYTES_A_WEIGHT["fp32"]
+        return (max(pieces) if offload else sum(pieces)) * BYTES_A_WEIGHT[dtype] + always
 
 
 def weighed(recipe: Recipe) -> Weighed:
@@ -46,10 +54,14 @@ def weighed(recipe: Recipe) -> Weighed:
     from bimo.apps.facts import parameters, unfilled
 
     counts = parameters(unfilled(recipe))
-    towers = sum(count for name, count in counts.items() if name.startswith("text."))
-    prefixes = [f"{level.name}.denoiser." for level in recipe.levels]
-    denoisers = [sum(count for name, count in counts.items() if name.startswith(prefix)) for prefix in prefixes]
-    return Weighed(towers, tuple(denoisers), sum(counts.values()) - towers - sum(denoisers))
+
+    def below(*prefixes: str) -> int:
+        return sum(count for name, count in counts.items() if name.startswith(prefixes))
+
+    towers = below("text.")
+    denoisers = tuple(below(f"{level.name}.denoiser.") for level in recipe.levels)
+    spaces = below(*(f"{level.name}.space." for level in recipe.levels))
+    return Weighed(towers, denoisers, spaces, sum(counts.values()) - towers - sum(denoisers) - spaces)
 
 
 def surely_small(folder: Path) -> bool:
@@ -79,7 +91,7 @@ def plan(
     weights = weighed(recipe)
     size = size or recipe.request.size
     free = available() if free is None else free
-    kept, drawn = weights.bytes(dtype, offload), needed(size)
+    kept, drawn = weights.bytes(dtype, offload), needed(size, dtype)
     if free is not None and kept + drawn > free:
         raise _too_large(recipe, weights, size, (dtype, offload), free)
     if kept + drawn < WORTH_SAYING:
@@ -94,16 +106,19 @@ def plan(
 def _too_large(
     recipe: Recipe, weights: Weighed, size: tuple[int, int], asked: tuple[str, bool], free: int
 ) -> RequestError:
-    total = weights.bytes(*asked) + needed(size)
+
+    def together(dtype: str, offload: bool) -> int:
+        return weights.bytes(dtype, offload) + needed(size, dtype)
+
+    total = together(*asked)
     others = [(dtype, offload) for offload in (False, True) for dtype in ("fp32", "bf16") if (dtype, offload) != asked]
     # What was asked for to save memory is kept in what is offered.
     others = [o for o in others if o[1] >= asked[1] and BYTES_A_WEIGHT[o[0]] <= BYTES_A_WEIGHT[asked[0]]]
-    fitting = [o for o in others if weights.bytes(*o) + needed(size) <= free]
-    fits = [f"{_flags(*o)} ({_giga(weights.bytes(*o) + needed(size))} GB)" for o in fitting]
-    side = int(max(0, free - weights.bytes(*asked)) / BYTES_A_PIXEL) ** 0.5 // 64 * 64
+    fits = [f"{_flags(*o)} ({_giga(together(*o))} GB)" for o in others if together(*o) <= free]
+    side = int(max(0, free - weights.bytes(*asked)) / _bytes_a_pixel(asked[0])) ** 0.5 // 64 * 64
     if side >= 64:
         fits.append(f"--size {int(side)}")
-    least, flags = _giga(weights.bytes("bf16", True) + needed((64, 64))), "--dtype bf16 --offload --size 64"
+    least, flags = _giga(weights.bytes("bf16", True) + needed((64, 64), "bf16")), "--dtype bf16 --offload --size 64"
     zh = f"放得下的：{'、'.join(fits)}" if fits else f"最省也要 {least} GB（{flags}）"
     en = f"what fits: {', '.join(fits)}" if fits else f"the least is {least} GB ({flags})"
     width, height = size
@@ -124,13 +139,13 @@ def available() -> int | None:
     return min(limits, default=None)
 
 
-def check(size: tuple[int, int], free: int | None = None) -> None:
+def check(size: tuple[int, int], dtype: str = "fp32", free: int | None = None) -> None:
     """Raises RequestError where a picture of this size would not fit into ``free`` bytes, or what is available."""
     free = available() if free is None else free
-    want = needed(size)
+    want = needed(size, dtype)
     if free is None or want <= free:
         return
-    side = int((free / BYTES_A_PIXEL) ** 0.5) // 64 * 64
+    side = int((free / _bytes_a_pixel(dtype)) ** 0.5) // 64 * 64
     width, height = size
     raise RequestError(
         f"画 {width}×{height} 约需 {_giga(want)} GB 内存，现在只有 {_giga(free)} GB；"

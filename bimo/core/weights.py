@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.files import write_whole
+from bimo.core.pages import release
 from bimo.core.part import Part, loads
 from bimo.core.weight_formats import cut, format_of, unread
 
@@ -92,11 +93,11 @@ def read(path: Path, dtype: torch.dtype | None = None, keep: Callable[[str], boo
         for name in names if keep is None else filter(keep, names):
             value = tensor(name)
             if dtype is not None and value.is_floating_point() and value.dtype != dtype:
-                passed += value.nbytes
-                value = value.to(dtype)
+                read, value = value, value.to(dtype)
+                passed += 0 if release(read) else read.nbytes
             found[name] = value
             if passed > HELD_BYTES:
-                # The pages that were read leave memory with the mapping they belong to.
+                # Where pages cannot be given back one by one they leave memory with the mapping they belong to.
                 names, tensor = _opened(path)
                 passed = 0
     return found
@@ -297,15 +298,23 @@ def write(
 
     head: dict[str, Any] = {"__metadata__": {"format": "pt", **(told or {})}}
     at = 0
-    # As safetensors itself has it: wide numbers first, so that each begins at a multiple of its own size.
-    names = sorted(state, key=lambda name: (-kind(state[name]).itemsize, name))
+
+    def order(name: str) -> tuple[int, bool, str]:
+        """Wide numbers first, as safetensors itself has it, so that each begins at a multiple of its own size; of one
+        width those first that leave the next at a cache line, so that nearly all can be used where they lie.
+        """
+        width = kind(state[name]).itemsize
+        return -width, bool(state[name].numel() * width % CACHE_LINE_BYTES), name
+
+    names = sorted(state, key=order)
     for name in names:
         size = state[name].numel() * kind(state[name]).itemsize
         head[name] = {"dtype": NUMBERS[str(kind(state[name])).removeprefix("torch.")]}
         head[name] |= {"shape": list(state[name].shape), "data_offsets": [at, at + size]}
         at += size
     text = json.dumps(head, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
+    # The first tensor begins at a cache line too.
+    text += b" " * (-(8 + len(text)) % CACHE_LINE_BYTES)
 
     def pieces() -> Generator[bytes | memoryview]:
         yield len(text).to_bytes(8, "little") + text
@@ -347,15 +356,32 @@ def assign(
         zh = "；".join(_listed(title, names) for title, _, names in found if names)
         en = "; ".join(_listed(title, names) for _, title, names in found if names)
         raise WeightsError(f"{source} 与配方不符：{zh}", f"{source} does not fit the recipe: {en}")
-    fitted = {n: v.to(dtype) if dtype is not None and v.is_floating_point() else v for n, v in state.items()}
+    fitted = {n: cast_to(v, dtype) if dtype is not None and v.is_floating_point() else v for n, v in state.items()}
     module.load_state_dict(fitted, strict=True, assign=True)
 
 
-def lined(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same, but that what begins at no cache line is copied to one, where torch puts tensors of its own: products
-    round otherwise elsewhere.
+def cast_to(value: Tensor, dtype: torch.dtype, channels_last: bool = False) -> Tensor:
+    """A tensor as ``dtype``, which is itself where it is that already; with ``channels_last`` the weights of 2-D
+    convolutions lie in that order. What was read of its file to make it is not in memory any more.
     """
-    return {n: v.clone() if v.data_ptr() % CACHE_LINE_BYTES else v for n, v in state.items()}
+    import torch
+
+    order = torch.channels_last if channels_last and value.ndim == 4 else torch.preserve_format
+    turned = value.to(dtype, memory_format=order)
+    if turned is not value:
+        release(value)
+    return turned
+
+
+def aligned(value: Tensor) -> Tensor:
+    """A tensor that begins at a cache line, where torch puts tensors of its own: products round otherwise elsewhere.
+    It is a copy where it must be.
+    """
+    if not value.data_ptr() % CACHE_LINE_BYTES:
+        return value
+    copy = value.clone()
+    release(value)
+    return copy
 
 
 @contextlib.contextmanager

@@ -233,7 +233,9 @@ class System(nn.Module):
     """A recipe built: towers under ``text.0 ...``, ``vision`` where it has one, each level under its own name.
 
     ``weights_hash`` is the SHA-256 of what was loaded. It may be set to what works it out, ``hashed``: that reads files
-    of gigabytes, and is called when the hash is first asked for.
+    of gigabytes, and is called when the hash is first asked for. ``aligned`` says that weights begin at cache lines
+    when they work, as those of a module that torch has made; where they were left in their file, whoever takes them
+    from it sees to that.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -242,6 +244,7 @@ class System(nn.Module):
         self.hashed: Callable[[], str] = str
         #: The files that its weights were read from.
         self.files: tuple[Path, ...] = ()
+        self.aligned = False
         self.text = nn.ModuleList(cast(Any, tower).build() for tower in recipe.text)
         self.join: Any = None if recipe.join is None else cast(Any, recipe.join).build()
         self.vision: Any = None if recipe.vision is None else cast(Any, recipe.vision).build()
@@ -348,8 +351,12 @@ class System(nn.Module):
             file = folder / WEIGHTS_FILE
             system.weights_hash = hashes.get(WEIGHTS_FILE, "") or LateDigest(file)
             system.files = (file,)
+            state = weights.read(file, dtype)
             # Copied where it must be, so that it draws the same bits as before it was saved.
-            weights.assign(system, weights.lined(weights.read(file, dtype)), dtype, file)
+            system.aligned = True
+            if dtype is not None:
+                state = {name: weights.aligned(value) for name, value in state.items()}
+            weights.assign(system, state, dtype, file)
             for index, tower in enumerate(system.towers):
                 tower.load_words(folder / f"words.{index}")
         return system.eval()

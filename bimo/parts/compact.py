@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bimo.core.part import Part
+from bimo.diffusion.keeping import in_own_numbers
 
 UNSHUFFLE = 4
 
@@ -88,11 +89,12 @@ class CompactSpace(nn.Module):
 
     def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """[B, 3, H, W] in [-1, 1] -> [B, C, h, w]; there is one code, whatever the generator."""
-        return self.normal(self.encoder(pixels.contiguous(memory_format=torch.channels_last)))
+        seen = pixels.contiguous(memory_format=torch.channels_last)
+        return self.normal(in_own_numbers(self.encoder, self.encoder, seen))
 
     def decode(self, x: Tensor) -> Tensor:
         """[B, C, h, w] -> [B, 3, H, W]."""
-        return self.decoder(x.contiguous(memory_format=torch.channels_last)).contiguous()
+        return in_own_numbers(self.decoder, self.decoder, x.contiguous(memory_format=torch.channels_last)).contiguous()
 
     def reconstruct(self, pixels: Tensor, noise: Tensor) -> Tensor:
         """Pixels through latents with a part of some noise [B, C, h, w], and back: what training compares with the

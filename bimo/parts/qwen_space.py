@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from bimo.core.part import Part
+from bimo.diffusion.keeping import in_own_numbers
+from bimo.parts.spaces import coded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +69,13 @@ class QwenLatentSpace(nn.Module):
 
     def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """[B, 3, H, W] in [-1, 1] -> [B, C, h, w]: the mean of the posterior, or a sample of it by ``generator``."""
-        posterior = self.model.encode(pixels.unsqueeze(2)).latent_dist
+        posterior = coded(self.model, pixels.unsqueeze(2))
         z = posterior.mode() if generator is None else posterior.sample(generator)
         return (z.squeeze(2) - self._of(self.part.mean, z)) / self._of(self.part.deviation, z)
 
     def posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """[B, 3, H, W] in [-1, 1] -> mean and deviation of x, each [B, C, h, w]."""
-        found = self.model.encode(pixels.unsqueeze(2)).latent_dist
+        found = coded(self.model, pixels.unsqueeze(2))
         mean, deviation = found.mean.squeeze(2), found.std.squeeze(2)
         scale = self._of(self.part.deviation, mean)
         return (mean - self._of(self.part.mean, mean)) / scale, deviation / scale
@@ -81,7 +83,8 @@ class QwenLatentSpace(nn.Module):
     def decode(self, x: Tensor) -> Tensor:
         """[B, C, h, w] -> [B, 3, H, W]."""
         z = x * self._of(self.part.deviation, x) + self._of(self.part.mean, x)
-        return self.model.decode(z.unsqueeze(2), return_dict=False)[0].squeeze(2)
+        frames = in_own_numbers(self.model, lambda z: self.model.decode(z, return_dict=False)[0], z.unsqueeze(2))
+        return frames.squeeze(2)
 
     def _of(self, values: tuple[float, ...], like: Tensor) -> Tensor:
         return torch.tensor(values).view(1, -1, 1, 1).to(like)

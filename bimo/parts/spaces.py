@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
+from bimo.diffusion.keeping import in_own_numbers, kind_of_numbers
 
 #: Mean and deviation of red, green and blue in [0, 1] that CLIP's towers were trained with (arXiv:2103.00020).
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -112,15 +113,25 @@ class LatentSpace(nn.Module):
         return torch.tensor(values).view(1, -1, 1, 1).to(like)
 
     def _posterior(self, pixels: Tensor) -> Any:
-        return cast(Any, self.model.encode(cast(Any, smaller(pixels, self.shrink)))).latent_dist
+        return coded(self.model, smaller(pixels, self.shrink))
 
     def decode(self, x: Tensor) -> Tensor:
         """[B, C, h, w] -> [B, 3, H / shrink, W / shrink]."""
         if self.part.mean:
             z = x * self._each(self.part.deviation, x) / self.part.scaling + self._each(self.part.mean, x)
-            return cast(Any, self.model.decode(cast(Any, z))).sample
-        z = x / self.part.scaling
-        return cast(Any, self.model.decode(cast(Any, z + self.part.shift if self.part.shift else z))).sample
+        else:
+            z = x / self.part.scaling
+            z = z + self.part.shift if self.part.shift else z
+        return in_own_numbers(self.model, lambda z: cast(Any, self.model.decode(cast(Any, z))).sample, z)
+
+
+def coded(model: Any, pixels: Tensor) -> Any:
+    """What an autoencoder of diffusers may code pixels as: a distribution in the numbers of the pixels, so that a
+    sample of it takes the same noise however the weights are kept.
+    """
+    kind = kind_of_numbers(model) or pixels.dtype
+    found = model.encode(pixels.to(kind)).latent_dist
+    return found if kind == pixels.dtype else type(found)(found.parameters.to(pixels.dtype))
 
 
 def smaller(pixels: Tensor, shrink: int) -> Tensor:
@@ -237,7 +248,8 @@ class ClipImageSpace(nn.Module):
         whole = (self.part.size, self.part.size)
         resized = functional.interpolate(square, whole, mode="bicubic", antialias=True).clamp(-1, 1)
         seen = (resized / 2 + 0.5 - self.mean) / self.deviation
-        return at_root_length(cast(Any, self.model(seen)).image_embeds)
+        embeddings = in_own_numbers(self.model, lambda seen: cast(Any, self.model(seen)).image_embeds, seen)
+        return at_root_length(embeddings)
 
     def decode(self, x: Tensor) -> Tensor:
         """Raises RecipeError: an embedding is no picture."""

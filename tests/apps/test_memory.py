@@ -13,7 +13,7 @@ from bimo.core.recipe import Recipe
 GIGA = 1_000_000_000
 
 
-TAIYI = memory.Weighed(102_267_648, (859_520_964,), 83_653_863)
+TAIYI = memory.Weighed(102_267_648, (859_520_964,), 83_653_863, 0)
 
 
 @pytest.fixture
@@ -27,7 +27,8 @@ def test_bytes_of_weights() -> None:
     weights = memory.weighed(models.recipe("taiyi-sd-zh"))
     assert weights == TAIYI
     assert weights.bytes("fp32", False) == 4 * 1_045_442_475
-    assert weights.bytes("bf16", False) == 2 * (102_267_648 + 859_520_964) + 4 * 83_653_863
+    assert weights.bytes("bf16", False) == 2 * 1_045_442_475
+    assert weights.bytes("fp16", False) == 2 * (102_267_648 + 859_520_964) + 4 * 83_653_863
     assert weights.bytes("fp16", True) == 2 * 859_520_964 + 4 * 83_653_863
     assert memory.weighed(models.recipe("xiaomo")).denoisers == (9_540_659, 14_203_808)
 
@@ -46,10 +47,10 @@ def test_of_a_small_model_nothing_is_said() -> None:
 @pytest.mark.parametrize(
     ("free", "offered", "refused"),
     [
-        (5.0, ("--dtype bf16 (3.3 GB)", "--offload (4.8 GB)", "--dtype bf16 --offload (3.1 GB)", "--size 384"), ()),
-        (4.0, ("--dtype bf16 (3.3 GB)", "--dtype bf16 --offload"), ("fits: --offload", "--size")),
-        (3.2, ("--dtype bf16 --offload (3.1 GB)",), ("--dtype bf16 (", "--size")),
-        (1.0, ("the least is 2.1 GB (--dtype bf16 --offload --size 64)",), ("what fits",)),
+        (5.0, ("--dtype bf16 (2.6 GB)", "--offload (4.8 GB)", "--dtype bf16 --offload (2.4 GB)", "--size 384"), ()),
+        (4.0, ("--dtype bf16 (2.6 GB)", "--dtype bf16 --offload"), ("fits: --offload", "--size")),
+        (2.5, ("--dtype bf16 --offload (2.4 GB)",), ("--dtype bf16 (", "--size")),
+        (1.0, ("the least is 1.9 GB (--dtype bf16 --offload --size 64)",), ("what fits",)),
     ],
 )
 def test_what_does_not_fit_is_refused_with_what_would(
@@ -63,10 +64,10 @@ def test_what_does_not_fit_is_refused_with_what_would(
 
 
 def test_what_is_offered_fits(taiyi: Recipe) -> None:
-    assert memory.plan(taiyi, (512, 512), "bf16", True, free=int(3.2 * GIGA))
+    assert memory.plan(taiyi, (512, 512), "bf16", True, free=int(2.5 * GIGA))
     assert memory.plan(taiyi, (384, 384), free=int(5.0 * GIGA))
     with pytest.raises(RequestError) as caught:
-        memory.plan(taiyi, (512, 512), "bf16", False, free=int(3.2 * GIGA))
+        memory.plan(taiyi, (512, 512), "bf16", False, free=int(2.5 * GIGA))
     assert "--dtype bf16 --offload" in caught.value.en
     assert "fits: --offload" not in caught.value.en
 
@@ -92,4 +93,13 @@ def test_the_command_line_refuses_before_it_reads(
 
 
 def test_a_shared_space_is_counted_once() -> None:
-    assert memory.weighed(models.recipe("xiaomo")).rest == 2_419_544
+    assert memory.weighed(models.recipe("xiaomo")).spaces == 2_419_544
+
+
+def test_bf16_takes_half(taiyi: Recipe) -> None:
+    """Of weights and of what is worked out; fp16 of the first alone."""
+    assert 2 * TAIYI.bytes("bf16", False) == TAIYI.bytes("fp32", False)
+    assert 2 * memory.needed((512, 768), "bf16") == memory.needed((512, 768)) == memory.needed((512, 768), "fp16")
+    memory.check((1024, 1024), "bf16", free=3 * GIGA)
+    with pytest.raises(RequestError, match="--size 832"):
+        memory.check((1024, 1024), "fp32", free=3 * GIGA)

@@ -66,6 +66,7 @@ def test_first_bytes_say_what_a_file_is(tmp_path: Path, kind: str, name: str) ->
 
 def test_a_few_at_a_time_are_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "HELD_BYTES", 8)
+    monkeypatch.setattr(weights, "release", lambda tensor: 0)
     opened: list[Path] = []
     own = weights._opened
     monkeypatch.setattr(weights, "_opened", lambda path: (opened.append(path), own(path))[1])
