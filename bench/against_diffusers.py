@@ -89,12 +89,12 @@ def of_bimo(folder: Path, steps: int, dtype: str) -> Draw:
     import torch
 
     from bimo.diffusion.drive import draw
-    from bimo.diffusion.keeping import Shelf
+    from bimo.diffusion.keeping import Offloader
     from bimo.parts.published.folder import read_folder
 
     system = read_folder(folder / "saved", None if dtype == "bf16" else torch.float32)
     if dtype == "bf16":
-        Shelf(system, torch.bfloat16, away=False)
+        Offloader(system, torch.bfloat16, away=False)
     request = {"text": PROMPT, "negative": NEGATIVE, "guidance": GUIDANCE, "seed": SEED, "steps": steps}
     return lambda: draw(system, request)[0].image
 

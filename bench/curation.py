@@ -105,13 +105,13 @@ def by_bimo(table: Path, out: Path) -> dict[str, int]:
     from bimo.data.curation.image_rules import Aspect, MinSide
     from bimo.data.curation.run import curate
     from bimo.data.curation.steps import Curation, Tools
-    from bimo.data.curation.workers import Local
+    from bimo.data.curation.workers import ProcessExecutor
 
     def no_scorer(name: str) -> Any:
         raise AssertionError(name)
 
     steps = (MinSide(pixels=LEAST_SIDE), Aspect(low=LOW, high=HIGH), Length(least=LEAST_TEXT), Duplicates())
-    crew = Local(WORKERS)
+    crew = ProcessExecutor(WORKERS)
     report = curate(table, out, Curation(name="bench", steps=steps), tools=Tools(no_scorer), workers=crew)
     return {name: report["numbers"][name] for name in ("kept", "dropped", "failed")}
 

@@ -23,7 +23,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from bimo.data.sheets import chinese_font
-from bimo.train.rewards import Glyphs, Judges, Shown
+from bimo.train.rewards import GlyphReward, Judges, Shown
 from bimo.train.rounds import pixels_of
 
 SIZE, GAP, MARGIN = 48, 8, 30
@@ -102,7 +102,7 @@ def main() -> None:
                 text, after = way(idiom, dice)
                 image = after(written(text, font, upright))
                 shown = Shown(pixels_of(image)[None], [f"墙上写着「{idiom}」"])
-                accuracies.setdefault(name, []).append(float(judges.scores(Glyphs(), shown)["score"]))
+                accuracies.setdefault(name, []).append(float(judges.scores(GlyphReward(), shown)["score"]))
                 read += 1
         whole = accuracies["as it is"]
         for name, found in accuracies.items():

@@ -26,7 +26,7 @@ from bimo.data.sheets import sheet
 from bimo.diffusion.system import System
 from bimo.parts.hints.drawing import Palette, lab
 from bimo.recipes.xiaomo import xiaomo
-from bimo.train.adapter import LowRank
+from bimo.train.adapter import Lora
 from bimo.train.dreambooth import Dreambooth
 from bimo.train.loop import train
 
@@ -67,19 +67,19 @@ first = Stage(
     level="expected",
     objective=dreams,
     train=(),
-    adapter=LowRank(targets=("expected.denoiser.*", "text.0.model.*"), rank=16, alpha=16.0),
+    adapter=Lora(targets=("expected.denoiser.*", "text.0.model.*"), rank=16, alpha=16.0),
     steps=200,
     batch=20,
     lr=2e-3,
     warmup=10,
-    law="cosine",
+    lr_schedule="cosine",
     size=(SIDE, SIDE),
 )
 painter = replace(
     first,
     name="painter",
     level="image",
-    adapter=LowRank(targets=("image.denoiser.*.to_*", "image.denoiser.*.ff.*"), rank=16, alpha=16.0),
+    adapter=Lora(targets=("image.denoiser.*.to_*", "image.denoiser.*.ff.*"), rank=16, alpha=16.0),
     steps=60,
     lr=1e-3,
     warmup=5,

@@ -46,7 +46,7 @@ from bimo.parts.denoisers.unet import Unet
 from bimo.parts.spaces import Latent
 from bimo.parts.text.bert import Bert
 from bimo.train import batches, frozen, loop
-from bimo.train.adapter import LowRank
+from bimo.train.adapter import Lora
 from bimo.train.denoise import Denoise
 from bimo.train.record import LOG_FILE
 
@@ -95,15 +95,15 @@ def trial() -> Recipe:
     base |= {"drop_text": 0.1, "sample_latents": True, "buckets": SIZES}
     held_out = {"validation": 0.2, "validate_every": STEPS // 4}
     keys = "image.denoiser.*.attn2.to_[kv].*"
-    adapter = LowRank(targets=("image.denoiser.*.attn1.to_[qv]",), rank=2)
+    adapter = Lora(targets=("image.denoiser.*.attn1.to_[qv]",), rank=2)
     stages = (
         Stage(name="text tower", train=("text.*",), ema=0.99, warmup=5, **base, **held_out),
-        Stage(name="keys and values", train=(keys,), drop_towers=(0.2,), law="cosine", **base),
+        Stage(name="keys and values", train=(keys,), encoder_dropout=(0.2,), lr_schedule="cosine", **base),
         Stage(name="adapter", train=(), adapter=adapter, accumulate=2, **base),
-        Stage(name="everything", train=("text.*", "image.denoiser.*"), ema=0.99, law="linear", **base, **held_out),
+        Stage(name="everything", train=("text.*", "image.denoiser.*"), ema=0.99, lr_schedule="linear", **base, **held_out),
     )
     request = Defaults(size=SIZES[0])
-    return Recipe(name="resume", text=(words,), levels=(level,), stages=stages, request=request, prompts=("红方块",))
+    return Recipe(name="resume", text_encoders=(words,), levels=(level,), stages=stages, request=request, prompts=("红方块",))
 
 
 def make(folder: Path) -> None:
@@ -148,7 +148,7 @@ def train(data: Path, out: Path, counting: bool, forgetful: bool) -> None:
         ending = getattr(*last)
         setattr(*last, ends)
 
-    lesson_of = batches.Lessons.lesson
+    lesson_of = batches.TrainLoader.inputs
 
     def lesson(self: Any, number: int, generator: torch.Generator, *others: Any) -> Any:
         made = lesson_of(self, number, generator, *others)
@@ -157,27 +157,27 @@ def train(data: Path, out: Path, counting: bool, forgetful: bool) -> None:
         os.write(lessons, (json.dumps(row) + "\n").encode())
         return made
 
-    setattr(batches.Lessons, "lesson", lesson)  # noqa: B010
+    setattr(batches.TrainLoader, "lesson", lesson)  # noqa: B010
     for window, owner, name in (
-        ("latents", batches.Lessons, "_encoded_once"),
+        ("latents", batches.TrainLoader, "_encoded_once"),
         ("words", frozen, "_keep"),
         ("state", loop, "save_whole"),
-        ("best", loop.Run, "_best"),
+        ("best", loop.Trainer, "_best"),
     ):
         told(window, (owner, name), (owner, name))
-    told("border", (loop.Run, "_left"), (loop, "leave"))
+    told("border", (loop.Trainer, "_left"), (loop, "leave"))
     loop.CHECKPOINT_SECONDS = CHECKPOINT_SECONDS
     if counting:
         count = itertools.count()
         loop._mixed = lambda *numbers: next(count)
     if forgetful:
-        saved = loop.Run._saved
+        saved = loop.Trainer._saved
 
         def forgets(self: Any) -> Any:
             state = saved(self)
             return state and {**state, "optimiser": None}
 
-        loop.Run._saved = forgets
+        loop.Trainer._saved = forgets
     tell("begins")
     loop.train(trial(), data, out, threads=1)
 

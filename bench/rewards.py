@@ -30,15 +30,15 @@ from bimo.core.part import Part
 from bimo.core.recipe import Recipe, Stage
 from bimo.data.sheets import sheet
 from bimo.data.texts import build_texts
-from bimo.diffusion.drive import drive
-from bimo.diffusion.paint import paint, prepare
+from bimo.diffusion.drive import run_batched
+from bimo.diffusion.paint import sample, prepare
 from bimo.diffusion.system import System
 from bimo.recipes.xiaomo import xiaomo
-from bimo.train.ascent import Ascent
-from bimo.train.feedback import Prefer
+from bimo.train.ascent import DRaFT
+from bimo.train.feedback import DiffusionDPO
 from bimo.train.loop import train
-from bimo.train.rewards import Colourful, Ground, Judges, Shown
-from bimo.train.rounds import Rounds, pixels_of, rounds_of
+from bimo.train.rewards import ColourfulReward, BackgroundReward, Judges, Shown
+from bimo.train.rounds import OnlineRewards, pixels_of, rounds_of
 
 STYLES = ("", "，3D风格", "，扁平风格", "，水墨画", "，水彩", "，剪影")
 #: 宣纸, the yellowish white of rice paper.
@@ -65,7 +65,7 @@ def drawings(system: System, texts: Sequence[str], batch: int = 8) -> list[Image
     for first in range(0, len(texts), batch):
         some = enumerate(texts[first : first + batch], FIRST_SEED + first)
         prepared = [prepare(system, {"text": text, "seed": seed, "steps": STEPS}) for seed, text in some]
-        made += [picture.image for picture in drive(system, [paint(system, each) for each in prepared])]
+        made += [picture.image for picture in run_batched(system, [sample(system, each) for each in prepared])]
     return made
 
 
@@ -85,10 +85,10 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
 def ways(steps: int, rounds: int) -> dict[str, Stage]:
     """The stage of each way."""
     common: dict[str, Any] = {"level": "image", "train": ("image.denoiser.*",), "warmup": 5}
-    ascent = Ascent(reward=Ground(colour=PAPER), through=2, steps=STEPS)
+    ascent = DRaFT(reward=BackgroundReward(colour=PAPER), through=2, steps=STEPS)
     every = 10
-    prefer = Rounds(
-        reward=Colourful(), learn=Prefer(worst=True, beta=1000.0), requests=16, draws=4, every=every, steps=STEPS
+    prefer = OnlineRewards(
+        reward=ColourfulReward(), learn=DiffusionDPO(worst=True, beta=1000.0), requests=16, draws=4, every=every, steps=STEPS
     )
     return {
         "ascent": Stage(name="ground of paper", objective=ascent, steps=steps, batch=4, lr=3e-5, **common),

@@ -38,7 +38,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from bimo.core.recipe import Level, Recipe, Stage
-from bimo.core.types import Encoding
+from bimo.core.types import TextEncoding
 from bimo.data.loader import Pictures
 from bimo.data.shards import read, shard_name, write_index, write_shard
 from bimo.diffusion.schedule import Ddpm
@@ -53,8 +53,8 @@ from bimo.recipes.taiyi_sd import taiyi_en
 from bimo.recipes.viscpm import cpm_bee_10b, viscpm_paint
 from bimo.train.denoise import Denoise
 from bimo.train.frozen import frozen_of
-from bimo.train.loop import Run
-from bimo.train.optim import freeze, narrowed
+from bimo.train.loop import Trainer
+from bimo.train.optim import freeze, autocast
 from bimo.train.record import Journal, Progress
 
 PICTURES, WARM = 32, 2
@@ -83,7 +83,7 @@ def sd(precision: Any = "fp32") -> Case:
     level = Level(name="image", space=space, denoiser=denoiser, schedule=Ddpm())
     stages = tuple(_stage(name, train, "image", 4, precision) for name, train in learning.items())
     return Case(
-        Recipe(name="sd", text=(words,), levels=(level,), stages=stages), 256, 4, taiyi_en, (*learning.values(),)
+        Recipe(name="sd", text_encoders=(words,), levels=(level,), stages=stages), 256, 4, taiyi_en, (*learning.values(),)
     )
 
 
@@ -106,7 +106,7 @@ def bridge() -> Case:
     level = Level(name="image", space=space, denoiser=denoiser, schedule=Ddpm())
     train = viscpm_paint.stages[0].train
     stage = _stage("bridge", train, "image", 4)
-    return Case(Recipe(name="bridge", text=(words,), levels=(level,), stages=(stage,)), 256, 4, viscpm_paint, (train,))
+    return Case(Recipe(name="bridge", text_encoders=(words,), levels=(level,), stages=(stage,)), 256, 4, viscpm_paint, (train,))
 
 
 def prior() -> Case:
@@ -117,10 +117,10 @@ def prior() -> Case:
         name="prior",
         space=ClipImage(embed=96, width=128, layers=24, heads=4, feed=512),
         denoiser=Prior(embed=96, width=256, layers=24, heads=4),
-        schedule=Ddpm(betas="squaredcos_cap_v2"),
+        schedule=Ddpm(beta_schedule="squaredcos_cap_v2"),
     )
     train = ("prior.denoiser.*",)
-    recipe = Recipe(name="prior", text=(words,), join=RootLength(), levels=(level,))
+    recipe = Recipe(name="prior", text_encoders=(words,), text_fusion=RootLength(), levels=(level,))
     recipe = replace(recipe, stages=(_stage("prior", train, "prior", 32),))
     return Case(recipe, 256, 32, damo_cascade, (train,))
 
@@ -163,12 +163,12 @@ def make(folder: Path, side: int) -> None:
     write_index(folder, [write_shard(folder / shard_name(0), rows, "blobs")])
 
 
-def ours(case: Case, number: int, data: Path, out: Path) -> tuple[Run, Any, Callable[[], None]]:
+def ours(case: Case, number: int, data: Path, out: Path) -> tuple[Trainer, Any, Callable[[], None]]:
     """A step of our loop, its line in the journal and the progress bar with it; and what it learns with."""
     stage = case.recipe.stages[number]
-    if isinstance(case.recipe.text[0], LanguageModel):
+    if isinstance(case.recipe.text_encoders[0], LanguageModel):
         write_words(out / "words.0")
-    run = Run(replace(case.recipe, stages=(stage,)), Pictures(data), out)
+    run = Trainer(replace(case.recipe, stages=(stage,)), Pictures(data), out)
     run._words()
     learning = run._learning(stage, None)
     run._modes()
@@ -176,12 +176,12 @@ def ours(case: Case, number: int, data: Path, out: Path) -> tuple[Run, Any, Call
 
     def step() -> None:
         loss, lr = run._step(stage, learning)
-        progress.told(run.place.step, loss, lr)
+        progress.on_step(run.place.step, loss, lr)
 
     return run, learning, step
 
 
-def plain(run: Run, learning: Any, data: Path) -> Callable[[], None]:
+def plain(run: Trainer, learning: Any, data: Path) -> Callable[[], None]:
     """A step as diffusers' script makes it, with modules of the same shape: nothing is kept from step to step."""
     import numpy
     from diffusers import DDPMScheduler
@@ -191,7 +191,7 @@ def plain(run: Run, learning: Any, data: Path) -> Callable[[], None]:
     narrow = torch.bfloat16 if stage.precision == "bf16" else torch.float32
     learns_words = any(p.requires_grad for p in system.text.parameters())
     # The script has what is frozen in narrow numbers, and accelerate narrows the products of what learns.
-    tower: Any = system.towers[0] if learns_words else copy.deepcopy(system.text[0]).to(narrow)
+    tower: Any = system.text_encoders[0] if learns_words else copy.deepcopy(system.text[0]).to(narrow)
     space: Any = copy.deepcopy(system.space(stage.level)).to(narrow)  # type: ignore[call-overload]
     level: Any = system.level(stage.level)
     scheduler = DDPMScheduler(**level.schedule._law())
@@ -215,7 +215,7 @@ def plain(run: Run, learning: Any, data: Path) -> Callable[[], None]:
             with torch.set_grad_enabled(learns_words):
                 said = tower.encode([text for _, text in some])
                 pooled = None if said.pooled is None else said.pooled.float()
-                conditioning = system.condition((Encoding(said.tokens.float(), said.mask, pooled),))
+                conditioning = system.condition((TextEncoding(said.tokens.float(), said.mask, pooled),))
             answer = level.denoiser(noised, t, conditioning)
         loss = torch.nn.functional.mse_loss(answer.float(), noise.float(), reduction="mean")
         loss.detach().item()  # the script gathers it for its log
@@ -228,12 +228,12 @@ def plain(run: Run, learning: Any, data: Path) -> Callable[[], None]:
     return step
 
 
-def bare(run: Run, learning: Any) -> Callable[[], None]:
+def bare(run: Trainer, learning: Any) -> Callable[[], None]:
     """Forward, backward, clipping and the optimiser's step, on a batch made before."""
     system, stage = run.system, run.recipe.stages[0]
     lesson = learning.lessons.lesson(0, torch.Generator().manual_seed(0))
     denoiser: Any = system.level(stage.level).denoiser
-    tower: Any = system.towers[0]
+    tower: Any = system.text_encoders[0]
     question = learning.objective.question(lesson, stage.level)
     learns = any(p.requires_grad for p in system.text.parameters())
     part = frozen_of(system)[0]
@@ -243,7 +243,7 @@ def bare(run: Run, learning: Any) -> Callable[[], None]:
 
     def step() -> None:
         learning.optimiser.zero_grad(set_to_none=True)
-        with narrowed(stage, run.processes.device):
+        with autocast(stage, run.processes.device):
             conditioning = question.ask.conditioning
             if ids is not None:
                 conditioning = system.condition((tower(*ids),))
@@ -251,7 +251,7 @@ def bare(run: Run, learning: Any) -> Callable[[], None]:
                 conditioning = system.condition((tower.finished(said),))
             answer = denoiser(question.ask.x, question.ask.t, conditioning)
             torch.nn.functional.mse_loss(answer.float(), question.noise).backward()
-        torch.nn.utils.clip_grad_norm_(parameters, stage.clip, foreach=True)
+        torch.nn.utils.clip_grad_norm_(parameters, stage.max_grad_norm, foreach=True)
         learning.optimiser.step()
 
     return step
@@ -283,13 +283,13 @@ def made_up(recipe: Recipe, name: str, train: tuple[str, ...]) -> tuple[float, f
     with torch.device("meta"):
         system = System(recipe)
     freeze(dict(system.named_parameters()), train)
-    level, space, tower = system.level(name), cast(Any, system.space(name)), cast(Any, system.towers[0])
-    length = LIKE_TOKENS if isinstance(recipe.text[0], LanguageModel) else tower.part.length
+    level, space, tower = system.level(name), cast(Any, system.space(name)), cast(Any, system.text_encoders[0])
+    length = LIKE_TOKENS if isinstance(recipe.text_encoders[0], LanguageModel) else tower.part.length
     ids, mask = (torch.ones(1, length, dtype=kind, device="meta") for kind in (torch.long, torch.bool))
     width, height = recipe.stages[0].size or recipe.request.size
     pixels, x = (torch.zeros(1, *shape, device="meta") for shape in ((3, height, width), space.shape((width, height))))
     part = frozen_of(system)[0]
-    box: list[Encoding] = []
+    box: list[TextEncoding] = []
     with torch.no_grad():
         picture = flop(lambda: space.posterior(pixels) if hasattr(space, "posterior") else space.encode(pixels))
         words = flop(lambda: box.append(tower(ids, mask)))

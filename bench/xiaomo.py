@@ -131,11 +131,11 @@ def drawn(system: System, steps: int) -> Any:
 
 def like_xiaomo(recipe: Recipe) -> bool:
     """Whether the plain loop knows how to draw it: an expected picture, then a flow that takes it as a hint."""
-    from bimo.diffusion.schedule import Flow, Mean
+    from bimo.diffusion.schedule import Flow, SingleStepRegression
 
     schedules = [type(level.schedule) for level in recipe.levels]
-    hints = [[type(hint).__name__ for hint in level.hints] for level in recipe.levels]
-    return schedules == [Mean, Flow] and hints == [["Pose"], ["Earlier", "Pose"]] and len(recipe.text) == 1
+    hints = [[type(hint).__name__ for hint in level.conditioners] for level in recipe.levels]
+    return schedules == [SingleStepRegression, Flow] and hints == [["Pose"], ["Earlier", "Pose"]] and len(recipe.text_encoders) == 1
 
 
 def plain(system: System, steps: int) -> Any:
@@ -143,18 +143,18 @@ def plain(system: System, steps: int) -> Any:
     import torch
     from PIL import Image
 
-    from bimo.core.types import Conditioning, Encoding
+    from bimo.core.types import Conditioning, TextEncoding
 
     expected, level = system.recipe.levels
     width, height = system.recipe.request.size
-    scale = system.recipe.request.guidance or level.guide.scale
+    scale = system.recipe.request.guidance or level.guidance.scale
     space = system.space(level.name)
     with torch.inference_mode():
-        words = system.towers[0].encode(["", PROMPT])
+        words = system.text_encoders[0].encode(["", PROMPT])
         pose = torch.tensor([POSE])
         assert words.mask is not None
         assert words.pooled is not None
-        told = Encoding(words.tokens[1:], words.mask[1:], words.pooled[1:])
+        told = TextEncoding(words.tokens[1:], words.mask[1:], words.pooled[1:])
         given = Conditioning((told,), told.pooled, None, {"pose": pose})
         shape = (1, *space.shape((width, height)))
         first = system.level(expected.name).denoiser(torch.zeros(shape), torch.ones(1), given)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from bimo.data.curation.fetch import Limits
     from bimo.data.curation.steps import Curation
-    from bimo.data.curation.workers import Workers
+    from bimo.data.curation.workers import Executor
 
 HELP = say(
     "把原始图文清洗成训练数据；每一行的去留都有据可查。",
@@ -232,13 +232,13 @@ def changed(
     return dataclasses.replace(wanted, steps=tuple(steps))
 
 
-def crew_of(on: Literal["local", "ray"], count: int | None, files: tuple[tuple[str, str], ...]) -> Workers:
+def crew_of(on: Literal["local", "ray"], count: int | None, files: tuple[tuple[str, str], ...]) -> Executor:
     """Processes of this machine, one a core, or a Ray cluster."""
-    from bimo.data.curation.workers import Local, OnRay, cores
+    from bimo.data.curation.workers import ProcessExecutor, RayExecutor, cores
 
     if on == "ray":
-        return OnRay(files=files)
-    return Local(count or cores(), files)
+        return RayExecutor(files=files)
+    return ProcessExecutor(count or cores(), files)
 
 
 def limits_of(settings: Sequence[str]) -> Limits:

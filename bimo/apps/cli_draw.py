@@ -22,10 +22,10 @@ from bimo.apps.cli_models import Dtype, names, numbers
 from bimo.apps.terminal import print_json
 from bimo.core.errors import RecipeError, RequestError, say
 from bimo.core.files import write_whole
-from bimo.core.types import Ask, Picture, Request, checked, read_metadata
+from bimo.core.types import DenoiserInput, Picture, Request, checked, read_metadata
 
 if TYPE_CHECKING:
-    from bimo.diffusion.keeping import Shelf
+    from bimo.diffusion.keeping import Offloader
     from bimo.diffusion.system import System
 
 SUFFIX = ".png"
@@ -129,9 +129,9 @@ def draw(
         "dials": cli_inputs.dials(dial) if dial else None,
     }
     given = {name: value for name, value in settings.items() if value is not None}
-    beside = cli_inputs.Beside.given(lora or (), control or (), embedding or (), ip_adapter or (), image_encoder)
+    beside = cli_inputs.Adapters.given(lora or (), control or (), embedding or (), ip_adapter or (), image_encoder)
     seen = cli_inputs.pictures(image, mask, hint or (), beside)
-    choice = None if best is None else cli_inputs.Choice(best, count)
+    choice = None if best is None else cli_inputs.BestOfN(best, count)
     if again is not None:
         if prompt is not None or given or count != 1:
             raise RequestError(*cli_inputs.AGAIN_ALONE)
@@ -147,7 +147,7 @@ def draw(
         style_named(request.style)
     if request.size:
         memory.check(request.size, dtype)
-    place = Place(output, request.text)
+    place = OutputPath(output, request.text)
     place.check()
     system = beside.put(_loaded(name, record is not None and model is None, request.size, dtype, offload))
     full = _filled(system, request, dtype)
@@ -204,33 +204,33 @@ def _loaded(name: str, recorded: bool, size: tuple[int, int] | None, dtype: Dtyp
 
 def _filled(system: System, request: Request, dtype: Dtype) -> Request:
     """The request with all that it leaves open. Raises RequestError for one that does not fit into memory."""
-    from bimo.diffusion.paint import filled
+    from bimo.diffusion.paint import fill_request
 
     if request.seed is None:
         request = request.model_copy(update={"seed": secrets.randbelow(2**32)})
-    full = filled(system, request)
+    full = fill_request(system, request)
     memory.check(full.size or (0, 0), dtype)
     return full
 
 
-def _kept(system: System, dtype: Dtype, offload: bool) -> Shelf:
-    from bimo.diffusion.keeping import Shelf
+def _kept(system: System, dtype: Dtype, offload: bool) -> Offloader:
+    from bimo.diffusion.keeping import Offloader
 
-    return Shelf(system, numbers(dtype), away=offload)
+    return Offloader(system, numbers(dtype), away=offload)
 
 
 def _drawn(
-    shelf: Shelf,
+    shelf: Offloader,
     request: Request,
-    place: Place,
+    place: OutputPath,
     quiet: bool,
-    choice: cli_inputs.Choice | None,
+    choice: cli_inputs.BestOfN | None,
     said: list[str],
 ) -> tuple[list[Picture], list[Path]]:
-    from bimo.diffusion.drive import drive
-    from bimo.diffusion.paint import paint, prepare
+    from bimo.diffusion.drive import run_batched
+    from bimo.diffusion.paint import sample, prepare
 
-    with shelf.towers():
+    with shelf.text_encoders():
         prepared = prepare(shelf.system, request)
     # What is known of the words is said before minutes are spent on them.
     said += prepared.warnings
@@ -240,13 +240,13 @@ def _drawn(
     with _bar(request.count) as progress:
         for index in range(request.count):
 
-            def told(_: int, ask: Ask, index: int = index) -> None:
-                shelf.told(ask)
+            def told(_: int, ask: DenoiserInput, index: int = index) -> None:
+                shelf.on_step(ask)
                 progress(index, ask.step, ask.steps)
 
             start = time.perf_counter()
             # One at a time: each is saved before the next is begun, and drawn alone it is the same to the byte.
-            (picture,) = drive(shelf.system, [paint(shelf.system, prepared, index)], told)
+            (picture,) = run_batched(shelf.system, [sample(shelf.system, prepared, index)], told)
             pictures.append(replace(picture, seconds=time.perf_counter() - start))
             if choice is None:
                 files.append(place.write(pictures[-1].png()))
@@ -284,7 +284,7 @@ def _compared(file: Path, identical: bool, recorded: str, loaded: str) -> list[s
     ]
 
 
-class Place:
+class OutputPath:
     """Where pictures go: a file or folder that was named, else a name made of the prompt.
 
     Only a file that was named is ever replaced.

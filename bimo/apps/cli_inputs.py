@@ -122,7 +122,7 @@ def _weighed(text: str) -> tuple[Path, float | None]:
 
 
 @dataclass(frozen=True)
-class Beside:
+class Adapters:
     """What is put beside a system's own weights: LoRAs with their weights, networks that look at a picture, and words.
 
     Each of ``words`` is the file and what it is to be called, "" where the file says it. ``encoder`` is the folder of
@@ -142,7 +142,7 @@ class Beside:
         words: Sequence[str] = (),
         prompts: Sequence[str] = (),
         encoder: Path | None = None,
-    ) -> Beside:
+    ) -> Adapters:
         """Reads the options. Raises RequestError for what is not there."""
         if encoder is not None and not (prompts and encoder.is_dir()):
             raise RequestError(
@@ -183,7 +183,7 @@ def option_of(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Choice:
+class BestOfN:
     """The best of several drawings, by a scorer in a folder. Raises RequestError where there is no choice."""
 
     folder: Path
@@ -210,7 +210,7 @@ class Choice:
         return scorer.ranked(drawn, partial(scorer.similarity, system))[0][0]
 
 
-def pictures(image: Path | None, mask: Path | None, hints: Sequence[str], beside: Beside) -> dict[str, Any]:
+def pictures(image: Path | None, mask: Path | None, hints: Sequence[str], beside: Adapters) -> dict[str, Any]:
     """The fields of a request that hold pictures, read from files. Raises RequestError."""
     found: dict[str, Any] = {}
     if mask is not None and image is None:

@@ -257,7 +257,7 @@ def extend(
         captions = (caption["text"] for _, _, row in read(data) for caption in row["captions"])
         added += growing.characters(captions, most)
     for number, count in enumerate(growing.extend(system, added, positions, length), 1):
-        part: Any = system.recipe.text[number - 1]
+        part: Any = system.recipe.text_encoders[number - 1]
         print(
             say(
                 f"第 {number} 个文本塔：新词 {count} 个（原有 {len(added) - count} 个不变），共 {part.vocab} 个词、"

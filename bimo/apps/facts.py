@@ -89,7 +89,7 @@ def parts(system: System, counts: dict[str, int]) -> list[dict[str, Any]]:
 def _pieces(system: System) -> list[tuple[str, str, Any]]:
     """(label, where its parameters are, part) of everything a recipe builds into a module."""
     recipe = system.recipe
-    pieces: list[tuple[str, str, Any]] = [(f"text.{i}", f"text.{i}", tower) for i, tower in enumerate(recipe.text)]
+    pieces: list[tuple[str, str, Any]] = [(f"text.{i}", f"text.{i}", tower) for i, tower in enumerate(recipe.text_encoders)]
     levels = {level.name: level for level in recipe.levels}
     for name, module in system.named_children():
         if name in levels:
@@ -118,9 +118,9 @@ def levels(system: System) -> list[dict[str, Any]]:
                 "schedule": _plainly(level.schedule),
                 "sampler": (wanted.sampler if last else "") or level.sampler,
                 "steps": (wanted.steps if last else None) or level.steps,
-                "guidance": level.guide.scale if asked is None else asked,
-                "dials": [branch.name for branch in level.guide.branches],
-                "hints": [type(hint).__name__ for hint in level.hints],
+                "guidance": level.guidance.scale if asked is None else asked,
+                "dials": [branch.name for branch in level.guidance.branches],
+                "hints": [type(hint).__name__ for hint in level.conditioners],
             }
         )
     return rows

@@ -25,7 +25,7 @@ from bimo.core.errors import BimoError, RequestError, say, speaking
 from bimo.core.types import Request, checked
 from bimo.diffusion.drive import draw
 from bimo.diffusion.guidance import heeds_empty
-from bimo.diffusion.paint import filled
+from bimo.diffusion.paint import fill_request
 from bimo.diffusion.samplers import SCHEDULES, SPACINGS
 from bimo.diffusion.system import System
 from bimo.words.styles import STYLES
@@ -266,7 +266,7 @@ class Studio:
                 )
             if en != "guidance" and value != int(value):
                 raise RequestError(f"{zh}是 {value!r}，应为整数", f"{en} is {value!r}; expected a whole number")
-        own = self.system.recipe.levels[-1].guide.rescale
+        own = self.system.recipe.levels[-1].guidance.rescale
         request = checked(
             {
                 "text": text,
@@ -285,7 +285,7 @@ class Studio:
                 "style": style or None,
             }
         )
-        return filled(self.system, request)
+        return fill_request(self.system, request)
 
 
 def page(studio: Studio) -> gr.Blocks:
@@ -294,7 +294,7 @@ def page(studio: Studio) -> gr.Blocks:
     last = recipe.levels[-1]
     factor = studio.system.space(last.name).factor
     width, height = recipe.request.size
-    guidance = last.guide.scale if recipe.request.guidance is None else recipe.request.guidance
+    guidance = last.guidance.scale if recipe.request.guidance is None else recipe.request.guidance
     unit = factor * max(1, 32 // factor)
     styles = [("–", ""), *((_both_names(name), name) for name in STYLES)]
     label = TEXTS
@@ -346,7 +346,7 @@ def page(studio: Studio) -> gr.Blocks:
                     negative = gr.Textbox(
                         label=label("negative"), value=recipe.request.negative, max_length=MAXIMUM_TEXT
                     )
-                    heeded = any(heeds_empty(level.guide) for level in recipe.levels)
+                    heeded = any(heeds_empty(level.guidance) for level in recipe.levels)
                     empty = gr.Checkbox(False, label=label("empty"), visible=heeded)
                     sampling = _sampling(studio.system)
                     with gr.Row(equal_height=True):
@@ -426,7 +426,7 @@ def _sampling(system: System) -> list[Any]:
     last = system.level(system.recipe.levels[-1].name)
     samplers = last.schedule.names()
     schedules = [name for name in SCHEDULES if samplers]
-    depths = [depth for tower in system.towers if (depth := int(getattr(tower, "skippable", 0)))]
+    depths = [depth for tower in system.text_encoders if (depth := int(getattr(tower, "skippable", 0)))]
     own = ("–", "")
     with gr.Row():
         fields: list[Any] = [
@@ -438,7 +438,7 @@ def _sampling(system: System) -> list[Any]:
         fields += [
             gr.Slider(0, 1, 0, step=0.05, label="eta (DDIM, TCD)", visible=bool(samplers)),
             gr.Slider(
-                *(0, 1, last.recipe.guide.rescale),
+                *(0, 1, last.recipe.guidance.rescale),
                 step=0.05,
                 label=TEXTS("rescale"),
                 visible=bool(samplers),

@@ -33,7 +33,7 @@ class Branch(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Guide(Part):
+class Guidance(Part):
     """Classifier-free guidance of one level (arXiv:2207.12598): what differs between systems is data.
 
     ``scale`` is w in e + w (c - e); 1 asks one branch only. Where ``neutral`` is 0 it counts what is added to the
@@ -50,14 +50,14 @@ class Guide(Part):
     """
 
     scale: float = 7.5
-    null: Literal["empty", "zeros", "hidden", "unsaid"] = "empty"
+    unconditional: Literal["empty", "zeros", "hidden", "unsaid"] = "empty"
     rescale: float = 0.0
     interval: tuple[float, float] = (0.0, 1.0)
     channels: int = 0
     norm: Literal["", "whole", "place", "patch", "row"] = ""
     lengthen: bool = False
-    neutral: float = 1.0
-    asked: bool = False
+    baseline_scale: float = 1.0
+    only_with_negative: bool = False
     until: float = 1.0
     branches: tuple[Branch, ...] = ()
 
@@ -73,10 +73,10 @@ class Level(Part):
     space: Part | str
     denoiser: Part
     schedule: Part
-    hints: tuple[Part, ...] = ()
+    conditioners: tuple[Part, ...] = ()
     sampler: str = ""
     steps: int = 20
-    guide: Guide = Guide()
+    guidance: Guidance = Guidance()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,22 +124,22 @@ class Stage(Part):
     lr: float = 1e-4
     weight_decay: float = 0.01
     warmup: int = 0
-    law: Literal["constant", "cosine", "linear", "polynomial"] = "constant"
+    lr_schedule: Literal["constant", "cosine", "linear", "polynomial"] = "constant"
     power: float = 1.0
     floor: float = 0.0
-    rates: tuple[tuple[str, float], ...] = ()
+    lr_overrides: tuple[tuple[str, float], ...] = ()
     accumulate: int = 1
     optimiser: Literal["adamw", "adafactor", "muon"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.99)
     eps: float = 1e-8
-    clip: float = 1.0
+    max_grad_norm: float = 1.0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     gradient_checkpointing: bool = False
-    drop_text: float = 0.0
-    drop_towers: tuple[float, ...] = ()
-    drop_hints: tuple[tuple[str, float], ...] = ()
-    drop_all: float = 0.0
-    keep_all: float = 0.0
+    caption_dropout: float = 0.0
+    encoder_dropout: tuple[float, ...] = ()
+    condition_dropout: tuple[tuple[str, float], ...] = ()
+    joint_dropout: float = 0.0
+    joint_keep: float = 0.0
     ema: float = 0.0
     size: tuple[int, int] | None = None
     buckets: tuple[tuple[int, int], ...] = ()
@@ -160,7 +160,7 @@ class Stage(Part):
                     f"阶段 {self.name!r} 的 {name} 至少为 1，收到 {getattr(self, name)}",
                     f"{name} of stage {self.name!r} must be at least 1; got {getattr(self, name)}",
                 )
-        if not 0 <= self.lr < math.inf or (self.rates and not self.lr):
+        if not 0 <= self.lr < math.inf or (self.lr_overrides and not self.lr):
             raise RecipeError(
                 f"阶段 {self.name!r} 的 lr 应大于 0，收到 {self.lr}",
                 f"lr of stage {self.name!r} must be above 0; got {self.lr}",
@@ -169,7 +169,7 @@ class Stage(Part):
     @property
     def drops(self) -> bool:
         """Whether rows ever do without something they could be told."""
-        return any((self.drop_text, *self.drop_towers, *(share for _, share in self.drop_hints), self.drop_all))
+        return any((self.caption_dropout, *self.encoder_dropout, *(share for _, share in self.condition_dropout), self.joint_dropout))
 
     def tiny(self) -> Self:
         """A few steps on pictures of about 128 pixels a side, their shapes kept."""
@@ -245,8 +245,8 @@ class Recipe(Part):
     licence: str = ""
     languages: tuple[str, ...] = ("zh", "en")
     source: Source = "published weights"
-    text: tuple[Part, ...] = ()
-    join: Part | None = None
+    text_encoders: tuple[Part, ...] = ()
+    text_fusion: Part | None = None
     vision: Part | None = None
     levels: tuple[Level, ...] = ()
     stages: tuple[Stage, ...] = ()

@@ -117,11 +117,11 @@ class Request(pydantic.BaseModel):
     guidance_rescale: float | None = None
     clip_skip: int | None = None
     style: str | None = None
-    hints: dict[str, list[float]] = {}
-    dials: dict[str, float] = {}
+    conditions: dict[str, list[float]] = {}
+    guidance_weights: dict[str, float] = {}
     image: Pixels | None = None
     mask: Pixels | None = None
-    pictures: dict[str, Pixels] = {}
+    condition_images: dict[str, Pixels] = {}
     strength: float | None = None
 
 
@@ -270,7 +270,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Encoding:
+class TextEncoding:
     """Texts as a tower reads them: ``tokens`` [B, L, D], ``mask`` [B, L] bool (True: real), ``pooled`` [B, P]."""
 
     tokens: torch.Tensor
@@ -287,7 +287,7 @@ class Conditioning:
     W], or [B, C, h, w] coded as x is.
     """
 
-    streams: tuple[Encoding, ...] = ()
+    streams: tuple[TextEncoding, ...] = ()
     vector: torch.Tensor | None = None
     spatial: torch.Tensor | None = None
     scalars: Mapping[str, torch.Tensor] = field(default_factory=dict[str, "torch.Tensor"])
@@ -295,7 +295,7 @@ class Conditioning:
 
 
 @dataclass(frozen=True)
-class Ask:
+class DenoiserInput:
     """A drawing's question to a denoiser: ``x`` [R, C, h, w], ``t`` [R], R rows, one a guidance branch."""
 
     level: str
@@ -349,13 +349,13 @@ class Batch:
     """
 
     x: torch.Tensor
-    encodings: tuple[Encoding, ...]
+    encodings: tuple[TextEncoding, ...]
     scalars: Mapping[str, torch.Tensor]
-    dropped: torch.Tensor
+    dropped_captions: torch.Tensor
     generator: torch.Generator
     pixels: torch.Tensor | None = None
     maps: Mapping[str, torch.Tensor] = field(default_factory=dict[str, "torch.Tensor"])
-    left_out: Mapping[str, torch.Tensor] = field(default_factory=dict[str, "torch.Tensor"])
+    dropped_conditions: Mapping[str, torch.Tensor] = field(default_factory=dict[str, "torch.Tensor"])
     share: Share | None = None
 
     @property

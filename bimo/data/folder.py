@@ -22,7 +22,7 @@ from bimo.data.curation.inventory import inventory
 from bimo.data.curation.recognising import Known, known
 from bimo.data.curation.report import REASONS
 from bimo.data.curation.rows import Broken, Place, Row, Unusable
-from bimo.data.curation.seen import Seen, plain, see, upright
+from bimo.data.curation.seen import DecodedImage, plain, see, upright
 from bimo.data.curation.store import save, unwritten
 from bimo.data.shards import SAMPLES_PER_SHARD, Sample, Shard, finished, shard_name, write_index, write_shard
 
@@ -251,7 +251,7 @@ def usable(source: Path, name: str, side: int = 1) -> bytes | Reason:
     return found if isinstance(found, Reason) else found[0]
 
 
-def _usable(source: Path, place: Place, side: int) -> tuple[bytes, Seen] | Reason:
+def _usable(source: Path, place: Place, side: int) -> tuple[bytes, DecodedImage] | Reason:
     try:
         data = reading.picture_bytes(source, place)
         seen = see(data)

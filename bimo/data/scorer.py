@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from bimo.core.errors import RecipeError
 from bimo.core.types import Picture
-from bimo.diffusion.system import System, Tower
+from bimo.diffusion.system import System, TextEncoder
 from bimo.parts.text.bert import TRIM
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def similarity(system: System, texts: Sequence[str], pictures: Sequence[Image.Im
 def word_vectors(system: System, texts: Sequence[str]) -> Tensor:
     """[B, D] float32, each of length 1. Raises RecipeError as ``similarity``."""
     _demand(system)
-    tower = system.towers[-1]
+    tower = system.text_encoders[-1]
     # Together go those that the tower makes as long as each would be alone.
     lots: dict[int, list[int]] = defaultdict(list)
     for place, text in enumerate(texts):
@@ -140,7 +140,7 @@ def _alone(count: int) -> Generator[ThreadPoolExecutor]:
         torch.set_num_threads(before)
 
 
-def _quarters(tower: Tower, text: str) -> int:
+def _quarters(tower: TextEncoder, text: str) -> int:
     """How long a text is made that goes through a tower alone, in steps of its trimming; 0 where all are as long."""
     part = getattr(tower, "part", None)
     if getattr(part, "padding", "") != "trimmed" or not getattr(part, "masked", False):

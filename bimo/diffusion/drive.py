@@ -9,34 +9,34 @@ from typing import Any
 
 import torch
 
-from bimo.core.types import Ask, Picture, Request
-from bimo.diffusion.paint import Painting, paint, prepare
-from bimo.diffusion.system import System, stacked
+from bimo.core.types import DenoiserInput, Picture, Request
+from bimo.diffusion.paint import SamplingLoop, sample, prepare
+from bimo.diffusion.system import System, stack_rows
 
 #: Told (picture, of how many, step, of how many steps); may raise to cancel.
 Progress = Callable[[int, int, int, int], None]
 
 
-def answers(system: System, asks: Sequence[Ask]) -> list[torch.Tensor]:
+def denoise_together(system: System, asks: Sequence[DenoiserInput]) -> list[torch.Tensor]:
     """The denoiser's answers to asks of one level and one size, in one call."""
     rows = [ask.x.shape[0] for ask in asks]
     if len(asks) == 1:
         return [system.denoise(asks[0])]
     x = torch.cat([ask.x for ask in asks])
     t = torch.cat([ask.t for ask in asks])
-    merged = Ask(asks[0].level, x, t, stacked([ask.conditioning for ask in asks]))
+    merged = DenoiserInput(asks[0].level, x, t, stack_rows([ask.conditioning for ask in asks]))
     return list(torch.split(system.denoise(merged), rows))
 
 
-def drive(
-    system: System, paintings: Sequence[Painting], told: Callable[[int, Ask], None] | None = None
+def run_batched(
+    system: System, paintings: Sequence[SamplingLoop], told: Callable[[int, DenoiserInput], None] | None = None
 ) -> list[Picture]:
     """Runs drawings to their end together. Asks of the same level and size share a call; others take turns.
 
     ``told`` hears of each ask as (which drawing, ask).
     """
     done: dict[int, Picture] = {}
-    waiting: dict[int, Ask] = {}
+    waiting: dict[int, DenoiserInput] = {}
 
     def advance(which: int, answer: torch.Tensor | None) -> None:
         try:
@@ -57,7 +57,7 @@ def drive(
             for which in group:
                 if told is not None:
                     told(which, waiting[which])
-            for which, answer in zip(group, answers(system, [waiting[w] for w in group]), strict=True):
+            for which, answer in zip(group, denoise_together(system, [waiting[w] for w in group]), strict=True):
                 # Taken out and put back at the end, so that levels of different drawings take turns.
                 del waiting[which]
                 advance(which, answer)
@@ -92,11 +92,11 @@ def draw(
         start = time.perf_counter()
         indices = range(first, min(count, first + batch))
 
-        def told(which: int, ask: Ask, first: int = first) -> None:
+        def told(which: int, ask: DenoiserInput, first: int = first) -> None:
             if progress is not None:
                 progress(first + which, count, ask.step, ask.steps)
 
-        drawn = drive(system, [paint(system, prepared, index) for index in indices], told)
+        drawn = run_batched(system, [sample(system, prepared, index) for index in indices], told)
         seconds = (time.perf_counter() - start) / len(indices)
         pictures += [replace(picture, seconds=seconds) for picture in drawn]
     return pictures

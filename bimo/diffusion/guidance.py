@@ -7,30 +7,30 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bimo.core.recipe import Branch, Guide
+from bimo.core.recipe import Branch, Guidance
 
 
-def on(guide: Guide, scale: float, step: int, steps: int) -> bool:
+def on(guide: Guidance, scale: float, step: int, steps: int) -> bool:
     """Whether a drawing asks for more than the given branch at a step.
 
     As in diffusers, a scale of 1 or less (of ``neutral`` or less) asks the conditional branch alone.
     """
     low, high = guide.interval
     within = low <= step / max(1, steps - 1) <= high and (step + 1) / steps <= guide.until
-    return scale > guide.neutral and within
+    return scale > guide.baseline_scale and within
 
 
-def wanted(guide: Guide, scale: float, negative: str | None) -> float:
+def wanted(guide: Guidance, scale: float, negative: str | None) -> float:
     """The scale for a negative prompt: none where guidance waits to be asked for, and is not; the empty one asks."""
-    return guide.neutral if guide.asked and negative is None else scale
+    return guide.baseline_scale if guide.only_with_negative and negative is None else scale
 
 
-def heeds_empty(guide: Guide) -> bool:
+def heeds_empty(guide: Guidance) -> bool:
     """Whether the empty negative prompt draws otherwise than none."""
-    return guide.asked or guide.null == "unsaid"
+    return guide.only_with_negative or guide.unconditional == "unsaid"
 
 
-def combine(guide: Guide, scale: float, answer: Tensor, dials: Sequence[tuple[Branch, float]] = ()) -> Tensor:
+def combine(guide: Guidance, scale: float, answer: Tensor, dials: Sequence[tuple[Branch, float]] = ()) -> Tensor:
     """[2 + n, C, h, w] (null, given, then the n dials) or [1, C, h, w] (given alone) -> [1, C, h, w].
 
     w of equation 6 in arXiv:2207.12598, as diffusers counts it: e + w (c - e); to it each dial adds k (c_i - c) for a
@@ -43,7 +43,7 @@ def combine(guide: Guide, scale: float, answer: Tensor, dials: Sequence[tuple[Br
     if rest is not None:
         rows = [row[:, : guide.channels] for row in rows]
     null, given, *others = rows
-    guided = null + (scale + 1 - guide.neutral) * (given - null)
+    guided = null + (scale + 1 - guide.baseline_scale) * (given - null)
     for (branch, weight), other in zip(dials, others, strict=True):
         guided = guided + weight * ((given - other) if branch.drop else (other - given))
     axes = tuple(range(1, answer.ndim))

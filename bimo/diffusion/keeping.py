@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from bimo.core import weights
 from bimo.core.pages import release
-from bimo.core.types import Ask, Conditioning, Encoding
+from bimo.core.types import DenoiserInput, Conditioning, TextEncoding
 
 if TYPE_CHECKING:
     from bimo.diffusion.system import System
 
 
-def kind_of_numbers(module: nn.Module) -> torch.dtype | None:
+def dtype_of(module: nn.Module) -> torch.dtype | None:
     """The kind of a module's first floating parameter; None where it has none."""
     return next((p.dtype for p in module.parameters() if p.is_floating_point()), None)
 
@@ -32,21 +32,21 @@ def in_own_numbers(module: nn.Module, function: Callable[[Tensor], Tensor], x: T
     """``function`` of x, which a module's weights work out. Where those are kept as other numbers than x it is given
     such; its answer is of the kind of x all the same.
     """
-    kind = kind_of_numbers(module) or x.dtype
+    kind = dtype_of(module) or x.dtype
     return function(x) if kind == x.dtype else function(x.to(kind)).to(x.dtype)
 
 
-def turned(conditioning: Conditioning, dtype: torch.dtype) -> Conditioning:
+def cast_conditioning(conditioning: Conditioning, dtype: torch.dtype) -> Conditioning:
     """The same with its floating numbers as ``dtype``."""
     return Conditioning(
-        tuple(turned_encoding(stream, dtype) for stream in conditioning.streams),
+        tuple(cast_encoding(stream, dtype) for stream in conditioning.streams),
         _turned(conditioning.vector, dtype),
         _turned(conditioning.spatial, dtype),
         {name: value.to(dtype) if value.is_floating_point() else value for name, value in conditioning.scalars.items()},
     )
 
 
-def turned_encoding(encoding: Encoding, dtype: torch.dtype) -> Encoding:
+def cast_encoding(encoding: TextEncoding, dtype: torch.dtype) -> TextEncoding:
     """The same with its floating numbers as ``dtype``."""
     if encoding.tokens.dtype == dtype:
         return encoding
@@ -57,7 +57,7 @@ def _turned(value: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return None if value is None else value.to(dtype)
 
 
-def workers(system: System) -> dict[str, nn.Module]:
+def offloadable(system: System) -> dict[str, nn.Module]:
     """What may be kept as other numbers and be away, by name: each text tower and each level's denoiser."""
     towers = {f"text.{index}": tower for index, tower in enumerate(system.text)}
     return towers | {f"{level.name}.denoiser": system.level(level.name).denoiser for level in system.recipe.levels}
@@ -76,7 +76,7 @@ def kept_in_spaces(dtype: torch.dtype) -> torch.dtype:
     return dtype if dtype == torch.bfloat16 else torch.float32
 
 
-class Shelf:
+class Offloader:
     """A system whose weights are kept as ``dtype``. Everything is in memory from the beginning, or where ``away`` is
     set each tower and denoiser only while it works: until then its weights lie where they were read from.
 
@@ -86,9 +86,9 @@ class Shelf:
     def __init__(self, system: System, dtype: torch.dtype, *, away: bool) -> None:
         self.system = system
         self.dtype = dtype
-        self.away = away
+        self.offload = away
         self.working = ""
-        self._workers = workers(system)
+        self._workers = offloadable(system)
         self._stored: dict[str, Tensor] = {}
         own = {id(p) for worker in self._workers.values() for p in worker.parameters()}
         coding = {id(p) for space in spaces(system).values() for p in space.parameters()}
@@ -106,7 +106,7 @@ class Shelf:
                 buffer.data = buffer.data.float()
 
     @contextmanager
-    def towers(self) -> Generator[None]:
+    def text_encoders(self) -> Generator[None]:
         """The text towers are in memory inside."""
         taken = {name: self._take(name) for name in self._workers if name.startswith("text.")}
         try:
@@ -115,7 +115,7 @@ class Shelf:
             for name, stored in taken.items():
                 self._put_back(name, stored)
 
-    def told(self, ask: Ask) -> None:
+    def on_step(self, ask: DenoiserInput) -> None:
         """Hears of an ask before it is answered: takes that level's denoiser and puts the last one back."""
         name = f"{ask.level}.denoiser"
         if name == self.working:
@@ -137,7 +137,7 @@ class Shelf:
 
     def _take(self, name: str) -> dict[str, Tensor]:
         """Turns a worker's weights; answers them as they were stored."""
-        if not self.away:
+        if not self.offload:
             return {}
         stored: dict[str, Tensor] = {}
         for key, parameter in self._workers[name].named_parameters():

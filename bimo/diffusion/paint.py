@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from bimo.core.errors import RequestError, say
 from bimo.core.part import meant
 from bimo.core.recipe import Branch
-from bimo.core.types import Ask, Conditioning, Encoding, Picture, Request, checked
+from bimo.core.types import DenoiserInput, Conditioning, TextEncoding, Picture, Request, checked
 from bimo.diffusion import guidance, pictures, weighing
 from bimo.diffusion.pictures import IMAGE, MASK
 from bimo.diffusion.samplers import SPACINGS, Sampler, SamplerOptions, schedule_named
 from bimo.diffusion.schedule import Ddpm
-from bimo.diffusion.system import SILENT, BuiltLevel, System, merged, name_of, silenced, stacked
+from bimo.diffusion.system import ZERO_NULLS, BuiltLevel, System, merge_conditioning, name_of, zero_text, stack_rows
 from bimo.words.budget import listed
 from bimo.words.emphasis import Emphasis, emphasis
 from bimo.words.negation import negation
@@ -34,7 +34,7 @@ FIRST_TIME = 0.85
 #: As many times the pixels that a system learned at are no size that it knows.
 UNLEARNED = 3
 
-Painting = Generator[Ask, Tensor, Picture]
+SamplingLoop = Generator[DenoiserInput, Tensor, Picture]
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Prepared:
     """A request filled in, its words encoded once for all of its pictures."""
 
     request: Request
-    given: tuple[Encoding, ...]
-    null: tuple[Encoding, ...]
-    prefixed: Mapping[str, tuple[Encoding, ...]]
+    prompt: tuple[TextEncoding, ...]
+    negative: tuple[TextEncoding, ...]
+    prefixed: Mapping[str, tuple[TextEncoding, ...]]
     warnings: tuple[str, ...]
     #: As ``Drawing.pictures``.
     pictures: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
@@ -56,7 +56,7 @@ class Drawing:
 
     request: Request
     generator: torch.Generator
-    encodings: tuple[Encoding, ...]
+    encodings: tuple[TextEncoding, ...]
     #: That of the noise, the level's first already taken.
     noise: torch.Generator
     #: The pictures of the request as [1, 3, H, W] at its size, by name: "image", "mask" and those hints read.
@@ -64,7 +64,7 @@ class Drawing:
     results: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
-def filled(system: System, request: Request | Mapping[str, object]) -> Request:
+def fill_request(system: System, request: Request | Mapping[str, object]) -> Request:
     """The request with everything it leaves open taken from the recipe. Raises RequestError."""
     request = checked(request)
     recipe = system.recipe
@@ -83,7 +83,7 @@ def filled(system: System, request: Request | Mapping[str, object]) -> Request:
         "size": size,
         "seed": request.seed if request.seed is not None else torch.seed() % 2**32,
         "steps": request.steps or wanted.steps or last.steps,
-        "guidance": _first(request.guidance, wanted.guidance, last.guide.scale),
+        "guidance": _first(request.guidance, wanted.guidance, last.guidance.scale),
         "sampler": wanted.sampler or last.sampler,
         **_sampling(system, request),
     }
@@ -106,13 +106,13 @@ def filled(system: System, request: Request | Mapping[str, object]) -> Request:
             f"{recipe.name} 没学过 {request.size} 这个尺寸；可用的是 {listed}",
             f"{recipe.name} knows no size {request.size}; there is {listed}",
         )
-    dials = [branch.name for level in recipe.levels for branch in level.guide.branches]
-    for name in request.dials:
+    dials = [branch.name for level in recipe.levels for branch in level.guidance.branches]
+    for name in request.guidance_weights:
         if name not in dials:
             zh, en = meant(name, dials) if dials else ("；它没有旋钮", "; it has none")
             raise RequestError(f"{recipe.name} 没有旋钮 {name!r}{zh}", f"{recipe.name} has no dial {name!r}{en}")
     read = {name for level in recipe.levels for name in _read_by_hints(system, level.name)}
-    for name in request.pictures:
+    for name in request.condition_images:
         if name not in read:
             zh, en = meant(name, sorted(read)) if read else ("；它只看文字", "; it reads words alone")
             raise RequestError(f"{recipe.name} 不看图片 {name!r}{zh}", f"{recipe.name} reads no picture {name!r}{en}")
@@ -132,7 +132,7 @@ def _negative(system: System, negative: str | None) -> str | None:
 
 
 def _heeds_empty(system: System) -> bool:
-    return any(guidance.heeds_empty(level.guide) for level in system.recipe.levels)
+    return any(guidance.heeds_empty(level.guidance) for level in system.recipe.levels)
 
 
 def _sampling(system: System, request: Request) -> dict[str, object]:
@@ -164,7 +164,7 @@ def _options(request: Request) -> SamplerOptions:
 
 def _read_by_hints(system: System, level: str) -> set[str]:
     """The names of the request's pictures that the hints of a level read."""
-    hints = system.level(level).hints
+    hints = system.level(level).conditioners
     named = [getattr(hint, "reads", (str(getattr(hint, "name", "")),)) for hint in hints]
     return {name for names in named for name in names if name}
 
@@ -176,7 +176,7 @@ def _not_enlarging(system: System, size: tuple[int, int]) -> None:
     *earlier, last = system.recipe.levels
     shape = system.space(last.name).shape(size)
     for level in earlier:
-        told = any(getattr(hint, "level", "") == level.name for hint in last.hints)
+        told = any(getattr(hint, "level", "") == level.name for hint in last.conditioners)
         if told and system.space(level.name).shape(size) != shape:
             raise RequestError(
                 f"{system.recipe.name} 用不了 image：它的最后一级是从 {level.name} 级画的来的；请去掉 image",
@@ -187,17 +187,17 @@ def _not_enlarging(system: System, size: tuple[int, int]) -> None:
 
 def prepare(system: System, request: Request | Mapping[str, object]) -> Prepared:
     """Fills in a request and encodes its words. Raises RequestError for what cannot be drawn."""
-    full = filled(system, request)
+    full = fill_request(system, request)
     wanted, negative, said = _denied(system, full)
     text = system.recipe.request.prefix + styled(wanted, full.style)
-    every = [b for level in system.recipe.levels for b in level.guide.branches if b.prefix and _dial(full, b)]
+    every = [b for level in system.recipe.levels for b in level.guidance.branches if b.prefix and _dial(full, b)]
     prefixes = list(dict.fromkeys(branch.prefix for branch in every))
     prompts = [emphasis(words) for words in (negative, text, *(prefix + text for prefix in prefixes))]
     notes = (note for prompt in prompts for note in prompt.notes)
     seen = dict.fromkeys((*said, *notes, *_sampler_notes(system, full), *_unlearned_size(system, full)))
     for budget in system.budgets(prompts[1].text):
         seen.update(dict.fromkeys(budget.warnings()))
-    guided = [level.guide.null in SILENT for level in system.recipe.levels if level.guide.scale > 1]
+    guided = [level.guidance.unconditional in ZERO_NULLS for level in system.recipe.levels if level.guidance.scale > 1]
     if full.negative and guided and all(guided):
         silent = say(
             "这个系统不看反向提示词，它没有起作用", "this system reads no negative prompt; yours changed nothing"
@@ -214,13 +214,13 @@ def prepare(system: System, request: Request | Mapping[str, object]) -> Prepared
     return Prepared(full, given, null, prefixed, tuple(seen), pictures.read(full))
 
 
-def _skipped(system: System, request: Request, prompts: Sequence[Emphasis]) -> tuple[Encoding, ...]:
+def _skipped(system: System, request: Request, prompts: Sequence[Emphasis]) -> tuple[TextEncoding, ...]:
     """The prompts with the last layers of CLIP left out, () for none of them. As in diffusers the negative prompt is
     read by all layers. Raises RequestError where there is no CLIP, or it has no such layer.
     """
     if request.clip_skip is None:
         return ()
-    depths = [depth for tower in system.towers if (depth := int(getattr(tower, "skippable", 0)))]
+    depths = [depth for tower in system.text_encoders if (depth := int(getattr(tower, "skippable", 0)))]
     if not depths:
         raise RequestError(
             f"{system.recipe.name} 的文本塔不是 CLIP，clip_skip 不起作用；请去掉它",
@@ -274,7 +274,7 @@ def _denied(system: System, request: Request) -> tuple[str, str, tuple[str, ...]
     if not found.things:
         return request.text, negative, ()
     level = system.recipe.levels[-1]
-    heard = _first(request.guidance, level.guide.scale) > 1 and level.guide.null not in SILENT
+    heard = _first(request.guidance, level.guidance.scale) > 1 and level.guidance.unconditional not in ZERO_NULLS
     said, things = listed([f"“{words}”" for words in found.said]), listed(found.things)
     if system.recipe.source != "own" or not heard:
         note = say(
@@ -306,29 +306,29 @@ def _unlearned_size(system: System, request: Request) -> tuple[str, ...]:
 
 
 def _dial(request: Request, branch: Branch) -> float:
-    return request.dials.get(branch.name, branch.scale)
+    return request.guidance_weights.get(branch.name, branch.scale)
 
 
-def _row(encoding: Encoding, row: int) -> Encoding:
+def _row(encoding: TextEncoding, row: int) -> TextEncoding:
     rows = slice(row, row + 1)
     mask, pooled = encoding.mask, encoding.pooled
-    return Encoding(
+    return TextEncoding(
         encoding.tokens[rows], None if mask is None else mask[rows], None if pooled is None else pooled[rows]
     )
 
 
-def paint(system: System, prepared: Prepared, index: int = 0) -> Painting:
+def sample(system: System, prepared: Prepared, index: int = 0) -> SamplingLoop:
     """One picture, as ``pixels`` gives it."""
     drawn = yield from pixels(system, prepared, index)
     if not bool(drawn.isfinite().all()):
         system.check_files()
-    told = (*prepared.warnings, *pictures.told_of(drawn))
+    told = (*prepared.warnings, *pictures.warnings_of(drawn))
     image = pictures.to_image(drawn)
     empty = prepared.request.negative == "" and _heeds_empty(system)
     return Picture(image, prepared.request, system.recipe.name, system.weights_hash, index, 0.0, told, empty)
 
 
-def pixels(system: System, prepared: Prepared, index: int = 0) -> Generator[Ask, Tensor, Tensor]:
+def pixels(system: System, prepared: Prepared, index: int = 0) -> Generator[DenoiserInput, Tensor, Tensor]:
     """One picture as [3, H, W] in about [-1, 1]: level by level, step by step, decoded once at the end.
 
     Its first noise is ``torch.randn`` of one picture's shape from a generator seeded with seed + index, as diffusers
@@ -338,7 +338,7 @@ def pixels(system: System, prepared: Prepared, index: int = 0) -> Generator[Ask,
     seed = (request.seed or 0) + index
     # Hints have a generator of their own: how many numbers they take must not move the noise.
     apart, noise = torch.Generator().manual_seed(seed ^ 0x5EED), torch.Generator().manual_seed(seed)
-    drawing = Drawing(request, apart, prepared.given, noise, prepared.pictures)
+    drawing = Drawing(request, apart, prepared.prompt, noise, prepared.pictures)
     for level in system.recipe.levels:
         x = yield from _level(system, system.level(level.name), prepared, drawing)
         drawing.results[level.name] = x
@@ -349,12 +349,12 @@ def pixels(system: System, prepared: Prepared, index: int = 0) -> Generator[Ask,
     return drawn[0]
 
 
-def _level(system: System, level: BuiltLevel, prepared: Prepared, drawing: Drawing) -> Generator[Ask, Tensor, Tensor]:
+def _level(system: System, level: BuiltLevel, prepared: Prepared, drawing: Drawing) -> Generator[DenoiserInput, Tensor, Tensor]:
     recipe, request = level.recipe, prepared.request
     last = recipe.name == system.recipe.levels[-1].name
     # A request's settings are for the level that makes the picture; earlier levels keep their own.
-    scale = _first(request.guidance, recipe.guide.scale) if last else recipe.guide.scale
-    scale = guidance.wanted(recipe.guide, scale, request.negative)
+    scale = _first(request.guidance, recipe.guidance.scale) if last else recipe.guidance.scale
+    scale = guidance.wanted(recipe.guidance, scale, request.negative)
     steps = request.steps or recipe.steps if last else recipe.steps
     shape = system.space(recipe.name).shape(request.size or (0, 0))
     name = (request.sampler or recipe.sampler) if last else recipe.sampler
@@ -363,10 +363,10 @@ def _level(system: System, level: BuiltLevel, prepared: Prepared, drawing: Drawi
     if getattr(sampler, "noise_sampler_seed", 0) is None:
         # Noise of its own, which diffusers would draw from a seed that nobody knows.
         setattr(sampler, "noise_sampler_seed", drawing.noise.initial_seed())  # noqa: B010
-    guide = recipe.guide
+    guide = recipe.guidance
     if last and request.guidance_rescale is not None:
         guide = replace(guide, rescale=request.guidance_rescale)
-    dials = [(b, _dial(request, b)) for b in recipe.guide.branches if _dial(request, b)]
+    dials = [(b, _dial(request, b)) for b in recipe.guidance.branches if _dial(request, b)]
     if last and request.image is not None:
         x, times, kept = _begun(system, recipe.name, drawing, sampler, steps, shape)
     else:
@@ -377,10 +377,10 @@ def _level(system: System, level: BuiltLevel, prepared: Prepared, drawing: Drawi
     count = len(times)
     whole = _takes_variance(sampler)
     for step, t in enumerate(times):
-        guided = guidance.on(recipe.guide, scale, step, count)
+        guided = guidance.on(recipe.guidance, scale, step, count)
         conditioning, rows = (every, 2 + len(dials)) if guided else (given, 1)
         seen = sampler.scale_model_input(x, t)
-        answer = yield Ask(recipe.name, torch.cat([seen] * rows), t.expand(rows), conditioning, step, count)
+        answer = yield DenoiserInput(recipe.name, torch.cat([seen] * rows), t.expand(rows), conditioning, step, count)
         answer = guidance.combine(guide, scale, answer, dials)
         x = _stepped(sampler, answer if whole else answer[:, : shape[0]], t, x, settings)
         if kept is not None:
@@ -396,7 +396,7 @@ def _noise(sampler: Sampler, shape: tuple[int, ...], generator: torch.Generator)
 
 
 @dataclass
-class Kept:
+class MaskedOriginal:
     """What a mask leaves as it is: x of the picture, the noise it is given at each step, 1 where it is painted."""
 
     x: Tensor
@@ -405,13 +405,13 @@ class Kept:
 
     def put_back(self, x: Tensor, sampler: Sampler, t: Tensor | None) -> Tensor:
         """x [1, C, h, w] with the picture's own, as noisy as x is at its next time t, wherever nothing is painted."""
-        own = self.x if t is None else noised(sampler, self.x, self.noise, t[None])
+        own = self.x if t is None else noise_to(sampler, self.x, self.noise, t[None])
         return (1 - self.mask) * own + self.mask * x
 
 
 def _begun(
     system: System, name: str, drawing: Drawing, sampler: Sampler, steps: int, shape: tuple[int, ...]
-) -> tuple[Tensor, Tensor, Kept | None]:
+) -> tuple[Tensor, Tensor, MaskedOriginal | None]:
     """Where a picture is given: the x to begin with, the times that are left of it, what a mask keeps.
 
     As in diffusers' pipelines, and its numbers in their order: the picture is a sample of what it may be coded as,
@@ -436,12 +436,12 @@ def _begun(
     times = _left(sampler, steps, strength)
     own = space.encode(drawing.pictures[IMAGE], generator)
     noise = torch.randn(1, *shape, generator=generator)
-    x = noise * sampler.init_noise_sigma if whole else noised(sampler, own, noise, times[:1])
+    x = noise * sampler.init_noise_sigma if whole else noise_to(sampler, own, noise, times[:1])
     if not blended:
         return x, times, None
     # The numbers that diffusers spends on the masked picture, which only a denoiser that reads it needs.
     torch.randn(1, *shape, generator=generator)
-    return x, times, Kept(own, noise, to_shape(drawing.pictures[MASK], shape))
+    return x, times, MaskedOriginal(own, noise, to_shape(drawing.pictures[MASK], shape))
 
 
 def to_shape(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -449,7 +449,7 @@ def to_shape(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
     return nn.functional.interpolate(mask, size=shape[1:])
 
 
-def noised(sampler: Sampler, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+def noise_to(sampler: Sampler, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """x [1, *shape] as noisy as it is at time t [1] of a sampler."""
     given: Any = sampler
     return given.scale_noise(x, t, noise) if hasattr(given, "scale_noise") else given.add_noise(x, noise, t)
@@ -480,22 +480,22 @@ def _conditionings(
     dials: Sequence[tuple[Branch, float]],
 ) -> tuple[Conditioning, Conditioning]:
     """That of the given branch, and those of all branches in the order of ``guidance.combine``."""
-    hints = [hint.drawn(system, drawing, shape) for hint in level.hints]
-    nulls = [hint.null(value) for hint, value in zip(level.hints, hints, strict=True)]
-    given = system.condition(prepared.given, hints)
-    null = system.condition(prepared.null, nulls)
-    kind = level.recipe.guide.null
-    if kind in SILENT or (kind == "unsaid" and prepared.request.negative is None):
+    hints = [hint.from_request(system, drawing, shape) for hint in level.conditioners]
+    nulls = [hint.unconditional(value) for hint, value in zip(level.conditioners, hints, strict=True)]
+    given = system.condition(prepared.prompt, hints)
+    null = system.condition(prepared.negative, nulls)
+    kind = level.recipe.guidance.unconditional
+    if kind in ZERO_NULLS or (kind == "unsaid" and prepared.request.negative is None):
         words = Conditioning(given.streams, given.vector)
-        null = merged(silenced(words, torch.ones(1, dtype=torch.bool), kind == "hidden"), nulls)
+        null = merge_conditioning(zero_text(words, torch.ones(1, dtype=torch.bool), kind == "hidden"), nulls)
     others: list[Conditioning] = []
     for branch, _ in dials:
-        words = prepared.null if "text" in branch.drop else prepared.given
+        words = prepared.negative if "text" in branch.drop else prepared.prompt
         words = prepared.prefixed[branch.prefix] if branch.prefix else words
-        names = map(name_of, level.hints)
+        names = map(name_of, level.conditioners)
         kept = [n if name in branch.drop else h for name, h, n in zip(names, hints, nulls, strict=True)]
         others.append(system.condition(words, kept))
-    return given, stacked((null, given, *others))
+    return given, stack_rows((null, given, *others))
 
 
 def _takes_variance(sampler: Sampler) -> bool:

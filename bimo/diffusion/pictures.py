@@ -85,7 +85,7 @@ def mask_of(image: Image.Image, size: tuple[int, int]) -> Tensor:
 def read(request: Request) -> dict[str, Tensor]:
     """The pictures of a filled request at its size, by name: "image", "mask" and those hints read."""
     size = request.size or (0, 0)
-    found = {name: pixels_of(image, size) for name, image in request.pictures.items()}
+    found = {name: pixels_of(image, size) for name, image in request.condition_images.items()}
     if request.image is not None:
         found[IMAGE] = pixels_of(request.image, size)
     if request.mask is not None:
@@ -98,7 +98,7 @@ def pasted(pixels: Tensor, pictures: Mapping[str, Tensor]) -> Tensor:
     return torch.where(pictures[MASK] > 0.5, pixels, pictures[IMAGE])
 
 
-def told_of(pixels: Tensor) -> tuple[str, ...]:
+def warnings_of(pixels: Tensor) -> tuple[str, ...]:
     """What is to be said of a picture [3, H, W] that is none: values that are no numbers, or one colour all over."""
     if not bool(pixels.isfinite().all()):
         return (

@@ -182,7 +182,7 @@ def unscaled(sample: Tensor, timestep: Tensor) -> Tensor:
     return sample
 
 
-class Once:
+class OneStepSampler:
     """One step that answers what the denoiser did."""
 
     init_noise_sigma = 0.0

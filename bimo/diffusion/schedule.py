@@ -22,7 +22,7 @@ from bimo.diffusion.samplers import (
     UNLIMITED,
     Euler,
     NamedSampler,
-    Once,
+    OneStepSampler,
     Sampler,
     SamplerOptions,
     sampler_named,
@@ -43,11 +43,11 @@ LEARNT = ("epsilon", "sample", "v_prediction")
 class Schedule(Protocol):
     """A noise law. Times t are what the denoiser is told: 0 is clean, ``last`` is noise alone."""
 
-    def times(self, count: int, generator: torch.Generator) -> Tensor:
+    def timesteps(self, count: int, generator: torch.Generator) -> Tensor:
         """Times for a training batch, [B]."""
         ...
 
-    def noised(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    def add_noise(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """x_t of clean x, [B, C, h, w]."""
         ...
 
@@ -87,8 +87,8 @@ class Flow(Part):
     ``config`` is the publisher's own sampler setting where the fields do not say all of it.
     """
 
-    mean: float = 0.0
-    deviation: float = 1.0
+    logit_mean: float = 0.0
+    logit_std: float = 1.0
     shift: float = 1.0
     last: float = 1000.0
     dynamic: Literal["", "line", "root"] = ""
@@ -102,12 +102,12 @@ class Flow(Part):
     terminal: float = 0.0
     config: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
-    def times(self, count: int, generator: torch.Generator) -> Tensor:
+    def timesteps(self, count: int, generator: torch.Generator) -> Tensor:
         """Logit-normal times, [B]."""
-        normal = torch.randn(count, generator=generator) * self.deviation + self.mean
+        normal = torch.randn(count, generator=generator) * self.logit_std + self.logit_mean
         return torch.sigmoid(normal) * self.last
 
-    def noised(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    def add_noise(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """(1 - s) x + s noise, [B, C, h, w]."""
         s = expand(t / self.last, x)
         return torch.lerp(x, noise, s)
@@ -208,9 +208,9 @@ class Ddpm(Part):
     ``begin`` is the share of the times at which "dpm-singlestep" begins.
     """
 
-    betas: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"] = "scaled_linear"
-    start: float = 0.00085
-    end: float = 0.012
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"] = "scaled_linear"
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
     count: int = 1000
     prediction: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
     variance: Literal["fixed", "learned_range"] = "fixed"
@@ -238,10 +238,10 @@ class Ddpm(Part):
         cls: Any = getattr(diffusers, str(self.config["_class_name"]))
         flows = self.config.get("use_flow_sigmas") or self.config.get("prediction_type", "epsilon") not in LEARNT
         rescaled = bool(self.config.get("rescale_betas_zero_snr")) and not self.zero_terminal
-        other = self.config.get("beta_schedule", self.betas) != self.betas
+        other = self.config.get("beta_schedule", self.beta_schedule) != self.beta_schedule
         return takes(cls, "beta_schedule") and not (flows or rescaled or other)
 
-    def times(self, count: int, generator: torch.Generator) -> Tensor:
+    def timesteps(self, count: int, generator: torch.Generator) -> Tensor:
         """Uniform whole times, [B]."""
         return torch.randint(0, self.count, (count,), generator=generator).float()
 
@@ -257,7 +257,7 @@ class Ddpm(Part):
             )
         return DDPMScheduler(**self._law(), rescale_betas_zero_snr=self.zero_terminal).alphas_cumprod
 
-    def noised(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    def add_noise(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """sqrt(a) x + sqrt(1 - a) noise, [B, C, h, w]."""
         a = expand(self.signal().to(x)[t.long()], x)
         return a.sqrt() * x + (1 - a).sqrt() * noise
@@ -366,9 +366,9 @@ class Ddpm(Part):
     def _law(self) -> dict[str, Any]:
         trained = self.config.get("trained_betas")
         return {
-            "beta_schedule": self.betas,
-            "beta_start": self.start,
-            "beta_end": self.end,
+            "beta_schedule": self.beta_schedule,
+            "beta_start": self.beta_start,
+            "beta_end": self.beta_end,
             "num_train_timesteps": self.count,
             "prediction_type": self.prediction,
         } | ({} if trained is None else {"trained_betas": list(trained)})
@@ -418,7 +418,7 @@ def _variational(law: Ddpm, answer: Tensor, x: Tensor, noise: Tensor, t: Tensor)
     low, high = (expand(v.log().to(x)[at], x) for v in (torch.cat([posterior[1:2], posterior[1:]]), betas))
     of_x = expand((betas * before.sqrt() / (1 - signal)).to(x)[at], x)
     of_noised = expand(((1 - before) * (1 - betas).sqrt() / (1 - signal)).to(x)[at], x)
-    noised = law.noised(x, noise, t)
+    noised = law.add_noise(x, noise, t)
     told, place = answer.chunk(2, dim=1)
     found = torch.lerp(low, high, (place + 1) / 2)
     mean = of_x * law.clean(told.detach(), noised, t) + of_noised * noised
@@ -434,14 +434,14 @@ def _variational(law: Ddpm, answer: Tensor, x: Tensor, noise: Tensor, t: Tensor)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mean(Part):
+class SingleStepRegression(Part):
     """Diffusion at its last time alone: x_t says nothing, so the best answer is E[x | conditioning], in one step."""
 
-    def times(self, count: int, generator: torch.Generator) -> Tensor:
+    def timesteps(self, count: int, generator: torch.Generator) -> Tensor:
         """Ones, [B]."""
         return torch.ones(count)
 
-    def noised(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    def add_noise(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Zeros, [B, C, h, w]."""
         return torch.zeros_like(x)
 
@@ -459,4 +459,4 @@ class Mean(Part):
 
     def sampler(self, name: str, steps: int, shape: tuple[int, ...] = (), options: SamplerOptions = PLAIN) -> Sampler:
         """One step whatever was asked: there is no noise to remove bit by bit."""
-        return Once()
+        return OneStepSampler()

@@ -17,8 +17,8 @@ from bimo.core.files import write_whole
 from bimo.core.fingerprint import LateDigest, digest, verifying
 from bimo.core.part import dumps
 from bimo.core.recipe import Level, Recipe
-from bimo.core.types import Ask, Batch, Conditioning, Encoding, Request
-from bimo.diffusion.keeping import kind_of_numbers, turned, turned_encoding
+from bimo.core.types import DenoiserInput, Batch, Conditioning, TextEncoding, Request
+from bimo.diffusion.keeping import dtype_of, cast_conditioning, cast_encoding
 from bimo.diffusion.schedule import Schedule
 from bimo.words.budget import Budget
 
@@ -28,13 +28,13 @@ HASHES_FILE = "hashes.json"
 #: How many broken tensors are named.
 NAMES_SHOWN = 3
 #: The nulls of guidance that no negative prompt changes.
-SILENT = ("zeros", "hidden")
+ZERO_NULLS = ("zeros", "hidden")
 
 
-class Tower(Protocol):
+class TextEncoder(Protocol):
     """A text encoder with its tokenizer."""
 
-    def encode(self, texts: Sequence[str]) -> Encoding:
+    def encode(self, texts: Sequence[str]) -> TextEncoding:
         """Texts -> tokens [B, L, D] and what goes with them."""
         ...
 
@@ -42,15 +42,15 @@ class Tower(Protocol):
         """What of a text this tower reads."""
         ...
 
-    def learn_words(self, captions: Iterable[str], known: Iterable[str]) -> None:
+    def build_tokenizer(self, captions: Iterable[str], known: Iterable[str]) -> None:
         """Makes the tokenizer from captions and known words. Raises WeightsError where its words were published."""
         ...
 
-    def save_words(self, folder: Path) -> None:
+    def save_tokenizer(self, folder: Path) -> None:
         """Writes the tokenizer's files."""
         ...
 
-    def load_words(self, folder: Path) -> None:
+    def load_tokenizer(self, folder: Path) -> None:
         """Reads the tokenizer's files. Raises WeightsError where they are missing or damaged."""
         ...
 
@@ -77,10 +77,10 @@ class Space(Protocol):
         ...
 
 
-class Join(Protocol):
+class TextFusion(Protocol):
     """One conditioning of several towers' encodings."""
 
-    def joined(self, encodings: tuple[Encoding, ...]) -> Conditioning:
+    def fuse(self, encodings: tuple[TextEncoding, ...]) -> Conditioning:
         """Encodings of B texts by every tower -> streams and vector of B rows."""
         ...
 
@@ -114,32 +114,32 @@ class Drawing(Protocol):
         ...
 
     @property
-    def encodings(self) -> tuple[Encoding, ...]:
+    def encodings(self) -> tuple[TextEncoding, ...]:
         """The words of the prompt."""
         ...
 
 
-class Hint(Protocol):
+class Conditioner(Protocol):
     """Something read off an image that conditions a level: from the data in training, else from the drawing.
 
     ``reads``, a tuple, names the pictures of the request that it reads ("image", "mask", others); one without it
     reads the picture of its own name. One with ``always`` True says the same to the null branch, and is never left out.
     """
 
-    def learned(self, system: System, batch: Batch) -> Conditioning:
+    def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """The hint of a training batch, B rows."""
         ...
 
-    def drawn(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+    def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
         """The hint of the picture being drawn, 1 row; ``shape`` is that of x without its batch."""
         ...
 
-    def null(self, value: Conditioning) -> Conditioning:
+    def unconditional(self, value: Conditioning) -> Conditioning:
         """What the null branch of guidance gets in its place."""
         ...
 
 
-def merged(base: Conditioning, extras: Sequence[Conditioning]) -> Conditioning:
+def merge_conditioning(base: Conditioning, extras: Sequence[Conditioning]) -> Conditioning:
     """Conditioning with what hints add: spatial maps joined on the channels, scalars and pictures by name."""
     spatial = [c.spatial for c in (base, *extras) if c.spatial is not None]
     scalars = {name: value for c in (base, *extras) for name, value in c.scalars.items()}
@@ -147,20 +147,20 @@ def merged(base: Conditioning, extras: Sequence[Conditioning]) -> Conditioning:
     return Conditioning(base.streams, base.vector, torch.cat(spatial, dim=1) if spatial else None, scalars, pictures)
 
 
-def silenced(conditioning: Conditioning, rows: Tensor, hidden: bool) -> Conditioning:
+def zero_text(conditioning: Conditioning, rows: Tensor, hidden: bool) -> Conditioning:
     """Conditioning whose words are zeros in some rows, [B] bool: their masks as they are, or every token hidden."""
 
     def kept(value: Tensor) -> Tensor:
         return value.masked_fill(rows.reshape(-1, *[1] * (value.ndim - 1)), 0.0)
 
-    def mask(stream: Encoding) -> Tensor | None:
+    def mask(stream: TextEncoding) -> Tensor | None:
         if not hidden:
             return stream.mask
         shape = stream.tokens.shape[:2]
         return (torch.ones(shape, dtype=torch.bool) if stream.mask is None else stream.mask) & ~rows[:, None]
 
     streams = tuple(
-        Encoding(kept(e.tokens), mask(e), None if e.pooled is None else kept(e.pooled)) for e in conditioning.streams
+        TextEncoding(kept(e.tokens), mask(e), None if e.pooled is None else kept(e.pooled)) for e in conditioning.streams
     )
     vector = conditioning.vector
     return replace(conditioning, streams=streams, vector=None if vector is None else kept(vector))
@@ -171,11 +171,11 @@ def name_of(hint: object) -> str:
     return str(getattr(hint, "name", "") or getattr(hint, "level", ""))
 
 
-def _left_out(hint: Hint, value: Conditioning, batch: Batch) -> Conditioning:
-    rows = batch.left_out.get(name_of(hint))
+def _left_out(hint: Conditioner, value: Conditioning, batch: Batch) -> Conditioning:
+    rows = batch.dropped_conditions.get(name_of(hint))
     if rows is None:
         return value
-    null = hint.null(value)
+    null = hint.unconditional(value)
 
     def chosen(given: Tensor, other: Tensor) -> Tensor:
         return torch.where(rows.reshape(-1, *[1] * (given.ndim - 1)), other, given)
@@ -189,7 +189,7 @@ def _left_out(hint: Hint, value: Conditioning, batch: Batch) -> Conditioning:
     )
 
 
-def stacked(rows: Sequence[Conditioning]) -> Conditioning:
+def stack_rows(rows: Sequence[Conditioning]) -> Conditioning:
     """Conditionings of a few rows each, as one of all rows; token streams are padded to the longest."""
     if len(rows) == 1:
         return rows[0]
@@ -201,7 +201,7 @@ def stacked(rows: Sequence[Conditioning]) -> Conditioning:
     return Conditioning(streams, vector, spatial, scalars, pictures)
 
 
-def _stacked_encodings(parts: Sequence[Encoding]) -> Encoding:
+def _stacked_encodings(parts: Sequence[TextEncoding]) -> TextEncoding:
     length = max(p.tokens.shape[1] for p in parts)
     tokens = torch.cat([nn.functional.pad(p.tokens, (0, 0, 0, length - p.tokens.shape[1])) for p in parts])
     mask = None
@@ -209,7 +209,7 @@ def _stacked_encodings(parts: Sequence[Encoding]) -> Encoding:
         masks = [p.mask if p.mask is not None else torch.ones(p.tokens.shape[:2], dtype=torch.bool) for p in parts]
         mask = torch.cat([nn.functional.pad(m, (0, length - m.shape[1]), value=False) for m in masks])
     pooled = None if parts[0].pooled is None else torch.cat([cast(Tensor, p.pooled) for p in parts])
-    return Encoding(tokens, mask, pooled)
+    return TextEncoding(tokens, mask, pooled)
 
 
 class BuiltLevel(nn.Module):
@@ -219,14 +219,14 @@ class BuiltLevel(nn.Module):
         super().__init__()
         self.recipe = level
         self.schedule = cast(Schedule, level.schedule)
-        self.hints: tuple[Hint, ...] = tuple(cast(Any, hint).build() for hint in level.hints)
+        self.conditioners: tuple[Conditioner, ...] = tuple(cast(Any, hint).build() for hint in level.conditioners)
         if not isinstance(level.space, str):
             self.space = cast(Any, level.space).build()
         self.denoiser = cast(Any, level.denoiser).build()
 
-    def told(self, system: System, batch: Batch) -> list[Conditioning]:
+    def conditions_of(self, system: System, batch: Batch) -> list[Conditioning]:
         """What the hints say of a training batch, B rows; in rows without one, what it says to the null branch."""
-        return [_left_out(hint, hint.learned(system, batch), batch) for hint in self.hints]
+        return [_left_out(hint, hint.from_batch(system, batch), batch) for hint in self.conditioners]
 
 
 class System(nn.Module):
@@ -245,8 +245,8 @@ class System(nn.Module):
         #: The files that its weights were read from.
         self.files: tuple[Path, ...] = ()
         self.aligned = False
-        self.text = nn.ModuleList(cast(Any, tower).build() for tower in recipe.text)
-        self.join: Any = None if recipe.join is None else cast(Any, recipe.join).build()
+        self.text = nn.ModuleList(cast(Any, tower).build() for tower in recipe.text_encoders)
+        self.text_fusion: Any = None if recipe.text_fusion is None else cast(Any, recipe.text_fusion).build()
         self.vision: Any = None if recipe.vision is None else cast(Any, recipe.vision).build()
         for level in recipe.levels:
             self.add_module(level.name, BuiltLevel(level))
@@ -276,7 +276,7 @@ class System(nn.Module):
                 )
 
     @property
-    def towers(self) -> list[Tower]:
+    def text_encoders(self) -> list[TextEncoder]:
         """The text towers, in the recipe's order."""
         return cast("list[Tower]", list(self.text))
 
@@ -290,38 +290,38 @@ class System(nn.Module):
         space = self.recipe.level(name).space
         return self.space(space) if isinstance(space, str) else cast(Space, self.level(name).space)
 
-    def encode(self, texts: Sequence[str], skip: int = 0) -> tuple[Encoding, ...]:
+    def encode(self, texts: Sequence[str], skip: int = 0) -> tuple[TextEncoding, ...]:
         """Texts through every tower; those of CLIP leave ``skip`` of their last layers out."""
         rows = [
             cast(Any, tower).encode(texts, skip) if skip and getattr(tower, "skippable", 0) else tower.encode(texts)
-            for tower in self.towers
+            for tower in self.text_encoders
         ]
-        return tuple(turned_encoding(row, torch.float32) for row in rows)
+        return tuple(cast_encoding(row, torch.float32) for row in rows)
 
     def budgets(self, text: str) -> list[Budget]:
         """What of a text each tower reads."""
-        return [tower.budget(text) for tower in self.towers]
+        return [tower.budget(text) for tower in self.text_encoders]
 
-    def condition(self, encodings: tuple[Encoding, ...], hints: Sequence[Conditioning] = ()) -> Conditioning:
+    def condition(self, encodings: tuple[TextEncoding, ...], hints: Sequence[Conditioning] = ()) -> Conditioning:
         """Encodings and hints as a level's denoiser takes them. Without a ``join`` in the recipe each encoding is a
         stream, and the vector is the last pooled output there is.
         """
-        if self.join is not None:
-            return merged(cast(Join, self.join).joined(encodings), hints)
+        if self.text_fusion is not None:
+            return merge_conditioning(cast(TextFusion, self.text_fusion).fuse(encodings), hints)
         pooled = [e.pooled for e in encodings if e.pooled is not None]
-        return merged(Conditioning(encodings, pooled[-1] if pooled else None), hints)
+        return merge_conditioning(Conditioning(encodings, pooled[-1] if pooled else None), hints)
 
-    def denoise(self, ask: Ask) -> Tensor:
+    def denoise(self, ask: DenoiserInput) -> Tensor:
         """The denoiser's answer to an ask, [R, *shape] (twice the channels where it learnt the variance).
 
         A denoiser kept as other numbers is given those; its answer is of the kind of x all the same.
         """
         denoiser = self.level(ask.level).denoiser
-        kind = kind_of_numbers(denoiser) or ask.x.dtype
+        kind = dtype_of(denoiser) or ask.x.dtype
         t = ask.t.to(ask.x.device)  # a sampler's times are the processor's
         if kind == ask.x.dtype:
             return denoiser(ask.x, t, ask.conditioning)
-        return denoiser(ask.x.to(kind), t, turned(ask.conditioning, kind)).to(ask.x.dtype)
+        return denoiser(ask.x.to(kind), t, cast_conditioning(ask.conditioning, kind)).to(ask.x.dtype)
 
     def save(self, folder: Path, dtype: torch.dtype | None = None, state: Mapping[str, Tensor] | None = None) -> None:
         """Writes recipe, weights, tokenizers and their hashes; ``bimo.load(folder)`` reads them back. ``state`` are the
@@ -330,8 +330,8 @@ class System(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / RECIPE_FILE, dumps(self.recipe).encode())
         weights.write(folder / WEIGHTS_FILE, self.state_dict() if state is None else state, dtype)
-        for index, tower in enumerate(self.towers):
-            tower.save_words(folder / f"words.{index}")
+        for index, tower in enumerate(self.text_encoders):
+            tower.save_tokenizer(folder / f"words.{index}")
         files = [folder / RECIPE_FILE, folder / WEIGHTS_FILE, *sorted(folder.glob("words.*/*"))]
         hashes = {p.relative_to(folder).as_posix(): digest(p) for p in files}
         write_whole(folder / HASHES_FILE, json.dumps(hashes, indent=1).encode())
@@ -357,6 +357,6 @@ class System(nn.Module):
             if dtype is not None:
                 state = {name: weights.aligned(value) for name, value in state.items()}
             weights.assign(system, state, dtype, file)
-            for index, tower in enumerate(system.towers):
-                tower.load_words(folder / f"words.{index}")
+            for index, tower in enumerate(system.text_encoders):
+                tower.load_tokenizer(folder / f"words.{index}")
         return system.eval()

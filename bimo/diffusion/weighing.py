@@ -9,12 +9,12 @@ from typing import cast
 import torch
 
 from bimo.core.errors import say
-from bimo.core.types import Encoding
-from bimo.diffusion.system import System, Tower
+from bimo.core.types import TextEncoding
+from bimo.diffusion.system import System, TextEncoder
 from bimo.words.emphasis import Emphasis
 
 
-def encoded(system: System, prompts: Sequence[Emphasis], skip: int = 0) -> tuple[tuple[Encoding, ...], tuple[str, ...]]:
+def encoded(system: System, prompts: Sequence[Emphasis], skip: int = 0) -> tuple[tuple[TextEncoding, ...], tuple[str, ...]]:
     """The prompts through every tower, as they are emphasised, and what is to be told of it. ``skip`` is as in
     ``System.encode``.
 
@@ -27,7 +27,7 @@ def encoded(system: System, prompts: Sequence[Emphasis], skip: int = 0) -> tuple
     if not any(prompt.spans for prompt in prompts):
         return system.encode(texts, skip), ()
     plain = system.encode([*texts, ""], skip)
-    every = [_weighed(tower, prompts, e) for tower, e in zip(system.towers, plain, strict=True)]
+    every = [_weighed(tower, prompts, e) for tower, e in zip(system.text_encoders, plain, strict=True)]
     found = tuple(encoding for encoding, _ in every)
     heard = [weighed for _, weighed in every]
     if all(heard):
@@ -43,7 +43,7 @@ def encoded(system: System, prompts: Sequence[Emphasis], skip: int = 0) -> tuple
     return found, (told if any(heard) else nothing,)
 
 
-def _weighed(tower: Tower, prompts: Sequence[Emphasis], plain: Encoding) -> tuple[Encoding, bool]:
+def _weighed(tower: TextEncoder, prompts: Sequence[Emphasis], plain: TextEncoding) -> tuple[TextEncoding, bool]:
     """The encoding of the prompts, without the empty one that is its last row, and whether they could be weighed."""
     count = len(prompts)
     mask, pooled = plain.mask, plain.pooled

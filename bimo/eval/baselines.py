@@ -11,8 +11,8 @@ from bimo.core.types import Request
 from bimo.data import shards
 from bimo.data.artwork import Kind
 from bimo.data.lexicon import DEFAULT_STYLE, DRAWN
-from bimo.diffusion.drive import answers
-from bimo.diffusion.paint import paint, prepare
+from bimo.diffusion.drive import denoise_together
+from bimo.diffusion.paint import sample, prepare
 from bimo.diffusion.pictures import to_image
 from bimo.diffusion.system import System
 from bimo.eval.measures import Interval, colour_of, foreground, in_place, pieces, share
@@ -64,11 +64,11 @@ def first_level(system: System, requests: Sequence[Request], batch: int, told: T
     images: list[Image.Image] = []
     with torch.inference_mode():
         for first in range(0, len(requests), batch):
-            paintings = [paint(system, prepare(system, request)) for request in requests[first : first + batch]]
+            paintings = [sample(system, prepare(system, request)) for request in requests[first : first + batch]]
             asks = [next(painting) for painting in paintings]
             if any(ask.steps != 1 or ask.level != levels[0].name or len(ask.x) != 1 for ask in asks):
                 return None
-            images += [to_image(space.decode(answer)[0]) for answer in answers(system, asks)]
+            images += [to_image(space.decode(answer)[0]) for answer in denoise_together(system, asks)]
             for painting in paintings:
                 painting.close()
             told(FIRST, len(images), len(requests))

@@ -21,8 +21,8 @@ from bimo.core.part import dumps
 from bimo.core.types import Request
 from bimo.data.lexicon import DEFAULT_STYLE
 from bimo.data.sheets import sheet
-from bimo.diffusion.drive import drive
-from bimo.diffusion.paint import filled, paint, prepare
+from bimo.diffusion.drive import run_batched
+from bimo.diffusion.paint import fill_request, sample, prepare
 from bimo.diffusion.system import System
 from bimo.eval.baselines import FIRST, NEAREST, first_level, nearest_picture, rules_on_truth, true_pictures
 from bimo.eval.judge import Judge, held_out_pairs, judge_for
@@ -119,7 +119,7 @@ class Easel:
 
     def path(self, request: Request) -> Path:
         """Where the picture of a request lies."""
-        asked = json.dumps(filled(self.system, request).model_dump(), ensure_ascii=False, sort_keys=True)
+        asked = json.dumps(fill_request(self.system, request).model_dump(), ensure_ascii=False, sort_keys=True)
         name = hashlib.sha256(f"{dumps(self.system.recipe)}\n{self.weights}\n{asked}".encode()).hexdigest()[:24]
         return self.folder / f"{name}.png"
 
@@ -130,7 +130,7 @@ class Easel:
         todo = list(missing.items())
         for first in range(0, len(todo), self.batch):
             part, began = todo[first : first + self.batch], time.perf_counter()
-            pictures = drive(self.system, [paint(self.system, prepare(self.system, request)) for _, request in part])
+            pictures = run_batched(self.system, [sample(self.system, prepare(self.system, request)) for _, request in part])
             for (path, _), picture in zip(part, pictures, strict=True):
                 picture.save(path)
             self.seconds += time.perf_counter() - began
@@ -249,7 +249,7 @@ class _Evaluation:
         return [word for budget in self.system.budgets(text) for word in budget.unknown]
 
     def _protocol(self, asked: Sequence[Question]) -> dict[str, Any]:
-        request = filled(self.system, Request(text=SHEET[0], seed=self.seed, steps=self.steps))
+        request = fill_request(self.system, Request(text=SHEET[0], seed=self.seed, steps=self.steps))
         rows = everyday()
         known = {
             "zh": sum(zh.lower() in self.words for _, zh, _ in rows),

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
-from bimo.diffusion.keeping import in_own_numbers, kind_of_numbers
+from bimo.diffusion.keeping import in_own_numbers, dtype_of
 
 #: Mean and deviation of red, green and blue in [0, 1] that CLIP's towers were trained with (arXiv:2103.00020).
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -129,7 +129,7 @@ def coded(model: Any, pixels: Tensor) -> Any:
     """What an autoencoder of diffusers may code pixels as: a distribution in the numbers of the pixels, so that a
     sample of it takes the same noise however the weights are kept.
     """
-    kind = kind_of_numbers(model) or pixels.dtype
+    kind = dtype_of(model) or pixels.dtype
     found = model.encode(pixels.to(kind)).latent_dist
     return found if kind == pixels.dtype else type(found)(found.parameters.to(pixels.dtype))
 

@@ -38,9 +38,9 @@ class ClipVision(Part):
     activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
     fit: Literal["cut", "squeezed"] = "cut"
 
-    def build(self) -> VisionTower:
+    def build(self) -> ClipVisionEncoder:
         """The module."""
-        return VisionTower(self)
+        return ClipVisionEncoder(self)
 
     def tiny(self) -> Self:
         """Width 16, two layers, four patches of 8 pixels."""
@@ -48,7 +48,7 @@ class ClipVision(Part):
         return replace(self, size=16, patch=8, width=16, layers=2, heads=2, feed=32, project=project)
 
 
-class VisionTower(nn.Module):
+class ClipVisionEncoder(nn.Module):
     """Pixels -> embeddings [B, project]. Published names are below ``model.``; ``logit_scale`` is the log of 1/T."""
 
     def __init__(self, part: ClipVision) -> None:

@@ -35,7 +35,7 @@ altdiffusion_m9 = Recipe(
     paper="arXiv:2308.09991",
     licence="creativeml-openrail-m",
     languages=("en", "zh", "es", "fr", "ru", "ja", "ko", "ar", "it"),
-    text=(XlmText(),),
+    text_encoders=(XlmText(),),
     levels=(sd_v1,),
     stages=(teach_words, words_meet_painter),
     weights=Published(
@@ -63,7 +63,7 @@ altdiffusion_m18 = Recipe(
         *("en", "zh", "ja", "th", "ko", "hi", "uk", "ar", "tr"),
         *("vi", "pl", "nl", "pt", "it", "es", "de", "fr", "ru"),
     ),
-    text=(XlmText(project=1024, penultimate=True),),
+    text_encoders=(XlmText(project=1024, penultimate=True),),
     levels=(sd_v2_base,),
     stages=(
         replace(
@@ -112,7 +112,7 @@ altdiffusion_m18 = Recipe(
             batch=3840,
             lr=1e-4,
             warmup=10_000,
-            drop_text=0.1,
+            caption_dropout=0.1,
             ema=0.9999,
             note="the same pairs, 4 days; batch, rate and warm-up were given for the training as a whole",
         ),

@@ -1,6 +1,6 @@
 """CogView4: 6 B parameters read by GLM-4-9B, told the size of the picture; the first of its line with Chinese text."""
 
-from bimo.core.recipe import Defaults, Guide, Level, Published, Recipe, Stage
+from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedule import Flow
 from bimo.parts.denoisers.flow import CogView4
 from bimo.parts.spaces import Latent
@@ -27,7 +27,7 @@ cogview4 = Recipe(
     name="cogview4",
     title="CogView4 6B",
     licence="apache-2.0",
-    text=(glm_4_9b,),
+    text_encoders=(glm_4_9b,),
     levels=(
         Level(
             name="image",
@@ -43,7 +43,7 @@ cogview4 = Recipe(
             denoiser=CogView4(),
             schedule=Flow(dynamic="root", curve="linear", base_shift=0.25, max_shift=0.75, grid="whole"),
             steps=50,
-            guide=Guide(scale=5.0),
+            guidance=Guidance(scale=5.0),
         ),
     ),
     stages=(
@@ -54,7 +54,7 @@ cogview4 = Recipe(
             train=("image.denoiser.*",),
             size=(1024, 1024),
             lr=1e-5,
-            drop_text=0.1,
+            caption_dropout=0.1,
             note="Ours; rates were not published.",
         ),
     ),

@@ -5,7 +5,7 @@ No code or weights were published. Told are eight conditions, how they enter and
 and unverified. What a condition is made of is in `bimo.parts.hints.drawing`.
 """
 
-from bimo.core.recipe import Branch, Defaults, Guide, Level, Recipe, Stage
+from bimo.core.recipe import Branch, Defaults, Guidance, Level, Recipe, Stage
 from bimo.diffusion.schedule import Ddpm
 from bimo.parts.denoisers.composed import Composed
 from bimo.parts.denoisers.pixel import PixelUnet
@@ -26,8 +26,8 @@ base = Level(
         maps=(("sketch", 1), ("instances", 3), ("depth", 1), ("intensity", 1), ("masked", 4)),
         scalars=(("palette", 275), ("semantics", 768)),
     ),
-    schedule=Ddpm(betas="squaredcos_cap_v2", variance="learned_range", percentile=0.995, begin=0.9946),
-    hints=(
+    schedule=Ddpm(beta_schedule="squaredcos_cap_v2", variance="learned_range", percentile=0.995, begin=0.9946),
+    conditioners=(
         Sketch(),
         Map(name="instances", colours=True),
         Map(name="depth"),
@@ -38,7 +38,7 @@ base = Level(
     ),
     sampler="dpm-singlestep",
     steps=50,
-    guide=Guide(
+    guidance=Guidance(
         scale=7.0,
         channels=3,
         branches=(
@@ -57,11 +57,11 @@ upsampler256 = Level(
     name="upsampler256",
     space=Pixels(factor=4),
     denoiser=PixelUnet(spatial=3, answer=3, width=384, attend=(8,), embed=768, dropout=0.1),
-    schedule=Ddpm(betas="squaredcos_cap_v2", percentile=0.995, begin=0.9946),
-    hints=(LowRes(level="base"),),
+    schedule=Ddpm(beta_schedule="squaredcos_cap_v2", percentile=0.995, begin=0.9946),
+    conditioners=(LowRes(level="base"),),
     sampler="dpm-singlestep",
     steps=20,
-    guide=Guide(scale=3.0),
+    guidance=Guidance(scale=3.0),
 )
 
 composer = Recipe(
@@ -70,8 +70,8 @@ composer = Recipe(
     paper="arXiv:2302.09778",
     languages=("en", "zh"),
     source="published description",
-    text=(ClipText(project=768),),
-    join=RootLength(),
+    text_encoders=(ClipText(project=768),),
+    text_fusion=RootLength(),
     levels=(prior, base, upsampler256, upsampler1024),
     stages=(
         Stage(
@@ -80,7 +80,7 @@ composer = Recipe(
             level="prior",
             train=("prior.denoiser.*",),
             size=(1024, 1024),
-            drop_text=0.1,
+            caption_dropout=0.1,
         ),
         Stage(
             name="compose 64 pixels",
@@ -88,10 +88,10 @@ composer = Recipe(
             level="base",
             train=("base.denoiser.*",),
             size=(1024, 1024),
-            drop_text=0.5,
-            drop_hints=(("*", 0.5), ("intensity", 0.7)),
-            drop_all=0.1,
-            keep_all=0.1,
+            caption_dropout=0.5,
+            condition_dropout=(("*", 0.5), ("intensity", 0.7)),
+            joint_dropout=0.1,
+            joint_keep=0.1,
             note="Every condition is left out by itself, half of the time, intensity 0.7, as it says most; all 0.1 and "
             "none 0.1 of the time. Depth and instances must come with the data.",
         ),
@@ -101,7 +101,7 @@ composer = Recipe(
             level="upsampler256",
             train=("upsampler256.denoiser.*",),
             size=(1024, 1024),
-            drop_text=0.1,
+            caption_dropout=0.1,
         ),
         Stage(
             name="enlarge to 1024",
@@ -109,7 +109,7 @@ composer = Recipe(
             level="upsampler1024",
             train=("upsampler1024.denoiser.*",),
             size=(1024, 1024),
-            drop_text=0.1,
+            caption_dropout=0.1,
         ),
     ),
     request=Defaults(size=(1024, 1024), multiple=128),

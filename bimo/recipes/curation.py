@@ -11,7 +11,7 @@ from bimo.data.curation.duplicates import Duplicates
 from bimo.data.curation.frequency import TooFrequent
 from bimo.data.curation.image_rules import Aspect, MinSide, Sharpness, Still
 from bimo.data.curation.ocr import Watermark
-from bimo.data.curation.private import Private
+from bimo.data.curation.private import Pii
 from bimo.data.curation.similarity import Similarity
 from bimo.data.curation.steps import Curation
 
@@ -24,7 +24,7 @@ wukong = Curation(
         Normal(),
         Meaningless(),
         Length(least=2),
-        Private(do="mask"),
+        Pii(do="mask"),
         TooFrequent(above=10),
     ),
     note="arXiv:2202.06767, recalled and not verified: about 2 B pairs found by frequent Chinese queries became 100 M. "

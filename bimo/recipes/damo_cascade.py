@@ -6,7 +6,7 @@ expects; the released configuration was not seen, and is read from its own file 
 noise: the published fast sampler can do no other.
 """
 
-from bimo.core.recipe import Defaults, Guide, Level, Published, Recipe, Stage
+from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedule import Ddpm
 from bimo.parts.denoisers.pixel import PixelUnet
 from bimo.parts.denoisers.prior import Prior, RootLength
@@ -20,32 +20,32 @@ prior = Level(
     name="prior",
     space=ClipImage(),
     denoiser=Prior(),
-    schedule=Ddpm(betas="squaredcos_cap_v2", begin=0.9946),
+    schedule=Ddpm(beta_schedule="squaredcos_cap_v2", begin=0.9946),
     sampler="dpm-singlestep",
     steps=100,
-    guide=Guide(scale=3.0),
+    guidance=Guidance(scale=3.0),
 )
 
 decoder = Level(
     name="decoder",
     space=Pixels(factor=16),
     denoiser=PixelUnet(embed=768, reads="semantics", dropout=0.1),
-    schedule=Ddpm(betas="squaredcos_cap_v2", variance="learned_range", percentile=0.995, begin=0.9946),
-    hints=(Semantics(level="prior"),),
+    schedule=Ddpm(beta_schedule="squaredcos_cap_v2", variance="learned_range", percentile=0.995, begin=0.9946),
+    conditioners=(Semantics(level="prior"),),
     sampler="dpm-singlestep",
     steps=50,
-    guide=Guide(scale=7.0, channels=3),
+    guidance=Guidance(scale=7.0, channels=3),
 )
 
 upsampler256 = Level(
     name="upsampler256",
     space=Pixels(factor=4),
     denoiser=PixelUnet(spatial=3, answer=3, width=320, attend=(8,), embed=768, dropout=0.1),
-    schedule=Ddpm(betas="squaredcos_cap_v2", percentile=0.995, begin=0.9946),
-    hints=(LowRes(level="decoder"),),
+    schedule=Ddpm(beta_schedule="squaredcos_cap_v2", percentile=0.995, begin=0.9946),
+    conditioners=(LowRes(level="decoder"),),
     sampler="dpm-singlestep",
     steps=20,
-    guide=Guide(scale=3.0),
+    guidance=Guidance(scale=3.0),
 )
 
 upsampler1024 = Level(
@@ -62,11 +62,11 @@ upsampler1024 = Level(
         embed=768,
         tokens=0,
     ),
-    schedule=Ddpm(betas="linear", start=0.0001, end=0.02, percentile=0.995),
-    hints=(LowRes(level="upsampler256"),),
+    schedule=Ddpm(beta_schedule="linear", beta_start=0.0001, beta_end=0.02, percentile=0.995),
+    conditioners=(LowRes(level="upsampler256"),),
     sampler="dpm-singlestep",
     steps=20,
-    guide=Guide(scale=3.0),
+    guidance=Guidance(scale=3.0),
 )
 
 stages = (
@@ -76,7 +76,7 @@ stages = (
         level="prior",
         train=("prior.denoiser.*",),
         size=(1024, 1024),
-        drop_text=0.1,
+        caption_dropout=0.1,
         note="LAION-5B, ImageNet, FFHQ, AFHQ and WikiArt behind filters of beauty, watermarks and duplicates, their "
         "limits unpublished; every network by itself. No training code, rate or share of dropped captions.",
     ),
@@ -86,7 +86,7 @@ stages = (
         level="decoder",
         train=("decoder.denoiser.*",),
         size=(1024, 1024),
-        drop_hints=(("semantics", 0.1),),
+        condition_dropout=(("semantics", 0.1),),
     ),
     Stage(
         name="enlarge to 256",
@@ -94,7 +94,7 @@ stages = (
         level="upsampler256",
         train=("upsampler256.denoiser.*",),
         size=(1024, 1024),
-        drop_text=0.1,
+        caption_dropout=0.1,
         note="Random crops of 64, 128 and 256 pixels.",
     ),
     Stage(
@@ -103,7 +103,7 @@ stages = (
         level="upsampler1024",
         train=("upsampler1024.denoiser.*",),
         size=(1024, 1024),
-        drop_text=0.1,
+        caption_dropout=0.1,
         note="Random crops of 256 pixels.",
     ),
 )
@@ -116,8 +116,8 @@ damo_cascade = Recipe(
     title="通义 文生图 5B（CLIP）",
     licence="apache-2.0",
     languages=("en",),
-    text=(ClipText(project=768),),
-    join=RootLength(),
+    text_encoders=(ClipText(project=768),),
+    text_fusion=RootLength(),
     levels=(prior, decoder, upsampler256, upsampler1024),
     stages=stages,
     weights=published,
@@ -129,8 +129,8 @@ damo_cascade_xglm = Recipe(
     title="通义 文生图 5B（XGLM）",
     licence="apache-2.0",
     languages=("zh", "en"),
-    text=(XglmText(),),
-    join=RootLength(),
+    text_encoders=(XglmText(),),
+    text_fusion=RootLength(),
     levels=(prior, decoder, upsampler256, upsampler1024),
     stages=stages,
     weights=published,

@@ -11,7 +11,7 @@ damo_sd_zh = Recipe(
     paper="arXiv:2211.01335",
     licence="see the repository, unverified",
     languages=("zh",),
-    text=(
+    text_encoders=(
         Bert(
             width=1024,
             layers=24,

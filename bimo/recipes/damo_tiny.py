@@ -5,7 +5,7 @@ where they are there. So are the laws of noise: which of the three curves each l
 published drawing begins, 0.9946 of the times, which only the cosine curve needs.
 """
 
-from bimo.core.recipe import Defaults, Guide, Level, Published, Recipe, Stage
+from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedule import Ddpm
 from bimo.parts.denoisers.pixel import PixelUnet
 from bimo.parts.hints.cascade import LowRes
@@ -27,10 +27,10 @@ generator = Level(
     name="generator",
     space=Pixels(factor=16),
     denoiser=PixelUnet(text=1024, encoder_film=False),
-    schedule=Ddpm(betas="squaredcos_cap_v2", variance="learned_range", percentile=0.995, begin=0.9946),
+    schedule=Ddpm(beta_schedule="squaredcos_cap_v2", variance="learned_range", percentile=0.995, begin=0.9946),
     sampler="dpm-singlestep",
     steps=20,
-    guide=Guide(scale=5.0, null="zeros", channels=3),
+    guidance=Guidance(scale=5.0, unconditional="zeros", channels=3),
 )
 
 upsampler_256 = Level(
@@ -47,22 +47,22 @@ upsampler_256 = Level(
         noise="low_res_noise",
         dropout=0.1,
     ),
-    schedule=Ddpm(betas="squaredcos_cap_v2", percentile=0.995, begin=0.9946),
-    hints=(LowRes(level="generator", clamp=False, noise=0.5, noise_name="low_res_noise"),),
+    schedule=Ddpm(beta_schedule="squaredcos_cap_v2", percentile=0.995, begin=0.9946),
+    conditioners=(LowRes(level="generator", clamp=False, noise=0.5, noise_name="low_res_noise"),),
     sampler="dpm-singlestep",
     steps=20,
-    guide=Guide(scale=5.0, null="hidden"),
+    guidance=Guidance(scale=5.0, unconditional="hidden"),
 )
 
 upsampler_1024 = Level(
     name="upsampler_1024",
     space=Pixels(),
     denoiser=PixelUnet(spatial=3, answer=3, width=192, multiples=(1, 1, 2, 2, 4, 4), blocks=2, attend=(), middle=False),
-    schedule=Ddpm(betas="linear", start=0.0001, end=0.02, percentile=0.995),
-    hints=(LowRes(level="upsampler_256", clamp=False),),
+    schedule=Ddpm(beta_schedule="linear", beta_start=0.0001, beta_end=0.02, percentile=0.995),
+    conditioners=(LowRes(level="upsampler_256", clamp=False),),
     sampler="dpm-singlestep",
     steps=10,
-    guide=Guide(scale=1.0),
+    guidance=Guidance(scale=1.0),
 )
 
 damo_tiny = Recipe(
@@ -70,7 +70,7 @@ damo_tiny = Recipe(
     title="达摩院 文生图 tiny",
     licence="apache-2.0",
     languages=("zh",),
-    text=(structbert,),
+    text_encoders=(structbert,),
     levels=(generator, upsampler_256, upsampler_1024),
     stages=(
         Stage(
@@ -79,7 +79,7 @@ damo_tiny = Recipe(
             level="generator",
             train=("generator.denoiser.*",),
             size=(1024, 1024),
-            drop_text=0.1,
+            caption_dropout=0.1,
             note="StructBERT stays as it was. LAION-400M and pictures of the web; no training code, rate or share of "
             "dropped captions was published.",
         ),
@@ -89,7 +89,7 @@ damo_tiny = Recipe(
             level="upsampler_256",
             train=("upsampler_256.denoiser.*",),
             size=(1024, 1024),
-            drop_text=0.1,
+            caption_dropout=0.1,
             note="The time of the joined picture's noise is 0 in drawing; how noisy it was in training is unverified.",
         ),
         Stage(

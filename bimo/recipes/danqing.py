@@ -5,13 +5,13 @@ people choose well-matched, beautiful pictures to learn from, and score what is 
 data; the words' part of guidance is weighed more. Numbers are this project's, on Stable Diffusion 1's painter.
 """
 
-from bimo.core.recipe import Defaults, Guide, Level, Recipe, Stage
+from bimo.core.recipe import Defaults, Guidance, Level, Recipe, Stage
 from bimo.diffusion.schedule import Ddpm
 from bimo.parts.denoisers.unet import Unet
 from bimo.parts.spaces import Latent
 from bimo.parts.text.bert import Bert
 from bimo.train.denoise import Denoise
-from bimo.train.feedback import Reward
+from bimo.train.feedback import RewardWeighted
 
 image = Level(
     name="image",
@@ -20,7 +20,7 @@ image = Level(
     schedule=Ddpm(),
     sampler="dpm++",
     steps=30,
-    guide=Guide(scale=10.0),
+    guidance=Guidance(scale=10.0),
 )
 
 shapes = ((512, 512), (448, 576), (576, 448), (384, 640), (640, 384))
@@ -30,7 +30,7 @@ danqing = Recipe(
     title="丹青",
     languages=("zh",),
     source="reconstruction",
-    text=(Bert(masked=True, length=128),),
+    text_encoders=(Bert(masked=True, length=128),),
     levels=(image,),
     stages=(
         Stage(
@@ -39,17 +39,17 @@ danqing = Recipe(
             level="image",
             train=("text.*", "image.denoiser.*"),
             buckets=shapes,
-            drop_text=0.1,
+            caption_dropout=0.1,
             note="0.8 B pairs behind filters of relevance, sharpness and beauty; their limits were not told.",
         ),
         Stage(
             name="learn from what people chose",
-            objective=Reward(),
+            objective=RewardWeighted(),
             level="image",
             train=("image.denoiser.*",),
             buckets=shapes,
             lr=1e-5,
-            drop_text=0.1,
+            caption_dropout=0.1,
             note="Pairs that people found well matched and beautiful, and drawings of its own that they scored high: "
             "each weighs by its score. How they were weighed was not told; this is an analogy, unverified.",
         ),

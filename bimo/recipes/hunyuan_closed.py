@@ -4,7 +4,7 @@ Told were: it reads Chinese and English finely; skeletons and hands are told to 
 are this project's: Stable Diffusion 1's painter, with XLM-RoBERTa's words.
 """
 
-from bimo.core.recipe import Branch, Defaults, Guide, Level, Recipe, Stage
+from bimo.core.recipe import Branch, Defaults, Guidance, Level, Recipe, Stage
 from bimo.diffusion.schedule import Ddpm
 from bimo.parts.denoisers.composed import Composed
 from bimo.parts.denoisers.unet import Unet
@@ -18,13 +18,13 @@ image = Level(
     space=Latent(),
     denoiser=Composed(denoiser=Unet(spatial=16), maps=(("skeleton", 3), ("hands", 3)), width=16, text=768, time=False),
     schedule=Ddpm(),
-    hints=(
+    conditioners=(
         Map(name="skeleton", colours=True),
         Map(name="hands", colours=True),
     ),
     sampler="ddim",
     steps=50,
-    guide=Guide(
+    guidance=Guidance(
         scale=7.5,
         branches=(Branch(name="more-skeleton", drop=("skeleton",)), Branch(name="more-hands", drop=("hands",))),
     ),
@@ -35,7 +35,7 @@ hunyuan_closed = Recipe(
     title="腾讯混元（2023，闭源）",
     languages=("zh", "en"),
     source="reconstruction",
-    text=(XlmText(),),
+    text_encoders=(XlmText(),),
     levels=(image,),
     stages=(
         Stage(
@@ -44,8 +44,8 @@ hunyuan_closed = Recipe(
             level="image",
             train=("image.denoiser.*",),
             size=(512, 512),
-            drop_text=0.1,
-            drop_hints=(("*", 0.5),),
+            caption_dropout=0.1,
+            condition_dropout=(("*", 0.5),),
             note="Skeletons and hands come with the data as maps; each is left out half of the time.",
         ),
         Stage(
@@ -55,8 +55,8 @@ hunyuan_closed = Recipe(
             train=("text.*", "image.denoiser.*"),
             size=(512, 512),
             lr=1e-5,
-            drop_text=0.1,
-            drop_hints=(("*", 0.5),),
+            caption_dropout=0.1,
+            condition_dropout=(("*", 0.5),),
         ),
     ),
     request=Defaults(size=(512, 512)),

@@ -4,7 +4,7 @@ A picture may have any sides that are multiples of 16; the sizes it learnt are 1
 1280x960, 1280x768 and their transposes, to which diffusers' pipeline moves every request and this package none.
 """
 
-from bimo.core.recipe import Defaults, Guide, Level, Published, Recipe, Stage
+from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedule import Ddpm
 from bimo.parts.denoisers.control import Controlled, HunyuanControlNet
 from bimo.parts.denoisers.hunyuan import Hunyuan
@@ -29,41 +29,41 @@ v1_2 = Level(
     name="image",
     space=Latent(scaling=0.13025),
     denoiser=Hunyuan(),
-    schedule=Ddpm(end=0.018, prediction="v_prediction"),
+    schedule=Ddpm(beta_end=0.018, prediction="v_prediction"),
     sampler="ddpm",
     steps=50,
-    guide=Guide(scale=5.0, channels=4),
+    guidance=Guidance(scale=5.0, channels=4),
 )
 
 v1_1 = Level(
     name="image",
     space=Latent(scaling=0.13025),
     denoiser=Hunyuan(meta=True),
-    schedule=Ddpm(end=0.03, prediction="v_prediction"),
+    schedule=Ddpm(beta_end=0.03, prediction="v_prediction"),
     sampler="ddpm",
     steps=50,
-    guide=Guide(scale=5.0, channels=4),
+    guidance=Guidance(scale=5.0, channels=4),
 )
 
 v1_2_distilled = Level(
     name="image",
     space=Latent(scaling=0.13025),
     denoiser=Hunyuan(),
-    schedule=Ddpm(end=0.018, prediction="v_prediction"),
+    schedule=Ddpm(beta_end=0.018, prediction="v_prediction"),
     sampler="ddpm",
     steps=25,
-    guide=Guide(scale=5.0, channels=4),
+    guidance=Guidance(scale=5.0, channels=4),
 )
 
 v1_2_controlled = Level(
     name="image",
     space=Latent(scaling=0.13025),
     denoiser=Controlled(denoiser=Hunyuan(), adapter=HunyuanControlNet(hunyuan=Hunyuan())),
-    schedule=Ddpm(end=0.018, prediction="v_prediction"),
-    hints=(Control(coded=True),),
+    schedule=Ddpm(beta_end=0.018, prediction="v_prediction"),
+    conditioners=(Control(coded=True),),
     sampler="ddpm",
     steps=50,
-    guide=Guide(scale=5.0, channels=4),
+    guidance=Guidance(scale=5.0, channels=4),
 )
 
 negative = "错误的眼睛，糟糕的人脸，毁容，糟糕的艺术，变形，多余的肢体，模糊的颜色，模糊，重复，病态，残缺，"
@@ -74,7 +74,7 @@ hunyuan_dit_1_2 = Recipe(
     paper="arXiv:2405.08748",
     licence="tencent-hunyuan-community",
     languages=("zh", "en"),
-    text=words,
+    text_encoders=words,
     levels=(v1_2,),
     stages=(
         Stage(
@@ -106,7 +106,7 @@ hunyuan_dit_1_1 = Recipe(
     paper="arXiv:2405.08748",
     licence="tencent-hunyuan-community",
     languages=("zh", "en"),
-    text=words,
+    text_encoders=words,
     levels=(v1_1,),
     stages=(
         Stage(
@@ -118,7 +118,7 @@ hunyuan_dit_1_1 = Recipe(
             batch=1,
             lr=1e-4,
             weight_decay=0.0,
-            drop_text=0.44,
+            caption_dropout=0.44,
             note="the authors' script for this version drops the captions of 0.44 for each tower",
         ),
     ),
@@ -136,7 +136,7 @@ hunyuan_dit_1_2_distilled = Recipe(
     paper="arXiv:2405.08748",
     licence="tencent-hunyuan-community",
     languages=("zh", "en"),
-    text=words,
+    text_encoders=words,
     levels=(v1_2_distilled,),
     stages=(
         Stage(
@@ -166,7 +166,7 @@ hunyuan_dit_1_2_control = Recipe(
     licence="tencent-hunyuan-community",
     languages=("zh", "en"),
     source="published description",
-    text=words,
+    text_encoders=words,
     levels=(v1_2_controlled,),
     stages=(
         Stage(
@@ -178,7 +178,7 @@ hunyuan_dit_1_2_control = Recipe(
             batch=1,
             lr=1e-4,
             weight_decay=0.0,
-            drop_text=0.44,
+            caption_dropout=0.44,
             note="the authors' script: beside the distilled weights, gradients of two steps together, 100 epochs, of "
             "edges, depths or poses. Here the edges are Sobel's, not Canny's.",
         ),

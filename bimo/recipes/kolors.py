@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from bimo.core.recipe import Defaults, Guide, Level, Published, Recipe, Stage
+from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedule import Ddpm
 from bimo.parts.hints.views import Masked, Sizes
 from bimo.parts.spaces import Latent
@@ -12,7 +12,7 @@ from bimo.train.denoise import Denoise
 
 #: 1100 steps, so that the last is noisier than Stable Diffusion XL's.
 kolors_law = Ddpm(
-    end=0.014,
+    beta_end=0.014,
     count=1100,
     config={
         "_class_name": "EulerDiscreteScheduler",
@@ -34,16 +34,16 @@ kolors = Recipe(
     paper="Kolors: Effective Training of Diffusion Model for Photorealistic Text-to-Image Synthesis (Kwai, 2024)",
     licence="kolors",
     languages=("zh", "en"),
-    text=(ChatGlm(),),
+    text_encoders=(ChatGlm(),),
     levels=(
         Level(
             name="image",
             space=Latent(scaling=0.13025),
             denoiser=kolors_unet,
             schedule=kolors_law,
-            hints=(Sizes(),),
+            conditioners=(Sizes(),),
             steps=50,
-            guide=Guide(scale=5.0),
+            guidance=Guidance(scale=5.0),
         ),
     ),
     stages=(
@@ -53,7 +53,7 @@ kolors = Recipe(
             level="image",
             train=("image.denoiser.*",),
             size=(512, 512),
-            drop_text=0.1,
+            caption_dropout=0.1,
             note="Billions of pairs, half with the caption they came with, half described anew by a language model "
             "that sees; pages of the 50 k most frequent Chinese words for glyphs. Size, rate, batch and the share of "
             "dropped captions were not published; those here are a guess.",
@@ -64,7 +64,7 @@ kolors = Recipe(
             level="image",
             train=("image.denoiser.*",),
             buckets=SHAPES,
-            drop_text=0.1,
+            caption_dropout=0.1,
             note="A few million pictures of high aesthetic quality at 1024 x 1024, in many shapes; with the noisier "
             "law of 1100 steps. Rate and batch were not published.",
         ),
@@ -93,9 +93,9 @@ kolors_inpainting = replace(
             space=Latent(scaling=0.13025),
             denoiser=replace(kolors_unet, spatial=5),
             schedule=kolors_law,
-            hints=(Masked(level="image"), Sizes()),
+            conditioners=(Masked(level="image"), Sizes()),
             steps=25,
-            guide=Guide(scale=6.0),
+            guidance=Guidance(scale=6.0),
         ),
     ),
     stages=(
@@ -105,7 +105,7 @@ kolors_inpainting = replace(
             level="image",
             train=("image.denoiser.*",),
             size=(1024, 1024),
-            drop_text=0.1,
+            caption_dropout=0.1,
             note="From Kolors' weights, the five further channels begun at nothing. Their masks were random strokes, "
             "rectangles, segments and dilated segments; here strokes and rectangles. Rate and batch: not published.",
         ),

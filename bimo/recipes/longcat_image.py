@@ -2,22 +2,22 @@
 
 from dataclasses import replace
 
-from bimo.core.recipe import Defaults, Guide, Level, Published, Recipe, Stage
+from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedule import Flow
 from bimo.parts.denoisers.flow import LongCatImage
 from bimo.parts.text.templates import LONGCAT_IMAGE
 from bimo.recipes.qwen_image import qwen2_5_vl_7b
 from bimo.recipes.z_image import flux
-from bimo.train.adapter import LowRank
+from bimo.train.adapter import Lora
 from bimo.train.denoise import Denoise
-from bimo.train.feedback import Prefer
+from bimo.train.feedback import DiffusionDPO
 
 longcat_image = Recipe(
     name="longcat-image",
     title="LongCat-Image 龙猫",
     paper="arXiv:2512.07584",
     licence="apache-2.0",
-    text=(replace(qwen2_5_vl_7b, template=LONGCAT_IMAGE, drop=0, length=512, pad="full", characters=True),),
+    text_encoders=(replace(qwen2_5_vl_7b, template=LONGCAT_IMAGE, drop=0, length=512, pad="full", characters=True),),
     levels=(
         Level(
             name="image",
@@ -25,7 +25,7 @@ longcat_image = Recipe(
             denoiser=LongCatImage(),
             schedule=Flow(dynamic="line", grid="even"),
             steps=50,
-            guide=Guide(scale=4.5, norm="patch"),
+            guidance=Guidance(scale=4.5, norm="patch"),
         ),
     ),
     stages=(
@@ -36,12 +36,12 @@ longcat_image = Recipe(
             train=("image.denoiser.*",),
             size=(1024, 1024),
             lr=1e-5,
-            drop_text=0.1,
+            caption_dropout=0.1,
             note="From the published Dev checkpoint; this rate is ours, not verified.",
         ),
         Stage(
             name="prefer",
-            objective=Prefer(beta=2000.0),
+            objective=DiffusionDPO(beta=2000.0),
             level="image",
             train=("image.denoiser.*",),
             size=(1024, 1024),
@@ -54,7 +54,7 @@ longcat_image = Recipe(
             objective=Denoise(),
             level="image",
             train=(),
-            adapter=LowRank(targets=("image.denoiser.*.to_[qkv]", "image.denoiser.*.to_out.0"), rank=32, alpha=32.0),
+            adapter=Lora(targets=("image.denoiser.*.to_[qkv]", "image.denoiser.*.to_out.0"), rank=32, alpha=32.0),
             size=(1024, 1024),
             lr=1e-4,
             note="Rank 32 at 1e-4, as published; which layers, and alpha, are ours.",

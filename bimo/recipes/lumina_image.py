@@ -1,6 +1,6 @@
 """Lumina-Image 2.0 (arXiv:2503.21758): 2.6 B parameters in one stream, read by Gemma-2-2B."""
 
-from bimo.core.recipe import Defaults, Guide, Level, Published, Recipe, Stage
+from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedule import Flow
 from bimo.parts.denoisers.lumina import Lumina2
 from bimo.parts.text.llm import LanguageModel
@@ -13,7 +13,7 @@ lumina_image = Recipe(
     title="Lumina-Image 2.0",
     paper="arXiv:2503.21758",
     licence="apache-2.0",
-    text=(
+    text_encoders=(
         LanguageModel(
             family="gemma2",
             width=2304,
@@ -35,7 +35,7 @@ lumina_image = Recipe(
             denoiser=Lumina2(),
             schedule=Flow(shift=6.0, grid="even"),
             steps=50,
-            guide=Guide(scale=4.0, norm="row", lengthen=True, until=0.25),
+            guidance=Guidance(scale=4.0, norm="row", lengthen=True, until=0.25),
         ),
     ),
     stages=(
@@ -46,7 +46,7 @@ lumina_image = Recipe(
             train=("image.denoiser.*",),
             size=(1024, 1024),
             lr=1e-5,
-            drop_text=0.1,
+            caption_dropout=0.1,
             note="Ours; rates were not looked up.",
         ),
     ),

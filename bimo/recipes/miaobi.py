@@ -10,7 +10,7 @@ miaobi = Recipe(
     title="妙笔 beta 0.9",
     licence="apache-2.0",
     languages=("zh",),
-    text=(ClipText(words="pieces", marks=(49406, 49407)),),
+    text_encoders=(ClipText(words="pieces", marks=(49406, 49407)),),
     levels=(sd_v1,),
     stages=(
         Stage(

@@ -5,7 +5,7 @@ number the painter is told of every picture, and asked for in drawing. Numbers a
 1's painter.
 """
 
-from bimo.core.recipe import Defaults, Guide, Level, Recipe, Stage
+from bimo.core.recipe import Defaults, Guidance, Level, Recipe, Stage
 from bimo.diffusion.schedule import Ddpm
 from bimo.parts.denoisers.composed import Composed
 from bimo.parts.denoisers.unet import Unet
@@ -19,10 +19,10 @@ image = Level(
     space=Latent(),
     denoiser=Composed(denoiser=Unet(), scalars=(("score", 1),), tokens=1, time=False),
     schedule=Ddpm(),
-    hints=(Score(),),
+    conditioners=(Score(),),
     sampler="dpm++",
     steps=30,
-    guide=Guide(scale=7.5),
+    guidance=Guidance(scale=7.5),
 )
 
 miracle_vision = Recipe(
@@ -30,7 +30,7 @@ miracle_vision = Recipe(
     title="MiracleVision（美图奇想）",
     languages=("zh",),
     source="reconstruction",
-    text=(Bert(masked=True, length=128),),
+    text_encoders=(Bert(masked=True, length=128),),
     levels=(image,),
     stages=(
         Stage(
@@ -39,7 +39,7 @@ miracle_vision = Recipe(
             level="image",
             train=("text.*", "image.denoiser.*"),
             size=(512, 512),
-            drop_text=0.1,
+            caption_dropout=0.1,
             note="The data's label score, from 0 to 1, is told with every picture; pictures of low scores may be left "
             "out before.",
         ),

@@ -1,6 +1,6 @@
 """Ovis-Image (arXiv:2511.22982): 7 B parameters read by a small Qwen3, made for text in pictures."""
 
-from bimo.core.recipe import Defaults, Guide, Level, Published, Recipe, Stage
+from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedule import Flow
 from bimo.parts.published.ovis_image import DROP, TEMPLATE, OvisImage
 from bimo.parts.text.llm import LanguageModel
@@ -12,7 +12,7 @@ ovis_image = Recipe(
     title="Ovis-Image 7B",
     paper="arXiv:2511.22982, unverified",
     licence="apache-2.0, unverified",
-    text=(
+    text_encoders=(
         LanguageModel(
             width=2048,
             layers=28,
@@ -31,7 +31,7 @@ ovis_image = Recipe(
             denoiser=OvisImage(),
             schedule=Flow(dynamic="line", grid="even"),
             steps=50,
-            guide=Guide(scale=5.0),
+            guidance=Guidance(scale=5.0),
         ),
     ),
     stages=(
@@ -42,7 +42,7 @@ ovis_image = Recipe(
             train=("image.denoiser.*",),
             size=(1024, 1024),
             lr=1e-5,
-            drop_text=0.1,
+            caption_dropout=0.1,
             note="Ours; how it was trained was not read.",
         ),
     ),

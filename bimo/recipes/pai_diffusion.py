@@ -8,7 +8,7 @@ from dataclasses import replace
 from bimo.core.recipe import Defaults, Published, Recipe, Stage
 from bimo.parts.text.clip import ClipText
 from bimo.recipes.stable_diffusion import sd_v1, sd_v1_768
-from bimo.train.adapter import LowRank
+from bimo.train.adapter import Lora
 from bimo.train.denoise import Denoise
 
 terms = (
@@ -39,7 +39,7 @@ pai_artist_large = Recipe(
     paper="arXiv:2309.05534",
     licence="Alibaba Cloud's special terms for open AIGC models",
     languages=("zh",),
-    text=(ClipText(vocab=21128, positions=32, length=32, words="pieces", long="pieces"),),
+    text_encoders=(ClipText(vocab=21128, positions=32, length=32, words="pieces", long="pieces"),),
     levels=(sd_v1,),
     stages=(finetune,),
     weights=Published(
@@ -99,11 +99,11 @@ pai_artist_large_lora = replace(
             objective=Denoise(),
             level="image",
             train=(),
-            adapter=LowRank(targets=("image.denoiser.model.*attn?.to_[qkv]", "image.denoiser.model.*attn?.to_out.0")),
+            adapter=Lora(targets=("image.denoiser.model.*attn?.to_[qkv]", "image.denoiser.model.*attn?.to_out.0")),
             size=(512, 512),
             steps=15_000,
             lr=1e-4,
-            law="cosine",
+            lr_schedule="cosine",
             note="Their lora.py, rank 4; so were the published ones for poems and 2.5D pictures made. The batch of a "
             "card is the user's.",
         ),

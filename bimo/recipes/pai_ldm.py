@@ -4,8 +4,8 @@ Its text is one vector: the state at [SEP] of a causal tower, projected, at unit
 the norm over the second axis, which for that vector is its width.
 """
 
-from bimo.core.recipe import Defaults, Guide, Level, Published, Recipe, Stage
-from bimo.diffusion.schedule import Ddpm, Mean
+from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
+from bimo.diffusion.schedule import Ddpm, SingleStepRegression
 from bimo.parts.denoisers.esrgan import Esrgan
 from bimo.parts.denoisers.unet import Unet
 from bimo.parts.hints.cascade import LowRes
@@ -20,17 +20,17 @@ image = Level(
     schedule=Ddpm(),
     sampler="pndm",
     steps=20,
-    guide=Guide(scale=5.0),
+    guidance=Guidance(scale=5.0),
 )
 
 enlarge = Level(
     name="enlarge",
     space=Pixels(),
     denoiser=Esrgan(),
-    schedule=Mean(),
-    hints=(LowRes(level="image", resize="none"),),
+    schedule=SingleStepRegression(),
+    conditioners=(LowRes(level="image", resize="none"),),
     steps=1,
-    guide=Guide(scale=1.0),
+    guidance=Guidance(scale=1.0),
 )
 
 pai_ldm = Recipe(
@@ -39,7 +39,7 @@ pai_ldm = Recipe(
     licence="see the repository, unverified",
     languages=("zh",),
     source="published description",
-    text=(ClipText(vocab=21128, positions=32, length=32, words="pieces", eps=1e-7, project=768, answer="end"),),
+    text_encoders=(ClipText(vocab=21128, positions=32, length=32, words="pieces", eps=1e-7, project=768, answer="end"),),
     levels=(image, enlarge),
     stages=(
         Stage(

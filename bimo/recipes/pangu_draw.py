@@ -3,7 +3,7 @@ style."""
 
 from dataclasses import replace
 
-from bimo.core.recipe import Branch, Defaults, Guide, Level, Published, Recipe, Stage
+from bimo.core.recipe import Branch, Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedule import Ddpm
 from bimo.parts.denoisers.experts import Experts
 from bimo.parts.hints.views import Bucket
@@ -12,9 +12,9 @@ from bimo.parts.text.clip import ClipText
 from bimo.parts.text.join import Channels
 from bimo.recipes.taiyi_xl import sdxl_unet
 from bimo.train.denoise import Denoise
-from bimo.train.feedback import Prefer
-from bimo.train.rewards import Similarity
-from bimo.train.rounds import Rounds
+from bimo.train.feedback import DiffusionDPO
+from bimo.train.rewards import ClipReward
+from bimo.train.rounds import OnlineRewards
 
 BASE_SIZES = (
     (256, 1024),
@@ -62,7 +62,7 @@ pangu_draw = Recipe(
     paper="arXiv:2312.16486",
     licence="apache-2.0 (code; the weights' was not found)",
     languages=("zh", "en"),
-    text=(
+    text_encoders=(
         ClipText(layers=11, words="pieces"),
         ClipText(
             width=1280,
@@ -74,16 +74,16 @@ pangu_draw = Recipe(
             project=1280,
         ),
     ),
-    join=Channels(),
+    text_fusion=Channels(),
     levels=(
         Level(
             name="image",
             space=Latent(scaling=0.13025),
             denoiser=Experts(high=pangu_unet, low=pangu_unet, boundary=500.0),
             schedule=pangu_law,
-            hints=(Bucket(sizes=BASE_SIZES),),
+            conditioners=(Bucket(sizes=BASE_SIZES),),
             steps=40,
-            guide=Guide(
+            guidance=Guidance(
                 scale=6.0,
                 branches=(
                     Branch(name="aesthetic", prefix="義 ", scale=4.0),
@@ -100,7 +100,7 @@ pangu_draw = Recipe(
             level="image",
             train=("image.denoiser.high.*",),
             buckets=BASE_SIZES,
-            drop_text=0.1,
+            caption_dropout=0.1,
             note="The noisy half alone, from many pictures that may be small: the captions matter most. Captions of "
             "pictures that classifiers took for beautiful, photographs or anime begin with 義, 霙 or 饅. Rate, batch "
             "and the share of dropped captions were not published.",
@@ -111,7 +111,7 @@ pangu_draw = Recipe(
             level="image",
             train=("image.denoiser.low.*",),
             buckets=BASE_SIZES,
-            drop_text=0.1,
+            caption_dropout=0.1,
             note="The clean half alone, from fewer pictures whose captions may be poor. Rate and batch were not "
             "published.",
         ),
@@ -135,9 +135,9 @@ pangu_draw_rewarded = replace(
     stages=(
         Stage(
             name="learn from rewards",
-            objective=Rounds(
-                reward=Similarity(scorer="taiyi-clip"),
-                learn=Prefer(worst=True, denoise=Denoise(times=(0.0, 500.0))),
+            objective=OnlineRewards(
+                reward=ClipReward(scorer="taiyi-clip"),
+                learn=DiffusionDPO(worst=True, denoise=Denoise(times=(0.0, 500.0))),
                 requests=64,
                 draws=4,
                 every=100,

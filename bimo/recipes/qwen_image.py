@@ -1,6 +1,6 @@
 """通义 Qwen-Image (arXiv:2508.02324): 20 B parameters in two streams, read by Qwen2.5-VL-7B."""
 
-from bimo.core.recipe import Defaults, Guide, Level, Published, Recipe, Stage
+from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedule import Flow
 from bimo.parts.denoisers.flow import QwenImage
 from bimo.parts.qwen_space import QwenLatent
@@ -33,7 +33,7 @@ qwen_image = Recipe(
     title="通义 Qwen-Image",
     paper="arXiv:2508.02324",
     licence="apache-2.0",
-    text=(qwen2_5_vl_7b,),
+    text_encoders=(qwen2_5_vl_7b,),
     levels=(
         Level(
             name="image",
@@ -41,7 +41,7 @@ qwen_image = Recipe(
             denoiser=QwenImage(),
             schedule=Flow(dynamic="line", max_shift=0.9, max_length=8192, terminal=0.02, grid="even"),
             steps=50,
-            guide=Guide(scale=4.0, norm="patch", lengthen=True, asked=True),
+            guidance=Guidance(scale=4.0, norm="patch", lengthen=True, only_with_negative=True),
         ),
     ),
     stages=(
@@ -52,7 +52,7 @@ qwen_image = Recipe(
             train=("image.denoiser.*",),
             size=(1328, 1328),
             lr=1e-5,
-            drop_text=0.1,
+            caption_dropout=0.1,
             note="Ours; rates were not published. Theirs: 55 % nature, 27 % design, 13 % people, 5 % made-up text "
             "(pure, composed, in templates); then DPO, then GRPO.",
         ),

@@ -10,7 +10,7 @@ skypaint = Recipe(
     name="skypaint",
     title="天工巧绘 SkyPaint",
     licence="see the repository, unverified",
-    text=(ClipText(vocab=105879, words="pieces"),),
+    text_encoders=(ClipText(vocab=105879, words="pieces"),),
     levels=(sd_v1,),
     stages=(
         Stage(

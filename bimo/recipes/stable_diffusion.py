@@ -1,6 +1,6 @@
 """The painters that the Chinese systems began from: Stable Diffusion 1 and 2 (arXiv:2112.10752), as levels."""
 
-from bimo.core.recipe import Guide, Level
+from bimo.core.recipe import Guidance, Level
 from bimo.diffusion.schedule import Ddpm
 from bimo.parts.denoisers.unet import Unet
 from bimo.parts.spaces import Latent
@@ -12,7 +12,7 @@ sd_v1 = Level(
     schedule=Ddpm(),
     sampler="pndm",
     steps=50,
-    guide=Guide(scale=7.5),
+    guidance=Guidance(scale=7.5),
 )
 
 sd_v1_768 = Level(
@@ -22,7 +22,7 @@ sd_v1_768 = Level(
     schedule=Ddpm(),
     sampler="pndm",
     steps=50,
-    guide=Guide(scale=7.5),
+    guidance=Guidance(scale=7.5),
 )
 
 sd_v2_base = Level(
@@ -32,5 +32,5 @@ sd_v2_base = Level(
     schedule=Ddpm(),
     sampler="pndm",
     steps=50,
-    guide=Guide(scale=7.5),
+    guidance=Guidance(scale=7.5),
 )

@@ -5,7 +5,7 @@ with a latent diffusion as the one that enlarges; a core of 300 M, later 1.3 B w
 project's: the encoder is BERT-large's shape, words enter by cross-attention as in Imagen (arXiv:2205.11487).
 """
 
-from bimo.core.recipe import Defaults, Guide, Level, Recipe, Stage
+from bimo.core.recipe import Defaults, Guidance, Level, Recipe, Stage
 from bimo.diffusion.schedule import Ddpm
 from bimo.parts.denoisers.unet import CROSS_DOWN, CROSS_UP, PLAIN_DOWN, PLAIN_UP, Unet
 from bimo.parts.hints.cascade import LowRes
@@ -27,10 +27,10 @@ base = Level(
         heads=16,
         text=1024,
     ),
-    schedule=Ddpm(betas="squaredcos_cap_v2", percentile=0.995),
+    schedule=Ddpm(beta_schedule="squaredcos_cap_v2", percentile=0.995),
     sampler="ddim",
     steps=50,
-    guide=Guide(scale=7.5),
+    guidance=Guidance(scale=7.5),
 )
 
 enlarge = Level(
@@ -45,11 +45,11 @@ enlarge = Level(
         block_channels=(128, 256, 512, 1024),
         text=1024,
     ),
-    schedule=Ddpm(betas="squaredcos_cap_v2", percentile=0.995),
-    hints=(LowRes(level="base", noise=0.3),),
+    schedule=Ddpm(beta_schedule="squaredcos_cap_v2", percentile=0.995),
+    conditioners=(LowRes(level="base", noise=0.3),),
     sampler="ddim",
     steps=30,
-    guide=Guide(scale=3.0),
+    guidance=Guidance(scale=3.0),
 )
 
 refine = Level(
@@ -57,10 +57,10 @@ refine = Level(
     space=Latent(),
     denoiser=Unet(spatial=3, text=1024),
     schedule=Ddpm(),
-    hints=(LowRes(level="enlarge", noise=0.1),),
+    conditioners=(LowRes(level="enlarge", noise=0.1),),
     sampler="ddim",
     steps=30,
-    guide=Guide(scale=3.0),
+    guidance=Guidance(scale=3.0),
 )
 
 taiji_imagen = Recipe(
@@ -68,7 +68,7 @@ taiji_imagen = Recipe(
     title="太极-Imagen",
     languages=("zh",),
     source="reconstruction",
-    text=(words,),
+    text_encoders=(words,),
     levels=(base, enlarge, refine),
     stages=(
         Stage(
@@ -77,7 +77,7 @@ taiji_imagen = Recipe(
             level="base",
             train=("base.denoiser.*",),
             size=(1024, 1024),
-            drop_text=0.1,
+            caption_dropout=0.1,
             note="The text encoder frozen; two weeks on 32 x A100 for 1.3 B weights.",
         ),
         Stage(
@@ -87,7 +87,7 @@ taiji_imagen = Recipe(
             train=("text.*", "base.denoiser.*"),
             size=(1024, 1024),
             lr=1e-5,
-            drop_text=0.1,
+            caption_dropout=0.1,
             note="The text encoder opened, end to end, for fine meanings; its rate was not told.",
         ),
         Stage(
@@ -96,7 +96,7 @@ taiji_imagen = Recipe(
             level="enlarge",
             train=("enlarge.denoiser.*",),
             size=(1024, 1024),
-            drop_text=0.1,
+            caption_dropout=0.1,
         ),
         Stage(
             name="refine to 1024",
@@ -104,7 +104,7 @@ taiji_imagen = Recipe(
             level="refine",
             train=("refine.denoiser.*",),
             size=(1024, 1024),
-            drop_text=0.1,
+            caption_dropout=0.1,
         ),
     ),
     request=Defaults(size=(1024, 1024), multiple=128),

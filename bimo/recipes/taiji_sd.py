@@ -5,7 +5,7 @@ gets together; a pooled text goes into the UNet for long texts; the text was tra
 Diffusion knew. How the embeddings are joined, lengths and rates were not; both towers here are BERTs side by side.
 """
 
-from bimo.core.recipe import Defaults, Guide, Level, Recipe, Stage
+from bimo.core.recipe import Defaults, Guidance, Level, Recipe, Stage
 from bimo.diffusion.schedule import Ddpm
 from bimo.parts.denoisers.unet import Unet
 from bimo.parts.spaces import Latent
@@ -19,11 +19,11 @@ taiji_sd = Recipe(
     licence="none: nothing was published",
     languages=("zh",),
     source="reconstruction",
-    text=(
+    text_encoders=(
         Bert(width=768, layers=12, heads=12, feed=3072, length=128),
         Bert(width=1024, layers=24, heads=16, feed=4096, length=128, pool="mean", masked=True, padding="shown"),
     ),
-    join=Channels(),
+    text_fusion=Channels(),
     levels=(
         Level(
             name="image",
@@ -32,7 +32,7 @@ taiji_sd = Recipe(
             schedule=Ddpm(),
             sampler="pndm",
             steps=50,
-            guide=Guide(scale=7.5),
+            guidance=Guidance(scale=7.5),
         ),
     ),
     stages=(
@@ -42,7 +42,7 @@ taiji_sd = Recipe(
             level="image",
             train=("text.*",),
             size=(512, 512),
-            drop_text=0.1,
+            caption_dropout=0.1,
             note="The painter is Stable Diffusion's and stays as it is; rates and data were not published.",
         ),
         Stage(
@@ -51,7 +51,7 @@ taiji_sd = Recipe(
             level="image",
             train=("text.*", "image.denoiser.*"),
             size=(512, 512),
-            drop_text=0.1,
+            caption_dropout=0.1,
             note="Words and painter together; rates and data were not published.",
         ),
     ),

@@ -9,7 +9,7 @@ linear. The one for ViT-H is a BertModel: its pooler is as wide as the pictures'
 from bimo.core.recipe import Published, Recipe, Stage
 from bimo.parts.text.bert import Bert
 from bimo.parts.vision import ClipVision
-from bimo.train.match import Match
+from bimo.train.match import ClipContrastive
 
 roberta_base = Bert(length=77, pool="first", project=768)
 roberta_base_b32 = Bert(length=77, pool="first", project=512)
@@ -22,7 +22,7 @@ vit_h14 = ClipVision(width=1280, layers=32, heads=16, feed=5120, project=1024, a
 
 words_meet_pictures = Stage(
     name="words meet locked pictures",
-    objective=Match(),
+    objective=ClipContrastive(),
     train=("text.*", "vision.logit_scale"),
     size=(224, 224),
     note="123 M pairs of Wukong and Zero, 24 epochs, 6 days on 32 x A100; the picture tower stays as it was published. "
@@ -31,7 +31,7 @@ words_meet_pictures = Stage(
 
 words_meet_huge_pictures = Stage(
     name="words meet locked pictures",
-    objective=Match(),
+    objective=ClipContrastive(),
     train=("text.*", "vision.logit_scale"),
     size=(224, 224),
     note="The same pairs and epochs, 8 days on 32 x A100.",
@@ -43,7 +43,7 @@ taiyi_clip = Recipe(
     paper="arXiv:2209.02970",
     licence="apache-2.0",
     languages=("zh",),
-    text=(roberta_base,),
+    text_encoders=(roberta_base,),
     vision=vit_l14,
     stages=(words_meet_pictures,),
     weights=Published(
@@ -58,7 +58,7 @@ taiyi_clip_b32 = Recipe(
     paper="arXiv:2209.02970",
     licence="apache-2.0",
     languages=("zh",),
-    text=(roberta_base_b32,),
+    text_encoders=(roberta_base_b32,),
     vision=vit_b32,
     stages=(words_meet_pictures,),
     weights=Published(
@@ -73,7 +73,7 @@ taiyi_clip_large = Recipe(
     paper="arXiv:2209.02970",
     licence="apache-2.0",
     languages=("zh",),
-    text=(roberta_large,),
+    text_encoders=(roberta_large,),
     vision=vit_l14,
     stages=(words_meet_pictures,),
     weights=Published(
@@ -88,7 +88,7 @@ taiyi_clip_huge = Recipe(
     paper="arXiv:2209.02970",
     licence="apache-2.0",
     languages=("zh",),
-    text=(roberta_large_h14,),
+    text_encoders=(roberta_large_h14,),
     vision=vit_h14,
     stages=(words_meet_huge_pictures,),
     weights=Published(

@@ -15,7 +15,7 @@ taiyi_zh = Recipe(
     paper="arXiv:2209.02970",
     licence="creativeml-openrail-m",
     languages=("zh",),
-    text=(Bert(),),
+    text_encoders=(Bert(),),
     levels=(sd_v1,),
     stages=(
         Stage(
@@ -44,7 +44,7 @@ taiyi_en = Recipe(
     paper="arXiv:2209.02970",
     licence="creativeml-openrail-m",
     languages=("zh", "en"),
-    text=(ClipText(),),
+    text_encoders=(ClipText(),),
     levels=(sd_v1,),
     stages=(
         Stage(
@@ -108,7 +108,7 @@ taiyi_zh_finetune = replace(
             batch=1,
             lr=1e-4,
             weight_decay=0.1,
-            law="polynomial",
+            lr_schedule="polynomial",
             floor=1e-7,
             betas=(0.9, 0.999),
             note="Their public code: 10 epochs of batch 1 a card, warm-up 1 % of the steps, no dropped captions, no "

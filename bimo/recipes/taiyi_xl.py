@@ -1,6 +1,6 @@
 """太乙 Diffusion XL 3.5B (arXiv:2401.14688): Stable Diffusion XL whose two towers learnt Chinese characters."""
 
-from bimo.core.recipe import Defaults, Guide, Level, Published, Recipe, Stage
+from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedule import Ddpm
 from bimo.parts.denoisers.unet import CROSS_DOWN, CROSS_UP, PLAIN_DOWN, PLAIN_UP, Unet
 from bimo.parts.hints.views import Sizes
@@ -52,9 +52,9 @@ sdxl = Level(
             "timestep_spacing": "leading",
         }
     ),
-    hints=(Sizes(),),
+    conditioners=(Sizes(),),
     steps=50,
-    guide=Guide(scale=7.0, null="unsaid"),
+    guidance=Guidance(scale=7.0, unconditional="unsaid"),
 )
 
 taiyi_xl = Recipe(
@@ -63,7 +63,7 @@ taiyi_xl = Recipe(
     paper="arXiv:2401.14688",
     licence="apache-2.0",
     languages=("zh", "en"),
-    text=(
+    text_encoders=(
         ClipText(vocab=57475, positions=512, length=225, penultimate="raw"),
         ClipText(
             width=1280,
@@ -79,7 +79,7 @@ taiyi_xl = Recipe(
             pool="largest",
         ),
     ),
-    join=Channels(),
+    text_fusion=Channels(),
     levels=(sdxl,),
     stages=(
         Stage(

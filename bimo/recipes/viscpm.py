@@ -1,6 +1,6 @@
 """VisCPM-Paint (arXiv:2308.12038): a bilingual language model's states, bridged into Stable Diffusion 2.1."""
 
-from bimo.core.recipe import Defaults, Guide, Level, Published, Recipe, Stage
+from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedule import Ddpm
 from bimo.parts.denoisers.unet import Unet
 from bimo.parts.spaces import Latent
@@ -29,7 +29,7 @@ viscpm_paint = Recipe(
     title="VisCPM-Paint 中英双语文生图",
     paper="arXiv:2308.12038",
     source="published description",
-    text=(cpm_bee_10b,),
+    text_encoders=(cpm_bee_10b,),
     levels=(
         Level(
             name="image",
@@ -38,7 +38,7 @@ viscpm_paint = Recipe(
             schedule=Ddpm(),
             sampler="ddpm",
             steps=50,
-            guide=Guide(scale=7.5),
+            guidance=Guidance(scale=7.5),
         ),
     ),
     stages=(
@@ -64,7 +64,7 @@ viscpm_paint = Recipe(
             level="image",
             train=("text.0.out.*", "text.0.norm.*", "image.denoiser.*"),
             size=(512, 512),
-            drop_text=0.1,
+            caption_dropout=0.1,
             note="balance: LAION-2B, English alone; zhplus: and 20 M Chinese pairs and 120 M translated ones.",
         ),
     ),

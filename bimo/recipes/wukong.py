@@ -5,11 +5,11 @@ from dataclasses import replace
 from bimo.core.recipe import Defaults, Published, Recipe, Stage
 from bimo.parts.text.clip import ClipText
 from bimo.recipes.stable_diffusion import sd_v1, sd_v1_768
-from bimo.train.adapter import LowRank
+from bimo.train.adapter import Lora
 from bimo.train.denoise import Denoise
 from bimo.train.dreambooth import Dreambooth
-from bimo.train.rewards import Aesthetic, Similarity, Weighted
-from bimo.train.rounds import Rounds
+from bimo.train.rewards import AestheticReward, ClipReward, WeightedRewards
+from bimo.train.rounds import OnlineRewards
 
 wukong = Recipe(
     name="wukong-huahua",
@@ -17,7 +17,7 @@ wukong = Recipe(
     paper="arXiv:2202.06767",
     licence="see the repository, unverified",
     languages=("zh",),
-    text=(ClipText(words="pieces", eps=1e-7),),
+    text_encoders=(ClipText(words="pieces", eps=1e-7),),
     levels=(sd_v1,),
     stages=(
         Stage(
@@ -53,7 +53,7 @@ wukong_finetune = replace(
             lr=1e-5,
             weight_decay=0.01,
             warmup=1000,
-            law="cosine",
+            lr_schedule="cosine",
             floor=1e-7,
             betas=(0.9, 0.98),
             note="Their train_config.json: 20 epochs; pictures with a side under 256 are left out. The config says "
@@ -89,10 +89,10 @@ wukong_lora = replace(
             objective=Denoise(),
             level="image",
             train=(),
-            adapter=LowRank(targets=("image.denoiser.model.*attn?.to_[qkv]", "image.denoiser.model.*attn?.to_out.0")),
+            adapter=Lora(targets=("image.denoiser.model.*attn?.to_[qkv]", "image.denoiser.model.*attn?.to_out.0")),
             size=(512, 512),
             lr=1e-4,
-            law="cosine",
+            lr_schedule="cosine",
             floor=1e-6,
             note="Rank 4, alpha 4: 0.07 % of the parameters, 3.1 MB; 14 GB of memory where all takes 27.8, 21 minutes "
             "an epoch where all takes 112. Which layers they chose is unverified.",
@@ -110,11 +110,11 @@ wukong_2 = replace(
         replace(wukong.stages[0], size=(768, 768), note="Its data were not published."),
         Stage(
             name="learn from rewards",
-            objective=Rounds(
-                reward=Weighted(
+            objective=OnlineRewards(
+                reward=WeightedRewards(
                     parts=(
-                        (1.0, Similarity(scorer="taiyi-clip")),
-                        (0.1, Aesthetic(scorer="openai/clip-vit-large-patch14", head="aesthetic.safetensors")),
+                        (1.0, ClipReward(scorer="taiyi-clip")),
+                        (0.1, AestheticReward(scorer="openai/clip-vit-large-patch14", head="aesthetic.safetensors")),
                     )
                 ),
                 requests=64,

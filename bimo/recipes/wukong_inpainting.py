@@ -1,7 +1,7 @@
 """悟空画画 WuKong-HuaHua's inpainting model (minddiffusion): Stable Diffusion 1 in nine channels, a Chinese CLIP's
 words."""
 
-from bimo.core.recipe import Defaults, Guide, Level, Published, Recipe, Stage
+from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedule import Ddpm
 from bimo.parts.denoisers.unet import Unet
 from bimo.parts.hints.views import Masked
@@ -15,17 +15,17 @@ wukong_inpainting = Recipe(
     paper="arXiv:2202.06767",
     licence="see the repository, unverified",
     languages=("zh",),
-    text=(ClipText(words="pieces", eps=1e-7),),
+    text_encoders=(ClipText(words="pieces", eps=1e-7),),
     levels=(
         Level(
             name="image",
             space=Latent(),
             denoiser=Unet(spatial=5),
             schedule=Ddpm(),
-            hints=(Masked(level="image"),),
+            conditioners=(Masked(level="image"),),
             sampler="pndm",
             steps=30,
-            guide=Guide(scale=7.5),
+            guidance=Guidance(scale=7.5),
         ),
     ),
     stages=(

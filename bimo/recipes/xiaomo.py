@@ -5,8 +5,8 @@ Its stages are those of Taiyi-SD (arXiv:2209.02970): words meet pictures, then w
 
 from dataclasses import replace
 
-from bimo.core.recipe import Defaults, Guide, Level, Published, Recipe, Stage
-from bimo.diffusion.schedule import Flow, Mean
+from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
+from bimo.diffusion.schedule import Flow, SingleStepRegression
 from bimo.parts.compact import Compact
 from bimo.parts.denoisers.dit import PixArt
 from bimo.parts.denoisers.expected import Expected, Refine
@@ -14,7 +14,7 @@ from bimo.parts.hints.views import Earlier, Pose
 from bimo.parts.text.bert import Bert
 from bimo.train.denoise import Denoise
 from bimo.train.objectives import Contrast, Reconstruct
-from bimo.train.things import Things
+from bimo.train.things import LayeredObjects
 
 #: All of the first level but what tells how much of a layer is seen.
 APART = (
@@ -53,10 +53,10 @@ expected = Level(
     name="expected",
     space="image",
     denoiser=Expected(text=192, vector=256, maps=48, moved=36, pose="pose", things=2),
-    schedule=Mean(),
-    hints=(Pose(),),
+    schedule=SingleStepRegression(),
+    conditioners=(Pose(),),
     steps=1,
-    guide=Guide(scale=1.0),
+    guidance=Guidance(scale=1.0),
 )
 
 image = Level(
@@ -68,10 +68,10 @@ image = Level(
         )
     ),
     schedule=Flow(),
-    hints=(Earlier(level="expected"), Pose()),
+    conditioners=(Earlier(level="expected"), Pose()),
     sampler="euler",
     steps=12,
-    guide=Guide(scale=2.0),
+    guidance=Guidance(scale=2.0),
 )
 
 autoencoder = Stage(
@@ -82,7 +82,7 @@ autoencoder = Stage(
     batch=32,
     lr=2e-3,
     warmup=100,
-    law="cosine",
+    lr_schedule="cosine",
     ema=0.998,
 )
 
@@ -97,7 +97,7 @@ contrast = Stage(
     batch=256,
     lr=1e-3,
     warmup=100,
-    law="cosine",
+    lr_schedule="cosine",
 )
 
 expect = Stage(
@@ -109,7 +109,7 @@ expect = Stage(
     batch=128,
     lr=1e-3,
     warmup=100,
-    law="cosine",
+    lr_schedule="cosine",
     ema=0.999,
 )
 
@@ -122,7 +122,7 @@ align = Stage(
     batch=32,
     lr=8e-4,
     warmup=50,
-    drop_text=0.1,
+    caption_dropout=0.1,
     ema=0.995,
 )
 
@@ -133,7 +133,7 @@ xiaomo = Recipe(
     title="小墨",
     licence="CC-BY-4.0",
     source="own",
-    text=(words,),
+    text_encoders=(words,),
     levels=(expected, image),
     stages=(
         autoencoder,
@@ -157,8 +157,8 @@ xiaomo = Recipe(
             batch=32,
             lr=4e-4,
             warmup=10,
-            law="linear",
-            drop_text=0.1,
+            lr_schedule="linear",
+            caption_dropout=0.1,
             ema=0.98,
         ),
         replace(
@@ -195,7 +195,7 @@ xiaomo = Recipe(
         replace(
             expect,
             name="expected picture, things apart",
-            objective=Things(rest=0.84, weight=0.3),
+            objective=LayeredObjects(rest=0.84, weight=0.3),
             train=APART,
             steps=1500,
             warmup=50,
@@ -207,7 +207,7 @@ xiaomo = Recipe(
         replace(
             expect,
             name="expected picture, things seen",
-            objective=Things(rest=0.84, weight=0.1),
+            objective=LayeredObjects(rest=0.84, weight=0.1),
             train=("expected.*", "things.*"),
             steps=3000,
             warmup=50,

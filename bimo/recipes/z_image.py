@@ -1,6 +1,6 @@
 """造相 Z-Image (arXiv:2511.22699): 6 B parameters in one stream, read by Qwen3-4B; the base and its distilled Turbo."""
 
-from bimo.core.recipe import Defaults, Guide, Level, Published, Recipe, Stage
+from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedule import Flow
 from bimo.parts.denoisers.flow import ZImage
 from bimo.parts.spaces import Latent
@@ -23,7 +23,7 @@ z_image = Recipe(
     title="造相 Z-Image",
     paper="arXiv:2511.22699",
     licence="apache-2.0",
-    text=(qwen3_4b,),
+    text_encoders=(qwen3_4b,),
     levels=(
         Level(
             name="image",
@@ -31,7 +31,7 @@ z_image = Recipe(
             denoiser=ZImage(),
             schedule=Flow(shift=6.0, grid="even"),
             steps=50,
-            guide=Guide(scale=5.0, neutral=0.0),
+            guidance=Guidance(scale=5.0, baseline_scale=0.0),
         ),
     ),
     stages=(
@@ -42,7 +42,7 @@ z_image = Recipe(
             train=("image.denoiser.*",),
             size=(1024, 1024),
             lr=1e-5,
-            drop_text=0.1,
+            caption_dropout=0.1,
             ema=0.9999,
             note="Ours; the authors' data, rates and batches were not published, only 314 K hours of H800 in all.",
         ),
@@ -60,7 +60,7 @@ z_image_turbo = Recipe(
     title="造相 Z-Image Turbo",
     paper="arXiv:2511.22699",
     licence="apache-2.0",
-    text=(qwen3_4b,),
+    text_encoders=(qwen3_4b,),
     levels=(
         Level(
             name="image",
@@ -68,7 +68,7 @@ z_image_turbo = Recipe(
             denoiser=ZImage(),
             schedule=Flow(shift=3.0, grid="even"),
             steps=9,
-            guide=Guide(scale=0.0, neutral=0.0),
+            guidance=Guidance(scale=0.0, baseline_scale=0.0),
         ),
     ),
     stages=(

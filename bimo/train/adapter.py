@@ -42,7 +42,7 @@ class Adapter(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LowRank(Part):
+class Lora(Part):
     """``targets`` are globs over the layers of the whole system: "image.denoiser.*.to_[qkv]", "text.0.*.query".
 
     It learns with the stage's own rates (``rates`` find it as "*.to_q.lora.*"), beside whatever the stage's ``train``
@@ -95,7 +95,7 @@ class LowRank(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inversion(Part):
+class TextualInversion(Part):
     """A word that is learnt while every weight stays as it is: textual inversion (arXiv:2208.01618).
 
     ``token`` is what it is called, a word that the ``tower``-th tower does not have; of its ``vectors`` each begins as
@@ -112,12 +112,12 @@ class Inversion(Part):
 
     def put(self, system: System) -> list[str]:
         """Teaches the tower the word; answers the name of its parameter. Raises RecipeError as ``begin_word``."""
-        name = begin_word(system.towers[self.tower], self.token, self.initial, self.vectors)
+        name = begin_word(system.text_encoders[self.tower], self.token, self.initial, self.vectors)
         return [f"text.{self.tower}.{name}"]
 
     def learnt(self, system: System) -> dict[str, Tensor]:
         """The vectors of the word."""
-        return {self.token: vectors_of(system.towers[self.tower])}
+        return {self.token: vectors_of(system.text_encoders[self.tower])}
 
     def write(self, system: System, path: Path, learnt: dict[str, Tensor]) -> Path:
         """A .safetensors as diffusers reads it."""
@@ -127,7 +127,7 @@ class Inversion(Part):
 
     def leave(self, system: System) -> None:
         """The tower is as it was."""
-        end_word(system.towers[self.tower])
+        end_word(system.text_encoders[self.tower])
 
 
 def apart(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -16,20 +16,20 @@ from torch import Tensor, nn
 
 from bimo.core.errors import BimoError, RecipeError
 from bimo.core.part import Part
-from bimo.core.types import Ask
+from bimo.core.types import DenoiserInput
 from bimo.data.loader import Pictures
-from bimo.diffusion.drive import answers
+from bimo.diffusion.drive import denoise_together
 from bimo.diffusion.paint import pixels, prepare
 from bimo.diffusion.system import System
-from bimo.train.lesson import Lesson, Prospect, Vocabulary
-from bimo.train.rewards import TOTAL, Colourful, Judges, Shown, of_rewards
+from bimo.train.lesson import TrainInputs, Prospect, Vocabulary
+from bimo.train.rewards import TOTAL, ColourfulReward, Judges, Shown, of_rewards
 from bimo.train.rounds import request_of
 
-Drawing = Generator[Ask, Tensor, Tensor]
+Drawing = Generator[DenoiserInput, Tensor, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ascent(Part):
+class DRaFT(Part):
     """The reward of the level's own drawings is the objective: each step draws a picture for every caption of the
     batch and follows the gradient of ``reward`` through the decoder and the last ``through`` steps of drawing. That is
     DRaFT-K of arXiv:2309.17400, which maximises E[r(sample(theta, c, x_T))]; ReFL, arXiv:2304.05977, is the like with
@@ -64,7 +64,7 @@ class Ascent(Part):
 
     def tiny(self) -> Self:
         """Two steps of drawing; a reward that needs no weights."""
-        return replace(self, reward=Colourful(), steps=2, size=(128, 128))
+        return replace(self, reward=ColourfulReward(), steps=2, size=(128, 128))
 
     def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
         """All of them: their captions are what is drawn."""
@@ -81,7 +81,7 @@ class Ascent(Part):
         """Functions of the user's that the reward names."""
         yield from of_rewards(self.reward, prospect.judges)
 
-    def loss(self, lesson: Lesson) -> Tensor:
+    def loss(self, lesson: TrainInputs) -> Tensor:
         """Minus the mean reward, plus the anchor. Raises RecipeError where a gradient does not reach what learns."""
         self._check(lesson)
         system = lesson.system
@@ -106,10 +106,10 @@ class Ascent(Part):
             while asks:
                 ask = asks[0]
                 with torch.set_grad_enabled(ask.level == last and ask.step >= ask.steps - self.through):
-                    given = answers(system, asks)
+                    given = denoise_together(system, asks)
                     if torch.is_grad_enabled() and before is not None:
                         drifts.append(_distance(before, asks, given))
-                    following: list[Ask] = []
+                    following: list[DenoiserInput] = []
                     for drawing, answer in zip(drawings, given, strict=True):
                         try:
                             following.append(drawing.send(answer))
@@ -118,7 +118,7 @@ class Ascent(Part):
                     asks = following
         return torch.stack(done), torch.stack(drifts).mean() if drifts else torch.zeros(())
 
-    def _check(self, lesson: Lesson) -> None:
+    def _check(self, lesson: TrainInputs) -> None:
         stage, recipe = lesson.stage, lesson.system.recipe
         if stage.level != recipe.levels[-1].name or stage.drops:
             raise RecipeError(
@@ -134,7 +134,7 @@ class Ascent(Part):
             )
 
 
-def _distance(before: nn.Module, asks: Sequence[Ask], given: Sequence[Tensor]) -> Tensor:
+def _distance(before: nn.Module, asks: Sequence[DenoiserInput], given: Sequence[Tensor]) -> Tensor:
     """The mean squared distance of answers from those of the level as it was."""
     with torch.no_grad():
         # A sampler's times are the processor's.

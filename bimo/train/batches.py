@@ -19,10 +19,10 @@ from bimo.core.fingerprint import digest_tensors
 from bimo.core.part import dumps
 from bimo.core.types import Batch, Share
 from bimo.data.loader import Fitted, Pictures, Size
-from bimo.train.devices import moved, on
-from bimo.train.dropping import Dropping
-from bimo.train.frozen import Encode, frozen_words
-from bimo.train.lesson import Lesson
+from bimo.train.devices import to_device, default_device
+from bimo.train.dropping import ConditioningDropout
+from bimo.train.frozen import Encode, cached_encoder
+from bimo.train.lesson import TrainInputs
 from bimo.train.processes import ALONE, Processes
 from bimo.train.record import counted, save_whole
 
@@ -31,7 +31,7 @@ ENCODE_BATCH = 64
 ENCODE_PIXELS = ENCODE_BATCH * 128 * 128
 
 
-class Order:
+class BatchSampler:
     """The rows of every batch of a stage: epochs in shuffled order, a lot never parted, a batch never of two sizes.
 
     With one size what is left of an epoch after its last full batch is left out; with several a batch that a size
@@ -50,7 +50,7 @@ class Order:
         self.per_epoch = max(1, len(lots) // self.count if whole else sum(map(self._batches, self.groups)))
         self._kept: tuple[int, list[list[int]]] = (-1, [])
 
-    def lots_of(self, number: int) -> list[tuple[int, ...]]:
+    def groups_of(self, number: int) -> list[tuple[int, ...]]:
         """The lots of a batch by its number, counted through all epochs."""
         epoch, at = divmod(number, self.per_epoch)
         if self._kept[0] != epoch:
@@ -93,12 +93,12 @@ class Latents:
         return mean + deviation * share.of(torch.randn((len(rows), *mean.shape[1:]), generator=generator))
 
 
-class Lessons:
+class TrainLoader:
     """The lessons of a stage. ``out`` is the folder of the run, where what is encoded is kept."""
 
     def __init__(
         self,
-        blank: Lesson,
+        blank: TrainInputs,
         sees: str,
         level: str,
         pictures: Pictures,
@@ -114,21 +114,21 @@ class Lessons:
         sizes = pictures.sizes if self.fitted is None else self.fitted.sizes
         sizes = sizes if stage.buckets and self.fitted is not None else [(0, 0)] * len(pictures)
         learnt, held_out = _parted(pictures, stage.validation)
-        self.order = Order(learnt, sizes, stage.batch, seed)
-        self.held_out = Order(held_out, sizes, stage.batch, seed) if held_out else None
+        self.order = BatchSampler(learnt, sizes, stage.batch, seed)
+        self.held_out = BatchSampler(held_out, sizes, stage.batch, seed) if held_out else None
         levels = dict.fromkeys((level, *getattr(stage.objective, "also", ()))) if level else ()
-        self.hints = [hint for name in levels for hint in blank.system.level(name).hints]
+        self.hints = [hint for name in levels for hint in blank.system.level(name).conditioners]
         #: What stands before every prompt that a denoiser is told stands before the captions that teach it.
         self.prefix = blank.system.recipe.request.prefix if sees == "latents" else ""
-        self.dropping = Dropping(stage, len(blank.system.towers), self.hints)
+        self.dropping = ConditioningDropout(stage, len(blank.system.text_encoders), self.hints)
         self._latents: Latents | None = None
         self._encode: Encode | None = None
 
-    def lesson(self, number: int, generator: torch.Generator, order: Order | None = None) -> Lesson:
+    def inputs(self, number: int, generator: torch.Generator, order: BatchSampler | None = None) -> TrainInputs:
         """The lesson of a batch by its number; all that is random in it comes from ``generator``. ``order`` may be
         ``held_out``.
         """
-        lots = (order or self.order).lots_of(number)
+        lots = (order or self.order).groups_of(number)
         rows = [row for lot in lots for row in lot]
         pictures = self.pictures
         # What goes together has its captions chosen, and dropped, together.
@@ -143,17 +143,17 @@ class Lessons:
             share=share,
             generator=generator,
             labels=[pictures.labels[row] for row in rows],
-            texts=_emptied(chosen, dropped.words),
+            texts=_emptied(chosen, dropped.captions),
             captions=[_by_language(pictures, row) for row in rows],
         )
         if self.fitted is None:
             return lesson
         own = share.of(rows)
         if self.sees == "pixels":
-            return replace(lesson, pixels=moved(self.fitted.pixels(own), self.processes.device))
+            return replace(lesson, pixels=to_device(self.fitted.pixels(own), self.processes.device))
         latents, encode = self._latents or self.prepared(), self._encode
         said = [self.prefix + text for text in chosen]
-        encodings = cast(Encode, encode)([share.of(_emptied(said, gone)) for gone in dropped.towers])
+        encodings = cast(Encode, encode)([share.of(_emptied(said, gone)) for gone in dropped.encoders])
         scalars = {"size_ids": self.fitted.size_ids[own]}
         if pictures.poses is not None:
             scalars["pose"] = pictures.poses[own]
@@ -164,9 +164,9 @@ class Lessons:
         # Nobody but a hint looks at pixels beside their code.
         pixels = self.fitted.pixels(own) if self.hints else None
         x = latents.rows(rows, generator, share)
-        without = {name: share.of(gone) for name, gone in dropped.hints.items()}
-        batch = Batch(x, encodings, scalars, share.of(dropped.words), generator, pixels, maps, without, share)
-        return replace(lesson, batch=moved(batch, self.processes.device))
+        without = {name: share.of(gone) for name, gone in dropped.conditions.items()}
+        batch = Batch(x, encodings, scalars, share.of(dropped.captions), generator, pixels, maps, without, share)
+        return replace(lesson, batch=to_device(batch, self.processes.device))
 
     def prepared(self) -> Latents:
         """Has everything encoded that is encoded once, as the first lesson would have it; answers the latents."""
@@ -181,7 +181,7 @@ class Lessons:
         system, pictures, stage = self.blank.system, self.pictures, self.blank.stage
         texts = {self.prefix + text for lot in pictures.lots for row in lot for text in pictures.captions[row]}
         asked = stage.steps * stage.accumulate * stage.batch
-        return frozen_words(system, texts, asked, self.out, writes=self.processes.leads)
+        return cached_encoder(system, texts, asked, self.out, writes=self.processes.is_main_process)
 
     def _encoded_once(self) -> Latents:
         """All pictures in the level's space, half precision: encoded once, kept by data and encoder."""
@@ -217,8 +217,8 @@ class Lessons:
         title = say(f"编码图片 {size}", f"encoding pictures {size}")
         with torch.inference_mode():
             for first in counted(range(0, len(rows), count), title):
-                pixels = moved(fitted.pixels(rows[first : first + count]), self.processes.device)
-                with on(self.processes.device):
+                pixels = to_device(fitted.pixels(rows[first : first + count]), self.processes.device)
+                with default_device(self.processes.device):
                     x = torch.stack(space.posterior(pixels), dim=1) if sampled else space.encode(pixels)
                 yield x.half().contiguous().cpu()
         space.train(modes)

@@ -17,8 +17,8 @@ from torch import Tensor
 from bimo.core.errors import TrainingError, say
 from bimo.core.recipe import Stage
 from bimo.data.loader import Pictures
-from bimo.diffusion.system import Tower
-from bimo.train.batches import Order
+from bimo.diffusion.system import TextEncoder
+from bimo.train.batches import BatchSampler
 
 #: How many captions tell of all.
 SAMPLE = 2000
@@ -48,7 +48,7 @@ class Reading:
     truncated: float
 
 
-def reading(tower: Tower, captions: Sequence[str]) -> Reading:
+def reading(tower: TextEncoder, captions: Sequence[str]) -> Reading:
     """The unknown tokens are counted by their id, those of an empty text left out: byte pairs have none."""
     if not captions:
         return Reading(0.0, 0.0)
@@ -73,7 +73,7 @@ def sampled(pictures: Pictures) -> list[str]:
     return [every[place] for place in chosen.tolist()]
 
 
-def check_words(stage: Stage, towers: Sequence[Tower], pictures: Pictures, prefix: str = "") -> None:
+def check_words(stage: Stage, towers: Sequence[TextEncoder], pictures: Pictures, prefix: str = "") -> None:
     """Prints what the towers read of the captions with ``prefix`` before each, a line each.
 
     Raises TrainingError where more is unknown, cut short or empty than the stage allows.
@@ -96,7 +96,7 @@ def check_words(stage: Stage, towers: Sequence[Tower], pictures: Pictures, prefi
         )
 
 
-def readings(towers: Sequence[Tower], captions: Sequence[str], prefix: str = "") -> list[Reading]:
+def readings(towers: Sequence[TextEncoder], captions: Sequence[str], prefix: str = "") -> list[Reading]:
     """What each tower reads of the captions that say something, with ``prefix`` before each."""
     written = [prefix + caption for caption in captions if caption.strip()]
     return [reading(tower, written) for tower in towers]
@@ -118,7 +118,7 @@ def _empty(captions: Sequence[str]) -> float:
     return sum(not caption.strip() for caption in captions) / max(1, len(captions))
 
 
-def check_lots(stage: Stage, order: Order, processes: int) -> None:
+def check_lots(stage: Stage, order: BatchSampler, processes: int) -> None:
     """Raises TrainingError where a batch has fewer lots than there are processes: one would learn from nothing."""
     least = min(order.count, sum(map(len, order.groups)))
     if least < processes:
@@ -129,7 +129,7 @@ def check_lots(stage: Stage, order: Order, processes: int) -> None:
         )
 
 
-def check_sizes(stage: Stage, order: Order) -> None:
+def check_sizes(stage: Stage, order: BatchSampler) -> None:
     """Says which sizes have too few pictures for a batch, before it costs time."""
     small = [
         (size, len(group)) for size, group in zip(order.sizes, order.groups, strict=True) if len(group) < order.count

@@ -24,7 +24,7 @@ from bimo.parts.hints.control import Control
 
 
 @dataclass(frozen=True, kw_only=True)
-class Controls(Part):
+class ControlAdapters(Part):
     """A ``network`` beside the denoiser of a ``level``, the last where none is named: "controlnet", a copy of the
     denoiser's first half that says nothing yet, or "t2i", a small one that sees the picture alone.
 
@@ -53,7 +53,7 @@ class Controls(Part):
         home = level.space if isinstance(level.space, str) else level.name
         hint = Control(name=self.name, level=home, coded=coded, seen=self.seen)
         built = system.level(level.name)
-        built.hints = (*built.hints, hint.build())
+        built.conditioners = (*built.conditioners, hint.build())
         denoiser.add_module("beside", made)
         made.told = denoiser.register_forward_pre_hook(cast(Any, partial(_told, self.name)))
         return [f"{path}.beside.{name}" for name, _ in made.named_parameters()]
@@ -81,7 +81,7 @@ class Controls(Part):
         denoiser.beside.told.remove()
         del denoiser.beside
         built = system.level(level.name)
-        built.hints = built.hints[:-1]
+        built.conditioners = built.conditioners[:-1]
 
     def _place(self, system: System) -> tuple[Level, str]:
         name = self.level or system.recipe.levels[-1].name

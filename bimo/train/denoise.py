@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
-from bimo.core.types import Ask, Batch
+from bimo.core.types import DenoiserInput, Batch
 from bimo.data.loader import Pictures
 from bimo.diffusion.schedule import Ddpm, Schedule
-from bimo.diffusion.system import SILENT, System, silenced
-from bimo.train.lesson import Lesson, Vocabulary
+from bimo.diffusion.system import ZERO_NULLS, System, zero_text
+from bimo.train.lesson import TrainInputs, Vocabulary
 
 TRIES = 1000
 
@@ -25,7 +25,7 @@ class Question:
     """A training ask of a level, with what it was made of: clean ``x`` and ``noise`` [B, C, h, w]."""
 
     schedule: Schedule
-    ask: Ask
+    ask: DenoiserInput
     x: Tensor
     noise: Tensor
 
@@ -62,7 +62,7 @@ class Denoise(Part):
         """None."""
         return None
 
-    def loss(self, lesson: Lesson) -> Tensor:
+    def loss(self, lesson: TrainInputs) -> Tensor:
         """The sum over the stage's level and ``also`` of the mean over the rows."""
         lesson = replace(lesson, batch=self.cropped(cast(Batch, lesson.batch)))
         losses: list[Tensor] = []
@@ -71,7 +71,7 @@ class Denoise(Part):
             losses.append(self.errors(question, lesson.system.denoise(question.ask)).mean())
         return torch.stack(losses).sum()
 
-    def question(self, lesson: Lesson, name: str, lot: int = 1) -> Question:
+    def question(self, lesson: TrainInputs, name: str, lot: int = 1) -> Question:
         """What is asked of a level: noised pictures and their conditioning. Rows of a lot have one time and noise."""
         batch = cast(Batch, lesson.batch)
         level = lesson.system.level(name)
@@ -82,12 +82,12 @@ class Denoise(Part):
             whole = (*noise.shape[:2], *[1] * (noise.ndim - 2))
             noise = noise + self.offset * torch.randn(whole, generator=batch.generator)
         noise = batch.own(noise.repeat_interleave(lot, dim=0))
-        conditioning = lesson.system.condition(batch.encodings, level.told(lesson.system, batch))
-        null = level.recipe.guide.null
-        if null in SILENT:
+        conditioning = lesson.system.condition(batch.encodings, level.conditions_of(lesson.system, batch))
+        null = level.recipe.guidance.unconditional
+        if null in ZERO_NULLS:
             # The null branch of drawing has no words, so neither has a dropped caption.
-            conditioning = silenced(conditioning, batch.dropped, null == "hidden")
-        ask = Ask(name, level.schedule.noised(batch.x, noise, t), t, conditioning)
+            conditioning = zero_text(conditioning, batch.dropped_captions, null == "hidden")
+        ask = DenoiserInput(name, level.schedule.add_noise(batch.x, noise, t), t, conditioning)
         return Question(level.schedule, ask, batch.x, noise)
 
     def errors(self, question: Question, answer: Tensor) -> Tensor:
@@ -126,11 +126,11 @@ class Denoise(Part):
 
     def _times(self, schedule: Schedule, count: int, generator: torch.Generator) -> Tensor:
         if self.times is None:
-            return schedule.times(count, generator)
+            return schedule.timesteps(count, generator)
         low, high = self.times
         kept = torch.empty(0)
         for _ in range(TRIES):
-            drawn = schedule.times(count, generator)
+            drawn = schedule.timesteps(count, generator)
             kept = torch.cat([kept, drawn[(drawn >= low) & (drawn < high)]])
             if len(kept) >= count:
                 return kept[:count]

@@ -39,7 +39,7 @@ def device_of(name: str) -> torch.device:
     return torch.device(name)
 
 
-def home_of(module: nn.Module) -> torch.device:
+def device_of_module(module: nn.Module) -> torch.device:
     """The device that a module's weights lie on."""
     return next((p.device for p in module.parameters()), CPU)
 
@@ -61,7 +61,7 @@ class _Moved(TorchFunctionMode):
 
 
 @contextmanager
-def on(device: torch.device) -> Generator[None]:
+def default_device(device: torch.device) -> Generator[None]:
     """Tensors made inside are made on a device, whoever makes them; what is drawn by a generator of the processor is
     drawn there, and then moved.
     """
@@ -72,7 +72,7 @@ def on(device: torch.device) -> Generator[None]:
         yield
 
 
-def moved(value: Value, device: torch.device) -> Value:
+def to_device(value: Value, device: torch.device) -> Value:
     """The same with its tensors on a device: a tensor, or what is made up of them."""
     if device.type == "cpu":
         return value
@@ -80,11 +80,11 @@ def moved(value: Value, device: torch.device) -> Value:
     if isinstance(value, Tensor):
         made = value.to(device)
     elif isinstance(value, Mapping):
-        made = {name: moved(part, device) for name, part in cast("Mapping[str, Any]", value).items()}
+        made = {name: to_device(part, device) for name, part in cast("Mapping[str, Any]", value).items()}
     elif isinstance(value, tuple):
-        made = tuple(moved(part, device) for part in cast("tuple[Any, ...]", value))
+        made = tuple(to_device(part, device) for part in cast("tuple[Any, ...]", value))
     elif is_dataclass(value) and not isinstance(value, type):
-        made = replace(value, **{f.name: moved(getattr(value, f.name), device) for f in fields(value)})
+        made = replace(value, **{f.name: to_device(getattr(value, f.name), device) for f in fields(value)})
     return made
 
 

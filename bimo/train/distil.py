@@ -15,8 +15,8 @@ from bimo.core.errors import BimoError, DataError, RecipeError, TrainingError, s
 from bimo.core.part import Part
 from bimo.core.recipe import Stage
 from bimo.data.loader import Pictures
-from bimo.diffusion.system import System, Tower
-from bimo.train.lesson import Lesson, Prospect, Vocabulary, refusals
+from bimo.diffusion.system import System, TextEncoder
+from bimo.train.lesson import TrainInputs, Prospect, Vocabulary, refusals
 
 #: Where a tower says a sentence: its first token, its last real one, its pooled output.
 Place = Literal["first", "last", "pooled"]
@@ -93,7 +93,7 @@ class Distil(Part):
         """The decoder as ``distil.writer``, where there is one."""
         if not self.decoder:
             return None
-        part: Any = system.recipe.text[self.tower]
+        part: Any = system.recipe.text_encoders[self.tower]
         writer = Writer(part.vocab, part.width, self.decoder_layers, self.decoder_heads, part.length)
         return nn.ModuleDict({"writer": writer})
 
@@ -102,10 +102,10 @@ class Distil(Part):
         yield from refusals(lambda: self.pictures(prospect.system, prospect.pictures, Path()))
         yield from refusals(lambda: self._fitting(prospect.stage, prospect.teacher))
 
-    def loss(self, lesson: Lesson) -> Tensor:
+    def loss(self, lesson: TrainInputs) -> Tensor:
         """The mean over the languages, plus the second task. Raises TrainingError without a fitting teacher."""
         teacher = self._fitting(lesson.stage, lesson.teacher)
-        student = lesson.system.towers[self.tower]
+        student = lesson.system.text_encoders[self.tower]
         said = [self._chosen(lesson, row, self.language) for row in range(lesson.whole)]
         with torch.no_grad():
             wanted = state(teacher, lesson.own(said), self.at)
@@ -119,21 +119,21 @@ class Distil(Part):
                 losses[-1] = losses[-1] + self.decoder * self._written(lesson, student, said, texts)
         return torch.stack(losses).mean()
 
-    def _fitting(self, stage: Stage, teacher: System | None) -> Tower:
+    def _fitting(self, stage: Stage, teacher: System | None) -> TextEncoder:
         if teacher is None:
             raise TrainingError(
                 f"阶段 {stage.name!r} 要跟着一个老师学；请用 --teacher 给出它（文本塔应为 {self.teacher}）",
                 f"stage {stage.name!r} learns from a teacher; name one with --teacher (tower: {self.teacher})",
             )
-        found = teacher.recipe.text[0]
+        found = teacher.recipe.text_encoders[0]
         if found != self.teacher:
             raise TrainingError(
                 f"老师的文本塔是 {found}，配方要的是 {self.teacher}",
                 f"the teacher's text tower is {found}; the recipe wants {self.teacher}",
             )
-        return teacher.towers[0]
+        return teacher.text_encoders[0]
 
-    def _chosen(self, lesson: Lesson, row: int, language: str) -> str:
+    def _chosen(self, lesson: TrainInputs, row: int, language: str) -> str:
         captions = lesson.captions[row][language]
         # On the generator's own device, the processor: nothing waits for another.
         home = lesson.generator.device
@@ -149,7 +149,7 @@ class Distil(Part):
         loss = self.squared * functional.mse_loss(found, wanted) + self.absolute * functional.l1_loss(found, wanted)
         return loss + self.cosine * (1 - functional.cosine_similarity(found, wanted, dim=1)).mean()
 
-    def _written(self, lesson: Lesson, student: Tower, said: Sequence[str], texts: Sequence[str]) -> Tensor:
+    def _written(self, lesson: TrainInputs, student: TextEncoder, said: Sequence[str], texts: Sequence[str]) -> Tensor:
         writer = cast(nn.ModuleDict, lesson.extra)["writer"]
         every = _lengths(student, texts)
         lengths, said = lesson.own(every), lesson.own(said)
@@ -164,7 +164,7 @@ class Distil(Part):
         return loss * ((lengths - 1).float().mean() / (every - 1).float().mean())
 
 
-def state(tower: Tower, texts: Sequence[str], place: Place) -> Tensor:
+def state(tower: TextEncoder, texts: Sequence[str], place: Place) -> Tensor:
     """What a tower says of texts at a place, [B, D]. Raises RecipeError for a tower that pools nothing."""
     encoding = tower.encode(texts)
     if place == "first":
@@ -176,7 +176,7 @@ def state(tower: Tower, texts: Sequence[str], place: Place) -> Tensor:
     return encoding.pooled
 
 
-def _lengths(tower: Tower, texts: Sequence[str]) -> Tensor:
+def _lengths(tower: TextEncoder, texts: Sequence[str]) -> Tensor:
     """How many tokens of each text are read, [B]."""
     budgets = [tower.budget(text) for text in texts]
     return torch.tensor([min(budget.used, budget.limit) for budget in budgets])

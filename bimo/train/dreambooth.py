@@ -20,8 +20,8 @@ from bimo.diffusion.drive import draw
 from bimo.diffusion.system import System
 from bimo.parts.hints.views import Pose
 from bimo.train.denoise import Denoise
-from bimo.train.devices import home_of, on
-from bimo.train.lesson import Lesson, Prospect, Vocabulary
+from bimo.train.devices import device_of_module, default_device
+from bimo.train.lesson import TrainInputs, Prospect, Vocabulary
 from bimo.train.record import counted
 
 NO_CLASS = (
@@ -81,7 +81,7 @@ class Dreambooth(Part):
         if self.prior and not _several(self.class_noun):
             yield RecipeError(*NO_CLASS)
 
-    def loss(self, lesson: Lesson) -> Tensor:
+    def loss(self, lesson: TrainInputs) -> Tensor:
         """The mean error of the subject's rows and ``prior`` times that of the class's."""
         lesson = replace(lesson, batch=self.denoise.cropped(cast(Batch, lesson.batch)))
         losses: list[Tensor] = []
@@ -105,7 +105,7 @@ class Dreambooth(Part):
         system.eval()
         request: dict[str, object] = {"steps": self.steps} if self.steps else {}
         request |= {"size": self.size} if self.size else {}
-        standing = [hint for level in system.recipe.levels for hint in level.hints if isinstance(hint, Pose)]
+        standing = [hint for level in system.recipe.levels for hint in level.conditioners if isinstance(hint, Pose)]
         rows: list[Sample] = []
         told = say(f"先画 {'、'.join(nouns[:3])}", f"first drawing {', '.join(nouns[:3])}")
         for seed in counted(range(self.count), told):
@@ -114,7 +114,7 @@ class Dreambooth(Part):
             # Asked for by name, so that what is declared is what was drawn.
             poses = {hint.name: [float(v) for v in hint.of_seed(seed)[0]] for hint in standing}
             if not path.is_file():
-                with on(home_of(system)):
+                with default_device(device_of_module(system)):
                     draw(system, request | {"text": noun, "seed": seed, "hints": poses})[0].save(path)
             row: dict[str, object] = {"captions": [{"text": noun}], "labels": {}}
             rows.append((f"class-{seed:05d}", path.read_bytes(), row | poses))

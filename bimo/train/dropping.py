@@ -12,44 +12,44 @@ from torch import Tensor
 from bimo.core.errors import RecipeError
 from bimo.core.part import nearest
 from bimo.core.recipe import Stage
-from bimo.diffusion.system import Hint, name_of
+from bimo.diffusion.system import Conditioner, name_of
 
 
 @dataclass(frozen=True)
-class Dropped:
+class Dropout:
     """What rows do without, each [B] bool: the words of all towers, of each tower, hints by name."""
 
-    words: Tensor
-    towers: tuple[Tensor, ...]
-    hints: Mapping[str, Tensor]
+    captions: Tensor
+    encoders: tuple[Tensor, ...]
+    conditions: Mapping[str, Tensor]
 
 
-class Dropping:
+class ConditioningDropout:
     """A stage's shares of what is left out, for a number of text towers and the hints of the levels it asks.
 
     Raises RecipeError for a share that is none, for shares that are not one a tower, and for hints that are not there
     or are never left out.
     """
 
-    def __init__(self, stage: Stage, towers: int, hints: Sequence[Hint] = ()) -> None:
+    def __init__(self, stage: Stage, towers: int, hints: Sequence[Conditioner] = ()) -> None:
         self.stage, self.towers = stage, towers
         names = dict.fromkeys(name_of(hint) for hint in hints if not getattr(hint, "always", False))
         self.hints = self._shares_of(list(names))
         self._check()
 
-    def of(self, lots: Sequence[int], generator: torch.Generator) -> Dropped:
+    def of(self, lots: Sequence[int], generator: torch.Generator) -> Dropout:
         """What is left out of a batch of so many rows a lot: a lot does without it together."""
         stage, every = self.stage, torch.tensor(lots)
 
         def drawn() -> Tensor:
             return torch.rand(len(lots), generator=generator)
 
-        words = drawn() < stage.drop_text
-        towers = [drawn() < share for share in stage.drop_towers] or [torch.zeros_like(words)] * self.towers
+        words = drawn() < stage.caption_dropout
+        towers = [drawn() < share for share in stage.encoder_dropout] or [torch.zeros_like(words)] * self.towers
         hints = {name: drawn() < share if share else torch.zeros_like(words) for name, share in self.hints.items()}
-        if stage.drop_all or stage.keep_all:
+        if stage.joint_dropout or stage.joint_keep:
             together = drawn()
-            none, kept = together < stage.drop_all, together < 1 - stage.keep_all
+            none, kept = together < stage.joint_dropout, together < 1 - stage.joint_keep
             words = words & kept | none
             towers = [gone & kept | none for gone in towers]
             hints = {name: gone & kept | none for name, gone in hints.items()}
@@ -57,12 +57,12 @@ class Dropping:
         # What no tower is told is dropped, whichever way.
         words = torch.stack(towers).all(0) if towers else words
         rows = [gone.repeat_interleave(every) for gone in (words, *towers)]
-        return Dropped(rows[0], tuple(rows[1:]), {n: gone.repeat_interleave(every) for n, gone in hints.items()})
+        return Dropout(rows[0], tuple(rows[1:]), {n: gone.repeat_interleave(every) for n, gone in hints.items()})
 
     def _shares_of(self, names: Sequence[str]) -> dict[str, float]:
         """The share of every hint by its name, 0 where no glob matches it."""
         shares = dict.fromkeys(names, 0.0)
-        for glob, share in self.stage.drop_hints:
+        for glob, share in self.stage.condition_dropout:
             matched = fnmatch.filter(names, glob)
             if not matched:
                 near = ", ".join(nearest(glob, names) or names)
@@ -76,15 +76,15 @@ class Dropping:
 
     def _check(self) -> None:
         stage = self.stage
-        if stage.drop_towers and len(stage.drop_towers) != self.towers:
+        if stage.encoder_dropout and len(stage.encoder_dropout) != self.towers:
             raise RecipeError(
-                f"drop_towers 有 {len(stage.drop_towers)} 个数，文本塔有 {self.towers} 个；每个塔一个",
-                f"drop_towers has {len(stage.drop_towers)} shares for {self.towers} text towers; one each is expected",
+                f"drop_towers 有 {len(stage.encoder_dropout)} 个数，文本塔有 {self.towers} 个；每个塔一个",
+                f"drop_towers has {len(stage.encoder_dropout)} shares for {self.towers} text towers; one each is expected",
             )
-        shares = (stage.drop_text, *stage.drop_towers, *self.hints.values(), stage.drop_all, stage.keep_all)
+        shares = (stage.caption_dropout, *stage.encoder_dropout, *self.hints.values(), stage.joint_dropout, stage.joint_keep)
         wrong = [share for share in shares if not 0 <= share <= 1]
-        if stage.drop_all + stage.keep_all > 1:
-            wrong.append(stage.drop_all + stage.keep_all)
+        if stage.joint_dropout + stage.joint_keep > 1:
+            wrong.append(stage.joint_dropout + stage.joint_keep)
         if wrong:
             raise RecipeError(
                 f"阶段 {stage.name!r} 的丢弃比例里有 {wrong[0]:g}；应在 0 和 1 之间，drop_all 与 keep_all 之和也是",

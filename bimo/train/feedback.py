@@ -18,11 +18,11 @@ from bimo.core.types import Batch
 from bimo.data.loader import Pictures
 from bimo.diffusion.system import System
 from bimo.train.denoise import Denoise
-from bimo.train.lesson import Lesson, Prospect, Vocabulary, refusals
+from bimo.train.lesson import TrainInputs, Prospect, Vocabulary, refusals
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reward(Part):
+class RewardWeighted(Part):
     """Reward-weighted regression (arXiv:2302.12192, equation 3, with the weights of arXiv:1910.00177): the error of a
     picture weighs exp(score / ``temperature``), the weights of a batch having the mean 1.
 
@@ -47,7 +47,7 @@ class Reward(Part):
         """Scores."""
         yield from refusals(lambda: self.pictures(prospect.system, prospect.pictures, Path()))
 
-    def loss(self, lesson: Lesson) -> Tensor:
+    def loss(self, lesson: TrainInputs) -> Tensor:
         """The weighted mean."""
         lesson = replace(lesson, batch=self.denoise.cropped(cast(Batch, lesson.batch)))
         question = self.denoise.question(lesson, lesson.stage.level)
@@ -58,7 +58,7 @@ class Reward(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prefer(Part):
+class DiffusionDPO(Part):
     """Direct preference optimisation of a diffusion (arXiv:2311.12908, equation 14): of two pictures for one sentence
     the better is to be denoised better than by the level as it was before the stage, the worse worse.
 
@@ -105,7 +105,7 @@ class Prefer(Part):
         """Pairs."""
         yield from refusals(lambda: self.pictures(prospect.system, prospect.pictures, Path()))
 
-    def loss(self, lesson: Lesson) -> Tensor:
+    def loss(self, lesson: TrainInputs) -> Tensor:
         """-log sigmoid(-beta / 2 (what the better gained in error - what the worse gained))."""
         name = lesson.stage.level
         lesson = replace(lesson, batch=self.denoise.cropped(cast(Batch, lesson.batch)))

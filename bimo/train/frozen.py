@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from bimo.core.errors import say
 from bimo.core.fingerprint import bytes_of, digest_tensors, late_table
 from bimo.core.part import Part, dumps
-from bimo.core.types import Encoding
-from bimo.diffusion.keeping import turned_encoding
-from bimo.diffusion.system import System, Tower
-from bimo.train.devices import home_of, moved, on
+from bimo.core.types import TextEncoding
+from bimo.diffusion.keeping import cast_encoding
+from bimo.diffusion.system import System, TextEncoder
+from bimo.train.devices import device_of_module, to_device, default_device
 from bimo.train.record import counted
 
 #: The share of the free disk that encodings may take; where they would take more, nothing is kept.
@@ -42,20 +42,20 @@ SHAPE_FILE = "shape.json"
 KINDS = {str(kind): kind for kind in (torch.float32, torch.float16, torch.bfloat16)}
 
 #: What of each tower: the texts of the rows, one list a tower -> encodings.
-Encode = Callable[[Sequence[Sequence[str]]], tuple[Encoding, ...]]
+Encode = Callable[[Sequence[Sequence[str]]], tuple[TextEncoding, ...]]
 
 
-class Trunked(Protocol):
+class HasTrunk(Protocol):
     """A tower whose trunk may be frozen while its head learns: ``encode`` is ``finished`` of what ``trunk`` says."""
 
     #: What the names of the head's parameters begin with.
     heads: tuple[str, ...]
 
-    def trunk(self, texts: Sequence[str]) -> Encoding:
+    def trunk(self, texts: Sequence[str]) -> TextEncoding:
         """Texts -> what the head is given."""
         ...
 
-    def finished(self, said: Encoding) -> Encoding:
+    def finished(self, said: TextEncoding) -> TextEncoding:
         """What the trunk said -> the tower's answer."""
         ...
 
@@ -67,51 +67,51 @@ class Trunked(Protocol):
 
 
 @dataclass(frozen=True)
-class Frozen:
+class FrozenEncoder:
     """What of a tower is frozen: all of it, or its ``trunk`` alone."""
 
-    tower: Tower
+    tower: TextEncoder
     part: Part
     trunk: bool = False
 
-    def asked(self, texts: Sequence[str]) -> Encoding:
+    def asked(self, texts: Sequence[str]) -> TextEncoding:
         """What is frozen of it says of texts as one batch."""
-        with on(self.home):
+        with default_device(self.home):
             return cast(Any, self.tower).trunk(texts) if self.trunk else self.tower.encode(texts)
 
-    def said(self, text: str) -> Encoding:
+    def said(self, text: str) -> TextEncoding:
         """What it says of one text, 1 row on the processor, without a gradient, dropout or narrower numbers."""
         with self._still():
             return _here(self.asked([text]))
 
-    def finished(self, said: Encoding) -> Encoding:
+    def finished(self, said: TextEncoding) -> TextEncoding:
         """The tower's answer, float32, from what is frozen of it: with a gradient for its head where that learns."""
         if not self.trunk:
             return said
-        return turned_encoding(cast(Trunked, self.tower).finished(moved(said, self.home)), torch.float32)
+        return cast_encoding(cast(HasTrunk, self.tower).finished(to_device(said, self.home)), torch.float32)
 
     def blank(self) -> Tensor | None:
         """What it says of padding that a denoiser sees in front of shorter texts, None where there is none."""
         if not hasattr(self.tower, "blank"):
             return None
         with self._still():
-            found = cast(Trunked, self.tower).blank()
+            found = cast(HasTrunk, self.tower).blank()
             return found if found is None or self.trunk else self._headed(found)
 
     @property
     def home(self) -> torch.device:
         """The device of the tower."""
-        return home_of(cast(nn.Module, self.tower))
+        return device_of_module(cast(nn.Module, self.tower))
 
     def digest(self) -> str:
         """The hash of what is frozen: weights and settings."""
-        heads = cast(Trunked, self.tower).heads if self.trunk else ()
+        heads = cast(HasTrunk, self.tower).heads if self.trunk else ()
         state = cast(nn.Module, self.tower).state_dict()
         kept = {name: value for name, value in state.items() if not name.startswith(heads)}
         return f"{dumps(self.part)}{self.trunk}{digest_tensors(kept)}"
 
     def _headed(self, state: Tensor) -> Tensor:
-        return cast(Trunked, self.tower).finished(Encoding(state[None, None])).tokens[0, 0]
+        return cast(HasTrunk, self.tower).finished(TextEncoding(state[None, None])).tokens[0, 0]
 
     @contextmanager
     def _still(self) -> Generator[None]:
@@ -124,30 +124,30 @@ class Frozen:
             part.training = True
 
 
-def frozen_of(system: System) -> list[Frozen | None]:
+def frozen_of(system: System) -> list[FrozenEncoder | None]:
     """What is frozen of each tower, an adapter in it counted as its own; None where what learns is in the middle."""
-    found: list[Frozen | None] = []
-    for tower, part in zip(system.towers, system.recipe.text, strict=True):
+    found: list[FrozenEncoder | None] = []
+    for tower, part in zip(system.text_encoders, system.recipe.text_encoders, strict=True):
         learns = [name for name, p in cast(nn.Module, tower).named_parameters() if p.requires_grad]
         heads: tuple[str, ...] = getattr(tower, "heads", ())
         frozen = all(name.startswith(heads) for name in learns)
-        found.append(Frozen(tower, part, bool(learns)) if frozen else None)
+        found.append(FrozenEncoder(tower, part, bool(learns)) if frozen else None)
     return found
 
 
-def encoded(tower: Tower, texts: Sequence[str]) -> Encoding:
+def encoded(tower: TextEncoder, texts: Sequence[str]) -> TextEncoding:
     """Texts through a tower as one batch: how one that learns is asked."""
-    with on(home_of(cast(nn.Module, tower))):
-        return turned_encoding(tower.encode(texts), torch.float32)
+    with default_device(device_of_module(cast(nn.Module, tower))):
+        return cast_encoding(tower.encode(texts), torch.float32)
 
 
-def alone(frozen: Frozen, texts: Sequence[str], blank: Tensor | None = None) -> Encoding:
+def alone(frozen: FrozenEncoder, texts: Sequence[str], blank: Tensor | None = None) -> TextEncoding:
     """Texts through what is frozen of a tower one by one, then as one batch, and through its head."""
     each = {text: frozen.said(text) for text in dict.fromkeys(texts)}
     return frozen.finished(gathered([each[text] for text in texts], blank))
 
 
-def gathered(rows: Sequence[Encoding], blank: Tensor | None = None) -> Encoding:
+def gathered(rows: Sequence[TextEncoding], blank: Tensor | None = None) -> TextEncoding:
     """Encodings of one text each as a batch, float32: padded on the right to the longest, and then masked; or with
     ``blank`` [D] in front, in sight of all.
     """
@@ -165,10 +165,10 @@ def gathered(rows: Sequence[Encoding], blank: Tensor | None = None) -> Encoding:
         if mask is not None:
             mask[place, :length] = True if row.mask is None else row.mask[0]
     pooled = [row.pooled for row in rows if row.pooled is not None]
-    return Encoding(tokens, mask, torch.cat(pooled).float() if pooled else None)
+    return TextEncoding(tokens, mask, torch.cat(pooled).float() if pooled else None)
 
 
-def apart_is_together(frozen: Frozen, texts: Sequence[str], blank: Tensor | None = None) -> bool:
+def apart_is_together(frozen: FrozenEncoder, texts: Sequence[str], blank: Tensor | None = None) -> bool:
     """Whether a text by itself has the tokens that it has beside the others: not where a longer neighbour changes what
     a denoiser sees of padding, nor where an empty text is no token at all.
     """
@@ -185,7 +185,7 @@ def apart_is_together(frozen: Frozen, texts: Sequence[str], blank: Tensor | None
     return found.mask is None or torch.equal(found.mask, cast(Tensor, together.mask))
 
 
-def frozen_words(system: System, texts: Iterable[str], asked: int, out: Path, writes: bool = True) -> Encode:
+def cached_encoder(system: System, texts: Iterable[str], asked: int, out: Path, writes: bool = True) -> Encode:
     """How the towers of a system are asked: what is frozen of each from ``out``/cache, where all of ``texts`` are there
     or find room.
 
@@ -195,13 +195,13 @@ def frozen_words(system: System, texts: Iterable[str], asked: int, out: Path, wr
     same. A process that ``writes`` nothing takes what another kept.
     """
     every = sorted({*texts, ""})
-    parts = frozen_of(system) if asked >= WORTH * len(every) else [None] * len(system.towers)
+    parts = frozen_of(system) if asked >= WORTH * len(every) else [None] * len(system.text_encoders)
     folders = [None if it is None else _folder(it, index, every, out) for index, it in enumerate(parts)]
     for old in (out / "cache").glob("words-*") if writes and any(parts) else ():
         if old not in folders:
             shutil.rmtree(old)  # of towers or texts that are no more, or half written
-    asks: list[Callable[[Sequence[str]], Encoding]] = []
-    for index, (tower, frozen, folder) in enumerate(zip(system.towers, parts, folders, strict=True)):
+    asks: list[Callable[[Sequence[str]], TextEncoding]] = []
+    for index, (tower, frozen, folder) in enumerate(zip(system.text_encoders, parts, folders, strict=True)):
         if frozen is None or folder is None:
             asks.append(partial(encoded, tower))
         else:
@@ -210,8 +210,8 @@ def frozen_words(system: System, texts: Iterable[str], asked: int, out: Path, wr
 
 
 def _how(
-    frozen: Frozen, index: int, every: Sequence[str], folder: Path, writes: bool
-) -> Callable[[Sequence[str]], Encoding]:
+    frozen: FrozenEncoder, index: int, every: Sequence[str], folder: Path, writes: bool
+) -> Callable[[Sequence[str]], TextEncoding]:
     """How one tower is asked."""
     blank = frozen.blank()
     if not (folder / SHAPE_FILE).is_file():
@@ -229,11 +229,11 @@ def _how(
             return partial(encoded, frozen.tower)
         if not writes or not _fits(frozen, sample, len(every), folder) or not _keep(frozen, index, every, folder):
             return lambda texts: alone(frozen, texts, blank)
-    kept, rows = Said.read(folder), {text: row for row, text in enumerate(every)}
+    kept, rows = CachedEncodings.read(folder), {text: row for row, text in enumerate(every)}
     return lambda texts: frozen.finished(gathered(kept.of([rows[text] for text in texts]), blank))
 
 
-def _folder(frozen: Frozen, index: int, every: Sequence[str], out: Path) -> Path:
+def _folder(frozen: FrozenEncoder, index: int, every: Sequence[str], out: Path) -> Path:
     words = sorted((out / f"words.{index}").glob("*"))
     name = hashlib.sha256(f"{frozen.digest()}{late_table(out, words)()}".encode())
     for text in every:
@@ -242,7 +242,7 @@ def _folder(frozen: Frozen, index: int, every: Sequence[str], out: Path) -> Path
 
 
 @dataclass(frozen=True)
-class Said:
+class CachedEncodings:
     """What one tower says of all texts, mapped from disk: ``tokens`` [sum of L, D], ``masks`` [sum of L] and ``pooled``
     [N, P] where it has them; those of row i begin at ``starts``[i], [N + 1].
     """
@@ -253,7 +253,7 @@ class Said:
     pooled: Tensor | None
 
     @classmethod
-    def read(cls, folder: Path) -> Said:
+    def read(cls, folder: Path) -> CachedEncodings:
         """Maps the files of a tower."""
         shape: dict[str, Any] = json.loads((folder / SHAPE_FILE).read_text(encoding="utf-8"))
         kind, count = KINDS[shape["kind"]], shape["count"]
@@ -263,24 +263,24 @@ class Said:
         pooled = _mapped(folder / "pooled", (count, shape["pooled"]), kind) if shape["pooled"] else None
         return cls(starts, tokens, masks, pooled)
 
-    def of(self, rows: Sequence[int]) -> list[Encoding]:
+    def of(self, rows: Sequence[int]) -> list[TextEncoding]:
         """The encodings of some rows, each by itself."""
-        some: list[Encoding] = []
+        some: list[TextEncoding] = []
         for row in rows:
             here = slice(self.starts[row], self.starts[row + 1])
             mask = None if self.masks is None else self.masks[here][None]
             pooled = None if self.pooled is None else self.pooled[row : row + 1]
-            some.append(Encoding(self.tokens[here][None], mask, pooled))
+            some.append(TextEncoding(self.tokens[here][None], mask, pooled))
         return some
 
 
-def _here(said: Encoding) -> Encoding:
+def _here(said: TextEncoding) -> TextEncoding:
     """An encoding on the processor, where it is kept."""
     mask, pooled = (None if value is None else value.cpu() for value in (said.mask, said.pooled))
-    return Encoding(said.tokens.cpu(), mask, pooled)
+    return TextEncoding(said.tokens.cpu(), mask, pooled)
 
 
-def _fits(frozen: Frozen, sample: Sequence[str], count: int, folder: Path) -> bool:
+def _fits(frozen: FrozenEncoder, sample: Sequence[str], count: int, folder: Path) -> bool:
     """Whether the encodings of so many texts find room, by those of a sample."""
     taken = 0
     for text in sample:
@@ -301,7 +301,7 @@ def _fits(frozen: Frozen, sample: Sequence[str], count: int, folder: Path) -> bo
     return False
 
 
-def _keep(frozen: Frozen, index: int, texts: Sequence[str], folder: Path) -> bool:
+def _keep(frozen: FrozenEncoder, index: int, texts: Sequence[str], folder: Path) -> bool:
     """Writes what a tower says of texts, whole or not at all; False where the disk is full all the same."""
     part = folder.with_suffix(".part")
     part.mkdir(parents=True)
@@ -321,7 +321,7 @@ def _keep(frozen: Frozen, index: int, texts: Sequence[str], folder: Path) -> boo
     return True
 
 
-def _write(frozen: Frozen, index: int, texts: Sequence[str], folder: Path) -> dict[str, Any]:
+def _write(frozen: FrozenEncoder, index: int, texts: Sequence[str], folder: Path) -> dict[str, Any]:
     starts = [0]
     shape: dict[str, Any] = {}
     title = say(f"编码文本，第 {index + 1} 个塔", f"encoding texts, tower {index + 1}")

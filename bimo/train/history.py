@@ -68,7 +68,7 @@ def _maps(recipe: Recipe) -> set[str]:
     names: set[str] = set()
     for stage in recipe.stages:
         for level in filter(None, (stage.level, *getattr(stage.objective, "also", ()))):
-            names.update(name for hint in recipe.level(level).hints for name in getattr(hint, "maps", ()))
+            names.update(name for hint in recipe.level(level).conditioners for name in getattr(hint, "maps", ()))
         adapter: Any = stage.adapter
         if getattr(adapter, "seen", "") == "map":
             names.add(str(adapter.name))

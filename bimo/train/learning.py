@@ -18,17 +18,17 @@ from bimo.core.part import loads
 from bimo.core.recipe import Stage
 from bimo.core.types import Share
 from bimo.diffusion.system import System
-from bimo.train.batches import Lessons, Order
-from bimo.train.devices import on
+from bimo.train.batches import TrainLoader, BatchSampler
+from bimo.train.devices import default_device
 from bimo.train.finite import broken, not_finite, picked, some
-from bimo.train.lesson import Lesson, Objective
-from bimo.train.optim import Average, Zero, narrowed, optimiser, ordered, scaler
-from bimo.train.processes import Processes, gathered
+from bimo.train.lesson import TrainInputs, Objective
+from bimo.train.optim import EMA, DeepSpeedZero, autocast, optimiser, ordered, scaler
+from bimo.train.processes import Processes, gather
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-class Exercise(nn.Module):
+class TrainModule(nn.Module):
     """The one module that DDP, FSDP and DeepSpeed know: whatever uses what learns is done inside its ``forward``."""
 
     def __init__(self, system: System, extra: nn.Module | None) -> None:
@@ -46,7 +46,7 @@ class Exercise(nn.Module):
         """Has batch normalisation take its statistics from all rows of a step; answers the handles of what does so."""
 
         def widened(module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-            return (gathered(given[0], self.share),) if module.training and self.share else None
+            return (gather(given[0], self.share),) if module.training and self.share else None
 
         def narrow(module: nn.Module, given: tuple[Tensor, ...], answer: Tensor) -> Tensor | None:
             return self.share.of(answer) if module.training and self.share else None
@@ -56,7 +56,7 @@ class Exercise(nn.Module):
         return hooks + [norm.register_forward_hook(narrow) for norm in norms]
 
 
-class Learning:
+class StageTrainer:
     """What a stage learns from, what learns, and how.
 
     ``parameters`` are those that learn, by name: with FSDP this process's parts of them, as are their average and the
@@ -66,7 +66,7 @@ class Learning:
     def __init__(
         self,
         stage: Stage,
-        lessons: Lessons,
+        lessons: TrainLoader,
         objective: Objective,
         names: Sequence[str],
         saved: Mapping[str, Any] | None,
@@ -82,7 +82,7 @@ class Learning:
         self._gradients: tuple[int, Sequence[str], Tensor] | None = None
         self.processes: Processes = lessons.processes
         self.extra = lessons.blank.extra
-        self._exercise = Exercise(lessons.blank.system, self.extra)
+        self._exercise = TrainModule(lessons.blank.system, self.extra)
         self._hooks: list[Any] = []
         self._forward: Any = self._exercise
         if self.processes.count > 1:
@@ -93,9 +93,9 @@ class Learning:
         self.parameters = {name: every[name] for name in names}
         self.optimiser = optimiser(stage, self.parameters)
         if self.processes.zero:
-            self.optimiser = Zero(stage, self._exercise, self.optimiser, self.processes)
+            self.optimiser = DeepSpeedZero(stage, self._exercise, self.optimiser, self.processes)
             self._forward = self.optimiser.engine
-        self.average = Average(self.parameters, stage.ema)
+        self.average = EMA(self.parameters, stage.ema)
         self.scaler = scaler(stage, self.processes.device)
         if saved is not None:
             self._go_on(saved)
@@ -129,9 +129,9 @@ class Learning:
         self.average.update(self.parameters, step)
         return value
 
-    def validated(self, generators: Callable[[int], torch.Generator]) -> float:
+    def validate(self, generators: Callable[[int], torch.Generator]) -> float:
         """The mean loss of what is held out; each batch has a generator by its number."""
-        order = cast(Order, self.lessons.held_out)
+        order = cast(BatchSampler, self.lessons.held_out)
         total = 0.0
         with torch.no_grad():
             for number in range(order.per_epoch):
@@ -173,7 +173,7 @@ class Learning:
         """Leaves the modules as they were."""
         for hook in self._hooks:
             hook.remove()
-        if isinstance(self.optimiser, Zero):
+        if isinstance(self.optimiser, DeepSpeedZero):
             self.optimiser.close()
 
     def _clip(self, step: int) -> None:
@@ -191,21 +191,21 @@ class Learning:
             each = torch._foreach_norm(gradients)  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]
             norms, names = torch.stack(list(each)), list(learnt)
             total = torch.linalg.vector_norm(norms)
-        if self.stage.clip:
-            nn.utils.clip_grads_with_norm_(learnt.values(), self.stage.clip, total, foreach=True)
+        if self.stage.max_grad_norm:
+            nn.utils.clip_grads_with_norm_(learnt.values(), self.stage.max_grad_norm, total, foreach=True)
         if not self.scaler.is_enabled():  # which leaves such a step out, and scales less
             self._gradients = step, names, norms.detach().isfinite()
 
-    def _loss(self, number: int, generator: torch.Generator, order: Order | None = None) -> tuple[Tensor, Lesson]:
-        device, made = self.processes.device, list[Lesson]()
+    def _loss(self, number: int, generator: torch.Generator, order: BatchSampler | None = None) -> tuple[Tensor, TrainInputs]:
+        device, made = self.processes.device, list[TrainInputs]()
 
         def work() -> Tensor:
             # In here, for DeepSpeed allows no such numbers but its own around it.
-            with narrowed(self.stage, device):
-                lesson = self.lessons.lesson(number, generator, order)
+            with autocast(self.stage, device):
+                lesson = self.lessons.inputs(number, generator, order)
                 self._exercise.share = lesson.share
                 made.append(lesson)
-                with on(device):
+                with default_device(device):
                     return self.objective.loss(lesson)
 
         return cast(Tensor, self._forward(work)), made[0]
@@ -244,7 +244,7 @@ class Learning:
         groups = [{**group, "params": [next(counts) for _ in group["params"]]} for group in fresh]
         return {"state": {at: known[name] for at, name in enumerate(now) if name in known}, "param_groups": groups}
 
-    def _broken(self, step: int, lesson: Lesson, others: bool) -> None:
+    def _broken(self, step: int, lesson: TrainInputs, others: bool) -> None:
         """Raises TrainingError, with the batch saved that did it: that of another process where it was ``others``."""
         rank = self.processes.rank
         path = self.lessons.out / (f"broken-batch.{rank}.pt" if rank else "broken-batch.pt")

@@ -17,7 +17,7 @@ from bimo.core.recipe import Stage
 from bimo.core.types import Batch, Row, Share
 from bimo.data.loader import Pictures
 from bimo.diffusion.system import System
-from bimo.train.processes import gathered
+from bimo.train.processes import gather
 from bimo.train.rewards import Judges
 
 
@@ -48,7 +48,7 @@ def vocabulary(labels: Sequence[Mapping[str, Any]]) -> Vocabulary:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainInputs:
     """What an objective sees of a step.
 
     ``texts`` are one caption a row, "" where it was dropped; ``captions`` all of each row by language. ``pixels``
@@ -86,9 +86,9 @@ class Lesson:
         """One's own rows of what has one for each of the step's."""
         return values if self.share is None else cast(Any, self.share.of(values))
 
-    def gathered(self, value: Tensor) -> Tensor:
+    def gather(self, value: Tensor) -> Tensor:
         """[B, ...] of one's own rows -> [whole, ...] of all, with a gradient for one's own."""
-        return value if self.share is None else gathered(value, self.share)
+        return value if self.share is None else gather(value, self.share)
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Objective(Protocol):
         """
         ...
 
-    def loss(self, lesson: Lesson) -> Tensor:
+    def loss(self, lesson: TrainInputs) -> Tensor:
         """The loss of a step."""
         ...
 

@@ -28,16 +28,16 @@ from bimo.data.sheets import sheet
 from bimo.diffusion.drive import draw
 from bimo.diffusion.system import RECIPE_FILE, System
 from bimo.train.adapter import Adapter, apart
-from bimo.train.batches import Lessons
+from bimo.train.batches import TrainLoader
 from bimo.train.checks import check_lots, check_seed, check_sizes, check_words
-from bimo.train.devices import exact, on
+from bimo.train.devices import exact, default_device
 from bimo.train.finite import broken, not_finite, some
 from bimo.train.history import Change, History, Place, had, read_history, same_data, same_recipe, standing
-from bimo.train.learning import Learning, named, read_alike, whole
-from bimo.train.lesson import Lesson, Objective, vocabulary
+from bimo.train.learning import StageTrainer, named, read_alike, whole
+from bimo.train.lesson import TrainInputs, Objective, vocabulary
 from bimo.train.optim import checkpoint_gradients, freeze, rate, zero_settings
 from bimo.train.preflight import check_recipe, check_stages, sized
-from bimo.train.processes import ALONE, Processes, begun
+from bimo.train.processes import ALONE, Processes, init_distributed
 from bimo.train.record import Journal, Progress, save_whole, table, tell
 from bimo.train.report import leave
 from bimo.train.rewards import Judges
@@ -82,14 +82,14 @@ def train(
     to rounding; ``out`` and ``data`` lie where all of them see them. ``device`` is "cpu", "cuda", "mps", or "auto".
     Decoded pixels are kept in ``cache``, in ``data`` itself where it is None.
     """
-    with begun(device) as processes, exact(processes.device):
+    with init_distributed(device) as processes, exact(processes.device):
         if threads:
             torch.set_num_threads(threads)
         pictures = Pictures(*((data,) if isinstance(data, Path) else data), cache=cache)
         fresh = not out.exists() or not any(out.iterdir())
-        with alone(out, TrainingError) if processes.leads else nullcontext(), _leaving_nothing(out, fresh, processes):
+        with alone(out, TrainingError) if processes.is_main_process else nullcontext(), _leaving_nothing(out, fresh, processes):
             given = teacher, judges, processes, from_here, accept_new_data
-            run = Run(recipe, pictures, out, seed, stop_after, *given)
+            run = Trainer(recipe, pictures, out, seed, stop_after, *given)
             for system in start:
                 run.begin_as(system)
             run.everything()
@@ -102,12 +102,12 @@ def _leaving_nothing(out: Path, fresh: bool, processes: Processes) -> Generator[
     try:
         yield
     except BaseException:
-        if fresh and processes.leads and not (out / RECIPE_FILE).is_file():
+        if fresh and processes.is_main_process and not (out / RECIPE_FILE).is_file():
             shutil.rmtree(out, ignore_errors=True)
         raise
 
 
-class Run:
+class Trainer:
     """A recipe being trained in a folder."""
 
     def __init__(
@@ -127,8 +127,8 @@ class Run:
         check_recipe(recipe)
         self.recipe, self.pictures, self.out, self.seed = sized(recipe, pictures), pictures, out, seed
         self.deadline = math.inf if stop_after is None else time.monotonic() + stop_after
-        with processes.leader_first():
-            if processes.leads:
+        with processes.main_process_first():
+            if processes.is_main_process:
                 out.mkdir(parents=True, exist_ok=True)
             self.history = self._same_run(from_here, accept_new_data)
         torch.manual_seed(seed)
@@ -139,7 +139,7 @@ class Run:
         self.place = Place()
         #: What was not finite in the weights before anything was learnt: masks may be.
         self._infinite: frozenset[str] = frozenset()
-        self.journal = Journal(out, processes.leads)
+        self.journal = Journal(out, processes.is_main_process)
 
     def begin_as(self, other: System) -> None:
         """Takes over all that has the same name and shape in another system, and the words of towers that read alike.
@@ -155,10 +155,10 @@ class Run:
                 "begin from another system",
             )
         self.system.load_state_dict(given, strict=False)
-        for index, (tower, wanted) in enumerate(zip(other.towers, self.recipe.text, strict=False)):
-            with self.processes.leader_first():
-                if read_alike(other.recipe.text[index], wanted) and not (self.out / f"words.{index}").is_dir():
-                    tower.save_words(self.out / f"words.{index}")
+        for index, (tower, wanted) in enumerate(zip(other.text_encoders, self.recipe.text_encoders, strict=False)):
+            with self.processes.main_process_first():
+                if read_alike(other.recipe.text_encoders[index], wanted) and not (self.out / f"words.{index}").is_dir():
+                    tower.save_tokenizer(self.out / f"words.{index}")
         rest = len(other.state_dict()) - len(given)
         print(
             say(
@@ -171,7 +171,7 @@ class Run:
 
     def everything(self) -> None:
         """Every stage from where the run stands."""
-        with self.processes.leader_first():
+        with self.processes.main_process_first():
             self._words()
         saved = self._saved()
         if saved is not None:
@@ -183,7 +183,7 @@ class Run:
         check_stages(self.system, to_come, self.pictures, self.vocabulary, self.teacher, self.judges)
         for stage in self.recipe.stages[self.place.stage :] if self.processes.zero else ():
             zero_settings(stage)  # what the last one refuses is said before the first is learnt
-        if self.processes.leads:
+        if self.processes.is_main_process:
             self.history.write(self.out)
             write_whole(self.out / RECIPE_FILE, dumps(self.recipe).encode())
             self.journal.cut(self.place.stage, self.place.step)
@@ -194,10 +194,10 @@ class Run:
             saved = None
             self.place = Place(self.place.stage + 1, 0)
             self._save({})
-            if self.processes.leads:
+            if self.processes.is_main_process:
                 leave(self.out, self.recipe)
-        with self.processes.leader_first():
-            if self.processes.leads:
+        with self.processes.main_process_first():
+            if self.processes.is_main_process:
                 self.system.eval().save(self.out)
         print(say(f"训练完成：bimo draw -m {self.out}", f"trained: bimo draw -m {self.out}"))
 
@@ -211,11 +211,11 @@ class Run:
         with progress:
             while self.place.step < stage.steps:
                 loss, lr = self._step(stage, learning)
-                progress.told(self.place.step, loss, lr, self._validated(stage, learning))
+                progress.on_step(self.place.step, loss, lr, self._validated(stage, learning))
                 now = time.monotonic()
                 due = (now > self.deadline, now - last_saved > CHECKPOINT_SECONDS, now - last_sheet > SHEET_SECONDS)
                 # By the leader's clock: what one does here all do.
-                over, save, look = self.processes.total(*(float(it and self.processes.leads) for it in due))
+                over, save, look = self.processes.total(*(float(it and self.processes.is_main_process) for it in due))
                 if over or save:
                     learning.check_weights(self.place.step)
                     self._save(learning.state() | {"stage": dumps(stage)})
@@ -225,7 +225,7 @@ class Run:
                     last_saved = time.monotonic()
                 if look:
                     self._look(learning)
-                    if self.processes.leads:
+                    if self.processes.is_main_process:
                         leave(self.out, self.recipe)
                     last_sheet = time.monotonic()
         learning.check_weights(self.place.step)
@@ -233,16 +233,16 @@ class Run:
         self._look(None)
         return True
 
-    def _told(self, stage: Stage, learning: Learning) -> None:
+    def _told(self, stage: Stage, learning: StageTrainer) -> None:
         """What learns, and what the data is like, before the first step. Raises TrainingError as ``check_words``."""
         check_lots(stage, learning.lessons.order, self.processes.count)
         if self.place.step == 0 and getattr(learning.objective, "reads_words", True):
-            check_words(stage, self.system.towers, learning.lessons.pictures, learning.lessons.prefix)
+            check_words(stage, self.system.text_encoders, learning.lessons.pictures, learning.lessons.prefix)
         check_sizes(stage, learning.lessons.order)
         every = dict(self.system.named_parameters()) | learning.parameters
         tell(table(stage, self.place.stage, self.place.step, every, learning.optimiser))
 
-    def _left(self, stage: Stage, learning: Learning) -> None:
+    def _left(self, stage: Stage, learning: StageTrainer) -> None:
         """What a stage leaves: its averaged weights, as a paper's next stage begins from them, and its adapter."""
         learning.average.swap(learning.parameters)
         learning.close()
@@ -259,14 +259,14 @@ class Run:
         if adapter is not None:
             learnt = adapter.learnt(self.system)
             adapter.leave(self.system)
-            if self.processes.leads:
+            if self.processes.is_main_process:
                 print(adapter.write(self.system, self.out / f"{adapter.kind}-{self.place.stage + 1}", learnt))
 
-    def _learning(self, stage: Stage, saved: dict[str, Any] | None) -> Learning:
+    def _learning(self, stage: Stage, saved: dict[str, Any] | None) -> StageTrainer:
         objective = cast(Objective, stage.objective)
         number = self.place.stage
         folder = self.out / f"stage-{number + 1}"
-        with self.processes.leader_first():
+        with self.processes.main_process_first():
             pictures = objective.pictures(self.system, self.pictures, folder)
         # What is only for training begins alike whatever was drawn before it.
         torch.manual_seed(self.seed + 1 + number)
@@ -284,21 +284,21 @@ class Run:
         learns = freeze(named(self.system, extra, objective), (*stage.train, *added))
         checkpoint_gradients(stage, self.system)
         level = stage.level or str(getattr(objective, "level", ""))
-        blank = Lesson(
+        blank = TrainInputs(
             self.system, stage, extra, (), self.vocabulary, torch.Generator(), teacher=self.teacher, judges=self.judges
         )
         seed = self.seed + number * 7919
         if hasattr(objective, "lessons"):
             own: Any = objective
             drawn = own.lessons(blank, pictures, self.out, folder, seed, self.processes)
-            return Learning(stage, drawn, objective, learns, saved, number)
-        with self.processes.leader_first():
-            lessons = Lessons(blank, objective.sees, level, pictures, self.out, seed, self.processes)
+            return StageTrainer(stage, drawn, objective, learns, saved, number)
+        with self.processes.main_process_first():
+            lessons = TrainLoader(blank, objective.sees, level, pictures, self.out, seed, self.processes)
             if objective.sees == "latents":
                 lessons.prepared()
-        return Learning(stage, lessons, objective, learns, saved, number)
+        return StageTrainer(stage, lessons, objective, learns, saved, number)
 
-    def _step(self, stage: Stage, learning: Learning) -> tuple[float, float]:
+    def _step(self, stage: Stage, learning: StageTrainer) -> tuple[float, float]:
         step, rank = self.place.step, self.processes.rank
         mixed = _mixed(self.seed, self.place.stage, step)
         # Dropout has no generator of its own: each process has other rows, and drops others.
@@ -308,7 +308,7 @@ class Run:
         self.place.step += 1
         return value, lr
 
-    def _validated(self, stage: Stage, learning: Learning) -> float | None:
+    def _validated(self, stage: Stage, learning: StageTrainer) -> float | None:
         """The loss of what is held out, by averaged weights, where it is due; the best system is kept."""
         order, step = learning.lessons.held_out, self.place.step
         if order is None or (step % stage.validate_every and step != stage.steps):
@@ -320,12 +320,12 @@ class Run:
 
         learning.check_weights(step)
         with self._averaged(learning):
-            value = learning.validated(generator)
+            value = learning.validate(generator)
             if not math.isfinite(value):
                 what = "留出数据上的损失不是数", "the loss of what is held out is not a number"
                 raise self._broken(stage, step, what)
             self.journal.flush()
-            better = self.processes.leads and value < self.journal.best(self.place.stage)
+            better = self.processes.is_main_process and value < self.journal.best(self.place.stage)
             if self.processes.total(float(better))[0]:
                 self._best(stage)
         return value
@@ -334,7 +334,7 @@ class Run:
         """Keeps the system as it is, ready to draw, or the adapter that is learning."""
         name, adapter = f"best-{self.place.stage + 1}", cast("Adapter | None", stage.adapter)
         state = whole(self.system.state_dict() if adapter is None else adapter.learnt(self.system))
-        if not self.processes.leads:
+        if not self.processes.is_main_process:
             return
         if adapter is not None:
             adapter.write(self.system, self.out / name, state)
@@ -346,7 +346,7 @@ class Run:
         part.replace(self.out / name)
 
     @contextmanager
-    def _averaged(self, learning: Learning | None) -> Generator[None]:
+    def _averaged(self, learning: StageTrainer | None) -> Generator[None]:
         """The system with the averaged weights of what is learning, in evaluation mode, and as it was afterwards."""
         modes = {name: module.training for name, module in self.system.named_modules()}
         if learning is not None:
@@ -369,31 +369,31 @@ class Run:
 
         visit(self.system, False)
 
-    def _look(self, learning: Learning | None) -> None:
+    def _look(self, learning: StageTrainer | None) -> None:
         stage = self.recipe.stages[self.place.stage]
         if not self.recipe.prompts or stage.level != self.recipe.levels[-1].name:
             return  # the level that makes the picture has learnt nothing new
 
         def drawn() -> list[Image.Image]:
-            with on(self.processes.device):
+            with default_device(self.processes.device):
                 return [draw(self.system, text, seed=7, steps=12)[0].image for text in self.recipe.prompts]
 
         with self._averaged(learning):
             # What is in parts is drawn with by all processes.
             pictures = learning.within(drawn) if learning is not None and self.processes.sharded else drawn()
         path = self.out / "sheets" / f"{self.place.stage + 1}-{self.place.step:06d}.png"
-        if self.processes.leads:
+        if self.processes.is_main_process:
             self.journal.show(stage, self.place.step, sheet(pictures, self.recipe.prompts, path))
 
     def _words(self) -> None:
         """Vocabularies of towers that learn theirs from the captions: made once, then read."""
-        for index, tower in enumerate(self.system.towers):
+        for index, tower in enumerate(self.system.text_encoders):
             folder = self.out / f"words.{index}"
             if not folder.is_dir():
                 captions = (c for captions in self.pictures.captions for c in captions)
-                tower.learn_words(captions, _known(self.pictures.folders[0]))
-                tower.save_words(folder)
-            tower.load_words(folder)
+                tower.build_tokenizer(captions, _known(self.pictures.folders[0]))
+                tower.save_tokenizer(folder)
+            tower.load_tokenizer(folder)
 
     def _save(self, held: dict[str, Any]) -> None:
         empty: dict[str, Any] = {"optimiser": None, "average": {}, "extra": None}
@@ -405,7 +405,7 @@ class Run:
             told = some(bad, len(_tensors(state)))
             what = f"要保存的数不是有限的：{told}", f"what is to be saved is not finite: {told}"
             raise self._broken(stage, self.place.step, what)
-        if not self.processes.leads:
+        if not self.processes.is_main_process:
             return
         self.journal.flush()  # first, so that it never lacks a step of the state: what is later is cut
         save_whole(state, self.out / STATE_FILE)
@@ -434,7 +434,7 @@ class Run:
         saved = self._saved(mmap=True)
         if saved is None:
             other = history.data is not None and history.data.digest != now.digest
-            if self.processes.leads and (other or before != self.recipe):
+            if self.processes.is_main_process and (other or before != self.recipe):
                 self._forget(before, other)
             return History(now)
         place = Place(**saved["place"])
@@ -454,7 +454,7 @@ class Run:
         """Nothing was saved of what was begun here: what was made for another recipe, or other data, goes."""
         print(say(f"{self.out} 里还没有学到什么，从头开始", f"nothing had been learnt in {self.out}; it begins anew"))
         # What a system begins as gave its words; they stay with the same towers and captions.
-        gone = [] if before.text == self.recipe.text and not other else [*self.out.glob("words.*")]
+        gone = [] if before.text_encoders == self.recipe.text_encoders and not other else [*self.out.glob("words.*")]
         for folder in (*gone, *self.out.glob("stage-*")):
             shutil.rmtree(folder)
 

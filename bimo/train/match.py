@@ -16,14 +16,14 @@ from bimo.core.errors import RecipeError
 from bimo.core.part import Part
 from bimo.data.loader import Pictures
 from bimo.diffusion.system import System
-from bimo.train.lesson import Lesson, Vocabulary
+from bimo.train.lesson import TrainInputs, Vocabulary
 
 MAXIMUM_LOGIT_SCALE = math.log(100)
 TRIES = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Match(Part):
+class ClipContrastive(Part):
     """The contrastive loss of CLIP (arXiv:2103.00020, figure 3) between a tower's pooled words and the embeddings of
     the system's picture tower, which is locked (arXiv:2111.07991) unless the stage names it.
 
@@ -48,7 +48,7 @@ class Match(Part):
             )
         return None
 
-    def loss(self, lesson: Lesson) -> Tensor:
+    def loss(self, lesson: TrainInputs) -> Tensor:
         """The mean of both directions."""
         vision: Any = lesson.system.vision
         with torch.no_grad():
@@ -61,8 +61,8 @@ class Match(Part):
         seen = self._parts(pixels, lesson.own(places), vision.part.size)
         pictures = functional.normalize(vision(seen), dim=1)
         scale, right = vision.logit_scale.exp(), lesson.own(torch.arange(lesson.whole))
-        to_pictures = functional.cross_entropy(scale * words @ lesson.gathered(pictures).T, right)
-        to_words = functional.cross_entropy(scale * pictures @ lesson.gathered(words).T, right)
+        to_pictures = functional.cross_entropy(scale * words @ lesson.gather(pictures).T, right)
+        to_words = functional.cross_entropy(scale * pictures @ lesson.gather(words).T, right)
         return (to_pictures + to_words) / 2
 
     def _parts(self, pixels: Tensor, places: Sequence[tuple[int, int, int, int]], side: int) -> Tensor:

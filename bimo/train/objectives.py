@@ -15,7 +15,7 @@ from torch.nn import functional
 from bimo.core.part import Part
 from bimo.data.loader import Pictures
 from bimo.diffusion.system import System
-from bimo.train.lesson import Lesson, Vocabulary
+from bimo.train.lesson import TrainInputs, Vocabulary
 
 MAXIMUM_LOGIT_SCALE = math.log(100)
 
@@ -43,7 +43,7 @@ class Reconstruct(Part):
         """None."""
         return None
 
-    def loss(self, lesson: Lesson) -> Tensor:
+    def loss(self, lesson: TrainInputs) -> Tensor:
         """The weighted sum."""
         assert lesson.pixels is not None
         pixels = self._cropped(lesson.pixels, lesson.generator)
@@ -118,7 +118,7 @@ class Contrast(Part):
         made.image(torch.zeros(1, *space.shape(system.recipe.request.size)))
         return made
 
-    def loss(self, lesson: Lesson) -> Tensor:
+    def loss(self, lesson: TrainInputs) -> Tensor:
         """Contrast in both directions plus the mean cross-entropy of the heads."""
         assert lesson.batch is not None
         extra = cast(Contrasted, lesson.extra)
@@ -127,8 +127,8 @@ class Contrast(Part):
         pictures = functional.normalize(extra.image(lesson.batch.x), dim=1)
         scale = extra.logit_scale.clamp(max=MAXIMUM_LOGIT_SCALE).exp()
         same, right = lesson.own(self._same(lesson.labels)), lesson.own(torch.arange(lesson.whole))
-        to_pictures = (scale * words @ lesson.gathered(pictures).T).masked_fill(same, float("-inf"))
-        to_words = (scale * pictures @ lesson.gathered(words).T).masked_fill(same, float("-inf"))
+        to_pictures = (scale * words @ lesson.gather(pictures).T).masked_fill(same, float("-inf"))
+        to_words = (scale * pictures @ lesson.gather(words).T).masked_fill(same, float("-inf"))
         loss = (functional.cross_entropy(to_pictures, right) + functional.cross_entropy(to_words, right)) / 2
         for label, head in extra.heads.items():
             wanted = lesson.own(lesson.vocabulary.indices(label, lesson.labels))

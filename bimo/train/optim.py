@@ -54,12 +54,12 @@ def rate(stage: Stage, step: int) -> float:
     if step < stage.warmup:
         return stage.lr * (step + 1) / stage.warmup
     share = min(1.0, (step - stage.warmup) / max(1, stage.steps - stage.warmup))
-    if stage.law == "constant":
+    if stage.lr_schedule == "constant":
         return stage.lr
-    if stage.law == "cosine":
+    if stage.lr_schedule == "cosine":
         left = 0.5 * (1 + math.cos(math.pi * share))
     else:
-        left = (1 - share) ** (stage.power if stage.law == "polynomial" else 1.0)
+        left = (1 - share) ** (stage.power if stage.lr_schedule == "polynomial" else 1.0)
     return stage.floor + (stage.lr - stage.floor) * left
 
 
@@ -69,14 +69,14 @@ def optimiser(stage: Stage, parameters: dict[str, nn.Parameter]) -> torch.optim.
     ``stage.rates`` that nothing that learns matches.
     """
     shares = dict.fromkeys(parameters, 1.0)
-    for glob, peak in stage.rates:
+    for glob, peak in stage.lr_overrides:
         shares |= dict.fromkeys(chosen(parameters, (glob,)), peak / stage.lr)
     matrices = [n for n, p in parameters.items() if stage.optimiser == "muon" and _is_matrix(n, p)]
     if matrices:
         inner = _groups(stage, {name: parameters[name] for name in matrices}, shares)
         muon = torch.optim.Muon(cast(Any, inner), lr=stage.lr, adjust_lr_fn="match_rms_adamw")
         rest = _groups(stage, {name: p for name, p in parameters.items() if name not in matrices}, shares)
-        return Together(muon, *([_adamw(stage, rest)] if rest else []))
+        return ChainedOptimizer(muon, *([_adamw(stage, rest)] if rest else []))
     made = _groups(stage, parameters, shares)
     return torch.optim.Adafactor(made, lr=stage.lr) if stage.optimiser == "adafactor" else _adamw(stage, made)
 
@@ -109,7 +109,7 @@ def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim == 2 and name.endswith(".weight") and "embedding" not in name
 
 
-class Together(torch.optim.Optimizer):
+class ChainedOptimizer(torch.optim.Optimizer):
     """Several optimisers, each for its own parameters, as one."""
 
     def __init__(self, *optimisers: torch.optim.Optimizer) -> None:
@@ -147,7 +147,7 @@ class Together(torch.optim.Optimizer):
         self.param_groups = [group for each in self.optimisers for group in each.param_groups]
 
 
-class Zero(torch.optim.Optimizer):
+class DeepSpeedZero(torch.optim.Optimizer):
     """ZeRO by DeepSpeed (arXiv:1910.02054): an AdamW whose state lies in parts, one a process. What
     ``state_dict`` answers is whole, and is that of AdamW itself: it goes on with any number of processes, and without
     DeepSpeed.
@@ -292,7 +292,7 @@ def zero_settings(stage: Stage) -> dict[str, Any]:
         )
     return {
         "zero_optimization": parts,
-        "gradient_clipping": stage.clip,
+        "gradient_clipping": stage.max_grad_norm,
         # Rows and their weights are the loop's: for DeepSpeed each batch is one, and a step ends where it is told.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -308,7 +308,7 @@ def _refused(stage: Stage, zh: str, en: str) -> TrainingError:
     )
 
 
-def narrowed(stage: Stage, device: torch.device) -> AbstractContextManager[object]:
+def autocast(stage: Stage, device: torch.device) -> AbstractContextManager[object]:
     """Products in the numbers of ``stage.precision``. Raises TrainingError for fp16 elsewhere than on a GPU of CUDA:
     its gradients vanish unless they are scaled.
     """
@@ -347,7 +347,7 @@ def checkpoint_gradients(stage: Stage, system: nn.Module) -> None:
         )
 
 
-class Average:
+class EMA:
     """Exponential moving average of what learns; its decay rises to ``decay`` as (1 + n) / (10 + n)."""
 
     def __init__(self, parameters: dict[str, nn.Parameter], decay: float) -> None:

@@ -125,14 +125,14 @@ def _of_words(prospect: Prospect, read: dict[str, list[Reading]]) -> Iterator[Bi
     was read, by what stands before each.
     """
     stage, objective = prospect.stage, prospect.stage.objective
-    if hasattr(objective, "lacks") or not getattr(objective, "reads_words", True) or not prospect.system.towers:
+    if hasattr(objective, "lacks") or not getattr(objective, "reads_words", True) or not prospect.system.text_encoders:
         return
     sees = getattr(objective, "sees", "")
     rows = prospect.pictures if sees == "texts" or not _drawn(prospect.pictures) else prospect.pictures.drawn()
     captions = sampled(rows)
     prefix = prospect.system.recipe.request.prefix if sees == "latents" else ""
     if prefix not in read:
-        read[prefix] = readings(prospect.system.towers, captions, prefix)
+        read[prefix] = readings(prospect.system.text_encoders, captions, prefix)
     if listed := too_much(stage, captions, read[prefix]):
         yield TrainingError(
             f"{UNSUITED[0]}：{listed}；{REMEDY[0]}", f"the captions {UNSUITED[1]}: {listed}; {REMEDY[1]}"
@@ -158,7 +158,7 @@ def _of_hints(stage: Stage, system: System, pictures: Pictures) -> Iterator[Bimo
         return
     level = stage.level or str(getattr(stage.objective, "level", ""))
     names = dict.fromkeys((level, *getattr(stage.objective, "also", ()))) if level else ()
-    hints = [hint for name in names for hint in system.level(name).hints]
+    hints = [hint for name in names for hint in system.level(name).conditioners]
     kinds: dict[str, set[str]] = {kind: {n for h in hints for n in getattr(h, kind, ())} for kind in ("labels", "maps")}
     adapter: Any = stage.adapter
     if getattr(adapter, "seen", "") == "map":

@@ -44,7 +44,7 @@ class Processes:
     zero: bool = False
 
     @property
-    def leads(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this is the one that writes."""
         return not self.rank
 
@@ -78,12 +78,12 @@ class Processes:
         self.total(0.0)
 
     @contextmanager
-    def leader_first(self) -> Generator[None]:
+    def main_process_first(self) -> Generator[None]:
         """What is inside is done by the leader, then by the others, who find what it wrote."""
-        if not self.leads:
+        if not self.is_main_process:
             self.wait()
         yield
-        if self.leads:
+        if self.is_main_process:
             self.wait()
         self.wait()
 
@@ -92,7 +92,7 @@ class Processes:
         optimiser: `bimo.train.optim.Zero`.
         """
         if self.sharded:
-            return sharded(stage, exercise, self.device)
+            return fully_shard(stage, exercise, self.device)
         if self.zero:
             return exercise
         # Told to look for unused parameters, DDP keeps its buckets as they are: they may not change from the first step
@@ -129,7 +129,7 @@ ALONE = Processes()
 
 
 @contextmanager
-def begun(device: str) -> Generator[Processes]:
+def init_distributed(device: str) -> Generator[Processes]:
     """The processes that a launcher has begun (torchrun, accelerate, Ray Train), for as long as they work together; one
     alone where nothing has. All but the leader are silent.
 
@@ -193,7 +193,7 @@ class _Summed(torch.autograd.Function):
         return gradient
 
 
-def gathered(value: Tensor, share: Share) -> Tensor:
+def gather(value: Tensor, share: Share) -> Tensor:
     """[B, ...] of a process's own rows -> [whole, ...] of all; to its own goes the gradient of every process's loss."""
     if share.last - share.first == share.whole:
         return value
@@ -203,7 +203,7 @@ def gathered(value: Tensor, share: Share) -> Tensor:
     return _Summed.apply(torch.cat(parts))  # type: ignore[no-any-return]
 
 
-def sharded(stage: Stage, exercise: nn.Module, device: torch.device) -> nn.Module:
+def fully_shard(stage: Stage, exercise: nn.Module, device: torch.device) -> nn.Module:
     """The exercise with what learns in it in parts, one a process; what is frozen stays whole in each.
 
     accelerate's launcher says by its configuration which modules are gathered by themselves (``fsdp_auto_wrap_policy``

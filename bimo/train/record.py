@@ -192,7 +192,7 @@ class Progress:
         self.bar.stop()
         self.journal.flush()
 
-    def told(self, step: int, loss: float, lr: float, valid: float | None = None) -> None:
+    def on_step(self, step: int, loss: float, lr: float, valid: float | None = None) -> None:
         """A step is done."""
         now = time.monotonic()
         self.journal.add(self.stage, step, loss, lr, now - self.last, valid)

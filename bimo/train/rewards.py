@@ -109,7 +109,7 @@ class Judges:
 
         Raises TrainingError for an answer that is not one number a drawing.
         """
-        if isinstance(reward, Weighted):
+        if isinstance(reward, WeightedRewards):
             by_name = {
                 name: self.scores(part, shown)[TOTAL]
                 for name, (_, part) in zip(names_of(reward), reward.parts, strict=True)
@@ -132,17 +132,17 @@ class Judges:
 
 def name_of(reward: Part) -> str:
     """What a reward is called in reports: its class, of a user's function that function's name."""
-    return reward.name if isinstance(reward, Own) else type(reward).__name__
+    return reward.name if isinstance(reward, CustomReward) else type(reward).__name__
 
 
-def names_of(reward: Weighted) -> list[str]:
+def names_of(reward: WeightedRewards) -> list[str]:
     """What its parts are called, those of one name by their number as well."""
     names = [name_of(part) for _, part in reward.parts]
     return [n if names.count(n) == 1 else f"{n} {names[: place + 1].count(n)}" for place, n in enumerate(names)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Weighted(Part):
+class WeightedRewards(Part):
     """The sum of other rewards, each times its weight. Where one has nothing to say of a drawing, that of the rest."""
 
     parts: tuple[tuple[float, Part], ...]
@@ -163,7 +163,7 @@ class Weighted(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Similarity(Part):
+class ClipReward(Part):
     """The cosine of the request with the drawing by ``scorer``, a system's name or folder with a text and a picture
     tower: Taiyi-CLIP, Chinese-CLIP, AltCLIP, OpenCLIP. What is high differs from scorer to scorer.
     """
@@ -185,7 +185,7 @@ class Similarity(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Aesthetic(Part):
+class AestheticReward(Part):
     """What a head of linear layers gives to a CLIP's picture vector, as LAION's aesthetic predictors do (0 to 10).
 
     ``scorer`` names the CLIP (a ViT-L/14 for LAION's heads), ``head`` the file of the head, see
@@ -234,7 +234,7 @@ def seen_by(system: System, pixels: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Glyphs(Part):
+class GlyphReward(Part):
     """Whether a drawing says what it was to say: the share of the characters asked for that are read in it, by OCR
     (`bimo.data.curation.ocr.accuracy`): 1 - min(ED, n) / n of the edit distance, as Flow-GRPO's (arXiv:2505.05470).
 
@@ -265,7 +265,7 @@ class Glyphs(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Colourful(Part):
+class ColourfulReward(Part):
     """How colourful a drawing is: M of Hasler and Suesstrunk (SPIE 5007, 2003), over 100, by no weights; what their
     judges called averagely colourful is about 0.45, highly so 0.82.
     """
@@ -286,7 +286,7 @@ class Colourful(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ground(Part):
+class BackgroundReward(Part):
     """How near the border of a drawing is to a ``colour`` (red, green, blue of 255): 1 - the mean distance a channel,
     over the outermost ``border`` share of each side. By no weights.
     """
@@ -312,7 +312,7 @@ class Ground(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Own(Part):
+class CustomReward(Part):
     """A function of the user's by its ``name``, from the recipe's own .py file or ``--reward ./mine.py:name``: of a
     ``Shown`` it gives one number a drawing, a tensor [B] or a list.
 
@@ -329,10 +329,10 @@ class Own(Part):
 
 def of_rewards(reward: Part, judges: Judges) -> Iterator[RecipeError]:
     """What is wrong with the functions of the user's that a reward names: nobody gave one."""
-    if isinstance(reward, Weighted):
+    if isinstance(reward, WeightedRewards):
         for _, part in reward.parts:
             yield from of_rewards(part, judges)
-    elif isinstance(reward, Own):
+    elif isinstance(reward, CustomReward):
         try:
             judges.own(reward.name)
         except RecipeError as error:

@@ -21,17 +21,17 @@ from bimo.core.files import write_whole
 from bimo.core.part import Part, dump
 from bimo.data.loader import Pictures
 from bimo.data.shards import Sample, finished, shard_name, write_index, write_shard
-from bimo.diffusion.drive import drive
-from bimo.diffusion.paint import Painting, paint, prepare
+from bimo.diffusion.drive import run_batched
+from bimo.diffusion.paint import SamplingLoop, sample, prepare
 from bimo.diffusion.system import System
 from bimo.parts.hints.views import Pose
-from bimo.train.batches import Lessons, Order
-from bimo.train.devices import on
-from bimo.train.feedback import Prefer
-from bimo.train.lesson import Lesson, Objective, Prospect, Vocabulary
+from bimo.train.batches import TrainLoader, BatchSampler
+from bimo.train.devices import default_device
+from bimo.train.feedback import DiffusionDPO
+from bimo.train.lesson import TrainInputs, Objective, Prospect, Vocabulary
 from bimo.train.processes import ALONE, Processes
 from bimo.train.record import counted
-from bimo.train.rewards import TOTAL, Colourful, Judges, Shown, of_rewards
+from bimo.train.rewards import TOTAL, ColourfulReward, Judges, Shown, of_rewards
 
 ROUND_FILE = "round.json"
 #: Two standard errors either way: about 95 of 100.
@@ -39,7 +39,7 @@ SPREAD = 1.96
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rounds(Part):
+class OnlineRewards(Part):
     """Reward fine-tuning from the system's own drawings, by feedback of a reward in place of people's (RLAIF).
 
     A round: the level as it stands draws ``draws`` pictures for each of ``requests`` captions of the data, ``reward``
@@ -58,7 +58,7 @@ class Rounds(Part):
     """
 
     reward: Part
-    learn: Part = field(default_factory=lambda: Prefer(worst=True))
+    learn: Part = field(default_factory=lambda: DiffusionDPO(worst=True))
     requests: int = 16
     draws: int = 4
     every: int = 25
@@ -80,7 +80,7 @@ class Rounds(Part):
     def tiny(self) -> Self:
         """Two drawings for each of four captions, by two steps; a reward that needs no weights."""
         few = {"requests": min(self.requests, 4), "draws": 2, "every": min(self.every, 2), "steps": 2}
-        return replace(self, reward=Colourful(), learn=self.learn.tiny(), size=(128, 128), **few)
+        return replace(self, reward=ColourfulReward(), learn=self.learn.tiny(), size=(128, 128), **few)
 
     def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
         """All of them: their captions are what is drawn."""
@@ -95,13 +95,13 @@ class Rounds(Part):
         yield from _undrawable(prospect.pictures)
         yield from of_rewards(self.reward, prospect.judges)
 
-    def loss(self, lesson: Lesson) -> Tensor:
+    def loss(self, lesson: TrainInputs) -> Tensor:
         """That of ``learn``."""
         return cast(Objective, self.learn).loss(lesson)
 
     def lessons(
-        self, blank: Lesson, pictures: Pictures, out: Path, folder: Path, seed: int, processes: Processes = ALONE
-    ) -> RoundLessons:
+        self, blank: TrainInputs, pictures: Pictures, out: Path, folder: Path, seed: int, processes: Processes = ALONE
+    ) -> RoundLoader:
         """The lessons of the stage. Raises RecipeError where a share of the data is to be held out: nothing of it is
         learnt from but its captions.
         """
@@ -116,7 +116,7 @@ class Rounds(Part):
                 f"阶段 {blank.stage.name!r} 自己画，画的时候每个进程要有全部权重；请不用 FSDP 启动",
                 f"stage {blank.stage.name!r} draws, for which each process needs all weights; begin it without FSDP",
             )
-        return RoundLessons(self, blank, pictures, out, folder, seed, processes)
+        return RoundLoader(self, blank, pictures, out, folder, seed, processes)
 
 
 @dataclass(frozen=True)
@@ -130,13 +130,13 @@ class Asked:
     seed: int
 
 
-class RoundLessons:
+class RoundLoader:
     """`bimo.train.batches.Lessons` whose pictures are drawn when their round comes. ``folder`` is that of the stage."""
 
     def __init__(
         self,
-        part: Rounds,
-        blank: Lesson,
+        part: OnlineRewards,
+        blank: TrainInputs,
         pictures: Pictures,
         out: Path,
         folder: Path,
@@ -146,23 +146,23 @@ class RoundLessons:
         self.part, self.blank, self.pictures, self.out, self.folder = part, blank, pictures, out, folder
         self.seed, self.processes = seed, processes
         self.prefix = blank.system.recipe.request.prefix
-        self.held_out: Order | None = None
-        self._held: tuple[int, Lessons | None] = (-1, None)
+        self.held_out: BatchSampler | None = None
+        self._held: tuple[int, TrainLoader | None] = (-1, None)
 
     @property
-    def order(self) -> Order:
+    def order(self) -> BatchSampler:
         """That of the captions, which are drawn whatever a batch holds: one a process is enough."""
-        return Order(self.pictures.lots, [(0, 0)] * len(self.pictures), self.processes.count, self.seed)
+        return BatchSampler(self.pictures.lots, [(0, 0)] * len(self.pictures), self.processes.count, self.seed)
 
-    def lesson(self, number: int, generator: torch.Generator, order: Order | None = None) -> Lesson:
+    def inputs(self, number: int, generator: torch.Generator, order: BatchSampler | None = None) -> TrainInputs:
         """As there: a batch of the round that its number is in."""
         stage = self.blank.stage
         which = number // (self.part.every * stage.accumulate)
         if self._held[0] != which:
             self._held = (which, self._round(which))
-        return cast(Lessons, self._held[1]).lesson(number, generator)
+        return cast(TrainLoader, self._held[1]).inputs(number, generator)
 
-    def _round(self, which: int) -> Lessons:
+    def _round(self, which: int) -> TrainLoader:
         folder = self.folder / f"round-{which + 1:04d}"
         asked = self.asked(which)
         if not asked:
@@ -180,7 +180,7 @@ class RoundLessons:
             with torch.random.fork_rng(), torch.autocast(self.processes.device.type, enabled=False), torch.no_grad():
                 self._draw(asked, folder)
                 self.processes.wait()
-                if self.processes.leads:
+                if self.processes.is_main_process:
                     self._score(which, asked, folder, stamp)
                 self.processes.wait()
             for name, module in system.named_modules():
@@ -189,9 +189,9 @@ class RoundLessons:
         # What a level wants of the data besides is not known of drawings.
         learn = cast(Objective, self.part.learn)
         pictures = learn.pictures(self.blank.system, drawn, folder)
-        with self.processes.leader_first():
+        with self.processes.main_process_first():
             level = self.blank.stage.level
-            lessons = Lessons(self.blank, learn.sees, level, pictures, self.out, self.seed, self.processes)
+            lessons = TrainLoader(self.blank, learn.sees, level, pictures, self.out, self.seed, self.processes)
             if learn.sees == "latents":
                 lessons.prepared()
         return lessons
@@ -227,9 +227,9 @@ class RoundLessons:
             if all((folder / f"{one.key}.png").is_file() for one in some):
                 continue
             requests = [request_of(system, part, one.text, one.seed) for one in some]
-            with on(self.processes.device):
-                paintings: list[Painting] = [paint(system, prepare(system, request)) for request in requests]
-                pictures = drive(system, paintings)
+            with default_device(self.processes.device):
+                paintings: list[SamplingLoop] = [sample(system, prepare(system, request)) for request in requests]
+                pictures = run_batched(system, paintings)
             for one, picture in zip(some, pictures, strict=True):
                 picture.save(folder / f"{one.key}.png")
 
@@ -312,7 +312,7 @@ def request_of(system: System, drawn: Drawn, text: str, seed: int) -> dict[str, 
 
 def poses_of(system: System, seed: int) -> dict[str, list[float]]:
     """How a thing stands in the drawing of a seed, by name: asked for so, what is declared is what was drawn."""
-    standing = [hint for level in system.recipe.levels for hint in level.hints if isinstance(hint, Pose)]
+    standing = [hint for level in system.recipe.levels for hint in level.conditioners if isinstance(hint, Pose)]
     return {hint.name: [float(value) for value in hint.of_seed(seed)[0]] for hint in standing}
 
 
@@ -353,7 +353,7 @@ def rounds_of(run: Path) -> list[Mapping[str, Any]]:
     return found
 
 
-def _stamp(part: Rounds, asked: Sequence[Asked]) -> str:
+def _stamp(part: OnlineRewards, asked: Sequence[Asked]) -> str:
     text = json.dumps([dump(part), [vars(one) for one in asked]], ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -15,14 +15,14 @@ from bimo.core.types import Batch
 from bimo.diffusion.system import System
 from bimo.parts.denoisers.expected import Apart, ExpectedDenoiser
 from bimo.train.denoise import Denoise
-from bimo.train.lesson import Lesson, Prospect, Vocabulary
+from bimo.train.lesson import TrainInputs, Prospect, Vocabulary
 
 #: What is said of pictures of several things counts for so much more than their share: they are a fourth of the data.
 RARE = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Things(Denoise):
+class LayeredObjects(Denoise):
     """The squared error of the picture plus ``weight`` times what the labels say of its things.
 
     ``names`` are the labels of the first thing, the second and so on; ``boxes`` the label of where they stand, [across,
@@ -61,16 +61,16 @@ class Things(Denoise):
         if not _known(prospect.vocabulary, self.names):
             yield _unlabelled(self.names)
 
-    def loss(self, lesson: Lesson) -> Tensor:
+    def loss(self, lesson: TrainInputs) -> Tensor:
         """The mean over the rows of both."""
         batch = cast(Batch, lesson.batch)
         question = self.question(lesson, lesson.stage.level)
         loss = self.errors(question, lesson.system.denoise(question.ask)).mean()
         apart = _layered(lesson.system, lesson.stage.level).apart(question.ask.conditioning)
         rows = [dict(row) for row in lesson.own(lesson.labels)]
-        return loss + self.weight * self._apart(apart, rows, batch.dropped, lesson)
+        return loss + self.weight * self._apart(apart, rows, batch.dropped_captions, lesson)
 
-    def _apart(self, apart: Apart, rows: Sequence[Mapping[str, Any]], dropped: Tensor, lesson: Lesson) -> Tensor:
+    def _apart(self, apart: Apart, rows: Sequence[Mapping[str, Any]], dropped: Tensor, lesson: TrainInputs) -> Tensor:
         home = apart.there.device
         emptied: list[bool] = cast(Any, dropped).tolist()
         told = [all(row.get(name) for name in (*self.names, self.boxes)) for row in rows]

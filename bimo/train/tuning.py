@@ -9,7 +9,7 @@ from bimo.core.errors import RecipeError
 from bimo.core.part import meant
 from bimo.core.recipe import Level, Recipe, Stage
 from bimo.core.weights import unfilled
-from bimo.train.adapter import LowRank
+from bimo.train.adapter import Lora
 from bimo.train.denoise import Denoise
 
 Tuning = Literal["lora", "full"]
@@ -48,14 +48,14 @@ def _stage(recipe: Recipe, level: Level, how: str) -> Stage:
         batch=4,
         lr=RATES[how],
         warmup=20,
-        drop_text=0.1,
+        caption_dropout=0.1,
         size=recipe.request.size,
         max_unknown=0.5,  # names of dishes or people may well be new to its words
         note="settings of nobody in particular: rate, steps and rank are for you to find",
     )
     if how == "full":
         return stage
-    return replace(stage, train=(), adapter=LowRank(targets=_targets(recipe, level), rank=RANK, alpha=float(RANK)))
+    return replace(stage, train=(), adapter=Lora(targets=_targets(recipe, level), rank=RANK, alpha=float(RANK)))
 
 
 def _targets(recipe: Recipe, level: Level) -> tuple[str, ...]:

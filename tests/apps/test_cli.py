@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bimo.apps import cli, memory
-from bimo.apps.cli_draw import Place, name_of, size_of
+from bimo.apps.cli_draw import OutputPath, name_of, size_of
 from bimo.core.errors import RequestError
 
 ENGLISH, CHINESE = "C", "zh_CN.UTF-8"
@@ -299,9 +299,9 @@ def test_sizes() -> None:
 
 def test_nothing_is_overwritten_unless_named(tmp_path: Path) -> None:
     (tmp_path / "猫.png").write_bytes(b"mine")
-    free = Place(tmp_path, "猫")
+    free = OutputPath(tmp_path, "猫")
     assert [free.write(b"1").name, free.write(b"2").name] == ["猫-2.png", "猫-3.png"]
-    named = Place(tmp_path / "猫.png", "狗")
+    named = OutputPath(tmp_path / "猫.png", "狗")
     assert [named.write(b"3").name, named.write(b"4").name] == ["猫.png", "猫-4.png"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["猫-2.png", "猫-3.png", "猫-4.png", "猫.png"]
 

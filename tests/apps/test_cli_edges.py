@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from bimo.apps import cli, memory, models
-from bimo.apps.cli_draw import Place, name_of
+from bimo.apps.cli_draw import OutputPath, name_of
 
 SECONDS = 90
 ROOT = Path(__file__).resolve().parents[2]
@@ -122,7 +122,7 @@ def test_devices_are_written_to_and_stay(here: Callable[..., Any], tmp_path: Pat
     os.mkfifo(pipe)
     reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        Place(pipe, "猫").write(PNG)
+        OutputPath(pipe, "猫").write(PNG)
         assert os.read(reading, 100) == PNG
     finally:
         os.close(reading)

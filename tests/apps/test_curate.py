@@ -203,8 +203,8 @@ def test_scorer_is_a_system_with_two_towers(tmp_path: Path) -> None:
 
     torch.manual_seed(0)
     tiny = taiyi_clip_b32.tiny()
-    system = System(replace(tiny, text=(replace(tiny.text[0], words="lexicon"),))).eval()
-    system.towers[0].learn_words(("一只猫",), ("猫", "一只"))  # type: ignore[attr-defined]
+    system = System(replace(tiny, text=(replace(tiny.text_encoders[0], words="lexicon"),))).eval()
+    system.text_encoders[0].build_tokenizer(("一只猫",), ("猫", "一只"))  # type: ignore[attr-defined]
     system.save(tmp_path / "clip")
     scorer = cli_curate.open_scorer(str(tmp_path / "clip"))
     assert scorer is cli_curate.open_scorer(str(tmp_path / "clip"))

@@ -35,7 +35,7 @@ def test_levels_say_what_is_drawn_with() -> None:
 
 
 def test_twenty_thousand_million_weights_are_counted_and_not_made() -> None:
-    large = Recipe(name="large", text=(Bert(width=8192, layers=24, heads=64, feed=32768, vocab=100_000),))
+    large = Recipe(name="large", text_encoders=(Bert(width=8192, layers=24, heads=64, feed=32768, vocab=100_000),))
     system = facts.unfilled(large)
     assert sum(facts.parameters(system).values()) > 20e9
     assert all(parameter.is_meta for parameter in system.parameters())

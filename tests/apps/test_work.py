@@ -21,11 +21,11 @@ from bimo.diffusion.system import System
 from bimo.parts.text.bert import Bert
 from bimo.parts.text.clip import ClipText
 from bimo.recipes.xiaomo import xiaomo
-from bimo.train.ascent import Ascent
+from bimo.train.ascent import DRaFT
 from bimo.train.denoise import Denoise
 from bimo.train.distil import Distil
-from bimo.train.rewards import Aesthetic, Similarity
-from bimo.train.rounds import Rounds
+from bimo.train.rewards import AestheticReward, ClipReward
+from bimo.train.rounds import OnlineRewards
 from tests.parity.test_two_towers import chinese, saved
 from tests.parity.tiny_checkpoints import clip_words
 
@@ -93,9 +93,9 @@ def test_train_refuses_what_it_cannot_begin_as(here: Run, painting: str, tiny_sh
 def teacher(tmp_path: Path) -> Path:
     """The folder of a toy tower that knows its words."""
     torch.manual_seed(5)
-    made = System(Recipe(name="teacher", text=(TEACHER,))).eval()
+    made = System(Recipe(name="teacher", text_encoders=(TEACHER,))).eval()
     clip_words(tmp_path / "words")
-    made.towers[0].load_words(tmp_path / "words")
+    made.text_encoders[0].load_tokenizer(tmp_path / "words")
     made.save(tmp_path / "teacher")
     return tmp_path / "teacher"
 
@@ -104,7 +104,7 @@ def test_train_learns_from_a_teacher(here: Run, teacher: Path, tiny_shards: Path
     stage = Stage(
         name="distil", objective=Distil(teacher=TEACHER).tiny(), train=("text.*",), steps=30, batch=8, lr=3e-3
     )
-    Path("distil.json").write_text(dumps(Recipe(name="student", text=(STUDENT,), stages=(stage,))), "utf-8")
+    Path("distil.json").write_text(dumps(Recipe(name="student", text_encoders=(STUDENT,), stages=(stage,))), "utf-8")
     words = ("train", "distil.json", "--data", str(tiny_shards), "--threads", "1")
     before = {file.name: file.read_bytes() for file in teacher.iterdir() if file.is_file()}
     status, out, _ = here(*words, "--out", "run", "--teacher", str(teacher))
@@ -196,16 +196,16 @@ def test_train_takes_rewards_of_ones_own(here: Run, tiny_shards: Path) -> None:
 
 def test_extend_then_train_begins_as_told(here: Run, tiny_shards: Path, tmp_path: Path) -> None:
     """Taiyi-XL's way: English words are given characters and positions, and a recipe of that size begins so."""
-    before = System(Recipe(name="words", text=(replace(TEACHER, vocab=len(clip_words(tmp_path / "words"))),))).eval()
-    before.towers[0].load_words(tmp_path / "words")
+    before = System(Recipe(name="words", text_encoders=(replace(TEACHER, vocab=len(clip_words(tmp_path / "words"))),))).eval()
+    before.text_encoders[0].load_tokenizer(tmp_path / "words")
     before.save(tmp_path / "small")
     given = ("extend", "small", "grown", "--data", str(tiny_shards), "--positions", "24", "--length", "20")
     status, out, _ = here(*given)
     assert status == 0
     grown = System.read(Path("grown"))
-    part = grown.recipe.text[0]
+    part = grown.recipe.text_encoders[0]
     assert isinstance(part, ClipText)
-    new = part.vocab - before.recipe.text[0].vocab  # type: ignore[attr-defined]
+    new = part.vocab - before.recipe.text_encoders[0].vocab  # type: ignore[attr-defined]
     assert f"{new} new words" in out
     assert (part.positions, part.length) == (24, 20)
     captions = {c for some in Pictures(tiny_shards).captions for c in some}
@@ -213,7 +213,7 @@ def test_extend_then_train_begins_as_told(here: Run, tiny_shards: Path, tmp_path
     assert torch.equal(before.encode(["a red cat"])[0].tokens, grown.encode(["a red cat"])[0].tokens[:, :16])
     # A recipe of its own whose tower is pooled elsewhere reads the same words, and takes every tensor.
     stage = Stage(name="s", objective=Distil(teacher=part), train=("text.*",), steps=1, batch=4)
-    wanted = Recipe(name="student", text=(replace(part, pool="largest"),), stages=(stage,))
+    wanted = Recipe(name="student", text_encoders=(replace(part, pool="largest"),), stages=(stage,))
     Path("student.json").write_text(dumps(wanted), "utf-8")
     words = ("train", "student.json", "--data", str(tiny_shards), "--out", "run", "--threads", "1")
     status, out, _ = here(*words, "--start", "grown", "--teacher", "grown")
@@ -235,7 +235,7 @@ def test_train_teaches_words_by_texts_and_paints_by_pictures(here: Run, teacher:
     level = tiny.levels[1]
     denoiser = replace(level.denoiser.denoiser, spatial=0, scalars=(), text=student.width, vector=TEACHER.width)
     level = replace(level, denoiser=denoiser, hints=())
-    wanted = Recipe(name="both", text=(student,), levels=(level,), stages=(distil, STAGE), request=tiny.request)
+    wanted = Recipe(name="both", text_encoders=(student,), levels=(level,), stages=(distil, STAGE), request=tiny.request)
     Path("both.json").write_text(dumps(wanted), "utf-8")
     words = ("train", "both.json", "--out", "run", "--teacher", str(teacher), "--threads", "1", "--data", "texts")
     refused(here(*words), DataError.exit_status, "without pictures")
@@ -261,9 +261,9 @@ def test_feedback_and_texts_on_the_command_line(here: Run, tiny_shards: Path) ->
 def test_rewards_look_through_a_folder(here: Run, tiny_shards: Path) -> None:
     """A Chinese-CLIP in a folder is opened by its path, by rounds and along its gradient."""
     saved(chinese, Path("clip"))
-    reward = Similarity(scorer="clip")
-    ascent = replace(STAGE, name="climb", objective=Ascent(reward=reward, steps=1), batch=2)
-    rounds = replace(STAGE, name="rounds", objective=Rounds(reward=reward, requests=2, draws=2, steps=1), batch=2)
+    reward = ClipReward(scorer="clip")
+    ascent = replace(STAGE, name="climb", objective=DRaFT(reward=reward, steps=1), batch=2)
+    rounds = replace(STAGE, name="rounds", objective=OnlineRewards(reward=reward, requests=2, draws=2, steps=1), batch=2)
     Path("both.json").write_text(dumps(replace(xiaomo.tiny(), stages=(ascent, rounds), prompts=())), "utf-8")
     words = ("train", "both.json", "--data", str(tiny_shards), "--threads", "1", "--out", "run")
     assert here(*words)[0] == 0
@@ -272,7 +272,7 @@ def test_rewards_look_through_a_folder(here: Run, tiny_shards: Path) -> None:
     told = json.loads(Path("run/stage-2/round-0001/round.json").read_text("utf-8"))["scores"]["score"]
     assert told["count"] == 4
     assert -1 <= told["mean"] <= 1
-    beauty = replace(ascent, objective=Ascent(reward=Aesthetic(scorer="clip", head="none.safetensors"), steps=1))
+    beauty = replace(ascent, objective=DRaFT(reward=AestheticReward(scorer="clip", head="none.safetensors"), steps=1))
     Path("beauty.json").write_text(dumps(replace(xiaomo.tiny(), stages=(beauty,), prompts=())), "utf-8")
     refused(here("train", "beauty.json", *words[2:-1], "other"), WeightsError.exit_status, "none.safetensors")
 

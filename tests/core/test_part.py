@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part, dump, dumps, fits, kind_of, load, loads, meant, nearest, override
-from bimo.core.recipe import Defaults, Guide, Level, Published, Recipe, Stage
-from bimo.diffusion.schedule import Ddpm, Flow, Mean
+from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
+from bimo.diffusion.schedule import Ddpm, Flow, SingleStepRegression
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 NAMES = st.text(max_size=8)
 SCALARS = st.none() | st.booleans() | st.integers() | FINITE | NAMES
 GUIDES = st.builds(
-    Guide, scale=FINITE, null=st.sampled_from(["empty", "zeros"]), rescale=FINITE, interval=st.tuples(FINITE, FINITE)
+    Guidance, scale=FINITE, null=st.sampled_from(["empty", "zeros"]), rescale=FINITE, interval=st.tuples(FINITE, FINITE)
 )
 LAWS = st.one_of(
     st.builds(Flow, mean=FINITE, deviation=FINITE, shift=FINITE),
-    st.builds(Mean),
+    st.builds(SingleStepRegression),
     st.builds(
         Ddpm,
         betas=st.sampled_from(["linear", "scaled_linear"]),
@@ -63,10 +63,10 @@ RECIPES = st.builds(
 )
 RECIPE = Recipe(
     name="toy",
-    levels=(Level(name="image", space=Flow(), denoiser=Mean(), schedule=Ddpm()),),
+    levels=(Level(name="image", space=Flow(), denoiser=SingleStepRegression(), schedule=Ddpm()),),
     stages=(
-        Stage(name="words", objective=Mean(), train=("text.*",)),
-        Stage(name="all", objective=Mean(), train=("*",), level="image"),
+        Stage(name="words", objective=SingleStepRegression(), train=("text.*",)),
+        Stage(name="all", objective=SingleStepRegression(), train=("*",), level="image"),
     ),
 )
 
@@ -140,14 +140,14 @@ def test_what_is_not_json_is_told() -> None:
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda: Guide(scale="7"), "Guide.scale is '7'; expected float"),  # type: ignore[arg-type]
-        (lambda: Guide(scale=True), "Guide.scale"),
-        (lambda: Guide(null="nothing"), "Guide.null is 'nothing'"),  # type: ignore[arg-type]
-        (lambda: Guide(interval=(0.0, 1.0, 2.0)), "Guide.interval"),  # type: ignore[arg-type]
-        (lambda: Guide(interval=[0.0, 1.0]), "Guide.interval"),  # type: ignore[arg-type]
-        (lambda: Stage(name="a", objective=Mean(), train=("a",), steps=1.5), "Stage.steps"),  # type: ignore[arg-type]
+        (lambda: Guidance(scale="7"), "Guide.scale is '7'; expected float"),  # type: ignore[arg-type]
+        (lambda: Guidance(scale=True), "Guide.scale"),
+        (lambda: Guidance(unconditional="nothing"), "Guide.null is 'nothing'"),  # type: ignore[arg-type]
+        (lambda: Guidance(interval=(0.0, 1.0, 2.0)), "Guide.interval"),  # type: ignore[arg-type]
+        (lambda: Guidance(interval=[0.0, 1.0]), "Guide.interval"),  # type: ignore[arg-type]
+        (lambda: Stage(name="a", objective=SingleStepRegression(), train=("a",), steps=1.5), "Stage.steps"),  # type: ignore[arg-type]
         (lambda: Stage(name="a", objective="b", train=("a",)), "Stage.objective"),  # type: ignore[arg-type]
-        (lambda: Stage(name="a", objective=Mean(), train="text.*"), "Stage.train"),  # type: ignore[arg-type]
+        (lambda: Stage(name="a", objective=SingleStepRegression(), train="text.*"), "Stage.train"),  # type: ignore[arg-type]
         (lambda: Ddpm(config=[1]), "Ddpm.config"),  # type: ignore[arg-type]
     ],
 )
@@ -159,9 +159,9 @@ def test_wrong_types_are_told(make: Any, told: str) -> None:
 
 def test_a_part_is_frozen_and_by_name() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Guide().scale = 2.0  # type: ignore[misc]
+        Guidance().scale = 2.0  # type: ignore[misc]
     with pytest.raises(TypeError):
-        Guide(2.0)  # type: ignore[misc]
+        Guidance(2.0)  # type: ignore[misc]
 
 
 def test_what_is_no_plain_data_is_not_dumped() -> None:
@@ -236,7 +236,7 @@ def test_tiny_shrinks_what_a_recipe_holds() -> None:
         ({"a": "b"}, Mapping[str, int], False),
         (None, int | None, True),
         ("b", Literal["a"], False),
-        (Mean(), Part | str, True),
+        (SingleStepRegression(), Part | str, True),
         (object(), Any, True),
     ],
 )

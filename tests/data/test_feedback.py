@@ -15,7 +15,7 @@ from bimo.core.types import Picture, Request
 from bimo.data.feedback import Fate, build_feedback
 from bimo.data.loader import Pictures
 from bimo.data.shards import read
-from bimo.train.feedback import Prefer
+from bimo.train.feedback import DiffusionDPO
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_winners_and_losers_of_every_kind_of_table(kind: str, folder: Path, tmp_
     report = build_feedback(written(folder, ROWS, kind), tmp_path / "data")
     assert (report.pairs, report.ties, report.fates) == (2, 0, {Fate.KEPT: 2})
     pictures = Pictures(tmp_path / "data")
-    made = Prefer().pictures(None, pictures, tmp_path)  # type: ignore[arg-type]
+    made = DiffusionDPO().pictures(None, pictures, tmp_path)  # type: ignore[arg-type]
     named = {key: row["source"] for key, _, row in read(tmp_path / "data")}
     lots = [tuple(named[pictures.keys[row]] for row in lot) for lot in made.lots]
     assert lots == [("a.png", "b.png"), ("d.png", "c.png")]

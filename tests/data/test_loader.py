@@ -15,7 +15,7 @@ from PIL import Image
 from bimo.core.errors import DataError
 from bimo.data.loader import Pictures, buckets, cut, fitted_size
 from bimo.data.shards import shard_name, write_index, write_shard
-from bimo.train.batches import Order
+from bimo.train.batches import BatchSampler
 
 SIZES = ((96, 64), (64, 96), (200, 100), (64, 64), (130, 130), (100, 210), (90, 60))
 
@@ -90,15 +90,15 @@ def test_buckets_keep_each_picture_at_its_own(folder: Path) -> None:
     fitted = pictures.fitted(None, ((64, 64), (96, 64), (64, 96)))
     assert fitted.sizes == [(96, 64), (64, 96), (96, 64), (64, 64), (64, 64), (64, 96), (96, 64)]
     assert fitted.pixels([0, 6]).shape == (2, 3, 64, 96)
-    order = Order(pictures.lots, fitted.sizes, 2, seed=3)
+    order = BatchSampler(pictures.lots, fitted.sizes, 2, seed=3)
     assert order.per_epoch == 4  # 2 + 1 + 1
     for epoch in range(3):
-        batches = [order.lots_of(epoch * 4 + at) for at in range(4)]
+        batches = [order.groups_of(epoch * 4 + at) for at in range(4)]
         assert all(len({fitted.sizes[row] for lot in batch for row in lot}) == 1 for batch in batches)
         assert all(len(batch) == 2 for batch in batches)
         assert {row for batch in batches for lot in batch for row in lot} == set(range(7))
-    again = Order(pictures.lots, fitted.sizes, 2, seed=3)
-    assert again.lots_of(9) == order.lots_of(9)
+    again = BatchSampler(pictures.lots, fitted.sizes, 2, seed=3)
+    assert again.groups_of(9) == order.groups_of(9)
 
 
 def test_rows_of_a_lot_have_one_size(folder: Path) -> None:
@@ -109,11 +109,11 @@ def test_rows_of_a_lot_have_one_size(folder: Path) -> None:
 
 
 def test_a_whole_epoch_of_one_size_leaves_only_the_rest_out() -> None:
-    order = Order([(row,) for row in range(10)], [(0, 0)] * 10, 4, seed=0)
+    order = BatchSampler([(row,) for row in range(10)], [(0, 0)] * 10, 4, seed=0)
     assert order.per_epoch == 2
-    seen = [lot[0] for at in range(2) for lot in order.lots_of(at)]
+    seen = [lot[0] for at in range(2) for lot in order.groups_of(at)]
     assert len(set(seen)) == 8
-    assert order.lots_of(2) != order.lots_of(0)
+    assert order.groups_of(2) != order.groups_of(0)
 
 
 def shard_of(folder: Path, pictures: list[tuple[str, bytes]]) -> Path:

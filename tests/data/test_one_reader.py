@@ -25,7 +25,7 @@ from bimo.data import shards
 from bimo.data.curation import reading
 from bimo.data.curation.run import curate
 from bimo.data.curation.steps import Curation, Tools
-from bimo.data.curation.workers import Local
+from bimo.data.curation.workers import ProcessExecutor
 from bimo.data.folder import build_folder
 from bimo.data.loader import Pictures
 
@@ -448,7 +448,7 @@ def test_all_of_them_agree(case: Source, tmp_path: Path) -> None:
 def test_the_same_bytes_with_any_number_of_workers(make: Callable[[Path], None], tmp_path: Path) -> None:
     make(tmp_path / "source")
     products: list[dict[str, str]] = []
-    for workers in (None, Local(2, ()), None):
+    for workers in (None, ProcessExecutor(2, ()), None):
         out = tmp_path / f"out-{len(products)}"
         tools = Tools(lambda name: pytest.fail(name))
         curate(tmp_path / "source", out, Curation(name="none"), tools=tools, workers=workers)

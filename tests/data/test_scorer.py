@@ -43,8 +43,8 @@ def made() -> System:
     text = Bert(width=192, layers=2, heads=3, feed=768, length=52, masked=True, pooler=False, pool="start", project=64)
     text = replace(text, words="lexicon", vocab=64)
     vision = ClipVision(patch=32, width=192, layers=2, heads=3, feed=768, project=64, fit="squeezed")
-    system = System(Recipe(name="small", text=(text,), vision=vision)).eval()
-    system.towers[0].learn_words(TEXTS, ("猫",))
+    system = System(Recipe(name="small", text_encoders=(text,), vision=vision)).eval()
+    system.text_encoders[0].build_tokenizer(TEXTS, ("猫",))
     return system
 
 

@@ -10,7 +10,7 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import resca
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bimo.core.recipe import Branch, Guide
+from bimo.core.recipe import Branch, Guidance
 from bimo.diffusion.guidance import combine, on, wanted
 
 
@@ -21,38 +21,38 @@ def answers(seed: int) -> torch.Tensor:
 @given(seed=st.integers(0, 2**32 - 1), scale=st.floats(1, 20))
 def test_is_a_line_from_null_through_given(seed: int, scale: float) -> None:
     answer = answers(seed)
-    found = combine(Guide(), scale, answer)
+    found = combine(Guidance(), scale, answer)
     assert found.shape == (1, 3, 4, 4)
     assert torch.allclose(found, (1 - scale) * answer[:1] + scale * answer[1:], atol=1e-4)
 
 
 def test_scale_of_one_is_the_given_branch() -> None:
     answer = answers(0)
-    assert torch.allclose(combine(Guide(), 1.0, answer), answer[1:], atol=1e-6)
-    assert combine(Guide(rescale=0.7), 7.5, answer[1:]) is not None
-    assert torch.equal(combine(Guide(), 7.5, answer[1:]), answer[1:])
+    assert torch.allclose(combine(Guidance(), 1.0, answer), answer[1:], atol=1e-6)
+    assert combine(Guidance(rescale=0.7), 7.5, answer[1:]) is not None
+    assert torch.equal(combine(Guidance(), 7.5, answer[1:]), answer[1:])
 
 
 @given(seed=st.integers(0, 2**32 - 1), scale=st.floats(1.5, 12), rescale=st.floats(0.05, 1))
 def test_rescaling_is_that_of_diffusers(seed: int, scale: float, rescale: float) -> None:
     answer = answers(seed)
-    guided = combine(Guide(), scale, answer)
+    guided = combine(Guidance(), scale, answer)
     expected = rescale_noise_cfg(guided, answer[1:], guidance_rescale=rescale)
-    found = combine(Guide(rescale=rescale), scale, answer)
+    found = combine(Guidance(rescale=rescale), scale, answer)
     assert torch.allclose(found, expected, atol=1e-4)
-    whole = combine(Guide(rescale=1.0), scale, answer)
+    whole = combine(Guidance(rescale=1.0), scale, answer)
     assert float(whole.std()) == pytest.approx(float(answer[1:].std()), rel=1e-4)
 
 
 @pytest.mark.parametrize(("scale", "guided"), [(7.5, True), (1.01, True), (1.0, False), (0.5, False), (0.0, False)])
 def test_one_branch_where_guidance_is_off(scale: float, guided: bool) -> None:
-    assert on(Guide(), scale, 0, 10) is guided
+    assert on(Guidance(), scale, 0, 10) is guided
 
 
 def test_interval_is_a_share_of_the_steps() -> None:
-    guide = Guide(interval=(0.25, 0.75))
+    guide = Guidance(interval=(0.25, 0.75))
     assert [on(guide, 5.0, step, 9) for step in range(9)] == [False] * 2 + [True] * 5 + [False] * 2
-    assert on(Guide(), 5.0, 0, 1)
+    assert on(Guidance(), 5.0, 0, 1)
 
 
 def test_a_prefix_adds_its_difference_and_a_drop_what_is_lost() -> None:
@@ -61,22 +61,22 @@ def test_a_prefix_adds_its_difference_and_a_drop_what_is_lost() -> None:
     style = Branch(name="style", prefix="義")
     palette = Branch(name="palette", drop=("palette",))
     plain = null + 6 * (given - null)
-    assert torch.allclose(combine(Guide(), 6.0, answer, [(style, 4.0)]), plain + 4 * (other - given), atol=1e-5)
-    assert torch.allclose(combine(Guide(), 6.0, answer, [(palette, 2.0)]), plain + 2 * (given - other), atol=1e-5)
+    assert torch.allclose(combine(Guidance(), 6.0, answer, [(style, 4.0)]), plain + 4 * (other - given), atol=1e-5)
+    assert torch.allclose(combine(Guidance(), 6.0, answer, [(palette, 2.0)]), plain + 2 * (given - other), atol=1e-5)
 
 
 def test_only_the_first_channels_are_guided() -> None:
     answer = answers(0)
-    found = combine(Guide(channels=2), 5.0, answer)
+    found = combine(Guidance(channels=2), 5.0, answer)
     assert torch.equal(found[:, 2:], answer[1:, 2:])
-    assert torch.allclose(found[:, :2], combine(Guide(), 5.0, answer[:, :2]))
+    assert torch.allclose(found[:, :2], combine(Guidance(), 5.0, answer[:, :2]))
 
 
 def test_a_norm_is_never_longer_than_that_of_the_given_branch() -> None:
     answer = answers(1)
-    whole = combine(Guide(norm="whole"), 9.0, answer)
+    whole = combine(Guidance(norm="whole"), 9.0, answer)
     assert float(whole.norm()) == pytest.approx(float(answer[1:].norm()), rel=1e-5)
-    place = combine(Guide(norm="place"), 9.0, answer).norm(dim=1)
+    place = combine(Guidance(norm="place"), 9.0, answer).norm(dim=1)
     assert bool((place <= answer[1:].norm(dim=1) * 1.0001).all())
 
 
@@ -86,37 +86,37 @@ def test_a_patch_norm_is_that_of_a_packed_token_both_ways() -> None:
     tokens = answer.reshape(2, 3, 2, 2, 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(2, 4, 12)
     guided = tokens[:1] + 4 * (tokens[1:] - tokens[:1])
     expected = guided * (tokens[1:].norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))
-    found = combine(Guide(norm="patch", lengthen=True), 4.0, answer)
+    found = combine(Guidance(norm="patch", lengthen=True), 4.0, answer)
     assert torch.allclose(found.reshape(1, 3, 2, 2, 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(1, 4, 12), expected)
 
 
 def test_a_row_norm_is_over_the_last_axis() -> None:
     answer = answers(3)
-    found = combine(Guide(norm="row", lengthen=True), 4.0, answer)
+    found = combine(Guidance(norm="row", lengthen=True), 4.0, answer)
     assert torch.allclose(found.norm(dim=-1), answer[1:].norm(dim=-1), atol=1e-5)
 
 
 @pytest.mark.parametrize("norm", ["whole", "place", "patch", "row"])
 def test_a_shorter_answer_is_lengthened_only_where_asked(norm: Any) -> None:
     answer = torch.cat([torch.full((1, 3, 4, 4), 1.9), torch.ones(1, 3, 4, 4)])  # guided: 1.9 - 1.8 = 0.1
-    assert torch.allclose(combine(Guide(norm=norm), 2.0, answer), torch.full((1, 3, 4, 4), 0.1), atol=1e-5)
-    assert torch.allclose(combine(Guide(norm=norm, lengthen=True), 2.0, answer), answer[1:], atol=1e-5)
+    assert torch.allclose(combine(Guidance(norm=norm), 2.0, answer), torch.full((1, 3, 4, 4), 0.1), atol=1e-5)
+    assert torch.allclose(combine(Guidance(norm=norm, lengthen=True), 2.0, answer), answer[1:], atol=1e-5)
 
 
 def test_a_scale_may_count_from_zero() -> None:
     answer = answers(4)
-    guide = Guide(neutral=0.0)
+    guide = Guidance(baseline_scale=0.0)
     assert torch.allclose(combine(guide, 3.0, answer), answer[1:] + 3 * (answer[1:] - answer[:1]), atol=1e-5)
     assert (on(guide, 0.0, 0, 4), on(guide, 0.5, 0, 4)) == (False, True)
 
 
 def test_guidance_that_waits_for_a_negative_prompt() -> None:
-    guide = Guide(asked=True)
+    guide = Guidance(only_with_negative=True)
     assert [wanted(guide, 4.0, negative) for negative in ("", None, " ", "x")] == [4.0, 1.0, 4.0, 4.0]
-    assert wanted(Guide(), 4.0, "") == 4.0
+    assert wanted(Guidance(), 4.0, "") == 4.0
 
 
 def test_guidance_ends_after_a_share_of_the_steps() -> None:
     """As Lumina2Pipeline counts it: off where (i + 1) / steps is more."""
-    guide = Guide(until=0.25)
+    guide = Guidance(until=0.25)
     assert [on(guide, 4.0, step, 8) for step in range(8)] == [(step + 1) / 8 <= 0.25 for step in range(8)]

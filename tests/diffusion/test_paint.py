@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from bimo.core.errors import RequestError
 from bimo.core.part import Part
-from bimo.core.recipe import Defaults, Guide, Level, Recipe
-from bimo.core.types import Ask, Conditioning, Encoding, Picture
-from bimo.diffusion.drive import answers, draw, drive
-from bimo.diffusion.paint import filled, paint, prepare
+from bimo.core.recipe import Defaults, Guidance, Level, Recipe
+from bimo.core.types import DenoiserInput, Conditioning, TextEncoding, Picture
+from bimo.diffusion.drive import denoise_together, draw, run_batched
+from bimo.diffusion.paint import fill_request, sample, prepare
 from bimo.diffusion.pictures import to_image
-from bimo.diffusion.schedule import Ddpm, Flow, Mean
+from bimo.diffusion.schedule import Ddpm, Flow, SingleStepRegression
 from bimo.diffusion.system import System
 from bimo.words.budget import Budget
 
@@ -38,7 +38,7 @@ class LettersTower(nn.Module):
         self.part = part
         self.calls: list[list[str]] = []
 
-    def encode(self, texts: list[str]) -> Encoding:
+    def encode(self, texts: list[str]) -> TextEncoding:
         self.calls.append(list(texts))
         length = self.part.length or max(1, *map(len, texts))
         tokens = torch.zeros(len(texts), length, 4)
@@ -48,7 +48,7 @@ class LettersTower(nn.Module):
             for at, letter in enumerate(text[:length]):
                 tokens[row, at] = torch.tensor([(ord(letter) % p) / p for p in (7, 11, 13, 17)])
                 mask[row, at] = True
-        return Encoding(tokens, None if self.part.length else mask)
+        return TextEncoding(tokens, None if self.part.length else mask)
 
     def budget(self, text: str) -> Budget:
         limit = self.part.length or 100
@@ -98,7 +98,7 @@ class MixerDenoiser(nn.Module):
 
 def built(*levels: Level, length: int = 8) -> System:
     torch.manual_seed(0)
-    recipe = Recipe(name="toy", text=(Letters(length=length),), levels=levels, request=Defaults(size=(16, 16), steps=4))
+    recipe = Recipe(name="toy", text_encoders=(Letters(length=length),), levels=levels, request=Defaults(size=(16, 16), steps=4))
     return System(recipe).eval()
 
 
@@ -113,9 +113,9 @@ LEVELS = {
     "euler-a": (level(sampler="euler-a"),),
     "dpm++": (level(sampler="dpm++"),),
     "flow": (level(schedule=Flow()),),
-    "guidance in the middle": (level(sampler="ddim", guide=Guide(interval=(0.3, 0.7), rescale=0.5)),),
-    "null of zeros": (level(sampler="ddim", guide=Guide(null="zeros")),),
-    "two levels": (level(name="first", schedule=Mean(), steps=1, guide=Guide(scale=1.0)), level(space="first")),
+    "guidance in the middle": (level(sampler="ddim", guide=Guidance(interval=(0.3, 0.7), rescale=0.5)),),
+    "null of zeros": (level(sampler="ddim", guide=Guidance(unconditional="zeros")),),
+    "two levels": (level(name="first", schedule=SingleStepRegression(), steps=1, guide=Guidance(scale=1.0)), level(space="first")),
 }
 
 
@@ -130,7 +130,7 @@ def latents(system: System, requests: list[dict[str, Any]]) -> list[Tensor]:
     own = space.decode
     space.decode = lambda x: kept.append(own(x)) or kept[-1]
     try:
-        pictures = drive(system, [paint(system, prepare(system, r), r.get("index", 0)) for r in map(dict, requests)])
+        pictures = run_batched(system, [sample(system, prepare(system, r), r.get("index", 0)) for r in map(dict, requests)])
     finally:
         del space.decode
     # Decoded in the order of ending: put back by what was drawn.
@@ -161,20 +161,20 @@ def test_drawings_of_one_size_share_calls_and_join_and_leave() -> None:
     system = built(*LEVELS["ddim"])
     denoiser: Any = system.level("image").denoiser
     requests = [{"text": "a", "seed": 1, "steps": 2}, {"text": "b", "seed": 2, "steps": 5}]
-    drive(system, [paint(system, prepare(system, request)) for request in requests])
+    run_batched(system, [sample(system, prepare(system, request)) for request in requests])
     assert denoiser.rows == [4, 4, 2, 2, 2]
 
     # By hand: a second drawing joins after the first has taken two steps.
-    first, second = (paint(system, prepare(system, request)) for request in (requests[1], requests[0]))
+    first, second = (sample(system, prepare(system, request)) for request in (requests[1], requests[0]))
     pictures: list[Picture] = []
-    asks: dict[Any, Ask] = {}
+    asks: dict[Any, DenoiserInput] = {}
     with torch.inference_mode():
         asks[first] = next(first)
         for step in range(8):
             if step == 2:
                 asks[second] = next(second)
             current = list(asks)
-            for painting, answer in zip(current, answers(system, [asks[p] for p in current]), strict=True):
+            for painting, answer in zip(current, denoise_together(system, [asks[p] for p in current]), strict=True):
                 try:
                     asks[painting] = painting.send(answer)
                 except StopIteration as stop:
@@ -194,7 +194,7 @@ def test_first_noise_is_that_of_the_seeded_generator(name: str, sigma: float) ->
     system = built(*LEVELS[name])
     prepared = prepare(system, {"text": "a", "seed": 40, "count": 3})
     for index in range(3):
-        ask = next(paint(system, prepared, index))
+        ask = next(sample(system, prepared, index))
         noise = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(40 + index))
         assert torch.equal(ask.x, (noise * sigma).expand(2, -1, -1, -1))
         assert (ask.step, ask.steps) == (0, 4)
@@ -218,7 +218,7 @@ def test_words_are_encoded_once_for_all_pictures() -> None:
 
 def test_closing_a_drawing_cancels_it() -> None:
     system = built(*LEVELS["ddim"])
-    painting = paint(system, prepare(system, {"text": "a", "seed": 1}))
+    painting = sample(system, prepare(system, {"text": "a", "seed": 1}))
     ask = next(painting)
     with torch.inference_mode():
         painting.send(system.denoise(ask))
@@ -242,12 +242,12 @@ def test_progress_counts_and_may_cancel() -> None:
 
 
 def test_a_request_is_filled_from_the_recipe() -> None:
-    system = built(level(sampler="ddim", guide=Guide(scale=3.0)))
-    request = filled(system, {"text": "a"})
+    system = built(level(sampler="ddim", guide=Guidance(scale=3.0)))
+    request = fill_request(system, {"text": "a"})
     assert (request.size, request.steps, request.guidance, request.sampler) == ((16, 16), 4, 3.0, "ddim")
     assert request.seed is not None
     system.recipe = replace(system.recipe, request=Defaults(size=(8, 8), guidance=9.0, negative="b"))
-    request = filled(system, {"text": "a", "guidance": 0.0})
+    request = fill_request(system, {"text": "a", "guidance": 0.0})
     assert (request.size, request.steps, request.guidance, request.negative) == ((8, 8), 20, 0.0, "b")
 
 

@@ -15,8 +15,8 @@ from PIL import Image
 from bimo.core.errors import RequestError
 from bimo.core.files import MAXIMUM_PICTURE_PIXELS
 from bimo.core.types import Request, checked
-from bimo.diffusion.drive import draw, drive
-from bimo.diffusion.paint import filled, paint, prepare
+from bimo.diffusion.drive import draw, run_batched
+from bimo.diffusion.paint import fill_request, sample, prepare
 from bimo.diffusion.pictures import mask_of, opaque, pixels_of, size_for, to_image
 from bimo.diffusion.system import System
 
@@ -154,14 +154,14 @@ def test_a_sampler_that_cannot_begin_with_a_picture_says_so(system: System) -> N
 
 def test_a_cascade_refuses_a_picture_for_its_last_level(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     first, last = system.recipe.levels
-    assert [getattr(hint, "level", "") for hint in last.hints].count(first.name) == 1
+    assert [getattr(hint, "level", "") for hint in last.conditioners].count(first.name) == 1
     space = system.space(last.name)
     shapes = {first.name: (4, 8, 8)}
     monkeypatch.setattr(system, "space", lambda name: _Shaped(space, shapes.get(name)))
     with pytest.raises(RequestError, match=f"what {first.name} drew"):
-        filled(system, {"text": "红", "image": red((128, 128)), "size": (128, 128)})
+        fill_request(system, {"text": "红", "image": red((128, 128)), "size": (128, 128)})
     shapes.clear()
-    assert filled(system, {"text": "红", "image": red((128, 128)), "size": (128, 128)}).strength == 0.8
+    assert fill_request(system, {"text": "红", "image": red((128, 128)), "size": (128, 128)}).strength == 0.8
 
 
 class _Shaped:
@@ -173,7 +173,7 @@ def test_flow_matching_begins_between_the_picture_and_noise(system: System) -> N
     """(1 - s) x + s noise at the time that strength leaves (diffusers' pipelines of flow matching)."""
     asked: list[Any] = []
     request = {"text": "红苹果", "size": (128, 128), "seed": 7, "steps": 5, "image": red((128, 128)), "strength": 0.5}
-    drive(system, [paint(system, prepare(system, request))], lambda which, ask: asked.append(ask))
+    run_batched(system, [sample(system, prepare(system, request))], lambda which, ask: asked.append(ask))
     last = system.recipe.levels[-1].name
     asks = [ask for ask in asked if ask.level == last]
     generator = torch.Generator().manual_seed(7)
@@ -195,4 +195,4 @@ def test_settings_beside_a_request_leave_its_pictures(system: System) -> None:
 
 
 def test_without_a_size_a_request_takes_its_picture_s(system: System) -> None:
-    assert filled(system, {"text": "红", "image": red((96, 64))}).size == (96, 64)
+    assert fill_request(system, {"text": "红", "image": red((96, 64))}).size == (96, 64)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bimo.core.errors import RecipeError, RequestError
 from bimo.diffusion.samplers import FLOW_SAMPLERS, SAMPLERS
-from bimo.diffusion.schedule import Ddpm, Flow, Mean
+from bimo.diffusion.schedule import Ddpm, Flow, SingleStepRegression
 
 SEEDS = st.integers(0, 2**32 - 1)
 BETAS = st.sampled_from(["linear", "scaled_linear", "squaredcos_cap_v2"])
@@ -47,10 +47,10 @@ def back(law: Ddpm, noised: Tensor, answer: Tensor, t: Tensor) -> tuple[Tensor, 
     times=st.lists(st.integers(0, 990), min_size=3, max_size=3),
 )
 def test_ddpm_answers_lead_back(seed: int, prediction: Any, betas: Any, times: list[int]) -> None:
-    law = Ddpm(prediction=prediction, betas=betas)
+    law = Ddpm(prediction=prediction, beta_schedule=betas)
     x, noise = pair(seed)
     t = torch.tensor(times)
-    noised = law.noised(x, noise, t.double())
+    noised = law.add_noise(x, noise, t.double())
     found_x, found_noise = back(law, noised, law.target(x, noise, t.double()), t)
     assert torch.allclose(found_x, x, atol=1e-6)
     assert torch.allclose(found_noise, noise, atol=1e-6)
@@ -66,7 +66,7 @@ def test_flow_answers_lead_back(seed: int, times: list[float]) -> None:
     x, noise = pair(seed)
     t = torch.tensor(times, dtype=torch.float64)
     s = (t / 1000)[:, None, None, None]
-    noised, velocity = law.noised(x, noise, t), law.target(x, noise, t)
+    noised, velocity = law.add_noise(x, noise, t), law.target(x, noise, t)
     assert torch.allclose(noised - s * velocity, x, atol=1e-9)
     assert torch.allclose(noised + (1 - s) * velocity, noise, atol=1e-9)
 
@@ -77,7 +77,7 @@ def test_ddpm_is_that_of_diffusers(prediction: Any) -> None:
     x, noise = (value.float() for value in pair(0))
     t = torch.tensor([0, 500, 999])
     own = diffusers.DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
-    assert torch.allclose(law.noised(x, noise, t.float()), own.add_noise(x, noise, t), atol=1e-6)
+    assert torch.allclose(law.add_noise(x, noise, t.float()), own.add_noise(x, noise, t), atol=1e-6)
     if prediction == "v_prediction":
         assert torch.allclose(law.target(x, noise, t.float()), own.get_velocity(x, noise, t), atol=1e-6)
 
@@ -137,7 +137,7 @@ def test_unknown_sampler_is_told(law: Any) -> None:
     assert "did you mean euler" in raised.value.en
 
 
-@pytest.mark.parametrize("law", [Ddpm(), Flow(mean=0.5, deviation=2.0)])
+@pytest.mark.parametrize("law", [Ddpm(), Flow(logit_mean=0.5, logit_std=2.0)])
 def test_training_times_come_from_the_generator(law: Any) -> None:
     one, two = (law.times(64, torch.Generator().manual_seed(5)) for _ in range(2))
     assert torch.equal(one, two)
@@ -147,10 +147,10 @@ def test_training_times_come_from_the_generator(law: Any) -> None:
 
 
 def test_mean_is_one_step() -> None:
-    law = Mean()
+    law = SingleStepRegression()
     x, noise = pair(1)
-    t = law.times(3, torch.Generator())
-    assert torch.equal(law.noised(x, noise, t), torch.zeros_like(x))
+    t = law.timesteps(3, torch.Generator())
+    assert torch.equal(law.add_noise(x, noise, t), torch.zeros_like(x))
     assert torch.equal(law.target(x, noise, t), x)
     sampler = law.sampler("anything", 50)
     assert len(sampler.timesteps) == 1
@@ -203,7 +203,7 @@ def test_rescaled_betas_are_those_of_the_paper_and_of_diffusers() -> None:
     betas = rescale_zero_terminal_snr(1 - plain.signal() / before)
     assert torch.allclose(law.signal(), torch.cumprod(1 - betas, 0), atol=1e-4)
     x, noise, last = torch.randn(1, 2, 4, 4), torch.randn(1, 2, 4, 4), torch.tensor([999.0])
-    assert torch.equal(law.noised(x, noise, last), noise)
+    assert torch.equal(law.add_noise(x, noise, last), noise)
     assert torch.equal(law.target(x, noise, last), -x)
 
 

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 import torch
 
-from bimo.core.recipe import Defaults, Guide, Level, Recipe, Stage
-from bimo.core.types import Batch, Conditioning, Encoding
-from bimo.diffusion.paint import paint, prepare
+from bimo.core.recipe import Defaults, Guidance, Level, Recipe, Stage
+from bimo.core.types import Batch, Conditioning, TextEncoding
+from bimo.diffusion.paint import sample, prepare
 from bimo.diffusion.schedule import Ddpm
-from bimo.diffusion.system import System, silenced
+from bimo.diffusion.system import System, zero_text
 from bimo.parts.denoisers.pixel import PixelUnet
 from bimo.parts.spaces import Pixels
 from bimo.parts.text.bert import Bert
 from bimo.train.denoise import Denoise
-from bimo.train.lesson import Lesson, Vocabulary
+from bimo.train.lesson import TrainInputs, Vocabulary
 from tests.parity.tiny_checkpoints import bert_words
 
 
@@ -29,24 +29,24 @@ def built(folder: Path, null: Any) -> System:
         schedule=Ddpm(),
         sampler="ddim",
         steps=8,
-        guide=Guide(scale=3.0, null=null),
+        guidance=Guidance(scale=3.0, unconditional=null),
     )
     words = Bert(length=24, masked=True, pool="first")
-    recipe = Recipe(name="silent", text=(words,), levels=(level,), request=Defaults(size=(64, 64)))
+    recipe = Recipe(name="silent", text_encoders=(words,), levels=(level,), request=Defaults(size=(64, 64)))
     torch.manual_seed(0)
     system = System(recipe.tiny()).eval()
     bert_words(folder)
-    system.towers[0].load_words(folder)
+    system.text_encoders[0].load_tokenizer(folder)
     return system
 
 
 def test_some_rows_are_silenced() -> None:
     mask = torch.tensor([[True, True, False]] * 2)
-    words = Encoding(torch.ones(2, 3, 4), mask, torch.ones(2, 5))
+    words = TextEncoding(torch.ones(2, 3, 4), mask, torch.ones(2, 5))
     told = Conditioning((words,), torch.ones(2, 5), torch.ones(2, 1, 2, 2), {"score": torch.ones(2, 1)})
     rows = torch.tensor([False, True])
     for hidden in (False, True):
-        found = silenced(told, rows, hidden)
+        found = zero_text(told, rows, hidden)
         stream = found.streams[0]
         assert stream.tokens.sum(dim=(1, 2)).tolist() == [12, 0]
         assert found.vector is not None
@@ -62,7 +62,7 @@ def test_some_rows_are_silenced() -> None:
 def test_the_null_branch_sees_as_many_zeros_as_there_are_words(tmp_path: Path, null: str, seen: int) -> None:
     system = built(tmp_path / "words", null)
     with torch.inference_mode():
-        ask = next(paint(system, prepare(system, {"text": "一只红苹果", "seed": 1})))
+        ask = next(sample(system, prepare(system, {"text": "一只红苹果", "seed": 1})))
     stream = ask.conditioning.streams[0]
     assert stream.mask is not None
     assert stream.mask.sum(1).tolist() == [seen, 7]
@@ -86,7 +86,7 @@ def test_a_dropped_caption_is_what_the_null_branch_will_be(tmp_path: Path, null:
     batch = Batch(torch.zeros(2, 3, 8, 8), encodings, {}, dropped, torch.Generator().manual_seed(0))
     objective = Denoise()
     stage = Stage(name="paint", objective=objective, level="image", train=("image.*",))
-    lesson = Lesson(system, stage, None, [{}, {}], Vocabulary({}), batch.generator, batch=batch)
+    lesson = TrainInputs(system, stage, None, [{}, {}], Vocabulary({}), batch.generator, batch=batch)
     stream = objective.question(lesson, "image").ask.conditioning.streams[0]
     assert stream.mask is not None
     assert bool(stream.tokens[0].any())

@@ -14,7 +14,7 @@ from bimo.diffusion.paint import _step_settings
 from bimo.diffusion.schedule import Ddpm
 from bimo.diffusion.singlestep import threshold
 
-LAW = Ddpm(betas="squaredcos_cap_v2", begin=0.9946)
+LAW = Ddpm(beta_schedule="squaredcos_cap_v2", begin=0.9946)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_whatever_is_answered_the_step_is_the_same(prediction: Any) -> None:
     answer = {"sample": clean, "epsilon": noise, "v_prediction": a**0.5 * noise - (1 - a) ** 0.5 * clean}
     steps = []
     for kind in ("epsilon", prediction):
-        sampler = Ddpm(betas="squaredcos_cap_v2", begin=0.9946, prediction=kind).sampler("dpm-singlestep", 2)
+        sampler = Ddpm(beta_schedule="squaredcos_cap_v2", begin=0.9946, prediction=kind).sampler("dpm-singlestep", 2)
         steps.append(sampler.step(answer[kind], sampler.timesteps[0], x).prev_sample)
     assert torch.allclose(*steps, rtol=1e-3)
 

@@ -38,7 +38,7 @@ def system(folder: Path) -> System:
     torch.manual_seed(0)
     made = System(xiaomo.tiny()).eval()
     words = (folder / "words.txt").read_text("utf-8").splitlines()
-    tower: Any = made.towers[0]
+    tower: Any = made.text_encoders[0]
     tower.learn_words(words, words)
     return made
 
@@ -46,7 +46,7 @@ def system(folder: Path) -> System:
 def test_evaluation_reports_and_goes_on(
     system: System, folder: Path, judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, calls = run.drive, []
+    whole, calls = run.run_batched, []
 
     def failing(system: System, paintings: list[Any]) -> Any:
         calls.append(len(paintings))

@@ -566,7 +566,7 @@ def test_two_ip_adapters_at_once(folder: Path, tmp_path: Path) -> None:
 
 def test_ip_adapter_plus_of_kolors(tmp_path: Path) -> None:
     """Where the words are led to the UNet's width first: the answer of the UNet, as diffusers' own gives it."""
-    from bimo.core.types import Conditioning, Encoding
+    from bimo.core.types import Conditioning, TextEncoding
     from tests.parity.test_kolors import VOCAB, kolors_unet, scheduler
     from tests.parity.tiny_checkpoints import vae
     from tests.parity.tiny_kolors import chatglm, random, save
@@ -590,7 +590,7 @@ def test_ip_adapter_plus_of_kolors(tmp_path: Path) -> None:
     )
     ids, seen = torch.arange(12.0).reshape(2, 6), torch.randn(2, 17, 24)
     scalars = {"size_ids": ids, "prompt.weight": torch.full((2, 1), 0.7)}
-    told = Conditioning((Encoding(tokens),), vector, None, scalars, {"prompt": seen})
+    told = Conditioning((TextEncoding(tokens),), vector, None, scalars, {"prompt": seen})
     with torch.inference_mode():
         found = system.level("image").denoiser(x, t, told)
         added = {"text_embeds": vector, "time_ids": ids, "image_embeds": [seen[:, None]]}
@@ -599,7 +599,7 @@ def test_ip_adapter_plus_of_kolors(tmp_path: Path) -> None:
             x,
             t,
             Conditioning(
-                (Encoding(tokens),),
+                (TextEncoding(tokens),),
                 vector,
                 None,
                 {"size_ids": ids, "prompt.weight": torch.zeros(2, 1)},

@@ -82,7 +82,7 @@ def test_draws_as_diffusers(made: Any, row: str, request_: dict[str, Any]) -> No
 def test_same_tokens_as_transformers(made: Any, row: str, tmp_path: Path) -> None:
     """Read from the publisher's files, and again from those that were saved."""
     here = made(row)
-    tower: Any = read_folder(here.folder).towers[0]
+    tower: Any = read_folder(here.folder).text_encoders[0]
     seen = here.words(TEXTS, padding="max_length", max_length=here.length, truncation=True, return_tensors="pt")
     ids, mask = tower.ids(TEXTS)
     assert torch.equal(ids, seen.input_ids)
@@ -95,7 +95,7 @@ def test_same_tokens_as_transformers(made: Any, row: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("row", ["damo", "alt", "alt-m18"])
 def test_tower_is_told_of_the_padding_and_the_painter_is_not(made: Any, row: str) -> None:
     here = made(row)
-    tower: Any = read_folder(here.folder).towers[0]
+    tower: Any = read_folder(here.folder).text_encoders[0]
     with torch.inference_mode():
         found = tower.encode(["红苹果"])
         assert found.mask is None
@@ -109,7 +109,7 @@ def test_tower_is_told_of_the_padding_and_the_painter_is_not(made: Any, row: str
 def test_long_prompt_of_pai_is_read_in_pieces(made: Any) -> None:
     """As in PAI's own interface: pieces of 32 tokens side by side, the negative prompt padded to as many."""
     here = made("pai")
-    tower: Any = read_folder(here.folder).towers[0]
+    tower: Any = read_folder(here.folder).text_encoders[0]
     text, negative = "小桥流水人家，" * 6 + "一只红苹果", "红 cat"
     ids = here.words(text, return_tensors="pt").input_ids
     other = here.words(negative, padding="max_length", max_length=ids.shape[1], return_tensors="pt").input_ids
@@ -128,7 +128,7 @@ def test_long_prompt_of_pai_is_read_in_pieces(made: Any) -> None:
 
 def test_rows_beyond_the_words_are_read_from_nowhere(made: Any) -> None:
     """WuKong's table has more rows than its vocabulary has words."""
-    tower: Any = read_folder(made("wukong").folder).towers[0]
+    tower: Any = read_folder(made("wukong").folder).text_encoders[0]
     assert tower.model.embeddings.token_embedding.num_embeddings > len(made("wukong").words)
     # A prompt too long keeps its end mark.
     assert tower.ids(["红" * 60])[0][0, -1] == made("wukong").words.sep_token_id
@@ -137,7 +137,7 @@ def test_rows_beyond_the_words_are_read_from_nowhere(made: Any) -> None:
 
 def test_what_miaobi_begins_and_ends_with(made: Any) -> None:
     here = made("miaobi")
-    tower: Any = read_folder(here.folder).towers[0]
+    tower: Any = read_folder(here.folder).text_encoders[0]
     plain = here.words("红苹果", add_special_tokens=False).input_ids
     assert tower.ids(["红苹果"])[0][0].tolist() == [49406, *plain, 49407, *[0] * 19]
 
@@ -166,9 +166,9 @@ def test_whole_chinese_clip_in_the_place_of_its_text_tower(made: Any, tmp_path: 
     text = json.loads(path.read_text()) | {"top_k": 50, "is_decoder": False, "pruned_heads": {}, "typical_p": 1.0}
     path.write_text(json.dumps({"model_type": "chinese_clip", "text_config": text, "vision_config": {}}))
     one, other = read_folder(here), read_folder(folder)
-    assert one.recipe.text == other.recipe.text
-    for name, value in one.towers[0].state_dict().items():  # type: ignore[attr-defined]
-        assert torch.equal(value, other.towers[0].state_dict()[name])  # type: ignore[attr-defined]
+    assert one.recipe.text_encoders == other.recipe.text_encoders
+    for name, value in one.text_encoders[0].state_dict().items():  # type: ignore[attr-defined]
+        assert torch.equal(value, other.text_encoders[0].state_dict()[name])  # type: ignore[attr-defined]
 
 
 def test_m18_without_its_mark_is_refused(made: Any, tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_tower_is_never_given_more_than_it_has_positions_for(made: Any, tmp_path
     folder = copied(made("pai").folder, tmp_path / "long")
     for limit in (77, 1e30):
         edit(folder / "tokenizer/tokenizer_config.json", model_max_length=limit)
-        tower: Any = read_folder(folder).towers[0]
+        tower: Any = read_folder(folder).text_encoders[0]
         assert tower.ids(["红苹果"])[0].shape == (1, 32)
     # Its words have no end mark that CLIP's own pooling would find: nothing is pooled.
     assert tower.encode(["红苹果"]).pooled is None

@@ -18,7 +18,7 @@ from torch.nn import functional
 from bimo.apps.models import load, recipe
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.recipe import Recipe
-from bimo.core.types import Conditioning, Encoding
+from bimo.core.types import Conditioning, TextEncoding
 from bimo.diffusion.drive import draw
 from bimo.diffusion.system import System
 from bimo.parts.published import damo
@@ -181,7 +181,7 @@ def test_the_large_cascade_reads_back_with_either_tower(cascade: tuple[Path, Sys
     assert damo.system_in(folder) == "damo-cascade"
     read = damo.read(folder, damo_cascade)
     assert same(english, read)
-    assert read.towers[0].budget("red cat").used == 4
+    assert read.text_encoders[0].budget("red cat").used == 4
     # Both were published with the same networks; only the first system's were saved.
     other = damo.read(folder, damo_cascade_xglm)
     assert {n for n, v in chinese.state_dict().items() if n.startswith("text.")} <= other.state_dict().keys()
@@ -230,7 +230,7 @@ def solved(system: System, name: str, x: Tensor, ask: Callable[[Tensor, Tensor],
     sampler = system.level(name).schedule.sampler(level.sampler, level.steps)
     for t in sampler.timesteps:
         given, null = ask(x, t)
-        x = sampler.step(null + level.guide.scale * (given - null), t, x).prev_sample
+        x = sampler.step(null + level.guidance.scale * (given - null), t, x).prev_sample
     return x
 
 
@@ -244,14 +244,14 @@ def test_it_draws_as_the_published_steps_do(tiny: tuple[Path, System]) -> None:
         system.level(level.name).recipe = level
     text = "一只红色苹果"
     found = draw(system, text, size=(128, 128), seed=5)[0]
-    tower: Any = system.towers[0]
+    tower: Any = system.text_encoders[0]
     ids, mask = tower.ids([text])
     answer = tower.model(ids, attention_mask=mask.long())
     words, y = answer.last_hidden_state, answer.pooler_output
     noise = torch.Generator().manual_seed(5)
 
     def told(at: Tensor, seen: Tensor, known: bool, small: Tensor | None = None) -> Conditioning:
-        stream = Encoding(words if known else torch.zeros_like(words), seen)
+        stream = TextEncoding(words if known else torch.zeros_like(words), seen)
         scalars = {"low_res_noise": torch.zeros(1, 1)}
         return Conditioning((stream,), y if known else torch.zeros_like(y), small, scalars)
 

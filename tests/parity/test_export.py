@@ -67,7 +67,7 @@ def test_chinese_relatives_draw_in_diffusers(made: Any, tmp_path: Path, row: str
     pictures = draw(before, REQUEST)
     compare(pictures, by_diffusers(read_by_diffusers(out), REQUEST))
     again = read_folder(out)
-    assert again.recipe.text == before.recipe.text
+    assert again.recipe.text_encoders == before.recipe.text_encoders
     assert draw(again, REQUEST)[0].image.tobytes() == pictures[0].image.tobytes()
 
 
@@ -120,7 +120,7 @@ def test_spelling_of_the_tokenizer_goes_along(made: Any, tmp_path: Path) -> None
     edit(kept / "tokenizer/tokenizer_config.json", do_lower_case=False)
     before = read_folder(kept)
     theirs = read_by_diffusers(to_diffusers(before, tmp_path / "out")).tokenizer
-    tower: Any = before.towers[0]
+    tower: Any = before.text_encoders[0]
     ids = theirs("Red 红 a", padding="max_length", max_length=32, return_tensors="pt").input_ids
     assert torch.equal(ids, tower.ids(["Red 红 a"])[0])
     assert not torch.equal(ids, tower.ids(["red 红 a"])[0])
@@ -137,7 +137,7 @@ def refused(write: Callable[[System, Path], Path], system: System, place: Path) 
 
 def changed(system: System, **parts: Any) -> System:
     """The system with fields of its first tower's part changed; tensors and words stay."""
-    tower: Any = system.towers[0]
+    tower: Any = system.text_encoders[0]
     tower.part = replace(tower.part, **parts)
     system.recipe = replace(system.recipe, text=(tower.part,))
     return system
@@ -204,11 +204,11 @@ WORDS: dict[str, Callable[[Path], Any]] = {
 def test_a_recipe_is_written_and_read_back_whole(recipe: Recipe, tmp_path: Path) -> None:
     tiny = recipe.tiny()
     own = System(tiny)
-    for index, (part, tower) in enumerate(zip(tiny.text, own.towers, strict=True)):
+    for index, (part, tower) in enumerate(zip(tiny.text_encoders, own.text_encoders, strict=True)):
         place = tmp_path / f"words.{index}"
         WORDS[type(part).__name__](place)
-        tower.load_words(place)
+        tower.load_tokenizer(place)
     read = recipe_of(to_diffusers(own, tmp_path / "out"))
-    assert read.text == tiny.text
+    assert read.text_encoders == tiny.text_encoders
     one, other = tiny.levels[0], read.levels[0]
-    assert (one.space, one.denoiser, one.hints) == (other.space, other.denoiser, other.hints)
+    assert (one.space, one.denoiser, one.conditioners) == (other.space, other.denoiser, other.conditioners)

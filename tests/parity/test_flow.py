@@ -258,9 +258,9 @@ def test_written_for_diffusers_it_draws_the_same(places: Any, tmp_path: Path, ki
 def test_a_recipe_is_written_and_read_back_whole(recipe: Recipe, tmp_path: Path) -> None:
     system = System(recipe.tiny())
     (glm_words if recipe.name == "cogview4" else qwen_words)(tmp_path / "words")
-    system.towers[0].load_words(tmp_path / "words")
+    system.text_encoders[0].load_tokenizer(tmp_path / "words")
     read = recipe_of(to_diffusers(system, tmp_path / "out"))
-    assert (read.text, read.levels) == (system.recipe.text, system.recipe.levels)
+    assert (read.text_encoders, read.levels) == (system.recipe.text_encoders, system.recipe.levels)
 
 
 def test_where_the_pipeline_would_ask_for_what_was_not_loaded_none_is_written(places: Any, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from bimo.core.errors import RequestError
 from bimo.diffusion.drive import draw
-from bimo.diffusion.paint import filled
+from bimo.diffusion.paint import fill_request
 from bimo.diffusion.system import System
 from bimo.parts.hints.views import Masked
 from bimo.parts.published.folder import read_folder
@@ -108,10 +108,10 @@ def test_begins_from_a_picture_as_diffusers(places: Any, scheduler: str, extra: 
 def test_with_a_mask_the_strength_is_the_recipe_s(places: Any) -> None:
     system = read_folder(places("ddim"))
     request = {"text": "红", "image": photo(), "mask": hole(), "seed": 4, "steps": 4, "size": (64, 64)}
-    assert filled(system, request).strength == 1.0
+    assert fill_request(system, request).strength == 1.0
     system.recipe = replace(system.recipe, request=replace(system.recipe.request, strength=0.75))
-    assert filled(system, request).strength == 0.75
-    assert filled(system, request | {"strength": 0.5}).strength == 0.5
+    assert fill_request(system, request).strength == 0.75
+    assert fill_request(system, request | {"strength": 0.5}).strength == 0.5
 
 
 def test_less_than_a_step_is_refused(places: Any) -> None:
@@ -157,7 +157,7 @@ def inpainter(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("inpainting")
     checkpoint(folder / "nine", "bert", SCHEDULERS["ddim"](), in_channels=9, out_channels=4)
     system = read_folder(folder / "nine")
-    assert (system.recipe.levels[0].hints, system.recipe.levels[0].denoiser.spatial) == ((Masked(),), 5)  # type: ignore[attr-defined]
+    assert (system.recipe.levels[0].conditioners, system.recipe.levels[0].denoiser.spatial) == ((Masked(),), 5)  # type: ignore[attr-defined]
     return unpasted(system), folder / "nine"
 
 

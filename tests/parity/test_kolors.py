@@ -22,7 +22,7 @@ from bimo.diffusion.drive import draw
 from bimo.diffusion.pictures import mask_of, pixels_of
 from bimo.diffusion.system import System
 from bimo.parts.published.folder import read_folder, recipe_of
-from bimo.parts.text.chatglm import ChatGlm, ChatGlmTower
+from bimo.parts.text.chatglm import ChatGlm, ChatGlmTextEncoder
 from bimo.recipes.kolors import kolors, kolors_inpainting
 from tests.parity.test_image_inputs import hole, photo, unpasted
 from tests.parity.test_stable_diffusion import _one_thread, by_diffusers, compare
@@ -100,7 +100,7 @@ def system(folder: Path) -> System:
 
 
 def test_tokens_padding_and_places_are_those_of_diffusers(system: System, pipeline: Any) -> None:
-    tower: Any = system.towers[0]
+    tower: Any = system.text_encoders[0]
     told = pipeline.tokenizer(TEXTS, padding="max_length", max_length=256, truncation=True, return_tensors="pt")
     ids, mask = tower.ids(TEXTS)
     assert torch.equal(ids, told["input_ids"])
@@ -192,10 +192,10 @@ def test_pieces_are_joined_as_sentencepiece_does(tmp_path: Path, text: str) -> N
     assert tower.words.encode(text).tokens == pieces_by_hand(text)
 
 
-def tiny_tower(folder: Path) -> ChatGlmTower:
+def tiny_tower(folder: Path) -> ChatGlmTextEncoder:
     glm_words(folder)
     tower = ChatGlm(vocab=VOCAB, length=8).tiny().build()
-    tower.load_words(folder)
+    tower.load_tokenizer(folder)
     return tower
 
 
@@ -221,7 +221,7 @@ def test_bad_words_say_what_is_wrong(tmp_path: Path, content: bytes | None, told
     if content is not None:
         (tmp_path / "tokenizer.model").write_bytes(content)
     with pytest.raises(WeightsError) as raised:
-        ChatGlm(vocab=VOCAB).tiny().build().load_words(tmp_path)
+        ChatGlm(vocab=VOCAB).tiny().build().load_tokenizer(tmp_path)
     assert told in raised.value.en
 
 

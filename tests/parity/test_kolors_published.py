@@ -84,10 +84,10 @@ def published(folder: Path, channels: int) -> Path:
 @pytest.mark.parametrize(("channels", "recipe"), [(4, kolors), (9, kolors_inpainting)])
 def test_published_folder_is_the_recipe(tmp_path: Path, channels: int, recipe: Recipe) -> None:
     found = recipe_of(published(tmp_path, channels))
-    assert (found.name, found.text) == (recipe.name, recipe.text)
+    assert (found.name, found.text_encoders) == (recipe.name, recipe.text_encoders)
     own, named = found.levels[0], recipe.levels[0]
-    assert (own.denoiser, own.space, own.hints) == (named.denoiser, named.space, named.hints)
-    assert own.guide.null == named.guide.null == "empty"
+    assert (own.denoiser, own.space, own.conditioners) == (named.denoiser, named.space, named.conditioners)
+    assert own.guidance.unconditional == named.guidance.unconditional == "empty"
     laws: list[Any] = [level.schedule.sampler("", 50) for level in (own, named)]  # type: ignore[attr-defined]
     assert torch.equal(laws[0].timesteps, laws[1].timesteps)
     assert torch.equal(laws[0].sigmas, laws[1].sigmas)

@@ -32,8 +32,8 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> System:
     clip_words(folder / "en")
     torch.manual_seed(2)
     made = System(pangu_draw.tiny()).eval()
-    for tower, name in zip(made.towers, ("zh", "en"), strict=True):
-        tower.load_words(folder / name)
+    for tower, name in zip(made.text_encoders, ("zh", "en"), strict=True):
+        tower.load_tokenizer(folder / name)
     with torch.no_grad():
         for parameter in made.text.parameters():
             parameter.mul_(2)
@@ -149,7 +149,7 @@ def test_words_of_the_shipped_size_fit(tmp_path: Path) -> None:
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
     with weights.unfilled():
-        towers = [part.build() for part in pangu_draw.text]  # type: ignore[attr-defined]
+        towers = [part.build() for part in pangu_draw.text_encoders]  # type: ignore[attr-defined]
         config = CLIPTextConfig(
             hidden_size=1280,
             intermediate_size=5120,

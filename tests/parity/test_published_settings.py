@@ -82,7 +82,7 @@ def test_a_consistency_model_is_told_the_scale(tmp_path: Path, guidance: float) 
     ).images
     system = drawn(tmp_path / "saved", tmp_path, request, [numpy.asarray(image) for image in expected])
     level = system.recipe.levels[0]
-    assert (level.steps, level.guide.scale) == (4, 8.5)
+    assert (level.steps, level.guidance.scale) == (4, 8.5)
     # The scale is heard, and a negative prompt is not.
     other = draw(system, {**request, "guidance": 3.0})[0].image
     assert numpy.asarray(other).astype(int).tolist() != numpy.asarray(expected[0]).astype(int).tolist()

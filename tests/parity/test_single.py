@@ -230,7 +230,7 @@ def test_altdiffusion_goes_out_and_comes_back(tmp_path: Path, row: str) -> None:
     torch.save({"state_dict": state}, tmp_path / "alt.ckpt")
     system = read_file(tmp_path / "alt.ckpt")
     assert "AltDiffusion-m18" in system.recipe.note or row == "alt"
-    assert system.recipe.text[0].penultimate == (row == "alt-m18")  # type: ignore[attr-defined]
+    assert system.recipe.text_encoders[0].penultimate == (row == "alt-m18")  # type: ignore[attr-defined]
     pipeline = AltDiffusionPipeline(
         vae=coder,
         text_encoder=tower,

@@ -200,7 +200,7 @@ def test_pipeline_gives_bert_no_mask_and_pads_to_its_length(places: Any, monkeyp
     monkeypatch.setattr(BertModel, "forward", forward)
     pipeline("苹果", num_inference_steps=1)
     assert seen == [((1, 24), None), ((1, 24), None)]
-    assert recipe_of(places("bert", "pndm")).text[0].length == 24  # type: ignore[attr-defined]
+    assert recipe_of(places("bert", "pndm")).text_encoders[0].length == 24  # type: ignore[attr-defined]
 
 
 def test_same_tokens_as_transformers(places: Any) -> None:
@@ -216,7 +216,7 @@ def test_same_tokens_as_transformers(places: Any) -> None:
     ]
     for kind in ("bert", "clip"):
         folder = places(kind, "pndm")
-        tower: Any = read_folder(folder).towers[0]
+        tower: Any = read_folder(folder).text_encoders[0]
         words: Any = read_by_diffusers(folder).tokenizer
         limit = words.model_max_length
         expected = words(texts, padding="max_length", max_length=limit, truncation=True, return_tensors="pt").input_ids
@@ -224,7 +224,7 @@ def test_same_tokens_as_transformers(places: Any) -> None:
 
 
 def test_clip_counts_the_lost_characters(places: Any) -> None:
-    tower: Any = read_folder(places("clip", "pndm")).towers[0]
+    tower: Any = read_folder(places("clip", "pndm")).text_encoders[0]
     assert tower.budget("red cat").lost == ""
     # 14 tokens fit: 红 takes two of this vocabulary, 苹 and 果 three each, so 14 = 红红红红红红红.
     assert tower.budget("红" * 7).lost == ""
@@ -239,7 +239,7 @@ def test_penultimate_layer_is_a_tower_of_one_layer_less(places: Any) -> None:
     """As Stable Diffusion 2's folders have it: 23 layers and the last of them, for 24 and the last but one."""
     from dataclasses import replace
 
-    tower: Any = read_folder(places("clip", "pndm")).towers[0]
+    tower: Any = read_folder(places("clip", "pndm")).text_encoders[0]
     tower.part = replace(tower.part, penultimate=True)
     with torch.inference_mode():
         found = tower.encode(["a red cat"]).tokens

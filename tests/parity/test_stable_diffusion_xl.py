@@ -191,13 +191,13 @@ def test_end_is_where_the_config_has_it(system: System, tmp_path: Path) -> None:
     request = {"text": "一只红苹果", "seed": 3, "steps": 3, "guidance": 5.0, "size": (64, 64)}
     pictures = draw(read_folder(other), request)
     compare(pictures, by_diffusers(read_by_diffusers(other), request))
-    towers: list[Any] = [system.recipe.text[1], recipe_of(other).text[1]]
+    towers: list[Any] = [system.recipe.text_encoders[1], recipe_of(other).text_encoders[1]]
     assert [tower.pool for tower in towers] == ["end", "largest"]
     assert pictures[0].image.tobytes() != draw(system, request)[0].image.tobytes()
 
 
 def test_a_character_is_a_token(system: System) -> None:
-    for tower, pad in zip(system.towers, ("<|endoftext|>", "!"), strict=True):
+    for tower, pad in zip(system.text_encoders, ("<|endoftext|>", "!"), strict=True):
         any_tower: Any = tower
         ids, mask = any_tower.ids(["红苹果"])
         assert int(mask.sum()) == 2 + 3

@@ -65,7 +65,7 @@ def system(
         project=12,
     )  # fmt: skip
     vision = ClipVision(size=SIDE, patch=8, width=16, layers=2, heads=2, feed=32, project=12)
-    made = System(Recipe(name="pair", text=(text,), vision=vision)).eval()
+    made = System(Recipe(name="pair", text_encoders=(text,), vision=vision)).eval()
     state = words.state_dict()
     own = {f"model.{n.removeprefix('bert.')}": v for n, v in state.items() if n.startswith("bert.")}
     own |= {f"head.{n.removeprefix('classifier.')}": v for n, v in state.items() if n.startswith("classifier.")}
@@ -73,7 +73,7 @@ def system(
     made.vision.model.load_state_dict(pictures.state_dict(), strict=True)
     folder = tmp_path_factory.mktemp("words") / "words"
     bert_words(folder)
-    made.towers[0].load_words(folder)
+    made.text_encoders[0].load_tokenizer(folder)
     return made
 
 

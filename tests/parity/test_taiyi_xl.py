@@ -138,10 +138,10 @@ def published(folder: Path) -> Path:
 
 def test_published_folder_is_the_recipe(tmp_path: Path) -> None:
     found = recipe_of(published(tmp_path))
-    assert (found.name, found.text, found.join) == (taiyi_xl.name, taiyi_xl.text, taiyi_xl.join)
+    assert (found.name, found.text_encoders, found.text_fusion) == (taiyi_xl.name, taiyi_xl.text_encoders, taiyi_xl.text_fusion)
     own, named = found.levels[0], taiyi_xl.levels[0]
-    assert (own.denoiser, own.space, own.hints) == (named.denoiser, named.space, named.hints)
-    assert own.guide.null == named.guide.null
+    assert (own.denoiser, own.space, own.conditioners) == (named.denoiser, named.space, named.conditioners)
+    assert own.guidance.unconditional == named.guidance.unconditional
     assert found.request.size == taiyi_xl.request.size
     laws = [level.schedule.sampler("", 50) for level in (own, named)]  # type: ignore[attr-defined]
     assert torch.equal(laws[0].timesteps, laws[1].timesteps)

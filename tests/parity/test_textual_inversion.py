@@ -53,7 +53,7 @@ def test_a_file_of_diffusers(folder: Path, tmp_path: Path, count: int) -> None:
 @pytest.mark.parametrize("count", [1, 3])
 def test_one_that_is_learnt_here_is_read_by_diffusers(folder: Path, tmp_path: Path, count: int) -> None:
     system = read_folder(folder)
-    tower: Any = system.towers[0]
+    tower: Any = system.text_encoders[0]
     state = {name: value.clone() for name, value in system.state_dict().items()}
     tokens = tower.ids(["a red cat"])[0]
     rows = table_of(tower).num_embeddings
@@ -158,9 +158,9 @@ def test_what_does_not_fit_is_refused(folder: Path, tmp_path: Path) -> None:
         teach(system, tmp_path / "two.safetensors", "<toy>")
     for token in ("red</w>" if "red</w>" in _words(system) else "red", "a toy", ""):
         with pytest.raises(RecipeError):
-            begin_word(system.towers[0], token, "cat", 1)
+            begin_word(system.text_encoders[0], token, "cat", 1)
     with pytest.raises(RecipeError, match="initial"):
-        begin_word(system.towers[0], "<toy>", "", 1)
+        begin_word(system.text_encoders[0], "<toy>", "", 1)
     assert all(torch.equal(value, before[name]) for name, value in system.state_dict().items())
     assert teach(system, tmp_path / "two.safetensors") == ["<ball>", "<toy>"]
     with pytest.raises(RecipeError, match="ball"):
@@ -173,11 +173,11 @@ def test_a_vocabulary_with_gaps_is_refused(tmp_path: Path) -> None:
     table = (tmp_path / "words" / "vocab.txt").read_text("utf-8").split("\n")
     (tmp_path / "words" / "vocab.txt").write_text("\n".join([*table[:9], table[8], *table[9:]]), "utf-8")
     tower = Bert(vocab=len(table) + 1, length=24).tiny().build()
-    tower.load_words(tmp_path / "words")
+    tower.load_tokenizer(tmp_path / "words")
     with pytest.raises(RecipeError, match="gaps"):
         begin_word(tower, "<toy>", "cat", 1)
 
 
 def _words(system: System) -> dict[str, int]:
-    tower: Any = system.towers[0]
+    tower: Any = system.text_encoders[0]
     return tower.words.get_vocab()

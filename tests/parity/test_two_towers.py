@@ -133,7 +133,7 @@ def test_the_largest_token_is_the_end_where_a_config_says_2(tmp_path: Path) -> N
     config["text_config"]["eos_token_id"] = 2
     path.write_text(json.dumps(config))
     system = load(tmp_path / "saved")
-    assert getattr(system.recipe.text[0], "pool", "") == "largest"
+    assert getattr(system.recipe.text_encoders[0], "pool", "") == "largest"
     assert torch.allclose(similarity(system, TEXTS, images()), before, atol=1e-6)
 
 
@@ -234,5 +234,5 @@ def test_full_sizes() -> None:
     text = Bert(length=52, masked=True, pooler=False, pool="start", project=512)
     vision = ClipVision(patch=16, width=768, layers=12, heads=12, feed=3072, project=512)
     with weights.unfilled():
-        count = sum(p.numel() for p in System(Recipe(name="clip", text=(text,), vision=vision)).parameters())
+        count = sum(p.numel() for p in System(Recipe(name="clip", text_encoders=(text,), vision=vision)).parameters())
     assert count / 1e6 == pytest.approx(188, abs=1)

@@ -71,7 +71,7 @@ def test_towers_of_one_token_a_place_are_weighed_where_the_word_stands(tmp_path:
     plain, empty = both.tokens[:1], both.tokens[1:]
     ((found,), told) = weighing.encoded(system, [emphasis("红（苹果：2）")])
     assert not told
-    tower = system.towers[0]
+    tower = system.text_encoders[0]
     first, last = (tower.budget(text).used - tower.budget("").used + 1 for text in ("红", "红苹果"))
     torch.testing.assert_close(found.tokens, weighed(plain, empty, dict.fromkeys(range(first, last), 2.0)))
 
@@ -79,9 +79,9 @@ def test_towers_of_one_token_a_place_are_weighed_where_the_word_stands(tmp_path:
 def test_a_system_that_cannot_weigh_says_so_and_draws_the_plain_words() -> None:
     class Chat(torch.nn.Module):
         def encode(self, texts: Any) -> Any:
-            from bimo.core.types import Encoding
+            from bimo.core.types import TextEncoding
 
-            return Encoding(torch.ones(len(texts), 2, 4))
+            return TextEncoding(torch.ones(len(texts), 2, 4))
 
     system = System(z_image.tiny())
     system.text[0] = Chat()
@@ -94,7 +94,7 @@ def test_what_is_lost_is_counted_without_the_marks(tmp_path: Path) -> None:
     scheduler = diffusers.DDIMScheduler(**LAW, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
     checkpoint(tmp_path / "saved", "bert", scheduler)
     system = read_folder(tmp_path / "saved")
-    limit = system.towers[0].budget("").limit
+    limit = system.text_encoders[0].budget("").limit
     fits = "红" * (limit - 2)
     assert prepare(system, {"text": f"（{fits}：1.2）", **REQUEST}).warnings == ()
     assert len(prepare(system, {"text": f"（{fits}红：1.2）", **REQUEST}).warnings) == 1

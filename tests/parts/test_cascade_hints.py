@@ -17,7 +17,7 @@ from bimo.core.errors import RecipeError, RequestError, TrainingError
 from bimo.core.part import dumps, loads
 from bimo.core.recipe import Level, Recipe
 from bimo.core.types import Batch, Conditioning, Request
-from bimo.diffusion.schedule import Ddpm, Mean
+from bimo.diffusion.schedule import Ddpm, SingleStepRegression
 from bimo.diffusion.system import System
 from bimo.parts.denoisers.esrgan import Esrgan
 from bimo.parts.hints.cascade import LowRes, Score, Semantics
@@ -42,7 +42,7 @@ def batch(x: Tensor, pixels: Tensor | None, seed: int = 0, **settings: Any) -> B
 
 def drawing(**settings: Any) -> Any:
     empty: dict[str, Any] = {"pictures": {}, "results": {}, "generator": torch.Generator().manual_seed(0)}
-    request = Request(text="红", hints=settings.pop("hints", {}))
+    request = Request(text="红", conditions=settings.pop("hints", {}))
     return SimpleNamespace(**(empty | settings), request=request)
 
 
@@ -50,7 +50,7 @@ def two_levels(**settings: Any) -> System:
     """A system of a level at a quarter of the side and one that enlarges it."""
     net = Esrgan().tiny()
     first = Level(name="small", space=settings.pop("space", Pixels(factor=4)), denoiser=net, schedule=Ddpm())
-    last = Level(name="large", space=Pixels(), denoiser=net, schedule=Mean(), hints=(LowRes(level="small"),))
+    last = Level(name="large", space=Pixels(), denoiser=net, schedule=SingleStepRegression(), conditioners=(LowRes(level="small"),))
     return System(Recipe(name="two", levels=(first, last))).eval()
 
 
@@ -60,34 +60,34 @@ def test_the_smaller_picture_is_the_same_in_training_and_drawing() -> None:
     small = pixels.unfold(2, 4, 4).unfold(3, 4, 4).mean(dim=(4, 5))
     wanted = functional.interpolate(small, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
     hint = LowRes(level="small")
-    learnt = hint.learned(system, batch(pixels, pixels))
-    seen = hint.drawn(system, drawing(results={"small": small}), (3, SIDE, SIDE))
+    learnt = hint.from_batch(system, batch(pixels, pixels))
+    seen = hint.from_request(system, drawing(results={"small": small}), (3, SIDE, SIDE))
     assert learnt.spatial is not None
     assert seen.spatial is not None
     assert torch.allclose(learnt.spatial, wanted, atol=1e-5)
     assert torch.allclose(seen.spatial, wanted, atol=1e-5)
     assert not seen.scalars
-    assert hint.null(seen) == seen
-    as_it_is = LowRes(level="small", resize="none").drawn(system, drawing(results={"small": 2 * small}), (3, 64, 64))
+    assert hint.unconditional(seen) == seen
+    as_it_is = LowRes(level="small", resize="none").from_request(system, drawing(results={"small": 2 * small}), (3, 64, 64))
     assert as_it_is.spatial is not None
     assert as_it_is.spatial.shape == (1, 3, 16, 16)
     assert float(as_it_is.spatial.max()) == 1.0
     with pytest.raises(TrainingError, match="reads pixels"):
-        hint.learned(system, batch(pixels, None))
+        hint.from_batch(system, batch(pixels, None))
 
 
 def test_noise_on_the_smaller_picture_is_told() -> None:
     system = two_levels()
     pixels = picture((200, 30, 60), 32)
     hint = LowRes(level="small", resize="none", noise=0.5, noise_name="noise")
-    learnt = hint.learned(system, batch(pixels, pixels))
+    learnt = hint.from_batch(system, batch(pixels, pixels))
     times = learnt.scalars["noise"][:, 0]
     assert 0 <= float(times.min()) < float(times.max()) < 500
     assert learnt.spatial is not None
     off = (learnt.spatial - functional.avg_pool2d(pixels, 4)).flatten(1).std(1)
     # The later the time, the further from the picture.
     assert float(torch.corrcoef(torch.stack([off, times]))[0, 1]) > 0.8
-    seen = hint.drawn(system, drawing(results={"small": torch.zeros(1, 3, 16, 16)}), (3, SIDE, SIDE))
+    seen = hint.from_request(system, drawing(results={"small": torch.zeros(1, 3, 16, 16)}), (3, SIDE, SIDE))
     assert torch.equal(seen.scalars["noise"], torch.zeros(1, 1))
 
 
@@ -117,12 +117,12 @@ def test_an_earlier_embedding_or_that_of_a_given_picture() -> None:
     pixels = picture((200, 30, 60))
     own = system.space("small").encode(pixels)
     dreamt = torch.randn(1, 16)
-    assert torch.equal(hint.learned(system, batch(pixels, pixels)).scalars["semantics"], own)
-    assert torch.equal(hint.drawn(system, drawing(results={"small": dreamt}), ()).scalars["semantics"], dreamt)
+    assert torch.equal(hint.from_batch(system, batch(pixels, pixels)).scalars["semantics"], own)
+    assert torch.equal(hint.from_request(system, drawing(results={"small": dreamt}), ()).scalars["semantics"], dreamt)
     given = drawing(results={"small": dreamt}, pictures={"semantics": pixels})
-    value = hint.drawn(system, given, ())
+    value = hint.from_request(system, given, ())
     assert torch.equal(value.scalars["semantics"], own)
-    assert not hint.null(value).scalars["semantics"].any()
+    assert not hint.unconditional(value).scalars["semantics"].any()
 
 
 def test_a_smaller_picture_in_latents() -> None:
@@ -143,16 +143,16 @@ def test_a_score_is_the_datas_or_what_is_wanted() -> None:
     hint = Score(wanted=0.9, low=0.1)
     x = torch.zeros(2, 3, 4, 4)
     dropped = torch.tensor([False, True])
-    learnt = hint.learned(cast(Any, None), batch(x, None, scalars={"score": torch.tensor([0.7, 0.8])}, dropped=dropped))
+    learnt = hint.from_batch(cast(Any, None), batch(x, None, scalars={"score": torch.tensor([0.7, 0.8])}, dropped=dropped))
     assert torch.allclose(learnt.scalars["score"], torch.tensor([[0.7], [0.1]]))
-    assert hint.drawn(cast(Any, None), drawing(), ()).scalars["score"].tolist() == [[pytest.approx(0.9)]]
-    value = hint.drawn(cast(Any, None), drawing(hints={"score": [0.5]}), ())
+    assert hint.from_request(cast(Any, None), drawing(), ()).scalars["score"].tolist() == [[pytest.approx(0.9)]]
+    value = hint.from_request(cast(Any, None), drawing(hints={"score": [0.5]}), ())
     assert value.scalars["score"].tolist() == [[0.5]]
-    assert hint.null(value).scalars["score"].tolist() == [[pytest.approx(0.1)]]
+    assert hint.unconditional(value).scalars["score"].tolist() == [[pytest.approx(0.1)]]
     with pytest.raises(RequestError, match="one number"):
-        hint.drawn(cast(Any, None), drawing(hints={"score": [0.5, 1.0]}), ())
+        hint.from_request(cast(Any, None), drawing(hints={"score": [0.5, 1.0]}), ())
     with pytest.raises(TrainingError, match="score every picture"):
-        hint.learned(cast(Any, None), batch(x, None))
+        hint.from_batch(cast(Any, None), batch(x, None))
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_a_palette_counts_every_colour_once_and_changes_smoothly() -> None:
     assert float((red - near).abs().sum()) < 0.1 * float((red - far).abs().sum())
     # Where things lie does not matter.
     assert torch.allclose(hint.counted(picture((255, 0, 0)).flip(3)), red, atol=1e-4)
-    assert not hint.drawn(cast(Any, None), drawing(), (3, 8, 8)).scalars["palette"].any()
+    assert not hint.from_request(cast(Any, None), drawing(), (3, 8, 8)).scalars["palette"].any()
     assert hint.tiny().counted(picture((9, 9, 9))).shape == (1, 16)
 
 
@@ -204,7 +204,7 @@ def test_outlines_follow_sobel() -> None:
     # A drawing of dark lines is taken as it is.
     paper = torch.ones(1, 3, 8, 8)
     paper[:, :, 3] = -1.0
-    lines = Sketch(found=False).drawn(cast(Any, None), drawing(pictures={"sketch": paper}), (3, 8, 8)).spatial
+    lines = Sketch(found=False).from_request(cast(Any, None), drawing(pictures={"sketch": paper}), (3, 8, 8)).spatial
     assert lines is not None
     assert lines[0, 0].sum(1).tolist() == pytest.approx([0, 0, 0, 8, 0, 0, 0, 0], abs=1e-5)
     assert not outlines(torch.zeros(1, 3, 8, 8)).any()
@@ -214,29 +214,29 @@ def test_maps_come_with_the_picture() -> None:
     x, map_ = torch.zeros(1, 3, 16, 16), picture((0, 0, 0))
     depth, things = Map(name="depth"), Map(name="instances", colours=True)
     maps = {"depth": map_, "instances": map_}
-    learnt = depth.learned(cast(Any, None), batch(x, None, maps=maps)).spatial
+    learnt = depth.from_batch(cast(Any, None), batch(x, None, maps=maps)).spatial
     assert learnt is not None
     assert learnt.shape == (1, 1, 16, 16)
     assert float(learnt[0, 0, 5, 5]) == pytest.approx(1.0)
     assert float(learnt[0, 0, 0, 0]) == pytest.approx(0.0)
-    flat = things.learned(cast(Any, None), batch(x, None, maps=maps)).spatial
+    flat = things.from_batch(cast(Any, None), batch(x, None, maps=maps)).spatial
     assert flat is not None
     assert flat.shape == (1, 3, 16, 16)
     assert set(flat.unique().tolist()) == {0.0, 1.0}
     with pytest.raises(TrainingError, match="every picture needs its own"):
-        depth.learned(cast(Any, None), batch(x, picture((9, 9, 9))))
+        depth.from_batch(cast(Any, None), batch(x, picture((9, 9, 9))))
     assert depth.maps == ("depth",)
-    assert things.drawn(cast(Any, None), drawing(), (3, 4, 4)).spatial is not None
+    assert things.from_request(cast(Any, None), drawing(), (3, 4, 4)).spatial is not None
 
 
 def test_intensity_has_no_colour() -> None:
     hint = Intensity()
     for colour, wanted in (((255, 0, 0), 0.299), ((0, 0, 255), 0.114)):
         given = drawing(pictures={"intensity": picture(colour)})
-        map_ = hint.drawn(cast(Any, None), given, (3, 16, 16)).spatial
+        map_ = hint.from_request(cast(Any, None), given, (3, 16, 16)).spatial
         assert map_ is not None
         assert float(map_[0, 0, 0, 0]) == pytest.approx(wanted, abs=1e-4)
-    assert hint.null(Conditioning(spatial=torch.ones(1, 1, 2, 2))).spatial is not None
+    assert hint.unconditional(Conditioning(spatial=torch.ones(1, 1, 2, 2))).spatial is not None
 
 
 def test_hints_read_back_equal() -> None:

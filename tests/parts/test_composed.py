@@ -15,11 +15,11 @@ from torch.nn import functional
 
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
-from bimo.core.recipe import Defaults, Guide, Recipe
-from bimo.core.types import Conditioning, Encoding
+from bimo.core.recipe import Defaults, Guidance, Recipe
+from bimo.core.types import Conditioning, TextEncoding
 from bimo.diffusion.drive import draw
-from bimo.diffusion.paint import paint, prepare
-from bimo.diffusion.schedule import Mean
+from bimo.diffusion.paint import sample, prepare
+from bimo.diffusion.schedule import SingleStepRegression
 from bimo.diffusion.system import System
 from bimo.parts.denoisers.composed import Composed
 from bimo.parts.denoisers.pixel import PixelUnet
@@ -43,7 +43,7 @@ def test_maps_are_summed_before_x_and_scalars_join_the_words() -> None:
         nn.init.normal_(parameter, std=0.2)
     x, t = torch.randn(2, 3, 8, 8), torch.tensor([1.0, 500.0])
     maps, low = torch.rand(2, 3, 8, 8), torch.randn(2, 3, 8, 8)
-    words = Encoding(torch.randn(2, 5, 16), torch.tensor([[True] * 5, [True] * 2 + [False] * 3]), torch.randn(2, 16))
+    words = TextEncoding(torch.randn(2, 5, 16), torch.tensor([[True] * 5, [True] * 2 + [False] * 3]), torch.randn(2, 16))
     palette = torch.rand(2, 16)
     told = Conditioning((words,), words.pooled, torch.cat([maps, low], dim=1), {"palette": palette})
 
@@ -56,7 +56,7 @@ def test_maps_are_summed_before_x_and_scalars_join_the_words() -> None:
     assert words.pooled is not None
     mask = torch.cat([words.mask, torch.ones(2, 4, dtype=torch.bool)], dim=1)
     vector = words.pooled + net.pooled["palette"](palette)
-    inner = Conditioning((Encoding(tokens, mask),), vector, torch.cat([summed, low], dim=1))
+    inner = Conditioning((TextEncoding(tokens, mask),), vector, torch.cat([summed, low], dim=1))
     assert torch.allclose(net(x, t, told), net.denoiser(x, t, inner), atol=1e-5)
     with pytest.raises(RecipeError, match="maps a 1, b 2"):
         net(x, t, Conditioning((words,), words.pooled, maps[:, :1], {"palette": palette}))
@@ -78,7 +78,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> System:
         nn.init.normal_(layer.weight, std=1.0)
     folder = tmp_path_factory.mktemp("words") / "words.0"
     clip_words(folder)
-    made.towers[0].load_words(folder)
+    made.text_encoders[0].load_tokenizer(folder)
     return made
 
 
@@ -119,7 +119,7 @@ def test_every_map_by_itself(system: System, name: str) -> None:
 def test_a_condition_has_a_weight_of_its_own(system: System) -> None:
     one = image(["red", "blue"])
     request = {"text": TEXT, "size": SIZE, "seed": 1, "pictures": {"palette": one}, "dials": {"more-palette": 3.0}}
-    painting = paint(system, prepare(system, request))
+    painting = sample(system, prepare(system, request))
     with torch.inference_mode():
         ask = next(painting)
         while ask.level != "base":
@@ -149,7 +149,7 @@ class NothingDenoiser(nn.Module):
 
 
 def test_esrgan_enlarges_what_another_level_drew() -> None:
-    first = replace(small_picture, denoiser=Nothing(), schedule=Mean(), steps=1, guide=Guide(scale=1.0))
+    first = replace(small_picture, denoiser=Nothing(), schedule=SingleStepRegression(), steps=1, guide=Guidance(scale=1.0))
     recipe = Recipe(name="pai", levels=(first, enlarge), request=Defaults(size=(128, 128)))
     torch.manual_seed(0)
     system = System(replace(recipe.tiny(), request=recipe.request)).eval()

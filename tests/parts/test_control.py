@@ -247,7 +247,7 @@ def test_hunyuan_learns_one_as_well(tmp_path: Path) -> None:
 
 def learns_edges(system: System) -> None:
     """The loss of one batch falls, by the adapter's parameters alone."""
-    from bimo.train.lesson import Lesson, Vocabulary
+    from bimo.train.lesson import TrainInputs, Vocabulary
 
     torch.manual_seed(0)
     adapter = [p for n, p in system.named_parameters() if ".adapter." in n]
@@ -264,7 +264,7 @@ def learns_edges(system: System) -> None:
     for _ in range(25):
         generator = torch.Generator().manual_seed(7)
         batch = Batch(x, encodings, {}, torch.zeros(2, dtype=torch.bool), generator)
-        lesson = Lesson(system, stage, None, (), Vocabulary({}), generator, batch=batch)
+        lesson = TrainInputs(system, stage, None, (), Vocabulary({}), generator, batch=batch)
         loss = stage.objective.loss(lesson)  # type: ignore[attr-defined]
         optimiser.zero_grad()
         loss.backward()
@@ -311,7 +311,7 @@ def test_miaobi_takes_what_was_made_for_stable_diffusion(folder: Path, net: Path
     from safetensors.torch import save_file
 
     system = read_folder(folder)
-    tower: Any = system.recipe.text[0]
+    tower: Any = system.recipe.text_encoders[0]
     words = tmp_path / "words"
     words.mkdir()
     (words / "vocab.txt").write_text("\n".join(BERT_WORDS), encoding="utf-8")

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bimo.core import weights
-from bimo.core.types import Ask, Conditioning, Encoding
+from bimo.core.types import DenoiserInput, Conditioning, TextEncoding
 from bimo.parts.denoisers.experts import Experts, ExpertsDenoiser
 from bimo.parts.denoisers.unet import Unet
 
@@ -24,7 +24,7 @@ def experts() -> ExpertsDenoiser:
 
 def told(rows: int) -> tuple[Tensor, Conditioning]:
     generator = torch.Generator().manual_seed(1)
-    words = Encoding(torch.randn(rows, 3, 16, generator=generator), torch.ones(rows, 3, dtype=torch.bool))
+    words = TextEncoding(torch.randn(rows, 3, 16, generator=generator), torch.ones(rows, 3, dtype=torch.bool))
     vector = torch.randn(rows, 16, generator=generator)
     scalars = {"bucket": torch.arange(rows)[:, None].float()}
     return torch.randn(rows, 4, 16, 16, generator=generator), Conditioning((words,), vector, None, scalars)
@@ -73,8 +73,8 @@ def test_weights_as_they_are_used_stay_in_their_file(tmp_path: Path) -> None:
 
 
 def test_a_drawing_changes_experts_by_the_time_of_the_law(tmp_path: Path) -> None:
-    from bimo.diffusion.drive import drive
-    from bimo.diffusion.paint import paint, prepare
+    from bimo.diffusion.drive import run_batched
+    from bimo.diffusion.paint import sample, prepare
     from bimo.diffusion.system import System
     from bimo.recipes.pangu_draw import pangu_draw
     from tests.parity.tiny_checkpoints import bert_words, clip_words
@@ -82,17 +82,17 @@ def test_a_drawing_changes_experts_by_the_time_of_the_law(tmp_path: Path) -> Non
     system = System(pangu_draw.tiny()).eval()
     bert_words(tmp_path / "zh")
     clip_words(tmp_path / "en")
-    for tower, name in zip(system.towers, ("zh", "en"), strict=True):
-        tower.load_words(tmp_path / name)
+    for tower, name in zip(system.text_encoders, ("zh", "en"), strict=True):
+        tower.load_tokenizer(tmp_path / name)
     denoiser: Any = system.level("image").denoiser
     seen: list[tuple[str, float]] = []
     for name in ("high", "low"):
         getattr(denoiser, name).register_forward_pre_hook(
             lambda module, inputs, name=name: seen.append((name, float(inputs[1][0])))
         )
-    asked: list[Ask] = []
+    asked: list[DenoiserInput] = []
     request = {"text": "红苹果", "size": (64, 240), "seed": 1, "steps": 3}
-    drive(system, [paint(system, prepare(system, request))], lambda which, ask: asked.append(ask))
+    run_batched(system, [sample(system, prepare(system, request))], lambda which, ask: asked.append(ask))
     assert [name for name, _ in seen] == ["high" if t >= 500 else "low" for _, t in seen]
     assert {name for name, _ in seen} == {"high", "low"}
     # Null, given, and the dial that is on: the place of the size in the list stays, the null reads the empty prompt.

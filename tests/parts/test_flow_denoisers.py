@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bimo.core.errors import RecipeError
-from bimo.core.types import Conditioning, Encoding
+from bimo.core.types import Conditioning, TextEncoding
 from bimo.diffusion.schedule import Flow
 from bimo.parts.denoisers.flow import CogView4, LongCatImage, QwenImage, ZImage, packed, unpacked
 from bimo.parts.denoisers.lumina import Lumina2
@@ -76,7 +76,7 @@ def test_packing_is_that_of_the_pipelines() -> None:
 
 def conditioning(lengths: tuple[int, ...]) -> Conditioning:
     tokens = torch.randn(len(lengths), max(lengths), 16, generator=torch.Generator().manual_seed(2))
-    return Conditioning((Encoding(tokens, torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]),))
+    return Conditioning((TextEncoding(tokens, torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]),))
 
 
 @pytest.mark.parametrize("kind", ["z_image", "qwen_image", "cogview4", "lumina", "ovis_image"])
@@ -89,8 +89,8 @@ def test_a_row_is_the_same_beside_a_longer_text(kind: str) -> None:
     x, t = torch.randn(2, 16, 4, 4), torch.tensor([700.0, 300.0])
     with torch.inference_mode():
         together = denoiser(x, t, both)
-        alone = denoiser(x[:1], t[:1], Conditioning((Encoding(both.streams[0].tokens[:1, :3]),)))
-        whole = denoiser(x[:1], t[:1], Conditioning((Encoding(both.streams[0].tokens[:1]),)))
+        alone = denoiser(x[:1], t[:1], Conditioning((TextEncoding(both.streams[0].tokens[:1, :3]),)))
+        whole = denoiser(x[:1], t[:1], Conditioning((TextEncoding(both.streams[0].tokens[:1]),)))
     assert together.shape == x.shape
     assert torch.allclose(together[:1], alone, atol=1e-4)
     assert not torch.allclose(whole, alone, atol=1e-3)
@@ -107,7 +107,7 @@ def test_it_learns_a_batch_by_heart(kind: str) -> None:
     optimiser = torch.optim.Adam(denoiser.parameters(), lr=1e-2)
     losses: list[float] = []
     for _ in range(40):
-        loss = (denoiser(law.noised(x, noise, t), t, words) - law.target(x, noise, t)).square().mean()
+        loss = (denoiser(law.add_noise(x, noise, t), t, words) - law.target(x, noise, t)).square().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -118,7 +118,7 @@ def test_it_learns_a_batch_by_heart(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_it_does_not_read_is_told(kind: str) -> None:
     denoiser = KINDS[kind].tiny().build()
-    stream = Encoding(torch.zeros(1, 3, 16))
+    stream = TextEncoding(torch.zeros(1, 3, 16))
     with pytest.raises(RecipeError):
         denoiser(torch.zeros(1, 16, 4, 4), torch.zeros(1), Conditioning((stream, stream)))
     with pytest.raises(RecipeError):

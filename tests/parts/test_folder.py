@@ -337,7 +337,7 @@ def test_published_folder_is_the_recipe(
 ) -> None:
     monkeypatch.setenv("BIMO_LANGUAGE", "en")
     found = recipe_of(published(tmp_path, kind))
-    assert (found.name, found.text, found.languages) == (recipe.name, recipe.text, recipe.languages)
+    assert (found.name, found.text_encoders, found.languages) == (recipe.name, recipe.text_encoders, recipe.languages)
     assert found.levels[0].denoiser == recipe.levels[0].denoiser
     assert found.levels[0].space == recipe.levels[0].space
     assert found.request.size == recipe.request.size == (512, 512)

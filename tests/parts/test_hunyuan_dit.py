@@ -222,16 +222,16 @@ def test_the_same_tokens_as_transformers(tmp_path: Path) -> None:
     texts = ["", "a red cat", "一只红苹果，小桥", "  two   blanks 苹", "cat" * 9]
     expected: Any = words(texts, padding="max_length", max_length=12, truncation=True, return_tensors="pt")
     for folder in (tmp_path / "words", sentence_pieces(tmp_path / "pieces")):
-        tower.load_words(folder)
+        tower.load_tokenizer(folder)
         ids, mask = tower.ids(texts)
         assert torch.equal(ids, expected.input_ids)
         assert torch.equal(mask, expected.attention_mask.bool())
     assert tower.budget("cat" * 9).lost
-    tower.save_words(tmp_path / "again")
-    tower.load_words(tmp_path / "again")
+    tower.save_tokenizer(tmp_path / "again")
+    tower.load_tokenizer(tmp_path / "again")
     assert torch.equal(tower.ids(texts)[0], ids)
     with pytest.raises(WeightsError, match=r"spiece\.model"):
-        tower.load_words(tmp_path)
+        tower.load_tokenizer(tmp_path)
 
 
 def sentence_pieces(folder: Path) -> Path:

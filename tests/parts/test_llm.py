@@ -17,19 +17,19 @@ from hypothesis import strategies as st
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.parts.published.configs import Config
 from bimo.parts.published.flow import language_model, text_name
-from bimo.parts.text.llm import Bridge, LanguageModel, LanguageTower, pieces
+from bimo.parts.text.llm import Bridge, LanguageModel, LanguageModelEncoder, pieces
 from tests.parity.tiny_flow_checkpoints import VOCAB, glm_words, qwen_words
 
 TEMPLATE = "<|im_start|>user\n{}<|im_end|>\n"
 TINY = LanguageModel(vocab=VOCAB, template=TEMPLATE).tiny()
 
 
-def tower(folder: Path, words: Any = qwen_words, **settings: Any) -> LanguageTower:
+def tower(folder: Path, words: Any = qwen_words, **settings: Any) -> LanguageModelEncoder:
     """A tiny tower with random weights and words."""
     torch.manual_seed(3)
     words(folder)
     made = replace(TINY, **settings).build().eval()
-    made.load_words(folder)
+    made.load_tokenizer(folder)
     return made
 
 
@@ -134,9 +134,9 @@ def test_what_is_past_the_length_is_told(tmp_path: Path) -> None:
 
 def test_words_are_saved_and_read_back(tmp_path: Path) -> None:
     made = tower(tmp_path / "a")
-    made.save_words(tmp_path / "b")
+    made.save_tokenizer(tmp_path / "b")
     again = replace(TINY).build()
-    again.load_words(tmp_path / "b")
+    again.load_tokenizer(tmp_path / "b")
     assert (again.pad, again.words.encode("红 red").ids) == (made.pad, made.words.encode("红 red").ids)
 
 
@@ -153,7 +153,7 @@ def test_words_of_two_files(tmp_path: Path) -> None:
     own = {"tokenizer_class": "Qwen2Tokenizer", "pad_token": "<|endoftext|>", "added_tokens_decoder": marks}
     (old / "tokenizer_config.json").write_text(json.dumps(own))
     again = replace(TINY).build()
-    again.load_words(old)
+    again.load_tokenizer(old)
     text = "<|im_start|>user\nred 红<|im_end|>"
     assert again.words.encode(text).ids == made.words.encode(text).ids
 
@@ -162,9 +162,9 @@ def test_a_tower_without_words_says_so(tmp_path: Path) -> None:
     with pytest.raises(WeightsError):
         replace(TINY).build().encode(["x"])
     with pytest.raises(WeightsError):
-        replace(TINY).build().load_words(tmp_path)
+        replace(TINY).build().load_tokenizer(tmp_path)
     with pytest.raises(WeightsError):
-        replace(TINY).build().learn_words((), ())
+        replace(TINY).build().build_tokenizer((), ())
 
 
 def test_a_bridge_is_a_linear_layer_and_a_norm(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_wukong_draws_as_the_torch_weights_it_was_written_from(tmp_path: Path) -
     folder = made(tmp_path / "sd1", "clip")
     system = read_folder(folder)
     file = to_single(system, tmp_path / "sd1" / "wukong.safetensors")
-    tower: Any = system.towers[0]
+    tower: Any = system.text_encoders[0]
     state = {n: v for n, v in load_file(file).items() if not n.startswith("cond_stage_model.")}
     own = {name.removeprefix("text_model."): v for name, v in tower.model.state_dict().items()}
     state |= {f"cond_stage_model.model.{n}": v for n, v in ldm.open_clip_to_ldm(own, 2).items()}
@@ -159,7 +159,7 @@ def test_wukong_draws_as_the_torch_weights_it_was_written_from(tmp_path: Path) -
     shutil.copytree(tmp_path / "sd1" / "wukong.words.0", tmp_path / "ms" / "words.0")
     again = read_file(ckpt)
     assert all(torch.equal(v, again.state_dict()[n]) for n, v in system.state_dict().items())
-    assert (again.recipe.text[0].eps, again.recipe.text[0].activation) == (1e-7, "quick_gelu")  # type: ignore[attr-defined]
+    assert (again.recipe.text_encoders[0].eps, again.recipe.text_encoders[0].activation) == (1e-7, "quick_gelu")  # type: ignore[attr-defined]
     request = {"text": "red cat", "seed": 1, "steps": 2, "size": (64, 64)}
     one, other = (numpy.asarray(draw(each, request)[0].image).astype(int) for each in (again, system))
     # Torch's norms add 1e-5 in the place of 1e-7.

@@ -135,7 +135,7 @@ def test_read_back_it_is_what_was_saved(place: tuple[Path, System, dict[str, Ten
     space: Any = found.level("image").space
     assert (schedule.betas, schedule.start, schedule.end) == ("scaled_linear", 0.00085, 0.012)
     assert space.part.scaling == 0.2
-    tower: Any = found.towers[0]
+    tower: Any = found.text_encoders[0]
     for text in ("红色苹果", "小桥流水人家"):
         ids, mask = tower.ids([text])
         with torch.no_grad():
@@ -150,7 +150,7 @@ def test_a_folder_is_known_by_its_files(
     place: tuple[Path, System, dict[str, Tensor]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, original, _ = place
-    assert models.recipe(folder).text == original.recipe.text
+    assert models.recipe(folder).text_encoders == original.recipe.text_encoders
     monkeypatch.setattr(models, "recipes", lambda: {"pai-ldm": WANTED})
     assert models.load(folder).recipe == original.recipe
 

@@ -130,18 +130,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[System, Path, Recipe
     bert_words(folder)
     pairs = clip_words(folder / "words.1")
     tiny = pangu_draw.tiny()
-    first, second = tiny.text
+    first, second = tiny.text_encoders
     # The published files of CLIP's words say another padding than the authors use.
     text = (replace(first, vocab=len(BERT_WORDS)), replace(second, vocab=len(pairs)))
     torch.manual_seed(5)
     system = System(replace(tiny, text=text)).eval()
-    system.towers[0].load_words(folder)
-    system.towers[1].load_words(folder / "words.1")
-    larger: Any = system.towers[1]
+    system.text_encoders[0].load_tokenizer(folder)
+    system.text_encoders[1].load_tokenizer(folder / "words.1")
+    larger: Any = system.text_encoders[1]
     larger.pad = 0
     space: Any = system.get_submodule("image.space.model")
     low = unet_state(system.get_submodule("image.denoiser.low.model")) | coder_state(space)
-    low |= chinese_state(system.towers[0]) | larger_state(larger)
+    low |= chinese_state(system.text_encoders[0]) | larger_state(larger)
     written(folder / LOW, low | {"global_step": torch.tensor(7, dtype=torch.int32)})
     high = unet_state(system.get_submodule("image.denoiser.high.model"))
     written(folder / HIGH, high | {"conditioner.embedders.0.spare": torch.zeros(2)})
@@ -159,14 +159,14 @@ def test_every_tensor_is_read_and_it_draws_the_same_bytes(made: tuple[System, Pa
     assert before.keys() == after.keys()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     assert draw(again, REQUEST)[0].image.tobytes() == draw(system, REQUEST)[0].image.tobytes()
-    assert again.recipe.text == system.recipe.text
+    assert again.recipe.text_encoders == system.recipe.text_encoders
     # Its positions, mask, step, and what stands beside the expert of high times.
     assert re.search(r"\b4 more entries|还有 4 个条目", again.recipe.note)
 
 
 def test_the_recipe_that_is_asked_for_chooses_the_sizes(made: tuple[System, Path, Recipe]) -> None:
     system, folder, wanted = made
-    again = pangu.read(folder, replace(pangu_draw_high.tiny(), text=wanted.text))
+    again = pangu.read(folder, replace(pangu_draw_high.tiny(), text=wanted.text_encoders))
     assert again.recipe.name == pangu_draw_high.tiny().name
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in system.state_dict().items())
     with pytest.raises(RequestError):

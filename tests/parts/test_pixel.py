@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bimo.core.errors import RecipeError, WeightsError
-from bimo.core.types import Conditioning, Encoding
+from bimo.core.types import Conditioning, TextEncoding
 from bimo.parts.denoisers.esrgan import Esrgan, fill, published_name
 from bimo.parts.denoisers.pixel import AttentionBlock, PixelUnet, ResidualBlock
 from bimo.parts.denoisers.prior import Prior, RootLength
@@ -105,7 +105,7 @@ def test_what_is_read_beside_x() -> None:
     assert context is not None
     assert torch.allclose(context, embedding(y, net.context_embedding).reshape(2, 4, 16), atol=1e-5)
     net = shaken(PixelUnet(text=1024, spatial=3, answer=3, noise="low_res_noise").tiny().build())
-    words = Encoding(torch.randn(2, 5, 16), torch.ones(2, 5, dtype=torch.bool), y)
+    words = TextEncoding(torch.randn(2, 5, 16), torch.ones(2, 5, dtype=torch.bool), y)
     noisy = Conditioning((words,), y, torch.zeros(2, 3, 8, 8), {"low_res_noise": times[:, None]})
     clean = Conditioning((words,), y, torch.zeros(2, 3, 8, 8), {"low_res_noise": torch.zeros(2, 1)})
     difference = net._read(times, noisy)[0] - net._read(times, clean)[0]
@@ -154,12 +154,12 @@ def test_the_prior_reads_four_tokens_in_turn() -> None:
 
 def test_pooled_words_at_the_length_of_pictures() -> None:
     pooled = torch.randn(2, 9) * 7
-    joined = RootLength().build().joined((Encoding(torch.zeros(2, 1, 9), None, pooled),))
+    joined = RootLength().build().fuse((TextEncoding(torch.zeros(2, 1, 9), None, pooled),))
     assert joined.vector is not None
     assert torch.allclose(joined.vector.norm(dim=1), torch.full((2,), 3.0))
     assert torch.allclose(functional.cosine_similarity(joined.vector, pooled), torch.ones(2))
     with pytest.raises(RecipeError, match="no text tower"):
-        RootLength().build().joined((Encoding(torch.zeros(2, 1, 9)),))
+        RootLength().build().fuse((TextEncoding(torch.zeros(2, 1, 9)),))
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ def answers(s: float, left: float, rows: int = 4096) -> tuple[Tensor, Tensor, Te
     x = hint + left**0.5 * torch.randn(rows, 1, 1, 1, generator=generator)
     noise = torch.randn(rows, 1, 1, 1, generator=generator)
     t = torch.full((rows,), s * 1000)
-    seen = Flow().noised(x, noise, t)
+    seen = Flow().add_noise(x, noise, t)
     made = Refine(denoiser=Compact(), left=left).build()
     answer = made.gaussian(seen, t, hint, torch.ones(rows, dtype=torch.bool))
     return answer, Flow().target(x, noise, t), torch.stack([seen.flatten(), hint.flatten()], dim=1)

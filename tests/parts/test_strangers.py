@@ -121,8 +121,8 @@ def test_what_is_not_wanted_is_a_negative_prompt(xiaomo: Any, monkeypatch: Any) 
     monkeypatch.setenv("BIMO_LANGUAGE", "en")
     denied = prepare(xiaomo, Request(text="一个房间中，不要猫", seed=1))
     plain = prepare(xiaomo, Request(text="一个房间中", negative="猫", seed=1))
-    assert (denied.given[0].tokens == plain.given[0].tokens).all()
-    assert (denied.null[0].tokens == plain.null[0].tokens).all()
+    assert (denied.prompt[0].tokens == plain.prompt[0].tokens).all()
+    assert (denied.negative[0].tokens == plain.negative[0].tokens).all()
     assert denied.warnings == ("“不要猫” is taken as a negative prompt: 猫",)
     # What was asked for is on record as it was typed: drawn again it is the same.
     assert (denied.request.text, denied.request.negative) == ("一个房间中，不要猫", "")
@@ -134,7 +134,7 @@ def test_a_published_system_reads_what_was_typed(xiaomo: Any, monkeypatch: Any) 
     monkeypatch.setenv("BIMO_LANGUAGE", "en")
     monkeypatch.setattr(xiaomo, "recipe", replace(xiaomo.recipe, source="published weights"))
     read = prepare(xiaomo, Request(text="a room without cats", seed=1))
-    assert (read.given[0].tokens == xiaomo.encode(["a room without cats"])[0].tokens).all()
+    assert (read.prompt[0].tokens == xiaomo.encode(["a room without cats"])[0].tokens).all()
     assert "--negative 'cats'" in read.warnings[0]
 
 

@@ -25,7 +25,7 @@ TINY = viscpm_paint.tiny()
 
 
 def small(family: str) -> Recipe:
-    tower: Any = TINY.text[0]
+    tower: Any = TINY.text_encoders[0]
     if family == "cpmant":
         return TINY
     made = LanguageModel(family=family, template=tower.template, pad="batch", bridge=tower.bridge).tiny()
@@ -59,7 +59,7 @@ def test_one_file_is_read_by_prefix_and_draws_the_same(family: str, tmp_path: Pa
     assert all(torch.equal(value, one.state_dict()[name]) for name, value in other.state_dict().items())
     qwen_words(tmp_path / "words")
     for system in (one, other):
-        system.towers[0].load_words(tmp_path / "words")
+        system.text_encoders[0].load_tokenizer(tmp_path / "words")
     request = {"text": "一只红苹果", "negative": "red", "size": (64, 64), "steps": 2, "seed": 1}
     pictures = [draw(system, request)[0].image.tobytes() for system in (one, other)]
     assert pictures[0] == pictures[1]
@@ -90,7 +90,7 @@ def test_padding_up_to_the_longer_text_is_seen(tmp_path: Path) -> None:
     """Of prompt and negative prompt both are padded to the longer, and the UNet sees it all."""
     system = System(TINY).eval()
     qwen_words(tmp_path)
-    tower: Any = system.towers[0]
+    tower: Any = system.text_encoders[0]
     tower.load_words(tmp_path)
     encoding = tower.encode(["", "red red 红苹果"])
     assert encoding.mask is None

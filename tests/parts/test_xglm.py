@@ -12,17 +12,17 @@ from torch.nn import functional
 from transformers import XGLMTokenizer
 
 from bimo.core.errors import WeightsError
-from bimo.parts.text.xglm import XglmText, XglmTower
+from bimo.parts.text.xglm import XglmText, XglmTextEncoder
 from tests.parity.chinese_checkpoints import sentence_words
 
 
-def tower(folder: Path) -> XglmTower:
+def tower(folder: Path) -> XglmTextEncoder:
     torch.manual_seed(0)
     made = XglmText(vocab=64, length=9).tiny().build().eval()
     for parameter in made.parameters():
         nn.init.normal_(parameter, std=0.3)
     sentence_words(folder, 24)
-    made.load_words(folder)
+    made.load_tokenizer(folder)
     return made
 
 
@@ -64,11 +64,11 @@ def test_a_long_text_is_cut_at_its_end(tmp_path: Path) -> None:
     assert mask[0].all()
     assert mask[1].sum() == len(made.words.encode("红").ids)
     assert (ids[1][~mask[1]] == 1).all()
-    made.save_words(tmp_path / "again")
-    made.load_words(tmp_path / "again")
+    made.save_tokenizer(tmp_path / "again")
+    made.load_tokenizer(tmp_path / "again")
     assert made.words.encode(text).ids == whole
     with pytest.raises(WeightsError):
-        made.learn_words((), ())
+        made.build_tokenizer((), ())
 
 
 def test_its_words_are_those_of_transformers(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_its_words_are_those_of_transformers(tmp_path: Path) -> None:
     theirs = XGLMTokenizer(vocab=pieces)
     (tmp_path / "tokenizer.json").write_text(theirs.backend_tokenizer.to_str(), "utf-8")
     made = XglmText(vocab=64).tiny().build()
-    made.load_words(tmp_path)
+    made.load_tokenizer(tmp_path)
     for text in ("红", "a 红", "红红 a"):
         assert made.words.encode(text).ids == theirs(text).input_ids
     assert made.words.encode("红").ids[0] == 2

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from bimo.core.errors import RequestError, WeightsError
-from bimo.core.types import Batch, Conditioning, Encoding, Request
+from bimo.core.types import Batch, Conditioning, TextEncoding, Request
 from bimo.data.compose import Pose as Posed
 from bimo.data.compose import apply_pose
 from bimo.diffusion.drive import draw
@@ -22,7 +22,7 @@ from bimo.diffusion.system import System
 from bimo.parts.compact import Compact
 from bimo.parts.denoisers.expected import REACH, SMALLEST, Expected, Layers, moved, placed
 from bimo.parts.hints.views import POSE_AT_REST, Pose
-from bimo.parts.text.bert import Bert, BertTower
+from bimo.parts.text.bert import Bert, BertTextEncoder
 
 WORDS = Bert(
     width=16, layers=1, heads=2, feed=32, vocab=200, positions=16, types=1, length=12, masked=True, pooler=False,
@@ -32,13 +32,13 @@ KNOWN = ("红苹果", "苹果", "猫", "一只", "的", "和", "大熊猫", "cat
 
 
 @pytest.fixture(scope="module")
-def tower() -> BertTower:
+def tower() -> BertTextEncoder:
     made = WORDS.build().eval()
-    made.learn_words(("一只红苹果和猫", "a cat, an apple"), KNOWN)
+    made.build_tokenizer(("一只红苹果和猫", "a cat, an apple"), KNOWN)
     return made
 
 
-def test_the_longest_known_word_is_one_token(tower: BertTower) -> None:
+def test_the_longest_known_word_is_one_token(tower: BertTextEncoder) -> None:
     assert tower.words.encode("一只红苹果").tokens == ["[CLS]", "一只", "红苹果", "[SEP]"]
 
 
@@ -54,11 +54,11 @@ def test_the_longest_known_word_is_one_token(tower: BertTower) -> None:
         ("cats", ("cats",)),
     ],
 )
-def test_words_never_learnt_are_named(tower: BertTower, text: str, unknown: tuple[str, ...]) -> None:
+def test_words_never_learnt_are_named(tower: BertTextEncoder, text: str, unknown: tuple[str, ...]) -> None:
     assert tower.budget(text).unknown == unknown
 
 
-def test_what_is_past_the_length_is_told(tower: BertTower) -> None:
+def test_what_is_past_the_length_is_told(tower: BertTextEncoder) -> None:
     budget = tower.budget("猫" * 15)
     assert (budget.used, budget.limit, budget.lost) == (17, 12, "猫" * 5)
     assert budget.warnings()
@@ -76,32 +76,32 @@ def test_a_text_is_read_alike_whatever_stands_beside_it(words: list[str]) -> Non
     torch.testing.assert_close(alone.pooled[0], among.pooled[1], atol=1e-5, rtol=1e-4)
 
 
-_made: list[BertTower] = []
+_made: list[BertTextEncoder] = []
 
 
-def _tower() -> BertTower:
+def _tower() -> BertTextEncoder:
     if not _made:
         made = WORDS.build().eval()
-        made.learn_words(("一只红苹果和猫", "a cat, an apple"), KNOWN)
+        made.build_tokenizer(("一只红苹果和猫", "a cat, an apple"), KNOWN)
         _made.append(made)
     return _made[0]
 
 
-def test_words_come_back_from_their_folder(tower: BertTower, tmp_path: Path) -> None:
-    tower.save_words(tmp_path)
+def test_words_come_back_from_their_folder(tower: BertTextEncoder, tmp_path: Path) -> None:
+    tower.save_tokenizer(tmp_path)
     back = WORDS.build()
-    back.load_words(tmp_path)
+    back.load_tokenizer(tmp_path)
     assert back.known == tower.known
     assert torch.equal(back.ids(["一只红苹果"])[0], tower.ids(["一只红苹果"])[0])
     (tmp_path / "tokenizer.json").write_text("{", "utf-8")
     with pytest.raises(WeightsError):
-        back.load_words(tmp_path)
+        back.load_tokenizer(tmp_path)
 
 
 def test_too_many_known_words_for_the_vocabulary() -> None:
     made = WORDS.build()
     with pytest.raises(WeightsError, match="vocab"):
-        made.learn_words((), [chr(0x4E00 + i) for i in range(300)])
+        made.build_tokenizer((), [chr(0x4E00 + i) for i in range(300)])
 
 
 def test_latents_are_an_eighth_and_decode_to_the_size() -> None:
@@ -127,13 +127,13 @@ def test_features_move_as_pictures_do(pose: tuple[float, ...]) -> None:
 
 
 def drawing(seed: int, hints: dict[str, list[float]] | None = None) -> Drawing:
-    request = Request(text="猫", seed=seed, hints=hints or {})
+    request = Request(text="猫", seed=seed, conditions=hints or {})
     source = torch.Generator().manual_seed(seed)
     return Drawing(request, source, (), source)
 
 
 def pose_of(hint: Pose, drawn: Drawing) -> list[float]:
-    value: Conditioning = hint.drawn(cast(System, None), drawn, (1, 1, 1))
+    value: Conditioning = hint.from_request(cast(System, None), drawn, (1, 1, 1))
     return value.scalars["pose"][0].tolist()
 
 
@@ -143,12 +143,12 @@ def test_a_pose_comes_from_the_seed_or_the_request() -> None:
     assert pose_of(hint, drawing(1, {"pose": list(POSE_AT_REST)})) == list(POSE_AT_REST)
     for wrong in ([1.0], [0, 0.0, 0, 0, 0], [0, float("nan"), 0, 0, 0]):
         with pytest.raises(RequestError):
-            hint.drawn(cast(System, None), drawing(1, {"pose": wrong}), (1, 1, 1))
+            hint.from_request(cast(System, None), drawing(1, {"pose": wrong}), (1, 1, 1))
 
 
 def test_a_pose_that_is_not_declared_is_at_rest() -> None:
     batch = Batch(torch.zeros(2, 1, 1, 1), (), {}, torch.zeros(2, dtype=torch.bool), torch.Generator())
-    assert Pose().learned(cast(System, None), batch).scalars["pose"].tolist() == [list(POSE_AT_REST)] * 2
+    assert Pose().from_batch(cast(System, None), batch).scalars["pose"].tolist() == [list(POSE_AT_REST)] * 2
 
 
 def test_two_seeds_give_two_pictures_and_a_seed_one(tiny_folder: Path) -> None:
@@ -184,7 +184,7 @@ def test_layers_begin_hardly_seen_and_read_the_words_that_they_pick() -> None:
 
     def answer(tokens: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            given = Conditioning((Encoding(tokens, mask),), None)
+            given = Conditioning((TextEncoding(tokens, mask),), None)
             return module(torch.zeros(1, 2, 8, 8), torch.ones(1), given)
 
     other = tokens.clone()

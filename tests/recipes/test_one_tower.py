@@ -73,7 +73,7 @@ def test_full_size_has_the_parameters_of_the_reference(name: str) -> None:
     assert all(p.is_meta for p in system.parameters())
     wanted = reference(kind, config)
     assert count(system.text) == count(wanted) - less
-    own = {n: tuple(p.shape) for n, p in system.towers[0].model.named_parameters()}  # type: ignore[attr-defined]
+    own = {n: tuple(p.shape) for n, p in system.text_encoders[0].model.named_parameters()}  # type: ignore[attr-defined]
     assert own == {n: tuple(p.shape) for n, p in wanted.named_parameters() if not n.startswith("roberta.pooler.")}
     assert count(level.denoiser) == painter
     assert count(level.space) == 83_653_863
@@ -170,7 +170,7 @@ def test_published_folder_is_the_recipe(
 ) -> None:
     monkeypatch.setenv("BIMO_LANGUAGE", "en")
     found, wanted = recipe_of(published(tmp_path, row)), recipe(name)
-    assert found.text == wanted.text
+    assert found.text_encoders == wanted.text_encoders
     assert (found.levels[0].denoiser, found.levels[0].space) == (wanted.levels[0].denoiser, wanted.levels[0].space)
     assert found.request.size == wanted.request.size
     assert wanted.name.startswith(found.name)
@@ -222,7 +222,7 @@ def test_one_vector_of_a_text_is_the_state_at_its_end(tmp_path: Path) -> None:
     part = ClipText(vocab=30, length=12, words="pieces", eps=1e-7, project=8, answer="end").tiny()
     torch.manual_seed(0)
     tower = part.build().eval()
-    tower.load_words(tmp_path)
+    tower.load_tokenizer(tmp_path)
     with torch.inference_mode():
         found = tower.encode(["红苹果", "a red cat 小桥流水人家山水"])
         assert found.tokens.shape == (2, 1, 8)
@@ -238,12 +238,12 @@ def test_lost_characters_are_told(tmp_path: Path) -> None:
     """From the first character that is not read in whole."""
     pieces_words(tmp_path / "bert", 12)
     tower = ClipText(vocab=30, length=12, words="pieces").tiny().build()
-    tower.load_words(tmp_path / "bert")
+    tower.load_tokenizer(tmp_path / "bert")
     assert tower.budget("小桥流水人家山水画，").lost == ""
     assert tower.budget("小桥流水人家山水画，红苹果").lost == "红苹果"
     sentence_words(tmp_path / "xlm", 24)
     other = XlmText(length=8).tiny().build()
-    other.load_words(tmp_path / "xlm")
+    other.load_tokenizer(tmp_path / "xlm")
     assert other.budget("小桥流水人").lost == ""
     assert other.budget("小桥流水人家苹果红").lost == "苹果红"
     assert other.ids(["小桥流水人家苹果红"])[0][0, -1] == 2
@@ -257,18 +257,18 @@ def test_sentence_pieces_are_read_as_written(tmp_path: Path) -> None:
     # A piece has the number of the file and one more, for <pad>; unknown text is <unk>.
     sentence_words(tmp_path, 24)
     tower = XlmText(length=8).tiny().build()
-    tower.load_words(tmp_path)
+    tower.load_tokenizer(tmp_path)
     numbers = {piece: index + 1 for index, (piece, _) in enumerate(PIECES)}
     assert tower.ids(["red 苹果"])[0][0].tolist() == [0, numbers["▁red"], numbers["▁"], numbers["苹果"], 2, 1, 1, 1]
     assert 3 in tower.ids(["龙"])[0][0].tolist()
     (tmp_path / "sentencepiece.bpe.model").write_bytes(sentence_model()[:-3])
     with pytest.raises(WeightsError, match="truncated"):
-        tower.load_words(tmp_path)
+        tower.load_tokenizer(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["pai-diffusion-artist-large", "skypaint", "miaobi", "altdiffusion-m18"])
 def test_words_of_a_publisher_are_not_learnt(name: str) -> None:
-    part: Any = recipe(name).text[0]
+    part: Any = recipe(name).text_encoders[0]
     with pytest.raises(WeightsError, match=r"words\.0"):
         part.tiny().build().learn_words(["一只红苹果"], ["苹果"])
 
@@ -276,10 +276,10 @@ def test_words_of_a_publisher_are_not_learnt(name: str) -> None:
 def test_prompt_of_skypaint_has_its_prefix(tmp_path: Path) -> None:
     pieces_words(tmp_path, 77)
     system = System(recipe("skypaint").tiny()).eval()
-    system.towers[0].load_words(tmp_path)
+    system.text_encoders[0].load_tokenizer(tmp_path)
     prepared = prepare(system, {"text": "红苹果", "seed": 1, "size": (64, 64)})
     with torch.inference_mode():
-        assert torch.equal(prepared.given[0].tokens, system.encode(["sai-v1 art, 红苹果"])[0].tokens)
+        assert torch.equal(prepared.prompt[0].tokens, system.encode(["sai-v1 art, 红苹果"])[0].tokens)
 
 
 def test_stages_learn_what_was_published() -> None:
@@ -287,7 +287,7 @@ def test_stages_learn_what_was_published() -> None:
     words, whole = ("text.*",), ("image.denoiser.*",)
     assert [stage.train for stage in recipe("altdiffusion-m9").stages] == [words, keys]
     assert [stage.train for stage in recipe("altdiffusion-m18").stages] == [words, keys, whole, whole]
-    assert [stage.drop_text for stage in recipe("altdiffusion-m18").stages] == [0.0, 0.0, 0.0, 0.1]
+    assert [stage.caption_dropout for stage in recipe("altdiffusion-m18").stages] == [0.0, 0.0, 0.0, 0.1]
     assert [stage.train[0] for stage in recipe("skypaint").stages] == ["text.*", "image.denoiser.*"]
     for name in ("pai-diffusion-food-large", "damo-sd-zh", "wukong-huahua-finetune"):
         assert [stage.train for stage in recipe(name).stages] == [("image.denoiser.*",)]

@@ -15,23 +15,23 @@ from bimo.apps.models import recipes
 from bimo.core.errors import RequestError
 from bimo.core.part import dumps, loads
 from bimo.core.recipe import Recipe
-from bimo.core.types import Encoding
+from bimo.core.types import TextEncoding
 from bimo.data.loader import Pictures
 from bimo.data.scorer import similarity
 from bimo.diffusion.drive import draw
 from bimo.diffusion.paint import prepare
 from bimo.diffusion.system import System
-from bimo.parts.text.bert import BertTower
-from bimo.parts.text.chatglm import ChatGlmTower
-from bimo.parts.text.clip import ClipTower
-from bimo.parts.text.llm import LanguageTower
-from bimo.parts.text.t5 import T5Tower
-from bimo.parts.text.xglm import XglmTower
-from bimo.parts.text.xlm import XlmTower
-from bimo.train.adapter import LowRank
+from bimo.parts.text.bert import BertTextEncoder
+from bimo.parts.text.chatglm import ChatGlmTextEncoder
+from bimo.parts.text.clip import ClipTextEncoder
+from bimo.parts.text.llm import LanguageModelEncoder
+from bimo.parts.text.t5 import T5TextEncoder
+from bimo.parts.text.xglm import XglmTextEncoder
+from bimo.parts.text.xlm import XlmTextEncoder
+from bimo.train.adapter import Lora
 from bimo.train.distil import Distil
-from bimo.train.learning import Learning
-from bimo.train.loop import Run
+from bimo.train.learning import StageTrainer
+from bimo.train.loop import Trainer
 from bimo.train.processes import Processes
 from tests.conftest import KNOWN
 from tests.parity.chinese_checkpoints import sentence_words
@@ -66,30 +66,30 @@ def system(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> System:
     folder = tmp_path_factory.mktemp(recipe.name)
     torch.manual_seed(0)
     made = System(recipe.tiny()).eval()
-    for index, tower in enumerate(made.towers):
+    for index, tower in enumerate(made.text_encoders):
         if give_words(tower, folder / f"words.{index}"):
-            tower.load_words(folder / f"words.{index}")
+            tower.load_tokenizer(folder / f"words.{index}")
         else:
-            assert isinstance(tower, BertTower)
-            tower.learn_words((TEXT, "a red cat"), KNOWN)
+            assert isinstance(tower, BertTextEncoder)
+            tower.build_tokenizer((TEXT, "a red cat"), KNOWN)
     return made
 
 
 def give_words(tower: Any, folder: Path) -> bool:
     """Writes the words that a publisher gives with a tower; False for a tower that learns its own."""
-    if isinstance(tower, BertTower) and tower.part.words == "lexicon":
+    if isinstance(tower, BertTextEncoder) and tower.part.words == "lexicon":
         return False
-    if isinstance(tower, BertTower) or (isinstance(tower, ClipTower) and tower.part.words == "pieces"):
+    if isinstance(tower, BertTextEncoder) or (isinstance(tower, ClipTextEncoder) and tower.part.words == "pieces"):
         bert_words(folder)
-    elif isinstance(tower, (XglmTower, XlmTower)):
+    elif isinstance(tower, (XglmTextEncoder, XlmTextEncoder)):
         sentence_words(folder, 24)
-    elif isinstance(tower, ClipTower):
+    elif isinstance(tower, ClipTextEncoder):
         clip_words(folder)
-    elif isinstance(tower, ChatGlmTower):
+    elif isinstance(tower, ChatGlmTextEncoder):
         glm_words(folder)
-    elif isinstance(tower, T5Tower):
+    elif isinstance(tower, T5TextEncoder):
         t5_words(folder)
-    elif isinstance(tower, LanguageTower):
+    elif isinstance(tower, LanguageModelEncoder):
         language_words(folder)
     else:
         pytest.fail(f"this test has no words for a {type(tower).__name__}: write some here")
@@ -141,7 +141,7 @@ def test_every_stage_trains_what_it_names_alone_and_learns_a_batch(
         after = run.system.state_dict()
         assert after.keys() == before.keys()
         moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
-        merged = isinstance(stage.adapter, LowRank) and stage.adapter.merge
+        merged = isinstance(stage.adapter, Lora) and stage.adapter.merge
         globs = [*stage.train, *(f"{glob}.weight" for glob in (stage.adapter.targets if merged else ()))]
         # What only training needs is no part of the system.
         own = [glob for glob in globs if fnmatch.filter(before, glob)]
@@ -169,17 +169,17 @@ def test_a_caption_is_read_in_training_as_in_drawing(
         lessons.prepared()
         run.system.eval()
         with torch.no_grad():
-            lesson = lessons.lesson(0, torch.Generator().manual_seed(0))
+            lesson = lessons.inputs(0, torch.Generator().manual_seed(0))
         assert lesson.batch is not None
         size = run.recipe.request.sizes[-1] if run.recipe.request.sizes else SIZE
         for row, text in enumerate(lesson.texts[:2]):
             drawn = prepare(run.system, {"text": text, "size": size})
-            for learnt, given in zip(lesson.batch.encodings, drawn.given, strict=True):
+            for learnt, given in zip(lesson.batch.encodings, drawn.prompt, strict=True):
                 alike(learnt, row, given)
         return
 
 
-def alike(learnt: Encoding, row: int, given: Encoding) -> None:
+def alike(learnt: TextEncoding, row: int, given: TextEncoding) -> None:
     """Asserts that a row of a batch tells a denoiser what a prompt by itself does: the same tokens, as many of them."""
     mask = torch.ones(learnt.tokens.shape[:2]) if learnt.mask is None else learnt.mask
     own = torch.ones(given.tokens.shape[:2]) if given.mask is None else given.mask
@@ -212,7 +212,7 @@ def test_a_step_of_every_stage_is_all_on_its_device(
                 module.to(ELSEWHERE)
         lessons.processes = Processes(device=ELSEWHERE)
         with counted(), OneDevice():
-            there = Learning(blank.stage, lessons, learning.objective, list(learning.parameters), None)
+            there = StageTrainer(blank.stage, lessons, learning.objective, list(learning.parameters), None)
             run._modes()
             loss, _ = there._loss(0, torch.Generator().manual_seed(0))
             loss.backward()
@@ -244,7 +244,7 @@ def test_a_run_is_all_on_its_device(recipe: Recipe, system: System, tiny_shards:
     draws = bool(recipe.levels) and stages[0].level == recipe.levels[-1].name and recipe.name not in READS_STEPS
     wanted = replace(made.recipe, stages=stages, prompts=(TEXT,) if draws else ())
     with counted(), OneDevice():
-        run = Run(wanted, made.pictures, made.out, teacher=made.teacher, processes=Processes(device=ELSEWHERE))
+        run = Trainer(wanted, made.pictures, made.out, teacher=made.teacher, processes=Processes(device=ELSEWHERE))
         run.everything()
     assert System.read(made.out).recipe.stages == wanted.stages
     assert (made.out / "state.pt").is_file()
@@ -262,17 +262,17 @@ def test_a_tensor_left_on_the_processor_is_found() -> None:
                 wrong()
 
 
-def begun(recipe: Recipe, system: System, shards: Path, out: Path, **settings: Any) -> Run:
+def begun(recipe: Recipe, system: System, shards: Path, out: Path, **settings: Any) -> Trainer:
     """A run of the recipe at toy width with other settings of its stages, and with words and teachers."""
     tiny = recipe.tiny()
-    for index, tower in enumerate(system.towers):
+    for index, tower in enumerate(system.text_encoders):
         give_words(tower, out / f"words.{index}")
     taught = [stage.objective for stage in tiny.stages if isinstance(stage.objective, Distil)]
     teacher = None
     if taught:
-        teacher = System(Recipe(name="teacher", text=(taught[0].teacher,)))
-        give_words(teacher.towers[0], out / "teacher")
-        teacher.towers[0].load_words(out / "teacher")
+        teacher = System(Recipe(name="teacher", text_encoders=(taught[0].teacher,)))
+        give_words(teacher.text_encoders[0], out / "teacher")
+        teacher.text_encoders[0].load_tokenizer(out / "teacher")
     stages = tuple(replace(stage, **settings) for stage in tiny.stages)
     torch.set_num_threads(1)
-    return Run(replace(tiny, stages=stages, prompts=()), Pictures(shards), out, teacher=teacher)
+    return Trainer(replace(tiny, stages=stages, prompts=()), Pictures(shards), out, teacher=teacher)

@@ -17,8 +17,8 @@ TEACHER = ClipText(vocab=600, length=16, positions=16).tiny()
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> System:
     """A system of one tiny CLIP text tower with words of its own."""
     torch.manual_seed(5)
-    made = System(Recipe(name="teacher", text=(TEACHER,))).eval()
+    made = System(Recipe(name="teacher", text_encoders=(TEACHER,))).eval()
     words = tmp_path_factory.mktemp("teacher") / "words"
     clip_words(words)
-    made.towers[0].load_words(words)
+    made.text_encoders[0].load_tokenizer(words)
     return made

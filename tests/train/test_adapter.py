@@ -18,7 +18,7 @@ from bimo.parts.denoisers.lora_files import adapt
 from bimo.parts.text.tokens import teach
 from bimo.recipes.taiyi_sd import taiyi_zh
 from bimo.recipes.xiaomo import xiaomo
-from bimo.train.adapter import Inversion, LowRank
+from bimo.train.adapter import TextualInversion, Lora
 from bimo.train.denoise import Denoise
 from bimo.train.dreambooth import Dreambooth
 from bimo.train.loop import train
@@ -28,12 +28,12 @@ TARGETS = ("image.denoiser.*.to_[qv]", "text.0.*.query")
 
 
 def recipe(count: int = 1, **fields: Any) -> Recipe:
-    adapter = LowRank(**{"targets": TARGETS, "rank": 2, "alpha": 2.0, **fields})
+    adapter = Lora(**{"targets": TARGETS, "rank": 2, "alpha": 2.0, **fields})
     stage = Stage(name="lora", objective=Denoise(), level="image", train=(), adapter=adapter, steps=2, batch=4, lr=1e-2)
     stage = replace(stage, max_unknown=1.0)  # the words are made up
     stages = tuple(replace(stage, name=f"lora {number}", size=(64, 64)) for number in range(count))
     tiny = taiyi_zh.tiny()
-    words = replace(tiny.text[0], vocab=80, positions=24, length=24)
+    words = replace(tiny.text_encoders[0], vocab=80, positions=24, length=24)
     return replace(tiny, text=(words,), stages=stages)
 
 
@@ -91,7 +91,7 @@ def test_dora_learns_lengths_and_directions(tiny_shards: Path, tmp_path: Path) -
 
 
 def test_an_earlier_level_learns_one_too(tiny_shards: Path, tmp_path: Path) -> None:
-    adapter = LowRank(targets=("expected.denoiser.*", "image.denoiser.*.to_q"), rank=2, dora=True)
+    adapter = Lora(targets=("expected.denoiser.*", "image.denoiser.*.to_q"), rank=2, dora=True)
     (stage,) = recipe().stages
     stage = replace(stage, objective=Denoise(also=("expected",)), adapter=adapter, size=None)
     wanted = replace(xiaomo.tiny(), stages=(stage,), prompts=())
@@ -119,7 +119,7 @@ def test_a_layer_that_no_file_can_name_is_refused(tiny_shards: Path, tmp_path: P
 
 def test_a_word_is_learnt_and_nothing_else(tiny_shards: Path, tmp_path: Path) -> None:
     """Of a lexicon, stopped and gone on with: the same file, and a system that is as it was until it is taught."""
-    adapter = Inversion(token="<小红>", initial="红色方块", vectors=2)
+    adapter = TextualInversion(token="<小红>", initial="红色方块", vectors=2)
     objective = Dreambooth(subject=("一个<小红>", "<小红>方块"), prior=0.0, denoise=Denoise(also=("expected",)))
     (stage,) = recipe().stages
     stage = replace(stage, objective=objective, adapter=adapter, size=None, steps=4, validation=0.2, validate_every=2)

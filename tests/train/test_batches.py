@@ -14,26 +14,26 @@ from bimo.core.recipe import Recipe
 from bimo.data.loader import Pictures
 from bimo.parts.spaces import Latent
 from bimo.recipes.xiaomo import xiaomo
-from bimo.train.batches import Lessons, Order
-from bimo.train.loop import Run, train
+from bimo.train.batches import TrainLoader, BatchSampler
+from bimo.train.loop import Trainer, train
 
 PAINTER = 4
 
 
-def begun(shards: Path, out: Path, space: Any = None, towers: int = 1, **fields: Any) -> tuple[Run, Lessons]:
+def begun(shards: Path, out: Path, space: Any = None, towers: int = 1, **fields: Any) -> tuple[Trainer, TrainLoader]:
     """A run of the painter's stage, and its lessons."""
     tiny = xiaomo.tiny()
     stage = replace(tiny.stages[PAINTER], batch=4, **fields)
     levels = tiny.levels if space is None else (tiny.levels[0], replace(tiny.levels[1], space=space.tiny()))
-    made = Run(
-        replace(tiny, text=tiny.text * towers, levels=levels, stages=(stage,), prompts=()), Pictures(shards), out
+    made = Trainer(
+        replace(tiny, text=tiny.text_encoders * towers, levels=levels, stages=(stage,), prompts=()), Pictures(shards), out
     )
     made._words()
     return made, made._learning(stage, None).lessons
 
 
-def x_of(lessons: Lessons, seed: int) -> Tensor:
-    batch = lessons.lesson(0, torch.Generator().manual_seed(seed)).batch
+def x_of(lessons: TrainLoader, seed: int) -> Tensor:
+    batch = lessons.inputs(0, torch.Generator().manual_seed(seed)).batch
     assert batch is not None
     return batch.x
 
@@ -42,7 +42,7 @@ def test_latents_of_a_posterior_are_drawn_anew_at_every_step(tiny_shards: Path, 
     run, lessons = begun(tiny_shards, tmp_path, Latent(), sample_latents=True, drop_text=0.0)
     assert torch.equal(x_of(lessons, 1), x_of(lessons, 1))
     drawn = torch.stack([x_of(lessons, seed) for seed in range(400)])
-    rows = [lot[0] for lot in lessons.order.lots_of(0)]
+    rows = [lot[0] for lot in lessons.order.groups_of(0)]
     assert lessons.fitted is not None
     space: Any = run.system.space("image")
     with torch.no_grad():
@@ -80,10 +80,10 @@ def test_a_space_without_a_posterior_has_one_code(tiny_shards: Path, tmp_path: P
 def test_captions_are_dropped_tower_by_tower(tiny_shards: Path, tmp_path: Path) -> None:
     run, lessons = begun(tiny_shards, tmp_path, towers=2, drop_text=0.0, drop_towers=(0.0, 1.0))
     generator = torch.Generator().manual_seed(0)
-    lesson = lessons.lesson(0, generator)
+    lesson = lessons.inputs(0, generator)
     assert lesson.batch is not None
     assert all(lesson.texts)
-    assert not lesson.batch.dropped.any()
+    assert not lesson.batch.dropped_captions.any()
     first, second = lesson.batch.encodings
     empty = run.system.eval().encode([""])[1]
     assert first.mask is not None
@@ -97,11 +97,11 @@ def test_dropped_by_every_tower_a_caption_is_dropped(tiny_shards: Path, tmp_path
     _, lessons = begun(tiny_shards, tmp_path, towers=2, drop_text=0.0, drop_towers=(0.5, 0.5))
     gone: list[bool] = []
     for seed in range(200):
-        batch = lessons.lesson(0, torch.Generator().manual_seed(seed)).batch
+        batch = lessons.inputs(0, torch.Generator().manual_seed(seed)).batch
         assert batch is not None
         words = torch.stack([e.mask.sum(1) > 2 for e in batch.encodings if e.mask is not None])
-        assert torch.equal(batch.dropped, ~words.any(0))
-        gone += batch.dropped.tolist()
+        assert torch.equal(batch.dropped_captions, ~words.any(0))
+        gone += batch.dropped_captions.tolist()
     assert sum(gone) / len(gone) == pytest.approx(0.25, abs=0.05)
 
 
@@ -114,7 +114,7 @@ def test_shares_that_are_not_one_a_tower_are_refused(tiny_shards: Path, tmp_path
 
 def test_dropout_goes_on_exactly(tiny_shards: Path, tmp_path: Path) -> None:
     tiny = xiaomo.tiny()
-    words = replace(tiny.text[0], dropout=0.3)  # type: ignore[call-arg]
+    words = replace(tiny.text_encoders[0], dropout=0.3)  # type: ignore[call-arg]
     stage = replace(tiny.stages[2], steps=4, batch=4)
     recipe: Recipe = replace(tiny, text=(words,), stages=(stage,), prompts=())
     whole = train(recipe, tiny_shards, tmp_path / "whole", threads=1)
@@ -126,12 +126,12 @@ def test_dropout_goes_on_exactly(tiny_shards: Path, tmp_path: Path) -> None:
 def test_a_row_without_a_caption_has_the_empty_one(tiny_shards: Path, tmp_path: Path) -> None:
     _, lessons = begun(tiny_shards, tmp_path, drop_text=0.0)
     lessons.pictures = lessons.pictures.of(lessons.pictures.lots, [()] * len(lessons.pictures))
-    assert list(lessons.lesson(0, torch.Generator()).texts) == [""] * 4
+    assert list(lessons.inputs(0, torch.Generator()).texts) == [""] * 4
 
 
 def test_an_order_is_that_of_the_seed() -> None:
     lots = [(row,) for row in range(10)]
-    orders = [Order(lots, [(0, 0)] * 10, 4, seed) for seed in (1, 1, 2)]
-    found = [[order.lots_of(number) for number in range(6)] for order in orders]
+    orders = [BatchSampler(lots, [(0, 0)] * 10, 4, seed) for seed in (1, 1, 2)]
+    found = [[order.groups_of(number) for number in range(6)] for order in orders]
     assert found[0] == found[1]
     assert found[0] != found[2]

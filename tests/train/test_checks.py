@@ -16,7 +16,7 @@ from bimo.parts.text.bert import Bert
 from bimo.parts.text.clip import ClipText
 from bimo.recipes.xiaomo import xiaomo
 from bimo.train import checks
-from bimo.train.batches import Order
+from bimo.train.batches import BatchSampler
 from bimo.train.denoise import Denoise
 from bimo.train.loop import train
 from tests.parity.tiny_checkpoints import clip_words
@@ -29,7 +29,7 @@ def pieces(folder: Path, known: Sequence[str], **fields: Any) -> Any:
     folder.mkdir(parents=True)
     (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *known]), "utf-8")
     tower = replace(Bert().tiny(), vocab=100, **fields).build()
-    tower.load_words(folder)
+    tower.load_tokenizer(folder)
     return tower
 
 
@@ -47,7 +47,7 @@ def test_unknown_tokens_are_counted_by_their_id(tmp_path: Path) -> None:
 def test_byte_pairs_have_no_unknown_tokens_though_their_end_has_that_id(tmp_path: Path) -> None:
     clip_words(tmp_path / "words")
     tower = replace(ClipText(vocab=600, length=16, positions=16).tiny()).build()
-    tower.load_words(tmp_path / "words")
+    tower.load_tokenizer(tmp_path / "words")
     assert checks.reading(tower, ["红苹果", "a cat"]).unknown == 0
 
 
@@ -103,14 +103,14 @@ def test_a_run_does_not_begin_with_captions_it_cannot_read(tiny_shards: Path, tm
 
 def test_sizes_too_small_for_a_batch_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     sizes = [(64, 64)] * 5 + [(64, 128)] * 3 + [(128, 64)] * 4
-    checks.check_sizes(STAGE, Order([(row,) for row in range(12)], sizes, 4, 0))
+    checks.check_sizes(STAGE, BatchSampler([(row,) for row in range(12)], sizes, 4, 0))
     told = capsys.readouterr().out
     assert "64x128 (3)" in told
     assert "64x64" not in told
     assert "128x64" not in told
-    checks.check_sizes(STAGE, Order([(row,) for row in range(12)], [(0, 0)] * 12, 4, 0))
+    checks.check_sizes(STAGE, BatchSampler([(row,) for row in range(12)], [(0, 0)] * 12, 4, 0))
     assert not capsys.readouterr().out
-    checks.check_sizes(STAGE, Order([(row,) for row in range(3)], [(0, 0)] * 3, 4, 0))
+    checks.check_sizes(STAGE, BatchSampler([(row,) for row in range(3)], [(0, 0)] * 3, 4, 0))
     assert "3" in capsys.readouterr().out
 
 

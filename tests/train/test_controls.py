@@ -19,17 +19,17 @@ from bimo.diffusion.system import System
 from bimo.parts.denoisers.adapters import control
 from bimo.recipes.taiyi_sd import taiyi_zh
 from bimo.recipes.xiaomo import xiaomo
-from bimo.train.controls import Controls
+from bimo.train.controls import ControlAdapters
 from bimo.train.denoise import Denoise
-from bimo.train.loop import Run, train
+from bimo.train.loop import Trainer, train
 from tests.parity.tiny_checkpoints import bert_words
 
 
 def recipe(**fields: Any) -> Recipe:
     stage = Stage(name="look", objective=Denoise(), level="image", train=(), steps=3, batch=4, lr=3e-3)
-    stage = replace(stage, adapter=Controls(**fields), size=(64, 64), max_unknown=1.0)
+    stage = replace(stage, adapter=ControlAdapters(**fields), size=(64, 64), max_unknown=1.0)
     tiny = taiyi_zh.tiny()
-    words = replace(tiny.text[0], vocab=80, positions=24, length=24)
+    words = replace(tiny.text_encoders[0], vocab=80, positions=24, length=24)
     return replace(tiny, text=(words,), stages=(stage,), prompts=())
 
 
@@ -45,9 +45,9 @@ def lines() -> Image.Image:
     return picture
 
 
-def begun(wanted: Recipe, shards: Path, out: Path) -> tuple[Run, Any]:
+def begun(wanted: Recipe, shards: Path, out: Path) -> tuple[Trainer, Any]:
     bert_words(out / "words.0")
-    made = Run(wanted, Pictures(shards), out)
+    made = Trainer(wanted, Pictures(shards), out)
     made._words()
     learning = made._learning(wanted.stages[0], None)
     made._modes()

@@ -13,11 +13,11 @@ from torch.nn import functional
 
 from bimo.core.errors import RecipeError
 from bimo.core.recipe import Level, Recipe, Stage
-from bimo.core.types import Ask, Batch, Conditioning
+from bimo.core.types import DenoiserInput, Batch, Conditioning
 from bimo.diffusion.schedule import Ddpm, Flow
-from bimo.diffusion.system import merged
+from bimo.diffusion.system import merge_conditioning
 from bimo.train.denoise import Denoise
-from bimo.train.lesson import Lesson, Vocabulary
+from bimo.train.lesson import TrainInputs, Vocabulary
 
 
 @dataclass
@@ -34,11 +34,11 @@ class Seen:
 class Fake:
     """As much of a system as an objective asks of one, with a function as its denoiser."""
 
-    def __init__(self, schedule: Any, answer: Callable[[Ask], Tensor]) -> None:
+    def __init__(self, schedule: Any, answer: Callable[[DenoiserInput], Tensor]) -> None:
         self.schedule, self.answer = schedule, answer
         self.hints = (Seen(),)
         self.recipe = Level(name="image", space="image", denoiser=Ddpm(), schedule=schedule)
-        self.asks: list[Ask] = []
+        self.asks: list[DenoiserInput] = []
 
     def level(self, name: str) -> Fake:
         return self
@@ -47,21 +47,21 @@ class Fake:
         return [hint.learned(system, batch) for hint in self.hints]
 
     def condition(self, encodings: Any, hints: Any) -> Conditioning:
-        return merged(Conditioning(), hints)
+        return merge_conditioning(Conditioning(), hints)
 
-    def denoise(self, ask: Ask) -> Tensor:
+    def denoise(self, ask: DenoiserInput) -> Tensor:
         self.asks.append(ask)
         return self.answer(ask)
 
 
-def lesson(system: Fake, x: Tensor, pixels: Tensor | None = None) -> Lesson:
+def lesson(system: Fake, x: Tensor, pixels: Tensor | None = None) -> TrainInputs:
     generator = torch.Generator().manual_seed(1)
     batch = Batch(x, (), {}, torch.zeros(len(x), dtype=torch.bool), generator, pixels)
     stage = Stage(name="s", objective=Denoise(), train=("*",), level="image")
-    return Lesson(system, stage, None, [], Vocabulary(), generator, batch=batch)  # type: ignore[arg-type]
+    return TrainInputs(system, stage, None, [], Vocabulary(), generator, batch=batch)  # type: ignore[arg-type]
 
 
-def zeros(ask: Ask) -> Tensor:
+def zeros(ask: DenoiserInput) -> Tensor:
     return torch.zeros_like(ask.x)
 
 
@@ -77,7 +77,7 @@ def test_min_snr_weighs_the_error_of_x_alike_for_every_answer(prediction: Any) -
     system = Fake(law, lambda ask: answer)
     question = replace_question(objective, system, x, noise, t)
     found = objective.errors(question, answer)
-    clean = law.clean(answer, law.noised(x, noise, t), t)
+    clean = law.clean(answer, law.add_noise(x, noise, t), t)
     a = law.signal()[t.long()]
     expected = (clean - x).square().flatten(1).mean(1) * (a / (1 - a)).clamp(max=5.0)
     assert torch.allclose(found, expected, rtol=2e-3)
@@ -85,7 +85,7 @@ def test_min_snr_weighs_the_error_of_x_alike_for_every_answer(prediction: Any) -
 
 def replace_question(objective: Denoise, system: Fake, x: Tensor, noise: Tensor, t: Tensor) -> Any:
     question = objective.question(lesson(system, x), "image")
-    return replace(question, noise=noise, ask=Ask("image", system.schedule.noised(x, noise, t), t, Conditioning()))
+    return replace(question, noise=noise, ask=DenoiserInput("image", system.schedule.noised(x, noise, t), t, Conditioning()))
 
 
 def test_min_snr_needs_a_law_that_has_one() -> None:

@@ -17,7 +17,7 @@ from bimo.data.loader import Pictures
 from bimo.diffusion.system import System
 from bimo.parts.text.bert import Bert
 from bimo.train.distil import Distil, state
-from bimo.train.loop import Run, train
+from bimo.train.loop import Trainer, train
 from tests.train.conftest import TEACHER
 
 STUDENT = Bert(
@@ -30,7 +30,7 @@ def recipe(train: tuple[str, ...] = ("text.*",), **fields: Any) -> Recipe:
     stage = Stage(
         name="distil", objective=Distil(teacher=TEACHER, **fields).tiny(), train=train, steps=60, batch=8, lr=3e-3
     )
-    return Recipe(name="student", text=(STUDENT,), stages=(stage,))
+    return Recipe(name="student", text_encoders=(STUDENT,), stages=(stage,))
 
 
 def losses(run: Path) -> list[float]:
@@ -47,16 +47,16 @@ def test_the_student_learns_and_the_teacher_stays(teacher: System, tiny_shards: 
 
 def test_the_loss_is_what_it_says(teacher: System, tiny_shards: Path, tmp_path: Path) -> None:
     wanted = recipe(squared=2.0, absolute=3.0, cosine=0.5, languages=("zh",))
-    run = Run(wanted, Pictures(tiny_shards), tmp_path / "run", teacher=teacher)
+    run = Trainer(wanted, Pictures(tiny_shards), tmp_path / "run", teacher=teacher)
     run._words()
     learning = run._learning(wanted.stages[0], None)
-    lesson = learning.lessons.lesson(0, torch.Generator().manual_seed(1))
+    lesson = learning.lessons.inputs(0, torch.Generator().manual_seed(1))
     zh = [row["zh"][0] for row in lesson.captions]
     en = [row["en"][0] for row in lesson.captions]
-    found = run.system.towers[0].encode(zh).tokens[:, 0]
+    found = run.system.text_encoders[0].encode(zh).tokens[:, 0]
     ends = [len(teacher.text[0].words.encode(text).ids) - 1 for text in en]
     ends = [min(end, TEACHER.length - 1) for end in ends]
-    there = teacher.towers[0].encode(en).tokens[range(len(en)), ends]
+    there = teacher.text_encoders[0].encode(en).tokens[range(len(en)), ends]
     expected = (
         2 * ((found - there) ** 2).mean()
         + 3 * (found - there).abs().mean()
@@ -89,7 +89,7 @@ def test_pictures_without_both_languages_are_left_out(tiny_shards: Path) -> None
 
 
 def test_the_last_state_is_that_of_the_end_mark(teacher: System) -> None:
-    tower = teacher.towers[0]
+    tower = teacher.text_encoders[0]
     texts = ["a cat", "red"]
     whole = tower.encode(texts).tokens
     ids = teacher.text[0].ids(texts)[0]

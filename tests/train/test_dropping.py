@@ -20,8 +20,8 @@ from bimo.parts.hints.drawing import Intensity, Map, Palette, Sketch
 from bimo.parts.hints.views import Bucket, Earlier, Masked, Pose, Sizes
 from bimo.recipes.composer import composer
 from bimo.train.denoise import Denoise
-from bimo.train.dropping import Dropped, Dropping
-from bimo.train.loop import Run
+from bimo.train.dropping import Dropout, ConditioningDropout
+from bimo.train.loop import Trainer
 from tests.parity.tiny_checkpoints import clip_words
 
 ROWS = 20000
@@ -32,8 +32,8 @@ def stage(**fields: Any) -> Stage:
     return Stage(name="s", objective=Denoise(), train=("*",), level="base", **fields)
 
 
-def of(rows: int = ROWS, towers: int = 1, **fields: Any) -> Dropped:
-    return Dropping(stage(**fields), towers, HINTS).of([1] * rows, torch.Generator().manual_seed(0))
+def of(rows: int = ROWS, towers: int = 1, **fields: Any) -> Dropout:
+    return ConditioningDropout(stage(**fields), towers, HINTS).of([1] * rows, torch.Generator().manual_seed(0))
 
 
 def share(*gone: Tensor) -> float:
@@ -42,20 +42,20 @@ def share(*gone: Tensor) -> float:
 
 def test_each_goes_by_its_own_share() -> None:
     found = of(drop_text=0.2, drop_hints=(("*", 0.5), ("intensity", 0.7)))
-    assert share(found.words) == pytest.approx(0.2, abs=0.02)
-    assert {name: round(share(gone), 1) for name, gone in found.hints.items()} == {
+    assert share(found.captions) == pytest.approx(0.2, abs=0.02)
+    assert {name: round(share(gone), 1) for name, gone in found.conditions.items()} == {
         "sketch": 0.5,
         "intensity": 0.7,
         "palette": 0.5,
     }
     # By itself: what two do without together is the product.
-    assert share(found.words, found.hints["sketch"]) == pytest.approx(0.1, abs=0.02)
-    assert share(found.hints["sketch"], found.hints["palette"]) == pytest.approx(0.25, abs=0.02)
+    assert share(found.captions, found.conditions["sketch"]) == pytest.approx(0.1, abs=0.02)
+    assert share(found.conditions["sketch"], found.conditions["palette"]) == pytest.approx(0.25, abs=0.02)
 
 
 def test_all_are_dropped_and_all_are_kept_together() -> None:
     found = of(drop_text=0.5, drop_hints=(("*", 0.5), ("intensity", 0.7)), drop_all=0.1, keep_all=0.1)
-    every = [found.words, *found.hints.values()]
+    every = [found.captions, *found.conditions.values()]
     assert [share(gone) for gone in every] == pytest.approx([0.5, 0.5, 0.1 + 0.8 * 0.7, 0.5], abs=0.02)
     assert share(*every) == pytest.approx(0.1 + 0.8 * 0.5 * 0.5 * 0.7 * 0.5, abs=0.02)
     assert share(*(~gone for gone in every)) == pytest.approx(0.1 + 0.8 * 0.5 * 0.5 * 0.3 * 0.5, abs=0.02)
@@ -63,23 +63,23 @@ def test_all_are_dropped_and_all_are_kept_together() -> None:
 
 def test_a_stage_may_drop_all_or_nothing() -> None:
     found = of(drop_all=0.3)
-    assert share(found.words) == pytest.approx(0.3, abs=0.02)
-    assert all(torch.equal(gone, found.words) for gone in (*found.towers, *found.hints.values()))
+    assert share(found.captions) == pytest.approx(0.3, abs=0.02)
+    assert all(torch.equal(gone, found.captions) for gone in (*found.encoders, *found.conditions.values()))
     kept = of(drop_text=1.0, keep_all=1.0)
-    assert not kept.words.any()
+    assert not kept.captions.any()
 
 
 def test_towers_go_by_themselves_and_with_all() -> None:
     found = of(towers=2, drop_towers=(0.5, 0.2), drop_all=0.1, keep_all=0.1)
-    assert [share(gone) for gone in found.towers] == pytest.approx([0.1 + 0.8 * 0.5, 0.1 + 0.8 * 0.2], abs=0.02)
-    assert torch.equal(found.words, found.towers[0] & found.towers[1])
-    assert share(found.words) == pytest.approx(0.1 + 0.8 * 0.1, abs=0.02)
+    assert [share(gone) for gone in found.encoders] == pytest.approx([0.1 + 0.8 * 0.5, 0.1 + 0.8 * 0.2], abs=0.02)
+    assert torch.equal(found.captions, found.encoders[0] & found.encoders[1])
+    assert share(found.captions) == pytest.approx(0.1 + 0.8 * 0.1, abs=0.02)
 
 
 def test_a_lot_does_without_it_together() -> None:
-    made = Dropping(stage(drop_text=0.5, drop_hints=(("sketch", 0.5),), drop_all=0.2), 1, HINTS)
+    made = ConditioningDropout(stage(drop_text=0.5, drop_hints=(("sketch", 0.5),), drop_all=0.2), 1, HINTS)
     found = made.of([2, 3] * 50, torch.Generator().manual_seed(0))
-    for gone in (found.words, found.hints["sketch"]):
+    for gone in (found.captions, found.conditions["sketch"]):
         first, second = gone.reshape(50, 5)[:, :2], gone.reshape(50, 5)[:, 2:]
         assert torch.equal(first.all(1), first.any(1))
         assert torch.equal(second.all(1), second.any(1))
@@ -130,22 +130,22 @@ def test_what_is_always_told_is_told_to_the_null_branch(hint: Any, value: Condit
 def test_a_run_of_composer_leaves_out_what_it_says(tiny_shards: Path, tmp_path: Path) -> None:
     tiny = composer.tiny()
     named = {one.level: one for one in tiny.stages}
-    assert named["base"].drop_all == named["base"].keep_all == 0.1
+    assert named["base"].joint_dropout == named["base"].joint_keep == 0.1
     only = replace(named["base"], batch=16, drop_text=0.0, drop_hints=(("depth", 0.5), ("semantics", 0.5)))
-    run = Run(replace(tiny, stages=(replace(only, drop_all=0.3, keep_all=0.1),)), Pictures(tiny_shards), tmp_path)
+    run = Trainer(replace(tiny, stages=(replace(only, drop_all=0.3, keep_all=0.1),)), Pictures(tiny_shards), tmp_path)
     clip_words(tmp_path / "words.0")
     run._words()
     lessons = run._learning(run.recipe.stages[0], None).lessons
-    batch = lessons.lesson(0, torch.Generator().manual_seed(2)).batch
+    batch = lessons.inputs(0, torch.Generator().manual_seed(2)).batch
     assert batch is not None
     level = run.system.level("base")
-    assert set(batch.left_out) == {"sketch", "instances", "depth", "intensity", "masked", "palette", "semantics"}
-    assert batch.dropped.any()
-    for hint, value in zip(level.hints, level.told(run.system, batch), strict=True):
+    assert set(batch.dropped_conditions) == {"sketch", "instances", "depth", "intensity", "masked", "palette", "semantics"}
+    assert batch.dropped_captions.any()
+    for hint, value in zip(level.conditioners, level.conditions_of(run.system, batch), strict=True):
         name = getattr(hint, "name", "")
         told = value.scalars[name] if value.spatial is None else value.spatial.flatten(1)
-        gone = batch.left_out[name]
+        gone = batch.dropped_conditions[name]
         assert torch.equal(told.abs().sum(1) == 0, gone), name
         # Those without a share of their own go with all the rest alone.
-        assert torch.equal(gone, batch.dropped) == (name not in ("depth", "semantics"))
-        assert not (batch.dropped & ~gone).any()
+        assert torch.equal(gone, batch.dropped_captions) == (name not in ("depth", "semantics"))
+        assert not (batch.dropped_captions & ~gone).any()

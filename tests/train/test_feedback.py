@@ -20,8 +20,8 @@ from bimo.diffusion.system import System
 from bimo.recipes.xiaomo import xiaomo
 from bimo.train.denoise import Denoise
 from bimo.train.dreambooth import Dreambooth
-from bimo.train.feedback import Prefer, Reward
-from bimo.train.loop import Run, train
+from bimo.train.feedback import DiffusionDPO, RewardWeighted
+from bimo.train.loop import Trainer, train
 
 GLOB = "image.denoiser.*"
 
@@ -49,9 +49,9 @@ def scored(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def begun(objective: Any, folder: Path, out: Path) -> tuple[Run, Any]:
+def begun(objective: Any, folder: Path, out: Path) -> tuple[Trainer, Any]:
     wanted = recipe(objective)
-    run = Run(wanted, Pictures(folder), out)
+    run = Trainer(wanted, Pictures(folder), out)
     run._words()
     learning = run._learning(wanted.stages[0], None)
     run._modes()
@@ -59,7 +59,7 @@ def begun(objective: Any, folder: Path, out: Path) -> tuple[Run, Any]:
 
 
 def test_scores_weigh_the_errors(scored: Path, tmp_path: Path) -> None:
-    run, learning = begun(Reward(temperature=0.2), scored, tmp_path / "run")
+    run, learning = begun(RewardWeighted(temperature=0.2), scored, tmp_path / "run")
     assert len(learning.lessons.pictures.lots) == 15
     lesson = learning.lessons.lesson(0, torch.Generator().manual_seed(3))
     found = learning.objective.loss(lesson)
@@ -73,13 +73,13 @@ def test_scores_weigh_the_errors(scored: Path, tmp_path: Path) -> None:
 
 def test_without_scores_it_says_so(tiny_shards: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="stars"):
-        begun(Reward(score="stars"), tiny_shards, tmp_path / "reward")
+        begun(RewardWeighted(score="stars"), tiny_shards, tmp_path / "reward")
     with pytest.raises(DataError, match="stars"):
-        begun(Prefer(score="stars"), tiny_shards, tmp_path / "prefer")
+        begun(DiffusionDPO(score="stars"), tiny_shards, tmp_path / "prefer")
 
 
 def test_the_better_of_two_gains(scored: Path, tmp_path: Path) -> None:
-    run, learning = begun(Prefer(beta=50.0), scored, tmp_path / "run")
+    run, learning = begun(DiffusionDPO(beta=50.0), scored, tmp_path / "run")
     lots, labels = learning.lessons.pictures.lots, learning.lessons.pictures.labels
     assert lots
     for better, worse in lots:
@@ -100,7 +100,7 @@ def test_the_better_of_two_gains(scored: Path, tmp_path: Path) -> None:
 
 
 def test_stopped_what_it_began_from_is_kept(scored: Path, tmp_path: Path) -> None:
-    wanted = recipe(Prefer(beta=50.0), steps=3)
+    wanted = recipe(DiffusionDPO(beta=50.0), steps=3)
     whole = train(wanted, scored, tmp_path / "whole", threads=1)
     for _ in range(4):
         train(wanted, scored, tmp_path / "stopped", threads=1, stop_after=0.0)

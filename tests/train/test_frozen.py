@@ -13,15 +13,15 @@ import pytest
 import torch
 
 from bimo.core.recipe import Recipe
-from bimo.core.types import Encoding
+from bimo.core.types import TextEncoding
 from bimo.data.loader import Pictures
 from bimo.diffusion.system import System
 from bimo.parts.text.llm import LanguageModel
 from bimo.recipes.viscpm import viscpm_paint
 from bimo.recipes.xiaomo import xiaomo
 from bimo.train import frozen
-from bimo.train.adapter import LowRank
-from bimo.train.loop import Run
+from bimo.train.adapter import Lora
+from bimo.train.loop import Trainer
 from bimo.words.budget import Budget
 from tests.parity.tiny_flow_checkpoints import qwen_words
 
@@ -29,18 +29,18 @@ PAINTER = 4
 MANY = 10**6
 
 
-def run_of(shards: Path, out: Path, words: Any = None, **fields: Any) -> Run:
+def run_of(shards: Path, out: Path, words: Any = None, **fields: Any) -> Trainer:
     """A run of the one stage in which the painter learns and the words are frozen."""
     tiny = xiaomo.tiny()
-    text = (tiny.text[0] if words is None else words,)
+    text = (tiny.text_encoders[0] if words is None else words,)
     stage = replace(tiny.stages[PAINTER], **{"steps": 6, "batch": 4, **fields})
-    made = Run(replace(tiny, text=text, stages=(stage,), prompts=()), Pictures(shards), out)
+    made = Trainer(replace(tiny, text=text, stages=(stage,), prompts=()), Pictures(shards), out)
     made._words()
     made.system.requires_grad_(False)
     return made
 
 
-def losses(run: Run) -> list[float]:
+def losses(run: Trainer) -> list[float]:
     torch.set_num_threads(1)
     stage = run.recipe.stages[0]
     learning = run._learning(stage, None)
@@ -48,13 +48,13 @@ def losses(run: Run) -> list[float]:
     return [run._step(stage, learning)[0] for _ in range(stage.steps)]
 
 
-def counted(run: Run) -> Counter[str]:
+def counted(run: Trainer) -> Counter[str]:
     """How often each text goes through the tower from now on."""
-    tower: Any = run.system.towers[0]
+    tower: Any = run.system.text_encoders[0]
     count: Counter[str] = Counter()
     encode = tower.encode
 
-    def counting(texts: Sequence[str]) -> Encoding:
+    def counting(texts: Sequence[str]) -> TextEncoding:
         count.update(texts)
         return encode(texts)
 
@@ -62,9 +62,9 @@ def counted(run: Run) -> Counter[str]:
     return count
 
 
-def alone(run: Run, texts: Sequence[str]) -> Encoding:
+def alone(run: Trainer, texts: Sequence[str]) -> TextEncoding:
     """What the first tower says of texts one by one."""
-    return frozen.alone(frozen.Frozen(run.system.towers[0], run.recipe.text[0]), texts)
+    return frozen.alone(frozen.FrozenEncoder(run.system.text_encoders[0], run.recipe.text_encoders[0]), texts)
 
 
 def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +80,7 @@ def kept(out: Path) -> list[str]:
 def test_losses_are_those_without_the_cache_to_the_bit(
     padding: Any, drop: tuple[float, ...], tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = replace(xiaomo.tiny().text[0], padding=padding, dropout=0.3)  # type: ignore[call-arg]
+    words = replace(xiaomo.tiny().text_encoders[0], padding=padding, dropout=0.3)  # type: ignore[call-arg]
     with_it = run_of(tiny_shards, tmp_path / "with", words, drop_text=0.3, drop_towers=drop)
     found = losses(with_it)
     assert len(kept(tmp_path / "with")) == 1
@@ -106,9 +106,9 @@ def test_each_text_goes_through_the_tower_once_in_all_runs(tiny_shards: Path, tm
 def test_what_is_kept_is_found_by_the_text_whatever_the_order(tiny_shards: Path, tmp_path: Path) -> None:
     run = run_of(tiny_shards, tmp_path / "run")
     texts = ["一个红色的方块", "a blue square", "一个黑色的方块"]
-    ask = frozen.frozen_words(run.system, texts, MANY, run.out)
+    ask = frozen.cached_encoder(run.system, texts, MANY, run.out)
     count = counted(run)
-    other = frozen.frozen_words(run.system, [*reversed(texts), texts[0]], MANY, run.out)
+    other = frozen.cached_encoder(run.system, [*reversed(texts), texts[0]], MANY, run.out)
     assert not count
     for one in texts:
         assert torch.equal(ask([[one]])[0].tokens, other([[one]])[0].tokens)
@@ -121,7 +121,7 @@ def test_what_is_kept_is_found_by_the_text_whatever_the_order(tiny_shards: Path,
 def test_a_batch_is_as_the_tower_makes_it_but_for_rounding(tiny_shards: Path, tmp_path: Path) -> None:
     run = run_of(tiny_shards, tmp_path / "run")
     texts = ["一个红色的方块", "", "a blue square"]
-    found = frozen.frozen_words(run.system, texts, MANY, run.out)([texts])[0]
+    found = frozen.cached_encoder(run.system, texts, MANY, run.out)([texts])[0]
     wanted = run.system.eval().encode(texts)[0]
     assert found.mask is not None
     assert wanted.mask is not None
@@ -135,17 +135,17 @@ def test_a_batch_is_as_the_tower_makes_it_but_for_rounding(tiny_shards: Path, tm
 
 def test_other_weights_or_words_are_never_taken_for_these(tiny_shards: Path, tmp_path: Path) -> None:
     run = run_of(tiny_shards, tmp_path / "run")
-    frozen.frozen_words(run.system, ["红"], MANY, run.out)
+    frozen.cached_encoder(run.system, ["红"], MANY, run.out)
     first = kept(run.out)
     with torch.no_grad():
         next(iter(run.system.text.parameters())).view(-1)[0] += 1e-3
-    frozen.frozen_words(run.system, ["红"], MANY, run.out)
+    frozen.cached_encoder(run.system, ["红"], MANY, run.out)
     second = kept(run.out)
     assert second != first
     assert len(second) == 1  # what no tower says any more is gone
     path = next((run.out / "words.0").glob("known.txt"))
     path.write_text(path.read_text("utf-8") + "\n多", "utf-8")
-    frozen.frozen_words(run.system, ["红"], MANY, run.out)
+    frozen.cached_encoder(run.system, ["红"], MANY, run.out)
     assert kept(run.out) not in (first, second)
 
 
@@ -166,7 +166,7 @@ def test_a_stage_that_sees_few_of_the_captions_asks_as_it_always_did(tiny_shards
     "fields",
     [
         {"train": ("text.0.head.*", "image.denoiser.*")},
-        {"train": (), "adapter": LowRank(targets=("text.0.model.*.query", "image.denoiser.*.to_q"))},
+        {"train": (), "adapter": Lora(targets=("text.0.model.*.query", "image.denoiser.*.to_q"))},
     ],
     ids=["head", "adapter"],
 )
@@ -176,15 +176,15 @@ def test_a_tower_that_learns_in_part_is_asked_at_every_step(fields: Any, tiny_sh
     assert kept(run.out) == []
 
 
-def bridged(family: str, shards: Path, out: Path) -> Run:
+def bridged(family: str, shards: Path, out: Path) -> Trainer:
     """A run of VisCPM's first stage: a language model that is frozen, and what bridges it learns."""
     tiny = viscpm_paint.tiny()
-    words: Any = tiny.text[0]
+    words: Any = tiny.text_encoders[0]
     if family != "cpmant":
         words = LanguageModel(family=family, template=words.template, bridge=words.bridge).tiny()
     stage = replace(tiny.stages[0], steps=6, batch=4, drop_text=0.2)
     qwen_words(out / "words.0")
-    made = Run(replace(tiny, text=(words,), stages=(stage,)), Pictures(shards), out)
+    made = Trainer(replace(tiny, text=(words,), stages=(stage,)), Pictures(shards), out)
     made._words()
     return made
 
@@ -194,11 +194,11 @@ def test_the_frozen_trunk_of_a_tower_is_asked_once_while_its_head_learns(
     family: str, tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = bridged(family, tiny_shards, tmp_path / "with")
-    tower: Any = run.system.towers[0]
+    tower: Any = run.system.text_encoders[0]
     before, asked = tower.out.weight.clone(), Counter[str]()
     trunk = tower.trunk
 
-    def counting(texts: Sequence[str]) -> Encoding:
+    def counting(texts: Sequence[str]) -> TextEncoding:
         asked.update(texts)
         return trunk(texts)
 
@@ -225,21 +225,21 @@ def test_weights_of_the_head_are_no_part_of_what_is_kept(tiny_shards: Path, tmp_
     run = bridged("qwen3", tiny_shards, tmp_path / "run")
     losses(run)
     first = kept(run.out)
-    tower: Any = run.system.towers[0]
-    frozen.frozen_words(run.system, [t for some in run.pictures.captions for t in some], MANY, run.out)
+    tower: Any = run.system.text_encoders[0]
+    frozen.cached_encoder(run.system, [t for some in run.pictures.captions for t in some], MANY, run.out)
     assert kept(run.out) == first
     with torch.no_grad():
         next(tower.model.parameters()).view(-1)[0] += 1e-3
-    frozen.frozen_words(run.system, [t for some in run.pictures.captions for t in some], MANY, run.out)
+    frozen.cached_encoder(run.system, [t for some in run.pictures.captions for t in some], MANY, run.out)
     assert kept(run.out) != first
 
 
 def test_padding_in_front_is_that_of_a_batch(tiny_shards: Path, tmp_path: Path) -> None:
     run = bridged("cpmant", tiny_shards, tmp_path / "run")
-    tower: Any = run.system.eval().towers[0]
+    tower: Any = run.system.eval().text_encoders[0]
     run.system.requires_grad_(False)
     texts = ["", "一个红色的方块", "a"]
-    ask = frozen.frozen_words(run.system, texts, MANY, run.out)
+    ask = frozen.cached_encoder(run.system, texts, MANY, run.out)
     wanted, found = tower.encode(texts), ask([texts])[0]
     assert len(kept(run.out)) == 1
     assert wanted.mask is None
@@ -251,13 +251,13 @@ def test_padding_in_front_is_that_of_a_batch(tiny_shards: Path, tmp_path: Path) 
 def test_a_tower_that_learns_leaves_the_others_kept(tiny_shards: Path, tmp_path: Path) -> None:
     tiny = xiaomo.tiny()
     stage = replace(tiny.stages[PAINTER], steps=6, batch=4, train=("text.1.*",))
-    run = Run(replace(tiny, text=tiny.text * 2, stages=(stage,), prompts=()), Pictures(tiny_shards), tmp_path)
+    run = Trainer(replace(tiny, text=tiny.text_encoders * 2, stages=(stage,), prompts=()), Pictures(tiny_shards), tmp_path)
     run._words()
     learning = run._learning(stage, None)
     learning.lessons.prepared()
     count = counted(run)
     run._modes()
-    batch = learning.lessons.lesson(0, torch.Generator().manual_seed(0)).batch
+    batch = learning.lessons.inputs(0, torch.Generator().manual_seed(0)).batch
     assert batch is not None
     assert not count, "the first tower is frozen"
     assert len(kept(run.out)) == 1
@@ -272,14 +272,14 @@ class Neighbourly(torch.nn.Module):
     def budget(self, text: str) -> Budget:
         return Budget(len(text) + 1, 8)
 
-    def encode(self, texts: Sequence[str]) -> Encoding:
-        return Encoding(torch.ones(len(texts), max(map(len, texts)) + 1, 4))
+    def encode(self, texts: Sequence[str]) -> TextEncoding:
+        return TextEncoding(torch.ones(len(texts), max(map(len, texts)) + 1, 4))
 
 
 def test_a_tower_that_minds_its_neighbours_is_not_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    system = System(Recipe(name="r", text=(xiaomo.tiny().text[0],)))
+    system = System(Recipe(name="r", text_encoders=(xiaomo.tiny().text_encoders[0],)))
     system.text = torch.nn.ModuleList([Neighbourly()])
-    ask = frozen.frozen_words(system, ["一", "一二三"], MANY, tmp_path)
+    ask = frozen.cached_encoder(system, ["一", "一二三"], MANY, tmp_path)
     assert ask([["一", "一二三"]])[0].mask is None
     assert "cached" in capsys.readouterr().out
 
@@ -298,7 +298,7 @@ def test_a_disk_that_is_full_leaves_nothing_half_written(
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(frozen, "_append", full)
-    ask = frozen.frozen_words(run.system, texts, MANY, run.out)
+    ask = frozen.cached_encoder(run.system, texts, MANY, run.out)
     assert "No space left" in capsys.readouterr().out
     assert torch.equal(ask([texts])[0].tokens, wanted.tokens)
     assert kept(run.out) == []
@@ -306,9 +306,9 @@ def test_a_disk_that_is_full_leaves_nothing_half_written(
 
 def test_half_of_a_cache_is_made_anew(tiny_shards: Path, tmp_path: Path) -> None:
     run = run_of(tiny_shards, tmp_path / "run")
-    frozen.frozen_words(run.system, ["红"], MANY, run.out)
+    frozen.cached_encoder(run.system, ["红"], MANY, run.out)
     folder = next((run.out / "cache").glob("words-*"))
     shutil.move(folder, folder.with_suffix(".part"))
-    ask = frozen.frozen_words(run.system, ["红"], MANY, run.out)
+    ask = frozen.cached_encoder(run.system, ["红"], MANY, run.out)
     assert kept(run.out) == [folder.name]
     assert torch.equal(ask([["红"]])[0].tokens, alone(run, ["红"]).tokens)

@@ -24,11 +24,11 @@ from bimo.data.shards import read, shard_name, write_index, write_shard
 from bimo.recipes.taiyi_sd import taiyi_zh
 from bimo.recipes.xiaomo import xiaomo
 from bimo.train import loop
-from bimo.train.adapter import LowRank
-from bimo.train.controls import Controls
+from bimo.train.adapter import Lora
+from bimo.train.controls import ControlAdapters
 from bimo.train.denoise import Denoise
 from bimo.train.history import differences, read_history
-from bimo.train.loop import Run, train
+from bimo.train.loop import Trainer, train
 from bimo.train.objectives import Reconstruct
 from tests.parity.tiny_checkpoints import bert_words
 
@@ -132,7 +132,7 @@ def test_exchanged_maps_are_exchanged_data(tiny_shards: Path, tmp_path: Path) ->
     """Maps that a stage reads belong to the data; others may come and go."""
     data = Path(shutil.copytree(tiny_shards, tmp_path / "data"))
     bert_words(tmp_path / "run" / "words.0")
-    adapter = Controls(network="t2i", seen="map", name="depth")
+    adapter = ControlAdapters(network="t2i", seen="map", name="depth")
     stage = replace(MORE, objective=Denoise(), level="image", train=(), adapter=adapter, max_unknown=1.0)
     wanted = replace(taiyi_zh.tiny(), stages=(replace(stage, size=(64, 64)),), prompts=())
     train(wanted, data, tmp_path / "run", threads=1, stop_after=0.0)
@@ -187,7 +187,7 @@ def test_groups_keep_the_state_of_their_parameters(run: Path, tiny_shards: Path)
     """Rates of their own make other groups: each parameter has the moments that it had, by its name."""
     saved = torch.load(run / "state.pt", weights_only=True)
     plain, grouped = (
-        Run(recipe(stage, MORE), loop.Pictures(tiny_shards), run, from_here=True) for stage in (BASE, CHANGED)
+        Trainer(recipe(stage, MORE), loop.Pictures(tiny_shards), run, from_here=True) for stage in (BASE, CHANGED)
     )
     states: list[dict[str, Tensor]] = []
     for made in (plain, grouped):
@@ -231,7 +231,7 @@ def test_a_stage_that_is_done_stays_as_it_was(tiny_shards: Path, tmp_path: Path)
 
 def test_where_nothing_was_learnt_it_begins_anew(tiny_shards: Path, others: Path, tmp_path: Path) -> None:
     """What was killed before it saved anything takes other settings and other data, and learns their words."""
-    run = Run(recipe(), loop.Pictures(tiny_shards), tmp_path / "run")
+    run = Trainer(recipe(), loop.Pictures(tiny_shards), tmp_path / "run")
     run._words()
     run.history.write(run.out)
     (run.out / "recipe.json").write_text(loop.dumps(run.recipe), "utf-8")
@@ -282,7 +282,7 @@ def test_weights_of_a_first_step_that_are_no_numbers_leave_no_state(tiny_shards:
 
 
 def test_an_adapter_of_no_numbers_is_not_written(tiny_shards: Path, tmp_path: Path) -> None:
-    adapter = LowRank(targets=("image.denoiser.*.to_q",), rank=2)
+    adapter = Lora(targets=("image.denoiser.*.to_q",), rank=2)
     stage = replace(xiaomo.tiny().stages[4], adapter=adapter, train=(), steps=1, batch=4, lr=1e38, warmup=0, ema=0.0)
     with pytest.raises(TrainingError, match=r"not finite: .*lora"):
         train(recipe(stage), tiny_shards, tmp_path / "run", threads=1)
@@ -313,7 +313,7 @@ def test_gradients_that_are_no_numbers_are_told_by_step(
 
 @pytest.mark.parametrize("clip", [0.0, 0.01])
 def test_gradients_are_clipped_as_torch_does(clip: float, tiny_shards: Path, tmp_path: Path) -> None:
-    run = Run(recipe(replace(BASE, clip=clip)), loop.Pictures(tiny_shards), tmp_path / "run")
+    run = Trainer(recipe(replace(BASE, clip=clip)), loop.Pictures(tiny_shards), tmp_path / "run")
     learning = run._learning(run.recipe.stages[0], None)
     for place, parameter in enumerate(learning.parameters.values()):
         parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(place))
@@ -330,7 +330,7 @@ def test_gradients_are_clipped_as_torch_does(clip: float, tiny_shards: Path, tmp
 
 
 def test_a_run_begins_with_weights_that_are_numbers(tiny_shards: Path, tmp_path: Path) -> None:
-    run = Run(recipe(MORE), loop.Pictures(tiny_shards), tmp_path / "run")
+    run = Trainer(recipe(MORE), loop.Pictures(tiny_shards), tmp_path / "run")
     with torch.no_grad():
         next(run.system.level("image").parameters()).fill_(torch.nan)
     with pytest.raises(TrainingError, match=r"to begin with are not finite: 1/.*--start"):
@@ -352,7 +352,7 @@ def test_an_unfinished_run_is_a_system_as_it_stands(run: Path, tiny_shards: Path
 
 def test_an_unfinished_adapter_is_merged_as_at_its_end(tiny_shards: Path, tmp_path: Path) -> None:
     """A run that is read after its last step but before it ends is what it ends as."""
-    adapter = LowRank(targets=("image.denoiser.*.to_q",), rank=2)
+    adapter = Lora(targets=("image.denoiser.*.to_q",), rank=2)
     stage = replace(xiaomo.tiny().stages[4], adapter=adapter, train=(), steps=2, batch=4, lr=1e-2, warmup=0, ema=0.5)
     run = tmp_path / "run"
     for _ in range(2):
@@ -364,7 +364,7 @@ def test_an_unfinished_adapter_is_merged_as_at_its_end(tiny_shards: Path, tmp_pa
 
 
 def test_a_run_that_saved_nothing_is_no_system(tmp_path: Path, tiny_shards: Path) -> None:
-    run = Run(recipe(), loop.Pictures(tiny_shards), tmp_path / "run")
+    run = Trainer(recipe(), loop.Pictures(tiny_shards), tmp_path / "run")
     run.history.write(run.out)
     (run.out / "recipe.json").write_text(loop.dumps(run.recipe), "utf-8")
     with pytest.raises(WeightsError, match="nothing was saved yet"):

@@ -20,7 +20,7 @@ from bimo.diffusion.system import System
 from bimo.parts.denoisers.expected import Expected
 from bimo.recipes.xiaomo import xiaomo
 from bimo.train import loop
-from bimo.train.loop import Run, train
+from bimo.train.loop import Trainer, train
 
 STEPS = 3
 
@@ -94,7 +94,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_weights() -> None:
 def test_only_what_a_stage_names_moves(number: int, tiny_shards: Path, tmp_path: Path) -> None:
     tiny = recipe(steps=1)
     stage = tiny.stages[number]
-    run = Run(replace(tiny, stages=(stage,), prompts=()), Pictures(tiny_shards), tmp_path / "run", 0, None)
+    run = Trainer(replace(tiny, stages=(stage,), prompts=()), Pictures(tiny_shards), tmp_path / "run", 0, None)
     run._words()
     before = {name: value.clone() for name, value in run.system.state_dict().items()}
     run.everything()

@@ -19,19 +19,19 @@ from bimo.diffusion.system import System
 from bimo.parts.text.bert import Bert
 from bimo.recipes.taiyi_sd import taiyi_zh
 from bimo.recipes.xiaomo import xiaomo
-from bimo.train.adapter import Inversion, LowRank
-from bimo.train.ascent import Ascent
-from bimo.train.controls import Controls
+from bimo.train.adapter import TextualInversion, Lora
+from bimo.train.ascent import DRaFT
+from bimo.train.controls import ControlAdapters
 from bimo.train.denoise import Denoise
 from bimo.train.distil import Distil
 from bimo.train.dreambooth import Dreambooth
-from bimo.train.feedback import Prefer, Reward
-from bimo.train.loop import Run
+from bimo.train.feedback import DiffusionDPO, RewardWeighted
+from bimo.train.loop import Trainer
 from bimo.train.objectives import Contrast, Reconstruct
 from bimo.train.processes import Processes
-from bimo.train.rewards import Colourful, Judges, Own, Shown
-from bimo.train.rounds import Rounds
-from bimo.train.things import Things
+from bimo.train.rewards import ColourfulReward, Judges, CustomReward, Shown
+from bimo.train.rounds import OnlineRewards
+from bimo.train.things import LayeredObjects
 from tests.parity.tiny_checkpoints import bert_words
 from tests.recipes.onedevice import ELSEWHERE, OneDevice, counted
 
@@ -45,7 +45,7 @@ BASE = Stage(
     accumulate=2,
     lr=1e-3,
     ema=0.9,
-    drop_text=0.1,
+    caption_dropout=0.1,
     max_unknown=1.0,
 )
 LAYERS = ("image.denoiser.*.to_q", "image.denoiser.*.to_k")
@@ -66,9 +66,9 @@ STAGES: Mapping[str, Stage] = {
     "contrast": replace(
         BASE, objective=Contrast(level="image", heads=("kind",)).tiny(), level="", train=("text.*", "contrast.*")
     ),
-    "lora": replace(BASE, train=(), adapter=LowRank(targets=LAYERS, rank=2), validation=0.3, validate_every=1),
-    "dora": replace(BASE, train=(), adapter=LowRank(targets=LAYERS, rank=2, dora=True)),
-    "lora beside": replace(BASE, train=(), adapter=LowRank(targets=(*LAYERS, "text.*.query"), rank=2, merge=False)),
+    "lora": replace(BASE, train=(), adapter=Lora(targets=LAYERS, rank=2), validation=0.3, validate_every=1),
+    "dora": replace(BASE, train=(), adapter=Lora(targets=LAYERS, rank=2, dora=True)),
+    "lora beside": replace(BASE, train=(), adapter=Lora(targets=(*LAYERS, "text.*.query"), rank=2, merge=False)),
     "dreambooth": replace(
         BASE, objective=Dreambooth(subject="一个方块", class_noun=("方块", "红色")).tiny(), size=(128, 128)
     ),
@@ -76,17 +76,17 @@ STAGES: Mapping[str, Stage] = {
         BASE,
         objective=Dreambooth(subject="一个<方>", prior=0.0),
         train=(),
-        adapter=Inversion(token="<方>", initial="方块", vectors=2),
+        adapter=TextualInversion(token="<方>", initial="方块", vectors=2),
     ),
-    "reward": replace(BASE, objective=Reward()),
-    "prefer": replace(BASE, objective=Prefer()),
-    "rounds": replace(BASE, objective=Rounds(reward=Own(name="rising"), requests=2, draws=2, every=1, steps=2)),
+    "reward": replace(BASE, objective=RewardWeighted()),
+    "prefer": replace(BASE, objective=DiffusionDPO()),
+    "rounds": replace(BASE, objective=OnlineRewards(reward=CustomReward(name="rising"), requests=2, draws=2, every=1, steps=2)),
     "rounds of rewards": replace(
-        BASE, objective=Rounds(reward=Own(name="rising"), learn=Reward(), requests=2, draws=2, every=2, steps=2)
+        BASE, objective=OnlineRewards(reward=CustomReward(name="rising"), learn=RewardWeighted(), requests=2, draws=2, every=2, steps=2)
     ),
-    "ascent": replace(BASE, objective=Ascent(reward=Colourful(), steps=2, anchor=0.1), drop_text=0.0),
+    "ascent": replace(BASE, objective=DRaFT(reward=ColourfulReward(), steps=2, anchor=0.1), drop_text=0.0),
     "things": replace(
-        BASE, objective=Things(), level="expected", train=("expected.*", "things.*"), optimiser="adafactor"
+        BASE, objective=LayeredObjects(), level="expected", train=("expected.*", "things.*"), optimiser="adafactor"
     ),
     "muon": replace(BASE, optimiser="muon", law="cosine", warmup=1, rates=(("image.denoiser.*.to_q.*", 1e-4),)),
 }
@@ -106,7 +106,7 @@ def elsewhere(recipe: Recipe, shards: Path, out: Path, teacher: System | None = 
     SEEN.clear()
     given: dict[str, Any] = {"teacher": teacher, "judges": Judges(own={"rising": rising})}
     with counted(), OneDevice():
-        run = Run(recipe, labelled(Pictures(shards)), out, processes=Processes(device=ELSEWHERE), **given)
+        run = Trainer(recipe, labelled(Pictures(shards)), out, processes=Processes(device=ELSEWHERE), **given)
         run.everything()
         assert {p.device for p in run.system.parameters()} == {ELSEWHERE}
     return System.read(out)
@@ -127,7 +127,7 @@ def test_a_whole_stage_takes_place_on_its_device(name: str, tiny_shards: Path, t
 def test_a_network_beside_a_unet_does(network: Any, tiny_shards: Path, tmp_path: Path) -> None:
     for seen in ("edges", "map"):
         name = "depth" if seen == "map" else "control"
-        adapter = Controls(network=network, seen=seen, name=name)  # type: ignore[arg-type]
+        adapter = ControlAdapters(network=network, seen=seen, name=name)  # type: ignore[arg-type]
         stage = replace(BASE, train=(), adapter=adapter, size=(128, 128))
         bert_words(tmp_path / seen / "words.0")
         elsewhere(replace(taiyi_zh.tiny(), stages=(stage,), prompts=()), tiny_shards, tmp_path / seen)
@@ -138,7 +138,7 @@ def test_distilling_does(tiny_shards: Path, tmp_path: Path, teacher: System) -> 
     teacher = copy.deepcopy(teacher)  # it is taken elsewhere
     part = Bert(words="lexicon", vocab=200, positions=32, types=1, length=24).tiny()
     stage = replace(
-        BASE, objective=Distil(teacher=teacher.recipe.text[0]).tiny(), level="", train=("text.*",), drop_text=0.0
+        BASE, objective=Distil(teacher=teacher.recipe.text_encoders[0]).tiny(), level="", train=("text.*",), drop_text=0.0
     )
-    stage = replace(stage, objective=replace(stage.objective, teacher=teacher.recipe.text[0]))
-    elsewhere(Recipe(name="student", text=(part,), stages=(stage,)), tiny_shards, tmp_path / "run", teacher)
+    stage = replace(stage, objective=replace(stage.objective, teacher=teacher.recipe.text_encoders[0]))
+    elsewhere(Recipe(name="student", text_encoders=(part,), stages=(stage,)), tiny_shards, tmp_path / "run", teacher)

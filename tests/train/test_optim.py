@@ -18,7 +18,7 @@ from bimo.data.loader import Pictures
 from bimo.recipes.taiyi_sd import taiyi_zh
 from bimo.recipes.xiaomo import xiaomo
 from bimo.train.denoise import Denoise
-from bimo.train.loop import Learning, Run, train
+from bimo.train.loop import StageTrainer, Trainer, train
 from bimo.train.optim import optimiser, rate
 from tests.parity.tiny_checkpoints import bert_words
 
@@ -64,11 +64,11 @@ def test_batches_of_a_step_add_up_to_one(tiny_shards: Path, tmp_path: Path) -> N
     grads = []
     for batch, accumulate in ((8, 1), (4, 2)):
         one = replace(stage, batch=batch, accumulate=accumulate)
-        run = Run(replace(tiny, stages=(one,), prompts=()), Pictures(tiny_shards), tmp_path / str(batch))
+        run = Trainer(replace(tiny, stages=(one,), prompts=()), Pictures(tiny_shards), tmp_path / str(batch))
         run._words()
         learning = run._learning(one, None)
-        first = learning.lessons.order.lots_of(0)
-        rows = [lot for number in range(accumulate) for lot in learning.lessons.order.lots_of(number)]
+        first = learning.lessons.order.groups_of(0)
+        rows = [lot for number in range(accumulate) for lot in learning.lessons.order.groups_of(number)]
         if batch == 4:
             assert first == rows[:4]
         # One caption a row, so that both choose the same.
@@ -82,14 +82,14 @@ def test_batches_of_a_step_add_up_to_one(tiny_shards: Path, tmp_path: Path) -> N
         assert torch.allclose(value, grads[1][1][name], atol=1e-5, rtol=1e-3), name
 
 
-def begun(shards: Path, out: Path, recipe: Recipe = xiaomo, number: int = 2, **fields: Any) -> tuple[Run, Learning]:
+def begun(shards: Path, out: Path, recipe: Recipe = xiaomo, number: int = 2, **fields: Any) -> tuple[Trainer, StageTrainer]:
     """A run of one stage of a recipe at toy width, ready for its first step."""
     torch.set_num_threads(1)
     tiny = recipe.tiny()
     stage = replace(tiny.stages[number], **{"batch": 4, "clip": 0.0, "ema": 0.0, "max_unknown": 1.0, **fields})
-    words = tuple(replace(cast(Any, part), vocab=80, positions=24, length=24) for part in tiny.text)
-    text = words if recipe is taiyi_zh else tiny.text
-    run = Run(replace(tiny, text=text, stages=(stage,), prompts=()), Pictures(shards), out)
+    words = tuple(replace(cast(Any, part), vocab=80, positions=24, length=24) for part in tiny.text_encoders)
+    text = words if recipe is taiyi_zh else tiny.text_encoders
+    run = Trainer(replace(tiny, text=text, stages=(stage,), prompts=()), Pictures(shards), out)
     if recipe is taiyi_zh:
         bert_words(out / "words.0")
     run._words()
@@ -178,7 +178,7 @@ def test_what_is_encoded_once_is_so_in_whole_numbers(tiny_shards: Path, tmp_path
     for precision in ("fp32", "bf16"):
         run, learning = begun(tiny_shards, tmp_path / precision, number=4, precision=precision, drop_text=0.0, steps=9)
         run._step(run.recipe.stages[0], learning)
-        batch = learning.lessons.lesson(0, torch.Generator().manual_seed(0)).batch
+        batch = learning.lessons.inputs(0, torch.Generator().manual_seed(0)).batch
         assert batch is not None
         found.append((batch.x, batch.encodings[0].tokens))
     for one, other in zip(*found, strict=True):

@@ -21,17 +21,17 @@ from bimo.data.shards import shard_name, write_index, write_shard
 from bimo.diffusion.system import System
 from bimo.parts.hints.cascade import Score
 from bimo.recipes.xiaomo import xiaomo
-from bimo.train.adapter import LowRank
-from bimo.train.ascent import Ascent
-from bimo.train.controls import Controls
+from bimo.train.adapter import Lora
+from bimo.train.ascent import DRaFT
+from bimo.train.controls import ControlAdapters
 from bimo.train.denoise import Denoise
 from bimo.train.distil import Distil
 from bimo.train.dreambooth import Dreambooth
-from bimo.train.feedback import Prefer, Reward
-from bimo.train.loop import Run, train
+from bimo.train.feedback import DiffusionDPO, RewardWeighted
+from bimo.train.loop import Trainer, train
 from bimo.train.objectives import Reconstruct
-from bimo.train.rewards import Own, Weighted
-from bimo.train.rounds import Rounds
+from bimo.train.rewards import CustomReward, WeightedRewards
+from bimo.train.rounds import OnlineRewards
 from bimo.train.tuning import tuned
 
 BASE = Stage(name="paint", objective=Denoise(), level="image", train=("image.denoiser.*",), steps=1, batch=4)
@@ -101,25 +101,25 @@ def test_what_every_stage_lacks_is_said_before_the_first(photos: Path, tmp_path:
 
 
 LACKS: tuple[tuple[Stage, type[BimoError], str], ...] = (
-    (replace(BASE, objective=Reward()), DataError, "no picture has a label 'score'"),
-    (replace(BASE, objective=Prefer()), DataError, "no picture has a label 'score'"),
+    (replace(BASE, objective=RewardWeighted()), DataError, "no picture has a label 'score'"),
+    (replace(BASE, objective=DiffusionDPO()), DataError, "no picture has a label 'score'"),
     (replace(BASE, objective=Dreambooth()), RecipeError, "needs class_noun"),
     (
-        replace(BASE, objective=Distil(teacher=xiaomo.text[0]), train=("text.*",)),
+        replace(BASE, objective=Distil(teacher=xiaomo.text_encoders[0]), train=("text.*",)),
         BimoError,
         "captions in all of en, zh",
     ),
-    (replace(BASE, objective=Rounds(reward=Own(name="mine"))), RecipeError, "--reward ./mine.py:mine"),
-    (replace(BASE, objective=Rounds(reward=Weighted(parts=((1.0, Own(name="mine")),)))), RecipeError, "./mine.py:mine"),
-    (replace(BASE, objective=Ascent(reward=Own(name="mine", differentiable=True))), RecipeError, "./mine.py:mine"),
+    (replace(BASE, objective=OnlineRewards(reward=CustomReward(name="mine"))), RecipeError, "--reward ./mine.py:mine"),
+    (replace(BASE, objective=OnlineRewards(reward=WeightedRewards(parts=((1.0, CustomReward(name="mine")),)))), RecipeError, "./mine.py:mine"),
+    (replace(BASE, objective=DRaFT(reward=CustomReward(name="mine", differentiable=True))), RecipeError, "./mine.py:mine"),
     (
-        replace(BASE, adapter=Controls(network="t2i", seen="map", name="depth")),
+        replace(BASE, adapter=ControlAdapters(network="t2i", seen="map", name="depth")),
         DataError,
         "5 of 5 pictures have no depth map",
     ),
     (replace(BASE, train=()), RecipeError, "nothing would be learnt"),
     (replace(BASE, train=("image.denoise.*",)), RecipeError, "matches no parameter; the nearest are"),
-    (replace(BASE, adapter=LowRank(targets=("image.nothing",))), RecipeError, "matches no layer"),
+    (replace(BASE, adapter=Lora(targets=("image.nothing",))), RecipeError, "matches no layer"),
     (replace(BASE, size=(100, 64)), RecipeError, "100x64 are no multiples of"),
 )
 
@@ -129,7 +129,7 @@ def test_what_a_later_stage_lacks(
     stage: Stage, kind: type[BimoError], said: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # No stage is begun: not even prepared.
-    monkeypatch.setattr(Run, "_stage", lambda *_: pytest.fail("a stage was begun"))
+    monkeypatch.setattr(Trainer, "_stage", lambda *_: pytest.fail("a stage was begun"))
     with pytest.raises(kind, match=r"nothing was begun yet: stages\.1 'paint': ") as error:
         train(recipe(replace(BASE, name="first"), stage), photos, tmp_path / "run", threads=1)
     assert said in str(error.value)
@@ -139,7 +139,7 @@ def test_what_a_later_stage_lacks(
 
 def test_labels_that_a_hint_reads_are_missed_before_the_first_step(photos: Path, tmp_path: Path) -> None:
     tiny = xiaomo.tiny()
-    levels = (tiny.levels[0], replace(tiny.levels[1], hints=(*tiny.levels[1].hints, Score(name="beauty"))))
+    levels = (tiny.levels[0], replace(tiny.levels[1], hints=(*tiny.levels[1].conditioners, Score(name="beauty"))))
     wanted = replace(tiny, levels=levels, stages=(BASE,), prompts=())
     with pytest.raises(DataError, match="5 of 5 pictures have no label 'beauty'"):
         train(wanted, photos, tmp_path / "run", threads=1)

@@ -24,15 +24,15 @@ from bimo.core.part import dumps
 from bimo.core.recipe import Recipe, Stage
 from bimo.data.loader import Pictures
 from bimo.recipes.xiaomo import xiaomo
-from bimo.train.adapter import LowRank
-from bimo.train.batches import Order
+from bimo.train.adapter import Lora
+from bimo.train.batches import BatchSampler
 from bimo.train.checks import check_lots
-from bimo.train.feedback import Prefer
-from bimo.train.loop import Run, train
+from bimo.train.feedback import DiffusionDPO
+from bimo.train.loop import Trainer, train
 from bimo.train.optim import zero_settings
-from bimo.train.processes import Processes, sharded
-from bimo.train.rewards import Colourful
-from bimo.train.rounds import Rounds
+from bimo.train.processes import Processes, fully_shard
+from bimo.train.rewards import ColourfulReward
+from bimo.train.rounds import OnlineRewards
 from tests.train.test_loop import losses
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,7 +86,7 @@ def recipe(*stages: int) -> Recipe:
     made = [replace(tiny.stages[number], **common) for number in stages]
     if 4 in stages:
         made[-1] = replace(made[-1], accumulate=2, ema=0.9, validation=0.2, validate_every=2, clip=0.1)
-        lora = LowRank(targets=("image.denoiser.*",), rank=2)
+        lora = Lora(targets=("image.denoiser.*",), rank=2)
         made.append(replace(made[-1], name="adapter", train=(), adapter=lora))
     return replace(tiny, stages=tuple(made), prompts=("红色的方块",))
 
@@ -271,7 +271,7 @@ def test_deepspeed_refuses_a_later_stage_before_the_first_is_learnt(
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "1")
     wanted = recipe(0, 2)
     wanted = replace(wanted, stages=(wanted.stages[0], replace(wanted.stages[1], optimiser="muon")))
-    run = Run(wanted, Pictures(tiny_shards), tmp_path / "run", processes=Processes(zero=True))
+    run = Trainer(wanted, Pictures(tiny_shards), tmp_path / "run", processes=Processes(zero=True))
     with pytest.raises(TrainingError, match="muon"):
         run.everything()
     assert not (run.out / "log.jsonl").is_file()
@@ -292,8 +292,8 @@ def test_workers_of_a_ray_cluster_learn_as_one(tiny_shards: Path, tmp_path: Path
 def test_two_processes_share_the_drawing_of_a_round(tiny_shards: Path, tmp_path: Path) -> None:
     tiny = xiaomo.tiny()
     # Of a large beta rounding is as many times larger.
-    learn = Prefer(worst=True, beta=10.0)
-    rounds = Rounds(reward=Colourful(), learn=learn, requests=4, draws=2, every=2, batch=2, steps=2, size=(128, 128))
+    learn = DiffusionDPO(worst=True, beta=10.0)
+    rounds = OnlineRewards(reward=ColourfulReward(), learn=learn, requests=4, draws=2, every=2, batch=2, steps=2, size=(128, 128))
     learnt = Stage(name="own", objective=rounds, level="image", train=("image.denoiser.*",), steps=3, batch=4, eps=1e-2)
     wanted = replace(tiny, stages=(learnt,), prompts=())
     (tmp_path / "recipe.json").write_text(dumps(wanted), "utf-8")
@@ -318,11 +318,11 @@ def test_a_sum_is_let_go_of_before_it_is_answered(tmp_path: Path) -> None:
 def test_fsdp_refuses_what_has_no_parts() -> None:
     stage = replace(xiaomo.tiny().stages[2], optimiser="adafactor")
     with pytest.raises(TrainingError, match="torchrun"):
-        sharded(stage, torch.nn.Linear(2, 2), torch.device("cpu"))
+        fully_shard(stage, torch.nn.Linear(2, 2), torch.device("cpu"))
 
 
 def test_more_processes_than_lots_are_refused() -> None:
-    order = Order([(0, 1), (2, 3)], [(0, 0)] * 4, 4, 0)
+    order = BatchSampler([(0, 1), (2, 3)], [(0, 0)] * 4, 4, 0)
     check_lots(xiaomo.stages[0], order, 2)
     with pytest.raises(TrainingError, match=r"fewer processes|减少进程"):
         check_lots(xiaomo.stages[0], order, 3)

@@ -21,8 +21,8 @@ from bimo.diffusion.drive import draw
 from bimo.diffusion.system import System
 from bimo.recipes.xiaomo import xiaomo
 from bimo.train import loop, record
-from bimo.train.adapter import LowRank
-from bimo.train.loop import Run, train
+from bimo.train.adapter import Lora
+from bimo.train.loop import Trainer, train
 from bimo.train.report import courses
 
 TINY = xiaomo.tiny()
@@ -69,7 +69,7 @@ def test_stopped_it_goes_on_to_the_same_losses_and_the_same_best(
 
 
 def test_what_is_held_out_is_never_learnt_and_its_noise_stays(tiny_shards: Path, tmp_path: Path) -> None:
-    run = Run(recipe(**HELD, ema=0.0), Pictures(tiny_shards), tmp_path / "run")
+    run = Trainer(recipe(**HELD, ema=0.0), Pictures(tiny_shards), tmp_path / "run")
     run._words()
     stage = run.recipe.stages[0]
     learning = run._learning(stage, None)
@@ -92,7 +92,7 @@ def test_what_is_held_out_is_never_learnt_and_its_noise_stays(tiny_shards: Path,
 
 
 def test_validation_is_by_the_averaged_weights(tiny_shards: Path, tmp_path: Path) -> None:
-    run = Run(recipe(**HELD, ema=0.9), Pictures(tiny_shards), tmp_path / "run")
+    run = Trainer(recipe(**HELD, ema=0.9), Pictures(tiny_shards), tmp_path / "run")
     run._words()
     stage = run.recipe.stages[0]
     learning = run._learning(stage, None)
@@ -111,7 +111,7 @@ def test_more_data_moves_no_picture_to_the_other_side(tiny_shards: Path, tmp_pat
     pictures = Pictures(tiny_shards)
     sides = []
     for lots in (pictures.lots, list(reversed(pictures.lots))[:12]):
-        run = Run(recipe(**HELD), pictures.of(lots), tmp_path / str(len(lots)))
+        run = Trainer(recipe(**HELD), pictures.of(lots), tmp_path / str(len(lots)))
         run._words()
         held_out = run._learning(run.recipe.stages[0], None).lessons.held_out
         assert held_out is not None
@@ -125,7 +125,7 @@ def test_a_share_that_leaves_nothing_is_refused(tiny_shards: Path, tmp_path: Pat
 
 
 def test_the_best_adapter_is_a_file_of_its_own(tiny_shards: Path, tmp_path: Path) -> None:
-    adapter = LowRank(targets=("text.0.model.*.query",), rank=2)
+    adapter = Lora(targets=("text.0.model.*.query",), rank=2)
     run = train(recipe(**HELD, train=(), adapter=adapter), tiny_shards, tmp_path / "run", threads=1)
     assert (run / "best-1.safetensors").is_file()
     assert not (run / "best-1").exists()

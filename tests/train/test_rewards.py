@@ -19,7 +19,7 @@ from bimo.data.curation import ocr
 from bimo.data.scorer import similarity
 from bimo.diffusion.system import System
 from bimo.recipes.xiaomo import xiaomo
-from bimo.train.rewards import Aesthetic, Colourful, Glyphs, Ground, Judges, Own, Shown, Similarity, Weighted, names_of
+from bimo.train.rewards import AestheticReward, ColourfulReward, GlyphReward, BackgroundReward, Judges, CustomReward, Shown, ClipReward, WeightedRewards, names_of
 from bimo.train.rounds import pixels_of
 from tests.parity.test_two_towers import TEXTS, alt, chinese, clip, images, saved
 
@@ -61,12 +61,12 @@ def scores(reward: Part, given: Shown, judges: Judges | None = None) -> list[flo
 @pytest.mark.parametrize("upright", [False, True])
 def test_glyphs_are_the_share_that_is_read(upright: bool) -> None:
     for idiom in IDIOMS:
-        assert scores(Glyphs(), shown((f"墙上写着「{idiom}」", written(idiom, upright=upright)))) == [1.0]
+        assert scores(GlyphReward(), shown((f"墙上写着「{idiom}」", written(idiom, upright=upright)))) == [1.0]
         wrong = idiom[:3] + "国"
-        assert scores(Glyphs(), shown((f"墙上写着“{idiom}”", written(wrong, upright=upright)))) == [0.75]
+        assert scores(GlyphReward(), shown((f"墙上写着“{idiom}”", written(wrong, upright=upright)))) == [0.75]
     both = ("白日依山尽", "黄河入海流")
     picture = written(*both, upright=upright)
-    assert scores(Glyphs(), shown((f"「{both[0]}」《{both[1]}》", picture))) == [1.0]
+    assert scores(GlyphReward(), shown((f"「{both[0]}」《{both[1]}》", picture))) == [1.0]
 
 
 def test_glyphs_fall_with_what_is_spoilt() -> None:
@@ -84,7 +84,7 @@ def test_glyphs_fall_with_what_is_spoilt() -> None:
                     for _ in range(12):
                         x, y = noise.randrange(left, left + 48), noise.randrange(30, 80)
                         pen.line((x, y, x + noise.randrange(-20, 20), y + noise.randrange(-20, 20)), "black", 4)
-            found += scores(Glyphs(), shown((f"「{idiom}」", picture)))
+            found += scores(GlyphReward(), shown((f"「{idiom}」", picture)))
         means.append(float(np.mean(found)))
     assert means[0] == 1.0
     assert means == sorted(means, reverse=True)
@@ -92,12 +92,12 @@ def test_glyphs_fall_with_what_is_spoilt() -> None:
 
 
 def test_glyphs_fold_width_and_script_and_read_labels() -> None:
-    assert scores(Glyphs(), shown(("招牌上写着「开门大吉」", written("開門大吉")))) == [1.0]
-    assert scores(Glyphs(), shown(("a sign “ＯＰＥＮ ２４”", written("OPEN24")))) == [1.0]
-    assert scores(Glyphs(label="inscription"), shown(("一张纸", written("守株待兔")), inscription="守株待兔")) == [1.0]
-    nothing = scores(Glyphs(), shown(("一只猫", written("守株待兔"))))
+    assert scores(GlyphReward(), shown(("招牌上写着「开门大吉」", written("開門大吉")))) == [1.0]
+    assert scores(GlyphReward(), shown(("a sign “ＯＰＥＮ ２４”", written("OPEN24")))) == [1.0]
+    assert scores(GlyphReward(label="inscription"), shown(("一张纸", written("守株待兔")), inscription="守株待兔")) == [1.0]
+    nothing = scores(GlyphReward(), shown(("一只猫", written("守株待兔"))))
     assert nothing[0] != nothing[0]
-    assert scores(Glyphs(), shown(("「守株待兔」", Image.new("RGB", (120, 120), "white")))) == [0.0]
+    assert scores(GlyphReward(), shown(("「守株待兔」", Image.new("RGB", (120, 120), "white")))) == [0.0]
 
 
 def test_accuracy_counts_edits() -> None:
@@ -122,7 +122,7 @@ def test_similarity_is_the_scorers_cosine_and_has_a_gradient(make: Any, tmp_path
     square = [image.resize((16, 16)) for image in images()]  # as large as the tower sees: nothing is resized
     texts = TEXTS[: len(square)]
     pixels = torch.stack([pixels_of(image) for image in square]).requires_grad_()
-    reward = Similarity(scorer=str(tmp_path / "clip"))
+    reward = ClipReward(scorer=str(tmp_path / "clip"))
     found = judges.scores(reward, Shown(pixels, texts))["score"]
     wanted = similarity(load(tmp_path / "clip"), texts, square).diagonal()
     assert torch.allclose(found, wanted, atol=1e-5)
@@ -138,7 +138,7 @@ def test_a_head_of_beauty_over_a_clip(tmp_path: Path) -> None:
     judges = Judges(load)
     square = [image.resize((16, 16)) for image in images()]
     pixels = torch.stack([pixels_of(image) for image in square]).requires_grad_()
-    reward = Aesthetic(scorer=str(tmp_path / "clip"), head=str(tmp_path / "head.pth"))
+    reward = AestheticReward(scorer=str(tmp_path / "clip"), head=str(tmp_path / "head.pth"))
     found = judges.scores(reward, Shown(pixels, ["x"] * 3))["score"]
     system = load(tmp_path / "clip")
     with torch.no_grad():
@@ -149,26 +149,26 @@ def test_a_head_of_beauty_over_a_clip(tmp_path: Path) -> None:
     torch.save({"weight": torch.ones(1, 8), "bias": torch.ones(1)}, tmp_path / "narrow.pth")
     with pytest.raises(DataError, match="takes 8"):
         scores(
-            Aesthetic(scorer=str(tmp_path / "clip"), head=str(tmp_path / "narrow.pth")),
+            AestheticReward(scorer=str(tmp_path / "clip"), head=str(tmp_path / "narrow.pth")),
             Shown(pixels, ["x"] * 3),
             judges,
         )
     with pytest.raises(WeightsError):
         scores(
-            Aesthetic(scorer=str(tmp_path / "clip"), head=str(tmp_path / "none.pth")), Shown(pixels, ["x"] * 3), judges
+            AestheticReward(scorer=str(tmp_path / "clip"), head=str(tmp_path / "none.pth")), Shown(pixels, ["x"] * 3), judges
         )
 
 
 def test_colours_by_no_weights() -> None:
     grey, red = Image.new("RGB", (64, 48), (90, 90, 90)), Image.new("RGB", (64, 48), (255, 0, 0))
     many = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8))
-    found = scores(Colourful(), shown(("", grey), ("", red), ("", many)))
+    found = scores(ColourfulReward(), shown(("", grey), ("", red), ("", many)))
     assert found[0] < 0.01 < found[1] < found[2]
     # By hand: red less green of the second is 255 everywhere, yellow less blue 127.5.
     assert found[1] == pytest.approx(0.3 * (255**2 + 127.5**2) ** 0.5 / 100, abs=1e-3)
     framed = Image.new("RGB", (100, 100), (40, 80, 220))
     framed.paste((255, 255, 255), (8, 8, 92, 92))
-    ground = Ground(colour=(40, 80, 220))
+    ground = BackgroundReward(colour=(40, 80, 220))
     assert scores(ground, shown(("", framed))) == pytest.approx([1.0], abs=1e-6)
     assert scores(ground, shown(("", Image.new("RGB", (100, 100), "white")))) == pytest.approx(
         [1 - (215 + 175 + 35) / 765], abs=1e-4
@@ -176,7 +176,7 @@ def test_colours_by_no_weights() -> None:
 
 
 def test_weighted_adds_up_and_passes_over_what_has_nothing_to_say() -> None:
-    reward = Weighted(parts=((2.0, Ground(colour=(0, 0, 0))), (0.5, Glyphs()), (1.0, Ground(colour=(255, 255, 255)))))
+    reward = WeightedRewards(parts=((2.0, BackgroundReward(colour=(0, 0, 0))), (0.5, GlyphReward()), (1.0, BackgroundReward(colour=(255, 255, 255)))))
     given = shown(("一只猫", Image.new("RGB", (64, 64), "white")), ("「福」", Image.new("RGB", (64, 64), "white")))
     found = Judges().scores(reward, given)
     assert list(found) == ["score", "Ground 1", "Glyphs", "Ground 2"] == ["score", *names_of(reward)]
@@ -184,23 +184,23 @@ def test_weighted_adds_up_and_passes_over_what_has_nothing_to_say() -> None:
     assert found["Glyphs"].isnan().tolist() == [True, False]
     assert not reward.differentiable
     assert loads(dumps(reward)) == reward
-    silent = Judges().scores(Weighted(parts=((1.0, Glyphs()),)), given)["score"]
+    silent = Judges().scores(WeightedRewards(parts=((1.0, GlyphReward()),)), given)["score"]
     assert silent.isnan().tolist() == [True, False]
     with pytest.raises(RecipeError, match="no rewards"):
-        Weighted(parts=())
+        WeightedRewards(parts=())
 
 
 def test_ones_own_function_and_what_is_none(tiny_folder: Path) -> None:
     given = shown(("红", Image.new("RGB", (8, 8), "red")), ("蓝", Image.new("RGB", (8, 8), "blue")))
     judges = Judges(own={"red": lambda shown: shown.pixels[:, 0].mean((1, 2)), "bad": lambda shown: 1.0})
-    assert scores(Own(name="red"), given, judges) == pytest.approx([1.0, -1.0])
+    assert scores(CustomReward(name="red"), given, judges) == pytest.approx([1.0, -1.0])
     with pytest.raises(TrainingError, match="one number a drawing"):
-        scores(Own(name="bad"), given, judges)
+        scores(CustomReward(name="bad"), given, judges)
     with pytest.raises(RecipeError, match="did you mean red"):
-        scores(Own(name="reed"), given, judges)
+        scores(CustomReward(name="reed"), given, judges)
     with pytest.raises(RecipeError, match="is no reward"):
         scores(xiaomo, given, judges)
     with pytest.raises(TrainingError, match="nothing says how it is opened"):
-        scores(Similarity(scorer="taiyi-clip"), given)
+        scores(ClipReward(scorer="taiyi-clip"), given)
     with pytest.raises(RecipeError, match="no tower that sees"):
-        scores(Similarity(scorer="painter"), given, Judges(lambda name: System.read(tiny_folder)))
+        scores(ClipReward(scorer="painter"), given, Judges(lambda name: System.read(tiny_folder)))

@@ -20,15 +20,15 @@ from bimo.data.texts import build_texts
 from bimo.diffusion.drive import draw
 from bimo.diffusion.system import System
 from bimo.recipes.xiaomo import xiaomo
-from bimo.train.adapter import LowRank
-from bimo.train.ascent import Ascent
-from bimo.train.feedback import Prefer, Reward
-from bimo.train.loop import Run, train
-from bimo.train.rewards import Colourful, Glyphs, Ground, Judges, Own, Shown, Weighted
-from bimo.train.rounds import Rounds, advantages_of, rounds_of, summary
+from bimo.train.adapter import Lora
+from bimo.train.ascent import DRaFT
+from bimo.train.feedback import DiffusionDPO, RewardWeighted
+from bimo.train.loop import Trainer, train
+from bimo.train.rewards import ColourfulReward, GlyphReward, BackgroundReward, Judges, CustomReward, Shown, WeightedRewards
+from bimo.train.rounds import OnlineRewards, advantages_of, rounds_of, summary
 
 GLOB = "image.denoiser.*"
-BLUE = Ground(colour=(40, 80, 220))
+BLUE = BackgroundReward(colour=(40, 80, 220))
 
 
 def recipe(objective: Part, **fields: Any) -> Recipe:
@@ -38,9 +38,9 @@ def recipe(objective: Part, **fields: Any) -> Recipe:
     return replace(xiaomo.tiny(), stages=(stage,), prompts=())
 
 
-def rounds(**fields: Any) -> Rounds:
+def rounds(**fields: Any) -> OnlineRewards:
     given: dict[str, Any] = {"reward": BLUE, "requests": 3, "draws": 2, "every": 2, "batch": 4, "steps": 2}
-    return Rounds(**(given | fields))
+    return OnlineRewards(**(given | fields))
 
 
 def weights(run: Path) -> bytes:
@@ -75,11 +75,11 @@ def test_a_round_is_drawn_scored_and_learnt_from(tiny_shards: Path, tmp_path: Pa
     assert all(f"{row['scores']['score']['mean']:.4f} ± " in page for row in told)
 
 
-@pytest.mark.parametrize("learn", [Prefer(worst=True, beta=100.0), Reward(score="advantage", temperature=0.5)])
+@pytest.mark.parametrize("learn", [DiffusionDPO(worst=True, beta=100.0), RewardWeighted(score="advantage", temperature=0.5)])
 def test_stopped_anywhere_it_goes_on_to_the_same_weights(
     learn: Part, tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = recipe(rounds(learn=learn), adapter=LowRank(targets=("image.denoiser.*.to_q",), rank=2), train=())
+    wanted = recipe(rounds(learn=learn), adapter=Lora(targets=("image.denoiser.*.to_q",), rank=2), train=())
     whole = train(wanted, tiny_shards, tmp_path / "whole", threads=1)
     count = 0
 
@@ -88,9 +88,9 @@ def test_stopped_anywhere_it_goes_on_to_the_same_weights(
         count += 1
         if count == 3:  # the first batch of the second round is drawn and lies there, the second is not
             raise KeyboardInterrupt
-        return drive(*words, **more)
+        return run_batched(*words, **more)
 
-    from bimo.diffusion.drive import drive
+    from bimo.diffusion.drive import run_batched
 
     monkeypatch.setattr("bimo.train.rounds.drive", stopping)
     with pytest.raises(KeyboardInterrupt):
@@ -117,7 +117,7 @@ def test_what_is_drawn_is_not_drawn_again(tiny_shards: Path, tmp_path: Path, mon
 
 def test_every_caption_is_asked_for_before_any_comes_again(tiny_shards: Path, tmp_path: Path) -> None:
     wanted = recipe(rounds(requests=4))
-    run = Run(wanted, Pictures(tiny_shards), tmp_path / "run")
+    run = Trainer(wanted, Pictures(tiny_shards), tmp_path / "run")
     lessons = run._learning(wanted.stages[0], None).lessons
     rows = [one.row for which in range(4) for one in lessons.asked(which)[::2]]
     assert sorted(rows) == list(range(16))
@@ -129,9 +129,9 @@ def test_rounds_say_what_cannot_be_learnt_from(tiny_shards: Path, tmp_path: Path
         train(recipe(objective, **fields), tiny_shards, tmp_path / str(len(list(tmp_path.iterdir()))), judges=judges)
 
     with pytest.raises(TrainingError, match="nothing to say"):
-        run(rounds(reward=Glyphs()))
+        run(rounds(reward=GlyphReward()))
     with pytest.raises(TrainingError, match="no better or worse"):
-        run(rounds(reward=Own(name="flat")), Judges(own={"flat": lambda shown: [1.0] * len(shown.texts)}))
+        run(rounds(reward=CustomReward(name="flat")), Judges(own={"flat": lambda shown: [1.0] * len(shown.texts)}))
     with pytest.raises(RecipeError, match="validation"):
         run(rounds(), validation=0.5)
     with pytest.raises(RecipeError, match="draws"):
@@ -142,7 +142,7 @@ def test_what_is_written_is_read_in_rounds(tmp_path: Path) -> None:
     """A toy writes nothing: OCR gives 0 to what should, nothing to what should not, and the other reward decides."""
     (tmp_path / "prompts.txt").write_text("写着「福」的方块\n红色的方块\n", "utf-8")
     build_texts(str(tmp_path / "prompts.txt"), tmp_path / "data")
-    reward = Weighted(parts=((1.0, Glyphs()), (0.1, Colourful())))
+    reward = WeightedRewards(parts=((1.0, GlyphReward()), (0.1, ColourfulReward())))
     run = train(recipe(rounds(reward=reward, requests=2)), tmp_path / "data", tmp_path / "run", threads=1)
     told = rounds_of(run)[0]["scores"]
     assert told["Glyphs"] == {"count": 2, "mean": 0.0, "error": 0.0}
@@ -171,12 +171,12 @@ def mean_reward(system: System, reward: Part) -> float:
 
 
 def test_ascent_climbs_and_is_exact(tiny_shards: Path, tmp_path: Path) -> None:
-    wanted = recipe(Ascent(reward=BLUE, through=2, steps=2), steps=20, batch=2, lr=1e-2)
+    wanted = recipe(DRaFT(reward=BLUE, through=2, steps=2), steps=20, batch=2, lr=1e-2)
     whole = train(wanted, tiny_shards, tmp_path / "whole", threads=1)
     losses = [json.loads(row)["loss"] for row in (whole / "log.jsonl").read_text("utf-8").splitlines()]
     began = System(wanted).eval()
-    began.load_state_dict(Run(wanted, Pictures(tiny_shards), tmp_path / "begun").system.state_dict())
-    began.towers[0].load_words(whole / "words.0")
+    began.load_state_dict(Trainer(wanted, Pictures(tiny_shards), tmp_path / "begun").system.state_dict())
+    began.text_encoders[0].load_tokenizer(whole / "words.0")
     after = System.read(whole)
     assert mean_reward(after, BLUE) > mean_reward(began, BLUE) + 0.01
     assert sum(losses[-3:]) < sum(losses[:3])
@@ -188,14 +188,14 @@ def test_ascent_climbs_and_is_exact(tiny_shards: Path, tmp_path: Path) -> None:
 
 def test_the_gradient_is_that_of_drawing(tiny_shards: Path, tmp_path: Path) -> None:
     """Along its gradient the reward of the same seeds changes by what the gradient says."""
-    wanted = recipe(Ascent(reward=BLUE, through=2, steps=2), batch=2)
-    run = Run(wanted, Pictures(tiny_shards), tmp_path / "run")
+    wanted = recipe(DRaFT(reward=BLUE, through=2, steps=2), batch=2)
+    run = Trainer(wanted, Pictures(tiny_shards), tmp_path / "run")
     run._words()
     learning = run._learning(wanted.stages[0], None)
     run.system.eval()
 
     def loss() -> torch.Tensor:
-        return learning.objective.loss(learning.lessons.lesson(0, torch.Generator().manual_seed(3)))
+        return learning.objective.loss(learning.lessons.inputs(0, torch.Generator().manual_seed(3)))
 
     parameters = list(learning.parameters.values())
     at_first = loss()
@@ -213,11 +213,11 @@ def test_the_gradient_is_that_of_drawing(tiny_shards: Path, tmp_path: Path) -> N
 
 def test_an_anchor_holds(tiny_shards: Path, tmp_path: Path) -> None:
     free, held = (
-        recipe(Ascent(reward=BLUE, steps=2, anchor=weight), steps=6, batch=2, lr=5e-3) for weight in (0.0, 50.0)
+        recipe(DRaFT(reward=BLUE, steps=2, anchor=weight), steps=6, batch=2, lr=5e-3) for weight in (0.0, 50.0)
     )
     drifted = []
     for name, wanted in (("free", free), ("held", held)):
-        before = Run(wanted, Pictures(tiny_shards), tmp_path / f"{name}-begun").system.state_dict()
+        before = Trainer(wanted, Pictures(tiny_shards), tmp_path / f"{name}-begun").system.state_dict()
         after = System.read(train(wanted, tiny_shards, tmp_path / name, threads=1)).state_dict()
         drifted.append(sum(float((after[key] - value).square().sum()) for key, value in before.items()))
     assert drifted[1] < drifted[0]
@@ -225,11 +225,11 @@ def test_an_anchor_holds(tiny_shards: Path, tmp_path: Path) -> None:
 
 def test_ascent_says_what_it_cannot_learn(tiny_shards: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="Rounds"):
-        Ascent(reward=Glyphs())
+        DRaFT(reward=GlyphReward())
     with pytest.raises(RecipeError, match="through"):
-        Ascent(reward=Colourful(), through=0)
+        DRaFT(reward=ColourfulReward(), through=0)
     given = {"steps": 1, "batch": 2}
     with pytest.raises(RecipeError, match="text"):
-        train(recipe(Ascent(reward=BLUE, steps=2), train=("text.*", GLOB), **given), tiny_shards, tmp_path / "words")
+        train(recipe(DRaFT(reward=BLUE, steps=2), train=("text.*", GLOB), **given), tiny_shards, tmp_path / "words")
     with pytest.raises(RecipeError, match=r"drops nothing|不丢弃"):
-        train(recipe(Ascent(reward=BLUE, steps=2), drop_text=0.1, **given), tiny_shards, tmp_path / "dropped")
+        train(recipe(DRaFT(reward=BLUE, steps=2), drop_text=0.1, **given), tiny_shards, tmp_path / "dropped")

@@ -17,7 +17,7 @@ from bimo.data.shards import shard_name, write_index, write_shard
 from bimo.diffusion.system import System
 from bimo.recipes.xiaomo import xiaomo
 from bimo.train.loop import train
-from bimo.train.things import Things, places
+from bimo.train.things import LayeredObjects, places
 from tests.conftest import _picture
 
 WORDS = ("红苹果", "猫", "水墨画", "流水", "小桥", "人家")
@@ -29,7 +29,7 @@ def recipe(steps: int) -> Recipe:
     stage = Stage(
         name="things",
         level="expected",
-        objective=Things(weight=1.0),
+        objective=LayeredObjects(weight=1.0),
         train=("text.*", "expected.*", "things.*"),
         steps=steps,
         batch=16,
@@ -79,7 +79,7 @@ def test_places_are_those_of_the_boxes() -> None:
 
 
 def test_a_thing_at_rest_is_as_long_as_the_artwork_draws_it() -> None:
-    told = [stage.objective.rest for stage in xiaomo.stages if isinstance(stage.objective, Things)]
+    told = [stage.objective.rest for stage in xiaomo.stages if isinstance(stage.objective, LayeredObjects)]
     assert told == [FILL, FILL]
 
 
@@ -89,7 +89,7 @@ def test_what_is_missing_is_named(pairs: Path, tiny_shards: Path, tmp_path: Path
     with pytest.raises(RecipeError, match="things=2"):
         train(replace(recipe(1), levels=levels), pairs, tmp_path / "flat", threads=1)
     for names, error, said in ((("breed", "tail"), TrainingError, "breed"), (("kind",), RecipeError, "1 names")):
-        other = replace(recipe(1).stages[0], objective=Things(names=names))
+        other = replace(recipe(1).stages[0], objective=LayeredObjects(names=names))
         with pytest.raises(error, match=said):
             train(replace(recipe(1), stages=(other,)), tiny_shards, tmp_path / names[0], threads=1)
 

@@ -23,7 +23,7 @@ from bimo.data.curation.selecting import BEFORE_ALL, ONE_PICTURE, ONE_PICTURE_SA
 from bimo.data.curation.standing import DROPPED, FAILED, KEPT
 from bimo.data.curation.steps import Curation, fields_of, named
 from bimo.data.curation.store import load_table, of_cell
-from bimo.data.curation.workers import Workers
+from bimo.data.curation.workers import Executor
 from bimo.data.curation.writing import ScoreColumn
 
 BINS = 40
@@ -32,7 +32,7 @@ NEAR, THRESHOLDS = 8, 4
 
 
 @dataclass
-class Tally:
+class Counts:
     """What the table says when it is counted: rows by state, rule and reason, captions by rule, ends of scores."""
 
     rows: int = 0
@@ -45,7 +45,7 @@ class Tally:
     samples: int = 0
     scores: dict[str, list[float]] = field(default_factory=dict[str, "list[float]"])
 
-    def add(self, other: Tally) -> None:
+    def add(self, other: Counts) -> None:
         """Adds the tally of another unit."""
         self.rows += other.rows
         self.samples += other.samples
@@ -66,11 +66,11 @@ class Count:
     out: Path
     scores: tuple[str, ...]
 
-    def __call__(self, unit: int) -> Tally:
+    def __call__(self, unit: int) -> Counts:
         """The tally. Of a score: how many are finite, how many are not, least, most and sum."""
         names = ["state", "rule", "step", "reason", "threshold", "trail", "repeats", "converted", *self.scores]
         table = load_table(self.out / "table" / f"{unit:06d}.parquet", names)
-        tally = Tally(rows=len(table))
+        tally = Counts(rows=len(table))
         states, reasons = table["state"].to_pylist(), table["reason"].to_pylist()
         steps, thresholds = table["step"].to_pylist(), table["threshold"].to_pylist()
         tally.states.update(states)
@@ -159,19 +159,19 @@ class Look:
         return found
 
 
-def account(
+def summary(
     out: Path,
     units: int,
     steps: Sequence[Part],
     scores: Sequence[ScoreColumn],
     judged: Mapping[int, str],
-    workers: Workers,
-) -> tuple[Tally, dict[str, Any]]:
+    workers: Executor,
+) -> tuple[Counts, dict[str, Any]]:
     """The tally of the whole table, and the tables of the report. ``judged`` is step -> the column it judges by.
 
     Raises DataError where a unit's table cannot be read.
     """
-    tally = Tally()
+    tally = Counts()
     task = Count(out, tuple(dict.fromkeys([*(score.name for score in scores), *judged.values()])))
     parts = dict(workers.answers(task, range(units)))
     for unit in range(units):
@@ -198,7 +198,7 @@ def _edges(least: float, most: float) -> tuple[float, ...]:
 
 
 def _tables(
-    tally: Tally,
+    tally: Counts,
     details: Sequence[Details],
     steps: Sequence[Part],
     edges: Mapping[str, tuple[float, ...]],
@@ -243,7 +243,7 @@ def _tables(
     }
 
 
-def check(rows_in: int, tally: Tally, index: int, samples: int | None) -> None:
+def check(rows_in: int, tally: Counts, index: int, samples: int | None) -> None:
     """Raises DataError where the account does not balance: rows read, the table, the index and the shards."""
     states = {state: tally.states[state] for state in (KEPT, DROPPED, FAILED)}
     whole = sum(states.values()) == tally.rows == rows_in
@@ -260,7 +260,7 @@ def check(rows_in: int, tally: Tally, index: int, samples: int | None) -> None:
     )
 
 
-def numbers(rows_in: int, tally: Tally, seconds: float, opened: int, killed: int) -> dict[str, Any]:
+def numbers(rows_in: int, tally: Counts, seconds: float, opened: int, killed: int) -> dict[str, Any]:
     """The numbers of the report."""
     return {
         "rows_in": rows_in,

@@ -19,7 +19,7 @@ from bimo.core.errors import BimoError, DataError
 from bimo.core.part import Part, dump
 from bimo.data.curation.measuring import OF, Pictures
 from bimo.data.curation.rows import Unusable
-from bimo.data.curation.standing import LEFT, load_standings
+from bimo.data.curation.standing import LEFT, load_row_states
 from bimo.data.curation.steps import ModelStep, Pair, Tools, Verdict, WriterStep, named
 from bimo.data.curation.store import Work, column, digest, fingerprint_of, load_rows, plain, save_table
 from bimo.data.curation.workers import cores
@@ -45,7 +45,7 @@ def room_of(step: Part, tools: Tools) -> str:
 
 
 @dataclass(frozen=True)
-class Ask:
+class ModelInference:
     """Asks a step about the rows of a unit that are left and have no answer yet; answers how many it asked about.
 
     Batches do not cross units, so that numbers do not depend on where an earlier run was broken off. With ``stored``
@@ -71,7 +71,7 @@ class Ask:
         }
         keys: dict[int, str] = {}
         captions: dict[int, tuple[str, ...]] = {}
-        for row in load_standings(self.work.unit(self.before, unit)):
+        for row in load_row_states(self.work.unit(self.before, unit)):
             if row.state == LEFT:
                 keys[row.number] = digest(shas[row.number], row.captions)
                 captions[row.number] = row.captions

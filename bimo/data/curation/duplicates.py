@@ -28,7 +28,7 @@ from bimo.data.curation.store import ranked
 if TYPE_CHECKING:
     from PIL import Image
 
-    from bimo.data.curation.seen import Seen
+    from bimo.data.curation.seen import DecodedImage
 
 #: What a hash is worth less than: a picture with fewer waves than this is flat, and only its bytes are compared.
 WAVES = 24
@@ -101,7 +101,7 @@ class Duplicates(Part):
         """The version of the hashes."""
         return "Duplicates/3"
 
-    def measure(self, picture: Seen) -> Scores:
+    def measure(self, picture: DecodedImage) -> Scores:
         """``phash`` (0 for a flat picture), ``views`` (pHash and dHash of the whole and of its cuts, base64), ``tints``
         (the colours of four quarters), ``details`` (256 bits, hexadecimal), ``waves`` (how much there is to hash, of
         63), ``blank`` (the share that is of one grey).

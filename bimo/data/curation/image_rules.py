@@ -17,7 +17,7 @@ from bimo.data.curation.steps import Scores, Verdict
 if TYPE_CHECKING:
     from PIL import Image
 
-    from bimo.data.curation.seen import Seen
+    from bimo.data.curation.seen import DecodedImage
 
 #: The longer side of the copies, in pixels: for edges, and for what needs no detail.
 EDGE_SIDE = 256
@@ -43,7 +43,7 @@ class MinSide(Part):
         """See ``PictureStep``."""
         return "MinSide/1"
 
-    def measure(self, picture: Seen) -> Scores:
+    def measure(self, picture: DecodedImage) -> Scores:
         """``short_side``, in pixels."""
         return {"short_side": min(picture.size)}
 
@@ -66,7 +66,7 @@ class Aspect(Part):
         """See ``PictureStep``."""
         return "Aspect/1"
 
-    def measure(self, picture: Seen) -> Scores:
+    def measure(self, picture: DecodedImage) -> Scores:
         """``aspect``: width over height."""
         width, height = picture.size
         return {"aspect": width / height}
@@ -87,7 +87,7 @@ class Still(Part):
         """See ``PictureStep``."""
         return "Still/1"
 
-    def measure(self, picture: Seen) -> Scores:
+    def measure(self, picture: DecodedImage) -> Scores:
         """``animated``: 0 or 1."""
         return {"animated": int(picture.animated)}
 
@@ -114,7 +114,7 @@ class Sharpness(Part):
         """See ``PictureStep``."""
         return "Sharpness/2"
 
-    def measure(self, picture: Seen) -> Scores:
+    def measure(self, picture: DecodedImage) -> Scores:
         """``sharpness``: 0 for a plain picture; blurred photos lie below 0.2, most sharp ones above 0.5."""
         grey = np.asarray(copy_of(picture.image, EDGE_SIDE, "L"), np.float32)
         if min(grey.shape) < 3:
@@ -149,7 +149,7 @@ class Flat(Part):
         """See ``PictureStep``."""
         return "Flat/2"
 
-    def measure(self, picture: Seen) -> Scores:
+    def measure(self, picture: DecodedImage) -> Scores:
         """``common_colour`` from 0 to 1, ``entropy`` from 0 to 8 bits."""
         small = copy_of(picture.image, COLOUR_SIDE, "RGB")
         levels = np.asarray(small, np.uint16).reshape(-1, 3) >> (8 - COLOUR_BITS)
@@ -182,7 +182,7 @@ class Borders(Part):
         """See ``PictureStep``."""
         return "Borders/2"
 
-    def measure(self, picture: Seen) -> Scores:
+    def measure(self, picture: DecodedImage) -> Scores:
         """``border``: the share of the picture that is border, from 0 to 1; 1 for a plain picture."""
         pixels = np.asarray(copy_of(picture.image, EDGE_SIDE, "RGB"), np.int16)
         height, width, _ = pixels.shape

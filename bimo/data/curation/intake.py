@@ -39,7 +39,7 @@ SOURCE = "source.json"
 
 
 @dataclass(frozen=True)
-class Taken:
+class Ingested:
     """What was read: how many rows each unit has and the number of its first, and how many were not fetched."""
 
     counts: tuple[int, ...]
@@ -123,7 +123,7 @@ def _content(source: Path) -> str:
     return reading.state(source)
 
 
-def taken(work: Work) -> Taken:
+def taken(work: Work) -> Ingested:
     """What an earlier run read. Raises DataError where there was none."""
     known = read_json(work.folder / INDEX)
     if not isinstance(known, dict):
@@ -132,10 +132,10 @@ def taken(work: Work) -> Taken:
             f"{work.folder} holds nothing that was read; run once without --select-only first",
         )
     table = cast("dict[str, Any]", known)
-    return Taken(tuple(table["counts"]), tuple(table["firsts"]), table["unfetched"])
+    return Ingested(tuple(table["counts"]), tuple(table["firsts"]), table["unfetched"])
 
 
-def take_in(source: Path, work: Work, said: Callable[[int], None], limits: Limits | None = None) -> Taken:
+def ingest(source: Path, work: Work, said: Callable[[int], None], limits: Limits | None = None) -> Ingested:
     """Reads a source into unit files, unless it was read before, lies there as it did and has nothing left to fetch.
 
     ``said`` is told how many rows more were read; addresses are fetched within ``limits``. Raises DataError for a
@@ -172,7 +172,7 @@ def take_in(source: Path, work: Work, said: Callable[[int], None], limits: Limit
     sweep(work.folder / "rows", len(firsts))
     pictures.join(work, len(firsts))
     save_json(work.folder / INDEX, {"state": state, "counts": counts, "firsts": firsts, "unfetched": unfetched})
-    return Taken(tuple(counts), tuple(firsts), unfetched)
+    return Ingested(tuple(counts), tuple(firsts), unfetched)
 
 
 class _Named:

@@ -25,7 +25,7 @@ BATCH = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
-class Looks(Part):
+class ImageEmbedding(Part):
     """Keeps the vector that ``scorer``, a system's name or folder, has of each picture, for ``Alike`` after it."""
 
     says: ClassVar[tuple[str, str]] = ("图像向量", "the picture's vector")
@@ -58,7 +58,7 @@ class Looks(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Alike(Part):
+class EmbeddingDuplicates(Part):
     """Keeps the best of pictures whose vectors, kept by ``Looks`` before, have a cosine of more than ``above``.
 
     Rows are taken from the best to the worst, as by ``Duplicates``; each goes that is like one kept before. What is

@@ -117,7 +117,7 @@ REACH = 12
 
 
 @dataclass(frozen=True, kw_only=True)
-class Private(Part):
+class Pii(Part):
     """Masks what gives a person away with a tag such as <手机号>, or drops the caption.
 
     ``kinds`` are those of ``TAGS``. Verdicts name the kinds alone, never what was found.

@@ -18,15 +18,15 @@ from bimo.core.errors import DataError, say
 from bimo.core.files import alone
 from bimo.core.part import Part
 from bimo.data.curation import account, intake, measuring, writing
-from bimo.data.curation.asking import Ask, room_of
-from bimo.data.curation.intake import Taken
+from bimo.data.curation.asking import ModelInference, room_of
+from bimo.data.curation.intake import Ingested
 from bimo.data.curation.measuring import OF, Measure, Slice
 from bimo.data.curation.report import PAGE, write_page
 from bimo.data.curation.selecting import Judge, Stretch, clear_after, clear_units, room, select_table, stretches
 from bimo.data.curation.standing import Columns, Scored
 from bimo.data.curation.steps import Curation, ModelStep, PictureStep, TableStep, Tools, WriterStep
 from bimo.data.curation.store import Work, begin_arrow, load_table, read_json, save_json, sweep, unwritten
-from bimo.data.curation.workers import Here, Workers
+from bimo.data.curation.workers import SerialExecutor, Executor
 from bimo.data.shards import INDEX, write_index
 
 if TYPE_CHECKING:
@@ -69,11 +69,11 @@ class Run:
     source: Path
     out: Path
     curation: Curation
-    workers: Workers
+    workers: Executor
     tools: Tools
     bar: Bar
     stored: bool
-    asking: Workers
+    asking: Executor
     limits: Limits | None
     what: Known | None = None
     work: Work = field(init=False)
@@ -86,14 +86,14 @@ class Run:
         """How many processes the system ended while they were at a job."""
         return sum(crew.killed for crew in {id(crew): crew for crew in (self.workers, self.asking)}.values())
 
-    def read(self) -> Taken:
+    def read(self) -> Ingested:
         """Phase 0."""
         if self.stored:
             return intake.taken(self.work)
         self.bar.phase("读入", "reading", None)
-        return intake.take_in(self.source, self.work, self.bar.advance, self.limits)
+        return intake.ingest(self.source, self.work, self.bar.advance, self.limits)
 
-    def files(self, taken: Taken) -> Any:
+    def files(self, taken: Ingested) -> Any:
         """What became of every file of the source, and what that was taken for; of stored rows as it was then."""
         from bimo.data.curation.inventory import inventory
 
@@ -109,7 +109,7 @@ class Run:
         save_json(path, found)
         return found
 
-    def measure(self, taken: Taken) -> int:
+    def measure(self, taken: Ingested) -> int:
         """Phase 1; answers how many pictures were opened."""
         sweep(self.work.folder / "measured", 0, ".part")
         sweep(self.work.folder / "measured", taken.units)
@@ -130,7 +130,7 @@ class Run:
             task.join(unit)
         return opened
 
-    def select(self, taken: Taken) -> tuple[str, list[Scored], tuple[Part, ...]]:
+    def select(self, taken: Ingested) -> tuple[str, list[Scored], tuple[Part, ...]]:
         """Phase 2: the room of the last standings, where scores lie, and the steps as they were settled."""
         every = stretches(self.curation.steps)
         units = range(taken.units)
@@ -163,12 +163,12 @@ class Run:
         for _, (rows, left) in self.workers.answers(task, units):
             self.bar.advance(rows, left)
 
-    def _ask(self, stretch: Stretch, before: str, taken: Taken, scored: list[Scored]) -> tuple[Stretch, str]:
+    def _ask(self, stretch: Stretch, before: str, taken: Ingested, scored: list[Scored]) -> tuple[Stretch, str]:
         """Has a model's or a writer's answers stored, and gives the stretch with its step settled."""
         step = stretch.steps[0]
         assert isinstance(step, (ModelStep, WriterStep))
         asked = room_of(step, self.tools)
-        task = Ask(self.source, self.work, step, self.tools, before, asked, self.stored)
+        task = ModelInference(self.source, self.work, step, self.tools, before, asked, self.stored)
         crew = self.asking if any(hasattr(step, name) for name in LARGE) else self.workers
         for _, (rows, _) in crew.answers(task, range(taken.units)):
             self.bar.advance(rows)
@@ -181,7 +181,7 @@ class Run:
         self.bar.phase(f"挑选：{type(step).__name__}", f"selecting: {type(step).__name__}", taken.rows)
         return Stretch(stretch.kind, stretch.first, (step,)), asked
 
-    def write(self, taken: Taken, last: str) -> tuple[list[list[tuple[int, writing.Share]]], dict[int, str], int]:
+    def write(self, taken: Ingested, last: str) -> tuple[list[list[tuple[int, writing.Share]]], dict[int, str], int]:
         """Phase 3: the shards. Answers which shards have what of a unit, the rows that were lost, and the samples."""
         planned = writing.plan(self.work, taken.units, last)
         total = sum(share.count for shares in planned for share in shares)
@@ -206,7 +206,7 @@ class Run:
 
     def tables(
         self,
-        taken: Taken,
+        taken: Ingested,
         last: str,
         scores: Sequence[writing.ScoreColumn],
         shares: Sequence[Sequence[tuple[int, writing.Share]]],
@@ -236,8 +236,8 @@ def curate(
     curation: Curation,
     *,
     tools: Tools,
-    workers: Workers | None = None,
-    asking: Workers | None = None,
+    workers: Executor | None = None,
+    asking: Executor | None = None,
     bar: Bar | None = None,
     stored: bool = False,
     limits: Limits | None = None,
@@ -253,8 +253,8 @@ def curate(
     """
     began = time.monotonic()
     intake.belongs(source, out)
-    workers = workers or Here()
-    run = Run(source, out, curation, workers, tools, bar or Silent(), stored, asking or Here(), limits)
+    workers = workers or SerialExecutor()
+    run = Run(source, out, curation, workers, tools, bar or Silent(), stored, asking or SerialExecutor(), limits)
     try:
         # Before anything is written: a start that fails leaves nothing.
         run.what = None if stored else intake.demand(source)
@@ -290,7 +290,7 @@ def _curate(run: Run, began: float) -> dict[str, Any]:
     run.tables(taken, last, scores, shares, lost)
     index = writing.write_selection(out, taken.units)
     run.bar.phase("对账", "accounting", None)
-    tally, tables = account.account(out, taken.units, steps, scores, _judged(scored, steps, scores), run.workers)
+    tally, tables = account.summary(out, taken.units, steps, scores, _judged(scored, steps, scores), run.workers)
     report = {
         "kind": "curate",
         "recipe": run.curation.name,

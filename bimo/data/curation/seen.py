@@ -28,7 +28,7 @@ SHARD_FORMATS = ("JPEG", "PNG", "WEBP")
 
 
 @dataclass
-class Seen:
+class DecodedImage:
     """``image`` is upright RGB in sRGB, on white; ``size`` (width, height) is that of the upright original, in pixels,
     also where ``image`` was decoded smaller. ``format`` is Pillow's name of the file's format, ``mode`` that of its
     pixels.
@@ -50,7 +50,7 @@ class Seen:
     converted: str = ""
 
 
-def see(data: bytes, least: tuple[int, int] = LOOKED_AT) -> Seen:
+def see(data: bytes, least: tuple[int, int] = LOOKED_AT) -> DecodedImage:
     """Decodes a picture once, at the size that rules look at, or halved down to other ``least`` sides.
 
     Raises Unusable: "empty", "not a picture", "not a format that is read", "too large" (by the header, before anything
@@ -80,7 +80,7 @@ def see(data: bytes, least: tuple[int, int] = LOOKED_AT) -> Seen:
     return seen
 
 
-def plain(seen: Seen) -> bool:
+def plain(seen: DecodedImage) -> bool:
     """Whether the bytes can go into a shard as they are: JPEG, PNG or WEBP, RGB in sRGB, upright, still, opaque."""
     still = not (seen.turned or seen.animated or seen.transparent or seen.converted)
     return still and seen.format in SHARD_FORMATS and seen.mode == "RGB"
@@ -162,13 +162,13 @@ def _opened(data: bytes) -> Image.Image:
     return picture
 
 
-def _header(data: bytes, picture: Image.Image) -> Seen:
+def _header(data: bytes, picture: Image.Image) -> DecodedImage:
     """What the header says; phones write several pictures into one JPEG, which Pillow calls MPO."""
     kind = "JPEG" if picture.format == "MPO" else str(picture.format)
     animated = kind != "JPEG" and bool(getattr(picture, "is_animated", False))
     profile = bool(picture.info.get("icc_profile"))
     turned = orientation(data, picture) != 1
-    return Seen(data, picture, picture.size, kind, animated, False, picture.mode, turned, profile)
+    return DecodedImage(data, picture, picture.size, kind, animated, False, picture.mode, turned, profile)
 
 
 def _opaque(picture: Image.Image) -> tuple[Image.Image, bool, str]:

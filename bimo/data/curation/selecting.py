@@ -24,10 +24,10 @@ from bimo.data.curation.standing import (
     KEPT,
     LEFT,
     Columns,
-    Standing,
-    load_standings,
+    RowState,
+    load_row_states,
     said_of,
-    save_standings,
+    save_row_states,
 )
 from bimo.data.curation.steps import (
     CaptionStep,
@@ -40,7 +40,7 @@ from bimo.data.curation.steps import (
     named,
 )
 from bimo.data.curation.store import Work, digest, fingerprint_of, load_rows, load_table, names_in, of_cell, sweep
-from bimo.data.curation.workers import Workers
+from bimo.data.curation.workers import Executor
 
 VERSION = 1
 NO_CAPTION = "no caption"
@@ -134,7 +134,7 @@ class Judge:
         if fingerprint_of(after) == made_of:
             states = load_table(after, ["state"])["state"].to_pylist()
             return len(states), sum(state in (LEFT, KEPT) for state in states)
-        standings = load_standings(self.work.unit(self.before, unit)) if self.before else self._begun(unit)
+        standings = load_row_states(self.work.unit(self.before, unit)) if self.before else self._begun(unit)
         if self.stretch.kind == "row":
             self._judge_rows(unit, standings)
         elif self.stretch.kind in ("model", "writer"):
@@ -145,17 +145,17 @@ class Judge:
                     row.state = KEPT
                 elif row.state == LEFT:
                     row.fail(NO_CAPTION)
-        save_standings(after, standings, made_of)
+        save_row_states(after, standings, made_of)
         return len(standings), sum(row.state in (LEFT, KEPT) for row in standings)
 
-    def _begun(self, unit: int) -> list[Standing]:
+    def _begun(self, unit: int) -> list[RowState]:
         """Where rows stand before any rule: left, or failed."""
-        found: list[Standing] = []
+        found: list[RowState] = []
         joined = self.work.unit(JOINED, unit)
         one_picture = {row["number"]: row for row in load_rows(joined)} if joined.is_file() else {}
         measured = load_rows(self.work.unit("measured", unit), ["failed", "detail"])
         for row, seen in zip(load_rows(self.work.unit("rows", unit)), measured, strict=True):
-            standing = Standing(row["number"], tuple(row["captions"]), of_cell(row["labels"]))
+            standing = RowState(row["number"], tuple(row["captions"]), of_cell(row["labels"]))
             if row["reason"] is not None or seen["failed"] is not None:
                 standing.fail(row["reason"] or seen["failed"], row["detail"] or seen["detail"] or "")
             elif (same := one_picture.get(row["number"])) is not None:
@@ -167,7 +167,7 @@ class Judge:
             found.append(standing)
         return found
 
-    def _judge_rows(self, unit: int, standings: Sequence[Standing]) -> None:
+    def _judge_rows(self, unit: int, standings: Sequence[RowState]) -> None:
         # Asking what a step is takes longer than some of them take to judge: it is asked once.
         steps = [
             (place, step, step.measuring() if isinstance(step, PictureStep) else "")
@@ -188,7 +188,7 @@ class Judge:
                 else:
                     _judge_captions(row, place, cast(CaptionStep, step))
 
-    def _judge_answers(self, unit: int, standings: Sequence[Standing]) -> None:
+    def _judge_answers(self, unit: int, standings: Sequence[RowState]) -> None:
         place, step = self.stretch.first, self.stretch.steps[0]
         answers = {row["number"]: row for row in load_rows(self.work.unit(self.asked, unit))}
         for row in standings:
@@ -209,7 +209,7 @@ class Judge:
 
 
 def _judge_picture(
-    row: Standing, place: int, step: PictureStep, measuring: str, measured: Mapping[str, Any], scores: Mapping[str, Any]
+    row: RowState, place: int, step: PictureStep, measuring: str, measured: Mapping[str, Any], scores: Mapping[str, Any]
 ) -> None:
     rule = named(cast(Part, step))
     failures = of_cell(measured["failures"])
@@ -224,7 +224,7 @@ def _judge_picture(
         _judge_scores(row, place, step, scores)
 
 
-def _judge_scores(row: Standing, place: int, step: PictureStep | ModelStep, scores: Mapping[str, Any]) -> None:
+def _judge_scores(row: RowState, place: int, step: PictureStep | ModelStep, scores: Mapping[str, Any]) -> None:
     rule = named(cast(Part, step))
     try:
         verdict = step.judge(scores)
@@ -238,7 +238,7 @@ def _judge_scores(row: Standing, place: int, step: PictureStep | ModelStep, scor
         row.drop(place, rule, verdict)
 
 
-def _judge_captions(row: Standing, place: int, step: CaptionStep) -> None:
+def _judge_captions(row: RowState, place: int, step: CaptionStep) -> None:
     rule = named(cast(Part, step))
     kept: dict[str, None] = {}
     last: Verdict | None = None
@@ -273,7 +273,7 @@ Changes = tuple[int, tuple[tuple[int, str], ...]]
 
 
 def select_table(
-    work: Work, stretch: Stretch, before: str, after: str, firsts: Sequence[int], table: Columns, workers: Workers
+    work: Work, stretch: Stretch, before: str, after: str, firsts: Sequence[int], table: Columns, workers: Executor
 ) -> None:
     """Takes a step that looks at the whole set. Its changes wait on disk until they are taken unit by unit."""
     units = range(len(firsts))
@@ -315,7 +315,7 @@ class Apply:
         """Raises DataError for a change of a row that is not left."""
         unit, changes = job
         place, rule = self.stretch.first, named(self.stretch.steps[0])
-        rows = load_standings(self.work.unit(self.before, unit))
+        rows = load_row_states(self.work.unit(self.before, unit))
         by_number = {row.number: row for row in rows}
         for number, what in changes:
             row = by_number.get(number)
@@ -325,7 +325,7 @@ class Apply:
                     f"{rule} changes row {number}, which is not among those that are left",
                 )
             _apply(row, place, rule, json.loads(what))
-        save_standings(self.work.unit(self.after, unit), rows, f"{self.made_of} {unit}")
+        save_row_states(self.work.unit(self.after, unit), rows, f"{self.made_of} {unit}")
 
 
 def _change(change: Change) -> str:
@@ -339,7 +339,7 @@ def _change(change: Change) -> str:
     return json.dumps([verdict, captions, int(change.repeats), labels])
 
 
-def _apply(row: Standing, step: int, rule: str, change: Sequence[Any]) -> None:
+def _apply(row: RowState, step: int, rule: str, change: Sequence[Any]) -> None:
     verdict, captions, repeats, labels = change
     if captions is not None and tuple(captions) != row.captions:
         row.note(step, rule, "captions changed", before=len(row.captions))

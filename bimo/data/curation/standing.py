@@ -20,7 +20,7 @@ OWN = ("width", "height", "bytes", "sha256")
 
 
 @dataclass
-class Standing:
+class RowState:
     """Where a row stands: ``step`` is the place in the list of the rule that dropped it, ``trail`` what befell it."""
 
     number: int
@@ -52,7 +52,7 @@ class Standing:
         self.trail.append({"what": "failed", "reason": reason})
 
 
-COLUMNS = tuple(field.name for field in fields(Standing))
+COLUMNS = tuple(field.name for field in fields(RowState))
 #: Columns that are written as JSON.
 WRITTEN = ("labels", "value", "threshold", "trail")
 
@@ -64,7 +64,7 @@ def said_of(value: Any) -> float | str:
     return value if isinstance(value, (int, float)) else str(value).encode("utf-8", "backslashreplace").decode()
 
 
-def save_standings(path: Path, rows: Sequence[Standing], fingerprint: str) -> None:
+def save_row_states(path: Path, rows: Sequence[RowState], fingerprint: str) -> None:
     """Saves where the rows of a unit stand."""
     import pyarrow as pa
 
@@ -82,13 +82,13 @@ def save_standings(path: Path, rows: Sequence[Standing], fingerprint: str) -> No
     save_table(path, columns, fingerprint)
 
 
-def load_standings(path: Path) -> list[Standing]:
+def load_row_states(path: Path) -> list[RowState]:
     """The standings of a unit."""
     table = load_table(path)
     columns: dict[str, list[Any]] = {name: table[name].to_pylist() for name in COLUMNS}
     columns |= {name: list(map(of_cell, columns[name])) for name in WRITTEN}
     columns["captions"] = list(map(tuple, columns["captions"]))
-    return [Standing(*row) for row in zip(*columns.values(), strict=True)]
+    return [RowState(*row) for row in zip(*columns.values(), strict=True)]
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from bimo.core.part import Part
 if TYPE_CHECKING:
     from PIL import Image
 
-    from bimo.data.curation.seen import Seen
+    from bimo.data.curation.seen import DecodedImage
 
 #: Numbers and short texts by the name of their column; None where there is nothing to measure.
 Scores = Mapping[str, float | int | str | None]
@@ -125,7 +125,7 @@ class PictureStep(Protocol):
         """What the numbers depend on, such as "Sharpness/1": while it stays, stored numbers stay."""
         ...
 
-    def measure(self, picture: Seen) -> Scores:
+    def measure(self, picture: DecodedImage) -> Scores:
         """The numbers of a picture."""
         ...
 

@@ -39,7 +39,7 @@ class Halvable(Protocol):
         ...
 
 
-class Workers(Protocol):
+class Executor(Protocol):
     """Does jobs, in any order; the task is a plain callable that can be pickled. ``killed`` counts the processes that
     the system ended while they were at one.
     """
@@ -59,7 +59,7 @@ class Workers(Protocol):
         ...
 
 
-class Here:
+class SerialExecutor:
     """Does jobs in this process, in their order."""
 
     killed = 0
@@ -93,7 +93,7 @@ class Worker:
 
 
 @dataclass
-class Local:
+class ProcessExecutor:
     """Does jobs in ``count`` processes of this machine. ``files`` are modules of the user's, (name, path), that a
     worker loads before anything else.
     """
@@ -289,7 +289,7 @@ def load_file(name: str, path: Path) -> Any:
     return module
 
 
-class OnRay:
+class RayExecutor:
     """Does jobs on a Ray cluster, through Ray Data, which gives out again what a lost node was at.
 
     Source and output must lie where every node sees them. ``address`` is that of a cluster, empty for the one that
@@ -353,7 +353,7 @@ class OnRay:
 
 
 #: The one process that a worker of Ray's has its jobs done by: where that is killed, it is known what it was at.
-_inner: dict[tuple[tuple[str, str], ...], Local] = {}
+_inner: dict[tuple[tuple[str, str], ...], ProcessExecutor] = {}
 
 
 @dataclass
@@ -365,7 +365,7 @@ class _OnNode:
         import ray
 
         _loaded(self.files)
-        crew = _inner.setdefault(self.files, Local(1, self.files))
+        crew = _inner.setdefault(self.files, ProcessExecutor(1, self.files))
         before = crew.killed
         answers = list(crew.answers(pickle.loads(ray.get(self.task)), [pickle.loads(row["job"])]))
         return {"killed": crew.killed - before, "answers": pickle.dumps(answers)}

@@ -13,7 +13,7 @@ from typing import Any
 
 from bimo.data.curation.measuring import Pictures
 from bimo.data.curation.rows import Unusable
-from bimo.data.curation.standing import FAILED, KEPT, WRITTEN, Scored, load_standings
+from bimo.data.curation.standing import FAILED, KEPT, WRITTEN, Scored, load_row_states
 from bimo.data.curation.store import (
     Work,
     digest,
@@ -115,7 +115,7 @@ class WriteShard:
         measured = load_rows(self.work.unit("measured", share.unit), ["sha256", "as_is"])
         place = 0
         for row, seen, standing in zip(
-            rows, measured, load_standings(self.work.unit(self.last, share.unit)), strict=True
+            rows, measured, load_row_states(self.work.unit(self.last, share.unit)), strict=True
         ):
             for copy in range(standing.repeats if standing.state == KEPT else 0):
                 if share.skip <= place < share.skip + share.count:
@@ -229,7 +229,7 @@ class WriteTable:
             return
         rows = load_table(self.work.unit("rows", unit))
         measured = load_table(self.work.unit("measured", unit))
-        standings = load_standings(self.work.unit(self.last, unit))
+        standings = load_row_states(self.work.unit(self.last, unit))
         for row in standings:
             if reason := dict(gone).get(row.number):
                 row.fail(reason)

@@ -202,12 +202,12 @@ def _rebuilt(
     source: Path,
 ) -> System:
     """The system with another denoiser: what lay below ``at`` lies below its ``denoiser.``, beside it ``state``."""
-    if hint.name in {str(getattr(each, "name", "")) for each in old.hints}:
+    if hint.name in {str(getattr(each, "name", "")) for each in old.conditioners}:
         raise RecipeError(
             f"已有一个叫 {hint.name!r} 的提示；请给适配器另取一个名字",
             f"there is a hint {hint.name!r} already; name the adapter otherwise",
         )
-    new = replace(old, denoiser=denoiser, hints=(*old.hints, hint))
+    new = replace(old, denoiser=denoiser, hints=(*old.conditioners, hint))
     levels = tuple(new if each is old else each for each in system.recipe.levels)
     with weights.unfilled():
         made = System(replace(system.recipe, levels=levels))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
-from bimo.core.types import Conditioning, Encoding
+from bimo.core.types import Conditioning, TextEncoding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,4 +104,4 @@ class ComposedDenoiser(nn.Module):
         mask = words.mask
         if mask is not None:
             mask = nn.functional.pad(mask, (0, tokens.shape[1] - mask.shape[1]), value=True)
-        return replace(conditioning, streams=(Encoding(tokens, mask, words.pooled),), vector=pooled)
+        return replace(conditioning, streams=(TextEncoding(tokens, mask, words.pooled),), vector=pooled)

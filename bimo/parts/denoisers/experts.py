@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bimo.core.part import Part
-from bimo.core.types import Conditioning, Encoding
+from bimo.core.types import Conditioning, TextEncoding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,6 @@ def chosen(conditioning: Conditioning, rows: Tensor) -> Conditioning:
     def of(value: Tensor | None) -> Tensor | None:
         return None if value is None else value[rows]
 
-    streams = tuple(Encoding(e.tokens[rows], of(e.mask), of(e.pooled)) for e in conditioning.streams)
+    streams = tuple(TextEncoding(e.tokens[rows], of(e.mask), of(e.pooled)) for e in conditioning.streams)
     scalars = {name: value[rows] for name, value in conditioning.scalars.items()}
     return Conditioning(streams, of(conditioning.vector), of(conditioning.spatial), scalars)

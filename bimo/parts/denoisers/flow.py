@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
-from bimo.core.types import Conditioning, Encoding
+from bimo.core.types import Conditioning, TextEncoding
 
 LAST = 1000.0
 
 
-def words_of(conditioning: Conditioning, name: str) -> Encoding:
+def words_of(conditioning: Conditioning, name: str) -> TextEncoding:
     """The one stream of words. Raises RecipeError where there are more, or hints that these denoisers do not read."""
     if len(conditioning.streams) != 1:
         count = len(conditioning.streams)

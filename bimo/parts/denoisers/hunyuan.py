@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
-from bimo.core.types import Conditioning, Encoding
+from bimo.core.types import Conditioning, TextEncoding
 
 #: The side of a picture, in pixels, over which positions are counted: a larger one is read at finer steps.
 BASE_PIXELS = 512
@@ -135,7 +135,7 @@ def middle(grid: tuple[int, int], side: int) -> tuple[tuple[int, int], tuple[int
     return (top, left), (top + tall, left + wide)
 
 
-def _padded(stream: Encoding, length: int) -> Encoding:
+def _padded(stream: TextEncoding, length: int) -> TextEncoding:
     """A stream of exactly ``length`` tokens, with a mask. Raises RecipeError for a longer one."""
     tokens, missing = stream.tokens, length - stream.tokens.shape[1]
     if missing < 0:
@@ -144,4 +144,4 @@ def _padded(stream: Encoding, length: int) -> Encoding:
             f"a text tower gives Hunyuan {tokens.shape[1]} tokens; at most {length}",
         )
     mask = stream.mask if stream.mask is not None else tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
-    return Encoding(nn.functional.pad(tokens, (0, 0, 0, missing)), nn.functional.pad(mask, (0, missing), value=False))
+    return TextEncoding(nn.functional.pad(tokens, (0, 0, 0, missing)), nn.functional.pad(mask, (0, missing), value=False))

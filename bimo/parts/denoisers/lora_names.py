@@ -189,7 +189,7 @@ def published(system: System, spelling: Spelling) -> dict[str, str]:
     """
     root = root_of(system)
     layers = _layers(system.get_submodule(root))
-    unet, two = any(name.startswith("down_blocks.") for name in layers), len(system.towers) > 1
+    unet, two = any(name.startswith("down_blocks.") for name in layers), len(system.text_encoders) > 1
     per_block, attending = _layers_per_block(layers), _attending(layers)
     named = {path: path for path in _own_paths(system)} if spelling == "diffusers" else {}
     for name in layers:

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
-from bimo.core.types import Conditioning, Encoding
+from bimo.core.types import Conditioning, TextEncoding
 from bimo.parts.denoisers.pixel import sinusoidal
 from bimo.parts.spaces import at_root_length
 
@@ -127,15 +127,15 @@ class RootLength(Part):
     of pictures are; every encoding a stream.
     """
 
-    def build(self) -> RootLengthJoin:
+    def build(self) -> RootLengthFusion:
         """The module; it has no weights."""
-        return RootLengthJoin()
+        return RootLengthFusion()
 
 
-class RootLengthJoin(nn.Module):
+class RootLengthFusion(nn.Module):
     """Encodings -> the same as streams, and the vector [B, D] of length sqrt(D)."""
 
-    def joined(self, encodings: tuple[Encoding, ...]) -> Conditioning:
+    def fuse(self, encodings: tuple[TextEncoding, ...]) -> Conditioning:
         """Raises RecipeError where no tower pools."""
         pooled = [e.pooled for e in encodings if e.pooled is not None]
         if not pooled:

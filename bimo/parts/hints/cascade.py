@@ -39,24 +39,24 @@ class LowRes(Part):
         """It has no weights: the part is the hint."""
         return self
 
-    def learned(self, system: System, batch: Batch) -> Conditioning:
+    def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """Spatial [B, 3, h, w], scalars [B, 1]. Raises TrainingError where the batch brings no pixels."""
         space: Any = system.space(self.level)
         small = functional.avg_pool2d(pixels_of(batch), space.shrink)
         t = torch.zeros(len(small))
         if self.noise:
             schedule = system.level(self.level).schedule
-            t = batch.own((schedule.times(batch.whole, batch.generator) * self.noise).floor())
-            small = schedule.noised(small, batch.normal(*small.shape[1:]), t)
+            t = batch.own((schedule.timesteps(batch.whole, batch.generator) * self.noise).floor())
+            small = schedule.add_noise(small, batch.normal(*small.shape[1:]), t)
         return self._conditioning(small, t, batch.x.shape)
 
-    def drawn(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+    def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
         """Spatial [1, 3, h, w], scalars [1, 1]."""
         small = system.space(self.level).decode(drawing.results[self.level])
         small = small.clamp(-1, 1) if self.clamp else small
         return self._conditioning(small, torch.zeros(len(small)), shape)
 
-    def null(self, value: Conditioning) -> Conditioning:
+    def unconditional(self, value: Conditioning) -> Conditioning:
         """The same: guidance is for the words."""
         return value
 
@@ -80,19 +80,19 @@ class Semantics(Part):
         """It has no weights of its own: the part is the hint."""
         return self
 
-    def learned(self, system: System, batch: Batch) -> Conditioning:
+    def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """Scalars [B, D]. Raises TrainingError where the batch brings no pixels."""
         with torch.no_grad():
             return Conditioning(scalars={self.name: system.space(self.level).encode(pixels_of(batch))})
 
-    def drawn(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+    def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
         """Scalars [1, D]."""
         given = drawing.pictures.get(self.name)
         if given is not None:
             return Conditioning(scalars={self.name: system.space(self.level).encode(given)})
         return Conditioning(scalars={self.name: drawing.results[self.level]})
 
-    def null(self, value: Conditioning) -> Conditioning:
+    def unconditional(self, value: Conditioning) -> Conditioning:
         """Zeros."""
         return nothing(value)
 
@@ -116,7 +116,7 @@ class Score(Part):
         """The data's labels that it reads."""
         return (self.name,)
 
-    def learned(self, system: System, batch: Batch) -> Conditioning:
+    def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """Scalars [B, 1]. Raises TrainingError where the data has no scores; for the share of dropped captions it is
         ``low``, as in the null branch.
         """
@@ -126,16 +126,16 @@ class Score(Part):
                 f"the training data has no {self.name!r}; score every picture first, into the labels of its shard",
             )
         value = batch.scalars[self.name].reshape(-1, 1).float()
-        return Conditioning(scalars={self.name: value.masked_fill(batch.dropped[:, None], self.low)})
+        return Conditioning(scalars={self.name: value.masked_fill(batch.dropped_captions[:, None], self.low)})
 
-    def drawn(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+    def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
         """Scalars [1, 1]. Raises RequestError for anything but one finite number."""
-        given = drawing.request.hints.get(self.name, [self.wanted])
+        given = drawing.request.conditions.get(self.name, [self.wanted])
         if len(given) != 1 or not math.isfinite(given[0]):
             raise RequestError(f"{self.name} 应为一个数，收到 {given}", f"{self.name} is one number, got {given}")
         return Conditioning(scalars={self.name: torch.tensor([given])})
 
-    def null(self, value: Conditioning) -> Conditioning:
+    def unconditional(self, value: Conditioning) -> Conditioning:
         """``low``."""
         return replace(value, scalars={self.name: torch.full_like(value.scalars[self.name], self.low)})
 

@@ -46,7 +46,7 @@ class Control(Part):
         """It has no weights: the part is the hint."""
         return self
 
-    def learned(self, system: System, batch: Batch) -> Conditioning:
+    def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """Pictures [B, 3, H, W] and their weights [B, 1]."""
         if self.seen == "map":
             return self._of(system, batch.maps[self.name], 1.0)
@@ -57,7 +57,7 @@ class Control(Part):
             picture = edges(pixels) if self.seen == "edges" else outlines(pixels).expand(-1, 3, -1, -1)
         return self._of(system, picture * 2 - 1, 1.0)
 
-    def drawn(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+    def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
         """Pictures [1, 3, H, W] and the weight [1, 1]. Raises RequestError for a weight that is not one number."""
         weight = weight_of(drawing.request, self.name, self.weight)
         width, height = drawing.request.size or (0, 0)
@@ -66,7 +66,7 @@ class Control(Part):
             return self._of(system, -torch.ones(1, 3, height, width), 0.0)
         return self._of(system, picture, weight)
 
-    def null(self, value: Conditioning) -> Conditioning:
+    def unconditional(self, value: Conditioning) -> Conditioning:
         """The same, as guidance is for the words; ``guided``, nothing."""
         if not self.guided:
             return value
@@ -88,7 +88,7 @@ def weight_name(name: str) -> str:
 
 def weight_of(request: Request, name: str, otherwise: float) -> float:
     """How strong a request wants an adapter. Raises RequestError for what is not one number."""
-    given = request.hints.get(name, [otherwise])
+    given = request.conditions.get(name, [otherwise])
     if len(given) != 1 or not math.isfinite(given[0]) or abs(given[0]) > STRONGEST:
         raise RequestError(
             f"hints 里的 {name} 应为一个数（强度，不超过 {STRONGEST:g}），收到 {given}",

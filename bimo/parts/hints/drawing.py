@@ -50,18 +50,18 @@ class Palette(Part):
         """Sixteen bins."""
         return replace(self, hue=4, chroma=2, lightness=2)
 
-    def learned(self, system: System, batch: Batch) -> Conditioning:
+    def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """Scalars [B, bins]. Raises TrainingError where the batch brings no pixels."""
         return Conditioning(scalars={self.name: self.counted(pixels_of(batch))})
 
-    def drawn(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+    def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
         """Scalars [1, bins], zeros where no picture is given."""
         given = drawing.pictures.get(self.name)
         if given is None:
             return Conditioning(scalars={self.name: torch.zeros(1, self.hue * self.chroma * self.lightness)})
         return Conditioning(scalars={self.name: self.counted(given)})
 
-    def null(self, value: Conditioning) -> Conditioning:
+    def unconditional(self, value: Conditioning) -> Conditioning:
         """Zeros."""
         return nothing(value)
 
@@ -113,18 +113,18 @@ class Sketch(Part):
         """It has no weights: the part is the hint."""
         return self
 
-    def learned(self, system: System, batch: Batch) -> Conditioning:
+    def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """Spatial [B, 1, h, w]. Raises TrainingError where the batch brings no pixels."""
         return Conditioning(spatial=_resized(outlines(pixels_of(batch)), batch.x.shape[-2:]))
 
-    def drawn(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+    def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
         """Spatial [1, 1, h, w], zeros where no picture is given."""
         given = drawing.pictures.get(self.name)
         if given is None:
             return Conditioning(spatial=torch.zeros(1, 1, *shape[-2:]))
         return Conditioning(spatial=_resized(outlines(given) if self.found else 1 - grey(given), shape[-2:]))
 
-    def null(self, value: Conditioning) -> Conditioning:
+    def unconditional(self, value: Conditioning) -> Conditioning:
         """Zeros."""
         return nothing(value)
 
@@ -139,17 +139,17 @@ class Intensity(Part):
         """It has no weights: the part is the hint."""
         return self
 
-    def learned(self, system: System, batch: Batch) -> Conditioning:
+    def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """Spatial [B, 1, h, w]. Raises TrainingError where the batch brings no pixels."""
         return Conditioning(spatial=_resized(grey(pixels_of(batch)), batch.x.shape[-2:]))
 
-    def drawn(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+    def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
         """Spatial [1, 1, h, w], zeros where no picture is given."""
         given = drawing.pictures.get(self.name)
         map_ = torch.zeros(1, 1, *shape[-2:]) if given is None else _resized(grey(given), shape[-2:])
         return Conditioning(spatial=map_)
 
-    def null(self, value: Conditioning) -> Conditioning:
+    def unconditional(self, value: Conditioning) -> Conditioning:
         """Zeros."""
         return nothing(value)
 
@@ -175,7 +175,7 @@ class Map(Part):
         """The maps that a batch must bring."""
         return (self.name,)
 
-    def learned(self, system: System, batch: Batch) -> Conditioning:
+    def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """Spatial [B, 1 or 3, h, w]. Raises TrainingError where the data has no such map."""
         found = batch.maps.get(self.name)
         if found is None:
@@ -185,14 +185,14 @@ class Map(Part):
             )
         return Conditioning(spatial=self._map(found, batch.x.shape[-2:]))
 
-    def drawn(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+    def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
         """Spatial [1, 1 or 3, h, w], zeros where no map is given."""
         given = drawing.pictures.get(self.name)
         if given is None:
             return Conditioning(spatial=torch.zeros(1, 3 if self.colours else 1, *shape[-2:]))
         return Conditioning(spatial=self._map(given, shape[-2:]))
 
-    def null(self, value: Conditioning) -> Conditioning:
+    def unconditional(self, value: Conditioning) -> Conditioning:
         """Zeros."""
         return nothing(value)
 

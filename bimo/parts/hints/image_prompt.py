@@ -36,7 +36,7 @@ class ImagePrompt(Part):
         """It has no weights: the part is the hint."""
         return self
 
-    def learned(self, system: System, batch: Batch) -> Conditioning:
+    def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """Pictures [B, L, D] and their weights [B, 1]."""
         space: Any = system.space(self.level)
         adapter = self._adapter(system)
@@ -48,11 +48,11 @@ class ImagePrompt(Part):
             seen = adapter.look((seen / 2 + 0.5 - adapter.encoder.mean) / adapter.encoder.deviation)
         return self._of(seen, adapter.blank(), torch.ones(len(seen), 1))
 
-    def drawn(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+    def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
         """Pictures [1, L, D] and the weight [1, 1]. Raises RequestError for a weight that is not one number."""
         adapter = self._adapter(system)
         weight = weight_of(drawing.request, self.name, self.weight)
-        picture = drawing.request.pictures.get(self.name)
+        picture = drawing.request.condition_images.get(self.name)
         with torch.no_grad():
             blank = adapter.blank()
             if picture is None:
@@ -61,7 +61,7 @@ class ImagePrompt(Part):
             seen = adapter.look((values - adapter.encoder.mean) / adapter.encoder.deviation)
         return self._of(seen, blank, torch.full((1, 1), weight))
 
-    def null(self, value: Conditioning) -> Conditioning:
+    def unconditional(self, value: Conditioning) -> Conditioning:
         """No picture."""
         blank = value.pictures[f"{self.name}.null"]
         return replace(value, pictures={**value.pictures, self.name: blank})

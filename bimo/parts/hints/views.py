@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bimo.core.errors import RequestError
 from bimo.core.part import Part
 from bimo.core.recipe import TINY
-from bimo.core.types import Ask, Batch, Conditioning
+from bimo.core.types import DenoiserInput, Batch, Conditioning
 from bimo.diffusion.system import Drawing, System
 from bimo.parts.denoisers.unet import SCALE
 
@@ -38,21 +38,21 @@ class Earlier(Part):
         """It has no weights: the part is the hint."""
         return self
 
-    def learned(self, system: System, batch: Batch) -> Conditioning:
+    def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """Spatial [B, C, h, w]."""
-        conditioning = system.condition(batch.encodings, system.level(self.level).told(system, batch))
+        conditioning = system.condition(batch.encodings, system.level(self.level).conditions_of(system, batch))
         rows = batch.x.shape[0]
-        answer = system.denoise(Ask(self.level, torch.zeros_like(batch.x), torch.ones(rows), conditioning))
+        answer = system.denoise(DenoiserInput(self.level, torch.zeros_like(batch.x), torch.ones(rows), conditioning))
         if self.noise:
             answer = answer + self.noise * batch.normal(*answer.shape[1:])
-        gone = (batch.own(torch.rand(batch.whole, generator=batch.generator)) < self.drop) | batch.dropped
+        gone = (batch.own(torch.rand(batch.whole, generator=batch.generator)) < self.drop) | batch.dropped_captions
         return Conditioning(spatial=answer.masked_fill(gone[:, None, None, None], 0.0))
 
-    def drawn(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+    def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
         """Spatial [1, C, h, w]."""
         return Conditioning(spatial=drawing.results[self.level])
 
-    def null(self, value: Conditioning) -> Conditioning:
+    def unconditional(self, value: Conditioning) -> Conditioning:
         """Zeros."""
         assert value.spatial is not None
         return replace(value, spatial=torch.zeros_like(value.spatial))
@@ -80,15 +80,15 @@ class Pose(Part):
         """It has no weights: the part is the hint."""
         return self
 
-    def learned(self, system: System, batch: Batch) -> Conditioning:
+    def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """Scalars [B, 5], as the data declares them, at rest where it declares none."""
         if self.name in batch.scalars:
             return Conditioning(scalars={self.name: batch.scalars[self.name]})
         return Conditioning(scalars={self.name: torch.tensor([POSE_AT_REST] * batch.x.shape[0])})
 
-    def drawn(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+    def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
         """Scalars [1, 5]. Raises RequestError for a pose that is not five finite numbers."""
-        given = drawing.request.hints.get(self.name)
+        given = drawing.request.conditions.get(self.name)
         if given is None:
             return Conditioning(scalars={self.name: self.of_seed(drawing.generator.initial_seed())})
         if len(given) != len(POSE) or not all(math.isfinite(v) for v in given) or given[1] <= 0:
@@ -98,7 +98,7 @@ class Pose(Part):
             )
         return Conditioning(scalars={self.name: torch.tensor([given])})
 
-    def null(self, value: Conditioning) -> Conditioning:
+    def unconditional(self, value: Conditioning) -> Conditioning:
         """The same: guidance is for the words."""
         return value
 
@@ -138,7 +138,7 @@ class Masked(Part):
         """It has no weights: the part is the hint."""
         return self
 
-    def learned(self, system: System, batch: Batch) -> Conditioning:
+    def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """Spatial [B, 1 + C, h, w]."""
         space: Any = system.space(self.level)
         mask = batch.own(random_masks(batch.whole, batch.x.shape[2:], self.whole, batch.generator))
@@ -153,7 +153,7 @@ class Masked(Part):
                 coded = space.encode(pixels * shown)
             return Conditioning(spatial=torch.cat([mask, coded], dim=1))
 
-    def drawn(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+    def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
         """Spatial [1, 1 + C, h, w]; the masked picture is coded with numbers of the noise, as diffusers does."""
         space: Any = system.space(self.level)
         width, height = drawing.request.size or (0, 0)
@@ -162,7 +162,7 @@ class Masked(Part):
         coded = space.encode(image * (mask < 0.5), drawing.noise)
         return Conditioning(spatial=torch.cat([nn.functional.interpolate(mask, size=shape[1:]), coded], dim=1))
 
-    def null(self, value: Conditioning) -> Conditioning:
+    def unconditional(self, value: Conditioning) -> Conditioning:
         """The same, or zeros."""
         if self.always:
             return value
@@ -214,16 +214,16 @@ class Sizes(Part):
         """It has no weights: the part is the hint."""
         return self
 
-    def learned(self, system: System, batch: Batch) -> Conditioning:
+    def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """Scalars [B, 6]."""
         if self.name in batch.scalars:
             return Conditioning(scalars={self.name: batch.scalars[self.name]})
         height, width = (side * self.factor for side in batch.x.shape[2:])
         return Conditioning(scalars={self.name: _whole(width, height).expand(batch.x.shape[0], -1)})
 
-    def drawn(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+    def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
         """Scalars [1, 6]. Raises RequestError for anything but six finite numbers."""
-        given = drawing.request.hints.get(self.name)
+        given = drawing.request.conditions.get(self.name)
         if given is None:
             return Conditioning(scalars={self.name: _whole(*(drawing.request.size or (0, 0)))})
         if len(given) != 6 or not all(math.isfinite(v) for v in given):
@@ -234,7 +234,7 @@ class Sizes(Part):
             )
         return Conditioning(scalars={self.name: torch.tensor([given])})
 
-    def null(self, value: Conditioning) -> Conditioning:
+    def unconditional(self, value: Conditioning) -> Conditioning:
         """The same: guidance is for the words."""
         return value
 
@@ -256,16 +256,16 @@ class GuidanceScale(Part):
         """It has no weights: the part is the hint."""
         return self
 
-    def learned(self, system: System, batch: Batch) -> Conditioning:
+    def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """Scalars [B, 1]."""
         return Conditioning(scalars={self.name: torch.full((batch.x.shape[0], 1), self.scale)})
 
-    def drawn(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+    def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
         """Scalars [1, 1]."""
         scale = self.scale if drawing.request.guidance is None else drawing.request.guidance
         return Conditioning(scalars={self.name: torch.tensor([[scale]])})
 
-    def null(self, value: Conditioning) -> Conditioning:
+    def unconditional(self, value: Conditioning) -> Conditioning:
         """The same: nothing is asked besides."""
         return value
 
@@ -297,7 +297,7 @@ class Bucket(Part):
         """It has no weights: the part is the hint."""
         return self
 
-    def learned(self, system: System, batch: Batch) -> Conditioning:
+    def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """Scalars [B, 1]."""
         if self.name in batch.scalars:
             return Conditioning(scalars={self.name: batch.scalars[self.name]})
@@ -307,7 +307,7 @@ class Bucket(Part):
         place = self.sizes.index(found if found in self.sizes else near)
         return Conditioning(scalars={self.name: torch.full((batch.x.shape[0], 1), float(place))})
 
-    def drawn(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+    def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
         """Scalars [1, 1]. Raises RequestError for a size that is not in the list."""
         size = drawing.request.size or (0, 0)
         if size not in self.sizes:
@@ -315,6 +315,6 @@ class Bucket(Part):
             raise RequestError(f"没学过 {size} 这个尺寸；可用的是 {listed}", f"no size {size}; there is {listed}")
         return Conditioning(scalars={self.name: torch.tensor([[float(self.sizes.index(size))]])})
 
-    def null(self, value: Conditioning) -> Conditioning:
+    def unconditional(self, value: Conditioning) -> Conditioning:
         """The same: guidance is for the words."""
         return value

@@ -163,7 +163,7 @@ def recipe_of(path: Path, wanted: Recipe) -> Recipe:
         parts = {name: unet(sections.of(name), name) for name in NETWORKS}
         parts["prior"] = prior(sections.of("prior"))
         found = {name: sections.of(f"{name}_diffusion") for name in parts}
-        tower = xglm(sections.of("xglm")) if isinstance(wanted.text[0], XglmText) else clip_text(sections.of("clip"))
+        tower = xglm(sections.of("xglm")) if isinstance(wanted.text_encoders[0], XglmText) else clip_text(sections.of("clip"))
     levels = [
         replace(level, denoiser=parts[level.name], schedule=law(found[level.name], cast(Ddpm, level.schedule)))
         for level in wanted.levels
@@ -187,14 +187,14 @@ def read(path: Path, wanted: Recipe, dtype: torch.dtype | None = torch.float32) 
     with weights.unfilled():
         system = System(recipe)
     system.weights_hash = LateDigest(file)
-    chinese = isinstance(recipe.text[0], XglmText)
+    chinese = isinstance(recipe.text_encoders[0], XglmText)
     weights.assign(system, dict(_ours(weights.read(file), chinese)), dtype, file)
-    if isinstance(recipe.text[0], ClipText):
+    if isinstance(recipe.text_encoders[0], ClipText):
         with tempfile.TemporaryDirectory(prefix="bimo-") as made:
             write_pairs(path / PAIRS_FILE, Path(made))
-            system.towers[0].load_words(Path(made))
+            system.text_encoders[0].load_tokenizer(Path(made))
     else:
-        system.towers[0].load_words(path)
+        system.text_encoders[0].load_tokenizer(path)
     return system.eval()
 
 

@@ -110,13 +110,13 @@ def to_diffusers(system: System, folder: Path, dtype: torch.dtype | None = None)
         built = Path(made) / "built"
         index: dict[str, Any] = {"_class_name": form.pipeline, "_diffusers_version": _version(), **form.fixed}
         if form.zeros:
-            index["force_zeros_for_empty_prompt"] = system.recipe.levels[0].guide.null == "unsaid"
-        for name, tower in zip(("text_encoder", "text_encoder_2"), system.towers, strict=False):
+            index["force_zeros_for_empty_prompt"] = system.recipe.levels[0].guidance.unconditional == "unsaid"
+        for name, tower in zip(("text_encoder", "text_encoder_2"), system.text_encoders, strict=False):
             index[name] = write_tower(built / name, tower, dtype)
         level: Any = system.level(system.recipe.levels[0].name)
         for name, model in ((form.component, level.denoiser.model), ("vae", level.space.model)):
             index[name] = _write_model(built / name, model, dtype)
-        for name, tower in zip(("tokenizer", "tokenizer_2"), system.towers, strict=False):
+        for name, tower in zip(("tokenizer", "tokenizer_2"), system.text_encoders, strict=False):
             index[name] = write_words(built / name, tower)
         sampler: Any = level.schedule.sampler(level.recipe.sampler, 2)
         sampler.save_config(str(built / "scheduler"))
@@ -150,18 +150,18 @@ def to_single(system: System, path: Path, dtype: torch.dtype | None = None) -> P
     state = _under(ldm.UNET, _mapped(unet.state_dict(), names))
     names = ldm.inverse(ldm.vae_names(len(vae.config.block_out_channels), vae.config.layers_per_block))
     state |= _under(ldm.VAE, ldm.vae_to_ldm(_mapped(vae.state_dict(), names)))
-    for index, tower in enumerate(system.towers):
+    for index, tower in enumerate(system.text_encoders):
         state |= _tower_state(tower, index, len(form.towers) > 1)
     prediction = "v" if getattr(level.schedule, "prediction", "epsilon") == "v_prediction" else "epsilon"
     told = {"modelspec.sai_model_spec": "1.0.0", "modelspec.title": system.recipe.title or system.recipe.name}
     told |= {"modelspec.prediction_type": prediction}
-    told |= {PADS_KEY: " ".join(str(getattr(tower, "pad", 0)) for tower in system.towers)}
+    told |= {PADS_KEY: " ".join(str(getattr(tower, "pad", 0)) for tower in system.text_encoders)}
     if getattr(level.schedule, "zero_terminal", False):
         state |= {mark: torch.zeros(0) for mark in MARKS}
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".bimo-", dir=path.parent) as made:
         weights.write(Path(made) / path.name, state, dtype, told)
-        for index, tower in enumerate(system.towers):
+        for index, tower in enumerate(system.text_encoders):
             write_words(Path(made) / f"{path.stem}.words.{index}", tower)
         _whole(system.recipe, recipe_of_file(Path(made) / path.name), SINGLE)
         for built in sorted(Path(made).iterdir()):
@@ -173,8 +173,8 @@ def _form(system: System) -> Form:
     recipe = system.recipe
     level: Any = system.level(recipe.levels[0].name)
     denoiser = type(getattr(level.denoiser, "model", level.denoiser)).__name__
-    towers = tuple(kind(tower) for tower in system.towers)
-    masked = any(type(hint).__name__ == "Masked" for hint in recipe.levels[0].hints)
+    towers = tuple(kind(tower) for tower in system.text_encoders)
+    masked = any(type(hint).__name__ == "Masked" for hint in recipe.levels[0].conditioners)
     for form in FORMS:
         if len(recipe.levels) == 1 and (form.denoiser, form.towers, form.masked) == (denoiser, towers, masked):
             return form
@@ -239,7 +239,7 @@ def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _whole(ours: Recipe, theirs: Recipe, layout: tuple[str, str] = FOLDER) -> None:
     """Raises RecipeError that names the first field which the layout did not keep."""
     one, other = ours.levels[0], theirs.levels[0]
-    towers = [_read_alike(part, layout) for part in ours.text]
+    towers = [_read_alike(part, layout) for part in ours.text_encoders]
     # The side that it was trained at and how attention is summed are nowhere in a single file; they move no answer.
     drawer: Any = one.denoiser
     space: tuple[Any, Any] = one.space, other.space
@@ -247,14 +247,14 @@ def _whole(ours: Recipe, theirs: Recipe, layout: tuple[str, str] = FOLDER) -> No
     if layout == SINGLE:
         drawer = replace(drawer, **{name: getattr(other.denoiser, name) for name in ("size", "upcast")})
     pairs: list[tuple[str, Part, Part]] = [
-        *((f"text.{index}", part, read) for index, (part, read) in enumerate(zip(towers, theirs.text, strict=True))),
+        *((f"text.{index}", part, read) for index, (part, read) in enumerate(zip(towers, theirs.text_encoders, strict=True))),
         ("space", *space),
         ("denoiser", drawer, read_drawer),
     ]
     for name in ("betas", "start", "end", "count", "prediction", "zero_terminal", *TIMES):
         if getattr(one.schedule, name, None) != getattr(other.schedule, name, None):
             raise _lost(ours, f"schedule.{name}", layout)
-    if one.hints != other.hints:
+    if one.conditioners != other.conditioners:
         raise _lost(ours, "hints", layout)
     for name, part, read in pairs:
         if part != read:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from bimo.core.errors import RecipeError, say
 from bimo.core.part import Part
-from bimo.core.recipe import Defaults, Guide, Level, Recipe
+from bimo.core.recipe import Defaults, Guidance, Level, Recipe
 from bimo.diffusion.schedule import Flow
 from bimo.parts.denoisers.flow import CogView4, LongCatImage, QwenImage, ZImage
 from bimo.parts.published.configs import NO_EFFECT_TEXT, Config, defaults_of, plain, read_json
@@ -182,7 +182,7 @@ def _plain(value: Any) -> Any:
 
 def recipe_with(name: str, why: tuple[str, str], tower: LanguageModel, level: Level, wanted: Defaults) -> Recipe:
     """The recipe of a folder with one tower and one level; ``why`` it is taken for that."""
-    return Recipe(name=name, languages=("zh", "en"), text=(tower,), levels=(level,), request=wanted, note=say(*why))
+    return Recipe(name=name, languages=("zh", "en"), text_encoders=(tower,), levels=(level,), request=wanted, note=say(*why))
 
 
 def flux_space(folder: Folder) -> Part:
@@ -233,7 +233,7 @@ def _z_image(folder: Folder) -> Recipe:
         denoiser=model,
         schedule=schedule,
         steps=steps,
-        guide=Guide(scale=guidance, neutral=0.0),
+        guidance=Guidance(scale=guidance, baseline_scale=0.0),
     )
     why = (
         f"ZImagePipeline；时间表的 shift 是 {schedule.shift:g}：{'蒸馏过的 Turbo' if turbo else '未蒸馏的基础模型'}",
@@ -267,7 +267,7 @@ def _qwen_image(folder: Folder) -> Recipe:
         denoiser=model,
         schedule=law(folder),
         steps=STEPS,
-        guide=Guide(scale=4.0, norm="patch", lengthen=True, asked=True),
+        guidance=Guidance(scale=4.0, norm="patch", lengthen=True, only_with_negative=True),
     )
     why = ("QwenImagePipeline；有反向提示词时才引导", "a QwenImagePipeline; guided where there is a negative prompt")
     return recipe_with("qwen-image", why, words, level, Defaults(size=(1328, 1328), multiple=16, negative=" "))
@@ -315,7 +315,7 @@ def _longcat_image(folder: Folder) -> Recipe:
         denoiser=model,
         schedule=law(folder),
         steps=STEPS,
-        guide=Guide(scale=4.5, norm="patch"),
+        guidance=Guidance(scale=4.5, norm="patch"),
     )
     why = ("LongCatImagePipeline；不改写提示词", "a LongCatImagePipeline; prompts are not rewritten")
     return recipe_with("longcat-image", why, words, level, Defaults(size=(1024, 1024), multiple=16))
@@ -350,7 +350,7 @@ def _cogview4(folder: Folder) -> Recipe:
         denoiser=replace(model, factor=2 ** (len(space.block_channels) - 1)),
         schedule=law(folder, dynamic="root", grid="whole"),
         steps=STEPS,
-        guide=Guide(scale=5.0),
+        guidance=Guidance(scale=5.0),
     )
     side = model.size * 2 ** (len(space.block_channels) - 1)
     why = ("CogView4Pipeline", "a CogView4Pipeline")

@@ -109,7 +109,7 @@ def read_folder(path: Path, dtype: torch.dtype | None = torch.float32) -> System
         for file in files[filling.component]:
             state |= weights.renamed(weights.read(file, dtype), filling.rename)
         weights.assign(system.get_submodule(filling.module), state, dtype, files[filling.component][0])
-    for tower, folder in zip(system.towers, reading.words, strict=True):
+    for tower, folder in zip(system.text_encoders, reading.words, strict=True):
         give_words(tower, path / folder)
     return system.eval()
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from bimo.core import weights
 from bimo.core.errors import RecipeError, WeightsError, say
 from bimo.core.fingerprint import late_table
-from bimo.core.recipe import Defaults, Guide, Level, Recipe
+from bimo.core.recipe import Defaults, Guidance, Level, Recipe
 from bimo.diffusion.schedule import Ddpm
 from bimo.diffusion.system import System
 from bimo.parts.denoisers.hunyuan import Hunyuan
@@ -53,11 +53,11 @@ def reading(folder: Folder) -> Reading:
     denoiser = transformer(folder.config("transformer"))
     schedule = law(folder, mend=False)
     version = "1.1" if denoiser.meta else "1.2"
-    found = (schedule.betas, schedule.start, schedule.prediction)
-    if schedule.end not in ENDS[version] or found != ("scaled_linear", 0.00085, "v_prediction"):
+    found = (schedule.beta_schedule, schedule.beta_start, schedule.prediction)
+    if schedule.beta_end not in ENDS[version] or found != ("scaled_linear", 0.00085, "v_prediction"):
         at = folder.path / "scheduler" / "scheduler_config.json"
         wanted = f"scaled_linear 0.00085 -> {' / '.join(map(str, ENDS[version]))}, v_prediction"
-        came = f"{schedule.betas} {schedule.start} -> {schedule.end}, {schedule.prediction}"
+        came = f"{schedule.beta_schedule} {schedule.beta_start} -> {schedule.beta_end}, {schedule.prediction}"
         raise RecipeError(
             f"{at} 是 {came}；权重是 {version} 版，应为 {wanted}。不一致会画得发白或过饱和，所以不读",
             f"{at} says {came}; the weights are of version {version}, which needs {wanted}. Otherwise it would draw "
@@ -77,14 +77,14 @@ def reading(folder: Folder) -> Reading:
 def _recipe(denoiser: Hunyuan, words: tuple[Bert, T5], space: Any, schedule: Ddpm) -> Recipe:
     version = "1.1" if denoiser.meta else "1.2"
     side = denoiser.size * 2 ** (len(space.block_channels) - 1)
-    guide = Guide(scale=GUIDANCE, channels=denoiser.channels if denoiser.variance else 0)
-    level = Level(name=LEVEL, space=space, denoiser=denoiser, schedule=schedule, steps=STEPS, guide=guide)
+    guide = Guidance(scale=GUIDANCE, channels=denoiser.channels if denoiser.variance else 0)
+    level = Level(name=LEVEL, space=space, denoiser=denoiser, schedule=schedule, steps=STEPS, guidance=guide)
     zh = "，会用到尺寸和风格条件：1.1 版或更早" if denoiser.meta else "，没有尺寸和风格条件：1.2 版"
     en = ", told sizes and a style: 1.1 or before" if denoiser.meta else ", told no sizes and no style: 1.2"
     return Recipe(
         name=f"hunyuan-dit-{version}",
         languages=("zh", "en"),
-        text=words,
+        text_encoders=words,
         levels=(level,),
         request=Defaults(size=(side, side), multiple=MULTIPLE),
         note=say(f"是混元 DiT{zh}", f"it is a HunyuanDiT{en}"),
@@ -257,7 +257,7 @@ def authors_recipe(path: Path, kind: Kind = "ema") -> Recipe:
     shapes = {name: torch.empty(shape, device="meta") for name, shape in weights.shapes(file).items()}
     denoiser = _shaped(diffusers_state(shapes), file)
     first, second, decoder = (_config(root / name) for name in ("clip_text_encoder", "mt5", "sdxl-vae-fp16-fix"))
-    schedule = Ddpm(end=ENDS["1.1" if denoiser.meta else "1.2"][0], prediction="v_prediction")
+    schedule = Ddpm(beta_end=ENDS["1.1" if denoiser.meta else "1.2"][0], prediction="v_prediction")
     recipe = _recipe(denoiser, (bert(first, denoiser), t5(second, denoiser)), latent(decoder), schedule)
     level = replace(recipe.levels[0], sampler="ddpm", steps=25 if kind == "distill" else STEPS)
     return replace(recipe, levels=(level,))
@@ -295,8 +295,8 @@ def read_authors(path: Path, kind: Kind = "ema", dtype: torch.dtype | None = tor
             found |= weights.renamed(weights.read(part), rename)
             every.append(part)
         weights.assign(system.get_submodule(module), found, dtype, root / name)
-    for tower, folder in zip(system.towers, ("tokenizer", "mt5"), strict=True):
-        tower.load_words(root / folder)
+    for tower, folder in zip(system.text_encoders, ("tokenizer", "mt5"), strict=True):
+        tower.load_tokenizer(root / folder)
     system.weights_hash = late_table(root, every)
     return system.eval()
 

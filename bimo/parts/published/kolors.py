@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bimo.core.errors import RecipeError, say
-from bimo.core.recipe import Defaults, Guide, Level, Recipe
+from bimo.core.recipe import Defaults, Guidance, Level, Recipe
 from bimo.parts.hints.views import Sizes
 from bimo.parts.published.configs import NO_EFFECT_TEXT
 from bimo.parts.published.folder import Filling, Folder, Reading
@@ -64,19 +64,19 @@ def reading(folder: Folder) -> Reading:
     factor = 2 ** (len(space.block_channels) - 1)
     side = denoiser.size * factor
     null = "unsaid" if folder.index.get("force_zeros_for_empty_prompt") else "empty"
-    guide, steps = guide_of(denoiser, Guide(scale=GUIDANCE, null=null))
+    guide, steps = guide_of(denoiser, Guidance(scale=GUIDANCE, unconditional=null))
     level = Level(
         name=LEVEL,
         space=space,
         denoiser=denoiser,
         schedule=law(folder, mend=False),
-        hints=(*masked(denoiser, space), Sizes(factor=factor), *told_scale(denoiser)),
+        conditioners=(*masked(denoiser, space), Sizes(factor=factor), *told_scale(denoiser)),
         steps=steps,
-        guide=guide,
+        guidance=guide,
     )
     recipe = Recipe(
         name="kolors-inpainting" if denoiser.spatial else "kolors",
-        text=(tower,),
+        text_encoders=(tower,),
         levels=(level,),
         request=Defaults(size=(side, side)),
         note=say(f"文本塔是 ChatGLM3（{tower.layers} 层）", f"its text tower is ChatGLM3 ({tower.layers} layers)"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from bimo.core.recipe import Defaults, Guide, Level
+from bimo.core.recipe import Defaults, Guidance, Level
 from bimo.parts.denoisers.lumina import Lumina2
 from bimo.parts.published.flow import LEVEL, STEPS, TOKENIZERS, denoiser, filled, flux_space, law, recipe_with, tower
 from bimo.parts.published.folder import Folder, Reading
@@ -50,7 +50,7 @@ def reading(folder: Folder) -> Reading:
         denoiser=model,
         schedule=schedule,
         steps=STEPS,
-        guide=Guide(scale=4.0, norm="row", lengthen=True, until=0.25),
+        guidance=Guidance(scale=4.0, norm="row", lengthen=True, until=0.25),
     )
     side = 8 * model.size
     wanted = Defaults(size=(side, side), multiple=16, prefix=LUMINA_PREFIX)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bimo.core.part import Part
-from bimo.core.recipe import Defaults, Guide, Level
+from bimo.core.recipe import Defaults, Guidance, Level
 from bimo.core.types import Conditioning
 from bimo.parts.denoisers.flow import LAST, packed, unpacked, words_of
 from bimo.parts.published.flow import LEVEL, STEPS, denoiser, filled, flux_space, law, recipe_with, tower
@@ -98,14 +98,14 @@ def reading(folder: Folder) -> Reading:
         "axes": "axes_dims_rope",
     }
     model = denoiser(folder, "OvisImageTransformer2DModel", OvisImage, own)
-    guide = Guide(scale=5.0)
+    guide = Guidance(scale=5.0)
     level = Level(
         name=LEVEL,
         space=flux_space(folder),
         denoiser=model,
         schedule=law(folder, own_sigmas=True),
         steps=STEPS,
-        guide=guide,
+        guidance=guide,
     )
     why = ("OvisImagePipeline", "an OvisImagePipeline")
     return filled(folder, recipe_with("ovis-image", why, words, level, Defaults(size=(1024, 1024), multiple=16)))

@@ -128,7 +128,7 @@ def recipe_of(path: Path, wanted: Recipe) -> Recipe:
     )
     space = _space(_below(whole, "first_stage_config", "params"), cast(Latent, image.space), told["scale_factor"])
     denoiser = _painter(_below(whole, "unet_config", "params"))
-    tower = _tower(_below(whole, "cond_stage_config", "params"), cast(ClipText, wanted.text[0]))
+    tower = _tower(_below(whole, "cond_stage_config", "params"), cast(ClipText, wanted.text_encoders[0]))
     level = replace(image, space=space, denoiser=denoiser, schedule=schedule)
     return replace(wanted, text=(tower,), levels=(level, enlarge))
 
@@ -154,7 +154,7 @@ def read(path: Path, wanted: Recipe, dtype: torch.dtype | None = torch.float32) 
         for name, value in weights.read(path / ENLARGE_FILE).items()
     }
     weights.assign(system, own, dtype, path)
-    system.towers[0].load_words(path)
+    system.text_encoders[0].load_tokenizer(path)
     system.weights_hash = late_table(path, (path / WEIGHTS_FILE, path / ENLARGE_FILE))
     return system.eval()
 

@@ -33,7 +33,7 @@ from bimo.parts.denoisers.unet import CROSS_DOWN, Unet
 from bimo.parts.published import ldm, mindspore
 from bimo.parts.published.folder import give_words
 from bimo.parts.spaces import Latent
-from bimo.parts.text.clip import ClipText, ClipTower
+from bimo.parts.text.clip import ClipText, ClipTextEncoder
 
 HIGH, LOW = "pangu_high_timestamp*.ckpt", "pangu_low_timestamp*.ckpt"
 PAIRS = "words.1"
@@ -64,7 +64,7 @@ def recipe_of(path: Path, wanted: Recipe) -> Recipe:
     high, low = _files(path)
     shapes = mindspore.shapes(low)
     rows = shapes.get(f"{CHINESE}embeddings.token_embedding.weight", ())
-    first = cast(ClipText, wanted.text[0])
+    first = cast(ClipText, wanted.text_encoders[0])
     if len(rows) == 2:
         first = replace(first, vocab=rows[0])
     left = sum(not _of_low(name) for name in shapes) + sum(not _of_high(name) for name in mindspore.shapes(high))
@@ -74,7 +74,7 @@ def recipe_of(path: Path, wanted: Recipe) -> Recipe:
         f"; read as {wanted.name} (weights do not tell the list of sizes; a folder called {HIGH_RECIPE} is read as "
         f"that); {left} more entries of the two files are not loaded",
     )
-    return replace(wanted, text=(first, *wanted.text[1:]), note=wanted.note + note)
+    return replace(wanted, text=(first, *wanted.text_encoders[1:]), note=wanted.note + note)
 
 
 def read(path: Path, wanted: Recipe, dtype: torch.dtype | None = torch.float32) -> System:
@@ -90,8 +90,8 @@ def read(path: Path, wanted: Recipe, dtype: torch.dtype | None = torch.float32) 
     state = dict(_ours(mindspore.read(low, dtype, _of_low), recipe, "low"))
     state |= dict(_ours(mindspore.read(high, dtype, _of_high), recipe, "high"))
     weights.assign(system, state, dtype, path)
-    larger = cast(ClipTower, system.towers[1])
-    give_words(system.towers[0], path)
+    larger = cast(ClipTextEncoder, system.text_encoders[1])
+    give_words(system.text_encoders[0], path)
     give_words(larger, path / PAIRS)
     # The authors' code pads both with the first word, which for CLIP's is not what its files say.
     larger.pad = 0

@@ -115,7 +115,7 @@ def read_file(path: Path, dtype: torch.dtype | None = torch.float32) -> System:
         place = f"{path} ({part.prefix}*)"
         weights.assign(system.get_submodule(filling.module), own, dtype, place, part.source)
     pads = weights_metadata(path).get(PADS_KEY, "").split()
-    for index, (tower, folder) in enumerate(zip(system.towers, layout.words, strict=True)):
+    for index, (tower, folder) in enumerate(zip(system.text_encoders, layout.words, strict=True)):
         if folder is not None:
             give_words(tower, folder)
             _pad(tower, layout.components[TOWER_NAMES[index]], int(pads[index]) if pads else None)

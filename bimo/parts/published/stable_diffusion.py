@@ -9,7 +9,7 @@ from typing import Any
 
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
-from bimo.core.recipe import Defaults, Guide, Level, Recipe
+from bimo.core.recipe import Defaults, Guidance, Level, Recipe
 from bimo.diffusion.schedule import BETAS, LEARNT, Ddpm
 from bimo.parts.denoisers.unet import Unet
 from bimo.parts.hints.views import GuidanceScale, Masked
@@ -74,19 +74,19 @@ def _reading(folder: Folder, found: Tower, rename: Callable[[str], str | None]) 
     space = latent(folder.config("vae"))
     schedule = law(folder)
     side = denoiser.size * 2 ** (len(space.block_channels) - 1)
-    guide, steps = guide_of(denoiser, Guide())
+    guide, steps = guide_of(denoiser, Guidance())
     name, languages, why = identity(found, folder, folder.config("text_encoder"))
     level = Level(
         name=LEVEL,
         space=space,
         denoiser=denoiser,
         schedule=schedule,
-        hints=(*masked(denoiser, space), *told_scale(denoiser)),
+        conditioners=(*masked(denoiser, space), *told_scale(denoiser)),
         steps=steps,
-        guide=guide,
+        guidance=guide,
     )
     recipe = Recipe(
-        name=name, languages=languages, text=(found,), levels=(level,), request=Defaults(size=(side, side)), note=why
+        name=name, languages=languages, text_encoders=(found,), levels=(level,), request=Defaults(size=(side, side)), note=why
     )
     return Reading(
         recipe,
@@ -233,7 +233,7 @@ def latent(config: Config, reads: tuple[str, ...] = ()) -> Latent:
     return Latent(**given)
 
 
-def guide_of(denoiser: Unet, guide: Guide) -> tuple[Guide, int]:
+def guide_of(denoiser: Unet, guide: Guidance) -> tuple[Guidance, int]:
     """How a level is guided, and in how many steps: a UNet that is told the scale answers as guided, asked once."""
     if not denoiser.guidance:
         return guide, STEPS

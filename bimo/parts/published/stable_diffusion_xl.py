@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from bimo.core.errors import RecipeError, say
-from bimo.core.recipe import Defaults, Guide, Level, Recipe
+from bimo.core.recipe import Defaults, Guidance, Level, Recipe
 from bimo.parts.hints.views import Sizes
 from bimo.parts.published.configs import FORMER_TEXT, NO_EFFECT_TEXT, TOWER_SIZES, defaults_of, read_json
 from bimo.parts.published.folder import Filling, Folder, Reading
@@ -53,16 +53,16 @@ def reading(folder: Folder) -> Reading:
     denoiser = replace(denoiser, text=widths)
     space = latent(folder.config("vae"), ("moments",))
     side, factor = denoiser.size, 2 ** (len(space.block_channels) - 1)
-    guide = Guide(scale=GUIDANCE, null="unsaid" if folder.index.get("force_zeros_for_empty_prompt", True) else "empty")
+    guide = Guidance(scale=GUIDANCE, unconditional="unsaid" if folder.index.get("force_zeros_for_empty_prompt", True) else "empty")
     guide, steps = guide_of(denoiser, guide)
     level = Level(
         name=LEVEL,
         space=space,
         denoiser=denoiser,
         schedule=law(folder, mend=False),
-        hints=(*masked(denoiser, space), Sizes(factor=factor), *told_scale(denoiser)),
+        conditioners=(*masked(denoiser, space), Sizes(factor=factor), *told_scale(denoiser)),
         steps=steps,
-        guide=guide,
+        guidance=guide,
     )
     taiyi = all(tower.vocab == TAIYI_WORDS for tower in towers)
     words = " x ".join(str(tower.vocab) for tower in towers)
@@ -70,8 +70,8 @@ def reading(folder: Folder) -> Reading:
     recipe = Recipe(
         name="taiyi-xl" if taiyi else "stable-diffusion-xl",
         languages=("zh", "en") if taiyi else ("en",),
-        text=towers,
-        join=Channels(),
+        text_encoders=towers,
+        text_fusion=Channels(),
         levels=(level,),
         request=Defaults(size=(side * factor, side * factor)),
         note=why,

@@ -65,7 +65,7 @@ def _read(of_words: Path, of_pictures: Path, together: bool, dtype: torch.dtype 
     recipe = Recipe(
         name="taiyi-clip",
         languages=("zh",),
-        text=(_words(of_words, 0 if head is None else head.shape[0]),),
+        text_encoders=(_words(of_words, 0 if head is None else head.shape[0]),),
         vision=_pictures(of_pictures),
     )
     with weights.unfilled():
@@ -75,7 +75,7 @@ def _read(of_words: Path, of_pictures: Path, together: bool, dtype: torch.dtype 
     late = [LateDigest(file) for file in system.files]
     # The two may lie anywhere: their hashes alone name them, words first.
     system.weights_hash = lambda: hashlib.sha256("".join(one() for one in late).encode()).hexdigest()
-    system.towers[0].load_words(of_words)
+    system.text_encoders[0].load_tokenizer(of_words)
     return system.eval()
 
 

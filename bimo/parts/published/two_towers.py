@@ -81,7 +81,7 @@ def recipe_of(folder: Path) -> Recipe:
     name, languages = KINDS[kind]
     towers = {"clip": _clip_text, "chinese_clip": _chinese_text, "altclip": _alt_text}
     vision = _vision(folder, kind, Config(path, _given(fields.get("vision_config"))), project)
-    return Recipe(name=name, languages=languages, text=(towers[kind](folder, text, project),), vision=vision)
+    return Recipe(name=name, languages=languages, text_encoders=(towers[kind](folder, text, project),), vision=vision)
 
 
 def read(folder: Path, dtype: torch.dtype | None = torch.float32) -> System:
@@ -98,7 +98,7 @@ def read(folder: Path, dtype: torch.dtype | None = torch.float32) -> System:
     weights.assign(system, named, dtype, files[0])
     system.files = tuple(files)
     system.weights_hash = late_table(folder, set(files))
-    cast(Any, system.towers[0]).load_words(folder)
+    cast(Any, system.text_encoders[0]).load_words(folder)
     return system.eval()
 
 
@@ -190,7 +190,7 @@ def _close(found: Any, expected: Any) -> bool:
 
 
 def _of_transformers(state: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
-    text = recipe.text[0]
+    text = recipe.text_encoders[0]
     found: dict[str, Tensor] = {}
     for name, value in state.items():
         if name.endswith("position_ids") or name.startswith("text_model.pooler."):
@@ -238,7 +238,7 @@ def _open_clip(folder: Path) -> Recipe:
         activation=activation,
         project=project,
     )
-    return Recipe(name="open-clip", languages=("en",), text=(words,), vision=picture)
+    return Recipe(name="open-clip", languages=("en",), text_encoders=(words,), vision=picture)
 
 
 def _open_sizes(path: Path, table: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
@@ -265,7 +265,7 @@ def _open_file(folder: Path) -> Path:
 
 
 def _of_open_clip(state: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
-    text, vision = cast(ClipText, recipe.text[0]), cast(ClipVision, recipe.vision)
+    text, vision = cast(ClipText, recipe.text_encoders[0]), cast(ClipVision, recipe.vision)
     seen = {name.removeprefix("visual."): value for name, value in state.items() if name.startswith("visual.")}
     words = {name: value for name, value in state.items() if not name.startswith("visual.")}
     found = {"vision.logit_scale": words["logit_scale"].reshape(())} if "logit_scale" in words else {}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bimo.core.errors import WeightsError
 from bimo.core.files import write_whole
 from bimo.core.part import Part
-from bimo.core.types import Encoding
+from bimo.core.types import TextEncoding
 from bimo.parts.text import lexicon, wording
 from bimo.parts.text.bert_model import BertModel
 from bimo.parts.text.wording import TOKENIZER_FILE, VOCAB_FILE, published_words
@@ -59,16 +59,16 @@ class Bert(Part):
     words: Literal["vocab", "lexicon"] = "vocab"
     dropout: float = 0.1
 
-    def build(self) -> BertTower:
+    def build(self) -> BertTextEncoder:
         """The module, without its words until ``load_words`` or ``learn_words``."""
-        return BertTower(self)
+        return BertTextEncoder(self)
 
     def tiny(self) -> Self:
         """Width 16, two layers; the vocabulary and length stay, as the words belong to the data."""
         return replace(self, width=16, layers=2, heads=2, feed=32, project=min(self.project, 16))
 
 
-class BertTower(nn.Module):
+class BertTextEncoder(nn.Module):
     """Texts -> tokens [B, L, width], mask [B, L], pooled [B, project]."""
 
     def __init__(self, part: Bert) -> None:
@@ -91,23 +91,23 @@ class BertTower(nn.Module):
         self.teachable = True
         self.known: frozenset[str] = frozenset()
 
-    def encode(self, texts: Sequence[str]) -> Encoding:
+    def encode(self, texts: Sequence[str]) -> TextEncoding:
         """Texts -> tokens, mask where padding is hidden, pooled where the part pools."""
         ids, mask = self.ids(texts)
         return self.forward(ids, mask)
 
-    def forward(self, ids: Tensor, mask: Tensor) -> Encoding:
+    def forward(self, ids: Tensor, mask: Tensor) -> TextEncoding:
         """Token ids [B, L] and mask [B, L] bool -> Encoding."""
         if not self.part.masked:
             answer = self.model(ids)
-            return Encoding(answer.last_hidden_state, None, self._pooled(answer, mask))
+            return TextEncoding(answer.last_hidden_state, None, self._pooled(answer, mask))
         if self.part.padding == "trimmed":
             # Padding that nobody sees need not be computed.
             longest = -(-int(mask.sum(1).max()) // TRIM) * TRIM
             ids, mask = ids[:, :longest], mask[:, :longest]
         answer = self.model(ids, attention_mask=mask.long())
         pooled = self._pooled(answer, mask)
-        return Encoding(answer.last_hidden_state, None if self.part.padding == "shown" else mask, pooled)
+        return TextEncoding(answer.last_hidden_state, None if self.part.padding == "shown" else mask, pooled)
 
     def _pooled(self, answer: Any, mask: Tensor) -> Tensor | None:
         if not self.part.pool:
@@ -141,7 +141,7 @@ class BertTower(nn.Module):
         near = lexicon.near(found.words, self.known)
         return Budget(used, limit, text[low:], found.words, near=near, mostly=found.mostly)
 
-    def learn_words(self, captions: Iterable[str], known: Iterable[str]) -> None:
+    def build_tokenizer(self, captions: Iterable[str], known: Iterable[str]) -> None:
         """Makes the vocabulary of a "lexicon" tower: known words whole, then the characters and words of the captions,
         most frequent first. Raises WeightsError where the known words alone are more than the vocabulary holds, and
         for a tower whose words are a published vocabulary.
@@ -164,14 +164,14 @@ class BertTower(nn.Module):
         self.words = _lexicon(every[: self.part.vocab])
         self.known = frozenset(listed) | {w for w in by_count if w in every[: self.part.vocab]}
 
-    def save_words(self, folder: Path) -> None:
+    def save_tokenizer(self, folder: Path) -> None:
         """Writes tokenizer.json, and known.txt for a lexicon."""
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / TOKENIZER_FILE, self.words.to_str().encode())
         if self.part.words == "lexicon":
             write_whole(folder / KNOWN_FILE, "\n".join(sorted(self.known)).encode())
 
-    def load_words(self, folder: Path) -> None:
+    def load_tokenizer(self, folder: Path) -> None:
         """Reads tokenizer.json, or BERT's vocab.txt. Raises WeightsError where they are missing or damaged."""
         wanted = (TOKENIZER_FILE, VOCAB_FILE)
         self.words, pad = wording.read_words(folder, wanted, self.part.vocab, wording.word_pieces)

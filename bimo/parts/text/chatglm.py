@@ -14,7 +14,7 @@ from torch.nn import functional
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.files import write_whole
 from bimo.core.part import Part
-from bimo.core.types import Encoding
+from bimo.core.types import TextEncoding
 from bimo.parts.text import wording
 from bimo.parts.text.pieces import tokenizer_of
 from bimo.words.budget import Budget
@@ -42,16 +42,16 @@ class ChatGlm(Part):
     eps: float = 1e-5
     length: int = 256
 
-    def build(self) -> ChatGlmTower:
+    def build(self) -> ChatGlmTextEncoder:
         """The module, without its words until ``load_words``. Raises RecipeError for fields that do not go together."""
-        return ChatGlmTower(self)
+        return ChatGlmTextEncoder(self)
 
     def tiny(self) -> Self:
         """Width 16, two layers, four heads; the vocabulary and length stay, as the words belong to the data."""
         return replace(self, width=16, layers=2, heads=4, groups=2, head=8, feed=32)
 
 
-class ChatGlmTower(nn.Module):
+class ChatGlmTextEncoder(nn.Module):
     """Texts -> tokens [B, length, width] of the last layer but one, pooled [B, width]: the last layer at the last
     token, neither through the final norm. Published names are below ``model.``.
     """
@@ -71,14 +71,14 @@ class ChatGlmTower(nn.Module):
         self.file = b""
         self.first = 0
 
-    def encode(self, texts: Sequence[str]) -> Encoding:
+    def encode(self, texts: Sequence[str]) -> TextEncoding:
         """Texts -> tokens and pooled; padding is seen by what reads the tokens, as it was in training."""
         return self.forward(*self.ids(texts))
 
-    def forward(self, ids: Tensor, mask: Tensor) -> Encoding:
+    def forward(self, ids: Tensor, mask: Tensor) -> TextEncoding:
         """Token ids [B, L] and mask [B, L] bool -> Encoding with tokens [B, L, width] and pooled [B, width]."""
         states = self.model(ids, mask)
-        return Encoding(states[-2], None, states[-1][:, -1])
+        return TextEncoding(states[-2], None, states[-1][:, -1])
 
     def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Texts -> token ids [B, length] and mask [B, length] bool; what is past the length is left out."""
@@ -100,16 +100,16 @@ class ChatGlmTower(nn.Module):
         used = len(encoded.ids) + len(BEGINNING)
         return Budget(used, self.part.length, lost, unread=wording.unread(self, text))
 
-    def learn_words(self, captions: Iterable[str], known: Iterable[str]) -> None:
+    def build_tokenizer(self, captions: Iterable[str], known: Iterable[str]) -> None:
         """Raises WeightsError: the words are published with the weights."""
         raise wording.published_words()
 
-    def save_words(self, folder: Path) -> None:
+    def save_tokenizer(self, folder: Path) -> None:
         """Writes the model file as it was read."""
         wording.known(self.words)
         write_whole(folder / MODEL_FILE, self.file)
 
-    def load_words(self, folder: Path) -> None:
+    def load_tokenizer(self, folder: Path) -> None:
         """Reads tokenizer.model. Raises WeightsError where it is missing, damaged or has more words than the tower."""
         path = folder / MODEL_FILE
         if not path.is_file():

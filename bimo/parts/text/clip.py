@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
-from bimo.core.types import Encoding
+from bimo.core.types import TextEncoding
 from bimo.parts.text import wording
 from bimo.parts.text.wording import TOKENIZER_FILE, VOCAB_FILE
 from bimo.words.budget import Budget
@@ -53,16 +53,16 @@ class ClipText(Part):
     answer: Literal["tokens", "end"] = "tokens"
     long: Literal["cut", "pieces"] = "cut"
 
-    def build(self) -> ClipTower:
+    def build(self) -> ClipTextEncoder:
         """The module, without its words until ``load_words``. Raises RecipeError for fields that do not go together."""
-        return ClipTower(self)
+        return ClipTextEncoder(self)
 
     def tiny(self) -> Self:
         """Width 16, two layers; the vocabulary and length stay, as the words belong to the data."""
         return replace(self, width=16, layers=2, heads=2, feed=32, project=min(self.project, 16))
 
 
-class ClipTower(nn.Module):
+class ClipTextEncoder(nn.Module):
     """Texts -> tokens [B, length, width]. Published names are below ``model.``, without their ``text_model.``."""
 
     def __init__(self, part: ClipText) -> None:
@@ -104,7 +104,7 @@ class ClipTower(nn.Module):
         # How many of the last layers clip_skip counts, the layer that is read being the first.
         self.skippable = part.layers - bool(part.penultimate) if part.answer == "tokens" else 0
 
-    def encode(self, texts: Sequence[str], skip: int = 0) -> Encoding:
+    def encode(self, texts: Sequence[str], skip: int = 0) -> TextEncoding:
         """Texts -> tokens; padding is seen, as it was in training. ``skip`` layers before the one that is read else are
         left out besides; what is pooled is of all layers.
         """
@@ -113,19 +113,19 @@ class ClipTower(nn.Module):
         if self.part.long == "cut" or longest <= length:
             return self.forward(*self._padded(rows, length), skip)
         ids, _ = self._padded(rows, longest)
-        return Encoding(torch.cat([self._states(piece, skip)[0] for piece in ids.split(length, dim=1)], dim=1))
+        return TextEncoding(torch.cat([self._states(piece, skip)[0] for piece in ids.split(length, dim=1)], dim=1))
 
-    def forward(self, ids: Tensor, mask: Tensor, skip: int = 0) -> Encoding:
+    def forward(self, ids: Tensor, mask: Tensor, skip: int = 0) -> TextEncoding:
         """Token ids [B, L] and mask [B, L] bool -> Encoding; the mask says only where a text ends."""
         tokens, last = self._states(ids, skip)
         if self.projection is None:
-            return Encoding(tokens)
+            return TextEncoding(tokens)
         rows = torch.arange(len(ids), device=tokens.device)
         ends = mask.sum(1) - 1 if self.part.pool == "end" else ids.argmax(dim=1)
         pooled = cast(Tensor, self.projection(last[rows, ends]))
         if self.part.answer == "end":
-            return Encoding(nn.functional.normalize(pooled, dim=1)[:, None])
-        return Encoding(tokens, None, pooled)
+            return TextEncoding(nn.functional.normalize(pooled, dim=1)[:, None])
+        return TextEncoding(tokens, None, pooled)
 
     def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Texts -> token ids [B, length] and mask [B, length] bool; what is past the length is left out, the end mark
@@ -143,16 +143,16 @@ class ClipTower(nn.Module):
             found = wording.budget(encoded, text, self.part.length)
         return replace(found, unread=wording.unread(self, text))
 
-    def learn_words(self, captions: Iterable[str], known: Iterable[str]) -> None:
+    def build_tokenizer(self, captions: Iterable[str], known: Iterable[str]) -> None:
         """Raises WeightsError: the words are published with the weights."""
         raise wording.published_words()
 
-    def save_words(self, folder: Path) -> None:
+    def save_tokenizer(self, folder: Path) -> None:
         """Writes tokenizer.json and what it is padded with."""
         cls = "CLIPTokenizer" if self.part.words == "pairs" else "BertTokenizer"
         wording.write_words(folder, self.words, self.pad, cls, self.part.length)
 
-    def load_words(self, folder: Path) -> None:
+    def load_tokenizer(self, folder: Path) -> None:
         """Reads tokenizer.json, or the vocab.json, merges.txt (and added_tokens.json) of byte pairs, or the vocab.txt
         of word pieces. Raises WeightsError where they are missing, damaged or have more words than the tower.
         """

@@ -14,7 +14,7 @@ from bimo.core.errors import RecipeError
 from bimo.diffusion.system import System
 from bimo.parts.text import wording
 from bimo.parts.text.bert import HAN
-from bimo.parts.text.clip import ClipTower
+from bimo.parts.text.clip import ClipTextEncoder
 
 _HAN = re.compile(f"[{HAN}]")
 
@@ -24,8 +24,8 @@ def extend(system: System, words: Sequence[str], positions: int, length: int) ->
     are new to each: one that is a token already stays as it is. Raises RecipeError for a tower that is no CLIP's.
     """
     counts: list[int] = []
-    for index, tower in enumerate(system.towers):
-        if not isinstance(tower, ClipTower):
+    for index, tower in enumerate(system.text_encoders):
+        if not isinstance(tower, ClipTextEncoder):
             kind = type(tower).__name__
             raise RecipeError(
                 f"第 {index + 1} 个文本塔是 {kind}；只有 CLIP 的文本塔能加词和位置",
@@ -35,7 +35,7 @@ def extend(system: System, words: Sequence[str], positions: int, length: int) ->
         new = [word for word in dict.fromkeys(words) if word not in there]
         grown = extended(tower, new, max(positions, tower.part.positions), length or tower.part.length)
         system.text[index] = grown
-        towers = (*system.recipe.text[:index], grown.part, *system.recipe.text[index + 1 :])
+        towers = (*system.recipe.text_encoders[:index], grown.part, *system.recipe.text_encoders[index + 1 :])
         system.recipe = replace(system.recipe, text=towers)
         counts.append(len(new))
     return counts
@@ -47,7 +47,7 @@ def characters(captions: Iterable[str], most: int) -> list[str]:
     return [character for character, _ in counts.most_common(most)]
 
 
-def extended(tower: ClipTower, words: Sequence[str], positions: int, length: int) -> ClipTower:
+def extended(tower: ClipTextEncoder, words: Sequence[str], positions: int, length: int) -> ClipTextEncoder:
     """A tower that begins where another stands: ``words`` are tokens of their own behind those there are, and there are
     ``positions``, of which a text may use ``length``.
 
@@ -73,7 +73,7 @@ def extended(tower: ClipTower, words: Sequence[str], positions: int, length: int
             f"the tower has {part.vocab} words and {part.positions} positions, the tokenizer {len(there)} words, and "
             f"{positions} positions are asked for: words must match one to one, positions can only become more",
         )
-    made = ClipTower(replace(part, vocab=part.vocab + len(words), positions=positions, length=length))
+    made = ClipTextEncoder(replace(part, vocab=part.vocab + len(words), positions=positions, length=length))
     made.words = Tokenizer.from_str(old.to_str())
     made.words.add_tokens([AddedToken(word, normalized=False) for word in words])
     made.pad = tower.pad

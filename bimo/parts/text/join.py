@@ -9,7 +9,7 @@ from torch import nn
 
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
-from bimo.core.types import Conditioning, Encoding
+from bimo.core.types import Conditioning, TextEncoding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,15 +19,15 @@ class Channels(Part):
     Stable Diffusion XL (arXiv:2307.01952, section 2.1) and PanGu-Draw v3 (arXiv:2312.16486).
     """
 
-    def build(self) -> ChannelsJoin:
+    def build(self) -> ChannelsFusion:
         """The module; it has no weights."""
-        return ChannelsJoin()
+        return ChannelsFusion()
 
 
-class ChannelsJoin(nn.Module):
+class ChannelsFusion(nn.Module):
     """Encodings [B, L, D1], [B, L, D2] ... -> one stream [B, L, D1 + D2 ...] and the last pooled [B, P]."""
 
-    def joined(self, encodings: tuple[Encoding, ...]) -> Conditioning:
+    def fuse(self, encodings: tuple[TextEncoding, ...]) -> Conditioning:
         """One stream; a place of it is real where any tower has a real token. Raises RecipeError for lengths that
         differ.
         """
@@ -41,4 +41,4 @@ class ChannelsJoin(nn.Module):
         mask = torch.stack(masks).any(dim=0) if len(masks) == len(encodings) else None
         pooled = [e.pooled for e in encodings if e.pooled is not None]
         tokens = torch.cat([e.tokens for e in encodings], dim=-1)
-        return Conditioning((Encoding(tokens, mask),), pooled[-1] if pooled else None)
+        return Conditioning((TextEncoding(tokens, mask),), pooled[-1] if pooled else None)

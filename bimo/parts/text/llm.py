@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bimo.core.errors import RecipeError
 from bimo.core.files import write_whole
 from bimo.core.part import Part, meant
-from bimo.core.types import Encoding
+from bimo.core.types import TextEncoding
 from bimo.parts.text import wording
 from bimo.words.budget import Budget
 
@@ -100,9 +100,9 @@ class LanguageModel(Part):
         if not self.normed and self.state != -1:
             raise RecipeError("normed=False 只用于 state=-1", "normed=False is for state -1 alone")
 
-    def build(self) -> LanguageTower:
+    def build(self) -> LanguageModelEncoder:
         """The module, without its words until ``load_words``."""
-        return LanguageTower(self)
+        return LanguageModelEncoder(self)
 
     def tiny(self) -> Self:
         """Width 16, two layers, two heads of 8; the words, the template and the length stay."""
@@ -125,7 +125,7 @@ class _Row:
     seen: list[bool]
 
 
-class LanguageTower(nn.Module):
+class LanguageModelEncoder(nn.Module):
     """Texts -> tokens [B, L, width] and mask [B, L]. Published names of the model are below ``model.``."""
 
     def __init__(self, part: LanguageModel) -> None:
@@ -157,11 +157,11 @@ class LanguageTower(nn.Module):
         self.words: Any = None
         self.pad = 0
 
-    def encode(self, texts: Sequence[str]) -> Encoding:
+    def encode(self, texts: Sequence[str]) -> TextEncoding:
         """Texts -> tokens, and a mask where the texts' lengths differ and padding is not to be seen."""
         return self.finished(self.trunk(texts))
 
-    def trunk(self, texts: Sequence[str]) -> Encoding:
+    def trunk(self, texts: Sequence[str]) -> TextEncoding:
         """What the model itself says of texts: tokens of its own width, masked as ``encode`` masks them."""
         rows = [self._row(text) for text in texts]
         start = self._start()
@@ -176,10 +176,10 @@ class LanguageTower(nn.Module):
         tokens = self._states(ids.to(self._device()), seen.to(self._device()))[:, start:]
         lengths = torch.tensor([len(row.ids) - start for row in rows])
         if self.part.pad != "none" or bool((lengths == lengths.max()).all()):
-            return Encoding(tokens)
-        return Encoding(tokens, torch.arange(tokens.shape[1]) < lengths[:, None])
+            return TextEncoding(tokens)
+        return TextEncoding(tokens, torch.arange(tokens.shape[1]) < lengths[:, None])
 
-    def finished(self, said: Encoding) -> Encoding:
+    def finished(self, said: TextEncoding) -> TextEncoding:
         """What the trunk said, through the bridge where there is one."""
         if self.out is None or self.norm is None:
             return said
@@ -194,9 +194,9 @@ class LanguageTower(nn.Module):
         ids = torch.full((1, 2), self.pad, dtype=torch.long, device=self._device())
         return self._states(ids, torch.tensor([[False, True]], device=self._device()))[0, 0].cpu()
 
-    def forward(self, ids: Tensor, seen: Tensor) -> Encoding:
+    def forward(self, ids: Tensor, seen: Tensor) -> TextEncoding:
         """Token ids [B, L] and which of them the tower sees [B, L] bool -> Encoding with tokens [B, L, width]."""
-        return self.finished(Encoding(self._states(ids.to(self._device()), seen.to(self._device()))))
+        return self.finished(TextEncoding(self._states(ids.to(self._device()), seen.to(self._device()))))
 
     def _device(self) -> torch.device:
         return next(self.parameters()).device
@@ -232,11 +232,11 @@ class LanguageTower(nn.Module):
             lost = text[place:] if 0 <= place < len(text) else ""
         return Budget(max(0, len(ids) - start), limit, lost, unread=wording.unread(self, text))
 
-    def learn_words(self, captions: Iterable[str], known: Iterable[str]) -> None:
+    def build_tokenizer(self, captions: Iterable[str], known: Iterable[str]) -> None:
         """Always raises WeightsError: a language model's words were published with it."""
         raise wording.published_words()
 
-    def save_words(self, folder: Path) -> None:
+    def save_tokenizer(self, folder: Path) -> None:
         """Writes tokenizer.json, what it is padded with, and the template as pipelines ask for one."""
         wording.write_words(folder, self.words, self.pad, "PreTrainedTokenizerFast", self.part.positions)
         before, _, after = (json.dumps(piece, ensure_ascii=False) for piece in self.part.template.partition(SLOT))
@@ -245,7 +245,7 @@ class LanguageTower(nn.Module):
         settings["chat_template"] = f"{{{{ {before} + messages[-1]['content'] + {after} }}}}"
         write_whole(path, json.dumps(settings, indent=1, ensure_ascii=False).encode())
 
-    def load_words(self, folder: Path) -> None:
+    def load_tokenizer(self, folder: Path) -> None:
         """Reads tokenizer.json, or the vocab.json and merges.txt of Qwen2Tokenizer, and the padding's name.
 
         Raises WeightsError where they are missing, damaged or have more words than the tower.

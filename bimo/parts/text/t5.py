@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 from torch import Tensor, nn
 
 from bimo.core.part import Part
-from bimo.core.types import Encoding
+from bimo.core.types import TextEncoding
 from bimo.parts.text import wording
 from bimo.parts.text.wording import TOKENIZER_FILE
 from bimo.words.budget import Budget
@@ -39,16 +39,16 @@ class T5(Part):
     eps: float = 1e-6
     dropout: float = 0.1
 
-    def build(self) -> T5Tower:
+    def build(self) -> T5TextEncoder:
         """The module, without its words until ``load_words``."""
-        return T5Tower(self)
+        return T5TextEncoder(self)
 
     def tiny(self) -> Self:
         """Width 16, two layers; the vocabulary and length stay, as the words belong to the data."""
         return replace(self, width=16, layers=2, heads=2, head=8, feed=32)
 
 
-class T5Tower(nn.Module):
+class T5TextEncoder(nn.Module):
     """Texts -> tokens [B, length, width] and mask [B, length]. Published names are below ``model.``, without their
     ``encoder.``; what they call ``shared`` is ``embed_tokens`` here.
     """
@@ -78,13 +78,13 @@ class T5Tower(nn.Module):
         self.teachable = True
         self.pad = 0
 
-    def encode(self, texts: Sequence[str]) -> Encoding:
+    def encode(self, texts: Sequence[str]) -> TextEncoding:
         """Texts -> tokens and mask."""
         return self.forward(*self.ids(texts))
 
-    def forward(self, ids: Tensor, mask: Tensor) -> Encoding:
+    def forward(self, ids: Tensor, mask: Tensor) -> TextEncoding:
         """Token ids [B, L] and mask [B, L] bool -> Encoding."""
-        return Encoding(self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state, mask)
+        return TextEncoding(self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state, mask)
 
     def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Texts -> token ids [B, length] and mask [B, length] bool; one too long keeps its end mark."""
@@ -94,15 +94,15 @@ class T5Tower(nn.Module):
         """Tokens used of the length and the text lost past it."""
         return replace(wording.budget(self._encoded(text), text, self.part.length), unread=wording.unread(self, text))
 
-    def learn_words(self, captions: Iterable[str], known: Iterable[str]) -> None:
+    def build_tokenizer(self, captions: Iterable[str], known: Iterable[str]) -> None:
         """Raises WeightsError: the words are published with the weights."""
         raise wording.published_words()
 
-    def save_words(self, folder: Path) -> None:
+    def save_tokenizer(self, folder: Path) -> None:
         """Writes tokenizer.json and what it is padded with."""
         wording.write_words(folder, self.words, self.pad, "T5Tokenizer", self.part.length)
 
-    def load_words(self, folder: Path) -> None:
+    def load_tokenizer(self, folder: Path) -> None:
         """Reads tokenizer.json or spiece.model. Raises WeightsError where they are missing or damaged."""
         wanted = (TOKENIZER_FILE, PIECES_FILE)
         self.words, self.pad = wording.read_words(folder, wanted, self.part.vocab, pieces)

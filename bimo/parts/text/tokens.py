@@ -174,7 +174,7 @@ def table_of(tower: Any) -> nn.Embedding:
 
 
 def _tower_for(system: System, file: Path, value: Tensor) -> tuple[int, Any]:
-    able = [(index, tower) for index, tower in enumerate(system.towers) if getattr(tower, "teachable", False)]
+    able = [(index, tower) for index, tower in enumerate(system.text_encoders) if getattr(tower, "teachable", False)]
     widths = [table_of(tower).embedding_dim for _, tower in able]
     fits = [
         place for place, width in zip(able, widths, strict=True) if value.ndim in (1, 2) and value.shape[-1] == width
@@ -205,7 +205,7 @@ def _put(system: System, index: int, tower: Any, token: str, vectors: Tensor) ->
             above, _, last = name.rpartition(".")
             setattr(tower.get_submodule(above), last, new.train(old.training))
     tower.part = replace(tower.part, vocab=rows)
-    text = (*system.recipe.text[:index], tower.part, *system.recipe.text[index + 1 :])
+    text = (*system.recipe.text_encoders[:index], tower.part, *system.recipe.text_encoders[index + 1 :])
     system.recipe = replace(system.recipe, text=text)
 
 

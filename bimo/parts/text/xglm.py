@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bimo.core.part import Part
-from bimo.core.types import Encoding
+from bimo.core.types import TextEncoding
 from bimo.parts.text import wording
 from bimo.parts.text.wording import MODEL_FILE, TOKENIZER_FILE
 from bimo.words.budget import Budget
@@ -38,9 +38,9 @@ class XglmText(Part):
     project: int = 768
     dropout: float = 0.1
 
-    def build(self) -> XglmTower:
+    def build(self) -> XglmTextEncoder:
         """The module, without its words until ``load_words``."""
-        return XglmTower(self)
+        return XglmTextEncoder(self)
 
     def tiny(self) -> Self:
         """Width 16, two layers; the vocabulary and length stay, as the words belong to the data."""
@@ -116,7 +116,7 @@ class Xglm(nn.Module):
         return self.head(self.norm(x[:, -1]))
 
 
-class XglmTower(nn.Module):
+class XglmTextEncoder(nn.Module):
     """Texts -> pooled [B, project], which is the only token [B, 1, project] too. Published names below ``model.``."""
 
     def __init__(self, part: XglmText) -> None:
@@ -126,14 +126,14 @@ class XglmTower(nn.Module):
         self.words: Any = None
         self.pad = PAD
 
-    def encode(self, texts: Sequence[str]) -> Encoding:
+    def encode(self, texts: Sequence[str]) -> TextEncoding:
         """Texts -> pooled [B, project] and tokens [B, 1, project]."""
         return self.forward(*self.ids(texts))
 
-    def forward(self, ids: Tensor, mask: Tensor) -> Encoding:
+    def forward(self, ids: Tensor, mask: Tensor) -> TextEncoding:
         """Token ids [B, L] and mask [B, L] bool -> Encoding."""
         pooled = self.model(ids, mask)
-        return Encoding(pooled[:, None], None, pooled)
+        return TextEncoding(pooled[:, None], None, pooled)
 
     def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Texts -> token ids [B, length] and mask [B, length] bool; what is past the length is left out."""
@@ -148,15 +148,15 @@ class XglmTower(nn.Module):
         lost = text[encoded.offsets[limit][0] :] if used > limit else ""
         return Budget(used, limit, lost, unread=wording.unread(self, text))
 
-    def learn_words(self, captions: Iterable[str], known: Iterable[str]) -> None:
+    def build_tokenizer(self, captions: Iterable[str], known: Iterable[str]) -> None:
         """Raises WeightsError: the words are published with the weights."""
         raise wording.published_words()
 
-    def save_words(self, folder: Path) -> None:
+    def save_tokenizer(self, folder: Path) -> None:
         """Writes tokenizer.json and what it is padded with."""
         wording.write_words(folder, self.words, self.pad, "XGLMTokenizer", self.part.length)
 
-    def load_words(self, folder: Path) -> None:
+    def load_tokenizer(self, folder: Path) -> None:
         """Reads tokenizer.json or sentencepiece.bpe.model. Raises WeightsError where they are missing, damaged or have
         more words than the tower.
         """

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.part import Part
-from bimo.core.types import Encoding
+from bimo.core.types import TextEncoding
 from bimo.parts.text import wording
 from bimo.parts.text.wording import MODEL_FILE, TOKENIZER_FILE
 from bimo.words.budget import Budget
@@ -44,9 +44,9 @@ class XlmText(Part):
     eps: float = 1e-5
     dropout: float = 0.1
 
-    def build(self) -> XlmTower:
+    def build(self) -> XlmTextEncoder:
         """The module, without its words until ``load_words``. Raises RecipeError for fields that do not go together."""
-        return XlmTower(self)
+        return XlmTextEncoder(self)
 
     def tiny(self) -> Self:
         """Width 16, two layers; the vocabulary and length stay, as the words belong to the data."""
@@ -89,7 +89,7 @@ class Transformed(nn.Module):
         return self.transformation_pre(self.pre_LN(cast("tuple[Tensor, ...]", states)[-2]))
 
 
-class XlmTower(nn.Module):
+class XlmTextEncoder(nn.Module):
     """Texts -> tokens [B, length, project]. Published names are below ``model.``, without the pooler."""
 
     def __init__(self, part: XlmText) -> None:
@@ -107,14 +107,14 @@ class XlmTower(nn.Module):
         self.teachable = True
         self.pad = 1
 
-    def encode(self, texts: Sequence[str]) -> Encoding:
+    def encode(self, texts: Sequence[str]) -> TextEncoding:
         """Texts -> tokens; the denoiser sees those of the padding as well."""
         return self.forward(*self.ids(texts))
 
-    def forward(self, ids: Tensor, mask: Tensor) -> Encoding:
+    def forward(self, ids: Tensor, mask: Tensor) -> TextEncoding:
         """Token ids [B, L] and mask [B, L] bool -> Encoding with tokens [B, L, project], pooled [B, embed]."""
         tokens = self.model(ids, mask)
-        return Encoding(tokens, None, None if self.projection is None else self.projection(tokens[:, 0]))
+        return TextEncoding(tokens, None, None if self.projection is None else self.projection(tokens[:, 0]))
 
     def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Texts -> token ids [B, length] and mask [B, length] bool; what is past the length is left out, the end mark
@@ -126,15 +126,15 @@ class XlmTower(nn.Module):
         """Tokens used of the length and the text lost past it."""
         return replace(wording.budget(self._encoded(text), text, self.part.length), unread=wording.unread(self, text))
 
-    def learn_words(self, captions: Iterable[str], known: Iterable[str]) -> None:
+    def build_tokenizer(self, captions: Iterable[str], known: Iterable[str]) -> None:
         """Raises WeightsError: the words are published with the weights."""
         raise wording.published_words()
 
-    def save_words(self, folder: Path) -> None:
+    def save_tokenizer(self, folder: Path) -> None:
         """Writes tokenizer.json and what it is padded with."""
         wording.write_words(folder, self.words, self.pad, "XLMRobertaTokenizer", self.part.length)
 
-    def load_words(self, folder: Path) -> None:
+    def load_tokenizer(self, folder: Path) -> None:
         """Reads tokenizer.json or sentencepiece.bpe.model. Raises WeightsError where they are missing, damaged or have
         more words than the tower.
         """

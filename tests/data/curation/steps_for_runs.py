@@ -14,7 +14,7 @@ import numpy as np
 
 from bimo.core.errors import DataError
 from bimo.core.part import Part
-from bimo.data.curation.seen import Seen
+from bimo.data.curation.seen import DecodedImage
 from bimo.data.curation.steps import Change, Pair, Scores, Table, Tools, Verdict
 
 
@@ -36,7 +36,7 @@ class Wide(Part):
     def measuring(self) -> str:
         return "Wide/1"
 
-    def measure(self, picture: Seen) -> Scores:
+    def measure(self, picture: DecodedImage) -> Scores:
         if picture.size[0] == self.fails:
             raise ValueError("that width")
         if picture.size[0] == self.kills:
@@ -60,7 +60,7 @@ class Bright(Part):
     def measuring(self) -> str:
         return "Bright/1"
 
-    def measure(self, picture: Seen) -> Scores:
+    def measure(self, picture: DecodedImage) -> Scores:
         return {"light": float(np.asarray(picture.image.convert("L")).mean()), "hash": (1 << 63) + picture.size[0]}
 
     def judge(self, scores: Scores) -> Verdict | None:
@@ -232,7 +232,7 @@ class Stuck(Part):
     def measuring(self) -> str:
         return "Stuck/1"
 
-    def measure(self, picture: Seen) -> Scores:
+    def measure(self, picture: DecodedImage) -> Scores:
         if self.node and os.environ["RAY_RAYLET_PID"] == self.node:
             Path(self.fifo).write_text("here")
             signal.pause()

@@ -17,7 +17,7 @@ from bimo.core.errors import DataError, RecipeError
 from bimo.core.part import dump, load
 from bimo.data.curation import duplicates, neighbours
 from bimo.data.curation.duplicates import Duplicates
-from bimo.data.curation.seen import Seen
+from bimo.data.curation.seen import DecodedImage
 from bimo.data.curation.steps import Change, PictureStep, TableStep
 
 PHOTOS = Path(__file__).parents[3] / "../shared/data/photos_howtocook/img"
@@ -43,8 +43,8 @@ class Rows:
         yield from zip(self.numbers.tolist(), self.own, strict=True)
 
 
-def seen(image: Image.Image) -> Seen:
-    return Seen(b"", image, image.size, "JPEG")
+def seen(image: Image.Image) -> DecodedImage:
+    return DecodedImage(b"", image, image.size, "JPEG")
 
 
 def scene(seed: int, size: tuple[int, int] = (320, 240)) -> Image.Image:

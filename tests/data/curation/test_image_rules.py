@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
 from bimo.data.curation.image_rules import Aspect, Borders, Flat, MinSide, Sharpness, Still, copy_of
-from bimo.data.curation.seen import Seen
+from bimo.data.curation.seen import DecodedImage
 from bimo.data.curation.steps import PictureStep, Verdict
 
 PHOTOS = Path(__file__).resolve().parents[3] / "../shared/data/photos_howtocook/img"
 STEPS = (MinSide(), Aspect(), Still(), Sharpness(), Flat(), Borders())
 
 
-def seen(image: Image.Image, size: tuple[int, int] | None = None, *, animated: bool = False) -> Seen:
-    return Seen(data=b"", image=image, size=size or image.size, format="PNG", animated=animated)
+def seen(image: Image.Image, size: tuple[int, int] | None = None, *, animated: bool = False) -> DecodedImage:
+    return DecodedImage(data=b"", image=image, size=size or image.size, format="PNG", animated=animated)
 
 
-def drawn(pixels: np.ndarray) -> Seen:
+def drawn(pixels: np.ndarray) -> DecodedImage:
     return seen(Image.fromarray(pixels.astype(np.uint8)))
 
 

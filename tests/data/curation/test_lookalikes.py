@@ -11,7 +11,7 @@ from PIL import Image
 
 from bimo.core.errors import DataError, RecipeError
 from bimo.core.part import dump, load
-from bimo.data.curation.lookalikes import Alike, Looks
+from bimo.data.curation.lookalikes import EmbeddingDuplicates, ImageEmbedding
 from bimo.data.curation.steps import Change, ModelStep, Pair, TableStep, Tools
 
 
@@ -49,7 +49,7 @@ class Rows:
 
 def table(colours: Sequence[tuple[int, int, int]], widths: Sequence[int] | None = None) -> Rows:
     pairs = [Pair(row, Image.new("RGB", (4, 4), colour), ()) for row, colour in enumerate(colours)]
-    scores = Looks(scorer="eye").open(Tools(scorer=lambda name: Eye()))(pairs)
+    scores = ImageEmbedding(scorer="eye").open(Tools(scorer=lambda name: Eye()))(pairs)
     count = len(colours)
     return Rows(look=[row["look"] for row in scores], width=widths or [4] * count, height=[4] * count)
 
@@ -59,7 +59,7 @@ def gone(changes: Iterator[Change]) -> dict[int, int]:
 
 
 def test_they_are_steps_and_dump() -> None:
-    looks, alike = Looks(scorer="eye"), Alike(above=0.9)
+    looks, alike = ImageEmbedding(scorer="eye"), EmbeddingDuplicates(above=0.9)
     assert isinstance(looks, ModelStep)
     assert isinstance(alike, TableStep)
     assert load(dump(looks)) == looks
@@ -67,26 +67,26 @@ def test_they_are_steps_and_dump() -> None:
     assert looks.measuring(Tools(scorer=lambda name: Eye())) == "Looks/2 eye"
     assert looks.judge({}) is None
     with pytest.raises(RecipeError):
-        Alike(above=1.0)
+        EmbeddingDuplicates(above=1.0)
 
 
 def test_the_best_of_those_alike_stays() -> None:
     red, nearly, green = (200, 0, 0), (200, 30, 0), (0, 200, 0)
-    changes = list(Alike(above=0.95).select(table([red, green, nearly])))
+    changes = list(EmbeddingDuplicates(above=0.95).select(table([red, green, nearly])))
     assert gone(iter(changes)) == {20: 0}
     verdict = changes[0].verdict
     assert verdict is not None
     # Kept as bytes, a cosine is right to two digits.
     assert verdict.value == pytest.approx(200 / (200**2 + 30**2) ** 0.5, abs=5e-3)
     assert verdict.threshold == 0.95
-    assert gone(Alike(above=0.95).select(table([red, green, nearly], [4, 4, 9]))) == {0: 20}
-    assert gone(Alike(above=0.995).select(table([red, green, nearly]))) == {}
+    assert gone(EmbeddingDuplicates(above=0.95).select(table([red, green, nearly], [4, 4, 9]))) == {0: 20}
+    assert gone(EmbeddingDuplicates(above=0.995).select(table([red, green, nearly]))) == {}
 
 
 def test_a_chain_does_not_make_one_of_unlike_pictures() -> None:
     turned = [(round(250 * np.cos(a)), round(250 * np.sin(a)), 0) for a in (0.0, 0.3, 0.6, 0.9)]
     # Neighbours have a cosine of 0.955; those two apart 0.825.
-    assert gone(Alike(above=0.94).select(table(turned))) == {10: 0, 30: 20}
+    assert gone(EmbeddingDuplicates(above=0.94).select(table(turned))) == {10: 0, 30: 20}
 
 
 def test_all_pairs_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +95,7 @@ def test_all_pairs_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     noise = np.random.default_rng(0)
     colours = [tuple(int(v) for v in row) for row in noise.integers(1, 255, (60, 3))]
     rows = table(colours)  # type: ignore[arg-type]
-    found = gone(Alike(above=0.99).select(rows))
+    found = gone(EmbeddingDuplicates(above=0.99).select(rows))
     vectors = lookalikes._decoded(rows.column("look"))
     expected: dict[int, int] = {}
     for row in range(60):
@@ -105,10 +105,10 @@ def test_all_pairs_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == expected
     assert 10 < len(found) < 60
     monkeypatch.setattr(lookalikes, "BATCH", 7)
-    assert gone(Alike(above=0.99).select(rows)) == expected
+    assert gone(EmbeddingDuplicates(above=0.99).select(rows)) == expected
 
 
 def test_no_rows_and_mixed_vectors() -> None:
-    assert list(Alike().select(Rows(look=[], width=[], height=[]))) == []
+    assert list(EmbeddingDuplicates().select(Rows(look=[], width=[], height=[]))) == []
     with pytest.raises(DataError):
-        list(Alike().select(Rows(look=["AAAA", "AAAAAAAA"], width=[1, 1], height=[1, 1])))
+        list(EmbeddingDuplicates().select(Rows(look=["AAAA", "AAAAAAAA"], width=[1, 1], height=[1, 1])))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bimo.data.curation.private import TAGS, Private, check_of, passes_luhn, private
+from bimo.data.curation.private import TAGS, Pii, check_of, passes_luhn, private
 from bimo.data.curation.steps import CaptionStep, Verdict
 
 SHARED = Path(__file__).resolve().parents[3] / "../shared/data"
@@ -19,8 +19,8 @@ IDENTITY = "11010519491231002X"
 
 
 def test_is_a_caption_step() -> None:
-    assert isinstance(Private(), CaptionStep)
-    assert all(Private.says)
+    assert isinstance(Pii(), CaptionStep)
+    assert all(Pii.says)
 
 
 @pytest.mark.parametrize(
@@ -52,8 +52,8 @@ def test_is_a_caption_step() -> None:
     ],
 )
 def test_found_and_masked(kind: str, text: str, masked: str) -> None:
-    assert Private().caption(text) == masked
-    assert Private(do="drop").caption(text) == Verdict(kind, "none")
+    assert Pii().caption(text) == masked
+    assert Pii(do="drop").caption(text) == Verdict(kind, "none")
 
 
 @pytest.mark.parametrize(
@@ -89,17 +89,17 @@ def test_found_and_masked(kind: str, text: str, masked: str) -> None:
 )
 def test_what_only_looks_like_it_stays(text: str) -> None:
     assert private(text) == []
-    assert Private().caption(text) == text
+    assert Pii().caption(text) == text
 
 
 def test_kinds_can_be_chosen() -> None:
     text = "王老师 13812345678"
-    assert Private(kinds=("name",)).caption(text) == "<人名>老师 13812345678"
-    assert Private(kinds=("email",), do="drop").caption(text) == text
+    assert Pii(kinds=("name",)).caption(text) == "<人名>老师 13812345678"
+    assert Pii(kinds=("email",), do="drop").caption(text) == text
 
 
 def test_a_verdict_does_not_repeat_what_was_found() -> None:
-    found = Private(do="drop").caption(f"王老师 13812345678 {IDENTITY}")
+    found = Pii(do="drop").caption(f"王老师 13812345678 {IDENTITY}")
     assert found == Verdict("identity mobile name", "none")
 
 
@@ -147,17 +147,17 @@ PIECES = [
 @example("电话：88886666a@b.cn")
 @given(st.lists(st.sampled_from(PIECES), max_size=7).map("".join))
 def test_masks_are_not_masked_again(text: str) -> None:
-    once = Private().caption(text)
+    once = Pii().caption(text)
     assert isinstance(once, str)
-    assert Private().caption(once) == once
+    assert Pii().caption(once) == once
 
 
 def test_many_hits_come_to_an_end() -> None:
-    assert Private().caption("京A12345 " * 20_000) == "<车牌号> " * 20_000
+    assert Pii().caption("京A12345 " * 20_000) == "<车牌号> " * 20_000
 
 
 def test_every_kind_has_a_tag() -> None:
-    assert set(TAGS) == set(Private().kinds)
+    assert set(TAGS) == set(Pii().kinds)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real captions")

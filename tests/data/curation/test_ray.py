@@ -18,7 +18,7 @@ from bimo.core.errors import DataError
 from bimo.data.curation import store
 from bimo.data.curation.run import curate
 from bimo.data.curation.steps import Curation, Tools
-from bimo.data.curation.workers import Here, OnRay, load_file
+from bimo.data.curation.workers import SerialExecutor, RayExecutor, load_file
 
 ray = pytest.importorskip("ray")
 pytest.importorskip("ray.data")
@@ -59,7 +59,7 @@ def test_a_lost_node_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setattr(store, "ROWS_A_SMALL_UNIT", 8)
     source = made(tmp_path / "source", 40)
-    wanted = run(source, tmp_path / "here" / "out", steps.Stuck(), workers=Here())
+    wanted = run(source, tmp_path / "here" / "out", steps.Stuck(), workers=SerialExecutor())
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
@@ -73,7 +73,7 @@ def test_a_lost_node_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
         killer = threading.Thread(target=kill, daemon=True)
         killer.start()
-        crew = OnRay(str(cluster.address), FILES)
+        crew = RayExecutor(str(cluster.address), FILES)
         stuck = steps.Stuck(node=str(second.all_processes["raylet"][0].process.pid), fifo=str(fifo))
         found = run(source, tmp_path / "ray" / "out", stuck, workers=crew, asking=crew)
         assert said == ["here"]
@@ -91,7 +91,7 @@ def test_a_picture_that_kills_is_lost_alone(tmp_path: Path, monkeypatch: pytest.
     source = made(tmp_path / "source", 8)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
-        crew = OnRay(str(cluster.address), FILES)
+        crew = RayExecutor(str(cluster.address), FILES)
         tools = Tools(steps.no_scorer)
         report = curate(source, tmp_path / "out", listed(steps.Wide(kills=25)), tools=tools, workers=crew)
         assert (report["numbers"]["kept"], report["failures"]) == (7, {"worker killed": 1})
@@ -111,4 +111,4 @@ def test_a_cluster_that_cannot_be_joined_is_told(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(ray, "init", init)
     with pytest.raises(DataError, match=r"the Ray cluster head:1 cannot be joined: is there. Look at RAY_ADDRESS"):
-        OnRay("head:1")
+        RayExecutor("head:1")

@@ -25,7 +25,7 @@ from bimo.data import shards
 from bimo.data.curation import account, reading, store, writing
 from bimo.data.curation.run import curate
 from bimo.data.curation.steps import Curation, Tools
-from bimo.data.curation.workers import Here, Local, load_file
+from bimo.data.curation.workers import SerialExecutor, ProcessExecutor, load_file
 
 ROOT = Path(__file__).parents[3]
 FILES = (("steps_for_runs", str(Path(__file__).with_name("steps_for_runs.py"))),)
@@ -78,7 +78,7 @@ def listed(log: Path) -> tuple[Part, ...]:
 
 
 def run(source: Path, out: Path, chosen: tuple[Part, ...], workers: Any = None, **more: Any) -> dict[str, Any]:
-    return curate(source, out, Curation(name="test", steps=chosen), tools=TOOLS, workers=workers or Here(), **more)
+    return curate(source, out, Curation(name="test", steps=chosen), tools=TOOLS, workers=workers or SerialExecutor(), **more)
 
 
 def products(out: Path) -> dict[str, str]:
@@ -170,7 +170,7 @@ def test_report_shows_both_sides_of_a_threshold(finished: tuple[Path, dict[str, 
 def test_same_bytes_whatever_the_number_of_workers(
     pairs: Path, finished: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    report = run(pairs, tmp_path / "out", listed(tmp_path), Local(3, FILES))
+    report = run(pairs, tmp_path / "out", listed(tmp_path), ProcessExecutor(3, FILES))
     assert products(tmp_path / "out") == products(finished[0])
     wanted = {name: value for name, value in finished[1]["numbers"].items() if "second" not in name}
     assert {name: report["numbers"][name] for name in wanted} == wanted
@@ -263,7 +263,7 @@ def test_a_picture_that_kills_is_found_by_halving(pairs: Path, tmp_path: Path) -
     for path in pairs.iterdir():
         if 7 <= int(path.stem) < 22:
             shutil.copy(path, tmp_path / "source")
-    report = run(tmp_path / "source", tmp_path / "out", (steps.Wide(kills=37, pixels=22),), Local(2, FILES))
+    report = run(tmp_path / "source", tmp_path / "out", (steps.Wide(kills=37, pixels=22),), ProcessExecutor(2, FILES))
     killers = [10]
     assert report["failures"]["worker killed"] == len(killers)
     assert report["numbers"]["workers_killed"] >= 3
@@ -380,7 +380,7 @@ def test_an_account_that_does_not_balance_is_no_success(
     monkeypatch.setattr(writing, "write_selection", lambda out, units: real(out, units) - 1)
     with pytest.raises(DataError, match="does not balance"):
         run(pairs, tmp_path / "out", ())
-    tally = account.Tally(rows=3, samples=2)
+    tally = account.Counts(rows=3, samples=2)
     tally.states.update({"kept": 2, "failed": 1})
     account.check(3, tally, 2, 2)
     for wrong in ((4, 2, 2), (3, 1, 2), (3, 2, 1)):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bimo.core.errors import DataError
-from bimo.data.curation.workers import Here, Local, load_file
+from bimo.data.curation.workers import SerialExecutor, ProcessExecutor, load_file
 
 FILES = (("steps_for_runs", str(Path(__file__).with_name("steps_for_runs.py"))),)
 steps = load_file(FILES[0][0], Path(FILES[0][1]))
@@ -32,7 +32,7 @@ class Numbers:
 
 
 def test_every_job_is_answered_once() -> None:
-    crew = Local(2, FILES)
+    crew = ProcessExecutor(2, FILES)
     found = dict(crew.answers(steps.Square(), range(20)))
     assert found == {number: number * number for number in range(20)}
     # The same processes do the next task.
@@ -41,18 +41,18 @@ def test_every_job_is_answered_once() -> None:
     assert {worker.process.pid for worker in crew._workers} == pids
     crew.close()
     assert not crew._workers
-    assert dict(Here().answers(steps.Square(), [4])) == {4: 16}
+    assert dict(SerialExecutor().answers(steps.Square(), [4])) == {4: 16}
 
 
 def test_what_a_task_raises_is_raised() -> None:
     with pytest.raises(DataError, match="not 3"):
-        list(Local(2, FILES).answers(steps.Square(refuses=3), range(5)))
+        list(ProcessExecutor(2, FILES).answers(steps.Square(refuses=3), range(5)))
     with pytest.raises(RuntimeError, match=r"ZeroDivisionError"):
-        list(Local(1, FILES).answers(steps.Square(divides=1), range(5)))
+        list(ProcessExecutor(1, FILES).answers(steps.Square(divides=1), range(5)))
 
 
 def test_a_killed_worker_costs_one_row(tmp_path: Path) -> None:
-    crew = Local(2, FILES)
+    crew = ProcessExecutor(2, FILES)
     task = steps.Total(kills=5, log=str(tmp_path / "log"))
     found = list(crew.answers(task, [Numbers(0, 4), Numbers(4, 8)]))
     crew.close()
@@ -64,13 +64,13 @@ def test_a_killed_worker_costs_one_row(tmp_path: Path) -> None:
 
 def test_a_job_that_kills_and_cannot_be_halved_ends_the_run() -> None:
     with pytest.raises(DataError, match="was killed 2 times"):
-        list(Local(1, FILES).answers(steps.Square(kills=1), range(3)))
+        list(ProcessExecutor(1, FILES).answers(steps.Square(kills=1), range(3)))
 
 
 def test_a_worker_that_cannot_begin_is_told(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("raise ValueError('no good')")
     with pytest.raises(RuntimeError, match="no good"):
-        list(Local(1, (("broken", str(tmp_path / "broken.py")),)).answers(steps.Square(), [1]))
+        list(ProcessExecutor(1, (("broken", str(tmp_path / "broken.py")),)).answers(steps.Square(), [1]))
 
 
 ORPHANS = """
