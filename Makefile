@@ -43,7 +43,7 @@ check: .venv/.dev ## style, types, direction of imports
 	$(BIN)/lint-imports
 
 index: .venv/.core ## write what `bimo list` shows, after recipes were changed
-	$(BIN)/python -c "from bimo.apps.models import INDEX, index; INDEX.write_text(index(), encoding='utf-8')"
+	$(BIN)/python -c "from bimo.hub.registry import INDEX, index; INDEX.write_text(index(), encoding='utf-8')"
 
 clean: ## remove the environment and every cache
 	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -88,9 +88,9 @@ def of_bimo(folder: Path, steps: int, dtype: str) -> Draw:
     """Draws with bimo; answers a PIL image."""
     import torch
 
-    from bimo.diffusion.drive import draw
-    from bimo.diffusion.keeping import Offloader
-    from bimo.parts.published.folder import read_folder
+    from bimo.diffusion.batching import draw
+    from bimo.engine.offload import Offloader
+    from bimo.models.layouts.diffusers_folder import read_folder
 
     system = read_folder(folder / "saved", None if dtype == "bf16" else torch.float32)
     if dtype == "bf16":

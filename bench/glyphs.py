@@ -23,8 +23,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from bimo.data.sheets import chinese_font
-from bimo.train.rewards import GlyphReward, Judges, Shown
-from bimo.train.rounds import pixels_of
+from bimo.training.objectives.rewards import GlyphReward, Judges, Shown
+from bimo.training.objectives.online_rewards import pixels_of
 
 SIZE, GAP, MARGIN = 48, 8, 30
 Spoilt = Callable[[str, random.Random], "tuple[str, Callable[[Image.Image], Image.Image]]"]

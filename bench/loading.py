@@ -31,7 +31,7 @@ def make(folder: Path, half: bool) -> int:
     from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
     from transformers import BertConfig, BertModel
 
-    from bimo.core import weights
+    from bimo.core import checkpoint_io
 
     dtype = torch.float16 if half else torch.float32
     generator = torch.Generator().manual_seed(0)
@@ -57,7 +57,7 @@ def make(folder: Path, half: bool) -> int:
             model.save_config(str(place))
         state = {n: torch.empty(v.shape, dtype=dtype).normal_(0, 0.02, generator=generator) for n, v in floats(model)}
         file = "model.safetensors" if tower else "diffusion_pytorch_model.safetensors"
-        weights.write(place / file, state)
+        checkpoint_io.write(place / file, state)
         index[name] = ["transformers" if tower else "diffusers", type(model).__name__]
         del state
     words = folder / "tokenizer"
@@ -79,7 +79,7 @@ def floats(model: Any) -> list[tuple[str, Any]]:
 
 
 def by_bimo(folder: Path) -> Any:
-    from bimo.parts.published.folder import read_folder
+    from bimo.models.layouts.diffusers_folder import read_folder
 
     return read_folder(folder)
 

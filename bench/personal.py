@@ -24,11 +24,11 @@ from bimo.core.recipe import Stage
 from bimo.data.folder import build_folder
 from bimo.data.sheets import sheet
 from bimo.diffusion.system import System
-from bimo.parts.hints.drawing import Palette, lab
-from bimo.recipes.xiaomo import xiaomo
-from bimo.train.adapter import Lora
-from bimo.train.dreambooth import Dreambooth
-from bimo.train.loop import train
+from bimo.models.composer.conditioners import Palette, lab
+from bimo.xiaomo.recipe import xiaomo
+from bimo.training.adapters.lora_stage import Lora
+from bimo.training.objectives.dreambooth import Dreambooth
+from bimo.training.trainer import train
 
 #: What a dish is called -> the photograph that teaches it, and the one that is held out.
 DISHES = {

@@ -40,15 +40,15 @@ import torch
 
 from bimo.core.recipe import Defaults, Level, Recipe, Stage
 from bimo.data.shards import shard_name, write_index, write_shard
-from bimo.diffusion.schedule import Ddpm
+from bimo.diffusion.schedules import Ddpm
 from bimo.diffusion.system import WEIGHTS_FILE
-from bimo.parts.denoisers.unet import Unet
-from bimo.parts.spaces import Latent
-from bimo.parts.text.bert import Bert
-from bimo.train import batches, frozen, loop
-from bimo.train.adapter import Lora
-from bimo.train.denoise import Denoise
-from bimo.train.record import LOG_FILE
+from bimo.models.stable_diffusion.unet import Unet
+from bimo.models.spaces import Latent
+from bimo.models.text_encoders.bert import Bert
+from bimo.training import encoding_cache, train_loader, trainer
+from bimo.training.adapters.lora_stage import Lora
+from bimo.training.objectives.denoise import Denoise
+from bimo.training.logging import LOG_FILE
 
 PICTURES, STEPS = 18, 24
 SIZES = ((64, 64), (96, 64))
@@ -148,7 +148,7 @@ def train(data: Path, out: Path, counting: bool, forgetful: bool) -> None:
         ending = getattr(*last)
         setattr(*last, ends)
 
-    lesson_of = batches.TrainLoader.inputs
+    lesson_of = train_loader.TrainLoader.inputs
 
     def lesson(self: Any, number: int, generator: torch.Generator, *others: Any) -> Any:
         made = lesson_of(self, number, generator, *others)
@@ -157,29 +157,29 @@ def train(data: Path, out: Path, counting: bool, forgetful: bool) -> None:
         os.write(lessons, (json.dumps(row) + "\n").encode())
         return made
 
-    setattr(batches.TrainLoader, "lesson", lesson)  # noqa: B010
+    setattr(train_loader.TrainLoader, "lesson", lesson)  # noqa: B010
     for window, owner, name in (
-        ("latents", batches.TrainLoader, "_encoded_once"),
-        ("words", frozen, "_keep"),
-        ("state", loop, "save_whole"),
-        ("best", loop.Trainer, "_best"),
+        ("latents", train_loader.TrainLoader, "_encoded_once"),
+        ("words", encoding_cache, "_keep"),
+        ("state", trainer, "save_whole"),
+        ("best", trainer.Trainer, "_best"),
     ):
         told(window, (owner, name), (owner, name))
-    told("border", (loop.Trainer, "_left"), (loop, "leave"))
-    loop.CHECKPOINT_SECONDS = CHECKPOINT_SECONDS
+    told("border", (trainer.Trainer, "_left"), (trainer, "leave"))
+    trainer.CHECKPOINT_SECONDS = CHECKPOINT_SECONDS
     if counting:
         count = itertools.count()
-        loop._mixed = lambda *numbers: next(count)
+        trainer._mixed = lambda *numbers: next(count)
     if forgetful:
-        saved = loop.Trainer._saved
+        saved = trainer.Trainer._saved
 
         def forgets(self: Any) -> Any:
             state = saved(self)
             return state and {**state, "optimiser": None}
 
-        loop.Trainer._saved = forgets
+        trainer.Trainer._saved = forgets
     tell("begins")
-    loop.train(trial(), data, out, threads=1)
+    trainer.train(trial(), data, out, threads=1)
 
 
 def tell(line: str) -> None:
@@ -356,7 +356,7 @@ def proved(options: argparse.Namespace) -> int:
 
 def place(out: Path) -> str:
     """The stage and step that the state of a run would go on from."""
-    path = out / loop.STATE_FILE
+    path = out / trainer.STATE_FILE
     if not path.is_file():
         return "none"
     stage, step = torch.load(path, weights_only=True)["place"].values()

@@ -30,15 +30,15 @@ from bimo.core.part import Part
 from bimo.core.recipe import Recipe, Stage
 from bimo.data.sheets import sheet
 from bimo.data.texts import build_texts
-from bimo.diffusion.drive import run_batched
-from bimo.diffusion.paint import sample, prepare
+from bimo.diffusion.batching import run_batched
+from bimo.diffusion.sampling import sample, prepare
 from bimo.diffusion.system import System
-from bimo.recipes.xiaomo import xiaomo
-from bimo.train.ascent import DRaFT
-from bimo.train.feedback import DiffusionDPO
-from bimo.train.loop import train
-from bimo.train.rewards import ColourfulReward, BackgroundReward, Judges, Shown
-from bimo.train.rounds import OnlineRewards, pixels_of, rounds_of
+from bimo.xiaomo.recipe import xiaomo
+from bimo.training.objectives.draft import DRaFT
+from bimo.training.objectives.preferences import DiffusionDPO
+from bimo.training.trainer import train
+from bimo.training.objectives.rewards import ColourfulReward, BackgroundReward, Judges, Shown
+from bimo.training.objectives.online_rewards import OnlineRewards, pixels_of, rounds_of
 
 STYLES = ("", "，3D风格", "，扁平风格", "，水墨画", "，水彩", "，剪影")
 #: 宣纸, the yellowish white of rice paper.

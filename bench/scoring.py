@@ -53,12 +53,12 @@ def clip(folder: Path, captions: list[str]) -> Path:
 def by_bimo(table: Path, model: Path, out: Path, dtype: str) -> int:
     """The command, which also writes shards, a table and the page."""
     from bimo.core.part import dumps
-    from bimo.data.curation.similarity import Similarity
-    from bimo.data.curation.steps import Curation
+    from bimo.curation.filters.similarity import Similarity
+    from bimo.curation.steps import Curation
 
     listed = out.with_suffix(".json")
     listed.write_text(dumps(Curation(name="bench", steps=(Similarity(scorer=str(model), above=-1.0),))), "utf-8")
-    command = [sys.executable, "-m", "bimo.apps.cli", "curate", str(table), str(out), "--recipe", str(listed)]
+    command = [sys.executable, "-m", "bimo.cli.main", "curate", str(table), str(out), "--recipe", str(listed)]
     done = subprocess.run([*command, "--dtype", dtype], capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit((done.stdout + done.stderr)[-3000:])

@@ -41,21 +41,21 @@ from bimo.core.recipe import Level, Recipe, Stage
 from bimo.core.types import TextEncoding
 from bimo.data.loader import Pictures
 from bimo.data.shards import read, shard_name, write_index, write_shard
-from bimo.diffusion.schedule import Ddpm
+from bimo.diffusion.schedules import Ddpm
 from bimo.diffusion.system import System
-from bimo.parts.denoisers.prior import Prior, RootLength
-from bimo.parts.denoisers.unet import Unet
-from bimo.parts.spaces import ClipImage, Latent
-from bimo.parts.text.bert import Bert
-from bimo.parts.text.llm import Bridge, LanguageModel
+from bimo.models.cascade.prior import Prior, RootLength
+from bimo.models.stable_diffusion.unet import Unet
+from bimo.models.spaces import ClipImage, Latent
+from bimo.models.text_encoders.bert import Bert
+from bimo.models.text_encoders.language_model import Bridge, LanguageModel
 from bimo.recipes.damo_cascade import damo_cascade
 from bimo.recipes.taiyi_sd import taiyi_en
 from bimo.recipes.viscpm import cpm_bee_10b, viscpm_paint
-from bimo.train.denoise import Denoise
-from bimo.train.frozen import frozen_of
-from bimo.train.loop import Trainer
-from bimo.train.optim import freeze, autocast
-from bimo.train.record import Journal, Progress
+from bimo.training.objectives.denoise import Denoise
+from bimo.training.encoding_cache import frozen_of
+from bimo.training.trainer import Trainer
+from bimo.training.optimizers import freeze, autocast
+from bimo.training.logging import Journal, Progress
 
 PICTURES, WARM = 32, 2
 WORDS = "红黄蓝绿黑白大小山水花鸟鱼虫猫狗马牛房屋桥船车树天地人家日月星云"

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from bimo.apps import models
+from bimo.hub import registry
 from bimo.core.errors import BimoError, say
 from bimo.core.files import write_whole
 
@@ -53,7 +53,7 @@ def bench(
     if threads:
         torch.set_num_threads(threads)
     _tell(f"读入模型 {model} …", f"reading the model {model} ...")
-    system = models.load(model)
+    system = registry.load(model)
     numbers |= warm(system, pairs, steps)
     if against:
         numbers |= against_diffusers(pairs, torch.get_num_threads())
@@ -98,7 +98,7 @@ def _process(model: str, steps: int, threads: int | None) -> tuple[float, float]
     """(seconds, MB) of one process; ends the command with its status and words where it fails."""
     environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "bimo.apps.cli", "draw", PROMPT, "-m", model, "--seed", str(SEED)]
+        command = [sys.executable, "-m", "bimo.cli.main", "draw", PROMPT, "-m", model, "--seed", str(SEED)]
         command += ["--steps", str(steps), "-o", str(Path(folder) / "picture.png")]
         start = time.perf_counter()
         with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
@@ -124,14 +124,14 @@ def warm(system: System, pairs: int, steps: int) -> Numbers:
 
 def drawn(system: System, steps: int) -> Any:
     """A picture as `bimo.draw` gives it, a PIL image."""
-    from bimo.diffusion.drive import draw
+    from bimo.diffusion.batching import draw
 
     return draw(system, {"text": PROMPT, "seed": SEED, "steps": steps, "hints": {"pose": list(POSE)}})[0].image
 
 
 def like_xiaomo(recipe: Recipe) -> bool:
     """Whether the plain loop knows how to draw it: an expected picture, then a flow that takes it as a hint."""
-    from bimo.diffusion.schedule import Flow, SingleStepRegression
+    from bimo.diffusion.schedules import Flow, SingleStepRegression
 
     schedules = [type(level.schedule) for level in recipe.levels]
     hints = [[type(hint).__name__ for hint in level.conditioners] for level in recipe.levels]

@@ -6,10 +6,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bimo.apps.models import load, recipe
+    from bimo.hub.registry import load, recipe
     from bimo.core.recipe import Recipe
     from bimo.core.types import Picture, Request
-    from bimo.diffusion.drive import draw
+    from bimo.diffusion.batching import draw
 
 __version__ = "0.1.0"
 __all__ = ["Picture", "Recipe", "Request", "draw", "load", "recipe"]
@@ -19,9 +19,9 @@ _HOMES = {
     "Picture": "bimo.core.types",
     "Recipe": "bimo.core.recipe",
     "Request": "bimo.core.types",
-    "draw": "bimo.diffusion.drive",
-    "load": "bimo.apps.models",
-    "recipe": "bimo.apps.models",
+    "draw": "bimo.diffusion.batching",
+    "load": "bimo.hub.registry",
+    "recipe": "bimo.hub.registry",
 }
 
 

@@ -1,6 +1,6 @@
 """``python -m bimo``: what launchers start in each process."""
 
-from bimo.apps.cli import main
+from bimo.cli.main import main
 
 if __name__ == "__main__":
     main()

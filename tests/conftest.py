@@ -18,7 +18,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from bimo.diffusion.system import System
-    from bimo.recipes.xiaomo import xiaomo
+    from bimo.xiaomo.recipe import xiaomo
 
     folder = tmp_path_factory.mktemp("models") / "tiny"
     torch.manual_seed(0)

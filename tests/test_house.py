@@ -108,19 +108,19 @@ def test_importing_bimo_is_light() -> None:
 
 
 def test_importing_the_command_line_is_light() -> None:
-    seen = imported_by("import bimo.apps.cli")
+    seen = imported_by("import bimo.cli.main")
     assert "bimo" in seen
     assert not seen & HEAVY
 
 
 def test_help_is_light() -> None:
-    seen = imported_by("import sys; sys.argv = ['bimo', '--help']; from bimo.apps.cli import main; main()")
+    seen = imported_by("import sys; sys.argv = ['bimo', '--help']; from bimo.cli.main import main; main()")
     assert "bimo" in seen
     assert not seen & HEAVY
 
 
 def test_drawing_with_the_bundle_needs_torch_alone() -> None:
-    code = "import sys, tempfile; from bimo.apps.cli import run; out = tempfile.mkdtemp(); "
+    code = "import sys, tempfile; from bimo.cli.main import run; out = tempfile.mkdtemp(); "
     code += "sys.exit(run(['draw', 'apple', '--steps', '1', '--size', '64', '-o', out]))"
     seen = imported_by(code)
     assert {"torch", "tokenizers", "PIL"} <= seen

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from bimo.apps.facts import SOURCES
-from bimo.apps.models import recipes
+from bimo.cli.model_info import SOURCES
+from bimo.hub.registry import recipes
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "systems.md"
 ROW = re.compile(r"^\| ([\w.-]+) \| (.*?) \| (.*?) \|", flags=re.MULTILINE)

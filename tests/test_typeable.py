@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import typer
 
-from bimo.apps.cli import commanded
-from bimo.apps.commands import app
+from bimo.cli.main import commanded
+from bimo.cli.commands import app
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND: Any = commanded(typer.main.get_command(app))

@@ -68,7 +68,7 @@ P = TypeVar("P", bound=Part)
 
 
 def kind_of(part: Part | type[Part]) -> str:
-    """'bimo.parts.spaces:Latent': where the class of a part is imported from."""
+    """'bimo.models.spaces:Latent': where the class of a part is imported from."""
     cls = part if isinstance(part, type) else type(part)
     return f"{cls.__module__}:{cls.__qualname__}"
 

@@ -14,8 +14,8 @@ from bimo.core.errors import DataError, RequestError, Wording
 from bimo.core.files import write_whole
 from bimo.core.types import read_metadata
 from bimo.data import folder
-from bimo.data.curation.dictionary import has_han
-from bimo.data.curation.rows import Unusable
+from bimo.curation.filters.dictionary import has_han
+from bimo.curation.readers.rows import Unusable
 from bimo.data.shards import SAMPLES_PER_SHARD, Sample, Shard, finished, shard_name, write_index, write_shard
 from bimo.data.texts import rows_of
 
@@ -90,7 +90,7 @@ class Comparison:
 
 
 def build_feedback(table: Path, out: Path) -> FeedbackReport:
-    """Writes the comparisons of a table as shards that `bimo.train.feedback.Prefer` learns from, an index, report.json.
+    """Writes the comparisons of a table as shards that `bimo.training.objectives.preferences.Prefer` learns from, an index, report.json.
 
     A row names two pictures beside the table, winner and loser, or a and b with a choice (a, b, tie, or one of the
     names), and the request they were drawn by; without one it is taken from the record in a PNG that bimo drew. Where

@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from bimo.core.errors import DataError, Wording, say
-from bimo.data.curation import intake, reading
-from bimo.data.curation.columns import Beside
-from bimo.data.curation.inventory import inventory
-from bimo.data.curation.recognising import Known, known
-from bimo.data.curation.report import REASONS
-from bimo.data.curation.rows import Broken, Place, Row, Unusable
-from bimo.data.curation.seen import DecodedImage, plain, see, upright
-from bimo.data.curation.store import save, unwritten
+from bimo.curation.phases import ingest
+from bimo.curation.readers import reading
+from bimo.curation.readers.columns import Beside
+from bimo.curation.readers.inventory import inventory
+from bimo.curation.readers.detect_format import Known, known
+from bimo.curation.report.page import REASONS
+from bimo.curation.readers.rows import Broken, Place, Row, Unusable
+from bimo.curation.decoded_image import DecodedImage, plain, see, upright
+from bimo.curation.phases.store import save, unwritten
 from bimo.data.shards import SAMPLES_PER_SHARD, Sample, Shard, finished, shard_name, write_index, write_shard
 
 REPORT = "report.json"
@@ -118,7 +119,7 @@ def build_folder(source: Path, out: Path, side: int = 1) -> FolderReport:
     if not source.exists():
         raise DataError(f"没有文件夹 {source}", f"there is no folder {source}")
     what = known(source)
-    intake.apart(source, out)
+    ingest.apart(source, out)
     begun = [path for path in (out, *out.parents) if not path.exists()]
     entries, broken, joined = _read(what)
     left, converted = list(broken), Counter[str]()

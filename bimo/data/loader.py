@@ -20,8 +20,8 @@ from torch import Tensor
 from bimo.core import colour
 from bimo.core.errors import DataError, RequestError
 from bimo.data import shards
-from bimo.diffusion.pictures import middle
-from bimo.parts.hints.views import POSE_AT_REST
+from bimo.diffusion.image_inputs import middle
+from bimo.models.conditioners import POSE_AT_REST
 
 if TYPE_CHECKING:
     from PIL import Image

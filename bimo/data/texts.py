@@ -13,9 +13,9 @@ from typing import Any
 from bimo.core.errors import DataError
 from bimo.core.files import write_whole
 from bimo.core.installing import installing
-from bimo.data.curation import columnar, tables
-from bimo.data.curation.dictionary import has_han
-from bimo.data.curation.rows import Unusable
+from bimo.curation.readers import columnar, tables
+from bimo.curation.filters.dictionary import has_han
+from bimo.curation.readers.rows import Unusable
 from bimo.data.shards import SAMPLES_PER_SHARD, Sample, Shard, finished, shard_name, write_index, write_shard
 
 #: What columns are called that hold a language; others are known by its code.

@@ -11,16 +11,16 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from bimo.core import weights
+from bimo.core import checkpoint_io
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.files import write_whole
-from bimo.core.fingerprint import LateDigest, digest, verifying
+from bimo.core.hashing import LateDigest, digest, verifying
 from bimo.core.part import dumps
 from bimo.core.recipe import Level, Recipe
 from bimo.core.types import DenoiserInput, Batch, Conditioning, TextEncoding, Request
-from bimo.diffusion.keeping import dtype_of, cast_conditioning, cast_encoding
-from bimo.diffusion.schedule import Schedule
-from bimo.words.budget import Budget
+from bimo.engine.offload import dtype_of, cast_conditioning, cast_encoding
+from bimo.diffusion.schedules import Schedule
+from bimo.prompts.token_budget import Budget
 
 RECIPE_FILE = "recipe.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -263,7 +263,7 @@ class System(nn.Module):
     def check_files(self) -> None:
         """Raises WeightsError where a file that its weights were read from holds values that are no finite numbers."""
         for file in self.files:
-            if file.is_file() and (names := weights.unsound(file)):
+            if file.is_file() and (names := checkpoint_io.unsound(file)):
                 shown = ", ".join(names[:NAMES_SHOWN]) + (
                     f" … (+{len(names) - NAMES_SHOWN})" * (len(names) > NAMES_SHOWN)
                 )
@@ -329,7 +329,7 @@ class System(nn.Module):
         """
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / RECIPE_FILE, dumps(self.recipe).encode())
-        weights.write(folder / WEIGHTS_FILE, self.state_dict() if state is None else state, dtype)
+        checkpoint_io.write(folder / WEIGHTS_FILE, self.state_dict() if state is None else state, dtype)
         for index, tower in enumerate(self.text_encoders):
             tower.save_tokenizer(folder / f"words.{index}")
         files = [folder / RECIPE_FILE, folder / WEIGHTS_FILE, *sorted(folder.glob("words.*/*"))]
@@ -341,22 +341,22 @@ class System(nn.Module):
         """A system that ``save`` wrote, ready to draw, its numbers as ``dtype`` or with None as they lie in the file.
         Raises WeightsError and RecipeError.
         """
-        recipe = weights.read_recipe(folder / RECIPE_FILE)
+        recipe = checkpoint_io.read_recipe(folder / RECIPE_FILE)
         if not isinstance(recipe, Recipe):
             raise RecipeError(f"{folder / RECIPE_FILE} 不是配方", f"{folder / RECIPE_FILE} is not a recipe")
-        hashes = weights.read_hashes(folder / HASHES_FILE)
+        hashes = checkpoint_io.read_hashes(folder / HASHES_FILE)
         with verifying(folder, hashes):
-            with weights.unfilled():
+            with checkpoint_io.unfilled():
                 system = cls(recipe)
             file = folder / WEIGHTS_FILE
             system.weights_hash = hashes.get(WEIGHTS_FILE, "") or LateDigest(file)
             system.files = (file,)
-            state = weights.read(file, dtype)
+            state = checkpoint_io.read(file, dtype)
             # Copied where it must be, so that it draws the same bits as before it was saved.
             system.aligned = True
             if dtype is not None:
-                state = {name: weights.aligned(value) for name, value in state.items()}
-            weights.assign(system, state, dtype, file)
+                state = {name: checkpoint_io.aligned(value) for name, value in state.items()}
+            checkpoint_io.assign(system, state, dtype, file)
             for index, tower in enumerate(system.text_encoders):
                 tower.load_tokenizer(folder / f"words.{index}")
         return system.eval()

@@ -3,12 +3,12 @@
 from dataclasses import replace
 
 from bimo.core.recipe import Defaults, Published, Recipe, Stage
-from bimo.parts.text.clip import ClipText
-from bimo.parts.text.xlm import XlmText
+from bimo.models.text_encoders.clip import ClipText
+from bimo.models.text_encoders.xlm import XlmText
 from bimo.recipes.stable_diffusion import sd_v1, sd_v2_base
-from bimo.train.denoise import Denoise
-from bimo.train.distil import Distil
-from bimo.train.dreambooth import Dreambooth
+from bimo.training.objectives.denoise import Denoise
+from bimo.training.objectives.distil import Distil
+from bimo.training.objectives.dreambooth import Dreambooth
 
 teach_words = Stage(
     name="teach the words",

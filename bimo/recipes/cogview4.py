@@ -1,11 +1,11 @@
 """CogView4: 6 B parameters read by GLM-4-9B, told the size of the picture; the first of its line with Chinese text."""
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
-from bimo.diffusion.schedule import Flow
-from bimo.parts.denoisers.flow import CogView4
-from bimo.parts.spaces import Latent
-from bimo.parts.text.llm import LanguageModel
-from bimo.train.denoise import Denoise
+from bimo.diffusion.schedules import Flow
+from bimo.models.flow_transformers import CogView4
+from bimo.models.spaces import Latent
+from bimo.models.text_encoders.language_model import LanguageModel
+from bimo.training.objectives.denoise import Denoise
 
 #: GLM-4-9B, the output of its last layer but one, padded on the left to a multiple of 16 in sight of all.
 glm_4_9b = LanguageModel(

@@ -2,21 +2,21 @@
 
 No code or weights were published. Told are eight conditions, how they enter and sizes (2 B at 64 pixels, 1.1 B at 256,
 300 M at 1024, a prior of 1 B), of which those here come near; shares of dropped conditions are from memory of the paper
-and unverified. What a condition is made of is in `bimo.parts.hints.drawing`.
+and unverified. What a condition is made of is in `bimo.models.composer.conditioners`.
 """
 
 from bimo.core.recipe import Branch, Defaults, Guidance, Level, Recipe, Stage
-from bimo.diffusion.schedule import Ddpm
-from bimo.parts.denoisers.composed import Composed
-from bimo.parts.denoisers.pixel import PixelUnet
-from bimo.parts.denoisers.prior import RootLength
-from bimo.parts.hints.cascade import LowRes, Semantics
-from bimo.parts.hints.drawing import Intensity, Map, Palette, Sketch
-from bimo.parts.hints.views import Masked
-from bimo.parts.spaces import Pixels
-from bimo.parts.text.clip import ClipText
+from bimo.diffusion.schedules import Ddpm
+from bimo.models.composer.denoiser import Composed
+from bimo.models.cascade.pixel_unet import PixelUnet
+from bimo.models.cascade.prior import RootLength
+from bimo.models.cascade.conditioners import LowRes, Semantics
+from bimo.models.composer.conditioners import Intensity, Map, Palette, Sketch
+from bimo.models.conditioners import Masked
+from bimo.models.spaces import Pixels
+from bimo.models.text_encoders.clip import ClipText
 from bimo.recipes.damo_cascade import prior, upsampler1024
-from bimo.train.denoise import Denoise
+from bimo.training.objectives.denoise import Denoise
 
 base = Level(
     name="base",

@@ -4,16 +4,16 @@ What a publisher named without a number has ours, which its note says. A list of
 `bimo curate SRC DST --recipe ./mine.py:name`.
 """
 
-from bimo.data.curation.caption_rules import Adverts, Length, Meaningless, Normal
-from bimo.data.curation.classifiers import Aesthetic, Safe
-from bimo.data.curation.composition import Buckets
-from bimo.data.curation.duplicates import Duplicates
-from bimo.data.curation.frequency import TooFrequent
-from bimo.data.curation.image_rules import Aspect, MinSide, Sharpness, Still
-from bimo.data.curation.ocr import Watermark
-from bimo.data.curation.private import Pii
-from bimo.data.curation.similarity import Similarity
-from bimo.data.curation.steps import Curation
+from bimo.curation.filters.caption_rules import Adverts, Length, Meaningless, Normal
+from bimo.curation.filters.classifiers import Aesthetic, Safe
+from bimo.curation.filters.composition import Buckets
+from bimo.curation.dedup.duplicates import Duplicates
+from bimo.curation.filters.frequency import TooFrequent
+from bimo.curation.filters.image_rules import Aspect, MinSide, Sharpness, Still
+from bimo.curation.filters.ocr import Watermark
+from bimo.curation.filters.pii import Pii
+from bimo.curation.filters.similarity import Similarity
+from bimo.curation.steps import Curation
 
 wukong = Curation(
     name="wukong",

@@ -7,14 +7,14 @@ noise: the published fast sampler can do no other.
 """
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
-from bimo.diffusion.schedule import Ddpm
-from bimo.parts.denoisers.pixel import PixelUnet
-from bimo.parts.denoisers.prior import Prior, RootLength
-from bimo.parts.hints.cascade import LowRes, Semantics
-from bimo.parts.spaces import ClipImage, Pixels
-from bimo.parts.text.clip import ClipText
-from bimo.parts.text.xglm import XglmText
-from bimo.train.denoise import Denoise
+from bimo.diffusion.schedules import Ddpm
+from bimo.models.cascade.pixel_unet import PixelUnet
+from bimo.models.cascade.prior import Prior, RootLength
+from bimo.models.cascade.conditioners import LowRes, Semantics
+from bimo.models.spaces import ClipImage, Pixels
+from bimo.models.text_encoders.clip import ClipText
+from bimo.models.text_encoders.xglm import XglmText
+from bimo.training.objectives.denoise import Denoise
 
 prior = Level(
     name="prior",

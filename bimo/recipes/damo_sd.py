@@ -1,9 +1,9 @@
 """达摩院中文 Stable Diffusion (modelscope): Stable Diffusion 2.1 that reads Chinese-CLIP's words (arXiv:2211.01335)."""
 
 from bimo.core.recipe import Defaults, Published, Recipe, Stage
-from bimo.parts.text.bert import Bert
+from bimo.models.text_encoders.bert import Bert
 from bimo.recipes.stable_diffusion import sd_v2_base
-from bimo.train.denoise import Denoise
+from bimo.training.objectives.denoise import Denoise
 
 damo_sd_zh = Recipe(
     name="damo-sd-zh",

@@ -6,12 +6,12 @@ published drawing begins, 0.9946 of the times, which only the cosine curve needs
 """
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
-from bimo.diffusion.schedule import Ddpm
-from bimo.parts.denoisers.pixel import PixelUnet
-from bimo.parts.hints.cascade import LowRes
-from bimo.parts.spaces import Pixels
-from bimo.parts.text.bert import Bert
-from bimo.train.denoise import Denoise
+from bimo.diffusion.schedules import Ddpm
+from bimo.models.cascade.pixel_unet import PixelUnet
+from bimo.models.cascade.conditioners import LowRes
+from bimo.models.spaces import Pixels
+from bimo.models.text_encoders.bert import Bert
+from bimo.training.objectives.denoise import Denoise
 
 structbert = Bert(
     width=1024,

@@ -6,12 +6,12 @@ data; the words' part of guidance is weighed more. Numbers are this project's, o
 """
 
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe, Stage
-from bimo.diffusion.schedule import Ddpm
-from bimo.parts.denoisers.unet import Unet
-from bimo.parts.spaces import Latent
-from bimo.parts.text.bert import Bert
-from bimo.train.denoise import Denoise
-from bimo.train.feedback import RewardWeighted
+from bimo.diffusion.schedules import Ddpm
+from bimo.models.stable_diffusion.unet import Unet
+from bimo.models.spaces import Latent
+from bimo.models.text_encoders.bert import Bert
+from bimo.training.objectives.denoise import Denoise
+from bimo.training.objectives.preferences import RewardWeighted
 
 image = Level(
     name="image",

@@ -5,13 +5,13 @@ are this project's: Stable Diffusion 1's painter, with XLM-RoBERTa's words.
 """
 
 from bimo.core.recipe import Branch, Defaults, Guidance, Level, Recipe, Stage
-from bimo.diffusion.schedule import Ddpm
-from bimo.parts.denoisers.composed import Composed
-from bimo.parts.denoisers.unet import Unet
-from bimo.parts.hints.drawing import Map
-from bimo.parts.spaces import Latent
-from bimo.parts.text.xlm import XlmText
-from bimo.train.denoise import Denoise
+from bimo.diffusion.schedules import Ddpm
+from bimo.models.composer.denoiser import Composed
+from bimo.models.stable_diffusion.unet import Unet
+from bimo.models.composer.conditioners import Map
+from bimo.models.spaces import Latent
+from bimo.models.text_encoders.xlm import XlmText
+from bimo.training.objectives.denoise import Denoise
 
 image = Level(
     name="image",

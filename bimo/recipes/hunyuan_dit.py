@@ -5,14 +5,14 @@ A picture may have any sides that are multiples of 16; the sizes it learnt are 1
 """
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
-from bimo.diffusion.schedule import Ddpm
-from bimo.parts.denoisers.control import Controlled, HunyuanControlNet
-from bimo.parts.denoisers.hunyuan import Hunyuan
-from bimo.parts.hints.control import Control
-from bimo.parts.spaces import Latent
-from bimo.parts.text.bert import Bert
-from bimo.parts.text.t5 import T5
-from bimo.train.denoise import Denoise
+from bimo.diffusion.schedules import Ddpm
+from bimo.models.adapters.controlnet import Controlled, HunyuanControlNet
+from bimo.models.hunyuan_dit.denoiser import Hunyuan
+from bimo.models.adapters.control_conditioner import Control
+from bimo.models.spaces import Latent
+from bimo.models.text_encoders.bert import Bert
+from bimo.models.text_encoders.t5 import T5
+from bimo.training.objectives.denoise import Denoise
 
 words = (
     Bert(width=1024, layers=24, heads=16, feed=4096, vocab=47020, length=77, masked=True, pooler=False),
@@ -186,7 +186,7 @@ hunyuan_dit_1_2_control = Recipe(
     weights=Published(
         terms=terms,
         note="published beside 1.2 for edges (canny), depths and poses, as Tencent-Hunyuan/HYDiT-ControlNet-v1.2; any "
-        "of them is put beside a loaded 1.2 by bimo.parts.denoisers.adapters.control",
+        "of them is put beside a loaded 1.2 by bimo.models.adapters.attach.control",
     ),
     request=Defaults(size=(1024, 1024), multiple=16, guidance=5.0, steps=50, negative=negative),
 )

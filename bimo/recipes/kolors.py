@@ -3,12 +3,12 @@
 from dataclasses import replace
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
-from bimo.diffusion.schedule import Ddpm
-from bimo.parts.hints.views import Masked, Sizes
-from bimo.parts.spaces import Latent
-from bimo.parts.text.chatglm import ChatGlm
+from bimo.diffusion.schedules import Ddpm
+from bimo.models.conditioners import Masked, Sizes
+from bimo.models.spaces import Latent
+from bimo.models.text_encoders.chatglm import ChatGlm
 from bimo.recipes.taiyi_xl import SHAPES, sdxl_unet
-from bimo.train.denoise import Denoise
+from bimo.training.objectives.denoise import Denoise
 
 #: 1100 steps, so that the last is noisier than Stable Diffusion XL's.
 kolors_law = Ddpm(

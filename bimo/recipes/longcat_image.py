@@ -3,14 +3,14 @@
 from dataclasses import replace
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
-from bimo.diffusion.schedule import Flow
-from bimo.parts.denoisers.flow import LongCatImage
-from bimo.parts.text.templates import LONGCAT_IMAGE
+from bimo.diffusion.schedules import Flow
+from bimo.models.flow_transformers import LongCatImage
+from bimo.models.text_encoders.prompt_templates import LONGCAT_IMAGE
 from bimo.recipes.qwen_image import qwen2_5_vl_7b
 from bimo.recipes.z_image import flux
-from bimo.train.adapter import Lora
-from bimo.train.denoise import Denoise
-from bimo.train.feedback import DiffusionDPO
+from bimo.training.adapters.lora_stage import Lora
+from bimo.training.objectives.denoise import Denoise
+from bimo.training.objectives.preferences import DiffusionDPO
 
 longcat_image = Recipe(
     name="longcat-image",

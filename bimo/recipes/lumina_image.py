@@ -1,12 +1,12 @@
 """Lumina-Image 2.0 (arXiv:2503.21758): 2.6 B parameters in one stream, read by Gemma-2-2B."""
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
-from bimo.diffusion.schedule import Flow
-from bimo.parts.denoisers.lumina import Lumina2
-from bimo.parts.text.llm import LanguageModel
-from bimo.parts.text.templates import LUMINA_PREFIX
+from bimo.diffusion.schedules import Flow
+from bimo.models.lumina.denoiser import Lumina2
+from bimo.models.text_encoders.language_model import LanguageModel
+from bimo.models.text_encoders.prompt_templates import LUMINA_PREFIX
 from bimo.recipes.z_image import flux
-from bimo.train.denoise import Denoise
+from bimo.training.objectives.denoise import Denoise
 
 lumina_image = Recipe(
     name="lumina-image-2",

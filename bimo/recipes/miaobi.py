@@ -1,9 +1,9 @@
 """妙笔 MiaoBi beta 0.9 (github.com/ShineChen1024/MiaoBi): Stable Diffusion 1.5 whose words are Chinese."""
 
 from bimo.core.recipe import Defaults, Published, Recipe, Stage
-from bimo.parts.text.clip import ClipText
+from bimo.models.text_encoders.clip import ClipText
 from bimo.recipes.stable_diffusion import sd_v1
-from bimo.train.denoise import Denoise
+from bimo.training.objectives.denoise import Denoise
 
 miaobi = Recipe(
     name="miaobi",

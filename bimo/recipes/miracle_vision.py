@@ -6,13 +6,13 @@ number the painter is told of every picture, and asked for in drawing. Numbers a
 """
 
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe, Stage
-from bimo.diffusion.schedule import Ddpm
-from bimo.parts.denoisers.composed import Composed
-from bimo.parts.denoisers.unet import Unet
-from bimo.parts.hints.cascade import Score
-from bimo.parts.spaces import Latent
-from bimo.parts.text.bert import Bert
-from bimo.train.denoise import Denoise
+from bimo.diffusion.schedules import Ddpm
+from bimo.models.composer.denoiser import Composed
+from bimo.models.stable_diffusion.unet import Unet
+from bimo.models.cascade.conditioners import Score
+from bimo.models.spaces import Latent
+from bimo.models.text_encoders.bert import Bert
+from bimo.training.objectives.denoise import Denoise
 
 image = Level(
     name="image",

@@ -1,11 +1,11 @@
 """Ovis-Image (arXiv:2511.22982): 7 B parameters read by a small Qwen3, made for text in pictures."""
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
-from bimo.diffusion.schedule import Flow
-from bimo.parts.published.ovis_image import DROP, TEMPLATE, OvisImage
-from bimo.parts.text.llm import LanguageModel
+from bimo.diffusion.schedules import Flow
+from bimo.models.ovis_image.layout import DROP, TEMPLATE, OvisImage
+from bimo.models.text_encoders.language_model import LanguageModel
 from bimo.recipes.z_image import flux
-from bimo.train.denoise import Denoise
+from bimo.training.objectives.denoise import Denoise
 
 ovis_image = Recipe(
     name="ovis-image",

@@ -6,10 +6,10 @@ One recipe a domain and a size; they differ in their weights alone.
 from dataclasses import replace
 
 from bimo.core.recipe import Defaults, Published, Recipe, Stage
-from bimo.parts.text.clip import ClipText
+from bimo.models.text_encoders.clip import ClipText
 from bimo.recipes.stable_diffusion import sd_v1, sd_v1_768
-from bimo.train.adapter import Lora
-from bimo.train.denoise import Denoise
+from bimo.training.adapters.lora_stage import Lora
+from bimo.training.objectives.denoise import Denoise
 
 terms = (
     "使用前须接受阿里云《AIGC 模型开源特别条款》：https://terms.alicdn.com/legal-agreement/terms/common_platform_service/"

@@ -5,13 +5,13 @@ the norm over the second axis, which for that vector is its width.
 """
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
-from bimo.diffusion.schedule import Ddpm, SingleStepRegression
-from bimo.parts.denoisers.esrgan import Esrgan
-from bimo.parts.denoisers.unet import Unet
-from bimo.parts.hints.cascade import LowRes
-from bimo.parts.spaces import Latent, Pixels
-from bimo.parts.text.clip import ClipText
-from bimo.train.denoise import Denoise
+from bimo.diffusion.schedules import Ddpm, SingleStepRegression
+from bimo.models.pai_diffusion.esrgan import Esrgan
+from bimo.models.stable_diffusion.unet import Unet
+from bimo.models.cascade.conditioners import LowRes
+from bimo.models.spaces import Latent, Pixels
+from bimo.models.text_encoders.clip import ClipText
+from bimo.training.objectives.denoise import Denoise
 
 image = Level(
     name="image",

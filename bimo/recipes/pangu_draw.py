@@ -4,17 +4,17 @@ style."""
 from dataclasses import replace
 
 from bimo.core.recipe import Branch, Defaults, Guidance, Level, Published, Recipe, Stage
-from bimo.diffusion.schedule import Ddpm
-from bimo.parts.denoisers.experts import Experts
-from bimo.parts.hints.views import Bucket
-from bimo.parts.spaces import Latent
-from bimo.parts.text.clip import ClipText
-from bimo.parts.text.join import Channels
+from bimo.diffusion.schedules import Ddpm
+from bimo.models.pangu.experts import Experts
+from bimo.models.conditioners import Bucket
+from bimo.models.spaces import Latent
+from bimo.models.text_encoders.clip import ClipText
+from bimo.models.text_encoders.fusion import Channels
 from bimo.recipes.taiyi_xl import sdxl_unet
-from bimo.train.denoise import Denoise
-from bimo.train.feedback import DiffusionDPO
-from bimo.train.rewards import ClipReward
-from bimo.train.rounds import OnlineRewards
+from bimo.training.objectives.denoise import Denoise
+from bimo.training.objectives.preferences import DiffusionDPO
+from bimo.training.objectives.rewards import ClipReward
+from bimo.training.objectives.online_rewards import OnlineRewards
 
 BASE_SIZES = (
     (256, 1024),

@@ -1,12 +1,12 @@
 """通义 Qwen-Image (arXiv:2508.02324): 20 B parameters in two streams, read by Qwen2.5-VL-7B."""
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
-from bimo.diffusion.schedule import Flow
-from bimo.parts.denoisers.flow import QwenImage
-from bimo.parts.qwen_space import QwenLatent
-from bimo.parts.text.llm import LanguageModel
-from bimo.parts.text.templates import QWEN_IMAGE
-from bimo.train.denoise import Denoise
+from bimo.diffusion.schedules import Flow
+from bimo.models.flow_transformers import QwenImage
+from bimo.models.qwen_image.space import QwenLatent
+from bimo.models.text_encoders.language_model import LanguageModel
+from bimo.models.text_encoders.prompt_templates import QWEN_IMAGE
+from bimo.training.objectives.denoise import Denoise
 
 #: The language model of Qwen2.5-VL-7B; the part that reads pictures is left out.
 qwen2_5_vl_7b = LanguageModel(

@@ -1,10 +1,10 @@
 """SkyPaint (github.com/SkyWorkAIGC/SkyPaint-AI-Diffusion): Stable Diffusion 1.5 that reads Chinese and English."""
 
 from bimo.core.recipe import Defaults, Published, Recipe, Stage
-from bimo.parts.text.clip import ClipText
+from bimo.models.text_encoders.clip import ClipText
 from bimo.recipes.stable_diffusion import sd_v1
-from bimo.train.denoise import Denoise
-from bimo.train.distil import Distil
+from bimo.training.objectives.denoise import Denoise
+from bimo.training.objectives.distil import Distil
 
 skypaint = Recipe(
     name="skypaint",

@@ -1,9 +1,9 @@
 """The painters that the Chinese systems began from: Stable Diffusion 1 and 2 (arXiv:2112.10752), as levels."""
 
 from bimo.core.recipe import Guidance, Level
-from bimo.diffusion.schedule import Ddpm
-from bimo.parts.denoisers.unet import Unet
-from bimo.parts.spaces import Latent
+from bimo.diffusion.schedules import Ddpm
+from bimo.models.stable_diffusion.unet import Unet
+from bimo.models.spaces import Latent
 
 sd_v1 = Level(
     name="image",

@@ -6,12 +6,12 @@ project's: the encoder is BERT-large's shape, words enter by cross-attention as 
 """
 
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe, Stage
-from bimo.diffusion.schedule import Ddpm
-from bimo.parts.denoisers.unet import CROSS_DOWN, CROSS_UP, PLAIN_DOWN, PLAIN_UP, Unet
-from bimo.parts.hints.cascade import LowRes
-from bimo.parts.spaces import Latent, Pixels
-from bimo.parts.text.bert import Bert
-from bimo.train.denoise import Denoise
+from bimo.diffusion.schedules import Ddpm
+from bimo.models.stable_diffusion.unet import CROSS_DOWN, CROSS_UP, PLAIN_DOWN, PLAIN_UP, Unet
+from bimo.models.cascade.conditioners import LowRes
+from bimo.models.spaces import Latent, Pixels
+from bimo.models.text_encoders.bert import Bert
+from bimo.training.objectives.denoise import Denoise
 
 words = Bert(width=1024, layers=24, heads=16, feed=4096, length=128, masked=True)
 

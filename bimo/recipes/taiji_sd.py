@@ -6,12 +6,12 @@ Diffusion knew. How the embeddings are joined, lengths and rates were not; both 
 """
 
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe, Stage
-from bimo.diffusion.schedule import Ddpm
-from bimo.parts.denoisers.unet import Unet
-from bimo.parts.spaces import Latent
-from bimo.parts.text.bert import Bert
-from bimo.parts.text.join import Channels
-from bimo.train.denoise import Denoise
+from bimo.diffusion.schedules import Ddpm
+from bimo.models.stable_diffusion.unet import Unet
+from bimo.models.spaces import Latent
+from bimo.models.text_encoders.bert import Bert
+from bimo.models.text_encoders.fusion import Channels
+from bimo.training.objectives.denoise import Denoise
 
 taiji_sd = Recipe(
     name="taiji-sd",

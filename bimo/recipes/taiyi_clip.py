@@ -7,9 +7,9 @@ linear. The one for ViT-H is a BertModel: its pooler is as wide as the pictures'
 """
 
 from bimo.core.recipe import Published, Recipe, Stage
-from bimo.parts.text.bert import Bert
-from bimo.parts.vision import ClipVision
-from bimo.train.match import ClipContrastive
+from bimo.models.text_encoders.bert import Bert
+from bimo.models.clip.vision import ClipVision
+from bimo.training.objectives.clip_contrastive import ClipContrastive
 
 roberta_base = Bert(length=77, pool="first", project=768)
 roberta_base_b32 = Bert(length=77, pool="first", project=512)

@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 from bimo.core.recipe import Defaults, Published, Recipe, Stage
-from bimo.parts.text.bert import Bert
-from bimo.parts.text.clip import ClipText
+from bimo.models.text_encoders.bert import Bert
+from bimo.models.text_encoders.clip import ClipText
 from bimo.recipes.stable_diffusion import sd_v1
-from bimo.train.denoise import Denoise
-from bimo.train.dreambooth import Dreambooth
+from bimo.training.objectives.denoise import Denoise
+from bimo.training.objectives.dreambooth import Dreambooth
 
 taiyi_zh = Recipe(
     name="taiyi-sd-zh",

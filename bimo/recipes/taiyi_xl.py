@@ -1,14 +1,14 @@
 """太乙 Diffusion XL 3.5B (arXiv:2401.14688): Stable Diffusion XL whose two towers learnt Chinese characters."""
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
-from bimo.diffusion.schedule import Ddpm
-from bimo.parts.denoisers.unet import CROSS_DOWN, CROSS_UP, PLAIN_DOWN, PLAIN_UP, Unet
-from bimo.parts.hints.views import Sizes
-from bimo.parts.spaces import Latent
-from bimo.parts.text.clip import ClipText
-from bimo.parts.text.join import Channels
-from bimo.train.denoise import Denoise
-from bimo.train.objectives import Contrast
+from bimo.diffusion.schedules import Ddpm
+from bimo.models.stable_diffusion.unet import CROSS_DOWN, CROSS_UP, PLAIN_DOWN, PLAIN_UP, Unet
+from bimo.models.conditioners import Sizes
+from bimo.models.spaces import Latent
+from bimo.models.text_encoders.clip import ClipText
+from bimo.models.text_encoders.fusion import Channels
+from bimo.training.objectives.denoise import Denoise
+from bimo.training.objectives.reconstruct import Contrast
 
 #: The shapes of about 1024 x 1024 pixels that Stable Diffusion XL is best at (arXiv:2307.01952, appendix I).
 SHAPES = (
@@ -89,7 +89,7 @@ taiyi_xl = Recipe(
             train=("text.1.*", "contrast.*"),
             size=(512, 512),
             note="The second stage of the paper: CLIP with a larger vocabulary and 512 positions "
-            "(bimo.parts.text.extend) learns from pairs in both languages by contrast. Rate, batch and data were not "
+            "(bimo.models.text_encoders.extend) learns from pairs in both languages by contrast. Rate, batch and data were not "
             "published; here a tower over latents stands for CLIP's image tower.",
         ),
         Stage(

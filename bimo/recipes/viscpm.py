@@ -1,11 +1,11 @@
 """VisCPM-Paint (arXiv:2308.12038): a bilingual language model's states, bridged into Stable Diffusion 2.1."""
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
-from bimo.diffusion.schedule import Ddpm
-from bimo.parts.denoisers.unet import Unet
-from bimo.parts.spaces import Latent
-from bimo.parts.text.llm import Bridge, LanguageModel
-from bimo.train.denoise import Denoise
+from bimo.diffusion.schedules import Ddpm
+from bimo.models.stable_diffusion.unet import Unet
+from bimo.models.spaces import Latent
+from bimo.models.text_encoders.language_model import Bridge, LanguageModel
+from bimo.training.objectives.denoise import Denoise
 
 #: CPM-Bee's published sizes in the class of its elder sister CPM-Ant. The record is written as JSON.
 cpm_bee_10b = LanguageModel(

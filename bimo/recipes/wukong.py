@@ -3,13 +3,13 @@
 from dataclasses import replace
 
 from bimo.core.recipe import Defaults, Published, Recipe, Stage
-from bimo.parts.text.clip import ClipText
+from bimo.models.text_encoders.clip import ClipText
 from bimo.recipes.stable_diffusion import sd_v1, sd_v1_768
-from bimo.train.adapter import Lora
-from bimo.train.denoise import Denoise
-from bimo.train.dreambooth import Dreambooth
-from bimo.train.rewards import AestheticReward, ClipReward, WeightedRewards
-from bimo.train.rounds import OnlineRewards
+from bimo.training.adapters.lora_stage import Lora
+from bimo.training.objectives.denoise import Denoise
+from bimo.training.objectives.dreambooth import Dreambooth
+from bimo.training.objectives.rewards import AestheticReward, ClipReward, WeightedRewards
+from bimo.training.objectives.online_rewards import OnlineRewards
 
 wukong = Recipe(
     name="wukong-huahua",

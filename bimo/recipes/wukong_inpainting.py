@@ -2,12 +2,12 @@
 words."""
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
-from bimo.diffusion.schedule import Ddpm
-from bimo.parts.denoisers.unet import Unet
-from bimo.parts.hints.views import Masked
-from bimo.parts.spaces import Latent
-from bimo.parts.text.clip import ClipText
-from bimo.train.denoise import Denoise
+from bimo.diffusion.schedules import Ddpm
+from bimo.models.stable_diffusion.unet import Unet
+from bimo.models.conditioners import Masked
+from bimo.models.spaces import Latent
+from bimo.models.text_encoders.clip import ClipText
+from bimo.training.objectives.denoise import Denoise
 
 wukong_inpainting = Recipe(
     name="wukong-huahua-inpainting",

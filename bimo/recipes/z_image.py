@@ -1,12 +1,12 @@
 """造相 Z-Image (arXiv:2511.22699): 6 B parameters in one stream, read by Qwen3-4B; the base and its distilled Turbo."""
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
-from bimo.diffusion.schedule import Flow
-from bimo.parts.denoisers.flow import ZImage
-from bimo.parts.spaces import Latent
-from bimo.parts.text.llm import LanguageModel
-from bimo.parts.text.templates import QWEN3_CHAT
-from bimo.train.denoise import Denoise
+from bimo.diffusion.schedules import Flow
+from bimo.models.flow_transformers import ZImage
+from bimo.models.spaces import Latent
+from bimo.models.text_encoders.language_model import LanguageModel
+from bimo.models.text_encoders.prompt_templates import QWEN3_CHAT
+from bimo.training.objectives.denoise import Denoise
 
 #: Qwen3-4B, the output of its last layer but one; padding is dropped.
 qwen3_4b = LanguageModel(

@@ -16,11 +16,11 @@ from PIL import Image, ImageCms
 from bimo.core import colour
 from bimo.core.errors import RequestError
 from bimo.core.types import Request
-from bimo.data.curation.rows import Unusable
-from bimo.data.curation.seen import plain, see, upright
+from bimo.curation.readers.rows import Unusable
+from bimo.curation.decoded_image import plain, see, upright
 from bimo.data.folder import build_folder
 from bimo.data.loader import Pictures
-from bimo.diffusion.pictures import pixels_of
+from bimo.diffusion.image_inputs import pixels_of
 
 _spec = importlib.util.spec_from_file_location("profiles", Path(__file__).parents[1] / "data" / "profiles.py")
 assert _spec is not None

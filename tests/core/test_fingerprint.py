@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bimo.core import fingerprint
+from bimo.core import hashing
 from bimo.core.errors import WeightsError
-from bimo.core.fingerprint import LateDigest, digest, digest_tensors, late_table, verify, verifying
+from bimo.core.hashing import LateDigest, digest, digest_tensors, late_table, verify, verifying
 
 CONTENT = bytes(range(256)) * 40
 
@@ -27,7 +27,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_it_is_the_sha256_in_pieces_and_of_nothing(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fingerprint, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(hashing, "CHUNK_BYTES", 1000)
     assert digest(file) == hashlib.sha256(CONTENT).hexdigest()
     file.write_bytes(b"")
     assert digest(file) == hashlib.sha256(b"").hexdigest()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part, dump, dumps, fits, kind_of, load, loads, meant, nearest, override
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
-from bimo.diffusion.schedule import Ddpm, Flow, SingleStepRegression
+from bimo.diffusion.schedules import Ddpm, Flow, SingleStepRegression
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 NAMES = st.text(max_size=8)
@@ -181,7 +181,7 @@ def test_what_is_no_plain_data_is_not_dumped() -> None:
         ("stages.0.size", "[8, 16]", lambda r: r.stages[0].size == (8, 16)),
         ("stages.0.size", "null", lambda r: r.stages[0].size is None),
         ("levels.image.guide.scale", "3", lambda r: r.levels[0].guide.scale == 3),
-        ("levels.0.denoiser", '{"kind": "bimo.diffusion.schedule:Flow"}', lambda r: r.levels[0].denoiser == Flow()),
+        ("levels.0.denoiser", '{"kind": "bimo.diffusion.schedules:Flow"}', lambda r: r.levels[0].denoiser == Flow()),
         ("request", Defaults(steps=3), lambda r: r.request.steps == 3),
     ],
 )

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bimo.core import weights
+from bimo.core import checkpoint_io
 from bimo.core.errors import WeightsError
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2]), "c": torch.ones((), dtype=torch.half)}
@@ -45,12 +45,12 @@ def saved(folder: Path, kind: str) -> Path:
 @pytest.mark.parametrize("kind", ["safetensors", "zip", "old pickle"])
 def test_reads_names_shapes_and_tensors(tmp_path: Path, kind: str) -> None:
     path = saved(tmp_path, kind)
-    assert equal(weights.read(path), STATE)
-    assert weights.shapes(path) == {name: tuple(value.shape) for name, value in STATE.items()}
-    assert weights.read(path, keep=lambda name: name == "b").keys() == {"b"}
-    turned = weights.read(path, torch.float64)
+    assert equal(checkpoint_io.read(path), STATE)
+    assert checkpoint_io.shapes(path) == {name: tuple(value.shape) for name, value in STATE.items()}
+    assert checkpoint_io.read(path, keep=lambda name: name == "b").keys() == {"b"}
+    turned = checkpoint_io.read(path, torch.float64)
     assert [turned[n].dtype for n in STATE] == [torch.float64, torch.int64, torch.float64]
-    assert weights.surplus(path) == (0 if kind == "safetensors" else 1)
+    assert checkpoint_io.surplus(path) == (0 if kind == "safetensors" else 1)
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "zip", "old pickle"])
@@ -58,19 +58,19 @@ def test_reads_names_shapes_and_tensors(tmp_path: Path, kind: str) -> None:
 def test_first_bytes_say_what_a_file_is(tmp_path: Path, kind: str, name: str) -> None:
     (tmp_path / "saved").mkdir()
     path = shutil.move(saved(tmp_path / "saved", kind), tmp_path / name)
-    assert equal(weights.read(path), STATE)
-    assert weights.shapes(path) == {name: tuple(value.shape) for name, value in STATE.items()}
-    assert weights.metadata(path) == {}
-    assert weights.surplus(path) == (0 if kind == "safetensors" else 1)
+    assert equal(checkpoint_io.read(path), STATE)
+    assert checkpoint_io.shapes(path) == {name: tuple(value.shape) for name, value in STATE.items()}
+    assert checkpoint_io.metadata(path) == {}
+    assert checkpoint_io.surplus(path) == (0 if kind == "safetensors" else 1)
 
 
 def test_a_few_at_a_time_are_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "HELD_BYTES", 8)
-    monkeypatch.setattr(weights, "release", lambda tensor: 0)
+    monkeypatch.setattr(checkpoint_io, "HELD_BYTES", 8)
+    monkeypatch.setattr(checkpoint_io, "release", lambda tensor: 0)
     opened: list[Path] = []
-    own = weights._opened
-    monkeypatch.setattr(weights, "_opened", lambda path: (opened.append(path), own(path))[1])
-    found = weights.read(saved(tmp_path, "safetensors"), torch.float64)
+    own = checkpoint_io._opened
+    monkeypatch.setattr(checkpoint_io, "_opened", lambda path: (opened.append(path), own(path))[1])
+    found = checkpoint_io.read(saved(tmp_path, "safetensors"), torch.float64)
     assert equal({n: v.to(STATE[n].dtype) for n, v in found.items()}, STATE)
     assert len(opened) > 1
 
@@ -81,15 +81,15 @@ def test_tensors_stay_in_the_file(tmp_path: Path, kind: str) -> None:
     big = torch.zeros(15_000_000)
     path = tmp_path / f"big.{'safetensors' if kind == 'safetensors' else 'pt'}"
     if kind == "safetensors":
-        weights.write(path, {"big": big})
+        checkpoint_io.write(path, {"big": big})
     else:
         torch.save({"big": big}, path)
     del big
     before = resident()
-    found = weights.read(path)
+    found = checkpoint_io.read(path)
     assert resident() - before < 20 << 20
     found["big"][0] = 7
-    assert weights.read(path)["big"][0] == 0
+    assert checkpoint_io.read(path)["big"][0] == 0
 
 
 def resident() -> int:
@@ -103,10 +103,10 @@ def resident() -> int:
 
 def test_write_is_what_safetensors_reads(tmp_path: Path) -> None:
     state = {**STATE, "d": torch.zeros(0, 3), "e": torch.arange(4).bfloat16()[::2], "f": torch.tensor([True])}
-    weights.write(tmp_path / "w.safetensors", state, told={"title": "苹果"})
+    checkpoint_io.write(tmp_path / "w.safetensors", state, told={"title": "苹果"})
     assert equal(load_file(tmp_path / "w.safetensors"), state)
-    assert weights.metadata(tmp_path / "w.safetensors") == {"format": "pt", "title": "苹果"}
-    weights.write(tmp_path / "h.safetensors", state, torch.float16)
+    assert checkpoint_io.metadata(tmp_path / "w.safetensors") == {"format": "pt", "title": "苹果"}
+    checkpoint_io.write(tmp_path / "h.safetensors", state, torch.float16)
     assert load_file(tmp_path / "h.safetensors")["a.weight"].dtype == torch.float16
     assert load_file(tmp_path / "h.safetensors")["b"].dtype == torch.int64
     assert sorted(p.name for p in tmp_path.iterdir()) == ["h.safetensors", "w.safetensors"]
@@ -134,7 +134,7 @@ def test_what_a_trainer_leaves_is_read_as_nothing(tmp_path: Path, monkeypatch: p
     torch.save({"callbacks": {ModelCheckpoint: {"best": 1}}, "state_dict": STATE}, path)
     for name in ("pytorch_lightning", "pytorch_lightning.callbacks", module.__name__):
         monkeypatch.delitem(sys.modules, name)
-    assert equal(weights.read(path), STATE)
+    assert equal(checkpoint_io.read(path), STATE)
     assert not ran
 
 
@@ -244,7 +244,7 @@ def test_a_bad_file_gives_one_error_and_leaves_nothing(
     monkeypatch.chdir(tmp_path)
     spoil(tmp_path / name)
     before = sorted(tmp_path.rglob("*"))
-    for read in (weights.read, weights.shapes):
+    for read in (checkpoint_io.read, checkpoint_io.shapes):
         with pytest.raises(WeightsError, match=told) as caught:
             read(tmp_path / name)
         assert caught.value.zh != caught.value.en
@@ -255,6 +255,6 @@ def test_a_bad_file_gives_one_error_and_leaves_nothing(
 def test_weights_of_another_version_are_listed(tmp_path: Path) -> None:
     module = torch.nn.Linear(3, 2)
     with pytest.raises(WeightsError) as caught:
-        weights.assign(module, {"weight": torch.zeros(3, 3), "lora_A": torch.zeros(1)}, None, tmp_path)
+        checkpoint_io.assign(module, {"weight": torch.zeros(3, 3), "lora_A": torch.zeros(1)}, None, tmp_path)
     for told in ("missing 1: bias", "unexpected 1: lora_A", "misshapen 1: weight (3, 3)≠(2, 3)"):
         assert told in caught.value.en

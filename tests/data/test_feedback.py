@@ -15,7 +15,7 @@ from bimo.core.types import Picture, Request
 from bimo.data.feedback import Fate, build_feedback
 from bimo.data.loader import Pictures
 from bimo.data.shards import read
-from bimo.train.feedback import DiffusionDPO
+from bimo.training.objectives.preferences import DiffusionDPO
 
 
 @pytest.fixture

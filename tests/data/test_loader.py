@@ -15,7 +15,7 @@ from PIL import Image
 from bimo.core.errors import DataError
 from bimo.data.loader import Pictures, buckets, cut, fitted_size
 from bimo.data.shards import shard_name, write_index, write_shard
-from bimo.train.batches import BatchSampler
+from bimo.training.train_loader import BatchSampler
 
 SIZES = ((96, 64), (64, 96), (200, 100), (64, 64), (130, 130), (100, 210), (90, 60))
 
@@ -142,7 +142,7 @@ def test_maps_are_those_of_the_folder_that_a_picture_is_of(tmp_path: Path) -> No
 
 
 def test_what_is_held_out_stays_so_when_a_photo_is_added_that_sorts_first(tmp_path: Path) -> None:
-    from bimo.train.batches import _parted
+    from bimo.training.train_loader import _parted
 
     photos = [encoded((40, 30 + n), n % 12) for n in range(40)]
 

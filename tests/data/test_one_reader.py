@@ -22,10 +22,10 @@ from PIL import Image
 
 from bimo.core.errors import DataError
 from bimo.data import shards
-from bimo.data.curation import reading
-from bimo.data.curation.run import curate
-from bimo.data.curation.steps import Curation, Tools
-from bimo.data.curation.workers import ProcessExecutor
+from bimo.curation.readers import reading
+from bimo.curation.phases.run import curate
+from bimo.curation.steps import Curation, Tools
+from bimo.curation.executors.executors import ProcessExecutor
 from bimo.data.folder import build_folder
 from bimo.data.loader import Pictures
 
@@ -477,7 +477,7 @@ def test_what_is_not_read_is_named(tmp_path: Path) -> None:
 
 def test_rows_of_one_picture_keep_every_caption_through_duplicates(tmp_path: Path) -> None:
     """Copies are of files; rows that name one picture are no copies of it."""
-    from bimo.data.curation.duplicates import Duplicates
+    from bimo.curation.dedup.duplicates import Duplicates
 
     source = tmp_path / "source"
     several_captions(source)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from bimo.core.errors import DataError
-from bimo.data import packages
-from bimo.data.packages import PACKAGES, Package, obtain, package_named, read_member
+from bimo.xiaomo.artwork import packages
+from bimo.xiaomo.artwork.packages import PACKAGES, Package, obtain, package_named, read_member
 
 
 def test_the_pinned_table_has_no_share_alike() -> None:

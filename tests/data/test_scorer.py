@@ -15,10 +15,10 @@ from PIL import Image
 
 from bimo.core.recipe import Recipe
 from bimo.core.types import Picture, Request
-from bimo.data.scorer import ROWS, fastest, picture_vectors, ranked, similarity, square, word_vectors
+from bimo.models.clip.scoring import ROWS, fastest, picture_vectors, ranked, similarity, square, word_vectors
 from bimo.diffusion.system import System
-from bimo.parts.text.bert import Bert
-from bimo.parts.vision import ClipVision
+from bimo.models.text_encoders.bert import Bert
+from bimo.models.clip.vision import ClipVision
 
 
 def test_the_best_comes_first() -> None:
@@ -119,7 +119,7 @@ def test_the_speeds_of_both_kinds_of_numbers_are_told_apart() -> None:
 
 MEASURED_FIRST = """
 import threading, torch
-from bimo.data.scorer import fastest
+from bimo.models.clip.scoring import fastest
 fastest()
 later = []
 thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from bimo.core.errors import DataError
-from bimo.data import shards, sources
-from bimo.data.canvas import SHARES
-from bimo.data.heldout import held_out, held_out_composition
-from bimo.data.packages import Package
-from bimo.data.sources import build_artwork, read_kinds_table
+from bimo.data import shards
+from bimo.xiaomo.artwork import build
+from bimo.xiaomo.artwork.canvas import SHARES
+from bimo.xiaomo.artwork.held_out import held_out, held_out_composition
+from bimo.xiaomo.artwork.packages import Package
+from bimo.xiaomo.artwork.build import build_artwork, read_kinds_table
 
 Fake = tuple[Path, tuple[Package, ...]]
 
@@ -22,7 +23,7 @@ def built(fake: Fake, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("built")
     folder, table = fake
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "SAMPLES_PER_SHARD", 150)
+        patch.setattr(build, "SAMPLES_PER_SHARD", 150)
         build_artwork(out, 400, workers=1, packages=folder, table=table)
     return out
 
@@ -30,7 +31,7 @@ def built(fake: Fake, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_workers_give_the_same_bytes(
     built: Path, fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "SAMPLES_PER_SHARD", 150)
+    monkeypatch.setattr(build, "SAMPLES_PER_SHARD", 150)
     build_artwork(tmp_path, 400, workers=2, packages=fake[0], table=fake[1])
     assert shards.read_index(tmp_path) == shards.read_index(built)
     for shard in shards.read_index(built).shards:
@@ -40,7 +41,7 @@ def test_two_workers_give_the_same_bytes(
 def test_a_broken_off_run_is_continued(
     built: Path, fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "SAMPLES_PER_SHARD", 150)
+    monkeypatch.setattr(build, "SAMPLES_PER_SHARD", 150)
     build_artwork(tmp_path, 400, workers=1, packages=fake[0], table=fake[1])
     (tmp_path / "shard-00001.tar").write_bytes(b"half")
     (tmp_path / "shard-00002.done").unlink()

@@ -15,16 +15,16 @@ import pytest
 import torch
 from torch import nn
 
-from bimo.apps import models
+from bimo.hub import registry
 from bimo.core.types import Picture
-from bimo.diffusion.drive import draw, run_batched
-from bimo.diffusion.keeping import Offloader, kept_in_spaces, offloadable
-from bimo.diffusion.paint import sample, prepare
-from bimo.diffusion.pictures import to_image
+from bimo.diffusion.batching import draw, run_batched
+from bimo.engine.offload import Offloader, kept_in_spaces, offloadable
+from bimo.diffusion.sampling import sample, prepare
+from bimo.diffusion.image_inputs import to_image
 from bimo.diffusion.system import System
-from bimo.parts.compact import Compact
-from bimo.parts.qwen_space import QwenLatent
-from bimo.parts.spaces import ClipImage, Latent
+from bimo.xiaomo.autoencoder import Compact
+from bimo.models.qwen_image.space import QwenLatent
+from bimo.models.spaces import ClipImage, Latent
 from tests.parity.tiny_checkpoints import checkpoint
 
 REQUEST = {"text": "一只红苹果", "seed": 3, "steps": 3, "guidance": 3.0, "size": (64, 64)}
@@ -131,7 +131,7 @@ def test_embeddings_of_pictures_in_bfloat16() -> None:
 
 def test_what_the_bundled_model_draws_is_decoded_within_1_of_255_in_bfloat16() -> None:
     """The only trained decoder that is here: 55 dB, as the documents say."""
-    system = models.load("xiaomo")
+    system = registry.load("xiaomo")
     image = draw(system, "红苹果", seed=1)[0].image
     space: Any = system.space("image")
     pixels = torch.from_numpy(numpy.asarray(image).copy()).permute(2, 0, 1)[None] / 127.5 - 1
@@ -150,9 +150,9 @@ import gc
 import sys
 from pathlib import Path
 import torch
-from bimo.apps import models
+from bimo.cli import models
 from bimo.core.types import Ask, Conditioning
-from bimo.diffusion.keeping import Shelf
+from bimo.engine.offload import Shelf
 
 def of_process(name):
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(name))
@@ -207,7 +207,7 @@ def middling(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     checkpoint(folders["diffusers"], "bert", scheduler, channels=(128, 256, 384, 384), norm_num_groups=32)
     checkpoint(made / "small", "bert", scheduler)
     folders["small"] = made / "small"
-    system = models.load(folders["diffusers"])
+    system = registry.load(folders["diffusers"])
     system.save(folders["bimo"])
     shutil.copytree(folders["bimo"], folders["safetensors"], ignore=shutil.ignore_patterns("hashes.json"))
     save_file(dict(system.state_dict()), folders["safetensors"] / "weights.safetensors")

@@ -14,12 +14,12 @@ from bimo.core.errors import RequestError
 from bimo.core.part import Part
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe
 from bimo.core.types import DenoiserInput, Conditioning, TextEncoding, Picture
-from bimo.diffusion.drive import denoise_together, draw, run_batched
-from bimo.diffusion.paint import fill_request, sample, prepare
-from bimo.diffusion.pictures import to_image
-from bimo.diffusion.schedule import Ddpm, Flow, SingleStepRegression
+from bimo.diffusion.batching import denoise_together, draw, run_batched
+from bimo.diffusion.sampling import fill_request, sample, prepare
+from bimo.diffusion.image_inputs import to_image
+from bimo.diffusion.schedules import Ddpm, Flow, SingleStepRegression
 from bimo.diffusion.system import System
-from bimo.words.budget import Budget
+from bimo.prompts.token_budget import Budget
 
 
 @dataclass(frozen=True, kw_only=True)

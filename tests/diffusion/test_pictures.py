@@ -15,9 +15,9 @@ from PIL import Image
 from bimo.core.errors import RequestError
 from bimo.core.files import MAXIMUM_PICTURE_PIXELS
 from bimo.core.types import Request, checked
-from bimo.diffusion.drive import draw, run_batched
-from bimo.diffusion.paint import fill_request, sample, prepare
-from bimo.diffusion.pictures import mask_of, opaque, pixels_of, size_for, to_image
+from bimo.diffusion.batching import draw, run_batched
+from bimo.diffusion.sampling import fill_request, sample, prepare
+from bimo.diffusion.image_inputs import mask_of, opaque, pixels_of, size_for, to_image
 from bimo.diffusion.system import System
 
 

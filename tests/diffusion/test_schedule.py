@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bimo.core.errors import RecipeError, RequestError
 from bimo.diffusion.samplers import FLOW_SAMPLERS, SAMPLERS
-from bimo.diffusion.schedule import Ddpm, Flow, SingleStepRegression
+from bimo.diffusion.schedules import Ddpm, Flow, SingleStepRegression
 
 SEEDS = st.integers(0, 2**32 - 1)
 BETAS = st.sampled_from(["linear", "scaled_linear", "squaredcos_cap_v2"])

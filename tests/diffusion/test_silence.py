@@ -10,14 +10,14 @@ import torch
 
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe, Stage
 from bimo.core.types import Batch, Conditioning, TextEncoding
-from bimo.diffusion.paint import sample, prepare
-from bimo.diffusion.schedule import Ddpm
+from bimo.diffusion.sampling import sample, prepare
+from bimo.diffusion.schedules import Ddpm
 from bimo.diffusion.system import System, zero_text
-from bimo.parts.denoisers.pixel import PixelUnet
-from bimo.parts.spaces import Pixels
-from bimo.parts.text.bert import Bert
-from bimo.train.denoise import Denoise
-from bimo.train.lesson import TrainInputs, Vocabulary
+from bimo.models.cascade.pixel_unet import PixelUnet
+from bimo.models.spaces import Pixels
+from bimo.models.text_encoders.bert import Bert
+from bimo.training.objectives.denoise import Denoise
+from bimo.training.train_inputs import TrainInputs, Vocabulary
 from tests.parity.tiny_checkpoints import bert_words
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from bimo.core.errors import WeightsError
 from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
-from bimo.parts.denoisers.adapters import adapt, unadapt
+from bimo.models.adapters.attach import adapt, unadapt
 from bimo.recipes.cogview4 import cogview4
 from bimo.recipes.hunyuan_dit import hunyuan_dit_1_2
 from bimo.recipes.kolors import kolors

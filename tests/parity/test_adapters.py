@@ -15,11 +15,11 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image, ImageDraw
 
 from bimo.core.types import Picture
-from bimo.diffusion.drive import draw
+from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
-from bimo.parts.denoisers.adapters import adapt, control, image_prompt
-from bimo.parts.denoisers.lora import extract, inject, save_lora
-from bimo.parts.published.folder import read_folder
+from bimo.models.adapters.attach import adapt, control, image_prompt
+from bimo.models.adapters.lora import extract, inject, save_lora
+from bimo.models.layouts.diffusers_folder import read_folder
 from tests.parity.hunyuan_checkpoints import checkpoint as hunyuan_checkpoint
 from tests.parity.hunyuan_checkpoints import read_by_diffusers as hunyuan_by_diffusers
 from tests.parity.tiny_checkpoints import checkpoint, read_by_diffusers

@@ -10,7 +10,7 @@ from transformers import BertConfig
 from transformers import BertModel as Published
 
 from bimo.core.errors import RecipeError
-from bimo.parts.text.bert_model import BertModel
+from bimo.models.text_encoders.bert_network import BertModel
 
 SIZES = {"width": 24, "layers": 2, "heads": 3, "feed": 40, "vocab": 50, "positions": 12, "types": 2}
 NAMES = {

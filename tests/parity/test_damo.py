@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bimo.apps.models import load, recipe
+from bimo.hub.registry import load, recipe
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.recipe import Recipe
 from bimo.core.types import Conditioning, TextEncoding
-from bimo.diffusion.drive import draw
+from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
-from bimo.parts.published import damo
+from bimo.models.cascade import layout
 from bimo.recipes.damo_cascade import damo_cascade, damo_cascade_xglm
 from bimo.recipes.damo_tiny import damo_tiny
 from tests.parity.chinese_checkpoints import sentence_words
@@ -117,7 +117,7 @@ def tiny_folder(folder: Path) -> System:
     (folder / "model_config.json").write_text(json.dumps(MODELS))
     (folder / "diffusion_config.json").write_text(json.dumps(LAWS))
     (folder / "vocab.txt").write_text("\n".join(BERT_WORDS), "utf-8")
-    system = shaken(damo.recipe_of(folder, damo_tiny))
+    system = shaken(layout.recipe_of(folder, damo_tiny))
     state: dict[str, Tensor] = {}
     for name, value in system.state_dict().items():
         below = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
@@ -132,7 +132,7 @@ def cascade_folder(folder: Path) -> tuple[System, System]:
     (folder / "configuration.json").write_text(json.dumps({"framework": "pytorch", **CASCADE}))
     lines = ["#version", *MERGES, *[""] * (49152 - 256 - 2 - len(MERGES)), "no merge of CLIP's"]
     (folder / "bpe_simple_vocab_16e6.txt.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
-    english, chinese = (shaken(damo.recipe_of(folder, wanted)) for wanted in (damo_cascade, damo_cascade_xglm))
+    english, chinese = (shaken(layout.recipe_of(folder, wanted)) for wanted in (damo_cascade, damo_cascade_xglm))
     own = english.state_dict()
     state = published_clip(own)
     state |= {name.replace(".denoiser", "", 1): value for name, value in own.items() if ".denoiser." in name}
@@ -165,7 +165,7 @@ def same(one: System, other: System, but: str = "never") -> bool:
 
 def test_the_small_cascade_reads_back(tiny: tuple[Path, System]) -> None:
     folder, made = tiny
-    assert damo.system_in(folder) == "damo-tiny"
+    assert layout.system_in(folder) == "damo-tiny"
     assert recipe(folder).levels == made.recipe.levels
     system = load(folder)
     assert same(made, system)
@@ -178,12 +178,12 @@ def test_the_small_cascade_reads_back(tiny: tuple[Path, System]) -> None:
 
 def test_the_large_cascade_reads_back_with_either_tower(cascade: tuple[Path, System, System]) -> None:
     folder, english, chinese = cascade
-    assert damo.system_in(folder) == "damo-cascade"
-    read = damo.read(folder, damo_cascade)
+    assert layout.system_in(folder) == "damo-cascade"
+    read = layout.read(folder, damo_cascade)
     assert same(english, read)
     assert read.text_encoders[0].budget("red cat").used == 4
     # Both were published with the same networks; only the first system's were saved.
-    other = damo.read(folder, damo_cascade_xglm)
+    other = layout.read(folder, damo_cascade_xglm)
     assert {n for n, v in chinese.state_dict().items() if n.startswith("text.")} <= other.state_dict().keys()
     assert all(torch.equal(v, other.state_dict()[n]) for n, v in chinese.state_dict().items() if "text.0" in n)
     assert same(replaced(other, english), english)
@@ -205,7 +205,7 @@ def test_what_does_not_fit_is_told(tiny: tuple[Path, System], tmp_path: Path) ->
     state["unet_generator.surplus"] = state.pop("unet_generator.head.2.bias")
     torch.save(state, copy / "pytorch_model.bin")
     with pytest.raises(WeightsError) as raised:
-        damo.read(copy, damo_tiny)
+        layout.read(copy, damo_tiny)
     assert "missing 1: generator.denoiser.head.2.bias" in raised.value.en
     assert "unexpected 1: generator.denoiser.surplus" in raised.value.en
     for change, told in (
@@ -215,13 +215,13 @@ def test_what_does_not_fit_is_told(tiny: tuple[Path, System], tmp_path: Path) ->
     ):
         (copy / "model_config.json").write_text(json.dumps(MODELS | change))
         with pytest.raises(RecipeError) as refused:
-            damo.recipe_of(copy, damo_tiny)
+            layout.recipe_of(copy, damo_tiny)
         assert told in refused.value.en
     (copy / "model_config.json").write_text(json.dumps(MODELS))
     (copy / "diffusion_config.json").write_text(json.dumps(LAWS | {"generator_config": {"var_type": "learned"}}))
     with pytest.raises(RecipeError, match="learned"):
-        damo.recipe_of(copy, damo_tiny)
-    assert damo.system_in(tmp_path) == ""
+        layout.recipe_of(copy, damo_tiny)
+    assert layout.system_in(tmp_path) == ""
 
 
 def solved(system: System, name: str, x: Tensor, ask: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Tensor:
@@ -237,7 +237,7 @@ def solved(system: System, name: str, x: Tensor, ask: Callable[[Tensor, Tensor],
 @torch.no_grad()
 def test_it_draws_as_the_published_steps_do(tiny: tuple[Path, System]) -> None:
     folder, _ = tiny
-    system = damo.read(folder, damo_tiny)
+    system = layout.read(folder, damo_tiny)
     levels = tuple(replace(level, steps=3 if level.name == "generator" else 2) for level in system.recipe.levels)
     system.recipe = replace(system.recipe, levels=levels)
     for level in levels:
@@ -284,7 +284,7 @@ def test_either_tower_draws_the_large_cascade(cascade: tuple[Path, System, Syste
     for wanted in (damo_cascade, damo_cascade_xglm):
         levels = tuple(replace(level, steps=1 if "upsampler" in level.name else 2) for level in wanted.levels)
         few = replace(wanted, levels=levels)
-        system = damo.read(folder, few)
+        system = layout.read(folder, few)
         one, other = (draw(system, text, size=(128, 128), seed=1)[0].image for text in ("a red cat", "一只苹果"))
         assert one.size == (128, 128)
         assert one.tobytes() != other.tobytes()

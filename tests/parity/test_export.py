@@ -14,10 +14,10 @@ import torch
 
 from bimo.core.errors import RecipeError
 from bimo.core.recipe import Recipe
-from bimo.diffusion.drive import draw
+from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
-from bimo.parts.published.export import to_diffusers, to_single
-from bimo.parts.published.folder import read_folder, recipe_of
+from bimo.models.layouts.export import to_diffusers, to_single
+from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
 from bimo.recipes.damo_sd import damo_sd_zh
 from bimo.recipes.damo_tiny import damo_tiny
 from bimo.recipes.hunyuan_dit import hunyuan_dit_1_1, hunyuan_dit_1_2

@@ -18,11 +18,11 @@ from bimo.core.errors import RecipeError, RequestError, WeightsError
 from bimo.core.part import dumps, loads
 from bimo.core.recipe import Recipe
 from bimo.core.types import Picture
-from bimo.diffusion.drive import draw
+from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
-from bimo.parts.denoisers.flow import unpacked
-from bimo.parts.published.export import to_diffusers
-from bimo.parts.published.folder import read_folder, recipe_of
+from bimo.models.flow_transformers import unpacked
+from bimo.models.layouts.export import to_diffusers
+from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
 from bimo.recipes.cogview4 import cogview4 as cogview4_recipe
 from bimo.recipes.lumina_image import lumina_image as lumina_recipe
 from bimo.recipes.z_image import z_image as z_image_recipe

@@ -11,8 +11,8 @@ import torch
 from diffusers import HunyuanDiTPipeline
 
 from bimo.core.types import Picture
-from bimo.diffusion.drive import draw
-from bimo.parts.published.folder import read_folder
+from bimo.diffusion.batching import draw
+from bimo.models.layouts.diffusers_folder import read_folder
 from tests.parity.hunyuan_checkpoints import checkpoint, read_by_diffusers
 
 CASES: list[tuple[str, dict[str, Any]]] = [

@@ -13,11 +13,11 @@ import torch
 from PIL import Image, ImageDraw
 
 from bimo.core.errors import RequestError
-from bimo.diffusion.drive import draw
-from bimo.diffusion.paint import fill_request
+from bimo.diffusion.batching import draw
+from bimo.diffusion.sampling import fill_request
 from bimo.diffusion.system import System
-from bimo.parts.hints.views import Masked
-from bimo.parts.published.folder import read_folder
+from bimo.models.conditioners import Masked
+from bimo.models.layouts.diffusers_folder import read_folder
 from tests.parity.test_stable_diffusion import SCHEDULERS, _one_thread, compare
 from tests.parity.tiny_checkpoints import checkpoint, read_by_diffusers
 

@@ -15,14 +15,14 @@ import pytest
 import torch
 from PIL import Image
 
-from bimo.core import weights
+from bimo.core import checkpoint_io
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.part import dumps, loads
-from bimo.diffusion.drive import draw
-from bimo.diffusion.pictures import mask_of, pixels_of
+from bimo.diffusion.batching import draw
+from bimo.diffusion.image_inputs import mask_of, pixels_of
 from bimo.diffusion.system import System
-from bimo.parts.published.folder import read_folder, recipe_of
-from bimo.parts.text.chatglm import ChatGlm, ChatGlmTextEncoder
+from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
+from bimo.models.text_encoders.chatglm import ChatGlm, ChatGlmTextEncoder
 from bimo.recipes.kolors import kolors, kolors_inpainting
 from tests.parity.test_image_inputs import hole, photo, unpasted
 from tests.parity.test_stable_diffusion import _one_thread, by_diffusers, compare
@@ -249,7 +249,7 @@ def test_full_size_has_as_many_parameters_as_published() -> None:
     def count(module: Any) -> int:
         return sum(p.numel() for p in module.parameters())
 
-    with weights.unfilled():
+    with checkpoint_io.unfilled():
         system = System(kolors)
         level: Any = system.level("image")
         inpainting: Any = System(replace_text(kolors_inpainting)).level("image")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bimo.core.recipe import Recipe
-from bimo.parts.published.folder import recipe_of
+from bimo.models.layouts.diffusers_folder import recipe_of
 from bimo.recipes.kolors import kolors, kolors_inpainting
 from tests.parity.test_taiyi_xl import published as stable_diffusion_xl
 

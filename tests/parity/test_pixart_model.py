@@ -9,7 +9,7 @@ import torch
 from diffusers import PixArtTransformer2DModel
 
 from bimo.core.errors import RecipeError
-from bimo.parts.denoisers.pixart_model import PixArtModel
+from bimo.models.pixart.network import PixArtModel
 
 SIZES = {"channels": 5, "channels_out": 4, "size": 8, "patch": 2, "width": 24, "heads": 3, "layers": 2, "text": 10}
 

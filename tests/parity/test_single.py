@@ -19,14 +19,14 @@ from diffusers.pipelines.deprecated.alt_diffusion.modeling_roberta_series import
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from bimo.apps import models
+from bimo.hub import registry
 from bimo.core.errors import WeightsError
-from bimo.diffusion.drive import draw
+from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
-from bimo.parts.published import ldm
-from bimo.parts.published.export import to_diffusers, to_single
-from bimo.parts.published.folder import read_folder
-from bimo.parts.published.single import read_file, recipe_of_file
+from bimo.models.stable_diffusion import ldm_names
+from bimo.models.layouts.export import to_diffusers, to_single
+from bimo.models.layouts.diffusers_folder import read_folder
+from bimo.models.stable_diffusion.single_file import read_file, recipe_of_file
 from tests.parity.chinese_checkpoints import sentence_words
 from tests.parity.test_stable_diffusion import by_diffusers, compare
 from tests.parity.tiny_checkpoints import BERT_WORDS, LENGTH, bert_words, clip_words, read_by_diffusers, unet
@@ -221,11 +221,11 @@ def test_altdiffusion_goes_out_and_comes_back(tmp_path: Path, row: str) -> None:
     louder(tower)
     painter = unet(**{**WIDE, "cross_attention_dim": width, "sample_size": 64}).eval()
     coder = autoencoder().eval()
-    names = ldm.inverse(ldm.unet_names(ldm.Blocks(1, (1, 0))))
-    state = {f"{ldm.UNET}{ldm.renamed(n, names)}": v for n, v in painter.state_dict().items()}
-    names = ldm.inverse(ldm.vae_names(4, 1))
-    turned = ldm.vae_to_ldm({str(ldm.renamed(n, names)): v for n, v in coder.state_dict().items()})
-    state |= {f"{ldm.VAE}{n}": v for n, v in turned.items()}
+    names = ldm_names.inverse(ldm_names.unet_names(ldm_names.Blocks(1, (1, 0))))
+    state = {f"{ldm_names.UNET}{ldm_names.renamed(n, names)}": v for n, v in painter.state_dict().items()}
+    names = ldm_names.inverse(ldm_names.vae_names(4, 1))
+    turned = ldm_names.vae_to_ldm({str(ldm_names.renamed(n, names)): v for n, v in coder.state_dict().items()})
+    state |= {f"{ldm_names.VAE}{n}": v for n, v in turned.items()}
     state |= {f"cond_stage_model.{n}": v for n, v in tower.state_dict().items()}
     torch.save({"state_dict": state}, tmp_path / "alt.ckpt")
     system = read_file(tmp_path / "alt.ckpt")
@@ -351,7 +351,7 @@ def test_weights_that_are_no_numbers_are_named(places: Any, tmp_path: Path) -> N
     unet_file = tmp_path / "nan" / "unet" / "diffusion_pytorch_model.safetensors"
     for path, name in (
         (unet_file, "conv_in.weight"),
-        (tmp_path / "one" / "model.safetensors", f"{ldm.UNET}out.2.bias"),
+        (tmp_path / "one" / "model.safetensors", f"{ldm_names.UNET}out.2.bias"),
     ):
         state = load_file(path)
         state[name].view(-1)[0] = float("nan")
@@ -368,9 +368,9 @@ def test_the_ending_says_nothing(places: Any, tmp_path: Path, name: str) -> None
     _, file = places("clip")
     shutil.copyfile(file, tmp_path / name)
     shutil.copytree(file.parent / "model.words.0", tmp_path / "words.0")
-    found = models.load(tmp_path / name)
+    found = registry.load(tmp_path / name)
     assert found.weights_hash == read_file(file).weights_hash
-    assert models.recipe(tmp_path / name).levels == found.recipe.levels
+    assert registry.recipe(tmp_path / name).levels == found.recipe.levels
 
 
 KINDS = ["clip", "bert", "sd2-v", "sd2-eps"]
@@ -446,7 +446,7 @@ def test_surplus_entries_are_counted_and_left(places: Any, tmp_path: Path, monke
     shutil.copytree(file.parent, tmp_path / "fat")
     state = load_file(file)
     (tmp_path / "fat/model.safetensors").unlink()
-    ema = {f"model_ema.{n.replace('.', '')}": v for n, v in state.items() if n.startswith(ldm.UNET)}
+    ema = {f"model_ema.{n.replace('.', '')}": v for n, v in state.items() if n.startswith(ldm_names.UNET)}
     more = {"betas": torch.zeros(4), "first_stage_model.loss.logvar": torch.zeros(1)}
     optimizer = {"state": {0: {"step": 3, "exp_avg": torch.zeros(9)}}, "param_groups": [{"lr": 0.1}]}
     torch.save({"state_dict": state | ema | more, "optimizer_states": optimizer}, tmp_path / "fat/model.ckpt")
@@ -460,6 +460,6 @@ def test_surplus_entries_are_counted_and_left(places: Any, tmp_path: Path, monke
 def test_an_unknown_tensor_of_the_unet_is_told(places: Any, tmp_path: Path) -> None:
     _, file = places("clip")
     shutil.copytree(file.parent, tmp_path / "odd")
-    save_file(load_file(file) | {f"{ldm.UNET}swirl.weight": torch.zeros(2)}, tmp_path / "odd/model.safetensors")
+    save_file(load_file(file) | {f"{ldm_names.UNET}swirl.weight": torch.zeros(2)}, tmp_path / "odd/model.safetensors")
     with pytest.raises(WeightsError, match=r"swirl\.weight"):
         read_file(tmp_path / "odd/model.safetensors")

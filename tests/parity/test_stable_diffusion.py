@@ -13,9 +13,9 @@ from transformers import BertModel
 
 from bimo.core.part import dumps, loads
 from bimo.core.types import Picture
-from bimo.diffusion.drive import draw
+from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
-from bimo.parts.published.folder import read_folder, recipe_of
+from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
 from tests.parity.tiny_checkpoints import checkpoint, read_by_diffusers
 
 LAW = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}

@@ -18,9 +18,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from bimo.core.errors import RecipeError
 from bimo.core.part import dumps, loads
 from bimo.core.types import METADATA_KEY, Picture, read_metadata
-from bimo.diffusion.drive import draw
+from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
-from bimo.parts.published.folder import read_folder, recipe_of
+from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
 from tests.parity.test_image_inputs import hole, photo, unpasted
 from tests.parity.test_stable_diffusion import _one_thread, by_diffusers, compare
 from tests.parity.tiny_checkpoints import clip_words, unet, vae

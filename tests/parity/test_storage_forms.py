@@ -18,11 +18,11 @@ from torch import Tensor
 
 from bimo.core.errors import WeightsError
 from bimo.diffusion.system import System
-from bimo.parts.published import weight_files
-from bimo.parts.published.folder import read_folder, recipe_of
-from bimo.parts.published.pipelines import FAMILIES as READERS
-from bimo.parts.published.pipelines import family_of, otherwise
-from bimo.parts.published.weight_files import files_of
+from bimo.models.layouts import weight_files
+from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
+from bimo.models.layouts.pipelines import FAMILIES as READERS
+from bimo.models.layouts.pipelines import family_of, otherwise
+from bimo.models.layouts.weight_files import files_of
 from tests.parity.families import FAMILIES
 from tests.parity.tiny_checkpoints import checkpoint
 

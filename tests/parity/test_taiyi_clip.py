@@ -20,16 +20,16 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from bimo.apps import models
-from bimo.apps.facts import parameters, unfilled
-from bimo.apps.models import load
+from bimo.hub import registry
+from bimo.cli.model_info import parameters, unfilled
+from bimo.hub.registry import load
 from bimo.core.errors import WeightsError
 from bimo.core.recipe import Recipe
-from bimo.data.scorer import similarity
+from bimo.models.clip.scoring import similarity
 from bimo.diffusion.system import System
-from bimo.parts.published.taiyi_clip import read_apart
-from bimo.parts.text.bert import Bert
-from bimo.parts.vision import ClipVision
+from bimo.models.clip.taiyi_layout import read_apart
+from bimo.models.text_encoders.bert import Bert
+from bimo.models.clip.vision import ClipVision
 from bimo.recipes.taiyi_clip import taiyi_clip, taiyi_clip_b32, taiyi_clip_huge, taiyi_clip_large
 from tests.parity.tiny_checkpoints import BERT_WORDS, bert_words
 
@@ -139,7 +139,7 @@ def test_towers_of_two_repositories_are_one_system(
     whole = CLIPModel(CLIPConfig(text_config=text, vision_config=pictures.config.to_dict(), projection_dim=12))
     whole.load_state_dict(pictures.state_dict(), strict=False)
     whole.save_pretrained(tmp_path / "pictures")
-    monkeypatch.setattr(models, "fetch", lambda repo, indices: places[repo])
+    monkeypatch.setattr(registry, "fetch", lambda repo, indices: places[repo])
     first = load("taiyi-clip").weights_hash
     assert len(first) == 64
     images, texts = [Image.new("RGB", (50, 40), "red")], ["一只红苹果", "a cat"]

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from bimo.core import weights
+from bimo.core import checkpoint_io
 from bimo.diffusion.system import System
-from bimo.parts.published.folder import recipe_of
+from bimo.models.layouts.diffusers_folder import recipe_of
 from bimo.recipes.taiyi_xl import taiyi_xl
 
 
@@ -153,7 +153,7 @@ def test_full_size_has_as_many_parameters_as_published() -> None:
         return sum(p.numel() for p in module.parameters())
 
     more = (57475 - 49408) + (512 - 77)
-    with weights.unfilled():
+    with checkpoint_io.unfilled():
         system = System(taiyi_xl)
     level: Any = system.level("image")
     assert count(level.denoiser) == 2_567_463_684

@@ -11,10 +11,10 @@ import pytest
 import transformers
 
 from bimo.core.errors import RecipeError
-from bimo.parts.published.configs import NO_EFFECT_TEXT, Config
-from bimo.parts.published.flow import language_model
-from bimo.parts.published.folder import recipe_of
-from bimo.parts.text.llm import LanguageModel
+from bimo.models.layouts.configs import NO_EFFECT_TEXT, Config
+from bimo.models.layouts.flow import language_model
+from bimo.models.layouts.diffusers_folder import recipe_of
+from bimo.models.text_encoders.language_model import LanguageModel
 from tests.parity.families import FAMILIES
 
 #: As any version of transformers may put them beside a tower's own fields; none is read to answer.

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from transformers.models.chinese_clip.image_processing_pil_chinese_clip import ChineseCLIPImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from bimo.apps.models import load, recipe
+from bimo.hub.registry import load, recipe
 from bimo.core.errors import RecipeError, WeightsError
-from bimo.data.scorer import similarity
+from bimo.models.clip.scoring import similarity
 from bimo.diffusion.system import System
 from tests.parity.chinese_checkpoints import sentence_words
 from tests.parity.tiny_checkpoints import BERT_WORDS, bert_words, clip_words
@@ -226,13 +226,13 @@ def test_damaged_folders_are_told(tmp_path: Path) -> None:
 
 def test_full_sizes() -> None:
     """Chinese-CLIP ViT-B/16 has 188 M parameters (arXiv:2211.01335, table 1)."""
-    from bimo.core import weights
+    from bimo.core import checkpoint_io
     from bimo.core.recipe import Recipe
-    from bimo.parts.text.bert import Bert
-    from bimo.parts.vision import ClipVision
+    from bimo.models.text_encoders.bert import Bert
+    from bimo.models.clip.vision import ClipVision
 
     text = Bert(length=52, masked=True, pooler=False, pool="start", project=512)
     vision = ClipVision(patch=16, width=768, layers=12, heads=12, feed=3072, project=512)
-    with weights.unfilled():
+    with checkpoint_io.unfilled():
         count = sum(p.numel() for p in System(Recipe(name="clip", text_encoders=(text,), vision=vision)).parameters())
     assert count / 1e6 == pytest.approx(188, abs=1)

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from bimo.core.errors import say
-from bimo.diffusion import weighing
-from bimo.diffusion.drive import draw
-from bimo.diffusion.paint import prepare
+from bimo.diffusion import prompt_weighting
+from bimo.diffusion.batching import draw
+from bimo.diffusion.sampling import prepare
 from bimo.diffusion.system import System
-from bimo.parts.published.folder import read_folder
+from bimo.models.layouts.diffusers_folder import read_folder
 from bimo.recipes.z_image import z_image
-from bimo.words.emphasis import emphasis
+from bimo.prompts.weighting import emphasis
 from tests.parity.chinese_checkpoints import published
 from tests.parity.test_stable_diffusion import LAW, compare
 from tests.parity.tiny_checkpoints import checkpoint, read_by_diffusers
@@ -69,7 +69,7 @@ def test_towers_of_one_token_a_place_are_weighed_where_the_word_stands(tmp_path:
     system = read_folder(published(tmp_path / row, row).folder)
     (both,) = system.encode(["红苹果", ""])
     plain, empty = both.tokens[:1], both.tokens[1:]
-    ((found,), told) = weighing.encoded(system, [emphasis("红（苹果：2）")])
+    ((found,), told) = prompt_weighting.encoded(system, [emphasis("红（苹果：2）")])
     assert not told
     tower = system.text_encoders[0]
     first, last = (tower.budget(text).used - tower.budget("").used + 1 for text in ("红", "红苹果"))
@@ -85,7 +85,7 @@ def test_a_system_that_cannot_weigh_says_so_and_draws_the_plain_words() -> None:
 
     system = System(z_image.tiny())
     system.text[0] = Chat()
-    plain, told = weighing.encoded(system, [emphasis("红（苹果：2）")])
+    plain, told = prompt_weighting.encoded(system, [emphasis("红（苹果：2）")])
     assert torch.equal(plain[0].tokens, torch.ones(1, 2, 4))
     assert told == (say("", "the text tower of this system cannot weigh words: (word:1.3) changed nothing"),)
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from bimo.apps.models import recipe
-from bimo.core import weights
+from bimo.hub.registry import recipe
+from bimo.core import checkpoint_io
 from bimo.core.errors import RecipeError, WeightsError
-from bimo.diffusion.paint import prepare
+from bimo.diffusion.sampling import prepare
 from bimo.diffusion.system import System
-from bimo.parts.published.folder import recipe_of
-from bimo.parts.text.clip import ClipText
-from bimo.parts.text.wording import read_model
-from bimo.parts.text.xlm import XlmText
+from bimo.models.layouts.diffusers_folder import recipe_of
+from bimo.models.text_encoders.clip import ClipText
+from bimo.models.text_encoders.tokenization import read_model
+from bimo.models.text_encoders.xlm import XlmText
 from tests.parity.chinese_checkpoints import PIECES, pieces_words, sentence_model, sentence_words
 
 CLIP_L = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
@@ -67,7 +67,7 @@ def count(module: nn.Module) -> int:
 @pytest.mark.parametrize("name", FULL)
 def test_full_size_has_the_parameters_of_the_reference(name: str) -> None:
     kind, config, less, painter = FULL[name]
-    with weights.unfilled():
+    with checkpoint_io.unfilled():
         system = System(recipe(name))
     level: Any = system.level("image")
     assert all(p.is_meta for p in system.parameters())

@@ -11,28 +11,28 @@ import pytest
 import torch
 from PIL import Image
 
-from bimo.apps.models import recipes
+from bimo.hub.registry import recipes
 from bimo.core.errors import RequestError
 from bimo.core.part import dumps, loads
 from bimo.core.recipe import Recipe
 from bimo.core.types import TextEncoding
 from bimo.data.loader import Pictures
-from bimo.data.scorer import similarity
-from bimo.diffusion.drive import draw
-from bimo.diffusion.paint import prepare
+from bimo.models.clip.scoring import similarity
+from bimo.diffusion.batching import draw
+from bimo.diffusion.sampling import prepare
 from bimo.diffusion.system import System
-from bimo.parts.text.bert import BertTextEncoder
-from bimo.parts.text.chatglm import ChatGlmTextEncoder
-from bimo.parts.text.clip import ClipTextEncoder
-from bimo.parts.text.llm import LanguageModelEncoder
-from bimo.parts.text.t5 import T5TextEncoder
-from bimo.parts.text.xglm import XglmTextEncoder
-from bimo.parts.text.xlm import XlmTextEncoder
-from bimo.train.adapter import Lora
-from bimo.train.distil import Distil
-from bimo.train.learning import StageTrainer
-from bimo.train.loop import Trainer
-from bimo.train.processes import Processes
+from bimo.models.text_encoders.bert import BertTextEncoder
+from bimo.models.text_encoders.chatglm import ChatGlmTextEncoder
+from bimo.models.text_encoders.clip import ClipTextEncoder
+from bimo.models.text_encoders.language_model import LanguageModelEncoder
+from bimo.models.text_encoders.t5 import T5TextEncoder
+from bimo.models.text_encoders.xglm import XglmTextEncoder
+from bimo.models.text_encoders.xlm import XlmTextEncoder
+from bimo.training.adapters.lora_stage import Lora
+from bimo.training.objectives.distil import Distil
+from bimo.training.stage_trainer import StageTrainer
+from bimo.training.trainer import Trainer
+from bimo.training.distributed.processes import Processes
 from tests.conftest import KNOWN
 from tests.parity.chinese_checkpoints import sentence_words
 from tests.parity.hunyuan_checkpoints import t5_words

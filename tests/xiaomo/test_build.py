@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bimo.apps import cli
+from bimo.cli import main
 from bimo.core.errors import DataError
 from bimo.data import shards
 from bimo.data.loader import Pictures
@@ -81,7 +81,7 @@ def test_a_record_says_all_that_the_picture_declares(tmp_path: Path) -> None:
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status = cli.run(["data", "scenes", str(tmp_path), "--count", "2", "--side", "32", "--workers", "1"])
+    status = main.run(["data", "scenes", str(tmp_path), "--count", "2", "--side", "32", "--workers", "1"])
     assert status == 0
     assert (tmp_path / "index.json").is_file()
     assert "count: 2" in capsys.readouterr().out

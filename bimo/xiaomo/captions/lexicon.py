@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 
-from bimo.words.normalise import normal
+from bimo.prompts.normalise import normal
 from bimo.xiaomo.scenes.description import Mood
 
 NOTHING = "-"

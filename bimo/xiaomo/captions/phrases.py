@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bimo.data.phrases import Text, traditional
+from bimo.xiaomo.artwork.captions import Text, traditional
 from bimo.xiaomo.captions.lexicon import elements, elements_of, mood_of, moods, styles, subjects
 from bimo.xiaomo.captions.verses import Verse
 from bimo.xiaomo.chance import Chance

@@ -15,7 +15,7 @@ from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 
-from bimo.words.normalise import normal
+from bimo.prompts.normalise import normal
 from bimo.xiaomo.captions.lexicon import elements_of
 from bimo.xiaomo.heldout import held_out_verse
 from bimo.xiaomo.scenes.subjects.verse import room_for

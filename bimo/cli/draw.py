@@ -1,0 +1,437 @@
+"""`bimo draw`: a prompt to PNG files, or a PNG drawn again from its own record."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import sys
+import tempfile
+import time
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bimo.cli import inputs
+from bimo.engine import memory
+from bimo.hub import registry
+from bimo.cli.models import Dtype, names, numbers
+from bimo.cli.terminal import print_json
+from bimo.core.errors import RecipeError, RequestError, say
+from bimo.core.files import write_whole
+from bimo.core.types import DenoiserInput, Picture, Request, checked, read_metadata
+
+if TYPE_CHECKING:
+    from bimo.engine.offload import Offloader
+    from bimo.diffusion.system import System
+
+SUFFIX = ".png"
+NAME_BYTES = 255
+#: Systems of fewer gain nothing from a second thread.
+SMALL_PARAMETERS = 50_000_000
+#: Room in a name for what keeps it from another: -2, -3 ... and the suffix.
+RESERVED_BYTES = len("-99999" + SUFFIX)
+_NOT_IN_NAMES = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+')
+#: What Windows takes for a device, whatever comes after a full stop: a picture of that name could not be copied there.
+_DEVICES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"} | {
+    f"{port}{number}" for port in ("COM", "LPT") for number in (*"0123456789", *"¹²³")
+}
+
+EXAMPLES = say(
+    "例子：\n\n  bimo draw 红苹果，3D风格\n\n  bimo draw 小桥流水人家 --style ink -n 4 --seed 1 -o 小桥.png\n\n"
+    "  bimo draw 一只猫 -m taiyi-sd-en --size 512x768 --steps 30\n\n"
+    "  bimo draw 城堡，（水墨画：1.5）\n\n"
+    "  bimo draw 雪景 --image 照片.png --strength 0.6\n\n  bimo draw --again 红苹果.png",
+    'Examples:\n\n  bimo draw "a red apple, 3d style"\n\n  bimo draw "a bridge over a stream" --style ink -n 4 '
+    '--seed 1 -o bridge.png\n\n  bimo draw "a cat" -m taiyi-sd-en --size 512x768 --steps 30\n\n'
+    '  bimo draw "a castle, (ink wash painting:1.5)"\n\n'
+    '  bimo draw "in the snow" --image photo.png --strength 0.6\n\n  bimo draw --again "a red apple.png"',
+)
+HELP = say("把一句话画成图片（PNG）。", "Draw a sentence as a picture (PNG).")
+
+
+def draw(
+    prompt: Annotated[str | None, typer.Argument(help=say("要画什么", "what to draw"))] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "-m",
+            "--model",
+            help=say(
+                "模型：名字、文件夹或 Hugging Face 的 作者/名字；不写就用 BIMO_MODEL，再不然用小墨 xiaomo",
+                "a model: name, folder or owner/name of Hugging Face; else BIMO_MODEL, else xiaomo",
+            ),
+            autocompletion=names,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help=say(
+                "写到哪个 PNG 文件或文件夹；不写就用提示词作文件名", "which PNG or folder; else named by the prompt"
+            ),
+        ),
+    ] = None,
+    count: Annotated[int, typer.Option("-n", "--count", help=say("画几张", "how many pictures"))] = 1,
+    size: Annotated[str | None, typer.Option(help=say("宽x高，或边长（像素）", "WxH or one side, in pixels"))] = None,
+    steps: Annotated[int | None, typer.Option(help=say("步数", "how many steps"))] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help=say("听从提示词的程度", "how strictly the prompt is followed"))
+    ] = None,
+    sampler: Annotated[str | None, typer.Option(help=inputs.SAMPLER_HELP)] = None,
+    schedule: Annotated[str | None, typer.Option(help=inputs.SCHEDULE_HELP)] = None,
+    spacing: Annotated[str | None, typer.Option(help=inputs.SPACING_HELP)] = None,
+    eta: Annotated[float | None, typer.Option(help=inputs.ETA_HELP)] = None,
+    guidance_rescale: Annotated[float | None, typer.Option(help=inputs.RESCALE_HELP)] = None,
+    clip_skip: Annotated[int | None, typer.Option(help=inputs.CLIP_SKIP_HELP)] = None,
+    seed: Annotated[int | None, typer.Option(help=say("种子；同样的种子画同样的图", "same seed, same picture"))] = None,
+    negative: Annotated[str | None, typer.Option(help=inputs.NEGATIVE_HELP)] = None,
+    style: Annotated[str | None, typer.Option(help=say("风格，如 ink 或 水墨", "a style, for instance ink"))] = None,
+    image: Annotated[Path | None, typer.Option(help=inputs.IMAGE_HELP)] = None,
+    mask: Annotated[Path | None, typer.Option(help=inputs.MASK_HELP)] = None,
+    strength: Annotated[float | None, typer.Option(help=inputs.STRENGTH_HELP)] = None,
+    hint: Annotated[list[str] | None, typer.Option(help=inputs.HINT_HELP)] = None,
+    dial: Annotated[list[str] | None, typer.Option(help=inputs.DIAL_HELP)] = None,
+    lora: Annotated[list[str] | None, typer.Option(help=inputs.LORA_HELP)] = None,
+    embedding: Annotated[list[str] | None, typer.Option(help=inputs.EMBEDDING_HELP)] = None,
+    control: Annotated[list[str] | None, typer.Option(help=inputs.CONTROL_HELP)] = None,
+    ip_adapter: Annotated[list[str] | None, typer.Option(help=inputs.IP_ADAPTER_HELP)] = None,
+    image_encoder: Annotated[Path | None, typer.Option(help=inputs.ENCODER_HELP)] = None,
+    best: Annotated[Path | None, typer.Option(help=inputs.BEST_HELP)] = None,
+    dtype: Annotated[Dtype, typer.Option(help=inputs.DTYPE_HELP)] = Dtype.fp32,
+    offload: Annotated[bool, typer.Option("--offload", help=inputs.OFFLOAD_HELP)] = False,
+    as_json: Annotated[bool, typer.Option("--json", help=say("打印一个 JSON 对象", "print one JSON object"))] = False,
+    again: Annotated[
+        Path | None, typer.Option(help=say("按一张 PNG 里的记录重画", "draw a PNG again from its record"))
+    ] = None,
+    opened: Annotated[bool, typer.Option("--open", help=say("画完打开", "open it when it is drawn"))] = False,
+) -> None:
+    """Draws, saves each picture as soon as it is done, and prints where it lies."""
+    settings: dict[str, Any] = {
+        "size": None if size is None else size_of(size),
+        "steps": steps,
+        "guidance": guidance,
+        "sampler": sampler,
+        "schedule": schedule,
+        "spacing": spacing,
+        "eta": eta,
+        "guidance_rescale": guidance_rescale,
+        "clip_skip": clip_skip,
+        "seed": seed,
+        "negative": negative,
+        "style": style,
+        "strength": strength,
+        "dials": inputs.dials(dial) if dial else None,
+    }
+    given = {name: value for name, value in settings.items() if value is not None}
+    beside = inputs.Adapters.given(lora or (), control or (), embedding or (), ip_adapter or (), image_encoder)
+    seen = inputs.pictures(image, mask, hint or (), beside)
+    choice = None if best is None else inputs.BestOfN(best, count)
+    if again is not None:
+        if prompt is not None or given or count != 1:
+            raise RequestError(*inputs.AGAIN_ALONE)
+        record = read_metadata(again)
+        record["request"] = inputs.recorded(record["request"], seen, again)
+        request, name = checked(record["request"]), model or record["recipe"]
+    else:
+        request = checked({"text": prompt or "", "count": count} | given | seen)
+        record, name = None, model or os.environ.get("BIMO_MODEL") or registry.DEFAULT_MODEL
+    if request.style:
+        from bimo.prompts.styles import style_named
+
+        style_named(request.style)
+    if request.size:
+        memory.check(request.size, dtype)
+    place = OutputPath(output, request.text)
+    place.check()
+    system = beside.put(_loaded(name, record is not None and model is None, request.size, dtype, offload))
+    full = _filled(system, request, dtype)
+    said: list[str] = []
+    pictures, files = _drawn(_kept(system, dtype, offload), full, place, as_json, choice, said)
+    warnings = list(dict.fromkeys(w for picture in pictures for w in picture.warnings))
+    told: dict[str, Any] = {}
+    if again is not None and record is not None:
+        identical = again.read_bytes() == pictures[0].png()
+        told["identical"] = identical
+        warnings += _compared(again, identical, record["weights"], system.weights_hash)
+    _note(warning for warning in warnings if warning not in said)
+    if as_json:
+        told |= {
+            "files": [str(file) for file in files],
+            "seeds": [picture.seed for picture in pictures],
+            "seconds": [round(picture.seconds, 3) for picture in pictures],
+            "warnings": warnings,
+            "recipe": pictures[0].recipe,
+            "weights": pictures[0].weights,
+            "request": pictures[0].metadata()["request"],
+        }
+        print_json(told)
+    if opened:
+        for file in files:
+            typer.launch(str(file))
+
+
+def _steady(system: System) -> System:
+    """A small system is drawn by one thread: no slower from the shell, and the same bytes by every process. With two,
+    about one process in twenty was seen to differ in the last bit, which may turn a pixel by one of 255.
+    """
+    import torch
+
+    if sum(parameter.numel() for parameter in system.parameters()) < SMALL_PARAMETERS:
+        torch.set_num_threads(1)
+    return system
+
+
+def _loaded(name: str, recorded: bool, size: tuple[int, int] | None, dtype: Dtype, offload: bool) -> System:
+    if said := memory.said(name, size, dtype, offload):
+        typer.echo(said, err=True)
+    with _shown(say(f"读入模型 {name} …", f"reading the model {name} ...")):
+        try:
+            return _steady(registry.load(name, stored=offload or dtype is not Dtype.fp32))
+        except RecipeError as error:
+            if not recorded:
+                raise
+            raise RecipeError(
+                f"{error.zh}；这张图由 {name} 画成，请用 -m 指定它的文件夹",
+                f"{error.en}; the picture was drawn by {name}: name its folder with -m",
+            ) from None
+
+
+def _filled(system: System, request: Request, dtype: Dtype) -> Request:
+    """The request with all that it leaves open. Raises RequestError for one that does not fit into memory."""
+    from bimo.diffusion.sampling import fill_request
+
+    if request.seed is None:
+        request = request.model_copy(update={"seed": secrets.randbelow(2**32)})
+    full = fill_request(system, request)
+    memory.check(full.size or (0, 0), dtype)
+    return full
+
+
+def _kept(system: System, dtype: Dtype, offload: bool) -> Offloader:
+    from bimo.engine.offload import Offloader
+
+    return Offloader(system, numbers(dtype), away=offload)
+
+
+def _drawn(
+    shelf: Offloader,
+    request: Request,
+    place: OutputPath,
+    quiet: bool,
+    choice: inputs.BestOfN | None,
+    said: list[str],
+) -> tuple[list[Picture], list[Path]]:
+    from bimo.diffusion.batching import run_batched
+    from bimo.diffusion.sampling import sample, prepare
+
+    with shelf.text_encoders():
+        prepared = prepare(shelf.system, request)
+    # What is known of the words is said before minutes are spent on them.
+    said += prepared.warnings
+    _note(prepared.warnings)
+    pictures: list[Picture] = []
+    files: list[Path] = []
+    with _bar(request.count) as progress:
+        for index in range(request.count):
+
+            def told(_: int, ask: DenoiserInput, index: int = index) -> None:
+                shelf.on_step(ask)
+                progress(index, ask.step, ask.steps)
+
+            start = time.perf_counter()
+            # One at a time: each is saved before the next is begun, and drawn alone it is the same to the byte.
+            (picture,) = run_batched(shelf.system, [sample(shelf.system, prepared, index)], told)
+            pictures.append(replace(picture, seconds=time.perf_counter() - start))
+            if choice is None:
+                files.append(place.write(pictures[-1].png()))
+                if not quiet:
+                    print(files[-1], flush=True)
+    if choice is not None:
+        pictures = [choice.of(pictures)]
+        files = [place.write(pictures[0].png())]
+        if not quiet:
+            print(files[0], flush=True)
+    return pictures, files
+
+
+def _note(warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        typer.secho(say(f"注意：{warning}", f"Note: {warning}"), fg="yellow", err=True)
+
+
+def _compared(file: Path, identical: bool, recorded: str, loaded: str) -> list[str]:
+    if recorded != loaded:
+        return [
+            say(
+                f"{file} 由另一份权重画成（记录 {recorded[:12]}…，现在 {loaded[:12]}…），重画的图会不同",
+                f"{file} was drawn with other weights (recorded {recorded[:12]}..., now {loaded[:12]}...); "
+                "the new picture differs",
+            )
+        ]
+    if identical:
+        return []
+    return [
+        say(
+            f"重画的图与 {file} 不是逐字节相同；可能换了处理器、软件版本或 --dtype",
+            f"the new picture is not {file} to the byte; the processor, a library or --dtype may have changed",
+        )
+    ]
+
+
+class OutputPath:
+    """Where pictures go: a file or folder that was named, else a name made of the prompt.
+
+    Only a file that was named is ever replaced.
+    """
+
+    def __init__(self, output: Path | None, text: str) -> None:
+        # os.path answers False where a name is too long to be looked for; pathlib raises.
+        folder = output is not None and os.path.isdir(output)
+        self.named = output is not None and not folder
+        #: /dev/null, a pipe and the like, which are written to and never replaced.
+        self.stream = output is not None and os.path.exists(output) and not (folder or os.path.isfile(output))
+        if output is None or folder:
+            output = (output or Path()) / (name_of(text, _longest_name(output or Path())) + SUFFIX)
+        if output.suffix == "" and not self.stream:
+            output = output.with_name(output.name + SUFFIX)
+        self.first = output
+        self.written = 0
+
+    def check(self) -> None:
+        """Raises RequestError where a file could not be written there: before anything is drawn."""
+        path = self.first
+        if self.stream:
+            return
+        if path.suffix.lower() != SUFFIX:
+            raise RequestError(
+                f"只能写 PNG（里面要记下怎样重画），不能写 {path.suffix}；请用 {path.with_suffix(SUFFIX)}",
+                f"only PNG is written, as it carries how to draw it again, not {path.suffix}; "
+                f"use {path.with_suffix(SUFFIX)}",
+            )
+        try:
+            folder = path.parent
+            while not os.path.exists(folder) and folder != folder.parent:
+                folder = folder.parent
+            if len(os.fsencode(path.name)) > _longest_name(folder):
+                raise OSError(36, os.strerror(36))
+            handle, trial = tempfile.mkstemp(dir=folder, prefix=".", suffix=".part")
+            os.close(handle)
+            Path(trial).unlink()
+        except (OSError, ValueError) as error:
+            told = getattr(error, "strerror", None) or str(error)
+            raise RequestError(f"写不到 {path}：{told}", f"cannot write to {path}: {told}") from None
+
+    def write(self, content: bytes) -> Path:
+        """Writes one more picture, whole or not at all, and answers where it lies."""
+        self.written += 1
+        if self.stream:
+            with open(self.first, "wb") as stream:
+                stream.write(content)
+            return self.first
+        if self.named and self.written == 1:
+            return write_whole(self.first, content)
+        return _write_new(self.first, content)
+
+
+def name_of(text: str, longest: int = NAME_BYTES) -> str:
+    """A file name, without suffix, of a prompt: Chinese stays, what no file system takes does not; cut by bytes."""
+    clean = _NOT_IN_NAMES.sub(" ", unicodedata.normalize("NFC", text))
+    encoding = sys.getfilesystemencoding()
+    clean = clean.encode(encoding, "ignore").decode(encoding)  # what this machine has no name for
+    clean = re.sub(r"\s+", " ", clean).strip(" .-~")
+    cut = clean.encode()[: max(8, longest - RESERVED_BYTES)].decode(errors="ignore").rstrip(" .")
+    # A cut in the middle of a joined character leaves its joiner behind.
+    cut = cut.rstrip("\u200d\ufe0f") or "bimo"
+    stem, dot, rest = cut.partition(".")
+    return f"{stem}_{dot}{rest}" if stem.strip().upper() in _DEVICES else cut
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """'512x768' or '512' -> (width, height). Raises RequestError."""
+    found = re.fullmatch(r"\s*(\d{1,9})\s*(?:[xX×*]\s*(\d{1,9})\s*)?", text)
+    if found is None:
+        raise RequestError(
+            f"--size 是 {text!r}，应为 宽x高（如 512x768）或一个边长（如 512）",
+            f"--size is {text!r}; expected WxH (for instance 512x768) or one side (512)",
+        )
+    return int(found[1]), int(found[2] or found[1])
+
+
+def _write_new(first: Path, content: bytes) -> Path:
+    """Writes beside what is there: name.png, name-2.png ... Making a link fails where a name is taken meanwhile."""
+    first.parent.mkdir(parents=True, exist_ok=True)
+    handle, part = tempfile.mkstemp(dir=first.parent, prefix=".", suffix=".part")
+    os.close(handle)
+    try:
+        write_whole(Path(part), content)
+        for path in _names(first):
+            try:
+                os.link(part, path)
+            except FileExistsError:
+                continue
+            except OSError:  # a file system without links
+                if path.exists():
+                    continue
+                os.replace(part, path)
+            return path
+    finally:
+        Path(part).unlink(missing_ok=True)
+    raise AssertionError("names never end")
+
+
+def _names(first: Path) -> Iterator[Path]:
+    yield first
+    number = 2
+    while True:
+        yield first.with_name(f"{first.stem}-{number}{first.suffix}")
+        number += 1
+
+
+def _longest_name(folder: Path) -> int:
+    try:
+        return os.pathconf(folder, "PC_NAME_MAX")
+    except (AttributeError, OSError, ValueError):
+        return NAME_BYTES
+
+
+@contextlib.contextmanager
+def _shown(sentence: str) -> Iterator[None]:
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(sentence):
+        yield
+
+
+@contextlib.contextmanager
+def _bar(count: int) -> Iterator[Callable[[int, int, int], None]]:
+    """A progress bar on standard error; nothing where that is not a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda index, step, steps: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=None)
+
+        def told(index: int, step: int, steps: int) -> None:
+            progress.update(
+                task,
+                description=say(f"第 {index + 1}/{count} 张", f"picture {index + 1} of {count}"),
+                completed=step,
+                total=steps,
+            )
+
+        yield told

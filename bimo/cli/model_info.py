@@ -1,0 +1,157 @@
+"""What can be said of a recipe without making any of its weights: sizes, tokens, levels, what learns in each stage."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from typing import TYPE_CHECKING, Any
+
+from bimo.hub import registry
+from bimo.core import part
+from bimo.core.errors import say
+from bimo.core.recipe import Recipe
+
+if TYPE_CHECKING:
+    from bimo.diffusion.system import System
+
+#: Kinds of source in Chinese; English has them as they are.
+SOURCES = {
+    "published weights": "公开的权重",
+    "published description": "公开的描述",
+    "reconstruction": "按资料重建",
+    "own": "自有",
+}
+
+
+def whereabouts(recipe: Recipe) -> str:
+    """'bundled', 'here', 'to fetch' or 'none': whether a recipe's weights are on this machine."""
+    folder = registry.found(recipe)
+    if folder is not None:
+        return "bundled" if folder.is_relative_to(registry.BUNDLES) else "here"
+    return "to fetch" if recipe.weights.repo or recipe.weights.modelscope else "none"
+
+
+def brief(recipe: Recipe) -> dict[str, Any]:
+    """What the list says of a recipe, ready for JSON."""
+    return {
+        "name": recipe.name,
+        "title": recipe.title,
+        "source": recipe.source,
+        "licence": recipe.licence,
+        "languages": list(recipe.languages),
+        "weights": whereabouts(recipe),
+        "repository": recipe.weights.repo or recipe.weights.modelscope,
+    }
+
+
+def full(recipe: Recipe) -> dict[str, Any]:
+    """All that is said of one recipe, ready for JSON; "recipe" is the recipe itself, which reads back equal."""
+    system = unfilled(recipe)
+    counts = parameters(system)
+    terms = say(*recipe.weights.terms)
+    return brief(recipe) | {
+        "paper": recipe.paper,
+        "terms": terms,
+        "size": list(recipe.request.size),
+        "note": recipe.note,
+        "parameters": sum(counts.values()),
+        "parts": parts(system, counts),
+        "levels": levels(system),
+        "stages": stages(recipe, counts),
+        "recipe": part.dump(recipe),
+    }
+
+
+def unfilled(recipe: Recipe) -> System:
+    """The system with no numbers in its weights: twenty thousand million of them take seconds and no memory."""
+    from bimo.core.checkpoint_io import unfilled
+    from bimo.diffusion.system import System
+
+    with unfilled():
+        return System(recipe)
+
+
+def parameters(system: System) -> dict[str, int]:
+    """Parameter name -> how many numbers it holds."""
+    return {name: parameter.numel() for name, parameter in system.named_parameters()}
+
+
+def parts(system: System, counts: dict[str, int]) -> list[dict[str, Any]]:
+    """The system's modules: towers, what joins them, each level's space, denoiser and the like."""
+    found: list[dict[str, Any]] = []
+    for name, prefix, piece in _pieces(system):
+        size = sum(count for key, count in counts.items() if key.startswith(f"{prefix}."))
+        limit = getattr(piece, "length", None)
+        found.append({"name": name, "kind": type(piece).__name__, "parameters": size, "tokens": limit})
+    return found
+
+
+def _pieces(system: System) -> list[tuple[str, str, Any]]:
+    """(label, where its parameters are, part) of everything a recipe builds into a module."""
+    recipe = system.recipe
+    pieces: list[tuple[str, str, Any]] = [(f"text.{i}", f"text.{i}", tower) for i, tower in enumerate(recipe.text_encoders)]
+    levels = {level.name: level for level in recipe.levels}
+    for name, module in system.named_children():
+        if name in levels:
+            level = levels[name]
+            pieces += [(f"{name}.{inner}", f"{name}.{inner}", getattr(level, inner)) for inner, _ in
+                       module.named_children() if isinstance(getattr(level, inner, None), part.Part)]  # fmt: skip
+        elif name != "text":
+            pieces.append((name, name, getattr(recipe, name, module)))
+    return pieces
+
+
+def levels(system: System) -> list[dict[str, Any]]:
+    """Each level: the shape of x at the recipe's own size, its law of noise, sampler, steps, guidance and hints."""
+    rows: list[dict[str, Any]] = []
+    wanted = system.recipe.request
+    for level in system.recipe.levels:
+        shared = isinstance(level.space, str)
+        # The recipe's own settings for drawing are those of the level that makes the picture.
+        last = level is system.recipe.levels[-1]
+        asked = wanted.guidance if last else None
+        rows.append(
+            {
+                "name": level.name,
+                "space": level.space if shared else type(level.space).__name__,
+                "shape": list(system.space(level.name).shape(wanted.size)),
+                "schedule": _plainly(level.schedule),
+                "sampler": (wanted.sampler if last else "") or level.sampler,
+                "steps": (wanted.steps if last else None) or level.steps,
+                "guidance": level.guidance.scale if asked is None else asked,
+                "dials": [branch.name for branch in level.guidance.branches],
+                "hints": [type(hint).__name__ for hint in level.conditioners],
+            }
+        )
+    return rows
+
+
+def _plainly(schedule: part.Part) -> str:
+    """A law of noise with what differs from its defaults: "Ddpm(prediction='v_prediction')"."""
+    told = [
+        f"{field.name}={getattr(schedule, field.name)!r}"
+        for field in dataclasses.fields(schedule)
+        if field.name != "config" and getattr(schedule, field.name) != field.default
+    ]
+    return f"{type(schedule).__name__}({', '.join(told)})" if told else type(schedule).__name__
+
+
+def stages(recipe: Recipe, counts: dict[str, int]) -> list[dict[str, Any]]:
+    """Each stage of training with how many numbers its globs let learn."""
+    rows: list[dict[str, Any]] = []
+    for stage in recipe.stages:
+        # What an objective adds for training alone (the heads of a contrast) is no part of the system.
+        learning = {key for glob in stage.train for key in fnmatch.filter(counts, glob)}
+        rows.append(
+            {
+                "name": stage.name,
+                "objective": type(stage.objective).__name__,
+                "level": stage.level,
+                "steps": stage.steps,
+                "batch": stage.batch,
+                "learns": list(stage.train),
+                "parameters": sum(counts[key] for key in learning),
+                "note": stage.note,
+            }
+        )
+    return rows

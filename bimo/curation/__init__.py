@@ -1,0 +1,1 @@
+"""Raw pictures and captions become training shards; every decision is on record."""

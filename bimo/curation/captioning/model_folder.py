@@ -1,0 +1,157 @@
+"""A model that writes text, in a folder of transformers' layout: it translates, or says what is in a picture."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bimo.core.errors import DataError, RecipeError
+from bimo.core.part import Part
+from bimo.curation.captioning.endpoint import Answer
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+#: Of each file so much of its beginning and end stands for it in a fingerprint.
+SAMPLED = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFolder(Part):
+    """A folder at ``path``: a sequence-to-sequence translator (Marian, T5, NLLB), a causal language model, or one that
+    also sees pictures. Read as data, from this machine alone; code in the folder is never run.
+
+    ``prefix`` stands before every text of a translator, as T5's "translate English to Chinese: "; ``source`` and
+    ``target`` are its codes of the languages, as NLLB's "eng_Latn" and "zho_Hans". ``tokens`` is the most it writes,
+    ``batch`` how many it writes at once. The likeliest word is taken every time. Raises RecipeError for numbers below
+    1.
+    """
+
+    path: str
+    prefix: str = ""
+    source: str = ""
+    target: str = ""
+    tokens: int = 256
+    batch: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.tokens, self.batch) < 1:
+            raise RecipeError(
+                "ModelFolder 的 tokens 和 batch 至少为 1", "tokens and batch of ModelFolder must be at least 1"
+            )
+
+    def asked(self) -> str:
+        """What answers depend on: the files, by their names, sizes and ends."""
+        folder = self._folder()
+        total = hashlib.sha256(f"{self.prefix} {self.source} {self.target} {self.tokens}".encode())
+        for file in sorted(path for path in folder.iterdir() if path.is_file()):
+            size = file.stat().st_size
+            total.update(f"{file.name} {size} ".encode())
+            with file.open("rb") as opened:
+                total.update(opened.read(SAMPLED))
+                opened.seek(max(0, size - SAMPLED))
+                total.update(opened.read(SAMPLED))
+        return total.hexdigest()
+
+    def _folder(self) -> Path:
+        folder = Path(self.path).expanduser()
+        if not (folder / "config.json").is_file():
+            raise DataError(
+                f"{folder} 不是 transformers 的模型文件夹（没有 config.json）",
+                f"{folder} is no folder of a transformers model (there is no config.json)",
+            )
+        return folder
+
+
+class Writer:
+    """The model of a folder, loaded. Raises DataError for what cannot be read or is of no kind that writes."""
+
+    def __init__(self, part: ModelFolder, sees: bool) -> None:
+        self.part = part
+        folder = part._folder()
+        try:
+            self._load(folder, sees)
+        except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+            told = " ".join(str(error).split())[:300]
+            raise DataError(f"读不了模型 {folder}：{told}", f"cannot read the model in {folder}: {told}") from None
+
+    def _load(self, folder: Path, sees: bool) -> None:
+        import torch
+        from transformers import (
+            AutoConfig,
+            AutoModelForCausalLM,
+            AutoModelForImageTextToText,
+            AutoModelForSeq2SeqLM,
+            AutoProcessor,
+            AutoTokenizer,
+        )
+
+        given: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        config: Any = AutoConfig.from_pretrained(folder, **given)
+        self.whole = bool(getattr(config, "is_encoder_decoder", False))
+        auto: Any = (
+            AutoModelForImageTextToText if sees else AutoModelForSeq2SeqLM if self.whole else AutoModelForCausalLM
+        )
+        self.model: Any = auto.from_pretrained(folder, dtype=torch.float32, **given).eval()
+        self.processor: Any = (AutoProcessor if sees else AutoTokenizer).from_pretrained(folder, **given)
+        self.words: Any = self.processor.tokenizer if sees else self.processor
+        if not self.whole:
+            # What is written follows the last word of the prompt, not its padding.
+            self.words.padding_side = "left"
+        if self.words.pad_token is None:
+            self.words.pad_token = self.words.eos_token
+        if self.part.source:
+            self.words.src_lang = self.part.source
+
+    def write(self, texts: Sequence[str], pictures: Sequence[Image.Image] = ()) -> list[Answer]:
+        """What the model writes to each text, beside its picture where there are some."""
+        found: list[Answer] = []
+        for start in range(0, len(texts), self.part.batch):
+            stop = start + self.part.batch
+            found += self._batch(texts[start:stop], pictures[start:stop])
+        return found
+
+    def _batch(self, texts: Sequence[str], pictures: Sequence[Image.Image]) -> list[Answer]:
+        import torch
+
+        given: dict[str, Any] = {"padding": True, "return_tensors": "pt"}
+        if pictures:
+            given["images"] = [[picture] for picture in pictures] if self._chats() else list(pictures)
+        elif self.whole:
+            given["truncation"] = True
+        inputs = self.processor(text=[self._prompt(text, bool(pictures)) for text in texts], **given)
+        more: dict[str, Any] = {}
+        if self.part.target:
+            more["forced_bos_token_id"] = self.words.convert_tokens_to_ids(self.part.target)
+        with torch.inference_mode():
+            written: Any = self.model.generate(
+                **inputs, max_new_tokens=self.part.tokens, do_sample=False, num_beams=1,
+                pad_token_id=self.words.pad_token_id, **more,
+            )  # fmt: skip
+        asked = inputs["input_ids"]
+        if not self.whole and torch.equal(written[:, : asked.shape[1]], asked):
+            written = written[:, asked.shape[1] :]
+        ends = self._ends()
+        cut = [written.shape[1] >= self.part.tokens and not ends & set(row.tolist()) for row in written]
+        texts = self.words.batch_decode(written, skip_special_tokens=True)
+        return [Answer(text.strip(), cut=over) for text, over in zip(texts, cut, strict=True)]
+
+    def _ends(self) -> set[int]:
+        ends = self.model.generation_config.eos_token_id
+        return set(ends if isinstance(ends, list) else [ends]) - {None}
+
+    def _chats(self) -> bool:
+        return getattr(self.processor, "chat_template", None) is not None
+
+    def _prompt(self, text: str, picture: bool) -> str:
+        if self.whole and not picture:
+            return self.part.prefix + text
+        if not self._chats():
+            return text
+        content: Any = [{"type": "image"}, {"type": "text", "text": text}] if picture else text
+        said = [{"role": "user", "content": content}]
+        return self.processor.apply_chat_template(said, add_generation_prompt=True, tokenize=False)

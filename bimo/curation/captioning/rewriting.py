@@ -1,0 +1,280 @@
+"""Captions made better by a model: translated, or written anew from the picture, alone or with what stood beside it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from bimo.core.errors import RecipeError
+from bimo.core.part import Part
+from bimo.curation.filters.dictionary import agreement, has_han, share_of_han
+from bimo.curation.captioning.endpoint import Answer, Client, Endpoint, Unanswered
+from bimo.curation.captioning.model_folder import ModelFolder, Writer
+from bimo.curation.steps import Pair, Tools, Verdict
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Written = list[tuple[str, ...] | Verdict]
+#: A text with at least this share of Chinese characters among its letters is Chinese.
+CHINESE = 0.3
+#: Answers that are kept of batches in which another got none.
+MOST_KNOWN = 4096
+#: Characters of a caption that a model is given.
+MOST_GIVEN = 2000
+TRANSLATE = {
+    "zh": "把下面的图片说明译成自然、准确的简体中文。只输出译文，不要解释。\n\n{text}",
+    "en": "Translate this caption of a picture into plain English. Answer with the translation only.\n\n{text}",
+}
+LOOK = {
+    "zh": "用一段简体中文如实描述这张图片：主体、数量、颜色、动作、位置关系、背景、画面里的文字和风格。"
+    "只写看得见的，不要评价，不要以“这张图片”开头。",
+    "en": "Describe this picture truthfully in one paragraph of English: subjects, counts, colours, actions, places, "
+    "background, written words and style. Only what can be seen, no opinions, and do not begin with 'This picture'.",
+}
+LOOK_AND_READ = {
+    "zh": LOOK["zh"]
+    + "\n图片原来的配文是：「{text}」。其中的名称（人名、地名、菜名、作品名）与图相符就用上，不相符的不要写。",
+    "en": LOOK["en"] + "\nIts caption was: “{text}”. Use the names in it where they fit the picture, and nothing else.",
+}
+#: How models begin when they decline.
+_DECLINED = re.compile(
+    r"\W*(?:抱歉|对不起|很遗憾|我(?:无法|不能|没有办法)|无法(?:查看|识别|描述|翻译)|作为(?:一个|一名)?(?:AI|人工智能|语言模型)|"
+    r"(?:i['’]?m |i am )?(?:sorry|unable)|i (?:cannot|can['’]?t)|as an ai\b)",
+    re.IGNORECASE,
+)
+_QUOTES = "“”\"'‘’「」『』"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Translate(Part):
+    """Adds the translation of each caption in another language behind it; captions in ``to`` already stay as they are.
+
+    ``by`` is an Endpoint or a ModelFolder. With ``check`` a translation is taken only where at least ``share`` of the
+    English content words that the dictionary knows have a translation in the Chinese text. Otherwise, and where the
+    model declined, was cut off or gave no text of that language, the row stays as it was; with ``drop`` it goes where
+    it is left without a caption in ``to``. ``replace`` keeps the translation alone.
+    """
+
+    says: ClassVar[tuple[str, str]] = ("译文不可用", "no usable translation")
+
+    by: Endpoint | ModelFolder
+    to: Literal["zh", "en"] = "zh"
+    check: bool = True
+    share: float = 0.5
+    most: int = 600
+    replace: bool = False
+    drop: bool = False
+
+    def measuring(self, tools: Tools) -> str:
+        """Everything but where the model is and how patiently it is asked."""
+        settings = (self.to, self.check, self.share, self.most, self.replace, self.drop, TRANSLATE[self.to])
+        return f"Translate/1 {_digest(self.by.asked(), *settings)}"
+
+    def write(self, tools: Tools) -> Callable[[Sequence[Pair]], Written]:
+        """Opens the model. A text that several captions of a batch share is translated once."""
+        asking = Asking(self.by, sees=False)
+        # A folder's sequence-to-sequence model translates what it is given; all others are told what to do.
+        plain = asking.writer is not None and asking.writer.whole
+        template = "{text}" if plain else TRANSLATE[self.to]
+
+        def written(pairs: Sequence[Pair]) -> Written:
+            texts = list(dict.fromkeys(text for pair in pairs for text in pair.captions if self._foreign(text)))
+            asked = [(template.replace("{text}", _given(text)), None) for text in texts]
+            answers = dict(zip(texts, asking.answers(asked), strict=True))
+            return [self._row(pair, answers) for pair in pairs]
+
+        return written
+
+    def _foreign(self, text: str) -> bool:
+        if self.to == "en":
+            return has_han(text)
+        return share_of_han(text) < CHINESE and any(character.isalpha() for character in text)
+
+    def _row(self, pair: Pair, answers: dict[str, Answer]) -> tuple[str, ...] | Verdict:
+        found: dict[str, None] = {}
+        why: Verdict | None = None
+        for text in pair.captions:
+            if text not in answers:
+                found[text] = None
+                continue
+            translation, wrong = self._judged(text, answers[text])
+            if wrong is None:
+                found |= dict.fromkeys((translation,) if self.replace else (text, translation))
+            else:
+                why = wrong
+                found[text] = None
+        if self.drop and why is not None and all(self._foreign(text) for text in found):
+            return why
+        return tuple(found)
+
+    def _judged(self, text: str, answer: Answer) -> tuple[str, Verdict | None]:
+        translation, wrong = usable(answer, self.most)
+        if wrong is None and self._foreign(translation):
+            wrong = Verdict(f"not {self.to}: {translation[:40]}", self.to)
+        if wrong is None and self.check:
+            english, chinese = (text, translation) if self.to == "zh" else (translation, text)
+            share = agreement(english, chinese)
+            if share is not None and share < self.share:
+                wrong = Verdict(round(share, 4), self.share)
+        return translation, wrong
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recaption(Part):
+    """Writes captions from the picture, ``by`` a model that sees: an Endpoint or a ModelFolder.
+
+    ``mix`` is the share of the rows that are written anew, chosen by their number and ``seed``; the others stay as they
+    are and are not asked about. 0.5 is Kolors' half and half (its technical report; not verified). ``read`` gives the
+    model the first caption to look at as well; ``beside`` keeps the old captions behind the new. ``count`` captions are
+    written for a row: of a model at temperature 0 they are alike, and each is kept once. Pictures are made no larger
+    than ``side`` pixels. ``prompt`` takes the place of ours; "{text}" in it is the first caption. Where the model
+    declined, wrote nothing, was cut off or wrote more than ``most`` characters, the row stays as it was, or with
+    ``drop`` goes.
+    """
+
+    says: ClassVar[tuple[str, str]] = ("没有写出可用的说明", "no usable caption was written")
+
+    by: Endpoint | ModelFolder
+    language: Literal["zh", "en"] = "zh"
+    mix: float = 1.0
+    read: bool = False
+    beside: bool = False
+    count: int = 1
+    side: int = 768
+    most: int = 800
+    prompt: str = ""
+    drop: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.mix <= 1 or self.count < 1 or self.side < 1:
+            raise RecipeError(
+                "Recaption 的 mix 应大于 0、不超过 1，count 和 side 至少为 1",
+                "mix of Recaption must be above 0 and at most 1, count and side at least 1",
+            )
+
+    def measuring(self, tools: Tools) -> str:
+        """Everything but where the model is and how patiently it is asked."""
+        settings = (self.mix, self.read, self.beside, self.count, self.side, self.most, self.drop, self.seed)
+        return f"Recaption/1 {_digest(self.by.asked(), self._template(), *settings)}"
+
+    def write(self, tools: Tools) -> Callable[[Sequence[Pair]], Written]:
+        """Opens the model."""
+        asking = Asking(self.by, sees=True)
+
+        def written(pairs: Sequence[Pair]) -> Written:
+            chosen = [pair for pair in pairs if self.chooses(pair.number)]
+            asked = [(self._prompt(pair), self._shrunk(pair.picture)) for pair in chosen for _ in range(self.count)]
+            answers = iter(asking.answers(asked))
+            rows = {pair.number: self._row(pair, [next(answers) for _ in range(self.count)]) for pair in chosen}
+            return [rows.get(pair.number, pair.captions) for pair in pairs]
+
+        return written
+
+    def chooses(self, number: int) -> bool:
+        """Whether a row is one of those that are written anew."""
+        drawn = hashlib.blake2b(
+            number.to_bytes(8, "little"), digest_size=8, key=self.seed.to_bytes(8, "little", signed=True)
+        ).digest()
+        return int.from_bytes(drawn, "little") < self.mix * 2**64
+
+    def _template(self) -> str:
+        return self.prompt or (LOOK_AND_READ if self.read else LOOK)[self.language]
+
+    def _prompt(self, pair: Pair) -> str:
+        if not self.prompt and not pair.captions:
+            return LOOK[self.language]
+        return self._template().replace("{text}", _given(next(iter(pair.captions), "")))
+
+    def _shrunk(self, picture: Image.Image) -> Image.Image:
+        if max(picture.size) <= self.side:
+            return picture
+        small = picture.copy()
+        small.thumbnail((self.side, self.side))
+        return small
+
+    def _row(self, pair: Pair, answers: Sequence[Answer]) -> tuple[str, ...] | Verdict:
+        judged = [usable(answer, self.most) for answer in answers]
+        new = dict.fromkeys(text for text, wrong in judged if wrong is None)
+        if not new:
+            return judged[0][1] or pair.captions if self.drop else pair.captions
+        return tuple(new | dict.fromkeys(pair.captions)) if self.beside else tuple(new)
+
+
+class Asking:
+    """A model of either kind, opened. Where one of a batch got no answer, what the others got is kept: whoever asks
+    about the batch once more, pair by pair, is not charged for it twice.
+    """
+
+    def __init__(self, by: Endpoint | ModelFolder, sees: bool) -> None:
+        self.client = Client(by) if isinstance(by, Endpoint) else None
+        self.writer = Writer(by, sees) if isinstance(by, ModelFolder) else None
+        self._known: dict[str, list[Answer]] = {}
+
+    def answers(self, asked: Sequence[tuple[str, Image.Image | None]]) -> list[Answer]:
+        """The answers, in their order. Raises Unanswered where one has none, DataError as ``Client.ask_all``."""
+        if self.writer is not None:
+            pictures = [picture for _, picture in asked if picture is not None]
+            return self.writer.write([text for text, _ in asked], pictures)
+        assert self.client is not None
+        messages = [_message(text, picture) for text, picture in asked]
+        keys = [_digest(message) for message in messages]
+        found: list[Answer | Unanswered] = []
+        wanted: list[int] = []
+        for at, key in enumerate(keys):
+            if known := self._known.get(key):
+                found.append(known.pop())
+            else:
+                found.append(Unanswered("not asked"))
+                wanted.append(at)
+        for at, answer in zip(wanted, self.client.ask_all([[messages[at]] for at in wanted]), strict=True):
+            found[at] = answer
+        lost = [answer for answer in found if isinstance(answer, Unanswered)]
+        if not lost:
+            return [answer for answer in found if isinstance(answer, Answer)]
+        if len(self._known) > MOST_KNOWN:
+            self._known.clear()
+        for key, answer in zip(keys, found, strict=True):
+            if isinstance(answer, Answer):
+                self._known.setdefault(key, []).append(answer)
+        raise lost[0]
+
+
+def usable(answer: Answer, most: int) -> tuple[str, Verdict | None]:
+    """A caption of an answer, without quotes and breaks, and what is wrong with it."""
+    text = " ".join(answer.text.encode("utf-8", "replace").decode().split())
+    if len(text) > 1 and text[0] in _QUOTES and text[-1] in _QUOTES:
+        text = text[1:-1].strip()
+    if not text:
+        return "", Verdict("empty", "a caption")
+    if _DECLINED.match(text):
+        return text, Verdict(f"declined: {text[:40]}", "a caption")
+    if answer.cut or len(text) > most:
+        return text, Verdict(len(text), most)
+    return text, None
+
+
+def _given(text: str) -> str:
+    """A caption as a model is given it: of bounded length, and of characters that can be sent."""
+    return text[:MOST_GIVEN].encode("utf-8", "replace").decode()
+
+
+def _message(text: str, picture: Image.Image | None) -> dict[str, Any]:
+    if picture is None:
+        return {"role": "user", "content": text}
+    buffer = io.BytesIO()
+    picture.convert("RGB").save(buffer, "JPEG", quality=90)
+    address = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    content = [{"type": "image_url", "image_url": {"url": address}}, {"type": "text", "text": text}]
+    return {"role": "user", "content": content}
+
+
+def _digest(*values: object) -> str:
+    return hashlib.sha256(repr(values).encode("utf-8", "backslashreplace")).hexdigest()[:16]

@@ -1,0 +1,194 @@
+"""A picture as the rules see it: decoded once, upright, RGB, with what its file said of itself."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bimo.core import colour
+from bimo.core.errors import BimoError
+from bimo.core.files import MAXIMUM_PICTURE_PIXELS, PICTURE_FORMATS
+from bimo.curation.readers.formats import BEGINNING, CONVERTED, format_of
+from bimo.curation.readers.rows import Unusable
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+#: The shorter and the longer side, in pixels, that a picture keeps at least while it is halved, three times at most:
+#: JPEG decodes to a half, a quarter and an eighth for less, and a number must not depend on the format of the file.
+#: Rules measure on copies of at most 256 pixels; models are given more.
+LOOKED_AT, GIVEN_TO_MODELS = (160, 256), (512, 512)
+MAXIMUM_REDUCTION = 8
+ORIENTATION = 0x0112
+EXIF_IN_PNG = (b"eXIf", b"Raw profile type exif", b"tiff:Orientation")
+#: Formats that go into shards as they are.
+SHARD_FORMATS = ("JPEG", "PNG", "WEBP")
+
+
+@dataclass
+class DecodedImage:
+    """``image`` is upright RGB in sRGB, on white; ``size`` (width, height) is that of the upright original, in pixels,
+    also where ``image`` was decoded smaller. ``format`` is Pillow's name of the file's format, ``mode`` that of its
+    pixels.
+
+    ``animated`` pictures show their first frame. ``transparent`` says that some pixel is; ``turned`` that the EXIF
+    asks for it; ``profile`` that there are ICC colours, and ``converted`` is the name of the profile where they are
+    others than sRGB's.
+    """
+
+    data: bytes
+    image: Image.Image
+    size: tuple[int, int]
+    format: str
+    animated: bool = False
+    transparent: bool = False
+    mode: str = "RGB"
+    turned: bool = False
+    profile: bool = False
+    converted: str = ""
+
+
+def see(data: bytes, least: tuple[int, int] = LOOKED_AT) -> DecodedImage:
+    """Decodes a picture once, at the size that rules look at, or halved down to other ``least`` sides.
+
+    Raises Unusable: "empty", "not a picture", "not a format that is read", "too large" (by the header, before anything
+    is decoded), "truncated", "damaged", "range unknown".
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of huge and of odd pictures Pillow warns; both are told by their reason
+        picture = _opened(data)
+        try:
+            seen = _header(data, picture)
+            factor = reduction(seen.size, least)
+            if seen.format == "JPEG":
+                picture.draft(None, (picture.width // factor, picture.height // factor))
+            picture.load()
+            turn = orientation(data, picture)  # 1 by now for TIFF, which Pillow turns itself
+            image, seen.transparent, seen.converted = _opaque(picture)
+        except (MemoryError, Unusable):
+            raise
+        except Exception as error:  # on damaged bytes Pillow's decoders raise all sorts
+            raise _told(error) from None
+        if seen.format != "JPEG" and factor > 1:
+            image = image.reduce(factor)
+        seen.image = _turned(image, turn)
+        if turn >= 5:
+            seen.size = (seen.size[1], seen.size[0])
+        seen.turned = seen.turned or turn != 1
+    return seen
+
+
+def plain(seen: DecodedImage) -> bool:
+    """Whether the bytes can go into a shard as they are: JPEG, PNG or WEBP, RGB in sRGB, upright, still, opaque."""
+    still = not (seen.turned or seen.animated or seen.transparent or seen.converted)
+    return still and seen.format in SHARD_FORMATS and seen.mode == "RGB"
+
+
+def upright(data: bytes) -> bytes:
+    """The picture as it goes into a shard: its own bytes where ``plain``, else PNG from a decode at full resolution.
+
+    Plain bytes are told by the header alone. Raises Unusable as ``see`` does.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        picture = _opened(data)
+        try:
+            seen = _header(data, picture)
+            seen.transparent, seen.converted = picture.has_transparency_data, colour.profile_of(picture)
+            if plain(seen):
+                return data
+            picture.load()
+            image = _turned(_opaque(picture)[0], orientation(data, picture))
+        except (MemoryError, Unusable):
+            raise
+        except Exception as error:  # as above
+            raise _told(error) from None
+    buffer = io.BytesIO()
+    # What is left of profiles is sRGB under whatever name, of the mode that it came with.
+    own = picture.info.get("icc_profile") if seen.mode in ("RGB", "RGBA") and not seen.converted else None
+    image.save(buffer, "PNG", icc_profile=own)
+    return buffer.getvalue()
+
+
+def reduction(size: tuple[int, int], least: tuple[int, int] = LOOKED_AT) -> int:
+    """By how much the sides of a picture are divided before it is looked at: 1, 2, 4 or 8."""
+    factor = 1
+    while (
+        factor < MAXIMUM_REDUCTION and min(size) // (factor * 2) >= least[0] and max(size) // (factor * 2) >= least[1]
+    ):
+        factor *= 2
+    return factor
+
+
+def orientation(data: bytes, picture: Image.Image) -> int:
+    """The turn that the EXIF asks for, 1 to 8; 1 where it says nothing or nothing that makes sense."""
+    if picture.format == "PNG":
+        # There it may stand behind the pixels, and Pillow decodes them to find it.
+        if not any(mark in data for mark in EXIF_IN_PNG):
+            return 1
+        picture.load()
+    try:
+        turn = picture.getexif().get(ORIENTATION, 1)
+    except Exception:  # damaged EXIF is no damaged picture; its parser raises all sorts
+        return 1
+    return turn if turn in range(1, 9) else 1
+
+
+def _opened(data: bytes) -> Image.Image:
+    """The picture by its header, not decoded."""
+    from PIL import Image, UnidentifiedImageError
+
+    if not data:
+        raise Unusable("empty")
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP" and len(data) < 8 + int.from_bytes(data[4:8], "little"):
+        raise Unusable("truncated", f"{len(data)} bytes of {8 + int.from_bytes(data[4:8], 'little')}")
+    known = format_of(data[:BEGINNING])
+    if known in CONVERTED:
+        raise Unusable("not a format that is read", f"{known}; convert it to JPEG or PNG")
+    try:
+        picture = Image.open(io.BytesIO(data), formats=PICTURE_FORMATS)
+    except UnidentifiedImageError:
+        raise Unusable("damaged" if known else "not a picture", f"begins with {data[:8].hex(' ')}") from None
+    except Image.DecompressionBombError as error:
+        raise Unusable("too large", str(error)) from None
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise _told(error) from None
+    if picture.width * picture.height > MAXIMUM_PICTURE_PIXELS:
+        raise Unusable("too large", f"{picture.width}x{picture.height} pixels; at most {MAXIMUM_PICTURE_PIXELS}")
+    return picture
+
+
+def _header(data: bytes, picture: Image.Image) -> DecodedImage:
+    """What the header says; phones write several pictures into one JPEG, which Pillow calls MPO."""
+    kind = "JPEG" if picture.format == "MPO" else str(picture.format)
+    animated = kind != "JPEG" and bool(getattr(picture, "is_animated", False))
+    profile = bool(picture.info.get("icc_profile"))
+    turned = orientation(data, picture) != 1
+    return DecodedImage(data, picture, picture.size, kind, animated, False, picture.mode, turned, profile)
+
+
+def _opaque(picture: Image.Image) -> tuple[Image.Image, bool, str]:
+    """A loaded picture as RGB on white, whether any of the white shows, and the profile that it was converted by."""
+    try:
+        return colour.opaque(picture)
+    except BimoError as error:
+        raise Unusable("range unknown", error.en) from None
+
+
+def _turned(image: Image.Image, turn: int) -> Image.Image:
+    """The picture as EXIF asks for it (Exif 2.32, tag 0x0112)."""
+    from PIL.Image import Transpose
+
+    turns = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE"}
+    turns |= {6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90"}
+    return image if turn == 1 else image.transpose(Transpose[turns[turn]])
+
+
+def _told(error: Exception) -> Unusable:
+    """A decoder's exception as a reason."""
+    said: Any = str(error) or type(error).__name__
+    return Unusable("truncated" if "truncated" in said.lower() else "damaged", said)

@@ -1,0 +1,124 @@
+"""Pictures that a scorer sees as the same: edits that no hash of frequencies finds, such as a mirror or a far crop."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from bimo.core.errors import DataError, RecipeError
+from bimo.core.part import Part
+from bimo.curation.dedup.duplicates import best_first
+from bimo.curation.steps import Change, Pair, Scores, Table, Tools, Verdict
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+COLUMN = "look"
+#: Vectors of length 1 are kept as whole numbers of this many to 1, a byte each.
+SCALE = 127
+#: Pictures that are compared with all others together.
+BATCH = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageEmbedding(Part):
+    """Keeps the vector that ``scorer``, a system's name or folder, has of each picture, for ``Alike`` after it."""
+
+    says: ClassVar[tuple[str, str]] = ("图像向量", "the picture's vector")
+    score: ClassVar[str] = COLUMN
+
+    scorer: str
+
+    def measuring(self, tools: Tools) -> str:
+        """The version of what is measured, and the weights of the scorer."""
+        return f"Looks/2 {tools.scorer(self.scorer).digest}"
+
+    def view(self, tools: Tools) -> Callable[[Image.Image], Image.Image]:
+        """What the scorer sees of a picture."""
+        return tools.scorer(self.scorer).fitted
+
+    def open(self, tools: Tools) -> Callable[[Sequence[Pair]], list[Scores]]:
+        """Loads the scorer."""
+        scorer = tools.scorer(self.scorer)
+
+        def measured(pairs: Sequence[Pair]) -> list[Scores]:
+            vectors = scorer.pictures([pair.picture for pair in pairs])
+            whole = np.clip(np.rint(vectors * SCALE), -SCALE, SCALE).astype(np.int8)
+            return [{COLUMN: base64.b64encode(row.tobytes()).decode()} for row in whole]
+
+        return measured
+
+    def judge(self, scores: Scores) -> Verdict | None:
+        """None: a picture alone is like no other."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingDuplicates(Part):
+    """Keeps the best of pictures whose vectors, kept by ``Looks`` before, have a cosine of more than ``above``.
+
+    Rows are taken from the best to the worst, as by ``Duplicates``; each goes that is like one kept before. What is
+    high differs from scorer to scorer, and two photos of one kind of thing are nearer than they look: try it on a part
+    of the set first. All are compared with all, so that twice the rows take four times as long. Raises RecipeError for
+    a cosine beyond -1..1.
+    """
+
+    says: ClassVar[tuple[str, str]] = ("与另一张图看起来一样", "looks like another picture")
+
+    above: float = 0.95
+    prefer: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not -1 <= self.above < 1:
+            raise RecipeError(
+                f"Alike 的 above 是 {self.above}，应在 -1 和 1 之间",
+                f"above of Alike is {self.above}; expected a cosine, -1 to 1",
+            )
+
+    def select(self, table: Table) -> Iterator[Change]:
+        """Drops what is alike, labelled ``looks_like`` with the number of the row that stays. Raises DataError where
+        vectors of several lengths are mixed.
+        """
+        import faiss
+
+        order = best_first(table, self.prefer)
+        if not len(order):
+            return
+        vectors = _decoded(table.column(COLUMN)[order])
+        numbers = table.numbers[order]
+        made: Any = faiss.IndexFlatIP(vectors.shape[1])
+        made.add(vectors)
+        gone = np.zeros(len(order), bool)
+        for start in range(0, len(order), BATCH):
+            rows = start + np.flatnonzero(~gone[start : start + BATCH])
+            limits, cosines, places = made.range_search(vectors[rows], self.above)
+            for at, row in enumerate(rows.tolist()):
+                if gone[row]:
+                    continue
+                # All that are better and like this one have gone, or it would have.
+                for place, cosine in zip(
+                    places[limits[at] : limits[at + 1]].tolist(), cosines[limits[at] : limits[at + 1]], strict=True
+                ):
+                    if place > row and not gone[place]:
+                        gone[place] = True
+                        verdict = Verdict(round(float(cosine), 4), self.above)
+                        yield Change(
+                            int(numbers[place]), verdict=verdict, repeats=0, labels={"looks_like": int(numbers[row])}
+                        )
+
+
+def _decoded(column: np.ndarray) -> np.ndarray:
+    """Texts [N] -> vectors [N, D] float32, each of length 1."""
+    rows = [np.frombuffer(base64.b64decode(text), np.int8) for text in column]
+    if len({len(row) for row in rows}) > 1:
+        raise DataError(
+            "Alike：图像向量长短不一；前面只能有一个 Looks",
+            "Alike: vectors of several lengths; have one Looks before it",
+        )
+    vectors = np.stack(rows).astype(np.float32)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)

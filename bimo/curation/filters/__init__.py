@@ -1,0 +1,1 @@
+"""Rules over captions, pictures and the whole."""

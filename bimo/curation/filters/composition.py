@@ -1,0 +1,274 @@
+"""How much of each there is: scores that came along, balance over categories, repeats, weights of sources, shapes.
+
+Which rows are taken is decided by BLAKE2b of their number and a seed: the same whatever the order or the machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from bimo.core.errors import DataError, RecipeError
+from bimo.core.part import Part, meant
+from bimo.curation.steps import Change, Table, Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column(Part):
+    """Rows whose number in a column is from ``low`` to ``high``: a score that came with the source, such as LAION's
+    AESTHETIC_SCORE and similarity, or one of an earlier step. A row without a number goes. Raises RecipeError where
+    neither is given.
+    """
+
+    says: ClassVar[tuple[str, str]] = ("自带的分数不够", "its own score is beyond the line")
+
+    name: str
+    low: float | None = None
+    high: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.low is None and self.high is None:
+            raise RecipeError("Column 要给 low、high 里至少一个", "Column wants low, high or both")
+
+    def select(self, table: Table) -> Iterator[Change]:
+        """Drops what is beyond. Raises DataError for a column that is not there or holds words."""
+        at = 0
+        numbers = table.numbers
+        for values in table.pieces(self.name):
+            for number, value in zip(numbers[at : at + len(values)].tolist(), values.tolist(), strict=True):
+                line = self._line(value)
+                if line is not None:
+                    yield Change(number, verdict=Verdict("" if value is None else value, line), repeats=0)
+            at += len(values)
+
+    def _line(self, value: Any) -> float | None:
+        """The line a value is beyond, None where it is not."""
+        if isinstance(value, str):
+            raise DataError(
+                f"{self.name} 列里有文字 {value[:40]!r}，不是分数",
+                f"column {self.name} holds the words {value[:40]!r}, which are no score",
+            )
+        number = math.nan if value is None else value
+        # Put so that what is no number is not within.
+        if self.low is not None and not number >= self.low:
+            return self.low
+        return self.high if self.high is not None and not number <= self.high else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Balance(Part):
+    """At most so many rows of each value of ``label``: ``most``, or the ``share`` of all rows that is left at the end.
+
+    With a share no value is more than that of what stays. Raises RecipeError where not exactly one is given.
+    """
+
+    says: ClassVar[tuple[str, str]] = ("这一类已经够多", "there is enough of its category")
+
+    label: str
+    most: int = 0
+    share: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.most > 0) == (self.share > 0) or not 0 <= self.share < 1 or self.most < 0:
+            raise RecipeError(
+                f"Balance 要么给 most（行数），要么给 share（0 到 1）；现在是 {self.most} 和 {self.share}",
+                f"Balance wants either most (rows) or share (0 to 1); given: {self.most} and {self.share}",
+            )
+
+    def select(self, table: Table) -> Iterator[Change]:
+        """Drops what is beyond. Raises DataError where a share cannot be kept: of three values one has a third."""
+        values, places = _grouped(table.column(self.label))
+        counts = [len(rows) for rows in places]
+        most = self.most or _capped(counts, self.share, self.label)
+        numbers = table.numbers
+        for value, rows in zip(values, places, strict=True):
+            for row in _drawn(numbers[rows], self.seed)[most:]:
+                yield Change(int(row), verdict=Verdict(value, most), repeats=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeats(Part):
+    """Writes rows several times by the value of ``label``; values that ``times`` does not name are written once.
+
+    0 leaves a value out. Raises RecipeError for less.
+    """
+
+    says: ClassVar[tuple[str, str]] = ("这一类不要", "its category is left out")
+
+    label: str
+    times: Mapping[str, int] = field(default_factory=dict[str, int])
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive(self, "times", self.times)
+
+    def select(self, table: Table) -> Iterator[Change]:
+        """Raises DataError for a value that no row has: it is misspelt."""
+        values, places = _grouped(table.column(self.label))
+        _known(self, self.times, values)
+        numbers = table.numbers
+        for value, rows in zip(values, places, strict=True):
+            times = self.times.get(value, 1)
+            for number in numbers[rows].tolist() if times != 1 else ():
+                yield Change(number, repeats=times, verdict=None if times else Verdict(value, 0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mix(Part):
+    """Mixes the values of ``label`` by ``weights``: of {"a": 2, "b": 1} two rows in three are a's.
+
+    There are ``rows`` in all; with 0 as many as there are without any row twice. A value with too few rows is repeated,
+    each row as often as the next or once more. Values without a weight, or of weight 0, are left out. Raises
+    RecipeError for weights below 0 or none above.
+    """
+
+    says: ClassVar[tuple[str, str]] = ("配比中不需要", "the mixture has no room for it")
+
+    label: str = "origin"
+    weights: Mapping[str, float] = field(default_factory=dict[str, float])
+    rows: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive(self, "weights", self.weights)
+        if not sum(self.weights.values()) > 0 or self.rows < 0:
+            raise RecipeError(
+                f"Mix 的 weights 是 {dict(self.weights)}、rows 是 {self.rows}：至少一个权重要大于 0，rows 不能为负",
+                f"weights of Mix are {dict(self.weights)} and rows {self.rows}: at least one weight must be above 0, "
+                "and rows not below",
+            )
+
+    def select(self, table: Table) -> Iterator[Change]:
+        """Raises DataError for a weighted value that no row has."""
+        values, places = _grouped(table.column(self.label))
+        wanted = {name: weight for name, weight in self.weights.items() if weight > 0}
+        _known(self, wanted, values)
+        have = {value: len(rows) for value, rows in zip(values, places, strict=True) if value in wanted}
+        scale = sum(wanted.values())
+        whole = self.rows or int(min(have[name] * scale / weight for name, weight in wanted.items()) + 1e-9)
+        shares = dict(zip(wanted, apportioned(list(wanted.values()), whole), strict=True))
+        numbers = table.numbers
+        for value, rows in zip(values, places, strict=True):
+            share = shares.get(value, 0)
+            times, over = divmod(share, len(rows))
+            for rank, number in enumerate(_drawn(numbers[rows], self.seed).tolist()):
+                repeats = times + (rank < over)
+                if repeats != 1:
+                    yield Change(number, repeats=repeats, verdict=None if repeats else Verdict(value, share))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Buckets(Part):
+    """Gives each row the label ``bucket``, the size nearest to its shape ("640x384"): one of at most ``area`` pixels
+    whose sides are multiples of ``step`` and at most ``ratio`` to 1, as a stage with such buckets learns it.
+
+    Rows of a bucket with fewer than ``least`` go: a batch is of one size.
+    """
+
+    says: ClassVar[tuple[str, str]] = ("同一形状的图太少", "too few pictures of its shape")
+
+    area: int
+    step: int = 64
+    ratio: float = 2.0
+    least: int = 1
+
+    def select(self, table: Table) -> Iterator[Change]:
+        """Raises DataError for settings that leave no size."""
+        # With it comes torch, which no other step of composition needs.
+        from bimo.data.loader import buckets, fitted_size
+
+        choices = buckets(self.area, self.step, self.ratio)
+        if not choices:
+            raise DataError(
+                f"Buckets 的 area 是 {self.area}、step 是 {self.step}，没有放得下的尺寸",
+                f"no size fits into area {self.area} of Buckets with step {self.step}",
+            )
+        sizes = np.stack([table.column("width"), table.column("height")], axis=1).astype(np.int64)
+        kinds, inverse = np.unique(sizes, axis=0, return_inverse=True)
+        fitted = [fitted_size((int(width), int(height)), choices) for width, height in kinds]
+        names = np.array([f"{width}x{height}" for width, height in fitted], object)[inverse.reshape(-1)]
+        values, places = _grouped(names)
+        numbers = table.numbers
+        for value, rows in zip(values, places, strict=True):
+            few = len(rows) < self.least
+            verdict = Verdict(len(rows), self.least) if few else None
+            for number in numbers[rows].tolist():
+                yield Change(number, verdict=verdict, repeats=0 if few else 1, labels={"bucket": value})
+
+
+def apportioned(weights: Sequence[float], whole: int) -> list[int]:
+    """Whole numbers in the proportion of some weights that add up to ``whole``: the largest remainders are rounded up,
+    the first of equals.
+    """
+    exact = [weight * whole / sum(weights) for weight in weights]
+    found = [int(value) for value in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda place: (found[place] - exact[place], place))
+    for place in by_remainder[: whole - sum(found)]:
+        found[place] += 1
+    return found
+
+
+def _grouped(column: np.ndarray) -> tuple[list[str], list[np.ndarray]]:
+    """The values of a column as text, sorted, and the places of each. A row without one has the value ""."""
+    texts = np.array(["" if value is None or value != value else _text(value) for value in column.tolist()], object)
+    values, inverse = np.unique(texts.astype(str), return_inverse=True)
+    order = np.argsort(inverse, kind="stable")
+    cuts = np.cumsum(np.bincount(inverse, minlength=len(values)))[:-1]
+    return [str(value) for value in values], np.split(order, cuts) if len(values) else []
+
+
+def _text(value: object) -> str:
+    """A label as it is written in a recipe: 3.0 is "3"."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _drawn(numbers: np.ndarray, seed: int) -> np.ndarray:
+    """Numbers of rows in an order that says nothing."""
+    key = seed.to_bytes(8, "little", signed=True)
+    drawn = [
+        hashlib.blake2b(number.to_bytes(8, "little"), digest_size=8, key=key).digest() for number in numbers.tolist()
+    ]
+    return numbers[sorted(range(len(drawn)), key=drawn.__getitem__)]
+
+
+def _capped(counts: Sequence[int], share: float, label: str) -> int:
+    """The most rows of a value with which none is more than a share of what stays."""
+    if counts and share * len(counts) < 1:
+        raise DataError(
+            f"{label} 只有 {len(counts)} 个值，每个最多占 {share:.0%} 做不到",
+            f"{label} has {len(counts)} values; not all of them can be at most {share:.0%}",
+        )
+    ordered = np.array(counts, np.int64)
+    low, high = 1, max(counts, default=1)
+    # What the largest may be grows more slowly than it: all numbers up to one will do, and none above.
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = middle <= share * int(np.minimum(ordered, middle).sum()) + 1e-9
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return low
+
+
+def _positive(step: Part, name: str, table: Mapping[str, float]) -> None:
+    for value, weight in table.items():
+        if not 0 <= weight < float("inf"):
+            raise RecipeError(
+                f"{type(step).__name__} 的 {name} 里 {value!r} 是 {weight}，不能为负",
+                f"{name} of {type(step).__name__} has {weight} for {value!r}; expected 0 or more",
+            )
+
+
+def _known(step: Part, table: Mapping[str, float], values: Sequence[str]) -> None:
+    for value in table:
+        if value not in values:
+            zh, en = meant(value, values)
+            name = type(step).__name__
+            raise DataError(f"{name}：没有一行是 {value!r}{zh}", f"{name}: no row is {value!r}{en}")

@@ -1,0 +1,164 @@
+"""How well captions fit their picture by a system with two towers, and where the line is drawn on a user's own data.
+
+What is high differs from scorer to scorer: unrelated pairs lie near 0.1 by one and near 0.4 by another. So each picture
+is also held against the captions of another row, and a line can be asked for by what it lets through of those.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+
+from bimo.core.errors import DataError, RecipeError
+from bimo.core.part import Part
+from bimo.curation.steps import Pair, Scores, Table, Tools, Verdict
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+#: Rows from which a line can be drawn: of fewer, one in twenty is a single row or two.
+FEWEST = 50
+MATCHED, SHUFFLED = "similarity", "similarity_shuffled"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Similarity(Part):
+    """Keeps pairs whose best caption is nearer to the picture than a line: the cosine by ``scorer``, a system's name or
+    folder.
+
+    One says where the line is: ``above`` a cosine; so that the ``top`` share of the rows is above it (0.3: the best 30
+    %); or so that of pictures with another row's captions at most the share ``false_accepts`` is. The last two are
+    settled on the rows that are left at this step; ``line``, ``rows``, ``shuffled`` and ``area`` then say what was
+    found: the cosine, how many rows and shuffled pairs it was found on, and the chance that a matched pair scores
+    higher than a shuffled one (the area under the ROC curve). Raises RecipeError where not exactly one is given.
+    """
+
+    says: ClassVar[tuple[str, str]] = ("图文不符", "caption does not fit the picture")
+    score: ClassVar[str] = MATCHED
+
+    scorer: str
+    above: float | None = None
+    top: float | None = None
+    false_accepts: float | None = None
+    line: float | None = None
+    rows: int = 0
+    shuffled: int = 0
+    area: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = {"above": self.above, "top": self.top, "false_accepts": self.false_accepts}
+        said = [name for name, value in given.items() if value is not None]
+        if len(said) != 1:
+            listed = ", ".join(said) or "-"
+            raise RecipeError(
+                f"Similarity 要在 above、top、false_accepts 里给一个，现在给了：{listed}",
+                f"Similarity wants one of above, top and false_accepts; given: {listed}",
+            )
+        for name in ("top", "false_accepts"):
+            share = given[name]
+            if share is not None and not 0 < share < 1:
+                raise RecipeError(
+                    f"Similarity 的 {name} 是 {share}，应在 0 和 1 之间",
+                    f"{name} of Similarity is {share}; expected a share between 0 and 1",
+                )
+
+    def measuring(self, tools: Tools) -> str:
+        """The version of what is measured, and the weights of the scorer."""
+        return f"Similarity/2 {tools.scorer(self.scorer).digest}"
+
+    def view(self, tools: Tools) -> Callable[[Image.Image], Image.Image]:
+        """What the scorer sees of a picture."""
+        return tools.scorer(self.scorer).fitted
+
+    def open(self, tools: Tools) -> Callable[[Sequence[Pair]], list[Scores]]:
+        """Loads the scorer. Of a batch every picture and every caption is encoded once."""
+        scorer = tools.scorer(self.scorer)
+
+        def measured(pairs: Sequence[Pair]) -> list[Scores]:
+            texts = {text: at for at, text in enumerate(dict.fromkeys(t for pair in pairs for t in pair.captions))}
+            if not texts:
+                return [{MATCHED: None, SHUFFLED: None} for _ in pairs]
+            cosines = scorer.pictures([pair.picture for pair in pairs]) @ scorer.words(list(texts)).T
+            others = strangers(pairs)
+            found: list[Scores] = []
+            for row, (pair, other) in enumerate(zip(pairs, others, strict=True)):
+                own = [float(cosines[row, texts[text]]) for text in pair.captions]
+                far = [float(cosines[row, texts[text]]) for text in (pairs[other].captions if other >= 0 else ())]
+                scores: dict[str, Any] = {MATCHED: max(own, default=None), SHUFFLED: max(far, default=None)}
+                if len(own) > 1:
+                    scores["similarities"] = json.dumps([round(value, 6) for value in own])
+                found.append(scores)
+            return found
+
+        return measured
+
+    def settled(self, table: Table) -> Self:
+        """The step with its line. Raises DataError for fewer than FEWEST rows or shuffled pairs."""
+        if self.above is not None:
+            return dataclasses.replace(self, line=self.above)
+        matched, shuffled = (_numbers(table.column(name)) for name in (MATCHED, SHUFFLED))
+        if min(len(matched), len(shuffled)) < FEWEST:
+            raise DataError(
+                f"只有 {len(matched)} 对有分数、{len(shuffled)} 对打乱的，定不出 Similarity 的线（至少 {FEWEST} 对）；"
+                "请改用 above=余弦值",
+                f"{len(matched)} pairs with a score and {len(shuffled)} shuffled ones do not settle the line of "
+                f"Similarity (at least {FEWEST}); give above=COSINE instead",
+            )
+        if self.top is not None:
+            line = above_which(matched, self.top)
+        else:
+            assert self.false_accepts is not None
+            line = above_which(shuffled, self.false_accepts)
+        return dataclasses.replace(
+            self, line=line, rows=len(matched), shuffled=len(shuffled), area=round(area(matched, shuffled), 6)
+        )
+
+    def judge(self, scores: Scores) -> Verdict | None:
+        """Raises DataError where the line is still to be settled."""
+        line = self.above if self.line is None else self.line
+        if line is None:
+            raise DataError("Similarity 的线还没有定", "the line of Similarity is not settled yet")
+        value = scores.get(MATCHED)
+        # Put so that a score that is no number is not above the line.
+        if isinstance(value, (int, float)) and value > line:
+            return None
+        return Verdict("" if value is None else value, line)
+
+
+def strangers(pairs: Sequence[Pair]) -> list[int]:
+    """For each pair the place of the next one by number, in a circle, with none of its captions; -1 where all share."""
+    order = sorted(range(len(pairs)), key=lambda place: pairs[place].number)
+    found = [-1] * len(pairs)
+    for rank, place in enumerate(order):
+        own = set(pairs[place].captions)
+        for step in range(1, len(order)):
+            other = order[(rank + step) % len(order)]
+            if pairs[other].captions and own.isdisjoint(pairs[other].captions):
+                found[place] = other
+                break
+    return found
+
+
+def above_which(values: np.ndarray, share: float) -> float:
+    """The least of some values [N] above which lies at most that share of them."""
+    # Shares such as 0.3 are not whole in binary: 0.3 of 10 is 3.
+    above = int(np.floor(share * len(values) + 1e-9))
+    return float(np.sort(values)[len(values) - 1 - above])
+
+
+def area(matched: np.ndarray, shuffled: np.ndarray) -> float:
+    """The chance that one of the first is higher than one of the second, equal ones counting half (Mann-Whitney)."""
+    ordered = np.sort(shuffled)
+    below, not_above = (np.searchsorted(ordered, matched, side).astype(np.int64) for side in ("left", "right"))
+    return float((below.sum() + not_above.sum()) / (2 * len(matched) * len(shuffled)))
+
+
+def _numbers(column: np.ndarray) -> np.ndarray:
+    values = np.array([np.nan if value is None else value for value in column], np.float64)
+    return values[np.isfinite(values)]

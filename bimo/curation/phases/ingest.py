@@ -1,0 +1,314 @@
+"""The first phase of a run: the rows of a source into unit files, addresses fetched, as they stream by."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from bimo.core.errors import DataError, say
+from bimo.curation.readers.rows import Broken, Place, Row
+from bimo.curation.phases.store import (
+    CHARACTERS_A_UNIT,
+    Work,
+    digest,
+    load_rows,
+    most_rows,
+    read_json,
+    save_json,
+    save_table,
+    sweep,
+)
+
+if TYPE_CHECKING:
+    from bimo.curation.readers.fetch import Limits
+    from bimo.curation.readers.detect_format import Known
+
+VERSION = 2
+INDEX = "rows/index.json"
+#: The room with the rows of one picture: which is the first of them, and what all of them say.
+JOINED = "joined"
+#: What the rows are of: the path of the source, and the fingerprint of what lay there.
+SOURCE = "source.json"
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """What was read: how many rows each unit has and the number of its first, and how many were not fetched."""
+
+    counts: tuple[int, ...]
+    firsts: tuple[int, ...]
+    unfetched: int = 0
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return sum(self.counts)
+
+    @property
+    def units(self) -> int:
+        """How many unit files there are."""
+        return len(self.firsts)
+
+
+def belongs(source: Path, out: Path) -> None:
+    """Raises DataError where a run of a source must not write to ``out``: it is, holds or lies in the source, or has
+    what was made of another source. A source that was moved is the same where names, sizes and times are.
+    """
+    apart(source, out)
+    here, there = source.resolve(), out.resolve()
+    if any(here.is_relative_to(there / name) for name in ("work", "table")):
+        raise DataError(
+            f"来源 {source} 在 DST 自己的文件夹里，会被清掉；请写到别处",
+            f"the source {source} lies in a folder that DST itself has, and would be cleared; write elsewhere",
+        )
+    known = read_json(out / "work" / SOURCE)
+    if isinstance(known, dict):
+        before = cast("dict[str, str]", known)
+        if before["path"] == str(here) or (here.exists() and before["content"] == _content(source)):
+            return
+        made_of = before["path"]
+    else:
+        # Without its stored scores a run starts anew, in the same place.
+        report = read_json(out / "report.json")
+        told = cast("dict[str, Any]", report).get("source") if isinstance(report, dict) else None
+        if told == str(here) or not (told or (out / "index.json").exists() or any(out.glob("shard-*.tar"))):
+            return
+        made_of = told or say("来源不明的分片", "shards of an unknown source")
+    raise DataError(
+        f"{out} 里是 {made_of} 的结果，这次的来源是 {here}；请写到另一个文件夹，或先删掉 {out}",
+        f"{out} holds what was made of {made_of}, and the source is {here} now; "
+        f"write to another folder, or delete {out} first",
+    )
+
+
+def apart(source: Path, out: Path) -> None:
+    """Raises DataError where a source and what is made of it are one, or the second lies in the first."""
+    here, there = source.resolve(), out.resolve()
+    if here == there:
+        raise DataError(
+            f"来源和 DST 是同一个：{source}；结果请写到另一个文件夹",
+            f"the source and DST are one: {source}; name another folder for what is made",
+        )
+    if here.is_dir() and there.is_relative_to(here):
+        raise DataError(
+            f"{out} 在 {source} 里面，下次会把自己的结果读进来；请写到别处",
+            f"{out} lies in {source}: the next run would read its own results; write elsewhere",
+        )
+
+
+def demand(source: Path) -> Known:
+    """What a source is taken for. Raises DataError for one that cannot be read or holds not one row: before anything is
+    written.
+    """
+    from bimo.curation.readers import reading
+
+    what = reading.known(source)
+    if next(what.read(count()), None) is None:
+        raise DataError(
+            f"{source} 是空的：{what.zh}，却一行也没有", f"{source} is empty: {what.en}, and not one row in it"
+        )
+    return what
+
+
+def _content(source: Path) -> str:
+    from bimo.curation.readers import reading
+
+    return reading.state(source)
+
+
+def taken(work: Work) -> Ingested:
+    """What an earlier run read. Raises DataError where there was none."""
+    known = read_json(work.folder / INDEX)
+    if not isinstance(known, dict):
+        raise DataError(
+            f"{work.folder} 里没有读过的数据；请先不带 --select-only 运行一次",
+            f"{work.folder} holds nothing that was read; run once without --select-only first",
+        )
+    table = cast("dict[str, Any]", known)
+    return Ingested(tuple(table["counts"]), tuple(table["firsts"]), table["unfetched"])
+
+
+def ingest(source: Path, work: Work, said: Callable[[int], None], limits: Limits | None = None) -> Ingested:
+    """Reads a source into unit files, unless it was read before, lies there as it did and has nothing left to fetch.
+
+    ``said`` is told how many rows more were read; addresses are fetched within ``limits``. Raises DataError for a
+    source that cannot be read.
+    """
+    from bimo.curation.readers import reading
+
+    content = _content(source)
+    state = digest(VERSION, str(source.resolve()), content)
+    save_json(work.folder / SOURCE, {"path": str(source.resolve()), "content": content})
+    known = read_json(work.folder / INDEX)
+    if isinstance(known, dict) and cast("dict[str, Any]", known)["state"] == state:
+        before = taken(work)
+        if not before.unfetched:
+            said(before.rows)
+            return before
+    (work.folder / INDEX).unlink(missing_ok=True)
+    pictures = _Named()
+    unfetched, counts, firsts, last = 0, list[int](), list[int](), -1
+    for unit, group in enumerate(_units(_fetched(pictures.of(reading.rows(source)), work.fetched, limits))):
+        if group[0][0].number <= last:
+            raise DataError(
+                f"{group[0][0].source} 的行号 {group[0][0].number} 不在 {last} 之后",
+                f"rows of {source} are out of order",
+            )
+        unfetched += sum(addressed and isinstance(row, Broken) for row, addressed in group)
+        rows = [row for row, _ in group]
+        fetched = {row.number for row, addressed in group if addressed and isinstance(row, Row)}
+        save_table(work.unit("rows", unit), _columns(rows, fetched), digest(VERSION, [_plain_row(row) for row in rows]))
+        firsts.append(group[0][0].number)
+        last = group[-1][0].number
+        counts.append(len(group))
+        said(len(group))
+    sweep(work.folder / "rows", len(firsts))
+    pictures.join(work, len(firsts))
+    save_json(work.folder / INDEX, {"state": state, "counts": counts, "firsts": firsts, "unfetched": unfetched})
+    return Ingested(tuple(counts), tuple(firsts), unfetched)
+
+
+class _Named:
+    """Which picture each row names, as eight bytes: rows of one picture are one sample, with the captions of all."""
+
+    def __init__(self) -> None:
+        self._numbers, self._pictures = array("q"), array("Q")
+
+    def of(self, rows: Iterable[Row | Broken]) -> Iterator[Row | Broken]:
+        """The rows as they are, noted."""
+        for row in rows:
+            if isinstance(row, Row):
+                place = row.picture
+                name = f"{place.path}\0{place.offset}\0{place.size}\0{place.form}\0{place.column}"
+                hashed = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+                self._numbers.append(row.number)
+                self._pictures.append(int.from_bytes(hashed, "big"))
+            yield row
+
+    def join(self, work: Work, units: int) -> None:
+        """Writes for the rows that name one picture the number of the first of them, and for that what all say."""
+        import numpy as np
+        import pyarrow as pa
+
+        numbers, pictures = np.array(self._numbers, np.int64), np.array(self._pictures, np.uint64)
+        _, first, inverse, times = np.unique(pictures, return_index=True, return_inverse=True, return_counts=True)
+        several = times[inverse] > 1
+        keepers = dict(zip(numbers[several].tolist(), numbers[first[inverse[several]]].tolist(), strict=True))
+        captions: dict[int, dict[str, None]] = {}
+        if keepers:
+            for unit in range(units):
+                for row in load_rows(work.unit("rows", unit), ["number", "captions", "reason"]):
+                    if row["reason"] is None and (keeper := keepers.get(row["number"])) is not None:
+                        captions.setdefault(keeper, {}).update(dict.fromkeys(row["captions"]))
+        for unit in range(units):
+            path = work.unit(JOINED, unit)
+            own = load_rows(work.unit("rows", unit), ["number", "reason"]) if keepers else []
+            found = [row["number"] for row in own if row["reason"] is None and row["number"] in keepers]
+            if not found:
+                path.unlink(missing_ok=True)
+                continue
+            firsts = [keepers[number] for number in found]
+            texts = [
+                tuple(captions[number]) if number == keeper else ()
+                for number, keeper in zip(found, firsts, strict=True)
+            ]
+            columns = {"number": pa.array(found, pa.int64()), "first": pa.array(firsts, pa.int64())}
+            columns |= {"captions": pa.array(texts, pa.list_(pa.string()))}
+            save_table(path, columns, digest(VERSION, found, firsts, texts))
+        sweep(work.folder / JOINED, units)
+
+
+#: A row, and whether it was an address that had to be fetched.
+Settled = tuple[Row | Broken, bool]
+
+
+def _units(rows: Iterable[Settled]) -> Iterator[list[Settled]]:
+    unit, group, characters = 0, list[Settled](), 0
+    for row, addressed in rows:
+        group.append((_writable(row), addressed))
+        characters += sum(map(len, row.captions)) if isinstance(row, Row) else 0
+        if len(group) >= most_rows(unit) or characters >= CHARACTERS_A_UNIT:
+            yield group
+            unit, group, characters = unit + 1, [], 0
+    if group:
+        yield group
+
+
+def _fetched(rows: Iterator[Row | Broken], folder: Path, limits: Limits | None) -> Iterator[Settled]:
+    """The rows with their addresses fetched into ``folder``; nothing is prepared for a source that has none."""
+    for row in rows:
+        if isinstance(row, Row) and row.picture.form == "url":
+            break
+        yield row, False
+    else:
+        return
+    from bimo.curation.readers import fetch
+
+    waiting: set[int] = set()
+
+    def noted() -> Iterator[Row | Broken]:
+        for one in chain((row,), rows):
+            if isinstance(one, Row) and one.picture.form == "url":
+                waiting.add(one.number)
+            yield one
+
+    for one in fetch.fetch(noted(), folder, limits):
+        addressed = one.number in waiting
+        waiting.discard(one.number)
+        yield one, addressed
+
+
+def _writable(row: Row | Broken) -> Row | Broken:
+    """A row whose texts can be written; one with halves of characters in it is broken."""
+    if isinstance(row, Broken):
+        return row
+    try:
+        "".join((*row.captions, *row.labels, *(v for v in row.labels.values() if isinstance(v, str)))).encode()
+    except UnicodeEncodeError as error:
+        return Broken(row.number, row.source, "not text", str(error.reason))
+    return row
+
+
+def text_of(value: str) -> str:
+    """Text that can be written, halves of characters spelt out."""
+    return value.encode("utf-8", "backslashreplace").decode()
+
+
+def _plain_row(row: Row | Broken) -> list[Any]:
+    if isinstance(row, Broken):
+        return [row.number, row.source, row.reason, row.detail]
+    place = row.picture
+    where = [place.path, place.offset, place.size, place.form, place.column]
+    return [row.number, row.source, *where, list(row.captions), sorted(row.labels.items())]
+
+
+def _columns(rows: Sequence[Row | Broken], fetched: set[int]) -> dict[str, Any]:
+    import pyarrow as pa
+
+    places = [row.picture if isinstance(row, Row) else Place("") for row in rows]
+    whole = [isinstance(row, Row) for row in rows]
+    return {
+        "number": pa.array([row.number for row in rows], pa.int64()),
+        "source": pa.array([text_of(row.source) for row in rows], pa.string()),
+        # A path is bytes to the system; not every one is text.
+        "path": pa.array([os.fsencode(place.path) for place in places], pa.binary()),
+        "offset": pa.array([place.offset for place in places], pa.int64()),
+        "size": pa.array([place.size for place in places], pa.int64()),
+        "form": pa.array([place.form for place in places], pa.string()),
+        "column": pa.array([text_of(place.column) for place in places], pa.string()),
+        "fetched": pa.array([row.number in fetched for row in rows], pa.bool_()),
+        "captions": pa.array([row.captions if isinstance(row, Row) else () for row in rows], pa.list_(pa.string())),
+        "labels": pa.array(
+            [json.dumps(dict(row.labels) if isinstance(row, Row) else {}, ensure_ascii=False) for row in rows],
+            pa.string(),
+        ),
+        "reason": pa.array([None if w else text_of(cast(Broken, r).reason) for w, r in zip(whole, rows, strict=True)]),
+        "detail": pa.array([None if w else text_of(cast(Broken, r).detail) for w, r in zip(whole, rows, strict=True)]),
+    }

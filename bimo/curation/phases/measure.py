@@ -1,0 +1,281 @@
+"""The second phase of a run: what the rules measure of each picture.
+
+A picture is decoded once for all steps; what was measured stays as long as its file and the step's ``measuring`` do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+from bimo.core.errors import BimoError, DataError
+from bimo.core.part import Part
+from bimo.curation.phases.ingest import text_of
+from bimo.curation.readers.rows import Place, Unusable
+from bimo.curation.steps import PictureStep, Scores, named
+from bimo.curation.phases.store import (
+    Work,
+    column,
+    digest,
+    fingerprint_of,
+    load_rows,
+    numbered,
+    of_cell,
+    plain,
+    save_table,
+)
+
+VERSION = 2
+KILLED = "worker killed"
+#: Reasons that another run may not meet again.
+PASSING = {KILLED, "unreadable", "decode: MemoryError"}
+#: Between a step's ``measuring`` and the name of a score.
+OF = "\t"
+#: What is known of a picture before it is looked at.
+NOTHING = "[]"
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Where the pictures of unit rows are found."""
+
+    source: Path
+    work: Work
+
+    def place(self, row: Mapping[str, Any]) -> tuple[Path, Place]:
+        """The folder a row's place is relative to, and the place."""
+        root = self.work.fetched if row["fetched"] else self.source
+        return root, Place(os.fsdecode(row["path"]), row["offset"], row["size"], row["form"], row["column"])
+
+    def bytes_of(self, row: Mapping[str, Any]) -> bytes:
+        """The bytes of a picture. Raises Unusable."""
+        from bimo.curation.readers import reading
+
+        return reading.picture_bytes(*self.place(row))
+
+    def states(self, rows: Iterable[Mapping[str, Any]]) -> dict[int, str]:
+        """By the number of each row, what changes when its place or the file there does."""
+        from bimo.curation.readers import reading
+
+        roots = {False: reading.root(self.source), True: self.work.fetched}
+        known: dict[Path, tuple[int, int]] = {}
+        found: dict[int, str] = {}
+        for row in rows:
+            path = roots[row["fetched"]] / os.fsdecode(row["path"])
+            if path not in known:
+                known[path] = -1, -1
+                # A file that is not there has a state as well.
+                with contextlib.suppress(OSError, ValueError):
+                    about = path.stat()
+                    known[path] = about.st_size, about.st_mtime_ns
+            place = [row["path"].hex(), *(row[name] for name in ("offset", "size", "form", "column", "reason"))]
+            found[row["number"]] = digest(VERSION, str(roots[row["fetched"]]), place, known[path])[:32]
+        return found
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Some rows of a unit: those from ``first`` up to ``stop``, all where ``stop`` is -1."""
+
+    unit: int
+    count: int
+    first: int = 0
+    stop: int = -1
+
+    def halves(self) -> tuple[Slice, Slice] | None:
+        """The two halves, None of one row."""
+        first, stop = self.first, self.count if self.stop < 0 else self.stop
+        if stop - first < 2:
+            return None
+        middle = (first + stop) // 2
+        return Slice(self.unit, self.count, first, middle), Slice(self.unit, self.count, middle, stop)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What became of a slice: its rows, those that the picture rules would keep, and the pictures that were opened."""
+
+    rows: int
+    kept: int
+    opened: int
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Measures the pictures of a slice for all steps that look at pictures, and keeps the numbers."""
+
+    source: Path
+    work: Work
+    steps: tuple[Part, ...]
+
+    def __call__(self, job: Slice) -> Measured:
+        """Measures what is not measured yet. What one picture raises is its own failure, never that of the run."""
+        rows = load_rows(self.work.unit("rows", job.unit))
+        pictures = Pictures(self.source, self.work)
+        chosen = rows[job.first : None if job.stop < 0 else job.stop]
+        states = pictures.states(chosen)
+        path = self.work.unit("measured", job.unit)
+        old = {row["number"]: row for row in load_rows(path)} if fingerprint_of(path) else {}
+        fresh = [row["number"] for row in rows] == list(old)
+        wanted = measured_by(self.steps)
+        opened = 0
+        found: list[dict[str, Any]] = []
+        with warnings.catch_warnings():
+            # What a library warns of odd pictures is said by their reason.
+            warnings.simplefilter("ignore")
+            for row in chosen:
+                known = old.get(row["number"])
+                if known is None or known["made"] != states[row["number"]] or known["failed"] in PASSING:
+                    known = _unseen(row, states[row["number"]])
+                    fresh = False
+                missing = list(wanted) if known["known"] == NOTHING else _missing(known["known"], wanted)
+                if known["failed"] is None and (missing or known.get("sha256") is None):
+                    known = known | self._seen(pictures, row, known, {m: wanted[m] for m in missing})
+                    opened += 1
+                found.append(known)
+        if opened or not fresh or job.stop >= 0:
+            save_measured(self._part(job), found)
+        judges = [(step.measuring(), step) for step in self.steps if isinstance(step, PictureStep)]
+        kept = sum(row["failed"] is None and _passes(row, judges) for row in found)
+        return Measured(len(found), kept, opened)
+
+    def lost(self, job: Slice) -> Measured:
+        """One row that killed its worker each time it was tried: it failed."""
+        row = load_rows(self.work.unit("rows", job.unit))[job.first]
+        state = Pictures(self.source, self.work).states([row])[row["number"]]
+        save_measured(self._part(job), [_unseen(row, state) | {"failed": row["reason"] or KILLED}])
+        return Measured(1, 0, 1)
+
+    def join(self, unit: int) -> None:
+        """Makes one file of the parts that a unit was halved into."""
+        parts = [p for p in numbered(self.work.folder / "measured", ".part") if p.name.startswith(f"{unit:06d}.")]
+        save_measured(self.work.unit("measured", unit), [row for part in parts for row in load_rows(part)])
+        for part in parts:
+            part.unlink()
+
+    def _part(self, job: Slice) -> Path:
+        path = self.work.unit("measured", job.unit)
+        return path if job.stop < 0 else path.with_suffix(f".{job.first:05d}-{job.stop:05d}.part")
+
+    def _seen(
+        self, pictures: Pictures, row: Mapping[str, Any], known: Mapping[str, Any], steps: Mapping[str, PictureStep]
+    ) -> dict[str, Any]:
+        from bimo.curation import decoded_image
+
+        try:
+            data = pictures.bytes_of(row)
+            picture = decoded_image.see(data)
+        except Unusable as error:
+            return {"failed": error.reason, "detail": text_of(error.detail)}
+        except BimoError:
+            raise
+        # A decoder or a reader that falls over a file: the file is at fault, and is told with what was raised.
+        except Exception as error:
+            return {"failed": f"decode: {type(error).__name__}", "detail": text_of(str(error))[:200]}
+        found: dict[str, Any] = {
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "bytes": len(data),
+            "width": picture.size[0],
+            "height": picture.size[1],
+            "as_is": decoded_image.plain(picture),
+            "converted": picture.converted or None,
+        }
+        failures = cast("dict[str, list[str]]", of_cell(known["failures"]))
+        for measuring, step in steps.items():
+            try:
+                scores = {name: plain(value) for name, value in step.measure(picture).items()}
+            except BimoError:
+                raise
+            # One picture that a measure cannot cope with must not end a run over millions.
+            except Exception as error:
+                failures[measuring] = [type(error).__name__, text_of(str(error))[:200]]
+                continue
+            found |= {f"{measuring}{OF}{name}": value for name, value in scores.items()}
+        every = sorted({*known_of(known["known"]), *steps})
+        return found | {"known": json.dumps(every), "failures": json.dumps(failures, sort_keys=True)}
+
+
+def _unseen(row: Mapping[str, Any], state: str) -> dict[str, Any]:
+    return {"number": row["number"], "made": state, "known": NOTHING, "failures": "{}", "failed": row["reason"]}
+
+
+def _missing(known: str, wanted: Iterable[str]) -> list[str]:
+    measured = known_of(known)
+    return [measuring for measuring in wanted if measuring not in measured]
+
+
+@lru_cache(maxsize=64)
+def known_of(known: str) -> frozenset[str]:
+    """What is measured of a picture, by the cell that says it: nearly all pictures of a run say the same."""
+    return frozenset(json.loads(known))
+
+
+def _passes(row: Mapping[str, Any], judges: Sequence[tuple[str, PictureStep]]) -> bool:
+    """Whether the picture rules would keep a row: what the progress bar says."""
+    failures = of_cell(row["failures"])
+    for measuring, step in judges:
+        # What a rule raises is counted when it judges in earnest.
+        with contextlib.suppress(Exception):
+            if measuring in failures or step.judge(scores_of(row, measuring)) is not None:
+                return False
+    return True
+
+
+def measured_by(steps: Sequence[Part]) -> dict[str, PictureStep]:
+    """The steps that look at pictures by what they measure: what is measured alike is measured once.
+
+    Raises DataError for a ``measuring`` that cannot name a column.
+    """
+    found: dict[str, PictureStep] = {}
+    for step in steps:
+        if isinstance(step, PictureStep):
+            measuring = step.measuring()
+            if OF in measuring or not measuring:
+                raise DataError(f"{named(step)} 的 measuring 是 {measuring!r}", f"{named(step)} measures {measuring!r}")
+            found.setdefault(measuring, step)
+    return found
+
+
+def scores_of(row: Mapping[str, Any], measuring: str) -> Scores:
+    """What one step measured of a row, by its own names."""
+    start = measuring + OF
+    return {name.removeprefix(start): value for name, value in row.items() if name.startswith(start)}
+
+
+FIXED = (
+    "number",
+    "made",
+    "sha256",
+    "bytes",
+    "width",
+    "height",
+    "as_is",
+    "converted",
+    "failed",
+    "detail",
+    "known",
+    "failures",
+)
+
+
+def save_measured(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Saves measured rows. The fingerprint is of what they were measured on, and of what failed."""
+    import pyarrow as pa
+
+    types = {"number": pa.int64(), "bytes": pa.int64(), "width": pa.int64(), "height": pa.int64(), "as_is": pa.bool_()}
+    columns: dict[str, Any] = {
+        name: pa.array([row.get(name) for row in rows], types.get(name, pa.string())) for name in FIXED
+    }
+    for name in sorted({name for row in rows for name in row} - set(FIXED)):
+        columns[name] = column([row.get(name) for row in rows])
+    save_table(
+        path, columns, digest([[row["made"], row["failed"], row.get("detail"), row["failures"]] for row in rows])
+    )

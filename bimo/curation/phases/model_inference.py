@@ -1,0 +1,196 @@
+"""Asks models and endpoints about the rows that are left, in batches; every answer is stored and asked for once.
+
+An answer belongs to a picture and to its captions as they were: where one of them differs it is asked for again.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from bimo.core.errors import BimoError, DataError
+from bimo.core.part import Part, dump
+from bimo.curation.phases.measure import OF, Pictures
+from bimo.curation.readers.rows import Unusable
+from bimo.curation.phases.row_state import LEFT, load_row_states
+from bimo.curation.steps import ModelStep, Pair, Tools, Verdict, WriterStep, named
+from bimo.curation.phases.store import Work, column, digest, fingerprint_of, load_rows, plain, save_table
+from bimo.curation.executors.executors import cores
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+VERSION = 1
+#: A batch is closed at so many pairs, or earlier at so many pixels.
+BATCH, BATCH_PIXELS = 32, 1 << 25
+#: Pictures that are decoded ahead of the model.
+AHEAD = 16
+#: The same two where a step views pictures: what is left of them is small.
+VIEWED, VIEWED_AHEAD = 256, 128
+
+View = Callable[["Image.Image"], "Image.Image"]
+
+
+def room_of(step: Part, tools: Tools) -> str:
+    """Where the answers to a step lie: they stay while what they depend on does."""
+    assert isinstance(step, (ModelStep, WriterStep))
+    return f"asked/{digest(VERSION, named(step), step.measuring(tools))[:16]}"
+
+
+@dataclass(frozen=True)
+class ModelInference:
+    """Asks a step about the rows of a unit that are left and have no answer yet; answers how many it asked about.
+
+    Batches do not cross units, so that numbers do not depend on where an earlier run was broken off. With ``stored``
+    nothing is asked.
+    """
+
+    source: Path
+    work: Work
+    step: Part
+    tools: Tools
+    before: str
+    asked: str
+    stored: bool
+
+    def __call__(self, unit: int) -> tuple[int, int]:
+        """(rows left, rows asked about). Raises DataError where answers are wanted and must not be asked for."""
+        path = self.work.unit(self.asked, unit)
+        old: dict[int, dict[str, Any]] = {}
+        if fingerprint_of(path):
+            old = {row["number"]: row for row in load_rows(path)}
+        shas = {
+            row["number"]: row["sha256"] for row in load_rows(self.work.unit("measured", unit), ["number", "sha256"])
+        }
+        keys: dict[int, str] = {}
+        captions: dict[int, tuple[str, ...]] = {}
+        for row in load_row_states(self.work.unit(self.before, unit)):
+            if row.state == LEFT:
+                keys[row.number] = digest(shas[row.number], row.captions)
+                captions[row.number] = row.captions
+        known = {n for n, row in old.items() if row["key"] == keys.get(n) and (self.stored or row["failed"] is None)}
+        wanted = [number for number in keys if number not in known]
+        if wanted and self.stored:
+            raise DataError(
+                f"{named(self.step)} 还没有看过第 {wanted[0]} 行；请不带 --select-only 运行",
+                f"{named(self.step)} has not seen row {wanted[0]} yet; run without --select-only",
+            )
+        if wanted or not fingerprint_of(path):
+            rows = {row["number"]: row for row in load_rows(self.work.unit("rows", unit))}
+            for batch in self._batches([rows[number] for number in wanted], captions):
+                for number, answer in self._answered(batch):
+                    old[number] = {"number": number, "key": keys[number], "failed": None, "detail": None} | answer
+            self._save(path, [old[number] for number in sorted(old)])
+        return len(keys), len(wanted)
+
+    def _batches(
+        self, rows: Sequence[Mapping[str, Any]], captions: Mapping[int, tuple[str, ...]]
+    ) -> Iterator[list[tuple[int, Pair | Unusable]]]:
+        """Rows in batches, with their pictures decoded, and viewed, ahead in threads."""
+        pictures = Pictures(self.source, self.work)
+        viewed: Callable[[Tools], View] | None = getattr(self.step, "view", None)
+        view = viewed(self.tools) if viewed is not None and rows else None
+        most, early = (BATCH, AHEAD) if view is None else (VIEWED, VIEWED_AHEAD)
+        batch: list[tuple[int, Pair | Unusable]] = []
+        pixels = 0
+        with ThreadPoolExecutor(max(2, cores()), "decode") as threads:
+            coming = iter(rows)
+            ahead = deque(threads.submit(_decoded, pictures, row, view) for row in islice(coming, early))
+            for row in rows:
+                future: Future[Any] = ahead.popleft()
+                ahead.extend(threads.submit(_decoded, pictures, later, view) for later in islice(coming, 1))
+                image, number = future.result(), row["number"]
+                if isinstance(image, Unusable):
+                    batch.append((number, image))
+                else:
+                    batch.append((number, Pair(number, image, captions[number])))
+                    pixels += image.width * image.height
+                if len(batch) >= most or pixels >= BATCH_PIXELS:
+                    yield batch
+                    batch, pixels = [], 0
+        if batch:
+            yield batch
+
+    def _answered(self, batch: Sequence[tuple[int, Pair | Unusable]]) -> Iterator[tuple[int, dict[str, Any]]]:
+        pairs = [pair for _, pair in batch if isinstance(pair, Pair)]
+        answers = iter(self._asked(pairs)) if pairs else iter(())
+        for number, pair in batch:
+            if isinstance(pair, Unusable):
+                yield number, {"failed": pair.reason, "detail": pair.detail}
+            else:
+                yield number, next(answers)
+
+    def _asked(self, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+        """The answers for pairs. Where a batch fails, its pairs are asked about one by one."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found = _opened(self.step, self.tools)(pairs)
+            if len(found) != len(pairs):
+                raise ValueError(f"{len(found)} answers to {len(pairs)} pairs")
+            return [_answer(one) for one in found]
+        except BimoError:
+            raise
+        # What a model or an endpoint raises is the failure of the pair it is raised for, asked again another time.
+        except Exception as error:
+            if len(pairs) > 1:
+                return [answer for pair in pairs for answer in self._asked([pair])]
+            return [{"failed": f"ask {named(self.step)}: {type(error).__name__}", "detail": str(error)[:200]}]
+
+    def _save(self, path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+        import pyarrow as pa
+
+        columns: dict[str, Any] = {"number": pa.array([row["number"] for row in rows], pa.int64())}
+        for name in ("key", "failed", "detail", "answer"):
+            columns[name] = pa.array([row.get(name) for row in rows], pa.string())
+        for name in sorted({name for row in rows for name in row if OF in name}):
+            columns[name] = column([row.get(name) for row in rows])
+        said = [[[name, repr(row[name])] for name in sorted(row) if row[name] is not None] for row in rows]
+        save_table(path, columns, digest(said))
+
+
+def _answer(found: Any) -> dict[str, Any]:
+    """An answer as columns: the scores of a model, or what a writer wrote as JSON."""
+    if isinstance(found, Verdict):
+        return {"answer": json.dumps({"value": plain(found.value), "threshold": plain(found.threshold)})}
+    if isinstance(found, Mapping):
+        scores = cast("Mapping[str, Any]", found)
+        return {f"score{OF}{name}": plain(value) for name, value in scores.items()}
+    texts = [str(text).encode("utf-8", "replace").decode() for text in found]
+    return {"answer": json.dumps({"captions": texts}, ensure_ascii=False)}
+
+
+def _decoded(pictures: Pictures, row: Mapping[str, Any], view: View | None) -> Any:
+    """The upright picture of a row, or what is viewed of it; or why there is none."""
+    from bimo.curation import decoded_image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = decoded_image.see(pictures.bytes_of(row), decoded_image.GIVEN_TO_MODELS).image
+            return image if view is None else view(image)
+    except Unusable as error:
+        return error
+    # It was decoded before: the file has changed since.
+    except Exception as error:
+        return Unusable(f"decode: {type(error).__name__}", str(error)[:200])
+
+
+_open: dict[str, Callable[[Sequence[Pair]], Any]] = {}
+
+
+def _opened(step: Part, tools: Tools) -> Callable[[Sequence[Pair]], Any]:
+    """The function of a step's model, opened once a process; the one before it makes room."""
+    assert isinstance(step, (ModelStep, WriterStep))
+    key = digest(dump(step))
+    if key not in _open:
+        _open.clear()
+        _open[key] = step.open(tools) if isinstance(step, ModelStep) else step.write(tools)
+    return _open[key]

@@ -1,0 +1,372 @@
+"""The third phase of a run: the steps in their order over what is left, from stored scores; the first verdict counts.
+
+The list is cut into stretches: neighbouring steps that judge one row go together, unit by unit; a step that asks a
+model or looks at the whole set is a stretch of its own. After each stretch the standing of every row is on disk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from bimo.core.errors import BimoError, DataError, RecipeError
+from bimo.core.part import Part, dump
+from bimo.curation.phases.ingest import JOINED
+from bimo.curation.phases.measure import OF, known_of, scores_of
+from bimo.curation.phases.row_state import (
+    KEPT,
+    LEFT,
+    Columns,
+    RowState,
+    load_row_states,
+    said_of,
+    save_row_states,
+)
+from bimo.curation.steps import (
+    CaptionStep,
+    Change,
+    ModelStep,
+    PictureStep,
+    TableStep,
+    Verdict,
+    WriterStep,
+    named,
+)
+from bimo.curation.phases.store import Work, digest, fingerprint_of, load_rows, load_table, names_in, of_cell, sweep
+from bimo.curation.executors.executors import Executor
+
+VERSION = 1
+NO_CAPTION = "no caption"
+#: What takes a row whose picture one before it names, with its captions given to that: before every step of a list.
+ONE_PICTURE, BEFORE_ALL = "OnePicture", -1
+ONE_PICTURE_SAYS = ("说明并到同一张图的第一行", "captions joined to the first row of the same picture")
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Steps that are taken together, with the place of the first in the list."""
+
+    kind: str
+    first: int
+    steps: tuple[Part, ...]
+
+    def digest(self) -> str:
+        """What its outcome depends on, besides the rows: settings, measures, and the files that settings name."""
+        measuring = [step.measuring() for step in self.steps if isinstance(step, PictureStep)]
+        settings = [dump(step) for step in self.steps]
+        return digest(VERSION, self.kind, self.first, settings, measuring, _files_in(settings))
+
+
+def _files_in(settings: Any) -> list[Any]:
+    """The state of every file or folder that a setting names: a list of words, a tokenizer."""
+    if isinstance(settings, Mapping):
+        return [found for value in cast("Mapping[str, Any]", settings).values() for found in _files_in(value)]
+    if isinstance(settings, list):
+        return [found for value in cast("list[Any]", settings) for found in _files_in(value)]
+    # Only what looks like a path is looked for: a setting such as "zh" may have a namesake in the folder one is in.
+    if not isinstance(settings, str) or not (os.sep in settings or "." in settings) or len(settings) > 4000:
+        return []
+    path = Path(settings).expanduser()
+    with suppress(OSError, ValueError):
+        files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.is_file())
+        return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    return []
+
+
+def kind_of(step: Part) -> str:
+    """ "row", "model", "writer" or "table", the last also where pictures are measured for it. Raises RecipeError for
+    what is no step.
+    """
+    kinds = (("table", TableStep), ("row", (PictureStep, CaptionStep)), ("model", ModelStep), ("writer", WriterStep))
+    for kind, protocol in kinds:
+        if isinstance(step, protocol):
+            return kind
+    raise RecipeError(
+        f"{named(step)} 不是清洗步骤：它没有 measure、caption、open、write 或 select",
+        f"{named(step)} is no step of curation: it has none of measure, caption, open, write or select",
+    )
+
+
+def stretches(steps: Sequence[Part]) -> list[Stretch]:
+    """The list cut into stretches: the first judges rows, if only those that failed; the last closes the account."""
+    found = [Stretch("row", 0, ())]
+    for place, step in enumerate(steps):
+        kind = kind_of(step)
+        # A step that looks at each picture and then at the whole set: what it could not look at has failed before.
+        kinds = ("row", "table") if kind == "table" and isinstance(step, PictureStep) else (kind,)
+        for one in kinds:
+            if one == "row" and found[-1].kind == "row":
+                first = found[-1].first if found[-1].steps else place
+                found[-1] = Stretch("row", first, (*found[-1].steps, step))
+            else:
+                found.append(Stretch(one, place, (step,)))
+    return [*found, Stretch("end", len(steps), ())]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Takes a stretch over a unit, in any process; answers how many rows there are and how many are left.
+
+    ``made`` is the stretch's digest; ``before`` the room with the standings so far, empty at the start; ``asked`` that
+    with a model's answers.
+    """
+
+    work: Work
+    stretch: Stretch
+    made: str
+    before: str
+    after: str
+    asked: str = ""
+
+    def __call__(self, unit: int) -> tuple[int, int]:
+        """Judges a unit, unless that is done already."""
+        after = self.work.unit(self.after, unit)
+        rooms = [self.before] if self.before else ["rows", "measured", JOINED]
+        rooms += [self.asked] if self.asked else []
+        made_of = digest(self.made, [fingerprint_of(self.work.unit(room, unit)) for room in rooms])
+        if fingerprint_of(after) == made_of:
+            states = load_table(after, ["state"])["state"].to_pylist()
+            return len(states), sum(state in (LEFT, KEPT) for state in states)
+        standings = load_row_states(self.work.unit(self.before, unit)) if self.before else self._begun(unit)
+        if self.stretch.kind == "row":
+            self._judge_rows(unit, standings)
+        elif self.stretch.kind in ("model", "writer"):
+            self._judge_answers(unit, standings)
+        else:
+            for row in standings:
+                if row.state == LEFT and row.captions:
+                    row.state = KEPT
+                elif row.state == LEFT:
+                    row.fail(NO_CAPTION)
+        save_row_states(after, standings, made_of)
+        return len(standings), sum(row.state in (LEFT, KEPT) for row in standings)
+
+    def _begun(self, unit: int) -> list[RowState]:
+        """Where rows stand before any rule: left, or failed."""
+        found: list[RowState] = []
+        joined = self.work.unit(JOINED, unit)
+        one_picture = {row["number"]: row for row in load_rows(joined)} if joined.is_file() else {}
+        measured = load_rows(self.work.unit("measured", unit), ["failed", "detail"])
+        for row, seen in zip(load_rows(self.work.unit("rows", unit)), measured, strict=True):
+            standing = RowState(row["number"], tuple(row["captions"]), of_cell(row["labels"]))
+            if row["reason"] is not None or seen["failed"] is not None:
+                standing.fail(row["reason"] or seen["failed"], row["detail"] or seen["detail"] or "")
+            elif (same := one_picture.get(row["number"])) is not None:
+                if same["first"] != row["number"]:
+                    standing.drop(BEFORE_ALL, ONE_PICTURE, Verdict(same["first"], ""))
+                elif tuple(same["captions"]) != standing.captions:
+                    standing.note(BEFORE_ALL, ONE_PICTURE, "captions changed", before=len(standing.captions))
+                    standing.captions = tuple(same["captions"])
+            found.append(standing)
+        return found
+
+    def _judge_rows(self, unit: int, standings: Sequence[RowState]) -> None:
+        # Asking what a step is takes longer than some of them take to judge: it is asked once.
+        steps = [
+            (place, step, step.measuring() if isinstance(step, PictureStep) else "")
+            for place, step in enumerate(self.stretch.steps, self.stretch.first)
+        ]
+        names = [name for name in names_in(self.work.unit("measured", unit)) if OF in name]
+        columns = {
+            m: [(name, name.removeprefix(m + OF)) for name in names if name.startswith(m + OF)] for _, _, m in steps
+        }
+        measured = load_rows(self.work.unit("measured", unit))
+        for row, scores in zip(standings, measured, strict=True):
+            for place, step, measuring in steps:
+                if row.state != LEFT:
+                    break
+                if measuring:
+                    own = {name: scores[column] for column, name in columns[measuring]}
+                    _judge_picture(row, place, cast(PictureStep, step), measuring, scores, own)
+                else:
+                    _judge_captions(row, place, cast(CaptionStep, step))
+
+    def _judge_answers(self, unit: int, standings: Sequence[RowState]) -> None:
+        place, step = self.stretch.first, self.stretch.steps[0]
+        answers = {row["number"]: row for row in load_rows(self.work.unit(self.asked, unit))}
+        for row in standings:
+            if row.state != LEFT:
+                continue
+            answer = answers[row.number]
+            if answer["failed"] is not None:
+                row.fail(answer["failed"], answer["detail"] or "")
+            elif isinstance(step, ModelStep):
+                _judge_scores(row, place, step, scores_of(answer, "score"))
+            else:
+                said = json.loads(answer["answer"])
+                if "captions" in said:
+                    row.note(place, named(step), "captions written", before=len(row.captions))
+                    row.captions = tuple(said["captions"])
+                else:
+                    row.drop(place, named(step), Verdict(said["value"], said["threshold"]))
+
+
+def _judge_picture(
+    row: RowState, place: int, step: PictureStep, measuring: str, measured: Mapping[str, Any], scores: Mapping[str, Any]
+) -> None:
+    rule = named(cast(Part, step))
+    failures = of_cell(measured["failures"])
+    if measuring in failures:
+        row.fail(f"measure {rule}: {failures[measuring][0]}", failures[measuring][1])
+    elif measuring not in known_of(measured["known"]):
+        raise DataError(
+            f"{rule} 还没有量过第 {row.number} 行的图；请不带 --select-only 运行",
+            f"{rule} has not measured the picture of row {row.number} yet; run without --select-only",
+        )
+    else:
+        _judge_scores(row, place, step, scores)
+
+
+def _judge_scores(row: RowState, place: int, step: PictureStep | ModelStep, scores: Mapping[str, Any]) -> None:
+    rule = named(cast(Part, step))
+    try:
+        verdict = step.judge(scores)
+    except BimoError:
+        raise
+    # One row that a rule cannot judge is counted; the others go on.
+    except Exception as error:
+        row.fail(f"judge {rule}: {type(error).__name__}", str(error)[:200])
+        return
+    if verdict is not None:
+        row.drop(place, rule, verdict)
+
+
+def _judge_captions(row: RowState, place: int, step: CaptionStep) -> None:
+    rule = named(cast(Part, step))
+    kept: dict[str, None] = {}
+    last: Verdict | None = None
+    for index, text in enumerate(row.captions):
+        try:
+            said = step.caption(text)
+            if isinstance(said, str):
+                said.encode()
+        except BimoError:
+            raise
+        # As above: the row is at fault, and is counted.
+        except Exception as error:
+            row.fail(f"caption {rule}: {type(error).__name__}", str(error)[:200])
+            return
+        if isinstance(said, Verdict):
+            last = said
+            found = {"value": said_of(said.value), "threshold": said_of(said.threshold)}
+            row.note(place, rule, "caption dropped", caption=index, **found)
+            continue
+        if said in kept:
+            row.note(place, rule, "caption dropped", caption=index, value="the same as another", threshold="")
+        elif said != text:
+            row.note(place, rule, "caption mended", caption=index)
+        kept[said] = None
+    row.captions = tuple(kept)
+    if last is not None and not kept:
+        row.drop(place, rule, last)
+
+
+#: A unit, and what changes in it: (number, what) in the order of the rows.
+Changes = tuple[int, tuple[tuple[int, str], ...]]
+
+
+def select_table(
+    work: Work, stretch: Stretch, before: str, after: str, firsts: Sequence[int], table: Columns, workers: Executor
+) -> None:
+    """Takes a step that looks at the whole set. Its changes wait on disk until they are taken unit by unit."""
+    units = range(len(firsts))
+    prints = [fingerprint_of(work.unit(before, unit)) for unit in units]
+    made_of = digest(stretch.digest(), prints)
+    if all(fingerprint_of(work.unit(after, unit)) == f"{made_of} {unit}" for unit in units):
+        return
+    waiting = work.folder / "changes.sqlite"
+    waiting.unlink(missing_ok=True)
+    with closing(sqlite3.connect(waiting)) as changes:
+        changes.execute("PRAGMA journal_mode=OFF")
+        changes.execute("PRAGMA synchronous=OFF")
+        changes.execute("CREATE TABLE changes (number INTEGER, what TEXT)")
+        selected = cast(TableStep, stretch.steps[0]).select(table)
+        changes.executemany("INSERT INTO changes VALUES (?, ?)", ((c.number, _change(c)) for c in selected))
+        changes.execute("CREATE INDEX by_number ON changes (number)")
+        for _ in workers.answers(Apply(work, stretch, made_of, before, after), _by_unit(changes, firsts)):
+            pass
+    waiting.unlink()
+
+
+def _by_unit(changes: sqlite3.Connection, firsts: Sequence[int]) -> Iterator[Changes]:
+    between = "SELECT number, what FROM changes WHERE number >= ? AND number < ? ORDER BY number, rowid"
+    for unit, ends in enumerate(zip(firsts, [*firsts[1:], 1 << 62], strict=True)):
+        yield unit, tuple(changes.execute(between, ends))
+
+
+@dataclass(frozen=True)
+class Apply:
+    """Makes the changes of a table step in one unit, in any process."""
+
+    work: Work
+    stretch: Stretch
+    made_of: str
+    before: str
+    after: str
+
+    def __call__(self, job: Changes) -> None:
+        """Raises DataError for a change of a row that is not left."""
+        unit, changes = job
+        place, rule = self.stretch.first, named(self.stretch.steps[0])
+        rows = load_row_states(self.work.unit(self.before, unit))
+        by_number = {row.number: row for row in rows}
+        for number, what in changes:
+            row = by_number.get(number)
+            if row is None or (row.state != LEFT and row.step != place):
+                raise DataError(
+                    f"{rule} 要改第 {number} 行，可它不在剩下的行里",
+                    f"{rule} changes row {number}, which is not among those that are left",
+                )
+            _apply(row, place, rule, json.loads(what))
+        save_row_states(self.work.unit(self.after, unit), rows, f"{self.made_of} {unit}")
+
+
+def _change(change: Change) -> str:
+    verdict = None if change.verdict is None else [said_of(change.verdict.value), said_of(change.verdict.threshold)]
+    if change.repeats < 1 and verdict is None:
+        raise DataError(
+            f"第 {change.number} 行要写 0 次却没有理由", f"row {change.number} is dropped without a verdict"
+        )
+    captions = None if change.captions is None else list(change.captions)
+    labels = None if change.labels is None else {name: said_of(value) for name, value in change.labels.items()}
+    return json.dumps([verdict, captions, int(change.repeats), labels])
+
+
+def _apply(row: RowState, step: int, rule: str, change: Sequence[Any]) -> None:
+    verdict, captions, repeats, labels = change
+    if captions is not None and tuple(captions) != row.captions:
+        row.note(step, rule, "captions changed", before=len(row.captions))
+        row.captions = tuple(captions)
+    if labels:
+        row.note(step, rule, "labels", labels=labels)
+        row.labels = row.labels | labels
+    if repeats != 1 and verdict is None:
+        row.note(step, rule, "repeats", value=repeats)
+        row.repeats *= max(repeats, 1)
+    if verdict is not None:
+        row.drop(step, rule, Verdict(*verdict))
+
+
+def clear_after(work: Work, count: int) -> None:
+    """Removes what stretches of a longer list left behind."""
+    for folder in sorted((work.folder / "standing").glob("*")):
+        if not folder.name.isdigit() or int(folder.name) >= count:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def clear_units(work: Work, count: int, units: int) -> None:
+    """Removes the standings of units that are no more."""
+    for stretch in range(count):
+        sweep(work.folder / room(stretch), units)
+
+
+def room(stretch: int) -> str:
+    """Where the standings after a stretch lie."""
+    return f"standing/{stretch:02d}"

@@ -1,0 +1,259 @@
+"""What a source is, told by what lies in it, and in one sentence why."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bimo.core.errors import DataError
+from bimo.curation.readers import archives, columnar, folders, listing, records, tables
+from bimo.curation.readers.columns import Beside, picture_column
+from bimo.curation.readers.formats import PICTURE_FILES, comparable, is_picture
+from bimo.curation.readers.listing import TABLES
+from bimo.curation.readers.rows import Unusable
+from bimo.data.shards import INDEX, read_index
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a source is: the sentence for people in both languages, and how its rows are read.
+
+    ``tables``, ``tars`` and ``sides`` are the files that rows, or what else is known of them, come from; without tables
+    and tars the rows are the pictures of the folders.
+    """
+
+    zh: str
+    en: str
+    read: listing.Read
+    tables: frozenset[str] = frozenset()
+    tars: frozenset[str] = frozenset()
+    sides: frozenset[str] = frozenset()
+
+
+@dataclass
+class _Survey:
+    """What lies in a source, by what it may be read as: paths relative to it, in order.
+
+    ``closed`` are called like tables or tars and are pipes, or links that lead out; they are told of, never opened.
+    ``objects`` are .json and .txt files that belong to no picture.
+    """
+
+    tars: list[str]
+    tables: list[str]
+    records: list[str]
+    closed: list[str]
+    objects: list[str]
+    pictures: int = 0
+    captions: int = 0
+
+
+def _survey(source: Path) -> _Survey:
+    found = _Survey([], [], [], [], [])
+    for folder in folders.walk(source):
+        stems = {os.path.splitext(name)[0] for name in folder.by_comparable if is_picture(name)}
+        for entry in folder.files:
+            path, (stem, ending) = os.path.join(folder.path, entry.name), os.path.splitext(comparable(entry.name))
+            kinds: list[list[str]] = []
+            if entry.name.lower().endswith(listing.TARS):
+                kinds = [found.tars]
+            elif ending in TABLES:
+                kinds = [found.tables]
+            elif ending == ".json" and stem not in stems:
+                kinds = [found.objects] if folder.path else [found.records, found.objects]
+            elif ending in listing.CAPTION_FILES and stem in stems:
+                found.captions += 1
+            elif ending == ".txt":
+                kinds = [found.objects] if folders.is_open(source, path) else []
+            elif listing.is_one(source, folder, entry.name):
+                found.pictures += 1
+            elif archives.is_tar(source, path):
+                kinds = [found.tars]
+            if kinds and not folders.is_open(source, path):
+                kinds = [found.closed]
+            for kind in kinds:
+                kind.append(path)
+    return found
+
+
+def known(source: Path) -> Known:
+    """What a source is, by what lies in it. Raises DataError, naming what was looked for, where nothing can be read."""
+    if source.is_file():
+        return _known_file(source)
+    if not source.is_dir():
+        raise DataError(f"没有 {source}", f"there is no {source}")
+    found = _survey(source)
+    told, packed = found.closed, list[str]()
+    if all(name.lower().endswith(listing.PACKED) for name in found.tars) and (found.pictures or found.tables):
+        # Packed archives beside what can be read are told of, and stand in nobody's way.
+        packed, found.tars = found.tars, []
+    what = _known_tars(source, found) or _known_tables(source, found)
+    if what is None:
+        told = [*told, *(name for name in found.tables if _is_damaged(source / name))]
+        zh, en = f"{len(told)} 个表，都读不了", f"{len(told)} tables, none of which can be read"
+        read = listing.listed(source, [])
+        if found.pictures:
+            zh = f"图片文件夹：{found.pictures} 张，旁边同名的 .txt 或 .json 是说明"
+            en = f"{found.pictures} pictures in folders; captions are in .txt or .json files of the same name"
+            read = listing.pictures(source)
+        elif not told:
+            raise _nothing(source)
+        what = Known(zh, en, read)
+    if told or packed:
+        before = listing.both(listing.listed(source, told), listing.tars(source, packed))
+        what = replace(what, read=listing.both(before, what.read), sides=what.sides | {*packed})
+    return what
+
+
+def _known_tars(source: Path, found: _Survey) -> Known | None:
+    """Shards of our own, an index of IndexKits, tars."""
+    if INDEX in found.records and found.tars:
+        try:
+            names = [shard.name for shard in read_index(source).shards]
+        except DataError:
+            names = []  # another tool's index.json
+        if names:
+            zh = f"bimo 的分片：{INDEX} 列出 {len(names)} 个分片"
+            en = f"bimo's own shards: {INDEX} lists {len(names)} shards"
+            return Known(zh, en, listing.tars(source, names), tars=frozenset(names), sides=frozenset({INDEX}))
+    for name in found.records:
+        if (index := listing.index_kits(source / name)) is not None:
+            return _known_index(source, index)
+    if not found.tars:
+        return None
+    beside = [Path(name).with_suffix(".parquet").as_posix() for name in found.tars]
+    beside = [name for name in beside if (source / name).is_file()]
+    if sides := len(beside):
+        zh = f"{len(found.tars)} 个 tar，{sides} 个旁边有 parquet：img2dataset 的输出"
+        en = f"{len(found.tars)} tar files, {sides} of them with a parquet beside them: img2dataset's output"
+        return Known(
+            zh,
+            en,
+            listing.tars(source, found.tars),
+            tars=frozenset(found.tars),
+            sides=frozenset(_stats(source, beside)),
+        )
+    zh, en = f"{len(found.tars)} 个 tar：webdataset", f"{len(found.tars)} tar files: webdataset"
+    return Known(zh, en, listing.tars(source, found.tars), tars=frozenset(found.tars))
+
+
+def _known_tables(source: Path, found: _Survey) -> Known | None:
+    """Folders of img2dataset, an imagefolder, tables."""
+    fetched = [name for name in found.tables if _is_side(source / name)]
+    if fetched:
+        zh, en = f"{len(fetched)} 个 parquet 有 key 和 status 列", f"{len(fetched)} parquet tables of keys and statuses"
+        zh, en = f"img2dataset 的文件夹：{zh}", f"img2dataset's folders: {en}"
+        sides = frozenset(_stats(source, fetched)) - {*fetched}
+        return Known(zh, en, listing.fetched(source, fetched), frozenset(fetched), sides=sides)
+    # Where pictures have captions of their own, a text that is none of theirs is a text.
+    objects = [name for name in found.objects if not (found.captions and name.lower().endswith(".txt"))]
+    found.tables += [name for name in objects if _are_records(source, source / name)]
+    metadata = [name for name in found.tables if os.path.basename(name).startswith("metadata.")]
+    apart = {listing.texts_of(name) for name in found.tables if name.endswith(listing.APART[0])}
+    chosen = metadata or [name for name in found.tables if name not in apart]
+    why = next((said for name in chosen if (said := _usable(source / name)) is not None), None)
+    if why is None:
+        return None
+    zh, en = ("Hugging Face imagefolder", "a Hugging Face imagefolder") if metadata else ("表格", "tables")
+    read = listing.listed(source, chosen)
+    zh, en = f"{zh}：{len(chosen)} 个表，{why[0]}", f"{en}: {len(chosen)} of them; {why[1]}"
+    return Known(zh, en, read, frozenset(chosen), sides=frozenset(apart) & {*found.tables})
+
+
+def _stats(source: Path, names: list[str]) -> list[str]:
+    """Tables of img2dataset, and the statistics that it leaves beside them."""
+    stats = [name.removesuffix(".parquet") + "_stats.json" for name in names]
+    return [*names, *(name for name in stats if (source / name).is_file())]
+
+
+def _lies_beside(source: Path, table: Path, name: str) -> bool:
+    try:
+        return (source / Beside(source, table.parent).find(name)).is_file()
+    except (Unusable, OSError):
+        return False
+
+
+def _are_records(source: Path, path: Path) -> bool:
+    try:
+        if path.suffix.lower() != ".txt":
+            return records.is_records(path)
+        # A list of captions as some sets have it: columns of names, or first of all a picture that is there.
+        dialect = tables.dialect_of(path)
+        if dialect is None or len(dialect.columns) < 2:
+            return False
+        first = next((line.values for line in tables.read(path, dialect)), None)
+        if first is None or isinstance(first, Unusable) or (name := picture_column(first)) is None:
+            return False
+        return _lies_beside(source, path, str(first[name]))
+    except OSError:  # gone, or not to be read: reading the folder tells of it
+        return False
+
+
+def _known_index(folder: Path, index: listing.Index) -> Known:
+    zh = f"IndexKits 的索引 {index.name}：{len(index.tables)} 个 Arrow 表中选出 {len(index.rows)} 行"
+    en = f"an index of IndexKits, {index.name}: {len(index.rows)} rows of {len(index.tables)} Arrow tables"
+    places = (place for table in index.tables for place in (table, os.path.basename(table)))
+    read = frozenset(place for place in places if not os.path.isabs(place) and (folder / place).is_file())
+    return Known(zh, en, listing.indexed(folder, index), read, sides=frozenset({index.name, *index.beside}))
+
+
+def _is_side(path: Path) -> bool:
+    """Whether a parquet is what img2dataset leaves beside a folder of pictures."""
+    return path.suffix == ".parquet" and path.with_suffix("").is_dir() and archives.is_side_table(path)
+
+
+def _nothing(source: Path) -> DataError:
+    looked = "metadata.jsonl, .csv, .tsv, .jsonl, .json, .parquet, .arrow, .tar, " + ", ".join(sorted(PICTURE_FILES))
+    return DataError(
+        f"{source} 里没有能读的东西：找过有图片列的表、tar 和图片（{looked}）",
+        f"nothing in {source} can be read: looked for tables with a column of pictures, tars and pictures ({looked})",
+    )
+
+
+def _known_file(source: Path) -> Known:
+    folder, name = source.parent, source.name
+    if (index := listing.index_kits(source)) is not None:
+        return _known_index(folder, index)
+    with source.open("rb") as file:
+        start = file.read(512)
+    if start[257:262] == b"ustar" or name.lower().endswith((".tar", ".tgz", ".tar.gz")):
+        read = listing.tars(folder, [name])
+        return Known("一个 tar：webdataset", "a tar file: webdataset", read, tars=frozenset({name}))
+    said = _usable(source)
+    if said is None:
+        raise _nothing(source)
+    zh, en = f"一个表：{said[0]}", f"a table: {said[1]}"
+    return Known(zh, en, listing.listed(folder, [name]), frozenset({name}))
+
+
+def _is_damaged(path: Path) -> bool:
+    """Whether a table begins as Parquet or Arrow and cannot be read as such."""
+    try:
+        if (form := columnar.form_of(path)) is not None:
+            columnar.picture_of(path, form)
+    except Exception:  # as below
+        return True
+    return False
+
+
+def _usable(path: Path) -> tuple[str, str] | None:
+    """What a table's column of pictures is and how it is written, in both languages; None where it has none."""
+    if not path.is_file():
+        return None
+    try:
+        if path.suffix.lower() in records.ENDINGS and records.is_records(path):
+            return "JSON 记录", "records in JSON"
+        if path.suffix.lower() == ".json":
+            return None
+        if (form := columnar.form_of(path)) is not None:
+            found = columnar.picture_of(path, form)
+            if found is None:
+                return None
+            return f"{form}，图片在 {found[0]} 列", f"{form} with pictures in column {found[0]}"
+        dialect = tables.dialect_of(path)
+    except Exception:  # of damaged files pyarrow raises all sorts; they are told of as such
+        return None
+    if dialect is None:
+        return None
+    how = {"": "JSON lines", "\t": "TSV", ",": "CSV"}.get(dialect.delimiter, f"CSV ({dialect.delimiter})")
+    return f"{how}，编码 {dialect.encoding}", f"{how} in {dialect.encoding}"

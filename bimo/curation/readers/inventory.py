@@ -1,0 +1,165 @@
+"""Every file below a source: what it was read as, or why it was not read. Nothing that lies there is left unsaid."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import posixpath
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bimo.core.errors import say
+from bimo.curation.readers import columnar, folders, listing, tables
+from bimo.curation.readers.formats import RAW_FILES, comparable
+from bimo.curation.readers.detect_format import Known
+
+#: How many files of a reason are named.
+NAMED = 5
+READ = {
+    "pictures": ("图片", "pictures"),
+    "captions": ("说明", "captions"),
+    "tables": ("表", "tables"),
+    "archives": ("归档", "archives"),
+    "beside": ("附表", "tables beside them"),
+}
+NOT_READ = {
+    "hidden": ("隐藏的或系统留下的", "hidden, or left behind by a system"),
+    "not listed": ("没有表提到它", "a picture that no table names"),
+    "beside tables": ("这里只读表提到的", "tables say what is read here"),
+    "beside archives": ("这里只读 tar", "archives are what is read here"),
+    "no picture": ("没有同名的图片", "captions without a picture of their name"),
+    "columns": ("表里没有图片列", "a table without a column of pictures"),
+    "records": ("JSON 里没有认得的图片记录", "a .json without records of pictures as they are known"),
+    "camera raw": ("相机原始文件；请转成 JPEG 或 PNG", "raw files of a camera; convert them to JPEG or PNG"),
+    "other": ("不是图片、说明或表", "no picture, no captions and no table"),
+    "folder": ("打不开的文件夹", "a folder that cannot be opened"),
+    "not a file": ("管道、设备或断了的链接", "a pipe, a device or a link to nothing"),
+}
+
+
+@dataclass
+class Inventory:
+    """How many files were read as what, and not read for which reason, some of them by name."""
+
+    read: dict[str, int] = field(default_factory=dict[str, int])
+    not_read: dict[str, int] = field(default_factory=dict[str, int])
+    examples: dict[str, list[str]] = field(default_factory=dict[str, "list[str]"])
+
+    @property
+    def total(self) -> int:
+        """How many files there are."""
+        return sum(self.read.values()) + sum(self.not_read.values())
+
+    def add(self, name: str, path: str, detail: str = "") -> None:
+        """Counts one file."""
+        if name in READ:
+            self.read[name] = self.read.get(name, 0) + 1
+            return
+        self.not_read[name] = self.not_read.get(name, 0) + 1
+        told = self.examples.setdefault(name, [])
+        if len(told) < NAMED:
+            told.append(tables.text_for_people(f"{path}: {detail}" if detail else path))
+
+    def plain(self) -> dict[str, Any]:
+        """As plain data, for a report."""
+        not_read = [
+            {"reason": NOT_READ[name][1], "zh": NOT_READ[name][0], "count": count, "examples": self.examples[name]}
+            for name, count in sorted(self.not_read.items())
+        ]
+        return {"total": self.total, "read": dict(sorted(self.read.items())), "not_read": not_read}
+
+
+def told(files: Mapping[str, Any]) -> Iterator[str]:
+    """The lines of an account of files, as ``Inventory.plain`` has it."""
+    left = sum(row["count"] for row in files["not_read"])
+    parts = [say(f"{READ[name][0]} {count}", f"{READ[name][1]} {count}") for name, count in files["read"].items()]
+    whole = " + ".join([*parts, say(f"没有读 {left}", f"not read {left}")])
+    yield say(f"文件 {files['total']} = {whole}", f"files {files['total']} = {whole}")
+    for row in files["not_read"]:
+        names = ", ".join(row["examples"]) + (" ..." if row["count"] > len(row["examples"]) else "")
+        yield say(
+            f"没有读，{row['zh']}：{row['count']}（{names}）", f"not read, {row['reason']}: {row['count']} ({names})"
+        )
+
+
+class Paths:
+    """A set of paths, eight bytes each: a source may have more of them than memory holds names."""
+
+    def __init__(self, paths: Iterable[str | bytes]) -> None:
+        self.hashes = np.unique(np.fromiter(map(_hashed, paths), np.uint64))
+
+    def __contains__(self, path: str) -> bool:
+        value = np.uint64(_hashed(path))
+        place = int(np.searchsorted(self.hashes, value))
+        return place < len(self.hashes) and bool(self.hashes[place] == value)
+
+
+def _hashed(path: str | bytes) -> int:
+    plain = posixpath.normpath(os.fsencode(path))
+    return int.from_bytes(hashlib.blake2b(plain, digest_size=8).digest(), "big")
+
+
+def inventory(source: Path, what: Known, pictures: Iterable[str | bytes]) -> Inventory:
+    """The account of the files of a source that was taken for ``what``; ``pictures`` are the paths that rows lie at."""
+    found = Inventory()
+    if not source.is_dir():
+        found.add("archives" if what.tars else "tables", source.name)
+        return found
+    named = Paths(pictures) if what.tables else Paths(())
+    for folder in folders.walk(source, hidden=True):
+        if folder.error is not None:
+            found.add("folder", folder.path or ".", folder.error.detail)
+        hidden = any(map(folders.is_hidden, folder.path.split("/")))
+        ones = {entry.name for entry in folder.files if not hidden and listing.is_one(source, folder, entry.name)}
+        stems = {comparable(f"{stem}.") for name in ones for stem in listing.stems_of(name)}
+        for entry in folder.files:
+            path = os.path.join(folder.path, entry.name)
+            if hidden or folders.is_hidden(entry.name):
+                kind = "hidden"
+            elif path in named:
+                kind = "pictures"
+            else:
+                kind = _kind(source, what, path, entry.name in ones, stems)
+            found.add(kind, path, _columns(source, path) if kind == "columns" else "")
+    return found
+
+
+def _kind(source: Path, what: Known, path: str, picture: bool, stems: set[str]) -> str:
+    """What a file is that no table names."""
+    stem, ending = os.path.splitext(os.path.basename(path))
+    ending = ending.lower()
+    for names, kind in ((what.tars, "archives"), (what.tables, "tables"), (what.sides, "beside")):
+        if path in names:
+            return kind
+    listed = bool(what.tars or what.tables)
+    if picture:
+        return ("not listed" if what.tables else "beside archives") if listed else "pictures"
+    captions = ending in (*listing.CAPTION_FILES, ".json")
+    if captions and not listed and comparable(f"{stem}.") in stems:
+        return "captions"
+    if not folders.is_open(source, path):
+        return "not a file"
+    if ending in RAW_FILES:
+        return "camera raw"
+    if listed:
+        return "beside tables" if what.tables else "beside archives"
+    if ending in listing.TABLES:
+        return "columns"
+    if ending == ".json":
+        return "records"
+    return "no picture" if captions else "other"
+
+
+def _columns(source: Path, path: str) -> str:
+    """What the columns of a table are called that has none of pictures."""
+    try:
+        form = columnar.form_of(source / path)
+        if form is not None:
+            return ", ".join(columnar.schema_of(source / path, form).names)[:200]
+        return tables.columns_of(source / path)
+    except Exception as error:  # of damaged files pyarrow raises all sorts
+        return f"{type(error).__name__}: {error}"[:200]

@@ -1,0 +1,143 @@
+"""Examples for the report: rows by number, rows that something befell, and their pictures as small JPEGs.
+
+Everything shown comes from the table and from the source as the engine reads it; captions are anybody's, so what is
+not seen is written out and nothing is ever HTML.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import unicodedata
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bimo.curation.phases.ingest import taken
+from bimo.curation.phases.measure import Pictures
+from bimo.curation.readers.rows import Unusable
+from bimo.curation.phases.row_state import DROPPED, FAILED
+from bimo.curation.phases.store import Work, load_table
+
+#: How much of a caption is shown, in characters.
+LONGEST = 160
+#: The longer side of a small picture in pixels, its quality as a JPEG, and how many a page has at most.
+SIDE, QUALITY, MOST_PICTURES = 144, 72, 240
+#: Examples are looked for in so many rows from the beginning; so many are kept of each kind.
+SCANNED, EACH = 20_000, 6
+UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+COLUMNS = (
+    *("number", "source", "state", "step", "reason", "detail", "value", "threshold", "trail", "captions_before"),
+    *("captions", "labels", "path", "offset", "size", "form", "column", "fetched"),
+)
+#: Changes of captions that are worth an example.
+CHANGES = ("caption dropped", "caption mended", "captions changed", "captions written")
+
+
+def visible(text: Any, longest: int = LONGEST) -> str:
+    """Text as HTML in which nothing is hidden: no markup, and control, bidirectional and zero-width characters by
+    their number.
+    """
+    said = str(text)
+    cut = said[:longest]
+    seen = "".join(f"⟨U+{ord(c):04X}⟩" if unicodedata.category(c) in UNSEEN else c for c in cut)
+    more = f"… <small>({len(said):,})</small>" if len(said) > longest else ""
+    return f"<bdi>{html.escape(seen)}{more}</bdi>"
+
+
+@dataclass
+class Examples:
+    """The rows that a page shows. ``scanned`` is how many rows were looked through for them."""
+
+    pictures: Pictures
+    out: Path
+    firsts: Sequence[int]
+    by_number: dict[int, dict[str, Any]] = field(default_factory=dict[int, "dict[str, Any]"])
+    dropped: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+    failed: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    changed: dict[tuple[int, str], list[int]] = field(default_factory=lambda: defaultdict(list))
+    scanned: int = 0
+    shown: int = 0
+
+    def row(self, number: int) -> Mapping[str, Any] | None:
+        """A row that was asked for."""
+        return self.by_number.get(number)
+
+    def find(self, numbers: Iterable[int]) -> None:
+        """Reads some rows, every unit once."""
+        units: dict[int, set[int]] = defaultdict(set)
+        for number in set(numbers) - self.by_number.keys():
+            units[bisect_right(self.firsts, number) - 1].add(number)
+        for unit, wanted in sorted(units.items()):
+            for row in self._unit(unit):
+                if row["number"] in wanted:
+                    self.by_number[row["number"]] = row
+
+    def scan(self) -> None:
+        """Looks for rows that were dropped, failed or changed, and for those that copies are copies of."""
+        for unit in range(len(self.firsts)):
+            if self.scanned >= SCANNED:
+                break
+            for row in self._unit(unit):
+                self.scanned += 1
+                if self._wanted(row):
+                    self.by_number[row["number"]] = row
+        originals = {copied(row) for row in self.by_number.values()}
+        self.find(number for number in originals if number is not None)
+
+    def _wanted(self, row: Mapping[str, Any]) -> bool:
+        number, lists = row["number"], list[list[int]]()
+        if row["state"] == DROPPED:
+            lists.append(self.dropped[row["step"]])
+        elif row["state"] == FAILED:
+            lists.append(self.failed[row["reason"]])
+        befell = {(what["step"], what["what"]) for what in json.loads(row["trail"]) if what["what"] in CHANGES}
+        lists += [self.changed[what] for what in sorted(befell)]
+        wanting = [found for found in lists if len(found) < EACH]
+        for found in wanting:
+            found.append(number)
+        return bool(wanting)
+
+    def _unit(self, unit: int) -> list[dict[str, Any]]:
+        return load_table(self.out / "table" / f"{unit:06d}.parquet", COLUMNS).to_pylist()
+
+    def picture(self, row: Mapping[str, Any]) -> str:
+        """A row's picture as an HTML image that holds it, or why it is not there."""
+        if self.shown >= MOST_PICTURES:
+            return f'<span class="none">页面至多 {MOST_PICTURES} 张 at most {MOST_PICTURES} pictures a page</span>'
+        from bimo.curation import decoded_image
+
+        try:
+            image = decoded_image.see(self.pictures.bytes_of(row)).image
+            image.thumbnail((SIDE, SIDE))
+            buffer = io.BytesIO()
+            image.save(buffer, "JPEG", quality=QUALITY)
+        except Unusable as error:
+            reason = visible(error.reason)
+        # What a decoder or a reader raises over a file is that file's fault, and no reason to have no page.
+        except Exception as error:
+            reason = visible(f"{type(error).__name__}: {error}")
+        else:
+            self.shown += 1
+            data = base64.b64encode(buffer.getvalue()).decode()
+            return f'<img alt="{row["number"]}" src="data:image/jpeg;base64,{data}">'
+        return f'<span class="none">读不到图了 cannot be read any more: {reason}</span>'
+
+
+def examples(out: Path, source: Path) -> Examples:
+    """The examples of a run in ``out``, none asked for yet. Raises DataError where nothing was read."""
+    work = Work(out / "work")
+    return Examples(Pictures(source, work), out, taken(work).firsts)
+
+
+def copied(row: Mapping[str, Any]) -> int | None:
+    """The number of the row that a dropped row is a copy of."""
+    if row["state"] != DROPPED:
+        return None
+    found = json.loads(row["labels"]).get("copy_of")
+    return int(found) if isinstance(found, (int, float)) else None

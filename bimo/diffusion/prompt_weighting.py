@@ -1,0 +1,67 @@
+"""Words that count more or less: the tokens of an emphasis move away from those of the empty prompt, or nearer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import cast
+
+import torch
+
+from bimo.core.errors import say
+from bimo.core.types import TextEncoding
+from bimo.diffusion.system import System, TextEncoder
+from bimo.prompts.weighting import Emphasis
+
+
+def encoded(system: System, prompts: Sequence[Emphasis], skip: int = 0) -> tuple[tuple[TextEncoding, ...], tuple[str, ...]]:
+    """The prompts through every tower, as they are emphasised, and what is to be told of it. ``skip`` is as in
+    ``System.encode``.
+
+    z' = e + w (z - e) for the tokens of the words, e those of the empty prompt at the same places, as ComfyUI
+    weighs. (AUTOMATIC1111 scales z and gives the text its old mean back: a BERT ends with a norm, its mean is
+    next to zero, and the quotient of two such means may be anything.) What is pooled stays. A tower whose tokens do not
+    stand where the text's do (a chat around it, one vector of it) reads the words plain, and that is told.
+    """
+    texts = [prompt.text for prompt in prompts]
+    if not any(prompt.spans for prompt in prompts):
+        return system.encode(texts, skip), ()
+    plain = system.encode([*texts, ""], skip)
+    every = [_weighed(tower, prompts, e) for tower, e in zip(system.text_encoders, plain, strict=True)]
+    found = tuple(encoding for encoding, _ in every)
+    heard = [weighed for _, weighed in every]
+    if all(heard):
+        return found, ()
+    told = say(
+        "这个系统有一个文本塔不能加权，它按原样读词",
+        "one text tower of this system cannot weigh words and reads them plain",
+    )
+    nothing = say(
+        "这个系统的文本塔不能加权：（词：1.3）没有起作用",
+        "the text tower of this system cannot weigh words: (word:1.3) changed nothing",
+    )
+    return found, (told if any(heard) else nothing,)
+
+
+def _weighed(tower: TextEncoder, prompts: Sequence[Emphasis], plain: TextEncoding) -> tuple[TextEncoding, bool]:
+    """The encoding of the prompts, without the empty one that is its last row, and whether they could be weighed."""
+    count = len(prompts)
+    mask, pooled = plain.mask, plain.pooled
+    rest = replace(
+        plain,
+        tokens=plain.tokens[:count],
+        mask=None if mask is None else mask[:count],
+        pooled=None if pooled is None else pooled[:count],
+    )
+    begins = cast("int | None", getattr(tower, "begins", None))
+    if begins is None:
+        return rest, False
+    empty = plain.tokens[count:]
+    weights = torch.ones(*rest.tokens.shape[:2], 1, dtype=empty.dtype, device=empty.device)
+    marks = tower.budget("").used
+    for row, prompt in enumerate(prompts):
+        for start, end, weight in prompt.spans:
+            # How many tokens the text has up to a place, and so at which of them a word begins and ends.
+            first, last = (tower.budget(prompt.text[:place]).used - marks + begins for place in (start, end))
+            weights[row, first:last] *= weight
+    return replace(rest, tokens=torch.lerp(empty, rest.tokens, weights)), True

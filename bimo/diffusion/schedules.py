@@ -1,0 +1,462 @@
+"""Noise laws for training and drawing, on diffusers' schedulers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
+
+import numpy
+import torch
+from torch import Tensor, nn
+
+from bimo.core.errors import RecipeError, RequestError
+from bimo.core.part import Part
+from bimo.core.types import FORMER_SAMPLERS
+from bimo.diffusion.samplers import (
+    EDM_SAMPLERS,
+    FLOW_SAMPLERS,
+    SAMPLERS,
+    SINGLESTEP,
+    UNLIMITED,
+    Euler,
+    NamedSampler,
+    OneStepSampler,
+    Sampler,
+    SamplerOptions,
+    sampler_named,
+    shown_names,
+    takes,
+    timed,
+    unscaled,
+)
+
+#: A sampler of which nothing is said but its name.
+PLAIN = SamplerOptions()
+#: Ways in which the noise grows from step to step that training knows.
+BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace")
+#: Predictions that a training target is known for.
+LEARNT = ("epsilon", "sample", "v_prediction")
+
+
+class Schedule(Protocol):
+    """A noise law. Times t are what the denoiser is told: 0 is clean, ``last`` is noise alone."""
+
+    def timesteps(self, count: int, generator: torch.Generator) -> Tensor:
+        """Times for a training batch, [B]."""
+        ...
+
+    def add_noise(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x_t of clean x, [B, C, h, w]."""
+        ...
+
+    def target(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """What the denoiser should answer for x_t, [B, C, h, w]."""
+        ...
+
+    def sampler(self, name: str, steps: int, shape: tuple[int, ...] = (), options: SamplerOptions = PLAIN) -> Sampler:
+        """A fresh sampler with its times set; ``shape`` is that of x, on whose size the times may depend."""
+        ...
+
+    def named(self, name: str) -> tuple[str, str | None]:
+        """The key of a sampler by what was typed, and the schedule that this says. Raises RequestError."""
+        ...
+
+    def names(self) -> list[str]:
+        """The samplers to choose from, by the names people know; none where there is no choice."""
+        ...
+
+
+def expand(t: Tensor, x: Tensor) -> Tensor:
+    """[B] -> [B, 1, 1, ...] to go with x."""
+    return t.reshape(-1, *[1] * (x.ndim - 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flow(Part):
+    """Rectified flow (arXiv:2209.03003): x_t = (1 - s) x + s noise, the answer is noise - x; t = 1000 s.
+
+    Training times are logit-normal (arXiv:2403.03206, section 3.1) with the given mean and deviation. ``shift`` moves
+    the times of drawing towards noise (the same paper, equation 23): s' = a s / (1 + (a - 1) s). ``dynamic`` takes a
+    from x's size in place of ``shift``, as its length in patches of ``patch`` a side is to ``base_length`` and
+    ``max_length``: a mu on the line through ``base_shift`` and ``max_shift`` ("line"), or ``base_shift`` +
+    ``max_shift`` times the root of length / ``base_length`` ("root"); a is e^mu, or mu itself where ``curve`` is
+    "linear". ``grid`` are the times before that: the sampler's own, from 1 to 1 / steps ("even"), or whole ones from
+    the last to 1, which the denoiser is told as they are ("whole"). ``terminal`` stretches them so as to end there.
+    ``config`` is the publisher's own sampler setting where the fields do not say all of it.
+    """
+
+    logit_mean: float = 0.0
+    logit_std: float = 1.0
+    shift: float = 1.0
+    last: float = 1000.0
+    dynamic: Literal["", "line", "root"] = ""
+    curve: Literal["exponential", "linear"] = "exponential"
+    base_length: int = 256
+    max_length: int = 4096
+    base_shift: float = 0.5
+    max_shift: float = 1.15
+    patch: int = 2
+    grid: Literal["own", "even", "whole"] = "own"
+    terminal: float = 0.0
+    config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def timesteps(self, count: int, generator: torch.Generator) -> Tensor:
+        """Logit-normal times, [B]."""
+        normal = torch.randn(count, generator=generator) * self.logit_std + self.logit_mean
+        return torch.sigmoid(normal) * self.last
+
+    def add_noise(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """(1 - s) x + s noise, [B, C, h, w]."""
+        s = expand(t / self.last, x)
+        return torch.lerp(x, noise, s)
+
+    def target(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """The velocity noise - x, [B, C, h, w]."""
+        return noise - x
+
+    def named(self, name: str) -> tuple[str, str | None]:
+        """The key of a sampler of flows. Raises RequestError."""
+        return sampler_named(name, FLOW_SAMPLERS)
+
+    def names(self) -> list[str]:
+        """The samplers of flows."""
+        return shown_names(FLOW_SAMPLERS)
+
+    def sampler(self, name: str, steps: int, shape: tuple[int, ...] = (), options: SamplerOptions = PLAIN) -> Sampler:
+        """Euler's method, or diffusers' solver where the name or the times ask for it. Raises RequestError for an
+        unknown name, and for what a solver does not take.
+        """
+        if name and name not in FLOW_SAMPLERS:
+            name, schedule = self.named(name)
+            options = options if schedule is None else replace(options, schedule=schedule)
+        plain = not (self.dynamic or self.terminal or self.config) and self.grid == "own"
+        if name in ("", "euler") and plain and options == PLAIN:
+            return Euler(self._signals(steps), self.last)
+        if name == "heun" and not plain:
+            raise RequestError(
+                "这个模型的时间表采样器 heun 走不了；请用 euler 或 lcm",
+                "the times of this model are not for the sampler heun; use euler or lcm",
+            )
+        made = self._made(name, options)
+        moved = {"mu": self.mu(shape)} if self.dynamic else {}
+        if self.grid == "even":
+            timed(made, name, steps, sigmas=numpy.linspace(1.0, 1 / steps, steps), **moved)
+        elif self.grid == "whole":
+            whole = numpy.linspace(self.last, 1.0, steps).astype(numpy.int64).astype(numpy.float32)
+            timed(made, name, steps, timesteps=whole, sigmas=whole / self.last, **moved)
+        else:
+            timed(made, name, steps, **moved)
+        if not hasattr(made, "init_noise_sigma"):
+            made.init_noise_sigma = 1.0
+        if not hasattr(made, "scale_model_input"):
+            made.scale_model_input = unscaled
+        return made
+
+    def _made(self, name: str, options: SamplerOptions) -> Any:
+        """A scheduler of diffusers: the publisher's for "", else the named one with the publisher's settings."""
+        import diffusers
+
+        law: dict[str, Any] = {"shift": self.shift}
+        if self.dynamic:
+            # The sampler reads the first two; the rest is for a folder that keeps its settings.
+            law |= {"use_dynamic_shifting": True, "time_shift_type": self.curve}
+            law |= {"base_shift": self.base_shift, "max_shift": self.max_shift}
+            law |= {"base_image_seq_len": self.base_length, "max_image_seq_len": self.max_length}
+        if self.terminal:
+            law["shift_terminal"] = self.terminal
+        said = {setting: value for setting, value in self.config.items() if not setting.startswith("_")}
+        own = str(self.config.get("_class_name", "")) if not name else ""
+        cls: Any = getattr(diffusers, own or FLOW_SAMPLERS[name or "euler"].cls)
+        given = {setting: value for setting, value in (law | said).items() if takes(cls, setting)}
+        return cls(**(given | options.settings(name or "euler", cls)))
+
+    def mu(self, shape: tuple[int, ...]) -> float:
+        """How far the times of an x of a shape (C, h, w) are moved, where that is dynamic."""
+        length = math.prod(shape[1:]) // self.patch**2
+        if self.dynamic == "root":
+            return (length / self.base_length) ** 0.5 * self.max_shift + self.base_shift
+        slope = (self.max_shift - self.base_shift) / (self.max_length - self.base_length)
+        return length * slope + self.base_shift - slope * self.base_length
+
+    def _signals(self, steps: int) -> Tensor:
+        """The shares of noise at each step, the last 0: float32 of as many places as diffusers takes. [steps + 1]"""
+        first, final = (self._shifted(torch.tensor(s, dtype=torch.float32)).double() for s in (1.0, 1.0 / self.last))
+        # diffusers shifts both ends before it spaces them out, and then all once more.
+        spaced = first + (final - first) / max(1, steps - 1) * torch.arange(steps, dtype=torch.float64)
+        if steps > 1:
+            spaced[-1] = final
+        return nn.functional.pad(self._shifted(spaced).float(), (0, 1))
+
+    def _shifted(self, s: Tensor) -> Tensor:
+        return self.shift * s / (1 + (self.shift - 1) * s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ddpm(Part):
+    """Denoising diffusion (arXiv:2006.11239) of ``count`` steps; ``config`` is the publisher's own sampler setting.
+
+    The answer is the noise ("epsilon"), x itself ("sample") or v (arXiv:2202.00512, appendix D). With ``variance``
+    "learned_range" it has twice the channels, the second half being the place of the log variance between its two
+    bounds (arXiv:2102.09672, equation 15).
+
+    With ``zero_terminal`` the betas are rescaled so that nothing of x is left at the last time (arXiv:2305.08891,
+    algorithm 1), and drawing begins there ("trailing" times, section 3.3); the answer cannot be the noise then.
+
+    ``percentile`` clips what is found of x at every step (dynamic thresholding, arXiv:2205.11487, section 2.3);
+    ``begin`` is the share of the times at which "dpm-singlestep" begins.
+    """
+
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"] = "scaled_linear"
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    count: int = 1000
+    prediction: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
+    variance: Literal["fixed", "learned_range"] = "fixed"
+    zero_terminal: bool = False
+    percentile: float = 0.0
+    begin: float = 1.0
+    config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.zero_terminal and self.prediction == "epsilon":
+            raise RecipeError(
+                "zero_terminal 的最后一刻只有噪声，答出噪声学不到任何东西；prediction 请用 v_prediction 或 sample",
+                "at the last time of zero_terminal there is noise alone, so to answer it teaches nothing; "
+                "let prediction be v_prediction or sample",
+            )
+
+    @property
+    def learnable(self) -> bool:
+        """Whether the publisher's sampler goes by betas, as all that is learnt here does."""
+        import diffusers
+
+        if not self.config:
+            return True
+        cls: Any = getattr(diffusers, str(self.config["_class_name"]))
+        flows = self.config.get("use_flow_sigmas") or self.config.get("prediction_type", "epsilon") not in LEARNT
+        rescaled = bool(self.config.get("rescale_betas_zero_snr")) and not self.zero_terminal
+        other = self.config.get("beta_schedule", self.beta_schedule) != self.beta_schedule
+        return takes(cls, "beta_schedule") and not (flows or rescaled or other)
+
+    def timesteps(self, count: int, generator: torch.Generator) -> Tensor:
+        """Uniform whole times, [B]."""
+        return torch.randint(0, self.count, (count,), generator=generator).float()
+
+    def signal(self) -> Tensor:
+        """The cumulative product of 1 - beta, [count]."""
+        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+        if not self.learnable:
+            name = self.config["_class_name"]
+            raise RecipeError(
+                f"这个模型的噪声（{name}）不由 beta 决定：能画，不能在这里训练",
+                f"the noise of this model ({name}) does not go by betas: it draws, but is not trained here",
+            )
+        return DDPMScheduler(**self._law(), rescale_betas_zero_snr=self.zero_terminal).alphas_cumprod
+
+    def add_noise(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """sqrt(a) x + sqrt(1 - a) noise, [B, C, h, w]."""
+        a = expand(self.signal().to(x)[t.long()], x)
+        return a.sqrt() * x + (1 - a).sqrt() * noise
+
+    def target(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Noise, x or v, [B, C, h, w]."""
+        if self.prediction == "epsilon":
+            return noise
+        if self.prediction == "sample":
+            return x
+        a = expand(self.signal().to(x)[t.long()], x)
+        return a.sqrt() * noise - (1 - a).sqrt() * x
+
+    def variational(self, answer: Tensor, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """The variational term of each row in bits, [B], of an answer with twice the channels: what teaches the
+        variance (arXiv:2102.09672, equations 4 to 6 and 15). The mean is left out of the gradient, as in section 3.1;
+        with its weight of 1 / 1000 for a bound summed over 1000 times, a mean over times has weight 1.
+        """
+        if self.variance != "learned_range" or answer.shape[1] != 2 * x.shape[1]:
+            raise RecipeError(
+                f"这一层不学方差：variance 是 {self.variance!r}，回答有 {answer.shape[1]} 个通道，x 有 {x.shape[1]} 个",
+                f"this level learns no variance: it is {self.variance!r}, with an answer of {answer.shape[1]} channels "
+                f"for {x.shape[1]} of x",
+            )
+        return _variational(self, answer, x, noise, t)
+
+    def clean(self, answer: Tensor, noised: Tensor, t: Tensor) -> Tensor:
+        """x that an answer without variance means at x_t, [B, C, h, w]."""
+        a = expand(self.signal().to(noised)[t.long()], noised)
+        if self.prediction == "epsilon":
+            return (noised - (1 - a).sqrt() * answer) / a.sqrt()
+        return answer if self.prediction == "sample" else a.sqrt() * noised - (1 - a).sqrt() * answer
+
+    def named(self, name: str) -> tuple[str, str | None]:
+        """The key of a sampler that goes with this noise. Raises RequestError."""
+        table = self._table()
+        return sampler_named(name, table, (SINGLESTEP,) if table is SAMPLERS else ())
+
+    def names(self) -> list[str]:
+        """The samplers that go with this noise."""
+        return shown_names(self._table())
+
+    def sampler(self, name: str, steps: int, shape: tuple[int, ...] = (), options: SamplerOptions = PLAIN) -> Sampler:
+        """The named sampler, or the publisher's own for "". Raises RequestError for an unknown name, for one that
+        cannot clip where this law is to be clipped, and for what the sampler does not take.
+        """
+        name = FORMER_SAMPLERS.get(name, name)  # saved recipes may have it
+        if name and name != SINGLESTEP and name not in self._table():
+            name, schedule = self.named(name)
+            options = options if schedule is None else replace(options, schedule=schedule)
+        self._refuse(name)
+        if name == SINGLESTEP:
+            if options != PLAIN:
+                raise RequestError(
+                    f"采样器 {name} 的时间表是固定的；请去掉 schedule 和 spacing",
+                    f"the times of the sampler {name} are its own; leave schedule and spacing out",
+                )
+            from bimo.diffusion.dpm_solver_singlestep import Singlestep
+
+            return Singlestep(self.signal(), steps, self.prediction, self.percentile, self.begin)
+        made = timed(self._made(name, options), name, steps)
+        if not hasattr(made, "scale_model_input"):
+            made.scale_model_input = unscaled
+        return made
+
+    def _table(self) -> Mapping[str, NamedSampler]:
+        """The samplers that go with this noise: of a publisher's who does not go by betas, none but kin of it."""
+        import diffusers
+
+        own = str(self.config.get("_class_name", ""))
+        if own in {sampler.cls for sampler in EDM_SAMPLERS.values()}:
+            return EDM_SAMPLERS
+        if self.config.get("use_flow_sigmas"):
+            return {n: s for n, s in SAMPLERS.items() if takes(getattr(diffusers, s.cls), "use_flow_sigmas")}
+        return SAMPLERS if not own or takes(getattr(diffusers, own), "beta_schedule") else {}
+
+    def _made(self, name: str, options: SamplerOptions) -> Any:
+        """A scheduler of diffusers: the publisher's for "", else the named one with all that the publisher's settings
+        say and it has, as diffusers' ``from_config`` takes them over.
+        """
+        import diffusers
+
+        if not name and self.config:
+            cls: Any = getattr(diffusers, str(self.config["_class_name"]))
+            return cls.from_config(self._said(), **options.settings(cls.__name__, cls))
+        sampler = self._table()[name or "ddim"]
+        cls = getattr(diffusers, sampler.cls)
+        told = {**sampler.fixed, **options.settings(name or "ddim", cls)}
+        if self.config:
+            said = self._said()
+            # Where nothing is said latents are never clipped, and Runge-Kutta's steps are left out, as ever.
+            kept = {"clip_sample": False, "skip_prk_steps": True}
+            told = {n: v for n, v in kept.items() if takes(cls, n) and n not in said} | told
+            return cls.from_config(said, **told)
+        settings = {**sampler.defaults, **self._law(), **self._clipping(name or "ddim")}
+        if self.zero_terminal:
+            # An offset of the times would leave the last one out again.
+            settings |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "steps_offset": 0}
+        return cls(**{n: v for n, v in (settings | told).items() if takes(cls, n)})
+
+    def _said(self) -> dict[str, Any]:
+        """What the publisher's settings say, without what they leave to the defaults of their class."""
+        silent = set(self.config.get("_use_default_values", ()))
+        return {n: v for n, v in self.config.items() if n not in silent and n != "_use_default_values"}
+
+    def _law(self) -> dict[str, Any]:
+        trained = self.config.get("trained_betas")
+        return {
+            "beta_schedule": self.beta_schedule,
+            "beta_start": self.beta_start,
+            "beta_end": self.beta_end,
+            "num_train_timesteps": self.count,
+            "prediction_type": self.prediction,
+        } | ({} if trained is None else {"trained_betas": list(trained)})
+
+    def _clipping(self, name: str) -> dict[str, Any]:
+        """What a sampler of diffusers is told of the percentile and the learnt variance."""
+        import diffusers
+
+        settings: dict[str, Any] = {}
+        if name == "ddpm" and self.variance == "learned_range":
+            settings["variance_type"] = "learned_range"
+        if self.percentile and name in SAMPLERS:
+            able = [n for n, found in SAMPLERS.items() if takes(getattr(diffusers, found.cls), "thresholding")]
+            if name not in able:
+                listed = ", ".join([SINGLESTEP, *able])
+                raise RequestError(
+                    f"采样器 {name!r} 不能截断像素，这个系统要截断；可用的是 {listed}",
+                    f"the sampler {name!r} cannot clip pixels, which this system needs; there is {listed}",
+                )
+            # diffusers limits the percentile's value to 1 unless told otherwise, which would be plain clipping.
+            limit = {"sample_max_value": UNLIMITED}
+            settings |= {"thresholding": True, "dynamic_thresholding_ratio": self.percentile} | limit
+        return settings
+
+    def _refuse(self, name: str) -> None:
+        """Raises RequestError for a sampler that cannot go by rescaled betas where there are such."""
+        import diffusers
+
+        if not self.zero_terminal or name not in (SINGLESTEP, *SAMPLERS):
+            return
+        able = [n for n, s in SAMPLERS.items() if takes(getattr(diffusers, s.cls), "rescale_betas_zero_snr")]
+        if name not in able:
+            raise RequestError(
+                f"采样器 {name!r} 走不了重标过的噪声律（zero_terminal）；可用的是 {', '.join(able)}",
+                f"the sampler {name!r} cannot go by rescaled betas (zero_terminal); there is {', '.join(able)}",
+            )
+
+
+def _variational(law: Ddpm, answer: Tensor, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """KL to the posterior in bits, [B]; at t = 0 the likelihood of x, in bins of 1 / 255 about it."""
+    at = t.long()
+    signal = law.signal().double()
+    before = torch.cat([signal.new_ones(1), signal[:-1]])
+    betas = 1 - signal / before
+    posterior = betas * (1 - before) / (1 - signal)
+    # The posterior has no variance at the first time; its neighbour's stands in, as in the paper's code.
+    low, high = (expand(v.log().to(x)[at], x) for v in (torch.cat([posterior[1:2], posterior[1:]]), betas))
+    of_x = expand((betas * before.sqrt() / (1 - signal)).to(x)[at], x)
+    of_noised = expand(((1 - before) * (1 - betas).sqrt() / (1 - signal)).to(x)[at], x)
+    noised = law.add_noise(x, noise, t)
+    told, place = answer.chunk(2, dim=1)
+    found = torch.lerp(low, high, (place + 1) / 2)
+    mean = of_x * law.clean(told.detach(), noised, t) + of_noised * noised
+    true = of_x * x + of_noised * noised
+    divergence = (found - low - 1 + (low - found).exp() + (true - mean) ** 2 * (-found).exp()) / 2
+    normal = torch.distributions.Normal(mean, (found / 2).exp())
+    upper, lower = normal.cdf(x + 1 / 255), normal.cdf(x - 1 / 255)
+    # What lies at the ends of the range is as likely as all beyond them.
+    share = torch.where(x > 0.999, 1 - lower, torch.where(x < -0.999, upper, upper - lower))
+    likelihood = -share.clamp(min=1e-12).log()
+    bits = torch.where(expand(at == 0, x), likelihood, divergence)
+    return bits.flatten(1).mean(1) / math.log(2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SingleStepRegression(Part):
+    """Diffusion at its last time alone: x_t says nothing, so the best answer is E[x | conditioning], in one step."""
+
+    def timesteps(self, count: int, generator: torch.Generator) -> Tensor:
+        """Ones, [B]."""
+        return torch.ones(count)
+
+    def add_noise(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Zeros, [B, C, h, w]."""
+        return torch.zeros_like(x)
+
+    def target(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x itself, [B, C, h, w]."""
+        return x
+
+    def named(self, name: str) -> tuple[str, str | None]:
+        """Any name: there is one step whatever was asked."""
+        return name, None
+
+    def names(self) -> list[str]:
+        """None: there is no choice."""
+        return []
+
+    def sampler(self, name: str, steps: int, shape: tuple[int, ...] = (), options: SamplerOptions = PLAIN) -> Sampler:
+        """One step whatever was asked: there is no noise to remove bit by bit."""
+        return OneStepSampler()

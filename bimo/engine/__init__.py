@@ -1,0 +1,1 @@
+"""Where and how a system runs: device, dtype, offload, memory."""

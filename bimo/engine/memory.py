@@ -1,0 +1,195 @@
+"""Whether a model and a picture fit into memory: an estimate before drawing, so that nothing is killed half-way."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from bimo.hub import registry
+from bimo.core.errors import RequestError, say
+from bimo.core.recipe import Recipe
+
+#: Activations for each pixel while a picture is decoded, the peak of a drawing: about 4 maps of 256 channels at full
+#: resolution, as in the last block of the autoencoders of Stable Diffusion.
+NUMBERS_A_PIXEL = 4 * 256
+#: Bytes of one weight of a tower or denoiser by how it is kept.
+BYTES_A_WEIGHT = {"fp32": 4, "bf16": 2, "fp16": 2}
+#: Bytes of one number in a space, which decodes.
+BYTES_IN_SPACES = {"fp32": 4, "bf16": 2, "fp16": 4}
+#: Nothing is said of a model that takes less than this.
+WORTH_SAYING = 1_000_000_000
+
+
+def needed(size: tuple[int, int], dtype: str = "fp32") -> int:
+    """Bytes that drawing one picture of (width, height) pixels takes beside the weights, kept as ``dtype``."""
+    width, height = size
+    return width * height * _bytes_a_pixel(dtype)
+
+
+def _bytes_a_pixel(dtype: str) -> int:
+    return NUMBERS_A_PIXEL * BYTES_IN_SPACES[dtype]
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """How many numbers the weights of a recipe are: all towers', each level's denoiser's, all spaces', and all the
+    rest, which is always kept in float32.
+    """
+
+    towers: int
+    denoisers: tuple[int, ...]
+    spaces: int
+    rest: int
+
+    def bytes(self, dtype: str, offload: bool) -> int:
+        """What is in memory at once. Offloaded, it is the towers, then one denoiser after another."""
+        pieces = (self.towers, *self.denoisers)
+        always = self.spaces * BYTES_IN_SPACES[dtype] + self.rest * BYTES_A_WEIGHT["fp32"]
+        return (max(pieces) if offload else sum(pieces)) * BYTES_A_WEIGHT[dtype] + always
+
+
+def weighed(recipe: Recipe) -> Weighed:
+    """A recipe's weights, counted without making any."""
+    from bimo.cli.model_info import parameters, unfilled
+
+    counts = parameters(unfilled(recipe))
+
+    def below(*prefixes: str) -> int:
+        return sum(count for name, count in counts.items() if name.startswith(prefixes))
+
+    towers = below("text.")
+    denoisers = tuple(below(f"{level.name}.denoiser.") for level in recipe.levels)
+    spaces = below(*(f"{level.name}.space." for level in recipe.levels))
+    return Weighed(towers, denoisers, spaces, sum(counts.values()) - towers - sum(denoisers) - spaces)
+
+
+def surely_small(folder: Path) -> bool:
+    """Whether the files of a model are so few bytes that nothing need be said, in whatever way they are kept."""
+    files = (f for f in folder.rglob("*") if f.suffix.lower() in (".safetensors", ".bin", ".ckpt", ".pt"))
+    return 2 * sum(file.stat().st_size for file in files) < WORTH_SAYING // 2
+
+
+def said(name: str, size: tuple[int, int] | None, dtype: str, offload: bool) -> str:
+    """As ``plan`` for a model by its name or folder; "" where only files that are not here can tell what it is."""
+    path = registry.bundled(name) or Path(name).expanduser()
+    if path.is_dir():
+        return "" if surely_small(path) else plan(registry.recipe(path), size, dtype, offload)
+    recipe = next((r for r in registry.recipes().values() if name in (r.name, r.weights.repo)), None)
+    if recipe is None:
+        return ""
+    folder = registry.found(recipe)
+    return "" if folder is not None and surely_small(folder) else plan(recipe, size, dtype, offload)
+
+
+def plan(
+    recipe: Recipe, size: tuple[int, int] | None, dtype: str = "fp32", offload: bool = False, free: int | None = None
+) -> str:
+    """The sentence that says what drawing with a model takes, "" where it is little. ``free`` is what is available
+    unless given. Raises RequestError where it does not fit: it names what would.
+    """
+    weights = weighed(recipe)
+    size = size or recipe.request.size
+    free = available() if free is None else free
+    kept, drawn = weights.bytes(dtype, offload), needed(size, dtype)
+    if free is not None and kept + drawn > free:
+        raise _too_large(recipe, weights, size, (dtype, offload), free)
+    if kept + drawn < WORTH_SAYING:
+        return ""
+    return say(
+        f"{recipe.name} 约需 {_giga(kept + drawn)} GB 内存：权重 {_giga(kept)}，画图 {_giga(drawn)}",
+        f"{recipe.name} takes about {_giga(kept + drawn)} GB of memory: {_giga(kept)} for weights, "
+        f"{_giga(drawn)} to draw",
+    )
+
+
+def _too_large(
+    recipe: Recipe, weights: Weighed, size: tuple[int, int], asked: tuple[str, bool], free: int
+) -> RequestError:
+
+    def together(dtype: str, offload: bool) -> int:
+        return weights.bytes(dtype, offload) + needed(size, dtype)
+
+    total = together(*asked)
+    others = [(dtype, offload) for offload in (False, True) for dtype in ("fp32", "bf16") if (dtype, offload) != asked]
+    # What was asked for to save memory is kept in what is offered.
+    others = [o for o in others if o[1] >= asked[1] and BYTES_A_WEIGHT[o[0]] <= BYTES_A_WEIGHT[asked[0]]]
+    fits = [f"{_flags(*o)} ({_giga(together(*o))} GB)" for o in others if together(*o) <= free]
+    side = int(max(0, free - weights.bytes(*asked)) / _bytes_a_pixel(asked[0])) ** 0.5 // 64 * 64
+    if side >= 64:
+        fits.append(f"--size {int(side)}")
+    least, flags = _giga(weights.bytes("bf16", True) + needed((64, 64), "bf16")), "--dtype bf16 --offload --size 64"
+    zh = f"放得下的：{'、'.join(fits)}" if fits else f"最省也要 {least} GB（{flags}）"
+    en = f"what fits: {', '.join(fits)}" if fits else f"the least is {least} GB ({flags})"
+    width, height = size
+    return RequestError(
+        f"用 {recipe.name} 画 {width}×{height} 约需 {_giga(total)} GB 内存，现在只有 {_giga(free)} GB；{zh}",
+        f"drawing {width}x{height} with {recipe.name} takes about {_giga(total)} GB of memory and {_giga(free)} GB "
+        f"are free; {en}",
+    )
+
+
+def _flags(dtype: str, offload: bool) -> str:
+    return " ".join([f"--dtype {dtype}"] * (dtype != "fp32") + ["--offload"] * offload)
+
+
+def available() -> int | None:
+    """Bytes this process may still take: the least of what the system, the container and the shell allow."""
+    limits = [limit for limit in (_of_system(), _of_container(), _of_shell()) if limit is not None]
+    return min(limits, default=None)
+
+
+def check(size: tuple[int, int], dtype: str = "fp32", free: int | None = None) -> None:
+    """Raises RequestError where a picture of this size would not fit into ``free`` bytes, or what is available."""
+    free = available() if free is None else free
+    want = needed(size, dtype)
+    if free is None or want <= free:
+        return
+    side = int((free / _bytes_a_pixel(dtype)) ** 0.5) // 64 * 64
+    width, height = size
+    raise RequestError(
+        f"画 {width}×{height} 约需 {_giga(want)} GB 内存，现在只有 {_giga(free)} GB；"
+        f"请改小，例如 --size {max(side, 64)}",
+        f"drawing {width}x{height} takes about {_giga(want)} GB of memory and {_giga(free)} GB are free; "
+        f"ask for less, for instance --size {max(side, 64)}",
+    )
+
+
+def _giga(count: int) -> str:
+    return f"{count / 1e9:.1f}"
+
+
+def _of_system() -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _of_container() -> int | None:
+    group = Path("/sys/fs/cgroup")
+    try:
+        return int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _of_shell() -> int | None:
+    try:
+        import resource
+    except ImportError:
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY:
+        return None
+    try:
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        used = 0
+    return max(0, limit - used)

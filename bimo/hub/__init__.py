@@ -1,0 +1,1 @@
+"""From a name to weights: registry, folders, hubs, licences."""

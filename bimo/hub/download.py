@@ -1,0 +1,281 @@
+"""Fetches published weights from the Hugging Face hub, else ModelScope: resumed where it broke off, checked by hash."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from bimo.core.errors import BimoError, WeightsError, say
+from bimo.models.layouts.weight_files import complete, needed, stored
+
+INDEX_FILES = ("model_index.json", "recipe.json")
+#: What a repository of one tower has in place of an index.
+TOWER_FILES = ("config.json",)
+#: What is fetched of a repository: everything a diffusers folder needs, nothing twice.
+WANTED = ["*.json", "*.txt", "*.txt.gz", "*.model", "*.safetensors", "*.bin"]
+UNWANTED = ["*.msgpack", "*.ckpt", "safety_checker/*", "flax_*", "openvino_*", "*.onnx"]
+#: Weights that most folders hold a second time, in other numbers; fetched where there are no others.
+VARIANTS = [f"*.{variant}{end}*" for variant in ("fp16", "bf16", "non_ema", "ema") for end in ".-"]
+#: Endings of weights.
+WEIGHTS = (".safetensors", ".bin")
+#: Parts that have no weights, whatever configs lie in them.
+WEIGHTLESS = ("tokenizer", "scheduler", "feature_extractor", "image_processor", "processor")
+MODELSCOPE = "modelscope:"
+GIGABYTE = 1e9
+CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file of a repository: its path, size in bytes, and the hash by which the hub knows it.
+
+    That is the SHA-256 of a large file, and git's SHA-1 of a small one.
+    """
+
+    path: str
+    size: int
+    digest: str
+    large: bool
+
+
+def fetch(repo: str, modelscope: str = "", indices: Sequence[str] = INDEX_FILES) -> Path:
+    """The folder on this machine that holds a repository, fetched where it is not whole in the hub's cache.
+
+    ``repo`` is of Hugging Face, "owner/name" or a folder in one, "owner/name/folder"; or of ModelScope after
+    "modelscope:". ``indices`` are the files of which one lies at the top of what is meant. HF_ENDPOINT, HF_HOME and
+    HF_HUB_OFFLINE are honoured. Raises WeightsError that says which files belong where.
+    """
+    if repo.startswith(MODELSCOPE):
+        return _of_modelscope(repo.removeprefix(MODELSCOPE), say("只在 ModelScope 上", "it is on ModelScope alone"))
+    from huggingface_hub import constants
+
+    local = cached(repo, indices)
+    if local is not None and (local / _whole(local)).is_file() and not lacking(local):
+        return local
+    try:
+        if constants.HF_HUB_OFFLINE:
+            raise OSError("HF_HUB_OFFLINE=1")
+        return _of_hugging_face(repo, indices)
+    except BimoError:
+        raise
+    # The hub's client raises whatever its HTTP library of the day does; each means that nothing came.
+    except Exception as error:
+        why = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        if local is not None:
+            # Another program fetched it; if files are missing, reading it says which.
+            return local
+        if modelscope and not constants.HF_HUB_OFFLINE:
+            return _of_modelscope(modelscope, why)
+        raise (_tower_unreachable if tuple(indices) == TOWER_FILES else _unreachable)(repo, why) from None
+
+
+def cached(repo: str, indices: Sequence[str] = INDEX_FILES) -> Path | None:
+    """The snapshot of a repository in the Hugging Face cache, whole or not; None where there is none."""
+    repo, inside = _inside(repo)
+    if not (hub_cache() / f"models--{repo.replace('/', '--')}").is_dir():
+        return None  # without the library, which takes a fifth of a second to import
+    from huggingface_hub import try_to_load_from_cache
+
+    for file in indices:
+        found = try_to_load_from_cache(repo, inside + file)
+        if isinstance(found, str):
+            return Path(found).parent
+    return None
+
+
+def hub_cache() -> Path:
+    """Where the hub's library keeps what it fetched, as it reads its variables."""
+    if "huggingface_hub.constants" in sys.modules:
+        return Path(sys.modules["huggingface_hub.constants"].HF_HUB_CACHE)
+    home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or os.path.join(home, "hub")
+    return Path(os.path.expandvars(os.path.expanduser(named)))
+
+
+def show_terms(name: str, terms: tuple[str, str], tell: Callable[[str], None] | None = None) -> None:
+    """Says a licence's terms the first time a system is used on this machine, and remembers that it did."""
+    from huggingface_hub import constants
+
+    if not any(terms):
+        return
+    text = say(*terms)
+    mark = Path(constants.HF_HUB_CACHE) / ".bimo-terms" / hashlib.sha256("\n".join((name, *terms)).encode()).hexdigest()
+    if mark.is_file():
+        return
+    (tell or _stderr)(say(f"{name} 的使用条款：{text}", f"terms of {name}: {text}"))
+    try:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.write_text(f"{name}\n{text}\n", encoding="utf-8")
+    except OSError:
+        # It will be said again: better twice than never.
+        return
+
+
+def _stderr(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _inside(repo: str) -> tuple[str, str]:
+    """A repository, and what the names of its files begin with in the folder that is meant: "" for all of it."""
+    owner, name, *folders = repo.split("/")
+    return f"{owner}/{name}", "".join(f"{folder}/" for folder in folders)
+
+
+def _of_hugging_face(repo: str, names: Sequence[str]) -> Path:
+    from huggingface_hub import HfApi, constants, hf_hub_download
+
+    endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
+    repo, inside = _inside(repo)
+    info = HfApi(endpoint=endpoint).model_info(repo, files_metadata=True)
+    files = _once(
+        [f for f in _listed(info) if f.path.startswith(inside) and _chosen(f.path.removeprefix(inside))], inside
+    )
+    indices = {inside + name for name in names}
+    if not {file.path for file in files} & indices:
+        raise WeightsError(
+            f"{repo} 里没有 {' 或 '.join(names)}；请自己下载其中的单个文件，再用 -m 文件 指定",
+            f"{repo} has no {' or '.join(names)}; download the single file in it yourself and name it: -m FILE",
+        )
+    blobs = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}" / "blobs"
+    absent = [file for file in files if file.digest and not (blobs / file.digest).is_file()]
+    if absent:
+        size = sum(file.size for file in absent) / GIGABYTE
+        _stderr(say(f"从 {endpoint} 下载 {repo}：{size:.2f} GB", f"fetching {repo} from {endpoint}: {size:.2f} GB"))
+    for file in absent:
+        _download(endpoint, repo, str(info.sha), file, blobs / file.digest)
+    # The hub's client finds every file in its cache already, and lays out the folder.
+    places = {file.path: Path(hf_hub_download(repo, file.path, endpoint=endpoint)) for file in files}
+    folder = next(place.parent for path, place in places.items() if path in indices)
+    if not lacking(folder):
+        (folder / _whole(folder)).write_text("", encoding="utf-8")
+    return folder
+
+
+def lacking(folder: Path) -> list[str]:
+    """The parts of a folder that have a config and not all of their weights: of these a fetch is to be tried again."""
+    parts = [folder] if not (folder / INDEX_FILES[0]).is_file() else []
+    parts += sorted(place for place in folder.iterdir() if place.is_dir())
+    parts = [p for p in parts if (p / TOWER_FILES[0]).is_file() and not p.name.startswith(WEIGHTLESS)]
+    names = {place.name: [file.name for file in place.iterdir()] for place in parts}
+    return [name for name, files in names.items() if _lacks(files)]
+
+
+def _lacks(names: Sequence[str]) -> bool:
+    if any(name.endswith(WEIGHTS) for name in names) and not stored(names):
+        return False  # under names of their own, such as OpenCLIP's
+    return complete(names) is None
+
+
+def _whole(snapshot: Path) -> str:
+    """The name of the empty file that says a snapshot is whole: a cut download leaves a folder as well."""
+    return f".bimo-whole-{snapshot.name[:12]}"
+
+
+def _listed(info: Any) -> Iterator[Remote]:
+    for file in info.siblings or []:
+        digest = file.lfs.sha256 if file.lfs else file.blob_id
+        yield Remote(file.rfilename, int(file.size or 0), digest or "", bool(file.lfs))
+
+
+def _chosen(path: str) -> bool:
+    wanted = any(fnmatch.fnmatch(path, pattern) for pattern in WANTED)
+    return wanted and not any(fnmatch.fnmatch(path, pattern) for pattern in UNWANTED)
+
+
+def _once(files: Sequence[Remote], inside: str) -> list[Remote]:
+    """The files without weights that are there a second time: pickles and variants of others, and single files beside
+    a folder's parts, ``inside`` being what the names of all begin with.
+    """
+    folders: dict[str, list[str]] = {}
+    for file in files:
+        folders.setdefault(file.path.rpartition("/")[0], []).append(PurePosixPath(file.path).name)
+    kept = {f"{folder}/{name}".lstrip("/") for folder, names in folders.items() for name in needed(names)}
+    if any(file.path == inside + INDEX_FILES[0] for file in files):
+        kept -= {file.path for file in files if _at_top(file.path.removeprefix(inside)) and file.path.endswith(WEIGHTS)}
+    return [file for file in files if file.path in kept]
+
+
+def _at_top(path: str) -> bool:
+    return "/" not in path
+
+
+def _download(endpoint: str, repo: str, revision: str, file: Remote, place: Path) -> None:
+    """Brings one file, from where an earlier attempt broke off, and puts it in its place if it is the right one."""
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
+
+    place.parent.mkdir(parents=True, exist_ok=True)
+    part = place.with_name(f"{place.name}.bimo-part")
+    url = hf_hub_url(repo, file.path, revision=revision, endpoint=endpoint)
+    with part.open("ab") as target:
+        there = target.tell()
+        if there < file.size or not file.size:
+            http_get(url, target, resume_size=there, headers=build_hf_headers(), expected_size=file.size or None)
+    found = _digest(part, file.large)
+    if found != file.digest:
+        part.unlink()
+        raise WeightsError(
+            f"{repo} 的 {file.path} 下载后哈希是 {found}，发布的是 {file.digest}；已删除，请再试一次",
+            f"{file.path} of {repo} came with the hash {found}, published is {file.digest}; it was deleted, try again",
+        )
+    part.replace(place)
+
+
+def _digest(path: Path, large: bool) -> str:
+    """SHA-256, or what git calls a small file by: SHA-1 over its length and content."""
+    total = hashlib.sha256() if large else hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            total.update(chunk)
+    return total.hexdigest()
+
+
+def _of_modelscope(repo: str, why: str) -> Path:
+    """A snapshot by ModelScope's own client, which resumes and checks by itself."""
+    try:
+        from modelscope import snapshot_download  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise WeightsError(
+            f"{repo} 在 ModelScope 上（Hugging Face：{why}）；先 pip install modelscope 再试，"
+            "或在别处下载整个仓库放进一个文件夹，再用 -m 文件夹 指定",
+            f"{repo} is on ModelScope (Hugging Face: {why}); pip install modelscope and try again, or download the "
+            "repository elsewhere into one folder and name it with -m FOLDER",
+        ) from None
+    try:
+        folder = Path(snapshot_download(repo, allow_patterns=WANTED, ignore_patterns=[*UNWANTED, *VARIANTS]))
+        if parts := lacking(folder):
+            wanted = [f"{part}/*" for part in parts if (folder / part).is_dir()] or WANTED
+            folder = Path(snapshot_download(repo, allow_patterns=wanted, ignore_patterns=UNWANTED))
+        return folder
+    # Its client as well raises whatever its HTTP library does.
+    except Exception as error:
+        raise _unreachable(f"{MODELSCOPE}{repo}", f"{type(error).__name__}: {str(error)[:200]}") from None
+
+
+def _tower_unreachable(repo: str, why: str) -> WeightsError:
+    files = f"{TOWER_FILES[0]}, weights, tokenizer"
+    return WeightsError(
+        f"取不到 {repo} 的塔（{why}）；联网后再试（可用 HF_ENDPOINT 指定镜像），或在别处下载（{files}），"
+        "文本塔放进 文件夹/text_encoder，图像塔放进 文件夹/vision_encoder，再指定那个文件夹",
+        f"cannot get the tower of {repo} ({why}); try again with a network (HF_ENDPOINT may name a mirror), or "
+        f"download it elsewhere ({files}): the words' tower into FOLDER/text_encoder, the pictures' into "
+        "FOLDER/vision_encoder; then name that folder",
+    )
+
+
+def _unreachable(repo: str, why: str) -> WeightsError:
+    return WeightsError(
+        f"取不到 {repo} 的权重（{why}）；联网后再试（可用 HF_ENDPOINT 指定镜像），或在别处下载该仓库"
+        f"（{INDEX_FILES[0]} 以及 unet、vae、text_encoder、tokenizer、scheduler 等文件夹），放进同一个文件夹，"
+        "再用 -m 文件夹 指定",
+        f"cannot get the weights of {repo} ({why}); try again with a network (HF_ENDPOINT may name a mirror), or "
+        f"download the repository elsewhere ({INDEX_FILES[0]} and the folders unet, vae, text_encoder, tokenizer, "
+        "scheduler ...) into one folder and name it with -m FOLDER",
+    )

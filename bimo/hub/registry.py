@@ -1,0 +1,333 @@
+"""Which systems there are and where their weights lie: recipes by name, folders, the bundle, the hub's local cache."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import inspect
+import json
+import os
+import pkgutil
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bimo.hub.download import MODELSCOPE, TOWER_FILES, cached, fetch, show_terms
+from bimo.core import part
+from bimo.core import checkpoint_io
+from bimo.core.errors import BimoError, RecipeError, WeightsError
+from bimo.core.recipe import Published, Recipe
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    import torch
+
+    from bimo.diffusion.system import System
+
+DEFAULT_MODEL = "xiaomo"
+BUNDLES = Path(__file__).resolve().parent.parent / "bundled"
+RECIPE_FILE = "recipe.json"
+WEIGHTS_FILE = "weights.safetensors"
+INDEX_FILE = "model_index.json"
+#: What `bimo list` says of each recipe, for which importing them all takes seconds: `make index` writes it.
+INDEX = Path(__file__).resolve().parent.parent / "recipes" / "index.json"
+LISTED = ("name", "title", "source", "licence", "languages", "weights")
+PLACES = ("repo", "modelscope", "vision", "bundle")
+#: Endings of single files of weights.
+FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+_HUB_NAME = re.compile(r"(?:modelscope:)?[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def recipes() -> dict[str, Recipe]:
+    """Every recipe of this package by its name, sorted."""
+    import bimo.recipes as room
+
+    modules = [importlib.import_module(f"{room.__name__}.{info.name}") for info in pkgutil.iter_modules(room.__path__)]
+    found = {value.name: value for module in modules for value in _values(module)}
+    return dict(sorted(found.items()))
+
+
+def listed() -> dict[str, Recipe]:
+    """As ``recipes`` to look at: of each what the index has of it, without a module of theirs or torch imported."""
+    rows: list[dict[str, Any]] = json.loads(INDEX.read_text(encoding="utf-8"))
+    return {row["name"]: Recipe(**{**part.load(row), "weights": Published(**row["weights"])}) for row in rows}
+
+
+def index() -> str:
+    """The text of the index, made of the recipes anew."""
+    rows = [{fact: getattr(recipe, fact) for fact in LISTED} for recipe in recipes().values()]
+    for row in rows:
+        row["weights"] = {k: v for k, v in dataclasses.asdict(row["weights"]).items() if k in PLACES and v}
+    return json.dumps(rows, ensure_ascii=False, indent=1) + "\n"
+
+
+def recipe(name: str | Path) -> Recipe:
+    """The recipe of a name, ``./mine.py:name``, a JSON file, a model's folder or single file of weights.
+
+    Raises RecipeError, WeightsError.
+    """
+    text = str(name)
+    file, _, value = text.rpartition(":") if re.search(r"\.py:[^/\\]*$", text) else (text, "", "")
+    if file.endswith(".py"):
+        return _of_python(Path(file), value)
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return _of_folder(path)
+    if path.suffix.lower() == ".json":
+        return _as_recipe(checkpoint_io.read_recipe(path), path)
+    if path.is_file():
+        return _as_recipe(_single().recipe_of_file(path), path)
+    every = recipes()
+    text = text.removeprefix("recipes/")
+    if text in every:
+        return every[text]
+    zh, en = part.meant(text, every)
+    raise RecipeError(
+        f"没有叫 {text!r} 的配方{zh}（全部：bimo list）",
+        f"there is no recipe called {text!r}{en} (all of them: bimo list)",
+    )
+
+
+def found(recipe: Recipe) -> Path | None:
+    """The folder on this machine that holds a recipe's weights: the bundle or the hub's cache; None where none does."""
+    bundle = BUNDLES / recipe.weights.bundle
+    if recipe.weights.bundle and (bundle / RECIPE_FILE).is_file():
+        return bundle
+    if recipe.weights.vision:
+        both = [cached(repo, TOWER_FILES) for repo in (recipe.weights.repo, recipe.weights.vision)]
+        return both[0] if all(both) else None
+    if recipe.weights.repo:
+        return cached(recipe.weights.repo)
+    return None
+
+
+def bundled(name: str) -> Path | None:
+    """The bundle of a name, None where there is none; no recipe is imported to find it."""
+    folder = BUNDLES / name
+    return folder if re.fullmatch(r"[\w-]+", name) and (folder / RECIPE_FILE).is_file() else None
+
+
+def load(name: str | Path, *, stored: bool = False) -> System:
+    """A system ready to draw: a folder, a single file, a recipe's name, or ``owner/name`` on the Hugging Face hub
+    (``modelscope:owner/name`` on ModelScope). Its weights become float32, or with ``stored`` stay as in their files.
+
+    Looked for in this order: a path, the bundle, the hub's cache on this machine, Hugging Face, ModelScope; nothing is
+    fetched while HF_HUB_OFFLINE is set. The terms of a licence are said on first use. Raises WeightsError that says
+    which files belong where, RecipeError for a name nobody knows.
+    """
+    text = str(name)
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return _read(path, stored)
+    if path.is_file() and path.suffix.lower() not in (".json", ".py"):
+        # Whatever its name ends in: what it is, or is not, stands in its first bytes.
+        return _single().read_file(path, _numbers(stored))
+    if path.exists() and path.suffix != ".py":
+        raise WeightsError(
+            f"{path} 不是模型；请给出模型文件夹（里面有 {RECIPE_FILE} 或 {INDEX_FILE}），或 {' '.join(FILES)} 文件",
+            f"{path} is no model; name a model's folder (with {RECIPE_FILE} or {INDEX_FILE} in it), or a file that "
+            f"ends in {' '.join(FILES)}",
+        )
+    if not path.exists() and (text.startswith((".", "~", os.sep)) or path.is_absolute()):
+        raise WeightsError(f"没有文件夹 {text}", f"there is no folder {text}")
+    if (bundle := bundled(text)) is not None:
+        return _read(bundle, stored)
+    if _HUB_NAME.fullmatch(text) and ".py" not in text:
+        known = next((r for r in recipes().values() if text in _addresses(r)), None)
+        if known is not None and known.weights.vision:
+            return load(known.name, stored=stored)
+        return _read(fetch(text), stored) if known is None else _published(_read(fetch(text), stored), known)
+    wanted = recipe(text)
+    folder = found(wanted)
+    if folder is not None and folder.is_relative_to(BUNDLES):
+        return _read(folder, stored)
+    if wanted.weights.vision:
+        towers = [fetch(repo, indices=TOWER_FILES) for repo in (wanted.weights.repo, wanted.weights.vision)]
+        return _published(_taiyi_clip().read_apart(*towers, _numbers(stored)), wanted)
+    if address := next(iter(_addresses(wanted)), ""):
+        return _published(_read(fetch(address, wanted.weights.modelscope), stored, wanted), wanted)
+    raise WeightsError(
+        f"配方 {wanted.name} 没有可用的权重；请先训练（bimo train {wanted.name} --data 数据 --out 目录），"
+        "再用 -m 指定那个文件夹",
+        f"there are no weights for the recipe {wanted.name}; train it (bimo train {wanted.name} --data DIR --out RUN) "
+        "and name the folder with -m",
+    )
+
+
+def _read(folder: Path, stored: bool, wanted: Recipe | None = None) -> System:
+    if (folder / RECIPE_FILE).is_file():
+        if not (folder / WEIGHTS_FILE).is_file():
+            from bimo.training.unfinished import is_unfinished, read_unfinished
+
+            if is_unfinished(folder):
+                return read_unfinished(folder)
+        from bimo.diffusion.system import System
+
+        return System.read(folder, _numbers(stored))
+    if (folder / INDEX_FILE).is_file():
+        return _diffusers().read_folder(folder, _numbers(stored))
+    if name := _cascades().system_in(folder):
+        # One folder holds both towers of the larger one; a recipe says which is wanted.
+        named = wanted is not None and wanted.name.startswith(name)
+        return _cascades().read(folder, wanted if named else recipes()[name], _numbers(stored))
+    if _of_hunyuan(folder):
+        return _hunyuan().read_authors(folder, dtype=_numbers(stored))
+    if _pangu().is_folder(folder):
+        named = wanted is not None and wanted.name.startswith(_pangu().BASE_RECIPE)
+        return _pangu().read(folder, wanted if named else recipes()[_pangu().name_in(folder)], _numbers(stored))
+    if _taiyi_clip().is_pair(folder):
+        return _taiyi_clip().read(folder, _numbers(stored))
+    if _two_towers().is_folder(folder):
+        return _two_towers().read(folder, _numbers(stored))
+    if _pai().is_folder(folder):
+        return _pai().read(folder, recipes()["pai-ldm"], _numbers(stored))
+    raise _no_model(folder)
+
+
+def _addresses(recipe: Recipe) -> list[str]:
+    """Where a recipe's weights were published, as they are asked for."""
+    modelscope = recipe.weights.modelscope
+    return [*filter(None, (recipe.weights.repo,)), *(f"{MODELSCOPE}{name}" for name in (modelscope,) if name)]
+
+
+def _numbers(stored: bool) -> torch.dtype | None:
+    import torch
+
+    return None if stored else torch.float32
+
+
+def _published(system: System, wanted: Recipe) -> System:
+    """A system as its recipe names it; how it is built stays as the folder says. Its terms are said on first use."""
+    show_terms(wanted.title or wanted.name, wanted.weights.terms)
+    facts = ("name", "title", "paper", "licence", "languages", "source", "stages", "weights", "request", "note")
+    system.recipe = dataclasses.replace(system.recipe, **{fact: getattr(wanted, fact) for fact in facts})
+    return system
+
+
+def _of_folder(folder: Path) -> Recipe:
+    if (folder / RECIPE_FILE).is_file():
+        return _as_recipe(checkpoint_io.read_recipe(folder / RECIPE_FILE), folder / RECIPE_FILE)
+    if (folder / INDEX_FILE).is_file():
+        return _as_recipe(_diffusers().recipe_of(folder), folder)
+    if name := _cascades().system_in(folder):
+        return _as_recipe(_cascades().recipe_of(folder, recipes()[name]), folder)
+    if _of_hunyuan(folder):
+        return _as_recipe(_hunyuan().authors_recipe(folder), folder)
+    if _pangu().is_folder(folder):
+        return _as_recipe(_pangu().recipe_of(folder, recipes()[_pangu().name_in(folder)]), folder)
+    if _pai().is_folder(folder):
+        return _as_recipe(_pai().recipe_of(folder, recipes()["pai-ldm"]), folder)
+    if _two_towers().is_folder(folder):
+        return _as_recipe(_two_towers().recipe_of(folder), folder)
+    raise _no_model(folder)
+
+
+def _diffusers() -> Any:
+    return importlib.import_module("bimo.models.layouts.diffusers_folder")
+
+
+def _cascades() -> Any:
+    return importlib.import_module("bimo.models.cascade.layout")
+
+
+def _of_hunyuan(folder: Path) -> bool:
+    """Whether a folder may be in the layout of HunyuanDiT's authors, without importing what reads it."""
+    return any(((root / "model").is_dir() and (root / "mt5").is_dir()) for root in (folder, folder / "t2i"))
+
+
+def _hunyuan() -> Any:
+    return importlib.import_module("bimo.models.hunyuan_dit.layout")
+
+
+def _pangu() -> Any:
+    return importlib.import_module("bimo.models.pangu.layout")
+
+
+def _taiyi_clip() -> Any:
+    return importlib.import_module("bimo.models.clip.taiyi_layout")
+
+
+def _pai() -> Any:
+    return importlib.import_module("bimo.models.pai_diffusion.layout")
+
+
+def _two_towers() -> Any:
+    return importlib.import_module("bimo.models.clip.layout")
+
+
+def _single() -> Any:
+    return importlib.import_module("bimo.models.stable_diffusion.single_file")
+
+
+def _no_model(folder: Path) -> WeightsError:
+    files = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in FILES)
+    if files:
+        return WeightsError(
+            f"{folder} 不是模型文件夹（没有 {RECIPE_FILE} 或 {INDEX_FILE}），但里面有 {'、'.join(files[:4])}；"
+            f"如果它是整个模型，请直接给出 -m {folder / files[0]}",
+            f"{folder} is no model's folder (no {RECIPE_FILE} or {INDEX_FILE}), but there is {', '.join(files[:4])}; "
+            f"if that is a whole model, name it: -m {folder / files[0]}",
+        )
+    return WeightsError(
+        f"{folder} 里没有模型：应有 {RECIPE_FILE}（bimo 的模型）或 {INDEX_FILE}（diffusers 的模型）",
+        f"{folder} holds no model: expected {RECIPE_FILE} (a model of bimo) or {INDEX_FILE} (a model of diffusers)",
+    )
+
+
+def functions(name: str) -> dict[str, Callable[..., Any]]:
+    """The function of ``./mine.py:name``, or all that ``./mine.py`` defines, by name. Raises RecipeError."""
+    file, _, wanted = name.rpartition(":") if re.search(r"\.py:[^/\\]*$", name) else (name, "", "")
+    module = _module(Path(file))
+    found = {n: v for n, v in vars(module).items() if inspect.isfunction(v) and v.__module__ == module.__name__}
+    if not wanted:
+        return found
+    if wanted not in found:
+        zh, en = part.meant(wanted, found) if found else ("", "")
+        raise RecipeError(f"{file} 里没有函数 {wanted!r}{zh}", f"{file} has no function {wanted!r}{en}")
+    return {wanted: found[wanted]}
+
+
+def _of_python(file: Path, name: str) -> Recipe:
+    module = _module(file)
+    values = [v for v in vars(module).values() if isinstance(v, Recipe)]
+    named = {n: v for n, v in vars(module).items() if isinstance(v, Recipe)} | {v.name: v for v in values}
+    if not named:
+        raise RecipeError(f"{file} 里没有配方", f"there is no recipe in {file}")
+    if not name and len({id(v) for v in values}) == 1:
+        return values[0]
+    if name in named:
+        return named[name]
+    zh, en = part.meant(name, named)
+    raise RecipeError(f"{file} 里没有配方 {name!r}{zh}", f"{file} has no recipe {name!r}{en}")
+
+
+def _module(file: Path) -> ModuleType:
+    """A Python file of the user's, run. Raises RecipeError that tells what it raises."""
+    if not file.is_file():
+        raise RecipeError(f"没有文件 {file}", f"there is no file {file}")
+    spec = importlib.util.spec_from_file_location(f"bimo_recipe_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise RecipeError(f"{file} 不是 Python 文件", f"{file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BimoError:
+        raise
+    # The file is the user's own program: whatever it raises is told as it is.
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}"
+        raise RecipeError(f"{file} 运行出错：{told}", f"{file} fails: {told}") from error
+    return module
+
+
+def _as_recipe(value: object, path: Path) -> Recipe:
+    if not isinstance(value, Recipe):
+        raise RecipeError(f"{path} 不是配方", f"{path} is not a recipe")
+    return value
+
+
+def _values(module: ModuleType) -> Iterator[Recipe]:
+    return (value for value in vars(module).values() if isinstance(value, Recipe))

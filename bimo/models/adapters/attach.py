@@ -1,0 +1,321 @@
+"""What may be added to a built system: LoRA files, and networks that look at a picture beside a denoiser."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from bimo.core import checkpoint_io
+from bimo.core.errors import RecipeError, WeightsError
+from bimo.core.hashing import LateDigest
+from bimo.core.part import Part
+from bimo.core.recipe import Level
+from bimo.diffusion.system import System
+from bimo.models.adapters.controlnet import Controlled, ControlNet, HunyuanControlNet, T2iAdapter, begun
+from bimo.models.adapters.control_files import check_widths, read_control
+from bimo.models.hunyuan_dit.denoiser import Hunyuan
+from bimo.models.adapters.ip_adapter import ImagePrompted, Resampled, adapter_state
+from bimo.models.adapters.lora_files import adapt, adapters, finite, unadapt
+from bimo.models.adapters.lora_names import root_of
+from bimo.models.stable_diffusion.unet import Unet
+from bimo.models.adapters.control_conditioner import Control
+from bimo.models.adapters.ip_adapter_conditioner import ImagePrompt
+from bimo.models.layouts.configs import FORMER_TEXT, NO_EFFECT_TEXT, Config, defaults_of, plain, read_json
+from bimo.models.layouts.diffusers_folder import files_of
+from bimo.models.spaces import ClipImage
+
+__all__ = ["adapt", "adapters", "begin_control", "control", "image_prompt", "unadapt"]
+
+#: Fields of a ControlNet's config that its network does not use.
+UNUSED = {"addition_embed_type_num_heads", "activation_fn", "num_attention_heads"}
+
+
+def control(system: System, folder: Path | str, name: str = "control", level: str = "") -> System:
+    """The system with the ControlNet or T2I-Adapter in a folder of diffusers beside its denoiser, or with that in a
+    file, under diffusers' names or the authors'. A request gives it a picture as ``pictures[name]`` and, where it is
+    not to be 1, a weight as ``hints[name]``.
+
+    Tensors are shared with the system given, not copied; a LoRA merged into that stays merged. Raises WeightsError
+    for an adapter of another family, RecipeError for one that is not known.
+    """
+    path = Path(folder)
+    within = _innermost(system, level)
+    state: dict[str, Tensor] = {}
+    if path.is_file():
+        read = read_control(checkpoint_io.read(path), within, path)
+        files, part, coded, state = [path], read.part, read.coded, dict(read.state)
+    else:
+        files = files_of(path)
+        part, coded = _adapter(_config(path), within)
+        for file in files:
+            state |= checkpoint_io.read(file)
+    finite(files[0], state)
+    made = _beside(system, part, coded, name, level, state, files[0])
+    made.weights_hash = _hash(system, files)
+    return made
+
+
+def begin_control(system: System, name: str = "control", level: str = "") -> System:
+    """The system with a new ControlNet beside its denoiser, a copy of its first half that does not speak yet: what
+    one is trained from.
+    """
+    within = _innermost(system, level)
+    if not isinstance(within, (Unet, Hunyuan)):
+        kind = type(within).__name__
+        raise RecipeError(f"{kind} 没有 ControlNet", f"there is no ControlNet for a {kind}")
+    part = ControlNet(unet=within) if isinstance(within, Unet) else HunyuanControlNet(hunyuan=within)
+    module = part.build()
+    begun(system.get_submodule(root_of(system, level)), module.model)
+    return _beside(system, part, isinstance(within, Hunyuan), name, level, module.model.state_dict(), Path(name))
+
+
+def image_prompt(
+    system: System, file: Path | str, encoder: Path | str | None = None, name: str = "prompt", level: str = ""
+) -> System:
+    """The system with an IP-Adapter in its UNet, plain, Plus or of all places, and the image tower that looks at the
+    picture: a folder of transformers, or that which lies beside the file as it was published. A request gives it a
+    picture as ``pictures[name]``, and a weight as ``hints[name]``. A system may have several of different names.
+
+    As ``control`` in what is shared and what is raised.
+    """
+    file = Path(file)
+    within = _innermost(system, level)
+    if not isinstance(within, Unet):
+        kind = type(within).__name__
+        raise RecipeError(f"{kind} 不能加 IP-Adapter，只有 Unet 可以", f"no IP-Adapter goes into a {kind}, only a Unet")
+    published = checkpoint_io.read(file)
+    finite(file, published)
+    words: int = within.settings()["cross_attention_dim"]
+    projection = _projection(published, words, file)
+    place = encoder_beside(file, published) if encoder is None else Path(encoder)
+    tower = _tower(_config(place))
+    _seen_by(tower, published, file, place)
+    old = system.recipe.level(level or system.recipe.levels[-1].name)
+    inside, at = _within_controls(old)
+    part = ImagePrompted(denoiser=inside, encoder=tower, name=name, **projection)
+    root = root_of(system, level)
+    state = adapter_state(system.get_submodule(root), published, f"denoiser.{root.removeprefix(at)}.")
+    files = files_of(place)
+    for each in files:
+        found = checkpoint_io.read(each)
+        # Positions were once kept among the weights.
+        state |= {f"encoder.model.{key}": value for key, value in found.items() if not key.endswith("position_ids")}
+    hint = ImagePrompt(name=name, level=_home(old))
+    made = _rebuilt(system, old, _within(old.denoiser, part), hint, at, state, file)
+    made.weights_hash = _hash(system, [file, *files])
+    return made
+
+
+def encoder_beside(file: Path, published: Mapping[str, Tensor]) -> Path:
+    """The image tower that lies where it was published with an IP-Adapter, and sees as wide. Raises WeightsError."""
+    above = file.resolve().parent
+    places = [above / "image_encoder", above.parent / "image_encoder", above.parent / "models" / "image_encoder"]
+    there = [place for place in places if (place / "config.json").is_file()]
+    field, width = _seen(published)
+    for place in there:
+        if read_json(place / "config.json").get(field) == width:
+            return place
+    listed = "、".join(map(str, there or places))
+    raise WeightsError(
+        f"{file} 要一个 {field} 为 {width} 的 CLIP 图像塔，{listed} {'不是' if there else '里没有'}；"
+        "请用 --image-encoder 指定它的文件夹",
+        f"{file} needs a CLIP image tower with {field} {width}, which is not {'that ' if there else ''}in "
+        f"{listed.replace('、', ', ')}; name its folder with --image-encoder",
+    )
+
+
+def _seen(published: Mapping[str, Tensor]) -> tuple[str, int]:
+    """What an IP-Adapter reads of an image tower: a field of its config, and how much."""
+    if "image_proj.proj.weight" in published:
+        return "projection_dim", published["image_proj.proj.weight"].shape[1]
+    name = "image_proj.proj.0.weight" if "image_proj.proj.0.weight" in published else "image_proj.proj_in.weight"
+    return "hidden_size", published[name].shape[1]
+
+
+def _seen_by(tower: ClipImage, published: Mapping[str, Tensor], file: Path, place: Path) -> None:
+    field, width = _seen(published)
+    found = tower.embed if field == "projection_dim" else tower.width
+    if found != width:
+        raise WeightsError(
+            f"{place} 的 {field} 是 {found}，而 {file} 要 {width}；请换一个图像塔（--image-encoder）",
+            f"{field} of {place} is {found}, while {file} needs {width}; name another tower with --image-encoder",
+        )
+
+
+def _config(folder: Path) -> Config:
+    return Config(folder / "config.json", read_json(folder / "config.json"))
+
+
+def _hash(system: System, files: Sequence[Path]) -> Callable[[], str]:
+    every = [system.hashed, *(LateDigest(file) for file in files)]
+    return lambda: hashlib.sha256("\n".join(one() for one in every).encode()).hexdigest()
+
+
+def _home(level: Level) -> str:
+    """The level whose space codes the pixels of a level."""
+    return level.space if isinstance(level.space, str) else level.name
+
+
+def _innermost(system: System, level: str) -> Part:
+    part: Any = system.recipe.level(level or system.recipe.levels[-1].name).denoiser
+    while isinstance(part, (Controlled, ImagePrompted)):
+        part = part.denoiser
+    return part
+
+
+def _within_controls(level: Level) -> tuple[Any, str]:
+    """The denoiser that controls stand beside, and what its names begin with."""
+    part, at = level.denoiser, f"{level.name}.denoiser."
+    while isinstance(part, Controlled):
+        part, at = part.denoiser, f"{at}denoiser."
+    return part, at
+
+
+def _within(outer: Part, part: Part) -> Part:
+    """The part in the place of the denoiser that controls stand beside."""
+    return replace(outer, denoiser=_within(outer.denoiser, part)) if isinstance(outer, Controlled) else part
+
+
+def _beside(
+    system: System, part: Part, coded: bool, name: str, level: str, state: Mapping[str, Tensor], source: Path
+) -> System:
+    old = system.recipe.level(level or system.recipe.levels[-1].name)
+    guided = isinstance(part, ControlNet) and part.pooled
+    hint = Control(name=name, level=_home(old), coded=coded, guided=guided)
+    denoiser = Controlled(denoiser=old.denoiser, adapter=part, name=name)
+    named = {f"adapter.model.{key}": value for key, value in state.items()}
+    return _rebuilt(system, old, denoiser, hint, f"{old.name}.denoiser.", named, source)
+
+
+def _rebuilt(
+    system: System,
+    old: Level,
+    denoiser: Part,
+    hint: Control | ImagePrompt,
+    at: str,
+    state: Mapping[str, Tensor],
+    source: Path,
+) -> System:
+    """The system with another denoiser: what lay below ``at`` lies below its ``denoiser.``, beside it ``state``."""
+    if hint.name in {str(getattr(each, "name", "")) for each in old.conditioners}:
+        raise RecipeError(
+            f"已有一个叫 {hint.name!r} 的提示；请给适配器另取一个名字",
+            f"there is a hint {hint.name!r} already; name the adapter otherwise",
+        )
+    new = replace(old, denoiser=denoiser, hints=(*old.conditioners, hint))
+    levels = tuple(new if each is old else each for each in system.recipe.levels)
+    with checkpoint_io.unfilled():
+        made = System(replace(system.recipe, levels=levels))
+    dtype = next(iter(system.parameters())).dtype
+    whole = {
+        f"{at}denoiser.{key.removeprefix(at)}" if key.startswith(at) else key: value
+        for key, value in system.state_dict().items()
+    }
+    if isinstance(hint, ImagePrompt):
+        # What attends to another picture already does so within what is new.
+        whole = {key.replace(".attn2.processor.", ".attn2.processor.own."): value for key, value in whole.items()}
+    whole |= {f"{at}{key}": value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
+    checkpoint_io.assign(made, whole, None, source)
+    made.text = system.text  # their words with them
+    made.weights_hash = system.hashed
+    return made.train(system.training)
+
+
+def _adapter(config: Config, within: Part) -> tuple[Part, bool]:
+    """The part that a config describes for a denoiser, and whether it wants its picture coded as x."""
+    import diffusers
+
+    kind = str(config.fields.get("_class_name"))
+    expected: dict[str, Any]
+    if kind == "ControlNetModel" and isinstance(within, Unet):
+        expected = {**within.settings(), "in_channels": within.channels}
+        own = {"picture": "conditioning_channels", "embedding": "conditioning_embedding_out_channels"}
+        own |= {"order": "controlnet_conditioning_channel_order", "pooled": "global_pool_conditions"}
+        read = _read(config, diffusers.ControlNetModel, expected, own)
+        return ControlNet(unet=within, **read), False
+    if kind == "HunyuanDiT2DControlNetModel" and isinstance(within, Hunyuan):
+        expected = {**within.settings(), "transformer_num_layers": within.layers}
+        _read(config, diffusers.HunyuanDiT2DControlNetModel, expected, {"": "conditioning_channels"})
+        return HunyuanControlNet(hunyuan=within), True
+    if kind == "T2IAdapter" and isinstance(within, Unet):
+        own = {"picture": "in_channels", "blocks": "num_res_blocks", "factor": "downscale_factor"}
+        read = _read(config, diffusers.T2IAdapter, {}, own | {"kind": "adapter_type", "widths": "channels"})
+        part = T2iAdapter(**{**read, "widths": tuple(read["widths"])})
+        check_widths(part, within, config.path)
+        return part, False
+    known = "ControlNetModel / HunyuanDiT2DControlNetModel / T2IAdapter"
+    name = type(within).__name__
+    raise RecipeError(
+        f"{config.path} 是 {kind}，不能加在 {name} 旁边；支持的是 {known}，各加在自己的去噪网络旁边",
+        f"{config.path} is a {kind}, which cannot stand beside a {name}; supported are {known}, each beside its own",
+    )
+
+
+def _read(config: Config, cls: type, expected: Mapping[str, Any], own: Mapping[str, str]) -> dict[str, Any]:
+    """The own fields of an adapter; those it shares with its denoiser must be that denoiser's."""
+    defaults = defaults_of(cls)
+    found = {name: plain(config.fields.get(name, defaults.get(name))) for name in expected}
+    wrong = [f"{name} {found[name]}≠{plain(value)}" for name, value in expected.items() if found[name] != plain(value)]
+    # A picture-sized field that only sizes what is drawn, and heads that say the same once more, are no difference.
+    wrong = [each for each in wrong if not each.startswith("sample_size ")]
+    if wrong:
+        listed = "; ".join(wrong)
+        raise WeightsError(
+            f"{config.path} 是别的模型的适配器：{listed}", f"{config.path} is an adapter of another family: {listed}"
+        )
+    carried = {*expected, *own.values(), "sample_size"}
+    read = config.of(defaults, carried, UNUSED)
+    return {name: read[field] for name, field in own.items() if name}
+
+
+def _projection(state: Mapping[str, Tensor], words: int, file: Path) -> dict[str, Any]:
+    """How many tokens an IP-Adapter makes of a picture, and how, by the shapes of what makes them."""
+    plain, latents = state.get("image_proj.proj.weight"), state.get("image_proj.latents")
+    if plain is not None:
+        return {"tokens": plain.shape[0] // words}
+    if "image_proj.proj.3.weight" in state:
+        return {"full": True}
+    others = {"image_proj.perceiver_resampler.": "FaceID Plus", "image_proj.proj.0.": "FaceID"}
+    others["image_proj.pulid"] = "PuLID"
+    for begins, kind in others.items():
+        if any(name.startswith(begins) for name in state):
+            raise RecipeError(
+                f"{file} 是 IP-Adapter {kind}，要用另外的人脸识别网络，还不会读",
+                f"{file} is an IP-Adapter {kind}, which needs a network that recognises faces; it is not read",
+            )
+    try:
+        assert latents is not None
+        depth = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("image_proj.layers."))
+        inner = state["image_proj.layers.0.0.to_q.weight"].shape[0]
+        feed = state["image_proj.layers.0.1.1.weight"].shape[0] // latents.shape[2]
+    except (AssertionError, KeyError, ValueError):
+        raise WeightsError(
+            f"{file} 不是 IP-Adapter（原版或 Plus）：没有 image_proj.proj 或 image_proj.latents",
+            f"{file} is no IP-Adapter, plain or Plus: it has neither image_proj.proj nor image_proj.latents",
+        ) from None
+    head = 64 if inner % 64 == 0 else inner
+    plus = Resampled(width=latents.shape[2], depth=depth, heads=inner // head, head=head, feed=feed)
+    return {"tokens": latents.shape[1], "plus": plus}
+
+
+def _tower(config: Config) -> ClipImage:
+    """The image tower that a CLIPVisionModelWithProjection's config describes. Raises RecipeError."""
+    from transformers import CLIPVisionConfig
+
+    own = {
+        "embed": "projection_dim",
+        "width": "hidden_size",
+        "layers": "num_hidden_layers",
+        "heads": "num_attention_heads",
+        "feed": "intermediate_size",
+        "size": "image_size",
+        "patch": "patch_size",
+        "activation": "hidden_act",
+    }
+    read = config.of({**FORMER_TEXT, **CLIPVisionConfig().to_dict()}, own.values(), NO_EFFECT_TEXT - {"projection_dim"})
+    return ClipImage(**{name: read[field] for name, field in own.items()})

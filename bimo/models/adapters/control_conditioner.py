@@ -1,0 +1,106 @@
+"""A hint for adapters: a picture of edges, depths, poses ... that the drawing is to follow (arXiv:2302.05543)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from bimo.core.errors import RequestError
+from bimo.core.part import Part
+from bimo.core.types import Batch, Conditioning, Request
+from bimo.diffusion.system import Drawing, System
+from bimo.models.composer.conditioners import outlines
+
+STRONGEST = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Control(Part):
+    """The picture ``name`` of a request for the adapter of that name, as values from 0 to 1, or ``coded`` in the space
+    of ``level``. Its weight is the request's ``hints[name]``, else ``weight``; without a picture it is 0.
+
+    With ``guided`` only what follows the words sees it: guidance is for the picture as well.
+
+    In training it is what is ``seen`` of the picture itself, which needs no other network: its "edges" or its softer
+    "outlines", by Sobel's filters; or the "map" of this name that comes with the data.
+    """
+
+    name: str = "control"
+    level: str = "image"
+    coded: bool = False
+    weight: float = 1.0
+    seen: Literal["edges", "outlines", "map"] = "edges"
+    guided: bool = False
+    always: ClassVar[bool] = True
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """The maps that a batch must bring."""
+        return (self.name,) if self.seen == "map" else ()
+
+    def build(self) -> Control:
+        """It has no weights: the part is the hint."""
+        return self
+
+    def from_batch(self, system: System, batch: Batch) -> Conditioning:
+        """Pictures [B, 3, H, W] and their weights [B, 1]."""
+        if self.seen == "map":
+            return self._of(system, batch.maps[self.name], 1.0)
+        space: Any = system.space(self.level)
+        with torch.no_grad():
+            # Of a batch that holds x alone the pixels are what the space makes of it.
+            pixels = space.decode(batch.x) if batch.pixels is None else batch.pixels
+            picture = edges(pixels) if self.seen == "edges" else outlines(pixels).expand(-1, 3, -1, -1)
+        return self._of(system, picture * 2 - 1, 1.0)
+
+    def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+        """Pictures [1, 3, H, W] and the weight [1, 1]. Raises RequestError for a weight that is not one number."""
+        weight = weight_of(drawing.request, self.name, self.weight)
+        width, height = drawing.request.size or (0, 0)
+        picture = drawing.pictures.get(self.name)
+        if picture is None:
+            return self._of(system, -torch.ones(1, 3, height, width), 0.0)
+        return self._of(system, picture, weight)
+
+    def unconditional(self, value: Conditioning) -> Conditioning:
+        """The same, as guidance is for the words; ``guided``, nothing."""
+        if not self.guided:
+            return value
+        name = weight_name(self.name)
+        return replace(value, scalars={**value.scalars, name: torch.zeros_like(value.scalars[name])})
+
+    def _of(self, system: System, picture: Tensor, weight: float) -> Conditioning:
+        with torch.no_grad():
+            space: Any = system.space(self.level)
+            seen = space.encode(picture) if self.coded else picture / 2 + 0.5
+        weights = torch.full((len(seen), 1), weight)
+        return Conditioning(scalars={weight_name(self.name): weights}, pictures={self.name: seen})
+
+
+def weight_name(name: str) -> str:
+    """Under which name among the scalars the weight of a picture is."""
+    return f"{name}.weight"
+
+
+def weight_of(request: Request, name: str, otherwise: float) -> float:
+    """How strong a request wants an adapter. Raises RequestError for what is not one number."""
+    given = request.conditions.get(name, [otherwise])
+    if len(given) != 1 or not math.isfinite(given[0]) or abs(given[0]) > STRONGEST:
+        raise RequestError(
+            f"hints 里的 {name} 应为一个数（强度，不超过 {STRONGEST:g}），收到 {given}",
+            f"{name} of hints is one number (how strong, at most {STRONGEST:g}), got {given}",
+        )
+    return given[0]
+
+
+def edges(pixels: Tensor, threshold: float = 0.4) -> Tensor:
+    """[B, 3, H, W] in [-1, 1] -> [B, 3, H, W] of 0 and 1, 1 where the grey value changes by more than the threshold."""
+    grey = pixels.mean(dim=1, keepdim=True)
+    across = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]).to(grey) / 4
+    kernels = torch.stack([across, across.T])[:, None]
+    slopes = nn.functional.conv2d(nn.functional.pad(grey, (1, 1, 1, 1), mode="replicate"), kernels)
+    return (slopes.square().sum(1, keepdim=True).sqrt() > threshold).to(pixels).expand(-1, 3, -1, -1)

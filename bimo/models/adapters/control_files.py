@@ -1,0 +1,217 @@
+"""ControlNets and T2I-Adapters in one file, under diffusers' names or their authors': which network it is, by names and
+shapes.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from bimo.core.errors import RecipeError, WeightsError
+from bimo.core.part import Part
+from bimo.models.adapters.controlnet import ControlNet, HunyuanControlNet, T2iAdapter
+from bimo.models.hunyuan_dit.denoiser import Hunyuan
+from bimo.models.stable_diffusion.unet import Unet
+from bimo.models.stable_diffusion import ldm_names
+from bimo.models.hunyuan_dit.layout import diffusers_state
+
+#: What may stand before the names of a ControlNet: in the file of a whole model, and in trainers'.
+BEFORE = ("control_model.", "controlnet.", "module.", "model.")
+#: Files that look like one and are not: a part of a name -> what it is.
+OTHERS = {
+    "lora_controlnet": "Control-LoRA",
+    "task_embedding": "ControlNet-Union (ControlNet++)",
+    "control_add_embedding.": "ControlNet-Union",
+    "transformer_layes.": "the T2I-Adapter of styles",
+    "motion_modules.": "SparseCtrl",
+    "controlnet_x_embedder.": "a ControlNet of FLUX",
+    "pos_embed_input.": "a ControlNet of Stable Diffusion 3",
+}
+
+
+@dataclass(frozen=True)
+class Read:
+    """An adapter's part, its tensors under diffusers' names, and whether it wants its picture coded as x."""
+
+    part: Part
+    state: Mapping[str, Tensor]
+    coded: bool = False
+
+
+def read_control(state: Mapping[str, Tensor], within: Part, file: Path) -> Read:
+    """What a file is to a denoiser. Raises WeightsError for what is none, or for another model, RecipeError for a kind
+    that is not known or that the denoiser cannot have.
+    """
+    before = next((b for b in BEFORE if any(n.startswith(b) and _telling(n.removeprefix(b)) for n in state)), "")
+    # The file of a whole model has its own weights beside those of its ControlNet.
+    names = {n.removeprefix(before): v for n, v in state.items() if n.startswith(before)}
+    for part, kind in OTHERS.items():
+        if any(part in name for name in names):
+            raise RecipeError(f"{file} 是 {kind}，还不会读", f"{file} is {kind}, which is not read")
+    if "difference" in names:
+        raise RecipeError(
+            f"{file} 里只有与原模型的差（difference），要先加到原模型上；请用完整的 ControlNet 文件",
+            f"{file} holds only differences from the model it was made with; use the file of the whole ControlNet",
+        )
+    if isinstance(within, Hunyuan) and any(n.startswith(("before_proj.", "controlnet_blocks.")) for n in names):
+        own = names if "input_block.weight" in names else diffusers_state(names)
+        return Read(HunyuanControlNet(hunyuan=within), own, coded=True)
+    if any(n.startswith(("input_hint_block.", "controlnet_cond_embedding.")) for n in names):
+        return _controlnet(names, _unet(within, "ControlNet", file), file)
+    if any(re.match(r"(adapter\.)?body\.\d+\.", n) for n in names):
+        return _t2i(names, _unet(within, "T2I-Adapter", file), file)
+    raise WeightsError(
+        f"{file} 不是 ControlNet 或 T2I-Adapter：没有 controlnet_cond_embedding、input_hint_block 或 body；"
+        f"只有 {_few(names)}",
+        f"{file} is no ControlNet and no T2I-Adapter: it has no controlnet_cond_embedding, input_hint_block or body, "
+        f"only {_few(names)}",
+    )
+
+
+def _telling(name: str) -> bool:
+    return name.startswith(("input_hint_block.", "controlnet_cond_embedding.", "before_proj.", "controlnet_blocks."))
+
+
+def _few(names: Mapping[str, Tensor]) -> str:
+    return ", ".join(list(names)[:3])
+
+
+def _unet(within: Part, kind: str, file: Path) -> Unet:
+    if isinstance(within, Unet):
+        return within
+    name = type(within).__name__
+    raise RecipeError(
+        f"{file} 是给 UNet 的 {kind}，不能加在 {name} 旁边",
+        f"{file} is a {kind} for a UNet, which cannot stand beside a {name}",
+    )
+
+
+def _controlnet(names: Mapping[str, Tensor], unet: Unet, file: Path) -> Read:
+    own = names if "controlnet_cond_embedding.conv_in.weight" in names else _by_diffusers(names)
+    _same_model(own, unet, file)
+    try:
+        first = own["controlnet_cond_embedding.conv_in.weight"]
+        count = 1 + max(int(n.split(".")[2]) for n in own if n.startswith("controlnet_cond_embedding.blocks."))
+        widths = [own[f"controlnet_cond_embedding.blocks.{i}.weight"].shape[0] for i in range(1, count, 2)]
+    except (KeyError, ValueError) as error:
+        raise WeightsError(
+            f"{file} 不完整：没有 {error}；请重新取得这个文件", f"{file} is incomplete: it has no {error}; get it again"
+        ) from None
+    part = ControlNet(unet=unet, picture=first.shape[1], embedding=(first.shape[0], *widths), pooled=_pooled(file))
+    return Read(part, own)
+
+
+def _pooled(file: Path) -> bool:
+    """Whether a ControlNet says the same of every place, of which its tensors tell nothing: the authors' .yaml beside
+    it does, without that the name of the one that they published so.
+    """
+    settings = file.with_suffix(".yaml")
+    if settings.is_file():
+        return re.search(rb"global_average_pooling:\s*[Tt]rue", settings.read_bytes()) is not None
+    return "shuffle" in file.stem
+
+
+def _by_diffusers(names: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The authors' tensors under diffusers' names; those that are not known keep theirs."""
+    shapes = {name: tuple(value.shape) for name, value in names.items()}
+    table = dict(ldm_names.unet_names(ldm_names.Blocks.of(shapes)))
+    hints = sorted({int(m[1]) for n in names if (m := re.match(r"input_hint_block\.(\d+)\.", n))})
+    for index, number in enumerate(hints):
+        place = "conv_in" if index == 0 else "conv_out" if index == len(hints) - 1 else f"blocks.{index - 1}"
+        table[f"input_hint_block.{number}"] = f"controlnet_cond_embedding.{place}"
+    for number in {int(m[1]) for n in names if (m := re.match(r"zero_convs\.(\d+)\.", n))}:
+        table[f"zero_convs.{number}.0"] = f"controlnet_down_blocks.{number}"
+    table["middle_block_out.0"] = "controlnet_mid_block"
+    return {ldm_names.renamed(name, table) or name: value for name, value in names.items()}
+
+
+def _same_model(own: Mapping[str, Tensor], unet: Unet, file: Path) -> None:
+    """Raises WeightsError where a file is for a model whose words, or whose blocks, are of other widths."""
+    settings = unet.settings()
+    words = next((v.shape[1] for n, v in own.items() if n.endswith("attn2.to_k.weight")), None)
+    begun = own.get("conv_in.weight")
+    pairs = [("cross_attention_dim", words, settings["cross_attention_dim"])]
+    pairs.append(("block_out_channels[0]", None if begun is None else begun.shape[0], unet.block_channels[0]))
+    pooled = own.get("add_embedding.linear_1.weight")
+    wanted = settings["projection_class_embeddings_input_dim"] if unet.ids[0] else None
+    pairs.append(("projection_class_embeddings_input_dim", None if pooled is None else pooled.shape[1], wanted))
+    wrong = [f"{name} {found}≠{wanted}" for name, found, wanted in pairs if found is not None and found != wanted]
+    if wrong:
+        listed = "; ".join(wrong)
+        raise WeightsError(
+            f"{file} 是为另一个模型训练的 ControlNet：{listed}",
+            f"{file} is a ControlNet that was trained for another model: {listed}",
+        )
+
+
+def _t2i(names: Mapping[str, Tensor], unet: Unet, file: Path) -> Read:
+    """A T2I-Adapter: a light one has no first convolution, Stable Diffusion XL's looks at 16 x 16 pixels at once."""
+    bare = {name.removeprefix("adapter."): value for name, value in names.items()}
+    light = "conv_in.weight" not in bare
+    try:
+        places = bare["body.0.in_conv.weight" if light else "conv_in.weight"].shape[1]
+        large = not light and places in (16 * 16, 3 * 16 * 16)
+        count = 1 + max(int(n.split(".")[1]) for n in bare if n.startswith("body."))
+        if any(".resnets." in name for name in bare):
+            own, blocks = bare, 1 + max(int(n.split(".")[3]) for n in bare if n.startswith("body.0.resnets."))
+        elif light:
+            own = {re.sub(r"^(body\.\d+)\.body\.", r"\1.resnets.", name): value for name, value in bare.items()}
+            blocks = 1 + max(int(n.split(".")[3]) for n in bare if n.startswith("body.0.body."))
+        else:
+            own, blocks, count = _grouped(bare, count, len(unet.block_channels) + large)
+        # What a block ends with: a light one leads out again, others keep the width of their residual layers.
+        ends = "out_conv.weight" if light else "resnets.0.block1.weight"
+        widths = tuple(own[f"body.{i}.{ends}"].shape[0] for i in range(count - light))  # its last repeats the width
+    except (KeyError, ValueError, IndexError) as error:
+        raise WeightsError(
+            f"{file} 不完整，读不出 T2I-Adapter 的大小：{error}；请重新取得这个文件",
+            f"{file} is incomplete, the sizes of a T2I-Adapter cannot be told: {error}; get it again",
+        ) from None
+    side = 16 if large else 8
+    kind = "light_adapter" if light else "full_adapter_xl" if large else "full_adapter"
+    picture = places // side**2
+    if picture * side**2 != places or picture not in (1, 3):
+        raise WeightsError(
+            f"{file} 的第一层读 {places} 个数，应为 64、192、256 或 768（灰度或彩色图的 8x8 或 16x16 像素）",
+            f"the first layer of {file} reads {places} numbers; expected 64, 192, 256 or 768, of 8x8 or 16x16 pixels "
+            "in grey or colour",
+        )
+    state = {f"adapter.{name}": value for name, value in own.items()}
+    part = T2iAdapter(picture=picture, widths=widths, blocks=blocks, factor=side, kind=kind)
+    check_widths(part, unet, file)
+    return Read(part, state)
+
+
+def check_widths(part: T2iAdapter, unet: Unet, file: Path) -> None:
+    """Raises WeightsError for a T2I-Adapter whose blocks are not as wide as the UNet's. A light one has a last one of
+    the same width again; one that is left after the UNet's (Stable Diffusion XL's) is for its middle.
+    """
+    given = part.widths + (part.widths[-1:] if part.kind == "light_adapter" else ())
+    if given not in (unet.block_channels, unet.block_channels + unet.block_channels[-1:]):
+        raise WeightsError(
+            f"{file} 是为另一个模型训练的 T2I-Adapter：各层宽 {given}，这个模型是 {unet.block_channels}",
+            f"{file} is a T2I-Adapter that was trained for another model: its blocks are {given} wide, this model's "
+            f"{unet.block_channels}",
+        )
+
+
+def _grouped(bare: Mapping[str, Tensor], count: int, levels: int) -> tuple[dict[str, Tensor], int, int]:
+    """The authors' flat list of residual layers, as many for each of the levels; where widths change the first of a
+    level leads in.
+    """
+    blocks = math.ceil(count / levels)
+    own: dict[str, Tensor] = {}
+    for name, value in bare.items():
+        found = re.fullmatch(r"body\.(\d+)\.(.+)", name)
+        if not found:
+            own[name] = value
+            continue
+        level, layer = divmod(int(found[1]), blocks)
+        inner = found[2] if found[2].startswith("in_conv.") else f"resnets.{layer}.{found[2]}"
+        own[f"body.{level}.{inner}"] = value
+    return own, blocks, levels

@@ -1,0 +1,175 @@
+"""LoRA (arXiv:2106.09685) to learn with: put beside the layers of a module, taken out of it, written as others read it.
+
+A layer's weight W [out, in] becomes W + alpha / r * up @ down, with up [out, r] and down [r, in]; as DoRA
+(arXiv:2402.09353) its rows have lengths that are learnt by themselves.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from bimo.core import checkpoint_io
+from bimo.core.errors import RecipeError, WeightsError
+from bimo.core.part import nearest
+from bimo.diffusion.system import System
+from bimo.models.adapters.lora_files import few, read_lora
+from bimo.models.adapters.lora_kinds import Change, decomposed, low_rank
+from bimo.models.adapters.lora_names import Spelling, published
+
+
+class Low(nn.Module):
+    """up(down(x)) * alpha / rank, beside a linear or convolutional layer; it begins at zero. With ``dora`` the layer's
+    rows and what is added to them are stretched to ``magnitude`` [out], which begins as their own lengths.
+    """
+
+    def __init__(self, layer: nn.Linear | nn.Conv2d, rank: int, alpha: float, dora: bool = False) -> None:
+        super().__init__()
+        self.alpha = alpha
+        self.rank = rank
+        if isinstance(layer, nn.Linear):
+            self.down: nn.Module = nn.Linear(layer.in_features, rank, bias=False)
+            self.up: nn.Module = nn.Linear(rank, layer.out_features, bias=False)
+        else:
+            shape: Any = {"kernel_size": layer.kernel_size, "stride": layer.stride, "padding": layer.padding}
+            self.down = nn.Conv2d(layer.in_channels, rank, bias=False, **shape)
+            self.up = nn.Conv2d(rank, layer.out_channels, 1, bias=False)
+        nn.init.normal_(cast(Tensor, self.down.weight), std=1 / rank)
+        nn.init.zeros_(cast(Tensor, self.up.weight))
+        self.magnitude = nn.Parameter(layer.weight.detach().flatten(1).norm(dim=1)) if dora else None
+        self.to(layer.weight)
+
+    def forward(self, x: Tensor, layer: nn.Linear | nn.Conv2d, answer: Tensor) -> Tensor:
+        """The layer's answer to x with what was learnt."""
+        added = self.up(self.down(x)) * (self.alpha / self.rank)
+        if self.magnitude is None:
+            return answer + added
+        with torch.no_grad():  # section 4.3: the length of the sum counts as a constant
+            lengths = self.summed(layer.weight).flatten(1).norm(dim=1).clamp(min=torch.finfo(layer.weight.dtype).tiny)
+        wide = (-1,) if isinstance(layer, nn.Linear) else (-1, 1, 1)
+        share = (self.magnitude / lengths).view(wide).to(answer)
+        bias = torch.zeros(()).to(answer) if layer.bias is None else layer.bias.view(wide).to(answer)
+        # What is left of a layer that is not stretched yet is the answer itself, to the bit.
+        return answer + (share - 1) * (answer - bias) + share * added
+
+    def summed(self, weight: Tensor) -> Tensor:
+        """The layer's weight and what is added to it."""
+        up, down = cast(Tensor, self.up.weight).flatten(1), cast(Tensor, self.down.weight).flatten(1)
+        return weight + (self.alpha / self.rank) * (up @ down).reshape(weight.shape)
+
+    def change(self) -> Change:
+        """What it is to the layer's weight."""
+        up, down = cast(Tensor, self.up.weight), cast(Tensor, self.down.weight)
+        return _change(up, down, self.alpha / self.rank, self.magnitude)
+
+
+def _change(up: Tensor, down: Tensor, scale: float, magnitude: Tensor | None) -> Change:
+    low = low_rank(up, down, scale)
+    return low if magnitude is None else decomposed(low, magnitude, columns=False)
+
+
+def _with_low(layer: nn.Module, inputs: tuple[Tensor, ...], answer: Tensor) -> Tensor:
+    low = getattr(layer, "lora", None)
+    return answer if low is None else cast(Low, low)(inputs[0], cast(nn.Linear, layer), answer)
+
+
+def inject(module: nn.Module, globs: Sequence[str], rank: int, alpha: float, dora: bool = False) -> list[str]:
+    """Puts a trainable LoRA beside each linear or convolutional layer whose name a glob matches; its parameters' names
+    are answered: "...to_q.lora.down.weight", "...to_q.lora.up.weight", of a DoRA "...to_q.lora.magnitude" too. No other
+    name of the module changes.
+
+    Raises RecipeError for a glob that matches no such layer.
+    """
+    layers = {n: m for n, m in module.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d)) and ".lora." not in n}
+    chosen: dict[str, nn.Linear | nn.Conv2d] = {}
+    for glob in globs:
+        matched = fnmatch.filter(layers, glob)
+        if not matched:
+            near = ", ".join(nearest(glob, layers) or tuple(layers)[:3])
+            raise RecipeError(
+                f"LoRA 的 {glob!r} 不匹配任何线性层或卷积层；最接近的是 {near}",
+                f"{glob!r} of a LoRA matches no linear or convolutional layer; the nearest are {near}",
+            )
+        chosen |= {name: layers[name] for name in matched}
+    for layer in chosen.values():
+        if not hasattr(layer, "lora"):
+            layer.add_module("lora", Low(layer, rank, alpha, dora))
+            if _with_low not in layer._forward_hooks.values():  # it stays after an eject, where it does nothing
+                layer.register_forward_hook(cast(Any, _with_low))
+    halves = ("down.weight", "up.weight", *(("magnitude",) if dora else ()))
+    return [f"{name}.lora.{half}" for name in chosen for half in halves]
+
+
+def injected(module: nn.Module) -> dict[str, Low]:
+    """The trainable LoRAs in a module by the name of their layer."""
+    return {name.removesuffix(".lora"): m for name, m in module.named_modules() if isinstance(m, Low)}
+
+
+def extract(module: nn.Module) -> dict[str, Tensor]:
+    """What the LoRAs in a module learnt: "<layer>.lora_down.weight", "<layer>.lora_up.weight", "<layer>.alpha", and
+    "<layer>.lora_magnitude_vector" of a DoRA.
+    """
+    state: dict[str, Tensor] = {}
+    for name, low in injected(module).items():
+        state[f"{name}.lora_down.weight"] = cast(Tensor, low.down.weight).detach().clone()
+        state[f"{name}.lora_up.weight"] = cast(Tensor, low.up.weight).detach().clone()
+        state[f"{name}.alpha"] = torch.tensor(float(low.alpha))
+        if low.magnitude is not None:
+            state[f"{name}.lora_magnitude_vector"] = low.magnitude.detach().clone()
+    return state
+
+
+def eject(module: nn.Module, merge: bool) -> None:
+    """Takes the trainable LoRAs out of a module, added to its weights where ``merge`` says so."""
+    for name, low in injected(module).items():
+        layer = module.get_submodule(name)
+        if merge:
+            weight = cast(nn.Parameter, layer.weight)
+            with torch.no_grad():
+                weight.add_(low.change()(weight.float()).to(weight))
+        del layer.lora
+
+
+def save_lora(path: Path, system: System, state: Mapping[str, Tensor], spelling: Spelling = "diffusers") -> None:
+    """Writes what ``extract`` answered as others read it, then reads it back and compares.
+
+    "diffusers" is `unet.….lora_A.weight` (a transformer's `transformer.…`); "kohya" is `lora_unet_…lora_down.weight`
+    with alpha, over the authors' names of the UNet where the system has two text towers, as kohya-ss writes for
+    Stable Diffusion XL. Raises WeightsError for a layer that the spelling has no name for.
+    """
+    names = published(system, spelling)
+    written: dict[str, Tensor] = {}
+    wanted: dict[str, Tensor] = {}
+    for layer in dict.fromkeys(key.rsplit(".lora_", 1)[0] for key in state if ".lora_" in key):
+        if layer not in names:
+            raise WeightsError(f"{spelling} 没有 {layer} 的写法", f"{spelling} has no spelling for {layer}")
+        up, down = state[f"{layer}.lora_up.weight"], state[f"{layer}.lora_down.weight"]
+        alpha = state[f"{layer}.alpha"]
+        scale = float(alpha) / down.shape[0]
+        magnitude = state.get(f"{layer}.lora_magnitude_vector")
+        weight = system.get_parameter(f"{layer}.weight")
+        wanted[f"{layer}.weight"] = _change(up, down, scale, magnitude)(weight.float())
+        if spelling == "kohya":
+            written |= {f"{names[layer]}.lora_up.weight": up, f"{names[layer]}.lora_down.weight": down}
+            written[f"{names[layer]}.alpha"] = alpha.clone()
+            if magnitude is not None:
+                written[f"{names[layer]}.dora_scale"] = magnitude.view(-1, *[1] * (weight.ndim - 1)).clone()
+        else:
+            # These files say no alpha: the strength goes into what is written.
+            written |= {f"{names[layer]}.lora_B.weight": up * scale, f"{names[layer]}.lora_A.weight": down}
+            if magnitude is not None:
+                # peft keeps that of a convolution along the channels of its answer.
+                shape = (-1,) if weight.ndim == 2 else (1, -1, 1, 1)
+                written[f"{names[layer]}.lora_magnitude_vector"] = magnitude.view(shape).clone()
+    checkpoint_io.write(path, written)
+    own = dict(system.named_parameters())
+    found = {at: delta.value(at, own) for delta in read_lora(system, path).deltas for at in delta.paths}
+    alike = {n: torch.allclose(found[n].cpu(), value.cpu(), atol=1e-6) for n, value in wanted.items() if n in found}
+    wrong = [n for n in wanted if not alike.get(n)]
+    if wrong or len(found) != len(wanted):
+        raise WeightsError(f"{path} 读回来不一样：{few(wrong)}", f"{path} reads back otherwise: {few(wrong)}")

@@ -1,0 +1,240 @@
+"""Where a LoRA's files lie, and what peft and diffusers say of them beside their tensors: rank, strength, kind."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from bimo.core import checkpoint_io
+from bimo.core.errors import WeightsError
+
+METADATA_KEY = "lora_adapter_metadata"
+PEFT_CONFIG = "adapter_config.json"
+#: What trainers call the file in a folder, best first.
+WEIGHTS = ("pytorch_lora_weights", "adapter_model")
+ENDINGS = (".safetensors", ".bin", ".pt")
+#: Folders of a trainer that hold an adapter for one network each.
+COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2")
+#: Kinds of peft's that are read, and what each calls its strength.
+KINDS = {"LORA": "lora_alpha", "LOHA": "alpha", "LOKR": "alpha", "OFT": "", "BOFT": "", "IA3": ""}
+#: Settings of which the tensors tell, or which only training needs, or which say where adapters are.
+NO_EFFECT = {
+    *("peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
+    *("inference_mode", "r", "rank_pattern", "alpha_pattern", "lora_alpha", "alpha", "use_rslora", "use_dora"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "lora_dropout", "rank_dropout"),
+    *("module_dropout", "rank_dropout_scale", "init_weights", "init_ia3_weights", "megatron_core", "loftq_config"),
+    *("eva_config", "runtime_config", "qalora_group_size", "lora_bias", "use_effective_conv2d", "decompose_both"),
+    *("decompose_factor", "oft_block_size", "block_share", "eps", "use_cayley_neumann", "num_cayley_neumann_terms"),
+    *("boft_block_size", "boft_block_num", "boft_n_butterfly_factor", "boft_dropout"),
+    *("feedforward_modules", "ensure_weight_tying", "velora_config", "lora_ga_config", "use_dora_caching"),
+}
+#: Beginnings that change no weight but those of the adapter.
+PLAIN_BEGINNINGS = (True, False, None, "gaussian", "eva", "orthogonal", "true")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file, the network that its folder is called after ("" for none), and the settings that lie beside it."""
+
+    file: Path
+    component: str = ""
+    config: Path | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """peft's settings for the layers whose names begin with ``prefix``, and where they were read."""
+
+    place: str
+    prefix: str
+    fields: Mapping[str, Any]
+
+    def scale(self, name: str, rank: int) -> float:
+        """How strong an adapter of a rank is: alpha / r, of a rank-stabilised one alpha / sqrt(r). Raises WeightsError
+        where they say another rank than the tensors have.
+        """
+        inner = self.inner(name)
+        said = self._patterned("rank_pattern", inner, self.fields.get("r"))
+        strength = KINDS[self.kind]
+        if not strength:
+            return 1.0
+        r = int(said or rank)
+        if rank and r != rank:
+            raise WeightsError(
+                f"{self.place} 说 {name} 的秩是 {r}，文件里是 {rank}：它不是这个文件的设置；请把两者分开放",
+                f"{self.place} says that {name} has rank {r}, the file has {rank}: these are not its settings; keep "
+                "them in folders of their own",
+            )
+        alpha = self._patterned("alpha_pattern", inner, self.fields.get(strength))
+        if alpha is None:
+            raise WeightsError(
+                f"{self.place} 没有 {strength}，不知道强度是多少",
+                f"{self.place} has no {strength}: it cannot be known how strong the file is",
+            )
+        return float(alpha) / (r**0.5 if self.fields.get("use_rslora") else r)
+
+    @property
+    def kind(self) -> str:
+        """peft's name of the kind."""
+        return str(self.fields.get("peft_type") or "LORA").upper()
+
+    def on_inputs(self, name: str) -> bool | None:
+        """Whether an (IA)^3 scales what goes into a layer; None where that is not said."""
+        found = self.fields.get("feedforward_modules")
+        if found is None:
+            return None
+        inner = self.inner(name)
+        if isinstance(found, str):
+            return re.fullmatch(found, inner) is not None
+        return any(inner.endswith(str(each)) for each in cast("list[object]", found))
+
+    def inner(self, name: str) -> str:
+        """A layer's name within the network that was trained."""
+        return name.removeprefix(self.prefix).removeprefix("base_model.model.")
+
+    def _patterned(self, field_name: str, inner: str, otherwise: Any) -> Any:
+        table = cast("dict[str, Any]", self.fields.get(field_name) or {})
+        for pattern, value in table.items():
+            if re.match(rf"(.*\.)?({pattern})$", inner):
+                return value
+        return otherwise
+
+
+@dataclass(frozen=True)
+class Every:
+    """The settings of a file."""
+
+    found: Sequence[Settings] = field(default_factory=tuple)
+
+    def get(self, name: str) -> Settings | None:
+        """Those for a layer, None for none. Raises WeightsError for some that change what is drawn and are not read."""
+        fitting = [each for each in self.found if name.startswith(each.prefix)]
+        return _known(max(fitting, key=lambda each: len(each.prefix))) if fitting else None
+
+
+def sources(path: Path) -> list[Source]:
+    """The files of a LoRA: one, or those in a trainer's folder. Raises WeightsError where there is none, or where it is
+    not clear which.
+    """
+    if path.is_file():
+        component = path.parent.name if path.parent.name in COMPONENTS else ""
+        return [Source(path, component if _beside(path) else "", _beside(path))]
+    if not path.is_dir():
+        raise WeightsError(f"没有文件 {path}", f"there is no file {path}")
+    for name in (f"{stem}{ending}" for stem in WEIGHTS for ending in ENDINGS):
+        if (path / name).is_file():
+            # peft's own file says nothing of its strength: that has to lie beside it.
+            config = path / PEFT_CONFIG if name.startswith("adapter_model") else _beside(path / name)
+            return [Source(path / name, path.name if path.name in COMPONENTS else "", config)]
+    parts = [each for name in COMPONENTS if (path / name).is_dir() for each in _inside(path / name)]
+    if parts:
+        return parts
+    others = sorted(p for p in path.iterdir() if p.is_file() and p.suffix.lower() in (*ENDINGS, ".ckpt", ".pth"))
+    if len(others) == 1:
+        return [Source(others[0], "", _beside(others[0]))]
+    if others:
+        listed = ", ".join(p.name for p in others[:6])
+        raise WeightsError(
+            f"{path} 里有 {len(others)} 个文件（{listed}），请写明用哪一个",
+            f"{path} has {len(others)} files ({listed}); name the one that is meant",
+        )
+    below = sorted(f"{p.parent.name}/{p.name}" for stem in WEIGHTS for p in path.glob(f"*/{stem}.*"))
+    more_zh, more_en = (
+        (f"；下面有 {', '.join(below[-3:])}", f"; below it are {', '.join(below[-3:])}") if below else ("", "")
+    )
+    wanted_zh, wanted_en = (f"{word}".join(f"{stem}.safetensors" for stem in WEIGHTS) for word in (" 或 ", " or "))
+    raise WeightsError(
+        f"{path} 里没有 LoRA：应有 {wanted_zh}{more_zh}", f"no LoRA in {path}: expected {wanted_en}{more_en}"
+    )
+
+
+def _inside(folder: Path) -> list[Source]:
+    for name in (f"{stem}{ending}" for stem in WEIGHTS for ending in ENDINGS):
+        if (folder / name).is_file():
+            return [Source(folder / name, folder.name, _beside(folder / name))]
+    return []
+
+
+def _beside(file: Path) -> Path | None:
+    """The settings that lie beside a file: under peft's name, or under the file's own."""
+    for name in (PEFT_CONFIG, f"{file.stem}_config.json", f"{file.stem}.json"):
+        config = file.with_name(name)
+        if config.is_file() and (name == PEFT_CONFIG or _is_peft(config)):
+            return config
+    return None
+
+
+def _is_peft(config: Path) -> bool:
+    try:
+        found = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False  # some other file of this name
+    return isinstance(found, dict) and "peft_type" in found
+
+
+def settings_in(source: Source) -> Every:
+    """The settings of a file: those in its head, as diffusers writes them, else those beside it. Raises WeightsError
+    where they cannot be read.
+    """
+    place = str(source.file)
+    text = checkpoint_io.metadata(source.file).get(METADATA_KEY)
+    if text:
+        try:
+            table = cast("dict[str, Any]", json.loads(text))
+            found = _by_component(place, table)
+        except (ValueError, AttributeError, TypeError) as error:
+            raise WeightsError(
+                f"读不了 {place} 开头的 {METADATA_KEY}：{error}", f"cannot read {METADATA_KEY} of {place}: {error}"
+            ) from None
+        return Every(tuple(found))
+    if source.config is None:
+        return Every()
+    try:
+        fields = json.loads(source.config.read_text(encoding="utf-8"))
+        assert isinstance(fields, dict)
+    except (OSError, ValueError, AssertionError) as error:
+        raise WeightsError(
+            f"读不了 {source.config}：{error!r}；其中的 lora_alpha 决定 LoRA 的强度",
+            f"cannot read {source.config}: {error!r}; its lora_alpha says how strong the LoRA is",
+        ) from None
+    return Every((Settings(str(source.config), "", cast("dict[str, Any]", fields)),))
+
+
+def _by_component(place: str, table: Mapping[str, Any]) -> list[Settings]:
+    """ "unet.lora_alpha" and the like, by what stands before the field."""
+    parts: dict[str, dict[str, Any]] = {}
+    for name, value in table.items():
+        before, _, after = name.rpartition(".")
+        parts.setdefault(f"{before}." if before else "", {})[after] = value
+    return [Settings(f"{place} ({METADATA_KEY})", prefix, fields) for prefix, fields in parts.items()]
+
+
+def _known(settings: Settings) -> Settings:
+    """Raises WeightsError for settings that are not read and change what is drawn."""
+    if settings.kind not in KINDS:
+        kinds = ", ".join(KINDS)
+        raise WeightsError(
+            f"{settings.place} 是 {settings.kind}，这种适配器还不会读；会读的是 {kinds}",
+            f"{settings.place} is {settings.kind}, a kind of adapter that is not read; {kinds} are",
+        )
+    wrong: list[str] = []
+    for name, value in settings.fields.items():
+        if name == "bias":
+            known = value in ("none", None)
+        elif name == "init_lora_weights":
+            known = value in PLAIN_BEGINNINGS
+        else:
+            known = name in NO_EFFECT or not value or name == "megatron_config"
+        if not known:
+            wrong.append(f"{name} {value!r}")
+    if wrong:
+        listed = ", ".join(wrong)
+        raise WeightsError(
+            f"{settings.place} 的 {listed} 不支持：忽略它会画错",
+            f"{listed} of {settings.place} is not supported: ignoring it would draw wrong",
+        )
+    return settings

@@ -1,0 +1,1 @@
+"""Cascades of pixel UNets (arXiv:2204.06125)."""

@@ -1,0 +1,117 @@
+"""Taiyi-CLIP as it is published (arXiv:2209.02970): the folder of a text tower beside that of CLIP's picture tower.
+
+``text_encoder`` is a BertForSequenceClassification, whose classifier is the projection, or a BertModel, whose
+projection, where it has one, is the ``text_projection`` of ``vision_encoder``, a CLIPModel: the layout that the
+authors' trainer writes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+
+from bimo.core import checkpoint_io
+from bimo.core.errors import RecipeError
+from bimo.core.hashing import LateDigest
+from bimo.core.recipe import Recipe
+from bimo.diffusion.system import System
+from bimo.models.layouts.configs import read_json
+from bimo.models.layouts.weight_files import files_of
+from bimo.models.text_encoders.bert import Bert
+from bimo.models.clip.vision import ClipVision
+
+WORDS, PICTURES = "text_encoder", "vision_encoder"
+#: Tokens that a text is padded to, as in training.
+LENGTH = 77
+#: What a recipe does not carry, and the only value of it that is drawn with.
+FIXED = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "position_embedding_type": "absolute"}
+
+
+def is_pair(folder: Path) -> bool:
+    """Whether a folder has both towers."""
+    return all((folder / name / "config.json").is_file() for name in (WORDS, PICTURES))
+
+
+def read(folder: Path, dtype: torch.dtype | None = torch.float32) -> System:
+    """The system of both towers in a folder. Raises as ``read_apart``."""
+    return _read(folder / WORDS, folder / PICTURES, True, dtype)
+
+
+def read_apart(words: Path, pictures: Path, dtype: torch.dtype | None = torch.float32) -> System:
+    """The system of towers from two repositories: a picture tower that others published has words of its own, whose
+    projection is not for these. Raises RecipeError for another kind of tower, WeightsError that lists all tensors that
+    are missing, unexpected or misshapen.
+    """
+    return _read(words, pictures, False, dtype)
+
+
+def _read(of_words: Path, of_pictures: Path, together: bool, dtype: torch.dtype | None) -> System:
+    files = [files_of(folder) for folder in (of_words, of_pictures)]
+    words, pictures = ({n: v for file in part for n, v in checkpoint_io.read(file).items()} for part in files)
+    table = {"vision.logit_scale": pictures.pop("logit_scale")} if "logit_scale" in pictures else {}
+    for name, value in pictures.items():
+        if name == "text_projection.weight" and "classifier.weight" not in words and together:
+            table |= {"text.0.head.weight": value, "text.0.head.bias": torch.zeros(len(value))}
+        elif not name.startswith(("text_model.", "text_projection.")) and not name.endswith("position_ids"):
+            table[f"vision.model.{name}"] = value
+    for name, value in words.items():
+        if name.startswith("classifier."):
+            table[f"text.0.head.{name.removeprefix('classifier.')}"] = value
+        elif not name.endswith("position_ids"):
+            table[f"text.0.model.{name.removeprefix('bert.')}"] = value
+    head = table.get("text.0.head.weight")
+    recipe = Recipe(
+        name="taiyi-clip",
+        languages=("zh",),
+        text_encoders=(_words(of_words, 0 if head is None else head.shape[0]),),
+        vision=_pictures(of_pictures),
+    )
+    with checkpoint_io.unfilled():
+        system = System(recipe)
+    checkpoint_io.assign(system, table, dtype, of_words)
+    system.files = tuple(file for part in files for file in part)
+    late = [LateDigest(file) for file in system.files]
+    # The two may lie anywhere: their hashes alone name them, words first.
+    system.weights_hash = lambda: hashlib.sha256("".join(one() for one in late).encode()).hexdigest()
+    system.text_encoders[0].load_tokenizer(of_words)
+    return system.eval()
+
+
+def _words(folder: Path, project: int) -> Bert:
+    config = read_json(folder / "config.json")
+    for name, value in FIXED.items():
+        if config.get(name, value) != value:
+            raise RecipeError(
+                f"{folder} 的 {name} 是 {config[name]!r}，只支持 {value!r}",
+                f"{name} of {folder} is {config[name]!r}; only {value!r} is supported",
+            )
+    return Bert(
+        width=config["hidden_size"],
+        layers=config["num_hidden_layers"],
+        heads=config["num_attention_heads"],
+        feed=config["intermediate_size"],
+        vocab=config["vocab_size"],
+        positions=config["max_position_embeddings"],
+        types=config.get("type_vocab_size", 2),
+        length=min(LENGTH, config["max_position_embeddings"]),
+        pool="first",
+        project=project,
+    )
+
+
+def _pictures(folder: Path) -> ClipVision:
+    config = read_json(folder / "config.json")
+    inner = config.get("vision_config", config)
+    # A field that is left out of the file has the value of CLIP's base tower.
+    return ClipVision(
+        size=inner.get("image_size", 224),
+        patch=inner.get("patch_size", 32),
+        width=inner.get("hidden_size", 768),
+        layers=inner.get("num_hidden_layers", 12),
+        heads=inner.get("num_attention_heads", 12),
+        feed=inner.get("intermediate_size", 3072),
+        project=config.get("projection_dim", 512),
+        activation=inner.get("hidden_act", "quick_gelu"),
+    )

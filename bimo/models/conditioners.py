@@ -1,0 +1,320 @@
+"""Hints that are views of the picture or of an earlier level's answer: the expected picture, the pose, what a mask
+leaves, sizes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from bimo.core.errors import RequestError
+from bimo.core.part import Part
+from bimo.core.recipe import TINY
+from bimo.core.types import DenoiserInput, Batch, Conditioning
+from bimo.diffusion.system import Drawing, System
+from bimo.models.stable_diffusion.unet import SCALE
+
+POSE = ("flip", "scale", "dx", "dy", "angle")
+POSE_AT_REST = (0.0, 1.0, 0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Earlier(Part):
+    """What an earlier one-step level of the same x answers, joined to x on the channels.
+
+    In training it is asked anew for every batch, zeros for the share ``drop`` and wherever the caption is dropped; in
+    drawing it is that level's result, zeros in the null branch. ``noise`` is added in training, so that the level
+    does not trust it to the last digit.
+    """
+
+    level: str
+    drop: float = 0.1
+    noise: float = 0.0
+
+    def build(self) -> Earlier:
+        """It has no weights: the part is the hint."""
+        return self
+
+    def from_batch(self, system: System, batch: Batch) -> Conditioning:
+        """Spatial [B, C, h, w]."""
+        conditioning = system.condition(batch.encodings, system.level(self.level).conditions_of(system, batch))
+        rows = batch.x.shape[0]
+        answer = system.denoise(DenoiserInput(self.level, torch.zeros_like(batch.x), torch.ones(rows), conditioning))
+        if self.noise:
+            answer = answer + self.noise * batch.normal(*answer.shape[1:])
+        gone = (batch.own(torch.rand(batch.whole, generator=batch.generator)) < self.drop) | batch.dropped_captions
+        return Conditioning(spatial=answer.masked_fill(gone[:, None, None, None], 0.0))
+
+    def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+        """Spatial [1, C, h, w]."""
+        return Conditioning(spatial=drawing.results[self.level])
+
+    def unconditional(self, value: Conditioning) -> Conditioning:
+        """Zeros."""
+        assert value.spatial is not None
+        return replace(value, spatial=torch.zeros_like(value.spatial))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pose(Part):
+    """How a thing stands: flip, scale, dx, dy (of the side), angle in degrees; declared by the data, so that the words
+    need not account for it.
+
+    In training a picture whose pose is not declared stands as it was made. In drawing it is the request's
+    ``hints["pose"]``, else taken from the seed within the ranges here: this is what makes two seeds differ where the
+    words leave nothing else open.
+    """
+
+    name: str = "pose"
+    flip: float = 0.5
+    scale: tuple[float, float] = (0.85, 1.02)
+    shift: float = 0.04
+    angle: float = 8.0
+    reads: ClassVar[tuple[str, ...]] = ()
+    always: ClassVar[bool] = True
+
+    def build(self) -> Pose:
+        """It has no weights: the part is the hint."""
+        return self
+
+    def from_batch(self, system: System, batch: Batch) -> Conditioning:
+        """Scalars [B, 5], as the data declares them, at rest where it declares none."""
+        if self.name in batch.scalars:
+            return Conditioning(scalars={self.name: batch.scalars[self.name]})
+        return Conditioning(scalars={self.name: torch.tensor([POSE_AT_REST] * batch.x.shape[0])})
+
+    def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+        """Scalars [1, 5]. Raises RequestError for a pose that is not five finite numbers."""
+        given = drawing.request.conditions.get(self.name)
+        if given is None:
+            return Conditioning(scalars={self.name: self.of_seed(drawing.generator.initial_seed())})
+        if len(given) != len(POSE) or not all(math.isfinite(v) for v in given) or given[1] <= 0:
+            raise RequestError(
+                f"pose 应为 {len(POSE)} 个数（{', '.join(POSE)}，scale 大于 0），收到 {given}",
+                f"a pose is {len(POSE)} numbers ({', '.join(POSE)}; scale above 0), got {given}",
+            )
+        return Conditioning(scalars={self.name: torch.tensor([given])})
+
+    def unconditional(self, value: Conditioning) -> Conditioning:
+        """The same: guidance is for the words."""
+        return value
+
+    def of_seed(self, seed: int) -> Tensor:
+        """A pose within the ranges, [1, 5]: always the same of the same seed."""
+        # Each level that asks gets the same pose of the same picture: a generator of its own, seeded alike.
+        source = torch.Generator().manual_seed(seed)
+        draws = torch.rand(len(POSE), generator=source)
+        low, high = self.scale
+        flip = (draws[0] < self.flip).float()
+        spread = (draws[2:] * 2 - 1) * torch.tensor([self.shift, self.shift, self.angle])
+        return torch.cat([flip[None], (low + (high - low) * draws[1])[None], spread])[None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masked(Part):
+    """What a mask leaves of the picture, for a denoiser that paints the rest: the mask (1: to be painted) and x of the
+    picture with grey in its place, joined to x in that order (the inpainting models of arXiv:2112.10752).
+
+    In training every picture gets a mask of its own: for the share ``whole`` all of it, else a few rectangles and a
+    stroke. In drawing it is the request's, all of the picture where there is none. ``level`` names the level whose
+    space codes the picture. With ``guided`` the null branch is told nothing (zeros).
+    """
+
+    level: str = "image"
+    whole: float = 0.25
+    name: str = "masked"
+    guided: bool = False
+    reads: ClassVar[tuple[str, ...]] = ("mask",)
+
+    @property
+    def always(self) -> bool:
+        """Whether it is told to the null branch as well."""
+        return not self.guided
+
+    def build(self) -> Masked:
+        """It has no weights: the part is the hint."""
+        return self
+
+    def from_batch(self, system: System, batch: Batch) -> Conditioning:
+        """Spatial [B, 1 + C, h, w]."""
+        space: Any = system.space(self.level)
+        mask = batch.own(random_masks(batch.whole, batch.x.shape[2:], self.whole, batch.generator))
+        with torch.no_grad():
+            # Of a batch that holds x alone the pixels are what the space makes of it.
+            pixels = space.decode(batch.x) if batch.pixels is None else batch.pixels
+            shown = nn.functional.interpolate(mask, size=pixels.shape[2:]) < 0.5
+            if hasattr(space, "posterior"):
+                mean, deviation = space.posterior(pixels * shown)
+                coded = mean + deviation * batch.normal(*mean.shape[1:])
+            else:
+                coded = space.encode(pixels * shown)
+            return Conditioning(spatial=torch.cat([mask, coded], dim=1))
+
+    def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+        """Spatial [1, 1 + C, h, w]; the masked picture is coded with numbers of the noise, as diffusers does."""
+        space: Any = system.space(self.level)
+        width, height = drawing.request.size or (0, 0)
+        mask = drawing.pictures.get("mask", torch.ones(1, 1, height, width))
+        image = drawing.pictures.get("image", torch.zeros(1, 3, height, width))
+        coded = space.encode(image * (mask < 0.5), drawing.noise)
+        return Conditioning(spatial=torch.cat([nn.functional.interpolate(mask, size=shape[1:]), coded], dim=1))
+
+    def unconditional(self, value: Conditioning) -> Conditioning:
+        """The same, or zeros."""
+        if self.always:
+            return value
+        assert value.spatial is not None
+        return replace(value, spatial=torch.zeros_like(value.spatial))
+
+
+def random_masks(count: int, size: tuple[int, ...], whole: float, generator: torch.Generator) -> Tensor:
+    """Masks [B, 1, h, w] to learn painting in: all of it for the share ``whole``, else one to three rectangles and a
+    stroke of random width between two places.
+    """
+    h, w = size
+    rows, columns = torch.arange(h)[:, None] / h, torch.arange(w)[None] / w
+    masks = torch.zeros(count, 1, h, w)
+    for mask in masks[:, 0]:
+        draws = torch.rand(20, generator=generator).tolist()
+        if draws[0] < whole:
+            mask.fill_(1.0)
+            continue
+        for at in range(1, 2 + int(draws[1] * 3)):
+            top, left, tall, wide = draws[4 * at - 2 : 4 * at + 2]
+            tall, wide = 0.1 + 0.5 * tall, 0.1 + 0.5 * wide
+            inside = (rows >= top - tall / 2) & (rows < top + tall / 2)
+            mask[inside & (columns >= left - wide / 2) & (columns < left + wide / 2)] = 1.0
+        y, x, down, right, thick = draws[15:]
+        down, right = down - y, right - x
+        along = ((rows - y) * down + (columns - x) * right) / max(down**2 + right**2, 1e-6)
+        along = along.clamp(0, 1)
+        far = (rows - y - along * down) ** 2 + (columns - x - along * right) ** 2
+        mask[far < (0.02 + 0.08 * thick) ** 2] = 1.0
+    return masks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes(Part):
+    """What a picture's size was and is, in pixels: height and width before it was resized, top and left of the crop,
+    height and width it is drawn at (arXiv:2307.01952, section 2.2).
+
+    In training they come with the data, else the picture is taken for whole; ``factor`` pixels are a place of x. In
+    drawing they are the request's ``hints["size_ids"]``, else those of a whole picture of the size asked for.
+    """
+
+    name: str = "size_ids"
+    factor: int = 8
+    reads: ClassVar[tuple[str, ...]] = ()
+    always: ClassVar[bool] = True
+
+    def build(self) -> Sizes:
+        """It has no weights: the part is the hint."""
+        return self
+
+    def from_batch(self, system: System, batch: Batch) -> Conditioning:
+        """Scalars [B, 6]."""
+        if self.name in batch.scalars:
+            return Conditioning(scalars={self.name: batch.scalars[self.name]})
+        height, width = (side * self.factor for side in batch.x.shape[2:])
+        return Conditioning(scalars={self.name: _whole(width, height).expand(batch.x.shape[0], -1)})
+
+    def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+        """Scalars [1, 6]. Raises RequestError for anything but six finite numbers."""
+        given = drawing.request.conditions.get(self.name)
+        if given is None:
+            return Conditioning(scalars={self.name: _whole(*(drawing.request.size or (0, 0)))})
+        if len(given) != 6 or not all(math.isfinite(v) for v in given):
+            raise RequestError(
+                f"{self.name} 应为 6 个数（原高、原宽、裁剪的上和左、目标高、目标宽），收到 {given}",
+                f"{self.name} are 6 numbers (height and width before, top and left of the crop, height and width "
+                f"now), got {given}",
+            )
+        return Conditioning(scalars={self.name: torch.tensor([given])})
+
+    def unconditional(self, value: Conditioning) -> Conditioning:
+        """The same: guidance is for the words."""
+        return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidanceScale(Part):
+    """The scale of guidance, told to a denoiser that answers as if guided (a consistency model's, arXiv:2310.04378).
+
+    In drawing it is the request's. In training it is ``scale``: to learn others, the answers of a guided teacher would
+    be needed.
+    """
+
+    name: str = SCALE
+    scale: float = 8.5
+    reads: ClassVar[tuple[str, ...]] = ()
+    always: ClassVar[bool] = True
+
+    def build(self) -> GuidanceScale:
+        """It has no weights: the part is the hint."""
+        return self
+
+    def from_batch(self, system: System, batch: Batch) -> Conditioning:
+        """Scalars [B, 1]."""
+        return Conditioning(scalars={self.name: torch.full((batch.x.shape[0], 1), self.scale)})
+
+    def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+        """Scalars [1, 1]."""
+        scale = self.scale if drawing.request.guidance is None else drawing.request.guidance
+        return Conditioning(scalars={self.name: torch.tensor([[scale]])})
+
+    def unconditional(self, value: Conditioning) -> Conditioning:
+        """The same: nothing is asked besides."""
+        return value
+
+
+def _whole(width: int, height: int) -> Tensor:
+    return torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bucket(Part):
+    """Which of the sizes that a system was trained at a picture has, (width, height) in pixels: its place in the list
+    is all that the denoiser is told (PanGu-Draw v3), so another size cannot be drawn.
+
+    In training it comes with the data, else from x, of which a place is ``factor`` pixels; what is none of the sizes
+    counts as the one nearest in shape.
+    """
+
+    sizes: tuple[tuple[int, int], ...]
+    name: str = "bucket"
+    factor: int = 8
+    reads: ClassVar[tuple[str, ...]] = ()
+    always: ClassVar[bool] = True
+
+    def tiny(self) -> Self:
+        """A quarter of every side, as ``Defaults`` has them at toy width."""
+        return replace(self, sizes=tuple((width // TINY, height // TINY) for width, height in self.sizes))
+
+    def build(self) -> Bucket:
+        """It has no weights: the part is the hint."""
+        return self
+
+    def from_batch(self, system: System, batch: Batch) -> Conditioning:
+        """Scalars [B, 1]."""
+        if self.name in batch.scalars:
+            return Conditioning(scalars={self.name: batch.scalars[self.name]})
+        height, width = batch.x.shape[2:]
+        near = min(self.sizes, key=lambda size: abs(math.log(size[0] / size[1]) - math.log(width / height)))
+        found = (width * self.factor, height * self.factor)
+        place = self.sizes.index(found if found in self.sizes else near)
+        return Conditioning(scalars={self.name: torch.full((batch.x.shape[0], 1), float(place))})
+
+    def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+        """Scalars [1, 1]. Raises RequestError for a size that is not in the list."""
+        size = drawing.request.size or (0, 0)
+        if size not in self.sizes:
+            listed = ", ".join(f"{width}x{height}" for width, height in self.sizes)
+            raise RequestError(f"没学过 {size} 这个尺寸；可用的是 {listed}", f"no size {size}; there is {listed}")
+        return Conditioning(scalars={self.name: torch.tensor([[float(self.sizes.index(size))]])})
+
+    def unconditional(self, value: Conditioning) -> Conditioning:
+        """The same: guidance is for the words."""
+        return value

@@ -1,0 +1,1 @@
+"""HunyuanDiT (arXiv:2405.08748)."""

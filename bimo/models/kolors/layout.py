@@ -1,0 +1,111 @@
+"""Kolors' folders: ChatGLM3, Stable Diffusion XL's UNet with a bridge to its width, an AutoencoderKL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bimo.core.errors import RecipeError, say
+from bimo.core.recipe import Defaults, Guidance, Level, Recipe
+from bimo.models.conditioners import Sizes
+from bimo.models.layouts.configs import NO_EFFECT_TEXT
+from bimo.models.layouts.diffusers_folder import Filling, Folder, Reading
+from bimo.models.stable_diffusion.layout import LEVEL, guide_of, latent, law, masked, told_scale, unet, vae_name
+from bimo.models.text_encoders.chatglm import ChatGlm
+
+#: diffusers' defaults of KolorsPipeline.
+GUIDANCE = 5.0
+#: The only architecture there is, with what a config without the field means.
+ONLY: dict[str, tuple[Any, Any]] = {
+    "add_qkv_bias": (True, False),
+    "multi_query_attention": (True, False),
+    "add_bias_linear": (False, False),
+    "apply_residual_connection_post_layernorm": (False, False),
+    "fp32_residual_connection": (False, False),
+    "rmsnorm": (True, True),
+    "post_layer_norm": (True, True),
+    "pre_seq_len": (None, None),
+    "quantization_bit": (0, 0),
+}
+#: Our name of a size -> (the config's, what it means where it is absent).
+OWN: dict[str, tuple[str, Any]] = {
+    "width": ("hidden_size", 4096),
+    "layers": ("num_layers", 28),
+    "heads": ("num_attention_heads", 32),
+    "groups": ("multi_query_group_num", 1),
+    "head": ("kv_channels", 128),
+    "feed": ("ffn_hidden_size", 13696),
+    "vocab": ("padded_vocab_size", 65024),
+    "eps": ("layernorm_epsilon", 1e-5),
+}
+#: Fields that do not change what the tower answers: how sums are fused, heads it does not have, remote code.
+NO_EFFECT_GLM = {
+    *("apply_query_key_layer_scaling", "attention_softmax_in_fp32", "bias_dropout_fusion", "classifier_dropout"),
+    *("auto_map", "seq_length", "vocab_size", "original_rope", "prefix_projection", "hidden_dropout"),
+    *("attention_dropout", "rope_ratio", "interleaved_qkv"),
+}
+
+
+def reading(folder: Folder) -> Reading:
+    """A KolorsPipeline. Raises RecipeError for what cannot be drawn."""
+    folder.demand("text_encoder", "kolors", ("ChatGLMModel",))
+    folder.demand("tokenizer", "kolors", ("ChatGLMTokenizer",))
+    folder.demand("unet", "diffusers", ("UNet2DConditionModel",))
+    folder.demand("vae", "diffusers", ("AutoencoderKL",))
+    tower = _tower(folder)
+    denoiser = unet(folder.config("unet"))
+    if denoiser.bridge != tower.width or denoiser.vector != tower.width:
+        raise RecipeError(
+            f"{folder.path} 的 UNet 读 {denoiser.bridge} 维的词和 {denoiser.vector} 维的整句，"
+            f"文本塔给的是 {tower.width} 维",
+            f"the UNet of {folder.path} reads words {denoiser.bridge} and a pooled text {denoiser.vector} wide; "
+            f"the tower gives {tower.width}",
+        )
+    space = latent(folder.config("vae"))
+    factor = 2 ** (len(space.block_channels) - 1)
+    side = denoiser.size * factor
+    null = "unsaid" if folder.index.get("force_zeros_for_empty_prompt") else "empty"
+    guide, steps = guide_of(denoiser, Guidance(scale=GUIDANCE, unconditional=null))
+    level = Level(
+        name=LEVEL,
+        space=space,
+        denoiser=denoiser,
+        schedule=law(folder, mend=False),
+        conditioners=(*masked(denoiser, space), Sizes(factor=factor), *told_scale(denoiser)),
+        steps=steps,
+        guidance=guide,
+    )
+    recipe = Recipe(
+        name="kolors-inpainting" if denoiser.spatial else "kolors",
+        text_encoders=(tower,),
+        levels=(level,),
+        request=Defaults(size=(side, side)),
+        note=say(f"文本塔是 ChatGLM3（{tower.layers} 层）", f"its text tower is ChatGLM3 ({tower.layers} layers)"),
+    )
+    return Reading(
+        recipe,
+        (
+            Filling("text_encoder", "text.0.model", glm_name),
+            Filling("unet", "image.denoiser.model"),
+            Filling("vae", "image.space.model", vae_name),
+        ),
+        ("tokenizer",),
+    )
+
+
+def glm_name(name: str) -> str | None:
+    """Our name of a tensor of ChatGLM3; the speeds of its rotation follow from its width."""
+    name = name.removeprefix("transformer.")
+    return None if name == "rotary_pos_emb.inv_freq" else name
+
+
+def _tower(folder: Folder) -> ChatGlm:
+    config = folder.config("text_encoder")
+    for name, (wanted, absent) in ONLY.items():
+        found = config.fields.get(name, absent)
+        if found != wanted:
+            raise RecipeError(
+                f"{config.path} 的 {name} 是 {found!r}，bimo 只支持 ChatGLM3 的 {wanted!r}",
+                f"{name} of {config.path} is {found!r}; supported is {wanted!r}, which ChatGLM3 has",
+            )
+    read = config.of(dict(OWN.values()), (field for field, _ in OWN.values()), {*NO_EFFECT_TEXT, *NO_EFFECT_GLM, *ONLY})
+    return ChatGlm(**{name: read[field] for name, (field, _) in OWN.items()})

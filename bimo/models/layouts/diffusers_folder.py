@@ -1,0 +1,162 @@
+"""Reads a folder in diffusers' layout: what system it is, by what stands in its configs, and its weights as data."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bimo.core import checkpoint_io
+from bimo.core.errors import RecipeError, WeightsError, say
+from bimo.core.hashing import late_table
+from bimo.core.part import meant
+from bimo.core.recipe import Recipe
+from bimo.diffusion.system import System
+from bimo.models.layouts.configs import Config, read_json
+from bimo.models.layouts.pipelines import FAMILIES, family_of, otherwise
+from bimo.models.layouts.weight_files import files_of, variant_of
+
+INDEX_FILE = "model_index.json"
+
+
+def same_name(name: str) -> str | None:
+    """A tensor's name as it is."""
+    return name
+
+
+@dataclass(frozen=True)
+class Filling:
+    """The tensors of a component's folder go to the module at ``module`` ("text.0.model") of the system."""
+
+    component: str
+    module: str
+    rename: Callable[[str], str | None] = same_name
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a folder is: its recipe, where its weights go, and the folder of each tower's words, in their order."""
+
+    recipe: Recipe
+    fillings: tuple[Filling, ...]
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder with a model_index.json: component -> (library, class)."""
+
+    path: Path
+    pipeline: str
+    classes: Mapping[str, tuple[str, str]]
+    index: Mapping[str, Any]
+
+    @classmethod
+    def at(cls, path: Path) -> Folder:
+        """The folder at a path. Raises WeightsError where it has no index."""
+        index = read_json(path / INDEX_FILE)
+        pairs = {name: (str(v[0]), str(v[1])) for name, v in index.items() if isinstance(v, list) and len(v) == 2}
+        present = {name: pair for name, pair in pairs.items() if pair[0] != "None"}
+        return cls(path, str(index.get("_class_name")), present, index)
+
+    def config(self, component: str) -> Config:
+        """A component's config.json. Raises WeightsError where it is missing or damaged."""
+        path = self.path / component / "config.json"
+        return Config(path, read_json(path))
+
+    def demand(self, component: str, library: str, classes: Sequence[str]) -> str:
+        """The class of a component. Raises RecipeError where it is none of those supported."""
+        found = self.classes.get(component, (None, None))
+        if found[0] != library or found[1] not in classes:
+            wanted = " / ".join(f"{library}.{cls}" for cls in classes)
+            at = self.path / INDEX_FILE
+            raise RecipeError(
+                f"{at} 的 {component} 是 {found[0]}.{found[1]}，只支持 {wanted}；目录自带的代码一律不运行",
+                f"{component} of {at} is {found[0]}.{found[1]}; supported is {wanted}; code of a folder is never run",
+            )
+        return str(found[1])
+
+
+def recipe_of(path: Path) -> Recipe:
+    """The recipe of a folder, from model_index.json and the configs alone; ``note`` says why it is taken for that.
+
+    Raises WeightsError for missing or damaged files, RecipeError for what this package cannot draw. Code in the
+    folder is never run.
+    """
+    return reading_of(path).recipe
+
+
+def read_folder(path: Path, dtype: torch.dtype | None = torch.float32) -> System:
+    """The system in a folder, ready to draw; ``weights_hash`` is the SHA-256 over the names and hashes of its files.
+
+    Raises WeightsError for weights that are missing, truncated, misshapen or would run code, RecipeError as
+    ``recipe_of``.
+    """
+    reading = reading_of(path)
+    files = {filling.component: files_of(path / filling.component) for filling in reading.fillings}
+    with checkpoint_io.unfilled():
+        system = System(reading.recipe)
+    # A picture's record needs it, loading does not.
+    system.files = tuple(dict.fromkeys(file for found in files.values() for file in found))
+    system.weights_hash = late_table(path, system.files)
+    for filling in reading.fillings:
+        state: dict[str, Tensor] = {}
+        for file in files[filling.component]:
+            state |= checkpoint_io.renamed(checkpoint_io.read(file, dtype), filling.rename)
+        checkpoint_io.assign(system.get_submodule(filling.module), state, dtype, files[filling.component][0])
+    for tower, folder in zip(system.text_encoders, reading.words, strict=True):
+        give_words(tower, path / folder)
+    return system.eval()
+
+
+def give_words(tower: Any, folder: Path) -> None:
+    """Reads a tower's words from a published folder. Raises WeightsError as the tower does, and where CLIP's byte
+    pairs are fewer than its rows: then the words that were added (Taiyi-XL's 8067 characters) are not there.
+    """
+    tower.load_words(folder)
+    if getattr(tower.part, "words", "") != "pairs":
+        return
+    count = tower.words.get_vocab_size(with_added_tokens=True)
+    if count < tower.part.vocab:
+        raise WeightsError(
+            f"{folder} 的分词器只有 {count} 个词，文本塔有 {tower.part.vocab} 个；缺少 added_tokens.json（新增的词）",
+            f"the tokenizer of {folder} has {count} words, the tower {tower.part.vocab}; added_tokens.json (the words "
+            "that were added) is missing",
+        )
+
+
+def reading_of(path: Path) -> Reading:
+    """What a folder is and where its files go. Raises RecipeError and WeightsError as ``recipe_of``."""
+    folder = Folder.at(path)
+    named, family = folder.pipeline, family_of(folder.pipeline)
+    if family is None:
+        raise _unsupported(folder)
+    reader: Any = importlib.import_module(FAMILIES[family])
+    reading: Reading = reader.reading(replace(folder, pipeline=family))
+    note = reading.recipe.note
+    if named != family:
+        note += say(f"；目录写的是 {named}，按 {family} 画", f"; its index says {named}, it draws as a {family}")
+    used = {"scheduler", *(filling.component for filling in reading.fillings), *reading.words}
+    if beside := [name for name in folder.classes if name not in used]:
+        note += say(f"；没有载入 {'、'.join(beside)}", f"; not loaded: {', '.join(beside)}")
+    variants = [(f.component, variant_of(path / f.component)) for f in reading.fillings]
+    if listed := ", ".join(f"{component} {variant}" for component, variant in variants if variant):
+        note += say(f"；只有变体：{listed}", f"; of variants, as there is nothing else: {listed}")
+    return replace(reading, recipe=replace(reading.recipe, note=note))
+
+
+def _unsupported(folder: Folder) -> RecipeError:
+    at, named = folder.path / INDEX_FILE, folder.pipeline
+    if told := otherwise(named):
+        return RecipeError(
+            f"{at} 是 {named}：它{told[0]}，这样的权重不能在这里只凭文字画图；请给出同一家族从文字画图的文件夹",
+            f"{at} is a {named}, which {told[1]}: weights like that do not draw from words here; name a folder of the "
+            "same family that draws from words",
+        )
+    zh, en = meant(named, FAMILIES)
+    return RecipeError(f"{at} 是 {named}，不支持{zh}", f"{at} is a {named}, which is not supported{en}")

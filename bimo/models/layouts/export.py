@@ -1,0 +1,295 @@
+"""Writes a system as others read it: a folder for diffusers' pipelines, or a single file for A1111 and ComfyUI.
+
+What was written is read back by the reader of its family before it is put in its place: a system that the layout
+cannot say whole is refused, with the field that would be lost.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bimo.core import checkpoint_io
+from bimo.core.errors import RecipeError, WeightsError
+from bimo.core.part import Part, dump
+from bimo.core.recipe import Recipe
+from bimo.diffusion.system import System
+from bimo.models.stable_diffusion import ldm_names
+from bimo.models.layouts.export_text_encoders import ALT, CHINESE_CLIP, QWEN, kind, published, write_tower, write_words
+from bimo.models.layouts.diffusers_folder import INDEX_FILE, recipe_of
+from bimo.models.stable_diffusion.single_file import MARKS, PADS_KEY, recipe_of_file
+from bimo.models.layouts.weight_files import STEMS
+
+_NONE: list[str | None] = [None, None]
+_PLAIN: dict[str, Any] = {"safety_checker": _NONE, "feature_extractor": _NONE, "image_encoder": _NONE}
+_PLAIN["requires_safety_checker"] = False
+
+
+@dataclass(frozen=True)
+class Form:
+    """A pipeline of diffusers: the classes of its denoiser and text towers, the denoiser's component, what is fixed.
+
+    ``zeros`` says that its index tells whether an empty negative prompt is zeros, ``single`` that single files have it.
+    """
+
+    pipeline: str
+    denoiser: str
+    towers: tuple[str, ...]
+    masked: bool = False
+    component: str = "unet"
+    fixed: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    zeros: bool = False
+    single: bool = False
+
+
+_UNET = "UNet2DConditionModel"
+_XL = ("CLIPTextModel", "CLIPTextModelWithProjection")
+_UNSEEN: dict[str, Any] = {"image_encoder": _NONE, "feature_extractor": _NONE}
+_UNWATCHED = {name: value for name, value in _PLAIN.items() if name != "image_encoder"}
+FORMS = (
+    Form("StableDiffusionPipeline", _UNET, ("BertModel",), fixed=_PLAIN, single=True),
+    Form("StableDiffusionPipeline", _UNET, ("CLIPTextModel",), fixed=_PLAIN, single=True),
+    Form("StableDiffusionPipeline", _UNET, (CHINESE_CLIP,), fixed=_PLAIN),
+    Form("StableDiffusionInpaintPipeline", _UNET, ("BertModel",), masked=True, fixed=_PLAIN, single=True),
+    Form("StableDiffusionInpaintPipeline", _UNET, ("CLIPTextModel",), masked=True, fixed=_PLAIN, single=True),
+    Form("StableDiffusionXLPipeline", _UNET, _XL, zeros=True, single=True),
+    # diffusers itself reads this one up to 0.30; its layout is that of the published folders.
+    Form("AltDiffusionPipeline", _UNET, (ALT,), fixed=_PLAIN, single=True),
+    Form("StableDiffusionXLInpaintPipeline", _UNET, _XL, masked=True, zeros=True, single=True),
+    Form("KolorsPipeline", _UNET, ("ChatGLMModel",), fixed=_UNSEEN, zeros=True),
+    Form(
+        "HunyuanDiTPipeline",
+        "HunyuanDiT2DModel",
+        ("BertModel", "T5EncoderModel"),
+        component="transformer",
+        fixed=_UNWATCHED,
+    ),
+    Form("ZImagePipeline", "ZImageTransformer2DModel", ("Qwen3Model",), component="transformer"),
+    Form("QwenImagePipeline", "QwenImageTransformer2DModel", (QWEN,), component="transformer"),
+    Form("CogView4Pipeline", "CogView4Transformer2DModel", ("GlmModel",), component="transformer"),
+    Form("OvisImagePipeline", "OvisImageTransformer2DModel", ("Qwen3Model",), component="transformer"),
+    Form("Lumina2Pipeline", "Lumina2Transformer2DModel", ("Gemma2Model",), component="transformer"),
+)
+#: Denoisers whose pipeline asks for more than was loaded, and what.
+WANTING = {
+    "LongCatImageTransformer2DModel": (
+        "；它的管线用整个 Qwen2.5-VL 和图像处理器改写提示词，这里只载入了其中的语言模型",
+        ": its pipeline rewrites prompts with the whole of Qwen2.5-VL and a processor of pictures, of which only the "
+        "language model is loaded",
+    ),
+}
+#: Flow matching: what a folder's reader must find again of its times.
+TIMES = ("shift", "dynamic", "curve", "base_length", "max_length", "base_shift", "max_shift", "grid", "terminal")
+FOLDER = ("diffusers 的布局", "diffusers' layout")
+SINGLE = ("单文件布局", "the layout of single files")
+CLIP_VOCAB = 49408
+#: OpenCLIP's encoders, which single files hold under its own names, have another activation than OpenAI's.
+OPEN_CLIP_ACTIVATION = "gelu"
+#: The logarithm of 100, where contrastive training ends; it is read by nobody and expected by some.
+LOGIT_SCALE = 4.6052
+
+
+def to_diffusers(system: System, folder: Path, dtype: torch.dtype | None = None) -> Path:
+    """Writes a folder that the ``from_pretrained`` of its pipeline reads; floating tensors as ``dtype``.
+
+    Raises RecipeError for a system that no pipeline of diffusers can draw, WeightsError where the folder is not empty.
+    """
+    form = _form(system)
+    if folder.exists() and (folder.is_file() or any(folder.iterdir())):
+        raise WeightsError(f"{folder} 已经有东西；请给一个新文件夹", f"{folder} is not empty; name a new folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".bimo-", dir=folder.parent) as made:
+        built = Path(made) / "built"
+        index: dict[str, Any] = {"_class_name": form.pipeline, "_diffusers_version": _version(), **form.fixed}
+        if form.zeros:
+            index["force_zeros_for_empty_prompt"] = system.recipe.levels[0].guidance.unconditional == "unsaid"
+        for name, tower in zip(("text_encoder", "text_encoder_2"), system.text_encoders, strict=False):
+            index[name] = write_tower(built / name, tower, dtype)
+        level: Any = system.level(system.recipe.levels[0].name)
+        for name, model in ((form.component, level.denoiser.model), ("vae", level.space.model)):
+            index[name] = _write_model(built / name, model, dtype)
+        for name, tower in zip(("tokenizer", "tokenizer_2"), system.text_encoders, strict=False):
+            index[name] = write_words(built / name, tower)
+        sampler: Any = level.schedule.sampler(level.recipe.sampler, 2)
+        sampler.save_config(str(built / "scheduler"))
+        index["scheduler"] = ["diffusers", type(sampler).__name__]
+        (built / INDEX_FILE).write_text(json.dumps(index, indent=2, ensure_ascii=False), encoding="utf-8")
+        _whole(system.recipe, recipe_of(built))
+        if folder.exists():
+            folder.rmdir()
+        shutil.move(built, folder)
+    return folder
+
+
+def to_single(system: System, path: Path, dtype: torch.dtype | None = None) -> Path:
+    """Writes one .safetensors file in LDM's layout of SD1, SD2 or SDXL, and each tower's words in folders beside it.
+
+    Raises RecipeError for a system of another layout, WeightsError where the file is there.
+    """
+    form = _form(system)
+    if not form.single:
+        raise _unfiled(system.recipe, form)
+    if path.exists():
+        raise WeightsError(f"{path} 已经存在；请换一个名字", f"{path} is there already; name another file")
+    level: Any = system.level(system.recipe.levels[0].name)
+    unet, vae = level.denoiser.model, level.space.model
+    config = unet.config
+    depths = config.transformer_layers_per_block
+    kinds = [block.startswith("CrossAttn") for block in config.down_block_types]
+    each = [depths] * len(kinds) if isinstance(depths, int) else list(depths)
+    blocks = ldm_names.Blocks(config.layers_per_block, tuple(d if k else 0 for d, k in zip(each, kinds, strict=True)))
+    names = ldm_names.inverse(ldm_names.unet_names(blocks))
+    state = _under(ldm_names.UNET, _mapped(unet.state_dict(), names))
+    names = ldm_names.inverse(ldm_names.vae_names(len(vae.config.block_out_channels), vae.config.layers_per_block))
+    state |= _under(ldm_names.VAE, ldm_names.vae_to_ldm(_mapped(vae.state_dict(), names)))
+    for index, tower in enumerate(system.text_encoders):
+        state |= _tower_state(tower, index, len(form.towers) > 1)
+    prediction = "v" if getattr(level.schedule, "prediction", "epsilon") == "v_prediction" else "epsilon"
+    told = {"modelspec.sai_model_spec": "1.0.0", "modelspec.title": system.recipe.title or system.recipe.name}
+    told |= {"modelspec.prediction_type": prediction}
+    told |= {PADS_KEY: " ".join(str(getattr(tower, "pad", 0)) for tower in system.text_encoders)}
+    if getattr(level.schedule, "zero_terminal", False):
+        state |= {mark: torch.zeros(0) for mark in MARKS}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".bimo-", dir=path.parent) as made:
+        checkpoint_io.write(Path(made) / path.name, state, dtype, told)
+        for index, tower in enumerate(system.text_encoders):
+            write_words(Path(made) / f"{path.stem}.words.{index}", tower)
+        _whole(system.recipe, recipe_of_file(Path(made) / path.name), SINGLE)
+        for built in sorted(Path(made).iterdir()):
+            shutil.move(built, path.parent / built.name)
+    return path
+
+
+def _form(system: System) -> Form:
+    recipe = system.recipe
+    level: Any = system.level(recipe.levels[0].name)
+    denoiser = type(getattr(level.denoiser, "model", level.denoiser)).__name__
+    towers = tuple(kind(tower) for tower in system.text_encoders)
+    masked = any(type(hint).__name__ == "Masked" for hint in recipe.levels[0].conditioners)
+    for form in FORMS:
+        if len(recipe.levels) == 1 and (form.denoiser, form.towers, form.masked) == (denoiser, towers, masked):
+            return form
+    parts = " + ".join((*towers, denoiser))
+    painted = ("，带蒙版", ", with a mask") if masked else ("", "")
+    zh, en = WANTING.get(denoiser, ("", ""))
+    raise RecipeError(
+        f"diffusers 没有能画 {recipe.name}（{parts}，{len(recipe.levels)} 级{painted[0]}）的管线{zh}；请用 --to bimo",
+        f"no pipeline of diffusers draws {recipe.name} ({parts}, {len(recipe.levels)} levels{painted[1]}){en}; "
+        "use --to bimo",
+    )
+
+
+def _write_model(folder: Path, model: Any, dtype: torch.dtype | None) -> list[str]:
+    """Writes a module of diffusers as it would itself; answers (library, class)."""
+    folder.mkdir(parents=True)
+    model.save_config(str(folder))
+    checkpoint_io.write(folder / f"{STEMS[1]}.safetensors", model.state_dict(), dtype)
+    return ["diffusers", type(model).__name__]
+
+
+def _tower_state(tower: Any, index: int, pair: bool) -> dict[str, Tensor]:
+    """A tower's tensors under LDM's names."""
+    model = tower.model
+    state: dict[str, Tensor] = model.state_dict()
+    if kind(tower) == "BertModel":
+        return _under("cond_stage_model.transformer.", state)
+    if kind(tower) == ALT:
+        return _under("cond_stage_model.", state)
+    if pair and index == 0:
+        return _under("conditioner.embedders.0.transformer.", published(state))
+    if not pair and model.config.hidden_act != OPEN_CLIP_ACTIVATION:
+        return _under("cond_stage_model.transformer.", published(state))
+    layers = model.config.num_hidden_layers
+    turned = ldm_names.open_clip_to_ldm(state, layers)
+    if pair:
+        projection = tower.projection.weight.T.contiguous()
+        more = {"text_projection": projection, "logit_scale": torch.tensor(LOGIT_SCALE)}
+        return _under("conditioner.embedders.1.model.", turned | more)
+    if not tower.part.penultimate:
+        # SD2's own files have one more layer, which nobody reads; those who read them count on it.
+        last, after = (f"transformer.resblocks.{n}." for n in (layers - 1, layers))
+        turned |= {n.replace(last, after): v for n, v in turned.items() if n.startswith(last)}
+    return _under("cond_stage_model.model.", {**turned, "text_projection": torch.eye(model.config.hidden_size)})
+
+
+def _mapped(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+    turned = {ldm_names.renamed(name, names): value for name, value in state.items()}
+    if None in turned or len(turned) != len(state):
+        absent = [name for name in state if ldm_names.renamed(name, names) is None]
+        raise RecipeError(
+            f"单文件布局里没有这些张量的名字：{'、'.join(absent[:6])}",
+            f"the layout of single files has no names for {', '.join(absent[:6])}",
+        )
+    return {str(name): value for name, value in turned.items()}
+
+
+def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: value for name, value in state.items()}
+
+
+def _whole(ours: Recipe, theirs: Recipe, layout: tuple[str, str] = FOLDER) -> None:
+    """Raises RecipeError that names the first field which the layout did not keep."""
+    one, other = ours.levels[0], theirs.levels[0]
+    towers = [_read_alike(part, layout) for part in ours.text_encoders]
+    # The side that it was trained at and how attention is summed are nowhere in a single file; they move no answer.
+    drawer: Any = one.denoiser
+    space: tuple[Any, Any] = one.space, other.space
+    read_drawer: Any = other.denoiser
+    if layout == SINGLE:
+        drawer = replace(drawer, **{name: getattr(other.denoiser, name) for name in ("size", "upcast")})
+    pairs: list[tuple[str, Part, Part]] = [
+        *((f"text.{index}", part, read) for index, (part, read) in enumerate(zip(towers, theirs.text_encoders, strict=True))),
+        ("space", *space),
+        ("denoiser", drawer, read_drawer),
+    ]
+    for name in ("betas", "start", "end", "count", "prediction", "zero_terminal", *TIMES):
+        if getattr(one.schedule, name, None) != getattr(other.schedule, name, None):
+            raise _lost(ours, f"schedule.{name}", layout)
+    if one.conditioners != other.conditioners:
+        raise _lost(ours, "hints", layout)
+    for name, part, read in pairs:
+        if part != read:
+            kept, found = dump(part), dump(read)
+            raise _lost(ours, f"{name}.{next(key for key in kept if kept[key] != found.get(key))}", layout)
+
+
+def _read_alike(part: Any, layout: tuple[str, str]) -> Any:
+    """A tower as it is read back: without the last layer where that is not read; in a single file pooled at the end
+    mark, which is the largest token of CLIP's own vocabulary.
+    """
+    if type(part).__name__ != "ClipText":
+        return part
+    if layout == SINGLE and part.vocab == CLIP_VOCAB:
+        part = replace(part, pool="end")
+    return replace(part, penultimate=False, layers=part.layers - 1) if part.penultimate is True else part
+
+
+def _lost(recipe: Recipe, field: str, layout: tuple[str, str]) -> RecipeError:
+    return RecipeError(
+        f"{layout[0]}存不下 {recipe.name} 的 {field}，读回来会画得不同；请用 --to bimo",
+        f"{layout[1]} cannot keep {field} of {recipe.name}: read back it would draw otherwise; use --to bimo",
+    )
+
+
+def _unfiled(recipe: Recipe, form: Form) -> RecipeError:
+    parts = " + ".join((*form.towers, form.denoiser))
+    return RecipeError(
+        f"SD1、SD2、SDXL 的单文件布局没有 {recipe.name} 的部件（{parts}）的名字；请用 --to diffusers 或 --to bimo",
+        f"the layout of single files of SD1, SD2 and SDXL has no names for the parts of {recipe.name} ({parts}); "
+        "use --to diffusers or --to bimo",
+    )
+
+
+def _version() -> str:
+    import diffusers
+
+    return diffusers.__version__

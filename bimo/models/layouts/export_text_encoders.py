@@ -1,0 +1,194 @@
+"""Writes text towers as transformers' classes read them: config, weights and tokenizer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bimo.core import checkpoint_io
+from bimo.models.kolors.layout import ONLY, OWN
+from bimo.models.layouts.text_encoders import AS_IT_STANDS
+from bimo.models.layouts.weight_files import STEMS
+
+#: The class that a tower is written as, where the module which it is made of has another name.
+ALT = "RobertaSeriesModelWithTransformation"
+CHINESE_CLIP = "ChineseCLIPTextModel"
+QWEN = "Qwen2_5_VLForConditionalGeneration"
+KINDS = {
+    "Transformed": ALT,
+    "T5Stack": "T5EncoderModel",
+    "Model": "ChatGLMModel",
+    "Qwen2_5_VLTextModel": QWEN,
+}
+CLIP = ("CLIPTextModel", "CLIPTextModelWithProjection")
+BERT = ("BertModel", CHINESE_CLIP)
+#: The library of a class in model_index.json, where it is not transformers.
+LIBRARIES = {ALT: "alt_diffusion", "ChatGLMModel": "kolors", "ChatGLMTokenizer": "kolors"}
+TOKENIZERS = {"BertModel": "BertTokenizer", CHINESE_CLIP: "BertTokenizer", "ChatGLMModel": "ChatGLMTokenizer"}
+#: Ids of the end mark in the vocabularies of BERT, whose published configs do not say.
+PIECES_END = 102
+SETTINGS_FILE = "tokenizer_config.json"
+BERT_MARKS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+#: What BERT's tokenizer asks its settings, and what its normaliser calls that.
+NORMALISER = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
+
+
+def kind(tower: Any) -> str:
+    """The class of the library that a tower is written as."""
+    name = type(getattr(tower, "model", tower)).__name__
+    if name == "BertModel" and tower.part.masked and tower.part.padding == "shown":
+        return CHINESE_CLIP
+    if name in KINDS:
+        return KINDS[name]
+    return f"{name}WithProjection" if getattr(tower, "projection", None) is not None else name
+
+
+def write_tower(folder: Path, tower: Any, dtype: torch.dtype | None) -> list[str]:
+    """Writes a tower's config and weights as its library would; answers (library, class)."""
+    folder.mkdir(parents=True)
+    cls = kind(tower)
+    state: dict[str, Tensor] = tower.model.state_dict()
+    config: dict[str, Any] = _config(tower) | {"architectures": [cls]}
+    if cls in CLIP:
+        config |= {"bos_token_id": None, "eos_token_id": _end(tower), "pad_token_id": tower.pad}
+        if tower.projection is not None:
+            config["projection_dim"] = tower.part.project
+            state |= {"text_projection.weight": tower.projection.weight}
+        state = published(state)
+    if cls in CLIP and tower.part.penultimate is True:
+        # diffusers reads the last layer of a folder, so the layer that is not read is not written.
+        config["num_hidden_layers"] -= 1
+        state = {n: v for n, v in state.items() if f".layers.{config['num_hidden_layers']}." not in n}
+    if cls in MORE:
+        state = MORE[cls](tower, state, config)
+    (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    checkpoint_io.write(folder / f"{STEMS[0]}.safetensors", state, dtype)
+    return [LIBRARIES.get(cls, "transformers"), cls]
+
+
+def _config(tower: Any) -> dict[str, Any]:
+    """The config of a tower's model. BERT's, AltDiffusion's and ChatGLM3's are our own and have none."""
+    cls = kind(tower)
+    part = tower.part
+    if cls == "ChatGLMModel":
+        sizes = {field: getattr(part, name) for name, (field, _) in OWN.items()}
+        alike = {name: value for name, (value, _) in ONLY.items()}
+        return {"model_type": "chatglm", "original_rope": True, **alike, **sizes}
+    if cls not in (*BERT, ALT):
+        return json.loads(tower.model.config.to_json_string(use_diff=False))
+    from transformers import BertConfig, ChineseCLIPTextConfig
+
+    config = (ChineseCLIPTextConfig if cls == CHINESE_CLIP else BertConfig)(
+        vocab_size=part.vocab,
+        hidden_size=part.width,
+        num_hidden_layers=part.layers,
+        num_attention_heads=part.heads,
+        intermediate_size=part.feed,
+        max_position_embeddings=part.positions,
+        type_vocab_size=part.types,
+        hidden_dropout_prob=part.dropout,
+        attention_probs_dropout_prob=part.dropout,
+    )
+    more: dict[str, Any] = {}
+    if cls == CHINESE_CLIP:
+        # By this field diffusers' pipelines tell a tower of the padding.
+        more = {"use_attention_mask": True}
+    if cls == ALT:
+        more = {"model_type": "xlm-roberta", "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+        more |= {"use_attention_mask": True, "project_dim": part.project, "has_pre_transformation": part.penultimate}
+        more["layer_norm_eps"] = part.eps
+    return json.loads(config.to_json_string(use_diff=False)) | more
+
+
+def _end(tower: Any) -> int:
+    """The id where CLIP pools: 2 stands for the largest token of a text, as configs of before 2023 have it."""
+    if getattr(tower.part, "pool", "end") == "largest":
+        return 2
+    found = tower.words.token_to_id("<|endoftext|>") if tower.words is not None else None
+    return PIECES_END if found is None else found
+
+
+def published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """CLIP's tensors as every version of transformers knows them: below ``text_model``, the projection beside it."""
+    plain = ("text_model.", "text_projection.")
+    return {name if name.startswith(plain) else f"text_model.{name}": value for name, value in state.items()}
+
+
+def _pooled(tower: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+    """BERT's tensors with the pooler that transformers' class has; zeros where nobody reads it and there is none."""
+    width = tower.part.width
+    zeros = {"pooler.dense.weight": torch.zeros(width, width), "pooler.dense.bias": torch.zeros(width)}
+    return {**zeros, **state}
+
+
+def _encoder(tower: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+    """T5's tensors below ``encoder``; the words' table has two names, of which a class may read either."""
+    return {"shared.weight": state["embed_tokens.weight"].clone(), **{f"encoder.{n}": v for n, v in state.items()}}
+
+
+def _turning(tower: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+    """ChatGLM3's tensors with the speeds of its rotation, which its class keeps among them."""
+    from bimo.models.text_encoders.chatglm import ROTARY_BASE
+
+    half = tower.part.head // 2
+    speeds = 1.0 / ROTARY_BASE ** (torch.arange(0, half, 2).float() / half)
+    return {**state, "rotary_pos_emb.inv_freq": speeds}
+
+
+def _seeing(tower: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+    """The language model of Qwen2.5-VL in the whole's layout. Its class will not be without a part that sees: it gets
+    one of no layers and zeros, which no text is ever led through.
+    """
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    sight = {"depth": 0, "hidden_size": 16, "num_heads": 1, "intermediate_size": 16, "out_hidden_size": 16}
+    language = dict(config)
+    # The head that speaks was not loaded either: the words' table stands in for it.
+    whole: Any = Qwen2_5_VLConfig(text_config=language, vision_config=sight, tie_word_embeddings=True)
+    with checkpoint_io.unfilled():
+        names: dict[str, Tensor] = Qwen2_5_VLForConditionalGeneration(whole).state_dict()
+    blind = {n: torch.zeros(v.shape) for n, v in names.items() if n.startswith("model.visual.")}
+    config.clear()
+    config |= json.loads(whole.to_json_string(use_diff=False)) | {"architectures": [QWEN], "text_config": language}
+    return {**blind, **{f"model.language_model.{name}": value for name, value in state.items()}}
+
+
+#: What a class has beside the tensors of its tower: (tower, tensors, config) -> tensors; the config may be changed.
+MORE: dict[str, Callable[[Any, Mapping[str, Tensor], dict[str, Any]], dict[str, Tensor]]] = {
+    "BertModel": _pooled,
+    CHINESE_CLIP: _pooled,
+    "T5EncoderModel": _encoder,
+    "ChatGLMModel": _turning,
+    QWEN: _seeing,
+}
+
+
+def write_words(folder: Path, tower: Any) -> list[str]:
+    """Writes a tower's tokenizer as its library reads it; answers (library, class)."""
+    tower.save_words(folder)
+    path = folder / SETTINGS_FILE
+    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    cls = str(settings.get("tokenizer_class", TOKENIZERS.get(kind(tower), "CLIPTokenizer")))
+    if cls.startswith("Bert"):
+        settings = {**BERT_MARKS, **_normaliser(tower.words), **settings}
+    if getattr(tower.part, "marks", None) is not None:
+        # BERT's own class would begin and end a text with BERT's own marks again.
+        cls = settings["tokenizer_class"] = AS_IT_STANDS
+    settings = {"tokenizer_class": cls, "model_max_length": tower.part.length} | settings
+    path.write_text(json.dumps(settings, indent=1, ensure_ascii=False), encoding="utf-8")
+    return [LIBRARIES.get(cls, "transformers"), cls]
+
+
+def _normaliser(words: Any) -> dict[str, Any]:
+    """How a BERT's tokenizer spells a text, by the names that its class asks for: the class makes its own of them."""
+    found = json.loads(words.to_str()).get("normalizer") or {}
+    return {name: found[own] for name, own in NORMALISER.items() if own in found}

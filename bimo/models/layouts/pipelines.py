@@ -1,0 +1,67 @@
+"""Pipelines of diffusers by their names: which family's parts they are made of, or what they do that is not drawn."""
+
+from __future__ import annotations
+
+import re
+
+#: Where the pipeline of each family that draws from words is read: a module with ``reading(folder) -> Reading``.
+FAMILIES = {
+    "StableDiffusionPipeline": "bimo.models.stable_diffusion.layout",
+    "AltDiffusionPipeline": "bimo.models.stable_diffusion.layout",
+    "HunyuanDiTPipeline": "bimo.models.hunyuan_dit.layout",
+    "StableDiffusionXLPipeline": "bimo.models.stable_diffusion.layout_xl",
+    "KolorsPipeline": "bimo.models.kolors.layout",
+    "ZImagePipeline": "bimo.models.layouts.flow",
+    "QwenImagePipeline": "bimo.models.layouts.flow",
+    "LongCatImagePipeline": "bimo.models.layouts.flow",
+    "CogView4Pipeline": "bimo.models.layouts.flow",
+    "Lumina2Pipeline": "bimo.models.lumina.layout",
+    "OvisImagePipeline": "bimo.models.ovis_image.layout",
+}
+#: What a name says between the family and "Pipeline" where the parts, and their weights, are the family's all the same:
+#: what is put beside them, or another way to go through the steps.
+PURPOSES = (
+    *("Text2Img", "Img2Img", "Inpaint", "ControlNetUnion", "ControlNetXS", "ControlNet", "Adapter", "PAG", "SAG"),
+    *("AttendAndExcite", "DiffEdit", "Panorama", "Paradigms", "ModelEditing", "Pix2PixZero", "KDiffusion"),
+)
+#: Such pipelines whose names are made otherwise.
+NAMED = {
+    "CycleDiffusionPipeline": "StableDiffusionPipeline",
+    "LatentConsistencyModelPipeline": "StableDiffusionPipeline",
+    "LatentConsistencyModelImg2ImgPipeline": "StableDiffusionPipeline",
+    "SemanticStableDiffusionPipeline": "StableDiffusionPipeline",
+    "StableDiffusionInpaintPipelineLegacy": "StableDiffusionPipeline",
+    "StableDiffusionPipelineSafe": "StableDiffusionPipeline",
+}
+#: What pipelines do whose denoisers were trained for something else than to draw from words, by a word in their names.
+OTHERWISE = (
+    (r"Onnx", ("的权重是 ONNX 程序", "has its weights as programs of ONNX")),
+    (r"InstructPix2Pix|Edit", ("按指令修改一张给定的图", "edits a given picture as it is told to")),
+    (r"Upscale|Upscaling", ("放大一张给定的图", "enlarges a given picture")),
+    (r"Depth2Img", ("要一张深度图", "draws by a map of depths")),
+    (r"ImageVariation|[Uu]n[Cc][Ll][Ii][Pp]", ("照一张图的向量画，不读文字", "draws from a picture's embedding")),
+    (r"GLIGEN", ("按给定的方框安排东西", "puts things into given boxes")),
+    (r"LDM3D", ("同时画深度图，自编码器有更多通道", "draws depths beside colours")),
+    (r"Layered", ("把图拆成图层", "takes a picture apart into layers")),
+    (r"Control(?!Net)", ("要一张控制图，和噪声拼在一起读", "reads a control picture joined to the noise")),
+    (r"Omni", ("连同参考图一起读", "reads pictures beside the words")),
+    (r"Video|AnimateDiff|2V", ("画的是视频", "draws films")),
+)
+
+
+def family_of(pipeline: str) -> str | None:
+    """The pipeline of FAMILIES whose parts a pipeline has, None for no family's."""
+    if pipeline in FAMILIES:
+        return pipeline
+    if pipeline in NAMED:
+        return NAMED[pipeline]
+    for family in sorted(FAMILIES, key=len, reverse=True):
+        stem = re.escape(family.removesuffix("Pipeline"))
+        if re.fullmatch(rf"{stem}(?:{'|'.join(PURPOSES)})+Pipeline", pipeline):
+            return family
+    return None
+
+
+def otherwise(pipeline: str) -> tuple[str, str] | None:
+    """What a pipeline does in place of drawing from words, in Chinese and English; None where its name does not say."""
+    return next((told for word, told in OTHERWISE if re.search(word, pipeline)), None)

@@ -1,0 +1,109 @@
+"""What a folder's scheduler_config.json says: a class of diffusers that draws, or a named refusal."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+from bimo.core.errors import RecipeError
+
+#: Steps that are tried: PNDM takes four at least where Runge-Kutta's are not left out, SANA's sampler exactly two.
+TRIALS = (4, 2)
+#: That of the x that is tried.
+SHAPE = (1, 4, 2, 2)
+
+
+def scheduler_class(path: Path, name: str) -> Any:
+    """The scheduler of diffusers that a config names. Raises RecipeError where there is none, or its library is not
+    installed.
+    """
+    import diffusers
+    from diffusers import SchedulerMixin
+
+    cls: Any = getattr(diffusers, name, None)
+    if isinstance(cls, type) and issubclass(cls, SchedulerMixin):
+        return cls
+    needed = [str(each) for each in getattr(cls, "_backends", ()) if each != "torch"]
+    if needed:
+        raise RecipeError(
+            f"{path} 的 {name} 还要 {'、'.join(needed)}；请 pip install {' '.join(needed)}",
+            f"{name} of {path} needs {', '.join(needed)} as well: pip install {' '.join(needed)}",
+        )
+    raise RecipeError(f"{path}：diffusers 没有采样器 {name}", f"{path}: diffusers has no scheduler {name}")
+
+
+def kin_settings(cls: Any) -> set[str]:
+    """The settings of the classes that diffusers lets take over a class's: kept for when one is asked for by name."""
+    kin = [other for other in cls._get_compatibles() if hasattr(other, "_get_init_keys")] if cls.has_compatibles else []
+    return {name for other in kin for name in cls._get_init_keys(other)} - {"self", "kwargs"}
+
+
+def demand_steps(path: Path, cls: Any, settings: Mapping[str, Any]) -> None:
+    """Takes a first step as diffusers' pipelines do. Raises RecipeError where that cannot be done: a scheduler for
+    other models, or a setting that its class does not go with.
+    """
+    why = ""
+    for steps in TRIALS:
+        try:
+            found = _first_step(cls, settings, {"num_inference_steps": steps})
+        except Exception as error:  # a scheduler for another kind of model may fail in any way
+            why = why or _told(error)
+            continue
+        if found == SHAPE:
+            return
+        why = f"{found}"
+    raise _undrawable(path, cls.__name__, why, "EulerDiscreteScheduler")
+
+
+def demand_flow_steps(path: Path, cls: Any, settings: Mapping[str, Any], grid: str) -> None:
+    """As ``demand_steps`` by the times that pipelines of flows give a scheduler: with a mu, and "even" or "whole" as
+    `bimo.diffusion.schedules.Flow` has them, or its "own".
+    """
+    whole = numpy.linspace(1000.0, 1.0, TRIALS[0]).astype(numpy.int64).astype(numpy.float32)
+    given: dict[str, Any] = {"mu": 0.5}
+    if grid == "own":
+        given["num_inference_steps"] = TRIALS[0]
+    elif grid == "even":
+        given["sigmas"] = numpy.linspace(1.0, 1 / TRIALS[0], TRIALS[0])
+    else:
+        given |= {"timesteps": whole, "sigmas": whole / 1000.0}
+    try:
+        found = _first_step(cls, settings, given)
+        why = "" if found == SHAPE else f"{found}"
+    except Exception as error:
+        why = _told(error)
+    if why:
+        raise _undrawable(path, cls.__name__, why, "FlowMatchEulerDiscreteScheduler")
+
+
+def _told(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _undrawable(path: Path, name: str, why: str, example: str) -> RecipeError:
+    return RecipeError(
+        f"{path} 的 {name} 画不了这类模型（{why}）；请换成发布者用的采样器，例如 {example}",
+        f"{name} of {path} cannot draw this kind of model ({why}); name the scheduler that its publisher used, for "
+        f"instance {example}",
+    )
+
+
+def _first_step(cls: Any, settings: Mapping[str, Any], times: Mapping[str, Any]) -> tuple[int, ...]:
+    """The shape of x after the first step at some times. Raises whatever the class does."""
+    # Some draw numbers of their own: loading a model must not move those of the process.
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sampler = cls.from_config(dict(settings))
+        sampler.set_timesteps(**times)
+        x = torch.zeros(SHAPE)
+        if "num_inference_steps" in times and "mu" not in times:  # flows begin with noise as it is
+            x = x * sampler.init_noise_sigma
+        t = sampler.timesteps[:: sampler.order][0]
+        if hasattr(sampler, "scale_model_input"):
+            x = sampler.scale_model_input(x, t)
+        return tuple(sampler.step(x, t, x).prev_sample.shape)

@@ -1,0 +1,58 @@
+"""The folders of Lumina-Image 2.0: Gemma-2 and a transformer in one stream."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from bimo.core.recipe import Defaults, Guidance, Level
+from bimo.models.lumina.denoiser import Lumina2
+from bimo.models.layouts.flow import LEVEL, STEPS, TOKENIZERS, denoiser, filled, flux_space, law, recipe_with, tower
+from bimo.models.layouts.diffusers_folder import Folder, Reading
+from bimo.models.text_encoders.prompt_templates import LUMINA_PREFIX
+
+OWN = {
+    "channels": "in_channels",
+    "size": "sample_size",
+    "patch": "patch_size",
+    "width": "hidden_size",
+    "layers": "num_layers",
+    "refiners": "num_refiner_layers",
+    "heads": "num_attention_heads",
+    "key_heads": "num_kv_heads",
+    "multiple": "multiple_of",
+    "feed": "ffn_dim_multiplier",
+    "eps": "norm_eps",
+    "axes": "axes_dim_rope",
+    "lengths": "axes_lens",
+    "text": "cap_feat_dim",
+}
+
+
+def reading(folder: Folder) -> Reading:
+    """A Lumina2Pipeline (once called Lumina2Text2ImgPipeline). Raises RecipeError for what cannot be drawn."""
+    words = tower(folder, ("Gemma2Model",), "gemma2", ("GemmaTokenizer", "GemmaTokenizerFast", *TOKENIZERS))
+    fields = folder.config("transformer").fields
+    same = fields.get("out_channels") == fields.get("in_channels")
+    # A scale that its class reads and does nothing with.
+    known = {"out_channels": fields.get("in_channels") if same else None}
+    known["scaling_factor"] = fields.get("scaling_factor")
+    model: Lumina2 = denoiser(folder, "Lumina2Transformer2DModel", Lumina2, OWN, **known)
+    schedule = law(folder)
+    if schedule.dynamic:
+        # Its pipeline takes the number of channels for the length: the same shift at every size.
+        mu = schedule.mu((0, model.channels * schedule.patch**2))
+        shift = math.exp(mu) if schedule.curve == "exponential" else mu
+        schedule = replace(schedule, dynamic="", shift=shift)
+    level = Level(
+        name=LEVEL,
+        space=flux_space(folder),
+        denoiser=model,
+        schedule=schedule,
+        steps=STEPS,
+        guidance=Guidance(scale=4.0, norm="row", lengthen=True, until=0.25),
+    )
+    side = 8 * model.size
+    wanted = Defaults(size=(side, side), multiple=16, prefix=LUMINA_PREFIX)
+    why = ("Lumina2Pipeline", "a Lumina2Pipeline")
+    return filled(folder, recipe_with("lumina-image-2", why, replace(words, length=256, state=-2), level, wanted))

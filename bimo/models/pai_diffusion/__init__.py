@@ -1,0 +1,1 @@
+"""PAI's latent diffusion (EasyNLP)."""

@@ -1,0 +1,148 @@
+"""Reads PanGu-Draw v3 as its authors give it: two checkpoints of MindSpore, each of a whole model, one an expert.
+
+A folder holds ``pangu_high_timestamp*.ckpt`` and ``pangu_low_timestamp*.ckpt`` as they are published, ``vocab.txt``
+with the word pieces of the Chinese tower (the authors' code calls it vocab_zh.txt), and CLIP's vocab.json and
+merges.txt in ``words.1``. As in the authors' sampling, the file of low times gives both towers, the autoencoder and its
+UNet, that of high times its UNet alone; whatever else they hold is counted and left. The one pair serves both lists of
+sizes and weights do not tell which is meant: the recipe that is asked for says so, else the folder's name, where it is
+that of pangu-draw-v3-high, else it is pangu-draw-v3.
+
+The names of tensors are those of the modules in the authors' code. Unverified, as no published file was opened: that
+the files use just these names, and the number of layers of the Chinese tower. Its rows of words are read off the file.
+Tensors are copied from the files; for experts that stay in their file until they are needed, save the system once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from bimo.core import checkpoint_io
+from bimo.core.errors import WeightsError, say
+from bimo.core.hashing import late_table
+from bimo.core.recipe import Recipe
+from bimo.diffusion.system import System
+from bimo.models.pangu.experts import Experts
+from bimo.models.stable_diffusion.unet import CROSS_DOWN, Unet
+from bimo.models.stable_diffusion import ldm_names
+from bimo.models.layouts import mindspore
+from bimo.models.layouts.diffusers_folder import give_words
+from bimo.models.spaces import Latent
+from bimo.models.text_encoders.clip import ClipText, ClipTextEncoder
+
+HIGH, LOW = "pangu_high_timestamp*.ckpt", "pangu_low_timestamp*.ckpt"
+PAIRS = "words.1"
+BASE_RECIPE, HIGH_RECIPE = "pangu-draw-v3", "pangu-draw-v3-high"
+CHINESE, LARGER = "conditioner.embedders.0.transformer.text_model.", "conditioner.embedders.1.model."
+#: What the modules hold besides weights: they count positions, mask what comes later, or serve training.
+SPARE = re.compile(
+    r"conditioner\.embedders\.0\..*\.position_ids|conditioner\.embedders\.1\.model\.(attn_mask|logit_scale)"
+    r"|first_stage_model\.loss\..*"
+)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder has a file of either expert."""
+    return any(True for pattern in (HIGH, LOW) for _ in path.glob(pattern))
+
+
+def name_in(path: Path) -> str:
+    """The name of the recipe that a folder is taken for where none is asked for: by the folder's own name."""
+    return HIGH_RECIPE if path.resolve().name == HIGH_RECIPE else BASE_RECIPE
+
+
+def recipe_of(path: Path, wanted: Recipe) -> Recipe:
+    """``wanted`` with as many words as the Chinese tower of the file has; ``note`` says what is not loaded.
+
+    Raises WeightsError for a file that is missing or damaged.
+    """
+    high, low = _files(path)
+    shapes = mindspore.shapes(low)
+    rows = shapes.get(f"{CHINESE}embeddings.token_embedding.weight", ())
+    first = cast(ClipText, wanted.text_encoders[0])
+    if len(rows) == 2:
+        first = replace(first, vocab=rows[0])
+    left = sum(not _of_low(name) for name in shapes) + sum(not _of_high(name) for name in mindspore.shapes(high))
+    note = say(
+        f"；按 {wanted.name} 读（权重看不出尺寸表；文件夹名为 {HIGH_RECIPE} 时按高分辨率读）；"
+        f"两个文件里还有 {left} 个条目没有载入",
+        f"; read as {wanted.name} (weights do not tell the list of sizes; a folder called {HIGH_RECIPE} is read as "
+        f"that); {left} more entries of the two files are not loaded",
+    )
+    return replace(wanted, text=(first, *wanted.text_encoders[1:]), note=wanted.note + note)
+
+
+def read(path: Path, wanted: Recipe, dtype: torch.dtype | None = torch.float32) -> System:
+    """The system in a folder, ready to draw; with ``dtype`` None the tensors are as they were stored.
+
+    Raises WeightsError for a file that is missing or damaged, and one that lists all tensors that are missing,
+    unexpected or misshapen.
+    """
+    recipe = recipe_of(path, wanted)
+    high, low = _files(path)
+    with checkpoint_io.unfilled():
+        system = System(recipe)
+    state = dict(_ours(mindspore.read(low, dtype, _of_low), recipe, "low"))
+    state |= dict(_ours(mindspore.read(high, dtype, _of_high), recipe, "high"))
+    checkpoint_io.assign(system, state, dtype, path)
+    larger = cast(ClipTextEncoder, system.text_encoders[1])
+    give_words(system.text_encoders[0], path)
+    give_words(larger, path / PAIRS)
+    # The authors' code pads both with the first word, which for CLIP's is not what its files say.
+    larger.pad = 0
+    system.weights_hash = late_table(path, (high, low))
+    return system.eval()
+
+
+def _files(path: Path) -> tuple[Path, Path]:
+    """The files of high and of low times. Raises WeightsError where one is missing or stands there twice."""
+    found = [sorted(path.glob(pattern)) for pattern in (HIGH, LOW)]
+    for pattern, files in zip((HIGH, LOW), found, strict=True):
+        if len(files) != 1:
+            listed = "、".join(file.name for file in files) or say("没有", "none")
+            raise WeightsError(
+                f"{path} 里应有一个 {pattern}（盘古的两个专家各一个文件），现有：{listed}",
+                f"expected one {pattern} in {path} (PanGu has two experts, a file each), found: {listed}",
+            )
+    return found[0][0], found[1][0]
+
+
+def _of_low(name: str) -> bool:
+    return name.startswith((ldm_names.UNET, ldm_names.VAE, CHINESE, LARGER)) and not SPARE.fullmatch(name)
+
+
+def _of_high(name: str) -> bool:
+    return name.startswith(ldm_names.UNET)
+
+
+def _ours(state: Mapping[str, Tensor], recipe: Recipe, expert: str) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of one file under our names; what is not known goes on as it is, to be told of."""
+    level = recipe.levels[0]
+    painter, space = cast(Unet, getattr(cast(Experts, level.denoiser), expert)), cast(Latent, level.space)
+    depths = painter.depth if isinstance(painter.depth, tuple) else (painter.depth,) * len(painter.down)
+    blocks = tuple(cast(int, n) if kind == CROSS_DOWN else 0 for n, kind in zip(depths, painter.down, strict=True))
+    unet = ldm_names.unet_names(ldm_names.Blocks(painter.layers_per_block, blocks))
+    vae = ldm_names.vae_names(len(space.block_channels), space.layers_per_block)
+    words: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if name.startswith(CHINESE):
+            yield f"text.0.model.{re.sub('[.]embedding_table$', '.weight', name.removeprefix(CHINESE))}", value
+        elif name.startswith(LARGER):
+            words[name.removeprefix(LARGER)] = value
+        elif name.startswith(ldm_names.UNET) and (own := ldm_names.renamed(name.removeprefix(ldm_names.UNET), unet)):
+            yield f"{level.name}.denoiser.{expert}.model.{own}", value
+        elif name.startswith(ldm_names.VAE) and (own := ldm_names.renamed(name.removeprefix(ldm_names.VAE), vae)):
+            one = ldm_names.vae_to_own({name.removeprefix(ldm_names.VAE): value})
+            yield f"{level.name}.space.model.{own}", next(iter(one.values()))
+        else:
+            yield name, value
+    # As many layers as the file has: one too many is told of, not left out.
+    layers = 1 + max((int(m[1]) for n in words if (m := re.match(r"transformer\.resblocks\.(\d+)\.", n))), default=-1)
+    for name, value in ldm_names.open_clip_to_own(words, layers, True).items():
+        yield "text.1." + ("projection.weight" if name == "text_projection.weight" else f"model.{name}"), value

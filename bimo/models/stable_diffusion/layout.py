@@ -1,0 +1,277 @@
+"""Stable Diffusion's folders: a UNet, an AutoencoderKL, and one text tower."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from bimo.core.errors import RecipeError
+from bimo.core.part import Part
+from bimo.core.recipe import Defaults, Guidance, Level, Recipe
+from bimo.diffusion.schedules import BETAS, LEARNT, Ddpm
+from bimo.models.stable_diffusion.unet import Unet
+from bimo.models.conditioners import GuidanceScale, Masked
+from bimo.models.layouts.configs import Config, before, defaults_of, plain, read_json
+from bimo.models.layouts.diffusers_folder import Filling, Folder, Reading
+from bimo.models.layouts.schedulers import demand_steps, kin_settings, scheduler_class
+from bimo.models.layouts.text_encoders import (
+    Tower,
+    alt_name,
+    alt_tower,
+    chinese_clip_name,
+    identity,
+    text_name,
+    tower,
+)
+from bimo.models.spaces import Latent
+
+LEVEL = "image"
+#: The steps of diffusers' StableDiffusionPipeline where none are asked for.
+STEPS = 50
+NO_EFFECT_VAE = {"sample_size", "force_upcast"}
+#: The side of x that pipelines draw where a UNet's config does not say: of XL, which is told of sizes, and of others.
+SIDES = {True: 128, False: 64}
+#: Fields of a UNet and of an autoencoder that are handed on as they are: they change the module and not what it is
+#: told, nor what it answers with.
+UNET_SETTINGS = (
+    *("center_input_sample", "flip_sin_to_cos", "freq_shift", "mid_block_type", "only_cross_attention", "act_fn"),
+    *("downsample_padding", "mid_block_scale_factor", "norm_eps", "reverse_transformer_layers_per_block"),
+    *("dual_cross_attention", "resnet_time_scale_shift", "resnet_skip_time_act", "resnet_out_scale_factor"),
+    *("time_embedding_type", "time_embedding_dim", "time_embedding_act_fn", "timestep_post_act", "conv_in_kernel"),
+    *("conv_out_kernel", "mid_block_only_cross_attention", "cross_attention_norm"),
+)
+VAE_SETTINGS = ("act_fn",)
+#: diffusers' LatentConsistencyModelPipeline.
+CONSISTENCY_STEPS, CONSISTENCY_GUIDANCE = 4, 8.5
+#: What a UNet's config says of the pooled text, of sizes beside it, and of a tower of another width.
+POOLED = (
+    "addition_embed_type",
+    "class_embed_type",
+    "addition_time_embed_dim",
+    "projection_class_embeddings_input_dim",
+)
+BRIDGE = ("encoder_hid_dim", "encoder_hid_dim_type")
+#: The hint of sizes, and how many numbers it is.
+SIZES = ("size_ids", 6)
+OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def reading(folder: Folder) -> Reading:
+    """A StableDiffusionPipeline, or an AltDiffusionPipeline. Raises RecipeError for what cannot be drawn."""
+    if folder.pipeline == "AltDiffusionPipeline":
+        return _reading(folder, alt_tower(folder), alt_name)
+    found = tower(folder)
+    chinese_clip = folder.classes["text_encoder"][1] == "ChineseCLIPTextModel"
+    return _reading(folder, found, chinese_clip_name if chinese_clip else text_name)
+
+
+def _reading(folder: Folder, found: Tower, rename: Callable[[str], str | None]) -> Reading:
+    folder.demand("unet", "diffusers", ("UNet2DConditionModel",))
+    folder.demand("vae", "diffusers", ("AutoencoderKL",))
+    denoiser = unet(folder.config("unet"))
+    space = latent(folder.config("vae"))
+    schedule = law(folder)
+    side = denoiser.size * 2 ** (len(space.block_channels) - 1)
+    guide, steps = guide_of(denoiser, Guidance())
+    name, languages, why = identity(found, folder, folder.config("text_encoder"))
+    level = Level(
+        name=LEVEL,
+        space=space,
+        denoiser=denoiser,
+        schedule=schedule,
+        conditioners=(*masked(denoiser, space), *told_scale(denoiser)),
+        steps=steps,
+        guidance=guide,
+    )
+    recipe = Recipe(
+        name=name, languages=languages, text_encoders=(found,), levels=(level,), request=Defaults(size=(side, side)), note=why
+    )
+    return Reading(
+        recipe,
+        (
+            Filling("text_encoder", "text.0.model", rename),
+            Filling("unet", "image.denoiser.model"),
+            Filling("vae", "image.space.model", vae_name),
+        ),
+        ("tokenizer",),
+    )
+
+
+def masked(denoiser: Unet, space: Latent) -> tuple[Part, ...]:
+    """The hint of a denoiser that reads a mask and the latents of what it leaves."""
+    return (Masked(level=LEVEL),) if denoiser.spatial == 1 + space.channels else ()
+
+
+def vae_name(name: str) -> str:
+    """Today's name of an autoencoder's tensor: its attention had names of its own."""
+    old = re.fullmatch(r"(.*\.attentions\.\d+\.)(query|key|value|proj_attn)\.(weight|bias)", name)
+    return f"{old[1]}{OLD_ATTENTION[old[2]]}.{old[3]}" if old else name
+
+
+def unet(config: Config) -> Unet:
+    """The denoiser that a UNet2DConditionModel's config describes. Raises RecipeError."""
+    from diffusers import UNet2DConditionModel
+
+    own = {
+        "size": "sample_size",
+        "down": "down_block_types",
+        "up": "up_block_types",
+        "block_channels": "block_out_channels",
+        "layers_per_block": "layers_per_block",
+        "heads": "attention_head_dim",
+        "text": "cross_attention_dim",
+        "groups": "norm_num_groups",
+        "linear": "use_linear_projection",
+        "upcast": "upcast_attention",
+        "depth": "transformer_layers_per_block",
+    }
+    defaults = defaults_of(UNet2DConditionModel)
+    carried = (*own.values(), *POOLED, *BRIDGE, *UNET_SETTINGS, "in_channels", "out_channels", "time_cond_proj_dim")
+    # How many heads there are for an embedding that no UNet here has.
+    read = config.of(defaults, carried, ("addition_embed_type_num_heads",))
+    given: dict[str, Any] = {name: read[field] for name, field in own.items()}
+    given["config"] = changed(defaults, read, UNET_SETTINGS)
+    given["guidance"] = read["time_cond_proj_dim"] or 0
+    for name in ("text", "layers_per_block"):
+        given[name] = _same_for_all(config, own[name], given[name])
+    given["upcast"] = bool(given["upcast"])  # null in some configs
+    given["spatial"] = read["in_channels"] - read["out_channels"]
+    if given["spatial"] not in (0, 1 + read["out_channels"]):
+        raise RecipeError(
+            f"{config.path} 的 in_channels 是 {read['in_channels']}，out_channels 是 {read['out_channels']}："
+            f"只支持 {read['out_channels']}，或补画模型的 {1 + 2 * read['out_channels']}",
+            f"in_channels of {config.path} is {read['in_channels']}, out_channels {read['out_channels']}: supported is "
+            f"{read['out_channels']}, or {1 + 2 * read['out_channels']} of an inpainting model",
+        )
+    given |= _pooled(config, read)
+    if given["size"] is None:
+        given["size"] = SIDES["vector" in given]
+    if given["size"] == 32 and before(config.fields.get("_diffusers_version"), (0, 9)):
+        # diffusers before 0.9 wrote 32 whatever the model was trained at; its pipeline draws 64 as well.
+        given["size"] = 64
+    return Unet(channels=read["out_channels"], **given)
+
+
+def _same_for_all(config: Config, name: str, value: Any) -> Any:
+    """The one value of a field that may have one for each block. Raises RecipeError where they differ."""
+    if not isinstance(value, tuple):
+        return value
+    if len(set(value)) != 1:
+        raise RecipeError(
+            f"{config.path} 的 {name} 是 {value}，各块不同，不支持；只支持各块相同",
+            f"{name} of {config.path} is {value}, which differs from block to block; supported is the same for all",
+        )
+    return value[0]
+
+
+def _pooled(config: Config, read: dict[str, Any]) -> dict[str, Any]:
+    """What a UNet is told of the pooled text and of sizes, and how wide a tower is led to it."""
+    kinds = (read["addition_embed_type"], read["class_embed_type"], read["encoder_hid_dim_type"])
+    width, told = (read[name] for name in POOLED[2:])
+    if kinds not in {(None, None, None), ("text_time", None, None), ("text_time", None, "text_proj")}:
+        raise RecipeError(
+            f"{config.path} 的 addition_embed_type、class_embed_type、encoder_hid_dim_type 是 {kinds}，不支持这种搭配",
+            f"addition_embed_type, class_embed_type of {config.path} and its encoder_hid_dim_type are {kinds}: "
+            "not supported together",
+        )
+    given: dict[str, Any] = {"bridge": (read["encoder_hid_dim"] or 0) if kinds[2] else 0}
+    if kinds[0]:
+        pooled = (told or 0) - SIZES[1] * (width or 0)
+        if pooled <= 0:
+            raise RecipeError(
+                f"{config.path} 的 {POOLED[3]} 是 {told}，放不下 {SIZES[1]} 个 {width} 维的尺寸和整句向量",
+                f"{POOLED[3]} of {config.path} is {told}: no room for {SIZES[1]} sizes {width} wide and a pooled text",
+            )
+        given |= {"vector": pooled, "ids": SIZES, "id_width": width}
+    return given
+
+
+def changed(defaults: dict[str, Any], read: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """The fields of these names that are not as their class has them."""
+    return {name: read[name] for name in names if plain(defaults[name]) != read[name]}
+
+
+def latent(config: Config, reads: tuple[str, ...] = ()) -> Latent:
+    """The space that an AutoencoderKL's config describes. Raises RecipeError.
+
+    ``reads`` are what the family's pipeline heeds of what is said of its latents: "shift" and "moments". Others are
+    left alone, whatever the config says, as diffusers leaves them.
+    """
+    from diffusers import AutoencoderKL
+
+    own = {
+        "channels": "latent_channels",
+        "block_channels": "block_out_channels",
+        "layers_per_block": "layers_per_block",
+        "groups": "norm_num_groups",
+        "scaling": "scaling_factor",
+        "shift": "shift_factor",
+        "quant": "use_quant_conv",
+        "post_quant": "use_post_quant_conv",
+        "attention": "mid_block_add_attention",
+    }
+    read_blocks = config.fields.get("block_out_channels", (64,))
+    count = len(read_blocks) if isinstance(read_blocks, list) else 1
+    kinds = {"down_block_types": ("DownEncoderBlock2D",) * count, "up_block_types": ("UpDecoderBlock2D",) * count}
+    moments = ("latents_mean", "latents_std")
+    defaults = {**defaults_of(AutoencoderKL), **kinds}
+    read = config.of(defaults, (*own.values(), *moments, *VAE_SETTINGS), NO_EFFECT_VAE)
+    given = {name: read[field] for name, field in own.items()}
+    given["shift"] = (given["shift"] or 0.0) if "shift" in reads else 0.0
+    given["config"] = changed(defaults, read, VAE_SETTINGS)
+    for name in moments:
+        if read[name] is not None and len(read[name]) != given["channels"]:
+            raise RecipeError(
+                f"{config.path} 的 {name} 有 {len(read[name])} 个数，隐变量有 {given['channels']} 个通道；应当一样多",
+                f"{name} of {config.path} are {len(read[name])} numbers, and the latents have {given['channels']} "
+                "channels; there should be as many",
+            )
+    if "moments" in reads and all(read[name] for name in moments):
+        given |= {"mean": read[moments[0]], "deviation": read[moments[1]]}
+    return Latent(**given)
+
+
+def guide_of(denoiser: Unet, guide: Guidance) -> tuple[Guidance, int]:
+    """How a level is guided, and in how many steps: a UNet that is told the scale answers as guided, asked once."""
+    if not denoiser.guidance:
+        return guide, STEPS
+    return replace(guide, scale=CONSISTENCY_GUIDANCE, until=0.0), CONSISTENCY_STEPS
+
+
+def told_scale(denoiser: Unet) -> tuple[Part, ...]:
+    """The hint of a denoiser that is told the scale of guidance."""
+    return (GuidanceScale(),) if denoiser.guidance else ()
+
+
+def law(folder: Folder, mend: bool = True) -> Ddpm:
+    """The law of noise and the publisher's sampler; with ``mend`` as diffusers' StableDiffusionPipeline mends it.
+
+    Raises RecipeError for a scheduler by which such a pipeline cannot draw.
+    """
+    path = folder.path / "scheduler" / "scheduler_config.json"
+    config = read_json(path)
+    name = str(config.get("_class_name", folder.classes.get("scheduler", ("", ""))[1]))
+    cls = scheduler_class(path, name)
+    full = {n: plain(config.get(n, default)) for n, default in defaults_of(cls).items()}
+    silent = [n for n in full if n not in config]
+    if mend:
+        for setting, value in (("steps_offset", 1), ("clip_sample", False)):
+            if setting in full:
+                full[setting] = value
+                silent = [n for n in silent if n != setting]
+    # What the class has no use for is kept for others that are asked for by name, as diffusers keeps it.
+    kin = {n: plain(config[n]) for n in kin_settings(cls) & config.keys() - full.keys()}
+    settings = {"_class_name": name, **full, **kin, "_use_default_values": tuple(silent)}
+    demand_steps(path, cls, settings)
+    prediction = full.get("prediction_type", "epsilon")
+    betas = {"betas": "beta_schedule", "start": "beta_start", "end": "beta_end"}
+    known = full.get("beta_schedule") in BETAS
+    return Ddpm(
+        **({own: full[field] for own, field in betas.items()} if known else {}),
+        count=full.get("num_train_timesteps", 1000),
+        prediction=prediction if prediction in LEARNT else "epsilon",
+        zero_terminal=bool(full.get("rescale_betas_zero_snr")) and prediction in LEARNT[1:],
+        config=settings,
+    )

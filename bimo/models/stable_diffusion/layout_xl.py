@@ -1,0 +1,122 @@
+"""Stable Diffusion XL's folders: two CLIP towers side by side, a UNet that is told sizes, an AutoencoderKL."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from bimo.core.errors import RecipeError, say
+from bimo.core.recipe import Defaults, Guidance, Level, Recipe
+from bimo.models.conditioners import Sizes
+from bimo.models.layouts.configs import FORMER_TEXT, NO_EFFECT_TEXT, TOWER_SIZES, defaults_of, read_json
+from bimo.models.layouts.diffusers_folder import Filling, Folder, Reading
+from bimo.models.stable_diffusion.layout import (
+    LEVEL,
+    guide_of,
+    latent,
+    law,
+    masked,
+    text_name,
+    told_scale,
+    unet,
+    vae_name,
+)
+from bimo.models.text_encoders.clip import ClipText
+from bimo.models.text_encoders.fusion import Channels
+
+#: diffusers' default of StableDiffusionXLPipeline.
+GUIDANCE = 5.0
+#: Rows of Taiyi-XL's towers: CLIP's and 8067 more.
+TAIYI_WORDS = 57475
+TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
+
+
+def reading(folder: Folder) -> Reading:
+    """A StableDiffusionXLPipeline. Raises RecipeError for what cannot be drawn."""
+    if folder.index.get("requires_aesthetics_score"):
+        raise RecipeError(
+            f"{folder.path} 要美学分数（requires_aesthetics_score），这是 XL 的精修模型，不支持",
+            f"{folder.path} wants aesthetic scores (requires_aesthetics_score): XL's refiner, which is not supported",
+        )
+    towers = (_tower(folder, ""), _tower(folder, "_2"))
+    folder.demand("unet", "diffusers", ("UNet2DConditionModel",))
+    folder.demand("vae", "diffusers", ("AutoencoderKL",))
+    widths = tuple(tower.width for tower in towers)
+    denoiser = unet(folder.config("unet"))
+    if denoiser.text != sum(widths) or denoiser.vector != towers[1].project or not denoiser.ids[0]:
+        raise RecipeError(
+            f"{folder.path} 的 UNet 读 {denoiser.text} 维的词和 {denoiser.vector} 维的整句，"
+            f"文本塔给的是 {widths} 和 {towers[1].project}",
+            f"the UNet of {folder.path} reads words {denoiser.text} and a pooled text {denoiser.vector} wide; "
+            f"the towers give {widths} and {towers[1].project}",
+        )
+    denoiser = replace(denoiser, text=widths)
+    space = latent(folder.config("vae"), ("moments",))
+    side, factor = denoiser.size, 2 ** (len(space.block_channels) - 1)
+    guide = Guidance(scale=GUIDANCE, unconditional="unsaid" if folder.index.get("force_zeros_for_empty_prompt", True) else "empty")
+    guide, steps = guide_of(denoiser, guide)
+    level = Level(
+        name=LEVEL,
+        space=space,
+        denoiser=denoiser,
+        schedule=law(folder, mend=False),
+        conditioners=(*masked(denoiser, space), Sizes(factor=factor), *told_scale(denoiser)),
+        steps=steps,
+        guidance=guide,
+    )
+    taiyi = all(tower.vocab == TAIYI_WORDS for tower in towers)
+    words = " x ".join(str(tower.vocab) for tower in towers)
+    why = say(f"文本塔是两个 CLIP，词表 {words}", f"its text towers are two of CLIP, of {words} words")
+    recipe = Recipe(
+        name="taiyi-xl" if taiyi else "stable-diffusion-xl",
+        languages=("zh", "en") if taiyi else ("en",),
+        text_encoders=towers,
+        text_fusion=Channels(),
+        levels=(level,),
+        request=Defaults(size=(side * factor, side * factor)),
+        note=why,
+    )
+    return Reading(
+        recipe,
+        (
+            Filling("text_encoder", "text.0.model", text_name),
+            Filling("text_encoder_2", "text.1", projected_name),
+            Filling("unet", "image.denoiser.model"),
+            Filling("vae", "image.space.model", vae_name),
+        ),
+        ("tokenizer", "tokenizer_2"),
+    )
+
+
+def projected_name(name: str) -> str | None:
+    """Our name of a tensor of a CLIPTextModelWithProjection, below the tower."""
+    if name == "text_projection.weight":
+        return "projection.weight"
+    below = text_name(name)
+    return None if below is None else f"model.{below}"
+
+
+def _tower(folder: Folder, which: str) -> ClipText:
+    from transformers import CLIPTextConfig
+
+    projects = bool(which)
+    component, words = f"text_encoder{which}", f"tokenizer{which}"
+    folder.demand(component, "transformers", ("CLIPTextModelWithProjection" if projects else "CLIPTextModel",))
+    folder.demand(words, "transformers", TOKENIZERS)
+    config = folder.config(component)
+    own = {
+        **TOWER_SIZES,
+        "activation": "hidden_act",
+        "eps": "layer_norm_eps",
+    }
+    defaults = {**FORMER_TEXT, **defaults_of(CLIPTextConfig), **CLIPTextConfig().to_dict()}
+    read = config.of(defaults, own.values(), NO_EFFECT_TEXT)
+    given: dict[str, Any] = {name: read[field] for name, field in own.items()}
+    settings = folder.path / words / "tokenizer_config.json"
+    limit = read_json(settings).get("model_max_length") if settings.is_file() else None
+    # A position past the last has no embedding: the tower cannot be padded to more.
+    given["length"] = min(int(limit), given["positions"]) if isinstance(limit, (int, float)) else given["positions"]
+    if projects:
+        given["project"] = int(config.fields.get("projection_dim", defaults["projection_dim"]))
+        given["pool"] = "largest" if config.fields.get("eos_token_id", 49407) == 2 else "end"
+    return ClipText(penultimate="raw", **given)

@@ -1,0 +1,226 @@
+"""ChatGLM3 as a text tower (arXiv:2406.12793), as Kolors reads it: left padded, two of its states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bimo.core.errors import RecipeError, WeightsError
+from bimo.core.files import write_whole
+from bimo.core.part import Part
+from bimo.core.types import TextEncoding
+from bimo.models.text_encoders import tokenization
+from bimo.models.text_encoders.sentencepiece import tokenizer_of
+from bimo.prompts.token_budget import Budget
+
+MODEL_FILE = "tokenizer.model"
+#: Marks that stand behind the pieces of the model file, in this order; a text begins with two of them.
+MARKS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
+BEGINNING = ("[gMASK]", "sop")
+ROTARY_BASE = 10000.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatGlm(Part):
+    """A ChatGLM3; the defaults are those of ChatGLM3-6B-base. ``groups`` heads of keys and values are shared by the
+    ``heads``, each ``head`` wide; ``length`` tokens are read, the padding stands before them.
+    """
+
+    width: int = 4096
+    layers: int = 28
+    heads: int = 32
+    groups: int = 2
+    head: int = 128
+    feed: int = 13696
+    vocab: int = 65024
+    eps: float = 1e-5
+    length: int = 256
+
+    def build(self) -> ChatGlmTextEncoder:
+        """The module, without its words until ``load_words``. Raises RecipeError for fields that do not go together."""
+        return ChatGlmTextEncoder(self)
+
+    def tiny(self) -> Self:
+        """Width 16, two layers, four heads; the vocabulary and length stay, as the words belong to the data."""
+        return replace(self, width=16, layers=2, heads=4, groups=2, head=8, feed=32)
+
+
+class ChatGlmTextEncoder(nn.Module):
+    """Texts -> tokens [B, length, width] of the last layer but one, pooled [B, width]: the last layer at the last
+    token, neither through the final norm. Published names are below ``model.``.
+    """
+
+    def __init__(self, part: ChatGlm) -> None:
+        super().__init__()
+        if part.heads % part.groups or part.head % 4 or part.layers < 2:
+            raise RecipeError(
+                f"ChatGlm 的字段不相配：heads {part.heads} 要是 groups {part.groups} 的倍数，head {part.head} 要是 4 的"
+                f"倍数，layers {part.layers} 至少是 2",
+                f"the fields of ChatGlm do not go together: heads {part.heads} must be a multiple of groups "
+                f"{part.groups}, head {part.head} one of 4, and layers {part.layers} at least 2",
+            )
+        self.part = part
+        self.model = Model(part)
+        self.words: Any = None
+        self.file = b""
+        self.first = 0
+
+    def encode(self, texts: Sequence[str]) -> TextEncoding:
+        """Texts -> tokens and pooled; padding is seen by what reads the tokens, as it was in training."""
+        return self.forward(*self.ids(texts))
+
+    def forward(self, ids: Tensor, mask: Tensor) -> TextEncoding:
+        """Token ids [B, L] and mask [B, L] bool -> Encoding with tokens [B, L, width] and pooled [B, width]."""
+        states = self.model(ids, mask)
+        return TextEncoding(states[-2], None, states[-1][:, -1])
+
+    def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Texts -> token ids [B, length] and mask [B, length] bool; what is past the length is left out."""
+        room = self.part.length - len(BEGINNING)
+        ids = torch.full((len(texts), self.part.length), self._unknown(), dtype=torch.long)
+        mask = torch.zeros(len(texts), self.part.length, dtype=torch.bool)
+        begun = [self.first + MARKS.index(mark) for mark in BEGINNING]
+        for row, text in enumerate(texts):
+            kept = [*begun, *self._encoded(text).ids[:room]]
+            ids[row, -len(kept) :] = torch.tensor(kept)
+            mask[row, -len(kept) :] = True
+        return ids, mask
+
+    def budget(self, text: str) -> Budget:
+        """Tokens used of the length and the text lost past it: from the first character not read in whole."""
+        encoded = self._encoded(text)
+        room = self.part.length - len(BEGINNING)
+        lost = text[encoded.offsets[room][0] :] if len(encoded.ids) > room else ""
+        used = len(encoded.ids) + len(BEGINNING)
+        return Budget(used, self.part.length, lost, unread=tokenization.unread(self, text))
+
+    def build_tokenizer(self, captions: Iterable[str], known: Iterable[str]) -> None:
+        """Raises WeightsError: the words are published with the weights."""
+        raise tokenization.published_words()
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Writes the model file as it was read."""
+        tokenization.known(self.words)
+        write_whole(folder / MODEL_FILE, self.file)
+
+    def load_tokenizer(self, folder: Path) -> None:
+        """Reads tokenizer.model. Raises WeightsError where it is missing, damaged or has more words than the tower."""
+        path = folder / MODEL_FILE
+        if not path.is_file():
+            raise WeightsError(f"{folder} 里没有分词器：应有 {MODEL_FILE}", f"no tokenizer in {folder}: {MODEL_FILE}")
+        words = tokenizer_of(path)
+        first: int = words.get_vocab_size(with_added_tokens=False)
+        if first + len(MARKS) > self.part.vocab:
+            raise WeightsError(
+                f"{folder} 的分词器有 {first} 个词和 {len(MARKS)} 个标记，文本塔只有 {self.part.vocab} 个；不是一套",
+                f"the tokenizer of {folder} has {first} words and {len(MARKS)} marks, the tower {self.part.vocab}; "
+                "they do not belong together",
+            )
+        self.words, self.first, self.file = words, first, path.read_bytes()
+
+    def _encoded(self, text: str) -> Any:
+        return tokenization.known(self.words).encode(text, add_special_tokens=False)
+
+    def _unknown(self) -> int:
+        # It pads with the piece for what is unknown.
+        return tokenization.known(self.words).token_to_id("<unk>") or 0
+
+
+class Model(nn.Module):
+    """Token ids [B, L] -> the states before the layers and after each, [B, L, width]."""
+
+    def __init__(self, part: ChatGlm) -> None:
+        super().__init__()
+        self.rotary = part.head // 2
+        self.embedding = nn.ModuleDict({"word_embeddings": nn.Embedding(part.vocab, part.width)})
+        self.encoder = nn.Module()
+        self.encoder.layers = nn.ModuleList(Layer(part) for _ in range(part.layers))
+        # They are published and serve to speak, not to be read.
+        self.encoder.final_layernorm = nn.RMSNorm(part.width, part.eps)
+        self.output_layer = nn.Linear(part.width, part.vocab, bias=False)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> list[Tensor]:
+        """Ids and mask (True: real) [B, L], padding on the left."""
+        turns = rotation(mask, self.rotary)
+        causal = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=ids.device).tril()
+        # A padded place looks everywhere, ahead as well: its state counts, as the picture's denoiser sees it.
+        seen = (causal[None] & mask[:, None]) | ~mask[:, :, None]
+        states = [self.embedding["word_embeddings"](ids)]
+        for layer in self.encoder.layers:  # type: ignore[union-attr]
+            states.append(layer(states[-1], turns, seen[:, None]))
+        return states
+
+
+class Layer(nn.Module):
+    """One layer: attention and a gated feed-forward, each behind an RMSNorm and added to what came."""
+
+    def __init__(self, part: ChatGlm) -> None:
+        super().__init__()
+        self.input_layernorm = nn.RMSNorm(part.width, part.eps)
+        self.self_attention = Attention(part)
+        self.post_attention_layernorm = nn.RMSNorm(part.width, part.eps)
+        self.mlp = Feed(part)
+
+    def forward(self, x: Tensor, turns: Tensor, seen: Tensor) -> Tensor:
+        """x [B, L, width], turns [B, L, rotary / 2] complex, seen [B, 1, L, L] -> [B, L, width]."""
+        x = x + self.self_attention(self.input_layernorm(x), turns, seen)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Attention(nn.Module):
+    """Attention whose keys and values are shared by groups of heads (arXiv:2305.13245), half of each head rotated."""
+
+    def __init__(self, part: ChatGlm) -> None:
+        super().__init__()
+        self.counts = (part.heads, part.groups, part.groups)
+        self.head = part.head
+        self.query_key_value = nn.Linear(part.width, sum(self.counts) * part.head)
+        self.dense = nn.Linear(part.heads * part.head, part.width, bias=False)
+
+    def forward(self, x: Tensor, turns: Tensor, seen: Tensor) -> Tensor:
+        """As ``Layer``."""
+        parts = self.query_key_value(x).split([count * self.head for count in self.counts], dim=-1)
+        q, k, v = (p.unflatten(-1, (-1, self.head)).transpose(1, 2) for p in parts)
+        q, k = rotated(q, turns), rotated(k, turns)
+        shared = self.counts[0] // self.counts[1]
+        k, v = k.repeat_interleave(shared, dim=1), v.repeat_interleave(shared, dim=1)
+        answer = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        return self.dense(answer.transpose(1, 2).flatten(2))
+
+
+class Feed(nn.Module):
+    """silu(a) b of one wide layer's halves (arXiv:2002.05202), then back."""
+
+    def __init__(self, part: ChatGlm) -> None:
+        super().__init__()
+        self.dense_h_to_4h = nn.Linear(part.width, 2 * part.feed, bias=False)
+        self.dense_4h_to_h = nn.Linear(part.feed, part.width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, L, width] -> [B, L, width]."""
+        gate, value = self.dense_h_to_4h(x).chunk(2, dim=-1)
+        return self.dense_4h_to_h(functional.silu(gate) * value)
+
+
+def rotation(mask: Tensor, width: int) -> Tensor:
+    """Mask [B, L] -> the turns of arXiv:2104.09864 for every place, [B, L, width / 2] complex: real tokens are counted
+    from 0, padding stands at 0.
+    """
+    places = (mask.cumsum(1) - 1).clamp(min=0).float()
+    speeds = 1.0 / ROTARY_BASE ** (torch.arange(0, width, 2, device=mask.device).float() / width)
+    angles = places[..., None] * speeds
+    return torch.polar(torch.ones_like(angles), angles)
+
+
+def rotated(x: Tensor, turns: Tensor) -> Tensor:
+    """x [B, heads, L, D] with its first half turned, neighbouring numbers as one complex number."""
+    width = 2 * turns.shape[-1]
+    pairs = torch.view_as_complex(x[..., :width].float().unflatten(-1, (-1, 2)).contiguous())
+    turned = torch.view_as_real(pairs * turns[:, None]).flatten(-2).to(x.dtype)
+    return torch.cat([turned, x[..., width:]], dim=-1)

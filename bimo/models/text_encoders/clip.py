@@ -1,0 +1,182 @@
+"""CLIP's text encoder as a text tower (arXiv:2103.00020): Stable Diffusion's, and Chinese ones of its shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from bimo.core.errors import RecipeError
+from bimo.core.part import Part
+from bimo.core.types import TextEncoding
+from bimo.models.text_encoders import tokenization
+from bimo.models.text_encoders.tokenization import TOKENIZER_FILE, VOCAB_FILE
+from bimo.prompts.token_budget import Budget
+
+PAIRS_FILES = "vocab.json + merges.txt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipText(Part):
+    """A causal CLIP tower, padded to ``length`` without a mask; the defaults are ViT-L/14's of Stable Diffusion 1.
+
+    ``words`` "pairs" are CLIP's byte pairs; "pieces" are the word pieces of a BERT vocabulary, padded with [PAD] and
+    ended with [SEP], or begun and ended with the ids ``marks``. ``penultimate`` takes the output of the last layer but
+    one, through the final norm, or without it ("raw", as Stable Diffusion XL), in place of the last.
+
+    ``project`` adds a pooled output: the last layer's state at the end mark through a linear layer of that width; of
+    ``pool`` "largest" the state at the largest token, which is the end mark in CLIP's own vocabulary and not in an
+    enlarged one, as transformers had it before 4.31 and has it where a config's eos_token_id is 2. ``answer`` "end"
+    gives that alone, at unit length, as the only token. With ``long`` "cut" a text ends after ``length`` tokens; with
+    "pieces" a longer one is read in pieces of ``length`` whose answers are joined, and the texts beside it are padded
+    to as many tokens.
+    """
+
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    feed: int = 3072
+    vocab: int = 49408
+    positions: int = 77
+    length: int = 77
+    activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    eps: float = 1e-5
+    penultimate: bool | Literal["raw"] = False
+    words: Literal["pairs", "pieces"] = "pairs"
+    marks: tuple[int, int] | None = None
+    project: int = 0
+    pool: Literal["end", "largest"] = "end"
+    answer: Literal["tokens", "end"] = "tokens"
+    long: Literal["cut", "pieces"] = "cut"
+
+    def build(self) -> ClipTextEncoder:
+        """The module, without its words until ``load_words``. Raises RecipeError for fields that do not go together."""
+        return ClipTextEncoder(self)
+
+    def tiny(self) -> Self:
+        """Width 16, two layers; the vocabulary and length stay, as the words belong to the data."""
+        return replace(self, width=16, layers=2, heads=2, feed=32, project=min(self.project, 16))
+
+
+class ClipTextEncoder(nn.Module):
+    """Texts -> tokens [B, length, width]. Published names are below ``model.``, without their ``text_model.``."""
+
+    def __init__(self, part: ClipText) -> None:
+        super().__init__()
+        from transformers import CLIPTextConfig, CLIPTextModel
+
+        if part.length > part.positions:
+            raise RecipeError(
+                f"ClipText 的 length 是 {part.length}，位置只有 {part.positions} 个",
+                f"length of ClipText is {part.length}, but it has {part.positions} positions",
+            )
+        if part.answer == "end" and (not part.project or part.long == "pieces"):
+            raise RecipeError(
+                'ClipText 的 answer 为 "end" 时要有 project，且 long 为 "cut"',
+                'ClipText with answer "end" needs project, and long "cut"',
+            )
+        self.part = part
+        self.model = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=part.vocab,
+                hidden_size=part.width,
+                intermediate_size=part.feed,
+                num_hidden_layers=part.layers,
+                num_attention_heads=part.heads,
+                max_position_embeddings=part.positions,
+                hidden_act=part.activation,
+                layer_norm_eps=part.eps,
+                # They only choose what the model itself pools, which is not used: published configs have them null.
+                bos_token_id=part.vocab - 2,
+                eos_token_id=part.vocab - 1,
+            )
+        )
+        self.projection = nn.Linear(part.width, part.project, bias=False) if part.project else None
+        # Tokens before those of the text; one vector of a whole text has none of it.
+        self.begins = 1 if part.answer == "tokens" else None
+        self.words: Any = None
+        self.teachable = True
+        self.pad = 0
+        # How many of the last layers clip_skip counts, the layer that is read being the first.
+        self.skippable = part.layers - bool(part.penultimate) if part.answer == "tokens" else 0
+
+    def encode(self, texts: Sequence[str], skip: int = 0) -> TextEncoding:
+        """Texts -> tokens; padding is seen, as it was in training. ``skip`` layers before the one that is read else are
+        left out besides; what is pooled is of all layers.
+        """
+        rows = [self._encoded(text).ids for text in texts]
+        length, longest = self.part.length, max(map(len, rows))
+        if self.part.long == "cut" or longest <= length:
+            return self.forward(*self._padded(rows, length), skip)
+        ids, _ = self._padded(rows, longest)
+        return TextEncoding(torch.cat([self._states(piece, skip)[0] for piece in ids.split(length, dim=1)], dim=1))
+
+    def forward(self, ids: Tensor, mask: Tensor, skip: int = 0) -> TextEncoding:
+        """Token ids [B, L] and mask [B, L] bool -> Encoding; the mask says only where a text ends."""
+        tokens, last = self._states(ids, skip)
+        if self.projection is None:
+            return TextEncoding(tokens)
+        rows = torch.arange(len(ids), device=tokens.device)
+        ends = mask.sum(1) - 1 if self.part.pool == "end" else ids.argmax(dim=1)
+        pooled = cast(Tensor, self.projection(last[rows, ends]))
+        if self.part.answer == "end":
+            return TextEncoding(nn.functional.normalize(pooled, dim=1)[:, None])
+        return TextEncoding(tokens, None, pooled)
+
+    def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Texts -> token ids [B, length] and mask [B, length] bool; what is past the length is left out, the end mark
+        is kept.
+        """
+        return self._padded([self._encoded(text).ids for text in texts], self.part.length)
+
+    def budget(self, text: str) -> Budget:
+        """Tokens used of the length and the text lost past it: from the first character not read in whole."""
+        encoded = self._encoded(text)
+        if self.part.long == "pieces":
+            pieces = max(1, -(-len(encoded.ids) // self.part.length))
+            found = Budget(len(encoded.ids), pieces * self.part.length)
+        else:
+            found = tokenization.budget(encoded, text, self.part.length)
+        return replace(found, unread=tokenization.unread(self, text))
+
+    def build_tokenizer(self, captions: Iterable[str], known: Iterable[str]) -> None:
+        """Raises WeightsError: the words are published with the weights."""
+        raise tokenization.published_words()
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Writes tokenizer.json and what it is padded with."""
+        cls = "CLIPTokenizer" if self.part.words == "pairs" else "BertTokenizer"
+        tokenization.write_words(folder, self.words, self.pad, cls, self.part.length)
+
+    def load_tokenizer(self, folder: Path) -> None:
+        """Reads tokenizer.json, or the vocab.json, merges.txt (and added_tokens.json) of byte pairs, or the vocab.txt
+        of word pieces. Raises WeightsError where they are missing, damaged or have more words than the tower.
+        """
+        if self.part.words == "pairs":
+            wanted, reader = (TOKENIZER_FILE, PAIRS_FILES), tokenization.byte_pairs
+        else:
+            wanted, reader = (TOKENIZER_FILE, VOCAB_FILE), tokenization.word_pieces
+        self.words, self.pad = tokenization.read_words(folder, wanted, self.part.vocab, reader)
+        if self.part.marks is not None:
+            self.words = tokenization.marked(self.words, self.part.marks)
+
+    def _states(self, ids: Tensor, skip: int) -> tuple[Tensor, Tensor]:
+        """Token ids [B, L] -> what the tower answers and its last layer through the final norm, [B, L, width] each."""
+        left_out = skip + bool(self.part.penultimate)
+        if not left_out:
+            last = self.model(ids).last_hidden_state
+            return last, last
+        answer = self.model(ids, output_hidden_states=True)
+        state = answer.hidden_states[-1 - left_out]
+        raw = self.part.penultimate == "raw"
+        return (state if raw else self.model.final_layer_norm(state)), answer.last_hidden_state
+
+    def _encoded(self, text: str) -> Any:
+        return tokenization.read(self, text)
+
+    def _padded(self, rows: Sequence[Sequence[int]], length: int) -> tuple[Tensor, Tensor]:
+        return tokenization.padded(rows, length, self.pad)

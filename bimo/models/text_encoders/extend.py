@@ -1,0 +1,87 @@
+"""A CLIP tower with more words and positions, so that a character is one token and a long sentence fits (Taiyi-XL,
+arXiv:2401.14688)."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import torch
+
+from bimo.core.errors import RecipeError
+from bimo.diffusion.system import System
+from bimo.models.text_encoders import tokenization
+from bimo.models.text_encoders.bert import HAN
+from bimo.models.text_encoders.clip import ClipTextEncoder
+
+_HAN = re.compile(f"[{HAN}]")
+
+
+def extend(system: System, words: Sequence[str], positions: int, length: int) -> list[int]:
+    """Extends every text tower of a system as ``extended`` does, and its recipe with it; answers how many of the words
+    are new to each: one that is a token already stays as it is. Raises RecipeError for a tower that is no CLIP's.
+    """
+    counts: list[int] = []
+    for index, tower in enumerate(system.text_encoders):
+        if not isinstance(tower, ClipTextEncoder):
+            kind = type(tower).__name__
+            raise RecipeError(
+                f"第 {index + 1} 个文本塔是 {kind}；只有 CLIP 的文本塔能加词和位置",
+                f"text tower {index + 1} is a {kind}; words and positions are added to CLIP's text towers alone",
+            )
+        there = tokenization.known(tower.words).get_vocab(with_added_tokens=True)
+        new = [word for word in dict.fromkeys(words) if word not in there]
+        grown = extended(tower, new, max(positions, tower.part.positions), length or tower.part.length)
+        system.text[index] = grown
+        towers = (*system.recipe.text_encoders[:index], grown.part, *system.recipe.text_encoders[index + 1 :])
+        system.recipe = replace(system.recipe, text=towers)
+        counts.append(len(new))
+    return counts
+
+
+def characters(captions: Iterable[str], most: int) -> list[str]:
+    """The Chinese characters of some captions, the most frequent first, at most so many."""
+    counts = Counter(character for caption in captions for character in _HAN.findall(caption))
+    return [character for character, _ in counts.most_common(most)]
+
+
+def extended(tower: ClipTextEncoder, words: Sequence[str], positions: int, length: int) -> ClipTextEncoder:
+    """A tower that begins where another stands: ``words`` are tokens of their own behind those there are, and there are
+    ``positions``, of which a text may use ``length``.
+
+    A new word begins as the mean of the pieces that it was read as; positions and words that were there stay, so that
+    a text without new words is read as before. Positions past the last begin as the last. Raises RecipeError for
+    words that are there already, and where the tokenizer has fewer words than the tower.
+    """
+    from tokenizers import AddedToken, Tokenizer
+
+    old = tokenization.known(tower.words)
+    there = old.get_vocab(with_added_tokens=True)
+    twice = [word for word in words if word in there] or [w for i, w in enumerate(words) if w in words[:i]]
+    if twice:
+        listed = ", ".join(map(repr, twice[:6]))
+        raise RecipeError(
+            f"这些词已经是一个词元，不能再加：{listed}", f"these are one token already, not to be added: {listed}"
+        )
+    part = tower.part
+    if len(there) != part.vocab or positions < part.positions:
+        raise RecipeError(
+            f"文本塔有 {part.vocab} 个词、{part.positions} 个位置，分词器有 {len(there)} 个词，要的位置是 {positions}："
+            "词要一一对应，位置只能增加",
+            f"the tower has {part.vocab} words and {part.positions} positions, the tokenizer {len(there)} words, and "
+            f"{positions} positions are asked for: words must match one to one, positions can only become more",
+        )
+    made = ClipTextEncoder(replace(part, vocab=part.vocab + len(words), positions=positions, length=length))
+    made.words = Tokenizer.from_str(old.to_str())
+    made.words.add_tokens([AddedToken(word, normalized=False) for word in words])
+    made.pad = tower.pad
+    state = dict(tower.state_dict())
+    tokens, places = "model.embeddings.token_embedding.weight", "model.embeddings.position_embedding.weight"
+    rows = state[tokens]
+    means = [rows[old.encode(word, add_special_tokens=False).ids].mean(dim=0) for word in words]
+    state[tokens] = torch.cat([rows, *(mean[None] for mean in means)])
+    state[places] = torch.cat([state[places], state[places][-1:].expand(positions - part.positions, -1)])
+    made.load_state_dict(state)
+    return made.train(tower.training)

@@ -1,0 +1,332 @@
+"""Causal language models as text towers: Qwen3, Qwen2.5-VL, GLM-4, Gemma-2, Llama's likes and CPM, read at a layer."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from bimo.core.errors import RecipeError
+from bimo.core.files import write_whole
+from bimo.core.part import Part, meant
+from bimo.core.types import TextEncoding
+from bimo.models.text_encoders import tokenization
+from bimo.prompts.token_budget import Budget
+
+PAIRS_FILES = "vocab.json + merges.txt"
+#: family -> transformers' config and model, and what that config calls ``feed``, ``head`` and ``key_heads``.
+FAMILIES: dict[str, tuple[str, str, tuple[str, str, str]]] = {
+    "qwen3": ("Qwen3Config", "Qwen3Model", ("intermediate_size", "head_dim", "num_key_value_heads")),
+    "qwen2_5_vl": ("Qwen2_5_VLTextConfig", "Qwen2_5_VLTextModel", ("intermediate_size", "", "num_key_value_heads")),
+    "glm": ("GlmConfig", "GlmModel", ("intermediate_size", "head_dim", "num_key_value_heads")),
+    "gemma2": ("Gemma2Config", "Gemma2Model", ("intermediate_size", "head_dim", "num_key_value_heads")),
+    "llama": ("LlamaConfig", "LlamaModel", ("intermediate_size", "head_dim", "num_key_value_heads")),
+    "cpmant": ("CpmAntConfig", "CpmAntModel", ("dim_ff", "dim_head", "")),
+}
+SLOT = "{}"
+QUOTES = (("'", "'"), ('"', '"'), ("‘", "’"), ("“", "”"))
+_QUOTED = re.compile("|".join(f"{re.escape(a)}[^{re.escape(a + b)}]*?{re.escape(b)}" for a, b in QUOTES))
+_APOSTROPHE = re.compile(r"[a-zA-Z]+'[a-zA-Z]+")
+#: Stands for an apostrophe inside a word while quotes are looked for: a character of private use.
+_HIDDEN = "\ue000"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bridge(Part):
+    """A linear layer without bias and a norm from a language model's states to ``width``, as VisCPM-Paint's."""
+
+    width: int = 1024
+    eps: float = 1e-6
+
+    def tiny(self) -> Self:
+        """Width 16."""
+        return replace(self, width=16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageModel(Part):
+    """A language model that reads a prompt inside ``template``; the defaults are Qwen3-4B as Z-Image has it.
+
+    ``config`` are further fields of the family's config in transformers. ``state`` is the index among the embeddings
+    and the layers' outputs of what is taken: -1 is the last, through the final norm unless ``normed`` is off.
+    ``drop`` tokens are left out in front and ``length`` are kept of the rest. ``pad`` says what a denoiser sees of
+    padding: nothing ("none"), all up to ``length`` ("full"), or what the longest text of the batch has more
+    ("batch"); the tower itself does not see that. ``multiple`` pads each text on the left to a multiple of it, in
+    sight of all. ``characters`` reads what stands in quotes character by character, and template and prompt apart.
+    """
+
+    family: str = "qwen3"
+    width: int = 2560
+    layers: int = 36
+    heads: int = 32
+    key_heads: int = 8
+    head: int = 128
+    feed: int = 9728
+    vocab: int = 151936
+    positions: int = 40960
+    config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    template: str = SLOT
+    drop: int = 0
+    length: int = 512
+    state: int = -1
+    normed: bool = True
+    pad: Literal["none", "full", "batch"] = "none"
+    multiple: int = 1
+    characters: bool = False
+    bridge: Bridge | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.family not in FAMILIES:
+            zh, en = meant(self.family, FAMILIES)
+            raise RecipeError(
+                f"没有语言模型家族 {self.family!r}{zh}", f"there is no family of language models {self.family!r}{en}"
+            )
+        if self.template.count(SLOT) != 1:
+            raise RecipeError(
+                f"模板里应有一个 {SLOT}：{self.template!r}", f"a template has one {SLOT} in it: {self.template!r}"
+            )
+        if self.family == "cpmant" and (self.pad != "batch" or self.drop or self.state != -1 or self.multiple > 1):
+            raise RecipeError(
+                "cpmant 家族只支持 pad='batch'、state=-1，不去掉前面的词元",
+                "the family cpmant is for pad='batch', state=-1, with nothing dropped in front",
+            )
+        if not self.normed and self.state != -1:
+            raise RecipeError("normed=False 只用于 state=-1", "normed=False is for state -1 alone")
+
+    def build(self) -> LanguageModelEncoder:
+        """The module, without its words until ``load_words``."""
+        return LanguageModelEncoder(self)
+
+    def tiny(self) -> Self:
+        """Width 16, two layers, two heads of 8; the words, the template and the length stay."""
+        config = dict(self.config)
+        if self.family == "qwen2_5_vl":
+            # The sections of its rotation add up to half a head.
+            key = "rope_scaling" if "rope_scaling" in config else "rope_parameters"
+            rope = config.get(key) or {"rope_type": "default", "rope_theta": 1000000.0}
+            config[key] = {**rope, "mrope_section": (2, 1, 1)}
+        bridge = None if self.bridge is None else self.bridge.tiny()
+        small = replace(self, width=16, layers=2, heads=2, feed=32, bridge=bridge, config=config)
+        return replace(small, head=8, key_heads=min(self.key_heads, 1))
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A text as ids, and which of them are seen by the tower."""
+
+    ids: list[int]
+    seen: list[bool]
+
+
+class LanguageModelEncoder(nn.Module):
+    """Texts -> tokens [B, L, width] and mask [B, L]. Published names of the model are below ``model.``."""
+
+    def __init__(self, part: LanguageModel) -> None:
+        super().__init__()
+        import transformers
+
+        self.part = part
+        config_name, model_name, (feed, head, key_heads) = FAMILIES[part.family]
+        sizes: dict[str, Any] = {feed: part.feed, head: part.head, key_heads: part.key_heads}
+        sizes["max_position_embeddings"] = part.positions
+        if part.family == "cpmant":
+            sizes["position_bias_max_distance"] = sizes.pop("max_position_embeddings")
+        else:
+            # Ids that change no answer; those of a whole vocabulary may not be in a small one.
+            sizes |= {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
+        sizes.pop("", None)
+        config = getattr(transformers, config_name)(
+            hidden_size=part.width,
+            num_hidden_layers=part.layers,
+            num_attention_heads=part.heads,
+            vocab_size=part.vocab,
+            **sizes,
+            **{name: _listed(value) for name, value in part.config.items()},
+        )
+        self.model = getattr(transformers, model_name)(config)
+        self.out = nn.Linear(part.width, part.bridge.width, bias=False) if part.bridge else None
+        self.norm = nn.LayerNorm(part.bridge.width, eps=part.bridge.eps) if part.bridge else None
+        self.heads = ("out.", "norm.")
+        self.words: Any = None
+        self.pad = 0
+
+    def encode(self, texts: Sequence[str]) -> TextEncoding:
+        """Texts -> tokens, and a mask where the texts' lengths differ and padding is not to be seen."""
+        return self.finished(self.trunk(texts))
+
+    def trunk(self, texts: Sequence[str]) -> TextEncoding:
+        """What the model itself says of texts: tokens of its own width, masked as ``encode`` masks them."""
+        rows = [self._row(text) for text in texts]
+        start = self._start()
+        longest = max(len(row.ids) for row in rows)
+        ids = torch.full((len(rows), longest), self.pad, dtype=torch.long)
+        seen = torch.zeros(len(rows), longest, dtype=torch.bool)
+        for index, row in enumerate(rows):
+            # CPM is told of padding by its id alone, and only on the left.
+            first = longest - len(row.ids) if self.part.family == "cpmant" else 0
+            ids[index, first : first + len(row.ids)] = torch.tensor(row.ids, dtype=torch.long)
+            seen[index, first : first + len(row.ids)] = torch.tensor(row.seen, dtype=torch.bool)
+        tokens = self._states(ids.to(self._device()), seen.to(self._device()))[:, start:]
+        lengths = torch.tensor([len(row.ids) - start for row in rows])
+        if self.part.pad != "none" or bool((lengths == lengths.max()).all()):
+            return TextEncoding(tokens)
+        return TextEncoding(tokens, torch.arange(tokens.shape[1]) < lengths[:, None])
+
+    def finished(self, said: TextEncoding) -> TextEncoding:
+        """What the trunk said, through the bridge where there is one."""
+        if self.out is None or self.norm is None:
+            return said
+        return replace(said, tokens=self.norm(self.out(said.tokens)))
+
+    def blank(self) -> Tensor | None:
+        """What the trunk says of padding, [width]: CPM's attends to nothing and nothing attends to it, so that it is
+        the same of every text, and the text the same behind it. None for other families.
+        """
+        if self.part.family != "cpmant":
+            return None
+        ids = torch.full((1, 2), self.pad, dtype=torch.long, device=self._device())
+        return self._states(ids, torch.tensor([[False, True]], device=self._device()))[0, 0].cpu()
+
+    def forward(self, ids: Tensor, seen: Tensor) -> TextEncoding:
+        """Token ids [B, L] and which of them the tower sees [B, L] bool -> Encoding with tokens [B, L, width]."""
+        return self.finished(TextEncoding(self._states(ids.to(self._device()), seen.to(self._device()))))
+
+    def _device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def _states(self, ids: Tensor, seen: Tensor) -> Tensor:
+        if self.part.family == "cpmant":
+            # It tells padding by its id, 0, and has no mask of its own.
+            return self.model(ids.masked_fill(~seen, 0), use_cache=False).last_hidden_state
+        kept: list[Tensor] = []
+        handle = None
+        if not self.part.normed:
+            # transformers lists the last state through the norm only; what goes into the norm is seen here alone.
+            handle = self.model.norm.register_forward_pre_hook(lambda _, given: kept.append(given[0]))
+        deep = self.part.state != -1
+        try:
+            # Told nothing where all is seen, as CogView4's pipeline tells it nothing of padding on the left.
+            mask = None if bool(seen.all()) else seen.long()
+            answer = self.model(ids, attention_mask=mask, output_hidden_states=deep, use_cache=False)
+        finally:
+            if handle is not None:
+                handle.remove()
+        if kept:
+            return kept[0]
+        return answer.hidden_states[self.part.state] if deep else answer.last_hidden_state
+
+    def budget(self, text: str) -> Budget:
+        """Tokens used of the length, and the text lost past it: from the first character not read in whole."""
+        ids, places = self._read(text)
+        start, limit = self._start(), self.part.length
+        lost = ""
+        if len(ids) > start + limit:
+            place = places[start + limit]
+            lost = text[place:] if 0 <= place < len(text) else ""
+        return Budget(max(0, len(ids) - start), limit, lost, unread=tokenization.unread(self, text))
+
+    def build_tokenizer(self, captions: Iterable[str], known: Iterable[str]) -> None:
+        """Always raises WeightsError: a language model's words were published with it."""
+        raise tokenization.published_words()
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Writes tokenizer.json, what it is padded with, and the template as pipelines ask for one."""
+        tokenization.write_words(folder, self.words, self.pad, "PreTrainedTokenizerFast", self.part.positions)
+        before, _, after = (json.dumps(piece, ensure_ascii=False) for piece in self.part.template.partition(SLOT))
+        path = folder / tokenization.SETTINGS_FILE
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings["chat_template"] = f"{{{{ {before} + messages[-1]['content'] + {after} }}}}"
+        write_whole(path, json.dumps(settings, indent=1, ensure_ascii=False).encode())
+
+    def load_tokenizer(self, folder: Path) -> None:
+        """Reads tokenizer.json, or the vocab.json and merges.txt of Qwen2Tokenizer, and the padding's name.
+
+        Raises WeightsError where they are missing, damaged or have more words than the tower.
+        """
+        wanted = (tokenization.TOKENIZER_FILE, PAIRS_FILES)
+        self.words, self.pad = tokenization.read_words(folder, wanted, self.part.vocab, _words)
+
+    def _start(self) -> int:
+        """How many tokens in front are the template's alone."""
+        if not self.part.characters:
+            return self.part.drop
+        return len(
+            tokenization.known(self.words).encode(self.part.template.partition(SLOT)[0], add_special_tokens=False).ids
+        )
+
+    def _read(self, text: str) -> tuple[list[int], list[int]]:
+        """The ids of a text in its template, and where in the text each begins (-1 before, its length after it)."""
+        words = tokenization.known(self.words)
+        before, _, after = self.part.template.partition(SLOT)
+        if not self.part.characters:
+            encoded = words.encode(before + text + after)
+            return encoded.ids, [max(-1, begin - len(before)) for begin, _ in encoded.offsets]
+        ids: list[int] = list(words.encode(before, add_special_tokens=False).ids)
+        places = [-1] * len(ids)
+        for begin, piece in pieces(text):
+            encoded = words.encode(piece, add_special_tokens=False)
+            ids += encoded.ids
+            places += [begin + at for at, _ in encoded.offsets]
+        # What follows the prompt in the template cannot be seen by what is kept: the model is causal.
+        return ids, places
+
+    def _row(self, text: str) -> _Row:
+        ids, _ = self._read(text)
+        start = self._start()
+        ids = ids[: start + self.part.length]
+        blank = self.pad
+        ahead = -len(ids) % self.part.multiple
+        ids = [blank] * ahead + ids
+        seen = [True] * len(ids)
+        if self.part.pad == "full":
+            more = start + self.part.length - len(ids)
+            ids, seen = ids + [blank] * more, seen + [False] * more
+        return _Row(ids, seen)
+
+
+def pieces(text: str) -> list[tuple[int, str]]:
+    """A text in pieces with where each begins: what stands in quotes character by character, the rest whole.
+
+    An apostrophe inside a word is no quote. As LongCat-Image reads its prompts.
+    """
+    masked = text
+    for word in dict.fromkeys(_APOSTROPHE.findall(text)):
+        masked = masked.replace(word, word.replace("'", _HIDDEN))
+    found: list[tuple[int, str]] = []
+    last = 0
+    for match in _QUOTED.finditer(masked):
+        if match.start() > last:
+            found.append((last, text[last : match.start()]))
+        found += [(at, text[at]) for at in range(match.start(), match.end())]
+        last = match.end()
+    if last < len(text):
+        found.append((last, text[last:]))
+    return found
+
+
+def _words(folder: Path) -> tuple[Any, str]:
+    """The tokenizer in a folder, and what its settings say it pads with."""
+    from tokenizers import Tokenizer
+    from transformers import Qwen2Tokenizer
+
+    settings = json.loads((folder / tokenization.SETTINGS_FILE).read_text(encoding="utf-8"))
+    named = settings.get("pad_token") or ""
+    pad = str(named["content"] if isinstance(named, dict) else named)
+    if (folder / tokenization.TOKENIZER_FILE).is_file():
+        return Tokenizer.from_file(str(folder / tokenization.TOKENIZER_FILE)), pad
+    read: Any = Qwen2Tokenizer.from_pretrained(str(folder), local_files_only=True)
+    return Tokenizer.from_str(read.backend_tokenizer.to_str()), pad
+
+
+def _listed(value: Any) -> Any:
+    """Tuples of a recipe as the lists that transformers' configs want, at any depth."""
+    if isinstance(value, Mapping):
+        return {k: _listed(v) for k, v in cast("Mapping[str, Any]", value).items()}
+    return [_listed(v) for v in cast("tuple[Any, ...]", value)] if isinstance(value, (tuple, list)) else value

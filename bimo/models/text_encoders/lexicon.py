@@ -1,0 +1,167 @@
+"""Which words of a prompt a list of known words does not have: whole words, as a reader would name them."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass
+
+from bimo.core.errors import say
+from bimo.prompts.emoji import names, sequences
+
+_HAN_RUN = re.compile("[\u2e80-\u2fdf\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]+")
+_LATIN_WORD = re.compile("[^\\W_\u2e80-\U000323af]+(?:['’-][^\\W_\u2e80-\U000323af]+)*")
+#: Before a measure word; 一 with one is a word of its own.
+_NUMBERS = frozenset("一二两三四五六七八九十几半多每这那双百千数0123456789")
+#: Particles, which no picture shows.
+_PARTICLES = frozenset("的地得了着过吗呢吧啊呀嘛么们被把给让从向往对于以及并也都还就才又再很更最这那其之与和跟或而但")
+_PARTICLES_EN = frozenset(
+    re.findall(r"\w+", "a an the of and or with in on at to by for from is are as its it this that s t")
+)
+#: A place after a thing, 山上; before one it is no word of its own, 上海.
+_PLACES = frozenset("上下里外中内前后旁边间")
+#: Verbs and colours of one character, which stand beside things.
+_BESIDE = frozenset("戴吃在有是画拿穿骑坐红橙黄绿蓝紫粉棕黑白灰金银大小")
+#: What names of places end in: 天安门, 布达拉宫.
+_ENDS = frozenset("门宫山河湖江海城塔桥寺庙街路岛国省市县镇村园院馆楼亭洞峰岭谷湾港站州京区节")
+#: Marks that only divide a sentence.
+_MARKS = frozenset(",.:;!?'\"()[]<>-~·、。…/&+")
+_WORDS_NEAR = 3
+
+
+@dataclass(frozen=True)
+class Strange:
+    """What was never learned, in the order of the text, and whether that is most of what is to be drawn."""
+
+    words: tuple[str, ...] = ()
+    mostly: bool = False
+
+
+def strange(text: str, places: Sequence[tuple[int, int]], known: Set[str], own: Set[str] = frozenset()) -> Strange:
+    """The strange words of a text in its normal form. ``places`` are those of its tokens, ``own`` words it was taught
+    besides.
+    """
+    pieces = [(start, end) for start, end in places if start < end and text[start:end] not in own]
+    taught = [(start, end) for start, end in places if text[start:end] in own]
+    found: dict[int, str] = {}
+    learned = 0
+    for word in _LATIN_WORD.finditer(text):
+        if any(start <= word.start() < end for start, end in taught):
+            continue
+        parts = re.split("['’-]", word[0])
+        if word[0] in known or all(part in known or part in _PARTICLES_EN for part in parts):
+            learned += word[0] not in _PARTICLES_EN
+        elif word[0] not in _PARTICLES_EN:
+            found[word.start()] = word[0]
+    for run in _HAN_RUN.finditer(text):
+        inside = [(start, end) for start, end in pieces if run.start() <= start and end <= run.end()]
+        count, words = _of_run(text, inside, known)
+        learned += count
+        found |= words
+    emoji = sequences(text)
+    for start, end in emoji:
+        found[start] = _called(text[start:end])
+    # A mark that divides is no loss, unless nothing but marks was written.
+    alone = not found and not learned
+    for start, end in pieces:
+        word = text[start:end]
+        within = any(first <= start < last for first, last in emoji)
+        if _is_mark(word) and word not in known and not within and (alone or not _MARKS.issuperset(word)):
+            found[start] = word
+    words = tuple(dict.fromkeys(_joined(found)))
+    return Strange(words, len(words) > learned)
+
+
+def _joined(found: dict[int, str]) -> Iterator[str]:
+    """The words in order; marks that follow one another are one: ???."""
+    last = -1
+    held = ""
+    for start, word in sorted(found.items()):
+        if held and _is_mark(held) and _is_mark(word) and start == last:
+            held += word
+        else:
+            if held:
+                yield held
+            held = word
+        last = start + len(word)
+    if held:
+        yield held
+
+
+def _is_mark(word: str) -> bool:
+    return bool(word.strip()) and not any(c.isalnum() for c in word)
+
+
+def _called(emoji: str) -> str:
+    """An emoji that no learned word stands for, with what it is called."""
+    called = names(emoji, say("zh", "en") == "zh")
+    return say(f"{emoji}（{called[0]}）", f"{emoji} ({called[0]})") if called else emoji
+
+
+def _of_run(text: str, places: Sequence[tuple[int, int]], known: Set[str]) -> tuple[int, dict[int, str]]:
+    """(how many learned words that say something, strange words by their places) of Han characters in a row."""
+    found: dict[int, str] = {}
+    words = [text[start:end] for start, end in places]
+    measures = [
+        f"一{w}" in known and s > 0 and text[s - 1] in _NUMBERS for w, (s, _) in zip(words, places, strict=True)
+    ]
+    plain = [w in known or m or w in _PARTICLES for w, m in zip(words, measures, strict=True)]
+    for at in range(1, len(words)):
+        if words[at] in _PLACES and plain[at - 1]:
+            plain[at] = True  # 公园里
+        elif words[at] in _PARTICLES - known and not plain[at - 1] and at + 1 < len(words) and not plain[at + 1]:
+            plain[at] = False  # within a strange word a particle is a part of it: 穿着宇航服
+    aside = _PARTICLES | _NUMBERS | _BESIDE
+    counted = [m or (w in known and len(w) == 2 and w[0] == "一") for w, m in zip(words, measures, strict=True)]
+    says = [
+        plain[at] and not counted[at] and words[at] not in _PARTICLES | _NUMBERS | _PLACES for at in range(len(words))
+    ]
+    # A learned piece of one character may be a part of the strange word beside it: 上海, 天安门.
+    joins = [len(w) == 1 and not m and w not in aside for w, m in zip(words, measures, strict=True)]
+    free = at = 0
+    while at < len(words):
+        if plain[at]:
+            at += 1
+            continue
+        first = at
+        while at < len(words) and not plain[at]:
+            at += 1
+        unlearned = "".join(words[first:at])
+        left = first > free and joins[first - 1] and _begins(words, first - 1, counted)
+        right = at < len(words) and joins[at] and words[at] not in _PLACES and unlearned not in _BESIDE
+        # Words of two characters are the most: one that is left over belongs to what is beside it.
+        odd = len(unlearned) % 2 == 1
+        if left and odd and (words[first - 1] in _PLACES or not right):
+            first -= 1
+        elif right and (odd or words[at] in _ENDS):
+            at += 1
+        found[places[first][0]] = "".join(words[first:at])
+        says[first:at] = [False] * (at - first)
+        free = at
+    return sum(says), found
+
+
+def _begins(words: Sequence[str], at: int, counted: Sequence[bool]) -> bool:
+    """Whether a learned character may begin a strange word: a place does where no thing is before it."""
+    return words[at] not in _PLACES or at == 0 or counted[at - 1] or words[at - 1] in _PARTICLES | _BESIDE
+
+
+def near(words: Sequence[str], known: Set[str]) -> tuple[str, ...]:
+    """Learned words like the strange ones: letters alike, or characters in common."""
+    found: dict[str, None] = {}
+    for word in words:
+        if _HAN_RUN.fullmatch(word) and len(word) > 1:
+            sharing = [(_shared(word, other), other) for other in known if set(word) & set(other)]
+            best = sorted(sharing, key=lambda pair: (-pair[0], len(pair[1]), pair[1]))
+            found |= dict.fromkeys(other for share, other in best[:_WORDS_NEAR] if share >= 0.5)
+        elif word.isascii() and len(word) > 2:
+            found |= dict.fromkeys(difflib.get_close_matches(word, known, n=_WORDS_NEAR, cutoff=0.75))
+    return tuple(found)[: 2 * _WORDS_NEAR]
+
+
+def _shared(word: str, other: str) -> float:
+    """2 shared / all characters."""
+    rest = list(other)
+    common = sum(1 for c in word if c in rest and not rest.remove(c))
+    return 2 * common / (len(word) + len(other))

@@ -1,0 +1,124 @@
+"""The encoder of T5 (arXiv:1910.10683) and mT5 (arXiv:2010.11934) as a text tower: HunyuanDiT's second."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from torch import Tensor, nn
+
+from bimo.core.part import Part
+from bimo.core.types import TextEncoding
+from bimo.models.text_encoders import tokenization
+from bimo.models.text_encoders.tokenization import TOKENIZER_FILE
+from bimo.prompts.token_budget import Budget
+
+PIECES_FILE = "spiece.model"
+
+
+@dataclass(frozen=True, kw_only=True)
+class T5(Part):
+    """An encoder of T5, ``head`` wide a head; the defaults are mT5-XL's in HunyuanDiT.
+
+    Padding up to ``length`` is hidden from the tower; its tokens are answered all the same, with a mask.
+    ``feed_forward`` "relu" is the first T5's, "gated-gelu" that of T5 1.1 and mT5.
+    """
+
+    width: int = 2048
+    layers: int = 24
+    heads: int = 32
+    head: int = 64
+    feed: int = 5120
+    vocab: int = 250112
+    length: int = 256
+    feed_forward: Literal["relu", "gated-gelu"] = "gated-gelu"
+    buckets: int = 32
+    distance: int = 128
+    eps: float = 1e-6
+    dropout: float = 0.1
+
+    def build(self) -> T5TextEncoder:
+        """The module, without its words until ``load_words``."""
+        return T5TextEncoder(self)
+
+    def tiny(self) -> Self:
+        """Width 16, two layers; the vocabulary and length stay, as the words belong to the data."""
+        return replace(self, width=16, layers=2, heads=2, head=8, feed=32)
+
+
+class T5TextEncoder(nn.Module):
+    """Texts -> tokens [B, length, width] and mask [B, length]. Published names are below ``model.``, without their
+    ``encoder.``; what they call ``shared`` is ``embed_tokens`` here.
+    """
+
+    def __init__(self, part: T5) -> None:
+        super().__init__()
+        from transformers import T5Config, T5EncoderModel
+
+        self.part = part
+        self.model: nn.Module = T5EncoderModel(
+            T5Config(
+                vocab_size=part.vocab,
+                d_model=part.width,
+                d_kv=part.head,
+                d_ff=part.feed,
+                num_layers=part.layers,
+                num_heads=part.heads,
+                feed_forward_proj=part.feed_forward,
+                relative_attention_num_buckets=part.buckets,
+                relative_attention_max_distance=part.distance,
+                layer_norm_epsilon=part.eps,
+                dropout_rate=part.dropout,
+            )
+        ).encoder
+        self.begins = 0  # tokens before those of the text
+        self.words: Any = None
+        self.teachable = True
+        self.pad = 0
+
+    def encode(self, texts: Sequence[str]) -> TextEncoding:
+        """Texts -> tokens and mask."""
+        return self.forward(*self.ids(texts))
+
+    def forward(self, ids: Tensor, mask: Tensor) -> TextEncoding:
+        """Token ids [B, L] and mask [B, L] bool -> Encoding."""
+        return TextEncoding(self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state, mask)
+
+    def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Texts -> token ids [B, length] and mask [B, length] bool; one too long keeps its end mark."""
+        return tokenization.padded([self._encoded(text).ids for text in texts], self.part.length, self.pad)
+
+    def budget(self, text: str) -> Budget:
+        """Tokens used of the length and the text lost past it."""
+        return replace(tokenization.budget(self._encoded(text), text, self.part.length), unread=tokenization.unread(self, text))
+
+    def build_tokenizer(self, captions: Iterable[str], known: Iterable[str]) -> None:
+        """Raises WeightsError: the words are published with the weights."""
+        raise tokenization.published_words()
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Writes tokenizer.json and what it is padded with."""
+        tokenization.write_words(folder, self.words, self.pad, "T5Tokenizer", self.part.length)
+
+    def load_tokenizer(self, folder: Path) -> None:
+        """Reads tokenizer.json or spiece.model. Raises WeightsError where they are missing or damaged."""
+        wanted = (TOKENIZER_FILE, PIECES_FILE)
+        self.words, self.pad = tokenization.read_words(folder, wanted, self.part.vocab, pieces)
+
+    def _encoded(self, text: str) -> Any:
+        return tokenization.read(self, text)
+
+
+def pieces(folder: Path) -> tuple[Any, str]:
+    """T5's tokenizer of a tokenizer.json or a spiece.model; <pad>. Marks for gaps are left out."""
+    from tokenizers import Tokenizer
+    from transformers import T5Tokenizer
+
+    if (folder / TOKENIZER_FILE).is_file():
+        return Tokenizer.from_file(str(folder / TOKENIZER_FILE)), "<pad>"
+    listed, charsmap = tokenization.read_model((folder / PIECES_FILE).read_bytes())
+    settings: dict[str, Any] = {"_spm_precompiled_charsmap": charsmap or None, "extra_ids": 0}
+    read: Any = T5Tokenizer(vocab=listed, **settings)
+    return Tokenizer.from_str(read.backend_tokenizer.to_str()), "<pad>"

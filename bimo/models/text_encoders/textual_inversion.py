@@ -1,0 +1,247 @@
+"""Words that a tower is taught afterwards, each with vectors of its own (textual inversion, arXiv:2208.01618).
+
+A word of several vectors stands in the vocabulary as diffusers has it: "<cat>", "<cat>_1", "<cat>_2" ...; who writes
+"<cat>" gives the tower all of them. Its file is diffusers' as well: the word -> its vectors, [n, D] or [D].
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from bimo.core import checkpoint_io
+from bimo.core.errors import RecipeError, WeightsError
+from bimo.core.hashing import digest
+from bimo.diffusion.system import System
+from bimo.models.text_encoders import tokenization
+
+#: How files of Stable Diffusion XL name the towers, and AUTOMATIC1111's the vectors: the word is the file's name then.
+UNNAMED = ("clip_l", "clip_g", "emb_params")
+
+
+class Learnt(nn.Module):
+    """The vectors [n, D] of a word under way, beside a table of words: those of the ids from ``first`` on, which the
+    table has no rows for, or rows that nothing else reads.
+    """
+
+    def __init__(self, vectors: Tensor, first: int, before: Any) -> None:
+        super().__init__()
+        self.before = before  # the tokenizer that did not have it
+        self.vectors = nn.Parameter(vectors)
+        self.first = first
+        self.asked: Tensor | None = None
+
+    def forward(self, answer: Tensor) -> Tensor:
+        """What the table answered [B, L, D], with the word's own vectors where it was asked for."""
+        assert self.asked is not None
+        place = self.asked - self.first
+        own = (place >= 0) & (place < len(self.vectors))
+        return torch.where(own[..., None], self.vectors[place.clamp(0, len(self.vectors) - 1)].to(answer), answer)
+
+
+def _asked(table: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    learnt = cast("Learnt | None", getattr(table, "learnt", None))
+    if learnt is None:
+        return None
+    learnt.asked = inputs[0]
+    return (inputs[0].clamp(max=cast(nn.Embedding, table).num_embeddings - 1), *inputs[1:])
+
+
+def _answered(table: nn.Module, inputs: tuple[Tensor, ...], answer: Tensor) -> Tensor:
+    learnt = cast("Learnt | None", getattr(table, "learnt", None))
+    return answer if learnt is None else learnt(answer)
+
+
+def begin_word(tower: Any, token: str, initial: str, count: int) -> str:
+    """Teaches a tower a word of ``count`` vectors that begin as those of the words ``initial``, in turn where they are
+    fewer, as their means where they are more; answers where its parameter lies in the tower. The table of words stays.
+
+    Raises RecipeError for a tower that cannot be taught one, a word that is there, and initial words that are none.
+    """
+    table = table_of(tower)
+    marks = set(tokenization.read(tower, "").ids)
+    begun = [number for number in tokenization.read(tower, initial).ids if number not in marks]
+    unknown = tower.words.token_to_id("[UNK]")
+    if not begun or unknown in begun:
+        raise RecipeError(
+            f"文本塔读不懂 initial 的 {initial!r}；请写它认得的词",
+            f"the tower does not know {initial!r} of initial; write words that it knows",
+        )
+    rows = table.weight.detach()[begun]
+    parts = rows.tensor_split(count) if len(rows) > count else [rows[i % len(rows)][None] for i in range(count)]
+    before = tower.words
+    learnt = Learnt(torch.stack([part.mean(0) for part in parts]), _named(tower, token, count), before)
+    learnt.to(table.weight.device)
+    table.add_module("learnt", learnt)
+    if _answered not in table._forward_hooks.values():  # they stay after the end, where they do nothing
+        table.register_forward_pre_hook(cast(Any, _asked))
+        table.register_forward_hook(cast(Any, _answered))
+    path = next(name for name, module in tower.named_modules() if module is learnt)
+    return f"{path}.vectors"
+
+
+def end_word(tower: Any) -> None:
+    """Takes the word under way out of a tower, which is then as it was."""
+    table: Any = table_of(tower)
+    _known_by(tower, table.learnt.before)
+    del table.learnt
+
+
+def vectors_of(tower: Any) -> Tensor:
+    """The vectors of the word under way, [n, D]."""
+    learnt: Any = table_of(tower)
+    return cast(Tensor, learnt.learnt.vectors).detach().clone()
+
+
+def save_word(path: Path, token: str, vectors: Tensor) -> None:
+    """Writes a word as diffusers reads it, then reads it back and compares. Raises WeightsError."""
+    checkpoint_io.write(path, {token: vectors})
+    if not torch.equal(checkpoint_io.read(path)[token], vectors.cpu()):
+        raise WeightsError(f"{path} 读回来不一样", f"{path} reads back otherwise")
+
+
+def teach(system: System, path: Path | str, token: str = "") -> list[str]:
+    """Teaches a system's towers the words in a file, each the tower whose vectors are as wide; answers the words.
+
+    Files are diffusers', AUTOMATIC1111's, CompVis' and Stable Diffusion XL's. ``token`` is what the word is to be
+    called where the file has one; else that is the file's own name for it or, where it has none, what the file is
+    called. LoRAs are merged after words are taught. Raises WeightsError for vectors that fit no tower or more than one,
+    RecipeError for a word that is there already.
+    """
+    file = Path(path)
+    state, named = _words_of(file, token)
+    if token and len(set(named.values())) > 1:
+        listed = ", ".join(sorted(set(named.values()))[:6])
+        raise WeightsError(
+            f"{file} 里有几个词（{listed}），不能都叫 {token!r}",
+            f"{file} has several words ({listed}), which cannot all be called {token!r}",
+        )
+    named = dict.fromkeys(named, token) if token else named
+    broken = [name for name, value in state.items() if not bool(torch.isfinite(value).all())]
+    if broken:
+        raise WeightsError(
+            f"{file} 的 {', '.join(broken)} 里有 NaN 或无穷大，请换一个文件",
+            f"{', '.join(broken)} of {file} has NaN or infinite numbers; use another file",
+        )
+    fitting = [(named[name], value, *_tower_for(system, file, value)) for name, value in state.items()]
+    for word, value, index, tower in fitting:
+        vectors = value if value.ndim == 2 else value[None]
+        _put(system, index, tower, word, vectors)
+    base, content = system.hashed, digest(file)
+    system.weights_hash = lambda: hashlib.sha256(f"{base()}\n{content} {token}".encode()).hexdigest()
+    return list(dict.fromkeys(named.values()))
+
+
+def _words_of(file: Path, token: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The vectors in a file by what they are called in it, and which word those are.
+
+    AUTOMATIC1111's and CompVis' are below ``string_to_param``, "*" for a word that is called as the file says
+    (``name``) or as it is named itself; a tensor alone likewise.
+    """
+    found = checkpoint_io.contents(file)
+    if isinstance(found, Tensor):
+        return {file.name: found}, {file.name: token or file.stem}
+    table = cast("dict[Any, Any]", found) if isinstance(found, dict) else {}
+    below = table.get("string_to_param")
+    if isinstance(below, dict):
+        own = cast("dict[Any, Any]", below)
+        state = {str(key): value.detach() for key, value in own.items() if isinstance(value, Tensor)}
+        if not state:
+            raise WeightsError(f"{file} 的 string_to_param 里没有张量", f"string_to_param of {file} holds no tensor")
+        word = str(table.get("name") or file.stem)
+        return state, {name: token or word if name == "*" else name for name in state}
+    state = checkpoint_io.read(file)
+    return state, {name: token or file.stem if name in UNNAMED else name for name in state}
+
+
+def table_of(tower: Any) -> nn.Embedding:
+    """The table of a tower's words. Raises RecipeError for a tower that cannot be taught one."""
+    if getattr(tower, "teachable", False):
+        found = [m for m in tower.modules() if isinstance(m, nn.Embedding) and m.num_embeddings == tower.part.vocab]
+        if len(found) == 1:
+            return found[0]
+    kind = type(tower).__name__
+    raise RecipeError(
+        f"{kind} 不能学新词；能学的是 CLIP、BERT、XLM-R 和 T5 的文本塔",
+        f"a {kind} cannot be taught a word; towers of CLIP, BERT, XLM-R and T5 can",
+    )
+
+
+def _tower_for(system: System, file: Path, value: Tensor) -> tuple[int, Any]:
+    able = [(index, tower) for index, tower in enumerate(system.text_encoders) if getattr(tower, "teachable", False)]
+    widths = [table_of(tower).embedding_dim for _, tower in able]
+    fits = [
+        place for place, width in zip(able, widths, strict=True) if value.ndim in (1, 2) and value.shape[-1] == width
+    ]
+    if len(fits) != 1 or not value.is_floating_point():
+        shape, listed = tuple(value.shape), "、".join(map(str, widths)) or "0"
+        raise WeightsError(
+            f"{file} 的向量是 {shape}，而 {system.recipe.name} 能学词的文本塔宽 {listed}：要正好对上一个塔",
+            f"the vectors of {file} are {shape}, while the towers of {system.recipe.name} that can be taught words are "
+            f"{listed.replace('、', ', ')} wide: one of them, and no other, must be as wide",
+        )
+    return fits[0]
+
+
+def _put(system: System, index: int, tower: Any, token: str, vectors: Tensor) -> None:
+    """Gives a word its rows in a tower's table, which grows where it must, and in its recipe."""
+    old = table_of(tower)
+    first = _named(tower, token, len(vectors))
+    rows = max(old.num_embeddings, first + len(vectors))
+    new = nn.Embedding(rows, old.embedding_dim, old.padding_idx, device=old.weight.device, dtype=old.weight.dtype)
+    with torch.no_grad():
+        new.weight[: old.num_embeddings] = old.weight
+        new.weight[first : first + len(vectors)] = vectors.to(old.weight)
+    new.weight.requires_grad_(old.weight.requires_grad)
+    # T5 has its table under two names.
+    for name, module in list(tower.named_modules(remove_duplicate=False)):
+        if module is old:
+            above, _, last = name.rpartition(".")
+            setattr(tower.get_submodule(above), last, new.train(old.training))
+    tower.part = replace(tower.part, vocab=rows)
+    text = (*system.recipe.text_encoders[:index], tower.part, *system.recipe.text_encoders[index + 1 :])
+    system.recipe = replace(system.recipe, text=text)
+
+
+def _named(tower: Any, token: str, count: int) -> int:
+    """Has a tower's tokenizer know a word of so many vectors; answers the id of the first, which the others follow.
+
+    Raises RecipeError where there is such a word, and for one that is no single word.
+    """
+    from tokenizers import AddedToken, Tokenizer
+
+    old = tokenization.known(tower.words)
+    tokens = [token, *(f"{token}_{number}" for number in range(1, count))]
+    there = [name for name in tokens if name in old.get_vocab(with_added_tokens=True)]
+    other = "-".join(token.strip("<> ").split())
+    if there or not token or any(c.isspace() for c in token):
+        listed = ", ".join(map(repr, there)) or repr(token)
+        raise RecipeError(
+            f"新词 {listed} 不行：已是词表里的词，或有空白；请换一个，例如 <{other or '小黄鸭'}>",
+            f"{listed} cannot be a new word: it is one already, or has spaces; take another, for instance "
+            f"<{other or 'duck'}>",
+        )
+    words = Tokenizer.from_str(old.to_str())
+    taken = set(words.get_vocab(with_added_tokens=True).values())
+    words.add_tokens([AddedToken(name, normalized=False) for name in tokens])
+    if taken & {words.token_to_id(name) for name in tokens}:
+        raise RecipeError(
+            "分词器的编号有空缺，新词会占别的词的编号；请换一个编号连续的词表",
+            "the tokenizer's numbers have gaps, so that a new word would have another one's; take a vocabulary without",
+        )
+    _known_by(tower, words)
+    return cast(int, words.token_to_id(token))
+
+
+def _known_by(tower: Any, words: Any) -> None:
+    before: Mapping[str, int] = tower.words.get_vocab(with_added_tokens=True)
+    now: Mapping[str, int] = words.get_vocab(with_added_tokens=True)
+    tower.words = words
+    if hasattr(tower, "known"):  # a lexicon's words, of which it warns where they are not
+        tower.known = (tower.known | (now.keys() - before.keys())) - (before.keys() - now.keys())

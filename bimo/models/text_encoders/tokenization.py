@@ -1,0 +1,294 @@
+"""The words of a tower: tokenizers read as data from published files; one way to pad, to cut, to say what is cut."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bimo.core.errors import WeightsError
+from bimo.core.files import write_whole
+from bimo.prompts.token_budget import Budget
+from bimo.prompts.emoji import sequences
+
+TOKENIZER_FILE = "tokenizer.json"
+SETTINGS_FILE = "tokenizer_config.json"
+VOCAB_FILE = "vocab.txt"
+MODEL_FILE = "sentencepiece.bpe.model"
+
+
+def padded(rows: Sequence[Sequence[int]], length: int, pad: int) -> tuple[Tensor, Tensor]:
+    """Rows of token ids -> ids [B, length] and mask [B, length] bool (True: real). One too long keeps its end mark."""
+    ids = torch.full((len(rows), length), pad, dtype=torch.long)
+    mask = torch.zeros(len(rows), length, dtype=torch.bool)
+    for row, tokens in enumerate(rows):
+        kept = tokens if len(tokens) <= length else [*tokens[: length - 1], tokens[-1]]
+        ids[row, : len(kept)] = torch.tensor(kept)
+        mask[row, : len(kept)] = True
+    return ids, mask
+
+
+def budget(encoded: Any, text: str, length: int) -> Budget:
+    """Tokens used of the length and the text lost past it: from the first character not read in whole."""
+    used: int = len(encoded.ids)
+    if used <= length:
+        return Budget(used, length)
+    # Of a character of several tokens each has the offsets of the whole character.
+    return Budget(used, length, text[encoded.offsets[length - 1][0] :])
+
+
+def unread(tower: Any, text: str) -> tuple[str, ...]:
+    """What of a text a published tokenizer has no token for, emoji whole: its unknown token stands there, or none."""
+    words = known(tower.words)
+    mark = unknown_id(words)
+    encoded = words.encode(text, add_special_tokens=False)
+    if mark is None or not text.strip():
+        return ()
+    read = bytearray(len(text))
+    for number, (start, end) in zip(encoded.ids, encoded.offsets, strict=True):
+        if number != mark:
+            read[start:end] = b"\1" * (end - start)
+    seen = [place for place, c in enumerate(text) if not c.isspace() and unicodedata.category(c)[0] != "C"]
+    places = [place for place in seen if not read[place]]
+    whole = {place: (start, end) for start, end in sequences(text) for place in range(start, end)}
+    spans = dict.fromkeys(whole.get(place, (place, place + 1)) for place in places)
+    joined: list[list[int]] = []
+    for start, end in spans:
+        alike = joined and start not in whole and joined[-1][0] not in whole
+        if alike and joined[-1][1] == start and text[start].isalnum() == text[start - 1].isalnum():
+            joined[-1][1] = end
+        else:
+            joined.append([start, end])
+    return tuple(dict.fromkeys(text[start:end] for start, end in joined))
+
+
+def unknown_id(words: Any) -> int | None:
+    """The id of the token that a tokenizer puts where it has none; None where it reads every byte."""
+    mark = getattr(words.model, "unk_token", None)
+    if mark is None and type(words.model).__name__ == "Unigram":
+        mark = "<unk>"
+    # CLIP's pairs name their end mark, which never stands for a character: they read bytes.
+    if mark is None or mark == "<|endoftext|>" or getattr(words.model, "byte_fallback", False):
+        return None
+    return words.token_to_id(mark)
+
+
+@dataclass(frozen=True)
+class Read:
+    """A text as tokens: their ids, names, and from where to where in the text each stands."""
+
+    ids: list[int]
+    tokens: list[str]
+    offsets: list[tuple[int, int]]
+
+
+def read(tower: Any, text: str) -> Any:
+    """A text by a tower's tokenizer; a word that was taught as several tokens is all of them."""
+    words, spelt = known(tower.words), getattr(tower, "spelt", None)
+    encoded = words.encode(text if spelt is None else spelt(text))
+    several = _several(words)
+    if not several:
+        return encoded
+    found = Read([], [], [])
+    for number, token, place in zip(encoded.ids, encoded.tokens, encoded.offsets, strict=True):
+        for more, name in several.get(number, ((number, token),)):
+            found.ids.append(more)
+            found.tokens.append(name)
+            found.offsets.append(place)
+    return found
+
+
+@lru_cache(maxsize=8)
+def taught(words: Any) -> tuple[str, ...]:
+    """The words that a tokenizer knows besides its vocabulary, the longest first."""
+    names = (str(token.content) for token in words.get_added_tokens_decoder().values())
+    return tuple(sorted(names, key=len, reverse=True))
+
+
+@lru_cache(maxsize=8)
+def _several(words: Any) -> Mapping[int, tuple[tuple[int, str], ...]]:
+    """The tokens of each taught word that has more than one: "<cat>", "<cat>_1", "<cat>_2" ..."""
+    there = {str(token.content): int(number) for number, token in words.get_added_tokens_decoder().items()}
+    found: dict[int, tuple[tuple[int, str], ...]] = {}
+    for name, number in there.items():
+        every = [(number, name)]
+        while (more := f"{name}_{len(every)}") in there:
+            every.append((there[more], more))
+        if len(every) > 1:
+            found[number] = tuple(every)
+    return found
+
+
+def read_words(
+    folder: Path, wanted: Sequence[str], vocab: int, reader: Callable[[Path], tuple[Any, str]]
+) -> tuple[Any, int]:
+    """The tokenizer that ``reader`` finds in a folder, which neither pads nor cuts, and the id of its padding.
+
+    ``wanted`` are the sets of files ("vocab.json + merges.txt") of which one must be there. Raises WeightsError where
+    they are missing, damaged, or count further than the ``vocab`` words of the tower.
+    """
+    if not any(all((folder / name).is_file() for name in names.split(" + ")) for names in wanted):
+        listed = " / ".join(wanted)
+        raise WeightsError(f"{folder} 里没有分词器：应有 {listed}", f"no tokenizer in {folder}: expected {listed}")
+    try:
+        words, pad = reader(folder)
+    except WeightsError:
+        raise
+    except Exception as error:  # tokenizers raises plain Exception
+        raise WeightsError(
+            f"读不了 {folder} 的分词器：{error}", f"cannot read the tokenizer of {folder}: {error}"
+        ) from None
+    words.no_padding()
+    words.no_truncation()
+    largest = max(words.get_vocab(with_added_tokens=True).values(), default=-1)
+    if largest >= vocab:
+        raise WeightsError(
+            f"{folder} 的分词器编号到 {largest}，文本塔只有 {vocab} 个词；这两者不是一套",
+            f"the tokenizer of {folder} counts up to {largest}, the tower has {vocab} words; "
+            "they do not belong together",
+        )
+    number = words.token_to_id(pad)
+    if number is None:
+        raise WeightsError(f"{folder} 的分词器没有 {pad}", f"the tokenizer of {folder} has no {pad}")
+    return words, number
+
+
+def write_words(folder: Path, words: Any, pad: int, cls: str, length: int) -> None:
+    """Writes a tokenizer as transformers' class of that name reads it: tokenizer.json, and how it pads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {"tokenizer_class": cls, "model_max_length": length, "pad_token": known(words).id_to_token(pad)}
+    write_whole(folder / TOKENIZER_FILE, words.to_str().encode())
+    write_whole(folder / SETTINGS_FILE, json.dumps(settings, indent=1, ensure_ascii=False).encode())
+
+
+def known(words: Any) -> Any:
+    """A tower's tokenizer. Raises WeightsError where it has none yet."""
+    if words is None:
+        raise WeightsError("文本塔还没有分词器", "the text tower has no tokenizer yet")
+    return words
+
+
+def published_words() -> WeightsError:
+    """Told where a tower is to be trained without the tokenizer that belongs to it."""
+    return WeightsError(
+        "这个文本塔的分词器是随权重发布的；请把它的文件（vocab.txt 或 tokenizer.json 等）放进训练目录的 words.0",
+        "the tokenizer of this text tower is published with its weights; put its files (vocab.txt, tokenizer.json ...) "
+        "into words.0 of the run's folder",
+    )
+
+
+def word_pieces(folder: Path) -> tuple[Any, str]:
+    """BERT's tokenizer of a tokenizer.json or a vocab.txt, lower-casing unless its config says otherwise; [PAD]."""
+    from tokenizers import Tokenizer
+    from tokenizers.implementations import BertWordPieceTokenizer
+
+    if (folder / TOKENIZER_FILE).is_file():
+        return Tokenizer.from_file(str(folder / TOKENIZER_FILE)), "[PAD]"
+    config = folder / SETTINGS_FILE
+    settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    lower = bool(settings.get("do_lower_case", True))
+    vocab = str(folder / VOCAB_FILE)
+    # The words of BertTokenizer itself: accents go with case unless strip_accents says otherwise.
+    made = BertWordPieceTokenizer(
+        vocab,
+        lowercase=lower,
+        strip_accents=settings.get("strip_accents"),
+        handle_chinese_chars=bool(settings.get("tokenize_chinese_chars", True)),
+    )
+    return made._tokenizer, "[PAD]"  # the plain tokenizer, as from a tokenizer.json
+
+
+def marked(words: Any, marks: tuple[int, int]) -> Any:
+    """A tokenizer of word pieces that begins and ends a text with other ids than its own, such as CLIP's."""
+    from tokenizers.processors import TemplateProcessing
+
+    # The names only stand for the ids; they need not be words of the vocabulary.
+    words.post_processor = TemplateProcessing(
+        single="<start> $A <end>", special_tokens=[("<start>", marks[0]), ("<end>", marks[1])]
+    )
+    return words
+
+
+def byte_pairs(folder: Path) -> tuple[Any, str]:
+    """CLIP's tokenizer of a CLIPTokenizer's files, and what it pads with."""
+    from tokenizers import Tokenizer
+    from transformers import CLIPTokenizer
+
+    read: Any = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+    return Tokenizer.from_str(read.backend_tokenizer.to_str()), str(read.pad_token)
+
+
+def sentence_pieces(folder: Path) -> tuple[Any, str]:
+    """XLM-RoBERTa's tokenizer of a tokenizer.json or a sentencepiece.bpe.model; <pad>.
+
+    The four marks come first and <mask> last, so that a piece has the id of the file plus one.
+    """
+    from tokenizers import Tokenizer
+    from transformers import XLMRobertaTokenizer
+
+    if (folder / TOKENIZER_FILE).is_file():
+        return Tokenizer.from_file(str(folder / TOKENIZER_FILE)), "<pad>"
+    pieces, charsmap = read_model((folder / MODEL_FILE).read_bytes())
+    marks = [(mark, 0.0) for mark in ("<s>", "<pad>", "</s>", "<unk>")]
+    settings: dict[str, Any] = {"_spm_precompiled_charsmap": charsmap or None}
+    read: Any = XLMRobertaTokenizer(vocab=[*marks, *pieces[3:], ("<mask>", 0.0)], **settings)
+    return Tokenizer.from_str(read.backend_tokenizer.to_str()), "<pad>"
+
+
+def read_model(data: bytes) -> tuple[list[tuple[str, float]], bytes]:
+    """Pieces with their scores and the table of characters of a SentencePiece model file (arXiv:1808.06226).
+
+    Such a file is a protocol buffer: in field 1 a piece each (1: text, 2: score), in field 3 the normaliser (2: table).
+    """
+    import struct
+
+    pieces: list[tuple[str, float]] = []
+    charsmap = b""
+    for number, value in fields(data):
+        if number == 1:
+            inside = dict(fields(value))
+            pieces.append((inside[1].decode(), struct.unpack("<f", inside.get(2, bytes(4)))[0]))
+        elif number == 3:
+            charsmap = dict(fields(value)).get(2, b"")
+    return pieces, charsmap
+
+
+def fields(data: bytes) -> list[tuple[int, bytes]]:
+    """Numbers and contents of a protocol buffer's fields; a whole number's content are its bytes as they stand."""
+    found: list[tuple[int, bytes]] = []
+    at = 0
+    while at < len(data):
+        key, at = whole(data, at)
+        kind = key & 7
+        if kind == 0:
+            size = whole(data, at)[1] - at
+        elif kind == 2:
+            size, at = whole(data, at)
+        elif kind in (1, 5):
+            size = 8 if kind == 1 else 4
+        else:
+            raise ValueError(f"wire type {kind}")
+        if at + size > len(data):
+            raise ValueError("truncated")
+        found.append((key >> 3, data[at : at + size]))
+        at += size
+    return found
+
+
+def whole(data: bytes, at: int) -> tuple[int, int]:
+    """A number of seven bits a byte, and where it ends."""
+    value = shift = 0
+    while True:
+        if at >= len(data):
+            raise ValueError("truncated")
+        value |= (data[at] & 127) << shift
+        at, shift = at + 1, shift + 7
+        if data[at - 1] < 128:
+            return value, at

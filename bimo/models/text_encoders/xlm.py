@@ -1,0 +1,150 @@
+"""XLM-RoBERTa with a linear head as a text tower (AltCLIP, arXiv:2211.06679): AltDiffusion's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self, cast
+
+from torch import Tensor, nn
+
+from bimo.core.errors import RecipeError, WeightsError
+from bimo.core.part import Part
+from bimo.core.types import TextEncoding
+from bimo.models.text_encoders import tokenization
+from bimo.models.text_encoders.tokenization import MODEL_FILE, TOKENIZER_FILE
+from bimo.prompts.token_budget import Budget
+
+#: The positions of XLM-RoBERTa count from that of its padding: so many are never a word's.
+UNUSED_POSITIONS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class XlmText(Part):
+    """An XLM-RoBERTa that is told what is padding, while the denoiser is shown all ``length`` tokens.
+
+    Its last states go through a linear layer to ``project``, with ``norm`` through a norm before it, as in AltCLIP.
+    With ``penultimate`` those of the last layer but one go through a norm and a second such layer in their place, as in
+    AltDiffusion-m18. ``embed`` adds a pooled output: the first token's answer through a further layer of that width.
+    """
+
+    width: int = 1024
+    layers: int = 24
+    heads: int = 16
+    feed: int = 4096
+    vocab: int = 250002
+    positions: int = 514
+    types: int = 1
+    length: int = 77
+    project: int = 768
+    penultimate: bool = False
+    norm: bool = False
+    embed: int = 0
+    eps: float = 1e-5
+    dropout: float = 0.1
+
+    def build(self) -> XlmTextEncoder:
+        """The module, without its words until ``load_words``. Raises RecipeError for fields that do not go together."""
+        return XlmTextEncoder(self)
+
+    def tiny(self) -> Self:
+        """Width 16, two layers; the vocabulary and length stay, as the words belong to the data."""
+        return replace(self, width=16, layers=2, heads=2, feed=32, project=16, embed=min(self.embed, 16))
+
+
+class Transformed(nn.Module):
+    """XLM-RoBERTa and what its states go through, under the names of the published weights."""
+
+    def __init__(self, part: XlmText) -> None:
+        super().__init__()
+        from transformers import XLMRobertaConfig, XLMRobertaModel
+
+        config = XLMRobertaConfig(
+            vocab_size=part.vocab,
+            hidden_size=part.width,
+            num_hidden_layers=part.layers,
+            num_attention_heads=part.heads,
+            intermediate_size=part.feed,
+            max_position_embeddings=part.positions,
+            type_vocab_size=part.types,
+            layer_norm_eps=part.eps,
+            hidden_dropout_prob=part.dropout,
+            attention_probs_dropout_prob=part.dropout,
+        )
+        self.roberta = XLMRobertaModel(config, add_pooling_layer=False)
+        # Published with the head of the last states even where nothing goes through it.
+        self.transformation = nn.Linear(part.width, part.project)
+        if part.penultimate:
+            self.transformation_pre = nn.Linear(part.width, part.project)
+        if part.penultimate or part.norm:
+            self.pre_LN = nn.LayerNorm(part.width, eps=part.eps)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Token ids [B, L] and mask [B, L] bool -> [B, L, project]."""
+        if not hasattr(self, "transformation_pre"):
+            last = self.roberta(ids, attention_mask=mask.long()).last_hidden_state
+            return self.transformation(self.pre_LN(last) if hasattr(self, "pre_LN") else last)
+        states = self.roberta(ids, attention_mask=mask.long(), output_hidden_states=True).hidden_states
+        return self.transformation_pre(self.pre_LN(cast("tuple[Tensor, ...]", states)[-2]))
+
+
+class XlmTextEncoder(nn.Module):
+    """Texts -> tokens [B, length, project]. Published names are below ``model.``, without the pooler."""
+
+    def __init__(self, part: XlmText) -> None:
+        super().__init__()
+        if part.length > part.positions - UNUSED_POSITIONS:
+            raise RecipeError(
+                f"XlmText 的 length 是 {part.length}，位置只有 {part.positions - UNUSED_POSITIONS} 个可用",
+                f"length of XlmText is {part.length}, but {part.positions - UNUSED_POSITIONS} positions are for words",
+            )
+        self.part = part
+        self.model = Transformed(part)
+        self.projection = nn.Linear(part.project, part.embed, bias=False) if part.embed else None
+        self.begins = 1  # tokens before those of the text
+        self.words: Any = None
+        self.teachable = True
+        self.pad = 1
+
+    def encode(self, texts: Sequence[str]) -> TextEncoding:
+        """Texts -> tokens; the denoiser sees those of the padding as well."""
+        return self.forward(*self.ids(texts))
+
+    def forward(self, ids: Tensor, mask: Tensor) -> TextEncoding:
+        """Token ids [B, L] and mask [B, L] bool -> Encoding with tokens [B, L, project], pooled [B, embed]."""
+        tokens = self.model(ids, mask)
+        return TextEncoding(tokens, None, None if self.projection is None else self.projection(tokens[:, 0]))
+
+    def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Texts -> token ids [B, length] and mask [B, length] bool; what is past the length is left out, the end mark
+        is kept.
+        """
+        return tokenization.padded([self._encoded(text).ids for text in texts], self.part.length, self.pad)
+
+    def budget(self, text: str) -> Budget:
+        """Tokens used of the length and the text lost past it."""
+        return replace(tokenization.budget(self._encoded(text), text, self.part.length), unread=tokenization.unread(self, text))
+
+    def build_tokenizer(self, captions: Iterable[str], known: Iterable[str]) -> None:
+        """Raises WeightsError: the words are published with the weights."""
+        raise tokenization.published_words()
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Writes tokenizer.json and what it is padded with."""
+        tokenization.write_words(folder, self.words, self.pad, "XLMRobertaTokenizer", self.part.length)
+
+    def load_tokenizer(self, folder: Path) -> None:
+        """Reads tokenizer.json or sentencepiece.bpe.model. Raises WeightsError where they are missing, damaged or have
+        more words than the tower.
+        """
+        wanted, reader = (TOKENIZER_FILE, MODEL_FILE), tokenization.sentence_pieces
+        self.words, self.pad = tokenization.read_words(folder, wanted, self.part.vocab, reader)
+        if self.pad != 1:
+            # The positions of its model are counted from that number.
+            raise WeightsError(
+                f"{folder} 的 <pad> 编号是 {self.pad}，应为 1", f"<pad> of {folder} is {self.pad}; expected 1"
+            )
+
+    def _encoded(self, text: str) -> Any:
+        return tokenization.read(self, text)

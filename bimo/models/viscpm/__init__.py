@@ -1,0 +1,1 @@
+"""VisCPM-Paint."""

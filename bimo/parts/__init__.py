@@ -1,1 +1,0 @@
-"""The shelf: spaces, text towers, denoisers and hints; one family a file."""

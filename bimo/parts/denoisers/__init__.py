@@ -1,1 +1,0 @@
-"""Denoisers: modules that answer an ask."""

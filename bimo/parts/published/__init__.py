@@ -1,1 +1,0 @@
-"""Weights as they were published: folders, single files and their names, read as data."""

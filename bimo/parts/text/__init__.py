@@ -1,1 +1,0 @@
-"""Text towers, each with its tokenizer."""

@@ -1,0 +1,1 @@
+"""What the user wrote: normal form, weighting, quoted text, token budget, styles."""

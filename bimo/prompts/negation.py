@@ -1,0 +1,77 @@
+"""What a sentence does not want: 不要猫, a room without cats. Models of pictures read the word and not the no."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from bimo.prompts.quoted_text import quoted
+
+_END = r"(?=的|[，。；、！？,.;!?\n]|而|但|只|$)"
+_NOT_A_THING = r"，。；、！？,.;!?\n的:：()（）“”「」『』《》\""
+_ZH = re.compile(
+    rf"(?<![要有差特分识])(?:不要|不想要|不能有|不需要|没有|别画|别要|别有|不画|不带|不含|不出现|去掉)(?:画|有|出现|任何)*\s*(?P<what>[^{_NOT_A_THING}]+?){_END}"
+)
+_EN = re.compile(
+    r"\b(?:no|without|not any|do not draw|don['’]t draw|excluding)\s+(?:(?:any|a|an|the)\s+)?"
+    r"(?P<what>[a-z][\w'’-]*(?:\s+(?!(?:and|but|on|in|with|at|under|near|by|of|is|are)\b)[a-z][\w'’-]*){0,3}"
+    r"(?:\s+(?:and|or)\s+[a-z][\w'’-]*(?=\s*(?:[,.;!?]|$)))?)",
+    re.IGNORECASE,
+)
+#: Sentences and signs that say no and deny no thing.
+_SAYINGS = re.compile(
+    r"no (?:entry|smoking|littering|bicycles|pedestrians|mobile|one|problem|parking|good|evil|matter|longer|more)\b"
+    r"|没有(?:问题|关系|什么)|没(?:事|关系|什么|问题|落|收)|别(?:墅|针)|不(?:要紧|带电)",
+    re.IGNORECASE,
+)
+_SEPARATORS = " ,，、;；。.!！?？"
+
+
+@dataclass(frozen=True)
+class Negation:
+    """``text`` without what it denies, the things denied, and the words that deny them as they stood."""
+
+    text: str
+    things: tuple[str, ...] = ()
+    said: tuple[str, ...] = ()
+
+
+def negation(prompt: str) -> Negation:
+    """What a prompt wants and what it does not. What stands in quotation marks is to be written, and denies nothing."""
+    things: list[str] = []
+    said: list[str] = []
+    text = prompt
+    for pattern in (_ZH, _EN):
+        at = 0
+        while found := pattern.search(text, at):
+            whole = found[0].strip()
+            if _SAYINGS.match(found[0]) or _within_quotes(text, found.start()):
+                at = found.end()
+                continue
+            things.append(
+                re.sub(r"\s*(?:和|与|或|跟|\band\b|\bor\b)\s*", _between(found["what"]), found["what"]).strip()
+            )
+            said.append(whole)
+            before, after = text[: found.start()], text[found.end() :]
+            # 没有猫的房间 is a room: what joins the denied to it goes as well.
+            text = before + after.removeprefix("的")
+            at = len(before)
+    return Negation(_tidied(text) if said else prompt, tuple(things), tuple(said))
+
+
+def _within_quotes(text: str, place: int) -> bool:
+    ends = [(start, start + len(words)) for words in quoted(text) for start in (text.find(words),)]
+    return any(start <= place < end for start, end in ends)
+
+
+def _between(things: str) -> str:
+    return ", " if things.isascii() else "，"
+
+
+def _tidied(text: str) -> str:
+    """Without the commas that stood about what was taken out."""
+    text = re.sub(r"\s+(?=[,，、;；。.]|$)", "", re.sub(r"\s{2,}", " ", text))
+    text = re.sub(r"\s*([,，、;；])(?:\s*[,，、;；。.])+", r"\1", text)
+    return re.sub(rf"(?:[{_SEPARATORS}]|但|而且|并且|\b(?:and|but|with)\b)+$", "", text, flags=re.IGNORECASE).strip(
+        _SEPARATORS
+    )

@@ -1,1 +1,0 @@
-"""Training: objectives, what learns, optimisers, and the one loop."""

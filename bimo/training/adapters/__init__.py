@@ -1,0 +1,1 @@
+"""Stages that learn beside frozen weights."""

@@ -1,0 +1,105 @@
+"""A stage that learns to look at a picture beside a frozen denoiser: ControlNet (arXiv:2302.05543), T2I-Adapter
+(arXiv:2302.08453)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from bimo.core import checkpoint_io
+from bimo.core.errors import RecipeError, WeightsError
+from bimo.core.part import Part
+from bimo.core.recipe import Level
+from bimo.diffusion.system import System
+from bimo.models.adapters.controlnet import ControlNet, HunyuanControlNet, T2iAdapter, begun, looked
+from bimo.models.hunyuan_dit.denoiser import Hunyuan
+from bimo.models.adapters.lora_names import root_of
+from bimo.models.stable_diffusion.unet import Unet
+from bimo.models.adapters.control_conditioner import Control
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlAdapters(Part):
+    """A ``network`` beside the denoiser of a ``level``, the last where none is named: "controlnet", a copy of the
+    denoiser's first half that says nothing yet, or "t2i", a small one that sees the picture alone.
+
+    What it sees is ``seen`` of each picture: its "edges", its "outlines", or a "map" of that ``name`` that comes with
+    the data, such as depth. It is written as a folder ``control-<stage>`` in diffusers' layout and given with each
+    drawing.
+    """
+
+    kind: ClassVar[str] = "control"
+
+    network: Literal["controlnet", "t2i"] = "controlnet"
+    name: str = "control"
+    seen: Literal["edges", "outlines", "map"] = "edges"
+    level: str = ""
+
+    def put(self, system: System) -> list[str]:
+        """Puts it beside the denoiser; answers the names of its parameters. Raises RecipeError for a denoiser that
+        there is no such network for.
+        """
+        level, path = self._place(system)
+        denoiser = system.get_submodule(path)
+        made = cast(Any, self._part(system)).build()
+        if self.network == "controlnet":
+            begun(cast(nn.Module, denoiser.model), made.model)
+        coded = isinstance(made.part, HunyuanControlNet)
+        home = level.space if isinstance(level.space, str) else level.name
+        hint = Control(name=self.name, level=home, coded=coded, seen=self.seen)
+        built = system.level(level.name)
+        built.conditioners = (*built.conditioners, hint.build())
+        denoiser.add_module("beside", made)
+        made.told = denoiser.register_forward_pre_hook(cast(Any, partial(_told, self.name)))
+        return [f"{path}.beside.{name}" for name, _ in made.named_parameters()]
+
+    def learnt(self, system: System) -> dict[str, Tensor]:
+        """The weights of the network."""
+        network: Any = system.get_submodule(f"{self._place(system)[1]}.beside")
+        return {name: value.detach().clone() for name, value in network.model.state_dict().items()}
+
+    def write(self, system: System, path: Path, learnt: dict[str, Tensor]) -> Path:
+        """A folder as diffusers reads it, read back and compared. Raises WeightsError."""
+        made = cast(Any, self._part(system)).build()
+        made.model.load_state_dict(learnt)
+        made.model.save_pretrained(str(path))
+        (file,) = path.glob("*.safetensors")
+        found = checkpoint_io.read(file)
+        if found.keys() != learnt.keys() or not all(torch.equal(found[n], v.cpu()) for n, v in learnt.items()):
+            raise WeightsError(f"{path} 读回来不一样", f"{path} reads back otherwise")
+        return path
+
+    def leave(self, system: System) -> None:
+        """The denoiser is as it was."""
+        level, path = self._place(system)
+        denoiser: Any = system.get_submodule(path)
+        denoiser.beside.told.remove()
+        del denoiser.beside
+        built = system.level(level.name)
+        built.conditioners = built.conditioners[:-1]
+
+    def _place(self, system: System) -> tuple[Level, str]:
+        name = self.level or system.recipe.levels[-1].name
+        return system.recipe.level(name), root_of(system, name).removesuffix(".model")
+
+    def _part(self, system: System) -> Part:
+        within: Any = self._place(system)[0].denoiser
+        while not isinstance(within, (Unet, Hunyuan)) and hasattr(within, "denoiser"):
+            within = within.denoiser
+        if isinstance(within, Unet):
+            return ControlNet(unet=within) if self.network == "controlnet" else T2iAdapter(widths=within.block_channels)
+        if isinstance(within, Hunyuan) and self.network == "controlnet":
+            return HunyuanControlNet(hunyuan=within)
+        kind = type(within).__name__
+        raise RecipeError(f"{kind} 旁边没有 {self.network}", f"there is no {self.network} for a {kind}")
+
+
+def _told(name: str, denoiser: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    x, t, conditioning, *rest = given
+    added = looked(denoiser.beside, name, denoiser.inputs, x, t, conditioning, rest[0] if rest else None)
+    return (x, t, conditioning, added)

@@ -1,0 +1,136 @@
+"""A stage that learns beside frozen weights: a low-rank adapter (arXiv:2106.09685, arXiv:2402.09353), a new word."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar, Protocol, Self
+
+from torch import Tensor
+
+from bimo.core.errors import RecipeError
+from bimo.core.part import Part
+from bimo.diffusion.system import System
+from bimo.models.adapters.lora import eject, extract, inject, injected, save_lora
+from bimo.models.adapters.lora_names import published
+from bimo.models.text_encoders.textual_inversion import begin_word, end_word, save_word, vectors_of
+
+#: What the names of an adapter's parameters have in them, and no other name of a system.
+MARKS = (".lora.", ".learnt.", ".beside.")
+
+
+class Adapter(Protocol):
+    """A part that a stage names as its adapter. ``kind`` is what its files are called."""
+
+    kind: ClassVar[str]
+
+    def put(self, system: System) -> list[str]:
+        """Puts it into a system; answers the names of its parameters."""
+        ...
+
+    def learnt(self, system: System) -> dict[str, Tensor]:
+        """What it has learnt, to be written."""
+        ...
+
+    def write(self, system: System, path: Path, learnt: dict[str, Tensor]) -> Path:
+        """Writes what it learnt under a name, which gets the ending it needs; answers where."""
+        ...
+
+    def leave(self, system: System) -> None:
+        """Takes it out of the system."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora(Part):
+    """``targets`` are globs over the layers of the whole system: "image.denoiser.*.to_[qkv]", "text.0.*.query".
+
+    It learns with the stage's own rates (``rates`` find it as "*.to_q.lora.*"), beside whatever the stage's ``train``
+    names. At the end it is written as ``lora-<stage>.safetensors``, spelt as diffusers does; with ``merge`` the weights
+    that the run leaves have it in them, else they are as they were and it is given with each drawing. With ``dora``
+    the length of each row of a weight learns by itself, beside its direction.
+    """
+
+    kind: ClassVar[str] = "lora"
+
+    targets: tuple[str, ...]
+    rank: int = 4
+    alpha: float = 4.0
+    merge: bool = True
+    dora: bool = False
+
+    def tiny(self) -> Self:
+        """Rank 2 at most, as strong."""
+        rank = min(self.rank, 2)
+        return replace(self, rank=rank, alpha=self.alpha * rank / self.rank)
+
+    def put(self, system: System) -> list[str]:
+        """Puts it into a system; answers the names of its parameters. Raises RecipeError for a glob without a layer,
+        and for a layer that its file could not name.
+        """
+        named = published(system, "diffusers")
+        names = inject(system, self.targets, self.rank, self.alpha, self.dora)
+        strangers = [layer for layer in injected(system) if layer not in named]
+        if strangers:
+            raise RecipeError(
+                f"LoRA 文件里没有 {', '.join(strangers)} 的写法；targets 只应指向去噪网络和文本塔的 model",
+                f"a LoRA file has no name for {', '.join(strangers)}; targets are layers of a denoiser's or a text "
+                "tower's model",
+            )
+        return names
+
+    def learnt(self, system: System) -> dict[str, Tensor]:
+        """What it has learnt."""
+        return extract(system)
+
+    def write(self, system: System, path: Path, learnt: dict[str, Tensor]) -> Path:
+        """A .safetensors as diffusers spells it."""
+        file = path.with_suffix(".safetensors")
+        save_lora(file, system, learnt)
+        return file
+
+    def leave(self, system: System) -> None:
+        """Takes it out of the system, merged where it is to be."""
+        eject(system, self.merge)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextualInversion(Part):
+    """A word that is learnt while every weight stays as it is: textual inversion (arXiv:2208.01618).
+
+    ``token`` is what it is called, a word that the ``tower``-th tower does not have; of its ``vectors`` each begins as
+    one of the words ``initial``. Captions that say it are the data's, or those of ``Dreambooth`` with ``prior`` 0. It
+    is written as ``tokens-<stage>.safetensors`` and given with each drawing.
+    """
+
+    kind: ClassVar[str] = "tokens"
+
+    token: str
+    initial: str
+    vectors: int = 1
+    tower: int = 0
+
+    def put(self, system: System) -> list[str]:
+        """Teaches the tower the word; answers the name of its parameter. Raises RecipeError as ``begin_word``."""
+        name = begin_word(system.text_encoders[self.tower], self.token, self.initial, self.vectors)
+        return [f"text.{self.tower}.{name}"]
+
+    def learnt(self, system: System) -> dict[str, Tensor]:
+        """The vectors of the word."""
+        return {self.token: vectors_of(system.text_encoders[self.tower])}
+
+    def write(self, system: System, path: Path, learnt: dict[str, Tensor]) -> Path:
+        """A .safetensors as diffusers reads it."""
+        file = path.with_suffix(".safetensors")
+        save_word(file, self.token, learnt[self.token])
+        return file
+
+    def leave(self, system: System) -> None:
+        """The tower is as it was."""
+        end_word(system.text_encoders[self.tower])
+
+
+def apart(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """A system's state without adapters under way, and these."""
+    added = {name: value for name, value in state.items() if any(mark in name for mark in MARKS)}
+    return {name: value for name, value in state.items() if name not in added}, added

@@ -1,0 +1,174 @@
+"""What can be known of a stage's data before its first step: words that no tower reads, sizes too small for a batch."""
+
+# torch and tokenizers leave parts of their interfaces untyped; what crosses them here is named where it is kept.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from bimo.core.errors import TrainingError, say
+from bimo.core.recipe import Stage
+from bimo.data.loader import Pictures
+from bimo.diffusion.system import TextEncoder
+from bimo.training.train_loader import BatchSampler
+
+#: How many captions tell of all.
+SAMPLE = 2000
+SHOWN = 5
+UNSUITED = "说明多半喂错了塔", "hardly suit its towers"
+REMEDY = (
+    "请换分词器或数据，确实要这样就把阶段的这个上限调高",
+    "mend the tokenizer or the data, or raise that limit of the stage where it is meant so",
+)
+
+
+def check_seed(begun: int, wanted: int, out: Path) -> None:
+    """Raises TrainingError for a run that was begun with another seed."""
+    if begun != wanted:
+        raise TrainingError(
+            f"{out} 里的训练是用种子 {begun} 开始的，现在是 {wanted}；请用 --seed {begun} 继续，或换一个文件夹",
+            f"the run in {out} was begun with seed {begun}, and now it is {wanted}; go on with --seed {begun}, or take "
+            "another folder",
+        )
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a tower reads of some captions: the share of tokens that are the unknown one, of captions cut short."""
+
+    unknown: float
+    truncated: float
+
+
+def reading(tower: TextEncoder, captions: Sequence[str]) -> Reading:
+    """The unknown tokens are counted by their id, those of an empty text left out: byte pairs have none."""
+    if not captions:
+        return Reading(0.0, 0.0)
+    cut = sum(budget.used > budget.limit for budget in map(tower.budget, captions))
+    mark = _unknown_id(tower)
+    tokens = unknown = 0
+    if mark is not None:
+        own, own_unknown = _counts(tower, "", mark)
+        for caption in captions:
+            count, found = _counts(tower, caption, mark)
+            tokens, unknown = tokens + count - own, unknown + found - own_unknown
+    return Reading(unknown / max(1, tokens), cut / len(captions))
+
+
+def sampled(pictures: Pictures) -> list[str]:
+    """At most ``SAMPLE`` captions of the rows that are learnt, always the same; a row without any has an empty one."""
+    rows = [row for lot in pictures.lots for row in lot]
+    every = [caption for row in rows for caption in (pictures.captions[row] or ("",))]
+    if len(every) <= SAMPLE:
+        return every
+    chosen = torch.randperm(len(every), generator=torch.Generator().manual_seed(0))[:SAMPLE]
+    return [every[place] for place in chosen.tolist()]
+
+
+def check_words(stage: Stage, towers: Sequence[TextEncoder], pictures: Pictures, prefix: str = "") -> None:
+    """Prints what the towers read of the captions with ``prefix`` before each, a line each.
+
+    Raises TrainingError where more is unknown, cut short or empty than the stage allows.
+    """
+    captions = sampled(pictures)
+    found = readings(towers, captions, prefix)
+    for number, one in enumerate(found, 1):
+        print(
+            say(
+                f"阶段 {stage.name!r} 的说明（抽查 {len(captions)} 条），第 {number} 个塔：不认识的词元 "
+                f"{one.unknown:.1%}，读不完的 {one.truncated:.1%}，空的 {_empty(captions):.1%}",
+                f"captions of stage {stage.name!r} ({len(captions)} looked at), tower {number}: unknown tokens "
+                f"{one.unknown:.1%}, cut short {one.truncated:.1%}, empty {_empty(captions):.1%}",
+            )
+        )
+    if listed := too_much(stage, captions, found):
+        raise TrainingError(
+            f"阶段 {stage.name!r} 的{UNSUITED[0]}：{listed}；{REMEDY[0]}",
+            f"the captions of stage {stage.name!r} {UNSUITED[1]}: {listed}; {REMEDY[1]}",
+        )
+
+
+def readings(towers: Sequence[TextEncoder], captions: Sequence[str], prefix: str = "") -> list[Reading]:
+    """What each tower reads of the captions that say something, with ``prefix`` before each."""
+    written = [prefix + caption for caption in captions if caption.strip()]
+    return [reading(tower, written) for tower in towers]
+
+
+def too_much(stage: Stage, captions: Sequence[str], found: Sequence[Reading]) -> str:
+    """What is unknown, cut short or empty more often than a stage allows, "" where nothing is."""
+    shares = [("max_empty", say("空的说明", "empty captions"), _empty(captions))]
+    for number, one in enumerate(found, 1):
+        what = say(f"第 {number} 个塔不认识的词元", f"unknown tokens of tower {number}")
+        shares.append(("max_unknown", what, one.unknown))
+        what = say(f"第 {number} 个塔读不完的说明", f"captions cut short by tower {number}")
+        shares.append(("max_truncated", what, one.truncated))
+    limits = [(what, share, name, float(getattr(stage, name))) for name, what, share in shares]
+    return ", ".join(f"{what} {share:.1%} > {name} {most:.1%}" for what, share, name, most in limits if share > most)
+
+
+def _empty(captions: Sequence[str]) -> float:
+    return sum(not caption.strip() for caption in captions) / max(1, len(captions))
+
+
+def check_lots(stage: Stage, order: BatchSampler, processes: int) -> None:
+    """Raises TrainingError where a batch has fewer lots than there are processes: one would learn from nothing."""
+    least = min(order.count, sum(map(len, order.groups)))
+    if least < processes:
+        raise TrainingError(
+            f"阶段 {stage.name!r} 一批只有 {least} 组，进程有 {processes} 个；请加大 batch，或减少进程",
+            f"a batch of stage {stage.name!r} has {least} lots for {processes} processes; make batch larger, or begin "
+            "fewer processes",
+        )
+
+
+def check_sizes(stage: Stage, order: BatchSampler) -> None:
+    """Says which sizes have too few pictures for a batch, before it costs time."""
+    small = [
+        (size, len(group)) for size, group in zip(order.sizes, order.groups, strict=True) if len(group) < order.count
+    ]
+    if not small:
+        return
+    if len(order.groups) == 1:
+        print(
+            say(
+                f"阶段 {stage.name!r}：一批要 {order.count} 组，数据只有 {small[0][1]} 组，每批就这么多",
+                f"stage {stage.name!r}: a batch wants {order.count} lots, the data has {small[0][1]}; "
+                "each batch has just those",
+            )
+        )
+        return
+    listed = ", ".join(f"{width}x{height} ({count})" for (width, height), count in small[:SHOWN])
+    listed += " ..." if len(small) > SHOWN else ""
+    print(
+        say(
+            f"阶段 {stage.name!r}：{len(small)} 种大小凑不满一批 {order.count} 组，会用同一种大小重复补齐：{listed}",
+            f"stage {stage.name!r}: {len(small)} sizes have fewer pictures than a batch of {order.count}; "
+            f"it is filled up with the same ones again: {listed}",
+        )
+    )
+
+
+def _unknown_id(tower: Any) -> int | None:
+    """The id of a tower's unknown token; None where its words have none or are no plain tokenizer."""
+    words = getattr(tower, "words", None)
+    if not hasattr(tower, "ids") or not hasattr(words, "to_str"):
+        return None
+    model = cast("dict[str, Any]", json.loads(cast(Any, words).to_str())["model"])
+    if model.get("unk_id") is not None:
+        return int(model["unk_id"])
+    mark = model.get("unk_token")
+    return None if mark is None else cast(Any, words).token_to_id(mark)
+
+
+def _counts(tower: Any, text: str, mark: int) -> tuple[int, int]:
+    """(tokens, unknown ones) of a text, padding left out."""
+    ids, mask = cast("tuple[Tensor, Tensor]", tower.ids([text]))
+    return int(mask.sum()), int((ids[mask] == mark).sum())

@@ -1,0 +1,74 @@
+"""A run by the processes of a Ray cluster, one a worker of Ray Train."""
+
+# ray leaves most of its interface untyped; what crosses it here is named where it is kept.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from bimo.core.errors import BimoError, TrainingError
+from bimo.training.distributed.processes import PATIENCE
+
+
+def on_ray(work: Callable[..., None], settings: Mapping[str, Any], out: Path, workers: int, device: str) -> None:
+    """Has ``workers`` processes of a cluster call ``work`` with settings, joined as a launcher joins them.
+
+    The cluster is the one that RAY_ADDRESS names, else this machine. ``out`` and the data lie where all nodes see them,
+    under the same names. Raises TrainingError that says what a worker said.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    began = not ray.is_initialized()
+    if began:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+    try:
+        there = "cuda" if device == "auto" and ray.cluster_resources().get("GPU", 0) >= workers else device
+        there = "cpu" if there == "auto" else there
+        told = {"work": work, "folder": os.getcwd(), "settings": {**settings, "device": there}}
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config=told,
+            torch_config=TorchConfig(
+                backend="nccl" if there == "cuda" else "gloo", timeout_s=int(PATIENCE.total_seconds())
+            ),
+            scaling_config=ScalingConfig(num_workers=workers, use_gpu=there == "cuda"),
+            run_config=RunConfig(name="ray", storage_path=str((out / "cache").absolute())),
+        )
+        trainer.fit()
+    except TrainingFailedError as error:
+        raise _told(error) from None
+    finally:
+        if began:
+            ray.shutdown()
+
+
+def _worker(told: dict[str, Any]) -> None:
+    os.chdir(told["folder"])
+    told["work"](**told["settings"])
+
+
+def _told(error: BaseException) -> TrainingError:
+    """What a worker raised: its own sentence where it has one, rather than that another has ended."""
+    found = [cause for cause in _causes(error) if isinstance(cause, BimoError)]
+    own = [cause for cause in found if "another process has ended" not in cause.en]
+    for cause in own or found:
+        return TrainingError(cause.zh, cause.en)
+    last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    return TrainingError(f"集群上的训练失败：{last}", f"training on the cluster failed: {last}")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    yield error
+    for inner in [*getattr(error, "worker_failures", {}).values(), getattr(error, "cause", None), error.__cause__]:
+        if isinstance(inner, BaseException):
+            yield from _causes(inner)

@@ -1,0 +1,352 @@
+"""What frozen text towers say, worked out once and kept on disk: found by the text itself, never by its place.
+
+Where it is worth while every text goes through a tower by itself, kept or not: the rounding of a batched product
+depends on what else is in the batch, so only then are losses the same to the bit with the cache and without it.
+"""
+
+# torch leaves parts of its interface untyped; what crosses it here is named where it is kept.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from bimo.core.errors import say
+from bimo.core.hashing import bytes_of, digest_tensors, late_table
+from bimo.core.part import Part, dumps
+from bimo.core.types import TextEncoding
+from bimo.engine.offload import cast_encoding
+from bimo.diffusion.system import System, TextEncoder
+from bimo.training.distributed.devices import device_of_module, to_device, default_device
+from bimo.training.logging import counted
+
+#: The share of the free disk that encodings may take; where they would take more, nothing is kept.
+SHARE_OF_FREE_DISK = 0.5
+#: How often a text must be asked for, on the average, to be kept. By itself it takes longer than in a batch (2.3 times
+#: on a processor), and a stage may see but a few of all captions.
+WORTH = 2.5
+#: How many texts tell beforehand how much room all will take.
+SAMPLE = 32
+SHAPE_FILE = "shape.json"
+KINDS = {str(kind): kind for kind in (torch.float32, torch.float16, torch.bfloat16)}
+
+#: What of each tower: the texts of the rows, one list a tower -> encodings.
+Encode = Callable[[Sequence[Sequence[str]]], tuple[TextEncoding, ...]]
+
+
+class HasTrunk(Protocol):
+    """A tower whose trunk may be frozen while its head learns: ``encode`` is ``finished`` of what ``trunk`` says."""
+
+    #: What the names of the head's parameters begin with.
+    heads: tuple[str, ...]
+
+    def trunk(self, texts: Sequence[str]) -> TextEncoding:
+        """Texts -> what the head is given."""
+        ...
+
+    def finished(self, said: TextEncoding) -> TextEncoding:
+        """What the trunk said -> the tower's answer."""
+        ...
+
+    def blank(self) -> Tensor | None:
+        """What the trunk says of padding in front of a shorter text, [D], where the denoiser sees that: the same of
+        every text. None where there is no such padding.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class FrozenEncoder:
+    """What of a tower is frozen: all of it, or its ``trunk`` alone."""
+
+    tower: TextEncoder
+    part: Part
+    trunk: bool = False
+
+    def asked(self, texts: Sequence[str]) -> TextEncoding:
+        """What is frozen of it says of texts as one batch."""
+        with default_device(self.home):
+            return cast(Any, self.tower).trunk(texts) if self.trunk else self.tower.encode(texts)
+
+    def said(self, text: str) -> TextEncoding:
+        """What it says of one text, 1 row on the processor, without a gradient, dropout or narrower numbers."""
+        with self._still():
+            return _here(self.asked([text]))
+
+    def finished(self, said: TextEncoding) -> TextEncoding:
+        """The tower's answer, float32, from what is frozen of it: with a gradient for its head where that learns."""
+        if not self.trunk:
+            return said
+        return cast_encoding(cast(HasTrunk, self.tower).finished(to_device(said, self.home)), torch.float32)
+
+    def blank(self) -> Tensor | None:
+        """What it says of padding that a denoiser sees in front of shorter texts, None where there is none."""
+        if not hasattr(self.tower, "blank"):
+            return None
+        with self._still():
+            found = cast(HasTrunk, self.tower).blank()
+            return found if found is None or self.trunk else self._headed(found)
+
+    @property
+    def home(self) -> torch.device:
+        """The device of the tower."""
+        return device_of_module(cast(nn.Module, self.tower))
+
+    def digest(self) -> str:
+        """The hash of what is frozen: weights and settings."""
+        heads = cast(HasTrunk, self.tower).heads if self.trunk else ()
+        state = cast(nn.Module, self.tower).state_dict()
+        kept = {name: value for name, value in state.items() if not name.startswith(heads)}
+        return f"{dumps(self.part)}{self.trunk}{digest_tensors(kept)}"
+
+    def _headed(self, state: Tensor) -> Tensor:
+        return cast(HasTrunk, self.tower).finished(TextEncoding(state[None, None])).tokens[0, 0]
+
+    @contextmanager
+    def _still(self) -> Generator[None]:
+        module = cast(nn.Module, self.tower)
+        modes = [part for part in module.modules() if part.training]
+        module.eval()
+        with torch.no_grad(), torch.autocast(self.home.type, enabled=False):
+            yield
+        for part in modes:
+            part.training = True
+
+
+def frozen_of(system: System) -> list[FrozenEncoder | None]:
+    """What is frozen of each tower, an adapter in it counted as its own; None where what learns is in the middle."""
+    found: list[FrozenEncoder | None] = []
+    for tower, part in zip(system.text_encoders, system.recipe.text_encoders, strict=True):
+        learns = [name for name, p in cast(nn.Module, tower).named_parameters() if p.requires_grad]
+        heads: tuple[str, ...] = getattr(tower, "heads", ())
+        frozen = all(name.startswith(heads) for name in learns)
+        found.append(FrozenEncoder(tower, part, bool(learns)) if frozen else None)
+    return found
+
+
+def encoded(tower: TextEncoder, texts: Sequence[str]) -> TextEncoding:
+    """Texts through a tower as one batch: how one that learns is asked."""
+    with default_device(device_of_module(cast(nn.Module, tower))):
+        return cast_encoding(tower.encode(texts), torch.float32)
+
+
+def alone(frozen: FrozenEncoder, texts: Sequence[str], blank: Tensor | None = None) -> TextEncoding:
+    """Texts through what is frozen of a tower one by one, then as one batch, and through its head."""
+    each = {text: frozen.said(text) for text in dict.fromkeys(texts)}
+    return frozen.finished(gathered([each[text] for text in texts], blank))
+
+
+def gathered(rows: Sequence[TextEncoding], blank: Tensor | None = None) -> TextEncoding:
+    """Encodings of one text each as a batch, float32: padded on the right to the longest, and then masked; or with
+    ``blank`` [D] in front, in sight of all.
+    """
+    lengths = [row.tokens.shape[1] for row in rows]
+    longest, width = max(lengths), rows[0].tokens.shape[2]
+    tokens = torch.zeros(len(rows), longest, width)
+    masked = blank is None and (min(lengths) != longest or any(row.mask is not None for row in rows))
+    mask = torch.zeros(len(rows), longest, dtype=torch.bool) if masked else None
+    for place, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+        if blank is None:
+            tokens[place, :length] = row.tokens[0]
+        else:
+            tokens[place, longest - length :] = row.tokens[0]
+            tokens[place, : longest - length] = blank
+        if mask is not None:
+            mask[place, :length] = True if row.mask is None else row.mask[0]
+    pooled = [row.pooled for row in rows if row.pooled is not None]
+    return TextEncoding(tokens, mask, torch.cat(pooled).float() if pooled else None)
+
+
+def apart_is_together(frozen: FrozenEncoder, texts: Sequence[str], blank: Tensor | None = None) -> bool:
+    """Whether a text by itself has the tokens that it has beside the others: not where a longer neighbour changes what
+    a denoiser sees of padding, nor where an empty text is no token at all.
+    """
+    if not all(frozen.tower.budget(text).used for text in texts):
+        return False
+    each = [frozen.said(text) for text in texts]
+    lengths = [row.tokens.shape[1] for row in each]
+    ends = [lengths.index(min(lengths)), lengths.index(max(lengths))]
+    with torch.no_grad():
+        together = _here(frozen.asked([texts[end] for end in ends]))
+    found = gathered([each[end] for end in ends], blank)
+    if found.tokens.shape != together.tokens.shape or (found.mask is None) != (together.mask is None):
+        return False
+    return found.mask is None or torch.equal(found.mask, cast(Tensor, together.mask))
+
+
+def cached_encoder(system: System, texts: Iterable[str], asked: int, out: Path, writes: bool = True) -> Encode:
+    """How the towers of a system are asked: what is frozen of each from ``out``/cache, where all of ``texts`` are there
+    or find room.
+
+    What is kept is named after the texts and what is frozen (weights, settings, tokenizers). Nothing is kept where too
+    few are ``asked`` for in the whole stage, of a tower whose answer depends on the neighbours in a batch, or where the
+    disk is too small, which is said. The first two are known from recipe and data, so that a run that goes on does the
+    same. A process that ``writes`` nothing takes what another kept.
+    """
+    every = sorted({*texts, ""})
+    parts = frozen_of(system) if asked >= WORTH * len(every) else [None] * len(system.text_encoders)
+    folders = [None if it is None else _folder(it, index, every, out) for index, it in enumerate(parts)]
+    for old in (out / "cache").glob("words-*") if writes and any(parts) else ():
+        if old not in folders:
+            shutil.rmtree(old)  # of towers or texts that are no more, or half written
+    asks: list[Callable[[Sequence[str]], TextEncoding]] = []
+    for index, (tower, frozen, folder) in enumerate(zip(system.text_encoders, parts, folders, strict=True)):
+        if frozen is None or folder is None:
+            asks.append(partial(encoded, tower))
+        else:
+            asks.append(_how(frozen, index, every, folder, writes))
+    return lambda wanted: tuple(ask(rows) for ask, rows in zip(asks, wanted, strict=True))
+
+
+def _how(
+    frozen: FrozenEncoder, index: int, every: Sequence[str], folder: Path, writes: bool
+) -> Callable[[Sequence[str]], TextEncoding]:
+    """How one tower is asked."""
+    blank = frozen.blank()
+    if not (folder / SHAPE_FILE).is_file():
+        step = max(1, len(every) // SAMPLE)
+        by_length = sorted(every, key=lambda text: (len(text), text))
+        sample = [*by_length[::step], by_length[-1]]
+        if not apart_is_together(frozen, sample, blank):
+            print(
+                say(
+                    f"文本塔 text.{index} 单独读一句和成批读时不一样，所以不缓存，每步照旧编码",
+                    f"tower text.{index} reads a text by itself otherwise than in a batch; nothing of it is cached, "
+                    "each step encodes",
+                )
+            )
+            return partial(encoded, frozen.tower)
+        if not writes or not _fits(frozen, sample, len(every), folder) or not _keep(frozen, index, every, folder):
+            return lambda texts: alone(frozen, texts, blank)
+    kept, rows = CachedEncodings.read(folder), {text: row for row, text in enumerate(every)}
+    return lambda texts: frozen.finished(gathered(kept.of([rows[text] for text in texts]), blank))
+
+
+def _folder(frozen: FrozenEncoder, index: int, every: Sequence[str], out: Path) -> Path:
+    words = sorted((out / f"words.{index}").glob("*"))
+    name = hashlib.sha256(f"{frozen.digest()}{late_table(out, words)()}".encode())
+    for text in every:
+        name.update(hashlib.sha256(text.encode()).digest())
+    return out / "cache" / f"words-{name.hexdigest()[:24]}"
+
+
+@dataclass(frozen=True)
+class CachedEncodings:
+    """What one tower says of all texts, mapped from disk: ``tokens`` [sum of L, D], ``masks`` [sum of L] and ``pooled``
+    [N, P] where it has them; those of row i begin at ``starts``[i], [N + 1].
+    """
+
+    starts: list[int]
+    tokens: Tensor
+    masks: Tensor | None
+    pooled: Tensor | None
+
+    @classmethod
+    def read(cls, folder: Path) -> CachedEncodings:
+        """Maps the files of a tower."""
+        shape: dict[str, Any] = json.loads((folder / SHAPE_FILE).read_text(encoding="utf-8"))
+        kind, count = KINDS[shape["kind"]], shape["count"]
+        starts = _mapped(folder / "starts", (count + 1,), torch.int64).tolist()
+        tokens = _mapped(folder / "tokens", (starts[-1], shape["width"]), kind)
+        masks = _mapped(folder / "masks", (starts[-1],), torch.bool) if shape["masked"] else None
+        pooled = _mapped(folder / "pooled", (count, shape["pooled"]), kind) if shape["pooled"] else None
+        return cls(starts, tokens, masks, pooled)
+
+    def of(self, rows: Sequence[int]) -> list[TextEncoding]:
+        """The encodings of some rows, each by itself."""
+        some: list[TextEncoding] = []
+        for row in rows:
+            here = slice(self.starts[row], self.starts[row + 1])
+            mask = None if self.masks is None else self.masks[here][None]
+            pooled = None if self.pooled is None else self.pooled[row : row + 1]
+            some.append(TextEncoding(self.tokens[here][None], mask, pooled))
+        return some
+
+
+def _here(said: TextEncoding) -> TextEncoding:
+    """An encoding on the processor, where it is kept."""
+    mask, pooled = (None if value is None else value.cpu() for value in (said.mask, said.pooled))
+    return TextEncoding(said.tokens.cpu(), mask, pooled)
+
+
+def _fits(frozen: FrozenEncoder, sample: Sequence[str], count: int, folder: Path) -> bool:
+    """Whether the encodings of so many texts find room, by those of a sample."""
+    taken = 0
+    for text in sample:
+        said = frozen.said(text)
+        taken += sum(t.nbytes for t in (said.tokens, said.mask, said.pooled) if t is not None)
+    wanted = taken / len(sample) * count
+    free = shutil.disk_usage(folder.parent.parent).free
+    if wanted <= free * SHARE_OF_FREE_DISK:
+        return True
+    print(
+        say(
+            f"文本编码要占约 {wanted / 2**30:.1f} GiB，超过空闲磁盘 {free / 2**30:.1f} GiB 的 "
+            f"{SHARE_OF_FREE_DISK:.0%}，所以不缓存，每步照旧编码",
+            f"the encodings of all texts would take {wanted / 2**30:.1f} GiB, more than {SHARE_OF_FREE_DISK:.0%} of "
+            f"the {free / 2**30:.1f} GiB that are free; nothing is cached, each step encodes",
+        )
+    )
+    return False
+
+
+def _keep(frozen: FrozenEncoder, index: int, texts: Sequence[str], folder: Path) -> bool:
+    """Writes what a tower says of texts, whole or not at all; False where the disk is full all the same."""
+    part = folder.with_suffix(".part")
+    part.mkdir(parents=True)
+    try:
+        shape = _write(frozen, index, texts, part)
+        (part / SHAPE_FILE).write_text(json.dumps(shape), encoding="utf-8")
+    except OSError as error:
+        shutil.rmtree(part)
+        print(
+            say(
+                f"写不下文本编码（{error.strerror}），所以不缓存，每步照旧编码",
+                f"the encodings cannot be written ({error.strerror}); nothing is cached, each step encodes",
+            )
+        )
+        return False
+    part.replace(folder)
+    return True
+
+
+def _write(frozen: FrozenEncoder, index: int, texts: Sequence[str], folder: Path) -> dict[str, Any]:
+    starts = [0]
+    shape: dict[str, Any] = {}
+    title = say(f"编码文本，第 {index + 1} 个塔", f"encoding texts, tower {index + 1}")
+    tokens, masks, pooled = ((folder / name).open("wb") for name in ("tokens", "masks", "pooled"))
+    with tokens, masks, pooled:
+        for text in counted(texts, title):
+            said = frozen.said(text)
+            starts.append(starts[-1] + said.tokens.shape[1])
+            width = 0 if said.pooled is None else said.pooled.shape[1]
+            kind = str(said.tokens.dtype)
+            shape = {"kind": kind, "width": said.tokens.shape[2], "masked": said.mask is not None, "pooled": width}
+            _append(tokens, said.tokens)
+            _append(masks, said.mask)
+            _append(pooled, None if said.pooled is None else said.pooled.to(said.tokens.dtype))
+    (folder / "starts").write_bytes(bytes_of(torch.tensor(starts)))
+    return shape | {"count": len(texts)}
+
+
+def _append(file: BinaryIO, value: Tensor | None) -> None:
+    if value is not None:
+        file.write(bytes_of(value))
+
+
+def _mapped(path: Path, shape: tuple[int, ...], kind: torch.dtype) -> Tensor:
+    count = 1
+    for side in shape:
+        count *= side
+    return torch.from_file(str(path), shared=False, size=count, dtype=kind).view(shape)

@@ -1,0 +1,85 @@
+"""Words and whole pictures brought together in the space of a locked picture tower: how Taiyi-CLIP was trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bimo.core.errors import RecipeError
+from bimo.core.part import Part
+from bimo.data.loader import Pictures
+from bimo.diffusion.system import System
+from bimo.training.train_inputs import TrainInputs, Vocabulary
+
+MAXIMUM_LOGIT_SCALE = math.log(100)
+TRIES = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipContrastive(Part):
+    """The contrastive loss of CLIP (arXiv:2103.00020, figure 3) between a tower's pooled words and the embeddings of
+    the system's picture tower, which is locked (arXiv:2111.07991) unless the stage names it.
+
+    The temperature is kept above 1/100. Of each picture a random part is seen: ``area`` (from, to) of it, its shape
+    changed by at most ``shape`` either way.
+    """
+
+    area: tuple[float, float] = (0.9, 1.0)
+    shape: float = 4 / 3
+    sees: str = "pixels"
+
+    def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
+        """All of them, each for itself."""
+        return pictures
+
+    def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
+        """None. Raises RecipeError for a system that has no picture tower."""
+        if system.vision is None:
+            raise RecipeError(
+                f"配方 {system.recipe.name} 没有 vision，无法与图片对照",
+                f"recipe {system.recipe.name} has no vision to match words with",
+            )
+        return None
+
+    def loss(self, lesson: TrainInputs) -> Tensor:
+        """The mean of both directions."""
+        vision: Any = lesson.system.vision
+        with torch.no_grad():
+            vision.logit_scale.clamp_(0, MAXIMUM_LOGIT_SCALE)
+        pooled = lesson.system.encode(lesson.own(lesson.texts))[-1].pooled
+        words = functional.normalize(cast(Tensor, pooled), dim=1)
+        pixels = cast(Tensor, lesson.pixels)
+        height, width = pixels.shape[2:]
+        places = [self._part(height, width, lesson.generator) for _ in range(lesson.whole)]
+        seen = self._parts(pixels, lesson.own(places), vision.part.size)
+        pictures = functional.normalize(vision(seen), dim=1)
+        scale, right = vision.logit_scale.exp(), lesson.own(torch.arange(lesson.whole))
+        to_pictures = functional.cross_entropy(scale * words @ lesson.gather(pictures).T, right)
+        to_words = functional.cross_entropy(scale * pictures @ lesson.gather(words).T, right)
+        return (to_pictures + to_words) / 2
+
+    def _parts(self, pixels: Tensor, places: Sequence[tuple[int, int, int, int]], side: int) -> Tensor:
+        rows: list[Tensor] = []
+        for row, (top, left, height, width) in zip(pixels, places, strict=True):
+            part = row[None, :, top : top + height, left : left + width]
+            part = functional.interpolate(part, (side, side), mode="bicubic", antialias=True, align_corners=False)
+            rows.append(part.clamp(-1, 1))
+        return torch.cat(rows)
+
+    def _part(self, height: int, width: int, generator: torch.Generator) -> tuple[int, int, int, int]:
+        for _ in range(TRIES):
+            draws = [float(draw) for draw in torch.rand(4, generator=generator)]
+            area = (self.area[0] + (self.area[1] - self.area[0]) * draws[0]) * height * width
+            shape = math.exp((2 * draws[1] - 1) * math.log(self.shape))
+            wide, high = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+            if 0 < wide <= width and 0 < high <= height:
+                return int(draws[2] * (height - high + 1)), int(draws[3] * (width - wide + 1)), high, wide
+        side = min(height, width)
+        return (height - side) // 2, (width - side) // 2, side, side

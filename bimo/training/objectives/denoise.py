@@ -1,0 +1,161 @@
+"""Denoising as an objective: one squared error whatever the law of noise, with the weights and ranges of the papers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from bimo.core.errors import RecipeError
+from bimo.core.part import Part
+from bimo.core.types import DenoiserInput, Batch
+from bimo.data.loader import Pictures
+from bimo.diffusion.schedules import Ddpm, Schedule
+from bimo.diffusion.system import ZERO_NULLS, System, zero_text
+from bimo.training.train_inputs import TrainInputs, Vocabulary
+
+TRIES = 1000
+
+
+@dataclass(frozen=True)
+class Question:
+    """A training ask of a level, with what it was made of: clean ``x`` and ``noise`` [B, C, h, w]."""
+
+    schedule: Schedule
+    ask: DenoiserInput
+    x: Tensor
+    noise: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Denoise(Part):
+    """Mean squared error of a level's answer (arXiv:2006.11239, equation 14), whatever its law of noise.
+
+    ``also`` names levels whose own loss is added, as when a level and the one it takes as a hint learn together.
+    ``times`` (from, below) are those of an expert that answers for a part of the noise alone (arXiv:2312.16486).
+    ``offset`` times one more random number is added to the noise of each whole channel, as diffusers' ``noise_offset``:
+    else pictures stay of middling brightness. ``snr`` is gamma of the min-SNR weight (arXiv:2303.09556, section 3.4), 0
+    for none. ``variance`` is lambda of the hybrid loss (arXiv:2102.09672, equation 16), where the law learns its
+    variance. ``crops`` are sides in positions of x: each batch is cut at a random place to one of them.
+    """
+
+    also: tuple[str, ...] = ()
+    times: tuple[float, float] | None = None
+    offset: float = 0.0
+    snr: float = 0.0
+    variance: float = 0.001
+    crops: tuple[int, ...] = ()
+    sees: str = "latents"
+
+    def tiny(self) -> Self:
+        """Crops of an eighth, as pictures are of about that."""
+        return replace(self, crops=tuple(max(8, side // 8) for side in self.crops))
+
+    def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
+        """All of them, each for itself."""
+        return pictures
+
+    def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
+        """None."""
+        return None
+
+    def loss(self, lesson: TrainInputs) -> Tensor:
+        """The sum over the stage's level and ``also`` of the mean over the rows."""
+        lesson = replace(lesson, batch=self.cropped(cast(Batch, lesson.batch)))
+        losses: list[Tensor] = []
+        for name in (lesson.stage.level, *self.also):
+            question = self.question(lesson, name)
+            losses.append(self.errors(question, lesson.system.denoise(question.ask)).mean())
+        return torch.stack(losses).sum()
+
+    def question(self, lesson: TrainInputs, name: str, lot: int = 1) -> Question:
+        """What is asked of a level: noised pictures and their conditioning. Rows of a lot have one time and noise."""
+        batch = cast(Batch, lesson.batch)
+        level = lesson.system.level(name)
+        count = batch.whole // lot
+        t = batch.own(self._times(level.schedule, count, batch.generator).repeat_interleave(lot))
+        noise = torch.randn((count, *batch.x.shape[1:]), generator=batch.generator)
+        if self.offset:
+            whole = (*noise.shape[:2], *[1] * (noise.ndim - 2))
+            noise = noise + self.offset * torch.randn(whole, generator=batch.generator)
+        noise = batch.own(noise.repeat_interleave(lot, dim=0))
+        conditioning = lesson.system.condition(batch.encodings, level.conditions_of(lesson.system, batch))
+        null = level.recipe.guidance.unconditional
+        if null in ZERO_NULLS:
+            # The null branch of drawing has no words, so neither has a dropped caption.
+            conditioning = zero_text(conditioning, batch.dropped_captions, null == "hidden")
+        ask = DenoiserInput(name, level.schedule.add_noise(batch.x, noise, t), t, conditioning)
+        return Question(level.schedule, ask, batch.x, noise)
+
+    def errors(self, question: Question, answer: Tensor) -> Tensor:
+        """The weighted error of each row, [B]."""
+        schedule, ask, x = question.schedule, question.ask, question.x
+        channels = x.shape[1]
+        mean = answer[:, :channels]
+        error = (mean - schedule.target(x, question.noise, ask.t)).square().flatten(1).mean(1)
+        if self.snr:
+            error = error * self._snr_weight(_ddpm(schedule), ask.t)
+        if isinstance(schedule, Ddpm) and schedule.variance == "learned_range":
+            bound = schedule.variational(answer, x, question.noise, ask.t)
+            error = error + self.variance * schedule.count * bound
+        return error
+
+    def cropped(self, batch: Batch) -> Batch:
+        """The batch cut to one of ``crops``, its pixels where they belong to it; all of it where there are none."""
+        if not self.crops:
+            return batch
+        draws = [float(draw) for draw in torch.rand(3, generator=batch.generator)]
+        side = self.crops[int(draws[0] * len(self.crops))]
+        height, width = batch.x.shape[2:]
+        if side > min(height, width):
+            raise RecipeError(
+                f"crops 里的 {side} 比 x 的边长 {min(height, width)} 还大",
+                f"{side} of crops is more than a side of x, {min(height, width)}",
+            )
+        top, left = int(draws[1] * (height - side + 1)), int(draws[2] * (width - side + 1))
+
+        def window(value: Tensor) -> Tensor:
+            return _window(value, top, left, side, value.shape[2] // height)
+
+        pixels = None if batch.pixels is None else window(batch.pixels)
+        maps = {name: window(value) for name, value in batch.maps.items()}
+        return replace(batch, x=window(batch.x), pixels=pixels, maps=maps)
+
+    def _times(self, schedule: Schedule, count: int, generator: torch.Generator) -> Tensor:
+        if self.times is None:
+            return schedule.timesteps(count, generator)
+        low, high = self.times
+        kept = torch.empty(0)
+        for _ in range(TRIES):
+            drawn = schedule.timesteps(count, generator)
+            kept = torch.cat([kept, drawn[(drawn >= low) & (drawn < high)]])
+            if len(kept) >= count:
+                return kept[:count]
+        raise RecipeError(
+            f"目标的 times 是 {self.times}，而噪声律几乎不给出这样的时刻",
+            f"times of the objective are {self.times}, which the law of noise hardly ever draws",
+        )
+
+    def _snr_weight(self, law: Ddpm, t: Tensor) -> Tensor:
+        """min(snr, gamma) as a weight on the error of x; of the noise it is divided by snr, of v by snr + 1."""
+        a = law.signal()[t.long()]
+        snr = a / (1 - a)
+        kept = snr.clamp(max=self.snr)
+        return {"epsilon": kept / snr, "v_prediction": kept / (snr + 1), "sample": kept}[law.prediction]
+
+
+def _ddpm(schedule: Schedule) -> Ddpm:
+    if not isinstance(schedule, Ddpm):
+        raise RecipeError(
+            f"目标的 snr 只对 Ddpm 噪声律有定义，这里是 {type(schedule).__name__}",
+            f"snr of the objective is defined for the law Ddpm alone, not for {type(schedule).__name__}",
+        )
+    return schedule
+
+
+def _window(value: Tensor, top: int, left: int, side: int, scale: int) -> Tensor:
+    top, left, side = top * scale, left * scale, side * scale
+    return value[:, :, top : top + side, left : left + side].contiguous()

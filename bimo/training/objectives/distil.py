@@ -1,0 +1,182 @@
+"""A text tower taught by another on parallel text: the first stage of AltCLIP and of SkyCLIP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Self, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bimo.core.errors import BimoError, DataError, RecipeError, TrainingError, say
+from bimo.core.part import Part
+from bimo.core.recipe import Stage
+from bimo.data.loader import Pictures
+from bimo.diffusion.system import System, TextEncoder
+from bimo.training.train_inputs import TrainInputs, Prospect, Vocabulary, refusals
+
+#: Where a tower says a sentence: its first token, its last real one, its pooled output.
+Place = Literal["first", "last", "pooled"]
+PAST = -100
+
+
+class Writer(nn.Module):
+    """A small causal decoder that writes token ids [B, L] from another text's states [B, K, width]."""
+
+    def __init__(self, vocab: int, width: int, layers: int, heads: int, length: int) -> None:
+        super().__init__()
+        self.words = nn.Embedding(vocab, width)
+        self.places = nn.Embedding(length, width)
+        layer = nn.TransformerDecoderLayer(width, heads, 4 * width, 0.0, batch_first=True, norm_first=True)
+        self.layers = nn.TransformerDecoder(layer, layers, nn.LayerNorm(width))
+        nn.init.normal_(self.words.weight, std=0.02)
+        nn.init.normal_(self.places.weight, std=0.02)
+
+    def forward(self, ids: Tensor, states: Tensor, unseen: Tensor) -> Tensor:
+        """Logits [B, L, vocab] of what follows each id; ``unseen`` [B, K] bool says which states are padding."""
+        count = ids.shape[1]
+        later = torch.ones(count, count, dtype=torch.bool).triu(1)
+        hidden = self.words(ids) + self.places.weight[:count]
+        hidden = self.layers(hidden, states, tgt_mask=later, memory_key_padding_mask=unseen)
+        return hidden @ self.words.weight.T
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distil(Part):
+    """A student tower learns to say of a sentence, in each of ``languages``, what a frozen ``teacher`` says of it in
+    the teacher's own language; the captions of one picture are the sentence in its languages.
+
+    What is compared is the student's state at ``student`` with the teacher's at ``at``, by the weighted sum of mean
+    squared error, mean absolute error and 1 - cosine. AltCLIP (arXiv:2211.06679, section 3.2): the first token with
+    the teacher's last, squared. SkyCLIP: all three, in both languages, and with ``decoder`` a second task: from the
+    student's states of the teacher's language a small causal decoder writes the sentence in the other languages, so
+    that every state says its part whatever the length (its form was not published: this one is an analogy).
+    """
+
+    teacher: Part
+    tower: int = 0
+    student: Place = "first"
+    at: Place = "last"
+    squared: float = 1.0
+    absolute: float = 0.0
+    cosine: float = 0.0
+    decoder: float = 0.0
+    decoder_layers: int = 3
+    decoder_heads: int = 8
+    language: str = "en"
+    languages: tuple[str, ...] = ("zh", "en")
+    sees: str = "texts"
+
+    def tiny(self) -> Self:
+        """A tiny teacher, one layer of two heads in the decoder."""
+        return replace(super().tiny(), decoder_layers=1, decoder_heads=2)
+
+    def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
+        """Those that have captions in the teacher's language and in all others. Raises DataError where none has."""
+        wanted = {self.language, *self.languages}
+        kept = [lot for lot in pictures.lots if all(wanted <= set(pictures.languages[row]) for row in lot)]
+        if not kept:
+            listed = ", ".join(sorted(wanted))
+            raise DataError(
+                f"没有一张图片同时有 {listed} 的说明；蒸馏要的是同一句话的几种语言",
+                f"no picture has captions in all of {listed}; a teacher needs the same sentence in each language",
+            )
+        left = len(pictures.lots) - len(kept)
+        if left:
+            print(say(f"{left} 张图片缺少某种语言的说明，不参加", f"{left} pictures lack a caption of some language"))
+        return pictures.of(kept)
+
+    def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
+        """The decoder as ``distil.writer``, where there is one."""
+        if not self.decoder:
+            return None
+        part: Any = system.recipe.text_encoders[self.tower]
+        writer = Writer(part.vocab, part.width, self.decoder_layers, self.decoder_heads, part.length)
+        return nn.ModuleDict({"writer": writer})
+
+    def lacks(self, prospect: Prospect) -> Iterator[BimoError]:
+        """A teacher, and sentences in all languages."""
+        yield from refusals(lambda: self.pictures(prospect.system, prospect.pictures, Path()))
+        yield from refusals(lambda: self._fitting(prospect.stage, prospect.teacher))
+
+    def loss(self, lesson: TrainInputs) -> Tensor:
+        """The mean over the languages, plus the second task. Raises TrainingError without a fitting teacher."""
+        teacher = self._fitting(lesson.stage, lesson.teacher)
+        student = lesson.system.text_encoders[self.tower]
+        said = [self._chosen(lesson, row, self.language) for row in range(lesson.whole)]
+        with torch.no_grad():
+            wanted = state(teacher, lesson.own(said), self.at)
+        losses: list[Tensor] = []
+        for language in self.languages:
+            texts = said
+            if language != self.language:
+                texts = [self._chosen(lesson, row, language) for row in range(len(said))]
+            losses.append(self._apart(state(student, lesson.own(texts), self.student), wanted))
+            if self.decoder and language != self.language:
+                losses[-1] = losses[-1] + self.decoder * self._written(lesson, student, said, texts)
+        return torch.stack(losses).mean()
+
+    def _fitting(self, stage: Stage, teacher: System | None) -> TextEncoder:
+        if teacher is None:
+            raise TrainingError(
+                f"阶段 {stage.name!r} 要跟着一个老师学；请用 --teacher 给出它（文本塔应为 {self.teacher}）",
+                f"stage {stage.name!r} learns from a teacher; name one with --teacher (tower: {self.teacher})",
+            )
+        found = teacher.recipe.text_encoders[0]
+        if found != self.teacher:
+            raise TrainingError(
+                f"老师的文本塔是 {found}，配方要的是 {self.teacher}",
+                f"the teacher's text tower is {found}; the recipe wants {self.teacher}",
+            )
+        return teacher.text_encoders[0]
+
+    def _chosen(self, lesson: TrainInputs, row: int, language: str) -> str:
+        captions = lesson.captions[row][language]
+        # On the generator's own device, the processor: nothing waits for another.
+        home = lesson.generator.device
+        return captions[int(torch.randint(len(captions), (1,), generator=lesson.generator, device=home))]
+
+    def _apart(self, found: Tensor, wanted: Tensor) -> Tensor:
+        if found.shape != wanted.shape:
+            raise RecipeError(
+                f"学生的状态宽 {found.shape[-1]}，老师的宽 {wanted.shape[-1]}；学生的塔应投影到老师的宽度",
+                f"the student's state is {found.shape[-1]} wide, the teacher's {wanted.shape[-1]}; "
+                "project the student's to the teacher's",
+            )
+        loss = self.squared * functional.mse_loss(found, wanted) + self.absolute * functional.l1_loss(found, wanted)
+        return loss + self.cosine * (1 - functional.cosine_similarity(found, wanted, dim=1)).mean()
+
+    def _written(self, lesson: TrainInputs, student: TextEncoder, said: Sequence[str], texts: Sequence[str]) -> Tensor:
+        writer = cast(nn.ModuleDict, lesson.extra)["writer"]
+        every = _lengths(student, texts)
+        lengths, said = lesson.own(every), lesson.own(said)
+        ids = cast(Tensor, cast(Any, student).ids(lesson.own(texts))[0])
+        count = int(lengths.max())
+        wanted = ids[:, 1:count].masked_fill(torch.arange(1, count) >= lengths[:, None], PAST)
+        states = student.encode(said).tokens
+        unseen = torch.arange(states.shape[1]) >= _lengths(student, said)[:, None]
+        logits = writer(ids[:, : count - 1], states, unseen)
+        loss = functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=PAST)
+        # Every token of the step counts alike, not every process.
+        return loss * ((lengths - 1).float().mean() / (every - 1).float().mean())
+
+
+def state(tower: TextEncoder, texts: Sequence[str], place: Place) -> Tensor:
+    """What a tower says of texts at a place, [B, D]. Raises RecipeError for a tower that pools nothing."""
+    encoding = tower.encode(texts)
+    if place == "first":
+        return encoding.tokens[:, 0]
+    if place == "last":
+        return encoding.tokens[torch.arange(len(texts)), _lengths(tower, texts) - 1]
+    if encoding.pooled is None:
+        raise RecipeError("这个文本塔没有 pooled 输出", "this text tower pools nothing")
+    return encoding.pooled
+
+
+def _lengths(tower: TextEncoder, texts: Sequence[str]) -> Tensor:
+    """How many tokens of each text are read, [B]."""
+    budgets = [tower.budget(text) for text in texts]
+    return torch.tensor([min(budget.used, budget.limit) for budget in budgets])

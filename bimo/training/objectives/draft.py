@@ -1,0 +1,142 @@
+"""Reward fine-tuning by the reward's own gradient, through the last steps of drawing (DRaFT, arXiv:2309.17400)."""
+
+# torch leaves parts of its interface untyped; what crosses it here is named where it is kept.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from bimo.core.errors import BimoError, RecipeError
+from bimo.core.part import Part
+from bimo.core.types import DenoiserInput
+from bimo.data.loader import Pictures
+from bimo.diffusion.batching import denoise_together
+from bimo.diffusion.sampling import pixels, prepare
+from bimo.diffusion.system import System
+from bimo.training.train_inputs import TrainInputs, Prospect, Vocabulary
+from bimo.training.objectives.rewards import TOTAL, ColourfulReward, Judges, Shown, of_rewards
+from bimo.training.objectives.online_rewards import request_of
+
+Drawing = Generator[DenoiserInput, Tensor, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DRaFT(Part):
+    """The reward of the level's own drawings is the objective: each step draws a picture for every caption of the
+    batch and follows the gradient of ``reward`` through the decoder and the last ``through`` steps of drawing. That is
+    DRaFT-K of arXiv:2309.17400, which maximises E[r(sample(theta, c, x_T))]; ReFL, arXiv:2304.05977, is the like with
+    one step at a random time. The steps before are drawn without a gradient, so memory holds ``through`` of them.
+
+    The reward must be differentiable; for others see `bimo.training.objectives.online_rewards.Rounds`. What a reward does not see is soon
+    given up for it: ``anchor`` weighs the mean squared distance of the answers on those steps from the level's as it
+    was before the stage, and an adapter (`LowRank`), as in the paper, can be taken off again.
+
+    ``steps``, ``size`` and ``guidance`` are those of drawing, 0 and None as the recipe's. The level must be the last.
+    """
+
+    reward: Part
+    through: int = 1
+    anchor: float = 0.0
+    steps: int = 0
+    size: tuple[int, int] | None = None
+    guidance: float | None = None
+    sees: str = "texts"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not getattr(self.reward, "differentiable", False):
+            raise RecipeError(
+                f"奖励 {type(self.reward).__name__} 没有梯度，不能用 Ascent；请用 Rounds",
+                f"the reward {type(self.reward).__name__} has no gradient for Ascent; take Rounds",
+            )
+        if self.through < 1:
+            raise RecipeError(
+                f"Ascent 的 through 至少为 1，收到 {self.through}", f"through of Ascent is {self.through}; at least 1"
+            )
+
+    def tiny(self) -> Self:
+        """Two steps of drawing; a reward that needs no weights."""
+        return replace(self, reward=ColourfulReward(), steps=2, size=(128, 128))
+
+    def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
+        """All of them: their captions are what is drawn."""
+        return pictures
+
+    def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
+        """The denoiser as it is before the stage, where there is an anchor."""
+        if not self.anchor:
+            return None
+        denoiser = system.level(system.recipe.levels[-1].name).denoiser
+        return nn.ModuleDict({"before": copy.deepcopy(denoiser).eval()})
+
+    def lacks(self, prospect: Prospect) -> Iterator[BimoError]:
+        """Functions of the user's that the reward names."""
+        yield from of_rewards(self.reward, prospect.judges)
+
+    def loss(self, lesson: TrainInputs) -> Tensor:
+        """Minus the mean reward, plus the anchor. Raises RecipeError where a gradient does not reach what learns."""
+        self._check(lesson)
+        system = lesson.system
+        seeds = lesson.own(torch.randint(2**31, (lesson.whole,), generator=lesson.generator)).tolist()
+        texts, labels = lesson.own(lesson.texts), lesson.own(lesson.labels)
+        requests = [request_of(system, self, text, seed) for text, seed in zip(texts, seeds, strict=True)]
+        drawings: list[Drawing] = [pixels(system, prepare(system, request)) for request in requests]
+        before = None if lesson.extra is None else cast(nn.ModuleDict, lesson.extra)["before"]
+        drawn, drift = self._driven(system, drawings, before)
+        shown = Shown(drawn.float(), texts, labels)
+        worth = (lesson.judges or Judges()).scores(self.reward, shown)[TOTAL]
+        # One that the reward has nothing to say of counts as none.
+        return -worth.nanmean() + self.anchor * drift
+
+    def _driven(self, system: System, drawings: Sequence[Drawing], before: nn.Module | None) -> tuple[Tensor, Tensor]:
+        """(drawings [B, 3, H, W], mean squared distance of their answers from those of ``before``), step by step."""
+        last = system.recipe.levels[-1].name
+        done: list[Tensor] = []
+        drifts: list[Tensor] = []
+        with torch.no_grad():
+            asks = [next(drawing) for drawing in drawings]
+            while asks:
+                ask = asks[0]
+                with torch.set_grad_enabled(ask.level == last and ask.step >= ask.steps - self.through):
+                    given = denoise_together(system, asks)
+                    if torch.is_grad_enabled() and before is not None:
+                        drifts.append(_distance(before, asks, given))
+                    following: list[DenoiserInput] = []
+                    for drawing, answer in zip(drawings, given, strict=True):
+                        try:
+                            following.append(drawing.send(answer))
+                        except StopIteration as stop:
+                            done.append(stop.value)
+                    asks = following
+        return torch.stack(done), torch.stack(drifts).mean() if drifts else torch.zeros(())
+
+    def _check(self, lesson: TrainInputs) -> None:
+        stage, recipe = lesson.stage, lesson.system.recipe
+        if stage.level != recipe.levels[-1].name or stage.drops:
+            raise RecipeError(
+                f"阶段 {stage.name!r}：Ascent 只能学最后一级 {recipe.levels[-1].name!r}，而且不丢弃任何条件",
+                f"stage {stage.name!r}: Ascent is for the last level, {recipe.levels[-1].name!r}, and drops nothing",
+            )
+        own = f"{stage.level}.denoiser."
+        lost = [name for name, p in lesson.system.named_parameters() if p.requires_grad and not name.startswith(own)]
+        if lost:
+            raise RecipeError(
+                f"阶段 {stage.name!r}：梯度到不了 {lost[0]}（共 {len(lost)} 个）；Ascent 只学 {own}*",
+                f"stage {stage.name!r}: no gradient reaches {lost[0]} ({len(lost)} in all); Ascent learns {own}* alone",
+            )
+
+
+def _distance(before: nn.Module, asks: Sequence[DenoiserInput], given: Sequence[Tensor]) -> Tensor:
+    """The mean squared distance of answers from those of the level as it was."""
+    with torch.no_grad():
+        # A sampler's times are the processor's.
+        wanted = [before(ask.x, ask.t.to(ask.x.device), ask.conditioning) for ask in asks]
+    return torch.stack([(a - b).square().mean() for a, b in zip(given, wanted, strict=True)]).mean()

@@ -1,0 +1,126 @@
+"""DreamBooth (arXiv:2208.12242): a system learns one subject from a few pictures without forgetting its class."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from bimo.core.errors import BimoError, RecipeError, say
+from bimo.core.part import Part
+from bimo.core.types import Batch
+from bimo.data.loader import Pictures
+from bimo.data.shards import Sample, finished, shard_name, write_index, write_shard
+from bimo.diffusion.batching import draw
+from bimo.diffusion.system import System
+from bimo.models.conditioners import Pose
+from bimo.training.objectives.denoise import Denoise
+from bimo.training.distributed.devices import device_of_module, default_device
+from bimo.training.train_inputs import TrainInputs, Prospect, Vocabulary
+from bimo.training.logging import counted
+
+NO_CLASS = (
+    "Dreambooth 的 prior 不是 0，就要有 class_noun：要保住的那一类叫什么",
+    "where prior of Dreambooth is not 0 it needs class_noun: what is to be kept is called",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dreambooth(Part):
+    """Half of a batch are the subject's pictures under ``subject``, a sentence with its identifier ("[小黄鸭]") or one
+    of several at random; with none each picture has its own captions, so that several subjects are learnt at once.
+    Half are pictures of its class, ``class_noun`` ("小黄鸭") or several in turn, that the system drew of itself before
+    the stage, whose error is added with the weight ``prior``; with 0 there are none.
+
+    ``count`` of them are drawn, at ``size`` and with ``steps`` or as the recipe draws. They stay in the run's folder: a
+    stop while drawing loses one picture. Where a level wants to know how things stand, each picture declares the pose
+    it was drawn in.
+    """
+
+    subject: str | tuple[str, ...] = ()
+    class_noun: str | tuple[str, ...] = ()
+    count: int = 200
+    prior: float = 1.0
+    steps: int = 0
+    size: tuple[int, int] | None = None
+    denoise: Denoise = field(default_factory=Denoise)
+    sees: str = "latents"
+
+    def tiny(self) -> Self:
+        """Two pictures of the class, two steps each."""
+        return replace(super().tiny(), count=min(self.count, 2), steps=2, size=(128, 128))
+
+    def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
+        """Pairs of one of the subject and one of the class, each seen as often as the other allows. Raises RecipeError
+        where there is to be a class and it has no name.
+        """
+        own, subject = len(pictures), _several(self.subject)
+        captions = [subject] * own if subject else pictures.captions
+        if not self.prior:
+            return pictures.of(pictures.lots, captions)
+        nouns = _several(self.class_noun)
+        if not nouns:
+            raise RecipeError(*NO_CLASS)
+        drawn = folder / "class"
+        self._draw(system, drawn, nouns)
+        both = Pictures(*pictures.folders, drawn, cache=pictures.cache)
+        lots = [(row % own, own + row % self.count) for row in range(max(own, self.count))]
+        return both.of(lots, [*captions, *((nouns[seed % len(nouns)],) for seed in range(self.count))])
+
+    def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
+        """None."""
+        return None
+
+    def lacks(self, prospect: Prospect) -> Iterator[BimoError]:
+        """What the class is called."""
+        if self.prior and not _several(self.class_noun):
+            yield RecipeError(*NO_CLASS)
+
+    def loss(self, lesson: TrainInputs) -> Tensor:
+        """The mean error of the subject's rows and ``prior`` times that of the class's."""
+        lesson = replace(lesson, batch=self.denoise.cropped(cast(Batch, lesson.batch)))
+        losses: list[Tensor] = []
+        for name in (lesson.stage.level, *self.denoise.also):
+            question = self.denoise.question(lesson, name)
+            errors = self.denoise.errors(question, lesson.system.denoise(question.ask))
+            if self.prior:
+                losses.append(errors[0::2].mean() + self.prior * errors[1::2].mean())
+            else:
+                losses.append(errors.mean())
+        return torch.stack(losses).sum()
+
+    def _draw(self, system: System, folder: Path, nouns: tuple[str, ...]) -> None:
+        """The pictures of the class that are not there yet, then all of them as a shard."""
+        wanted = json.dumps([self.class_noun, self.count, self.steps, self.size], ensure_ascii=False)
+        shard = folder / shard_name(0)
+        if finished(shard, wanted) is not None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        modes = system.training
+        system.eval()
+        request: dict[str, object] = {"steps": self.steps} if self.steps else {}
+        request |= {"size": self.size} if self.size else {}
+        standing = [hint for level in system.recipe.levels for hint in level.conditioners if isinstance(hint, Pose)]
+        rows: list[Sample] = []
+        told = say(f"先画 {'、'.join(nouns[:3])}", f"first drawing {', '.join(nouns[:3])}")
+        for seed in counted(range(self.count), told):
+            noun = nouns[seed % len(nouns)]
+            path = folder / f"{seed:05d}.png"
+            # Asked for by name, so that what is declared is what was drawn.
+            poses = {hint.name: [float(v) for v in hint.of_seed(seed)[0]] for hint in standing}
+            if not path.is_file():
+                with default_device(device_of_module(system)):
+                    draw(system, request | {"text": noun, "seed": seed, "hints": poses})[0].save(path)
+            row: dict[str, object] = {"captions": [{"text": noun}], "labels": {}}
+            rows.append((f"class-{seed:05d}", path.read_bytes(), row | poses))
+        system.train(modes)
+        write_index(folder, [write_shard(shard, rows, wanted)])
+
+
+def _several(words: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (words,) if isinstance(words, str) else words

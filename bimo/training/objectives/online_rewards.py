@@ -1,0 +1,362 @@
+"""Learning from one's own drawings, in rounds: the level that learns draws, a reward scores, a round is learnt from."""
+
+# torch leaves parts of its interface untyped; what crosses it here is named where it is kept.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from bimo.core.errors import BimoError, DataError, RecipeError, TrainingError, say
+from bimo.core.files import write_whole
+from bimo.core.part import Part, dump
+from bimo.data.loader import Pictures
+from bimo.data.shards import Sample, finished, shard_name, write_index, write_shard
+from bimo.diffusion.batching import run_batched
+from bimo.diffusion.sampling import SamplingLoop, sample, prepare
+from bimo.diffusion.system import System
+from bimo.models.conditioners import Pose
+from bimo.training.train_loader import TrainLoader, BatchSampler
+from bimo.training.distributed.devices import default_device
+from bimo.training.objectives.preferences import DiffusionDPO
+from bimo.training.train_inputs import TrainInputs, Objective, Prospect, Vocabulary
+from bimo.training.distributed.processes import ALONE, Processes
+from bimo.training.logging import counted
+from bimo.training.objectives.rewards import TOTAL, ColourfulReward, Judges, Shown, of_rewards
+
+ROUND_FILE = "round.json"
+#: Two standard errors either way: about 95 of 100.
+SPREAD = 1.96
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineRewards(Part):
+    """Reward fine-tuning from the system's own drawings, by feedback of a reward in place of people's (RLAIF).
+
+    A round: the level as it stands draws ``draws`` pictures for each of ``requests`` captions of the data, ``reward``
+    scores them, and ``every`` steps learn from them by ``learn``: `Prefer` on the best against the worst for one
+    caption (Diffusion-DPO, arXiv:2311.12908, equation 14, with pairs of its own drawings ranked by a model as in
+    arXiv:2402.04792), or `Reward`, which weighs each by exp of its score (arXiv:2302.12192, equation 3). The reward may
+    be anything: no gradient goes through it. For that see `bimo.training.objectives.draft.Ascent`.
+
+    ``steps``, ``size`` and ``guidance`` are those of drawing, 0 and None as the recipe's; ``batch`` are drawn together.
+    Captions come in shuffled order, seeds from (seed of the run, stage, round, place). Drawings and scores stay in the
+    run's folder, ``stage-N/round-R``: a stop loses the drawings of one batch, and what is there is not drawn again.
+
+    Labels that ``learn`` sees: ``score``; ``pair``, one for each caption of a round; ``advantage``, the score less the
+    mean for its caption, over the deviation of that in the round, so that captions of which every drawing is good
+    weigh no more than others.
+    """
+
+    reward: Part
+    learn: Part = field(default_factory=lambda: DiffusionDPO(worst=True))
+    requests: int = 16
+    draws: int = 4
+    every: int = 25
+    batch: int = 8
+    steps: int = 0
+    size: tuple[int, int] | None = None
+    guidance: float | None = None
+    sees: str = "texts"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least in (("requests", 1), ("draws", 2), ("every", 1), ("batch", 1)):
+            if getattr(self, name) < least:
+                raise RecipeError(
+                    f"Rounds 的 {name} 至少为 {least}，收到 {getattr(self, name)}",
+                    f"{name} of Rounds must be at least {least}; got {getattr(self, name)}",
+                )
+
+    def tiny(self) -> Self:
+        """Two drawings for each of four captions, by two steps; a reward that needs no weights."""
+        few = {"requests": min(self.requests, 4), "draws": 2, "every": min(self.every, 2), "steps": 2}
+        return replace(self, reward=ColourfulReward(), learn=self.learn.tiny(), size=(128, 128), **few)
+
+    def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
+        """All of them: their captions are what is drawn."""
+        return pictures
+
+    def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
+        """That of ``learn``."""
+        return cast(Objective, self.learn).extra(system, vocabulary)
+
+    def lacks(self, prospect: Prospect) -> Iterator[BimoError]:
+        """Captions to draw, and functions of the user's that the reward names."""
+        yield from _undrawable(prospect.pictures)
+        yield from of_rewards(self.reward, prospect.judges)
+
+    def loss(self, lesson: TrainInputs) -> Tensor:
+        """That of ``learn``."""
+        return cast(Objective, self.learn).loss(lesson)
+
+    def lessons(
+        self, blank: TrainInputs, pictures: Pictures, out: Path, folder: Path, seed: int, processes: Processes = ALONE
+    ) -> RoundLoader:
+        """The lessons of the stage. Raises RecipeError where a share of the data is to be held out: nothing of it is
+        learnt from but its captions.
+        """
+        if blank.stage.validation:
+            raise RecipeError(
+                f"阶段 {blank.stage.name!r} 从自己的画里学，没有可留出的验证数据；请去掉 validation",
+                f"stage {blank.stage.name!r} learns from its own drawings, of which none is held out; "
+                "leave validation out",
+            )
+        if processes.sharded:
+            raise TrainingError(
+                f"阶段 {blank.stage.name!r} 自己画，画的时候每个进程要有全部权重；请不用 FSDP 启动",
+                f"stage {blank.stage.name!r} draws, for which each process needs all weights; begin it without FSDP",
+            )
+        return RoundLoader(self, blank, pictures, out, folder, seed, processes)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A drawing that a round asks for: its key, its caption, the row that is of, and its seed."""
+
+    key: str
+    pair: str
+    text: str
+    row: int
+    seed: int
+
+
+class RoundLoader:
+    """`bimo.training.train_loader.Lessons` whose pictures are drawn when their round comes. ``folder`` is that of the stage."""
+
+    def __init__(
+        self,
+        part: OnlineRewards,
+        blank: TrainInputs,
+        pictures: Pictures,
+        out: Path,
+        folder: Path,
+        seed: int,
+        processes: Processes = ALONE,
+    ) -> None:
+        self.part, self.blank, self.pictures, self.out, self.folder = part, blank, pictures, out, folder
+        self.seed, self.processes = seed, processes
+        self.prefix = blank.system.recipe.request.prefix
+        self.held_out: BatchSampler | None = None
+        self._held: tuple[int, TrainLoader | None] = (-1, None)
+
+    @property
+    def order(self) -> BatchSampler:
+        """That of the captions, which are drawn whatever a batch holds: one a process is enough."""
+        return BatchSampler(self.pictures.lots, [(0, 0)] * len(self.pictures), self.processes.count, self.seed)
+
+    def inputs(self, number: int, generator: torch.Generator, order: BatchSampler | None = None) -> TrainInputs:
+        """As there: a batch of the round that its number is in."""
+        stage = self.blank.stage
+        which = number // (self.part.every * stage.accumulate)
+        if self._held[0] != which:
+            self._held = (which, self._round(which))
+        return cast(TrainLoader, self._held[1]).inputs(number, generator)
+
+    def _round(self, which: int) -> TrainLoader:
+        folder = self.folder / f"round-{which + 1:04d}"
+        asked = self.asked(which)
+        if not asked:
+            raise TrainingError(
+                f"第 {which + 1} 轮没有一句说明可画；数据里的说明多半是空的",
+                f"round {which + 1} has not one caption to draw; most captions of the data are empty",
+            )
+        stamp = _stamp(self.part, asked)
+        if finished(folder / shard_name(0), stamp) is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            system = self.blank.system
+            modes = {name: module.training for name, module in system.named_modules()}
+            system.eval()
+            # Drawn or found, the step goes on with the same numbers.
+            with torch.random.fork_rng(), torch.autocast(self.processes.device.type, enabled=False), torch.no_grad():
+                self._draw(asked, folder)
+                self.processes.wait()
+                if self.processes.is_main_process:
+                    self._score(which, asked, folder, stamp)
+                self.processes.wait()
+            for name, module in system.named_modules():
+                module.training = modes[name]
+        drawn = Pictures(folder)
+        # What a level wants of the data besides is not known of drawings.
+        learn = cast(Objective, self.part.learn)
+        pictures = learn.pictures(self.blank.system, drawn, folder)
+        with self.processes.main_process_first():
+            level = self.blank.stage.level
+            lessons = TrainLoader(self.blank, learn.sees, level, pictures, self.out, self.seed, self.processes)
+            if learn.sees == "latents":
+                lessons.prepared()
+        return lessons
+
+    def asked(self, which: int) -> list[Asked]:
+        """What a round asks for: each caption of the data once before any comes again."""
+        part, rows = self.part, [row for lot in self.pictures.lots for row in lot]
+        found: list[Asked] = []
+        for place in range(part.requests):
+            epoch, at = divmod(which * part.requests + place, len(rows))
+            source = torch.Generator().manual_seed(_mixed(self.seed, epoch))
+            row = rows[int(torch.randperm(len(rows), generator=source)[at])]
+            source.manual_seed(_mixed(self.seed, which, place))
+            captions = [text for text in self.pictures.captions[row] if text.strip()]
+            if not captions:
+                continue
+            text = captions[int(torch.randint(len(captions), (1,), generator=source))]
+            first = int(torch.randint(2**31 - part.draws, (1,), generator=source))
+            for draw in range(part.draws):
+                key = f"{which + 1:04d}-{place:04d}-{draw:02d}"
+                found.append(Asked(key, f"{which + 1}-{place}", text, row, first + draw))
+        return found
+
+    def _draw(self, asked: Sequence[Asked], folder: Path) -> None:
+        """The drawings that are not there yet, a batch at a time, each process its own. A batch is drawn whole whatever
+        is there of it.
+        """
+        part, system = self.part, self.blank.system
+        title = say(f"画第 {folder.name[-4:]} 轮", f"drawing round {folder.name[-4:]}")
+        firsts = range(0, len(asked), part.batch)[self.processes.rank :: self.processes.count]
+        for first in counted(firsts, title):
+            some = asked[first : first + part.batch]
+            if all((folder / f"{one.key}.png").is_file() for one in some):
+                continue
+            requests = [request_of(system, part, one.text, one.seed) for one in some]
+            with default_device(self.processes.device):
+                paintings: list[SamplingLoop] = [sample(system, prepare(system, request)) for request in requests]
+                pictures = run_batched(system, paintings)
+            for one, picture in zip(some, pictures, strict=True):
+                picture.save(folder / f"{one.key}.png")
+
+    def _score(self, which: int, asked: Sequence[Asked], folder: Path, stamp: str) -> None:
+        """The shard of a round, and round.json: what it is worth."""
+        from PIL import Image
+
+        judges = self.blank.judges or Judges()
+        by_name: dict[str, list[float]] = {}
+        for first in range(0, len(asked), self.part.batch):
+            some = asked[first : first + self.part.batch]
+            pixels: list[Tensor] = []
+            for one in some:
+                with Image.open(folder / f"{one.key}.png") as image:
+                    pixels.append(pixels_of(image))
+            labels = [self.pictures.labels[one.row] for one in some]
+            shown = Shown(torch.stack(pixels), [one.text for one in some], labels)
+            for name, values in judges.scores(self.part.reward, shown).items():
+                by_name.setdefault(name, []).extend(values.tolist())
+        scores = by_name[TOTAL]
+        advantages = advantages_of([one.pair for one in asked], scores)
+        rows: list[Sample] = []
+        for place, one in enumerate(asked):
+            own = {name: values[place] for name, values in by_name.items()}
+            own |= {"advantage": advantages[place]}
+            known = {name: value for name, value in own.items() if value == value}  # what is no number equals nothing
+            labels = {**self.pictures.labels[one.row], "pair": one.pair, "seed": one.seed, **known}
+            row: dict[str, object] = {"captions": [{"text": one.text}], "labels": labels}
+            row |= poses_of(self.blank.system, one.seed)
+            rows.append((one.key, (folder / f"{one.key}.png").read_bytes(), row))
+        told: dict[str, Any] = {"round": which + 1, "step": which * self.part.every, "drawings": len(asked)}
+        told |= {"scores": {name: summary(values) for name, values in by_name.items()}}
+        if not told["scores"][TOTAL]["count"]:
+            raise TrainingError(
+                f"第 {which + 1} 轮的 {len(asked)} 张画，奖励一张也评不了；请检查奖励和数据的说明是否相配",
+                f"the reward has nothing to say of any of the {len(asked)} drawings of round {which + 1}; "
+                "see whether it suits the captions of the data",
+            )
+        if len({value for value in scores if value == value}) == 1:
+            raise TrainingError(
+                f"第 {which + 1} 轮的画全都得 {max(scores):.4g} 分，分不出好坏；请换奖励，或让 draws 大些",
+                f"every drawing of round {which + 1} scores {max(scores):.4g}: there is no better or worse to learn "
+                "from; take another reward, or more draws",
+            )
+        write_whole(folder / ROUND_FILE, json.dumps(told, ensure_ascii=False, indent=1).encode())
+        write_index(folder, [write_shard(folder / shard_name(0), rows, stamp)])
+        total = told["scores"][TOTAL]
+        print(
+            say(
+                f"第 {which + 1} 轮：{total['count']} 张，平均 {total['mean']:.4f} ± {total['error']:.4f}",
+                f"round {which + 1}: {total['count']} drawings, mean {total['mean']:.4f} ± {total['error']:.4f}",
+            )
+        )
+
+
+def _undrawable(pictures: Pictures) -> Iterator[BimoError]:
+    captions = (text for lot in pictures.lots for row in lot for text in pictures.captions[row])
+    if not any(text.strip() for text in captions):
+        yield DataError("数据里没有一句说明可画", "the data has not one caption to draw")
+
+
+class Drawn(Protocol):
+    """How an objective draws: 0 and None as the recipe does."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def size(self) -> tuple[int, int] | None: ...
+    @property
+    def guidance(self) -> float | None: ...
+
+
+def request_of(system: System, drawn: Drawn, text: str, seed: int) -> dict[str, Any]:
+    """What an objective asks the system to draw."""
+    asked: dict[str, Any] = {"text": text, "seed": seed, "hints": poses_of(system, seed)}
+    asked |= {"steps": drawn.steps} if drawn.steps else {}
+    asked |= {} if drawn.size is None else {"size": drawn.size}
+    return asked | ({} if drawn.guidance is None else {"guidance": drawn.guidance})
+
+
+def poses_of(system: System, seed: int) -> dict[str, list[float]]:
+    """How a thing stands in the drawing of a seed, by name: asked for so, what is declared is what was drawn."""
+    standing = [hint for level in system.recipe.levels for hint in level.conditioners if isinstance(hint, Pose)]
+    return {hint.name: [float(value) for value in hint.of_seed(seed)[0]] for hint in standing}
+
+
+def pixels_of(image: Any) -> Tensor:
+    """A PIL image as [3, H, W] in [-1, 1]."""
+    import numpy as np
+
+    return torch.as_tensor(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def advantages_of(pairs: Sequence[str], scores: Sequence[float]) -> list[float]:
+    """Each score less the mean of its pair, over the deviation of all of those; NaN where the score is none."""
+    groups: dict[str, list[float]] = {}
+    for pair, score in zip(pairs, scores, strict=True):
+        if score == score:
+            groups.setdefault(pair, []).append(score)
+    means = {pair: statistics.fmean(values) for pair, values in groups.items()}
+    over = [score - means.get(pair, 0.0) for pair, score in zip(pairs, scores, strict=True)]
+    known = [value for value in over if value == value]
+    deviation = statistics.pstdev(known) if len(known) > 1 else 0.0
+    return [value / deviation if deviation else value for value in over]
+
+
+def summary(values: Sequence[float]) -> dict[str, float]:
+    """How many numbers there are, their mean, and half the width of its interval of 95 of 100."""
+    known = [value for value in values if value == value]
+    if not known:
+        return {"count": 0}
+    error = SPREAD * statistics.stdev(known) / len(known) ** 0.5 if len(known) > 1 else 0.0
+    return {"count": len(known), "mean": round(statistics.fmean(known), 6), "error": round(error, 6)}
+
+
+def rounds_of(run: Path) -> list[Mapping[str, Any]]:
+    """What the rounds of a run were worth, in their order: round.json of each, with the number of its stage."""
+    found: list[Mapping[str, Any]] = []
+    for path in sorted(run.glob(f"stage-*/round-*/{ROUND_FILE}"), key=lambda p: (int(p.parts[-3][6:]), p.parts[-2])):
+        found.append(json.loads(path.read_text(encoding="utf-8")) | {"stage": int(path.parts[-3][6:])})
+    return found
+
+
+def _stamp(part: OnlineRewards, asked: Sequence[Asked]) -> str:
+    text = json.dumps([dump(part), [vars(one) for one in asked]], ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _mixed(*numbers: int) -> int:
+    return int.from_bytes(hashlib.sha256(",".join(map(str, numbers)).encode()).digest()[:7], "big")

@@ -1,0 +1,133 @@
+"""Learning from what people or a scorer prefer: pictures weighted by their score, and pairs of better and worse."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bimo.core.errors import BimoError, DataError, say
+from bimo.core.part import Part
+from bimo.core.types import Batch
+from bimo.data.loader import Pictures
+from bimo.diffusion.system import System
+from bimo.training.objectives.denoise import Denoise
+from bimo.training.train_inputs import TrainInputs, Prospect, Vocabulary, refusals
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardWeighted(Part):
+    """Reward-weighted regression (arXiv:2302.12192, equation 3, with the weights of arXiv:1910.00177): the error of a
+    picture weighs exp(score / ``temperature``), the weights of a batch having the mean 1.
+
+    Scores are the data's label ``score``: of people who chose among a system's own drawings, or of an aesthetic model.
+    For systems whose publishers tell of learning from feedback but give no formula this is an analogy.
+    """
+
+    score: str = "score"
+    temperature: float = 1.0
+    denoise: Denoise = field(default_factory=Denoise)
+    sees: str = "latents"
+
+    def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
+        """Those that have a score. Raises DataError where none has."""
+        return pictures.of(_scored(pictures, self.score))
+
+    def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
+        """None."""
+        return None
+
+    def lacks(self, prospect: Prospect) -> Iterator[BimoError]:
+        """Scores."""
+        yield from refusals(lambda: self.pictures(prospect.system, prospect.pictures, Path()))
+
+    def loss(self, lesson: TrainInputs) -> Tensor:
+        """The weighted mean."""
+        lesson = replace(lesson, batch=self.denoise.cropped(cast(Batch, lesson.batch)))
+        question = self.denoise.question(lesson, lesson.stage.level)
+        errors = self.denoise.errors(question, lesson.system.denoise(question.ask))
+        scores = torch.tensor([float(row[self.score]) for row in lesson.labels])
+        weights = (scores / self.temperature).softmax(0) * lesson.whole
+        return (lesson.own(weights) * errors).mean()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionDPO(Part):
+    """Direct preference optimisation of a diffusion (arXiv:2311.12908, equation 14): of two pictures for one sentence
+    the better is to be denoised better than by the level as it was before the stage, the worse worse.
+
+    Rows with the same label ``pair`` belong together; that with the highest ``score`` is better than each other one, or
+    with ``worst`` is learnt against the lowest alone.
+    ``beta`` holds the paper's number of steps as well, as in its public code: 5000 there.
+    """
+
+    pair: str = "pair"
+    score: str = "score"
+    beta: float = 5000.0
+    worst: bool = False
+    denoise: Denoise = field(default_factory=Denoise)
+    sees: str = "latents"
+
+    def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
+        """Lots of (better, worse), both with the caption of the better. Raises DataError where there is no pair."""
+        groups: dict[str, list[int]] = {}
+        for (row,) in _scored(pictures, self.score):
+            if pictures.labels[row].get(self.pair) is not None:
+                groups.setdefault(str(pictures.labels[row][self.pair]), []).append(row)
+        captions = list(pictures.captions)
+        lots: list[tuple[int, ...]] = []
+        for rows in groups.values():
+            best = max(rows, key=lambda row: float(pictures.labels[row][self.score]))
+            others = [min(rows, key=lambda row: float(pictures.labels[row][self.score]))] if self.worst else rows
+            for row in others:
+                if float(pictures.labels[row][self.score]) < float(pictures.labels[best][self.score]):
+                    lots.append((best, row))
+                    captions[row] = captions[best]
+        if not lots:
+            raise DataError(
+                f"没有一对可比的图片：需要 {self.pair!r} 相同而 {self.score!r} 不同的两张",
+                f"no two pictures to compare: two with the same {self.pair!r} and another {self.score!r} are needed",
+            )
+        return pictures.of(lots, captions)
+
+    def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
+        """The denoisers as they are before the stage, which learn nothing."""
+        levels: dict[str, Any] = {level.name: system.level(level.name).denoiser for level in system.recipe.levels}
+        return nn.ModuleDict({name: copy.deepcopy(denoiser).eval() for name, denoiser in levels.items()})
+
+    def lacks(self, prospect: Prospect) -> Iterator[BimoError]:
+        """Pairs."""
+        yield from refusals(lambda: self.pictures(prospect.system, prospect.pictures, Path()))
+
+    def loss(self, lesson: TrainInputs) -> Tensor:
+        """-log sigmoid(-beta / 2 (what the better gained in error - what the worse gained))."""
+        name = lesson.stage.level
+        lesson = replace(lesson, batch=self.denoise.cropped(cast(Batch, lesson.batch)))
+        question = self.denoise.question(lesson, name, lot=2)
+        ask = question.ask
+        gained = self.denoise.errors(question, lesson.system.denoise(ask))
+        with torch.no_grad():
+            before = cast(nn.ModuleDict, lesson.extra)[name](ask.x, ask.t, ask.conditioning)
+            at_first = self.denoise.errors(question, before)
+        gained = gained - at_first
+        return -functional.logsigmoid(-0.5 * self.beta * (gained[0::2] - gained[1::2])).mean()
+
+
+def _scored(pictures: Pictures, label: str) -> list[tuple[int, ...]]:
+    """Lots of one, of the rows that have a score. Raises DataError where none has."""
+    kept = [(row,) for row, labels in enumerate(pictures.labels) if isinstance(labels.get(label), (int, float))]
+    if not kept:
+        raise DataError(
+            f"没有一张图片有分数标签 {label!r}；请先给数据打分",
+            f"no picture has a label {label!r} with a score; score the data first",
+        )
+    left = len(pictures) - len(kept)
+    if left:
+        print(say(f"{left} 张图片没有 {label!r}，不参加", f"{left} pictures have no {label!r} and are left out"))
+    return list(kept)

@@ -1,0 +1,145 @@
+"""What a stage minimises: an autoencoder's reconstruction, and contrast of words with latents."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Self, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bimo.core.part import Part
+from bimo.data.loader import Pictures
+from bimo.diffusion.system import System
+from bimo.training.train_inputs import TrainInputs, Vocabulary
+
+MAXIMUM_LOGIT_SCALE = math.log(100)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruct(Part):
+    """An autoencoder's own stage: L1, L1 of differences between neighbours, and L2 of means over 8 x 8 pixels.
+
+    Trained on crops of ``crop`` pixels: a convolution learns as much from a part of a picture.
+    """
+
+    reads_words: ClassVar[bool] = False
+
+    level: str
+    crop: int = 64
+    edges: float = 0.5
+    means: float = 1.0
+    sees: str = "pixels"
+
+    def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
+        """All of them, each for itself."""
+        return pictures
+
+    def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
+        """None."""
+        return None
+
+    def loss(self, lesson: TrainInputs) -> Tensor:
+        """The weighted sum."""
+        assert lesson.pixels is not None
+        pixels = self._cropped(lesson.pixels, lesson.generator)
+        space: Any = lesson.system.space(self.level)
+        shape = space.shape((pixels.shape[3], pixels.shape[2]))
+        answer = space.reconstruct(pixels, lesson.own(torch.randn((lesson.whole, *shape), generator=lesson.generator)))
+        loss = functional.l1_loss(answer, pixels)
+        for axis in (2, 3):
+            loss = loss + self.edges * functional.l1_loss(answer.diff(dim=axis), pixels.diff(dim=axis))
+        pooled = functional.mse_loss(functional.avg_pool2d(answer, 8), functional.avg_pool2d(pixels, 8))
+        return loss + self.means * pooled
+
+    def _cropped(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        spare = [side - self.crop for side in pixels.shape[2:]]
+        if min(spare) <= 0:
+            return pixels
+        # One place a batch: whole slices, no gather; batches are small and many.
+        top, left = (int(torch.randint(0, s + 1, (1,), generator=generator)) for s in spare)
+        return pixels[:, :, top : top + self.crop, left : left + self.crop].contiguous()
+
+
+class Contrasted(nn.Module):
+    """The image tower over latents, the heads that name labels from words, and the temperature."""
+
+    def __init__(self, channels: int, width: int, project: int, labels: Mapping[str, int], flat: bool = True) -> None:
+        super().__init__()
+        self.image = nn.Sequential(
+            nn.Conv2d(channels, width // 2, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(width // 2, width, 3, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(width, width, 3, stride=2, padding=1),
+            nn.SiLU(),
+            *(() if flat else (nn.AdaptiveAvgPool2d(1),)),
+            nn.Flatten(),
+            nn.LazyLinear(project),
+        )
+        self.heads = nn.ModuleDict({label: nn.Linear(project, count + 1) for label, count in labels.items()})
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast(Part):
+    """The contrastive loss of CLIP (arXiv:2103.00020, figure 3) between pooled words and an image tower over latents,
+    with heads that name the labels of the picture from the words.
+
+    Pairs with equal labels, where there are any, are the same picture to the words: they count as neither right nor
+    wrong. ``flat`` has the
+    image tower see places apart, for pictures of the recipe's own size alone; without it they are averaged.
+    """
+
+    level: str
+    width: int = 128
+    project: int = 256
+    flat: bool = True
+    heads: tuple[str, ...] = ()
+    weight: float = 1.0
+    sees: str = "latents"
+
+    def tiny(self) -> Self:
+        """The pooled width of tiny towers."""
+        return replace(self, width=16, project=min(self.project, 16))
+
+    def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
+        """All of them, each for itself."""
+        return pictures
+
+    def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
+        """The image tower and heads."""
+        space = system.space(self.level)
+        made = Contrasted(space.channels, self.width, self.project, vocabulary.sizes(self.heads), self.flat)
+        made.image(torch.zeros(1, *space.shape(system.recipe.request.size)))
+        return made
+
+    def loss(self, lesson: TrainInputs) -> Tensor:
+        """Contrast in both directions plus the mean cross-entropy of the heads."""
+        assert lesson.batch is not None
+        extra = cast(Contrasted, lesson.extra)
+        pooled = cast(Tensor, lesson.batch.encodings[-1].pooled)
+        words = functional.normalize(pooled, dim=1)
+        pictures = functional.normalize(extra.image(lesson.batch.x), dim=1)
+        scale = extra.logit_scale.clamp(max=MAXIMUM_LOGIT_SCALE).exp()
+        same, right = lesson.own(self._same(lesson.labels)), lesson.own(torch.arange(lesson.whole))
+        to_pictures = (scale * words @ lesson.gather(pictures).T).masked_fill(same, float("-inf"))
+        to_words = (scale * pictures @ lesson.gather(words).T).masked_fill(same, float("-inf"))
+        loss = (functional.cross_entropy(to_pictures, right) + functional.cross_entropy(to_words, right)) / 2
+        for label, head in extra.heads.items():
+            wanted = lesson.own(lesson.vocabulary.indices(label, lesson.labels))
+            loss = loss + self.weight * functional.cross_entropy(head(pooled), wanted) / len(self.heads)
+        return loss
+
+    @staticmethod
+    def _same(labels: Sequence[Mapping[str, Any]]) -> Tensor:
+        told = [sorted((k, v) for k, v in row.items() if k != "pose") for row in labels]
+        # Pictures that nothing is said of are each another.
+        keys = [repr(some or place) for place, some in enumerate(told)]
+        number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+        places = torch.tensor([number[key] for key in keys])
+        return (places[:, None] == places[None]) & ~torch.eye(len(keys), dtype=torch.bool)

@@ -1,0 +1,302 @@
+"""A stage under way: what learns, how, and how several processes bring its gradients together."""
+
+# torch and accelerate leave parts of their interfaces untyped; what crosses them here is named where it is kept.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from bimo.core.part import loads
+from bimo.core.recipe import Stage
+from bimo.core.types import Share
+from bimo.diffusion.system import System
+from bimo.training.train_loader import TrainLoader, BatchSampler
+from bimo.training.distributed.devices import default_device
+from bimo.training.finite import broken, not_finite, picked, some
+from bimo.training.train_inputs import TrainInputs, Objective
+from bimo.training.optimizers import EMA, DeepSpeedZero, autocast, optimiser, ordered, scaler
+from bimo.training.distributed.processes import Processes, gather
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+class TrainModule(nn.Module):
+    """The one module that DDP, FSDP and DeepSpeed know: whatever uses what learns is done inside its ``forward``."""
+
+    def __init__(self, system: System, extra: nn.Module | None) -> None:
+        super().__init__()
+        self.system = system
+        self.extra = extra
+        #: Of the rows that are being learnt from.
+        self.share: Share | None = None
+
+    def forward(self, work: Callable[[], Any]) -> Any:
+        """What some work answers."""
+        return work()
+
+    def see_all_rows(self) -> list[Any]:
+        """Has batch normalisation take its statistics from all rows of a step; answers the handles of what does so."""
+
+        def widened(module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+            return (gather(given[0], self.share),) if module.training and self.share else None
+
+        def narrow(module: nn.Module, given: tuple[Tensor, ...], answer: Tensor) -> Tensor | None:
+            return self.share.of(answer) if module.training and self.share else None
+
+        norms = [module for module in self.modules() if isinstance(module, NORMS)]
+        hooks = [norm.register_forward_pre_hook(widened) for norm in norms]
+        return hooks + [norm.register_forward_hook(narrow) for norm in norms]
+
+
+class StageTrainer:
+    """What a stage learns from, what learns, and how.
+
+    ``parameters`` are those that learn, by name: with FSDP this process's parts of them, as are their average and the
+    optimiser's state. What ``state`` answers is whole, and alike whatever the number of processes.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        lessons: TrainLoader,
+        objective: Objective,
+        names: Sequence[str],
+        saved: Mapping[str, Any] | None,
+        number: int = 0,
+        state: Path | None = None,
+    ) -> None:
+        """``names`` are of what learns. ``saved`` is what ``state`` answered when the stage was left, and its "stage",
+        which may have had other settings. ``number`` is the stage's, in ``state`` the run is saved.
+        """
+        self.stage, self.lessons, self.objective = stage, lessons, objective
+        self.number, self._file = number, state or lessons.out / "state.pt"
+        #: The last step's gradients, whether each is finite, still on their device.
+        self._gradients: tuple[int, Sequence[str], Tensor] | None = None
+        self.processes: Processes = lessons.processes
+        self.extra = lessons.blank.extra
+        self._exercise = TrainModule(lessons.blank.system, self.extra)
+        self._hooks: list[Any] = []
+        self._forward: Any = self._exercise
+        if self.processes.count > 1:
+            self._hooks = self._exercise.see_all_rows()
+            self._forward = self.processes.joined(stage, self._exercise)
+        # Looked up here, for FSDP puts others in their place.
+        every = named(self._exercise.system, self.extra, objective)
+        self.parameters = {name: every[name] for name in names}
+        self.optimiser = optimiser(stage, self.parameters)
+        if self.processes.zero:
+            self.optimiser = DeepSpeedZero(stage, self._exercise, self.optimiser, self.processes)
+            self._forward = self.optimiser.engine
+        self.average = EMA(self.parameters, stage.ema)
+        self.scaler = scaler(stage, self.processes.device)
+        if saved is not None:
+            self._go_on(saved)
+
+    def step(self, step: int, generator: torch.Generator, lr: float) -> float:
+        """One step of the optimiser; answers the loss of all its rows. Raises TrainingError where that is no number."""
+        stage, value = self.stage, 0.0
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr * group["share"]
+        self.optimiser.zero_grad(set_to_none=True)
+        batches = range(step * stage.accumulate, (step + 1) * stage.accumulate)
+        for batch in batches:
+            # Gradients are brought together once a step.
+            with nullcontext() if batch == batches[-1] else self.processes.apart(self._forward):
+                loss, lesson = self._loss(batch, generator)
+                part = self.processes.part(cast(Share, lesson.share))
+                loss = loss / stage.accumulate
+                value += self.processes.total(float(loss.detach()) * part)[0]
+                # The device has just been waited for: what it found a step ago costs nothing now.
+                self.check_gradients()
+                if not math.isfinite(value):
+                    self._broken(step, lesson, math.isfinite(float(loss.detach())))
+                # What is brought together is the mean over the processes, whatever rows each has.
+                loss = self.scaler.scale(loss * (part * self.processes.count))
+                self.processes.backward(self._forward, loss)
+        self.scaler.unscale_(self.optimiser)
+        if not self.processes.zero:  # which clips before it parts
+            self._clip(step)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.average.update(self.parameters, step)
+        return value
+
+    def validate(self, generators: Callable[[int], torch.Generator]) -> float:
+        """The mean loss of what is held out; each batch has a generator by its number."""
+        order = cast(BatchSampler, self.lessons.held_out)
+        total = 0.0
+        with torch.no_grad():
+            for number in range(order.per_epoch):
+                loss, lesson = self._loss(number, generators(number), order)
+                total += float(loss) * self.processes.part(cast(Share, lesson.share))
+        return self.processes.total(total)[0] / order.per_epoch
+
+    def check_gradients(self) -> None:
+        """Raises TrainingError where the gradients of the last step were not finite."""
+        if self._gradients is None:
+            return
+        (step, names, fine), self._gradients = self._gradients, None
+        if bad := picked(names, fine.unbind()):
+            told = some(bad, len(names))
+            what = f"梯度不是有限的数：{told}", f"gradients are not finite: {told}"
+            raise broken(self.stage, self.number, step + 1, what, self.lessons.out, self._file)
+
+    def check_weights(self, step: int) -> None:
+        """Raises TrainingError where what learns, or its average, is not finite after so many steps."""
+        self.check_gradients()
+        held = self.parameters | {f"{name} (ema)": value for name, value in self.average.values.items()}
+        bad = not_finite({name: _own_part(value) for name, value in held.items()})
+        if self.processes.total(float(len(bad)))[0]:
+            told = some(bad, len(held))
+            what = f"权重不是有限的数：{told}", f"weights are not finite: {told}"
+            raise broken(self.stage, self.number, step, what, self.lessons.out, self._file)
+
+    def within(self, work: Callable[[], Any]) -> Any:
+        """What some work answers that uses what learns otherwise than a step does: all processes do it."""
+        return self._forward(work)
+
+    def state(self) -> dict[str, Any]:
+        """What goes on from here, on the processor. With FSDP or DeepSpeed all processes have to ask."""
+        extra = None if self.extra is None else self.extra.state_dict()
+        held = {"optimiser": self.optimiser.state_dict(), "average": self.average.values, "extra": extra}
+        return whole(held | {"scaler": self.scaler.state_dict()})
+
+    def close(self) -> None:
+        """Leaves the modules as they were."""
+        for hook in self._hooks:
+            hook.remove()
+        if isinstance(self.optimiser, DeepSpeedZero):
+            self.optimiser.close()
+
+    def _clip(self, step: int) -> None:
+        """Clips the gradients, and has their norms, which that takes anyway, tell whether each is finite."""
+        learnt = {name: p for name, p in self.parameters.items() if p.grad is not None}
+        if not learnt:
+            return
+        gradients = [cast(Tensor, p.grad) for p in learnt.values()]
+        if self.processes.sharded:
+            total: Any = nn.utils.get_total_norm(gradients, foreach=True)
+            total = total.full_tensor() if hasattr(total, "full_tensor") else total
+            norms, names = total[None], ["*"]
+        else:
+            # As clip_grad_norm_ has it, to the bit, with the norm of each kept.
+            each = torch._foreach_norm(gradients)  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]
+            norms, names = torch.stack(list(each)), list(learnt)
+            total = torch.linalg.vector_norm(norms)
+        if self.stage.max_grad_norm:
+            nn.utils.clip_grads_with_norm_(learnt.values(), self.stage.max_grad_norm, total, foreach=True)
+        if not self.scaler.is_enabled():  # which leaves such a step out, and scales less
+            self._gradients = step, names, norms.detach().isfinite()
+
+    def _loss(self, number: int, generator: torch.Generator, order: BatchSampler | None = None) -> tuple[Tensor, TrainInputs]:
+        device, made = self.processes.device, list[TrainInputs]()
+
+        def work() -> Tensor:
+            # In here, for DeepSpeed allows no such numbers but its own around it.
+            with autocast(self.stage, device):
+                lesson = self.lessons.inputs(number, generator, order)
+                self._exercise.share = lesson.share
+                made.append(lesson)
+                with default_device(device):
+                    return self.objective.loss(lesson)
+
+        return cast(Tensor, self._forward(work)), made[0]
+
+    def _go_on(self, saved: Mapping[str, Any]) -> None:
+        held = cast("dict[str, Any]", saved["optimiser"])
+        if saved.get("stage"):
+            held = self._regrouped(held, cast(Stage, loads(saved["stage"])))
+        for at, parameter in enumerate(p for group in self.optimiser.param_groups for p in group["params"]):
+            state = held["state"].get(at, {})
+            for name, value in state.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    state[name] = as_is(value, parameter)
+        # What a group is told is the stage's to say, which may have been changed since.
+        told = [{n: v for n, v in group.items() if n != "params"} for group in self.optimiser.param_groups]
+        self.optimiser.load_state_dict(held)
+        for group, own in zip(self.optimiser.param_groups, told, strict=True):
+            group.update(own)
+        before = saved["average"]
+        self.average.values = {
+            n: as_is(before[n], self.parameters[n]) if n in before else v for n, v in self.average.values.items()
+        }
+        if saved.get("scaler"):
+            self.scaler.load_state_dict(saved["scaler"])
+
+    def _regrouped(self, held: dict[str, Any], before: Stage) -> dict[str, Any]:
+        """An optimiser's state whose parameters are counted as the stage has them now: rates of their own make groups,
+        and so another order.
+        """
+        names, now = ordered(before, self.parameters), ordered(self.stage, self.parameters)
+        if names == now:
+            return held
+        known = {names[at]: state for at, state in held["state"].items()}
+        counts = iter(range(len(now)))
+        fresh = optimiser(self.stage, self.parameters).param_groups
+        groups = [{**group, "params": [next(counts) for _ in group["params"]]} for group in fresh]
+        return {"state": {at: known[name] for at, name in enumerate(now) if name in known}, "param_groups": groups}
+
+    def _broken(self, step: int, lesson: TrainInputs, others: bool) -> None:
+        """Raises TrainingError, with the batch saved that did it: that of another process where it was ``others``."""
+        rank = self.processes.rank
+        path = self.lessons.out / (f"broken-batch.{rank}.pt" if rank else "broken-batch.pt")
+        if not others:
+            torch.save({"x": lesson.batch.x if lesson.batch else lesson.pixels}, path)
+        where = self.lessons.out / "broken-batch*.pt" if others else path
+        what = f"损失不是数，这一批存在 {where}", f"the loss is not a number, its batch lies in {where}"
+        bad = not_finite({name: _own_part(value) for name, value in self.parameters.items()})
+        if bad:
+            told = some(bad, len(self.parameters))
+            what = f"{what[0]}，权重也已坏了：{told}", f"{what[1]}, and so are weights: {told}"
+        raise broken(self.stage, self.number, step + 1, what, self.lessons.out, self._file)
+
+
+def named(system: System, extra: nn.Module | None, objective: Objective) -> dict[str, nn.Parameter]:
+    """All parameters by name: the system's, and those of the objective's own module after the objective."""
+    parameters = dict(system.named_parameters())
+    if extra is not None:
+        prefix = type(objective).__name__.lower()
+        parameters |= {f"{prefix}.{name}": p for name, p in extra.named_parameters()}
+    return parameters
+
+
+def _own_part(value: Tensor) -> Tensor:
+    """What of a tensor lies in this process."""
+    given: Any = value.detach()
+    return given.to_local() if hasattr(given, "to_local") else given
+
+
+def whole(value: Any) -> Any:
+    """The same with its tensors whole and on the processor, in maps and lists of whatever depth."""
+    if isinstance(value, Tensor):
+        given: Any = value
+        return (given.full_tensor() if hasattr(given, "full_tensor") else given).detach().cpu()
+    if isinstance(value, Mapping):
+        return {name: whole(part) for name, part in cast("Mapping[Any, Any]", value).items()}
+    if isinstance(value, list):
+        return [whole(part) for part in cast("list[Any]", value)]
+    return value
+
+
+def as_is(value: Tensor, parameter: Tensor) -> Tensor:
+    """A whole tensor where a parameter is, and in parts as that is."""
+    other: Any = parameter
+    if not hasattr(other, "placements"):
+        return value.to(parameter.device)
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value, other.device_mesh, other.placements)
+
+
+def read_alike(one: object, other: object) -> bool:
+    """Whether two towers have the same table of words: a longer one of the kind, or one pooled elsewhere, has."""
+    names = ("vocab", "width", "words")
+    return type(one) is type(other) and all(getattr(one, n, None) == getattr(other, n, None) for n in names)

@@ -1,0 +1,60 @@
+"""A run that is not done, as a system that draws or that another run begins as: its weights as they stand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from bimo.core import checkpoint_io
+from bimo.core.errors import WeightsError, say
+from bimo.core.hashing import LateDigest
+from bimo.core.part import loads
+from bimo.core.recipe import Recipe, Stage
+from bimo.diffusion.system import RECIPE_FILE, WEIGHTS_FILE, System
+from bimo.training.adapters.lora_stage import Adapter
+from bimo.training.history import HISTORY_FILE, Place, standing
+from bimo.training.trainer import STATE_FILE
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Whether a folder is that of a run that has left no weights yet."""
+    begun = (folder / STATE_FILE).is_file() or (folder / HISTORY_FILE).is_file()
+    return begun and (folder / RECIPE_FILE).is_file() and not (folder / WEIGHTS_FILE).is_file()
+
+
+def read_unfinished(folder: Path) -> System:
+    """The system of a run as it would be if its stage ended now: with averaged weights, an adapter merged where it is
+    to be. Raises WeightsError where nothing was saved yet.
+    """
+    file = folder / STATE_FILE
+    if not file.is_file():
+        raise WeightsError(
+            f"{folder} 里的训练还没有保存过什么；先用同一条训练命令练下去",
+            f"nothing was saved yet of the run in {folder}; go on with the command that began it first",
+        )
+    recipe = cast(Recipe, checkpoint_io.read_recipe(folder / RECIPE_FILE))
+    saved: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)  # pyright: ignore[reportUnknownMemberType]
+    system = System(recipe)
+    for index, tower in enumerate(system.text_encoders):
+        tower.load_tokenizer(folder / f"words.{index}")
+    system.load_state_dict(saved["system"])
+    place = Place(**saved["place"])
+    if saved["optimiser"] is not None:
+        stage = cast(Stage, loads(saved["stage"])) if saved.get("stage") else recipe.stages[place.stage]
+        adapter = cast("Adapter | None", stage.adapter)
+        if adapter is not None:
+            adapter.put(system)
+            system.load_state_dict(saved["adapter"], strict=False)
+        own = dict(system.named_parameters())
+        with torch.no_grad():
+            for name, value in saved["average"].items():
+                if name in own:  # what only training needs is no part of the system
+                    own[name].copy_(value)
+        if adapter is not None:
+            adapter.leave(system)
+    system.weights_hash = LateDigest(file)
+    at = standing(recipe, place)
+    print(say(f"{folder} 还没练完：取它到{at}时的权重", f"the run in {folder} is not done: its weights as of {at}"))
+    return system.eval()

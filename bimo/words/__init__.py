@@ -1,1 +1,0 @@
-"""What the user wrote: its normal form, what of it a tower can read, and styles."""

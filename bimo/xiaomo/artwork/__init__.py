@@ -1,0 +1,1 @@
+"""The artwork that 小墨 learns from: sprites, canvases, captions."""

@@ -1,0 +1,98 @@
+"""Which word means which kind: the hand-written table first, then names, then keywords; every word has one owner.
+
+The table `artwork_words.tsv` is this project's own: emoji, classifier, Chinese words, English words, most usual first.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from dataclasses import replace
+from importlib import resources
+
+from bimo.core.errors import DataError
+from bimo.xiaomo.artwork.sprites import Kind
+from bimo.xiaomo.artwork.lexicon import reserved_words
+
+COLUMNS = ["emoji", "classifier", "zh", "en"]
+SHARED_AT_MOST = 3
+Row = tuple[str, tuple[str, ...], tuple[str, ...]]
+
+
+def read_aliases() -> dict[str, Row]:
+    """Emoji without variation selector -> (classifier, Chinese words, English words); DataError on a bad row."""
+    text = resources.files("bimo.data").joinpath("artwork_words.tsv").read_text("utf-8")
+    rows = list(csv.reader(io.StringIO(text), delimiter="\t"))
+    table: dict[str, Row] = {}
+    for number, row in enumerate(rows, 1):
+        if number == 1:
+            continue
+        if rows[0] != COLUMNS or len(row) != len(COLUMNS) or not all(row):
+            raise DataError(
+                f"词表第 {number} 行是 {row}，应为四列：{'、'.join(COLUMNS)}。请改正。",
+                f"Line {number} of the word table is {row}; expected four columns: {', '.join(COLUMNS)}. Mend it.",
+            )
+        table[row[0].replace("\ufe0f", "")] = (row[1], tuple(row[2].split("/")), tuple(row[3].split("/")))
+    return table
+
+
+def assign_words(kinds: list[Kind]) -> list[Kind]:
+    """The same kinds with aliases, classifier, `zh_words` and `en_words` filled in; every word has exactly one owner.
+
+    A keyword counts only when at most three kinds share it, and goes to the first of them when no alias or name owns
+    it. A kind whose every word is owned by others is dropped, since nobody could ask for it.
+    """
+    aliases = read_aliases()
+    chinese = _own(kinds, {k.hexcode: aliases[_plain(k)][1] for k in kinds if _plain(k) in aliases}, "zh")
+    english = _own(kinds, {k.hexcode: aliases[_plain(k)][2] for k in kinds if _plain(k) in aliases}, "en")
+    done = []
+    for kind in kinds:
+        classifier, zh, en = aliases.get(_plain(kind), ("", (), ()))
+        zh_words, en_words = chinese[kind.hexcode], english[kind.hexcode]
+        if zh_words and en_words:
+            done.append(
+                replace(kind, classifier=classifier, aliases_zh=zh, aliases_en=en, zh_words=zh_words, en_words=en_words)
+            )
+    return done
+
+
+def _plain(kind: Kind) -> str:
+    return kind.emoji.replace("\ufe0f", "")
+
+
+def _own(kinds: list[Kind], aliases: dict[str, tuple[str, ...]], language: str) -> dict[str, tuple[str, ...]]:
+    """Hexcode -> the words it owns in one language: aliases, then the name, then keywords."""
+    owner: dict[str, str] = {}
+    words: dict[str, list[str]] = {kind.hexcode: [] for kind in kinds}
+
+    def give(word: str, hexcode: str) -> None:
+        key = word.strip().lower()
+        if key and owner.setdefault(key, hexcode) == hexcode and key not in words[hexcode]:
+            words[hexcode].append(key)
+
+    for hexcode, own in aliases.items():
+        for word in own:
+            give(word, hexcode)
+    for kind in kinds:
+        give(_tidy(kind.zh if language == "zh" else kind.en), kind.hexcode)
+    reserved = reserved_words()
+    keywords = {kind.hexcode: (kind.keywords_zh if language == "zh" else kind.keywords_en) for kind in kinds}
+    shared = Counter(word.lower() for own in keywords.values() for word in dict.fromkeys(own))
+    for kind in kinds:
+        for word in keywords[kind.hexcode]:
+            if shared[word.lower()] <= SHARED_AT_MOST and word.lower() not in reserved and _usable(word, language):
+                give(word, kind.hexcode)
+    return {hexcode: tuple(own) for hexcode, own in words.items()}
+
+
+def _tidy(name: str) -> str:
+    return name.replace("“", "").replace("”", "").replace("’", "'").replace(": ", " ")
+
+
+def _usable(word: str, language: str) -> bool:
+    if any(character.isdigit() for character in word):
+        return False
+    if language == "zh":
+        return len(word) >= 2 and all("\u4e00" <= character <= "\u9fff" for character in word)
+    return len(word) >= 3 and word.isascii()

@@ -1,0 +1,103 @@
+"""A small convolutional autoencoder, f8, whose latents have unit variance; for flat artwork at little cost.
+
+Space-to-depth by 4 before the first convolution follows the patch stem of arXiv:2201.03545; the noise on the latents
+in training stands in for a KL term, as in arXiv:2410.13720 (appendix) and others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from bimo.core.part import Part
+from bimo.engine.offload import in_own_numbers
+
+UNSHUFFLE = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compact(Part):
+    """An autoencoder of ``channels`` latents: ``fine`` wide at a quarter of the side, ``coarse`` at an eighth."""
+
+    channels: int = 8
+    fine: int = 64
+    coarse: int = 128
+    decoder: int = 160
+    blocks: int = 2
+    noise: float = 0.08
+
+    def build(self) -> CompactSpace:
+        """The module."""
+        return CompactSpace(self)
+
+    def tiny(self) -> Self:
+        """Width 8, one block."""
+        return replace(self, fine=8, coarse=8, decoder=8, blocks=1)
+
+
+class Residual(nn.Module):
+    """x + conv(silu(conv(silu(x)))); the second convolution begins at zero."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(cast(Tensor, self.second.bias))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, h, w] -> the same shape."""
+        act = nn.functional.silu
+        return x + self.second(act(self.first(act(x))))
+
+
+class CompactSpace(nn.Module):
+    """Latents [B, channels, H / 8, W / 8] of pixels [B, 3, H, W], each channel of unit variance over the data."""
+
+    factor = 8
+
+    def __init__(self, part: Compact) -> None:
+        super().__init__()
+        self.channels = part.channels
+        self.noise = part.noise
+        pixels = 3 * UNSHUFFLE**2
+        self.encoder = nn.Sequential(
+            nn.PixelUnshuffle(UNSHUFFLE),
+            nn.Conv2d(pixels, part.fine, 3, padding=1),
+            *(Residual(part.fine) for _ in range(part.blocks)),
+            nn.Conv2d(part.fine, part.coarse, 2, stride=2),
+            *(Residual(part.coarse) for _ in range(part.blocks)),
+            nn.Conv2d(part.coarse, part.channels, 3, padding=1),
+        )
+        self.normal = nn.BatchNorm2d(part.channels, momentum=0.02, affine=False)
+        self.decoder = nn.Sequential(
+            nn.Conv2d(part.channels, part.decoder, 3, padding=1),
+            *(Residual(part.decoder) for _ in range(part.blocks + 1)),
+            nn.Conv2d(part.decoder, part.fine * 4, 1),
+            nn.PixelShuffle(2),
+            *(Residual(part.fine) for _ in range(part.blocks)),
+            nn.Conv2d(part.fine, pixels, 3, padding=1),
+            nn.PixelShuffle(UNSHUFFLE),
+        )
+
+    def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """(C, h, w) for (width, height) pixels."""
+        return self.channels, size[1] // self.factor, size[0] // self.factor
+
+    def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """[B, 3, H, W] in [-1, 1] -> [B, C, h, w]; there is one code, whatever the generator."""
+        seen = pixels.contiguous(memory_format=torch.channels_last)
+        return self.normal(in_own_numbers(self.encoder, self.encoder, seen))
+
+    def decode(self, x: Tensor) -> Tensor:
+        """[B, C, h, w] -> [B, 3, H, W]."""
+        return in_own_numbers(self.decoder, self.decoder, x.contiguous(memory_format=torch.channels_last)).contiguous()
+
+    def reconstruct(self, pixels: Tensor, noise: Tensor) -> Tensor:
+        """Pixels through latents with a part of some noise [B, C, h, w], and back: what training compares with the
+        pixels.
+        """
+        return self.decode(self.encode(pixels) + self.noise * noise)

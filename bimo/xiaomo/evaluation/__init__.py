@@ -1,0 +1,1 @@
+"""How 小墨 is judged."""

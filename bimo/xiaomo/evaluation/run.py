@@ -1,0 +1,350 @@
+"""Evaluates a system on held-out questions: draws, lets the judge look, puts baselines beside, writes a report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from PIL import Image
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from bimo.core.errors import DataError, say
+from bimo.core.hashing import digest_tensors
+from bimo.core.part import dumps
+from bimo.core.types import Request
+from bimo.xiaomo.artwork.lexicon import DEFAULT_STYLE
+from bimo.data.sheets import sheet
+from bimo.diffusion.batching import run_batched
+from bimo.diffusion.sampling import fill_request, sample, prepare
+from bimo.diffusion.system import System
+from bimo.xiaomo.evaluation.baselines import FIRST, NEAREST, first_level, nearest_picture, rules_on_truth, true_pictures
+from bimo.xiaomo.evaluation.judge import Judge, held_out_pairs, judge_for
+from bimo.xiaomo.evaluation.measures import (
+    Drawn,
+    Figure,
+    by_style,
+    figures,
+    foreground,
+    kind_and_style,
+    pieces,
+    share,
+    spread,
+)
+from bimo.xiaomo.evaluation.prompts import (
+    ASKED,
+    SECOND_SEED,
+    SEED_SHEET,
+    SHEET,
+    UNKNOWN_EN,
+    UNKNOWN_ZH,
+    Question,
+    everyday,
+    free,
+    questions,
+)
+from bimo.xiaomo.evaluation.report import NOTES, Report, judge_tables, shown
+from bimo.xiaomo.evaluation.truth import Artwork, Told, read_artwork, read_picture, seen_pairs, stacked
+
+SHEET_SEEDS = 4
+UNSEEN_SHOWN = 60
+MODEL = "model"
+
+
+def evaluate(
+    system: System,
+    data: Path | None,
+    out: Path,
+    *,
+    limit: int | None = None,
+    steps: int | None = None,
+    batch: int = 16,
+    seed: int = 1,
+    judge: Judge | None = None,
+) -> dict[str, Any]:
+    """Measures a system and gives the report that is also in ``out/report.json``, a page and sheets beside it.
+
+    ``limit`` shrinks the number of questions of each group and language, for a quick look; ``batch`` pictures are
+    drawn together; ``steps`` are the system's own where None. Pictures are kept in ``out/pictures`` and the judge in
+    ``data``, so that the same call goes on where it was stopped. Raises DataError for a folder without data.
+    """
+    if data is None:
+        raise DataError(
+            "评测要用数据文件夹里的真图；请用 --data 指定 bimo data artwork 生成的文件夹",
+            "the true pictures are needed; give with --data the folder that bimo data artwork wrote",
+        )
+    artwork = read_artwork(data)
+    system.eval()
+    with Bar() as bar:
+        return _Evaluation(system, artwork, out, limit, steps, batch, seed, judge, bar.told).report().as_dict()
+
+
+class Bar:
+    """One line of progress for each title told of."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.progress = Progress(*columns)
+        self.tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.progress.stop()
+
+    def told(self, title: str, done: int, total: int) -> None:
+        """``done`` of ``total``; what follows a comma in the title may change."""
+        name = title.partition(",")[0]
+        if name not in self.tasks:
+            self.tasks[name] = self.progress.add_task(title, total=total)
+        self.progress.update(self.tasks[name], completed=done, total=total, description=title)
+
+
+class Easel:
+    """Draws requests, several together, and keeps each picture under a name made of the request and the weights."""
+
+    def __init__(self, system: System, folder: Path, batch: int, told: Told) -> None:
+        self.system, self.folder, self.batch, self.told = system, folder, batch, told
+        self.weights = system.weights_hash or digest_tensors(system.state_dict())
+        self.drawn = 0
+        self.seconds = 0.0
+
+    def path(self, request: Request) -> Path:
+        """Where the picture of a request lies."""
+        asked = json.dumps(fill_request(self.system, request).model_dump(), ensure_ascii=False, sort_keys=True)
+        name = hashlib.sha256(f"{dumps(self.system.recipe)}\n{self.weights}\n{asked}".encode()).hexdigest()[:24]
+        return self.folder / f"{name}.png"
+
+    def draw(self, requests: Sequence[Request]) -> list[Image.Image]:
+        """The pictures of requests, in their order; those that lie there already are read."""
+        paths = [self.path(request) for request in requests]
+        missing = {path: request for path, request in zip(paths, requests, strict=True) if not path.is_file()}
+        todo = list(missing.items())
+        for first in range(0, len(todo), self.batch):
+            part, began = todo[first : first + self.batch], time.perf_counter()
+            pictures = run_batched(self.system, [sample(self.system, prepare(self.system, request)) for _, request in part])
+            for (path, _), picture in zip(part, pictures, strict=True):
+                picture.save(path)
+            self.seconds += time.perf_counter() - began
+            self.drawn += len(part)
+            self.told(say("画图", "drawing"), first + len(part), len(todo))
+        return [read_picture(path.read_bytes()) for path in paths]
+
+
+class _Evaluation:
+    """One evaluation, from the data to the report."""
+
+    def __init__(
+        self,
+        system: System,
+        artwork: Artwork,
+        out: Path,
+        limit: int | None,
+        steps: int | None,
+        batch: int,
+        seed: int,
+        judge: Judge | None,
+        told: Told,
+    ) -> None:
+        self.system, self.artwork, self.out, self.limit = system, artwork, out, limit
+        self.steps, self.batch, self.seed, self.told = steps, batch, seed, told
+        self.judge = judge or judge_for(artwork, told)
+        self.easel = Easel(system, out / "pictures", batch, told)
+        self.words = _words(artwork)
+        self.notes: list[str] = []
+
+    def report(self) -> Report:
+        """Draws everything, measures it and writes the report."""
+        asked = self._questions()
+        bare = [q for q in asked if q.group == "bare" and q.language == "zh"]
+        again = [replace(q, seed=q.seed + SECOND_SEED) for q in bare[: self._size("seeds")]]
+        looked = free(SHEET[: self.limit], "sheet", self.seed)
+        rows = free(SEED_SHEET[: self.limit], "seeds", self.seed)
+        seeds = [replace(q, seed=self.seed + number) for q in rows for number in range(SHEET_SEEDS)]
+        images = self.easel.draw([self._request(q) for q in (*asked, *again, *looked, *seeds)])
+        model = self._drawn(asked, images[: len(asked)])
+        second = self._drawn(again, images[len(asked) : len(asked) + len(again)])
+        painters = {MODEL: model, **self._baselines(asked)}
+        asked_true, pixels = true_pictures(self.artwork, asked)
+        true = Drawn(asked_true, [Image.fromarray(each) for each in pixels], self.judge.see(pixels))
+        found = figures(self.judge, painters, true) + self._warnings(asked) + self._spreads(model, second)
+        shown_ = images[len(asked) + len(again) :]
+        report = Report(
+            kind="evaluation",
+            recipe=self.system.recipe.name,
+            weights=self.easel.weights,
+            when=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            protocol=self._protocol(asked),
+            figures=[figure.as_dict() for figure in found],
+            tables=self._tables(model),
+            pictures=self._sheets(model, looked, shown_[: len(looked)], seeds, shown_[len(looked) :]),
+            notes=[*NOTES, *self.notes],
+        )
+        report.write(self.out)
+        return report
+
+    def _size(self, group: str) -> int:
+        return ASKED[group] if self.limit is None else min(ASKED[group], self.limit)
+
+    def _questions(self) -> list[Question]:
+        seen = seen_pairs(self.artwork)
+        single = frozenset(
+            kind.hexcode
+            for kind in self.artwork.kinds
+            if self.artwork.usable(kind, DEFAULT_STYLE)
+            and len(pieces(foreground(self.artwork.picture(kind, DEFAULT_STYLE)))) == 1
+        )
+        return questions(self.artwork, seen, held_out_pairs(self.artwork), single, self.limit, self.seed)
+
+    def _request(self, question: Question) -> Request:
+        return Request(text=question.text, seed=question.seed, steps=self.steps)
+
+    def _drawn(self, asked: Sequence[Question], images: Sequence[Image.Image]) -> Drawn:
+        return Drawn(list(asked), list(images), self.judge.see(stacked(images)))
+
+    def _baselines(self, asked: Sequence[Question]) -> dict[str, Drawn | None]:
+        nearest = self._drawn(asked, [nearest_picture(self.artwork, q) for q in asked])
+        images = first_level(self.system, [self._request(q) for q in asked], self.batch, self.told)
+        return {NEAREST: nearest, FIRST: None if images is None else self._drawn(asked, images)}
+
+    def _spreads(self, model: Drawn, second: Drawn) -> list[Figure]:
+        """Two seeds of one prompt, against two kinds of one seed."""
+        first = model.of("bare", "zh")
+        count = len(second.questions)
+        first = _part(first, list(range(count)))
+        turned = _part(first, [*range(1, count), 0] if count else [])
+        found: list[Figure] = []
+        for name, (pixels, embedding) in (("two seeds", spread(first, second)), ("two kinds", spread(first, turned))):
+            found += [
+                Figure("seeds", f"pixels, {name}", "zh", "mean", pixels),
+                Figure("seeds", f"embedding, {name}", "zh", "mean", embedding),
+            ]
+        return found
+
+    def _warnings(self, asked: Sequence[Question]) -> list[Figure]:
+        """Unknown words that the towers name, and words and captions of the training set that they stumble over."""
+        found: list[Figure] = []
+        for language, listed in (("zh", UNKNOWN_ZH), ("en", UNKNOWN_EN)):
+            outside = [word for word in listed if word.lower() not in self.words]
+            named = [_named(self._unknown(word), word) for word in outside[: self.limit]]
+            seen = [bool(self._unknown(q.text)) for q in asked if q.group == "seen" and q.language == language]
+            usual = [q.text for q in asked if q.group == "bare" and q.language == language]
+            known = [bool(self._unknown(text)) for text in usual if text.lower() in self.words]
+            found += [
+                Figure("warning", "unknown word named", language, "share", share(named)),
+                Figure("warning", "false alarm, seen captions", language, "share", share(seen)),
+                Figure("warning", "false alarm, known everyday words", language, "share", share(known)),
+            ]
+        return found
+
+    def _unknown(self, text: str) -> list[str]:
+        return [word for budget in self.system.budgets(text) for word in budget.unknown]
+
+    def _protocol(self, asked: Sequence[Question]) -> dict[str, Any]:
+        request = fill_request(self.system, Request(text=SHEET[0], seed=self.seed, steps=self.steps))
+        rows = everyday()
+        known = {
+            "zh": sum(zh.lower() in self.words for _, zh, _ in rows),
+            "en": sum(en.lower() in self.words for _, _, en in rows),
+        }
+        counts: dict[str, int] = {}
+        for q in asked:
+            counts[f"{q.group} {q.language}"] = counts.get(f"{q.group} {q.language}", 0) + 1
+        return {
+            "steps": request.steps,
+            "guidance": request.guidance,
+            "sampler": request.sampler,
+            "size": list(request.size or ()),
+            "seeds": [self.seed, self.seed + SECOND_SEED],
+            "limit": self.limit,
+            "n": counts,
+            "pictures drawn now": self.easel.drawn,
+            "seconds a picture": round(self.easel.seconds / max(1, self.easel.drawn), 3),
+            "threads": torch.get_num_threads(),
+            "data": self.artwork.digest,
+            "everyday words that are training words": {name: f"{n} / {len(rows)}" for name, n in known.items()},
+            "judge": {k: v for k, v in self.judge.facts.items() if k not in ("kinds", "styles")},
+            "recipe": json.loads(dumps(self.system.recipe)),
+        }
+
+    def _tables(self, model: Drawn) -> dict[str, list[list[str]]]:
+        tables = judge_tables(self.judge.facts)
+        rules = rules_on_truth(self.artwork)
+        if rules:
+            body = [[name, str(found.n), shown(vars(found), "share")] for name, found in rules.items()]
+            tables["像素规则在真图上 the pixel rules on true canvases"] = [["rule", "n", "right"], *body]
+        titles = {"seen": "见过的，按风格 seen captions by style", "unseen": "没见过的，按风格 unseen pairs by style"}
+        for group, title in titles.items():
+            found = by_style(self.judge, model, group)
+            if found:
+                names = list(next(iter(found.values())))
+                body = [
+                    [style, str(cells[names[0]].n), *(shown(vars(cells[name]), "share") for name in names)]
+                    for style, cells in found.items()
+                ]
+                tables[title] = [["style", "n", *names], *body]
+        return tables
+
+    def _sheets(
+        self,
+        model: Drawn,
+        looked: Sequence[Question],
+        looks: Sequence[Image.Image],
+        seeds: Sequence[Question],
+        seen: Sequence[Image.Image],
+    ) -> dict[str, str]:
+        """Writes the sheets and gives their files by title."""
+        made: dict[str, str] = {}
+
+        def add(name: str, title: str, make: Callable[[Path], Path]) -> None:
+            make(self.out / name)
+            made[title] = name
+
+        texts = [q.text for q in looked]
+        add("sheet.png", "六十句固定的话 sixty fixed prompts, failures left in", lambda path: sheet(looks, texts, path))
+        unseen = _mixed(model.of("unseen"), UNSEEN_SHOWN)
+        if unseen.questions:
+            right, titles = kind_and_style(self.judge, unseen), [q.text for q in unseen.questions]
+            title = "没见过的组合（绿框：评判器认为对） unseen pairs (green: right to the judge)"
+            add("unseen.png", title, lambda path: sheet(unseen.images, titles, path, right=right))
+        composed = [*model.of("composition").questions, *model.of("unseen colour").questions]
+        pictures = [*model.of("composition").images, *model.of("unseen colour").images]
+        if composed:
+            title = "训练中没有的组合画面 compositions never seen"
+            add("compositions.png", title, lambda path: sheet(pictures, [q.text for q in composed], path))
+        titles = [f"{q.text} #{q.seed}" for q in seeds]
+        title = "同一句话，四个种子 one prompt, four seeds"
+        add("seeds.png", title, lambda path: sheet(seen, titles, path, columns=SHEET_SEEDS * 2))
+        return made
+
+
+def _words(artwork: Artwork) -> frozenset[str]:
+    path = artwork.folder / "words.txt"
+    return frozenset(path.read_text("utf-8").splitlines()) if path.is_file() else frozenset()
+
+
+def _named(unknown: Sequence[str], word: str) -> bool:
+    """Whether one of the words called unknown is the word or a part of it, or holds it."""
+    asked = word.lower()
+    return any(part.lower() in asked or asked in part.lower() for part in unknown if part)
+
+
+def _part(drawn: Drawn, rows: list[int]) -> Drawn:
+    """Some rows, in that order."""
+    seen = drawn.seen
+    picked = replace(seen, kinds=seen.kinds[rows], style=seen.style[rows], embedding=seen.embedding[rows])
+    return Drawn([drawn.questions[row] for row in rows], [drawn.images[row] for row in rows], picked)
+
+
+def _mixed(drawn: Drawn, most: int) -> Drawn:
+    """At most so many rows, evenly spread."""
+    count = len(drawn.questions)
+    return _part(drawn, list(range(count)) if count <= most else [row * count // most for row in range(most)])

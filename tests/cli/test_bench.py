@@ -1,0 +1,21 @@
+"""What `bimo bench` compares is the same picture."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy
+
+import bimo
+from bimo.cli.commands import BENCH
+
+
+def test_the_plain_loop_draws_the_same_picture(tiny_folder: Path) -> None:
+    spec = importlib.util.spec_from_file_location("bench_xiaomo", BENCH)
+    assert spec is not None
+    assert spec.loader is not None
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    system = bimo.load(tiny_folder)
+    assert bench.like_xiaomo(system.recipe)
+    drawn, plain = (numpy.asarray(side(system, 3)).astype(int) for side in (bench.drawn, bench.plain))
+    assert numpy.abs(drawn - plain).max() <= 1

@@ -1,0 +1,125 @@
+"""Transformers of flow matching: counts at full size, packing, the rows of an ask apart, and that they learn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+
+from bimo.core.errors import RecipeError
+from bimo.core.types import Conditioning, TextEncoding
+from bimo.diffusion.schedules import Flow
+from bimo.models.flow_transformers import CogView4, LongCatImage, QwenImage, ZImage, packed, unpacked
+from bimo.models.lumina.denoiser import Lumina2
+from bimo.models.ovis_image.layout import OvisImage
+from bimo.models.qwen_image.space import QwenLatent
+
+KINDS: dict[str, Any] = {
+    "z_image": ZImage(),
+    "qwen_image": QwenImage(),
+    "longcat_image": LongCatImage(),
+    "cogview4": CogView4(),
+    "lumina": Lumina2(),
+    "ovis_image": OvisImage(),
+}
+#: Parameters at full size. Of those in COUNTS the class's defaults are taken for the published model; the others are
+#: the published sizes as the recipes tell them.
+COUNTS = {"z_image": 6_154_908_736, "qwen_image": 20_430_401_088, "ovis_image": 7_370_449_728}
+ABOUT = {"longcat_image": 6.27, "cogview4": 6.37, "lumina": 2.61}
+
+
+def parameters(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_full_size(kind: str) -> None:
+    with torch.device("meta"):
+        found = KINDS[kind].build().model
+        if kind in COUNTS:
+            reference = type(found)()
+            own = {name: value.shape for name, value in found.state_dict().items()}
+            assert own == {name: value.shape for name, value in reference.state_dict().items()}
+            assert parameters(found) == COUNTS[kind]
+        else:
+            assert parameters(found) / 1e9 == pytest.approx(ABOUT[kind], abs=0.005)
+
+
+def test_space_of_qwen_at_full_size() -> None:
+    with torch.device("meta"):
+        assert parameters(QwenLatent().build()) == parameters(diffusers.AutoencoderKLQwenImage())
+
+
+def test_space_of_qwen_goes_there_and_back() -> None:
+    """x is standardised channel by channel, and decoding undoes it before the autoencoder sees it."""
+    torch.manual_seed(0)
+    space = QwenLatent().tiny().build()
+    pixels = torch.rand(2, 3, 16, 24) * 2 - 1
+    with torch.inference_mode():
+        x = space.encode(pixels)
+        z = space.model.encode(pixels[:, :, None]).latent_dist.mode()
+        mean, deviation = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (QwenLatent().mean, QwenLatent().deviation))
+        assert tuple(x.shape[1:]) == space.shape((24, 16)) == (16, 2, 3)
+        assert torch.allclose(x[:, :, None], (z - mean) / deviation, atol=1e-6)
+        assert torch.allclose(space.decode(x), space.model.decode(z).sample[:, :, 0], atol=1e-5)
+        one, two = (space.encode(pixels, torch.Generator().manual_seed(i)) for i in (1, 2))
+    assert not torch.equal(one, two)
+
+
+def test_packing_is_that_of_the_pipelines() -> None:
+    x = torch.randn(2, 16, 4, 6)
+    assert torch.equal(packed(x), diffusers.QwenImagePipeline._pack_latents(x, 2, 16, 4, 6))
+    assert torch.equal(unpacked(packed(x), 4, 6), x)
+
+
+def conditioning(lengths: tuple[int, ...]) -> Conditioning:
+    tokens = torch.randn(len(lengths), max(lengths), 16, generator=torch.Generator().manual_seed(2))
+    return Conditioning((TextEncoding(tokens, torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]),))
+
+
+@pytest.mark.parametrize("kind", ["z_image", "qwen_image", "cogview4", "lumina", "ovis_image"])
+def test_a_row_is_the_same_beside_a_longer_text(kind: str) -> None:
+    torch.manual_seed(0)
+    denoiser = KINDS[kind].tiny().build().eval()
+    for parameter in denoiser.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    both = conditioning((3, 7))
+    x, t = torch.randn(2, 16, 4, 4), torch.tensor([700.0, 300.0])
+    with torch.inference_mode():
+        together = denoiser(x, t, both)
+        alone = denoiser(x[:1], t[:1], Conditioning((TextEncoding(both.streams[0].tokens[:1, :3]),)))
+        whole = denoiser(x[:1], t[:1], Conditioning((TextEncoding(both.streams[0].tokens[:1]),)))
+    assert together.shape == x.shape
+    assert torch.allclose(together[:1], alone, atol=1e-4)
+    assert not torch.allclose(whole, alone, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_learns_a_batch_by_heart(kind: str) -> None:
+    torch.manual_seed(0)
+    denoiser = KINDS[kind].tiny().build()
+    law, words = Flow(), conditioning((5, 5))
+    generator = torch.Generator().manual_seed(4)
+    x, noise = torch.randn(2, 2, 16, 4, 4, generator=generator).unbind()
+    t = torch.tensor([400.0, 800.0])
+    optimiser = torch.optim.Adam(denoiser.parameters(), lr=1e-2)
+    losses: list[float] = []
+    for _ in range(40):
+        loss = (denoiser(law.add_noise(x, noise, t), t, words) - law.target(x, noise, t)).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.6 * losses[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_it_does_not_read_is_told(kind: str) -> None:
+    denoiser = KINDS[kind].tiny().build()
+    stream = TextEncoding(torch.zeros(1, 3, 16))
+    with pytest.raises(RecipeError):
+        denoiser(torch.zeros(1, 16, 4, 4), torch.zeros(1), Conditioning((stream, stream)))
+    with pytest.raises(RecipeError):
+        denoiser(torch.zeros(1, 16, 4, 4), torch.zeros(1), Conditioning((stream,), spatial=torch.zeros(1, 1, 4, 4)))

@@ -1,0 +1,189 @@
+"""The denoising error: its weights, the range of an expert, a learnt variance, crops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from bimo.core.errors import RecipeError
+from bimo.core.recipe import Level, Recipe, Stage
+from bimo.core.types import DenoiserInput, Batch, Conditioning
+from bimo.diffusion.schedules import Ddpm, Flow
+from bimo.diffusion.system import merge_conditioning
+from bimo.training.objectives.denoise import Denoise
+from bimo.training.train_inputs import TrainInputs, Vocabulary
+
+
+@dataclass
+class Seen:
+    """A hint that keeps what it was shown."""
+
+    batch: Batch | None = None
+
+    def learned(self, system: Any, batch: Batch) -> Conditioning:
+        self.batch = batch
+        return Conditioning()
+
+
+class Fake:
+    """As much of a system as an objective asks of one, with a function as its denoiser."""
+
+    def __init__(self, schedule: Any, answer: Callable[[DenoiserInput], Tensor]) -> None:
+        self.schedule, self.answer = schedule, answer
+        self.hints = (Seen(),)
+        self.recipe = Level(name="image", space="image", denoiser=Ddpm(), schedule=schedule)
+        self.asks: list[DenoiserInput] = []
+
+    def level(self, name: str) -> Fake:
+        return self
+
+    def told(self, system: Any, batch: Batch) -> list[Conditioning]:
+        return [hint.learned(system, batch) for hint in self.hints]
+
+    def condition(self, encodings: Any, hints: Any) -> Conditioning:
+        return merge_conditioning(Conditioning(), hints)
+
+    def denoise(self, ask: DenoiserInput) -> Tensor:
+        self.asks.append(ask)
+        return self.answer(ask)
+
+
+def lesson(system: Fake, x: Tensor, pixels: Tensor | None = None) -> TrainInputs:
+    generator = torch.Generator().manual_seed(1)
+    batch = Batch(x, (), {}, torch.zeros(len(x), dtype=torch.bool), generator, pixels)
+    stage = Stage(name="s", objective=Denoise(), train=("*",), level="image")
+    return TrainInputs(system, stage, None, [], Vocabulary(), generator, batch=batch)  # type: ignore[arg-type]
+
+
+def zeros(ask: DenoiserInput) -> Tensor:
+    return torch.zeros_like(ask.x)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_min_snr_weighs_the_error_of_x_alike_for_every_answer(prediction: Any) -> None:
+    # Of whatever is predicted the error of x is the error times a factor: weighted they must be equal.
+    law = Ddpm(prediction=prediction)
+    torch.manual_seed(0)
+    x, noise, off = torch.randn(3, 6, 2, 4, 4)
+    t = torch.tensor([0.0, 3.0, 100.0, 500.0, 900.0, 999.0])
+    objective = Denoise(snr=5.0)
+    answer = law.target(x, noise, t) + off
+    system = Fake(law, lambda ask: answer)
+    question = replace_question(objective, system, x, noise, t)
+    found = objective.errors(question, answer)
+    clean = law.clean(answer, law.add_noise(x, noise, t), t)
+    a = law.signal()[t.long()]
+    expected = (clean - x).square().flatten(1).mean(1) * (a / (1 - a)).clamp(max=5.0)
+    assert torch.allclose(found, expected, rtol=2e-3)
+
+
+def replace_question(objective: Denoise, system: Fake, x: Tensor, noise: Tensor, t: Tensor) -> Any:
+    question = objective.question(lesson(system, x), "image")
+    return replace(question, noise=noise, ask=DenoiserInput("image", system.schedule.noised(x, noise, t), t, Conditioning()))
+
+
+def test_min_snr_needs_a_law_that_has_one() -> None:
+    with pytest.raises(RecipeError, match="Ddpm"):
+        Denoise(snr=5.0).loss(lesson(Fake(Flow(), zeros), torch.zeros(2, 1, 4, 4)))
+
+
+def test_plain_it_is_the_mean_squared_error() -> None:
+    system = Fake(Flow(), zeros)
+    x = torch.randn(5, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    loss = Denoise().loss(lesson(system, x))
+    ask = system.asks[0]
+    noise = (ask.x - x * (1 - ask.t / 1000)[:, None, None, None]) / (ask.t / 1000)[:, None, None, None]
+    assert torch.allclose(loss, functional.mse_loss(torch.zeros_like(x), noise - x), rtol=1e-3)
+
+
+@pytest.mark.parametrize("times", [(500.0, 1000.0), (0.0, 500.0)])
+@pytest.mark.parametrize("law", [Ddpm(), Flow()], ids=["ddpm", "flow"])
+def test_an_expert_learns_its_times_alone(law: Any, times: tuple[float, float]) -> None:
+    system = Fake(law, zeros)
+    Denoise(times=times).loss(lesson(system, torch.zeros(64, 1, 2, 2)))
+    t = system.asks[0].t
+    assert t.min() >= times[0]
+    assert t.max() < times[1]
+    assert t.unique().numel() > 30
+
+
+def test_a_range_that_the_law_never_draws_is_refused() -> None:
+    with pytest.raises(RecipeError, match="times"):
+        Denoise(times=(2000.0, 3000.0)).loss(lesson(Fake(Ddpm(), zeros), torch.zeros(2, 1, 2, 2)))
+
+
+def test_a_learnt_variance_has_its_term_and_no_hold_of_the_mean() -> None:
+    law = Ddpm(variance="learned_range")
+    parameter = torch.randn(4, 4, 4, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    x = torch.rand(4, 2, 4, 4, generator=torch.Generator().manual_seed(2)) * 2 - 1
+
+    def gradient(weight: float) -> Tensor:
+        parameter.grad = None
+        Denoise(variance=weight).loss(lesson(Fake(law, lambda ask: parameter), x)).backward()
+        assert parameter.grad is not None
+        return parameter.grad
+
+    without, with_it = gradient(0.0), gradient(0.001)
+    assert torch.equal(without[:, :2], with_it[:, :2])
+    assert not without[:, 2:].any()
+    assert with_it[:, 2:].abs().min() > 0
+
+
+def test_of_a_fixed_variance_the_second_half_learns_nothing() -> None:
+    parameter = torch.randn(4, 4, 4, 4).requires_grad_()
+    Denoise().loss(lesson(Fake(Ddpm(), lambda ask: parameter), torch.zeros(4, 2, 4, 4))).backward()
+    assert parameter.grad is not None
+    assert not parameter.grad[:, 2:].any()
+
+
+def test_crops_cut_x_and_its_pixels_at_one_place() -> None:
+    system = Fake(Flow(), zeros)
+    x = torch.arange(16.0).reshape(1, 1, 4, 4).expand(2, 1, 4, 4).contiguous()
+    pixels = x.repeat_interleave(8, 2).repeat_interleave(8, 3).expand(2, 3, 32, 32)
+    sides = set()
+    for seed in range(12):
+        one = lesson(system, x, pixels)
+        one.generator.manual_seed(seed)
+        Denoise(crops=(2, 3)).loss(one)
+        seen = system.hints[0].batch
+        assert seen is not None
+        assert seen.pixels is not None
+        sides.add(seen.x.shape[2])
+        assert seen.x.shape[2] == seen.x.shape[3] == system.asks[-1].x.shape[2]
+        assert torch.equal(seen.pixels[:, :1, ::8, ::8], seen.x)
+    assert sides == {2, 3}
+    with pytest.raises(RecipeError, match="crops"):
+        Denoise(crops=(5,)).loss(lesson(system, x))
+
+
+def test_rows_of_a_lot_have_one_time_and_noise() -> None:
+    system = Fake(Flow(), zeros)
+    question = Denoise().question(lesson(system, torch.zeros(6, 1, 2, 2)), "image", lot=2)
+    assert torch.equal(question.ask.t[0::2], question.ask.t[1::2])
+    assert torch.equal(question.noise[0::2], question.noise[1::2])
+    assert question.ask.t.unique().numel() == 3
+
+
+def test_offset_noise_moves_whole_channels() -> None:
+    plain, moved = (
+        Denoise(offset=offset).question(lesson(Fake(Flow(), zeros), torch.zeros(2000, 3, 4, 4)), "image").noise
+        for offset in (0.0, 0.5)
+    )
+    # The variance of a channel's mean is that of the mean of 16 numbers, and besides it the offset's.
+    assert plain.mean((2, 3)).var() == pytest.approx(1 / 16, rel=0.1)
+    assert moved.mean((2, 3)).var() == pytest.approx(1 / 16 + 0.25, rel=0.1)
+    assert (moved - plain).std((2, 3)).max() < 1e-6
+    question = Denoise(offset=0.5).question(lesson(Fake(Ddpm(), zeros), torch.zeros(4, 3, 4, 4)), "image")
+    assert torch.equal(Ddpm().target(question.x, question.noise, question.ask.t), question.noise)
+
+
+def test_recipes_name_their_levels() -> None:
+    level = Level(name="image", space="image", denoiser=Ddpm(), schedule=Ddpm())
+    with pytest.raises(RecipeError):
+        Recipe(name="r", levels=(level,), stages=(Stage(name="s", objective=Denoise(), train=("*",), level="imago"),))
