@@ -94,7 +94,7 @@ def of_bimo(folder: Path, steps: int, dtype: str) -> Draw:
 
     system = read_folder(folder / "saved", None if dtype == "bf16" else torch.float32)
     if dtype == "bf16":
-        Offloader(system, torch.bfloat16, away=False)
+        Offloader(system, torch.bfloat16, offload=False)
     request = {"text": PROMPT, "negative": NEGATIVE, "guidance": GUIDANCE, "seed": SEED, "steps": steps}
     return lambda: draw(system, request)[0].image
 

@@ -24,8 +24,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance
 
 from bimo.core.errors import DataError
-from bimo.curation.dedup.duplicates import Duplicates
 from bimo.curation.decoded_image import see
+from bimo.curation.dedup.duplicates import Duplicates
 
 
 class Rows:

@@ -23,8 +23,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from bimo.data.sheets import chinese_font
-from bimo.training.objectives.rewards import GlyphReward, Judges, Shown
 from bimo.training.objectives.online_rewards import pixels_of
+from bimo.training.objectives.rewards import GlyphReward, Judges, Shown
 
 SIZE, GAP, MARGIN = 48, 8, 30
 Spoilt = Callable[[str, random.Random], "tuple[str, Callable[[Image.Image], Image.Image]]"]
@@ -109,7 +109,7 @@ def main() -> None:
             better = [float(a > b) + 0.5 * (a == b) for a, b in zip(whole, found, strict=True)]
             told = {"column": upright, "spoilt": name, "accuracy": round(statistics.fmean(found), 3)}
             print(json.dumps(told | {"whole one worth more": round(100 * statistics.fmean(better), 1)}))
-    print(json.dumps({"pictures": read, "seconds a picture": round((time.perf_counter() - began) / read, 3)}))
+    print(json.dumps({"condition_images": read, "seconds a picture": round((time.perf_counter() - began) / read, 3)}))
 
 
 if __name__ == "__main__":

@@ -25,10 +25,10 @@ from bimo.data.folder import build_folder
 from bimo.data.sheets import sheet
 from bimo.diffusion.system import System
 from bimo.models.composer.conditioners import Palette, lab
-from bimo.xiaomo.recipe import xiaomo
 from bimo.training.adapters.lora_stage import Lora
 from bimo.training.objectives.dreambooth import Dreambooth
 from bimo.training.trainer import train
+from bimo.xiaomo.recipe import xiaomo
 
 #: What a dish is called -> the photograph that teaches it, and the one that is held out.
 DISHES = {
@@ -83,7 +83,7 @@ painter = replace(
     steps=60,
     lr=1e-3,
     warmup=5,
-    drop_text=0.1,
+    caption_dropout=0.1,
 )
 photos = replace(xiaomo, prompts=(), stages=(first, painter))
 

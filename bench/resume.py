@@ -42,13 +42,13 @@ from bimo.core.recipe import Defaults, Level, Recipe, Stage
 from bimo.data.shards import shard_name, write_index, write_shard
 from bimo.diffusion.schedules import Ddpm
 from bimo.diffusion.system import WEIGHTS_FILE
-from bimo.models.stable_diffusion.unet import Unet
 from bimo.models.spaces import Latent
+from bimo.models.stable_diffusion.unet import Unet
 from bimo.models.text_encoders.bert import Bert
 from bimo.training import encoding_cache, train_loader, trainer
 from bimo.training.adapters.lora_stage import Lora
-from bimo.training.objectives.denoise import Denoise
 from bimo.training.logging import LOG_FILE
+from bimo.training.objectives.denoise import Denoise
 
 PICTURES, STEPS = 18, 24
 SIZES = ((64, 64), (96, 64))
@@ -92,7 +92,7 @@ def trial() -> Recipe:
         schedule=Ddpm(),
     )
     base: dict[str, Any] = {"objective": Denoise(), "level": "image", "batch": 4, "lr": 1e-3, "steps": STEPS}
-    base |= {"drop_text": 0.1, "sample_latents": True, "buckets": SIZES}
+    base |= {"caption_dropout": 0.1, "sample_latents": True, "buckets": SIZES}
     held_out = {"validation": 0.2, "validate_every": STEPS // 4}
     keys = "image.denoiser.*.attn2.to_[kv].*"
     adapter = Lora(targets=("image.denoiser.*.attn1.to_[qv]",), rank=2)
@@ -100,10 +100,14 @@ def trial() -> Recipe:
         Stage(name="text tower", train=("text.*",), ema=0.99, warmup=5, **base, **held_out),
         Stage(name="keys and values", train=(keys,), encoder_dropout=(0.2,), lr_schedule="cosine", **base),
         Stage(name="adapter", train=(), adapter=adapter, accumulate=2, **base),
-        Stage(name="everything", train=("text.*", "image.denoiser.*"), ema=0.99, lr_schedule="linear", **base, **held_out),
+        Stage(
+            name="everything", train=("text.*", "image.denoiser.*"), ema=0.99, lr_schedule="linear", **base, **held_out
+        ),
     )
     request = Defaults(size=SIZES[0])
-    return Recipe(name="resume", text_encoders=(words,), levels=(level,), stages=stages, request=request, prompts=("红方块",))
+    return Recipe(
+        name="resume", text_encoders=(words,), levels=(level,), stages=stages, request=request, prompts=("红方块",)
+    )
 
 
 def make(folder: Path) -> None:

@@ -31,14 +31,14 @@ from bimo.core.recipe import Recipe, Stage
 from bimo.data.sheets import sheet
 from bimo.data.texts import build_texts
 from bimo.diffusion.batching import run_batched
-from bimo.diffusion.sampling import sample, prepare
+from bimo.diffusion.sampling import prepare, sample
 from bimo.diffusion.system import System
-from bimo.xiaomo.recipe import xiaomo
 from bimo.training.objectives.draft import DRaFT
-from bimo.training.objectives.preferences import DiffusionDPO
-from bimo.training.trainer import train
-from bimo.training.objectives.rewards import ColourfulReward, BackgroundReward, Judges, Shown
 from bimo.training.objectives.online_rewards import OnlineRewards, pixels_of, rounds_of
+from bimo.training.objectives.preferences import DiffusionDPO
+from bimo.training.objectives.rewards import BackgroundReward, ColourfulReward, Judges, Shown
+from bimo.training.trainer import train
+from bimo.xiaomo.recipe import xiaomo
 
 STYLES = ("", "，3D风格", "，扁平风格", "，水墨画", "，水彩", "，剪影")
 #: 宣纸, the yellowish white of rice paper.
@@ -88,7 +88,12 @@ def ways(steps: int, rounds: int) -> dict[str, Stage]:
     ascent = DRaFT(reward=BackgroundReward(colour=PAPER), through=2, steps=STEPS)
     every = 10
     prefer = OnlineRewards(
-        reward=ColourfulReward(), learn=DiffusionDPO(worst=True, beta=1000.0), requests=16, draws=4, every=every, steps=STEPS
+        reward=ColourfulReward(),
+        learn=DiffusionDPO(worst=True, beta=1000.0),
+        requests=16,
+        draws=4,
+        every=every,
+        steps=STEPS,
     )
     return {
         "ascent": Stage(name="ground of paper", objective=ascent, steps=steps, batch=4, lr=3e-5, **common),

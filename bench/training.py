@@ -44,18 +44,18 @@ from bimo.data.shards import read, shard_name, write_index, write_shard
 from bimo.diffusion.schedules import Ddpm
 from bimo.diffusion.system import System
 from bimo.models.cascade.prior import Prior, RootLength
-from bimo.models.stable_diffusion.unet import Unet
 from bimo.models.spaces import ClipImage, Latent
+from bimo.models.stable_diffusion.unet import Unet
 from bimo.models.text_encoders.bert import Bert
 from bimo.models.text_encoders.language_model import Bridge, LanguageModel
 from bimo.recipes.damo_cascade import damo_cascade
 from bimo.recipes.taiyi_sd import taiyi_en
 from bimo.recipes.viscpm import cpm_bee_10b, viscpm_paint
-from bimo.training.objectives.denoise import Denoise
 from bimo.training.encoding_cache import frozen_of
-from bimo.training.trainer import Trainer
-from bimo.training.optimizers import freeze, autocast
 from bimo.training.logging import Journal, Progress
+from bimo.training.objectives.denoise import Denoise
+from bimo.training.optimizers import autocast, freeze
+from bimo.training.trainer import Trainer
 
 PICTURES, WARM = 32, 2
 WORDS = "红黄蓝绿黑白大小山水花鸟鱼虫猫狗马牛房屋桥船车树天地人家日月星云"
@@ -83,7 +83,11 @@ def sd(precision: Any = "fp32") -> Case:
     level = Level(name="image", space=space, denoiser=denoiser, schedule=Ddpm())
     stages = tuple(_stage(name, train, "image", 4, precision) for name, train in learning.items())
     return Case(
-        Recipe(name="sd", text_encoders=(words,), levels=(level,), stages=stages), 256, 4, taiyi_en, (*learning.values(),)
+        Recipe(name="sd", text_encoders=(words,), levels=(level,), stages=stages),
+        256,
+        4,
+        taiyi_en,
+        (*learning.values(),),
     )
 
 
@@ -106,7 +110,9 @@ def bridge() -> Case:
     level = Level(name="image", space=space, denoiser=denoiser, schedule=Ddpm())
     train = viscpm_paint.stages[0].train
     stage = _stage("bridge", train, "image", 4)
-    return Case(Recipe(name="bridge", text_encoders=(words,), levels=(level,), stages=(stage,)), 256, 4, viscpm_paint, (train,))
+    return Case(
+        Recipe(name="bridge", text_encoders=(words,), levels=(level,), stages=(stage,)), 256, 4, viscpm_paint, (train,)
+    )
 
 
 def prior() -> Case:

@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from bimo.hub import registry
 from bimo.core.errors import BimoError, say
 from bimo.core.files import write_whole
+from bimo.hub import registry
 
 if TYPE_CHECKING:
     from bimo.core.recipe import Recipe
@@ -126,7 +126,7 @@ def drawn(system: System, steps: int) -> Any:
     """A picture as `bimo.draw` gives it, a PIL image."""
     from bimo.diffusion.batching import draw
 
-    return draw(system, {"text": PROMPT, "seed": SEED, "steps": steps, "hints": {"pose": list(POSE)}})[0].image
+    return draw(system, {"text": PROMPT, "seed": SEED, "steps": steps, "conditions": {"pose": list(POSE)}})[0].image
 
 
 def like_xiaomo(recipe: Recipe) -> bool:
@@ -135,7 +135,11 @@ def like_xiaomo(recipe: Recipe) -> bool:
 
     schedules = [type(level.schedule) for level in recipe.levels]
     hints = [[type(hint).__name__ for hint in level.conditioners] for level in recipe.levels]
-    return schedules == [SingleStepRegression, Flow] and hints == [["Pose"], ["Earlier", "Pose"]] and len(recipe.text_encoders) == 1
+    return (
+        schedules == [SingleStepRegression, Flow]
+        and hints == [["Pose"], ["Earlier", "Pose"]]
+        and len(recipe.text_encoders) == 1
+    )
 
 
 def plain(system: System, steps: int) -> Any:

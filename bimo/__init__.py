@@ -6,10 +6,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bimo.hub.registry import load, recipe
     from bimo.core.recipe import Recipe
     from bimo.core.types import Picture, Request
     from bimo.diffusion.batching import draw
+    from bimo.hub.registry import load, recipe
 
 __version__ = "0.1.0"
 __all__ = ["Picture", "Recipe", "Request", "draw", "load", "recipe"]

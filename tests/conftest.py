@@ -24,7 +24,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     system = System(xiaomo.tiny()).eval()
     for tower in system.text:
-        tower.learn_words(("一只红苹果", "a red cat"), KNOWN)
+        tower.build_tokenizer(("一只红苹果", "a red cat"), KNOWN)
     system.save(folder)
     return folder
 

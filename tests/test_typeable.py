@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import typer
 
-from bimo.cli.main import commanded
 from bimo.cli.commands import app
+from bimo.cli.main import commanded
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND: Any = commanded(typer.main.get_command(app))

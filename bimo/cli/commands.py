@@ -11,8 +11,8 @@ import typer
 
 from bimo import __version__
 from bimo.cli import curate, draw, models, work
-from bimo.hub.registry import DEFAULT_MODEL
 from bimo.core.errors import RequestError, say
+from bimo.hub.registry import DEFAULT_MODEL
 
 #: What measures; a checkout has it, an installed package has not.
 BENCH = Path(__file__).resolve().parents[2] / "bench" / "xiaomo.py"

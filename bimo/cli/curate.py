@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from bimo.hub import registry
 from bimo.core import part
 from bimo.core.errors import BimoError, DataError, RecipeError, say
+from bimo.hub import registry
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+    from bimo.curation.executors.executors import Executor
     from bimo.curation.readers.fetch import Limits
     from bimo.curation.steps import Curation
-    from bimo.curation.executors.executors import Executor
 
 HELP = say(
     "把原始图文清洗成训练数据；每一行的去留都有据可查。",
@@ -182,8 +182,8 @@ def curation(name: str) -> tuple[Curation, tuple[tuple[str, str], ...]]:
 
 
 def _of_file(path: Path, name: str) -> Curation:
-    from bimo.curation.steps import Curation
     from bimo.curation.executors.executors import load_file
+    from bimo.curation.steps import Curation
 
     try:
         module = load_file(f"bimo_curation_{path.stem}", path)

@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bimo.cli import inputs
-from bimo.engine import memory
-from bimo.hub import registry
 from bimo.cli.models import Dtype, names, numbers
 from bimo.cli.terminal import print_json
 from bimo.core.errors import RecipeError, RequestError, say
 from bimo.core.files import write_whole
 from bimo.core.types import DenoiserInput, Picture, Request, checked, read_metadata
+from bimo.engine import memory
+from bimo.hub import registry
 
 if TYPE_CHECKING:
-    from bimo.engine.offload import Offloader
     from bimo.diffusion.system import System
+    from bimo.engine.offload import Offloader
 
 SUFFIX = ".png"
 NAME_BYTES = 255
@@ -218,7 +218,7 @@ def _filled(system: System, request: Request, dtype: Dtype) -> Request:
 def _kept(system: System, dtype: Dtype, offload: bool) -> Offloader:
     from bimo.engine.offload import Offloader
 
-    return Offloader(system, numbers(dtype), away=offload)
+    return Offloader(system, numbers(dtype), offload=offload)
 
 
 def _drawn(
@@ -230,7 +230,7 @@ def _drawn(
     said: list[str],
 ) -> tuple[list[Picture], list[Path]]:
     from bimo.diffusion.batching import run_batched
-    from bimo.diffusion.sampling import sample, prepare
+    from bimo.diffusion.sampling import prepare, sample
 
     with shelf.text_encoders():
         prepared = prepare(shelf.system, request)

@@ -221,7 +221,7 @@ def pictures(image: Path | None, mask: Path | None, hints: Sequence[str], beside
     read = {name: picture(Path(file)) for name, file in named("--hint", hints, "sketch=草图.png").items()}
     read |= {one.name: picture(one.picture) for one in beside.looking}
     weights = {one.name: [one.weight] for one in beside.looking if one.weight is not None}
-    return found | ({"pictures": read} if read else {}) | ({"hints": weights} if weights else {})
+    return found | ({"condition_images": read} if read else {}) | ({"hints": weights} if weights else {})
 
 
 def lora(text: str) -> tuple[Path, float]:
@@ -256,9 +256,9 @@ def recorded(request: dict[str, Any], given: dict[str, Any], file: Path) -> dict
     Raises RequestError where one is missing, is another picture, or was never asked for.
     """
     wanted = {name: request[name] for name in ("image", "mask") if request.get(name) is not None}
-    wanted |= {f"pictures.{name}": value for name, value in dict(request.get("pictures") or {}).items()}
+    wanted |= {f"condition_images.{name}": value for name, value in dict(request.get("condition_images") or {}).items()}
     here = {name: given[name] for name in ("image", "mask") if name in given}
-    here |= {f"pictures.{name}": value for name, value in given.get("pictures", {}).items()}
+    here |= {f"condition_images.{name}": value for name, value in given.get("condition_images", {}).items()}
     for name in {**wanted, **here}:
         option = f"--{name}" if "." not in name else option_of(name.partition(".")[2])
         if name not in here:

@@ -6,10 +6,10 @@ import dataclasses
 import fnmatch
 from typing import TYPE_CHECKING, Any
 
-from bimo.hub import registry
 from bimo.core import part
 from bimo.core.errors import say
 from bimo.core.recipe import Recipe
+from bimo.hub import registry
 
 if TYPE_CHECKING:
     from bimo.diffusion.system import System
@@ -89,7 +89,9 @@ def parts(system: System, counts: dict[str, int]) -> list[dict[str, Any]]:
 def _pieces(system: System) -> list[tuple[str, str, Any]]:
     """(label, where its parameters are, part) of everything a recipe builds into a module."""
     recipe = system.recipe
-    pieces: list[tuple[str, str, Any]] = [(f"text.{i}", f"text.{i}", tower) for i, tower in enumerate(recipe.text_encoders)]
+    pieces: list[tuple[str, str, Any]] = [
+        (f"text.{i}", f"text.{i}", tower) for i, tower in enumerate(recipe.text_encoders)
+    ]
     levels = {level.name: level for level in recipe.levels}
     for name, module in system.named_children():
         if name in levels:
@@ -119,8 +121,8 @@ def levels(system: System) -> list[dict[str, Any]]:
                 "sampler": (wanted.sampler if last else "") or level.sampler,
                 "steps": (wanted.steps if last else None) or level.steps,
                 "guidance": level.guidance.scale if asked is None else asked,
-                "dials": [branch.name for branch in level.guidance.branches],
-                "hints": [type(hint).__name__ for hint in level.conditioners],
+                "guidance_weights": [branch.name for branch in level.guidance.branches],
+                "conditioners": [type(hint).__name__ for hint in level.conditioners],
             }
         )
     return rows

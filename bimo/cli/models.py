@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bimo.cli import model_info
-from bimo.hub import registry
 from bimo.cli.terminal import console, print_json
 from bimo.core.errors import RequestError, say
+from bimo.hub import registry
 
 if TYPE_CHECKING:
     import torch
@@ -183,9 +183,9 @@ def _levels(told: dict[str, Any]) -> Table:
     table = _table(say("层级", "levels"), heads)
     for row in told["levels"]:
         shape = "x".join(str(side) for side in row["shape"])
-        turned = ", ".join([f"{row['guidance']:g}", *row["dials"]])
+        turned = ", ".join([f"{row['guidance']:g}", *row["guidance_weights"]])
         cells = (row["name"], row["space"], shape, row["schedule"], row["sampler"], str(row["steps"]), turned)
-        table.add_row(*cells, ", ".join(row["hints"]))
+        table.add_row(*cells, ", ".join(row["conditioners"]))
     return table
 
 

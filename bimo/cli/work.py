@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-from bimo.hub import registry
 from bimo.core import part
 from bimo.core.errors import RecipeError, say
 from bimo.core.recipe import Recipe
+from bimo.hub import registry
 
 ARTWORK_HELP = say("用带许可的图标和表情画出训练数据。", "Make training data from licensed icons and emoji.")
 ARTWORK_EXAMPLES = say(
@@ -297,13 +297,15 @@ def _trained(
         wanted = tuned(wanted, tune)
         start = start or ([] if tiny else [recipe])  # what is tuned begins as it is
     wanted = changed(wanted, settings or [], tiny, steps, size, skip or [])
-    from bimo.training.trainer import train as run
     from bimo.training.objectives.rewards import Judges
+    from bimo.training.trainer import train as run
 
     begun = [registry.load(name) for name in start or []]
     taught = None if teacher is None else registry.load(teacher)
     own = [file for file in (recipe.rpartition(":")[0], recipe) if file.endswith(".py")]
-    judges = Judges(registry.load, {n: f for file in (*own, *(reward or [])) for n, f in registry.functions(file).items()})
+    judges = Judges(
+        registry.load, {n: f for file in (*own, *(reward or [])) for n, f in registry.functions(file).items()}
+    )
     changes: dict[str, Any] = {"from_here": from_here, "accept_new_data": accept_new_data}
     begun_as: dict[str, Any] = {"start": begun, "teacher": taught, "judges": judges, "cache": cache}
     run(wanted, data, out, seed=seed, threads=threads, device=device, **begun_as, **changes)

@@ -1,4 +1,4 @@
-"""A part is a frozen, keyword-only dataclass that names a piece; its import path is its kind: there is no registry."""
+"""A part is a frozen, keyword-only dataclass that names a piece. In JSON it has a short name of its own."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self, TypeVar, cast
 
+from bimo.core import earlier_names
 from bimo.core.errors import RecipeError
+from bimo.core.part_names import PART_NAMES
 
 KIND = "kind"
-TRUSTED_ROOT = "bimo."
 #: How many choices are listed where none is near.
 SHOWN = 16
 
@@ -68,9 +69,10 @@ P = TypeVar("P", bound=Part)
 
 
 def kind_of(part: Part | type[Part]) -> str:
-    """'bimo.models.spaces:Latent': where the class of a part is imported from."""
+    """The name of a part in JSON: "Latent"; of a class that is not this package's, where it is imported from."""
     cls = part if isinstance(part, type) else type(part)
-    return f"{cls.__module__}:{cls.__qualname__}"
+    place = f"{cls.__module__}:{cls.__qualname__}"
+    return cls.__qualname__ if PART_NAMES.get(cls.__qualname__) == place else place
 
 
 def dump(value: Any) -> Any:
@@ -96,7 +98,7 @@ def load(data: Any) -> Any:
         if KIND not in table:
             return {k: load(v) for k, v in table.items()}
         cls = _class_of(table[KIND])
-        given = {k: load(v) for k, v in table.items() if k != KIND}
+        given = dict(_field_of_now(cls.__qualname__, k, load(v)) for k, v in table.items() if k != KIND)
         names = {f.name for f in fields(cls)}
         for name in given:
             if name not in names:
@@ -186,22 +188,22 @@ def _read(value: Any, hint: Any) -> Any:
 
 
 def _class_of(kind: Any) -> type[Part]:
-    module_name, _, name = str(kind).partition(":")
-    if not module_name.startswith(TRUSTED_ROOT):
+    name = earlier_names.PARTS.get(str(kind), str(kind))
+    if name not in PART_NAMES:
+        zh, en = meant(name.rpartition(":")[2], PART_NAMES)
         raise RecipeError(
-            f"不认识的部件 {kind!r}：配方文件只能引用 {TRUSTED_ROOT}* 里的类；自己的类请写成 .py 配方",
-            f"unknown part {kind!r}: a recipe file may name classes of {TRUSTED_ROOT}* only; "
-            "write a .py recipe for your own",
+            f"不认识的部件 {kind!r}{zh}；配方文件只能引用 bimo 自己的部件，自己的类请写成 .py 配方",
+            f"unknown part {kind!r}{en}; a recipe file may name parts of bimo only, write a .py recipe for your own",
         )
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError:
-        raise RecipeError(f"不认识的部件 {kind!r}：没有这个模块", f"unknown part {kind!r}: no such module") from None
-    cls = getattr(module, name, None)
-    if not (isinstance(cls, type) and issubclass(cls, Part)):
-        zh, en = meant(name, [n for n, c in vars(module).items() if isinstance(c, type) and issubclass(c, Part)])
-        raise RecipeError(f"不认识的部件 {kind!r}{zh}", f"unknown part {kind!r}{en}")
-    return cls
+    module, _, cls = PART_NAMES[name].partition(":")
+    return cast("type[Part]", getattr(importlib.import_module(module), cls))
+
+
+def _field_of_now(kind: str, field: str, value: Any) -> tuple[str, Any]:
+    """A field of a saved part and its value as they are called now."""
+    field = earlier_names.FIELDS.get(kind, {}).get(field, field)
+    values = earlier_names.VALUES.get((kind, field), {})
+    return field, values.get(value, value) if isinstance(value, str) else value
 
 
 _hints_of: dict[type, dict[str, Any]] = {}

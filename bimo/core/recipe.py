@@ -39,8 +39,8 @@ class Guidance(Part):
     ``scale`` is w in e + w (c - e); 1 asks one branch only. Where ``neutral`` is 0 it counts what is added to the
     given branch, c + w (c - e), and 0 asks one. ``asked`` guides only where a negative prompt is given: the empty one
     is none. ``null`` says what e is conditioned on: the encoding of the negative prompt or of the empty text ("empty"),
-    zeros where the prompt's tokens are, zeros that are all padding ("hidden"), or zeros only where there is no negative
-    prompt ("unsaid", as Stable Diffusion XL). ``rescale`` is phi of arXiv:2305.08891 section 3.4. ``interval`` is the
+    zeros where the prompt's tokens are, zeros that are all padding ("masked"), or zeros only where there is no negative
+    prompt ("zeros_without_negative", as Stable Diffusion XL). ``rescale`` is phi of arXiv:2305.08891 section 3.4. ``interval`` is the
     share of the steps (0 first, 1 last) between which guidance is on (arXiv:2404.07724); ``until`` ends it where
     (step + 1) / steps is more.
     ``channels`` guides the first channels of the answer alone, the rest (a learned variance) are the given branch's;
@@ -50,7 +50,7 @@ class Guidance(Part):
     """
 
     scale: float = 7.5
-    unconditional: Literal["empty", "zeros", "hidden", "unsaid"] = "empty"
+    unconditional: Literal["empty", "zeros", "masked", "zeros_without_negative"] = "empty"
     rescale: float = 0.0
     interval: tuple[float, float] = (0.0, 1.0)
     channels: int = 0
@@ -93,10 +93,10 @@ class Stage(Part):
     out in bfloat16, while weights, their averages and the optimiser stay in float32. ``gradient_checkpointing`` works
     blocks out twice in place of keeping what is in them (arXiv:1604.06174).
 
-    What is left out, so that guidance can do without it: ``drop_text`` is the share of captions emptied for all text
-    towers, ``drop_towers`` are shares for each by itself, besides; ``drop_hints`` are shares of hints by a glob over
+    What is left out, so that guidance can do without it: ``caption_dropout`` is the share of captions emptied for all text
+    towers, ``encoder_dropout`` are shares for each by itself, besides; ``condition_dropout`` are shares of hints by a glob over
     their names, the last that matches: a hint then says what it says in the null branch. Each goes by itself, but of
-    the share ``drop_all`` all words and hints are left out together, and of ``keep_all`` none (Composer,
+    the share ``joint_dropout`` all words and hints are left out together, and of ``joint_keep`` none (Composer,
     arXiv:2302.09778, section 2.2).
 
     Pictures are resized until they cover ``size`` (width, height) and cut at their centre; with ``buckets`` each at the
@@ -169,7 +169,14 @@ class Stage(Part):
     @property
     def drops(self) -> bool:
         """Whether rows ever do without something they could be told."""
-        return any((self.caption_dropout, *self.encoder_dropout, *(share for _, share in self.condition_dropout), self.joint_dropout))
+        return any(
+            (
+                self.caption_dropout,
+                *self.encoder_dropout,
+                *(share for _, share in self.condition_dropout),
+                self.joint_dropout,
+            )
+        )
 
     def tiny(self) -> Self:
         """A few steps on pictures of about 128 pixels a side, their shapes kept."""

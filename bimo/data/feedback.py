@@ -13,9 +13,9 @@ from typing import Any
 from bimo.core.errors import DataError, RequestError, Wording
 from bimo.core.files import write_whole
 from bimo.core.types import read_metadata
-from bimo.data import folder
 from bimo.curation.filters.dictionary import has_han
 from bimo.curation.readers.rows import Unusable
+from bimo.data import folder
 from bimo.data.shards import SAMPLES_PER_SHARD, Sample, Shard, finished, shard_name, write_index, write_shard
 from bimo.data.texts import rows_of
 

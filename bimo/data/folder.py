@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from bimo.core.errors import DataError, Wording, say
+from bimo.curation.decoded_image import DecodedImage, plain, see, upright
 from bimo.curation.phases import ingest
+from bimo.curation.phases.store import save, unwritten
 from bimo.curation.readers import reading
 from bimo.curation.readers.columns import Beside
-from bimo.curation.readers.inventory import inventory
 from bimo.curation.readers.detect_format import Known, known
-from bimo.curation.report.page import REASONS
+from bimo.curation.readers.inventory import inventory
 from bimo.curation.readers.rows import Broken, Place, Row, Unusable
-from bimo.curation.decoded_image import DecodedImage, plain, see, upright
-from bimo.curation.phases.store import save, unwritten
+from bimo.curation.report.page import REASONS
 from bimo.data.shards import SAMPLES_PER_SHARD, Sample, Shard, finished, shard_name, write_index, write_shard
 
 REPORT = "report.json"

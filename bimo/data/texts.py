@@ -13,8 +13,8 @@ from typing import Any
 from bimo.core.errors import DataError
 from bimo.core.files import write_whole
 from bimo.core.installing import installing
-from bimo.curation.readers import columnar, tables
 from bimo.curation.filters.dictionary import has_han
+from bimo.curation.readers import columnar, tables
 from bimo.curation.readers.rows import Unusable
 from bimo.data.shards import SAMPLES_PER_SHARD, Sample, Shard, finished, shard_name, write_index, write_shard
 

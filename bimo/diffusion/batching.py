@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from bimo.core.types import DenoiserInput, Picture, Request
-from bimo.diffusion.sampling import SamplingLoop, sample, prepare
+from bimo.diffusion.sampling import SamplingLoop, prepare, sample
 from bimo.diffusion.system import System, stack_rows
 
 #: Told (picture, of how many, step, of how many steps); may raise to cancel.

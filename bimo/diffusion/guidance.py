@@ -27,7 +27,7 @@ def wanted(guide: Guidance, scale: float, negative: str | None) -> float:
 
 def heeds_empty(guide: Guidance) -> bool:
     """Whether the empty negative prompt draws otherwise than none."""
-    return guide.only_with_negative or guide.unconditional == "unsaid"
+    return guide.only_with_negative or guide.unconditional == "zeros_without_negative"
 
 
 def combine(guide: Guidance, scale: float, answer: Tensor, dials: Sequence[tuple[Branch, float]] = ()) -> Tensor:

@@ -14,7 +14,9 @@ from bimo.diffusion.system import System, TextEncoder
 from bimo.prompts.weighting import Emphasis
 
 
-def encoded(system: System, prompts: Sequence[Emphasis], skip: int = 0) -> tuple[tuple[TextEncoding, ...], tuple[str, ...]]:
+def encoded(
+    system: System, prompts: Sequence[Emphasis], skip: int = 0
+) -> tuple[tuple[TextEncoding, ...], tuple[str, ...]]:
     """The prompts through every tower, as they are emphasised, and what is to be told of it. ``skip`` is as in
     ``System.encode``.
 

@@ -15,17 +15,16 @@ from torch import Tensor, nn
 from bimo.core.errors import RequestError, say
 from bimo.core.part import meant
 from bimo.core.recipe import Branch
-from bimo.core.types import DenoiserInput, Conditioning, TextEncoding, Picture, Request, checked
-from bimo.diffusion import guidance
-from bimo.diffusion import image_inputs, prompt_weighting
+from bimo.core.types import Conditioning, DenoiserInput, Picture, Request, TextEncoding, checked
+from bimo.diffusion import guidance, image_inputs, prompt_weighting
 from bimo.diffusion.image_inputs import IMAGE, MASK
 from bimo.diffusion.samplers import SPACINGS, Sampler, SamplerOptions, schedule_named
 from bimo.diffusion.schedules import Ddpm
-from bimo.diffusion.system import ZERO_NULLS, BuiltLevel, System, merge_conditioning, name_of, zero_text, stack_rows
-from bimo.prompts.token_budget import listed
-from bimo.prompts.weighting import Emphasis, emphasis
+from bimo.diffusion.system import ZERO_NULLS, BuiltLevel, System, merge_conditioning, name_of, stack_rows, zero_text
 from bimo.prompts.negation import negation
 from bimo.prompts.styles import styled
+from bimo.prompts.token_budget import listed
+from bimo.prompts.weighting import Emphasis, emphasis
 
 #: The share of the steps that a picture goes through where nothing is said, as in diffusers; with a mask the recipe's.
 STRENGTH = 0.8
@@ -350,7 +349,9 @@ def pixels(system: System, prepared: Prepared, index: int = 0) -> Generator[Deno
     return drawn[0]
 
 
-def _level(system: System, level: BuiltLevel, prepared: Prepared, drawing: Drawing) -> Generator[DenoiserInput, Tensor, Tensor]:
+def _level(
+    system: System, level: BuiltLevel, prepared: Prepared, drawing: Drawing
+) -> Generator[DenoiserInput, Tensor, Tensor]:
     recipe, request = level.recipe, prepared.request
     last = recipe.name == system.recipe.levels[-1].name
     # A request's settings are for the level that makes the picture; earlier levels keep their own.
@@ -486,9 +487,9 @@ def _conditionings(
     given = system.condition(prepared.prompt, hints)
     null = system.condition(prepared.negative, nulls)
     kind = level.recipe.guidance.unconditional
-    if kind in ZERO_NULLS or (kind == "unsaid" and prepared.request.negative is None):
+    if kind in ZERO_NULLS or (kind == "zeros_without_negative" and prepared.request.negative is None):
         words = Conditioning(given.streams, given.vector)
-        null = merge_conditioning(zero_text(words, torch.ones(1, dtype=torch.bool), kind == "hidden"), nulls)
+        null = merge_conditioning(zero_text(words, torch.ones(1, dtype=torch.bool), kind == "masked"), nulls)
     others: list[Conditioning] = []
     for branch, _ in dials:
         words = prepared.negative if "text" in branch.drop else prepared.prompt

@@ -17,9 +17,9 @@ from bimo.core.files import write_whole
 from bimo.core.hashing import LateDigest, digest, verifying
 from bimo.core.part import dumps
 from bimo.core.recipe import Level, Recipe
-from bimo.core.types import DenoiserInput, Batch, Conditioning, TextEncoding, Request
-from bimo.engine.offload import dtype_of, cast_conditioning, cast_encoding
+from bimo.core.types import Batch, Conditioning, DenoiserInput, Request, TextEncoding
 from bimo.diffusion.schedules import Schedule
+from bimo.engine.offload import cast_conditioning, cast_encoding, dtype_of
 from bimo.prompts.token_budget import Budget
 
 RECIPE_FILE = "recipe.json"
@@ -28,7 +28,7 @@ HASHES_FILE = "hashes.json"
 #: How many broken tensors are named.
 NAMES_SHOWN = 3
 #: The nulls of guidance that no negative prompt changes.
-ZERO_NULLS = ("zeros", "hidden")
+ZERO_NULLS = ("zeros", "masked")
 
 
 class TextEncoder(Protocol):
@@ -147,20 +147,21 @@ def merge_conditioning(base: Conditioning, extras: Sequence[Conditioning]) -> Co
     return Conditioning(base.streams, base.vector, torch.cat(spatial, dim=1) if spatial else None, scalars, pictures)
 
 
-def zero_text(conditioning: Conditioning, rows: Tensor, hidden: bool) -> Conditioning:
+def zero_text(conditioning: Conditioning, rows: Tensor, masked: bool) -> Conditioning:
     """Conditioning whose words are zeros in some rows, [B] bool: their masks as they are, or every token hidden."""
 
     def kept(value: Tensor) -> Tensor:
         return value.masked_fill(rows.reshape(-1, *[1] * (value.ndim - 1)), 0.0)
 
     def mask(stream: TextEncoding) -> Tensor | None:
-        if not hidden:
+        if not masked:
             return stream.mask
         shape = stream.tokens.shape[:2]
         return (torch.ones(shape, dtype=torch.bool) if stream.mask is None else stream.mask) & ~rows[:, None]
 
     streams = tuple(
-        TextEncoding(kept(e.tokens), mask(e), None if e.pooled is None else kept(e.pooled)) for e in conditioning.streams
+        TextEncoding(kept(e.tokens), mask(e), None if e.pooled is None else kept(e.pooled))
+        for e in conditioning.streams
     )
     vector = conditioning.vector
     return replace(conditioning, streams=streams, vector=None if vector is None else kept(vector))

@@ -6,9 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from bimo.hub import registry
 from bimo.core.errors import RequestError, say
 from bimo.core.recipe import Recipe
+from bimo.hub import registry
 
 #: Activations for each pixel while a picture is decoded, the peak of a drawing: about 4 maps of 256 channels at full
 #: resolution, as in the last block of the autoencoders of Stable Diffusion.

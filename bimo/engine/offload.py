@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bimo.core import checkpoint_io
 from bimo.core.pages import release
-from bimo.core.types import DenoiserInput, Conditioning, TextEncoding
+from bimo.core.types import Conditioning, DenoiserInput, TextEncoding
 
 if TYPE_CHECKING:
     from bimo.diffusion.system import System
@@ -58,7 +58,7 @@ def _turned(value: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 
 def offloadable(system: System) -> dict[str, nn.Module]:
-    """What may be kept as other numbers and be away, by name: each text tower and each level's denoiser."""
+    """What may be kept as other numbers and be offload, by name: each text tower and each level's denoiser."""
     towers = {f"text.{index}": tower for index, tower in enumerate(system.text)}
     return towers | {f"{level.name}.denoiser": system.level(level.name).denoiser for level in system.recipe.levels}
 
@@ -77,16 +77,16 @@ def kept_in_spaces(dtype: torch.dtype) -> torch.dtype:
 
 
 class Offloader:
-    """A system whose weights are kept as ``dtype``. Everything is in memory from the beginning, or where ``away`` is
+    """A system whose weights are kept as ``dtype``. Everything is in memory from the beginning, or where ``offload`` is
     set each tower and denoiser only while it works: until then its weights lie where they were read from.
 
     The system is one read without turning its numbers, so that they still lie in their files.
     """
 
-    def __init__(self, system: System, dtype: torch.dtype, *, away: bool) -> None:
+    def __init__(self, system: System, dtype: torch.dtype, *, offload: bool) -> None:
         self.system = system
         self.dtype = dtype
-        self.offload = away
+        self.offload = offload
         self.working = ""
         self._workers = offloadable(system)
         self._stored: dict[str, Tensor] = {}
@@ -99,7 +99,7 @@ class Offloader:
                 parameter.data = self._as(parameter.data, kind, channels_last=kind == torch.bfloat16)
             elif id(parameter) not in own:
                 parameter.data = self._as(parameter.data, torch.float32)
-            elif not away:
+            elif not offload:
                 parameter.data = self._as(parameter.data, dtype)
         for buffer in system.buffers():
             if buffer.is_floating_point():

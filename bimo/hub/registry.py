@@ -14,11 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bimo.hub.download import MODELSCOPE, TOWER_FILES, cached, fetch, show_terms
-from bimo.core import part
-from bimo.core import checkpoint_io
+from bimo.core import checkpoint_io, part
 from bimo.core.errors import BimoError, RecipeError, WeightsError
 from bimo.core.recipe import Published, Recipe
+from bimo.hub.download import MODELSCOPE, TOWER_FILES, cached, fetch, show_terms
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -7,11 +7,11 @@ and unverified. What a condition is made of is in `bimo.models.composer.conditio
 
 from bimo.core.recipe import Branch, Defaults, Guidance, Level, Recipe, Stage
 from bimo.diffusion.schedules import Ddpm
-from bimo.models.composer.denoiser import Composed
+from bimo.models.cascade.conditioners import LowRes, Semantics
 from bimo.models.cascade.pixel_unet import PixelUnet
 from bimo.models.cascade.prior import RootLength
-from bimo.models.cascade.conditioners import LowRes, Semantics
 from bimo.models.composer.conditioners import Intensity, Map, Palette, Sketch
+from bimo.models.composer.denoiser import Composed
 from bimo.models.conditioners import Masked
 from bimo.models.spaces import Pixels
 from bimo.models.text_encoders.clip import ClipText

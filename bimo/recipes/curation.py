@@ -4,10 +4,10 @@ What a publisher named without a number has ours, which its note says. A list of
 `bimo curate SRC DST --recipe ./mine.py:name`.
 """
 
+from bimo.curation.dedup.duplicates import Duplicates
 from bimo.curation.filters.caption_rules import Adverts, Length, Meaningless, Normal
 from bimo.curation.filters.classifiers import Aesthetic, Safe
 from bimo.curation.filters.composition import Buckets
-from bimo.curation.dedup.duplicates import Duplicates
 from bimo.curation.filters.frequency import TooFrequent
 from bimo.curation.filters.image_rules import Aspect, MinSide, Sharpness, Still
 from bimo.curation.filters.ocr import Watermark

@@ -7,8 +7,8 @@ published drawing begins, 0.9946 of the times, which only the cosine curve needs
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedules import Ddpm
-from bimo.models.cascade.pixel_unet import PixelUnet
 from bimo.models.cascade.conditioners import LowRes
+from bimo.models.cascade.pixel_unet import PixelUnet
 from bimo.models.spaces import Pixels
 from bimo.models.text_encoders.bert import Bert
 from bimo.training.objectives.denoise import Denoise
@@ -51,7 +51,7 @@ upsampler_256 = Level(
     conditioners=(LowRes(level="generator", clamp=False, noise=0.5, noise_name="low_res_noise"),),
     sampler="dpm-singlestep",
     steps=20,
-    guidance=Guidance(scale=5.0, unconditional="hidden"),
+    guidance=Guidance(scale=5.0, unconditional="masked"),
 )
 
 upsampler_1024 = Level(

@@ -7,8 +7,8 @@ data; the words' part of guidance is weighed more. Numbers are this project's, o
 
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe, Stage
 from bimo.diffusion.schedules import Ddpm
-from bimo.models.stable_diffusion.unet import Unet
 from bimo.models.spaces import Latent
+from bimo.models.stable_diffusion.unet import Unet
 from bimo.models.text_encoders.bert import Bert
 from bimo.training.objectives.denoise import Denoise
 from bimo.training.objectives.preferences import RewardWeighted

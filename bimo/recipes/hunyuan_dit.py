@@ -6,9 +6,9 @@ A picture may have any sides that are multiples of 16; the sizes it learnt are 1
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedules import Ddpm
+from bimo.models.adapters.control_conditioner import Control
 from bimo.models.adapters.controlnet import Controlled, HunyuanControlNet
 from bimo.models.hunyuan_dit.denoiser import Hunyuan
-from bimo.models.adapters.control_conditioner import Control
 from bimo.models.spaces import Latent
 from bimo.models.text_encoders.bert import Bert
 from bimo.models.text_encoders.t5 import T5

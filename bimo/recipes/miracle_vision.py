@@ -7,10 +7,10 @@ number the painter is told of every picture, and asked for in drawing. Numbers a
 
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe, Stage
 from bimo.diffusion.schedules import Ddpm
-from bimo.models.composer.denoiser import Composed
-from bimo.models.stable_diffusion.unet import Unet
 from bimo.models.cascade.conditioners import Score
+from bimo.models.composer.denoiser import Composed
 from bimo.models.spaces import Latent
+from bimo.models.stable_diffusion.unet import Unet
 from bimo.models.text_encoders.bert import Bert
 from bimo.training.objectives.denoise import Denoise
 

@@ -6,10 +6,10 @@ the norm over the second axis, which for that vector is its width.
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedules import Ddpm, SingleStepRegression
-from bimo.models.pai_diffusion.esrgan import Esrgan
-from bimo.models.stable_diffusion.unet import Unet
 from bimo.models.cascade.conditioners import LowRes
+from bimo.models.pai_diffusion.esrgan import Esrgan
 from bimo.models.spaces import Latent, Pixels
+from bimo.models.stable_diffusion.unet import Unet
 from bimo.models.text_encoders.clip import ClipText
 from bimo.training.objectives.denoise import Denoise
 
@@ -39,7 +39,9 @@ pai_ldm = Recipe(
     licence="see the repository, unverified",
     languages=("zh",),
     source="published description",
-    text_encoders=(ClipText(vocab=21128, positions=32, length=32, words="pieces", eps=1e-7, project=768, answer="end"),),
+    text_encoders=(
+        ClipText(vocab=21128, positions=32, length=32, words="pieces", eps=1e-7, project=768, answer="end"),
+    ),
     levels=(image, enlarge),
     stages=(
         Stage(

@@ -5,16 +5,16 @@ from dataclasses import replace
 
 from bimo.core.recipe import Branch, Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedules import Ddpm
-from bimo.models.pangu.experts import Experts
 from bimo.models.conditioners import Bucket
+from bimo.models.pangu.experts import Experts
 from bimo.models.spaces import Latent
 from bimo.models.text_encoders.clip import ClipText
 from bimo.models.text_encoders.fusion import Channels
 from bimo.recipes.taiyi_xl import sdxl_unet
 from bimo.training.objectives.denoise import Denoise
+from bimo.training.objectives.online_rewards import OnlineRewards
 from bimo.training.objectives.preferences import DiffusionDPO
 from bimo.training.objectives.rewards import ClipReward
-from bimo.training.objectives.online_rewards import OnlineRewards
 
 BASE_SIZES = (
     (256, 1024),
@@ -158,7 +158,7 @@ pangu_draw_high = replace(
     pangu_draw,
     name="pangu-draw-v3-high",
     title="盘古 PanGu-Draw v3 高分辨率",
-    levels=(replace(pangu_draw.levels[0], hints=(Bucket(sizes=HIGH_SIZES),)),),
+    levels=(replace(pangu_draw.levels[0], conditioners=(Bucket(sizes=HIGH_SIZES),)),),
     stages=(
         replace(pangu_draw.stages[0], buckets=HIGH_SIZES),
         replace(pangu_draw.stages[1], buckets=HIGH_SIZES),

@@ -2,8 +2,8 @@
 
 from bimo.core.recipe import Guidance, Level
 from bimo.diffusion.schedules import Ddpm
-from bimo.models.stable_diffusion.unet import Unet
 from bimo.models.spaces import Latent
+from bimo.models.stable_diffusion.unet import Unet
 
 sd_v1 = Level(
     name="image",

@@ -7,8 +7,8 @@ Diffusion knew. How the embeddings are joined, lengths and rates were not; both 
 
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe, Stage
 from bimo.diffusion.schedules import Ddpm
-from bimo.models.stable_diffusion.unet import Unet
 from bimo.models.spaces import Latent
+from bimo.models.stable_diffusion.unet import Unet
 from bimo.models.text_encoders.bert import Bert
 from bimo.models.text_encoders.fusion import Channels
 from bimo.training.objectives.denoise import Denoise

@@ -7,8 +7,8 @@ linear. The one for ViT-H is a BertModel: its pooler is as wide as the pictures'
 """
 
 from bimo.core.recipe import Published, Recipe, Stage
-from bimo.models.text_encoders.bert import Bert
 from bimo.models.clip.vision import ClipVision
+from bimo.models.text_encoders.bert import Bert
 from bimo.training.objectives.clip_contrastive import ClipContrastive
 
 roberta_base = Bert(length=77, pool="first", project=768)

@@ -2,9 +2,9 @@
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedules import Ddpm
-from bimo.models.stable_diffusion.unet import CROSS_DOWN, CROSS_UP, PLAIN_DOWN, PLAIN_UP, Unet
 from bimo.models.conditioners import Sizes
 from bimo.models.spaces import Latent
+from bimo.models.stable_diffusion.unet import CROSS_DOWN, CROSS_UP, PLAIN_DOWN, PLAIN_UP, Unet
 from bimo.models.text_encoders.clip import ClipText
 from bimo.models.text_encoders.fusion import Channels
 from bimo.training.objectives.denoise import Denoise
@@ -54,7 +54,7 @@ sdxl = Level(
     ),
     conditioners=(Sizes(),),
     steps=50,
-    guidance=Guidance(scale=7.0, unconditional="unsaid"),
+    guidance=Guidance(scale=7.0, unconditional="zeros_without_negative"),
 )
 
 taiyi_xl = Recipe(

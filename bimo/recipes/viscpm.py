@@ -2,8 +2,8 @@
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedules import Ddpm
-from bimo.models.stable_diffusion.unet import Unet
 from bimo.models.spaces import Latent
+from bimo.models.stable_diffusion.unet import Unet
 from bimo.models.text_encoders.language_model import Bridge, LanguageModel
 from bimo.training.objectives.denoise import Denoise
 

@@ -8,8 +8,8 @@ from bimo.recipes.stable_diffusion import sd_v1, sd_v1_768
 from bimo.training.adapters.lora_stage import Lora
 from bimo.training.objectives.denoise import Denoise
 from bimo.training.objectives.dreambooth import Dreambooth
-from bimo.training.objectives.rewards import AestheticReward, ClipReward, WeightedRewards
 from bimo.training.objectives.online_rewards import OnlineRewards
+from bimo.training.objectives.rewards import AestheticReward, ClipReward, WeightedRewards
 
 wukong = Recipe(
     name="wukong-huahua",

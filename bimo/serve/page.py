@@ -19,18 +19,18 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
-from bimo.serve import gate
-from bimo.engine import memory
-from bimo.hub import registry
 from bimo.cli.draw import SUFFIX, name_of
 from bimo.core.errors import BimoError, RequestError, say, speaking
 from bimo.core.types import Request, checked
 from bimo.diffusion.batching import draw
 from bimo.diffusion.guidance import heeds_empty
-from bimo.diffusion.sampling import fill_request
 from bimo.diffusion.samplers import SCHEDULES, SPACINGS
+from bimo.diffusion.sampling import fill_request
 from bimo.diffusion.system import System
+from bimo.engine import memory
+from bimo.hub import registry
 from bimo.prompts.styles import STYLES
+from bimo.serve import gate
 
 MAXIMUM_COUNT = 8
 MAXIMUM_STEPS = 100

@@ -67,8 +67,8 @@ class ConditioningDropout:
             if not matched:
                 near = ", ".join(nearest(glob, names) or names)
                 raise RecipeError(
-                    f"阶段 {self.stage.name!r} 的 drop_hints：{glob!r} 没有对应任何可以去掉的提示；这里有 [{near}]",
-                    f"drop_hints of stage {self.stage.name!r}: {glob!r} matches no hint that can be left out; here are "
+                    f"阶段 {self.stage.name!r} 的 condition_dropout：{glob!r} 没有对应任何可以去掉的提示；这里有 [{near}]",
+                    f"condition_dropout of stage {self.stage.name!r}: {glob!r} matches no hint that can be left out; here are "
                     f"[{near}]",
                 )
             shares |= dict.fromkeys(matched, share)
@@ -78,16 +78,22 @@ class ConditioningDropout:
         stage = self.stage
         if stage.encoder_dropout and len(stage.encoder_dropout) != self.towers:
             raise RecipeError(
-                f"drop_towers 有 {len(stage.encoder_dropout)} 个数，文本塔有 {self.towers} 个；每个塔一个",
-                f"drop_towers has {len(stage.encoder_dropout)} shares for {self.towers} text towers; one each is expected",
+                f"encoder_dropout 有 {len(stage.encoder_dropout)} 个数，文本塔有 {self.towers} 个；每个塔一个",
+                f"encoder_dropout has {len(stage.encoder_dropout)} shares for {self.towers} text towers; one each is expected",
             )
-        shares = (stage.caption_dropout, *stage.encoder_dropout, *self.hints.values(), stage.joint_dropout, stage.joint_keep)
+        shares = (
+            stage.caption_dropout,
+            *stage.encoder_dropout,
+            *self.hints.values(),
+            stage.joint_dropout,
+            stage.joint_keep,
+        )
         wrong = [share for share in shares if not 0 <= share <= 1]
         if stage.joint_dropout + stage.joint_keep > 1:
             wrong.append(stage.joint_dropout + stage.joint_keep)
         if wrong:
             raise RecipeError(
-                f"阶段 {stage.name!r} 的丢弃比例里有 {wrong[0]:g}；应在 0 和 1 之间，drop_all 与 keep_all 之和也是",
-                f"a share of what stage {stage.name!r} leaves out is {wrong[0]:g}; expected is 0 to 1, as of drop_all "
-                "and keep_all together",
+                f"阶段 {stage.name!r} 的丢弃比例里有 {wrong[0]:g}；应在 0 和 1 之间，joint_dropout 与 joint_keep 之和也是",
+                f"a share of what stage {stage.name!r} leaves out is {wrong[0]:g}; expected is 0 to 1, as of joint_dropout "
+                "and joint_keep together",
             )

@@ -26,9 +26,9 @@ from bimo.core.errors import say
 from bimo.core.hashing import bytes_of, digest_tensors, late_table
 from bimo.core.part import Part, dumps
 from bimo.core.types import TextEncoding
-from bimo.engine.offload import cast_encoding
 from bimo.diffusion.system import System, TextEncoder
-from bimo.training.distributed.devices import device_of_module, to_device, default_device
+from bimo.engine.offload import cast_encoding
+from bimo.training.distributed.devices import default_device, device_of_module, to_device
 from bimo.training.logging import counted
 
 #: The share of the free disk that encodings may take; where they would take more, nothing is kept.

@@ -10,16 +10,16 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
+from bimo.core.checkpoint_io import unfilled
 from bimo.core.errors import BimoError, DataError, RecipeError, TrainingError, say
 from bimo.core.part import Part
 from bimo.core.recipe import Recipe, Stage
-from bimo.core.checkpoint_io import unfilled
 from bimo.data.loader import Pictures
 from bimo.diffusion.system import System
 from bimo.training.checks import REMEDY, UNSUITED, Reading, readings, sampled, too_much
-from bimo.training.train_inputs import Prospect, Vocabulary, refusals
-from bimo.training.optimizers import chosen
 from bimo.training.objectives.rewards import Judges
+from bimo.training.optimizers import chosen
+from bimo.training.train_inputs import Prospect, Vocabulary, refusals
 
 
 def sized(recipe: Recipe, pictures: Pictures) -> Recipe:

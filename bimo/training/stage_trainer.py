@@ -18,12 +18,12 @@ from bimo.core.part import loads
 from bimo.core.recipe import Stage
 from bimo.core.types import Share
 from bimo.diffusion.system import System
-from bimo.training.train_loader import TrainLoader, BatchSampler
 from bimo.training.distributed.devices import default_device
-from bimo.training.finite import broken, not_finite, picked, some
-from bimo.training.train_inputs import TrainInputs, Objective
-from bimo.training.optimizers import EMA, DeepSpeedZero, autocast, optimiser, ordered, scaler
 from bimo.training.distributed.processes import Processes, gather
+from bimo.training.finite import broken, not_finite, picked, some
+from bimo.training.optimizers import EMA, DeepSpeedZero, autocast, optimiser, ordered, scaler
+from bimo.training.train_inputs import Objective, TrainInputs
+from bimo.training.train_loader import BatchSampler, TrainLoader
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -196,7 +196,9 @@ class StageTrainer:
         if not self.scaler.is_enabled():  # which leaves such a step out, and scales less
             self._gradients = step, names, norms.detach().isfinite()
 
-    def _loss(self, number: int, generator: torch.Generator, order: BatchSampler | None = None) -> tuple[Tensor, TrainInputs]:
+    def _loss(
+        self, number: int, generator: torch.Generator, order: BatchSampler | None = None
+    ) -> tuple[Tensor, TrainInputs]:
         device, made = self.processes.device, list[TrainInputs]()
 
         def work() -> Tensor:

@@ -19,12 +19,12 @@ from bimo.core.hashing import digest_tensors
 from bimo.core.part import dumps
 from bimo.core.types import Batch, Share
 from bimo.data.loader import Fitted, Pictures, Size
-from bimo.training.distributed.devices import to_device, default_device
 from bimo.training.conditioning_dropout import ConditioningDropout
-from bimo.training.encoding_cache import Encode, cached_encoder
-from bimo.training.train_inputs import TrainInputs
+from bimo.training.distributed.devices import default_device, to_device
 from bimo.training.distributed.processes import ALONE, Processes
+from bimo.training.encoding_cache import Encode, cached_encoder
 from bimo.training.logging import counted, save_whole
+from bimo.training.train_inputs import TrainInputs
 
 ENCODE_BATCH = 64
 #: What a batch of encoding holds at most, so that large pictures go through one by one.

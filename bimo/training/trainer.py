@@ -28,19 +28,19 @@ from bimo.data.sheets import sheet
 from bimo.diffusion.batching import draw
 from bimo.diffusion.system import RECIPE_FILE, System
 from bimo.training.adapters.lora_stage import Adapter, apart
-from bimo.training.train_loader import TrainLoader
 from bimo.training.checks import check_lots, check_seed, check_sizes, check_words
-from bimo.training.distributed.devices import exact, default_device
+from bimo.training.distributed.devices import default_device, exact
+from bimo.training.distributed.processes import ALONE, Processes, init_distributed
 from bimo.training.finite import broken, not_finite, some
 from bimo.training.history import Change, History, Place, had, read_history, same_data, same_recipe, standing
-from bimo.training.stage_trainer import StageTrainer, named, read_alike, whole
-from bimo.training.train_inputs import TrainInputs, Objective, vocabulary
+from bimo.training.logging import Journal, Progress, save_whole, table, tell
+from bimo.training.objectives.rewards import Judges
 from bimo.training.optimizers import checkpoint_gradients, freeze, rate, zero_settings
 from bimo.training.preflight import check_recipe, check_stages, sized
-from bimo.training.distributed.processes import ALONE, Processes, init_distributed
-from bimo.training.logging import Journal, Progress, save_whole, table, tell
 from bimo.training.run_page import leave
-from bimo.training.objectives.rewards import Judges
+from bimo.training.stage_trainer import StageTrainer, named, read_alike, whole
+from bimo.training.train_inputs import Objective, TrainInputs, vocabulary
+from bimo.training.train_loader import TrainLoader
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -87,7 +87,10 @@ def train(
             torch.set_num_threads(threads)
         pictures = Pictures(*((data,) if isinstance(data, Path) else data), cache=cache)
         fresh = not out.exists() or not any(out.iterdir())
-        with alone(out, TrainingError) if processes.is_main_process else nullcontext(), _leaving_nothing(out, fresh, processes):
+        with (
+            alone(out, TrainingError) if processes.is_main_process else nullcontext(),
+            _leaving_nothing(out, fresh, processes),
+        ):
             given = teacher, judges, processes, from_here, accept_new_data
             run = Trainer(recipe, pictures, out, seed, stop_after, *given)
             for system in start:

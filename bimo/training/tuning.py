@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal, get_args
 
+from bimo.core.checkpoint_io import unfilled
 from bimo.core.errors import RecipeError
 from bimo.core.part import meant
 from bimo.core.recipe import Level, Recipe, Stage
-from bimo.core.checkpoint_io import unfilled
 from bimo.training.adapters.lora_stage import Lora
 from bimo.training.objectives.denoise import Denoise
 

@@ -22,8 +22,8 @@ from PIL import Image
 
 from bimo.core.errors import DataError
 from bimo.core.files import write_whole
-from bimo.xiaomo.artwork.captions import Text
 from bimo.data.shards import Shard, finished, hash_of, read_shard, shard_name, write_index, write_shard
+from bimo.xiaomo.artwork.captions import Text
 from bimo.xiaomo.captions.phrases import dish_captions, said_of_subject, said_of_verse, scene_captions
 from bimo.xiaomo.captions.verses import drawn_verses, verses
 from bimo.xiaomo.dishes.plan import DishPlan, draw_dish, plan_dishes, table_kind

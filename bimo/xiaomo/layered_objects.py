@@ -13,9 +13,9 @@ from torch.nn import functional
 from bimo.core.errors import BimoError, RecipeError, TrainingError
 from bimo.core.types import Batch
 from bimo.diffusion.system import System
-from bimo.xiaomo.first_level import Apart, ExpectedDenoiser
 from bimo.training.objectives.denoise import Denoise
-from bimo.training.train_inputs import TrainInputs, Prospect, Vocabulary
+from bimo.training.train_inputs import Prospect, TrainInputs, Vocabulary
+from bimo.xiaomo.first_level import Apart, ExpectedDenoiser
 
 #: What is said of pictures of several things counts for so much more than their share: they are a fourth of the data.
 RARE = 4.0

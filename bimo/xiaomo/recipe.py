@@ -7,13 +7,13 @@ from dataclasses import replace
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedules import Flow, SingleStepRegression
-from bimo.xiaomo.autoencoder import Compact
-from bimo.models.pixart.denoiser import PixArt
-from bimo.xiaomo.first_level import Expected, Refine
 from bimo.models.conditioners import Earlier, Pose
+from bimo.models.pixart.denoiser import PixArt
 from bimo.models.text_encoders.bert import Bert
 from bimo.training.objectives.denoise import Denoise
 from bimo.training.objectives.reconstruct import Contrast, Reconstruct
+from bimo.xiaomo.autoencoder import Compact
+from bimo.xiaomo.first_level import Expected, Refine
 from bimo.xiaomo.layered_objects import LayeredObjects
 
 #: All of the first level but what tells how much of a layer is seen.
@@ -173,7 +173,7 @@ xiaomo = Recipe(
         replace(expect, name="expected picture, longer", steps=12000, batch=64),
         replace(align, name="align the painter, longer", steps=1306, lr=6e-4, ema=0.998),
         replace(expect, name="expected picture, at length", steps=10000, batch=64),
-        replace(align, name="align the painter, at length", steps=1100, lr=6e-4, warmup=30, law="cosine"),
+        replace(align, name="align the painter, at length", steps=1100, lr=6e-4, warmup=30, lr_schedule="cosine"),
         replace(
             align_faster,
             name="align the painter, by Muon",
@@ -190,7 +190,7 @@ xiaomo = Recipe(
             note="the bundled weights read the pooled text before, folded here into the mean of the words with no "
             "change of any answer; their layers were begun anew after the next two stages",
         ),
-        replace(align_faster, name="align the painter with it", steps=400, warmup=10, law="cosine", ema=0.995),
+        replace(align_faster, name="align the painter with it", steps=400, warmup=10, lr_schedule="cosine", ema=0.995),
         replace(align_faster, name="align the painter, in earnest", steps=2000),
         replace(
             expect,
@@ -199,7 +199,7 @@ xiaomo = Recipe(
             train=APART,
             steps=1500,
             warmup=50,
-            law="constant",
+            lr_schedule="constant",
             precision="bf16",
             ema=0.99,
             note="what there is of a layer stays in sight, so that it is drawn rather than hidden",
@@ -213,7 +213,7 @@ xiaomo = Recipe(
             warmup=50,
             precision="bf16",
         ),
-        replace(align_faster, name="align the painter, to the end", steps=1500, law="cosine"),
+        replace(align_faster, name="align the painter, to the end", steps=1500, lr_schedule="cosine"),
     ),
     weights=Published(bundle="xiaomo"),
     request=Defaults(size=(128, 128)),

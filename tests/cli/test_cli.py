@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from bimo.cli import main
-from bimo.engine import memory
 from bimo.cli.draw import OutputPath, name_of, size_of
 from bimo.core.errors import RequestError
+from bimo.engine import memory
 
 ENGLISH, CHINESE = "C", "zh_CN.UTF-8"
 SECONDS = 90

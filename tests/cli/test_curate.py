@@ -203,7 +203,7 @@ def test_scorer_is_a_system_with_two_towers(tmp_path: Path) -> None:
 
     torch.manual_seed(0)
     tiny = taiyi_clip_b32.tiny()
-    system = System(replace(tiny, text=(replace(tiny.text_encoders[0], words="lexicon"),))).eval()
+    system = System(replace(tiny, text_encoders=(replace(tiny.text_encoders[0], words="lexicon"),))).eval()
     system.text_encoders[0].build_tokenizer(("一只猫",), ("猫", "一只"))  # type: ignore[attr-defined]
     system.save(tmp_path / "clip")
     scorer = curate.open_scorer(str(tmp_path / "clip"))

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from bimo.hub import download
 from bimo.core.errors import WeightsError
+from bimo.hub import download
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 INDEX = "diffusion_pytorch_model.safetensors.index.fp16.json"

@@ -140,7 +140,7 @@ def test_again_asks_for_the_picture_and_knows_it(draw: Draw) -> None:
         (("--hint", "sketch=red.png"), "reads no picture 'sketch'"),
         (("--dial", "style"), "expected name=value"),
         (("--dial", "style=much"), "expected a number"),
-        (("--dial", "style=4"), "no dial 'style'"),
+        (("--dial", "style=4"), "no guidance weight 'style'"),
         (("--lora", "nowhere.safetensors:0.5"), "there is no nowhere.safetensors"),
         (("--lora", "text.png"), "text.png"),
         (("--dtype", "fp8"), "--dtype"),
@@ -248,7 +248,7 @@ def test_adapters_end_to_end(draw: Draw, painter: Path) -> None:
     along, other = (pixels(f"along-{name}", "--control", f"{name}={net}") for name in ("grey.png", "red.png"))
     both = pixels("both.png", "--control", f"grey.png={net}", "--lora", f"{ink}:0.8")
     assert len({plain, along, other, both}) == 4
-    assert list(read_metadata("both.png")["request"]["pictures"]) == ["control"]
+    assert list(read_metadata("both.png")["request"]["condition_images"]) == ["control"]
     again = ("--again", "both.png", "-m", str(painter / "sd"), "-o", "same.png", "--json")
     told = draw(*again, "--control", f"grey.png={net}", "--lora", f"{ink}:0.8")[1]
     assert json.loads(told.splitlines()[0])["identical"] is True
@@ -296,7 +296,7 @@ def test_ip_adapters_end_to_end(draw: Draw, painter: Path, tmp_path: Path) -> No
     assert len({without, *drawn}) == 5
     request = read_metadata("all.png")["request"]
     assert sorted(request["pictures"]) == ["control", "prompt", "prompt-2"]
-    assert request["hints"] == {"control": [0.5], "prompt": [0.6]}
+    assert request["conditions"] == {"control": [0.5], "prompt": [0.6]}
     again = ("--again", "all.png", "-m", str(painter / "sd"), "-o", "same.png", "--json")
     assert json.loads(draw(*again, *every)[1].splitlines()[0])["identical"] is True
     bare = tuple(word.removesuffix(":0.6").removesuffix(":0.5") for word in every)

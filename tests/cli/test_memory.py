@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from bimo.cli import main
-from bimo.engine import memory
-from bimo.hub import registry
 from bimo.core.errors import RequestError
 from bimo.core.recipe import Recipe
+from bimo.engine import memory
+from bimo.hub import registry
 
 GIGA = 1_000_000_000
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 import bimo
-from bimo.hub import registry
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.part import dumps
+from bimo.hub import registry
 
 MINE = """
 from bimo.core.recipe import Recipe

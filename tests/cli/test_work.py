@@ -20,12 +20,12 @@ from bimo.data.loader import Pictures
 from bimo.diffusion.system import System
 from bimo.models.text_encoders.bert import Bert
 from bimo.models.text_encoders.clip import ClipText
-from bimo.xiaomo.recipe import xiaomo
-from bimo.training.objectives.draft import DRaFT
 from bimo.training.objectives.denoise import Denoise
 from bimo.training.objectives.distil import Distil
-from bimo.training.objectives.rewards import AestheticReward, ClipReward
+from bimo.training.objectives.draft import DRaFT
 from bimo.training.objectives.online_rewards import OnlineRewards
+from bimo.training.objectives.rewards import AestheticReward, ClipReward
+from bimo.xiaomo.recipe import xiaomo
 from tests.parity.test_two_towers import chinese, saved
 from tests.parity.tiny_checkpoints import clip_words
 
@@ -196,7 +196,9 @@ def test_train_takes_rewards_of_ones_own(here: Run, tiny_shards: Path) -> None:
 
 def test_extend_then_train_begins_as_told(here: Run, tiny_shards: Path, tmp_path: Path) -> None:
     """Taiyi-XL's way: English words are given characters and positions, and a recipe of that size begins so."""
-    before = System(Recipe(name="words", text_encoders=(replace(TEACHER, vocab=len(clip_words(tmp_path / "words"))),))).eval()
+    before = System(
+        Recipe(name="words", text_encoders=(replace(TEACHER, vocab=len(clip_words(tmp_path / "words"))),))
+    ).eval()
     before.text_encoders[0].load_tokenizer(tmp_path / "words")
     before.save(tmp_path / "small")
     given = ("extend", "small", "grown", "--data", str(tiny_shards), "--positions", "24", "--length", "20")
@@ -234,8 +236,10 @@ def test_train_teaches_words_by_texts_and_paints_by_pictures(here: Run, teacher:
     distil = Stage(name="words", objective=Distil(teacher=TEACHER), train=("text.*",), steps=2, batch=2)
     level = tiny.levels[1]
     denoiser = replace(level.denoiser.denoiser, spatial=0, scalars=(), text=student.width, vector=TEACHER.width)
-    level = replace(level, denoiser=denoiser, hints=())
-    wanted = Recipe(name="both", text_encoders=(student,), levels=(level,), stages=(distil, STAGE), request=tiny.request)
+    level = replace(level, denoiser=denoiser, conditioners=())
+    wanted = Recipe(
+        name="both", text_encoders=(student,), levels=(level,), stages=(distil, STAGE), request=tiny.request
+    )
     Path("both.json").write_text(dumps(wanted), "utf-8")
     words = ("train", "both.json", "--out", "run", "--teacher", str(teacher), "--threads", "1", "--data", "texts")
     refused(here(*words), DataError.exit_status, "without pictures")
@@ -263,7 +267,9 @@ def test_rewards_look_through_a_folder(here: Run, tiny_shards: Path) -> None:
     saved(chinese, Path("clip"))
     reward = ClipReward(scorer="clip")
     ascent = replace(STAGE, name="climb", objective=DRaFT(reward=reward, steps=1), batch=2)
-    rounds = replace(STAGE, name="rounds", objective=OnlineRewards(reward=reward, requests=2, draws=2, steps=1), batch=2)
+    rounds = replace(
+        STAGE, name="rounds", objective=OnlineRewards(reward=reward, requests=2, draws=2, steps=1), batch=2
+    )
     Path("both.json").write_text(dumps(replace(xiaomo.tiny(), stages=(ascent, rounds), prompts=())), "utf-8")
     words = ("train", "both.json", "--data", str(tiny_shards), "--threads", "1", "--out", "run")
     assert here(*words)[0] == 0

@@ -15,9 +15,9 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
 from bimo.core.errors import DataError, RecipeError
 from bimo.core.part import dump, load
+from bimo.curation.decoded_image import DecodedImage
 from bimo.curation.dedup import duplicates, hamming_index
 from bimo.curation.dedup.duplicates import Duplicates
-from bimo.curation.decoded_image import DecodedImage
 from bimo.curation.steps import Change, PictureStep, TableStep
 
 PHOTOS = Path(__file__).parents[3] / "../shared/data/photos_howtocook/img"

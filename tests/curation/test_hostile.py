@@ -23,9 +23,9 @@ import pytest
 from PIL import Image
 from pyarrow import ipc, parquet
 
+from bimo.curation.decoded_image import see
 from bimo.curation.readers import reading
 from bimo.curation.readers.rows import Broken, Row, Unusable
-from bimo.curation.decoded_image import see
 
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "curation.md"
 KEPT = "kept"

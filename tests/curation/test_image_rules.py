@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
-from bimo.curation.filters.image_rules import Aspect, Borders, Flat, MinSide, Sharpness, Still, copy_of
 from bimo.curation.decoded_image import DecodedImage
+from bimo.curation.filters.image_rules import Aspect, Borders, Flat, MinSide, Sharpness, Still, copy_of
 from bimo.curation.steps import PictureStep, Verdict
 
 PHOTOS = Path(__file__).resolve().parents[3] / "../shared/data/photos_howtocook/img"

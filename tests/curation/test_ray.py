@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from bimo.core.errors import DataError
+from bimo.curation.executors.executors import RayExecutor, SerialExecutor, load_file
 from bimo.curation.phases import store
 from bimo.curation.phases.run import curate
 from bimo.curation.steps import Curation, Tools
-from bimo.curation.executors.executors import SerialExecutor, RayExecutor, load_file
 
 ray = pytest.importorskip("ray")
 pytest.importorskip("ray.data")

@@ -16,13 +16,13 @@ import pytest
 from PIL import Image
 
 from bimo.core.errors import DataError
-from bimo.curation.filters.caption_rules import Length, Normal
 from bimo.curation.dedup.duplicates import Duplicates
-from bimo.curation.report.histograms import drawable, figure, histogram
+from bimo.curation.filters.caption_rules import Length, Normal
 from bimo.curation.filters.image_rules import MinSide
-from bimo.curation.report.page import lines_of, page
 from bimo.curation.phases.run import curate
 from bimo.curation.report.examples import SIDE, visible
+from bimo.curation.report.histograms import drawable, figure, histogram
+from bimo.curation.report.page import lines_of, page
 from bimo.curation.steps import Curation, Tools
 
 HOSTILE = "<script>alert(1)</script>&\u202e红烧肉"

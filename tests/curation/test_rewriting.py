@@ -16,10 +16,10 @@ from PIL import Image
 from bimo.core.errors import DataError, RecipeError
 from bimo.core.part import dump, load
 from bimo.curation.captioning import rewriting
-from bimo.curation.filters.dictionary import agreement
 from bimo.curation.captioning.endpoint import Answer, Endpoint, Unanswered
 from bimo.curation.captioning.model_folder import ModelFolder, Writer
 from bimo.curation.captioning.rewriting import Recaption, Translate, usable
+from bimo.curation.filters.dictionary import agreement
 from bimo.curation.steps import Pair, Tools, Verdict, WriterStep
 from tests.curation.standin import PROXIES, Reply, Standin, said
 

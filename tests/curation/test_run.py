@@ -21,13 +21,13 @@ from PIL import Image
 
 from bimo.core.errors import DataError
 from bimo.core.part import Part
-from bimo.data import shards
-from bimo.curation.report import summary
-from bimo.curation.readers import reading
+from bimo.curation.executors.executors import ProcessExecutor, SerialExecutor, load_file
 from bimo.curation.phases import store, write
 from bimo.curation.phases.run import curate
+from bimo.curation.readers import reading
+from bimo.curation.report import summary
 from bimo.curation.steps import Curation, Tools
-from bimo.curation.executors.executors import SerialExecutor, ProcessExecutor, load_file
+from bimo.data import shards
 
 ROOT = Path(__file__).parents[3]
 FILES = (("steps_for_runs", str(Path(__file__).with_name("steps_for_runs.py"))),)
@@ -80,7 +80,9 @@ def listed(log: Path) -> tuple[Part, ...]:
 
 
 def run(source: Path, out: Path, chosen: tuple[Part, ...], workers: Any = None, **more: Any) -> dict[str, Any]:
-    return curate(source, out, Curation(name="test", steps=chosen), tools=TOOLS, workers=workers or SerialExecutor(), **more)
+    return curate(
+        source, out, Curation(name="test", steps=chosen), tools=TOOLS, workers=workers or SerialExecutor(), **more
+    )
 
 
 def products(out: Path) -> dict[str, str]:

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image, ImageCms
 
 from bimo.core.files import MAXIMUM_PICTURE_PIXELS
-from bimo.curation.readers.rows import Unusable
 from bimo.curation.decoded_image import GIVEN_TO_MODELS, ORIENTATION, plain, reduction, see, upright
+from bimo.curation.readers.rows import Unusable
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 

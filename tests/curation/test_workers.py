@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bimo.core.errors import DataError
-from bimo.curation.executors.executors import SerialExecutor, ProcessExecutor, load_file
+from bimo.curation.executors.executors import ProcessExecutor, SerialExecutor, load_file
 
 FILES = (("steps_for_runs", str(Path(__file__).with_name("steps_for_runs.py"))),)
 steps = load_file(FILES[0][0], Path(FILES[0][1]))

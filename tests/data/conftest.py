@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bimo.xiaomo.artwork.sprites import SOURCES
 from bimo.xiaomo.artwork.packages import PACKAGES, Package
+from bimo.xiaomo.artwork.sprites import SOURCES
 
 EMOJI = {
     "😀": ("grinning face", "嘿嘿", 0, 0),

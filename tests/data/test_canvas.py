@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from bimo.xiaomo.artwork.sprites import Kind, Sprite, SpriteStore, canonical, content_box
+from bimo.xiaomo.artwork.backdrops import STANDS, backdrop
 from bimo.xiaomo.artwork.canvas import MORE, SHARES, Composer, plan, rng_of
 from bimo.xiaomo.artwork.compose import IDENTITY, Pose, apply_pose, forward, keep_inside, on_colour, recolour
 from bimo.xiaomo.artwork.effects import APPLY
@@ -16,7 +16,7 @@ from bimo.xiaomo.artwork.held_out import COLOURS as HELD_COLOURS
 from bimo.xiaomo.artwork.held_out import PAIRS, SCENES, held_out, held_out_composition, hexcode
 from bimo.xiaomo.artwork.lexicon import COLOURS, DRAWN, EFFECTS
 from bimo.xiaomo.artwork.lexicon import SCENES as SCENE_WORDS
-from bimo.xiaomo.artwork.backdrops import STANDS, backdrop
+from bimo.xiaomo.artwork.sprites import Kind, Sprite, SpriteStore, canonical, content_box
 
 
 def sprite(box: tuple[int, int, int, int] = (30, 20, 90, 100), colour: str = "#d03030") -> Image.Image:

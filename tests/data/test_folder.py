@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from bimo.core.errors import DataError
-from bimo.data import folder
 from bimo.curation.decoded_image import ORIENTATION
+from bimo.data import folder
 from bimo.data.folder import Reason, build_folder
 from bimo.data.loader import Pictures
 from bimo.data.shards import read

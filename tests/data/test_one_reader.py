@@ -21,11 +21,11 @@ import pytest
 from PIL import Image
 
 from bimo.core.errors import DataError
-from bimo.data import shards
-from bimo.curation.readers import reading
-from bimo.curation.phases.run import curate
-from bimo.curation.steps import Curation, Tools
 from bimo.curation.executors.executors import ProcessExecutor
+from bimo.curation.phases.run import curate
+from bimo.curation.readers import reading
+from bimo.curation.steps import Curation, Tools
+from bimo.data import shards
 from bimo.data.folder import build_folder
 from bimo.data.loader import Pictures
 

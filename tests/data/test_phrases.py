@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from bimo.xiaomo.artwork.sprites import Kind, read_kinds
 from bimo.xiaomo.artwork.canvas import Labels
+from bimo.xiaomo.artwork.captions import Phrases, known_words
 from bimo.xiaomo.artwork.english import article, plural, with_article
 from bimo.xiaomo.artwork.held_out import hexcode
 from bimo.xiaomo.artwork.lexicon import COLOURS, SCENES, STYLES
 from bimo.xiaomo.artwork.packages import Package, obtain
-from bimo.xiaomo.artwork.captions import Phrases, known_words
+from bimo.xiaomo.artwork.sprites import Kind, read_kinds
 from bimo.xiaomo.artwork.words_table import assign_words, read_aliases
 
 

@@ -15,10 +15,10 @@ from PIL import Image
 
 from bimo.core.recipe import Recipe
 from bimo.core.types import Picture, Request
-from bimo.models.clip.scoring import ROWS, fastest, picture_vectors, ranked, similarity, square, word_vectors
 from bimo.diffusion.system import System
-from bimo.models.text_encoders.bert import Bert
+from bimo.models.clip.scoring import ROWS, fastest, picture_vectors, ranked, similarity, square, word_vectors
 from bimo.models.clip.vision import ClipVision
+from bimo.models.text_encoders.bert import Bert
 
 
 def test_the_best_comes_first() -> None:

@@ -10,10 +10,10 @@ import pytest
 from bimo.core.errors import DataError
 from bimo.data import shards
 from bimo.xiaomo.artwork import build
+from bimo.xiaomo.artwork.build import build_artwork, read_kinds_table
 from bimo.xiaomo.artwork.canvas import SHARES
 from bimo.xiaomo.artwork.held_out import held_out, held_out_composition
 from bimo.xiaomo.artwork.packages import Package
-from bimo.xiaomo.artwork.build import build_artwork, read_kinds_table
 
 Fake = tuple[Path, tuple[Package, ...]]
 

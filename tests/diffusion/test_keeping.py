@@ -15,16 +15,16 @@ import pytest
 import torch
 from torch import nn
 
-from bimo.hub import registry
 from bimo.core.types import Picture
 from bimo.diffusion.batching import draw, run_batched
-from bimo.engine.offload import Offloader, kept_in_spaces, offloadable
-from bimo.diffusion.sampling import sample, prepare
 from bimo.diffusion.image_inputs import to_image
+from bimo.diffusion.sampling import prepare, sample
 from bimo.diffusion.system import System
-from bimo.xiaomo.autoencoder import Compact
+from bimo.engine.offload import Offloader, kept_in_spaces, offloadable
+from bimo.hub import registry
 from bimo.models.qwen_image.space import QwenLatent
 from bimo.models.spaces import ClipImage, Latent
+from bimo.xiaomo.autoencoder import Compact
 from tests.parity.tiny_checkpoints import checkpoint
 
 REQUEST = {"text": "一只红苹果", "seed": 3, "steps": 3, "guidance": 3.0, "size": (64, 64)}
@@ -43,8 +43,8 @@ def kinds(system: System) -> dict[str, set[torch.dtype]]:
 
 @pytest.mark.parametrize("away", [False, True])
 def test_float32_is_the_same_picture_to_the_byte(tiny_folder: Path, away: bool) -> None:
-    plain = Offloader(System.read(tiny_folder), torch.float32, away=False)
-    kept = Offloader(System.read(tiny_folder, None), torch.float32, away=away)
+    plain = Offloader(System.read(tiny_folder), torch.float32, offload=False)
+    kept = Offloader(System.read(tiny_folder, None), torch.float32, offload=away)
     for index in (0, 1):
         assert drawn(kept, index).image.tobytes() == drawn(plain, index).image.tobytes()
 
@@ -52,8 +52,8 @@ def test_float32_is_the_same_picture_to_the_byte(tiny_folder: Path, away: bool) 
 @pytest.mark.parametrize("away", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_nearly_the_same_picture(tiny_folder: Path, dtype: torch.dtype, away: bool) -> None:
-    plain = Offloader(System.read(tiny_folder), torch.float32, away=False)
-    kept = Offloader(System.read(tiny_folder, None), dtype, away=away)
+    plain = Offloader(System.read(tiny_folder), torch.float32, offload=False)
+    kept = Offloader(System.read(tiny_folder, None), dtype, offload=away)
     one, other = (numpy.asarray(drawn(shelf).image).astype(int) for shelf in (plain, kept))
     assert 0 < numpy.abs(one - other).mean() < 2
     space = kept_in_spaces(dtype)
@@ -63,7 +63,7 @@ def test_half_precision_is_nearly_the_same_picture(tiny_folder: Path, dtype: tor
 
 def test_only_what_works_is_turned(tiny_folder: Path) -> None:
     system = System.read(tiny_folder, None)
-    shelf = Offloader(system, torch.bfloat16, away=True)
+    shelf = Offloader(system, torch.bfloat16, offload=True)
     stored, half = {torch.float32}, {torch.bfloat16}
     assert all(found == stored for found in kinds(system).values())
     with shelf.text_encoders():
@@ -85,7 +85,7 @@ def test_only_what_works_is_turned(tiny_folder: Path) -> None:
 def test_weights_come_back_bit_for_bit(tiny_folder: Path) -> None:
     system = System.read(tiny_folder, None)
     before = {name: value.clone() for name, value in system.state_dict().items()}
-    shelf = Offloader(system, torch.float16, away=True)
+    shelf = Offloader(system, torch.float16, offload=True)
     drawn(shelf)
     shelf.rest()
     assert all(torch.equal(value, before[name]) for name, value in system.state_dict().items())
@@ -162,7 +162,7 @@ def work(module):
 
 def kept(folder, dtype, away):
     system = models.load(folder, stored=away or dtype != torch.float32)
-    shelf = Shelf(system, dtype, away=away)
+    shelf = Shelf(system, dtype, offload=away)
     with shelf.towers():
         work(system.text)
     for level in system.recipe.levels:

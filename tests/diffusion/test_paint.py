@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from bimo.core.errors import RequestError
 from bimo.core.part import Part
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe
-from bimo.core.types import DenoiserInput, Conditioning, TextEncoding, Picture
+from bimo.core.types import Conditioning, DenoiserInput, Picture, TextEncoding
 from bimo.diffusion.batching import denoise_together, draw, run_batched
-from bimo.diffusion.sampling import fill_request, sample, prepare
 from bimo.diffusion.image_inputs import to_image
+from bimo.diffusion.sampling import fill_request, prepare, sample
 from bimo.diffusion.schedules import Ddpm, Flow, SingleStepRegression
 from bimo.diffusion.system import System
 from bimo.prompts.token_budget import Budget
@@ -98,7 +98,9 @@ class MixerDenoiser(nn.Module):
 
 def built(*levels: Level, length: int = 8) -> System:
     torch.manual_seed(0)
-    recipe = Recipe(name="toy", text_encoders=(Letters(length=length),), levels=levels, request=Defaults(size=(16, 16), steps=4))
+    recipe = Recipe(
+        name="toy", text_encoders=(Letters(length=length),), levels=levels, request=Defaults(size=(16, 16), steps=4)
+    )
     return System(recipe).eval()
 
 
@@ -113,9 +115,12 @@ LEVELS = {
     "euler-a": (level(sampler="euler-a"),),
     "dpm++": (level(sampler="dpm++"),),
     "flow": (level(schedule=Flow()),),
-    "guidance in the middle": (level(sampler="ddim", guide=Guidance(interval=(0.3, 0.7), rescale=0.5)),),
-    "null of zeros": (level(sampler="ddim", guide=Guidance(unconditional="zeros")),),
-    "two levels": (level(name="first", schedule=SingleStepRegression(), steps=1, guide=Guidance(scale=1.0)), level(space="first")),
+    "guidance in the middle": (level(sampler="ddim", guidance=Guidance(interval=(0.3, 0.7), rescale=0.5)),),
+    "null of zeros": (level(sampler="ddim", guidance=Guidance(unconditional="zeros")),),
+    "two levels": (
+        level(name="first", schedule=SingleStepRegression(), steps=1, guidance=Guidance(scale=1.0)),
+        level(space="first"),
+    ),
 }
 
 
@@ -130,7 +135,9 @@ def latents(system: System, requests: list[dict[str, Any]]) -> list[Tensor]:
     own = space.decode
     space.decode = lambda x: kept.append(own(x)) or kept[-1]
     try:
-        pictures = run_batched(system, [sample(system, prepare(system, r), r.get("index", 0)) for r in map(dict, requests)])
+        pictures = run_batched(
+            system, [sample(system, prepare(system, r), r.get("index", 0)) for r in map(dict, requests)]
+        )
     finally:
         del space.decode
     # Decoded in the order of ending: put back by what was drawn.
@@ -242,7 +249,7 @@ def test_progress_counts_and_may_cancel() -> None:
 
 
 def test_a_request_is_filled_from_the_recipe() -> None:
-    system = built(level(sampler="ddim", guide=Guidance(scale=3.0)))
+    system = built(level(sampler="ddim", guidance=Guidance(scale=3.0)))
     request = fill_request(system, {"text": "a"})
     assert (request.size, request.steps, request.guidance, request.sampler) == ((16, 16), 4, 3.0, "ddim")
     assert request.seed is not None

@@ -16,8 +16,8 @@ from bimo.core.errors import RequestError
 from bimo.core.files import MAXIMUM_PICTURE_PIXELS
 from bimo.core.types import Request, checked
 from bimo.diffusion.batching import draw, run_batched
-from bimo.diffusion.sampling import fill_request, sample, prepare
 from bimo.diffusion.image_inputs import mask_of, opaque, pixels_of, size_for, to_image
+from bimo.diffusion.sampling import fill_request, prepare, sample
 from bimo.diffusion.system import System
 
 
@@ -126,8 +126,8 @@ def test_a_large_picture_is_refused_before_it_is_decoded(monkeypatch: pytest.Mon
         ({"strength": 0.5}, "strength without an image"),
         ({"mask": red()}, "mask without an image"),
         ({"image": red(), "strength": 0.0}, "above 0"),
-        ({"pictures": {"sketch": red()}}, "reads no picture 'sketch'"),
-        ({"pictures": {"pose": red()}}, "reads no picture 'pose'"),
+        ({"condition_images": {"sketch": red()}}, "reads no picture 'sketch'"),
+        ({"condition_images": {"pose": red()}}, "reads no picture 'pose'"),
     ],
 )
 def test_what_cannot_be_used_is_refused(system: System, request_: dict[str, Any], told: str) -> None:

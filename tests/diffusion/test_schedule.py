@@ -139,7 +139,7 @@ def test_unknown_sampler_is_told(law: Any) -> None:
 
 @pytest.mark.parametrize("law", [Ddpm(), Flow(logit_mean=0.5, logit_std=2.0)])
 def test_training_times_come_from_the_generator(law: Any) -> None:
-    one, two = (law.times(64, torch.Generator().manual_seed(5)) for _ in range(2))
+    one, two = (law.timesteps(64, torch.Generator().manual_seed(5)) for _ in range(2))
     assert torch.equal(one, two)
     assert one.shape == (64,)
     assert 0 <= float(one.min()) <= float(one.max()) <= 1000

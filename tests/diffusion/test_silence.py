@@ -10,7 +10,7 @@ import torch
 
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe, Stage
 from bimo.core.types import Batch, Conditioning, TextEncoding
-from bimo.diffusion.sampling import sample, prepare
+from bimo.diffusion.sampling import prepare, sample
 from bimo.diffusion.schedules import Ddpm
 from bimo.diffusion.system import System, zero_text
 from bimo.models.cascade.pixel_unet import PixelUnet
@@ -58,7 +58,7 @@ def test_some_rows_are_silenced() -> None:
         assert found.scalars is told.scalars
 
 
-@pytest.mark.parametrize(("null", "seen"), [("zeros", 7), ("hidden", 0), ("empty", 2)])
+@pytest.mark.parametrize(("null", "seen"), [("zeros", 7), ("masked", 0), ("empty", 2)])
 def test_the_null_branch_sees_as_many_zeros_as_there_are_words(tmp_path: Path, null: str, seen: int) -> None:
     system = built(tmp_path / "words", null)
     with torch.inference_mode():
@@ -71,14 +71,14 @@ def test_the_null_branch_sees_as_many_zeros_as_there_are_words(tmp_path: Path, n
     assert bool(ask.conditioning.vector[0].any()) == (null == "empty")
 
 
-@pytest.mark.parametrize(("null", "count"), [("zeros", 1), ("hidden", 1), ("empty", 0), ("unsaid", 0)])
+@pytest.mark.parametrize(("null", "count"), [("zeros", 1), ("masked", 1), ("empty", 0), ("zeros_without_negative", 0)])
 def test_a_negative_prompt_that_changes_nothing_is_told(tmp_path: Path, null: str, count: int) -> None:
     system = built(tmp_path / "words", null)
     assert len(prepare(system, {"text": "一只红苹果", "negative": "红"}).warnings) == count
     assert not prepare(system, {"text": "一只红苹果"}).warnings
 
 
-@pytest.mark.parametrize("null", ["zeros", "hidden", "empty"])
+@pytest.mark.parametrize("null", ["zeros", "masked", "empty"])
 def test_a_dropped_caption_is_what_the_null_branch_will_be(tmp_path: Path, null: str) -> None:
     system = built(tmp_path / "words", null)
     dropped = torch.tensor([False, True])
@@ -91,4 +91,4 @@ def test_a_dropped_caption_is_what_the_null_branch_will_be(tmp_path: Path, null:
     assert stream.mask is not None
     assert bool(stream.tokens[0].any())
     assert bool(stream.tokens[1].any()) == (null == "empty")
-    assert bool(stream.mask[1].any()) == (null != "hidden")
+    assert bool(stream.mask[1].any()) == (null != "masked")

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from bimo.core.errors import RequestError
+from bimo.diffusion.dpm_solver_singlestep import threshold
 from bimo.diffusion.sampling import _step_settings
 from bimo.diffusion.schedules import Ddpm
-from bimo.diffusion.dpm_solver_singlestep import threshold
 
 LAW = Ddpm(beta_schedule="squaredcos_cap_v2", begin=0.9946)
 

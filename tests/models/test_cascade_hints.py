@@ -19,9 +19,9 @@ from bimo.core.recipe import Level, Recipe
 from bimo.core.types import Batch, Conditioning, Request
 from bimo.diffusion.schedules import Ddpm, SingleStepRegression
 from bimo.diffusion.system import System
-from bimo.models.pai_diffusion.esrgan import Esrgan
 from bimo.models.cascade.conditioners import LowRes, Score, Semantics
 from bimo.models.composer.conditioners import Intensity, Map, Palette, Sketch, grey, lab, outlines
+from bimo.models.pai_diffusion.esrgan import Esrgan
 from bimo.models.spaces import ClipImage, Latent, Pixels
 
 SIDE = 64
@@ -42,7 +42,7 @@ def batch(x: Tensor, pixels: Tensor | None, seed: int = 0, **settings: Any) -> B
 
 def drawing(**settings: Any) -> Any:
     empty: dict[str, Any] = {"pictures": {}, "results": {}, "generator": torch.Generator().manual_seed(0)}
-    request = Request(text="红", conditions=settings.pop("hints", {}))
+    request = Request(text="红", conditions=settings.pop("conditions", {}))
     return SimpleNamespace(**(empty | settings), request=request)
 
 
@@ -50,7 +50,13 @@ def two_levels(**settings: Any) -> System:
     """A system of a level at a quarter of the side and one that enlarges it."""
     net = Esrgan().tiny()
     first = Level(name="small", space=settings.pop("space", Pixels(factor=4)), denoiser=net, schedule=Ddpm())
-    last = Level(name="large", space=Pixels(), denoiser=net, schedule=SingleStepRegression(), conditioners=(LowRes(level="small"),))
+    last = Level(
+        name="large",
+        space=Pixels(),
+        denoiser=net,
+        schedule=SingleStepRegression(),
+        conditioners=(LowRes(level="small"),),
+    )
     return System(Recipe(name="two", levels=(first, last))).eval()
 
 
@@ -68,7 +74,9 @@ def test_the_smaller_picture_is_the_same_in_training_and_drawing() -> None:
     assert torch.allclose(seen.spatial, wanted, atol=1e-5)
     assert not seen.scalars
     assert hint.unconditional(seen) == seen
-    as_it_is = LowRes(level="small", resize="none").from_request(system, drawing(results={"small": 2 * small}), (3, 64, 64))
+    as_it_is = LowRes(level="small", resize="none").from_request(
+        system, drawing(results={"small": 2 * small}), (3, 64, 64)
+    )
     assert as_it_is.spatial is not None
     assert as_it_is.spatial.shape == (1, 3, 16, 16)
     assert float(as_it_is.spatial.max()) == 1.0
@@ -143,14 +151,16 @@ def test_a_score_is_the_datas_or_what_is_wanted() -> None:
     hint = Score(wanted=0.9, low=0.1)
     x = torch.zeros(2, 3, 4, 4)
     dropped = torch.tensor([False, True])
-    learnt = hint.from_batch(cast(Any, None), batch(x, None, scalars={"score": torch.tensor([0.7, 0.8])}, dropped=dropped))
+    learnt = hint.from_batch(
+        cast(Any, None), batch(x, None, scalars={"score": torch.tensor([0.7, 0.8])}, dropped=dropped)
+    )
     assert torch.allclose(learnt.scalars["score"], torch.tensor([[0.7], [0.1]]))
     assert hint.from_request(cast(Any, None), drawing(), ()).scalars["score"].tolist() == [[pytest.approx(0.9)]]
-    value = hint.from_request(cast(Any, None), drawing(hints={"score": [0.5]}), ())
+    value = hint.from_request(cast(Any, None), drawing(conditions={"score": [0.5]}), ())
     assert value.scalars["score"].tolist() == [[0.5]]
     assert hint.unconditional(value).scalars["score"].tolist() == [[pytest.approx(0.1)]]
     with pytest.raises(RequestError, match="one number"):
-        hint.from_request(cast(Any, None), drawing(hints={"score": [0.5, 1.0]}), ())
+        hint.from_request(cast(Any, None), drawing(conditions={"score": [0.5, 1.0]}), ())
     with pytest.raises(TrainingError, match="score every picture"):
         hint.from_batch(cast(Any, None), batch(x, None))
 

@@ -18,11 +18,11 @@ from bimo.core.part import Part
 from bimo.core.recipe import Defaults, Guidance, Recipe
 from bimo.core.types import Conditioning, TextEncoding
 from bimo.diffusion.batching import draw
-from bimo.diffusion.sampling import sample, prepare
+from bimo.diffusion.sampling import prepare, sample
 from bimo.diffusion.schedules import SingleStepRegression
 from bimo.diffusion.system import System
-from bimo.models.composer.denoiser import Composed
 from bimo.models.cascade.pixel_unet import PixelUnet
+from bimo.models.composer.denoiser import Composed
 from bimo.recipes.composer import composer
 from bimo.recipes.pai_ldm import enlarge
 from bimo.recipes.pai_ldm import image as small_picture
@@ -43,7 +43,9 @@ def test_maps_are_summed_before_x_and_scalars_join_the_words() -> None:
         nn.init.normal_(parameter, std=0.2)
     x, t = torch.randn(2, 3, 8, 8), torch.tensor([1.0, 500.0])
     maps, low = torch.rand(2, 3, 8, 8), torch.randn(2, 3, 8, 8)
-    words = TextEncoding(torch.randn(2, 5, 16), torch.tensor([[True] * 5, [True] * 2 + [False] * 3]), torch.randn(2, 16))
+    words = TextEncoding(
+        torch.randn(2, 5, 16), torch.tensor([[True] * 5, [True] * 2 + [False] * 3]), torch.randn(2, 16)
+    )
     palette = torch.rand(2, 16)
     told = Conditioning((words,), words.pooled, torch.cat([maps, low], dim=1), {"palette": palette})
 
@@ -91,8 +93,8 @@ def image(colours: Sequence[str]) -> Image.Image:
 
 
 def pixels(system: System, dials: dict[str, float] | None = None, **pictures: Image.Image) -> numpy.ndarray:
-    request: dict[str, Any] = {"text": TEXT, "size": SIZE, "seed": 1, "steps": 1, "pictures": pictures}
-    drawn = draw(system, request | {"dials": dials or {}})[0]
+    request: dict[str, Any] = {"text": TEXT, "size": SIZE, "seed": 1, "steps": 1, "condition_images": pictures}
+    drawn = draw(system, request | {"guidance_weights": dials or {}})[0]
     return numpy.asarray(drawn.image, dtype=float)
 
 
@@ -118,7 +120,13 @@ def test_every_map_by_itself(system: System, name: str) -> None:
 
 def test_a_condition_has_a_weight_of_its_own(system: System) -> None:
     one = image(["red", "blue"])
-    request = {"text": TEXT, "size": SIZE, "seed": 1, "pictures": {"palette": one}, "dials": {"more-palette": 3.0}}
+    request = {
+        "text": TEXT,
+        "size": SIZE,
+        "seed": 1,
+        "condition_images": {"palette": one},
+        "guidance_weights": {"more-palette": 3.0},
+    }
     painting = sample(system, prepare(system, request))
     with torch.inference_mode():
         ask = next(painting)
@@ -149,7 +157,9 @@ class NothingDenoiser(nn.Module):
 
 
 def test_esrgan_enlarges_what_another_level_drew() -> None:
-    first = replace(small_picture, denoiser=Nothing(), schedule=SingleStepRegression(), steps=1, guide=Guidance(scale=1.0))
+    first = replace(
+        small_picture, denoiser=Nothing(), schedule=SingleStepRegression(), steps=1, guidance=Guidance(scale=1.0)
+    )
     recipe = Recipe(name="pai", levels=(first, enlarge), request=Defaults(size=(128, 128)))
     torch.manual_seed(0)
     system = System(replace(recipe.tiny(), request=recipe.request)).eval()

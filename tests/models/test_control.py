@@ -22,12 +22,12 @@ from bimo.diffusion.system import System
 from bimo.models.adapters import lora
 from bimo.models.adapters.attach import adapt, adapters, begin_control, control, image_prompt, unadapt
 from bimo.models.adapters.control_conditioner import edges
-from bimo.models.layouts.diffusers_folder import read_folder
 from bimo.models.hunyuan_dit.layout import diffusers_state
+from bimo.models.layouts.diffusers_folder import read_folder
 from bimo.training.objectives.denoise import Denoise
+from tests.models.test_hunyuan_dit import authors_state
 from tests.parity.hunyuan_checkpoints import checkpoint as hunyuan_checkpoint
 from tests.parity.tiny_checkpoints import BERT_WORDS, checkpoint
-from tests.models.test_hunyuan_dit import authors_state
 
 LAW: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
 UNET: dict[str, Any] = {
@@ -71,8 +71,8 @@ def test_without_a_picture_or_weight_it_says_nothing(folder: Path, net: Path) ->
     plain = read_folder(folder)
     system = control(plain, net, "canny")
     assert bytes_of(system) == bytes_of(plain)
-    assert bytes_of(system, pictures={"canny": PICTURE}, hints={"canny": [0.0]}) == bytes_of(plain)
-    assert bytes_of(system, pictures={"canny": PICTURE}) != bytes_of(plain)
+    assert bytes_of(system, condition_images={"canny": PICTURE}, conditions={"canny": [0.0]}) == bytes_of(plain)
+    assert bytes_of(system, condition_images={"canny": PICTURE}) != bytes_of(plain)
     assert system.weights_hash != plain.weights_hash
     shared = plain.get_parameter("image.denoiser.model.conv_in.weight")
     assert system.get_parameter("image.denoiser.denoiser.model.conv_in.weight").data_ptr() == shared.data_ptr()
@@ -80,7 +80,11 @@ def test_without_a_picture_or_weight_it_says_nothing(folder: Path, net: Path) ->
 
 def test_requests_that_make_no_sense_are_refused(folder: Path, net: Path) -> None:
     system = control(read_folder(folder), net, "canny")
-    for more in ({"pictures": {"depth": PICTURE}}, {"hints": {"canny": [1.0, 2.0]}}, {"hints": {"canny": [1e9]}}):
+    for more in (
+        {"condition_images": {"depth": PICTURE}},
+        {"conditions": {"canny": [1.0, 2.0]}},
+        {"conditions": {"canny": [1e9]}},
+    ):
         with pytest.raises(RequestError, match="canny"):
             bytes_of(system, **more)
     with pytest.raises(RecipeError, match="canny"):
@@ -92,7 +96,9 @@ def test_saved_with_the_system_it_reads_back(folder: Path, net: Path, tmp_path: 
     assert loads(dumps(system.recipe)) == system.recipe
     system.save(tmp_path / "saved")
     again = System.read(tmp_path / "saved")
-    assert bytes_of(again, pictures={"control": PICTURE}) == bytes_of(system, pictures={"control": PICTURE})
+    assert bytes_of(again, condition_images={"control": PICTURE}) == bytes_of(
+        system, condition_images={"control": PICTURE}
+    )
 
 
 def spoilt(net: Path, place: Path, **fields: Any) -> Path:
@@ -156,8 +162,8 @@ def test_files_that_are_no_controlnet_of_this_model_are_refused(folder: Path, ne
 
 def test_published_sizes_of_t2i_adapters() -> None:
     """The sizes of those that TencentARC published for Stable Diffusion 1 and XL."""
-    from bimo.models.adapters.controlnet import T2iAdapter
     from bimo.models.adapters.control_files import check_widths, read_control
+    from bimo.models.adapters.controlnet import T2iAdapter
     from bimo.models.stable_diffusion.unet import Unet
     from bimo.recipes.taiyi_xl import sdxl_unet
     from tests.parity.test_adapters import authors_t2i
@@ -219,7 +225,7 @@ def test_lora_and_two_adapters_in_one_system(folder: Path, net: Path, tmp_path: 
     before = bytes_of(system)
     adapt(system, tmp_path / "style.safetensors")
     assert adapters(system) == [("style", 1.0)]
-    drawn = {bytes_of(system, pictures=p) for p in ({}, {"control": PICTURE}, {"prompt": PICTURE})}
+    drawn = {bytes_of(system, condition_images=p) for p in ({}, {"control": PICTURE}, {"prompt": PICTURE})}
     assert len(drawn | {before}) == 4
     unadapt(system)
     assert bytes_of(system) == before
@@ -231,7 +237,7 @@ def test_a_new_one_begins_silent_and_learns(folder: Path) -> None:
     own = system.get_submodule("image.denoiser.adapter.model")
     within = system.get_submodule("image.denoiser.denoiser.model")
     assert torch.equal(own.get_parameter("conv_in.weight"), within.get_parameter("conv_in.weight"))
-    assert bytes_of(system, pictures={"control": PICTURE}) == bytes_of(read_folder(folder))
+    assert bytes_of(system, condition_images={"control": PICTURE}) == bytes_of(read_folder(folder))
     learns_edges(system)
 
 
@@ -240,8 +246,8 @@ def test_hunyuan_learns_one_as_well(tmp_path: Path) -> None:
     system = begin_control(read_folder(tmp_path / "saved"))
     learns_edges(system)
     system.save(tmp_path / "learnt")
-    assert bytes_of(System.read(tmp_path / "learnt"), pictures={"control": PICTURE}) == bytes_of(
-        system, pictures={"control": PICTURE}
+    assert bytes_of(System.read(tmp_path / "learnt"), condition_images={"control": PICTURE}) == bytes_of(
+        system, condition_images={"control": PICTURE}
     )
 
 
@@ -300,10 +306,10 @@ def test_a_controlnet_of_hunyuans_authors(tmp_path: Path) -> None:
     assert all(torch.equal(found[n], value) for n, value in ours.items())
     torch.save({"module": kept}, tmp_path / "pytorch_model_canny_distill.pt")
     made = control(system, tmp_path / "pytorch_model_canny_distill.pt")
-    along = bytes_of(made, pictures={"control": PICTURE})
+    along = bytes_of(made, condition_images={"control": PICTURE})
     assert along != bytes_of(made)
     torch.save(ours, tmp_path / "diffusers.pt")
-    assert bytes_of(control(system, tmp_path / "diffusers.pt"), pictures={"control": PICTURE}) == along
+    assert bytes_of(control(system, tmp_path / "diffusers.pt"), condition_images={"control": PICTURE}) == along
 
 
 def test_miaobi_takes_what_was_made_for_stable_diffusion(folder: Path, net: Path, tmp_path: Path) -> None:
@@ -316,9 +322,9 @@ def test_miaobi_takes_what_was_made_for_stable_diffusion(folder: Path, net: Path
     words.mkdir()
     (words / "vocab.txt").write_text("\n".join(BERT_WORDS), encoding="utf-8")
     chinese = replace(tower, words="pieces", marks=(tower.vocab - 2, tower.vocab - 1))
-    made = System(replace(system.recipe, text=(chinese,))).eval()
+    made = System(replace(system.recipe, text_encoders=(chinese,))).eval()
     made.load_state_dict(system.state_dict())
-    made.text[0].load_words(words)
+    made.text[0].load_tokenizer(words)
     up, down = torch.ones(16, 1), torch.ones(1, 16) / 4
     name = "lora_te_text_model_encoder_layers_0_self_attn_v_proj"
     save_file({f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down}, tmp_path / "style.safetensors")
@@ -330,5 +336,5 @@ def test_miaobi_takes_what_was_made_for_stable_diffusion(folder: Path, net: Path
     adapt(made, tmp_path / "style.safetensors", 0.8)
     drawn.append(bytes_of(made, **request))
     made = control(control(made, net, "canny"), tmp_path / "t2i", "sketch")
-    drawn += [bytes_of(made, **request, pictures={name: PICTURE}) for name in ("canny", "sketch")]
+    drawn += [bytes_of(made, **request, condition_images={name: PICTURE}) for name in ("canny", "sketch")]
     assert len(set(drawn)) == 4

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bimo.core import checkpoint_io
-from bimo.core.types import DenoiserInput, Conditioning, TextEncoding
+from bimo.core.types import Conditioning, DenoiserInput, TextEncoding
 from bimo.models.pangu.experts import Experts, ExpertsDenoiser
 from bimo.models.stable_diffusion.unet import Unet
 
@@ -74,7 +74,7 @@ def test_weights_as_they_are_used_stay_in_their_file(tmp_path: Path) -> None:
 
 def test_a_drawing_changes_experts_by_the_time_of_the_law(tmp_path: Path) -> None:
     from bimo.diffusion.batching import run_batched
-    from bimo.diffusion.sampling import sample, prepare
+    from bimo.diffusion.sampling import prepare, sample
     from bimo.diffusion.system import System
     from bimo.recipes.pangu_draw import pangu_draw
     from tests.parity.tiny_checkpoints import bert_words, clip_words

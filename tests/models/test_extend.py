@@ -77,7 +77,7 @@ def test_a_system_is_extended_whole(tower: ClipTextEncoder, tmp_path: Path) -> N
     again = System.read(tmp_path / "grown")
     wanted = extended(tower, ["红", "苹"], 40, 16).encode(["红苹果"]).tokens
     assert all(torch.equal(own.encode(["红苹果"]).tokens, wanted) for own in again.text_encoders)
-    with pytest.raises(RecipeError, match="BertTower"):
+    with pytest.raises(RecipeError, match="BertTextEncoder"):
         extend(System(Recipe(name="bert", text_encoders=(Bert().tiny(),))), ["红"], 0, 0)
 
 

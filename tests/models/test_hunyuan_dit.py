@@ -11,13 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bimo.hub.registry import load, recipe
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
+from bimo.hub.registry import load, recipe
 from bimo.models.hunyuan_dit.denoiser import Hunyuan, middle
-from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
 from bimo.models.hunyuan_dit.layout import is_authors, read_authors
+from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
 from bimo.models.text_encoders.t5 import T5
 from tests.parity.hunyuan_checkpoints import PIECES, checkpoint, t5_words
 
@@ -124,7 +124,7 @@ def test_the_authors_files_are_the_same_network(places: dict[str, Path], tmp_pat
     before, after = one.state_dict(), other.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
-    assert other.recipe.levels[0].schedule.end == one.recipe.levels[0].schedule.end  # type: ignore[attr-defined]
+    assert other.recipe.levels[0].schedule.beta_end == one.recipe.levels[0].schedule.beta_end  # type: ignore[attr-defined]
     assert draw(one, REQUEST)[0].image.tobytes() == draw(other, REQUEST)[0].image.tobytes()
     last = read_authors(place, "module")
     assert last.weights_hash != other.weights_hash

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from bimo.core.errors import WeightsError
 from bimo.diffusion.batching import draw
-from bimo.models.stable_diffusion import ldm_names
 from bimo.models.layouts import mindspore
-from bimo.models.layouts.export import to_single
 from bimo.models.layouts.diffusers_folder import read_folder
+from bimo.models.layouts.export import to_single
+from bimo.models.stable_diffusion import ldm_names
 from bimo.models.stable_diffusion.single_file import read_file
 from tests.parity.test_single import made
 

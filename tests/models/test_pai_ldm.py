@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bimo.hub import registry
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.recipe import Recipe
 from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
+from bimo.hub import registry
+from bimo.models.pai_diffusion import layout
 from bimo.models.pai_diffusion.esrgan import Esrgan
 from bimo.models.stable_diffusion import ldm_names
-from bimo.models.pai_diffusion import layout
 from bimo.recipes import pai_ldm as recipes
 from tests.parity.tiny_checkpoints import BERT_WORDS
 
@@ -104,7 +104,10 @@ def saved(folder: Path) -> tuple[System, dict[str, Tensor]]:
         own = f"diffusion_model.{ldm_names.renamed(name, names)}"
         state[f"model.{own}"] = torch.zeros_like(value)
         state[f"model_ema.{own.replace('.', '')}"] = value
-    coder = {ldm_names.renamed(n, ldm_names.inverse(ldm_names.vae_names(4, 1))): v for n, v in image.space.model.state_dict().items()}
+    coder = {
+        ldm_names.renamed(n, ldm_names.inverse(ldm_names.vae_names(4, 1))): v
+        for n, v in image.space.model.state_dict().items()
+    }
     turned = ldm_names.vae_to_ldm({str(name): value for name, value in coder.items()})
     state |= {f"first_stage_model.{name}": value for name, value in turned.items()}
     law = ("betas", "alphas_cumprod_prev", "sqrt_one_minus_alphas_cumprod", "log_one_minus_alphas_cumprod")

@@ -13,15 +13,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bimo.hub import registry
 from bimo.core.errors import RequestError, WeightsError
 from bimo.core.recipe import Recipe
 from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
+from bimo.hub import registry
 from bimo.models.pangu import layout
 from bimo.recipes.pangu_draw import pangu_draw, pangu_draw_high
-from tests.parity.tiny_checkpoints import BERT_WORDS, bert_words, clip_words
 from tests.models.test_mindspore import written
+from tests.parity.tiny_checkpoints import BERT_WORDS, bert_words, clip_words
 
 HIGH, LOW = "pangu_high_timestamp-c6344411.ckpt", "pangu_low_timestamp-127da122.ckpt"
 REQUEST: dict[str, Any] = {"text": "一只红苹果 a red cat", "size": (64, 240), "seed": 3, "steps": 4}
@@ -134,7 +134,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[System, Path, Recipe
     # The published files of CLIP's words say another padding than the authors use.
     text = (replace(first, vocab=len(BERT_WORDS)), replace(second, vocab=len(pairs)))
     torch.manual_seed(5)
-    system = System(replace(tiny, text=text)).eval()
+    system = System(replace(tiny, text_encoders=text)).eval()
     system.text_encoders[0].load_tokenizer(folder)
     system.text_encoders[1].load_tokenizer(folder / "words.1")
     larger: Any = system.text_encoders[1]
@@ -145,7 +145,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[System, Path, Recipe
     written(folder / LOW, low | {"global_step": torch.tensor(7, dtype=torch.int32)})
     high = unet_state(system.get_submodule("image.denoiser.high.model"))
     written(folder / HIGH, high | {"conditioner.embedders.0.spare": torch.zeros(2)})
-    return system, folder, replace(tiny, text=(first, text[1]))
+    return system, folder, replace(tiny, text_encoders=(first, text[1]))
 
 
 def copied(folder: Path, to: Path) -> Path:
@@ -166,7 +166,7 @@ def test_every_tensor_is_read_and_it_draws_the_same_bytes(made: tuple[System, Pa
 
 def test_the_recipe_that_is_asked_for_chooses_the_sizes(made: tuple[System, Path, Recipe]) -> None:
     system, folder, wanted = made
-    again = layout.read(folder, replace(pangu_draw_high.tiny(), text=wanted.text_encoders))
+    again = layout.read(folder, replace(pangu_draw_high.tiny(), text_encoders=wanted.text_encoders))
     assert again.recipe.name == pangu_draw_high.tiny().name
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in system.state_dict().items())
     with pytest.raises(RequestError):

@@ -13,9 +13,9 @@ from torch.nn import functional
 
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.types import Conditioning, TextEncoding
-from bimo.models.pai_diffusion.esrgan import Esrgan, fill, published_name
 from bimo.models.cascade.pixel_unet import AttentionBlock, PixelUnet, ResidualBlock
 from bimo.models.cascade.prior import Prior, RootLength
+from bimo.models.pai_diffusion.esrgan import Esrgan, fill, published_name
 
 
 def shaken(module: nn.Module) -> nn.Module:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from bimo.core.errors import RecipeError, RequestError
-from bimo.core.types import Batch, Conditioning, TextEncoding, Request
-from bimo.models.stable_diffusion.unet import Unet
+from bimo.core.types import Batch, Conditioning, Request, TextEncoding
 from bimo.models.conditioners import Bucket, Masked, Sizes, random_masks
+from bimo.models.stable_diffusion.unet import Unet
 from bimo.models.text_encoders.fusion import Channels
 
 BUCKETS = ((256, 1024), (512, 512), (1024, 256))
@@ -35,14 +35,14 @@ def test_sizes_are_those_of_a_whole_picture_unless_said() -> None:
     drawn = hint.from_request(system, drawing(size=(64, 128)), (4, 16, 8))
     assert drawn.scalars["size_ids"].tolist() == [[128, 64, 0, 0, 128, 64]]
     assert hint.unconditional(drawn) is drawn
-    given = hint.from_request(system, drawing(size=(64, 128), hints={"size_ids": [9, 8, 7, 6, 5, 4]}), (4, 16, 8))
+    given = hint.from_request(system, drawing(size=(64, 128), conditions={"size_ids": [9, 8, 7, 6, 5, 4]}), (4, 16, 8))
     assert given.scalars["size_ids"].tolist() == [[9, 8, 7, 6, 5, 4]]
 
 
 @pytest.mark.parametrize("bad", [[1, 2], [1, 2, 3, 4, 5, float("nan")]])
 def test_sizes_that_are_not_six_numbers_are_refused(bad: list[float]) -> None:
     with pytest.raises(RequestError):
-        Sizes().from_request(Any, drawing(size=(64, 64), hints={"size_ids": bad}), (4, 8, 8))
+        Sizes().from_request(Any, drawing(size=(64, 64), conditions={"size_ids": bad}), (4, 8, 8))
 
 
 def test_a_bucket_is_a_place_in_the_list() -> None:

@@ -15,8 +15,8 @@ from bimo.core.errors import WeightsError
 from bimo.core.recipe import Recipe
 from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
-from bimo.models.viscpm.layout import BRIDGE, fill
 from bimo.models.text_encoders.language_model import LanguageModel
+from bimo.models.viscpm.layout import BRIDGE, fill
 from bimo.recipes.viscpm import viscpm_paint
 from bimo.training.optimizers import chosen
 from tests.parity.tiny_flow_checkpoints import qwen_words
@@ -29,7 +29,7 @@ def small(family: str) -> Recipe:
     if family == "cpmant":
         return TINY
     made = LanguageModel(family=family, template=tower.template, pad="batch", bridge=tower.bridge).tiny()
-    return replace(TINY, text=(made,))
+    return replace(TINY, text_encoders=(made,))
 
 
 def published(system: System, folder: Path) -> tuple[Path, Path]:
@@ -91,7 +91,7 @@ def test_padding_up_to_the_longer_text_is_seen(tmp_path: Path) -> None:
     system = System(TINY).eval()
     qwen_words(tmp_path)
     tower: Any = system.text_encoders[0]
-    tower.load_words(tmp_path)
+    tower.load_tokenizer(tmp_path)
     encoding = tower.encode(["", "red red 红苹果"])
     assert encoding.mask is None
     ids = torch.tensor([tower.words.encode('{"caption": "", "objects": ""}').ids])

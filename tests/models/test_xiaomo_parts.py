@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from bimo.core.errors import RequestError, WeightsError
-from bimo.core.types import Batch, Conditioning, TextEncoding, Request
-from bimo.xiaomo.artwork.compose import Pose as Posed
-from bimo.xiaomo.artwork.compose import apply_pose
+from bimo.core.types import Batch, Conditioning, Request, TextEncoding
 from bimo.diffusion.batching import draw
 from bimo.diffusion.sampling import Drawing
 from bimo.diffusion.system import System
-from bimo.xiaomo.autoencoder import Compact
-from bimo.xiaomo.first_level import REACH, SMALLEST, Expected, Layers, moved, placed
 from bimo.models.conditioners import POSE_AT_REST, Pose
 from bimo.models.text_encoders.bert import Bert, BertTextEncoder
+from bimo.xiaomo.artwork.compose import Pose as Posed
+from bimo.xiaomo.artwork.compose import apply_pose
+from bimo.xiaomo.autoencoder import Compact
+from bimo.xiaomo.first_level import REACH, SMALLEST, Expected, Layers, moved, placed
 
 WORDS = Bert(
     width=16, layers=1, heads=2, feed=32, vocab=200, positions=16, types=1, length=12, masked=True, pooler=False,

@@ -221,7 +221,7 @@ def test_controlnet(folder: Path, tmp_path: Path, weight: float, order: str, req
     pipeline = diffusers.StableDiffusionControlNetPipeline(**parts, controlnet=net, requires_safety_checker=False)
     system = control(read_folder(folder), tmp_path / "net")
     request = {**REQUEST, **request_}
-    told = {**request, "pictures": {"control": lines()}, "hints": {"control": [weight]}}
+    told = {**request, "condition_images": {"control": lines()}, "conditions": {"control": [weight]}}
     expected = by_diffusers(pipeline, request, image=lines(), controlnet_conditioning_scale=weight)
     compare(draw(system, told, batch=2), expected, draw(system, request))
 
@@ -238,7 +238,7 @@ def test_two_controlnets_are_added(folder: Path, tmp_path: Path) -> None:
     parts = read_by_diffusers(folder).components
     pipeline = diffusers.StableDiffusionControlNetPipeline(**parts, controlnet=nets, requires_safety_checker=False)
     other = lines((64, 64)).rotate(90)
-    told = {**REQUEST, "pictures": {"canny": lines(), "depth": other}, "hints": {"depth": [0.5]}}
+    told = {**REQUEST, "condition_images": {"canny": lines(), "depth": other}, "conditions": {"depth": [0.5]}}
     settings = {"image": [lines(), other], "controlnet_conditioning_scale": [1.0, 0.5]}
     compare(draw(system, told), by_diffusers(pipeline, REQUEST, **settings), draw(system, REQUEST))
 
@@ -260,7 +260,7 @@ def test_t2i_adapter(folder: Path, tmp_path: Path, kind: str, channels: int, wid
     system = control(read_folder(folder), tmp_path / "net", "sketch")
     picture = lines(mode="L" if channels == 1 else "RGB")
     request = {**REQUEST, "negative": "apple", "count": 2}
-    told = {**request, "pictures": {"sketch": picture}, "hints": {"sketch": [0.8]}}
+    told = {**request, "condition_images": {"sketch": picture}, "conditions": {"sketch": [0.8]}}
     expected = by_diffusers(pipeline, request, image=picture, adapter_conditioning_scale=0.8)
     compare(draw(system, told), expected, draw(system, request))
 
@@ -274,7 +274,7 @@ def test_a_pooled_controlnet(folder: Path, tmp_path: Path) -> None:
     parts = read_by_diffusers(folder).components
     pipeline = diffusers.StableDiffusionControlNetPipeline(**parts, controlnet=net, requires_safety_checker=False)
     system = control(read_folder(folder), tmp_path / "net")
-    told = {**REQUEST, "pictures": {"control": lines()}, "hints": {"control": [0.8]}}
+    told = {**REQUEST, "condition_images": {"control": lines()}, "conditions": {"control": [0.8]}}
     expected = by_diffusers(pipeline, REQUEST, image=lines(), controlnet_conditioning_scale=0.8)
     compare(draw(system, told), expected, draw(system, REQUEST))
 
@@ -300,7 +300,7 @@ def test_controlnet_of_xl(xl: Path, tmp_path: Path) -> None:
     net.save_pretrained(str(tmp_path / "net"))
     pipeline = diffusers.StableDiffusionXLControlNetPipeline(**parts, controlnet=net, add_watermarker=False)
     system = read_folder(xl)
-    told = {**REQUEST, "pictures": {"control": lines()}, "hints": {"control": [0.7]}}
+    told = {**REQUEST, "condition_images": {"control": lines()}, "conditions": {"control": [0.7]}}
     expected = by_diffusers(pipeline, REQUEST, image=lines(), controlnet_conditioning_scale=0.7)
     drawn = draw(control(system, tmp_path / "net"), told)
     compare(drawn, expected, draw(system, REQUEST))
@@ -321,7 +321,7 @@ def test_t2i_adapter_of_xl(xl: Path, tmp_path: Path) -> None:
     net.save_pretrained(str(tmp_path / "net"))
     pipeline = diffusers.StableDiffusionXLAdapterPipeline(**parts, adapter=net)
     system = read_folder(xl)
-    told = {**REQUEST, "pictures": {"sketch": lines()}, "hints": {"sketch": [0.8]}}
+    told = {**REQUEST, "condition_images": {"sketch": lines()}, "conditions": {"sketch": [0.8]}}
     expected = by_diffusers(pipeline, REQUEST, image=lines(), adapter_conditioning_scale=0.8)
     drawn = draw(control(system, tmp_path / "net", "sketch"), told)
     compare(drawn, expected, draw(system, REQUEST))
@@ -398,7 +398,7 @@ def test_controlnets_in_one_file(folder: Path, tmp_path: Path) -> None:
     save_file({name: value.clone() for name, value in below.items()}, tmp_path / "control.safetensors")
     save_file({name: value.clone() for name, value in net.state_dict().items()}, tmp_path / "one.safetensors")
     system = read_folder(folder)
-    told = {**REQUEST, "steps": 1, "pictures": {"control": lines()}}
+    told = {**REQUEST, "steps": 1, "condition_images": {"control": lines()}}
     expected = draw(control(system, tmp_path / "net"), told)[0].image.tobytes()
     for name in ("bare.pth", "whole.pth", "control.safetensors", "one.safetensors"):
         assert draw(control(system, tmp_path / name), told)[0].image.tobytes() == expected
@@ -423,7 +423,7 @@ def test_t2i_adapters_in_one_file(folder: Path, tmp_path: Path, kind: str, chann
     torch.save(authors_t2i(net), tmp_path / "authors.pth")
     save_file({name: value.clone() for name, value in net.state_dict().items()}, tmp_path / "diffusers.safetensors")
     system = read_folder(folder)
-    told = {**REQUEST, "steps": 1, "pictures": {"control": lines()}}
+    told = {**REQUEST, "steps": 1, "condition_images": {"control": lines()}}
     expected = draw(control(system, tmp_path / "net"), told)[0].image.tobytes()
     for name in ("authors.pth", "diffusers.safetensors"):
         assert draw(control(system, tmp_path / name), told)[0].image.tobytes() == expected
@@ -440,7 +440,7 @@ def test_controlnet_of_hunyuan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     pipeline = diffusers.HunyuanDiTControlNetPipeline(**parts, controlnet=net, requires_safety_checker=False)
     system = control(read_folder(tmp_path / "saved"), tmp_path / "net")
     request = {**REQUEST, "text": "一只红苹果", "negative": "小桥", "guidance": 5.0, "size": (80, 48)}
-    told = {**request, "pictures": {"control": lines()}, "hints": {"control": [0.9]}}
+    told = {**request, "condition_images": {"control": lines()}, "conditions": {"control": [0.9]}}
     # diffusers codes the picture by chance, whatever the seed; the mean is what it is by.
     monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda self, *rest: self.mode())
     settings = {"control_image": lines().resize((80, 48), Image.Resampling.LANCZOS), "use_resolution_binning": False}
@@ -517,7 +517,7 @@ def test_ip_adapter(folder: Path, tmp_path: Path, plus: bool) -> None:
     pipeline.set_ip_adapter_scale(0.7)
     system = image_prompt(read_folder(folder), file, tmp_path / "tower")
     request = {**REQUEST, "negative": "apple", "count": 2}
-    told = {**request, "pictures": {"prompt": lines()}, "hints": {"prompt": [0.7]}}
+    told = {**request, "condition_images": {"prompt": lines()}, "conditions": {"prompt": [0.7]}}
     plain = draw(system, request)
     assert [p.image.tobytes() for p in plain] == [p.image.tobytes() for p in draw(read_folder(folder), request)]
     compare(draw(system, told, batch=2), by_diffusers(pipeline, request, ip_adapter_image=lines()), plain)
@@ -549,7 +549,11 @@ def test_two_ip_adapters_at_once(folder: Path, tmp_path: Path) -> None:
     system = image_prompt(read_folder(folder), tmp_path / "0.bin", name="first")
     system = image_prompt(system, tmp_path / "1.bin", name="second")
     other = lines((64, 64)).rotate(90)
-    told = {**REQUEST, "pictures": {"first": lines(), "second": other}, "hints": {"first": [0.7], "second": [0.4]}}
+    told = {
+        **REQUEST,
+        "condition_images": {"first": lines(), "second": other},
+        "conditions": {"first": [0.7], "second": [0.4]},
+    }
     expected = by_diffusers(pipeline, REQUEST, ip_adapter_image=[lines(), other])
     plain = draw(read_folder(folder), REQUEST)
     compare(draw(system, told), expected, plain)

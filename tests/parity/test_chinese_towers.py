@@ -87,8 +87,8 @@ def test_same_tokens_as_transformers(made: Any, row: str, tmp_path: Path) -> Non
     ids, mask = tower.ids(TEXTS)
     assert torch.equal(ids, seen.input_ids)
     assert torch.equal(mask.long(), seen.attention_mask)
-    tower.save_words(tmp_path)
-    tower.load_words(tmp_path)
+    tower.save_tokenizer(tmp_path)
+    tower.load_tokenizer(tmp_path)
     assert torch.equal(tower.ids(TEXTS)[0], ids)
 
 

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bimo.hub.registry import load, recipe
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.recipe import Recipe
 from bimo.core.types import Conditioning, TextEncoding
 from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
+from bimo.hub.registry import load, recipe
 from bimo.models.cascade import layout
 from bimo.recipes.damo_cascade import damo_cascade, damo_cascade_xglm
 from bimo.recipes.damo_tiny import damo_tiny

@@ -16,8 +16,8 @@ from bimo.core.errors import RecipeError
 from bimo.core.recipe import Recipe
 from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
-from bimo.models.layouts.export import to_diffusers, to_single
 from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
+from bimo.models.layouts.export import to_diffusers, to_single
 from bimo.recipes.damo_sd import damo_sd_zh
 from bimo.recipes.damo_tiny import damo_tiny
 from bimo.recipes.hunyuan_dit import hunyuan_dit_1_1, hunyuan_dit_1_2
@@ -139,7 +139,7 @@ def changed(system: System, **parts: Any) -> System:
     """The system with fields of its first tower's part changed; tensors and words stay."""
     tower: Any = system.text_encoders[0]
     tower.part = replace(tower.part, **parts)
-    system.recipe = replace(system.recipe, text=(tower.part,))
+    system.recipe = replace(system.recipe, text_encoders=(tower.part,))
     return system
 
 

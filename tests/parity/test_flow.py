@@ -21,8 +21,8 @@ from bimo.core.types import Picture
 from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
 from bimo.models.flow_transformers import unpacked
-from bimo.models.layouts.export import to_diffusers
 from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
+from bimo.models.layouts.export import to_diffusers
 from bimo.recipes.cogview4 import cogview4 as cogview4_recipe
 from bimo.recipes.lumina_image import lumina_image as lumina_recipe
 from bimo.recipes.z_image import z_image as z_image_recipe

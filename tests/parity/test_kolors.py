@@ -266,4 +266,4 @@ def replace_text(recipe: Any) -> Any:
     """The recipe at full size with a toy tower, whose meta parameters would take a second to make."""
     from dataclasses import replace
 
-    return replace(recipe, text=(ChatGlm().tiny(),))
+    return replace(recipe, text_encoders=(ChatGlm().tiny(),))

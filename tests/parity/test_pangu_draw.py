@@ -99,7 +99,7 @@ def by_hand(
     "dials", [{"aesthetic": 4.0}, {"aesthetic": 0.0}, {"aesthetic": 2.0, "anime": 1.5, "photography": 3.0}]
 )
 def test_draws_as_computed_by_hand(system: System, dials: dict[str, float]) -> None:
-    request = {"text": "一只红苹果", "size": SIZE, "seed": 3, "steps": 4, "guidance": 6.0, "dials": dials}
+    request = {"text": "一只红苹果", "size": SIZE, "seed": 3, "steps": 4, "guidance": 6.0, "guidance_weights": dials}
     on = {name: weight for name, weight in dials.items() if weight}
     with torch.inference_mode():
         expected = by_hand(system, "一只红苹果", on, 6.0, 4, 3)
@@ -107,7 +107,14 @@ def test_draws_as_computed_by_hand(system: System, dials: dict[str, float]) -> N
 
 
 def test_the_negative_prompt_is_read(system: System) -> None:
-    request = {"text": "红", "size": SIZE, "seed": 3, "steps": 2, "guidance": 6.0, "dials": {"aesthetic": 0.0}}
+    request = {
+        "text": "红",
+        "size": SIZE,
+        "seed": 3,
+        "steps": 2,
+        "guidance": 6.0,
+        "guidance_weights": {"aesthetic": 0.0},
+    }
     with torch.inference_mode():
         expected = by_hand(system, "红", {}, 6.0, 2, 3, "苹果")
     compare(draw(system, request | {"negative": "苹果"}), [expected])
@@ -116,8 +123,8 @@ def test_the_negative_prompt_is_read(system: System) -> None:
 def test_where_nothing_is_said_beauty_is_asked_for(system: System) -> None:
     request = {"text": "红", "size": SIZE, "seed": 3, "steps": 2}
     plain = draw(system, request)[0].image.tobytes()
-    assert plain == draw(system, request | {"dials": {"aesthetic": 4.0}})[0].image.tobytes()
-    assert plain != draw(system, request | {"dials": {"aesthetic": 0.0}})[0].image.tobytes()
+    assert plain == draw(system, request | {"guidance_weights": {"aesthetic": 4.0}})[0].image.tobytes()
+    assert plain != draw(system, request | {"guidance_weights": {"aesthetic": 0.0}})[0].image.tobytes()
 
 
 def test_no_other_size_is_drawn(system: System) -> None:

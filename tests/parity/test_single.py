@@ -19,13 +19,13 @@ from diffusers.pipelines.deprecated.alt_diffusion.modeling_roberta_series import
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from bimo.hub import registry
 from bimo.core.errors import WeightsError
 from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
-from bimo.models.stable_diffusion import ldm_names
-from bimo.models.layouts.export import to_diffusers, to_single
+from bimo.hub import registry
 from bimo.models.layouts.diffusers_folder import read_folder
+from bimo.models.layouts.export import to_diffusers, to_single
+from bimo.models.stable_diffusion import ldm_names
 from bimo.models.stable_diffusion.single_file import read_file, recipe_of_file
 from tests.parity.chinese_checkpoints import sentence_words
 from tests.parity.test_stable_diffusion import by_diffusers, compare

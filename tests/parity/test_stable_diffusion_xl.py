@@ -181,7 +181,7 @@ def test_sizes_may_be_said(system: System, pipeline: Any) -> None:
         target_size=(512, 256),
         generator=torch.Generator().manual_seed(2),
     )
-    told = {"hints": {"size_ids": [32, 48, 4, 8, 512, 256]}}
+    told = {"conditions": {"size_ids": [32, 48, 4, 8, 512, 256]}}
     compare(draw(system, request | told), [numpy.asarray(image) for image in drawn.images])
 
 

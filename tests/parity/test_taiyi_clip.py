@@ -20,16 +20,16 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from bimo.hub import registry
 from bimo.cli.model_info import parameters, unfilled
-from bimo.hub.registry import load
 from bimo.core.errors import WeightsError
 from bimo.core.recipe import Recipe
-from bimo.models.clip.scoring import similarity
 from bimo.diffusion.system import System
+from bimo.hub import registry
+from bimo.hub.registry import load
+from bimo.models.clip.scoring import similarity
 from bimo.models.clip.taiyi_layout import read_apart
-from bimo.models.text_encoders.bert import Bert
 from bimo.models.clip.vision import ClipVision
+from bimo.models.text_encoders.bert import Bert
 from bimo.recipes.taiyi_clip import taiyi_clip, taiyi_clip_b32, taiyi_clip_huge, taiyi_clip_large
 from tests.parity.tiny_checkpoints import BERT_WORDS, bert_words
 

@@ -138,7 +138,11 @@ def published(folder: Path) -> Path:
 
 def test_published_folder_is_the_recipe(tmp_path: Path) -> None:
     found = recipe_of(published(tmp_path))
-    assert (found.name, found.text_encoders, found.text_fusion) == (taiyi_xl.name, taiyi_xl.text_encoders, taiyi_xl.text_fusion)
+    assert (found.name, found.text_encoders, found.text_fusion) == (
+        taiyi_xl.name,
+        taiyi_xl.text_encoders,
+        taiyi_xl.text_fusion,
+    )
     own, named = found.levels[0], taiyi_xl.levels[0]
     assert (own.denoiser, own.space, own.conditioners) == (named.denoiser, named.space, named.conditioners)
     assert own.guidance.unconditional == named.guidance.unconditional

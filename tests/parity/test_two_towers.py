@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from transformers.models.chinese_clip.image_processing_pil_chinese_clip import ChineseCLIPImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from bimo.hub.registry import load, recipe
 from bimo.core.errors import RecipeError, WeightsError
-from bimo.models.clip.scoring import similarity
 from bimo.diffusion.system import System
+from bimo.hub.registry import load, recipe
+from bimo.models.clip.scoring import similarity
 from tests.parity.chinese_checkpoints import sentence_words
 from tests.parity.tiny_checkpoints import BERT_WORDS, bert_words, clip_words
 
@@ -228,8 +228,8 @@ def test_full_sizes() -> None:
     """Chinese-CLIP ViT-B/16 has 188 M parameters (arXiv:2211.01335, table 1)."""
     from bimo.core import checkpoint_io
     from bimo.core.recipe import Recipe
-    from bimo.models.text_encoders.bert import Bert
     from bimo.models.clip.vision import ClipVision
+    from bimo.models.text_encoders.bert import Bert
 
     text = Bert(length=52, masked=True, pooler=False, pool="start", project=512)
     vision = ClipVision(patch=16, width=768, layers=12, heads=12, feed=3072, project=512)

@@ -16,8 +16,8 @@ from bimo.diffusion.batching import draw
 from bimo.diffusion.sampling import prepare
 from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import read_folder
-from bimo.recipes.z_image import z_image
 from bimo.prompts.weighting import emphasis
+from bimo.recipes.z_image import z_image
 from tests.parity.chinese_checkpoints import published
 from tests.parity.test_stable_diffusion import LAW, compare
 from tests.parity.tiny_checkpoints import checkpoint, read_by_diffusers

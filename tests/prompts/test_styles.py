@@ -3,8 +3,8 @@
 import pytest
 
 from bimo.core.errors import RequestError
-from bimo.xiaomo.artwork import lexicon
 from bimo.prompts.styles import SAME, STYLES, style_named, styled
+from bimo.xiaomo.artwork import lexicon
 
 
 @pytest.mark.parametrize(

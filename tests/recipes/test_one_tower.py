@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from bimo.hub.registry import recipe
 from bimo.core import checkpoint_io
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.diffusion.sampling import prepare
 from bimo.diffusion.system import System
+from bimo.hub.registry import recipe
 from bimo.models.layouts.diffusers_folder import recipe_of
 from bimo.models.text_encoders.clip import ClipText
 from bimo.models.text_encoders.tokenization import read_model
@@ -270,7 +270,7 @@ def test_sentence_pieces_are_read_as_written(tmp_path: Path) -> None:
 def test_words_of_a_publisher_are_not_learnt(name: str) -> None:
     part: Any = recipe(name).text_encoders[0]
     with pytest.raises(WeightsError, match=r"words\.0"):
-        part.tiny().build().learn_words(["一只红苹果"], ["苹果"])
+        part.tiny().build().build_tokenizer(["一只红苹果"], ["苹果"])
 
 
 def test_prompt_of_skypaint_has_its_prefix(tmp_path: Path) -> None:

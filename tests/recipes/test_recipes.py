@@ -11,16 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
-from bimo.hub.registry import recipes
 from bimo.core.errors import RequestError
 from bimo.core.part import dumps, loads
 from bimo.core.recipe import Recipe
 from bimo.core.types import TextEncoding
 from bimo.data.loader import Pictures
-from bimo.models.clip.scoring import similarity
 from bimo.diffusion.batching import draw
 from bimo.diffusion.sampling import prepare
 from bimo.diffusion.system import System
+from bimo.hub.registry import recipes
+from bimo.models.clip.scoring import similarity
 from bimo.models.text_encoders.bert import BertTextEncoder
 from bimo.models.text_encoders.chatglm import ChatGlmTextEncoder
 from bimo.models.text_encoders.clip import ClipTextEncoder
@@ -29,10 +29,10 @@ from bimo.models.text_encoders.t5 import T5TextEncoder
 from bimo.models.text_encoders.xglm import XglmTextEncoder
 from bimo.models.text_encoders.xlm import XlmTextEncoder
 from bimo.training.adapters.lora_stage import Lora
+from bimo.training.distributed.processes import Processes
 from bimo.training.objectives.distil import Distil
 from bimo.training.stage_trainer import StageTrainer
 from bimo.training.trainer import Trainer
-from bimo.training.distributed.processes import Processes
 from tests.conftest import KNOWN
 from tests.parity.chinese_checkpoints import sentence_words
 from tests.parity.hunyuan_checkpoints import t5_words
@@ -125,7 +125,7 @@ def test_saved_and_read_it_is_the_same_and_draws_the_same(system: System, tmp_pa
 def test_every_stage_trains_what_it_names_alone_and_learns_a_batch(
     recipe: Recipe, system: System, tiny_shards: Path, tmp_path: Path
 ) -> None:
-    run = begun(recipe, system, tiny_shards, tmp_path / "run", lr=1e-3, law="constant", rates=())
+    run = begun(recipe, system, tiny_shards, tmp_path / "run", lr=1e-3, lr_schedule="constant", lr_overrides=())
     run._words()
     for number, stage in enumerate(run.recipe.stages):
         run.place.stage = number
@@ -159,7 +159,9 @@ def test_a_caption_is_read_in_training_as_in_drawing(
 ) -> None:
     if recipe.name == "viscpm-paint":
         pytest.skip("its padding is seen, up to the longest text of those read together, as its publisher draws")
-    run = begun(recipe, system, tiny_shards, tmp_path / "run", drop_text=0.0, drop_towers=(), drop_all=0.0)
+    run = begun(
+        recipe, system, tiny_shards, tmp_path / "run", caption_dropout=0.0, encoder_dropout=(), joint_dropout=0.0
+    )
     run._words()
     for number, stage in enumerate(run.recipe.stages):
         run.place.stage = number

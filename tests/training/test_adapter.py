@@ -17,11 +17,11 @@ from bimo.diffusion.system import System
 from bimo.models.adapters.lora_files import adapt
 from bimo.models.text_encoders.textual_inversion import teach
 from bimo.recipes.taiyi_sd import taiyi_zh
-from bimo.xiaomo.recipe import xiaomo
-from bimo.training.adapters.lora_stage import TextualInversion, Lora
+from bimo.training.adapters.lora_stage import Lora, TextualInversion
 from bimo.training.objectives.denoise import Denoise
 from bimo.training.objectives.dreambooth import Dreambooth
 from bimo.training.trainer import train
+from bimo.xiaomo.recipe import xiaomo
 from tests.parity.tiny_checkpoints import bert_words
 
 TARGETS = ("image.denoiser.*.to_[qv]", "text.0.*.query")
@@ -34,7 +34,7 @@ def recipe(count: int = 1, **fields: Any) -> Recipe:
     stages = tuple(replace(stage, name=f"lora {number}", size=(64, 64)) for number in range(count))
     tiny = taiyi_zh.tiny()
     words = replace(tiny.text_encoders[0], vocab=80, positions=24, length=24)
-    return replace(tiny, text=(words,), stages=stages)
+    return replace(tiny, text_encoders=(words,), stages=stages)
 
 
 def run(wanted: Recipe, shards: Path, out: Path) -> Path:

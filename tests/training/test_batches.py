@@ -13,9 +13,9 @@ from torch import Tensor
 from bimo.core.recipe import Recipe
 from bimo.data.loader import Pictures
 from bimo.models.spaces import Latent
-from bimo.xiaomo.recipe import xiaomo
-from bimo.training.train_loader import TrainLoader, BatchSampler
+from bimo.training.train_loader import BatchSampler, TrainLoader
 from bimo.training.trainer import Trainer, train
+from bimo.xiaomo.recipe import xiaomo
 
 PAINTER = 4
 
@@ -26,7 +26,9 @@ def begun(shards: Path, out: Path, space: Any = None, towers: int = 1, **fields:
     stage = replace(tiny.stages[PAINTER], batch=4, **fields)
     levels = tiny.levels if space is None else (tiny.levels[0], replace(tiny.levels[1], space=space.tiny()))
     made = Trainer(
-        replace(tiny, text=tiny.text_encoders * towers, levels=levels, stages=(stage,), prompts=()), Pictures(shards), out
+        replace(tiny, text_encoders=tiny.text_encoders * towers, levels=levels, stages=(stage,), prompts=()),
+        Pictures(shards),
+        out,
     )
     made._words()
     return made, made._learning(stage, None).lessons
@@ -39,7 +41,7 @@ def x_of(lessons: TrainLoader, seed: int) -> Tensor:
 
 
 def test_latents_of_a_posterior_are_drawn_anew_at_every_step(tiny_shards: Path, tmp_path: Path) -> None:
-    run, lessons = begun(tiny_shards, tmp_path, Latent(), sample_latents=True, drop_text=0.0)
+    run, lessons = begun(tiny_shards, tmp_path, Latent(), sample_latents=True, caption_dropout=0.0)
     assert torch.equal(x_of(lessons, 1), x_of(lessons, 1))
     drawn = torch.stack([x_of(lessons, seed) for seed in range(400)])
     rows = [lot[0] for lot in lessons.order.groups_of(0)]
@@ -78,7 +80,7 @@ def test_a_space_without_a_posterior_has_one_code(tiny_shards: Path, tmp_path: P
 
 
 def test_captions_are_dropped_tower_by_tower(tiny_shards: Path, tmp_path: Path) -> None:
-    run, lessons = begun(tiny_shards, tmp_path, towers=2, drop_text=0.0, drop_towers=(0.0, 1.0))
+    run, lessons = begun(tiny_shards, tmp_path, towers=2, caption_dropout=0.0, encoder_dropout=(0.0, 1.0))
     generator = torch.Generator().manual_seed(0)
     lesson = lessons.inputs(0, generator)
     assert lesson.batch is not None
@@ -94,7 +96,7 @@ def test_captions_are_dropped_tower_by_tower(tiny_shards: Path, tmp_path: Path) 
 
 
 def test_dropped_by_every_tower_a_caption_is_dropped(tiny_shards: Path, tmp_path: Path) -> None:
-    _, lessons = begun(tiny_shards, tmp_path, towers=2, drop_text=0.0, drop_towers=(0.5, 0.5))
+    _, lessons = begun(tiny_shards, tmp_path, towers=2, caption_dropout=0.0, encoder_dropout=(0.5, 0.5))
     gone: list[bool] = []
     for seed in range(200):
         batch = lessons.inputs(0, torch.Generator().manual_seed(seed)).batch
@@ -108,15 +110,15 @@ def test_dropped_by_every_tower_a_caption_is_dropped(tiny_shards: Path, tmp_path
 def test_shares_that_are_not_one_a_tower_are_refused(tiny_shards: Path, tmp_path: Path) -> None:
     from bimo.core.errors import RecipeError
 
-    with pytest.raises(RecipeError, match="drop_towers"):
-        begun(tiny_shards, tmp_path, towers=2, drop_towers=(0.5,))
+    with pytest.raises(RecipeError, match="encoder_dropout"):
+        begun(tiny_shards, tmp_path, towers=2, encoder_dropout=(0.5,))
 
 
 def test_dropout_goes_on_exactly(tiny_shards: Path, tmp_path: Path) -> None:
     tiny = xiaomo.tiny()
     words = replace(tiny.text_encoders[0], dropout=0.3)  # type: ignore[call-arg]
     stage = replace(tiny.stages[2], steps=4, batch=4)
-    recipe: Recipe = replace(tiny, text=(words,), stages=(stage,), prompts=())
+    recipe: Recipe = replace(tiny, text_encoders=(words,), stages=(stage,), prompts=())
     whole = train(recipe, tiny_shards, tmp_path / "whole", threads=1)
     for _ in range(5):
         train(recipe, tiny_shards, tmp_path / "stopped", threads=1, stop_after=0.0)
@@ -124,7 +126,7 @@ def test_dropout_goes_on_exactly(tiny_shards: Path, tmp_path: Path) -> None:
 
 
 def test_a_row_without_a_caption_has_the_empty_one(tiny_shards: Path, tmp_path: Path) -> None:
-    _, lessons = begun(tiny_shards, tmp_path, drop_text=0.0)
+    _, lessons = begun(tiny_shards, tmp_path, caption_dropout=0.0)
     lessons.pictures = lessons.pictures.of(lessons.pictures.lots, [()] * len(lessons.pictures))
     assert list(lessons.inputs(0, torch.Generator()).texts) == [""] * 4
 

@@ -14,11 +14,11 @@ from bimo.core.recipe import Stage
 from bimo.data.loader import Pictures
 from bimo.models.text_encoders.bert import Bert
 from bimo.models.text_encoders.clip import ClipText
-from bimo.xiaomo.recipe import xiaomo
 from bimo.training import checks
-from bimo.training.train_loader import BatchSampler
 from bimo.training.objectives.denoise import Denoise
+from bimo.training.train_loader import BatchSampler
 from bimo.training.trainer import train
+from bimo.xiaomo.recipe import xiaomo
 from tests.parity.tiny_checkpoints import clip_words
 
 STAGE = Stage(name="s", objective=Denoise(), train=("*",))
@@ -119,7 +119,7 @@ def test_the_table_says_what_learns_and_how_fast(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     tiny = xiaomo.tiny()
-    stage = replace(tiny.stages[4], steps=1, lr=1e-3, rates=(("*.bias", 5e-4),))
+    stage = replace(tiny.stages[4], steps=1, lr=1e-3, lr_overrides=(("*.bias", 5e-4),))
     train(replace(tiny, stages=(stage,), prompts=()), tiny_shards, tmp_path / "run", threads=1)
     rows = [line.split("│")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
     cells = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows}

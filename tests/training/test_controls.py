@@ -18,10 +18,10 @@ from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
 from bimo.models.adapters.attach import control
 from bimo.recipes.taiyi_sd import taiyi_zh
-from bimo.xiaomo.recipe import xiaomo
 from bimo.training.adapters.control_stage import ControlAdapters
 from bimo.training.objectives.denoise import Denoise
 from bimo.training.trainer import Trainer, train
+from bimo.xiaomo.recipe import xiaomo
 from tests.parity.tiny_checkpoints import bert_words
 
 
@@ -30,7 +30,7 @@ def recipe(**fields: Any) -> Recipe:
     stage = replace(stage, adapter=ControlAdapters(**fields), size=(64, 64), max_unknown=1.0)
     tiny = taiyi_zh.tiny()
     words = replace(tiny.text_encoders[0], vocab=80, positions=24, length=24)
-    return replace(tiny, text=(words,), stages=(stage,), prompts=())
+    return replace(tiny, text_encoders=(words,), stages=(stage,), prompts=())
 
 
 def run(wanted: Recipe, shards: Path, out: Path, **fields: Any) -> Path:
@@ -102,7 +102,9 @@ def test_stopped_it_goes_on_and_is_drawn_with(tiny_shards: Path, tmp_path: Path,
     request = {"text": "红色", "steps": 2, "seed": 1, "size": (64, 64)}
     plain = draw(controlled, request)[0].image
     assert plain.tobytes() == draw(system, request)[0].image.tobytes()
-    seen = draw(controlled, request | {"pictures": {"control": lines()}, "hints": {"control": [4.0]}})[0].image
+    seen = draw(controlled, request | {"condition_images": {"control": lines()}, "conditions": {"control": [4.0]}})[
+        0
+    ].image
     assert seen.tobytes() != plain.tobytes()
 
 

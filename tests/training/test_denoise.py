@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from bimo.core.errors import RecipeError
 from bimo.core.recipe import Level, Recipe, Stage
-from bimo.core.types import DenoiserInput, Batch, Conditioning
+from bimo.core.types import Batch, Conditioning, DenoiserInput
 from bimo.diffusion.schedules import Ddpm, Flow
 from bimo.diffusion.system import merge_conditioning
 from bimo.training.objectives.denoise import Denoise
@@ -85,7 +85,9 @@ def test_min_snr_weighs_the_error_of_x_alike_for_every_answer(prediction: Any) -
 
 def replace_question(objective: Denoise, system: Fake, x: Tensor, noise: Tensor, t: Tensor) -> Any:
     question = objective.question(lesson(system, x), "image")
-    return replace(question, noise=noise, ask=DenoiserInput("image", system.schedule.noised(x, noise, t), t, Conditioning()))
+    return replace(
+        question, noise=noise, ask=DenoiserInput("image", system.schedule.noised(x, noise, t), t, Conditioning())
+    )
 
 
 def test_min_snr_needs_a_law_that_has_one() -> None:

@@ -14,13 +14,13 @@ from bimo.core.errors import RecipeError
 from bimo.core.recipe import Stage
 from bimo.core.types import Conditioning
 from bimo.data.loader import Pictures
-from bimo.models.cascade.conditioners import LowRes, Score, Semantics
 from bimo.models.adapters.control_conditioner import Control
+from bimo.models.cascade.conditioners import LowRes, Score, Semantics
 from bimo.models.composer.conditioners import Intensity, Map, Palette, Sketch
 from bimo.models.conditioners import Bucket, Earlier, Masked, Pose, Sizes
 from bimo.recipes.composer import composer
+from bimo.training.conditioning_dropout import ConditioningDropout, Dropout
 from bimo.training.objectives.denoise import Denoise
-from bimo.training.conditioning_dropout import Dropout, ConditioningDropout
 from bimo.training.trainer import Trainer
 from tests.parity.tiny_checkpoints import clip_words
 
@@ -41,7 +41,7 @@ def share(*gone: Tensor) -> float:
 
 
 def test_each_goes_by_its_own_share() -> None:
-    found = of(drop_text=0.2, drop_hints=(("*", 0.5), ("intensity", 0.7)))
+    found = of(caption_dropout=0.2, condition_dropout=(("*", 0.5), ("intensity", 0.7)))
     assert share(found.captions) == pytest.approx(0.2, abs=0.02)
     assert {name: round(share(gone), 1) for name, gone in found.conditions.items()} == {
         "sketch": 0.5,
@@ -54,7 +54,9 @@ def test_each_goes_by_its_own_share() -> None:
 
 
 def test_all_are_dropped_and_all_are_kept_together() -> None:
-    found = of(drop_text=0.5, drop_hints=(("*", 0.5), ("intensity", 0.7)), drop_all=0.1, keep_all=0.1)
+    found = of(
+        caption_dropout=0.5, condition_dropout=(("*", 0.5), ("intensity", 0.7)), joint_dropout=0.1, joint_keep=0.1
+    )
     every = [found.captions, *found.conditions.values()]
     assert [share(gone) for gone in every] == pytest.approx([0.5, 0.5, 0.1 + 0.8 * 0.7, 0.5], abs=0.02)
     assert share(*every) == pytest.approx(0.1 + 0.8 * 0.5 * 0.5 * 0.7 * 0.5, abs=0.02)
@@ -62,22 +64,24 @@ def test_all_are_dropped_and_all_are_kept_together() -> None:
 
 
 def test_a_stage_may_drop_all_or_nothing() -> None:
-    found = of(drop_all=0.3)
+    found = of(joint_dropout=0.3)
     assert share(found.captions) == pytest.approx(0.3, abs=0.02)
     assert all(torch.equal(gone, found.captions) for gone in (*found.encoders, *found.conditions.values()))
-    kept = of(drop_text=1.0, keep_all=1.0)
+    kept = of(caption_dropout=1.0, joint_keep=1.0)
     assert not kept.captions.any()
 
 
 def test_towers_go_by_themselves_and_with_all() -> None:
-    found = of(towers=2, drop_towers=(0.5, 0.2), drop_all=0.1, keep_all=0.1)
+    found = of(towers=2, encoder_dropout=(0.5, 0.2), joint_dropout=0.1, joint_keep=0.1)
     assert [share(gone) for gone in found.encoders] == pytest.approx([0.1 + 0.8 * 0.5, 0.1 + 0.8 * 0.2], abs=0.02)
     assert torch.equal(found.captions, found.encoders[0] & found.encoders[1])
     assert share(found.captions) == pytest.approx(0.1 + 0.8 * 0.1, abs=0.02)
 
 
 def test_a_lot_does_without_it_together() -> None:
-    made = ConditioningDropout(stage(drop_text=0.5, drop_hints=(("sketch", 0.5),), drop_all=0.2), 1, HINTS)
+    made = ConditioningDropout(
+        stage(caption_dropout=0.5, condition_dropout=(("sketch", 0.5),), joint_dropout=0.2), 1, HINTS
+    )
     found = made.of([2, 3] * 50, torch.Generator().manual_seed(0))
     for gone in (found.captions, found.conditions["sketch"]):
         first, second = gone.reshape(50, 5)[:, :2], gone.reshape(50, 5)[:, 2:]
@@ -89,13 +93,13 @@ def test_a_lot_does_without_it_together() -> None:
 @pytest.mark.parametrize(
     ("fields", "found"),
     [
-        ({"drop_hints": (("sketsh", 0.5),)}, "sketch"),
+        ({"condition_dropout": (("sketsh", 0.5),)}, "sketch"),
         # What the null branch is told as well cannot be left out.
-        ({"drop_hints": (("base", 0.5),)}, "'base' matches no hint"),
-        ({"drop_text": 1.5}, "1.5"),
-        ({"drop_hints": (("sketch", -0.1),)}, "-0.1"),
-        ({"drop_all": 0.6, "keep_all": 0.6}, "1.2"),
-        ({"drop_towers": (0.1, 0.1)}, "drop_towers"),
+        ({"condition_dropout": (("base", 0.5),)}, "'base' matches no hint"),
+        ({"caption_dropout": 1.5}, "1.5"),
+        ({"condition_dropout": (("sketch", -0.1),)}, "-0.1"),
+        ({"joint_dropout": 0.6, "joint_keep": 0.6}, "1.2"),
+        ({"encoder_dropout": (0.1, 0.1)}, "encoder_dropout"),
     ],
 )
 def test_shares_that_cannot_be_are_told(fields: dict[str, Any], found: str) -> None:
@@ -131,15 +135,25 @@ def test_a_run_of_composer_leaves_out_what_it_says(tiny_shards: Path, tmp_path: 
     tiny = composer.tiny()
     named = {one.level: one for one in tiny.stages}
     assert named["base"].joint_dropout == named["base"].joint_keep == 0.1
-    only = replace(named["base"], batch=16, drop_text=0.0, drop_hints=(("depth", 0.5), ("semantics", 0.5)))
-    run = Trainer(replace(tiny, stages=(replace(only, drop_all=0.3, keep_all=0.1),)), Pictures(tiny_shards), tmp_path)
+    only = replace(named["base"], batch=16, caption_dropout=0.0, condition_dropout=(("depth", 0.5), ("semantics", 0.5)))
+    run = Trainer(
+        replace(tiny, stages=(replace(only, joint_dropout=0.3, joint_keep=0.1),)), Pictures(tiny_shards), tmp_path
+    )
     clip_words(tmp_path / "words.0")
     run._words()
     lessons = run._learning(run.recipe.stages[0], None).lessons
     batch = lessons.inputs(0, torch.Generator().manual_seed(2)).batch
     assert batch is not None
     level = run.system.level("base")
-    assert set(batch.dropped_conditions) == {"sketch", "instances", "depth", "intensity", "masked", "palette", "semantics"}
+    assert set(batch.dropped_conditions) == {
+        "sketch",
+        "instances",
+        "depth",
+        "intensity",
+        "masked",
+        "palette",
+        "semantics",
+    }
     assert batch.dropped_captions.any()
     for hint, value in zip(level.conditioners, level.conditions_of(run.system, batch), strict=True):
         name = getattr(hint, "name", "")

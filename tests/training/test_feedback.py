@@ -17,11 +17,11 @@ from bimo.core.types import read_metadata
 from bimo.data.loader import Pictures
 from bimo.data.shards import read, shard_name, write_index, write_shard
 from bimo.diffusion.system import System
-from bimo.xiaomo.recipe import xiaomo
 from bimo.training.objectives.denoise import Denoise
 from bimo.training.objectives.dreambooth import Dreambooth
 from bimo.training.objectives.preferences import DiffusionDPO, RewardWeighted
 from bimo.training.trainer import Trainer, train
+from bimo.xiaomo.recipe import xiaomo
 
 GLOB = "image.denoiser.*"
 
@@ -30,7 +30,7 @@ def recipe(objective: Any, **fields: Any) -> Recipe:
     """xiaomo without its first level, which wants to know how things stand."""
     tiny = xiaomo.tiny()
     denoiser = replace(tiny.levels[1].denoiser.denoiser, spatial=0, scalars=())
-    level = replace(tiny.levels[1], denoiser=denoiser, hints=())
+    level = replace(tiny.levels[1], denoiser=denoiser, conditioners=())
     stage = Stage(name="s", objective=objective, level="image", train=(GLOB,), steps=2, batch=4, lr=1e-3)
     # What a subject is called is no word of the data.
     stage = replace(stage, max_unknown=1.0, **fields)
@@ -176,7 +176,7 @@ def test_dreambooth_knows_how_its_class_stands(tiny_shards: Path, tmp_path: Path
     run = train(replace(tiny, stages=(stage,)), tiny_shards, tmp_path / "run", threads=1)
     drawn = run / "stage-1" / "class"
     rows = [row for _, _, row in read(drawn)]
-    asked = [read_metadata(drawn / f"{seed:05d}.png")["request"]["hints"]["pose"] for seed in range(2)]
+    asked = [read_metadata(drawn / f"{seed:05d}.png")["request"]["conditions"]["pose"] for seed in range(2)]
     assert [row["pose"] for row in rows] == asked
     assert asked[0] != asked[1]
     assert sorted(Pictures(tiny_shards, drawn).poses[16:].tolist()) == sorted(torch.tensor(asked).tolist())

@@ -17,12 +17,12 @@ from bimo.core.types import TextEncoding
 from bimo.data.loader import Pictures
 from bimo.diffusion.system import System
 from bimo.models.text_encoders.language_model import LanguageModel
+from bimo.prompts.token_budget import Budget
 from bimo.recipes.viscpm import viscpm_paint
-from bimo.xiaomo.recipe import xiaomo
 from bimo.training import encoding_cache
 from bimo.training.adapters.lora_stage import Lora
 from bimo.training.trainer import Trainer
-from bimo.prompts.token_budget import Budget
+from bimo.xiaomo.recipe import xiaomo
 from tests.parity.tiny_flow_checkpoints import qwen_words
 
 PAINTER = 4
@@ -34,7 +34,7 @@ def run_of(shards: Path, out: Path, words: Any = None, **fields: Any) -> Trainer
     tiny = xiaomo.tiny()
     text = (tiny.text_encoders[0] if words is None else words,)
     stage = replace(tiny.stages[PAINTER], **{"steps": 6, "batch": 4, **fields})
-    made = Trainer(replace(tiny, text=text, stages=(stage,), prompts=()), Pictures(shards), out)
+    made = Trainer(replace(tiny, text_encoders=text, stages=(stage,), prompts=()), Pictures(shards), out)
     made._words()
     made.system.requires_grad_(False)
     return made
@@ -64,7 +64,9 @@ def counted(run: Trainer) -> Counter[str]:
 
 def alone(run: Trainer, texts: Sequence[str]) -> TextEncoding:
     """What the first tower says of texts one by one."""
-    return encoding_cache.alone(encoding_cache.FrozenEncoder(run.system.text_encoders[0], run.recipe.text_encoders[0]), texts)
+    return encoding_cache.alone(
+        encoding_cache.FrozenEncoder(run.system.text_encoders[0], run.recipe.text_encoders[0]), texts
+    )
 
 
 def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,11 +83,11 @@ def test_losses_are_those_without_the_cache_to_the_bit(
     padding: Any, drop: tuple[float, ...], tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = replace(xiaomo.tiny().text_encoders[0], padding=padding, dropout=0.3)  # type: ignore[call-arg]
-    with_it = run_of(tiny_shards, tmp_path / "with", words, drop_text=0.3, drop_towers=drop)
+    with_it = run_of(tiny_shards, tmp_path / "with", words, caption_dropout=0.3, encoder_dropout=drop)
     found = losses(with_it)
     assert len(kept(tmp_path / "with")) == 1
     nothing_kept(monkeypatch)
-    without = run_of(tiny_shards, tmp_path / "without", words, drop_text=0.3, drop_towers=drop)
+    without = run_of(tiny_shards, tmp_path / "without", words, caption_dropout=0.3, encoder_dropout=drop)
     assert losses(without) == found
     assert kept(tmp_path / "without") == []
 
@@ -182,9 +184,9 @@ def bridged(family: str, shards: Path, out: Path) -> Trainer:
     words: Any = tiny.text_encoders[0]
     if family != "cpmant":
         words = LanguageModel(family=family, template=words.template, bridge=words.bridge).tiny()
-    stage = replace(tiny.stages[0], steps=6, batch=4, drop_text=0.2)
+    stage = replace(tiny.stages[0], steps=6, batch=4, caption_dropout=0.2)
     qwen_words(out / "words.0")
-    made = Trainer(replace(tiny, text=(words,), stages=(stage,)), Pictures(shards), out)
+    made = Trainer(replace(tiny, text_encoders=(words,), stages=(stage,)), Pictures(shards), out)
     made._words()
     return made
 
@@ -251,7 +253,11 @@ def test_padding_in_front_is_that_of_a_batch(tiny_shards: Path, tmp_path: Path) 
 def test_a_tower_that_learns_leaves_the_others_kept(tiny_shards: Path, tmp_path: Path) -> None:
     tiny = xiaomo.tiny()
     stage = replace(tiny.stages[PAINTER], steps=6, batch=4, train=("text.1.*",))
-    run = Trainer(replace(tiny, text=tiny.text_encoders * 2, stages=(stage,), prompts=()), Pictures(tiny_shards), tmp_path)
+    run = Trainer(
+        replace(tiny, text_encoders=tiny.text_encoders * 2, stages=(stage,), prompts=()),
+        Pictures(tiny_shards),
+        tmp_path,
+    )
     run._words()
     learning = run._learning(stage, None)
     learning.lessons.prepared()

@@ -15,21 +15,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from bimo.hub import registry
 from bimo.core import checkpoint_io
 from bimo.core.errors import BimoError, TrainingError, WeightsError
 from bimo.core.files import alone
 from bimo.core.recipe import Recipe, Stage
 from bimo.data.shards import read, shard_name, write_index, write_shard
+from bimo.hub import registry
 from bimo.recipes.taiyi_sd import taiyi_zh
-from bimo.xiaomo.recipe import xiaomo
 from bimo.training import trainer
-from bimo.training.adapters.lora_stage import Lora
 from bimo.training.adapters.control_stage import ControlAdapters
-from bimo.training.objectives.denoise import Denoise
+from bimo.training.adapters.lora_stage import Lora
 from bimo.training.history import differences, read_history
-from bimo.training.trainer import Trainer, train
+from bimo.training.objectives.denoise import Denoise
 from bimo.training.objectives.reconstruct import Reconstruct
+from bimo.training.trainer import Trainer, train
+from bimo.xiaomo.recipe import xiaomo
 from tests.parity.tiny_checkpoints import bert_words
 
 STEPS = 6
@@ -149,10 +149,10 @@ CHANGED = replace(
     BASE,
     lr=3e-4,
     weight_decay=0.1,
-    rates=(("image.space.decoder.*", 1e-4),),
+    lr_overrides=(("image.space.decoder.*", 1e-4),),
     batch=8,
     ema=0.5,
-    law="cosine",
+    lr_schedule="cosine",
     objective=replace(BASE.objective, edges=0.25),
 )
 
@@ -373,7 +373,7 @@ def test_a_run_that_saved_nothing_is_no_system(tmp_path: Path, tiny_shards: Path
 
 def test_differences_are_told_as_set_names_them() -> None:
     one = recipe()
-    other = recipe(replace(BASE, lr=1.0, rates=(("a", 1.0),)), MORE, MORE)
+    other = recipe(replace(BASE, lr=1.0, lr_overrides=(("a", 1.0),)), MORE, MORE)
     found = differences(one, other)
     assert list(found) == ["stages.0.lr", "stages.0.rates", "stages.2"]
     assert differences(one, one) == {}

@@ -17,10 +17,10 @@ from bimo.core.recipe import Recipe
 from bimo.data.loader import Pictures
 from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
-from bimo.xiaomo.first_level import Expected
-from bimo.xiaomo.recipe import xiaomo
 from bimo.training import trainer
 from bimo.training.trainer import Trainer, train
+from bimo.xiaomo.first_level import Expected
+from bimo.xiaomo.recipe import xiaomo
 
 STEPS = 3
 
@@ -129,7 +129,7 @@ def test_another_seed_is_another_run_and_no_run_goes_on_with_it(whole: Path, tin
 
 def test_a_loss_that_is_no_number_stops_with_the_batch_saved(tiny_shards: Path, tmp_path: Path) -> None:
     tiny = recipe(steps=60)
-    stages = (replace(tiny.stages[0], lr=1e30, clip=0.0, warmup=0),)
+    stages = (replace(tiny.stages[0], lr=1e30, max_grad_norm=0.0, warmup=0),)
     with pytest.raises(TrainingError, match="broken-batch"):
         train(replace(tiny, stages=stages), tiny_shards, tmp_path / "run", threads=1)
     assert (tmp_path / "run" / "broken-batch.pt").is_file()

@@ -18,20 +18,20 @@ from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
 from bimo.models.text_encoders.bert import Bert
 from bimo.recipes.taiyi_sd import taiyi_zh
-from bimo.xiaomo.recipe import xiaomo
-from bimo.training.adapters.lora_stage import TextualInversion, Lora
-from bimo.training.objectives.draft import DRaFT
 from bimo.training.adapters.control_stage import ControlAdapters
+from bimo.training.adapters.lora_stage import Lora, TextualInversion
+from bimo.training.distributed.processes import Processes
 from bimo.training.objectives.denoise import Denoise
 from bimo.training.objectives.distil import Distil
+from bimo.training.objectives.draft import DRaFT
 from bimo.training.objectives.dreambooth import Dreambooth
-from bimo.training.objectives.preferences import DiffusionDPO, RewardWeighted
-from bimo.training.trainer import Trainer
-from bimo.training.objectives.reconstruct import Contrast, Reconstruct
-from bimo.training.distributed.processes import Processes
-from bimo.training.objectives.rewards import ColourfulReward, Judges, CustomReward, Shown
 from bimo.training.objectives.online_rewards import OnlineRewards
+from bimo.training.objectives.preferences import DiffusionDPO, RewardWeighted
+from bimo.training.objectives.reconstruct import Contrast, Reconstruct
+from bimo.training.objectives.rewards import ColourfulReward, CustomReward, Judges, Shown
+from bimo.training.trainer import Trainer
 from bimo.xiaomo.layered_objects import LayeredObjects
+from bimo.xiaomo.recipe import xiaomo
 from tests.parity.tiny_checkpoints import bert_words
 from tests.recipes.onedevice import ELSEWHERE, OneDevice, counted
 
@@ -80,15 +80,22 @@ STAGES: Mapping[str, Stage] = {
     ),
     "reward": replace(BASE, objective=RewardWeighted()),
     "prefer": replace(BASE, objective=DiffusionDPO()),
-    "rounds": replace(BASE, objective=OnlineRewards(reward=CustomReward(name="rising"), requests=2, draws=2, every=1, steps=2)),
-    "rounds of rewards": replace(
-        BASE, objective=OnlineRewards(reward=CustomReward(name="rising"), learn=RewardWeighted(), requests=2, draws=2, every=2, steps=2)
+    "rounds": replace(
+        BASE, objective=OnlineRewards(reward=CustomReward(name="rising"), requests=2, draws=2, every=1, steps=2)
     ),
-    "ascent": replace(BASE, objective=DRaFT(reward=ColourfulReward(), steps=2, anchor=0.1), drop_text=0.0),
+    "rounds of rewards": replace(
+        BASE,
+        objective=OnlineRewards(
+            reward=CustomReward(name="rising"), learn=RewardWeighted(), requests=2, draws=2, every=2, steps=2
+        ),
+    ),
+    "ascent": replace(BASE, objective=DRaFT(reward=ColourfulReward(), steps=2, anchor=0.1), caption_dropout=0.0),
     "things": replace(
         BASE, objective=LayeredObjects(), level="expected", train=("expected.*", "things.*"), optimiser="adafactor"
     ),
-    "muon": replace(BASE, optimiser="muon", law="cosine", warmup=1, rates=(("image.denoiser.*.to_q.*", 1e-4),)),
+    "muon": replace(
+        BASE, optimiser="muon", lr_schedule="cosine", warmup=1, lr_overrides=(("image.denoiser.*.to_q.*", 1e-4),)
+    ),
 }
 
 
@@ -138,7 +145,11 @@ def test_distilling_does(tiny_shards: Path, tmp_path: Path, teacher: System) -> 
     teacher = copy.deepcopy(teacher)  # it is taken elsewhere
     part = Bert(words="lexicon", vocab=200, positions=32, types=1, length=24).tiny()
     stage = replace(
-        BASE, objective=Distil(teacher=teacher.recipe.text_encoders[0]).tiny(), level="", train=("text.*",), drop_text=0.0
+        BASE,
+        objective=Distil(teacher=teacher.recipe.text_encoders[0]).tiny(),
+        level="",
+        train=("text.*",),
+        caption_dropout=0.0,
     )
     stage = replace(stage, objective=replace(stage.objective, teacher=teacher.recipe.text_encoders[0]))
     elsewhere(Recipe(name="student", text_encoders=(part,), stages=(stage,)), tiny_shards, tmp_path / "run", teacher)

@@ -16,10 +16,10 @@ from bimo.core.errors import RecipeError, TrainingError
 from bimo.core.recipe import Recipe, Stage
 from bimo.data.loader import Pictures
 from bimo.recipes.taiyi_sd import taiyi_zh
-from bimo.xiaomo.recipe import xiaomo
 from bimo.training.objectives.denoise import Denoise
-from bimo.training.trainer import StageTrainer, Trainer, train
 from bimo.training.optimizers import optimiser, rate
+from bimo.training.trainer import StageTrainer, Trainer, train
+from bimo.xiaomo.recipe import xiaomo
 from tests.parity.tiny_checkpoints import bert_words
 
 STAGE = Stage(name="s", objective=Denoise(), train=("*",), steps=110, warmup=10, lr=1e-3)
@@ -29,7 +29,7 @@ STAGE = Stage(name="s", objective=Denoise(), train=("*",), steps=110, warmup=10,
     ("law", "middle", "last"), [("constant", 1e-3, 1e-3), ("linear", 5.5e-4, 1.09e-4), ("cosine", 5.5e-4, 1.0022e-4)]
 )
 def test_laws_fall_to_their_floor(law: str, middle: float, last: float) -> None:
-    stage = replace(STAGE, law=law, floor=1e-4)  # type: ignore[arg-type]
+    stage = replace(STAGE, lr_schedule=law, floor=1e-4)  # type: ignore[arg-type]
     assert rate(stage, 0) == pytest.approx(1e-4)
     assert rate(stage, 9) == pytest.approx(1e-3)
     assert rate(stage, 60) == pytest.approx(middle)
@@ -37,7 +37,7 @@ def test_laws_fall_to_their_floor(law: str, middle: float, last: float) -> None:
 
 
 def test_a_polynomial_has_its_power() -> None:
-    stage = replace(STAGE, law="polynomial", power=2.0, floor=1e-7)
+    stage = replace(STAGE, lr_schedule="polynomial", power=2.0, floor=1e-7)
     assert rate(stage, 60) == pytest.approx(1e-7 + (1e-3 - 1e-7) * 0.25)
     assert rate(replace(stage, power=1.0), 60) == pytest.approx(1e-7 + (1e-3 - 1e-7) * 0.5)
 
@@ -45,7 +45,7 @@ def test_a_polynomial_has_its_power() -> None:
 def test_globs_have_rates_of_their_own() -> None:
     parameters = {"text.a": nn.Parameter(torch.zeros(2, 2)), "image.b": nn.Parameter(torch.zeros(2, 2)),
                   "image.c": nn.Parameter(torch.zeros(2))}  # fmt: skip
-    stage = replace(STAGE, rates=(("image.*", 2e-3), ("text.*", 5e-4)), betas=(0.9, 0.98), eps=1e-6)
+    stage = replace(STAGE, lr_overrides=(("image.*", 2e-3), ("text.*", 5e-4)), betas=(0.9, 0.98), eps=1e-6)
     made = optimiser(stage, parameters)
     shares = {id(p): group["share"] for group in made.param_groups for p in group["params"]}
     assert shares == {id(parameters["text.a"]): 0.5, id(parameters["image.b"]): 2, id(parameters["image.c"]): 2}
@@ -55,12 +55,12 @@ def test_globs_have_rates_of_their_own() -> None:
     assert decays == {0.0}
     assert {(*group["betas"], group["eps"]) for group in made.param_groups} == {(0.9, 0.98, 1e-6)}
     with pytest.raises(RecipeError, match="matches no parameter"):
-        optimiser(replace(stage, rates=(("join.*", 1e-4),)), parameters)
+        optimiser(replace(stage, lr_overrides=(("join.*", 1e-4),)), parameters)
 
 
 def test_batches_of_a_step_add_up_to_one(tiny_shards: Path, tmp_path: Path) -> None:
     tiny = xiaomo.tiny()
-    stage = replace(tiny.stages[2], steps=1, drop_text=0.0, clip=0.0, lr=1e-2, ema=0.0)
+    stage = replace(tiny.stages[2], steps=1, caption_dropout=0.0, max_grad_norm=0.0, lr=1e-2, ema=0.0)
     grads = []
     for batch, accumulate in ((8, 1), (4, 2)):
         one = replace(stage, batch=batch, accumulate=accumulate)
@@ -82,14 +82,16 @@ def test_batches_of_a_step_add_up_to_one(tiny_shards: Path, tmp_path: Path) -> N
         assert torch.allclose(value, grads[1][1][name], atol=1e-5, rtol=1e-3), name
 
 
-def begun(shards: Path, out: Path, recipe: Recipe = xiaomo, number: int = 2, **fields: Any) -> tuple[Trainer, StageTrainer]:
+def begun(
+    shards: Path, out: Path, recipe: Recipe = xiaomo, number: int = 2, **fields: Any
+) -> tuple[Trainer, StageTrainer]:
     """A run of one stage of a recipe at toy width, ready for its first step."""
     torch.set_num_threads(1)
     tiny = recipe.tiny()
     stage = replace(tiny.stages[number], **{"batch": 4, "clip": 0.0, "ema": 0.0, "max_unknown": 1.0, **fields})
     words = tuple(replace(cast(Any, part), vocab=80, positions=24, length=24) for part in tiny.text_encoders)
     text = words if recipe is taiyi_zh else tiny.text_encoders
-    run = Trainer(replace(tiny, text=text, stages=(stage,), prompts=()), Pictures(shards), out)
+    run = Trainer(replace(tiny, text_encoders=text, stages=(stage,), prompts=()), Pictures(shards), out)
     if recipe is taiyi_zh:
         bert_words(out / "words.0")
     run._words()
@@ -118,7 +120,7 @@ def test_the_step_of_a_matrix_is_orthogonal_and_of_the_size_of_adamws() -> None:
     module = nn.Sequential(nn.Embedding(5, 16), nn.Linear(16, 48), nn.Conv1d(1, 2, 3))
     parameters = dict(module.named_parameters())
     parameters["embeddings.weight"] = parameters.pop("0.weight")
-    stage = replace(xiaomo.stages[0], optimiser="muon", lr=0.01, weight_decay=0.0, rates=(("1.*", 0.02),))
+    stage = replace(xiaomo.stages[0], optimiser="muon", lr=0.01, weight_decay=0.0, lr_overrides=(("1.*", 0.02),))
     made = optimiser(stage, parameters)
     copies = {name: nn.Parameter(p.detach().clone()) for name, p in parameters.items()}
     alone = optimiser(replace(stage, optimiser="adamw"), copies)
@@ -176,7 +178,9 @@ def test_bf16_is_for_products_alone(tiny_shards: Path, tmp_path: Path) -> None:
 def test_what_is_encoded_once_is_so_in_whole_numbers(tiny_shards: Path, tmp_path: Path) -> None:
     found = []
     for precision in ("fp32", "bf16"):
-        run, learning = begun(tiny_shards, tmp_path / precision, number=4, precision=precision, drop_text=0.0, steps=9)
+        run, learning = begun(
+            tiny_shards, tmp_path / precision, number=4, precision=precision, caption_dropout=0.0, steps=9
+        )
         run._step(run.recipe.stages[0], learning)
         batch = learning.lessons.inputs(0, torch.Generator().manual_seed(0)).batch
         assert batch is not None

@@ -12,27 +12,27 @@ import pytest
 from PIL import Image
 
 from bimo.cli import main
-from bimo.hub.registry import recipes
 from bimo.core.errors import BimoError, DataError, RecipeError, TrainingError
 from bimo.core.part import dumps
 from bimo.core.recipe import Recipe, Stage
 from bimo.data.loader import Pictures
 from bimo.data.shards import shard_name, write_index, write_shard
 from bimo.diffusion.system import System
+from bimo.hub.registry import recipes
 from bimo.models.cascade.conditioners import Score
-from bimo.xiaomo.recipe import xiaomo
-from bimo.training.adapters.lora_stage import Lora
-from bimo.training.objectives.draft import DRaFT
 from bimo.training.adapters.control_stage import ControlAdapters
+from bimo.training.adapters.lora_stage import Lora
 from bimo.training.objectives.denoise import Denoise
 from bimo.training.objectives.distil import Distil
+from bimo.training.objectives.draft import DRaFT
 from bimo.training.objectives.dreambooth import Dreambooth
+from bimo.training.objectives.online_rewards import OnlineRewards
 from bimo.training.objectives.preferences import DiffusionDPO, RewardWeighted
-from bimo.training.trainer import Trainer, train
 from bimo.training.objectives.reconstruct import Reconstruct
 from bimo.training.objectives.rewards import CustomReward, WeightedRewards
-from bimo.training.objectives.online_rewards import OnlineRewards
+from bimo.training.trainer import Trainer, train
 from bimo.training.tuning import tuned
+from bimo.xiaomo.recipe import xiaomo
 
 BASE = Stage(name="paint", objective=Denoise(), level="image", train=("image.denoiser.*",), steps=1, batch=4)
 SIZES = ((200, 120), (90, 160), (128, 128), (75, 75), (300, 40))
@@ -110,8 +110,16 @@ LACKS: tuple[tuple[Stage, type[BimoError], str], ...] = (
         "captions in all of en, zh",
     ),
     (replace(BASE, objective=OnlineRewards(reward=CustomReward(name="mine"))), RecipeError, "--reward ./mine.py:mine"),
-    (replace(BASE, objective=OnlineRewards(reward=WeightedRewards(parts=((1.0, CustomReward(name="mine")),)))), RecipeError, "./mine.py:mine"),
-    (replace(BASE, objective=DRaFT(reward=CustomReward(name="mine", differentiable=True))), RecipeError, "./mine.py:mine"),
+    (
+        replace(BASE, objective=OnlineRewards(reward=WeightedRewards(parts=((1.0, CustomReward(name="mine")),)))),
+        RecipeError,
+        "./mine.py:mine",
+    ),
+    (
+        replace(BASE, objective=DRaFT(reward=CustomReward(name="mine", differentiable=True))),
+        RecipeError,
+        "./mine.py:mine",
+    ),
     (
         replace(BASE, adapter=ControlAdapters(network="t2i", seen="map", name="depth")),
         DataError,
@@ -139,7 +147,10 @@ def test_what_a_later_stage_lacks(
 
 def test_labels_that_a_hint_reads_are_missed_before_the_first_step(photos: Path, tmp_path: Path) -> None:
     tiny = xiaomo.tiny()
-    levels = (tiny.levels[0], replace(tiny.levels[1], hints=(*tiny.levels[1].conditioners, Score(name="beauty"))))
+    levels = (
+        tiny.levels[0],
+        replace(tiny.levels[1], conditioners=(*tiny.levels[1].conditioners, Score(name="beauty"))),
+    )
     wanted = replace(tiny, levels=levels, stages=(BASE,), prompts=())
     with pytest.raises(DataError, match="5 of 5 pictures have no label 'beauty'"):
         train(wanted, photos, tmp_path / "run", threads=1)

@@ -23,16 +23,16 @@ from bimo.core.errors import TrainingError
 from bimo.core.part import dumps
 from bimo.core.recipe import Recipe, Stage
 from bimo.data.loader import Pictures
-from bimo.xiaomo.recipe import xiaomo
 from bimo.training.adapters.lora_stage import Lora
-from bimo.training.train_loader import BatchSampler
 from bimo.training.checks import check_lots
-from bimo.training.objectives.preferences import DiffusionDPO
-from bimo.training.trainer import Trainer, train
-from bimo.training.optimizers import zero_settings
 from bimo.training.distributed.processes import Processes, fully_shard
-from bimo.training.objectives.rewards import ColourfulReward
 from bimo.training.objectives.online_rewards import OnlineRewards
+from bimo.training.objectives.preferences import DiffusionDPO
+from bimo.training.objectives.rewards import ColourfulReward
+from bimo.training.optimizers import zero_settings
+from bimo.training.train_loader import BatchSampler
+from bimo.training.trainer import Trainer, train
+from bimo.xiaomo.recipe import xiaomo
 from tests.training.test_loop import losses
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,7 +85,7 @@ def recipe(*stages: int) -> Recipe:
     common = {"steps": 3, "batch": 5, "eps": 1e-2}
     made = [replace(tiny.stages[number], **common) for number in stages]
     if 4 in stages:
-        made[-1] = replace(made[-1], accumulate=2, ema=0.9, validation=0.2, validate_every=2, clip=0.1)
+        made[-1] = replace(made[-1], accumulate=2, ema=0.9, validation=0.2, validate_every=2, max_grad_norm=0.1)
         lora = Lora(targets=("image.denoiser.*",), rank=2)
         made.append(replace(made[-1], name="adapter", train=(), adapter=lora))
     return replace(tiny, stages=tuple(made), prompts=("红色的方块",))
@@ -293,7 +293,9 @@ def test_two_processes_share_the_drawing_of_a_round(tiny_shards: Path, tmp_path:
     tiny = xiaomo.tiny()
     # Of a large beta rounding is as many times larger.
     learn = DiffusionDPO(worst=True, beta=10.0)
-    rounds = OnlineRewards(reward=ColourfulReward(), learn=learn, requests=4, draws=2, every=2, batch=2, steps=2, size=(128, 128))
+    rounds = OnlineRewards(
+        reward=ColourfulReward(), learn=learn, requests=4, draws=2, every=2, batch=2, steps=2, size=(128, 128)
+    )
     learnt = Stage(name="own", objective=rounds, level="image", train=("image.denoiser.*",), steps=3, batch=4, eps=1e-2)
     wanted = replace(tiny, stages=(learnt,), prompts=())
     (tmp_path / "recipe.json").write_text(dumps(wanted), "utf-8")

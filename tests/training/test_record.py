@@ -10,8 +10,8 @@ from PIL import Image
 
 from bimo.core.recipe import Stage
 from bimo.training import logging
-from bimo.training.objectives.denoise import Denoise
 from bimo.training.logging import Journal, counted, curves, smoothed
+from bimo.training.objectives.denoise import Denoise
 
 
 def journal(out: Path, stages: int = 2, steps: int = 5) -> Journal:

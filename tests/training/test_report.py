@@ -19,11 +19,11 @@ from bimo.core.recipe import Recipe
 from bimo.data.loader import Pictures
 from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
-from bimo.xiaomo.recipe import xiaomo
 from bimo.training import logging, trainer
 from bimo.training.adapters.lora_stage import Lora
-from bimo.training.trainer import Trainer, train
 from bimo.training.run_page import courses
+from bimo.training.trainer import Trainer, train
+from bimo.xiaomo.recipe import xiaomo
 
 TINY = xiaomo.tiny()
 PAINTER = 4

@@ -12,15 +12,26 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
-from bimo.hub.registry import load
 from bimo.core.errors import DataError, RecipeError, TrainingError, WeightsError
 from bimo.core.part import Part, dumps, loads
 from bimo.curation.filters import ocr
-from bimo.models.clip.scoring import similarity
 from bimo.diffusion.system import System
-from bimo.xiaomo.recipe import xiaomo
-from bimo.training.objectives.rewards import AestheticReward, ColourfulReward, GlyphReward, BackgroundReward, Judges, CustomReward, Shown, ClipReward, WeightedRewards, names_of
+from bimo.hub.registry import load
+from bimo.models.clip.scoring import similarity
 from bimo.training.objectives.online_rewards import pixels_of
+from bimo.training.objectives.rewards import (
+    AestheticReward,
+    BackgroundReward,
+    ClipReward,
+    ColourfulReward,
+    CustomReward,
+    GlyphReward,
+    Judges,
+    Shown,
+    WeightedRewards,
+    names_of,
+)
+from bimo.xiaomo.recipe import xiaomo
 from tests.parity.test_two_towers import TEXTS, alt, chinese, clip, images, saved
 
 FONTS = ("/usr/share/fonts/truetype/wqy/wqy-zenhei.ttc", "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc")
@@ -94,7 +105,9 @@ def test_glyphs_fall_with_what_is_spoilt() -> None:
 def test_glyphs_fold_width_and_script_and_read_labels() -> None:
     assert scores(GlyphReward(), shown(("招牌上写着「开门大吉」", written("開門大吉")))) == [1.0]
     assert scores(GlyphReward(), shown(("a sign “ＯＰＥＮ ２４”", written("OPEN24")))) == [1.0]
-    assert scores(GlyphReward(label="inscription"), shown(("一张纸", written("守株待兔")), inscription="守株待兔")) == [1.0]
+    assert scores(GlyphReward(label="inscription"), shown(("一张纸", written("守株待兔")), inscription="守株待兔")) == [
+        1.0
+    ]
     nothing = scores(GlyphReward(), shown(("一只猫", written("守株待兔"))))
     assert nothing[0] != nothing[0]
     assert scores(GlyphReward(), shown(("「守株待兔」", Image.new("RGB", (120, 120), "white")))) == [0.0]
@@ -155,7 +168,9 @@ def test_a_head_of_beauty_over_a_clip(tmp_path: Path) -> None:
         )
     with pytest.raises(WeightsError):
         scores(
-            AestheticReward(scorer=str(tmp_path / "clip"), head=str(tmp_path / "none.pth")), Shown(pixels, ["x"] * 3), judges
+            AestheticReward(scorer=str(tmp_path / "clip"), head=str(tmp_path / "none.pth")),
+            Shown(pixels, ["x"] * 3),
+            judges,
         )
 
 
@@ -176,7 +191,13 @@ def test_colours_by_no_weights() -> None:
 
 
 def test_weighted_adds_up_and_passes_over_what_has_nothing_to_say() -> None:
-    reward = WeightedRewards(parts=((2.0, BackgroundReward(colour=(0, 0, 0))), (0.5, GlyphReward()), (1.0, BackgroundReward(colour=(255, 255, 255)))))
+    reward = WeightedRewards(
+        parts=(
+            (2.0, BackgroundReward(colour=(0, 0, 0))),
+            (0.5, GlyphReward()),
+            (1.0, BackgroundReward(colour=(255, 255, 255))),
+        )
+    )
     given = shown(("一只猫", Image.new("RGB", (64, 64), "white")), ("「福」", Image.new("RGB", (64, 64), "white")))
     found = Judges().scores(reward, given)
     assert list(found) == ["score", "Ground 1", "Glyphs", "Ground 2"] == ["score", *names_of(reward)]

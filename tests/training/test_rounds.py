@@ -19,13 +19,21 @@ from bimo.data.shards import read
 from bimo.data.texts import build_texts
 from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
-from bimo.xiaomo.recipe import xiaomo
 from bimo.training.adapters.lora_stage import Lora
 from bimo.training.objectives.draft import DRaFT
-from bimo.training.objectives.preferences import DiffusionDPO, RewardWeighted
-from bimo.training.trainer import Trainer, train
-from bimo.training.objectives.rewards import ColourfulReward, GlyphReward, BackgroundReward, Judges, CustomReward, Shown, WeightedRewards
 from bimo.training.objectives.online_rewards import OnlineRewards, advantages_of, rounds_of, summary
+from bimo.training.objectives.preferences import DiffusionDPO, RewardWeighted
+from bimo.training.objectives.rewards import (
+    BackgroundReward,
+    ColourfulReward,
+    CustomReward,
+    GlyphReward,
+    Judges,
+    Shown,
+    WeightedRewards,
+)
+from bimo.training.trainer import Trainer, train
+from bimo.xiaomo.recipe import xiaomo
 
 GLOB = "image.denoiser.*"
 BLUE = BackgroundReward(colour=(40, 80, 220))
@@ -63,7 +71,7 @@ def test_a_round_is_drawn_scored_and_learnt_from(tiny_shards: Path, tmp_path: Pa
         # What is declared is what was asked for.
         assert asked["text"] == row["captions"][0]["text"]
         assert asked["seed"] == row["labels"]["seed"]
-        assert asked["hints"]["pose"] == pytest.approx(row["pose"])
+        assert asked["conditions"]["pose"] == pytest.approx(row["pose"])
         assert asked["text"] in captions
     assert [len(some) for some in by_pair.values()] == [2, 2, 2]
     for some in by_pair.values():
@@ -75,7 +83,9 @@ def test_a_round_is_drawn_scored_and_learnt_from(tiny_shards: Path, tmp_path: Pa
     assert all(f"{row['scores']['score']['mean']:.4f} ± " in page for row in told)
 
 
-@pytest.mark.parametrize("learn", [DiffusionDPO(worst=True, beta=100.0), RewardWeighted(score="advantage", temperature=0.5)])
+@pytest.mark.parametrize(
+    "learn", [DiffusionDPO(worst=True, beta=100.0), RewardWeighted(score="advantage", temperature=0.5)]
+)
 def test_stopped_anywhere_it_goes_on_to_the_same_weights(
     learn: Part, tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,4 +242,4 @@ def test_ascent_says_what_it_cannot_learn(tiny_shards: Path, tmp_path: Path) -> 
     with pytest.raises(RecipeError, match="text"):
         train(recipe(DRaFT(reward=BLUE, steps=2), train=("text.*", GLOB), **given), tiny_shards, tmp_path / "words")
     with pytest.raises(RecipeError, match=r"drops nothing|不丢弃"):
-        train(recipe(DRaFT(reward=BLUE, steps=2), drop_text=0.1, **given), tiny_shards, tmp_path / "dropped")
+        train(recipe(DRaFT(reward=BLUE, steps=2), caption_dropout=0.1, **given), tiny_shards, tmp_path / "dropped")

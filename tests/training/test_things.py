@@ -12,12 +12,12 @@ import torch
 
 from bimo.core.errors import RecipeError, TrainingError
 from bimo.core.recipe import Recipe, Stage
-from bimo.xiaomo.artwork.sprites import FILL
 from bimo.data.shards import shard_name, write_index, write_shard
 from bimo.diffusion.system import System
-from bimo.xiaomo.recipe import xiaomo
 from bimo.training.trainer import train
+from bimo.xiaomo.artwork.sprites import FILL
 from bimo.xiaomo.layered_objects import LayeredObjects, places
+from bimo.xiaomo.recipe import xiaomo
 from tests.conftest import _picture
 
 WORDS = ("红苹果", "猫", "水墨画", "流水", "小桥", "人家")

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
-from bimo.curation.filters.dictionary import agreement, has_han, share_of_han
 from bimo.curation.captioning.endpoint import Answer, Client, Endpoint, Unanswered
 from bimo.curation.captioning.model_folder import ModelFolder, Writer
+from bimo.curation.filters.dictionary import agreement, has_han, share_of_han
 from bimo.curation.steps import Pair, Tools, Verdict
 
 if TYPE_CHECKING:

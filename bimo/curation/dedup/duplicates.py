@@ -22,8 +22,8 @@ import numpy as np
 from bimo.core.errors import DataError, RecipeError
 from bimo.core.part import Part
 from bimo.curation.dedup.hamming_index import Neighbours
-from bimo.curation.steps import Change, Scores, Table, Verdict
 from bimo.curation.phases.store import ranked
+from bimo.curation.steps import Change, Scores, Table, Verdict
 
 if TYPE_CHECKING:
     from PIL import Image

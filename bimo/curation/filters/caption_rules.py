@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Literal
 
 from bimo.core.errors import DataError
 from bimo.core.part import Part
-from bimo.curation.steps import Verdict
 from bimo.curation.filters.web_phrases import ADVERTS, BARE, EXTENSIONS, MEANINGLESS, TAILS
+from bimo.curation.steps import Verdict
 from bimo.prompts.normalise import normal
 
 #: How much of a caption a verdict quotes, in characters.

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from bimo.core.errors import DataError, say
-from bimo.curation.readers.rows import Broken, Place, Row
 from bimo.curation.phases.store import (
     CHARACTERS_A_UNIT,
     Work,
@@ -25,10 +24,11 @@ from bimo.curation.phases.store import (
     save_table,
     sweep,
 )
+from bimo.curation.readers.rows import Broken, Place, Row
 
 if TYPE_CHECKING:
-    from bimo.curation.readers.fetch import Limits
     from bimo.curation.readers.detect_format import Known
+    from bimo.curation.readers.fetch import Limits
 
 VERSION = 2
 INDEX = "rows/index.json"

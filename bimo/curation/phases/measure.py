@@ -19,8 +19,6 @@ from typing import Any, cast
 from bimo.core.errors import BimoError, DataError
 from bimo.core.part import Part
 from bimo.curation.phases.ingest import text_of
-from bimo.curation.readers.rows import Place, Unusable
-from bimo.curation.steps import PictureStep, Scores, named
 from bimo.curation.phases.store import (
     Work,
     column,
@@ -32,6 +30,8 @@ from bimo.curation.phases.store import (
     plain,
     save_table,
 )
+from bimo.curation.readers.rows import Place, Unusable
+from bimo.curation.steps import PictureStep, Scores, named
 
 VERSION = 2
 KILLED = "worker killed"

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from bimo.core.errors import BimoError, DataError
 from bimo.core.part import Part, dump
-from bimo.curation.phases.measure import OF, Pictures
-from bimo.curation.readers.rows import Unusable
-from bimo.curation.phases.row_state import LEFT, load_row_states
-from bimo.curation.steps import ModelStep, Pair, Tools, Verdict, WriterStep, named
-from bimo.curation.phases.store import Work, column, digest, fingerprint_of, load_rows, plain, save_table
 from bimo.curation.executors.executors import cores
+from bimo.curation.phases.measure import OF, Pictures
+from bimo.curation.phases.row_state import LEFT, load_row_states
+from bimo.curation.phases.store import Work, column, digest, fingerprint_of, load_rows, plain, save_table
+from bimo.curation.readers.rows import Unusable
+from bimo.curation.steps import ModelStep, Pair, Tools, Verdict, WriterStep, named
 
 if TYPE_CHECKING:
     from PIL import Image

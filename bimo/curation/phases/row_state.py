@@ -11,8 +11,8 @@ import numpy as np
 
 from bimo.core.errors import DataError
 from bimo.core.part import meant
-from bimo.curation.steps import Verdict
 from bimo.curation.phases.store import Work, array_of, joined, load_table, names_in, of_cell, save_table, to_cell
+from bimo.curation.steps import Verdict
 
 LEFT, DROPPED, FAILED, KEPT = "left", "dropped", "failed", "kept"
 #: Columns of measured rows that a table step may ask for, besides scores and labels.

@@ -17,22 +17,22 @@ from typing import TYPE_CHECKING, Any, Protocol
 from bimo.core.errors import DataError, say
 from bimo.core.files import alone
 from bimo.core.part import Part
-from bimo.curation.report import summary
+from bimo.curation.executors.executors import Executor, SerialExecutor
 from bimo.curation.phases import ingest, measure, write
-from bimo.curation.phases.model_inference import ModelInference, room_of
 from bimo.curation.phases.ingest import Ingested
 from bimo.curation.phases.measure import OF, Measure, Slice
-from bimo.curation.report.page import PAGE, write_page
-from bimo.curation.phases.select import Judge, Stretch, clear_after, clear_units, room, select_table, stretches
+from bimo.curation.phases.model_inference import ModelInference, room_of
 from bimo.curation.phases.row_state import Columns, Scored
-from bimo.curation.steps import Curation, ModelStep, PictureStep, TableStep, Tools, WriterStep
+from bimo.curation.phases.select import Judge, Stretch, clear_after, clear_units, room, select_table, stretches
 from bimo.curation.phases.store import Work, begin_arrow, load_table, read_json, save_json, sweep, unwritten
-from bimo.curation.executors.executors import SerialExecutor, Executor
+from bimo.curation.report import summary
+from bimo.curation.report.page import PAGE, write_page
+from bimo.curation.steps import Curation, ModelStep, PictureStep, TableStep, Tools, WriterStep
 from bimo.data.shards import INDEX, write_index
 
 if TYPE_CHECKING:
-    from bimo.curation.readers.fetch import Limits
     from bimo.curation.readers.detect_format import Known
+    from bimo.curation.readers.fetch import Limits
 
 REPORT = "report.json"
 #: What became of every file of the source, below work.

@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from bimo.core.errors import BimoError, DataError, RecipeError
 from bimo.core.part import Part, dump
+from bimo.curation.executors.executors import Executor
 from bimo.curation.phases.ingest import JOINED
 from bimo.curation.phases.measure import OF, known_of, scores_of
 from bimo.curation.phases.row_state import (
@@ -29,6 +30,7 @@ from bimo.curation.phases.row_state import (
     said_of,
     save_row_states,
 )
+from bimo.curation.phases.store import Work, digest, fingerprint_of, load_rows, load_table, names_in, of_cell, sweep
 from bimo.curation.steps import (
     CaptionStep,
     Change,
@@ -39,8 +41,6 @@ from bimo.curation.steps import (
     WriterStep,
     named,
 )
-from bimo.curation.phases.store import Work, digest, fingerprint_of, load_rows, load_table, names_in, of_cell, sweep
-from bimo.curation.executors.executors import Executor
 
 VERSION = 1
 NO_CAPTION = "no caption"

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from bimo.curation.phases.measure import Pictures
-from bimo.curation.readers.rows import Unusable
 from bimo.curation.phases.row_state import FAILED, KEPT, WRITTEN, Scored, load_row_states
 from bimo.curation.phases.store import (
     Work,
@@ -26,6 +25,7 @@ from bimo.curation.phases.store import (
     to_cell,
     unwritten,
 )
+from bimo.curation.readers.rows import Unusable
 from bimo.data.shards import SAMPLES_PER_SHARD, Sample, Shard, finished, hash_of, shard_name, write_shard
 
 VERSION = 2

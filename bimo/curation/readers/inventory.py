@@ -14,8 +14,8 @@ import numpy as np
 
 from bimo.core.errors import say
 from bimo.curation.readers import columnar, folders, listing, tables
-from bimo.curation.readers.formats import RAW_FILES, comparable
 from bimo.curation.readers.detect_format import Known
+from bimo.curation.readers.formats import RAW_FILES, comparable
 
 #: How many files of a reason are named.
 NAMED = 5

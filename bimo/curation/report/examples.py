@@ -20,9 +20,9 @@ from typing import Any
 
 from bimo.curation.phases.ingest import taken
 from bimo.curation.phases.measure import Pictures
-from bimo.curation.readers.rows import Unusable
 from bimo.curation.phases.row_state import DROPPED, FAILED
 from bimo.curation.phases.store import Work, load_table
+from bimo.curation.readers.rows import Unusable
 
 #: How much of a caption is shown, in characters.
 LONGEST = 160

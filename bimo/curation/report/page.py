@@ -13,10 +13,10 @@ from typing import Any
 
 from bimo.core.errors import DataError
 from bimo.core.files import page as document
-from bimo.curation.report.histograms import drawable, figure, histogram
+from bimo.curation.phases.store import read_json, save
 from bimo.curation.readers.inventory import READ
 from bimo.curation.report.examples import EACH, Examples, copied, examples, visible
-from bimo.curation.phases.store import read_json, save
+from bimo.curation.report.histograms import drawable, figure, histogram
 
 REPORT, PAGE = "report.json", "report.html"
 #: Pictures on each side of a threshold.

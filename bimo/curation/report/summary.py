@@ -19,12 +19,12 @@ import numpy as np
 
 from bimo.core.errors import DataError
 from bimo.core.part import Part, dump
-from bimo.curation.phases.select import BEFORE_ALL, ONE_PICTURE, ONE_PICTURE_SAYS
-from bimo.curation.phases.row_state import DROPPED, FAILED, KEPT
-from bimo.curation.steps import Curation, fields_of, named
-from bimo.curation.phases.store import load_table, of_cell
 from bimo.curation.executors.executors import Executor
+from bimo.curation.phases.row_state import DROPPED, FAILED, KEPT
+from bimo.curation.phases.select import BEFORE_ALL, ONE_PICTURE, ONE_PICTURE_SAYS
+from bimo.curation.phases.store import load_table, of_cell
 from bimo.curation.phases.write import ScoreColumn
+from bimo.curation.steps import Curation, fields_of, named
 
 BINS = 40
 #: How many rows are named on each side of a threshold, and of how many thresholds of a rule.

@@ -16,18 +16,18 @@ from bimo.core.hashing import LateDigest
 from bimo.core.part import Part
 from bimo.core.recipe import Level
 from bimo.diffusion.system import System
-from bimo.models.adapters.controlnet import Controlled, ControlNet, HunyuanControlNet, T2iAdapter, begun
+from bimo.models.adapters.control_conditioner import Control
 from bimo.models.adapters.control_files import check_widths, read_control
-from bimo.models.hunyuan_dit.denoiser import Hunyuan
+from bimo.models.adapters.controlnet import Controlled, ControlNet, HunyuanControlNet, T2iAdapter, begun
 from bimo.models.adapters.ip_adapter import ImagePrompted, Resampled, adapter_state
+from bimo.models.adapters.ip_adapter_conditioner import ImagePrompt
 from bimo.models.adapters.lora_files import adapt, adapters, finite, unadapt
 from bimo.models.adapters.lora_names import root_of
-from bimo.models.stable_diffusion.unet import Unet
-from bimo.models.adapters.control_conditioner import Control
-from bimo.models.adapters.ip_adapter_conditioner import ImagePrompt
+from bimo.models.hunyuan_dit.denoiser import Hunyuan
 from bimo.models.layouts.configs import FORMER_TEXT, NO_EFFECT_TEXT, Config, defaults_of, plain, read_json
 from bimo.models.layouts.diffusers_folder import files_of
 from bimo.models.spaces import ClipImage
+from bimo.models.stable_diffusion.unet import Unet
 
 __all__ = ["adapt", "adapters", "begin_control", "control", "image_prompt", "unadapt"]
 
@@ -207,7 +207,7 @@ def _rebuilt(
             f"已有一个叫 {hint.name!r} 的提示；请给适配器另取一个名字",
             f"there is a hint {hint.name!r} already; name the adapter otherwise",
         )
-    new = replace(old, denoiser=denoiser, hints=(*old.conditioners, hint))
+    new = replace(old, denoiser=denoiser, conditioners=(*old.conditioners, hint))
     levels = tuple(new if each is old else each for each in system.recipe.levels)
     with checkpoint_io.unfilled():
         made = System(replace(system.recipe, levels=levels))

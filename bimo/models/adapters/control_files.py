@@ -16,9 +16,9 @@ from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.part import Part
 from bimo.models.adapters.controlnet import ControlNet, HunyuanControlNet, T2iAdapter
 from bimo.models.hunyuan_dit.denoiser import Hunyuan
-from bimo.models.stable_diffusion.unet import Unet
-from bimo.models.stable_diffusion import ldm_names
 from bimo.models.hunyuan_dit.layout import diffusers_state
+from bimo.models.stable_diffusion import ldm_names
+from bimo.models.stable_diffusion.unet import Unet
 
 #: What may stand before the names of a ControlNet: in the file of a whole model, and in trainers'.
 BEFORE = ("control_model.", "controlnet.", "module.", "model.")

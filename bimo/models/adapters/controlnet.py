@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
 from bimo.core.types import Conditioning
+from bimo.models.adapters.control_conditioner import weight_name
 from bimo.models.hunyuan_dit.denoiser import Hunyuan
 from bimo.models.stable_diffusion.unet import Unet
-from bimo.models.adapters.control_conditioner import weight_name
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,9 @@ from torch.nn import functional
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
 from bimo.core.types import Conditioning
-from bimo.models.stable_diffusion.unet import Unet
 from bimo.models.adapters.control_conditioner import weight_name
 from bimo.models.spaces import ClipImage
+from bimo.models.stable_diffusion.unet import Unet
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,8 +24,8 @@ from bimo.diffusion.schedules import Ddpm
 from bimo.diffusion.system import System
 from bimo.models.cascade.pixel_unet import PixelUnet
 from bimo.models.cascade.prior import Prior
-from bimo.models.layouts.configs import Config, read_json
 from bimo.models.clip.openai_names import transformers_names, write_pairs
+from bimo.models.layouts.configs import Config, read_json
 from bimo.models.spaces import ClipImage
 from bimo.models.text_encoders.bert import Bert
 from bimo.models.text_encoders.clip import ClipText
@@ -163,14 +163,18 @@ def recipe_of(path: Path, wanted: Recipe) -> Recipe:
         parts = {name: unet(sections.of(name), name) for name in NETWORKS}
         parts["prior"] = prior(sections.of("prior"))
         found = {name: sections.of(f"{name}_diffusion") for name in parts}
-        tower = xglm(sections.of("xglm")) if isinstance(wanted.text_encoders[0], XglmText) else clip_text(sections.of("clip"))
+        tower = (
+            xglm(sections.of("xglm"))
+            if isinstance(wanted.text_encoders[0], XglmText)
+            else clip_text(sections.of("clip"))
+        )
     levels = [
         replace(level, denoiser=parts[level.name], schedule=law(found[level.name], cast(Ddpm, level.schedule)))
         for level in wanted.levels
     ]
     if "prior" in parts:
         levels[0] = replace(levels[0], space=clip_image(_Sections(path / CASCADE_FILE).of("clip")))
-    return replace(wanted, text=(tower,), levels=tuple(levels))
+    return replace(wanted, text_encoders=(tower,), levels=tuple(levels))
 
 
 def read(path: Path, wanted: Recipe, dtype: torch.dtype | None = torch.float32) -> System:
@@ -268,7 +272,7 @@ def law(config: Config, wanted: Ddpm) -> Ddpm:
     scale = 1000 / read["num_timesteps"] if betas == "linear" else 1.0
     return replace(
         wanted,
-        betas=cast(Any, betas),
+        beta_schedule=cast(Any, betas),
         start=float(read["init_beta"] or scale * first),
         end=float(read["last_beta"] or scale * last),
         count=read["num_timesteps"],

@@ -20,15 +20,15 @@ from bimo.core.hashing import late_table
 from bimo.core.part import Part
 from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
-from bimo.models.stable_diffusion import ldm_names
+from bimo.models.clip.vision import ClipVision
 from bimo.models.layouts.configs import FORMER_TEXT, NO_EFFECT_TEXT, TOWER_SIZES, Config, plain, read_json
 from bimo.models.layouts.text_encoders import CHINESE_CLIP_LENGTH
 from bimo.models.layouts.weight_files import files_of
 from bimo.models.spaces import CLIP_DEVIATION, CLIP_MEAN
+from bimo.models.stable_diffusion import ldm_names
 from bimo.models.text_encoders.bert import Bert
 from bimo.models.text_encoders.clip import ClipText
 from bimo.models.text_encoders.xlm import UNUSED_POSITIONS, XlmText
-from bimo.models.clip.vision import ClipVision
 
 CONFIG, OPEN_CONFIG = "config.json", "open_clip_config.json"
 #: The model_type of a config.json -> name and languages of the recipe.
@@ -98,7 +98,7 @@ def read(folder: Path, dtype: torch.dtype | None = torch.float32) -> System:
     checkpoint_io.assign(system, named, dtype, files[0])
     system.files = tuple(files)
     system.weights_hash = late_table(folder, set(files))
-    cast(Any, system.text_encoders[0]).load_words(folder)
+    cast(Any, system.text_encoders[0]).load_tokenizer(folder)
     return system.eval()
 
 

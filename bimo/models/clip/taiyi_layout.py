@@ -17,10 +17,10 @@ from bimo.core.errors import RecipeError
 from bimo.core.hashing import LateDigest
 from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
+from bimo.models.clip.vision import ClipVision
 from bimo.models.layouts.configs import read_json
 from bimo.models.layouts.weight_files import files_of
 from bimo.models.text_encoders.bert import Bert
-from bimo.models.clip.vision import ClipVision
 
 WORDS, PICTURES = "text_encoder", "vision_encoder"
 #: Tokens that a text is padded to, as in training.

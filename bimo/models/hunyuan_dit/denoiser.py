@@ -144,4 +144,6 @@ def _padded(stream: TextEncoding, length: int) -> TextEncoding:
             f"a text tower gives Hunyuan {tokens.shape[1]} tokens; at most {length}",
         )
     mask = stream.mask if stream.mask is not None else tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
-    return TextEncoding(nn.functional.pad(tokens, (0, 0, 0, missing)), nn.functional.pad(mask, (0, missing), value=False))
+    return TextEncoding(
+        nn.functional.pad(tokens, (0, 0, 0, missing)), nn.functional.pad(mask, (0, missing), value=False)
+    )

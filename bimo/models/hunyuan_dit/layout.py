@@ -24,8 +24,8 @@ from bimo.diffusion.system import System
 from bimo.models.hunyuan_dit.denoiser import Hunyuan
 from bimo.models.layouts.configs import FORMER_TEXT, NO_EFFECT_TEXT, TOWER_SIZES, Config, defaults_of, read_json
 from bimo.models.layouts.diffusers_folder import Filling, Folder, Reading
-from bimo.models.stable_diffusion.layout import latent, law, vae_name
 from bimo.models.layouts.weight_files import files_of
+from bimo.models.stable_diffusion.layout import latent, law, vae_name
 from bimo.models.text_encoders.bert import Bert
 from bimo.models.text_encoders.t5 import T5
 

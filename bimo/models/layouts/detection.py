@@ -10,9 +10,9 @@ from pathlib import Path
 from bimo.core import checkpoint_io
 from bimo.core.errors import WeightsError
 from bimo.models.layouts import mindspore
-from bimo.models.stable_diffusion.ldm_names import Shapes
 from bimo.models.layouts.detection_rules import RULES, Rule, Shape
 from bimo.models.layouts.weight_files import files_of
+from bimo.models.stable_diffusion.ldm_names import Shapes
 
 #: What CLIP's tensors begin with below the encoder.
 CLIP_SEGMENTS = (

@@ -118,7 +118,7 @@ def give_words(tower: Any, folder: Path) -> None:
     """Reads a tower's words from a published folder. Raises WeightsError as the tower does, and where CLIP's byte
     pairs are fewer than its rows: then the words that were added (Taiyi-XL's 8067 characters) are not there.
     """
-    tower.load_words(folder)
+    tower.load_tokenizer(folder)
     if getattr(tower.part, "words", "") != "pairs":
         return
     count = tower.words.get_vocab_size(with_added_tokens=True)

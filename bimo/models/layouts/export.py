@@ -22,11 +22,11 @@ from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.part import Part, dump
 from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
-from bimo.models.stable_diffusion import ldm_names
-from bimo.models.layouts.export_text_encoders import ALT, CHINESE_CLIP, QWEN, kind, published, write_tower, write_words
 from bimo.models.layouts.diffusers_folder import INDEX_FILE, recipe_of
-from bimo.models.stable_diffusion.single_file import MARKS, PADS_KEY, recipe_of_file
+from bimo.models.layouts.export_text_encoders import ALT, CHINESE_CLIP, QWEN, kind, published, write_tower, write_words
 from bimo.models.layouts.weight_files import STEMS
+from bimo.models.stable_diffusion import ldm_names
+from bimo.models.stable_diffusion.single_file import MARKS, PADS_KEY, recipe_of_file
 
 _NONE: list[str | None] = [None, None]
 _PLAIN: dict[str, Any] = {"safety_checker": _NONE, "feature_extractor": _NONE, "image_encoder": _NONE}
@@ -110,7 +110,9 @@ def to_diffusers(system: System, folder: Path, dtype: torch.dtype | None = None)
         built = Path(made) / "built"
         index: dict[str, Any] = {"_class_name": form.pipeline, "_diffusers_version": _version(), **form.fixed}
         if form.zeros:
-            index["force_zeros_for_empty_prompt"] = system.recipe.levels[0].guidance.unconditional == "unsaid"
+            index["force_zeros_for_empty_prompt"] = (
+                system.recipe.levels[0].guidance.unconditional == "zeros_without_negative"
+            )
         for name, tower in zip(("text_encoder", "text_encoder_2"), system.text_encoders, strict=False):
             index[name] = write_tower(built / name, tower, dtype)
         level: Any = system.level(system.recipe.levels[0].name)
@@ -247,15 +249,18 @@ def _whole(ours: Recipe, theirs: Recipe, layout: tuple[str, str] = FOLDER) -> No
     if layout == SINGLE:
         drawer = replace(drawer, **{name: getattr(other.denoiser, name) for name in ("size", "upcast")})
     pairs: list[tuple[str, Part, Part]] = [
-        *((f"text.{index}", part, read) for index, (part, read) in enumerate(zip(towers, theirs.text_encoders, strict=True))),
+        *(
+            (f"text.{index}", part, read)
+            for index, (part, read) in enumerate(zip(towers, theirs.text_encoders, strict=True))
+        ),
         ("space", *space),
         ("denoiser", drawer, read_drawer),
     ]
-    for name in ("betas", "start", "end", "count", "prediction", "zero_terminal", *TIMES):
+    for name in ("beta_schedule", "beta_start", "beta_end", "count", "prediction", "zero_terminal", *TIMES):
         if getattr(one.schedule, name, None) != getattr(other.schedule, name, None):
             raise _lost(ours, f"schedule.{name}", layout)
     if one.conditioners != other.conditioners:
-        raise _lost(ours, "hints", layout)
+        raise _lost(ours, "conditioners", layout)
     for name, part, read in pairs:
         if part != read:
             kept, found = dump(part), dump(read)

@@ -174,7 +174,7 @@ MORE: dict[str, Callable[[Any, Mapping[str, Tensor], dict[str, Any]], dict[str, 
 
 def write_words(folder: Path, tower: Any) -> list[str]:
     """Writes a tower's tokenizer as its library reads it; answers (library, class)."""
-    tower.save_words(folder)
+    tower.save_tokenizer(folder)
     path = folder / SETTINGS_FILE
     settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     cls = str(settings.get("tokenizer_class", TOKENIZERS.get(kind(tower), "CLIPTokenizer")))

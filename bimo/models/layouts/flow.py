@@ -15,8 +15,8 @@ from bimo.models.flow_transformers import CogView4, LongCatImage, QwenImage, ZIm
 from bimo.models.layouts.configs import NO_EFFECT_TEXT, Config, defaults_of, plain, read_json
 from bimo.models.layouts.diffusers_folder import Filling, Folder, Reading
 from bimo.models.layouts.schedulers import demand_flow_steps, scheduler_class
-from bimo.models.stable_diffusion.layout import latent, vae_name
 from bimo.models.qwen_image.space import QwenLatent
+from bimo.models.stable_diffusion.layout import latent, vae_name
 from bimo.models.text_encoders import prompt_templates
 from bimo.models.text_encoders.language_model import FAMILIES, LanguageModel
 
@@ -182,7 +182,9 @@ def _plain(value: Any) -> Any:
 
 def recipe_with(name: str, why: tuple[str, str], tower: LanguageModel, level: Level, wanted: Defaults) -> Recipe:
     """The recipe of a folder with one tower and one level; ``why`` it is taken for that."""
-    return Recipe(name=name, languages=("zh", "en"), text_encoders=(tower,), levels=(level,), request=wanted, note=say(*why))
+    return Recipe(
+        name=name, languages=("zh", "en"), text_encoders=(tower,), levels=(level,), request=wanted, note=say(*why)
+    )
 
 
 def flux_space(folder: Folder) -> Part:

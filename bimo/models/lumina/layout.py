@@ -6,9 +6,9 @@ import math
 from dataclasses import replace
 
 from bimo.core.recipe import Defaults, Guidance, Level
-from bimo.models.lumina.denoiser import Lumina2
-from bimo.models.layouts.flow import LEVEL, STEPS, TOKENIZERS, denoiser, filled, flux_space, law, recipe_with, tower
 from bimo.models.layouts.diffusers_folder import Folder, Reading
+from bimo.models.layouts.flow import LEVEL, STEPS, TOKENIZERS, denoiser, filled, flux_space, law, recipe_with, tower
+from bimo.models.lumina.denoiser import Lumina2
 from bimo.models.text_encoders.prompt_templates import LUMINA_PREFIX
 
 OWN = {

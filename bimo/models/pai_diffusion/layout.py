@@ -20,11 +20,11 @@ from bimo.core.hashing import late_table
 from bimo.core.recipe import Recipe
 from bimo.diffusion.schedules import Ddpm
 from bimo.diffusion.system import System
-from bimo.models.pai_diffusion import esrgan
-from bimo.models.stable_diffusion.unet import CROSS_DOWN, CROSS_UP, PLAIN_DOWN, PLAIN_UP, Unet
-from bimo.models.stable_diffusion import ldm_names
 from bimo.models.layouts.configs import Config, read_json
+from bimo.models.pai_diffusion import esrgan
 from bimo.models.spaces import Latent
+from bimo.models.stable_diffusion import ldm_names
+from bimo.models.stable_diffusion.unet import CROSS_DOWN, CROSS_UP, PLAIN_DOWN, PLAIN_UP, Unet
 from bimo.models.text_encoders.clip import ClipText
 
 CONFIG_FILE, WEIGHTS_FILE, ENLARGE_FILE = "config.json", "pytorch_model.bin", "RRDB_ESRGAN_x4.pth"
@@ -120,9 +120,9 @@ def recipe_of(path: Path, wanted: Recipe) -> Recipe:
     schedule = replace(
         cast(Ddpm, image.schedule),
         # What latent diffusion calls linear is linear in the square root.
-        betas="scaled_linear",
-        start=told["linear_start"],
-        end=told["linear_end"],
+        beta_schedule="scaled_linear",
+        beta_start=told["linear_start"],
+        beta_end=told["linear_end"],
         count=told["timesteps"],
         prediction=kinds[told["parameterization"]],
     )
@@ -130,7 +130,7 @@ def recipe_of(path: Path, wanted: Recipe) -> Recipe:
     denoiser = _painter(_below(whole, "unet_config", "params"))
     tower = _tower(_below(whole, "cond_stage_config", "params"), cast(ClipText, wanted.text_encoders[0]))
     level = replace(image, space=space, denoiser=denoiser, schedule=schedule)
-    return replace(wanted, text=(tower,), levels=(level, enlarge))
+    return replace(wanted, text_encoders=(tower,), levels=(level, enlarge))
 
 
 def read(path: Path, wanted: Recipe, dtype: torch.dtype | None = torch.float32) -> System:

@@ -28,12 +28,12 @@ from bimo.core.errors import WeightsError, say
 from bimo.core.hashing import late_table
 from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
-from bimo.models.pangu.experts import Experts
-from bimo.models.stable_diffusion.unet import CROSS_DOWN, Unet
-from bimo.models.stable_diffusion import ldm_names
 from bimo.models.layouts import mindspore
 from bimo.models.layouts.diffusers_folder import give_words
+from bimo.models.pangu.experts import Experts
 from bimo.models.spaces import Latent
+from bimo.models.stable_diffusion import ldm_names
+from bimo.models.stable_diffusion.unet import CROSS_DOWN, Unet
 from bimo.models.text_encoders.clip import ClipText, ClipTextEncoder
 
 HIGH, LOW = "pangu_high_timestamp*.ckpt", "pangu_low_timestamp*.ckpt"
@@ -75,7 +75,7 @@ def recipe_of(path: Path, wanted: Recipe) -> Recipe:
         f"; read as {wanted.name} (weights do not tell the list of sizes; a folder called {HIGH_RECIPE} is read as "
         f"that); {left} more entries of the two files are not loaded",
     )
-    return replace(wanted, text=(first, *wanted.text_encoders[1:]), note=wanted.note + note)
+    return replace(wanted, text_encoders=(first, *wanted.text_encoders[1:]), note=wanted.note + note)
 
 
 def read(path: Path, wanted: Recipe, dtype: torch.dtype | None = torch.float32) -> System:

@@ -11,7 +11,6 @@ from bimo.core.errors import RecipeError
 from bimo.core.part import Part
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe
 from bimo.diffusion.schedules import BETAS, LEARNT, Ddpm
-from bimo.models.stable_diffusion.unet import Unet
 from bimo.models.conditioners import GuidanceScale, Masked
 from bimo.models.layouts.configs import Config, before, defaults_of, plain, read_json
 from bimo.models.layouts.diffusers_folder import Filling, Folder, Reading
@@ -26,6 +25,7 @@ from bimo.models.layouts.text_encoders import (
     tower,
 )
 from bimo.models.spaces import Latent
+from bimo.models.stable_diffusion.unet import Unet
 
 LEVEL = "image"
 #: The steps of diffusers' StableDiffusionPipeline where none are asked for.
@@ -86,7 +86,12 @@ def _reading(folder: Folder, found: Tower, rename: Callable[[str], str | None]) 
         guidance=guide,
     )
     recipe = Recipe(
-        name=name, languages=languages, text_encoders=(found,), levels=(level,), request=Defaults(size=(side, side)), note=why
+        name=name,
+        languages=languages,
+        text_encoders=(found,),
+        levels=(level,),
+        request=Defaults(size=(side, side)),
+        note=why,
     )
     return Reading(
         recipe,

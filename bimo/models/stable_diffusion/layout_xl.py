@@ -53,7 +53,10 @@ def reading(folder: Folder) -> Reading:
     denoiser = replace(denoiser, text=widths)
     space = latent(folder.config("vae"), ("moments",))
     side, factor = denoiser.size, 2 ** (len(space.block_channels) - 1)
-    guide = Guidance(scale=GUIDANCE, unconditional="unsaid" if folder.index.get("force_zeros_for_empty_prompt", True) else "empty")
+    guide = Guidance(
+        scale=GUIDANCE,
+        unconditional="zeros_without_negative" if folder.index.get("force_zeros_for_empty_prompt", True) else "empty",
+    )
     guide, steps = guide_of(denoiser, guide)
     level = Level(
         name=LEVEL,

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from bimo.models.stable_diffusion import ldm_names
 from bimo.models.layouts.detection import Found
+from bimo.models.stable_diffusion import ldm_names
 from bimo.models.stable_diffusion.ldm_names import Shapes
 
 Convert = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]

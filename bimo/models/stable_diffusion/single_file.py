@@ -24,11 +24,11 @@ from bimo.core.errors import BimoError, WeightsError, say
 from bimo.core.hashing import LateDigest
 from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
-from bimo.models.stable_diffusion import ldm_names
 from bimo.models.layouts import mindspore
 from bimo.models.layouts.configs import read_json
 from bimo.models.layouts.detection import Found, detect, shapes, spelt, unusable
 from bimo.models.layouts.diffusers_folder import INDEX_FILE, Reading, give_words, reading_of
+from bimo.models.stable_diffusion import ldm_names
 from bimo.models.stable_diffusion.ldm_configs import (
     TOWERS,
     UNET_KEYS,

@@ -19,9 +19,9 @@ from bimo.core.types import TextEncoding
 from bimo.models.text_encoders import lexicon, tokenization
 from bimo.models.text_encoders.bert_network import BertModel
 from bimo.models.text_encoders.tokenization import TOKENIZER_FILE, VOCAB_FILE, published_words
-from bimo.prompts.token_budget import Budget
 from bimo.prompts.emoji import in_words
 from bimo.prompts.normalise import normal
+from bimo.prompts.token_budget import Budget
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 KNOWN_FILE = "known.txt"
@@ -60,7 +60,7 @@ class Bert(Part):
     dropout: float = 0.1
 
     def build(self) -> BertTextEncoder:
-        """The module, without its words until ``load_words`` or ``learn_words``."""
+        """The module, without its words until ``load_tokenizer`` or ``build_tokenizer``."""
         return BertTextEncoder(self)
 
     def tiny(self) -> Self:

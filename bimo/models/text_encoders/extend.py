@@ -36,7 +36,7 @@ def extend(system: System, words: Sequence[str], positions: int, length: int) ->
         grown = extended(tower, new, max(positions, tower.part.positions), length or tower.part.length)
         system.text[index] = grown
         towers = (*system.recipe.text_encoders[:index], grown.part, *system.recipe.text_encoders[index + 1 :])
-        system.recipe = replace(system.recipe, text=towers)
+        system.recipe = replace(system.recipe, text_encoders=towers)
         counts.append(len(new))
     return counts
 

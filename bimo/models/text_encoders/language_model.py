@@ -101,7 +101,7 @@ class LanguageModel(Part):
             raise RecipeError("normed=False 只用于 state=-1", "normed=False is for state -1 alone")
 
     def build(self) -> LanguageModelEncoder:
-        """The module, without its words until ``load_words``."""
+        """The module, without its words until ``load_tokenizer``."""
         return LanguageModelEncoder(self)
 
     def tiny(self) -> Self:

@@ -40,7 +40,7 @@ class T5(Part):
     dropout: float = 0.1
 
     def build(self) -> T5TextEncoder:
-        """The module, without its words until ``load_words``."""
+        """The module, without its words until ``load_tokenizer``."""
         return T5TextEncoder(self)
 
     def tiny(self) -> Self:
@@ -92,7 +92,9 @@ class T5TextEncoder(nn.Module):
 
     def budget(self, text: str) -> Budget:
         """Tokens used of the length and the text lost past it."""
-        return replace(tokenization.budget(self._encoded(text), text, self.part.length), unread=tokenization.unread(self, text))
+        return replace(
+            tokenization.budget(self._encoded(text), text, self.part.length), unread=tokenization.unread(self, text)
+        )
 
     def build_tokenizer(self, captions: Iterable[str], known: Iterable[str]) -> None:
         """Raises WeightsError: the words are published with the weights."""

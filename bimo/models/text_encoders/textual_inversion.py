@@ -206,7 +206,7 @@ def _put(system: System, index: int, tower: Any, token: str, vectors: Tensor) ->
             setattr(tower.get_submodule(above), last, new.train(old.training))
     tower.part = replace(tower.part, vocab=rows)
     text = (*system.recipe.text_encoders[:index], tower.part, *system.recipe.text_encoders[index + 1 :])
-    system.recipe = replace(system.recipe, text=text)
+    system.recipe = replace(system.recipe, text_encoders=text)
 
 
 def _named(tower: Any, token: str, count: int) -> int:

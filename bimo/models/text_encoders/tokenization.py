@@ -15,8 +15,8 @@ from torch import Tensor
 
 from bimo.core.errors import WeightsError
 from bimo.core.files import write_whole
-from bimo.prompts.token_budget import Budget
 from bimo.prompts.emoji import sequences
+from bimo.prompts.token_budget import Budget
 
 TOKENIZER_FILE = "tokenizer.json"
 SETTINGS_FILE = "tokenizer_config.json"

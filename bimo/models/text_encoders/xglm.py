@@ -39,7 +39,7 @@ class XglmText(Part):
     dropout: float = 0.1
 
     def build(self) -> XglmTextEncoder:
-        """The module, without its words until ``load_words``."""
+        """The module, without its words until ``load_tokenizer``."""
         return XglmTextEncoder(self)
 
     def tiny(self) -> Self:

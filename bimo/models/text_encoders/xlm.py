@@ -45,7 +45,7 @@ class XlmText(Part):
     dropout: float = 0.1
 
     def build(self) -> XlmTextEncoder:
-        """The module, without its words until ``load_words``. Raises RecipeError for fields that do not go together."""
+        """The module, without its words until ``load_tokenizer``. Raises RecipeError for fields that do not go together."""
         return XlmTextEncoder(self)
 
     def tiny(self) -> Self:
@@ -124,7 +124,9 @@ class XlmTextEncoder(nn.Module):
 
     def budget(self, text: str) -> Budget:
         """Tokens used of the length and the text lost past it."""
-        return replace(tokenization.budget(self._encoded(text), text, self.part.length), unread=tokenization.unread(self, text))
+        return replace(
+            tokenization.budget(self._encoded(text), text, self.part.length), unread=tokenization.unread(self, text)
+        )
 
     def build_tokenizer(self, captions: Iterable[str], known: Iterable[str]) -> None:
         """Raises WeightsError: the words are published with the weights."""

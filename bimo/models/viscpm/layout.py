@@ -9,8 +9,8 @@ import torch
 from bimo.core import checkpoint_io
 from bimo.core.errors import WeightsError
 from bimo.diffusion.system import System
-from bimo.models.stable_diffusion.layout import vae_name
 from bimo.models.layouts.weight_files import files_of
+from bimo.models.stable_diffusion.layout import vae_name
 
 #: The names of the bridge, whole, then the prefixes of the rest.
 BRIDGE = {
@@ -50,7 +50,9 @@ def fill(system: System, file: Path, vae: Path) -> None:
             f"{file} has names nobody knows: {listed}; those of VisCPM-Paint begin with llm., unet., trans_block.",
         )
     checkpoint_io.assign(system.get_submodule("text.0"), checkpoint_io.renamed(state, text_name), torch.float32, file)
-    checkpoint_io.assign(system.get_submodule("image.denoiser.model"), checkpoint_io.renamed(state, unet_name), torch.float32, file)
+    checkpoint_io.assign(
+        system.get_submodule("image.denoiser.model"), checkpoint_io.renamed(state, unet_name), torch.float32, file
+    )
     parts = files_of(vae)
     own = {n: v for part in parts for n, v in checkpoint_io.renamed(checkpoint_io.read(part), vae_name).items()}
     checkpoint_io.assign(system.get_submodule("image.space.model"), own, torch.float32, parts[0])

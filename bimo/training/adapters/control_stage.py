@@ -16,11 +16,11 @@ from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.part import Part
 from bimo.core.recipe import Level
 from bimo.diffusion.system import System
-from bimo.models.adapters.controlnet import ControlNet, HunyuanControlNet, T2iAdapter, begun, looked
-from bimo.models.hunyuan_dit.denoiser import Hunyuan
-from bimo.models.adapters.lora_names import root_of
-from bimo.models.stable_diffusion.unet import Unet
 from bimo.models.adapters.control_conditioner import Control
+from bimo.models.adapters.controlnet import ControlNet, HunyuanControlNet, T2iAdapter, begun, looked
+from bimo.models.adapters.lora_names import root_of
+from bimo.models.hunyuan_dit.denoiser import Hunyuan
+from bimo.models.stable_diffusion.unet import Unet
 
 
 @dataclass(frozen=True, kw_only=True)

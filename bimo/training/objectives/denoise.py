@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
-from bimo.core.types import DenoiserInput, Batch
+from bimo.core.types import Batch, DenoiserInput
 from bimo.data.loader import Pictures
 from bimo.diffusion.schedules import Ddpm, Schedule
 from bimo.diffusion.system import ZERO_NULLS, System, zero_text
@@ -86,7 +86,7 @@ class Denoise(Part):
         null = level.recipe.guidance.unconditional
         if null in ZERO_NULLS:
             # The null branch of drawing has no words, so neither has a dropped caption.
-            conditioning = zero_text(conditioning, batch.dropped_captions, null == "hidden")
+            conditioning = zero_text(conditioning, batch.dropped_captions, null == "masked")
         ask = DenoiserInput(name, level.schedule.add_noise(batch.x, noise, t), t, conditioning)
         return Question(level.schedule, ask, batch.x, noise)
 

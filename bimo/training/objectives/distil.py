@@ -16,7 +16,7 @@ from bimo.core.part import Part
 from bimo.core.recipe import Stage
 from bimo.data.loader import Pictures
 from bimo.diffusion.system import System, TextEncoder
-from bimo.training.train_inputs import TrainInputs, Prospect, Vocabulary, refusals
+from bimo.training.train_inputs import Prospect, TrainInputs, Vocabulary, refusals
 
 #: Where a tower says a sentence: its first token, its last real one, its pooled output.
 Place = Literal["first", "last", "pooled"]

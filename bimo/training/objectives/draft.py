@@ -21,9 +21,9 @@ from bimo.data.loader import Pictures
 from bimo.diffusion.batching import denoise_together
 from bimo.diffusion.sampling import pixels, prepare
 from bimo.diffusion.system import System
-from bimo.training.train_inputs import TrainInputs, Prospect, Vocabulary
-from bimo.training.objectives.rewards import TOTAL, ColourfulReward, Judges, Shown, of_rewards
 from bimo.training.objectives.online_rewards import request_of
+from bimo.training.objectives.rewards import TOTAL, ColourfulReward, Judges, Shown, of_rewards
+from bimo.training.train_inputs import Prospect, TrainInputs, Vocabulary
 
 Drawing = Generator[DenoiserInput, Tensor, Tensor]
 

@@ -19,10 +19,10 @@ from bimo.data.shards import Sample, finished, shard_name, write_index, write_sh
 from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
 from bimo.models.conditioners import Pose
-from bimo.training.objectives.denoise import Denoise
-from bimo.training.distributed.devices import device_of_module, default_device
-from bimo.training.train_inputs import TrainInputs, Prospect, Vocabulary
+from bimo.training.distributed.devices import default_device, device_of_module
 from bimo.training.logging import counted
+from bimo.training.objectives.denoise import Denoise
+from bimo.training.train_inputs import Prospect, TrainInputs, Vocabulary
 
 NO_CLASS = (
     "Dreambooth 的 prior 不是 0，就要有 class_noun：要保住的那一类叫什么",
@@ -115,7 +115,7 @@ class Dreambooth(Part):
             poses = {hint.name: [float(v) for v in hint.of_seed(seed)[0]] for hint in standing}
             if not path.is_file():
                 with default_device(device_of_module(system)):
-                    draw(system, request | {"text": noun, "seed": seed, "hints": poses})[0].save(path)
+                    draw(system, request | {"text": noun, "seed": seed, "conditions": poses})[0].save(path)
             row: dict[str, object] = {"captions": [{"text": noun}], "labels": {}}
             rows.append((f"class-{seed:05d}", path.read_bytes(), row | poses))
         system.train(modes)

@@ -22,16 +22,16 @@ from bimo.core.part import Part, dump
 from bimo.data.loader import Pictures
 from bimo.data.shards import Sample, finished, shard_name, write_index, write_shard
 from bimo.diffusion.batching import run_batched
-from bimo.diffusion.sampling import SamplingLoop, sample, prepare
+from bimo.diffusion.sampling import SamplingLoop, prepare, sample
 from bimo.diffusion.system import System
 from bimo.models.conditioners import Pose
-from bimo.training.train_loader import TrainLoader, BatchSampler
 from bimo.training.distributed.devices import default_device
-from bimo.training.objectives.preferences import DiffusionDPO
-from bimo.training.train_inputs import TrainInputs, Objective, Prospect, Vocabulary
 from bimo.training.distributed.processes import ALONE, Processes
 from bimo.training.logging import counted
+from bimo.training.objectives.preferences import DiffusionDPO
 from bimo.training.objectives.rewards import TOTAL, ColourfulReward, Judges, Shown, of_rewards
+from bimo.training.train_inputs import Objective, Prospect, TrainInputs, Vocabulary
+from bimo.training.train_loader import BatchSampler, TrainLoader
 
 ROUND_FILE = "round.json"
 #: Two standard errors either way: about 95 of 100.
@@ -304,7 +304,7 @@ class Drawn(Protocol):
 
 def request_of(system: System, drawn: Drawn, text: str, seed: int) -> dict[str, Any]:
     """What an objective asks the system to draw."""
-    asked: dict[str, Any] = {"text": text, "seed": seed, "hints": poses_of(system, seed)}
+    asked: dict[str, Any] = {"text": text, "seed": seed, "conditions": poses_of(system, seed)}
     asked |= {"steps": drawn.steps} if drawn.steps else {}
     asked |= {} if drawn.size is None else {"size": drawn.size}
     return asked | ({} if drawn.guidance is None else {"guidance": drawn.guidance})

@@ -18,7 +18,7 @@ from bimo.core.types import Batch
 from bimo.data.loader import Pictures
 from bimo.diffusion.system import System
 from bimo.training.objectives.denoise import Denoise
-from bimo.training.train_inputs import TrainInputs, Prospect, Vocabulary, refusals
+from bimo.training.train_inputs import Prospect, TrainInputs, Vocabulary, refusals
 
 
 @dataclass(frozen=True, kw_only=True)

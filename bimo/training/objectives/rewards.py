@@ -15,9 +15,9 @@ from torch.nn import functional
 
 from bimo.core.errors import DataError, RecipeError, TrainingError
 from bimo.core.part import Part, dumps, meant
-from bimo.models.clip.scoring import word_vectors
 from bimo.diffusion.image_inputs import to_image
 from bimo.diffusion.system import System
+from bimo.models.clip.scoring import word_vectors
 from bimo.prompts.quoted_text import quoted
 
 if TYPE_CHECKING:

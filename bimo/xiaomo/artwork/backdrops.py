@@ -10,8 +10,8 @@ from functools import lru_cache
 
 from PIL import Image, ImageDraw
 
-from bimo.xiaomo.artwork.sprites import SIDE
 from bimo.xiaomo.artwork.lexicon import RGB
+from bimo.xiaomo.artwork.sprites import SIDE
 
 SCALE = 3
 BIG = SIDE * SCALE

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from bimo.core.errors import DataError
-from bimo.xiaomo.artwork.sprites import SOURCES, Kind, SpriteStore, draw_sprites, read_kinds
+from bimo.data.shards import SAMPLES_PER_SHARD, Shard, finished, read_shard, shard_name, write_index, write_shard
 from bimo.xiaomo.artwork.canvas import Composer, Plan, plan
+from bimo.xiaomo.artwork.captions import Phrases, known_words
 from bimo.xiaomo.artwork.held_out import held_out_list
 from bimo.xiaomo.artwork.packages import PACKAGES, Package, obtain, package_named
-from bimo.xiaomo.artwork.captions import Phrases, known_words
-from bimo.data.shards import SAMPLES_PER_SHARD, Shard, finished, read_shard, shard_name, write_index, write_shard
+from bimo.xiaomo.artwork.sprites import SOURCES, Kind, SpriteStore, draw_sprites, read_kinds
 from bimo.xiaomo.artwork.words_table import assign_words
 
 CAPTIONS = 12

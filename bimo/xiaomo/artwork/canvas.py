@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from bimo.core.errors import DataError
-from bimo.xiaomo.artwork.sprites import SIDE, Kind, SpriteStore
+from bimo.xiaomo.artwork.backdrops import STANDS, backdrop
 from bimo.xiaomo.artwork.compose import (
     IDENTITY,
     Pose,
@@ -30,7 +30,7 @@ from bimo.xiaomo.artwork.compose import (
 from bimo.xiaomo.artwork.effects import APPLY
 from bimo.xiaomo.artwork.held_out import held_out, held_out_composition, hexcode
 from bimo.xiaomo.artwork.lexicon import COLOURED, COLOURS, DRAWN, EFFECTS, PLACES, RELATIONS, SCENES
-from bimo.xiaomo.artwork.backdrops import STANDS, backdrop
+from bimo.xiaomo.artwork.sprites import SIDE, Kind, SpriteStore
 
 SHARES: Mapping[str, float] = {
     "single": 0.50,

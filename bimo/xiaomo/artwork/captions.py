@@ -13,7 +13,6 @@ from functools import lru_cache
 
 from opencc import OpenCC  # type: ignore[import-untyped]
 
-from bimo.xiaomo.artwork.sprites import Kind
 from bimo.xiaomo.artwork.canvas import Labels, rng_of
 from bimo.xiaomo.artwork.english import article, plural, with_article
 from bimo.xiaomo.artwork.held_out import hexcode
@@ -28,6 +27,7 @@ from bimo.xiaomo.artwork.lexicon import (
     STYLES,
     word_groups,
 )
+from bimo.xiaomo.artwork.sprites import Kind
 
 LANGUAGES: Mapping[str, float] = {"zh": 0.50, "zh-Hant": 0.06, "en": 0.38, "mixed": 0.06}
 DEFAULT_UNSAID = 0.55

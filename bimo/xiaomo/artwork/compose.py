@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from bimo.xiaomo.artwork.sprites import SIDE, content_box
 from bimo.xiaomo.artwork.lexicon import Colour
+from bimo.xiaomo.artwork.sprites import SIDE, content_box
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 MARGIN = 0.01

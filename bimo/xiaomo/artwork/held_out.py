@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Mapping
 from functools import lru_cache
 
-from bimo.xiaomo.artwork.sprites import Kind
 from bimo.xiaomo.artwork.lexicon import DEFAULT_STYLE, DRAWN, EFFECTS
+from bimo.xiaomo.artwork.sprites import Kind
 
 ONE_IN = 20
 STYLES_AT_LEAST = 4

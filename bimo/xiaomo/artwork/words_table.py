@@ -12,8 +12,8 @@ from dataclasses import replace
 from importlib import resources
 
 from bimo.core.errors import DataError
-from bimo.xiaomo.artwork.sprites import Kind
 from bimo.xiaomo.artwork.lexicon import reserved_words
+from bimo.xiaomo.artwork.sprites import Kind
 
 COLUMNS = ["emoji", "classifier", "zh", "en"]
 SHARED_AT_MOST = 3

@@ -9,12 +9,12 @@ from PIL import Image
 
 from bimo.core.types import Request
 from bimo.data import shards
-from bimo.xiaomo.artwork.sprites import Kind
-from bimo.xiaomo.artwork.lexicon import DEFAULT_STYLE, DRAWN
 from bimo.diffusion.batching import denoise_together
-from bimo.diffusion.sampling import sample, prepare
 from bimo.diffusion.image_inputs import to_image
+from bimo.diffusion.sampling import prepare, sample
 from bimo.diffusion.system import System
+from bimo.xiaomo.artwork.lexicon import DEFAULT_STYLE, DRAWN
+from bimo.xiaomo.artwork.sprites import Kind
 from bimo.xiaomo.evaluation.measures import Interval, colour_of, foreground, in_place, pieces, share
 from bimo.xiaomo.evaluation.prompts import Question
 from bimo.xiaomo.evaluation.truth import Artwork, Bytes, Told, examination, read_picture

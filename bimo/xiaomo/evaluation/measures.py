@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bimo.xiaomo.artwork.sprites import FILL
-from bimo.xiaomo.artwork.sprites import SIDE as SPRITE
 from bimo.xiaomo.artwork.compose import cropped
 from bimo.xiaomo.artwork.lexicon import COLOURS, DEFAULT_STYLE
+from bimo.xiaomo.artwork.sprites import FILL
+from bimo.xiaomo.artwork.sprites import SIDE as SPRITE
 from bimo.xiaomo.evaluation.judge import Judge, Seen
 from bimo.xiaomo.evaluation.prompts import Question
 from bimo.xiaomo.evaluation.truth import stacked

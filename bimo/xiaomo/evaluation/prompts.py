@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from importlib import resources
 
 from bimo.core.errors import DataError
-from bimo.xiaomo.artwork.sprites import Kind
 from bimo.xiaomo.artwork.canvas import Cast
 from bimo.xiaomo.artwork.english import plural, with_article
 from bimo.xiaomo.artwork.held_out import COLOURS as HELD_OUT_COLOURS
@@ -23,6 +22,7 @@ from bimo.xiaomo.artwork.held_out import PAIRS as HELD_OUT_PAIRS
 from bimo.xiaomo.artwork.held_out import SCENES as HELD_OUT_SCENES
 from bimo.xiaomo.artwork.held_out import held_out_composition, hexcode
 from bimo.xiaomo.artwork.lexicon import COLOURS, COUNTS, DEFAULT_STYLE, PLACES, RELATIONS, SCENES, STYLES
+from bimo.xiaomo.artwork.sprites import Kind
 from bimo.xiaomo.evaluation.truth import Artwork
 
 #: How many of each are asked, in each language.

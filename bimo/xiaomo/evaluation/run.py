@@ -19,11 +19,11 @@ from bimo.core.errors import DataError, say
 from bimo.core.hashing import digest_tensors
 from bimo.core.part import dumps
 from bimo.core.types import Request
-from bimo.xiaomo.artwork.lexicon import DEFAULT_STYLE
 from bimo.data.sheets import sheet
 from bimo.diffusion.batching import run_batched
-from bimo.diffusion.sampling import fill_request, sample, prepare
+from bimo.diffusion.sampling import fill_request, prepare, sample
 from bimo.diffusion.system import System
+from bimo.xiaomo.artwork.lexicon import DEFAULT_STYLE
 from bimo.xiaomo.evaluation.baselines import FIRST, NEAREST, first_level, nearest_picture, rules_on_truth, true_pictures
 from bimo.xiaomo.evaluation.judge import Judge, held_out_pairs, judge_for
 from bimo.xiaomo.evaluation.measures import (
@@ -130,7 +130,9 @@ class Easel:
         todo = list(missing.items())
         for first in range(0, len(todo), self.batch):
             part, began = todo[first : first + self.batch], time.perf_counter()
-            pictures = run_batched(self.system, [sample(self.system, prepare(self.system, request)) for _, request in part])
+            pictures = run_batched(
+                self.system, [sample(self.system, prepare(self.system, request)) for _, request in part]
+            )
             for (path, _), picture in zip(part, pictures, strict=True):
                 picture.save(path)
             self.seconds += time.perf_counter() - began

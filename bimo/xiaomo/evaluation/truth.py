@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from bimo.core.errors import DataError
 from bimo.core.files import write_whole
 from bimo.data import shards
-from bimo.xiaomo.artwork.sprites import Kind, SpriteStore
+from bimo.xiaomo.artwork.build import read_kinds_table
 from bimo.xiaomo.artwork.canvas import HANDS, NO_FLIP
 from bimo.xiaomo.artwork.compose import Pose, apply_pose, keep_inside, on_colour, recolour
 from bimo.xiaomo.artwork.effects import APPLY
 from bimo.xiaomo.artwork.held_out import held_out
 from bimo.xiaomo.artwork.lexicon import COLOURED, COLOURS, DEFAULT_STYLE, DRAWN, EFFECTS
-from bimo.xiaomo.artwork.build import read_kinds_table
+from bimo.xiaomo.artwork.sprites import Kind, SpriteStore
 
 SIDE = 64
 STYLES: tuple[str, ...] = (*DRAWN, *EFFECTS)

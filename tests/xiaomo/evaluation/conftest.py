@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
-from bimo.xiaomo.artwork.sprites import Kind, sprite_name
+from bimo.data.shards import write_index, write_shard
 from bimo.xiaomo.artwork.canvas import Labels
 from bimo.xiaomo.artwork.compose import on_colour, recolour
 from bimo.xiaomo.artwork.held_out import held_out_list, hexcode
 from bimo.xiaomo.artwork.lexicon import COLOURS, DRAWN
-from bimo.data.shards import write_index, write_shard
+from bimo.xiaomo.artwork.sprites import Kind, sprite_name
 
 THINGS = {
     "🍎": ("苹果", "apple", "food-drink", 42, (220, 30, 30)),

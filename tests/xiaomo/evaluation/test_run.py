@@ -39,7 +39,7 @@ def system(folder: Path) -> System:
     made = System(xiaomo.tiny()).eval()
     words = (folder / "words.txt").read_text("utf-8").splitlines()
     tower: Any = made.text_encoders[0]
-    tower.learn_words(words, words)
+    tower.build_tokenizer(words, words)
     return made
 
 
