@@ -21,7 +21,7 @@ from torch.nn import functional
 import bimo
 from bimo.core.files import write_whole
 from bimo.core.recipe import Stage
-from bimo.data.folder import build_folder
+from bimo.curation.folder import build_folder
 from bimo.data.sheets import sheet
 from bimo.diffusion.system import System
 from bimo.models.composer.conditioners import Palette, lab

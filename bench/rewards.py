@@ -28,8 +28,8 @@ from PIL import Image
 import bimo
 from bimo.core.part import Part
 from bimo.core.recipe import Recipe, Stage
+from bimo.curation.texts import build_texts
 from bimo.data.sheets import sheet
-from bimo.data.texts import build_texts
 from bimo.diffusion.batching import run_batched
 from bimo.diffusion.sampling import prepare, sample
 from bimo.diffusion.system import System

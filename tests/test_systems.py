@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from bimo.cli.model_info import SOURCES
+from bimo.hub.model_info import SOURCES
 from bimo.hub.registry import recipes
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "systems.md"

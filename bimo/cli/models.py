@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bimo.cli import model_info
 from bimo.cli.terminal import console, print_json
 from bimo.core.errors import RequestError, say
-from bimo.hub import registry
+from bimo.hub import model_info, registry
 
 if TYPE_CHECKING:
     import torch

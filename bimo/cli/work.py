@@ -116,8 +116,8 @@ def folder(
     side: Annotated[int, typer.Option(min=1, help=say("图片的边长至少多少像素", "the least side of a picture"))] = 1,
 ) -> None:
     """Builds training data of the user's own pictures."""
+    from bimo.curation.folder import build_folder
     from bimo.curation.readers.inventory import told
-    from bimo.data.folder import build_folder
 
     report = build_folder(source, out, side)
     typer.echo(say(f"读作 {report.kind}", f"read as {report.kind}"), err=True)
@@ -148,7 +148,7 @@ def feedback(
     out: Annotated[Path, typer.Argument(help=say("写到哪个文件夹", "the folder to write"))],
 ) -> None:
     """Builds data of preferences."""
-    from bimo.data.feedback import Fate, build_feedback
+    from bimo.curation.feedback import Fate, build_feedback
 
     report = build_feedback(table, out)
     print(
@@ -166,7 +166,7 @@ def texts(
 ) -> None:
     """Builds training data of texts alone."""
     from bimo.curation.report.page import REASONS
-    from bimo.data.texts import EMPTY, POINTS, build_texts
+    from bimo.curation.texts import EMPTY, POINTS, build_texts
 
     chinese = {**REASONS, "kept": "可用", EMPTY: "空的", POINTS: "只指向别的词条"}
     for reason, count in build_texts(source, out).items():

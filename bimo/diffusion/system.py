@@ -18,8 +18,8 @@ from bimo.core.hashing import LateDigest, digest, verifying
 from bimo.core.part import dumps
 from bimo.core.recipe import Level, Recipe
 from bimo.core.types import Batch, Conditioning, DenoiserInput, Request, TextEncoding
+from bimo.diffusion.casting import cast_conditioning, cast_encoding, dtype_of
 from bimo.diffusion.schedules import Schedule
-from bimo.engine.offload import cast_conditioning, cast_encoding, dtype_of
 from bimo.prompts.token_budget import Budget
 
 RECIPE_FILE = "recipe.json"

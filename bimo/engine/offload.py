@@ -7,9 +7,8 @@ only while it works. Nothing is in memory twice, as its file has it and as it is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -17,44 +16,10 @@ from torch import Tensor, nn
 
 from bimo.core import checkpoint_io
 from bimo.core.pages import release
-from bimo.core.types import Conditioning, DenoiserInput, TextEncoding
+from bimo.core.types import DenoiserInput
 
 if TYPE_CHECKING:
     from bimo.diffusion.system import System
-
-
-def dtype_of(module: nn.Module) -> torch.dtype | None:
-    """The kind of a module's first floating parameter; None where it has none."""
-    return next((p.dtype for p in module.parameters() if p.is_floating_point()), None)
-
-
-def in_own_numbers(module: nn.Module, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """``function`` of x, which a module's weights work out. Where those are kept as other numbers than x it is given
-    such; its answer is of the kind of x all the same.
-    """
-    kind = dtype_of(module) or x.dtype
-    return function(x) if kind == x.dtype else function(x.to(kind)).to(x.dtype)
-
-
-def cast_conditioning(conditioning: Conditioning, dtype: torch.dtype) -> Conditioning:
-    """The same with its floating numbers as ``dtype``."""
-    return Conditioning(
-        tuple(cast_encoding(stream, dtype) for stream in conditioning.streams),
-        _turned(conditioning.vector, dtype),
-        _turned(conditioning.spatial, dtype),
-        {name: value.to(dtype) if value.is_floating_point() else value for name, value in conditioning.scalars.items()},
-    )
-
-
-def cast_encoding(encoding: TextEncoding, dtype: torch.dtype) -> TextEncoding:
-    """The same with its floating numbers as ``dtype``."""
-    if encoding.tokens.dtype == dtype:
-        return encoding
-    return replace(encoding, tokens=encoding.tokens.to(dtype), pooled=_turned(encoding.pooled, dtype))
-
-
-def _turned(value: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return None if value is None else value.to(dtype)
 
 
 def offloadable(system: System) -> dict[str, nn.Module]:

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from bimo.diffusion.system import System
 
 DEFAULT_MODEL = "xiaomo"
-BUNDLES = Path(__file__).resolve().parent.parent / "bundled"
+#: A bundled model lies in the room of its own name.
+BUNDLES = Path(__file__).resolve().parent.parent
+BUNDLED = "weights"
 RECIPE_FILE = "recipe.json"
 WEIGHTS_FILE = "weights.safetensors"
 INDEX_FILE = "model_index.json"
@@ -44,7 +46,8 @@ def recipes() -> dict[str, Recipe]:
     """Every recipe of this package by its name, sorted."""
     import bimo.recipes as room
 
-    modules = [importlib.import_module(f"{room.__name__}.{info.name}") for info in pkgutil.iter_modules(room.__path__)]
+    names = [f"{room.__name__}.{info.name}" for info in pkgutil.iter_modules(room.__path__)]
+    modules = [importlib.import_module(name) for name in (*names, "bimo.xiaomo.recipe")]
     found = {value.name: value for module in modules for value in _values(module)}
     return dict(sorted(found.items()))
 
@@ -92,7 +95,7 @@ def recipe(name: str | Path) -> Recipe:
 
 def found(recipe: Recipe) -> Path | None:
     """The folder on this machine that holds a recipe's weights: the bundle or the hub's cache; None where none does."""
-    bundle = BUNDLES / recipe.weights.bundle
+    bundle = BUNDLES / recipe.weights.bundle / BUNDLED
     if recipe.weights.bundle and (bundle / RECIPE_FILE).is_file():
         return bundle
     if recipe.weights.vision:
@@ -105,7 +108,7 @@ def found(recipe: Recipe) -> Path | None:
 
 def bundled(name: str) -> Path | None:
     """The bundle of a name, None where there is none; no recipe is imported to find it."""
-    folder = BUNDLES / name
+    folder = BUNDLES / name / BUNDLED
     return folder if re.fullmatch(r"[\w-]+", name) and (folder / RECIPE_FILE).is_file() else None
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
-from bimo.engine.offload import dtype_of, in_own_numbers
+from bimo.diffusion.casting import dtype_of, in_own_numbers
 
 #: Mean and deviation of red, green and blue in [0, 1] that CLIP's towers were trained with (arXiv:2103.00020).
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)

@@ -19,16 +19,15 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
-from bimo.cli.draw import SUFFIX, name_of
 from bimo.core.errors import BimoError, RequestError, say, speaking
+from bimo.core.output_path import SUFFIX, name_of
 from bimo.core.types import Request, checked
 from bimo.diffusion.batching import draw
 from bimo.diffusion.guidance import heeds_empty
 from bimo.diffusion.samplers import SCHEDULES, SPACINGS
 from bimo.diffusion.sampling import fill_request
 from bimo.diffusion.system import System
-from bimo.engine import memory
-from bimo.hub import registry
+from bimo.hub import memory, registry
 from bimo.prompts.styles import STYLES
 from bimo.serve import gate
 

@@ -26,8 +26,8 @@ from bimo.core.errors import say
 from bimo.core.hashing import bytes_of, digest_tensors, late_table
 from bimo.core.part import Part, dumps
 from bimo.core.types import TextEncoding
+from bimo.diffusion.casting import cast_encoding
 from bimo.diffusion.system import System, TextEncoder
-from bimo.engine.offload import cast_encoding
 from bimo.training.distributed.devices import default_device, device_of_module, to_device
 from bimo.training.logging import counted
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from bimo.cli import main
-from bimo.cli.draw import OutputPath, name_of, size_of
+from bimo.cli.draw import size_of
 from bimo.core.errors import RequestError
-from bimo.engine import memory
+from bimo.core.output_path import OutputPath, name_of
+from bimo.hub import memory
 
 ENGLISH, CHINESE = "C", "zh_CN.UTF-8"
 SECONDS = 90

@@ -14,9 +14,8 @@ import pytest
 from PIL import Image
 
 from bimo.cli import main
-from bimo.cli.draw import OutputPath, name_of
-from bimo.engine import memory
-from bimo.hub import registry
+from bimo.core.output_path import OutputPath, name_of
+from bimo.hub import memory, registry
 
 SECONDS = 90
 ROOT = Path(__file__).resolve().parents[2]

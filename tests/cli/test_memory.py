@@ -9,8 +9,7 @@ import pytest
 from bimo.cli import main
 from bimo.core.errors import RequestError
 from bimo.core.recipe import Recipe
-from bimo.engine import memory
-from bimo.hub import registry
+from bimo.hub import memory, registry
 
 GIGA = 1_000_000_000
 
@@ -75,7 +74,7 @@ def test_what_is_offered_fits(taiyi: Recipe) -> None:
 
 
 def test_files_of_a_small_model_are_not_weighed(tmp_path: Path) -> None:
-    assert memory.surely_small(registry.BUNDLES / "xiaomo")
+    assert memory.surely_small(registry.BUNDLES / "xiaomo" / "weights")
     with (tmp_path / "weights.safetensors").open("wb") as file:
         file.truncate(GIGA)
     assert not memory.surely_small(tmp_path)

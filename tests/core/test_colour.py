@@ -17,8 +17,8 @@ from bimo.core import colour
 from bimo.core.errors import RequestError
 from bimo.core.types import Request
 from bimo.curation.decoded_image import plain, see, upright
+from bimo.curation.folder import build_folder
 from bimo.curation.readers.rows import Unusable
-from bimo.data.folder import build_folder
 from bimo.data.loader import Pictures
 from bimo.diffusion.image_inputs import pixels_of
 

@@ -22,11 +22,11 @@ from PIL import Image
 
 from bimo.core.errors import DataError
 from bimo.curation.executors.executors import ProcessExecutor
+from bimo.curation.folder import build_folder
 from bimo.curation.phases.run import curate
 from bimo.curation.readers import reading
 from bimo.curation.steps import Curation, Tools
 from bimo.data import shards
-from bimo.data.folder import build_folder
 from bimo.data.loader import Pictures
 
 #: By its number each picture is of one colour, so that its captions can be told to be its own.

@@ -152,7 +152,7 @@ from pathlib import Path
 import torch
 from bimo.cli import models
 from bimo.core.types import Ask, Conditioning
-from bimo.engine.offload import Shelf
+from bimo.engine.offload import Offloader
 
 def of_process(name):
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(name))
@@ -162,7 +162,7 @@ def work(module):
 
 def kept(folder, dtype, away):
     system = models.load(folder, stored=away or dtype != torch.float32)
-    shelf = Shelf(system, dtype, offload=away)
+    shelf = Offloader(system, dtype, offload=away)
     with shelf.towers():
         work(system.text)
     for level in system.recipe.levels:

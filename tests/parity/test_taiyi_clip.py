@@ -20,11 +20,11 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from bimo.cli.model_info import parameters, unfilled
 from bimo.core.errors import WeightsError
 from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
 from bimo.hub import registry
+from bimo.hub.model_info import parameters, unfilled
 from bimo.hub.registry import load
 from bimo.models.clip.scoring import similarity
 from bimo.models.clip.taiyi_layout import read_apart

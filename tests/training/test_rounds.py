@@ -14,9 +14,9 @@ from bimo.core.errors import RecipeError, TrainingError
 from bimo.core.part import Part
 from bimo.core.recipe import Recipe, Stage
 from bimo.core.types import read_metadata
+from bimo.curation.texts import build_texts
 from bimo.data.loader import Pictures
 from bimo.data.shards import read
-from bimo.data.texts import build_texts
 from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
 from bimo.training.adapters.lora_stage import Lora

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bimo.core.part import Part
-from bimo.engine.offload import in_own_numbers
+from bimo.diffusion.casting import in_own_numbers
 from bimo.models.spaces import coded
 
 

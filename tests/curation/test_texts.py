@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from bimo.core.errors import DataError
+from bimo.curation.texts import build_texts, language_of
 from bimo.data.loader import Pictures
 from bimo.data.shards import read
-from bimo.data.texts import build_texts, language_of
 
 TABLES = {
     "parallel.csv": ("中文,english,source\n一只猫,a cat,我\n两只狗,two dogs,你\n", "utf-8-sig"),

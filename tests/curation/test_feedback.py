@@ -12,7 +12,7 @@ from PIL import Image
 
 from bimo.core.errors import DataError
 from bimo.core.types import Picture, Request
-from bimo.data.feedback import Fate, build_feedback
+from bimo.curation.feedback import Fate, build_feedback
 from bimo.data.loader import Pictures
 from bimo.data.shards import read
 from bimo.training.objectives.preferences import DiffusionDPO

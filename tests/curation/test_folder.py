@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from bimo.core.errors import DataError
+from bimo.curation import folder
 from bimo.curation.decoded_image import ORIENTATION
-from bimo.data import folder
-from bimo.data.folder import Reason, build_folder
+from bimo.curation.folder import Reason, build_folder
 from bimo.data.loader import Pictures
 from bimo.data.shards import read
 

@@ -51,7 +51,7 @@ class Weighed:
 
 def weighed(recipe: Recipe) -> Weighed:
     """A recipe's weights, counted without making any."""
-    from bimo.cli.model_info import parameters, unfilled
+    from bimo.hub.model_info import parameters, unfilled
 
     counts = parameters(unfilled(recipe))
 

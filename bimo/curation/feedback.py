@@ -13,11 +13,11 @@ from typing import Any
 from bimo.core.errors import DataError, RequestError, Wording
 from bimo.core.files import write_whole
 from bimo.core.types import read_metadata
+from bimo.curation import folder
 from bimo.curation.filters.dictionary import has_han
 from bimo.curation.readers.rows import Unusable
-from bimo.data import folder
+from bimo.curation.texts import rows_of
 from bimo.data.shards import SAMPLES_PER_SHARD, Sample, Shard, finished, shard_name, write_index, write_shard
-from bimo.data.texts import rows_of
 
 REQUEST = ("request", "prompt", "text", "caption", "请求", "提示词", "文本", "说明", "描述", "要求")
 WINNER = ("winner", "better", "chosen", "preferred", "win", "胜", "胜者", "胜出", "更好", "较好", "好")

@@ -1,0 +1,45 @@
+"""Numbers of other kinds at the borders of modules: what a half-precision module is given and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from bimo.core.types import Conditioning, TextEncoding
+
+
+def dtype_of(module: nn.Module) -> torch.dtype | None:
+    """The kind of a module's first floating parameter; None where it has none."""
+    return next((p.dtype for p in module.parameters() if p.is_floating_point()), None)
+
+
+def in_own_numbers(module: nn.Module, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """``function`` of x, which a module's weights work out. Where those are kept as other numbers than x it is given
+    such; its answer is of the kind of x all the same.
+    """
+    kind = dtype_of(module) or x.dtype
+    return function(x) if kind == x.dtype else function(x.to(kind)).to(x.dtype)
+
+
+def cast_conditioning(conditioning: Conditioning, dtype: torch.dtype) -> Conditioning:
+    """The same with its floating numbers as ``dtype``."""
+    return Conditioning(
+        tuple(cast_encoding(stream, dtype) for stream in conditioning.streams),
+        _cast(conditioning.vector, dtype),
+        _cast(conditioning.spatial, dtype),
+        {name: value.to(dtype) if value.is_floating_point() else value for name, value in conditioning.scalars.items()},
+    )
+
+
+def cast_encoding(encoding: TextEncoding, dtype: torch.dtype) -> TextEncoding:
+    """The same with its floating numbers as ``dtype``."""
+    if encoding.tokens.dtype == dtype:
+        return encoding
+    return replace(encoding, tokens=encoding.tokens.to(dtype), pooled=_cast(encoding.pooled, dtype))
+
+
+def _cast(value: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if value is None else value.to(dtype)
