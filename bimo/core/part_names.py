@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-#: Sorted by name. A new part gets a row (a test says which is missing); a name that stands in saved files never changes.
+#: Sorted by name. A new part gets a row (a test says which is missing); a name that stands in saved files never
+#: changes.
 PART_NAMES = {
     "Adverts": "bimo.curation.filters.caption_rules:Adverts",
     "Aesthetic": "bimo.curation.filters.classifiers:Aesthetic",

@@ -40,7 +40,8 @@ class Guidance(Part):
     given branch, c + w (c - e), and 0 asks one. ``asked`` guides only where a negative prompt is given: the empty one
     is none. ``null`` says what e is conditioned on: the encoding of the negative prompt or of the empty text ("empty"),
     zeros where the prompt's tokens are, zeros that are all padding ("masked"), or zeros only where there is no negative
-    prompt ("zeros_without_negative", as Stable Diffusion XL). ``rescale`` is phi of arXiv:2305.08891 section 3.4. ``interval`` is the
+    prompt ("zeros_without_negative", as Stable Diffusion XL). ``rescale`` is phi of arXiv:2305.08891 section 3.4.
+    ``interval`` is the
     share of the steps (0 first, 1 last) between which guidance is on (arXiv:2404.07724); ``until`` ends it where
     (step + 1) / steps is more.
     ``channels`` guides the first channels of the answer alone, the rest (a learned variance) are the given branch's;
@@ -93,8 +94,10 @@ class Stage(Part):
     out in bfloat16, while weights, their averages and the optimiser stay in float32. ``gradient_checkpointing`` works
     blocks out twice in place of keeping what is in them (arXiv:1604.06174).
 
-    What is left out, so that guidance can do without it: ``caption_dropout`` is the share of captions emptied for all text
-    towers, ``encoder_dropout`` are shares for each by itself, besides; ``condition_dropout`` are shares of hints by a glob over
+    What is left out, so that guidance can do without it: ``caption_dropout`` is the share of captions emptied for
+    all text
+    towers, ``encoder_dropout`` are shares for each by itself, besides; ``condition_dropout`` are shares of hints by
+    a glob over
     their names, the last that matches: a hint then says what it says in the null branch. Each goes by itself, but of
     the share ``joint_dropout`` all words and hints are left out together, and of ``joint_keep`` none (Composer,
     arXiv:2302.09778, section 2.2).

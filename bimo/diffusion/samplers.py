@@ -72,7 +72,8 @@ FLOW_SAMPLERS = {
     "heun": NamedSampler("FlowMatchHeunDiscreteScheduler", a1111=("Heun",)),
     "lcm": NamedSampler("FlowMatchLCMScheduler", a1111=("LCM",)),
 }
-#: The sampler that cascades were published with, which diffusers has only nearly (see `bimo.diffusion.dpm_solver_singlestep`).
+#: The sampler that cascades were published with, which diffusers has only nearly (see
+#: `bimo.diffusion.dpm_solver_singlestep`).
 SINGLESTEP = "dpm-singlestep"
 UNLIMITED = 1e9
 

@@ -279,7 +279,7 @@ class System(nn.Module):
     @property
     def text_encoders(self) -> list[TextEncoder]:
         """The text towers, in the recipe's order."""
-        return cast("list[Tower]", list(self.text))
+        return cast("list[TextEncoder]", list(self.text))
 
     def level(self, name: str) -> BuiltLevel:
         """A built level. Raises RecipeError for a name the recipe does not have."""

@@ -105,7 +105,8 @@ class Prospect:
 
 class Objective(Protocol):
     """A part that a stage names as its objective. One with ``reads_words`` False has no use for captions; one that
-    makes its pictures as it goes has ``lessons`` of its own, see `bimo.training.objectives.online_rewards`; one that wants more of the data
+    makes its pictures as it goes has ``lessons`` of its own, see `bimo.training.objectives.online_rewards`; one that
+    wants more of the data
     than pictures and captions says what it ``lacks`` of a `Prospect`.
     """
 

@@ -226,11 +226,11 @@ def test_scores_stay_in_the_numbers_they_began_in(
 ) -> None:
     from bimo.models.clip import scoring
 
-    every, scoring = curate.lists(), curate.Scoring
+    every, kinds = curate.lists(), curate.Scoring
 
     def chosen(times: float, asked: str = "fastest", name: str = "taiyi") -> tuple[str, str]:
         monkeypatch.setattr(scoring, "fastest", lambda: times)
-        return curate.dtype_of(every[name], tmp_path, scoring(asked)), capsys.readouterr().err
+        return curate.dtype_of(every[name], tmp_path, kinds(asked)), capsys.readouterr().err
 
     assert chosen(9.0, name="wukong") == ("fp32", "")
     assert chosen(0.4)[0] == "fp32"

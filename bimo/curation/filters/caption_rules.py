@@ -1,6 +1,7 @@
 """Rules over one caption: its normal form, words that say nothing, adverts, length, script, tokens, repetition.
 
-A rule that only looks does so on ``bimo.prompts.normalise.normal``: width, case, script and punctuation folded. What goes
+A rule that only looks does so on ``bimo.prompts.normalise.normal``: width, case, script and punctuation folded. What
+goes
 on is the caption as it was, except where a rule says that it mends.
 """
 

@@ -1,6 +1,7 @@
 """What web pages write where a caption should be: bare words, file names, offers, contacts, stock sites' endings.
 
-All are held against texts in normal form (``bimo.prompts.normalise.normal``): half-width, lower case, simplified, "," for
+All are held against texts in normal form (``bimo.prompts.normalise.normal``): half-width, lower case, simplified,
+"," for
 commas of all kinds. Each is here because it says nothing of the picture that it stands beside.
 """
 

@@ -43,7 +43,9 @@ class ChatGlm(Part):
     length: int = 256
 
     def build(self) -> ChatGlmTextEncoder:
-        """The module, without its words until ``load_tokenizer``. Raises RecipeError for fields that do not go together."""
+        """The module, without its words until ``load_tokenizer``. Raises RecipeError for fields that do not go
+        together.
+        """
         return ChatGlmTextEncoder(self)
 
     def tiny(self) -> Self:

@@ -54,7 +54,9 @@ class ClipText(Part):
     long: Literal["cut", "pieces"] = "cut"
 
     def build(self) -> ClipTextEncoder:
-        """The module, without its words until ``load_tokenizer``. Raises RecipeError for fields that do not go together."""
+        """The module, without its words until ``load_tokenizer``. Raises RecipeError for fields that do not go
+        together.
+        """
         return ClipTextEncoder(self)
 
     def tiny(self) -> Self:

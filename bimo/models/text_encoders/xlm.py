@@ -45,7 +45,9 @@ class XlmText(Part):
     dropout: float = 0.1
 
     def build(self) -> XlmTextEncoder:
-        """The module, without its words until ``load_tokenizer``. Raises RecipeError for fields that do not go together."""
+        """The module, without its words until ``load_tokenizer``. Raises RecipeError for fields that do not go
+        together.
+        """
         return XlmTextEncoder(self)
 
     def tiny(self) -> Self:

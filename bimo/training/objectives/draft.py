@@ -35,7 +35,8 @@ class DRaFT(Part):
     DRaFT-K of arXiv:2309.17400, which maximises E[r(sample(theta, c, x_T))]; ReFL, arXiv:2304.05977, is the like with
     one step at a random time. The steps before are drawn without a gradient, so memory holds ``through`` of them.
 
-    The reward must be differentiable; for others see `bimo.training.objectives.online_rewards.Rounds`. What a reward does not see is soon
+    The reward must be differentiable; for others see `bimo.training.objectives.online_rewards.Rounds`. What a reward
+    does not see is soon
     given up for it: ``anchor`` weighs the mean squared distance of the answers on those steps from the level's as it
     was before the stage, and an adapter (`LowRank`), as in the paper, can be taken off again.
 

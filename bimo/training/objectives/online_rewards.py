@@ -131,7 +131,9 @@ class Asked:
 
 
 class RoundLoader:
-    """`bimo.training.train_loader.Lessons` whose pictures are drawn when their round comes. ``folder`` is that of the stage."""
+    """`bimo.training.train_loader.Lessons` whose pictures are drawn when their round comes. ``folder`` is that of
+    the stage.
+    """
 
     def __init__(
         self,
