@@ -16,7 +16,7 @@ export PROMPT MODEL
 
 PINS := pyproject.toml constraints.txt
 
-.PHONY: help draw serve bench test check index clean
+.PHONY: help draw serve bench test check index messages clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -44,6 +44,15 @@ check: .venv/.dev ## style, types, direction of imports
 
 index: .venv/.core ## write what `bimo list` shows, after recipes were changed
 	$(BIN)/python -c "from bimo.hub.registry import INDEX, index; INDEX.write_text(index(), encoding='utf-8')"
+
+KEYWORDS := $(patsubst %,-k %,say Message BimoError RequestError RecipeError WeightsError DataError TrainingError)
+ZH       := bimo/core/locale/zh/LC_MESSAGES/bimo
+
+messages: .venv/.dev ## the Chinese catalogue, after sentences were changed: fill in what is empty, then again
+	$(BIN)/pybabel -q extract --no-default-keywords $(KEYWORDS) --no-location --sort-output --width 110 -o $(ZH).pot bimo
+	$(BIN)/pybabel -q update --no-fuzzy-matching --ignore-obsolete --omit-header --width 110 -l zh -i $(ZH).pot -o $(ZH).po
+	$(BIN)/pybabel -q compile -i $(ZH).po -o $(ZH).mo
+	@rm $(ZH).pot
 
 clean: ## remove the environment and every cache
 	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

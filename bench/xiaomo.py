@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from bimo.core.errors import BimoError, say
+from bimo.core.errors import BimoError
 from bimo.core.files import write_whole
+from bimo.core.messages import say
 from bimo.hub import registry
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ import typer
 
 from bimo import __version__
 from bimo.cli import curate, draw, models, work
-from bimo.core.errors import RequestError, say
+from bimo.core.errors import RequestError
+from bimo.core.messages import say
 from bimo.hub.registry import DEFAULT_MODEL
 
 #: What measures; a checkout has it, an installed package has not.
@@ -26,10 +27,9 @@ def _version(wanted: bool) -> None:
 
 app = typer.Typer(
     name="bimo",
-    help=say("笔墨：一句话变成一张画。", "bimo: from a sentence to a picture."),
+    help=say("bimo: from a sentence to a picture."),
     epilog=say(
-        "例子：\n\n  bimo draw 红苹果，3D风格\n\n  bimo draw 一只猫 --style ink -n 4\n\n  bimo list",
-        'Examples:\n\n  bimo draw "a red apple, 3d style"\n\n  bimo draw "a cat" --style ink -n 4\n\n  bimo list',
+        'Examples:\n\n  bimo draw "a red apple, 3d style"\n\n  bimo draw "a cat" --style ink -n 4\n\n  bimo list'
     ),
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -39,28 +39,26 @@ app = typer.Typer(
 @app.callback()
 def bimo(
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_version, help=say("版本", "the version"))
+        bool, typer.Option("--version", is_eager=True, callback=_version, help=say("the version"))
     ] = False,
 ) -> None:
     """What goes before a command."""
 
 
-data = typer.Typer(help=say("准备训练数据。", "Prepare training data."))
+data = typer.Typer(help=say("Prepare training data."))
 app.command("draw", help=draw.HELP, epilog=draw.EXAMPLES)(draw.draw)
 app.command("list", help=models.LIST_HELP, epilog=models.LIST_EXAMPLES)(models.list_models)
 app.command("show", help=models.SHOW_HELP, epilog=models.SHOW_EXAMPLES)(models.show)
 
 
 @app.command(
-    help=say("打开网页来画（默认只有本机能访问）。", "Draw on a web page, by default for this machine alone."),
-    epilog=say(
-        "例子：\n\n  bimo serve\n\n  bimo serve --port 8000", "Examples:\n\n  bimo serve\n\n  bimo serve --port 8000"
-    ),
+    help=say("Draw on a web page, by default for this machine alone."),
+    epilog=say("Examples:\n\n  bimo serve\n\n  bimo serve --port 8000"),
 )
 def serve(
-    host: Annotated[str, typer.Option(help=say("在哪个地址上听", "the address to listen on"))] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help=say("端口", "the port"))] = 7860,
-    model: Annotated[str | None, typer.Option("-m", "--model", help=say("模型", "the model"))] = None,
+    host: Annotated[str, typer.Option(help=say("the address to listen on"))] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help=say("the port"))] = 7860,
+    model: Annotated[str | None, typer.Option("-m", "--model", help=say("the model"))] = None,
 ) -> None:
     """Loads the model, then serves the page until Ctrl-C."""
     from bimo.serve.page import serve as run
@@ -82,26 +80,20 @@ app.command("export", help=models.EXPORT_HELP, epilog=models.EXPORT_EXAMPLES)(mo
 
 
 @app.command(
-    help=say("在这台机器上量秒数和内存。", "Measure seconds and memory on this machine."),
-    epilog=say(
-        "例子：\n\n  bimo bench\n\n  bimo bench --no-diffusers --json bench.json",
-        "Examples:\n\n  bimo bench\n\n  bimo bench --no-diffusers --json bench.json",
-    ),
+    help=say("Measure seconds and memory on this machine."),
+    epilog=say("Examples:\n\n  bimo bench\n\n  bimo bench --no-diffusers --json bench.json"),
 )
 def bench(
-    model: Annotated[str, typer.Option("-m", "--model", help=say("模型", "the model"))] = DEFAULT_MODEL,
-    pairs: Annotated[int, typer.Option(min=1, help=say("轮流量几次", "how many turns each side has"))] = 7,
-    steps: Annotated[int, typer.Option(min=1, help=say("步数", "how many steps"))] = 20,
-    threads: Annotated[int | None, typer.Option(min=1, help=say("用几个线程", "how many threads"))] = None,
-    diffusers: Annotated[bool, typer.Option(help=say("也与 diffusers 比", "compare with diffusers as well"))] = True,
-    file: Annotated[Path | None, typer.Option("--json", help=say("把数字写到文件", "write the numbers here"))] = None,
+    model: Annotated[str, typer.Option("-m", "--model", help=say("the model"))] = DEFAULT_MODEL,
+    pairs: Annotated[int, typer.Option(min=1, help=say("how many turns each side has"))] = 7,
+    steps: Annotated[int, typer.Option(min=1, help=say("how many steps"))] = 20,
+    threads: Annotated[int | None, typer.Option(min=1, help=say("how many threads"))] = None,
+    diffusers: Annotated[bool, typer.Option(help=say("compare with diffusers as well"))] = True,
+    file: Annotated[Path | None, typer.Option("--json", help=say("write the numbers here"))] = None,
 ) -> None:
     """Runs the measurements of bench/, which are not part of the package."""
     if not BENCH.is_file():
-        raise RequestError(
-            "bimo bench 只能在源码目录里用（需要 bench/xiaomo.py）；请取得源码后用 make bench",
-            "bimo bench needs a checkout with bench/xiaomo.py; get the source and run make bench",
-        )
+        raise RequestError("bimo bench needs a checkout with bench/xiaomo.py; get the source and run make bench")
     spec = importlib.util.spec_from_file_location("bench_xiaomo", BENCH)
     assert spec is not None
     assert spec.loader is not None

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from bimo.core import part
-from bimo.core.errors import BimoError, DataError, RecipeError, say
+from bimo.core.errors import BimoError, DataError, RecipeError
+from bimo.core.messages import Both, say
 from bimo.hub import registry
 
 if TYPE_CHECKING:
@@ -25,25 +26,15 @@ if TYPE_CHECKING:
     from bimo.curation.readers.fetch import Limits
     from bimo.curation.steps import Curation
 
-HELP = say(
-    "把原始图文清洗成训练数据；每一行的去留都有据可查。",
-    "Make training data of raw pairs; every decision is on record.",
-)
+HELP = say("Make training data of raw pairs; every decision is on record.")
 EXAMPLES = say(
-    "SRC 可以是图片文件夹（同名 .txt 或 .json）、csv/tsv/jsonl/parquet 表、Hugging Face 的文件夹、webdataset 分片。\n\n"
-    "中断后再运行同一条命令就接着做；只改阈值时不再读图。结果在 DST：分片、table/、report.json。\n\n"
-    "例子：\n\n  bimo curate 照片/ data/ --recipe wukong\n\n"
-    "  bimo curate pairs.csv data/ --recipe wukong --set steps.0.pixels=256\n\n"
-    "  bimo curate 照片/ data/ --recipe ./mine.py:steps --workers 8\n\n"
-    "  bimo curate 照片/ data/ --recipe taiyi --scorer ./taiyi-clip --set steps.7.above=0.15 --select-only",
-    "SRC is a folder of pictures (with a .txt or .json of each one's name), a table (csv, tsv, jsonl, parquet), a "
-    "folder of Hugging Face's, or webdataset shards.\n\n"
-    "Run the same command again to go on after a stop; a changed threshold reads no picture. DST gets shards, table/ "
-    "and report.json.\n\n"
-    "Examples:\n\n  bimo curate photos/ data/ --recipe wukong\n\n"
-    "  bimo curate pairs.csv data/ --recipe wukong --set steps.0.pixels=256\n\n"
-    "  bimo curate photos/ data/ --recipe ./mine.py:steps --workers 8\n\n"
-    "  bimo curate photos/ data/ --recipe taiyi --scorer ./taiyi-clip --set steps.7.above=0.15 --select-only",
+    "SRC is a folder of pictures (with a .txt or .json of each one's name), a table (csv, tsv, "
+    "jsonl, parquet), a folder of Hugging Face's, or webdataset shards.\n\nRun the same command again "
+    "to go on after a stop; a changed threshold reads no picture. DST gets shards, table/ and "
+    "report.json.\n\nExamples:\n\n  bimo curate photos/ data/ --recipe wukong\n\n  bimo curate pairs.csv "
+    "data/ --recipe wukong --set steps.0.pixels=256\n\n  bimo curate photos/ data/ --recipe "
+    "./mine.py:steps --workers 8\n\n  bimo curate photos/ data/ --recipe taiyi --scorer ./taiyi-clip "
+    "--set steps.7.above=0.15 --select-only"
 )
 
 
@@ -56,47 +47,36 @@ class Scoring(StrEnum):
 
 
 def curate(
-    source: Annotated[Path, typer.Argument(help=say("图片和说明在哪里", "where pictures and captions are"))],
-    out: Annotated[Path, typer.Argument(help=say("写到哪个文件夹", "the folder to write"))],
+    source: Annotated[Path, typer.Argument(help=say("where pictures and captions are"))],
+    out: Annotated[Path, typer.Argument(help=say("the folder to write"))],
     recipe: Annotated[
         str,
-        typer.Option(help=say("步骤清单：名字、./mine.py:名字、JSON", "a list of steps: a name, ./mine.py:name, JSON")),
+        typer.Option(help=say("a list of steps: a name, ./mine.py:name, JSON")),
     ],
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help=say("改清单的一个值：路径=值", "set a value of the list: path=value")),
+        typer.Option("--set", help=say("set a value of the list: path=value")),
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help=say("几个进程", "how many processes"))] = None,
-    on: Annotated[str, typer.Option(help=say("在哪里跑：local、ray", "where to run: local, ray"))] = "local",
+    workers: Annotated[int | None, typer.Option(min=1, help=say("how many processes"))] = None,
+    on: Annotated[str, typer.Option(help=say("where to run: local, ray"))] = "local",
     scorer: Annotated[
         str | None,
-        typer.Option(help=say("图文打分用的模型：名字或文件夹", "the system that scores pairs: name or folder")),
+        typer.Option(help=say("the system that scores pairs: name or folder")),
     ] = None,
     aesthetic: Annotated[
         str | None,
-        typer.Option(
-            help=say(
-                "美学步骤用的线性头文件；none 是不要这一步",
-                "the file of the linear head that judges beauty; none leaves that step out",
-            )
-        ),
+        typer.Option(help=say("the file of the linear head that judges beauty; none leaves that step out")),
     ] = None,
     dtype: Annotated[
         Scoring,
-        typer.Option(
-            help=say(
-                "图文打分用什么数；fastest 量一下再定，DST 里定过就不变",
-                "the numbers to score in; fastest measures, and stays with what DST began with",
-            )
-        ),
+        typer.Option(help=say("the numbers to score in; fastest measures, and stays with what DST began with")),
     ] = Scoring.fastest,
     fetch: Annotated[
         list[str] | None,
         typer.Option(
             help=say(
-                "下载网址的限度：名字=值，如 hosts=oss.local（内网主机要点名）、seconds=60、workers=64",
                 "how addresses are fetched: name=value, such as hosts=oss.local (hosts inside the house must be "
-                "named), seconds=60, workers=64",
+                "named), seconds=60, workers=64"
             )
         ),
     ] = None,
@@ -104,9 +84,7 @@ def curate(
         bool,
         typer.Option(
             "--select-only",
-            help=say(
-                "只按已有的分数重新挑选，不读图、不写分片", "select anew from stored scores; no pictures, no shards"
-            ),
+            help=say("select anew from stored scores; no pictures, no shards"),
         ),
     ] = False,
 ) -> None:
@@ -118,13 +96,13 @@ def curate(
     from bimo.curation.steps import Tools
 
     if not (select_only or source.exists()):
-        raise DataError(f"没有 {source}", f"there is no {source}")
+        raise DataError("there is no {source}", source=source)
     # Before a scorer is chosen, which is written down in the folder.
     ingest.belongs(source, out)
     if not select_only and any(hasattr(step, "scorer") for step in wanted.steps):
         ingest.demand(source)
     if on not in ("local", "ray"):
-        raise RecipeError(f"--on 是 {on!r}，应为 local 或 ray", f"--on is {on!r}; expected local or ray")
+        raise RecipeError("--on is {on!r}; expected local or ray", on=on)
     limits = limits_of(fetch) if fetch else None
     crew = crew_of(cast("Literal['local', 'ray']", on), workers, files)
     with progress() as bar:
@@ -135,11 +113,12 @@ def curate(
     for line in account(report):
         print(line)
     if select_only:
-        typer.echo(say("分片没有重写", "the shards are those of the run before"), err=True)
+        typer.echo(say("the shards are those of the run before"), err=True)
     if not report["numbers"]["kept"]:
         raise DataError(
-            f"一行也没留下；每行的去向在 {out / 'report.html'} 和 {out / 'table'}",
-            f"not one row was kept; {out / 'report.html'} and {out / 'table'} have what became of each",
+            "not one row was kept; {out} and {out_2} have what became of each",
+            out=out / "report.html",
+            out_2=out / "table",
         )
     print(out)
 
@@ -163,22 +142,22 @@ def curation(name: str) -> tuple[Curation, tuple[tuple[str, str], ...]]:
     if file.endswith(".py"):
         path = Path(file).expanduser().resolve()
         if not path.is_file():
-            raise RecipeError(f"没有文件 {path}", f"there is no file {path}")
+            raise RecipeError("there is no file {path}", path=path)
         return _of_file(path, value), ((f"bimo_curation_{path.stem}", str(path)),)
     path = Path(name).expanduser()
     if path.is_file() or path.suffix == ".json":
         try:
             found = part.loads(path.read_text("utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"读不了 {path}：{error}", f"{path} cannot be read: {error}") from None
+            raise RecipeError("{path} cannot be read: {error}", path=path, error=error) from None
         if isinstance(found, Curation):
             return found, ()
-        raise RecipeError(f"{path} 不是清洗步骤的清单", f"{path} is no list of steps")
+        raise RecipeError("{path} is no list of steps", path=path)
     every = lists()
     if name in every:
         return every[name], ()
-    zh, en = part.meant(name, every)
-    raise RecipeError(f"没有叫 {name!r} 的清单{zh}", f"there is no list called {name!r}{en}")
+    near = part.meant(name, every)
+    raise RecipeError("there is no list called {name!r}{near}", name=name, near=near)
 
 
 def _of_file(path: Path, name: str) -> Curation:
@@ -192,15 +171,15 @@ def _of_file(path: Path, name: str) -> Curation:
     # The file is the user's own program: whatever it raises is told as it is.
     except Exception as error:
         told = f"{type(error).__name__}: {error}"
-        raise RecipeError(f"清单 {path} 运行出错：{told}", f"the list {path} fails: {told}") from error
+        raise RecipeError("the list {path} fails: {told}", path=path, told=told) from error
     found = {n: v for n, v in vars(module).items() if isinstance(v, Curation)}
     own = found | {v.name: v for v in found.values()}
     if name in own:
         return own[name]
     if not name and len({id(v) for v in found.values()}) == 1:
         return next(iter(found.values()))
-    zh, en = part.meant(name, own) if own else ("", "")
-    raise RecipeError(f"{path} 里没有清单 {name!r}{zh}", f"{path} has no list {name!r}{en}")
+    near = part.meant(name, own) if own else ""
+    raise RecipeError("{path} has no list {name!r}{near}", path=path, name=name, near=near)
 
 
 def changed(
@@ -216,12 +195,12 @@ def changed(
     # The CLIP of a head is that which the head was made for.
     scoring = [place for place, step in enumerate(steps) if hasattr(step, "scorer") and not isinstance(step, Aesthetic)]
     if scorer is not None and not scoring:
-        raise RecipeError(f"清单 {wanted.name} 里没有打分的步骤", f"no step of {wanted.name} scores pairs")
+        raise RecipeError("no step of {name} scores pairs", name=wanted.name)
     for place in scoring if scorer is not None else ():
         steps[place] = dataclasses.replace(steps[place], scorer=scorer)
     judging = [place for place, step in enumerate(steps) if isinstance(step, Aesthetic)]
     if aesthetic is not None and not judging:
-        raise RecipeError(f"清单 {wanted.name} 里没有美学的步骤", f"no step of {wanted.name} judges beauty")
+        raise RecipeError("no step of {name} judges beauty", name=wanted.name)
     for place in judging:
         if aesthetic not in (None, "none"):
             steps[place] = dataclasses.replace(steps[place], head=aesthetic)
@@ -250,16 +229,18 @@ def limits_of(settings: Sequence[str]) -> Limits:
     for setting in settings:
         name, _, text = setting.partition("=")
         if name not in kinds:
-            zh, en = part.meant(name, sorted(kinds))
-            raise RecipeError(f"--fetch 没有 {name!r}{zh}", f"--fetch has no {name!r}{en}")
+            near = part.meant(name, sorted(kinds))
+            raise RecipeError("--fetch has no {name!r}{near}", name=name, near=near)
         try:
             given[name] = frozenset(text.split(",")) if kinds[name] is frozenset else kinds[name](text)
             if kinds[name] is not frozenset and given[name] < (name not in ("redirects", "pause")):
                 raise ValueError
         except ValueError:
             raise RecipeError(
-                f"--fetch {setting}：{name} 应是正数，如 {name}={getattr(Limits, name)}",
-                f"--fetch {setting}: {name} is to be a number above 0, such as {name}={getattr(Limits, name)}",
+                "--fetch {setting}: {name} is to be a number above 0, such as {name}={getattr}",
+                setting=setting,
+                name=name,
+                getattr=getattr(Limits, name),
             ) from None
     return Limits(**given)
 
@@ -277,18 +258,18 @@ def dtype_of(wanted: Curation, out: Path, dtype: Scoring) -> Scoring:
     before = read_json(path)
     known = before.get("dtype") if isinstance(before, dict) else None
     if dtype is Scoring.fastest and known in (Scoring.fp32, Scoring.bf16):
-        chosen, why = Scoring(known), say("与已有的分数一样", "as the scores that are there")
+        chosen, why = Scoring(known), say("as the scores that are there")
     elif dtype is Scoring.fastest:
         from bimo.models.clip.scoring import WORTH, fastest
 
         times = fastest()
         chosen = Scoring.bf16 if times >= WORTH else Scoring.fp32
-        why = say(f"量得 bf16 的速度是 fp32 的 {times:.1f} 倍", f"measured: bf16 is {times:.1f} times as fast as fp32")
+        why = say("measured: bf16 is {times:.1f} times as fast as fp32", times=times)
     else:
-        chosen, why = dtype, say("照 --dtype", "as --dtype says")
+        chosen, why = dtype, say("as --dtype says")
         if known not in (None, chosen):
-            why = say(f"{why}；已有的分数是 {known} 的，重新打分", f"{why}; scores in {known} are made anew")
-    typer.echo(say(f"图文打分用 {chosen}（{why}）", f"scoring in {chosen} ({why})"), err=True)
+            why = say("{why}; scores in {known} are made anew", why=why, known=known)
+    typer.echo(say("scoring in {chosen} ({why})", chosen=chosen, why=why), err=True)
     if known != chosen:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_json(path, {"dtype": chosen})
@@ -343,33 +324,26 @@ def account(report: dict[str, Any]) -> Iterator[str]:
 
     numbers = report["numbers"]
     sums = tuple(numbers[name] for name in ("rows_in", "kept", "dropped", "failed"))
-    yield say("读入 {} = 保留 {} + 丢弃 {} + 失败 {}", "rows in {} = kept {} + dropped {} + failed {}").format(*sums)
+    yield say("rows in {{}} = kept {{}} + dropped {{}} + failed {{}}").format(*sums)
     for rule in report["rules"]:
         if rule["dropped"]:
-            why = say(f"（{rule['zh']}）", f" ({rule['en']})")
-            yield say(
-                f"丢弃，{rule['rule']}{why}：{rule['dropped']}", f"dropped, {rule['rule']}{why}: {rule['dropped']}"
-            )
+            why = say(" ({rule})", rule=Both(rule["zh"], rule["en"]))
+            yield say("dropped, {rule}{why}: {rule_2}", rule=rule["rule"], why=why, rule_2=rule["dropped"])
     for reason, count in report["failures"].items():
         converted = reason == "not a format that is read"
-        advice = say("", "; convert them to JPEG or PNG") if converted else ""
-        yield say(f"失败，{REASONS.get(reason, reason)}：{count}", f"failed, {reason}: {count}") + advice
+        advice = say("; convert them to JPEG or PNG") if converted else ""
+        yield say("failed, {reason}: {count}", reason=Both(REASONS.get(reason, reason), reason), count=count) + advice
     for profile, count in report["converted"].items():
-        yield say(
-            f"颜色按 {profile} 的配置转到 sRGB 的：{count} 张",
-            f"kept with colours converted from {profile} to sRGB: {count}",
-        )
+        yield say("kept with colours converted from {profile} to sRGB: {count}", profile=profile, count=count)
     if files := report["files"]:
-        yield say(f"读作 {files['read_as']['zh']}", f"read as {files['read_as']['en']}")
+        yield say("read as {files}", files=Both(files["read_as"]["zh"], files["read_as"]["en"]))
         yield from told(files)
     if killed := numbers["workers_killed"]:
         yield say(
-            f"被系统结束的进程（多半是内存不够，手上的已重做）：{killed}",
-            f"processes killed by the system, most likely for memory, whose work was done again: {killed}",
+            "processes killed by the system, most likely for memory, whose work was done again: {killed}", killed=killed
         )
     yield say(
-        f"用时 {numbers['seconds']:.1f} 秒，每秒 {numbers['rows_a_second']} 行",
-        f"{numbers['seconds']:.1f} s, {numbers['rows_a_second']} rows a second",
+        "{numbers:.1f} s, {numbers_2} rows a second", numbers=numbers["seconds"], numbers_2=numbers["rows_a_second"]
     )
 
 
@@ -391,7 +365,7 @@ class RichBar:
         """So many rows more were done."""
         self._rows += rows
         self._kept += kept or 0
-        share = say(f"留 {self._kept / max(self._rows, 1):.0%}", f"{self._kept / max(self._rows, 1):.0%} kept")
+        share = say("{kept:.0%} kept", kept=self._kept / max(self._rows, 1))
         self._bar.update(self._task, advance=rows, kept=share if kept is not None else "")
 
 
@@ -404,7 +378,7 @@ def progress() -> Iterator[RichBar]:
 
     class Speed(ProgressColumn):
         def render(self, task: Any) -> Text:
-            return Text("" if not task.speed else say(f"{task.speed:.0f} 行/秒", f"{task.speed:.0f} rows/s"))
+            return Text("" if not task.speed else say("{speed:.0f} rows/s", speed=task.speed))
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Speed())
     shown = (*columns, TextColumn("{task.fields[kept]}"), TimeRemainingColumn())

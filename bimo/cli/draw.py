@@ -18,7 +18,8 @@ import typer
 from bimo.cli import inputs
 from bimo.cli.models import Dtype, names, numbers
 from bimo.cli.terminal import print_json
-from bimo.core.errors import RecipeError, RequestError, say
+from bimo.core.errors import RecipeError, RequestError
+from bimo.core.messages import say
 from bimo.core.output_path import OutputPath
 from bimo.core.types import DenoiserInput, Picture, Request, checked, read_metadata
 from bimo.hub import memory, registry
@@ -31,29 +32,22 @@ if TYPE_CHECKING:
 SMALL_PARAMETERS = 50_000_000
 
 EXAMPLES = say(
-    "例子：\n\n  bimo draw 红苹果，3D风格\n\n  bimo draw 小桥流水人家 --style ink -n 4 --seed 1 -o 小桥.png\n\n"
-    "  bimo draw 一只猫 -m taiyi-sd-en --size 512x768 --steps 30\n\n"
-    "  bimo draw 城堡，（水墨画：1.5）\n\n"
-    "  bimo draw 雪景 --image 照片.png --strength 0.6\n\n  bimo draw --again 红苹果.png",
-    'Examples:\n\n  bimo draw "a red apple, 3d style"\n\n  bimo draw "a bridge over a stream" --style ink -n 4 '
-    '--seed 1 -o bridge.png\n\n  bimo draw "a cat" -m taiyi-sd-en --size 512x768 --steps 30\n\n'
-    '  bimo draw "a castle, (ink wash painting:1.5)"\n\n'
-    '  bimo draw "in the snow" --image photo.png --strength 0.6\n\n  bimo draw --again "a red apple.png"',
+    'Examples:\n\n  bimo draw "a red apple, 3d style"\n\n  bimo draw "a bridge over a stream" --style '
+    'ink -n 4 --seed 1 -o bridge.png\n\n  bimo draw "a cat" -m taiyi-sd-en --size 512x768 --steps '
+    '30\n\n  bimo draw "a castle, (ink wash painting:1.5)"\n\n  bimo draw "in the snow" --image '
+    'photo.png --strength 0.6\n\n  bimo draw --again "a red apple.png"'
 )
-HELP = say("把一句话画成图片（PNG）。", "Draw a sentence as a picture (PNG).")
+HELP = say("Draw a sentence as a picture (PNG).")
 
 
 def draw(
-    prompt: Annotated[str | None, typer.Argument(help=say("要画什么", "what to draw"))] = None,
+    prompt: Annotated[str | None, typer.Argument(help=say("what to draw"))] = None,
     model: Annotated[
         str | None,
         typer.Option(
             "-m",
             "--model",
-            help=say(
-                "模型：名字、文件夹或 Hugging Face 的 作者/名字；不写就用 BIMO_MODEL，再不然用小墨 xiaomo",
-                "a model: name, folder or owner/name of Hugging Face; else BIMO_MODEL, else xiaomo",
-            ),
+            help=say("a model: name, folder or owner/name of Hugging Face; else BIMO_MODEL, else xiaomo"),
             autocompletion=names,
         ),
     ] = None,
@@ -62,26 +56,22 @@ def draw(
         typer.Option(
             "-o",
             "--output",
-            help=say(
-                "写到哪个 PNG 文件或文件夹；不写就用提示词作文件名", "which PNG or folder; else named by the prompt"
-            ),
+            help=say("which PNG or folder; else named by the prompt"),
         ),
     ] = None,
-    count: Annotated[int, typer.Option("-n", "--count", help=say("画几张", "how many pictures"))] = 1,
-    size: Annotated[str | None, typer.Option(help=say("宽x高，或边长（像素）", "WxH or one side, in pixels"))] = None,
-    steps: Annotated[int | None, typer.Option(help=say("步数", "how many steps"))] = None,
-    guidance: Annotated[
-        float | None, typer.Option(help=say("听从提示词的程度", "how strictly the prompt is followed"))
-    ] = None,
+    count: Annotated[int, typer.Option("-n", "--count", help=say("how many pictures"))] = 1,
+    size: Annotated[str | None, typer.Option(help=say("WxH or one side, in pixels"))] = None,
+    steps: Annotated[int | None, typer.Option(help=say("how many steps"))] = None,
+    guidance: Annotated[float | None, typer.Option(help=say("how strictly the prompt is followed"))] = None,
     sampler: Annotated[str | None, typer.Option(help=inputs.SAMPLER_HELP)] = None,
     schedule: Annotated[str | None, typer.Option(help=inputs.SCHEDULE_HELP)] = None,
     spacing: Annotated[str | None, typer.Option(help=inputs.SPACING_HELP)] = None,
     eta: Annotated[float | None, typer.Option(help=inputs.ETA_HELP)] = None,
     guidance_rescale: Annotated[float | None, typer.Option(help=inputs.RESCALE_HELP)] = None,
     clip_skip: Annotated[int | None, typer.Option(help=inputs.CLIP_SKIP_HELP)] = None,
-    seed: Annotated[int | None, typer.Option(help=say("种子；同样的种子画同样的图", "same seed, same picture"))] = None,
+    seed: Annotated[int | None, typer.Option(help=say("same seed, same picture"))] = None,
     negative: Annotated[str | None, typer.Option(help=inputs.NEGATIVE_HELP)] = None,
-    style: Annotated[str | None, typer.Option(help=say("风格，如 ink 或 水墨", "a style, for instance ink"))] = None,
+    style: Annotated[str | None, typer.Option(help=say("a style, for instance ink"))] = None,
     image: Annotated[Path | None, typer.Option(help=inputs.IMAGE_HELP)] = None,
     mask: Annotated[Path | None, typer.Option(help=inputs.MASK_HELP)] = None,
     strength: Annotated[float | None, typer.Option(help=inputs.STRENGTH_HELP)] = None,
@@ -95,11 +85,9 @@ def draw(
     best: Annotated[Path | None, typer.Option(help=inputs.BEST_HELP)] = None,
     dtype: Annotated[Dtype, typer.Option(help=inputs.DTYPE_HELP)] = Dtype.fp32,
     offload: Annotated[bool, typer.Option("--offload", help=inputs.OFFLOAD_HELP)] = False,
-    as_json: Annotated[bool, typer.Option("--json", help=say("打印一个 JSON 对象", "print one JSON object"))] = False,
-    again: Annotated[
-        Path | None, typer.Option(help=say("按一张 PNG 里的记录重画", "draw a PNG again from its record"))
-    ] = None,
-    opened: Annotated[bool, typer.Option("--open", help=say("画完打开", "open it when it is drawn"))] = False,
+    as_json: Annotated[bool, typer.Option("--json", help=say("print one JSON object"))] = False,
+    again: Annotated[Path | None, typer.Option(help=say("draw a PNG again from its record"))] = None,
+    opened: Annotated[bool, typer.Option("--open", help=say("open it when it is drawn"))] = False,
 ) -> None:
     """Draws, saves each picture as soon as it is done, and prints where it lies."""
     settings: dict[str, Any] = {
@@ -124,7 +112,7 @@ def draw(
     choice = None if best is None else inputs.BestOfN(best, count)
     if again is not None:
         if prompt is not None or given or count != 1:
-            raise RequestError(*inputs.AGAIN_ALONE)
+            raise RequestError(inputs.AGAIN_ALONE)
         record = read_metadata(again)
         record["request"] = inputs.recorded(record["request"], seen, again)
         request, name = checked(record["request"]), model or record["recipe"]
@@ -180,15 +168,14 @@ def _steady(system: System) -> System:
 def _loaded(name: str, recorded: bool, size: tuple[int, int] | None, dtype: Dtype, offload: bool) -> System:
     if said := memory.said(name, size, dtype, offload):
         typer.echo(said, err=True)
-    with _shown(say(f"读入模型 {name} …", f"reading the model {name} ...")):
+    with _shown(say("reading the model {name} ...", name=name)):
         try:
             return _steady(registry.load(name, stored=offload or dtype is not Dtype.fp32))
         except RecipeError as error:
             if not recorded:
                 raise
             raise RecipeError(
-                f"{error.zh}；这张图由 {name} 画成，请用 -m 指定它的文件夹",
-                f"{error.en}; the picture was drawn by {name}: name its folder with -m",
+                "{error}; the picture was drawn by {name}: name its folder with -m", error=error, name=name
             ) from None
 
 
@@ -252,24 +239,25 @@ def _drawn(
 
 def _note(warnings: Iterable[str]) -> None:
     for warning in warnings:
-        typer.secho(say(f"注意：{warning}", f"Note: {warning}"), fg="yellow", err=True)
+        typer.secho(say("Note: {warning}", warning=warning), fg="yellow", err=True)
 
 
 def _compared(file: Path, identical: bool, recorded: str, loaded: str) -> list[str]:
     if recorded != loaded:
         return [
             say(
-                f"{file} 由另一份权重画成（记录 {recorded[:12]}…，现在 {loaded[:12]}…），重画的图会不同",
-                f"{file} was drawn with other weights (recorded {recorded[:12]}..., now {loaded[:12]}...); "
-                "the new picture differs",
+                "{file} was drawn with other weights (recorded {recorded}..., now {loaded}...); the new picture "
+                "differs",
+                file=file,
+                recorded=recorded[:12],
+                loaded=loaded[:12],
             )
         ]
     if identical:
         return []
     return [
         say(
-            f"重画的图与 {file} 不是逐字节相同；可能换了处理器、软件版本或 --dtype",
-            f"the new picture is not {file} to the byte; the processor, a library or --dtype may have changed",
+            "the new picture is not {file} to the byte; the processor, a library or --dtype may have changed", file=file
         )
     ]
 
@@ -278,10 +266,7 @@ def size_of(text: str) -> tuple[int, int]:
     """'512x768' or '512' -> (width, height). Raises RequestError."""
     found = re.fullmatch(r"\s*(\d{1,9})\s*(?:[xX×*]\s*(\d{1,9})\s*)?", text)
     if found is None:
-        raise RequestError(
-            f"--size 是 {text!r}，应为 宽x高（如 512x768）或一个边长（如 512）",
-            f"--size is {text!r}; expected WxH (for instance 512x768) or one side (512)",
-        )
+        raise RequestError("--size is {text!r}; expected WxH (for instance 512x768) or one side (512)", text=text)
     return int(found[1]), int(found[2] or found[1])
 
 
@@ -312,7 +297,7 @@ def _bar(count: int) -> Iterator[Callable[[int, int, int], None]]:
         def told(index: int, step: int, steps: int) -> None:
             progress.update(
                 task,
-                description=say(f"第 {index + 1}/{count} 张", f"picture {index + 1} of {count}"),
+                description=say("picture {index} of {count}", index=index + 1, count=count),
                 completed=step,
                 total=steps,
             )

@@ -17,8 +17,9 @@ from typing import Any
 import typer
 
 from bimo.cli import terminal
-from bimo.core.errors import BimoError, Language, language, say
+from bimo.core.errors import BimoError
 from bimo.core.installing import installing
+from bimo.core.messages import Both, Language, Listed, Message, language, say
 from bimo.core.part import nearest
 
 INTERRUPTED, BROKEN_PIPE, BUG, NO_MEMORY, USAGE, SYSTEM = 130, 141, 70, 71, 2, 1
@@ -100,8 +101,8 @@ def commanded(command: Any) -> Any:
         commanded(below)
     command.params.append(_language_parameter())
     library = {
-        "install_completion": say("给现在的 shell 装上补全", "install completion for this shell"),
-        "show_completion": say("打印补全的脚本", "print the script of completion"),
+        "install_completion": say("install completion for this shell"),
+        "show_completion": say("print the script of completion"),
     }
     for parameter in command.params:
         parameter.help = library.get(parameter.name, getattr(parameter, "help", None))
@@ -110,7 +111,7 @@ def commanded(command: Any) -> Any:
 
 def _language_parameter() -> Any:
     alone = typer.Typer(add_completion=False)
-    words = say("说哪种语言；也可设 BIMO_LANGUAGE", "the language of what is said; BIMO_LANGUAGE sets it, too")
+    words = say("the language of what is said; BIMO_LANGUAGE sets it, too")
 
     @alone.command()
     def spoken(value: Language | None = typer.Option(None, "--language", help=words, expose_value=False)) -> None:
@@ -143,7 +144,7 @@ def told(error: BaseException) -> tuple[int, str]:
     if isinstance(error, BimoError):
         return error.exit_status, str(error)
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
-        return INTERRUPTED, say("已中断；没有留下写了一半的文件", "interrupted; nothing was left half-written")
+        return INTERRUPTED, say("interrupted; nothing was left half-written")
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else BUG, ""
     if isinstance(error, BrokenPipeError):
@@ -153,26 +154,26 @@ def told(error: BaseException) -> tuple[int, str]:
     if isinstance(error, UnicodeEncodeError):
         text = ascii(error.object[error.start : error.end])
         return SYSTEM, say(
-            f"这台机器的编码 {error.encoding} 写不了 {text}；请换一个名字，或设 PYTHONUTF8=1",
-            f"the encoding of this machine, {error.encoding}, cannot write {text}; take another name, or set "
-            "PYTHONUTF8=1",
+            "the encoding of this machine, {encoding}, cannot write {text}; take another name, or set PYTHONUTF8=1",
+            encoding=error.encoding,
+            text=text,
         )
     if isinstance(error, OSError) and error.strerror:
         return SYSTEM, _of_system(error)
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error))):
         return NO_MEMORY, say(
-            "内存不够；请画小一点（--size）、少画几张（-n），或关掉别的程序",
-            "out of memory; draw a smaller picture (--size), fewer of them (-n), or close other programs",
+            "out of memory; draw a smaller picture (--size), fewer of them (-n), or close other programs"
         )
     if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in EXTRAS:
         command = installing(EXTRAS[(error.name or "").split(".")[0]])
-        return 1, say(f"没有装 {error.name}；请运行 {command}", f"{error.name} is not installed; run {command}")
+        return 1, say("{name} is not installed; run {command}", name=error.name, command=command)
     if isinstance(error, _ClickError):
         return USAGE, usage(error)
     first = (str(error).strip().splitlines() or [""])[0]
     return BUG, say(
-        f"出了意外的错误（{type(error).__name__}：{first}）；设 BIMO_DEBUG=1 再运行可看到经过",
-        f"something unexpected went wrong ({type(error).__name__}: {first}); run again with BIMO_DEBUG=1 to see where",
+        "something unexpected went wrong ({name}: {first}); run again with BIMO_DEBUG=1 to see where",
+        name=type(error).__name__,
+        first=first,
     )
 
 
@@ -180,15 +181,15 @@ def _of_system(error: OSError) -> str:
     """What the operating system refused."""
     where = error.filename
     if where is None and error.errno in (errno.ENOSPC, errno.EIO, errno.EBADF):
-        where = say("标准输出", "standard output")  # what is written to a file is told of with the file
+        where = say("standard output")  # what is written to a file is told of with the file
     try:
         sys.stdout.flush()
     except OSError:
         # What is still buffered must not be written again when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     where = os.fsdecode(where) if isinstance(where, bytes) else where
-    zh, en = ("", "") if where is None else (f"{where}：", f"{where}: ")
-    return say(f"{zh}系统说 {error.strerror}", f"{en}{error.strerror}, says the system")
+    near = "" if where is None else Message("{where}: ", where=where)
+    return say("{near}{strerror}, says the system", near=near, strerror=error.strerror)
 
 
 def usage(error: Any) -> str:
@@ -196,35 +197,33 @@ def usage(error: Any) -> str:
     kind, message = type(error).__name__, error.format_message()
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "bimo"
-    more = say(f"；用法见 {command} --help", f"; see {command} --help")
+    more = say("; see {command} --help", command=command)
     if kind == "NoSuchOption":
         # The dashes, which all have, do not make two alike.
         known = {option.lstrip("-"): option for option in error.possibilities or []}
         near = [known[name] for name in nearest(error.option_name.lstrip("-"), known)]
         zh = f"；您是不是要找 {'、'.join(near)}？" if near else more
         en = f"; did you mean {', '.join(near)}?" if near else more
-        return say(f"没有选项 {error.option_name}{zh}", f"there is no option {error.option_name}{en}")
+        return say("there is no option {option_name}{near}", option_name=error.option_name, near=Both(zh, en))
     if found := re.search(r"No such command '(.*?)'", message):
         names = list(context.command.commands) if context is not None else []
         near = nearest(found[1], names) or names
-        return say(
-            f"没有命令 {found[1]}；可用的有 {'、'.join(near)}",
-            f"there is no command {found[1]}; there is {', '.join(near)}",
-        )
+        return say("there is no command {found}; there is {near}", found=found[1], near=Listed(near))
     name = _name(error)
     if kind == "MissingParameter":
-        return say(f"缺少 {name}{more}", f"{name} is missing{more}")
+        return say("{name} is missing{more}", name=name, more=more)
     if kind == "BadParameter":
         kinds = (("integer", "应为整数", "a whole number"), ("number", "应为数", "a number"))
         plain = error.message.removeprefix("Value error, ").rstrip(".")
         near_zh, near_en = next(((z, f"expected {e}") for k, z, e in kinds if k in message), (plain,) * 2)
-        return say(f"{name} 的值不对，{near_zh}{more}", f"the value of {name} is wrong: {near_en}{more}")
+        return say("the value of {name} is wrong: {near}{more}", name=name, near=Both(near_zh, near_en), more=more)
     if found := re.search(r"unexpected extra arguments?\S* \((.*)\)", message):
         return say(
-            f"多出了参数 {found[1]}；里面有空格的提示词要加引号{more}",
-            f"there are more arguments than expected: {found[1]}; quote a prompt that has blanks{more}",
+            "there are more arguments than expected: {found}; quote a prompt that has blanks{more}",
+            found=found[1],
+            more=more,
         )
-    return say(f"命令写得不对（{message}）{more}", f"{message.rstrip('.')}{more}")
+    return say("{rstrip}{more}", rstrip=Both(message, message.rstrip(".")), more=more)
 
 
 def _name(error: Any) -> str:
@@ -238,7 +237,7 @@ def _name(error: Any) -> str:
 
 def _chinese_titles() -> None:
     """The titles of the help's boxes, which the library has in English alone."""
-    if say("zh", "en") == "zh":
+    if say("en") == "zh":
         from typer import rich_utils
 
         rich_utils.OPTIONS_PANEL_TITLE = "选项"

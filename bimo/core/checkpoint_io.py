@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.files import write_whole
+from bimo.core.messages import Both
 from bimo.core.pages import release
 from bimo.core.part import Part, loads
 from bimo.core.weight_formats import cut, format_of, unread
@@ -61,7 +62,7 @@ def read_hashes(path: Path) -> dict[str, str]:
     try:
         return {str(k): str(v) for k, v in json.loads(path.read_text(encoding="utf-8")).items()}
     except (ValueError, AttributeError, OSError):
-        raise WeightsError(f"{path} 不是哈希表", f"{path} is not a table of hashes") from None
+        raise WeightsError("{path} is not a table of hashes", path=path) from None
 
 
 def read_recipe(path: Path) -> Part:
@@ -71,11 +72,11 @@ def read_recipe(path: Path) -> Part:
     try:
         found = loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
-        raise WeightsError(f"读不了配方 {path}：{error}", f"cannot read the recipe {path}: {error}") from None
+        raise WeightsError("cannot read the recipe {path}: {error}", path=path, error=error) from None
     except RecipeError as error:
-        raise RecipeError(f"{path}：{error.zh}", f"{path}: {error.en}") from None
+        raise RecipeError("{path}: {error}", path=path, error=error) from None
     if not isinstance(found, Part):
-        raise RecipeError(f"{path} 里不是配方", f"{path} holds no recipe")
+        raise RecipeError("{path} holds no recipe", path=path)
     return found
 
 
@@ -208,9 +209,11 @@ def _stored(path: Path) -> None:
         size = sum(entry.file_size for entry in archive.infolist())
     if packed or size > path.stat().st_size:
         raise WeightsError(
-            f"拒绝读取 {path}：其中 {len(packed)} 项是压缩的，展开后有 {size:,} 字节，不是 torch 写的权重文件",
-            f"refused to read {path}: {len(packed)} entries are compressed and unpack to {size:,} bytes; "
-            "torch does not write weights like that",
+            "refused to read {path}: {count} entries are compressed and unpack to {size:,} bytes; torch does "
+            "not write weights like that",
+            path=path,
+            count=len(packed),
+            size=size,
         )
 
 
@@ -236,7 +239,7 @@ def _state(loaded: Any, path: Path) -> dict[str, Tensor]:
         inner = ((k, v) for k, t in table.items() if isinstance(t, dict) for k, v in _below(str(k), cast(Any, t)))
         state = {k: v for k, v in inner if isinstance(v, torch.Tensor)}
     if not state:
-        raise WeightsError(f"{path} 里没有权重表", f"{path} holds no table of weights")
+        raise WeightsError("{path} holds no table of weights", path=path)
     return state
 
 
@@ -268,9 +271,9 @@ def _told(path: Path) -> Generator[None]:
                 "it is a pickle, but not a file of weights; name a .safetensors, or a whole .bin, .ckpt or .pt",
             ) from None
         raise WeightsError(
-            f"拒绝读取 {path}：它不只是权重，打开会执行代码（{found[1]}）；请向发布者要 .safetensors 文件",
-            f"refused to read {path}: it is more than weights and would run code ({found[1]}); "
-            "ask for a .safetensors file",
+            "refused to read {path}: it is more than weights and would run code ({found}); ask for a .safetensors file",
+            path=path,
+            found=found[1],
         ) from None
     except EOFError:
         raise cut(path, "数据没有写完", "its data break off") from None
@@ -355,7 +358,7 @@ def assign(
     if any(names for *_, names in found):
         zh = "；".join(_listed(title, names) for title, _, names in found if names)
         en = "; ".join(_listed(title, names) for _, title, names in found if names)
-        raise WeightsError(f"{source} 与配方不符：{zh}", f"{source} does not fit the recipe: {en}")
+        raise WeightsError("{source} does not fit the recipe: {near}", source=source, near=Both(zh, en))
     fitted = {n: cast_to(v, dtype) if dtype is not None and v.is_floating_point() else v for n, v in state.items()}
     module.load_state_dict(fitted, strict=True, assign=True)
 

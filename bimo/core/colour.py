@@ -182,10 +182,10 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
     if picture.mode == "F":
         if least < 0 or most > 1:
             raise RequestError(
-                f"这张图的像素是 {least:g} 到 {most:g} 的小数，不知道哪里是白；"
-                "请换算到 0 到 1，或另存为 8 位或 16 位的图",
-                f"the pixels of this picture are fractions from {least:g} to {most:g}, and nothing says which is "
+                "the pixels of this picture are fractions from {least:g} to {most:g}, and nothing says which is "
                 "white; scale them to 0 to 1, or save it with 8 or 16 bits",
+                least=least,
+                most=most,
             )
         low, high = 0.0, 1.0
     elif picture.mode != "I":  # I;16 in its byte orders

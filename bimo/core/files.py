@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bimo.core.errors import BimoError, DataError, RequestError
+from bimo.core.messages import Both
 
 MAXIMUM_PICTURE_PIXELS = 1 << 26
 #: A picture's file may be as large as this; what it unpacks to has the limit above.
@@ -39,14 +40,16 @@ def demand_regular(path: Path, most: int | None = None) -> None:
         found = path.stat()
     except (OSError, ValueError) as error:
         told = getattr(error, "strerror", None) or str(error)
-        raise RequestError(f"读不了 {path}：{told}", f"cannot read {path}: {told}") from None
+        raise RequestError("cannot read {path}: {told}", path=path, told=told) from None
     for kind, zh, en in _KINDS:
         if kind(found.st_mode):
-            raise RequestError(f"{path} 是{zh}，应为一个文件", f"{path} is {en}; expected a file")
+            raise RequestError("{path} is {near}; expected a file", path=path, near=Both(zh, en))
     if most is not None and found.st_size > most:
         raise RequestError(
-            f"{path} 有 {found.st_size / 1e6:.0f} MB，最大 {most / 1e6:.0f} MB",
-            f"{path} has {found.st_size / 1e6:.0f} MB; at most {most / 1e6:.0f} are read",
+            "{path} has {st_size:.0f} MB; at most {most:.0f} are read",
+            path=path,
+            st_size=found.st_size / 1000000.0,
+            most=most / 1000000.0,
         )
 
 
@@ -57,11 +60,9 @@ def read_regular(path: Path, most: int) -> bytes:
         with path.open("rb") as file:
             content = file.read(most + 1)  # it may have grown, or say 0 as those below /proc do
     except OSError as error:
-        raise RequestError(f"读不了 {path}：{error.strerror}", f"cannot read {path}: {error.strerror}") from None
+        raise RequestError("cannot read {path}: {strerror}", path=path, strerror=error.strerror) from None
     if len(content) > most:
-        raise RequestError(
-            f"{path} 超过 {most / 1e6:.0f} MB", f"{path} has more than {most / 1e6:.0f} MB, at most that is read"
-        )
+        raise RequestError("{path} has more than {most:.0f} MB, at most that is read", path=path, most=most / 1000000.0)
     return content
 
 
@@ -73,7 +74,7 @@ def write_whole(path: Path, content: bytes | Iterable[bytes | memoryview]) -> Pa
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, part = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
     except OSError as error:
-        raise RequestError(f"写不到 {path}：{error.strerror}", f"cannot write to {path}: {error.strerror}") from error
+        raise RequestError("cannot write to {path}: {strerror}", path=path, strerror=error.strerror) from error
     try:
         with os.fdopen(handle, "wb") as file:
             for piece in (content,) if isinstance(content, bytes) else content:
@@ -82,7 +83,7 @@ def write_whole(path: Path, content: bytes | Iterable[bytes | memoryview]) -> Pa
         os.replace(part, path)
     except OSError as error:
         Path(part).unlink(missing_ok=True)
-        raise RequestError(f"写不到 {path}：{error.strerror}", f"cannot write to {path}: {error.strerror}") from error
+        raise RequestError("cannot write to {path}: {strerror}", path=path, strerror=error.strerror) from error
     except BaseException:
         Path(part).unlink(missing_ok=True)
         raise

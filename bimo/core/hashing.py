@@ -31,8 +31,10 @@ def verify(path: Path, expected: str) -> None:
     found = digest(path)
     if found != expected:
         raise WeightsError(
-            f"{path} 已损坏：SHA-256 是 {found}，应为 {expected}；请重新取得这个文件",
-            f"{path} is damaged: its SHA-256 is {found}, expected {expected}; get the file again",
+            "{path} is damaged: its SHA-256 is {found}, expected {expected}; get the file again",
+            path=path,
+            found=found,
+            expected=expected,
         )
 
 
@@ -91,8 +93,8 @@ class LateDigest:
                 total.update(buffer[:count])
         if self._now() != self._mark:
             raise WeightsError(
-                f"{self.path} 在载入后被改动过，无法说明画图用的是哪份权重；请重新载入",
-                f"{self.path} was written to after it was loaded; which weights draw cannot be told; load it again",
+                "{path} was written to after it was loaded; which weights draw cannot be told; load it again",
+                path=self.path,
             )
         return total.hexdigest()
 
@@ -102,7 +104,7 @@ class LateDigest:
             yield
         except OSError as error:
             path = self.path
-            raise WeightsError(f"读不了 {path}：{error.strerror}", f"cannot read {path}: {error.strerror}") from None
+            raise WeightsError("cannot read {path}: {strerror}", path=path, strerror=error.strerror) from None
 
 
 def late_table(root: Path, files: Iterable[Path]) -> Callable[[], str]:

@@ -50,9 +50,9 @@ class OutputPath:
             return
         if path.suffix.lower() != SUFFIX:
             raise RequestError(
-                f"只能写 PNG（里面要记下怎样重画），不能写 {path.suffix}；请用 {path.with_suffix(SUFFIX)}",
-                f"only PNG is written, as it carries how to draw it again, not {path.suffix}; "
-                f"use {path.with_suffix(SUFFIX)}",
+                "only PNG is written, as it carries how to draw it again, not {suffix}; use {with_suffix}",
+                suffix=path.suffix,
+                with_suffix=path.with_suffix(SUFFIX),
             )
         try:
             folder = path.parent
@@ -65,7 +65,7 @@ class OutputPath:
             Path(trial).unlink()
         except (OSError, ValueError) as error:
             told = getattr(error, "strerror", None) or str(error)
-            raise RequestError(f"写不到 {path}：{told}", f"cannot write to {path}: {told}") from None
+            raise RequestError("cannot write to {path}: {told}", path=path, told=told) from None
 
     def write(self, content: bytes) -> Path:
         """Writes one more picture, whole or not at all, and answers where it lies."""

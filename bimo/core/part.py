@@ -14,6 +14,7 @@ from typing import Any, Self, TypeVar, cast
 
 from bimo.core import earlier_names
 from bimo.core.errors import RecipeError
+from bimo.core.messages import Listed, Message
 from bimo.core.part_names import PART_NAMES
 
 KIND = "kind"
@@ -26,19 +27,15 @@ def nearest(word: str, choices: Iterable[str], count: int = 3, cutoff: float = 0
     return tuple(difflib.get_close_matches(word, list(choices), n=count, cutoff=cutoff))
 
 
-def meant(word: str, choices: Iterable[str]) -> tuple[str, str]:
-    """'; did you mean a, b?' in Chinese and English; where nothing is near the whole choice, of many the nearest."""
+def meant(word: str, choices: Iterable[str]) -> Message:
+    """ "; did you mean a, b?"; where nothing is near the whole choice, of many the nearest."""
     every = list(choices)
-    near = nearest(word, every)
-    if near:
-        return f"；您是不是要找 {'、'.join(near)}？", f"; did you mean {', '.join(near)}?"
+    if near := nearest(word, every):
+        return Message("; did you mean {near}?", near=Listed(near))
     if len(every) > SHOWN:
         least = nearest(word, every, cutoff=0.0)
-        return (
-            f"；{len(every)} 个里最接近的是 {'、'.join(least)}",
-            f"; of {len(every)} the nearest are {', '.join(least)}",
-        )
-    return f"；可用的有 {'、'.join(every)}", f"; there is {', '.join(every)}"
+        return Message("; of {count} the nearest are {least}", count=len(every), least=Listed(least))
+    return Message("; there is {every}", every=Listed(every))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +53,11 @@ class Part:
             if not fits(value, hints[field.name]):
                 expected = _readable(hints[field.name])
                 raise RecipeError(
-                    f"{type(self).__name__}.{field.name} 是 {value!r}，应为 {expected}",
-                    f"{type(self).__name__}.{field.name} is {value!r}; expected {expected}",
+                    "{name}.{name_2} is {value!r}; expected {expected}",
+                    name=type(self).__name__,
+                    name_2=field.name,
+                    value=value,
+                    expected=expected,
                 )
 
     def tiny(self) -> Self:
@@ -85,7 +85,7 @@ def dump(value: Any) -> Any:
         return [dump(v) for v in cast("tuple[Any, ...]", value)]
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
-    raise RecipeError(f"配方里不能放 {value!r}，只能放普通数据", f"a recipe holds plain data only, not {value!r}")
+    raise RecipeError("a recipe holds plain data only, not {value!r}", value=value)
 
 
 def load(data: Any) -> Any:
@@ -102,12 +102,12 @@ def load(data: Any) -> Any:
         names = {f.name for f in fields(cls)}
         for name in given:
             if name not in names:
-                zh, en = meant(name, sorted(names))
-                raise RecipeError(f"{cls.__name__} 没有字段 {name!r}{zh}", f"{cls.__name__} has no field {name!r}{en}")
+                near = meant(name, sorted(names))
+                raise RecipeError("{name} has no field {name_2!r}{near}", name=cls.__name__, name_2=name, near=near)
         needed = [f.name for f in fields(cls) if f.default is _MISSING and f.default_factory is _MISSING]
         absent = [name for name in needed if name not in given]
         if absent:
-            raise RecipeError(f"{cls.__name__} 缺少字段 {absent}", f"{cls.__name__} lacks the fields {absent}")
+            raise RecipeError("{name} lacks the fields {absent}", name=cls.__name__, absent=absent)
         return cls(**given)
     if isinstance(data, list):
         return tuple(load(v) for v in cast(list[Any], data))
@@ -124,9 +124,9 @@ def loads(text: str) -> Any:
     try:
         return load(json.loads(text))
     except json.JSONDecodeError as error:
-        raise RecipeError(f"这不是 JSON：{error}", f"this is not JSON: {error}") from None
+        raise RecipeError("this is not JSON: {error}", error=error) from None
     except RecursionError:
-        raise RecipeError("套得太深，不像配方", "nested too deep for a recipe") from None
+        raise RecipeError("nested too deep for a recipe") from None
 
 
 def changed(part: P, settings: Iterable[str], example: str) -> P:
@@ -135,8 +135,7 @@ def changed(part: P, settings: Iterable[str], example: str) -> P:
         path, equals, value = setting.partition("=")
         if not equals:
             raise RecipeError(
-                f"--set 是 {setting!r}，应为 路径=值，例如 {example}",
-                f"--set is {setting!r}; expected path=value, for instance {example}",
+                "--set is {setting!r}; expected path=value, for instance {example}", setting=setting, example=example
             )
         part = cast(P, override(part, path.strip(), value.strip()))
     return part
@@ -161,8 +160,8 @@ def _override(node: Any, steps: list[str], value: Any, path: str) -> Any:
     if isinstance(node, Part):
         names = [f.name for f in fields(node)]
         if head not in names:
-            zh, en = meant(head, names)
-            raise RecipeError(f"{path}：没有字段 {head!r}{zh}", f"{path}: no field {head!r}{en}")
+            near = meant(head, names)
+            raise RecipeError("{path}: no field {head!r}{near}", path=path, head=head, near=near)
         if not rest:
             value = _read(value, _hints(type(node))[head])
         return dataclasses.replace(node, **{head: _override(getattr(node, head), rest, value, path)})
@@ -170,11 +169,11 @@ def _override(node: Any, steps: list[str], value: Any, path: str) -> Any:
         items = cast("tuple[Any, ...]", node)
         names = [str(i) for i in range(len(items))] + [str(getattr(i, "name", "")) for i in items]
         if head not in names or not head:
-            zh, en = meant(head, [n for n in names if n])
-            raise RecipeError(f"{path}：没有第 {head!r} 项{zh}", f"{path}: no item {head!r}{en}")
+            near = meant(head, [n for n in names if n])
+            raise RecipeError("{path}: no item {head!r}{near}", path=path, head=head, near=near)
         at = names.index(head) % len(items)
         return (*items[:at], _override(items[at], rest, value, path), *items[at + 1 :])
-    raise RecipeError(f"{path}：{head!r} 处没有更深的字段", f"{path}: there is nothing below {head!r}")
+    raise RecipeError("{path}: there is nothing below {head!r}", path=path, head=head)
 
 
 def _read(value: Any, hint: Any) -> Any:
@@ -190,10 +189,11 @@ def _read(value: Any, hint: Any) -> Any:
 def _class_of(kind: Any) -> type[Part]:
     name = earlier_names.PARTS.get(str(kind), str(kind))
     if name not in PART_NAMES:
-        zh, en = meant(name.rpartition(":")[2], PART_NAMES)
+        near = meant(name.rpartition(":")[2], PART_NAMES)
         raise RecipeError(
-            f"不认识的部件 {kind!r}{zh}；配方文件只能引用 bimo 自己的部件，自己的类请写成 .py 配方",
-            f"unknown part {kind!r}{en}; a recipe file may name parts of bimo only, write a .py recipe for your own",
+            "unknown part {kind!r}{near}; a recipe file may name parts of bimo only, write a .py recipe for your own",
+            kind=kind,
+            near=near,
         )
     module, _, cls = PART_NAMES[name].partition(":")
     return cast("type[Part]", getattr(importlib.import_module(module), cls))

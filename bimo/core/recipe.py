@@ -160,14 +160,13 @@ class Stage(Part):
         for name in ("steps", "batch", "accumulate"):
             if getattr(self, name) < 1:
                 raise RecipeError(
-                    f"阶段 {self.name!r} 的 {name} 至少为 1，收到 {getattr(self, name)}",
-                    f"{name} of stage {self.name!r} must be at least 1; got {getattr(self, name)}",
+                    "{name} of stage {name_2!r} must be at least 1; got {getattr}",
+                    name=name,
+                    name_2=self.name,
+                    getattr=getattr(self, name),
                 )
         if not 0 <= self.lr < math.inf or (self.lr_overrides and not self.lr):
-            raise RecipeError(
-                f"阶段 {self.name!r} 的 lr 应大于 0，收到 {self.lr}",
-                f"lr of stage {self.name!r} must be above 0; got {self.lr}",
-            )
+            raise RecipeError("lr of stage {name!r} must be above 0; got {lr}", name=self.name, lr=self.lr)
 
     @property
     def drops(self) -> bool:
@@ -270,10 +269,13 @@ class Recipe(Part):
         names = [level.name for level in self.levels]
         for stage in self.stages:
             if stage.level and stage.level not in names:
-                zh, en = meant(stage.level, names)
+                near = meant(stage.level, names)
                 raise RecipeError(
-                    f"配方 {self.name} 的阶段 {stage.name!r} 指向不存在的层级 {stage.level!r}{zh}",
-                    f"stage {stage.name!r} of recipe {self.name} names level {stage.level!r}, which is not there{en}",
+                    "stage {name!r} of recipe {name_2} names level {level!r}, which is not there{near}",
+                    name=stage.name,
+                    name_2=self.name,
+                    level=stage.level,
+                    near=near,
                 )
 
     def level(self, name: str) -> Level:
@@ -281,8 +283,8 @@ class Recipe(Part):
         for level in self.levels:
             if level.name == name:
                 return level
-        zh, en = meant(name, [level.name for level in self.levels])
-        raise RecipeError(f"配方 {self.name} 没有层级 {name!r}{zh}", f"recipe {self.name} has no level {name!r}{en}")
+        near = meant(name, [level.name for level in self.levels])
+        raise RecipeError("recipe {name} has no level {name_2!r}{near}", name=self.name, name_2=name, near=near)
 
     def tiny(self) -> Self:
         """The same system at toy width, for tests and trials in seconds; stages of a few steps, as are the levels

@@ -27,6 +27,7 @@ from bimo.core.files import (
     demand_regular,
     write_whole,
 )
+from bimo.core.messages import Both
 
 if TYPE_CHECKING:
     import torch
@@ -135,18 +136,19 @@ def checked(request: Request | Mapping[str, Any]) -> Request:
             where = ".".join(str(step) for step in first["loc"])
             got = reprlib.repr(first["input"])  # a picture's bytes would fill the screen
             raise RequestError(
-                f"请求的 {where} 不对：{first['msg']}（收到 {got}）",
-                f"{where} of the request is wrong: {first['msg']} (got {got})",
+                "{where} of the request is wrong: {first} (got {got})", where=where, first=first["msg"], got=got
             ) from None
     texts = (("prompt", "提示词", request.text), ("negative prompt", "反向提示词", request.negative or ""))
     for name, zh, words in texts:
         if found := _NO_TEXT.search(words):
             raise RequestError(
-                f"{zh}的第 {found.start() + 1} 个字是 {found[0]!a}，不是文字；请用 UTF-8 写",
-                f"character {found.start() + 1} of the {name} is {found[0]!a}, which is no text; write UTF-8",
+                "character {start} of the {near} is {found!a}, which is no text; write UTF-8",
+                start=found.start() + 1,
+                near=Both(zh, name),
+                found=found[0],
             )
     if not request.text.strip():
-        raise RequestError("提示词是空的；请写一句要画什么", "the prompt is empty; write a sentence of what to draw")
+        raise RequestError("the prompt is empty; write a sentence of what to draw")
     _between("count", "张数", request.count, 1, MAXIMUM_COUNT)
     if request.steps is not None:
         _between("steps", "步数", request.steps, 1, MAXIMUM_STEPS)
@@ -155,34 +157,27 @@ def checked(request: Request | Mapping[str, Any]) -> Request:
         last = request.seed + request.count - 1
         if last > MAXIMUM_SEED:
             raise RequestError(
-                f"{request.count} 张图的最后一个种子是 {last}，最大 {MAXIMUM_SEED}；seed 最大 "
-                f"{MAXIMUM_SEED - request.count + 1}",
-                f"the last seed of {request.count} pictures is {last}, above {MAXIMUM_SEED}; let seed be at most "
-                f"{MAXIMUM_SEED - request.count + 1}",
+                "the last seed of {count} pictures is {last}, above {maximum_seed}; let seed be at most "
+                "{maximum_seed_2}",
+                count=request.count,
+                last=last,
+                maximum_seed=MAXIMUM_SEED,
+                maximum_seed_2=MAXIMUM_SEED - request.count + 1,
             )
     if request.clip_skip is not None:
         _between("clip_skip", "CLIP 从倒数第几层读", request.clip_skip, 1, MAXIMUM_CLIP_SKIP)
     for name, share in (("eta", request.eta), ("guidance_rescale", request.guidance_rescale)):
         if share is not None and not 0 <= share <= 1:
-            raise RequestError(
-                f"{name} 是 {share}，应为 0 到 1 之间的数", f"{name} is {share}; expected a number from 0 to 1"
-            )
+            raise RequestError("{name} is {share}; expected a number from 0 to 1", name=name, share=share)
     if request.guidance is not None and not (math.isfinite(request.guidance) and 0 <= request.guidance <= 100):
-        raise RequestError(
-            f"guidance 是 {request.guidance}，应为 0 到 100 之间的数",
-            f"guidance is {request.guidance}; expected a number from 0 to 100",
-        )
+        raise RequestError("guidance is {guidance}; expected a number from 0 to 100", guidance=request.guidance)
     if request.strength is not None and not 0 < request.strength <= 1:
-        raise RequestError(
-            f"strength 是 {request.strength}，应大于 0、不大于 1",
-            f"strength is {request.strength}; expected above 0 and at most 1",
-        )
+        raise RequestError("strength is {strength}; expected above 0 and at most 1", strength=request.strength)
     if request.mask is not None and request.image is None:
-        raise RequestError("有 mask 而没有 image；请也给出原图", "a mask without an image; give the image as well")
+        raise RequestError("a mask without an image; give the image as well")
     if request.strength is not None and request.image is None:
         raise RequestError(
-            "有 strength 而没有 image：它说的是原图要改多少；请给出原图，或去掉它",
-            "strength without an image: it says how much of the image is to change; give the image, or leave it out",
+            "strength without an image: it says how much of the image is to change; give the image, or leave it out"
         )
     for side in request.size or ():
         _between("size", "边长", side, 1, MAXIMUM_SIDE)
@@ -192,7 +187,11 @@ def checked(request: Request | Mapping[str, Any]) -> Request:
 def _between(name: str, zh: str, value: int, low: int, high: int) -> None:
     if not low <= value <= high:
         raise RequestError(
-            f"{name}（{zh}）是 {value}，应在 {low} 到 {high} 之间", f"{name} is {value}; expected {low} to {high}"
+            "{name} is {value}; expected {low} to {high}",
+            name=Both(f"{name}（{zh}）", name),
+            value=value,
+            low=low,
+            high=high,
         )
 
 
@@ -251,12 +250,9 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         with Image.open(path) as image:
             text = image.info.get(METADATA_KEY)
     except (OSError, UnidentifiedImageError) as error:
-        raise RequestError(f"读不了图片 {path}：{error}", f"cannot read the picture {path}: {error}") from None
+        raise RequestError("cannot read the picture {path}: {error}", path=path, error=error) from None
     if not isinstance(text, str):
-        raise RequestError(
-            f"{path} 里没有 bimo 的绘图记录；只有 bimo 画的 PNG 才能重画",
-            f"{path} carries no record of bimo; only PNGs that bimo drew can be drawn again",
-        )
+        raise RequestError("{path} carries no record of bimo; only PNGs that bimo drew can be drawn again", path=path)
     try:
         data: dict[str, Any] = json.loads(text)
         request = dict(data["request"])
@@ -266,7 +262,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
             request["sampler"] = FORMER_SAMPLERS[request["sampler"]]
         return {"request": request, "recipe": str(data["recipe"]), "weights": str(data["weights"])}
     except (ValueError, KeyError, TypeError):
-        raise RequestError(f"{path} 里的绘图记录坏了", f"the record in {path} is damaged") from None
+        raise RequestError("the record in {path} is damaged", path=path) from None
 
 
 @dataclass(frozen=True)

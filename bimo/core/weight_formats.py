@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from bimo.core.errors import WeightsError
+from bimo.core.messages import Both
 
 Format = Literal["safetensors", "archive", "pickle"]
 #: Bytes of the beginning that are looked at; a tar archive names itself at 257.
@@ -74,7 +75,7 @@ def is_pointer(path: Path) -> bool:
 
 def unread(path: Path, zh: str, en: str) -> WeightsError:
     """Told of a file that is not read, and why."""
-    return WeightsError(f"读不了权重 {path}：{zh}", f"cannot read the weights {path}: {en}")
+    return WeightsError("cannot read the weights {path}: {near}", path=path, near=Both(zh, en))
 
 
 def cut(path: Path, zh: str, en: str) -> WeightsError:

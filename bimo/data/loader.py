@@ -91,7 +91,7 @@ class Pictures:
             poses.append(row.get("pose") or ())
         if not self.keys:
             listed = ", ".join(map(str, folders))
-            raise DataError(f"{listed} 里没有一张图片", f"there is not one picture in {listed}")
+            raise DataError("there is not one picture in {listed}", listed=listed)
         self.poses: Tensor | None = None
         if any(poses):
             self.poses = torch.tensor([pose or POSE_AT_REST for pose in poses], dtype=torch.float32)
@@ -105,9 +105,8 @@ class Pictures:
         lots = [lot for lot in self.lots if all(all(self.sizes[row]) for row in lot)]
         if not lots:
             raise DataError(
-                "这份数据只有文字没有图片，这个阶段要图片；请再给一份：bimo data folder 或 bimo curate 做的",
-                "these data are texts without pictures, and this stage learns from pictures; give some besides, built "
-                "by bimo data folder or bimo curate",
+                "these data are texts without pictures, and this stage learns from pictures; give some besides, "
+                "built by bimo data folder or bimo curate"
             )
         return self if len(lots) == len(self.lots) else self.of(lots)
 
@@ -128,9 +127,9 @@ class Pictures:
         bare = next((self.keys[row] for lot in self.lots for row in lot if not all(self.sizes[row])), None)
         if bare is not None:
             raise DataError(
-                f"{bare} 只有文字没有图片；这个阶段要图片，请用 bimo data folder 或 bimo curate 做数据",
-                f"{bare} is text without a picture, and this stage learns from pictures; "
-                "build its data by bimo data folder or bimo curate",
+                "{bare} is text without a picture, and this stage learns from pictures; build its data by bimo "
+                "data folder or bimo curate",
+                bare=bare,
             )
         sizes = [(fitted_size(s, buckets) if buckets else size or s) if all(s) else s for s in self.sizes]
         for lot in self.lots:
@@ -141,10 +140,11 @@ class Pictures:
             first = seen[0]
             other = next(row for row in seen if sizes[row] != sizes[first])
             raise DataError(
-                f"{self.keys[other]} 的大小是 {sizes[other]}，{self.keys[first]} 是 {sizes[first]}；"
-                "请在配方的阶段里给出 size（或 buckets）",
-                f"{self.keys[other]} is of size {sizes[other]}, {self.keys[first]} of {sizes[first]}; "
-                "give the stage of the recipe a size (or buckets)",
+                "{keys} is of size {sizes}, {keys_2} of {sizes_2}; give the stage of the recipe a size (or buckets)",
+                keys=self.keys[other],
+                sizes=sizes[other],
+                keys_2=self.keys[first],
+                sizes_2=sizes[first],
             )
         return Fitted(self, sizes)
 
@@ -217,8 +217,11 @@ class Fitted:
             path = self._homes[row] / "maps" / name / f"{self._keys[row]}.png"
             if not path.is_file():
                 raise DataError(
-                    f"{self._homes[row]} 里的图片 {self._keys[row]} 没有 {name} 图；应为 {path}",
-                    f"the picture {self._keys[row]} of {self._homes[row]} has no {name} map; expected {path}",
+                    "the picture {keys} of {homes} has no {name} map; expected {path}",
+                    keys=self._keys[row],
+                    homes=self._homes[row],
+                    name=name,
+                    path=path,
                 )
             with Image.open(path) as map_:
                 inner = middle(map_.convert("RGB"), (width, height))
@@ -244,10 +247,11 @@ class Fitted:
             os.replace(part, path)
         except OSError as error:
             raise DataError(
-                f"解码后的像素（{size >> 20} MB）写不到 {path.parent}：{error.strerror}；"
-                "请用 --cache 另给一个能写、有空间的文件夹",
-                f"the decoded pixels ({size >> 20} MB) cannot be written to {path.parent}: {error.strerror}; "
-                "name another folder with room that may be written in by --cache",
+                "the decoded pixels ({size} MB) cannot be written to {parent}: {strerror}; name another folder "
+                "with room that may be written in by --cache",
+                size=size >> 20,
+                parent=path.parent,
+                strerror=error.strerror,
             ) from error
         finally:
             part.unlink(missing_ok=True)
@@ -294,7 +298,4 @@ def _size(image: bytes, key: str) -> Size:
 
 
 def _undecodable(key: str, error: Exception) -> DataError:
-    return DataError(
-        f"图片 {key} 解不开：{error}；请重新生成这份数据",
-        f"the picture {key} cannot be decoded: {error}; build the data again",
-    )
+    return DataError("the picture {key} cannot be decoded: {error}; build the data again", key=key, error=error)

@@ -120,9 +120,10 @@ def read_index(folder: Path) -> Index:
     path = folder / INDEX
     if not path.is_file():
         raise DataError(
-            f"{folder} 不是写完的数据文件夹：里面没有 {INDEX}。里面是图片的话，先运行 bimo data folder {folder} DATA",
-            f"{folder} is no finished data folder: there is no {INDEX} in it. If it holds pictures, first run "
-            f"bimo data folder {folder} DATA",
+            "{folder} is no finished data folder: there is no {index} in it. If it holds pictures, first run "
+            "bimo data folder {folder} DATA",
+            folder=folder,
+            index=INDEX,
         )
     try:
         record = json.loads(path.read_text())
@@ -130,8 +131,9 @@ def read_index(folder: Path) -> Index:
         return Index(record["digest"], record["count"], shards)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"读不了 {path}：{error}。这里应是一个写完的数据文件夹，请重新生成。",
-            f"{path} cannot be read: {error}. It should be a finished data folder: build it again.",
+            "{path} cannot be read: {error}. It should be a finished data folder: build it again.",
+            path=path,
+            error=error,
         ) from error
 
 
@@ -142,8 +144,10 @@ def verify(folder: Path) -> None:
         found = hash_of(path) if path.is_file() else "missing"
         if found != shard.sha256:
             raise DataError(
-                f"{path} 的 SHA-256 是 {found}，应为 {shard.sha256}。请删除它并重新生成。",
-                f"{path} has SHA-256 {found}, expected {shard.sha256}. Delete it and build again.",
+                "{path} has SHA-256 {found}, expected {sha256}. Delete it and build again.",
+                path=path,
+                found=found,
+                sha256=shard.sha256,
             )
 
 
@@ -163,8 +167,7 @@ def read_shard(path: Path) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
                     waiting = None
     except (tarfile.TarError, OSError, ValueError) as error:
         raise DataError(
-            f"读不了分片 {path}：{error}。请删除它并重新生成。",
-            f"The shard {path} cannot be read: {error}. Delete it and build again.",
+            "The shard {path} cannot be read: {error}. Delete it and build again.", path=path, error=error
         ) from error
 
 

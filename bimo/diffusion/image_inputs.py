@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bimo.core import colour
-from bimo.core.errors import say
+from bimo.core.messages import say
 from bimo.core.types import MAXIMUM_SIDE, Request
 
 if TYPE_CHECKING:
@@ -103,17 +103,15 @@ def warnings_of(pixels: Tensor) -> tuple[str, ...]:
     if not bool(pixels.isfinite().all()):
         return (
             say(
-                "这个模型算出了不是数的值（多半因为半精度），那里是黑的；请用 --dtype fp32 再画",
-                "this model computed values that are no numbers (half precision most often), black in the picture; "
-                "draw again with --dtype fp32",
+                "this model computed values that are no numbers (half precision most often), black in the "
+                "picture; draw again with --dtype fp32"
             ),
         )
     if float((pixels.amax(dim=(1, 2)) - pixels.amin(dim=(1, 2))).max()) < FLAT:
         return (
             say(
-                "画面只有一种颜色：多半是权重没有训练过，或文本塔和画家不是一套；这里没有会涂黑图片的审查器",
-                "the picture is of one colour: untrained weights most often, or a text tower and a painter that do not "
-                "belong together; no filter of bimo's blackens pictures",
+                "the picture is of one colour: untrained weights most often, or a text tower and a painter that "
+                "do not belong together; no filter of bimo's blackens pictures"
             ),
         )
     return ()

@@ -8,7 +8,7 @@ from typing import cast
 
 import torch
 
-from bimo.core.errors import say
+from bimo.core.messages import say
 from bimo.core.types import TextEncoding
 from bimo.diffusion.system import System, TextEncoder
 from bimo.prompts.weighting import Emphasis
@@ -34,14 +34,8 @@ def encoded(
     heard = [weighed for _, weighed in every]
     if all(heard):
         return found, ()
-    told = say(
-        "这个系统有一个文本塔不能加权，它按原样读词",
-        "one text tower of this system cannot weigh words and reads them plain",
-    )
-    nothing = say(
-        "这个系统的文本塔不能加权：（词：1.3）没有起作用",
-        "the text tower of this system cannot weigh words: (word:1.3) changed nothing",
-    )
+    told = say("one text tower of this system cannot weigh words and reads them plain")
+    nothing = say("the text tower of this system cannot weigh words: (word:1.3) changed nothing")
     return found, (told if any(heard) else nothing,)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bimo.core.errors import RequestError
+from bimo.core.messages import Both, Listed
 from bimo.core.part import meant
 
 
@@ -120,8 +121,11 @@ class SamplerOptions:
         fit = [key for key, other in SAMPLERS.items() if takes(getattr(diffusers, other.cls), setting)]
         able = "、".join(fit), ", ".join(fit)
         return RequestError(
-            f"采样器 {name} 没有 {option} {value!r}；有的是 {able[0]}",
-            f"the sampler {name} has no {option} {value!r}; those that have are {able[1]}",
+            "the sampler {name} has no {option} {value!r}; those that have are {able}",
+            name=name,
+            option=option,
+            value=value,
+            able=Both(able[0], able[1]),
         )
 
 
@@ -213,8 +217,8 @@ def schedule_named(name: str) -> str:
     for key in SCHEDULES:
         if plain_name(key) == plain_name(name):
             return key
-    zh, en = meant(name, SCHEDULES)
-    raise RequestError(f"没有 schedule {name!r}{zh}", f"there is no schedule {name!r}{en}")
+    near = meant(name, SCHEDULES)
+    raise RequestError("there is no schedule {name!r}{near}", name=name, near=near)
 
 
 def shown_names(table: Mapping[str, NamedSampler]) -> list[str]:
@@ -239,13 +243,14 @@ def sampler_named(name: str, table: Mapping[str, NamedSampler], others: Iterable
     every = (SAMPLERS, EDM_SAMPLERS, FLOW_SAMPLERS)
     if wanted == plain_name(SINGLESTEP) or any(_is_of(wanted, other) for other in every):
         raise RequestError(
-            f"采样器 {name!r} 不合这个系统的噪声；可用的是 {'、'.join(fitting)}",
-            f"the sampler {name!r} does not go with the noise of this system; there is {', '.join(fitting)}",
+            "the sampler {name!r} does not go with the noise of this system; there is {fitting}",
+            name=name,
+            fitting=Listed(fitting),
         )
     plain = {plain_name(key) for key in fitting}
     typed = [a for sampler in table.values() for a in (*sampler.a1111, sampler.cls) if plain_name(a) not in plain]
-    zh, en = meant(name, [*fitting, *typed])
-    raise RequestError(f"没有采样器 {name!r}{zh}", f"there is no sampler {name!r}{en}")
+    near = meant(name, [*fitting, *typed])
+    raise RequestError("there is no sampler {name!r}{near}", name=name, near=near)
 
 
 def _keys(table: Mapping[str, NamedSampler]) -> dict[str, str]:
@@ -273,7 +278,9 @@ def timed(sampler: Any, name: str, steps: int, **settings: Any) -> Any:
     except (ValueError, IndexError, AssertionError, RuntimeError, ZeroDivisionError, NotImplementedError) as error:
         called = name or type(sampler).__name__
         raise RequestError(
-            f"采样器 {called} 走不了 {steps} 步（{error}）；请换步数或采样器",
-            f"the sampler {called} cannot take {steps} steps ({error}); take other steps or another sampler",
+            "the sampler {called} cannot take {steps} steps ({error}); take other steps or another sampler",
+            called=called,
+            steps=steps,
+            error=error,
         ) from None
     return sampler

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bimo.core.errors import RequestError, say
+from bimo.core.errors import RequestError
+from bimo.core.messages import Message, say
 from bimo.core.part import meant
 from bimo.core.recipe import Branch
 from bimo.core.types import Conditioning, DenoiserInput, Picture, Request, TextEncoding, checked
@@ -69,9 +70,7 @@ def fill_request(system: System, request: Request | Mapping[str, object]) -> Req
     request = checked(request)
     recipe = system.recipe
     if not recipe.levels:
-        raise RequestError(
-            f"{recipe.name} 不会画画，只能给图文打分", f"{recipe.name} does not draw: it scores words and pictures"
-        )
+        raise RequestError("{name} does not draw: it scores words and pictures", name=recipe.name)
     last = recipe.levels[-1]
     wanted = recipe.request
     unit = math.lcm(wanted.multiple, *(_unit(system, level.name) for level in recipe.levels))
@@ -97,25 +96,27 @@ def fill_request(system: System, request: Request | Mapping[str, object]) -> Req
         if side % unit:
             low = max(unit, side // unit * unit)
             raise RequestError(
-                f"边长 {side} 不是 {unit} 的倍数；可用 {low} 或 {low + unit}",
-                f"a side of {side} is not a multiple of {unit}; use {low} or {low + unit}",
+                "a side of {side} is not a multiple of {unit}; use {low} or {low_2}",
+                side=side,
+                unit=unit,
+                low=low,
+                low_2=low + unit,
             )
     if wanted.sizes and request.size not in wanted.sizes:
         listed = ", ".join(f"{width}x{height}" for width, height in wanted.sizes)
         raise RequestError(
-            f"{recipe.name} 没学过 {request.size} 这个尺寸；可用的是 {listed}",
-            f"{recipe.name} knows no size {request.size}; there is {listed}",
+            "{name} knows no size {size}; there is {listed}", name=recipe.name, size=request.size, listed=listed
         )
     dials = [branch.name for level in recipe.levels for branch in level.guidance.branches]
     for name in request.guidance_weights:
         if name not in dials:
-            zh, en = meant(name, dials) if dials else ("；它没有旋钮", "; it has none")
-            raise RequestError(f"{recipe.name} 没有旋钮 {name!r}{zh}", f"{recipe.name} has no dial {name!r}{en}")
+            near = meant(name, dials) if dials else Message("; it has none")
+            raise RequestError("{name} has no dial {name_2!r}{near}", name=recipe.name, name_2=name, near=near)
     read = {name for level in recipe.levels for name in _read_by_hints(system, level.name)}
     for name in request.condition_images:
         if name not in read:
-            zh, en = meant(name, sorted(read)) if read else ("；它只看文字", "; it reads words alone")
-            raise RequestError(f"{recipe.name} 不看图片 {name!r}{zh}", f"{recipe.name} reads no picture {name!r}{en}")
+            near = meant(name, sorted(read)) if read else Message("; it reads words alone")
+            raise RequestError("{name} reads no picture {name_2!r}{near}", name=recipe.name, name_2=name, near=near)
     return request
 
 
@@ -144,8 +145,10 @@ def _sampling(system: System, request: Request) -> dict[str, object]:
         found["sampler"], said = last.named(request.sampler)
         if said is not None and schedule is not None and schedule_named(schedule) != said:
             raise RequestError(
-                f"采样器 {request.sampler!r} 说的是 {said}，schedule 却是 {schedule!r}；请只说一个",
-                f"the sampler {request.sampler!r} says {said}, but schedule is {schedule!r}; say one of them",
+                "the sampler {sampler!r} says {said}, but schedule is {schedule!r}; say one of them",
+                sampler=request.sampler,
+                said=said,
+                schedule=schedule,
             )
         schedule = said or schedule
     if schedule is not None:
@@ -153,8 +156,8 @@ def _sampling(system: System, request: Request) -> dict[str, object]:
     if request.spacing is not None:
         found["spacing"] = request.spacing.strip().casefold()
         if found["spacing"] not in SPACINGS:
-            zh, en = meant(request.spacing, SPACINGS)
-            raise RequestError(f"没有 spacing {request.spacing!r}{zh}", f"there is no spacing {request.spacing!r}{en}")
+            near = meant(request.spacing, SPACINGS)
+            raise RequestError("there is no spacing {spacing!r}{near}", spacing=request.spacing, near=near)
     return found
 
 
@@ -179,9 +182,9 @@ def _not_enlarging(system: System, size: tuple[int, int]) -> None:
         told = any(getattr(hint, "level", "") == level.name for hint in last.conditioners)
         if told and system.space(level.name).shape(size) != shape:
             raise RequestError(
-                f"{system.recipe.name} 用不了 image：它的最后一级是从 {level.name} 级画的来的；请去掉 image",
-                f"{system.recipe.name} cannot use an image: its last level works out what {level.name} drew; "
-                "leave the image out",
+                "{name} cannot use an image: its last level works out what {name_2} drew; leave the image out",
+                name=system.recipe.name,
+                name_2=level.name,
             )
 
 
@@ -199,9 +202,7 @@ def prepare(system: System, request: Request | Mapping[str, object]) -> Prepared
         seen.update(dict.fromkeys(budget.warnings()))
     guided = [level.guidance.unconditional in ZERO_NULLS for level in system.recipe.levels if level.guidance.scale > 1]
     if full.negative and guided and all(guided):
-        silent = say(
-            "这个系统不看反向提示词，它没有起作用", "this system reads no negative prompt; yours changed nothing"
-        )
+        silent = say("this system reads no negative prompt; yours changed nothing")
         seen[silent] = None
     # Not in inference mode: whoever learns from drawings sends gradients past these.
     with torch.no_grad():
@@ -223,13 +224,14 @@ def _skipped(system: System, request: Request, prompts: Sequence[Emphasis]) -> t
     depths = [depth for tower in system.text_encoders if (depth := int(getattr(tower, "skippable", 0)))]
     if not depths:
         raise RequestError(
-            f"{system.recipe.name} 的文本塔不是 CLIP，clip_skip 不起作用；请去掉它",
-            f"the text tower of {system.recipe.name} is no CLIP, clip_skip does nothing there; leave it out",
+            "the text tower of {name} is no CLIP, clip_skip does nothing there; leave it out", name=system.recipe.name
         )
     if request.clip_skip > min(depths):
         raise RequestError(
-            f"clip_skip 是 {request.clip_skip}，{system.recipe.name} 的 CLIP 最多到 {min(depths)}",
-            f"clip_skip is {request.clip_skip}; the CLIP of {system.recipe.name} allows 1 to {min(depths)}",
+            "clip_skip is {clip_skip}; the CLIP of {name} allows 1 to {depths}",
+            clip_skip=request.clip_skip,
+            name=system.recipe.name,
+            depths=min(depths),
         )
     return prompt_weighting.encoded(system, prompts, request.clip_skip - 1)[0] if request.clip_skip > 1 else ()
 
@@ -244,10 +246,7 @@ def _sampler_notes(system: System, request: Request) -> tuple[str, ...]:
     with torch.device("cpu"):
         sampler = level.schedule.sampler(request.sampler or level.recipe.sampler, steps, shape, _options(request))
     if request.eta is not None and "eta" not in inspect.signature(sampler.step).parameters:
-        raise RequestError(
-            f"采样器 {type(sampler).__name__} 没有 eta；有的是 ddim、tcd",
-            f"the sampler {type(sampler).__name__} has no eta; those that have are ddim, tcd",
-        )
+        raise RequestError("the sampler {name} has no eta; those that have are ddim, tcd", name=type(sampler).__name__)
     law = level.schedule
     if request.image is not None or not isinstance(law, Ddpm) or not law.learnable:
         return ()
@@ -255,12 +254,16 @@ def _sampler_notes(system: System, request: Request) -> tuple[str, ...]:
     if first >= FIRST_TIME * (law.count - 1):
         return ()
     spacing = getattr(getattr(sampler, "config", None), "timestep_spacing", "")
-    cure = say("请用 --spacing trailing，或多走几步", "use --spacing trailing, or more steps")
+    cure = say("use --spacing trailing, or more steps")
     return (
         say(
-            f"{steps} 步的时间（{spacing}）从 {first:g} 而不是 {law.count - 1} 开始，画面会糊；{cure}",
-            f"the times of {steps} steps ({spacing}) begin at {first:g} and not at {law.count - 1}: the picture will "
-            f"be a blur; {cure}",
+            "the times of {steps} steps ({spacing}) begin at {first:g} and not at {count}: the picture will "
+            "be a blur; {cure}",
+            steps=steps,
+            spacing=spacing,
+            first=first,
+            count=law.count - 1,
+            cure=cure,
         ),
     )
 
@@ -278,13 +281,14 @@ def _denied(system: System, request: Request) -> tuple[str, str, tuple[str, ...]
     said, things = listed([f"“{words}”" for words in found.said]), listed(found.things)
     if system.recipe.source != "own" or not heard:
         note = say(
-            f"{said}按原样读了，多半反而会画出来；不要的东西请写在 --negative 里：--negative {things!r}",
-            f"{said} is read as it stands, and what it denies is likely drawn; say it with --negative {things!r}",
+            "{said} is read as it stands, and what it denies is likely drawn; say it with --negative {things!r}",
+            said=said,
+            things=things,
         )
         return request.text, negative, ((note,) if heard else ())
-    note = say(f"{said}当作反向提示词：{things}", f"{said} is taken as a negative prompt: {things}")
+    note = say("{said} is taken as a negative prompt: {things}", said=said, things=things)
     if not found.text:
-        note += say("；除此以外没有说要画什么", "; nothing else was asked for")
+        note += say("; nothing else was asked for")
     comma = ", " if negative.isascii() else "，"
     return found.text, comma.join(filter(None, (negative, *found.things))), (note,)
 
@@ -297,10 +301,12 @@ def _unlearned_size(system: System, request: Request) -> tuple[str, ...]:
         return ()
     return (
         say(
-            f"{system.recipe.name} 学的是 {own[0]}x{own[1]}；画 {width}x{height} 多半会重复或糊成一片，请用 --size "
-            f"{own[0]}x{own[1]}",
-            f"{system.recipe.name} learned at {own[0]}x{own[1]}; at {width}x{height} things repeat or blur, use --size "
-            f"{own[0]}x{own[1]}",
+            "{name} learned at {own}x{own_2}; at {width}x{height} things repeat or blur, use --size {own}x{own_2}",
+            name=system.recipe.name,
+            own=own[0],
+            own_2=own[1],
+            width=width,
+            height=height,
         ),
     )
 
@@ -431,9 +437,10 @@ def _begun(
     if not (hasattr(sampler, "add_noise") or hasattr(sampler, "scale_noise")) or not hasattr(space, "encode"):
         recipe, cls = system.recipe.name, type(sampler).__name__
         raise RequestError(
-            f"{recipe} 用不了 image：采样器 {cls} 不能从一张图开始；请去掉 image，或换一个采样器",
-            f"{recipe} cannot use an image: its sampler {cls} cannot begin with a picture; "
-            "leave the image out, or take another sampler",
+            "{recipe} cannot use an image: its sampler {cls} cannot begin with a picture; leave the image "
+            "out, or take another sampler",
+            recipe=recipe,
+            cls=cls,
         )
     times = _left(sampler, steps, strength)
     own = space.encode(drawing.pictures[IMAGE], generator)
@@ -464,8 +471,9 @@ def _left(sampler: Sampler, steps: int, strength: float) -> Tensor:
     first = int(steps - min(steps * strength, steps)) if flows else steps - min(int(steps * strength), steps)
     if first >= steps:
         raise RequestError(
-            f"strength {strength} 乘 {steps} 步不到一步，什么也不会画；请加大 strength 或步数",
-            f"strength {strength} of {steps} steps is less than one, nothing would be drawn; raise strength or steps",
+            "strength {strength} of {steps} steps is less than one, nothing would be drawn; raise strength or steps",
+            strength=strength,
+            steps=steps,
         )
     first *= getattr(given, "order", 1)
     if hasattr(given, "set_begin_index"):
@@ -528,8 +536,10 @@ def _stepped(sampler: Sampler, answer: Tensor, t: Tensor, x: Tensor, settings: M
     except (ValueError, IndexError, NotImplementedError, AssertionError, RecursionError) as error:
         name, count = type(sampler).__name__, len(sampler.timesteps)
         raise RequestError(
-            f"采样器 {name} 走不下去（{error}，共 {count} 步）；请换采样器或步数",
-            f"the sampler {name} cannot go on ({error}, of {count} steps); take another sampler or other steps",
+            "the sampler {name} cannot go on ({error}, of {count} steps); take another sampler or other steps",
+            name=name,
+            error=error,
+            count=count,
         ) from None
 
 

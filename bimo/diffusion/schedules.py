@@ -135,10 +135,7 @@ class Flow(Part):
         if name in ("", "euler") and plain and options == PLAIN:
             return Euler(self._signals(steps), self.last)
         if name == "heun" and not plain:
-            raise RequestError(
-                "这个模型的时间表采样器 heun 走不了；请用 euler 或 lcm",
-                "the times of this model are not for the sampler heun; use euler or lcm",
-            )
+            raise RequestError("the times of this model are not for the sampler heun; use euler or lcm")
         made = self._made(name, options)
         moved = {"mu": self.mu(shape)} if self.dynamic else {}
         if self.grid == "even":
@@ -223,9 +220,8 @@ class Ddpm(Part):
         super().__post_init__()
         if self.zero_terminal and self.prediction == "epsilon":
             raise RecipeError(
-                "zero_terminal 的最后一刻只有噪声，答出噪声学不到任何东西；prediction 请用 v_prediction 或 sample",
-                "at the last time of zero_terminal there is noise alone, so to answer it teaches nothing; "
-                "let prediction be v_prediction or sample",
+                "at the last time of zero_terminal there is noise alone, so to answer it teaches nothing; let "
+                "prediction be v_prediction or sample"
             )
 
     @property
@@ -252,8 +248,7 @@ class Ddpm(Part):
         if not self.learnable:
             name = self.config["_class_name"]
             raise RecipeError(
-                f"这个模型的噪声（{name}）不由 beta 决定：能画，不能在这里训练",
-                f"the noise of this model ({name}) does not go by betas: it draws, but is not trained here",
+                "the noise of this model ({name}) does not go by betas: it draws, but is not trained here", name=name
             )
         return DDPMScheduler(**self._law(), rescale_betas_zero_snr=self.zero_terminal).alphas_cumprod
 
@@ -278,9 +273,11 @@ class Ddpm(Part):
         """
         if self.variance != "learned_range" or answer.shape[1] != 2 * x.shape[1]:
             raise RecipeError(
-                f"这一层不学方差：variance 是 {self.variance!r}，回答有 {answer.shape[1]} 个通道，x 有 {x.shape[1]} 个",
-                f"this level learns no variance: it is {self.variance!r}, with an answer of {answer.shape[1]} channels "
-                f"for {x.shape[1]} of x",
+                "this level learns no variance: it is {variance!r}, with an answer of {shape} channels for "
+                "{shape_2} of x",
+                variance=self.variance,
+                shape=answer.shape[1],
+                shape_2=x.shape[1],
             )
         return _variational(self, answer, x, noise, t)
 
@@ -312,8 +309,7 @@ class Ddpm(Part):
         if name == SINGLESTEP:
             if options != PLAIN:
                 raise RequestError(
-                    f"采样器 {name} 的时间表是固定的；请去掉 schedule 和 spacing",
-                    f"the times of the sampler {name} are its own; leave schedule and spacing out",
+                    "the times of the sampler {name} are its own; leave schedule and spacing out", name=name
                 )
             from bimo.diffusion.dpm_solver_singlestep import Singlestep
 
@@ -385,8 +381,9 @@ class Ddpm(Part):
             if name not in able:
                 listed = ", ".join([SINGLESTEP, *able])
                 raise RequestError(
-                    f"采样器 {name!r} 不能截断像素，这个系统要截断；可用的是 {listed}",
-                    f"the sampler {name!r} cannot clip pixels, which this system needs; there is {listed}",
+                    "the sampler {name!r} cannot clip pixels, which this system needs; there is {listed}",
+                    name=name,
+                    listed=listed,
                 )
             # diffusers limits the percentile's value to 1 unless told otherwise, which would be plain clipping.
             limit = {"sample_max_value": UNLIMITED}
@@ -402,8 +399,9 @@ class Ddpm(Part):
         able = [n for n, s in SAMPLERS.items() if takes(getattr(diffusers, s.cls), "rescale_betas_zero_snr")]
         if name not in able:
             raise RequestError(
-                f"采样器 {name!r} 走不了重标过的噪声律（zero_terminal）；可用的是 {', '.join(able)}",
-                f"the sampler {name!r} cannot go by rescaled betas (zero_terminal); there is {', '.join(able)}",
+                "the sampler {name!r} cannot go by rescaled betas (zero_terminal); there is {able}",
+                name=name,
+                able=", ".join(able),
             )
 
 

@@ -269,11 +269,11 @@ class System(nn.Module):
                     f" … (+{len(names) - NAMES_SHOWN})" * (len(names) > NAMES_SHOWN)
                 )
                 raise WeightsError(
-                    f"{file} 的 {len(names)} 个张量里有不是数的值（NaN 或无穷）：{shown}；权重坏了，不是精度的问题，"
-                    "请重新下载，或向发布者要另一份",
-                    f"{len(names)} tensors of {file} hold values that are no finite numbers (NaN or infinite): "
-                    f"{shown}; the weights are broken, whatever the precision: download them again, or ask their "
-                    "publisher",
+                    "{count} tensors of {file} hold values that are no finite numbers (NaN or infinite): {shown}; "
+                    "the weights are broken, whatever the precision: download them again, or ask their publisher",
+                    count=len(names),
+                    file=file,
+                    shown=shown,
                 )
 
     @property
@@ -344,7 +344,7 @@ class System(nn.Module):
         """
         recipe = checkpoint_io.read_recipe(folder / RECIPE_FILE)
         if not isinstance(recipe, Recipe):
-            raise RecipeError(f"{folder / RECIPE_FILE} 不是配方", f"{folder / RECIPE_FILE} is not a recipe")
+            raise RecipeError("{folder} is not a recipe", folder=folder / RECIPE_FILE)
         hashes = checkpoint_io.read_hashes(folder / HASHES_FILE)
         with verifying(folder, hashes):
             with checkpoint_io.unfilled():

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from bimo.core.errors import BimoError, WeightsError, say
+from bimo.core.errors import BimoError, WeightsError
+from bimo.core.messages import Both, Listed, say
 from bimo.models.layouts.weight_files import complete, needed, stored
 
 INDEX_FILES = ("model_index.json", "recipe.json")
@@ -52,7 +53,7 @@ def fetch(repo: str, modelscope: str = "", indices: Sequence[str] = INDEX_FILES)
     HF_HUB_OFFLINE are honoured. Raises WeightsError that says which files belong where.
     """
     if repo.startswith(MODELSCOPE):
-        return _of_modelscope(repo.removeprefix(MODELSCOPE), say("只在 ModelScope 上", "it is on ModelScope alone"))
+        return _of_modelscope(repo.removeprefix(MODELSCOPE), say("it is on ModelScope alone"))
     from huggingface_hub import constants
 
     local = cached(repo, indices)
@@ -104,11 +105,11 @@ def show_terms(name: str, terms: tuple[str, str], tell: Callable[[str], None] | 
 
     if not any(terms):
         return
-    text = say(*terms)
+    text = say(Both(*terms))
     mark = Path(constants.HF_HUB_CACHE) / ".bimo-terms" / hashlib.sha256("\n".join((name, *terms)).encode()).hexdigest()
     if mark.is_file():
         return
-    (tell or _stderr)(say(f"{name} 的使用条款：{text}", f"terms of {name}: {text}"))
+    (tell or _stderr)(say("terms of {name}: {text}", name=name, text=text))
     try:
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.write_text(f"{name}\n{text}\n", encoding="utf-8")
@@ -139,14 +140,15 @@ def _of_hugging_face(repo: str, names: Sequence[str]) -> Path:
     indices = {inside + name for name in names}
     if not {file.path for file in files} & indices:
         raise WeightsError(
-            f"{repo} 里没有 {' 或 '.join(names)}；请自己下载其中的单个文件，再用 -m 文件 指定",
-            f"{repo} has no {' or '.join(names)}; download the single file in it yourself and name it: -m FILE",
+            "{repo} has no {names}; download the single file in it yourself and name it: -m FILE",
+            repo=repo,
+            names=Listed(names, "or"),
         )
     blobs = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}" / "blobs"
     absent = [file for file in files if file.digest and not (blobs / file.digest).is_file()]
     if absent:
         size = sum(file.size for file in absent) / GIGABYTE
-        _stderr(say(f"从 {endpoint} 下载 {repo}：{size:.2f} GB", f"fetching {repo} from {endpoint}: {size:.2f} GB"))
+        _stderr(say("fetching {repo} from {endpoint}: {size:.2f} GB", repo=repo, endpoint=endpoint, size=size))
     for file in absent:
         _download(endpoint, repo, str(info.sha), file, blobs / file.digest)
     # The hub's client finds every file in its cache already, and lays out the folder.
@@ -222,8 +224,11 @@ def _download(endpoint: str, repo: str, revision: str, file: Remote, place: Path
     if found != file.digest:
         part.unlink()
         raise WeightsError(
-            f"{repo} 的 {file.path} 下载后哈希是 {found}，发布的是 {file.digest}；已删除，请再试一次",
-            f"{file.path} of {repo} came with the hash {found}, published is {file.digest}; it was deleted, try again",
+            "{path} of {repo} came with the hash {found}, published is {digest}; it was deleted, try again",
+            path=file.path,
+            repo=repo,
+            found=found,
+            digest=file.digest,
         )
     part.replace(place)
 
@@ -243,10 +248,10 @@ def _of_modelscope(repo: str, why: str) -> Path:
         from modelscope import snapshot_download  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise WeightsError(
-            f"{repo} 在 ModelScope 上（Hugging Face：{why}）；先 pip install modelscope 再试，"
-            "或在别处下载整个仓库放进一个文件夹，再用 -m 文件夹 指定",
-            f"{repo} is on ModelScope (Hugging Face: {why}); pip install modelscope and try again, or download the "
-            "repository elsewhere into one folder and name it with -m FOLDER",
+            "{repo} is on ModelScope (Hugging Face: {why}); pip install modelscope and try again, or "
+            "download the repository elsewhere into one folder and name it with -m FOLDER",
+            repo=repo,
+            why=why,
         ) from None
     try:
         folder = Path(snapshot_download(repo, allow_patterns=WANTED, ignore_patterns=[*UNWANTED, *VARIANTS]))
@@ -262,20 +267,21 @@ def _of_modelscope(repo: str, why: str) -> Path:
 def _tower_unreachable(repo: str, why: str) -> WeightsError:
     files = f"{TOWER_FILES[0]}, weights, tokenizer"
     return WeightsError(
-        f"取不到 {repo} 的塔（{why}）；联网后再试（可用 HF_ENDPOINT 指定镜像），或在别处下载（{files}），"
-        "文本塔放进 文件夹/text_encoder，图像塔放进 文件夹/vision_encoder，再指定那个文件夹",
-        f"cannot get the tower of {repo} ({why}); try again with a network (HF_ENDPOINT may name a mirror), or "
-        f"download it elsewhere ({files}): the words' tower into FOLDER/text_encoder, the pictures' into "
-        "FOLDER/vision_encoder; then name that folder",
+        "cannot get the tower of {repo} ({why}); try again with a network (HF_ENDPOINT may name a "
+        "mirror), or download it elsewhere ({files}): the words' tower into FOLDER/text_encoder, the "
+        "pictures' into FOLDER/vision_encoder; then name that folder",
+        repo=repo,
+        why=why,
+        files=files,
     )
 
 
 def _unreachable(repo: str, why: str) -> WeightsError:
     return WeightsError(
-        f"取不到 {repo} 的权重（{why}）；联网后再试（可用 HF_ENDPOINT 指定镜像），或在别处下载该仓库"
-        f"（{INDEX_FILES[0]} 以及 unet、vae、text_encoder、tokenizer、scheduler 等文件夹），放进同一个文件夹，"
-        "再用 -m 文件夹 指定",
-        f"cannot get the weights of {repo} ({why}); try again with a network (HF_ENDPOINT may name a mirror), or "
-        f"download the repository elsewhere ({INDEX_FILES[0]} and the folders unet, vae, text_encoder, tokenizer, "
-        "scheduler ...) into one folder and name it with -m FOLDER",
+        "cannot get the weights of {repo} ({why}); try again with a network (HF_ENDPOINT may name a "
+        "mirror), or download the repository elsewhere ({index_files} and the folders unet, vae, "
+        "text_encoder, tokenizer, scheduler ...) into one folder and name it with -m FOLDER",
+        repo=repo,
+        why=why,
+        index_files=INDEX_FILES[0],
     )

@@ -6,7 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from bimo.core.errors import RequestError, say
+from bimo.core.errors import RequestError
+from bimo.core.messages import Both, say
 from bimo.core.recipe import Recipe
 from bimo.hub import registry
 
@@ -97,9 +98,11 @@ def plan(
     if kept + drawn < WORTH_SAYING:
         return ""
     return say(
-        f"{recipe.name} 约需 {_giga(kept + drawn)} GB 内存：权重 {_giga(kept)}，画图 {_giga(drawn)}",
-        f"{recipe.name} takes about {_giga(kept + drawn)} GB of memory: {_giga(kept)} for weights, "
-        f"{_giga(drawn)} to draw",
+        "{name} takes about {giga} GB of memory: {giga_2} for weights, {giga_3} to draw",
+        name=recipe.name,
+        giga=_giga(kept + drawn),
+        giga_2=_giga(kept),
+        giga_3=_giga(drawn),
     )
 
 
@@ -123,9 +126,13 @@ def _too_large(
     en = f"what fits: {', '.join(fits)}" if fits else f"the least is {least} GB ({flags})"
     width, height = size
     return RequestError(
-        f"用 {recipe.name} 画 {width}×{height} 约需 {_giga(total)} GB 内存，现在只有 {_giga(free)} GB；{zh}",
-        f"drawing {width}x{height} with {recipe.name} takes about {_giga(total)} GB of memory and {_giga(free)} GB "
-        f"are free; {en}",
+        "drawing {width}x{height} with {name} takes about {giga} GB of memory and {giga_2} GB are free; {near}",
+        width=width,
+        height=height,
+        name=recipe.name,
+        giga=_giga(total),
+        giga_2=_giga(free),
+        near=Both(zh, en),
     )
 
 
@@ -148,10 +155,13 @@ def check(size: tuple[int, int], dtype: str = "fp32", free: int | None = None) -
     side = int((free / _bytes_a_pixel(dtype)) ** 0.5) // 64 * 64
     width, height = size
     raise RequestError(
-        f"画 {width}×{height} 约需 {_giga(want)} GB 内存，现在只有 {_giga(free)} GB；"
-        f"请改小，例如 --size {max(side, 64)}",
-        f"drawing {width}x{height} takes about {_giga(want)} GB of memory and {_giga(free)} GB are free; "
-        f"ask for less, for instance --size {max(side, 64)}",
+        "drawing {width}x{height} takes about {giga} GB of memory and {giga_2} GB are free; ask for "
+        "less, for instance --size {value}",
+        width=width,
+        height=height,
+        giga=_giga(want),
+        giga_2=_giga(free),
+        value=max(side, 64),
     )
 
 

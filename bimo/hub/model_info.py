@@ -7,7 +7,7 @@ import fnmatch
 from typing import TYPE_CHECKING, Any
 
 from bimo.core import part
-from bimo.core.errors import say
+from bimo.core.messages import Both, say
 from bimo.core.recipe import Recipe
 from bimo.hub import registry
 
@@ -48,7 +48,7 @@ def full(recipe: Recipe) -> dict[str, Any]:
     """All that is said of one recipe, ready for JSON; "recipe" is the recipe itself, which reads back equal."""
     system = unfilled(recipe)
     counts = parameters(system)
-    terms = say(*recipe.weights.terms)
+    terms = say(Both(*recipe.weights.terms))
     return brief(recipe) | {
         "paper": recipe.paper,
         "terms": terms,

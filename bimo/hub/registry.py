@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bimo.core import checkpoint_io, part
 from bimo.core.errors import BimoError, RecipeError, WeightsError
+from bimo.core.messages import Listed
 from bimo.core.recipe import Published, Recipe
 from bimo.hub.download import MODELSCOPE, TOWER_FILES, cached, fetch, show_terms
 
@@ -86,11 +87,8 @@ def recipe(name: str | Path) -> Recipe:
     text = text.removeprefix("recipes/")
     if text in every:
         return every[text]
-    zh, en = part.meant(text, every)
-    raise RecipeError(
-        f"没有叫 {text!r} 的配方{zh}（全部：bimo list）",
-        f"there is no recipe called {text!r}{en} (all of them: bimo list)",
-    )
+    near = part.meant(text, every)
+    raise RecipeError("there is no recipe called {text!r}{near} (all of them: bimo list)", text=text, near=near)
 
 
 def found(recipe: Recipe) -> Path | None:
@@ -129,12 +127,15 @@ def load(name: str | Path, *, stored: bool = False) -> System:
         return _single().read_file(path, _numbers(stored))
     if path.exists() and path.suffix != ".py":
         raise WeightsError(
-            f"{path} 不是模型；请给出模型文件夹（里面有 {RECIPE_FILE} 或 {INDEX_FILE}），或 {' '.join(FILES)} 文件",
-            f"{path} is no model; name a model's folder (with {RECIPE_FILE} or {INDEX_FILE} in it), or a file that "
-            f"ends in {' '.join(FILES)}",
+            "{path} is no model; name a model's folder (with {recipe_file} or {index_file} in it), or a file "
+            "that ends in {files}",
+            path=path,
+            recipe_file=RECIPE_FILE,
+            index_file=INDEX_FILE,
+            files=" ".join(FILES),
         )
     if not path.exists() and (text.startswith((".", "~", os.sep)) or path.is_absolute()):
-        raise WeightsError(f"没有文件夹 {text}", f"there is no folder {text}")
+        raise WeightsError("there is no folder {text}", text=text)
     if (bundle := bundled(text)) is not None:
         return _read(bundle, stored)
     if _HUB_NAME.fullmatch(text) and ".py" not in text:
@@ -152,10 +153,9 @@ def load(name: str | Path, *, stored: bool = False) -> System:
     if address := next(iter(_addresses(wanted)), ""):
         return _published(_read(fetch(address, wanted.weights.modelscope), stored, wanted), wanted)
     raise WeightsError(
-        f"配方 {wanted.name} 没有可用的权重；请先训练（bimo train {wanted.name} --data 数据 --out 目录），"
-        "再用 -m 指定那个文件夹",
-        f"there are no weights for the recipe {wanted.name}; train it (bimo train {wanted.name} --data DIR --out RUN) "
+        "there are no weights for the recipe {name}; train it (bimo train {name} --data DIR --out RUN) "
         "and name the folder with -m",
+        name=wanted.name,
     )
 
 
@@ -268,14 +268,19 @@ def _no_model(folder: Path) -> WeightsError:
     files = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in FILES)
     if files:
         return WeightsError(
-            f"{folder} 不是模型文件夹（没有 {RECIPE_FILE} 或 {INDEX_FILE}），但里面有 {'、'.join(files[:4])}；"
-            f"如果它是整个模型，请直接给出 -m {folder / files[0]}",
-            f"{folder} is no model's folder (no {RECIPE_FILE} or {INDEX_FILE}), but there is {', '.join(files[:4])}; "
-            f"if that is a whole model, name it: -m {folder / files[0]}",
+            "{folder} is no model's folder (no {recipe_file} or {index_file}), but there is {files}; if that "
+            "is a whole model, name it: -m {folder_2}",
+            folder=folder,
+            recipe_file=RECIPE_FILE,
+            index_file=INDEX_FILE,
+            files=Listed(files[:4]),
+            folder_2=folder / files[0],
         )
     return WeightsError(
-        f"{folder} 里没有模型：应有 {RECIPE_FILE}（bimo 的模型）或 {INDEX_FILE}（diffusers 的模型）",
-        f"{folder} holds no model: expected {RECIPE_FILE} (a model of bimo) or {INDEX_FILE} (a model of diffusers)",
+        "{folder} holds no model: expected {recipe_file} (a model of bimo) or {index_file} (a model of diffusers)",
+        folder=folder,
+        recipe_file=RECIPE_FILE,
+        index_file=INDEX_FILE,
     )
 
 
@@ -287,8 +292,8 @@ def functions(name: str) -> dict[str, Callable[..., Any]]:
     if not wanted:
         return found
     if wanted not in found:
-        zh, en = part.meant(wanted, found) if found else ("", "")
-        raise RecipeError(f"{file} 里没有函数 {wanted!r}{zh}", f"{file} has no function {wanted!r}{en}")
+        near = part.meant(wanted, found) if found else ""
+        raise RecipeError("{file} has no function {wanted!r}{near}", file=file, wanted=wanted, near=near)
     return {wanted: found[wanted]}
 
 
@@ -297,22 +302,22 @@ def _of_python(file: Path, name: str) -> Recipe:
     values = [v for v in vars(module).values() if isinstance(v, Recipe)]
     named = {n: v for n, v in vars(module).items() if isinstance(v, Recipe)} | {v.name: v for v in values}
     if not named:
-        raise RecipeError(f"{file} 里没有配方", f"there is no recipe in {file}")
+        raise RecipeError("there is no recipe in {file}", file=file)
     if not name and len({id(v) for v in values}) == 1:
         return values[0]
     if name in named:
         return named[name]
-    zh, en = part.meant(name, named)
-    raise RecipeError(f"{file} 里没有配方 {name!r}{zh}", f"{file} has no recipe {name!r}{en}")
+    near = part.meant(name, named)
+    raise RecipeError("{file} has no recipe {name!r}{near}", file=file, name=name, near=near)
 
 
 def _module(file: Path) -> ModuleType:
     """A Python file of the user's, run. Raises RecipeError that tells what it raises."""
     if not file.is_file():
-        raise RecipeError(f"没有文件 {file}", f"there is no file {file}")
+        raise RecipeError("there is no file {file}", file=file)
     spec = importlib.util.spec_from_file_location(f"bimo_recipe_{file.stem}", file)
     if spec is None or spec.loader is None:
-        raise RecipeError(f"{file} 不是 Python 文件", f"{file} is not a Python file")
+        raise RecipeError("{file} is not a Python file", file=file)
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -321,13 +326,13 @@ def _module(file: Path) -> ModuleType:
     # The file is the user's own program: whatever it raises is told as it is.
     except Exception as error:
         told = f"{type(error).__name__}: {error}"
-        raise RecipeError(f"{file} 运行出错：{told}", f"{file} fails: {told}") from error
+        raise RecipeError("{file} fails: {told}", file=file, told=told) from error
     return module
 
 
 def _as_recipe(value: object, path: Path) -> Recipe:
     if not isinstance(value, Recipe):
-        raise RecipeError(f"{path} 不是配方", f"{path} is not a recipe")
+        raise RecipeError("{path} is not a recipe", path=path)
     return value
 
 

@@ -93,8 +93,10 @@ class Pose(Part):
             return Conditioning(scalars={self.name: self.of_seed(drawing.generator.initial_seed())})
         if len(given) != len(POSE) or not all(math.isfinite(v) for v in given) or given[1] <= 0:
             raise RequestError(
-                f"pose 应为 {len(POSE)} 个数（{', '.join(POSE)}，scale 大于 0），收到 {given}",
-                f"a pose is {len(POSE)} numbers ({', '.join(POSE)}; scale above 0), got {given}",
+                "a pose is {count} numbers ({pose}; scale above 0), got {given}",
+                count=len(POSE),
+                pose=", ".join(POSE),
+                given=given,
             )
         return Conditioning(scalars={self.name: torch.tensor([given])})
 
@@ -228,9 +230,10 @@ class Sizes(Part):
             return Conditioning(scalars={self.name: _whole(*(drawing.request.size or (0, 0)))})
         if len(given) != 6 or not all(math.isfinite(v) for v in given):
             raise RequestError(
-                f"{self.name} 应为 6 个数（原高、原宽、裁剪的上和左、目标高、目标宽），收到 {given}",
-                f"{self.name} are 6 numbers (height and width before, top and left of the crop, height and width "
-                f"now), got {given}",
+                "{name} are 6 numbers (height and width before, top and left of the crop, height and width now), "
+                "got {given}",
+                name=self.name,
+                given=given,
             )
         return Conditioning(scalars={self.name: torch.tensor([given])})
 
@@ -312,7 +315,7 @@ class Bucket(Part):
         size = drawing.request.size or (0, 0)
         if size not in self.sizes:
             listed = ", ".join(f"{width}x{height}" for width, height in self.sizes)
-            raise RequestError(f"没学过 {size} 这个尺寸；可用的是 {listed}", f"no size {size}; there is {listed}")
+            raise RequestError("no size {size}; there is {listed}", size=size, listed=listed)
         return Conditioning(scalars={self.name: torch.tensor([[float(self.sizes.index(size))]])})
 
     def unconditional(self, value: Conditioning) -> Conditioning:

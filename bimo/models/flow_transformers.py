@@ -22,9 +22,9 @@ def words_of(conditioning: Conditioning, name: str) -> TextEncoding:
     """The one stream of words. Raises RecipeError where there are more, or hints that these denoisers do not read."""
     if len(conditioning.streams) != 1:
         count = len(conditioning.streams)
-        raise RecipeError(f"{name} 只读一个文本塔，收到 {count} 个", f"{name} reads one text tower, not {count}")
+        raise RecipeError("{name} reads one text tower, not {count}", name=name, count=count)
     if conditioning.spatial is not None:
-        raise RecipeError(f"{name} 不读空间提示", f"{name} reads no spatial hints")
+        raise RecipeError("{name} reads no spatial hints", name=name)
     return conditioning.streams[0]
 
 

@@ -82,9 +82,7 @@ class LatentSpace(nn.Module):
                 **part.config,
             )
         except (ValueError, IndexError, ZeroDivisionError) as error:
-            raise RecipeError(
-                f"Latent 的字段不相配：{error}", f"the fields of Latent do not go together: {error}"
-            ) from None
+            raise RecipeError("the fields of Latent do not go together: {error}", error=error) from None
 
     def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
         """(C, h, w) for (width, height) pixels."""
@@ -254,6 +252,5 @@ class ClipImageSpace(nn.Module):
     def decode(self, x: Tensor) -> Tensor:
         """Raises RecipeError: an embedding is no picture."""
         raise RecipeError(
-            "图像向量不能解码成图片；以它为空间的层级后面要有画像素的层级",
-            "an embedding of a picture cannot be decoded; a level in it must be followed by one that paints",
+            "an embedding of a picture cannot be decoded; a level in it must be followed by one that paints"
         )

@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 
 from bimo.core.errors import RequestError
-from bimo.core.part import meant
+from bimo.core.messages import Listed, Message
+from bimo.core.part import meant, nearest
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,10 @@ def style_named(name: str) -> Style:
     key = name.strip().lower()
     found = STYLES.get(SAME.get(key, SAME.get(name.strip(), key)))
     if found is None:
-        zh, en = meant(key, [*STYLES, *SAME])
-        if _HAN.search(key) or not en.startswith("; did"):
-            zh, en = f"；可用的有 {'、'.join(STYLES)}", f"; there is {', '.join(STYLES)}"
-        raise RequestError(f"没有风格 {name!r}{zh}", f"there is no style {name!r}{en}")
+        near = meant(key, [*STYLES, *SAME])
+        if _HAN.search(key) or not nearest(key, [*STYLES, *SAME]):
+            near = Message("; there is {every}", every=Listed(STYLES))
+        raise RequestError("there is no style {name!r}{near}", name=name, near=near)
     return found
 
 

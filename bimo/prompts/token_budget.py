@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bimo.core.errors import say
+from bimo.core.messages import Both, say
 
 
 @dataclass(frozen=True)
@@ -29,35 +29,31 @@ class Budget:
         if self.lost:
             told.append(
                 say(
-                    f"提示词有 {self.used} 个词元，这个模型只读前 {self.limit} 个；没有读到的 {len(self.lost)} 个字："
-                    f"“{self.lost}”",
-                    f"the prompt has {self.used} tokens and this model reads the first {self.limit}; "
-                    f"{len(self.lost)} characters are not read: “{self.lost}”",
+                    "the prompt has {used} tokens and this model reads the first {limit}; {count} characters are not "
+                    "read: “{lost}”",
+                    used=self.used,
+                    limit=self.limit,
+                    count=len(self.lost),
+                    lost=self.lost,
                 )
             )
         if self.mostly:
-            told.append(
-                say(
-                    "这句话里要画的东西大多没有学过，画出来多半不像",
-                    "most of what is to be drawn was never learned; the picture will hardly be like it",
-                )
-            )
+            told.append(say("most of what is to be drawn was never learned; the picture will hardly be like it"))
         if self.unknown:
             zh, en = (f"；学过的相近的词：{listed(self.near)}", f"; learned words like it: {listed(self.near)}")
             zh, en = (zh, en) if self.near else ("", "")
             told.append(
                 say(
-                    f"这个模型没有学过：{listed(self.unknown)}；画面里不会有它，或画成别的东西{zh}",
-                    f"this model never learned: {listed(self.unknown)}; it will be missing or drawn as something "
-                    f"else{en}",
+                    "this model never learned: {listed}; it will be missing or drawn as something else{near}",
+                    listed=listed(self.unknown),
+                    near=Both(zh, en),
                 )
             )
         if self.unread:
             told.append(
                 say(
-                    f"这个模型的分词器不认得：{listed(self.unread)}；它当作没有写，请用文字说",
-                    f"the tokenizer of this model cannot read: {listed(self.unread)}; it draws without that, "
-                    "so say it in words",
+                    "the tokenizer of this model cannot read: {listed}; it draws without that, so say it in words",
+                    listed=listed(self.unread),
                 )
             )
         return tuple(told)
@@ -65,4 +61,4 @@ class Budget:
 
 def listed(words: Sequence[str]) -> str:
     """Words one after another, as the language that is spoken lists them."""
-    return say("、", ", ").join(words)
+    return say(", ").join(words)

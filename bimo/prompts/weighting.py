@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from bimo.core.errors import say
+from bimo.core.messages import say
 
 #: What a weight may be: beyond it pictures fall apart, and a number in brackets is no weight.
 LOWEST, HIGHEST = 0.0, 2.0
@@ -82,15 +82,18 @@ def _ratio(inside: str, number: str) -> bool:
 
 def _left(shown: str, number: str) -> str:
     return say(
-        f"{shown} 按文字读：{number} 不是 {LOWEST:g} 到 {HIGHEST:g} 之间的权重；要加权请写 {LOWEST:g} 到 {HIGHEST:g}，"
-        "例如 (词:1.3)；在括号前加 \\ 就没有这句话",
-        f"{shown} is read as it stands: {number} is no weight from {LOWEST:g} to {HIGHEST:g}; to weigh words write "
-        "one, for instance (word:1.3); with \\ before the bracket this is not said",
+        "{shown} is read as it stands: {number} is no weight from {lowest:g} to {highest:g}; to weigh "
+        "words write one, for instance (word:1.3); with \\ before the bracket this is not said",
+        shown=shown,
+        number=number,
+        lowest=LOWEST,
+        highest=HIGHEST,
     )
 
 
 def _taken(shown: str, weight: float) -> str:
     return say(
-        f"{shown} 读作权重 {weight:g}；若是文字，请在括号前加 \\",
-        f"{shown} is taken for a weight of {weight:g}; if it is text, put \\ before the bracket",
+        "{shown} is taken for a weight of {weight:g}; if it is text, put \\ before the bracket",
+        shown=shown,
+        weight=weight,
     )

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Any, cast
 
-from bimo.core.errors import Language, language
+from bimo.core.messages import Language, language
 
 #: A request's body, in bytes: a form of the page is two thousand characters and eight numbers.
 MAXIMUM_BODY = 1 << 17

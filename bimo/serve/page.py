@@ -19,7 +19,8 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
-from bimo.core.errors import BimoError, RequestError, say, speaking
+from bimo.core.errors import BimoError, RequestError
+from bimo.core.messages import Both, say, speaking
 from bimo.core.output_path import SUFFIX, name_of
 from bimo.core.types import Request, checked
 from bimo.diffusion.batching import draw
@@ -198,7 +199,7 @@ class Studio:
             if told is not None:
                 share = (index + step / max(1, steps)) / count
                 words = f"{index + 1}/{count} · {step + 1}/{steps}"
-                told(share, say(f"第几张 · 第几步：{words}", f"picture · step: {words}"))
+                told(share, say("picture · step: {words}", words=words))
 
         with self.turn:
             pictures = draw(self.system, request, progress=progress)
@@ -209,9 +210,7 @@ class Studio:
         warnings = dict.fromkeys(w for p in pictures for w in p.warnings)
         seconds = sum(p.seconds for p in pictures)
         notes = [f"⚠️ {_plain(w)}" for w in warnings]
-        notes.append(
-            say(f"用时 {seconds:.1f} 秒 · 种子 {request.seed}", f"{seconds:.1f} seconds · seed {request.seed}")
-        )
+        notes.append(say("{seconds:.1f} seconds · seed {seed}", seconds=seconds, seed=request.seed))
         return files, "\n\n".join(notes), request.seed or 0
 
     def forget(self) -> None:
@@ -245,13 +244,11 @@ class Studio:
         """
         for zh, en, words in (("提示词", "the prompt", text), ("反向提示词", "the negative prompt", negative)):
             if not isinstance(words, str):
-                raise RequestError(f"{zh}应是文字，收到 {words!r}", f"{en} is {words!r}; expected text")
+                raise RequestError("{near} is {words!r}; expected text", near=Both(zh, en), words=words)
         if not isinstance(style, (str, type(None))):
-            raise RequestError(f"风格应是名字，收到 {style!r}", f"the style is {style!r}; expected a name")
+            raise RequestError("the style is {style!r}; expected a name", style=style)
         if len(text) > MAXIMUM_TEXT or len(negative) > MAXIMUM_TEXT:
-            raise RequestError(
-                f"提示词超过 {MAXIMUM_TEXT} 个字", f"the prompt is longer than {MAXIMUM_TEXT} characters"
-            )
+            raise RequestError("the prompt is longer than {maximum_text} characters", maximum_text=MAXIMUM_TEXT)
         bounds = (
             ("宽", "width", width, 1, MAXIMUM_SIDE),
             ("高", "height", height, 1, MAXIMUM_SIDE),
@@ -263,10 +260,10 @@ class Studio:
         for zh, en, value, low, high in bounds:
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
                 raise RequestError(
-                    f"{zh}是 {value!r}，应在 {low} 到 {high} 之间", f"{en} is {value!r}; expected {low} to {high}"
+                    "{near} is {value!r}; expected {low} to {high}", near=Both(zh, en), value=value, low=low, high=high
                 )
             if en != "guidance" and value != int(value):
-                raise RequestError(f"{zh}是 {value!r}，应为整数", f"{en} is {value!r}; expected a whole number")
+                raise RequestError("{near} is {value!r}; expected a whole number", near=Both(zh, en), value=value)
         own = self.system.recipe.levels[-1].guidance.rescale
         request = checked(
             {
@@ -391,11 +388,11 @@ def page(studio: Studio) -> gr.Blocks:
                     studio.wanted(session)
                     drawn, said, _ = studio.draw(*values, told=told)
                 except StoppedError:
-                    return gr.skip(), say("已停止", "stopped"), gr.skip()
+                    return gr.skip(), say("stopped"), gr.skip()
                 except BimoError as error:
                     raise _toast(str(error)) from None
                 except MemoryError:
-                    raise _toast(say("内存不够，请画小一点", "out of memory: draw a smaller picture")) from None
+                    raise _toast(say("out of memory: draw a smaller picture")) from None
             paths = [str(path) for path in drawn]
             return gr.Gallery(paths, columns=min(2, len(paths))), said, gr.Files(paths, visible=True)
 
@@ -456,7 +453,7 @@ def _both_names(style: str) -> str:
 
 def _toast(sentence: str) -> gr.Error:
     """A sentence over the page, which takes it for HTML."""
-    title = say("画不了", "Cannot draw")
+    title = say("Cannot draw")
     return gr.Error(html.escape(sentence, quote=False), duration=12, title=title, print_exception=False)
 
 
@@ -505,11 +502,10 @@ def launch(studio: Studio, host: str, port: int, wait: bool = True) -> str:
         )
     except OSError as error:
         raise RequestError(
-            f"不能在 {host}:{port} 上服务（{error}）；请换一个 --port",
-            f"cannot serve on {host}:{port} ({error}); try another --port",
+            "cannot serve on {host}:{port} ({error}); try another --port", host=host, port=port, error=error
         ) from None
     if wait:
-        print(say(f"网页：{local}（Ctrl-C 停止）", f"the page: {local} (Ctrl-C stops it)"), flush=True)
+        print(say("the page: {local} (Ctrl-C stops it)", local=local), flush=True)
         try:
             threading.Event().wait()
         finally:
@@ -525,7 +521,7 @@ def serve(model: str, *, host: str, port: int) -> None:
             signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
     if host not in ("127.0.0.1", "localhost", "::1"):
         print(
-            say(f"注意：{host} 上别的机器也能访问", f"Note: on {host} other machines can use the page, too"),
+            say("Note: on {host} other machines can use the page, too", host=host),
             flush=True,
         )
     launch(Studio(registry.load(model)), host, port)

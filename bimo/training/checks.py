@@ -14,7 +14,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from bimo.core.errors import TrainingError, say
+from bimo.core.errors import TrainingError
+from bimo.core.messages import Both, say
 from bimo.core.recipe import Stage
 from bimo.data.loader import Pictures
 from bimo.diffusion.system import TextEncoder
@@ -34,9 +35,11 @@ def check_seed(begun: int, wanted: int, out: Path) -> None:
     """Raises TrainingError for a run that was begun with another seed."""
     if begun != wanted:
         raise TrainingError(
-            f"{out} 里的训练是用种子 {begun} 开始的，现在是 {wanted}；请用 --seed {begun} 继续，或换一个文件夹",
-            f"the run in {out} was begun with seed {begun}, and now it is {wanted}; go on with --seed {begun}, or take "
-            "another folder",
+            "the run in {out} was begun with seed {begun}, and now it is {wanted}; go on with --seed "
+            "{begun}, or take another folder",
+            out=out,
+            begun=begun,
+            wanted=wanted,
         )
 
 
@@ -83,16 +86,23 @@ def check_words(stage: Stage, towers: Sequence[TextEncoder], pictures: Pictures,
     for number, one in enumerate(found, 1):
         print(
             say(
-                f"阶段 {stage.name!r} 的说明（抽查 {len(captions)} 条），第 {number} 个塔：不认识的词元 "
-                f"{one.unknown:.1%}，读不完的 {one.truncated:.1%}，空的 {_empty(captions):.1%}",
-                f"captions of stage {stage.name!r} ({len(captions)} looked at), tower {number}: unknown tokens "
-                f"{one.unknown:.1%}, cut short {one.truncated:.1%}, empty {_empty(captions):.1%}",
+                "captions of stage {name!r} ({count} looked at), tower {number}: unknown tokens {unknown:.1%}, "
+                "cut short {truncated:.1%}, empty {empty:.1%}",
+                name=stage.name,
+                count=len(captions),
+                number=number,
+                unknown=one.unknown,
+                truncated=one.truncated,
+                empty=_empty(captions),
             )
         )
     if listed := too_much(stage, captions, found):
         raise TrainingError(
-            f"阶段 {stage.name!r} 的{UNSUITED[0]}：{listed}；{REMEDY[0]}",
-            f"the captions of stage {stage.name!r} {UNSUITED[1]}: {listed}; {REMEDY[1]}",
+            "the captions of stage {name!r} {unsuited}: {listed}; {remedy}",
+            name=stage.name,
+            unsuited=Both(UNSUITED[0], UNSUITED[1]),
+            listed=listed,
+            remedy=Both(REMEDY[0], REMEDY[1]),
         )
 
 
@@ -104,11 +114,11 @@ def readings(towers: Sequence[TextEncoder], captions: Sequence[str], prefix: str
 
 def too_much(stage: Stage, captions: Sequence[str], found: Sequence[Reading]) -> str:
     """What is unknown, cut short or empty more often than a stage allows, "" where nothing is."""
-    shares = [("max_empty", say("空的说明", "empty captions"), _empty(captions))]
+    shares = [("max_empty", say("empty captions"), _empty(captions))]
     for number, one in enumerate(found, 1):
-        what = say(f"第 {number} 个塔不认识的词元", f"unknown tokens of tower {number}")
+        what = say("unknown tokens of tower {number}", number=number)
         shares.append(("max_unknown", what, one.unknown))
-        what = say(f"第 {number} 个塔读不完的说明", f"captions cut short by tower {number}")
+        what = say("captions cut short by tower {number}", number=number)
         shares.append(("max_truncated", what, one.truncated))
     limits = [(what, share, name, float(getattr(stage, name))) for name, what, share in shares]
     return ", ".join(f"{what} {share:.1%} > {name} {most:.1%}" for what, share, name, most in limits if share > most)
@@ -123,9 +133,11 @@ def check_lots(stage: Stage, order: BatchSampler, processes: int) -> None:
     least = min(order.count, sum(map(len, order.groups)))
     if least < processes:
         raise TrainingError(
-            f"阶段 {stage.name!r} 一批只有 {least} 组，进程有 {processes} 个；请加大 batch，或减少进程",
-            f"a batch of stage {stage.name!r} has {least} lots for {processes} processes; make batch larger, or begin "
-            "fewer processes",
+            "a batch of stage {name!r} has {least} lots for {processes} processes; make batch larger, or "
+            "begin fewer processes",
+            name=stage.name,
+            least=least,
+            processes=processes,
         )
 
 
@@ -139,9 +151,10 @@ def check_sizes(stage: Stage, order: BatchSampler) -> None:
     if len(order.groups) == 1:
         print(
             say(
-                f"阶段 {stage.name!r}：一批要 {order.count} 组，数据只有 {small[0][1]} 组，每批就这么多",
-                f"stage {stage.name!r}: a batch wants {order.count} lots, the data has {small[0][1]}; "
-                "each batch has just those",
+                "stage {name!r}: a batch wants {count} lots, the data has {small}; each batch has just those",
+                name=stage.name,
+                count=order.count,
+                small=small[0][1],
             )
         )
         return
@@ -149,9 +162,12 @@ def check_sizes(stage: Stage, order: BatchSampler) -> None:
     listed += " ..." if len(small) > SHOWN else ""
     print(
         say(
-            f"阶段 {stage.name!r}：{len(small)} 种大小凑不满一批 {order.count} 组，会用同一种大小重复补齐：{listed}",
-            f"stage {stage.name!r}: {len(small)} sizes have fewer pictures than a batch of {order.count}; "
-            f"it is filled up with the same ones again: {listed}",
+            "stage {name!r}: {count} sizes have fewer pictures than a batch of {count_2}; it is filled up "
+            "with the same ones again: {listed}",
+            name=stage.name,
+            count=len(small),
+            count_2=order.count,
+            listed=listed,
         )
     )
 

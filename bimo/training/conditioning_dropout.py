@@ -67,9 +67,11 @@ class ConditioningDropout:
             if not matched:
                 near = ", ".join(nearest(glob, names) or names)
                 raise RecipeError(
-                    f"阶段 {self.stage.name!r} 的 condition_dropout：{glob!r} 没有对应任何可以去掉的提示；这里有 [{near}]",
-                    f"condition_dropout of stage {self.stage.name!r}: {glob!r} matches no hint that can be left out; here are "
-                    f"[{near}]",
+                    "condition_dropout of stage {name!r}: {glob!r} matches no hint that can be left out; here are "
+                    "[{near}]",
+                    name=self.stage.name,
+                    glob=glob,
+                    near=near,
                 )
             shares |= dict.fromkeys(matched, share)
         return shares
@@ -78,8 +80,9 @@ class ConditioningDropout:
         stage = self.stage
         if stage.encoder_dropout and len(stage.encoder_dropout) != self.towers:
             raise RecipeError(
-                f"encoder_dropout 有 {len(stage.encoder_dropout)} 个数，文本塔有 {self.towers} 个；每个塔一个",
-                f"encoder_dropout has {len(stage.encoder_dropout)} shares for {self.towers} text towers; one each is expected",
+                "encoder_dropout has {count} shares for {towers} text towers; one each is expected",
+                count=len(stage.encoder_dropout),
+                towers=self.towers,
             )
         shares = (
             stage.caption_dropout,
@@ -93,7 +96,8 @@ class ConditioningDropout:
             wrong.append(stage.joint_dropout + stage.joint_keep)
         if wrong:
             raise RecipeError(
-                f"阶段 {stage.name!r} 的丢弃比例里有 {wrong[0]:g}；应在 0 和 1 之间，joint_dropout 与 joint_keep 之和也是",
-                f"a share of what stage {stage.name!r} leaves out is {wrong[0]:g}; expected is 0 to 1, as of joint_dropout "
+                "a share of what stage {name!r} leaves out is {wrong:g}; expected is 0 to 1, as of joint_dropout "
                 "and joint_keep together",
+                name=stage.name,
+                wrong=wrong[0],
             )

@@ -22,8 +22,8 @@ from typing import Any, BinaryIO, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from bimo.core.errors import say
 from bimo.core.hashing import bytes_of, digest_tensors, late_table
+from bimo.core.messages import say
 from bimo.core.part import Part, dumps
 from bimo.core.types import TextEncoding
 from bimo.diffusion.casting import cast_encoding
@@ -221,9 +221,9 @@ def _how(
         if not apart_is_together(frozen, sample, blank):
             print(
                 say(
-                    f"文本塔 text.{index} 单独读一句和成批读时不一样，所以不缓存，每步照旧编码",
-                    f"tower text.{index} reads a text by itself otherwise than in a batch; nothing of it is cached, "
+                    "tower text.{index} reads a text by itself otherwise than in a batch; nothing of it is cached, "
                     "each step encodes",
+                    index=index,
                 )
             )
             return partial(encoded, frozen.tower)
@@ -292,10 +292,11 @@ def _fits(frozen: FrozenEncoder, sample: Sequence[str], count: int, folder: Path
         return True
     print(
         say(
-            f"文本编码要占约 {wanted / 2**30:.1f} GiB，超过空闲磁盘 {free / 2**30:.1f} GiB 的 "
-            f"{SHARE_OF_FREE_DISK:.0%}，所以不缓存，每步照旧编码",
-            f"the encodings of all texts would take {wanted / 2**30:.1f} GiB, more than {SHARE_OF_FREE_DISK:.0%} of "
-            f"the {free / 2**30:.1f} GiB that are free; nothing is cached, each step encodes",
+            "the encodings of all texts would take {wanted:.1f} GiB, more than {share_of_free_disk:.0%} of "
+            "the {free:.1f} GiB that are free; nothing is cached, each step encodes",
+            wanted=wanted / 2**30,
+            share_of_free_disk=SHARE_OF_FREE_DISK,
+            free=free / 2**30,
         )
     )
     return False
@@ -312,8 +313,8 @@ def _keep(frozen: FrozenEncoder, index: int, texts: Sequence[str], folder: Path)
         shutil.rmtree(part)
         print(
             say(
-                f"写不下文本编码（{error.strerror}），所以不缓存，每步照旧编码",
-                f"the encodings cannot be written ({error.strerror}); nothing is cached, each step encodes",
+                "the encodings cannot be written ({strerror}); nothing is cached, each step encodes",
+                strerror=error.strerror,
             )
         )
         return False
@@ -324,7 +325,7 @@ def _keep(frozen: FrozenEncoder, index: int, texts: Sequence[str], folder: Path)
 def _write(frozen: FrozenEncoder, index: int, texts: Sequence[str], folder: Path) -> dict[str, Any]:
     starts = [0]
     shape: dict[str, Any] = {}
-    title = say(f"编码文本，第 {index + 1} 个塔", f"encoding texts, tower {index + 1}")
+    title = say("encoding texts, tower {index}", index=index + 1)
     tokens, masks, pooled = ((folder / name).open("wb") for name in ("tokens", "masks", "pooled"))
     with tokens, masks, pooled:
         for text in counted(texts, title):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bimo.core.errors import TrainingError
+from bimo.core.messages import Both
 from bimo.core.recipe import Stage
 
 #: A rate that training begins with where nothing is known: `bimo.core.recipe.Stage` has it too.
@@ -42,8 +43,11 @@ def broken(stage: Stage, number: int, step: int, what: tuple[str, str], out: Pat
         zh = f"还没有保存过什么，{out} 可以从头再来；请降低学习率：同一条命令加 {rate}"
         en = f"nothing was saved before, so {out} begins anew; take a lower rate: the same command with {rate}"
     return TrainingError(
-        f"阶段 {stage.name!r} 第 {step} 步：{what[0]}；没有存下坏的权重，{zh}",
-        f"stage {stage.name!r}, step {step}: {what[1]}; no bad weights were saved, and {en}",
+        "stage {name!r}, step {step}: {what}; no bad weights were saved, and {near}",
+        name=stage.name,
+        step=step,
+        what=Both(what[0], what[1]),
+        near=Both(zh, en),
     )
 
 

@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from bimo.core.errors import TrainingError, say
+from bimo.core.errors import TrainingError
 from bimo.core.files import write_whole
+from bimo.core.messages import Both, Message, say
 from bimo.core.part import KIND, dump
 from bimo.core.recipe import Recipe
 from bimo.data.loader import Pictures
@@ -44,8 +45,8 @@ class Had:
 
     def __str__(self) -> str:
         if not self.texts:
-            return say(f"{self.pictures} 张图片", f"{self.pictures} pictures")
-        return say(f"{self.pictures} 张图片和 {self.texts} 条文字", f"{self.pictures} pictures and {self.texts} texts")
+            return say("{pictures} pictures", pictures=self.pictures)
+        return say("{pictures} pictures and {texts} texts", pictures=self.pictures, texts=self.texts)
 
 
 def had(pictures: Pictures, recipe: Recipe) -> Had:
@@ -89,7 +90,7 @@ class Change:
         """What was changed, one a line."""
         found = [f"{path}: {_short(old)} → {_short(new)}" for path, (old, new) in self.settings.items()]
         if self.data is not None:
-            found.append(say(f"数据：{self.data[0]} → {self.data[1]}", f"data: {self.data[0]} → {self.data[1]}"))
+            found.append(say("data: {data} → {data_2}", data=self.data[0], data_2=self.data[1]))
         return found
 
 
@@ -138,8 +139,9 @@ def read_history(out: Path) -> History:
         return History(None if told["data"] is None else Had(**told["data"]), tuple(changes))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TrainingError(
-            f"读不了 {path}（{error}）；删掉它可以继续，但不再知道数据换过没有",
-            f"cannot read {path} ({error}); without it the run goes on, but not knowing whether its data is the same",
+            "cannot read {path} ({error}); without it the run goes on, but not knowing whether its data is the same",
+            path=path,
+            error=error,
         ) from None
 
 
@@ -179,25 +181,30 @@ def same_recipe(before: Recipe, wanted: Recipe, place: Place, out: Path, from_he
     strange = [path for path in found if path.split(".")[0] not in (*SHOWN, "stages")]
     if strange:
         raise TrainingError(
-            f"{out} 里是另一个配方的训练（不同的是 {listed}）；换一个文件夹，或先删掉它",
-            f"{out} holds the run of another recipe (what differs: {listed}); take another folder, or delete it first",
+            "{out} holds the run of another recipe (what differs: {listed}); take another folder, or delete it first",
+            out=out,
+            listed=listed,
         )
     if not from_here:
         at = standing(before, place)
         raise TrainingError(
-            f"{out} 里的训练用的是另一个配方（不同的是 {listed}）；它已到{at}：要从这里起改用新的设置，"
-            "请加 --from-here；要照旧继续，请去掉改动；要重新开始，请换一个文件夹",
-            f"the run in {out} is of another recipe (what differs: {listed}); it stands at {at}: add --from-here to "
-            "have the new settings from there on, leave the changes out to go on as it was, or take another folder",
+            "the run in {out} is of another recipe (what differs: {listed}); it stands at {at}: add "
+            "--from-here to have the new settings from there on, leave the changes out to go on as it was, "
+            "or take another folder",
+            out=out,
+            listed=listed,
+            at=at,
         )
     for path in found:
         _check_path(path, before, place, out)
     now = wanted.stages[place.stage] if place.stage < len(wanted.stages) else None
     if now is not None and place.step > now.steps:
         raise TrainingError(
-            f"{out} 已到{standing(before, place)}，不能只练 {now.steps} 步；steps 至少为 {place.step}",
-            f"{out} stands at {standing(before, place)}, so {now.steps} steps are past; let steps be {place.step} "
-            "or more",
+            "{out} stands at {standing}, so {steps} steps are past; let steps be {step} or more",
+            out=out,
+            standing=standing(before, place),
+            steps=now.steps,
+            step=place.step,
         )
     return found
 
@@ -210,18 +217,22 @@ def _check_path(path: str, recipe: Recipe, place: Place, out: Path) -> None:
     name = recipe.stages[number].name if number < len(recipe.stages) else ""
     if number < place.stage:
         raise TrainingError(
-            f"{path} 改不了：{out} 的阶段 {name!r} 已经练完；只能改还没练完的阶段",
-            f"{path} cannot be changed: stage {name!r} of {out} is done; only stages that are not can be",
+            "{path} cannot be changed: stage {name!r} of {out} is done; only stages that are not can be",
+            path=path,
+            name=name,
+            out=out,
         )
     if number > place.stage or not place.step or not name:
         return
     field = rest[1] if len(rest) > 1 else ""
     if not field or field in FIXED or rest[1:] == ["objective"]:
         raise TrainingError(
-            f"{path} 改不了：阶段 {name!r} 已经练了 {place.step} 步，练到一半不能换它；请另开一个文件夹，"
-            f"用 --start {out} 从现在的权重开始",
-            f"{path} cannot be changed: {place.step} steps of stage {name!r} are done, and it is no other stage half "
-            f"way; begin in another folder from the weights as they are, by --start {out}",
+            "{path} cannot be changed: {step} steps of stage {name!r} are done, and it is no other stage "
+            "half way; begin in another folder from the weights as they are, by --start {out}",
+            path=path,
+            step=place.step,
+            name=name,
+            out=out,
         )
 
 
@@ -236,36 +247,36 @@ def same_data(history: History, now: Had, out: Path, accepted: bool) -> tuple[Ha
     if accepted:
         return before, now
     alike = (before.pictures, before.texts) == (now.pictures, now.texts)
-    zh, en = ("，数量相同，内容或次序不同", ", as many, of other content or order") if alike else ("", "")
+    near = Message(", as many, of other content or order") if alike else ""
     raise TrainingError(
-        f"{out} 里的训练开始以后，数据换过了：那时是 {before}，现在是 {now}{zh}；请给出原来的 --data，"
-        "或加 --accept-new-data 用新的数据继续（会记下来）",
-        f"the data was exchanged since the run in {out} began: it had {before}, now there are {now}{en}; give the "
-        "--data of before, or add --accept-new-data to go on with the new one, which is put on record",
+        "the data was exchanged since the run in {out} began: it had {before}, now there are "
+        "{now}{near}; give the --data of before, or add --accept-new-data to go on with the new one, "
+        "which is put on record",
+        out=out,
+        before=before,
+        now=now,
+        near=near,
     )
 
 
 def standing(recipe: Recipe, place: Place) -> str:
     """Where a run stands, in words."""
     if place.stage >= len(recipe.stages):
-        return say("终点，全部阶段都练完了", "its end, with all stages done")
+        return say("its end, with all stages done")
     name = recipe.stages[place.stage].name
-    return say(
-        f"第 {place.stage + 1} 阶段 {name!r} 的第 {place.step} 步",
-        f"step {place.step} of stage {place.stage + 1}, {name!r}",
-    )
+    return say("step {step} of stage {stage}, {name!r}", step=place.step, stage=place.stage + 1, name=name)
 
 
 def _listed(changes: Changes) -> str:
     shown = [f"{path} {_short(old)} → {_short(new)}" for path, (old, new) in changes.items()]
     more = len(shown) - FEW
-    return ", ".join(shown[:FEW]) + (say(f" 等 {len(shown)} 处", f" and {more} more") if more > 0 else "")
+    return ", ".join(shown[:FEW]) + (say(" and {more} more", more=Both(len(shown), more)) if more > 0 else "")
 
 
 def _short(value: Any) -> str:
     """A value as ``--set`` takes it, of a part its name alone."""
     if value is None:
-        return say("无", "none")
+        return say("none")
     if isinstance(value, Mapping):
         table = cast("Mapping[str, Any]", value)
         return str(table.get(KIND, "")).rpartition(":")[2]
@@ -278,8 +289,10 @@ def told_of(history: History) -> Sequence[tuple[str, Sequence[str]]]:
     return [
         (
             say(
-                f"第 {change.number + 1} 阶段 {change.stage!r} 第 {change.step} 步起",
-                f"from step {change.step} of stage {change.number + 1}, {change.stage!r}",
+                "from step {step} of stage {number}, {stage!r}",
+                step=change.step,
+                number=change.number + 1,
+                stage=change.stage,
             ),
             change.lines(),
         )

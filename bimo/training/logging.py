@@ -21,8 +21,9 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from torch import nn
 
-from bimo.core.errors import TrainingError, say
+from bimo.core.errors import TrainingError
 from bimo.core.files import write_whole
+from bimo.core.messages import Message, say
 from bimo.core.recipe import Stage
 from bimo.data.sheets import chinese_font
 
@@ -55,11 +56,13 @@ def save_whole(value: object, path: Path) -> None:
 def _unwritten(path: Path, error: Exception) -> TrainingError:
     free = shutil.disk_usage(path.parent).free / 2**20
     # Of what torch's writer says nothing is about the disk.
-    zh, en = ("", "") if not isinstance(error, OSError) else (f"：{error.strerror}", f": {error.strerror}")
+    near = "" if not isinstance(error, OSError) else Message(": {strerror}", strerror=error.strerror)
     return TrainingError(
-        f"写不下 {path}（磁盘还剩 {free:.1f} MB）{zh}；之前保存的还在，腾出空间后用同一条命令继续",
-        f"cannot write {path} ({free:.1f} MB are free on its disk){en}; what was saved before is still there, "
-        "make room and go on with the same command",
+        "cannot write {path} ({free:.1f} MB are free on its disk){near}; what was saved before is still "
+        "there, make room and go on with the same command",
+        path=path,
+        free=free,
+        near=near,
     )
 
 
@@ -235,14 +238,12 @@ def table(
     parts: dict[str, list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
         parts.setdefault(".".join(name.split(".")[:2]), []).append(parameter)
-    title = say(f"阶段 {number + 1}：{stage.name}", f"stage {number + 1}: {stage.name}")
+    title = say("stage {number}: {name}", number=number + 1, name=stage.name)
     size = rows_a_step(stage)
-    caption = say(
-        f"{stage.steps} 步，每步 {size} 张，从第 {step} 步起", f"{stage.steps} steps of {size}, from step {step}"
-    )
+    caption = say("{steps} steps of {size}, from step {step}", steps=stage.steps, size=size, step=step)
     made = Table(title=title, caption=caption)
-    made.add_column(say("部件", "part"))
-    for heading in (say("学习", "learns"), say("冻结", "frozen"), say("学习率", "rate")):
+    made.add_column(say("part"))
+    for heading in (say("learns"), say("frozen"), say("rate")):
         made.add_column(heading, justify="right")
     learnt = frozen = 0
     for name, members in parts.items():
@@ -252,7 +253,7 @@ def table(
         made.add_row(name, _millions(learns), _millions(rest), ", ".join(f"{rate:.3g}" for rate in rates))
         learnt, frozen = learnt + learns, frozen + rest
     made.add_section()
-    made.add_row(say("合计", "in all"), _millions(learnt), _millions(frozen), "")
+    made.add_row(say("in all"), _millions(learnt), _millions(frozen), "")
     return made
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bimo.core.errors import RecipeError, TrainingError
+from bimo.core.messages import Both
 from bimo.core.part import nearest
 from bimo.core.recipe import Stage
 from bimo.training.distributed.processes import Processes
@@ -33,10 +34,7 @@ def chosen(names: Iterable[str], globs: Sequence[str]) -> list[str]:
             heads = sorted({name.rsplit(".", 1)[0] for name in every})
             tops = tuple(dict.fromkeys(name.split(".")[0] for name in every))
             near = ", ".join(nearest(glob.rstrip(".*"), heads) or tops)
-            raise RecipeError(
-                f"{glob!r} 没有对应任何参数；最接近的是 {near}",
-                f"{glob!r} matches no parameter; the nearest are {near}",
-            )
+            raise RecipeError("{glob!r} matches no parameter; the nearest are {near}", glob=glob, near=near)
         kept.update(matched)
     return [name for name in every if name in kept]
 
@@ -303,9 +301,7 @@ def zero_settings(stage: Stage) -> dict[str, Any]:
 
 
 def _refused(stage: Stage, zh: str, en: str) -> TrainingError:
-    return TrainingError(
-        f"阶段 {stage.name!r} 不能用 DeepSpeed：{zh}", f"stage {stage.name!r} cannot be learnt by DeepSpeed: {en}"
-    )
+    return TrainingError("stage {name!r} cannot be learnt by DeepSpeed: {near}", name=stage.name, near=Both(zh, en))
 
 
 def autocast(stage: Stage, device: torch.device) -> AbstractContextManager[object]:
@@ -316,9 +312,10 @@ def autocast(stage: Stage, device: torch.device) -> AbstractContextManager[objec
         return nullcontext()
     if stage.precision == "fp16" and device.type != "cuda":
         raise TrainingError(
-            f"阶段 {stage.name!r} 要 fp16，{device.type} 上练不了：小梯度会变成零；precision 请用 bf16 或 fp32",
-            f"stage {stage.name!r} wants fp16, which cannot be trained in on {device.type}: small gradients become "
-            "zero; let precision be bf16 or fp32",
+            "stage {name!r} wants fp16, which cannot be trained in on {kind}: small gradients become zero; "
+            "let precision be bf16 or fp32",
+            name=stage.name,
+            kind=device.type,
         )
     return torch.autocast(device.type, torch.float16 if stage.precision == "fp16" else torch.bfloat16)
 
@@ -341,10 +338,7 @@ def checkpoint_gradients(stage: Stage, system: nn.Module) -> None:
         # Pictures are encoded without a gradient unless their space learns.
         able += ".space." not in name or any(p.requires_grad for p in module.parameters())
     if on and not able:
-        raise TrainingError(
-            f"阶段 {stage.name!r} 的模块都不支持 gradient_checkpointing；请去掉它",
-            f"no module of stage {stage.name!r} can do gradient_checkpointing; leave it out",
-        )
+        raise TrainingError("no module of stage {name!r} can do gradient_checkpointing; leave it out", name=stage.name)
 
 
 class EMA:

@@ -11,7 +11,8 @@ from functools import partial
 from typing import Any, cast
 
 from bimo.core.checkpoint_io import unfilled
-from bimo.core.errors import BimoError, DataError, RecipeError, TrainingError, say
+from bimo.core.errors import BimoError, DataError, RecipeError, TrainingError
+from bimo.core.messages import Both, say
 from bimo.core.part import Part
 from bimo.core.recipe import Recipe, Stage
 from bimo.data.loader import Pictures
@@ -35,13 +36,15 @@ def sized(recipe: Recipe, pictures: Pictures) -> Recipe:
         return recipe
     size = recipe.request.size
     stages = tuple(replace(s, size=size) if s in open_ else s for s in recipe.stages)
-    found = say(f"{len(seen)} 种", f"{len(seen)} sizes") if len(seen) > 1 else f"{'x'.join(map(str, next(iter(seen))))}"
+    found = say("{count} sizes", count=len(seen)) if len(seen) > 1 else f"{'x'.join(map(str, next(iter(seen))))}"
     print(
         say(
-            f"图片的大小有{found}：{len(open_)} 个没写 size 的阶段按 {size[0]}x{size[1]} 学，"
-            "中心裁切（换一个：--size 宽x高）",
-            f"pictures are of {found}: stages that say no size ({len(open_)}) learn them at {size[0]}x{size[1]}, "
-            "cut at the centre (another one: --size WIDTHxHEIGHT)",
+            "pictures are of {found}: stages that say no size ({count}) learn them at {size}x{size_2}, cut "
+            "at the centre (another one: --size WIDTHxHEIGHT)",
+            found=found,
+            count=len(open_),
+            size=size[0],
+            size_2=size[1],
         )
     )
     return replace(recipe, stages=stages)
@@ -51,10 +54,9 @@ def check_recipe(recipe: Recipe) -> None:
     """Raises RecipeError for a recipe that has nothing to learn."""
     if not recipe.stages:
         raise RecipeError(
-            f"{recipe.name} 没有训练阶段，什么也不会学；要微调，请加 --tune lora（或 --tune full），"
-            "或写一个带阶段的配方 ./mine.py:名字，再用 --start 从它的权重开始",
-            f"{recipe.name} has no stages, so nothing would be learnt; to fine-tune it add --tune lora (or --tune "
+            "{name} has no stages, so nothing would be learnt; to fine-tune it add --tune lora (or --tune "
             "full), or write a recipe with stages, ./mine.py:name, and begin from its weights by --start",
+            name=recipe.name,
         )
 
 
@@ -95,16 +97,10 @@ def lacks(prospect: Prospect) -> Iterator[BimoError]:
     objective: Any = stage.objective
     yield from _of_names(stage, system)
     if not stage.train and stage.adapter is None:
-        yield RecipeError(
-            "train 是空的，又没有 adapter，什么也不会学",
-            "train is empty and there is no adapter: nothing would be learnt",
-        )
+        yield RecipeError("train is empty and there is no adapter: nothing would be learnt")
     if _sees_pictures(stage):
         if not _drawn(pictures):
-            yield DataError(
-                "这份数据只有文字没有图片；请再给一份有图片的 --data",
-                "these data are texts without pictures; give a --data with pictures besides",
-            )
+            yield DataError("these data are texts without pictures; give a --data with pictures besides")
             return
         unit = _unit(system.recipe)
         wrong = [
@@ -112,8 +108,10 @@ def lacks(prospect: Prospect) -> Iterator[BimoError]:
         ]
         if wrong:
             yield RecipeError(
-                f"大小 {wrong[0][0]}x{wrong[0][1]} 的边长不是 {unit} 的倍数",
-                f"sides of the size {wrong[0][0]}x{wrong[0][1]} are no multiples of {unit}",
+                "sides of the size {wrong}x{wrong_2} are no multiples of {unit}",
+                wrong=wrong[0][0],
+                wrong_2=wrong[0][1],
+                unit=unit,
             )
         yield from _of_hints(stage, system, pictures)
     if hasattr(objective, "lacks"):
@@ -135,7 +133,10 @@ def _of_words(prospect: Prospect, read: dict[str, list[Reading]]) -> Iterator[Bi
         read[prefix] = readings(prospect.system.text_encoders, captions, prefix)
     if listed := too_much(stage, captions, read[prefix]):
         yield TrainingError(
-            f"{UNSUITED[0]}：{listed}；{REMEDY[0]}", f"the captions {UNSUITED[1]}: {listed}; {REMEDY[1]}"
+            "the captions {unsuited}: {listed}; {remedy}",
+            unsuited=Both(UNSUITED[0], UNSUITED[1]),
+            listed=listed,
+            remedy=Both(REMEDY[0], REMEDY[1]),
         )
 
 
@@ -149,7 +150,7 @@ def _of_names(stage: Stage, system: System) -> Iterator[BimoError]:
     for glob in cast("tuple[str, ...]", getattr(stage.adapter, "targets", ())):
         layers = [name.removesuffix(".weight") for name in names if name.endswith(".weight")]
         if not fnmatch.filter(layers, glob):
-            yield RecipeError(f"adapter 的 {glob!r} 没有对应任何层", f"{glob!r} of the adapter matches no layer")
+            yield RecipeError("{glob!r} of the adapter matches no layer", glob=glob)
 
 
 def _of_hints(stage: Stage, system: System, pictures: Pictures) -> Iterator[BimoError]:
@@ -168,15 +169,19 @@ def _of_hints(stage: Stage, system: System, pictures: Pictures) -> Iterator[Bimo
         without = sum(not isinstance(pictures.labels[row].get(name), (int, float)) for row in drawn)
         if without:
             yield DataError(
-                f"{len(drawn)} 张图片里有 {without} 张没有标签 {name!r}；请给每张图片打好分再做数据",
-                f"{without} of {len(drawn)} pictures have no label {name!r}; score every one and build the data again",
+                "{without} of {count} pictures have no label {name!r}; score every one and build the data again",
+                without=without,
+                count=len(drawn),
+                name=name,
             )
     for name in sorted(kinds["maps"]):
         without = sum(not _map(pictures, name, row) for row in drawn)
         if without:
             yield DataError(
-                f"{len(drawn)} 张图片里有 {without} 张没有 {name} 图（maps/{name}/ 下以图片命名的 png）",
-                f"{without} of {len(drawn)} pictures have no {name} map (a png of their key below maps/{name}/)",
+                "{without} of {count} pictures have no {name} map (a png of their key below maps/{name}/)",
+                without=without,
+                count=len(drawn),
+                name=name,
             )
 
 

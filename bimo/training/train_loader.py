@@ -14,8 +14,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from bimo.core.errors import TrainingError, say
+from bimo.core.errors import TrainingError
 from bimo.core.hashing import digest_tensors
+from bimo.core.messages import say
 from bimo.core.part import dumps
 from bimo.core.types import Batch, Share
 from bimo.data.loader import Fitted, Pictures, Size
@@ -214,7 +215,7 @@ class TrainLoader:
         count = max(1, min(ENCODE_BATCH, ENCODE_PIXELS // (width * height)))
         modes = space.training
         space.eval()
-        title = say(f"编码图片 {size}", f"encoding pictures {size}")
+        title = say("encoding pictures {size}", size=size)
         with torch.inference_mode():
             for first in counted(range(0, len(rows), count), title):
                 pixels = to_device(fitted.pixels(rows[first : first + count]), self.processes.device)
@@ -242,8 +243,9 @@ def _parted(pictures: Pictures, share: float) -> tuple[list[tuple[int, ...]], li
         parted[place < share].append(lot)
     if not parted[0] or not parted[1]:
         raise TrainingError(
-            f"{len(pictures.lots)} 组数据按 validation={share} 分不出学习和验证两份；请增加数据或改这个数",
-            f"{len(pictures.lots)} lots cannot be parted by validation={share}; add data or change the share",
+            "{count} lots cannot be parted by validation={share}; add data or change the share",
+            count=len(pictures.lots),
+            share=share,
         )
     return parted
 
@@ -253,7 +255,7 @@ def _with_pictures(pictures: Pictures) -> Pictures:
     kept = pictures.drawn()
     left = len(pictures.lots) - len(kept.lots)
     if left:
-        print(say(f"{left} 条数据没有图片，这个阶段不用", f"{left} rows have no picture; this stage leaves them out"))
+        print(say("{left} rows have no picture; this stage leaves them out", left=left))
     return kept
 
 

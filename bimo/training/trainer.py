@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from bimo.core.errors import TrainingError, say
+from bimo.core.errors import TrainingError
 from bimo.core.files import alone, write_whole
+from bimo.core.messages import say
 from bimo.core.part import dumps, loads
 from bimo.core.recipe import Recipe, Stage
 from bimo.data.loader import Pictures
@@ -153,9 +154,9 @@ class Trainer:
         given = {n: v for n, v in other.state_dict().items() if n in own and own[n].shape == v.shape}
         if not given:
             raise TrainingError(
-                f"{other.recipe.name} 里没有一个张量和 {self.recipe.name} 同名同形；请换一个起点",
-                f"not one tensor of {other.recipe.name} has name and shape of one of {self.recipe.name}; "
-                "begin from another system",
+                "not one tensor of {name} has name and shape of one of {name_2}; begin from another system",
+                name=other.recipe.name,
+                name_2=self.recipe.name,
             )
         self.system.load_state_dict(given, strict=False)
         for index, (tower, wanted) in enumerate(zip(other.text_encoders, self.recipe.text_encoders, strict=False)):
@@ -165,10 +166,11 @@ class Trainer:
         rest = len(other.state_dict()) - len(given)
         print(
             say(
-                f"从 {other.recipe.name} 取 {len(given)} 个张量（它另有 {rest} 个用不上）；"
-                f"{len(own) - len(given)} 个张量从头开始",
-                f"{len(given)} tensors begin as in {other.recipe.name} ({rest} more of it have no place here); "
-                f"{len(own) - len(given)} do not",
+                "{count} tensors begin as in {name} ({rest} more of it have no place here); {count_2} do not",
+                count=len(given),
+                name=other.recipe.name,
+                rest=rest,
+                count_2=len(own) - len(given),
             )
         )
 
@@ -202,7 +204,7 @@ class Trainer:
         with self.processes.main_process_first():
             if self.processes.is_main_process:
                 self.system.eval().save(self.out)
-        print(say(f"训练完成：bimo draw -m {self.out}", f"trained: bimo draw -m {self.out}"))
+        print(say("trained: bimo draw -m {out}", out=self.out))
 
     def _stage(self, stage: Stage, saved: dict[str, Any] | None) -> bool:
         """One stage to its end; False where time ran out first."""
@@ -423,8 +425,9 @@ class Trainer:
         except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise TrainingError(
-                f"读不了 {path}（{first}）；请换一个文件夹重新开始，或删掉它从头再来",
-                f"cannot read {path} ({first}); begin in another folder, or delete it to begin anew here",
+                "cannot read {path} ({first}); begin in another folder, or delete it to begin anew here",
+                path=path,
+                first=first,
             ) from None
 
     def _same_run(self, from_here: bool, accept_new_data: bool) -> History:
@@ -450,12 +453,12 @@ class Trainer:
         change = Change(place.stage, name, place.step, settings, data)
         told = "".join(f"\n  {line}" for line in change.lines())
         where = standing(self.recipe, place)
-        print(say(f"从{where}起改用：{told}", f"from {where} on:{told}"))
+        print(say("from {where} on:{told}", where=where, told=told))
         return replace(history.with_change(change), data=now)
 
     def _forget(self, before: Recipe, other: bool) -> None:
         """Nothing was saved of what was begun here: what was made for another recipe, or other data, goes."""
-        print(say(f"{self.out} 里还没有学到什么，从头开始", f"nothing had been learnt in {self.out}; it begins anew"))
+        print(say("nothing had been learnt in {out}; it begins anew", out=self.out))
         # What a system begins as gave its words; they stay with the same towers and captions.
         gone = [] if before.text_encoders == self.recipe.text_encoders and not other else [*self.out.glob("words.*")]
         for folder in (*gone, *self.out.glob("stage-*")):
@@ -469,8 +472,7 @@ class Trainer:
         if wrong:
             told = some(wrong, len(parameters))
             raise TrainingError(
-                f"开始时的权重就不是有限的数：{told}；请换一个起点（--start）",
-                f"the weights to begin with are not finite: {told}; begin from others (--start)",
+                "the weights to begin with are not finite: {told}; begin from others (--start)", told=told
             )
         self._infinite = frozenset(f"system.{name}" for name in bad)
 

@@ -27,13 +27,10 @@ def tuned(recipe: Recipe, how: str) -> Recipe:
     system that does not draw.
     """
     if how not in get_args(Tuning):
-        zh, en = meant(how, get_args(Tuning))
-        raise RecipeError(f"--tune 是 {how!r}{zh}", f"--tune is {how!r}{en}")
+        near = meant(how, get_args(Tuning))
+        raise RecipeError("--tune is {how!r}{near}", how=how, near=near)
     if not recipe.levels:
-        raise RecipeError(
-            f"{recipe.name} 不会画画，没有可微调的去噪网络",
-            f"{recipe.name} does not draw: there is no denoiser to tune",
-        )
+        raise RecipeError("{name} does not draw: there is no denoiser to tune", name=recipe.name)
     return replace(recipe, stages=tuple(_stage(recipe, level, how) for level in recipe.levels))
 
 

@@ -8,8 +8,9 @@ from typing import Any, cast
 import torch
 
 from bimo.core import checkpoint_io
-from bimo.core.errors import WeightsError, say
+from bimo.core.errors import WeightsError
 from bimo.core.hashing import LateDigest
+from bimo.core.messages import say
 from bimo.core.part import loads
 from bimo.core.recipe import Recipe, Stage
 from bimo.diffusion.system import RECIPE_FILE, WEIGHTS_FILE, System
@@ -31,8 +32,7 @@ def read_unfinished(folder: Path) -> System:
     file = folder / STATE_FILE
     if not file.is_file():
         raise WeightsError(
-            f"{folder} 里的训练还没有保存过什么；先用同一条训练命令练下去",
-            f"nothing was saved yet of the run in {folder}; go on with the command that began it first",
+            "nothing was saved yet of the run in {folder}; go on with the command that began it first", folder=folder
         )
     recipe = cast(Recipe, checkpoint_io.read_recipe(folder / RECIPE_FILE))
     saved: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)  # pyright: ignore[reportUnknownMemberType]
@@ -56,5 +56,5 @@ def read_unfinished(folder: Path) -> System:
             adapter.leave(system)
     system.weights_hash = LateDigest(file)
     at = standing(recipe, place)
-    print(say(f"{folder} 还没练完：取它到{at}时的权重", f"the run in {folder} is not done: its weights as of {at}"))
+    print(say("the run in {folder} is not done: its weights as of {at}", folder=folder, at=at))
     return system.eval()

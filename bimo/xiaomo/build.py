@@ -82,10 +82,12 @@ def build_scenes(
     """
     if count < 1 or workers < 1 or side < 16:
         raise DataError(
-            f"张数 {count} 与进程数 {workers} 都应至少为 1，边长 {side} 应至少为 16。",
-            f"count ({count}) and workers ({workers}) must be at least 1, and side ({side}) at least 16.",
+            "count ({count}) and workers ({workers}) must be at least 1, and side ({side}) at least 16.",
+            count=count,
+            workers=workers,
+            side=side,
         )
-    began, say = time.monotonic(), progress or (lambda _: None)
+    began, tell = time.monotonic(), progress or (lambda _: None)
     out.mkdir(parents=True, exist_ok=True)
     _write_tables(out)
     plans, stamp = plan(count, seed), _stamp(side)
@@ -97,7 +99,7 @@ def build_scenes(
     shards: list[Shard] = []
     for shard in _run(jobs, workers):
         shards.append(shard)
-        say(f"{shard.name}: {shard.count} ({len(shards)}/{len(jobs)}, {time.monotonic() - began:.0f} s)")
+        tell(f"{shard.name}: {shard.count} ({len(shards)}/{len(jobs)}, {time.monotonic() - began:.0f} s)")
     digest = write_index(out, shards)
     report = {"kind": "scenes", "count": count, "side": side, "seed": seed, "digest": digest, **_count(out, shards)}
     _write_json(out / "report.json", report)

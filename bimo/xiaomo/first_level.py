@@ -149,8 +149,7 @@ class ExpectedDenoiser(nn.Module):
         """How the words are told apart. Raises RecipeError for a level without layers."""
         if self.layers is None:
             raise RecipeError(
-                "这一层没有分层（things 是 0），没有可分开的东西；给 Expected 写 things=2",
-                "this level has no layers (things is 0), so nothing is told apart; give Expected things=2",
+                "this level has no layers (things is 0), so nothing is told apart; give Expected things=2"
             )
         read, tokens = self._read(conditioning), conditioning.streams[0].tokens
         stands, there = self.layers.stand(read)

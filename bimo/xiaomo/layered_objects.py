@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bimo.core.errors import BimoError, RecipeError, TrainingError
+from bimo.core.messages import Listed
 from bimo.core.types import Batch
 from bimo.diffusion.system import System
 from bimo.training.objectives.denoise import Denoise
@@ -48,8 +49,9 @@ class LayeredObjects(Denoise):
         denoiser = _layered(system)
         if denoiser.part.things != len(self.names):
             raise RecipeError(
-                f"Things 的 names 有 {len(self.names)} 个，Expected 的 things 是 {denoiser.part.things}；两者要一样多",
-                f"Things has {len(self.names)} names and Expected {denoiser.part.things} things; as many are expected",
+                "Things has {count} names and Expected {things} things; as many are expected",
+                count=len(self.names),
+                things=denoiser.part.things,
             )
         known = len(_known(vocabulary, self.names))
         if not known:
@@ -91,8 +93,8 @@ class LayeredObjects(Denoise):
 
 def _unlabelled(names: Sequence[str]) -> TrainingError:
     return TrainingError(
-        f"数据里没有 {'、'.join(names)} 这些标签；Things 要靠它们分开各样东西，请换用 Denoise 或补上标签",
-        f"the data has no labels {', '.join(names)}, by which Things tells things apart; add them, or take Denoise",
+        "the data has no labels {names}, by which Things tells things apart; add them, or take Denoise",
+        names=Listed(names),
     )
 
 
@@ -111,8 +113,7 @@ def _layered(system: System, name: str | None = None) -> ExpectedDenoiser:
         if isinstance(denoiser, ExpectedDenoiser) and denoiser.layers is not None:
             return denoiser
     raise RecipeError(
-        f"Things 要学一个有分层的 Expected（things=2），{'、'.join(names)} 里没有",
-        f"Things teaches an Expected with layers (things=2); there is none in {', '.join(names)}",
+        "Things teaches an Expected with layers (things=2); there is none in {names}", names=Listed(names)
     )
 
 

@@ -236,7 +236,7 @@ def test_a_drawing_that_nobody_waits_for_ends(studio: Any) -> None:
 
 
 def test_errors_speak_as_their_reader_does(studio: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bimo.core.errors import speaking
+    from bimo.core.messages import speaking
 
     monkeypatch.setenv("BIMO_LANGUAGE", "en")
     with pytest.raises(RequestError) as caught:

@@ -294,7 +294,7 @@ def test_train_keeps_decoded_pixels_where_it_is_told_to(
     def watched(self: Loaded, *folders: Path, cache: Path | None = None) -> None:
         made.append(cache)
         real(self, *folders, cache=cache)
-        raise DataError("够了", "enough")
+        raise DataError("enough")
 
     monkeypatch.setattr(Loaded, "__init__", watched)
     for more, wanted in ((("--cache", "kept"), Path("kept")), ((), None)):

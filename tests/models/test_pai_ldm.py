@@ -137,7 +137,7 @@ def test_read_back_it_is_what_was_saved(place: tuple[Path, System, dict[str, Ten
             assert torch.equal(found.state_dict()[name], value), name
     schedule: Any = found.level("image").schedule
     space: Any = found.level("image").space
-    assert (schedule.betas, schedule.start, schedule.end) == ("scaled_linear", 0.00085, 0.012)
+    assert (schedule.beta_schedule, schedule.beta_start, schedule.beta_end) == ("scaled_linear", 0.00085, 0.012)
     assert space.part.scaling == 0.2
     tower: Any = found.text_encoders[0]
     for text in ("红色苹果", "小桥流水人家"):

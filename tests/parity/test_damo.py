@@ -173,7 +173,7 @@ def test_the_small_cascade_reads_back(tiny: tuple[Path, System]) -> None:
     assert getattr(generator.denoiser, "encoder_film") is False  # noqa: B009
     assert getattr(generator.schedule, "variance") == "learned_range"  # noqa: B009
     last = system.recipe.level("upsampler_1024").schedule
-    assert (getattr(last, "betas"), getattr(last, "start")) == ("scaled_linear", 0.0015)  # noqa: B009
+    assert (getattr(last, "beta_schedule"), getattr(last, "beta_start")) == ("scaled_linear", 0.0015)  # noqa: B009
 
 
 def test_the_large_cascade_reads_back_with_either_tower(cascade: tuple[Path, System, System]) -> None:

@@ -10,7 +10,7 @@ import numpy
 import pytest
 import torch
 
-from bimo.core.errors import say
+from bimo.core.messages import say
 from bimo.diffusion import prompt_weighting
 from bimo.diffusion.batching import draw
 from bimo.diffusion.sampling import prepare

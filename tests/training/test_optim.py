@@ -88,7 +88,7 @@ def begun(
     """A run of one stage of a recipe at toy width, ready for its first step."""
     torch.set_num_threads(1)
     tiny = recipe.tiny()
-    stage = replace(tiny.stages[number], **{"batch": 4, "clip": 0.0, "ema": 0.0, "max_unknown": 1.0, **fields})
+    stage = replace(tiny.stages[number], **{"batch": 4, "max_grad_norm": 0.0, "ema": 0.0, "max_unknown": 1.0, **fields})
     words = tuple(replace(cast(Any, part), vocab=80, positions=24, length=24) for part in tiny.text_encoders)
     text = words if recipe is taiyi_zh else tiny.text_encoders
     run = Trainer(replace(tiny, text_encoders=text, stages=(stage,), prompts=()), Pictures(shards), out)

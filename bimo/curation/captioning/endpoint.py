@@ -52,20 +52,11 @@ class Endpoint(Part):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not re.match(r"https?://[^/@\s]+", self.address) or "@" in self.address.split("/")[2]:
-            raise RecipeError(
-                "Endpoint 的 address 应是 http:// 或 https:// 开头、不含用户名和密码的地址",
-                "address of Endpoint must begin with http:// or https:// and hold no user or password",
-            )
+            raise RecipeError("address of Endpoint must begin with http:// or https:// and hold no user or password")
         if self.key and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key):
-            raise RecipeError(
-                "Endpoint 的 key 应是环境变量的名字，不是密钥本身",
-                "key of Endpoint is the name of an environment variable, not the key itself",
-            )
+            raise RecipeError("key of Endpoint is the name of an environment variable, not the key itself")
         if min(self.tries, self.together, self.tokens) < 1 or not self.seconds > 0:
-            raise RecipeError(
-                "Endpoint 的 tries、together、tokens 至少为 1，seconds 要大于 0",
-                "tries, together and tokens of Endpoint must be at least 1, and seconds above 0",
-            )
+            raise RecipeError("tries, together and tokens of Endpoint must be at least 1, and seconds above 0")
 
     def asked(self) -> str:
         """What answers depend on: who is asked, not where or how patiently."""
@@ -129,8 +120,9 @@ class Client:
         if len(lost) == len(found):
             address, reason = self.endpoint.address, lost[0].reason
             raise DataError(
-                f"连不上 {address}：{reason}。已写好的都存着；服务恢复后再运行同一条命令",
-                f"{address} cannot be reached: {reason}. What was written is stored; run the same command again",
+                "{address} cannot be reached: {reason}. What was written is stored; run the same command again",
+                address=address,
+                reason=reason,
             )
         return found
 
@@ -169,9 +161,11 @@ class Client:
         said = self._shown(data.decode("utf-8", "replace"))
         if status in SETTLED:
             raise DataError(
-                f"{wanted.address} 拒绝了请求（{status}）：{said}；请检查 address、model 和 key 所指的环境变量",
-                f"{wanted.address} refuses ({status}): {said}; look at its address, its model, and the environment "
+                "{address} refuses ({status}): {said}; look at its address, its model, and the environment "
                 "variable that key names",
+                address=wanted.address,
+                status=status,
+                said=said,
             )
         if status in PASSING or status >= 500:
             raise _Again(f"{status}: {said}", after=_after(response))
@@ -200,10 +194,7 @@ def _key(endpoint: Endpoint) -> str:
         return ""
     value = os.environ.get(endpoint.key, "").strip()
     if not value:
-        raise DataError(
-            f"环境变量 {endpoint.key} 没有设置；请把密钥放在里面",
-            f"the environment variable {endpoint.key} is not set; put the key there",
-        )
+        raise DataError("the environment variable {key} is not set; put the key there", key=endpoint.key)
     return value
 
 

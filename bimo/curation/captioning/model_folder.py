@@ -40,9 +40,7 @@ class ModelFolder(Part):
     def __post_init__(self) -> None:
         super().__post_init__()
         if min(self.tokens, self.batch) < 1:
-            raise RecipeError(
-                "ModelFolder 的 tokens 和 batch 至少为 1", "tokens and batch of ModelFolder must be at least 1"
-            )
+            raise RecipeError("tokens and batch of ModelFolder must be at least 1")
 
     def asked(self) -> str:
         """What answers depend on: the files, by their names, sizes and ends."""
@@ -60,10 +58,7 @@ class ModelFolder(Part):
     def _folder(self) -> Path:
         folder = Path(self.path).expanduser()
         if not (folder / "config.json").is_file():
-            raise DataError(
-                f"{folder} 不是 transformers 的模型文件夹（没有 config.json）",
-                f"{folder} is no folder of a transformers model (there is no config.json)",
-            )
+            raise DataError("{folder} is no folder of a transformers model (there is no config.json)", folder=folder)
         return folder
 
 
@@ -77,7 +72,7 @@ class Writer:
             self._load(folder, sees)
         except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
             told = " ".join(str(error).split())[:300]
-            raise DataError(f"读不了模型 {folder}：{told}", f"cannot read the model in {folder}: {told}") from None
+            raise DataError("cannot read the model in {folder}: {told}", folder=folder, told=told) from None
 
     def _load(self, folder: Path, sees: bool) -> None:
         import torch

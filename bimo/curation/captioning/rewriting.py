@@ -155,10 +155,7 @@ class Recaption(Part):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.mix <= 1 or self.count < 1 or self.side < 1:
-            raise RecipeError(
-                "Recaption 的 mix 应大于 0、不超过 1，count 和 side 至少为 1",
-                "mix of Recaption must be above 0 and at most 1, count and side at least 1",
-            )
+            raise RecipeError("mix of Recaption must be above 0 and at most 1, count and side at least 1")
 
     def measuring(self, tools: Tools) -> str:
         """Everything but where the model is and how patiently it is asked."""

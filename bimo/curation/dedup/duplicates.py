@@ -93,8 +93,7 @@ class Duplicates(Part):
         super().__post_init__()
         if not 0 <= self.bits <= MOST_BITS:
             raise RecipeError(
-                f"Duplicates 的 bits 是 {self.bits}，应在 0 到 {MOST_BITS} 之间",
-                f"bits of Duplicates is {self.bits}; expected 0 to {MOST_BITS}",
+                "bits of Duplicates is {bits}; expected 0 to {most_bits}", bits=self.bits, most_bits=MOST_BITS
             )
 
     def measuring(self) -> str:

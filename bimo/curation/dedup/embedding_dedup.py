@@ -75,10 +75,7 @@ class EmbeddingDuplicates(Part):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not -1 <= self.above < 1:
-            raise RecipeError(
-                f"Alike 的 above 是 {self.above}，应在 -1 和 1 之间",
-                f"above of Alike is {self.above}; expected a cosine, -1 to 1",
-            )
+            raise RecipeError("above of Alike is {above}; expected a cosine, -1 to 1", above=self.above)
 
     def select(self, table: Table) -> Iterator[Change]:
         """Drops what is alike, labelled ``looks_like`` with the number of the row that stays. Raises DataError where
@@ -116,9 +113,6 @@ def _decoded(column: np.ndarray) -> np.ndarray:
     """Texts [N] -> vectors [N, D] float32, each of length 1."""
     rows = [np.frombuffer(base64.b64decode(text), np.int8) for text in column]
     if len({len(row) for row in rows}) > 1:
-        raise DataError(
-            "Alike：图像向量长短不一；前面只能有一个 Looks",
-            "Alike: vectors of several lengths; have one Looks before it",
-        )
+        raise DataError("Alike: vectors of several lengths; have one Looks before it")
     vectors = np.stack(rows).astype(np.float32)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)

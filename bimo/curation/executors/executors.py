@@ -177,8 +177,7 @@ class ProcessExecutor:
             code = worker.process.exitcode or 0
             if code >= 0:
                 raise DataError(
-                    f"处理 {job} 的进程自己结束了（状态 {code}）；经过见上面",
-                    f"the process at {job} ended by itself (status {code}); see above for why",
+                    "the process at {job} ended by itself (status {code}); see above for why", job=job, code=code
                 )
             self.killed += 1
             deaths[job] = deaths.get(job, 0) + 1
@@ -193,10 +192,11 @@ class ProcessExecutor:
                 yield job, task.lost(job)  # type: ignore[attr-defined]
             else:
                 raise DataError(
-                    f"处理 {job} 的进程被系统结束了 {ATTEMPTS} 次（状态 {code}），多半是内存不够；"
-                    "请用更少的进程（--workers）再运行同一条命令",
-                    f"the process at {job} was killed {ATTEMPTS} times (status {code}), most likely for memory; "
-                    "run the same command again with fewer processes (--workers)",
+                    "the process at {job} was killed {attempts} times (status {code}), most likely for memory; run "
+                    "the same command again with fewer processes (--workers)",
+                    job=job,
+                    attempts=ATTEMPTS,
+                    code=code,
                 )
 
     def close(self) -> None:
@@ -278,7 +278,7 @@ def load_file(name: str, path: Path) -> Any:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise DataError(f"{path} 不是 Python 文件", f"{path} is not a Python file")
+        raise DataError("{path} is not a Python file", path=path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -310,9 +310,10 @@ class RayExecutor:
                 where = address or os.environ.get("RAY_ADDRESS", "")
                 told = _last_line(error)
                 raise DataError(
-                    f"连不上 Ray 集群 {where}：{told}。请看 RAY_ADDRESS；要令牌的集群还要 RAY_AUTH_MODE=token",
-                    f"the Ray cluster {where} cannot be joined: {told}. Look at RAY_ADDRESS; a cluster that wants a "
+                    "the Ray cluster {where} cannot be joined: {told}. Look at RAY_ADDRESS; a cluster that wants a "
                     "token needs RAY_AUTH_MODE=token as well",
+                    where=where,
+                    told=told,
                 ) from None
         self.files = files
         self.killed = 0
@@ -375,10 +376,10 @@ def _told(error: BaseException) -> BimoError:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, BimoError):
-            return DataError(cause.zh, cause.en)
+            return DataError(cause.message)
         cause = getattr(cause, "cause", None) or cause.__cause__
     last = _last_line(error)
-    return DataError(f"集群上的任务失败：{last}", f"a task on the cluster failed: {last}")
+    return DataError("a task on the cluster failed: {last}", last=last)
 
 
 def _last_line(error: BaseException) -> str:

@@ -301,8 +301,7 @@ def _counter(folder: str) -> Callable[[str], int]:
             break
     else:
         raise DataError(
-            f"{folder} 里没有分词器；应有 tokenizer.json 或 BERT 的 vocab.txt",
-            f"{folder} holds no tokenizer; it should have a tokenizer.json, or a BERT's vocab.txt",
+            "{folder} holds no tokenizer; it should have a tokenizer.json, or a BERT's vocab.txt", folder=folder
         )
     # The file may say that texts are cut or filled up; here the number of tokens is what is asked.
     words.no_truncation()

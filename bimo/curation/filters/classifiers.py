@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import numpy as np
 
 from bimo.core.errors import DataError, RecipeError, WeightsError
+from bimo.core.messages import Listed
 from bimo.core.part import Part, meant
 from bimo.curation.filters.image_rules import above, below
 from bimo.curation.steps import Pair, Scores, Tools, Verdict
@@ -128,14 +129,12 @@ class Classified(Part):
             processor: Any = AutoImageProcessor.from_pretrained(self.folder, backend="pil", **only)
         except (OSError, ValueError, KeyError) as error:
             raise DataError(
-                f"打不开 {self.folder} 里的图片分类器：{error}", f"cannot open the classifier in {self.folder}: {error}"
+                "cannot open the classifier in {folder}: {error}", folder=self.folder, error=error
             ) from None
         labels = {str(label): int(place) for place, label in loaded.config.id2label.items()}
         if self.label not in labels:
-            zh, en = meant(self.label, labels)
-            raise DataError(
-                f"{self.folder} 没有标签 {self.label!r}{zh}", f"{self.folder} has no label {self.label!r}{en}"
-            )
+            near = meant(self.label, labels)
+            raise DataError("{folder} has no label {label!r}{near}", folder=self.folder, label=self.label, near=near)
         # Where the shorter side is enlarged and the middle taken, what a strip has beyond that is cut off first.
         short = (processor.size or {}).get("shortest_edge") if getattr(processor, "do_center_crop", False) else None
 
@@ -168,14 +167,13 @@ class Aesthetic(Part):
         """Raises RecipeError where no head is named, WeightsError where there is no such file."""
         if not self.head:
             raise RecipeError(
-                "清单里有美学一步，权重要自备：--aesthetic 文件（CLIP 向量上的线性头，如 LAION 的 "
-                f"sac+logos+ava1-l14-linearMSE.pth，配 {self.scorer}），或 --aesthetic none 不要这一步",
-                "the list judges beauty, by weights of yours: --aesthetic FILE (a linear head over a CLIP's picture "
-                f"vectors, such as LAION's sac+logos+ava1-l14-linearMSE.pth, for {self.scorer}), or --aesthetic none "
-                "to leave that step out",
+                "the list judges beauty, by weights of yours: --aesthetic FILE (a linear head over a CLIP's "
+                "picture vectors, such as LAION's sac+logos+ava1-l14-linearMSE.pth, for {scorer}), or "
+                "--aesthetic none to leave that step out",
+                scorer=self.scorer,
             )
         if not Path(self.head).is_file():
-            raise WeightsError(f"没有美学头的文件 {self.head}", f"there is no file {self.head} of a head for beauty")
+            raise WeightsError("there is no file {head} of a head for beauty", head=self.head)
 
     def measuring(self, tools: Tools) -> str:
         """The digests of the CLIP and of the head. Raises RecipeError where none is named."""
@@ -201,8 +199,11 @@ class Aesthetic(Part):
             width = layers[0][0].shape[1]
             if x.shape[1] != width:
                 raise DataError(
-                    f"{self.scorer} 的图像向量是 {x.shape[1]} 维，{self.head} 要 {width} 维",
-                    f"{self.scorer} gives picture vectors of {x.shape[1]} numbers; {self.head} takes {width}",
+                    "{scorer} gives picture vectors of {shape} numbers; {head} takes {width}",
+                    scorer=self.scorer,
+                    shape=x.shape[1],
+                    head=self.head,
+                    width=width,
                 )
             for weight, bias in layers:
                 x = x @ weight.T + bias
@@ -230,8 +231,9 @@ def head_layers(path: Path) -> list[tuple[np.ndarray, np.ndarray]]:
     if not layers or not chained or layers[-1][0].shape[0] != 1:
         shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in state.items())
         raise WeightsError(
-            f"{path} 不是美学分数的线性头：{shapes}；应为首尾相接、最后只有一个输出的线性层",
-            f"{path} is no head of linear layers: {shapes}; expected layers that follow each other, one output at last",
+            "{path} is no head of linear layers: {shapes}; expected layers that follow each other, one output at last",
+            path=path,
+            shapes=shapes,
         )
     return layers
 
@@ -243,7 +245,8 @@ def _files(folder: str) -> list[Path]:
     lacking = [file.name for file in files if not file.is_file()] or ([] if len(files) > 2 else ["*.safetensors"])
     if lacking:
         raise DataError(
-            f"{folder} 里没有 {'、'.join(lacking)}，打不开图片分类器",
-            f"{folder} lacks {', '.join(lacking)}: it holds no image classifier that can be opened",
+            "{folder} lacks {lacking}: it holds no image classifier that can be opened",
+            folder=folder,
+            lacking=Listed(lacking),
         )
     return files

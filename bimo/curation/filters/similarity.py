@@ -56,16 +56,12 @@ class Similarity(Part):
         said = [name for name, value in given.items() if value is not None]
         if len(said) != 1:
             listed = ", ".join(said) or "-"
-            raise RecipeError(
-                f"Similarity 要在 above、top、false_accepts 里给一个，现在给了：{listed}",
-                f"Similarity wants one of above, top and false_accepts; given: {listed}",
-            )
+            raise RecipeError("Similarity wants one of above, top and false_accepts; given: {listed}", listed=listed)
         for name in ("top", "false_accepts"):
             share = given[name]
             if share is not None and not 0 < share < 1:
                 raise RecipeError(
-                    f"Similarity 的 {name} 是 {share}，应在 0 和 1 之间",
-                    f"{name} of Similarity is {share}; expected a share between 0 and 1",
+                    "{name} of Similarity is {share}; expected a share between 0 and 1", name=name, share=share
                 )
 
     def measuring(self, tools: Tools) -> str:
@@ -105,10 +101,11 @@ class Similarity(Part):
         matched, shuffled = (_numbers(table.column(name)) for name in (MATCHED, SHUFFLED))
         if min(len(matched), len(shuffled)) < FEWEST:
             raise DataError(
-                f"只有 {len(matched)} 对有分数、{len(shuffled)} 对打乱的，定不出 Similarity 的线（至少 {FEWEST} 对）；"
-                "请改用 above=余弦值",
-                f"{len(matched)} pairs with a score and {len(shuffled)} shuffled ones do not settle the line of "
-                f"Similarity (at least {FEWEST}); give above=COSINE instead",
+                "{count} pairs with a score and {count_2} shuffled ones do not settle the line of Similarity (at "
+                "least {fewest}); give above=COSINE instead",
+                count=len(matched),
+                count_2=len(shuffled),
+                fewest=FEWEST,
             )
         if self.top is not None:
             line = above_which(matched, self.top)
@@ -123,7 +120,7 @@ class Similarity(Part):
         """Raises DataError where the line is still to be settled."""
         line = self.above if self.line is None else self.line
         if line is None:
-            raise DataError("Similarity 的线还没有定", "the line of Similarity is not settled yet")
+            raise DataError("the line of Similarity is not settled yet")
         value = scores.get(MATCHED)
         # Put so that a score that is no number is not above the line.
         if isinstance(value, (int, float)) and value > line:

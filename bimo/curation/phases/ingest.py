@@ -12,7 +12,8 @@ from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from bimo.core.errors import DataError, say
+from bimo.core.errors import DataError
+from bimo.core.messages import say
 from bimo.curation.phases.store import (
     CHARACTERS_A_UNIT,
     Work,
@@ -65,8 +66,8 @@ def belongs(source: Path, out: Path) -> None:
     here, there = source.resolve(), out.resolve()
     if any(here.is_relative_to(there / name) for name in ("work", "table")):
         raise DataError(
-            f"来源 {source} 在 DST 自己的文件夹里，会被清掉；请写到别处",
-            f"the source {source} lies in a folder that DST itself has, and would be cleared; write elsewhere",
+            "the source {source} lies in a folder that DST itself has, and would be cleared; write elsewhere",
+            source=source,
         )
     known = read_json(out / "work" / SOURCE)
     if isinstance(known, dict):
@@ -80,11 +81,13 @@ def belongs(source: Path, out: Path) -> None:
         told = cast("dict[str, Any]", report).get("source") if isinstance(report, dict) else None
         if told == str(here) or not (told or (out / "index.json").exists() or any(out.glob("shard-*.tar"))):
             return
-        made_of = told or say("来源不明的分片", "shards of an unknown source")
+        made_of = told or say("shards of an unknown source")
     raise DataError(
-        f"{out} 里是 {made_of} 的结果，这次的来源是 {here}；请写到另一个文件夹，或先删掉 {out}",
-        f"{out} holds what was made of {made_of}, and the source is {here} now; "
-        f"write to another folder, or delete {out} first",
+        "{out} holds what was made of {made_of}, and the source is {here} now; write to another folder, "
+        "or delete {out} first",
+        out=out,
+        made_of=made_of,
+        here=here,
     )
 
 
@@ -92,14 +95,10 @@ def apart(source: Path, out: Path) -> None:
     """Raises DataError where a source and what is made of it are one, or the second lies in the first."""
     here, there = source.resolve(), out.resolve()
     if here == there:
-        raise DataError(
-            f"来源和 DST 是同一个：{source}；结果请写到另一个文件夹",
-            f"the source and DST are one: {source}; name another folder for what is made",
-        )
+        raise DataError("the source and DST are one: {source}; name another folder for what is made", source=source)
     if here.is_dir() and there.is_relative_to(here):
         raise DataError(
-            f"{out} 在 {source} 里面，下次会把自己的结果读进来；请写到别处",
-            f"{out} lies in {source}: the next run would read its own results; write elsewhere",
+            "{out} lies in {source}: the next run would read its own results; write elsewhere", out=out, source=source
         )
 
 
@@ -111,9 +110,7 @@ def demand(source: Path) -> Known:
 
     what = reading.known(source)
     if next(what.read(count()), None) is None:
-        raise DataError(
-            f"{source} 是空的：{what.zh}，却一行也没有", f"{source} is empty: {what.en}, and not one row in it"
-        )
+        raise DataError("{source} is empty: {what}, and not one row in it", source=source, what=what)
     return what
 
 
@@ -128,8 +125,7 @@ def taken(work: Work) -> Ingested:
     known = read_json(work.folder / INDEX)
     if not isinstance(known, dict):
         raise DataError(
-            f"{work.folder} 里没有读过的数据；请先不带 --select-only 运行一次",
-            f"{work.folder} holds nothing that was read; run once without --select-only first",
+            "{folder} holds nothing that was read; run once without --select-only first", folder=work.folder
         )
     table = cast("dict[str, Any]", known)
     return Ingested(tuple(table["counts"]), tuple(table["firsts"]), table["unfetched"])
@@ -158,8 +154,10 @@ def ingest(source: Path, work: Work, said: Callable[[int], None], limits: Limits
     for unit, group in enumerate(_units(_fetched(pictures.of(reading.rows(source)), work.fetched, limits))):
         if group[0][0].number <= last:
             raise DataError(
-                f"{group[0][0].source} 的行号 {group[0][0].number} 不在 {last} 之后",
-                f"rows of {source} are out of order",
+                "row {number} of {source} does not come after {last}: its rows are out of order",
+                number=group[0][0].number,
+                source=group[0][0].source,
+                last=last,
             )
         unfetched += sum(addressed and isinstance(row, Broken) for row, addressed in group)
         rows = [row for row, _ in group]

@@ -239,7 +239,7 @@ def measured_by(steps: Sequence[Part]) -> dict[str, PictureStep]:
         if isinstance(step, PictureStep):
             measuring = step.measuring()
             if OF in measuring or not measuring:
-                raise DataError(f"{named(step)} 的 measuring 是 {measuring!r}", f"{named(step)} measures {measuring!r}")
+                raise DataError("{named} measures {measuring!r}", named=named(step), measuring=measuring)
             found.setdefault(measuring, step)
     return found
 

@@ -79,8 +79,9 @@ class ModelInference:
         wanted = [number for number in keys if number not in known]
         if wanted and self.stored:
             raise DataError(
-                f"{named(self.step)} 还没有看过第 {wanted[0]} 行；请不带 --select-only 运行",
-                f"{named(self.step)} has not seen row {wanted[0]} yet; run without --select-only",
+                "{named} has not seen row {wanted} yet; run without --select-only",
+                named=named(self.step),
+                wanted=wanted[0],
             )
         if wanted or not fingerprint_of(path):
             rows = {row["number"]: row for row in load_rows(self.work.unit("rows", unit))}

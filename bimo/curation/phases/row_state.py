@@ -140,8 +140,8 @@ class Columns:
             rows += len(values)
             yield array_of(values)
         if not found and rows:
-            zh, en = meant(name, sorted(known))
-            raise DataError(f"前面没有步骤给出 {name!r}{zh}", f"no step before gives {name!r}{en}")
+            near = meant(name, sorted(known))
+            raise DataError("no step before gives {name!r}{near}", name=name, near=near)
 
     def captions(self) -> Iterator[tuple[int, tuple[str, ...]]]:
         """(number, captions) of every row."""

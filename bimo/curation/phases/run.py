@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from bimo.core.errors import DataError, say
+from bimo.core.errors import DataError
 from bimo.core.files import alone
+from bimo.core.messages import say
 from bimo.core.part import Part
 from bimo.curation.executors.executors import Executor, SerialExecutor
 from bimo.curation.phases import ingest, measure, write
@@ -140,7 +141,7 @@ class Run:
         before = ""
         for place, stretch in enumerate(every):
             after, asked = room(place), ""
-            rule = ", ".join(type(step).__name__ for step in stretch.steps[:3]) or say("结账", "closing")
+            rule = ", ".join(type(step).__name__ for step in stretch.steps[:3]) or say("closing")
             self.bar.phase(f"挑选：{rule}", f"selecting: {rule}", taken.rows)
             for at, step in enumerate(stretch.steps, stretch.first):
                 if stretch.kind == "row" and isinstance(step, PictureStep):
@@ -265,9 +266,10 @@ def curate(
         path = Path(os.fsdecode(error.filename or out))
         if path.is_relative_to(source):
             raise DataError(
-                f"读不了 {path}：{error.strerror}；写完的都还在，排除故障后再运行同一条命令就会接着做",
-                f"{path} cannot be read: {error.strerror}; what was finished is kept, mend this and run the same "
+                "{path} cannot be read: {strerror}; what was finished is kept, mend this and run the same "
                 "command again to go on",
+                path=path,
+                strerror=error.strerror,
             ) from error
         raise unwritten(error, path) from error
     finally:

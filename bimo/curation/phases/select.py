@@ -89,8 +89,7 @@ def kind_of(step: Part) -> str:
         if isinstance(step, protocol):
             return kind
     raise RecipeError(
-        f"{named(step)} 不是清洗步骤：它没有 measure、caption、open、write 或 select",
-        f"{named(step)} is no step of curation: it has none of measure, caption, open, write or select",
+        "{named} is no step of curation: it has none of measure, caption, open, write or select", named=named(step)
     )
 
 
@@ -217,8 +216,9 @@ def _judge_picture(
         row.fail(f"measure {rule}: {failures[measuring][0]}", failures[measuring][1])
     elif measuring not in known_of(measured["known"]):
         raise DataError(
-            f"{rule} 还没有量过第 {row.number} 行的图；请不带 --select-only 运行",
-            f"{rule} has not measured the picture of row {row.number} yet; run without --select-only",
+            "{rule} has not measured the picture of row {number} yet; run without --select-only",
+            rule=rule,
+            number=row.number,
         )
     else:
         _judge_scores(row, place, step, scores)
@@ -321,8 +321,7 @@ class Apply:
             row = by_number.get(number)
             if row is None or (row.state != LEFT and row.step != place):
                 raise DataError(
-                    f"{rule} 要改第 {number} 行，可它不在剩下的行里",
-                    f"{rule} changes row {number}, which is not among those that are left",
+                    "{rule} changes row {number}, which is not among those that are left", rule=rule, number=number
                 )
             _apply(row, place, rule, json.loads(what))
         save_row_states(self.work.unit(self.after, unit), rows, f"{self.made_of} {unit}")
@@ -331,9 +330,7 @@ class Apply:
 def _change(change: Change) -> str:
     verdict = None if change.verdict is None else [said_of(change.verdict.value), said_of(change.verdict.threshold)]
     if change.repeats < 1 and verdict is None:
-        raise DataError(
-            f"第 {change.number} 行要写 0 次却没有理由", f"row {change.number} is dropped without a verdict"
-        )
+        raise DataError("row {number} is dropped without a verdict", number=change.number)
     captions = None if change.captions is None else list(change.captions)
     labels = None if change.labels is None else {name: said_of(value) for name, value in change.labels.items()}
     return json.dumps([verdict, captions, int(change.repeats), labels])

@@ -22,6 +22,7 @@ import numpy as np
 
 from bimo.core.errors import BimoError, DataError
 from bimo.core.files import write_whole
+from bimo.core.messages import Both
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -104,20 +105,15 @@ def unwritten(error: BimoError | OSError, path: Path | None = None) -> DataError
         zh, en, cause = f"写不到 {path}：{error.strerror}", f"cannot write to {path}: {error.strerror}", error
     number = cause.errno if isinstance(cause, OSError) else None
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return DataError(f"{zh}。请换一个能写的文件夹，或先要到写的权限", f"{en}. Name a folder that you may write in")
+        return DataError("{near}. Name a folder that you may write in", near=Both(zh, en))
     if number in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
-        return DataError(
-            f"{zh}。路径里有一段是文件而不是文件夹；请换一个名字",
-            f"{en}. A part of the path is a file and no folder; give another name",
-        )
+        return DataError("{near}. A part of the path is a file and no folder; give another name", near=Both(zh, en))
     if number in (errno.ENOSPC, errno.EDQUOT):
         return DataError(
-            f"{zh}。写完的都还在；腾出空间后再运行同一条命令就会接着做",
-            f"{en}. What was finished is kept; make room and run the same command again to go on",
+            "{near}. What was finished is kept; make room and run the same command again to go on", near=Both(zh, en)
         )
     return DataError(
-        f"{zh}。写完的都还在；排除故障后再运行同一条命令就会接着做",
-        f"{en}. What was finished is kept; mend this and run the same command again to go on",
+        "{near}. What was finished is kept; mend this and run the same command again to go on", near=Both(zh, en)
     )
 
 
@@ -201,8 +197,7 @@ def load_table(path: Path, names: Sequence[str] | None = None) -> pa.Table:
             return file.read(columns=None if names is None else list(names), use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise DataError(
-            f"读不了 {path}：{error}。请删除它，再运行同一条命令",
-            f"{path} cannot be read: {error}. Delete it and run the same command again",
+            "{path} cannot be read: {error}. Delete it and run the same command again", path=path, error=error
         ) from None
 
 

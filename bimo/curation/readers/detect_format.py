@@ -81,7 +81,7 @@ def known(source: Path) -> Known:
     if source.is_file():
         return _known_file(source)
     if not source.is_dir():
-        raise DataError(f"没有 {source}", f"there is no {source}")
+        raise DataError("there is no {source}", source=source)
     found = _survey(source)
     told, packed = found.closed, list[str]()
     if all(name.lower().endswith(listing.PACKED) for name in found.tars) and (found.pictures or found.tables):
@@ -205,8 +205,9 @@ def _is_side(path: Path) -> bool:
 def _nothing(source: Path) -> DataError:
     looked = "metadata.jsonl, .csv, .tsv, .jsonl, .json, .parquet, .arrow, .tar, " + ", ".join(sorted(PICTURE_FILES))
     return DataError(
-        f"{source} 里没有能读的东西：找过有图片列的表、tar 和图片（{looked}）",
-        f"nothing in {source} can be read: looked for tables with a column of pictures, tars and pictures ({looked})",
+        "nothing in {source} can be read: looked for tables with a column of pictures, tars and pictures ({looked})",
+        source=source,
+        looked=looked,
     )
 
 

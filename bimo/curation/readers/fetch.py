@@ -26,6 +26,7 @@ from typing import IO, TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from bimo.core.errors import DataError
+from bimo.core.messages import Both
 from bimo.curation.readers.formats import BEGINNING, format_of
 from bimo.curation.readers.rows import Broken, Place, Row, Unusable
 
@@ -189,7 +190,7 @@ class _Store:
         except OSError as error:
             self.end = start
             raise DataError(
-                f"写不到 {self.folder}：{error.strerror}", f"cannot write to {self.folder}: {error}"
+                "cannot write to {folder}: {error}", folder=self.folder, error=Both(error.strerror, error)
             ) from None
         with self.database:
             values = (_key(url), self.segment, start, self.end - start)
@@ -212,7 +213,7 @@ def _store(folder: Path) -> Iterator[_Store]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise DataError(f"另一个进程正在往 {folder} 里下载", f"another run fetches into {folder}") from None
+            raise DataError("another run fetches into {folder}", folder=folder) from None
         with closing(sqlite3.connect(folder / INDEX)) as database:
             store = _Store(folder, database)
             with closing(store):

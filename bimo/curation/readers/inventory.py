@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bimo.core.errors import say
+from bimo.core.messages import Both, say
 from bimo.curation.readers import columnar, folders, listing, tables
 from bimo.curation.readers.detect_format import Known
 from bimo.curation.readers.formats import RAW_FILES, comparable
@@ -76,13 +76,16 @@ class Inventory:
 def told(files: Mapping[str, Any]) -> Iterator[str]:
     """The lines of an account of files, as ``Inventory.plain`` has it."""
     left = sum(row["count"] for row in files["not_read"])
-    parts = [say(f"{READ[name][0]} {count}", f"{READ[name][1]} {count}") for name, count in files["read"].items()]
-    whole = " + ".join([*parts, say(f"没有读 {left}", f"not read {left}")])
-    yield say(f"文件 {files['total']} = {whole}", f"files {files['total']} = {whole}")
+    parts = [
+        say("{read} {count}", read=Both(READ[name][0], READ[name][1]), count=count)
+        for name, count in files["read"].items()
+    ]
+    whole = " + ".join([*parts, say("not read {left}", left=left)])
+    yield say("files {files} = {whole}", files=files["total"], whole=whole)
     for row in files["not_read"]:
         names = ", ".join(row["examples"]) + (" ..." if row["count"] > len(row["examples"]) else "")
         yield say(
-            f"没有读，{row['zh']}：{row['count']}（{names}）", f"not read, {row['reason']}: {row['count']} ({names})"
+            "not read, {row}: {row_2} ({names})", row=Both(row["zh"], row["reason"]), row_2=row["count"], names=names
         )
 
 

@@ -292,7 +292,7 @@ def index_kits(path: Path) -> Index | None:
             raise ValueError("its lengths do not fit")
         return Index(path.name, names, ends, rows, others)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} 这个索引读不了：{error}", f"the index {path} cannot be read: {error}") from None
+        raise DataError("the index {path} cannot be read: {error}", path=path, error=error) from None
 
 
 def indexed(source: Path, index: Index) -> Read:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
-from bimo.core.errors import say
+from bimo.core.messages import Both, say
 from bimo.curation.readers import columnar, folders, tables
 from bimo.curation.readers.columns import Beside
 from bimo.curation.readers.detect_format import known
@@ -27,7 +27,7 @@ def rows(source: Path) -> Iterator[Row | Broken]:
 def kind(source: Path) -> str:
     """What a source is taken for, and why, in one sentence. Raises DataError where nothing there can be read."""
     found = known(source)
-    return say(found.zh, found.en)
+    return say(Both(found.zh, found.en))
 
 
 def root(source: Path) -> Path:

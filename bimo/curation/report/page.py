@@ -96,9 +96,7 @@ def page(out: Path, source: Path) -> str:
     """
     report = read_json(out / REPORT)
     if not isinstance(report, dict) or report.get("kind") != "curate":
-        raise DataError(
-            f"{out} 里没有清洗报告；请先运行 bimo curate", f"{out} holds no report of a curation; run bimo curate first"
-        )
+        raise DataError("{out} holds no report of a curation; run bimo curate first", out=out)
     found = examples(out, source)
     found.scan()
     found.find(row["number"] for rule in report["rules"] for row in _near(rule))

@@ -251,12 +251,18 @@ def check(rows_in: int, tally: Counts, index: int, samples: int | None) -> None:
         return
     told = f"{rows_in} ≠ {states[KEPT]} + {states[DROPPED]} + {states[FAILED]}"
     raise DataError(
-        f"账不平：读入 {rows_in}，表里 {tally.rows}，保留 {states[KEPT]}，丢弃 {states[DROPPED]}，"
-        f"失败 {states[FAILED]}，"
-        f"索引 {index}，分片里 {samples}，应为 {tally.samples}（{told}）；请删除 work 文件夹再运行，并报告这个错误",
-        f"the account does not balance: rows in {rows_in}, in the table {tally.rows}, kept {states[KEPT]}, dropped "
-        f"{states[DROPPED]}, failed {states[FAILED]}, in the index {index}, in shards {samples} of {tally.samples} "
-        f"({told}); delete the folder work, run again, and report this",
+        "the account does not balance: rows in {rows_in}, in the table {rows}, kept {states}, dropped "
+        "{states_2}, failed {states_3}, in the index {index}, in shards {samples} of {samples_2} "
+        "({told}); delete the folder work, run again, and report this",
+        rows_in=rows_in,
+        rows=tally.rows,
+        states=states[KEPT],
+        states_2=states[DROPPED],
+        states_3=states[FAILED],
+        index=index,
+        samples=samples,
+        samples_2=tally.samples,
+        told=told,
     )
 
 

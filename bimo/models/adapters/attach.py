@@ -13,6 +13,7 @@ from torch import Tensor
 from bimo.core import checkpoint_io
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.hashing import LateDigest
+from bimo.core.messages import Both
 from bimo.core.part import Part
 from bimo.core.recipe import Level
 from bimo.diffusion.system import System
@@ -67,7 +68,7 @@ def begin_control(system: System, name: str = "control", level: str = "") -> Sys
     within = _innermost(system, level)
     if not isinstance(within, (Unet, Hunyuan)):
         kind = type(within).__name__
-        raise RecipeError(f"{kind} 没有 ControlNet", f"there is no ControlNet for a {kind}")
+        raise RecipeError("there is no ControlNet for a {kind}", kind=kind)
     part = ControlNet(unet=within) if isinstance(within, Unet) else HunyuanControlNet(hunyuan=within)
     module = part.build()
     begun(system.get_submodule(root_of(system, level)), module.model)
@@ -87,7 +88,7 @@ def image_prompt(
     within = _innermost(system, level)
     if not isinstance(within, Unet):
         kind = type(within).__name__
-        raise RecipeError(f"{kind} 不能加 IP-Adapter，只有 Unet 可以", f"no IP-Adapter goes into a {kind}, only a Unet")
+        raise RecipeError("no IP-Adapter goes into a {kind}, only a Unet", kind=kind)
     published = checkpoint_io.read(file)
     finite(file, published)
     words: int = within.settings()["cross_attention_dim"]
@@ -122,10 +123,13 @@ def encoder_beside(file: Path, published: Mapping[str, Tensor]) -> Path:
             return place
     listed = "、".join(map(str, there or places))
     raise WeightsError(
-        f"{file} 要一个 {field} 为 {width} 的 CLIP 图像塔，{listed} {'不是' if there else '里没有'}；"
-        "请用 --image-encoder 指定它的文件夹",
-        f"{file} needs a CLIP image tower with {field} {width}, which is not {'that ' if there else ''}in "
-        f"{listed.replace('、', ', ')}; name its folder with --image-encoder",
+        "{file} needs a CLIP image tower with {field} {width}, which is not {value}in {replace}; name "
+        "its folder with --image-encoder",
+        file=file,
+        field=field,
+        width=width,
+        value=Both(listed, "that " if there else ""),
+        replace=Both("不是" if there else "里没有", listed.replace("、", ", ")),
     )
 
 
@@ -142,8 +146,12 @@ def _seen_by(tower: ClipImage, published: Mapping[str, Tensor], file: Path, plac
     found = tower.embed if field == "projection_dim" else tower.width
     if found != width:
         raise WeightsError(
-            f"{place} 的 {field} 是 {found}，而 {file} 要 {width}；请换一个图像塔（--image-encoder）",
-            f"{field} of {place} is {found}, while {file} needs {width}; name another tower with --image-encoder",
+            "{field} of {place} is {found}, while {file} needs {width}; name another tower with --image-encoder",
+            field=field,
+            place=place,
+            found=found,
+            file=file,
+            width=width,
         )
 
 
@@ -203,10 +211,7 @@ def _rebuilt(
 ) -> System:
     """The system with another denoiser: what lay below ``at`` lies below its ``denoiser.``, beside it ``state``."""
     if hint.name in {str(getattr(each, "name", "")) for each in old.conditioners}:
-        raise RecipeError(
-            f"已有一个叫 {hint.name!r} 的提示；请给适配器另取一个名字",
-            f"there is a hint {hint.name!r} already; name the adapter otherwise",
-        )
+        raise RecipeError("there is a hint {name!r} already; name the adapter otherwise", name=hint.name)
     new = replace(old, denoiser=denoiser, conditioners=(*old.conditioners, hint))
     levels = tuple(new if each is old else each for each in system.recipe.levels)
     with checkpoint_io.unfilled():
@@ -251,8 +256,11 @@ def _adapter(config: Config, within: Part) -> tuple[Part, bool]:
     known = "ControlNetModel / HunyuanDiT2DControlNetModel / T2IAdapter"
     name = type(within).__name__
     raise RecipeError(
-        f"{config.path} 是 {kind}，不能加在 {name} 旁边；支持的是 {known}，各加在自己的去噪网络旁边",
-        f"{config.path} is a {kind}, which cannot stand beside a {name}; supported are {known}, each beside its own",
+        "{path} is a {kind}, which cannot stand beside a {name}; supported are {known}, each beside its own",
+        path=config.path,
+        kind=kind,
+        name=name,
+        known=known,
     )
 
 
@@ -265,9 +273,7 @@ def _read(config: Config, cls: type, expected: Mapping[str, Any], own: Mapping[s
     wrong = [each for each in wrong if not each.startswith("sample_size ")]
     if wrong:
         listed = "; ".join(wrong)
-        raise WeightsError(
-            f"{config.path} 是别的模型的适配器：{listed}", f"{config.path} is an adapter of another family: {listed}"
-        )
+        raise WeightsError("{path} is an adapter of another family: {listed}", path=config.path, listed=listed)
     carried = {*expected, *own.values(), "sample_size"}
     read = config.of(defaults, carried, UNUSED)
     return {name: read[field] for name, field in own.items() if name}
@@ -285,8 +291,9 @@ def _projection(state: Mapping[str, Tensor], words: int, file: Path) -> dict[str
     for begins, kind in others.items():
         if any(name.startswith(begins) for name in state):
             raise RecipeError(
-                f"{file} 是 IP-Adapter {kind}，要用另外的人脸识别网络，还不会读",
-                f"{file} is an IP-Adapter {kind}, which needs a network that recognises faces; it is not read",
+                "{file} is an IP-Adapter {kind}, which needs a network that recognises faces; it is not read",
+                file=file,
+                kind=kind,
             )
     try:
         assert latents is not None
@@ -295,8 +302,7 @@ def _projection(state: Mapping[str, Tensor], words: int, file: Path) -> dict[str
         feed = state["image_proj.layers.0.1.1.weight"].shape[0] // latents.shape[2]
     except (AssertionError, KeyError, ValueError):
         raise WeightsError(
-            f"{file} 不是 IP-Adapter（原版或 Plus）：没有 image_proj.proj 或 image_proj.latents",
-            f"{file} is no IP-Adapter, plain or Plus: it has neither image_proj.proj nor image_proj.latents",
+            "{file} is no IP-Adapter, plain or Plus: it has neither image_proj.proj nor image_proj.latents", file=file
         ) from None
     head = 64 if inner % 64 == 0 else inner
     plus = Resampled(width=latents.shape[2], depth=depth, heads=inner // head, head=head, feed=feed)

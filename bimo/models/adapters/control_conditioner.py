@@ -91,8 +91,10 @@ def weight_of(request: Request, name: str, otherwise: float) -> float:
     given = request.conditions.get(name, [otherwise])
     if len(given) != 1 or not math.isfinite(given[0]) or abs(given[0]) > STRONGEST:
         raise RequestError(
-            f"hints 里的 {name} 应为一个数（强度，不超过 {STRONGEST:g}），收到 {given}",
-            f"{name} of hints is one number (how strong, at most {STRONGEST:g}), got {given}",
+            "{name} of hints is one number (how strong, at most {strongest:g}), got {given}",
+            name=name,
+            strongest=STRONGEST,
+            given=given,
         )
     return given[0]
 

@@ -52,11 +52,11 @@ def read_control(state: Mapping[str, Tensor], within: Part, file: Path) -> Read:
     names = {n.removeprefix(before): v for n, v in state.items() if n.startswith(before)}
     for part, kind in OTHERS.items():
         if any(part in name for name in names):
-            raise RecipeError(f"{file} 是 {kind}，还不会读", f"{file} is {kind}, which is not read")
+            raise RecipeError("{file} is {kind}, which is not read", file=file, kind=kind)
     if "difference" in names:
         raise RecipeError(
-            f"{file} 里只有与原模型的差（difference），要先加到原模型上；请用完整的 ControlNet 文件",
-            f"{file} holds only differences from the model it was made with; use the file of the whole ControlNet",
+            "{file} holds only differences from the model it was made with; use the file of the whole ControlNet",
+            file=file,
         )
     if isinstance(within, Hunyuan) and any(n.startswith(("before_proj.", "controlnet_blocks.")) for n in names):
         own = names if "input_block.weight" in names else diffusers_state(names)
@@ -66,10 +66,10 @@ def read_control(state: Mapping[str, Tensor], within: Part, file: Path) -> Read:
     if any(re.match(r"(adapter\.)?body\.\d+\.", n) for n in names):
         return _t2i(names, _unet(within, "T2I-Adapter", file), file)
     raise WeightsError(
-        f"{file} 不是 ControlNet 或 T2I-Adapter：没有 controlnet_cond_embedding、input_hint_block 或 body；"
-        f"只有 {_few(names)}",
-        f"{file} is no ControlNet and no T2I-Adapter: it has no controlnet_cond_embedding, input_hint_block or body, "
-        f"only {_few(names)}",
+        "{file} is no ControlNet and no T2I-Adapter: it has no controlnet_cond_embedding, "
+        "input_hint_block or body, only {few}",
+        file=file,
+        few=_few(names),
     )
 
 
@@ -86,8 +86,7 @@ def _unet(within: Part, kind: str, file: Path) -> Unet:
         return within
     name = type(within).__name__
     raise RecipeError(
-        f"{file} 是给 UNet 的 {kind}，不能加在 {name} 旁边",
-        f"{file} is a {kind} for a UNet, which cannot stand beside a {name}",
+        "{file} is a {kind} for a UNet, which cannot stand beside a {name}", file=file, kind=kind, name=name
     )
 
 
@@ -99,9 +98,7 @@ def _controlnet(names: Mapping[str, Tensor], unet: Unet, file: Path) -> Read:
         count = 1 + max(int(n.split(".")[2]) for n in own if n.startswith("controlnet_cond_embedding.blocks."))
         widths = [own[f"controlnet_cond_embedding.blocks.{i}.weight"].shape[0] for i in range(1, count, 2)]
     except (KeyError, ValueError) as error:
-        raise WeightsError(
-            f"{file} 不完整：没有 {error}；请重新取得这个文件", f"{file} is incomplete: it has no {error}; get it again"
-        ) from None
+        raise WeightsError("{file} is incomplete: it has no {error}; get it again", file=file, error=error) from None
     part = ControlNet(unet=unet, picture=first.shape[1], embedding=(first.shape[0], *widths), pooled=_pooled(file))
     return Read(part, own)
 
@@ -144,8 +141,7 @@ def _same_model(own: Mapping[str, Tensor], unet: Unet, file: Path) -> None:
     if wrong:
         listed = "; ".join(wrong)
         raise WeightsError(
-            f"{file} 是为另一个模型训练的 ControlNet：{listed}",
-            f"{file} is a ControlNet that was trained for another model: {listed}",
+            "{file} is a ControlNet that was trained for another model: {listed}", file=file, listed=listed
         )
 
 
@@ -169,17 +165,19 @@ def _t2i(names: Mapping[str, Tensor], unet: Unet, file: Path) -> Read:
         widths = tuple(own[f"body.{i}.{ends}"].shape[0] for i in range(count - light))  # its last repeats the width
     except (KeyError, ValueError, IndexError) as error:
         raise WeightsError(
-            f"{file} 不完整，读不出 T2I-Adapter 的大小：{error}；请重新取得这个文件",
-            f"{file} is incomplete, the sizes of a T2I-Adapter cannot be told: {error}; get it again",
+            "{file} is incomplete, the sizes of a T2I-Adapter cannot be told: {error}; get it again",
+            file=file,
+            error=error,
         ) from None
     side = 16 if large else 8
     kind = "light_adapter" if light else "full_adapter_xl" if large else "full_adapter"
     picture = places // side**2
     if picture * side**2 != places or picture not in (1, 3):
         raise WeightsError(
-            f"{file} 的第一层读 {places} 个数，应为 64、192、256 或 768（灰度或彩色图的 8x8 或 16x16 像素）",
-            f"the first layer of {file} reads {places} numbers; expected 64, 192, 256 or 768, of 8x8 or 16x16 pixels "
-            "in grey or colour",
+            "the first layer of {file} reads {places} numbers; expected 64, 192, 256 or 768, of 8x8 or 16x16 "
+            "pixels in grey or colour",
+            file=file,
+            places=places,
         )
     state = {f"adapter.{name}": value for name, value in own.items()}
     part = T2iAdapter(picture=picture, widths=widths, blocks=blocks, factor=side, kind=kind)
@@ -194,9 +192,11 @@ def check_widths(part: T2iAdapter, unet: Unet, file: Path) -> None:
     given = part.widths + (part.widths[-1:] if part.kind == "light_adapter" else ())
     if given not in (unet.block_channels, unet.block_channels + unet.block_channels[-1:]):
         raise WeightsError(
-            f"{file} 是为另一个模型训练的 T2I-Adapter：各层宽 {given}，这个模型是 {unet.block_channels}",
-            f"{file} is a T2I-Adapter that was trained for another model: its blocks are {given} wide, this model's "
-            f"{unet.block_channels}",
+            "{file} is a T2I-Adapter that was trained for another model: its blocks are {given} wide, this "
+            "model's {block_channels}",
+            file=file,
+            given=given,
+            block_channels=unet.block_channels,
         )
 
 

@@ -69,10 +69,7 @@ def looked(
     """
     picture = conditioning.pictures.get(name)
     if picture is None:
-        raise RecipeError(
-            f"去噪网络要看图片 {name!r}，这一层没有给它的提示",
-            f"the denoiser looks at a picture {name!r}, but no hint of the level gives one",
-        )
+        raise RecipeError("the denoiser looks at a picture {name!r}, but no hint of the level gives one", name=name)
     weight = conditioning.scalars[weight_name(name)].to(x)
     own = added or {}
     if weight.any():

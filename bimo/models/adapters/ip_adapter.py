@@ -86,8 +86,7 @@ class ImagePromptedDenoiser(nn.Module):
         seen = conditioning.pictures.get(self.part.name)
         if seen is None:
             raise RecipeError(
-                f"去噪网络要看图片 {self.part.name!r}，这一层没有给它的提示",
-                f"the denoiser looks at a picture {self.part.name!r}, but no hint of the level gives one",
+                "the denoiser looks at a picture {name!r}, but no hint of the level gives one", name=self.part.name
             )
         weight = conditioning.scalars[weight_name(self.part.name)].to(x)[:, :, None]
         told = (self.projection(seen.to(x)), weight) if weight.any() else None

@@ -92,8 +92,9 @@ def inject(module: nn.Module, globs: Sequence[str], rank: int, alpha: float, dor
         if not matched:
             near = ", ".join(nearest(glob, layers) or tuple(layers)[:3])
             raise RecipeError(
-                f"LoRA 的 {glob!r} 不匹配任何线性层或卷积层；最接近的是 {near}",
-                f"{glob!r} of a LoRA matches no linear or convolutional layer; the nearest are {near}",
+                "{glob!r} of a LoRA matches no linear or convolutional layer; the nearest are {near}",
+                glob=glob,
+                near=near,
             )
         chosen |= {name: layers[name] for name in matched}
     for layer in chosen.values():
@@ -147,7 +148,7 @@ def save_lora(path: Path, system: System, state: Mapping[str, Tensor], spelling:
     wanted: dict[str, Tensor] = {}
     for layer in dict.fromkeys(key.rsplit(".lora_", 1)[0] for key in state if ".lora_" in key):
         if layer not in names:
-            raise WeightsError(f"{spelling} 没有 {layer} 的写法", f"{spelling} has no spelling for {layer}")
+            raise WeightsError("{spelling} has no spelling for {layer}", spelling=spelling, layer=layer)
         up, down = state[f"{layer}.lora_up.weight"], state[f"{layer}.lora_down.weight"]
         alpha = state[f"{layer}.alpha"]
         scale = float(alpha) / down.shape[0]
@@ -172,4 +173,4 @@ def save_lora(path: Path, system: System, state: Mapping[str, Tensor], spelling:
     alike = {n: torch.allclose(found[n].cpu(), value.cpu(), atol=1e-6) for n, value in wanted.items() if n in found}
     wrong = [n for n in wanted if not alike.get(n)]
     if wrong or len(found) != len(wanted):
-        raise WeightsError(f"{path} 读回来不一样：{few(wrong)}", f"{path} reads back otherwise: {few(wrong)}")
+        raise WeightsError("{path} reads back otherwise: {few}", path=path, few=few(wrong))

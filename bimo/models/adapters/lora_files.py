@@ -16,6 +16,7 @@ from torch import Tensor
 from bimo.core import checkpoint_io
 from bimo.core.errors import WeightsError
 from bimo.core.hashing import digest
+from bimo.core.messages import Both, Message
 from bimo.diffusion.system import System
 from bimo.models.adapters import lora_kinds
 from bimo.models.adapters.lora_kinds import Change
@@ -146,7 +147,7 @@ def read_lora(system: System, path: Path, level: str = "") -> Lora:
         deltas += read
         idle = idle and silent
     if idle:
-        raise WeightsError(f"{path} 什么也不改变：全是零", f"{path} changes nothing: it is all zeros")
+        raise WeightsError("{path} changes nothing: it is all zeros", path=path)
     return Lora(path.stem, digest(found[0].file) if len(found) == 1 else _digest(found), tuple(deltas))
 
 
@@ -184,9 +185,10 @@ def _read(system: System, names: LayerNames, source: Source) -> tuple[list[Delta
         idle = idle and silent
     if misshapen:
         raise WeightsError(
-            f"{file} 里张量的形状与这个模型的层不同，它是为别的模型（大小或版本不同）训练的：{few(misshapen)}",
-            f"tensors of {file} have other shapes than this model's layers; it was trained for another model, of "
-            f"another size or version: {few(misshapen)}",
+            "tensors of {file} have other shapes than this model's layers; it was trained for another model, "
+            "of another size or version: {few}",
+            file=file,
+            few=few(misshapen),
         )
     return deltas, idle
 
@@ -214,9 +216,10 @@ def finite(file: Path, state: Mapping[str, Tensor]) -> None:
     if broken:
         listed = few([f"{key} ({count}/{state[key].numel()})" for key, count in broken.items()])
         raise WeightsError(
-            f"{file} 里有 NaN 或无穷大，用它只会画出黑图；训练时就坏了，请换一个文件：{listed}",
-            f"{file} has NaN or infinite numbers, with which only black is drawn; it broke while it was trained, use "
-            f"another file: {listed}",
+            "{file} has NaN or infinite numbers, with which only black is drawn; it broke while it was "
+            "trained, use another file: {listed}",
+            file=file,
+            listed=listed,
         )
 
 
@@ -235,7 +238,7 @@ def _sorted(file: Path, state: Mapping[str, Tensor]) -> tuple[list[Said], list[s
             continue
         one = said.setdefault(name, Said(name))
         if role in one.roles:
-            raise WeightsError(f"{file} 里 {name} 的 {role} 出现两次", f"{file} has two {role} for {name}")
+            raise WeightsError("{file} has two {role} for {name}", file=file, role=role, name=name)
         one.roles[role] = value
     # An alpha alone changes nothing.
     return [one for one in said.values() if one.roles.keys() != {"alpha"}], unknown
@@ -259,9 +262,10 @@ def _placed(
         else:
             listed = " / ".join(pieces[0].path for pieces in found)
             raise WeightsError(
-                f"{source.file} 的 {one.name} 可以是 {listed}；请放进名为 text_encoder 或 text_encoder_2 的文件夹",
-                f"{one.name} of {source.file} may be {listed}; put it into a folder called text_encoder or "
-                "text_encoder_2",
+                "{name} of {file} may be {listed}; put it into a folder called text_encoder or text_encoder_2",
+                name=one.name,
+                file=source.file,
+                listed=listed,
             )
     return placed, strangers
 
@@ -290,8 +294,7 @@ def _once(file: Path, placed: Sequence[tuple[Said, tuple[Piece, ...]]]) -> list[
         own, before = is_own(one, pieces), [taken[piece] for piece in pieces if piece in taken]
         if before and (own or not all(first for _, first in before)):
             raise WeightsError(
-                f"{file} 两次说到同一层：{before[0][0]} 和 {one.name}",
-                f"{file} has {before[0][0]} and {one.name}: one layer",
+                "{file} has {before} and {name}: one layer", file=file, before=before[0][0], name=one.name
             )
         if not before:
             kept.append((one, pieces))
@@ -312,8 +315,10 @@ def _deltas(
         if lacking:
             listed = ", ".join(lacking)
             raise WeightsError(
-                f"{file} 不完整：{one.name} 缺 {listed}；请重新取得这个文件",
-                f"{file} is incomplete: {one.name} lacks its {listed}; get the file again",
+                "{file} is incomplete: {name} lacks its {listed}; get the file again",
+                file=file,
+                name=one.name,
+                listed=listed,
             )
         scale = _scale(file, one, kind, settings, dotted)
         told = dict(settings.fields) if settings else {}
@@ -334,8 +339,10 @@ def _deltas(
     elif roles.keys() - {"diff_b", "alpha"}:
         listed = ", ".join(sorted(roles))
         raise WeightsError(
-            f"{file} 的 {one.name} 只有 {listed}，凑不成任何一种适配器（LoRA、LoHa、LoKr、OFT 等）",
-            f"{one.name} of {file} has {listed}, which do not make up one adapter (LoRA, LoHa, LoKr, OFT ...)",
+            "{name} of {file} has {listed}, which do not make up one adapter (LoRA, LoHa, LoKr, OFT ...)",
+            name=one.name,
+            file=file,
+            listed=listed,
         )
     else:
         biased = None
@@ -347,8 +354,7 @@ def _deltas(
         without = [row.path for row in rows if _parameter(system, row.path) is None]
         if without:
             raise WeightsError(
-                f"{file} 要改 {one.name} 的偏置，而这个模型的这一层没有偏置",
-                f"{file} changes the bias of {one.name}, which has none in this model",
+                "{file} changes the bias of {name}, which has none in this model", file=file, name=one.name
             )
         _check(system, rows, biased, "")
         made.append(Delta(rows, biased))
@@ -376,9 +382,9 @@ def _scale(file: Path, one: Said, kind: str, settings: Settings | None, dotted: 
         return scalar * float(roles["alpha"]) / rank
     if one.name.startswith("base_model.model."):
         raise WeightsError(
-            f"{file} 由 peft 写成，强度（lora_alpha）在 adapter_config.json 里；请把那个文件放在它旁边",
-            f"{file} was written by peft, which keeps how strong it is (lora_alpha) in adapter_config.json; put that "
-            "file beside it",
+            "{file} was written by peft, which keeps how strong it is (lora_alpha) in adapter_config.json; "
+            "put that file beside it",
+            file=file,
         )
     return scalar * (rank**-0.5 if dotted else 1.0)
 
@@ -420,12 +426,12 @@ def _unread(file: Path, unknown: Sequence[str]) -> WeightsError:
         those = [key for key in unknown if part in key]
         if those:
             return WeightsError(
-                f"{file} 里有 {kind}，这种适配器还不会读：{few(those)}",
-                f"{file} has {kind}, a kind of adapter that is not read: {few(those)}",
+                "{file} has {kind}, a kind of adapter that is not read: {few}", file=file, kind=kind, few=few(those)
             )
     return WeightsError(
-        f"{file} 里有不属于任何已知适配器（LoRA、LoHa、LoKr、OFT 等）的张量：{few(unknown)}",
-        f"{file} has tensors that belong to no known kind of adapter (LoRA, LoHa, LoKr, OFT ...): {few(unknown)}",
+        "{file} has tensors that belong to no known kind of adapter (LoRA, LoHa, LoKr, OFT ...): {few}",
+        file=file,
+        few=few(unknown),
     )
 
 
@@ -434,16 +440,20 @@ def _strangers(file: Path, strangers: Sequence[str], count: int) -> WeightsError
     kind = next((kind for pattern, kind in _FAMILIES if any(pattern.search(n) for n in strangers)), "")
     if len(strangers) < count:
         return WeightsError(
-            f"{file} 说到的 {count} 层里，这个模型缺 {few(strangers)}；请用为这个模型训练的文件",
-            f"of the {count} layers that {file} names this model lacks {few(strangers)}; use a file that was trained "
-            "for this model",
+            "of the {count} layers that {file} names this model lacks {few}; use a file that was trained for "
+            "this model",
+            count=count,
+            file=file,
+            few=few(strangers),
         )
     like_zh, like_en = (f"（像是 {kind} 的）", f" (they look like those of {kind})") if kind else ("", "")
     return WeightsError(
-        f"{file} 是别的模型的 LoRA：它说到的 {count} 层{like_zh}这个模型都没有：{few(strangers)}；"
-        "请用为这个模型训练的文件",
-        f"{file} is a LoRA for another family: this model has none of the {count} layers that it names{like_en}: "
-        f"{few(strangers)}; use a file that was trained for this model",
+        "{file} is a LoRA for another family: this model has none of the {count} layers that it "
+        "names{like}: {few}; use a file that was trained for this model",
+        file=file,
+        count=count,
+        like=Both(like_zh, like_en),
+        few=few(strangers),
     )
 
 
@@ -465,8 +475,8 @@ def unadapt(system: System, name: str = "") -> None:
     merged = _merged(system)
     names = [lora.name for lora, _ in merged.active]
     if name and name not in names:
-        zh, en = f"里面有 {'、'.join(names) or '空'}", f"there is {', '.join(names) or 'none'}"
-        raise WeightsError(f"系统里没有叫 {name!r} 的 LoRA；{zh}", f"the system has no LoRA called {name!r}; {en}")
+        near = Message("there is {names}", names=Both("、".join(names) or "空", ", ".join(names) or "none"))
+        raise WeightsError("the system has no LoRA called {name!r}; {near}", name=name, near=near)
     _refresh(system, merged, [(lora, w) for lora, w in merged.active if name and lora.name != name])
 
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from bimo.core import checkpoint_io
 from bimo.core.errors import WeightsError
+from bimo.core.messages import Both
 
 METADATA_KEY = "lora_adapter_metadata"
 PEFT_CONFIG = "adapter_config.json"
@@ -65,15 +66,19 @@ class Settings:
         r = int(said or rank)
         if rank and r != rank:
             raise WeightsError(
-                f"{self.place} 说 {name} 的秩是 {r}，文件里是 {rank}：它不是这个文件的设置；请把两者分开放",
-                f"{self.place} says that {name} has rank {r}, the file has {rank}: these are not its settings; keep "
+                "{place} says that {name} has rank {r}, the file has {rank}: these are not its settings; keep "
                 "them in folders of their own",
+                place=self.place,
+                name=name,
+                r=r,
+                rank=rank,
             )
         alpha = self._patterned("alpha_pattern", inner, self.fields.get(strength))
         if alpha is None:
             raise WeightsError(
-                f"{self.place} 没有 {strength}，不知道强度是多少",
-                f"{self.place} has no {strength}: it cannot be known how strong the file is",
+                "{place} has no {strength}: it cannot be known how strong the file is",
+                place=self.place,
+                strength=strength,
             )
         return float(alpha) / (r**0.5 if self.fields.get("use_rslora") else r)
 
@@ -124,7 +129,7 @@ def sources(path: Path) -> list[Source]:
         component = path.parent.name if path.parent.name in COMPONENTS else ""
         return [Source(path, component if _beside(path) else "", _beside(path))]
     if not path.is_dir():
-        raise WeightsError(f"没有文件 {path}", f"there is no file {path}")
+        raise WeightsError("there is no file {path}", path=path)
     for name in (f"{stem}{ending}" for stem in WEIGHTS for ending in ENDINGS):
         if (path / name).is_file():
             # peft's own file says nothing of its strength: that has to lie beside it.
@@ -139,8 +144,10 @@ def sources(path: Path) -> list[Source]:
     if others:
         listed = ", ".join(p.name for p in others[:6])
         raise WeightsError(
-            f"{path} 里有 {len(others)} 个文件（{listed}），请写明用哪一个",
-            f"{path} has {len(others)} files ({listed}); name the one that is meant",
+            "{path} has {count} files ({listed}); name the one that is meant",
+            path=path,
+            count=len(others),
+            listed=listed,
         )
     below = sorted(f"{p.parent.name}/{p.name}" for stem in WEIGHTS for p in path.glob(f"*/{stem}.*"))
     more_zh, more_en = (
@@ -148,7 +155,10 @@ def sources(path: Path) -> list[Source]:
     )
     wanted_zh, wanted_en = (f"{word}".join(f"{stem}.safetensors" for stem in WEIGHTS) for word in (" 或 ", " or "))
     raise WeightsError(
-        f"{path} 里没有 LoRA：应有 {wanted_zh}{more_zh}", f"no LoRA in {path}: expected {wanted_en}{more_en}"
+        "no LoRA in {path}: expected {wanted}{more}",
+        path=path,
+        wanted=Both(wanted_zh, wanted_en),
+        more=Both(more_zh, more_en),
     )
 
 
@@ -188,7 +198,7 @@ def settings_in(source: Source) -> Every:
             found = _by_component(place, table)
         except (ValueError, AttributeError, TypeError) as error:
             raise WeightsError(
-                f"读不了 {place} 开头的 {METADATA_KEY}：{error}", f"cannot read {METADATA_KEY} of {place}: {error}"
+                "cannot read {metadata_key} of {place}: {error}", metadata_key=METADATA_KEY, place=place, error=error
             ) from None
         return Every(tuple(found))
     if source.config is None:
@@ -198,8 +208,9 @@ def settings_in(source: Source) -> Every:
         assert isinstance(fields, dict)
     except (OSError, ValueError, AssertionError) as error:
         raise WeightsError(
-            f"读不了 {source.config}：{error!r}；其中的 lora_alpha 决定 LoRA 的强度",
-            f"cannot read {source.config}: {error!r}; its lora_alpha says how strong the LoRA is",
+            "cannot read {config}: {error!r}; its lora_alpha says how strong the LoRA is",
+            config=source.config,
+            error=error,
         ) from None
     return Every((Settings(str(source.config), "", cast("dict[str, Any]", fields)),))
 
@@ -218,8 +229,10 @@ def _known(settings: Settings) -> Settings:
     if settings.kind not in KINDS:
         kinds = ", ".join(KINDS)
         raise WeightsError(
-            f"{settings.place} 是 {settings.kind}，这种适配器还不会读；会读的是 {kinds}",
-            f"{settings.place} is {settings.kind}, a kind of adapter that is not read; {kinds} are",
+            "{place} is {kind}, a kind of adapter that is not read; {kinds} are",
+            place=settings.place,
+            kind=settings.kind,
+            kinds=kinds,
         )
     wrong: list[str] = []
     for name, value in settings.fields.items():
@@ -234,7 +247,6 @@ def _known(settings: Settings) -> Settings:
     if wrong:
         listed = ", ".join(wrong)
         raise WeightsError(
-            f"{settings.place} 的 {listed} 不支持：忽略它会画错",
-            f"{listed} of {settings.place} is not supported: ignoring it would draw wrong",
+            "{listed} of {place} is not supported: ignoring it would draw wrong", listed=listed, place=settings.place
         )
     return settings

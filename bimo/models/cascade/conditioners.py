@@ -122,8 +122,8 @@ class Score(Part):
         """
         if self.name not in batch.scalars:
             raise TrainingError(
-                f"训练数据里没有 {self.name!r}；先给每张图打分，写进分片的标签里",
-                f"the training data has no {self.name!r}; score every picture first, into the labels of its shard",
+                "the training data has no {name!r}; score every picture first, into the labels of its shard",
+                name=self.name,
             )
         value = batch.scalars[self.name].reshape(-1, 1).float()
         return Conditioning(scalars={self.name: value.masked_fill(batch.dropped_captions[:, None], self.low)})
@@ -132,7 +132,7 @@ class Score(Part):
         """Scalars [1, 1]. Raises RequestError for anything but one finite number."""
         given = drawing.request.conditions.get(self.name, [self.wanted])
         if len(given) != 1 or not math.isfinite(given[0]):
-            raise RequestError(f"{self.name} 应为一个数，收到 {given}", f"{self.name} is one number, got {given}")
+            raise RequestError("{name} is one number, got {given}", name=self.name, given=given)
         return Conditioning(scalars={self.name: torch.tensor([given])})
 
     def unconditional(self, value: Conditioning) -> Conditioning:
@@ -149,8 +149,5 @@ def nothing(value: Conditioning) -> Conditioning:
 def pixels_of(batch: Batch) -> Tensor:
     """The pictures of a batch, [B, 3, H, W]. Raises TrainingError where it brings none."""
     if batch.pixels is None:
-        raise TrainingError(
-            "这一层的提示要从像素里读，而这一批只有潜变量",
-            "a hint of this level reads pixels; this batch has latents alone",
-        )
+        raise TrainingError("a hint of this level reads pixels; this batch has latents alone")
     return batch.pixels

@@ -18,6 +18,7 @@ from torch import Tensor
 from bimo.core import checkpoint_io
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.hashing import LateDigest
+from bimo.core.messages import Both
 from bimo.core.part import Part
 from bimo.core.recipe import Recipe
 from bimo.diffusion.schedules import Ddpm
@@ -187,7 +188,7 @@ def read(path: Path, wanted: Recipe, dtype: torch.dtype | None = torch.float32) 
     recipe = recipe_of(path, wanted)
     file = path / WEIGHTS_FILE
     if not file.is_file():
-        raise WeightsError(f"{path} 里没有 {WEIGHTS_FILE}", f"there is no {WEIGHTS_FILE} in {path}")
+        raise WeightsError("there is no {weights_file} in {path}", weights_file=WEIGHTS_FILE, path=path)
     with checkpoint_io.unfilled():
         system = System(recipe)
     system.weights_hash = LateDigest(file)
@@ -211,7 +212,7 @@ class _Sections:
     def of(self, name: str) -> Config:
         section = read_json(self.path).get(name)
         if not isinstance(section, dict):
-            raise WeightsError(f"{self.path} 里没有 {name}", f"{self.path} has no {name}")
+            raise WeightsError("{path} has no {name}", path=self.path, name=name)
         return Config(Path(f"{self.path}:{name}"), cast("dict[str, Any]", section))
 
 
@@ -222,8 +223,10 @@ def unet(config: Config, name: str) -> PixelUnet:
     read = config.of(defaults, defaults.keys() - fixed.keys(), ())
     if read["in_dim"] not in (3, 6) or not read["head_dim"]:
         raise RecipeError(
-            f"{config.path} 的 in_dim 是 {read['in_dim']}、head_dim 是 {read['head_dim']}，不支持",
-            f"in_dim {read['in_dim']} and head_dim {read['head_dim']} of {config.path} are not supported",
+            "in_dim {read} and head_dim {read_2} of {path} are not supported",
+            read=read["in_dim"],
+            read_2=read["head_dim"],
+            path=config.path,
         )
     flat = "1024" in name
     return PixelUnet(
@@ -266,7 +269,7 @@ def law(config: Config, wanted: Ddpm) -> Ddpm:
         if read[name] not in known
     ]
     if wrong:
-        raise RecipeError(f"{config.path} 的 {wrong} 不支持", f"{', '.join(wrong)} of {config.path} is not supported")
+        raise RecipeError("{wrong} of {path} is not supported", wrong=Both(wrong, ", ".join(wrong)), path=config.path)
     betas, first, last = CURVES[read["schedule"]]
     # A straight line is steeper where there are fewer times.
     scale = 1000 / read["num_timesteps"] if betas == "linear" else 1.0

@@ -63,9 +63,10 @@ class PixelUnet(Part):
             attends = 2**level in self.attend or (self.middle and level == lowest)
             if width % self.groups or (attends and width % self.head):
                 raise RecipeError(
-                    f"PixelUnet 的宽度 {width} 不能被 groups {self.groups} 和 head {self.head} 整除",
-                    f"a width of {width} in PixelUnet is no multiple of its groups ({self.groups}) and heads "
-                    f"({self.head})",
+                    "a width of {width} in PixelUnet is no multiple of its groups ({groups}) and heads ({head})",
+                    width=width,
+                    groups=self.groups,
+                    head=self.head,
                 )
         return PixelDenoiser(self)
 
@@ -236,8 +237,10 @@ class PixelDenoiser(nn.Module):
             x = torch.cat([x, conditioning.spatial.to(x)], dim=1)
         if x.shape[1] != part.channels + part.spatial:
             raise RecipeError(
-                f"PixelUnet 收到 {x.shape[1]} 个通道，应为 {part.channels} + 提示的 {part.spatial}",
-                f"PixelUnet is given {x.shape[1]} channels; expected {part.channels} and {part.spatial} of hints",
+                "PixelUnet is given {shape} channels; expected {channels} and {spatial} of hints",
+                shape=x.shape[1],
+                channels=part.channels,
+                spatial=part.spatial,
             )
         time, context, mask = self._read(t.expand(len(x)), conditioning)
         kept: list[Tensor] = []
@@ -260,10 +263,7 @@ class PixelDenoiser(nn.Module):
             time = time + self.noise_time_embedding(sinusoidal(level, part.width))
         if part.text:
             if conditioning.vector is None or len(conditioning.streams) != 1:
-                raise RecipeError(
-                    "PixelUnet 要一个带汇总向量（pooled）的文本塔",
-                    "PixelUnet reads one text tower, with a pooled output",
-                )
+                raise RecipeError("PixelUnet reads one text tower, with a pooled output")
             time = time + self.pool_embedding(conditioning.vector)
             context = self.text_embedding(conditioning.streams[0].tokens)
             mask = conditioning.streams[0].mask
@@ -272,8 +272,7 @@ class PixelDenoiser(nn.Module):
             if y is None or y.shape[-1] != part.embed:
                 found = "nothing" if y is None else str(y.shape[-1])
                 raise RecipeError(
-                    f"PixelUnet 要 {part.embed} 维的向量，收到 {found}",
-                    f"PixelUnet reads an embedding of {part.embed}; it is given {found}",
+                    "PixelUnet reads an embedding of {embed}; it is given {found}", embed=part.embed, found=found
                 )
             time = time + self.y_embedding(y)
             if part.tokens:

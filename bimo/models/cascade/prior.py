@@ -106,8 +106,7 @@ class PriorDenoiser(nn.Module):
         if words is None or words.shape[-1] != self.part.embed:
             found = "nothing" if words is None else str(words.shape[-1])
             raise RecipeError(
-                f"Prior 要 {self.part.embed} 维的文本向量，收到 {found}",
-                f"Prior reads a pooled text of {self.part.embed}; it is given {found}",
+                "Prior reads a pooled text of {embed}; it is given {found}", embed=self.part.embed, found=found
             )
         tokens = [
             self.text_embedding(words)[:, None],
@@ -139,5 +138,5 @@ class RootLengthFusion(nn.Module):
         """Raises RecipeError where no tower pools."""
         pooled = [e.pooled for e in encodings if e.pooled is not None]
         if not pooled:
-            raise RecipeError("没有一个文本塔给出汇总向量", "no text tower gives a pooled output")
+            raise RecipeError("no text tower gives a pooled output")
         return Conditioning(encodings, at_root_length(pooled[-1]))

@@ -17,6 +17,7 @@ from torch import Tensor
 from bimo.core import checkpoint_io
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.hashing import late_table
+from bimo.core.messages import Listed
 from bimo.core.part import Part
 from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
@@ -173,8 +174,11 @@ def _fit(folder: Path, size: int) -> Any:
         found = plain(said.get(field, expected))
         if found != expected and not _close(found, expected):
             raise RecipeError(
-                f"{folder} 的 {field} 是 {found}，只支持 CLIP 的 {expected}",
-                f"{field} of {folder} is {found}; only CLIP's {expected} is supported",
+                "{field} of {folder} is {found}; only CLIP's {expected} is supported",
+                field=field,
+                folder=folder,
+                found=found,
+                expected=expected,
             )
     wanted = said.get("size", size)
     if isinstance(wanted, dict) and {"height", "width"} <= set(cast("dict[str, Any]", wanted)):
@@ -248,8 +252,10 @@ def _open_sizes(path: Path, table: Mapping[str, Any], sizes: Mapping[str, Any]) 
         if value is False or (name in sizes and number) or value in OPEN_FIXED.get(name, ()):
             continue
         raise RecipeError(
-            f"{path} 的 {name} 是 {value!r}，不支持；只支持 CLIP 结构的 ViT",
-            f"{name} of {path} is {value!r}, which is not supported: only transformers of CLIP's own kind are",
+            "{name} of {path} is {value!r}, which is not supported: only transformers of CLIP's own kind are",
+            name=name,
+            path=path,
+            value=value,
         )
     return {name: table.get(name, usual) for name, usual in sizes.items()}
 
@@ -258,8 +264,7 @@ def _open_file(folder: Path) -> Path:
     path = next((folder / name for name in OPEN_FILES if (folder / name).is_file()), None)
     if path is None:
         raise WeightsError(
-            f"{folder} 里没有权重：应有 {' 或 '.join(OPEN_FILES)}",
-            f"no weights in {folder}: expected {' or '.join(OPEN_FILES)}",
+            "no weights in {folder}: expected {open_files}", folder=folder, open_files=Listed(OPEN_FILES, "or")
         )
     return path
 

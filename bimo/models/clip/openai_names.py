@@ -50,7 +50,7 @@ def write_pairs(file: Path, folder: Path) -> None:
     try:
         lines = gzip.decompress(file.read_bytes()).decode("utf-8").split("\n")
     except (OSError, EOFError, UnicodeDecodeError, gzip.BadGzipFile) as error:
-        raise WeightsError(f"读不了分词表 {file}：{error}", f"cannot read the words {file}: {error}") from None
+        raise WeightsError("cannot read the words {file}: {error}", file=file, error=error) from None
     merges = [line for line in lines[1 : MERGES + 1] if line]
     shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
     letters = [chr(b) for b in shown] + [chr(256 + i) for i in range(256 - len(shown))]

@@ -57,10 +57,7 @@ def word_vectors(system: System, texts: Sequence[str]) -> Tensor:
     def pooled(lot: Sequence[str]) -> Tensor:
         found = tower.encode(lot).pooled
         if found is None:
-            raise RecipeError(
-                f"{system.recipe.name} 的文本塔没有 pooled 输出，不能打分",
-                f"the text tower of {system.recipe.name} pools nothing; it cannot score",
-            )
+            raise RecipeError("the text tower of {name} pools nothing; it cannot score", name=system.recipe.name)
         return found
 
     places = [place for lot in lots.values() for place in lot]
@@ -152,7 +149,6 @@ def _quarters(tower: TextEncoder, text: str) -> int:
 def _demand(system: System) -> Any:
     if system.vision is None:
         raise RecipeError(
-            f"{system.recipe.name} 没有看图的塔，不能打分；请用 taiyi-clip 一类的模型",
-            f"{system.recipe.name} has no tower that sees pictures; score with a system such as taiyi-clip",
+            "{name} has no tower that sees pictures; score with a system such as taiyi-clip", name=system.recipe.name
         )
     return cast(Any, system.vision)

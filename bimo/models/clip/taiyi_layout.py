@@ -84,8 +84,11 @@ def _words(folder: Path, project: int) -> Bert:
     for name, value in FIXED.items():
         if config.get(name, value) != value:
             raise RecipeError(
-                f"{folder} 的 {name} 是 {config[name]!r}，只支持 {value!r}",
-                f"{name} of {folder} is {config[name]!r}; only {value!r} is supported",
+                "{name} of {folder} is {config!r}; only {value!r} is supported",
+                name=name,
+                folder=folder,
+                config=config[name],
+                value=value,
             )
     return Bert(
         width=config["hidden_size"],

@@ -180,8 +180,8 @@ class Map(Part):
         found = batch.maps.get(self.name)
         if found is None:
             raise TrainingError(
-                f"训练数据里没有 {self.name!r} 图；每张图片都要配一张，这里不会拿别的东西代替",
-                f"the training data has no {self.name!r} maps; every picture needs its own, nothing else stands in",
+                "the training data has no {name!r} maps; every picture needs its own, nothing else stands in",
+                name=self.name,
             )
         return Conditioning(spatial=self._map(found, batch.x.shape[-2:]))
 

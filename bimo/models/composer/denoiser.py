@@ -76,8 +76,7 @@ class ComposedDenoiser(nn.Module):
         if spatial is None or found < sum(counts):
             listed = ", ".join(f"{name} {channels}" for name, channels in self.part.maps)
             raise RecipeError(
-                f"Composed 要这些图：{listed}，而提示只给了 {found} 个通道",
-                f"Composed is told of the maps {listed}; the hints give {found} channels",
+                "Composed is told of the maps {listed}; the hints give {found} channels", listed=listed, found=found
             )
         *each, left = spatial.split([*counts, found - sum(counts)], dim=1)
         summed = torch.stack([layer(map_) for layer, map_ in zip(self.maps.values(), each, strict=True)]).sum(0)
@@ -93,8 +92,9 @@ class ComposedDenoiser(nn.Module):
             found.add(0 if pooled is None else pooled.shape[-1])
         if found != {self.part.text}:
             raise RecipeError(
-                f"Composed 要 {self.part.text} 维的词和汇总向量，收到 {sorted(found)}",
-                f"Composed reads words and a pooled text of {self.part.text}; it is given {sorted(found)}",
+                "Composed reads words and a pooled text of {text}; it is given {found}",
+                text=self.part.text,
+                found=sorted(found),
             )
         values = {name: conditioning.scalars[name] for name, _ in self.part.scalars}
         if pooled is not None and self.part.time:

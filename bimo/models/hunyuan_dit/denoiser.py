@@ -91,7 +91,7 @@ class HunyuanDenoiser(nn.Module):
         """What diffusers' transformer, or a ControlNet of it, is called with. Raises RecipeError for other streams."""
         if len(conditioning.streams) != 2:
             count = len(conditioning.streams)
-            raise RecipeError(f"Hunyuan 要读两个文本塔，收到 {count} 个", f"Hunyuan reads two text towers, not {count}")
+            raise RecipeError("Hunyuan reads two text towers, not {count}", count=count)
         first, second = (
             _padded(stream, length) for stream, length in zip(conditioning.streams, self.part.lengths, strict=True)
         )
@@ -140,8 +140,7 @@ def _padded(stream: TextEncoding, length: int) -> TextEncoding:
     tokens, missing = stream.tokens, length - stream.tokens.shape[1]
     if missing < 0:
         raise RecipeError(
-            f"Hunyuan 的文本塔给了 {tokens.shape[1]} 个词元，最多 {length} 个",
-            f"a text tower gives Hunyuan {tokens.shape[1]} tokens; at most {length}",
+            "a text tower gives Hunyuan {shape} tokens; at most {length}", shape=tokens.shape[1], length=length
         )
     mask = stream.mask if stream.mask is not None else tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
     return TextEncoding(

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from bimo.core import checkpoint_io
-from bimo.core.errors import RecipeError, WeightsError, say
+from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.hashing import late_table
+from bimo.core.messages import Both, say
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe
 from bimo.diffusion.schedules import Ddpm
 from bimo.diffusion.system import System
@@ -59,9 +60,12 @@ def reading(folder: Folder) -> Reading:
         wanted = f"scaled_linear 0.00085 -> {' / '.join(map(str, ENDS[version]))}, v_prediction"
         came = f"{schedule.beta_schedule} {schedule.beta_start} -> {schedule.beta_end}, {schedule.prediction}"
         raise RecipeError(
-            f"{at} 是 {came}；权重是 {version} 版，应为 {wanted}。不一致会画得发白或过饱和，所以不读",
-            f"{at} says {came}; the weights are of version {version}, which needs {wanted}. Otherwise it would draw "
-            "washed out or burnt, so it is not read",
+            "{at} says {came}; the weights are of version {version}, which needs {wanted}. Otherwise it "
+            "would draw washed out or burnt, so it is not read",
+            at=at,
+            came=came,
+            version=version,
+            wanted=wanted,
         )
     words = (bert(folder.config("text_encoder"), denoiser), t5(folder.config("text_encoder_2"), denoiser))
     recipe = _recipe(denoiser, words, latent(folder.config("vae")), schedule)
@@ -87,7 +91,7 @@ def _recipe(denoiser: Hunyuan, words: tuple[Bert, T5], space: Any, schedule: Ddp
         text_encoders=words,
         levels=(level,),
         request=Defaults(size=(side, side), multiple=MULTIPLE),
-        note=say(f"是混元 DiT{zh}", f"it is a HunyuanDiT{en}"),
+        note=say("it is a HunyuanDiT{near}", near=Both(zh, en)),
     )
 
 
@@ -111,10 +115,7 @@ def transformer(config: Config) -> Hunyuan:
     every = (*own.values(), *pairs.values(), *(f"{name}_t5" for name in pairs.values()), "attention_head_dim")
     read = config.of(defaults_of(HunyuanDiT2DModel), every, ("dropout",))
     if read["hidden_size"] != read["num_attention_heads"] * read["attention_head_dim"]:
-        raise RecipeError(
-            f"{config.path} 的 hidden_size 不是头数乘头宽",
-            f"hidden_size of {config.path} is not the number of heads times their width",
-        )
+        raise RecipeError("hidden_size of {path} is not the number of heads times their width", path=config.path)
     given: dict[str, Any] = {name: read[field] for name, field in own.items()}
     given |= {name: (read[field], read[f"{field}_t5"]) for name, field in pairs.items()}
     return Hunyuan(**given)
@@ -270,7 +271,7 @@ def _authors(path: Path, kind: Kind) -> tuple[Path, Path]:
     file = root / "model" / f"pytorch_model_{kind}.pt"
     if absent or not file.is_file():
         missing = ", ".join([*absent, *([] if file.is_file() else [f"model/{file.name}"])])
-        raise WeightsError(f"{root} 缺 {missing}；请完整下载", f"{root} lacks {missing}; download the folder whole")
+        raise WeightsError("{root} lacks {missing}; download the folder whole", root=root, missing=missing)
     return root, file
 
 
@@ -321,9 +322,7 @@ def _shaped(state: Mapping[str, Tensor], file: Path) -> Hunyuan:
         pooled = state["time_extra_emb.pooler.c_proj.weight"].shape[0]
         answers = state["proj_out.weight"].shape[0] // patch**2
     except (KeyError, ValueError) as error:
-        raise WeightsError(
-            f"{file} 不是混元 DiT 的权重：没有 {error}", f"{file} holds no HunyuanDiT: there is no {error}"
-        ) from None
+        raise WeightsError("{file} holds no HunyuanDiT: there is no {error}", file=file, error=error) from None
     return Hunyuan(
         channels=channels,
         patch=patch,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from bimo.core.errors import RecipeError, say
+from bimo.core.errors import RecipeError
+from bimo.core.messages import say
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe
 from bimo.models.conditioners import Sizes
 from bimo.models.layouts.configs import NO_EFFECT_TEXT
@@ -55,10 +56,11 @@ def reading(folder: Folder) -> Reading:
     denoiser = unet(folder.config("unet"))
     if denoiser.bridge != tower.width or denoiser.vector != tower.width:
         raise RecipeError(
-            f"{folder.path} 的 UNet 读 {denoiser.bridge} 维的词和 {denoiser.vector} 维的整句，"
-            f"文本塔给的是 {tower.width} 维",
-            f"the UNet of {folder.path} reads words {denoiser.bridge} and a pooled text {denoiser.vector} wide; "
-            f"the tower gives {tower.width}",
+            "the UNet of {path} reads words {bridge} and a pooled text {vector} wide; the tower gives {width}",
+            path=folder.path,
+            bridge=denoiser.bridge,
+            vector=denoiser.vector,
+            width=tower.width,
         )
     space = latent(folder.config("vae"))
     factor = 2 ** (len(space.block_channels) - 1)
@@ -79,7 +81,7 @@ def reading(folder: Folder) -> Reading:
         text_encoders=(tower,),
         levels=(level,),
         request=Defaults(size=(side, side)),
-        note=say(f"文本塔是 ChatGLM3（{tower.layers} 层）", f"its text tower is ChatGLM3 ({tower.layers} layers)"),
+        note=say("its text tower is ChatGLM3 ({layers} layers)", layers=tower.layers),
     )
     return Reading(
         recipe,
@@ -104,8 +106,11 @@ def _tower(folder: Folder) -> ChatGlm:
         found = config.fields.get(name, absent)
         if found != wanted:
             raise RecipeError(
-                f"{config.path} 的 {name} 是 {found!r}，bimo 只支持 ChatGLM3 的 {wanted!r}",
-                f"{name} of {config.path} is {found!r}; supported is {wanted!r}, which ChatGLM3 has",
+                "{name} of {path} is {found!r}; supported is {wanted!r}, which ChatGLM3 has",
+                name=name,
+                path=config.path,
+                found=found,
+                wanted=wanted,
             )
     read = config.of(dict(OWN.values()), (field for field, _ in OWN.values()), {*NO_EFFECT_TEXT, *NO_EFFECT_GLM, *ONLY})
     return ChatGlm(**{name: read[field] for name, (field, _) in OWN.items()})

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from bimo.core.errors import RecipeError, WeightsError, say
+from bimo.core.errors import RecipeError, WeightsError
+from bimo.core.messages import say
 
 #: The sizes that towers of BERT's and CLIP's shape share: a part's field -> the config's.
 TOWER_SIZES = {
@@ -80,10 +81,13 @@ class Config:
             if name in carried or name in no_effect or self.says_nothing(name, value, name in defaults):
                 continue
             if name not in defaults or plain(defaults[name]) != plain(value):
-                expected = repr(defaults[name]) if name in defaults else say("没有这个字段", "no such field")
+                expected = repr(defaults[name]) if name in defaults else say("no such field")
                 raise RecipeError(
-                    f"{self.path} 的 {name} 是 {value!r}，bimo 只支持 {expected}；忽略它会画错，所以不读",
-                    f"{name} of {self.path} is {value!r}; supported is {expected}, and ignoring it would draw wrong",
+                    "{name} of {path} is {value!r}; supported is {expected}, and ignoring it would draw wrong",
+                    name=name,
+                    path=self.path,
+                    value=value,
+                    expected=expected,
                 )
         return {name: plain(self.fields.get(name, defaults.get(name))) for name in carried}
 
@@ -94,9 +98,10 @@ class Config:
         if name == QUANTISED and value:
             told = value.get("quant_method") if isinstance(value, dict) else value
             raise RecipeError(
-                f"{self.path} 的权重是量化过的（{told}），bimo 不读；请用没有量化的那一份（16 位的也行）",
-                f"the weights of {self.path} are quantised ({told}), which is not read; take those that are not (of 16 "
+                "the weights of {path} are quantised ({told}), which is not read; take those that are not (of 16 "
                 "bits as well)",
+                path=self.path,
+                told=told,
             )
         off = not known and (value is None or value is False or value in ("", [], {}))
         return name.startswith("_") or "dropout" in name or off
@@ -108,13 +113,14 @@ def read_json(path: Path) -> dict[str, Any]:
         data = json.loads(text_of(path.read_bytes()))
     except OSError as error:
         raise WeightsError(
-            f"读不了 {path}：{error.strerror}；模型目录要完整下载",
-            f"cannot read {path}: {error.strerror}; a model's folder must be downloaded whole",
+            "cannot read {path}: {strerror}; a model's folder must be downloaded whole",
+            path=path,
+            strerror=error.strerror,
         ) from None
     except ValueError as error:
-        raise WeightsError(f"{path} 不是 JSON：{error}", f"{path} is not JSON: {error}") from None
+        raise WeightsError("{path} is not JSON: {error}", path=path, error=error) from None
     if not isinstance(data, dict):
-        raise WeightsError(f"{path} 不是一个 JSON 对象", f"{path} is not a JSON object")
+        raise WeightsError("{path} is not a JSON object", path=path)
     return cast("dict[str, Any]", data)
 
 

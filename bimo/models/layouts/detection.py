@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bimo.core import checkpoint_io
 from bimo.core.errors import WeightsError
+from bimo.core.messages import Both
 from bimo.models.layouts import mindspore
 from bimo.models.layouts.detection_rules import RULES, Rule, Shape
 from bimo.models.layouts.weight_files import files_of
@@ -74,15 +75,18 @@ def detect(names: Shapes) -> Found | None:
 def unusable(path: Path, found: Found | None) -> WeightsError:
     """Told of a file that is no system, or one that nobody knows."""
     if found is not None:
-        zh, en = found.rule.advice
+        near = Both(*found.rule.advice)
         return WeightsError(
-            f"{path} 不是一个完整的模型，而是 {found.system}（{found.zh}）；{zh}",
-            f"{path} is not a whole model but {found.system} ({found.en}); {en}",
+            "{path} is not a whole model but {system} ({found}); {near}",
+            path=path,
+            system=found.system,
+            found=found,
+            near=near,
         )
     return WeightsError(
-        f"{path} 里的张量名不属于任何认识的系统；请给出 diffusers 文件夹，或 SD1 / SD2 / SDXL 布局的单个文件",
-        f"the names of the tensors in {path} are those of no known system; name a folder in diffusers' layout, or a "
-        "single file in the layout of SD1, SD2 or SDXL",
+        "the names of the tensors in {path} are those of no known system; name a folder in diffusers' "
+        "layout, or a single file in the layout of SD1, SD2 or SDXL",
+        path=path,
     )
 
 

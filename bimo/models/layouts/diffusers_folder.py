@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from bimo.core import checkpoint_io
-from bimo.core.errors import RecipeError, WeightsError, say
+from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.hashing import late_table
+from bimo.core.messages import Both, Listed, say
 from bimo.core.part import meant
 from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
@@ -76,8 +77,12 @@ class Folder:
             wanted = " / ".join(f"{library}.{cls}" for cls in classes)
             at = self.path / INDEX_FILE
             raise RecipeError(
-                f"{at} 的 {component} 是 {found[0]}.{found[1]}，只支持 {wanted}；目录自带的代码一律不运行",
-                f"{component} of {at} is {found[0]}.{found[1]}; supported is {wanted}; code of a folder is never run",
+                "{component} of {at} is {found}.{found_2}; supported is {wanted}; code of a folder is never run",
+                component=component,
+                at=at,
+                found=found[0],
+                found_2=found[1],
+                wanted=wanted,
             )
         return str(found[1])
 
@@ -124,9 +129,11 @@ def give_words(tower: Any, folder: Path) -> None:
     count = tower.words.get_vocab_size(with_added_tokens=True)
     if count < tower.part.vocab:
         raise WeightsError(
-            f"{folder} 的分词器只有 {count} 个词，文本塔有 {tower.part.vocab} 个；缺少 added_tokens.json（新增的词）",
-            f"the tokenizer of {folder} has {count} words, the tower {tower.part.vocab}; added_tokens.json (the words "
+            "the tokenizer of {folder} has {count} words, the tower {vocab}; added_tokens.json (the words "
             "that were added) is missing",
+            folder=folder,
+            count=count,
+            vocab=tower.part.vocab,
         )
 
 
@@ -140,13 +147,13 @@ def reading_of(path: Path) -> Reading:
     reading: Reading = reader.reading(replace(folder, pipeline=family))
     note = reading.recipe.note
     if named != family:
-        note += say(f"；目录写的是 {named}，按 {family} 画", f"; its index says {named}, it draws as a {family}")
+        note += say("; its index says {named}, it draws as a {family}", named=named, family=family)
     used = {"scheduler", *(filling.component for filling in reading.fillings), *reading.words}
     if beside := [name for name in folder.classes if name not in used]:
-        note += say(f"；没有载入 {'、'.join(beside)}", f"; not loaded: {', '.join(beside)}")
+        note += say("; not loaded: {beside}", beside=Listed(beside))
     variants = [(f.component, variant_of(path / f.component)) for f in reading.fillings]
     if listed := ", ".join(f"{component} {variant}" for component, variant in variants if variant):
-        note += say(f"；只有变体：{listed}", f"; of variants, as there is nothing else: {listed}")
+        note += say("; of variants, as there is nothing else: {listed}", listed=listed)
     return replace(reading, recipe=replace(reading.recipe, note=note))
 
 
@@ -154,9 +161,11 @@ def _unsupported(folder: Folder) -> RecipeError:
     at, named = folder.path / INDEX_FILE, folder.pipeline
     if told := otherwise(named):
         return RecipeError(
-            f"{at} 是 {named}：它{told[0]}，这样的权重不能在这里只凭文字画图；请给出同一家族从文字画图的文件夹",
-            f"{at} is a {named}, which {told[1]}: weights like that do not draw from words here; name a folder of the "
-            "same family that draws from words",
+            "{at} is a {named}, which {told}: weights like that do not draw from words here; name a folder "
+            "of the same family that draws from words",
+            at=at,
+            named=named,
+            told=Both(told[0], told[1]),
         )
-    zh, en = meant(named, FAMILIES)
-    return RecipeError(f"{at} 是 {named}，不支持{zh}", f"{at} is a {named}, which is not supported{en}")
+    near = meant(named, FAMILIES)
+    return RecipeError("{at} is a {named}, which is not supported{near}", at=at, named=named, near=near)

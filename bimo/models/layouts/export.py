@@ -19,6 +19,7 @@ from torch import Tensor
 
 from bimo.core import checkpoint_io
 from bimo.core.errors import RecipeError, WeightsError
+from bimo.core.messages import Both, Listed
 from bimo.core.part import Part, dump
 from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
@@ -104,7 +105,7 @@ def to_diffusers(system: System, folder: Path, dtype: torch.dtype | None = None)
     """
     form = _form(system)
     if folder.exists() and (folder.is_file() or any(folder.iterdir())):
-        raise WeightsError(f"{folder} 已经有东西；请给一个新文件夹", f"{folder} is not empty; name a new folder")
+        raise WeightsError("{folder} is not empty; name a new folder", folder=folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".bimo-", dir=folder.parent) as made:
         built = Path(made) / "built"
@@ -140,7 +141,7 @@ def to_single(system: System, path: Path, dtype: torch.dtype | None = None) -> P
     if not form.single:
         raise _unfiled(system.recipe, form)
     if path.exists():
-        raise WeightsError(f"{path} 已经存在；请换一个名字", f"{path} is there already; name another file")
+        raise WeightsError("{path} is there already; name another file", path=path)
     level: Any = system.level(system.recipe.levels[0].name)
     unet, vae = level.denoiser.model, level.space.model
     config = unet.config
@@ -182,11 +183,14 @@ def _form(system: System) -> Form:
             return form
     parts = " + ".join((*towers, denoiser))
     painted = ("，带蒙版", ", with a mask") if masked else ("", "")
-    zh, en = WANTING.get(denoiser, ("", ""))
+    near = Both(*WANTING.get(denoiser, ""))
     raise RecipeError(
-        f"diffusers 没有能画 {recipe.name}（{parts}，{len(recipe.levels)} 级{painted[0]}）的管线{zh}；请用 --to bimo",
-        f"no pipeline of diffusers draws {recipe.name} ({parts}, {len(recipe.levels)} levels{painted[1]}){en}; "
-        "use --to bimo",
+        "no pipeline of diffusers draws {name} ({parts}, {count} levels{painted}){near}; use --to bimo",
+        name=recipe.name,
+        parts=parts,
+        count=len(recipe.levels),
+        painted=Both(painted[0], painted[1]),
+        near=near,
     )
 
 
@@ -227,10 +231,7 @@ def _mapped(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, 
     turned = {ldm_names.renamed(name, names): value for name, value in state.items()}
     if None in turned or len(turned) != len(state):
         absent = [name for name in state if ldm_names.renamed(name, names) is None]
-        raise RecipeError(
-            f"单文件布局里没有这些张量的名字：{'、'.join(absent[:6])}",
-            f"the layout of single files has no names for {', '.join(absent[:6])}",
-        )
+        raise RecipeError("the layout of single files has no names for {absent}", absent=Listed(absent[:6]))
     return {str(name): value for name, value in turned.items()}
 
 
@@ -280,17 +281,20 @@ def _read_alike(part: Any, layout: tuple[str, str]) -> Any:
 
 def _lost(recipe: Recipe, field: str, layout: tuple[str, str]) -> RecipeError:
     return RecipeError(
-        f"{layout[0]}存不下 {recipe.name} 的 {field}，读回来会画得不同；请用 --to bimo",
-        f"{layout[1]} cannot keep {field} of {recipe.name}: read back it would draw otherwise; use --to bimo",
+        "{layout} cannot keep {field} of {name}: read back it would draw otherwise; use --to bimo",
+        layout=Both(layout[0], layout[1]),
+        field=field,
+        name=recipe.name,
     )
 
 
 def _unfiled(recipe: Recipe, form: Form) -> RecipeError:
     parts = " + ".join((*form.towers, form.denoiser))
     return RecipeError(
-        f"SD1、SD2、SDXL 的单文件布局没有 {recipe.name} 的部件（{parts}）的名字；请用 --to diffusers 或 --to bimo",
-        f"the layout of single files of SD1, SD2 and SDXL has no names for the parts of {recipe.name} ({parts}); "
+        "the layout of single files of SD1, SD2 and SDXL has no names for the parts of {name} ({parts}); "
         "use --to diffusers or --to bimo",
+        name=recipe.name,
+        parts=parts,
     )
 
 

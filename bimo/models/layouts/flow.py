@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
-from bimo.core.errors import RecipeError, say
+from bimo.core.errors import RecipeError
+from bimo.core.messages import Both, say
 from bimo.core.part import Part
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe
 from bimo.diffusion.schedules import Flow
@@ -106,9 +107,11 @@ def language_model(config: Config, family: str) -> LanguageModel:
             continue  # the class's own, as where it is not there
         if name not in base and name not in ROTATION:
             raise RecipeError(
-                f"{config.path} 的 {name} 是 {value!r}，{config_name} 没有这个字段；忽略它会画错，所以不读",
-                f"{name} of {config.path} is {value!r}, a field that {config_name} does not have; ignoring it would "
-                "draw wrong",
+                "{name} of {path} is {value!r}, a field that {config_name} does not have; ignoring it would draw wrong",
+                name=name,
+                path=config.path,
+                value=value,
+                config_name=config_name,
             )
         if name not in base or plain(base[name]) != plain(value):
             rest[name] = _plain(value)
@@ -183,7 +186,7 @@ def _plain(value: Any) -> Any:
 def recipe_with(name: str, why: tuple[str, str], tower: LanguageModel, level: Level, wanted: Defaults) -> Recipe:
     """The recipe of a folder with one tower and one level; ``why`` it is taken for that."""
     return Recipe(
-        name=name, languages=("zh", "en"), text_encoders=(tower,), levels=(level,), request=wanted, note=say(*why)
+        name=name, languages=("zh", "en"), text_encoders=(tower,), levels=(level,), request=wanted, note=say(Both(*why))
     )
 
 

@@ -121,7 +121,7 @@ def _entries(path: Path) -> dict[str, Entry]:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _index(data, path)
     except (OSError, ValueError) as error:
-        raise WeightsError(f"读不了权重 {path}：{error}", f"cannot read the weights {path}: {error}") from None
+        raise WeightsError("cannot read the weights {path}: {error}", path=path, error=error) from None
 
 
 def _index(data: mmap.mmap, path: Path) -> dict[str, Entry]:
@@ -137,7 +137,7 @@ def _index(data: mmap.mmap, path: Path) -> dict[str, Entry]:
         if held != math.prod(entry.shape) * entry.dtype.itemsize:
             raise _damaged(f"{path}: {name} {entry.shape} {entry.dtype}, {held} bytes")
     if not entries:
-        raise WeightsError(f"{path} 里没有权重表", f"{path} holds no table of weights")
+        raise WeightsError("{path} holds no table of weights", path=path)
     return entries
 
 
@@ -154,7 +154,7 @@ def _value(data: mmap.mmap, start: int, end: int, path: Path, entries: dict[str,
                 entry = Entry(entry.shape, entry.dtype, entries[tag].spans + entry.spans)
             entries[tag] = entry
         elif field == 3:
-            raise WeightsError(f"{path} 的 {tag} 是 MapTensor，不支持", f"{tag} of {path} is a MapTensor: unsupported")
+            raise WeightsError("{tag} of {path} is a MapTensor: unsupported", tag=tag, path=path)
 
 
 def _tensor(data: mmap.mmap, start: int, end: int, path: Path, tag: str) -> Entry:
@@ -174,9 +174,7 @@ def _tensor(data: mmap.mmap, start: int, end: int, path: Path, tag: str) -> Entr
             spans = ((at, length),)
     dtype = NUMBERS.get(kind.lower().removeprefix("mindspore.").rstrip("_"))
     if dtype is None:
-        raise WeightsError(
-            f"{path} 的 {tag} 是 {kind!r} 格式，不支持", f"{tag} of {path} is in the format {kind!r}: unsupported"
-        )
+        raise WeightsError("{tag} of {path} is in the format {kind!r}: unsupported", tag=tag, path=path, kind=kind)
     # A single number is written with the one dimension 0.
     shape = () if dims == [0] and spans and spans[0][1] == dtype.itemsize else tuple(dims)
     return Entry(shape, dtype, spans)
@@ -220,7 +218,4 @@ def _varint(data: mmap.mmap | bytes, at: int, end: int) -> tuple[int, int]:
 
 
 def _damaged(what: str) -> WeightsError:
-    return WeightsError(
-        f"这个 MindSpore 权重文件已损坏或不完整（{what}）；请重新下载",
-        f"this checkpoint of MindSpore is damaged or not whole ({what}); download it again",
-    )
+    return WeightsError("this checkpoint of MindSpore is damaged or not whole ({what}); download it again", what=what)

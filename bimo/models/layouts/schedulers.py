@@ -11,6 +11,7 @@ import numpy
 import torch
 
 from bimo.core.errors import RecipeError
+from bimo.core.messages import Listed
 
 #: Steps that are tried: PNDM takes four at least where Runge-Kutta's are not left out, SANA's sampler exactly two.
 TRIALS = (4, 2)
@@ -31,10 +32,13 @@ def scheduler_class(path: Path, name: str) -> Any:
     needed = [str(each) for each in getattr(cls, "_backends", ()) if each != "torch"]
     if needed:
         raise RecipeError(
-            f"{path} 的 {name} 还要 {'、'.join(needed)}；请 pip install {' '.join(needed)}",
-            f"{name} of {path} needs {', '.join(needed)} as well: pip install {' '.join(needed)}",
+            "{name} of {path} needs {needed} as well: pip install {needed_2}",
+            name=name,
+            path=path,
+            needed=Listed(needed),
+            needed_2=" ".join(needed),
         )
-    raise RecipeError(f"{path}：diffusers 没有采样器 {name}", f"{path}: diffusers has no scheduler {name}")
+    raise RecipeError("{path}: diffusers has no scheduler {name}", path=path, name=name)
 
 
 def kin_settings(cls: Any) -> set[str]:
@@ -87,9 +91,12 @@ def _told(error: Exception) -> str:
 
 def _undrawable(path: Path, name: str, why: str, example: str) -> RecipeError:
     return RecipeError(
-        f"{path} 的 {name} 画不了这类模型（{why}）；请换成发布者用的采样器，例如 {example}",
-        f"{name} of {path} cannot draw this kind of model ({why}); name the scheduler that its publisher used, for "
-        f"instance {example}",
+        "{name} of {path} cannot draw this kind of model ({why}); name the scheduler that its publisher "
+        "used, for instance {example}",
+        name=name,
+        path=path,
+        why=why,
+        example=example,
     )
 
 

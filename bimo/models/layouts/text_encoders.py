@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
-from bimo.core.errors import RecipeError, say
+from bimo.core.errors import RecipeError
+from bimo.core.messages import Both, say
 from bimo.models.layouts.configs import FORMER_TEXT, NO_EFFECT_TEXT, TOWER_SIZES, Config, read_json
 from bimo.models.layouts.diffusers_folder import Folder
 from bimo.models.text_encoders.bert import Bert
@@ -140,8 +141,10 @@ def tower(folder: Folder, component: str = "text_encoder", words: str = "tokeniz
         folder.demand(words, "transformers", TOWERS[kind])
     elif kind != "CLIPTextModel":
         raise RecipeError(
-            f"{folder.path} 的 {MARKED} 只和 CLIPTextModel 一起用，这里是 {kind}",
-            f"{MARKED} of {folder.path} goes with a CLIPTextModel only, not with a {kind}",
+            "{marked} of {path} goes with a CLIPTextModel only, not with a {kind}",
+            marked=MARKED,
+            path=folder.path,
+            kind=kind,
         )
     if kind == "CLIPTextModel":
         return _clip(folder, config, words, marked)
@@ -159,8 +162,7 @@ def alt_tower(folder: Folder) -> XlmText:
     cls = folder.classes.get("text_encoder", ("", ""))[1]
     if cls != "RobertaSeriesModelWithTransformation":
         raise RecipeError(
-            f"{folder.path} 的 text_encoder 是 {cls}，应为 RobertaSeriesModelWithTransformation",
-            f"text_encoder of {folder.path} is {cls}; expected RobertaSeriesModelWithTransformation",
+            "text_encoder of {path} is {cls}; expected RobertaSeriesModelWithTransformation", path=folder.path, cls=cls
         )
     folder.demand("tokenizer", "transformers", ("XLMRobertaTokenizer", "XLMRobertaTokenizerFast"))
     config = folder.config("text_encoder")
@@ -177,18 +179,18 @@ def alt_tower(folder: Folder) -> XlmText:
 
 def identity(found: Tower, folder: Folder, config: Config) -> tuple[str, tuple[str, ...], str]:
     """Name, languages and the reason for them: what a tower's sizes and its tokenizer are, and whose those are."""
-    shape = say(f"词向量 {found.vocab} x {found.width}", f"{found.vocab} x {found.width} word embeddings")
+    shape = say("{vocab} x {width} word embeddings", vocab=found.vocab, width=found.width)
     kind = {Bert: "BertModel", ClipText: "CLIPTextModel", XlmText: "XLM-R"}[type(found)]
-    because = say(f"文本塔是 {kind}（{shape}）", f"its text tower is a {kind} ({shape})")
+    because = say("its text tower is a {kind} ({shape})", kind=kind, shape=shape)
     named = " ".join(str(c.get("_name_or_path", "")) for c in (config.fields, folder.index)).strip()
     for known in KNOWN:
         if known.word in named.lower() and _alike(found, known.tower):
-            zh, en = (f"{title}{but}" for title, but in zip(known.title, known.but, strict=True))
-            told = say(f"，配置写着 {named}", f" and its config names {named}") if known.word else ""
-            return known.name, known.languages, say(f"{because}{told}：{zh}", f"{because}{told}: {en}")
+            near = Both(*(f"{title}{but}" for title, but in zip(known.title, known.but, strict=True)))
+            told = say(" and its config names {named}", named=named) if known.word else ""
+            return known.name, known.languages, say("{because}{told}: {near}", because=because, told=told, near=near)
     chinese = not (isinstance(found, ClipText) and found.words == "pairs")
     name = "stable-diffusion-bert" if isinstance(found, Bert) else "stable-diffusion"
-    told = say("；这个大小不属于任何已知的系统", "; no known system has this size")
+    told = say("; no known system has this size")
     return name, ("zh",) if chinese else ("en",), because + told
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from bimo.core.errors import WeightsError
+from bimo.core.messages import Both
 from bimo.core.weight_formats import is_pointer
 
 #: What the libraries call a component's weights, safetensors before pickles.
@@ -118,9 +119,10 @@ def files_of(folder: Path) -> list[Path]:
         raise _broken(folder, *broken[0])
     wanted = " / ".join(f"{stem}.safetensors" for stem in STEMS[:2])
     raise WeightsError(
-        f"{folder} 里没有权重：应有 {wanted}（或 .bin，或 .fp16.safetensors 之类的变体），只有 {sorted(names)}",
-        f"no weights in {folder}: expected {wanted} (or .bin, or a variant such as .fp16.safetensors), "
-        f"found {sorted(names)}",
+        "no weights in {folder}: expected {wanted} (or .bin, or a variant such as .fp16.safetensors), found {names}",
+        folder=folder,
+        wanted=wanted,
+        names=sorted(names),
     )
 
 
@@ -157,13 +159,14 @@ def _table(index: Path) -> dict[str, Any]:
     try:
         table = json.loads(index.read_bytes()).get("weight_map")
     except (OSError, ValueError, AttributeError) as error:
-        raise WeightsError(f"读不了 {index}：{error}", f"cannot read {index}: {error}") from None
+        raise WeightsError("cannot read {index}: {error}", index=index, error=error) from None
     return cast("dict[str, Any]", table) if isinstance(table, dict) else {}
 
 
 def _broken(folder: Path, name: str, absent: Sequence[str]) -> WeightsError:
     listed = "、".join(absent)
     return WeightsError(
-        f"{folder / name} 所列的文件不全，缺 {listed}；请完整下载",
-        f"files that {folder / name} lists are missing: {listed.replace('、', ', ')}; download the folder whole",
+        "files that {folder} lists are missing: {replace}; download the folder whole",
+        folder=folder / name,
+        replace=Both(listed, listed.replace("、", ", ")),
     )

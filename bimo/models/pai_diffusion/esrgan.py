@@ -98,8 +98,10 @@ class EsrganDenoiser(nn.Module):
             found = "nothing" if small is None else str(tuple(small.shape[-2:]))
             wanted = tuple(side // SCALE for side in x.shape[-2:])
             raise RecipeError(
-                f"Esrgan 要一张 {wanted} 的小图，收到 {found}",
-                f"Esrgan enlarges a picture of {wanted} by {SCALE}; it is given {found}",
+                "Esrgan enlarges a picture of {wanted} by {scale}; it is given {found}",
+                wanted=wanted,
+                scale=SCALE,
+                found=found,
             )
         order = (2, 1, 0) if self.part.bgr else (0, 1, 2)
         first = self.conv_first((small / 2 + 0.5)[:, order, :, :])

@@ -17,6 +17,7 @@ from torch import Tensor
 from bimo.core import checkpoint_io
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.hashing import late_table
+from bimo.core.messages import Listed
 from bimo.core.recipe import Recipe
 from bimo.diffusion.schedules import Ddpm
 from bimo.diffusion.system import System
@@ -111,10 +112,10 @@ def recipe_of(path: Path, wanted: Recipe) -> Recipe:
     kinds = {"eps": "epsilon", "x0": "sample"}
     if told["parameterization"] not in kinds or told["conditioning_key"] != "crossattn":
         raise RecipeError(
-            f"{whole.path} 的 parameterization 是 {told['parameterization']}、conditioning_key 是 "
-            f"{told['conditioning_key']}，只支持 eps / x0 和 crossattn",
-            f"parameterization of {whole.path} is {told['parameterization']}, conditioning_key "
-            f"{told['conditioning_key']}: supported are eps and x0, and crossattn",
+            "parameterization of {path} is {told}, conditioning_key {told_2}: supported are eps and x0, and crossattn",
+            path=whole.path,
+            told=told["parameterization"],
+            told_2=told["conditioning_key"],
         )
     image, enlarge = wanted.levels
     schedule = replace(
@@ -142,7 +143,7 @@ def read(path: Path, wanted: Recipe, dtype: torch.dtype | None = torch.float32) 
     """
     for name in FILES:
         if not (path / name).is_file():
-            raise WeightsError(f"{path} 里没有 {name}", f"there is no {name} in {path}")
+            raise WeightsError("there is no {name} in {path}", name=name, path=path)
     recipe = recipe_of(path, wanted)
     with checkpoint_io.unfilled():
         system = System(recipe)
@@ -163,7 +164,7 @@ def _below(config: Config, *names: str) -> Config:
     for name in names:
         section = config.fields.get(name)
         if not isinstance(section, dict):
-            raise WeightsError(f"{config.path} 里没有 {name}", f"{config.path} has no {name}")
+            raise WeightsError("{path} has no {name}", path=config.path, name=name)
         config = Config(Path(f"{config.path}:{name}"), cast("dict[str, Any]", section))
     return config
 
@@ -198,8 +199,10 @@ def _space(config: Config, wanted: Latent, scaling: float) -> Latent:
     _demand(inner, read, carried)
     if read["z_channels"] != whole["embed_dim"]:
         raise RecipeError(
-            f"{config.path} 的 embed_dim 是 {whole['embed_dim']}，z_channels 是 {read['z_channels']}：只支持两者相同",
-            f"embed_dim of {config.path} is {whole['embed_dim']}, z_channels {read['z_channels']}: they must be equal",
+            "embed_dim of {path} is {whole}, z_channels {read}: they must be equal",
+            path=config.path,
+            whole=whole["embed_dim"],
+            read=read["z_channels"],
         )
     return replace(
         wanted,
@@ -224,7 +227,7 @@ def _tower(config: Config, wanted: ClipText) -> ClipText:
 def _demand(config: Config, read: Mapping[str, Any], names: Any) -> None:
     absent = sorted(name for name in names if read[name] is None)
     if absent:
-        raise WeightsError(f"{config.path} 里没有 {'、'.join(absent)}", f"{config.path} has no {', '.join(absent)}")
+        raise WeightsError("{path} has no {absent}", path=config.path, absent=Listed(absent))
 
 
 def _with_average(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 
 from bimo.core import checkpoint_io
-from bimo.core.errors import WeightsError, say
+from bimo.core.errors import WeightsError
 from bimo.core.hashing import late_table
+from bimo.core.messages import Listed, Message, say
 from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
 from bimo.models.layouts import mindspore
@@ -70,10 +71,11 @@ def recipe_of(path: Path, wanted: Recipe) -> Recipe:
         first = replace(first, vocab=rows[0])
     left = sum(not _of_low(name) for name in shapes) + sum(not _of_high(name) for name in mindspore.shapes(high))
     note = say(
-        f"；按 {wanted.name} 读（权重看不出尺寸表；文件夹名为 {HIGH_RECIPE} 时按高分辨率读）；"
-        f"两个文件里还有 {left} 个条目没有载入",
-        f"; read as {wanted.name} (weights do not tell the list of sizes; a folder called {HIGH_RECIPE} is read as "
-        f"that); {left} more entries of the two files are not loaded",
+        "; read as {name} (weights do not tell the list of sizes; a folder called {high_recipe} is read "
+        "as that); {left} more entries of the two files are not loaded",
+        name=wanted.name,
+        high_recipe=HIGH_RECIPE,
+        left=left,
     )
     return replace(wanted, text_encoders=(first, *wanted.text_encoders[1:]), note=wanted.note + note)
 
@@ -105,10 +107,12 @@ def _files(path: Path) -> tuple[Path, Path]:
     found = [sorted(path.glob(pattern)) for pattern in (HIGH, LOW)]
     for pattern, files in zip((HIGH, LOW), found, strict=True):
         if len(files) != 1:
-            listed = "、".join(file.name for file in files) or say("没有", "none")
+            names = Listed(file.name for file in files) or Message("none")
             raise WeightsError(
-                f"{path} 里应有一个 {pattern}（盘古的两个专家各一个文件），现有：{listed}",
-                f"expected one {pattern} in {path} (PanGu has two experts, a file each), found: {listed}",
+                "expected one {pattern} in {path} (PanGu has two experts, a file each), found: {listed}",
+                pattern=pattern,
+                path=path,
+                listed=names,
             )
     return found[0][0], found[1][0]
 

@@ -33,8 +33,7 @@ class PixArtModel(nn.Module):
         super().__init__()
         if width % heads or width % 4:
             raise RecipeError(
-                f"PixArt 的 width 是 {width}，应为 4 和 heads（{heads}）的倍数",
-                f"width of PixArt is {width}; expected a multiple of 4 and of heads ({heads})",
+                "width of PixArt is {width}; expected a multiple of 4 and of heads ({heads})", width=width, heads=heads
             )
         self.patch = patch
         self.channels_out = channels_out

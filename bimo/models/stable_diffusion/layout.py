@@ -145,10 +145,12 @@ def unet(config: Config) -> Unet:
     given["spatial"] = read["in_channels"] - read["out_channels"]
     if given["spatial"] not in (0, 1 + read["out_channels"]):
         raise RecipeError(
-            f"{config.path} 的 in_channels 是 {read['in_channels']}，out_channels 是 {read['out_channels']}："
-            f"只支持 {read['out_channels']}，或补画模型的 {1 + 2 * read['out_channels']}",
-            f"in_channels of {config.path} is {read['in_channels']}, out_channels {read['out_channels']}: supported is "
-            f"{read['out_channels']}, or {1 + 2 * read['out_channels']} of an inpainting model",
+            "in_channels of {path} is {read}, out_channels {read_2}: supported is {read_2}, or {value} of an "
+            "inpainting model",
+            path=config.path,
+            read=read["in_channels"],
+            read_2=read["out_channels"],
+            value=1 + 2 * read["out_channels"],
         )
     given |= _pooled(config, read)
     if given["size"] is None:
@@ -165,8 +167,10 @@ def _same_for_all(config: Config, name: str, value: Any) -> Any:
         return value
     if len(set(value)) != 1:
         raise RecipeError(
-            f"{config.path} 的 {name} 是 {value}，各块不同，不支持；只支持各块相同",
-            f"{name} of {config.path} is {value}, which differs from block to block; supported is the same for all",
+            "{name} of {path} is {value}, which differs from block to block; supported is the same for all",
+            name=name,
+            path=config.path,
+            value=value,
         )
     return value[0]
 
@@ -177,17 +181,22 @@ def _pooled(config: Config, read: dict[str, Any]) -> dict[str, Any]:
     width, told = (read[name] for name in POOLED[2:])
     if kinds not in {(None, None, None), ("text_time", None, None), ("text_time", None, "text_proj")}:
         raise RecipeError(
-            f"{config.path} 的 addition_embed_type、class_embed_type、encoder_hid_dim_type 是 {kinds}，不支持这种搭配",
-            f"addition_embed_type, class_embed_type of {config.path} and its encoder_hid_dim_type are {kinds}: "
-            "not supported together",
+            "addition_embed_type, class_embed_type of {path} and its encoder_hid_dim_type are {kinds}: not "
+            "supported together",
+            path=config.path,
+            kinds=kinds,
         )
     given: dict[str, Any] = {"bridge": (read["encoder_hid_dim"] or 0) if kinds[2] else 0}
     if kinds[0]:
         pooled = (told or 0) - SIZES[1] * (width or 0)
         if pooled <= 0:
             raise RecipeError(
-                f"{config.path} 的 {POOLED[3]} 是 {told}，放不下 {SIZES[1]} 个 {width} 维的尺寸和整句向量",
-                f"{POOLED[3]} of {config.path} is {told}: no room for {SIZES[1]} sizes {width} wide and a pooled text",
+                "{pooled} of {path} is {told}: no room for {sizes} sizes {width} wide and a pooled text",
+                pooled=POOLED[3],
+                path=config.path,
+                told=told,
+                sizes=SIZES[1],
+                width=width,
             )
         given |= {"vector": pooled, "ids": SIZES, "id_width": width}
     return given
@@ -229,9 +238,11 @@ def latent(config: Config, reads: tuple[str, ...] = ()) -> Latent:
     for name in moments:
         if read[name] is not None and len(read[name]) != given["channels"]:
             raise RecipeError(
-                f"{config.path} 的 {name} 有 {len(read[name])} 个数，隐变量有 {given['channels']} 个通道；应当一样多",
-                f"{name} of {config.path} are {len(read[name])} numbers, and the latents have {given['channels']} "
-                "channels; there should be as many",
+                "{name} of {path} are {count} numbers, and the latents have {given} channels; there should be as many",
+                name=name,
+                path=config.path,
+                count=len(read[name]),
+                given=given["channels"],
             )
     if "moments" in reads and all(read[name] for name in moments):
         given |= {"mean": read[moments[0]], "deviation": read[moments[1]]}
@@ -271,10 +282,10 @@ def law(folder: Folder, mend: bool = True) -> Ddpm:
     settings = {"_class_name": name, **full, **kin, "_use_default_values": tuple(silent)}
     demand_steps(path, cls, settings)
     prediction = full.get("prediction_type", "epsilon")
-    betas = {"betas": "beta_schedule", "start": "beta_start", "end": "beta_end"}
+    betas = ("beta_schedule", "beta_start", "beta_end")
     known = full.get("beta_schedule") in BETAS
     return Ddpm(
-        **({own: full[field] for own, field in betas.items()} if known else {}),
+        **({field: full[field] for field in betas} if known else {}),
         count=full.get("num_train_timesteps", 1000),
         prediction=prediction if prediction in LEARNT else "epsilon",
         zero_terminal=bool(full.get("rescale_betas_zero_snr")) and prediction in LEARNT[1:],

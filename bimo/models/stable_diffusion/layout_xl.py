@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from bimo.core.errors import RecipeError, say
+from bimo.core.errors import RecipeError
+from bimo.core.messages import say
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe
 from bimo.models.conditioners import Sizes
 from bimo.models.layouts.configs import FORMER_TEXT, NO_EFFECT_TEXT, TOWER_SIZES, defaults_of, read_json
@@ -35,8 +36,8 @@ def reading(folder: Folder) -> Reading:
     """A StableDiffusionXLPipeline. Raises RecipeError for what cannot be drawn."""
     if folder.index.get("requires_aesthetics_score"):
         raise RecipeError(
-            f"{folder.path} 要美学分数（requires_aesthetics_score），这是 XL 的精修模型，不支持",
-            f"{folder.path} wants aesthetic scores (requires_aesthetics_score): XL's refiner, which is not supported",
+            "{path} wants aesthetic scores (requires_aesthetics_score): XL's refiner, which is not supported",
+            path=folder.path,
         )
     towers = (_tower(folder, ""), _tower(folder, "_2"))
     folder.demand("unet", "diffusers", ("UNet2DConditionModel",))
@@ -45,10 +46,13 @@ def reading(folder: Folder) -> Reading:
     denoiser = unet(folder.config("unet"))
     if denoiser.text != sum(widths) or denoiser.vector != towers[1].project or not denoiser.ids[0]:
         raise RecipeError(
-            f"{folder.path} 的 UNet 读 {denoiser.text} 维的词和 {denoiser.vector} 维的整句，"
-            f"文本塔给的是 {widths} 和 {towers[1].project}",
-            f"the UNet of {folder.path} reads words {denoiser.text} and a pooled text {denoiser.vector} wide; "
-            f"the towers give {widths} and {towers[1].project}",
+            "the UNet of {path} reads words {text} and a pooled text {vector} wide; the towers give {widths} "
+            "and {project}",
+            path=folder.path,
+            text=denoiser.text,
+            vector=denoiser.vector,
+            widths=widths,
+            project=towers[1].project,
         )
     denoiser = replace(denoiser, text=widths)
     space = latent(folder.config("vae"), ("moments",))
@@ -69,7 +73,7 @@ def reading(folder: Folder) -> Reading:
     )
     taiyi = all(tower.vocab == TAIYI_WORDS for tower in towers)
     words = " x ".join(str(tower.vocab) for tower in towers)
-    why = say(f"文本塔是两个 CLIP，词表 {words}", f"its text towers are two of CLIP, of {words} words")
+    why = say("its text towers are two of CLIP, of {words} words", words=words)
     recipe = Recipe(
         name="taiyi-xl" if taiyi else "stable-diffusion-xl",
         languages=("zh", "en") if taiyi else ("en",),

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from bimo.core import checkpoint_io
-from bimo.core.errors import BimoError, WeightsError, say
+from bimo.core.errors import BimoError, WeightsError
 from bimo.core.hashing import LateDigest
+from bimo.core.messages import Both, say
 from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
 from bimo.models.layouts import mindspore
@@ -148,7 +149,7 @@ def _layout(path: Path) -> Layout:
     unet, vae = below(names, ldm_names.UNET), below(names, ldm_names.VAE)
     for what, prefix in ((unet, ldm_names.UNET), (vae, ldm_names.VAE)):
         if not what:
-            raise WeightsError(f"{path} 里没有 {prefix}*", f"{path} has no {prefix}*")
+            raise WeightsError("{path} has no {prefix}*", path=path, prefix=prefix)
     blocks = ldm_names.Blocks.of(unet)
     parts = {
         "unet": Component(
@@ -180,10 +181,10 @@ def _layout(path: Path) -> Layout:
         scheduler = EDM
     if told := next((name for name in names if name.startswith(EDM_V)), ""):
         raise WeightsError(
-            f"{path} 带有 {told}：它的噪声律是 EDM 的、预测 v（CosXL），单个文件说不全；请给出它的 diffusers 文件夹，"
-            "其中 scheduler 是 EDMEulerScheduler",
-            f"{path} is marked {told}: its noise is EDM's and it predicts v (CosXL), which a single file does not tell "
-            "in full; name its folder in diffusers' layout, with an EDMEulerScheduler",
+            "{path} is marked {told}: its noise is EDM's and it predicts v (CosXL), which a single file does "
+            "not tell in full; name its folder in diffusers' layout, with an EDMEulerScheduler",
+            path=path,
+            told=told,
         )
     return Layout(path, found, names, pipeline, parts, words, scheduler)
 
@@ -200,10 +201,11 @@ def _scheduler(kind: str, prediction: str, rescaled: bool, path: Path) -> dict[s
     law: dict[str, Any] = {**BETAS, "prediction_type": prediction, "steps_offset": 1, "timestep_spacing": "leading"}
     if rescaled and prediction == "epsilon":
         raise WeightsError(
-            f"{path} 带有 {RESCALED} 标记（最后一刻只有噪声），却没有说它预测 v；那时预测噪声画不出东西，请在旁边放 "
-            f'{path.with_suffix(".yaml").name}，写上 parameterization: "v"',
-            f"{path} is marked {RESCALED} (noise alone at the last time), but not as one that predicts v; to predict "
-            f'noise draws nothing then: put {path.with_suffix(".yaml").name} beside it with parameterization: "v"',
+            "{path} is marked {rescaled} (noise alone at the last time), but not as one that predicts v; to "
+            'predict noise draws nothing then: put {name} beside it with parameterization: "v"',
+            path=path,
+            rescaled=RESCALED,
+            name=path.with_suffix(".yaml").name,
         )
     if rescaled:
         # As the paper that rescales the betas draws (arXiv:2305.08891): begun at the last time.
@@ -240,8 +242,8 @@ def _reading(layout: Layout) -> Reading:
         try:
             reading = reading_of(folder)
         except BimoError as error:
-            raise type(error)(*(_of_file(text, folder, layout) for text in (error.zh, error.en))) from None
-    why = say(layout.found.zh, layout.found.en)
+            raise type(error)(Both(*(_of_file(text, folder, layout) for text in (error.zh, error.en)))) from None
+    why = say(Both(layout.found.zh, layout.found.en))
     return replace(reading, recipe=replace(reading.recipe, note=why + _left(layout)))
 
 
@@ -264,10 +266,7 @@ def _left(layout: Layout) -> str:
     if not kinds:
         return ""
     listed = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
-    return say(
-        f"；文件里还有 {sum(kinds.values())} 个条目没有载入（{listed}）",
-        f"; {sum(kinds.values())} more entries of the file are not loaded ({listed})",
-    )
+    return say("; {sum} more entries of the file are not loaded ({listed})", sum=sum(kinds.values()), listed=listed)
 
 
 def _tensors(path: Path, prefix: str, dtype: torch.dtype | None) -> dict[str, Tensor]:
@@ -301,10 +300,10 @@ def _prediction(path: Path, names: Shapes, found: Found) -> str:
         return "v_prediction" if said and said[1] == b"v" else "epsilon"
     if found.system == "stable-diffusion-2":
         raise WeightsError(
-            f"{path} 是 Stable Diffusion 2，从权重看不出它预测噪声还是 v；请在旁边放 {config.name}，"
-            '写上 parameterization: "v" 或 "eps"',
-            f"{path} is Stable Diffusion 2, and weights do not tell whether it predicts noise or v; put {config.name} "
-            'beside it with parameterization: "v" or "eps"',
+            "{path} is Stable Diffusion 2, and weights do not tell whether it predicts noise or v; put "
+            '{name} beside it with parameterization: "v" or "eps"',
+            path=path,
+            name=config.name,
         )
     return "epsilon"
 
@@ -331,15 +330,19 @@ def _tokenizer(kind: str, folder: Path | None, rows: int, settings: Mapping[str,
 
 
 def _wordless(layout: Layout, index: int) -> WeightsError:
-    files = say(" 或 ", " or ").join(" + ".join(row) for row, _ in TOKENIZERS[layout.found.rule.text])
+    files = say(" or ").join(" + ".join(row) for row, _ in TOKENIZERS[layout.found.rule.text])
     more = ""
     if layout.found.system == "taiyi-xl":
         more = " + added_tokens.json"
     place = layout.path.parent / f"words.{index}"
     return WeightsError(
-        f"{layout.path} 是单个文件，里面没有分词器；请把发布者 {WORDS[index]} 文件夹里的 {files}{more} 放进 {place}",
-        f"{layout.path} is a single file and holds no tokenizer; put {files}{more} of the publisher's folder "
-        f"{WORDS[index]} into {place}",
+        "{path} is a single file and holds no tokenizer; put {files}{more} of the publisher's folder "
+        "{words} into {place}",
+        path=layout.path,
+        files=files,
+        more=more,
+        words=WORDS[index],
+        place=place,
     )
 
 

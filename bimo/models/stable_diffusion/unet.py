@@ -125,9 +125,7 @@ class UnetDenoiser(nn.Module):
                 **part.config,
             )
         except (ValueError, IndexError, ZeroDivisionError, TypeError) as error:
-            raise RecipeError(
-                f"Unet 的字段不相配：{error}", f"the fields of Unet do not go together: {error}"
-            ) from None
+            raise RecipeError("the fields of Unet do not go together: {error}", error=error) from None
 
     def forward(
         self, x: Tensor, t: Tensor, conditioning: Conditioning, added: Mapping[str, Any] | None = None
@@ -142,16 +140,15 @@ class UnetDenoiser(nn.Module):
         """
         if len(conditioning.streams) != 1:
             count = len(conditioning.streams)
-            raise RecipeError(
-                f"Unet 只读一个文本塔，收到 {count} 个；几个塔要先用 join 合成一个",
-                f"Unet reads one text tower, not {count}; several are made one by a join",
-            )
+            raise RecipeError("Unet reads one text tower, not {count}; several are made one by a join", count=count)
         if conditioning.spatial is not None:
             x = torch.cat([x, conditioning.spatial.to(x)], dim=1)
         if x.shape[1] != self.part.channels + self.part.spatial:
             raise RecipeError(
-                f"Unet 收到 {x.shape[1]} 个通道，应为 {self.part.channels} + 提示的 {self.part.spatial}",
-                f"Unet is given {x.shape[1]} channels; expected {self.part.channels} and {self.part.spatial} of hints",
+                "Unet is given {shape} channels; expected {channels} and {spatial} of hints",
+                shape=x.shape[1],
+                channels=self.part.channels,
+                spatial=self.part.spatial,
             )
         words = conditioning.streams[0]
         mask = None if words.mask is None else words.mask.to(x.dtype)
@@ -170,8 +167,9 @@ class UnetDenoiser(nn.Module):
         scale = conditioning.scalars.get(SCALE)
         if scale is None:
             raise RecipeError(
-                f"Unet 要提示 {SCALE!r}，收到 {sorted(conditioning.scalars)}",
-                f"Unet needs the hint {SCALE!r}; it is given {sorted(conditioning.scalars)}",
+                "Unet needs the hint {scale!r}; it is given {scalars}",
+                scale=SCALE,
+                scalars=sorted(conditioning.scalars),
             )
         half = self.part.guidance // 2
         speeds = torch.exp(torch.arange(half, dtype=torch.float32) * -(math.log(10000.0) / (half - 1)))
@@ -185,8 +183,7 @@ class UnetDenoiser(nn.Module):
         if vector is None or vector.shape[1] != self.part.vector:
             width = 0 if vector is None else vector.shape[1]
             raise RecipeError(
-                f"Unet 收到 {width} 维的整句向量，应为 {self.part.vector} 维",
-                f"Unet is given a pooled text {width} wide; expected {self.part.vector}",
+                "Unet is given a pooled text {width} wide; expected {vector}", width=width, vector=self.part.vector
             )
         return vector
 
@@ -195,7 +192,9 @@ class UnetDenoiser(nn.Module):
         ids = conditioning.scalars.get(name)
         if ids is None or ids.shape[1] != count:
             raise RecipeError(
-                f"Unet 要提示 {name!r} 的 {count} 个数，收到 {sorted(conditioning.scalars)}",
-                f"Unet needs the {count} numbers of a hint {name!r}; it is given {sorted(conditioning.scalars)}",
+                "Unet needs the {count} numbers of a hint {name!r}; it is given {scalars}",
+                count=count,
+                name=name,
+                scalars=sorted(conditioning.scalars),
             )
         return {"text_embeds": self._pooled(conditioning), "time_ids": ids}

@@ -156,10 +156,9 @@ class BertTextEncoder(nn.Module):
         every = list(dict.fromkeys((*SPECIAL, *letters, *listed, *characters, *by_count)))
         if len(SPECIAL) + len(letters) + len(listed) + len(characters) > self.part.vocab:
             raise WeightsError(
-                f"已知词和字有 {len(listed) + len(characters)} 个，词表只有 {self.part.vocab} 个；"
-                "请把配方里的 vocab 调大",
-                f"{len(listed) + len(characters)} known words and characters, but a vocabulary of {self.part.vocab}; "
-                "make vocab larger in the recipe",
+                "{count} known words and characters, but a vocabulary of {vocab}; make vocab larger in the recipe",
+                count=len(listed) + len(characters),
+                vocab=self.part.vocab,
             )
         self.words = _lexicon(every[: self.part.vocab])
         self.known = frozenset(listed) | {w for w in by_count if w in every[: self.part.vocab]}
@@ -176,13 +175,13 @@ class BertTextEncoder(nn.Module):
         wanted = (TOKENIZER_FILE, VOCAB_FILE)
         self.words, pad = tokenization.read_words(folder, wanted, self.part.vocab, tokenization.word_pieces)
         if pad != 0:
-            raise WeightsError(f"{folder} 的 [PAD] 编号是 {pad}，应为 0", f"[PAD] of {folder} is {pad}; expected 0")
+            raise WeightsError("[PAD] of {folder} is {pad}; expected 0", folder=folder, pad=pad)
         if self.part.words == "lexicon":
             try:
                 self.known = frozenset((folder / KNOWN_FILE).read_text(encoding="utf-8").split("\n"))
             except (OSError, UnicodeDecodeError) as error:
                 raise WeightsError(
-                    f"读不了 {folder} 的已知词：{error}", f"cannot read the known words of {folder}: {error}"
+                    "cannot read the known words of {folder}: {error}", folder=folder, error=error
                 ) from None
 
     def _encoded(self, text: str) -> Any:

@@ -38,8 +38,7 @@ class BertModel(nn.Module):
         super().__init__()
         if width % heads:
             raise RecipeError(
-                f"BERT 的 width 是 {width}，应为 heads（{heads}）的倍数",
-                f"width of BERT is {width}; expected a multiple of heads ({heads})",
+                "width of BERT is {width}; expected a multiple of heads ({heads})", width=width, heads=heads
             )
         self.embeddings = Embeddings(width, vocab, positions, types, dropout)
         self.encoder = Encoder(width, layers, heads, feed, dropout)

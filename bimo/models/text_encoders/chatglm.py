@@ -62,10 +62,12 @@ class ChatGlmTextEncoder(nn.Module):
         super().__init__()
         if part.heads % part.groups or part.head % 4 or part.layers < 2:
             raise RecipeError(
-                f"ChatGlm 的字段不相配：heads {part.heads} 要是 groups {part.groups} 的倍数，head {part.head} 要是 4 的"
-                f"倍数，layers {part.layers} 至少是 2",
-                f"the fields of ChatGlm do not go together: heads {part.heads} must be a multiple of groups "
-                f"{part.groups}, head {part.head} one of 4, and layers {part.layers} at least 2",
+                "the fields of ChatGlm do not go together: heads {heads} must be a multiple of groups {groups}, "
+                "head {head} one of 4, and layers {layers} at least 2",
+                heads=part.heads,
+                groups=part.groups,
+                head=part.head,
+                layers=part.layers,
             )
         self.part = part
         self.model = Model(part)
@@ -115,14 +117,17 @@ class ChatGlmTextEncoder(nn.Module):
         """Reads tokenizer.model. Raises WeightsError where it is missing, damaged or has more words than the tower."""
         path = folder / MODEL_FILE
         if not path.is_file():
-            raise WeightsError(f"{folder} 里没有分词器：应有 {MODEL_FILE}", f"no tokenizer in {folder}: {MODEL_FILE}")
+            raise WeightsError("no tokenizer in {folder}: {model_file}", folder=folder, model_file=MODEL_FILE)
         words = tokenizer_of(path)
         first: int = words.get_vocab_size(with_added_tokens=False)
         if first + len(MARKS) > self.part.vocab:
             raise WeightsError(
-                f"{folder} 的分词器有 {first} 个词和 {len(MARKS)} 个标记，文本塔只有 {self.part.vocab} 个；不是一套",
-                f"the tokenizer of {folder} has {first} words and {len(MARKS)} marks, the tower {self.part.vocab}; "
-                "they do not belong together",
+                "the tokenizer of {folder} has {first} words and {count} marks, the tower {vocab}; they do not "
+                "belong together",
+                folder=folder,
+                first=first,
+                count=len(MARKS),
+                vocab=self.part.vocab,
             )
         self.words, self.first, self.file = words, first, path.read_bytes()
 

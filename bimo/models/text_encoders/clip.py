@@ -73,14 +73,12 @@ class ClipTextEncoder(nn.Module):
 
         if part.length > part.positions:
             raise RecipeError(
-                f"ClipText 的 length 是 {part.length}，位置只有 {part.positions} 个",
-                f"length of ClipText is {part.length}, but it has {part.positions} positions",
+                "length of ClipText is {length}, but it has {positions} positions",
+                length=part.length,
+                positions=part.positions,
             )
         if part.answer == "end" and (not part.project or part.long == "pieces"):
-            raise RecipeError(
-                'ClipText 的 answer 为 "end" 时要有 project，且 long 为 "cut"',
-                'ClipText with answer "end" needs project, and long "cut"',
-            )
+            raise RecipeError('ClipText with answer "end" needs project, and long "cut"')
         self.part = part
         self.model = CLIPTextModel(
             CLIPTextConfig(

@@ -28,8 +28,9 @@ def extend(system: System, words: Sequence[str], positions: int, length: int) ->
         if not isinstance(tower, ClipTextEncoder):
             kind = type(tower).__name__
             raise RecipeError(
-                f"第 {index + 1} 个文本塔是 {kind}；只有 CLIP 的文本塔能加词和位置",
-                f"text tower {index + 1} is a {kind}; words and positions are added to CLIP's text towers alone",
+                "text tower {index} is a {kind}; words and positions are added to CLIP's text towers alone",
+                index=index + 1,
+                kind=kind,
             )
         there = tokenization.known(tower.words).get_vocab(with_added_tokens=True)
         new = [word for word in dict.fromkeys(words) if word not in there]
@@ -62,16 +63,17 @@ def extended(tower: ClipTextEncoder, words: Sequence[str], positions: int, lengt
     twice = [word for word in words if word in there] or [w for i, w in enumerate(words) if w in words[:i]]
     if twice:
         listed = ", ".join(map(repr, twice[:6]))
-        raise RecipeError(
-            f"这些词已经是一个词元，不能再加：{listed}", f"these are one token already, not to be added: {listed}"
-        )
+        raise RecipeError("these are one token already, not to be added: {listed}", listed=listed)
     part = tower.part
     if len(there) != part.vocab or positions < part.positions:
         raise RecipeError(
-            f"文本塔有 {part.vocab} 个词、{part.positions} 个位置，分词器有 {len(there)} 个词，要的位置是 {positions}："
-            "词要一一对应，位置只能增加",
-            f"the tower has {part.vocab} words and {part.positions} positions, the tokenizer {len(there)} words, and "
-            f"{positions} positions are asked for: words must match one to one, positions can only become more",
+            "the tower has {vocab} words and {positions} positions, the tokenizer {count} words, and "
+            "{positions_2} positions are asked for: words must match one to one, positions can only become "
+            "more",
+            vocab=part.vocab,
+            positions=part.positions,
+            count=len(there),
+            positions_2=positions,
         )
     made = ClipTextEncoder(replace(part, vocab=part.vocab + len(words), positions=positions, length=length))
     made.words = Tokenizer.from_str(old.to_str())

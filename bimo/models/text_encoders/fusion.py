@@ -34,8 +34,8 @@ class ChannelsFusion(nn.Module):
         lengths = [e.tokens.shape[1] for e in encodings]
         if len(set(lengths)) != 1:
             raise RecipeError(
-                f"并排的文本塔长度要相同，收到 {lengths}；请把配方里的 length 改成一样",
-                f"towers side by side have one length, not {lengths}; make length the same in the recipe",
+                "towers side by side have one length, not {lengths}; make length the same in the recipe",
+                lengths=lengths,
             )
         masks = [e.mask for e in encodings if e.mask is not None]
         mask = torch.stack(masks).any(dim=0) if len(masks) == len(encodings) else None

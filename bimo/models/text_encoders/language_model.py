@@ -84,21 +84,14 @@ class LanguageModel(Part):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.family not in FAMILIES:
-            zh, en = meant(self.family, FAMILIES)
-            raise RecipeError(
-                f"没有语言模型家族 {self.family!r}{zh}", f"there is no family of language models {self.family!r}{en}"
-            )
+            near = meant(self.family, FAMILIES)
+            raise RecipeError("there is no family of language models {family!r}{near}", family=self.family, near=near)
         if self.template.count(SLOT) != 1:
-            raise RecipeError(
-                f"模板里应有一个 {SLOT}：{self.template!r}", f"a template has one {SLOT} in it: {self.template!r}"
-            )
+            raise RecipeError("a template has one {slot} in it: {template!r}", slot=SLOT, template=self.template)
         if self.family == "cpmant" and (self.pad != "batch" or self.drop or self.state != -1 or self.multiple > 1):
-            raise RecipeError(
-                "cpmant 家族只支持 pad='batch'、state=-1，不去掉前面的词元",
-                "the family cpmant is for pad='batch', state=-1, with nothing dropped in front",
-            )
+            raise RecipeError("the family cpmant is for pad='batch', state=-1, with nothing dropped in front")
         if not self.normed and self.state != -1:
-            raise RecipeError("normed=False 只用于 state=-1", "normed=False is for state -1 alone")
+            raise RecipeError("normed=False is for state -1 alone")
 
     def build(self) -> LanguageModelEncoder:
         """The module, without its words until ``load_tokenizer``."""

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 
-from bimo.core.errors import say
+from bimo.core.messages import say
 from bimo.prompts.emoji import names, sequences
 
 _HAN_RUN = re.compile("[\u2e80-\u2fdf\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]+")
@@ -95,8 +95,8 @@ def _is_mark(word: str) -> bool:
 
 def _called(emoji: str) -> str:
     """An emoji that no learned word stands for, with what it is called."""
-    called = names(emoji, say("zh", "en") == "zh")
-    return say(f"{emoji}（{called[0]}）", f"{emoji} ({called[0]})") if called else emoji
+    called = names(emoji, say("en") == "zh")
+    return say("{emoji} ({called})", emoji=emoji, called=called[0]) if called else emoji
 
 
 def _of_run(text: str, places: Sequence[tuple[int, int]], known: Set[str]) -> tuple[int, dict[int, str]]:

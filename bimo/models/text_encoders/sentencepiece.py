@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bimo.core.errors import WeightsError, say
+from bimo.core.errors import WeightsError
+from bimo.core.messages import say
 from bimo.models.text_encoders.tokenization import fields, whole
 
 #: What a piece is: a word, the unknown, a mark that no text holds, one the user set apart, a byte.
@@ -59,12 +60,15 @@ def tokenizer_of(path: Path) -> Any:
     try:
         model = pieces_of(path.read_bytes())
     except (OSError, ValueError, KeyError, struct.error) as error:
-        raise WeightsError(f"读不了分词器 {path}：{error}", f"cannot read the tokenizer {path}: {error}") from None
+        raise WeightsError("cannot read the tokenizer {path}: {error}", path=path, error=error) from None
     if model.algorithm != BYTE_PAIRS or not model.pieces or not model.escaped:
-        found = say("不是字节对编码", "not of byte pairs")
+        found = say("not of byte pairs")
         raise WeightsError(
-            f"{path} {found}（model_type {model.algorithm}）；要 model_type {BYTE_PAIRS}",
-            f"{path} is {found} (model_type {model.algorithm}); expected model_type {BYTE_PAIRS}",
+            "{path} is {found} (model_type {algorithm}); expected model_type {byte_pairs}",
+            path=path,
+            found=found,
+            algorithm=model.algorithm,
+            byte_pairs=BYTE_PAIRS,
         )
     table = {text: number for number, (text, _, _) in enumerate(model.pieces)}
     unknown = next((text for text, _, kind in model.pieces if kind == UNKNOWN), None)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from bimo.core import checkpoint_io
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.hashing import digest
+from bimo.core.messages import Both
 from bimo.diffusion.system import System
 from bimo.models.text_encoders import tokenization
 
@@ -69,10 +70,7 @@ def begin_word(tower: Any, token: str, initial: str, count: int) -> str:
     begun = [number for number in tokenization.read(tower, initial).ids if number not in marks]
     unknown = tower.words.token_to_id("[UNK]")
     if not begun or unknown in begun:
-        raise RecipeError(
-            f"文本塔读不懂 initial 的 {initial!r}；请写它认得的词",
-            f"the tower does not know {initial!r} of initial; write words that it knows",
-        )
+        raise RecipeError("the tower does not know {initial!r} of initial; write words that it knows", initial=initial)
     rows = table.weight.detach()[begun]
     parts = rows.tensor_split(count) if len(rows) > count else [rows[i % len(rows)][None] for i in range(count)]
     before = tower.words
@@ -103,7 +101,7 @@ def save_word(path: Path, token: str, vectors: Tensor) -> None:
     """Writes a word as diffusers reads it, then reads it back and compares. Raises WeightsError."""
     checkpoint_io.write(path, {token: vectors})
     if not torch.equal(checkpoint_io.read(path)[token], vectors.cpu()):
-        raise WeightsError(f"{path} 读回来不一样", f"{path} reads back otherwise")
+        raise WeightsError("{path} reads back otherwise", path=path)
 
 
 def teach(system: System, path: Path | str, token: str = "") -> list[str]:
@@ -119,15 +117,16 @@ def teach(system: System, path: Path | str, token: str = "") -> list[str]:
     if token and len(set(named.values())) > 1:
         listed = ", ".join(sorted(set(named.values()))[:6])
         raise WeightsError(
-            f"{file} 里有几个词（{listed}），不能都叫 {token!r}",
-            f"{file} has several words ({listed}), which cannot all be called {token!r}",
+            "{file} has several words ({listed}), which cannot all be called {token!r}",
+            file=file,
+            listed=listed,
+            token=token,
         )
     named = dict.fromkeys(named, token) if token else named
     broken = [name for name, value in state.items() if not bool(torch.isfinite(value).all())]
     if broken:
         raise WeightsError(
-            f"{file} 的 {', '.join(broken)} 里有 NaN 或无穷大，请换一个文件",
-            f"{', '.join(broken)} of {file} has NaN or infinite numbers; use another file",
+            "{broken} of {file} has NaN or infinite numbers; use another file", broken=", ".join(broken), file=file
         )
     fitting = [(named[name], value, *_tower_for(system, file, value)) for name, value in state.items()]
     for word, value, index, tower in fitting:
@@ -153,7 +152,7 @@ def _words_of(file: Path, token: str) -> tuple[dict[str, Tensor], dict[str, str]
         own = cast("dict[Any, Any]", below)
         state = {str(key): value.detach() for key, value in own.items() if isinstance(value, Tensor)}
         if not state:
-            raise WeightsError(f"{file} 的 string_to_param 里没有张量", f"string_to_param of {file} holds no tensor")
+            raise WeightsError("string_to_param of {file} holds no tensor", file=file)
         word = str(table.get("name") or file.stem)
         return state, {name: token or word if name == "*" else name for name in state}
     state = checkpoint_io.read(file)
@@ -167,10 +166,7 @@ def table_of(tower: Any) -> nn.Embedding:
         if len(found) == 1:
             return found[0]
     kind = type(tower).__name__
-    raise RecipeError(
-        f"{kind} 不能学新词；能学的是 CLIP、BERT、XLM-R 和 T5 的文本塔",
-        f"a {kind} cannot be taught a word; towers of CLIP, BERT, XLM-R and T5 can",
-    )
+    raise RecipeError("a {kind} cannot be taught a word; towers of CLIP, BERT, XLM-R and T5 can", kind=kind)
 
 
 def _tower_for(system: System, file: Path, value: Tensor) -> tuple[int, Any]:
@@ -182,9 +178,12 @@ def _tower_for(system: System, file: Path, value: Tensor) -> tuple[int, Any]:
     if len(fits) != 1 or not value.is_floating_point():
         shape, listed = tuple(value.shape), "、".join(map(str, widths)) or "0"
         raise WeightsError(
-            f"{file} 的向量是 {shape}，而 {system.recipe.name} 能学词的文本塔宽 {listed}：要正好对上一个塔",
-            f"the vectors of {file} are {shape}, while the towers of {system.recipe.name} that can be taught words are "
-            f"{listed.replace('、', ', ')} wide: one of them, and no other, must be as wide",
+            "the vectors of {file} are {shape}, while the towers of {name} that can be taught words are "
+            "{replace} wide: one of them, and no other, must be as wide",
+            file=file,
+            shape=shape,
+            name=system.recipe.name,
+            replace=Both(listed, listed.replace("、", ", ")),
         )
     return fits[0]
 
@@ -223,17 +222,16 @@ def _named(tower: Any, token: str, count: int) -> int:
     if there or not token or any(c.isspace() for c in token):
         listed = ", ".join(map(repr, there)) or repr(token)
         raise RecipeError(
-            f"新词 {listed} 不行：已是词表里的词，或有空白；请换一个，例如 <{other or '小黄鸭'}>",
-            f"{listed} cannot be a new word: it is one already, or has spaces; take another, for instance "
-            f"<{other or 'duck'}>",
+            "{listed} cannot be a new word: it is one already, or has spaces; take another, for instance <{other}>",
+            listed=listed,
+            other=Both(other or "小黄鸭", other or "duck"),
         )
     words = Tokenizer.from_str(old.to_str())
     taken = set(words.get_vocab(with_added_tokens=True).values())
     words.add_tokens([AddedToken(name, normalized=False) for name in tokens])
     if taken & {words.token_to_id(name) for name in tokens}:
         raise RecipeError(
-            "分词器的编号有空缺，新词会占别的词的编号；请换一个编号连续的词表",
-            "the tokenizer's numbers have gaps, so that a new word would have another one's; take a vocabulary without",
+            "the tokenizer's numbers have gaps, so that a new word would have another one's; take a vocabulary without"
         )
     _known_by(tower, words)
     return cast(int, words.token_to_id(token))

@@ -136,27 +136,27 @@ def read_words(
     """
     if not any(all((folder / name).is_file() for name in names.split(" + ")) for names in wanted):
         listed = " / ".join(wanted)
-        raise WeightsError(f"{folder} 里没有分词器：应有 {listed}", f"no tokenizer in {folder}: expected {listed}")
+        raise WeightsError("no tokenizer in {folder}: expected {listed}", folder=folder, listed=listed)
     try:
         words, pad = reader(folder)
     except WeightsError:
         raise
     except Exception as error:  # tokenizers raises plain Exception
-        raise WeightsError(
-            f"读不了 {folder} 的分词器：{error}", f"cannot read the tokenizer of {folder}: {error}"
-        ) from None
+        raise WeightsError("cannot read the tokenizer of {folder}: {error}", folder=folder, error=error) from None
     words.no_padding()
     words.no_truncation()
     largest = max(words.get_vocab(with_added_tokens=True).values(), default=-1)
     if largest >= vocab:
         raise WeightsError(
-            f"{folder} 的分词器编号到 {largest}，文本塔只有 {vocab} 个词；这两者不是一套",
-            f"the tokenizer of {folder} counts up to {largest}, the tower has {vocab} words; "
-            "they do not belong together",
+            "the tokenizer of {folder} counts up to {largest}, the tower has {vocab} words; they do not "
+            "belong together",
+            folder=folder,
+            largest=largest,
+            vocab=vocab,
         )
     number = words.token_to_id(pad)
     if number is None:
-        raise WeightsError(f"{folder} 的分词器没有 {pad}", f"the tokenizer of {folder} has no {pad}")
+        raise WeightsError("the tokenizer of {folder} has no {pad}", folder=folder, pad=pad)
     return words, number
 
 
@@ -171,16 +171,15 @@ def write_words(folder: Path, words: Any, pad: int, cls: str, length: int) -> No
 def known(words: Any) -> Any:
     """A tower's tokenizer. Raises WeightsError where it has none yet."""
     if words is None:
-        raise WeightsError("文本塔还没有分词器", "the text tower has no tokenizer yet")
+        raise WeightsError("the text tower has no tokenizer yet")
     return words
 
 
 def published_words() -> WeightsError:
     """Told where a tower is to be trained without the tokenizer that belongs to it."""
     return WeightsError(
-        "这个文本塔的分词器是随权重发布的；请把它的文件（vocab.txt 或 tokenizer.json 等）放进训练目录的 words.0",
-        "the tokenizer of this text tower is published with its weights; put its files (vocab.txt, tokenizer.json ...) "
-        "into words.0 of the run's folder",
+        "the tokenizer of this text tower is published with its weights; put its files (vocab.txt, "
+        "tokenizer.json ...) into words.0 of the run's folder"
     )
 
 

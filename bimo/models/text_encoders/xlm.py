@@ -98,8 +98,9 @@ class XlmTextEncoder(nn.Module):
         super().__init__()
         if part.length > part.positions - UNUSED_POSITIONS:
             raise RecipeError(
-                f"XlmText 的 length 是 {part.length}，位置只有 {part.positions - UNUSED_POSITIONS} 个可用",
-                f"length of XlmText is {part.length}, but {part.positions - UNUSED_POSITIONS} positions are for words",
+                "length of XlmText is {length}, but {positions} positions are for words",
+                length=part.length,
+                positions=part.positions - UNUSED_POSITIONS,
             )
         self.part = part
         self.model = Transformed(part)
@@ -146,9 +147,7 @@ class XlmTextEncoder(nn.Module):
         self.words, self.pad = tokenization.read_words(folder, wanted, self.part.vocab, reader)
         if self.pad != 1:
             # The positions of its model are counted from that number.
-            raise WeightsError(
-                f"{folder} 的 <pad> 编号是 {self.pad}，应为 1", f"<pad> of {folder} is {self.pad}; expected 1"
-            )
+            raise WeightsError("<pad> of {folder} is {pad}; expected 1", folder=folder, pad=self.pad)
 
     def _encoded(self, text: str) -> Any:
         return tokenization.read(self, text)

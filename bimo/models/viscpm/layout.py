@@ -46,8 +46,9 @@ def fill(system: System, file: Path, vae: Path) -> None:
     if strange:
         listed = ", ".join(strange[:6])
         raise WeightsError(
-            f"{file} 里有不认识的名字：{listed}；VisCPM-Paint 的名字以 llm.、unet.、trans_block. 开头",
-            f"{file} has names nobody knows: {listed}; those of VisCPM-Paint begin with llm., unet., trans_block.",
+            "{file} has names nobody knows: {listed}; those of VisCPM-Paint begin with llm., unet., trans_block.",
+            file=file,
+            listed=listed,
         )
     checkpoint_io.assign(system.get_submodule("text.0"), checkpoint_io.renamed(state, text_name), torch.float32, file)
     checkpoint_io.assign(

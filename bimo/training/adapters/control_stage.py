@@ -71,7 +71,7 @@ class ControlAdapters(Part):
         (file,) = path.glob("*.safetensors")
         found = checkpoint_io.read(file)
         if found.keys() != learnt.keys() or not all(torch.equal(found[n], v.cpu()) for n, v in learnt.items()):
-            raise WeightsError(f"{path} 读回来不一样", f"{path} reads back otherwise")
+            raise WeightsError("{path} reads back otherwise", path=path)
         return path
 
     def leave(self, system: System) -> None:
@@ -96,7 +96,7 @@ class ControlAdapters(Part):
         if isinstance(within, Hunyuan) and self.network == "controlnet":
             return HunyuanControlNet(hunyuan=within)
         kind = type(within).__name__
-        raise RecipeError(f"{kind} 旁边没有 {self.network}", f"there is no {self.network} for a {kind}")
+        raise RecipeError("there is no {network} for a {kind}", network=self.network, kind=kind)
 
 
 def _told(name: str, denoiser: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -73,9 +73,8 @@ class Lora(Part):
         strangers = [layer for layer in injected(system) if layer not in named]
         if strangers:
             raise RecipeError(
-                f"LoRA 文件里没有 {', '.join(strangers)} 的写法；targets 只应指向去噪网络和文本塔的 model",
-                f"a LoRA file has no name for {', '.join(strangers)}; targets are layers of a denoiser's or a text "
-                "tower's model",
+                "a LoRA file has no name for {strangers}; targets are layers of a denoiser's or a text tower's model",
+                strangers=", ".join(strangers),
             )
         return names
 

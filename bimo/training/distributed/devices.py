@@ -33,8 +33,7 @@ def device_of(name: str) -> torch.device:
     if not there.get(name):
         listed = ", ".join(("auto", *(kind for kind, here in there.items() if here)))
         raise TrainingError(
-            f"device 是 {name!r}，这里的 torch 用不了；可用的是 {listed}",
-            f"the device is {name!r}, which torch has not here; there is {listed}",
+            "the device is {name!r}, which torch has not here; there is {listed}", name=name, listed=listed
         )
     return torch.device(name)
 

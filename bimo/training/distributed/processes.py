@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from bimo.core.errors import TrainingError
+from bimo.core.messages import Both
 from bimo.core.recipe import Stage
 from bimo.core.types import Share
 from bimo.training.distributed.devices import CPU, device_of
@@ -146,9 +147,10 @@ def init_distributed(device: str) -> Generator[Processes]:
     state = PartialState(cpu=own.type == "cpu", timeout=PATIENCE)
     if state.num_processes != wanted:
         raise TrainingError(
-            f"启动了 {wanted} 个进程，但它们在 {own.type} 上连不起来；多进程请用 --device cpu 或 cuda",
-            f"{wanted} processes were begun, but on {own.type} they do not find each other; several work with "
+            "{wanted} processes were begun, but on {kind} they do not find each other; several work with "
             "--device cpu or cuda",
+            wanted=wanted,
+            kind=own.type,
         )
     sharded, zero = (os.environ.get(name, "").lower() == "true" for name in (FSDP, DEEPSPEED))
     made = Processes(state.process_index, wanted, cast(torch.device, state.device), sharded, zero)
@@ -159,9 +161,9 @@ def init_distributed(device: str) -> Generator[Processes]:
         if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
             raise
         raise TrainingError(
-            f"另一个进程已经结束，第 {made.rank} 个也停了：看它的报错，再用同一条命令从上次保存处继续",
-            f"another process has ended, and so does number {made.rank}: see what that one said, then go on from what "
-            "was saved with the same command",
+            "another process has ended, and so does number {rank}: see what that one said, then go on from "
+            "what was saved with the same command",
+            rank=made.rank,
         ) from None
     if own_group:
         distributed.destroy_process_group()
@@ -227,9 +229,7 @@ def fully_shard(stage: Stage, exercise: nn.Module, device: torch.device) -> nn.M
     try:
         wanted = cast(Any, fsdp2_prepare_auto_wrap_policy(plugin, exercise))
     except ValueError as error:
-        raise TrainingError(
-            f"FSDP 的配置里要单独收放的类不对：{error}", f"a class that FSDP is configured to wrap: {error}"
-        ) from None
+        raise TrainingError("a class that FSDP is configured to wrap: {error}", error=error) from None
     if wanted is not None:
         for module in [*exercise.modules()][:0:-1]:
             # What has no forward of its own is used through its parts.
@@ -254,6 +254,7 @@ def _refuse_parts(stage: Stage, exercise: nn.Module) -> None:
         wrong = "它要边学边画，每个进程画的不一样", "it draws as it learns, each process something else"
     if wrong is not None:
         raise TrainingError(
-            f"阶段 {stage.name!r} 不能用 FSDP：{wrong[0]}；这个阶段请用 torchrun 启动（DDP）",
-            f"stage {stage.name!r} cannot be learnt by FSDP: {wrong[1]}; begin it by torchrun (DDP)",
+            "stage {name!r} cannot be learnt by FSDP: {wrong}; begin it by torchrun (DDP)",
+            name=stage.name,
+            wrong=Both(wrong[0], wrong[1]),
         )

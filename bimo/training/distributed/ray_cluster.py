@@ -62,9 +62,9 @@ def _told(error: BaseException) -> TrainingError:
     found = [cause for cause in _causes(error) if isinstance(cause, BimoError)]
     own = [cause for cause in found if "another process has ended" not in cause.en]
     for cause in own or found:
-        return TrainingError(cause.zh, cause.en)
+        return TrainingError(cause.message)
     last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-    return TrainingError(f"集群上的训练失败：{last}", f"training on the cluster failed: {last}")
+    return TrainingError("training on the cluster failed: {last}", last=last)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -42,10 +42,7 @@ class ClipContrastive(Part):
     def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
         """None. Raises RecipeError for a system that has no picture tower."""
         if system.vision is None:
-            raise RecipeError(
-                f"配方 {system.recipe.name} 没有 vision，无法与图片对照",
-                f"recipe {system.recipe.name} has no vision to match words with",
-            )
+            raise RecipeError("recipe {name} has no vision to match words with", name=system.recipe.name)
         return None
 
     def loss(self, lesson: TrainInputs) -> Tensor:

@@ -111,10 +111,7 @@ class Denoise(Part):
         side = self.crops[int(draws[0] * len(self.crops))]
         height, width = batch.x.shape[2:]
         if side > min(height, width):
-            raise RecipeError(
-                f"crops 里的 {side} 比 x 的边长 {min(height, width)} 还大",
-                f"{side} of crops is more than a side of x, {min(height, width)}",
-            )
+            raise RecipeError("{side} of crops is more than a side of x, {width}", side=side, width=min(height, width))
         top, left = int(draws[1] * (height - side + 1)), int(draws[2] * (width - side + 1))
 
         def window(value: Tensor) -> Tensor:
@@ -135,8 +132,7 @@ class Denoise(Part):
             if len(kept) >= count:
                 return kept[:count]
         raise RecipeError(
-            f"目标的 times 是 {self.times}，而噪声律几乎不给出这样的时刻",
-            f"times of the objective are {self.times}, which the law of noise hardly ever draws",
+            "times of the objective are {times}, which the law of noise hardly ever draws", times=self.times
         )
 
     def _snr_weight(self, law: Ddpm, t: Tensor) -> Tensor:
@@ -150,8 +146,7 @@ class Denoise(Part):
 def _ddpm(schedule: Schedule) -> Ddpm:
     if not isinstance(schedule, Ddpm):
         raise RecipeError(
-            f"目标的 snr 只对 Ddpm 噪声律有定义，这里是 {type(schedule).__name__}",
-            f"snr of the objective is defined for the law Ddpm alone, not for {type(schedule).__name__}",
+            "snr of the objective is defined for the law Ddpm alone, not for {name}", name=type(schedule).__name__
         )
     return schedule
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bimo.core.errors import BimoError, DataError, RecipeError, TrainingError, say
+from bimo.core.errors import BimoError, DataError, RecipeError, TrainingError
+from bimo.core.messages import say
 from bimo.core.part import Part
 from bimo.core.recipe import Stage
 from bimo.data.loader import Pictures
@@ -81,12 +82,12 @@ class Distil(Part):
         if not kept:
             listed = ", ".join(sorted(wanted))
             raise DataError(
-                f"没有一张图片同时有 {listed} 的说明；蒸馏要的是同一句话的几种语言",
-                f"no picture has captions in all of {listed}; a teacher needs the same sentence in each language",
+                "no picture has captions in all of {listed}; a teacher needs the same sentence in each language",
+                listed=listed,
             )
         left = len(pictures.lots) - len(kept)
         if left:
-            print(say(f"{left} 张图片缺少某种语言的说明，不参加", f"{left} pictures lack a caption of some language"))
+            print(say("{left} pictures lack a caption of some language", left=left))
         return pictures.of(kept)
 
     def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
@@ -122,14 +123,14 @@ class Distil(Part):
     def _fitting(self, stage: Stage, teacher: System | None) -> TextEncoder:
         if teacher is None:
             raise TrainingError(
-                f"阶段 {stage.name!r} 要跟着一个老师学；请用 --teacher 给出它（文本塔应为 {self.teacher}）",
-                f"stage {stage.name!r} learns from a teacher; name one with --teacher (tower: {self.teacher})",
+                "stage {name!r} learns from a teacher; name one with --teacher (tower: {teacher})",
+                name=stage.name,
+                teacher=self.teacher,
             )
         found = teacher.recipe.text_encoders[0]
         if found != self.teacher:
             raise TrainingError(
-                f"老师的文本塔是 {found}，配方要的是 {self.teacher}",
-                f"the teacher's text tower is {found}; the recipe wants {self.teacher}",
+                "the teacher's text tower is {found}; the recipe wants {teacher}", found=found, teacher=self.teacher
             )
         return teacher.text_encoders[0]
 
@@ -142,9 +143,9 @@ class Distil(Part):
     def _apart(self, found: Tensor, wanted: Tensor) -> Tensor:
         if found.shape != wanted.shape:
             raise RecipeError(
-                f"学生的状态宽 {found.shape[-1]}，老师的宽 {wanted.shape[-1]}；学生的塔应投影到老师的宽度",
-                f"the student's state is {found.shape[-1]} wide, the teacher's {wanted.shape[-1]}; "
-                "project the student's to the teacher's",
+                "the student's state is {shape} wide, the teacher's {shape_2}; project the student's to the teacher's",
+                shape=found.shape[-1],
+                shape_2=wanted.shape[-1],
             )
         loss = self.squared * functional.mse_loss(found, wanted) + self.absolute * functional.l1_loss(found, wanted)
         return loss + self.cosine * (1 - functional.cosine_similarity(found, wanted, dim=1)).mean()
@@ -172,7 +173,7 @@ def state(tower: TextEncoder, texts: Sequence[str], place: Place) -> Tensor:
     if place == "last":
         return encoding.tokens[torch.arange(len(texts)), _lengths(tower, texts) - 1]
     if encoding.pooled is None:
-        raise RecipeError("这个文本塔没有 pooled 输出", "this text tower pools nothing")
+        raise RecipeError("this text tower pools nothing")
     return encoding.pooled
 
 

@@ -55,13 +55,10 @@ class DRaFT(Part):
         super().__post_init__()
         if not getattr(self.reward, "differentiable", False):
             raise RecipeError(
-                f"奖励 {type(self.reward).__name__} 没有梯度，不能用 Ascent；请用 Rounds",
-                f"the reward {type(self.reward).__name__} has no gradient for Ascent; take Rounds",
+                "the reward {name} has no gradient for Ascent; take Rounds", name=type(self.reward).__name__
             )
         if self.through < 1:
-            raise RecipeError(
-                f"Ascent 的 through 至少为 1，收到 {self.through}", f"through of Ascent is {self.through}; at least 1"
-            )
+            raise RecipeError("through of Ascent is {through}; at least 1", through=self.through)
 
     def tiny(self) -> Self:
         """Two steps of drawing; a reward that needs no weights."""
@@ -123,15 +120,19 @@ class DRaFT(Part):
         stage, recipe = lesson.stage, lesson.system.recipe
         if stage.level != recipe.levels[-1].name or stage.drops:
             raise RecipeError(
-                f"阶段 {stage.name!r}：Ascent 只能学最后一级 {recipe.levels[-1].name!r}，而且不丢弃任何条件",
-                f"stage {stage.name!r}: Ascent is for the last level, {recipe.levels[-1].name!r}, and drops nothing",
+                "stage {name!r}: Ascent is for the last level, {name_2!r}, and drops nothing",
+                name=stage.name,
+                name_2=recipe.levels[-1].name,
             )
         own = f"{stage.level}.denoiser."
         lost = [name for name, p in lesson.system.named_parameters() if p.requires_grad and not name.startswith(own)]
         if lost:
             raise RecipeError(
-                f"阶段 {stage.name!r}：梯度到不了 {lost[0]}（共 {len(lost)} 个）；Ascent 只学 {own}*",
-                f"stage {stage.name!r}: no gradient reaches {lost[0]} ({len(lost)} in all); Ascent learns {own}* alone",
+                "stage {name!r}: no gradient reaches {lost} ({count} in all); Ascent learns {own}* alone",
+                name=stage.name,
+                lost=lost[0],
+                count=len(lost),
+                own=own,
             )
 
 

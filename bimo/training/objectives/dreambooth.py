@@ -11,7 +11,8 @@ from typing import Self, cast
 import torch
 from torch import Tensor, nn
 
-from bimo.core.errors import BimoError, RecipeError, say
+from bimo.core.errors import BimoError, RecipeError
+from bimo.core.messages import Listed, Message, say
 from bimo.core.part import Part
 from bimo.core.types import Batch
 from bimo.data.loader import Pictures
@@ -24,10 +25,7 @@ from bimo.training.logging import counted
 from bimo.training.objectives.denoise import Denoise
 from bimo.training.train_inputs import Prospect, TrainInputs, Vocabulary
 
-NO_CLASS = (
-    "Dreambooth 的 prior 不是 0，就要有 class_noun：要保住的那一类叫什么",
-    "where prior of Dreambooth is not 0 it needs class_noun: what is to be kept is called",
-)
+NO_CLASS = Message("where prior of Dreambooth is not 0 it needs class_noun: what is to be kept is called")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +63,7 @@ class Dreambooth(Part):
             return pictures.of(pictures.lots, captions)
         nouns = _several(self.class_noun)
         if not nouns:
-            raise RecipeError(*NO_CLASS)
+            raise RecipeError(NO_CLASS)
         drawn = folder / "class"
         self._draw(system, drawn, nouns)
         both = Pictures(*pictures.folders, drawn, cache=pictures.cache)
@@ -79,7 +77,7 @@ class Dreambooth(Part):
     def lacks(self, prospect: Prospect) -> Iterator[BimoError]:
         """What the class is called."""
         if self.prior and not _several(self.class_noun):
-            yield RecipeError(*NO_CLASS)
+            yield RecipeError(NO_CLASS)
 
     def loss(self, lesson: TrainInputs) -> Tensor:
         """The mean error of the subject's rows and ``prior`` times that of the class's."""
@@ -107,7 +105,7 @@ class Dreambooth(Part):
         request |= {"size": self.size} if self.size else {}
         standing = [hint for level in system.recipe.levels for hint in level.conditioners if isinstance(hint, Pose)]
         rows: list[Sample] = []
-        told = say(f"先画 {'、'.join(nouns[:3])}", f"first drawing {', '.join(nouns[:3])}")
+        told = say("first drawing {nouns}", nouns=Listed(nouns[:3]))
         for seed in counted(range(self.count), told):
             noun = nouns[seed % len(nouns)]
             path = folder / f"{seed:05d}.png"

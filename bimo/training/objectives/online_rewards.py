@@ -16,8 +16,9 @@ from typing import Any, Protocol, Self, cast
 import torch
 from torch import Tensor, nn
 
-from bimo.core.errors import BimoError, DataError, RecipeError, TrainingError, say
+from bimo.core.errors import BimoError, DataError, RecipeError, TrainingError
 from bimo.core.files import write_whole
+from bimo.core.messages import say
 from bimo.core.part import Part, dump
 from bimo.data.loader import Pictures
 from bimo.data.shards import Sample, finished, shard_name, write_index, write_shard
@@ -73,8 +74,10 @@ class OnlineRewards(Part):
         for name, least in (("requests", 1), ("draws", 2), ("every", 1), ("batch", 1)):
             if getattr(self, name) < least:
                 raise RecipeError(
-                    f"Rounds 的 {name} 至少为 {least}，收到 {getattr(self, name)}",
-                    f"{name} of Rounds must be at least {least}; got {getattr(self, name)}",
+                    "{name} of Rounds must be at least {least}; got {getattr}",
+                    name=name,
+                    least=least,
+                    getattr=getattr(self, name),
                 )
 
     def tiny(self) -> Self:
@@ -107,14 +110,13 @@ class OnlineRewards(Part):
         """
         if blank.stage.validation:
             raise RecipeError(
-                f"阶段 {blank.stage.name!r} 从自己的画里学，没有可留出的验证数据；请去掉 validation",
-                f"stage {blank.stage.name!r} learns from its own drawings, of which none is held out; "
-                "leave validation out",
+                "stage {name!r} learns from its own drawings, of which none is held out; leave validation out",
+                name=blank.stage.name,
             )
         if processes.sharded:
             raise TrainingError(
-                f"阶段 {blank.stage.name!r} 自己画，画的时候每个进程要有全部权重；请不用 FSDP 启动",
-                f"stage {blank.stage.name!r} draws, for which each process needs all weights; begin it without FSDP",
+                "stage {name!r} draws, for which each process needs all weights; begin it without FSDP",
+                name=blank.stage.name,
             )
         return RoundLoader(self, blank, pictures, out, folder, seed, processes)
 
@@ -169,8 +171,7 @@ class RoundLoader:
         asked = self.asked(which)
         if not asked:
             raise TrainingError(
-                f"第 {which + 1} 轮没有一句说明可画；数据里的说明多半是空的",
-                f"round {which + 1} has not one caption to draw; most captions of the data are empty",
+                "round {which} has not one caption to draw; most captions of the data are empty", which=which + 1
             )
         stamp = _stamp(self.part, asked)
         if finished(folder / shard_name(0), stamp) is None:
@@ -222,7 +223,7 @@ class RoundLoader:
         is there of it.
         """
         part, system = self.part, self.blank.system
-        title = say(f"画第 {folder.name[-4:]} 轮", f"drawing round {folder.name[-4:]}")
+        title = say("drawing round {name}", name=folder.name[-4:])
         firsts = range(0, len(asked), part.batch)[self.processes.rank :: self.processes.count]
         for first in counted(firsts, title):
             some = asked[first : first + part.batch]
@@ -266,23 +267,28 @@ class RoundLoader:
         told |= {"scores": {name: summary(values) for name, values in by_name.items()}}
         if not told["scores"][TOTAL]["count"]:
             raise TrainingError(
-                f"第 {which + 1} 轮的 {len(asked)} 张画，奖励一张也评不了；请检查奖励和数据的说明是否相配",
-                f"the reward has nothing to say of any of the {len(asked)} drawings of round {which + 1}; "
-                "see whether it suits the captions of the data",
+                "the reward has nothing to say of any of the {count} drawings of round {which}; see whether it "
+                "suits the captions of the data",
+                count=len(asked),
+                which=which + 1,
             )
         if len({value for value in scores if value == value}) == 1:
             raise TrainingError(
-                f"第 {which + 1} 轮的画全都得 {max(scores):.4g} 分，分不出好坏；请换奖励，或让 draws 大些",
-                f"every drawing of round {which + 1} scores {max(scores):.4g}: there is no better or worse to learn "
-                "from; take another reward, or more draws",
+                "every drawing of round {which} scores {scores:.4g}: there is no better or worse to learn from; "
+                "take another reward, or more draws",
+                which=which + 1,
+                scores=max(scores),
             )
         write_whole(folder / ROUND_FILE, json.dumps(told, ensure_ascii=False, indent=1).encode())
         write_index(folder, [write_shard(folder / shard_name(0), rows, stamp)])
         total = told["scores"][TOTAL]
         print(
             say(
-                f"第 {which + 1} 轮：{total['count']} 张，平均 {total['mean']:.4f} ± {total['error']:.4f}",
-                f"round {which + 1}: {total['count']} drawings, mean {total['mean']:.4f} ± {total['error']:.4f}",
+                "round {which}: {total} drawings, mean {total_2:.4f} ± {total_3:.4f}",
+                which=which + 1,
+                total=total["count"],
+                total_2=total["mean"],
+                total_3=total["error"],
             )
         )
 
@@ -290,7 +296,7 @@ class RoundLoader:
 def _undrawable(pictures: Pictures) -> Iterator[BimoError]:
     captions = (text for lot in pictures.lots for row in lot for text in pictures.captions[row])
     if not any(text.strip() for text in captions):
-        yield DataError("数据里没有一句说明可画", "the data has not one caption to draw")
+        yield DataError("the data has not one caption to draw")
 
 
 class Drawn(Protocol):

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bimo.core.errors import BimoError, DataError, say
+from bimo.core.errors import BimoError, DataError
+from bimo.core.messages import say
 from bimo.core.part import Part
 from bimo.core.types import Batch
 from bimo.data.loader import Pictures
@@ -91,8 +92,9 @@ class DiffusionDPO(Part):
                     captions[row] = captions[best]
         if not lots:
             raise DataError(
-                f"没有一对可比的图片：需要 {self.pair!r} 相同而 {self.score!r} 不同的两张",
-                f"no two pictures to compare: two with the same {self.pair!r} and another {self.score!r} are needed",
+                "no two pictures to compare: two with the same {pair!r} and another {score!r} are needed",
+                pair=self.pair,
+                score=self.score,
             )
         return pictures.of(lots, captions)
 
@@ -123,11 +125,8 @@ def _scored(pictures: Pictures, label: str) -> list[tuple[int, ...]]:
     """Lots of one, of the rows that have a score. Raises DataError where none has."""
     kept = [(row,) for row, labels in enumerate(pictures.labels) if isinstance(labels.get(label), (int, float))]
     if not kept:
-        raise DataError(
-            f"没有一张图片有分数标签 {label!r}；请先给数据打分",
-            f"no picture has a label {label!r} with a score; score the data first",
-        )
+        raise DataError("no picture has a label {label!r} with a score; score the data first", label=label)
     left = len(pictures) - len(kept)
     if left:
-        print(say(f"{left} 张图片没有 {label!r}，不参加", f"{left} pictures have no {label!r} and are left out"))
+        print(say("{left} pictures have no {label!r} and are left out", left=left, label=label))
     return list(kept)

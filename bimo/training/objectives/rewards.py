@@ -75,9 +75,9 @@ class Judges:
         if name not in self._systems:
             if self._load is None:
                 raise TrainingError(
-                    f"奖励要用模型 {name}，但没有说怎样打开它；在 Python 里请给 train(judges=Judges(bimo.load))",
-                    f"a reward looks through {name}, and nothing says how it is opened; in Python give "
+                    "a reward looks through {name}, and nothing says how it is opened; in Python give "
                     "train(judges=Judges(bimo.load))",
+                    name=name,
                 )
             self._systems[name] = self._load(name).eval().requires_grad_(False)
         return self._systems[name]
@@ -85,10 +85,11 @@ class Judges:
     def own(self, name: str) -> Callable[..., Any]:
         """A function of the user's. Raises RecipeError for a name that none has."""
         if name not in self._own:
-            zh, en = meant(name, self._own) if self._own else ("", "")
+            near = meant(name, self._own) if self._own else ""
             raise RecipeError(
-                f"没有叫 {name!r} 的奖励函数{zh}；请用 --reward ./mine.py:{name} 给出它",
-                f"there is no function {name!r} for a reward{en}; give it with --reward ./mine.py:{name}",
+                "there is no function {name!r} for a reward{near}; give it with --reward ./mine.py:{name}",
+                name=name,
+                near=near,
             )
         return self._own[name]
 
@@ -98,8 +99,8 @@ class Judges:
         if key not in self._scorings:
             if not hasattr(reward, "open"):
                 raise RecipeError(
-                    f"{type(reward).__name__} 不是奖励；可用的见 bimo/training/objectives/rewards.py",
-                    f"{type(reward).__name__} is no reward; there are those of bimo/training/objectives/rewards.py",
+                    "{name} is no reward; there are those of bimo/training/objectives/rewards.py",
+                    name=type(reward).__name__,
                 )
             self._scorings[key] = cast(Judging, reward).open(self)
         return self._scorings[key]
@@ -123,9 +124,10 @@ class Judges:
             found = torch.as_tensor(found, dtype=torch.float32)
         if found.shape != (len(shown.pixels),):
             raise TrainingError(
-                f"奖励 {name_of(reward)} 给出的形状是 {list(found.shape)}，应为每张图一个数 [{len(shown.pixels)}]",
-                f"the reward {name_of(reward)} gives the shape {list(found.shape)}; one number a drawing is expected, "
-                f"[{len(shown.pixels)}]",
+                "the reward {name_of} gives the shape {shape}; one number a drawing is expected, [{count}]",
+                name_of=name_of(reward),
+                shape=list(found.shape),
+                count=len(shown.pixels),
             )
         return {TOTAL: found.float()}
 
@@ -150,7 +152,7 @@ class WeightedRewards(Part):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.parts:
-            raise RecipeError("Weighted 里没有奖励", "Weighted has no rewards")
+            raise RecipeError("Weighted has no rewards")
 
     @property
     def differentiable(self) -> bool:
@@ -210,9 +212,11 @@ class AestheticReward(Part):
             x = seen_by(system, shown.pixels)
             if x.shape[1] != layers[0][0].shape[1]:
                 raise DataError(
-                    f"{self.scorer} 的图像向量是 {x.shape[1]} 维，{self.head} 要 {layers[0][0].shape[1]} 维",
-                    f"{self.scorer} gives picture vectors of {x.shape[1]} numbers; "
-                    f"{self.head} takes {layers[0][0].shape[1]}",
+                    "{scorer} gives picture vectors of {shape} numbers; {head} takes {shape_2}",
+                    scorer=self.scorer,
+                    shape=x.shape[1],
+                    head=self.head,
+                    shape_2=layers[0][0].shape[1],
                 )
             for weight, bias in layers:
                 x = functional.linear(x, weight.to(x), bias.to(x))
@@ -225,8 +229,7 @@ def seen_by(system: System, pixels: Tensor) -> Tensor:
     """The picture vectors of a system's tower, [B, D], each of length 1, with their gradient by the pixels."""
     if system.vision is None:
         raise RecipeError(
-            f"{system.recipe.name} 没有看图的塔，不能打分；请用 taiyi-clip 一类的模型",
-            f"{system.recipe.name} has no tower that sees pictures; score with a system such as taiyi-clip",
+            "{name} has no tower that sees pictures; score with a system such as taiyi-clip", name=system.recipe.name
         )
     # Words are few and stay where they are; pictures are looked at where they were drawn.
     tower = system.vision.to(pixels.device)

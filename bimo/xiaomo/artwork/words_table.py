@@ -12,6 +12,7 @@ from dataclasses import replace
 from importlib import resources
 
 from bimo.core.errors import DataError
+from bimo.core.messages import Listed
 from bimo.xiaomo.artwork.lexicon import reserved_words
 from bimo.xiaomo.artwork.sprites import Kind
 
@@ -30,8 +31,10 @@ def read_aliases() -> dict[str, Row]:
             continue
         if rows[0] != COLUMNS or len(row) != len(COLUMNS) or not all(row):
             raise DataError(
-                f"词表第 {number} 行是 {row}，应为四列：{'、'.join(COLUMNS)}。请改正。",
-                f"Line {number} of the word table is {row}; expected four columns: {', '.join(COLUMNS)}. Mend it.",
+                "Line {number} of the word table is {row}; expected four columns: {columns}. Mend it.",
+                number=number,
+                row=row,
+                columns=Listed(COLUMNS),
             )
         table[row[0].replace("\ufe0f", "")] = (row[1], tuple(row[2].split("/")), tuple(row[3].split("/")))
     return table

@@ -53,9 +53,7 @@ def _rows(name: str) -> list[dict[str, str]]:
 
 def _colour(text: str, where: str) -> RGB:
     if not re.fullmatch("#[0-9a-f]{6}", text):
-        raise DataError(
-            f"{where} 的颜色是 {text!r}，应像 #a0522d", f"{where}: the colour is {text!r}, not like #a0522d"
-        )
+        raise DataError("{where}: the colour is {text!r}, not like #a0522d", where=where, text=text)
     return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
 
 
@@ -75,8 +73,9 @@ def _counted(text: str | None, dish: str) -> tuple[tuple[str, int], ...]:
         name, star, count = part.partition("*")
         if name not in ingredients() or not star or not count.isdigit():
             raise DataError(
-                f"{dish} 里的 {part!r} 看不懂：应是 ingredients.tsv 里的食材、星号和个数，如 葱花*8",
-                f"{part!r} in {dish} cannot be read: an ingredient of ingredients.tsv, a star, a number, as 葱花*8",
+                "{part!r} in {dish} cannot be read: an ingredient of ingredients.tsv, a star, a number, as 葱花*8",
+                part=part,
+                dish=dish,
             )
         made.append((name, int(count)))
     return tuple(made)

@@ -19,8 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from bimo.core.errors import BimoError, DataError, say
+from bimo.core.errors import BimoError, DataError
 from bimo.core.files import write_whole
+from bimo.core.messages import say
 from bimo.xiaomo.artwork.lexicon import EFFECTS
 from bimo.xiaomo.evaluation.truth import STYLES, Artwork, Bytes, Told, Truth, examination, gather, lesson, tensor
 
@@ -190,8 +191,10 @@ def _read(artwork: Artwork) -> Judge | None:
         network.load_state_dict(tensors)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise DataError(
-            f"读不了评判器 {weights_path}：{error}。请删除它和 {FACTS_FILE}，会重新训练",
-            f"the judge {weights_path} cannot be read: {error}. Delete it and {FACTS_FILE}; it is trained again",
+            "the judge {weights_path} cannot be read: {error}. Delete it and {facts_file}; it is trained again",
+            weights_path=weights_path,
+            error=error,
+            facts_file=FACTS_FILE,
         ) from error
     return Judge(_ready(network), tuple(facts["kinds"]), tuple(facts["styles"]), gallery, facts)
 
@@ -232,7 +235,7 @@ def train_judge(artwork: Artwork, told: Told, steps: int, blind_steps: int) -> J
         write_whole(artwork.folder / WEIGHTS_FILE, save(tensors))
         write_whole(artwork.folder / FACTS_FILE, json.dumps(facts, ensure_ascii=False, indent=1).encode())
     except BimoError as error:
-        print(say(f"评判器没有存下：{error.zh}", f"the judge is not kept: {error.en}"))
+        print(say("the judge is not kept: {error}", error=error))
     return judge
 
 
@@ -243,9 +246,7 @@ def held_out_pairs(artwork: Artwork) -> list[tuple[str, str]]:
     try:
         pairs = [(str(kind), str(style)) for kind, style in json.loads(path.read_text("utf-8"))["styles"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"读不了 {path}：{error}。请重新生成数据", f"{path} cannot be read: {error}. Build the data again"
-        ) from error
+        raise DataError("{path} cannot be read: {error}. Build the data again", path=path, error=error) from error
     return [(kind, style) for kind, style in pairs if kind in kinds and artwork.exists(kinds[kind], style)]
 
 

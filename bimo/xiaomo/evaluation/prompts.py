@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from importlib import resources
 
 from bimo.core.errors import DataError
+from bimo.core.messages import Listed
 from bimo.xiaomo.artwork.canvas import Cast
 from bimo.xiaomo.artwork.english import plural, with_article
 from bimo.xiaomo.artwork.held_out import COLOURS as HELD_OUT_COLOURS
@@ -92,8 +93,10 @@ def everyday() -> list[tuple[tuple[str, ...], str, str]]:
     for number, row in enumerate(rows[1:], 2):
         if rows[0] != COLUMNS or len(row) != len(COLUMNS) or not all(row):
             raise DataError(
-                f"日常词表第 {number} 行是 {row}，应为三列：{'、'.join(COLUMNS)}。请改正",
-                f"line {number} of the everyday words is {row}; expected three columns: {', '.join(COLUMNS)}. Mend it",
+                "line {number} of the everyday words is {row}; expected three columns: {columns}. Mend it",
+                number=number,
+                row=row,
+                columns=Listed(COLUMNS),
             )
         found.append((tuple(hexcode(emoji) for emoji in row[0].split()), row[1], row[2]))
     return found

@@ -86,9 +86,7 @@ def read_report(path: Path) -> Report:
         record.pop("numbers")
         return Report(**record)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"读不了报告 {path}：{error}。请重新评测", f"the report {path} cannot be read: {error}. Evaluate again"
-        ) from error
+        raise DataError("the report {path} cannot be read: {error}. Evaluate again", path=path, error=error) from error
 
 
 def name_of(figure: Mapping[str, Any]) -> str:

@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from bimo.core.errors import DataError, say
+from bimo.core.errors import DataError
 from bimo.core.hashing import digest_tensors
+from bimo.core.messages import say
 from bimo.core.part import dumps
 from bimo.core.types import Request
 from bimo.data.sheets import sheet
@@ -75,10 +76,7 @@ def evaluate(
     ``data``, so that the same call goes on where it was stopped. Raises DataError for a folder without data.
     """
     if data is None:
-        raise DataError(
-            "评测要用数据文件夹里的真图；请用 --data 指定 bimo data artwork 生成的文件夹",
-            "the true pictures are needed; give with --data the folder that bimo data artwork wrote",
-        )
+        raise DataError("the true pictures are needed; give with --data the folder that bimo data artwork wrote")
     artwork = read_artwork(data)
     system.eval()
     with Bar() as bar:
@@ -137,7 +135,7 @@ class Easel:
                 picture.save(path)
             self.seconds += time.perf_counter() - began
             self.drawn += len(part)
-            self.told(say("画图", "drawing"), first + len(part), len(todo))
+            self.told(say("drawing"), first + len(part), len(todo))
         return [read_picture(path.read_bytes()) for path in paths]
 
 

@@ -67,8 +67,8 @@ def read_artwork(folder: Path) -> Artwork:
     sprites = folder / ".sprites"
     if not list(sprites.glob("*.zip")):
         raise DataError(
-            f"{sprites} 里没有图样；评测要用真图训练评判器。请用 bimo data artwork 重新生成数据",
-            f"{sprites} holds no sprites, and the judge learns from them; build the data again with bimo data artwork",
+            "{sprites} holds no sprites, and the judge learns from them; build the data again with bimo data artwork",
+            sprites=sprites,
         )
     return Artwork(folder, digest, tuple(kinds), SpriteStore(sprites))
 

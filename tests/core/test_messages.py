@@ -1,0 +1,80 @@
+"""Every message of the package stands in the Chinese catalogue, with the values of the English sentence."""
+
+import ast
+import io
+import string
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from babel.messages.mofile import write_mo
+from babel.messages.pofile import read_po
+
+from bimo.core import messages
+from bimo.core.errors import RequestError
+from bimo.core.messages import Both, Listed, Message, say
+
+PACKAGE = Path(messages.__file__).resolve().parents[1]
+CALLS = {"say", "Message", "BimoError", "RequestError", "RecipeError", "WeightsError", "DataError", "TrainingError"}
+PO = messages.LOCALE / "zh" / "LC_MESSAGES" / "bimo.po"
+
+
+def said_in(tree: ast.AST) -> Iterator[tuple[int, str, set[str]]]:
+    """Line, sentence and names of values of every message in a module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and node.args:
+            name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+            first = node.args[0]
+            if name in CALLS and isinstance(first, ast.Constant) and isinstance(first.value, str):
+                yield node.lineno, first.value, {keyword.arg or "**" for keyword in node.keywords}
+
+
+def values_in(sentence: str) -> set[str]:
+    """The names in braces of a sentence."""
+    return {field for _, field, _, _ in string.Formatter().parse(sentence) if field is not None}
+
+
+MESSAGES = [
+    (f"{path.relative_to(PACKAGE)}:{line}", sentence, given)
+    for path in sorted(PACKAGE.rglob("*.py"))
+    for line, sentence, given in said_in(ast.parse(path.read_text(encoding="utf-8")))
+]
+CATALOGUE = read_po(io.BytesIO(PO.read_bytes()))
+
+
+def test_none_lacks_its_chinese() -> None:
+    assert len(MESSAGES) > 500
+    missing = {place: text for place, text, _ in MESSAGES if text and not CATALOGUE.get(text)}
+    assert not missing, "add them: make messages"
+    assert not {m.id for m in CATALOGUE if m.id and not m.string}
+
+
+def test_both_languages_name_the_same_values() -> None:
+    assert not {m.id for m in CATALOGUE if m.id and values_in(str(m.id)) != values_in(str(m.string))}
+
+
+def test_a_message_is_given_what_it_names() -> None:
+    wrong = {place: text for place, text, given in MESSAGES if "**" not in given and values_in(text) - given}
+    assert not wrong
+
+
+def test_what_nothing_says_any_more_is_gone() -> None:
+    assert not {m.id for m in CATALOGUE if m.id} - {text for _, text, _ in MESSAGES}, "make messages"
+
+
+def test_the_compiled_catalogue_is_that_of_the_text() -> None:
+    compiled = io.BytesIO()
+    write_mo(compiled, CATALOGUE)
+    assert PO.with_suffix(".mo").read_bytes() == compiled.getvalue(), "make messages"
+
+
+def test_a_message_is_said_in_either_language(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = RequestError("there is no folder {text}", text="a{b}")
+    assert (error.zh, error.en) == ("没有文件夹 a{b}", "there is no folder a{b}")
+    monkeypatch.setenv("BIMO_LANGUAGE", "zh")
+    assert str(error) == "没有文件夹 a{b}"
+    assert say("there is no folder {text}", text=Listed(["甲", "乙"])) == "没有文件夹 甲、乙"
+    monkeypatch.setenv("BIMO_LANGUAGE", "en")
+    assert say("there is no folder {text}", text=Listed(["a", "b"], "or")) == "there is no folder a or b"
+    inner = Message("there is no folder {text}", text=Both("书", "books"))
+    assert RequestError("there is no folder {text}", text=inner).zh == "没有文件夹 没有文件夹 书"
