@@ -20,8 +20,8 @@ UNSHUFFLE = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Compact(Part):
-    """An autoencoder of ``channels`` latents: ``fine`` wide at a quarter of the side, ``coarse`` at an eighth and, where
-    ``deep`` is not 0, ``deep`` at a sixteenth. Where its latents are, its decoder is ``decoder`` wide.
+    """An autoencoder of ``channels`` latents: ``fine`` wide at a quarter of the side, ``coarse`` at an eighth and,
+    where ``deep`` is not 0, ``deep`` at a sixteenth. Where its latents are, its decoder is ``decoder`` wide.
     """
 
     channels: int = 8
