@@ -108,6 +108,13 @@ def test_light_and_season_are_seen() -> None:
     assert abs(night[2] - night[0]) < 16, "a night in ink is not blue"
 
 
+def test_a_straight_line_is_declared_with_its_width() -> None:
+    scene = Scene(Chance("smoke"), Mood(), Layout())
+    with scene.element("smoke"):
+        scene.line("smoke", [path((0.5, 0.2), (0.5, 0.6))], 0.02)
+    assert scene.elements["smoke"] == [(0.49, 0.19, 0.51, 0.61)]
+
+
 def test_the_layout_says_where_the_moon_is() -> None:
     scene = SUBJECTS["sea moon"].scene("moon", Mood("summer", "night"), Layout(light_x=0.3, light_y=0.2))
     ((left, top, right, bottom),) = scene.elements["moon"]

@@ -230,7 +230,8 @@ def dish_captions(
 
 def _contents(dish: str, boxes: Boxes, chance: Chance) -> list[str]:
     """Two or three of the things that lie in it."""
-    free = [name for name in dishes()[dish].contents if name in boxes]
+    there = [name for name in dishes()[dish].contents if name in boxes]
+    free = [name for name in there if name not in dish] or there
     picked = []
     for _ in range(min(len(free), chance.integer(2, 3))):
         one = chance.pick(free)
