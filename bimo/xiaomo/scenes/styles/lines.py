@@ -68,7 +68,7 @@ def paint_lines(painting: Painting, shape: Shape, style: Style, mood: Mood) -> N
         return
     mask, window = found
     colour = style.colours(painting, mask, shape, mood)
-    if style.name == "qinglu" and shape.material in HILLS:
+    if style.name == "qinglu" and shape.material in HILLS and shape.material != "sand":
         colour = _mineral(painting, mask, shape, mood)
     if finish == "line":
         painting.cover(np.clip(mask * shape.strength, 0, 1), window, colour * 0.92, 0.05)
