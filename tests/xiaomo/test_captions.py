@@ -73,7 +73,7 @@ def test_captions_say_only_what_is_declared() -> None:
         captions = scene_captions(said, plan.key)
         assert captions == scene_captions(said, plan.key)
         assert len(captions) == 12
-        assert {one.lang for one in captions} <= {"zh", "zh-Hant", "en"}
+        assert {one.lang for one in captions} <= {"zh", "zh-Hant", "en", "mixed"}
         for caption in captions:
             assert caption.text
             assert "{" not in caption.text
