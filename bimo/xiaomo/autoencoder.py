@@ -1,4 +1,4 @@
-"""A small convolutional autoencoder, f8, whose latents have unit variance; for flat artwork at little cost.
+"""A small convolutional autoencoder, f8 or f16, whose latents have unit variance; for artwork at little cost.
 
 Space-to-depth by 4 before the first convolution follows the patch stem of arXiv:2201.03545; the noise on the latents
 in training stands in for a KL term, as in arXiv:2410.13720 (appendix) and others.
@@ -20,7 +20,9 @@ UNSHUFFLE = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Compact(Part):
-    """An autoencoder of ``channels`` latents: ``fine`` wide at a quarter of the side, ``coarse`` at an eighth."""
+    """An autoencoder of ``channels`` latents: ``fine`` wide at a quarter of the side, ``coarse`` at an eighth and,
+    where ``deep`` is not 0, ``deep`` at a sixteenth. Where its latents are, its decoder is ``decoder`` wide.
+    """
 
     channels: int = 8
     fine: int = 64
@@ -28,6 +30,7 @@ class Compact(Part):
     decoder: int = 160
     blocks: int = 2
     noise: float = 0.08
+    deep: int = 0
 
     def build(self) -> CompactSpace:
         """The module."""
@@ -35,7 +38,7 @@ class Compact(Part):
 
     def tiny(self) -> Self:
         """Width 8, one block."""
-        return replace(self, fine=8, coarse=8, decoder=8, blocks=1)
+        return replace(self, fine=8, coarse=8, decoder=8, blocks=1, deep=8 if self.deep else 0)
 
 
 class Residual(nn.Module):
@@ -54,14 +57,30 @@ class Residual(nn.Module):
         return x + self.second(act(self.first(act(x))))
 
 
-class CompactSpace(nn.Module):
-    """Latents [B, channels, H / 8, W / 8] of pixels [B, 3, H, W], each channel of unit variance over the data."""
+def _narrowed(part: Compact) -> list[nn.Module]:
+    """From an eighth of the side to a sixteenth, of an encoder that goes so deep."""
+    if not part.deep:
+        return []
+    return [nn.Conv2d(part.coarse, part.deep, 2, stride=2), *(Residual(part.deep) for _ in range(part.blocks))]
 
-    factor = 8
+
+def _widened(part: Compact) -> list[nn.Module]:
+    """And back."""
+    if not part.deep:
+        return []
+    wide = nn.Conv2d(part.decoder, part.coarse * 4, 1)
+    return [wide, nn.PixelShuffle(2), *(Residual(part.coarse) for _ in range(part.blocks))]
+
+
+class CompactSpace(nn.Module):
+    """Latents [B, channels, H / f, W / f] of pixels [B, 3, H, W], each channel of unit variance over the data; f, the
+    ``factor``, is 8, or 16 of a deep one.
+    """
 
     def __init__(self, part: Compact) -> None:
         super().__init__()
         self.channels = part.channels
+        self.factor = 16 if part.deep else 8
         self.noise = part.noise
         pixels = 3 * UNSHUFFLE**2
         self.encoder = nn.Sequential(
@@ -70,13 +89,15 @@ class CompactSpace(nn.Module):
             *(Residual(part.fine) for _ in range(part.blocks)),
             nn.Conv2d(part.fine, part.coarse, 2, stride=2),
             *(Residual(part.coarse) for _ in range(part.blocks)),
-            nn.Conv2d(part.coarse, part.channels, 3, padding=1),
+            *_narrowed(part),
+            nn.Conv2d(part.deep or part.coarse, part.channels, 3, padding=1),
         )
         self.normal = nn.BatchNorm2d(part.channels, momentum=0.02, affine=False)
         self.decoder = nn.Sequential(
             nn.Conv2d(part.channels, part.decoder, 3, padding=1),
             *(Residual(part.decoder) for _ in range(part.blocks + 1)),
-            nn.Conv2d(part.decoder, part.fine * 4, 1),
+            *_widened(part),
+            nn.Conv2d(part.coarse if part.deep else part.decoder, part.fine * 4, 1),
             nn.PixelShuffle(2),
             *(Residual(part.fine) for _ in range(part.blocks)),
             nn.Conv2d(part.fine, pixels, 3, padding=1),

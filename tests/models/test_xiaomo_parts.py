@@ -109,6 +109,30 @@ def test_latents_are_an_eighth_and_decode_to_the_size() -> None:
     x = space.encode(torch.zeros(2, 3, 64, 96))
     assert x.shape == (2, 8, 8, 12)
     assert space.decode(x).shape == (2, 3, 64, 96)
+    assert space.factor == 8
+
+
+def test_latents_of_a_deep_one_are_a_sixteenth() -> None:
+    space = Compact(channels=16, deep=64).tiny().build().eval()
+    x = space.encode(torch.zeros(2, 3, 64, 96))
+    assert x.shape == (2, 16, 4, 6)
+    assert (space.factor, space.shape((96, 64))) == (16, (16, 4, 6))
+    assert space.decode(x).shape == (2, 3, 64, 96)
+
+
+def test_a_deep_one_learns_to_reconstruct() -> None:
+    torch.manual_seed(0)
+    space = Compact(channels=4, deep=16, fine=16, coarse=16, decoder=16, blocks=1).build().train()
+    pixels = torch.nn.functional.interpolate(torch.randn(1, 3, 2, 2).tanh(), size=(32, 32))
+    fit = torch.optim.Adam(space.parameters(), 5e-3)
+    losses = []
+    for _ in range(60):
+        loss = (space.reconstruct(pixels, torch.zeros(1, *space.shape((32, 32)))) - pixels).square().mean()
+        fit.zero_grad()
+        loss.backward()
+        fit.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 4
 
 
 @pytest.mark.parametrize(

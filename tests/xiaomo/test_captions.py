@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from bimo.xiaomo.captions.lexicon import elements, elements_of, mood_of, moods, styles, subjects
 from bimo.xiaomo.captions.phrases import MEASURES, dish_captions, said_of_subject, said_of_verse, scene_captions
-from bimo.xiaomo.captions.verses import drawn_verses, held_out, verses
+from bimo.xiaomo.captions.verses import COLLECTIONS, derive, drawn_verses, held_out, verses, write_table
 from bimo.xiaomo.dishes.plan import draw_dish, plan_dishes, table_kind
 from bimo.xiaomo.dishes.table import dishes
 from bimo.xiaomo.dishes.vessels import VESSELS
@@ -65,6 +68,18 @@ def test_a_scene_for_a_verse_holds_what_the_verse_names() -> None:
         assert set(verse.elements) <= set(scene.elements), verse.line
 
 
+def test_the_table_of_verses_is_derived_from_the_collections(tmp_path: Path) -> None:
+    poem = {"author": "王維", "title": "山居秋暝", "paragraphs": ["明月松間照，清泉石上流。", "不知何處。"]}
+    for name in COLLECTIONS:
+        (tmp_path / name).write_text(json.dumps([poem]), "utf-8")
+    (verse,) = derive(tmp_path)
+    assert (verse.line, verse.title, verse.author) == ("明月松间照，清泉石上流。", "山居秋暝", "王维")
+    assert set(verse.elements) == {"moon", "pine", "spring", "rock"}
+    assert verse.clauses == ("明月松间照", "清泉石上流")
+    write_table([verse], tmp_path / "verses.tsv")
+    assert (tmp_path / "verses.tsv").read_text("utf-8").splitlines()[2] == "明月松间照，清泉石上流。\t山居秋暝\t王维"
+
+
 def test_captions_say_only_what_is_declared() -> None:
     names = {one.zh[0]: element for element, one in elements().items()}
     for plan in list(plan_scenes(60)):
@@ -73,7 +88,7 @@ def test_captions_say_only_what_is_declared() -> None:
         captions = scene_captions(said, plan.key)
         assert captions == scene_captions(said, plan.key)
         assert len(captions) == 12
-        assert {one.lang for one in captions} <= {"zh", "zh-Hant", "en"}
+        assert {one.lang for one in captions} <= {"zh", "zh-Hant", "en", "mixed"}
         for caption in captions:
             assert caption.text
             assert "{" not in caption.text

@@ -12,7 +12,8 @@ import pytest
 
 from bimo.xiaomo.chance import Chance
 from bimo.xiaomo.heldout import held_out_scene
-from bimo.xiaomo.scenes.description import LIGHTS, SEASONS, WEATHERS, Layout, Mood
+from bimo.xiaomo.scenes.description import LIGHTS, SEASONS, WEATHERS, Layout, Mood, Scene
+from bimo.xiaomo.scenes.geometry import box, path
 from bimo.xiaomo.scenes.plan import ScenePlan, draw_scene, pairs, plan_scenes
 from bimo.xiaomo.scenes.styles import STYLES, render
 from bimo.xiaomo.scenes.subjects import SUBJECTS
@@ -79,6 +80,18 @@ def test_moods_suit_the_subject() -> None:
             assert not (mood.weather == "snow" and mood.season != "winter")
 
 
+@pytest.mark.parametrize("style", STYLES)
+def test_a_thing_of_which_the_picture_has_one_column_is_painted(style: str) -> None:
+    for shift in range(-2, 9):
+        scene = Scene(Chance("edge"), Mood(), Layout())
+        scene.fill("sky", scene.whole)
+        for material in ("wall", "food", "ridge"):
+            scene.fill(material, box(-0.3, 0.2, -shift / 64, 0.8))
+            scene.fill(material, box(0.2, -0.3, 0.8, -shift / 64))
+        scene.line("trunk", [path((-shift / 64, 0.2), (-shift / 64, 0.8))], 0.002)
+        assert render(scene, STYLES[style], 64).size == (64, 64)
+
+
 def test_light_and_season_are_seen() -> None:
     subject = SUBJECTS["bridge"]
 
@@ -93,6 +106,13 @@ def test_light_and_season_are_seen() -> None:
         assert by_season["summer"][1] - by_season["summer"][0] > by_season["autumn"][1] - by_season["autumn"][0] + 10
     night = mean(Mood("summer", "night"), "ink")
     assert abs(night[2] - night[0]) < 16, "a night in ink is not blue"
+
+
+def test_a_straight_line_is_declared_with_its_width() -> None:
+    scene = Scene(Chance("smoke"), Mood(), Layout())
+    with scene.element("smoke"):
+        scene.line("smoke", [path((0.5, 0.2), (0.5, 0.6))], 0.02)
+    assert scene.elements["smoke"] == [(0.49, 0.19, 0.51, 0.61)]
 
 
 def test_the_layout_says_where_the_moon_is() -> None:

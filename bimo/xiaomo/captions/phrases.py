@@ -5,7 +5,7 @@ Nothing is said that the picture does not declare. All chance comes from the pic
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bimo.xiaomo.artwork.captions import Text, traditional
@@ -18,7 +18,8 @@ from bimo.xiaomo.heldout import held_out_verse
 from bimo.xiaomo.scenes.description import Mood
 
 Boxes = Mapping[str, Sequence[Sequence[float]]]
-SHARES: Mapping[str, float] = {"zh": 0.62, "zh-Hant": 0.05, "en": 0.33}
+Writer = Callable[[Chance], str]
+SHARES: Mapping[str, float] = {"zh": 0.58, "zh-Hant": 0.05, "en": 0.32, "mixed": 0.05}
 #: Declared, but not what one asks for by name.
 UNSAID = frozenset({"seal", "bank", "table", "rider", "terrace rail", "moonlight", "temple hall", "hill"})
 #: With what a dish in a vessel is counted.
@@ -84,21 +85,35 @@ def said_of_verse(verse: Verse, style: str, mood: Mood, boxes: Boxes) -> Said:
     table = elements()
     zh = "和".join(filter(None, ("、".join(table[one].zh[0] for one in named[:-1]), table[named[-1]].zh[0])))
     en = " and ".join(filter(None, (", ".join(table[one].en[0] for one in named[:-1]), table[named[-1]].en[0])))
-    return Said((zh,), (en,), style, mood, boxes, (verse.line.rstrip("。"), *parts))
+    return Said((zh,), (en,), style, mood, boxes, (verse.line.rstrip("。？！；"), *parts))
 
 
 def scene_captions(said: Said, key: str, count: int = 12) -> list[Text]:
     """`count` captions of a scene, in the shares of languages; the first is in Chinese."""
-    chance = Chance(f"{key}/captions")
-    made = [Text(_chinese(said, chance), "zh")]
+    return _several(
+        Chance(f"{key}/captions"),
+        count,
+        lambda chance: _chinese(said, chance),
+        lambda chance: _english(said, chance),
+        lambda chance: _mixed(_usual((*said.verses, *said.zh), chance), said.style, chance),
+    )
+
+
+def _several(chance: Chance, count: int, chinese: Writer, english: Writer, mixed: Writer) -> list[Text]:
+    """Captions in the shares of languages, the first in Chinese; some Chinese ones end with a full stop."""
+    made: list[Text] = []
     while len(made) < count:
-        language = chance.weighted(list(SHARES), list(SHARES.values()))
-        if language == "en":
-            made.append(Text(_english(said, chance), "en"))
-        else:
-            text = _chinese(said, chance)
-            made.append(Text(traditional(text) if language == "zh-Hant" else text, language))
+        language = chance.weighted(list(SHARES), list(SHARES.values())) if made else "zh"
+        text = {"en": english, "mixed": mixed}.get(language, chinese)(chance)
+        if language != "en" and chance.chance(0.06):
+            text += "。"
+        made.append(Text(traditional(text) if language == "zh-Hant" else text, language))
     return made
+
+
+def _mixed(name: str, style: str, chance: Chance) -> str:
+    """A Chinese name with its style in English, as many write who know the style by that name."""
+    return chance.pick(("{n}，{s}", "{n}, {s}", "{n} {s}")).format(n=name, s=chance.pick(styles()[style].en))
 
 
 def _usual(names: Sequence[str], chance: Chance) -> str:
@@ -216,21 +231,19 @@ def dish_captions(
     dish: str, vessel: str, style: str, boxes: Boxes, table: str, key: str, count: int = 12
 ) -> list[Text]:
     """`count` captions of a dish; the first is in Chinese."""
-    chance = Chance(f"{key}/captions")
-    made = [Text(_dish_zh(dish, vessel, style, boxes, table, chance), "zh")]
-    while len(made) < count:
-        language = chance.weighted(list(SHARES), list(SHARES.values()))
-        if language == "en":
-            made.append(Text(_dish_en(dish, vessel, style, boxes, table, chance), "en"))
-        else:
-            text = _dish_zh(dish, vessel, style, boxes, table, chance)
-            made.append(Text(traditional(text) if language == "zh-Hant" else text, language))
-    return made
+    return _several(
+        Chance(f"{key}/captions"),
+        count,
+        lambda chance: _dish_zh(dish, vessel, style, boxes, table, chance),
+        lambda chance: _dish_en(dish, vessel, style, boxes, table, chance),
+        lambda chance: _mixed(dish, style, chance),
+    )
 
 
 def _contents(dish: str, boxes: Boxes, chance: Chance) -> list[str]:
     """Two or three of the things that lie in it."""
-    free = [name for name in dishes()[dish].contents if name in boxes]
+    there = [name for name in dishes()[dish].contents if name in boxes]
+    free = [name for name in there if name not in dish] or there
     picked = []
     for _ in range(min(len(free), chance.integer(2, 3))):
         one = chance.pick(free)

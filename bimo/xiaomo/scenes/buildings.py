@@ -150,25 +150,6 @@ def arch_bridge(scene: Scene, x: float, foot: float, span: float, rise: float) -
     scene.mirror(first, foot, 0.42, 0.7)
 
 
-def plank_bridge(scene: Scene, x: float, y: float, span: float) -> None:
-    """A bridge of planks on posts."""
-    first = len(scene.shapes)
-    with scene.element("bridge"):
-        posts = [path((x + k * span, y), (x + k * span, y + 0.05)) for k in (-0.32, -0.11, 0.11, 0.32)]
-        scene.line("dark_wood", posts, 0.009, rough=0.3)
-        scene.fill(
-            "wood",
-            path(
-                (x - span / 2, y - 0.004),
-                (x + span / 2, y - 0.004),
-                (x + span / 2, y + 0.012),
-                (x - span / 2, y + 0.012),
-            ),
-            rough=0.5,
-        )
-    scene.mirror(first, y + 0.05, 0.3)
-
-
 def upturned_roof(x: float, eaves: float, wide: float, high: float, curl: float = 1.0) -> Path:
     """The outline of a roof whose corners turn up."""
     half = wide / 2

@@ -121,8 +121,11 @@ class Shape:
 
     @property
     def box(self) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom, widths of strokes left out."""
-        return bounds([*self.fills, *(stroke.points for stroke in self.strokes)])
+        """Left, top, right and bottom."""
+        wide = max((max(one.begin, one.end) for one in self.strokes), default=0.0) / 2
+        inner = [*self.fills, *(one.points for one in self.strokes)]
+        left, top, right, bottom = bounds(inner)
+        return left - wide, top - wide, right + wide, bottom + wide
 
 
 class Scene:

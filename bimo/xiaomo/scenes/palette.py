@@ -216,7 +216,6 @@ MATERIALS: Mapping[str, Material] = {
     "grass": _line(
         {"snow": (168, 164, 150), "spring": (104, 152, 60), "summer": (68, 128, 54), "autumn": (168, 130, 62)}, 0.7
     ),
-    "fruit": _body((226, 62, 48), accent=True),
     "flower_red": _body((226, 56, 60), accent=True),
     "flower_yellow": _body((250, 214, 70), accent=True),
     "wall": _body((246, 243, 234), 0.8),
@@ -308,7 +307,6 @@ MATERIALS: Mapping[str, Material] = {
         detail=0.1,
         lit=False,
     ),
-    "cloud_line": _line({"day": (120, 140, 158), "dusk": (170, 98, 84), "night": (150, 166, 206)}, 0.6),
     "mist": Material(
         {"day": (244, 246, 244), "dawn": (250, 230, 220), "dusk": (250, 206, 172), "night": (112, 128, 170)},
         "air",

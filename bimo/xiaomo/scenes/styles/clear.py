@@ -33,7 +33,7 @@ def paint_clear(painting: Painting, shape: Shape, style: Style, mood: Mood) -> N
         least = 0.05 if shape.material == "peak" else 0.3
         veil = veil * (least + (1 - least) * painting.fading(mask, window, shape.fade * 1.6))
     colour = style.colours(painting, mask, shape, mood)
-    if material.finish == "body" and mask.size > 30:
+    if material.finish == "body" and min(mask.shape) > 1:
         colour = _modelled(painting, mask, window, colour)
     painting.cover(veil, window, colour, 0.05 if material.finish != "body" else 0.03)
 

@@ -56,7 +56,6 @@ CUT_OUT = frozenset(
         "terrace_edge",
         "snowfall",
         "foam",
-        "white_bird",
         "moss",
         "plume",
         "bird_line",

@@ -9,7 +9,6 @@ import numpy as np
 from bimo.xiaomo.chance import Floats
 from bimo.xiaomo.scenes.brush import Painting, blurred
 from bimo.xiaomo.scenes.description import Layout, Mood, Shape
-from bimo.xiaomo.scenes.geometry import arc, path
 from bimo.xiaomo.scenes.palette import MATERIALS, Material
 from bimo.xiaomo.scenes.styles.style import LUMINANCE, UNDRAWN, Style, outlines
 from bimo.xiaomo.scenes.styles.washes import finish_scroll, paint_wash
@@ -68,7 +67,7 @@ def paint_lines(painting: Painting, shape: Shape, style: Style, mood: Mood) -> N
         return
     mask, window = found
     colour = style.colours(painting, mask, shape, mood)
-    if style.name == "qinglu" and shape.material in HILLS:
+    if style.name == "qinglu" and shape.material in HILLS and shape.material != "sand":
         colour = _mineral(painting, mask, shape, mood)
     if finish == "line":
         painting.cover(np.clip(mask * shape.strength, 0, 1), window, colour * 0.92, 0.05)
@@ -141,18 +140,6 @@ def finish_porcelain(painting: Painting, style: Style, mood: Mood, layout: Layou
         pixels = pixels * (1 - outside) + table * outside
     gloss = np.exp(-(((painting.x - 0.3) / 0.35) ** 2) - ((painting.y - 0.22) / 0.22) ** 2)[..., None] * 0.10
     painting.pixels = np.clip(pixels + gloss * (1 - pixels), 0, 1).astype(np.float32)
-
-
-def fish_scale_waves(top: float, bottom: float) -> list[np.ndarray]:
-    """Rows of small arcs, as water is drawn in fine line."""
-    rows, y, number = [], top, 0
-    while y < bottom:
-        size = 0.022 + 0.03 * (y - top) / max(0.05, bottom - top)
-        shift = (number % 2) * size
-        count = int(1 / (2 * size)) + 2
-        rows += [arc(shift + 2 * size * k, y, size, size * 0.55, math.pi, math.tau, 8) for k in range(count)]
-        y, number = y + size * 0.9, number + 1
-    return rows or [path((0, top), (1, top))]
 
 
 GONGBI = Style(

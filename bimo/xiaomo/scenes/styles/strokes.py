@@ -172,9 +172,9 @@ def _draw_strokes(pen: ImageDraw.ImageDraw, paths: Floats, tone: Floats, width: 
     dark = as_bytes(tone * (1 - 0.8 * ridge))
     offset = np.array([0.28, 0.34], np.float32) * width[:, None, None]
     lists = (
-        paths.reshape(len(paths), -1).tolist(),
-        (paths - offset).reshape(len(paths), -1).tolist(),
-        (paths + offset).reshape(len(paths), -1).tolist(),
+        paths.reshape(len(paths), 10).tolist(),
+        (paths - offset).reshape(len(paths), 10).tolist(),
+        (paths + offset).reshape(len(paths), 10).tolist(),
     )
     for main, upper, lower, own, bright, deep, wide in zip(
         *lists, colours.tolist(), light.tolist(), dark.tolist(), width.tolist(), strict=True

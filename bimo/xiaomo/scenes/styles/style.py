@@ -102,7 +102,7 @@ def note_strokes(painting: Painting, mask: Floats, window: Window, shape: Shape)
         angle = 0.5 * (painting.low[window] - 0.5)
     elif material.lean == "upright":
         angle = np.pi / 2 + 0.5 * (painting.low[window] - 0.5)
-    elif material.lean == "around" and mask.size > 16:
+    elif material.lean == "around" and min(mask.shape) > 1:
         down, across = np.gradient(mask.astype(np.float32))
         angle = np.arctan2(across, -down)
     else:

@@ -123,9 +123,9 @@ def _hillside(scene: Scene, edge: np.ndarray, depth: float) -> None:
         for _ in range(count):
             x = chance.uniform()
             y = height_at(edge, x) + 0.035 + chance.uniform() ** 1.4 * 0.22
-            r = 0.005 + 0.010 * (1 - depth) * chance.uniform()
+            r = 0.004 + 0.007 * (1 - depth) * chance.uniform()
             dots.append(blob(chance, x, y, r * 1.3, r, 0.3, 9))
-        scene.fill(material, *dots, depth=depth, strength=0.72)
+        scene.fill(material, *dots, depth=depth, strength=0.55)
 
 
 def old_pagoda(scene: Scene) -> None:

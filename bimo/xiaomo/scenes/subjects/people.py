@@ -268,6 +268,57 @@ def city_night(scene: Scene) -> None:
     figures.boat(scene, layout.second_x, 0.88, 0.09, True, True)
 
 
+def cliff_town(scene: Scene) -> None:
+    """洪崖洞: tiers of stilt houses against a cliff, all their windows lit, above the river."""
+    layout = scene.layout
+    water = layout.horizon + 0.20
+    sky.sky(scene, water + 0.02)
+    sky.light_of_the_hour(scene)
+    buildings.skyline(scene, layout.horizon - 0.04, 9, 0.05, 0.16, 0.55)
+    middle = layout.main_x
+    terrain.peak(scene, middle, water + 0.01, 1.25, 0.44, "cliff", 0.12, "cliff")
+    first = len(scene.shapes)
+    tiers = 4 + round(layout.density)
+    with scene.element("stilt houses"):
+        for tier in range(tiers):
+            near = tier / (tiers - 1)
+            foot = water - 0.36 * (1 - near)
+            wide, count = 0.30 + 0.42 * near, 2 + tier // 2
+            scene.line(
+                "dark_wood",
+                [path((middle + wide * k, foot), (middle + wide * k, foot + 0.06)) for k in np.linspace(-0.5, 0.5, 9)],
+                0.008,
+                rough=0.2,
+            )
+            for place in range(count):
+                x = middle + wide * ((place + 0.5) / count - 0.5)
+                buildings.pavilion(
+                    scene,
+                    x,
+                    foot,
+                    wide / count * 0.92,
+                    0.06 * (1 - near),
+                    storeys=2 if tier == 0 else 1,
+                    name="pavilion",
+                )
+                lit = wide / count * 0.92
+                scene.fill(
+                    "window",
+                    box(x - lit * 0.28, foot - lit * 0.40, x + lit * 0.28, foot - lit * 0.15),
+                    strength=0.85,
+                    rough=0.1,
+                )
+    buildings.lantern_row(scene, (middle - 0.40, water - 0.06), (middle + 0.40, water - 0.06), 0.02, 0.030, 10)
+    shapes = list(scene.shapes[first:])
+    terrain.lake(scene, water)
+    start = len(scene.shapes)
+    scene.shapes += shapes
+    scene.mirror(start, water + 0.004, 0.42, 0.7)
+    del scene.shapes[-len(shapes) :]
+    terrain.ripples(scene, water + 0.04, 1.0, 34)
+    figures.boat(scene, layout.second_x, 0.92, 0.09, True, True)
+
+
 def moon_gazing(scene: Scene) -> None:
     """床前明月光: someone at a moon window looks up to the moon."""
     layout = scene.layout
@@ -441,6 +492,16 @@ PEOPLE = (
         {"main_size": (0.40, 0.5)},
         lights=("night", "night", "dusk", "day"),
         weathers=("clear", "clear", "rain"),
+        styles=TODAY,
+    ),
+    Subject(
+        "cliff town",
+        "山城吊脚楼",
+        "a town of stilt houses on a cliff above the river",
+        cliff_town,
+        {"main_x": (0.44, 0.56), "horizon": (0.46, 0.54)},
+        lights=("night", "night", "dusk"),
+        weathers=("clear", "clear", "mist", "rain"),
         styles=TODAY,
     ),
     Subject(
