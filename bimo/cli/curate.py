@@ -359,7 +359,7 @@ class RichBar:
         if self._task is not None:
             self._bar.update(self._task, visible=False)
         self._rows = self._kept = 0
-        self._task = self._bar.add_task(say(zh, en), total=total, kept="")
+        self._task = self._bar.add_task(say(Both(zh, en)), total=total, kept="")
 
     def advance(self, rows: int, kept: int | None = None) -> None:
         """So many rows more were done."""

@@ -10,7 +10,7 @@ import typer
 
 from bimo.cli.terminal import console, print_json
 from bimo.core.errors import RequestError
-from bimo.core.messages import say
+from bimo.core.messages import Both, say
 from bimo.hub import model_info, registry
 
 if TYPE_CHECKING:
@@ -247,7 +247,7 @@ def numbers(dtype: Dtype) -> torch.dtype:
 
 
 def _source(row: dict[str, Any]) -> str:
-    return say(model_info.SOURCES[row["source"]], row["source"])
+    return say(Both(model_info.SOURCES[row["source"]], row["source"]))
 
 
 def _weights(row: dict[str, Any]) -> str:

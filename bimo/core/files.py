@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bimo.core.errors import BimoError, DataError, RequestError
-from bimo.core.messages import Both
+from bimo.core.messages import Message
 
 MAXIMUM_PICTURE_PIXELS = 1 << 26
 #: A picture's file may be as large as this; what it unpacks to has the limit above.
@@ -102,9 +102,7 @@ def alone(folder: Path, error: type[BimoError] = DataError) -> Generator[None]:
 
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise error(
-                f"另一次运行正在用 {folder}；请等它结束", f"another run is at work in {folder}; wait until it ends"
-            ) from None
+            raise error(Message("another run is at work in {folder}; wait until it ends", folder=folder)) from None
         except ImportError:
             # Windows has no such locks; there it is up to the user.
             pass

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from bimo.core.checkpoint_io import unfilled
 from bimo.core.errors import BimoError, DataError, RecipeError, TrainingError
-from bimo.core.messages import Both, say
+from bimo.core.messages import Both, Message, say
 from bimo.core.part import Part
 from bimo.core.recipe import Recipe, Stage
 from bimo.data.loader import Pictures
@@ -88,7 +88,7 @@ def check_stages(
         zh, en = f"{zh}；或者略过它们：{less}", f"{en}; or leave them out: {less}"
     kinds = {kind for kind, _, _ in found}
     kind = kinds.pop() if len(kinds) == 1 else TrainingError
-    raise kind(f"还没有开始：{zh}", f"nothing was begun yet: {en}")
+    raise kind(Message("nothing was begun yet: {lacking}", lacking=Both(zh, en)))
 
 
 def lacks(prospect: Prospect) -> Iterator[BimoError]:

@@ -24,7 +24,7 @@ from bimo.curation.filters.caption_rules import (
 from bimo.curation.steps import CaptionStep, Verdict
 
 STEPS = (*(Normal(), Meaningless(), Adverts(), Adverts(tails="trim"), Length(), HanShare(), Language(), Repetition()),)
-CAPTIONS = Path(__file__).resolve().parents[3] / "../shared/data/captions/coco-cn_ext.icap2020.txt"
+CAPTIONS = Path(__file__).resolve().parents[2] / "../shared/data/captions/coco-cn_ext.icap2020.txt"
 #: Captions of the demonstration set that Taiyi's authors published (Fengshenbang-LM, Apache-2.0): the web as it is.
 OF_THE_WEB = (
     "牛津高阶英汉双解词典 (第6版)(内容一致,印次、封面或原价不同,统一售价,随机发货",

@@ -20,7 +20,7 @@ from bimo.curation.dedup import duplicates, hamming_index
 from bimo.curation.dedup.duplicates import Duplicates
 from bimo.curation.steps import Change, PictureStep, TableStep
 
-PHOTOS = Path(__file__).parents[3] / "../shared/data/photos_howtocook/img"
+PHOTOS = Path(__file__).parents[2] / "../shared/data/photos_howtocook/img"
 
 
 class Rows:
@@ -33,7 +33,7 @@ class Rows:
 
     def column(self, name: str) -> np.ndarray:
         if name not in self.columns:
-            raise DataError(f"没有 {name}", f"no {name}")
+            raise DataError("no {name}", name=name)
         return self.columns[name]
 
     def pieces(self, name: str) -> Iterator[np.ndarray]:

@@ -24,7 +24,7 @@ from bimo.curation.readers.fetch import Limits, fetch, is_outside, refused
 from bimo.curation.readers.reading import picture_bytes
 from bimo.curation.readers.rows import Broken, Place, Row
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def photo(number: int) -> bytes:

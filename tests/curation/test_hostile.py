@@ -27,7 +27,7 @@ from bimo.curation.decoded_image import see
 from bimo.curation.readers import reading
 from bimo.curation.readers.rows import Broken, Row, Unusable
 
-DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "curation.md"
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "curation.md"
 KEPT = "kept"
 GOOD = "好的一张"
 

@@ -16,7 +16,7 @@ from bimo.curation.decoded_image import DecodedImage
 from bimo.curation.filters.image_rules import Aspect, Borders, Flat, MinSide, Sharpness, Still, copy_of
 from bimo.curation.steps import PictureStep, Verdict
 
-PHOTOS = Path(__file__).resolve().parents[3] / "../shared/data/photos_howtocook/img"
+PHOTOS = Path(__file__).resolve().parents[2] / "../shared/data/photos_howtocook/img"
 STEPS = (MinSide(), Aspect(), Still(), Sharpness(), Flat(), Borders())
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bimo.curation.filters.pii import TAGS, Pii, check_of, passes_luhn, private
 from bimo.curation.steps import CaptionStep, Verdict
 
-SHARED = Path(__file__).resolve().parents[3] / "../shared/data"
+SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
 #: Made up, with the right check digits; 4111... and 6222... are the card schemes' published test numbers and the like.
 IDENTITY = "11010519491231002X"
 

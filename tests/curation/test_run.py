@@ -29,7 +29,7 @@ from bimo.curation.report import summary
 from bimo.curation.steps import Curation, Tools
 from bimo.data import shards
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 FILES = (("steps_for_runs", str(Path(__file__).with_name("steps_for_runs.py"))),)
 steps = load_file(FILES[0][0], Path(FILES[0][1]))
 COUNT = 150

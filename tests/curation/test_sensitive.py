@@ -14,7 +14,7 @@ from bimo.curation.filters.sensitive import Search, Sensitive
 from bimo.curation.steps import CaptionStep, Verdict
 from bimo.prompts.normalise import normal
 
-SHARED = Path(__file__).resolve().parents[3] / "../shared/data"
+SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
 
 
 @pytest.fixture(scope="module")

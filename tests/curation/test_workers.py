@@ -88,7 +88,7 @@ if __name__ == "__main__":
 def test_workers_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:
     script = tmp_path / "orphans.py"
     script.write_text(ORPHANS)
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[2]
     command = [sys.executable, str(script), FILES[0][1]]
     environment = os.environ | {"PYTHONPATH": str(root)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as parent:
@@ -127,6 +127,6 @@ print(pyarrow.table({"a": [1]}).to_pandas().shape, len(pyarrow.array(pandas.Seri
 
 def test_a_worker_loads_little_and_pandas_can_still_be_had() -> None:
     pytest.importorskip("pandas")
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([sys.executable, "-c", LIGHT], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["[]", "(1, 1) 2"]

@@ -211,7 +211,7 @@ def test_groups_keep_the_state_of_their_parameters(run: Path, tiny_shards: Path)
         (recipe(replace(BASE, name="other"), MORE), "half way"),
         (recipe(replace(BASE, steps=1), MORE), "1 steps are past"),
         (recipe(MORE), "half way"),
-        (replace(recipe(), text=()), "another recipe"),
+        (replace(recipe(), text_encoders=()), "another recipe"),
     ],
 )
 def test_what_cannot_change_half_way_is_refused(wanted: Recipe, said: str, run: Path, tiny_shards: Path) -> None:

@@ -65,7 +65,7 @@ def reading(folder: Folder) -> Reading:
     space = latent(folder.config("vae"))
     factor = 2 ** (len(space.block_channels) - 1)
     side = denoiser.size * factor
-    null = "unsaid" if folder.index.get("force_zeros_for_empty_prompt") else "empty"
+    null = "zeros_without_negative" if folder.index.get("force_zeros_for_empty_prompt") else "empty"
     guide, steps = guide_of(denoiser, Guidance(scale=GUIDANCE, unconditional=null))
     level = Level(
         name=LEVEL,

@@ -183,7 +183,7 @@ def _form(system: System) -> Form:
             return form
     parts = " + ".join((*towers, denoiser))
     painted = ("，带蒙版", ", with a mask") if masked else ("", "")
-    near = Both(*WANTING.get(denoiser, ""))
+    near = Both(*WANTING.get(denoiser, ("", "")))
     raise RecipeError(
         "no pipeline of diffusers draws {name} ({parts}, {count} levels{painted}){near}; use --to bimo",
         name=recipe.name,

@@ -1,6 +1,6 @@
 """Which word means which kind: the hand-written table first, then names, then keywords; every word has one owner.
 
-The table `artwork_words.tsv` is this project's own: emoji, classifier, Chinese words, English words, most usual first.
+The table `words.tsv` is this project's own: emoji, classifier, Chinese words, English words, most usual first.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Row = tuple[str, tuple[str, ...], tuple[str, ...]]
 
 def read_aliases() -> dict[str, Row]:
     """Emoji without variation selector -> (classifier, Chinese words, English words); DataError on a bad row."""
-    text = resources.files("bimo.data").joinpath("artwork_words.tsv").read_text("utf-8")
+    text = resources.files("bimo.xiaomo.artwork").joinpath("words.tsv").read_text("utf-8")
     rows = list(csv.reader(io.StringIO(text), delimiter="\t"))
     table: dict[str, Row] = {}
     for number, row in enumerate(rows, 1):

@@ -18,7 +18,7 @@ def test_everyday_words_are_enough_and_differ() -> None:
 
 
 def test_unknown_words_are_in_no_table() -> None:
-    table = resources.files("bimo.data").joinpath("artwork_words.tsv").read_text("utf-8")
+    table = resources.files("bimo.xiaomo.artwork").joinpath("words.tsv").read_text("utf-8")
     known = {
         word for line in table.splitlines()[1:] for cell in line.split("\t")[2:] for word in cell.lower().split("/")
     }
