@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bimo.core.errors import BimoError, DataError, RequestError
-from bimo.core.messages import Message
+from bimo.core.messages import Both, Message
 
 MAXIMUM_PICTURE_PIXELS = 1 << 26
 #: A picture's file may be as large as this; what it unpacks to has the limit above.

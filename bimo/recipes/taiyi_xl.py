@@ -89,8 +89,8 @@ taiyi_xl = Recipe(
             train=("text.1.*", "contrast.*"),
             size=(512, 512),
             note="The second stage of the paper: CLIP with a larger vocabulary and 512 positions "
-            "(bimo.models.text_encoders.extend) learns from pairs in both languages by contrast. Rate, batch and data were "
-            "not published; here a tower over latents stands for CLIP's image tower.",
+            "(bimo.models.text_encoders.extend) learns from pairs in both languages by contrast. Rate, batch and "
+            "data were not published; here a tower over latents stands for CLIP's image tower.",
         ),
         Stage(
             name="learn to draw",
