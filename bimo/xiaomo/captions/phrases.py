@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from bimo.xiaomo.artwork.captions import Text, traditional
 from bimo.xiaomo.captions.lexicon import elements, elements_of, mood_of, moods, styles, subjects
-from bimo.xiaomo.captions.verses import Verse
+from bimo.xiaomo.captions.verses import Verse, held_out
 from bimo.xiaomo.chance import Chance
 from bimo.xiaomo.dishes.table import dishes, ingredients
 from bimo.xiaomo.dishes.vessels import VESSELS
@@ -63,7 +63,7 @@ class Said:
 def said_of_subject(subject: str, style: str, mood: Mood, boxes: Boxes) -> Said:
     """What may be said of a scene of a subject; verses that are held out are not."""
     named = subjects()[subject]
-    lines = tuple(line for line in named.words if not held_out_verse(line) and _fits(line, mood, boxes))
+    lines = tuple(line for line in named.words if not held_out(Verse(line)) and _fits(line, mood, boxes))
     zh, en = (tuple(name for name in names if _fits(name, mood, boxes)) or names for names in (named.zh, named.en))
     return Said(zh, en, style, mood, boxes, lines)
 

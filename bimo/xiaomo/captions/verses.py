@@ -30,8 +30,8 @@ class Verse:
     """One line as it is printed, in simplified characters, and where it stands."""
 
     line: str
-    title: str
-    author: str
+    title: str = ""
+    author: str = ""
 
     @property
     def elements(self) -> tuple[str, ...]:
