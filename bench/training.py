@@ -38,7 +38,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from bimo.core.recipe import Level, Recipe, Stage
-from bimo.core.types import TextEncoding
+from bimo.core.tensors import TextEncoding
 from bimo.data.loader import Pictures
 from bimo.data.shards import read, shard_name, write_index, write_shard
 from bimo.diffusion.schedules import Ddpm

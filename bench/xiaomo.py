@@ -148,7 +148,7 @@ def plain(system: System, steps: int) -> Any:
     import torch
     from PIL import Image
 
-    from bimo.core.types import Conditioning, TextEncoding
+    from bimo.core.tensors import Conditioning, TextEncoding
 
     expected, level = system.recipe.levels
     width, height = system.recipe.request.size

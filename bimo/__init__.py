@@ -6,8 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bimo.core.picture import Picture
     from bimo.core.recipe import Recipe
-    from bimo.core.types import Picture, Request
+    from bimo.core.request import Request
     from bimo.diffusion.batching import draw
     from bimo.hub.registry import load, recipe
 
@@ -16,9 +17,9 @@ __all__ = ["Picture", "Recipe", "Request", "draw", "load", "recipe"]
 
 #: Where each name lives; it is imported when it is first asked for, so that `import bimo` is light.
 _HOMES = {
-    "Picture": "bimo.core.types",
+    "Picture": "bimo.core.picture",
     "Recipe": "bimo.core.recipe",
-    "Request": "bimo.core.types",
+    "Request": "bimo.core.request",
     "draw": "bimo.diffusion.batching",
     "load": "bimo.hub.registry",
     "recipe": "bimo.hub.registry",

@@ -21,7 +21,9 @@ from bimo.cli.terminal import print_json
 from bimo.core.errors import RecipeError, RequestError
 from bimo.core.messages import say
 from bimo.core.output_path import OutputPath
-from bimo.core.types import DenoiserInput, Picture, Request, checked, read_metadata
+from bimo.core.picture import Picture, read_metadata
+from bimo.core.request import Request, checked
+from bimo.core.tensors import DenoiserInput
 from bimo.hub import memory, registry
 
 if TYPE_CHECKING:
@@ -181,7 +183,7 @@ def _loaded(name: str, recorded: bool, size: tuple[int, int] | None, dtype: Dtyp
 
 def _filled(system: System, request: Request, dtype: Dtype) -> Request:
     """The request with all that it leaves open. Raises RequestError for one that does not fit into memory."""
-    from bimo.diffusion.sampling import fill_request
+    from bimo.diffusion.request_validation import fill_request
 
     if request.seed is None:
         request = request.model_copy(update={"seed": secrets.randbelow(2**32)})

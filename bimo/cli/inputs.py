@@ -14,7 +14,8 @@ import pydantic
 from bimo.core.errors import RequestError
 from bimo.core.files import MAXIMUM_PICTURE_BYTES, demand_regular, read_regular
 from bimo.core.messages import Message, say
-from bimo.core.types import Picture, Pixels
+from bimo.core.picture import Picture
+from bimo.core.request import Pixels
 
 if TYPE_CHECKING:
     from bimo.diffusion.system import System

@@ -13,7 +13,7 @@ from typing import Any
 from bimo.core.errors import DataError, RequestError
 from bimo.core.files import write_whole
 from bimo.core.messages import Both, Wording
-from bimo.core.types import read_metadata
+from bimo.core.picture import read_metadata
 from bimo.curation import folder
 from bimo.curation.filters.dictionary import has_han
 from bimo.curation.readers.rows import Unusable

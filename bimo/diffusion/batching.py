@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
-from bimo.core.types import DenoiserInput, Picture, Request
+from bimo.core.picture import Picture
+from bimo.core.request import Request
+from bimo.core.tensors import DenoiserInput
 from bimo.diffusion.sampling import SamplingLoop, prepare, sample
 from bimo.diffusion.system import System, stack_rows
 

@@ -65,3 +65,8 @@ def _length(over: str, answer: Tensor) -> Tensor:
         return nn.functional.interpolate(sums.sqrt(), scale_factor=2)
     axes = {"whole": tuple(range(1, answer.ndim)), "place": (1,), "row": (-1,)}[over]
     return squares.sum(dim=axes, keepdim=True).sqrt()
+
+
+def first_given(*values: float | None) -> float:
+    """The first of several values that is not left open."""
+    return next(value for value in values if value is not None)

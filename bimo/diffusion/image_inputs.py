@@ -12,10 +12,12 @@ from torch import Tensor
 
 from bimo.core import colour
 from bimo.core.messages import say
-from bimo.core.types import MAXIMUM_SIDE, Request
+from bimo.core.request import MAXIMUM_SIDE, Request
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from bimo.diffusion.system import System
 
 IMAGE, MASK = "image", "mask"
 #: Less than a step of eight bits, of pixels in [-1, 1].
@@ -123,3 +125,10 @@ def to_image(pixels: Tensor) -> Image.Image:
 
     bytes_ = (pixels / 2 + 0.5).nan_to_num(0.0, 1.0, 0.0).clamp(0, 1).mul(255).round().to(torch.uint8)
     return Image.fromarray(bytes_.permute(1, 2, 0).contiguous().cpu().numpy())
+
+
+def read_by_conditioners(system: System, level: str) -> set[str]:
+    """The names of the request's pictures that the conditioners of a level read."""
+    conditioners = system.level(level).conditioners
+    named = [getattr(one, "reads", (str(getattr(one, "name", "")),)) for one in conditioners]
+    return {name for names in named for name in names if name}

@@ -9,7 +9,7 @@ from typing import cast
 import torch
 
 from bimo.core.messages import say
-from bimo.core.types import TextEncoding
+from bimo.core.tensors import TextEncoding
 from bimo.diffusion.system import System, TextEncoder
 from bimo.prompts.weighting import Emphasis
 

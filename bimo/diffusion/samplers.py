@@ -15,6 +15,7 @@ from torch import Tensor
 from bimo.core.errors import RequestError
 from bimo.core.messages import Both, Listed
 from bimo.core.part import meant
+from bimo.core.request import Request
 
 
 @dataclass(frozen=True)
@@ -284,3 +285,15 @@ def timed(sampler: Any, name: str, steps: int, **settings: Any) -> Any:
             error=error,
         ) from None
     return sampler
+
+
+def options_of(request: Request) -> SamplerOptions:
+    """What a request says of the sampler beside its name."""
+    return SamplerOptions(request.schedule, request.spacing)
+
+
+def initial_noise(sampler: Sampler, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """The x that a drawing from words alone begins with, [1, *shape]."""
+    if not sampler.init_noise_sigma:
+        return torch.zeros(1, *shape)
+    return torch.randn(1, *shape, generator=generator) * sampler.init_noise_sigma

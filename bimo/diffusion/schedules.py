@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bimo.core.errors import RecipeError, RequestError
 from bimo.core.part import Part
-from bimo.core.types import FORMER_SAMPLERS
+from bimo.core.picture import FORMER_SAMPLERS
 from bimo.diffusion.samplers import (
     EDM_SAMPLERS,
     FLOW_SAMPLERS,

@@ -17,7 +17,8 @@ from bimo.core.files import write_whole
 from bimo.core.hashing import LateDigest, digest, verifying
 from bimo.core.part import dumps
 from bimo.core.recipe import Level, Recipe
-from bimo.core.types import Batch, Conditioning, DenoiserInput, Request, TextEncoding
+from bimo.core.request import Request
+from bimo.core.tensors import Batch, Conditioning, DenoiserInput, TextEncoding
 from bimo.diffusion.casting import cast_conditioning, cast_encoding, dtype_of
 from bimo.diffusion.schedules import Schedule
 from bimo.prompts.token_budget import Budget

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bimo.core import checkpoint_io
 from bimo.core.pages import release
-from bimo.core.types import DenoiserInput
+from bimo.core.tensors import DenoiserInput
 
 if TYPE_CHECKING:
     from bimo.diffusion.system import System

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bimo.core.errors import RequestError
 from bimo.core.part import Part
 from bimo.core.recipe import TINY
-from bimo.core.types import Batch, Conditioning, DenoiserInput
+from bimo.core.tensors import Batch, Conditioning, DenoiserInput
 from bimo.diffusion.system import Drawing, System
 from bimo.models.stable_diffusion.unet import SCALE
 

@@ -22,11 +22,11 @@ from starlette.middleware import Middleware
 from bimo.core.errors import BimoError, RequestError
 from bimo.core.messages import Both, say, speaking
 from bimo.core.output_path import SUFFIX, name_of
-from bimo.core.types import Request, checked
+from bimo.core.request import Request, checked
 from bimo.diffusion.batching import draw
 from bimo.diffusion.guidance import heeds_empty
+from bimo.diffusion.request_validation import fill_request
 from bimo.diffusion.samplers import SCHEDULES, SPACINGS
-from bimo.diffusion.sampling import fill_request
 from bimo.diffusion.system import System
 from bimo.hub import memory, registry
 from bimo.prompts.styles import STYLES

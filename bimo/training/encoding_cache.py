@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from bimo.core.hashing import bytes_of, digest_tensors, late_table
 from bimo.core.messages import say
 from bimo.core.part import Part, dumps
-from bimo.core.types import TextEncoding
+from bimo.core.tensors import TextEncoding
 from bimo.diffusion.casting import cast_encoding
 from bimo.diffusion.system import System, TextEncoder
 from bimo.training.distributed.devices import default_device, device_of_module, to_device

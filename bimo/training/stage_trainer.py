@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bimo.core.part import loads
 from bimo.core.recipe import Stage
-from bimo.core.types import Share
+from bimo.core.tensors import Share
 from bimo.diffusion.system import System
 from bimo.training.distributed.devices import default_device
 from bimo.training.distributed.processes import Processes, gather

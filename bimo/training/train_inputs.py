@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bimo.core.errors import BimoError
 from bimo.core.recipe import Stage
-from bimo.core.types import Batch, Row, Share
+from bimo.core.tensors import Batch, Row, Share
 from bimo.data.loader import Pictures
 from bimo.diffusion.system import System
 from bimo.training.distributed.processes import gather

@@ -18,7 +18,7 @@ from bimo.core.errors import TrainingError
 from bimo.core.hashing import digest_tensors
 from bimo.core.messages import say
 from bimo.core.part import dumps
-from bimo.core.types import Batch, Share
+from bimo.core.tensors import Batch, Share
 from bimo.data.loader import Fitted, Pictures, Size
 from bimo.training.conditioning_dropout import ConditioningDropout
 from bimo.training.distributed.devices import default_device, to_device

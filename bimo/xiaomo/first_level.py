@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
-from bimo.core.types import Conditioning
+from bimo.core.tensors import Conditioning
 from bimo.diffusion.schedules import expand
 
 POSE_WIDTH = 5

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from bimo.core.errors import BimoError, RecipeError, TrainingError
 from bimo.core.messages import Listed
-from bimo.core.types import Batch
+from bimo.core.tensors import Batch
 from bimo.diffusion.system import System
 from bimo.training.objectives.denoise import Denoise
 from bimo.training.train_inputs import Prospect, TrainInputs, Vocabulary

@@ -12,7 +12,7 @@ from PIL import Image
 
 from bimo.cli import inputs, main
 from bimo.core.errors import RequestError
-from bimo.core.types import read_metadata
+from bimo.core.picture import read_metadata
 
 Draw = Any
 

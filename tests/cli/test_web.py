@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from bimo.core.errors import BimoError, RequestError
-from bimo.core.types import read_metadata
+from bimo.core.picture import read_metadata
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")

@@ -15,7 +15,7 @@ from PIL import Image, ImageCms
 
 from bimo.core import colour
 from bimo.core.errors import RequestError
-from bimo.core.types import Request
+from bimo.core.request import Request
 from bimo.curation.decoded_image import plain, see, upright
 from bimo.curation.folder import build_folder
 from bimo.curation.readers.rows import Unusable

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from bimo.core.errors import DataError
-from bimo.core.types import Picture, Request
+from bimo.core.picture import Picture
+from bimo.core.request import Request
 from bimo.curation.feedback import Fate, build_feedback
 from bimo.data.loader import Pictures
 from bimo.data.shards import read

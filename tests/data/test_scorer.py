@@ -13,8 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
+from bimo.core.picture import Picture
 from bimo.core.recipe import Recipe
-from bimo.core.types import Picture, Request
+from bimo.core.request import Request
 from bimo.diffusion.system import System
 from bimo.models.clip.scoring import ROWS, fastest, picture_vectors, ranked, similarity, square, word_vectors
 from bimo.models.clip.vision import ClipVision

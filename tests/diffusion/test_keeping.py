@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from bimo.core.types import Picture
+from bimo.core.picture import Picture
 from bimo.diffusion.batching import draw, run_batched
 from bimo.diffusion.image_inputs import to_image
 from bimo.diffusion.sampling import prepare, sample
@@ -150,9 +150,9 @@ import gc
 import sys
 from pathlib import Path
 import torch
-from bimo.cli import models
-from bimo.core.types import Ask, Conditioning
+from bimo.core.tensors import Conditioning, DenoiserInput
 from bimo.engine.offload import Offloader
+from bimo.hub import registry
 
 def of_process(name):
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(name))
@@ -161,12 +161,12 @@ def work(module):
     return sum(float(p.detach().flatten()[::256].sum()) for p in module.parameters())
 
 def kept(folder, dtype, away):
-    system = models.load(folder, stored=away or dtype != torch.float32)
+    system = registry.load(folder, stored=away or dtype != torch.float32)
     shelf = Offloader(system, dtype, offload=away)
-    with shelf.towers():
+    with shelf.text_encoders():
         work(system.text)
     for level in system.recipe.levels:
-        shelf.told(Ask(level.name, torch.zeros(1), torch.zeros(1), Conditioning(())))
+        shelf.on_step(DenoiserInput(level.name, torch.zeros(1), torch.zeros(1), Conditioning(())))
         work(system.level(level.name).denoiser)
     shelf.rest()
     work(system.space(system.recipe.levels[-1].name))

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from bimo.core.errors import RequestError
 from bimo.core.part import Part
+from bimo.core.picture import Picture
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe
-from bimo.core.types import Conditioning, DenoiserInput, Picture, TextEncoding
+from bimo.core.tensors import Conditioning, DenoiserInput, TextEncoding
 from bimo.diffusion.batching import denoise_together, draw, run_batched
 from bimo.diffusion.image_inputs import to_image
-from bimo.diffusion.sampling import fill_request, prepare, sample
+from bimo.diffusion.request_validation import fill_request
+from bimo.diffusion.sampling import prepare, sample
 from bimo.diffusion.schedules import Ddpm, Flow, SingleStepRegression
 from bimo.diffusion.system import System
 from bimo.prompts.token_budget import Budget

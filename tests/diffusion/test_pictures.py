@@ -14,10 +14,11 @@ from PIL import Image
 
 from bimo.core.errors import RequestError
 from bimo.core.files import MAXIMUM_PICTURE_PIXELS
-from bimo.core.types import Request, checked
+from bimo.core.request import Request, checked
 from bimo.diffusion.batching import draw, run_batched
 from bimo.diffusion.image_inputs import mask_of, opaque, pixels_of, size_for, to_image
-from bimo.diffusion.sampling import fill_request, prepare, sample
+from bimo.diffusion.request_validation import fill_request
+from bimo.diffusion.sampling import prepare, sample
 from bimo.diffusion.system import System
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe, Stage
-from bimo.core.types import Batch, Conditioning, TextEncoding
+from bimo.core.tensors import Batch, Conditioning, TextEncoding
 from bimo.diffusion.sampling import prepare, sample
 from bimo.diffusion.schedules import Ddpm
 from bimo.diffusion.system import System, zero_text

@@ -16,7 +16,8 @@ from torch.nn import functional
 from bimo.core.errors import RecipeError, RequestError, TrainingError
 from bimo.core.part import dumps, loads
 from bimo.core.recipe import Level, Recipe
-from bimo.core.types import Batch, Conditioning, Request
+from bimo.core.request import Request
+from bimo.core.tensors import Batch, Conditioning
 from bimo.diffusion.schedules import Ddpm, SingleStepRegression
 from bimo.diffusion.system import System
 from bimo.models.cascade.conditioners import LowRes, Score, Semantics

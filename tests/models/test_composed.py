@@ -16,7 +16,7 @@ from torch.nn import functional
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
 from bimo.core.recipe import Defaults, Guidance, Recipe
-from bimo.core.types import Conditioning, TextEncoding
+from bimo.core.tensors import Conditioning, TextEncoding
 from bimo.diffusion.batching import draw
 from bimo.diffusion.sampling import prepare, sample
 from bimo.diffusion.schedules import SingleStepRegression

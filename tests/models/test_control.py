@@ -16,7 +16,7 @@ from PIL import Image
 from bimo.core.errors import BimoError, RecipeError, RequestError, WeightsError
 from bimo.core.part import dumps, loads
 from bimo.core.recipe import Stage
-from bimo.core.types import Batch
+from bimo.core.tensors import Batch
 from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
 from bimo.models.adapters import lora

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bimo.core import checkpoint_io
-from bimo.core.types import Conditioning, DenoiserInput, TextEncoding
+from bimo.core.tensors import Conditioning, DenoiserInput, TextEncoding
 from bimo.models.pangu.experts import Experts, ExpertsDenoiser
 from bimo.models.stable_diffusion.unet import Unet
 

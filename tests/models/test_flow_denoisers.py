@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bimo.core.errors import RecipeError
-from bimo.core.types import Conditioning, TextEncoding
+from bimo.core.tensors import Conditioning, TextEncoding
 from bimo.diffusion.schedules import Flow
 from bimo.models.flow_transformers import CogView4, LongCatImage, QwenImage, ZImage, packed, unpacked
 from bimo.models.lumina.denoiser import Lumina2

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bimo.core.errors import RecipeError, WeightsError
-from bimo.core.types import Conditioning, TextEncoding
+from bimo.core.tensors import Conditioning, TextEncoding
 from bimo.models.cascade.pixel_unet import AttentionBlock, PixelUnet, ResidualBlock
 from bimo.models.cascade.prior import Prior, RootLength
 from bimo.models.pai_diffusion.esrgan import Esrgan, fill, published_name

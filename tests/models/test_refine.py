@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bimo.core.types import Conditioning
+from bimo.core.tensors import Conditioning
 from bimo.diffusion.schedules import Flow
 from bimo.xiaomo.autoencoder import Compact
 from bimo.xiaomo.first_level import Refine

@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers import normalizers as normal_forms
 
-from bimo.core.types import Request
+from bimo.core.request import Request
 from bimo.diffusion.sampling import prepare
 from bimo.hub.registry import load
 from bimo.models.text_encoders import tokenization

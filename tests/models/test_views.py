@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from bimo.core.errors import RecipeError, RequestError
-from bimo.core.types import Batch, Conditioning, Request, TextEncoding
+from bimo.core.request import Request
+from bimo.core.tensors import Batch, Conditioning, TextEncoding
 from bimo.models.conditioners import Bucket, Masked, Sizes, random_masks
 from bimo.models.stable_diffusion.unet import Unet
 from bimo.models.text_encoders.fusion import Channels

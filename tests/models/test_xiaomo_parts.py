@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from bimo.core.errors import RequestError, WeightsError
-from bimo.core.types import Batch, Conditioning, Request, TextEncoding
+from bimo.core.request import Request
+from bimo.core.tensors import Batch, Conditioning, TextEncoding
 from bimo.diffusion.batching import draw
 from bimo.diffusion.sampling import Drawing
 from bimo.diffusion.system import System

@@ -14,7 +14,7 @@ import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image, ImageDraw
 
-from bimo.core.types import Picture
+from bimo.core.picture import Picture
 from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
 from bimo.models.adapters.attach import adapt, control, image_prompt
@@ -570,7 +570,7 @@ def test_two_ip_adapters_at_once(folder: Path, tmp_path: Path) -> None:
 
 def test_ip_adapter_plus_of_kolors(tmp_path: Path) -> None:
     """Where the words are led to the UNet's width first: the answer of the UNet, as diffusers' own gives it."""
-    from bimo.core.types import Conditioning, TextEncoding
+    from bimo.core.tensors import Conditioning, TextEncoding
     from tests.parity.test_kolors import VOCAB, kolors_unet, scheduler
     from tests.parity.tiny_checkpoints import vae
     from tests.parity.tiny_kolors import chatglm, random, save

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.recipe import Recipe
-from bimo.core.types import Conditioning, TextEncoding
+from bimo.core.tensors import Conditioning, TextEncoding
 from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
 from bimo.hub.registry import load, recipe

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from bimo.core.errors import RecipeError, RequestError, WeightsError
 from bimo.core.part import dumps, loads
+from bimo.core.picture import Picture
 from bimo.core.recipe import Recipe
-from bimo.core.types import Picture
 from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
 from bimo.models.flow_transformers import unpacked

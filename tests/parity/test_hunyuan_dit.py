@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import HunyuanDiTPipeline
 
-from bimo.core.types import Picture
+from bimo.core.picture import Picture
 from bimo.diffusion.batching import draw
 from bimo.models.layouts.diffusers_folder import read_folder
 from tests.parity.hunyuan_checkpoints import checkpoint, read_by_diffusers

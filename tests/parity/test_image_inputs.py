@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from bimo.core.errors import RequestError
 from bimo.diffusion.batching import draw
-from bimo.diffusion.sampling import fill_request
+from bimo.diffusion.request_validation import fill_request
 from bimo.diffusion.system import System
 from bimo.models.conditioners import Masked
 from bimo.models.layouts.diffusers_folder import read_folder

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from bimo.core.errors import RecipeError, RequestError
-from bimo.core.types import read_metadata
+from bimo.core.picture import read_metadata
 from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import Folder, read_folder

@@ -12,7 +12,7 @@ import torch
 from transformers import BertModel
 
 from bimo.core.part import dumps, loads
-from bimo.core.types import Picture
+from bimo.core.picture import Picture
 from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import read_folder, recipe_of

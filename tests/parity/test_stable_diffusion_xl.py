@@ -17,7 +17,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from bimo.core.errors import RecipeError
 from bimo.core.part import dumps, loads
-from bimo.core.types import METADATA_KEY, Picture, read_metadata
+from bimo.core.picture import METADATA_KEY, Picture, read_metadata
 from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import read_folder, recipe_of

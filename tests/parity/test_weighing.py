@@ -79,7 +79,7 @@ def test_towers_of_one_token_a_place_are_weighed_where_the_word_stands(tmp_path:
 def test_a_system_that_cannot_weigh_says_so_and_draws_the_plain_words() -> None:
     class Chat(torch.nn.Module):
         def encode(self, texts: Any) -> Any:
-            from bimo.core.types import TextEncoding
+            from bimo.core.tensors import TextEncoding
 
             return TextEncoding(torch.ones(len(texts), 2, 4))
 

@@ -14,7 +14,7 @@ from PIL import Image
 from bimo.core.errors import RequestError
 from bimo.core.part import dumps, loads
 from bimo.core.recipe import Recipe
-from bimo.core.types import TextEncoding
+from bimo.core.tensors import TextEncoding
 from bimo.data.loader import Pictures
 from bimo.diffusion.batching import draw
 from bimo.diffusion.sampling import prepare

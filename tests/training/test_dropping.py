@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bimo.core.errors import RecipeError
 from bimo.core.recipe import Stage
-from bimo.core.types import Conditioning
+from bimo.core.tensors import Conditioning
 from bimo.data.loader import Pictures
 from bimo.models.adapters.control_conditioner import Control
 from bimo.models.cascade.conditioners import LowRes, Score, Semantics

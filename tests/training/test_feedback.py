@@ -12,8 +12,8 @@ import torch
 from torch.nn import functional
 
 from bimo.core.errors import DataError, RecipeError
+from bimo.core.picture import read_metadata
 from bimo.core.recipe import Recipe, Stage
-from bimo.core.types import read_metadata
 from bimo.data.loader import Pictures
 from bimo.data.shards import read, shard_name, write_index, write_shard
 from bimo.diffusion.system import System

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from bimo.core.recipe import Recipe
-from bimo.core.types import TextEncoding
+from bimo.core.tensors import TextEncoding
 from bimo.data.loader import Pictures
 from bimo.diffusion.system import System
 from bimo.models.text_encoders.language_model import LanguageModel

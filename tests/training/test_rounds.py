@@ -12,8 +12,8 @@ import torch
 
 from bimo.core.errors import RecipeError, TrainingError
 from bimo.core.part import Part
+from bimo.core.picture import read_metadata
 from bimo.core.recipe import Recipe, Stage
-from bimo.core.types import read_metadata
 from bimo.curation.texts import build_texts
 from bimo.data.loader import Pictures
 from bimo.data.shards import read

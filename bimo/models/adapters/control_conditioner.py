@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from bimo.core.errors import RequestError
 from bimo.core.part import Part
-from bimo.core.types import Batch, Conditioning, Request
+from bimo.core.request import Request
+from bimo.core.tensors import Batch, Conditioning
 from bimo.diffusion.system import Drawing, System
 from bimo.models.composer.conditioners import outlines
 

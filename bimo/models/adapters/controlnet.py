@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
-from bimo.core.types import Conditioning
+from bimo.core.tensors import Conditioning
 from bimo.models.adapters.control_conditioner import weight_name
 from bimo.models.hunyuan_dit.denoiser import Hunyuan
 from bimo.models.stable_diffusion.unet import Unet

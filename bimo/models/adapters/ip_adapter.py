@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
-from bimo.core.types import Conditioning
+from bimo.core.tensors import Conditioning
 from bimo.models.adapters.control_conditioner import weight_name
 from bimo.models.spaces import ClipImage
 from bimo.models.stable_diffusion.unet import Unet

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from bimo.core.part import Part
-from bimo.core.types import Batch, Conditioning
+from bimo.core.tensors import Batch, Conditioning
 from bimo.diffusion.image_inputs import middle, opaque
 from bimo.diffusion.system import Drawing, System
 from bimo.models.adapters.control_conditioner import weight_name, weight_of

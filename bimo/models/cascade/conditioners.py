@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from bimo.core.errors import RequestError, TrainingError
 from bimo.core.part import Part
-from bimo.core.types import Batch, Conditioning
+from bimo.core.tensors import Batch, Conditioning
 from bimo.diffusion.system import Drawing, System
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
-from bimo.core.types import Conditioning
+from bimo.core.tensors import Conditioning
 
 
 @dataclass(frozen=True, kw_only=True)

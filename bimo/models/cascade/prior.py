@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
-from bimo.core.types import Conditioning, TextEncoding
+from bimo.core.tensors import Conditioning, TextEncoding
 from bimo.models.cascade.pixel_unet import sinusoidal
 from bimo.models.spaces import at_root_length
 

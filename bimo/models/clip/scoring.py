@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from bimo.core.errors import RecipeError
-from bimo.core.types import Picture
+from bimo.core.picture import Picture
 from bimo.diffusion.system import System, TextEncoder
 from bimo.models.text_encoders.bert import TRIM
 

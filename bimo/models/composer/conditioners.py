@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from bimo.core.errors import TrainingError
 from bimo.core.part import Part
-from bimo.core.types import Batch, Conditioning
+from bimo.core.tensors import Batch, Conditioning
 from bimo.diffusion.system import Drawing, System
 from bimo.models.cascade.conditioners import nothing, pixels_of
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
-from bimo.core.types import Conditioning, TextEncoding
+from bimo.core.tensors import Conditioning, TextEncoding
 
 #: The side of a picture, in pixels, over which positions are counted: a larger one is read at finer steps.
 BASE_PIXELS = 512

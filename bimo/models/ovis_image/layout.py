@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bimo.core.part import Part
 from bimo.core.recipe import Defaults, Guidance, Level
-from bimo.core.types import Conditioning
+from bimo.core.tensors import Conditioning
 from bimo.models.flow_transformers import LAST, packed, unpacked, words_of
 from bimo.models.layouts.diffusers_folder import Folder, Reading
 from bimo.models.layouts.flow import LEVEL, STEPS, denoiser, filled, flux_space, law, recipe_with, tower

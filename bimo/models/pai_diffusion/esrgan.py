@@ -17,7 +17,7 @@ from torch.nn import functional
 from bimo.core import checkpoint_io
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
-from bimo.core.types import Conditioning
+from bimo.core.tensors import Conditioning
 
 SCALE = 4
 #: How much of a branch is added to what it branched from (section 3.1 of the paper).

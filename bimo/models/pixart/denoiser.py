@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bimo.core.part import Part
-from bimo.core.types import Conditioning
+from bimo.core.tensors import Conditioning
 from bimo.models.pixart.network import PixArtModel
 
 

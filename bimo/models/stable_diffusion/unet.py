@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
-from bimo.core.types import Conditioning
+from bimo.core.tensors import Conditioning
 
 #: The hint of guidance's scale.
 SCALE = "guidance_scale"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bimo.core.errors import WeightsError
 from bimo.core.files import write_whole
 from bimo.core.part import Part
-from bimo.core.types import TextEncoding
+from bimo.core.tensors import TextEncoding
 from bimo.models.text_encoders import lexicon, tokenization
 from bimo.models.text_encoders.bert_network import BertModel
 from bimo.models.text_encoders.tokenization import TOKENIZER_FILE, VOCAB_FILE, published_words

@@ -14,7 +14,7 @@ from torch.nn import functional
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.files import write_whole
 from bimo.core.part import Part
-from bimo.core.types import TextEncoding
+from bimo.core.tensors import TextEncoding
 from bimo.models.text_encoders import tokenization
 from bimo.models.text_encoders.sentencepiece import tokenizer_of
 from bimo.prompts.token_budget import Budget

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bimo.core.errors import RecipeError
 from bimo.core.files import write_whole
 from bimo.core.part import Part, meant
-from bimo.core.types import TextEncoding
+from bimo.core.tensors import TextEncoding
 from bimo.models.text_encoders import tokenization
 from bimo.prompts.token_budget import Budget
 

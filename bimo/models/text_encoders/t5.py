@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 from torch import Tensor, nn
 
 from bimo.core.part import Part
-from bimo.core.types import TextEncoding
+from bimo.core.tensors import TextEncoding
 from bimo.models.text_encoders import tokenization
 from bimo.models.text_encoders.tokenization import TOKENIZER_FILE
 from bimo.prompts.token_budget import Budget

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bimo.core.part import Part
-from bimo.core.types import TextEncoding
+from bimo.core.tensors import TextEncoding
 from bimo.models.text_encoders import tokenization
 from bimo.models.text_encoders.tokenization import MODEL_FILE, TOKENIZER_FILE
 from bimo.prompts.token_budget import Budget

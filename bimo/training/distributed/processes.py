@@ -21,7 +21,7 @@ from torch import Tensor, distributed, nn
 from bimo.core.errors import TrainingError
 from bimo.core.messages import Both
 from bimo.core.recipe import Stage
-from bimo.core.types import Share
+from bimo.core.tensors import Share
 from bimo.training.distributed.devices import CPU, device_of
 
 #: How long processes wait for the one that encodes or draws before the first step.

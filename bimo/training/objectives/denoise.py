@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
-from bimo.core.types import Batch, DenoiserInput
+from bimo.core.tensors import Batch, DenoiserInput
 from bimo.data.loader import Pictures
 from bimo.diffusion.schedules import Ddpm, Schedule
 from bimo.diffusion.system import ZERO_NULLS, System, zero_text

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bimo.core.errors import BimoError, RecipeError
 from bimo.core.part import Part
-from bimo.core.types import DenoiserInput
+from bimo.core.tensors import DenoiserInput
 from bimo.data.loader import Pictures
 from bimo.diffusion.batching import denoise_together
 from bimo.diffusion.sampling import pixels, prepare

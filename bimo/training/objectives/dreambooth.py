@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bimo.core.errors import BimoError, RecipeError
 from bimo.core.messages import Listed, Message, say
 from bimo.core.part import Part
-from bimo.core.types import Batch
+from bimo.core.tensors import Batch
 from bimo.data.loader import Pictures
 from bimo.data.shards import Sample, finished, shard_name, write_index, write_shard
 from bimo.diffusion.batching import draw

@@ -15,7 +15,7 @@ from torch.nn import functional
 from bimo.core.errors import BimoError, DataError
 from bimo.core.messages import say
 from bimo.core.part import Part
-from bimo.core.types import Batch
+from bimo.core.tensors import Batch
 from bimo.data.loader import Pictures
 from bimo.diffusion.system import System
 from bimo.training.objectives.denoise import Denoise

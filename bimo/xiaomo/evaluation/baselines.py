@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 
-from bimo.core.types import Request
+from bimo.core.request import Request
 from bimo.data import shards
 from bimo.diffusion.batching import denoise_together
 from bimo.diffusion.image_inputs import to_image

@@ -19,10 +19,11 @@ from bimo.core.errors import DataError
 from bimo.core.hashing import digest_tensors
 from bimo.core.messages import say
 from bimo.core.part import dumps
-from bimo.core.types import Request
+from bimo.core.request import Request
 from bimo.data.sheets import sheet
 from bimo.diffusion.batching import run_batched
-from bimo.diffusion.sampling import fill_request, prepare, sample
+from bimo.diffusion.request_validation import fill_request
+from bimo.diffusion.sampling import prepare, sample
 from bimo.diffusion.system import System
 from bimo.xiaomo.artwork.lexicon import DEFAULT_STYLE
 from bimo.xiaomo.evaluation.baselines import FIRST, NEAREST, first_level, nearest_picture, rules_on_truth, true_pictures

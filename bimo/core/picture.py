@@ -1,0 +1,92 @@
+"""A drawn picture, and the metadata in its PNG by which it can be drawn again."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bimo.core.errors import RequestError
+from bimo.core.files import MAXIMUM_PICTURE_BYTES, demand_regular, write_whole
+from bimo.core.request import Request
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+METADATA_KEY = "bimo"
+#: Records of old say "" where no negative prompt was given; from this format on "" is the empty one.
+EMPTY_NEGATIVE_FORMAT = 2
+#: Samplers by what records called them once.
+FORMER_SAMPLERS = {"dpm++-sde": "dpm++-2m-sde"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawn picture with all that is needed to draw it again.
+
+    ``request`` is filled in; ``index`` is the place among its ``count``; ``weights`` the SHA-256 of the weights.
+    ``empty_negative`` says that the negative prompt was said to be empty, and that none would have drawn another
+    picture.
+    """
+
+    image: Image.Image
+    request: Request
+    recipe: str
+    weights: str
+    index: int = 0
+    seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
+    empty_negative: bool = False
+
+    @property
+    def seed(self) -> int:
+        """The seed of this picture alone: drawing it with count 1 gives the same picture."""
+        return (self.request.seed or 0) + self.index
+
+    def metadata(self) -> dict[str, Any]:
+        """What the PNG carries. Seconds are left out, so that the same picture has the same bytes."""
+        return {
+            "request": self.request.model_dump(exclude_defaults=True) | {"seed": self.seed, "count": 1},
+            "recipe": self.recipe,
+            "weights": self.weights,
+        } | ({"format": EMPTY_NEGATIVE_FORMAT} if self.empty_negative else {})
+
+    def png(self) -> bytes:
+        """The picture as PNG, with its metadata as JSON in the text chunk ``bimo``."""
+        from PIL.PngImagePlugin import PngInfo
+
+        info = PngInfo()
+        info.add_itxt(METADATA_KEY, json.dumps(self.metadata(), ensure_ascii=False, sort_keys=True))
+        buffer = io.BytesIO()
+        self.image.save(buffer, format="PNG", pnginfo=info)
+        return buffer.getvalue()
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the PNG whole or not at all. Raises RequestError where the place cannot be written."""
+        return write_whole(Path(path), self.png())
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """The metadata of a PNG that bimo drew. Raises RequestError where it has none or is not a picture."""
+    from PIL import Image, UnidentifiedImageError
+
+    demand_regular(Path(path), MAXIMUM_PICTURE_BYTES)
+    try:
+        with Image.open(path) as image:
+            text = image.info.get(METADATA_KEY)
+    except (OSError, UnidentifiedImageError) as error:
+        raise RequestError("cannot read the picture {path}: {error}", path=path, error=error) from None
+    if not isinstance(text, str):
+        raise RequestError("{path} carries no record of bimo; only PNGs that bimo drew can be drawn again", path=path)
+    try:
+        data: dict[str, Any] = json.loads(text)
+        request = dict(data["request"])
+        if not request.get("negative") and data.get("format", 1) < EMPTY_NEGATIVE_FORMAT:
+            request.pop("negative", None)
+        if request.get("sampler") in FORMER_SAMPLERS:
+            request["sampler"] = FORMER_SAMPLERS[request["sampler"]]
+        return {"request": request, "recipe": str(data["recipe"]), "weights": str(data["weights"])}
+    except (ValueError, KeyError, TypeError):
+        raise RequestError("the record in {path} is damaged", path=path) from None

@@ -1,0 +1,174 @@
+"""What is to be drawn: the one schema of Python, the command line, the web form and HTTP, and what values it allows."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import re
+import reprlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import pydantic
+
+from bimo.core.errors import RequestError
+from bimo.core.files import MAXIMUM_PICTURE_PIXELS, PICTURE_FORMATS
+from bimo.core.messages import Both
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAXIMUM_COUNT = 64
+MAXIMUM_STEPS = 1000
+MAXIMUM_SIDE = 8192
+#: Seeds are those that ``torch.Generator`` takes and JSON readers keep whole.
+MAXIMUM_SEED = 2**63 - 1
+#: More than any CLIP has layers.
+MAXIMUM_CLIP_SKIP = 64
+#: Halves of characters: what bytes that are not UTF-8 become on a command line, and what JSON can hold.
+_NO_TEXT = re.compile("[\ud800-\udfff]")
+
+
+def _opened(value: Any) -> Any:
+    """Encoded bytes as a PIL image; an image as it is. Raises ValueError, which pydantic tells of."""
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(value, bytes):
+        try:
+            value = Image.open(io.BytesIO(value), formats=PICTURE_FORMATS)
+            _small_enough(value)  # before anything is decoded
+            value.load()
+        except UnidentifiedImageError:
+            raise ValueError(f"not a picture; one of {', '.join(PICTURE_FORMATS)} is expected") from None
+        except Exception as error:  # on damaged bytes Pillow's decoders raise all sorts
+            raise ValueError(f"not a picture that can be read ({error})") from None
+    if not isinstance(value, Image.Image):
+        raise ValueError("a picture or its encoded bytes are expected; name the file again, it is not in the record")
+    _small_enough(value)
+    return value
+
+
+def _small_enough(image: Image.Image) -> None:
+    if image.width * image.height > MAXIMUM_PICTURE_PIXELS or not image.width or not image.height:
+        raise ValueError(
+            f"{image.width}x{image.height} pixels; a picture may have {MAXIMUM_PICTURE_PIXELS}, and at least one"
+        )
+
+
+def _fingerprint(image: Image.Image) -> str:
+    """'sha256:...' of a picture's size and pixels: what a record keeps of it."""
+    content = f"{image.mode} {image.size}".encode() + image.tobytes()
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+Pixels = Annotated[Any, pydantic.BeforeValidator(_opened), pydantic.PlainSerializer(_fingerprint)]
+
+
+class Request(pydantic.BaseModel):
+    """What is to be drawn: the one schema of Python, the command line, the web form and HTTP.
+
+    ``size`` is (width, height) in pixels. What is None is filled in from the recipe when it is drawn.
+    ``hints`` gives values to a level's hints by name; a hint not named is taken from the seed or left out.
+    ``dials`` gives weights to the branches of guidance by name. ``image`` and ``mask`` (white: to be painted) are
+    pictures or encoded bytes, never paths: a request may come from elsewhere. ``pictures`` are those that hints read,
+    by the hint's name. ``strength`` is the share of the steps that ``image`` goes through.
+
+    ``negative`` None is none, by each system's own rule; "" is the empty prompt. ``sampler`` is a name of
+    AUTOMATIC1111's or diffusers', ``schedule`` how its noise falls (normal, karras, exponential, beta ...), ``spacing``
+    where its times lie (leading, trailing, linspace), ``eta`` the share of DDIM's noise that is drawn anew.
+    ``clip_skip`` counts the last layers of CLIP that are left out as AUTOMATIC1111 does: 1 is none of them, diffusers'
+    ``clip_skip`` plus one. ``guidance_rescale`` is phi of arXiv:2305.08891 section 3.4.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    text: str
+    negative: str | None = None
+    size: tuple[int, int] | None = None
+    count: int = 1
+    seed: int | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    sampler: str | None = None
+    schedule: str | None = None
+    spacing: str | None = None
+    eta: float | None = None
+    guidance_rescale: float | None = None
+    clip_skip: int | None = None
+    style: str | None = None
+    conditions: dict[str, list[float]] = {}
+    guidance_weights: dict[str, float] = {}
+    image: Pixels | None = None
+    mask: Pixels | None = None
+    condition_images: dict[str, Pixels] = {}
+    strength: float | None = None
+
+
+def checked(request: Request | Mapping[str, Any]) -> Request:
+    """A request whose values can be drawn by some system. Raises RequestError that names the first wrong field."""
+    if not isinstance(request, Request):
+        try:
+            request = Request(**request)
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(step) for step in first["loc"])
+            got = reprlib.repr(first["input"])  # a picture's bytes would fill the screen
+            raise RequestError(
+                "{where} of the request is wrong: {first} (got {got})", where=where, first=first["msg"], got=got
+            ) from None
+    texts = (("prompt", "提示词", request.text), ("negative prompt", "反向提示词", request.negative or ""))
+    for name, zh, words in texts:
+        if found := _NO_TEXT.search(words):
+            raise RequestError(
+                "character {start} of the {near} is {found!a}, which is no text; write UTF-8",
+                start=found.start() + 1,
+                near=Both(zh, name),
+                found=found[0],
+            )
+    if not request.text.strip():
+        raise RequestError("the prompt is empty; write a sentence of what to draw")
+    _between("count", "张数", request.count, 1, MAXIMUM_COUNT)
+    if request.steps is not None:
+        _between("steps", "步数", request.steps, 1, MAXIMUM_STEPS)
+    if request.seed is not None:
+        _between("seed", "种子", request.seed, 0, MAXIMUM_SEED)
+        last = request.seed + request.count - 1
+        if last > MAXIMUM_SEED:
+            raise RequestError(
+                "the last seed of {count} pictures is {last}, above {maximum_seed}; let seed be at most "
+                "{maximum_seed_2}",
+                count=request.count,
+                last=last,
+                maximum_seed=MAXIMUM_SEED,
+                maximum_seed_2=MAXIMUM_SEED - request.count + 1,
+            )
+    if request.clip_skip is not None:
+        _between("clip_skip", "CLIP 从倒数第几层读", request.clip_skip, 1, MAXIMUM_CLIP_SKIP)
+    for name, share in (("eta", request.eta), ("guidance_rescale", request.guidance_rescale)):
+        if share is not None and not 0 <= share <= 1:
+            raise RequestError("{name} is {share}; expected a number from 0 to 1", name=name, share=share)
+    if request.guidance is not None and not (math.isfinite(request.guidance) and 0 <= request.guidance <= 100):
+        raise RequestError("guidance is {guidance}; expected a number from 0 to 100", guidance=request.guidance)
+    if request.strength is not None and not 0 < request.strength <= 1:
+        raise RequestError("strength is {strength}; expected above 0 and at most 1", strength=request.strength)
+    if request.mask is not None and request.image is None:
+        raise RequestError("a mask without an image; give the image as well")
+    if request.strength is not None and request.image is None:
+        raise RequestError(
+            "strength without an image: it says how much of the image is to change; give the image, or leave it out"
+        )
+    for side in request.size or ():
+        _between("size", "边长", side, 1, MAXIMUM_SIDE)
+    return request
+
+
+def _between(name: str, zh: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise RequestError(
+            "{name} is {value}; expected {low} to {high}",
+            name=Both(f"{name}（{zh}）", name),
+            value=value,
+            low=low,
+            high=high,
+        )

@@ -1,0 +1,110 @@
+"""The tensors that rooms hand to each other, with their shapes.
+
+Letters: B batch, L tokens, D width, P pooled width, C channels; h, w are sizes in a level's space, H, W in pixels.
+Pixels are float in [-1, 1], RGB, channel first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+if TYPE_CHECKING:
+    import torch
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class TextEncoding:
+    """Texts as a tower reads them: ``tokens`` [B, L, D], ``mask`` [B, L] bool (True: real), ``pooled`` [B, P]."""
+
+    tokens: torch.Tensor
+    mask: torch.Tensor | None = None
+    pooled: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What a denoiser is told besides x and t.
+
+    ``streams`` are token sequences; ``vector`` [B, P]; ``spatial`` [B, Cs, h, w] is joined to x on the channels;
+    ``scalars`` are small vectors by name, each [B, S]; ``pictures`` are what adapters look at by name, each [B, 3, H,
+    W], or [B, C, h, w] coded as x is.
+    """
+
+    streams: tuple[TextEncoding, ...] = ()
+    vector: torch.Tensor | None = None
+    spatial: torch.Tensor | None = None
+    scalars: Mapping[str, torch.Tensor] = field(default_factory=dict[str, "torch.Tensor"])
+    pictures: Mapping[str, torch.Tensor] = field(default_factory=dict[str, "torch.Tensor"])
+
+
+@dataclass(frozen=True)
+class DenoiserInput:
+    """A drawing's question to a denoiser: ``x`` [R, C, h, w], ``t`` [R], R rows, one a guidance branch."""
+
+    level: str
+    x: torch.Tensor
+    t: torch.Tensor
+    conditioning: Conditioning
+    step: int = 0
+    steps: int = 1
+
+
+@dataclass(frozen=True)
+class Share:
+    """The rows of a training step that one of several processes learns from: ``first`` to ``last`` of ``whole``."""
+
+    first: int
+    last: int
+    whole: int
+
+    @overload
+    def of(self, values: torch.Tensor) -> torch.Tensor: ...
+    @overload
+    def of(self, values: Sequence[Row]) -> Sequence[Row]: ...
+    def of(self, values: Any) -> Any:
+        """Those rows of what has one for each of the step's: [whole, ...] -> [last - first, ...]."""
+        return values if len(values) == self.last - self.first else values[self.first : self.last]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A training batch in a level's space: ``x`` [B, C, h, w], the texts as encoded, what the data declares.
+
+    ``dropped`` [B] bool says whose caption was emptied for guidance, ``left_out`` [B] bool by a hint's name which rows
+    do without it; ``generator`` gives all randomness of the step. ``pixels`` [B, 3, H, W] are the pictures that x
+    codes. ``scalars`` has "size_ids" [B, 6], those of SDXL (arXiv:2307.01952, section 2.2): height and width of the
+    original, top and left of the cut, height and width. ``maps`` [B, 3, H, W] by name come with the pictures: depth,
+    instances.
+
+    Where several processes share a step the B rows are one's ``share`` of the ``whole``. What is random is drawn for
+    the whole, alike in all of them, and then cut to one's ``own`` rows: so that it is what one process alone draws.
+    """
+
+    x: torch.Tensor
+    encodings: tuple[TextEncoding, ...]
+    scalars: Mapping[str, torch.Tensor]
+    dropped_captions: torch.Tensor
+    generator: torch.Generator
+    pixels: torch.Tensor | None = None
+    maps: Mapping[str, torch.Tensor] = field(default_factory=dict[str, "torch.Tensor"])
+    dropped_conditions: Mapping[str, torch.Tensor] = field(default_factory=dict[str, "torch.Tensor"])
+    share: Share | None = None
+
+    @property
+    def whole(self) -> int:
+        """How many rows the step has in all processes together."""
+        return len(self.x) if self.share is None else self.share.whole
+
+    def own(self, values: torch.Tensor) -> torch.Tensor:
+        """The rows that are here of what has one for each of the step's: [whole, ...] -> [B, ...]."""
+        return values if self.share is None else self.share.of(values)
+
+    def normal(self, *shape: int) -> torch.Tensor:
+        """Normal numbers of the step's generator, [B, *shape]."""
+        import torch
+
+        return self.own(torch.randn((self.whole, *shape), generator=self.generator))

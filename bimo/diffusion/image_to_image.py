@@ -1,0 +1,92 @@
+"""Sampling that begins with a picture of the request: SDEdit by ``strength``, and painting where a mask is white."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bimo.core.errors import RequestError
+from bimo.diffusion.image_inputs import IMAGE, MASK, read_by_conditioners
+from bimo.diffusion.samplers import Sampler, initial_noise
+from bimo.diffusion.system import Drawing, System
+
+
+def begin(
+    system: System, name: str, drawing: Drawing, sampler: Sampler, steps: int, shape: tuple[int, ...]
+) -> tuple[Tensor, Tensor, MaskedOriginal | None]:
+    """Where a picture is given: the x to begin with, the times that are left of it, what a mask keeps.
+
+    As in diffusers' pipelines, and its numbers in their order: the picture is a sample of what it may be coded as,
+    then comes the noise; by ``strength`` only the last of the steps are gone through.
+    """
+    request, generator = drawing.request, drawing.noise
+    strength = 1.0 if request.strength is None else request.strength
+    read = read_by_conditioners(system, name)
+    masked = request.mask is not None
+    blended = masked and MASK not in read
+    whole = strength == 1 and (masked or IMAGE in read)
+    if whole and not blended:
+        return initial_noise(sampler, shape, generator), sampler.timesteps, None
+    space: Any = system.space(name)
+    if not (hasattr(sampler, "add_noise") or hasattr(sampler, "scale_noise")) or not hasattr(space, "encode"):
+        recipe, cls = system.recipe.name, type(sampler).__name__
+        raise RequestError(
+            "{recipe} cannot use an image: its sampler {cls} cannot begin with a picture; leave the image "
+            "out, or take another sampler",
+            recipe=recipe,
+            cls=cls,
+        )
+    times = _last_times(sampler, steps, strength)
+    own = space.encode(drawing.pictures[IMAGE], generator)
+    noise = torch.randn(1, *shape, generator=generator)
+    x = noise * sampler.init_noise_sigma if whole else noise_to(sampler, own, noise, times[:1])
+    if not blended:
+        return x, times, None
+    # The numbers that diffusers spends on the masked picture, which only a denoiser that reads it needs.
+    torch.randn(1, *shape, generator=generator)
+    return x, times, MaskedOriginal(own, noise, to_shape(drawing.pictures[MASK], shape))
+
+
+def _last_times(sampler: Sampler, steps: int, strength: float) -> Tensor:
+    """The times of the last steps, ``strength`` of all; Stable Diffusion rounds them down, flow matching up."""
+    given: Any = sampler
+    flows = hasattr(given, "scale_noise")
+    first = int(steps - min(steps * strength, steps)) if flows else steps - min(int(steps * strength), steps)
+    if first >= steps:
+        raise RequestError(
+            "strength {strength} of {steps} steps is less than one, nothing would be drawn; raise strength or steps",
+            strength=strength,
+            steps=steps,
+        )
+    first *= getattr(given, "order", 1)
+    if hasattr(given, "set_begin_index"):
+        given.set_begin_index(first)
+    return sampler.timesteps[first:]
+
+
+@dataclass
+class MaskedOriginal:
+    """What a mask leaves as it is: x of the picture, the noise it is given at each step, 1 where it is painted."""
+
+    x: Tensor
+    noise: Tensor
+    mask: Tensor
+
+    def put_back(self, x: Tensor, sampler: Sampler, t: Tensor | None) -> Tensor:
+        """x [1, C, h, w] with the picture's own, as noisy as x is at its next time t, wherever nothing is painted."""
+        own = self.x if t is None else noise_to(sampler, self.x, self.noise, t[None])
+        return (1 - self.mask) * own + self.mask * x
+
+
+def to_shape(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A mask [B, 1, H, W] as one of x, [B, 1, h, w]: the nearest pixel of each place."""
+    return nn.functional.interpolate(mask, size=shape[1:])
+
+
+def noise_to(sampler: Sampler, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """x [1, *shape] as noisy as it is at time t [1] of a sampler."""
+    given: Any = sampler
+    return given.scale_noise(x, t, noise) if hasattr(given, "scale_noise") else given.add_noise(x, noise, t)

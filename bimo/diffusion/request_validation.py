@@ -1,0 +1,220 @@
+"""A request against the system that is to draw it: what it leaves open is filled in, what cannot be drawn refused."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from bimo.core.errors import RequestError
+from bimo.core.messages import Message, say
+from bimo.core.part import meant
+from bimo.core.request import Request, checked
+from bimo.diffusion import guidance, image_inputs
+from bimo.diffusion.image_inputs import IMAGE, read_by_conditioners
+from bimo.diffusion.samplers import SPACINGS, options_of, schedule_named
+from bimo.diffusion.schedules import Ddpm
+from bimo.diffusion.system import ZERO_NULLS, System
+from bimo.prompts.negation import negation
+from bimo.prompts.token_budget import listed
+
+#: The share of the steps that a picture goes through where nothing is said, as in diffusers; with a mask the recipe's.
+STRENGTH = 0.8
+#: Where drawing begins with noise alone, the share of the times that its first must reach: below it the denoiser is
+#: told of a picture that is not there.
+FIRST_TIME = 0.85
+#: As many times the pixels that a system learned at are no size that it knows.
+UNLEARNED = 3
+
+
+def fill_request(system: System, request: Request | Mapping[str, object]) -> Request:
+    """The request with everything it leaves open taken from the recipe. Raises RequestError."""
+    request = checked(request)
+    recipe = system.recipe
+    if not recipe.levels:
+        raise RequestError("{name} does not draw: it scores words and pictures", name=recipe.name)
+    last = recipe.levels[-1]
+    wanted = recipe.request
+    unit = math.lcm(wanted.multiple, *(_unit(system, level.name) for level in recipe.levels))
+    size = request.size or wanted.size
+    if request.image is not None and request.size is None:
+        size = image_inputs.size_for(request.image, math.prod(wanted.size), unit, wanted.sizes)
+    settings: dict[str, object] = {
+        "negative": _negative(system, request.negative),
+        "size": size,
+        "seed": request.seed if request.seed is not None else torch.seed() % 2**32,
+        "steps": request.steps or wanted.steps or last.steps,
+        "guidance": guidance.first_given(request.guidance, wanted.guidance, last.guidance.scale),
+        "sampler": wanted.sampler or last.sampler,
+        **_sampling(system, request),
+    }
+    if request.image is not None and request.strength is None:
+        plain = 1.0 if IMAGE in read_by_conditioners(system, last.name) else STRENGTH
+        settings["strength"] = wanted.strength if request.mask is not None else plain
+    if request.image is not None and IMAGE not in read_by_conditioners(system, last.name):
+        _not_enlarging(system, size)
+    request = request.model_copy(update=settings)
+    for side in request.size or ():
+        if side % unit:
+            low = max(unit, side // unit * unit)
+            raise RequestError(
+                "a side of {side} is not a multiple of {unit}; use {low} or {low_2}",
+                side=side,
+                unit=unit,
+                low=low,
+                low_2=low + unit,
+            )
+    if wanted.sizes and request.size not in wanted.sizes:
+        listed = ", ".join(f"{width}x{height}" for width, height in wanted.sizes)
+        raise RequestError(
+            "{name} knows no size {size}; there is {listed}", name=recipe.name, size=request.size, listed=listed
+        )
+    dials = [branch.name for level in recipe.levels for branch in level.guidance.branches]
+    for name in request.guidance_weights:
+        if name not in dials:
+            near = meant(name, dials) if dials else Message("; it has none")
+            raise RequestError("{name} has no dial {name_2!r}{near}", name=recipe.name, name_2=name, near=near)
+    read = {name for level in recipe.levels for name in read_by_conditioners(system, level.name)}
+    for name in request.condition_images:
+        if name not in read:
+            near = meant(name, sorted(read)) if read else Message("; it reads words alone")
+            raise RequestError("{name} reads no picture {name_2!r}{near}", name=recipe.name, name_2=name, near=near)
+    return request
+
+
+def _unit(system: System, level: str) -> int:
+    """Pixels of the picture that a side must be a multiple of, for a level's space and the patches of its denoiser."""
+    return system.space(level).factor * int(getattr(system.level(level).denoiser, "multiple", 1))
+
+
+def _negative(system: System, negative: str | None) -> str | None:
+    """The negative prompt: the recipe's where none is given. None stays where the empty one would draw otherwise."""
+    if negative is not None:
+        return negative
+    return system.recipe.request.negative or (None if heeds_empty(system) else "")
+
+
+def heeds_empty(system: System) -> bool:
+    return any(guidance.heeds_empty(level.guidance) for level in system.recipe.levels)
+
+
+def _sampling(system: System, request: Request) -> dict[str, object]:
+    """What is said of the sampler, by the names that records keep. Raises RequestError."""
+    found: dict[str, object] = {}
+    schedule = request.schedule
+    if request.sampler:
+        last: Any = system.level(system.recipe.levels[-1].name).schedule
+        found["sampler"], said = last.named(request.sampler)
+        if said is not None and schedule is not None and schedule_named(schedule) != said:
+            raise RequestError(
+                "the sampler {sampler!r} says {said}, but schedule is {schedule!r}; say one of them",
+                sampler=request.sampler,
+                said=said,
+                schedule=schedule,
+            )
+        schedule = said or schedule
+    if schedule is not None:
+        found["schedule"] = schedule_named(schedule)
+    if request.spacing is not None:
+        found["spacing"] = request.spacing.strip().casefold()
+        if found["spacing"] not in SPACINGS:
+            near = meant(request.spacing, SPACINGS)
+            raise RequestError("there is no spacing {spacing!r}{near}", spacing=request.spacing, near=near)
+    return found
+
+
+def _not_enlarging(system: System, size: tuple[int, int]) -> None:
+    """Raises RequestError where the last level works out what an earlier one of another shape drew: a picture put into
+    it would not go with that.
+    """
+    *earlier, last = system.recipe.levels
+    shape = system.space(last.name).shape(size)
+    for level in earlier:
+        told = any(getattr(hint, "level", "") == level.name for hint in last.conditioners)
+        if told and system.space(level.name).shape(size) != shape:
+            raise RequestError(
+                "{name} cannot use an image: its last level works out what {name_2} drew; leave the image out",
+                name=system.recipe.name,
+                name_2=level.name,
+            )
+
+
+def sampler_warnings(system: System, request: Request) -> tuple[str, ...]:
+    """What is to be told of the last level's sampler before anything is drawn. Raises RequestError where it cannot go
+    as the request says.
+    """
+    level = system.level(system.recipe.levels[-1].name)
+    shape = system.space(level.recipe.name).shape(request.size or (0, 0))
+    steps = request.steps or level.recipe.steps
+    with torch.device("cpu"):
+        sampler = level.schedule.sampler(request.sampler or level.recipe.sampler, steps, shape, options_of(request))
+    if request.eta is not None and "eta" not in inspect.signature(sampler.step).parameters:
+        raise RequestError("the sampler {name} has no eta; those that have are ddim, tcd", name=type(sampler).__name__)
+    law = level.schedule
+    if request.image is not None or not isinstance(law, Ddpm) or not law.learnable:
+        return ()
+    first = float(sampler.timesteps[0])
+    if first >= FIRST_TIME * (law.count - 1):
+        return ()
+    spacing = getattr(getattr(sampler, "config", None), "timestep_spacing", "")
+    cure = say("use --spacing trailing, or more steps")
+    return (
+        say(
+            "the times of {steps} steps ({spacing}) begin at {first:g} and not at {count}: the picture will "
+            "be a blur; {cure}",
+            steps=steps,
+            spacing=spacing,
+            first=first,
+            count=law.count - 1,
+            cure=cure,
+        ),
+    )
+
+
+def negated(system: System, request: Request) -> tuple[str, str, tuple[str, ...]]:
+    """(what is wanted, the negative prompt, what is said of it) of a request: systems of our own take 不要猫 for a
+    negative prompt, published ones get the prompt as it was typed, as from whoever published them.
+    """
+    negative = request.negative or ""
+    found = negation(request.text)
+    if not found.things:
+        return request.text, negative, ()
+    level = system.recipe.levels[-1]
+    heard = (
+        guidance.first_given(request.guidance, level.guidance.scale) > 1
+        and level.guidance.unconditional not in ZERO_NULLS
+    )
+    said, things = listed([f"“{words}”" for words in found.said]), listed(found.things)
+    if system.recipe.source != "own" or not heard:
+        note = say(
+            "{said} is read as it stands, and what it denies is likely drawn; say it with --negative {things!r}",
+            said=said,
+            things=things,
+        )
+        return request.text, negative, ((note,) if heard else ())
+    note = say("{said} is taken as a negative prompt: {things}", said=said, things=things)
+    if not found.text:
+        note += say("; nothing else was asked for")
+    comma = ", " if negative.isascii() else "，"
+    return found.text, comma.join(filter(None, (negative, *found.things))), (note,)
+
+
+def size_warnings(system: System, request: Request) -> tuple[str, ...]:
+    """What is said of a size far above the one that was learned: pictures repeat themselves there, or fall apart."""
+    width, height = request.size or (0, 0)
+    own = system.recipe.request.size
+    if system.recipe.request.sizes or request.image is not None or width * height < UNLEARNED * math.prod(own):
+        return ()
+    return (
+        say(
+            "{name} learned at {own}x{own_2}; at {width}x{height} things repeat or blur, use --size {own}x{own_2}",
+            name=system.recipe.name,
+            own=own[0],
+            own_2=own[1],
+            width=width,
+            height=height,
+        ),
+    )
