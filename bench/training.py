@@ -237,7 +237,7 @@ def plain(run: Trainer, learning: Any, data: Path) -> Callable[[], None]:
 def bare(run: Trainer, learning: Any) -> Callable[[], None]:
     """Forward, backward, clipping and the optimiser's step, on a batch made before."""
     system, stage = run.system, run.recipe.stages[0]
-    lesson = learning.lessons.lesson(0, torch.Generator().manual_seed(0))
+    lesson = learning.lessons.inputs(0, torch.Generator().manual_seed(0))
     denoiser: Any = system.level(stage.level).denoiser
     tower: Any = system.text_encoders[0]
     question = learning.objective.question(lesson, stage.level)

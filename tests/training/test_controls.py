@@ -62,7 +62,7 @@ def _with(ask: Any, weight: torch.Tensor) -> Any:
 def test_it_learns_beside_a_denoiser_that_stays(tiny_shards: Path, tmp_path: Path, network: Any) -> None:
     wanted = recipe(network=network, seen="outlines")
     made, learning = begun(wanted, tiny_shards, tmp_path / "run")
-    lesson = learning.lessons.lesson(0, torch.Generator().manual_seed(3))
+    lesson = learning.lessons.inputs(0, torch.Generator().manual_seed(3))
     question = Denoise().question(lesson, "image")
     assert all(".beside." in name for name in learning.parameters)
     assert float(question.ask.conditioning.pictures["control"].max()) > 0.9
@@ -117,7 +117,7 @@ def test_a_map_of_the_data_is_what_it_sees(tiny_shards: Path, tmp_path: Path) ->
     for number, key in enumerate(pictures.keys):
         Image.new("RGB", pictures.sizes[number], (number * 9, 0, 0)).save(shards / "maps" / "height" / f"{key}.png")
     _, learning = begun(recipe(name="height", seen="map"), shards, tmp_path / "run")
-    lesson = learning.lessons.lesson(0, torch.Generator().manual_seed(3))
+    lesson = learning.lessons.inputs(0, torch.Generator().manual_seed(3))
     conditioning = Denoise().question(lesson, "image").ask.conditioning
     rows = [row for (row,) in learning.lessons.order.lots_of(0)]
     assert conditioning.pictures["height"][:, 0, 0, 0].tolist() == pytest.approx([row * 9 / 255 for row in rows])

@@ -43,7 +43,7 @@ class Fake:
     def level(self, name: str) -> Fake:
         return self
 
-    def told(self, system: Any, batch: Batch) -> list[Conditioning]:
+    def conditions_of(self, system: Any, batch: Batch) -> list[Conditioning]:
         return [hint.learned(system, batch) for hint in self.hints]
 
     def condition(self, encodings: Any, hints: Any) -> Conditioning:

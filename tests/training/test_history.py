@@ -305,7 +305,7 @@ def test_gradients_that_are_no_numbers_are_told_by_step(
 ) -> None:
     state = (run / "state.pt").read_bytes()
     monkeypatch.setattr(Reconstruct, "loss", steep(Reconstruct.loss))
-    wanted = recipe(replace(BASE, clip=clip), MORE)
+    wanted = recipe(replace(BASE, max_grad_norm=clip), MORE)
     with pytest.raises(TrainingError, match=r"step 3: gradients are not finite: 1/\d+ \(image\.space\.\S+\)"):
         train(wanted, tiny_shards, run, threads=1, from_here=True)
     assert (run / "state.pt").read_bytes() == state
@@ -313,7 +313,7 @@ def test_gradients_that_are_no_numbers_are_told_by_step(
 
 @pytest.mark.parametrize("clip", [0.0, 0.01])
 def test_gradients_are_clipped_as_torch_does(clip: float, tiny_shards: Path, tmp_path: Path) -> None:
-    run = Trainer(recipe(replace(BASE, clip=clip)), trainer.Pictures(tiny_shards), tmp_path / "run")
+    run = Trainer(recipe(replace(BASE, max_grad_norm=clip)), trainer.Pictures(tiny_shards), tmp_path / "run")
     learning = run._learning(run.recipe.stages[0], None)
     for place, parameter in enumerate(learning.parameters.values()):
         parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(place))
@@ -375,5 +375,5 @@ def test_differences_are_told_as_set_names_them() -> None:
     one = recipe()
     other = recipe(replace(BASE, lr=1.0, lr_overrides=(("a", 1.0),)), MORE, MORE)
     found = differences(one, other)
-    assert list(found) == ["stages.0.lr", "stages.0.rates", "stages.2"]
+    assert list(found) == ["stages.0.lr", "stages.0.lr_overrides", "stages.2"]
     assert differences(one, one) == {}
