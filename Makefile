@@ -16,7 +16,7 @@ export PROMPT MODEL
 
 PINS := pyproject.toml constraints.txt
 
-.PHONY: help draw serve bench test check index messages clean
+.PHONY: help draw serve bench test check docs index messages clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -42,6 +42,9 @@ check: .venv/.dev ## style, types, direction of imports
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
+docs: .venv/.docs ## the documentation in both languages, into site/; nothing is fetched
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 index: .venv/.core ## write what `bimo list` shows, after recipes were changed
 	$(BIN)/python -c "from bimo.hub.registry import INDEX, index; INDEX.write_text(index(), encoding='utf-8')"
 
@@ -55,7 +58,7 @@ messages: .venv/.dev ## the Chinese catalogue, after sentences were changed: fil
 	@rm $(ZH).pot
 
 clean: ## remove the environment and every cache
-	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv build dist site .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find bimo tests bench -type d -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/bin/python:
@@ -65,6 +68,7 @@ clean: ## remove the environment and every cache
 .venv/.core: EXTRAS =
 .venv/.serve: EXTRAS = [serve]
 .venv/.dev: EXTRAS = [all,dev]
-.venv/.core .venv/.serve .venv/.dev: $(PINS) | .venv/bin/python
+.venv/.docs: EXTRAS = [docs]
+.venv/.core .venv/.serve .venv/.dev .venv/.docs: $(PINS) | .venv/bin/python
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.$(EXTRAS)'
 	@touch $@

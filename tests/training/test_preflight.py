@@ -246,11 +246,12 @@ def test_data_is_read_before_anything_is_made(tmp_path: Path) -> None:
     assert Pictures(shard(tmp_path / "some")).sizes == list(SIZES)
 
 
+@pytest.mark.parametrize("language", ["en", "zh"])
 def test_the_first_commands_of_the_page_work_on_photos(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    language: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A plain folder of photos of several sizes with a caption beside each, by the commands as they are written."""
-    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text("utf-8")
+    page = (Path(__file__).parents[2] / "docs" / language / "training.md").read_text("utf-8")
     block = page.partition("```\n")[2].partition("```")[0].splitlines()
     commands = [shlex.split(line, comments=True)[1:] for line in block if line.startswith("bimo")]
     monkeypatch.chdir(tmp_path)
