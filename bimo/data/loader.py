@@ -21,7 +21,6 @@ from bimo.core import colour
 from bimo.core.errors import DataError, RequestError
 from bimo.data import shards
 from bimo.diffusion.image_inputs import middle
-from bimo.models.conditioners import POSE_AT_REST
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -92,9 +91,10 @@ class Pictures:
         if not self.keys:
             listed = ", ".join(map(str, folders))
             raise DataError("there is not one picture in {listed}", listed=listed)
+        #: [N, numbers of a pose], NaN for a row that declares none; None where no row does.
         self.poses: Tensor | None = None
-        if any(poses):
-            self.poses = torch.tensor([pose or POSE_AT_REST for pose in poses], dtype=torch.float32)
+        if count := max(map(len, poses)):
+            self.poses = torch.tensor([pose or (math.nan,) * count for pose in poses], dtype=torch.float32)
         self.lots: list[tuple[int, ...]] = [(row,) for row in range(len(self.keys))]
 
     def __len__(self) -> int:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -137,6 +137,20 @@ class Conditioner(Protocol):
 
     def unconditional(self, value: Conditioning) -> Conditioning:
         """What the null branch of guidance gets in its place."""
+        ...
+
+
+@runtime_checkable
+class SeededConditioner(Protocol):
+    """A conditioner that takes from a picture's seed what its request leaves open."""
+
+    @property
+    def name(self) -> str:
+        """Its name in a request's conditions."""
+        ...
+
+    def of_seed(self, seed: int) -> Tensor:
+        """What it takes, [1, N]: always the same of the same seed."""
         ...
 
 
@@ -303,6 +317,12 @@ class System(nn.Module):
     def budgets(self, text: str) -> list[Budget]:
         """What of a text each tower reads."""
         return [tower.budget(text) for tower in self.text_encoders]
+
+    def conditions_of_seed(self, seed: int) -> dict[str, list[float]]:
+        """What the conditioners take from a seed, by name: requested so, it is known what was drawn."""
+        every = [conditioner for level in self.recipe.levels for conditioner in level.conditioners]
+        seeded = [conditioner for conditioner in every if isinstance(conditioner, SeededConditioner)]
+        return {one.name: [float(value) for value in one.of_seed(seed)[0]] for one in seeded}
 
     def condition(self, encodings: tuple[TextEncoding, ...], hints: Sequence[Conditioning] = ()) -> Conditioning:
         """Encodings and hints as a level's denoiser takes them. Without a ``join`` in the recipe each encoding is a

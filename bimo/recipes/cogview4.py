@@ -2,7 +2,7 @@
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedules import Flow
-from bimo.models.flow_transformers import CogView4
+from bimo.models.cogview4.denoiser import CogView4
 from bimo.models.spaces import Latent
 from bimo.models.text_encoders.language_model import LanguageModel
 from bimo.training.objectives.denoise import Denoise

@@ -12,8 +12,8 @@ from bimo.models.cascade.pixel_unet import PixelUnet
 from bimo.models.cascade.prior import RootLength
 from bimo.models.composer.conditioners import Intensity, Map, Palette, Sketch
 from bimo.models.composer.denoiser import Composed
-from bimo.models.conditioners import Masked
 from bimo.models.spaces import Pixels
+from bimo.models.stable_diffusion.conditioners import Masked
 from bimo.models.text_encoders.clip import ClipText
 from bimo.recipes.damo_cascade import prior, upsampler1024
 from bimo.training.objectives.denoise import Denoise

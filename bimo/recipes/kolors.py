@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedules import Ddpm
-from bimo.models.conditioners import Masked, Sizes
 from bimo.models.spaces import Latent
+from bimo.models.stable_diffusion.conditioners import Masked, Sizes
 from bimo.models.text_encoders.chatglm import ChatGlm
 from bimo.recipes.taiyi_xl import SHAPES, sdxl_unet
 from bimo.training.objectives.denoise import Denoise

@@ -2,7 +2,8 @@
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedules import Flow
-from bimo.models.ovis_image.layout import DROP, TEMPLATE, OvisImage
+from bimo.models.ovis_image.denoiser import OvisImage
+from bimo.models.ovis_image.layout import DROP, TEMPLATE
 from bimo.models.text_encoders.language_model import LanguageModel
 from bimo.recipes.z_image import flux
 from bimo.training.objectives.denoise import Denoise

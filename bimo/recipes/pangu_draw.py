@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from bimo.core.recipe import Branch, Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedules import Ddpm
-from bimo.models.conditioners import Bucket
+from bimo.models.pangu.conditioners import Bucket
 from bimo.models.pangu.experts import Experts
 from bimo.models.spaces import Latent
 from bimo.models.text_encoders.clip import ClipText

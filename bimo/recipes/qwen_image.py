@@ -2,7 +2,7 @@
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedules import Flow
-from bimo.models.flow_transformers import QwenImage
+from bimo.models.qwen_image.denoiser import QwenImage
 from bimo.models.qwen_image.space import QwenLatent
 from bimo.models.text_encoders.language_model import LanguageModel
 from bimo.models.text_encoders.prompt_templates import QWEN_IMAGE

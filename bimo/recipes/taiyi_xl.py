@@ -2,8 +2,8 @@
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedules import Ddpm
-from bimo.models.conditioners import Sizes
 from bimo.models.spaces import Latent
+from bimo.models.stable_diffusion.conditioners import Sizes
 from bimo.models.stable_diffusion.unet import CROSS_DOWN, CROSS_UP, PLAIN_DOWN, PLAIN_UP, Unet
 from bimo.models.text_encoders.clip import ClipText
 from bimo.models.text_encoders.fusion import Channels

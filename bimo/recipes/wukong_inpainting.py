@@ -3,8 +3,8 @@ words."""
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedules import Ddpm
-from bimo.models.conditioners import Masked
 from bimo.models.spaces import Latent
+from bimo.models.stable_diffusion.conditioners import Masked
 from bimo.models.stable_diffusion.unet import Unet
 from bimo.models.text_encoders.clip import ClipText
 from bimo.training.objectives.denoise import Denoise

@@ -2,10 +2,10 @@
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedules import Flow
-from bimo.models.flow_transformers import ZImage
 from bimo.models.spaces import Latent
 from bimo.models.text_encoders.language_model import LanguageModel
 from bimo.models.text_encoders.prompt_templates import QWEN3_CHAT
+from bimo.models.z_image.denoiser import ZImage
 from bimo.training.objectives.denoise import Denoise
 
 #: Qwen3-4B, the output of its last layer but one; padding is dropped.

@@ -25,9 +25,9 @@ from bimo.core.errors import RecipeError
 from bimo.core.part import Part
 from bimo.core.tensors import Conditioning
 from bimo.diffusion.schedules import expand
+from bimo.xiaomo.conditioners import POSE_AT_REST
 
 POSE_WIDTH = 5
-POSE_AT_REST = (0.0, 1.0, 0.0, 0.0, 0.0)
 #: What one unit of each number of a pose is to a network: about a deviation of the data's.
 POSE_SPREAD = (1.0, 0.1, 0.05, 0.05, 6.0)
 PLACE_WIDTH = 3

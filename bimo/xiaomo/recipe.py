@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedules import Flow, SingleStepRegression
-from bimo.models.conditioners import Earlier, Pose
 from bimo.models.pixart.denoiser import PixArt
 from bimo.models.text_encoders.bert import Bert
 from bimo.training.objectives.denoise import Denoise
 from bimo.training.objectives.reconstruct import Contrast, Reconstruct
 from bimo.xiaomo.autoencoder import Compact
+from bimo.xiaomo.conditioners import Earlier, Pose
 from bimo.xiaomo.first_level import Expected, Refine
 from bimo.xiaomo.layered_objects import LayeredObjects
 

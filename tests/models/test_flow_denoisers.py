@@ -11,10 +11,14 @@ import torch
 from bimo.core.errors import RecipeError
 from bimo.core.tensors import Conditioning, TextEncoding
 from bimo.diffusion.schedules import Flow
-from bimo.models.flow_transformers import CogView4, LongCatImage, QwenImage, ZImage, packed, unpacked
+from bimo.models.cogview4.denoiser import CogView4
+from bimo.models.flow_tokens import packed, unpacked
+from bimo.models.longcat_image.denoiser import LongCatImage
 from bimo.models.lumina.denoiser import Lumina2
-from bimo.models.ovis_image.layout import OvisImage
+from bimo.models.ovis_image.denoiser import OvisImage
+from bimo.models.qwen_image.denoiser import QwenImage
 from bimo.models.qwen_image.space import QwenLatent
+from bimo.models.z_image.denoiser import ZImage
 
 KINDS: dict[str, Any] = {
     "z_image": ZImage(),

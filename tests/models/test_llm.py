@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.models.layouts.configs import Config
-from bimo.models.layouts.flow import language_model, text_name
+from bimo.models.layouts.language_model import language_model, text_name
 from bimo.models.text_encoders.language_model import Bridge, LanguageModel, LanguageModelEncoder, pieces
 from tests.parity.tiny_flow_checkpoints import VOCAB, glm_words, qwen_words
 

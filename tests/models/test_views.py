@@ -12,7 +12,8 @@ from torch import Tensor
 from bimo.core.errors import RecipeError, RequestError
 from bimo.core.request import Request
 from bimo.core.tensors import Batch, Conditioning, TextEncoding
-from bimo.models.conditioners import Bucket, Masked, Sizes, random_masks
+from bimo.models.pangu.conditioners import Bucket
+from bimo.models.stable_diffusion.conditioners import Masked, Sizes, random_masks
 from bimo.models.stable_diffusion.unet import Unet
 from bimo.models.text_encoders.fusion import Channels
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -18,11 +19,11 @@ from bimo.core.tensors import Batch, Conditioning, TextEncoding
 from bimo.diffusion.batching import draw
 from bimo.diffusion.sampling import Drawing
 from bimo.diffusion.system import System
-from bimo.models.conditioners import POSE_AT_REST, Pose
 from bimo.models.text_encoders.bert import Bert, BertTextEncoder
 from bimo.xiaomo.artwork.compose import Pose as Posed
 from bimo.xiaomo.artwork.compose import apply_pose
 from bimo.xiaomo.autoencoder import Compact
+from bimo.xiaomo.conditioners import POSE_AT_REST, Pose
 from bimo.xiaomo.first_level import REACH, SMALLEST, Expected, Layers, moved, placed
 
 WORDS = Bert(
@@ -174,6 +175,9 @@ def test_a_pose_comes_from_the_seed_or_the_request() -> None:
 def test_a_pose_that_is_not_declared_is_at_rest() -> None:
     batch = Batch(torch.zeros(2, 1, 1, 1), (), {}, torch.zeros(2, dtype=torch.bool), torch.Generator())
     assert Pose().from_batch(cast(System, None), batch).scalars["pose"].tolist() == [list(POSE_AT_REST)] * 2
+    declared = [1.0, 0.5, 0.25, 0.0, 2.0]
+    batch = replace(batch, scalars={"pose": torch.tensor([[float("nan")] * 5, declared])})
+    assert Pose().from_batch(cast(System, None), batch).scalars["pose"].tolist() == [list(POSE_AT_REST), declared]
 
 
 def test_two_seeds_give_two_pictures_and_a_seed_one(tiny_folder: Path) -> None:

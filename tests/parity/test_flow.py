@@ -20,7 +20,7 @@ from bimo.core.picture import Picture
 from bimo.core.recipe import Recipe
 from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
-from bimo.models.flow_transformers import unpacked
+from bimo.models.flow_tokens import unpacked
 from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
 from bimo.models.layouts.export import to_diffusers
 from bimo.recipes.cogview4 import cogview4 as cogview4_recipe

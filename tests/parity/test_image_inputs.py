@@ -16,8 +16,8 @@ from bimo.core.errors import RequestError
 from bimo.diffusion.batching import draw
 from bimo.diffusion.request_validation import fill_request
 from bimo.diffusion.system import System
-from bimo.models.conditioners import Masked
 from bimo.models.layouts.diffusers_folder import read_folder
+from bimo.models.stable_diffusion.conditioners import Masked
 from tests.parity.test_stable_diffusion import SCHEDULERS, _one_thread, compare
 from tests.parity.tiny_checkpoints import checkpoint, read_by_diffusers
 

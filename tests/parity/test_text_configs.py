@@ -13,7 +13,7 @@ import transformers
 from bimo.core.errors import RecipeError
 from bimo.models.layouts.configs import NO_EFFECT_TEXT, Config
 from bimo.models.layouts.diffusers_folder import recipe_of
-from bimo.models.layouts.flow import language_model
+from bimo.models.layouts.language_model import language_model
 from bimo.models.text_encoders.language_model import LanguageModel
 from tests.parity.families import FAMILIES
 

@@ -17,11 +17,13 @@ from bimo.data.loader import Pictures
 from bimo.models.adapters.control_conditioner import Control
 from bimo.models.cascade.conditioners import LowRes, Score, Semantics
 from bimo.models.composer.conditioners import Intensity, Map, Palette, Sketch
-from bimo.models.conditioners import Bucket, Earlier, Masked, Pose, Sizes
+from bimo.models.pangu.conditioners import Bucket
+from bimo.models.stable_diffusion.conditioners import Masked, Sizes
 from bimo.recipes.composer import composer
 from bimo.training.conditioning_dropout import ConditioningDropout, Dropout
 from bimo.training.objectives.denoise import Denoise
 from bimo.training.trainer import Trainer
+from bimo.xiaomo.conditioners import Earlier, Pose
 from tests.parity.tiny_checkpoints import clip_words
 
 ROWS = 20000

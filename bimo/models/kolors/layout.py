@@ -7,9 +7,9 @@ from typing import Any
 from bimo.core.errors import RecipeError
 from bimo.core.messages import say
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe
-from bimo.models.conditioners import Sizes
 from bimo.models.layouts.configs import NO_EFFECT_TEXT
 from bimo.models.layouts.diffusers_folder import Filling, Folder, Reading
+from bimo.models.stable_diffusion.conditioners import Sizes
 from bimo.models.stable_diffusion.layout import LEVEL, guide_of, latent, law, masked, told_scale, unet, vae_name
 from bimo.models.text_encoders.chatglm import ChatGlm
 

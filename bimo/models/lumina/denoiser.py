@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bimo.core.part import Part
 from bimo.core.tensors import Conditioning
-from bimo.models.flow_transformers import LAST, words_of
+from bimo.models.flow_tokens import LAST, text_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Lumina2(Part):
         return Lumina2Denoiser(self)
 
     def tiny(self) -> Self:
-        """Width 24, two layers of two heads, one refiner; the text width of tiny towers."""
+        """Width 24, two layers of two heads, one refiner; the text width of tiny text encoders."""
         small = replace(self, width=24, layers=2, refiners=1, heads=2, key_heads=1, multiple=8)
         return replace(small, text=16, axes=(4, 4, 4))
 
@@ -68,7 +68,7 @@ class Lumina2Denoiser(nn.Module):
         )
 
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """The answer to an ask: the model's own is x - noise, and its clock runs from noise at 0 to x at 1."""
-        words = words_of(conditioning, "Lumina2")
-        mask = words.mask if words.mask is not None else torch.ones(words.tokens.shape[:2], dtype=torch.bool)
-        return -self.model(x, 1 - t / LAST, words.tokens, mask.to(x.device), return_dict=False)[0]
+        """noise - x: the model's own answer is x - noise, and its clock runs from noise at 0 to x at 1."""
+        text = text_of(conditioning, "Lumina2")
+        mask = text.mask if text.mask is not None else torch.ones(text.tokens.shape[:2], dtype=torch.bool)
+        return -self.model(x, 1 - t / LAST, text.tokens, mask.to(x.device), return_dict=False)[0]

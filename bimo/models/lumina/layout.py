@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from bimo.core.recipe import Defaults, Guidance, Level
 from bimo.models.layouts.diffusers_folder import Folder, Reading
-from bimo.models.layouts.flow import LEVEL, STEPS, TOKENIZERS, denoiser, filled, flux_space, law, recipe_with, tower
+from bimo.models.layouts.flow_folder import LEVEL, STEPS, denoiser, flow_schedule, flux_space, reading_with
+from bimo.models.layouts.language_model import TOKENIZERS, text_encoder
 from bimo.models.lumina.denoiser import Lumina2
 from bimo.models.text_encoders.prompt_templates import LUMINA_PREFIX
 
@@ -31,14 +32,14 @@ OWN = {
 
 def reading(folder: Folder) -> Reading:
     """A Lumina2Pipeline (once called Lumina2Text2ImgPipeline). Raises RecipeError for what cannot be drawn."""
-    words = tower(folder, ("Gemma2Model",), "gemma2", ("GemmaTokenizer", "GemmaTokenizerFast", *TOKENIZERS))
+    encoder = text_encoder(folder, ("Gemma2Model",), "gemma2", ("GemmaTokenizer", "GemmaTokenizerFast", *TOKENIZERS))
     fields = folder.config("transformer").fields
     same = fields.get("out_channels") == fields.get("in_channels")
     # A scale that its class reads and does nothing with.
     known = {"out_channels": fields.get("in_channels") if same else None}
     known["scaling_factor"] = fields.get("scaling_factor")
     model: Lumina2 = denoiser(folder, "Lumina2Transformer2DModel", Lumina2, OWN, **known)
-    schedule = law(folder)
+    schedule = flow_schedule(folder)
     if schedule.dynamic:
         # Its pipeline takes the number of channels for the length: the same shift at every size.
         mu = schedule.mu((0, model.channels * schedule.patch**2))
@@ -55,4 +56,4 @@ def reading(folder: Folder) -> Reading:
     side = 8 * model.size
     wanted = Defaults(size=(side, side), multiple=16, prefix=LUMINA_PREFIX)
     why = ("Lumina2Pipeline", "a Lumina2Pipeline")
-    return filled(folder, recipe_with("lumina-image-2", why, replace(words, length=256, state=-2), level, wanted))
+    return reading_with(folder, "lumina-image-2", why, replace(encoder, length=256, state=-2), level, wanted)

@@ -11,7 +11,6 @@ from bimo.core.errors import RecipeError
 from bimo.core.part import Part
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe
 from bimo.diffusion.schedules import BETAS, LEARNT, Ddpm
-from bimo.models.conditioners import GuidanceScale, Masked
 from bimo.models.layouts.configs import Config, before, defaults_of, plain, read_json
 from bimo.models.layouts.diffusers_folder import Filling, Folder, Reading
 from bimo.models.layouts.schedulers import demand_steps, kin_settings, scheduler_class
@@ -25,6 +24,7 @@ from bimo.models.layouts.text_encoders import (
     tower,
 )
 from bimo.models.spaces import Latent
+from bimo.models.stable_diffusion.conditioners import GuidanceScale, Masked
 from bimo.models.stable_diffusion.unet import Unet
 
 LEVEL = "image"

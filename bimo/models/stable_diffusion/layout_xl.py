@@ -8,9 +8,9 @@ from typing import Any
 from bimo.core.errors import RecipeError
 from bimo.core.messages import say
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe
-from bimo.models.conditioners import Sizes
 from bimo.models.layouts.configs import FORMER_TEXT, NO_EFFECT_TEXT, TOWER_SIZES, defaults_of, read_json
 from bimo.models.layouts.diffusers_folder import Filling, Folder, Reading
+from bimo.models.stable_diffusion.conditioners import Sizes
 from bimo.models.stable_diffusion.layout import (
     LEVEL,
     guide_of,

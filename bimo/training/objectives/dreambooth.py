@@ -19,7 +19,6 @@ from bimo.data.loader import Pictures
 from bimo.data.shards import Sample, finished, shard_name, write_index, write_shard
 from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
-from bimo.models.conditioners import Pose
 from bimo.training.distributed.devices import default_device, device_of_module
 from bimo.training.logging import counted
 from bimo.training.objectives.denoise import Denoise
@@ -103,19 +102,18 @@ class Dreambooth(Part):
         system.eval()
         request: dict[str, object] = {"steps": self.steps} if self.steps else {}
         request |= {"size": self.size} if self.size else {}
-        standing = [hint for level in system.recipe.levels for hint in level.conditioners if isinstance(hint, Pose)]
         rows: list[Sample] = []
         told = say("first drawing {nouns}", nouns=Listed(nouns[:3]))
         for seed in counted(range(self.count), told):
             noun = nouns[seed % len(nouns)]
             path = folder / f"{seed:05d}.png"
             # Asked for by name, so that what is declared is what was drawn.
-            poses = {hint.name: [float(v) for v in hint.of_seed(seed)[0]] for hint in standing}
+            conditions = system.conditions_of_seed(seed)
             if not path.is_file():
                 with default_device(device_of_module(system)):
-                    draw(system, request | {"text": noun, "seed": seed, "conditions": poses})[0].save(path)
+                    draw(system, request | {"text": noun, "seed": seed, "conditions": conditions})[0].save(path)
             row: dict[str, object] = {"captions": [{"text": noun}], "labels": {}}
-            rows.append((f"class-{seed:05d}", path.read_bytes(), row | poses))
+            rows.append((f"class-{seed:05d}", path.read_bytes(), row | conditions))
         system.train(modes)
         write_index(folder, [write_shard(shard, rows, wanted)])
 

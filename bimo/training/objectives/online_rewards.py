@@ -25,7 +25,6 @@ from bimo.data.shards import Sample, finished, shard_name, write_index, write_sh
 from bimo.diffusion.batching import run_batched
 from bimo.diffusion.sampling import SamplingLoop, prepare, sample
 from bimo.diffusion.system import System
-from bimo.models.conditioners import Pose
 from bimo.training.distributed.devices import default_device
 from bimo.training.distributed.processes import ALONE, Processes
 from bimo.training.logging import counted
@@ -261,7 +260,7 @@ class RoundLoader:
             known = {name: value for name, value in own.items() if value == value}  # what is no number equals nothing
             labels = {**self.pictures.labels[one.row], "pair": one.pair, "seed": one.seed, **known}
             row: dict[str, object] = {"captions": [{"text": one.text}], "labels": labels}
-            row |= poses_of(self.blank.system, one.seed)
+            row |= self.blank.system.conditions_of_seed(one.seed)
             rows.append((one.key, (folder / f"{one.key}.png").read_bytes(), row))
         told: dict[str, Any] = {"round": which + 1, "step": which * self.part.every, "drawings": len(asked)}
         told |= {"scores": {name: summary(values) for name, values in by_name.items()}}
@@ -312,16 +311,10 @@ class Drawn(Protocol):
 
 def request_of(system: System, drawn: Drawn, text: str, seed: int) -> dict[str, Any]:
     """What an objective asks the system to draw."""
-    asked: dict[str, Any] = {"text": text, "seed": seed, "conditions": poses_of(system, seed)}
+    asked: dict[str, Any] = {"text": text, "seed": seed, "conditions": system.conditions_of_seed(seed)}
     asked |= {"steps": drawn.steps} if drawn.steps else {}
     asked |= {} if drawn.size is None else {"size": drawn.size}
     return asked | ({} if drawn.guidance is None else {"guidance": drawn.guidance})
-
-
-def poses_of(system: System, seed: int) -> dict[str, list[float]]:
-    """How a thing stands in the drawing of a seed, by name: asked for so, what is declared is what was drawn."""
-    standing = [hint for level in system.recipe.levels for hint in level.conditioners if isinstance(hint, Pose)]
-    return {hint.name: [float(value) for value in hint.of_seed(seed)[0]] for hint in standing}
 
 
 def pixels_of(image: Any) -> Tensor:

@@ -1,0 +1,41 @@
+"""What transformers of flow matching that read a language model share: the one text, and x as tokens of 2x2 places.
+
+Each answers noise - x at t = 1000 s, whatever its own sign and clock are; x stays [R, C, h, w], packed inside.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from bimo.core.errors import RecipeError
+from bimo.core.tensors import Conditioning, TextEncoding
+
+LAST = 1000.0
+
+
+def text_of(conditioning: Conditioning, name: str) -> TextEncoding:
+    """The one text. Raises RecipeError where there are more, or spatial conditions, which are not read."""
+    if len(conditioning.streams) != 1:
+        count = len(conditioning.streams)
+        raise RecipeError("{name} reads one text tower, not {count}", name=name, count=count)
+    if conditioning.spatial is not None:
+        raise RecipeError("{name} reads no spatial hints", name=name)
+    return conditioning.streams[0]
+
+
+def packed(x: Tensor) -> Tensor:
+    """[R, C, h, w] -> [R, h/2 w/2, 4 C]: each token is 2x2 places, channels first."""
+    height, width = x.shape[-2:]
+    return (
+        x.unflatten(-1, (width // 2, 2))
+        .unflatten(-3, (height // 2, 2))
+        .permute(0, 2, 4, 1, 3, 5)
+        .flatten(3)
+        .flatten(1, 2)
+    )
+
+
+def unpacked(tokens: Tensor, height: int, width: int) -> Tensor:
+    """[R, h/2 w/2, 4 C] -> [R, C, h, w]."""
+    grid = tokens.unflatten(1, (height // 2, width // 2)).unflatten(-1, (-1, 2, 2))
+    return grid.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)

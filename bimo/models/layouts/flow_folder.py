@@ -1,0 +1,115 @@
+"""What folders of flow-matching transformers that read one language model have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bimo.core.messages import Both, say
+from bimo.core.part import Part
+from bimo.core.recipe import Defaults, Level, Recipe
+from bimo.diffusion.schedules import Flow
+from bimo.models.layouts.configs import Config, defaults_of, plain, read_json
+from bimo.models.layouts.diffusers_folder import Filling, Folder, Reading
+from bimo.models.layouts.language_model import text_name
+from bimo.models.layouts.schedulers import demand_flow_steps, scheduler_class
+from bimo.models.stable_diffusion.layout import latent, vae_name
+from bimo.models.text_encoders.language_model import LanguageModel
+
+LEVEL = "image"
+STEPS = 50
+#: What else a FlowMatchEulerDiscreteScheduler may say; the sampler reads it as it stands.
+FLOW_SETTINGS = (
+    "invert_sigmas",
+    "use_karras_sigmas",
+    "use_exponential_sigmas",
+    "use_beta_sigmas",
+    "stochastic_sampling",
+)
+
+
+def reading_with(
+    folder: Folder, name: str, why: tuple[str, str], encoder: LanguageModel, level: Level, request: Defaults
+) -> Reading:
+    """The reading of a folder whose parts are called text_encoder, transformer, vae and tokenizer, of the recipe with
+    one text encoder and one level; ``why`` it is taken for that.
+    """
+    recipe = Recipe(
+        name=name,
+        languages=("zh", "en"),
+        text_encoders=(encoder,),
+        levels=(level,),
+        request=request,
+        note=say(Both(*why)),
+    )
+    fillings = (
+        Filling("text_encoder", "text.0.model", text_name),
+        Filling("transformer", "image.denoiser.model"),
+        Filling("vae", "image.space.model", vae_name),
+    )
+    return Reading(recipe, fillings, ("tokenizer",))
+
+
+def denoiser(folder: Folder, cls: str, part: type[Part], own: Mapping[str, str], **given: Any) -> Any:
+    """A transformer's part by the names its config has for the part's fields. Raises RecipeError for other fields.
+
+    ``given`` are fields of the config that are known, with the one value that is meant.
+    """
+    import diffusers
+
+    folder.demand("transformer", "diffusers", (cls,))
+    defaults = {**defaults_of(getattr(diffusers, cls)), **given}
+    read = folder.config("transformer").of(defaults, own.values(), ())
+    return part(**{name: read[field] for name, field in own.items()})
+
+
+def flux_space(folder: Folder) -> Part:
+    """The space of a folder with an AutoencoderKL. Raises RecipeError."""
+    folder.demand("vae", "diffusers", ("AutoencoderKL",))
+    return latent(folder.config("vae"), ("shift",))
+
+
+def flow_schedule(folder: Folder, own_sigmas: bool = False, **grid: Any) -> Flow:
+    """The times of a folder's scheduler, FlowMatchEulerDiscreteScheduler or another that its pipeline can draw by; with
+    ``own_sigmas`` the pipeline leaves the grid to a scheduler with ``use_flow_sigmas``. Raises RecipeError.
+    """
+    path = folder.path / "scheduler" / "scheduler_config.json"
+    config = Config(path, read_json(path))
+    name = str(config.fields.get("_class_name", folder.classes.get("scheduler", ("", ""))[1]))
+    cls = scheduler_class(path, name)
+    own = {
+        "shift": "shift",
+        "dynamic": "use_dynamic_shifting",
+        "curve": "time_shift_type",
+        "base_length": "base_image_seq_len",
+        "max_length": "max_image_seq_len",
+        "base_shift": "base_shift",
+        "max_shift": "max_shift",
+        "terminal": "shift_terminal",
+    }
+    grid = {"grid": "even", **grid}
+    if name == "FlowMatchEulerDiscreteScheduler":
+        defaults = defaults_of(cls)
+        read = config.of(defaults, (*own.values(), *FLOW_SETTINGS), ())
+        said = {n: read[n] for n in FLOW_SETTINGS if read[n] != defaults[n]}
+    else:
+        said = {n: plain(v) for n, v in config.fields.items() if not n.startswith("_")}
+        # As pipelines read what is not said; what a solver calls flow_shift is its own.
+        low, high = (0.25, 0.75) if grid.get("dynamic") == "root" else (0.5, 1.15)
+        silent = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": low, "max_shift": high}
+        silent |= {
+            "shift": 1.0,
+            "use_dynamic_shifting": False,
+            "time_shift_type": "exponential",
+            "shift_terminal": None,
+        }
+        read = {**silent, **defaults_of(cls), **said}
+        if own_sigmas and read.get("use_flow_sigmas"):
+            grid["grid"] = "own"
+    if said or name != "FlowMatchEulerDiscreteScheduler":
+        said = {"_class_name": name, **said}
+        demand_flow_steps(path, cls, said, str(grid["grid"]))
+    given: dict[str, Any] = {field: read[theirs] for field, theirs in own.items()}
+    kind = grid.pop("dynamic", "line")
+    given["dynamic"] = kind if given["dynamic"] else ""
+    return Flow(**{**given, "terminal": given["terminal"] or 0.0}, **grid, config=said)

@@ -1,0 +1,91 @@
+"""A language model in a folder of diffusers: the text encoder that its config describes, and its tensors' names."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, cast
+
+from bimo.core.errors import RecipeError
+from bimo.models.layouts.configs import NO_EFFECT_TEXT, Config, plain
+from bimo.models.layouts.diffusers_folder import Folder
+from bimo.models.text_encoders.language_model import FAMILIES, LanguageModel
+
+TOKENIZERS = ("Qwen2Tokenizer", "Qwen2TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
+#: The fields of a rotary embedding in configs of before transformers 5.
+ROTATION = ("rope_theta", "rope_scaling", "partial_rotary_factor")
+#: Fields about images in a prompt; prompts here hold none.
+NO_EFFECT_VISION = {
+    *("vision_config", "image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"),
+    *("vision_token_id", "pruned_heads"),
+}
+#: Fields that a family's class once had, or has under another name.
+FORMER = {
+    # The gate's function is hidden_activation's; no prompt is as long as its window.
+    "gemma2": {"hidden_act", "sliding_window_size"},
+    "qwen2_5_vl": {"use_mrope"},
+}
+
+
+def text_encoder(
+    folder: Folder, classes: tuple[str, ...], family: str, tokenizers: tuple[str, ...] = TOKENIZERS
+) -> LanguageModel:
+    """The text encoder of a folder, without what its pipeline does with it. Raises RecipeError for another class."""
+    folder.demand("text_encoder", "transformers", classes)
+    folder.demand("tokenizer", "transformers", tokenizers)
+    return language_model(folder.config("text_encoder"), family)
+
+
+def language_model(config: Config, family: str) -> LanguageModel:
+    """The text encoder that a config describes. Raises RecipeError for a field that its class lacks."""
+    import transformers
+
+    config_name, _, (feed, head, key_heads) = FAMILIES[family]
+    inner = config.fields.get("text_config")
+    fields = cast("dict[str, Any]", inner) if isinstance(inner, dict) else dict(config.fields)
+    own = {
+        "width": "hidden_size",
+        "layers": "num_hidden_layers",
+        "heads": "num_attention_heads",
+        "vocab": "vocab_size",
+        "positions": "max_position_embeddings",
+        "feed": feed,
+        "head": head,
+        "key_heads": key_heads,
+    }
+    named = {name: fields[field] for name, field in own.items() if fields.get(field) is not None}
+    if "head" not in named:
+        named["head"] = named["width"] // named["heads"]
+    sizes = {own[name]: value for name, value in named.items() if own[name]}
+    special = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
+    base: dict[str, Any] = getattr(transformers, config_name)(**sizes, **special).to_dict()
+    rest: dict[str, Any] = {}
+    no_effect = {*own.values(), *NO_EFFECT_TEXT, *NO_EFFECT_VISION, *FORMER.get(family, ())}
+    for name, value in fields.items():
+        if name in no_effect or config.says_nothing(name, value, name in base or name in ROTATION):
+            continue
+        if name == "hidden_activation" and value is None:
+            continue  # the class's own, as where it is not there
+        if name not in base and name not in ROTATION:
+            raise RecipeError(
+                "{name} of {path} is {value!r}, a field that {config_name} does not have; ignoring it would draw wrong",
+                name=name,
+                path=config.path,
+                value=value,
+                config_name=config_name,
+            )
+        if name not in base or plain(base[name]) != plain(value):
+            rest[name] = _plain(value)
+    return LanguageModel(family=family, config=rest, **named)
+
+
+def text_name(name: str) -> str | None:
+    """Our name of a tensor of a language model: without its head, and without what reads pictures."""
+    if name == "lm_head.weight" or re.match(r"(model\.)?visual\.", name):
+        return None
+    return re.sub(r"^(model\.)?(language_model\.)?(model\.)?", "", name)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in cast("dict[str, Any]", value).items()}
+    return plain(value)

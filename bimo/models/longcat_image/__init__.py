@@ -1,0 +1,1 @@
+"""LongCat-Image (arXiv:2512.07584)."""

@@ -1,0 +1,44 @@
+"""LongCat-Image's folders: Qwen2.5-VL's language model and a transformer of two streams, then one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bimo.core.recipe import Defaults, Guidance, Level
+from bimo.models.layouts.diffusers_folder import Folder, Reading
+from bimo.models.layouts.flow_folder import LEVEL, STEPS, denoiser, flow_schedule, flux_space, reading_with
+from bimo.models.layouts.language_model import text_encoder
+from bimo.models.longcat_image.denoiser import LongCatImage
+from bimo.models.text_encoders import prompt_templates
+
+
+def reading(folder: Folder) -> Reading:
+    """A folder of a LongCatImagePipeline. Raises RecipeError for what cannot be drawn."""
+    encoder = replace(
+        text_encoder(folder, ("Qwen2_5_VLForConditionalGeneration",), "qwen2_5_vl"),
+        template=prompt_templates.LONGCAT_IMAGE,
+        length=512,
+        pad="full",
+        characters=True,
+    )
+    own = {
+        "layers": "num_layers",
+        "singles": "num_single_layers",
+        "head": "attention_head_dim",
+        "heads": "num_attention_heads",
+        "text": "joint_attention_dim",
+        "axes": "axes_dims_rope",
+    }
+    # No vector enters this transformer, whatever its config says of one's width.
+    known = {"pooled_projection_dim": folder.config("transformer").fields.get("pooled_projection_dim")}
+    model = denoiser(folder, "LongCatImageTransformer2DModel", LongCatImage, own, **known)
+    level = Level(
+        name=LEVEL,
+        space=flux_space(folder),
+        denoiser=model,
+        schedule=flow_schedule(folder),
+        steps=STEPS,
+        guidance=Guidance(scale=4.5, norm="patch"),
+    )
+    why = ("LongCatImagePipeline；不改写提示词", "a LongCatImagePipeline; prompts are not rewritten")
+    return reading_with(folder, "longcat-image", why, encoder, level, Defaults(size=(1024, 1024), multiple=16))

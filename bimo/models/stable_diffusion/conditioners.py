@@ -1,0 +1,178 @@
+"""What Stable Diffusion's UNets are told besides the text: what a mask leaves, sizes, the scale of guidance."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from bimo.core.errors import RequestError
+from bimo.core.part import Part
+from bimo.core.tensors import Batch, Conditioning
+from bimo.diffusion.system import Drawing, System
+from bimo.models.stable_diffusion.unet import SCALE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masked(Part):
+    """What a mask leaves of the picture, for a denoiser that paints the rest: the mask (1: to be painted) and x of the
+    picture with grey in its place, joined to x in that order (the inpainting models of arXiv:2112.10752).
+
+    In training every picture gets a mask of its own: for the share ``whole`` all of it, else a few rectangles and a
+    stroke. In drawing it is the request's, all of the picture where there is none. ``level`` names the level whose
+    space codes the picture. With ``guided`` the null branch is told nothing (zeros).
+    """
+
+    level: str = "image"
+    whole: float = 0.25
+    name: str = "masked"
+    guided: bool = False
+    reads: ClassVar[tuple[str, ...]] = ("mask",)
+
+    @property
+    def always(self) -> bool:
+        """Whether it is told to the null branch as well."""
+        return not self.guided
+
+    def build(self) -> Masked:
+        """It has no weights: the part is the conditioner."""
+        return self
+
+    def from_batch(self, system: System, batch: Batch) -> Conditioning:
+        """Spatial [B, 1 + C, h, w]."""
+        space: Any = system.space(self.level)
+        mask = batch.own(random_masks(batch.whole, batch.x.shape[2:], self.whole, batch.generator))
+        with torch.no_grad():
+            # Of a batch that holds x alone the pixels are what the space makes of it.
+            pixels = space.decode(batch.x) if batch.pixels is None else batch.pixels
+            shown = nn.functional.interpolate(mask, size=pixels.shape[2:]) < 0.5
+            if hasattr(space, "posterior"):
+                mean, deviation = space.posterior(pixels * shown)
+                coded = mean + deviation * batch.normal(*mean.shape[1:])
+            else:
+                coded = space.encode(pixels * shown)
+            return Conditioning(spatial=torch.cat([mask, coded], dim=1))
+
+    def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+        """Spatial [1, 1 + C, h, w]; the masked picture is coded with numbers of the noise, as diffusers does."""
+        space: Any = system.space(self.level)
+        width, height = drawing.request.size or (0, 0)
+        mask = drawing.pictures.get("mask", torch.ones(1, 1, height, width))
+        image = drawing.pictures.get("image", torch.zeros(1, 3, height, width))
+        coded = space.encode(image * (mask < 0.5), drawing.noise)
+        return Conditioning(spatial=torch.cat([nn.functional.interpolate(mask, size=shape[1:]), coded], dim=1))
+
+    def unconditional(self, value: Conditioning) -> Conditioning:
+        """The same, or zeros."""
+        if self.always:
+            return value
+        assert value.spatial is not None
+        return replace(value, spatial=torch.zeros_like(value.spatial))
+
+
+def random_masks(count: int, size: tuple[int, ...], whole: float, generator: torch.Generator) -> Tensor:
+    """Masks [B, 1, h, w] to learn painting in: all of it for the share ``whole``, else one to three rectangles and a
+    stroke of random width between two places.
+    """
+    h, w = size
+    rows, columns = torch.arange(h)[:, None] / h, torch.arange(w)[None] / w
+    masks = torch.zeros(count, 1, h, w)
+    for mask in masks[:, 0]:
+        draws = torch.rand(20, generator=generator).tolist()
+        if draws[0] < whole:
+            mask.fill_(1.0)
+            continue
+        for at in range(1, 2 + int(draws[1] * 3)):
+            top, left, tall, wide = draws[4 * at - 2 : 4 * at + 2]
+            tall, wide = 0.1 + 0.5 * tall, 0.1 + 0.5 * wide
+            inside = (rows >= top - tall / 2) & (rows < top + tall / 2)
+            mask[inside & (columns >= left - wide / 2) & (columns < left + wide / 2)] = 1.0
+        y, x, down, right, thick = draws[15:]
+        down, right = down - y, right - x
+        along = ((rows - y) * down + (columns - x) * right) / max(down**2 + right**2, 1e-6)
+        along = along.clamp(0, 1)
+        far = (rows - y - along * down) ** 2 + (columns - x - along * right) ** 2
+        mask[far < (0.02 + 0.08 * thick) ** 2] = 1.0
+    return masks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes(Part):
+    """What a picture's size was and is, in pixels: height and width before it was resized, top and left of the crop,
+    height and width it is drawn at (arXiv:2307.01952, section 2.2).
+
+    In training they come with the data, else the picture is taken for whole; ``factor`` pixels are a place of x. In
+    drawing they are the request's ``conditions["size_ids"]``, else those of a whole picture of the size asked for.
+    """
+
+    name: str = "size_ids"
+    factor: int = 8
+    reads: ClassVar[tuple[str, ...]] = ()
+    always: ClassVar[bool] = True
+
+    def build(self) -> Sizes:
+        """It has no weights: the part is the conditioner."""
+        return self
+
+    def from_batch(self, system: System, batch: Batch) -> Conditioning:
+        """Scalars [B, 6]."""
+        if self.name in batch.scalars:
+            return Conditioning(scalars={self.name: batch.scalars[self.name]})
+        height, width = (side * self.factor for side in batch.x.shape[2:])
+        return Conditioning(scalars={self.name: _whole(width, height).expand(batch.x.shape[0], -1)})
+
+    def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+        """Scalars [1, 6]. Raises RequestError for anything but six finite numbers."""
+        given = drawing.request.conditions.get(self.name)
+        if given is None:
+            return Conditioning(scalars={self.name: _whole(*(drawing.request.size or (0, 0)))})
+        if len(given) != 6 or not all(math.isfinite(v) for v in given):
+            raise RequestError(
+                "{name} are 6 numbers (height and width before, top and left of the crop, height and width now), "
+                "got {given}",
+                name=self.name,
+                given=given,
+            )
+        return Conditioning(scalars={self.name: torch.tensor([given])})
+
+    def unconditional(self, value: Conditioning) -> Conditioning:
+        """The same: guidance is for the text."""
+        return value
+
+
+def _whole(width: int, height: int) -> Tensor:
+    return torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidanceScale(Part):
+    """The scale of guidance, told to a denoiser that answers as if guided (a consistency model's, arXiv:2310.04378).
+
+    In drawing it is the request's. In training it is ``scale``: to learn others, the answers of a guided teacher would
+    be needed.
+    """
+
+    name: str = SCALE
+    scale: float = 8.5
+    reads: ClassVar[tuple[str, ...]] = ()
+    always: ClassVar[bool] = True
+
+    def build(self) -> GuidanceScale:
+        """It has no weights: the part is the conditioner."""
+        return self
+
+    def from_batch(self, system: System, batch: Batch) -> Conditioning:
+        """Scalars [B, 1]."""
+        return Conditioning(scalars={self.name: torch.full((batch.x.shape[0], 1), self.scale)})
+
+    def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+        """Scalars [1, 1]."""
+        scale = self.scale if drawing.request.guidance is None else drawing.request.guidance
+        return Conditioning(scalars={self.name: torch.tensor([[scale]])})
+
+    def unconditional(self, value: Conditioning) -> Conditioning:
+        """The same: nothing is asked besides."""
+        return value

@@ -1,0 +1,74 @@
+"""Z-Image's transformer, diffusers' ZImageTransformer2DModel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from bimo.core.part import Part
+from bimo.core.tensors import Conditioning
+from bimo.models.flow_tokens import LAST, text_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZImage(Part):
+    """Z-Image's single-stream transformer; the defaults are the published model's."""
+
+    channels: int = 16
+    width: int = 3840
+    layers: int = 30
+    refiners: int = 2
+    heads: int = 30
+    key_heads: int = 30
+    text: int = 2560
+    eps: float = 1e-5
+    normed: bool = True
+    theta: float = 256.0
+    scale: float = 1000.0
+    axes: tuple[int, ...] = (32, 48, 48)
+    lengths: tuple[int, ...] = (1536, 512, 512)
+
+    def build(self) -> ZImageDenoiser:
+        """The module."""
+        return ZImageDenoiser(self)
+
+    def tiny(self) -> Self:
+        """Width 16, two layers of two heads, one refiner; the text width of tiny text encoders."""
+        axes = (4, 2, 2)
+        return replace(self, width=16, layers=2, refiners=1, heads=2, key_heads=2, text=16, axes=axes)
+
+
+class ZImageDenoiser(nn.Module):
+    """x [R, C, h, w], t [R] and conditioning -> [R, C, h, w]. Published names are below ``model.``."""
+
+    def __init__(self, part: ZImage) -> None:
+        super().__init__()
+        from diffusers import ZImageTransformer2DModel
+
+        self.part = part
+        self.model: Any = ZImageTransformer2DModel(
+            in_channels=part.channels,
+            dim=part.width,
+            n_layers=part.layers,
+            n_refiner_layers=part.refiners,
+            n_heads=part.heads,
+            n_kv_heads=part.key_heads,
+            norm_eps=part.eps,
+            qk_norm=part.normed,
+            cap_feat_dim=part.text,
+            rope_theta=part.theta,
+            t_scale=part.scale,
+            axes_dims=list(part.axes),
+            axes_lens=list(part.lengths),
+        )
+
+    def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """noise - x: the model's own answer is x - noise, and its clock runs from noise at 0 to x at 1."""
+        text = text_of(conditioning, "ZImage")
+        texts = [row if text.mask is None else row[text.mask[i]] for i, row in enumerate(text.tokens)]
+        images = list(x.unsqueeze(2).unbind(0))
+        answers = self.model(images, (LAST - t) / LAST, texts, return_dict=False)[0]
+        return -torch.stack(list(answers)).squeeze(2)

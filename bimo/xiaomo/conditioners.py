@@ -1,0 +1,114 @@
+"""What 小墨's second level is told besides the text: the expected picture and the pose."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from bimo.core.errors import RequestError
+from bimo.core.part import Part
+from bimo.core.tensors import Batch, Conditioning, DenoiserInput
+from bimo.diffusion.system import Drawing, System
+
+POSE = ("flip", "scale", "dx", "dy", "angle")
+POSE_AT_REST = (0.0, 1.0, 0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Earlier(Part):
+    """What an earlier one-step level of the same x answers, joined to x on the channels.
+
+    In training it is asked anew for every batch, zeros for the share ``drop`` and wherever the caption is dropped; in
+    drawing it is that level's result, zeros in the null branch. ``noise`` is added in training, so that the level
+    does not trust it to the last digit.
+    """
+
+    level: str
+    drop: float = 0.1
+    noise: float = 0.0
+
+    def build(self) -> Earlier:
+        """It has no weights: the part is the conditioner."""
+        return self
+
+    def from_batch(self, system: System, batch: Batch) -> Conditioning:
+        """Spatial [B, C, h, w]."""
+        conditioning = system.condition(batch.encodings, system.level(self.level).conditions_of(system, batch))
+        rows = batch.x.shape[0]
+        answer = system.denoise(DenoiserInput(self.level, torch.zeros_like(batch.x), torch.ones(rows), conditioning))
+        if self.noise:
+            answer = answer + self.noise * batch.normal(*answer.shape[1:])
+        gone = (batch.own(torch.rand(batch.whole, generator=batch.generator)) < self.drop) | batch.dropped_captions
+        return Conditioning(spatial=answer.masked_fill(gone[:, None, None, None], 0.0))
+
+    def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+        """Spatial [1, C, h, w]."""
+        return Conditioning(spatial=drawing.results[self.level])
+
+    def unconditional(self, value: Conditioning) -> Conditioning:
+        """Zeros."""
+        assert value.spatial is not None
+        return replace(value, spatial=torch.zeros_like(value.spatial))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pose(Part):
+    """How a thing stands: flip, scale, dx, dy (of the side), angle in degrees; declared by the data, so that the text
+    need not account for it.
+
+    In training a picture whose pose is not declared stands as it was made. In drawing it is the request's
+    ``conditions["pose"]``, else taken from the seed within the ranges here: this is what makes two seeds differ where
+    the text leaves nothing else open.
+    """
+
+    name: str = "pose"
+    flip: float = 0.5
+    scale: tuple[float, float] = (0.85, 1.02)
+    shift: float = 0.04
+    angle: float = 8.0
+    reads: ClassVar[tuple[str, ...]] = ()
+    always: ClassVar[bool] = True
+
+    def build(self) -> Pose:
+        """It has no weights: the part is the conditioner."""
+        return self
+
+    def from_batch(self, system: System, batch: Batch) -> Conditioning:
+        """Scalars [B, 5], as the data declares them, at rest where it declares none (no value, or NaN)."""
+        rest = torch.tensor([POSE_AT_REST] * batch.x.shape[0])
+        if self.name not in batch.scalars:
+            return Conditioning(scalars={self.name: rest})
+        declared = batch.scalars[self.name]
+        return Conditioning(scalars={self.name: torch.where(declared.isnan(), rest.to(declared), declared)})
+
+    def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+        """Scalars [1, 5]. Raises RequestError for a pose that is not five finite numbers."""
+        requested = drawing.request.conditions.get(self.name)
+        if requested is None:
+            return Conditioning(scalars={self.name: self.of_seed(drawing.generator.initial_seed())})
+        if len(requested) != len(POSE) or not all(math.isfinite(v) for v in requested) or requested[1] <= 0:
+            raise RequestError(
+                "a pose is {count} numbers ({pose}; scale above 0), got {given}",
+                count=len(POSE),
+                pose=", ".join(POSE),
+                given=requested,
+            )
+        return Conditioning(scalars={self.name: torch.tensor([requested])})
+
+    def unconditional(self, value: Conditioning) -> Conditioning:
+        """The same: guidance is for the text."""
+        return value
+
+    def of_seed(self, seed: int) -> Tensor:
+        """A pose within the ranges, [1, 5]: always the same of the same seed."""
+        # Each level that asks gets the same pose of the same picture: a generator of its own, seeded alike.
+        source = torch.Generator().manual_seed(seed)
+        draws = torch.rand(len(POSE), generator=source)
+        low, high = self.scale
+        flip = (draws[0] < self.flip).float()
+        spread = (draws[2:] * 2 - 1) * torch.tensor([self.shift, self.shift, self.angle])
+        return torch.cat([flip[None], (low + (high - low) * draws[1])[None], spread])[None]
