@@ -11,6 +11,7 @@ import os
 import pkgutil
 import re
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from bimo.core.errors import BimoError, RecipeError, WeightsError
 from bimo.core.messages import Listed
 from bimo.core.recipe import Published, Recipe
 from bimo.hub.download import MODELSCOPE, TOWER_FILES, cached, fetch, show_terms
+from bimo.models.layouts.layout import Layout, layouts
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -160,33 +162,50 @@ def load(name: str | Path, *, stored: bool = False) -> System:
 
 
 def _read(folder: Path, stored: bool, wanted: Recipe | None = None) -> System:
-    if (folder / RECIPE_FILE).is_file():
-        if not (folder / WEIGHTS_FILE).is_file():
-            from bimo.training.unfinished import is_unfinished, read_unfinished
+    layout = _layout(folder)
+    return layout.read(folder, *_base(layout, folder, wanted), dtype=_numbers(stored))
 
-            if is_unfinished(folder):
-                return read_unfinished(folder)
-        from bimo.diffusion.system import System
 
-        return System.read(folder, _numbers(stored))
-    if (folder / INDEX_FILE).is_file():
-        return _diffusers().read_folder(folder, _numbers(stored))
-    if name := _cascades().system_in(folder):
-        # One folder holds both towers of the larger one; a recipe says which is wanted.
-        named = wanted is not None and wanted.name.startswith(name)
-        return _cascades().read(folder, wanted if named else recipes()[name], _numbers(stored))
-    if _of_hunyuan(folder):
-        return _hunyuan().read_authors(folder, dtype=_numbers(stored))
-    if _pangu().is_folder(folder):
-        named = wanted is not None and wanted.name.startswith(_pangu().BASE_RECIPE)
-        return _pangu().read(folder, wanted if named else recipes()[_pangu().name_in(folder)], _numbers(stored))
-    if _taiyi_clip().is_pair(folder):
-        return _taiyi_clip().read(folder, _numbers(stored))
-    if _two_towers().is_folder(folder):
-        return _two_towers().read(folder, _numbers(stored))
-    if _pai().is_folder(folder):
-        return _pai().read(folder, recipes()["pai-ldm"], _numbers(stored))
+def _of_folder(folder: Path) -> Recipe:
+    layout = _layout(folder)
+    return layout.recipe_of(folder, *_base(layout, folder))
+
+
+def _layout(folder: Path) -> Layout:
+    """The layout of a folder, bimo's own first. Raises WeightsError where it has none."""
+    for layout in chain((OWN,), layouts()):
+        if layout.claims(folder):
+            return layout
     raise _no_model(folder)
+
+
+def _base(layout: Layout, folder: Path, wanted: Recipe | None = None) -> tuple[Recipe, ...]:
+    """The recipe with what the files of a folder do not say, nothing where they say all: the wanted one if it is of
+    those that the folder may be read as, else the usual one.
+    """
+    names = layout.bases(folder)
+    if wanted is not None and wanted.name.startswith(names):
+        return (wanted,)
+    return (recipes()[names[0]],) if names else ()
+
+
+def _own_recipe(folder: Path) -> Recipe:
+    return _as_recipe(checkpoint_io.read_recipe(folder / RECIPE_FILE), folder / RECIPE_FILE)
+
+
+def _read_own(folder: Path, dtype: torch.dtype | None) -> System:
+    if not (folder / WEIGHTS_FILE).is_file():
+        from bimo.training.unfinished import is_unfinished, read_unfinished
+
+        if is_unfinished(folder):
+            return read_unfinished(folder)
+    from bimo.diffusion.system import System
+
+    return System.read(folder, dtype)
+
+
+#: A folder that ``bimo train`` or ``System.save`` wrote.
+OWN = Layout(lambda folder: (folder / RECIPE_FILE).is_file(), _own_recipe, _read_own)
 
 
 def _addresses(recipe: Recipe) -> list[str]:
@@ -209,55 +228,8 @@ def _published(system: System, wanted: Recipe) -> System:
     return system
 
 
-def _of_folder(folder: Path) -> Recipe:
-    if (folder / RECIPE_FILE).is_file():
-        return _as_recipe(checkpoint_io.read_recipe(folder / RECIPE_FILE), folder / RECIPE_FILE)
-    if (folder / INDEX_FILE).is_file():
-        return _as_recipe(_diffusers().recipe_of(folder), folder)
-    if name := _cascades().system_in(folder):
-        return _as_recipe(_cascades().recipe_of(folder, recipes()[name]), folder)
-    if _of_hunyuan(folder):
-        return _as_recipe(_hunyuan().authors_recipe(folder), folder)
-    if _pangu().is_folder(folder):
-        return _as_recipe(_pangu().recipe_of(folder, recipes()[_pangu().name_in(folder)]), folder)
-    if _pai().is_folder(folder):
-        return _as_recipe(_pai().recipe_of(folder, recipes()["pai-ldm"]), folder)
-    if _two_towers().is_folder(folder):
-        return _as_recipe(_two_towers().recipe_of(folder), folder)
-    raise _no_model(folder)
-
-
-def _diffusers() -> Any:
-    return importlib.import_module("bimo.models.layouts.diffusers_folder")
-
-
-def _cascades() -> Any:
-    return importlib.import_module("bimo.models.cascade.layout")
-
-
-def _of_hunyuan(folder: Path) -> bool:
-    """Whether a folder may be in the layout of HunyuanDiT's authors, without importing what reads it."""
-    return any(((root / "model").is_dir() and (root / "mt5").is_dir()) for root in (folder, folder / "t2i"))
-
-
-def _hunyuan() -> Any:
-    return importlib.import_module("bimo.models.hunyuan_dit.layout")
-
-
-def _pangu() -> Any:
-    return importlib.import_module("bimo.models.pangu.layout")
-
-
 def _taiyi_clip() -> Any:
     return importlib.import_module("bimo.models.clip.taiyi_layout")
-
-
-def _pai() -> Any:
-    return importlib.import_module("bimo.models.pai_diffusion.layout")
-
-
-def _two_towers() -> Any:
-    return importlib.import_module("bimo.models.clip.layout")
 
 
 def _single() -> Any:

@@ -27,6 +27,7 @@ from bimo.models.cascade.pixel_unet import PixelUnet
 from bimo.models.cascade.prior import Prior
 from bimo.models.clip.openai_names import transformers_names, write_pairs
 from bimo.models.layouts.configs import Config, read_json
+from bimo.models.layouts.layout import Layout
 from bimo.models.spaces import ClipImage
 from bimo.models.text_encoders.bert import Bert
 from bimo.models.text_encoders.clip import ClipText
@@ -140,13 +141,20 @@ CURVES = {
 }
 
 
-def system_in(path: Path) -> str:
-    """The name of the recipe that a folder is laid out for, "" for none."""
+def bases(path: Path) -> tuple[str, ...]:
+    """The recipe that a folder is laid out for, and those with its name in front; () for none. A cascade's folder holds
+    both text encoders of the larger one: a recipe says which is wanted.
+    """
     if all((path / name).is_file() for name in TINY_FILES):
-        return "damo-tiny"
+        return ("damo-tiny",)
     if (path / CASCADE_FILE).is_file() and set(read_json(path / CASCADE_FILE)) >= CASCADE_SECTIONS:
-        return "damo-cascade"
-    return ""
+        return ("damo-cascade",)
+    return ()
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder is laid out for one of the two."""
+    return bool(bases(path))
 
 
 def recipe_of(path: Path, wanted: Recipe) -> Recipe:
@@ -373,3 +381,6 @@ _NORM = re.compile(r"LayerNorm\.(gamma|beta)$")
 
 def _norm(found: re.Match[str]) -> str:
     return f"LayerNorm.{'weight' if found[1] == 'gamma' else 'bias'}"
+
+
+LAYOUT = Layout(is_folder, recipe_of, read, bases)

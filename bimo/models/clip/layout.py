@@ -23,6 +23,7 @@ from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
 from bimo.models.clip.vision import ClipVision
 from bimo.models.layouts.configs import FORMER_TEXT, NO_EFFECT_TEXT, TOWER_SIZES, Config, plain, read_json
+from bimo.models.layouts.layout import Layout
 from bimo.models.layouts.text_encoders import CHINESE_CLIP_LENGTH
 from bimo.models.layouts.weight_files import files_of
 from bimo.models.spaces import CLIP_DEVIATION, CLIP_MEAN
@@ -285,3 +286,6 @@ def _of_open_clip(state: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Tens
         elif name not in blocks:
             found[f"vision.model.vision_model.{ldm_names.renamed(name, OPEN_VISION) or name}"] = value
     return found
+
+
+LAYOUT = Layout(is_folder, recipe_of, read)

@@ -8,7 +8,9 @@ authors' trainer writes.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,6 +21,7 @@ from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
 from bimo.models.clip.vision import ClipVision
 from bimo.models.layouts.configs import read_json
+from bimo.models.layouts.layout import Layout
 from bimo.models.layouts.weight_files import files_of
 from bimo.models.text_encoders.bert import Bert
 
@@ -32,6 +35,13 @@ FIXED = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "position_embedding_type
 def is_pair(folder: Path) -> bool:
     """Whether a folder has both towers."""
     return all((folder / name / "config.json").is_file() for name in (WORDS, PICTURES))
+
+
+def recipe_of(folder: Path) -> Recipe:
+    """The recipe of both towers in a folder, by their configs and the shapes of their tensors alone."""
+    shapes = [_merged(checkpoint_io.shapes, files_of(folder / name)) for name in (WORDS, PICTURES)]
+    head = shapes[0].get("classifier.weight") or shapes[1].get("text_projection.weight") or (0,)
+    return _recipe(folder / WORDS, folder / PICTURES, head[0])
 
 
 def read(folder: Path, dtype: torch.dtype | None = torch.float32) -> System:
@@ -49,7 +59,7 @@ def read_apart(words: Path, pictures: Path, dtype: torch.dtype | None = torch.fl
 
 def _read(of_words: Path, of_pictures: Path, together: bool, dtype: torch.dtype | None) -> System:
     files = [files_of(folder) for folder in (of_words, of_pictures)]
-    words, pictures = ({n: v for file in part for n, v in checkpoint_io.read(file).items()} for part in files)
+    words, pictures = (_merged(checkpoint_io.read, part) for part in files)
     table = {"vision.logit_scale": pictures.pop("logit_scale")} if "logit_scale" in pictures else {}
     for name, value in pictures.items():
         if name == "text_projection.weight" and "classifier.weight" not in words and together:
@@ -62,14 +72,8 @@ def _read(of_words: Path, of_pictures: Path, together: bool, dtype: torch.dtype 
         elif not name.endswith("position_ids"):
             table[f"text.0.model.{name.removeprefix('bert.')}"] = value
     head = table.get("text.0.head.weight")
-    recipe = Recipe(
-        name="taiyi-clip",
-        languages=("zh",),
-        text_encoders=(_words(of_words, 0 if head is None else head.shape[0]),),
-        vision=_pictures(of_pictures),
-    )
     with checkpoint_io.unfilled():
-        system = System(recipe)
+        system = System(_recipe(of_words, of_pictures, 0 if head is None else head.shape[0]))
     checkpoint_io.assign(system, table, dtype, of_words)
     system.files = tuple(file for part in files for file in part)
     late = [LateDigest(file) for file in system.files]
@@ -77,6 +81,16 @@ def _read(of_words: Path, of_pictures: Path, together: bool, dtype: torch.dtype 
     system.weights_hash = lambda: hashlib.sha256("".join(one() for one in late).encode()).hexdigest()
     system.text_encoders[0].load_tokenizer(of_words)
     return system.eval()
+
+
+def _merged(content: Callable[[Path], Mapping[str, Any]], files: Iterable[Path]) -> dict[str, Any]:
+    """What several files hold by name."""
+    return {name: value for file in files for name, value in content(file).items()}
+
+
+def _recipe(of_words: Path, of_pictures: Path, project: int) -> Recipe:
+    encoder, vision = _words(of_words, project), _pictures(of_pictures)
+    return Recipe(name="taiyi-clip", languages=("zh",), text_encoders=(encoder,), vision=vision)
 
 
 def _words(folder: Path, project: int) -> Bert:
@@ -118,3 +132,6 @@ def _pictures(folder: Path) -> ClipVision:
         project=config.get("projection_dim", 512),
         activation=inner.get("hidden_act", "quick_gelu"),
     )
+
+
+LAYOUT = Layout(is_pair, recipe_of, read)

@@ -25,6 +25,7 @@ from bimo.diffusion.system import System
 from bimo.models.hunyuan_dit.denoiser import Hunyuan
 from bimo.models.layouts.configs import FORMER_TEXT, NO_EFFECT_TEXT, TOWER_SIZES, Config, defaults_of, read_json
 from bimo.models.layouts.diffusers_folder import Filling, Folder, Reading
+from bimo.models.layouts.layout import Layout
 from bimo.models.layouts.weight_files import files_of
 from bimo.models.stable_diffusion.layout import latent, law, vae_name
 from bimo.models.text_encoders.bert import Bert
@@ -247,9 +248,8 @@ def _row(at: int, count: int) -> Callable[[Tensor], Tensor]:
 
 
 def is_authors(path: Path) -> bool:
-    """Whether a folder, or the `t2i` in it, is in the authors' layout."""
-    root = path / "t2i" if (path / "t2i").is_dir() else path
-    return (root / "model").is_dir() and all((root / name).is_dir() for name in AUTHORS)
+    """Whether a folder, or the `t2i` in it, is in the authors' layout; what it lacks is said when it is read."""
+    return any((root / "model").is_dir() and (root / "mt5").is_dir() for root in (path, path / "t2i"))
 
 
 def authors_recipe(path: Path, kind: Kind = "ema") -> Recipe:
@@ -337,3 +337,6 @@ def _shaped(state: Mapping[str, Tensor], file: Path) -> Hunyuan:
         meta="time_extra_emb.style_embedder.weight" in state,
         variance=answers == 2 * channels,
     )
+
+
+LAYOUT = Layout(is_authors, authors_recipe, read_authors)

@@ -19,6 +19,7 @@ from bimo.core.part import meant
 from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
 from bimo.models.layouts.configs import Config, read_json
+from bimo.models.layouts.layout import Layout
 from bimo.models.layouts.pipelines import FAMILIES, family_of, otherwise
 from bimo.models.layouts.weight_files import files_of, variant_of
 
@@ -85,6 +86,11 @@ class Folder:
                 wanted=wanted,
             )
         return str(found[1])
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder is in diffusers' layout."""
+    return (path / INDEX_FILE).is_file()
 
 
 def recipe_of(path: Path) -> Recipe:
@@ -169,3 +175,6 @@ def _unsupported(folder: Folder) -> RecipeError:
         )
     near = meant(named, FAMILIES)
     return RecipeError("{at} is a {named}, which is not supported{near}", at=at, named=named, near=near)
+
+
+LAYOUT = Layout(is_folder, recipe_of, read_folder)

@@ -22,6 +22,7 @@ from bimo.core.recipe import Recipe
 from bimo.diffusion.schedules import Ddpm
 from bimo.diffusion.system import System
 from bimo.models.layouts.configs import Config, read_json
+from bimo.models.layouts.layout import Layout
 from bimo.models.pai_diffusion import esrgan
 from bimo.models.spaces import Latent
 from bimo.models.stable_diffusion import ldm_names
@@ -100,6 +101,11 @@ TOWER = {
 def is_folder(path: Path) -> bool:
     """Whether a folder has the four files of one."""
     return all((path / name).is_file() for name in FILES)
+
+
+def bases(path: Path) -> tuple[str, ...]:
+    """The one recipe with what such a folder does not say."""
+    return ("pai-ldm",)
 
 
 def recipe_of(path: Path, wanted: Recipe) -> Recipe:
@@ -279,3 +285,6 @@ def _ours(state: Mapping[str, Tensor], recipe: Recipe) -> Iterator[tuple[str, Te
     layers = 1 + max((int(m[1]) for n in words if (m := re.match(r"transformer\.resblocks\.(\d+)\.", n))), default=-1)
     for name, value in ldm_names.open_clip_to_own(words, layers, True).items():
         yield "text.0." + ("projection.weight" if name == "text_projection.weight" else f"model.{name}"), value
+
+
+LAYOUT = Layout(is_folder, recipe_of, read, bases)

@@ -31,6 +31,7 @@ from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
 from bimo.models.layouts import mindspore
 from bimo.models.layouts.diffusers_folder import give_words
+from bimo.models.layouts.layout import Layout
 from bimo.models.pangu.experts import Experts
 from bimo.models.spaces import Latent
 from bimo.models.stable_diffusion import ldm_names
@@ -53,9 +54,9 @@ def is_folder(path: Path) -> bool:
     return any(True for pattern in (HIGH, LOW) for _ in path.glob(pattern))
 
 
-def name_in(path: Path) -> str:
-    """The name of the recipe that a folder is taken for where none is asked for: by the folder's own name."""
-    return HIGH_RECIPE if path.resolve().name == HIGH_RECIPE else BASE_RECIPE
+def bases(path: Path) -> tuple[str, ...]:
+    """The recipes that a folder may be read as: weights do not tell the sizes, the folder's own name may."""
+    return (HIGH_RECIPE, BASE_RECIPE) if path.resolve().name == HIGH_RECIPE else (BASE_RECIPE, HIGH_RECIPE)
 
 
 def recipe_of(path: Path, wanted: Recipe) -> Recipe:
@@ -150,3 +151,6 @@ def _ours(state: Mapping[str, Tensor], recipe: Recipe, expert: str) -> Iterator[
     layers = 1 + max((int(m[1]) for n in words if (m := re.match(r"transformer\.resblocks\.(\d+)\.", n))), default=-1)
     for name, value in ldm_names.open_clip_to_own(words, layers, True).items():
         yield "text.1." + ("projection.weight" if name == "text_projection.weight" else f"model.{name}"), value
+
+
+LAYOUT = Layout(is_folder, recipe_of, read, bases)
