@@ -1,4 +1,4 @@
-"""What recipe files written before version 0.2 call parts, fields and values: read as what they are called now."""
+"""What files of before version 0.2 (recipes, records of pictures) call things: read as what they are called now."""
 
 from __future__ import annotations
 
@@ -146,3 +146,5 @@ FIELDS = {
 VALUES = {
     ("Guidance", "unconditional"): {"hidden": "masked", "unsaid": "zeros_without_negative"},
 }
+#: Fields of the request in a picture's record.
+REQUEST = {"hints": "conditions", "dials": "guidance_weights", "pictures": "condition_images"}

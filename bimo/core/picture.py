@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bimo.core.earlier_names import REQUEST
 from bimo.core.errors import RequestError
 from bimo.core.files import MAXIMUM_PICTURE_BYTES, demand_regular, write_whole
 from bimo.core.request import Request
@@ -82,7 +83,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         raise RequestError("{path} carries no record of bimo; only PNGs that bimo drew can be drawn again", path=path)
     try:
         data: dict[str, Any] = json.loads(text)
-        request = dict(data["request"])
+        request = {REQUEST.get(name, name): value for name, value in dict(data["request"]).items()}
         if not request.get("negative") and data.get("format", 1) < EMPTY_NEGATIVE_FORMAT:
             request.pop("negative", None)
         if request.get("sampler") in FORMER_SAMPLERS:
