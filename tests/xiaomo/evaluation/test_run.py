@@ -54,7 +54,7 @@ def test_evaluation_reports_and_goes_on(
             raise KeyboardInterrupt
         return whole(system, paintings)
 
-    monkeypatch.setattr(run, "drive", failing)
+    monkeypatch.setattr(run, "run_batched", failing)
     with pytest.raises(KeyboardInterrupt):
         evaluate(system, folder, tmp_path, limit=2, steps=2, batch=4, judge=judge)
     kept = set((tmp_path / "pictures").glob("*.png"))
