@@ -1,6 +1,7 @@
 """The documentation is whole in each language: the same pages of the same shape; what they link to is there."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,16 @@ def test_a_page_is_in_one_language(page: str) -> None:
 def test_what_a_page_links_to_is_there(page: str) -> None:
     links = LINK.findall(read(page))
     assert not [link for link in links if not ((DOCS / page).parent / link).exists()]
+
+
+@pytest.mark.parametrize("page", [page for page in EVERY if "```python" in read(page)])
+def test_the_python_of_a_page_runs(page: str, tmp_path: Path) -> None:
+    """As one file: later blocks use what earlier ones import."""
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "\n".join(re.findall(r"^```python\n(.*?)^```", read(page), flags=re.MULTILINE | re.DOTALL)), "utf-8"
+    )
+    runpy.run_path(str(file))
 
 
 @pytest.mark.parametrize("page", ["en/architecture.md", "zh/architecture.md"])
