@@ -103,6 +103,14 @@ def test_machine_path_pattern_finds_and_spares() -> None:
     assert not MACHINE_PATH.search("/usr/bin/chromium, docs" + home + " and ~" + home)
 
 
+def test_files_read_from_the_package_are_there() -> None:
+    wanted = re.compile(r'resources\.files\("([\w.]+)"\)(?:\.joinpath\("([\w.-]+)"\))?')
+    found = [(path, *one) for path in modules() for one in wanted.findall(path.read_text(encoding="utf-8"))]
+    assert found
+    for path, package, name in found:
+        assert (ROOT / package.replace(".", "/") / name).exists(), f"{path.relative_to(ROOT)}: {package} {name}"
+
+
 def test_importing_bimo_is_light() -> None:
     assert not imported_by("import bimo") & HEAVY
 

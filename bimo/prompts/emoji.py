@@ -71,6 +71,6 @@ def in_words(text: str, known: Callable[[str], bool]) -> str:
 
 @cache
 def _table() -> dict[str, tuple[str, str]]:
-    text = resources.files("bimo.words").joinpath("emoji.tsv").read_text("utf-8")
+    text = resources.files("bimo.prompts").joinpath("emoji.tsv").read_text("utf-8")
     rows = csv.reader(io.StringIO(text), delimiter="\t")
     return {emoji: (zh, en) for emoji, zh, en in rows}

@@ -159,10 +159,11 @@ def _record(
 
 
 def _stamp(side: int) -> str:
-    """What pictures are made of: the code and the tables of this room, and the side."""
+    """What pictures are made of: the code and the tables that draw them, and the side."""
     made = hashlib.sha256(f"{RECIPE} {side}".encode())
     room = Path(str(resources.files("bimo.xiaomo")))
-    for path in sorted(room.rglob("*")):
+    drawing = [path for name in ("captions", "dishes", "scenes") for path in sorted((room / name).rglob("*"))]
+    for path in (*drawing, room / "build.py", room / "chance.py", room / "heldout.py"):
         if path.suffix in (".py", ".tsv"):
             made.update(f"{path.relative_to(room).as_posix()} {hash_of(path)}\n".encode())
     return made.hexdigest()

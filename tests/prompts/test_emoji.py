@@ -11,13 +11,13 @@ ASTRONAUT, FAMILY, KEYCAP, FLAG = "👩‍🚀", "👨‍👩‍👧", "1️⃣"
 
 
 def test_the_table_is_what_it_says() -> None:
-    text = resources.files("bimo.words").joinpath("emoji.tsv").read_text("utf-8").splitlines()
+    text = resources.files("bimo.prompts").joinpath("emoji.tsv").read_text("utf-8").splitlines()
     head, *rows = csv.reader(text, delimiter="\t")
     assert head == COLUMNS
     assert len(rows) > 1500
     assert all(is_emoji(emoji) and emoji == bare(emoji) and zh and en for emoji, zh, en in rows)
     assert len({emoji for emoji, *_ in rows}) == len(rows)
-    assert "UNICODE LICENSE V3" in resources.files("bimo.words").joinpath("emoji.LICENSE").read_text("utf-8")
+    assert "UNICODE LICENSE V3" in resources.files("bimo.prompts").joinpath("emoji.LICENSE").read_text("utf-8")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The table of what emoji are called, made of Unicode's CLDR: `bimo/words/emoji.tsv`, whose licence lies beside it.
+"""The table of what emoji are called, made of Unicode's CLDR: `bimo/prompts/emoji.tsv`, whose licence lies beside it.
 
 Two packages of npm hold what is read: cldr-annotations-full and cldr-annotations-derived-full (Unicode-3.0).
 """

@@ -87,7 +87,7 @@ class Question:
 
 def everyday() -> list[tuple[tuple[str, ...], str, str]]:
     """(hexcodes accepted, Chinese word, English word) of every row of the table. Raises DataError on a bad row."""
-    text = resources.files("bimo.eval").joinpath("everyday_words.tsv").read_text("utf-8")
+    text = resources.files("bimo.xiaomo.evaluation").joinpath("everyday_words.tsv").read_text("utf-8")
     rows = list(csv.reader(io.StringIO(text), delimiter="\t"))
     found = []
     for number, row in enumerate(rows[1:], 2):

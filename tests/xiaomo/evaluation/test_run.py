@@ -62,7 +62,7 @@ def test_evaluation_reports_and_goes_on(
 
     calls.clear()
     monkeypatch.setattr(
-        run, "drive", lambda system, paintings: (calls.append(len(paintings)), whole(system, paintings))[1]
+        run, "run_batched", lambda system, paintings: (calls.append(len(paintings)), whole(system, paintings))[1]
     )
     found = evaluate(system, folder, tmp_path, limit=2, steps=2, batch=4, judge=judge)
     every = set((tmp_path / "pictures").glob("*.png"))
