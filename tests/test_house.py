@@ -8,7 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support.checkout import ROOT
+
 PACKAGE = ROOT / "bimo"
 VAGUE = {"utils", "util", "common", "helpers", "helper", "misc", "legacy", "examples"}
 HEAVY = {"torch", "diffusers", "transformers", "tokenizers", "numpy", "PIL", "gradio", "fastapi", "safetensors"}

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support.checkout import ROOT
+
 READMES = ("README.md", "README.zh.md")
 SECONDS = 180  # for one block
 BIN = Path(sys.executable).parent

@@ -1,14 +1,13 @@
 """docs/*/systems.md have one row a recipe, say its source as the recipe does, and cite tests that exist."""
 
 import re
-from pathlib import Path
 
 import pytest
 
 from bimo.hub.model_info import SOURCES
 from bimo.hub.registry import recipes
+from tests.support.checkout import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGES = {language: ROOT / "docs" / language / "systems.md" for language in ("en", "zh")}
 TRAPS = {"en": "## Traps", "zh": "## 陷阱"}
 PIPELINE = {"en": "pipeline", "zh": "流水线"}

@@ -7,7 +7,6 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +14,8 @@ import typer
 
 from bimo.cli.commands import app
 from bimo.cli.main import commanded
+from tests.support.checkout import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 COMMAND: Any = commanded(typer.main.get_command(app))
 #: Options of other programs that texts of ours name.
 OTHERS = {

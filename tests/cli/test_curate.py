@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +17,7 @@ from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.part import dumps, loads
 from bimo.curation.steps import Curation
 from bimo.data.loader import Pictures
+from tests.support import icc_profiles as profiles
 
 Run = Callable[..., tuple[int, str, str]]
 MINE = """
@@ -267,12 +266,6 @@ def test_a_start_that_fails_leaves_nothing(here: Run) -> None:
 
 
 def test_files_colours_and_formats_are_in_the_account(here: Run) -> None:
-    spec = importlib.util.spec_from_file_location("profiles", Path(__file__).parents[1] / "data" / "profiles.py")
-    assert spec is not None
-    assert spec.loader is not None
-    profiles: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(profiles)
-
     profile = profiles.of_matrix("Display P3", profiles.DISPLAY_P3)
     Image.new("RGB", (60, 60), (200, 60, 40)).save("photos/8.png", icc_profile=profile)
     Path("photos/4.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99))

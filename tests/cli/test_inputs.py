@@ -202,7 +202,7 @@ def painter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from safetensors.torch import save_file
 
-    from tests.parity.tiny_checkpoints import checkpoint
+    from tests.support.tiny_checkpoints import checkpoint
 
     place = tmp_path_factory.mktemp("painter")
     law = diffusers.DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1)
@@ -261,7 +261,7 @@ def test_ip_adapters_end_to_end(draw: Draw, painter: Path, tmp_path: Path) -> No
     import torch
 
     from tests.parity.test_adapters import image_tower, ip_adapter
-    from tests.parity.tiny_checkpoints import read_by_diffusers
+    from tests.support.tiny_checkpoints import read_by_diffusers
 
     place = tmp_path / "ip=a:0.5"
     image_tower(place / "models" / "image_encoder")

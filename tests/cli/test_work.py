@@ -26,8 +26,8 @@ from bimo.training.objectives.draft import DRaFT
 from bimo.training.objectives.online_rewards import OnlineRewards
 from bimo.training.objectives.rewards import AestheticReward, ClipReward
 from bimo.xiaomo.recipe import xiaomo
-from tests.parity.test_two_towers import chinese, saved
-from tests.parity.tiny_checkpoints import clip_words
+from tests.parity.test_clip_families import chinese, saved
+from tests.support.tiny_checkpoints import clip_words
 
 Run = Callable[..., tuple[int, str, str]]
 GLOB = "image.denoiser.*"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import struct
 import zlib
@@ -21,12 +20,7 @@ from bimo.curation.folder import build_folder
 from bimo.curation.readers.rows import Unusable
 from bimo.data.loader import Pictures
 from bimo.diffusion.image_inputs import pixels_of
-
-_spec = importlib.util.spec_from_file_location("profiles", Path(__file__).parents[1] / "data" / "profiles.py")
-assert _spec is not None
-assert _spec.loader is not None
-profiles: Any = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(profiles)
+from tests.support import icc_profiles as profiles
 
 P3 = profiles.of_matrix("Display P3", profiles.DISPLAY_P3)
 ADOBE = profiles.of_matrix("Adobe RGB (1998)", profiles.ADOBE_RGB, 2.19921875)

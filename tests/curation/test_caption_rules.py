@@ -22,9 +22,10 @@ from bimo.curation.filters.caption_rules import (
     units,
 )
 from bimo.curation.steps import CaptionStep, Verdict
+from tests.support.checkout import REAL_DATA
 
 STEPS = (*(Normal(), Meaningless(), Adverts(), Adverts(tails="trim"), Length(), HanShare(), Language(), Repetition()),)
-CAPTIONS = Path(__file__).resolve().parents[2] / "../shared/data/captions/coco-cn_ext.icap2020.txt"
+CAPTIONS = REAL_DATA / "captions" / "coco-cn_ext.icap2020.txt"
 #: Captions of the demonstration set that Taiyi's authors published (Fengshenbang-LM, Apache-2.0): the web as it is.
 OF_THE_WEB = (
     "牛津高阶英汉双解词典 (第6版)(内容一致,印次、封面或原价不同,统一售价,随机发货",

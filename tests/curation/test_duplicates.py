@@ -6,7 +6,6 @@ import base64
 import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,9 @@ from bimo.curation.decoded_image import DecodedImage
 from bimo.curation.dedup import duplicates, hamming_index
 from bimo.curation.dedup.duplicates import Duplicates
 from bimo.curation.steps import Change, PictureStep, TableStep
+from tests.support.checkout import REAL_DATA
 
-PHOTOS = Path(__file__).parents[2] / "../shared/data/photos_howtocook/img"
+PHOTOS = REAL_DATA / "photos_howtocook" / "img"
 
 
 class Rows:

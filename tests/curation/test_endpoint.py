@@ -11,7 +11,7 @@ from bimo.core.errors import DataError, RecipeError
 from bimo.core.part import dump, dumps, load
 from bimo.curation.captioning import endpoint as module
 from bimo.curation.captioning.endpoint import Answer, Client, Endpoint, Unanswered
-from tests.curation.standin import PROXIES, Reply, Standin, said
+from tests.support.chat_endpoint import PROXIES, Reply, Standin, said
 
 
 @pytest.fixture

@@ -23,8 +23,7 @@ from bimo.curation.readers import fetch as fetching
 from bimo.curation.readers.fetch import Limits, fetch, is_outside, refused
 from bimo.curation.readers.reading import picture_bytes
 from bimo.curation.readers.rows import Broken, Place, Row
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.checkout import ROOT
 
 
 def photo(number: int) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +14,9 @@ from PIL import Image, ImageFilter
 from bimo.curation.decoded_image import DecodedImage
 from bimo.curation.filters.image_rules import Aspect, Borders, Flat, MinSide, Sharpness, Still, copy_of
 from bimo.curation.steps import PictureStep, Verdict
+from tests.support.checkout import REAL_DATA
 
-PHOTOS = Path(__file__).resolve().parents[2] / "../shared/data/photos_howtocook/img"
+PHOTOS = REAL_DATA / "photos_howtocook" / "img"
 STEPS = (MinSide(), Aspect(), Still(), Sharpness(), Flat(), Borders())
 
 

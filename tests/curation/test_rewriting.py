@@ -21,7 +21,7 @@ from bimo.curation.captioning.model_folder import ModelFolder, Writer
 from bimo.curation.captioning.rewriting import Recaption, Translate, usable
 from bimo.curation.filters.dictionary import agreement
 from bimo.curation.steps import Pair, Tools, Verdict, WriterStep
-from tests.curation.standin import PROXIES, Reply, Standin, said
+from tests.support.chat_endpoint import PROXIES, Reply, Standin, said
 
 TOOLS = Tools(scorer=lambda name: pytest.fail("no scorer is needed"))
 PAIRS = {

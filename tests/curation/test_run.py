@@ -28,9 +28,9 @@ from bimo.curation.readers import reading
 from bimo.curation.report import summary
 from bimo.curation.steps import Curation, Tools
 from bimo.data import shards
+from tests.support.checkout import ROOT
 
-ROOT = Path(__file__).parents[2]
-FILES = (("steps_for_runs", str(Path(__file__).with_name("steps_for_runs.py"))),)
+FILES = (("curation_steps", str(ROOT / "tests" / "support" / "curation_steps.py")),)
 steps = load_file(FILES[0][0], Path(FILES[0][1]))
 COUNT = 150
 
@@ -291,7 +291,7 @@ def replace(*names):
     real(*names)
 os.replace = replace
 from bimo.curation.executors.executors import load_file
-load_file("steps_for_runs", Path({tests!r}) / "steps_for_runs.py")
+load_file("curation_steps", Path({steps!r}))
 import importlib.util
 spec = importlib.util.spec_from_file_location("test_run_again", Path({tests!r}) / "test_run.py")
 again = importlib.util.module_from_spec(spec)
@@ -305,7 +305,7 @@ print(count)
 def test_killed_at_any_rename_the_next_run_goes_on(
     pairs: Path, finished: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    script = KILLED_AT.format(tests=str(Path(__file__).parent))
+    script = KILLED_AT.format(tests=str(Path(__file__).parent), steps=FILES[0][1])
     out = tmp_path / "out"
 
     def again(at: int) -> subprocess.CompletedProcess[str]:

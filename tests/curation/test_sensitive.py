@@ -13,8 +13,7 @@ from bimo.curation.filters.segmentation import cut, folded, is_word
 from bimo.curation.filters.sensitive import Search, Sensitive
 from bimo.curation.steps import CaptionStep, Verdict
 from bimo.prompts.normalise import normal
-
-SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
+from tests.support.checkout import REAL_DATA
 
 
 @pytest.fixture(scope="module")
@@ -150,11 +149,11 @@ def test_masking_twice_is_masking_once(listed: str, text: str) -> None:
     assert step.caption(once) == once
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real lists and captions")
+@pytest.mark.skipif(not REAL_DATA.is_dir(), reason="needs the real lists and captions")
 def test_few_captions_that_people_wrote_hold_a_word_that_many_hold_as_characters() -> None:
-    words = SHARED / "lexicons/LDNOOBW_zh.txt"
+    words = REAL_DATA / "lexicons/LDNOOBW_zh.txt"
     step = Sensitive(words=str(words))
-    lines = (SHARED / "captions/coco-cn_ext.icap2020.txt").read_text(encoding="utf-8").splitlines()
+    lines = (REAL_DATA / "captions/coco-cn_ext.icap2020.txt").read_text(encoding="utf-8").splitlines()
     captions = [line.split("\t", 1)[1] for line in lines]
     plain = {folded(word.strip())[0] for word in words.read_text(encoding="utf-8").splitlines()} - {""}
     assert sum(any(word in text for word in plain) for text in map(normal, captions)) == 173

@@ -19,7 +19,7 @@ from bimo.models.hunyuan_dit.denoiser import Hunyuan, middle
 from bimo.models.hunyuan_dit.layout import is_authors, read_authors
 from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
 from bimo.models.text_encoders.t5 import T5
-from tests.parity.hunyuan_checkpoints import PIECES, checkpoint, t5_words
+from tests.support.hunyuan_checkpoints import PIECES, checkpoint, t5_words
 
 #: The tensors of a block and outside of them, as the authors' modules are nested (hydit/modules/models.py).
 BLOCK = [

@@ -16,7 +16,7 @@ from bimo.diffusion.system import System
 from bimo.models.adapters import attach, lora
 from bimo.models.adapters.lora_names import ldm_name
 from bimo.models.layouts.diffusers_folder import read_folder
-from tests.parity.tiny_checkpoints import checkpoint
+from tests.support.tiny_checkpoints import checkpoint
 
 LAW = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 REQUEST = {"text": "a red cat", "seed": 3, "steps": 2, "size": (64, 64)}

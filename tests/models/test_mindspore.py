@@ -21,7 +21,7 @@ from bimo.models.layouts.diffusers_folder import read_folder
 from bimo.models.layouts.export import to_single
 from bimo.models.stable_diffusion import ldm_names
 from bimo.models.stable_diffusion.single_file import read_file
-from tests.parity.test_single import made
+from tests.parity.test_single_file import made
 
 SPLIT = 3
 

@@ -22,7 +22,7 @@ from bimo.models.pai_diffusion import layout
 from bimo.models.pai_diffusion.esrgan import Esrgan
 from bimo.models.stable_diffusion import ldm_names
 from bimo.recipes import pai_ldm as recipes
-from tests.parity.tiny_checkpoints import BERT_WORDS
+from tests.support.tiny_checkpoints import BERT_WORDS
 
 WANTED = replace(
     recipes.pai_ldm, levels=(recipes.image, replace(recipes.enlarge, denoiser=Esrgan(width=8, blocks=2, growth=4)))

@@ -19,7 +19,7 @@ from bimo.models.text_encoders.language_model import LanguageModel
 from bimo.models.viscpm.layout import BRIDGE, fill
 from bimo.recipes.viscpm import viscpm_paint
 from bimo.training.optimizers import chosen
-from tests.parity.tiny_flow_checkpoints import qwen_words
+from tests.support.flow_checkpoints import qwen_words
 
 TINY = viscpm_paint.tiny()
 

@@ -13,7 +13,7 @@ from transformers import XGLMTokenizer
 
 from bimo.core.errors import WeightsError
 from bimo.models.text_encoders.xglm import XglmText, XglmTextEncoder
-from tests.parity.chinese_checkpoints import sentence_words
+from tests.support.chinese_checkpoints import sentence_words
 
 
 def tower(folder: Path) -> XglmTextEncoder:

@@ -20,9 +20,9 @@ from bimo.diffusion.system import System
 from bimo.models.adapters.attach import adapt, control, image_prompt
 from bimo.models.adapters.lora import extract, inject, save_lora
 from bimo.models.layouts.diffusers_folder import read_folder
-from tests.parity.hunyuan_checkpoints import checkpoint as hunyuan_checkpoint
-from tests.parity.hunyuan_checkpoints import read_by_diffusers as hunyuan_by_diffusers
-from tests.parity.tiny_checkpoints import checkpoint, read_by_diffusers
+from tests.support.hunyuan_checkpoints import checkpoint as hunyuan_checkpoint
+from tests.support.hunyuan_checkpoints import read_by_diffusers as hunyuan_by_diffusers
+from tests.support.tiny_checkpoints import checkpoint, read_by_diffusers
 
 LAW: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
 UNET: dict[str, Any] = {
@@ -572,8 +572,8 @@ def test_ip_adapter_plus_of_kolors(tmp_path: Path) -> None:
     """Where the words are led to the UNet's width first: the answer of the UNet, as diffusers' own gives it."""
     from bimo.core.tensors import Conditioning, TextEncoding
     from tests.parity.test_kolors import VOCAB, kolors_unet, scheduler
-    from tests.parity.tiny_checkpoints import vae
-    from tests.parity.tiny_kolors import chatglm, random, save
+    from tests.support.kolors_checkpoints import chatglm, random, save
+    from tests.support.tiny_checkpoints import vae
 
     torch.manual_seed(4)
     theirs = kolors_unet()

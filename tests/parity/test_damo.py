@@ -24,8 +24,8 @@ from bimo.hub.registry import load, recipe
 from bimo.models.cascade import layout
 from bimo.recipes.damo_cascade import damo_cascade, damo_cascade_xglm
 from bimo.recipes.damo_tiny import damo_tiny
-from tests.parity.chinese_checkpoints import sentence_words
-from tests.parity.tiny_checkpoints import BERT_WORDS
+from tests.support.chinese_checkpoints import sentence_words
+from tests.support.tiny_checkpoints import BERT_WORDS
 
 UNET = {"dim": 32, "dim_mult": [1, 2], "num_res_blocks": 1, "head_dim": 32, "context_dim": 16}
 FLAT = {"dim": 32, "dim_mult": [1, 2], "num_res_blocks": 1}

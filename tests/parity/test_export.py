@@ -27,14 +27,14 @@ from bimo.recipes.pai_diffusion import pai_artist_large
 from bimo.recipes.qwen_image import qwen_image
 from bimo.recipes.skypaint import skypaint
 from bimo.recipes.wukong import wukong
-from tests.parity import hunyuan_checkpoints
-from tests.parity.chinese_checkpoints import copied, edit, pieces_words, published
 from tests.parity.test_hunyuan_dit import by_diffusers as by_hunyuan
 from tests.parity.test_kolors import VOCAB, _one_thread, folder, kolors_unet, scheduler, system, words
 from tests.parity.test_stable_diffusion import by_diffusers, compare
-from tests.parity.tiny_checkpoints import read_by_diffusers, vae
-from tests.parity.tiny_flow_checkpoints import opened, qwen_words, saved
-from tests.parity.tiny_kolors import chatglm, glm_words, module_of_diffusers, random, save
+from tests.support import hunyuan_checkpoints
+from tests.support.chinese_checkpoints import copied, edit, pieces_words, published
+from tests.support.flow_checkpoints import opened, qwen_words, saved
+from tests.support.kolors_checkpoints import chatglm, glm_words, module_of_diffusers, random, save
+from tests.support.tiny_checkpoints import read_by_diffusers, vae
 
 __all__ = ["_one_thread", "folder", "system", "words"]
 

@@ -26,7 +26,7 @@ from bimo.models.layouts.export import to_diffusers
 from bimo.recipes.cogview4 import cogview4 as cogview4_recipe
 from bimo.recipes.lumina_image import lumina_image as lumina_recipe
 from bimo.recipes.z_image import z_image as z_image_recipe
-from tests.parity.tiny_flow_checkpoints import glm_words, opened, qwen_words, saved
+from tests.support.flow_checkpoints import glm_words, opened, qwen_words, saved
 
 KINDS = ("z_image", "qwen_image", "longcat_image", "cogview4", "lumina", "ovis_image")
 REQUESTS: dict[str, dict[str, Any]] = {

@@ -13,7 +13,7 @@ from diffusers import HunyuanDiTPipeline
 from bimo.core.picture import Picture
 from bimo.diffusion.batching import draw
 from bimo.models.layouts.diffusers_folder import read_folder
-from tests.parity.hunyuan_checkpoints import checkpoint, read_by_diffusers
+from tests.support.hunyuan_checkpoints import checkpoint, read_by_diffusers
 
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("1.2", {"text": "一只红苹果"}),

@@ -19,7 +19,7 @@ from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import read_folder
 from bimo.models.stable_diffusion.conditioners import Masked
 from tests.parity.test_stable_diffusion import SCHEDULERS, _one_thread, compare
-from tests.parity.tiny_checkpoints import checkpoint, read_by_diffusers
+from tests.support.tiny_checkpoints import checkpoint, read_by_diffusers
 
 __all__ = ["_one_thread"]
 

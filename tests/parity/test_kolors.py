@@ -27,8 +27,7 @@ from bimo.recipes.kolors import kolors, kolors_inpainting
 from tests.parity.test_image_inputs import hole, photo, unpasted
 from tests.parity.test_stable_diffusion import _one_thread, by_diffusers, compare
 from tests.parity.test_stable_diffusion_xl import XL
-from tests.parity.tiny_checkpoints import unet, vae
-from tests.parity.tiny_kolors import (
+from tests.support.kolors_checkpoints import (
     PIECES,
     ByHand,
     chatglm,
@@ -39,6 +38,7 @@ from tests.parity.tiny_kolors import (
     random,
     save,
 )
+from tests.support.tiny_checkpoints import unet, vae
 
 __all__ = ["_one_thread"]
 

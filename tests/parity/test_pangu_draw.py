@@ -18,7 +18,7 @@ from bimo.recipes.pangu_draw import BASE_SIZES, HIGH_SIZES, pangu_draw, pangu_dr
 from bimo.recipes.taiji_sd import taiji_sd
 from bimo.recipes.wukong_inpainting import wukong_inpainting
 from tests.parity.test_stable_diffusion import _one_thread, compare
-from tests.parity.tiny_checkpoints import bert_words, clip_words
+from tests.support.tiny_checkpoints import bert_words, clip_words
 
 __all__ = ["_one_thread"]
 

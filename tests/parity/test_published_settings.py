@@ -19,7 +19,7 @@ from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
 from bimo.models.layouts.export import to_diffusers
 from tests.parity import test_stable_diffusion_xl as xl
 from tests.parity.test_stable_diffusion import _one_thread, by_diffusers, compare
-from tests.parity.tiny_checkpoints import checkpoint, read_by_diffusers
+from tests.support.tiny_checkpoints import checkpoint, read_by_diffusers
 
 __all__ = ["_one_thread"]
 

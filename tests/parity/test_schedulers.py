@@ -22,7 +22,7 @@ from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import Folder, read_folder
 from bimo.models.stable_diffusion.layout import law
-from tests.parity.tiny_checkpoints import checkpoint
+from tests.support.tiny_checkpoints import checkpoint
 
 #: diffusers warns of settings that its pipelines mend, and of those that do not go together.
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -16,7 +16,7 @@ from bimo.core.picture import Picture
 from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
-from tests.parity.tiny_checkpoints import checkpoint, read_by_diffusers
+from tests.support.tiny_checkpoints import checkpoint, read_by_diffusers
 
 LAW = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 SCHEDULERS: dict[str, Any] = {

@@ -23,7 +23,7 @@ from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
 from tests.parity.test_image_inputs import hole, photo, unpasted
 from tests.parity.test_stable_diffusion import _one_thread, by_diffusers, compare
-from tests.parity.tiny_checkpoints import clip_words, unet, vae
+from tests.support.tiny_checkpoints import clip_words, unet, vae
 
 __all__ = ["_one_thread"]
 

@@ -23,8 +23,8 @@ from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
 from bimo.models.layouts.pipelines import FAMILIES as READERS
 from bimo.models.layouts.pipelines import family_of, otherwise
 from bimo.models.layouts.weight_files import files_of
-from tests.parity.families import FAMILIES
-from tests.parity.tiny_checkpoints import checkpoint
+from tests.support.families import FAMILIES
+from tests.support.tiny_checkpoints import checkpoint
 
 State = dict[str, Tensor]
 

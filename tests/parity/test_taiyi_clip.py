@@ -31,7 +31,7 @@ from bimo.models.clip.taiyi_layout import read_apart
 from bimo.models.clip.vision import ClipVision
 from bimo.models.text_encoders.bert import Bert
 from bimo.recipes.taiyi_clip import taiyi_clip, taiyi_clip_b32, taiyi_clip_huge, taiyi_clip_large
-from tests.parity.tiny_checkpoints import BERT_WORDS, bert_words
+from tests.support.tiny_checkpoints import BERT_WORDS, bert_words
 
 LENGTH = 24
 SIDE = 32

@@ -15,7 +15,7 @@ from bimo.models.layouts.configs import NO_EFFECT_TEXT, Config
 from bimo.models.layouts.diffusers_folder import recipe_of
 from bimo.models.layouts.language_model import language_model
 from bimo.models.text_encoders.language_model import LanguageModel
-from tests.parity.families import FAMILIES
+from tests.support.families import FAMILIES
 
 #: As any version of transformers may put them beside a tower's own fields; none is read to answer.
 EVERYWHERE: dict[str, Any] = {

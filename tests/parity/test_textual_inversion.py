@@ -17,7 +17,7 @@ from bimo.models.layouts.diffusers_folder import read_folder
 from bimo.models.text_encoders.bert import Bert
 from bimo.models.text_encoders.textual_inversion import begin_word, end_word, save_word, table_of, teach, vectors_of
 from tests.parity.test_adapters import LAW, by_diffusers, compare
-from tests.parity.tiny_checkpoints import bert_words, checkpoint, read_by_diffusers
+from tests.support.tiny_checkpoints import bert_words, checkpoint, read_by_diffusers
 
 REQUEST: dict[str, Any] = {"seed": 3, "steps": 4, "guidance": 7.5, "size": (64, 64), "text": "a red <toy> cat"}
 

@@ -34,12 +34,12 @@ from bimo.training.objectives.distil import Distil
 from bimo.training.stage_trainer import StageTrainer
 from bimo.training.trainer import Trainer
 from tests.conftest import KNOWN
-from tests.parity.chinese_checkpoints import sentence_words
-from tests.parity.hunyuan_checkpoints import t5_words
-from tests.parity.tiny_checkpoints import bert_words, clip_words
-from tests.parity.tiny_flow_checkpoints import qwen_words as language_words
-from tests.parity.tiny_kolors import glm_words
-from tests.recipes.onedevice import ELSEWHERE, OneDevice, counted
+from tests.support.chinese_checkpoints import sentence_words
+from tests.support.flow_checkpoints import qwen_words as language_words
+from tests.support.hunyuan_checkpoints import t5_words
+from tests.support.kolors_checkpoints import glm_words
+from tests.support.one_device import ELSEWHERE, OneDevice, counted
+from tests.support.tiny_checkpoints import bert_words, clip_words
 
 TEXT = "一只红苹果"
 SIZE = (128, 128)

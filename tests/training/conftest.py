@@ -8,7 +8,7 @@ import torch
 from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
 from bimo.models.text_encoders.clip import ClipText
-from tests.parity.tiny_checkpoints import clip_words
+from tests.support.tiny_checkpoints import clip_words
 
 TEACHER = ClipText(vocab=600, length=16, positions=16).tiny()
 

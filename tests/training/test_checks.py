@@ -19,7 +19,7 @@ from bimo.training.objectives.denoise import Denoise
 from bimo.training.train_loader import BatchSampler
 from bimo.training.trainer import train
 from bimo.xiaomo.recipe import xiaomo
-from tests.parity.tiny_checkpoints import clip_words
+from tests.support.tiny_checkpoints import clip_words
 
 STAGE = Stage(name="s", objective=Denoise(), train=("*",))
 

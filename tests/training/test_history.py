@@ -30,7 +30,7 @@ from bimo.training.objectives.denoise import Denoise
 from bimo.training.objectives.reconstruct import Reconstruct
 from bimo.training.trainer import Trainer, train
 from bimo.xiaomo.recipe import xiaomo
-from tests.parity.tiny_checkpoints import bert_words
+from tests.support.tiny_checkpoints import bert_words
 
 STEPS = 6
 BASE = Stage(

@@ -32,8 +32,8 @@ from bimo.training.objectives.rewards import ColourfulReward, CustomReward, Judg
 from bimo.training.trainer import Trainer
 from bimo.xiaomo.layered_objects import LayeredObjects
 from bimo.xiaomo.recipe import xiaomo
-from tests.parity.tiny_checkpoints import bert_words
-from tests.recipes.onedevice import ELSEWHERE, OneDevice, counted
+from tests.support.one_device import ELSEWHERE, OneDevice, counted
+from tests.support.tiny_checkpoints import bert_words
 
 BASE = Stage(
     name="stage",

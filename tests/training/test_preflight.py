@@ -33,6 +33,7 @@ from bimo.training.objectives.rewards import CustomReward, WeightedRewards
 from bimo.training.trainer import Trainer, train
 from bimo.training.tuning import tuned
 from bimo.xiaomo.recipe import xiaomo
+from tests.support.checkout import ROOT
 
 BASE = Stage(name="paint", objective=Denoise(), level="image", train=("image.denoiser.*",), steps=1, batch=4)
 SIZES = ((200, 120), (90, 160), (128, 128), (75, 75), (300, 40))
@@ -251,7 +252,7 @@ def test_the_first_commands_of_the_page_work_on_photos(
     language: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A plain folder of photos of several sizes with a caption beside each, by the commands as they are written."""
-    page = (Path(__file__).parents[2] / "docs" / language / "training.md").read_text("utf-8")
+    page = (ROOT / "docs" / language / "training.md").read_text("utf-8")
     block = page.partition("```\n")[2].partition("```")[0].splitlines()
     commands = [shlex.split(line, comments=True)[1:] for line in block if line.startswith("bimo")]
     monkeypatch.chdir(tmp_path)

@@ -33,9 +33,9 @@ from bimo.training.optimizers import zero_settings
 from bimo.training.train_loader import BatchSampler
 from bimo.training.trainer import Trainer, train
 from bimo.xiaomo.recipe import xiaomo
-from tests.training.test_loop import losses
+from tests.support.checkout import ROOT
+from tests.training.test_trainer import losses
 
-ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 240
 #: Saves at every step; with a third argument the last process kills itself after so many steps, by SIGKILL.
 WORKER = """

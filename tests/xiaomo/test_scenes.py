@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +16,8 @@ from bimo.xiaomo.scenes.geometry import box, path
 from bimo.xiaomo.scenes.plan import ScenePlan, draw_scene, pairs, plan_scenes
 from bimo.xiaomo.scenes.styles import STYLES, render
 from bimo.xiaomo.scenes.subjects import SUBJECTS
+from tests.support.checkout import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PLAN = ScenePlan("scene-test-1", "bridge", "watercolour")
 CODE = """
 import hashlib

@@ -1,0 +1,276 @@
+"""Tiny random checkpoints of flow-matching transformers with language models, saved by the libraries' own classes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+from tests.support.tiny_checkpoints import byte_letters
+
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+MERGES = (("r", "e"), ("re", "d"), ("ç", "º"), ("çº", "¢"))
+VOCAB = 256 + len(MERGES) + len(SPECIAL) + 2
+SIZES = {"vocab_size": VOCAB, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3}
+HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1}
+QUIET = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
+
+
+def qwen_words(folder: Path) -> Any:
+    """A byte-level vocabulary of Qwen's kind, in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    words = [*byte_letters(), *("".join(pair) for pair in MERGES)]
+    made = transformers.Qwen2Tokenizer(vocab={word: i for i, word in enumerate(words)}, merges=list(MERGES))
+    made.add_tokens(list(SPECIAL), special_tokens=True)
+    made.chat_template = CHAT
+    made.save_pretrained(str(folder))
+    return made
+
+
+def glm_words(folder: Path) -> Any:
+    """A byte-level vocabulary that begins every text with two marks and is padded on the left, as GLM-4's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    words = [*byte_letters(), *("".join(pair) for pair in MERGES), "<|endoftext|>", "[gMASK]", "<sop>"]
+    table = {word: i for i, word in enumerate(words)}
+    plain = Tokenizer(models.BPE(vocab=table, merges=list(MERGES)))
+    plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    plain.decoder = decoders.ByteLevel()
+    plain.add_special_tokens(words[-3:])
+    marks = [(mark, table[mark]) for mark in words[-2:]]
+    plain.post_processor = processors.TemplateProcessing(single="[gMASK]:0 <sop>:0 $A:0", special_tokens=marks)
+    made = transformers.PreTrainedTokenizerFast(tokenizer_object=plain, pad_token="<|endoftext|>", padding_side="left")
+    made.save_pretrained(str(folder))
+    return made
+
+
+def gemma_words(folder: Path) -> Any:
+    """Characters, and bytes for those it has none of, that begin with <bos>, as Gemma's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    marks = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    words = [*marks, *(f"<0x{byte:02X}>" for byte in range(256)), "▁"]
+    made = transformers.GemmaTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[])
+    begin = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
+    made.backend_tokenizer.post_processor = begin
+    made.save_pretrained(str(folder))
+    return made
+
+
+def gemma2() -> Any:
+    return transformers.Gemma2Model(transformers.Gemma2Config(**SIZES, **HEADS, head_dim=8, sliding_window=64))
+
+
+def qwen3() -> Any:
+    config = transformers.Qwen3Config(**SIZES, **HEADS, **QUIET, head_dim=8, rope_parameters=rope(1e6))
+    return transformers.Qwen3Model(config)
+
+
+def qwen2_5_vl() -> Any:
+    text = {**SIZES, **HEADS, **QUIET, "rope_parameters": {**rope(1e6), "mrope_section": [2, 1, 1]}}
+    vision = {"depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": 16}
+    config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision, **QUIET)
+    return transformers.Qwen2_5_VLForConditionalGeneration(config)
+
+
+def glm() -> Any:
+    own = {**QUIET, "eos_token_id": [0]}
+    config = transformers.GlmConfig(**SIZES, **HEADS, **own, head_dim=8, max_position_embeddings=2048)
+    return transformers.GlmModel(config)
+
+
+def rope(theta: float) -> dict[str, Any]:
+    return {"rope_type": "default", "rope_theta": theta}
+
+
+def flux_vae(**settings: Any) -> Any:
+    return diffusers.AutoencoderKL(
+        **{
+            "block_out_channels": (8, 8, 8, 8),
+            "down_block_types": ("DownEncoderBlock2D",) * 4,
+            "up_block_types": ("UpDecoderBlock2D",) * 4,
+            "norm_num_groups": 4,
+            "layers_per_block": 1,
+            "latent_channels": 16,
+            "scaling_factor": 0.3611,
+            "shift_factor": 0.1159,
+            "use_quant_conv": False,
+            "use_post_quant_conv": False,
+            **settings,
+        }
+    )
+
+
+def z_image(folder: Path, **times: Any) -> Any:
+    return diffusers.ZImagePipeline(
+        tokenizer=qwen_words(folder.with_name("words")),
+        text_encoder=qwen3(),
+        vae=flux_vae(),
+        transformer=awake(
+            diffusers.ZImageTransformer2DModel(
+                dim=16,
+                n_layers=2,
+                n_refiner_layers=1,
+                n_heads=2,
+                n_kv_heads=2,
+                cap_feat_dim=16,
+                axes_dims=[4, 2, 2],
+                axes_lens=[1024, 64, 64],
+            )
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**{"shift": 6.0, **times}),
+    )
+
+
+def qwen_image(folder: Path, **times: Any) -> Any:
+    own = {"use_dynamic_shifting": True, "max_shift": 0.9, "max_image_seq_len": 8192, "shift_terminal": 0.02}
+    return diffusers.QwenImagePipeline(
+        tokenizer=qwen_words(folder.with_name("words")),
+        text_encoder=qwen2_5_vl(),
+        vae=diffusers.AutoencoderKLQwenImage(base_dim=8, dim_mult=[1, 1, 1, 1], num_res_blocks=1),
+        transformer=awake(
+            diffusers.QwenImageTransformer2DModel(
+                num_layers=2,
+                attention_head_dim=8,
+                num_attention_heads=2,
+                joint_attention_dim=16,
+                axes_dims_rope=(4, 2, 2),
+            )
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**{**own, **times}),
+    )
+
+
+def longcat_image(folder: Path, **times: Any) -> Any:
+    return diffusers.LongCatImagePipeline(
+        tokenizer=qwen_words(folder.with_name("words")),
+        text_processor=None,
+        text_encoder=qwen2_5_vl(),
+        vae=flux_vae(),
+        transformer=awake(
+            diffusers.LongCatImageTransformer2DModel(
+                num_layers=1,
+                num_single_layers=1,
+                attention_head_dim=8,
+                num_attention_heads=2,
+                joint_attention_dim=16,
+                axes_dims_rope=[4, 2, 2],
+            )
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**{"use_dynamic_shifting": True, **times}),
+    )
+
+
+def cogview4(folder: Path, **times: Any) -> Any:
+    own = {"use_dynamic_shifting": True, "base_shift": 0.25, "max_shift": 0.75, "time_shift_type": "linear"}
+    return diffusers.CogView4Pipeline(
+        tokenizer=glm_words(folder.with_name("words")),
+        text_encoder=glm(),
+        vae=flux_vae(shift_factor=0.0, scaling_factor=1.0, mid_block_add_attention=False),
+        transformer=awake(
+            diffusers.CogView4Transformer2DModel(
+                num_layers=2,
+                attention_head_dim=8,
+                num_attention_heads=2,
+                text_embed_dim=16,
+                time_embed_dim=16,
+                condition_dim=8,
+                sample_size=8,
+            )
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**{**own, **times}),
+    )
+
+
+def lumina(folder: Path, **times: Any) -> Any:
+    return diffusers.Lumina2Pipeline(
+        tokenizer=gemma_words(folder.with_name("words")),
+        text_encoder=gemma2(),
+        vae=flux_vae(),
+        transformer=awake(
+            diffusers.Lumina2Transformer2DModel(
+                sample_size=8,
+                hidden_size=24,
+                num_layers=2,
+                num_refiner_layers=1,
+                num_attention_heads=2,
+                num_kv_heads=1,
+                multiple_of=8,
+                axes_dim_rope=(4, 4, 4),
+                axes_lens=(300, 64, 64),
+                cap_feat_dim=16,
+            )
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**{"shift": 6.0, **times}),
+    )
+
+
+def ovis_image(folder: Path, **times: Any) -> Any:
+    return diffusers.OvisImagePipeline(
+        tokenizer=qwen_words(folder.with_name("words")),
+        text_encoder=qwen3(),
+        vae=flux_vae(),
+        transformer=awake(
+            diffusers.OvisImageTransformer2DModel(
+                num_layers=1,
+                num_single_layers=1,
+                attention_head_dim=8,
+                num_attention_heads=2,
+                joint_attention_dim=16,
+                axes_dims_rope=(4, 2, 2),
+            )
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**{"use_dynamic_shifting": True, **times}),
+    )
+
+
+def awake(model: Any) -> Any:
+    """The model with every parameter random: some begin at zero, or were never filled, and would prove nothing."""
+    generator = torch.Generator().manual_seed(11)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            spread = 0.2 if parameter.ndim == 1 else 1.5 * parameter[0].numel() ** -0.5
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread)
+            if parameter.ndim == 1:
+                parameter.add_(0.5)
+    return model
+
+
+MADE = {
+    "z_image": z_image,
+    "qwen_image": qwen_image,
+    "longcat_image": longcat_image,
+    "cogview4": cogview4,
+    "lumina": lumina,
+    "ovis_image": ovis_image,
+}
+
+
+def saved(folder: Path, kind: str, **times: Any) -> Any:
+    """Saves a pipeline of random weights in a folder and answers it as diffusers reads it back."""
+    torch.manual_seed(7)
+    pipeline = MADE[kind](folder, **times)
+    awake(pipeline.vae)
+    awake(pipeline.text_encoder)
+    pipeline.save_pretrained(str(folder))
+    if kind == "longcat_image":
+        # A reader of pictures that only rewriting needs; here it is never called.
+        index = json.loads((folder / "model_index.json").read_text())
+        (folder / "model_index.json").write_text(json.dumps({**index, "text_processor": [None, None]}))
+    return opened(folder)
+
+
+def opened(folder: Path) -> Any:
+    cls = getattr(diffusers, json.loads((folder / "model_index.json").read_text())["_class_name"])
+    extra = {"text_processor": None} if cls is diffusers.LongCatImagePipeline else {}
+    pipeline = cls.from_pretrained(str(folder), local_files_only=True, **extra)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline

@@ -1,0 +1,222 @@
+"""Rates: warm-up and laws, shares by glob; several batches a step are one larger batch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+import torch.utils.checkpoint
+from torch import nn
+
+from bimo.core.errors import RecipeError, TrainingError
+from bimo.core.recipe import Recipe, Stage
+from bimo.data.loader import Pictures
+from bimo.recipes.taiyi_sd import taiyi_zh
+from bimo.training.objectives.denoise import Denoise
+from bimo.training.optimizers import optimiser, rate
+from bimo.training.trainer import StageTrainer, Trainer, train
+from bimo.xiaomo.recipe import xiaomo
+from tests.support.tiny_checkpoints import bert_words
+
+STAGE = Stage(name="s", objective=Denoise(), train=("*",), steps=110, warmup=10, lr=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("law", "middle", "last"), [("constant", 1e-3, 1e-3), ("linear", 5.5e-4, 1.09e-4), ("cosine", 5.5e-4, 1.0022e-4)]
+)
+def test_laws_fall_to_their_floor(law: str, middle: float, last: float) -> None:
+    stage = replace(STAGE, lr_schedule=law, floor=1e-4)  # type: ignore[arg-type]
+    assert rate(stage, 0) == pytest.approx(1e-4)
+    assert rate(stage, 9) == pytest.approx(1e-3)
+    assert rate(stage, 60) == pytest.approx(middle)
+    assert rate(stage, 109) == pytest.approx(last, rel=1e-3)
+
+
+def test_a_polynomial_has_its_power() -> None:
+    stage = replace(STAGE, lr_schedule="polynomial", power=2.0, floor=1e-7)
+    assert rate(stage, 60) == pytest.approx(1e-7 + (1e-3 - 1e-7) * 0.25)
+    assert rate(replace(stage, power=1.0), 60) == pytest.approx(1e-7 + (1e-3 - 1e-7) * 0.5)
+
+
+def test_globs_have_rates_of_their_own() -> None:
+    parameters = {"text.a": nn.Parameter(torch.zeros(2, 2)), "image.b": nn.Parameter(torch.zeros(2, 2)),
+                  "image.c": nn.Parameter(torch.zeros(2))}  # fmt: skip
+    stage = replace(STAGE, lr_overrides=(("image.*", 2e-3), ("text.*", 5e-4)), betas=(0.9, 0.98), eps=1e-6)
+    made = optimiser(stage, parameters)
+    shares = {id(p): group["share"] for group in made.param_groups for p in group["params"]}
+    assert shares == {id(parameters["text.a"]): 0.5, id(parameters["image.b"]): 2, id(parameters["image.c"]): 2}
+    decays = {
+        group["weight_decay"] for group in made.param_groups if any(p is parameters["image.c"] for p in group["params"])
+    }
+    assert decays == {0.0}
+    assert {(*group["betas"], group["eps"]) for group in made.param_groups} == {(0.9, 0.98, 1e-6)}
+    with pytest.raises(RecipeError, match="matches no parameter"):
+        optimiser(replace(stage, lr_overrides=(("join.*", 1e-4),)), parameters)
+
+
+def test_batches_of_a_step_add_up_to_one(tiny_shards: Path, tmp_path: Path) -> None:
+    tiny = xiaomo.tiny()
+    stage = replace(tiny.stages[2], steps=1, caption_dropout=0.0, max_grad_norm=0.0, lr=1e-2, ema=0.0)
+    grads = []
+    for batch, accumulate in ((8, 1), (4, 2)):
+        one = replace(stage, batch=batch, accumulate=accumulate)
+        run = Trainer(replace(tiny, stages=(one,), prompts=()), Pictures(tiny_shards), tmp_path / str(batch))
+        run._words()
+        learning = run._learning(one, None)
+        first = learning.lessons.order.groups_of(0)
+        rows = [lot for number in range(accumulate) for lot in learning.lessons.order.groups_of(number)]
+        if batch == 4:
+            assert first == rows[:4]
+        # One caption a row, so that both choose the same.
+        pictures = learning.lessons.pictures
+        learning.lessons.pictures = pictures.of(pictures.lots, [captions[:1] for captions in pictures.captions])
+        loss, _ = run._step(one, learning)
+        grads.append((loss, {name: p.grad for name, p in learning.parameters.items() if p.grad is not None}))
+    assert grads[0][0] == pytest.approx(grads[1][0], rel=1e-4)
+    assert grads[0][1].keys() == grads[1][1].keys()
+    for name, value in grads[0][1].items():
+        assert torch.allclose(value, grads[1][1][name], atol=1e-5, rtol=1e-3), name
+
+
+def begun(
+    shards: Path, out: Path, recipe: Recipe = xiaomo, number: int = 2, **fields: Any
+) -> tuple[Trainer, StageTrainer]:
+    """A run of one stage of a recipe at toy width, ready for its first step."""
+    torch.set_num_threads(1)
+    tiny = recipe.tiny()
+    stage = replace(tiny.stages[number], **{"batch": 4, "max_grad_norm": 0.0, "ema": 0.0, "max_unknown": 1.0, **fields})
+    words = tuple(replace(cast(Any, part), vocab=80, positions=24, length=24) for part in tiny.text_encoders)
+    text = words if recipe is taiyi_zh else tiny.text_encoders
+    run = Trainer(replace(tiny, text_encoders=text, stages=(stage,), prompts=()), Pictures(shards), out)
+    if recipe is taiyi_zh:
+        bert_words(out / "words.0")
+    run._words()
+    learning = run._learning(stage, None)
+    run._modes()
+    return run, learning
+
+
+def test_adafactor_learns_and_keeps_less(tiny_shards: Path, tmp_path: Path) -> None:
+    kept = {}
+    for name in ("adamw", "adafactor"):
+        run, learning = begun(tiny_shards, tmp_path / name, optimiser=name, lr=1e-2)
+        stage = run.recipe.stages[0]
+        losses = []
+        for _ in range(20):
+            run.place.step = 0
+            losses.append(run._step(stage, learning)[0])
+        assert losses[-1] < losses[0]
+        state = learning.optimiser.state_dict()["state"].values()
+        kept[name] = sum(v.numel() for row in state for v in row.values() if isinstance(v, torch.Tensor))
+    assert kept["adafactor"] < 0.5 * kept["adamw"]
+
+
+def test_the_step_of_a_matrix_is_orthogonal_and_of_the_size_of_adamws() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Embedding(5, 16), nn.Linear(16, 48), nn.Conv1d(1, 2, 3))
+    parameters = dict(module.named_parameters())
+    parameters["embeddings.weight"] = parameters.pop("0.weight")
+    stage = replace(xiaomo.stages[0], optimiser="muon", lr=0.01, weight_decay=0.0, lr_overrides=(("1.*", 0.02),))
+    made = optimiser(stage, parameters)
+    copies = {name: nn.Parameter(p.detach().clone()) for name, p in parameters.items()}
+    alone = optimiser(replace(stage, optimiser="adamw"), copies)
+    assert sorted(g["share"] for g in made.param_groups) == sorted([*(g["share"] for g in alone.param_groups)])
+    before = {name: p.detach().clone() for name, p in parameters.items()}
+    gradient = {name: torch.randn_like(p) for name, p in parameters.items()}
+    for each in (made, alone):
+        for group in each.param_groups:
+            group["lr"] = stage.lr * group["share"]
+    by_size = {p.shape: name for name, p in parameters.items()}
+    for each in (made, alone):
+        for group in each.param_groups:
+            for p in group["params"]:
+                p.grad = gradient[by_size[p.shape]].clone()
+        each.step()
+    steps = {name: p.detach() - before[name] for name, p in parameters.items()}
+    values = torch.linalg.svdvals(steps["1.weight"])
+    assert values.max() < 2 * values.min()
+    assert steps["1.weight"].square().mean().sqrt() == pytest.approx(0.2 * 0.02, rel=0.25)
+    for group in alone.param_groups:
+        for p in group["params"]:
+            name = by_size[p.shape]
+            if name != "1.weight":
+                torch.testing.assert_close(p.detach() - before[name], steps[name])
+
+
+@pytest.mark.parametrize("name", ["adafactor", "muon"])
+def test_another_optimiser_goes_on_exactly(name: Any, tiny_shards: Path, tmp_path: Path) -> None:
+    tiny = xiaomo.tiny()
+    stage = replace(tiny.stages[2], steps=4, batch=4, optimiser=name)
+    wanted = replace(tiny, stages=(stage,), prompts=())
+    whole = train(wanted, tiny_shards, tmp_path / "whole", threads=1)
+    for _ in range(5):
+        train(wanted, tiny_shards, tmp_path / "run", threads=1, stop_after=0.0)
+    assert (tmp_path / "run" / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
+
+
+def test_bf16_is_for_products_alone(tiny_shards: Path, tmp_path: Path) -> None:
+    losses, seen = {}, set()
+    for precision in ("fp32", "bf16"):
+        run, learning = begun(tiny_shards, tmp_path / precision, precision=precision)
+        linear = next(m for m in run.system.text.modules() if isinstance(m, nn.Linear))
+        linear.register_forward_hook(lambda module, given, answer: seen.add(answer.dtype))
+        losses[precision], _ = run._step(run.recipe.stages[0], learning)
+        for parameter in learning.parameters.values():
+            assert parameter.dtype == torch.float32
+            assert parameter.grad is None or parameter.grad.dtype == torch.float32
+        state = learning.optimiser.state_dict()["state"].values()
+        assert {v.dtype for row in state for v in row.values()} == {torch.float32}
+    assert seen == {torch.float32, torch.bfloat16}
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05)
+    assert losses["bf16"] != losses["fp32"]
+
+
+def test_what_is_encoded_once_is_so_in_whole_numbers(tiny_shards: Path, tmp_path: Path) -> None:
+    found = []
+    for precision in ("fp32", "bf16"):
+        run, learning = begun(
+            tiny_shards, tmp_path / precision, number=4, precision=precision, caption_dropout=0.0, steps=9
+        )
+        run._step(run.recipe.stages[0], learning)
+        batch = learning.lessons.inputs(0, torch.Generator().manual_seed(0)).batch
+        assert batch is not None
+        found.append((batch.x, batch.encodings[0].tokens))
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_fp16_is_refused_on_a_processor(tiny_shards: Path, tmp_path: Path) -> None:
+    run, learning = begun(tiny_shards, tmp_path, precision="fp16")
+    with pytest.raises(TrainingError, match="bf16"):
+        run._step(run.recipe.stages[0], learning)
+
+
+def test_checkpointed_gradients_are_the_same(
+    tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grads, calls = [], Counter()
+    checkpoint = torch.utils.checkpoint.checkpoint
+    for on in (False, True):
+
+        def counting(*args: Any, on: bool = on, **settings: Any) -> Any:
+            calls[on] += 1
+            return checkpoint(*args, **settings)
+
+        monkeypatch.setattr(torch.utils.checkpoint, "checkpoint", counting)
+        run, learning = begun(tiny_shards, tmp_path / str(on), taiyi_zh, -1, gradient_checkpointing=on, lr=0.0)
+        run._step(run.recipe.stages[0], learning)
+        grads.append({name: p.grad for name, p in learning.parameters.items()})
+    assert not calls[False]
+    assert calls[True] > 4
+    for name, value in grads[0].items():
+        assert (value is None) == (grads[1][name] is None), name
+        assert value is None or torch.allclose(value, grads[1][name], atol=1e-6), name
+
+
+def test_what_cannot_be_checkpointed_says_so(tiny_shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="gradient_checkpointing"):
+        begun(tiny_shards, tmp_path, number=4, gradient_checkpointing=True)
