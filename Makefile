@@ -14,14 +14,18 @@ override PROMPT := $(value PROMPT)
 override MODEL := $(value MODEL)
 export PROMPT MODEL
 
+# Processes that share the tests, one a core unless told otherwise; 0 is none beside this one.
+WORKERS ?= logical
+SPREAD   = -n $(WORKERS) --dist worksteal
+
 PINS := pyproject.toml constraints.txt
 
-.PHONY: help draw serve bench test check docs index messages clean
+.PHONY: help draw serve bench test test-quick check docs index messages clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
 
 draw: .venv/.core ## a picture in outputs/: make draw PROMPT="..." [MODEL=name] [ARGS="--seed 1"]
 	@mkdir -p outputs
@@ -33,8 +37,11 @@ serve: .venv/.serve ## the web page and the HTTP interface: make serve [ARGS="..
 bench: .venv/.core ## seconds and memory on this machine: make bench [ARGS="..."]
 	@$(BIN)/bimo bench $(ARGS)
 
-test: .venv/.dev ## all tests: make test [ARGS="-k words"]
-	$(BIN)/python -m pytest -q $(ARGS)
+test: .venv/.dev ## all tests, on every core: make test [ARGS="-k words"] [WORKERS=2]
+	$(BIN)/python -m pytest -q $(SPREAD) $(ARGS)
+
+test-quick: .venv/.dev ## the tests that take no seconds and no browser: what to run while writing
+	$(BIN)/python -m pytest -q $(SPREAD) -m "not slow and not browser" $(ARGS)
 
 check: .venv/.dev ## style, types, direction of imports
 	$(BIN)/ruff check
@@ -48,14 +55,8 @@ docs: .venv/.docs ## the documentation in both languages, into site/; nothing is
 index: .venv/.core ## write what `bimo list` shows, after recipes were changed
 	$(BIN)/python -c "from bimo.hub.registry import INDEX, index; INDEX.write_text(index(), encoding='utf-8')"
 
-KEYWORDS := $(patsubst %,-k %,say Message BimoError RequestError RecipeError WeightsError DataError TrainingError)
-ZH       := bimo/core/locale/zh/LC_MESSAGES/bimo
-
-messages: .venv/.dev ## the Chinese catalogue, after sentences were changed: fill in what is empty, then again
-	$(BIN)/pybabel -q extract --no-default-keywords $(KEYWORDS) --no-location --sort-output --width 110 -o $(ZH).pot bimo
-	$(BIN)/pybabel -q update --no-fuzzy-matching --ignore-obsolete --omit-header --width 110 -l zh -i $(ZH).pot -o $(ZH).po
-	$(BIN)/pybabel -q compile -i $(ZH).po -o $(ZH).mo
-	@rm $(ZH).pot
+messages: .venv/.dev ## the Chinese catalogue, after sentences were changed: fill in what it names, then again
+	$(BIN)/python tools/catalogue.py
 
 clean: ## remove the environment and every cache
 	rm -rf .venv build dist site .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from bimo.diffusion.batching import draw
     from bimo.hub.registry import load, recipe
 
-__version__ = "0.1.0"
+    __version__: str
+
 __all__ = ["Picture", "Recipe", "Request", "draw", "load", "recipe"]
 
 #: Where each name lives; it is imported when it is first asked for, so that `import bimo` is light.
@@ -27,10 +28,22 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name not in _HOMES:
         raise AttributeError(f"module 'bimo' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
 
 
+def _version() -> str:
+    """The version that is installed; looked up when asked for, as it is seldom."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("bimo")
+    except PackageNotFoundError:
+        return "0+not.installed"
+
+
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted([*globals(), *__all__, "__version__"])

@@ -1,10 +1,14 @@
 """What tests share: a toy system in a folder, the bundled recipe at toy width with made-up weights."""
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+# Beside other processes of the same tests, each computes on one core. Read when torch is first imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A busy machine must not fail a test: nothing here is judged by its time.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from bimo import __version__
 from bimo.cli import curate, draw, models, work
 from bimo.core.errors import RequestError
 from bimo.core.messages import say
@@ -21,6 +20,8 @@ BENCH = Path(__file__).resolve().parents[2] / "bench" / "xiaomo.py"
 
 def _version(wanted: bool) -> None:
     if wanted:
+        from bimo import __version__
+
         print(f"bimo {__version__}")
         raise typer.Exit
 
