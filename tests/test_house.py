@@ -6,7 +6,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
+
+import grimp
 
 from tests.support.checkout import ROOT
 
@@ -110,6 +113,12 @@ def test_files_read_from_the_package_are_there() -> None:
     assert found
     for path, package, name in found:
         assert (ROOT / package.replace(".", "/") / name).exists(), f"{path.relative_to(ROOT)}: {package} {name}"
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """Inside rooms too; the direction between rooms is a contract of import-linter."""
+    graph = grimp.build_graph("bimo", cache_dir=None)
+    TopologicalSorter({name: graph.find_modules_directly_imported_by(name) for name in graph.modules}).prepare()
 
 
 def test_importing_bimo_is_light() -> None:

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from enum import Enum, StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 DOMAIN = "bimo"
 LOCALE = Path(__file__).with_name("locale")
@@ -56,6 +56,15 @@ def language() -> str:
 def catalogue() -> gettext.NullTranslations:
     """The Chinese catalogue. Raises OSError where the package is damaged."""
     return gettext.translation(DOMAIN, LOCALE, languages=["zh"])
+
+
+@runtime_checkable
+class Sayable(Protocol):
+    """What is said in either language: a message, a wording of two, an error."""
+
+    def said(self, language: str) -> str:
+        """The sentence in "zh" or "en"."""
+        ...
 
 
 class Message:
@@ -150,9 +159,7 @@ class Wording(Enum):
 
 def in_language(value: Any, language: str) -> Any:
     """A value in "zh" or "en": messages, wordings and errors as they are said, anything else as it is."""
-    from bimo.core.errors import BimoError
-
-    return value.said(language) if isinstance(value, (Message, Wording, BimoError)) else value
+    return value.said(language) if isinstance(value, Sayable) else value
 
 
 def say(text: str | Message, /, **values: Any) -> str:

@@ -77,11 +77,11 @@ def test_a_worker_that_cannot_begin_is_told(tmp_path: Path) -> None:
 ORPHANS = """
 import sys
 from pathlib import Path
-from bimo.curation.executors.executors import Local, load_file
+from bimo.curation.executors.executors import ProcessExecutor, load_file
 if __name__ == "__main__":
     files = (("curation_steps", sys.argv[1]),)
     steps = load_file(files[0][0], Path(sys.argv[1]))
-    for job, answer in Local(2, files).answers(steps.Idle(), range(8)):
+    for job, answer in ProcessExecutor(2, files).answers(steps.Idle(), range(8)):
         print(answer, flush=True)
 """
 

@@ -20,7 +20,7 @@ from bimo.curation.dedup.duplicates import Duplicates
 from bimo.curation.filters.caption_rules import Length, Normal
 from bimo.curation.filters.image_rules import MinSide
 from bimo.curation.phases.run import curate
-from bimo.curation.report.examples import SIDE, visible
+from bimo.curation.report.example_images import SIDE, visible
 from bimo.curation.report.histograms import drawable, figure, histogram
 from bimo.curation.report.page import lines_of, page
 from bimo.curation.steps import Curation, Tools

@@ -15,7 +15,7 @@ from bimo.core.errors import DataError
 from bimo.core.files import page as document
 from bimo.curation.phases.store import read_json, save
 from bimo.curation.readers.inventory import READ
-from bimo.curation.report.examples import EACH, Examples, copied, examples, visible
+from bimo.curation.report.example_images import EACH, Examples, copied, examples, visible
 from bimo.curation.report.histograms import drawable, figure, histogram
 
 REPORT, PAGE = "report.json", "report.html"
