@@ -38,7 +38,7 @@ class Rows:
 
     def column(self, name: str) -> np.ndarray:
         if name not in self.columns:
-            raise DataError(f"没有 {name}", f"no {name}")
+            raise DataError("no {name}", name=name)
         return self.columns[name]
 
     def pieces(self, name: str) -> Iterator[np.ndarray]:

@@ -28,7 +28,7 @@ import typer
 
 from bimo.core.errors import BimoError
 from bimo.core.files import write_whole
-from bimo.core.messages import say
+from bimo.core.messages import Both, say
 from bimo.hub import registry
 
 if TYPE_CHECKING:
@@ -201,8 +201,10 @@ def _compared(sides: dict[str, Draw], pairs: int) -> Numbers:
         if numbers["difference"] > 1:
             names = " / ".join(sides)
             raise BimoError(
-                f"{names} 的图相差 {numbers['difference']}/255，不再计时",
-                f"the pictures of {names} differ by {numbers['difference']}/255: nothing is timed",
+                Both(
+                    f"{names} 的图相差 {numbers['difference']}/255，不再计时",
+                    f"the pictures of {names} differ by {numbers['difference']}/255: nothing is timed",
+                )
             )
     turns: dict[str, list[tuple[float, float]]] = other.taking_turns(sides, pairs)
     for kind, title in enumerate(("seconds", "processor seconds")):
@@ -239,14 +241,16 @@ def show(report: dict[str, Any]) -> None:
     from rich.table import Table
 
     facts, numbers = report["machine"], report["numbers"]
-    cores = say(f"{facts['cores']} 核，{facts['threads']} 线程", f"{facts['cores']} cores, {facts['threads']} threads")
+    cores = say(
+        Both(f"{facts['cores']} 核，{facts['threads']} 线程", f"{facts['cores']} cores, {facts['threads']} threads")
+    )
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column()
     table.add_column(justify="right")
     table.add_column()
     for name, zh, en, digits, unit in SHOWN:
         if name in numbers:
-            table.add_row(say(zh, en), f"{numbers[name]:.{digits}f}", unit)
+            table.add_row(say(Both(zh, en)), f"{numbers[name]:.{digits}f}", unit)
     console = Console(highlight=False)
     console.print(f"{report['recipe']} · {facts['processor']} · {cores} · torch {facts['torch']}", markup=False)
     console.print(table)
@@ -263,4 +267,4 @@ def _beside(name: str) -> Any:
 
 
 def _tell(zh: str, en: str) -> None:
-    typer.echo(say(zh, en), err=True)
+    typer.echo(say(Both(zh, en)), err=True)

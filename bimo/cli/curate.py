@@ -15,7 +15,7 @@ import typer
 
 from bimo.core import part
 from bimo.core.errors import BimoError, DataError, RecipeError
-from bimo.core.messages import Both, say
+from bimo.core.messages import Both, Message, say
 from bimo.hub import registry
 
 if TYPE_CHECKING:
@@ -354,12 +354,12 @@ class RichBar:
         self._bar, self._task = bar, None
         self._rows = self._kept = 0
 
-    def phase(self, zh: str, en: str, total: int | None) -> None:
+    def phase(self, name: Message, total: int | None) -> None:
         """A phase begins."""
         if self._task is not None:
             self._bar.update(self._task, visible=False)
         self._rows = self._kept = 0
-        self._task = self._bar.add_task(say(Both(zh, en)), total=total, kept="")
+        self._task = self._bar.add_task(say(name), total=total, kept="")
 
     def advance(self, rows: int, kept: int | None = None) -> None:
         """So many rows more were done."""

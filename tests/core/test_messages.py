@@ -2,6 +2,7 @@
 
 import ast
 import io
+import re
 import string
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,9 @@ from bimo.core.errors import RequestError
 from bimo.core.messages import Both, Listed, Message, say
 
 PACKAGE = Path(messages.__file__).resolve().parents[1]
+ROOT = PACKAGE.parent
+#: Full-width marks.
+CHINESE_MARKS = re.compile("[、，。；：（）！？]")
 CALLS = {"say", "Message", "BimoError", "RequestError", "RecipeError", "WeightsError", "DataError", "TrainingError"}
 PO = messages.LOCALE / "zh" / "LC_MESSAGES" / "bimo.po"
 
@@ -56,6 +60,29 @@ def test_both_languages_name_the_same_values() -> None:
 def test_a_message_is_given_what_it_names() -> None:
     wrong = {place: text for place, text, given in MESSAGES if "**" not in given and values_in(text) - given}
     assert not wrong
+
+
+def test_a_message_is_one_sentence_and_named_values() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for folder in ("bimo", "tests", "bench", "tools")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in CALLS
+        if len(node.args) != 1 or isinstance(node.args[0], ast.JoinedStr)
+    ]
+    assert not wrong
+
+
+def test_english_has_no_chinese_marks() -> None:
+    assert not {text for _, text, _ in MESSAGES if CHINESE_MARKS.search(text)}
+    joined = [
+        f"{path.relative_to(PACKAGE)}:{number}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if '"、".join(' in line and "xiaomo" not in path.parts
+    ]
+    assert not joined, "Listed puts the comma of the reader's language"
 
 
 def test_what_nothing_says_any_more_is_gone() -> None:

@@ -181,7 +181,7 @@ class Square:
 
     def __call__(self, job: int) -> int:
         if job == self.refuses:
-            raise DataError(f"不要 {job}", f"not {job}")
+            raise DataError("not {job}", job=job)
         if job == self.divides:
             return job // 0
         if job == self.kills:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from bimo.core.errors import DataError
 from bimo.core.files import alone
-from bimo.core.messages import say
+from bimo.core.messages import Message, say
 from bimo.core.part import Part
 from bimo.curation.executors.executors import Executor, SerialExecutor
 from bimo.curation.phases import ingest, measure, write
@@ -45,7 +45,7 @@ LARGE = ("scorer", "by")
 class Bar(Protocol):
     """Is told how far a run is."""
 
-    def phase(self, zh: str, en: str, total: int | None) -> None:
+    def phase(self, name: Message, total: int | None) -> None:
         """A phase begins, of so many rows."""
         ...
 
@@ -57,7 +57,7 @@ class Bar(Protocol):
 class Silent:
     """Tells nobody."""
 
-    def phase(self, zh: str, en: str, total: int | None) -> None:
+    def phase(self, name: Message, total: int | None) -> None:
         """Nothing."""
 
     def advance(self, rows: int, kept: int | None = None) -> None:
@@ -92,7 +92,7 @@ class Run:
         """Phase 0."""
         if self.stored:
             return ingest.taken(self.work)
-        self.bar.phase("读入", "reading", None)
+        self.bar.phase(Message("reading"), None)
         return ingest.ingest(self.source, self.work, self.bar.advance, self.limits)
 
     def files(self, taken: Ingested) -> Any:
@@ -115,7 +115,7 @@ class Run:
         """Phase 1; answers how many pictures were opened."""
         sweep(self.work.folder / "measured", 0, ".part")
         sweep(self.work.folder / "measured", taken.units)
-        self.bar.phase("看图", "looking at pictures", taken.rows)
+        self.bar.phase(Message("looking at pictures"), taken.rows)
         task = Measure(self.source, self.work, self.curation.steps)
         measure.measured_by(self.curation.steps)
         halved = set[int]()
@@ -142,7 +142,7 @@ class Run:
         for place, stretch in enumerate(every):
             after, asked = room(place), ""
             rule = ", ".join(type(step).__name__ for step in stretch.steps[:3]) or say("closing")
-            self.bar.phase(f"挑选：{rule}", f"selecting: {rule}", taken.rows)
+            self.bar.phase(Message("selecting: {rule}", rule=rule), taken.rows)
             for at, step in enumerate(stretch.steps, stretch.first):
                 if stretch.kind == "row" and isinstance(step, PictureStep):
                     scored.append(Scored("measured", step.measuring() + OF, at))
@@ -180,14 +180,14 @@ class Run:
             settle: Callable[[Columns], Any] | None = getattr(step, "settled", None)
             if settle is not None:
                 step = settle(Columns(self.work, taken.units, before, scored))
-        self.bar.phase(f"挑选：{type(step).__name__}", f"selecting: {type(step).__name__}", taken.rows)
+        self.bar.phase(Message("selecting: {rule}", rule=type(step).__name__), taken.rows)
         return Stretch(stretch.kind, stretch.first, (step,)), asked
 
     def write(self, taken: Ingested, last: str) -> tuple[list[list[tuple[int, write.Share]]], dict[int, str], int]:
         """Phase 3: the shards. Answers which shards have what of a unit, the rows that were lost, and the samples."""
         planned = write.plan(self.work, taken.units, last)
         total = sum(share.count for shares in planned for share in shares)
-        self.bar.phase("写分片", "writing shards", total)
+        self.bar.phase(Message("writing shards"), total)
         task = write.WriteShard(self.source, self.work, self.out, last)
         # No index lists shards that are being replaced.
         (self.out / INDEX).unlink(missing_ok=True)
@@ -215,7 +215,7 @@ class Run:
         lost: dict[int, str],
     ) -> None:
         """The table of every row, unit by unit."""
-        self.bar.phase("写表", "writing the table", taken.rows)
+        self.bar.phase(Message("writing the table"), taken.rows)
         stops = [*taken.firsts[1:], 1 << 62]
         jobs = (
             (
@@ -292,7 +292,7 @@ def _curate(run: Run, began: float) -> dict[str, Any]:
     scores = write.score_columns(run.work, taken.units, scored)
     run.tables(taken, last, scores, shares, lost)
     index = write.write_selection(out, taken.units)
-    run.bar.phase("对账", "accounting", None)
+    run.bar.phase(Message("accounting"), None)
     tally, tables = summary.summary(out, taken.units, steps, scores, _judged(scored, steps, scores), run.workers)
     report = {
         "kind": "curate",
