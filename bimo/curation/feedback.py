@@ -12,7 +12,7 @@ from typing import Any
 
 from bimo.core.errors import DataError, RequestError
 from bimo.core.files import write_whole
-from bimo.core.messages import Both, Wording
+from bimo.core.messages import Both, Listed, Wording
 from bimo.core.picture import read_metadata
 from bimo.curation import folder
 from bimo.curation.filters.dictionary import has_han
@@ -110,10 +110,12 @@ def build_feedback(table: Path, out: Path) -> FeedbackReport:
     decided = [one for one in found.values() if one.better is not None]
     ties = len(found) - len(decided)
     if not decided:
-        zh = "、".join(f"{fate.zh} {count}" for fate, count in fates.items()) or "没有行"
-        en = ", ".join(f"{fate.en} {count}" for fate, count in fates.items()) or "no rows"
+        near = Listed([Both(f"{fate.zh} {count}", f"{fate.en} {count}") for fate, count in fates.items()])
         raise DataError(
-            "{table} holds not one pair with a winner: {near}, ties {ties}", table=table, near=Both(zh, en), ties=ties
+            "{table} holds not one pair with a winner: {near}, ties {ties}",
+            table=table,
+            near=near or Both("没有行", "no rows"),
+            ties=ties,
         )
     out.mkdir(parents=True, exist_ok=True)
     told = {"pairs": len(decided), "ties": ties, "rows": {fate.name.lower(): count for fate, count in fates.items()}}

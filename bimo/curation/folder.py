@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bimo.core.errors import DataError
-from bimo.core.messages import Both, Wording, say
+from bimo.core.messages import Both, Listed, Wording, say
 from bimo.curation.decoded_image import DecodedImage, plain, see, upright
 from bimo.curation.phases import ingest
 from bimo.curation.phases.store import save, unwritten
@@ -163,12 +163,13 @@ def _nothing(source: Path, left: Sequence[tuple[str, Reason]], files: Mapping[st
     """Says why not one picture of a source can be used, with what was not read and an example of each reason."""
     first = {reason: _place_of(source, name) for name, reason in reversed(left)}
     why = Counter(reason for _, reason in left)
-    zh = [f"{r.zh} {n}（{first[r]}）" for r, n in why.items()] or ["没有图片"]
-    en = [f"{r.en} {n} ({first[r]})" for r, n in why.items()] or ["no pictures"]
-    zh += [f"{row['zh']} {row['count']}（{row['examples'][0]}）" for row in files["not_read"]]
-    en += [f"{row['reason']} {row['count']} ({row['examples'][0]})" for row in files["not_read"]]
+    found = [(r.zh, r.en, n, first[r]) for r, n in why.items()]
+    found += [(row["zh"], row["reason"], row["count"], row["examples"][0]) for row in files["not_read"]]
+    said = [Both(f"{zh} {count}（{example}）", f"{en} {count} ({example})") for zh, en, count, example in found]
     return DataError(
-        "{source} holds not one usable picture: {value}", source=source, value=Both("、".join(zh), ", ".join(en))
+        "{source} holds not one usable picture: {value}",
+        source=source,
+        value=Listed(said if why else [Both("没有图片", "no pictures"), *said]),
     )
 
 

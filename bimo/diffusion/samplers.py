@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bimo.core.errors import RequestError
-from bimo.core.messages import Both, Listed
+from bimo.core.messages import Listed
 from bimo.core.part import meant
 from bimo.core.request import Request
 
@@ -120,13 +120,12 @@ class SamplerOptions:
         import diffusers
 
         fit = [key for key, other in SAMPLERS.items() if takes(getattr(diffusers, other.cls), setting)]
-        able = "、".join(fit), ", ".join(fit)
         return RequestError(
             "the sampler {name} has no {option} {value!r}; those that have are {able}",
             name=name,
             option=option,
             value=value,
-            able=Both(able[0], able[1]),
+            able=Listed(fit),
         )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import multiprocessing
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from PIL import Image
 
 from bimo.core.errors import DataError
 from bimo.core.files import write_whole
+from bimo.curation.executors.executors import ProcessExecutor
 from bimo.data.shards import Shard, finished, hash_of, read_shard, shard_name, write_index, write_shard
 from bimo.xiaomo.artwork.captions import Text
 from bimo.xiaomo.captions.phrases import dish_captions, said_of_subject, said_of_verse, scene_captions
@@ -51,6 +51,9 @@ class Job:
     plans: tuple[AnyPlan, ...]
     side: int
     stamp: str
+
+    def __str__(self) -> str:
+        return shard_name(self.number)
 
 
 def plan(count: int, seed: int = 0) -> list[AnyPlan]:
@@ -111,8 +114,11 @@ def _run(jobs: Sequence[Job], workers: int) -> Iterator[Shard]:
     if workers == 1 or len(jobs) == 1:
         yield from map(write_job, jobs)
         return
-    with multiprocessing.get_context("spawn").Pool(min(workers, len(jobs))) as pool:
-        yield from pool.imap_unordered(write_job, jobs)
+    executor = ProcessExecutor(min(workers, len(jobs)))
+    try:
+        yield from (shard for _, shard in executor.answers(write_job, jobs))
+    finally:
+        executor.close()
 
 
 def write_job(job: Job) -> Shard:

@@ -13,7 +13,7 @@ from torch import Tensor
 from bimo.core import checkpoint_io
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.hashing import LateDigest
-from bimo.core.messages import Both
+from bimo.core.messages import Both, Listed
 from bimo.core.part import Part
 from bimo.core.recipe import Level
 from bimo.diffusion.system import System
@@ -121,7 +121,7 @@ def encoder_beside(file: Path, published: Mapping[str, Tensor]) -> Path:
     for place in there:
         if read_json(place / "config.json").get(field) == width:
             return place
-    listed = "、".join(map(str, there or places))
+    listed = Listed(there or places)
     raise WeightsError(
         "{file} needs a CLIP image tower with {field} {width}, which is not {value}in {replace}; name "
         "its folder with --image-encoder",
@@ -129,7 +129,7 @@ def encoder_beside(file: Path, published: Mapping[str, Tensor]) -> Path:
         field=field,
         width=width,
         value=Both(listed, "that " if there else ""),
-        replace=Both("不是" if there else "里没有", listed.replace("、", ", ")),
+        replace=Both("不是" if there else "里没有", listed),
     )
 
 

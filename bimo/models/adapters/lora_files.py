@@ -16,7 +16,7 @@ from torch import Tensor
 from bimo.core import checkpoint_io
 from bimo.core.errors import WeightsError
 from bimo.core.hashing import digest
-from bimo.core.messages import Both, Message
+from bimo.core.messages import Both, Listed, Message
 from bimo.diffusion.system import System
 from bimo.models.adapters import lora_kinds
 from bimo.models.adapters.lora_kinds import Change
@@ -475,7 +475,7 @@ def unadapt(system: System, name: str = "") -> None:
     merged = _merged(system)
     names = [lora.name for lora, _ in merged.active]
     if name and name not in names:
-        near = Message("there is {names}", names=Both("、".join(names) or "空", ", ".join(names) or "none"))
+        near = Message("there is {names}", names=Listed(names) if names else Both("空", "none"))
         raise WeightsError("the system has no LoRA called {name!r}; {near}", name=name, near=near)
     _refresh(system, merged, [(lora, w) for lora, w in merged.active if name and lora.name != name])
 

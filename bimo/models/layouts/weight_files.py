@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from bimo.core.errors import WeightsError
-from bimo.core.messages import Both
+from bimo.core.messages import Listed
 from bimo.core.weight_formats import is_pointer
 
 #: What the libraries call a component's weights, safetensors before pickles.
@@ -164,9 +164,8 @@ def _table(index: Path) -> dict[str, Any]:
 
 
 def _broken(folder: Path, name: str, absent: Sequence[str]) -> WeightsError:
-    listed = "、".join(absent)
     return WeightsError(
         "files that {folder} lists are missing: {replace}; download the folder whole",
         folder=folder / name,
-        replace=Both(listed, listed.replace("、", ", ")),
+        replace=Listed(absent),
     )

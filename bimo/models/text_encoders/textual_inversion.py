@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bimo.core import checkpoint_io
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.hashing import digest
-from bimo.core.messages import Both
+from bimo.core.messages import Both, Listed
 from bimo.diffusion.system import System
 from bimo.models.text_encoders import tokenization
 
@@ -176,14 +176,13 @@ def _tower_for(system: System, file: Path, value: Tensor) -> tuple[int, Any]:
         place for place, width in zip(able, widths, strict=True) if value.ndim in (1, 2) and value.shape[-1] == width
     ]
     if len(fits) != 1 or not value.is_floating_point():
-        shape, listed = tuple(value.shape), "、".join(map(str, widths)) or "0"
         raise WeightsError(
             "the vectors of {file} are {shape}, while the towers of {name} that can be taught words are "
             "{replace} wide: one of them, and no other, must be as wide",
             file=file,
-            shape=shape,
+            shape=tuple(value.shape),
             name=system.recipe.name,
-            replace=Both(listed, listed.replace("、", ", ")),
+            replace=Listed(widths or [0]),
         )
     return fits[0]
 

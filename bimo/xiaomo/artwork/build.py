@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import multiprocessing
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bimo.core.errors import DataError
+from bimo.curation.executors.executors import ProcessExecutor
 from bimo.data.shards import SAMPLES_PER_SHARD, Shard, finished, read_shard, shard_name, write_index, write_shard
 from bimo.xiaomo.artwork.canvas import Composer, Plan, plan
 from bimo.xiaomo.artwork.captions import Phrases, known_words
@@ -38,6 +38,9 @@ class Job:
     seed: int
     stamp: str
     credits: tuple[tuple[str, str, str], ...]
+
+    def __str__(self) -> str:
+        return shard_name(self.number)
 
 
 def build_artwork(
@@ -100,8 +103,11 @@ def _run(jobs: Sequence[Job], workers: int) -> Iterator[Shard]:
     if workers == 1 or len(jobs) == 1:
         yield from map(write_job, jobs)
         return
-    with multiprocessing.get_context("spawn").Pool(min(workers, len(jobs))) as pool:
-        yield from pool.imap_unordered(write_job, jobs)
+    executor = ProcessExecutor(min(workers, len(jobs)))
+    try:
+        yield from (shard for _, shard in executor.answers(write_job, jobs))
+    finally:
+        executor.close()
 
 
 def write_job(job: Job) -> Shard:
