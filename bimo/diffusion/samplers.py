@@ -208,8 +208,11 @@ def takes(cls: Any, name: str) -> bool:
 
 
 def plain_name(name: str) -> str:
-    """What of a name tells samplers apart: neither case nor blanks, hyphens and underscores."""
-    return re.sub(r"[\s_-]+", "", unicodedata.normalize("NFKC", name)).casefold()
+    """What of a name tells samplers apart: neither case nor blanks, hyphens and underscores, nor whether ++ is spelt as
+    k-diffusion and ComfyUI do (k_dpmpp_2m).
+    """
+    plain = re.sub(r"[\s_-]+", "", unicodedata.normalize("NFKC", name)).casefold()
+    return re.sub("^k(?=dpm|euler|heun|lms)(?!.*(discrete|scheduler))", "", plain).replace("dpmpp", "dpm++")
 
 
 def schedule_named(name: str) -> str:

@@ -118,24 +118,27 @@ class Flow(Part):
 
     def named(self, name: str) -> tuple[str, str | None]:
         """The key of a sampler of flows. Raises RequestError."""
-        return sampler_named(name, FLOW_SAMPLERS)
+        return sampler_named(name, self._table())
 
     def names(self) -> list[str]:
-        """The samplers of flows."""
-        return shown_names(FLOW_SAMPLERS)
+        """The samplers that these times are for."""
+        return shown_names(self._table())
+
+    def _table(self) -> dict[str, NamedSampler]:
+        return {key: sampler for key, sampler in FLOW_SAMPLERS.items() if key != "heun" or self._plain()}
+
+    def _plain(self) -> bool:
+        return not (self.dynamic or self.terminal or self.config) and self.grid == "own"
 
     def sampler(self, name: str, steps: int, shape: tuple[int, ...] = (), options: SamplerOptions = PLAIN) -> Sampler:
         """Euler's method, or diffusers' solver where the name or the times ask for it. Raises RequestError for an
         unknown name, and for what a solver does not take.
         """
-        if name and name not in FLOW_SAMPLERS:
+        if name and name not in self._table():
             name, schedule = self.named(name)
             options = options if schedule is None else replace(options, schedule=schedule)
-        plain = not (self.dynamic or self.terminal or self.config) and self.grid == "own"
-        if name in ("", "euler") and plain and options == PLAIN:
+        if name in ("", "euler") and self._plain() and options == PLAIN:
             return Euler(self._signals(steps), self.last)
-        if name == "heun" and not plain:
-            raise RequestError("the times of this model are not for the sampler heun; use euler or lcm")
         made = self._made(name, options)
         moved = {"mu": self.mu(shape)} if self.dynamic else {}
         if self.grid == "even":

@@ -187,7 +187,9 @@ def test_dynamic_times_are_those_of_the_pipelines(name: str) -> None:
 def test_times_that_heun_cannot_walk_are_told() -> None:
     with pytest.raises(RequestError) as raised:
         Flow(dynamic="line").sampler("heun", 4, (16, 8, 8))
-    assert "euler" in raised.value.en
+    assert raised.value.en.endswith("there is euler, lcm")
+    assert "Heun" not in Flow(dynamic="line").names()
+    assert "Heun" in Flow().names()
 
 
 def test_rescaled_betas_are_those_of_the_paper_and_of_diffusers() -> None:

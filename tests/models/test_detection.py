@@ -243,3 +243,14 @@ def test_folders_are_told_by_the_tensors_of_their_components(tmp_path: Path) -> 
         found = detect(names_of(tmp_path / system))
         assert found is not None
         assert found.system == system
+
+
+def test_an_adapter_given_as_a_model_is_told_what_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "style.safetensors"
+    save_file({"lora_unet_mid.lora_up.weight": torch.ones(2, 2)}, file)
+    with pytest.raises(WeightsError) as raised:
+        registry.load(file)
+    assert raised.value.en == (
+        f"{file} is not a whole model but lora (its tensors are named as a LoRA's); "
+        "it goes with a model: -m MODEL --lora FILE"
+    )

@@ -330,7 +330,10 @@ def test_every_scheduler_draws_as_the_pipeline_or_is_refused(places: Any, tmp_pa
     compare(draw(read_folder(other), request), expected)
 
 
-@pytest.mark.parametrize(("sampler", "told"), [("DPM++ 2M", "does not go with"), ("DDIM", "there is euler, heun, lcm")])
+@pytest.mark.parametrize(
+    ("sampler", "told"),
+    [("DPM++ 2M", "does not go with"), ("DDIM", "there is euler, lcm"), ("Heun", "there is euler, lcm")],
+)
 def test_samplers_of_other_noise_are_refused(places: Any, sampler: str, told: str) -> None:
     folder, _ = places("z_image")
     with pytest.raises(RequestError) as raised:

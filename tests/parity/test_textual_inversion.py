@@ -153,6 +153,9 @@ def test_what_does_not_fit_is_refused(folder: Path, tmp_path: Path) -> None:
     save_file({"<toy>": torch.ones(1, 24)}, tmp_path / "wide.safetensors")
     with pytest.raises(WeightsError, match=r"\(1, 24\).* 16 wide"):
         teach(system, tmp_path / "wide.safetensors")
+    save_file({"<toy>": torch.ones(0, 16)}, tmp_path / "none.safetensors")
+    with pytest.raises(WeightsError, match="no vectors for <toy>"):
+        teach(system, tmp_path / "none.safetensors")
     save_file({"<toy>": vectors(1), "<ball>": vectors(2)}, tmp_path / "two.safetensors")
     with pytest.raises(WeightsError, match="several"):
         teach(system, tmp_path / "two.safetensors", "<toy>")

@@ -80,7 +80,7 @@ def unusable(path: Path, found: Found | None) -> WeightsError:
             "{path} is not a whole model but {system} ({found}); {near}",
             path=path,
             system=found.system,
-            found=found,
+            found=Both(found.zh, found.en),
             near=near,
         )
     return WeightsError(

@@ -128,6 +128,8 @@ def teach(system: System, path: Path | str, token: str = "") -> list[str]:
         raise WeightsError(
             "{broken} of {file} has NaN or infinite numbers; use another file", broken=", ".join(broken), file=file
         )
+    if void := [named[name] for name, value in state.items() if not value.numel()]:
+        raise WeightsError("{file} has no vectors for {words}; use another file", file=file, words=Listed(void))
     fitting = [(named[name], value, *_tower_for(system, file, value)) for name, value in state.items()]
     for word, value, index, tower in fitting:
         vectors = value if value.ndim == 2 else value[None]
