@@ -177,7 +177,10 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
     import numpy as np
     from PIL import Image
 
-    values = np.nan_to_num(np.asarray(picture).astype(np.float64), posinf=np.inf, neginf=-np.inf)
+    values = np.asarray(picture).astype(np.float64)
+    if np.isnan(values).all():
+        raise RequestError("not one pixel of this picture is a number (all are NaN); write it again")
+    values = np.nan_to_num(values, posinf=np.inf, neginf=-np.inf)
     least, most = float(values.min()), float(values.max())
     if picture.mode == "F":
         if least < 0 or most > 1:

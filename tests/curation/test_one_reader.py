@@ -258,6 +258,13 @@ def files_of_parquet(source: Path) -> None:
     parquet.write_table(pa.table(rows), source / "data" / "t.parquet")
 
 
+def half_of_a_parquet(source: Path) -> None:
+    """One picture in the table, though a file has its name, and one in a file."""
+    photos(source, range(1, 4))
+    rows = [{"bytes": photo(4), "path": "1.png"}, {"bytes": None, "path": "2.png"}]
+    parquet.write_table(pa.table({"image": rows, "text": ["四", "二"]}), source / "t.parquet")
+
+
 def names_in_parquet(source: Path) -> None:
     photos(source, range(1, 3))
     parquet.write_table(pa.table({"images": [["1.png"], ["2.png"]], "text": ["一", "二"]}), source / "t.parquet")
@@ -367,7 +374,8 @@ SOURCES = (
     Source("kohya", kohya, {1: ("一", "cat, white"), 2: ("dog",), 3: ("三",), 4: ("四",)}),
     Source("COCO", coco, {1: ("第0", "第2"), 2: ("第1",)}),
     Source("lists in parquet", listed_in_parquet, {1: ("一",)}, 1),
-    Source("files of a parquet", files_of_parquet, {1: ("一",)}, not_read=2),
+    Source("files of a parquet", files_of_parquet, {1: ("一",)}, not_read=1),
+    Source("half of a parquet", half_of_a_parquet, {2: ("二",), 4: ("四",)}, not_read=2),
     Source("lists of names in parquet", names_in_parquet, {1: ("一",), 2: ("二",)}),
     Source("several captions", several_captions, {n: tuple(f"{c}{n}" for c in "一二三四五") for n in range(1, 5)}),
     Source("an unsorted tar", unsorted_tar, {n: (f"第{n}",) for n in range(1, 6)}),

@@ -225,6 +225,44 @@ def _arrow_batches(path: Path, columns: Sequence[str], row: int, size: int) -> I
             first += count
 
 
+def paths(path: Path, form: Form, column: str) -> Iterator[str]:
+    """The files in which pictures of a column lie that are not in the table itself. Parts of a table that hold every
+    picture are passed over unread. Raises what pyarrow raises.
+    """
+    kind = schema_of(path, form).field(column).type
+    if not _names_files(kind) or (form == "parquet" and _holds_all(path, column)):
+        return
+    for _, _, batch in _batches(path, form, (column,), 0, PICTURES_A_BATCH):
+        if isinstance(batch, Unusable):
+            continue  # a row of its own tells of it
+        for value in batch.column(0).to_pylist():
+            one = value[0] if isinstance(value, list) and value else value
+            if isinstance(one, Mapping) and not one.get("bytes") and isinstance(one.get("path"), str):
+                yield one["path"]
+
+
+def _names_files(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    kind = kind.value_type if _is_list(kind) else kind
+    return pa.types.is_struct(kind) and "path" in [kind.field(place).name for place in range(kind.num_fields)]
+
+
+def _holds_all(path: Path, column: str) -> bool:
+    """Whether a parquet says of each of its parts that not one picture's bytes are missing."""
+    import pyarrow.parquet as parquet
+
+    about = parquet.read_metadata(path)
+    for group in map(about.row_group, range(about.num_row_groups)):
+        for chunk in map(group.column, range(group.num_columns)):
+            leaf = chunk.path_in_schema
+            if leaf.startswith(f"{column}.") and leaf.endswith(".bytes"):
+                known = chunk.statistics
+                if known is None or not known.has_null_count or known.null_count:
+                    return False
+    return True
+
+
 class _Cursor:
     """A column that is mostly read forwards."""
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ import numpy as np
 
 from bimo.core.messages import Both, say
 from bimo.curation.readers import columnar, folders, listing, tables
+from bimo.curation.readers.columns import Beside
 from bimo.curation.readers.detect_format import Known
 from bimo.curation.readers.formats import RAW_FILES, comparable
+from bimo.curation.readers.rows import Unusable
 
 #: How many files of a reason are named.
 NAMED = 5
@@ -112,7 +116,7 @@ def inventory(source: Path, what: Known, pictures: Iterable[str | bytes]) -> Inv
     if not source.is_dir():
         found.add("archives" if what.tars else "tables", source.name)
         return found
-    named = Paths(pictures) if what.tables else Paths(())
+    named = Paths(chain(pictures, _beside_tables(source, what.tables))) if what.tables else Paths(())
     for folder in folders.walk(source, hidden=True):
         if folder.error is not None:
             found.add("folder", folder.path or ".", folder.error.detail)
@@ -129,6 +133,26 @@ def inventory(source: Path, what: Known, pictures: Iterable[str | bytes]) -> Inv
                 kind = _kind(source, what, path, entry.name in ones, stems)
             found.add(kind, path, _columns(source, path) if kind == "columns" else "")
     return found
+
+
+def _beside_tables(source: Path, names: Iterable[str]) -> Iterator[str]:
+    """The files that tables of pictures name for what they do not hold themselves."""
+    for name in names:
+        path = source / name
+        beside = Beside(source, path.parent)
+        for one in _named_in(path):
+            with contextlib.suppress(Unusable):  # the row of that picture says why
+                yield beside.find(one)
+
+
+def _named_in(path: Path) -> Iterator[str]:
+    try:
+        form = columnar.form_of(path)
+        found = columnar.picture_of(path, form) if form else None
+        if form and found and found[1]:
+            yield from columnar.paths(path, form, found[0])
+    except Exception:  # of damaged files pyarrow raises all sorts; the rows of this one say what is wrong
+        return
 
 
 def _kind(source: Path, what: Known, path: str, picture: bool, stems: set[str]) -> str:
