@@ -30,8 +30,8 @@ def test_sizes_of_taiyi_are_the_published_ones() -> None:
 
 def test_levels_say_what_is_drawn_with() -> None:
     first, last = model_info.full(registry.recipe("xiaomo"))["levels"]
-    assert (first["space"], first["schedule"], first["conditions"]) == ("image", "Mean", ["Pose"])
-    assert (last["space"], last["sampler"], last["conditions"]) == ("Compact", "euler", ["Earlier", "Pose"])
+    assert (first["space"], first["schedule"], first["conditioners"]) == ("image", "Mean", ["Pose"])
+    assert (last["space"], last["sampler"], last["conditioners"]) == ("Compact", "euler", ["Earlier", "Pose"])
     assert model_info.full(registry.recipe("taiyi-sd-en"))["levels"][0]["guidance"] == 10.0
 
 
