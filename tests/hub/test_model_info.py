@@ -30,7 +30,7 @@ def test_sizes_of_taiyi_are_the_published_ones() -> None:
 
 def test_levels_say_what_is_drawn_with() -> None:
     first, last = model_info.full(registry.recipe("xiaomo"))["levels"]
-    assert (first["space"], first["schedule"], first["conditioners"]) == ("image", "Mean", ["Pose"])
+    assert (first["space"], first["schedule"], first["conditioners"]) == ("image", "SingleStepRegression", ["Pose"])
     assert (last["space"], last["sampler"], last["conditioners"]) == ("Compact", "euler", ["Earlier", "Pose"])
     assert model_info.full(registry.recipe("taiyi-sd-en"))["levels"][0]["guidance"] == 10.0
 

@@ -144,7 +144,8 @@ def test_sd2_does_not_guess_what_it_predicts(tmp_path: Path) -> None:
     file.with_suffix(".yaml").write_text('model:\n  params:\n    parameterization: "v"\n')
     found: Any = recipe_of_file(file)
     assert found.levels[0].schedule.prediction == "v_prediction"
-    assert (found.text_encoders[0].layers, found.text_encoders[0].activation, found.text_encoders[0].width) == (23, "gelu", 1024)
+    tower = found.text_encoders[0]
+    assert (tower.layers, tower.activation, tower.width) == (23, "gelu", 1024)
     assert found.levels[0].denoiser.heads == (5, 10, 20, 20)
     told = hollow(tmp_path / "told.safetensors", names, {"modelspec.prediction_type": "epsilon"})
     assert recipe_of_file(told).levels[0].schedule.prediction == "epsilon"  # type: ignore[attr-defined]
