@@ -10,6 +10,9 @@ from bimo.models.cogview4.denoiser import CogView4
 from bimo.models.layouts.diffusers_folder import Folder, Reading
 from bimo.models.layouts.flow_folder import LEVEL, STEPS, denoiser, flow_schedule, flux_space, reading_with
 from bimo.models.layouts.language_model import text_encoder
+from bimo.models.layouts.pipeline_form import Form
+
+FORMS = (Form("CogView4Pipeline", "CogView4Transformer2DModel", ("GlmModel",)),)
 
 
 def reading(folder: Folder) -> Reading:

@@ -26,6 +26,7 @@ from bimo.models.hunyuan_dit.denoiser import Hunyuan
 from bimo.models.layouts.configs import FORMER_TEXT, NO_EFFECT_TEXT, TOWER_SIZES, Config, defaults_of, read_json
 from bimo.models.layouts.diffusers_folder import Filling, Folder, Reading
 from bimo.models.layouts.layout import Layout
+from bimo.models.layouts.pipeline_form import ABSENT, Form
 from bimo.models.layouts.weight_files import files_of
 from bimo.models.stable_diffusion.layout import latent, law, vae_name
 from bimo.models.text_encoders.bert import Bert
@@ -44,6 +45,8 @@ NO_EFFECT_T5 = {
 #: The authors' folders beside the transformer: clip_text_encoder and tokenizer, mt5 with its own words, the decoder.
 AUTHORS = ("clip_text_encoder", "tokenizer", "mt5", "sdxl-vae-fp16-fix")
 Kind = Literal["ema", "module", "distill"]
+_UNWATCHED = {"safety_checker": ABSENT, "feature_extractor": ABSENT, "requires_safety_checker": False}
+FORMS = (Form("HunyuanDiTPipeline", "HunyuanDiT2DModel", ("BertModel", "T5EncoderModel"), fixed=_UNWATCHED),)
 
 
 def reading(folder: Folder) -> Reading:

@@ -9,6 +9,7 @@ from bimo.core.messages import say
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe
 from bimo.models.layouts.configs import NO_EFFECT_TEXT
 from bimo.models.layouts.diffusers_folder import Filling, Folder, Reading
+from bimo.models.layouts.pipeline_form import ABSENT, Form
 from bimo.models.stable_diffusion.conditioners import Sizes
 from bimo.models.stable_diffusion.layout import LEVEL, guide_of, latent, law, masked, told_scale, unet, vae_name
 from bimo.models.text_encoders.chatglm import ChatGlm
@@ -44,6 +45,10 @@ NO_EFFECT_GLM = {
     *("auto_map", "seq_length", "vocab_size", "original_rope", "prefix_projection", "hidden_dropout"),
     *("attention_dropout", "rope_ratio", "interleaved_qkv"),
 }
+_UNSEEN = {"image_encoder": ABSENT, "feature_extractor": ABSENT}
+FORMS = (
+    Form("KolorsPipeline", "UNet2DConditionModel", ("ChatGLMModel",), component="unet", fixed=_UNSEEN, zeros=True),
+)
 
 
 def reading(folder: Folder) -> Reading:

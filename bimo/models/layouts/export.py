@@ -6,11 +6,12 @@ cannot say whole is refused, with the field that would be lost.
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,69 +25,13 @@ from bimo.core.part import Part, dump
 from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import INDEX_FILE, recipe_of
-from bimo.models.layouts.export_text_encoders import ALT, CHINESE_CLIP, QWEN, kind, published, write_tower, write_words
+from bimo.models.layouts.export_text_encoders import kind, published, write_tower, write_words
+from bimo.models.layouts.pipeline_form import ALT, Form
+from bimo.models.layouts.pipelines import FAMILIES
 from bimo.models.layouts.weight_files import STEMS
 from bimo.models.stable_diffusion import ldm_names
 from bimo.models.stable_diffusion.single_file import MARKS, PADS_KEY, recipe_of_file
 
-_NONE: list[str | None] = [None, None]
-_PLAIN: dict[str, Any] = {"safety_checker": _NONE, "feature_extractor": _NONE, "image_encoder": _NONE}
-_PLAIN["requires_safety_checker"] = False
-
-
-@dataclass(frozen=True)
-class Form:
-    """A pipeline of diffusers: the classes of its denoiser and text towers, the denoiser's component, what is fixed.
-
-    ``zeros`` says that its index tells whether an empty negative prompt is zeros, ``single`` that single files have it.
-    """
-
-    pipeline: str
-    denoiser: str
-    towers: tuple[str, ...]
-    masked: bool = False
-    component: str = "unet"
-    fixed: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    zeros: bool = False
-    single: bool = False
-
-
-_UNET = "UNet2DConditionModel"
-_XL = ("CLIPTextModel", "CLIPTextModelWithProjection")
-_UNSEEN: dict[str, Any] = {"image_encoder": _NONE, "feature_extractor": _NONE}
-_UNWATCHED = {name: value for name, value in _PLAIN.items() if name != "image_encoder"}
-FORMS = (
-    Form("StableDiffusionPipeline", _UNET, ("BertModel",), fixed=_PLAIN, single=True),
-    Form("StableDiffusionPipeline", _UNET, ("CLIPTextModel",), fixed=_PLAIN, single=True),
-    Form("StableDiffusionPipeline", _UNET, (CHINESE_CLIP,), fixed=_PLAIN),
-    Form("StableDiffusionInpaintPipeline", _UNET, ("BertModel",), masked=True, fixed=_PLAIN, single=True),
-    Form("StableDiffusionInpaintPipeline", _UNET, ("CLIPTextModel",), masked=True, fixed=_PLAIN, single=True),
-    Form("StableDiffusionXLPipeline", _UNET, _XL, zeros=True, single=True),
-    # diffusers itself reads this one up to 0.30; its layout is that of the published folders.
-    Form("AltDiffusionPipeline", _UNET, (ALT,), fixed=_PLAIN, single=True),
-    Form("StableDiffusionXLInpaintPipeline", _UNET, _XL, masked=True, zeros=True, single=True),
-    Form("KolorsPipeline", _UNET, ("ChatGLMModel",), fixed=_UNSEEN, zeros=True),
-    Form(
-        "HunyuanDiTPipeline",
-        "HunyuanDiT2DModel",
-        ("BertModel", "T5EncoderModel"),
-        component="transformer",
-        fixed=_UNWATCHED,
-    ),
-    Form("ZImagePipeline", "ZImageTransformer2DModel", ("Qwen3Model",), component="transformer"),
-    Form("QwenImagePipeline", "QwenImageTransformer2DModel", (QWEN,), component="transformer"),
-    Form("CogView4Pipeline", "CogView4Transformer2DModel", ("GlmModel",), component="transformer"),
-    Form("OvisImagePipeline", "OvisImageTransformer2DModel", ("Qwen3Model",), component="transformer"),
-    Form("Lumina2Pipeline", "Lumina2Transformer2DModel", ("Gemma2Model",), component="transformer"),
-)
-#: Denoisers whose pipeline asks for more than was loaded, and what.
-WANTING = {
-    "LongCatImageTransformer2DModel": (
-        "；它的管线用整个 Qwen2.5-VL 和图像处理器改写提示词，这里只载入了其中的语言模型",
-        ": its pipeline rewrites prompts with the whole of Qwen2.5-VL and a processor of pictures, of which only the "
-        "language model is loaded",
-    ),
-}
 #: Flow matching: what a folder's reader must find again of its times.
 TIMES = ("shift", "dynamic", "curve", "base_length", "max_length", "base_shift", "max_shift", "grid", "terminal")
 FOLDER = ("diffusers 的布局", "diffusers' layout")
@@ -154,7 +99,7 @@ def to_single(system: System, path: Path, dtype: torch.dtype | None = None) -> P
     names = ldm_names.inverse(ldm_names.vae_names(len(vae.config.block_out_channels), vae.config.layers_per_block))
     state |= _under(ldm_names.VAE, ldm_names.vae_to_ldm(_mapped(vae.state_dict(), names)))
     for index, tower in enumerate(system.text_encoders):
-        state |= _tower_state(tower, index, len(form.towers) > 1)
+        state |= _tower_state(tower, index, len(form.text_encoders) > 1)
     prediction = "v" if getattr(level.schedule, "prediction", "epsilon") == "v_prediction" else "epsilon"
     told = {"modelspec.sai_model_spec": "1.0.0", "modelspec.title": system.recipe.title or system.recipe.name}
     told |= {"modelspec.prediction_type": prediction}
@@ -178,12 +123,14 @@ def _form(system: System) -> Form:
     denoiser = type(getattr(level.denoiser, "model", level.denoiser)).__name__
     towers = tuple(kind(tower) for tower in system.text_encoders)
     masked = any(type(hint).__name__ == "Masked" for hint in recipe.levels[0].conditioners)
-    for form in FORMS:
-        if len(recipe.levels) == 1 and (form.denoiser, form.towers, form.masked) == (denoiser, towers, masked):
-            return form
+    near = Both("", "")
+    for form in forms():
+        if len(recipe.levels) == 1 and (form.denoiser, form.text_encoders, form.masked) == (denoiser, towers, masked):
+            if form.wanting is None:
+                return form
+            near = Both(*form.wanting)
     parts = " + ".join((*towers, denoiser))
     painted = ("，带蒙版", ", with a mask") if masked else ("", "")
-    near = Both(*WANTING.get(denoiser, ("", "")))
     raise RecipeError(
         "no pipeline of diffusers draws {name} ({parts}, {count} levels{painted}){near}; use --to bimo",
         name=recipe.name,
@@ -192,6 +139,11 @@ def _form(system: System) -> Form:
         painted=Both(painted[0], painted[1]),
         near=near,
     )
+
+
+def forms() -> list[Form]:
+    """The forms of every family."""
+    return [form for module in dict.fromkeys(FAMILIES.values()) for form in importlib.import_module(module).FORMS]
 
 
 def _write_model(folder: Path, model: Any, dtype: torch.dtype | None) -> list[str]:
@@ -289,7 +241,7 @@ def _lost(recipe: Recipe, field: str, layout: tuple[str, str]) -> RecipeError:
 
 
 def _unfiled(recipe: Recipe, form: Form) -> RecipeError:
-    parts = " + ".join((*form.towers, form.denoiser))
+    parts = " + ".join((*form.text_encoders, form.denoiser))
     return RecipeError(
         "the layout of single files of SD1, SD2 and SDXL has no names for the parts of {name} ({parts}); "
         "use --to diffusers or --to bimo",

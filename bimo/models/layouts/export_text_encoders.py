@@ -12,13 +12,11 @@ from torch import Tensor
 
 from bimo.core import checkpoint_io
 from bimo.models.kolors.layout import ONLY, OWN
+from bimo.models.layouts.pipeline_form import ALT, CHINESE_CLIP, QWEN
 from bimo.models.layouts.text_encoders import AS_IT_STANDS
 from bimo.models.layouts.weight_files import STEMS
 
-#: The class that a tower is written as, where the module which it is made of has another name.
-ALT = "RobertaSeriesModelWithTransformation"
-CHINESE_CLIP = "ChineseCLIPTextModel"
-QWEN = "Qwen2_5_VLForConditionalGeneration"
+#: The class that a text encoder is written as, where the module which it is made of has another name.
 KINDS = {
     "Transformed": ALT,
     "T5Stack": "T5EncoderModel",

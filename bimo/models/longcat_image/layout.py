@@ -8,8 +8,16 @@ from bimo.core.recipe import Defaults, Guidance, Level
 from bimo.models.layouts.diffusers_folder import Folder, Reading
 from bimo.models.layouts.flow_folder import LEVEL, STEPS, denoiser, flow_schedule, flux_space, reading_with
 from bimo.models.layouts.language_model import text_encoder
+from bimo.models.layouts.pipeline_form import QWEN, Form
 from bimo.models.longcat_image.denoiser import LongCatImage
 from bimo.models.text_encoders import prompt_templates
+
+WANTING = (
+    "；它的管线用整个 Qwen2.5-VL 和图像处理器改写提示词，这里只载入了其中的语言模型",
+    ": its pipeline rewrites prompts with the whole of Qwen2.5-VL and a processor of pictures, of which only the "
+    "language model is loaded",
+)
+FORMS = (Form("LongCatImagePipeline", "LongCatImageTransformer2DModel", (QWEN,), wanting=WANTING),)
 
 
 def reading(folder: Folder) -> Reading:

@@ -9,6 +9,7 @@ from bimo.core.recipe import Defaults, Guidance, Level
 from bimo.models.layouts.diffusers_folder import Folder, Reading
 from bimo.models.layouts.flow_folder import LEVEL, STEPS, denoiser, flow_schedule, flux_space, reading_with
 from bimo.models.layouts.language_model import TOKENIZERS, text_encoder
+from bimo.models.layouts.pipeline_form import Form
 from bimo.models.lumina.denoiser import Lumina2
 from bimo.models.text_encoders.prompt_templates import LUMINA_PREFIX
 
@@ -28,6 +29,7 @@ OWN = {
     "lengths": "axes_lens",
     "text": "cap_feat_dim",
 }
+FORMS = (Form("Lumina2Pipeline", "Lumina2Transformer2DModel", ("Gemma2Model",)),)
 
 
 def reading(folder: Folder) -> Reading:

@@ -8,6 +8,7 @@ from bimo.core.recipe import Defaults, Guidance, Level
 from bimo.models.layouts.diffusers_folder import Folder, Reading
 from bimo.models.layouts.flow_folder import LEVEL, STEPS, denoiser, flow_schedule, flux_space, reading_with
 from bimo.models.layouts.language_model import text_encoder
+from bimo.models.layouts.pipeline_form import Form
 from bimo.models.ovis_image.denoiser import OvisImage
 
 #: What its pipeline says around a prompt; the first 28 tokens are dropped.
@@ -16,6 +17,7 @@ TEMPLATE = (
     "relationships of the objects and background: {}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 )
 DROP = 28
+FORMS = (Form("OvisImagePipeline", "OvisImageTransformer2DModel", ("Qwen3Model",)),)
 
 
 def reading(folder: Folder) -> Reading:

@@ -9,9 +9,12 @@ from bimo.models.layouts.configs import defaults_of
 from bimo.models.layouts.diffusers_folder import Folder, Reading
 from bimo.models.layouts.flow_folder import LEVEL, STEPS, denoiser, flow_schedule, reading_with
 from bimo.models.layouts.language_model import text_encoder
+from bimo.models.layouts.pipeline_form import QWEN, Form
 from bimo.models.qwen_image.denoiser import QwenImage
 from bimo.models.qwen_image.space import QwenLatent
 from bimo.models.text_encoders import prompt_templates
+
+FORMS = (Form("QwenImagePipeline", "QwenImageTransformer2DModel", (QWEN,)),)
 
 
 def reading(folder: Folder) -> Reading:

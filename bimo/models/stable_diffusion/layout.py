@@ -13,6 +13,7 @@ from bimo.core.recipe import Defaults, Guidance, Level, Recipe
 from bimo.diffusion.schedules import BETAS, LEARNT, Ddpm
 from bimo.models.layouts.configs import Config, before, defaults_of, plain, read_json
 from bimo.models.layouts.diffusers_folder import Filling, Folder, Reading
+from bimo.models.layouts.pipeline_form import ABSENT, ALT, CHINESE_CLIP, Form
 from bimo.models.layouts.schedulers import demand_steps, kin_settings, scheduler_class
 from bimo.models.layouts.text_encoders import (
     Tower,
@@ -56,6 +57,21 @@ BRIDGE = ("encoder_hid_dim", "encoder_hid_dim_type")
 #: The hint of sizes, and how many numbers it is.
 SIZES = ("size_ids", 6)
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_UNET = "UNet2DConditionModel"
+_PLAIN: dict[str, Any] = {
+    **dict.fromkeys(("safety_checker", "feature_extractor", "image_encoder"), ABSENT),
+    "requires_safety_checker": False,
+}
+FORMS = (
+    *(
+        Form(pipeline, _UNET, (encoder,), masked=masked, component="unet", fixed=_PLAIN, single=True)
+        for pipeline, masked in (("StableDiffusionPipeline", False), ("StableDiffusionInpaintPipeline", True))
+        for encoder in ("BertModel", "CLIPTextModel")
+    ),
+    Form("StableDiffusionPipeline", _UNET, (CHINESE_CLIP,), component="unet", fixed=_PLAIN),
+    # diffusers itself reads this one up to 0.30; its layout is that of the published folders.
+    Form("AltDiffusionPipeline", _UNET, (ALT,), component="unet", fixed=_PLAIN, single=True),
+)
 
 
 def reading(folder: Folder) -> Reading:

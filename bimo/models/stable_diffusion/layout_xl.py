@@ -10,6 +10,7 @@ from bimo.core.messages import say
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe
 from bimo.models.layouts.configs import FORMER_TEXT, NO_EFFECT_TEXT, TOWER_SIZES, defaults_of, read_json
 from bimo.models.layouts.diffusers_folder import Filling, Folder, Reading
+from bimo.models.layouts.pipeline_form import Form
 from bimo.models.stable_diffusion.conditioners import Sizes
 from bimo.models.stable_diffusion.layout import (
     LEVEL,
@@ -30,6 +31,11 @@ GUIDANCE = 5.0
 #: Rows of Taiyi-XL's towers: CLIP's and 8067 more.
 TAIYI_WORDS = 57475
 TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
+_ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection")
+FORMS = tuple(
+    Form(pipeline, "UNet2DConditionModel", _ENCODERS, masked=masked, component="unet", zeros=True, single=True)
+    for pipeline, masked in (("StableDiffusionXLPipeline", False), ("StableDiffusionXLInpaintPipeline", True))
+)
 
 
 def reading(folder: Folder) -> Reading:

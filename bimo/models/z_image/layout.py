@@ -8,8 +8,11 @@ from bimo.core.recipe import Defaults, Guidance, Level
 from bimo.models.layouts.diffusers_folder import Folder, Reading
 from bimo.models.layouts.flow_folder import LEVEL, STEPS, denoiser, flow_schedule, flux_space, reading_with
 from bimo.models.layouts.language_model import text_encoder
+from bimo.models.layouts.pipeline_form import Form
 from bimo.models.text_encoders import prompt_templates
 from bimo.models.z_image.denoiser import ZImage
+
+FORMS = (Form("ZImagePipeline", "ZImageTransformer2DModel", ("Qwen3Model",)),)
 
 
 def reading(folder: Folder) -> Reading:

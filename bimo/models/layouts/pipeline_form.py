@@ -1,0 +1,33 @@
+"""How a system is written as a folder of diffusers: each family's ``FORMS`` in its layout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+#: A component that an index names and that is not there.
+ABSENT: list[str | None] = [None, None]
+#: The classes that text encoders are written as, where their modules are called otherwise.
+ALT = "RobertaSeriesModelWithTransformation"
+CHINESE_CLIP = "ChineseCLIPTextModel"
+QWEN = "Qwen2_5_VLForConditionalGeneration"
+
+
+@dataclass(frozen=True)
+class Form:
+    """A pipeline of diffusers: the classes of its denoiser and text encoders, the denoiser's component, what is fixed.
+
+    ``zeros`` says that its index tells whether an empty negative prompt is zeros, ``single`` that single files have it.
+    ``wanting`` says in Chinese and English what a pipeline asks for besides, which is not loaded: it cannot be written.
+    """
+
+    pipeline: str
+    denoiser: str
+    text_encoders: tuple[str, ...]
+    masked: bool = False
+    component: str = "transformer"
+    fixed: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    zeros: bool = False
+    single: bool = False
+    wanting: tuple[str, str] | None = None
