@@ -32,7 +32,7 @@ OTHERS = {
     *(o for p in (ROOT / "bench").glob("*.py") for o in re.findall(r"add_argument\(\s*\"(--[a-z-]+)\"", p.read_text())),
 }
 #: Packages that messages name beside our own extras.
-PACKAGES = {"modelscope", "tensorboard", "gradio"}
+PACKAGES = {"modelscope", "tensorboard", "gradio", "pre-commit"}
 #: What stands for a value that is only known when it is said.
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*(?!\w*_)")
