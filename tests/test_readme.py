@@ -16,6 +16,8 @@ import pytest
 
 from tests.support.checkout import ROOT
 
+pytestmark = pytest.mark.slow
+
 READMES = ("README.md", "README.zh.md")
 SECONDS = 180  # for one block
 BIN = Path(sys.executable).parent

@@ -20,6 +20,8 @@ from bimo.core.output_path import OutputPath, name_of
 from bimo.hub import memory
 from tests.support.checkout import ROOT
 
+pytestmark = pytest.mark.slow
+
 ENGLISH, CHINESE = "C", "zh_CN.UTF-8"
 SECONDS = 90
 BIMO = (sys.executable, "-m", "bimo.cli.main")

@@ -18,6 +18,8 @@ from bimo.core.output_path import OutputPath, name_of
 from bimo.hub import memory, registry
 from tests.support.checkout import ROOT
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 90
 PNG = b"\x89PNG"
 

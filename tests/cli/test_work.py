@@ -29,6 +29,8 @@ from bimo.xiaomo.recipe import xiaomo
 from tests.parity.test_clip_families import chinese, saved
 from tests.support.tiny_checkpoints import clip_words
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., tuple[int, str, str]]
 GLOB = "image.denoiser.*"
 STAGE = Stage(name="paint", objective=Denoise(), level="image", train=(GLOB,), steps=1, batch=4, lr=1e-2)

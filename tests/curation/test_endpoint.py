@@ -13,6 +13,8 @@ from bimo.curation.captioning import endpoint as module
 from bimo.curation.captioning.endpoint import Answer, Client, Endpoint, Unanswered
 from tests.support.chat_endpoint import PROXIES, Reply, Standin, said
 
+pytestmark = pytest.mark.network
+
 
 @pytest.fixture
 def standin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Standin]:

@@ -25,6 +25,8 @@ from bimo.curation.readers.reading import picture_bytes
 from bimo.curation.readers.rows import Broken, Place, Row
 from tests.support.checkout import ROOT
 
+pytestmark = pytest.mark.network
+
 
 def photo(number: int) -> bytes:
     buffer = io.BytesIO()

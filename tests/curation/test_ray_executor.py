@@ -21,6 +21,8 @@ from bimo.curation.phases.run import curate
 from bimo.curation.steps import Curation, Tools
 from tests.support.checkout import ROOT
 
+pytestmark = pytest.mark.slow
+
 ray = pytest.importorskip("ray")
 pytest.importorskip("ray.data")
 

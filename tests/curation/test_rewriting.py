@@ -23,6 +23,8 @@ from bimo.curation.filters.dictionary import agreement
 from bimo.curation.steps import Pair, Tools, Verdict, WriterStep
 from tests.support.chat_endpoint import PROXIES, Reply, Standin, said
 
+pytestmark = pytest.mark.network
+
 TOOLS = Tools(scorer=lambda name: pytest.fail("no scorer is needed"))
 PAIRS = {
     "a man riding a bicycle on the street": "一个男人在街上骑自行车",

@@ -30,6 +30,8 @@ from bimo.curation.steps import Curation, Tools
 from bimo.data import shards
 from tests.support.checkout import ROOT
 
+pytestmark = pytest.mark.slow
+
 FILES = (("curation_steps", str(ROOT / "tests" / "support" / "curation_steps.py")),)
 steps = load_file(FILES[0][0], Path(FILES[0][1]))
 COUNT = 150

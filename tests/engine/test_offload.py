@@ -27,6 +27,8 @@ from bimo.models.spaces import ClipImage, Latent
 from bimo.xiaomo.autoencoder import Compact
 from tests.support.tiny_checkpoints import checkpoint
 
+pytestmark = pytest.mark.slow
+
 REQUEST = {"text": "一只红苹果", "seed": 3, "steps": 3, "guidance": 3.0, "size": (64, 64)}
 
 

@@ -29,6 +29,8 @@ from tests.models.test_hunyuan_dit import authors_state
 from tests.support.hunyuan_checkpoints import checkpoint as hunyuan_checkpoint
 from tests.support.tiny_checkpoints import BERT_WORDS, checkpoint
 
+pytestmark = pytest.mark.slow
+
 LAW: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
 UNET: dict[str, Any] = {
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),

@@ -21,6 +21,8 @@ from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
 from bimo.models.text_encoders.t5 import T5
 from tests.support.hunyuan_checkpoints import PIECES, checkpoint, t5_words
 
+pytestmark = pytest.mark.slow
+
 #: The tensors of a block and outside of them, as the authors' modules are nested (hydit/modules/models.py).
 BLOCK = [
     *("attn1.Wqkv", "attn1.q_norm", "attn1.k_norm", "attn1.out_proj"),

@@ -23,6 +23,8 @@ from bimo.recipes.pangu_draw import pangu_draw, pangu_draw_high
 from tests.models.test_mindspore import written
 from tests.support.tiny_checkpoints import BERT_WORDS, bert_words, clip_words
 
+pytestmark = pytest.mark.slow
+
 HIGH, LOW = "pangu_high_timestamp-c6344411.ckpt", "pangu_low_timestamp-127da122.ckpt"
 REQUEST: dict[str, Any] = {"text": "一只红苹果 a red cat", "size": (64, 240), "seed": 3, "steps": 4}
 RESIDUAL = {

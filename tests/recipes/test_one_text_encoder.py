@@ -21,6 +21,8 @@ from bimo.models.text_encoders.tokenization import read_model
 from bimo.models.text_encoders.xlm import XlmText
 from tests.support.chinese_checkpoints import PIECES, pieces_words, sentence_model, sentence_words
 
+pytestmark = pytest.mark.slow
+
 CLIP_L = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 PAI = {**CLIP_L, "vocab_size": 21128, "max_position_embeddings": 32}

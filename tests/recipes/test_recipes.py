@@ -41,6 +41,8 @@ from tests.support.kolors_checkpoints import glm_words
 from tests.support.one_device import ELSEWHERE, OneDevice, counted
 from tests.support.tiny_checkpoints import bert_words, clip_words
 
+pytestmark = pytest.mark.slow
+
 TEXT = "一只红苹果"
 SIZE = (128, 128)
 STEPS = 4

@@ -83,6 +83,8 @@ def browser(tmp_path: Path) -> Iterator[Any]:
     driver.quit()
 
 
+@pytest.mark.browser
+@pytest.mark.network
 def test_page_draws_and_asks_no_other_host(
     server: tuple[str, subprocess.Popen[str]], browser: Any, tmp_path: Path
 ) -> None:
@@ -280,6 +282,8 @@ def test_requests_of_any_kind_are_answered(studio: Any) -> None:
     assert all(error.zh and error.en for error in refused)
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_an_end_from_outside_leaves_nothing(tiny_folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("gradio")
     environment = os.environ | {"BIMO_LANGUAGE": "en", "PYTHONUNBUFFERED": "1", "TMPDIR": str(tmp_path)}

@@ -32,6 +32,8 @@ from bimo.training.trainer import Trainer, train
 from bimo.xiaomo.recipe import xiaomo
 from tests.support.tiny_checkpoints import bert_words
 
+pytestmark = pytest.mark.slow
+
 STEPS = 6
 BASE = Stage(
     name="codes",

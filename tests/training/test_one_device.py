@@ -35,6 +35,8 @@ from bimo.xiaomo.recipe import xiaomo
 from tests.support.one_device import ELSEWHERE, OneDevice, counted
 from tests.support.tiny_checkpoints import bert_words
 
+pytestmark = pytest.mark.slow
+
 BASE = Stage(
     name="stage",
     objective=Denoise(),

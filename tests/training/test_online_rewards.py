@@ -35,6 +35,8 @@ from bimo.training.objectives.rewards import (
 from bimo.training.trainer import Trainer, train
 from bimo.xiaomo.recipe import xiaomo
 
+pytestmark = pytest.mark.slow
+
 GLOB = "image.denoiser.*"
 BLUE = BackgroundReward(colour=(40, 80, 220))
 

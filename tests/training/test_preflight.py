@@ -35,6 +35,8 @@ from bimo.training.tuning import tuned
 from bimo.xiaomo.recipe import xiaomo
 from tests.support.checkout import ROOT
 
+pytestmark = pytest.mark.slow
+
 BASE = Stage(name="paint", objective=Denoise(), level="image", train=("image.denoiser.*",), steps=1, batch=4)
 SIZES = ((200, 120), (90, 160), (128, 128), (75, 75), (300, 40))
 

@@ -36,6 +36,8 @@ from bimo.xiaomo.recipe import xiaomo
 from tests.support.checkout import ROOT
 from tests.training.test_trainer import losses
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 240
 #: Saves at every step; with a third argument the last process kills itself after so many steps, by SIGKILL.
 WORKER = """

@@ -34,6 +34,8 @@ from bimo.training.objectives.rewards import (
 from bimo.xiaomo.recipe import xiaomo
 from tests.parity.test_clip_families import TEXTS, alt, chinese, clip, images, saved
 
+pytestmark = pytest.mark.slow
+
 FONTS = ("/usr/share/fonts/truetype/wqy/wqy-zenhei.ttc", "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc")
 IDIOMS = ("守株待兔", "画蛇添足", "亡羊补牢", "刻舟求剑", "掩耳盗铃", "井底之蛙", "狐假虎威", "叶公好龙")
 

@@ -23,6 +23,8 @@ from bimo.xiaomo.first_level import Expected
 from bimo.xiaomo.recipe import xiaomo
 from tests.support.checkout import ROOT
 
+pytestmark = pytest.mark.slow
+
 STEPS = 3
 
 

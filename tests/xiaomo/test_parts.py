@@ -26,6 +26,8 @@ from bimo.xiaomo.autoencoder import Compact
 from bimo.xiaomo.conditioners import POSE_AT_REST, Pose
 from bimo.xiaomo.first_level import REACH, SMALLEST, Expected, Layers, moved, placed
 
+pytestmark = pytest.mark.slow
+
 WORDS = Bert(
     width=16, layers=1, heads=2, feed=32, vocab=200, positions=16, types=1, length=12, masked=True, pooler=False,
     pool="mean", project=8, words="lexicon", dropout=0.0,

@@ -20,6 +20,8 @@ from bimo.xiaomo.evaluation.run import Easel, evaluate
 from bimo.xiaomo.evaluation.truth import read_artwork
 from bimo.xiaomo.recipe import xiaomo
 
+pytestmark = pytest.mark.slow
+
 
 def quiet(title: str, done: int, total: int) -> None:
     """Hears of progress."""
