@@ -1,5 +1,8 @@
 """Shards as training wants them: pixels decoded once at the sizes of a stage, captions and labels in memory."""
 
+# numpy's arrays are typed in part.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import copy

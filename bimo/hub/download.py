@@ -1,5 +1,8 @@
 """Fetches published weights from the Hugging Face hub, else ModelScope: resumed where it broke off, checked by hash."""
 
+# huggingface_hub is typed in part.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import fnmatch

@@ -58,7 +58,8 @@ def recipes() -> dict[str, Recipe]:
 def listed() -> dict[str, Recipe]:
     """As ``recipes`` to look at: of each what the index has of it, without a module of theirs or torch imported."""
     rows: list[dict[str, Any]] = json.loads(INDEX.read_text(encoding="utf-8"))
-    return {row["name"]: Recipe(**{**part.load(row), "weights": Published(**row["weights"])}) for row in rows}
+    fields: list[dict[str, Any]] = [part.load(row) | {"weights": Published(**row["weights"])} for row in rows]
+    return {values["name"]: Recipe(**values) for values in fields}
 
 
 def index() -> str:

@@ -12,8 +12,10 @@ from importlib import resources
 COLUMNS = ["emoji", "zh", "en"]
 JOINER, TEXT, PICTURE = "\u200d", "\ufe0e", "\ufe0f"
 _TONES = re.compile("[\U0001f3fb-\U0001f3ff]")
-_ONE = "[\u203c\u2049\u2122\u2139\u2194-\u21aa\u231a-\u23ff\u24c2\u25aa-\u25fe\u2600-\u27bf\u2934\u2935\u2b05-\u2b55"
-_ONE += "\u3030\u303d\u3297\u3299\U0001f000-\U0001f1e5\U0001f200-\U0001f3fa\U0001f400-\U0001faff]"
+_ONE = (
+    "[\u203c\u2049\u2122\u2139\u2194-\u21aa\u231a-\u23ff\u24c2\u25aa-\u25fe\u2600-\u27bf\u2934\u2935\u2b05-\u2b55"
+    "\u3030\u303d\u3297\u3299\U0001f000-\U0001f1e5\U0001f200-\U0001f3fa\U0001f400-\U0001faff]"
+)
 _MARKS = "[\ufe0e\ufe0f\u20e3\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]"
 #: One emoji as it is seen: a flag of two letters, a key, or pictures that joiners make one.
 _EMOJI = re.compile(

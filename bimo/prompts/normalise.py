@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from functools import cache
-from typing import Protocol
+from typing import Protocol, cast
 
 #: Punctuation that has no half-width form in Unicode, by the one form it is given.
 PUNCTUATION = {
@@ -39,7 +39,7 @@ class _Converter(Protocol):
 def _to_simplified() -> _Converter:
     import opencc
 
-    return opencc.OpenCC("t2s")
+    return cast(_Converter, opencc.OpenCC("t2s"))
 
 
 def normal(text: str) -> str:
