@@ -15,6 +15,8 @@ from bimo.core.messages import Both, Message, say
 from bimo.core.part import KIND, dump
 from bimo.core.recipe import Recipe
 from bimo.data.loader import Pictures
+from bimo.training.adapters.adapter import adapter_of
+from bimo.training.objectives.objective import objective_of
 
 HISTORY_FILE = "history.json"
 #: Fields of a recipe that say how a system is shown, not what it learns.
@@ -68,11 +70,10 @@ def _maps(recipe: Recipe) -> set[str]:
     """The maps that the stages of a recipe read."""
     names: set[str] = set()
     for stage in recipe.stages:
-        for level in filter(None, (stage.level, *getattr(stage.objective, "also", ()))):
+        for level in objective_of(stage).levels(stage):
             names.update(name for hint in recipe.level(level).conditioners for name in getattr(hint, "maps", ()))
-        adapter: Any = stage.adapter
-        if getattr(adapter, "seen", "") == "map":
-            names.add(str(adapter.name))
+        if (adapter := adapter_of(stage)) is not None:
+            names.update(adapter.maps())
     return names
 
 

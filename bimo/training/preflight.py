@@ -17,7 +17,9 @@ from bimo.core.part import Part
 from bimo.core.recipe import Recipe, Stage
 from bimo.data.loader import Pictures
 from bimo.diffusion.system import System
+from bimo.training.adapters.adapter import adapter_of
 from bimo.training.checks import REMEDY, UNSUITED, Reading, readings, sampled, too_much
+from bimo.training.objectives.objective import objective_of
 from bimo.training.objectives.rewards import Judges
 from bimo.training.optimizers import chosen
 from bimo.training.train_inputs import Prospect, Vocabulary, refusals
@@ -75,8 +77,8 @@ def check_stages(
     read: dict[str, list[Reading]] = {}
     for number, stage in stages:
         prospect = Prospect(system, stage, pictures, vocabulary, teacher, judges or Judges())
-        for lack in (*lacks(prospect), *_of_words(prospect, read)):
-            found.setdefault((type(lack), lack.zh, lack.en), []).append(number)
+        for problem in (*problems(prospect), *_unreadable_captions(prospect, read)):
+            found.setdefault((type(problem), problem.zh, problem.en), []).append(number)
     if not found:
         return
     names = {number: stage.name for number, stage in stages}
@@ -91,11 +93,11 @@ def check_stages(
     raise kind(Message("nothing was begun yet: {lacking}", lacking=Both(zh, en)))
 
 
-def lacks(prospect: Prospect) -> Iterator[BimoError]:
-    """What a stage lacks."""
+def problems(prospect: Prospect) -> Iterator[BimoError]:
+    """What a stage lacks: data, a teacher, layers that its globs name."""
     stage, system, pictures = prospect.stage, prospect.system, prospect.pictures
-    objective: Any = stage.objective
-    yield from _of_names(stage, system)
+    objective = objective_of(stage)
+    yield from _unmatched_globs(stage, system)
     if not stage.train and stage.adapter is None:
         yield RecipeError("train is empty and there is no adapter: nothing would be learnt")
     if _sees_pictures(stage):
@@ -113,19 +115,18 @@ def lacks(prospect: Prospect) -> Iterator[BimoError]:
                 wrong_2=wrong[0][1],
                 unit=unit,
             )
-        yield from _of_hints(stage, system, pictures)
-    if hasattr(objective, "lacks"):
-        yield from objective.lacks(prospect)
+        yield from _missing_labels(stage, system, pictures)
+    yield from objective.problems(prospect)
 
 
-def _of_words(prospect: Prospect, read: dict[str, list[Reading]]) -> Iterator[BimoError]:
-    """Captions that the towers hardly read, of objectives that learn from all captions as they are; ``read`` keeps what
-    was read, by what stands before each.
+def _unreadable_captions(prospect: Prospect, read: dict[str, list[Reading]]) -> Iterator[BimoError]:
+    """Captions of which the text encoders read little, for objectives that learn from all captions as they are;
+    ``read`` keeps what was read, by the prefix of the captions.
     """
-    stage, objective = prospect.stage, prospect.stage.objective
-    if hasattr(objective, "lacks") or not getattr(objective, "reads_words", True) or not prospect.system.text_encoders:
+    stage, objective = prospect.stage, objective_of(prospect.stage)
+    if objective.captions != "all" or not prospect.system.text_encoders:
         return
-    sees = getattr(objective, "sees", "")
+    sees = objective.sees
     rows = prospect.pictures if sees == "texts" or not _drawn(prospect.pictures) else prospect.pictures.drawn()
     captions = sampled(rows)
     prefix = prospect.system.recipe.request.prefix if sees == "latents" else ""
@@ -140,32 +141,34 @@ def _of_words(prospect: Prospect, read: dict[str, list[Reading]]) -> Iterator[Bi
         )
 
 
-def _of_names(stage: Stage, system: System) -> Iterator[BimoError]:
+def _unmatched_globs(stage: Stage, system: System) -> Iterator[BimoError]:
     """Globs that match nothing of the system. What only training needs is known when its stage begins."""
     own = f"{type(stage.objective).__name__.lower()}."
     names = [name for name, _ in system.named_parameters()]
     for glob in stage.train:
         if not glob.startswith(own):
             yield from refusals(partial(chosen, names, (glob,)))
-    for glob in cast("tuple[str, ...]", getattr(stage.adapter, "targets", ())):
+    adapter = adapter_of(stage)
+    for glob in () if adapter is None else adapter.layers():
         layers = [name.removesuffix(".weight") for name in names if name.endswith(".weight")]
         if not fnmatch.filter(layers, glob):
             yield RecipeError("{glob!r} of the adapter matches no layer", glob=glob)
 
 
-def _of_hints(stage: Stage, system: System, pictures: Pictures) -> Iterator[BimoError]:
-    """Labels and maps that the hints of the stage's levels read of every picture."""
-    if getattr(stage.objective, "sees", "") != "latents":
+def _missing_labels(stage: Stage, system: System, pictures: Pictures) -> Iterator[BimoError]:
+    """Labels and maps of the pictures that the conditioners of the stage's levels need and the data lacks."""
+    objective = objective_of(stage)
+    if objective.sees != "latents":
         return
-    level = stage.level or str(getattr(stage.objective, "level", ""))
-    names = dict.fromkeys((level, *getattr(stage.objective, "also", ()))) if level else ()
-    hints = [hint for name in names for hint in system.level(name).conditioners]
-    kinds: dict[str, set[str]] = {kind: {n for h in hints for n in getattr(h, kind, ())} for kind in ("labels", "maps")}
-    adapter: Any = stage.adapter
-    if getattr(adapter, "seen", "") == "map":
-        kinds["maps"].add(adapter.name)
+    names = dict.fromkeys(objective.levels(stage))
+    conditioners = [each for name in names for each in system.level(name).conditioners]
+    kinds: dict[str, set[str]] = {
+        kind: {n for h in conditioners for n in getattr(h, kind, ())} for kind in ("labels", "maps")
+    }
+    if (adapter := adapter_of(stage)) is not None:
+        maps.update(adapter.maps())
     drawn = [row for row, size in enumerate(pictures.sizes) if all(size)]
-    for name in sorted(kinds["labels"]):
+    for name in sorted(labels):
         without = sum(not isinstance(pictures.labels[row].get(name), (int, float)) for row in drawn)
         if without:
             yield DataError(
@@ -174,7 +177,7 @@ def _of_hints(stage: Stage, system: System, pictures: Pictures) -> Iterator[Bimo
                 count=len(drawn),
                 name=name,
             )
-    for name in sorted(kinds["maps"]):
+    for name in sorted(maps):
         without = sum(not _map(pictures, name, row) for row in drawn)
         if without:
             yield DataError(
@@ -194,7 +197,7 @@ def _map(pictures: Pictures, name: str, row: int) -> bool:
 
 
 def _sees_pictures(stage: Stage) -> bool:
-    return getattr(stage.objective, "sees", "texts") != "texts"
+    return objective_of(stage).sees != "texts"
 
 
 def _unit(recipe: Recipe) -> int:

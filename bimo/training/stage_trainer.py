@@ -21,9 +21,10 @@ from bimo.diffusion.system import System
 from bimo.training.distributed.devices import default_device
 from bimo.training.distributed.processes import Processes, gather
 from bimo.training.finite import broken, not_finite, picked, some
+from bimo.training.objectives.objective import BatchSource, Objective
 from bimo.training.optimizers import EMA, DeepSpeedZero, autocast, optimiser, ordered, scaler
-from bimo.training.train_inputs import Objective, TrainInputs
-from bimo.training.train_loader import BatchSampler, TrainLoader
+from bimo.training.train_inputs import TrainInputs
+from bimo.training.train_loader import BatchSampler
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -66,7 +67,7 @@ class StageTrainer:
     def __init__(
         self,
         stage: Stage,
-        lessons: TrainLoader,
+        lessons: BatchSource,
         objective: Objective,
         names: Sequence[str],
         saved: Mapping[str, Any] | None,

@@ -1,4 +1,4 @@
-"""What a step of training brings to an objective, and what an objective is."""
+"""What a step of training brings to an objective."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol, cast, overload
+from typing import Any, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -101,33 +100,6 @@ class Prospect:
     vocabulary: Vocabulary
     teacher: System | None
     judges: Judges
-
-
-class Objective(Protocol):
-    """A part that a stage names as its objective. One with ``reads_words`` False has no use for captions; one that
-    makes its pictures as it goes has ``lessons`` of its own, see `bimo.training.objectives.online_rewards`; one that
-    wants more of the data
-    than pictures and captions says what it ``lacks`` of a `Prospect`.
-    """
-
-    #: "texts", "pixels" or "latents": what a lesson must bring besides the captions.
-    sees: str
-
-    def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
-        """The pictures of the stage, with the lots they are learnt in. ``folder`` is for those it makes itself, which
-        stay there for a run that goes on.
-        """
-        ...
-
-    def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
-        """A module that only training needs, None for none. Its parameters are named after the objective, in lower
-        case: ``contrast.heads.kind.weight``.
-        """
-        ...
-
-    def loss(self, lesson: TrainInputs) -> Tensor:
-        """The loss of a step."""
-        ...
 
 
 def refusals(work: Callable[[], object]) -> Iterator[BimoError]:

@@ -101,14 +101,14 @@ class TrainLoader:
         self,
         blank: TrainInputs,
         sees: str,
-        level: str,
+        levels: Sequence[str],
         pictures: Pictures,
         out: Path,
         seed: int,
         processes: Processes = ALONE,
     ) -> None:
         pictures = pictures if sees == "texts" else _with_pictures(pictures)
-        self.blank, self.sees, self.level, self.pictures, self.out = blank, sees, level, pictures, out
+        self.blank, self.sees, self.level, self.pictures, self.out = blank, sees, next(iter(levels), ""), pictures, out
         self.processes = processes
         stage = blank.stage
         self.fitted: Fitted | None = None if sees == "texts" else pictures.fitted(stage.size, stage.buckets)
@@ -117,7 +117,6 @@ class TrainLoader:
         learnt, held_out = _parted(pictures, stage.validation)
         self.order = BatchSampler(learnt, sizes, stage.batch, seed)
         self.held_out = BatchSampler(held_out, sizes, stage.batch, seed) if held_out else None
-        levels = dict.fromkeys((level, *getattr(stage.objective, "also", ()))) if level else ()
         self.hints = [hint for name in levels for hint in blank.system.level(name).conditioners]
         #: What stands before every prompt that a denoiser is told stands before the captions that teach it.
         self.prefix = blank.system.recipe.request.prefix if sees == "latents" else ""
@@ -162,7 +161,7 @@ class TrainLoader:
             if all(name in pictures.labels[row] for row in rows):
                 scalars[name] = torch.tensor([[float(pictures.labels[row][name])] for row in own])
         maps = {name: self.fitted.maps(name, own) for name in _read_by(self.hints, "maps")}
-        # Nobody but a hint looks at pixels beside their code.
+        # Pixels are loaded only if a conditioner needs them.
         pixels = self.fitted.pixels(own) if self.hints else None
         x = latents.rows(rows, generator, share)
         without = {name: share.of(gone) for name, gone in dropped.conditions.items()}

@@ -28,20 +28,21 @@ from bimo.data.loader import Pictures
 from bimo.data.sheets import sheet
 from bimo.diffusion.batching import draw
 from bimo.diffusion.system import RECIPE_FILE, System
-from bimo.training.adapters.lora_stage import Adapter, apart
+from bimo.training.adapters.adapter import adapter_of
+from bimo.training.adapters.lora_stage import apart
 from bimo.training.checks import check_lots, check_seed, check_sizes, check_words
 from bimo.training.distributed.devices import default_device, exact
 from bimo.training.distributed.processes import ALONE, Processes, init_distributed
 from bimo.training.finite import broken, not_finite, some
 from bimo.training.history import Change, History, Place, had, read_history, same_data, same_recipe, standing
 from bimo.training.logging import Journal, Progress, save_whole, table, tell
+from bimo.training.objectives.objective import objective_of
 from bimo.training.objectives.rewards import Judges
 from bimo.training.optimizers import checkpoint_gradients, freeze, rate, zero_settings
 from bimo.training.preflight import check_recipe, check_stages, sized
 from bimo.training.run_page import leave
 from bimo.training.stage_trainer import StageTrainer, named, read_alike, whole
-from bimo.training.train_inputs import Objective, TrainInputs, vocabulary
-from bimo.training.train_loader import TrainLoader
+from bimo.training.train_inputs import TrainInputs, vocabulary
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -241,7 +242,7 @@ class Trainer:
     def _told(self, stage: Stage, learning: StageTrainer) -> None:
         """What learns, and what the data is like, before the first step. Raises TrainingError as ``check_words``."""
         check_lots(stage, learning.lessons.order, self.processes.count)
-        if self.place.step == 0 and getattr(learning.objective, "reads_words", True):
+        if self.place.step == 0 and learning.objective.captions != "none":
             check_words(stage, self.system.text_encoders, learning.lessons.pictures, learning.lessons.prefix)
         check_sizes(stage, learning.lessons.order)
         every = dict(self.system.named_parameters()) | learning.parameters
@@ -251,7 +252,7 @@ class Trainer:
         """What a stage leaves: its averaged weights, as a paper's next stage begins from them, and its adapter."""
         learning.average.swap(learning.parameters)
         learning.close()
-        adapter = cast("Adapter | None", stage.adapter)
+        adapter = adapter_of(stage)
         if self.processes.sharded:
             # Nothing takes a module out of FSDP: another is built, and given the weights.
             state = whole(self.system.state_dict())
@@ -268,7 +269,7 @@ class Trainer:
                 print(adapter.write(self.system, self.out / f"{adapter.kind}-{self.place.stage + 1}", learnt))
 
     def _learning(self, stage: Stage, saved: dict[str, Any] | None) -> StageTrainer:
-        objective = cast(Objective, stage.objective)
+        objective = objective_of(stage)
         number = self.place.stage
         folder = self.out / f"stage-{number + 1}"
         with self.processes.main_process_first():
@@ -276,7 +277,8 @@ class Trainer:
         # What is only for training begins alike whatever was drawn before it.
         torch.manual_seed(self.seed + 1 + number)
         extra = objective.extra(self.system, self.vocabulary)
-        added = [] if stage.adapter is None else cast(Adapter, stage.adapter).put(self.system)
+        adapter = adapter_of(stage)
+        added = [] if adapter is None else adapter.put(self.system)
         if saved is not None and saved["optimiser"] is None:
             saved = None  # the stage before was done, and this one not begun
         if saved is not None:
@@ -288,20 +290,13 @@ class Trainer:
             extra.to(self.processes.device)
         learns = freeze(named(self.system, extra, objective), (*stage.train, *added))
         checkpoint_gradients(stage, self.system)
-        level = stage.level or str(getattr(objective, "level", ""))
         blank = TrainInputs(
             self.system, stage, extra, (), self.vocabulary, torch.Generator(), teacher=self.teacher, judges=self.judges
         )
         seed = self.seed + number * 7919
-        if hasattr(objective, "lessons"):
-            own: Any = objective
-            drawn = own.lessons(blank, pictures, self.out, folder, seed, self.processes)
-            return StageTrainer(stage, drawn, objective, learns, saved, number)
         with self.processes.main_process_first():
-            lessons = TrainLoader(blank, objective.sees, level, pictures, self.out, seed, self.processes)
-            if objective.sees == "latents":
-                lessons.prepared()
-        return StageTrainer(stage, lessons, objective, learns, saved, number)
+            batches = objective.batches(blank, pictures, self.out, folder, seed, self.processes)
+        return StageTrainer(stage, batches, objective, learns, saved, number)
 
     def _step(self, stage: Stage, learning: StageTrainer) -> tuple[float, float]:
         step, rank = self.place.step, self.processes.rank
@@ -337,7 +332,7 @@ class Trainer:
 
     def _best(self, stage: Stage) -> None:
         """Keeps the system as it is, ready to draw, or the adapter that is learning."""
-        name, adapter = f"best-{self.place.stage + 1}", cast("Adapter | None", stage.adapter)
+        name, adapter = f"best-{self.place.stage + 1}", adapter_of(stage)
         state = whole(self.system.state_dict() if adapter is None else adapter.learnt(self.system))
         if not self.processes.is_main_process:
             return

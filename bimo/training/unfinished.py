@@ -14,7 +14,7 @@ from bimo.core.messages import say
 from bimo.core.part import loads
 from bimo.core.recipe import Recipe, Stage
 from bimo.diffusion.system import RECIPE_FILE, WEIGHTS_FILE, System
-from bimo.training.adapters.lora_stage import Adapter
+from bimo.training.adapters.adapter import adapter_of
 from bimo.training.history import HISTORY_FILE, Place, standing
 from bimo.training.trainer import STATE_FILE
 
@@ -43,7 +43,7 @@ def read_unfinished(folder: Path) -> System:
     place = Place(**saved["place"])
     if saved["optimiser"] is not None:
         stage = cast(Stage, loads(saved["stage"])) if saved.get("stage") else recipe.stages[place.stage]
-        adapter = cast("Adapter | None", stage.adapter)
+        adapter = adapter_of(stage)
         if adapter is not None:
             adapter.put(system)
             system.load_state_dict(saved["adapter"], strict=False)

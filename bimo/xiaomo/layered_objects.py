@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,8 @@ class LayeredObjects(Denoise):
     none, and are hidden at once.
     """
 
+    captions: ClassVar = "selected"
+
     names: tuple[str, ...] = ("kind", "kind2")
     boxes: str = "boxes"
     rest: float = 1.0
@@ -58,21 +60,21 @@ class LayeredObjects(Denoise):
             raise _unlabelled(self.names)
         return nn.Sequential(nn.LayerNorm(denoiser.width), nn.Linear(denoiser.width, known))
 
-    def lacks(self, prospect: Prospect) -> Iterator[BimoError]:
+    def problems(self, prospect: Prospect) -> Iterator[BimoError]:
         """Labels by which things could be told apart."""
         if not _known(prospect.vocabulary, self.names):
             yield _unlabelled(self.names)
 
-    def loss(self, lesson: TrainInputs) -> Tensor:
+    def loss(self, inputs: TrainInputs) -> Tensor:
         """The mean over the rows of both."""
-        batch = cast(Batch, lesson.batch)
-        question = self.question(lesson, lesson.stage.level)
-        loss = self.errors(question, lesson.system.denoise(question.ask)).mean()
-        apart = _layered(lesson.system, lesson.stage.level).apart(question.ask.conditioning)
-        rows = [dict(row) for row in lesson.own(lesson.labels)]
-        return loss + self.weight * self._apart(apart, rows, batch.dropped_captions, lesson)
+        batch = cast(Batch, inputs.batch)
+        question = self.question(inputs, inputs.stage.level)
+        loss = self.errors(question, inputs.system.denoise(question.ask)).mean()
+        apart = _layered(inputs.system, inputs.stage.level).apart(question.ask.conditioning)
+        rows = [dict(row) for row in inputs.own(inputs.labels)]
+        return loss + self.weight * self._apart(apart, rows, batch.dropped_captions, inputs)
 
-    def _apart(self, apart: Apart, rows: Sequence[Mapping[str, Any]], dropped: Tensor, lesson: TrainInputs) -> Tensor:
+    def _apart(self, apart: Apart, rows: Sequence[Mapping[str, Any]], dropped: Tensor, inputs: TrainInputs) -> Tensor:
         home = apart.there.device
         emptied: list[bool] = cast(Any, dropped).tolist()
         told = [all(row.get(name) for name in (*self.names, self.boxes)) for row in rows]
@@ -81,10 +83,10 @@ class LayeredObjects(Denoise):
         loss = functional.binary_cross_entropy_with_logits(apart.there, wanted.expand_as(apart.there))
         if not several:
             return loss
-        known, chosen = _known(lesson.vocabulary, self.names), [rows[number] for number in several]
+        known, chosen = _known(inputs.vocabulary, self.names), [rows[number] for number in several]
         kinds = torch.tensor([[known[str(row[name])] for name in self.names] for row in chosen], device=home)
         own = torch.tensor(several, device=home)
-        named = cast(nn.Module, lesson.extra)(apart.reads[own].float())
+        named = cast(nn.Module, inputs.extra)(apart.reads[own].float())
         boxes = torch.tensor([row[self.boxes] for row in chosen], device=home)
         error = functional.cross_entropy(named.flatten(0, 1), kinds.flatten())
         error = error + functional.l1_loss(apart.stands[own], places(boxes, self.rest))

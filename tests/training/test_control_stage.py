@@ -119,7 +119,7 @@ def test_a_map_of_the_data_is_what_it_sees(tiny_shards: Path, tmp_path: Path) ->
     _, learning = begun(recipe(name="height", seen="map"), shards, tmp_path / "run")
     lesson = learning.lessons.inputs(0, torch.Generator().manual_seed(3))
     conditioning = Denoise().question(lesson, "image").ask.conditioning
-    rows = [row for (row,) in learning.lessons.order.lots_of(0)]
+    rows = [row for (row,) in learning.lessons.order.groups_of(0)]
     assert conditioning.pictures["height"][:, 0, 0, 0].tolist() == pytest.approx([row * 9 / 255 for row in rows])
 
 

@@ -21,10 +21,11 @@ from bimo.models.adapters.controlnet import ControlNet, HunyuanControlNet, T2iAd
 from bimo.models.adapters.lora_names import root_of
 from bimo.models.hunyuan_dit.denoiser import Hunyuan
 from bimo.models.stable_diffusion.unet import Unet
+from bimo.training.adapters.adapter import Adapter
 
 
 @dataclass(frozen=True, kw_only=True)
-class ControlAdapters(Part):
+class ControlAdapters(Adapter):
     """A ``network`` beside the denoiser of a ``level``, the last where none is named: "controlnet", a copy of the
     denoiser's first half that says nothing yet, or "t2i", a small one that sees the picture alone.
 
@@ -39,6 +40,10 @@ class ControlAdapters(Part):
     name: str = "control"
     seen: Literal["edges", "outlines", "map"] = "edges"
     level: str = ""
+
+    def maps(self) -> tuple[str, ...]:
+        """The map that its network is shown."""
+        return (self.name,) if self.seen == "map" else ()
 
     def put(self, system: System) -> list[str]:
         """Puts it beside the denoiser; answers the names of its parameters. Raises RecipeError for a denoiser that

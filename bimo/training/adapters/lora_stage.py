@@ -4,45 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Self
 
 from torch import Tensor
 
 from bimo.core.errors import RecipeError
-from bimo.core.part import Part
 from bimo.diffusion.system import System
 from bimo.models.adapters.lora import eject, extract, inject, injected, save_lora
 from bimo.models.adapters.lora_names import published
 from bimo.models.text_encoders.textual_inversion import begin_word, end_word, save_word, vectors_of
+from bimo.training.adapters.adapter import Adapter
 
 #: What the names of an adapter's parameters have in them, and no other name of a system.
 MARKS = (".lora.", ".learnt.", ".beside.")
 
 
-class Adapter(Protocol):
-    """A part that a stage names as its adapter. ``kind`` is what its files are called."""
-
-    kind: ClassVar[str]
-
-    def put(self, system: System) -> list[str]:
-        """Puts it into a system; answers the names of its parameters."""
-        ...
-
-    def learnt(self, system: System) -> dict[str, Tensor]:
-        """What it has learnt, to be written."""
-        ...
-
-    def write(self, system: System, path: Path, learnt: dict[str, Tensor]) -> Path:
-        """Writes what it learnt under a name, which gets the ending it needs; answers where."""
-        ...
-
-    def leave(self, system: System) -> None:
-        """Takes it out of the system."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
-class Lora(Part):
+class Lora(Adapter):
     """``targets`` are globs over the layers of the whole system: "image.denoiser.*.to_[qkv]", "text.0.*.query".
 
     It learns with the stage's own rates (``rates`` find it as "*.to_q.lora.*"), beside whatever the stage's ``train``
@@ -63,6 +41,10 @@ class Lora(Part):
         """Rank 2 at most, as strong."""
         rank = min(self.rank, 2)
         return replace(self, rank=rank, alpha=self.alpha * rank / self.rank)
+
+    def layers(self) -> tuple[str, ...]:
+        """``targets``."""
+        return self.targets
 
     def put(self, system: System) -> list[str]:
         """Puts it into a system; answers the names of its parameters. Raises RecipeError for a glob without a layer,
@@ -94,7 +76,7 @@ class Lora(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextualInversion(Part):
+class TextualInversion(Adapter):
     """A word that is learnt while every weight stays as it is: textual inversion (arXiv:2208.01618).
 
     ``token`` is what it is called, a word that the ``tower``-th tower does not have; of its ``vectors`` each begins as

@@ -250,8 +250,6 @@ def _refuse_parts(stage: Stage, exercise: nn.Module) -> None:
         wrong = f"{stage.optimiser} 的状态不能分片", f"the state of {stage.optimiser} cannot be parted"
     elif stage.precision == "fp16":
         wrong = "fp16 的缩放没有在分片上试过", "fp16's scaling has not been tried on parts"
-    elif hasattr(stage.objective, "lessons"):
-        wrong = "它要边学边画，每个进程画的不一样", "it draws as it learns, each process something else"
     if wrong is not None:
         raise TrainingError(
             "stage {name!r} cannot be learnt by FSDP: {wrong}; begin it by torchrun (DDP)",

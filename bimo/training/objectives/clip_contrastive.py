@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -13,9 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bimo.core.errors import RecipeError
-from bimo.core.part import Part
-from bimo.data.loader import Pictures
 from bimo.diffusion.system import System
+from bimo.training.objectives.objective import Objective
 from bimo.training.train_inputs import TrainInputs, Vocabulary
 
 MAXIMUM_LOGIT_SCALE = math.log(100)
@@ -23,7 +21,7 @@ TRIES = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipContrastive(Part):
+class ClipContrastive(Objective):
     """The contrastive loss of CLIP (arXiv:2103.00020, figure 3) between a tower's pooled words and the embeddings of
     the system's picture tower, which is locked (arXiv:2111.07991) unless the stage names it.
 
@@ -35,31 +33,27 @@ class ClipContrastive(Part):
     shape: float = 4 / 3
     sees: str = "pixels"
 
-    def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
-        """All of them, each for itself."""
-        return pictures
-
     def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
         """None. Raises RecipeError for a system that has no picture tower."""
         if system.vision is None:
             raise RecipeError("recipe {name} has no vision to match words with", name=system.recipe.name)
         return None
 
-    def loss(self, lesson: TrainInputs) -> Tensor:
+    def loss(self, inputs: TrainInputs) -> Tensor:
         """The mean of both directions."""
-        vision: Any = lesson.system.vision
+        vision: Any = inputs.system.vision
         with torch.no_grad():
             vision.logit_scale.clamp_(0, MAXIMUM_LOGIT_SCALE)
-        pooled = lesson.system.encode(lesson.own(lesson.texts))[-1].pooled
+        pooled = inputs.system.encode(inputs.own(inputs.texts))[-1].pooled
         words = functional.normalize(cast(Tensor, pooled), dim=1)
-        pixels = cast(Tensor, lesson.pixels)
+        pixels = cast(Tensor, inputs.pixels)
         height, width = pixels.shape[2:]
-        places = [self._part(height, width, lesson.generator) for _ in range(lesson.whole)]
-        seen = self._parts(pixels, lesson.own(places), vision.part.size)
+        places = [self._part(height, width, inputs.generator) for _ in range(inputs.whole)]
+        seen = self._parts(pixels, inputs.own(places), vision.part.size)
         pictures = functional.normalize(vision(seen), dim=1)
-        scale, right = vision.logit_scale.exp(), lesson.own(torch.arange(lesson.whole))
-        to_pictures = functional.cross_entropy(scale * words @ lesson.gather(pictures).T, right)
-        to_words = functional.cross_entropy(scale * pictures @ lesson.gather(words).T, right)
+        scale, right = vision.logit_scale.exp(), inputs.own(torch.arange(inputs.whole))
+        to_pictures = functional.cross_entropy(scale * words @ inputs.gather(pictures).T, right)
+        to_words = functional.cross_entropy(scale * pictures @ inputs.gather(words).T, right)
         return (to_pictures + to_words) / 2
 
     def _parts(self, pixels: Tensor, places: Sequence[tuple[int, int, int, int]], side: int) -> Tensor:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Self, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bimo.core.errors import RecipeError
-from bimo.core.part import Part
+from bimo.core.recipe import Stage
 from bimo.core.tensors import Batch, DenoiserInput
-from bimo.data.loader import Pictures
 from bimo.diffusion.schedules import Ddpm, Schedule
-from bimo.diffusion.system import ZERO_NULLS, System, zero_text
-from bimo.training.train_inputs import TrainInputs, Vocabulary
+from bimo.diffusion.system import ZERO_NULLS, zero_text
+from bimo.training.objectives.objective import Objective
+from bimo.training.train_inputs import TrainInputs
 
 TRIES = 1000
 
@@ -31,7 +30,7 @@ class Question:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Denoise(Part):
+class Denoise(Objective):
     """Mean squared error of a level's answer (arXiv:2006.11239, equation 14), whatever its law of noise.
 
     ``also`` names levels whose own loss is added, as when a level and the one it takes as a hint learn together.
@@ -48,33 +47,28 @@ class Denoise(Part):
     snr: float = 0.0
     variance: float = 0.001
     crops: tuple[int, ...] = ()
-    sees: str = "latents"
 
     def tiny(self) -> Self:
         """Crops of an eighth, as pictures are of about that."""
         return replace(self, crops=tuple(max(8, side // 8) for side in self.crops))
 
-    def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
-        """All of them, each for itself."""
-        return pictures
+    def levels(self, stage: Stage) -> tuple[str, ...]:
+        """The stage's level and ``also``."""
+        return (stage.level, *self.also) if stage.level else ()
 
-    def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
-        """None."""
-        return None
-
-    def loss(self, lesson: TrainInputs) -> Tensor:
+    def loss(self, inputs: TrainInputs) -> Tensor:
         """The sum over the stage's level and ``also`` of the mean over the rows."""
-        lesson = replace(lesson, batch=self.cropped(cast(Batch, lesson.batch)))
+        inputs = replace(inputs, batch=self.cropped(cast(Batch, inputs.batch)))
         losses: list[Tensor] = []
-        for name in (lesson.stage.level, *self.also):
-            question = self.question(lesson, name)
-            losses.append(self.errors(question, lesson.system.denoise(question.ask)).mean())
+        for name in (inputs.stage.level, *self.also):
+            question = self.question(inputs, name)
+            losses.append(self.errors(question, inputs.system.denoise(question.ask)).mean())
         return torch.stack(losses).sum()
 
-    def question(self, lesson: TrainInputs, name: str, lot: int = 1) -> Question:
+    def question(self, inputs: TrainInputs, name: str, lot: int = 1) -> Question:
         """What is asked of a level: noised pictures and their conditioning. Rows of a lot have one time and noise."""
-        batch = cast(Batch, lesson.batch)
-        level = lesson.system.level(name)
+        batch = cast(Batch, inputs.batch)
+        level = inputs.system.level(name)
         count = batch.whole // lot
         t = batch.own(self._times(level.schedule, count, batch.generator).repeat_interleave(lot))
         noise = torch.randn((count, *batch.x.shape[1:]), generator=batch.generator)
@@ -82,7 +76,7 @@ class Denoise(Part):
             whole = (*noise.shape[:2], *[1] * (noise.ndim - 2))
             noise = noise + self.offset * torch.randn(whole, generator=batch.generator)
         noise = batch.own(noise.repeat_interleave(lot, dim=0))
-        conditioning = lesson.system.condition(batch.encodings, level.conditions_of(lesson.system, batch))
+        conditioning = inputs.system.condition(batch.encodings, level.conditions_of(inputs.system, batch))
         null = level.recipe.guidance.unconditional
         if null in ZERO_NULLS:
             # The null branch of drawing has no words, so neither has a dropped caption.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from bimo.core.part import Part
 from bimo.core.recipe import Stage
 from bimo.data.loader import Pictures
 from bimo.diffusion.system import System, TextEncoder
+from bimo.training.objectives.objective import Objective
 from bimo.training.train_inputs import Prospect, TrainInputs, Vocabulary, refusals
 
 #: Where a tower says a sentence: its first token, its last real one, its pooled output.
@@ -46,7 +47,7 @@ class Writer(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distil(Part):
+class Distil(Objective):
     """A student tower learns to say of a sentence, in each of ``languages``, what a frozen ``teacher`` says of it in
     the teacher's own language; the captions of one picture are the sentence in its languages.
 
@@ -56,6 +57,8 @@ class Distil(Part):
     student's states of the teacher's language a small causal decoder writes the sentence in the other languages, so
     that every state says its part whatever the length (its form was not published: this one is an analogy).
     """
+
+    captions: ClassVar = "selected"
 
     teacher: Part
     tower: int = 0
@@ -98,26 +101,26 @@ class Distil(Part):
         writer = Writer(part.vocab, part.width, self.decoder_layers, self.decoder_heads, part.length)
         return nn.ModuleDict({"writer": writer})
 
-    def lacks(self, prospect: Prospect) -> Iterator[BimoError]:
+    def problems(self, prospect: Prospect) -> Iterator[BimoError]:
         """A teacher, and sentences in all languages."""
         yield from refusals(lambda: self.pictures(prospect.system, prospect.pictures, Path()))
         yield from refusals(lambda: self._fitting(prospect.stage, prospect.teacher))
 
-    def loss(self, lesson: TrainInputs) -> Tensor:
+    def loss(self, inputs: TrainInputs) -> Tensor:
         """The mean over the languages, plus the second task. Raises TrainingError without a fitting teacher."""
-        teacher = self._fitting(lesson.stage, lesson.teacher)
-        student = lesson.system.text_encoders[self.tower]
-        said = [self._chosen(lesson, row, self.language) for row in range(lesson.whole)]
+        teacher = self._fitting(inputs.stage, inputs.teacher)
+        student = inputs.system.text_encoders[self.tower]
+        said = [self._chosen(inputs, row, self.language) for row in range(inputs.whole)]
         with torch.no_grad():
-            wanted = state(teacher, lesson.own(said), self.at)
+            wanted = state(teacher, inputs.own(said), self.at)
         losses: list[Tensor] = []
         for language in self.languages:
             texts = said
             if language != self.language:
-                texts = [self._chosen(lesson, row, language) for row in range(len(said))]
-            losses.append(self._apart(state(student, lesson.own(texts), self.student), wanted))
+                texts = [self._chosen(inputs, row, language) for row in range(len(said))]
+            losses.append(self._apart(state(student, inputs.own(texts), self.student), wanted))
             if self.decoder and language != self.language:
-                losses[-1] = losses[-1] + self.decoder * self._written(lesson, student, said, texts)
+                losses[-1] = losses[-1] + self.decoder * self._written(inputs, student, said, texts)
         return torch.stack(losses).mean()
 
     def _fitting(self, stage: Stage, teacher: System | None) -> TextEncoder:
@@ -134,11 +137,11 @@ class Distil(Part):
             )
         return teacher.text_encoders[0]
 
-    def _chosen(self, lesson: TrainInputs, row: int, language: str) -> str:
-        captions = lesson.captions[row][language]
+    def _chosen(self, inputs: TrainInputs, row: int, language: str) -> str:
+        captions = inputs.captions[row][language]
         # On the generator's own device, the processor: nothing waits for another.
-        home = lesson.generator.device
-        return captions[int(torch.randint(len(captions), (1,), generator=lesson.generator, device=home))]
+        home = inputs.generator.device
+        return captions[int(torch.randint(len(captions), (1,), generator=inputs.generator, device=home))]
 
     def _apart(self, found: Tensor, wanted: Tensor) -> Tensor:
         if found.shape != wanted.shape:
@@ -150,11 +153,11 @@ class Distil(Part):
         loss = self.squared * functional.mse_loss(found, wanted) + self.absolute * functional.l1_loss(found, wanted)
         return loss + self.cosine * (1 - functional.cosine_similarity(found, wanted, dim=1)).mean()
 
-    def _written(self, lesson: TrainInputs, student: TextEncoder, said: Sequence[str], texts: Sequence[str]) -> Tensor:
-        writer = cast(nn.ModuleDict, lesson.extra)["writer"]
+    def _written(self, inputs: TrainInputs, student: TextEncoder, said: Sequence[str], texts: Sequence[str]) -> Tensor:
+        writer = cast(nn.ModuleDict, inputs.extra)["writer"]
         every = _lengths(student, texts)
-        lengths, said = lesson.own(every), lesson.own(said)
-        ids = cast(Tensor, cast(Any, student).ids(lesson.own(texts))[0])
+        lengths, said = inputs.own(every), inputs.own(said)
+        ids = cast(Tensor, cast(Any, student).ids(inputs.own(texts))[0])
         count = int(lengths.max())
         wanted = ids[:, 1:count].masked_fill(torch.arange(1, count) >= lengths[:, None], PAST)
         states = student.encode(said).tokens

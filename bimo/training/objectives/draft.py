@@ -8,8 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Self, cast
+from typing import ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +16,10 @@ from torch import Tensor, nn
 from bimo.core.errors import BimoError, RecipeError
 from bimo.core.part import Part
 from bimo.core.tensors import DenoiserInput
-from bimo.data.loader import Pictures
 from bimo.diffusion.batching import denoise_together
 from bimo.diffusion.sampling import pixels, prepare
 from bimo.diffusion.system import System
+from bimo.training.objectives.objective import Objective
 from bimo.training.objectives.online_rewards import request_of
 from bimo.training.objectives.rewards import TOTAL, ColourfulReward, Judges, Shown, of_rewards
 from bimo.training.train_inputs import Prospect, TrainInputs, Vocabulary
@@ -29,7 +28,7 @@ Drawing = Generator[DenoiserInput, Tensor, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DRaFT(Part):
+class DRaFT(Objective):
     """The reward of the level's own drawings is the objective: each step draws a picture for every caption of the
     batch and follows the gradient of ``reward`` through the decoder and the last ``through`` steps of drawing. That is
     DRaFT-K of arXiv:2309.17400, which maximises E[r(sample(theta, c, x_T))]; ReFL, arXiv:2304.05977, is the like with
@@ -42,6 +41,8 @@ class DRaFT(Part):
 
     ``steps``, ``size`` and ``guidance`` are those of drawing, 0 and None as the recipe's. The level must be the last.
     """
+
+    captions: ClassVar = "selected"
 
     reward: Part
     through: int = 1
@@ -64,10 +65,6 @@ class DRaFT(Part):
         """Two steps of drawing; a reward that needs no weights."""
         return replace(self, reward=ColourfulReward(), steps=2, size=(128, 128))
 
-    def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
-        """All of them: their captions are what is drawn."""
-        return pictures
-
     def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
         """The denoiser as it is before the stage, where there is an anchor."""
         if not self.anchor:
@@ -75,22 +72,22 @@ class DRaFT(Part):
         denoiser = system.level(system.recipe.levels[-1].name).denoiser
         return nn.ModuleDict({"before": copy.deepcopy(denoiser).eval()})
 
-    def lacks(self, prospect: Prospect) -> Iterator[BimoError]:
+    def problems(self, prospect: Prospect) -> Iterator[BimoError]:
         """Functions of the user's that the reward names."""
         yield from of_rewards(self.reward, prospect.judges)
 
-    def loss(self, lesson: TrainInputs) -> Tensor:
+    def loss(self, inputs: TrainInputs) -> Tensor:
         """Minus the mean reward, plus the anchor. Raises RecipeError where a gradient does not reach what learns."""
-        self._check(lesson)
-        system = lesson.system
-        seeds = lesson.own(torch.randint(2**31, (lesson.whole,), generator=lesson.generator)).tolist()
-        texts, labels = lesson.own(lesson.texts), lesson.own(lesson.labels)
+        self._check(inputs)
+        system = inputs.system
+        seeds = inputs.own(torch.randint(2**31, (inputs.whole,), generator=inputs.generator)).tolist()
+        texts, labels = inputs.own(inputs.texts), inputs.own(inputs.labels)
         requests = [request_of(system, self, text, seed) for text, seed in zip(texts, seeds, strict=True)]
         drawings: list[Drawing] = [pixels(system, prepare(system, request)) for request in requests]
-        before = None if lesson.extra is None else cast(nn.ModuleDict, lesson.extra)["before"]
+        before = None if inputs.extra is None else cast(nn.ModuleDict, inputs.extra)["before"]
         drawn, drift = self._driven(system, drawings, before)
         shown = Shown(drawn.float(), texts, labels)
-        worth = (lesson.judges or Judges()).scores(self.reward, shown)[TOTAL]
+        worth = (inputs.judges or Judges()).scores(self.reward, shown)[TOTAL]
         # One that the reward has nothing to say of counts as none.
         return -worth.nanmean() + self.anchor * drift
 
@@ -116,8 +113,8 @@ class DRaFT(Part):
                     asks = following
         return torch.stack(done), torch.stack(drifts).mean() if drifts else torch.zeros(())
 
-    def _check(self, lesson: TrainInputs) -> None:
-        stage, recipe = lesson.stage, lesson.system.recipe
+    def _check(self, inputs: TrainInputs) -> None:
+        stage, recipe = inputs.stage, inputs.system.recipe
         if stage.level != recipe.levels[-1].name or stage.drops:
             raise RecipeError(
                 "stage {name!r}: Ascent is for the last level, {name_2!r}, and drops nothing",
@@ -125,7 +122,7 @@ class DRaFT(Part):
                 name_2=recipe.levels[-1].name,
             )
         own = f"{stage.level}.denoiser."
-        lost = [name for name, p in lesson.system.named_parameters() if p.requires_grad and not name.startswith(own)]
+        lost = [name for name, p in inputs.system.named_parameters() if p.requires_grad and not name.startswith(own)]
         if lost:
             raise RecipeError(
                 "stage {name!r}: no gradient reaches {lost} ({count} in all); Ascent learns {own}* alone",

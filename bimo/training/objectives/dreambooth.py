@@ -6,14 +6,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self, cast
+from typing import ClassVar, Self, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bimo.core.errors import BimoError, RecipeError
 from bimo.core.messages import Listed, Message, say
-from bimo.core.part import Part
 from bimo.core.tensors import Batch
 from bimo.data.loader import Pictures
 from bimo.data.shards import Sample, finished, shard_name, write_index, write_shard
@@ -22,13 +21,14 @@ from bimo.diffusion.system import System
 from bimo.training.distributed.devices import default_device, device_of_module
 from bimo.training.logging import counted
 from bimo.training.objectives.denoise import Denoise
-from bimo.training.train_inputs import Prospect, TrainInputs, Vocabulary
+from bimo.training.objectives.objective import Objective
+from bimo.training.train_inputs import Prospect, TrainInputs
 
 NO_CLASS = Message("where prior of Dreambooth is not 0 it needs class_noun: what is to be kept is called")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dreambooth(Part):
+class Dreambooth(Objective):
     """Half of a batch are the subject's pictures under ``subject``, a sentence with its identifier ("[小黄鸭]") or one
     of several at random; with none each picture has its own captions, so that several subjects are learnt at once.
     Half are pictures of its class, ``class_noun`` ("小黄鸭") or several in turn, that the system drew of itself before
@@ -39,6 +39,8 @@ class Dreambooth(Part):
     it was drawn in.
     """
 
+    captions: ClassVar = "selected"
+
     subject: str | tuple[str, ...] = ()
     class_noun: str | tuple[str, ...] = ()
     count: int = 200
@@ -46,7 +48,6 @@ class Dreambooth(Part):
     steps: int = 0
     size: tuple[int, int] | None = None
     denoise: Denoise = field(default_factory=Denoise)
-    sees: str = "latents"
 
     def tiny(self) -> Self:
         """Two pictures of the class, two steps each."""
@@ -69,22 +70,18 @@ class Dreambooth(Part):
         lots = [(row % own, own + row % self.count) for row in range(max(own, self.count))]
         return both.of(lots, [*captions, *((nouns[seed % len(nouns)],) for seed in range(self.count))])
 
-    def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
-        """None."""
-        return None
-
-    def lacks(self, prospect: Prospect) -> Iterator[BimoError]:
+    def problems(self, prospect: Prospect) -> Iterator[BimoError]:
         """What the class is called."""
         if self.prior and not _several(self.class_noun):
             yield RecipeError(NO_CLASS)
 
-    def loss(self, lesson: TrainInputs) -> Tensor:
+    def loss(self, inputs: TrainInputs) -> Tensor:
         """The mean error of the subject's rows and ``prior`` times that of the class's."""
-        lesson = replace(lesson, batch=self.denoise.cropped(cast(Batch, lesson.batch)))
+        inputs = replace(inputs, batch=self.denoise.cropped(cast(Batch, inputs.batch)))
         losses: list[Tensor] = []
-        for name in (lesson.stage.level, *self.denoise.also):
-            question = self.denoise.question(lesson, name)
-            errors = self.denoise.errors(question, lesson.system.denoise(question.ask))
+        for name in (inputs.stage.level, *self.denoise.also):
+            question = self.denoise.question(inputs, name)
+            errors = self.denoise.errors(question, inputs.system.denoise(question.ask))
             if self.prior:
                 losses.append(errors[0::2].mean() + self.prior * errors[1::2].mean())
             else:

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, Self, cast
+from typing import Any, ClassVar, Protocol, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +28,10 @@ from bimo.diffusion.system import System
 from bimo.training.distributed.devices import default_device
 from bimo.training.distributed.processes import ALONE, Processes
 from bimo.training.logging import counted
+from bimo.training.objectives.objective import Objective
 from bimo.training.objectives.preferences import DiffusionDPO
 from bimo.training.objectives.rewards import TOTAL, ColourfulReward, Judges, Shown, of_rewards
-from bimo.training.train_inputs import Objective, Prospect, TrainInputs, Vocabulary
+from bimo.training.train_inputs import Prospect, TrainInputs, Vocabulary
 from bimo.training.train_loader import BatchSampler, TrainLoader
 
 ROUND_FILE = "round.json"
@@ -39,7 +40,7 @@ SPREAD = 1.96
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnlineRewards(Part):
+class OnlineRewards(Objective):
     """Reward fine-tuning from the system's own drawings, by feedback of a reward in place of people's (RLAIF).
 
     A round: the level as it stands draws ``draws`` pictures for each of ``requests`` captions of the data, ``reward``
@@ -57,8 +58,10 @@ class OnlineRewards(Part):
     weigh no more than others.
     """
 
+    captions: ClassVar = "selected"
+
     reward: Part
-    learn: Part = field(default_factory=lambda: DiffusionDPO(worst=True))
+    learn: Objective = field(default_factory=lambda: DiffusionDPO(worst=True))
     requests: int = 16
     draws: int = 4
     every: int = 25
@@ -84,27 +87,23 @@ class OnlineRewards(Part):
         few = {"requests": min(self.requests, 4), "draws": 2, "every": min(self.every, 2), "steps": 2}
         return replace(self, reward=ColourfulReward(), learn=self.learn.tiny(), size=(128, 128), **few)
 
-    def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
-        """All of them: their captions are what is drawn."""
-        return pictures
-
     def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
         """That of ``learn``."""
-        return cast(Objective, self.learn).extra(system, vocabulary)
+        return self.learn.extra(system, vocabulary)
 
-    def lacks(self, prospect: Prospect) -> Iterator[BimoError]:
+    def problems(self, prospect: Prospect) -> Iterator[BimoError]:
         """Captions to draw, and functions of the user's that the reward names."""
         yield from _undrawable(prospect.pictures)
         yield from of_rewards(self.reward, prospect.judges)
 
-    def loss(self, lesson: TrainInputs) -> Tensor:
+    def loss(self, inputs: TrainInputs) -> Tensor:
         """That of ``learn``."""
-        return cast(Objective, self.learn).loss(lesson)
+        return self.learn.loss(inputs)
 
-    def lessons(
+    def batches(
         self, blank: TrainInputs, pictures: Pictures, out: Path, folder: Path, seed: int, processes: Processes = ALONE
     ) -> RoundLoader:
-        """The lessons of the stage. Raises RecipeError where a share of the data is to be held out: nothing of it is
+        """The batches of the stage. Raises RecipeError where a share of the data is to be held out: nothing of it is
         learnt from but its captions.
         """
         if blank.stage.validation:
@@ -189,14 +188,10 @@ class RoundLoader:
                 module.training = modes[name]
         drawn = Pictures(folder)
         # What a level wants of the data besides is not known of drawings.
-        learn = cast(Objective, self.part.learn)
+        learn = self.part.learn
         pictures = learn.pictures(self.blank.system, drawn, folder)
         with self.processes.main_process_first():
-            level = self.blank.stage.level
-            lessons = TrainLoader(self.blank, learn.sees, level, pictures, self.out, self.seed, self.processes)
-            if learn.sees == "latents":
-                lessons.prepared()
-        return lessons
+            return cast(TrainLoader, learn.batches(self.blank, pictures, self.out, folder, self.seed, self.processes))
 
     def asked(self, which: int) -> list[Asked]:
         """What a round asks for: each caption of the data once before any comes again."""

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +14,16 @@ from torch.nn import functional
 
 from bimo.core.errors import BimoError, DataError
 from bimo.core.messages import say
-from bimo.core.part import Part
 from bimo.core.tensors import Batch
 from bimo.data.loader import Pictures
 from bimo.diffusion.system import System
 from bimo.training.objectives.denoise import Denoise
+from bimo.training.objectives.objective import Objective
 from bimo.training.train_inputs import Prospect, TrainInputs, Vocabulary, refusals
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardWeighted(Part):
+class RewardWeighted(Objective):
     """Reward-weighted regression (arXiv:2302.12192, equation 3, with the weights of arXiv:1910.00177): the error of a
     picture weighs exp(score / ``temperature``), the weights of a batch having the mean 1.
 
@@ -31,35 +31,32 @@ class RewardWeighted(Part):
     For systems whose publishers tell of learning from feedback but give no formula this is an analogy.
     """
 
+    captions: ClassVar = "selected"
+
     score: str = "score"
     temperature: float = 1.0
     denoise: Denoise = field(default_factory=Denoise)
-    sees: str = "latents"
 
     def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
         """Those that have a score. Raises DataError where none has."""
         return pictures.of(_scored(pictures, self.score))
 
-    def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
-        """None."""
-        return None
-
-    def lacks(self, prospect: Prospect) -> Iterator[BimoError]:
+    def problems(self, prospect: Prospect) -> Iterator[BimoError]:
         """Scores."""
         yield from refusals(lambda: self.pictures(prospect.system, prospect.pictures, Path()))
 
-    def loss(self, lesson: TrainInputs) -> Tensor:
+    def loss(self, inputs: TrainInputs) -> Tensor:
         """The weighted mean."""
-        lesson = replace(lesson, batch=self.denoise.cropped(cast(Batch, lesson.batch)))
-        question = self.denoise.question(lesson, lesson.stage.level)
-        errors = self.denoise.errors(question, lesson.system.denoise(question.ask))
-        scores = torch.tensor([float(row[self.score]) for row in lesson.labels])
-        weights = (scores / self.temperature).softmax(0) * lesson.whole
-        return (lesson.own(weights) * errors).mean()
+        inputs = replace(inputs, batch=self.denoise.cropped(cast(Batch, inputs.batch)))
+        question = self.denoise.question(inputs, inputs.stage.level)
+        errors = self.denoise.errors(question, inputs.system.denoise(question.ask))
+        scores = torch.tensor([float(row[self.score]) for row in inputs.labels])
+        weights = (scores / self.temperature).softmax(0) * inputs.whole
+        return (inputs.own(weights) * errors).mean()
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffusionDPO(Part):
+class DiffusionDPO(Objective):
     """Direct preference optimisation of a diffusion (arXiv:2311.12908, equation 14): of two pictures for one sentence
     the better is to be denoised better than by the level as it was before the stage, the worse worse.
 
@@ -68,12 +65,13 @@ class DiffusionDPO(Part):
     ``beta`` holds the paper's number of steps as well, as in its public code: 5000 there.
     """
 
+    captions: ClassVar = "selected"
+
     pair: str = "pair"
     score: str = "score"
     beta: float = 5000.0
     worst: bool = False
     denoise: Denoise = field(default_factory=Denoise)
-    sees: str = "latents"
 
     def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
         """Lots of (better, worse), both with the caption of the better. Raises DataError where there is no pair."""
@@ -103,19 +101,19 @@ class DiffusionDPO(Part):
         levels: dict[str, Any] = {level.name: system.level(level.name).denoiser for level in system.recipe.levels}
         return nn.ModuleDict({name: copy.deepcopy(denoiser).eval() for name, denoiser in levels.items()})
 
-    def lacks(self, prospect: Prospect) -> Iterator[BimoError]:
+    def problems(self, prospect: Prospect) -> Iterator[BimoError]:
         """Pairs."""
         yield from refusals(lambda: self.pictures(prospect.system, prospect.pictures, Path()))
 
-    def loss(self, lesson: TrainInputs) -> Tensor:
+    def loss(self, inputs: TrainInputs) -> Tensor:
         """-log sigmoid(-beta / 2 (what the better gained in error - what the worse gained))."""
-        name = lesson.stage.level
-        lesson = replace(lesson, batch=self.denoise.cropped(cast(Batch, lesson.batch)))
-        question = self.denoise.question(lesson, name, lot=2)
+        name = inputs.stage.level
+        inputs = replace(inputs, batch=self.denoise.cropped(cast(Batch, inputs.batch)))
+        question = self.denoise.question(inputs, name, lot=2)
         ask = question.ask
-        gained = self.denoise.errors(question, lesson.system.denoise(ask))
+        gained = self.denoise.errors(question, inputs.system.denoise(ask))
         with torch.no_grad():
-            before = cast(nn.ModuleDict, lesson.extra)[name](ask.x, ask.t, ask.conditioning)
+            before = cast(nn.ModuleDict, inputs.extra)[name](ask.x, ask.t, ask.conditioning)
             at_first = self.denoise.errors(question, before)
         gained = gained - at_first
         return -functional.logsigmoid(-0.5 * self.beta * (gained[0::2] - gained[1::2])).mean()

@@ -5,29 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bimo.core.part import Part
-from bimo.data.loader import Pictures
+from bimo.core.recipe import Stage
 from bimo.diffusion.system import System
+from bimo.training.objectives.objective import Objective
 from bimo.training.train_inputs import TrainInputs, Vocabulary
 
 MAXIMUM_LOGIT_SCALE = math.log(100)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reconstruct(Part):
+class Reconstruct(Objective):
     """An autoencoder's own stage: L1, L1 of differences between neighbours, and L2 of means over 8 x 8 pixels.
 
     Trained on crops of ``crop`` pixels: a convolution learns as much from a part of a picture.
     """
 
-    reads_words: ClassVar[bool] = False
+    captions: ClassVar = "none"
 
     level: str
     crop: int = 64
@@ -35,21 +34,17 @@ class Reconstruct(Part):
     means: float = 1.0
     sees: str = "pixels"
 
-    def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
-        """All of them, each for itself."""
-        return pictures
+    def levels(self, stage: Stage) -> tuple[str, ...]:
+        """That of its space."""
+        return (stage.level or self.level,)
 
-    def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
-        """None."""
-        return None
-
-    def loss(self, lesson: TrainInputs) -> Tensor:
+    def loss(self, inputs: TrainInputs) -> Tensor:
         """The weighted sum."""
-        assert lesson.pixels is not None
-        pixels = self._cropped(lesson.pixels, lesson.generator)
-        space: Any = lesson.system.space(self.level)
+        assert inputs.pixels is not None
+        pixels = self._cropped(inputs.pixels, inputs.generator)
+        space: Any = inputs.system.space(self.level)
         shape = space.shape((pixels.shape[3], pixels.shape[2]))
-        answer = space.reconstruct(pixels, lesson.own(torch.randn((lesson.whole, *shape), generator=lesson.generator)))
+        answer = space.reconstruct(pixels, inputs.own(torch.randn((inputs.whole, *shape), generator=inputs.generator)))
         loss = functional.l1_loss(answer, pixels)
         for axis in (2, 3):
             loss = loss + self.edges * functional.l1_loss(answer.diff(dim=axis), pixels.diff(dim=axis))
@@ -86,7 +81,7 @@ class Contrasted(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contrast(Part):
+class Contrast(Objective):
     """The contrastive loss of CLIP (arXiv:2103.00020, figure 3) between pooled words and an image tower over latents,
     with heads that name the labels of the picture from the words.
 
@@ -101,15 +96,14 @@ class Contrast(Part):
     flat: bool = True
     heads: tuple[str, ...] = ()
     weight: float = 1.0
-    sees: str = "latents"
 
     def tiny(self) -> Self:
         """The pooled width of tiny towers."""
         return replace(self, width=16, project=min(self.project, 16))
 
-    def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
-        """All of them, each for itself."""
-        return pictures
+    def levels(self, stage: Stage) -> tuple[str, ...]:
+        """That of its latents."""
+        return (stage.level or self.level,)
 
     def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
         """The image tower and heads."""
@@ -118,20 +112,20 @@ class Contrast(Part):
         made.image(torch.zeros(1, *space.shape(system.recipe.request.size)))
         return made
 
-    def loss(self, lesson: TrainInputs) -> Tensor:
+    def loss(self, inputs: TrainInputs) -> Tensor:
         """Contrast in both directions plus the mean cross-entropy of the heads."""
-        assert lesson.batch is not None
-        extra = cast(Contrasted, lesson.extra)
-        pooled = cast(Tensor, lesson.batch.encodings[-1].pooled)
+        assert inputs.batch is not None
+        extra = cast(Contrasted, inputs.extra)
+        pooled = cast(Tensor, inputs.batch.encodings[-1].pooled)
         words = functional.normalize(pooled, dim=1)
-        pictures = functional.normalize(extra.image(lesson.batch.x), dim=1)
+        pictures = functional.normalize(extra.image(inputs.batch.x), dim=1)
         scale = extra.logit_scale.clamp(max=MAXIMUM_LOGIT_SCALE).exp()
-        same, right = lesson.own(self._same(lesson.labels)), lesson.own(torch.arange(lesson.whole))
-        to_pictures = (scale * words @ lesson.gather(pictures).T).masked_fill(same, float("-inf"))
-        to_words = (scale * pictures @ lesson.gather(words).T).masked_fill(same, float("-inf"))
+        same, right = inputs.own(self._same(inputs.labels)), inputs.own(torch.arange(inputs.whole))
+        to_pictures = (scale * words @ inputs.gather(pictures).T).masked_fill(same, float("-inf"))
+        to_words = (scale * pictures @ inputs.gather(words).T).masked_fill(same, float("-inf"))
         loss = (functional.cross_entropy(to_pictures, right) + functional.cross_entropy(to_words, right)) / 2
         for label, head in extra.heads.items():
-            wanted = lesson.own(lesson.vocabulary.indices(label, lesson.labels))
+            wanted = inputs.own(inputs.vocabulary.indices(label, inputs.labels))
             loss = loss + self.weight * functional.cross_entropy(head(pooled), wanted) / len(self.heads)
         return loss
 

@@ -1,0 +1,56 @@
+"""What an adapter of a stage is: a few weights that are trained beside a system's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from torch import Tensor
+
+from bimo.core.errors import RecipeError
+from bimo.core.part import Part
+from bimo.core.recipe import Stage
+from bimo.diffusion.system import System
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter(Part):
+    """A part that a stage names as its adapter. ``kind`` is what its files are called."""
+
+    kind: ClassVar[str]
+
+    def layers(self) -> tuple[str, ...]:
+        """Globs of the layers that it changes; each must match one."""
+        return ()
+
+    def maps(self) -> tuple[str, ...]:
+        """The maps that the data must bring for it."""
+        return ()
+
+    def put(self, system: System) -> list[str]:
+        """Puts it into a system; answers the names of its parameters."""
+        raise NotImplementedError
+
+    def learnt(self, system: System) -> dict[str, Tensor]:
+        """What it has learnt, to be written."""
+        raise NotImplementedError
+
+    def write(self, system: System, path: Path, learnt: dict[str, Tensor]) -> Path:
+        """Writes what it learnt under a name, which gets the ending it needs; answers where."""
+        raise NotImplementedError
+
+    def leave(self, system: System) -> None:
+        """Takes it out of the system."""
+        raise NotImplementedError
+
+
+def adapter_of(stage: Stage) -> Adapter | None:
+    """The adapter of a stage, None where it has none. Raises RecipeError for a part that is none."""
+    if stage.adapter is not None and not isinstance(stage.adapter, Adapter):
+        raise RecipeError(
+            "{kind} of stage {name!r} is no adapter; take Lora, TextualInversion or ControlAdapters",
+            kind=type(stage.adapter).__name__,
+            name=stage.name,
+        )
+    return stage.adapter

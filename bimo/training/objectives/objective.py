@@ -1,0 +1,100 @@
+"""What an objective is: the part of a stage that says what is minimised, and on which batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from bimo.core.errors import BimoError, RecipeError
+from bimo.core.part import Part
+from bimo.core.recipe import Stage
+from bimo.data.loader import Pictures
+from bimo.diffusion.system import System
+from bimo.training.distributed.processes import Processes
+from bimo.training.train_inputs import Prospect, TrainInputs, Vocabulary
+from bimo.training.train_loader import BatchSampler, TrainLoader
+
+
+class BatchSource(Protocol):
+    """Where a stage takes its batches from: data, or pictures drawn as it goes."""
+
+    blank: TrainInputs
+    out: Path
+    processes: Processes
+    pictures: Pictures
+    #: What stands before every caption.
+    prefix: str
+    #: The batches of what is held out for validation.
+    held_out: BatchSampler | None
+
+    @property
+    def order(self) -> BatchSampler:
+        """Which rows each batch has."""
+        ...
+
+    def inputs(self, number: int, generator: torch.Generator, order: BatchSampler | None = None) -> TrainInputs:
+        """The batch of that number; all that is random in it comes from ``generator``."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective(Part):
+    """What a stage minimises. ``sees`` is what a batch brings besides captions: nothing ("texts"), "pixels" or the
+    "latents" of a level.
+    """
+
+    #: Which captions of the data it learns from: all as they stand, some that it selects or replaces, or none.
+    captions: ClassVar[Literal["all", "selected", "none"]] = "all"
+
+    sees: str = "latents"
+
+    def levels(self, stage: Stage) -> tuple[str, ...]:
+        """The levels that it trains, the one whose latents a batch has first; none where no denoiser is trained."""
+        return (stage.level,) if stage.level else ()
+
+    def problems(self, prospect: Prospect) -> Iterator[BimoError]:
+        """What the data or the run lacks, found before anything is trained."""
+        return iter(())
+
+    def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
+        """The pictures of the stage in the groups they are learnt in. ``folder`` is for those it makes itself, which
+        stay there for a run that is resumed.
+        """
+        return pictures
+
+    def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
+        """A module that only training needs, None for none. Its parameters are named after the objective, in lower
+        case: ``contrast.heads.kind.weight``.
+        """
+        return None
+
+    def batches(
+        self, blank: TrainInputs, pictures: Pictures, out: Path, folder: Path, seed: int, processes: Processes
+    ) -> BatchSource:
+        """The batches of the stage, whose inputs are ``blank`` filled in. ``folder`` is the stage's in the run's
+        folder ``out``.
+        """
+        loader = TrainLoader(blank, self.sees, self.levels(blank.stage), pictures, out, seed, processes)
+        if self.sees == "latents":
+            loader.prepared()
+        return loader
+
+    def loss(self, inputs: TrainInputs) -> Tensor:
+        """The loss of a step."""
+        raise NotImplementedError
+
+
+def objective_of(stage: Stage) -> Objective:
+    """The objective of a stage. Raises RecipeError for a part that is none."""
+    if not isinstance(stage.objective, Objective):
+        raise RecipeError(
+            "{kind} of stage {name!r} is no objective; take one of bimo.training.objectives, such as Denoise",
+            kind=type(stage.objective).__name__,
+            name=stage.name,
+        )
+    return stage.objective
