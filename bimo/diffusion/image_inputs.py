@@ -129,6 +129,4 @@ def to_image(pixels: Tensor) -> Image.Image:
 
 def read_by_conditioners(system: System, level: str) -> set[str]:
     """The names of the request's pictures that the conditioners of a level read."""
-    conditioners = system.level(level).conditioners
-    named = [getattr(one, "reads", (str(getattr(one, "name", "")),)) for one in conditioners]
-    return {name for names in named for name in names if name}
+    return {name for each in system.level(level).conditioners for name in each.images}

@@ -133,8 +133,8 @@ def _not_enlarging(system: System, size: tuple[int, int]) -> None:
     *earlier, last = system.recipe.levels
     shape = system.space(last.name).shape(size)
     for level in earlier:
-        told = any(getattr(hint, "level", "") == level.name for hint in last.conditioners)
-        if told and system.space(level.name).shape(size) != shape:
+        read = any(each.earlier_level == level.name for each in system.level(last.name).conditioners)
+        if read and system.space(level.name).shape(size) != shape:
             raise RequestError(
                 "{name} cannot use an image: its last level works out what {name_2} drew; leave the image out",
                 name=system.recipe.name,

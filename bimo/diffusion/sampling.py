@@ -28,7 +28,7 @@ from bimo.diffusion.request_validation import (
 )
 from bimo.diffusion.samplers import Sampler, SamplerOptions, initial_noise, options_of
 from bimo.diffusion.schedules import Ddpm
-from bimo.diffusion.system import ZERO_NULLS, BuiltLevel, System, merge_conditioning, name_of, stack_rows, zero_text
+from bimo.diffusion.system import ZERO_NULLS, BuiltLevel, System, merge_conditioning, stack_rows, zero_text
 from bimo.prompts.styles import styled
 from bimo.prompts.weighting import Emphasis, emphasis
 
@@ -216,8 +216,8 @@ def _conditionings(
     for branch, _ in dials:
         words = prepared.negative if "text" in branch.drop else prepared.prompt
         words = prepared.prefixed[branch.prefix] if branch.prefix else words
-        names = map(name_of, level.conditioners)
-        kept = [n if name in branch.drop else h for name, h, n in zip(names, hints, nulls, strict=True)]
+        rows = zip(level.conditioners, hints, nulls, strict=True)
+        kept = [null_ if each.key in branch.drop else value for each, value, null_ in rows]
         others.append(system.condition(words, kept))
     return given, stack_rows((null, given, *others))
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, ClassVar, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from bimo.core import checkpoint_io
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.files import write_whole
 from bimo.core.hashing import LateDigest, digest, verifying
-from bimo.core.part import dumps
+from bimo.core.part import Part, dumps
 from bimo.core.recipe import Level, Recipe
 from bimo.core.request import Request
 from bimo.core.tensors import Batch, Conditioning, DenoiserInput, TextEncoding
@@ -120,38 +120,65 @@ class Drawing(Protocol):
         ...
 
 
-class Conditioner(Protocol):
-    """Something read off an image that conditions a level: from the data in training, else from the drawing.
+@dataclass(frozen=True, kw_only=True)
+class Conditioner(Part):
+    """Something besides the texts that conditions a level: read off an image in training, off the request in drawing.
 
-    ``reads``, a tuple, names the pictures of the request that it reads ("image", "mask", others); one without it
-    reads the picture of its own name. One with ``always`` True says the same to the null branch, and is never left out.
+    ``name`` is what a request calls it and what a stage drops it by.
     """
 
-    def from_batch(self, system: System, batch: Batch) -> Conditioning:
-        """The hint of a training batch, B rows."""
-        ...
+    #: The images of the request that it reads ("image", "mask", others); None for the one of its own name.
+    reads: ClassVar[tuple[str, ...] | None] = None
+    #: Whether the unconditional branch gets it as well, so that training never drops it.
+    always: ClassVar[bool] = False
 
-    def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
-        """The hint of the picture being drawn, 1 row; ``shape`` is that of x without its batch."""
-        ...
-
-    def unconditional(self, value: Conditioning) -> Conditioning:
-        """What the null branch of guidance gets in its place."""
-        ...
-
-
-@runtime_checkable
-class SeededConditioner(Protocol):
-    """A conditioner that takes from a picture's seed what its request leaves open."""
+    name: str = ""
 
     @property
-    def name(self) -> str:
-        """Its name in a request's conditions."""
-        ...
+    def key(self) -> str:
+        """Its name, or that of the level whose result it is."""
+        return self.name or self.earlier_level
 
-    def of_seed(self, seed: int) -> Tensor:
-        """What it takes, [1, N]: always the same of the same seed."""
-        ...
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The images of the request that it reads."""
+        return (self.name,) if self.reads is None and self.name else self.reads or ()
+
+    @property
+    def droppable(self) -> bool:
+        """Whether the unconditional branch goes without it."""
+        return not self.always
+
+    @property
+    def earlier_level(self) -> str:
+        """The level whose result it reads, "" for none."""
+        return ""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels that the data must have for it."""
+        return ()
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """The maps that the data must have for it."""
+        return ()
+
+    def of_seed(self, seed: int) -> Tensor | None:
+        """What it takes from a picture's seed where the request leaves it open, [1, N]; None for nothing."""
+        return None
+
+    def from_batch(self, system: System, batch: Batch) -> Conditioning:
+        """That of a training batch, B rows."""
+        raise NotImplementedError
+
+    def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+        """That of the picture being drawn, 1 row; ``shape`` is that of x without its batch."""
+        raise NotImplementedError
+
+    def unconditional(self, value: Conditioning) -> Conditioning:
+        """What the unconditional branch of guidance gets in its place: the same, unless a conditioner is guided."""
+        return value
 
 
 def merge_conditioning(base: Conditioning, extras: Sequence[Conditioning]) -> Conditioning:
@@ -182,26 +209,22 @@ def zero_text(conditioning: Conditioning, rows: Tensor, masked: bool) -> Conditi
     return replace(conditioning, streams=streams, vector=None if vector is None else kept(vector))
 
 
-def name_of(hint: object) -> str:
-    """What a hint is called: its own name, or that of the level it is about."""
-    return str(getattr(hint, "name", "") or getattr(hint, "level", ""))
-
-
-def _left_out(hint: Conditioner, value: Conditioning, batch: Batch) -> Conditioning:
-    rows = batch.dropped_conditions.get(name_of(hint))
+def _with_dropout(conditioner: Conditioner, value: Conditioning, batch: Batch) -> Conditioning:
+    """What a conditioner gives, its unconditional form in the rows that drop it."""
+    rows = batch.dropped_conditions.get(conditioner.key)
     if rows is None:
         return value
-    null = hint.unconditional(value)
+    null = conditioner.unconditional(value)
 
-    def chosen(given: Tensor, other: Tensor) -> Tensor:
-        return torch.where(rows.reshape(-1, *[1] * (given.ndim - 1)), other, given)
+    def chosen(conditional: Tensor, unconditional: Tensor) -> Tensor:
+        return torch.where(rows.reshape(-1, *[1] * (conditional.ndim - 1)), unconditional, conditional)
 
     spatial = value.spatial
     return replace(
         value,
         spatial=None if spatial is None else chosen(spatial, cast(Tensor, null.spatial)),
-        scalars={name: chosen(given, null.scalars[name]) for name, given in value.scalars.items()},
-        pictures={name: chosen(given, null.pictures[name]) for name, given in value.pictures.items()},
+        scalars={name: chosen(scalar, null.scalars[name]) for name, scalar in value.scalars.items()},
+        pictures={name: chosen(picture, null.pictures[name]) for name, picture in value.pictures.items()},
     )
 
 
@@ -235,14 +258,14 @@ class BuiltLevel(nn.Module):
         super().__init__()
         self.recipe = level
         self.schedule = cast(Schedule, level.schedule)
-        self.conditioners: tuple[Conditioner, ...] = tuple(cast(Any, hint).build() for hint in level.conditioners)
+        self.conditioners = cast("tuple[Conditioner, ...]", level.conditioners)
         if not isinstance(level.space, str):
             self.space = cast(Any, level.space).build()
         self.denoiser = cast(Any, level.denoiser).build()
 
     def conditions_of(self, system: System, batch: Batch) -> list[Conditioning]:
-        """What the hints say of a training batch, B rows; in rows without one, what it says to the null branch."""
-        return [_left_out(hint, hint.from_batch(system, batch), batch) for hint in self.conditioners]
+        """What the conditioners make of a training batch, B rows; in rows that drop one, its unconditional form."""
+        return [_with_dropout(each, each.from_batch(system, batch), batch) for each in self.conditioners]
 
 
 class System(nn.Module):
@@ -320,9 +343,9 @@ class System(nn.Module):
 
     def conditions_of_seed(self, seed: int) -> dict[str, list[float]]:
         """What the conditioners take from a seed, by name: requested so, it is known what was drawn."""
-        every = [conditioner for level in self.recipe.levels for conditioner in level.conditioners]
-        seeded = [conditioner for conditioner in every if isinstance(conditioner, SeededConditioner)]
-        return {one.name: [float(value) for value in one.of_seed(seed)[0]] for one in seeded}
+        every = [each for level in self.recipe.levels for each in self.level(level.name).conditioners]
+        drawn = {each.name: each.of_seed(seed) for each in every}
+        return {name: [float(number) for number in value[0]] for name, value in drawn.items() if value is not None}
 
     def condition(self, encodings: tuple[TextEncoding, ...], hints: Sequence[Conditioning] = ()) -> Conditioning:
         """Encodings and hints as a level's denoiser takes them. Without a ``join`` in the recipe each encoding is a

@@ -12,7 +12,7 @@ from torch import Tensor
 from bimo.core.errors import RecipeError
 from bimo.core.part import nearest
 from bimo.core.recipe import Stage
-from bimo.diffusion.system import Conditioner, name_of
+from bimo.diffusion.system import Conditioner
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ConditioningDropout:
 
     def __init__(self, stage: Stage, towers: int, hints: Sequence[Conditioner] = ()) -> None:
         self.stage, self.towers = stage, towers
-        names = dict.fromkeys(name_of(hint) for hint in hints if not getattr(hint, "always", False))
+        names = dict.fromkeys(each.key for each in hints if each.droppable)
         self.hints = self._shares_of(list(names))
         self._check()
 

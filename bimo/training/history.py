@@ -15,6 +15,7 @@ from bimo.core.messages import Both, Message, say
 from bimo.core.part import KIND, dump
 from bimo.core.recipe import Recipe
 from bimo.data.loader import Pictures
+from bimo.diffusion.system import Conditioner
 from bimo.training.adapters.adapter import adapter_of
 from bimo.training.objectives.objective import objective_of
 
@@ -71,9 +72,10 @@ def _maps(recipe: Recipe) -> set[str]:
     names: set[str] = set()
     for stage in recipe.stages:
         for level in objective_of(stage).levels(stage):
-            names.update(name for hint in recipe.level(level).conditioners for name in getattr(hint, "maps", ()))
+            conditioners = cast("tuple[Conditioner, ...]", recipe.level(level).conditioners)
+            names.update(name for each in conditioners for name in each.maps)
         if (adapter := adapter_of(stage)) is not None:
-            names.update(adapter.maps())
+            names.update(adapter.maps)
     return names
 
 

@@ -162,11 +162,10 @@ def _missing_labels(stage: Stage, system: System, pictures: Pictures) -> Iterato
         return
     names = dict.fromkeys(objective.levels(stage))
     conditioners = [each for name in names for each in system.level(name).conditioners]
-    kinds: dict[str, set[str]] = {
-        kind: {n for h in conditioners for n in getattr(h, kind, ())} for kind in ("labels", "maps")
-    }
+    labels = {name for each in conditioners for name in each.labels}
+    maps = {name for each in conditioners for name in each.maps}
     if (adapter := adapter_of(stage)) is not None:
-        maps.update(adapter.maps())
+        maps.update(adapter.maps)
     drawn = [row for row, size in enumerate(pictures.sizes) if all(size)]
     for name in sorted(labels):
         without = sum(not isinstance(pictures.labels[row].get(name), (int, float)) for row in drawn)

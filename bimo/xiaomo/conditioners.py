@@ -10,16 +10,15 @@ import torch
 from torch import Tensor
 
 from bimo.core.errors import RequestError
-from bimo.core.part import Part
 from bimo.core.tensors import Batch, Conditioning, DenoiserInput
-from bimo.diffusion.system import Drawing, System
+from bimo.diffusion.system import Conditioner, Drawing, System
 
 POSE = ("flip", "scale", "dx", "dy", "angle")
 POSE_AT_REST = (0.0, 1.0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Earlier(Part):
+class Earlier(Conditioner):
     """What an earlier one-step level of the same x answers, joined to x on the channels.
 
     In training it is asked anew for every batch, zeros for the share ``drop`` and wherever the caption is dropped; in
@@ -31,9 +30,10 @@ class Earlier(Part):
     drop: float = 0.1
     noise: float = 0.0
 
-    def build(self) -> Earlier:
-        """It has no weights: the part is the conditioner."""
-        return self
+    @property
+    def earlier_level(self) -> str:
+        """``level``."""
+        return self.level
 
     def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """Spatial [B, C, h, w]."""
@@ -56,7 +56,7 @@ class Earlier(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pose(Part):
+class Pose(Conditioner):
     """How a thing stands: flip, scale, dx, dy (of the side), angle in degrees; declared by the data, so that the text
     need not account for it.
 
@@ -70,12 +70,8 @@ class Pose(Part):
     scale: tuple[float, float] = (0.85, 1.02)
     shift: float = 0.04
     angle: float = 8.0
-    reads: ClassVar[tuple[str, ...]] = ()
-    always: ClassVar[bool] = True
-
-    def build(self) -> Pose:
-        """It has no weights: the part is the conditioner."""
-        return self
+    reads: ClassVar = ()
+    always: ClassVar = True
 
     def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """Scalars [B, 5], as the data declares them, at rest where it declares none (no value, or NaN)."""
@@ -98,10 +94,6 @@ class Pose(Part):
                 given=requested,
             )
         return Conditioning(scalars={self.name: torch.tensor([requested])})
-
-    def unconditional(self, value: Conditioning) -> Conditioning:
-        """The same: guidance is for the text."""
-        return value
 
     def of_seed(self, seed: int) -> Tensor:
         """A pose within the ranges, [1, 5]: always the same of the same seed."""

@@ -30,7 +30,7 @@ def drawing(**fields: Any) -> Any:
 
 
 def test_sizes_are_those_of_a_whole_picture_unless_said() -> None:
-    hint, system = Sizes().build(), Any
+    hint, system = Sizes(), Any
     assert hint.from_batch(system, batch(16, 8)).scalars["size_ids"].tolist() == [[128, 64, 0, 0, 128, 64]] * 3
     told = torch.arange(18.0).reshape(3, 6)
     assert hint.from_batch(system, batch(16, 8, size_ids=told)).scalars["size_ids"] is told

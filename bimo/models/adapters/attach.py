@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -16,7 +16,7 @@ from bimo.core.hashing import LateDigest
 from bimo.core.messages import Both, Listed
 from bimo.core.part import Part
 from bimo.core.recipe import Level
-from bimo.diffusion.system import System
+from bimo.diffusion.system import Conditioner, System
 from bimo.models.adapters.control_conditioner import Control
 from bimo.models.adapters.control_files import check_widths, read_control
 from bimo.models.adapters.controlnet import Controlled, ControlNet, HunyuanControlNet, T2iAdapter, begun
@@ -210,7 +210,7 @@ def _rebuilt(
     source: Path,
 ) -> System:
     """The system with another denoiser: what lay below ``at`` lies below its ``denoiser.``, beside it ``state``."""
-    if hint.name in {str(getattr(each, "name", "")) for each in old.conditioners}:
+    if hint.name in {each.name for each in cast("tuple[Conditioner, ...]", old.conditioners)}:
         raise RecipeError("there is a hint {name!r} already; name the adapter otherwise", name=hint.name)
     new = replace(old, denoiser=denoiser, conditioners=(*old.conditioners, hint))
     levels = tuple(new if each is old else each for each in system.recipe.levels)

@@ -10,17 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from bimo.core.errors import RequestError
-from bimo.core.part import Part
 from bimo.core.request import Request
 from bimo.core.tensors import Batch, Conditioning
-from bimo.diffusion.system import Drawing, System
+from bimo.diffusion.system import Conditioner, Drawing, System
 from bimo.models.composer.conditioners import outlines
 
 STRONGEST = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Control(Part):
+class Control(Conditioner):
     """The picture ``name`` of a request for the adapter of that name, as values from 0 to 1, or ``coded`` in the space
     of ``level``. Its weight is the request's ``hints[name]``, else ``weight``; without a picture it is 0.
 
@@ -36,16 +35,12 @@ class Control(Part):
     weight: float = 1.0
     seen: Literal["edges", "outlines", "map"] = "edges"
     guided: bool = False
-    always: ClassVar[bool] = True
+    always: ClassVar = True
 
     @property
     def maps(self) -> tuple[str, ...]:
         """The maps that a batch must bring."""
         return (self.name,) if self.seen == "map" else ()
-
-    def build(self) -> Control:
-        """It has no weights: the part is the hint."""
-        return self
 
     def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """Pictures [B, 3, H, W] and their weights [B, 1]."""

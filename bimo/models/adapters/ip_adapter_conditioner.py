@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bimo.core.part import Part
 from bimo.core.tensors import Batch, Conditioning
 from bimo.diffusion.image_inputs import middle, opaque
-from bimo.diffusion.system import Drawing, System
+from bimo.diffusion.system import Conditioner, Drawing, System
 from bimo.models.adapters.control_conditioner import weight_name, weight_of
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImagePrompt(Part):
+class ImagePrompt(Conditioner):
     """The picture ``name`` of a request as the image tower of the denoiser's adapter sees it. Its weight is the
     request's ``hints[name]``, else ``weight``; without a picture it is 0.
 
@@ -31,10 +30,6 @@ class ImagePrompt(Part):
     name: str = "prompt"
     level: str = "image"
     weight: float = 1.0
-
-    def build(self) -> ImagePrompt:
-        """It has no weights: the part is the hint."""
-        return self
 
     def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """Pictures [B, L, D] and their weights [B, 1]."""

@@ -11,13 +11,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from bimo.core.errors import RequestError, TrainingError
-from bimo.core.part import Part
 from bimo.core.tensors import Batch, Conditioning
-from bimo.diffusion.system import Drawing, System
+from bimo.diffusion.system import Conditioner, Drawing, System
 
 
 @dataclass(frozen=True, kw_only=True)
-class LowRes(Part):
+class LowRes(Conditioner):
     """The picture of an earlier level, joined to x: resized to x bilinearly, or as small as it is ("none"). ``clamp``
     keeps what was drawn within [-1, 1].
 
@@ -33,11 +32,13 @@ class LowRes(Part):
     clamp: bool = True
     noise: float = 0.0
     noise_name: str = ""
-    always: ClassVar[bool] = True
+    reads: ClassVar = ()
+    always: ClassVar = True
 
-    def build(self) -> LowRes:
-        """It has no weights: the part is the hint."""
-        return self
+    @property
+    def earlier_level(self) -> str:
+        """``level``."""
+        return self.level
 
     def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """Spatial [B, 3, h, w], scalars [B, 1]. Raises TrainingError where the batch brings no pixels."""
@@ -56,10 +57,6 @@ class LowRes(Part):
         small = small.clamp(-1, 1) if self.clamp else small
         return self._conditioning(small, torch.zeros(len(small)), shape)
 
-    def unconditional(self, value: Conditioning) -> Conditioning:
-        """The same: guidance is for the words."""
-        return value
-
     def _conditioning(self, small: Tensor, t: Tensor, shape: tuple[int, ...]) -> Conditioning:
         if self.resize == "bilinear":
             small = functional.interpolate(small, tuple(shape[-2:]), mode="bilinear", align_corners=False)
@@ -67,7 +64,7 @@ class LowRes(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Semantics(Part):
+class Semantics(Conditioner):
     """The embedding of a picture, as scalars: in training the picture's own, by the space of the level that draws it
     in drawing; nothing (zeros) in the null branch. In drawing the request's picture of this ``name`` takes the
     place of what the level drew: variations of a picture.
@@ -76,9 +73,10 @@ class Semantics(Part):
     level: str
     name: str = "semantics"
 
-    def build(self) -> Semantics:
-        """It has no weights of its own: the part is the hint."""
-        return self
+    @property
+    def earlier_level(self) -> str:
+        """``level``."""
+        return self.level
 
     def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """Scalars [B, D]. Raises TrainingError where the batch brings no pixels."""
@@ -98,7 +96,7 @@ class Semantics(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score(Part):
+class Score(Conditioner):
     """How good a picture is thought to be, as one number that the level is told: in training the data's, in drawing
     the request's, else ``wanted``. The null branch is told ``low``, so that guidance is also towards good pictures.
     """
@@ -106,10 +104,7 @@ class Score(Part):
     name: str = "score"
     wanted: float = 1.0
     low: float = 0.0
-
-    def build(self) -> Score:
-        """It has no weights: the part is the hint."""
-        return self
+    reads: ClassVar = ()
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -15,9 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from bimo.core.errors import TrainingError
-from bimo.core.part import Part
 from bimo.core.tensors import Batch, Conditioning
-from bimo.diffusion.system import Drawing, System
+from bimo.diffusion.system import Conditioner, Drawing, System
 from bimo.models.cascade.conditioners import nothing, pixels_of
 
 #: Red, green, blue -> lightness as video weighs them (BT.601).
@@ -31,7 +30,7 @@ FULL_CHROMA = 100.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Palette(Part):
+class Palette(Conditioner):
     """The colours of a picture: a histogram over CIELab's hue, chroma and lightness, as scalars of hue x chroma x
     lightness numbers whose mean is 1. A colour counts in the two nearest bins of each axis by how near they are, so
     that the histogram changes smoothly; hues go round. In drawing it is read off the request's picture of this name.
@@ -41,10 +40,6 @@ class Palette(Part):
     hue: int = 11
     chroma: int = 5
     lightness: int = 5
-
-    def build(self) -> Palette:
-        """It has no weights: the part is the hint."""
-        return self
 
     def tiny(self) -> Self:
         """Sixteen bins."""
@@ -99,7 +94,7 @@ def _shares(at: Tensor, count: int, around: bool = False) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sketch(Part):
+class Sketch(Conditioner):
     """The outlines of a picture, [B, 1, h, w]: how steeply its lightness changes (Sobel), 1 at the steepest.
 
     In drawing they are those of the request's picture of this name; where ``found`` is false it is itself a drawing of
@@ -108,10 +103,6 @@ class Sketch(Part):
 
     name: str = "sketch"
     found: bool = True
-
-    def build(self) -> Sketch:
-        """It has no weights: the part is the hint."""
-        return self
 
     def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """Spatial [B, 1, h, w]. Raises TrainingError where the batch brings no pixels."""
@@ -130,14 +121,10 @@ class Sketch(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Intensity(Part):
+class Intensity(Conditioner):
     """The picture without its colours, [B, 1, h, w]; in drawing that of the request's picture of this name."""
 
     name: str = "intensity"
-
-    def build(self) -> Intensity:
-        """It has no weights: the part is the hint."""
-        return self
 
     def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """Spatial [B, 1, h, w]. Raises TrainingError where the batch brings no pixels."""
@@ -155,7 +142,7 @@ class Intensity(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Map(Part):
+class Map(Conditioner):
     """A map that nothing here can read off a picture, so it comes with it: depth, instances, a skeleton, hands.
 
     In training it is the data's, in drawing the request's picture of this name. Maps have one channel, such as
@@ -165,10 +152,6 @@ class Map(Part):
 
     name: str = "depth"
     colours: bool = False
-
-    def build(self) -> Map:
-        """It has no weights: the part is the hint."""
-        return self
 
     @property
     def maps(self) -> tuple[str, ...]:

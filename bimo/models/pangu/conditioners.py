@@ -9,14 +9,13 @@ from typing import ClassVar, Self
 import torch
 
 from bimo.core.errors import RequestError
-from bimo.core.part import Part
 from bimo.core.recipe import TINY
 from bimo.core.tensors import Batch, Conditioning
-from bimo.diffusion.system import Drawing, System
+from bimo.diffusion.system import Conditioner, Drawing, System
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bucket(Part):
+class Bucket(Conditioner):
     """Which of the sizes that a system was trained at a picture has, (width, height) in pixels: its place in the list
     is all that the denoiser is told (PanGu-Draw v3), so another size cannot be drawn.
 
@@ -27,16 +26,12 @@ class Bucket(Part):
     sizes: tuple[tuple[int, int], ...]
     name: str = "bucket"
     factor: int = 8
-    reads: ClassVar[tuple[str, ...]] = ()
-    always: ClassVar[bool] = True
+    reads: ClassVar = ()
+    always: ClassVar = True
 
     def tiny(self) -> Self:
         """A quarter of every side, as ``Defaults`` has them at toy width."""
         return replace(self, sizes=tuple((width // TINY, height // TINY) for width, height in self.sizes))
-
-    def build(self) -> Bucket:
-        """It has no weights: the part is the conditioner."""
-        return self
 
     def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """Scalars [B, 1]."""
@@ -55,7 +50,3 @@ class Bucket(Part):
             listed = ", ".join(f"{width}x{height}" for width, height in self.sizes)
             raise RequestError("no size {size}; there is {listed}", size=size, listed=listed)
         return Conditioning(scalars={self.name: torch.tensor([[float(self.sizes.index(size))]])})
-
-    def unconditional(self, value: Conditioning) -> Conditioning:
-        """The same: guidance is for the text."""
-        return value

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from bimo.core.errors import RequestError
-from bimo.core.part import Part
 from bimo.core.tensors import Batch, Conditioning
-from bimo.diffusion.system import Drawing, System
+from bimo.diffusion.system import Conditioner, Drawing, System
 from bimo.models.stable_diffusion.unet import SCALE
 
 
 @dataclass(frozen=True, kw_only=True)
-class Masked(Part):
+class Masked(Conditioner):
     """What a mask leaves of the picture, for a denoiser that paints the rest: the mask (1: to be painted) and x of the
     picture with grey in its place, joined to x in that order (the inpainting models of arXiv:2112.10752).
 
@@ -30,16 +29,12 @@ class Masked(Part):
     whole: float = 0.25
     name: str = "masked"
     guided: bool = False
-    reads: ClassVar[tuple[str, ...]] = ("mask",)
+    reads: ClassVar = ("mask",)
 
     @property
-    def always(self) -> bool:
-        """Whether it is told to the null branch as well."""
-        return not self.guided
-
-    def build(self) -> Masked:
-        """It has no weights: the part is the conditioner."""
-        return self
+    def droppable(self) -> bool:
+        """Whether the unconditional branch goes without it."""
+        return self.guided
 
     def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """Spatial [B, 1 + C, h, w]."""
@@ -100,7 +95,7 @@ def random_masks(count: int, size: tuple[int, ...], whole: float, generator: tor
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sizes(Part):
+class Sizes(Conditioner):
     """What a picture's size was and is, in pixels: height and width before it was resized, top and left of the crop,
     height and width it is drawn at (arXiv:2307.01952, section 2.2).
 
@@ -110,12 +105,8 @@ class Sizes(Part):
 
     name: str = "size_ids"
     factor: int = 8
-    reads: ClassVar[tuple[str, ...]] = ()
-    always: ClassVar[bool] = True
-
-    def build(self) -> Sizes:
-        """It has no weights: the part is the conditioner."""
-        return self
+    reads: ClassVar = ()
+    always: ClassVar = True
 
     def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """Scalars [B, 6]."""
@@ -138,17 +129,13 @@ class Sizes(Part):
             )
         return Conditioning(scalars={self.name: torch.tensor([given])})
 
-    def unconditional(self, value: Conditioning) -> Conditioning:
-        """The same: guidance is for the text."""
-        return value
-
 
 def _whole(width: int, height: int) -> Tensor:
     return torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
-class GuidanceScale(Part):
+class GuidanceScale(Conditioner):
     """The scale of guidance, told to a denoiser that answers as if guided (a consistency model's, arXiv:2310.04378).
 
     In drawing it is the request's. In training it is ``scale``: to learn others, the answers of a guided teacher would
@@ -157,12 +144,8 @@ class GuidanceScale(Part):
 
     name: str = SCALE
     scale: float = 8.5
-    reads: ClassVar[tuple[str, ...]] = ()
-    always: ClassVar[bool] = True
-
-    def build(self) -> GuidanceScale:
-        """It has no weights: the part is the conditioner."""
-        return self
+    reads: ClassVar = ()
+    always: ClassVar = True
 
     def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """Scalars [B, 1]."""
@@ -172,7 +155,3 @@ class GuidanceScale(Part):
         """Scalars [1, 1]."""
         scale = self.scale if drawing.request.guidance is None else drawing.request.guidance
         return Conditioning(scalars={self.name: torch.tensor([[scale]])})
-
-    def unconditional(self, value: Conditioning) -> Conditioning:
-        """The same: nothing is asked besides."""
-        return value

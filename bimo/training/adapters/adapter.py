@@ -24,6 +24,7 @@ class Adapter(Part):
         """Globs of the layers that it changes; each must match one."""
         return ()
 
+    @property
     def maps(self) -> tuple[str, ...]:
         """The maps that the data must bring for it."""
         return ()

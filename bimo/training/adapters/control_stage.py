@@ -41,6 +41,7 @@ class ControlAdapters(Adapter):
     seen: Literal["edges", "outlines", "map"] = "edges"
     level: str = ""
 
+    @property
     def maps(self) -> tuple[str, ...]:
         """The map that its network is shown."""
         return (self.name,) if self.seen == "map" else ()
@@ -56,9 +57,9 @@ class ControlAdapters(Adapter):
             begun(cast(nn.Module, denoiser.model), made.model)
         coded = isinstance(made.part, HunyuanControlNet)
         home = level.space if isinstance(level.space, str) else level.name
-        hint = Control(name=self.name, level=home, coded=coded, seen=self.seen)
+        conditioner = Control(name=self.name, level=home, coded=coded, seen=self.seen)
         built = system.level(level.name)
-        built.conditioners = (*built.conditioners, hint.build())
+        built.conditioners = (*built.conditioners, conditioner)
         denoiser.add_module("beside", made)
         made.told = denoiser.register_forward_pre_hook(cast(Any, partial(_told, self.name)))
         return [f"{path}.beside.{name}" for name, _ in made.named_parameters()]
