@@ -62,7 +62,7 @@ class Masked(Conditioner):
 
     def unconditional(self, value: Conditioning) -> Conditioning:
         """The same, or zeros."""
-        if self.always:
+        if not self.guided:
             return value
         assert value.spatial is not None
         return replace(value, spatial=torch.zeros_like(value.spatial))
