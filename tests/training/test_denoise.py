@@ -86,7 +86,7 @@ def test_min_snr_weighs_the_error_of_x_alike_for_every_answer(prediction: Any) -
 def replace_question(objective: Denoise, system: Fake, x: Tensor, noise: Tensor, t: Tensor) -> Any:
     question = objective.question(lesson(system, x), "image")
     return replace(
-        question, noise=noise, ask=DenoiserInput("image", system.schedule.noised(x, noise, t), t, Conditioning())
+        question, noise=noise, ask=DenoiserInput("image", system.schedule.add_noise(x, noise, t), t, Conditioning())
     )
 
 
