@@ -161,7 +161,7 @@ def train(data: Path, out: Path, counting: bool, forgetful: bool) -> None:
         os.write(lessons, (json.dumps(row) + "\n").encode())
         return made
 
-    setattr(train_loader.TrainLoader, "lesson", lesson)  # noqa: B010
+    setattr(train_loader.TrainLoader, "inputs", lesson)  # noqa: B010
     for window, owner, name in (
         ("latents", train_loader.TrainLoader, "_encoded_once"),
         ("words", encoding_cache, "_keep"),

@@ -1,4 +1,4 @@
-"""Shards as training wants them: pixels decoded once at the sizes of a stage, captions and labels in memory."""
+"""Shards as training wants them: pixels at the sizes of a stage, captions and labels, all read when asked for."""
 
 # numpy's arrays are typed in part.
 # pyright: reportUnknownMemberType=false
@@ -6,29 +6,31 @@
 from __future__ import annotations
 
 import copy
-import errno
 import hashlib
 import io
 import math
-import os
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from bimo.core import colour
 from bimo.core.errors import DataError, RequestError
+from bimo.core.messages import say
 from bimo.data import shards
+from bimo.data.pixels import PixelReader
+from bimo.data.rows import Column, RowIndex, undecodable
 from bimo.diffusion.image_inputs import middle
 
 if TYPE_CHECKING:
     from PIL import Image
 
-#: How pixels are made of a picture: decoded ones of another version are decoded again.
+#: How pixels are made of a picture: latents of another version are encoded again.
 VERSION = 2
 #: Width and height in pixels.
 Size = tuple[int, int]
@@ -38,12 +40,12 @@ def buckets(area: int, step: int = 64, ratio: float = 2.0) -> tuple[Size, ...]:
     """All sizes of at most ``area`` pixels whose sides are multiples of ``step``, the largest of each width, with the
     longer side at most ``ratio`` times the shorter: aspect buckets as SDXL's (arXiv:2307.01952, appendix I).
     """
-    found: dict[Size, None] = {}
+    sizes: dict[Size, None] = {}
     for width in range(step, int(math.sqrt(area * ratio)) + 1, step):
         height = area // width // step * step
         if height and max(width, height) <= ratio * min(width, height):
-            found |= {(width, height): None, (height, width): None}
-    return tuple(sorted(found))
+            sizes |= {(width, height): None, (height, width): None}
+    return tuple(sorted(sizes))
 
 
 def fitted_size(size: Size, choices: Sequence[Size]) -> Size:
@@ -62,64 +64,74 @@ def cut(size: Size, wanted: Size) -> tuple[Size, int, int]:
 class Pictures:
     """All rows of some folders of shards. ``digest`` names the content, so caches never pair wrong rows.
 
-    ``homes`` are the folders that rows are of, in which what belongs to them is looked for by their ``keys``;
-    ``contents`` name what rows are by their pictures' bytes, or their texts, wherever they lie and however they are
-    called. ``cache`` is where decoded pixels are kept, beside the first folder's shards where it is None.
+    Columns are read from the shards when they are asked for: ``homes`` are the folders that rows are of, in which what
+    belongs to them is looked for by their ``keys``; ``contents`` name what rows are by their pictures' bytes, or their
+    texts, wherever they lie and however they are called. ``captions`` and their ``languages`` go row by row, several
+    each. Texts without a picture are of no size, (0, 0).
 
-    ``captions`` and their ``languages`` go row by row, several each; ``lots`` are the rows that are learnt together,
-    one each unless a stage's objective wants pairs or leaves some out. Texts without a picture are of no size, (0, 0).
+    ``lots`` are the rows that are learnt together, one each unless a stage's objective wants pairs or leaves some out.
+    ``cache`` is where the index of the rows and some decoded pixels are kept, beside the first folder's shards where it
+    is None.
     """
 
     def __init__(self, *folders: Path, cache: Path | None = None) -> None:
         digests = [shards.read_index(folder).digest for folder in folders]
         self.folders, self.cache = folders, cache
         self.digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-        self.keys: list[str] = []
-        self.homes: list[Path] = []
-        self.contents: list[str] = []
-        self.captions: list[tuple[str, ...]] = []
-        self.languages: list[tuple[str, ...]] = []
-        self.labels: list[Mapping[str, Any]] = []
-        self.sizes: list[Size] = []
-        poses: list[Sequence[float]] = []
-        for home, key, image, row in self._read():
-            self.keys.append(key)
-            self.homes.append(home)
-            self.contents.append(_content(image, row))
-            self.captions.append(tuple(c["text"] for c in row["captions"]))
-            self.languages.append(tuple(c.get("lang", "") for c in row["captions"]))
-            self.labels.append(row["labels"])
-            self.sizes.append(_size(image, key))
-            poses.append(row.get("pose") or ())
-        if not self.keys:
-            listed = ", ".join(map(str, folders))
-            raise DataError("there is not one picture in {listed}", listed=listed)
+        _remove_old_pixels(self.cache_folder)
+        self._index = index = RowIndex(folders, self.digest, self.cache_folder)
+        count = len(index)
+        self.keys: Sequence[str] = Column(count, index.key)
+        self.homes: Sequence[Path] = Column(count, index.home)
+        self.contents: Sequence[str] = Column(count, lambda row: index.rows[row]["content"].tobytes().hex())
+        self.captions: Sequence[tuple[str, ...]] = Column(
+            count, lambda row: tuple(c["text"] for c in index.record(row)["captions"])
+        )
+        self.languages: Sequence[tuple[str, ...]] = Column(
+            count, lambda row: tuple(c.get("lang", "") for c in index.record(row)["captions"])
+        )
+        self.labels: Sequence[Mapping[str, Any]] = Column(count, lambda row: index.record(row)["labels"])
+        self.sizes: Sequence[Size] = _sizes(index.rows["size"])
+        self.lots: Sequence[tuple[int, ...]] = Column(count, lambda row: (row,))
         #: [N, numbers of a pose], NaN for a row that declares none; None where no row does.
         self.poses: Tensor | None = None
-        if count := max(map(len, poses)):
-            self.poses = torch.tensor([pose or (math.nan,) * count for pose in poses], dtype=torch.float32)
-        self.lots: list[tuple[int, ...]] = [(row,) for row in range(len(self.keys))]
+        if len(rows := index.rows["posed"].nonzero()[0]):
+            poses = torch.tensor([index.record(row)["pose"] for row in rows.tolist()], dtype=torch.float32)
+            self.poses = torch.full((count, poses.shape[1]), math.nan)
+            self.poses[rows] = poses
 
     def __len__(self) -> int:
         return len(self.keys)
 
+    @property
+    def cache_folder(self) -> Path:
+        """Where the index and decoded pixels are kept."""
+        return self.cache or self.folders[0] / ".cache"
+
     def drawn(self) -> Pictures:
         """Those lots of which every row has a picture. Raises DataError where none has."""
-        lots = [lot for lot in self.lots if all(all(self.sizes[row]) for row in lot)]
-        if not lots:
+        has_picture = self.has_picture()
+        numbers = np.fromiter((n for n, lot in enumerate(self.lots) if all(has_picture[list(lot)])), np.int64)
+        if not len(numbers):
             raise DataError(
                 "these data are texts without pictures, and this stage learns from pictures; give some besides, "
                 "built by bimo data folder or bimo curate"
             )
-        return self if len(lots) == len(self.lots) else self.of(lots)
+        if len(numbers) == len(self.lots):
+            return self
+        return self.of(picked(self.lots, numbers))
+
+    def has_picture(self) -> npt.NDArray[np.bool_]:
+        """[N]: which rows have a picture and are not texts alone."""
+        return (self._index.rows["size"] > 0)[:, 0]
 
     def of(self, lots: Sequence[tuple[int, ...]], captions: Sequence[tuple[str, ...]] | None = None) -> Pictures:
         """The same pictures to be learnt in other lots, and with other captions where some are given."""
         made = copy.copy(self)
-        made.lots = list(lots)
+        made.lots = lots
         if captions is not None:
-            made.captions = list(captions)
-            made.languages = [("",) * len(some) for some in captions]
+            made.captions = captions
+            made.languages = Column(len(captions), lambda row: ("",) * len(captions[row]))
         return made
 
     def fitted(self, size: Size | None = None, buckets: Sequence[Size] = ()) -> Fitted:
@@ -127,84 +139,75 @@ class Pictures:
 
         Raises DataError where neither is given and they are not all of one size, and for texts without pictures.
         """
-        bare = next((self.keys[row] for lot in self.lots for row in lot if not all(self.sizes[row])), None)
+        has_picture = self.has_picture()
+        bare = next((row for lot in self.lots for row in lot if not has_picture[row]), None)
         if bare is not None:
             raise DataError(
                 "{bare} is text without a picture, and this stage learns from pictures; build its data by bimo "
                 "data folder or bimo curate",
-                bare=bare,
+                bare=self.keys[bare],
             )
-        sizes = [(fitted_size(s, buckets) if buckets else size or s) if all(s) else s for s in self.sizes]
-        for lot in self.lots:
-            for row in lot[1:]:
-                sizes[row] = sizes[lot[0]]
-        seen = [row for row, one in enumerate(sizes) if all(one)]
-        if not buckets and len({sizes[row] for row in seen}) > 1:
-            first = seen[0]
-            other = next(row for row in seen if sizes[row] != sizes[first])
+        sizes = np.array(self._index.rows["size"], np.int64)
+        if buckets or size:
+            own, places = np.unique(sizes, axis=0, return_inverse=True)
+            wanted = [((fitted_size((w, h), buckets) if buckets else size) if w and h else (w, h)) for w, h in own]
+            sizes = np.array(wanted, np.int64)[places.reshape(-1)]
+        if self.lots and len(self.lots[0]) > 1:
+            for lot in self.lots:
+                sizes[list(lot[1:])] = sizes[lot[0]]
+        drawn = has_picture.nonzero()[0]
+        others = drawn[(sizes[drawn] != sizes[drawn[:1]]).any(axis=1)]
+        if not buckets and len(others):
+            first, other = int(drawn[0]), int(others[0])
             raise DataError(
                 "{keys} is of size {sizes}, {keys_2} of {sizes_2}; give the stage of the recipe a size (or buckets)",
                 keys=self.keys[other],
-                sizes=sizes[other],
+                sizes=_sizes(sizes)[other],
                 keys_2=self.keys[first],
-                sizes_2=sizes[first],
+                sizes_2=_sizes(sizes)[first],
             )
         return Fitted(self, sizes)
 
-    def _read(self) -> Iterator[tuple[Path, str, bytes, dict[str, Any]]]:
-        for folder in self.folders:
-            for key, image, row in shards.read(folder):
-                yield folder, key, image, row
-
-    def decoded(self) -> Iterator[tuple[str, Image.Image]]:
-        """(key, picture in RGB, in sRGB by its profile) of every row that has one. Raises DataError for one that cannot
-        be decoded.
-        """
+    def picture(self, row: int) -> Image.Image:
+        """A row's picture in RGB, in sRGB by its profile. Raises DataError where it cannot be decoded."""
         from PIL import Image
 
-        for _, key, image, _ in self._read():
-            if not image:
-                continue
-            try:
-                with Image.open(io.BytesIO(image)) as picture:
-                    picture.load()
-                    yield key, colour.opaque(picture)[0]
-            except (OSError, RequestError) as error:
-                raise _undecodable(key, error) from None
+        try:
+            with Image.open(io.BytesIO(self._index.image(row))) as picture:
+                picture.load()
+                return colour.opaque(picture)[0]
+        except (OSError, RequestError) as error:
+            raise undecodable(self.keys[row], error) from None
 
 
 class Fitted:
-    """Pictures at the sizes a stage learns them at, decoded once into a file beside the shards, or in ``cache``.
+    """Pictures at the ``sizes`` a stage learns them at, decoded when a step asks for them."""
 
-    ``size_ids`` [N, 6] are height and width of the original, top and left of the cut, height and width.
-    """
+    def __init__(self, pictures: Pictures, sizes: npt.NDArray[np.int64]) -> None:
+        self.sizes: Sequence[Size] = _sizes(sizes)
+        self._pictures = pictures
+        self.digest = _digest(pictures.digest, sizes)
+        self._reader = PixelReader(len(sizes), self._decoded, self._shape, pictures.cache_folder)
 
-    def __init__(self, pictures: Pictures, sizes: Sequence[Size]) -> None:
-        self.sizes = list(sizes)
-        self._homes, self._keys = pictures.homes, pictures.keys
-        # The version of how pixels are made of a picture: by its profile, and strips by their middle.
-        plan = f"{pictures.digest} {self.sizes} {VERSION}".encode()
-        self.digest = hashlib.sha256(plan).hexdigest()
+    def size_ids(self, rows: Sequence[int]) -> Tensor:
+        """[B, 6] of rows: height and width of the original, top and left of the cut, height and width."""
         ids: list[tuple[int, ...]] = []
-        for own, wanted in zip(pictures.sizes, self.sizes, strict=True):
-            _, left, top = cut(own, wanted) if all(own) else (own, 0, 0)
+        for row in rows:
+            own, wanted = self._pictures.sizes[row], self.sizes[row]
+            _, left, top = cut(own, wanted)
             ids.append((own[1], own[0], top, left, wanted[1], wanted[0]))
-        self.size_ids = torch.tensor(ids, dtype=torch.float32)
-        self.starts: list[int] = [0]
-        for width, height in self.sizes:
-            self.starts.append(self.starts[-1] + width * height * 3)
-        path = (pictures.cache or pictures.folders[0] / ".cache") / f"pixels-{self.digest[:16]}.u8"
-        if not path.is_file():
-            self._kept(pictures, path)
-        self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
+        return torch.tensor(ids, dtype=torch.float32)
 
-    def pixels(self, rows: Sequence[int]) -> Tensor:
-        """[B, 3, H, W] in [-1, 1] of rows of one size, channels last in memory."""
-        width, height = self.sizes[rows[0]]
-        picked = np.empty((len(rows), height, width, 3), dtype=np.uint8)
-        for place, row in enumerate(rows):
-            picked[place] = self._bytes[self.starts[row] : self.starts[row + 1]].reshape(height, width, 3)
-        return torch.from_numpy(picked).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    def prefetch(self, rows: Sequence[int]) -> None:
+        """Begins to decode the rows whose pixels are asked for next."""
+        self._reader.prefetch(rows)
+
+    def pixels(self, rows: Sequence[int], keep: bool = True) -> Tensor:
+        """[B, 3, H, W] in [-1, 1] of rows of one size, channels last in memory. ``keep`` is for those that will be
+        asked for again.
+        """
+        pixels = self._reader.read(rows, keep)
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
     def maps(self, name: str, rows: Sequence[int]) -> Tensor:
         """[B, 3, H, W] in [-1, 1] of rows of one size: maps/NAME/KEY.png beside the shards that a row is of, cut as the
@@ -217,12 +220,13 @@ class Fitted:
         width, height = self.sizes[rows[0]]
         picked = np.empty((len(rows), height, width, 3), dtype=np.uint8)
         for place, row in enumerate(rows):
-            path = self._homes[row] / "maps" / name / f"{self._keys[row]}.png"
+            home, key = self._pictures.homes[row], self._pictures.keys[row]
+            path = home / "maps" / name / f"{key}.png"
             if not path.is_file():
                 raise DataError(
                     "the picture {keys} of {homes} has no {name} map; expected {path}",
-                    keys=self._keys[row],
-                    homes=self._homes[row],
+                    keys=key,
+                    homes=home,
                     name=name,
                     path=path,
                 )
@@ -234,71 +238,57 @@ class Fitted:
                 picked[place] = np.asarray(resized.crop((left, top, left + width, top + height)))
         return torch.from_numpy(picked).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
-    def _kept(self, pictures: Pictures, path: Path) -> None:
-        """Decodes into a file, whole or not at all. Raises DataError where the disk does not take it."""
-        size = self.starts[-1]
-        part = path.with_suffix(f".{os.getpid()}.part")
-        made = not path.parent.exists()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
-                if hasattr(os, "posix_fallocate") and size:
-                    # A disk that is too small says so now, not hours later with a heap of it filled.
-                    with _supported():
-                        os.posix_fallocate(file.fileno(), 0, size)
-                self._decode(pictures, file)
-            os.replace(part, path)
-        except OSError as error:
-            raise DataError(
-                "the decoded pixels ({size} MB) cannot be written to {parent}: {strerror}; name another folder "
-                "with room that may be written in by --cache",
-                size=size >> 20,
-                parent=path.parent,
-                strerror=error.strerror,
-            ) from error
-        finally:
-            part.unlink(missing_ok=True)
-            if made and path.parent.is_dir() and not any(path.parent.iterdir()):
-                path.parent.rmdir()
+    def _shape(self, row: int) -> tuple[int, int, int]:
+        width, height = self.sizes[row]
+        return height, width, 3
 
-    def _decode(self, pictures: Pictures, file: BinaryIO) -> None:
+    def _decoded(self, row: int) -> npt.NDArray[np.uint8]:
+        """[H, W, 3] of a row, resized until it covers its size and cut at its centre."""
         from PIL import Image
 
-        for wanted, (_, picture) in zip(filter(all, self.sizes), pictures.decoded(), strict=True):
-            if picture.size != wanted:
-                picture = middle(picture, wanted)
-                whole, left, top = cut(picture.size, wanted)
-                picture = picture.resize(whole, Image.Resampling.LANCZOS)
-                picture = picture.crop((left, top, left + wanted[0], top + wanted[1]))
-            file.write(picture.tobytes())
+        picture, wanted = self._pictures.picture(row), self.sizes[row]
+        if picture.size != wanted:
+            picture = middle(picture, wanted)
+            whole, left, top = cut(picture.size, wanted)
+            picture = picture.resize(whole, Image.Resampling.LANCZOS)
+            picture = picture.crop((left, top, left + wanted[0], top + wanted[1]))
+        return np.asarray(picture)
 
 
-@contextmanager
-def _supported() -> Generator[None]:
-    """Goes on where a file system cannot set room aside; a full disk is raised."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-            raise
+def picked(lots: Sequence[tuple[int, ...]], numbers: npt.NDArray[np.int64]) -> Sequence[tuple[int, ...]]:
+    """The lots of some numbers."""
+    return Column(len(numbers), lambda place: lots[int(numbers[place])])
 
 
-def _content(image: bytes, row: Mapping[str, Any]) -> str:
-    """What a row is, by its bytes: the same wherever it lies, however it is called."""
-    return hashlib.sha256(image or "\n".join(c["text"] for c in row["captions"]).encode()).hexdigest()
+def _sizes(sizes: npt.NDArray[Any]) -> Sequence[Size]:
+    """(width, height) of rows, of an array [N, 2]."""
+    return Column(len(sizes), lambda row: (int(sizes[row, 0]), int(sizes[row, 1])))
 
 
-def _size(image: bytes, key: str) -> Size:
-    from PIL import Image
-
-    if not image:
-        return 0, 0
-    try:
-        with Image.open(io.BytesIO(image)) as picture:
-            return picture.size
-    except OSError as error:
-        raise _undecodable(key, error) from None
+def _digest(digest: str, sizes: npt.NDArray[np.int64]) -> str:
+    """A name of some data's pixels at some sizes, the same as that of earlier versions, so that latents are found."""
+    plan = hashlib.sha256(f"{digest} [".encode())
+    for start in range(0, len(sizes), 4096):
+        listed = ", ".join(f"({width}, {height})" for width, height in sizes[start : start + 4096].tolist())
+        plan.update(f"{', ' if start else ''}{listed}".encode())
+    plan.update(f"] {VERSION}".encode())
+    return plan.hexdigest()
 
 
-def _undecodable(key: str, error: Exception) -> DataError:
-    return DataError("the picture {key} cannot be decoded: {error}; build the data again", key=key, error=error)
+def _remove_old_pixels(cache: Path) -> None:
+    """Removes the decoded copies of whole data sets that earlier versions kept."""
+    removed = 0
+    for path in cache.glob("pixels-*.u8"):
+        with suppress(OSError):  # of another process or a disk that is only read: of no use, and in nobody's way
+            size = path.stat().st_size
+            path.unlink()
+            removed += size
+    if removed:
+        print(
+            say(
+                "removed {size} MB of decoded pixels of an earlier version from {cache}: pictures are decoded as they "
+                "are learnt",
+                size=removed >> 20,
+                cache=cache,
+            )
+        )

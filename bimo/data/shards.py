@@ -151,24 +151,46 @@ def verify(folder: Path) -> None:
             )
 
 
-def read_shard(path: Path) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
-    """(key, PNG bytes, record) of every sample of a shard, in its order; DataError on a damaged or incomplete one."""
+@dataclass(frozen=True)
+class Member:
+    """A file in a shard: where its bytes begin, and the bytes."""
+
+    offset: int
+    data: bytes
+
+
+def members(path: Path) -> Iterator[tuple[str, Member, Member]]:
+    """(key, picture, record) of every sample of a shard, in its order; DataError on a damaged or incomplete one."""
     try:
         with tarfile.open(path, "r:") as archive:
-            waiting: tuple[str, bytes] | None = None
+            picture_key, picture = "", Member(0, b"")
             for member in archive:
                 stream = archive.extractfile(member)
                 data = stream.read() if stream is not None else b""
                 key, _, extension = member.name.rpartition(".")
                 if extension in PICTURES:
-                    waiting = (key, data)
+                    picture_key, picture = key, Member(member.offset_data, data)
                 elif extension == "json":
-                    yield key, waiting[1] if waiting is not None and waiting[0] == key else b"", json.loads(data)
-                    waiting = None
-    except (tarfile.TarError, OSError, ValueError) as error:
-        raise DataError(
-            "The shard {path} cannot be read: {error}. Delete it and build again.", path=path, error=error
-        ) from error
+                    own = picture if picture_key == key else Member(0, b"")
+                    yield key, own, Member(member.offset_data, data)
+                    picture_key, picture = "", Member(0, b"")
+    except (tarfile.TarError, OSError) as error:
+        raise unreadable(path, error) from error
+
+
+def read_shard(path: Path) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
+    """(key, PNG bytes, record) of every sample of a shard, in its order; DataError on a damaged or incomplete one."""
+    for key, picture, record in members(path):
+        try:
+            values = json.loads(record.data)
+        except ValueError as error:
+            raise unreadable(path, error) from error
+        yield key, picture.data, values
+
+
+def unreadable(path: Path, error: object) -> DataError:
+    """The error of a shard that is damaged or incomplete."""
+    return DataError("The shard {path} cannot be read: {error}. Delete it and build again.", path=path, error=error)
 
 
 def read(

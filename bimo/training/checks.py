@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -68,12 +69,16 @@ def reading(tower: TextEncoder, captions: Sequence[str]) -> Reading:
 
 def sampled(pictures: Pictures) -> list[str]:
     """At most ``SAMPLE`` captions of the rows that are learnt, always the same; a row without any has an empty one."""
-    rows = [row for lot in pictures.lots for row in lot]
-    every = [caption for row in rows for caption in (pictures.captions[row] or ("",))]
-    if len(every) <= SAMPLE:
-        return every
-    chosen = torch.randperm(len(every), generator=torch.Generator().manual_seed(0))[:SAMPLE]
-    return [every[place] for place in chosen.tolist()]
+    rows = np.fromiter((row for lot in pictures.lots for row in lot), np.int64)
+    ends = np.cumsum([len(pictures.captions[row]) or 1 for row in rows.tolist()])
+    places = range(int(ends[-1]))
+    if len(places) > SAMPLE:
+        places = torch.randperm(len(places), generator=torch.Generator().manual_seed(0))[:SAMPLE].tolist()
+    captions: list[str] = []
+    for place in places:
+        at = int(np.searchsorted(ends, place, "right"))
+        captions.append((pictures.captions[int(rows[at])] or ("",))[place - int(ends[at])])
+    return captions
 
 
 def check_words(stage: Stage, towers: Sequence[TextEncoder], pictures: Pictures, prefix: str = "") -> None:

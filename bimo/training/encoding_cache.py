@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -229,8 +230,29 @@ def _how(
             return partial(encoded, frozen.tower)
         if not writes or not _fits(frozen, sample, len(every), folder) or not _keep(frozen, index, every, folder):
             return lambda texts: alone(frozen, texts, blank)
-    kept, rows = CachedEncodings.read(folder), {text: row for row, text in enumerate(every)}
-    return lambda texts: frozen.finished(gathered(kept.of([rows[text] for text in texts]), blank))
+    cached, rows = CachedEncodings.read(folder), TextRows(every)
+    return lambda texts: frozen.finished(gathered(cached.of([rows.of(text) for text in texts]), blank))
+
+
+class TextRows:
+    """The row of each text by 16 bytes of its hash: the texts themselves would fill the memory."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        hashes = np.fromiter(map(_text_hash, texts), "S16", len(texts))
+        self._rows = np.argsort(hashes)
+        self._hashes = hashes[self._rows]
+
+    def of(self, text: str) -> int:
+        """The place of a text among all; KeyError for one that is not among them."""
+        wanted = np.bytes_(_text_hash(text))
+        at = int(np.searchsorted(self._hashes, wanted))
+        if at == len(self._hashes) or self._hashes[at] != wanted:
+            raise KeyError(text)
+        return int(self._rows[at])
+
+
+def _text_hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()[:16]
 
 
 def _folder(frozen: FrozenEncoder, index: int, every: Sequence[str], out: Path) -> Path:
@@ -244,10 +266,10 @@ def _folder(frozen: FrozenEncoder, index: int, every: Sequence[str], out: Path) 
 @dataclass(frozen=True)
 class CachedEncodings:
     """What one tower says of all texts, mapped from disk: ``tokens`` [sum of L, D], ``masks`` [sum of L] and ``pooled``
-    [N, P] where it has them; those of row i begin at ``starts``[i], [N + 1].
+    [N, P] where it has them; those of row i begin at ``starts``[i] of [N + 1].
     """
 
-    starts: list[int]
+    starts: Tensor
     tokens: Tensor
     masks: Tensor | None
     pooled: Tensor | None
@@ -257,9 +279,10 @@ class CachedEncodings:
         """Maps the files of a tower."""
         shape: dict[str, Any] = json.loads((folder / SHAPE_FILE).read_text(encoding="utf-8"))
         kind, count = KINDS[shape["kind"]], shape["count"]
-        starts = _mapped(folder / "starts", (count + 1,), torch.int64).tolist()
-        tokens = _mapped(folder / "tokens", (starts[-1], shape["width"]), kind)
-        masks = _mapped(folder / "masks", (starts[-1],), torch.bool) if shape["masked"] else None
+        starts = _mapped(folder / "starts", (count + 1,), torch.int64)
+        total = int(starts[-1])
+        tokens = _mapped(folder / "tokens", (total, shape["width"]), kind)
+        masks = _mapped(folder / "masks", (total,), torch.bool) if shape["masked"] else None
         pooled = _mapped(folder / "pooled", (count, shape["pooled"]), kind) if shape["pooled"] else None
         return cls(starts, tokens, masks, pooled)
 
@@ -267,7 +290,7 @@ class CachedEncodings:
         """The encodings of some rows, each by itself."""
         some: list[TextEncoding] = []
         for row in rows:
-            here = slice(self.starts[row], self.starts[row + 1])
+            here = slice(*self.starts[row : row + 2].tolist())
             mask = None if self.masks is None else self.masks[here][None]
             pooled = None if self.pooled is None else self.pooled[row : row + 1]
             some.append(TextEncoding(self.tokens[here][None], mask, pooled))

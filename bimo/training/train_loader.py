@@ -6,20 +6,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import tempfile
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from bimo.core.errors import TrainingError
-from bimo.core.hashing import digest_tensors
+from bimo.core.hashing import bytes_of, digest_tensors
 from bimo.core.messages import say
 from bimo.core.part import dumps
 from bimo.core.tensors import Batch, Share
-from bimo.data.loader import Fitted, Pictures, Size
+from bimo.data.loader import Fitted, Pictures, Size, picked
+from bimo.data.rows import Column
 from bimo.training.conditioning_dropout import ConditioningDropout
 from bimo.training.distributed.devices import default_device, to_device
 from bimo.training.distributed.processes import ALONE, Processes
@@ -42,60 +48,60 @@ class BatchSampler:
     def __init__(self, lots: Sequence[tuple[int, ...]], sizes: Sequence[Size], batch: int, seed: int) -> None:
         self.lots, self.seed = lots, seed
         self.count = max(1, batch // len(lots[0]))
-        groups: dict[Size, list[int]] = {}
+        groups: dict[Size, array[int]] = {}
         for number, lot in enumerate(lots):
-            groups.setdefault(sizes[lot[0]], []).append(number)
+            groups.setdefault(sizes[lot[0]], array("q")).append(number)
         self.sizes = sorted(groups)
-        self.groups = [groups[size] for size in self.sizes]
+        #: The numbers of the lots of each size.
+        self.groups = [np.asarray(groups[size], np.int64) for size in self.sizes]
         whole = len(self.groups) == 1
         self.per_epoch = max(1, len(lots) // self.count if whole else sum(map(self._batches, self.groups)))
-        self._kept: tuple[int, list[list[int]]] = (-1, [])
+        self._epoch_cached: tuple[int, npt.NDArray[np.int64]] = (-1, self.groups[0])
 
     def groups_of(self, number: int) -> list[tuple[int, ...]]:
         """The lots of a batch by its number, counted through all epochs."""
         epoch, at = divmod(number, self.per_epoch)
-        if self._kept[0] != epoch:
-            self._kept = (epoch, self._epoch(epoch))
-        return [self.lots[lot] for lot in self._kept[1][at]]
+        if self._epoch_cached[0] != epoch:
+            self._epoch_cached = (epoch, self._epoch(epoch))
+        return [self.lots[lot] for lot in self._epoch_cached[1][at].tolist()]
 
-    def _epoch(self, epoch: int) -> list[list[int]]:
+    def _epoch(self, epoch: int) -> npt.NDArray[np.int64]:
+        """[batches, lots a batch]: the numbers of the lots of every batch of an epoch."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        orders = [[g[i] for i in torch.randperm(len(g), generator=generator).tolist()] for g in self.groups]
+        orders = [group[torch.randperm(len(group), generator=generator).numpy()] for group in self.groups]
         if len(orders) == 1:
-            return [orders[0][at * self.count : (at + 1) * self.count] for at in range(self.per_epoch)]
-        batches: list[list[int]] = []
-        for order in orders:
-            full = self._batches(order) * self.count
-            again = (order * (full // len(order) + 1))[:full]
-            batches += [again[at : at + self.count] for at in range(0, full, self.count)]
-        return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+            return orders[0][: self.per_epoch * self.count].reshape(self.per_epoch, -1)
+        # np.resize takes rows of a size again where they do not fill its last batch.
+        full = [np.resize(order, (self._batches(order), self.count)) for order in orders]
+        batches = np.concatenate(full)
+        return batches[torch.randperm(len(batches), generator=generator).numpy()]
 
-    def _batches(self, group: Sequence[int]) -> int:
+    def _batches(self, group: npt.NDArray[np.int64]) -> int:
         return -(-len(group) // self.count)
 
 
 @dataclass(frozen=True)
 class Latents:
-    """Pictures in a level's space: a tensor [n, *shape] a size, and each row's place in that of its size; where they
-    are to be sampled [n, 2, *shape], mean and deviation.
+    """Pictures in a level's space: a tensor [n, *shape] a size, and each row's place [N] in that of its size; where
+    they are to be sampled [n, 2, *shape], mean and deviation.
     """
 
     tensors: dict[str, Tensor]
-    places: list[tuple[str, int]]
+    sizes: Sequence[Size]
+    places: Tensor
     sampled: bool
 
     def rows(self, rows: Sequence[int], generator: torch.Generator, share: Share) -> Tensor:
         """[B, *shape] of a share of rows of one size, drawn by ``generator`` where they are sampled."""
-        name = self.places[rows[0]][0]
-        found = self.tensors[name][[self.places[row][1] for row in share.of(rows)]].float()
+        latents = self.tensors[_size_name(self.sizes[rows[0]])][self.places[list(share.of(rows))]].float()
         if not self.sampled:
-            return found
-        mean, deviation = found.unbind(1)
+            return latents
+        mean, deviation = latents.unbind(1)
         return mean + deviation * share.of(torch.randn((len(rows), *mean.shape[1:]), generator=generator))
 
 
 class TrainLoader:
-    """The lessons of a stage. ``out`` is the folder of the run, where what is encoded is kept."""
+    """What a stage learns from, batch by batch. ``out`` is the folder of the run, where what is encoded is kept."""
 
     def __init__(
         self,
@@ -113,32 +119,34 @@ class TrainLoader:
         stage = blank.stage
         self.fitted: Fitted | None = None if sees == "texts" else pictures.fitted(stage.size, stage.buckets)
         sizes = pictures.sizes if self.fitted is None else self.fitted.sizes
-        sizes = sizes if stage.buckets and self.fitted is not None else [(0, 0)] * len(pictures)
+        if not stage.buckets or self.fitted is None:
+            sizes = Column(len(pictures), lambda row: (0, 0))
         learnt, held_out = _parted(pictures, stage.validation)
         self.order = BatchSampler(learnt, sizes, stage.batch, seed)
         self.held_out = BatchSampler(held_out, sizes, stage.batch, seed) if held_out else None
-        self.hints = [hint for name in levels for hint in blank.system.level(name).conditioners]
-        #: What stands before every prompt that a denoiser is told stands before the captions that teach it.
+        self.conditioners = [c for name in levels for c in blank.system.level(name).conditioners]
+        #: A system's prompt prefix stands before the captions that it learns from, too.
         self.prefix = blank.system.recipe.request.prefix if sees == "latents" else ""
-        self.dropping = ConditioningDropout(stage, len(blank.system.text_encoders), self.hints)
+        self.dropping = ConditioningDropout(stage, len(blank.system.text_encoders), self.conditioners)
         self._latents: Latents | None = None
         self._encode: Encode | None = None
 
     def inputs(self, number: int, generator: torch.Generator, order: BatchSampler | None = None) -> TrainInputs:
-        """The lesson of a batch by its number; all that is random in it comes from ``generator``. ``order`` may be
+        """The inputs of a batch by its number; all that is random in it comes from ``generator``. ``order`` may be
         ``held_out``.
         """
-        lots = (order or self.order).groups_of(number)
+        order = order or self.order
+        lots = order.groups_of(number)
         rows = [row for lot in lots for row in lot]
         pictures = self.pictures
-        # What goes together has its captions chosen, and dropped, together.
+        # Rows of a group have their captions chosen, and dropped, together.
         every = [len(lot) for lot in lots]
         dropped = self.dropping.of(every, generator)
         picks = torch.rand(len(lots), generator=generator).repeat_interleave(torch.tensor(every)).tolist()
         captions = [pictures.captions[row] or ("",) for row in rows]
         chosen = [some[int(p * len(some))] for some, p in zip(captions, picks, strict=True)]
         share = self.processes.share(every)
-        lesson = replace(
+        inputs = replace(
             self.blank,
             share=share,
             generator=generator,
@@ -147,41 +155,49 @@ class TrainLoader:
             captions=[_by_language(pictures, row) for row in rows],
         )
         if self.fitted is None:
-            return lesson
+            return inputs
         own = share.of(rows)
+        # Pixels are loaded beside latents only if a conditioner needs them.
+        pixels = self._pixels(self.fitted, own, order, number) if self.sees == "pixels" or self.conditioners else None
         if self.sees == "pixels":
-            return replace(lesson, pixels=to_device(self.fitted.pixels(own), self.processes.device))
+            return replace(inputs, pixels=to_device(pixels, self.processes.device))
         latents, encode = self._latents or self.prepared(), self._encode
-        said = [self.prefix + text for text in chosen]
-        encodings = cast(Encode, encode)([share.of(_emptied(said, gone)) for gone in dropped.encoders])
-        scalars = {"size_ids": self.fitted.size_ids[own]}
+        prompts = [self.prefix + text for text in chosen]
+        encodings = cast(Encode, encode)([share.of(_emptied(prompts, gone)) for gone in dropped.encoders])
+        scalars = {"size_ids": self.fitted.size_ids(own)}
         if pictures.poses is not None:
             scalars["pose"] = pictures.poses[own]
-        for name in _read_by(self.hints, "labels"):
+        for name in _read_by(self.conditioners, "labels"):
             if all(name in pictures.labels[row] for row in rows):
                 scalars[name] = torch.tensor([[float(pictures.labels[row][name])] for row in own])
-        maps = {name: self.fitted.maps(name, own) for name in _read_by(self.hints, "maps")}
-        # Pixels are loaded only if a conditioner needs them.
-        pixels = self.fitted.pixels(own) if self.hints else None
+        maps = {name: self.fitted.maps(name, own) for name in _read_by(self.conditioners, "maps")}
         x = latents.rows(rows, generator, share)
         without = {name: share.of(gone) for name, gone in dropped.conditions.items()}
         batch = Batch(x, encodings, scalars, share.of(dropped.captions), generator, pixels, maps, without, share)
-        return replace(lesson, batch=to_device(batch, self.processes.device))
+        return replace(inputs, batch=to_device(batch, self.processes.device))
+
+    def _pixels(self, fitted: Fitted, rows: Sequence[int], order: BatchSampler, number: int) -> Tensor:
+        """[B, 3, H, W] of this process's rows of a batch; the next are decoded during the step."""
+        pixels = fitted.pixels(rows)
+        lots = order.groups_of(number + 1)
+        share = self.processes.share([len(lot) for lot in lots])
+        fitted.prefetch(share.of([row for lot in lots for row in lot]))
+        return pixels
 
     def prepared(self) -> Latents:
-        """Has everything encoded that is encoded once, as the first lesson would have it; answers the latents."""
-        # What is kept serves stages of every precision.
+        """Has everything encoded that is encoded once, as the first batch would have it; returns the latents."""
+        # The cache serves stages of every precision.
         with torch.autocast(self.processes.device.type, enabled=False):
             self._latents = self._encoded_once()
-            self._encode = self._asked()
+            self._encode = self._text_encoder()
         return self._latents
 
-    def _asked(self) -> Encode:
-        """How the text towers are asked: once for all what is frozen of them."""
+    def _text_encoder(self) -> Encode:
+        """What encodes captions: from the cache what is frozen of the text encoders."""
         system, pictures, stage = self.blank.system, self.pictures, self.blank.stage
-        texts = {self.prefix + text for lot in pictures.lots for row in lot for text in pictures.captions[row]}
-        asked = stage.steps * stage.accumulate * stage.batch
-        return cached_encoder(system, texts, asked, self.out, writes=self.processes.is_main_process)
+        texts = (self.prefix + text for lot in pictures.lots for row in lot for text in pictures.captions[row])
+        samples = stage.steps * stage.accumulate * stage.batch
+        return cached_encoder(system, texts, samples, self.out, writes=self.processes.is_main_process)
 
     def _encoded_once(self) -> Latents:
         """All pictures in the level's space, half precision: encoded once, kept by data and encoder."""
@@ -195,40 +211,64 @@ class TrainLoader:
         name = hashlib.sha256(f"{fitted.digest} {dumps(part)}{' sampled' if sampled else ''}".encode())
         name.update(digest_tensors(cast(nn.Module, space).state_dict()).encode())
         path = self.out / "cache" / f"latents-{name.hexdigest()[:24]}.pt"
-        groups: dict[str, list[int]] = {}
-        places: list[tuple[str, int]] = []
-        for row, (width, height) in enumerate(fitted.sizes):
-            group = groups.setdefault(f"{width}x{height}", [])
-            places.append((f"{width}x{height}", len(group)))
-            group.append(row)
+        places = torch.empty(len(fitted.sizes), dtype=torch.int64)
+        rows_of: dict[Size, array[int]] = {}
+        for row, size in enumerate(fitted.sizes):
+            rows = rows_of.setdefault(size, array("q"))
+            places[row] = len(rows)
+            rows.append(row)
         if not path.is_file():
-            drawn = {size: rows for size, rows in groups.items() if all(fitted.sizes[rows[0]])}
-            every = {size: torch.cat(list(self._encoded(space, rows, size, sampled))) for size, rows in drawn.items()}
             path.parent.mkdir(exist_ok=True)
-            save_whole(every, path)
-        return Latents(torch.load(path, weights_only=True, mmap=True), places, sampled)
+            drawn = {size: rows for size, rows in rows_of.items() if all(size)}
+            with ExitStack() as files:
+                every = {
+                    _size_name(size): _on_disk(files, path.parent, self._encoded(space, rows, size, sampled), len(rows))
+                    for size, rows in drawn.items()
+                }
+                save_whole(every, path)
+        return Latents(torch.load(path, weights_only=True, mmap=True), fitted.sizes, places, sampled)
 
-    def _encoded(self, space: Any, rows: Sequence[int], size: str, sampled: bool) -> Iterable[Tensor]:
+    def _encoded(self, space: Any, rows: Sequence[int], size: Size, sampled: bool) -> Iterator[Tensor]:
+        """[B, *shape] of all rows of a size in half precision, or [B, 2, *shape], B after B."""
         fitted = cast(Fitted, self.fitted)
-        width, height = fitted.sizes[rows[0]]
+        width, height = size
         count = max(1, min(ENCODE_BATCH, ENCODE_PIXELS // (width * height)))
         modes = space.training
         space.eval()
-        title = say("encoding pictures {size}", size=size)
+        title = say("encoding pictures {size}", size=_size_name(size))
         with torch.inference_mode():
             for first in counted(range(0, len(rows), count), title):
-                pixels = to_device(fitted.pixels(rows[first : first + count]), self.processes.device)
+                pixels = fitted.pixels(rows[first : first + count], keep=bool(self.conditioners))
+                fitted.prefetch(rows[first + count : first + 2 * count])
+                pixels = to_device(pixels, self.processes.device)
                 with default_device(self.processes.device):
                     x = torch.stack(space.posterior(pixels), dim=1) if sampled else space.encode(pixels)
                 yield x.half().contiguous().cpu()
         space.train(modes)
 
 
+def _size_name(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _on_disk(files: ExitStack, folder: Path, batches: Iterator[Tensor], count: int) -> Tensor:
+    """[count, ...] of batches [B, ...], written to a nameless file as they come and mapped from it: latents of a large
+    data set do not fit in memory.
+    """
+    file = files.enter_context(tempfile.TemporaryFile(dir=folder))  # noqa: SIM115
+    shape: tuple[int, ...] = ()
+    for batch in batches:
+        shape = tuple(batch.shape[1:])
+        file.write(bytes_of(batch))
+    file.flush()
+    return torch.from_numpy(np.memmap(file, np.float16, "r+", shape=(count, *shape)))
+
+
 def _emptied(texts: Sequence[str], gone: Tensor) -> list[str]:
     return ["" if out else text for text, out in zip(texts, gone.tolist(), strict=True)]
 
 
-def _parted(pictures: Pictures, share: float) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+def _parted(pictures: Pictures, share: float) -> tuple[Sequence[tuple[int, ...]], Sequence[tuple[int, ...]]]:
     """Lots to learn and lots held out: what a picture is says which, not its number, so that more data moves none of
     them and no copy of a picture that is held out is learnt.
 
@@ -236,31 +276,31 @@ def _parted(pictures: Pictures, share: float) -> tuple[list[tuple[int, ...]], li
     """
     if not share:
         return pictures.lots, []
-    parted: tuple[list[tuple[int, ...]], list[tuple[int, ...]]] = ([], [])
-    for lot in pictures.lots:
-        place = int.from_bytes(hashlib.sha256(pictures.contents[lot[0]].encode()).digest()[:7], "big") / (1 << 56)
-        parted[place < share].append(lot)
-    if not parted[0] or not parted[1]:
+    held_out = np.empty(len(pictures.lots), bool)
+    for number, lot in enumerate(pictures.lots):
+        digest = hashlib.sha256(pictures.contents[lot[0]].encode()).digest()
+        held_out[number] = int.from_bytes(digest[:7], "big") / (1 << 56) < share
+    if held_out.all() or not held_out.any():
         raise TrainingError(
             "{count} lots cannot be parted by validation={share}; add data or change the share",
             count=len(pictures.lots),
             share=share,
         )
-    return parted
+    return picked(pictures.lots, (~held_out).nonzero()[0]), picked(pictures.lots, held_out.nonzero()[0])
 
 
 def _with_pictures(pictures: Pictures) -> Pictures:
-    """Those that have one, the rest counted."""
-    kept = pictures.drawn()
-    left = len(pictures.lots) - len(kept.lots)
+    """The groups whose rows all have a picture; the others are counted."""
+    with_pictures = pictures.drawn()
+    left = len(pictures.lots) - len(with_pictures.lots)
     if left:
         print(say("{left} rows have no picture; this stage leaves them out", left=left))
-    return kept
+    return with_pictures
 
 
-def _read_by(hints: Sequence[object], kind: str) -> list[str]:
-    """The names of the "labels" or "maps" of the data that hints read."""
-    return sorted({str(name) for hint in hints for name in getattr(hint, kind, ())})
+def _read_by(conditioners: Sequence[object], kind: str) -> list[str]:
+    """The names of the "labels" or "maps" of the data that conditioners read."""
+    return sorted({str(name) for one in conditioners for name in getattr(one, kind, ())})
 
 
 def _by_language(pictures: Pictures, row: int) -> dict[str, tuple[str, ...]]:

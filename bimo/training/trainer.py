@@ -82,7 +82,7 @@ def train(
 
     Where a launcher has begun several processes they share each step, and it is the step that one alone takes, losses
     to rounding; ``out`` and ``data`` lie where all of them see them. ``device`` is "cpu", "cuda", "mps", or "auto".
-    Decoded pixels are kept in ``cache``, in ``data`` itself where it is None.
+    The index of the data and some decoded pixels are kept in ``cache``, in ``data`` itself where it is None.
     """
     with init_distributed(device) as processes, exact(processes.device):
         if threads:

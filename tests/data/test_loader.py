@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import io
+import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bimo.core.errors import DataError
-from bimo.data.loader import Pictures, buckets, cut, fitted_size
+from bimo.data.loader import Fitted, Pictures, buckets, cut, fitted_size
 from bimo.data.shards import shard_name, write_index, write_shard
 from bimo.training.train_loader import BatchSampler
 
@@ -76,8 +81,8 @@ def test_pictures_fit_a_size_and_say_how(folder: Path) -> None:
     # Of 96 x 64 the middle 64 columns are left as they were.
     red = np.linspace(0, 255, 96).astype(np.uint8)[16:80].astype(np.float32) / 127.5 - 1
     assert torch.allclose(pixels[0, 0, 10], torch.from_numpy(red), atol=1e-6)
-    assert fitted.size_ids[0].tolist() == [64, 96, 0, 16, 64, 64]
-    assert fitted.size_ids[2].tolist() == [100, 200, 0, 32, 64, 64]
+    assert fitted.size_ids([0])[0].tolist() == [64, 96, 0, 16, 64, 64]
+    assert fitted.size_ids([2])[0].tolist() == [100, 200, 0, 32, 64, 64]
 
 
 def test_pictures_of_many_sizes_need_one(folder: Path) -> None:
@@ -187,36 +192,159 @@ def test_a_strip_is_cut_before_it_is_enlarged(tmp_path: Path, monkeypatch: pytes
     assert whole.maps("edges", [0]).shape == (1, 3, 512, 512)
 
 
-def test_decoded_pixels_are_kept_elsewhere_where_the_data_cannot_hold_them(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_where_nothing_can_be_written_the_same_pixels_are_decoded_each_time(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import errno
-    import os
-
-    def before() -> list[str]:
+    def files() -> list[str]:
         return sorted(str(path) for path in folder.rglob("*"))
 
-    there = before()
+    before = files()
 
-    def full(*given: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "posix_fallocate", full)
-        with pytest.raises(DataError, match=r"No space left on device; name another folder .* by --cache"):
-            Pictures(folder).fitted((64, 64))
-    assert before() == there
-
-    def read_only(self: Path, *given: object, **more: object) -> None:
+    def read_only(self: Path, *args: object, **more: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "mkdir", read_only)
-        with pytest.raises(DataError, match=r"Read-only file system; name another folder"):
-            Pictures(folder).fitted((64, 64))
-    assert before() == there
+        fitted = Pictures(folder).fitted((64, 64))
+        pixels = [fitted.pixels([0, 1]) for _ in range(2)]
+    assert files() == before
+    said = capsys.readouterr().out
+    assert said.count("Read-only file system") == 2
+    assert said.count("--cache") == 2
     elsewhere = tmp_path.parent / f"{tmp_path.name}-cache"
-    kept = Pictures(folder, cache=elsewhere).fitted((64, 64)).pixels([0, 1])
-    assert before() == there
-    assert [path.suffix for path in elsewhere.iterdir()] == [".u8"]
-    assert torch.equal(kept, Pictures(folder).fitted((64, 64)).pixels([0, 1]))
+    cached = Pictures(folder, cache=elsewhere).fitted((64, 64))
+    assert files() == before
+    assert [path.name.partition("-")[0] for path in elsewhere.iterdir()] == ["rows"]
+    for again in (pixels[1], cached.pixels([0, 1]), cached.pixels([0, 1])):
+        assert torch.equal(pixels[0], again)
+
+
+def counting(fitted: Fitted, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The rows that are decoded from now on."""
+    decoded: list[int] = []
+    decode = fitted._reader._decode
+
+    def watched(row: int) -> np.ndarray:
+        decoded.append(row)
+        return decode(row)
+
+    monkeypatch.setattr(fitted._reader, "_decode", watched)
+    return decoded
+
+
+def test_pixels_are_decoded_once_where_there_is_room_and_again_where_there_is_none(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = Pictures(folder).fitted((64, 64)).pixels(range(7))
+    for room, times in ((7, 1), (3, 2), (0, 2)):
+        monkeypatch.setattr("bimo.data.pixels.CACHE_BYTES", room * 64 * 64 * 3)
+        fitted = Pictures(folder).fitted((64, 64))
+        decoded = counting(fitted, monkeypatch)
+        for _ in range(2):
+            assert torch.equal(fitted.pixels(range(7)), wanted)
+        assert sorted(decoded) == sorted([*range(7), *range(room, 7)] if times == 2 else range(7))
+        # Nothing of it outlives the process but the index of the rows.
+        assert [path.name.partition("-")[0] for path in (folder / ".cache").iterdir()] == ["rows"]
+
+
+def test_what_is_decoded_ahead_changes_nothing_and_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bimo.data.pixels.CACHE_BYTES", 0)
+    fitted = Pictures(folder).fitted((64, 64))
+    wanted = fitted.pixels(range(7))
+    decoded = counting(fitted, monkeypatch)
+    fitted.prefetch([5, 1])
+    fitted.prefetch([1, 4])  # 5 is no longer asked for
+    assert set(fitted._reader._waiting) == {1, 4}
+    assert torch.equal(fitted.pixels([4, 1]), wanted[[4, 1]])
+    assert not fitted._reader._waiting
+    assert decoded.count(1) == decoded.count(4) == 1
+    # A row twice in a batch, as a size has it that cannot fill one.
+    assert torch.equal(fitted.pixels([2, 6, 2]), wanted[[2, 6, 2]])
+
+
+def test_a_full_disk_ends_the_cache_and_not_the_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted = Pictures(folder).fitted((64, 64))
+    wanted = fitted.pixels([0, 1, 2])
+
+    class Full(io.BytesIO):
+        def write(self, data: object, /) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("bimo.data.pixels.tempfile.TemporaryFile", lambda **more: Full())
+    again = Pictures(folder).fitted((64, 64))
+    for _ in range(2):
+        assert torch.equal(again.pixels([0, 1, 2]), wanted)
+
+
+def test_a_damaged_picture_is_named_when_it_is_read(tmp_path: Path) -> None:
+    good = encoded((64, 64), 1)
+    fitted = Pictures(shard_of(tmp_path, [("0", good), ("1", good[:-60])])).fitted()
+    assert fitted.pixels([0]).shape == (1, 3, 64, 64)
+    fitted.prefetch([0, 1])
+    with pytest.raises(DataError, match=r"picture 1 cannot be decoded.*build the data again"):
+        fitted.pixels([0, 1])
+
+
+def test_raw_copies_of_earlier_versions_are_removed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache = folder / ".cache"
+    cache.mkdir()
+    (cache / "pixels-0123456789abcdef.u8").write_bytes(bytes(3 << 20))
+    (cache / "notes.u8").write_bytes(b"not ours")
+    Pictures(folder)
+    assert "3 MB" in capsys.readouterr().out
+    assert not list(cache.glob("pixels-*"))
+    assert (cache / "notes.u8").exists()
+    Pictures(folder)
+    assert not capsys.readouterr().out
+
+
+def test_columns_are_read_from_the_shards_of_all_folders(tmp_path: Path) -> None:
+    folders: list[Path] = []
+    for name in ("甲", "乙"):
+        folder = tmp_path / name
+        folder.mkdir()
+        written = []
+        for shard in range(2):
+            rows: list[tuple[str, bytes, dict[str, Any]]] = []
+            for n in range(3):
+                captions = [{"text": f"{name}{shard}{n}", "lang": "zh"}, {"text": f"{shard} {n}"}]
+                picture = encoded((40 + n, 30), n) if n else b""
+                rows.append((f"{name}-{shard}-{n}", picture, {"captions": captions, "labels": {"n": n}}))
+            written.append(write_shard(folder / shard_name(shard), rows, "s"))
+        write_index(folder, written)
+        folders.append(folder)
+    cache = tmp_path / "cache"
+    for _ in range(2):  # scanned, then mapped from the cache
+        pictures = Pictures(*folders, cache=cache)
+        assert len(pictures) == 12
+        assert pictures.keys[::5] == ["甲-0-0", "甲-1-2", "乙-1-1"]
+        assert pictures.homes == [folders[0]] * 6 + [folders[1]] * 6
+        assert pictures.captions[7] == ("乙01", "0 1")
+        assert pictures.languages[-1] == ("zh", "")
+        assert pictures.labels == [{"n": n} for n in range(3)] * 4
+        assert pictures.sizes == [(0, 0), (41, 30), (42, 30)] * 4
+        assert pictures.contents[1] == hashlib.sha256(encoded((41, 30), 1)).hexdigest()
+        assert pictures.contents[6] == hashlib.sha256("乙00\n0 0".encode()).hexdigest()
+        assert pictures.drawn().lots == [(row,) for row in range(12) if row % 3]
+        with pytest.raises(IndexError):
+            pictures.keys[12]
+
+
+def test_latents_and_pixels_keep_the_name_that_earlier_versions_gave_them(folder: Path) -> None:
+    pictures = Pictures(folder)
+    fitted = pictures.fitted(None, ((64, 64), (96, 64), (64, 96)))
+    plan = f"{pictures.digest} {list(fitted.sizes)} 2"
+    assert fitted.digest == hashlib.sha256(plan.encode()).hexdigest()
+
+
+def test_of_two_processes_that_index_the_same_data_the_slower_takes_the_other_s(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def slower(source: Path, target: Path) -> None:
+        shutil.copytree(source, target)
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+
+    monkeypatch.setattr("bimo.data.rows.os.replace", slower)
+    assert Pictures(folder).sizes == list(SIZES)
+    assert not capsys.readouterr().out
+    assert len(list((folder / ".cache").iterdir())) == 1

@@ -82,7 +82,7 @@ def test_without_a_teacher_or_with_another_it_says_so(teacher: System, tiny_shar
 
 def test_pictures_without_both_languages_are_left_out(tiny_shards: Path) -> None:
     pictures = Pictures(tiny_shards)
-    pictures.languages[3] = ("en", "en")
+    pictures.languages = [*pictures.languages[:3], ("en", "en"), *pictures.languages[4:]]
     kept = Distil(teacher=TEACHER).pictures(None, pictures, tiny_shards)  # type: ignore[arg-type]
     assert (3,) not in kept.lots
     assert len(kept.lots) == len(pictures) - 1

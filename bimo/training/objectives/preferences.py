@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,6 +17,7 @@ from bimo.core.errors import BimoError, DataError
 from bimo.core.messages import say
 from bimo.core.tensors import Batch
 from bimo.data.loader import Pictures
+from bimo.data.rows import Column
 from bimo.diffusion.system import System
 from bimo.training.objectives.denoise import Denoise
 from bimo.training.objectives.objective import Objective
@@ -79,7 +81,7 @@ class DiffusionDPO(Objective):
         for (row,) in _scored(pictures, self.score):
             if pictures.labels[row].get(self.pair) is not None:
                 groups.setdefault(str(pictures.labels[row][self.pair]), []).append(row)
-        captions = list(pictures.captions)
+        caption_rows = np.arange(len(pictures))
         lots: list[tuple[int, ...]] = []
         for rows in groups.values():
             best = max(rows, key=lambda row: float(pictures.labels[row][self.score]))
@@ -87,13 +89,14 @@ class DiffusionDPO(Objective):
             for row in others:
                 if float(pictures.labels[row][self.score]) < float(pictures.labels[best][self.score]):
                     lots.append((best, row))
-                    captions[row] = captions[best]
+                    caption_rows[row] = caption_rows[best]
         if not lots:
             raise DataError(
                 "no two pictures to compare: two with the same {pair!r} and another {score!r} are needed",
                 pair=self.pair,
                 score=self.score,
             )
+        captions = Column(len(pictures), lambda row: pictures.captions[int(caption_rows[row])])
         return pictures.of(lots, captions)
 
     def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
