@@ -110,6 +110,7 @@ def test_the_output_does_not_lie_in_the_source(here: Run) -> None:
     assert (status, "are one: photos" in err) == (5, True)
 
 
+@pytest.mark.slow
 def test_the_output_is_that_of_one_source(here: Run) -> None:
     command = ("--recipe", "./mine.py:mine", "--workers", "1")
     assert here("curate", "photos", "data", *command)[0] == 0

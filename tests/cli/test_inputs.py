@@ -231,6 +231,7 @@ def painter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 SMALL = ("a red cat", "--size", "64", "--steps", "2", "--seed", "1")
 
 
+@pytest.mark.slow
 def test_adapters_end_to_end(draw: Draw, painter: Path) -> None:
     def pixels(name: str, *words: str) -> bytes:
         # The last -m counts: the fixture names the toy system first.
@@ -256,6 +257,7 @@ def test_adapters_end_to_end(draw: Draw, painter: Path) -> None:
     assert "is not the picture" in told
 
 
+@pytest.mark.slow
 def test_ip_adapters_end_to_end(draw: Draw, painter: Path, tmp_path: Path) -> None:
     """Two of them and a ControlNet with weights of their own; the record says which, and is drawn again."""
     import torch

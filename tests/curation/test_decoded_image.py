@@ -100,6 +100,7 @@ def test_a_turned_large_jpeg() -> None:
     assert (sent.format, sent.size) == ("PNG", (1100, 2048))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.9, 0.99])
 def test_truncation_is_seen_at_every_place(kind: str, share: float) -> None:

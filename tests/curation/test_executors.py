@@ -52,6 +52,7 @@ def test_what_a_task_raises_is_raised() -> None:
         list(ProcessExecutor(1, FILES).answers(steps.Square(divides=1), range(5)))
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_one_row(tmp_path: Path) -> None:
     crew = ProcessExecutor(2, FILES)
     task = steps.Total(kills=5, log=str(tmp_path / "log"))

@@ -106,6 +106,7 @@ def test_loading_the_front_door_is_light() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
+@pytest.mark.slow
 def test_published_weights_go_by_the_name_of_their_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from diffusers import PNDMScheduler
 

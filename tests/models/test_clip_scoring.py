@@ -129,6 +129,7 @@ print(torch.get_num_threads(), *later)
 """
 
 
+@pytest.mark.slow
 def test_measuring_leaves_every_thread_its_processors() -> None:
     # In a process that asked nothing of torch yet: what one of its threads says first holds for all.
     environment = os.environ | {"OMP_NUM_THREADS": "2"}

@@ -98,6 +98,7 @@ def pixels(system: System, dials: dict[str, float] | None = None, **pictures: Im
     return numpy.asarray(drawn.image, dtype=float)
 
 
+@pytest.mark.slow
 def test_variation_recolouring_and_style(system: System) -> None:
     one, other = image(["red", "blue", "white"]), image(["green", "yellow"])
     plain = pixels(system)

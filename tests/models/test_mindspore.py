@@ -145,6 +145,7 @@ def by_mindspore(name: str) -> str:
     return name
 
 
+@pytest.mark.slow
 def test_wukong_draws_as_the_torch_weights_it_was_written_from(tmp_path: Path) -> None:
     folder = made(tmp_path / "sd1", "clip")
     system = read_folder(folder)

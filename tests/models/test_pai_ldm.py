@@ -129,6 +129,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, System, dict[
     return folder, *saved(folder)
 
 
+@pytest.mark.slow
 def test_read_back_it_is_what_was_saved(place: tuple[Path, System, dict[str, Tensor]]) -> None:
     folder, original, words = place
     found = layout.read(folder, WANTED)

@@ -48,6 +48,7 @@ def published(system: System, folder: Path) -> tuple[Path, Path]:
     return folder / "pytorch_model.bin", vae
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["cpmant", "llama"])
 def test_one_file_is_read_by_prefix_and_draws_the_same(family: str, tmp_path: Path) -> None:
     torch.manual_seed(1)
