@@ -143,7 +143,7 @@ def _unreadable_captions(prospect: Prospect, read: dict[str, list[Reading]]) -> 
 
 def _unmatched_globs(stage: Stage, system: System) -> Iterator[BimoError]:
     """Globs that match nothing of the system. What only training needs is known when its stage begins."""
-    own = f"{type(stage.objective).__name__.lower()}."
+    own = f"{objective_of(stage).prefix()}."
     names = [name for name, _ in system.named_parameters()]
     for glob in stage.train:
         if not glob.startswith(own):

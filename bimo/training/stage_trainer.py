@@ -266,8 +266,7 @@ def named(system: System, extra: nn.Module | None, objective: Objective) -> dict
     """All parameters by name: the system's, and those of the objective's own module after the objective."""
     parameters = dict(system.named_parameters())
     if extra is not None:
-        prefix = type(objective).__name__.lower()
-        parameters |= {f"{prefix}.{name}": p for name, p in extra.named_parameters()}
+        parameters |= {f"{objective.prefix()}.{name}": p for name, p in extra.named_parameters()}
     return parameters
 
 

@@ -44,6 +44,10 @@ class LayeredObjects(Denoise):
         """As it is."""
         return self
 
+    def prefix(self) -> str:
+        """As runs that are begun and recipes that are saved have it."""
+        return "things"
+
     def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
         """The head that names a thing from the words read of it. Raises TrainingError for data without such labels,
         RecipeError for a system without layers or with another number of them.

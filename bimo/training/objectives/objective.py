@@ -68,8 +68,8 @@ class Objective(Part):
         return pictures
 
     def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
-        """A module that only training needs, None for none. Its parameters are named after the objective, in lower
-        case: ``contrast.heads.kind.weight``.
+        """A module that only training needs, None for none. Its parameters are named after the objective:
+        ``contrast.heads.kind.weight``, see ``prefix``.
         """
         return None
 
@@ -83,6 +83,10 @@ class Objective(Part):
         if self.sees == "latents":
             loader.prepared()
         return loader
+
+    def prefix(self) -> str:
+        """What stands before the parameters of ``extra`` in globs and in the state of a run."""
+        return type(self).__name__.lower()
 
     def loss(self, inputs: TrainInputs) -> Tensor:
         """The loss of a step."""
