@@ -48,24 +48,24 @@ def xiaomo() -> Any:
 )
 def test_strange_words_are_whole(xiaomo: Any, prompt: str, unknown: tuple[str, ...], monkeypatch: Any) -> None:
     monkeypatch.setenv("BIMO_LANGUAGE", "en")
-    assert xiaomo.towers[0].budget(prompt).unknown == unknown
+    assert xiaomo.text[0].budget(prompt).unknown == unknown
 
 
 @pytest.mark.parametrize(
     ("emoji", "words"), [("一只🐱", "一只猫"), ("🐱", "猫"), ("a red 🐱", "a red cat"), ("🐱🐶", "猫 狗")]
 )
 def test_an_emoji_is_read_as_its_word(xiaomo: Any, emoji: str, words: str) -> None:
-    tower = xiaomo.towers[0]
-    assert tower.ids([emoji])[0].tolist() == tower.ids([words])[0].tolist()
+    text_encoder = xiaomo.text[0]
+    assert text_encoder.ids([emoji])[0].tolist() == text_encoder.ids([words])[0].tolist()
 
 
 def test_what_is_mostly_strange_is_said_with_words_like_it(xiaomo: Any, monkeypatch: Any) -> None:
     monkeypatch.setenv("BIMO_LANGUAGE", "en")
-    mostly, unknown = xiaomo.towers[0].budget("a catt").warnings()
+    mostly, unknown = xiaomo.text[0].budget("a catt").warnings()
     assert "most of what is to be drawn" in mostly
     assert "learned words like it: cat, cattle" in unknown
-    assert "、" not in xiaomo.towers[0].budget("赛博朋克的长城").warnings()[1]
-    (alone,) = xiaomo.towers[0].budget("a red cat and a dog with a smartwatch").warnings()
+    assert "、" not in xiaomo.text[0].budget("赛博朋克的长城").warnings()[1]
+    (alone,) = xiaomo.text[0].budget("a red cat and a dog with a smartwatch").warnings()
     assert "smartwatch" in alone
 
 
