@@ -88,15 +88,13 @@ def of_bimo(folder: Path, steps: int, dtype: str) -> Draw:
     """Draws with bimo; answers a PIL image."""
     import torch
 
-    from bimo.diffusion.batching import draw
-    from bimo.engine.offload import Offloader
+    from bimo.engine.engine import Engine
     from bimo.models.layouts.diffusers_folder import read_folder
 
     system = read_folder(folder / "saved", None if dtype == "bf16" else torch.float32)
-    if dtype == "bf16":
-        Offloader(system, torch.bfloat16, offload=False)
+    engine = Engine(system, dtype=torch.bfloat16 if dtype == "bf16" else torch.float32)
     request = {"text": PROMPT, "negative": NEGATIVE, "guidance": GUIDANCE, "seed": SEED, "steps": steps}
-    return lambda: draw(system, request)[0].image
+    return lambda: engine.draw(request)[0].image
 
 
 def of_diffusers(folder: Path, steps: int, dtype: str) -> Draw:

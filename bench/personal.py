@@ -18,12 +18,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-import bimo
 from bimo.core.files import write_whole
 from bimo.core.recipe import Stage
 from bimo.curation.folder import build_folder
 from bimo.data.sheets import sheet
 from bimo.diffusion.system import System
+from bimo.engine.engine import Engine
+from bimo.hub import registry
 from bimo.models.composer.conditioners import Palette, lab
 from bimo.training.adapters.lora_stage import Lora
 from bimo.training.objectives.dreambooth import Dreambooth
@@ -122,7 +123,8 @@ def told(found: Tensor) -> dict[str, float]:
 
 def drawn(system: System, texts: tuple[str, ...], draws: int) -> list[Image.Image]:
     """So many pictures of each text."""
-    return [bimo.draw(system, text, seed=SEED + n)[0].image for text in texts for n in range(draws)]
+    engine = Engine(system)
+    return [engine.draw(text, seed=SEED + n)[0].image for text in texts for n in range(draws)]
 
 
 def main() -> None:
@@ -144,7 +146,7 @@ def main() -> None:
         (source / f"{number}.txt").write_text(dish, encoding="utf-8")
     held = [square(given.photos / file) for _, file in DISHES.values()]
     taught = [square(given.photos / file) for file, _ in DISHES.values()]
-    before = bimo.load("xiaomo")
+    before = registry.load("xiaomo")
     build_folder(source, given.out / "data")
     run = train(photos, given.out / "data", given.out / "run", threads=1, start=[before])
     steps = [json.loads(line)["seconds"] for line in (run / "log.jsonl").open(encoding="utf-8")]

@@ -25,14 +25,13 @@ from typing import Any
 import torch
 from PIL import Image
 
-import bimo
 from bimo.core.part import Part
 from bimo.core.recipe import Recipe, Stage
 from bimo.curation.texts import build_texts
 from bimo.data.sheets import sheet
-from bimo.diffusion.batching import run_batched
-from bimo.diffusion.sampling import prepare, sample
 from bimo.diffusion.system import System
+from bimo.engine.engine import Engine
+from bimo.hub import registry
 from bimo.training.objectives.draft import DRaFT
 from bimo.training.objectives.online_rewards import OnlineRewards, pixels_of, rounds_of
 from bimo.training.objectives.preferences import DiffusionDPO
@@ -61,11 +60,11 @@ def prompts() -> tuple[list[str], list[str]]:
 
 def drawings(system: System, texts: Sequence[str], batch: int = 8) -> list[Image.Image]:
     """One drawing for each prompt, each with a seed of its own."""
-    made: list[Image.Image] = []
+    engine, made = Engine(system), list[Image.Image]()
     for first in range(0, len(texts), batch):
         some = enumerate(texts[first : first + batch], FIRST_SEED + first)
-        prepared = [prepare(system, {"text": text, "seed": seed, "steps": STEPS}) for seed, text in some]
-        made += [picture.image for picture in run_batched(system, [sample(system, each) for each in prepared])]
+        requests = [{"text": text, "seed": seed, "steps": STEPS} for seed, text in some]
+        made += [picture.image for picture in engine.draw_together(requests)]
     return made
 
 
@@ -126,7 +125,7 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / "prompts.txt").write_text("\n".join(learnt), "utf-8")
     build_texts(str(given.out / "prompts.txt"), given.out / "data")
-    system = bimo.load("xiaomo")
+    system = registry.load("xiaomo")
     before = drawings(system, unseen)
     for way in given.ways:
         stage = ways(given.steps, given.rounds)[way]

@@ -29,11 +29,11 @@ import typer
 from bimo.core.errors import BimoError
 from bimo.core.files import write_whole
 from bimo.core.messages import Both, say
-from bimo.hub import registry
 
 if TYPE_CHECKING:
     from bimo.core.recipe import Recipe
     from bimo.diffusion.system import System
+    from bimo.engine.engine import Engine
 
 PROMPT, SEED = "红苹果，3D风格", 1
 POSE = (0.0, 1.0, 0.0, 0.0, 0.0)
@@ -54,8 +54,11 @@ def bench(
     if threads:
         torch.set_num_threads(threads)
     _tell(f"读入模型 {model} …", f"reading the model {model} ...")
-    system = registry.load(model)
-    numbers |= warm(system, pairs, steps)
+    from bimo.hub.loading import load
+
+    engine = load(model)
+    system = engine.system
+    numbers |= warm(engine, pairs, steps)
     if against:
         numbers |= against_diffusers(pairs, torch.get_num_threads())
     report = {
@@ -114,20 +117,18 @@ def _process(model: str, steps: int, threads: int | None) -> tuple[float, float]
     return seconds, usage.ru_maxrss / (1024 * 1024 if sys.platform == "darwin" else 1024)
 
 
-def warm(system: System, pairs: int, steps: int) -> Numbers:
+def warm(engine: Engine, pairs: int, steps: int) -> Numbers:
     """Seconds a picture of a loaded system and, where it is of xiaomo's shape, of the plain loop beside it."""
-    sides: dict[str, Draw] = {"bimo": lambda: drawn(system, steps)}
-    if like_xiaomo(system.recipe):
-        sides["plain"] = lambda: plain(system, steps)
+    sides: dict[str, Draw] = {"bimo": lambda: drawn(engine, steps)}
+    if like_xiaomo(engine.recipe):
+        sides["plain"] = lambda: plain(engine.system, steps)
     _tell("画热身的图 …", "warming up ...")
     return _compared(sides, pairs)
 
 
-def drawn(system: System, steps: int) -> Any:
+def drawn(engine: Engine, steps: int) -> Any:
     """A picture as `bimo.draw` gives it, a PIL image."""
-    from bimo.diffusion.batching import draw
-
-    return draw(system, {"text": PROMPT, "seed": SEED, "steps": steps, "conditions": {"pose": list(POSE)}})[0].image
+    return engine.draw({"text": PROMPT, "seed": SEED, "steps": steps, "conditions": {"pose": list(POSE)}})[0].image
 
 
 def like_xiaomo(recipe: Recipe) -> bool:

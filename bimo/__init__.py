@@ -9,20 +9,22 @@ if TYPE_CHECKING:
     from bimo.core.picture import Picture
     from bimo.core.recipe import Recipe
     from bimo.core.request import Request
-    from bimo.diffusion.batching import draw
-    from bimo.hub.registry import load, recipe
+    from bimo.engine.engine import Engine, draw
+    from bimo.hub.loading import load
+    from bimo.hub.registry import recipe
 
     __version__: str
 
-__all__ = ["Picture", "Recipe", "Request", "draw", "load", "recipe"]
+__all__ = ["Engine", "Picture", "Recipe", "Request", "draw", "load", "recipe"]
 
 #: Where each name lives; it is imported when it is first asked for, so that `import bimo` is light.
 _HOMES = {
     "Picture": "bimo.core.picture",
     "Recipe": "bimo.core.recipe",
     "Request": "bimo.core.request",
-    "draw": "bimo.diffusion.batching",
-    "load": "bimo.hub.registry",
+    "Engine": "bimo.engine.engine",
+    "draw": "bimo.engine.engine",
+    "load": "bimo.hub.loading",
     "recipe": "bimo.hub.registry",
 }
 

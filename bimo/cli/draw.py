@@ -7,28 +7,26 @@ import os
 import re
 import secrets
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bimo.cli import inputs
-from bimo.cli.models import Dtype, names, numbers
+from bimo.cli.models import Dtype, names
 from bimo.cli.terminal import print_json
 from bimo.core.errors import RecipeError, RequestError
 from bimo.core.messages import say
 from bimo.core.output_path import OutputPath
 from bimo.core.picture import Picture, read_metadata
 from bimo.core.request import Request, checked
-from bimo.core.tensors import DenoiserInput
 from bimo.hub import memory, registry
 
 if TYPE_CHECKING:
-    from bimo.diffusion.system import System
-    from bimo.engine.offload import Offloader
+    from bimo.diffusion.sampling import Prepared
+    from bimo.engine.adapters import Adapters
+    from bimo.engine.engine import Engine
 
 #: Systems of fewer gain nothing from a second thread.
 SMALL_PARAMETERS = 50_000_000
@@ -77,8 +75,8 @@ def draw(
     image: Annotated[Path | None, typer.Option(help=inputs.IMAGE_HELP)] = None,
     mask: Annotated[Path | None, typer.Option(help=inputs.MASK_HELP)] = None,
     strength: Annotated[float | None, typer.Option(help=inputs.STRENGTH_HELP)] = None,
-    hint: Annotated[list[str] | None, typer.Option(help=inputs.HINT_HELP)] = None,
-    dial: Annotated[list[str] | None, typer.Option(help=inputs.DIAL_HELP)] = None,
+    condition: Annotated[list[str] | None, typer.Option(help=inputs.CONDITION_HELP)] = None,
+    guidance_weight: Annotated[list[str] | None, typer.Option(help=inputs.GUIDANCE_WEIGHT_HELP)] = None,
     lora: Annotated[list[str] | None, typer.Option(help=inputs.LORA_HELP)] = None,
     embedding: Annotated[list[str] | None, typer.Option(help=inputs.EMBEDDING_HELP)] = None,
     control: Annotated[list[str] | None, typer.Option(help=inputs.CONTROL_HELP)] = None,
@@ -106,20 +104,21 @@ def draw(
         "negative": negative,
         "style": style,
         "strength": strength,
-        "dials": inputs.dials(dial) if dial else None,
+        "guidance_weights": inputs.guidance_weights(guidance_weight) if guidance_weight else None,
     }
-    given = {name: value for name, value in settings.items() if value is not None}
-    beside = inputs.Adapters.given(lora or (), control or (), embedding or (), ip_adapter or (), image_encoder)
-    seen = inputs.pictures(image, mask, hint or (), beside)
+    settings = {name: value for name, value in settings.items() if value is not None}
+    networks = inputs.Networks.of(control or (), ip_adapter or (), image_encoder)
+    images = inputs.images(image, mask, condition or (), networks)
+    adapters = networks.adapters(lora or (), embedding or ())
     choice = None if best is None else inputs.BestOfN(best, count)
     if again is not None:
-        if prompt is not None or given or count != 1:
+        if prompt is not None or settings or count != 1:
             raise RequestError(inputs.AGAIN_ALONE)
         record = read_metadata(again)
-        record["request"] = inputs.recorded(record["request"], seen, again)
+        record["request"] = inputs.recorded(record["request"], images, again)
         request, name = checked(record["request"]), model or record["recipe"]
     else:
-        request = checked({"text": prompt or "", "count": count} | given | seen)
+        request = checked({"text": prompt or "", "count": count} | settings | images)
         record, name = None, model or os.environ.get("BIMO_MODEL") or registry.DEFAULT_MODEL
     if request.style:
         from bimo.prompts.styles import style_named
@@ -129,19 +128,20 @@ def draw(
         memory.check(request.size, dtype)
     place = OutputPath(output, request.text)
     place.check()
-    system = beside.put(_loaded(name, record is not None and model is None, request.size, dtype, offload))
-    full = _filled(system, request, dtype)
-    said: list[str] = []
-    pictures, files = _drawn(_kept(system, dtype, offload), full, place, as_json, choice, said)
-    warnings = list(dict.fromkeys(w for picture in pictures for w in picture.warnings))
-    told: dict[str, Any] = {}
+    engine = _loaded(name, record is not None and model is None, request.size, dtype, offload, adapters)
+    prepared = engine.prepare(_filled(engine, request, dtype))
+    # What is known of the prompt is said before minutes are spent on it.
+    _note(prepared.warnings)
+    pictures, files = _drawn(engine, prepared, place, as_json, choice)
+    warnings = list(dict.fromkeys(warning for picture in pictures for warning in picture.warnings))
+    report: dict[str, Any] = {}
     if again is not None and record is not None:
         identical = again.read_bytes() == pictures[0].png()
-        told["identical"] = identical
-        warnings += _compared(again, identical, record["weights"], system.weights_hash)
-    _note(warning for warning in warnings if warning not in said)
+        report["identical"] = identical
+        warnings += _compared(again, identical, record["weights"], engine.system.weights_hash)
+    _note(warning for warning in warnings if warning not in prepared.warnings)
     if as_json:
-        told |= {
+        report |= {
             "files": [str(file) for file in files],
             "seeds": [picture.seed for picture in pictures],
             "seconds": [round(picture.seconds, 3) for picture in pictures],
@@ -150,29 +150,22 @@ def draw(
             "weights": pictures[0].weights,
             "request": pictures[0].metadata()["request"],
         }
-        print_json(told)
+        print_json(report)
     if opened:
         for file in files:
             typer.launch(str(file))
 
 
-def _steady(system: System) -> System:
-    """A small system is drawn by one thread: no slower from the shell, and the same bytes by every process. With two,
-    about one process in twenty was seen to differ in the last bit, which may turn a pixel by one of 255.
-    """
-    import torch
-
-    if sum(parameter.numel() for parameter in system.parameters()) < SMALL_PARAMETERS:
-        torch.set_num_threads(1)
-    return system
-
-
-def _loaded(name: str, recorded: bool, size: tuple[int, int] | None, dtype: Dtype, offload: bool) -> System:
-    if said := memory.said(name, size, dtype, offload):
-        typer.echo(said, err=True)
+def _loaded(
+    name: str, recorded: bool, size: tuple[int, int] | None, dtype: Dtype, offload: bool, adapters: Adapters
+) -> Engine:
+    if sentence := memory.said(name, size, dtype, offload):
+        typer.echo(sentence, err=True)
     with _shown(say("reading the model {name} ...", name=name)):
+        from bimo.hub.loading import load_with
+
         try:
-            return _steady(registry.load(name, stored=offload or dtype is not Dtype.fp32))
+            return _steady(load_with(name, adapters, dtype=dtype, offload=offload))
         except RecipeError as error:
             if not recorded:
                 raise
@@ -181,61 +174,48 @@ def _loaded(name: str, recorded: bool, size: tuple[int, int] | None, dtype: Dtyp
             ) from None
 
 
-def _filled(system: System, request: Request, dtype: Dtype) -> Request:
+def _steady(engine: Engine) -> Engine:
+    """A small system is drawn by one thread: no slower from the shell, and the same bytes by every process. With two,
+    about one process in twenty was seen to differ in the last bit, which may turn a pixel by one of 255.
+    """
+    import torch
+
+    if sum(parameter.numel() for parameter in engine.system.parameters()) < SMALL_PARAMETERS:
+        torch.set_num_threads(1)
+    return engine
+
+
+def _filled(engine: Engine, request: Request, dtype: Dtype) -> Request:
     """The request with all that it leaves open. Raises RequestError for one that does not fit into memory."""
     from bimo.diffusion.request_validation import fill_request
 
     if request.seed is None:
         request = request.model_copy(update={"seed": secrets.randbelow(2**32)})
-    full = fill_request(system, request)
+    full = fill_request(engine.system, request)
     memory.check(full.size or (0, 0), dtype)
     return full
 
 
-def _kept(system: System, dtype: Dtype, offload: bool) -> Offloader:
-    from bimo.engine.offload import Offloader
-
-    return Offloader(system, numbers(dtype), offload=offload)
-
-
 def _drawn(
-    shelf: Offloader,
-    request: Request,
-    place: OutputPath,
-    quiet: bool,
-    choice: inputs.BestOfN | None,
-    said: list[str],
+    engine: Engine, prepared: Prepared, place: OutputPath, quiet: bool, choice: inputs.BestOfN | None
 ) -> tuple[list[Picture], list[Path]]:
-    from bimo.diffusion.batching import run_batched
-    from bimo.diffusion.sampling import prepare, sample
-
-    with shelf.text_encoders():
-        prepared = prepare(shelf.system, request)
-    # What is known of the words is said before minutes are spent on them.
-    said += prepared.warnings
-    _note(prepared.warnings)
+    """The pictures and their files: each is saved before the next is begun, or the best of them alone."""
     pictures: list[Picture] = []
     files: list[Path] = []
-    with _bar(request.count) as progress:
-        for index in range(request.count):
 
-            def told(_: int, ask: DenoiserInput, index: int = index) -> None:
-                shelf.on_step(ask)
-                progress(index, ask.step, ask.steps)
+    def save(picture: Picture) -> None:
+        files.append(place.write(picture.png()))
+        if not quiet:
+            print(files[-1], flush=True)
 
-            start = time.perf_counter()
-            # One at a time: each is saved before the next is begun, and drawn alone it is the same to the byte.
-            (picture,) = run_batched(shelf.system, [sample(shelf.system, prepared, index)], told)
-            pictures.append(replace(picture, seconds=time.perf_counter() - start))
+    with _bar() as progress:
+        for picture in engine.stream(prepared, progress=progress):
+            pictures.append(picture)
             if choice is None:
-                files.append(place.write(pictures[-1].png()))
-                if not quiet:
-                    print(files[-1], flush=True)
+                save(picture)
     if choice is not None:
         pictures = [choice.of(pictures)]
-        files = [place.write(pictures[0].png())]
-        if not quiet:
-            print(files[0], flush=True)
+        save(pictures[0])
     return pictures, files
 
 
@@ -266,10 +246,10 @@ def _compared(file: Path, identical: bool, recorded: str, loaded: str) -> list[s
 
 def size_of(text: str) -> tuple[int, int]:
     """'512x768' or '512' -> (width, height). Raises RequestError."""
-    found = re.fullmatch(r"\s*(\d{1,9})\s*(?:[xX×*]\s*(\d{1,9})\s*)?", text)
-    if found is None:
+    match = re.fullmatch(r"\s*(\d{1,9})\s*(?:[xX×*]\s*(\d{1,9})\s*)?", text)
+    if match is None:
         raise RequestError("--size is {text!r}; expected WxH (for instance 512x768) or one side (512)", text=text)
-    return int(found[1]), int(found[2] or found[1])
+    return int(match[1]), int(match[2] or match[1])
 
 
 @contextlib.contextmanager
@@ -284,10 +264,10 @@ def _shown(sentence: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _bar(count: int) -> Iterator[Callable[[int, int, int], None]]:
+def _bar() -> Iterator[Callable[[int, int, int, int], None]]:
     """A progress bar on standard error; nothing where that is not a terminal."""
     if not sys.stderr.isatty():
-        yield lambda index, step, steps: None
+        yield lambda index, count, step, steps: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -296,7 +276,7 @@ def _bar(count: int) -> Iterator[Callable[[int, int, int], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=None)
 
-        def told(index: int, step: int, steps: int) -> None:
+        def show(index: int, count: int, step: int, steps: int) -> None:
             progress.update(
                 task,
                 description=say("picture {index} of {count}", index=index + 1, count=count),
@@ -304,4 +284,4 @@ def _bar(count: int) -> Iterator[Callable[[int, int, int], None]]:
                 total=steps,
             )
 
-        yield told
+        yield show

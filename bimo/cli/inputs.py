@@ -1,4 +1,4 @@
-"""What `bimo draw` is given beside words: pictures, dials of guidance, adapters, and a record drawn again."""
+"""What `bimo draw` takes beside the prompt: images, weights of guidance, adapters, and a record to draw again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pydantic
 
@@ -16,21 +16,19 @@ from bimo.core.files import MAXIMUM_PICTURE_BYTES, demand_regular, read_regular
 from bimo.core.messages import Message, say
 from bimo.core.picture import Picture
 from bimo.core.request import Pixels
-
-if TYPE_CHECKING:
-    from bimo.diffusion.system import System
+from bimo.engine.adapters import Adapters, numbered, weighted
 
 _PICTURE: Any = pydantic.TypeAdapter(Pixels)
 
 
-def picture(path: Path) -> Any:
+def image_in(path: Path) -> Any:
     """The picture in a file. Raises RequestError that names the file where it is none or too large."""
     content = read_regular(path, MAXIMUM_PICTURE_BYTES)
     try:
         return _PICTURE.validate_python(content)
     except pydantic.ValidationError as error:
-        told = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise RequestError("{path} cannot be used as a picture: {told}", path=path, told=told) from None
+        cause = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise RequestError("{path} cannot be used as a picture: {cause}", path=path, cause=cause) from None
 
 
 def fingerprint(image: Any) -> str:
@@ -38,57 +36,56 @@ def fingerprint(image: Any) -> str:
     return str(_PICTURE.dump_python(image))
 
 
-def named(option: str, given: Sequence[str], example: str) -> dict[str, str]:
+def named(option: str, texts: Sequence[str], example: str) -> dict[str, str]:
     """['name=value', ...] -> {name: value}. Raises RequestError for what is not of that form, and for a name twice."""
-    found: dict[str, str] = {}
-    for text in given:
+    values: dict[str, str] = {}
+    for text in texts:
         name, sign, value = text.partition("=")
-        if not (name.strip() and sign and value.strip()) or name.strip() in found:
+        if not (name.strip() and sign and value.strip()) or name.strip() in values:
             raise RequestError(
                 "{option} is {text!r}; expected name=value, each name once, for instance {option} {example}",
                 option=option,
                 text=text,
                 example=example,
             )
-        found[name.strip()] = value.strip()
-    return found
+        values[name.strip()] = value.strip()
+    return values
 
 
-def dials(given: Sequence[str]) -> dict[str, float]:
+def guidance_weights(texts: Sequence[str]) -> dict[str, float]:
     """['name=4.0', ...] -> {name: 4.0}. Raises RequestError."""
-    found: dict[str, float] = {}
-    for name, value in named("--dial", given, "style=4.0").items():
+    weights: dict[str, float] = {}
+    for name, value in named("--guidance-weight", texts, "style=4.0").items():
         try:
-            found[name] = float(value)
+            weights[name] = float(value)
         except ValueError:
             raise RequestError(
-                "the value of --dial {name} is {value!r}; expected a number", name=name, value=value
+                "the value of --guidance-weight {name} is {value!r}; expected a number", name=name, value=value
             ) from None
-    return found
+    return weights
 
 
 @dataclass(frozen=True)
-class Looking:
-    """A network that looks at a picture, in a file or folder: what its hint is called, and its weight where one is
+class Network:
+    """A network that reads an image, in a file or folder: the name of its condition, and its weight where one is
     given. ``option`` is the one that gave it.
     """
 
     option: str
     name: str
-    network: Path
-    picture: Path
+    path: Path
+    image: Path
     weight: float | None
 
     @classmethod
-    def control(cls, text: str, number: int) -> Looking:
+    def control(cls, text: str, place: int) -> Network:
         """'PICTURE=NETWORK' or 'PICTURE=NETWORK:0.6'. Raises RequestError."""
-        name = "control" if number == 1 else f"control-{number}"
         for file, rest in _halves(text):
-            network, weight = _weighed(rest)
-            if network.exists():
-                if not network.is_dir():
-                    demand_regular(network)
-                return cls("--control", name, network, Path(file), weight)
+            path, weight = weighted(rest)
+            if path.exists():
+                if not path.is_dir():
+                    demand_regular(path)
+                return cls("--control", numbered("control", place), path, Path(file), weight)
         raise RequestError(
             "--control is {text!r}; expected PICTURE=NETWORK or PICTURE=NETWORK:weight, of a ControlNet or "
             "T2I-Adapter in a folder or a file",
@@ -96,13 +93,12 @@ class Looking:
         )
 
     @classmethod
-    def image_prompt(cls, text: str, number: int) -> Looking:
+    def image_prompt(cls, text: str, place: int) -> Network:
         """'FILE=PICTURE' or 'FILE=PICTURE:0.6'. Raises RequestError."""
-        name = "prompt" if number == 1 else f"prompt-{number}"
         for file, rest in _halves(text):
             if Path(file).is_file():
-                path, weight = _weighed(rest)
-                return cls("--ip-adapter", name, Path(file), path, weight)
+                image, weight = weighted(rest)
+                return cls("--ip-adapter", numbered("prompt", place), Path(file), image, weight)
         raise RequestError(
             "--ip-adapter is {text!r}; expected FILE=PICTURE or FILE=PICTURE:weight, for instance "
             "ip-adapter_sd15.bin=cat.png:0.6",
@@ -112,76 +108,45 @@ class Looking:
 
 def _halves(text: str) -> Iterator[tuple[str, str]]:
     """The ways to cut a text at an equals sign, of which a file's name may have some."""
-    for found in re.finditer("=", text):
-        before, after = text[: found.start()], text[found.end() :]
+    for match in re.finditer("=", text):
+        before, after = text[: match.start()], text[match.end() :]
         if before and after:
             yield before, after
 
 
-def _weighed(text: str) -> tuple[Path, float | None]:
-    """'FILE' or 'FILE:0.8' -> the file, and the weight or None."""
-    found = re.fullmatch(r"(.+):(-?\d+(?:\.\d*)?)", text)
-    return (Path(found[1]), float(found[2])) if found and not Path(text).exists() else (Path(text), None)
-
-
 @dataclass(frozen=True)
-class Adapters:
-    """What is put beside a system's own weights: LoRAs with their weights, networks that look at a picture, and words.
+class Networks:
+    """The networks of ``--control`` and ``--ip-adapter``, and the folder of the image encoder of the latter."""
 
-    Each of ``words`` is the file and what it is to be called, "" where the file says it. ``encoder`` is the folder of
-    the image tower of IP-Adapters, where it is not beside them.
-    """
-
-    loras: tuple[tuple[Path, float], ...]
-    looking: tuple[Looking, ...]
-    words: tuple[tuple[Path, str], ...] = ()
-    encoder: Path | None = None
+    every: tuple[Network, ...] = ()
+    image_encoder: Path | None = None
 
     @classmethod
-    def given(
-        cls,
-        loras: Sequence[str],
-        controls: Sequence[str],
-        words: Sequence[str] = (),
-        prompts: Sequence[str] = (),
-        encoder: Path | None = None,
-    ) -> Adapters:
+    def of(cls, controls: Sequence[str], ip_adapters: Sequence[str], image_encoder: Path | None) -> Networks:
         """Reads the options. Raises RequestError for what is not there."""
-        if encoder is not None and not (prompts and encoder.is_dir()):
+        if image_encoder is not None and not (ip_adapters and image_encoder.is_dir()):
             raise RequestError(
-                "--image-encoder is {encoder}; expected a folder, together with --ip-adapter", encoder=encoder
+                "--image-encoder is {encoder}; expected a folder, together with --ip-adapter", encoder=image_encoder
             )
-        looking = [Looking.control(text, number) for number, text in enumerate(controls, 1)]
-        looking += [Looking.image_prompt(text, number) for number, text in enumerate(prompts, 1)]
-        read = tuple(lora(text) for text in loras), tuple(looking), tuple(word(text) for text in words)
-        return cls(*read, encoder)
+        every = [Network.control(text, place) for place, text in enumerate(controls, 1)]
+        every += [Network.image_prompt(text, place) for place, text in enumerate(ip_adapters, 1)]
+        return cls(tuple(every), image_encoder)
 
-    def put(self, system: System) -> System:
-        """The system with all of it. Raises WeightsError for adapters of another family."""
-        if not self.loras and not self.looking and not self.words:
-            return system
-        from bimo.models.adapters import attach
-        from bimo.models.text_encoders import textual_inversion
-
-        for file, token in self.words:
-            textual_inversion.teach(system, file, token)
-        for file, weight in self.loras:
-            attach.adapt(system, file, weight)
-        for one in self.looking:
-            if one.option == "--control":
-                system = attach.control(system, one.network, one.name)
-            else:
-                system = attach.image_prompt(system, one.network, self.encoder, one.name)
-        return system
+    def adapters(self, loras: Sequence[str], embeddings: Sequence[str]) -> Adapters:
+        """What is put beside the system's weights: these, LoRAs and learnt words. Raises RequestError."""
+        paths = {
+            option: [one.path for one in self.every if one.option == option] for option in ("--control", "--ip-adapter")
+        }
+        return Adapters.named(loras, embeddings, paths["--control"], paths["--ip-adapter"], self.image_encoder)
 
 
 def option_of(name: str) -> str:
     """How the picture of a name in a record is given."""
-    found = re.fullmatch(r"(control|prompt)(-\d+)?", name)
-    if found is None:
-        return f"--hint {name}="
+    match = re.fullmatch(r"(control|prompt)(-\d+)?", name)
+    if match is None:
+        return f"--condition {name}="
     picture, network = say("PICTURE"), say("NETWORK")
-    return f"--control {picture}={network}" if found[1] == "control" else f"--ip-adapter {network}={picture}"
+    return f"--control {picture}={network}" if match[1] == "control" else f"--ip-adapter {network}={picture}"
 
 
 @dataclass(frozen=True)
@@ -200,93 +165,73 @@ class BestOfN:
                 folder=self.folder,
             )
 
-    def of(self, drawn: Sequence[Picture]) -> Picture:
-        """The picture that its words fit best."""
+    def of(self, pictures: Sequence[Picture]) -> Picture:
+        """The picture that its prompt fits best."""
         from bimo.hub import registry
         from bimo.models.clip import scoring
 
         system = registry.load(self.folder)
-        return scoring.ranked(drawn, partial(scoring.similarity, system))[0][0]
+        return scoring.ranked(pictures, partial(scoring.similarity, system))[0][0]
 
 
-def pictures(image: Path | None, mask: Path | None, hints: Sequence[str], beside: Adapters) -> dict[str, Any]:
-    """The fields of a request that hold pictures, read from files. Raises RequestError."""
-    found: dict[str, Any] = {}
+def images(image: Path | None, mask: Path | None, conditions: Sequence[str], networks: Networks) -> dict[str, Any]:
+    """The fields of a request that hold images, and the weights of networks, read from files. Raises RequestError."""
     if mask is not None and image is None:
         raise RequestError("--mask without --image; give the image as well")
-    for name, path in (("image", image), ("mask", mask)):
-        if path is not None:
-            found[name] = picture(path)
-    read = {name: picture(Path(file)) for name, file in named("--hint", hints, "sketch=草图.png").items()}
-    read |= {one.name: picture(one.picture) for one in beside.looking}
-    weights = {one.name: [one.weight] for one in beside.looking if one.weight is not None}
-    return found | ({"condition_images": read} if read else {}) | ({"conditions": weights} if weights else {})
+    fields: dict[str, Any] = {
+        name: image_in(path) for name, path in (("image", image), ("mask", mask)) if path is not None
+    }
+    read = {name: image_in(Path(file)) for name, file in named("--condition", conditions, "sketch=草图.png").items()}
+    read |= {one.name: image_in(one.image) for one in networks.every}
+    weights = {one.name: [one.weight] for one in networks.every if one.weight is not None}
+    return fields | ({"condition_images": read} if read else {}) | ({"conditions": weights} if weights else {})
 
 
-def lora(text: str) -> tuple[Path, float]:
-    """'FILE' or 'FILE:0.8' -> the file and its weight. Raises RequestError where there is no such file."""
-    path, given = _weighed(text)
-    weight = 1.0 if given is None else given
-    if not path.exists():
-        raise RequestError(
-            "--lora: there is no {path}; write FILE or FILE:weight, for instance ink.safetensors:0.8", path=path
-        )
-    if not path.is_dir():
-        demand_regular(path)
-    return path, weight
+def recorded(request: dict[str, Any], fields: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The request in a PNG's record with the images it was drawn from, which the record only knows by hash: ``fields``
+    as ``images`` gives them.
 
-
-def word(text: str) -> tuple[Path, str]:
-    """'FILE' or 'FILE=<word>' -> the file and what its word is called. Raises RequestError where there is no file."""
-    file, _, token = text.partition("=")
-    if not Path(file).exists():
-        raise RequestError(
-            "--embedding: there is no file {file}; write FILE or FILE=<word>, for instance duck.safetensors=<duck>",
-            file=file,
-        )
-    demand_regular(Path(file))
-    return Path(file), token
-
-
-def recorded(request: dict[str, Any], given: dict[str, Any], file: Path) -> dict[str, Any]:
-    """The request in a PNG's record with the pictures it was drawn from, which the record only knows by hash.
-
-    Raises RequestError where one is missing, is another picture, or was never asked for.
+    Raises RequestError where one is missing, is another image, or was never used.
     """
-    wanted = {name: request[name] for name in ("image", "mask") if request.get(name) is not None}
-    wanted |= {f"condition_images.{name}": value for name, value in dict(request.get("condition_images") or {}).items()}
-    here = {name: given[name] for name in ("image", "mask") if name in given}
-    here |= {f"condition_images.{name}": value for name, value in given.get("condition_images", {}).items()}
-    for name in {**wanted, **here}:
+    expected = _images_by_name(request)
+    given = _images_by_name(fields)
+    for name in {**expected, **given}:
         option = f"--{name}" if "." not in name else option_of(name.partition(".")[2])
-        if name not in here:
+        if name not in given:
             raise RequestError(
                 "{file} was drawn from another picture, of which the record has only the hash {wanted}; give it "
                 "again with {option}",
                 file=file,
-                wanted=wanted[name],
+                wanted=expected[name],
                 option=option,
             )
-        if name not in wanted:
+        if name not in expected:
             raise RequestError("the record of {file} has no picture {option}; leave it out", file=file, option=option)
-        if fingerprint(here[name]) != wanted[name]:
+        if fingerprint(given[name]) != expected[name]:
             raise RequestError(
                 "{option} is not the picture it was drawn from: its hash is {fingerprint}, recorded is {wanted}",
                 option=option,
-                fingerprint=fingerprint(here[name]),
-                wanted=wanted[name],
+                fingerprint=fingerprint(given[name]),
+                wanted=expected[name],
             )
-    strengths = {name: list(value) for name, value in dict(request.get("hints") or {}).items()}
-    for name, value in given.get("hints", {}).items():
-        told = strengths.get(name, [1.0])
-        if value != told:
+    weights = {name: list(value) for name, value in dict(request.get("conditions") or {}).items()}
+    for name, value in fields.get("conditions", {}).items():
+        weight = weights.get(name, [1.0])
+        if value != weight:
             raise RequestError(
                 "the weight of {option_of} is {value:g}, recorded is {told:g}; leave the weight out",
                 option_of=option_of(name),
                 value=value[0],
-                told=told[0],
+                told=weight[0],
             )
-    return request | {name: value for name, value in given.items() if name != "hints"}
+    return request | {name: value for name, value in fields.items() if name != "conditions"}
+
+
+def _images_by_name(request: dict[str, Any]) -> dict[str, Any]:
+    """The images, or their hashes, in a request: "image", "mask" and "condition_images.<name>"."""
+    images = {name: request[name] for name in ("image", "mask") if request.get(name) is not None}
+    conditions = dict(request.get("condition_images") or {})
+    return images | {f"condition_images.{name}": value for name, value in conditions.items()}
 
 
 AGAIN_ALONE = Message(
@@ -305,8 +250,8 @@ CLIP_SKIP_HELP = say(
 IMAGE_HELP = say("begin with this picture")
 MASK_HELP = say("paint only where this is white (needs --image)")
 STRENGTH_HELP = say("how much of the image is to change, above 0 and at most 1")
-HINT_HELP = say("a picture that a hint reads: name=FILE; more than once")
-DIAL_HELP = say("a dial of guidance: name=number; more than once")
+CONDITION_HELP = say("an image that conditions the picture: name=FILE; more than once")
+GUIDANCE_WEIGHT_HELP = say("the weight of a branch of guidance: name=number; more than once")
 LORA_HELP = say("a LoRA, with a weight FILE:0.8; more than once")
 EMBEDDING_HELP = say("a word that was learnt (textual inversion): FILE, or FILE=<word>; more than once")
 CONTROL_HELP = say(

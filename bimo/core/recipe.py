@@ -20,7 +20,7 @@ Source = Literal["published weights", "published description", "reconstruction",
 
 @dataclass(frozen=True, kw_only=True)
 class Branch(Part):
-    """One more branch of guidance, with its own weight k: a dial that a request may turn by its name.
+    """One more branch of guidance, with its own weight k: which a request may set by its name.
 
     With ``prefix`` before the prompt it adds k (c_prefixed - c), as PanGu-Draw's style tokens do. With ``drop`` (names
     of hints, "text" for the words) it adds k (c - c_dropped): the guidance of those conditions alone, as Composer's.

@@ -69,10 +69,10 @@ class Request(pydantic.BaseModel):
     """What is to be drawn: the one schema of Python, the command line, the web form and HTTP.
 
     ``size`` is (width, height) in pixels. What is None is filled in from the recipe when it is drawn.
-    ``hints`` gives values to a level's hints by name; a hint not named is taken from the seed or left out.
-    ``dials`` gives weights to the branches of guidance by name. ``image`` and ``mask`` (white: to be painted) are
-    pictures or encoded bytes, never paths: a request may come from elsewhere. ``pictures`` are those that hints read,
-    by the hint's name. ``strength`` is the share of the steps that ``image`` goes through.
+    ``conditions`` are values for a level's conditioners by name; one not named is taken from the seed or left out.
+    ``guidance_weights`` are the weights of the branches of guidance by name. ``image`` and ``mask`` (white: to be
+    painted) are pictures or encoded bytes, never paths: a request may come from elsewhere. ``condition_images`` are
+    those that conditioners read, by the conditioner's name. ``strength`` is the share of the steps that ``image`` goes through.
 
     ``negative`` None is none, by each system's own rule; "" is the empty prompt. ``sampler`` is a name of
     AUTOMATIC1111's or diffusers', ``schedule`` how its noise falls (normal, karras, exponential, beta ...), ``spacing``

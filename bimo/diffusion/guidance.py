@@ -30,10 +30,10 @@ def heeds_empty(guide: Guidance) -> bool:
     return guide.only_with_negative or guide.unconditional == "zeros_without_negative"
 
 
-def combine(guide: Guidance, scale: float, answer: Tensor, dials: Sequence[tuple[Branch, float]] = ()) -> Tensor:
-    """[2 + n, C, h, w] (null, given, then the n dials) or [1, C, h, w] (given alone) -> [1, C, h, w].
+def combine(guide: Guidance, scale: float, answer: Tensor, weights: Sequence[tuple[Branch, float]] = ()) -> Tensor:
+    """[2 + n, C, h, w] (null, given, then the n branches) or [1, C, h, w] (given alone) -> [1, C, h, w].
 
-    w of equation 6 in arXiv:2207.12598, as diffusers counts it: e + w (c - e); to it each dial adds k (c_i - c) for a
+    w of equation 6 in arXiv:2207.12598, as diffusers counts it: e + w (c - e); to it each branch adds k (c_i - c) for a
     prefix, k (c - c_i) for what is dropped. Then the rescaling of arXiv:2305.08891, equations 15 and 16.
     """
     if answer.shape[0] == 1:
@@ -44,7 +44,7 @@ def combine(guide: Guidance, scale: float, answer: Tensor, dials: Sequence[tuple
         rows = [row[:, : guide.channels] for row in rows]
     null, given, *others = rows
     guided = null + (scale + 1 - guide.baseline_scale) * (given - null)
-    for (branch, weight), other in zip(dials, others, strict=True):
+    for (branch, weight), other in zip(weights, others, strict=True):
         guided = guided + weight * ((given - other) if branch.drop else (other - given))
     axes = tuple(range(1, answer.ndim))
     if guide.rescale > 0:

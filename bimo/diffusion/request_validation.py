@@ -72,11 +72,13 @@ def fill_request(system: System, request: Request | Mapping[str, object]) -> Req
         raise RequestError(
             "{name} knows no size {size}; there is {listed}", name=recipe.name, size=request.size, listed=listed
         )
-    dials = [branch.name for level in recipe.levels for branch in level.guidance.branches]
+    branches = [branch.name for level in recipe.levels for branch in level.guidance.branches]
     for name in request.guidance_weights:
-        if name not in dials:
-            near = meant(name, dials) if dials else Message("; it has none")
-            raise RequestError("{name} has no dial {name_2!r}{near}", name=recipe.name, name_2=name, near=near)
+        if name not in branches:
+            near = meant(name, branches) if branches else Message("; it has none")
+            raise RequestError(
+                "{name} has no guidance weight {name_2!r}{near}", name=recipe.name, name_2=name, near=near
+            )
     read = {name for level in recipe.levels for name in read_by_conditioners(system, level.name)}
     for name in request.condition_images:
         if name not in read:

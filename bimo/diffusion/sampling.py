@@ -67,7 +67,7 @@ def prepare(system: System, request: Request | Mapping[str, object]) -> Prepared
     full = fill_request(system, request)
     wanted, negative, said = negated(system, full)
     text = system.recipe.request.prefix + styled(wanted, full.style)
-    every = [b for level in system.recipe.levels for b in level.guidance.branches if b.prefix and _dial(full, b)]
+    every = [b for level in system.recipe.levels for b in level.guidance.branches if b.prefix and _weight_of(full, b)]
     prefixes = list(dict.fromkeys(branch.prefix for branch in every))
     prompts = [emphasis(words) for words in (negative, text, *(prefix + text for prefix in prefixes))]
     notes = (note for prompt in prompts for note in prompt.notes)
@@ -110,7 +110,7 @@ def _skipped(system: System, request: Request, prompts: Sequence[Emphasis]) -> t
     return prompt_weighting.encoded(system, prompts, request.clip_skip - 1)[0] if request.clip_skip > 1 else ()
 
 
-def _dial(request: Request, branch: Branch) -> float:
+def _weight_of(request: Request, branch: Branch) -> float:
     return request.guidance_weights.get(branch.name, branch.scale)
 
 
@@ -173,22 +173,22 @@ def _level(
     guide = recipe.guidance
     if last and request.guidance_rescale is not None:
         guide = replace(guide, rescale=request.guidance_rescale)
-    dials = [(b, _dial(request, b)) for b in recipe.guidance.branches if _dial(request, b)]
+    weights = [(b, _weight_of(request, b)) for b in recipe.guidance.branches if _weight_of(request, b)]
     if last and request.image is not None:
         x, times, kept = image_to_image.begin(system, recipe.name, drawing, sampler, steps, shape)
     else:
         x, times, kept = initial_noise(sampler, shape, drawing.noise), sampler.timesteps, None
-    given, every = _conditionings(system, level, prepared, drawing, shape, dials)
+    given, every = _conditionings(system, level, prepared, drawing, shape, weights)
     clipped = isinstance(level.schedule, Ddpm) and bool(level.schedule.percentile)
     settings = _step_settings(sampler, drawing.noise, request.eta if last else None, clipped)
     count = len(times)
     whole = _takes_variance(sampler)
     for step, t in enumerate(times):
         guided = guidance.on(recipe.guidance, scale, step, count)
-        conditioning, rows = (every, 2 + len(dials)) if guided else (given, 1)
+        conditioning, rows = (every, 2 + len(weights)) if guided else (given, 1)
         seen = sampler.scale_model_input(x, t)
         answer = yield DenoiserInput(recipe.name, torch.cat([seen] * rows), t.expand(rows), conditioning, step, count)
-        answer = guidance.combine(guide, scale, answer, dials)
+        answer = guidance.combine(guide, scale, answer, weights)
         x = _stepped(sampler, answer if whole else answer[:, : shape[0]], t, x, settings)
         if kept is not None:
             x = kept.put_back(x, sampler, times[step + 1] if step + 1 < count else None)
@@ -201,7 +201,7 @@ def _conditionings(
     prepared: Prepared,
     drawing: Drawing,
     shape: tuple[int, ...],
-    dials: Sequence[tuple[Branch, float]],
+    weights: Sequence[tuple[Branch, float]],
 ) -> tuple[Conditioning, Conditioning]:
     """That of the given branch, and those of all branches in the order of ``guidance.combine``."""
     hints = [hint.from_request(system, drawing, shape) for hint in level.conditioners]
@@ -213,7 +213,7 @@ def _conditionings(
         words = Conditioning(given.streams, given.vector)
         null = merge_conditioning(zero_text(words, torch.ones(1, dtype=torch.bool), kind == "masked"), nulls)
     others: list[Conditioning] = []
-    for branch, _ in dials:
+    for branch, _ in weights:
         words = prepared.negative if "text" in branch.drop else prepared.prompt
         words = prepared.prefixed[branch.prefix] if branch.prefix else words
         rows = zip(level.conditioners, hints, nulls, strict=True)

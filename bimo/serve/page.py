@@ -23,12 +23,13 @@ from bimo.core.errors import BimoError, RequestError
 from bimo.core.messages import Both, say, speaking
 from bimo.core.output_path import SUFFIX, name_of
 from bimo.core.request import Request, checked
-from bimo.diffusion.batching import draw
 from bimo.diffusion.guidance import heeds_empty
 from bimo.diffusion.request_validation import fill_request
 from bimo.diffusion.samplers import SCHEDULES, SPACINGS
 from bimo.diffusion.system import System
-from bimo.hub import memory, registry
+from bimo.engine.engine import Engine
+from bimo.hub import memory
+from bimo.hub.loading import load
 from bimo.prompts.styles import STYLES
 from bimo.serve import gate
 
@@ -139,10 +140,11 @@ class StoppedError(Exception):
 
 
 class Studio:
-    """One system behind the page. A drawing at a time: two would only slow each other."""
+    """One engine behind the page. It draws one request at a time: two would only slow each other."""
 
-    def __init__(self, system: System) -> None:
-        self.system = system
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.system = engine.system
         self.folder = tempfile.TemporaryDirectory(prefix="bimo-")
         self.turn = threading.Lock()
         #: Sessions whose drawing is to end, and those that are gone.
@@ -186,7 +188,7 @@ class Studio:
         guidance_rescale: float | None = None,
         clip_skip: float = 1,
         empty_negative: bool = False,
-        told: Callable[[float, str], object] | None = None,
+        on_progress: Callable[[float, str], object] | None = None,
     ) -> tuple[list[Path], str, int]:
         """A form's values -> PNG files, what is to be said about them (Markdown), and the seed. Raises BimoError."""
         request = self.request(
@@ -196,13 +198,13 @@ class Studio:
         memory.check(request.size or (0, 0))
 
         def progress(index: int, count: int, step: int, steps: int) -> None:
-            if told is not None:
+            if on_progress is not None:
                 share = (index + step / max(1, steps)) / count
                 words = f"{index + 1}/{count} · {step + 1}/{steps}"
-                told(share, say("picture · step: {words}", words=words))
+                on_progress(share, say("picture · step: {words}", words=words))
 
         with self.turn:
-            pictures = draw(self.system, request, progress=progress)
+            pictures = self.engine.draw(request, progress=progress)
         self.forget()
         place = Path(tempfile.mkdtemp(dir=self.folder.name))
         stem = name_of(request.text, 200)
@@ -355,7 +357,7 @@ def page(studio: Studio) -> gr.Blocks:
                 gr.Examples(EXAMPLES, [text, style], label=label("examples"), example_labels=shown)
 
         def run(
-            asked: gr.Request,
+            browser: gr.Request,
             text: Any,
             style: Any,
             width: Any,
@@ -376,25 +378,25 @@ def page(studio: Studio) -> gr.Blocks:
         ) -> tuple[Any, ...]:
             values = (text, style, width, height, steps, guidance, seed, count, negative)
             values += (sampler, schedule, spacing, eta, rescale, clip_skip, empty_negative)
-            session = asked.session_hash or ""
-            with speaking(gate.spoken(asked.headers.get("accept-language"))):
+            session = browser.session_hash or ""
+            with speaking(gate.spoken(browser.headers.get("accept-language"))):
                 studio.stopped.discard(session)
 
-                def told(share: float, words: str) -> None:
+                def on_progress(share: float, words: str) -> None:
                     studio.wanted(session)
                     progress(share, desc=words)
 
                 try:
                     studio.wanted(session)
-                    drawn, said, _ = studio.draw(*values, told=told)
+                    files, note, _ = studio.draw(*values, on_progress=on_progress)
                 except StoppedError:
                     return gr.skip(), say("stopped"), gr.skip()
                 except BimoError as error:
                     raise _toast(str(error)) from None
                 except MemoryError:
                     raise _toast(say("out of memory: draw a smaller picture")) from None
-            paths = [str(path) for path in drawn]
-            return gr.Gallery(paths, columns=min(2, len(paths))), said, gr.Files(paths, visible=True)
+            paths = [str(path) for path in files]
+            return gr.Gallery(paths, columns=min(2, len(paths))), note, gr.Files(paths, visible=True)
 
         inputs = [text, style, wide, high, steps, scale, seed, count, negative, *sampling, empty]
         drawing = gr.on(
@@ -410,8 +412,8 @@ def page(studio: Studio) -> gr.Blocks:
             api_name="draw",
         )
 
-        def end(asked: gr.Request) -> None:
-            studio.stop(asked.session_hash or "")
+        def end(browser: gr.Request) -> None:
+            studio.stop(browser.session_hash or "")
 
         stop.click(end, cancels=[drawing], queue=False, api_visibility="private")
         dice.click(lambda: secrets.randbelow(2**32), outputs=seed, api_visibility="private", queue=False)
@@ -424,7 +426,7 @@ def _sampling(system: System) -> list[Any]:
     last = system.level(system.recipe.levels[-1].name)
     samplers = last.schedule.names()
     schedules = [name for name in SCHEDULES if samplers]
-    depths = [depth for tower in system.text_encoders if (depth := int(getattr(tower, "skippable", 0)))]
+    depths = [depth for encoder in system.text_encoders if (depth := int(getattr(encoder, "skippable", 0)))]
     own = ("–", "")
     with gr.Row():
         fields: list[Any] = [
@@ -524,7 +526,7 @@ def serve(model: str, *, host: str, port: int) -> None:
             say("Note: on {host} other machines can use the page, too", host=host),
             flush=True,
         )
-    launch(Studio(registry.load(model)), host, port)
+    launch(Studio(load(model)), host, port)
 
 
 def _plain(text: str) -> str:

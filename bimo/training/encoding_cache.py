@@ -29,7 +29,7 @@ from bimo.core.part import Part, dumps
 from bimo.core.tensors import TextEncoding
 from bimo.diffusion.casting import cast_encoding
 from bimo.diffusion.system import System, TextEncoder
-from bimo.training.distributed.devices import default_device, device_of_module, to_device
+from bimo.engine.devices import default_device, device_of_module, to_device
 from bimo.training.logging import counted
 
 #: The share of the free disk that encodings may take; where they would take more, nothing is kept.

@@ -18,7 +18,7 @@ from bimo.core.part import loads
 from bimo.core.recipe import Stage
 from bimo.core.tensors import Share
 from bimo.diffusion.system import System
-from bimo.training.distributed.devices import default_device
+from bimo.engine.devices import default_device
 from bimo.training.distributed.processes import Processes, gather
 from bimo.training.finite import broken, not_finite, picked, some
 from bimo.training.objectives.objective import BatchSource, Objective

@@ -26,12 +26,12 @@ from bimo.core.part import dumps, loads
 from bimo.core.recipe import Recipe, Stage
 from bimo.data.loader import Pictures
 from bimo.data.sheets import sheet
-from bimo.diffusion.batching import draw
 from bimo.diffusion.system import RECIPE_FILE, System
+from bimo.engine.devices import exact
+from bimo.engine.engine import Engine
 from bimo.training.adapters.adapter import adapter_of
 from bimo.training.adapters.lora_stage import apart
 from bimo.training.checks import check_lots, check_seed, check_sizes, check_words
-from bimo.training.distributed.devices import default_device, exact
 from bimo.training.distributed.processes import ALONE, Processes, init_distributed
 from bimo.training.finite import broken, not_finite, some
 from bimo.training.history import Change, History, Place, had, read_history, same_data, same_recipe, standing
@@ -375,8 +375,8 @@ class Trainer:
             return  # the level that makes the picture has learnt nothing new
 
         def drawn() -> list[Image.Image]:
-            with default_device(self.processes.device):
-                return [draw(self.system, text, seed=7, steps=12)[0].image for text in self.recipe.prompts]
+            engine = Engine(self.system, device=self.processes.device)
+            return [engine.draw(text, seed=7, steps=12)[0].image for text in self.recipe.prompts]
 
         with self._averaged(learning):
             # What is in parts is drawn with by all processes.

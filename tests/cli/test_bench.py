@@ -15,7 +15,9 @@ def test_the_plain_loop_draws_the_same_picture(tiny_folder: Path) -> None:
     assert spec.loader is not None
     bench = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(bench)
-    system = bimo.load(tiny_folder)
-    assert bench.like_xiaomo(system.recipe)
-    drawn, plain = (numpy.asarray(side(system, 3)).astype(int) for side in (bench.drawn, bench.plain))
+    engine = bimo.load(tiny_folder)
+    assert bench.like_xiaomo(engine.recipe)
+    drawn, plain = (
+        numpy.asarray(image).astype(int) for image in (bench.drawn(engine, 3), bench.plain(engine.system, 3))
+    )
     assert numpy.abs(drawn - plain).max() <= 1

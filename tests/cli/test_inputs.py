@@ -13,6 +13,7 @@ from PIL import Image
 from bimo.cli import inputs, main
 from bimo.core.errors import RequestError
 from bimo.core.picture import read_metadata
+from bimo.engine.adapters import lora
 
 Draw = Any
 
@@ -116,7 +117,7 @@ def test_again_asks_for_the_picture_and_knows_it(draw: Draw) -> None:
         (("--image", "."), ". is a folder; expected a file"),
         (("--image", "/dev/zero"), "is a device; expected a file"),
         (("--image", "red.png", "--mask", "pipe"), "pipe is a pipe; expected a file"),
-        (("--hint", "sketch=/dev/zero"), "/dev/zero is a device"),
+        (("--condition", "sketch=/dev/zero"), "/dev/zero is a device"),
         (("--lora", "/dev/zero"), "/dev/zero is a device"),
         (("--lora", "pipe:0.5"), "pipe is a pipe"),
         (("--embedding", "/dev/zero"), "/dev/zero is a device"),
@@ -135,12 +136,12 @@ def test_again_asks_for_the_picture_and_knows_it(draw: Draw) -> None:
         (("--image", "red.png", "--mask", "text.png"), "text.png cannot be used"),
         (("--strength", "0.5"), "strength without an image"),
         (("--image", "red.png", "--strength", "1.5"), "strength is 1.5"),
-        (("--hint", "sketch.png"), "expected name=value"),
-        (("--hint", "a=red.png", "--hint", "a=red.png"), "each name once"),
-        (("--hint", "sketch=red.png"), "reads no picture 'sketch'"),
-        (("--dial", "style"), "expected name=value"),
-        (("--dial", "style=much"), "expected a number"),
-        (("--dial", "style=4"), "no guidance weight 'style'"),
+        (("--condition", "sketch.png"), "expected name=value"),
+        (("--condition", "a=red.png", "--condition", "a=red.png"), "each name once"),
+        (("--condition", "sketch=red.png"), "reads no picture 'sketch'"),
+        (("--guidance-weight", "style"), "expected name=value"),
+        (("--guidance-weight", "style=much"), "expected a number"),
+        (("--guidance-weight", "style=4"), "no guidance weight 'style'"),
         (("--lora", "nowhere.safetensors:0.5"), "there is no nowhere.safetensors"),
         (("--lora", "text.png"), "text.png"),
         (("--dtype", "fp8"), "--dtype"),
@@ -188,10 +189,10 @@ def test_a_lora_with_its_weight(tmp_path: Path) -> None:
     odd = tmp_path / "a:1.5"
     for path in (file, odd):
         path.write_bytes(b"")
-    assert inputs.lora(str(file)) == (file, 1.0)
-    assert inputs.lora(f"{file}:0.8") == (file, 0.8)
-    assert inputs.lora(f"{file}:-1") == (file, -1.0)
-    assert inputs.lora(str(odd)) == (odd, 1.0)
+    assert lora(str(file)) == (file, 1.0)
+    assert lora(f"{file}:0.8") == (file, 0.8)
+    assert lora(f"{file}:-1") == (file, -1.0)
+    assert lora(str(odd)) == (odd, 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -297,7 +298,7 @@ def test_ip_adapters_end_to_end(draw: Draw, painter: Path, tmp_path: Path) -> No
     ]
     assert len({without, *drawn}) == 5
     request = read_metadata("all.png")["request"]
-    assert sorted(request["pictures"]) == ["control", "prompt", "prompt-2"]
+    assert sorted(request["condition_images"]) == ["control", "prompt", "prompt-2"]
     assert request["conditions"] == {"control": [0.5], "prompt": [0.6]}
     again = ("--again", "all.png", "-m", str(painter / "sd"), "-o", "same.png", "--json")
     assert json.loads(draw(*again, *every)[1].splitlines()[0])["identical"] is True

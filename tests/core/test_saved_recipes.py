@@ -18,9 +18,9 @@ from bimo.core.part_names import PART_NAMES
 from bimo.core.picture import read_metadata
 from bimo.core.recipe import Recipe
 from bimo.core.request import checked
-from bimo.diffusion.batching import draw
 from bimo.hub.registry import load, recipes
 from bimo.recipes import curation
+from tests.support.drawing import draw
 
 SAVED = Path(__file__).parents[1] / "fixtures" / "saved_0_1"
 FILES = sorted(SAVED.glob("*.json"))

@@ -15,11 +15,12 @@ from PIL import Image
 from bimo.core.errors import RequestError
 from bimo.core.files import MAXIMUM_PICTURE_PIXELS
 from bimo.core.request import Request, checked
-from bimo.diffusion.batching import draw, run_batched
+from bimo.diffusion.batching import run_batched
 from bimo.diffusion.image_inputs import mask_of, opaque, pixels_of, size_for, to_image
 from bimo.diffusion.request_validation import fill_request
 from bimo.diffusion.sampling import prepare, sample
 from bimo.diffusion.system import System
+from tests.support.drawing import draw
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **settings: Any) -> bytes:

@@ -15,13 +15,14 @@ from bimo.core.part import Part
 from bimo.core.picture import Picture
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe
 from bimo.core.tensors import Conditioning, DenoiserInput, TextEncoding
-from bimo.diffusion.batching import denoise_together, draw, run_batched
+from bimo.diffusion.batching import denoise_together, run_batched
 from bimo.diffusion.image_inputs import to_image
 from bimo.diffusion.request_validation import fill_request
 from bimo.diffusion.sampling import prepare, sample
 from bimo.diffusion.schedules import Ddpm, Flow, SingleStepRegression
 from bimo.diffusion.system import System
 from bimo.prompts.token_budget import Budget
+from tests.support.drawing import draw
 
 
 @dataclass(frozen=True, kw_only=True)

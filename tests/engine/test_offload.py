@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 from bimo.core.picture import Picture
-from bimo.diffusion.batching import draw, run_batched
+from bimo.diffusion.batching import run_batched
 from bimo.diffusion.image_inputs import to_image
 from bimo.diffusion.sampling import prepare, sample
 from bimo.diffusion.system import System
-from bimo.engine.offload import Offloader, kept_in_spaces, offloadable
+from bimo.engine.offload import Offloader, dtype_of_spaces, offloadable
 from bimo.hub import registry
 from bimo.models.qwen_image.space import QwenLatent
 from bimo.models.spaces import ClipImage, Latent
@@ -58,7 +58,7 @@ def test_half_precision_is_nearly_the_same_picture(tiny_folder: Path, dtype: tor
     kept = Offloader(System.read(tiny_folder, None), dtype, offload=away)
     one, other = (numpy.asarray(drawn(shelf).image).astype(int) for shelf in (plain, kept))
     assert 0 < numpy.abs(one - other).mean() < 2
-    space = kept_in_spaces(dtype)
+    space = dtype_of_spaces(dtype)
     assert space == (torch.bfloat16 if dtype == torch.bfloat16 else torch.float32)
     assert all(p.dtype == space for p in kept.system.space("image").parameters())  # type: ignore[attr-defined]
 
@@ -155,6 +155,7 @@ import torch
 from bimo.core.tensors import Conditioning, DenoiserInput
 from bimo.engine.offload import Offloader
 from bimo.hub import registry
+from tests.support.drawing import draw
 
 def of_process(name):
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(name))

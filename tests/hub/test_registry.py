@@ -18,7 +18,7 @@ two = Recipe(name="second")
 
 
 def test_public_names_are_there() -> None:
-    assert sorted(bimo.__all__) == ["Picture", "Recipe", "Request", "draw", "load", "recipe"]
+    assert sorted(bimo.__all__) == ["Engine", "Picture", "Recipe", "Request", "draw", "load", "recipe"]
     assert all(getattr(bimo, name) is not None for name in bimo.__all__)
     with pytest.raises(AttributeError, match="nothing"):
         _ = bimo.nothing
@@ -93,10 +93,10 @@ def test_hub_out_of_reach_says_which_files_belong_where(monkeypatch: pytest.Monk
 
 
 def test_a_system_is_loaded_and_draws(tiny_folder: Path) -> None:
-    system = bimo.load(tiny_folder)
-    first, second = (bimo.draw(system, "红苹果", seed=3, steps=2)[0] for _ in range(2))
+    engine = bimo.load(tiny_folder)
+    first, second = (bimo.draw(engine, "红苹果", seed=3, steps=2)[0] for _ in range(2))
     assert first.png() == second.png()
-    assert first.weights == system.weights_hash != ""
+    assert first.weights == engine.system.weights_hash != ""
 
 
 def test_loading_the_front_door_is_light() -> None:

@@ -17,7 +17,6 @@ from bimo.core.errors import RecipeError
 from bimo.core.part import Part
 from bimo.core.recipe import Defaults, Guidance, Recipe
 from bimo.core.tensors import Conditioning, TextEncoding
-from bimo.diffusion.batching import draw
 from bimo.diffusion.sampling import prepare, sample
 from bimo.diffusion.schedules import SingleStepRegression
 from bimo.diffusion.system import System
@@ -26,6 +25,7 @@ from bimo.models.composer.denoiser import Composed
 from bimo.recipes.composer import composer
 from bimo.recipes.pai_ldm import enlarge
 from bimo.recipes.pai_ldm import image as small_picture
+from tests.support.drawing import draw
 from tests.support.tiny_checkpoints import clip_words
 
 SIZE = (128, 128)

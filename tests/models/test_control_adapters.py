@@ -17,7 +17,6 @@ from bimo.core.errors import BimoError, RecipeError, RequestError, WeightsError
 from bimo.core.part import dumps, loads
 from bimo.core.recipe import Stage
 from bimo.core.tensors import Batch
-from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
 from bimo.models.adapters import lora
 from bimo.models.adapters.attach import adapt, adapters, begin_control, control, image_prompt, unadapt
@@ -26,6 +25,7 @@ from bimo.models.hunyuan_dit.layout import diffusers_state
 from bimo.models.layouts.diffusers_folder import read_folder
 from bimo.training.objectives.denoise import Denoise
 from tests.models.test_hunyuan_dit import authors_state
+from tests.support.drawing import draw
 from tests.support.hunyuan_checkpoints import checkpoint as hunyuan_checkpoint
 from tests.support.tiny_checkpoints import BERT_WORDS, checkpoint
 

@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import load_file
 
 from bimo.core.errors import RecipeError, WeightsError
-from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
 from bimo.hub.registry import load, recipe
 from bimo.models.hunyuan_dit.denoiser import Hunyuan, middle
 from bimo.models.hunyuan_dit.layout import is_authors, read_authors
 from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
 from bimo.models.text_encoders.t5 import T5
+from tests.support.drawing import draw
 from tests.support.hunyuan_checkpoints import PIECES, checkpoint, t5_words
 
 pytestmark = pytest.mark.slow

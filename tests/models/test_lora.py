@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import save_file
 
 from bimo.core.errors import RecipeError, WeightsError
-from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
 from bimo.models.adapters import attach, lora
 from bimo.models.adapters.lora_names import ldm_name
 from bimo.models.layouts.diffusers_folder import read_folder
+from tests.support.drawing import draw
 from tests.support.tiny_checkpoints import checkpoint
 
 LAW = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}

@@ -15,13 +15,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bimo.core.errors import WeightsError
-from bimo.diffusion.batching import draw
 from bimo.models.layouts import mindspore
 from bimo.models.layouts.diffusers_folder import read_folder
 from bimo.models.layouts.export import to_single
 from bimo.models.stable_diffusion import ldm_names
 from bimo.models.stable_diffusion.single_file import read_file
 from tests.parity.test_single_file import made
+from tests.support.drawing import draw
 
 SPLIT = 3
 

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.recipe import Recipe
-from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
 from bimo.hub import registry
 from bimo.models.pai_diffusion import layout
 from bimo.models.pai_diffusion.esrgan import Esrgan
 from bimo.models.stable_diffusion import ldm_names
 from bimo.recipes import pai_ldm as recipes
+from tests.support.drawing import draw
 from tests.support.tiny_checkpoints import BERT_WORDS
 
 WANTED = replace(

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from bimo.core.errors import RequestError, WeightsError
 from bimo.core.recipe import Recipe
-from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
 from bimo.hub import registry
 from bimo.models.pangu import layout
 from bimo.recipes.pangu_draw import pangu_draw, pangu_draw_high
 from tests.models.test_mindspore import written
+from tests.support.drawing import draw
 from tests.support.tiny_checkpoints import BERT_WORDS, bert_words, clip_words
 
 pytestmark = pytest.mark.slow

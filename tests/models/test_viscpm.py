@@ -13,12 +13,12 @@ from safetensors.torch import save_file
 
 from bimo.core.errors import WeightsError
 from bimo.core.recipe import Recipe
-from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
 from bimo.models.text_encoders.language_model import LanguageModel
 from bimo.models.viscpm.layout import BRIDGE, fill
 from bimo.recipes.viscpm import viscpm_paint
 from bimo.training.optimizers import chosen
+from tests.support.drawing import draw
 from tests.support.flow_checkpoints import qwen_words
 
 TINY = viscpm_paint.tiny()

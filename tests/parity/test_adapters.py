@@ -15,11 +15,11 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image, ImageDraw
 
 from bimo.core.picture import Picture
-from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
 from bimo.models.adapters.attach import adapt, control, image_prompt
 from bimo.models.adapters.lora import extract, inject, save_lora
 from bimo.models.layouts.diffusers_folder import read_folder
+from tests.support.drawing import draw
 from tests.support.hunyuan_checkpoints import checkpoint as hunyuan_checkpoint
 from tests.support.hunyuan_checkpoints import read_by_diffusers as hunyuan_by_diffusers
 from tests.support.tiny_checkpoints import checkpoint, read_by_diffusers

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from bimo.core.errors import WeightsError
-from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
 from tests.support.chinese_checkpoints import ROWS, Published, copied, edit, published
+from tests.support.drawing import draw
 
 TEXTS = ["", "一只红苹果", "reds cat", "[SEP] 小桥流水人家，山水画。", "  a  red\n", "龙😀ａ３", "红" * 60]
 REQUESTS: list[dict[str, Any]] = [

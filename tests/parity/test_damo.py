@@ -18,13 +18,13 @@ from torch.nn import functional
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.recipe import Recipe
 from bimo.core.tensors import Conditioning, TextEncoding
-from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
 from bimo.hub.registry import load, recipe
 from bimo.models.cascade import layout
 from bimo.recipes.damo_cascade import damo_cascade, damo_cascade_xglm
 from bimo.recipes.damo_tiny import damo_tiny
 from tests.support.chinese_checkpoints import sentence_words
+from tests.support.drawing import draw
 from tests.support.tiny_checkpoints import BERT_WORDS
 
 UNET = {"dim": 32, "dim_mult": [1, 2], "num_res_blocks": 1, "head_dim": 32, "context_dim": 16}

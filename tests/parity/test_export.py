@@ -14,7 +14,6 @@ import torch
 
 from bimo.core.errors import RecipeError
 from bimo.core.recipe import Recipe
-from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
 from bimo.models.layouts.export import to_diffusers, to_single
@@ -32,6 +31,7 @@ from tests.parity.test_kolors import VOCAB, _one_thread, folder, kolors_unet, sc
 from tests.parity.test_stable_diffusion import by_diffusers, compare
 from tests.support import hunyuan_checkpoints
 from tests.support.chinese_checkpoints import copied, edit, pieces_words, published
+from tests.support.drawing import draw
 from tests.support.flow_checkpoints import opened, qwen_words, saved
 from tests.support.kolors_checkpoints import chatglm, glm_words, module_of_diffusers, random, save
 from tests.support.tiny_checkpoints import read_by_diffusers, vae

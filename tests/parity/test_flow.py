@@ -18,7 +18,6 @@ from bimo.core.errors import RecipeError, RequestError, WeightsError
 from bimo.core.part import dumps, loads
 from bimo.core.picture import Picture
 from bimo.core.recipe import Recipe
-from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
 from bimo.models.flow_tokens import unpacked
 from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
@@ -26,6 +25,7 @@ from bimo.models.layouts.export import to_diffusers
 from bimo.recipes.cogview4 import cogview4 as cogview4_recipe
 from bimo.recipes.lumina_image import lumina_image as lumina_recipe
 from bimo.recipes.z_image import z_image as z_image_recipe
+from tests.support.drawing import draw
 from tests.support.flow_checkpoints import glm_words, opened, qwen_words, saved
 
 KINDS = ("z_image", "qwen_image", "longcat_image", "cogview4", "lumina", "ovis_image")

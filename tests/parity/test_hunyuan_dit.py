@@ -11,8 +11,8 @@ import torch
 from diffusers import HunyuanDiTPipeline
 
 from bimo.core.picture import Picture
-from bimo.diffusion.batching import draw
 from bimo.models.layouts.diffusers_folder import read_folder
+from tests.support.drawing import draw
 from tests.support.hunyuan_checkpoints import checkpoint, read_by_diffusers
 
 CASES: list[tuple[str, dict[str, Any]]] = [

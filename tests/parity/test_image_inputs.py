@@ -13,12 +13,12 @@ import torch
 from PIL import Image, ImageDraw
 
 from bimo.core.errors import RequestError
-from bimo.diffusion.batching import draw
 from bimo.diffusion.request_validation import fill_request
 from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import read_folder
 from bimo.models.stable_diffusion.conditioners import Masked
 from tests.parity.test_stable_diffusion import SCHEDULERS, _one_thread, compare
+from tests.support.drawing import draw
 from tests.support.tiny_checkpoints import checkpoint, read_by_diffusers
 
 __all__ = ["_one_thread"]

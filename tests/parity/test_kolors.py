@@ -18,7 +18,6 @@ from PIL import Image
 from bimo.core import checkpoint_io
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.part import dumps, loads
-from bimo.diffusion.batching import draw
 from bimo.diffusion.image_inputs import mask_of, pixels_of
 from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
@@ -27,6 +26,7 @@ from bimo.recipes.kolors import kolors, kolors_inpainting
 from tests.parity.test_image_inputs import hole, photo, unpasted
 from tests.parity.test_stable_diffusion import _one_thread, by_diffusers, compare
 from tests.parity.test_stable_diffusion_xl import XL
+from tests.support.drawing import draw
 from tests.support.kolors_checkpoints import (
     PIECES,
     ByHand,

@@ -12,7 +12,6 @@ import torch
 
 from bimo.core.messages import say
 from bimo.diffusion import prompt_weighting
-from bimo.diffusion.batching import draw
 from bimo.diffusion.sampling import prepare
 from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import read_folder
@@ -20,6 +19,7 @@ from bimo.prompts.weighting import emphasis
 from bimo.recipes.z_image import z_image
 from tests.parity.test_stable_diffusion import LAW, compare
 from tests.support.chinese_checkpoints import published
+from tests.support.drawing import draw
 from tests.support.tiny_checkpoints import checkpoint, read_by_diffusers
 
 REQUEST: dict[str, Any] = {"seed": 3, "steps": 5, "guidance": 7.5, "size": (64, 64)}

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from bimo.core.errors import RecipeError
-from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
 from bimo.models.layouts.export import to_diffusers
 from tests.parity import test_stable_diffusion_xl as xl
 from tests.parity.test_stable_diffusion import _one_thread, by_diffusers, compare
+from tests.support.drawing import draw
 from tests.support.tiny_checkpoints import checkpoint, read_by_diffusers
 
 __all__ = ["_one_thread"]

@@ -18,10 +18,10 @@ import torch
 
 from bimo.core.errors import RecipeError, RequestError
 from bimo.core.picture import read_metadata
-from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import Folder, read_folder
 from bimo.models.stable_diffusion.layout import law
+from tests.support.drawing import draw
 from tests.support.tiny_checkpoints import checkpoint
 
 #: diffusers warns of settings that its pipelines mend, and of those that do not go together.

@@ -20,7 +20,6 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from bimo.core.errors import WeightsError
-from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
 from bimo.hub import registry
 from bimo.models.layouts.diffusers_folder import read_folder
@@ -29,6 +28,7 @@ from bimo.models.stable_diffusion import ldm_names
 from bimo.models.stable_diffusion.single_file import read_file, recipe_of_file
 from tests.parity.test_stable_diffusion import by_diffusers, compare
 from tests.support.chinese_checkpoints import sentence_words
+from tests.support.drawing import draw
 from tests.support.tiny_checkpoints import BERT_WORDS, LENGTH, bert_words, clip_words, read_by_diffusers, unet
 
 LAW: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}

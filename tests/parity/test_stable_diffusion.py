@@ -13,9 +13,9 @@ from transformers import BertModel
 
 from bimo.core.part import dumps, loads
 from bimo.core.picture import Picture
-from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
+from tests.support.drawing import draw
 from tests.support.tiny_checkpoints import checkpoint, read_by_diffusers
 
 LAW = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}

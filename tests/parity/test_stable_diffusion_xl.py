@@ -18,11 +18,11 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from bimo.core.errors import RecipeError
 from bimo.core.part import dumps, loads
 from bimo.core.picture import METADATA_KEY, Picture, read_metadata
-from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
 from tests.parity.test_image_inputs import hole, photo, unpasted
 from tests.parity.test_stable_diffusion import _one_thread, by_diffusers, compare
+from tests.support.drawing import draw
 from tests.support.tiny_checkpoints import clip_words, unet, vae
 
 __all__ = ["_one_thread"]

@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bimo.core.errors import RecipeError, WeightsError
-from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import read_folder
 from bimo.models.text_encoders.bert import Bert
 from bimo.models.text_encoders.textual_inversion import begin_word, end_word, save_word, table_of, teach, vectors_of
 from tests.parity.test_adapters import LAW, by_diffusers, compare
+from tests.support.drawing import draw
 from tests.support.tiny_checkpoints import bert_words, checkpoint, read_by_diffusers
 
 REQUEST: dict[str, Any] = {"seed": 3, "steps": 4, "guidance": 7.5, "size": (64, 64), "text": "a red <toy> cat"}

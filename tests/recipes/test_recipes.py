@@ -16,7 +16,6 @@ from bimo.core.part import dumps, loads
 from bimo.core.recipe import Recipe
 from bimo.core.tensors import TextEncoding
 from bimo.data.loader import Pictures
-from bimo.diffusion.batching import draw
 from bimo.diffusion.sampling import prepare
 from bimo.diffusion.system import System
 from bimo.hub.registry import recipes
@@ -35,6 +34,7 @@ from bimo.training.stage_trainer import StageTrainer
 from bimo.training.trainer import Trainer
 from tests.conftest import KNOWN
 from tests.support.chinese_checkpoints import sentence_words
+from tests.support.drawing import draw
 from tests.support.flow_checkpoints import qwen_words as language_words
 from tests.support.hunyuan_checkpoints import t5_words
 from tests.support.kolors_checkpoints import glm_words

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import bimo
 from bimo.core.errors import BimoError, RequestError
 from bimo.core.picture import read_metadata
 from tests.support.checkout import ROOT
@@ -132,9 +133,8 @@ def test_page_draws_and_asks_no_other_host(
 def studio(tiny_folder: Path) -> Iterator[Any]:
     """The toy system behind the page."""
     web = pytest.importorskip("bimo.serve.page")
-    from bimo.hub import registry
 
-    made = web.Studio(registry.load(tiny_folder))
+    made = web.Studio(bimo.load(tiny_folder))
     yield made
     made.folder.cleanup()
 

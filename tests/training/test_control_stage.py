@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from bimo.core.errors import RecipeError
 from bimo.core.recipe import Recipe, Stage
 from bimo.data.loader import Pictures
-from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
 from bimo.models.adapters.attach import control
 from bimo.recipes.taiyi_sd import taiyi_zh
@@ -22,6 +21,7 @@ from bimo.training.adapters.control_stage import ControlAdapters
 from bimo.training.objectives.denoise import Denoise
 from bimo.training.trainer import Trainer, train
 from bimo.xiaomo.recipe import xiaomo
+from tests.support.drawing import draw
 from tests.support.tiny_checkpoints import bert_words
 
 

@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 
 from bimo.core.errors import RecipeError
 from bimo.core.recipe import Recipe, Stage
-from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
 from bimo.models.adapters.lora_files import adapt
 from bimo.models.text_encoders.textual_inversion import teach
@@ -22,6 +21,7 @@ from bimo.training.objectives.denoise import Denoise
 from bimo.training.objectives.dreambooth import Dreambooth
 from bimo.training.trainer import train
 from bimo.xiaomo.recipe import xiaomo
+from tests.support.drawing import draw
 from tests.support.tiny_checkpoints import bert_words
 
 TARGETS = ("image.denoiser.*.to_[qv]", "text.0.*.query")

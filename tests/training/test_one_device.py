@@ -14,7 +14,6 @@ from torch import Tensor
 
 from bimo.core.recipe import Recipe, Stage
 from bimo.data.loader import Pictures
-from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
 from bimo.models.text_encoders.bert import Bert
 from bimo.recipes.taiyi_sd import taiyi_zh
@@ -32,6 +31,7 @@ from bimo.training.objectives.rewards import ColourfulReward, CustomReward, Judg
 from bimo.training.trainer import Trainer
 from bimo.xiaomo.layered_objects import LayeredObjects
 from bimo.xiaomo.recipe import xiaomo
+from tests.support.drawing import draw
 from tests.support.one_device import ELSEWHERE, OneDevice, counted
 from tests.support.tiny_checkpoints import bert_words
 

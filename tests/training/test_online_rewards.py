@@ -17,8 +17,8 @@ from bimo.core.recipe import Recipe, Stage
 from bimo.curation.texts import build_texts
 from bimo.data.loader import Pictures
 from bimo.data.shards import read
-from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
+from bimo.engine.engine import Engine
 from bimo.training.adapters.lora_stage import Lora
 from bimo.training.objectives.draft import DRaFT
 from bimo.training.objectives.online_rewards import OnlineRewards, advantages_of, rounds_of, summary
@@ -34,6 +34,7 @@ from bimo.training.objectives.rewards import (
 )
 from bimo.training.trainer import Trainer, train
 from bimo.xiaomo.recipe import xiaomo
+from tests.support.drawing import draw
 
 pytestmark = pytest.mark.slow
 
@@ -95,16 +96,16 @@ def test_stopped_anywhere_it_goes_on_to_the_same_weights(
     whole = train(wanted, tiny_shards, tmp_path / "whole", threads=1)
     count = 0
 
-    def stopping(*words: Any, **more: Any) -> Any:
+    draw_together = Engine.draw_together
+
+    def stopping(*values: Any) -> Any:
         nonlocal count
         count += 1
         if count == 3:  # the first batch of the second round is drawn and lies there, the second is not
             raise KeyboardInterrupt
-        return run_batched(*words, **more)
+        return draw_together(*values)
 
-    from bimo.diffusion.batching import run_batched
-
-    monkeypatch.setattr("bimo.training.objectives.online_rewards.drive", stopping)
+    monkeypatch.setattr(Engine, "draw_together", stopping)
     with pytest.raises(KeyboardInterrupt):
         train(wanted, tiny_shards, tmp_path / "run", threads=1)
     for _ in range(4):
@@ -122,7 +123,7 @@ def test_stopped_anywhere_it_goes_on_to_the_same_weights(
 def test_what_is_drawn_is_not_drawn_again(tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = recipe(rounds())
     train(wanted, tiny_shards, tmp_path / "run", threads=1, stop_after=0.0)
-    monkeypatch.setattr("bimo.training.objectives.online_rewards.drive", None)
+    monkeypatch.setattr(Engine, "draw_together", None)
     train(wanted, tiny_shards, tmp_path / "run", threads=1, stop_after=0.0)
     assert len(rounds_of(tmp_path / "run")) == 1
 
@@ -157,11 +158,11 @@ def test_what_is_written_is_read_in_rounds(tmp_path: Path) -> None:
     reward = WeightedRewards(parts=((1.0, GlyphReward()), (0.1, ColourfulReward())))
     run = train(recipe(rounds(reward=reward, requests=2)), tmp_path / "data", tmp_path / "run", threads=1)
     told = rounds_of(run)[0]["scores"]
-    assert told["Glyphs"] == {"count": 2, "mean": 0.0, "error": 0.0}
-    assert told["score"]["count"] == told["Colourful"]["count"] == 4
+    assert told["GlyphReward"] == {"count": 2, "mean": 0.0, "error": 0.0}
+    assert told["score"]["count"] == told["ColourfulReward"]["count"] == 4
     for _, _, row in read(run / "stage-1" / "round-0001"):
-        assert ("Glyphs" in row["labels"]) == ("福" in row["captions"][0]["text"])
-        assert row["labels"]["score"] == pytest.approx(0.1 * row["labels"]["Colourful"])
+        assert ("GlyphReward" in row["labels"]) == ("福" in row["captions"][0]["text"])
+        assert row["labels"]["score"] == pytest.approx(0.1 * row["labels"]["ColourfulReward"])
 
 
 def test_advantages_are_over_the_mean_of_a_caption() -> None:

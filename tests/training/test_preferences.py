@@ -120,7 +120,7 @@ def test_dreambooth_draws_its_class_and_goes_on(
     (run / "stage-1" / "class").mkdir(parents=True)
     (run / "stage-1" / "class" / "00000.png").write_bytes((drawn / "00000.png").read_bytes())
     train(wanted, tiny_shards, run, threads=1, stop_after=0.0)
-    monkeypatch.setattr("bimo.training.objectives.dreambooth.draw", None)  # nothing is drawn twice
+    monkeypatch.setattr("bimo.engine.engine.Engine.draw", None)  # nothing is drawn twice
     train(wanted, tiny_shards, run, threads=1)
     assert (run / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
     assert [json.loads(row)["step"] for row in (run / "log.jsonl").read_text("utf-8").splitlines()] == [1, 2]

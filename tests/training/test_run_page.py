@@ -17,13 +17,13 @@ from PIL import Image
 from bimo.core.errors import TrainingError
 from bimo.core.recipe import Recipe
 from bimo.data.loader import Pictures
-from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
 from bimo.training import logging, trainer
 from bimo.training.adapters.lora_stage import Lora
 from bimo.training.run_page import courses
 from bimo.training.trainer import Trainer, train
 from bimo.xiaomo.recipe import xiaomo
+from tests.support.drawing import draw
 
 TINY = xiaomo.tiny()
 PAINTER = 4

@@ -15,13 +15,13 @@ import torch
 from bimo.core.errors import TrainingError
 from bimo.core.recipe import Recipe
 from bimo.data.loader import Pictures
-from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
 from bimo.training import trainer
 from bimo.training.trainer import Trainer, train
 from bimo.xiaomo.first_level import Expected
 from bimo.xiaomo.recipe import xiaomo
 from tests.support.checkout import ROOT
+from tests.support.drawing import draw
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,6 @@ from PIL import Image, ImageDraw
 from bimo.core.errors import RequestError, WeightsError
 from bimo.core.request import Request
 from bimo.core.tensors import Batch, Conditioning, TextEncoding
-from bimo.diffusion.batching import draw
 from bimo.diffusion.sampling import Drawing
 from bimo.diffusion.system import System
 from bimo.models.text_encoders.bert import Bert, BertTextEncoder
@@ -25,6 +24,7 @@ from bimo.xiaomo.artwork.compose import apply_pose
 from bimo.xiaomo.autoencoder import Compact
 from bimo.xiaomo.conditioners import POSE_AT_REST, Pose
 from bimo.xiaomo.first_level import REACH, SMALLEST, Expected, Layers, moved, placed
+from tests.support.drawing import draw
 
 pytestmark = pytest.mark.slow
 

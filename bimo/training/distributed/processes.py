@@ -22,7 +22,7 @@ from bimo.core.errors import TrainingError
 from bimo.core.messages import Both
 from bimo.core.recipe import Stage
 from bimo.core.tensors import Share
-from bimo.training.distributed.devices import CPU, device_of
+from bimo.engine.devices import CPU, device_of
 
 #: How long processes wait for the one that encodes or draws before the first step.
 PATIENCE = timedelta(hours=24)

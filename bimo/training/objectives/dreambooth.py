@@ -16,9 +16,8 @@ from bimo.core.messages import Listed, Message, say
 from bimo.core.tensors import Batch
 from bimo.data.loader import Pictures
 from bimo.data.shards import Sample, finished, shard_name, write_index, write_shard
-from bimo.diffusion.batching import draw
 from bimo.diffusion.system import System
-from bimo.training.distributed.devices import default_device, device_of_module
+from bimo.engine.engine import Engine
 from bimo.training.logging import counted
 from bimo.training.objectives.denoise import Denoise
 from bimo.training.objectives.objective import Objective
@@ -96,7 +95,7 @@ class Dreambooth(Objective):
             return
         folder.mkdir(parents=True, exist_ok=True)
         modes = system.training
-        system.eval()
+        engine = Engine(system.eval())
         request: dict[str, object] = {"steps": self.steps} if self.steps else {}
         request |= {"size": self.size} if self.size else {}
         rows: list[Sample] = []
@@ -107,8 +106,7 @@ class Dreambooth(Objective):
             # Asked for by name, so that what is declared is what was drawn.
             conditions = system.conditions_of_seed(seed)
             if not path.is_file():
-                with default_device(device_of_module(system)):
-                    draw(system, request | {"text": noun, "seed": seed, "conditions": conditions})[0].save(path)
+                engine.draw(request | {"text": noun, "seed": seed, "conditions": conditions})[0].save(path)
             row: dict[str, object] = {"captions": [{"text": noun}], "labels": {}}
             rows.append((f"class-{seed:05d}", path.read_bytes(), row | conditions))
         system.train(modes)

@@ -22,10 +22,8 @@ from bimo.core.messages import say
 from bimo.core.part import Part, dump
 from bimo.data.loader import Pictures
 from bimo.data.shards import Sample, finished, shard_name, write_index, write_shard
-from bimo.diffusion.batching import run_batched
-from bimo.diffusion.sampling import SamplingLoop, prepare, sample
 from bimo.diffusion.system import System
-from bimo.training.distributed.devices import default_device
+from bimo.engine.engine import Engine
 from bimo.training.distributed.processes import ALONE, Processes
 from bimo.training.logging import counted
 from bimo.training.objectives.objective import Objective
@@ -217,6 +215,7 @@ class RoundLoader:
         is there of it.
         """
         part, system = self.part, self.blank.system
+        engine = Engine(system, device=self.processes.device)
         title = say("drawing round {name}", name=folder.name[-4:])
         firsts = range(0, len(asked), part.batch)[self.processes.rank :: self.processes.count]
         for first in counted(firsts, title):
@@ -224,10 +223,7 @@ class RoundLoader:
             if all((folder / f"{one.key}.png").is_file() for one in some):
                 continue
             requests = [request_of(system, part, one.text, one.seed) for one in some]
-            with default_device(self.processes.device):
-                paintings: list[SamplingLoop] = [sample(system, prepare(system, request)) for request in requests]
-                pictures = run_batched(system, paintings)
-            for one, picture in zip(some, pictures, strict=True):
+            for one, picture in zip(some, engine.draw_together(requests), strict=True):
                 picture.save(folder / f"{one.key}.png")
 
     def _score(self, which: int, asked: Sequence[Asked], folder: Path, stamp: str) -> None:

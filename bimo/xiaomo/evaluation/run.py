@@ -21,10 +21,9 @@ from bimo.core.messages import say
 from bimo.core.part import dumps
 from bimo.core.request import Request
 from bimo.data.sheets import sheet
-from bimo.diffusion.batching import run_batched
 from bimo.diffusion.request_validation import fill_request
-from bimo.diffusion.sampling import prepare, sample
 from bimo.diffusion.system import System
+from bimo.engine.engine import Engine
 from bimo.xiaomo.artwork.lexicon import DEFAULT_STYLE
 from bimo.xiaomo.evaluation.baselines import FIRST, NEAREST, first_level, nearest_picture, rules_on_truth, true_pictures
 from bimo.xiaomo.evaluation.judge import Judge, held_out_pairs, judge_for
@@ -112,6 +111,7 @@ class Easel:
 
     def __init__(self, system: System, folder: Path, batch: int, told: Told) -> None:
         self.system, self.folder, self.batch, self.told = system, folder, batch, told
+        self.engine = Engine(system)
         self.weights = system.weights_hash or digest_tensors(system.state_dict())
         self.drawn = 0
         self.seconds = 0.0
@@ -129,9 +129,7 @@ class Easel:
         todo = list(missing.items())
         for first in range(0, len(todo), self.batch):
             part, began = todo[first : first + self.batch], time.perf_counter()
-            pictures = run_batched(
-                self.system, [sample(self.system, prepare(self.system, request)) for _, request in part]
-            )
+            pictures = self.engine.draw_together([request for _, request in part])
             for (path, _), picture in zip(part, pictures, strict=True):
                 picture.save(path)
             self.seconds += time.perf_counter() - began

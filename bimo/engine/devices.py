@@ -1,4 +1,4 @@
-"""Which device a run works on. What is random is drawn by a processor and moved, so that all learn alike."""
+"""Which device a system runs on. What is random is drawn by a processor and moved, so that all learn alike."""
 
 # torch leaves parts of its interface untyped; what crosses it here is named where it is kept.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from bimo.core.errors import TrainingError
+from bimo.core.errors import RequestError
 
 Value = TypeVar("Value")
 
@@ -26,13 +26,13 @@ DRAWS = (torch.rand, torch.randn, torch.randint, torch.randperm)
 
 
 def device_of(name: str) -> torch.device:
-    """The device of a name; "auto" is a GPU where torch has one. Raises TrainingError for one that it has not."""
+    """The device of a name; "auto" is a GPU where torch has one. Raises RequestError for one that it has not."""
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if there[kind]))
     if not there.get(name):
         listed = ", ".join(("auto", *(kind for kind, here in there.items() if here)))
-        raise TrainingError(
+        raise RequestError(
             "the device is {name!r}, which torch has not here; there is {listed}", name=name, listed=listed
         )
     return torch.device(name)

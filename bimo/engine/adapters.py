@@ -1,0 +1,108 @@
+"""What is put beside a system's own weights before it draws: LoRAs, learnt words, and networks that look at a picture.
+
+Each is named as on the command line: "FILE" or "FILE:0.8" is a LoRA, "FILE" or "FILE=<word>" a learnt word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bimo.core.errors import RequestError
+from bimo.core.files import demand_regular
+
+if TYPE_CHECKING:
+    from bimo.diffusion.system import System
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """LoRAs with their weights, words with what each is to be called ("" where its file says it), ControlNets or
+    T2I-Adapters and IP-Adapters with the names of their conditions. ``image_encoder`` is the folder of the image
+    encoder of IP-Adapters, where it is not beside them.
+    """
+
+    loras: tuple[tuple[Path, float], ...] = ()
+    embeddings: tuple[tuple[Path, str], ...] = ()
+    controls: tuple[tuple[Path, str], ...] = ()
+    ip_adapters: tuple[tuple[Path, str], ...] = ()
+    image_encoder: Path | None = None
+
+    @classmethod
+    def named(
+        cls,
+        loras: Sequence[str | Path] = (),
+        embeddings: Sequence[str | Path] = (),
+        controls: Sequence[str | Path] = (),
+        ip_adapters: Sequence[str | Path] = (),
+        image_encoder: str | Path | None = None,
+    ) -> Adapters:
+        """Adapters by their files. A request gives its picture to the first of ``controls`` as "control", to the next
+        as "control-2", and to those of ``ip_adapters`` as "prompt", "prompt-2". Raises RequestError for what is not
+        there.
+        """
+        for path in map(Path, (*controls, *ip_adapters)):
+            if not path.exists():
+                raise RequestError("there is no file or folder {path}; name an adapter's", path=path)
+        return cls(
+            tuple(lora(str(text)) for text in loras),
+            tuple(embedding(str(text)) for text in embeddings),
+            tuple((Path(path), numbered("control", place)) for place, path in enumerate(controls, 1)),
+            tuple((Path(path), numbered("prompt", place)) for place, path in enumerate(ip_adapters, 1)),
+            None if image_encoder is None else Path(image_encoder),
+        )
+
+    def put(self, system: System) -> System:
+        """The system with all of them; its tensors are shared. Raises WeightsError for those of another family."""
+        if not (self.loras or self.embeddings or self.controls or self.ip_adapters):
+            return system
+        from bimo.models.adapters import attach
+        from bimo.models.text_encoders import textual_inversion
+
+        for file, word in self.embeddings:
+            textual_inversion.teach(system, file, word)
+        for file, weight in self.loras:
+            attach.adapt(system, file, weight)
+        for network, name in self.controls:
+            system = attach.control(system, network, name)
+        for file, name in self.ip_adapters:
+            system = attach.image_prompt(system, file, self.image_encoder, name)
+        return system
+
+
+def numbered(name: str, place: int) -> str:
+    """What the condition of an adapter is called: "control", "control-2" ..."""
+    return name if place == 1 else f"{name}-{place}"
+
+
+def weighted(text: str) -> tuple[Path, float | None]:
+    """'FILE' or 'FILE:0.8' -> the file, and the weight or None."""
+    match = re.fullmatch(r"(.+):(-?\d+(?:\.\d*)?)", text)
+    return (Path(match[1]), float(match[2])) if match and not Path(text).exists() else (Path(text), None)
+
+
+def lora(text: str) -> tuple[Path, float]:
+    """'FILE' or 'FILE:0.8' -> the file and its weight. Raises RequestError where there is no such file."""
+    path, weight = weighted(text)
+    if not path.exists():
+        raise RequestError(
+            "--lora: there is no {path}; write FILE or FILE:weight, for instance ink.safetensors:0.8", path=path
+        )
+    if not path.is_dir():
+        demand_regular(path)
+    return path, 1.0 if weight is None else weight
+
+
+def embedding(text: str) -> tuple[Path, str]:
+    """'FILE' or 'FILE=<word>' -> the file and what its word is called. Raises RequestError where there is no file."""
+    file, _, word = text.partition("=")
+    if not Path(file).exists():
+        raise RequestError(
+            "--embedding: there is no file {file}; write FILE or FILE=<word>, for instance duck.safetensors=<duck>",
+            file=file,
+        )
+    demand_regular(Path(file))
+    return Path(file), word

@@ -1,0 +1,190 @@
+"""The one path by which everything draws: Python, the command line, the page, evaluation and training's samples.
+
+An engine is a system with where and how it runs. It brings the text encoders into memory, encodes the prompt, runs the
+denoisers, moves tensors to the device, tells of progress and leaves its weights at rest when it ends or is cancelled.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bimo.core.errors import RequestError
+from bimo.core.picture import Picture
+from bimo.core.recipe import Recipe
+from bimo.core.request import Request
+from bimo.core.tensors import DenoiserInput
+from bimo.diffusion import sampling
+from bimo.diffusion.batching import run_batched
+from bimo.diffusion.sampling import Prepared
+from bimo.diffusion.system import System
+from bimo.engine.adapters import Adapters
+from bimo.engine.devices import default_device, device_of_module
+from bimo.engine.offload import Offloader
+
+#: Called before each step with (picture, of how many, step, of how many steps); may raise to cancel.
+Progress = Callable[[int, int, int, int], None]
+AnyRequest = Request | Mapping[str, Any] | str | Prepared
+
+
+class Engine:
+    """A system that draws: its weights on ``device``, as ``dtype``, and with ``offload`` in memory only while they
+    work. Without a device weights stay where they are, without a dtype as they are: for a system that is learning.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        *,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        offload: bool = False,
+    ) -> None:
+        self.system = system
+        self.device = device_of_module(system) if device is None else device
+        self.dtype = dtype
+        self.offload = offload
+        self._offloader: Offloader | None = None
+        self._keep_weights()
+
+    def _keep_weights(self) -> None:
+        if self.dtype is not None:
+            self._offloader = Offloader(self.system, self.dtype, offload=self.offload, device=self.device)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of the system."""
+        return self.system.recipe
+
+    @property
+    def adapters(self) -> list[tuple[str, float]]:
+        """Name and weight of each LoRA that is attached."""
+        from bimo.models.adapters import attach
+
+        return attach.adapters(self.system)
+
+    def attach(
+        self,
+        *loras: str | Path,
+        embeddings: Sequence[str | Path] = (),
+        controls: Sequence[str | Path] = (),
+        ip_adapters: Sequence[str | Path] = (),
+        image_encoder: str | Path | None = None,
+    ) -> None:
+        """Attaches LoRAs ("FILE" or "FILE:0.8"), and by name what ``bimo.load`` takes. The same LoRA again sets its
+        weight. Raises WeightsError for adapters of another family, RequestError for files that are not there.
+        """
+        self.system = Adapters.named(loras, embeddings, controls, ip_adapters, image_encoder).put(self.system)
+        self._keep_weights()
+
+    def detach(self, lora: str = "") -> None:
+        """Takes a LoRA out by its file's stem, or all of them. Raises WeightsError for one that is not attached."""
+        from bimo.models.adapters import attach
+
+        attach.unadapt(self.system, lora)
+
+    def prepare(self, request: AnyRequest, **settings: Any) -> Prepared:
+        """A request filled in and its text encoded, for all of its pictures. Raises RequestError."""
+        if isinstance(request, Prepared):
+            return request
+        encoders = nullcontext() if self._offloader is None else self._offloader.text_encoders()
+        with default_device(self.device), encoders:
+            return sampling.prepare(self.system, _with_settings(request, settings))
+
+    def draw(
+        self, request: AnyRequest, /, *, batch: int = 1, progress: Progress | None = None, **settings: Any
+    ) -> list[Picture]:
+        """Draws a request, or a sentence with settings: ``engine.draw("红苹果，3D风格", seed=1, steps=20)``.
+
+        ``batch`` pictures are drawn together. With 1 a picture is the same to the byte as when it is drawn alone;
+        larger batches may differ in the last bit of float32, as matrix products are ordered by shape. Raises
+        RequestError.
+        """
+        return list(self.stream(request, batch=batch, progress=progress, **settings))
+
+    def stream(
+        self, request: AnyRequest, /, *, batch: int = 1, progress: Progress | None = None, **settings: Any
+    ) -> Iterator[Picture]:
+        """As ``draw``, each picture as soon as it is done. The request is checked and its text encoded at once."""
+        return self._pictures(self.prepare(request, **settings), batch, progress)
+
+    def _pictures(self, prepared: Prepared, batch: int, progress: Progress | None) -> Generator[Picture]:
+        count = prepared.request.count
+        with self._at_rest_after():
+            for first in range(0, count, batch):
+
+                def before_step(place: int, step: DenoiserInput, first: int = first) -> None:
+                    if progress is not None:
+                        progress(first + place, count, step.step, step.steps)
+
+                pictures = [(prepared, index) for index in range(first, min(count, first + batch))]
+                yield from self._run(pictures, before_step)
+
+    def draw_together(self, requests: Sequence[Request | Mapping[str, Any]]) -> list[Picture]:
+        """The first picture of each request, all in one batch."""
+        prepared = [self.prepare(request) for request in requests]
+        with self._at_rest_after():
+            return self._run([(one, 0) for one in prepared])
+
+    def _run(
+        self,
+        pictures: Sequence[tuple[Prepared, int]],
+        before_step: Callable[[int, DenoiserInput], None] | None = None,
+    ) -> list[Picture]:
+        def step(place: int, denoiser_input: DenoiserInput) -> None:
+            if self._offloader is not None:
+                self._offloader.on_step(denoiser_input)
+            if before_step is not None:
+                before_step(place, denoiser_input)
+
+        start = time.perf_counter()
+        with default_device(self.device):
+            loops = [sampling.sample(self.system, prepared, index) for prepared, index in pictures]
+            drawn = run_batched(self.system, loops, step)
+        seconds = (time.perf_counter() - start) / len(pictures)
+        return [replace(picture, seconds=seconds) for picture in drawn]
+
+    @contextmanager
+    def _at_rest_after(self) -> Generator[None]:
+        try:
+            yield
+        finally:
+            if self._offloader is not None:
+                self._offloader.rest()
+
+
+def draw(
+    engine: Engine,
+    request: AnyRequest,
+    /,
+    *,
+    batch: int = 1,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> list[Picture]:
+    """Draws a request, or a sentence with settings, as ``Engine.draw``: ``draw(engine, "红苹果", seed=1)``."""
+    if not isinstance(engine, Engine):  # pyright: ignore[reportUnnecessaryIsInstance]
+        kind = type(engine).__name__
+        raise RequestError(
+            "bimo.draw draws with what bimo.load gives and not with a {kind}; of a System make one: "
+            "bimo.Engine(system)",
+            kind=kind,
+        )
+    return engine.draw(request, batch=batch, progress=progress, **settings)
+
+
+def _with_settings(request: Request | Mapping[str, Any] | str, settings: Mapping[str, Any]) -> Any:
+    if isinstance(request, str):
+        return {"text": request, **settings}
+    if not settings:
+        return request
+    if isinstance(request, Request):
+        # Not dumped: of its pictures a dump keeps fingerprints alone.
+        request = {name: getattr(request, name) for name in request.model_fields_set}
+    return {**request, **settings}
