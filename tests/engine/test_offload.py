@@ -25,6 +25,7 @@ from bimo.hub import registry
 from bimo.models.qwen_image.space import QwenLatent
 from bimo.models.spaces import ClipImage, Latent
 from bimo.xiaomo.autoencoder import Compact
+from tests.support.drawing import draw
 from tests.support.tiny_checkpoints import checkpoint
 
 pytestmark = pytest.mark.slow
@@ -155,7 +156,6 @@ import torch
 from bimo.core.tensors import Conditioning, DenoiserInput
 from bimo.engine.offload import Offloader
 from bimo.hub import registry
-from tests.support.drawing import draw
 
 def of_process(name):
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(name))
