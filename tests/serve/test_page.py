@@ -193,7 +193,9 @@ def test_bounds_hold_behind_the_form(studio: Any, wrong: dict[str, Any]) -> None
 
 def test_a_form_is_drawn_as_the_command_line_would(studio: Any) -> None:
     heard: list[tuple[float, str]] = []
-    files, said, seed = studio.draw(**(FORM | {"count": 2, "style": "ink"}), on_progress=lambda *told: heard.append(told))
+    files, said, seed = studio.draw(
+        **(FORM | {"count": 2, "style": "ink"}), on_progress=lambda *told: heard.append(told)
+    )
     assert [read_metadata(file)["request"]["seed"] for file in files] == [1, 2]
     assert all(read_metadata(file)["request"]["style"] == "ink" for file in files)
     assert seed == 1
