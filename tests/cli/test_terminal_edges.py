@@ -15,6 +15,7 @@ from PIL import Image
 
 from bimo.cli import main
 from bimo.core.output_path import OutputPath, name_of
+from bimo.curation.executors.executors import SerialExecutor
 from bimo.hub import memory, registry
 from tests.support.checkout import ROOT
 
@@ -199,6 +200,10 @@ COMMANDS = [
     "export",
     "eval",
     "serve",
+    "data",
+    "curate",
+    "train",
+    "extend",
 ]
 #: What an option is meant for, or nearly.
 LIKELY = {
@@ -275,9 +280,11 @@ def test_no_command_line_is_a_surprise(
     monkeypatch.setattr(web, "launch", lambda studio, host, port, wait=True: studio.folder.cleanup())
     monkeypatch.setattr(work, "_trained", lambda **settings: None)
     monkeypatch.setattr("bimo.xiaomo.artwork.build.build_artwork", lambda out, **settings: {})
+    monkeypatch.setattr("bimo.xiaomo.build.build_scenes", lambda *a, **settings: {"count": 0})
+    monkeypatch.setattr("bimo.cli.curate.crew_of", lambda *a: SerialExecutor())
     monkeypatch.setattr("bimo.xiaomo.evaluation.run.evaluate", lambda *a, **settings: None)
     surprises = []
-    for words in lines(14, 300):
+    for words in lines(14, 400):
         done = here(*words)
         if done.returncode in (main.BUG, main.NO_MEMORY) or "Traceback" in done.stderr:
             surprises.append((words, done.stderr[-300:]))
