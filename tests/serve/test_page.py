@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -238,6 +239,53 @@ def test_a_drawing_that_nobody_waits_for_ends(studio: Any) -> None:
     studio.stop("page")
     with pytest.raises(StoppedError):
         studio.wanted("page")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # gradio, with the pandas of today
+def test_a_closed_page_ends_its_drawing(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection of a page breaks while its drawing is under way, as a browser's does with its tab."""
+    web = pytest.importorskip("bimo.serve.page")
+    import httpx
+
+    from bimo.hub import registry
+
+    begun, ended, enough = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(*_: Any, progress: Any) -> list[Any]:
+        try:
+            for step in range(100_000):
+                progress(0, 1, step, 100_000)
+                begun.set()
+                if enough.wait(0.01):
+                    return []
+        except web.StoppedError:
+            ended.set()
+            raise
+        return []
+
+    monkeypatch.setattr(web, "draw", slow)
+    studio = web.Studio(registry.load(tiny_folder))
+    blocks: list[Any] = []
+    page = web.page
+    monkeypatch.setattr(web, "page", lambda *a: blocks.append(page(*a)) or blocks[0])
+    address = web.launch(studio, "127.0.0.1", 0, wait=False) + "gradio_api/"
+    try:
+        with httpx.Client(timeout=SECONDS) as client:
+            config = client.get(address.replace("gradio_api/", "config")).json()
+            number = next(one["id"] for one in config["dependencies"] if one["api_name"] == "draw")
+            values = [*FORM.values(), None, None, None, 0, None, 1, False]
+            with client.stream("GET", f"{address}heartbeat/tab") as heartbeat:
+                beats = heartbeat.iter_bytes(1)  # kept: without it the connection ends
+                assert next(beats)
+                asked = {"data": values, "fn_index": number, "session_hash": "tab"}
+                assert client.post(f"{address}queue/join", json=asked).status_code == 200
+                assert begun.wait(30)
+                assert not ended.is_set()
+            assert ended.wait(30)
+    finally:
+        enough.set()
+        blocks[0].close(verbose=False)
+        studio.folder.cleanup()
 
 
 def test_errors_speak_as_their_reader_does(studio: Any, monkeypatch: pytest.MonkeyPatch) -> None:
