@@ -26,6 +26,7 @@ from bimo.core.part import dumps
 from bimo.core.tensors import Batch, Share
 from bimo.data.loader import Fitted, Pictures, Size, picked
 from bimo.data.rows import Column
+from bimo.engine.devices import default_device, to_device
 from bimo.training.conditioning_dropout import ConditioningDropout
 from bimo.training.distributed.processes import ALONE, Processes
 from bimo.training.encoding_cache import Encode, cached_encoder
