@@ -151,8 +151,8 @@ def load(name: str | Path, *, stored: bool = False) -> System:
     if folder is not None and folder.is_relative_to(BUNDLES):
         return _read(folder, stored)
     if wanted.weights.vision:
-        towers = [fetch(repo, indices=TOWER_FILES) for repo in (wanted.weights.repo, wanted.weights.vision)]
-        return _published(_taiyi_clip().read_apart(*towers, _numbers(stored)), wanted)
+        folders = [fetch(repo, indices=TOWER_FILES) for repo in (wanted.weights.repo, wanted.weights.vision)]
+        return _published(_taiyi_clip().read_apart(*folders, _numbers(stored)), wanted)
     if address := next(iter(_addresses(wanted)), ""):
         return _published(_read(fetch(address, wanted.weights.modelscope), stored, wanted), wanted)
     raise WeightsError(
@@ -296,10 +296,10 @@ def _module(file: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except BimoError:
         raise
-    # The file is the user's own program: whatever it raises is told as it is.
+    # The file is the user's own program: whatever it raises is reported as it is.
     except Exception as error:
-        told = f"{type(error).__name__}: {error}"
-        raise RecipeError("{file} fails: {told}", file=file, told=told) from error
+        raised = f"{type(error).__name__}: {error}"
+        raise RecipeError("{file} fails: {told}", file=file, told=raised) from error
     return module
 
 

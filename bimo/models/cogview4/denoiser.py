@@ -41,7 +41,7 @@ class CogView4(Part):
 class CogView4Denoiser(nn.Module):
     """x [R, C, h, w], t [R] and conditioning -> [R, C, h, w]. Published names are below ``model.``.
 
-    It is told the picture's own size as the original and wanted one, and no crop (arXiv:2307.01952, section 2.2).
+    The picture's own size is its original and target size, without a crop (arXiv:2307.01952, section 2.2).
     """
 
     def __init__(self, part: CogView4) -> None:

@@ -39,7 +39,7 @@ OWN: dict[str, tuple[str, Any]] = {
     "vocab": ("padded_vocab_size", 65024),
     "eps": ("layernorm_epsilon", 1e-5),
 }
-#: Fields that do not change what the tower answers: how sums are fused, heads it does not have, remote code.
+#: Fields that do not change what the text encoder answers: how sums are fused, heads it does not have, remote code.
 NO_EFFECT_GLM = {
     *("apply_query_key_layer_scaling", "attention_softmax_in_fp32", "bias_dropout_fusion", "classifier_dropout"),
     *("auto_map", "seq_length", "vocab_size", "original_rope", "prefix_projection", "hidden_dropout"),
@@ -57,15 +57,15 @@ def reading(folder: Folder) -> Reading:
     folder.demand("tokenizer", "kolors", ("ChatGLMTokenizer",))
     folder.demand("unet", "diffusers", ("UNet2DConditionModel",))
     folder.demand("vae", "diffusers", ("AutoencoderKL",))
-    tower = _tower(folder)
+    encoder = _text_encoder(folder)
     denoiser = unet(folder.config("unet"))
-    if denoiser.bridge != tower.width or denoiser.vector != tower.width:
+    if denoiser.bridge != encoder.width or denoiser.vector != encoder.width:
         raise RecipeError(
             "the UNet of {path} reads words {bridge} and a pooled text {vector} wide; the tower gives {width}",
             path=folder.path,
             bridge=denoiser.bridge,
             vector=denoiser.vector,
-            width=tower.width,
+            width=encoder.width,
         )
     space = latent(folder.config("vae"))
     factor = 2 ** (len(space.block_channels) - 1)
@@ -83,10 +83,10 @@ def reading(folder: Folder) -> Reading:
     )
     recipe = Recipe(
         name="kolors-inpainting" if denoiser.spatial else "kolors",
-        text_encoders=(tower,),
+        text_encoders=(encoder,),
         levels=(level,),
         request=Defaults(size=(side, side)),
-        note=say("its text tower is ChatGLM3 ({layers} layers)", layers=tower.layers),
+        note=say("its text tower is ChatGLM3 ({layers} layers)", layers=encoder.layers),
     )
     return Reading(
         recipe,
@@ -105,7 +105,7 @@ def glm_name(name: str) -> str | None:
     return None if name == "rotary_pos_emb.inv_freq" else name
 
 
-def _tower(folder: Folder) -> ChatGlm:
+def _text_encoder(folder: Folder) -> ChatGlm:
     config = folder.config("text_encoder")
     for name, (wanted, absent) in ONLY.items():
         found = config.fields.get(name, absent)

@@ -42,11 +42,11 @@ class Filling:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a folder is: its recipe, where its weights go, and the folder of each tower's words, in their order."""
+    """What a folder is: its recipe, where its weights go, and the folder of each text encoder's tokenizer, in order."""
 
     recipe: Recipe
     fillings: tuple[Filling, ...]
-    words: tuple[str, ...]
+    tokenizers: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -120,26 +120,27 @@ def read_folder(path: Path, dtype: torch.dtype | None = torch.float32) -> System
         for file in files[filling.component]:
             state |= checkpoint_io.renamed(checkpoint_io.read(file, dtype), filling.rename)
         checkpoint_io.assign(system.get_submodule(filling.module), state, dtype, files[filling.component][0])
-    for tower, folder in zip(system.text_encoders, reading.words, strict=True):
-        give_words(tower, path / folder)
+    for encoder, folder in zip(system.text_encoders, reading.tokenizers, strict=True):
+        load_tokenizer(encoder, path / folder)
     return system.eval()
 
 
-def give_words(tower: Any, folder: Path) -> None:
-    """Reads a tower's words from a published folder. Raises WeightsError as the tower does, and where CLIP's byte
-    pairs are fewer than its rows: then the words that were added (Taiyi-XL's 8067 characters) are not there.
+def load_tokenizer(encoder: Any, folder: Path) -> None:
+    """Loads a text encoder's tokenizer from a published folder. Raises WeightsError as the encoder does, and where
+    CLIP's byte pairs are fewer than its rows: then the tokens that were added (Taiyi-XL's 8067 characters) are not
+    there.
     """
-    tower.load_tokenizer(folder)
-    if getattr(tower.part, "words", "") != "pairs":
+    encoder.load_tokenizer(folder)
+    if getattr(encoder.part, "words", "") != "pairs":
         return
-    count = tower.words.get_vocab_size(with_added_tokens=True)
-    if count < tower.part.vocab:
+    count = encoder.words.get_vocab_size(with_added_tokens=True)
+    if count < encoder.part.vocab:
         raise WeightsError(
             "the tokenizer of {folder} has {count} words, the tower {vocab}; added_tokens.json (the words "
             "that were added) is missing",
             folder=folder,
             count=count,
-            vocab=tower.part.vocab,
+            vocab=encoder.part.vocab,
         )
 
 
@@ -154,7 +155,7 @@ def reading_of(path: Path) -> Reading:
     note = reading.recipe.note
     if named != family:
         note += say("; its index says {named}, it draws as a {family}", named=named, family=family)
-    used = {"scheduler", *(filling.component for filling in reading.fillings), *reading.words}
+    used = {"scheduler", *(filling.component for filling in reading.fillings), *reading.tokenizers}
     if beside := [name for name in folder.classes if name not in used]:
         note += say("; not loaded: {beside}", beside=Listed(beside))
     variants = [(f.component, variant_of(path / f.component)) for f in reading.fillings]
@@ -165,13 +166,13 @@ def reading_of(path: Path) -> Reading:
 
 def _unsupported(folder: Folder) -> RecipeError:
     at, named = folder.path / INDEX_FILE, folder.pipeline
-    if told := otherwise(named):
+    if purpose := otherwise(named):
         return RecipeError(
             "{at} is a {named}, which {told}: weights like that do not draw from words here; name a folder "
             "of the same family that draws from words",
             at=at,
             named=named,
-            told=Both(told[0], told[1]),
+            told=Both(purpose[0], purpose[1]),
         )
     near = meant(named, FAMILIES)
     return RecipeError("{at} is a {named}, which is not supported{near}", at=at, named=named, near=near)

@@ -50,15 +50,15 @@ def reading_with(
     return Reading(recipe, fillings, ("tokenizer",))
 
 
-def denoiser(folder: Folder, cls: str, part: type[Part], own: Mapping[str, str], **given: Any) -> Any:
+def denoiser(folder: Folder, cls: str, part: type[Part], own: Mapping[str, str], **known: Any) -> Any:
     """A transformer's part by the names its config has for the part's fields. Raises RecipeError for other fields.
 
-    ``given`` are fields of the config that are known, with the one value that is meant.
+    ``known`` are fields of the config that are known, with the one value that is meant.
     """
     import diffusers
 
     folder.demand("transformer", "diffusers", (cls,))
-    defaults = {**defaults_of(getattr(diffusers, cls)), **given}
+    defaults = {**defaults_of(getattr(diffusers, cls)), **known}
     read = folder.config("transformer").of(defaults, own.values(), ())
     return part(**{name: read[field] for name, field in own.items()})
 
@@ -91,10 +91,10 @@ def flow_schedule(folder: Folder, own_sigmas: bool = False, **grid: Any) -> Flow
     if name == "FlowMatchEulerDiscreteScheduler":
         defaults = defaults_of(cls)
         read = config.of(defaults, (*own.values(), *FLOW_SETTINGS), ())
-        said = {n: read[n] for n in FLOW_SETTINGS if read[n] != defaults[n]}
+        settings = {n: read[n] for n in FLOW_SETTINGS if read[n] != defaults[n]}
     else:
-        said = {n: plain(v) for n, v in config.fields.items() if not n.startswith("_")}
-        # As pipelines read what is not said; what a solver calls flow_shift is its own.
+        settings = {n: plain(v) for n, v in config.fields.items() if not n.startswith("_")}
+        # As pipelines read what is not set; what a solver calls flow_shift is its own.
         low, high = (0.25, 0.75) if grid.get("dynamic") == "root" else (0.5, 1.15)
         silent = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": low, "max_shift": high}
         silent |= {
@@ -103,13 +103,13 @@ def flow_schedule(folder: Folder, own_sigmas: bool = False, **grid: Any) -> Flow
             "time_shift_type": "exponential",
             "shift_terminal": None,
         }
-        read = {**silent, **defaults_of(cls), **said}
+        read = {**silent, **defaults_of(cls), **settings}
         if own_sigmas and read.get("use_flow_sigmas"):
             grid["grid"] = "own"
-    if said or name != "FlowMatchEulerDiscreteScheduler":
-        said = {"_class_name": name, **said}
-        demand_flow_steps(path, cls, said, str(grid["grid"]))
-    given: dict[str, Any] = {field: read[theirs] for field, theirs in own.items()}
+    if settings or name != "FlowMatchEulerDiscreteScheduler":
+        settings = {"_class_name": name, **settings}
+        demand_flow_steps(path, cls, settings, str(grid["grid"]))
+    fields: dict[str, Any] = {field: read[theirs] for field, theirs in own.items()}
     kind = grid.pop("dynamic", "line")
-    given["dynamic"] = kind if given["dynamic"] else ""
-    return Flow(**{**given, "terminal": given["terminal"] or 0.0}, **grid, config=said)
+    fields["dynamic"] = kind if fields["dynamic"] else ""
+    return Flow(**{**fields, "terminal": fields["terminal"] or 0.0}, **grid, config=settings)

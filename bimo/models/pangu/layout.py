@@ -30,7 +30,7 @@ from bimo.core.messages import Listed, Message, say
 from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
 from bimo.models.layouts import mindspore
-from bimo.models.layouts.diffusers_folder import give_words
+from bimo.models.layouts.diffusers_folder import load_tokenizer
 from bimo.models.layouts.layout import Layout
 from bimo.models.pangu.experts import Experts
 from bimo.models.spaces import Latent
@@ -95,8 +95,8 @@ def read(path: Path, wanted: Recipe, dtype: torch.dtype | None = torch.float32) 
     state |= dict(_ours(mindspore.read(high, dtype, _of_high), recipe, "high"))
     checkpoint_io.assign(system, state, dtype, path)
     larger = cast(ClipTextEncoder, system.text_encoders[1])
-    give_words(system.text_encoders[0], path)
-    give_words(larger, path / PAIRS)
+    load_tokenizer(system.text_encoders[0], path)
+    load_tokenizer(larger, path / PAIRS)
     # The authors' code pads both with the first word, which for CLIP's is not what its files say.
     larger.pad = 0
     system.weights_hash = late_table(path, (high, low))

@@ -28,7 +28,7 @@ from bimo.diffusion.system import System
 from bimo.models.layouts import mindspore
 from bimo.models.layouts.configs import read_json
 from bimo.models.layouts.detection import Found, detect, shapes, spelt, unusable
-from bimo.models.layouts.diffusers_folder import INDEX_FILE, Reading, give_words, reading_of
+from bimo.models.layouts.diffusers_folder import INDEX_FILE, Reading, load_tokenizer, reading_of
 from bimo.models.stable_diffusion import ldm_names
 from bimo.models.stable_diffusion.ldm_configs import (
     TOWERS,
@@ -119,7 +119,7 @@ def read_file(path: Path, dtype: torch.dtype | None = torch.float32) -> System:
     pads = weights_metadata(path).get(PADS_KEY, "").split()
     for index, (tower, folder) in enumerate(zip(system.text_encoders, layout.words, strict=True)):
         if folder is not None:
-            give_words(tower, folder)
+            load_tokenizer(tower, folder)
             _pad(tower, layout.components[TOWER_NAMES[index]], int(pads[index]) if pads else None)
     return system.eval()
 
