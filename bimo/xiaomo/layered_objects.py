@@ -55,7 +55,7 @@ class LayeredObjects(Denoise):
         denoiser = _layered(system)
         if denoiser.part.things != len(self.names):
             raise RecipeError(
-                "Things has {count} names and Expected {things} things; as many are expected",
+                "LayeredObjects has {count} names and Expected {things} things; as many are expected",
                 count=len(self.names),
                 things=denoiser.part.things,
             )
@@ -99,7 +99,7 @@ class LayeredObjects(Denoise):
 
 def _unlabelled(names: Sequence[str]) -> TrainingError:
     return TrainingError(
-        "the data has no labels {names}, by which Things tells things apart; add them, or take Denoise",
+        "the data has no labels {names}, by which LayeredObjects tells things apart; add them, or take Denoise",
         names=Listed(names),
     )
 
@@ -119,7 +119,7 @@ def _layered(system: System, name: str | None = None) -> ExpectedDenoiser:
         if isinstance(denoiser, ExpectedDenoiser) and denoiser.layers is not None:
             return denoiser
     raise RecipeError(
-        "Things teaches an Expected with layers (things=2); there is none in {names}", names=Listed(names)
+        "LayeredObjects teaches an Expected with layers (things=2); there is none in {names}", names=Listed(names)
     )
 
 
