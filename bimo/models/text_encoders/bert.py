@@ -18,6 +18,7 @@ from bimo.core.part import Part
 from bimo.core.tensors import TextEncoding
 from bimo.models.text_encoders import lexicon, tokenization
 from bimo.models.text_encoders.bert_network import BertModel
+from bimo.models.text_encoders.encoder import PublishedTextEncoder
 from bimo.models.text_encoders.tokenization import TOKENIZER_FILE, VOCAB_FILE, published_words
 from bimo.prompts.emoji import in_words
 from bimo.prompts.normalise import normal
@@ -68,8 +69,10 @@ class Bert(Part):
         return replace(self, width=16, layers=2, heads=2, feed=32, project=min(self.project, 16))
 
 
-class BertTextEncoder(nn.Module):
+class BertTextEncoder(PublishedTextEncoder):
     """Texts -> tokens [B, L, width], mask [B, L], pooled [B, project]."""
+
+    teachable = True
 
     def __init__(self, part: Bert) -> None:
         super().__init__()
@@ -87,8 +90,6 @@ class BertTextEncoder(nn.Module):
         )
         self.head = nn.Linear(part.width, part.project) if part.pool and part.project else None
         self.begins = 1  # tokens before those of the text
-        self.words: Any = None
-        self.teachable = True
         self.known: frozenset[str] = frozenset()
 
     def encode(self, texts: Sequence[str]) -> TextEncoding:

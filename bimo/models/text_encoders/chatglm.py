@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +16,7 @@ from bimo.core.files import write_whole
 from bimo.core.part import Part
 from bimo.core.tensors import TextEncoding
 from bimo.models.text_encoders import tokenization
+from bimo.models.text_encoders.encoder import PublishedTextEncoder
 from bimo.models.text_encoders.sentencepiece import tokenizer_of
 from bimo.prompts.token_budget import Budget
 
@@ -53,7 +54,7 @@ class ChatGlm(Part):
         return replace(self, width=16, layers=2, heads=4, groups=2, head=8, feed=32)
 
 
-class ChatGlmTextEncoder(nn.Module):
+class ChatGlmTextEncoder(PublishedTextEncoder):
     """Texts -> tokens [B, length, width] of the last layer but one, pooled [B, width]: the last layer at the last
     token, neither through the final norm. Published names are below ``model.``.
     """
@@ -71,7 +72,6 @@ class ChatGlmTextEncoder(nn.Module):
             )
         self.part = part
         self.model = Model(part)
-        self.words: Any = None
         self.file = b""
         self.first = 0
 
@@ -103,10 +103,6 @@ class ChatGlmTextEncoder(nn.Module):
         lost = text[encoded.offsets[room][0] :] if len(encoded.ids) > room else ""
         used = len(encoded.ids) + len(BEGINNING)
         return Budget(used, self.part.length, lost, unread=tokenization.unread(self, text))
-
-    def build_tokenizer(self, captions: Iterable[str], known: Iterable[str]) -> None:
-        """Raises WeightsError: the words are published with the weights."""
-        raise tokenization.published_words()
 
     def save_tokenizer(self, folder: Path) -> None:
         """Writes the model file as it was read."""

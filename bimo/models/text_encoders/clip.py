@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self, cast
@@ -14,6 +14,7 @@ from bimo.core.errors import RecipeError
 from bimo.core.part import Part
 from bimo.core.tensors import TextEncoding
 from bimo.models.text_encoders import tokenization
+from bimo.models.text_encoders.encoder import PublishedTextEncoder
 from bimo.models.text_encoders.tokenization import TOKENIZER_FILE, VOCAB_FILE
 from bimo.prompts.token_budget import Budget
 
@@ -64,8 +65,10 @@ class ClipText(Part):
         return replace(self, width=16, layers=2, heads=2, feed=32, project=min(self.project, 16))
 
 
-class ClipTextEncoder(nn.Module):
+class ClipTextEncoder(PublishedTextEncoder):
     """Texts -> tokens [B, length, width]. Published names are below ``model.``, without their ``text_model.``."""
+
+    teachable = True
 
     def __init__(self, part: ClipText) -> None:
         super().__init__()
@@ -98,8 +101,6 @@ class ClipTextEncoder(nn.Module):
         self.projection = nn.Linear(part.width, part.project, bias=False) if part.project else None
         # Tokens before those of the text; one vector of a whole text has none of it.
         self.begins = 1 if part.answer == "tokens" else None
-        self.words: Any = None
-        self.teachable = True
         self.pad = 0
         # How many of the last layers clip_skip counts, the layer that is read being the first.
         self.skippable = part.layers - bool(part.penultimate) if part.answer == "tokens" else 0
@@ -142,10 +143,6 @@ class ClipTextEncoder(nn.Module):
         else:
             found = tokenization.budget(encoded, text, self.part.length)
         return replace(found, unread=tokenization.unread(self, text))
-
-    def build_tokenizer(self, captions: Iterable[str], known: Iterable[str]) -> None:
-        """Raises WeightsError: the words are published with the weights."""
-        raise tokenization.published_words()
 
     def save_tokenizer(self, folder: Path) -> None:
         """Writes tokenizer.json and what it is padded with."""

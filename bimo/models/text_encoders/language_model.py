@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self, cast
@@ -17,6 +17,7 @@ from bimo.core.files import write_whole
 from bimo.core.part import Part, meant
 from bimo.core.tensors import TextEncoding
 from bimo.models.text_encoders import tokenization
+from bimo.models.text_encoders.encoder import PublishedTextEncoder
 from bimo.prompts.token_budget import Budget
 
 PAIRS_FILES = "vocab.json + merges.txt"
@@ -118,7 +119,7 @@ class _Row:
     seen: list[bool]
 
 
-class LanguageModelEncoder(nn.Module):
+class LanguageModelEncoder(PublishedTextEncoder):
     """Texts -> tokens [B, L, width] and mask [B, L]. Published names of the model are below ``model.``."""
 
     def __init__(self, part: LanguageModel) -> None:
@@ -147,7 +148,6 @@ class LanguageModelEncoder(nn.Module):
         self.out = nn.Linear(part.width, part.bridge.width, bias=False) if part.bridge else None
         self.norm = nn.LayerNorm(part.bridge.width, eps=part.bridge.eps) if part.bridge else None
         self.heads = ("out.", "norm.")
-        self.words: Any = None
         self.pad = 0
 
     def encode(self, texts: Sequence[str]) -> TextEncoding:
@@ -224,10 +224,6 @@ class LanguageModelEncoder(nn.Module):
             place = places[start + limit]
             lost = text[place:] if 0 <= place < len(text) else ""
         return Budget(max(0, len(ids) - start), limit, lost, unread=tokenization.unread(self, text))
-
-    def build_tokenizer(self, captions: Iterable[str], known: Iterable[str]) -> None:
-        """Always raises WeightsError: a language model's words were published with it."""
-        raise tokenization.published_words()
 
     def save_tokenizer(self, folder: Path) -> None:
         """Writes tokenizer.json, what it is padded with, and the template as pipelines ask for one."""

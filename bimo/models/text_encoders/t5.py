@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bimo.core.part import Part
 from bimo.core.tensors import TextEncoding
 from bimo.models.text_encoders import tokenization
+from bimo.models.text_encoders.encoder import PublishedTextEncoder
 from bimo.models.text_encoders.tokenization import TOKENIZER_FILE
 from bimo.prompts.token_budget import Budget
 
@@ -48,10 +49,12 @@ class T5(Part):
         return replace(self, width=16, layers=2, heads=2, head=8, feed=32)
 
 
-class T5TextEncoder(nn.Module):
+class T5TextEncoder(PublishedTextEncoder):
     """Texts -> tokens [B, length, width] and mask [B, length]. Published names are below ``model.``, without their
     ``encoder.``; what they call ``shared`` is ``embed_tokens`` here.
     """
+
+    teachable = True
 
     def __init__(self, part: T5) -> None:
         super().__init__()
@@ -74,8 +77,6 @@ class T5TextEncoder(nn.Module):
             )
         ).encoder
         self.begins = 0  # tokens before those of the text
-        self.words: Any = None
-        self.teachable = True
         self.pad = 0
 
     def encode(self, texts: Sequence[str]) -> TextEncoding:
@@ -95,10 +96,6 @@ class T5TextEncoder(nn.Module):
         return replace(
             tokenization.budget(self._encoded(text), text, self.part.length), unread=tokenization.unread(self, text)
         )
-
-    def build_tokenizer(self, captions: Iterable[str], known: Iterable[str]) -> None:
-        """Raises WeightsError: the words are published with the weights."""
-        raise tokenization.published_words()
 
     def save_tokenizer(self, folder: Path) -> None:
         """Writes tokenizer.json and what it is padded with."""

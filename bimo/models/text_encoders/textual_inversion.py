@@ -21,6 +21,7 @@ from bimo.core.hashing import digest
 from bimo.core.messages import Both, Listed
 from bimo.diffusion.system import System
 from bimo.models.text_encoders import tokenization
+from bimo.models.text_encoders.encoder import PublishedTextEncoder
 
 #: How files of Stable Diffusion XL name the towers, and AUTOMATIC1111's the vectors: the word is the file's name then.
 UNNAMED = ("clip_l", "clip_g", "emb_params")
@@ -163,8 +164,9 @@ def _words_of(file: Path, token: str) -> tuple[dict[str, Tensor], dict[str, str]
 
 def table_of(tower: Any) -> nn.Embedding:
     """The table of a tower's words. Raises RecipeError for a tower that cannot be taught one."""
-    if getattr(tower, "teachable", False):
-        found = [m for m in tower.modules() if isinstance(m, nn.Embedding) and m.num_embeddings == tower.part.vocab]
+    if isinstance(tower, PublishedTextEncoder) and tower.teachable:
+        vocab: int = cast(Any, tower).part.vocab
+        found = [m for m in tower.modules() if isinstance(m, nn.Embedding) and m.num_embeddings == vocab]
         if len(found) == 1:
             return found[0]
     kind = type(tower).__name__
@@ -172,7 +174,11 @@ def table_of(tower: Any) -> nn.Embedding:
 
 
 def _tower_for(system: System, file: Path, value: Tensor) -> tuple[int, Any]:
-    able = [(index, tower) for index, tower in enumerate(system.text_encoders) if getattr(tower, "teachable", False)]
+    able = [
+        (index, tower)
+        for index, tower in enumerate(system.text_encoders)
+        if isinstance(tower, PublishedTextEncoder) and tower.teachable
+    ]
     widths = [table_of(tower).embedding_dim for _, tower in able]
     fits = [
         place for place, width in zip(able, widths, strict=True) if value.ndim in (1, 2) and value.shape[-1] == width

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +14,7 @@ from torch.nn import functional
 from bimo.core.part import Part
 from bimo.core.tensors import TextEncoding
 from bimo.models.text_encoders import tokenization
+from bimo.models.text_encoders.encoder import PublishedTextEncoder
 from bimo.models.text_encoders.tokenization import MODEL_FILE, TOKENIZER_FILE
 from bimo.prompts.token_budget import Budget
 
@@ -116,14 +117,13 @@ class Xglm(nn.Module):
         return self.head(self.norm(x[:, -1]))
 
 
-class XglmTextEncoder(nn.Module):
+class XglmTextEncoder(PublishedTextEncoder):
     """Texts -> pooled [B, project], which is the only token [B, 1, project] too. Published names below ``model.``."""
 
     def __init__(self, part: XglmText) -> None:
         super().__init__()
         self.part = part
         self.model = Xglm(part)
-        self.words: Any = None
         self.pad = PAD
 
     def encode(self, texts: Sequence[str]) -> TextEncoding:
@@ -147,10 +147,6 @@ class XglmTextEncoder(nn.Module):
         used, limit = len(encoded.ids), self.part.length
         lost = text[encoded.offsets[limit][0] :] if used > limit else ""
         return Budget(used, limit, lost, unread=tokenization.unread(self, text))
-
-    def build_tokenizer(self, captions: Iterable[str], known: Iterable[str]) -> None:
-        """Raises WeightsError: the words are published with the weights."""
-        raise tokenization.published_words()
 
     def save_tokenizer(self, folder: Path) -> None:
         """Writes tokenizer.json and what it is padded with."""

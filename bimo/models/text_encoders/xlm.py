@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, cast
@@ -13,6 +13,7 @@ from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.part import Part
 from bimo.core.tensors import TextEncoding
 from bimo.models.text_encoders import tokenization
+from bimo.models.text_encoders.encoder import PublishedTextEncoder
 from bimo.models.text_encoders.tokenization import MODEL_FILE, TOKENIZER_FILE
 from bimo.prompts.token_budget import Budget
 
@@ -91,8 +92,10 @@ class Transformed(nn.Module):
         return self.transformation_pre(self.pre_LN(cast("tuple[Tensor, ...]", states)[-2]))
 
 
-class XlmTextEncoder(nn.Module):
+class XlmTextEncoder(PublishedTextEncoder):
     """Texts -> tokens [B, length, project]. Published names are below ``model.``, without the pooler."""
+
+    teachable = True
 
     def __init__(self, part: XlmText) -> None:
         super().__init__()
@@ -106,8 +109,6 @@ class XlmTextEncoder(nn.Module):
         self.model = Transformed(part)
         self.projection = nn.Linear(part.project, part.embed, bias=False) if part.embed else None
         self.begins = 1  # tokens before those of the text
-        self.words: Any = None
-        self.teachable = True
         self.pad = 1
 
     def encode(self, texts: Sequence[str]) -> TextEncoding:
@@ -130,10 +131,6 @@ class XlmTextEncoder(nn.Module):
         return replace(
             tokenization.budget(self._encoded(text), text, self.part.length), unread=tokenization.unread(self, text)
         )
-
-    def build_tokenizer(self, captions: Iterable[str], known: Iterable[str]) -> None:
-        """Raises WeightsError: the words are published with the weights."""
-        raise tokenization.published_words()
 
     def save_tokenizer(self, folder: Path) -> None:
         """Writes tokenizer.json and what it is padded with."""
