@@ -44,33 +44,33 @@ WORKER = """
 import os, signal, sys
 from pathlib import Path
 from bimo.core.part import loads
-from bimo.training import loop
-loop.CHECKPOINT_SECONDS = 0.0
+from bimo.training import trainer
+trainer.CHECKPOINT_SECONDS = 0.0
 recipe, data, out, *killed = sys.argv[1:]
 if killed and os.environ["RANK"] == str(int(os.environ["WORLD_SIZE"]) - 1):
-    taken, step = [], loop.Run._step
+    taken, step = [], trainer.Trainer._step
     def ending(self, *given):
         taken.append(step(self, *given))
         if len(taken) == int(killed[0]):
             os.kill(os.getpid(), signal.SIGKILL)
         return taken[-1]
-    loop.Run._step = ending
-loop.train(loads(Path(recipe).read_text("utf-8")), Path(data), Path(out), threads=1)
+    trainer.Trainer._step = ending
+trainer.train(loads(Path(recipe).read_text("utf-8")), Path(data), Path(out), threads=1)
 """
 
 #: What gloo's threads still hold when a sum has been answered.
 SUMS = """
 import torch
 from torch import distributed
-from bimo.training.distributed.processes import begun, gathered
+from bimo.training.distributed.processes import gather, init_distributed
 sent, sums = [], distributed.all_reduce
 distributed.all_reduce = lambda tensor: [sent.append(tensor), sums(tensor)]
-with begun("cpu") as processes:
+with init_distributed("cpu") as processes:
     for number in range(300):
         rows = torch.ones(2, requires_grad=True)
         share = processes.share([2, 2])
         assert processes.total(number) == [2.0 * number]
-        gathered(rows, share).sum().backward()
+        gather(rows, share).sum().backward()
         assert rows.grad.tolist() == [2.0, 2.0]
         held = [tensor._use_count() for tensor in sent]
         assert held == [1, 1, 1], held
