@@ -29,6 +29,7 @@ from bimo.models.stable_diffusion.single_file import read_file, recipe_of_file
 from tests.parity.test_stable_diffusion import by_diffusers, compare
 from tests.support.chinese_checkpoints import sentence_words
 from tests.support.drawing import draw
+from tests.support.flow_checkpoints import in_memory
 from tests.support.tiny_checkpoints import BERT_WORDS, LENGTH, bert_words, clip_words, read_by_diffusers, unet
 
 LAW: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
@@ -176,11 +177,11 @@ def xl_by_diffusers(folder: Path) -> Any:
 
 def test_xl_goes_out_and_comes_back(tmp_path: Path) -> None:
     folder = xl_made(tmp_path / "xl")
-    reference = xl_by_diffusers(folder)
+    reference = in_memory(xl_by_diffusers(folder))
     expected = by_diffusers(reference, REQUEST)
     system = read_folder(folder)
     again = to_diffusers(system, tmp_path / "again")
-    found = by_diffusers(xl_by_diffusers(again), REQUEST)
+    found = by_diffusers(in_memory(xl_by_diffusers(again)), REQUEST)
     assert all(numpy.array_equal(a, b) for a, b in zip(expected, found, strict=True))
     file = to_single(system, tmp_path / "single" / "xl.safetensors")
     compare(draw(read_file(file), REQUEST), expected)
