@@ -237,7 +237,7 @@ def test_an_anchor_holds(tiny_shards: Path, tmp_path: Path) -> None:
 
 
 def test_ascent_says_what_it_cannot_learn(tiny_shards: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="Rounds"):
+    with pytest.raises(RecipeError, match="OnlineRewards"):
         DRaFT(reward=GlyphReward())
     with pytest.raises(RecipeError, match="through"):
         DRaFT(reward=ColourfulReward(), through=0)

@@ -164,9 +164,6 @@ def _open_clip(names: Shapes, found: Found, prefix: str = "cond_stage_model.mode
     layers -= "text_projection" in shapes and not projection
     config |= {"num_hidden_layers": layers, "hidden_act": "quick_gelu" if found.system == "wukong-huahua" else "gelu"}
     config["intermediate_size"] = shapes["transformer.resblocks.0.mlp.c_fc.weight"][0]
-    if found.system == "wukong-huahua":
-        # What MindSpore adds under the root of a norm.
-        config["layer_norm_eps"] = 1e-7
     # What MindSpore's LayerNorm adds to the variance where nothing else is said.
     config["layer_norm_eps"] = 1e-7 if found.system == "wukong-huahua" else 1e-5
     if projection:
@@ -177,7 +174,9 @@ def _open_clip(names: Shapes, found: Found, prefix: str = "cond_stage_model.mode
         return ldm_names.open_clip_to_own(state, layers, projection)
 
     source = partial(ldm_names.open_clip_source, layers=layers)
-    return {"text_encoder": Component(prefix, "transformers", kind, config, convert, source, pad="zero")}
+    # OpenCLIP pads with 0; WuKong's text encoder has its shape, and pads as its own tokenizer says.
+    pad = "" if found.system == "wukong-huahua" else "zero"
+    return {"text_encoder": Component(prefix, "transformers", kind, config, convert, source, pad=pad)}
 
 
 def _clip_config(rows: int, width: int, positions: int) -> dict[str, Any]:
