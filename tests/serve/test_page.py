@@ -247,8 +247,6 @@ def test_a_closed_page_ends_its_drawing(tiny_folder: Path, monkeypatch: pytest.M
     web = pytest.importorskip("bimo.serve.page")
     import httpx
 
-    from bimo.hub import registry
-
     begun, ended, enough = threading.Event(), threading.Event(), threading.Event()
 
     def slow(*_: Any, progress: Any) -> list[Any]:
@@ -263,8 +261,9 @@ def test_a_closed_page_ends_its_drawing(tiny_folder: Path, monkeypatch: pytest.M
             raise
         return []
 
-    monkeypatch.setattr(web, "draw", slow)
-    studio = web.Studio(registry.load(tiny_folder))
+    engine = bimo.load(tiny_folder)
+    monkeypatch.setattr(engine, "draw", slow)
+    studio = web.Studio(engine)
     blocks: list[Any] = []
     page = web.page
     monkeypatch.setattr(web, "page", lambda *a: blocks.append(page(*a)) or blocks[0])
