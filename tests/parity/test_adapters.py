@@ -562,7 +562,7 @@ def test_two_ip_adapters_at_once(folder: Path, tmp_path: Path) -> None:
     net.save_pretrained(str(tmp_path / "net"))
     around = control(system, tmp_path / "net")
     assert draw(around, told)[0].image.tobytes() == draw(system, told)[0].image.tobytes()
-    both = {**told, "pictures": {**told["pictures"], "control": other}}
+    both = {**told, "condition_images": {**told["condition_images"], "control": other}}
     assert draw(around, both)[0].image.tobytes() != draw(system, told)[0].image.tobytes()
     system.save(tmp_path / "kept")
     assert draw(System.read(tmp_path / "kept"), told)[0].image.tobytes() == draw(system, told)[0].image.tobytes()
