@@ -91,8 +91,8 @@ class Comparison:
 
 
 def build_feedback(table: Path, out: Path) -> FeedbackReport:
-    """Writes the comparisons of a table as shards that `bimo.training.objectives.preferences.Prefer` learns from, an
-    index, report.json.
+    """Writes the comparisons of a table as shards that `bimo.training.objectives.preferences.DiffusionDPO` learns
+    from, an index, report.json.
 
     A row names two pictures beside the table, winner and loser, or a and b with a choice (a, b, tie, or one of the
     names), and the request they were drawn by; without one it is taken from the record in a PNG that bimo drew. Where

@@ -202,7 +202,11 @@ def test_weighted_adds_up_and_passes_over_what_has_nothing_to_say() -> None:
     )
     given = shown(("一只猫", Image.new("RGB", (64, 64), "white")), ("「福」", Image.new("RGB", (64, 64), "white")))
     found = Judges().scores(reward, given)
-    assert list(found) == ["score", "BackgroundReward 1", "GlyphReward", "BackgroundReward 2"] == ["score", *names_of(reward)]
+    assert (
+        list(found)
+        == ["score", "BackgroundReward 1", "GlyphReward", "BackgroundReward 2"]
+        == ["score", *names_of(reward)]
+    )
     assert found["score"].tolist() == [1.0, 1.0]
     assert found["GlyphReward"].isnan().tolist() == [True, False]
     assert not reward.differentiable

@@ -30,6 +30,10 @@ class Known:
     tars: frozenset[str] = frozenset()
     sides: frozenset[str] = frozenset()
 
+    def said(self, language: str) -> str:
+        """The sentence in "zh" or "en"."""
+        return self.zh if language == "zh" else self.en
+
 
 @dataclass
 class _Survey:

@@ -34,10 +34,9 @@ class DRaFT(Objective):
     DRaFT-K of arXiv:2309.17400, which maximises E[r(sample(theta, c, x_T))]; ReFL, arXiv:2304.05977, is the like with
     one step at a random time. The steps before are drawn without a gradient, so memory holds ``through`` of them.
 
-    The reward must be differentiable; for others see `bimo.training.objectives.online_rewards.Rounds`. What a reward
-    does not see is soon
-    given up for it: ``anchor`` weighs the mean squared distance of the answers on those steps from the level's as it
-    was before the stage, and an adapter (`LowRank`), as in the paper, can be taken off again.
+    The reward must be differentiable; for others see `bimo.training.objectives.online_rewards.OnlineRewards`. What a
+    reward does not see is soon given up for it: ``anchor`` weighs the mean squared distance of the answers on those steps from the level's as it
+    was before the stage, and an adapter (`Lora`), as in the paper, can be taken off again.
 
     ``steps``, ``size`` and ``guidance`` are those of drawing, 0 and None as the recipe's. The level must be the last.
     """
@@ -56,10 +55,10 @@ class DRaFT(Objective):
         super().__post_init__()
         if not getattr(self.reward, "differentiable", False):
             raise RecipeError(
-                "the reward {name} has no gradient for Ascent; take Rounds", name=type(self.reward).__name__
+                "the reward {name} has no gradient for DRaFT; take OnlineRewards", name=type(self.reward).__name__
             )
         if self.through < 1:
-            raise RecipeError("through of Ascent is {through}; at least 1", through=self.through)
+            raise RecipeError("through of DRaFT is {through}; at least 1", through=self.through)
 
     def tiny(self) -> Self:
         """Two steps of drawing; a reward that needs no weights."""
@@ -117,7 +116,7 @@ class DRaFT(Objective):
         stage, recipe = inputs.stage, inputs.system.recipe
         if stage.level != recipe.levels[-1].name or stage.drops:
             raise RecipeError(
-                "stage {name!r}: Ascent is for the last level, {name_2!r}, and drops nothing",
+                "stage {name!r}: DRaFT is for the last level, {name_2!r}, and drops nothing",
                 name=stage.name,
                 name_2=recipe.levels[-1].name,
             )
@@ -125,7 +124,7 @@ class DRaFT(Objective):
         lost = [name for name, p in inputs.system.named_parameters() if p.requires_grad and not name.startswith(own)]
         if lost:
             raise RecipeError(
-                "stage {name!r}: no gradient reaches {lost} ({count} in all); Ascent learns {own}* alone",
+                "stage {name!r}: no gradient reaches {lost} ({count} in all); DRaFT learns {own}* alone",
                 name=stage.name,
                 lost=lost[0],
                 count=len(lost),

@@ -42,10 +42,10 @@ class OnlineRewards(Objective):
     """Reward fine-tuning from the system's own drawings, by feedback of a reward in place of people's (RLAIF).
 
     A round: the level as it stands draws ``draws`` pictures for each of ``requests`` captions of the data, ``reward``
-    scores them, and ``every`` steps learn from them by ``learn``: `Prefer` on the best against the worst for one
+    scores them, and ``every`` steps learn from them by ``learn``: `DiffusionDPO` on the best against the worst for one
     caption (Diffusion-DPO, arXiv:2311.12908, equation 14, with pairs of its own drawings ranked by a model as in
     arXiv:2402.04792), or `Reward`, which weighs each by exp of its score (arXiv:2302.12192, equation 3). The reward may
-    be anything: no gradient goes through it. For that see `bimo.training.objectives.draft.Ascent`.
+    be anything: no gradient goes through it. For that see `bimo.training.objectives.draft.DRaFT`.
 
     ``steps``, ``size`` and ``guidance`` are those of drawing, 0 and None as the recipe's; ``batch`` are drawn together.
     Captions come in shuffled order, seeds from (seed of the run, stage, round, place). Drawings and scores stay in the
@@ -74,7 +74,7 @@ class OnlineRewards(Objective):
         for name, least in (("requests", 1), ("draws", 2), ("every", 1), ("batch", 1)):
             if getattr(self, name) < least:
                 raise RecipeError(
-                    "{name} of Rounds must be at least {least}; got {getattr}",
+                    "{name} of OnlineRewards must be at least {least}; got {getattr}",
                     name=name,
                     least=least,
                     getattr=getattr(self, name),
@@ -129,7 +129,7 @@ class Asked:
 
 
 class RoundLoader:
-    """`bimo.training.train_loader.Lessons` whose pictures are drawn when their round comes. ``folder`` is that of
+    """`bimo.training.train_loader.TrainLoader` whose pictures are drawn when their round comes. ``folder`` is that of
     the stage.
     """
 
