@@ -35,8 +35,8 @@ class DRaFT(Objective):
     one step at a random time. The steps before are drawn without a gradient, so memory holds ``through`` of them.
 
     The reward must be differentiable; for others see `bimo.training.objectives.online_rewards.OnlineRewards`. What a
-    reward does not see is soon given up for it: ``anchor`` weighs the mean squared distance of the answers on those steps from the level's as it
-    was before the stage, and an adapter (`Lora`), as in the paper, can be taken off again.
+    reward does not see is soon given up for it: ``anchor`` weighs the mean squared distance of the answers on those
+    steps from the level's as it was before the stage, and an adapter (`Lora`), as in the paper, can be taken off again.
 
     ``steps``, ``size`` and ``guidance`` are those of drawing, 0 and None as the recipe's. The level must be the last.
     """
