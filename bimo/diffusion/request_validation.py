@@ -25,7 +25,7 @@ from bimo.prompts.token_budget import listed
 STRENGTH = 0.8
 #: Where drawing begins with noise alone, the share of the times that its first must reach: below it the denoiser is
 #: told of a picture that is not there.
-FIRST_TIME = 0.85
+FIRST_TIME = 0.8
 #: As many times the pixels that a system learned at are no size that it knows.
 UNLEARNED = 3
 

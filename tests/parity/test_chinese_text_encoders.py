@@ -122,7 +122,7 @@ def test_long_prompt_of_pai_is_read_in_pieces(made: Any) -> None:
         assert tower.encode([negative]).tokens.shape == (1, 32, 16)
     budget = tower.budget(text)
     assert (budget.used, budget.limit, budget.lost) == (49, 64, "")
-    picture = draw(read_folder(here.folder), {"text": text, "negative": negative, "size": (64, 64), "steps": 1})[0]
+    picture = draw(read_folder(here.folder), {"text": text, "negative": negative, "size": (64, 64), "steps": 8})[0]
     assert not picture.warnings
 
 

@@ -284,8 +284,8 @@ def law(config: Config, wanted: Ddpm) -> Ddpm:
     return replace(
         wanted,
         beta_schedule=cast(Any, betas),
-        start=float(read["init_beta"] or scale * first),
-        end=float(read["last_beta"] or scale * last),
+        beta_start=float(read["init_beta"] or scale * first),
+        beta_end=float(read["last_beta"] or scale * last),
         count=read["num_timesteps"],
         prediction=cast(Any, kinds[read["mean_type"]]),
         variance=cast(Any, variances[read["var_type"]]),
