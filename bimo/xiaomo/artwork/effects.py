@@ -173,9 +173,12 @@ def oil(image: Image.Image) -> Image.Image:
 def _kuwahara(scene: Array, radius: int) -> Array:
     """[H, W, 3] -> the mean of the calmest of the four quarters around each pixel."""
     size = radius + 1
-    padded = np.pad(scene, ((radius, radius), (radius, radius), (0, 0)), mode="edge")
+    # What a type checker makes of numpy's nested widths depends on what else it has read.
+    around: Any = ((radius, radius), (radius, radius), (0, 0))
+    before: Any = ((1, 0), (1, 0), (0, 0))
+    padded = np.pad(scene, around, mode="edge")
     stack = np.concatenate([padded, (padded @ LUMA)[..., None] ** 2], -1)
-    total = np.cumsum(np.cumsum(np.pad(stack, ((1, 0), (1, 0), (0, 0))), 0, np.float64), 1)
+    total = np.cumsum(np.cumsum(np.pad(stack, before), 0, np.float64), 1)
     sums = total[size:, size:] - total[:-size, size:] - total[size:, :-size] + total[:-size, :-size]
     means = (sums / size**2).astype(np.float32)
     variance = means[..., 3] - (means[..., :3] @ LUMA) ** 2

@@ -155,7 +155,9 @@ def pieces(mask: Mask) -> list[Mask]:
 
 def _runs(label: NDArray[np.int64], mask: Mask) -> NDArray[np.int64]:
     """Every run of a row gets its largest label."""
-    starts = mask & ~np.pad(mask, ((0, 0), (1, 0)))[:, :-1]
+    # What a type checker makes of numpy's nested widths depends on what else it has read.
+    left: Any = ((0, 0), (1, 0))
+    starts = mask & ~np.pad(mask, left)[:, :-1]
     run = np.cumsum(starts.ravel()) - 1
     inside = mask.ravel()
     if not inside.any():
