@@ -196,7 +196,7 @@ def digest(lesson: Any) -> str:
     batch = lesson.batch
     total = hashlib.sha256("\0".join(lesson.texts).encode())
     words = [value for e in batch.encodings for value in (e.tokens, e.mask) if value is not None]
-    for value in (batch.x, batch.dropped, *words, *batch.scalars.values(), lesson.generator.get_state()):
+    for value in (batch.x, batch.dropped_captions, *words, *batch.scalars.values(), lesson.generator.get_state()):
         total.update(value.detach().contiguous().numpy().tobytes())
     return total.hexdigest()[:16]
 
