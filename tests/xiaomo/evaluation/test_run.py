@@ -12,6 +12,7 @@ import torch
 from bimo.core.errors import DataError
 from bimo.core.hashing import digest_tensors
 from bimo.diffusion.system import System
+from bimo.engine.engine import Engine
 from bimo.xiaomo.evaluation import judge as judging
 from bimo.xiaomo.evaluation import run
 from bimo.xiaomo.evaluation.judge import Judge, judge_for
@@ -48,15 +49,15 @@ def system(folder: Path) -> System:
 def test_evaluation_reports_and_goes_on(
     system: System, folder: Path, judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, calls = run.run_batched, []
+    whole, calls = Engine.draw_together, []
 
-    def failing(system: System, paintings: list[Any]) -> Any:
-        calls.append(len(paintings))
+    def failing(engine: Engine, requests: list[Any]) -> Any:
+        calls.append(len(requests))
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return whole(system, paintings)
+        return whole(engine, requests)
 
-    monkeypatch.setattr(run, "run_batched", failing)
+    monkeypatch.setattr(Engine, "draw_together", failing)
     with pytest.raises(KeyboardInterrupt):
         evaluate(system, folder, tmp_path, limit=2, steps=2, batch=4, judge=judge)
     kept = set((tmp_path / "pictures").glob("*.png"))
@@ -64,7 +65,7 @@ def test_evaluation_reports_and_goes_on(
 
     calls.clear()
     monkeypatch.setattr(
-        run, "run_batched", lambda system, paintings: (calls.append(len(paintings)), whole(system, paintings))[1]
+        Engine, "draw_together", lambda engine, requests: (calls.append(len(requests)), whole(engine, requests))[1]
     )
     found = evaluate(system, folder, tmp_path, limit=2, steps=2, batch=4, judge=judge)
     every = set((tmp_path / "pictures").glob("*.png"))
