@@ -127,7 +127,7 @@ def test_the_authors_files_are_the_same_network(places: dict[str, Path], tmp_pat
     assert before.keys() == after.keys()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     assert other.recipe.levels[0].schedule.beta_end == one.recipe.levels[0].schedule.beta_end  # type: ignore[attr-defined]
-    # The authors' files say nothing of a scheduler; that of the folder rounds otherwise than the one taken in its place.
+    # The authors' files say nothing of a scheduler; that of the folder rounds otherwise than the one in its place.
     name = one.recipe.levels[0].name
     other.level(name).recipe, other.level(name).schedule = one.level(name).recipe, one.level(name).schedule
     for system in (one, other):
