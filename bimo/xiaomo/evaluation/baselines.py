@@ -13,11 +13,15 @@ from bimo.diffusion.batching import denoise_together
 from bimo.diffusion.image_inputs import to_image
 from bimo.diffusion.sampling import prepare, sample
 from bimo.diffusion.system import System
+from bimo.evaluation.drawing_cache import read_picture
+from bimo.evaluation.intervals import Interval, share
+from bimo.evaluation.pixel_rules import foreground, in_place, pieces
+from bimo.evaluation.progress import OnProgress
 from bimo.xiaomo.artwork.lexicon import DEFAULT_STYLE, DRAWN
 from bimo.xiaomo.artwork.sprites import Kind
-from bimo.xiaomo.evaluation.measures import Interval, colour_of, foreground, in_place, pieces, share
+from bimo.xiaomo.evaluation.measures import colour_of
 from bimo.xiaomo.evaluation.prompts import Question
-from bimo.xiaomo.evaluation.truth import Artwork, Bytes, Told, examination, read_picture
+from bimo.xiaomo.evaluation.truth import Artwork, Bytes, examination
 
 NEAREST = "nearest picture"
 FIRST = "first level"
@@ -53,7 +57,9 @@ def true_pictures(artwork: Artwork, questions: Sequence[Question]) -> tuple[list
     return asked, pixels[[place[f"{q.group} {q.key}"] for q in asked]]
 
 
-def first_level(system: System, requests: Sequence[Request], batch: int, told: Told) -> list[Image.Image] | None:
+def first_level(
+    system: System, requests: Sequence[Request], batch: int, on_progress: OnProgress
+) -> list[Image.Image] | None:
     """The pictures that the first level's answer decodes to, with the same seeds; None for a system whose first level
     is not a one-step level of the last one's space.
     """
@@ -64,14 +70,14 @@ def first_level(system: System, requests: Sequence[Request], batch: int, told: T
     images: list[Image.Image] = []
     with torch.inference_mode():
         for first in range(0, len(requests), batch):
-            paintings = [sample(system, prepare(system, request)) for request in requests[first : first + batch]]
-            asks = [next(painting) for painting in paintings]
-            if any(ask.steps != 1 or ask.level != levels[0].name or len(ask.x) != 1 for ask in asks):
+            loops = [sample(system, prepare(system, request)) for request in requests[first : first + batch]]
+            inputs = [next(loop) for loop in loops]
+            if any(each.steps != 1 or each.level != levels[0].name or len(each.x) != 1 for each in inputs):
                 return None
-            images += [to_image(space.decode(answer)[0]) for answer in denoise_together(system, asks)]
-            for painting in paintings:
-                painting.close()
-            told(FIRST, len(images), len(requests))
+            images += [to_image(space.decode(answer)[0]) for answer in denoise_together(system, inputs)]
+            for loop in loops:
+                loop.close()
+            on_progress(FIRST, len(images), len(requests))
     return images
 
 

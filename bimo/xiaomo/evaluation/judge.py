@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from bimo.core.errors import BimoError, DataError
 from bimo.core.files import write_whole
 from bimo.core.messages import say
+from bimo.evaluation.progress import OnProgress
 from bimo.xiaomo.artwork.lexicon import EFFECTS
-from bimo.xiaomo.evaluation.truth import STYLES, Artwork, Bytes, Told, Truth, examination, gather, lesson, tensor
+from bimo.xiaomo.evaluation.truth import STYLES, Artwork, Bytes, Truth, examination, gather, tensor, training_batch
 
 WEIGHTS_FILE = "judge.safetensors"
 FACTS_FILE = "judge.json"
@@ -109,9 +110,9 @@ class Orthogonal(torch.optim.Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
-                held = self.state[parameter].setdefault("held", torch.zeros_like(parameter))
-                held.mul_(group["momentum"]).add_(parameter.grad)
-                ahead = (parameter.grad + group["momentum"] * held).reshape(len(parameter), -1)
+                momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+                momentum.mul_(group["momentum"]).add_(parameter.grad)
+                ahead = (parameter.grad + group["momentum"] * momentum).reshape(len(parameter), -1)
                 taller = max(1.0, ahead.shape[0] / ahead.shape[1]) ** 0.5
                 parameter.add_(_orthogonal(ahead).reshape(parameter.shape), alpha=-group["lr"] * taller)
 
@@ -171,10 +172,12 @@ class Judge:
         return found
 
 
-def judge_for(artwork: Artwork, told: Told, *, steps: int = STEPS, blind_steps: int = BLIND_STEPS) -> Judge:
+def judge_for(
+    artwork: Artwork, on_progress: OnProgress, *, steps: int = STEPS, blind_steps: int = BLIND_STEPS
+) -> Judge:
     """The judge of a data folder: read from it, or trained and kept there where it has none of this data."""
-    kept = _read(artwork)
-    return kept if kept is not None else train_judge(artwork, told, steps, blind_steps)
+    stored = _read(artwork)
+    return stored if stored is not None else train_judge(artwork, on_progress, steps, blind_steps)
 
 
 def _read(artwork: Artwork) -> Judge | None:
@@ -207,13 +210,13 @@ def _ready(network: JudgeNetwork) -> JudgeNetwork:
     return network.eval().requires_grad_(False)
 
 
-def train_judge(artwork: Artwork, told: Told, steps: int, blind_steps: int) -> Judge:
+def train_judge(artwork: Artwork, on_progress: OnProgress, steps: int, blind_steps: int) -> Judge:
     """Trains the judge, then one that never saw held-out pairs; examines both and keeps the first."""
     began = time.process_time()
-    truth = gather(artwork, told)
-    network = _trained(truth, artwork, steps, 0, told, "judge")
+    truth = gather(artwork, on_progress)
+    network = _trained(truth, artwork, steps, 0, on_progress, "judge")
     pairs = held_out_pairs(artwork)
-    blind = _trained(truth.without(_indices(artwork, pairs)), artwork, blind_steps, 1, told, "blind judge")
+    blind = _trained(truth.without(_indices(artwork, pairs)), artwork, blind_steps, 1, on_progress, "blind judge")
     facts: dict[str, Any] = {
         "version": VERSION,
         "data": artwork.digest,
@@ -255,7 +258,9 @@ def _indices(artwork: Artwork, pairs: Sequence[tuple[str, str]]) -> frozenset[tu
     return frozenset((number[kind], STYLES.index(style)) for kind, style in pairs)
 
 
-def _trained(truth: Truth, artwork: Artwork, steps: int, seed: int, told: Told, title: str) -> JudgeNetwork:
+def _trained(
+    truth: Truth, artwork: Artwork, steps: int, seed: int, on_progress: OnProgress, title: str
+) -> JudgeNetwork:
     """Cross-entropies of kind and style; the rate rises over a tenth of the steps and falls to zero."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -264,17 +269,17 @@ def _trained(truth: Truth, artwork: Artwork, steps: int, seed: int, told: Told, 
     inner = [p for n, p in network.named_parameters() if n.startswith(INNER) and p.ndim > 1]
     others = [p for n, p in network.named_parameters() if not n.startswith(INNER) or p.ndim == 1]
     optimisers = [Orthogonal(inner, MATRIX_RATE), torch.optim.AdamW(others, lr=OTHER_RATE, weight_decay=0.01)]
-    laws = [torch.optim.lr_scheduler.LambdaLR(each, lambda step: _rate(step, steps)) for each in optimisers]
+    schedulers = [torch.optim.lr_scheduler.LambdaLR(each, lambda step: _rate(step, steps)) for each in optimisers]
     for step in range(steps):
-        pixels, kinds, styles = lesson(truth, BATCH, generator)
+        pixels, kinds, styles = training_batch(truth, BATCH, generator)
         kind, style, _ = network(pixels)
         loss = nn.functional.cross_entropy(kind, kinds, label_smoothing=SMOOTHING)
         loss = loss + nn.functional.cross_entropy(style, styles)
         network.zero_grad(set_to_none=True)
         loss.backward()
-        for each in (*optimisers, *laws):
+        for each in (*optimisers, *schedulers):
             each.step()
-        told(f"{title}, loss {float(loss.detach()):.2f}", step + 1, steps)
+        on_progress(f"{title}, loss {float(loss.detach()):.2f}", step + 1, steps)
     return network.eval()
 
 

@@ -1,16 +1,20 @@
-"""What is measured and by which rule: intervals, foregrounds, colours, pieces, places, and the figures of a report."""
+"""Which of the pictures are right: measures by the judge and by rules on pixels, one answer a question."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from bimo.evaluation import pixel_rules
+from bimo.evaluation.figures import Answers, Figure
+from bimo.evaluation.figures import figures as general_figures
+from bimo.evaluation.intervals import Interval, bootstrap, share
+from bimo.evaluation.pixel_rules import Mask, centre, foreground, in_place, pieces
 from bimo.xiaomo.artwork.compose import cropped
 from bimo.xiaomo.artwork.lexicon import COLOURS, DEFAULT_STYLE
 from bimo.xiaomo.artwork.sprites import FILL
@@ -19,168 +23,12 @@ from bimo.xiaomo.evaluation.judge import Judge, Seen
 from bimo.xiaomo.evaluation.prompts import Question
 from bimo.xiaomo.evaluation.truth import stacked
 
-Z = 1.959964  # of the 95 % interval
-RESAMPLES = 2000
-APART = 28 / 255  # how far a pixel is from the background's colour, in its most different channel
-PIECE = 0.012  # the least share of a picture that counts as a piece
-HUE_ROOM = 22.0  # degrees either side of a colour's hue
-GREY_BELOW = 0.14  # chroma under which a mean colour has no hue
-BROWN_BELOW = 0.66  # value under which orange is brown
-BLACK_BELOW = 0.38  # value under which grey is black
-Mask = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A value with its 95 % interval, over ``n`` pictures or pairs of them."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-
-def wilson(right: int, n: int) -> Interval:
-    """The score interval of a share (E. B. Wilson, Journal of the American Statistical Association 22, 1927)."""
-    if n == 0:
-        return Interval(math.nan, math.nan, math.nan, 0)
-    share = right / n
-    middle = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)
-    half = Z / (1 + Z * Z / n) * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
-    return Interval(share, max(0.0, middle - half), min(1.0, middle + half), n)
-
-
-def bootstrap(values: Sequence[float], seed: int = 0) -> Interval:
-    """The percentile interval of a mean (B. Efron, Annals of Statistics 7, 1979) from 2,000 resamples."""
-    array = np.asarray(values, np.float64)
-    if array.size == 0:
-        return Interval(math.nan, math.nan, math.nan, 0)
-    picks = np.random.default_rng(seed).integers(0, array.size, (RESAMPLES, array.size))
-    means = array[picks].mean(1)
-    return Interval(
-        float(array.mean()), float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975)), int(array.size)
-    )
-
-
-def verdict(model: Interval, baseline: Interval) -> str:
-    """Whether the model's interval lies wholly "above" or "below" the baseline's, or they are "not apart"."""
-    if model.low > baseline.high:
-        return "above"
-    return "below" if model.high < baseline.low else "not apart"
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One measured number: of which group and measure, in which language ("" for all), beside the baselines'.
-
-    ``unit`` is "share" (Wilson) or "mean" (bootstrap); ``baselines`` has None where a baseline cannot answer;
-    ``ceiling`` is what the true pictures of the very things asked for score, in new poses.
-    """
-
-    group: str
-    measure: str
-    language: str
-    unit: str
-    model: Interval
-    baselines: dict[str, Interval | None] = field(default_factory=dict[str, "Interval | None"])
-    ceiling: Interval | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON, with the verdict on each baseline."""
-        verdicts = {n: verdict(self.model, b) for n, b in self.baselines.items() if b is not None}
-        return asdict(self) | {"verdicts": verdicts}
-
-
-# rules on pixels
-
-
-def foreground(image: Image.Image) -> Mask:
-    """[H, W]: what differs from the background, whose colour is the median of the outermost two pixels."""
-    array = np.asarray(image.convert("RGB"), np.float32) / 255
-    border = np.concatenate([array[:2].reshape(-1, 3), array[-2:].reshape(-1, 3), array[:, :2].reshape(-1, 3),
-                             array[:, -2:].reshape(-1, 3)])  # fmt: skip
-    return np.abs(array - np.median(border, 0)).max(-1) > APART
+HUES = {name: colour.hue for name, colour in COLOURS.items() if colour.hue is not None}
 
 
 def colour_of(image: Image.Image) -> str:
-    """The declared colour that the mean of the foreground shows.
-
-    The mean is taken over foreground pixels, each weighted by 0.05 and its chroma, so that a dark outline or a white
-    shine does not wash it out. A mean of little chroma is grey or black by its value; else the colour is the nearest
-    declared hue, at most 22 degrees off; where orange and brown share a hue the dark one is brown. "" for none.
-    """
-    array = np.asarray(image.convert("RGB"), np.float32) / 255
-    inside = array[foreground(image)]
-    if not len(inside):
-        return ""
-    weight = 0.05 + inside.max(-1) - inside.min(-1)
-    mean = (inside * weight[:, None]).sum(0) / weight.sum()
-    value, chroma = float(mean.max()), float(mean.max() - mean.min())
-    if chroma < GREY_BELOW:
-        return "black" if value < BLACK_BELOW else "grey"
-    hue = hue_of(mean)
-    hues = {name: colour.hue for name, colour in COLOURS.items() if colour.hue is not None}
-    far = {name: abs((hue - declared + 180) % 360 - 180) for name, declared in hues.items()}
-    far["brown"] = math.inf
-    nearest = min(far, key=lambda name: far[name])
-    if far[nearest] > HUE_ROOM:
-        return ""
-    return "brown" if nearest in ("orange", "red") and hue > 8 and hue < 60 and value < BROWN_BELOW else nearest
-
-
-def hue_of(rgb: Sequence[float] | NDArray[np.float32]) -> float:
-    """The hue in degrees of an RGB colour in 0..1."""
-    import colorsys
-
-    return colorsys.rgb_to_hsv(*(float(part) for part in rgb))[0] * 360
-
-
-def pieces(mask: Mask) -> list[Mask]:
-    """The eight-connected pieces of a foreground with at least 1.2 % of the picture, largest first."""
-    label = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
-    while True:
-        # The largest label spreads to its neighbours, and along whole runs, until nothing changes.
-        padded = np.pad(label, 1)
-        height, width = mask.shape
-        shifted = [padded[y : y + height, x : x + width] for y in range(3) for x in range(3)]
-        spread = np.where(mask, np.max(np.stack(shifted), 0), 0)
-        spread = np.where(mask, _runs(_runs(spread, mask).T, mask.T).T, 0)
-        if (spread == label).all():
-            break
-        label = spread
-    values, counts = np.unique(label[mask], return_counts=True)
-    large = [(count, value) for count, value in zip(counts, values, strict=True) if count >= PIECE * mask.size]
-    return [label == value for _, value in sorted(large, reverse=True)]
-
-
-def _runs(label: NDArray[np.int64], mask: Mask) -> NDArray[np.int64]:
-    """Every run of a row gets its largest label."""
-    # What a type checker makes of numpy's nested widths depends on what else it has read.
-    left: Any = ((0, 0), (1, 0))
-    starts = mask & ~np.pad(mask, left)[:, :-1]
-    run = np.cumsum(starts.ravel()) - 1
-    inside = mask.ravel()
-    if not inside.any():
-        return label
-    largest = np.zeros(run.max() + 1, label.dtype)
-    np.maximum.at(largest, run[inside], label.ravel()[inside])
-    return np.where(inside, largest[np.maximum(run, 0)], 0).reshape(label.shape)
-
-
-def centre(mask: Mask) -> tuple[float, float]:
-    """Across and down of the middle of a piece, as shares of the picture; (0.5, 0.5) of nothing."""
-    rows, columns = np.nonzero(mask)
-    if not rows.size:
-        return 0.5, 0.5
-    height, width = mask.shape
-    return float((columns.mean() + 0.5) / width), float((rows.mean() + 0.5) / height)
-
-
-def in_place(mask: Mask, place: str) -> bool:
-    """Whether the middle of the foreground lies within the outer two fifths that the place's words name."""
-    across, down = centre(mask)
-    asked = {"left": across < 0.4, "right": across > 0.6, "top": down < 0.4, "bottom": down > 0.6}
-    return bool(mask.any()) and all(asked[word] for word in place.split())
+    """The declared colour that a picture's foreground shows, "" for none."""
+    return pixel_rules.colour_of(image, HUES)
 
 
 def cut_out(image: Image.Image, piece: Mask) -> Image.Image:
@@ -193,23 +41,17 @@ def cut_out(image: Image.Image, piece: Mask) -> Image.Image:
     return canvas
 
 
-# measures: questions and what was drawn -> right or not, one a question
-
-
 @dataclass(frozen=True)
-class Drawn:
+class Drawn(Answers[Question]):
     """One painter's pictures of some questions, and what the judge saw in them."""
 
-    questions: list[Question]
-    images: list[Image.Image]
     seen: Seen
 
-    def of(self, group: str, language: str | None = None) -> Drawn:
-        """Those of a group, in one language or in all."""
-        languages = ("zh", "en") if language is None else (language,)
-        rows = [row for row, q in enumerate(self.questions) if q.group == group and q.language in languages]
-        seen = Seen(self.seen.kinds[rows], self.seen.style[rows], self.seen.embedding[rows])
-        return Drawn([self.questions[row] for row in rows], [self.images[row] for row in rows], seen)
+    def rows(self, rows: Sequence[int]) -> Self:
+        """Some of them, in that order."""
+        index = list(rows)
+        seen = Seen(self.seen.kinds[index], self.seen.style[index], self.seen.embedding[index])
+        return replace(super().rows(rows), seen=seen)
 
 
 Measure = Callable[[Judge, Drawn], list[bool]]
@@ -313,30 +155,15 @@ MEASURES: Mapping[str, Mapping[str, Measure]] = {
 }  # fmt: skip
 
 
-def share(right: Sequence[bool]) -> Interval:
-    """The share of what is right."""
-    return wilson(sum(right), len(right))
-
-
 def figures(judge: Judge, painters: Mapping[str, Drawn | None], true: Drawn | None = None) -> list[Figure]:
     """Every measure of every group and language; the first painter is the model, the others baselines; ``true`` are
     the true pictures of the questions that have one.
     """
-    (_, model), *others = painters.items()
-    assert model is not None
-    done: list[Figure] = []
-    for group, measures in MEASURES.items():
-        for language in ("zh", "en"):
-            mine = model.of(group, language)
-            if not mine.questions:
-                continue
-            theirs = {name: None if drawn is None else drawn.of(group, language) for name, drawn in others}
-            best = None if true is None else true.of(group, language)
-            for name, measure in measures.items():
-                beside = {n: None if d is None else share(measure(judge, d)) for n, d in theirs.items()}
-                ceiling = share(measure(judge, best)) if best is not None and best.questions else None
-                done.append(Figure(group, name, language, "share", share(measure(judge, mine)), beside, ceiling))
-    return done + [f for group in ("seen", "bare", "unseen") if (f := agreement(judge, painters, group)) is not None]
+    measures = {
+        group: {name: partial(measure, judge) for name, measure in named.items()} for group, named in MEASURES.items()
+    }
+    agreements = [agreement(judge, painters, group) for group in ("seen", "bare", "unseen")]
+    return general_figures(measures, painters, true) + [figure for figure in agreements if figure is not None]
 
 
 def agreement(judge: Judge, painters: Mapping[str, Drawn | None], group: str) -> Figure | None:

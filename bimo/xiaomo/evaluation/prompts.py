@@ -16,6 +16,7 @@ from importlib import resources
 
 from bimo.core.errors import DataError
 from bimo.core.messages import Listed
+from bimo.evaluation import figures
 from bimo.xiaomo.artwork.canvas import Cast
 from bimo.xiaomo.artwork.english import plural, with_article
 from bimo.xiaomo.artwork.held_out import COLOURS as HELD_OUT_COLOURS
@@ -66,15 +67,11 @@ SEED_SHEET = (
 
 
 @dataclass(frozen=True)
-class Question:
-    """One prompt and what is right. ``kinds`` are the hexcodes accepted, the first the one meant; ``key`` is shared by
-    the same question in the other language; what a question says nothing about is None.
+class Question(figures.Question):
+    """One prompt and what is right. ``kinds`` are the hexcodes accepted, the first the one meant; what a question says
+    nothing about is None.
     """
 
-    group: str
-    key: str
-    language: str
-    text: str
     kinds: tuple[str, ...] = ()
     style: str | None = None
     colour: str | None = None
@@ -82,7 +79,6 @@ class Question:
     kind2: str | None = None
     relation: str | None = None
     place: str | None = None
-    seed: int = 1
 
 
 def everyday() -> list[tuple[tuple[str, ...], str, str]]:

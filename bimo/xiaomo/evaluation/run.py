@@ -2,42 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from PIL import Image
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from bimo.core.errors import DataError
-from bimo.core.hashing import digest_tensors
-from bimo.core.messages import say
 from bimo.core.part import dumps
 from bimo.core.request import Request
 from bimo.data.sheets import sheet
 from bimo.diffusion.request_validation import fill_request
 from bimo.diffusion.system import System
-from bimo.engine.engine import Engine
+from bimo.evaluation.drawing_cache import DrawingCache
+from bimo.evaluation.figures import Figure
+from bimo.evaluation.intervals import share
+from bimo.evaluation.pixel_rules import foreground, pieces
+from bimo.evaluation.progress import OnProgress, ProgressLines
+from bimo.evaluation.report import Report, shown
 from bimo.xiaomo.artwork.lexicon import DEFAULT_STYLE
 from bimo.xiaomo.evaluation.baselines import FIRST, NEAREST, first_level, nearest_picture, rules_on_truth, true_pictures
 from bimo.xiaomo.evaluation.judge import Judge, held_out_pairs, judge_for
-from bimo.xiaomo.evaluation.measures import (
-    Drawn,
-    Figure,
-    by_style,
-    figures,
-    foreground,
-    kind_and_style,
-    pieces,
-    share,
-    spread,
-)
+from bimo.xiaomo.evaluation.measures import Drawn, by_style, figures, kind_and_style, spread
 from bimo.xiaomo.evaluation.prompts import (
     ASKED,
     SECOND_SEED,
@@ -50,8 +40,8 @@ from bimo.xiaomo.evaluation.prompts import (
     free,
     questions,
 )
-from bimo.xiaomo.evaluation.report import NOTES, Report, judge_tables, shown
-from bimo.xiaomo.evaluation.truth import Artwork, Told, read_artwork, read_picture, seen_pairs, stacked
+from bimo.xiaomo.evaluation.report import LABELS, NOTES, judge_tables
+from bimo.xiaomo.evaluation.truth import Artwork, read_artwork, seen_pairs, stacked
 
 SHEET_SEEDS = 4
 UNSEEN_SHOWN = 60
@@ -79,63 +69,8 @@ def evaluate(
         raise DataError("the true pictures are needed; give with --data the folder that bimo data artwork wrote")
     artwork = read_artwork(data)
     system.eval()
-    with Bar() as bar:
-        return _Evaluation(system, artwork, out, limit, steps, batch, seed, judge, bar.told).report().as_dict()
-
-
-class Bar:
-    """One line of progress for each title told of."""
-
-    def __init__(self) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.progress = Progress(*columns)
-        self.tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> Self:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self.progress.stop()
-
-    def told(self, title: str, done: int, total: int) -> None:
-        """``done`` of ``total``; what follows a comma in the title may change."""
-        name = title.partition(",")[0]
-        if name not in self.tasks:
-            self.tasks[name] = self.progress.add_task(title, total=total)
-        self.progress.update(self.tasks[name], completed=done, total=total, description=title)
-
-
-class Easel:
-    """Draws requests, several together, and keeps each picture under a name made of the request and the weights."""
-
-    def __init__(self, system: System, folder: Path, batch: int, told: Told) -> None:
-        self.system, self.folder, self.batch, self.told = system, folder, batch, told
-        self.engine = Engine(system)
-        self.weights = system.weights_hash or digest_tensors(system.state_dict())
-        self.drawn = 0
-        self.seconds = 0.0
-
-    def path(self, request: Request) -> Path:
-        """Where the picture of a request lies."""
-        asked = json.dumps(fill_request(self.system, request).model_dump(), ensure_ascii=False, sort_keys=True)
-        name = hashlib.sha256(f"{dumps(self.system.recipe)}\n{self.weights}\n{asked}".encode()).hexdigest()[:24]
-        return self.folder / f"{name}.png"
-
-    def draw(self, requests: Sequence[Request]) -> list[Image.Image]:
-        """The pictures of requests, in their order; those that lie there already are read."""
-        paths = [self.path(request) for request in requests]
-        missing = {path: request for path, request in zip(paths, requests, strict=True) if not path.is_file()}
-        todo = list(missing.items())
-        for first in range(0, len(todo), self.batch):
-            part, began = todo[first : first + self.batch], time.perf_counter()
-            pictures = self.engine.draw_together([request for _, request in part])
-            for (path, _), picture in zip(part, pictures, strict=True):
-                picture.save(path)
-            self.seconds += time.perf_counter() - began
-            self.drawn += len(part)
-            self.told(say("drawing"), first + len(part), len(todo))
-        return [read_picture(path.read_bytes()) for path in paths]
+    with ProgressLines() as bar:
+        return _Evaluation(system, artwork, out, limit, steps, batch, seed, judge, bar.update).report().as_dict()
 
 
 class _Evaluation:
@@ -151,12 +86,12 @@ class _Evaluation:
         batch: int,
         seed: int,
         judge: Judge | None,
-        told: Told,
+        on_progress: OnProgress,
     ) -> None:
         self.system, self.artwork, self.out, self.limit = system, artwork, out, limit
-        self.steps, self.batch, self.seed, self.told = steps, batch, seed, told
-        self.judge = judge or judge_for(artwork, told)
-        self.easel = Easel(system, out / "pictures", batch, told)
+        self.steps, self.batch, self.seed, self.on_progress = steps, batch, seed, on_progress
+        self.judge = judge or judge_for(artwork, on_progress)
+        self.drawings = DrawingCache(system, out / "pictures", batch, on_progress)
         self.words = _words(artwork)
         self.notes: list[str] = []
 
@@ -168,7 +103,7 @@ class _Evaluation:
         looked = free(SHEET[: self.limit], "sheet", self.seed)
         rows = free(SEED_SHEET[: self.limit], "seeds", self.seed)
         seeds = [replace(q, seed=self.seed + number) for q in rows for number in range(SHEET_SEEDS)]
-        images = self.easel.draw([self._request(q) for q in (*asked, *again, *looked, *seeds)])
+        images = self.drawings.draw([self._request(q) for q in (*asked, *again, *looked, *seeds)])
         model = self._drawn(asked, images[: len(asked)])
         second = self._drawn(again, images[len(asked) : len(asked) + len(again)])
         painters = {MODEL: model, **self._baselines(asked)}
@@ -179,7 +114,7 @@ class _Evaluation:
         report = Report(
             kind="evaluation",
             recipe=self.system.recipe.name,
-            weights=self.easel.weights,
+            weights=self.drawings.weights,
             when=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             protocol=self._protocol(asked),
             figures=[figure.as_dict() for figure in found],
@@ -187,7 +122,7 @@ class _Evaluation:
             pictures=self._sheets(model, looked, shown_[: len(looked)], seeds, shown_[len(looked) :]),
             notes=[*NOTES, *self.notes],
         )
-        report.write(self.out)
+        report.write(self.out, LABELS)
         return report
 
     def _size(self, group: str) -> int:
@@ -211,15 +146,15 @@ class _Evaluation:
 
     def _baselines(self, asked: Sequence[Question]) -> dict[str, Drawn | None]:
         nearest = self._drawn(asked, [nearest_picture(self.artwork, q) for q in asked])
-        images = first_level(self.system, [self._request(q) for q in asked], self.batch, self.told)
+        images = first_level(self.system, [self._request(q) for q in asked], self.batch, self.on_progress)
         return {NEAREST: nearest, FIRST: None if images is None else self._drawn(asked, images)}
 
     def _spreads(self, model: Drawn, second: Drawn) -> list[Figure]:
         """Two seeds of one prompt, against two kinds of one seed."""
         first = model.of("bare", "zh")
         count = len(second.questions)
-        first = _part(first, list(range(count)))
-        turned = _part(first, [*range(1, count), 0] if count else [])
+        first = first.rows(range(count))
+        turned = first.rows([*range(1, count), 0] if count else [])
         found: list[Figure] = []
         for name, (pixels, embedding) in (("two seeds", spread(first, second)), ("two kinds", spread(first, turned))):
             found += [
@@ -229,7 +164,7 @@ class _Evaluation:
         return found
 
     def _warnings(self, asked: Sequence[Question]) -> list[Figure]:
-        """Unknown words that the towers name, and words and captions of the training set that they stumble over."""
+        """Unknown words that the text encoders name, and known words and captions that they call unknown."""
         found: list[Figure] = []
         for language, listed in (("zh", UNKNOWN_ZH), ("en", UNKNOWN_EN)):
             outside = [word for word in listed if word.lower() not in self.words]
@@ -265,8 +200,8 @@ class _Evaluation:
             "seeds": [self.seed, self.seed + SECOND_SEED],
             "limit": self.limit,
             "n": counts,
-            "pictures drawn now": self.easel.drawn,
-            "seconds a picture": round(self.easel.seconds / max(1, self.easel.drawn), 3),
+            "pictures drawn now": self.drawings.drawn,
+            "seconds a picture": round(self.drawings.seconds / max(1, self.drawings.drawn), 3),
             "threads": torch.get_num_threads(),
             "data": self.artwork.digest,
             "everyday words that are training words": {name: f"{n} / {len(rows)}" for name, n in known.items()},
@@ -309,7 +244,7 @@ class _Evaluation:
 
         texts = [q.text for q in looked]
         add("sheet.png", "六十句固定的话 sixty fixed prompts, failures left in", lambda path: sheet(looks, texts, path))
-        unseen = _mixed(model.of("unseen"), UNSEEN_SHOWN)
+        unseen = model.of("unseen").mixed(UNSEEN_SHOWN)
         if unseen.questions:
             right, titles = kind_and_style(self.judge, unseen), [q.text for q in unseen.questions]
             title = "没见过的组合（绿框：评判器认为对） unseen pairs (green: right to the judge)"
@@ -334,16 +269,3 @@ def _named(unknown: Sequence[str], word: str) -> bool:
     """Whether one of the words called unknown is the word or a part of it, or holds it."""
     asked = word.lower()
     return any(part.lower() in asked or asked in part.lower() for part in unknown if part)
-
-
-def _part(drawn: Drawn, rows: list[int]) -> Drawn:
-    """Some rows, in that order."""
-    seen = drawn.seen
-    picked = replace(seen, kinds=seen.kinds[rows], style=seen.style[rows], embedding=seen.embedding[rows])
-    return Drawn([drawn.questions[row] for row in rows], [drawn.images[row] for row in rows], picked)
-
-
-def _mixed(drawn: Drawn, most: int) -> Drawn:
-    """At most so many rows, evenly spread."""
-    count = len(drawn.questions)
-    return _part(drawn, list(range(count)) if count <= most else [row * count // most for row in range(most)])

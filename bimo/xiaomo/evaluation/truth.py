@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from bimo.core.errors import DataError
 from bimo.core.files import write_whole
 from bimo.data import shards
+from bimo.evaluation.progress import OnProgress
 from bimo.xiaomo.artwork.build import read_kinds_table
 from bimo.xiaomo.artwork.canvas import HANDS, NO_FLIP
 from bimo.xiaomo.artwork.compose import Pose, apply_pose, keep_inside, on_colour, recolour
@@ -32,7 +32,6 @@ STYLES: tuple[str, ...] = (*DRAWN, *EFFECTS)
 #: Of a training batch: sprites on a colour, recoloured sprites, processed canvases.
 SHARES = (0.60, 0.12, 0.28)
 Bytes = NDArray[np.uint8]
-Told = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ class Truth:
         return Truth(self.sprites.without(pairs), self.recoloured.without(pairs), self.canvases.without(pairs))
 
 
-def gather(artwork: Artwork, told: Told) -> Truth:
+def gather(artwork: Artwork, on_progress: OnProgress) -> Truth:
     """Draws the pools: every sprite; half of the coloured ones recoloured as well; every kind in every effect."""
     rng = random.Random(0)
     rows: dict[str, list[tuple[Bytes, int, int]]] = {"sprites": [], "recoloured": [], "canvases": []}
@@ -150,7 +149,7 @@ def gather(artwork: Artwork, told: Told) -> Truth:
             for effect in EFFECTS:
                 canvas = small(artwork.picture(kind, effect))
                 rows["canvases"].append((canvas, number, STYLES.index(effect)))
-        told("gather", number + 1, len(artwork.kinds))
+        on_progress("gather", number + 1, len(artwork.kinds))
     return Truth(*(_pool(rows[name], 3 if name == "canvases" else 4) for name in ("sprites", "recoloured", "canvases")))
 
 
@@ -166,7 +165,7 @@ def _premultiplied(sprite: Image.Image) -> Bytes:
     )
 
 
-def lesson(truth: Truth, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def training_batch(truth: Truth, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """A disturbed batch: pixels [B, 3, 64, 64] in [-1, 1], kinds [B], styles [B]."""
     pools = [truth.sprites, truth.recoloured, truth.canvases]
     pixels, kinds, styles = [], [], []
@@ -227,7 +226,7 @@ def _worn(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def examination(artwork: Artwork, pairs: Sequence[tuple[Kind, str]], seed: int) -> Bytes:
-    """True pictures of pairs in poses that no lesson had, drawn as the data is: [N, 64, 64, 3].
+    """True pictures of pairs in poses that no training batch had, drawn as the data is: [N, 64, 64, 3].
 
     The effects of an examination stand on a random coloured sprite, as they do in the data.
     """
@@ -245,9 +244,3 @@ def examination(artwork: Artwork, pairs: Sequence[tuple[Kind, str]], seed: int) 
         base = rng.choice([s for s in COLOURED if s in kind.styles] or [DEFAULT_STYLE]) if style in EFFECTS else None
         images.append(artwork.picture(kind, style, pose, base))
     return stacked(images)
-
-
-def read_picture(content: bytes) -> Image.Image:
-    """A PNG in memory as RGB."""
-    with Image.open(io.BytesIO(content)) as image:
-        return image.convert("RGB")

@@ -12,7 +12,7 @@ import torch
 from bimo.core.errors import DataError
 from bimo.xiaomo.evaluation import judge as judging
 from bimo.xiaomo.evaluation.judge import STYLES, held_out_pairs, judge_for
-from bimo.xiaomo.evaluation.truth import gather, lesson, read_artwork, seen_pairs, stacked
+from bimo.xiaomo.evaluation.truth import gather, read_artwork, seen_pairs, stacked, training_batch
 
 
 def quiet(title: str, done: int, total: int) -> None:
@@ -47,7 +47,7 @@ def test_the_judge_learns_and_is_kept(folder: Path, monkeypatch: pytest.MonkeyPa
 
 def test_lessons_are_pictures_and_repeatable(folder: Path) -> None:
     truth = gather(read_artwork(folder), quiet)
-    first, second = (lesson(truth, 32, torch.Generator().manual_seed(4)) for _ in range(2))
+    first, second = (training_batch(truth, 32, torch.Generator().manual_seed(4)) for _ in range(2))
     assert torch.equal(first[0], second[0])
     assert first[0].shape == (len(first[1]), 3, 64, 64)
     assert float(first[0].min()) >= -1

@@ -1,8 +1,6 @@
-"""Intervals against known numbers, rules on synthetic pictures right and wrong, figures with a judge of two kinds."""
+"""The rule of colours on synthetic pictures, figures with a judge of two kinds."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import pytest
@@ -10,25 +8,10 @@ import torch
 from PIL import Image, ImageDraw
 from torch import nn
 
-from bimo.xiaomo.artwork.lexicon import COLOURS, PLACES
+from bimo.evaluation.pixel_rules import foreground, pieces
+from bimo.xiaomo.artwork.lexicon import COLOURS
 from bimo.xiaomo.evaluation.judge import Judge, Seen
-from bimo.xiaomo.evaluation.measures import (
-    Drawn,
-    Interval,
-    agreement,
-    bootstrap,
-    by_style,
-    centre,
-    colour_of,
-    cut_out,
-    figures,
-    foreground,
-    in_place,
-    pieces,
-    spread,
-    verdict,
-    wilson,
-)
+from bimo.xiaomo.evaluation.measures import Drawn, agreement, by_style, colour_of, cut_out, figures, spread
 from bimo.xiaomo.evaluation.prompts import Question
 
 
@@ -41,32 +24,6 @@ def canvas(*circles: tuple[int, int, int, tuple[int, int, int]]) -> Image.Image:
     return image
 
 
-@pytest.mark.parametrize(
-    ("right", "n", "low", "high"),
-    [(8, 10, 0.4902, 0.9433), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (263, 300, 0.8347, 0.9092)],
-)
-def test_wilson_gives_the_known_intervals(right: int, n: int, low: float, high: float) -> None:
-    found = wilson(right, n)
-    assert found.value == right / n
-    assert (found.low, found.high) == pytest.approx((low, high), abs=2e-4)
-
-
-def test_an_interval_of_nothing_is_not_a_number() -> None:
-    assert math.isnan(wilson(0, 0).value)
-    assert bootstrap([]).n == 0
-
-
-def test_bootstrap_holds_the_mean_and_narrows_with_more() -> None:
-    few, many = bootstrap([0.0, 1.0] * 8), bootstrap([0.0, 1.0] * 200)
-    assert few.low < few.value == 0.5 < few.high
-    assert many.high - many.low < few.high - few.low
-
-
-def test_verdict_needs_whole_intervals_apart() -> None:
-    low, middle, high = Interval(0.2, 0.1, 0.3, 9), Interval(0.35, 0.25, 0.45, 9), Interval(0.9, 0.8, 1.0, 9)
-    assert [verdict(high, low), verdict(low, high), verdict(low, middle)] == ["above", "below", "not apart"]
-
-
 @pytest.mark.parametrize("name", list(COLOURS))
 def test_colour_rule_names_each_declared_colour(name: str) -> None:
     assert colour_of(canvas((64, 64, 40, COLOURS[name].rgb))) == name
@@ -77,33 +34,6 @@ def test_colour_rule_is_not_washed_out_by_outline_and_shine_and_tells_wrong_from
     assert colour_of(image) == "blue"
     assert colour_of(canvas((64, 64, 40, COLOURS["red"].rgb))) != "blue"
     assert colour_of(canvas()) == ""
-
-
-@pytest.mark.parametrize("count", [0, 1, 2, 3, 4])
-def test_pieces_are_counted(count: int) -> None:
-    places = [(30, 30), (98, 30), (30, 98), (98, 98)][:count]
-    image = canvas(*((x, y, 20, (200, 40, 40)) for x, y in places), (64, 64, 2, (0, 0, 0)))
-    assert len(pieces(foreground(image))) == count
-
-
-def test_a_crooked_piece_is_one_and_pieces_come_by_size() -> None:
-    mask = np.zeros((40, 40), bool)
-    mask[2:38, 2] = mask[37, 2:30] = mask[10:38, 29] = mask[10, 10:30] = mask[10:30, 10] = True
-    mask[0, 35:40] = True
-    found = pieces(mask)
-    assert len(found) == 1
-    assert found[0].sum() == mask.sum() - 5
-    two = pieces(foreground(canvas((30, 64, 15, (0, 0, 0)), (90, 64, 25, (0, 0, 0)))))
-    assert centre(two[0])[0] > 0.6 > 0.4 > centre(two[1])[0]
-
-
-@pytest.mark.parametrize("place", list(PLACES))
-def test_places_are_told_apart(place: str) -> None:
-    across = 30 if "left" in place else 98 if "right" in place else 64
-    down = 30 if "top" in place else 98 if "bottom" in place else 64
-    assert in_place(foreground(canvas((across, down, 20, (9, 9, 9)))), place)
-    assert not in_place(foreground(canvas((128 - across, 128 - down, 20, (9, 9, 9)))), place)
-    assert not in_place(foreground(canvas()), place)
 
 
 def test_a_piece_is_cut_out_to_the_size_of_a_sprite() -> None:

@@ -1,76 +1,8 @@
-"""A report survives writing and reading; the page holds its pictures."""
+"""What a report of the evaluation says of the judge."""
 
 from __future__ import annotations
 
-import json
-import math
-from pathlib import Path
-
-import pytest
-from PIL import Image
-
-from bimo.core.errors import DataError
-from bimo.data.sheets import sheet
-from bimo.xiaomo.evaluation.measures import Figure, Interval
-from bimo.xiaomo.evaluation.report import Report, judge_tables, markdown, read_report, rows
-
-
-def report(folder: Path) -> Report:
-    sheet(
-        [Image.new("RGB", (32, 32), (200, 0, 0))] * 3,
-        ["红苹果", "一句长得放不下的话一句长得放不下的话", "c"],
-        folder / "sheet.png",
-        2,
-    )
-    better = Figure("unseen", "kind and style", "zh", "share", Interval(0.9, 0.85, 0.94, 200),
-                    {"nearest picture": Interval(0.1, 0.05, 0.2, 200), "first level": None},
-                    Interval(0.95, 0.9, 0.97, 200))  # fmt: skip
-    spread = Figure("seeds", "pixels, two seeds", "zh", "mean", Interval(math.nan, math.nan, math.nan, 0))
-    return Report(
-        kind="evaluation",
-        recipe="小 <b>",
-        weights="0123456789abcdef",
-        when="2026-11-22 06:00 UTC",
-        protocol={"steps": 20, "share": math.nan},
-        figures=[better.as_dict(), spread.as_dict()],
-        tables={"a | b": [["style", "n"], ["3d", "4"]]},
-        pictures={"sheet": "sheet.png"},
-        notes=["读法"],
-    )
-
-
-def test_report_round_trip(tmp_path: Path) -> None:
-    written = report(tmp_path)
-    written.write(tmp_path)
-    read = read_report(tmp_path / "report.json")
-    assert read.figures[0] == written.figures[0]
-    assert read.numbers["unseen.zh.kind and style"] == 0.9
-    assert read.figures[1]["model"]["value"] is None
-    read.write(tmp_path)
-    assert read_report(tmp_path / "report.json") == read
-    assert "NaN" not in (tmp_path / "report.json").read_text("utf-8")
-
-
-def test_page_is_whole_and_escaped(tmp_path: Path) -> None:
-    report(tmp_path).write(tmp_path)
-    text = (tmp_path / "report.html").read_text("utf-8")
-    assert "小 &lt;b&gt;" in text
-    assert "data:image/png;base64," in text
-    assert '<td class="above">高于最近的训练图 / above nearest picture</td>' in text
-
-
-def test_tables_have_a_column_for_each_baseline(tmp_path: Path) -> None:
-    table = rows(report(tmp_path), "unseen")
-    assert [len(row) for row in table] == [8, 8]
-    assert table[1][3:6] == ["90.0 % [85.0, 94.0]", "10.0 % [5.0, 20.0]", "–"]
-    assert table[1][7] == "95.0 % [90.0, 97.0]"
-    assert "| 90.0 % [85.0, 94.0] |" in markdown(report(tmp_path))
-
-
-def test_a_damaged_report_says_so(tmp_path: Path) -> None:
-    (tmp_path / "report.json").write_text(json.dumps({"kind": "x"}))
-    with pytest.raises(DataError, match=r"report\.json"):
-        read_report(tmp_path / "report.json")
+from bimo.xiaomo.evaluation.report import judge_tables
 
 
 def test_judge_tables_hold_its_accuracies() -> None:

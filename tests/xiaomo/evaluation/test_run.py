@@ -13,11 +13,12 @@ from bimo.core.errors import DataError
 from bimo.core.hashing import digest_tensors
 from bimo.diffusion.system import System
 from bimo.engine.engine import Engine
+from bimo.evaluation.drawing_cache import DrawingCache
+from bimo.evaluation.report import read_report
 from bimo.xiaomo.evaluation import judge as judging
 from bimo.xiaomo.evaluation import run
 from bimo.xiaomo.evaluation.judge import Judge, judge_for
-from bimo.xiaomo.evaluation.report import read_report
-from bimo.xiaomo.evaluation.run import Easel, evaluate
+from bimo.xiaomo.evaluation.run import evaluate
 from bimo.xiaomo.evaluation.truth import read_artwork
 from bimo.xiaomo.recipe import xiaomo
 
@@ -101,16 +102,16 @@ def test_evaluation_reports_and_goes_on(
 
 
 def test_a_picture_is_known_by_request_and_weights(system: System, tmp_path: Path) -> None:
-    easel = Easel(system, tmp_path, 2, quiet)
+    cache = DrawingCache(system, tmp_path, 2, quiet)
     first, second = run.Request(text="猫", seed=1, steps=2), run.Request(text="猫", seed=2, steps=2)
-    assert easel.path(first) == easel.path(run.Request(text="猫", seed=1, steps=2))
-    assert easel.path(first) != easel.path(second)
-    before = easel.path(first)
-    other = Easel(system, tmp_path, 2, quiet)
+    assert cache.path(first) == cache.path(run.Request(text="猫", seed=1, steps=2))
+    assert cache.path(first) != cache.path(second)
+    before = cache.path(first)
+    other = DrawingCache(system, tmp_path, 2, quiet)
     other.weights = "other"
     assert other.path(first) != before
-    images = easel.draw([first, second, first])
-    assert easel.drawn == 2
+    images = cache.draw([first, second, first])
+    assert cache.drawn == 2
     assert images[0].tobytes() == images[2].tobytes()
 
 

@@ -1,0 +1,59 @@
+"""Pictures of an evaluation, drawn together and kept, so that the same call goes on where it was stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from bimo.core.hashing import digest_tensors
+from bimo.core.messages import say
+from bimo.core.part import dumps
+from bimo.core.request import Request
+from bimo.diffusion.request_validation import fill_request
+from bimo.diffusion.system import System
+from bimo.engine.engine import Engine
+from bimo.evaluation.progress import OnProgress
+
+
+class DrawingCache:
+    """Draws requests, several together, and keeps each picture under a name made of the request and the weights."""
+
+    def __init__(self, system: System, folder: Path, batch: int, on_progress: OnProgress) -> None:
+        self.system, self.folder, self.batch, self.on_progress = system, folder, batch, on_progress
+        self.engine = Engine(system)
+        self.weights = system.weights_hash or digest_tensors(system.state_dict())
+        self.drawn = 0
+        self.seconds = 0.0
+
+    def path(self, request: Request) -> Path:
+        """Where the picture of a request lies."""
+        filled = json.dumps(fill_request(self.system, request).model_dump(), ensure_ascii=False, sort_keys=True)
+        name = hashlib.sha256(f"{dumps(self.system.recipe)}\n{self.weights}\n{filled}".encode()).hexdigest()[:24]
+        return self.folder / f"{name}.png"
+
+    def draw(self, requests: Sequence[Request]) -> list[Image.Image]:
+        """The pictures of requests, in their order; those that lie there already are read."""
+        paths = [self.path(request) for request in requests]
+        missing = {path: request for path, request in zip(paths, requests, strict=True) if not path.is_file()}
+        todo = list(missing.items())
+        for first in range(0, len(todo), self.batch):
+            part, began = todo[first : first + self.batch], time.perf_counter()
+            pictures = self.engine.draw_together([request for _, request in part])
+            for (path, _), picture in zip(part, pictures, strict=True):
+                picture.save(path)
+            self.seconds += time.perf_counter() - began
+            self.drawn += len(part)
+            self.on_progress(say("drawing"), first + len(part), len(todo))
+        return [read_picture(path.read_bytes()) for path in paths]
+
+
+def read_picture(content: bytes) -> Image.Image:
+    """A PNG in memory as RGB."""
+    with Image.open(io.BytesIO(content)) as image:
+        return image.convert("RGB")

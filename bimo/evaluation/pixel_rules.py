@@ -1,0 +1,106 @@
+"""Rules that read a picture's pixels: its foreground, the pieces of that, their place, their colour."""
+
+from __future__ import annotations
+
+import colorsys
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+APART = 28 / 255  # how far a pixel is from the background's colour, in its most different channel
+PIECE = 0.012  # the least share of a picture that counts as a piece
+HUE_ROOM = 22.0  # degrees either side of a colour's hue
+GREY_BELOW = 0.14  # chroma under which a mean colour has no hue
+BROWN_BELOW = 0.66  # value under which orange is brown
+BLACK_BELOW = 0.38  # value under which grey is black
+Mask = NDArray[np.bool_]
+
+
+def foreground(image: Image.Image) -> Mask:
+    """[H, W]: what differs from the background, whose colour is the median of the outermost two pixels."""
+    array = np.asarray(image.convert("RGB"), np.float32) / 255
+    border = np.concatenate([array[:2].reshape(-1, 3), array[-2:].reshape(-1, 3), array[:, :2].reshape(-1, 3),
+                             array[:, -2:].reshape(-1, 3)])  # fmt: skip
+    return np.abs(array - np.median(border, 0)).max(-1) > APART
+
+
+def colour_of(image: Image.Image, hues: Mapping[str, float]) -> str:
+    """The colour that the mean of the foreground shows: one of ``hues`` (degrees), "grey", "black", or "" for none.
+
+    The mean is taken over foreground pixels, each weighted by 0.05 and its chroma, so that a dark outline or a white
+    shine does not wash it out. A mean of little chroma is grey or black by its value; else the colour is the nearest
+    hue, at most 22 degrees off; where orange and brown share a hue the dark one is brown.
+    """
+    array = np.asarray(image.convert("RGB"), np.float32) / 255
+    inside = array[foreground(image)]
+    if not len(inside):
+        return ""
+    weight = 0.05 + inside.max(-1) - inside.min(-1)
+    mean = (inside * weight[:, None]).sum(0) / weight.sum()
+    value, chroma = float(mean.max()), float(mean.max() - mean.min())
+    if chroma < GREY_BELOW:
+        return "black" if value < BLACK_BELOW else "grey"
+    hue = hue_of(mean)
+    far = {name: abs((hue - declared + 180) % 360 - 180) for name, declared in hues.items()}
+    far["brown"] = math.inf
+    nearest = min(far, key=lambda name: far[name])
+    if far[nearest] > HUE_ROOM:
+        return ""
+    return "brown" if nearest in ("orange", "red") and hue > 8 and hue < 60 and value < BROWN_BELOW else nearest
+
+
+def hue_of(rgb: Sequence[float] | NDArray[np.float32]) -> float:
+    """The hue in degrees of an RGB colour in 0..1."""
+    return colorsys.rgb_to_hsv(*(float(part) for part in rgb))[0] * 360
+
+
+def pieces(mask: Mask) -> list[Mask]:
+    """The eight-connected pieces of a foreground with at least 1.2 % of the picture, largest first."""
+    label = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
+    while True:
+        # The largest label spreads to its neighbours, and along whole runs, until nothing changes.
+        padded = np.pad(label, 1)
+        height, width = mask.shape
+        shifted = [padded[y : y + height, x : x + width] for y in range(3) for x in range(3)]
+        spread = np.where(mask, np.max(np.stack(shifted), 0), 0)
+        spread = np.where(mask, _runs(_runs(spread, mask).T, mask.T).T, 0)
+        if (spread == label).all():
+            break
+        label = spread
+    values, counts = np.unique(label[mask], return_counts=True)
+    large = [(count, value) for count, value in zip(counts, values, strict=True) if count >= PIECE * mask.size]
+    return [label == value for _, value in sorted(large, reverse=True)]
+
+
+def _runs(label: NDArray[np.int64], mask: Mask) -> NDArray[np.int64]:
+    """Every run of a row gets its largest label."""
+    # What a type checker makes of numpy's nested widths depends on what else it has read.
+    left: Any = ((0, 0), (1, 0))
+    starts = mask & ~np.pad(mask, left)[:, :-1]
+    run = np.cumsum(starts.ravel()) - 1
+    inside = mask.ravel()
+    if not inside.any():
+        return label
+    largest = np.zeros(run.max() + 1, label.dtype)
+    np.maximum.at(largest, run[inside], label.ravel()[inside])
+    return np.where(inside, largest[np.maximum(run, 0)], 0).reshape(label.shape)
+
+
+def centre(mask: Mask) -> tuple[float, float]:
+    """Across and down of the middle of a piece, as shares of the picture; (0.5, 0.5) of nothing."""
+    rows, columns = np.nonzero(mask)
+    if not rows.size:
+        return 0.5, 0.5
+    height, width = mask.shape
+    return float((columns.mean() + 0.5) / width), float((rows.mean() + 0.5) / height)
+
+
+def in_place(mask: Mask, place: str) -> bool:
+    """Whether the middle of the foreground lies within the outer two fifths that the place's words name."""
+    across, down = centre(mask)
+    asked = {"left": across < 0.4, "right": across > 0.6, "top": down < 0.4, "bottom": down > 0.6}
+    return bool(mask.any()) and all(asked[word] for word in place.split())

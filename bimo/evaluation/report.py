@@ -1,0 +1,180 @@
+"""The report of an evaluation: JSON first, then a page and a Markdown table made from it."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from bimo.core.errors import DataError
+from bimo.core.files import page as document
+from bimo.core.files import write_whole
+
+JSON_FILE, PAGE_FILE, TABLE_FILE = "report.json", "report.html", "report.md"
+VERDICTS: Mapping[str, tuple[str, str]] = {
+    "above": ("高于{}", "above"),
+    "below": ("低于{}", "below"),
+    "not apart": ("与{}分不开", "not apart from"),
+}
+STYLE = ".above{color:#176b2c}.below{color:#a02020}"
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a report calls its figures: a group's titles in Chinese and English, in the order of the page; a measure's
+    and a baseline's name in Chinese beside the English one that it goes by.
+    """
+
+    groups: Mapping[str, tuple[str, str]]
+    measures: Mapping[str, str]
+    baselines: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an evaluation found. ``figures`` are measures with intervals and baselines (`Figure.as_dict`); ``tables``
+    rows of cells under a heading; ``pictures`` files beside the report, by title; ``notes`` say how to read it.
+    """
+
+    kind: str
+    recipe: str
+    weights: str
+    when: str
+    protocol: dict[str, Any]
+    figures: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    tables: dict[str, list[list[str]]] = field(default_factory=dict[str, "list[list[str]]"])
+    pictures: dict[str, str] = field(default_factory=dict[str, str])
+    notes: list[str] = field(default_factory=list[str])
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """Every figure's value by its name, for comparing reports."""
+        return {name_of(figure): figure["model"]["value"] for figure in self.figures}
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self) | {"numbers": self.numbers}
+
+    def write(self, out: Path, labels: Labels) -> None:
+        """Writes report.json, report.html and report.md into a folder."""
+        text = json.dumps(_finite(self.as_dict()), ensure_ascii=False, indent=1)
+        write_whole(out / JSON_FILE, text.encode())
+        write_whole(out / PAGE_FILE, page(self, labels, out).encode())
+        write_whole(out / TABLE_FILE, markdown(self, labels).encode())
+
+
+def read_report(path: Path) -> Report:
+    """A report that `write` wrote. Raises DataError."""
+    try:
+        record = json.loads(path.read_text("utf-8"))
+        record.pop("numbers")
+        return Report(**record)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError("the report {path} cannot be read: {error}. Evaluate again", path=path, error=error) from error
+
+
+def name_of(figure: Mapping[str, Any]) -> str:
+    """ "seen.zh.kind top-1"."""
+    return ".".join(part for part in (figure["group"], figure["language"], figure["measure"]) if part)
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for what is not a number, as JSON has no other word for it."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(part) for key, part in cast(Mapping[str, Any], value).items()}
+    return [_finite(part) for part in cast(Sequence[Any], value)] if isinstance(value, (list, tuple)) else value
+
+
+def shown(interval: Mapping[str, Any] | None, unit: str) -> str:
+    """ "97.2 % [95.1, 98.6]" or "0.214 [0.20, 0.23]"; a dash where there is none."""
+    if interval is None or interval["value"] is None or not math.isfinite(interval["value"]):
+        return "–"
+    value, low, high = interval["value"], interval["low"], interval["high"]
+    if unit == "share":
+        return f"{value:.1%} [{low * 100:.1f}, {high * 100:.1f}]".replace("%", " %")
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _baselines(figures: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for figure in figures for name in figure["baselines"]))
+
+
+def sentence(figure: Mapping[str, Any], labels: Labels) -> tuple[str, str]:
+    """Plainly, in Chinese and English, whether the interval lies above each baseline's."""
+    found = [(VERDICTS[word], name) for name, word in figure["verdicts"].items()]
+    zh = "，".join(words[0].format(labels.baselines.get(name, name)) for words, name in found)
+    return zh, "; ".join(f"{words[1]} {name}" for words, name in found)
+
+
+def rows(report: Report, labels: Labels, group: str) -> list[list[str]]:
+    """The table of a group: a heading, then one row a figure."""
+    figures = [figure for figure in report.figures if figure["group"] == group]
+    names = _baselines(figures)
+    best = any(figure["ceiling"] for figure in figures)
+    heading = ["指标 measure", "", "n", "模型 model", *(f"{labels.baselines.get(n, n)} {n}" for n in names)]
+    table = [heading + (["结论 verdict"] if names else []) + (["真图 true pictures"] if best else [])]
+    for figure in figures:
+        unit, measure = figure["unit"], figure["measure"]
+        row = [f"{labels.measures.get(measure, measure)} {measure}", figure["language"], str(figure["model"]["n"])]
+        row += [shown(figure["model"], unit), *(shown(figure["baselines"].get(name), unit) for name in names)]
+        row += [" / ".join(filter(None, sentence(figure, labels)))] if names else []
+        table.append(row + ([shown(figure["ceiling"], unit)] if best else []))
+    return table
+
+
+def markdown(report: Report, labels: Labels) -> str:
+    """The figures as Markdown tables."""
+    lines = [f"# {report.recipe}", "", f"{report.when}, weights {report.weights[:12]}", ""]
+    lines += [f"- {name}: {value}" for name, value in report.protocol.items() if not isinstance(value, Mapping)]
+    named = {f"{zh} {en}": rows(report, labels, group) for group, (zh, en) in labels.groups.items()} | report.tables
+    for title, table in named.items():
+        if len(table) > 1:
+            lines += ["", f"## {title}", "", _line(table[0]), _line(["---"] * len(table[0])), *map(_line, table[1:])]
+    return "\n".join([*lines, "", *(f"- {note}" for note in report.notes), ""])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def page(report: Report, labels: Labels, out: Path) -> str:
+    """One HTML page with the pictures inside it."""
+    safe = html.escape
+    said = f"{safe(report.when)}, weights {safe(report.weights[:12])}"
+    parts = [f"<h1>{safe(report.recipe)} 评测 evaluation</h1><p>{said}</p>"]
+    parts.append("<ul>" + "".join(f"<li>{safe(note)}</li>" for note in report.notes) + "</ul>")
+    for group, (zh, en) in labels.groups.items():
+        table = rows(report, labels, group)
+        if len(table) > 1:
+            parts.append(f"<h2>{zh} <small>{en}</small></h2>{_html_table(table)}")
+    for title, table in report.tables.items():
+        parts.append(f"<h2>{safe(title)}</h2>{_html_table(table)}")
+    for title, name in report.pictures.items():
+        data = base64.b64encode((out / name).read_bytes()).decode()
+        parts.append(f'<h2>{safe(title)}</h2><img alt="{safe(title)}" src="data:image/png;base64,{data}">')
+    protocol = json.dumps(_finite(report.protocol), ensure_ascii=False, indent=1)
+    parts.append(f"<h2>方法 <small>protocol</small></h2><pre>{safe(protocol)}</pre>")
+    return document(report.recipe, "\n".join(parts), STYLE)
+
+
+def _html_table(table: Sequence[Sequence[str]]) -> str:
+    heading = "".join(f"<th>{html.escape(cell)}</th>" for cell in table[0])
+    body = "".join("<tr>" + "".join(_cell(cell) for cell in row) + "</tr>" for row in table[1:])
+    return f"<table><tr>{heading}</tr>{body}</table>"
+
+
+def _cell(text: str) -> str:
+    """A cell, green where it says above every baseline, red where it says below one."""
+    kind = ""
+    if "低于" in text:
+        kind = ' class="below"'
+    elif "高于" in text and "分不开" not in text:
+        kind = ' class="above"'
+    return f"<td{kind}>{html.escape(text)}</td>"
