@@ -7,12 +7,10 @@ is low, here all intervals are of one length; and it ends at x itself, here at t
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from bimo.diffusion.samplers import Stepped
+from bimo.diffusion.samplers import PLAIN_STEP, Sampler, StepSettings
 
 
 def threshold(x: Tensor, percentile: float) -> Tensor:
@@ -24,12 +22,10 @@ def threshold(x: Tensor, percentile: float) -> Tensor:
     return torch.minimum(limit, torch.maximum(-limit, x)) / limit
 
 
-class Singlestep:
+class Singlestep(Sampler):
     """A sampler over a law's ``signal`` [N] (the cumulative product of 1 - beta), from the share ``begin`` of its times
     down to the first. ``timesteps`` are places in the law, between its whole ones, each asked once.
     """
-
-    init_noise_sigma = 1.0
 
     def __init__(
         self, signal: Tensor, steps: int, prediction: str, percentile: float = 0.0, begin: float = 1.0
@@ -49,11 +45,9 @@ class Singlestep:
         self._step = 0
         self._base = self._first = torch.zeros(0)
 
-    def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor:
-        """x as it is."""
-        return sample
-
-    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, **settings: Any) -> Stepped:
+    def step(
+        self, model_output: Tensor, timestep: Tensor, sample: Tensor, settings: StepSettings = PLAIN_STEP
+    ) -> Tensor:
         """x at the next time. Times are taken in their order."""
         step = self._step
         self._step += 1
@@ -70,7 +64,7 @@ class Singlestep:
             share = inner / (inner + 1)
             weight = torch.expm1(h) / 2 if self.orders[interval] == 2 else torch.expm1(h) / h - 1
             x = x - float(sigma * weight / share) * (noise - self._first)
-        return Stepped(x)
+        return x
 
     def _noise(self, answer: Tensor, x: Tensor, step: int) -> Tensor:
         """The noise that an answer means, with x held inside the percentile."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,19 +29,17 @@ def begin(
     whole = strength == 1 and (masked or IMAGE in read)
     if whole and not blended:
         return initial_noise(sampler, shape, generator), sampler.timesteps, None
-    space: Any = system.space(name)
-    if not (hasattr(sampler, "add_noise") or hasattr(sampler, "scale_noise")) or not hasattr(space, "encode"):
-        recipe, cls = system.recipe.name, type(sampler).__name__
+    if not sampler.can_add_noise:
         raise RequestError(
             "{recipe} cannot use an image: its sampler {cls} cannot begin with a picture; leave the image "
             "out, or take another sampler",
-            recipe=recipe,
-            cls=cls,
+            recipe=system.recipe.name,
+            cls=sampler.name,
         )
     times = _last_times(sampler, steps, strength)
-    own = space.encode(drawing.pictures[IMAGE], generator)
+    own = system.space(name).encode(drawing.pictures[IMAGE], generator)
     noise = torch.randn(1, *shape, generator=generator)
-    x = noise * sampler.init_noise_sigma if whole else noise_to(sampler, own, noise, times[:1])
+    x = noise * sampler.init_noise_sigma if whole else sampler.add_noise(own, noise, times[:1])
     if not blended:
         return x, times, None
     # The numbers that diffusers spends on the masked picture, which only a denoiser that reads it needs.
@@ -52,19 +49,15 @@ def begin(
 
 def _last_times(sampler: Sampler, steps: int, strength: float) -> Tensor:
     """The times of the last steps, ``strength`` of all; Stable Diffusion rounds them down, flow matching up."""
-    given: Any = sampler
-    flows = hasattr(given, "scale_noise")
-    first = int(steps - min(steps * strength, steps)) if flows else steps - min(int(steps * strength), steps)
+    taken = min(steps * strength, steps)
+    first = int(steps - taken) if sampler.of_flow else steps - int(taken)
     if first >= steps:
         raise RequestError(
             "strength {strength} of {steps} steps is less than one, nothing would be drawn; raise strength or steps",
             strength=strength,
             steps=steps,
         )
-    first *= getattr(given, "order", 1)
-    if hasattr(given, "set_begin_index"):
-        given.set_begin_index(first)
-    return sampler.timesteps[first:]
+    return sampler.times_from(first)
 
 
 @dataclass
@@ -77,16 +70,10 @@ class MaskedOriginal:
 
     def put_back(self, x: Tensor, sampler: Sampler, t: Tensor | None) -> Tensor:
         """x [1, C, h, w] with the picture's own, as noisy as x is at its next time t, wherever nothing is painted."""
-        own = self.x if t is None else noise_to(sampler, self.x, self.noise, t[None])
+        own = self.x if t is None else sampler.add_noise(self.x, self.noise, t[None])
         return (1 - self.mask) * own + self.mask * x
 
 
 def to_shape(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
     """A mask [B, 1, H, W] as one of x, [B, 1, h, w]: the nearest pixel of each place."""
     return nn.functional.interpolate(mask, size=shape[1:])
-
-
-def noise_to(sampler: Sampler, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """x [1, *shape] as noisy as it is at time t [1] of a sampler."""
-    given: Any = sampler
-    return given.scale_noise(x, t, noise) if hasattr(given, "scale_noise") else given.add_noise(x, noise, t)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +14,8 @@ from bimo.core.part import meant
 from bimo.core.request import Request, checked
 from bimo.diffusion import guidance, image_inputs
 from bimo.diffusion.image_inputs import IMAGE, read_by_conditioners
-from bimo.diffusion.samplers import SPACINGS, options_of, schedule_named
+from bimo.diffusion.sampler_names import SPACINGS, schedule_named
+from bimo.diffusion.samplers import options_of
 from bimo.diffusion.schedules import Ddpm
 from bimo.diffusion.system import ZERO_NULLS, System
 from bimo.prompts.negation import negation
@@ -153,22 +153,21 @@ def sampler_warnings(system: System, request: Request) -> tuple[str, ...]:
     steps = request.steps or level.recipe.steps
     with torch.device("cpu"):
         sampler = level.schedule.sampler(request.sampler or level.recipe.sampler, steps, shape, options_of(request))
-    if request.eta is not None and "eta" not in inspect.signature(sampler.step).parameters:
-        raise RequestError("the sampler {name} has no eta; those that have are ddim, tcd", name=type(sampler).__name__)
+    if request.eta is not None and not sampler.takes_eta:
+        raise RequestError("the sampler {name} has no eta; those that have are ddim, tcd", name=sampler.name)
     law = level.schedule
     if request.image is not None or not isinstance(law, Ddpm) or not law.learnable:
         return ()
     first = float(sampler.timesteps[0])
     if first >= FIRST_TIME * (law.count - 1):
         return ()
-    spacing = getattr(getattr(sampler, "config", None), "timestep_spacing", "")
     cure = say("use --spacing trailing, or more steps")
     return (
         say(
             "the times of {steps} steps ({spacing}) begin at {first:g} and not at {count}: the picture will "
             "be a blur; {cure}",
             steps=steps,
-            spacing=spacing,
+            spacing=sampler.spacing,
             first=first,
             count=law.count - 1,
             cure=cure,

@@ -1,165 +1,159 @@
-"""Samplers by the names people type: diffusers' schedulers, and those drawing must not wait for a library to have."""
+"""Samplers: how x moves from one time to the next. Those of diffusers, and two that must not wait for its import."""
 
 from __future__ import annotations
 
 import inspect
-import re
-import unicodedata
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+import warnings
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bimo.core.errors import RequestError
-from bimo.core.messages import Listed
-from bimo.core.part import meant
 from bimo.core.request import Request
+from bimo.diffusion.sampler_names import SamplerOptions
 
 
 @dataclass(frozen=True)
-class NamedSampler:
-    """A class of diffusers. ``fixed`` is what makes it this sampler; ``defaults`` hold where nothing says otherwise.
-
-    ``a1111`` are AUTOMATIC1111's names for it, which people type in any case, with or without blanks and hyphens.
+class StepSettings:
+    """What a step may depend on besides x: the generator of its noise; ``eta`` of DDIM and TCD, None for 0; whether
+    the denoiser's output is worked out again from the x that was clipped.
     """
 
-    cls: str
-    defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    fixed: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    a1111: tuple[str, ...] = ()
+    generator: torch.Generator | None = None
+    eta: float | None = None
+    clipped: bool = False
 
 
-_OFFSET: dict[str, Any] = {"steps_offset": 1}
-_DDIM: dict[str, Any] = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
-_SDE: dict[str, Any] = {"algorithm_type": "sde-dpmsolver++"}
-_MULTISTEP = "DPMSolverMultistepScheduler"
-#: Samplers of noise that has betas (Stable Diffusion and its kin), by the keys that records and recipes hold.
-SAMPLERS: dict[str, NamedSampler] = {
-    "ddim": NamedSampler("DDIMScheduler", _DDIM, a1111=("DDIM",)),
-    "ddpm": NamedSampler("DDPMScheduler", {"clip_sample": False}, a1111=("DDPM",)),
-    "pndm": NamedSampler(
-        "PNDMScheduler",
-        {"skip_prk_steps": True, "set_alpha_to_one": False, "steps_offset": 1},
-        a1111=("PLMS", "PNDM"),
-    ),
-    "euler": NamedSampler("EulerDiscreteScheduler", _OFFSET, a1111=("Euler",)),
-    "euler-a": NamedSampler("EulerAncestralDiscreteScheduler", _OFFSET, a1111=("Euler a", "Euler ancestral")),
-    "heun": NamedSampler("HeunDiscreteScheduler", _OFFSET, a1111=("Heun",)),
-    "lms": NamedSampler("LMSDiscreteScheduler", _OFFSET, a1111=("LMS",)),
-    "dpm2": NamedSampler("KDPM2DiscreteScheduler", _OFFSET, a1111=("DPM2",)),
-    "dpm2-a": NamedSampler("KDPM2AncestralDiscreteScheduler", _OFFSET, a1111=("DPM2 a", "DPM2 ancestral")),
-    "dpm++": NamedSampler(_MULTISTEP, _OFFSET, {"algorithm_type": "dpmsolver++"}, ("DPM++ 2M", "DPM++")),
-    "dpm++-2m-sde": NamedSampler(_MULTISTEP, _OFFSET, _SDE, ("DPM++ 2M SDE",)),
-    "dpm++-2m-sde-heun": NamedSampler(_MULTISTEP, _OFFSET, _SDE | {"solver_type": "heun"}, ("DPM++ 2M SDE Heun",)),
-    "dpm++-3m-sde": NamedSampler(_MULTISTEP, _OFFSET, _SDE | {"solver_order": 3}, ("DPM++ 3M SDE",)),
-    "dpm++-2s": NamedSampler("DPMSolverSinglestepScheduler", a1111=("DPM++ 2S",)),
-    "dpm-solver-sde": NamedSampler("DPMSolverSDEScheduler", _OFFSET, a1111=("DPM++ SDE",)),
-    "unipc": NamedSampler("UniPCMultistepScheduler", _OFFSET, a1111=("UniPC",)),
-    "deis": NamedSampler("DEISMultistepScheduler", _OFFSET, a1111=("DEIS",)),
-    "sa-solver": NamedSampler("SASolverScheduler", _OFFSET, a1111=("SA Solver",)),
-    "lcm": NamedSampler("LCMScheduler", a1111=("LCM",)),
-    "tcd": NamedSampler("TCDScheduler", a1111=("TCD",)),
-    "ddim-parallel": NamedSampler("DDIMParallelScheduler", _DDIM),
-    "ddpm-parallel": NamedSampler("DDPMParallelScheduler", {"clip_sample": False}),
-}
-#: Samplers of models whose noise is told by its deviation alone (arXiv:2206.00364).
-EDM_SAMPLERS = {
-    "euler": NamedSampler("EDMEulerScheduler", a1111=("Euler",)),
-    "dpm++": NamedSampler("EDMDPMSolverMultistepScheduler", a1111=("DPM++ 2M", "DPM++")),
-}
-FLOW_SAMPLERS = {
-    "euler": NamedSampler("FlowMatchEulerDiscreteScheduler", a1111=("Euler",)),
-    "heun": NamedSampler("FlowMatchHeunDiscreteScheduler", a1111=("Heun",)),
-    "lcm": NamedSampler("FlowMatchLCMScheduler", a1111=("LCM",)),
-}
-#: The sampler that cascades were published with, which diffusers has only nearly (see
-#: `bimo.diffusion.dpm_solver_singlestep`).
-SINGLESTEP = "dpm-singlestep"
-UNLIMITED = 1e9
-
-#: How the noise falls from step to step, as settings of diffusers' classes. "sgm_uniform" and "simple" are what
-#: diffusers calls trailing times, by its own table of AUTOMATIC1111's names.
-SCHEDULES: dict[str, dict[str, Any]] = {
-    "normal": {},
-    "karras": {"use_karras_sigmas": True},
-    "exponential": {"use_exponential_sigmas": True},
-    "beta": {"use_beta_sigmas": True},
-    "lu": {"use_lu_lambdas": True},
-    "sgm_uniform": {"timestep_spacing": "trailing"},
-    "simple": {"timestep_spacing": "trailing"},
-}
-#: Settings of which a scheduler takes one at most.
-SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
-SPACINGS = ("leading", "trailing", "linspace")
+PLAIN_STEP = StepSettings()
 
 
-@dataclass(frozen=True)
-class SamplerOptions:
-    """What a request says of its sampler besides the name: a key of ``SCHEDULES``, one of ``SPACINGS``, or nothing."""
+class Sampler(ABC):
+    """Takes x from noise to a picture over ``timesteps``, from the noisiest to the cleanest."""
 
-    schedule: str | None = None
-    spacing: str | None = None
-
-    def settings(self, name: str, cls: Any) -> dict[str, Any]:
-        """As settings of a class of diffusers. Raises RequestError where it has none of the kind."""
-        found: dict[str, Any] = {}
-        if self.schedule is not None:
-            wanted = SCHEDULES[self.schedule]
-            if lacking := [setting for setting in wanted if not takes(cls, setting)]:
-                raise self._unfit(name, "schedule", self.schedule, lacking[0])
-            found |= dict.fromkeys((s for s in SIGMAS if takes(cls, s)), False) | wanted
-        if self.spacing is not None:
-            if not takes(cls, "timestep_spacing"):
-                raise self._unfit(name, "spacing", self.spacing, "timestep_spacing")
-            found["timestep_spacing"] = self.spacing
-        return found
-
-    def _unfit(self, name: str, option: str, value: str, setting: str) -> RequestError:
-        import diffusers
-
-        fit = [key for key, other in SAMPLERS.items() if takes(getattr(diffusers, other.cls), setting)]
-        return RequestError(
-            "the sampler {name} has no {option} {value!r}; those that have are {able}",
-            name=name,
-            option=option,
-            value=value,
-            able=Listed(fit),
-        )
-
-
-@runtime_checkable
-class Sampler(Protocol):
-    """What the coroutine needs of a sampler; diffusers' schedulers have it."""
-
-    init_noise_sigma: float
     timesteps: Tensor
+    #: Standard deviation of the x that sampling begins with; 0 where it begins with zeros.
+    init_noise_sigma: float = 1.0
+    #: Whether noise is mixed in as (1 - s) x + s noise.
+    of_flow: bool = False
+    #: Whether it can begin with a picture that ``add_noise`` made noisy.
+    can_add_noise: bool = False
+    #: Whether a step depends on ``StepSettings.eta``.
+    takes_eta: bool = False
+    #: Whether a step reads the variance that a denoiser learned, in the second half of its channels.
+    reads_variance: bool = False
+    #: How the times are spaced, as diffusers' ``timestep_spacing`` has it; "" where it has no such setting.
+    spacing: str = ""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return type(self).__name__
 
     def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor:
-        """x as the denoiser wants it at this time."""
-        ...
+        """x as the denoiser takes it at this time: as it is, unless a sampler scales it."""
+        return sample
 
-    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, **settings: Any) -> Any:
-        """x at the next time, as ``prev_sample`` of what is answered."""
-        ...
+    @abstractmethod
+    def step(
+        self, model_output: Tensor, timestep: Tensor, sample: Tensor, settings: StepSettings = PLAIN_STEP
+    ) -> Tensor:
+        """x at the time after ``timestep``."""
+
+    def add_noise(self, sample: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+        """Clean x [B, *shape] as noisy as it is at ``timestep`` [B]. Raises RequestError unless ``can_add_noise``."""
+        raise RequestError(
+            "the sampler {name} cannot begin with a picture; leave the image out, or take another sampler",
+            name=self.name,
+        )
+
+    def times_from(self, first: int) -> Tensor:
+        """The times that are left where the first steps are not taken."""
+        return self.timesteps[first:]
+
+    def seed_noise(self, seed: int) -> None:
+        """Seeds the noise of a sampler that has a generator of its own; of others nothing."""
+        return
 
 
-@dataclass(frozen=True)
-class Stepped:
-    """x at the next time, under the name that diffusers' schedulers answer it by."""
+class DiffusersSampler(Sampler):
+    """A scheduler of diffusers. What its classes have differs from one to the next; here alone they are asked."""
 
-    prev_sample: Tensor
+    def __init__(self, scheduler: Any) -> None:
+        self.scheduler = scheduler
+        self.timesteps = scheduler.timesteps
+        config = scheduler.config
+        # The schedulers of flows have neither of the two, but their Heun.
+        self._scales = hasattr(scheduler, "scale_model_input")
+        self.init_noise_sigma = scheduler.init_noise_sigma if hasattr(scheduler, "init_noise_sigma") else 1.0
+        self.of_flow = hasattr(scheduler, "scale_noise")
+        self.can_add_noise = self.of_flow or hasattr(scheduler, "add_noise")
+        self._parameters = inspect.signature(scheduler.step).parameters
+        self.takes_eta = "eta" in self._parameters
+        self.reads_variance = config.get("variance_type") in {"learned", "learned_range"}
+        self.spacing = str(config.get("timestep_spacing", ""))
+
+    @property
+    def name(self) -> str:
+        """The class of diffusers."""
+        return type(self.scheduler).__name__
+
+    def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        """x as the denoiser takes it at this time."""
+        return self.scheduler.scale_model_input(sample, timestep) if self._scales else sample
+
+    def step(
+        self, model_output: Tensor, timestep: Tensor, sample: Tensor, settings: StepSettings = PLAIN_STEP
+    ) -> Tensor:
+        """x at the time after ``timestep``. Raises RequestError where the scheduler cannot go on as it is set."""
+        given: dict[str, Any] = {}
+        if "generator" in self._parameters:
+            given["generator"] = settings.generator
+        if self.takes_eta:
+            given["eta"] = settings.eta or 0.0
+        if settings.clipped and "use_clipped_model_output" in self._parameters:
+            given["use_clipped_model_output"] = True
+        try:
+            with warnings.catch_warnings():
+                # torchsde warns of the last bit of a time that diffusers gives it.
+                warnings.filterwarnings("ignore", module="torchsde")
+                return self.scheduler.step(model_output, timestep, sample, **given).prev_sample
+        except (ValueError, IndexError, NotImplementedError, AssertionError, RecursionError) as error:
+            raise RequestError(
+                "the sampler {name} cannot go on ({error}, of {count} steps); take another sampler or other steps",
+                name=self.name,
+                error=error,
+                count=len(self.timesteps),
+            ) from None
+
+    def add_noise(self, sample: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+        """Clean x as noisy as it is at ``timestep`` [B]."""
+        if self.of_flow:
+            return self.scheduler.scale_noise(sample, timestep, noise)
+        return self.scheduler.add_noise(sample, noise, timestep)
+
+    def times_from(self, first: int) -> Tensor:
+        """The times that are left; a scheduler of second order has two for each step."""
+        first *= self.scheduler.order
+        if hasattr(self.scheduler, "set_begin_index"):  # DDIM's and PNDM's know their place from the time
+            self.scheduler.set_begin_index(first)
+        return self.timesteps[first:]
+
+    def seed_noise(self, seed: int) -> None:
+        """DPMSolverSDEScheduler's noise would else come from a seed that nobody knows."""
+        if self.scheduler.config.get("noise_sampler_seed", seed) is None:
+            self.scheduler.noise_sampler_seed = seed
 
 
-class Euler:
+class Euler(Sampler):
     """Euler's method for a flow: x + (s_next - s) v. ``sigmas`` [steps + 1] are the shares of noise from first to
     last, t is ``last`` times as much. To the bit what diffusers' FlowMatchEulerDiscreteScheduler steps; written here
     because importing the library takes longer than drawing a picture.
     """
 
-    init_noise_sigma = 1.0
-    order = 1
+    of_flow = can_add_noise = True
 
     def __init__(self, sigmas: Tensor, last: float) -> None:
         self.sigmas = sigmas
@@ -167,130 +161,54 @@ class Euler:
         places = zip(self.timesteps, sigmas, sigmas.diff(), strict=False)
         self._at = {float(t): (float(sigma), float(width)) for t, sigma, width in places}
 
-    def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor:
-        """x as it is."""
-        return sample
-
-    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, **settings: Any) -> Stepped:
+    def step(
+        self, model_output: Tensor, timestep: Tensor, sample: Tensor, settings: StepSettings = PLAIN_STEP
+    ) -> Tensor:
         """x at the time after ``timestep``, which is one of ``timesteps``; computed in float32."""
         moved = sample.float() + self._at[float(timestep)][1] * model_output
-        return Stepped(moved.to(model_output.dtype))
+        return moved.to(model_output.dtype)
 
-    def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
+    def add_noise(self, sample: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
         """x as noisy as it is at ``timestep``."""
         sigma = self._at[float(timestep)][0]
         return sigma * noise + (1.0 - sigma) * sample
 
 
-def unscaled(sample: Tensor, timestep: Tensor) -> Tensor:
-    """x as it is."""
-    return sample
-
-
-class OneStepSampler:
-    """One step that answers what the denoiser did."""
+class OneStepSampler(Sampler):
+    """One step, whose x is the denoiser's output."""
 
     init_noise_sigma = 0.0
 
     def __init__(self) -> None:
         self.timesteps = torch.ones(1)
 
-    def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor:
-        return sample
-
-    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, **settings: Any) -> Stepped:
-        return Stepped(model_output)
-
-
-def takes(cls: Any, name: str) -> bool:
-    """Whether a class has a setting of a name."""
-    return name in inspect.signature(cls.__init__).parameters
+    def step(
+        self, model_output: Tensor, timestep: Tensor, sample: Tensor, settings: StepSettings = PLAIN_STEP
+    ) -> Tensor:
+        """The denoiser's output."""
+        return model_output
 
 
-def plain_name(name: str) -> str:
-    """What of a name tells samplers apart: neither case nor blanks, hyphens and underscores, nor whether ++ is spelt as
-    k-diffusion and ComfyUI do (k_dpmpp_2m).
-    """
-    plain = re.sub(r"[\s_-]+", "", unicodedata.normalize("NFKC", name)).casefold()
-    return re.sub("^k(?=dpm|euler|heun|lms)(?!.*(discrete|scheduler))", "", plain).replace("dpmpp", "dpm++")
-
-
-def schedule_named(name: str) -> str:
-    """The key of ``SCHEDULES`` for what was typed ("SGM Uniform"). Raises RequestError."""
-    for key in SCHEDULES:
-        if plain_name(key) == plain_name(name):
-            return key
-    near = meant(name, SCHEDULES)
-    raise RequestError("there is no schedule {name!r}{near}", name=name, near=near)
-
-
-def shown_names(table: Mapping[str, NamedSampler]) -> list[str]:
-    """What the samplers of a table are known as: AUTOMATIC1111's names, where it has them."""
-    return [sampler.a1111[0] for sampler in table.values() if sampler.a1111]
-
-
-def sampler_named(name: str, table: Mapping[str, NamedSampler], others: Iterable[str] = ()) -> tuple[str, str | None]:
-    """What was typed ("DPM++ 2M Karras", "EulerDiscreteScheduler") as a key of a table and the schedule it says, None
-    for none. ``others`` are keys besides. Raises RequestError for what no sampler is called, and for a sampler of
-    another table.
-    """
-    found = _keys(table) | {plain_name(key): key for key in others}
-    wanted = plain_name(name)
-    if wanted in found:
-        return found[wanted], None
-    for schedule in SCHEDULES:
-        rest = wanted.removesuffix(plain_name(schedule))
-        if rest != wanted and rest in found:
-            return found[rest], schedule
-    fitting = [*table, *others]
-    every = (SAMPLERS, EDM_SAMPLERS, FLOW_SAMPLERS)
-    if wanted == plain_name(SINGLESTEP) or any(_is_of(wanted, other) for other in every):
-        raise RequestError(
-            "the sampler {name!r} does not go with the noise of this system; there is {fitting}",
-            name=name,
-            fitting=Listed(fitting),
-        )
-    plain = {plain_name(key) for key in fitting}
-    typed = [a for sampler in table.values() for a in (*sampler.a1111, sampler.cls) if plain_name(a) not in plain]
-    near = meant(name, [*fitting, *typed])
-    raise RequestError("there is no sampler {name!r}{near}", name=name, near=near)
-
-
-def _keys(table: Mapping[str, NamedSampler]) -> dict[str, str]:
-    """The key of a table by the plain form of every name it has; of two samplers of a class the first has its name."""
-    found: dict[str, str] = {}
-    for key, sampler in table.items():
-        # First what people type: "DPM++ SDE" must not be taken for a key that is spelt alike.
-        for name in (*sampler.a1111, key, sampler.cls, sampler.cls.removesuffix("Scheduler")):
-            found.setdefault(plain_name(name), key)
-    return found
-
-
-def _is_of(wanted: str, table: Mapping[str, NamedSampler]) -> bool:
-    found = _keys(table)
-    return wanted in found or any(wanted.removesuffix(plain_name(s)) in found for s in SCHEDULES)
-
-
-def timed(sampler: Any, name: str, steps: int, **settings: Any) -> Any:
+def timed(scheduler: Any, name: str, steps: int, **settings: Any) -> DiffusersSampler:
     """A scheduler of diffusers with its times set. Raises RequestError where it cannot take so many steps."""
     try:
         count = {} if settings.keys() & {"sigmas", "timesteps"} else {"num_inference_steps": steps}
-        sampler.set_timesteps(**count, **settings)
-        if not len(sampler.timesteps):
+        scheduler.set_timesteps(**count, **settings)
+        if not len(scheduler.timesteps):
             raise ValueError("no times are left")
     except (ValueError, IndexError, AssertionError, RuntimeError, ZeroDivisionError, NotImplementedError) as error:
-        called = name or type(sampler).__name__
+        called = name or type(scheduler).__name__
         raise RequestError(
             "the sampler {called} cannot take {steps} steps ({error}); take other steps or another sampler",
             called=called,
             steps=steps,
             error=error,
         ) from None
-    return sampler
+    return DiffusersSampler(scheduler)
 
 
 def options_of(request: Request) -> SamplerOptions:
-    """What a request says of the sampler beside its name."""
+    """What a request says of the sampler besides its name."""
     return SamplerOptions(request.schedule, request.spacing)
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
-import warnings
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +23,8 @@ from bimo.diffusion.request_validation import (
     sampler_warnings,
     size_warnings,
 )
-from bimo.diffusion.samplers import Sampler, SamplerOptions, initial_noise, options_of
+from bimo.diffusion.sampler_names import SamplerOptions
+from bimo.diffusion.samplers import StepSettings, initial_noise, options_of
 from bimo.diffusion.schedules import Ddpm
 from bimo.diffusion.system import ZERO_NULLS, BuiltLevel, System, merge_conditioning, stack_rows, zero_text
 from bimo.prompts.styles import styled
@@ -167,9 +165,7 @@ def _level(
     name = (request.sampler or recipe.sampler) if last else recipe.sampler
     with torch.device("cpu"):  # diffusers' samplers reckon by numpy, and leave x where it is
         sampler = level.schedule.sampler(name, steps, shape, options_of(request) if last else SamplerOptions())
-    if getattr(sampler, "noise_sampler_seed", 0) is None:
-        # Noise of its own, which diffusers would draw from a seed that nobody knows.
-        setattr(sampler, "noise_sampler_seed", drawing.noise.initial_seed())  # noqa: B010
+    sampler.seed_noise(drawing.noise.initial_seed())
     guide = recipe.guidance
     if last and request.guidance_rescale is not None:
         guide = replace(guide, rescale=request.guidance_rescale)
@@ -180,16 +176,15 @@ def _level(
         x, times, kept = initial_noise(sampler, shape, drawing.noise), sampler.timesteps, None
     given, every = _conditionings(system, level, prepared, drawing, shape, weights)
     clipped = isinstance(level.schedule, Ddpm) and bool(level.schedule.percentile)
-    settings = _step_settings(sampler, drawing.noise, request.eta if last else None, clipped)
+    settings = StepSettings(drawing.noise, request.eta if last else None, clipped)
     count = len(times)
-    whole = _takes_variance(sampler)
     for step, t in enumerate(times):
         guided = guidance.on(recipe.guidance, scale, step, count)
         conditioning, rows = (every, 2 + len(weights)) if guided else (given, 1)
         seen = sampler.scale_model_input(x, t)
         answer = yield DenoiserInput(recipe.name, torch.cat([seen] * rows), t.expand(rows), conditioning, step, count)
         answer = guidance.combine(guide, scale, answer, weights)
-        x = _stepped(sampler, answer if whole else answer[:, : shape[0]], t, x, settings)
+        x = sampler.step(answer if sampler.reads_variance else answer[:, : shape[0]], t, x, settings)
         if kept is not None:
             x = kept.put_back(x, sampler, times[step + 1] if step + 1 < count else None)
     return x
@@ -220,38 +215,3 @@ def _conditionings(
         kept = [null_ if each.key in branch.drop else value for each, value, null_ in rows]
         others.append(system.condition(words, kept))
     return given, stack_rows((null, given, *others))
-
-
-def _takes_variance(sampler: Sampler) -> bool:
-    return str(getattr(getattr(sampler, "config", None), "variance_type", "")) in {"learned", "learned_range"}
-
-
-def _step_settings(
-    sampler: Sampler, noise: torch.Generator, eta: float | None = None, clipped: bool = False
-) -> dict[str, Any]:
-    """What a step is told besides, as diffusers' pipelines tell it: the generator, and no eta but that asked for."""
-    takes = inspect.signature(sampler.step).parameters
-    settings: dict[str, Any] = {"generator": noise} if "generator" in takes else {}
-    if "eta" in takes:
-        settings["eta"] = eta or 0.0
-    if clipped and "use_clipped_model_output" in takes:
-        # Where x is clipped, what is left of the noise follows from it.
-        settings["use_clipped_model_output"] = True
-    return settings
-
-
-def _stepped(sampler: Sampler, answer: Tensor, t: Tensor, x: Tensor, settings: Mapping[str, Any]) -> Tensor:
-    """x at the next time. Raises RequestError where the sampler cannot go on as it is set."""
-    try:
-        with warnings.catch_warnings():
-            # torchsde warns of the last bit of a time that diffusers gives it.
-            warnings.filterwarnings("ignore", module="torchsde")
-            return sampler.step(answer, t, x, **settings).prev_sample
-    except (ValueError, IndexError, NotImplementedError, AssertionError, RecursionError) as error:
-        name, count = type(sampler).__name__, len(sampler.timesteps)
-        raise RequestError(
-            "the sampler {name} cannot go on ({error}, of {count} steps); take another sampler or other steps",
-            name=name,
-            error=error,
-            count=count,
-        ) from None

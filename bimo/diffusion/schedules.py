@@ -1,4 +1,4 @@
-"""Noise laws for training and drawing, on diffusers' schedulers."""
+"""Noise schedules for training and sampling, on diffusers' schedulers."""
 
 from __future__ import annotations
 
@@ -14,23 +14,21 @@ from torch import Tensor, nn
 from bimo.core.errors import RecipeError, RequestError
 from bimo.core.part import Part
 from bimo.core.picture import FORMER_SAMPLERS
-from bimo.diffusion.samplers import (
+from bimo.diffusion.sampler_names import (
     EDM_SAMPLERS,
     FLOW_SAMPLERS,
     SAMPLERS,
     SINGLESTEP,
     UNLIMITED,
-    Euler,
     NamedSampler,
-    OneStepSampler,
-    Sampler,
     SamplerOptions,
     sampler_named,
+    samplers_taking,
+    scheduler_class,
     shown_names,
     takes,
-    timed,
-    unscaled,
 )
+from bimo.diffusion.samplers import Euler, OneStepSampler, Sampler, timed
 
 #: A sampler of which nothing is said but its name.
 PLAIN = SamplerOptions()
@@ -142,35 +140,27 @@ class Flow(Part):
         made = self._made(name, options)
         moved = {"mu": self.mu(shape)} if self.dynamic else {}
         if self.grid == "even":
-            timed(made, name, steps, sigmas=numpy.linspace(1.0, 1 / steps, steps), **moved)
-        elif self.grid == "whole":
+            return timed(made, name, steps, sigmas=numpy.linspace(1.0, 1 / steps, steps), **moved)
+        if self.grid == "whole":
             whole = numpy.linspace(self.last, 1.0, steps).astype(numpy.int64).astype(numpy.float32)
-            timed(made, name, steps, timesteps=whole, sigmas=whole / self.last, **moved)
-        else:
-            timed(made, name, steps, **moved)
-        if not hasattr(made, "init_noise_sigma"):
-            made.init_noise_sigma = 1.0
-        if not hasattr(made, "scale_model_input"):
-            made.scale_model_input = unscaled
-        return made
+            return timed(made, name, steps, timesteps=whole, sigmas=whole / self.last, **moved)
+        return timed(made, name, steps, **moved)
 
     def _made(self, name: str, options: SamplerOptions) -> Any:
         """A scheduler of diffusers: the publisher's for "", else the named one with the publisher's settings."""
-        import diffusers
-
-        law: dict[str, Any] = {"shift": self.shift}
+        settings: dict[str, Any] = {"shift": self.shift}
         if self.dynamic:
             # The sampler reads the first two; the rest is for a folder that keeps its settings.
-            law |= {"use_dynamic_shifting": True, "time_shift_type": self.curve}
-            law |= {"base_shift": self.base_shift, "max_shift": self.max_shift}
-            law |= {"base_image_seq_len": self.base_length, "max_image_seq_len": self.max_length}
+            settings |= {"use_dynamic_shifting": True, "time_shift_type": self.curve}
+            settings |= {"base_shift": self.base_shift, "max_shift": self.max_shift}
+            settings |= {"base_image_seq_len": self.base_length, "max_image_seq_len": self.max_length}
         if self.terminal:
-            law["shift_terminal"] = self.terminal
+            settings["shift_terminal"] = self.terminal
         said = {setting: value for setting, value in self.config.items() if not setting.startswith("_")}
         own = str(self.config.get("_class_name", "")) if not name else ""
-        cls: Any = getattr(diffusers, own or FLOW_SAMPLERS[name or "euler"].cls)
-        given = {setting: value for setting, value in (law | said).items() if takes(cls, setting)}
-        return cls(**(given | options.settings(name or "euler", cls)))
+        cls = scheduler_class(own or FLOW_SAMPLERS[name or "euler"].cls)
+        taken = {setting: value for setting, value in (settings | said).items() if takes(cls, setting)}
+        return cls(**(taken | options.settings(name or "euler", cls)))
 
     def mu(self, shape: tuple[int, ...]) -> float:
         """How far the times of an x of a shape (C, h, w) are moved, where that is dynamic."""
@@ -230,11 +220,9 @@ class Ddpm(Part):
     @property
     def learnable(self) -> bool:
         """Whether the publisher's sampler goes by betas, as all that is learnt here does."""
-        import diffusers
-
         if not self.config:
             return True
-        cls: Any = getattr(diffusers, str(self.config["_class_name"]))
+        cls = scheduler_class(str(self.config["_class_name"]))
         flows = self.config.get("use_flow_sigmas") or self.config.get("prediction_type", "epsilon") not in LEARNT
         rescaled = bool(self.config.get("rescale_betas_zero_snr")) and not self.zero_terminal
         other = self.config.get("beta_schedule", self.beta_schedule) != self.beta_schedule
@@ -253,7 +241,7 @@ class Ddpm(Part):
             raise RecipeError(
                 "the noise of this model ({name}) does not go by betas: it draws, but is not trained here", name=name
             )
-        return DDPMScheduler(**self._law(), rescale_betas_zero_snr=self.zero_terminal).alphas_cumprod
+        return DDPMScheduler(**self._betas(), rescale_betas_zero_snr=self.zero_terminal).alphas_cumprod
 
     def add_noise(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """sqrt(a) x + sqrt(1 - a) noise, [B, C, h, w]."""
@@ -317,52 +305,45 @@ class Ddpm(Part):
             from bimo.diffusion.dpm_solver_singlestep import Singlestep
 
             return Singlestep(self.signal(), steps, self.prediction, self.percentile, self.begin)
-        made = timed(self._made(name, options), name, steps)
-        if not hasattr(made, "scale_model_input"):
-            made.scale_model_input = unscaled
-        return made
+        return timed(self._made(name, options), name, steps)
 
     def _table(self) -> Mapping[str, NamedSampler]:
         """The samplers that go with this noise: of a publisher's who does not go by betas, none but kin of it."""
-        import diffusers
-
         own = str(self.config.get("_class_name", ""))
         if own in {sampler.cls for sampler in EDM_SAMPLERS.values()}:
             return EDM_SAMPLERS
         if self.config.get("use_flow_sigmas"):
-            return {n: s for n, s in SAMPLERS.items() if takes(getattr(diffusers, s.cls), "use_flow_sigmas")}
-        return SAMPLERS if not own or takes(getattr(diffusers, own), "beta_schedule") else {}
+            return {key: SAMPLERS[key] for key in samplers_taking("use_flow_sigmas")}
+        return SAMPLERS if not own or takes(scheduler_class(own), "beta_schedule") else {}
 
     def _made(self, name: str, options: SamplerOptions) -> Any:
         """A scheduler of diffusers: the publisher's for "", else the named one with all that the publisher's settings
         say and it has, as diffusers' ``from_config`` takes them over.
         """
-        import diffusers
-
         if not name and self.config:
-            cls: Any = getattr(diffusers, str(self.config["_class_name"]))
+            cls = scheduler_class(str(self.config["_class_name"]))
             return cls.from_config(self._said(), **options.settings(cls.__name__, cls))
         sampler = self._table()[name or "ddim"]
-        cls = getattr(diffusers, sampler.cls)
-        told = {**sampler.fixed, **options.settings(name or "ddim", cls)}
+        cls = scheduler_class(sampler.cls)
+        fixed = {**sampler.fixed, **options.settings(name or "ddim", cls)}
         if self.config:
             said = self._said()
-            # Where nothing is said latents are never clipped, and Runge-Kutta's steps are left out, as ever.
-            kept = {"clip_sample": False, "skip_prk_steps": True}
-            told = {n: v for n, v in kept.items() if takes(cls, n) and n not in said} | told
-            return cls.from_config(said, **told)
-        settings = {**sampler.defaults, **self._law(), **self._clipping(name or "ddim")}
+            # Unless the config says otherwise, latents are not clipped and Runge-Kutta steps are skipped.
+            defaults = {"clip_sample": False, "skip_prk_steps": True}
+            unsaid = {n: v for n, v in defaults.items() if takes(cls, n) and n not in said}
+            return cls.from_config(said, **(unsaid | fixed))
+        settings = {**sampler.defaults, **self._betas(), **self._clipping(name or "ddim")}
         if self.zero_terminal:
             # An offset of the times would leave the last one out again.
             settings |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "steps_offset": 0}
-        return cls(**{n: v for n, v in (settings | told).items() if takes(cls, n)})
+        return cls(**{n: v for n, v in (settings | fixed).items() if takes(cls, n)})
 
     def _said(self) -> dict[str, Any]:
         """What the publisher's settings say, without what they leave to the defaults of their class."""
         silent = set(self.config.get("_use_default_values", ()))
         return {n: v for n, v in self.config.items() if n not in silent and n != "_use_default_values"}
 
-    def _law(self) -> dict[str, Any]:
+    def _betas(self) -> dict[str, Any]:
         trained = self.config.get("trained_betas")
         return {
             "beta_schedule": self.beta_schedule,
@@ -374,13 +355,11 @@ class Ddpm(Part):
 
     def _clipping(self, name: str) -> dict[str, Any]:
         """What a sampler of diffusers is told of the percentile and the learnt variance."""
-        import diffusers
-
         settings: dict[str, Any] = {}
         if name == "ddpm" and self.variance == "learned_range":
             settings["variance_type"] = "learned_range"
         if self.percentile and name in SAMPLERS:
-            able = [n for n, found in SAMPLERS.items() if takes(getattr(diffusers, found.cls), "thresholding")]
+            able = samplers_taking("thresholding")
             if name not in able:
                 listed = ", ".join([SINGLESTEP, *able])
                 raise RequestError(
@@ -395,11 +374,9 @@ class Ddpm(Part):
 
     def _refuse(self, name: str) -> None:
         """Raises RequestError for a sampler that cannot go by rescaled betas where there are such."""
-        import diffusers
-
         if not self.zero_terminal or name not in (SINGLESTEP, *SAMPLERS):
             return
-        able = [n for n, s in SAMPLERS.items() if takes(getattr(diffusers, s.cls), "rescale_betas_zero_snr")]
+        able = samplers_taking("rescale_betas_zero_snr")
         if name not in able:
             raise RequestError(
                 "the sampler {name!r} cannot go by rescaled betas (zero_terminal); there is {able}",

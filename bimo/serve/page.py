@@ -25,7 +25,7 @@ from bimo.core.output_path import SUFFIX, name_of
 from bimo.core.request import Request, checked
 from bimo.diffusion.guidance import heeds_empty
 from bimo.diffusion.request_validation import fill_request
-from bimo.diffusion.samplers import SCHEDULES, SPACINGS
+from bimo.diffusion.sampler_names import SCHEDULES, SPACINGS
 from bimo.diffusion.system import System
 from bimo.engine.engine import Engine
 from bimo.hub import memory

@@ -18,6 +18,7 @@ from bimo.core.request import Request, checked
 from bimo.diffusion.batching import run_batched
 from bimo.diffusion.image_inputs import mask_of, opaque, pixels_of, size_for, to_image
 from bimo.diffusion.request_validation import fill_request
+from bimo.diffusion.samplers import Euler
 from bimo.diffusion.sampling import prepare, sample
 from bimo.diffusion.system import System
 from tests.support.drawing import draw
@@ -139,17 +140,12 @@ def test_what_cannot_be_used_is_refused(system: System, request_: dict[str, Any]
 
 
 def test_a_sampler_that_cannot_begin_with_a_picture_says_so(system: System) -> None:
-    class Bare:
-        init_noise_sigma = 1.0
-        timesteps = torch.tensor([2.0, 1.0])
-
-        def __init__(self, inner: Any) -> None:
-            self.scale_model_input, self.step = inner.scale_model_input, inner.step
+    class Bare(Euler):
+        can_add_noise = False
 
     schedule = type(system.level(system.recipe.levels[-1].name).schedule)
-    whole = schedule.sampler
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(schedule, "sampler", lambda self, *given: Bare(whole(self, *given)))
+        patch.setattr(schedule, "sampler", lambda self, *_: Bare(torch.tensor([1.0, 0.5, 0.0]), 1000.0))
         with pytest.raises(RequestError, match="Bare"):
             draw(system, "红苹果", size=(128, 128), seed=1, steps=2, image=red())
 

@@ -344,8 +344,8 @@ def test_published_folder_is_the_recipe(
     own = found.levels[0].schedule.sampler("", 20)  # type: ignore[attr-defined]
     named = recipe.levels[0].schedule.sampler(recipe.levels[0].sampler, 20)  # type: ignore[attr-defined]
     assert torch.equal(own.timesteps, named.timesteps)
-    fields = {name: value for name, value in named.config.items() if not name.startswith("_")}
-    assert {name: own.config[name] for name in fields} == fields
+    fields = {name: value for name, value in named.scheduler.config.items() if not name.startswith("_")}
+    assert {name: own.scheduler.config[name] for name in fields} == fields
     assert "safety_checker" in found.note
 
 

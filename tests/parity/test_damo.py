@@ -230,7 +230,7 @@ def solved(system: System, name: str, x: Tensor, ask: Callable[[Tensor, Tensor],
     sampler = system.level(name).schedule.sampler(level.sampler, level.steps)
     for t in sampler.timesteps:
         given, null = ask(x, t)
-        x = sampler.step(null + level.guidance.scale * (given - null), t, x).prev_sample
+        x = sampler.step(null + level.guidance.scale * (given - null), t, x)
     return x
 
 

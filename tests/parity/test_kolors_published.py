@@ -90,5 +90,5 @@ def test_published_folder_is_the_recipe(tmp_path: Path, channels: int, recipe: R
     assert own.guidance.unconditional == named.guidance.unconditional == "empty"
     laws: list[Any] = [level.schedule.sampler("", 50) for level in (own, named)]  # type: ignore[attr-defined]
     assert torch.equal(laws[0].timesteps, laws[1].timesteps)
-    assert torch.equal(laws[0].sigmas, laws[1].sigmas)
+    assert torch.equal(laws[0].scheduler.sigmas, laws[1].scheduler.sigmas)
     assert float(laws[0].timesteps[0]) == 1079

@@ -149,7 +149,7 @@ def test_published_folder_is_the_recipe(tmp_path: Path) -> None:
     assert found.request.size == taiyi_xl.request.size
     laws = [level.schedule.sampler("", 50) for level in (own, named)]  # type: ignore[attr-defined]
     assert torch.equal(laws[0].timesteps, laws[1].timesteps)
-    assert torch.equal(laws[0].sigmas, laws[1].sigmas)
+    assert torch.equal(laws[0].scheduler.sigmas, laws[1].scheduler.sigmas)
 
 
 def test_full_size_has_as_many_parameters_as_published() -> None:

@@ -67,8 +67,8 @@ def to_diffusers(system: System, folder: Path, dtype: torch.dtype | None = None)
         for name, tower in zip(("tokenizer", "tokenizer_2"), system.text_encoders, strict=False):
             index[name] = write_words(built / name, tower)
         sampler: Any = level.schedule.sampler(level.recipe.sampler, 2)
-        sampler.save_config(str(built / "scheduler"))
-        index["scheduler"] = ["diffusers", type(sampler).__name__]
+        sampler.scheduler.save_config(str(built / "scheduler"))
+        index["scheduler"] = ["diffusers", sampler.name]
         (built / INDEX_FILE).write_text(json.dumps(index, indent=2, ensure_ascii=False), encoding="utf-8")
         _whole(system.recipe, recipe_of(built))
         if folder.exists():
