@@ -87,6 +87,9 @@ def draw(
     offload: Annotated[bool, typer.Option("--offload", help=inputs.OFFLOAD_HELP)] = False,
     as_json: Annotated[bool, typer.Option("--json", help=say("print one JSON object"))] = False,
     again: Annotated[Path | None, typer.Option(help=say("draw a PNG again from its record"))] = None,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help=say("draw a prompt of which the model never learned a word, too"))
+    ] = False,
     opened: Annotated[bool, typer.Option("--open", help=say("open it when it is drawn"))] = False,
 ) -> None:
     """Draws, saves each picture as soon as it is done, and prints where it lies."""
@@ -130,6 +133,10 @@ def draw(
     place.check()
     engine = _loaded(name, record is not None and model is None, request.size, dtype, offload, adapters)
     prepared = engine.prepare(_filled(engine, request, dtype))
+    if prepared.nothing_known and again is None and image is None and not anyway:
+        raise RequestError(
+            "{sentence}; say it in other words, or draw it all the same with --anyway", sentence=prepared.nothing_known
+        )
     # What is known of the prompt is said before minutes are spent on it.
     _note(prepared.warnings)
     pictures, files = _drawn(engine, prepared, place, as_json, choice)

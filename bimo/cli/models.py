@@ -45,6 +45,15 @@ class Dtype(StrEnum):
     fp32 = "fp32"
 
 
+class Stored(StrEnum):
+    """How numbers are stored in a file."""
+
+    fp16 = "fp16"
+    bf16 = "bf16"
+    fp32 = "fp32"
+    int8 = "int8"
+
+
 class To(StrEnum):
     """Whom a system is written for: bimo, diffusers' pipelines, or those who read single files."""
 
@@ -172,12 +181,16 @@ def _stages(told: dict[str, Any]) -> Table:
 def export(
     model: Annotated[str, typer.Argument(help=say("a model's name or folder"))],
     out: Annotated[Path, typer.Argument(help=say("the folder or file to write"))],
-    dtype: Annotated[Dtype, typer.Option(help=say("how numbers are stored"))] = Dtype.fp16,
+    dtype: Annotated[
+        Stored, typer.Option(help=say("how numbers are stored; int8 with a scale for each row, for bimo alone"))
+    ] = Stored.fp16,
     to: Annotated[To, typer.Option(help=say("who is to read it"))] = To.bimo,
 ) -> None:
     """Writes a system with its recipe, weights, words and hashes, or in the layout of others."""
     if to is To.single and out.suffix != ".safetensors":
         raise RequestError("a single file ends in .safetensors, not like {out}", out=out)
+    if dtype is Stored.int8 and to is not To.bimo:
+        raise RequestError("{to} does not read int8 with scales; leave out --to, or take --dtype fp16", to=str(to))
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise RequestError("{out} is not empty; name a new folder", out=out)
     system = registry.load(model)
@@ -239,11 +252,12 @@ def extend(
     print(out)
 
 
-def numbers(dtype: Dtype) -> torch.dtype:
+def numbers(dtype: Dtype | Stored) -> torch.dtype:
     """torch's own name of it."""
     import torch
 
-    return {Dtype.fp16: torch.float16, Dtype.bf16: torch.bfloat16, Dtype.fp32: torch.float32}[dtype]
+    known = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "int8": torch.int8}
+    return known[dtype.value]
 
 
 def _source(row: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from bimo.core.files import write_whole
 from bimo.core.messages import Both
 from bimo.core.pages import release
 from bimo.core.part import Part, loads
+from bimo.core.quantization import INT8, KEY, SCALE, dequantized, is_quantized, quantized
 from bimo.core.weight_formats import cut, format_of, unread
 
 if TYPE_CHECKING:
@@ -83,9 +84,10 @@ def read_recipe(path: Path) -> Part:
 def read(path: Path, dtype: torch.dtype | None = None, keep: Callable[[str], bool] | None = None) -> dict[str, Tensor]:
     """The tensors of a file of safetensors, or of a pickle read as weights only, whatever its name ends in.
 
-    They lie in the file until they are used: nothing is copied. With ``dtype`` floating ones are turned into that, a
-    few at a time, so that the file and what it became are never in memory together. ``keep`` chooses by name.
-    Raises WeightsError for a truncated file and for a pickle that holds anything but data: it would run code.
+    They lie in the file until they are used: nothing is copied, but int8 is turned into float32. With ``dtype``
+    floating ones are turned into that, a few at a time, so that the file and what it became are never in memory
+    together. ``keep`` chooses by name. Raises WeightsError for a truncated file and for a pickle that holds anything
+    but data: it would run code.
     """
     with _told(path):
         names, tensor = _opened(path)
@@ -111,7 +113,8 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
             from safetensors import safe_open
 
             handle: Any = safe_open(path, framework="pt")
-            return {name: tuple(handle.get_slice(name).get_shape()) for name in handle.keys()}  # noqa: SIM118
+            names = _named(handle, path)
+            return {name: tuple(handle.get_slice(name).get_shape()) for name in names}
         return {name: tuple(value.shape) for name, value in _state(_unpickled(path, "meta"), path).items()}
 
 
@@ -180,9 +183,25 @@ def _opened(path: Path) -> tuple[list[str], Callable[[str], Tensor]]:
         from safetensors import safe_open
 
         handle: Any = safe_open(path, framework="pt")
-        return list(handle.keys()), handle.get_tensor
+        names, every = _named(handle, path), frozenset(handle.keys())
+
+        def tensor(name: str) -> Tensor:
+            value = handle.get_tensor(name)
+            apart = len(names) < len(every) and name + SCALE in every
+            return dequantized(value, handle.get_tensor(name + SCALE)) if apart else value
+
+        return names, tensor
     state = _state(_unpickled(path, "cpu"), path)
     return list(state), state.__getitem__
+
+
+def _named(handle: Any, path: Path) -> list[str]:
+    """The names in an open file of safetensors, without those of the scales of what is int8 in it."""
+    names: list[str] = list(handle.keys())
+    if not is_quantized(handle.metadata() or {}, path):
+        return names
+    there = frozenset(names)
+    return [name for name in names if not (name.endswith(SCALE) and name.removesuffix(SCALE) in there)]
 
 
 def _unpickled(path: Path, device: str) -> Any:
@@ -290,11 +309,15 @@ def _told(path: Path) -> Generator[None]:
 def write(
     path: Path, state: Mapping[str, Tensor], dtype: torch.dtype | None = None, told: Mapping[str, str] | None = None
 ) -> None:
-    """Writes tensors as .safetensors, whole or not at all; floating ones as ``dtype`` where one is given.
+    """Writes tensors as .safetensors, whole or not at all; floating ones as ``dtype`` where one is given. As int8 the
+    larger matrices have a scale for each row, as ``quantization`` has it, and the rest stays as it is.
 
     One tensor at a time is in memory beside those given. ``told`` is what the file says of itself.
     """
     import torch
+
+    if dtype == torch.int8:
+        state, dtype, told = quantized(state), None, {KEY: INT8, **(told or {})}
 
     def kind(value: Tensor) -> torch.dtype:
         return dtype if dtype is not None and value.is_floating_point() else value.dtype

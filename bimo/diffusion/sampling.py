@@ -42,6 +42,8 @@ class Prepared:
     negative: tuple[TextEncoding, ...]
     prefixed: Mapping[str, tuple[TextEncoding, ...]]
     warnings: tuple[str, ...]
+    #: Why there is nothing to draw: no text tower ever learned a word of it. "" where one did.
+    nothing_known: str = ""
     #: As ``Drawing.pictures``.
     pictures: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
@@ -72,6 +74,9 @@ def prepare(system: System, request: Request | Mapping[str, object]) -> Prepared
     seen = dict.fromkeys((*said, *notes, *sampler_warnings(system, full), *size_warnings(system, full)))
     for budget in system.budgets(prompts[1].text):
         seen.update(dict.fromkeys(budget.warnings()))
+    # A style alone is nothing to draw.
+    unlearned = [budget.nothing_known() for budget in system.budgets(emphasis(wanted).text)]
+    nothing = unlearned[0] if unlearned and all(unlearned) else ""
     guided = [level.guidance.unconditional in ZERO_NULLS for level in system.recipe.levels if level.guidance.scale > 1]
     if full.negative and guided and all(guided):
         silent = say("this system reads no negative prompt; yours changed nothing")
@@ -84,7 +89,7 @@ def prepare(system: System, request: Request | Mapping[str, object]) -> Prepared
     null = tuple(_row(encoding, 0) for encoding in rows)
     given, *others = (tuple(_row(e, row) for e in skipped or rows) for row in range(1, 2 + len(prefixes)))
     prefixed = dict(zip(prefixes, others, strict=True))
-    return Prepared(full, given, null, prefixed, tuple(seen), image_inputs.read(full))
+    return Prepared(full, given, null, prefixed, tuple(seen), nothing, image_inputs.read(full))
 
 
 def _skipped(system: System, request: Request, prompts: Sequence[Emphasis]) -> tuple[TextEncoding, ...]:

@@ -11,8 +11,8 @@ from bimo.core.messages import Both, say
 @dataclass(frozen=True)
 class Budget:
     """``used`` tokens of at most ``limit``; ``lost`` is the text past the limit, ``unknown`` the words not learned,
-    ``near`` learned ones that are like those, ``mostly`` whether most words that say what to draw are unknown;
-    ``unread`` is what the tokenizer has no token for.
+    ``near`` learned ones that are like those, ``mostly`` and ``wholly`` whether most, or all, words that say what to
+    draw are unknown; ``unread`` is what the tokenizer has no token for.
     """
 
     used: int
@@ -22,6 +22,7 @@ class Budget:
     unread: tuple[str, ...] = ()
     near: tuple[str, ...] = ()
     mostly: bool = False
+    wholly: bool = False
 
     def warnings(self) -> tuple[str, ...]:
         """A sentence for each thing the tower will not see, in the user's language."""
@@ -40,13 +41,11 @@ class Budget:
         if self.mostly:
             told.append(say("most of what is to be drawn was never learned; the picture will hardly be like it"))
         if self.unknown:
-            zh, en = (f"；学过的相近的词：{listed(self.near)}", f"; learned words like it: {listed(self.near)}")
-            zh, en = (zh, en) if self.near else ("", "")
             told.append(
                 say(
                     "this model never learned: {listed}; it will be missing or drawn as something else{near}",
                     listed=listed(self.unknown),
-                    near=Both(zh, en),
+                    near=self._nearest(),
                 )
             )
         if self.unread:
@@ -57,6 +56,21 @@ class Budget:
                 )
             )
         return tuple(told)
+
+    def nothing_known(self) -> str:
+        """The sentence for a prompt of which the tower learned nothing, "" for any other."""
+        if not self.wholly:
+            return ""
+        return say(
+            "this model never learned any of: {listed}{near}; a picture of it would be of nothing",
+            listed=listed(self.unknown),
+            near=self._nearest(),
+        )
+
+    def _nearest(self) -> Both:
+        if not self.near:
+            return Both("", "")
+        return Both(f"；学过的相近的词：{listed(self.near)}", f"; learned words like it: {listed(self.near)}")
 
 
 def listed(words: Sequence[str]) -> str:

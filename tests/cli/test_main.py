@@ -112,7 +112,10 @@ def test_other_weights_are_told_of(tiny_folder: Path, tmp_path: Path, here: Run)
 
 def test_json_names_what_was_not_learned(tiny_folder: Path, here: Run) -> None:
     words = ("draw", "一只龙", "-m", str(tiny_folder), "--steps", "2", "--style", "水墨", "-o", "dragon", "--json")
-    done = here(*words, locale=CHINESE)
+    refused = one_sentence(here(*words, locale=CHINESE), CHINESE)
+    assert "龙" in refused
+    assert "--anyway" in refused
+    done = here(*words, "--anyway", locale=CHINESE)
     told = json.loads(done.stdout)
     assert told["files"] == ["dragon.png"]
     assert any("龙" in warning for warning in told["warnings"])
@@ -141,6 +144,8 @@ BAD = {
     "again of nothing": ("draw", "--again", "none.png"),
     "again of another file": ("draw", "--again", "file"),
     "again with settings": ("draw", "--again", "file", "--seed", "1"),
+    "int8 for others": ("export", "xiaomo", "out", "--dtype", "int8", "--to", "diffusers"),
+    "nothing learned": ("draw", "smartwatch"),
     "unknown option": ("draw", "猫", "--sied", "1"),
     "unknown command": ("darw", "猫"),
     "prompt without quotes": ("draw", "a", "cat"),

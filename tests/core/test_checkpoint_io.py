@@ -258,3 +258,43 @@ def test_weights_of_another_version_are_listed(tmp_path: Path) -> None:
         checkpoint_io.assign(module, {"weight": torch.zeros(3, 3), "lora_A": torch.zeros(1)}, None, tmp_path)
     for told in ("missing 1: bias", "unexpected 1: lora_A", "misshapen 1: weight (3, 3)≠(2, 3)"):
         assert told in caught.value.en
+
+
+def test_int8_is_read_as_what_it_stood_for(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    rows = torch.tensor([[0.01], [1.0], [30.0], [0.0]])
+    state = {
+        "a.weight": torch.randn(4, 2048) * rows,
+        "b.weight": torch.randn(64, 8, 3, 3, dtype=torch.float16),
+        "b.bias": torch.randn(64),
+        "small": torch.randn(8, 8),
+        "counted": torch.arange(5000).reshape(5, 1000),
+        # Named like a scale, but of nothing.
+        "norm.scale": torch.randn(3),
+    }
+    path = tmp_path / "w.safetensors"
+    checkpoint_io.write(path, state, torch.int8)
+    assert load_file(path)["a.weight"].dtype == torch.int8
+    assert checkpoint_io.shapes(path) == {name: tuple(value.shape) for name, value in state.items()}
+    found = checkpoint_io.read(path)
+    assert found.keys() == state.keys()
+    for name in ("b.bias", "small", "counted", "norm.scale"):
+        assert torch.equal(found[name], state[name])
+    for name in ("a.weight", "b.weight"):
+        step = state[name].float().flatten(1).abs().amax(1) / 127
+        error = (found[name] - state[name].float()).flatten(1).abs().amax(1)
+        assert found[name].dtype == torch.float32
+        assert bool((error <= step * 0.501).all())
+    assert checkpoint_io.read(path, torch.bfloat16)["a.weight"].dtype == torch.bfloat16
+    # What was read of it and written so again is the same file.
+    checkpoint_io.write(tmp_path / "again.safetensors", found, torch.int8)
+    assert equal(checkpoint_io.read(tmp_path / "again.safetensors"), found)
+    assert checkpoint_io.unsound(path) == []
+
+
+def test_another_quantization_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    checkpoint_io.write(path, {"a": torch.ones(2)}, told={"bimo.quantization": "int4"})
+    for look in (checkpoint_io.read, checkpoint_io.shapes):
+        with pytest.raises(WeightsError, match="int4"):
+            look(path)

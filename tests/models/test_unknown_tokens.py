@@ -69,6 +69,28 @@ def test_what_is_mostly_strange_is_said_with_words_like_it(xiaomo: Any, monkeypa
     assert "smartwatch" in alone
 
 
+@pytest.mark.parametrize(
+    ("prompt", "style", "nothing"),
+    [
+        ("赛博朋克", None, True),
+        ("赛博朋克", "水墨", True),
+        ("smartwatch", None, True),
+        ("a catt", None, True),
+        ("赛博朋克的猫", None, False),
+        ("红苹果", "水墨", False),
+        ("的", None, False),
+    ],
+)
+def test_a_prompt_of_which_nothing_was_learned(
+    xiaomo: Any, prompt: str, style: str | None, nothing: bool, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("BIMO_LANGUAGE", "en")
+    told = prepare(xiaomo, Request(text=prompt, style=style, seed=1)).nothing_known
+    assert bool(told) is nothing
+    if prompt == "a catt":
+        assert "learned words like it: cat" in told
+
+
 def tower_of(model: Any, **parts: Any) -> Any:
     words = Tokenizer(model)
     for name, part in parts.items():

@@ -140,7 +140,7 @@ class BertTextEncoder(PublishedTextEncoder):
             low, high = (middle, high) if self._used(text[:middle]) <= limit else (low, middle - 1)
         found = self._strange(text)
         near = lexicon.near(found.words, self.known)
-        return Budget(used, limit, text[low:], found.words, near=near, mostly=found.mostly)
+        return Budget(used, limit, text[low:], found.words, (), near, found.mostly, found.wholly)
 
     def build_tokenizer(self, captions: Iterable[str], known: Iterable[str]) -> None:
         """Makes the vocabulary of a "lexicon" tower: known words whole, then the characters and words of the captions,

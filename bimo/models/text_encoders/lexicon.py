@@ -32,10 +32,11 @@ _WORDS_NEAR = 3
 
 @dataclass(frozen=True)
 class Strange:
-    """What was never learned, in the order of the text, and whether that is most of what is to be drawn."""
+    """What was never learned, in the order of the text, and whether that is most, or all, of what is to be drawn."""
 
     words: tuple[str, ...] = ()
     mostly: bool = False
+    wholly: bool = False
 
 
 def strange(text: str, places: Sequence[tuple[int, int]], known: Set[str], own: Set[str] = frozenset()) -> Strange:
@@ -70,7 +71,7 @@ def strange(text: str, places: Sequence[tuple[int, int]], known: Set[str], own: 
         if _is_mark(word) and word not in known and not within and (alone or not _MARKS.issuperset(word)):
             found[start] = word
     words = tuple(dict.fromkeys(_joined(found)))
-    return Strange(words, len(words) > learned)
+    return Strange(words, len(words) > learned, bool(words) and not learned)
 
 
 def _joined(found: dict[int, str]) -> Iterator[str]:
