@@ -91,8 +91,10 @@ class Stage(Part):
     ``optimiser`` "adafactor" (arXiv:1804.04235) keeps a row and a column for each matrix in place of two matrices, and
     has no use for ``betas`` and ``eps``. "muon" (arXiv:2502.16982) makes the step of a matrix orthogonal, as large as
     AdamW's at the same rate, which everything else that learns is given. With ``precision`` "bf16" products are worked
-    out in bfloat16, while weights, their averages and the optimiser stay in float32. ``gradient_checkpointing`` works
-    blocks out twice in place of keeping what is in them (arXiv:1604.06174).
+    out in bfloat16, while weights, their averages and the optimiser stay in float32. With "bf16_weights" the denoisers
+    that learn are worked out in bfloat16 whole, which saves casting, and what is learnt is a float32 copy of their
+    weights (arXiv:1710.03740, section 3.1); all else is float32. ``gradient_checkpointing`` works blocks out twice in
+    place of keeping what is in them (arXiv:1604.06174).
 
     What is left out, so that guidance can do without it: ``caption_dropout`` is the share of captions emptied for
     all text
@@ -136,7 +138,7 @@ class Stage(Part):
     betas: tuple[float, float] = (0.9, 0.99)
     eps: float = 1e-8
     max_grad_norm: float = 1.0
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "bf16", "bf16_weights", "fp16"] = "fp32"
     gradient_checkpointing: bool = False
     caption_dropout: float = 0.0
     encoder_dropout: tuple[float, ...] = ()

@@ -308,7 +308,7 @@ def autocast(stage: Stage, device: torch.device) -> AbstractContextManager[objec
     """Products in the numbers of ``stage.precision``. Raises TrainingError for fp16 elsewhere than on a GPU of CUDA:
     its gradients vanish unless they are scaled.
     """
-    if stage.precision == "fp32":
+    if stage.precision in ("fp32", "bf16_weights"):
         return nullcontext()
     if stage.precision == "fp16" and device.type != "cuda":
         raise TrainingError(

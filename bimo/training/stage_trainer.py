@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from bimo.core.errors import TrainingError
 from bimo.core.part import loads
 from bimo.core.recipe import Stage
 from bimo.core.tensors import Share
@@ -21,6 +22,7 @@ from bimo.diffusion.system import System
 from bimo.engine.devices import default_device
 from bimo.training.distributed.processes import Processes, gather
 from bimo.training.finite import broken, not_finite, picked, some
+from bimo.training.master_weights import MasterWeights
 from bimo.training.objectives.objective import BatchSource, Objective
 from bimo.training.optimizers import EMA, DeepSpeedZero, autocast, optimiser, ordered, scaler
 from bimo.training.train_inputs import TrainInputs
@@ -86,12 +88,24 @@ class StageTrainer:
         self._exercise = TrainModule(lessons.blank.system, self.extra)
         self._hooks: list[Any] = []
         self._forward: Any = self._exercise
+        #: Where denoisers work in bfloat16; then ``parameters`` are its copies.
+        self.masters: MasterWeights | None = None
+        if stage.precision == "bf16_weights":
+            if self.processes.sharded or self.processes.zero:
+                raise TrainingError(
+                    "stage {name!r} wants bf16_weights, which is not parted over processes; begin this one by torchrun "
+                    "(DDP), or let precision be bf16",
+                    name=stage.name,
+                )
+            self.masters = MasterWeights(stage, self._exercise.system, names)
         if self.processes.count > 1:
             self._hooks = self._exercise.see_all_rows()
             self._forward = self.processes.joined(stage, self._exercise)
         # Looked up here, for FSDP puts others in their place.
         every = named(self._exercise.system, self.extra, objective)
         self.parameters = {name: every[name] for name in names}
+        if self.masters is not None:
+            self.parameters |= self.masters.parameters
         self.optimiser = optimiser(stage, self.parameters)
         if self.processes.zero:
             self.optimiser = DeepSpeedZero(stage, self._exercise, self.optimiser, self.processes)
@@ -122,11 +136,15 @@ class StageTrainer:
                 # What is brought together is the mean over the processes, whatever rows each has.
                 loss = self.scaler.scale(loss * (part * self.processes.count))
                 self.processes.backward(self._forward, loss)
+        if self.masters is not None:
+            self.masters.take_gradients()
         self.scaler.unscale_(self.optimiser)
         if not self.processes.zero:  # which clips before it parts
             self._clip(step)
         self.scaler.step(self.optimiser)
         self.scaler.update()
+        if self.masters is not None:
+            self.masters.copy_to_working()
         self.average.update(self.parameters, step)
         return value
 
@@ -160,6 +178,17 @@ class StageTrainer:
             what = f"权重不是有限的数：{told}", f"weights are not finite: {told}"
             raise broken(self.stage, self.number, step, what, self.lessons.out, self._file)
 
+    def swap_average(self) -> None:
+        """Exchanges the averages with what learns; a second call undoes it."""
+        self.average.swap(self.parameters)
+        if self.masters is not None:
+            self.masters.copy_to_working()
+
+    def system_state(self) -> dict[str, Tensor]:
+        """The state of the system, its float32 copies in the place of what works in bfloat16."""
+        state = dict(self._exercise.system.state_dict())
+        return state if self.masters is None else state | dict(self.masters.values())
+
     def within(self, work: Callable[[], Any]) -> Any:
         """What some work answers that uses what learns otherwise than a step does: all processes do it."""
         return self._forward(work)
@@ -174,6 +203,8 @@ class StageTrainer:
         """Leaves the modules as they were."""
         for hook in self._hooks:
             hook.remove()
+        if self.masters is not None:
+            self.masters.close()
         if isinstance(self.optimiser, DeepSpeedZero):
             self.optimiser.close()
 

@@ -224,7 +224,7 @@ class Trainer:
                 over, save, look = self.processes.total(*(float(it and self.processes.is_main_process) for it in due))
                 if over or save:
                     learning.check_weights(self.place.step)
-                    self._save(learning.state() | {"stage": dumps(stage)})
+                    self._save(learning.state() | {"stage": dumps(stage)}, learning)
                 if over:
                     return False
                 if save:
@@ -250,7 +250,7 @@ class Trainer:
 
     def _left(self, stage: Stage, learning: StageTrainer) -> None:
         """What a stage leaves: its averaged weights, as a paper's next stage begins from them, and its adapter."""
-        learning.average.swap(learning.parameters)
+        learning.swap_average()
         learning.close()
         adapter = adapter_of(stage)
         if self.processes.sharded:
@@ -327,13 +327,13 @@ class Trainer:
             self.journal.flush()
             better = self.processes.is_main_process and value < self.journal.best(self.place.stage)
             if self.processes.total(float(better))[0]:
-                self._best(stage)
+                self._best(stage, learning)
         return value
 
-    def _best(self, stage: Stage) -> None:
+    def _best(self, stage: Stage, learning: StageTrainer) -> None:
         """Keeps the system as it is, ready to draw, or the adapter that is learning."""
         name, adapter = f"best-{self.place.stage + 1}", adapter_of(stage)
-        state = whole(self.system.state_dict() if adapter is None else adapter.learnt(self.system))
+        state = whole(learning.system_state() if adapter is None else adapter.learnt(self.system))
         if not self.processes.is_main_process:
             return
         if adapter is not None:
@@ -350,11 +350,11 @@ class Trainer:
         """The system with the averaged weights of what is learning, in evaluation mode, and as it was afterwards."""
         modes = {name: module.training for name, module in self.system.named_modules()}
         if learning is not None:
-            learning.average.swap(learning.parameters)
+            learning.swap_average()
         self.system.eval()
         yield
         if learning is not None:
-            learning.average.swap(learning.parameters)
+            learning.swap_average()
         for name, module in self.system.named_modules():
             module.training = modes[name]
 
@@ -395,9 +395,9 @@ class Trainer:
                 tower.save_tokenizer(folder)
             tower.load_tokenizer(folder)
 
-    def _save(self, held: dict[str, Any]) -> None:
+    def _save(self, held: dict[str, Any], learning: StageTrainer | None = None) -> None:
         empty: dict[str, Any] = {"optimiser": None, "average": {}, "extra": None}
-        system, adapter = apart(whole(self.system.state_dict()))
+        system, adapter = apart(whole(self.system.state_dict() if learning is None else learning.system_state()))
         state = empty | held | {"system": system, "adapter": adapter, "place": vars(self.place)} | {"seed": self.seed}
         bad = [name for name in not_finite(_tensors(state)) if name not in self._infinite]
         if bad:

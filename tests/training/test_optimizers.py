@@ -12,7 +12,10 @@ import torch
 import torch.utils.checkpoint
 from torch import nn
 
+from bimo.core import checkpoint_io
 from bimo.core.errors import RecipeError, TrainingError
+from bimo.core.files import write_whole
+from bimo.core.part import dumps
 from bimo.core.recipe import Recipe, Stage
 from bimo.data.loader import Pictures
 from bimo.recipes.taiyi_sd import taiyi_zh
@@ -220,3 +223,66 @@ def test_checkpointed_gradients_are_the_same(
 def test_what_cannot_be_checkpointed_says_so(tiny_shards: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="gradient_checkpointing"):
         begun(tiny_shards, tmp_path, number=4, gradient_checkpointing=True)
+
+
+def painter(**fields: Any) -> Recipe:
+    """The bundled model's painter alone, words frozen."""
+    tiny = xiaomo.tiny()
+    stage = replace(
+        tiny.stages[4], batch=4, steps=12, ema=0.9, max_unknown=1.0, precision="bf16_weights", warmup=0, **fields
+    )
+    return replace(tiny, stages=(stage,), prompts=())
+
+
+def run_of(recipe: Recipe, shards: Path, out: Path) -> tuple[Trainer, StageTrainer]:
+    torch.set_num_threads(1)
+    run = Trainer(recipe, Pictures(shards), out)
+    run._words()
+    learning = run._learning(recipe.stages[0], run._saved())
+    run._modes()
+    return run, learning
+
+
+def test_weights_in_bfloat16_learn_by_a_float32_copy(tiny_shards: Path, tmp_path: Path) -> None:
+    run, learning = run_of(painter(lr=1e-5), tiny_shards, tmp_path)
+    name = "image.denoiser.denoiser.model.proj_out.weight"
+    working = dict(run.system.named_parameters())
+    assert working[name].dtype == torch.bfloat16
+    assert all(p.dtype == torch.float32 for n, p in working.items() if not n.startswith("image.denoiser."))
+    before = {n: p.detach().clone() for n, p in learning.parameters.items()}
+    for _ in range(3):
+        run._step(run.recipe.stages[0], learning)
+    moved = (learning.parameters[name].detach() - before[name]).abs()
+    # Less than bfloat16 could add to the weights, and all of it kept.
+    assert 0 < float(moved.max()) < 1e-4
+    assert torch.equal(working[name], learning.parameters[name].bfloat16())
+    live = {n: p.detach().clone() for n, p in learning.parameters.items()}
+    averages = {n: v.clone() for n, v in learning.average.values.items()}
+    with run._averaged(learning):
+        assert torch.equal(working[name], averages[name].bfloat16())
+        assert torch.equal(learning.system_state()[name], averages[name])
+    assert all(torch.equal(learning.parameters[n], v) for n, v in live.items())
+    assert all(torch.equal(learning.average.values[n], v) for n, v in averages.items())
+    run._left(run.recipe.stages[0], learning)
+    assert dict(run.system.named_parameters())[name].dtype == torch.float32
+    assert torch.equal(run.system.state_dict()[name], averages[name])
+
+
+def test_a_float32_copy_goes_on_to_the_bit(tiny_shards: Path, tmp_path: Path) -> None:
+    recipe = painter()
+    whole_run = train(recipe, tiny_shards, tmp_path / "whole", threads=1)
+    run, learning = run_of(recipe, tiny_shards, tmp_path / "parts")
+    for _ in range(5):
+        run._step(recipe.stages[0], learning)
+    run._save(learning.state() | {"stage": dumps(recipe.stages[0])}, learning)
+    write_whole(tmp_path / "parts" / "recipe.json", dumps(recipe).encode())
+    parts = train(recipe, tiny_shards, tmp_path / "parts", threads=1)
+    states = [checkpoint_io.read(folder / "weights.safetensors") for folder in (whole_run, parts)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert states[0]["image.denoiser.denoiser.model.proj_out.weight"].dtype == torch.float32
+
+
+def test_a_denoiser_that_learns_in_part_has_no_copy(tiny_shards: Path, tmp_path: Path) -> None:
+    recipe = painter(train=("image.denoiser.denoiser.model.proj_out.*",))
+    with pytest.raises(TrainingError, match="bf16_weights"):
+        run_of(recipe, tiny_shards, tmp_path)
