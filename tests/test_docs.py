@@ -2,9 +2,13 @@
 
 import re
 import runpy
+import signal
 from pathlib import Path
 
 import pytest
+
+from bimo.cli import main
+from bimo.core.errors import BimoError
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -88,3 +92,11 @@ def test_the_map_has_every_room(page: str) -> None:
     assert set(re.findall(r"^\| `bimo/(\w+)` \|", read(page), flags=re.MULTILINE)) == rooms
     picture = (DOCS / "pictures" / "rooms.svg").read_text("utf-8")
     assert set(re.findall(r'text-anchor="middle">(\w+)<', picture)) == rooms
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_every_status_that_the_program_ends_with_is_told(language: str) -> None:
+    statuses = {error.exit_status for error in (BimoError, *BimoError.__subclasses__())}
+    statuses |= {0, main.INTERRUPTED, main.BROKEN_PIPE, main.BUG, main.NO_MEMORY, main.USAGE, main.SYSTEM}
+    told = set(map(int, re.findall(r"^\| (\d+) \|", read(f"{language}/index.md"), flags=re.MULTILINE)))
+    assert told == statuses | {128 + signal.SIGTERM}

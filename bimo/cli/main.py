@@ -213,10 +213,13 @@ def usage(error: Any) -> str:
     if kind == "MissingParameter":
         return say("{name} is missing{more}", name=name, more=more)
     if kind == "BadParameter":
-        kinds = (("integer", "应为整数", "a whole number"), ("number", "应为数", "a number"))
-        plain = error.message.removeprefix("Value error, ").rstrip(".")
-        near_zh, near_en = next(((z, f"expected {e}") for k, z, e in kinds if k in message), (plain,) * 2)
-        return say("the value of {name} is wrong: {near}{more}", name=name, near=Both(near_zh, near_en), more=more)
+        return say("the value of {name} is wrong: {near}{more}", name=name, near=_expected(error.message), more=more)
+    if message.startswith("Missing command") and context is not None:
+        return say("{command} needs a command; there is {near}", command=command, near=Listed(context.command.commands))
+    if found := re.search(r"Option '(.*?)' (requires an argument|does not take a value)", message):
+        if found[2] == "requires an argument":
+            return say("{option} needs a value{more}", option=found[1], more=more)
+        return say("{option} takes no value{more}", option=found[1], more=more)
     if found := re.search(r"unexpected extra arguments?\S* \((.*)\)", message):
         return say(
             "there are more arguments than expected: {found}; quote a prompt that has blanks{more}",
@@ -224,6 +227,22 @@ def usage(error: Any) -> str:
             more=more,
         )
     return say("{rstrip}{more}", rstrip=Both(message, message.rstrip(".")), more=more)
+
+
+def _expected(message: str) -> Message:
+    """What is wrong with a value, by what the parser says of it in English."""
+    message = message.removeprefix("Value error, ").rstrip(".")
+    if found := re.search(r"greater than or equal to (\S+)", message):
+        return Message("expected at least {least}", least=found[1])
+    if found := re.search(r"less than or equal to (\S+)", message):
+        return Message("expected at most {most}", most=found[1])
+    if found := re.fullmatch(r"(.*) is not one of (.*)", message, flags=re.DOTALL):
+        return Message("{value} is none of {known}", value=found[1], known=Listed(re.findall(r"'(.*?)'", found[2])))
+    if "null byte" in message:
+        return Message("it holds a zero byte")
+    if "integer" in message:
+        return Message("expected a whole number")
+    return Message("expected a number") if "number" in message else Both(message, message)
 
 
 def _name(error: Any) -> str:

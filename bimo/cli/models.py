@@ -159,7 +159,7 @@ def show(
 
 
 def _levels(told: dict[str, Any]) -> Table:
-    heads = say("name space shape noise sampler steps guidance hints")
+    heads = say("name space shape noise sampler steps guidance conditioners")
     table = _table(say("levels"), heads)
     for row in told["levels"]:
         shape = "x".join(str(side) for side in row["shape"])

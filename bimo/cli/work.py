@@ -17,6 +17,10 @@ from bimo.core.messages import Both, say
 from bimo.core.recipe import Recipe
 from bimo.hub import registry
 
+#: More would be planned for hours before the first is drawn, and held in memory meanwhile.
+MAXIMUM_PICTURES = 1_000_000
+#: More than any machine has cores.
+MAXIMUM_PROCESSES = 1024
 ARTWORK_HELP = say("Make training data from licensed icons and emoji.")
 ARTWORK_EXAMPLES = say("Examples:\n\n  bimo data artwork data/ --canvases 2000")
 SCENES_HELP = say("Make training data of Chinese scenes, verses and dishes drawn by procedure.")
@@ -48,8 +52,8 @@ EVAL_EXAMPLES = say("Examples:\n\n  bimo eval xiaomo --out report/ --data data/"
 
 def artwork(
     out: Annotated[Path, typer.Argument(help=say("the folder to write"))],
-    canvases: Annotated[int, typer.Option(min=1, help=say("how many pictures"))] = 72000,
-    workers: Annotated[int, typer.Option(min=1, help=say("how many processes"))] = 2,
+    canvases: Annotated[int, typer.Option(min=1, max=MAXIMUM_PICTURES, help=say("how many pictures"))] = 72000,
+    workers: Annotated[int, typer.Option(min=1, max=MAXIMUM_PROCESSES, help=say("how many processes"))] = 2,
     packages: Annotated[Path | None, typer.Option(help=say("a folder with the packages of icons"))] = None,
 ) -> None:
     """Builds the data that xiaomo is trained on."""
@@ -70,10 +74,10 @@ def artwork(
 
 def scenes(
     out: Annotated[Path, typer.Argument(help=say("the folder to write"))],
-    count: Annotated[int, typer.Option(min=1, help=say("how many pictures to draw"))] = 20000,
-    side: Annotated[int, typer.Option(min=16, help=say("the side in pixels"))] = 256,
+    count: Annotated[int, typer.Option(min=1, max=MAXIMUM_PICTURES, help=say("how many pictures to draw"))] = 20000,
+    side: Annotated[int, typer.Option(min=16, max=2048, help=say("the side in pixels"))] = 256,
     seed: Annotated[int, typer.Option(min=0, help=say("another one: other pictures"))] = 0,
-    workers: Annotated[int, typer.Option(min=1, help=say("how many processes"))] = 2,
+    workers: Annotated[int, typer.Option(min=1, max=MAXIMUM_PROCESSES, help=say("how many processes"))] = 2,
 ) -> None:
     """Builds scenes, verses and dishes with captions and all that the pictures declare."""
     from bimo.xiaomo.build import build_scenes
@@ -148,7 +152,7 @@ def train(
     tiny: Annotated[bool, typer.Option("--tiny", help=say("toy widths, for a trial"))] = False,
     steps: Annotated[int | None, typer.Option(min=1, help=say("the steps of each stage"))] = None,
     seed: Annotated[int, typer.Option(min=0, help=say("another one: other rows and noise"))] = 0,
-    threads: Annotated[int | None, typer.Option(min=1, help=say("how many threads"))] = None,
+    threads: Annotated[int | None, typer.Option(min=1, max=MAXIMUM_PROCESSES, help=say("how many threads"))] = None,
     start: Annotated[
         list[str] | None,
         typer.Option(help=say("a model to begin from; may be repeated")),

@@ -104,7 +104,7 @@ def _pieces(system: System) -> list[tuple[str, str, Any]]:
 
 
 def levels(system: System) -> list[dict[str, Any]]:
-    """Each level: the shape of x at the recipe's own size, its law of noise, sampler, steps, guidance and hints."""
+    """Each level: the shape of x at the recipe's size, its law of noise, sampler, steps, guidance and conditioners."""
     rows: list[dict[str, Any]] = []
     wanted = system.recipe.request
     for level in system.recipe.levels:

@@ -19,7 +19,7 @@ def text_of(conditioning: Conditioning, name: str) -> TextEncoding:
         count = len(conditioning.streams)
         raise RecipeError("{name} reads one text tower, not {count}", name=name, count=count)
     if conditioning.spatial is not None:
-        raise RecipeError("{name} reads no spatial hints", name=name)
+        raise RecipeError("{name} reads no spatial conditions", name=name)
     return conditioning.streams[0]
 
 

@@ -13,7 +13,8 @@ _ZH = re.compile(
     rf"(?<![要有差特分识])(?:不要|不想要|不能有|不需要|没有|别画|别要|别有|不画|不带|不含|不出现|去掉)(?:画|有|出现|任何)*\s*(?P<what>[^{_NOT_A_THING}]+?){_END}"
 )
 _EN = re.compile(
-    r"\b(?:no|without|not any|do not draw|don['’]t draw|excluding)\s+(?:(?:any|a|an|the)\s+)?"
+    r"(?:\b(?:no|without|not any|do not draw|don['’]t draw|excluding)\s+(?:(?:any|a|an|the)\s+)?"
+    r"|(?<=[,;，；])\s*(?:(?:and|but)\s+)?not\s+(?:a|an|any|the)\s+)"
     r"(?P<what>[a-z][\w'’-]*(?:\s+(?!(?:and|but|on|in|with|at|under|near|by|of|is|are)\b)[a-z][\w'’-]*){0,3}"
     r"(?:\s+(?:and|or)\s+[a-z][\w'’-]*(?=\s*(?:[,.;!?]|$)))?)",
     re.IGNORECASE,

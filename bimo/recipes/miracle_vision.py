@@ -45,5 +45,5 @@ miracle_vision = Recipe(
         ),
     ),
     request=Defaults(size=(512, 512)),
-    note="Closed: no weights were published. hints score=0.5 asks for less than the best.",
+    note="Closed: no weights were published. conditions score=0.5 asks for less than the best.",
 )

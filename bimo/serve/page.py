@@ -415,6 +415,8 @@ def page(studio: Studio) -> gr.Blocks:
         def end(browser: gr.Request) -> None:
             studio.stop(browser.session_hash or "")
 
+        # A browser keeps a heartbeat, by which the gate knows that its page is there, only where this is asked for.
+        blocks.unload(lambda: None)
         stop.click(end, cancels=[drawing], queue=False, api_visibility="private")
         dice.click(lambda: secrets.randbelow(2**32), outputs=seed, api_visibility="private", queue=False)
     blocks.queue(max_size=WAITING, default_concurrency_limit=1)

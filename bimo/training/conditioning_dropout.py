@@ -67,7 +67,7 @@ class ConditioningDropout:
             if not matched:
                 near = ", ".join(nearest(glob, names) or names)
                 raise RecipeError(
-                    "condition_dropout of stage {name!r}: {glob!r} matches no hint that can be left out; here are "
+                    "condition_dropout of stage {name!r}: {glob!r} matches no condition that can be left out; here are "
                     "[{near}]",
                     name=self.stage.name,
                     glob=glob,

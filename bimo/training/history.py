@@ -190,6 +190,14 @@ def same_recipe(before: Recipe, wanted: Recipe, place: Place, out: Path, from_he
         )
     if not from_here:
         at = standing(before, place)
+        if not _can_change(found, before, place, out):
+            raise TrainingError(
+                "the run in {out} is of another recipe (what differs: {listed}); it stands at {at}: leave the "
+                "changes out, or take another folder and begin it with these weights by --start {out}",
+                out=out,
+                listed=listed,
+                at=at,
+            )
         raise TrainingError(
             "the run in {out} is of another recipe (what differs: {listed}); it stands at {at}: add "
             "--from-here to have the new settings from there on, leave the changes out to go on as it was, "
@@ -210,6 +218,15 @@ def same_recipe(before: Recipe, wanted: Recipe, place: Place, out: Path, from_he
             step=place.step,
         )
     return found
+
+
+def _can_change(found: Changes, recipe: Recipe, place: Place, out: Path) -> bool:
+    try:
+        for path in found:
+            _check_path(path, recipe, place, out)
+    except TrainingError:
+        return False
+    return True
 
 
 def _check_path(path: str, recipe: Recipe, place: Place, out: Path) -> None:

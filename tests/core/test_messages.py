@@ -1,6 +1,7 @@
 """Every message of the package stands in the Chinese catalogue, with the values of the English sentence."""
 
 import ast
+import importlib.util
 import io
 import re
 import string
@@ -105,3 +106,13 @@ def test_a_message_is_said_in_either_language(monkeypatch: pytest.MonkeyPatch) -
     assert say("there is no folder {text}", text=Listed(["a", "b"], "or")) == "there is no folder a or b"
     inner = Message("there is no folder {text}", text=Both("书", "books"))
     assert RequestError("there is no folder {text}", text=inner).zh == "没有文件夹 没有文件夹 书"
+
+
+def test_a_message_is_found_wherever_it_stands() -> None:
+    spec = importlib.util.spec_from_file_location("catalogue", ROOT / "tools" / "catalogue.py")
+    assert spec is not None
+    assert spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    source = 'raise DataError("a {b}", b=Listed([Message("c"), *d]) or say("e" "f", g=errors.Message("h")))'
+    assert sorted(tool.said(source)) == ["a {b}", "c", "ef", "h"]

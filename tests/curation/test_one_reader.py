@@ -241,6 +241,36 @@ def coco(source: Path) -> None:
     put(source / "captions.json", json.dumps(found, ensure_ascii=False))
 
 
+def coco_as_published(source: Path) -> None:
+    """Captions in a folder of their own, pictures in one a split, of which the captions say nothing."""
+    photos(source / "train2017", range(1, 3))
+    photos(source / "val2017", (3,))
+    for split, numbers in (("train", (1, 2)), ("val", (3,))):
+        found = {
+            "images": [{"id": number, "file_name": f"{number}.png"} for number in numbers],
+            "annotations": [{"image_id": number, "caption": f"第{number}"} for number in numbers],
+        }
+        put(source / f"annotations/captions_{split}2017.json", json.dumps(found, ensure_ascii=False))
+
+
+def kohya_of_another_machine(source: Path) -> None:
+    """Names that are alike but for their folders; one may be of two pictures and is of none."""
+    for path, number in (("5_cat/a.PNG", 1), ("5_dog/a.png", 2), ("a.png", 3), ("x/b.png", 9), ("y/b.png", 9)):
+        put(source / path, photo(number))
+    rows = {"D:\\train\\5_cat\\a": "一", "/x/5_dog/a.png": "二", "/other/a": "三", "/z/b.png": "四"}
+    rows = {name: {"caption": text} for name, text in rows.items()}
+    put(source / "meta_cap.json", json.dumps(rows, ensure_ascii=False))
+
+
+def pandas_json(source: Path) -> None:
+    """A table as pandas writes it by its columns, which is what `to_json` does unasked, and by its index."""
+    photos(source, range(1, 5))
+    columns = {"file_name": {"0": "1.png", "1": "2.png"}, "text": {"0": "一", "1": "二"}}
+    put(source / "columns.json", json.dumps(columns, ensure_ascii=False))
+    index = {"0": {"file_name": "3.png", "text": "三"}, "1": {"file_name": "4.png", "text": "四"}}
+    put(source / "index.json", json.dumps(index, ensure_ascii=False))
+
+
 def listed_in_parquet(source: Path) -> None:
     rows = {
         "images": [[{"bytes": photo(1), "path": None}], [{"bytes": photo(2), "path": None}] * 2],
@@ -373,6 +403,9 @@ SOURCES = (
     Source("LLaVA", llava, {1: ("一只猫",), 2: ("一只猫",), 3: ("三",)}, 1),
     Source("kohya", kohya, {1: ("一", "cat, white"), 2: ("dog",), 3: ("三",), 4: ("四",)}),
     Source("COCO", coco, {1: ("第0", "第2"), 2: ("第1",)}),
+    Source("COCO as published", coco_as_published, {n: (f"第{n}",) for n in range(1, 4)}),
+    Source("kohya elsewhere", kohya_of_another_machine, {1: ("一",), 2: ("二",), 3: ("三",)}, 1, not_read=2),
+    Source("JSON of pandas", pandas_json, {n: ("一二三四"[n - 1],) for n in range(1, 5)}),
     Source("lists in parquet", listed_in_parquet, {1: ("一",)}, 1),
     Source("files of a parquet", files_of_parquet, {1: ("一",)}, not_read=1),
     Source("half of a parquet", half_of_a_parquet, {2: ("二",), 4: ("四",)}, not_read=2),

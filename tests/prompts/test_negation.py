@@ -22,6 +22,8 @@ from bimo.prompts.negation import Negation, negation
         ("a tree without any leaves on a hill", "a tree on a hill", ("leaves",)),
         ("a dog without a collar, watercolour", "a dog, watercolour", ("collar",)),
         ("a plate with no apples and oranges", "a plate", ("apples, oranges",)),
+        ("a cat, not a dog", "a cat", ("dog",)),
+        ("a photo, but not any people, at night", "a photo, at night", ("people",)),
         ("a cat and no dog, no bird", "a cat", ("dog", "bird")),
     ],
 )
@@ -33,7 +35,7 @@ def test_what_is_denied(prompt: str, text: str, things: tuple[str, ...]) -> None
 
 
 DENIES_NOTHING = "红苹果/有没有猫/别墅/写着“不要停”的牌子/a no smoking sign/hear-no-evil monkey/noodles/a snowman/"
-DENIES_NOTHING += "《没有人知道》/no/没有//an anode/特别画风"
+DENIES_NOTHING += "《没有人知道》/no/没有//an anode/to be or not to be/not a cat/特别画风"
 
 
 @pytest.mark.parametrize("prompt", DENIES_NOTHING.split("/"))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -241,13 +242,19 @@ def test_a_drawing_that_nobody_waits_for_ends(studio: Any) -> None:
         studio.wanted("page")
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # gradio, with the pandas of today
-def test_a_closed_page_ends_its_drawing(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The connection of a page breaks while its drawing is under way, as a browser's does with its tab."""
-    web = pytest.importorskip("bimo.serve.page")
-    import httpx
+@dataclass(frozen=True)
+class Endless:
+    """A page whose drawing goes on until it is stopped: its address, and when a drawing begins and is stopped."""
 
-    begun, ended, enough = threading.Event(), threading.Event(), threading.Event()
+    address: str
+    begun: threading.Event
+    stopped: threading.Event
+
+
+@pytest.fixture
+def endless(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endless]:
+    web = pytest.importorskip("bimo.serve.page")
+    begun, stopped, enough = threading.Event(), threading.Event(), threading.Event()
 
     def slow(*_: Any, progress: Any) -> list[Any]:
         try:
@@ -257,7 +264,7 @@ def test_a_closed_page_ends_its_drawing(tiny_folder: Path, monkeypatch: pytest.M
                 if enough.wait(0.01):
                     return []
         except web.StoppedError:
-            ended.set()
+            stopped.set()
             raise
         return []
 
@@ -267,24 +274,57 @@ def test_a_closed_page_ends_its_drawing(tiny_folder: Path, monkeypatch: pytest.M
     blocks: list[Any] = []
     page = web.page
     monkeypatch.setattr(web, "page", lambda *a: blocks.append(page(*a)) or blocks[0])
-    address = web.launch(studio, "127.0.0.1", 0, wait=False) + "gradio_api/"
     try:
-        with httpx.Client(timeout=SECONDS) as client:
-            config = client.get(address.replace("gradio_api/", "config")).json()
-            number = next(one["id"] for one in config["dependencies"] if one["api_name"] == "draw")
-            values = [*FORM.values(), None, None, None, 0, None, 1, False]
-            with client.stream("GET", f"{address}heartbeat/tab") as heartbeat:
-                beats = heartbeat.iter_bytes(1)  # kept: without it the connection ends
-                assert next(beats)
-                asked = {"data": values, "fn_index": number, "session_hash": "tab"}
-                assert client.post(f"{address}queue/join", json=asked).status_code == 200
-                assert begun.wait(30)
-                assert not ended.is_set()
-            assert ended.wait(30)
+        yield Endless(web.launch(studio, "127.0.0.1", 0, wait=False), begun, stopped)
     finally:
         enough.set()
         blocks[0].close(verbose=False)
         studio.folder.cleanup()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # gradio, with the pandas of today
+def test_a_closed_page_ends_its_drawing(endless: Endless) -> None:
+    """The connection of a page breaks while its drawing is under way, as a browser's does with its tab."""
+    import httpx
+
+    with httpx.Client(timeout=SECONDS) as client:
+        config = client.get(f"{endless.address}config").json()
+        number = next(one["id"] for one in config["dependencies"] if one["api_name"] == "draw")
+        values = [*FORM.values(), None, None, None, 0, None, 1, False]
+        with client.stream("GET", f"{endless.address}gradio_api/heartbeat/tab") as heartbeat:
+            beats = heartbeat.iter_bytes(1)  # kept: without it the connection ends
+            assert next(beats)
+            asked = {"data": values, "fn_index": number, "session_hash": "tab"}
+            assert client.post(f"{endless.address}gradio_api/queue/join", json=asked).status_code == 200
+            assert endless.begun.wait(30)
+            assert not endless.stopped.is_set()
+        assert endless.stopped.wait(30)
+
+
+@pytest.mark.browser
+@pytest.mark.network
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("how", ["closed", "left", "loaded again"])
+def test_a_tab_that_goes_frees_the_drawing(how: str, endless: Endless, browser: Any) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    first = browser.current_window_handle
+    browser.switch_to.new_window("tab")
+    browser.get(endless.address)
+    wait = WebDriverWait(browser, SECONDS)
+    wait.until(lambda d: d.find_element(By.CSS_SELECTOR, "#prompt textarea")).send_keys("红苹果", Keys.ENTER)
+    assert endless.begun.wait(SECONDS)
+    assert not endless.stopped.is_set()
+    if how == "closed":
+        browser.close()
+        browser.switch_to.window(first)
+    elif how == "left":
+        browser.get("about:blank")
+    else:
+        browser.refresh()
+    assert endless.stopped.wait(30)
 
 
 def test_errors_speak_as_their_reader_does(studio: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,7 +97,7 @@ def test_a_lot_does_without_it_together() -> None:
     [
         ({"condition_dropout": (("sketsh", 0.5),)}, "sketch"),
         # What the null branch is told as well cannot be left out.
-        ({"condition_dropout": (("base", 0.5),)}, "'base' matches no hint"),
+        ({"condition_dropout": (("base", 0.5),)}, "'base' matches no condition"),
         ({"caption_dropout": 1.5}, "1.5"),
         ({"condition_dropout": (("sketch", -0.1),)}, "-0.1"),
         ({"joint_dropout": 0.6, "joint_keep": 0.6}, "1.2"),

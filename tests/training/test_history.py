@@ -25,7 +25,7 @@ from bimo.recipes.taiyi_sd import taiyi_zh
 from bimo.training import trainer
 from bimo.training.adapters.control_stage import ControlAdapters
 from bimo.training.adapters.lora_stage import Lora
-from bimo.training.history import differences, read_history
+from bimo.training.history import Place, differences, read_history, same_recipe
 from bimo.training.objectives.denoise import Denoise
 from bimo.training.objectives.reconstruct import Reconstruct
 from bimo.training.trainer import Trainer, train
@@ -253,6 +253,20 @@ def test_a_start_that_fails_leaves_nothing(tiny_shards: Path, tmp_path: Path) ->
     with pytest.raises(BimoError):
         train(recipe(replace(MORE, train=("image.nothing.*",))), tiny_shards, tmp_path / "kept", threads=1)
     assert (tmp_path / "kept" / "mine.txt").read_text("utf-8") == "mine"
+
+
+@pytest.mark.parametrize(("place", "changeable"), [(Place(0, 3), True), (Place(1, 1), False), (Place(2, 0), False)])
+def test_only_a_change_that_can_be_made_is_offered(place: Place, changeable: bool) -> None:
+    wanted = recipe(replace(BASE, lr=1e-5), MORE)
+    with pytest.raises(TrainingError) as refused:
+        same_recipe(recipe(), wanted, place, Path("RUN"), from_here=False)
+    assert ("--from-here" in str(refused.value)) == changeable
+    assert ("--start RUN" in str(refused.value)) != changeable
+    if changeable:
+        assert same_recipe(recipe(), wanted, place, Path("RUN"), from_here=True).keys() == {"stages.0.lr"}
+    else:
+        with pytest.raises(TrainingError, match="only stages that are not can be"):
+            same_recipe(recipe(), wanted, place, Path("RUN"), from_here=True)
 
 
 def test_a_damaged_state_is_told(run: Path, tiny_shards: Path) -> None:

@@ -6,12 +6,14 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 from bimo.curation.readers import folders
-from bimo.curation.readers.formats import PICTURE_FILES
+from bimo.curation.readers.formats import PICTURE_FILES, comparable, is_picture
 from bimo.curation.readers.rows import Broken, Place, Row, Unusable
 
 #: Where a table's pictures may lie beside it.
@@ -196,11 +198,20 @@ def record_of(data: bytes) -> Mapping[Any, Any]:
     return {"captions": found}
 
 
+def _last_in_common(parts: Sequence[str], path: str) -> int:
+    """How many of the last parts of a path are alike, the very last with its ending or without."""
+    others = comparable(path).split("/")
+    count = 1
+    while count < min(len(parts), len(others)) and parts[-count - 1] == others[-count - 1]:
+        count += 1
+    return count
+
+
 class Beside:
     """Finds the pictures that a table names: beside it, then at the top of the source, there or in ``images``.
 
-    With ``loose`` a path may be that of another machine, of which the last name counts, and have no ending, as in
-    kohya's metadata.
+    With ``loose``, as for metadata of kohya and COCO, a path may be that of another machine or without its folders, and
+    have no ending: then it is the picture below the source whose path ends as it does for the most parts.
     """
 
     def __init__(self, root: Path, folder: Path, loose: bool = False) -> None:
@@ -217,11 +228,28 @@ class Beside:
         is no name.
         """
         found = self._placed(name)
-        if self.loose and not self._lies(found):
-            last = name.replace("\\", "/").rpartition("/")[2]
-            endings = ("",) if PICTURE_NAME.search(last) else ("", *sorted(PICTURE_FILES))
-            others = (self._placed(start + ending) for start in (name, last) for ending in endings)
-            return next(filter(self._lies, others), found)
+        return (self._elsewhere(name) or found) if self.loose and not self._lies(found) else found
+
+    def _elsewhere(self, name: str) -> str | None:
+        """The picture whose path has the most last parts in common with a name; of several those that tables look at
+        first, and none where it may be one as well as another.
+        """
+        parts = comparable(name.replace("\\", "/")).split("/")
+        alike = [(_last_in_common(parts, path), path) for path in self._pictures.get(parts[-1], ())]
+        most = max((count for count, _ in alike), default=0)
+        best = [path for count, path in alike if count == most]
+        near = [path for prefix in self.prefixes for path in best if os.path.dirname(path) == prefix.rstrip("/")]
+        return (near or (best if len(best) == 1 else [None]))[0]
+
+    @cached_property
+    def _pictures(self) -> Mapping[str, list[str]]:
+        """The pictures below the source by their last names, with their endings and without."""
+        found = defaultdict[str, list[str]](list)
+        for listing in folders.walk(Path(self.root)):
+            for name in (entry.name for entry in listing.files if is_picture(entry.name)):
+                whole = comparable(name)
+                for key in (whole, os.path.splitext(whole)[0]):
+                    found[key].append(os.path.join(listing.path, name))
         return found
 
     def _lies(self, path: str) -> bool:

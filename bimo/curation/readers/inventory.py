@@ -21,6 +21,8 @@ from bimo.curation.readers.detect_format import Known
 from bimo.curation.readers.formats import RAW_FILES, comparable
 from bimo.curation.readers.rows import Unusable
 
+#: What files are called that may hold pictures or tables, and are not opened here.
+PACKED_FILES = {".zip", ".7z", ".rar", ".gz", ".bz2", ".xz", ".zst", ".tgz", ".xlsx", ".xls", ".ods"}
 #: How many files of a reason are named.
 NAMED = 5
 READ = {
@@ -39,6 +41,7 @@ NOT_READ = {
     "columns": ("表里没有图片列", "a table without a column of pictures"),
     "records": ("JSON 里没有认得的图片记录", "a .json without records of pictures as they are known"),
     "camera raw": ("相机原始文件；请转成 JPEG 或 PNG", "raw files of a camera; convert them to JPEG or PNG"),
+    "packed": ("压缩包或工作簿；请先解开，或另存为 CSV", "packed, or a workbook; unpack it, or save it as CSV"),
     "other": ("不是图片、说明或表", "no picture, no captions and no table"),
     "folder": ("打不开的文件夹", "a folder that cannot be opened"),
     "not a file": ("管道、设备或断了的链接", "a pipe, a device or a link to nothing"),
@@ -172,6 +175,8 @@ def _kind(source: Path, what: Known, path: str, picture: bool, stems: set[str]) 
         return "not a file"
     if ending in RAW_FILES:
         return "camera raw"
+    if ending in PACKED_FILES:
+        return "packed"
     if listed:
         return "beside tables" if what.tables else "beside archives"
     if ending in listing.TABLES:

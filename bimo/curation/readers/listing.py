@@ -152,8 +152,9 @@ def _table(source: Path, name: str, numbers: count[int]) -> Iterator[Row | Broke
     path = source / name
     beside = Beside(source, path.parent)
     if path.suffix.lower() in records.ENDINGS and records.is_records(path):
+        beside = Beside(source, path.parent, loose=True)
         for place, values in records.elements(path):
-            yield from _records(values, f"{name}:{place}", None, Beside(source, path.parent, loose=True), numbers)
+            yield from _records(values, f"{name}:{place}", None, beside, numbers)
         return
     form = columnar.form_of(path)
     if form is not None:

@@ -183,8 +183,13 @@ def _object(path: Path, encoding: str) -> Iterator[tuple[str, Mapping[Any, Any] 
         yield from _coco(values)
     elif all(isinstance(one, Mapping) for one in values.values()):
         by_path = cast("Mapping[str, Mapping[str, Any]]", values)
-        if any({"caption", "tags"} & set(one) for one in by_path.values()):
+        if any(map(has_picture, by_path.values())):  # as pandas writes a table by its index
+            yield from by_path.items()
+        elif any({"caption", "tags"} & set(one) for one in by_path.values()):
             yield from _by_path(by_path)
+        elif has_picture(columns := {name: next(iter(one.values()), None) for name, one in by_path.items()}):
+            rows = dict.fromkeys(row for one in by_path.values() for row in one)  # as pandas writes one by its columns
+            yield from ((row, {name: by_path[name].get(row) for name in columns}) for row in rows)
     elif all(isinstance(one, (str, list)) for one in values.values()) and any(map(PICTURE_NAME.search, values)):
         yield from ((name, {"file_name": name, "captions": said}) for name, said in values.items())
 

@@ -211,7 +211,7 @@ def _rebuilt(
 ) -> System:
     """The system with another denoiser: what lay below ``at`` lies below its ``denoiser.``, beside it ``state``."""
     if hint.name in {each.name for each in cast("tuple[Conditioner, ...]", old.conditioners)}:
-        raise RecipeError("there is a hint {name!r} already; name the adapter otherwise", name=hint.name)
+        raise RecipeError("there is a condition {name!r} already; name the adapter otherwise", name=hint.name)
     new = replace(old, denoiser=denoiser, conditioners=(*old.conditioners, hint))
     levels = tuple(new if each is old else each for each in system.recipe.levels)
     with checkpoint_io.unfilled():

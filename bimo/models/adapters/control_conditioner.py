@@ -87,7 +87,7 @@ def weight_of(request: Request, name: str, otherwise: float) -> float:
     given = request.conditions.get(name, [otherwise])
     if len(given) != 1 or not math.isfinite(given[0]) or abs(given[0]) > STRONGEST:
         raise RequestError(
-            "{name} of hints is one number (how strong, at most {strongest:g}), got {given}",
+            "{name} of conditions is one number (how strong, at most {strongest:g}), got {given}",
             name=name,
             strongest=STRONGEST,
             given=given,

@@ -69,7 +69,9 @@ def looked(
     """
     picture = conditioning.pictures.get(name)
     if picture is None:
-        raise RecipeError("the denoiser looks at a picture {name!r}, but no hint of the level gives one", name=name)
+        raise RecipeError(
+            "the denoiser looks at a picture {name!r}, but no condition of the level gives one", name=name
+        )
     weight = conditioning.scalars[weight_name(name)].to(x)
     own = added or {}
     if weight.any():

@@ -86,7 +86,7 @@ class ImagePromptedDenoiser(nn.Module):
         seen = conditioning.pictures.get(self.part.name)
         if seen is None:
             raise RecipeError(
-                "the denoiser looks at a picture {name!r}, but no hint of the level gives one", name=self.part.name
+                "the denoiser looks at a picture {name!r}, but no condition of the level gives one", name=self.part.name
             )
         weight = conditioning.scalars[weight_name(self.part.name)].to(x)[:, :, None]
         told = (self.projection(seen.to(x)), weight) if weight.any() else None

@@ -144,5 +144,5 @@ def nothing(value: Conditioning) -> Conditioning:
 def pixels_of(batch: Batch) -> Tensor:
     """The pictures of a batch, [B, 3, H, W]. Raises TrainingError where it brings none."""
     if batch.pixels is None:
-        raise TrainingError("a hint of this level reads pixels; this batch has latents alone")
+        raise TrainingError("a condition of this level reads pixels; this batch has latents alone")
     return batch.pixels

@@ -237,7 +237,7 @@ class PixelDenoiser(nn.Module):
             x = torch.cat([x, conditioning.spatial.to(x)], dim=1)
         if x.shape[1] != part.channels + part.spatial:
             raise RecipeError(
-                "PixelUnet is given {shape} channels; expected {channels} and {spatial} of hints",
+                "PixelUnet is given {shape} channels; expected {channels} and {spatial} of conditions",
                 shape=x.shape[1],
                 channels=part.channels,
                 spatial=part.spatial,

@@ -76,7 +76,9 @@ class ComposedDenoiser(nn.Module):
         if spatial is None or found < sum(counts):
             listed = ", ".join(f"{name} {channels}" for name, channels in self.part.maps)
             raise RecipeError(
-                "Composed is told of the maps {listed}; the hints give {found} channels", listed=listed, found=found
+                "Composed is told of the maps {listed}; the conditions give {found} channels",
+                listed=listed,
+                found=found,
             )
         *each, left = spatial.split([*counts, found - sum(counts)], dim=1)
         summed = torch.stack([layer(map_) for layer, map_ in zip(self.maps.values(), each, strict=True)]).sum(0)

@@ -145,7 +145,7 @@ class UnetDenoiser(nn.Module):
             x = torch.cat([x, conditioning.spatial.to(x)], dim=1)
         if x.shape[1] != self.part.channels + self.part.spatial:
             raise RecipeError(
-                "Unet is given {shape} channels; expected {channels} and {spatial} of hints",
+                "Unet is given {shape} channels; expected {channels} and {spatial} of conditions",
                 shape=x.shape[1],
                 channels=self.part.channels,
                 spatial=self.part.spatial,
@@ -167,7 +167,7 @@ class UnetDenoiser(nn.Module):
         scale = conditioning.scalars.get(SCALE)
         if scale is None:
             raise RecipeError(
-                "Unet needs the hint {scale!r}; it is given {scalars}",
+                "Unet needs the condition {scale!r}; it is given {scalars}",
                 scale=SCALE,
                 scalars=sorted(conditioning.scalars),
             )
@@ -192,7 +192,7 @@ class UnetDenoiser(nn.Module):
         ids = conditioning.scalars.get(name)
         if ids is None or ids.shape[1] != count:
             raise RecipeError(
-                "Unet needs the {count} numbers of a hint {name!r}; it is given {scalars}",
+                "Unet needs the {count} numbers of a condition {name!r}; it is given {scalars}",
                 count=count,
                 name=name,
                 scalars=sorted(conditioning.scalars),

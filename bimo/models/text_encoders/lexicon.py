@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from bimo.core.messages import say
 from bimo.prompts.emoji import names, sequences
 
-_HAN_RUN = re.compile("[\u2e80-\u2fdf\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]+")
-_LATIN_WORD = re.compile("[^\\W_\u2e80-\U000323af]+(?:['’-][^\\W_\u2e80-\U000323af]+)*")
+_HAN = "\u2e80-\u2fdf\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
+_HAN_RUN = re.compile(f"[{_HAN}]+")
+#: In whatever other script: Latin, Cyrillic, kana, Hangul.
+_WORD = re.compile(f"[^\\W_{_HAN}]+(?:['’-][^\\W_{_HAN}]+)*")
 #: Before a measure word; 一 with one is a word of its own.
 _NUMBERS = frozenset("一二两三四五六七八九十几半多每这那双百千数0123456789")
 #: Particles, which no picture shows.
@@ -47,7 +49,7 @@ def strange(text: str, places: Sequence[tuple[int, int]], known: Set[str], own: 
     taught = [(start, end) for start, end in places if text[start:end] in own]
     found: dict[int, str] = {}
     learned = 0
-    for word in _LATIN_WORD.finditer(text):
+    for word in _WORD.finditer(text):
         if any(start <= word.start() < end for start, end in taught):
             continue
         parts = re.split("['’-]", word[0])
@@ -63,12 +65,12 @@ def strange(text: str, places: Sequence[tuple[int, int]], known: Set[str], own: 
     emoji = sequences(text)
     for start, end in emoji:
         found[start] = _called(text[start:end])
-    # A mark that divides is no loss, unless nothing but marks was written.
+    # A mark that divides or was learned is no loss, unless nothing but marks was written.
     alone = not found and not learned
     for start, end in pieces:
         word = text[start:end]
         within = any(first <= start < last for first, last in emoji)
-        if _is_mark(word) and word not in known and not within and (alone or not _MARKS.issuperset(word)):
+        if _is_mark(word) and not within and (alone or not (word in known or _MARKS.issuperset(word))):
             found[start] = word
     words = tuple(dict.fromkeys(_joined(found)))
     return Strange(words, len(words) > learned, bool(words) and not learned)
