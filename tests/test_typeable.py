@@ -6,14 +6,21 @@ import ast
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import typer
 
 from bimo.cli.commands import app
+from bimo.cli.curate import curation
 from bimo.cli.main import commanded
+from bimo.core.errors import BimoError
+from bimo.diffusion import samplers
+from bimo.engine.devices import DEVICES
+from bimo.hub import registry
+from bimo.prompts.styles import style_named
+from bimo.training.tuning import RATES
 from tests.support.checkout import ROOT
 
 COMMAND: Any = commanded(typer.main.get_command(app))
@@ -33,6 +40,17 @@ OTHERS = {
 }
 #: Packages that messages name beside our own extras.
 PACKAGES = {"modelscope", "tensorboard", "gradio", "pre-commit"}
+#: Options whose values are words of ours, which the parser takes for any text: what reads them.
+READERS: dict[str, Callable[[str], object]] = {
+    "--sampler": lambda value: samplers.sampler_named(value, samplers.SAMPLERS),
+    "--schedule": samplers.schedule_named,
+    "--spacing": samplers.SPACINGS.index,
+    "--style": style_named,
+    "--tune": list(RATES).index,
+    "--device": DEVICES.index,
+    "--on": ["local", "ray"].index,
+    "--recipe": curation,
+}
 #: What stands for a value that is only known when it is said.
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*(?!\w*_)")
@@ -111,6 +129,11 @@ def untypeable(text: str) -> Iterator[str]:
 
 def takes(option: str, value: str) -> bool:
     """Whether one of the commands that have an option reads the value; flags take none, and none is wrong."""
+    if option in READERS and value[0] != ".":
+        try:
+            READERS[option](value)
+        except (BimoError, ValueError):
+            return False
     having = [(c, parameters(c)[option]) for c in COMMANDS.values() if option in parameters(c)]
     for command, parameter in having:
         try:
@@ -125,7 +148,7 @@ def takes(option: str, value: str) -> bool:
 
 def wrong_options(said: str, command: Any, rest: str) -> Iterator[str]:
     known = {**parameters(command), **parameters(COMMAND)}
-    for option in re.findall(r"(?<![\w-])(--[a-z][a-z0-9-]*|-[a-zA-Z](?=\s))", rest):
+    for option in re.findall(r"(?<![\w-])(--[a-z][a-z0-9-]*|-[a-zA-Z](?![\w-]))", rest):
         if option not in known and option not in ("--help", "-h"):
             yield f"{said} has no option {option}"
 
@@ -165,7 +188,14 @@ def test_every_example_is_read_by_its_command(where: str, line: str) -> None:
         assert name in command.commands, f"{where}: {line}"
         command = command.commands[name]
     try:
-        command.make_context("bimo", words)
+        given = command.make_context("bimo", words).params
+        systems = {
+            given.get("model"),
+            given.get("name"),
+            None if command is COMMANDS["curate"] else given.get("recipe"),
+        }
+        named = {str(one) for one in systems if one is not None and re.fullmatch("[a-z0-9-]+", str(one))}
+        assert named <= {*registry.listed()}, f"{where}: {line}"
     except typer.BadParameter as error:
         # Within a sentence a command may be named without all that it needs.
         if type(error).__name__ != "MissingParameter" or ".md" not in where:
@@ -196,6 +226,15 @@ def test_every_variable_that_is_named_is_read() -> None:
         "pip install -e '.[everything]'",
         "`make drawing`",
         "run bimo data folders x y",
+        "bimo draw -z",
+        "`bimo draw 猫 -q`",
+        "--sampler eulr",
+        "--schedule kerras",
+        "--spacing traling",
+        "--style watercolr",
+        "--tune lorra",
+        "--device gpu",
+        "--recipe wukongg",
     ],
 )
 def test_what_cannot_be_typed_is_found(wrong: str) -> None:

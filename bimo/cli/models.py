@@ -27,7 +27,7 @@ SHOW_HELP = say("A recipe: its sizes, tokens, levels, terms, and what learns in 
 SHOW_EXAMPLES = say("Examples:\n\n  bimo show xiaomo\n\n  bimo show ./mine.py:recipe --json")
 EXTEND_HELP = say("Give CLIP's text towers more words and positions, as Taiyi-XL begins; how they begin is told.")
 EXTEND_EXAMPLES = say(
-    "Examples:\n\n  bimo extend stable-diffusion-xl begun/ --data data/ --positions 512 --length "
+    "Examples:\n\n  bimo extend ./stable-diffusion-xl begun/ --data data/ --positions 512 --length "
     "225\n\n  bimo train taiyi-xl --start begun/ --data data/ --out run/"
 )
 EXPORT_HELP = say("Write a system as one folder that can be taken along, or as diffusers, A1111 and ComfyUI read it.")
