@@ -118,6 +118,8 @@ def write_index(folder: Path, shards: Iterable[Shard]) -> str:
 def read_index(folder: Path) -> Index:
     """What `index.json` says; DataError when there is none or it cannot be read."""
     path = folder / INDEX
+    if not folder.exists():
+        raise DataError("there is no folder {source}", source=folder)
     if not path.is_file():
         raise DataError(
             "{folder} is no finished data folder: there is no {index} in it. If it holds pictures, first run "

@@ -235,6 +235,30 @@ def test_an_unknown_option_names_those_that_are_like_it(
     assert "did you mean" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("line", "zh", "en"),
+    [
+        ("data scenes d --count 0", "--count 的值不对，应不小于 1", "--count is wrong: expected at least 1"),
+        ("data scenes d --count 9999999999", "应不大于 1000000", "expected at most 1000000"),
+        ("data artwork d --canvases 9999999999", "应不大于 1000000", "expected at most 1000000"),
+        ("draw a --dtype x", "'x' 不在 fp16、bf16、fp32 之中", "'x' is none of fp16, bf16, fp32"),
+        ("draw a -n x", "应为整数", "expected a whole number"),
+        ("draw a --guidance x", "应为数", "expected a number"),
+        ("draw a -o", "-o 后面缺少值", "-o needs a value"),
+        ("draw a --json=1", "--json 后面不带值", "--json takes no value"),
+        ("data", "bimo data 后面要写命令", "bimo data needs a command; there is folder"),
+        ("draw a --image x\0", "里面有零字节", "it holds a zero byte"),
+    ],
+)
+def test_the_parser_speaks_as_its_reader_does(
+    line: str, zh: str, en: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for language, said in (("zh", zh), ("en", en)):
+        monkeypatch.setenv("BIMO_LANGUAGE", language)
+        assert main.run(line.split(" ")) == main.USAGE
+        assert said in capsys.readouterr().err
+
+
 def test_surprises_are_one_sentence() -> None:
     assert main.told(MemoryError())[0] == main.NO_MEMORY
     torch_says = "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried ..."

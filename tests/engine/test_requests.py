@@ -1,0 +1,103 @@
+"""Requests of valid and hostile values in every field are drawn or refused by a sentence in both languages."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import bimo
+from bimo.core.errors import BimoError
+from bimo.core.request import Request
+
+pytestmark = pytest.mark.slow
+
+MODES = ("1", "L", "P", "PA", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "I", "F", "I;16")
+ODD: list[Any] = [None, "", "猫", "\ud800", 0, 1, -1, 2.5, 1e300, float("nan"), float("inf"), True, [], {}, "x" * 3000]
+ODD += ["🐱", 10**400, b"\xff", (64, 64), [64], ["64", 64], object(), {"a": 1}, {1: 2}, {"pose": ["x"]}, {"image": 4.0}]
+ODD += [{"pose": [float("nan")] * 5}, {"pose": [1e300] * 5}]
+
+
+def encoded(picture: Image.Image, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind)
+    return buffer.getvalue()
+
+
+def pictures() -> list[Any]:
+    plain = Image.new("RGB", (40, 30), "red")
+    found: list[Any] = [Image.new(mode, (40, 30)) for mode in MODES]
+    found += [Image.new("RGB", size) for size in ((1, 1), (3000, 2), (1, 4000))]
+    found += [encoded(plain, "PNG"), encoded(plain, "PNG")[:60], encoded(plain.convert("CMYK"), "TIFF"), b"", b"x"]
+    return [*found, None, "a.png", 3]
+
+
+def values() -> dict[str, list[Any]]:
+    """Likely values of every field."""
+    seen = pictures()
+    return {
+        "text": [
+            "猫",
+            "a cat",
+            "（猫:1.3)",
+            "红苹果，不要猫",
+            "[a|b]",
+            "((((",
+            "🐱👩‍🚀",
+            "\0",
+            "a" * 5000,
+            "？？？",
+            "(a:1e9)",
+        ],
+        "negative": ["", None, "狗", "(猫:2)", "🐱"],
+        "size": [(64, 64), (128, 64), (8, 8), (1, 1), (0, 0), (64,), (8192, 1), (65, 63), ("64", "64"), (64.0, 64)],
+        "count": [1, 2, 0, 65, -1],
+        "seed": [0, 1, 2**63 - 1, 2**63, -1, None],
+        "steps": [1, 2, 0, 1001],
+        "guidance": [0, 1, 2.5, 100, 101],
+        "sampler": ["euler", "Euler a", "DPM++ 2M Karras", "heun", "ddim", "lcm", "", "EulerDiscreteScheduler", "x"],
+        "schedule": ["karras", "exponential", "beta", "normal", "", "x", "simple", "sgm_uniform", "lu"],
+        "spacing": ["leading", "trailing", "linspace", "", "x"],
+        "eta": [0, 1, 0.5, 2],
+        "guidance_rescale": [0, 0.7, 1, 2],
+        "clip_skip": [1, 2, 64, 65, 0],
+        "style": ["水墨", "ink", "3d", "x", "", "twemoji"],
+        "conditions": [{}, {"pose": [0, 1, 0, 0, 0]}, {"pose": []}, {"x": [1]}],
+        "guidance_weights": [{}, {"style": 4.0}, {"x": 1}, {"style": float("nan")}],
+        "image": seen,
+        "mask": seen,
+        "condition_images": [{}, {"x": seen[0]}, {"pose": seen[0]}],
+        "strength": [0.1, 0.5, 1, 0, 2],
+    }
+
+
+def requests(seed: int, count: int) -> Iterator[dict[str, Any]]:
+    """Requests of which some fields are likely and a few are anything."""
+    likely, rng = values(), random.Random(seed)
+    for _ in range(count):
+        request: dict[str, Any] = {"text": "猫", "size": (64, 64), "steps": 1}
+        for name in rng.sample(sorted(likely), rng.randrange(1, 4)):
+            request[name] = rng.choice(likely[name] if rng.random() < 0.85 else ODD)
+        if request.keys() & {"mask", "strength"}:
+            request.setdefault("image", likely["image"][0])
+        yield request
+
+
+def test_no_request_is_a_surprise(tiny_folder: Path) -> None:
+    assert values().keys() == Request.model_fields.keys()
+    engine = bimo.load(tiny_folder)
+    drawn = 0
+    refused: list[BimoError] = []
+    for request in requests(14, 300):
+        try:
+            drawn += bool(engine.draw(request))
+        except BimoError as error:
+            refused.append(error)
+    assert all(error.zh and error.en for error in refused)
+    assert 50 < drawn < 250
+    assert drawn + len(refused) == 300
