@@ -27,15 +27,20 @@ from bimo.diffusion.system import System
 from bimo.engine.adapters import Adapters
 from bimo.engine.devices import default_device, device_of_module
 from bimo.engine.offload import Offloader
+from bimo.engine.processor import Processor
 
 #: Called before each step with (picture, of how many, step, of how many steps); may raise to cancel.
 Progress = Callable[[int, int, int, int], None]
 AnyRequest = Request | Mapping[str, Any] | str | Prepared
+#: Steps of the drawing that int8 is calibrated on; its sides are multiples of so many pixels, as every system allows.
+CALIBRATION_STEPS = 6
+UNIT = 64
 
 
 class Engine:
     """A system that draws: its weights on ``device``, as ``dtype``, and with ``offload`` in memory only while they
     work. Without a device weights stay where they are, without a dtype as they are: for a system that is learning.
+    ``processor`` says by whose kernels a processor works, torch's unless given.
     """
 
     def __init__(
@@ -45,8 +50,10 @@ class Engine:
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
         offload: bool = False,
+        processor: Processor | None = None,
     ) -> None:
         self.system = system
+        self.processor = Processor("torch") if processor is None else processor
         self.device = device_of_module(system) if device is None else device
         self.dtype = dtype
         self.offload = offload
@@ -54,6 +61,7 @@ class Engine:
         self._keep_weights()
 
     def _keep_weights(self) -> None:
+        self.processor.put(self.system)
         if self.dtype is not None:
             self._offloader = Offloader(self.system, self.dtype, offload=self.offload, device=self.device)
 
@@ -80,21 +88,26 @@ class Engine:
         """Attaches LoRAs ("FILE" or "FILE:0.8"), and by name what ``bimo.load`` takes. The same LoRA again sets its
         weight. Raises WeightsError for adapters of another family, RequestError for files that are not there.
         """
-        self.system = Adapters.named(loras, embeddings, controls, ip_adapters, image_encoder).put(self.system)
+        adapters = Adapters.named(loras, embeddings, controls, ip_adapters, image_encoder)
+        self.processor.restore()
+        self.processor.kept = False
+        self.system = adapters.put(self.system)
         self._keep_weights()
 
     def detach(self, lora: str = "") -> None:
         """Takes a LoRA out by its file's stem, or all of them. Raises WeightsError for one that is not attached."""
         from bimo.models.adapters import attach
 
+        self.processor.restore()
         attach.unadapt(self.system, lora)
+        self.processor.put(self.system)
 
     def prepare(self, request: AnyRequest, **settings: Any) -> Prepared:
         """A request filled in and its text encoded, for all of its pictures. Raises RequestError."""
         if isinstance(request, Prepared):
             return request
         encoders = nullcontext() if self._offloader is None else self._offloader.text_encoders()
-        with default_device(self.device), encoders:
+        with default_device(self.device), encoders, self.processor.working():
             return sampling.prepare(self.system, _with_settings(request, settings))
 
     def draw(
@@ -143,12 +156,21 @@ class Engine:
             if before_step is not None:
                 before_step(place, denoiser_input)
 
+        self.processor.calibrate(lambda: self._run([(self._smaller(pictures[0][0]), 0)]))
         start = time.perf_counter()
-        with default_device(self.device):
+        with default_device(self.device), self.processor.working():
             loops = [sampling.sample(self.system, prepared, index) for prepared, index in pictures]
             drawn = run_batched(self.system, loops, step)
         seconds = (time.perf_counter() - start) / len(pictures)
         return [replace(picture, seconds=seconds) for picture in drawn]
+
+    def _smaller(self, prepared: Prepared) -> Prepared:
+        """A drawing that is cheap and goes through all that the given one does."""
+        width, height = prepared.request.size or self.recipe.request.size
+        small = {"steps": CALIBRATION_STEPS, "count": 1}
+        if not self.recipe.request.sizes:
+            small["size"] = (max(UNIT, width // 2 // UNIT * UNIT), max(UNIT, height // 2 // UNIT * UNIT))
+        return self.prepare(prepared.request.model_copy(update=small))
 
     @contextmanager
     def _at_rest_after(self) -> Generator[None]:
