@@ -85,6 +85,7 @@ def draw(
     best: Annotated[Path | None, typer.Option(help=inputs.BEST_HELP)] = None,
     dtype: Annotated[Dtype, typer.Option(help=inputs.DTYPE_HELP)] = Dtype.fp32,
     offload: Annotated[bool, typer.Option("--offload", help=inputs.OFFLOAD_HELP)] = False,
+    processor: Annotated[str, typer.Option("--engine", help=inputs.ENGINE_HELP)] = "torch",
     as_json: Annotated[bool, typer.Option("--json", help=say("print one JSON object"))] = False,
     again: Annotated[Path | None, typer.Option(help=say("draw a PNG again from its record"))] = None,
     anyway: Annotated[
@@ -131,7 +132,7 @@ def draw(
         memory.check(request.size, dtype)
     place = OutputPath(output, request.text)
     place.check()
-    engine = _loaded(name, record is not None and model is None, request.size, dtype, offload, adapters)
+    engine = _loaded(name, record is not None and model is None, request.size, dtype, offload, adapters, processor)
     prepared = engine.prepare(_filled(engine, request, dtype))
     if prepared.nothing_known and again is None and image is None and not anyway:
         raise RequestError(
@@ -164,7 +165,13 @@ def draw(
 
 
 def _loaded(
-    name: str, recorded: bool, size: tuple[int, int] | None, dtype: Dtype, offload: bool, adapters: Adapters
+    name: str,
+    recorded: bool,
+    size: tuple[int, int] | None,
+    dtype: Dtype,
+    offload: bool,
+    adapters: Adapters,
+    processor: str,
 ) -> Engine:
     if sentence := memory.said(name, size, dtype, offload):
         typer.echo(sentence, err=True)
@@ -172,7 +179,7 @@ def _loaded(
         from bimo.hub.loading import load_with
 
         try:
-            return _steady(load_with(name, adapters, dtype=dtype, offload=offload))
+            return _steady(load_with(name, adapters, dtype=dtype, offload=offload, engine=processor))
         except RecipeError as error:
             if not recorded:
                 raise
@@ -187,7 +194,7 @@ def _steady(engine: Engine) -> Engine:
     """
     import torch
 
-    if sum(parameter.numel() for parameter in engine.system.parameters()) < SMALL_PARAMETERS:
+    if engine.parameters < SMALL_PARAMETERS:
         torch.set_num_threads(1)
     return engine
 

@@ -236,7 +236,7 @@ def _images_by_name(request: dict[str, Any]) -> dict[str, Any]:
 
 AGAIN_ALONE = Message(
     "--again draws what the record says; give no prompt and no settings but -m, -o, --json, --open, --dtype, "
-    "--offload, --lora, --embedding, --control, --ip-adapter, --image-encoder and the pictures it was drawn from"
+    "--offload, --engine, --lora, --embedding, --control, --ip-adapter, --image-encoder and the pictures it was drawn from"
 )
 NEGATIVE_HELP = say('what not to draw; "" is the empty negative prompt, which is not none')
 SAMPLER_HELP = say("the sampler, by its name in A1111 or diffusers: 'DPM++ 2M Karras', EulerDiscreteScheduler ...")
@@ -264,4 +264,8 @@ IP_ADAPTER_HELP = say(
 ENCODER_HELP = say("the folder of an IP-Adapter's image tower; else image_encoder beside it")
 BEST_HELP = say("of the -n pictures keep the one that fits best, by the Chinese-CLIP, Taiyi-CLIP ... in this folder")
 DTYPE_HELP = say("how weights are kept in memory; bf16 takes half")
+ENGINE_HELP = say(
+    "how a processor draws: torch, torch-onednn, torch-bf16, openvino, openvino-bf16, openvino-int8, or auto, the "
+    "fastest by a probe; bimo show --engine measures them"
+)
 OFFLOAD_HELP = say("keep each part in memory only while it works: less memory, slower")

@@ -126,9 +126,13 @@ def show(
         ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help=say("print JSON with the whole recipe in it"))] = False,
+    engine: Annotated[bool, typer.Option("--engine", help=say("which engine this processor draws it by, and why"))] = False,
 ) -> None:
     """Prints a recipe with its sizes, counted without making any weights."""
     told = model_info.full(registry.recipe(name))
+    if engine:
+        _engines(told["name"], told["parameters"], as_json)
+        return
     if as_json:
         print_json(told, indent=1)
         return
@@ -156,6 +160,21 @@ def show(
         out.print(_levels(told))
     if told["stages"]:
         out.print(_stages(told))
+
+
+def _engines(name: str, parameters: int, as_json: bool) -> None:
+    """Prints what the probe of this machine measured, and what --engine auto takes for a system."""
+    from bimo.engine.processor import AUTO, chosen, measured
+
+    rows, best = measured(), chosen(AUTO, parameters)
+    if as_json:
+        print_json({"name": name, "auto": best, "probe": [vars(row) for row in rows]}, indent=1)
+        return
+    table = _table(say("engines of this processor"), say("engine seconds error"), right="秒 误差 seconds error")
+    for row in rows:
+        table.add_row(row.engine, f"{row.seconds:.4f}", f"{row.error:.1e}")
+    console().print(table)
+    console().print(say("{name} is drawn by {best} with --engine auto, by torch without", name=name, best=best), markup=False)
 
 
 def _levels(told: dict[str, Any]) -> Table:

@@ -54,6 +54,8 @@ class Engine:
     ) -> None:
         self.system = system
         self.processor = Processor("torch") if processor is None else processor
+        #: How many weights the system has: what is converted has none that torch could count.
+        self.parameters = sum(parameter.numel() for parameter in system.parameters())
         self.device = device_of_module(system) if device is None else device
         self.dtype = dtype
         self.offload = offload

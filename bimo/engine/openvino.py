@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import importlib
 import importlib.metadata
 import json
 import mmap
@@ -193,8 +194,7 @@ class ConvertedBlock:
         """Makes int8 of what was recorded: weights channel by channel, what flows by the ranges that were seen (NNCF's
         post-training quantisation). It is kept in place of the conversion that recorded.
         """
-        import nncf
-
+        nncf = _nncf()
         for key, samples in (self.samples or {}).items():
             half = self._file(key, "f16")
             found = self.store.found(half)
@@ -235,14 +235,12 @@ class ConvertedBlock:
 
     def _converted(self, leaves: Sequence[Any], spec: Any, tensors: Sequence[Tensor]) -> tuple[Any, dict[str, Any]]:
         """The block as OpenVINO's model, and what is told beside it. Raises RequestError where it cannot be."""
-        import openvino
-
         self._fill(torch.float32)
         traced = _Traced(self.block, self._own, leaves, spec).eval()
         try:
             with warnings.catch_warnings(), torch.no_grad():
                 warnings.simplefilter("ignore")  # tracing warns of every branch that looks at a shape
-                model: Any = openvino.convert_model(traced, example_input=tuple(tensor.clone() for tensor in tensors))
+                model = converted(traced, tensors)
         except Exception as error:  # a network that it does not know raises all sorts, of its own and of torch
             raise RequestError(
                 "OpenVINO cannot work out {name} ({error}); draw with --engine torch or --engine torch-bf16",
@@ -267,6 +265,33 @@ class ConvertedBlock:
         return _Compiled(request, pytree.treespec_loads(told["answered"]), read)
 
 
+def converted(module: nn.Module, tensors: Sequence[Tensor]) -> Any:
+    """A module as OpenVINO's model, traced as called with some tensors; shapes stay open.
+
+    By the parts that ``openvino.convert_model`` consists of: that one sends word to its maker of being used.
+    """
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    frontend: Any = FrontEndManager().load_by_framework("pytorch")
+    example = tuple(tensor.clone() for tensor in tensors)
+    decoder = TorchScriptPythonDecoder(module, example_input=example)  # which the frontend does not keep alive
+    return frontend.convert(frontend.load(decoder))
+
+
+def _nncf() -> Any:
+    """The library, which when it is imported so sends no word of being used."""
+    before = os.environ.get("NNCF_CI")
+    os.environ["NNCF_CI"] = "1"
+    try:
+        return importlib.import_module("nncf")
+    finally:
+        if before is None:
+            del os.environ["NNCF_CI"]
+        else:
+            os.environ["NNCF_CI"] = before
+
+
 def _release(model: Any) -> None:
     """Gives back the pages of the file that a model's weights were read from."""
     with warnings.catch_warnings():
@@ -283,10 +308,13 @@ def blocks(system: System) -> dict[str, nn.Module]:
     from diffusers import AutoencoderKL, ModelMixin
 
     found: dict[str, nn.Module] = {}
+    networks: list[str] = []
     for level in system.recipe.levels:
         built = system.level(level.name)
         for path, module in built.denoiser.named_modules(prefix=f"{level.name}.denoiser"):
-            if isinstance(module, ModelMixin):
+            # A network may be made of networks: a UNet's layers of attention are some.
+            if isinstance(module, ModelMixin) and not any(path.startswith(f"{outer}.") for outer in networks):
+                networks.append(path)
                 found |= {f"{path}.{name}": block for name, block in _of_network(module)}
         for path, module in built.named_modules(prefix=level.name):
             if isinstance(module, AutoencoderKL):

@@ -88,7 +88,7 @@ class _Probe(nn.Module):
 
 def probe() -> list[Measured]:
     """Measures every engine that is installed, in about a second. int8 is not: what it loses is each model's own."""
-    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         network, x = _Probe().eval(), torch.randn(2, 320, 32, 32)
         expected = network(x)
@@ -122,8 +122,9 @@ def _by_onednn(network: nn.Module, x: Tensor) -> Tensor:
 def _by_openvino(network: nn.Module, x: Tensor, precision: str) -> Callable[[], Tensor]:
     import openvino
 
-    with torch.inference_mode(False):
-        model: Any = openvino.convert_model(network, example_input=x.clone())
+    from bimo.engine.openvino import converted
+
+    model = converted(network, [x])
     settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     request: Any = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
 

@@ -12,6 +12,7 @@ from bimo.core.errors import RequestError
 from bimo.engine.adapters import Adapters
 from bimo.engine.devices import device_of
 from bimo.engine.engine import Engine
+from bimo.engine.processor import AUTO, Processor, chosen
 from bimo.hub import registry
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -28,24 +29,34 @@ def load(
     controls: Sequence[str | Path] = (),
     ip_adapters: Sequence[str | Path] = (),
     image_encoder: str | Path | None = None,
+    engine: str = "torch",
 ) -> Engine:
     """An engine ready to draw, of a model's name, folder or file, or ``owner/name`` on a hub (see ``registry.load``).
 
     ``device`` "auto" is a GPU where torch has one; ``dtype`` "auto" is fp32 on a processor and bf16 on a GPU.
     ``offload`` keeps each part in memory only while it works. ``loras`` are "FILE" or "FILE:0.8", ``embeddings`` "FILE"
     or "FILE=<word>"; ``controls`` and ``ip_adapters`` are files or folders, whose pictures a request gives as
-    ``condition_images`` named "control", "control-2" ..., and "prompt", "prompt-2". Raises WeightsError, RecipeError,
+    ``condition_images`` named "control", "control-2" ..., and "prompt", "prompt-2". ``engine`` is one of
+    ``engine.processor``: by whose kernels a processor draws. Raises WeightsError, RecipeError,
     RequestError.
     """
     adapters = Adapters.named(loras, embeddings, controls, ip_adapters, image_encoder)
-    return load_with(name, adapters, device=device, dtype=dtype, offload=offload)
+    return load_with(name, adapters, device=device, dtype=dtype, offload=offload, engine=engine)
 
 
 def load_with(
-    name: str | Path, adapters: Adapters, *, device: str = "cpu", dtype: str = "auto", offload: bool = False
+    name: str | Path,
+    adapters: Adapters,
+    *,
+    device: str = "cpu",
+    dtype: str = "auto",
+    offload: bool = False,
+    engine: str = "torch",
 ) -> Engine:
     """As ``load`` with adapters that have been read."""
     place = device_of(device)
+    if engine != "torch":
+        return _by_processor(name, adapters, place, dtype, offload, engine)
     if dtype == "auto":
         dtype = "fp32" if place.type == "cpu" else "bf16"
     if dtype not in DTYPES:
@@ -53,3 +64,28 @@ def load_with(
     system = registry.load(name, stored=offload or dtype != "fp32")
     # Adapters are added to weights as they lie in the file, before those are rounded.
     return Engine(adapters.put(system), device=place, dtype=DTYPES[dtype], offload=offload)
+
+
+def _by_processor(
+    name: str | Path, adapters: Adapters, place: torch.device, dtype: str, offload: bool, engine: str
+) -> Engine:
+    """An engine whose kernels are not torch's own. Raises RequestError for what does not go with that."""
+    if place.type != "cpu":
+        raise RequestError("--engine {engine} is of the processor, but the device is {place}", engine=engine, place=place)
+    if offload and engine.startswith("openvino"):
+        raise RequestError(
+            "--offload with --engine {engine}: what OpenVINO has converted stays in memory; leave one of them out",
+            engine=engine,
+        )
+    if engine != AUTO:
+        chosen(engine, 0)  # refused before anything is read
+    # OpenVINO takes weights as they lie in the file, and only where they were not converted before.
+    system = adapters.put(registry.load(name, stored=engine not in ("torch-onednn", AUTO) or offload))
+    found = Processor(
+        chosen(engine, sum(parameter.numel() for parameter in system.parameters())), kept=adapters == Adapters()
+    )
+    if dtype not in ("auto", "fp32") and DTYPES.get(dtype) != found.dtype:
+        raise RequestError(
+            "--engine {engine} has its own numbers, and --dtype is {dtype}; leave --dtype out", engine=engine, dtype=dtype
+        )
+    return Engine(system, device=place, dtype=found.dtype, offload=offload, processor=found)
