@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -82,6 +82,13 @@ def draw(
     control: Annotated[list[str] | None, typer.Option(help=inputs.CONTROL_HELP)] = None,
     ip_adapter: Annotated[list[str] | None, typer.Option(help=inputs.IP_ADAPTER_HELP)] = None,
     image_encoder: Annotated[Path | None, typer.Option(help=inputs.ENCODER_HELP)] = None,
+    fast: Annotated[str | None, typer.Option(help=inputs.FAST_HELP)] = None,
+    guidance_interval: Annotated[str | None, typer.Option(help=inputs.INTERVAL_HELP)] = None,
+    guidance_every: Annotated[int | None, typer.Option(help=inputs.EVERY_HELP)] = None,
+    step_cache: Annotated[str | None, typer.Option(help=inputs.STEP_CACHE_HELP)] = None,
+    token_merging: Annotated[float | None, typer.Option(help=inputs.MERGING_HELP)] = None,
+    nag: Annotated[float | None, typer.Option(help=inputs.NAG_HELP)] = None,
+    tiny_decoder: Annotated[Path | None, typer.Option(help=inputs.TINY_HELP)] = None,
     best: Annotated[Path | None, typer.Option(help=inputs.BEST_HELP)] = None,
     dtype: Annotated[Dtype, typer.Option(help=inputs.DTYPE_HELP)] = Dtype.fp32,
     offload: Annotated[bool, typer.Option("--offload", help=inputs.OFFLOAD_HELP)] = False,
@@ -108,6 +115,12 @@ def draw(
         "negative": negative,
         "style": style,
         "strength": strength,
+        "guidance_interval": None if guidance_interval is None else inputs.interval(guidance_interval),
+        "guidance_every": guidance_every,
+        "step_cache": step_cache,
+        "token_merging": token_merging,
+        "nag": nag,
+        "tiny_decoder": True if tiny_decoder is not None and again is None else None,
         "guidance_weights": inputs.guidance_weights(guidance_weight) if guidance_weight else None,
     }
     settings = {name: value for name, value in settings.items() if value is not None}
@@ -132,7 +145,8 @@ def draw(
         memory.check(request.size, dtype)
     place = OutputPath(output, request.text)
     place.check()
-    engine = _loaded(name, record is not None and model is None, request.size, dtype, offload, adapters, processor)
+    how: dict[str, Any] = {"engine": processor, "fast": fast, "tiny_decoder": tiny_decoder}
+    engine = _loaded(name, record is not None and model is None, request.size, dtype, offload, adapters, how)
     prepared = engine.prepare(_filled(engine, request, dtype))
     if prepared.nothing_known and again is None and image is None and not anyway:
         raise RequestError(
@@ -171,7 +185,7 @@ def _loaded(
     dtype: Dtype,
     offload: bool,
     adapters: Adapters,
-    processor: str,
+    how: Mapping[str, Any],
 ) -> Engine:
     if sentence := memory.said(name, size, dtype, offload):
         typer.echo(sentence, err=True)
@@ -179,7 +193,7 @@ def _loaded(
         from bimo.hub.loading import load_with
 
         try:
-            return _steady(load_with(name, adapters, dtype=dtype, offload=offload, engine=processor))
+            return _steady(load_with(name, adapters, dtype=dtype, offload=offload, **how))
         except RecipeError as error:
             if not recorded:
                 raise
@@ -205,7 +219,7 @@ def _filled(engine: Engine, request: Request, dtype: Dtype) -> Request:
 
     if request.seed is None:
         request = request.model_copy(update={"seed": secrets.randbelow(2**32)})
-    full = fill_request(engine.system, request)
+    full = fill_request(engine.system, engine.completed(request))
     memory.check(full.size or (0, 0), dtype)
     return full
 

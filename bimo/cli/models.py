@@ -126,7 +126,9 @@ def show(
         ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help=say("print JSON with the whole recipe in it"))] = False,
-    engine: Annotated[bool, typer.Option("--engine", help=say("which engine this processor draws it by, and why"))] = False,
+    engine: Annotated[
+        bool, typer.Option("--engine", help=say("which engine this processor draws it by, and why"))
+    ] = False,
 ) -> None:
     """Prints a recipe with its sizes, counted without making any weights."""
     told = model_info.full(registry.recipe(name))
@@ -174,7 +176,9 @@ def _engines(name: str, parameters: int, as_json: bool) -> None:
     for row in rows:
         table.add_row(row.engine, f"{row.seconds:.4f}", f"{row.error:.1e}")
     console().print(table)
-    console().print(say("{name} is drawn by {best} with --engine auto, by torch without", name=name, best=best), markup=False)
+    console().print(
+        say("{name} is drawn by {best} with --engine auto, by torch without", name=name, best=best), markup=False
+    )
 
 
 def _levels(told: dict[str, Any]) -> Table:

@@ -80,6 +80,12 @@ class Request(pydantic.BaseModel):
     where its times lie (leading, trailing, linspace), ``eta`` the share of DDIM's noise that is drawn anew.
     ``clip_skip`` counts the last layers of CLIP that are left out as AUTOMATIC1111 does: 1 is none of them, diffusers'
     ``clip_skip`` plus one. ``guidance_rescale`` is phi of arXiv:2305.08891 section 3.4.
+
+    What is left out to be faster, nothing unless asked for: ``guidance_interval`` are the first and last step that is
+    guided, as shares of all (arXiv:2404.07724); ``guidance_every`` n asks the other branches of guidance at every n-th
+    of them; ``step_cache`` is "easy:0.05", "deep:3" and others (``diffusion.step_cache``); ``token_merging`` the share
+    of tokens that are merged in a UNet's widest layers (arXiv:2303.17604); ``nag`` the scale of a negative prompt
+    without guidance (arXiv:2505.21179); ``tiny_decoder`` decodes by the small decoder that the engine was given.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
@@ -104,6 +110,12 @@ class Request(pydantic.BaseModel):
     mask: Pixels | None = None
     condition_images: dict[str, Pixels] = {}
     strength: float | None = None
+    guidance_interval: tuple[float, float] | None = None
+    guidance_every: int | None = None
+    step_cache: str | None = None
+    token_merging: float | None = None
+    nag: float | None = None
+    tiny_decoder: bool = False
 
 
 def checked(request: Request | Mapping[str, Any]) -> Request:
@@ -153,6 +165,7 @@ def checked(request: Request | Mapping[str, Any]) -> Request:
         raise RequestError("guidance is {guidance}; expected a number from 0 to 100", guidance=request.guidance)
     if request.strength is not None and not 0 < request.strength <= 1:
         raise RequestError("strength is {strength}; expected above 0 and at most 1", strength=request.strength)
+    _checked_shortcuts(request)
     if request.mask is not None and request.image is None:
         raise RequestError("a mask without an image; give the image as well")
     if request.strength is not None and request.image is None:
@@ -162,6 +175,30 @@ def checked(request: Request | Mapping[str, Any]) -> Request:
     for side in request.size or ():
         _between("size", "边长", side, 1, MAXIMUM_SIDE)
     return request
+
+
+def _checked_shortcuts(request: Request) -> None:
+    """Raises RequestError for what cannot be left out."""
+    if request.guidance_interval is not None:
+        low, high = request.guidance_interval
+        if not 0 <= low <= high <= 1:
+            raise RequestError(
+                "the interval of guidance is {low:g} to {high:g}; expected shares of the steps, as 0.2 to 0.8",
+                low=low,
+                high=high,
+            )
+    if request.guidance_every is not None:
+        _between("guidance_every", "每几步引导一次", request.guidance_every, 2, 20)
+    if request.token_merging is not None and not 0 < request.token_merging <= 0.75:
+        raise RequestError(
+            "token_merging is {share}; expected above 0 and at most 0.75, as one of four tokens stays",
+            share=request.token_merging,
+        )
+    if request.nag is not None:
+        if not (math.isfinite(request.nag) and 1 < request.nag <= 50):
+            raise RequestError("nag is {scale}; expected a number above 1 and at most 50", scale=request.nag)
+        if not request.negative:
+            raise RequestError("nag without a negative prompt: say what not to draw, or leave it out")
 
 
 def _between(name: str, zh: str, value: int, low: int, high: int) -> None:

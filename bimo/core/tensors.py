@@ -31,7 +31,7 @@ class Conditioning:
 
     ``streams`` are token sequences; ``vector`` [B, P]; ``spatial`` [B, Cs, h, w] is joined to x on the channels;
     ``scalars`` are small vectors by name, each [B, S]; ``pictures`` are what adapters look at by name, each [B, 3, H,
-    W], or [B, C, h, w] coded as x is.
+    W], or [B, C, h, w] coded as x is. ``negative`` are the words to be led away from without guidance.
     """
 
     streams: tuple[TextEncoding, ...] = ()
@@ -39,11 +39,47 @@ class Conditioning:
     spatial: torch.Tensor | None = None
     scalars: Mapping[str, torch.Tensor] = field(default_factory=dict[str, "torch.Tensor"])
     pictures: Mapping[str, torch.Tensor] = field(default_factory=dict[str, "torch.Tensor"])
+    negative: TextEncoding | None = None
+
+
+@dataclass(frozen=True)
+class Nag:
+    """Normalized attention guidance: how far from the negative words, how much longer than without, and how much of it
+    (arXiv:2505.21179; its authors' numbers for Stable Diffusion XL).
+    """
+
+    scale: float
+    tau: float = 2.5
+    alpha: float = 0.5
+
+
+@dataclass
+class DeepFeatures:
+    """What the inner layers of a UNet gave a drawing, ``value`` [R, C', h', w']: ``reused`` says whether a step is
+    to use it, or to fill it (DeepCache, arXiv:2312.00858).
+    """
+
+    value: torch.Tensor | None = None
+    reused: bool = False
+
+
+@dataclass(frozen=True)
+class Shortcuts:
+    """What a denoiser is to do besides or not to do: ``deep`` is whether features are "filled" or "reused" (see
+    DeepFeatures); ``token_merging`` the share of tokens merged in a UNet's widest self-attentions; ``nag`` leads away
+    from the words in ``Conditioning.negative``.
+    """
+
+    deep: str = ""
+    token_merging: float = 0.0
+    nag: Nag | None = None
 
 
 @dataclass(frozen=True)
 class DenoiserInput:
-    """A drawing's question to a denoiser: ``x`` [R, C, h, w], ``t`` [R], R rows, one a guidance branch."""
+    """A drawing's question to a denoiser: ``x`` [R, C, h, w], ``t`` [R], R rows, one a guidance branch. ``deep`` are
+    the features of DeepCache, where it is asked for.
+    """
 
     level: str
     x: torch.Tensor
@@ -51,6 +87,15 @@ class DenoiserInput:
     conditioning: Conditioning
     step: int = 0
     steps: int = 1
+    deep: DeepFeatures | None = None
+    token_merging: float = 0.0
+    nag: Nag | None = None
+
+    @property
+    def shortcuts(self) -> Shortcuts:
+        """What inputs must have in common to share a call."""
+        deep = "" if self.deep is None else "reused" if self.deep.reused else "filled"
+        return Shortcuts(deep, self.token_merging, self.nag)
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
 from bimo.core.picture import Picture
-from bimo.core.tensors import DenoiserInput
+from bimo.core.tensors import DeepFeatures, DenoiserInput
 from bimo.diffusion.sampling import SamplingLoop
 from bimo.diffusion.system import System, stack_rows
 
@@ -19,8 +20,23 @@ def denoise_together(system: System, inputs: Sequence[DenoiserInput]) -> list[to
         return [system.denoise(inputs[0])]
     x = torch.cat([one.x for one in inputs])
     t = torch.cat([one.t for one in inputs])
-    merged = DenoiserInput(inputs[0].level, x, t, stack_rows([one.conditioning for one in inputs]))
-    return list(torch.split(system.denoise(merged), rows))
+    # What of the features of DeepCache is a drawing's own is put together, and given back to each.
+    kept = [one.deep for one in inputs if one.deep is not None]
+    deep = None
+    if kept:
+        reused = [one.value for one in kept if one.reused and one.value is not None]
+        deep = DeepFeatures(torch.cat(reused) if reused else None, bool(reused))
+    conditioning = stack_rows([one.conditioning for one in inputs])
+    answers = system.denoise(replace(inputs[0], x=x, t=t, conditioning=conditioning, deep=deep))
+    if deep is not None and not deep.reused and deep.value is not None:
+        for own, value in zip(kept, torch.split(deep.value, rows), strict=True):
+            own.value = value
+    return list(torch.split(answers, rows))
+
+
+def _alike(one: DenoiserInput, other: DenoiserInput) -> bool:
+    """Whether two inputs can share a call."""
+    return (one.level, one.x.shape[1:], one.shortcuts) == (other.level, other.x.shape[1:], other.shortcuts)
 
 
 def run_batched(
@@ -46,7 +62,7 @@ def run_batched(
             advance(place, None)
         while waiting:
             first = next(iter(waiting.values()))
-            group = [p for p, i in waiting.items() if i.level == first.level and i.x.shape[1:] == first.x.shape[1:]]
+            group = [p for p, one in waiting.items() if _alike(one, first)]
             for place in group:
                 if on_step is not None:
                     on_step(place, waiting[place])

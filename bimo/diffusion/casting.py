@@ -26,11 +26,15 @@ def in_own_numbers(module: nn.Module, function: Callable[[Tensor], Tensor], x: T
 
 def cast_conditioning(conditioning: Conditioning, dtype: torch.dtype) -> Conditioning:
     """The same with its floating numbers as ``dtype``."""
-    return Conditioning(
-        tuple(cast_encoding(stream, dtype) for stream in conditioning.streams),
-        _cast(conditioning.vector, dtype),
-        _cast(conditioning.spatial, dtype),
-        {name: value.to(dtype) if value.is_floating_point() else value for name, value in conditioning.scalars.items()},
+    scalars = conditioning.scalars.items()
+    negative = conditioning.negative
+    return replace(
+        conditioning,
+        streams=tuple(cast_encoding(stream, dtype) for stream in conditioning.streams),
+        vector=_cast(conditioning.vector, dtype),
+        spatial=_cast(conditioning.spatial, dtype),
+        scalars={name: value.to(dtype) if value.is_floating_point() else value for name, value in scalars},
+        negative=None if negative is None else cast_encoding(negative, dtype),
     )
 
 

@@ -17,7 +17,8 @@ from bimo.diffusion.image_inputs import IMAGE, read_by_conditioners
 from bimo.diffusion.sampler_names import SPACINGS, schedule_named
 from bimo.diffusion.samplers import options_of
 from bimo.diffusion.schedules import Ddpm
-from bimo.diffusion.system import ZERO_NULLS, System
+from bimo.diffusion.step_cache import StepCacheSetting
+from bimo.diffusion.system import ZERO_NULLS, ShortcutDenoiser, System
 from bimo.prompts.negation import negation
 from bimo.prompts.token_budget import listed
 
@@ -72,6 +73,7 @@ def fill_request(system: System, request: Request | Mapping[str, object]) -> Req
         raise RequestError(
             "{name} knows no size {size}; there is {listed}", name=recipe.name, size=request.size, listed=listed
         )
+    _shortcuts(system, request)
     branches = [branch.name for level in recipe.levels for branch in level.guidance.branches]
     for name in request.guidance_weights:
         if name not in branches:
@@ -85,6 +87,34 @@ def fill_request(system: System, request: Request | Mapping[str, object]) -> Req
             near = meant(name, sorted(read)) if read else Message("; it reads words alone")
             raise RequestError("{name} reads no picture {name_2!r}{near}", name=recipe.name, name_2=name, near=near)
     return request
+
+
+def _shortcuts(system: System, request: Request) -> None:
+    """Raises RequestError for what the last level's denoiser cannot leave out."""
+    level = system.level(system.recipe.levels[-1].name)
+    setting = None if request.step_cache is None else StepCacheSetting.named(request.step_cache)
+    asked = {
+        "step_cache deep": setting is not None and setting.kind == "deep",
+        "token_merging": request.token_merging is not None,
+        "nag": request.nag is not None,
+    }
+    for name, wanted in asked.items():
+        if wanted and not isinstance(level.denoiser, ShortcutDenoiser):
+            raise RequestError(
+                "{shortcut} is for a UNet of Stable Diffusion's kind, without an adapter beside it, and {name} has "
+                "another denoiser; leave it out",
+                shortcut=name,
+                name=system.recipe.name,
+            )
+    baseline = level.recipe.guidance.baseline_scale
+    if request.nag is not None and (request.guidance or 0) > baseline:
+        raise RequestError(
+            "nag stands for guidance, which is {guidance:g}; set guidance to {baseline:g}, or leave nag out",
+            guidance=request.guidance,
+            baseline=baseline,
+        )
+    if request.tiny_decoder and system.tiny_space is None:
+        raise RequestError("no tiny decoder was given; name its folder with --tiny-decoder, for instance taesd")
 
 
 def _unit(system: System, level: str) -> int:

@@ -26,6 +26,7 @@ from bimo.diffusion.request_validation import (
 from bimo.diffusion.sampler_names import SamplerOptions
 from bimo.diffusion.samplers import StepSettings, initial_noise, options_of
 from bimo.diffusion.schedules import Ddpm
+from bimo.diffusion.step_cache import LessWork
 from bimo.diffusion.system import ZERO_NULLS, BuiltLevel, System, merge_conditioning, stack_rows, zero_text
 from bimo.prompts.styles import styled
 from bimo.prompts.weighting import Emphasis, emphasis
@@ -150,7 +151,8 @@ def pixels(system: System, prepared: Prepared, index: int = 0) -> Generator[Deno
     for level in system.recipe.levels:
         x = yield from _level(system, system.level(level.name), prepared, drawing)
         drawing.results[level.name] = x
-    space = system.space(system.recipe.levels[-1].name)
+    tiny = system.tiny_space if request.tiny_decoder else None
+    space = tiny or system.space(system.recipe.levels[-1].name)
     drawn = space.decode(drawing.results[system.recipe.levels[-1].name])
     if MASK in drawing.pictures and system.recipe.request.paste:
         drawn = image_inputs.pasted(drawn, drawing.pictures)
@@ -174,20 +176,30 @@ def _level(
     guide = recipe.guidance
     if last and request.guidance_rescale is not None:
         guide = replace(guide, rescale=request.guidance_rescale)
+    if last and request.guidance_interval is not None:
+        guide = replace(guide, interval=request.guidance_interval)
     weights = [(b, _weight_of(request, b)) for b in recipe.guidance.branches if _weight_of(request, b)]
     if last and request.image is not None:
         x, times, kept = image_to_image.begin(system, recipe.name, drawing, sampler, steps, shape)
     else:
         x, times, kept = initial_noise(sampler, shape, drawing.noise), sampler.timesteps, None
     given, every = _conditionings(system, level, prepared, drawing, shape, weights)
+    less = LessWork(request) if last else LessWork()
     clipped = isinstance(level.schedule, Ddpm) and bool(level.schedule.percentile)
     settings = StepSettings(drawing.noise, request.eta if last else None, clipped)
     count = len(times)
     for step, t in enumerate(times):
-        guided = guidance.on(recipe.guidance, scale, step, count)
-        conditioning, rows = (every, 2 + len(weights)) if guided else (given, 1)
+        guided = guidance.on(guide, scale, step, count)
+        whole = guided and not less.branches_kept()
+        conditioning, rows = (every, 2 + len(weights)) if whole else (given, 1)
         seen = sampler.scale_model_input(x, t)
-        answer = yield DenoiserInput(recipe.name, torch.cat([seen] * rows), t.expand(rows), conditioning, step, count)
+        answer = less.guess(seen, rows, step, count)
+        if answer is None:
+            ask = DenoiserInput(recipe.name, torch.cat([seen] * rows), t.expand(rows), conditioning, step, count)
+            answer = yield less.asked(ask)
+            less.keep(seen, answer)
+        if guided:
+            answer = less.all_branches(answer)
         answer = guidance.combine(guide, scale, answer, weights)
         x = sampler.step(answer if sampler.reads_variance else answer[:, : shape[0]], t, x, settings)
         if kept is not None:
@@ -207,6 +219,8 @@ def _conditionings(
     hints = [hint.from_request(system, drawing, shape) for hint in level.conditioners]
     nulls = [hint.unconditional(value) for hint, value in zip(level.conditioners, hints, strict=True)]
     given = system.condition(prepared.prompt, hints)
+    if prepared.request.nag is not None:
+        given = replace(given, negative=system.condition(prepared.negative, nulls).streams[0])
     null = system.condition(prepared.negative, nulls)
     kind = level.recipe.guidance.unconditional
     if kind in ZERO_NULLS or (kind == "zeros_without_negative" and prepared.request.negative is None):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, cast
 
@@ -18,7 +19,7 @@ from bimo.core.hashing import LateDigest, digest, verifying
 from bimo.core.part import Part, dumps
 from bimo.core.recipe import Level, Recipe
 from bimo.core.request import Request
-from bimo.core.tensors import Batch, Conditioning, DenoiserInput, TextEncoding
+from bimo.core.tensors import Batch, Conditioning, DenoiserInput, Shortcuts, TextEncoding
 from bimo.diffusion.casting import cast_conditioning, cast_encoding, dtype_of
 from bimo.diffusion.schedules import Schedule
 from bimo.prompts.token_budget import Budget
@@ -237,7 +238,8 @@ def stack_rows(rows: Sequence[Conditioning]) -> Conditioning:
     spatial = None if rows[0].spatial is None else torch.cat([cast(Tensor, r.spatial) for r in rows])
     scalars = {name: torch.cat([r.scalars[name] for r in rows]) for name in rows[0].scalars}
     pictures = {name: torch.cat([r.pictures[name] for r in rows]) for name in rows[0].pictures}
-    return Conditioning(streams, vector, spatial, scalars, pictures)
+    away = [r.negative for r in rows if r.negative is not None]
+    return Conditioning(streams, vector, spatial, scalars, pictures, _stacked_encodings(away) if away else None)
 
 
 def _stacked_encodings(parts: Sequence[TextEncoding]) -> TextEncoding:
@@ -249,6 +251,14 @@ def _stacked_encodings(parts: Sequence[TextEncoding]) -> TextEncoding:
         mask = torch.cat([nn.functional.pad(m, (0, length - m.shape[1]), value=False) for m in masks])
     pooled = None if parts[0].pooled is None else torch.cat([cast(Tensor, p.pooled) for p in parts])
     return TextEncoding(tokens, mask, pooled)
+
+
+class ShortcutDenoiser(nn.Module):
+    """A denoiser that can leave out what ``Shortcuts`` names; others are never asked to."""
+
+    def shortened(self, x: Tensor, t: Tensor, conditioning: Conditioning, ask: DenoiserInput) -> Tensor:
+        """As ``forward``, with the shortcuts of an ask; x, t and conditioning are in the denoiser's own numbers."""
+        raise NotImplementedError
 
 
 class BuiltLevel(nn.Module):
@@ -284,6 +294,8 @@ class System(nn.Module):
         #: The files that its weights were read from.
         self.files: tuple[Path, ...] = ()
         self.aligned = False
+        #: A small decoder of the last level's x, where one was given: see ``Request.tiny_decoder``.
+        self.tiny_space: Space | None = None
         self.text = nn.ModuleList(cast(Any, tower).build() for tower in recipe.text_encoders)
         self.text_fusion: Any = None if recipe.text_fusion is None else cast(Any, recipe.text_fusion).build()
         self.vision: Any = None if recipe.vision is None else cast(Any, recipe.vision).build()
@@ -361,8 +373,10 @@ class System(nn.Module):
 
         A denoiser kept as other numbers is given those; its answer is of the kind of x all the same.
         """
-        denoiser = self.level(ask.level).denoiser
-        kind = dtype_of(denoiser) or ask.x.dtype
+        denoiser: Any = self.level(ask.level).denoiser
+        if isinstance(denoiser, ShortcutDenoiser) and ask.shortcuts != Shortcuts():
+            denoiser = partial(denoiser.shortened, ask=ask)
+        kind = dtype_of(self.level(ask.level).denoiser) or ask.x.dtype
         t = ask.t.to(ask.x.device)  # a sampler's times are the processor's
         if kind == ask.x.dtype:
             return denoiser(ask.x, t, ask.conditioning)

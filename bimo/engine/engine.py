@@ -18,7 +18,7 @@ import torch
 from bimo.core.errors import RequestError
 from bimo.core.picture import Picture
 from bimo.core.recipe import Recipe
-from bimo.core.request import Request
+from bimo.core.request import Request, checked
 from bimo.core.tensors import DenoiserInput
 from bimo.diffusion import sampling
 from bimo.diffusion.batching import run_batched
@@ -26,8 +26,10 @@ from bimo.diffusion.sampling import Prepared
 from bimo.diffusion.system import System
 from bimo.engine.adapters import Adapters
 from bimo.engine.devices import default_device, device_of_module
+from bimo.engine.fast import Fast
 from bimo.engine.offload import Offloader
 from bimo.engine.processor import Processor
+from bimo.engine.step_cache import check, step_cached
 
 #: Called before each step with (picture, of how many, step, of how many steps); may raise to cancel.
 Progress = Callable[[int, int, int, int], None]
@@ -40,7 +42,8 @@ UNIT = 64
 class Engine:
     """A system that draws: its weights on ``device``, as ``dtype``, and with ``offload`` in memory only while they
     work. Without a device weights stay where they are, without a dtype as they are: for a system that is learning.
-    ``processor`` says by whose kernels a processor works, torch's unless given.
+    ``processor`` says by whose kernels a processor works, torch's unless given; ``fast`` what a
+    request is that leaves it open, for an adapter of few steps.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Engine:
         dtype: torch.dtype | None = None,
         offload: bool = False,
         processor: Processor | None = None,
+        fast: Fast | None = None,
     ) -> None:
         self.system = system
         self.processor = Processor("torch") if processor is None else processor
@@ -59,6 +63,7 @@ class Engine:
         self.device = device_of_module(system) if device is None else device
         self.dtype = dtype
         self.offload = offload
+        self.fast = fast
         self._offloader: Offloader | None = None
         self._keep_weights()
 
@@ -110,7 +115,26 @@ class Engine:
             return request
         encoders = nullcontext() if self._offloader is None else self._offloader.text_encoders()
         with default_device(self.device), encoders, self.processor.working():
-            return sampling.prepare(self.system, _with_settings(request, settings))
+            return sampling.prepare(self.system, self.completed(_with_settings(request, settings)))
+
+    def completed(self, request: Request | Mapping[str, Any]) -> Request:
+        """A request with what the engine says where it leaves that open. Raises RequestError for what this engine
+        cannot leave out.
+        """
+        request = checked(request)
+        if self.fast is not None:
+            request = self.fast.filled(self.system, request)
+        check(self.system, request)
+        within = {"token_merging": request.token_merging, "nag": request.nag}
+        if self.processor.converts:
+            for name, value in within.items():
+                if value is not None:
+                    raise RequestError(
+                        "{shortcut} works inside of blocks, which OpenVINO has converted; draw with --engine torch or "
+                        "--engine torch-bf16, or leave it out",
+                        shortcut=name,
+                    )
+        return request
 
     def draw(
         self, request: AnyRequest, /, *, batch: int = 1, progress: Progress | None = None, **settings: Any
@@ -161,8 +185,10 @@ class Engine:
         self.processor.calibrate(lambda: self._run([(self._smaller(pictures[0][0]), 0)]))
         start = time.perf_counter()
         with default_device(self.device), self.processor.working():
+            requests = [prepared.request for prepared, _ in pictures]
             loops = [sampling.sample(self.system, prepared, index) for prepared, index in pictures]
-            drawn = run_batched(self.system, loops, step)
+            with step_cached(self.system, requests):
+                drawn = run_batched(self.system, loops, step)
         seconds = (time.perf_counter() - start) / len(pictures)
         return [replace(picture, seconds=seconds) for picture in drawn]
 

@@ -14,6 +14,7 @@ A converted block is kept in the user's cache folder, by the weights it was made
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import importlib
@@ -21,6 +22,7 @@ import importlib.metadata
 import json
 import mmap
 import os
+import sys
 import tempfile
 import threading
 import warnings
@@ -149,6 +151,8 @@ class ConvertedBlock:
         self.store = store
         #: What it was called with, by the key of its conversion, while int8 is being calibrated.
         self.samples: dict[str, list[list[Any]]] | None = None
+        if isinstance(block.forward, ConvertedBlock):
+            block.forward.restore()  # it was another engine's
         self._own: Callable[..., Any] = block.forward
         self._lock = threading.Lock()
         self._compiled: dict[str, _Compiled] = {}
@@ -200,13 +204,14 @@ class ConvertedBlock:
             found = self.store.found(half)
             before = self._compiled.pop(key)
             model: Any = before.model
-            quantised = nncf.quantize(
-                model,
-                nncf.Dataset(samples),
-                subset_size=len(samples),
-                model_type=nncf.ModelType.TRANSFORMER,
-                fast_bias_correction=True,
-            )
+            with contextlib.redirect_stdout(sys.stderr):  # its progress is not what a command answers
+                quantised = nncf.quantize(
+                    model,
+                    nncf.Dataset(samples),
+                    subset_size=len(samples),
+                    model_type=nncf.ModelType.TRANSFORMER,
+                    fast_bias_correction=True,
+                )
             told = {"answered": pytree.treespec_dumps(before.answered)}
             path = self.store.write(self._file(key), quantised, told, half=True)
             if found is not None and path is not None:
@@ -305,7 +310,8 @@ def blocks(system: System) -> dict[str, nn.Module]:
     """What is converted of a system, by name: of each denoiser made of diffusers' networks the blocks that are
     repeated, and the decoder of each autoencoder.
     """
-    from diffusers import AutoencoderKL, ModelMixin
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.modeling_utils import ModelMixin
 
     found: dict[str, nn.Module] = {}
     networks: list[str] = []
@@ -326,7 +332,7 @@ def _of_network(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The repeated blocks of a network, and the middle one of a UNet. A UNet's first and last block are taken layer by
     layer, as DeepCache goes between their layers.
     """
-    from diffusers import UNet2DConditionModel
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     for name, child in network.named_children():
         if name == "mid_block":

@@ -24,7 +24,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -92,7 +92,10 @@ def probe() -> list[Measured]:
         torch.manual_seed(0)
         network, x = _Probe().eval(), torch.randn(2, 320, 32, 32)
         expected = network(x)
-        ways: dict[str, Callable[[], Tensor]] = {"torch": partial(network, x), "torch-onednn": partial(_by_onednn, network, x)}
+        ways: dict[str, Callable[[], Tensor]] = {
+            "torch": partial(network, x),
+            "torch-onednn": partial(_by_onednn, network, x),
+        }
         half = _Probe().eval()
         half.load_state_dict(network.state_dict())
         half.to(torch.bfloat16)
@@ -229,10 +232,15 @@ class Processor:
         """The numbers of whatever torch works out."""
         return torch.bfloat16 if self.name in ("torch-bf16", "openvino-bf16", "openvino-int8") else torch.float32
 
+    @property
+    def converts(self) -> bool:
+        """Whether blocks are worked out by another library than torch."""
+        return self.name.startswith("openvino")
+
     def put(self, system: System) -> None:
         """Makes it work out a system, and no longer the one before, whose weights it gives back."""
         self.restore()
-        if not self.name.startswith("openvino"):
+        if not self.converts:
             return
         from bimo.engine.openvino import OpenVino
 
@@ -253,7 +261,7 @@ class Processor:
             self._blocks.calibrate(draw)
 
     @contextmanager
-    def working(self) -> Iterator[None]:
+    def working(self) -> Generator[None]:
         """What is worked out inside is by this engine's kernels."""
         if self.name != "torch-onednn":
             yield

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 
 from bimo.core.errors import RequestError
-from bimo.engine.adapters import Adapters
+from bimo.engine.adapters import Adapters, lora
 from bimo.engine.devices import device_of
 from bimo.engine.engine import Engine
+from bimo.engine.fast import Fast
 from bimo.engine.processor import AUTO, Processor, chosen
 from bimo.hub import registry
+from bimo.models.tiny_decoder import tiny_space
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -30,6 +33,8 @@ def load(
     ip_adapters: Sequence[str | Path] = (),
     image_encoder: str | Path | None = None,
     engine: str = "torch",
+    fast: str | Path | None = None,
+    tiny_decoder: str | Path | None = None,
 ) -> Engine:
     """An engine ready to draw, of a model's name, folder or file, or ``owner/name`` on a hub (see ``registry.load``).
 
@@ -37,11 +42,21 @@ def load(
     ``offload`` keeps each part in memory only while it works. ``loras`` are "FILE" or "FILE:0.8", ``embeddings`` "FILE"
     or "FILE=<word>"; ``controls`` and ``ip_adapters`` are files or folders, whose pictures a request gives as
     ``condition_images`` named "control", "control-2" ..., and "prompt", "prompt-2". ``engine`` is one of
-    ``engine.processor``: by whose kernels a processor draws. Raises WeightsError, RecipeError,
-    RequestError.
+    ``engine.processor``: by whose kernels a processor draws. ``fast`` is a LoRA of few steps (see ``engine.fast``),
+    ``tiny_decoder`` a folder of diffusers' AutoencoderTiny, for requests that ask for it. Raises WeightsError,
+    RecipeError, RequestError.
     """
     adapters = Adapters.named(loras, embeddings, controls, ip_adapters, image_encoder)
-    return load_with(name, adapters, device=device, dtype=dtype, offload=offload, engine=engine)
+    return load_with(
+        name,
+        adapters,
+        device=device,
+        dtype=dtype,
+        offload=offload,
+        engine=engine,
+        fast=fast,
+        tiny_decoder=tiny_decoder,
+    )
 
 
 def load_with(
@@ -52,9 +67,23 @@ def load_with(
     dtype: str = "auto",
     offload: bool = False,
     engine: str = "torch",
+    fast: str | Path | None = None,
+    tiny_decoder: str | Path | None = None,
 ) -> Engine:
     """As ``load`` with adapters that have been read."""
-    place = device_of(device)
+    distilled = None
+    if fast is not None:
+        file, weight = lora(str(fast))
+        distilled = Fast.of(file)
+        adapters = replace(adapters, loras=(*adapters.loras, (file, weight)))
+    made = _made(name, adapters, device_of(device), dtype, offload, engine)
+    made.fast = distilled
+    if tiny_decoder is not None:
+        made.system.tiny_space = tiny_space(Path(tiny_decoder), made.system)
+    return made
+
+
+def _made(name: str | Path, adapters: Adapters, place: torch.device, dtype: str, offload: bool, engine: str) -> Engine:
     if engine != "torch":
         return _by_processor(name, adapters, place, dtype, offload, engine)
     if dtype == "auto":
@@ -71,7 +100,9 @@ def _by_processor(
 ) -> Engine:
     """An engine whose kernels are not torch's own. Raises RequestError for what does not go with that."""
     if place.type != "cpu":
-        raise RequestError("--engine {engine} is of the processor, but the device is {place}", engine=engine, place=place)
+        raise RequestError(
+            "--engine {engine} is of the processor, but the device is {place}", engine=engine, place=place
+        )
     if offload and engine.startswith("openvino"):
         raise RequestError(
             "--offload with --engine {engine}: what OpenVINO has converted stays in memory; leave one of them out",
@@ -86,6 +117,8 @@ def _by_processor(
     )
     if dtype not in ("auto", "fp32") and DTYPES.get(dtype) != found.dtype:
         raise RequestError(
-            "--engine {engine} has its own numbers, and --dtype is {dtype}; leave --dtype out", engine=engine, dtype=dtype
+            "--engine {engine} has its own numbers, and --dtype is {dtype}; leave --dtype out",
+            engine=engine,
+            dtype=dtype,
         )
     return Engine(system, device=place, dtype=found.dtype, offload=offload, processor=found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, cast
 
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
-from bimo.core.tensors import Conditioning
+from bimo.core.tensors import Conditioning, DenoiserInput
+from bimo.diffusion.system import ShortcutDenoiser
+from bimo.models.stable_diffusion import shortcuts
 
 #: The hint of guidance's scale.
 SCALE = "guidance_scale"
@@ -106,7 +109,7 @@ def _shallow(depth: int | tuple[int, ...]) -> int | tuple[int, ...]:
     return tuple(min(n, 2) for n in depth) if isinstance(depth, tuple) else min(depth, 2)
 
 
-class UnetDenoiser(nn.Module):
+class UnetDenoiser(ShortcutDenoiser):
     """x [R, C, h, w], t [R] and conditioning -> [R, C, h, w]. Published names are below ``model.``."""
 
     def __init__(self, part: Unet) -> None:
@@ -133,6 +136,17 @@ class UnetDenoiser(nn.Module):
         """The answer to an ask; ``added`` is what a ControlNet or an adapter gives the UNet besides."""
         answer = self.model(**self.inputs(x, t, conditioning), **(added or {}), return_dict=False)
         return cast("tuple[Tensor, ...]", answer)[0]
+
+    def shortened(self, x: Tensor, t: Tensor, conditioning: Conditioning, ask: DenoiserInput) -> Tensor:
+        """The answer with DeepCache, merged tokens, or led away from the negative words."""
+        inputs = self.inputs(x, t, conditioning)
+        within = nullcontext()
+        if ask.token_merging or ask.nag is not None:
+            within = shortcuts.shortened(self.model, x, ask.token_merging, ask.nag, conditioning.negative)
+        with within:
+            if ask.deep is not None:
+                return shortcuts.deep(self.model, inputs, ask.deep)
+            return cast("tuple[Tensor, ...]", self.model(**inputs, return_dict=False))[0]
 
     def inputs(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> dict[str, Any]:
         """What diffusers' UNet is called with. Raises RecipeError where it is told other channels or streams than it
