@@ -195,7 +195,7 @@ class Engine:
     def _smaller(self, prepared: Prepared) -> Prepared:
         """A drawing that is cheap and goes through all that the given one does."""
         width, height = prepared.request.size or self.recipe.request.size
-        small = {"steps": CALIBRATION_STEPS, "count": 1}
+        small: dict[str, Any] = {"steps": CALIBRATION_STEPS, "count": 1}
         if not self.recipe.request.sizes:
             small["size"] = (max(UNIT, width // 2 // UNIT * UNIT), max(UNIT, height // 2 // UNIT * UNIT))
         return self.prepare(prepared.request.model_copy(update=small))

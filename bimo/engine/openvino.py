@@ -321,14 +321,14 @@ def blocks(system: System) -> dict[str, nn.Module]:
             # A network may be made of networks: a UNet's layers of attention are some.
             if isinstance(module, ModelMixin) and not any(path.startswith(f"{outer}.") for outer in networks):
                 networks.append(path)
-                found |= {f"{path}.{name}": block for name, block in _of_network(module)}
+                found |= {f"{path}.{name}": block for name, block in repeated(module)}
         for path, module in built.named_modules(prefix=level.name):
             if isinstance(module, AutoencoderKL):
                 found[f"{path}.decoder"] = module.decoder
     return found
 
 
-def _of_network(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def repeated(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The repeated blocks of a network, and the middle one of a UNet. A UNet's first and last block are taken layer by
     layer, as DeepCache goes between their layers.
     """
