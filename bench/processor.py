@@ -214,10 +214,11 @@ def pictures(options: argparse.Namespace) -> dict[str, Any]:
         if one in report["sides"] and other in report["sides"]:
             a, b = report["sides"][one], report["sides"][other]
             ratios = [b[kind] / a[kind] for kind in ("seconds", "processor_seconds", "process_seconds")]
+            shares = [a[kind] / b[kind] for kind in ("peak_megabytes", "load_seconds")]
             print(
                 f"{one} against {other}: {ratios[0]:.2f}x warm, {ratios[1]:.2f}x by processor seconds, "
-                f"{ratios[2]:.2f}x the whole process; wanted {least}x. Memory {a['peak_megabytes'] / b['peak_megabytes']:.2f}, "
-                f"loading {a['load_seconds'] / b['load_seconds']:.2f} of its"
+                f"{ratios[2]:.2f}x the whole process; wanted {least}x. "
+                f"Memory {shares[0]:.2f}, loading {shares[1]:.2f} of its"
             )
     return report
 
