@@ -243,8 +243,7 @@ class ConvertedBlock:
         self._fill(torch.float32)
         traced = _Traced(self.block, self._own, leaves, spec).eval()
         try:
-            with warnings.catch_warnings(), torch.no_grad():
-                warnings.simplefilter("ignore")  # tracing warns of every branch that looks at a shape
+            with torch.no_grad():
                 model = converted(traced, tensors)
         except Exception as error:  # a network that it does not know raises all sorts, of its own and of torch
             raise RequestError(
@@ -280,7 +279,9 @@ def converted(module: nn.Module, tensors: Sequence[Tensor]) -> Any:
 
     frontend: Any = FrontEndManager().load_by_framework("pytorch")
     example = tuple(tensor.clone() for tensor in tensors)
-    decoder = TorchScriptPythonDecoder(module, example_input=example)  # which the frontend does not keep alive
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing warns of every branch that looks at a shape, and of its own age
+        decoder = TorchScriptPythonDecoder(module, example_input=example)  # which the frontend does not keep alive
     return frontend.convert(frontend.load(decoder))
 
 
