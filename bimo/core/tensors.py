@@ -123,7 +123,7 @@ class Batch:
     do without it; ``generator`` gives all randomness of the step. ``pixels`` [B, 3, H, W] are the pictures that x
     codes. ``scalars`` has "size_ids" [B, 6], those of SDXL (arXiv:2307.01952, section 2.2): height and width of the
     original, top and left of the cut, height and width. ``maps`` [B, 3, H, W] by name come with the pictures: depth,
-    instances.
+    instances. ``labels`` are all that the data declares of each row.
 
     Where several processes share a step the B rows are one's ``share`` of the ``whole``. What is random is drawn for
     the whole, alike in all of them, and then cut to one's ``own`` rows: so that it is what one process alone draws.
@@ -138,6 +138,7 @@ class Batch:
     maps: Mapping[str, torch.Tensor] = field(default_factory=dict[str, "torch.Tensor"])
     dropped_conditions: Mapping[str, torch.Tensor] = field(default_factory=dict[str, "torch.Tensor"])
     share: Share | None = None
+    labels: Sequence[Mapping[str, Any]] = ()
 
     @property
     def whole(self) -> int:

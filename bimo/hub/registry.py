@@ -50,7 +50,7 @@ def recipes() -> dict[str, Recipe]:
     import bimo.recipes as room
 
     names = [f"{room.__name__}.{info.name}" for info in pkgutil.iter_modules(room.__path__)]
-    modules = [importlib.import_module(name) for name in (*names, "bimo.xiaomo.recipe")]
+    modules = [importlib.import_module(name) for name in (*names, "bimo.xiaomo.recipe", "bimo.xiaomo.second_edition")]
     found = {value.name: value for module in modules for value in _values(module)}
     return dict(sorted(found.items()))
 

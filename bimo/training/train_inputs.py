@@ -22,7 +22,9 @@ from bimo.training.objectives.rewards import Judges
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The values of each label that the data has, in a fixed order: what a classifier's outputs mean."""
+    """The values of each label that the data has, in a fixed order: what a classifier's outputs mean. Of a label that
+    is several things, a list of words or a table by them, each word is a value.
+    """
 
     values: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, "tuple[str, ...]"])
 
@@ -35,6 +37,20 @@ class Vocabulary:
         table = {value: i + 1 for i, value in enumerate(self.values.get(label, ()))}
         return torch.tensor([table.get(str(row.get(label)), 0) for row in rows])
 
+    def members(self, label: str, rows: Sequence[Mapping[str, Any]]) -> Tensor:
+        """[B, values]: 1 for each value that a row's label has, 0 for the others."""
+        table = {value: i for i, value in enumerate(self.values.get(label, ()))}
+        found = torch.zeros(len(rows), len(table))
+        for number, row in enumerate(rows):
+            found[number, [table[word] for word in several(row.get(label)) if word in table]] = 1.0
+        return found
+
+
+def several(value: object) -> tuple[str, ...]:
+    """The words of a label that is a list of words, or a table by them; () for any other."""
+    words = list(cast("Sequence[object]", value)) if isinstance(value, (Mapping, list, tuple)) else []
+    return tuple(str(word) for word in words) if all(isinstance(word, str) for word in words) else ()
+
 
 def vocabulary(labels: Sequence[Mapping[str, Any]]) -> Vocabulary:
     """The vocabulary of all rows' labels."""
@@ -43,6 +59,8 @@ def vocabulary(labels: Sequence[Mapping[str, Any]]) -> Vocabulary:
         for label, value in row.items():
             if isinstance(value, (str, int)):
                 values.setdefault(label, set()).add(str(value))
+            elif words := several(value):
+                values.setdefault(label, set()).update(words)
     return Vocabulary({label: tuple(sorted(found)) for label, found in sorted(values.items())})
 
 

@@ -173,7 +173,8 @@ class TrainLoader:
         maps = {name: self.fitted.maps(name, own) for name in _read_by(self.conditioners, "maps")}
         x = latents.rows(rows, generator, share)
         without = {name: share.of(gone) for name, gone in dropped.conditions.items()}
-        batch = Batch(x, encodings, scalars, share.of(dropped.captions), generator, pixels, maps, without, share)
+        gone, labels = share.of(dropped.captions), [pictures.labels[row] for row in own]
+        batch = Batch(x, encodings, scalars, gone, generator, pixels, maps, without, share, labels)
         return replace(inputs, batch=to_device(batch, self.processes.device))
 
     def _pixels(self, fitted: Fitted, rows: Sequence[int], order: BatchSampler, number: int) -> Tensor:

@@ -391,7 +391,7 @@ class Trainer:
             folder = self.out / f"words.{index}"
             if not folder.is_dir():
                 captions = (c for captions in self.pictures.captions for c in captions)
-                tower.build_tokenizer(captions, _known(self.pictures.folders[0]))
+                tower.build_tokenizer(captions, [w for folder in self.pictures.folders for w in _known(folder)])
                 tower.save_tokenizer(folder)
             tower.load_tokenizer(folder)
 

@@ -24,9 +24,11 @@ from bimo.core.files import write_whole
 from bimo.curation.executors.executors import ProcessExecutor
 from bimo.data.shards import Shard, finished, hash_of, read_shard, shard_name, write_index, write_shard
 from bimo.xiaomo.artwork.captions import Text
+from bimo.xiaomo.captions.lexicon import elements, moods, styles, subjects
 from bimo.xiaomo.captions.phrases import dish_captions, said_of_subject, said_of_verse, scene_captions
 from bimo.xiaomo.captions.verses import drawn_verses, verses
 from bimo.xiaomo.dishes.plan import DishPlan, draw_dish, plan_dishes, table_kind
+from bimo.xiaomo.dishes.table import dishes, ingredients
 from bimo.xiaomo.heldout import held_out_scene
 from bimo.xiaomo.scenes.plan import ScenePlan, VersePlan, draw_scene, draw_verse, pairs, plan_scenes, plan_verses
 
@@ -35,6 +37,8 @@ SAMPLES_PER_SHARD = 500
 CAPTIONS = 12
 PNG_LEVEL = 2
 SIDE = 256
+#: Characters of a name; what is longer is a line.
+LONGEST_NAME = 24
 #: Of ten pictures in a row so many are of each kind, spread so that any stretch of a set is like the whole.
 TURN = ("scene", "dish", "scene", "verse", "scene", "scene", "dish", "scene", "verse", "scene")
 LICENCE = "Apache-2.0"
@@ -199,16 +203,33 @@ def _count(out: Path, shards: Sequence[Shard]) -> dict[str, dict[str, int]]:
 
 
 def _write_tables(out: Path) -> None:
-    """`held_out.json` and `LICENSES.md`."""
+    """`held_out.json`, `LICENSES.md` and `words.txt`, the words that a text encoder is to know whole."""
     drawn = {verse.line for verse in drawn_verses()}
     held = {
         "scenes": [list(pair) for pair in pairs() if held_out_scene(*pair)],
         "verses": [verse.line for verse in verses() if verse.line not in drawn],
     }
     _write_json(out / "held_out.json", held)
+    write_whole(out / "words.txt", ("\n".join(_known_words()) + "\n").encode())
     notice = resources.files("bimo.xiaomo.captions").joinpath("LICENSE.chinese-poetry.txt").read_text("utf-8")
     text = f"Pictures and captions are drawn by procedure, {LICENCE}. Verses are from chinese-poetry:\n\n{notice}"
     write_whole(out / "LICENSES.md", text.encode())
+
+
+def _known_words() -> list[str]:
+    """What a text encoder is to know whole: elements, subjects, moods, manners, dishes and what is in them."""
+    named = [*elements().values(), *subjects().values(), *styles().values()]
+    named += [one for values in moods().values() for one in values.values()]
+    # A whole line of a poem is no word.
+    words = {word for one in named for word in (*one.zh, *one.en, *one.words) if not _is_line(word)}
+    words |= {word for dish in dishes().values() for word in (dish.name, dish.english, *dish.also, *dish.vessels)}
+    words |= {word for one in ingredients().values() for word in (one.name, one.english)}
+    return sorted({word.strip().lower() for word in words if word.strip()})
+
+
+def _is_line(text: str) -> bool:
+    """Whether a text is a line of a poem rather than a name."""
+    return any(mark in text for mark in "，。？！；") or len(text) > LONGEST_NAME
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

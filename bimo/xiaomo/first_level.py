@@ -44,7 +44,9 @@ class Expected(Part):
 
     ``moved`` of the ``maps`` feature maps follow the pose, the rest stay: things move, backgrounds do not. ``things``
     more layers lie over these, each of the words that it picks, scaled and put where the words say. With them the words
-    are read by the queries and by their mean, of each layer's own words, in place of the pooled text.
+    are read by the queries and by their mean, of each layer's own words, in place of the pooled text. ``spatial``
+    channels of maps at the size of x are joined to the feature maps, in shades that what was read gives them: a box is
+    a bridge of stone or under snow.
     """
 
     channels: int = 8
@@ -58,6 +60,7 @@ class Expected(Part):
     moved: int = 48
     pose: str = ""
     things: int = 0
+    spatial: int = 0
 
     def build(self) -> ExpectedDenoiser:
         """The module."""
@@ -127,6 +130,7 @@ class ExpectedDenoiser(nn.Module):
             nn.SiLU(),
             nn.Conv2d(part.maps, part.channels, 3, padding=1),
         )
+        self.boxed = Boxed(part.spatial, part.maps, part.width) if part.spatial else None
         self.layers = Layers(part, read) if part.things else None
         self.width = read
 
@@ -135,7 +139,7 @@ class ExpectedDenoiser(nn.Module):
         part = self.part
         pose = conditioning.scalars[part.pose] if part.pose else None
         if self.layers is None:
-            maps = self._stood(self._maps(self._entered(self._read(conditioning), pose)), pose)
+            maps = self._whole(self._entered(self._read(conditioning), pose), pose, conditioning)
         else:
             maps = self._laid(self.layers, conditioning, pose)
         answer = self.mix(maps)
@@ -160,7 +164,7 @@ class ExpectedDenoiser(nn.Module):
     def _laid(self, layers: Layers, conditioning: Conditioning, pose: Tensor | None) -> Tensor:
         """The maps of the whole with those of every thing laid over them, [R, M, h, w]."""
         apart = self.apart(conditioning)
-        maps = self._stood(self._maps(self._entered(apart.whole, pose)), pose)
+        maps = self._whole(self._entered(apart.whole, pose), pose, conditioning)
         stands, there, numbers = apart.stands, apart.there, maps.dtype
         for thing in range(self.part.things):
             h = self._entered(apart.reads[:, thing], pose) + layers.kind[thing]
@@ -178,6 +182,18 @@ class ExpectedDenoiser(nn.Module):
         if pose is not None:
             read = torch.cat([read, ((pose - self.rest) / self.spread).to(read.dtype)], dim=1)
         return self.enter(read)
+
+    def _whole(self, h: Tensor, pose: Tensor | None, conditioning: Conditioning) -> Tensor:
+        """The maps of all that was read, with what stands in the boxes, [R, M, size, size]."""
+        maps = self._stood(self._maps(h), pose)
+        if self.boxed is None:
+            return maps
+        assert conditioning.spatial is not None
+        boxes = conditioning.spatial[:, : self.part.spatial]
+        if boxes.shape[-2:] != maps.shape[-2:]:
+            resized = nn.functional.interpolate(boxes.float(), size=maps.shape[-2:], mode="area")
+            boxes = resized.to(maps.dtype)
+        return maps + self.boxed(boxes.to(maps.dtype), h)
 
     def _maps(self, h: Tensor) -> Tensor:
         """[R, D] -> feature maps [R, M, size, size] of a thing at rest."""
@@ -213,6 +229,27 @@ class ExpectedDenoiser(nn.Module):
         elif conditioning.vector is not None:
             found.append(conditioning.vector)
         return torch.cat(found, dim=1)
+
+
+class Boxed(nn.Module):
+    """Maps of boxes [R, S, h, w] and what was read [R, D] -> what is added to the feature maps, [R, M, h, w]; zeros at
+    first.
+    """
+
+    def __init__(self, spatial: int, maps: int, width: int) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(spatial, maps, 3, padding=1)
+        self.shade = nn.Linear(width, 4 * maps)
+        self.first = nn.Conv2d(maps, maps, 3, padding=1)
+        self.second = nn.Conv2d(maps, maps, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)
+
+    def forward(self, boxes: Tensor, h: Tensor) -> Tensor:
+        """Twice in the shades of h: scale and shift of each map (arXiv:1709.07871)."""
+        scale, shift, scale_2, shift_2 = self.shade(h)[:, :, None, None].chunk(4, dim=1)
+        x = nn.functional.silu(self.enter(boxes) * (1 + scale) + shift)
+        return self.second(nn.functional.silu(self.first(x) * (1 + scale_2) + shift_2))
 
 
 class Layers(nn.Module):

@@ -52,7 +52,7 @@ class LayeredObjects(Denoise):
         """The head that names a thing from the words read of it. Raises TrainingError for data without such labels,
         RecipeError for a system without layers or with another number of them.
         """
-        denoiser = _layered(system)
+        denoiser = layered(system)
         if denoiser.part.things != len(self.names):
             raise RecipeError(
                 "LayeredObjects has {count} names and Expected {things} things; as many are expected",
@@ -74,11 +74,14 @@ class LayeredObjects(Denoise):
         batch = cast(Batch, inputs.batch)
         question = self.question(inputs, inputs.stage.level)
         loss = self.errors(question, inputs.system.denoise(question.ask)).mean()
-        apart = _layered(inputs.system, inputs.stage.level).apart(question.ask.conditioning)
+        apart = layered(inputs.system, inputs.stage.level).apart(question.ask.conditioning)
         rows = [dict(row) for row in inputs.own(inputs.labels)]
-        return loss + self.weight * self._apart(apart, rows, batch.dropped_captions, inputs)
+        return loss + self.weight * self.told_apart(apart, rows, batch.dropped_captions, inputs)
 
-    def _apart(self, apart: Apart, rows: Sequence[Mapping[str, Any]], dropped: Tensor, inputs: TrainInputs) -> Tensor:
+    def told_apart(
+        self, apart: Apart, rows: Sequence[Mapping[str, Any]], dropped: Tensor, inputs: TrainInputs
+    ) -> Tensor:
+        """What the labels of the rows say of their things, against how the layers are told apart."""
         home = apart.there.device
         emptied: list[bool] = cast(Any, dropped).tolist()
         told = [all(row.get(name) for name in (*self.names, self.boxes)) for row in rows]
@@ -111,13 +114,13 @@ def places(boxes: Tensor, rest: float = 1.0) -> Tensor:
     return torch.stack([boxes[..., 2] / rest, 2 * boxes[..., 0] - 1, 2 * boxes[..., 1] - 1], dim=-1)
 
 
-def _layered(system: System, name: str | None = None) -> ExpectedDenoiser:
+def layered(system: System, name: str | None = None) -> ExpectedDenoiser:
     """The denoiser with layers of a level, or the only one there is. Raises RecipeError for a system without."""
     names = [level.name for level in system.recipe.levels] if name is None else [name]
     for each in names:
-        denoiser = system.level(each).denoiser
-        if isinstance(denoiser, ExpectedDenoiser) and denoiser.layers is not None:
-            return denoiser
+        for module in system.level(each).denoiser.modules():
+            if isinstance(module, ExpectedDenoiser) and module.layers is not None:
+                return module
     raise RecipeError(
         "LayeredObjects teaches an Expected with layers (things=2); there is none in {names}", names=Listed(names)
     )

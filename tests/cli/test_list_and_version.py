@@ -149,7 +149,7 @@ def test_the_version(here: Callable[..., Any]) -> None:
         ("bimo dr", {"draw"}),
         ("bimo draw --se", {"--seed"}),
         ("bimo show taiyi-sd-e", {"taiyi-sd-en"}),
-        ("bimo draw 猫 -m xia", {"xiaomo"}),
+        ("bimo draw 猫 -m xia", {"xiaomo", "xiaomo-2"}),
     ],
 )
 def test_completion_offers(

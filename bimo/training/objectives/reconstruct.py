@@ -14,7 +14,7 @@ from torch.nn import functional
 from bimo.core.recipe import Stage
 from bimo.diffusion.system import System
 from bimo.training.objectives.objective import Objective
-from bimo.training.train_inputs import TrainInputs, Vocabulary
+from bimo.training.train_inputs import TrainInputs, Vocabulary, several
 
 MAXIMUM_LOGIT_SCALE = math.log(100)
 
@@ -23,7 +23,8 @@ MAXIMUM_LOGIT_SCALE = math.log(100)
 class Reconstruct(Objective):
     """An autoencoder's own stage: L1, L1 of differences between neighbours, and L2 of means over 8 x 8 pixels.
 
-    Trained on crops of ``crop`` pixels: a convolution learns as much from a part of a picture.
+    Trained on crops of ``crop`` pixels: a convolution learns as much from a part of a picture. ``scales`` are further
+    sides of squares over whose means there is an L1 of half the weight.
     """
 
     captions: ClassVar = "none"
@@ -32,6 +33,7 @@ class Reconstruct(Objective):
     crop: int = 64
     edges: float = 0.5
     means: float = 1.0
+    scales: tuple[int, ...] = ()
     sees: str = "pixels"
 
     def levels(self, stage: Stage) -> tuple[str, ...]:
@@ -48,6 +50,9 @@ class Reconstruct(Objective):
         loss = functional.l1_loss(answer, pixels)
         for axis in (2, 3):
             loss = loss + self.edges * functional.l1_loss(answer.diff(dim=axis), pixels.diff(dim=axis))
+        for side in self.scales:
+            means = [functional.avg_pool2d(one, side) for one in (answer, pixels)]
+            loss = loss + 0.5 * functional.l1_loss(*means)
         pooled = functional.mse_loss(functional.avg_pool2d(answer, 8), functional.avg_pool2d(pixels, 8))
         return loss + self.means * pooled
 
@@ -63,7 +68,15 @@ class Reconstruct(Objective):
 class Contrasted(nn.Module):
     """The image tower over latents, the heads that name labels from words, and the temperature."""
 
-    def __init__(self, channels: int, width: int, project: int, labels: Mapping[str, int], flat: bool = True) -> None:
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        project: int,
+        labels: Mapping[str, int],
+        flat: bool = True,
+        sets: Mapping[str, int] | None = None,
+    ) -> None:
         super().__init__()
         self.image = nn.Sequential(
             nn.Conv2d(channels, width // 2, 3, padding=1),
@@ -77,6 +90,7 @@ class Contrasted(nn.Module):
             nn.LazyLinear(project),
         )
         self.heads = nn.ModuleDict({label: nn.Linear(project, count + 1) for label, count in labels.items()})
+        self.sets = nn.ModuleDict({label: nn.Linear(project, count) for label, count in (sets or {}).items() if count})
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
 
@@ -86,8 +100,9 @@ class Contrast(Objective):
     with heads that name the labels of the picture from the words.
 
     Pairs with equal labels, where there are any, are the same picture to the words: they count as neither right nor
-    wrong. ``flat`` has the
-    image tower see places apart, for pictures of the recipe's own size alone; without it they are averaged.
+    wrong. ``flat`` has the image tower see places apart, for pictures of the recipe's own size alone; without it they
+    are averaged. ``sets`` are labels that are several things, of which the words have to say each: the elements of a
+    scene, or what a verse names.
     """
 
     level: str
@@ -96,6 +111,7 @@ class Contrast(Objective):
     flat: bool = True
     heads: tuple[str, ...] = ()
     weight: float = 1.0
+    sets: tuple[str, ...] = ()
 
     def tiny(self) -> Self:
         """The pooled width of tiny towers."""
@@ -108,7 +124,8 @@ class Contrast(Objective):
     def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
         """The image tower and heads."""
         space = system.space(self.level)
-        made = Contrasted(space.channels, self.width, self.project, vocabulary.sizes(self.heads), self.flat)
+        heads, sets = vocabulary.sizes(self.heads), vocabulary.sizes(self.sets)
+        made = Contrasted(space.channels, self.width, self.project, heads, self.flat, sets)
         made.image(torch.zeros(1, *space.shape(system.recipe.request.size)))
         return made
 
@@ -127,7 +144,17 @@ class Contrast(Objective):
         for label, head in extra.heads.items():
             wanted = inputs.own(inputs.vocabulary.indices(label, inputs.labels))
             loss = loss + self.weight * functional.cross_entropy(head(pooled), wanted) / len(self.heads)
-        return loss
+        return loss + self._named(extra, pooled, inputs) if extra.sets else loss
+
+    def _named(self, extra: Contrasted, pooled: Tensor, inputs: TrainInputs) -> Tensor:
+        """The cross-entropy of each thing of ``sets``, over the rows that declare them."""
+        losses: list[Tensor] = []
+        for label, head in extra.sets.items():
+            wanted = inputs.own(inputs.vocabulary.members(label, inputs.labels))
+            told = inputs.own(torch.tensor([bool(several(row.get(label))) for row in inputs.labels])).float()
+            each = functional.binary_cross_entropy_with_logits(head(pooled).float(), wanted, reduction="none")
+            losses.append((each.sum(1) * told).sum() / told.sum().clamp(min=1))
+        return self.weight * torch.stack(losses).mean()
 
     @staticmethod
     def _same(labels: Sequence[Mapping[str, Any]]) -> Tensor:

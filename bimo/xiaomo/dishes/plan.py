@@ -144,6 +144,12 @@ def _beside(scene: Scene, layout: DishLayout) -> None:
 
 def draw_dish(plan: DishPlan, side: int = 256) -> DrawnDish:
     """The picture of a plan; the same bytes for the same plan and side."""
+    scene, layout = dish_scene(plan)
+    return DrawnDish(render(scene, STYLES[plan.style], side), layout, dict(scene.elements))
+
+
+def dish_scene(plan: DishPlan) -> tuple[Scene, DishLayout]:
+    """The shapes of a plan, not yet painted, and how they lie."""
     chance, dish = Chance(plan.key), dishes()[plan.dish]
     layout = draw_layout(chance.fork("layout"), plan.vessel, plan.style)
     scene = Scene(chance, Mood(), Layout(light_x=0.2, light_y=0.1))
@@ -155,8 +161,7 @@ def draw_dish(plan: DishPlan, side: int = 256) -> DrawnDish:
     LAYS[dish.lay](Serving(scene, chance.fork("food"), dish, surface, layout.heap, layout.turn))
     if dish.steam and chance.fork("steam").chance(0.6):
         steam(scene, surface, chance.fork("wisps"))
-    image = render(scene, STYLES[plan.style], side)
-    return DrawnDish(image, layout, dict(scene.elements))
+    return scene, layout
 
 
 def table_kind(layout: DishLayout) -> str:

@@ -1,0 +1,107 @@
+"""The declared boxes of elements as maps: where the moon, the bridge or the bowl stands, told to both levels of 小墨.
+
+In the manner of layout-to-image models (arXiv:2302.08908), whose boxes go beside x rather than into the text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor
+
+from bimo.core.errors import RequestError
+from bimo.core.tensors import Batch, Conditioning
+from bimo.diffusion.system import Conditioner, Drawing, System
+from bimo.xiaomo.scenes.planning import planned_boxes
+
+#: The label of the data: element -> [[left, top, right, bottom], ...], of the side.
+LABEL = "elements"
+#: A box in a request: which element, left, top, right, bottom.
+NUMBERS = 5
+#: Told apart from what the step draws, and alike for every level that asks in it.
+APART = 0xB0CE5
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayoutBoxes(Conditioner):
+    """One map for each of ``elements``, one for all others and one that says whether boxes are declared at all: how
+    much of each place the boxes cover, [B, len(elements) + 2, h, w].
+
+    In training they are the label "elements" of the data; a row without it has no boxes, and so have the share
+    ``drop`` of those that do. In drawing they are the request's ``conditions["boxes"]``, five numbers a box: the place
+    of its element among ``elements`` (their count for any other), left, top, right, bottom. Left open they are laid out
+    from the prompt and the seed by the procedures that drew the data, and there are none where the prompt asks for no
+    scene and no dish. Both branches of guidance are told them.
+    """
+
+    reads: ClassVar = ()
+    always: ClassVar = True
+
+    name: str = "boxes"
+    elements: tuple[str, ...] = ()
+    drop: float = 0.15
+
+    @property
+    def channels(self) -> int:
+        """How many maps there are."""
+        return len(self.elements) + 2
+
+    def from_batch(self, system: System, batch: Batch) -> Conditioning:
+        """Spatial [B, channels, h, w]."""
+        generator = torch.Generator().manual_seed(batch.generator.initial_seed() ^ APART)
+        gone = batch.own(torch.rand(batch.whole, generator=generator)) < self.drop
+        rows = [{} if out else row.get(LABEL) or {} for row, out in zip(batch.labels, gone.tolist(), strict=True)]
+        size = cast("tuple[int, int]", tuple(batch.x.shape[-2:]))
+        return Conditioning(spatial=torch.stack([self.covered(row, size) for row in rows]).to(batch.x.device))
+
+    def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+        """Spatial [1, channels, h, w]. Raises RequestError for boxes that are none."""
+        requested = drawing.request.conditions.get(self.name)
+        if requested is None:
+            boxes: Mapping[str, Sequence[Sequence[float]]] = planned_boxes(
+                drawing.request.text, f"drawn-{drawing.generator.initial_seed()}"
+            )
+        else:
+            boxes = self._requested(requested)
+        return Conditioning(spatial=self.covered(boxes, (shape[-2], shape[-1]))[None])
+
+    def covered(self, boxes: Mapping[str, Sequence[Sequence[float]]], size: tuple[int, int]) -> Tensor:
+        """Boxes by element -> [channels, h, w]."""
+        made = torch.zeros(self.channels, *size)
+        places = {name: place for place, name in enumerate(self.elements)}
+        for name, several in boxes.items():
+            one = made[places.get(name, len(self.elements))]
+            for left, top, right, bottom in several:
+                covered = _overlap(top, bottom, size[0])[:, None] * _overlap(left, right, size[1])[None]
+                torch.maximum(one, covered, out=one)
+        if boxes:
+            made[-1] = 1.0
+        return made
+
+    def _requested(self, numbers: Sequence[float]) -> dict[str, list[list[float]]]:
+        found: dict[str, list[list[float]]] = {}
+        rows = [list(numbers[at : at + NUMBERS]) for at in range(0, len(numbers), NUMBERS)]
+        for row in rows:
+            fine = len(row) == NUMBERS and all(map(math.isfinite, row)) and row[0] in range(len(self.elements) + 1)
+            if not fine or not (row[1] < row[3] and row[2] < row[4]):
+                raise RequestError(
+                    "a box is {count} numbers (0 to {last} for its element, left, top, right, bottom, of the side), "
+                    "got {given}",
+                    count=NUMBERS,
+                    last=len(self.elements),
+                    given=row,
+                )
+            which = int(row[0])
+            found.setdefault(self.elements[which] if which < len(self.elements) else "", []).append(row[1:])
+        return found
+
+
+def _overlap(low: float, high: float, count: int) -> Tensor:
+    """How much of each of ``count`` equal parts of 0..1 lies between two numbers, [count] in 0..1."""
+    edges: Any = torch.arange(count + 1, dtype=torch.float32) / count
+    inside = torch.minimum(edges[1:], torch.tensor(high)) - torch.maximum(edges[:-1], torch.tensor(low))
+    return (inside * count).clamp(0.0, 1.0)
