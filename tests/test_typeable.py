@@ -3,6 +3,7 @@ options and values, every target of make, every extra of pip, every variable of 
 """
 
 import ast
+import io
 import re
 import shlex
 import tomllib
@@ -11,18 +12,21 @@ from typing import Any
 
 import pytest
 import typer
+from babel.messages.pofile import read_po
 
 from bimo.cli.commands import app
 from bimo.cli.curate import curation
 from bimo.cli.main import commanded
 from bimo.core.errors import BimoError
-from bimo.diffusion import samplers
+from bimo.core.messages import LOCALE
+from bimo.diffusion import sampler_names
 from bimo.engine.devices import DEVICES
 from bimo.hub import registry
 from bimo.prompts.styles import style_named
 from bimo.training.tuning import RATES
 from tests.support.checkout import ROOT
 
+CATALOGUE = LOCALE / "zh" / "LC_MESSAGES" / "bimo.po"
 COMMAND: Any = commanded(typer.main.get_command(app))
 #: Options of other programs that texts of ours name.
 OTHERS = {
@@ -42,9 +46,9 @@ OTHERS = {
 PACKAGES = {"modelscope", "tensorboard", "gradio", "pre-commit"}
 #: Options whose values are words of ours, which the parser takes for any text: what reads them.
 READERS: dict[str, Callable[[str], object]] = {
-    "--sampler": lambda value: samplers.sampler_named(value, samplers.SAMPLERS),
-    "--schedule": samplers.schedule_named,
-    "--spacing": samplers.SPACINGS.index,
+    "--sampler": lambda value: sampler_names.sampler_named(value, sampler_names.SAMPLERS),
+    "--schedule": sampler_names.schedule_named,
+    "--spacing": sampler_names.SPACINGS.index,
     "--style": style_named,
     "--tune": list(RATES).index,
     "--device": DEVICES.index,
@@ -82,7 +86,11 @@ ALL = {"--help"} | {name for command in (COMMAND, *COMMANDS.values()) for name i
 
 
 def texts() -> Iterator[tuple[str, str]]:
-    """(where, text): every string of the package with what is only known later as ``UNKNOWN``, every page."""
+    """(where, text): every string of the package with what is only known later as ``UNKNOWN``, each of its sentences in
+    Chinese, every page.
+    """
+    for message in read_po(io.BytesIO(CATALOGUE.read_bytes())):
+        yield f"{CATALOGUE.name}:{message.lineno}", str(message.string)
     for path in sorted((ROOT / "bimo").rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
@@ -170,7 +178,7 @@ def lines() -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     fenced = False
     for where, text in texts():
-        if ".py:" in where:
+        if ".md:" not in where:
             own = re.findall(r"^  (bimo [a-z].*?)(?:（列.*|（CC.*|  \(.*)?$", text, flags=re.MULTILINE)
         else:
             fenced ^= text.startswith("```")

@@ -158,9 +158,8 @@ def draw(
     warnings = list(dict.fromkeys(warning for picture in pictures for warning in picture.warnings))
     report: dict[str, Any] = {}
     if again is not None and record is not None:
-        identical = again.read_bytes() == pictures[0].png()
-        report["identical"] = identical
-        warnings += _compared(again, identical, record["weights"], engine.system.weights_hash)
+        report["identical"] = again.read_bytes() == pictures[0].png()
+        warnings += _compared(again, _has_pixels_of(again, pictures[0]), record["weights"], engine.system.weights_hash)
     _note(warning for warning in warnings if warning not in prepared.warnings)
     if as_json:
         report |= {
@@ -252,7 +251,15 @@ def _note(warnings: Iterable[str]) -> None:
         typer.secho(say("Note: {warning}", warning=warning), fg="yellow", err=True)
 
 
-def _compared(file: Path, identical: bool, recorded: str, loaded: str) -> list[str]:
+def _has_pixels_of(file: Path, picture: Picture) -> bool:
+    """Whether a picture is that of a file: another version writes the record otherwise, and the same picture."""
+    from PIL import Image
+
+    with Image.open(file) as before:
+        return before.size == picture.image.size and before.convert("RGB").tobytes() == picture.image.tobytes()
+
+
+def _compared(file: Path, same: bool, recorded: str, loaded: str) -> list[str]:
     if recorded != loaded:
         return [
             say(
@@ -263,11 +270,12 @@ def _compared(file: Path, identical: bool, recorded: str, loaded: str) -> list[s
                 loaded=loaded[:12],
             )
         ]
-    if identical:
+    if same:
         return []
     return [
         say(
-            "the new picture is not {file} to the byte; the processor, a library or --dtype may have changed", file=file
+            "the new picture has not the pixels of {file}; the processor, a library or --dtype may have changed",
+            file=file,
         )
     ]
 

@@ -11,7 +11,9 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy
 import pytest
+from PIL import Image
 
 from bimo.cli import main
 from bimo.cli.draw import size_of
@@ -92,6 +94,20 @@ def test_draws_saves_and_draws_again(tiny_folder: Path, tmp_path: Path) -> None:
     assert (tmp_path / told["files"][0]).read_bytes() == (tmp_path / "红苹果-2.png").read_bytes()
     # Without the folder the record's own name is looked up, and it is no recipe.
     assert "-m" in one_sentence(bimo("draw", "--again", "红苹果.png", cwd=tmp_path), ENGLISH)
+
+
+def test_a_picture_of_0_1_is_drawn_again_by_its_record(here: Run) -> None:
+    """Its record calls the conditions otherwise, so that the file is another and the picture the same."""
+    saved = ROOT / "tests" / "fixtures" / "saved_0_1" / "pose.png"
+    done = here("draw", "--again", str(saved), "-o", "again.png", "--json")
+    told = json.loads(done.stdout)
+    assert told["request"]["conditions"] == {"pose": [0.0, 1.0, 0.0, 0.0, 0.0]}
+    before, after = (numpy.asarray(Image.open(file), int) for file in (saved, told["files"][0]))
+    worst = int(numpy.abs(before - after).max())
+    # Other machines round otherwise; another pose is another picture.
+    assert worst <= 2
+    assert told["identical"] is False
+    assert bool(told["warnings"]) == (worst > 0)
 
 
 def test_other_weights_are_told_of(tiny_folder: Path, tmp_path: Path, here: Run) -> None:
