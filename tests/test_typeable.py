@@ -64,7 +64,24 @@ INVOCATION = re.compile(
     r"bimo ((?:data )?[a-z]+)(?![\w.])((?:(?!bimo [a-z])[^\n；。;）)，`])*)"
 )
 #: Words after an option that are no value of it.
-PROSE = {"and", "or", "as", "with", "is", "to", "for", "alone", "of", "on", "says", "first", "may", "will", "chooses"}
+PROSE = {
+    "and",
+    "or",
+    "as",
+    "with",
+    "is",
+    "to",
+    "for",
+    "alone",
+    "of",
+    "on",
+    "says",
+    "first",
+    "may",
+    "will",
+    "chooses",
+    "out",
+}
 
 
 def commands(command: Any = COMMAND, name: str = "") -> dict[str, Any]:

@@ -73,6 +73,12 @@ def values() -> dict[str, list[Any]]:
         "mask": seen,
         "condition_images": [{}, {"x": seen[0]}, {"pose": seen[0]}],
         "strength": [0.1, 0.5, 1, 0, 2],
+        "guidance_interval": [(0.2, 0.8), (0, 1), (0.8, 0.2), (0, 0), (-1, 2), ("0", 1)],
+        "guidance_every": [2, 3, 0, 99],
+        "step_cache": ["", "x", "easy:0.05", "deep:3", "easy:nan", "deep:-1", "deep:1e400", "easy", ":", "first:0.1"],
+        "token_merging": [0.25, 0.5, 1, 2],
+        "nag": [2, 5, -1, 1e9],
+        "tiny_decoder": [True, False],
     }
 
 
