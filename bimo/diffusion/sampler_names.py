@@ -29,12 +29,14 @@ class NamedSampler:
 
 _OFFSET: dict[str, Any] = {"steps_offset": 1}
 _DDIM: dict[str, Any] = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
+_CONSISTENCY: dict[str, Any] = {"set_alpha_to_one": False, "steps_offset": 1}
+_DDPM: dict[str, Any] = {"clip_sample": False, "steps_offset": 1}
 _SDE: dict[str, Any] = {"algorithm_type": "sde-dpmsolver++"}
 _MULTISTEP = "DPMSolverMultistepScheduler"
 #: Samplers of noise that has betas (Stable Diffusion and its relatives), by the keys that are saved.
 SAMPLERS: dict[str, NamedSampler] = {
     "ddim": NamedSampler("DDIMScheduler", _DDIM, a1111=("DDIM",)),
-    "ddpm": NamedSampler("DDPMScheduler", {"clip_sample": False}, a1111=("DDPM",)),
+    "ddpm": NamedSampler("DDPMScheduler", _DDPM, a1111=("DDPM",)),
     "pndm": NamedSampler(
         "PNDMScheduler",
         {"skip_prk_steps": True, "set_alpha_to_one": False, "steps_offset": 1},
@@ -55,10 +57,10 @@ SAMPLERS: dict[str, NamedSampler] = {
     "unipc": NamedSampler("UniPCMultistepScheduler", _OFFSET, a1111=("UniPC",)),
     "deis": NamedSampler("DEISMultistepScheduler", _OFFSET, a1111=("DEIS",)),
     "sa-solver": NamedSampler("SASolverScheduler", _OFFSET, a1111=("SA Solver",)),
-    "lcm": NamedSampler("LCMScheduler", a1111=("LCM",)),
-    "tcd": NamedSampler("TCDScheduler", a1111=("TCD",)),
+    "lcm": NamedSampler("LCMScheduler", _CONSISTENCY, a1111=("LCM",)),
+    "tcd": NamedSampler("TCDScheduler", _CONSISTENCY, a1111=("TCD",)),
     "ddim-parallel": NamedSampler("DDIMParallelScheduler", _DDIM),
-    "ddpm-parallel": NamedSampler("DDPMParallelScheduler", {"clip_sample": False}),
+    "ddpm-parallel": NamedSampler("DDPMParallelScheduler", _DDPM),
 }
 #: Samplers of models that are conditioned on the standard deviation of the noise (arXiv:2206.00364).
 EDM_SAMPLERS = {

@@ -4,6 +4,8 @@ A picture may have any sides that are multiples of 16; the sizes it learnt are 1
 1280x960, 1280x768 and their transposes, to which diffusers' pipeline moves every request and this package none.
 """
 
+from dataclasses import replace
+
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedules import Ddpm
 from bimo.models.adapters.control_conditioner import Control
@@ -25,12 +27,27 @@ terms = (
     "own; outputs may not improve other large language models",
 )
 
+#: The authors' sampler settings (hydit/constants.py), with the end of beta that version 1.2 learnt with.
+hunyuan_law = Ddpm(
+    beta_end=0.018,
+    prediction="v_prediction",
+    config={
+        "_class_name": "DDPMScheduler",
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "beta_end": 0.018,
+        "num_train_timesteps": 1000,
+        "prediction_type": "v_prediction",
+        "clip_sample": False,
+        "steps_offset": 1,
+    },
+)
+
 v1_2 = Level(
     name="image",
     space=Latent(scaling=0.13025),
     denoiser=Hunyuan(),
-    schedule=Ddpm(beta_end=0.018, prediction="v_prediction"),
-    sampler="ddpm",
+    schedule=hunyuan_law,
     steps=50,
     guidance=Guidance(scale=5.0, channels=4),
 )
@@ -39,8 +56,7 @@ v1_1 = Level(
     name="image",
     space=Latent(scaling=0.13025),
     denoiser=Hunyuan(meta=True),
-    schedule=Ddpm(beta_end=0.03, prediction="v_prediction"),
-    sampler="ddpm",
+    schedule=replace(hunyuan_law, beta_end=0.03, config={**hunyuan_law.config, "beta_end": 0.03}),
     steps=50,
     guidance=Guidance(scale=5.0, channels=4),
 )
@@ -49,8 +65,7 @@ v1_2_distilled = Level(
     name="image",
     space=Latent(scaling=0.13025),
     denoiser=Hunyuan(),
-    schedule=Ddpm(beta_end=0.018, prediction="v_prediction"),
-    sampler="ddpm",
+    schedule=hunyuan_law,
     steps=25,
     guidance=Guidance(scale=5.0, channels=4),
 )
@@ -59,9 +74,8 @@ v1_2_controlled = Level(
     name="image",
     space=Latent(scaling=0.13025),
     denoiser=Controlled(denoiser=Hunyuan(), adapter=HunyuanControlNet(hunyuan=Hunyuan())),
-    schedule=Ddpm(beta_end=0.018, prediction="v_prediction"),
+    schedule=hunyuan_law,
     conditioners=(Control(coded=True),),
-    sampler="ddpm",
     steps=50,
     guidance=Guidance(scale=5.0, channels=4),
 )

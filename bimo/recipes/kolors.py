@@ -23,6 +23,10 @@ kolors_law = Ddpm(
         "prediction_type": "epsilon",
         "steps_offset": 1,
         "timestep_spacing": "leading",
+        # What the class has no use for, and samplers that are asked for by name take over.
+        "clip_sample": False,
+        "set_alpha_to_one": False,
+        "skip_prk_steps": True,
     },
 )
 

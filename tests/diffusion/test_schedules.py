@@ -16,6 +16,10 @@ from torch import Tensor
 from bimo.core.errors import RecipeError, RequestError
 from bimo.diffusion.sampler_names import FLOW_SAMPLERS, SAMPLERS
 from bimo.diffusion.schedules import Ddpm, Flow, SingleStepRegression
+from bimo.recipes.hunyuan_dit import hunyuan_law
+from bimo.recipes.kolors import kolors_law
+from bimo.recipes.stable_diffusion import sd_v1
+from bimo.recipes.taiyi_xl import sdxl
 
 SEEDS = st.integers(0, 2**32 - 1)
 BETAS = st.sampled_from(["linear", "scaled_linear", "squaredcos_cap_v2"])
@@ -225,3 +229,50 @@ def test_samplers_that_cannot_go_by_rescaled_betas_say_so(name: str) -> None:
 def test_noise_alone_cannot_be_answered_with_noise() -> None:
     with pytest.raises(RecipeError, match="v_prediction"):
         Ddpm(zero_terminal=True)
+
+
+SAID: dict[str, Any] = {
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "num_train_timesteps": 1000,
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "trained_betas": None,
+}
+XL_SAID = {**SAID, "interpolation_type": "linear", "timestep_spacing": "leading", "use_karras_sigmas": False}
+#: What publishers' folders say of their scheduler: Stable Diffusion 1, XL and Kolors; HunyuanDiT's as its code does.
+PUBLISHED: dict[str, tuple[Any, str, dict[str, Any]]] = {
+    "sd": (sd_v1.schedule, "PNDMScheduler", SAID),
+    "xl": (sdxl.schedule, "EulerDiscreteScheduler", XL_SAID),
+    "kolors": (kolors_law, "EulerDiscreteScheduler", {**XL_SAID, "beta_end": 0.014, "num_train_timesteps": 1100}),
+    "hunyuan": (
+        hunyuan_law,
+        "DDPMScheduler",
+        {n: v for n, v in SAID.items() if n not in ("set_alpha_to_one", "skip_prk_steps")}
+        | {"beta_end": 0.018, "prediction_type": "v_prediction"},
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_samplers_of_a_recipe_are_those_of_its_publishers_folder(name: str) -> None:
+    """Its own, and every one by name, as diffusers' ``from_config`` makes it of what the folder says."""
+    law, cls, said = PUBLISHED[name]
+    own = getattr(diffusers, cls).from_config(said)
+    # Runge-Kutta's steps are left out where nothing is said of them; diffusers itself sets the other one.
+    free = {"skip_prk_steps", "lower_order_final", "_use_default_values"}
+    tried = 0
+    for key, sampler in SAMPLERS.items():
+        other: Any = getattr(diffusers, sampler.cls)
+        try:
+            expected, found = other.from_config(own.config, **sampler.fixed), law.sampler(key, 4)
+        except ImportError:  # a solver that needs a library which is not here
+            continue
+        known = set(other._get_init_keys(other)) & set(expected.config) - free
+        assert {n: found.config[n] for n in known} == {n: expected.config[n] for n in known}, key
+        tried += 1
+    assert tried > 15

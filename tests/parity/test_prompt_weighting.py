@@ -96,5 +96,6 @@ def test_what_is_lost_is_counted_without_the_marks(tmp_path: Path) -> None:
     system = read_folder(tmp_path / "saved")
     limit = system.text_encoders[0].budget("").limit
     fits = "红" * (limit - 2)
-    assert prepare(system, {"text": f"（{fits}：1.2）", **REQUEST}).warnings == ()
-    assert len(prepare(system, {"text": f"（{fits}红：1.2）", **REQUEST}).warnings) == 1
+    enough = {**REQUEST, "steps": 8}
+    assert prepare(system, {"text": f"（{fits}：1.2）", **enough}).warnings == ()
+    assert len(prepare(system, {"text": f"（{fits}红：1.2）", **enough}).warnings) == 1

@@ -18,6 +18,7 @@ import torch
 
 from bimo.core.errors import RecipeError, RequestError
 from bimo.core.picture import read_metadata
+from bimo.diffusion.sampling import prepare
 from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import Folder, read_folder
 from bimo.models.stable_diffusion.layout import law
@@ -347,15 +348,19 @@ def test_what_a_sampler_cannot_do_is_a_sentence(
     assert told in raised.value.en
 
 
-@pytest.mark.parametrize(("spacing", "told"), [("leading", True), ("trailing", False), (None, True)])
-def test_a_step_that_begins_at_no_noise_is_told(
-    system: System, place: Path, spacing: str | None, told: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("spacing", "steps", "told"),
+    [("leading", 1, True), ("trailing", 1, False), (None, 1, True), (None, 6, True), (None, 7, False)],
+)
+def test_steps_that_begin_at_too_little_noise_are_told(
+    system: System, place: Path, spacing: str | None, steps: int, told: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Turbo and Lightning take few steps: leading times then begin far from the noise that is drawn."""
     monkeypatch.setenv("BIMO_LANGUAGE", "en")
-    ours(system, place, FOLDERS["leading"], spacing=spacing)
-    (picture,) = draw(system, {**REQUEST, "steps": 1, "spacing": spacing})
-    assert any("--spacing trailing" in warning for warning in picture.warnings) == told
+    (place / "scheduler" / "scheduler_config.json").write_text(json.dumps(FOLDERS["leading"]))
+    system.level("image").schedule = law(Folder.at(place))
+    warnings = prepare(system, {**REQUEST, "steps": steps, "spacing": spacing}).warnings
+    assert any("--spacing trailing" in warning for warning in warnings) == told
 
 
 def test_records_hold_the_names_and_draw_again(system: System, place: Path, tmp_path: Path) -> None:

@@ -324,6 +324,38 @@ def test_rescaled_betas_in_a_folder_and_by_marks(places: Any, tmp_path: Path) ->
     compare(draw(read_file(again), REQUEST), expected)
 
 
+#: What the publishers' folders say of their sampler (of Stable Diffusion 1.5, 2.1 and XL).
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "clip": {"_class_name": "PNDMScheduler", **LAW, "clip_sample": False, "set_alpha_to_one": False},
+    "xl": {
+        "_class_name": "EulerDiscreteScheduler",
+        **LAW,
+        "clip_sample": False,
+        "set_alpha_to_one": False,
+        "timestep_spacing": "leading",
+    },
+}
+
+
+@pytest.mark.parametrize("kind", PUBLISHED)
+def test_a_sampler_by_name_goes_by_what_the_publishers_folder_says(places: Any, tmp_path: Path, kind: str) -> None:
+    """A file says nothing of its sampler; diffusers takes the settings of the publisher's folder in its place."""
+    said = {**PUBLISHED[kind], "skip_prk_steps": True, "trained_betas": None, "num_train_timesteps": 1000}
+    if kind == "xl":
+        folder = xl_made(tmp_path / "xl")
+        file = to_single(read_folder(folder), tmp_path / "single" / "xl.safetensors")
+        pipeline = in_memory(xl_by_diffusers(folder))
+    else:
+        folder, file = places(kind)
+        pipeline = read_by_diffusers(folder)
+    system = read_file(file)
+    own = getattr(diffusers, str(said["_class_name"])).from_config(said)
+    for name, cls in (("", own), ("DDIM", "DDIM"), ("DDPM", "DDPM"), ("Euler", "EulerDiscrete"), ("TCD", "TCD")):
+        pipeline.scheduler = own if cls is own else getattr(diffusers, f"{cls}Scheduler").from_config(own.config)
+        request = {**REQUEST, "sampler": name} if name else REQUEST
+        compare(draw(system, request), by_diffusers(pipeline, request))
+
+
 def test_playground_is_told_by_its_marks(tmp_path: Path) -> None:
     """EDM's noise, and latents with means and deviations, as the folder has them."""
     folder = xl_made(tmp_path / "xl")

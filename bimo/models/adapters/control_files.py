@@ -29,6 +29,10 @@ OTHERS = {
     "control_add_embedding.": "ControlNet-Union",
     "transformer_layes.": "the T2I-Adapter of styles",
     "motion_modules.": "SparseCtrl",
+    "control_all_x_embedder.": "a ControlNet of Z-Image",
+    "control_layers.": "a ControlNet of Z-Image",
+    "txt_norm.": "a ControlNet of Qwen-Image",
+    "caption_projection.": "a ControlNet of SANA",
     "controlnet_x_embedder.": "a ControlNet of FLUX",
     "pos_embed_input.": "a ControlNet of Stable Diffusion 3",
 }

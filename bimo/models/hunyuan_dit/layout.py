@@ -38,6 +38,16 @@ GUIDANCE = 5.0
 MULTIPLE = 16
 #: The end of beta by version: 0.018 is what 1.2 learnt with, 0.02 what the authors' own code draws it with.
 ENDS = {"1.1": (0.03,), "1.2": (0.018, 0.02)}
+#: The authors' sampler (hydit/constants.py), which their files do not tell; its beta ends by the version.
+SCHEDULER = {
+    "_class_name": "DDPMScheduler",
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "num_train_timesteps": 1000,
+    "prediction_type": "v_prediction",
+    "clip_sample": False,
+    "steps_offset": 1,
+}
 NO_EFFECT_T5 = {
     *("num_decoder_layers", "decoder_start_token_id", "is_decoder", "is_encoder_decoder", "is_gated_act"),
     *("dense_act_fn", "tokenizer_class", "scale_decoder_outputs", "task_specific_params", "n_positions"),
@@ -261,9 +271,10 @@ def authors_recipe(path: Path, kind: Kind = "ema") -> Recipe:
     shapes = {name: torch.empty(shape, device="meta") for name, shape in checkpoint_io.shapes(file).items()}
     denoiser = _shaped(diffusers_state(shapes), file)
     first, second, decoder = (_config(root / name) for name in ("clip_text_encoder", "mt5", "sdxl-vae-fp16-fix"))
-    schedule = Ddpm(beta_end=ENDS["1.1" if denoiser.meta else "1.2"][0], prediction="v_prediction")
+    end = ENDS["1.1" if denoiser.meta else "1.2"][0]
+    schedule = Ddpm(beta_end=end, prediction="v_prediction", config={**SCHEDULER, "beta_end": end})
     recipe = _recipe(denoiser, (bert(first, denoiser), t5(second, denoiser)), latent(decoder), schedule)
-    level = replace(recipe.levels[0], sampler="ddpm", steps=25 if kind == "distill" else STEPS)
+    level = replace(recipe.levels[0], steps=25 if kind == "distill" else STEPS)
     return replace(recipe, levels=(level,))
 
 

@@ -60,7 +60,18 @@ EDM_V = "edm_vpred."
 PADS_KEY = "bimo.pads"
 END = "<|endoftext|>"
 PIPELINES = {"xl": "StableDiffusionXLPipeline", "roberta": "AltDiffusionPipeline"}
-BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
+#: As the publishers' folders of SD1, SD2 and XL have it, with what their own class has no use for: samplers that are
+#: asked for by name take it over.
+LAW = {
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "num_train_timesteps": 1000,
+    "steps_offset": 1,
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+}
 #: Tokenizers by the layout of the words: files a folder must have (all of one row), and the class they belong to.
 TOKENIZERS: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
     "bert": ((("vocab.txt",), "BertTokenizer"), (("tokenizer.json",), "BertTokenizer")),
@@ -198,7 +209,7 @@ def _moments(path: Path) -> dict[str, Any]:
 
 def _scheduler(kind: str, prediction: str, rescaled: bool, path: Path) -> dict[str, Any]:
     """The sampler that a file of its kind is drawn with, by the law of noise that it was trained with."""
-    law: dict[str, Any] = {**BETAS, "prediction_type": prediction, "steps_offset": 1, "timestep_spacing": "leading"}
+    law: dict[str, Any] = {**LAW, "prediction_type": prediction}
     if rescaled and prediction == "epsilon":
         raise WeightsError(
             "{path} is marked {rescaled} (noise alone at the last time), but not as one that predicts v; to "
@@ -211,10 +222,9 @@ def _scheduler(kind: str, prediction: str, rescaled: bool, path: Path) -> dict[s
         # As the paper that rescales the betas draws (arXiv:2305.08891): begun at the last time.
         law |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "steps_offset": 0}
     if kind == "xl":
-        return {"_class_name": "EulerDiscreteScheduler", **law}
-    if rescaled:
-        return {"_class_name": "DDIMScheduler", **law, "clip_sample": False, "set_alpha_to_one": False}
-    return {"_class_name": "PNDMScheduler", "skip_prk_steps": True, **law}
+        # Of the three only XL's says its spacing: samplers of the others go by the default of their class.
+        return {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading", **law}
+    return {"_class_name": "DDIMScheduler" if rescaled else "PNDMScheduler", **law}
 
 
 def _reading(layout: Layout) -> Reading:
