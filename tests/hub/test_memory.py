@@ -37,8 +37,9 @@ def test_bytes_of_weights() -> None:
 def test_what_it_takes_is_said(taiyi: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LANG", "C")
     said = memory.plan(taiyi, None, free=64 * GIGA)
-    assert "5.3 GB" in said
+    assert "5.8 GB" in said
     assert "4.2 for weights" in said
+    assert "0.6 for libraries" in said
 
 
 def test_of_a_small_model_nothing_is_said() -> None:
