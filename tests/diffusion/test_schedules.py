@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bimo.core.errors import RecipeError, RequestError
 from bimo.diffusion.sampler_names import FLOW_SAMPLERS, SAMPLERS
+from bimo.diffusion.samplers import DiffusersSampler
 from bimo.diffusion.schedules import Ddpm, Flow, SingleStepRegression
 from bimo.recipes.hunyuan_dit import hunyuan_law
 from bimo.recipes.kolors import kolors_law
@@ -273,6 +274,8 @@ def test_samplers_of_a_recipe_are_those_of_its_publishers_folder(name: str) -> N
         except ImportError:  # a solver that needs a library which is not here
             continue
         known = set(other._get_init_keys(other)) & set(expected.config) - free
-        assert {n: found.config[n] for n in known} == {n: expected.config[n] for n in known}, key
+        assert isinstance(found, DiffusersSampler)
+        made: Any = found.scheduler
+        assert {n: made.config[n] for n in known} == {n: expected.config[n] for n in known}, key
         tried += 1
     assert tried > 15

@@ -161,8 +161,33 @@ def _layout(path: Path) -> Layout:
     for what, prefix in ((unet, ldm_names.UNET), (vae, ldm_names.VAE)):
         if not what:
             raise WeightsError("{path} has no {prefix}*", path=path, prefix=prefix)
+    try:
+        parts = _components(kind, names, found, unet, vae)
+    except (KeyError, ValueError, IndexError) as error:
+        raise WeightsError("{file} is incomplete: it has no {error}; get it again", file=path, error=error) from None
+    towers = [name for name in TOWER_NAMES if name in parts]
+    words = tuple(_words(path, kind, index) for index in range(len(towers)))
+    pipeline = PIPELINES.get(kind, "StableDiffusionPipeline")
+    scheduler = _scheduler(kind, _prediction(path, names, found), RESCALED in names, path)
+    if set(MOMENTS) <= set(names) and kind == "xl":
+        parts["vae"] = replace(parts["vae"], config={**parts["vae"].config, **_moments(path)})
+        scheduler = EDM
+    if told := next((name for name in names if name.startswith(EDM_V)), ""):
+        raise WeightsError(
+            "{path} is marked {told}: its noise is EDM's and it predicts v (CosXL), which a single file does "
+            "not tell in full; name its folder in diffusers' layout, with an EDMEulerScheduler",
+            path=path,
+            told=told,
+        )
+    return Layout(path, found, names, pipeline, parts, words, scheduler)
+
+
+def _components(kind: str, names: Shapes, found: Found, unet: Shapes, vae: Shapes) -> dict[str, Component]:
+    """What is in a file, by its names and shapes. Raises KeyError, ValueError or IndexError where a tensor that tells
+    something is not there.
+    """
     blocks = ldm_names.Blocks.of(unet)
-    parts = {
+    return {
         "unet": Component(
             ldm_names.UNET,
             "diffusers",
@@ -183,21 +208,6 @@ def _layout(path: Path) -> Layout:
         ),
         **TOWERS[kind](names, found),
     }
-    towers = [name for name in TOWER_NAMES if name in parts]
-    words = tuple(_words(path, kind, index) for index in range(len(towers)))
-    pipeline = PIPELINES.get(kind, "StableDiffusionPipeline")
-    scheduler = _scheduler(kind, _prediction(path, names, found), RESCALED in names, path)
-    if set(MOMENTS) <= set(names) and kind == "xl":
-        parts["vae"] = replace(parts["vae"], config={**parts["vae"].config, **_moments(path)})
-        scheduler = EDM
-    if told := next((name for name in names if name.startswith(EDM_V)), ""):
-        raise WeightsError(
-            "{path} is marked {told}: its noise is EDM's and it predicts v (CosXL), which a single file does "
-            "not tell in full; name its folder in diffusers' layout, with an EDMEulerScheduler",
-            path=path,
-            told=told,
-        )
-    return Layout(path, found, names, pipeline, parts, words, scheduler)
 
 
 def _moments(path: Path) -> dict[str, Any]:
@@ -297,12 +307,13 @@ def _sizes(layout: Layout, index: int) -> tuple[int, int]:
 
 
 def _prediction(path: Path, names: Shapes, found: Found) -> str:
-    """What the UNet answers: by the file's own words, a mark among its names, a .yaml beside it; SD2 must say."""
+    """What the UNet answers: by a mark among its names, the file's own words, a .yaml beside it; SD2 must say."""
+    # Set by hand, where what a trainer says of its file is often left at its default: A1111 and ComfyUI heed it alone.
+    if PREDICTS_V in names:
+        return "v_prediction"
     told = weights_metadata(path).get("modelspec.prediction_type", "")
     if told:
         return "v_prediction" if told.startswith("v") else "epsilon"
-    if PREDICTS_V in names:
-        return "v_prediction"
     config = path.with_suffix(".yaml")
     if config.is_file():
         # Only its ASCII is read: comments are in whatever code their writer's machine had.
