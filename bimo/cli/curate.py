@@ -237,10 +237,10 @@ def limits_of(settings: Sequence[str]) -> Limits:
                 raise ValueError
         except ValueError:
             raise RecipeError(
-                "--fetch {setting}: {name} is to be a number above 0, such as {name}={getattr}",
+                "--fetch {setting}: {name} is to be a number above 0, such as {name}={value}",
                 setting=setting,
                 name=name,
-                getattr=getattr(Limits, name),
+                value=getattr(Limits, name),
             ) from None
     return Limits(**given)
 

@@ -39,7 +39,7 @@ def demand_regular(path: Path, most: int | None = None) -> None:
     try:
         found = path.stat()
     except (OSError, ValueError) as error:
-        told = getattr(error, "strerror", None) or str(error)
+        told = (error.strerror if isinstance(error, OSError) else "") or str(error)
         raise RequestError("cannot read {path}: {told}", path=path, told=told) from None
     for kind, zh, en in _KINDS:
         if kind(found.st_mode):

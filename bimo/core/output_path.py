@@ -64,7 +64,7 @@ class OutputPath:
             os.close(handle)
             Path(trial).unlink()
         except (OSError, ValueError) as error:
-            told = getattr(error, "strerror", None) or str(error)
+            told = (error.strerror if isinstance(error, OSError) else "") or str(error)
             raise RequestError("cannot write to {path}: {told}", path=path, told=told) from None
 
     def write(self, content: bytes) -> Path:

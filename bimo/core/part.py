@@ -167,7 +167,9 @@ def _override(node: Any, steps: list[str], value: Any, path: str) -> Any:
         return dataclasses.replace(node, **{head: _override(getattr(node, head), rest, value, path)})
     if isinstance(node, tuple):
         items = cast("tuple[Any, ...]", node)
-        names = [str(i) for i in range(len(items))] + [str(getattr(i, "name", "")) for i in items]
+        names = [str(i) for i in range(len(items))] + [
+            str(vars(i).get("name", "")) if isinstance(i, Part) else "" for i in items
+        ]
         if head not in names or not head:
             near = meant(head, [n for n in names if n])
             raise RecipeError("{path}: no item {head!r}{near}", path=path, head=head, near=near)

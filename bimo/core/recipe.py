@@ -162,10 +162,10 @@ class Stage(Part):
         for name in ("steps", "batch", "accumulate"):
             if getattr(self, name) < 1:
                 raise RecipeError(
-                    "{name} of stage {name_2!r} must be at least 1; got {getattr}",
+                    "{name} of stage {name_2!r} must be at least 1; got {value}",
                     name=name,
                     name_2=self.name,
-                    getattr=getattr(self, name),
+                    value=getattr(self, name),
                 )
         if not 0 <= self.lr < math.inf or (self.lr_overrides and not self.lr):
             raise RecipeError("lr of stage {name!r} must be above 0; got {lr}", name=self.name, lr=self.lr)

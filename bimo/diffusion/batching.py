@@ -9,8 +9,9 @@ import torch
 
 from bimo.core.picture import Picture
 from bimo.core.tensors import DeepFeatures, DenoiserInput
+from bimo.diffusion.conditioning import stack_rows
 from bimo.diffusion.sampling import SamplingLoop
-from bimo.diffusion.system import System, stack_rows
+from bimo.diffusion.system import System
 
 
 def denoise_together(system: System, inputs: Sequence[DenoiserInput]) -> list[torch.Tensor]:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from bimo.core.errors import RequestError
+from bimo.diffusion.conditioner import Drawing
 from bimo.diffusion.image_inputs import IMAGE, MASK, read_by_conditioners
 from bimo.diffusion.samplers import Sampler, initial_noise
-from bimo.diffusion.system import Drawing, System
+from bimo.diffusion.system import System
 
 
 def begin(

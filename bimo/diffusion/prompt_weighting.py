@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
 
 import torch
 
 from bimo.core.messages import say
 from bimo.core.tensors import TextEncoding
-from bimo.diffusion.system import System, TextEncoder
+from bimo.diffusion.system import System
+from bimo.diffusion.text_encoder import TextEncoder
 from bimo.prompts.weighting import Emphasis
 
 
@@ -49,8 +49,7 @@ def _weighed(tower: TextEncoder, prompts: Sequence[Emphasis], plain: TextEncodin
         mask=None if mask is None else mask[:count],
         pooled=None if pooled is None else pooled[:count],
     )
-    begins = cast("int | None", getattr(tower, "begins", None))
-    if begins is None:
+    if tower.begins is None:
         return rest, False
     empty = plain.tokens[count:]
     weights = torch.ones(*rest.tokens.shape[:2], 1, dtype=empty.dtype, device=empty.device)
@@ -58,6 +57,6 @@ def _weighed(tower: TextEncoder, prompts: Sequence[Emphasis], plain: TextEncodin
     for row, prompt in enumerate(prompts):
         for start, end, weight in prompt.spans:
             # How many tokens the text has up to a place, and so at which of them a word begins and ends.
-            first, last = (tower.budget(prompt.text[:place]).used - marks + begins for place in (start, end))
+            first, last = (tower.budget(prompt.text[:place]).used - marks + tower.begins for place in (start, end))
             weights[row, first:last] *= weight
     return replace(rest, tokens=torch.lerp(empty, rest.tokens, weights)), True

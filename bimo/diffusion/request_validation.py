@@ -13,12 +13,13 @@ from bimo.core.messages import Message, say
 from bimo.core.part import meant
 from bimo.core.request import Request, checked
 from bimo.diffusion import guidance, image_inputs
+from bimo.diffusion.denoiser import ShortcutDenoiser
 from bimo.diffusion.image_inputs import IMAGE, read_by_conditioners
 from bimo.diffusion.sampler_names import SPACINGS, schedule_named
 from bimo.diffusion.samplers import options_of
 from bimo.diffusion.schedules import Ddpm
 from bimo.diffusion.step_cache import StepCacheSetting
-from bimo.diffusion.system import ZERO_NULLS, ShortcutDenoiser, System
+from bimo.diffusion.system import ZERO_NULLS, System
 from bimo.prompts.negation import negation
 from bimo.prompts.token_budget import listed
 
@@ -120,7 +121,7 @@ def _shortcuts(system: System, request: Request) -> None:
 
 def _unit(system: System, level: str) -> int:
     """Pixels of the picture that a side must be a multiple of, for a level's space and the patches of its denoiser."""
-    return system.space(level).factor * int(getattr(system.level(level).denoiser, "multiple", 1))
+    return system.space(level).factor * system.level(level).denoiser.multiple
 
 
 def _negative(system: System, negative: str | None) -> str | None:

@@ -15,6 +15,8 @@ from bimo.core.recipe import Branch
 from bimo.core.request import Request
 from bimo.core.tensors import Conditioning, DenoiserInput, TextEncoding
 from bimo.diffusion import guidance, image_inputs, image_to_image, prompt_weighting
+from bimo.diffusion.conditioner import Drawing
+from bimo.diffusion.conditioning import merge_conditioning, stack_rows, zero_text
 from bimo.diffusion.image_inputs import MASK
 from bimo.diffusion.request_validation import (
     fill_request,
@@ -27,7 +29,7 @@ from bimo.diffusion.sampler_names import SamplerOptions
 from bimo.diffusion.samplers import StepSettings, initial_noise, options_of
 from bimo.diffusion.schedules import Ddpm
 from bimo.diffusion.step_cache import LessWork
-from bimo.diffusion.system import ZERO_NULLS, BuiltLevel, System, merge_conditioning, stack_rows, zero_text
+from bimo.diffusion.system import ZERO_NULLS, BuiltLevel, System
 from bimo.prompts.styles import styled
 from bimo.prompts.weighting import Emphasis, emphasis
 
@@ -47,20 +49,6 @@ class Prepared:
     nothing_known: str = ""
     #: As ``Drawing.pictures``.
     pictures: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
-
-
-@dataclass
-class Drawing:
-    """What hints may look at while a picture is drawn."""
-
-    request: Request
-    generator: torch.Generator
-    encodings: tuple[TextEncoding, ...]
-    #: That of the noise, the level's first already taken.
-    noise: torch.Generator
-    #: The pictures of the request as [1, 3, H, W] at its size, by name: "image", "mask" and those hints read.
-    pictures: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
-    results: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 def prepare(system: System, request: Request | Mapping[str, object]) -> Prepared:
@@ -99,7 +87,7 @@ def _skipped(system: System, request: Request, prompts: Sequence[Emphasis]) -> t
     """
     if request.clip_skip is None:
         return ()
-    depths = [depth for tower in system.text_encoders if (depth := int(getattr(tower, "skippable", 0)))]
+    depths = [encoder.skippable for encoder in system.text_encoders if encoder.skippable]
     if not depths:
         raise RequestError(
             "the text tower of {name} is no CLIP, clip_skip does nothing there; leave it out", name=system.recipe.name

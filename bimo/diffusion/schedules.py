@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy
 import torch
@@ -38,32 +39,33 @@ BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace")
 LEARNT = ("epsilon", "sample", "v_prediction")
 
 
-class Schedule(Protocol):
-    """A noise law. Times t are what the denoiser is told: 0 is clean, ``last`` is noise alone."""
+@dataclass(frozen=True, kw_only=True)
+class Schedule(Part, ABC):
+    """A noise schedule. Times t are what the denoiser is given: 0 is clean, ``last`` is noise alone."""
 
+    @abstractmethod
     def timesteps(self, count: int, generator: torch.Generator) -> Tensor:
         """Times for a training batch, [B]."""
-        ...
 
+    @abstractmethod
     def add_noise(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """x_t of clean x, [B, C, h, w]."""
-        ...
 
+    @abstractmethod
     def target(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """What the denoiser should answer for x_t, [B, C, h, w]."""
-        ...
+        """What the denoiser should predict for x_t, [B, C, h, w]."""
 
+    @abstractmethod
     def sampler(self, name: str, steps: int, shape: tuple[int, ...] = (), options: SamplerOptions = PLAIN) -> Sampler:
         """A fresh sampler with its times set; ``shape`` is that of x, on whose size the times may depend."""
-        ...
 
     def named(self, name: str) -> tuple[str, str | None]:
         """The key of a sampler by what was typed, and the schedule that this says. Raises RequestError."""
-        ...
+        return name, None
 
     def names(self) -> list[str]:
         """The samplers to choose from, by the names people know; none where there is no choice."""
-        ...
+        return []
 
 
 def expand(t: Tensor, x: Tensor) -> Tensor:
@@ -72,7 +74,7 @@ def expand(t: Tensor, x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flow(Part):
+class Flow(Schedule):
     """Rectified flow (arXiv:2209.03003): x_t = (1 - s) x + s noise, the answer is noise - x; t = 1000 s.
 
     Training times are logit-normal (arXiv:2403.03206, section 3.1) with the given mean and deviation. ``shift`` moves
@@ -184,7 +186,7 @@ class Flow(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ddpm(Part):
+class Ddpm(Schedule):
     """Denoising diffusion (arXiv:2006.11239) of ``count`` steps; ``config`` is the publisher's own sampler setting.
 
     The answer is the noise ("epsilon"), x itself ("sample") or v (arXiv:2202.00512, appendix D). With ``variance``
@@ -412,7 +414,7 @@ def _variational(law: Ddpm, answer: Tensor, x: Tensor, noise: Tensor, t: Tensor)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SingleStepRegression(Part):
+class SingleStepRegression(Schedule):
     """Diffusion at its last time alone: x_t says nothing, so the best answer is E[x | conditioning], in one step."""
 
     def timesteps(self, count: int, generator: torch.Generator) -> Tensor:
@@ -426,14 +428,6 @@ class SingleStepRegression(Part):
     def target(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """x itself, [B, C, h, w]."""
         return x
-
-    def named(self, name: str) -> tuple[str, str | None]:
-        """Any name: there is one step whatever was asked."""
-        return name, None
-
-    def names(self) -> list[str]:
-        """None: there is no choice."""
-        return []
 
     def sampler(self, name: str, steps: int, shape: tuple[int, ...] = (), options: SamplerOptions = PLAIN) -> Sampler:
         """One step whatever was asked: there is no noise to remove bit by bit."""

@@ -1,13 +1,12 @@
-"""A built recipe as one module: encode words, condition, denoise, save."""
+"""A built recipe as one module: encode texts, condition, denoise, save."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +15,16 @@ from bimo.core import checkpoint_io
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.files import write_whole
 from bimo.core.hashing import LateDigest, digest, verifying
-from bimo.core.part import Part, dumps
+from bimo.core.part import dumps
 from bimo.core.recipe import Level, Recipe
-from bimo.core.request import Request
 from bimo.core.tensors import Batch, Conditioning, DenoiserInput, Shortcuts, TextEncoding
 from bimo.diffusion.casting import cast_conditioning, cast_encoding, dtype_of
+from bimo.diffusion.conditioner import Conditioner
+from bimo.diffusion.conditioning import merge_conditioning, with_dropout
+from bimo.diffusion.denoiser import Denoiser, ShortcutDenoiser
 from bimo.diffusion.schedules import Schedule
+from bimo.diffusion.space import Decoder, Space
+from bimo.diffusion.text_encoder import TextEncoder, TextFusion
 from bimo.prompts.token_budget import Budget
 
 RECIPE_FILE = "recipe.json"
@@ -33,234 +36,6 @@ NAMES_SHOWN = 3
 ZERO_NULLS = ("zeros", "masked")
 
 
-class TextEncoder(Protocol):
-    """A text encoder with its tokenizer."""
-
-    def encode(self, texts: Sequence[str]) -> TextEncoding:
-        """Texts -> tokens [B, L, D] and what goes with them."""
-        ...
-
-    def budget(self, text: str) -> Budget:
-        """What of a text this tower reads."""
-        ...
-
-    def build_tokenizer(self, captions: Iterable[str], known: Iterable[str]) -> None:
-        """Makes the tokenizer from captions and known words. Raises WeightsError where its words were published."""
-        ...
-
-    def save_tokenizer(self, folder: Path) -> None:
-        """Writes the tokenizer's files."""
-        ...
-
-    def load_tokenizer(self, folder: Path) -> None:
-        """Reads the tokenizer's files. Raises WeightsError where they are missing or damaged."""
-        ...
-
-
-class Space(Protocol):
-    """Where a level's x lives. ``factor`` pixels of the picture a side are one position of x; ``channels`` is C.
-
-    The picture is that of the request: a level that paints it at a quarter of its side has 4 times the factor.
-    """
-
-    channels: int
-    factor: int
-
-    def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
-        """The shape of one x, without the batch, for a picture of (width, height) pixels: (C, h, w), or (D,)."""
-        ...
-
-    def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """[B, 3, H, W] -> [B, *shape]; by ``generator`` a sample of what the pixels may be coded as."""
-        ...
-
-    def decode(self, x: Tensor) -> Tensor:
-        """[B, *shape] -> [B, 3, H', W'], at the size this space codes."""
-        ...
-
-
-class TextFusion(Protocol):
-    """One conditioning of several towers' encodings."""
-
-    def fuse(self, encodings: tuple[TextEncoding, ...]) -> Conditioning:
-        """Encodings of B texts by every tower -> streams and vector of B rows."""
-        ...
-
-
-class Drawing(Protocol):
-    """What a hint may look at while a picture is drawn."""
-
-    @property
-    def request(self) -> Request:
-        """The request, filled in."""
-        ...
-
-    @property
-    def results(self) -> Mapping[str, Tensor]:
-        """What earlier levels gave, by their names."""
-        ...
-
-    @property
-    def generator(self) -> torch.Generator:
-        """Seeded for this picture, apart from its noise."""
-        ...
-
-    @property
-    def noise(self) -> torch.Generator:
-        """That of the noise, the level's first already taken: for what diffusers takes from it after that."""
-        ...
-
-    @property
-    def pictures(self) -> Mapping[str, Tensor]:
-        """The pictures of the request at its size, [1, 3, H, W]; "mask" is [1, 1, H, W], 1 where it is painted."""
-        ...
-
-    @property
-    def encodings(self) -> tuple[TextEncoding, ...]:
-        """The words of the prompt."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Conditioner(Part):
-    """Something besides the texts that conditions a level: read off an image in training, off the request in drawing.
-
-    ``name`` is what a request calls it and what a stage drops it by.
-    """
-
-    #: The images of the request that it reads ("image", "mask", others); None for the one of its own name.
-    reads: ClassVar[tuple[str, ...] | None] = None
-    #: Whether the unconditional branch gets it as well, so that training never drops it.
-    always: ClassVar[bool] = False
-
-    name: str = ""
-
-    @property
-    def key(self) -> str:
-        """Its name, or that of the level whose result it is."""
-        return self.name or self.earlier_level
-
-    @property
-    def images(self) -> tuple[str, ...]:
-        """The images of the request that it reads."""
-        return (self.name,) if self.reads is None and self.name else self.reads or ()
-
-    @property
-    def droppable(self) -> bool:
-        """Whether the unconditional branch goes without it."""
-        return not self.always
-
-    @property
-    def earlier_level(self) -> str:
-        """The level whose result it reads, "" for none."""
-        return ""
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The labels that the data must have for it."""
-        return ()
-
-    @property
-    def maps(self) -> tuple[str, ...]:
-        """The maps that the data must have for it."""
-        return ()
-
-    def of_seed(self, seed: int) -> Tensor | None:
-        """What it takes from a picture's seed where the request leaves it open, [1, N]; None for nothing."""
-        return None
-
-    def from_batch(self, system: System, batch: Batch) -> Conditioning:
-        """That of a training batch, B rows."""
-        raise NotImplementedError
-
-    def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
-        """That of the picture being drawn, 1 row; ``shape`` is that of x without its batch."""
-        raise NotImplementedError
-
-    def unconditional(self, value: Conditioning) -> Conditioning:
-        """What the unconditional branch of guidance gets in its place: the same, unless a conditioner is guided."""
-        return value
-
-
-def merge_conditioning(base: Conditioning, extras: Sequence[Conditioning]) -> Conditioning:
-    """Conditioning with what hints add: spatial maps joined on the channels, scalars and pictures by name."""
-    spatial = [c.spatial for c in (base, *extras) if c.spatial is not None]
-    scalars = {name: value for c in (base, *extras) for name, value in c.scalars.items()}
-    pictures = {name: value for c in (base, *extras) for name, value in c.pictures.items()}
-    return Conditioning(base.streams, base.vector, torch.cat(spatial, dim=1) if spatial else None, scalars, pictures)
-
-
-def zero_text(conditioning: Conditioning, rows: Tensor, masked: bool) -> Conditioning:
-    """Conditioning whose words are zeros in some rows, [B] bool: their masks as they are, or every token hidden."""
-
-    def kept(value: Tensor) -> Tensor:
-        return value.masked_fill(rows.reshape(-1, *[1] * (value.ndim - 1)), 0.0)
-
-    def mask(stream: TextEncoding) -> Tensor | None:
-        if not masked:
-            return stream.mask
-        shape = stream.tokens.shape[:2]
-        return (torch.ones(shape, dtype=torch.bool) if stream.mask is None else stream.mask) & ~rows[:, None]
-
-    streams = tuple(
-        TextEncoding(kept(e.tokens), mask(e), None if e.pooled is None else kept(e.pooled))
-        for e in conditioning.streams
-    )
-    vector = conditioning.vector
-    return replace(conditioning, streams=streams, vector=None if vector is None else kept(vector))
-
-
-def _with_dropout(conditioner: Conditioner, value: Conditioning, batch: Batch) -> Conditioning:
-    """What a conditioner gives, its unconditional form in the rows that drop it."""
-    rows = batch.dropped_conditions.get(conditioner.key)
-    if rows is None:
-        return value
-    null = conditioner.unconditional(value)
-
-    def chosen(conditional: Tensor, unconditional: Tensor) -> Tensor:
-        return torch.where(rows.reshape(-1, *[1] * (conditional.ndim - 1)), unconditional, conditional)
-
-    spatial = value.spatial
-    return replace(
-        value,
-        spatial=None if spatial is None else chosen(spatial, cast(Tensor, null.spatial)),
-        scalars={name: chosen(scalar, null.scalars[name]) for name, scalar in value.scalars.items()},
-        pictures={name: chosen(picture, null.pictures[name]) for name, picture in value.pictures.items()},
-    )
-
-
-def stack_rows(rows: Sequence[Conditioning]) -> Conditioning:
-    """Conditionings of a few rows each, as one of all rows; token streams are padded to the longest."""
-    if len(rows) == 1:
-        return rows[0]
-    streams = tuple(_stacked_encodings([r.streams[i] for r in rows]) for i in range(len(rows[0].streams)))
-    vector = None if rows[0].vector is None else torch.cat([cast(Tensor, r.vector) for r in rows])
-    spatial = None if rows[0].spatial is None else torch.cat([cast(Tensor, r.spatial) for r in rows])
-    scalars = {name: torch.cat([r.scalars[name] for r in rows]) for name in rows[0].scalars}
-    pictures = {name: torch.cat([r.pictures[name] for r in rows]) for name in rows[0].pictures}
-    away = [r.negative for r in rows if r.negative is not None]
-    return Conditioning(streams, vector, spatial, scalars, pictures, _stacked_encodings(away) if away else None)
-
-
-def _stacked_encodings(parts: Sequence[TextEncoding]) -> TextEncoding:
-    length = max(p.tokens.shape[1] for p in parts)
-    tokens = torch.cat([nn.functional.pad(p.tokens, (0, 0, 0, length - p.tokens.shape[1])) for p in parts])
-    mask = None
-    if any(p.mask is not None for p in parts) or any(p.tokens.shape[1] != length for p in parts):
-        masks = [p.mask if p.mask is not None else torch.ones(p.tokens.shape[:2], dtype=torch.bool) for p in parts]
-        mask = torch.cat([nn.functional.pad(m, (0, length - m.shape[1]), value=False) for m in masks])
-    pooled = None if parts[0].pooled is None else torch.cat([cast(Tensor, p.pooled) for p in parts])
-    return TextEncoding(tokens, mask, pooled)
-
-
-class ShortcutDenoiser(nn.Module):
-    """A denoiser that can leave out what ``Shortcuts`` names; others are never asked to."""
-
-    def shortened(self, x: Tensor, t: Tensor, conditioning: Conditioning, ask: DenoiserInput) -> Tensor:
-        """As ``forward``, with the shortcuts of an ask; x, t and conditioning are in the denoiser's own numbers."""
-        raise NotImplementedError
-
-
 class BuiltLevel(nn.Module):
     """A level with its modules. A space shared with another level is registered there alone."""
 
@@ -270,12 +45,12 @@ class BuiltLevel(nn.Module):
         self.schedule = cast(Schedule, level.schedule)
         self.conditioners = cast("tuple[Conditioner, ...]", level.conditioners)
         if not isinstance(level.space, str):
-            self.space = cast(Any, level.space).build()
-        self.denoiser = cast(Any, level.denoiser).build()
+            self.space: Space = cast(Any, level.space).build()
+        self.denoiser: Denoiser = cast(Any, level.denoiser).build()
 
     def conditions_of(self, system: System, batch: Batch) -> list[Conditioning]:
         """What the conditioners make of a training batch, B rows; in rows that drop one, its unconditional form."""
-        return [_with_dropout(each, each.from_batch(system, batch), batch) for each in self.conditioners]
+        return [with_dropout(each, each.from_batch(system, batch), batch) for each in self.conditioners]
 
 
 class System(nn.Module):
@@ -295,7 +70,11 @@ class System(nn.Module):
         self.files: tuple[Path, ...] = ()
         self.aligned = False
         #: A small decoder of the last level's x, where one was given: see ``Request.tiny_decoder``.
-        self.tiny_space: Space | None = None
+        self.tiny_space: Decoder | None = None
+        #: The LoRAs that are merged into its weights, of `bimo.models.adapters.lora_files`.
+        self.merged_loras: object | None = None
+        #: What is attached to it, of `bimo.engine.adapters`.
+        self.attached: object | None = None
         self.text = nn.ModuleList(cast(Any, tower).build() for tower in recipe.text_encoders)
         self.text_fusion: Any = None if recipe.text_fusion is None else cast(Any, recipe.text_fusion).build()
         self.vision: Any = None if recipe.vision is None else cast(Any, recipe.vision).build()
@@ -334,19 +113,16 @@ class System(nn.Module):
     def level(self, name: str) -> BuiltLevel:
         """A built level. Raises RecipeError for a name the recipe does not have."""
         self.recipe.level(name)
-        return cast(BuiltLevel, getattr(self, name))
+        return cast(BuiltLevel, self.get_submodule(name))
 
     def space(self, name: str) -> Space:
         """The space of a level, its own or the one it shares."""
         space = self.recipe.level(name).space
-        return self.space(space) if isinstance(space, str) else cast(Space, self.level(name).space)
+        return self.space(space) if isinstance(space, str) else self.level(name).space
 
     def encode(self, texts: Sequence[str], skip: int = 0) -> tuple[TextEncoding, ...]:
-        """Texts through every tower; those of CLIP leave ``skip`` of their last layers out."""
-        rows = [
-            cast(Any, tower).encode(texts, skip) if skip and getattr(tower, "skippable", 0) else tower.encode(texts)
-            for tower in self.text_encoders
-        ]
+        """Texts through every text encoder; those of CLIP leave ``skip`` of their last layers out."""
+        rows = [encoder.encode(texts, skip if encoder.skippable else 0) for encoder in self.text_encoders]
         return tuple(cast_encoding(row, torch.float32) for row in rows)
 
     def budgets(self, text: str) -> list[Budget]:

@@ -1,4 +1,4 @@
-"""What is put beside a system's own weights before it draws: LoRAs, learnt words, and networks that look at a picture.
+"""What is attached to a system before it draws: LoRAs, embeddings, ControlNets, T2I-Adapters and IP-Adapters.
 
 Each is named as on the command line: "FILE" or "FILE:0.8" is a LoRA, "FILE" or "FILE=<word>" a learnt word.
 """
@@ -6,13 +6,14 @@ Each is named as on the command line: "FILE" or "FILE:0.8" is a LoRA, "FILE" or 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from bimo.core.errors import RequestError
+from bimo.core.errors import RequestError, WeightsError
 from bimo.core.files import demand_regular
+from bimo.core.messages import Both, Listed, Message
 
 if TYPE_CHECKING:
     from bimo.diffusion.system import System
@@ -57,11 +58,13 @@ class Adapters:
 
     def put(self, system: System) -> System:
         """The system with all of them; its tensors are shared. Raises WeightsError for those of another family."""
-        if not (self.loras or self.embeddings or self.controls or self.ip_adapters):
+        if not self.names():
             return system
         from bimo.models.adapters import attach
         from bimo.models.text_encoders import textual_inversion
 
+        before = Attached((system,), Adapters(), textual_inversion.untaught(system))
+        before = before if system.attached is None else cast(Attached, system.attached)
         for file, word in self.embeddings:
             textual_inversion.teach(system, file, word)
         for file, weight in self.loras:
@@ -70,7 +73,74 @@ class Adapters:
             system = attach.control(system, network, name)
         for file, name in self.ip_adapters:
             system = attach.image_prompt(system, file, self.image_encoder, name)
+        systems = before.systems if system is before.systems[-1] else (*before.systems, system)
+        system.attached = replace(before, systems=systems, adapters=before.adapters.joined(self))
         return system
+
+    def names(self) -> list[str]:
+        """What each is called: a LoRA as its file, without the ending, an embedding as the word or else the file that
+        it was attached by, others as the condition that a request gives their picture by.
+        """
+        words = [word or path.stem for path, word in self.embeddings]
+        return [
+            *(path.stem for path, _ in self.loras),
+            *words,
+            *(name for _, name in (*self.controls, *self.ip_adapters)),
+        ]
+
+    def joined(self, more: Adapters) -> Adapters:
+        """These and more; a LoRA that is among both has the later weight."""
+        return Adapters(
+            tuple((dict(self.loras) | dict(more.loras)).items()),
+            (*self.embeddings, *more.embeddings),
+            (*self.controls, *more.controls),
+            (*self.ip_adapters, *more.ip_adapters),
+            more.image_encoder or self.image_encoder,
+        )
+
+    def without(self, name: str) -> Adapters:
+        """All but the one of a name, of "" none. Raises WeightsError for one that is not here."""
+        if name and name not in self.names():
+            near = Message("there is {names}", names=Listed(self.names()) if self.names() else Both("空", "none"))
+            raise WeightsError("nothing called {name!r} is attached; {near}", name=name, near=near)
+        return Adapters(
+            tuple((path, weight) for path, weight in self.loras if name and path.stem != name),
+            tuple((path, word) for path, word in self.embeddings if name and (word or path.stem) != name),
+            tuple(each for each in self.controls if name and each[1] != name),
+            tuple(each for each in self.ip_adapters if name and each[1] != name),
+            self.image_encoder,
+        )
+
+
+@dataclass(frozen=True)
+class Attached:
+    """What is attached to a system, and how it is taken off again. ``systems`` are the one without anything and those
+    that were built around it, ``restore`` gives the first its tokenizers and tables of tokens back.
+    """
+
+    systems: tuple[System, ...]
+    adapters: Adapters
+    restore: Callable[[], None]
+
+
+def detached(system: System, name: str = "") -> System:
+    """A system without the adapter of a name, or without any; the others are attached anew. Raises WeightsError for a
+    name that is not attached.
+    """
+    from bimo.models.adapters import attach
+
+    if system.attached is None:
+        attach.unadapt(system, name)
+        return system
+    attached = cast(Attached, system.attached)
+    rest = attached.adapters.without(name)
+    for each in reversed(attached.systems):
+        attach.unadapt(each)
+        each.merged_loras = None
+    attached.restore()
+    plain = attached.systems[0]
+    plain.attached = None
+    return rest.put(plain)
 
 
 def numbered(name: str, place: int) -> str:

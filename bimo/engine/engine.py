@@ -24,7 +24,7 @@ from bimo.diffusion import sampling
 from bimo.diffusion.batching import run_batched
 from bimo.diffusion.sampling import Prepared
 from bimo.diffusion.system import System
-from bimo.engine.adapters import Adapters
+from bimo.engine.adapters import Adapters, detached
 from bimo.engine.devices import default_device, device_of_module
 from bimo.engine.fast import Fast
 from bimo.engine.offload import Offloader
@@ -101,13 +101,15 @@ class Engine:
         self.system = adapters.put(self.system)
         self._keep_weights()
 
-    def detach(self, lora: str = "") -> None:
-        """Takes a LoRA out by its file's stem, or all of them. Raises WeightsError for one that is not attached."""
-        from bimo.models.adapters import attach
-
+    def detach(self, name: str = "") -> None:
+        """Takes off what has a name, or everything: a LoRA's file without the ending, the word or the file of an
+        embedding, the condition of a ControlNet, T2I-Adapter or IP-Adapter ("control", "prompt-2"). Raises WeightsError
+        for a name that is not attached.
+        """
         self.processor.restore()
-        attach.unadapt(self.system, lora)
-        self.processor.put(self.system)
+        self.processor.kept = False
+        self.system = detached(self.system, name)
+        self._keep_weights()
 
     def prepare(self, request: AnyRequest, **settings: Any) -> Prepared:
         """A request filled in and its text encoded, for all of its pictures. Raises RequestError."""

@@ -79,28 +79,20 @@ def parameters(system: System) -> dict[str, int]:
 def parts(system: System, counts: dict[str, int]) -> list[dict[str, Any]]:
     """The system's modules: towers, what joins them, each level's space, denoiser and the like."""
     found: list[dict[str, Any]] = []
-    for name, prefix, piece in _pieces(system):
-        size = sum(count for key, count in counts.items() if key.startswith(f"{prefix}."))
-        limit = getattr(piece, "length", None)
+    for name, piece in _pieces(system.recipe).items():
+        size = sum(count for key, count in counts.items() if key.startswith(f"{name}."))
+        limit = part.dump(piece).get("length")
         found.append({"name": name, "kind": type(piece).__name__, "parameters": size, "tokens": limit})
     return found
 
 
-def _pieces(system: System) -> list[tuple[str, str, Any]]:
-    """(label, where its parameters are, part) of everything a recipe builds into a module."""
-    recipe = system.recipe
-    pieces: list[tuple[str, str, Any]] = [
-        (f"text.{i}", f"text.{i}", tower) for i, tower in enumerate(recipe.text_encoders)
-    ]
-    levels = {level.name: level for level in recipe.levels}
-    for name, module in system.named_children():
-        if name in levels:
-            level = levels[name]
-            pieces += [(f"{name}.{inner}", f"{name}.{inner}", getattr(level, inner)) for inner, _ in
-                       module.named_children() if isinstance(getattr(level, inner, None), part.Part)]  # fmt: skip
-        elif name != "text":
-            pieces.append((name, name, getattr(recipe, name, module)))
-    return pieces
+def _pieces(recipe: Recipe) -> dict[str, part.Part]:
+    """Everything that a recipe builds into a module, by where its parameters are."""
+    pieces: dict[str, object] = {f"text.{index}": encoder for index, encoder in enumerate(recipe.text_encoders)}
+    pieces |= {"text_fusion": recipe.text_fusion, "vision": recipe.vision}
+    for level in recipe.levels:
+        pieces |= {f"{level.name}.space": level.space, f"{level.name}.denoiser": level.denoiser}
+    return {path: piece for path, piece in pieces.items() if isinstance(piece, part.Part)}
 
 
 def levels(system: System) -> list[dict[str, Any]]:

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
 from bimo.diffusion.casting import dtype_of, in_own_numbers
+from bimo.diffusion.space import Space
 
 #: Mean and deviation of red, green and blue in [0, 1] that CLIP's towers were trained with (arXiv:2103.00020).
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -53,8 +54,10 @@ class Latent(Part):
         return replace(self, block_channels=(8,) * len(self.block_channels), layers_per_block=1, groups=4)
 
 
-class LatentSpace(nn.Module):
+class LatentSpace(Space):
     """Latents [B, channels, H / factor, W / factor] of pixels [B, 3, H, W]. Published names are below ``model.``."""
+
+    has_posterior = True
 
     def __init__(self, part: Latent) -> None:
         super().__init__()
@@ -148,7 +151,7 @@ class Pixels(Part):
         return PixelSpace(self)
 
 
-class PixelSpace(nn.Module):
+class PixelSpace(Space):
     """Pixels [B, 3, H / factor, W / factor] of pixels [B, 3, H, W], both in [-1, 1]."""
 
     channels = 3
@@ -202,7 +205,7 @@ class ClipImage(Part):
         return replace(self, embed=min(self.embed, 16), **small)
 
 
-class ClipImageSpace(nn.Module):
+class ClipImageSpace(Space):
     """Embeddings [B, embed] of pixels [B, 3, H, W]. transformers' names are below ``model.``."""
 
     factor = 1

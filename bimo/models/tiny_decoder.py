@@ -10,7 +10,8 @@ from torch import Tensor
 
 from bimo.core.errors import WeightsError
 from bimo.diffusion.casting import in_own_numbers
-from bimo.diffusion.system import Space, System
+from bimo.diffusion.space import Space
+from bimo.diffusion.system import System
 
 
 class TinySpace:

@@ -428,7 +428,7 @@ def _sampling(system: System) -> list[Any]:
     last = system.level(system.recipe.levels[-1].name)
     samplers = last.schedule.names()
     schedules = [name for name in SCHEDULES if samplers]
-    depths = [depth for encoder in system.text_encoders if (depth := int(getattr(encoder, "skippable", 0)))]
+    depths = [encoder.skippable for encoder in system.text_encoders if encoder.skippable]
     own = ("–", "")
     with gr.Row():
         fields: list[Any] = [

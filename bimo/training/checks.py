@@ -13,13 +13,12 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from bimo.core.errors import TrainingError
 from bimo.core.messages import Both, say
 from bimo.core.recipe import Stage
 from bimo.data.loader import Pictures
-from bimo.diffusion.system import TextEncoder
+from bimo.diffusion.text_encoder import TextEncoder
 from bimo.training.train_loader import BatchSampler
 
 #: How many captions tell of all.
@@ -177,19 +176,18 @@ def check_sizes(stage: Stage, order: BatchSampler) -> None:
     )
 
 
-def _unknown_id(tower: Any) -> int | None:
+def _unknown_id(tower: TextEncoder) -> int | None:
     """The id of a tower's unknown token; None where its words have none or are no plain tokenizer."""
-    words = getattr(tower, "words", None)
-    if not hasattr(tower, "ids") or not hasattr(words, "to_str"):
+    if tower.tokenizer is None:
         return None
-    model = cast("dict[str, Any]", json.loads(cast(Any, words).to_str())["model"])
+    model = cast("dict[str, Any]", json.loads(tower.tokenizer.to_str())["model"])
     if model.get("unk_id") is not None:
         return int(model["unk_id"])
     mark = model.get("unk_token")
-    return None if mark is None else cast(Any, words).token_to_id(mark)
+    return None if mark is None else tower.tokenizer.token_to_id(mark)
 
 
-def _counts(tower: Any, text: str, mark: int) -> tuple[int, int]:
+def _counts(tower: TextEncoder, text: str, mark: int) -> tuple[int, int]:
     """(tokens, unknown ones) of a text, padding left out."""
-    ids, mask = cast("tuple[Tensor, Tensor]", tower.ids([text]))
+    ids, mask = tower.ids([text])
     return int(mask.sum()), int((ids[mask] == mark).sum())

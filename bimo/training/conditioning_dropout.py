@@ -12,7 +12,7 @@ from torch import Tensor
 from bimo.core.errors import RecipeError
 from bimo.core.part import nearest
 from bimo.core.recipe import Stage
-from bimo.diffusion.system import Conditioner
+from bimo.diffusion.conditioner import Conditioner
 
 
 @dataclass(frozen=True)

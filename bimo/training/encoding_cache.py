@@ -17,18 +17,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bimo.core.hashing import bytes_of, digest_tensors, late_table
 from bimo.core.messages import say
 from bimo.core.part import Part, dumps
 from bimo.core.tensors import TextEncoding
 from bimo.diffusion.casting import cast_encoding
-from bimo.diffusion.system import System, TextEncoder
+from bimo.diffusion.system import System
+from bimo.diffusion.text_encoder import TextEncoder
 from bimo.engine.devices import default_device, device_of_module, to_device
 from bimo.training.logging import counted
 
@@ -46,27 +47,6 @@ KINDS = {str(kind): kind for kind in (torch.float32, torch.float16, torch.bfloat
 Encode = Callable[[Sequence[Sequence[str]]], tuple[TextEncoding, ...]]
 
 
-class HasTrunk(Protocol):
-    """A tower whose trunk may be frozen while its head learns: ``encode`` is ``finished`` of what ``trunk`` says."""
-
-    #: What the names of the head's parameters begin with.
-    heads: tuple[str, ...]
-
-    def trunk(self, texts: Sequence[str]) -> TextEncoding:
-        """Texts -> what the head is given."""
-        ...
-
-    def finished(self, said: TextEncoding) -> TextEncoding:
-        """What the trunk said -> the tower's answer."""
-        ...
-
-    def blank(self) -> Tensor | None:
-        """What the trunk says of padding in front of a shorter text, [D], where the denoiser sees that: the same of
-        every text. None where there is no such padding.
-        """
-        ...
-
-
 @dataclass(frozen=True)
 class FrozenEncoder:
     """What of a tower is frozen: all of it, or its ``trunk`` alone."""
@@ -78,7 +58,7 @@ class FrozenEncoder:
     def asked(self, texts: Sequence[str]) -> TextEncoding:
         """What is frozen of it says of texts as one batch."""
         with default_device(self.home):
-            return cast(Any, self.tower).trunk(texts) if self.trunk else self.tower.encode(texts)
+            return self.tower.trunk(texts) if self.trunk else self.tower.encode(texts)
 
     def said(self, text: str) -> TextEncoding:
         """What it says of one text, 1 row on the processor, without a gradient, dropout or narrower numbers."""
@@ -89,34 +69,32 @@ class FrozenEncoder:
         """The tower's answer, float32, from what is frozen of it: with a gradient for its head where that learns."""
         if not self.trunk:
             return said
-        return cast_encoding(cast(HasTrunk, self.tower).finished(to_device(said, self.home)), torch.float32)
+        return cast_encoding(self.tower.finished(to_device(said, self.home)), torch.float32)
 
     def blank(self) -> Tensor | None:
         """What it says of padding that a denoiser sees in front of shorter texts, None where there is none."""
-        if not hasattr(self.tower, "blank"):
-            return None
         with self._still():
-            found = cast(HasTrunk, self.tower).blank()
+            found = self.tower.blank()
             return found if found is None or self.trunk else self._headed(found)
 
     @property
     def home(self) -> torch.device:
         """The device of the tower."""
-        return device_of_module(cast(nn.Module, self.tower))
+        return device_of_module(self.tower)
 
     def digest(self) -> str:
         """The hash of what is frozen: weights and settings."""
-        heads = cast(HasTrunk, self.tower).heads if self.trunk else ()
-        state = cast(nn.Module, self.tower).state_dict()
+        heads = self.tower.heads if self.trunk else ()
+        state = self.tower.state_dict()
         kept = {name: value for name, value in state.items() if not name.startswith(heads)}
         return f"{dumps(self.part)}{self.trunk}{digest_tensors(kept)}"
 
     def _headed(self, state: Tensor) -> Tensor:
-        return cast(HasTrunk, self.tower).finished(TextEncoding(state[None, None])).tokens[0, 0]
+        return self.tower.finished(TextEncoding(state[None, None])).tokens[0, 0]
 
     @contextmanager
     def _still(self) -> Generator[None]:
-        module = cast(nn.Module, self.tower)
+        module = self.tower
         modes = [part for part in module.modules() if part.training]
         module.eval()
         with torch.no_grad(), torch.autocast(self.home.type, enabled=False):
@@ -129,16 +107,15 @@ def frozen_of(system: System) -> list[FrozenEncoder | None]:
     """What is frozen of each tower, an adapter in it counted as its own; None where what learns is in the middle."""
     found: list[FrozenEncoder | None] = []
     for tower, part in zip(system.text_encoders, system.recipe.text_encoders, strict=True):
-        learns = [name for name, p in cast(nn.Module, tower).named_parameters() if p.requires_grad]
-        heads: tuple[str, ...] = getattr(tower, "heads", ())
-        frozen = all(name.startswith(heads) for name in learns)
+        learns = [name for name, p in tower.named_parameters() if p.requires_grad]
+        frozen = all(name.startswith(tower.heads) for name in learns)
         found.append(FrozenEncoder(tower, part, bool(learns)) if frozen else None)
     return found
 
 
 def encoded(tower: TextEncoder, texts: Sequence[str]) -> TextEncoding:
     """Texts through a tower as one batch: how one that learns is asked."""
-    with default_device(device_of_module(cast(nn.Module, tower))):
+    with default_device(device_of_module(tower)):
         return cast_encoding(tower.encode(texts), torch.float32)
 
 

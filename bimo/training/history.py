@@ -15,7 +15,7 @@ from bimo.core.messages import Both, Message, say
 from bimo.core.part import KIND, dump
 from bimo.core.recipe import Recipe
 from bimo.data.loader import Pictures
-from bimo.diffusion.system import Conditioner
+from bimo.diffusion.conditioner import Conditioner
 from bimo.training.adapters.adapter import adapter_of
 from bimo.training.objectives.objective import objective_of
 

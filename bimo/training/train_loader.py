@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ from bimo.core.part import dumps
 from bimo.core.tensors import Batch, Share
 from bimo.data.loader import Fitted, Pictures, Size, picked
 from bimo.data.rows import Column
+from bimo.diffusion.conditioner import Conditioner
 from bimo.engine.devices import default_device, to_device
 from bimo.training.conditioning_dropout import ConditioningDropout
 from bimo.training.distributed.processes import ALONE, Processes
@@ -208,7 +209,7 @@ class TrainLoader:
         part = system.recipe.level(self.level).space
         while isinstance(part, str):
             part = system.recipe.level(part).space
-        sampled = self.blank.stage.sample_latents and hasattr(space, "posterior")
+        sampled = self.blank.stage.sample_latents and space.has_posterior
         name = hashlib.sha256(f"{fitted.digest} {dumps(part)}{' sampled' if sampled else ''}".encode())
         name.update(digest_tensors(cast(nn.Module, space).state_dict()).encode())
         path = self.out / "cache" / f"latents-{name.hexdigest()[:24]}.pt"
@@ -299,9 +300,9 @@ def _with_pictures(pictures: Pictures) -> Pictures:
     return with_pictures
 
 
-def _read_by(conditioners: Sequence[object], kind: str) -> list[str]:
+def _read_by(conditioners: Sequence[Conditioner], kind: Literal["labels", "maps"]) -> list[str]:
     """The names of the "labels" or "maps" of the data that conditioners read."""
-    return sorted({str(name) for one in conditioners for name in getattr(one, kind, ())})
+    return sorted({name for one in conditioners for name in (one.labels if kind == "labels" else one.maps)})
 
 
 def _by_language(pictures: Pictures, row: int) -> dict[str, tuple[str, ...]]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bimo.core.part import Part
 from bimo.diffusion.casting import in_own_numbers
+from bimo.diffusion.space import Space
 
 UNSHUFFLE = 4
 
@@ -72,7 +73,7 @@ def _widened(part: Compact) -> list[nn.Module]:
     return [wide, nn.PixelShuffle(2), *(Residual(part.coarse) for _ in range(part.blocks))]
 
 
-class CompactSpace(nn.Module):
+class CompactSpace(Space):
     """Latents [B, channels, H / f, W / f] of pixels [B, 3, H, W], each channel of unit variance over the data; f, the
     ``factor``, is 8, or 16 of a deep one.
     """

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from bimo.core.errors import RequestError
 from bimo.core.tensors import Batch, Conditioning, DenoiserInput
-from bimo.diffusion.system import Conditioner, Drawing, System
+from bimo.diffusion.conditioner import Conditioner, Drawing
+from bimo.diffusion.system import System
 
 POSE = ("flip", "scale", "dx", "dy", "angle")
 POSE_AT_REST = (0.0, 1.0, 0.0, 0.0, 0.0)

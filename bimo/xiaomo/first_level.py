@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
 from bimo.core.tensors import Conditioning
+from bimo.diffusion.denoiser import Denoiser, DenoiserWrapper
 from bimo.diffusion.schedules import expand
 from bimo.xiaomo.conditioners import POSE_AT_REST
 
@@ -100,7 +101,7 @@ class Block(nn.Module):
         return x + self.second(nn.functional.silu(self.first(self.norm(x))))
 
 
-class ExpectedDenoiser(nn.Module):
+class ExpectedDenoiser(Denoiser):
     """Ignores x, which is nothing but noise at the last time, and t; answers [R, C, h, w]. ``width`` is that of what is
     read of the words.
     """
@@ -352,14 +353,14 @@ class Refine(Part):
         return RefineDenoiser(self)
 
 
-class RefineDenoiser(nn.Module):
+class RefineDenoiser(DenoiserWrapper):
     """x [R, C, h, w], t [R] and conditioning with a spatial hint -> the velocity noise - x, [R, C, h, w]."""
 
     def __init__(self, part: Refine) -> None:
         super().__init__()
         self.part = part
-        self.denoiser = cast(nn.Module, cast(Any, part.denoiser).build())
-        self.multiple = int(getattr(self.denoiser, "multiple", 1))
+        self.denoiser = cast(Denoiser, cast(Any, part.denoiser).build())
+        self.multiple = self.denoiser.multiple
 
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """The answer to an ask."""

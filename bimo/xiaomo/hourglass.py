@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bimo.core.part import Part
 from bimo.core.tensors import Conditioning
+from bimo.diffusion.denoiser import Denoiser
 from bimo.models.attention import attended
 from bimo.models.pixart.network import TimeVector
 
@@ -49,7 +50,7 @@ class Hourglass(Part):
         return replace(small, vector=min(self.vector, 16))
 
 
-class HourglassDenoiser(nn.Module):
+class HourglassDenoiser(Denoiser):
     """x [R, C, h, w], t [R] and conditioning -> [R, C, h, w]."""
 
     def __init__(self, part: Hourglass) -> None:

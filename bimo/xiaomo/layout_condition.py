@@ -15,7 +15,8 @@ from torch import Tensor
 
 from bimo.core.errors import RequestError
 from bimo.core.tensors import Batch, Conditioning
-from bimo.diffusion.system import Conditioner, Drawing, System
+from bimo.diffusion.conditioner import Conditioner, Drawing
+from bimo.diffusion.system import System
 from bimo.xiaomo.scenes.planning import planned_boxes
 
 #: The label of the data: element -> [[left, top, right, bottom], ...], of the side.

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from bimo.core.part import Part
 from bimo.core.tensors import Batch, Conditioning, TextEncoding
+from bimo.diffusion.denoiser import Denoiser
 from bimo.training.train_inputs import TrainInputs
 from bimo.xiaomo.first_level import Expected
 from bimo.xiaomo.layered_objects import LayeredObjects, layered
@@ -42,7 +43,7 @@ class Restyled(Part):
         return replace(self, content=self.content.tiny(), width=8, blocks=1, style=8)
 
 
-class RestyledDenoiser(nn.Module):
+class RestyledDenoiser(Denoiser):
     """x [R, C, h, w], t and conditioning -> [R, C, h, w]; of x the shape alone is read, as the content does."""
 
     def __init__(self, part: Restyled) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,13 +17,16 @@ from bimo.core.picture import Picture
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe
 from bimo.core.tensors import Conditioning, DenoiserInput, TextEncoding
 from bimo.diffusion.batching import denoise_together, run_batched
+from bimo.diffusion.denoiser import Denoiser
 from bimo.diffusion.image_inputs import to_image
 from bimo.diffusion.request_validation import fill_request
 from bimo.diffusion.sampling import prepare, sample
 from bimo.diffusion.schedules import Ddpm, Flow, SingleStepRegression
+from bimo.diffusion.space import Space
 from bimo.diffusion.system import System
 from bimo.prompts.token_budget import Budget
 from tests.support.drawing import draw
+from tests.support.plain_text_encoder import PlainTextEncoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +39,13 @@ class Letters(Part):
         return LettersTower(self)
 
 
-class LettersTower(nn.Module):
+class LettersTower(PlainTextEncoder):
     def __init__(self, part: Letters) -> None:
         super().__init__()
         self.part = part
         self.calls: list[list[str]] = []
 
-    def encode(self, texts: list[str]) -> TextEncoding:
+    def encode(self, texts: Sequence[str], skip: int = 0) -> TextEncoding:
         self.calls.append(list(texts))
         length = self.part.length or max(1, *map(len, texts))
         tokens = torch.zeros(len(texts), length, 4)
@@ -66,8 +70,11 @@ class Squares(Part):
         return SquaresSpace()
 
 
-class SquaresSpace(nn.Module):
+class SquaresSpace(Space):
     channels, factor = 3, 2
+
+    def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return nn.functional.avg_pool2d(pixels, 2)
 
     def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
         return 3, size[1] // 2, size[0] // 2
@@ -84,7 +91,7 @@ class Mixer(Part):
         return MixerDenoiser()
 
 
-class MixerDenoiser(nn.Module):
+class MixerDenoiser(Denoiser):
     def __init__(self) -> None:
         super().__init__()
         self.mix = nn.Conv2d(3, 3, 3, padding=1)

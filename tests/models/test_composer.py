@@ -17,6 +17,7 @@ from bimo.core.errors import RecipeError
 from bimo.core.part import Part
 from bimo.core.recipe import Defaults, Guidance, Recipe
 from bimo.core.tensors import Conditioning, TextEncoding
+from bimo.diffusion.denoiser import Denoiser
 from bimo.diffusion.sampling import prepare, sample
 from bimo.diffusion.schedules import SingleStepRegression
 from bimo.diffusion.system import System
@@ -152,7 +153,7 @@ class Nothing(Part):
         return NothingDenoiser()
 
 
-class NothingDenoiser(nn.Module):
+class NothingDenoiser(Denoiser):
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         return torch.zeros_like(x)
 

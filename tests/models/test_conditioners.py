@@ -12,6 +12,7 @@ from torch import Tensor
 from bimo.core.errors import RecipeError, RequestError
 from bimo.core.request import Request
 from bimo.core.tensors import Batch, Conditioning, TextEncoding
+from bimo.diffusion.space import Space
 from bimo.models.pangu.conditioners import Bucket
 from bimo.models.stable_diffusion.conditioners import Masked, Sizes, random_masks
 from bimo.models.stable_diffusion.unet import Unet
@@ -68,8 +69,13 @@ def test_random_masks_differ_and_are_as_often_whole_as_said() -> None:
     assert 0.1 < shares[shares < 1].mean() < 0.7
 
 
-class Doubled:
+class Doubled(Space):
     """A space whose x is its pixels at half the side."""
+
+    channels, factor = 3, 2
+
+    def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+        return 3, size[1] // 2, size[0] // 2
 
     def decode(self, x: Tensor) -> Tensor:
         return torch.nn.functional.interpolate(x[:, :3], scale_factor=2.0)

@@ -37,7 +37,7 @@ def test_what_was_read_before_is_read_as_before(tower: ClipTextEncoder) -> None:
 
 def test_a_new_word_begins_as_the_mean_of_its_pieces(tower: ClipTextEncoder, tmp_path: Path) -> None:
     grown = extended(tower, ["红", "苹"], positions=40, length=30)
-    pieces = tower.words.encode("红", add_special_tokens=False).ids
+    pieces = tower.tokenizer.encode("红", add_special_tokens=False).ids
     assert len(pieces) > 1
     table = grown.model.embeddings.token_embedding.weight
     assert torch.allclose(table[tower.part.vocab], tower.model.embeddings.token_embedding.weight[pieces].mean(dim=0))
@@ -70,7 +70,7 @@ def test_a_system_is_extended_whole(tower: ClipTextEncoder, tmp_path: Path) -> N
     system = System(Recipe(name="two", text_encoders=(tower.part, tower.part))).eval()
     for own in system.text_encoders:
         own.load_state_dict(tower.state_dict())  # type: ignore[attr-defined]
-        own.words, own.pad = tower.words, tower.pad  # type: ignore[attr-defined]
+        own.tokenizer, own.pad = tower.tokenizer, tower.pad  # type: ignore[attr-defined]
     assert extend(system, ["红", "a", "红", "苹"], positions=40, length=0) == [2, 2]
     assert [part.vocab for part in system.recipe.text_encoders] == [tower.part.vocab + 2] * 2  # type: ignore[attr-defined]
     system.save(tmp_path / "grown")

@@ -113,8 +113,8 @@ def test_padding_on_the_left_is_seen_by_all(tmp_path: Path) -> None:
     encoding = made.encode(["red", "red " * 12])
     assert encoding.mask is not None
     assert encoding.mask.sum(1).tolist() == [16, 32]
-    blank, marks = made.pad, [made.words.token_to_id(mark) for mark in ("[gMASK]", "<sop>")]
-    red = made.words.encode("red", add_special_tokens=False).ids
+    blank, marks = made.pad, [made.tokenizer.token_to_id(mark) for mark in ("[gMASK]", "<sop>")]
+    red = made.tokenizer.encode("red", add_special_tokens=False).ids
     ids = torch.tensor([[blank] * (16 - 2 - len(red)) + marks + red])
     expected = made.model(ids).last_hidden_state
     assert torch.allclose(encoding.tokens[:1, :16], expected, atol=1e-5)
@@ -137,7 +137,7 @@ def test_words_are_saved_and_read_back(tmp_path: Path) -> None:
     made.save_tokenizer(tmp_path / "b")
     again = replace(TINY).build()
     again.load_tokenizer(tmp_path / "b")
-    assert (again.pad, again.words.encode("红 red").ids) == (made.pad, made.words.encode("红 red").ids)
+    assert (again.pad, again.tokenizer.encode("红 red").ids) == (made.pad, made.tokenizer.encode("红 red").ids)
 
 
 def test_words_of_two_files(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_words_of_two_files(tmp_path: Path) -> None:
     again = replace(TINY).build()
     again.load_tokenizer(old)
     text = "<|im_start|>user\nred 红<|im_end|>"
-    assert again.words.encode(text).ids == made.words.encode(text).ids
+    assert again.tokenizer.encode(text).ids == made.tokenizer.encode(text).ids
 
 
 def test_a_tower_without_words_says_so(tmp_path: Path) -> None:

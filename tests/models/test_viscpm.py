@@ -95,7 +95,7 @@ def test_padding_up_to_the_longer_text_is_seen(tmp_path: Path) -> None:
     tower.load_tokenizer(tmp_path)
     encoding = tower.encode(["", "red red 红苹果"])
     assert encoding.mask is None
-    ids = torch.tensor([tower.words.encode('{"caption": "", "objects": ""}').ids])
+    ids = torch.tensor([tower.tokenizer.encode('{"caption": "", "objects": ""}').ids])
     # CPM pads on the left: what is real stands last.
     alone = tower(ids, torch.ones_like(ids, dtype=torch.bool)).tokens
     assert torch.allclose(encoding.tokens[:1, -ids.shape[1] :], alone, atol=1e-5)

@@ -34,7 +34,7 @@ def test_the_learnt_token_reads_the_words(tmp_path: Path) -> None:
     assert found is not None
     net = made.model
     for row, text in enumerate(texts):
-        ids = torch.tensor(made.words.encode(text).ids)
+        ids = torch.tensor(made.tokenizer.encode(text).ids)
         h = torch.cat([math.sqrt(16) * net.token_embedding.weight[ids], net.eos_embedding[0]])
         count = len(ids)
         unseen = torch.ones(count + 1, count + 1).triu(1).bool()
@@ -59,14 +59,14 @@ def test_a_long_text_is_cut_at_its_end(tmp_path: Path) -> None:
     assert budget.used > budget.limit == 9
     assert budget.lost
     assert text.endswith(budget.lost)
-    whole = made.words.encode(text).ids
+    whole = made.tokenizer.encode(text).ids
     assert ids[0].tolist() == whole[:9]
     assert mask[0].all()
-    assert mask[1].sum() == len(made.words.encode("红").ids)
+    assert mask[1].sum() == len(made.tokenizer.encode("红").ids)
     assert (ids[1][~mask[1]] == 1).all()
     made.save_tokenizer(tmp_path / "again")
     made.load_tokenizer(tmp_path / "again")
-    assert made.words.encode(text).ids == whole
+    assert made.tokenizer.encode(text).ids == whole
     with pytest.raises(WeightsError):
         made.build_tokenizer((), ())
 
@@ -79,5 +79,5 @@ def test_its_words_are_those_of_transformers(tmp_path: Path) -> None:
     made = XglmText(vocab=64).tiny().build()
     made.load_tokenizer(tmp_path)
     for text in ("红", "a 红", "红红 a"):
-        assert made.words.encode(text).ids == theirs(text).input_ids
-    assert made.words.encode("红").ids[0] == 2
+        assert made.tokenizer.encode(text).ids == theirs(text).input_ids
+    assert made.tokenizer.encode("红").ids[0] == 2

@@ -189,7 +189,7 @@ def test_saved_by_bimo_it_draws_the_same(system: System, tmp_path: Path) -> None
 @pytest.mark.parametrize("text", [*TEXTS[:4], " 前后 有空格 ", "redred苹果苹", "a\tb\nc"])
 def test_pieces_are_joined_as_sentencepiece_does(tmp_path: Path, text: str) -> None:
     tower = tiny_tower(tmp_path)
-    assert tower.words.encode(text).tokens == pieces_by_hand(text)
+    assert tower.tokenizer.encode(text).tokens == pieces_by_hand(text)
 
 
 def tiny_tower(folder: Path) -> ChatGlmTextEncoder:

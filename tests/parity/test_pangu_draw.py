@@ -46,7 +46,7 @@ def encoded(system: System, text: str) -> tuple[Tensor, Tensor]:
     en: Any = system.text[1]
     ids = en.ids([text])[0]
     answer = en.model(ids, output_hidden_states=True)
-    end = int((ids[0] == en.words.token_to_id("<|endoftext|>")).int().argmax())
+    end = int((ids[0] == en.tokenizer.token_to_id("<|endoftext|>")).int().argmax())
     pooled = en.projection(answer.last_hidden_state[:, end])
     return torch.cat([zh.model(zh.ids([text])[0]).last_hidden_state, answer.hidden_states[-2]], dim=-1), pooled
 

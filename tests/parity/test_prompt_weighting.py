@@ -20,6 +20,7 @@ from bimo.recipes.z_image import z_image
 from tests.parity.test_stable_diffusion import LAW, compare
 from tests.support.chinese_checkpoints import published
 from tests.support.drawing import draw
+from tests.support.plain_text_encoder import PlainTextEncoder
 from tests.support.tiny_checkpoints import checkpoint, read_by_diffusers
 
 REQUEST: dict[str, Any] = {"seed": 3, "steps": 5, "guidance": 7.5, "size": (64, 64)}
@@ -77,8 +78,8 @@ def test_towers_of_one_token_a_place_are_weighed_where_the_word_stands(tmp_path:
 
 
 def test_a_system_that_cannot_weigh_says_so_and_draws_the_plain_words() -> None:
-    class Chat(torch.nn.Module):
-        def encode(self, texts: Any) -> Any:
+    class Chat(PlainTextEncoder):
+        def encode(self, texts: Any, skip: int = 0) -> Any:
             from bimo.core.tensors import TextEncoding
 
             return TextEncoding(torch.ones(len(texts), 2, 4))

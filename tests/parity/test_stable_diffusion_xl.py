@@ -201,7 +201,7 @@ def test_a_character_is_a_token(system: System) -> None:
         any_tower: Any = tower
         ids, mask = any_tower.ids(["红苹果"])
         assert int(mask.sum()) == 2 + 3
-        assert any_tower.words.id_to_token(int(ids[0, -1])) == pad
+        assert any_tower.tokenizer.id_to_token(int(ids[0, -1])) == pad
 
 
 def test_saved_by_bimo_it_draws_the_same(system: System, tmp_path: Path) -> None:

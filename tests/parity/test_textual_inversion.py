@@ -58,7 +58,7 @@ def test_one_that_is_learnt_here_is_read_by_diffusers(folder: Path, tmp_path: Pa
     tokens = tower.ids(["a red cat"])[0]
     rows = table_of(tower).num_embeddings
     name = begin_word(tower, "<toy>", "cat", count)
-    initial = table_of(tower).weight[tower.words.token_to_id("cat") or tower.words.token_to_id("cat</w>")]
+    initial = table_of(tower).weight[tower.tokenizer.token_to_id("cat") or tower.tokenizer.token_to_id("cat</w>")]
     assert torch.equal(tower.get_parameter(name), initial.expand(count, -1))
     with torch.no_grad():
         tower.get_parameter(name).copy_(vectors(count))
@@ -183,4 +183,4 @@ def test_a_vocabulary_with_gaps_is_refused(tmp_path: Path) -> None:
 
 def _words(system: System) -> dict[str, int]:
     tower: Any = system.text_encoders[0]
-    return tower.words.get_vocab()
+    return tower.tokenizer.get_vocab()

@@ -14,8 +14,8 @@ from torch.nn import functional
 from bimo.core.errors import RecipeError
 from bimo.core.recipe import Level, Recipe, Stage
 from bimo.core.tensors import Batch, Conditioning, DenoiserInput
+from bimo.diffusion.conditioning import merge_conditioning
 from bimo.diffusion.schedules import Ddpm, Flow
-from bimo.diffusion.system import merge_conditioning
 from bimo.training.objectives.denoise import Denoise
 from bimo.training.train_inputs import TrainInputs, Vocabulary
 

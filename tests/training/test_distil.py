@@ -54,7 +54,7 @@ def test_the_loss_is_what_it_says(teacher: System, tiny_shards: Path, tmp_path: 
     zh = [row["zh"][0] for row in lesson.captions]
     en = [row["en"][0] for row in lesson.captions]
     found = run.system.text_encoders[0].encode(zh).tokens[:, 0]
-    ends = [len(teacher.text[0].words.encode(text).ids) - 1 for text in en]
+    ends = [len(teacher.text[0].tokenizer.encode(text).ids) - 1 for text in en]
     ends = [min(end, TEACHER.length - 1) for end in ends]
     there = teacher.text_encoders[0].encode(en).tokens[range(len(en)), ends]
     expected = (

@@ -17,13 +17,13 @@ from bimo.core.tensors import TextEncoding
 from bimo.data.loader import Pictures
 from bimo.diffusion.system import System
 from bimo.models.text_encoders.language_model import LanguageModel
-from bimo.prompts.token_budget import Budget
 from bimo.recipes.viscpm import viscpm_paint
 from bimo.training import encoding_cache
 from bimo.training.adapters.lora_stage import Lora
 from bimo.training.trainer import Trainer
 from bimo.xiaomo.recipe import xiaomo
 from tests.support.flow_checkpoints import qwen_words
+from tests.support.plain_text_encoder import PlainTextEncoder
 
 PAINTER = 4
 MANY = 10**6
@@ -272,13 +272,10 @@ def test_a_tower_that_learns_leaves_the_others_kept(tiny_shards: Path, tmp_path:
     assert second.tokens.requires_grad
 
 
-class Neighbourly(torch.nn.Module):
+class Neighbourly(PlainTextEncoder):
     """A tower whose padding is seen, as long as the longest text of the batch."""
 
-    def budget(self, text: str) -> Budget:
-        return Budget(len(text) + 1, 8)
-
-    def encode(self, texts: Sequence[str]) -> TextEncoding:
+    def encode(self, texts: Sequence[str], skip: int = 0) -> TextEncoding:
         return TextEncoding(torch.ones(len(texts), max(map(len, texts)) + 1, 4))
 
 

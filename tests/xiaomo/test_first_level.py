@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from bimo.core.part import Part
 from bimo.core.tensors import Conditioning
+from bimo.diffusion.denoiser import Denoiser
 from bimo.diffusion.schedules import Flow
-from bimo.xiaomo.autoencoder import Compact
 from bimo.xiaomo.first_level import Refine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nothing(Part):
+    """A denoiser that answers zeros."""
+
+    def build(self) -> NothingDenoiser:
+        return NothingDenoiser()
+
+
+class NothingDenoiser(Denoiser):
+    def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        return torch.zeros_like(x)
 
 
 def answers(s: float, left: float, rows: int = 4096) -> tuple[Tensor, Tensor, Tensor]:
@@ -20,7 +36,7 @@ def answers(s: float, left: float, rows: int = 4096) -> tuple[Tensor, Tensor, Te
     noise = torch.randn(rows, 1, 1, 1, generator=generator)
     t = torch.full((rows,), s * 1000)
     seen = Flow().add_noise(x, noise, t)
-    made = Refine(denoiser=Compact(), left=left).build()
+    made = Refine(denoiser=Nothing(), left=left).build()
     answer = made.gaussian(seen, t, hint, torch.ones(rows, dtype=torch.bool))
     return answer, Flow().target(x, noise, t), torch.stack([seen.flatten(), hint.flatten()], dim=1)
 
@@ -34,15 +50,10 @@ def test_no_linear_answer_is_better(s: float) -> None:
 
 
 def test_a_row_without_a_hint_has_the_variance_of_the_whole() -> None:
-    class Nothing(nn.Module):
-        def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-            return torch.zeros_like(x)
-
-    made = Refine(denoiser=Compact(), left=0.3, whole=0.85).build()
-    made.denoiser = Nothing()
+    made = Refine(denoiser=Nothing(), left=0.3, whole=0.85).build()
     x, t, hint = torch.randn(2, 3, 2, 2), torch.full((2,), 400.0), torch.zeros(2, 3, 2, 2)
     hint[1] = 0.5
     both = made(x, t, Conditioning(spatial=hint))
-    alone = Refine(denoiser=Compact(), left=0.85).build().gaussian(x, t, hint, torch.ones(2, dtype=torch.bool))
+    alone = Refine(denoiser=Nothing(), left=0.85).build().gaussian(x, t, hint, torch.ones(2, dtype=torch.bool))
     torch.testing.assert_close(both[0], alone[0])
     assert not torch.allclose(both[1], alone[1])

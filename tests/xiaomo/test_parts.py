@@ -43,7 +43,7 @@ def tower() -> BertTextEncoder:
 
 
 def test_the_longest_known_word_is_one_token(tower: BertTextEncoder) -> None:
-    assert tower.words.encode("一只红苹果").tokens == ["[CLS]", "一只", "红苹果", "[SEP]"]
+    assert tower.tokenizer.encode("一只红苹果").tokens == ["[CLS]", "一只", "红苹果", "[SEP]"]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from bimo.core.hashing import LateDigest
 from bimo.core.messages import Both, Listed
 from bimo.core.part import Part
 from bimo.core.recipe import Level
-from bimo.diffusion.system import Conditioner, System
+from bimo.diffusion.conditioner import Conditioner
+from bimo.diffusion.system import System
 from bimo.models.adapters.control_conditioner import Control
 from bimo.models.adapters.control_files import check_widths, read_control
 from bimo.models.adapters.controlnet import Controlled, ControlNet, HunyuanControlNet, T2iAdapter, begun

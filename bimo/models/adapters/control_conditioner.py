@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from bimo.core.errors import RequestError
 from bimo.core.request import Request
 from bimo.core.tensors import Batch, Conditioning
-from bimo.diffusion.system import Conditioner, Drawing, System
+from bimo.diffusion.conditioner import Conditioner, Drawing
+from bimo.diffusion.system import System
 from bimo.models.composer.conditioners import outlines
 
 STRONGEST = 10.0

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
 from bimo.core.tensors import Conditioning
+from bimo.diffusion.denoiser import DenoiserWrapper
 from bimo.models.adapters.control_conditioner import weight_name
 from bimo.models.hunyuan_dit.denoiser import Hunyuan
 from bimo.models.stable_diffusion.unet import Unet
@@ -32,7 +33,7 @@ class Controlled(Part):
         return ControlledDenoiser(self)
 
 
-class ControlledDenoiser(nn.Module):
+class ControlledDenoiser(DenoiserWrapper):
     """x [R, C, h, w], t [R] and conditioning with a picture -> what the denoiser answers. The denoiser's names are
     below ``denoiser.``, the adapter's published ones below ``adapter.model.``.
     """

@@ -14,6 +14,7 @@ from torch.nn import functional
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
 from bimo.core.tensors import Conditioning
+from bimo.diffusion.denoiser import DenoiserWrapper
 from bimo.models.adapters.control_conditioner import weight_name
 from bimo.models.spaces import ClipImage
 from bimo.models.stable_diffusion.unet import Unet
@@ -53,7 +54,7 @@ class ImagePrompted(Part):
         return ImagePromptedDenoiser(self)
 
 
-class ImagePromptedDenoiser(nn.Module):
+class ImagePromptedDenoiser(DenoiserWrapper):
     """x [R, C, h, w], t [R] and conditioning with what the picture is -> what the UNet answers.
 
     The UNet's names are below ``denoiser.``, the image tower's below ``encoder.model.``, the published ones of the
@@ -65,7 +66,7 @@ class ImagePromptedDenoiser(nn.Module):
         self.part = part
         self.denoiser: Any = part.denoiser.build()
         self.encoder: Any = part.encoder.build()
-        unet = innermost(self.denoiser)
+        unet: Any = self.denoiser.network
         words: int = unet.config.cross_attention_dim
         if part.full:
             self.projection: nn.Module = FullProjection(part.encoder.width, words)
@@ -118,13 +119,6 @@ class ImagePromptedDenoiser(nn.Module):
         if self.part.plus is None and not self.part.full:
             return self.encoder.mean.new_zeros(1, 1, self.part.encoder.embed)
         return self.look(self.encoder.mean.new_zeros(1, 3, size, size))
-
-
-def innermost(denoiser: Any) -> Any:
-    """diffusers' UNet within what stands around it."""
-    while not hasattr(denoiser, "model"):
-        denoiser = denoiser.denoiser
-    return denoiser.model
 
 
 def attentions(unet: nn.Module) -> Iterator[Any]:

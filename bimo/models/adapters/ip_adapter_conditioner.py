@@ -11,9 +11,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from bimo.core.tensors import Batch, Conditioning
+from bimo.diffusion.conditioner import Conditioner, Drawing
 from bimo.diffusion.image_inputs import middle, opaque
-from bimo.diffusion.system import Conditioner, Drawing, System
+from bimo.diffusion.system import System
 from bimo.models.adapters.control_conditioner import weight_name, weight_of
+from bimo.models.adapters.ip_adapter import ImagePromptedDenoiser
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -65,9 +67,9 @@ class ImagePrompt(Conditioner):
         pictures = {self.name: seen, f"{self.name}.null": blank.expand_as(seen)}
         return Conditioning(scalars={weight_name(self.name): weight}, pictures=pictures)
 
-    def _adapter(self, system: System) -> Any:
+    def _adapter(self, system: System) -> ImagePromptedDenoiser:
         module: Any = system.level(self.level).denoiser
-        while not hasattr(module, "look") or module.part.name != self.name:
+        while not isinstance(module, ImagePromptedDenoiser) or module.part.name != self.name:
             module = module.denoiser
         return module
 

@@ -74,7 +74,7 @@ def _change(up: Tensor, down: Tensor, scale: float, magnitude: Tensor | None) ->
 
 
 def _with_low(layer: nn.Module, inputs: tuple[Tensor, ...], answer: Tensor) -> Tensor:
-    low = getattr(layer, "lora", None)
+    low = layer._modules.get("lora")
     return answer if low is None else cast(Low, low)(inputs[0], cast(nn.Linear, layer), answer)
 
 
@@ -98,7 +98,7 @@ def inject(module: nn.Module, globs: Sequence[str], rank: int, alpha: float, dor
             )
         chosen |= {name: layers[name] for name in matched}
     for layer in chosen.values():
-        if not hasattr(layer, "lora"):
+        if "lora" not in layer._modules:
             layer.add_module("lora", Low(layer, rank, alpha, dora))
             if _with_low not in layer._forward_hooks.values():  # it stays after an eject, where it does nothing
                 layer.register_forward_hook(cast(Any, _with_low))

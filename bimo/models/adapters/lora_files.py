@@ -405,7 +405,7 @@ def _shape(system: System, pieces: tuple[Piece, ...]) -> tuple[int, ...]:
 
 def _parameter(system: System, path: str) -> Tensor | None:
     above, _, name = path.rpartition(".")
-    return cast("Tensor | None", getattr(system.get_submodule(above), name, None))
+    return dict(system.get_submodule(above).named_parameters(recurse=False)).get(name)
 
 
 def _shapes(system: System, one: Said, pieces: tuple[Piece, ...]) -> str:
@@ -486,11 +486,9 @@ def adapters(system: System) -> list[tuple[str, float]]:
 
 
 def _merged(system: System) -> Merged:
-    found = getattr(system, "merged_loras", None)
-    if found is None:
-        found = Merged(base=system.hashed)
-        object.__setattr__(system, "merged_loras", found)
-    return cast(Merged, found)
+    if system.merged_loras is None:
+        system.merged_loras = Merged(base=system.hashed)
+    return cast(Merged, system.merged_loras)
 
 
 def _refresh(system: System, merged: Merged, active: list[tuple[Lora, float]]) -> None:

@@ -17,6 +17,7 @@ from typing import Literal
 
 from torch import nn
 
+from bimo.diffusion.denoiser import DenoiserWrapper, PublishedDenoiser
 from bimo.diffusion.system import System
 
 Spelling = Literal["diffusers", "kohya"]
@@ -161,10 +162,9 @@ def root_of(system: System, level: str = "") -> str:
     """The path of a level's published denoiser ("image.denoiser.model"), the last level's where none is named."""
     path = f"{level or system.recipe.levels[-1].name}.denoiser"
     module = system.get_submodule(path)
-    while not hasattr(module, "model"):
-        # A wrapper holds the denoiser it adds to under this name.
-        module, path = module.get_submodule("denoiser"), f"{path}.denoiser"
-    return f"{path}.model"
+    while isinstance(module, DenoiserWrapper):
+        module, path = module.denoiser, f"{path}.denoiser"
+    return f"{path}.model" if isinstance(module, PublishedDenoiser) else path
 
 
 def layer_names(system: System, level: str = "") -> LayerNames:
@@ -176,8 +176,8 @@ def layer_names(system: System, level: str = "") -> LayerNames:
     towers: list[dict[str, tuple[Piece, ...]]] = []
     for index, tower in enumerate(system.text):
         at = f"text.{index}.model"
-        towers.append(dict(_of_tower(system.get_submodule(at), at)) if hasattr(tower, "model") else {})
-        if isinstance(getattr(tower, "projection", None), nn.Linear):
+        towers.append(dict(_of_tower(system.get_submodule(at), at)))
+        if tower._modules.get("projection") is not None:
             # It lies in the class that transformers has around the tower.
             towers[-1]["text_projection"] = (Piece(f"text.{index}.projection"),)
     return LayerNames(denoiser, tuple(towers), {path: (Piece(path),) for path in _own_paths(system)})
@@ -201,12 +201,12 @@ def published(system: System, spelling: Spelling) -> dict[str, str]:
     for index, tower in enumerate(system.text):
         number = "" if index == 0 else f"_{index + 1}"
         before = f"text_encoder{number}." if spelling == "diffusers" else f"lora_te{index + 1 if two else ''}_"
-        for name in _layers(system.get_submodule(f"text.{index}.model")) if hasattr(tower, "model") else ():
+        for name in _layers(system.get_submodule(f"text.{index}.model")):
             inner = f"text_model.{name}"
             named[f"text.{index}.model.{name}"] = before + (
                 inner if spelling == "diffusers" else inner.replace(".", "_")
             )
-        if isinstance(getattr(tower, "projection", None), nn.Linear):
+        if tower._modules.get("projection") is not None:
             named[f"text.{index}.projection"] = f"{before}text_projection"
     return named
 
@@ -221,8 +221,8 @@ def _own_paths(system: System) -> list[str]:
 
 def _layers(module: nn.Module) -> dict[str, nn.Module]:
     """Whatever has a weight, but for what is learnt beside a layer."""
-    weighed = {n: m for n, m in module.named_modules() if isinstance(getattr(m, "weight", None), nn.Parameter)}
-    return {name: m for name, m in weighed.items() if ".lora." not in name}
+    named = ((n, m) for n, m in module.named_modules() if m._parameters.get("weight") is not None)
+    return {name: m for name, m in named if ".lora." not in name}
 
 
 def _of_denoiser(model: nn.Module, root: str) -> Iterator[tuple[str, tuple[Piece, ...]]]:

@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from bimo.core.errors import RequestError, TrainingError
 from bimo.core.tensors import Batch, Conditioning
-from bimo.diffusion.system import Conditioner, Drawing, System
+from bimo.diffusion.conditioner import Conditioner, Drawing
+from bimo.diffusion.system import System
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from torch.nn import functional
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
 from bimo.core.tensors import Conditioning
+from bimo.diffusion.denoiser import Denoiser
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +164,7 @@ def _mlp(before: int, inner: int, after: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(before, inner), nn.SiLU(), nn.Linear(inner, after))
 
 
-class PixelDenoiser(nn.Module):
+class PixelDenoiser(Denoiser):
     """x [R, C, h, w], t [R] and conditioning -> [R, answer, h, w]. The published names are its own."""
 
     def __init__(self, part: PixelUnet) -> None:

@@ -17,6 +17,7 @@ from torch.nn import functional
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
 from bimo.core.tensors import Conditioning, TextEncoding
+from bimo.diffusion.denoiser import Denoiser
 from bimo.models.cascade.pixel_unet import sinusoidal
 from bimo.models.spaces import at_root_length
 
@@ -75,7 +76,7 @@ class Block(nn.Module):
         return x + self.ffn(self.norm2(x))
 
 
-class PriorDenoiser(nn.Module):
+class PriorDenoiser(Denoiser):
     """x [R, D], t [R] and the pooled words [R, D] -> [R, D]."""
 
     def __init__(self, part: Prior) -> None:

@@ -19,8 +19,9 @@ from torch.nn import functional
 
 from bimo.core.errors import RecipeError
 from bimo.core.picture import Picture
-from bimo.diffusion.system import System, TextEncoder
-from bimo.models.text_encoders.bert import TRIM
+from bimo.diffusion.system import System
+from bimo.diffusion.text_encoder import TextEncoder
+from bimo.models.text_encoders.bert import TRIM, BertTextEncoder
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -139,8 +140,7 @@ def _alone(count: int) -> Generator[ThreadPoolExecutor]:
 
 def _quarters(tower: TextEncoder, text: str) -> int:
     """How long a text is made that goes through a tower alone, in steps of its trimming; 0 where all are as long."""
-    part = getattr(tower, "part", None)
-    if getattr(part, "padding", "") != "trimmed" or not getattr(part, "masked", False):
+    if not isinstance(tower, BertTextEncoder) or tower.part.padding != "trimmed" or not tower.part.masked:
         return 0
     budget = tower.budget(text)
     return -(-min(budget.used, budget.limit) // TRIM)

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bimo.core.part import Part
 from bimo.core.tensors import Conditioning
+from bimo.diffusion.denoiser import PublishedDenoiser
 from bimo.models.flow_tokens import text_of
 
 
@@ -38,7 +39,7 @@ class CogView4(Part):
         return replace(self, layers=2, head=8, heads=2, text=16, time=16, condition=8, size=8)
 
 
-class CogView4Denoiser(nn.Module):
+class CogView4Denoiser(PublishedDenoiser):
     """x [R, C, h, w], t [R] and conditioning -> [R, C, h, w]. Published names are below ``model.``.
 
     The picture's own size is its original and target size, without a crop (arXiv:2307.01952, section 2.2).

@@ -16,7 +16,8 @@ from torch.nn import functional
 
 from bimo.core.errors import TrainingError
 from bimo.core.tensors import Batch, Conditioning
-from bimo.diffusion.system import Conditioner, Drawing, System
+from bimo.diffusion.conditioner import Conditioner, Drawing
+from bimo.diffusion.system import System
 from bimo.models.cascade.conditioners import nothing, pixels_of
 
 #: Red, green, blue -> lightness as video weighs them (BT.601).

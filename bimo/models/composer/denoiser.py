@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
 from bimo.core.tensors import Conditioning, TextEncoding
+from bimo.diffusion.denoiser import DenoiserWrapper
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ class Composed(Part):
         return replace(self, denoiser=replace(small, spatial=small.spatial - fewer), scalars=scalars, width=8, text=16)
 
 
-class ComposedDenoiser(nn.Module):
+class ComposedDenoiser(DenoiserWrapper):
     """x [R, C, h, w], t [R] and conditioning -> what the denoiser inside answers."""
 
     def __init__(self, part: Composed) -> None:
@@ -61,7 +62,7 @@ class ComposedDenoiser(nn.Module):
         pooled = part.scalars if part.time else ()
         self.pooled = nn.ModuleDict({name: nn.Linear(width, part.text) for name, width in pooled})
         self.tokens = nn.ModuleDict({name: nn.Linear(width, part.text * part.tokens) for name, width in part.scalars})
-        self.denoiser = cast(nn.Module, cast(Any, part.denoiser).build())
+        self.denoiser = cast(Any, part.denoiser).build()
 
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """The answer to an ask. Raises RecipeError where the maps or words are not those it was built for."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
 from bimo.core.tensors import Conditioning, TextEncoding
+from bimo.diffusion.denoiser import PublishedDenoiser
 
 #: The side of a picture, in pixels, over which positions are counted: a larger one is read at finer steps.
 BASE_PIXELS = 512
@@ -70,7 +71,7 @@ class Hunyuan(Part):
         }
 
 
-class HunyuanDenoiser(nn.Module):
+class HunyuanDenoiser(PublishedDenoiser):
     """x [R, C, h, w], t [R] and conditioning -> [R, 2 C, h, w]. Published names are below ``model.``."""
 
     def __init__(self, part: Hunyuan) -> None:

@@ -18,10 +18,12 @@ from bimo.core.messages import Both, Listed, say
 from bimo.core.part import meant
 from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
+from bimo.diffusion.text_encoder import TextEncoder
 from bimo.models.layouts.configs import Config, read_json
 from bimo.models.layouts.layout import Layout
 from bimo.models.layouts.pipelines import FAMILIES, family_of, otherwise
 from bimo.models.layouts.weight_files import files_of, variant_of
+from bimo.models.text_encoders.clip import ClipTextEncoder
 
 INDEX_FILE = "model_index.json"
 
@@ -125,15 +127,15 @@ def read_folder(path: Path, dtype: torch.dtype | None = torch.float32) -> System
     return system.eval()
 
 
-def load_tokenizer(encoder: Any, folder: Path) -> None:
+def load_tokenizer(encoder: TextEncoder, folder: Path) -> None:
     """Loads a text encoder's tokenizer from a published folder. Raises WeightsError as the encoder does, and where
     CLIP's byte pairs are fewer than its rows: then the tokens that were added (Taiyi-XL's 8067 characters) are not
     there.
     """
     encoder.load_tokenizer(folder)
-    if getattr(encoder.part, "words", "") != "pairs":
+    if not isinstance(encoder, ClipTextEncoder) or encoder.part.words != "pairs":
         return
-    count = encoder.words.get_vocab_size(with_added_tokens=True)
+    count = encoder.tokenizer.get_vocab_size(with_added_tokens=True)
     if count < encoder.part.vocab:
         raise WeightsError(
             "the tokenizer of {folder} has {count} words, the tower {vocab}; added_tokens.json (the words "

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.messages import Both, Listed
 from bimo.core.part import Part, dump
 from bimo.core.recipe import Recipe
+from bimo.diffusion.schedules import Ddpm
 from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import INDEX_FILE, recipe_of
 from bimo.models.layouts.export_text_encoders import kind, published, write_tower, write_words
@@ -100,11 +101,12 @@ def to_single(system: System, path: Path, dtype: torch.dtype | None = None) -> P
     state |= _under(ldm_names.VAE, ldm_names.vae_to_ldm(_mapped(vae.state_dict(), names)))
     for index, tower in enumerate(system.text_encoders):
         state |= _tower_state(tower, index, len(form.text_encoders) > 1)
-    prediction = "v" if getattr(level.schedule, "prediction", "epsilon") == "v_prediction" else "epsilon"
+    schedule = cast(Ddpm, level.schedule)  # the schedule of every form with a single file
+    prediction = "v" if schedule.prediction == "v_prediction" else "epsilon"
     told = {"modelspec.sai_model_spec": "1.0.0", "modelspec.title": system.recipe.title or system.recipe.name}
     told |= {"modelspec.prediction_type": prediction}
-    told |= {PADS_KEY: " ".join(str(getattr(tower, "pad", 0)) for tower in system.text_encoders)}
-    if getattr(level.schedule, "zero_terminal", False):
+    told |= {PADS_KEY: " ".join(str(tower.pad) for tower in system.text_encoders)}
+    if schedule.zero_terminal:
         state |= {mark: torch.zeros(0) for mark in MARKS}
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".bimo-", dir=path.parent) as made:
@@ -120,7 +122,7 @@ def to_single(system: System, path: Path, dtype: torch.dtype | None = None) -> P
 def _form(system: System) -> Form:
     recipe = system.recipe
     level: Any = system.level(recipe.levels[0].name)
-    denoiser = type(getattr(level.denoiser, "model", level.denoiser)).__name__
+    denoiser = type(level.denoiser.network).__name__
     towers = tuple(kind(tower) for tower in system.text_encoders)
     masked = any(type(hint).__name__ == "Masked" for hint in recipe.levels[0].conditioners)
     near = Both("", "")
@@ -200,7 +202,7 @@ def _whole(ours: Recipe, theirs: Recipe, layout: tuple[str, str] = FOLDER) -> No
     space: tuple[Any, Any] = one.space, other.space
     read_drawer: Any = other.denoiser
     if layout == SINGLE:
-        drawer = replace(drawer, **{name: getattr(other.denoiser, name) for name in ("size", "upcast")})
+        drawer = replace(drawer, size=read_drawer.size, upcast=read_drawer.upcast)
     pairs: list[tuple[str, Part, Part]] = [
         *(
             (f"text.{index}", part, read)
@@ -209,8 +211,9 @@ def _whole(ours: Recipe, theirs: Recipe, layout: tuple[str, str] = FOLDER) -> No
         ("space", *space),
         ("denoiser", drawer, read_drawer),
     ]
+    own, read_back = dump(one.schedule), dump(other.schedule)
     for name in ("beta_schedule", "beta_start", "beta_end", "count", "prediction", "zero_terminal", *TIMES):
-        if getattr(one.schedule, name, None) != getattr(other.schedule, name, None):
+        if own.get(name) != read_back.get(name):
             raise _lost(ours, f"schedule.{name}", layout)
     if one.conditioners != other.conditioners:
         raise _lost(ours, "conditioners", layout)

@@ -15,6 +15,7 @@ from bimo.models.kolors.layout import ONLY, OWN
 from bimo.models.layouts.pipeline_form import ALT, CHINESE_CLIP, QWEN
 from bimo.models.layouts.text_encoders import AS_IT_STANDS
 from bimo.models.layouts.weight_files import STEMS
+from bimo.models.text_encoders.clip import ClipTextEncoder
 
 #: The class that a text encoder is written as, where the module which it is made of has another name.
 KINDS = {
@@ -42,12 +43,12 @@ NORMALISER = {
 
 def kind(tower: Any) -> str:
     """The class of the library that a tower is written as."""
-    name = type(getattr(tower, "model", tower)).__name__
+    name = type(tower.model).__name__
     if name == "BertModel" and tower.part.masked and tower.part.padding == "shown":
         return CHINESE_CLIP
     if name in KINDS:
         return KINDS[name]
-    return f"{name}WithProjection" if getattr(tower, "projection", None) is not None else name
+    return f"{name}WithProjection" if isinstance(tower, ClipTextEncoder) and tower.part.project else name
 
 
 def write_tower(folder: Path, tower: Any, dtype: torch.dtype | None) -> list[str]:
@@ -109,9 +110,9 @@ def _config(tower: Any) -> dict[str, Any]:
 
 def _end(tower: Any) -> int:
     """The id where CLIP pools: 2 stands for the largest token of a text, as configs of before 2023 have it."""
-    if getattr(tower.part, "pool", "end") == "largest":
+    if tower.part.pool == "largest":
         return 2
-    found = tower.words.token_to_id("<|endoftext|>") if tower.words is not None else None
+    found = tower.tokenizer.token_to_id("<|endoftext|>") if tower.tokenizer is not None else None
     return PIECES_END if found is None else found
 
 
@@ -177,8 +178,8 @@ def write_words(folder: Path, tower: Any) -> list[str]:
     settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     cls = str(settings.get("tokenizer_class", TOKENIZERS.get(kind(tower), "CLIPTokenizer")))
     if cls.startswith("Bert"):
-        settings = {**BERT_MARKS, **_normaliser(tower.words), **settings}
-    if getattr(tower.part, "marks", None) is not None:
+        settings = {**BERT_MARKS, **_normaliser(tower.tokenizer), **settings}
+    if isinstance(tower, ClipTextEncoder) and tower.part.marks is not None:
         # BERT's own class would begin and end a text with BERT's own marks again.
         cls = settings["tokenizer_class"] = AS_IT_STANDS
     settings = {"tokenizer_class": cls, "model_max_length": tower.part.length} | settings

@@ -12,6 +12,7 @@ import torch
 
 from bimo.core.errors import RecipeError
 from bimo.core.messages import Listed
+from bimo.diffusion.samplers import DiffusersSampler
 
 #: Steps that are tried: PNDM takes four at least where Runge-Kutta's are not left out, SANA's sampler exactly two.
 TRIALS = (4, 2)
@@ -111,6 +112,5 @@ def _first_step(cls: Any, settings: Mapping[str, Any], times: Mapping[str, Any])
         if "num_inference_steps" in times and "mu" not in times:  # flows begin with noise as it is
             x = x * sampler.init_noise_sigma
         t = sampler.timesteps[:: sampler.order][0]
-        if hasattr(sampler, "scale_model_input"):
-            x = sampler.scale_model_input(x, t)
+        x = DiffusersSampler(sampler).scale_model_input(x, t)
         return tuple(sampler.step(x, t, x).prev_sample.shape)

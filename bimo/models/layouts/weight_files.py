@@ -165,7 +165,7 @@ def _table(index: Path) -> dict[str, Any]:
 
 def _broken(folder: Path, name: str, absent: Sequence[str]) -> WeightsError:
     return WeightsError(
-        "files that {folder} lists are missing: {replace}; download the folder whole",
+        "files that {folder} lists are missing: {missing}; download the folder whole",
         folder=folder / name,
-        replace=Listed(absent),
+        missing=Listed(absent),
     )

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bimo.core.part import Part
 from bimo.core.tensors import Conditioning
+from bimo.diffusion.denoiser import PublishedDenoiser
 from bimo.models.flow_tokens import LAST, packed, text_of, unpacked
 
 
@@ -38,7 +39,7 @@ class LongCatImage(Part):
         return replace(self, layers=1, singles=1, head=8, heads=2, text=16, axes=(4, 2, 2))
 
 
-class LongCatImageDenoiser(nn.Module):
+class LongCatImageDenoiser(PublishedDenoiser):
     """x [R, C, h, w], t [R] and conditioning -> [R, C, h, w]. Published names are below ``model.``."""
 
     def __init__(self, part: LongCatImage) -> None:

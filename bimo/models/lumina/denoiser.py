@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bimo.core.part import Part
 from bimo.core.tensors import Conditioning
+from bimo.diffusion.denoiser import PublishedDenoiser
 from bimo.models.flow_tokens import LAST, text_of
 
 
@@ -42,7 +43,7 @@ class Lumina2(Part):
         return replace(small, text=16, axes=(4, 4, 4))
 
 
-class Lumina2Denoiser(nn.Module):
+class Lumina2Denoiser(PublishedDenoiser):
     """x [R, C, h, w], t [R] and conditioning -> [R, C, h, w]. Published names are below ``model.``."""
 
     def __init__(self, part: Lumina2) -> None:

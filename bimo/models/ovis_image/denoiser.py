@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bimo.core.part import Part
 from bimo.core.tensors import Conditioning
+from bimo.diffusion.denoiser import PublishedDenoiser
 from bimo.models.flow_tokens import LAST, packed, text_of, unpacked
 
 
@@ -37,7 +38,7 @@ class OvisImage(Part):
         return replace(self, layers=1, singles=1, head=8, heads=2, text=16, axes=(4, 2, 2))
 
 
-class OvisImageDenoiser(nn.Module):
+class OvisImageDenoiser(PublishedDenoiser):
     """x [R, C, h, w], t [R] and conditioning -> [R, C, h, w]. Published names are below ``model.``."""
 
     def __init__(self, part: OvisImage) -> None:

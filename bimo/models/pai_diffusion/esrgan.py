@@ -18,6 +18,7 @@ from bimo.core import checkpoint_io
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
 from bimo.core.tensors import Conditioning
+from bimo.diffusion.denoiser import Denoiser
 
 SCALE = 4
 #: How much of a branch is added to what it branched from (section 3.1 of the paper).
@@ -76,7 +77,7 @@ class Residual(nn.Module):
         return x + RESIDUAL * self.rdb3(self.rdb2(self.rdb1(x)))
 
 
-class EsrganDenoiser(nn.Module):
+class EsrganDenoiser(Denoiser):
     """Ignores x and t; answers [R, 3, 4h, 4w] of the hint's picture [R, 3, h, w], both in [-1, 1]."""
 
     def __init__(self, part: Esrgan) -> None:

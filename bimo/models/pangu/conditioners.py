@@ -11,7 +11,8 @@ import torch
 from bimo.core.errors import RequestError
 from bimo.core.recipe import TINY
 from bimo.core.tensors import Batch, Conditioning
-from bimo.diffusion.system import Conditioner, Drawing, System
+from bimo.diffusion.conditioner import Conditioner, Drawing
+from bimo.diffusion.system import System
 
 
 @dataclass(frozen=True, kw_only=True)

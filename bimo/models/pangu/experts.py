@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bimo.core.part import Part
 from bimo.core.tensors import Conditioning, TextEncoding
+from bimo.diffusion.denoiser import Denoiser
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class Experts(Part):
         return ExpertsDenoiser(self)
 
 
-class ExpertsDenoiser(nn.Module):
+class ExpertsDenoiser(Denoiser):
     """x [R, C, h, w], t [R] and conditioning -> [R, C, h, w]; rows of both times may come together."""
 
     def __init__(self, part: Experts) -> None:

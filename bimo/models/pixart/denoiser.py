@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bimo.core.part import Part
 from bimo.core.tensors import Conditioning
+from bimo.diffusion.denoiser import PublishedDenoiser
 from bimo.models.pixart.network import PixArtModel
 
 
@@ -41,7 +42,7 @@ class PixArt(Part):
         return replace(self, width=16, heads=2, layers=2, text=16, vector=min(self.vector, 16))
 
 
-class PixArtDenoiser(nn.Module):
+class PixArtDenoiser(PublishedDenoiser):
     """x [R, C, h, w], t [R] and conditioning -> [R, C, h, w]."""
 
     def __init__(self, part: PixArt) -> None:

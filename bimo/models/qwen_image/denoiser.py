@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from bimo.core.part import Part
 from bimo.core.tensors import Conditioning
+from bimo.diffusion.denoiser import PublishedDenoiser
 from bimo.models.flow_tokens import LAST, packed, text_of, unpacked
 
 
@@ -32,7 +33,7 @@ class QwenImage(Part):
         return replace(self, layers=2, head=8, heads=2, text=16, axes=(4, 2, 2))
 
 
-class QwenImageDenoiser(nn.Module):
+class QwenImageDenoiser(PublishedDenoiser):
     """x [R, C, h, w], t [R] and conditioning -> [R, C, h, w]. Published names are below ``model.``."""
 
     def __init__(self, part: QwenImage) -> None:

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bimo.core.part import Part
 from bimo.diffusion.casting import in_own_numbers
+from bimo.diffusion.space import Space
 from bimo.models.spaces import coded
 
 
@@ -43,8 +44,10 @@ class QwenLatent(Part):
         return replace(self, width=8, multiples=(1,) * len(self.multiples), layers_per_block=1)
 
 
-class QwenLatentSpace(nn.Module):
+class QwenLatentSpace(Space):
     """Latents [B, channels, H / factor, W / factor] of pixels [B, 3, H, W]. Published names are below ``model.``."""
+
+    has_posterior = True
 
     def __init__(self, part: QwenLatent) -> None:
         super().__init__()

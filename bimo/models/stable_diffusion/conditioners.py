@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from bimo.core.errors import RequestError
 from bimo.core.tensors import Batch, Conditioning
-from bimo.diffusion.system import Conditioner, Drawing, System
+from bimo.diffusion.conditioner import Conditioner, Drawing
+from bimo.diffusion.system import System
 from bimo.models.stable_diffusion.unet import SCALE
 
 
@@ -44,7 +45,7 @@ class Masked(Conditioner):
             # Of a batch that holds x alone the pixels are what the space makes of it.
             pixels = space.decode(batch.x) if batch.pixels is None else batch.pixels
             shown = nn.functional.interpolate(mask, size=pixels.shape[2:]) < 0.5
-            if hasattr(space, "posterior"):
+            if space.has_posterior:
                 mean, deviation = space.posterior(pixels * shown)
                 coded = mean + deviation * batch.normal(*mean.shape[1:])
             else:

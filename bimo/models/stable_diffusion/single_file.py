@@ -146,7 +146,7 @@ def _pad(tower: Any, part: Component, told: int | None) -> None:
     """
     if not part.pad or tower.part.words != "pairs":
         return
-    own = 0 if part.pad == "zero" else tower.words.token_to_id(END)
+    own = 0 if part.pad == "zero" else tower.tokenizer.token_to_id(END)
     found = own if told is None else told
     tower.pad = tower.pad if found is None else found
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
 from bimo.core.tensors import Conditioning, DenoiserInput
-from bimo.diffusion.system import ShortcutDenoiser
+from bimo.diffusion.denoiser import ShortcutDenoiser
 from bimo.models.stable_diffusion import shortcuts
 
 #: The hint of guidance's scale.

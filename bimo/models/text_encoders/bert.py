@@ -73,6 +73,9 @@ class BertTextEncoder(PublishedTextEncoder):
     """Texts -> tokens [B, L, width], mask [B, L], pooled [B, project]."""
 
     teachable = True
+    begins = 1
+    tokenizer_files = (TOKENIZER_FILE, VOCAB_FILE)
+    part: Bert
 
     def __init__(self, part: Bert) -> None:
         super().__init__()
@@ -89,13 +92,7 @@ class BertTextEncoder(PublishedTextEncoder):
             pooler=part.pooler,
         )
         self.head = nn.Linear(part.width, part.project) if part.pool and part.project else None
-        self.begins = 1  # tokens before those of the text
         self.known: frozenset[str] = frozenset()
-
-    def encode(self, texts: Sequence[str]) -> TextEncoding:
-        """Texts -> tokens, mask where padding is hidden, pooled where the part pools."""
-        ids, mask = self.ids(texts)
-        return self.forward(ids, mask)
 
     def forward(self, ids: Tensor, mask: Tensor) -> TextEncoding:
         """Token ids [B, L] and mask [B, L] bool -> Encoding."""
@@ -122,16 +119,10 @@ class BertTextEncoder(PublishedTextEncoder):
             pooled = (answer.last_hidden_state * weight).sum(1) / weight.sum(1)
         return pooled if self.head is None else self.head(pooled)
 
-    def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Texts -> token ids [B, length] and mask [B, length] bool; what is past the length is left out."""
-        return tokenization.padded([self._encoded(text).ids for text in texts], self.part.length, 0)
-
     def budget(self, text: str) -> Budget:
         """Tokens used of the length, the text lost past it, and words that are in no list of known words."""
         if self.part.words == "vocab":
-            return replace(
-                tokenization.budget(self._encoded(text), text, self.part.length), unread=tokenization.unread(self, text)
-            )
+            return super().budget(text)
         used, limit = self._used(text), self.part.length
         low, high = (0, len(text)) if used > limit else (len(text), len(text))
         # Spelt for the lexicon it has other offsets than the text: look for the longest beginning that fits.
@@ -161,22 +152,21 @@ class BertTextEncoder(PublishedTextEncoder):
                 count=len(listed) + len(characters),
                 vocab=self.part.vocab,
             )
-        self.words = _lexicon(every[: self.part.vocab])
+        self.tokenizer = _lexicon(every[: self.part.vocab])
         self.known = frozenset(listed) | {w for w in by_count if w in every[: self.part.vocab]}
 
     def save_tokenizer(self, folder: Path) -> None:
         """Writes tokenizer.json, and known.txt for a lexicon."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / TOKENIZER_FILE, self.words.to_str().encode())
+        write_whole(folder / TOKENIZER_FILE, self.tokenizer.to_str().encode())
         if self.part.words == "lexicon":
             write_whole(folder / KNOWN_FILE, "\n".join(sorted(self.known)).encode())
 
     def load_tokenizer(self, folder: Path) -> None:
         """Reads tokenizer.json, or BERT's vocab.txt. Raises WeightsError where they are missing or damaged."""
-        wanted = (TOKENIZER_FILE, VOCAB_FILE)
-        self.words, pad = tokenization.read_words(folder, wanted, self.part.vocab, tokenization.word_pieces)
-        if pad != 0:
-            raise WeightsError("[PAD] of {folder} is {pad}; expected 0", folder=folder, pad=pad)
+        super().load_tokenizer(folder)
+        if self.pad != 0:
+            raise WeightsError("[PAD] of {folder} is {pad}; expected 0", folder=folder, pad=self.pad)
         if self.part.words == "lexicon":
             try:
                 self.known = frozenset((folder / KNOWN_FILE).read_text(encoding="utf-8").split("\n"))
@@ -185,14 +175,15 @@ class BertTextEncoder(PublishedTextEncoder):
                     "cannot read the known words of {folder}: {error}", folder=folder, error=error
                 ) from None
 
-    def _encoded(self, text: str) -> Any:
-        return tokenization.read(self, text)
+    def read_tokenizer(self, folder: Path) -> tuple[Any, str]:
+        """tokenizer.json or vocab.txt."""
+        return tokenization.word_pieces(folder)
 
     def _used(self, text: str) -> int:
-        return len(self._encoded(text).ids)
+        return len(self.tokens(text).ids)
 
     def spelt(self, text: str) -> str:
-        """A text as the tokenizer is to read it. Words that it was taught stay as they are."""
+        """A text as the tokenizer is given it; words that it was taught stay as they are."""
         if self.part.words == "vocab":
             return text
         return "".join(c for _, c in self._spelt(text))
@@ -201,7 +192,7 @@ class BertTextEncoder(PublishedTextEncoder):
         """(place in the normal form, character): -1 is a gap beside one that is not in the vocabulary, which would
         turn its whole run into [UNK].
         """
-        vocabulary, own = _characters(self.words), tokenization.taught(self.words)
+        vocabulary, own = _characters(self.tokenizer), tokenization.taught(self.tokenizer)
         pieces = re.split(f"({'|'.join(map(re.escape, own))})", text) if own else [text]
         found: list[tuple[int, str]] = []
         place = 0
@@ -217,9 +208,9 @@ class BertTextEncoder(PublishedTextEncoder):
 
     def _strange(self, text: str) -> lexicon.Strange:
         spelt = self._spelt(text)
-        spans = cast("list[tuple[int, int]]", self.words.encode("".join(c for _, c in spelt)).offsets)
+        spans = cast("list[tuple[int, int]]", self.tokenizer.encode("".join(c for _, c in spelt)).offsets)
         places = [(spelt[start][0], spelt[end - 1][0] + 1) for start, end in spans if start < end]
-        own = frozenset(tokenization.taught(self.words))
+        own = frozenset(tokenization.taught(self.tokenizer))
         return lexicon.strange("".join(c for place, c in spelt if place >= 0), places, self.known, own)
 
 

@@ -59,6 +59,8 @@ class ChatGlmTextEncoder(PublishedTextEncoder):
     token, neither through the final norm. Published names are below ``model.``.
     """
 
+    tokenizer_files = (MODEL_FILE,)
+
     def __init__(self, part: ChatGlm) -> None:
         super().__init__()
         if part.heads % part.groups or part.head % 4 or part.layers < 2:
@@ -75,10 +77,6 @@ class ChatGlmTextEncoder(PublishedTextEncoder):
         self.file = b""
         self.first = 0
 
-    def encode(self, texts: Sequence[str]) -> TextEncoding:
-        """Texts -> tokens and pooled; padding is seen by what reads the tokens, as it was in training."""
-        return self.forward(*self.ids(texts))
-
     def forward(self, ids: Tensor, mask: Tensor) -> TextEncoding:
         """Token ids [B, L] and mask [B, L] bool -> Encoding with tokens [B, L, width] and pooled [B, width]."""
         states = self.model(ids, mask)
@@ -87,52 +85,52 @@ class ChatGlmTextEncoder(PublishedTextEncoder):
     def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Texts -> token ids [B, length] and mask [B, length] bool; what is past the length is left out."""
         room = self.part.length - len(BEGINNING)
-        ids = torch.full((len(texts), self.part.length), self._unknown(), dtype=torch.long)
+        ids = torch.full((len(texts), self.part.length), self.pad, dtype=torch.long)
         mask = torch.zeros(len(texts), self.part.length, dtype=torch.bool)
         begun = [self.first + MARKS.index(mark) for mark in BEGINNING]
         for row, text in enumerate(texts):
-            kept = [*begun, *self._encoded(text).ids[:room]]
+            kept = [*begun, *self.tokens(text).ids[:room]]
             ids[row, -len(kept) :] = torch.tensor(kept)
             mask[row, -len(kept) :] = True
         return ids, mask
 
     def budget(self, text: str) -> Budget:
         """Tokens used of the length and the text lost past it: from the first character not read in whole."""
-        encoded = self._encoded(text)
+        encoded = self.tokens(text)
         room = self.part.length - len(BEGINNING)
         lost = text[encoded.offsets[room][0] :] if len(encoded.ids) > room else ""
         used = len(encoded.ids) + len(BEGINNING)
-        return Budget(used, self.part.length, lost, unread=tokenization.unread(self, text))
+        return Budget(used, self.part.length, lost, unread=tokenization.unread(self.tokenizer, text))
 
     def save_tokenizer(self, folder: Path) -> None:
         """Writes the model file as it was read."""
-        tokenization.known(self.words)
+        tokenization.known(self.tokenizer)
         write_whole(folder / MODEL_FILE, self.file)
 
+    def read_tokenizer(self, folder: Path) -> tuple[Any, str]:
+        """tokenizer.model; it pads with the piece for what is unknown."""
+        return tokenizer_of(folder / MODEL_FILE), "<unk>"
+
     def load_tokenizer(self, folder: Path) -> None:
-        """Reads tokenizer.model. Raises WeightsError where it is missing, damaged or has more words than the tower."""
-        path = folder / MODEL_FILE
-        if not path.is_file():
-            raise WeightsError("no tokenizer in {folder}: {model_file}", folder=folder, model_file=MODEL_FILE)
-        words = tokenizer_of(path)
-        first: int = words.get_vocab_size(with_added_tokens=False)
-        if first + len(MARKS) > self.part.vocab:
+        """As every tokenizer. Raises WeightsError also where there is no room for its marks behind its words."""
+        super().load_tokenizer(folder)
+        self.first, self.file = (
+            self.tokenizer.get_vocab_size(with_added_tokens=False),
+            (folder / MODEL_FILE).read_bytes(),
+        )
+        if self.first + len(MARKS) > self.part.vocab:
             raise WeightsError(
                 "the tokenizer of {folder} has {first} words and {count} marks, the tower {vocab}; they do not "
                 "belong together",
                 folder=folder,
-                first=first,
+                first=self.first,
                 count=len(MARKS),
                 vocab=self.part.vocab,
             )
-        self.words, self.first, self.file = words, first, path.read_bytes()
 
-    def _encoded(self, text: str) -> Any:
-        return tokenization.known(self.words).encode(text, add_special_tokens=False)
-
-    def _unknown(self) -> int:
-        # It pads with the piece for what is unknown.
-        return tokenization.known(self.words).token_to_id("<unk>") or 0
+    def tokens(self, text: str) -> Any:
+        """A text without the tokens that it begins with."""
+        return tokenization.known(self.tokenizer).encode(text, add_special_tokens=False)
 
 
 class Model(nn.Module):

@@ -101,7 +101,9 @@ class ClipTextEncoder(PublishedTextEncoder):
         self.projection = nn.Linear(part.width, part.project, bias=False) if part.project else None
         # Tokens before those of the text; one vector of a whole text has none of it.
         self.begins = 1 if part.answer == "tokens" else None
-        self.pad = 0
+        pairs = part.words == "pairs"
+        self.tokenizer_class = "CLIPTokenizer" if pairs else "BertTokenizer"
+        self.tokenizer_files = (TOKENIZER_FILE, PAIRS_FILES if pairs else VOCAB_FILE)
         # How many of the last layers clip_skip counts, the layer that is read being the first.
         self.skippable = part.layers - bool(part.penultimate) if part.answer == "tokens" else 0
 
@@ -109,11 +111,11 @@ class ClipTextEncoder(PublishedTextEncoder):
         """Texts -> tokens; padding is seen, as it was in training. ``skip`` layers before the one that is read else are
         left out besides; what is pooled is of all layers.
         """
-        rows = [self._encoded(text).ids for text in texts]
+        rows = [self.tokens(text).ids for text in texts]
         length, longest = self.part.length, max(map(len, rows))
         if self.part.long == "cut" or longest <= length:
-            return self.forward(*self._padded(rows, length), skip)
-        ids, _ = self._padded(rows, longest)
+            return self.forward(*tokenization.padded(rows, length, self.pad), skip)
+        ids, _ = tokenization.padded(rows, longest, self.pad)
         return TextEncoding(torch.cat([self._states(piece, skip)[0] for piece in ids.split(length, dim=1)], dim=1))
 
     def forward(self, ids: Tensor, mask: Tensor, skip: int = 0) -> TextEncoding:
@@ -128,38 +130,27 @@ class ClipTextEncoder(PublishedTextEncoder):
             return TextEncoding(nn.functional.normalize(pooled, dim=1)[:, None])
         return TextEncoding(tokens, None, pooled)
 
-    def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Texts -> token ids [B, length] and mask [B, length] bool; what is past the length is left out, the end mark
-        is kept.
-        """
-        return self._padded([self._encoded(text).ids for text in texts], self.part.length)
-
     def budget(self, text: str) -> Budget:
         """Tokens used of the length and the text lost past it: from the first character not read in whole."""
-        encoded = self._encoded(text)
+        encoded = self.tokens(text)
         if self.part.long == "pieces":
             pieces = max(1, -(-len(encoded.ids) // self.part.length))
             found = Budget(len(encoded.ids), pieces * self.part.length)
         else:
             found = tokenization.budget(encoded, text, self.part.length)
-        return replace(found, unread=tokenization.unread(self, text))
+        return replace(found, unread=tokenization.unread(self.tokenizer, text))
 
-    def save_tokenizer(self, folder: Path) -> None:
-        """Writes tokenizer.json and what it is padded with."""
-        cls = "CLIPTokenizer" if self.part.words == "pairs" else "BertTokenizer"
-        tokenization.write_words(folder, self.words, self.pad, cls, self.part.length)
+    def read_tokenizer(self, folder: Path) -> tuple[Any, str]:
+        """tokenizer.json, or the vocab.json, merges.txt (and added_tokens.json) of byte pairs, or the vocab.txt of word
+        pieces.
+        """
+        return (tokenization.byte_pairs if self.part.words == "pairs" else tokenization.word_pieces)(folder)
 
     def load_tokenizer(self, folder: Path) -> None:
-        """Reads tokenizer.json, or the vocab.json, merges.txt (and added_tokens.json) of byte pairs, or the vocab.txt
-        of word pieces. Raises WeightsError where they are missing, damaged or have more words than the tower.
-        """
-        if self.part.words == "pairs":
-            wanted, reader = (TOKENIZER_FILE, PAIRS_FILES), tokenization.byte_pairs
-        else:
-            wanted, reader = (TOKENIZER_FILE, VOCAB_FILE), tokenization.word_pieces
-        self.words, self.pad = tokenization.read_words(folder, wanted, self.part.vocab, reader)
-        if self.part.marks is not None:
-            self.words = tokenization.marked(self.words, self.part.marks)
+        """As every tokenizer; begun and ended with ``marks`` where the part has them."""
+        super().load_tokenizer(folder)
+        if self.part.words == "pieces" and self.part.marks is not None:
+            self.tokenizer = tokenization.marked(self.tokenizer, self.part.marks)
 
     def _states(self, ids: Tensor, skip: int) -> tuple[Tensor, Tensor]:
         """Token ids [B, L] -> what the tower answers and its last layer through the final norm, [B, L, width] each."""
@@ -171,9 +162,3 @@ class ClipTextEncoder(PublishedTextEncoder):
         state = answer.hidden_states[-1 - left_out]
         raw = self.part.penultimate == "raw"
         return (state if raw else self.model.final_layer_norm(state)), answer.last_hidden_state
-
-    def _encoded(self, text: str) -> Any:
-        return tokenization.read(self, text)
-
-    def _padded(self, rows: Sequence[Sequence[int]], length: int) -> tuple[Tensor, Tensor]:
-        return tokenization.padded(rows, length, self.pad)

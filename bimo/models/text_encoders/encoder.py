@@ -1,27 +1,71 @@
-"""What text encoders have in common: a tokenizer published with the weights, and what can be done with them."""
+"""What text encoders with a published vocabulary have in common: how texts become ids, and where the ids are read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor
 
+from bimo.core.tensors import TextEncoding
+from bimo.diffusion.text_encoder import TextEncoder
 from bimo.models.text_encoders import tokenization
+from bimo.prompts.token_budget import Budget
 
 
-class PublishedTextEncoder(nn.Module):
-    """A text encoder whose vocabulary is published with its weights."""
+class PublishedTextEncoder(TextEncoder):
+    """A text encoder whose vocabulary is published with its weights. Its ``part`` has a ``vocab`` and a ``length``."""
 
-    #: Tokens before those of the text; None where the tokens do not stand as those of the text do.
-    begins: int | None = None
-    #: Whether it can be taught a word afterwards (textual inversion).
-    teachable: bool = False
-    #: How many of its last layers clip_skip counts.
-    skippable: int = 0
-    #: Its tokenizer, None before it is loaded.
-    words: Any = None
+    part: Any
+    #: The class of transformers that its tokenizer is written as.
+    tokenizer_class: str = ""
+    #: The sets of files ("vocab.json + merges.txt") of which a tokenizer's folder must have one.
+    tokenizer_files: tuple[str, ...] = (tokenization.TOKENIZER_FILE,)
+
+    def encode(self, texts: Sequence[str], skip: int = 0) -> TextEncoding:
+        """Texts -> their encodings, by ``forward``."""
+        return self.forward(*self.ids(texts))
+
+    @abstractmethod
+    def forward(self, ids: Tensor, mask: Tensor) -> TextEncoding:
+        """Token ids [B, L] and mask [B, L] bool -> their encodings."""
+
+    def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Texts -> token ids [B, length] and mask [B, length] bool; a text that is too long keeps its end token."""
+        return tokenization.padded([self.tokens(text).ids for text in texts], self.part.length, self.pad)
+
+    def tokens(self, text: str) -> Any:
+        """A text as the tokenizer reads it: ids, tokens, offsets."""
+        return tokenization.read(self.tokenizer, self.spelt(text))
+
+    def spelt(self, text: str) -> str:
+        """A text as the tokenizer is given it."""
+        return text
+
+    def budget(self, text: str) -> Budget:
+        """Tokens used of the length and the text lost past it."""
+        found = tokenization.budget(self.tokens(text), text, self.part.length)
+        return replace(found, unread=tokenization.unread(self.tokenizer, text))
 
     def build_tokenizer(self, captions: Iterable[str], known: Iterable[str]) -> None:
         """Raises WeightsError: the words are published with the weights."""
         raise tokenization.published_words()
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Writes tokenizer.json, and in tokenizer_config.json what it pads with."""
+        tokenization.write_words(folder, self.tokenizer, self.pad, self.tokenizer_class, self.part.length)
+
+    def load_tokenizer(self, folder: Path) -> None:
+        """Reads ``tokenizer_files``. Raises WeightsError where they are missing, damaged or have more words than the
+        text encoder.
+        """
+        self.tokenizer, self.pad = tokenization.read_words(
+            folder, self.tokenizer_files, self.part.vocab, self.read_tokenizer
+        )
+
+    @abstractmethod
+    def read_tokenizer(self, folder: Path) -> tuple[Any, str]:
+        """The tokenizer of a folder that has ``tokenizer_files``, and the name of its padding."""

@@ -32,7 +32,7 @@ def extend(system: System, words: Sequence[str], positions: int, length: int) ->
                 index=index + 1,
                 kind=kind,
             )
-        there = tokenization.known(tower.words).get_vocab(with_added_tokens=True)
+        there = tokenization.known(tower.tokenizer).get_vocab(with_added_tokens=True)
         new = [word for word in dict.fromkeys(words) if word not in there]
         grown = extended(tower, new, max(positions, tower.part.positions), length or tower.part.length)
         system.text[index] = grown
@@ -58,7 +58,7 @@ def extended(tower: ClipTextEncoder, words: Sequence[str], positions: int, lengt
     """
     from tokenizers import AddedToken, Tokenizer
 
-    old = tokenization.known(tower.words)
+    old = tokenization.known(tower.tokenizer)
     there = old.get_vocab(with_added_tokens=True)
     twice = [word for word in words if word in there] or [w for i, w in enumerate(words) if w in words[:i]]
     if twice:
@@ -76,8 +76,8 @@ def extended(tower: ClipTextEncoder, words: Sequence[str], positions: int, lengt
             positions_2=positions,
         )
     made = ClipTextEncoder(replace(part, vocab=part.vocab + len(words), positions=positions, length=length))
-    made.words = Tokenizer.from_str(old.to_str())
-    made.words.add_tokens([AddedToken(word, normalized=False) for word in words])
+    made.tokenizer = Tokenizer.from_str(old.to_str())
+    made.tokenizer.add_tokens([AddedToken(word, normalized=False) for word in words])
     made.pad = tower.pad
     state = dict(tower.state_dict())
     tokens, places = "model.embeddings.token_embedding.weight", "model.embeddings.position_embedding.weight"

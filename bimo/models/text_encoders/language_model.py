@@ -122,6 +122,9 @@ class _Row:
 class LanguageModelEncoder(PublishedTextEncoder):
     """Texts -> tokens [B, L, width] and mask [B, L]. Published names of the model are below ``model.``."""
 
+    heads = ("out.", "norm.")
+    tokenizer_files = (tokenization.TOKENIZER_FILE, PAIRS_FILES)
+
     def __init__(self, part: LanguageModel) -> None:
         super().__init__()
         import transformers
@@ -147,10 +150,8 @@ class LanguageModelEncoder(PublishedTextEncoder):
         self.model = getattr(transformers, model_name)(config)
         self.out = nn.Linear(part.width, part.bridge.width, bias=False) if part.bridge else None
         self.norm = nn.LayerNorm(part.bridge.width, eps=part.bridge.eps) if part.bridge else None
-        self.heads = ("out.", "norm.")
-        self.pad = 0
 
-    def encode(self, texts: Sequence[str]) -> TextEncoding:
+    def encode(self, texts: Sequence[str], skip: int = 0) -> TextEncoding:
         """Texts -> tokens, and a mask where the texts' lengths differ and padding is not to be seen."""
         return self.finished(self.trunk(texts))
 
@@ -158,25 +159,33 @@ class LanguageModelEncoder(PublishedTextEncoder):
         """What the model itself says of texts: tokens of its own width, masked as ``encode`` masks them."""
         rows = [self._row(text) for text in texts]
         start = self._start()
-        longest = max(len(row.ids) for row in rows)
-        ids = torch.full((len(rows), longest), self.pad, dtype=torch.long)
-        seen = torch.zeros(len(rows), longest, dtype=torch.bool)
-        for index, row in enumerate(rows):
-            # CPM is told of padding by its id alone, and only on the left.
-            first = longest - len(row.ids) if self.part.family == "cpmant" else 0
-            ids[index, first : first + len(row.ids)] = torch.tensor(row.ids, dtype=torch.long)
-            seen[index, first : first + len(row.ids)] = torch.tensor(row.seen, dtype=torch.bool)
+        ids, seen = self._batch(rows)
         tokens = self._states(ids.to(self._device()), seen.to(self._device()))[:, start:]
         lengths = torch.tensor([len(row.ids) - start for row in rows])
         if self.part.pad != "none" or bool((lengths == lengths.max()).all()):
             return TextEncoding(tokens)
         return TextEncoding(tokens, torch.arange(tokens.shape[1]) < lengths[:, None])
 
-    def finished(self, said: TextEncoding) -> TextEncoding:
-        """What the trunk said, through the bridge where there is one."""
+    def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Texts in the template -> token ids [B, L] and mask [B, L] bool (True: seen by the model)."""
+        return self._batch([self._row(text) for text in texts])
+
+    def _batch(self, rows: Sequence[_Row]) -> tuple[Tensor, Tensor]:
+        longest = max(len(row.ids) for row in rows)
+        ids = torch.full((len(rows), longest), self.pad, dtype=torch.long)
+        seen = torch.zeros(len(rows), longest, dtype=torch.bool)
+        for index, row in enumerate(rows):
+            # CPM knows padding by its id alone, and only on the left.
+            first = longest - len(row.ids) if self.part.family == "cpmant" else 0
+            ids[index, first : first + len(row.ids)] = torch.tensor(row.ids, dtype=torch.long)
+            seen[index, first : first + len(row.ids)] = torch.tensor(row.seen, dtype=torch.bool)
+        return ids, seen
+
+    def finished(self, trunk: TextEncoding) -> TextEncoding:
+        """The trunk's output, through the bridge where there is one."""
         if self.out is None or self.norm is None:
-            return said
-        return replace(said, tokens=self.norm(self.out(said.tokens)))
+            return trunk
+        return replace(trunk, tokens=self.norm(self.out(trunk.tokens)))
 
     def blank(self) -> Tensor | None:
         """What the trunk says of padding, [width]: CPM's attends to nothing and nothing attends to it, so that it is
@@ -187,9 +196,9 @@ class LanguageModelEncoder(PublishedTextEncoder):
         ids = torch.full((1, 2), self.pad, dtype=torch.long, device=self._device())
         return self._states(ids, torch.tensor([[False, True]], device=self._device()))[0, 0].cpu()
 
-    def forward(self, ids: Tensor, seen: Tensor) -> TextEncoding:
-        """Token ids [B, L] and which of them the tower sees [B, L] bool -> Encoding with tokens [B, L, width]."""
-        return self.finished(TextEncoding(self._states(ids.to(self._device()), seen.to(self._device()))))
+    def forward(self, ids: Tensor, mask: Tensor) -> TextEncoding:
+        """Token ids [B, L] and which of them the model sees [B, L] bool -> tokens [B, L, width]."""
+        return self.finished(TextEncoding(self._states(ids.to(self._device()), mask.to(self._device()))))
 
     def _device(self) -> torch.device:
         return next(self.parameters()).device
@@ -223,36 +232,34 @@ class LanguageModelEncoder(PublishedTextEncoder):
         if len(ids) > start + limit:
             place = places[start + limit]
             lost = text[place:] if 0 <= place < len(text) else ""
-        return Budget(max(0, len(ids) - start), limit, lost, unread=tokenization.unread(self, text))
+        return Budget(max(0, len(ids) - start), limit, lost, unread=tokenization.unread(self.tokenizer, text))
 
     def save_tokenizer(self, folder: Path) -> None:
         """Writes tokenizer.json, what it is padded with, and the template as pipelines ask for one."""
-        tokenization.write_words(folder, self.words, self.pad, "PreTrainedTokenizerFast", self.part.positions)
+        tokenization.write_words(folder, self.tokenizer, self.pad, "PreTrainedTokenizerFast", self.part.positions)
         before, _, after = (json.dumps(piece, ensure_ascii=False) for piece in self.part.template.partition(SLOT))
         path = folder / tokenization.SETTINGS_FILE
         settings = json.loads(path.read_text(encoding="utf-8"))
         settings["chat_template"] = f"{{{{ {before} + messages[-1]['content'] + {after} }}}}"
         write_whole(path, json.dumps(settings, indent=1, ensure_ascii=False).encode())
 
-    def load_tokenizer(self, folder: Path) -> None:
-        """Reads tokenizer.json, or the vocab.json and merges.txt of Qwen2Tokenizer, and the padding's name.
-
-        Raises WeightsError where they are missing, damaged or have more words than the tower.
-        """
-        wanted = (tokenization.TOKENIZER_FILE, PAIRS_FILES)
-        self.words, self.pad = tokenization.read_words(folder, wanted, self.part.vocab, _words)
+    def read_tokenizer(self, folder: Path) -> tuple[Any, str]:
+        """tokenizer.json, or the vocab.json and merges.txt of Qwen2Tokenizer, and the padding of its settings."""
+        return _words(folder)
 
     def _start(self) -> int:
         """How many tokens in front are the template's alone."""
         if not self.part.characters:
             return self.part.drop
         return len(
-            tokenization.known(self.words).encode(self.part.template.partition(SLOT)[0], add_special_tokens=False).ids
+            tokenization.known(self.tokenizer)
+            .encode(self.part.template.partition(SLOT)[0], add_special_tokens=False)
+            .ids
         )
 
     def _read(self, text: str) -> tuple[list[int], list[int]]:
         """The ids of a text in its template, and where in the text each begins (-1 before, its length after it)."""
-        words = tokenization.known(self.words)
+        words = tokenization.known(self.tokenizer)
         before, _, after = self.part.template.partition(SLOT)
         if not self.part.characters:
             encoded = words.encode(before + text + after)

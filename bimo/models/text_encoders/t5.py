@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -14,7 +13,6 @@ from bimo.core.tensors import TextEncoding
 from bimo.models.text_encoders import tokenization
 from bimo.models.text_encoders.encoder import PublishedTextEncoder
 from bimo.models.text_encoders.tokenization import TOKENIZER_FILE
-from bimo.prompts.token_budget import Budget
 
 PIECES_FILE = "spiece.model"
 
@@ -55,6 +53,9 @@ class T5TextEncoder(PublishedTextEncoder):
     """
 
     teachable = True
+    begins = 0
+    tokenizer_class = "T5Tokenizer"
+    tokenizer_files = (TOKENIZER_FILE, PIECES_FILE)
 
     def __init__(self, part: T5) -> None:
         super().__init__()
@@ -76,38 +77,14 @@ class T5TextEncoder(PublishedTextEncoder):
                 dropout_rate=part.dropout,
             )
         ).encoder
-        self.begins = 0  # tokens before those of the text
-        self.pad = 0
-
-    def encode(self, texts: Sequence[str]) -> TextEncoding:
-        """Texts -> tokens and mask."""
-        return self.forward(*self.ids(texts))
 
     def forward(self, ids: Tensor, mask: Tensor) -> TextEncoding:
         """Token ids [B, L] and mask [B, L] bool -> Encoding."""
         return TextEncoding(self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state, mask)
 
-    def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Texts -> token ids [B, length] and mask [B, length] bool; one too long keeps its end mark."""
-        return tokenization.padded([self._encoded(text).ids for text in texts], self.part.length, self.pad)
-
-    def budget(self, text: str) -> Budget:
-        """Tokens used of the length and the text lost past it."""
-        return replace(
-            tokenization.budget(self._encoded(text), text, self.part.length), unread=tokenization.unread(self, text)
-        )
-
-    def save_tokenizer(self, folder: Path) -> None:
-        """Writes tokenizer.json and what it is padded with."""
-        tokenization.write_words(folder, self.words, self.pad, "T5Tokenizer", self.part.length)
-
-    def load_tokenizer(self, folder: Path) -> None:
-        """Reads tokenizer.json or spiece.model. Raises WeightsError where they are missing or damaged."""
-        wanted = (TOKENIZER_FILE, PIECES_FILE)
-        self.words, self.pad = tokenization.read_words(folder, wanted, self.part.vocab, pieces)
-
-    def _encoded(self, text: str) -> Any:
-        return tokenization.read(self, text)
+    def read_tokenizer(self, folder: Path) -> tuple[Any, str]:
+        """tokenizer.json or spiece.model."""
+        return pieces(folder)
 
 
 def pieces(folder: Path) -> tuple[Any, str]:

@@ -7,7 +7,7 @@ A word of several vectors stands in the vocabulary as diffusers has it: "<cat>",
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +21,7 @@ from bimo.core.hashing import digest
 from bimo.core.messages import Both, Listed
 from bimo.diffusion.system import System
 from bimo.models.text_encoders import tokenization
+from bimo.models.text_encoders.bert import BertTextEncoder
 from bimo.models.text_encoders.encoder import PublishedTextEncoder
 
 #: How files of Stable Diffusion XL name the towers, and AUTOMATIC1111's the vectors: the word is the file's name then.
@@ -47,8 +48,12 @@ class Learnt(nn.Module):
         return torch.where(own[..., None], self.vectors[place.clamp(0, len(self.vectors) - 1)].to(answer), answer)
 
 
+def _learnt(table: nn.Module) -> Learnt | None:
+    return cast("Learnt | None", table._modules.get("learnt"))
+
+
 def _asked(table: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-    learnt = cast("Learnt | None", getattr(table, "learnt", None))
+    learnt = _learnt(table)
     if learnt is None:
         return None
     learnt.asked = inputs[0]
@@ -56,7 +61,7 @@ def _asked(table: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] |
 
 
 def _answered(table: nn.Module, inputs: tuple[Tensor, ...], answer: Tensor) -> Tensor:
-    learnt = cast("Learnt | None", getattr(table, "learnt", None))
+    learnt = _learnt(table)
     return answer if learnt is None else learnt(answer)
 
 
@@ -67,14 +72,14 @@ def begin_word(tower: Any, token: str, initial: str, count: int) -> str:
     Raises RecipeError for a tower that cannot be taught one, a word that is there, and initial words that are none.
     """
     table = table_of(tower)
-    marks = set(tokenization.read(tower, "").ids)
-    begun = [number for number in tokenization.read(tower, initial).ids if number not in marks]
-    unknown = tower.words.token_to_id("[UNK]")
+    marks = set(tower.tokens("").ids)
+    begun = [number for number in tower.tokens(initial).ids if number not in marks]
+    unknown = tower.tokenizer.token_to_id("[UNK]")
     if not begun or unknown in begun:
         raise RecipeError("the tower does not know {initial!r} of initial; write words that it knows", initial=initial)
     rows = table.weight.detach()[begun]
     parts = rows.tensor_split(count) if len(rows) > count else [rows[i % len(rows)][None] for i in range(count)]
-    before = tower.words
+    before = tower.tokenizer
     learnt = Learnt(torch.stack([part.mean(0) for part in parts]), _named(tower, token, count), before)
     learnt.to(table.weight.device)
     table.add_module("learnt", learnt)
@@ -103,6 +108,36 @@ def save_word(path: Path, token: str, vectors: Tensor) -> None:
     checkpoint_io.write(path, {token: vectors})
     if not torch.equal(checkpoint_io.read(path)[token], vectors.cpu()):
         raise WeightsError("{path} reads back otherwise", path=path)
+
+
+def untaught(system: System) -> Callable[[], None]:
+    """What gives a system the tokenizers, tables of tokens and recipe back that it has now."""
+    encoders = [each for each in system.text_encoders if isinstance(each, PublishedTextEncoder)]
+    known = {id(each): each.known for each in encoders if isinstance(each, BertTextEncoder)}
+    before = [(each, each.tokenizer, each.part, _tables(each)) for each in encoders]
+    recipe, hashed = system.recipe, system.hashed
+
+    def restore() -> None:
+        for encoder, tokenizer, part, tables in before:
+            encoder.tokenizer, encoder.part = tokenizer, part
+            if isinstance(encoder, BertTextEncoder):
+                encoder.known = known[id(encoder)]
+            for path, table in tables:
+                _put_at(encoder, path, table)
+        system.recipe, system.hashed = recipe, hashed
+
+    return restore
+
+
+def _tables(encoder: nn.Module) -> list[tuple[str, nn.Embedding]]:
+    """Every table by each of its paths: T5 has that of its tokens under two."""
+    named = encoder.named_modules(remove_duplicate=False)
+    return [(path, module) for path, module in named if isinstance(module, nn.Embedding)]
+
+
+def _put_at(encoder: nn.Module, path: str, table: nn.Embedding) -> None:
+    above, _, name = path.rpartition(".")
+    encoder.get_submodule(above).add_module(name, table)
 
 
 def teach(system: System, path: Path | str, token: str = "") -> list[str]:
@@ -186,11 +221,11 @@ def _tower_for(system: System, file: Path, value: Tensor) -> tuple[int, Any]:
     if len(fits) != 1 or not value.is_floating_point():
         raise WeightsError(
             "the vectors of {file} are {shape}, while the towers of {name} that can be taught words are "
-            "{replace} wide: one of them, and no other, must be as wide",
+            "{widths} wide: one of them, and no other, must be as wide",
             file=file,
             shape=tuple(value.shape),
             name=system.recipe.name,
-            replace=Listed(widths or [0]),
+            widths=Listed(widths or [0]),
         )
     return fits[0]
 
@@ -205,11 +240,9 @@ def _put(system: System, index: int, tower: Any, token: str, vectors: Tensor) ->
         new.weight[: old.num_embeddings] = old.weight
         new.weight[first : first + len(vectors)] = vectors.to(old.weight)
     new.weight.requires_grad_(old.weight.requires_grad)
-    # T5 has its table under two names.
-    for name, module in list(tower.named_modules(remove_duplicate=False)):
-        if module is old:
-            above, _, last = name.rpartition(".")
-            setattr(tower.get_submodule(above), last, new.train(old.training))
+    for path, table in _tables(tower):
+        if table is old:
+            _put_at(tower, path, new.train(old.training))
     tower.part = replace(tower.part, vocab=rows)
     text = (*system.recipe.text_encoders[:index], tower.part, *system.recipe.text_encoders[index + 1 :])
     system.recipe = replace(system.recipe, text_encoders=text)
@@ -222,7 +255,7 @@ def _named(tower: Any, token: str, count: int) -> int:
     """
     from tokenizers import AddedToken, Tokenizer
 
-    old = tokenization.known(tower.words)
+    old = tokenization.known(tower.tokenizer)
     tokens = [token, *(f"{token}_{number}" for number in range(1, count))]
     there = [name for name in tokens if name in old.get_vocab(with_added_tokens=True)]
     other = "-".join(token.strip("<> ").split())
@@ -245,8 +278,8 @@ def _named(tower: Any, token: str, count: int) -> int:
 
 
 def _known_by(tower: Any, words: Any) -> None:
-    before: Mapping[str, int] = tower.words.get_vocab(with_added_tokens=True)
+    before: Mapping[str, int] = tower.tokenizer.get_vocab(with_added_tokens=True)
     now: Mapping[str, int] = words.get_vocab(with_added_tokens=True)
-    tower.words = words
-    if hasattr(tower, "known"):  # a lexicon's words, of which it warns where they are not
+    tower.tokenizer = words
+    if isinstance(tower, BertTextEncoder):  # the known words of a lexicon, which warns of all others
         tower.known = (tower.known | (now.keys() - before.keys())) - (before.keys() - now.keys())

@@ -44,9 +44,9 @@ def budget(encoded: Any, text: str, length: int) -> Budget:
     return Budget(used, length, text[encoded.offsets[length - 1][0] :])
 
 
-def unread(tower: Any, text: str) -> tuple[str, ...]:
+def unread(tokenizer: Any, text: str) -> tuple[str, ...]:
     """What of a text a published tokenizer has no token for, emoji whole: its unknown token stands there, or none."""
-    words = known(tower.words)
+    words = known(tokenizer)
     mark = unknown_id(words)
     encoded = words.encode(text, add_special_tokens=False)
     if mark is None or not text.strip():
@@ -89,11 +89,10 @@ class Read:
     offsets: list[tuple[int, int]]
 
 
-def read(tower: Any, text: str) -> Any:
-    """A text by a tower's tokenizer; a word that was taught as several tokens is all of them."""
-    words, spelt = known(tower.words), getattr(tower, "spelt", None)
-    encoded = words.encode(text if spelt is None else spelt(text))
-    several = _several(words)
+def read(tokenizer: Any, text: str) -> Any:
+    """A text by a tokenizer; a word that was taught as several tokens is all of them."""
+    encoded = known(tokenizer).encode(text)
+    several = _several(tokenizer)
     if not several:
         return encoded
     found = Read([], [], [])

@@ -120,15 +120,14 @@ class Xglm(nn.Module):
 class XglmTextEncoder(PublishedTextEncoder):
     """Texts -> pooled [B, project], which is the only token [B, 1, project] too. Published names below ``model.``."""
 
+    pad = PAD
+    tokenizer_class = "XGLMTokenizer"
+    tokenizer_files = (TOKENIZER_FILE, MODEL_FILE)
+
     def __init__(self, part: XglmText) -> None:
         super().__init__()
         self.part = part
         self.model = Xglm(part)
-        self.pad = PAD
-
-    def encode(self, texts: Sequence[str]) -> TextEncoding:
-        """Texts -> pooled [B, project] and tokens [B, 1, project]."""
-        return self.forward(*self.ids(texts))
 
     def forward(self, ids: Tensor, mask: Tensor) -> TextEncoding:
         """Token ids [B, L] and mask [B, L] bool -> Encoding."""
@@ -138,28 +137,19 @@ class XglmTextEncoder(PublishedTextEncoder):
     def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Texts -> token ids [B, length] and mask [B, length] bool; what is past the length is left out."""
         # It marks the beginning of a text, not its end: there is no end mark to be kept.
-        rows = [self._encoded(text).ids[: self.part.length] for text in texts]
+        rows = [self.tokens(text).ids[: self.part.length] for text in texts]
         return tokenization.padded(rows, self.part.length, self.pad)
 
     def budget(self, text: str) -> Budget:
         """Tokens used of the length and the text lost past it: from the first character not read in whole."""
-        encoded = self._encoded(text)
+        encoded = self.tokens(text)
         used, limit = len(encoded.ids), self.part.length
         lost = text[encoded.offsets[limit][0] :] if used > limit else ""
-        return Budget(used, limit, lost, unread=tokenization.unread(self, text))
+        return Budget(used, limit, lost, unread=tokenization.unread(self.tokenizer, text))
 
-    def save_tokenizer(self, folder: Path) -> None:
-        """Writes tokenizer.json and what it is padded with."""
-        tokenization.write_words(folder, self.words, self.pad, "XGLMTokenizer", self.part.length)
-
-    def load_tokenizer(self, folder: Path) -> None:
-        """Reads tokenizer.json or sentencepiece.bpe.model. Raises WeightsError where they are missing, damaged or have
-        more words than the tower.
-        """
-        self.words, self.pad = tokenization.read_words(folder, (TOKENIZER_FILE, MODEL_FILE), self.part.vocab, _pieces)
-
-    def _encoded(self, text: str) -> Any:
-        return tokenization.known(self.words).encode(text)
+    def read_tokenizer(self, folder: Path) -> tuple[Any, str]:
+        """tokenizer.json or sentencepiece.bpe.model."""
+        return _pieces(folder)
 
 
 def _pieces(folder: Path) -> tuple[Any, str]:

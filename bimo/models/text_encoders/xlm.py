@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, cast
@@ -15,10 +14,10 @@ from bimo.core.tensors import TextEncoding
 from bimo.models.text_encoders import tokenization
 from bimo.models.text_encoders.encoder import PublishedTextEncoder
 from bimo.models.text_encoders.tokenization import MODEL_FILE, TOKENIZER_FILE
-from bimo.prompts.token_budget import Budget
 
 #: The positions of XLM-RoBERTa count from that of its padding: so many are never a word's.
 UNUSED_POSITIONS = 2
+PAD = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,24 +77,27 @@ class Transformed(nn.Module):
         self.roberta = XLMRobertaModel(config, add_pooling_layer=False)
         # Published with the head of the last states even where nothing goes through it.
         self.transformation = nn.Linear(part.width, part.project)
-        if part.penultimate:
-            self.transformation_pre = nn.Linear(part.width, part.project)
-        if part.penultimate or part.norm:
-            self.pre_LN = nn.LayerNorm(part.width, eps=part.eps)
+        self.transformation_pre = nn.Linear(part.width, part.project) if part.penultimate else None
+        self.pre_LN = nn.LayerNorm(part.width, eps=part.eps) if part.penultimate or part.norm else nn.Identity()
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Token ids [B, L] and mask [B, L] bool -> [B, L, project]."""
-        if not hasattr(self, "transformation_pre"):
-            last = self.roberta(ids, attention_mask=mask.long()).last_hidden_state
-            return self.transformation(self.pre_LN(last) if hasattr(self, "pre_LN") else last)
+        if self.transformation_pre is None:
+            return self.transformation(self.pre_LN(self.roberta(ids, attention_mask=mask.long()).last_hidden_state))
         states = self.roberta(ids, attention_mask=mask.long(), output_hidden_states=True).hidden_states
         return self.transformation_pre(self.pre_LN(cast("tuple[Tensor, ...]", states)[-2]))
 
 
 class XlmTextEncoder(PublishedTextEncoder):
-    """Texts -> tokens [B, length, project]. Published names are below ``model.``, without the pooler."""
+    """Texts -> tokens [B, length, project]; the denoiser sees those of the padding as well. Published names are below
+    ``model.``, without the pooler.
+    """
 
     teachable = True
+    begins = 1
+    pad = PAD
+    tokenizer_class = "XLMRobertaTokenizer"
+    tokenizer_files = (TOKENIZER_FILE, MODEL_FILE)
 
     def __init__(self, part: XlmText) -> None:
         super().__init__()
@@ -108,43 +110,18 @@ class XlmTextEncoder(PublishedTextEncoder):
         self.part = part
         self.model = Transformed(part)
         self.projection = nn.Linear(part.project, part.embed, bias=False) if part.embed else None
-        self.begins = 1  # tokens before those of the text
-        self.pad = 1
-
-    def encode(self, texts: Sequence[str]) -> TextEncoding:
-        """Texts -> tokens; the denoiser sees those of the padding as well."""
-        return self.forward(*self.ids(texts))
 
     def forward(self, ids: Tensor, mask: Tensor) -> TextEncoding:
         """Token ids [B, L] and mask [B, L] bool -> Encoding with tokens [B, L, project], pooled [B, embed]."""
         tokens = self.model(ids, mask)
         return TextEncoding(tokens, None, None if self.projection is None else self.projection(tokens[:, 0]))
 
-    def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Texts -> token ids [B, length] and mask [B, length] bool; what is past the length is left out, the end mark
-        is kept.
-        """
-        return tokenization.padded([self._encoded(text).ids for text in texts], self.part.length, self.pad)
-
-    def budget(self, text: str) -> Budget:
-        """Tokens used of the length and the text lost past it."""
-        return replace(
-            tokenization.budget(self._encoded(text), text, self.part.length), unread=tokenization.unread(self, text)
-        )
-
-    def save_tokenizer(self, folder: Path) -> None:
-        """Writes tokenizer.json and what it is padded with."""
-        tokenization.write_words(folder, self.words, self.pad, "XLMRobertaTokenizer", self.part.length)
+    def read_tokenizer(self, folder: Path) -> tuple[Any, str]:
+        """tokenizer.json or sentencepiece.bpe.model."""
+        return tokenization.sentence_pieces(folder)
 
     def load_tokenizer(self, folder: Path) -> None:
-        """Reads tokenizer.json or sentencepiece.bpe.model. Raises WeightsError where they are missing, damaged or have
-        more words than the tower.
-        """
-        wanted, reader = (TOKENIZER_FILE, MODEL_FILE), tokenization.sentence_pieces
-        self.words, self.pad = tokenization.read_words(folder, wanted, self.part.vocab, reader)
-        if self.pad != 1:
-            # The positions of its model are counted from that number.
+        """As every tokenizer. Raises WeightsError also where positions are not counted from the id of its padding."""
+        super().load_tokenizer(folder)
+        if self.pad != PAD:
             raise WeightsError("<pad> of {folder} is {pad}; expected 1", folder=folder, pad=self.pad)
-
-    def _encoded(self, text: str) -> Any:
-        return tokenization.read(self, text)

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bimo.core.part import Part
 from bimo.core.tensors import Conditioning
+from bimo.diffusion.denoiser import PublishedDenoiser
 from bimo.models.flow_tokens import LAST, text_of
 
 
@@ -41,7 +42,7 @@ class ZImage(Part):
         return replace(self, width=16, layers=2, refiners=1, heads=2, key_heads=2, text=16, axes=axes)
 
 
-class ZImageDenoiser(nn.Module):
+class ZImageDenoiser(PublishedDenoiser):
     """x [R, C, h, w], t [R] and conditioning -> [R, C, h, w]. Published names are below ``model.``."""
 
     def __init__(self, part: ZImage) -> None:

@@ -16,7 +16,8 @@ from bimo.core.messages import say
 from bimo.core.part import Part
 from bimo.core.recipe import Stage
 from bimo.data.loader import Pictures
-from bimo.diffusion.system import System, TextEncoder
+from bimo.diffusion.system import System
+from bimo.diffusion.text_encoder import TextEncoder
 from bimo.training.objectives.objective import Objective
 from bimo.training.train_inputs import Prospect, TrainInputs, Vocabulary, refusals
 

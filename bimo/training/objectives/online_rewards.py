@@ -74,10 +74,10 @@ class OnlineRewards(Objective):
         for name, least in (("requests", 1), ("draws", 2), ("every", 1), ("batch", 1)):
             if getattr(self, name) < least:
                 raise RecipeError(
-                    "{name} of OnlineRewards must be at least {least}; got {getattr}",
+                    "{name} of OnlineRewards must be at least {least}; got {value}",
                     name=name,
                     least=least,
-                    getattr=getattr(self, name),
+                    value=getattr(self, name),
                 )
 
     def tiny(self) -> Self:

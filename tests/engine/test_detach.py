@@ -1,0 +1,97 @@
+"""Whatever is attached to an engine is taken off again: by its name, or all of it, to the byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import diffusers
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from bimo.core.errors import WeightsError
+from bimo.engine.engine import Engine
+from bimo.models.adapters.lora import extract, inject, injected, save_lora
+from bimo.models.layouts.diffusers_folder import read_folder
+from tests.models.test_control_adapters import LAW, PICTURE, REQUEST, UNET
+from tests.parity.test_adapters import image_tower, ip_adapter
+from tests.support.tiny_checkpoints import checkpoint
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Stable Diffusion, and of each kind one that may be attached to it."""
+    place = tmp_path_factory.mktemp("sd")
+    checkpoint(place / "sd", "clip", diffusers.DDIMScheduler(**LAW, clip_sample=False, set_alpha_to_one=False))
+    torch.manual_seed(2)
+    net = diffusers.ControlNetModel(**UNET)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(torch.randn(parameter.shape) * 0.2)
+    net.save_pretrained(str(place / "net"))
+    system = read_folder(place / "sd")
+    image_tower(place / "tower")
+    state = ip_adapter(cast(Any, system.level("image").denoiser).model, plus=False)
+    flat = {f"{part}.{name}": value for part, table in state.items() for name, value in table.items()}
+    save_file(flat, place / "ip.safetensors")
+    width = cast(Any, system.text_encoders[0]).part.width
+    save_file({"<duck>": torch.randn(2, width)}, place / "duck.safetensors")
+    inject(system, ["image.denoiser.*.to_q"], 2, 2.0)
+    for low in injected(system).values():
+        torch.nn.init.normal_(cast(torch.Tensor, low.up.weight))
+    save_lora(place / "ink.safetensors", system, extract(system))
+    return place
+
+
+def attached(place: Path, *names: str) -> Engine:
+    """An engine with some of the adapters: ink, <duck>, control, prompt."""
+    engine = Engine(read_folder(place / "sd"), dtype=torch.float32)
+    engine.attach(
+        *([place / "ink.safetensors"] if "ink" in names else []),
+        embeddings=[f"{place}/duck.safetensors=<duck>"] if "<duck>" in names else [],
+        controls=[place / "net"] if "control" in names else [],
+        ip_adapters=[place / "ip.safetensors"] if "prompt" in names else [],
+        image_encoder=place / "tower",
+    )
+    return engine
+
+
+def drawn(engine: Engine, *names: str) -> tuple[bytes, str]:
+    """A picture that everything of ``names`` has a part in, and the hash that it is saved with."""
+    text = "a red <duck> cat" if "<duck>" in names else "a red cat"
+    images = {name: PICTURE for name in ("control", "prompt") if name in names}
+    picture = engine.draw({**REQUEST, "text": text, "condition_images": images})[0]
+    return picture.image.tobytes(), picture.weights
+
+
+EVERY = ("ink", "<duck>", "control", "prompt")
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_one_is_taken_off_and_the_others_stay(place: Path, name: str) -> None:
+    rest = [each for each in EVERY if each != name]
+    engine = attached(place, *EVERY)
+    drawn(engine, *EVERY)
+    engine.detach(name)
+    assert drawn(engine, *rest) == drawn(attached(place, *rest), *rest)
+    with pytest.raises(WeightsError, match=f"nothing called '{name}' is attached"):
+        engine.detach(name)
+
+
+def test_all_are_taken_off_and_come_again(place: Path) -> None:
+    plain = drawn(attached(place))
+    engine = attached(place, *EVERY)
+    whole = drawn(engine, *EVERY)
+    engine.detach()
+    assert drawn(engine) == plain != whole
+    engine.attach(place / "ink.safetensors", controls=[place / "net"])
+    assert drawn(engine, "control") == drawn(attached(place, "ink", "control"), "control")
+
+
+def test_what_was_attached_one_after_the_other(place: Path) -> None:
+    engine = attached(place, "control")
+    engine.attach(place / "ink.safetensors")
+    engine.attach(embeddings=[f"{place}/duck.safetensors=<duck>"])
+    engine.detach("control")
+    assert drawn(engine, "<duck>") == drawn(attached(place, "ink", "<duck>"), "<duck>")
