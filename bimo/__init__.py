@@ -9,9 +9,10 @@ if TYPE_CHECKING:
     from bimo.core.picture import Picture
     from bimo.core.recipe import Recipe
     from bimo.core.request import Request
-    from bimo.engine.engine import Engine, draw
+    from bimo.engine.engine import Engine
     from bimo.hub.loading import load
     from bimo.hub.registry import recipe
+    from bimo.inscription.drawing import draw
 
     __version__: str
 
@@ -23,7 +24,7 @@ _HOMES = {
     "Recipe": "bimo.core.recipe",
     "Request": "bimo.core.request",
     "Engine": "bimo.engine.engine",
-    "draw": "bimo.engine.engine",
+    "draw": "bimo.inscription.drawing",
     "load": "bimo.hub.loading",
     "recipe": "bimo.hub.registry",
 }

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bimo.cli import inputs
+from bimo.cli.inputs import InscribeMethod, Writing
 from bimo.cli.models import Dtype, names
 from bimo.cli.terminal import print_json
 from bimo.core.errors import RecipeError, RequestError
@@ -22,6 +23,7 @@ from bimo.core.output_path import OutputPath
 from bimo.core.picture import Picture, read_metadata
 from bimo.core.request import Request, checked
 from bimo.hub import memory, registry
+from bimo.inscription import drawing
 
 if TYPE_CHECKING:
     from bimo.diffusion.sampling import Prepared
@@ -35,7 +37,7 @@ EXAMPLES = say(
     'Examples:\n\n  bimo draw "a red apple, 3d style"\n\n  bimo draw "a bridge over a stream" --style '
     'ink -n 4 --seed 1 -o bridge.png\n\n  bimo draw "a cat" -m taiyi-sd-en --size 512x768 --steps '
     '30\n\n  bimo draw "a castle, (ink wash painting:1.5)"\n\n  bimo draw "in the snow" --image '
-    'photo.png --strength 0.6\n\n  bimo draw --again "a red apple.png"'
+    'photo.png --strength 0.6\n\n  bimo draw "a red lantern" --inscribe 福\n\n  bimo draw --again "a red apple.png"'
 )
 HELP = say("Draw a sentence as a picture (PNG).")
 
@@ -94,6 +96,12 @@ def draw(
     offload: Annotated[bool, typer.Option("--offload", help=inputs.OFFLOAD_HELP)] = False,
     processor: Annotated[str, typer.Option("--engine", help=inputs.ENGINE_HELP)] = "torch",
     as_json: Annotated[bool, typer.Option("--json", help=say("print one JSON object"))] = False,
+    inscribe: Annotated[list[str] | None, typer.Option(help=inputs.INSCRIBE_HELP)] = None,
+    no_inscribe: Annotated[bool, typer.Option("--no-inscribe", help=inputs.NO_INSCRIBE_HELP)] = False,
+    writing: Annotated[Writing | None, typer.Option(help=inputs.WRITING_HELP)] = None,
+    font: Annotated[str | None, typer.Option(help=inputs.FONT_HELP)] = None,
+    inscribe_box: Annotated[str | None, typer.Option(help=inputs.INSCRIBE_BOX_HELP)] = None,
+    inscribe_method: Annotated[InscribeMethod | None, typer.Option(help=inputs.INSCRIBE_METHOD_HELP)] = None,
     again: Annotated[Path | None, typer.Option(help=say("draw a PNG again from its record"))] = None,
     anyway: Annotated[
         bool, typer.Option("--anyway", help=say("draw a prompt of which the model never learned a word, too"))
@@ -122,7 +130,7 @@ def draw(
         "nag": nag,
         "tiny_decoder": True if tiny_decoder is not None and again is None else None,
         "guidance_weights": inputs.guidance_weights(guidance_weight) if guidance_weight else None,
-    }
+    } | inputs.inscription(inscribe, no_inscribe, writing, font, inscribe_box, inscribe_method)
     settings = {name: value for name, value in settings.items() if value is not None}
     networks = inputs.Networks.of(control or (), ip_adapter or (), image_encoder)
     images = inputs.images(image, mask, condition or (), networks)
@@ -145,6 +153,8 @@ def draw(
         memory.check(request.size, dtype)
     place = OutputPath(output, request.text)
     place.check()
+    # Fonts are looked for before a model is read.
+    drawing.check(request)
     how: dict[str, Any] = {"engine": processor, "fast": fast, "tiny_decoder": tiny_decoder}
     engine = _loaded(name, record is not None and model is None, request.size, dtype, offload, adapters, how)
     prepared = engine.prepare(_filled(engine, request, dtype))
@@ -171,6 +181,8 @@ def draw(
             "weights": pictures[0].weights,
             "request": pictures[0].metadata()["request"],
         }
+        if certificates := [list(picture.certificates) for picture in pictures if picture.certificates]:
+            report["certificates"] = certificates
         print_json(report)
     if opened:
         for file in files:
@@ -236,7 +248,7 @@ def _drawn(
             print(files[-1], flush=True)
 
     with _bar() as progress:
-        for picture in engine.stream(prepared, progress=progress):
+        for picture in drawing.stream(engine, prepared, progress=progress):
             pictures.append(picture)
             if choice is None:
                 save(picture)

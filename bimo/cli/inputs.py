@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -250,6 +251,60 @@ AGAIN_ALONE = Message(
     "--offload, --engine, --fast, --tiny-decoder, --lora, --embedding, --control, --ip-adapter, --image-encoder and "
     "the pictures it was drawn from"
 )
+
+
+class Writing(StrEnum):
+    """The way the text runs."""
+
+    HORIZONTAL = "horizontal"
+    VERTICAL = "vertical"
+    COUPLET = "couplet"
+    SEAL = "seal"
+
+
+class InscribeMethod(StrEnum):
+    """How text comes into the picture, the first way that is tried."""
+
+    DRAWN = "drawn"
+    CONDITIONED = "conditioned"
+    COMPOSED = "composed"
+
+
+def inscription(
+    texts: Sequence[str] | None,
+    none: bool,
+    writing: Writing | None,
+    font: str | None,
+    box: str | None,
+    method: InscribeMethod | None,
+) -> dict[str, Any]:
+    """The options of text as fields of a request. Raises RequestError for options that contradict each other."""
+    if none and texts:
+        raise RequestError("--inscribe and --no-inscribe contradict each other; leave one out")
+    return {
+        "inscribe": () if none else texts and tuple(texts),
+        "writing": writing and writing.value,
+        "font": font,
+        "inscribe_box": None if box is None else box_of(box),
+        "inscribe_method": method and method.value,
+    }
+
+
+def box_of(text: str) -> tuple[float, ...]:
+    """'0.1,0.1,0.8,0.3' -> (left, top, width, height). Raises RequestError."""
+    try:
+        box = tuple(float(part) for part in text.replace("，", ",").split(","))
+    except ValueError:
+        box = ()
+    if len(box) != 4:
+        raise RequestError(
+            "--inscribe-box is {text!r}; expected left,top,width,height as shares of the picture, for instance "
+            "0.1,0.1,0.8,0.3",
+            text=text,
+        )
+    return box
+
+
 NEGATIVE_HELP = say('what not to draw; "" is the empty negative prompt, which is not none')
 SAMPLER_HELP = say("the sampler, by its name in A1111 or diffusers: 'DPM++ 2M Karras', EulerDiscreteScheduler ...")
 SCHEDULE_HELP = say("how the noise falls: normal karras exponential beta lu sgm_uniform simple")
@@ -287,6 +342,14 @@ MERGING_HELP = say("the share of a UNet's tokens to be merged, up to 0.75")
 NAG_HELP = say("how strongly --negative works without guidance (UNets), above 1, for instance 3")
 TINY_HELP = say("decode by the AutoencoderTiny in this folder: TAESD and the like")
 BEST_HELP = say("of the -n pictures keep the one that fits best, by the Chinese-CLIP, Taiyi-CLIP ... in this folder")
+INSCRIBE_HELP = say(
+    "text that must stand in the picture, read back and certified; more than once. Else what is in quotation marks"
+)
+NO_INSCRIBE_HELP = say("leave what stands in quotation marks to the model")
+WRITING_HELP = say("the way the text runs")
+FONT_HELP = say("a font: a family's name, a file or a folder; else the first on this machine that has the characters")
+INSCRIBE_BOX_HELP = say("where the text stands: left,top,width,height as shares of the picture; else where it is calm")
+INSCRIBE_METHOD_HELP = say("the first way tried: the model's own, the glyphs as its condition, or laid in")
 DTYPE_HELP = say("how weights are kept in memory; bf16 takes half")
 ENGINE_HELP = say(
     "how a processor draws: torch, torch-onednn, torch-bf16, openvino, openvino-bf16, openvino-int8, or auto, the "

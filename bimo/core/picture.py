@@ -29,7 +29,7 @@ class Picture:
 
     ``request`` is filled in; ``index`` is the place among its ``count``; ``weights`` the SHA-256 of the weights.
     ``empty_negative`` says that the negative prompt was said to be empty, and that none would have drawn another
-    picture.
+    picture. ``certificates`` says of each text inscribed what stands in the picture and how it came there.
     """
 
     image: Image.Image
@@ -40,6 +40,7 @@ class Picture:
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
     empty_negative: bool = False
+    certificates: tuple[dict[str, Any], ...] = ()
 
     @property
     def seed(self) -> int:
@@ -48,11 +49,16 @@ class Picture:
 
     def metadata(self) -> dict[str, Any]:
         """What the PNG carries. Seconds are left out, so that the same picture has the same bytes."""
-        return {
+        record: dict[str, Any] = {
             "request": self.request.model_dump(exclude_defaults=True) | {"seed": self.seed, "count": 1},
             "recipe": self.recipe,
             "weights": self.weights,
-        } | ({"format": EMPTY_NEGATIVE_FORMAT} if self.empty_negative else {})
+        }
+        if self.empty_negative:
+            record["format"] = EMPTY_NEGATIVE_FORMAT
+        if self.certificates:
+            record["certificates"] = list(self.certificates)
+        return record
 
     def png(self) -> bytes:
         """The picture as PNG, with its metadata as JSON in the text chunk ``bimo``."""

@@ -8,7 +8,7 @@ import math
 import re
 import reprlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pydantic
 
@@ -78,6 +78,11 @@ class Request(pydantic.BaseModel):
     ``negative`` None is none, by each system's own rule; "" is the empty prompt. ``sampler`` is a name of
     AUTOMATIC1111's or diffusers', ``schedule`` how its noise falls (normal, karras, exponential, beta ...), ``spacing``
     where its times lie (leading, trailing, linspace), ``eta`` the share of DDIM's noise that is drawn anew.
+    ``inscribe`` are texts that must stand in the picture letter by letter; None those in
+    quotation marks, () none. ``writing`` is horizontal, vertical, couplet or seal, ``font`` a family's name,
+    ``inscribe_box`` (left, top, width, height) as shares of the picture, ``inscribe_method`` the first way tried:
+    drawn, conditioned or composed.
+
     ``clip_skip`` counts the last layers of CLIP that are left out as AUTOMATIC1111 does: 1 is none of them, diffusers'
     ``clip_skip`` plus one. ``guidance_rescale`` is phi of arXiv:2305.08891 section 3.4.
 
@@ -116,6 +121,11 @@ class Request(pydantic.BaseModel):
     token_merging: float | None = None
     nag: float | None = None
     tiny_decoder: bool = False
+    inscribe: tuple[str, ...] | None = None
+    writing: Literal["horizontal", "vertical", "couplet", "seal"] | None = None
+    font: str | None = None
+    inscribe_box: tuple[float, float, float, float] | None = None
+    inscribe_method: Literal["drawn", "conditioned", "composed"] | None = None
 
 
 def checked(request: Request | Mapping[str, Any]) -> Request:

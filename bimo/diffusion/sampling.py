@@ -30,6 +30,7 @@ from bimo.diffusion.samplers import StepSettings, initial_noise, options_of
 from bimo.diffusion.schedules import Ddpm
 from bimo.diffusion.step_cache import LessWork
 from bimo.diffusion.system import ZERO_NULLS, BuiltLevel, System
+from bimo.prompts.quoted_text import quoted
 from bimo.prompts.styles import styled
 from bimo.prompts.weighting import Emphasis, emphasis
 
@@ -61,8 +62,9 @@ def prepare(system: System, request: Request | Mapping[str, object]) -> Prepared
     prompts = [emphasis(words) for words in (negative, text, *(prefix + text for prefix in prefixes))]
     notes = (note for prompt in prompts for note in prompt.notes)
     seen = dict.fromkeys((*said, *notes, *sampler_warnings(system, full), *size_warnings(system, full)))
+    written = quoted(full.text) if full.inscribe is None else full.inscribe
     for budget in system.budgets(prompts[1].text):
-        seen.update(dict.fromkeys(budget.warnings()))
+        seen.update(dict.fromkeys(budget.without(written).warnings()))
     # A style alone is nothing to draw.
     unlearned = [budget.nothing_known() for budget in system.budgets(emphasis(wanted).text)]
     nothing = unlearned[0] if unlearned and all(unlearned) else ""

@@ -153,7 +153,13 @@ class Engine:
         self, request: AnyRequest, /, *, batch: int = 1, progress: Progress | None = None, **settings: Any
     ) -> Iterator[Picture]:
         """As ``draw``, each picture as soon as it is done. The request is checked and its text encoded at once."""
-        return self._pictures(self.prepare(request, **settings), batch, progress)
+        prepared = self.prepare(request, **settings)
+        if prepared.request.inscribe:
+            raise RequestError(
+                "an engine draws no inscription by itself; bimo.draw(engine, ...) draws and writes “{text}”",
+                text=prepared.request.inscribe[0],
+            )
+        return self._pictures(prepared, batch, progress)
 
     def _pictures(self, prepared: Prepared, batch: int, progress: Progress | None) -> Generator[Picture]:
         count = prepared.request.count
@@ -209,26 +215,6 @@ class Engine:
         finally:
             if self._offloader is not None:
                 self._offloader.rest()
-
-
-def draw(
-    engine: Engine,
-    request: AnyRequest,
-    /,
-    *,
-    batch: int = 1,
-    progress: Progress | None = None,
-    **settings: Any,
-) -> list[Picture]:
-    """Draws a request, or a sentence with settings, as ``Engine.draw``: ``draw(engine, "红苹果", seed=1)``."""
-    if not isinstance(engine, Engine):  # pyright: ignore[reportUnnecessaryIsInstance]
-        kind = type(engine).__name__
-        raise RequestError(
-            "bimo.draw draws with what bimo.load gives and not with a {kind}; of a System make one: "
-            "bimo.Engine(system)",
-            kind=kind,
-        )
-    return engine.draw(request, batch=batch, progress=progress, **settings)
 
 
 def _with_settings(request: Request | Mapping[str, Any] | str, settings: Mapping[str, Any]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bimo.core.messages import Both, say
 
@@ -23,6 +23,11 @@ class Budget:
     near: tuple[str, ...] = ()
     mostly: bool = False
     wholly: bool = False
+
+    def without(self, texts: Sequence[str]) -> Budget:
+        """The same where ``texts`` are written letter by letter and need no word of the model's."""
+        written = "".join(texts)
+        return replace(self, unknown=tuple(word for word in self.unknown if word not in written))
 
     def warnings(self) -> tuple[str, ...]:
         """A sentence for each thing the tower will not see, in the user's language."""
