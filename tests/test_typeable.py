@@ -214,8 +214,9 @@ def test_every_example_is_read_by_its_command(where: str, line: str) -> None:
         command = command.commands[name]
     try:
         given = command.make_context("bimo", words).params
+        model = given.get("model")
         systems = {
-            given.get("model"),
+            *(model if isinstance(model, list) else [model]),
             given.get("name"),
             None if command is COMMANDS["curate"] else given.get("recipe"),
         }

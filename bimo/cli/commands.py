@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bimo.cli import curate, draw, models, work
+from bimo.cli import curate, draw, models, serve, work
 from bimo.core.errors import RequestError
 from bimo.core.messages import say
 from bimo.hub.registry import DEFAULT_MODEL
@@ -52,21 +51,8 @@ app.command("list", help=models.LIST_HELP, epilog=models.LIST_EXAMPLES)(models.l
 app.command("show", help=models.SHOW_HELP, epilog=models.SHOW_EXAMPLES)(models.show)
 
 
-@app.command(
-    help=say("Draw on a web page, by default for this machine alone."),
-    epilog=say("Examples:\n\n  bimo serve\n\n  bimo serve --port 8000"),
-)
-def serve(
-    host: Annotated[str, typer.Option(help=say("the address to listen on"))] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help=say("the port"))] = 7860,
-    model: Annotated[str | None, typer.Option("-m", "--model", help=say("the model"))] = None,
-) -> None:
-    """Loads the model, then serves the page until Ctrl-C."""
-    from bimo.serve.page import serve as run
-
-    run(model or os.environ.get("BIMO_MODEL") or DEFAULT_MODEL, host=host, port=port)
-
-
+app.command("serve", help=serve.HELP, epilog=serve.EXAMPLES)(serve.serve)
+app.add_typer(serve.keys, name="keys")
 data.command("folder", help=work.FOLDER_HELP, epilog=work.FOLDER_EXAMPLES)(work.folder)
 data.command("feedback", help=work.FEEDBACK_HELP, epilog=work.FEEDBACK_EXAMPLES)(work.feedback)
 data.command("texts", help=work.TEXTS_HELP, epilog=work.TEXTS_EXAMPLES)(work.texts)

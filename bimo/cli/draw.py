@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from bimo.engine.adapters import Adapters
     from bimo.engine.engine import Engine
 
-#: Systems of fewer gain nothing from a second thread.
-SMALL_PARAMETERS = 50_000_000
-
 EXAMPLES = say(
     'Examples:\n\n  bimo draw "a red apple, 3d style"\n\n  bimo draw "a bridge over a stream" --style '
     'ink -n 4 --seed 1 -o bridge.png\n\n  bimo draw "a cat" -m taiyi-sd-en --size 512x768 --steps '
@@ -201,27 +198,16 @@ def _loaded(
     if sentence := memory.said(name, size, dtype, offload):
         typer.echo(sentence, err=True)
     with _shown(say("reading the model {name} ...", name=name)):
-        from bimo.hub.loading import load_with
+        from bimo.hub.loading import load_with, steady
 
         try:
-            return _steady(load_with(name, adapters, dtype=dtype, offload=offload, **how))
+            return steady(load_with(name, adapters, dtype=dtype, offload=offload, **how))
         except RecipeError as error:
             if not recorded:
                 raise
             raise RecipeError(
                 "{error}; the picture was drawn by {name}: name its folder with -m", error=error, name=name
             ) from None
-
-
-def _steady(engine: Engine) -> Engine:
-    """A small system is drawn by one thread: no slower from the shell, and the same bytes by every process. With two,
-    about one process in twenty was seen to differ in the last bit, which may turn a pixel by one of 255.
-    """
-    import torch
-
-    if engine.parameters < SMALL_PARAMETERS:
-        torch.set_num_threads(1)
-    return engine
 
 
 def _filled(engine: Engine, request: Request, dtype: Dtype) -> Request:

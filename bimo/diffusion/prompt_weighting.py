@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
-from bimo.core.messages import say
+from bimo.core.messages import language, say
 from bimo.core.tensors import TextEncoding
 from bimo.diffusion.system import System
 from bimo.diffusion.text_encoder import TextEncoder
 from bimo.prompts.weighting import Emphasis
 
+#: Prompts through every tower, and what is to be told of them.
+Encoded = tuple[tuple[TextEncoding, ...], tuple[str, ...]]
 
-def encoded(
-    system: System, prompts: Sequence[Emphasis], skip: int = 0
-) -> tuple[tuple[TextEncoding, ...], tuple[str, ...]]:
+
+class EncodingCache:
+    """Remembers the last ``most`` sets of prompts as they were encoded: a prompt drawn again with another seed, or
+    with other steps, asks no text encoder. Only for a system whose weights and words stay as they are.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.hits = 0
+        self._known: OrderedDict[tuple[tuple[Emphasis, ...], int, str], Encoded] = OrderedDict()
+
+    def encoded(self, system: System, prompts: Sequence[Emphasis], skip: int = 0) -> Encoded:
+        """As the function of this name; what is told is in the language that was spoken then."""
+        key = (tuple(prompts), skip, language())
+        if key in self._known:
+            self.hits += 1
+            self._known.move_to_end(key)
+            return self._known[key]
+        found = encoded(system, prompts, skip)
+        self._known[key] = found
+        while len(self._known) > self.most:
+            self._known.popitem(last=False)
+        return found
+
+
+def encoded(system: System, prompts: Sequence[Emphasis], skip: int = 0) -> Encoded:
     """The prompts through every tower, as they are emphasised, and what is to be told of it. ``skip`` is as in
     ``System.encode``.
 

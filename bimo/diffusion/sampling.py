@@ -32,7 +32,7 @@ from bimo.diffusion.step_cache import LessWork
 from bimo.diffusion.system import ZERO_NULLS, BuiltLevel, System
 from bimo.prompts.quoted_text import quoted
 from bimo.prompts.styles import styled
-from bimo.prompts.weighting import Emphasis, emphasis
+from bimo.prompts.weighting import emphasis
 
 SamplingLoop = Generator[DenoiserInput, Tensor, Picture]
 
@@ -52,8 +52,15 @@ class Prepared:
     pictures: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
-def prepare(system: System, request: Request | Mapping[str, object]) -> Prepared:
-    """Fills in a request and encodes its words. Raises RequestError for what cannot be drawn."""
+def prepare(
+    system: System,
+    request: Request | Mapping[str, object],
+    cache: prompt_weighting.EncodingCache | None = None,
+) -> Prepared:
+    """Fills in a request and encodes its words, unless ``cache`` has them. Raises RequestError for what cannot be
+    drawn.
+    """
+    encoded = prompt_weighting.encoded if cache is None else cache.encoded
     full = fill_request(system, request)
     wanted, negative, said = negated(system, full)
     text = system.recipe.request.prefix + styled(wanted, full.style)
@@ -74,8 +81,8 @@ def prepare(system: System, request: Request | Mapping[str, object]) -> Prepared
         seen[silent] = None
     # Not in inference mode: whoever learns from drawings sends gradients past these.
     with torch.no_grad():
-        rows, told = prompt_weighting.encoded(system, prompts)
-        skipped = _skipped(system, full, prompts)
+        rows, told = encoded(system, prompts)
+        skipped = encoded(system, prompts, depth)[0] if (depth := _skipped(system, full)) else ()
     seen.update(dict.fromkeys(told))
     null = tuple(_row(encoding, 0) for encoding in rows)
     given, *others = (tuple(_row(e, row) for e in skipped or rows) for row in range(1, 2 + len(prefixes)))
@@ -83,12 +90,12 @@ def prepare(system: System, request: Request | Mapping[str, object]) -> Prepared
     return Prepared(full, given, null, prefixed, tuple(seen), nothing, image_inputs.read(full))
 
 
-def _skipped(system: System, request: Request, prompts: Sequence[Emphasis]) -> tuple[TextEncoding, ...]:
-    """The prompts with the last layers of CLIP left out, () for none of them. As in diffusers the negative prompt is
-    read by all layers. Raises RequestError where there is no CLIP, or it has no such layer.
+def _skipped(system: System, request: Request) -> int:
+    """How many of CLIP's last layers are left out for the prompts; as in diffusers the negative one is read by all.
+    Raises RequestError where there is no CLIP, or it has no such layer.
     """
     if request.clip_skip is None:
-        return ()
+        return 0
     depths = [encoder.skippable for encoder in system.text_encoders if encoder.skippable]
     if not depths:
         raise RequestError(
@@ -101,7 +108,7 @@ def _skipped(system: System, request: Request, prompts: Sequence[Emphasis]) -> t
             name=system.recipe.name,
             depths=min(depths),
         )
-    return prompt_weighting.encoded(system, prompts, request.clip_skip - 1)[0] if request.clip_skip > 1 else ()
+    return request.clip_skip - 1
 
 
 def _weight_of(request: Request, branch: Branch) -> float:

@@ -56,6 +56,10 @@ class Schedule(Part, ABC):
         """What the denoiser should predict for x_t, [B, C, h, w]."""
 
     @abstractmethod
+    def clean(self, answer: Tensor, noised: Tensor, t: Tensor) -> Tensor:
+        """x that an answer of the denoiser means at x_t, [B, C, h, w]: what a preview shows."""
+
+    @abstractmethod
     def sampler(self, name: str, steps: int, shape: tuple[int, ...] = (), options: SamplerOptions = PLAIN) -> Sampler:
         """A fresh sampler with its times set; ``shape`` is that of x, on whose size the times may depend."""
 
@@ -115,6 +119,10 @@ class Flow(Schedule):
     def target(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """The velocity noise - x, [B, C, h, w]."""
         return noise - x
+
+    def clean(self, answer: Tensor, noised: Tensor, t: Tensor) -> Tensor:
+        """x that an answer means at x_t, [B, C, h, w]."""
+        return noised - expand(t / self.last, noised) * answer
 
     def named(self, name: str) -> tuple[str, str | None]:
         """The key of a sampler of flows. Raises RequestError."""
@@ -428,6 +436,10 @@ class SingleStepRegression(Schedule):
     def target(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """x itself, [B, C, h, w]."""
         return x
+
+    def clean(self, answer: Tensor, noised: Tensor, t: Tensor) -> Tensor:
+        """The answer, [B, C, h, w]."""
+        return answer
 
     def sampler(self, name: str, steps: int, shape: tuple[int, ...] = (), options: SamplerOptions = PLAIN) -> Sampler:
         """One step whatever was asked: there is no noise to remove bit by bit."""

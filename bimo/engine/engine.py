@@ -6,6 +6,7 @@ denoisers, moves tensors to the device, tells of progress and leaves its weights
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -21,15 +22,16 @@ from bimo.core.recipe import Recipe
 from bimo.core.request import Request, checked
 from bimo.core.tensors import DenoiserInput
 from bimo.diffusion import sampling
-from bimo.diffusion.batching import run_batched
-from bimo.diffusion.sampling import Prepared
+from bimo.diffusion.batching import denoise_together, run_batched
+from bimo.diffusion.prompt_weighting import EncodingCache
+from bimo.diffusion.sampling import Prepared, SamplingLoop
 from bimo.diffusion.system import System
 from bimo.engine.adapters import Adapters, detached
 from bimo.engine.devices import default_device, device_of_module
 from bimo.engine.fast import Fast
 from bimo.engine.offload import Offloader
 from bimo.engine.processor import Processor
-from bimo.engine.step_cache import check, step_cached
+from bimo.engine.step_cache import HOOKED, StepCacheSetting, check, step_cached
 
 #: Called before each step with (picture, of how many, step, of how many steps); may raise to cancel.
 Progress = Callable[[int, int, int, int], None]
@@ -64,6 +66,8 @@ class Engine:
         self.dtype = dtype
         self.offload = offload
         self.fast = fast
+        #: Set by who draws the same prompts again and again with weights that do not change.
+        self.encoding_cache: EncodingCache | None = None
         self._offloader: Offloader | None = None
         self._keep_weights()
 
@@ -117,7 +121,8 @@ class Engine:
             return request
         encoders = nullcontext() if self._offloader is None else self._offloader.text_encoders()
         with default_device(self.device), encoders, self.processor.working():
-            return sampling.prepare(self.system, self.completed(_with_settings(request, settings)))
+            whole = self.completed(_with_settings(request, settings))
+            return sampling.prepare(self.system, whole, self.encoding_cache)
 
     def completed(self, request: Request | Mapping[str, Any]) -> Request:
         """A request with what the engine says where it leaves that open. Raises RequestError for what this engine
@@ -179,6 +184,49 @@ class Engine:
         with self._at_rest_after():
             return self._run([(one, 0) for one in prepared])
 
+    @contextmanager
+    def working(self) -> Generator[None]:
+        """Where loops are advanced by whoever batches them himself: the device's tensors, and no gradients."""
+        with default_device(self.device), self.processor.working(), torch.inference_mode():
+            yield
+
+    def loop(self, prepared: Prepared, index: int = 0) -> SamplingLoop:
+        """The coroutine of one picture, for ``denoise`` to be asked step by step, within ``working``. Raises
+        RequestError for a step cache that remembers one drawing alone.
+        """
+        cache = prepared.request.step_cache
+        if cache is not None and (kind := StepCacheSetting.named(cache).kind) in HOOKED:
+            raise RequestError(
+                "the step cache {kind} remembers one drawing at a time, and here many are drawn; take easy", kind=kind
+            )
+        self.processor.calibrate(lambda: self._run([(self._smaller(prepared), 0)]))
+        return sampling.sample(self.system, prepared, index)
+
+    def denoise(self, inputs: Sequence[DenoiserInput]) -> list[torch.Tensor]:
+        """The denoiser's outputs for inputs of one level and size, in one call, within ``working``."""
+        if self._offloader is not None:
+            self._offloader.on_step(inputs[0])
+        return denoise_together(self.system, inputs)
+
+    def rest(self) -> None:
+        """Puts back what offloading has in memory."""
+        if self._offloader is not None:
+            self._offloader.rest()
+
+    def with_loras(self, *loras: str | Path) -> Engine:
+        """Another engine that draws with LoRAs ("FILE" or "FILE:0.8") while this one draws as before. It has weights of
+        its own where they touch some, and shares all others. Raises as ``attach``.
+        """
+        from bimo.models.adapters import attach
+
+        if self.processor.converts:
+            raise RequestError("OpenVINO has converted this model's blocks, LoRAs change none; take --engine torch")
+        adapters = Adapters.named(loras)
+        touched = {path for file, _ in adapters.loras for path in attach.touched(self.system, file)}
+        made = adapters.put(_sharing(self.system, touched))
+        kept: dict[str, Any] = {"device": self.device, "dtype": self.dtype, "offload": self.offload}
+        return Engine(made, **kept, processor=Processor(self.processor.name, kept=False), fast=self.fast)
+
     def _run(
         self,
         pictures: Sequence[tuple[Prepared, int]],
@@ -213,8 +261,17 @@ class Engine:
         try:
             yield
         finally:
-            if self._offloader is not None:
-                self._offloader.rest()
+            self.rest()
+
+
+def _sharing(system: System, own: set[str]) -> System:
+    """A copy of a system that shares its tensors, except the parameters ``own``."""
+    kept: dict[int, Any] = {id(system.recipe): system.recipe}
+    for name, parameter in system.named_parameters(remove_duplicate=False):
+        data = parameter.detach()
+        kept[id(parameter)] = torch.nn.Parameter(data.clone() if name in own else data, requires_grad=False)
+    kept |= {id(buffer): buffer for buffer in system.buffers()}
+    return copy.deepcopy(system, kept)
 
 
 def _with_settings(request: Request | Mapping[str, Any] | str, settings: Mapping[str, Any]) -> Any:

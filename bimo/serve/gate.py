@@ -1,29 +1,37 @@
-"""The gate before the page's server: whom it answers, how much it takes, and who has left."""
+"""The gate before the server: whom it answers, who is asking, how much it takes, and who has left."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 import ipaddress
 import json
 import re
 from collections.abc import Callable
 from typing import Any, cast
+from urllib.parse import urlsplit
 
-from bimo.core.messages import Language, language
+from bimo.core.messages import Language, Message, language
+from bimo.serve.keys import LOCAL, Caller, KeyStore, Scope
+from bimo.serve.problems import ApiError, answer
+from bimo.serve.settings import Limits
 
-#: A request's body, in bytes: a form of the page is two thousand characters and eight numbers.
-MAXIMUM_BODY = 1 << 17
 _HEARTBEAT = re.compile(r"/heartbeat/([\w-]+)$")
+#: Where programs ask; everything else is the page, with a login of its own.
+INTERFACES = ("/v1/", "/sdapi/", "/api/v1/", "/metrics", "/docs", "/redoc", "/openapi.json")
+#: Interfaces that take pictures.
+WITH_PICTURES = re.compile(
+    r"/v1/images/(edits|variations)|/v1/jobs|/sdapi/v1/(txt2img|img2img|png-info|extra-.*|interrogate)"
+)
+_PORTS = {"http": 80, "https": 443}
 
-REFUSED = {
-    "host": (
-        "这个地址不是这台机器的；请用 127.0.0.1 或 --host 给出的地址",
-        "this machine does not go by that name; use 127.0.0.1, or the address of --host",
-    ),
-    "upload": ("这个网页不收文件", "this page takes no files"),
-    "form": ('应是 {"data": [{} 个值]}', 'expected {"data": [{} values]}'),
-    "body": (f"请求超过 {MAXIMUM_BODY} 字节", f"the request is longer than {MAXIMUM_BODY} bytes"),
-}
+HOST = Message("this machine does not go by that name; use 127.0.0.1, or the address of --host, or name it by --name")
+ORIGIN = Message("another site's page asked for this; only pages of this server, and programs, may")
+UPLOAD = Message("this page takes no files")
+NO_KEY = Message("this server wants a key: Authorization: Bearer KEY, or Basic with the key as the password")
+WRONG_KEY = Message("no such key; it may have been revoked (bimo keys list)")
+CROWDED = Message("too many large requests are being read; ask again in a moment")
 
 
 def spoken(accepted: str | None) -> str:
@@ -58,21 +66,55 @@ def served(host: str, own: tuple[str, ...]) -> bool:
     return True
 
 
-class Gate:
-    """Stands before an ASGI application: refuses foreign hosts, files and long bodies, and tells who comes and goes.
+def same_site(origin: str | None, host: str) -> bool:
+    """Whether a page that asks came from here: programs send no Origin."""
+    if origin is None:
+        return True
+    try:
+        parts = urlsplit(origin)
+        port = parts.port or _PORTS.get(parts.scheme)
+        name, _, own = host.rpartition(":") if re.search(r":\d+$", host) else (host, "", "")
+        return (parts.hostname or "") == name.strip("[]").lower() and port == int(own or _PORTS.get(parts.scheme, 0))
+    except ValueError:
+        return False
 
-    ``form`` is what the path of the drawing ends in, and how many values it takes.
+
+def token_of(authorization: str | None) -> str | None:
+    """The key of an Authorization header: after Bearer, or the password of Basic."""
+    kind, _, value = (authorization or "").partition(" ")
+    if kind.lower() == "bearer":
+        return value.strip()
+    if kind.lower() == "basic":
+        try:
+            return base64.b64decode(value.strip(), validate=True).decode().partition(":")[2]
+        except (binascii.Error, UnicodeDecodeError, ValueError):
+            return ""
+    return None
+
+
+class Gate:
+    """Stands before an ASGI application: refuses foreign hosts, foreign pages, callers without a key, and long bodies
+    before they are read; tells who comes and goes. ``keys`` None lets everybody in, for a server of this machine alone.
+
+    ``form`` is what the path of the page's drawing ends in, and how many values it takes; ``uploads`` says whether the
+    page takes files.
     """
 
     def __init__(
         self,
         app: Any,
-        own: tuple[str, ...],
-        form: tuple[str, int],
-        came: Callable[[str], object],
-        left: Callable[[str], object],
+        own: tuple[str, ...] = (),
+        *,
+        keys: KeyStore | None = None,
+        limits: Limits | None = None,
+        form: tuple[str, int] | None = None,
+        uploads: bool = False,
+        came: Callable[[str], object] = lambda session: None,
+        left: Callable[[str], object] = lambda session: None,
     ) -> None:
-        self.app, self.own, self.form, self.came, self.left = app, own, form, came, left
+        self.app, self.own, self.keys, self.limits = app, own, keys, limits or Limits()
+        self.form, self.uploads, self.came, self.left = form, uploads, came, left
+        self._reading = 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Hands a request on, or answers that it is refused."""
@@ -80,20 +122,57 @@ class Gate:
             await self.app(scope, receive, send)
             return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        path = str(scope["path"]).rstrip("/")
-        length = headers.get("content-length", "0")
-        if not served(headers.get("host", ""), self.own):
-            await _refuse(scope, send, headers, 421, "host")
-        elif path.endswith("/upload"):
-            await _refuse(scope, send, headers, 404, "upload")
-        elif not length.isdecimal() or int(length) > MAXIMUM_BODY:
-            await _refuse(scope, send, headers, 413, "body")
-        elif session := _HEARTBEAT.search(path):
+        path = str(scope["path"])
+        try:
+            self._host(headers, path)
+            scope.setdefault("state", {})["caller"] = self._caller(scope, headers, path)
+            most = self._most(path)
+            length = headers.get("content-length", "0")
+            if not (length.isascii() and length.isdecimal()) or int(length) > most:
+                raise _too_long(most)
+        except ApiError as error:
+            await _refuse(scope, receive, send, headers, error)
+            return
+        if session := _HEARTBEAT.search(path.rstrip("/")):
             await self._stayed(session[1], scope, receive, send)
-        elif scope["type"] == "http" and scope["method"] == "POST":
-            await self._whole(scope, receive, send, headers)
+        elif scope["type"] == "http" and scope["method"] not in ("GET", "HEAD", "OPTIONS"):
+            await self._whole(scope, receive, send, headers, most)
         else:
             await self.app(scope, receive, send)
+
+    def _host(self, headers: dict[str, str], path: str) -> None:
+        host = headers.get("host", "")
+        if not served(host, self.own):
+            raise ApiError(421, HOST)
+        if not same_site(headers.get("origin"), host):
+            raise ApiError(403, ORIGIN)
+        if not self.uploads and path.rstrip("/").endswith("/upload"):
+            raise ApiError(404, UPLOAD)
+
+    def _caller(self, scope: Any, headers: dict[str, str], path: str) -> Caller | None:
+        """Who asks an interface; of the page its own login says. Raises ApiError."""
+        if self.keys is None:
+            return LOCAL
+        if not path.startswith(INTERFACES):
+            return None
+        token = token_of(headers.get("authorization"))
+        if token is None:
+            raise ApiError(401, NO_KEY)
+        caller = self.keys.caller(token)
+        if caller is None:
+            raise ApiError(401, WRONG_KEY)
+        if path.startswith("/metrics") and not caller.may(Scope.metrics):
+            raise ApiError(403, _unscoped(Scope.metrics))
+        if not path.startswith("/metrics") and not caller.may(Scope.draw):
+            raise ApiError(403, _unscoped(Scope.draw))
+        if scope.get("method") == "POST" and (seconds := self.keys.wait(caller.name)):
+            message = Message("this key asks too often; ask again in {seconds} seconds", seconds=seconds)
+            raise ApiError(429, message, code="rate_limit_exceeded", seconds=seconds)
+        return caller
+
+    def _most(self, path: str) -> int:
+        pictures = WITH_PICTURES.match(path) or (self.uploads and path.rstrip("/").endswith("/upload"))
+        return self.limits.picture_bytes if pictures else self.limits.form_bytes
 
     async def _stayed(self, session: str, scope: Any, receive: Any, send: Any) -> None:
         """Hands on a page's heartbeat and tells when the page is closed: the server itself would learn of it only when
@@ -119,28 +198,49 @@ class Gate:
             watching.cancel()
             self.left(session)
 
-    async def _whole(self, scope: Any, receive: Any, send: Any, headers: dict[str, str]) -> None:
+    async def _whole(self, scope: Any, receive: Any, send: Any, headers: dict[str, str], most: int) -> None:
         """Hands on a request with its body read and counted first: a header need not tell the truth."""
-        body = b""
-        more = True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
+        body = bytearray()
+        counted = 0
+        try:
+            more = True
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return
+                piece = message.get("body", b"")
+                more = message.get("more_body", False)
+                if len(body) + len(piece) > most:
+                    await _refuse(scope, receive, send, headers, _too_long(most))
+                    return
+                if self._reading + len(piece) > self.limits.bodies_bytes:
+                    await _refuse(scope, receive, send, headers, ApiError(503, CROWDED, seconds=2))
+                    return
+                body += piece
+                counted, self._reading = counted + len(piece), self._reading + len(piece)
+            drawing = self.form is not None and str(scope["path"]).rstrip("/").endswith(self.form[0])
+            if self.form is not None and drawing and not _filled(bytes(body), self.form[1]):
+                message = Message("expected {form}", form='{"data": [' + str(self.form[1]) + " values]}")
+                await _refuse(scope, receive, send, headers, ApiError(422, message))
                 return
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            if len(body) > MAXIMUM_BODY:
-                await _refuse(scope, send, headers, 413, "body")
-                return
-        if str(scope["path"]).rstrip("/").endswith(self.form[0]) and not _filled(body, self.form[1]):
-            await _refuse(scope, send, headers, 422, "form", str(self.form[1]))
-            return
-        waiting = [{"type": "http.request", "body": body, "more_body": False}]
+            waiting = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+            # What is read is stored on disk soon, while its client may wait for long.
+            self._reading, counted = self._reading - counted, 0
 
-        async def replayed() -> Any:
-            return waiting.pop() if waiting else await receive()
+            async def replayed() -> Any:
+                return waiting.pop() if waiting else await receive()
 
-        await self.app(scope, replayed, send)
+            await self.app(scope, replayed, send)
+        finally:
+            self._reading -= counted
+
+
+def _unscoped(scope: Scope) -> Message:
+    return Message("this key does not open that: it lacks the scope {scope}", scope=scope)
+
+
+def _too_long(most: int) -> ApiError:
+    return ApiError(413, Message("the request is longer than {most} bytes", most=most))
 
 
 def _filled(body: bytes, count: int) -> bool:
@@ -152,13 +252,10 @@ def _filled(body: bytes, count: int) -> bool:
     return isinstance(values, list) and len(cast("list[Any]", values)) == count
 
 
-async def _refuse(scope: Any, send: Any, headers: dict[str, str], status: int, why: str, what: str = "") -> None:
-    zh, en = REFUSED[why]
-    said = (zh if spoken(headers.get("accept-language")) == "zh" else en).replace("{}", what)
+async def _refuse(scope: Any, receive: Any, send: Any, headers: dict[str, str], error: ApiError) -> None:
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008, "reason": ""})
         return
-    body = json.dumps({"error": said}, ensure_ascii=False).encode()
-    kind = [(b"content-type", b"application/json; charset=utf-8"), (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": status, "headers": kind})
-    await send({"type": "http.response.body", "body": body})
+    response = answer(str(scope["path"]), error, spoken(headers.get("accept-language")))
+    response.headers["connection"] = "close"
+    await response(scope, receive, send)

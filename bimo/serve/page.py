@@ -1,4 +1,4 @@
-"""The web page: a prompt, a few settings, pictures. It listens on this machine alone and asks no other host."""
+"""The web page: a prompt, a few settings, pictures. It asks no other host."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import html
 import os
 import secrets
 import shutil
-import signal
-import socket
-import sys
 import tempfile
 import threading
 import time
@@ -17,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from starlette.middleware import Middleware
+from fastapi import FastAPI
 
 from bimo.core.errors import BimoError, RequestError
+from bimo.core.files import write_whole
 from bimo.core.messages import Both, say, speaking
 from bimo.core.output_path import SUFFIX, name_of
 from bimo.core.request import Request, checked
@@ -29,9 +27,11 @@ from bimo.diffusion.sampler_names import SCHEDULES, SPACINGS
 from bimo.diffusion.system import System
 from bimo.engine.engine import Engine
 from bimo.hub import memory
-from bimo.hub.loading import load
 from bimo.prompts.styles import STYLES
 from bimo.serve import gate
+from bimo.serve.jobs import Drawn
+from bimo.serve.keys import LOCAL, KeyStore
+from bimo.serve.service import DrawingService, Event
 
 MAXIMUM_COUNT = 8
 MAXIMUM_STEPS = 100
@@ -140,10 +140,13 @@ class StoppedError(Exception):
 
 
 class Studio:
-    """One engine behind the page. It draws one request at a time: two would only slow each other."""
+    """One engine behind the page. Where there is a service that draws for others too, it draws for the page; else
+    one request is drawn at a time.
+    """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, service: DrawingService | None = None) -> None:
         self.engine = engine
+        self.service = service
         self.system = engine.system
         self.folder = tempfile.TemporaryDirectory(prefix="bimo-")
         self.turn = threading.Lock()
@@ -189,6 +192,7 @@ class Studio:
         clip_skip: float = 1,
         empty_negative: bool = False,
         on_progress: Callable[[float, str], object] | None = None,
+        user: str = LOCAL.name,
     ) -> tuple[list[Path], str, int]:
         """A form's values -> PNG files, what is to be said about them (Markdown), and the seed. Raises BimoError."""
         request = self.request(
@@ -203,17 +207,38 @@ class Studio:
                 words = f"{index + 1}/{count} · {step + 1}/{steps}"
                 on_progress(share, say("picture · step: {words}", words=words))
 
-        with self.turn:
-            pictures = self.engine.draw(request, progress=progress)
         self.forget()
         place = Path(tempfile.mkdtemp(dir=self.folder.name))
         stem = name_of(request.text, 200)
-        files = [p.save(place / f"{stem}-{p.seed}{SUFFIX}") for p in pictures]
+        if self.service is None:
+            with self.turn:
+                pictures = self.engine.draw(request, progress=progress)
+            files = [p.save(place / f"{stem}-{p.seed}{SUFFIX}") for p in pictures]
+        else:
+            pictures = self._drawn(self.service, request, user, progress)
+            files = [write_whole(place / f"{stem}-{p.seed}{SUFFIX}", p.file.read_bytes()) for p in pictures]
         warnings = dict.fromkeys(w for p in pictures for w in p.warnings)
         seconds = sum(p.seconds for p in pictures)
         notes = [f"⚠️ {_plain(w)}" for w in warnings]
         notes.append(say("{seconds:.1f} seconds · seed {seed}", seconds=seconds, seed=request.seed))
         return files, "\n\n".join(notes), request.seed or 0
+
+    def _drawn(
+        self, service: DrawingService, request: Request, user: str, progress: Callable[[int, int, int, int], None]
+    ) -> tuple[Drawn, ...]:
+        """The pictures of a request, drawn beside those of others. Raises BimoError."""
+
+        def on_event(event: Event) -> None:
+            if event.kind == "step":
+                progress(event.place, request.count, event.done - 1, event.steps)
+
+        values = request.model_dump(exclude_none=True, exclude_defaults=True)
+        job = service.accept(service.order(values, key=user, client="page"), {})
+        ended = service.wait_here(job.id, on_event)
+        refused = ended.failure or next((p.flagged for p in ended.pictures if p.flagged is not None), None)
+        if refused is not None:
+            raise RequestError("{sentence}", sentence=refused)
+        return ended.pictures
 
     def forget(self) -> None:
         """Deletes what was drawn more than ``KEPT_SECONDS`` ago."""
@@ -388,7 +413,8 @@ def page(studio: Studio) -> gr.Blocks:
 
                 try:
                     studio.wanted(session)
-                    files, note, _ = studio.draw(*values, on_progress=on_progress)
+                    user = browser.username or LOCAL.name
+                    files, note, _ = studio.draw(*values, on_progress=on_progress, user=user)
                 except StoppedError:
                     return gr.skip(), say("stopped"), gr.skip()
                 except BimoError as error:
@@ -461,9 +487,8 @@ def _toast(sentence: str) -> gr.Error:
     return gr.Error(html.escape(sentence, quote=False), duration=12, title=title, print_exception=False)
 
 
-def launch(studio: Studio, host: str, port: int, wait: bool = True) -> str:
-    """Serves the page and answers its address; with ``wait`` until Ctrl-C. Raises RequestError where it cannot."""
-    theme = gr.themes.Base(
+def _theme() -> gr.themes.Base:
+    return gr.themes.Base(
         primary_hue="red",
         secondary_hue="stone",
         neutral_hue="stone",
@@ -481,54 +506,28 @@ def launch(studio: Studio, host: str, port: int, wait: bool = True) -> str:
         input_radius="8px",
         slider_color="#b93a2b",
     )
+
+
+def mount(app: FastAPI, studio: Studio, keys: KeyStore | None = None) -> FastAPI:
+    """The application with the page at its root; with ``keys`` behind a login whose password is a key."""
     # What the library copies goes when our folder goes.
     os.environ["GRADIO_TEMP_DIR"] = str(Path(studio.folder.name) / "shown")
-    own = (socket.gethostname().lower(), host.lower())
-    gates = Middleware(gate.Gate, own=own, form=("/draw", FIELDS), came=studio.came, left=studio.left)
-    blocks = page(studio)
-    try:
-        _, local, _ = blocks.launch(
-            server_name=host,
-            server_port=port or None,
-            share=False,
-            prevent_thread_lock=True,
-            quiet=True,
-            show_error=False,
-            allowed_paths=[studio.folder.name],
-            max_file_size="1mb",
-            enable_monitoring=False,
-            ssr_mode=False,
-            footer_links=[],
-            theme=theme,
-            css=CSS,
-            i18n=TEXTS,
-            app_kwargs={"middleware": [gates]},
-        )
-    except OSError as error:
-        raise RequestError(
-            "cannot serve on {host}:{port} ({error}); try another --port", host=host, port=port, error=error
-        ) from None
-    if wait:
-        print(say("the page: {local} (Ctrl-C stops it)", local=local), flush=True)
-        try:
-            threading.Event().wait()
-        finally:
-            blocks.close(verbose=False)
-            studio.folder.cleanup()
-    return local
-
-
-def serve(model: str, *, host: str, port: int) -> None:
-    """Loads a model and serves its page until Ctrl-C, or until it is ended from outside; its folder goes with it."""
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
-    if host not in ("127.0.0.1", "localhost", "::1"):
-        print(
-            say("Note: on {host} other machines can use the page, too", host=host),
-            flush=True,
-        )
-    launch(Studio(load(model)), host, port)
+    login = None if keys is None else (lambda user, password: keys.caller(password) is not None)
+    return gr.mount_gradio_app(
+        app,
+        page(studio),
+        "/",
+        auth=login,
+        show_error=False,
+        allowed_paths=[studio.folder.name],
+        max_file_size="1mb",
+        enable_monitoring=False,
+        ssr_mode=False,
+        footer_links=[],
+        theme=_theme(),
+        css=CSS,
+        i18n=TEXTS,
+    )
 
 
 def _plain(text: str) -> str:

@@ -5,6 +5,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -45,10 +46,10 @@ main(["serve", "--port", "0", "-m", sys.argv[1]])
 
 
 @pytest.fixture(scope="module")
-def server(tiny_folder: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def server(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """The page of the toy system: its address and its process."""
     environment = os.environ | {"LANG": "zh_CN.UTF-8", "LC_ALL": "zh_CN.UTF-8", "PYTHONUNBUFFERED": "1"}
-    environment["PYTHONPATH"] = str(ROOT)
+    environment |= {"PYTHONPATH": str(ROOT), "BIMO_SERVE": str(tmp_path_factory.mktemp("jobs"))}
     running = subprocess.Popen(
         [sys.executable, "-c", SERVER, str(tiny_folder)],
         env=environment,
@@ -254,6 +255,11 @@ class Endless:
 @pytest.fixture
 def endless(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endless]:
     web = pytest.importorskip("bimo.serve.page")
+    import uvicorn
+    from fastapi import FastAPI
+
+    from bimo.serve.gate import Gate
+
     begun, stopped, enough = threading.Event(), threading.Event(), threading.Event()
 
     def slow(*_: Any, progress: Any) -> list[Any]:
@@ -271,14 +277,19 @@ def endless(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endl
     engine = bimo.load(tiny_folder)
     monkeypatch.setattr(engine, "draw", slow)
     studio = web.Studio(engine)
-    blocks: list[Any] = []
-    page = web.page
-    monkeypatch.setattr(web, "page", lambda *a: blocks.append(page(*a)) or blocks[0])
+    gate = Gate(web.mount(FastAPI(), studio), came=studio.came, left=studio.left)
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(gate, log_level="warning"))
+    serving = threading.Thread(target=server.run, args=([listening],))
+    serving.start()
+    address = f"http://127.0.0.1:{listening.getsockname()[1]}/"
     try:
-        yield Endless(web.launch(studio, "127.0.0.1", 0, wait=False), begun, stopped)
+        yield Endless(address, begun, stopped)
     finally:
         enough.set()
-        blocks[0].close(verbose=False)
+        server.should_exit = True
+        serving.join()
+        listening.close()
         studio.folder.cleanup()
 
 

@@ -23,7 +23,7 @@ from bimo.models.adapters.control_files import check_widths, read_control
 from bimo.models.adapters.controlnet import Controlled, ControlNet, HunyuanControlNet, T2iAdapter, begun
 from bimo.models.adapters.ip_adapter import ImagePrompted, Resampled, adapter_state
 from bimo.models.adapters.ip_adapter_conditioner import ImagePrompt
-from bimo.models.adapters.lora_files import adapt, adapters, finite, unadapt
+from bimo.models.adapters.lora_files import adapt, adapters, finite, touched, unadapt
 from bimo.models.adapters.lora_names import root_of
 from bimo.models.hunyuan_dit.denoiser import Hunyuan
 from bimo.models.layouts.configs import FORMER_TEXT, NO_EFFECT_TEXT, Config, defaults_of, plain, read_json
@@ -31,7 +31,7 @@ from bimo.models.layouts.diffusers_folder import files_of
 from bimo.models.spaces import ClipImage
 from bimo.models.stable_diffusion.unet import Unet
 
-__all__ = ["adapt", "adapters", "begin_control", "control", "image_prompt", "unadapt"]
+__all__ = ["adapt", "adapters", "begin_control", "control", "image_prompt", "touched", "unadapt"]
 
 #: Fields of a ControlNet's config that its network does not use.
 UNUSED = {"addition_embed_type_num_heads", "activation_fn", "num_attention_heads"}

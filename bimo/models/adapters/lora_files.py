@@ -470,6 +470,11 @@ def adapt(system: System, path: Path | str, weight: float = 1.0, level: str = ""
     return lora
 
 
+def touched(system: System, path: Path | str, level: str = "") -> set[str]:
+    """The parameters that a LoRA file changes. Raises WeightsError as ``read_lora``."""
+    return {name for delta in read_lora(system, Path(path), level).deltas for name in delta.paths}
+
+
 def unadapt(system: System, name: str = "") -> None:
     """Takes a LoRA out by its file's stem, or all of them: weights are bit for bit what they were without it."""
     merged = _merged(system)

@@ -1,0 +1,110 @@
+"""`bimo serve` and `bimo keys`: the page and the interfaces for programs, and who may use them."""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bimo.core.messages import say
+from bimo.hub.registry import DEFAULT_MODEL
+from bimo.serve.keys import KeyStore, Scope
+from bimo.serve.settings import Limits, Retention, ServeSettings, default_folder
+
+HELP = say("Serve the web page and the interfaces that programs speak, by default for this machine alone.")
+EXAMPLES = say(
+    "Examples:\n\n  bimo serve\n\n  bimo serve -m xiaomo -m taiyi-sd-en --loras loras/\n\n  bimo serve --host 0.0.0.0 "
+    "--name draw.example.com"
+)
+KEYS_HELP = say("Keys for programs and people that use a server from other machines.")
+FOLDER_HELP = say("where jobs, pictures and keys lie; else BIMO_SERVE, else the user's folder of data")
+
+
+class ServeDtype(StrEnum):
+    """How numbers are kept."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+def serve(
+    host: Annotated[str, typer.Option(help=say("the address to listen on"))] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help=say("the port"))] = 7860,
+    model: Annotated[
+        list[str] | None, typer.Option("-m", "--model", help=say("a model that requests may name; may be repeated"))
+    ] = None,
+    folder: Annotated[Path | None, typer.Option("--data", help=FOLDER_HELP)] = None,
+    loras: Annotated[Path | None, typer.Option(help=say("a folder of LoRAs that requests may name"))] = None,
+    embeddings: Annotated[Path | None, typer.Option(help=say("a folder of learnt words (embeddings)"))] = None,
+    host_name: Annotated[
+        list[str] | None,
+        typer.Option("--name", help=say("a further name of this machine, as behind a proxy; may be repeated")),
+    ] = None,
+    device: Annotated[str, typer.Option(help=say("where to work: auto, cpu, cuda, mps"))] = "cpu",
+    dtype: Annotated[ServeDtype, typer.Option(help=say("how numbers are kept"))] = ServeDtype.auto,
+    batch: Annotated[int, typer.Option(min=1, max=64, help=say("the most pictures in one call of a denoiser"))] = 16,
+    memory: Annotated[
+        float | None, typer.Option(min=0.1, help=say("the most gigabytes of weights to keep loaded"))
+    ] = None,
+    waiting: Annotated[int, typer.Option(min=1, help=say("the most jobs that wait"))] = 256,
+    keep_days: Annotated[float, typer.Option(min=0, help=say("how many days pictures are kept"))] = 30.0,
+    keep_gigabytes: Annotated[float, typer.Option(min=0, help=say("the most gigabytes of pictures to keep"))] = 10.0,
+    audit_prompts: Annotated[
+        bool, typer.Option("--audit-prompts", help=say("write prompts into the audit log as well"))
+    ] = False,
+) -> None:
+    """Loads the first model, then serves until Ctrl-C."""
+    from bimo.serve.run import is_loopback
+    from bimo.serve.run import serve as run
+
+    settings = ServeSettings(
+        models=tuple(model or [os.environ.get("BIMO_MODEL") or DEFAULT_MODEL]),
+        folder=folder or default_folder(),
+        loras=loras,
+        embeddings=embeddings,
+        device=device,
+        dtype=dtype.value,
+        batch=batch,
+        memory=None if memory is None else int(memory * 1e9),
+        limits=Limits(waiting=waiting, waiting_of_key=waiting if is_loopback(host) else max(1, waiting // 4)),
+        retention=Retention(keep_days * 86400, int(keep_gigabytes * 1e9)),
+        audit_prompts=audit_prompts,
+    )
+    run(settings, host=host, port=port, names=tuple(host_name or ()))
+
+
+keys = typer.Typer(help=KEYS_HELP)
+
+
+@keys.command("add", help=say("Make a key; it is shown once."))
+def add_key(
+    name: Annotated[str, typer.Argument(help=say("whose it is"))],
+    scope: Annotated[list[Scope] | None, typer.Option(help=say("what it opens; may be repeated"))] = None,
+    rate: Annotated[int, typer.Option(min=1, help=say("how many requests a minute"))] = 60,
+    folder: Annotated[Path | None, typer.Option("--data", help=FOLDER_HELP)] = None,
+) -> None:
+    """Prints the token of a new key."""
+    store = KeyStore(folder or default_folder())
+    print(store.add(name, scope or [Scope.draw], rate))
+
+
+@keys.command("list", help=say("Which keys there are."))
+def list_keys(folder: Annotated[Path | None, typer.Option("--data", help=FOLDER_HELP)] = None) -> None:
+    """Prints names, scopes and rates."""
+    for key in KeyStore(folder or default_folder()).listed():
+        scopes = " ".join(key.scopes)
+        print(say("{name}: {scopes}, {rate} requests a minute", name=key.name, scopes=scopes, rate=key.per_minute))
+
+
+@keys.command("revoke", help=say("Take a key away, at once."))
+def revoke_key(
+    name: Annotated[str, typer.Argument(help=say("whose it is"))],
+    folder: Annotated[Path | None, typer.Option("--data", help=FOLDER_HELP)] = None,
+) -> None:
+    """Deletes a key."""
+    KeyStore(folder or default_folder()).revoke(name)

@@ -1,0 +1,221 @@
+"""The server: every interface on one application, and the process that serves it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import logging.handlers
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.routing import Match
+
+from bimo import __version__
+from bimo.core.errors import BimoError, RequestError
+from bimo.core.messages import Message, speaking
+from bimo.serve import v1
+from bimo.serve.asking import MEDIA, Format, Links, Service, encoded, file_of, language_of, links_of
+from bimo.serve.gate import Gate
+from bimo.serve.keys import Caller, KeyStore
+from bimo.serve.metrics import CONTENT_TYPE, Metrics
+from bimo.serve.problems import ApiError, Json, answer
+from bimo.serve.service import NO_SUCH_JOB, DrawingService, QueueFullError, StoppingError
+
+_log = logging.getLogger(__name__)
+AUDIT = "audit.log"
+AUDIT_BYTES = 10 << 20
+UNEXPECTED = Message("something went wrong on the server; its log says what")
+
+
+def create_app(
+    service: DrawingService,
+    *,
+    keys: KeyStore | None = None,
+    own: tuple[str, ...] = (),
+    gate: Callable[[Any], Any] | None = None,
+) -> FastAPI:
+    """The application of a service, which starts and stops with it. ``own`` are the names of this machine; ``gate``
+    makes what stands before everything, else it is a `Gate` with ``keys`` and ``own``.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await run_in_threadpool(service.start)
+        try:
+            yield
+        finally:
+            await run_in_threadpool(service.stop)
+
+    app = FastAPI(
+        title="bimo 笔墨",
+        version=__version__,
+        description="From a sentence in Chinese or English to a picture.",
+        lifespan=lifespan,
+        docs_url=None,  # its page fetches scripts from another host
+        redoc_url=None,
+        default_response_class=Json,
+    )
+    app.state.service = service
+    app.state.links = Links(service.store.setting("links", _secret()), service.settings.url_seconds)
+    app.state.metrics = metrics = Metrics(service)
+    _handlers(app)
+    _plain_routes(app, metrics)
+    app.include_router(v1.router)
+
+    app.add_middleware(_Counted, metrics=metrics, service=service, audit=_audit(service.settings.folder))
+    app.add_middleware(gate or (lambda inner: Gate(inner, own, keys=keys, limits=service.settings.limits)))
+    return app
+
+
+def _secret() -> str:
+    import secrets
+
+    return secrets.token_hex(32)
+
+
+def _plain_routes(app: FastAPI, metrics: Metrics) -> None:
+    @app.get("/healthz", tags=["server"], summary="Whether the process answers")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok", "version": __version__}
+
+    @app.get("/readyz", tags=["server"], summary="Whether jobs are taken", responses={503: {}})
+    async def readyz(service: Service) -> Response:
+        full = len(service.open_jobs()) >= service.settings.limits.waiting
+        state = "stopping" if service.stopping else "full" if full else "ready" if service.ready else "starting"
+        return Json({"status": state}, 200 if state == "ready" else 503)
+
+    @app.get("/metrics", tags=["server"], summary="Numbers for Prometheus", response_class=Response)
+    async def numbers() -> Response:
+        return Response(await run_in_threadpool(metrics.text), media_type=CONTENT_TYPE)
+
+    @app.get("/files/{job}/{name}", tags=["server"], summary="A picture by an address that expires")
+    async def file(job: str, name: str, until: int, signature: str, request: Request, service: Service) -> Response:
+        stem, _, kind = name.partition(".")
+        place = int(stem) if stem.isascii() and stem.isdecimal() and len(stem) < 6 else -1
+        if kind not in MEDIA or not links_of(request).good(job, place, kind, until, signature):
+            raise ApiError(403, Message("this address of a picture has expired, or was not made here"))
+        found = await run_in_threadpool(service.job, job)
+        if found is None:
+            raise ApiError(404, NO_SUCH_JOB)
+        form: Format = kind  # type: ignore[assignment]
+        content = await run_in_threadpool(encoded, file_of(found, place), form)
+        return Response(content, media_type=MEDIA[kind], headers={"Cache-Control": "private, max-age=3600"})
+
+
+def _handlers(app: FastAPI) -> None:
+    async def told(request: Request, error: Exception) -> Response:
+        return answer(request.url.path, problem(error, request.url.path), language_of(request))
+
+    for kind in (ApiError, BimoError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, told)
+
+
+def problem(error: Exception, path: str = "") -> ApiError:
+    """What is answered for an error."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, QueueFullError):
+        return ApiError(429, error.message, code="queue_full", seconds=error.seconds)
+    if isinstance(error, StoppingError):
+        return ApiError(503, error.message, seconds=5)
+    if isinstance(error, RequestError):
+        return ApiError(400, error.message)
+    if isinstance(error, BimoError):
+        return ApiError(500, error.message)
+    if isinstance(error, RequestValidationError):
+        return _invalid(error, path)
+    if isinstance(error, HTTPException):
+        if error.status_code == 404:
+            return ApiError(404, Message("there is nothing at {path}; /openapi.json lists what there is", path=path))
+        if error.status_code == 405:
+            return ApiError(405, Message("this address is not for that method"))
+        return ApiError(error.status_code, Message("the request cannot be read: {detail}", detail=error.detail))
+    _log.error("a request failed", exc_info=error)
+    return ApiError(500, UNEXPECTED)
+
+
+def _invalid(error: RequestValidationError, path: str) -> ApiError:
+    first = error.errors()[0]
+    where = ".".join(str(step) for step in first["loc"] if step not in ("body", "query", "path")) or "body"
+    message = Message("{where} of the request is wrong: {first}", where=where, first=first["msg"])
+    return ApiError(400 if path.startswith("/v1/images") else 422, message, param=where)
+
+
+def _audit(folder: Path) -> logging.Logger:
+    """A line a request goes here: who, what, how it ended; never a prompt, unless the owner wants it."""
+    handler = logging.handlers.RotatingFileHandler(
+        folder / AUDIT, maxBytes=AUDIT_BYTES, backupCount=5, encoding="utf-8"
+    )
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log = logging.Logger("bimo.audit", logging.INFO)
+    log.addHandler(handler)
+    return log
+
+
+class _Counted:
+    """Counts requests, writes a line of each, and has everything said meanwhile in the language of the client."""
+
+    def __init__(self, app: Any, metrics: Metrics, service: DrawingService, audit: logging.Logger) -> None:
+        self.app, self.metrics, self.service, self.audit = app, metrics, service, audit
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request, began, status = Request(scope), time.perf_counter(), 499
+
+        async def noted(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            with speaking(language_of(request)):
+                await self.app(scope, receive, noted)
+        finally:
+            seconds = time.perf_counter() - began
+            route: Any = scope.get("route")
+            if isinstance(route, APIRoute):
+                self.metrics.answered(request.method, route.path, status, seconds)
+                self._write(request, status, seconds)
+
+    def _write(self, request: Request, status: int, seconds: float) -> None:
+        state = request.scope.get("state", {})
+        caller: Caller | None = state.get("caller")
+        line: dict[str, Any] = {
+            "time": round(time.time(), 3),
+            "key": None if caller is None else caller.name,
+            "from": None if request.client is None else request.client.host,
+            "method": request.method,
+            "path": request.url.path,
+            "status": status,
+            "seconds": round(seconds, 3),
+        }
+        if (job := state.get("job")) is not None:
+            line["job"] = job
+            found = self.service.store.job(job) if self.service.settings.audit_prompts else None
+            if found is not None:
+                line["prompt"] = found.order.values.get("text")
+        self.audit.info(json.dumps(line, ensure_ascii=True))
+
+
+def unknown_paths(app: FastAPI) -> None:
+    """Answers for what no interface has, where a page that is mounted below would answer in its own way."""
+
+    async def unknown(request: Request, rest: str = "") -> Response:
+        partly = any(route.matches(request.scope)[0] is Match.PARTIAL for route in app.router.routes)
+        raise HTTPException(405 if partly else 404)
+
+    methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+    for prefix in ("/v1", "/sdapi", "/api/v1", "/files", "/metrics", "/healthz", "/readyz"):
+        app.add_api_route(f"{prefix}/{{rest:path}}", unknown, methods=methods, include_in_schema=False)
+        app.add_api_route(prefix, unknown, methods=methods, include_in_schema=False)

@@ -1,0 +1,87 @@
+"""What is answered where something is wrong: one sentence in the client's language, in the form its interface has."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.responses import Response
+
+from bimo.core.messages import Sayable
+from bimo.serve.jobs import Failure
+
+#: What OpenAI calls errors, by their status.
+_OPENAI = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+_DASHSCOPE = {400: "InvalidParameter", 401: "InvalidApiKey", 403: "AccessDenied", 404: "NotFound", 429: "Throttling"}
+NAMES = {
+    400: "invalid_request",
+    401: "invalid_api_key",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    409: "conflict",
+    413: "too_large",
+    415: "unsupported_media_type",
+    421: "misdirected",
+    422: "invalid_request",
+    429: "too_many",
+    500: "server_error",
+    503: "unavailable",
+    504: "deadline",
+    507: "out_of_memory",
+}
+
+
+class ApiError(Exception):
+    """An answer that is no success. ``param`` is the field to blame, ``seconds`` when to ask again."""
+
+    def __init__(
+        self, status: int, message: Sayable, *, code: str = "", param: str | None = None, seconds: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.seconds = status, message, param, seconds
+        self.code = code or NAMES.get(status, "error")
+
+    @classmethod
+    def of(cls, failure: Failure) -> ApiError:
+        """That of a job's failure."""
+        return cls(failure.status, failure, code=failure.code)
+
+
+class Json(Response):
+    """JSON of whatever text a request held, halves of characters among it."""
+
+    media_type = "application/json; charset=utf-8"
+
+    def render(self, content: Any) -> bytes:
+        """As bytes of UTF-8."""
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return text.encode("utf-8", "backslashreplace")
+
+
+def form(path: str, status: int, code: str, sentence: str, param: str | None = None) -> dict[str, Any]:
+    """The body of an error as clients of the path expect it."""
+    if path.startswith("/sdapi/"):
+        return {"error": code, "detail": sentence, "body": "", "errors": sentence}
+    if path.startswith("/api/v1/"):
+        return {"code": _DASHSCOPE.get(status, "InternalError"), "message": sentence, "request_id": ""}
+    if path.startswith("/v1/"):
+        kind = _OPENAI.get(status, "server_error" if status >= 500 else "invalid_request_error")
+        return {"error": {"message": sentence, "type": kind, "param": param, "code": code}}
+    return {"error": sentence}
+
+
+def answer(path: str, error: ApiError, language: str) -> Response:
+    """The answer of an error."""
+    headers: Mapping[str, str] = {} if error.seconds is None else {"Retry-After": str(error.seconds)}
+    if error.status == 401:
+        headers = {**headers, "WWW-Authenticate": 'Bearer realm="bimo", Basic realm="bimo"'}
+    body = form(path, error.status, error.code, error.message.said(language), error.param)
+    return Json(body, error.status, headers=dict(headers))

@@ -1,0 +1,130 @@
+"""`bimo serve`: the process that serves, from its options to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import signal
+import socket
+import sys
+from contextlib import ExitStack
+
+import uvicorn
+
+from bimo.core.errors import RequestError
+from bimo.core.files import alone
+from bimo.core.messages import say
+from bimo.engine.engine import Engine
+from bimo.hub.loading import load, steady
+from bimo.serve import page
+from bimo.serve.app import create_app, unknown_paths
+from bimo.serve.gate import Gate
+from bimo.serve.jobs import JobStore
+from bimo.serve.keys import KeyStore, Scope
+from bimo.serve.pool import EngineKey, EnginePool, model_names, weight_files
+from bimo.serve.service import DrawingService
+from bimo.serve.settings import ServeSettings
+
+#: How long connections may take to end after the server was told to.
+GRACE_SECONDS = 10
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is this machine's own and nobody else's."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class _Announcing(uvicorn.Server):
+    """Says where it serves once it does."""
+
+    def __init__(self, config: uvicorn.Config, sentence: str) -> None:
+        super().__init__(config)
+        self.sentence = sentence
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if not self.should_exit:
+            print(self.sentence, flush=True)
+
+
+def serve(settings: ServeSettings, *, host: str, port: int, names: tuple[str, ...] = ()) -> None:
+    """Loads the first model and serves until Ctrl-C, or until it is ended from outside: what is begun is drawn, what
+    waits is drawn after the next start. ``names`` are further ones of this machine. Raises RequestError.
+    """
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
+    with ExitStack() as stack:
+        stack.enter_context(alone(settings.folder, RequestError))
+        listening = stack.enter_context(_listening(host, port))
+        keys = None
+        if not is_loopback(host):
+            keys = KeyStore(settings.folder)
+            stack.callback(keys.close)
+            _first_key(keys)
+        service = make_service(settings)
+        engine = service.pool.resident(EngineKey(service.pool.default))
+        assert engine is not None
+        studio = page.Studio(engine, service)
+        stack.callback(studio.folder.cleanup)
+        own = (socket.gethostname().lower(), host.lower(), *(name.lower() for name in names))
+
+        def gate(inner: object) -> Gate:
+            form = ("/draw", page.FIELDS)
+            return Gate(inner, own, keys=keys, limits=settings.limits, form=form, came=studio.came, left=studio.left)
+
+        app = create_app(service, gate=gate)
+        unknown_paths(app)
+        page.mount(app, studio, keys)
+        bound = listening.getsockname()[1]
+        shown = f"[{host}]" if ":" in host else host
+        sentence = say("the page: {local} (Ctrl-C stops it)", local=f"http://{shown}:{bound}/")
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+            proxy_headers=False,
+        )
+        asyncio.run(_Announcing(config, sentence).serve([listening]))
+
+
+def make_service(settings: ServeSettings) -> DrawingService:
+    """The service of some settings, its first model loaded. Raises WeightsError, RecipeError, RequestError."""
+    models, loras = model_names(settings.models), weight_files(settings.loras)
+    embeddings = list(weight_files(settings.embeddings).values())
+
+    def loaded(name: str) -> Engine:
+        return steady(load(name, device=settings.device, dtype=settings.dtype, embeddings=embeddings))
+
+    pool = EnginePool(loaded, models, loras, settings.memory)
+    pool.load_now(EngineKey(pool.default))
+    return DrawingService(settings, pool, JobStore(settings.folder))
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        made = socket.socket(family, socket.SOCK_STREAM)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((host, port))
+        made.listen(128)
+        return made
+    except OSError as error:
+        raise RequestError(
+            "cannot serve on {host}:{port} ({error}); try another --port", host=host, port=port, error=error
+        ) from None
+
+
+def _first_key(keys: KeyStore) -> None:
+    """A server beyond this machine is nobody's without a key: the first one is made, and shown once."""
+    if keys.listed():
+        return
+    token = keys.add("first", (Scope.admin,))
+    print(say("Note: who asks from other machines needs a key. The first one, shown this once: {token}", token=token))

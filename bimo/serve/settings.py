@@ -1,0 +1,71 @@
+"""What the owner of a server decides: its bounds, how long pictures are kept, what is filtered and labelled."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+Dtype = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may ask for. ``form_bytes`` and ``picture_bytes`` bound bodies without and with pictures, before
+    they are read; ``bodies_bytes`` bounds all bodies that are being read together.
+    """
+
+    side: int = 2048
+    pixels: int = 2048 * 2048
+    count: int = 16
+    steps: int = 150
+    text: int = 4000
+    loras: int = 8
+    previews: int = 8
+    waiting: int = 256
+    waiting_of_key: int = 64
+    form_bytes: int = 1 << 17
+    picture_bytes: int = 1 << 25
+    bodies_bytes: int = 1 << 28
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Ended jobs are forgotten after ``seconds``, and the oldest while pictures take more than ``bytes``."""
+
+    seconds: float = 30 * 86400
+    bytes: int = 10 << 30
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """All of a server. ``models`` are names as ``bimo draw -m`` takes them, the first being the one drawn with where a
+    request names none; a request can name no other. ``batch`` is the most pictures in one call of a denoiser.
+    ``memory`` bounds the weights of loaded models in bytes, None for what the machine has.
+    """
+
+    models: tuple[str, ...]
+    folder: Path
+    loras: Path | None = None
+    embeddings: Path | None = None
+    device: str = "cpu"
+    dtype: Dtype = "auto"
+    batch: int = 16
+    memory: int | None = None
+    url_seconds: int = 3600
+    limits: Limits = field(default_factory=Limits)
+    retention: Retention = field(default_factory=Retention)
+    filter_prompts: bool = False
+    filter_pictures: bool = False
+    words: Path | None = None
+    audit_prompts: bool = False
+
+
+def default_folder() -> Path:
+    """Where jobs and pictures lie unless a folder is named: BIMO_SERVE, or the user's folder of data."""
+    if named := os.environ.get("BIMO_SERVE"):
+        return Path(named)
+    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(home) / "bimo" / "serve"

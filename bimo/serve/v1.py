@@ -1,0 +1,267 @@
+"""Our own interface: jobs that are submitted, listed, watched and cancelled; history; which recipes there are."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import pydantic
+from fastapi import APIRouter, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from bimo.core.messages import Message
+from bimo.hub import model_info, registry
+from bimo.serve.asking import (
+    MEDIA,
+    Asking,
+    Format,
+    Service,
+    Spoken,
+    accepted,
+    attached,
+    encoded,
+    file_of,
+    own_job,
+    shot,
+)
+from bimo.serve.jobs import CONDITION, ENDED, Job, State
+from bimo.serve.problems import ApiError
+from bimo.serve.service import DrawingService, Event
+from bimo.serve.sse import EventStream, event
+from bimo.serve.uploads import decoded
+
+router = APIRouter(prefix="/v1", tags=["bimo"])
+
+
+class LoraWeight(pydantic.BaseModel):
+    """A LoRA of this server by its name, and how strong it is to be."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    name: str
+    weight: float = pydantic.Field(1.0, ge=-10, le=10, allow_inf_nan=False)
+
+
+class JobRequest(pydantic.BaseModel):
+    """A Request as Python and the command line have it, pictures in base64, and how the job is to be treated."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    text: str = pydantic.Field(examples=["红苹果，3D风格"])
+    negative: str | None = None
+    size: tuple[int, int] | None = pydantic.Field(None, examples=[[128, 128]])
+    count: int = 1
+    seed: int | None = pydantic.Field(None, examples=[1])
+    steps: int | None = pydantic.Field(None, examples=[12])
+    guidance: float | None = None
+    sampler: str | None = None
+    schedule: str | None = None
+    spacing: str | None = None
+    eta: float | None = None
+    guidance_rescale: float | None = None
+    clip_skip: int | None = None
+    style: str | None = None
+    conditions: dict[str, list[float]] | None = None
+    guidance_weights: dict[str, float] | None = None
+    strength: float | None = None
+    image: str | None = pydantic.Field(None, description="a picture in base64")
+    mask: str | None = pydantic.Field(None, description="white: to be painted; in base64")
+    condition_images: dict[str, str] | None = pydantic.Field(None, description="pictures in base64 by name")
+    model: str | None = None
+    loras: list[LoraWeight] = []
+    priority: int = pydantic.Field(0, ge=-1, le=1)
+    previews: int = pydantic.Field(0, ge=0, le=8, description="how many previews are made on the way")
+    seconds: float | None = pydantic.Field(
+        None, gt=0, le=86400, allow_inf_nan=False, description="after so long the job fails unless it is drawn"
+    )
+
+
+#: Fields of a job's request that are no fields of a Request, or are pictures.
+_APART = {"image", "mask", "condition_images", "model", "loras", "priority", "previews", "seconds"}
+
+
+def shown(job: Job, service: DrawingService, language: str) -> dict[str, Any]:
+    """A job as JSON."""
+    order = job.order
+    step = service.progress(job.id)
+    failure = None if job.failure is None else {"code": job.failure.code, "message": job.failure.said(language)}
+    pictures = [
+        {
+            "url": f"/v1/jobs/{job.id}/pictures/{each.place}",
+            "place": each.place,
+            "width": each.width,
+            "height": each.height,
+            "seed": each.seed,
+            "seconds": round(each.seconds, 3),
+            "warnings": list(each.warnings),
+            "flagged": None if each.flagged is None else each.flagged.said(language),
+        }
+        for each in job.pictures
+    ]
+    return {
+        "id": job.id,
+        "object": "job",
+        "state": job.state.value,
+        "model": order.model,
+        "client": order.client,
+        "request": dict(order.values),
+        "loras": [{"name": name, "weight": weight} for name, weight in order.loras],
+        "priority": order.priority,
+        "created": order.created,
+        "begun": job.begun,
+        "ended": job.ended,
+        "attempts": job.attempts,
+        "step": None if step is None else {"place": step.place, "done": step.done, "steps": step.steps},
+        "pictures": pictures,
+        "error": failure,
+    }
+
+
+@router.post("/jobs", status_code=202, summary="Submit a job")
+async def submit(
+    body: JobRequest, request: Request, service: Service, caller: Asking, language: Spoken
+) -> dict[str, Any]:
+    """Accepts a job and answers at once. The same ``Idempotency-Key`` answers the job that there is."""
+    values = {name: value for name, value in body if name not in _APART and value is not None}
+    pictures: dict[str, bytes] = {}
+    for name, text in (("image", body.image), ("mask", body.mask)):
+        if text is not None:
+            pictures[name] = decoded(text, name)
+    for name, text in (body.condition_images or {}).items():
+        pictures[CONDITION + name] = decoded(text, name)
+    order = service.order(
+        values,
+        key=caller.name,
+        client="v1",
+        model=body.model,
+        loras=[(lora.name, lora.weight) for lora in body.loras],
+        priority=body.priority,
+        previews=body.previews,
+        seconds=body.seconds,
+    )
+    job = await accepted(request, service, order, pictures)
+    return shown(job, service, language)
+
+
+@router.get("/jobs", summary="List jobs, the newest first")
+async def listed(
+    service: Service,
+    caller: Asking,
+    language: Spoken,
+    state: State | None = None,
+    q: Annotated[str, Query(max_length=200, description="what the prompt has")] = "",
+    before: Annotated[float | None, Query(description="made before this time", allow_inf_nan=False)] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> dict[str, Any]:
+    """The caller's own jobs; those of all keys for an admin."""
+    found = await run_in_threadpool(service.store.jobs, caller.sees, state, q, before, limit)
+    return {"object": "list", "data": [shown(job, service, language) for job in found]}
+
+
+@router.get("/history", summary="What was drawn, the newest first")
+async def history(
+    service: Service,
+    caller: Asking,
+    language: Spoken,
+    q: Annotated[str, Query(max_length=200)] = "",
+    before: Annotated[float | None, Query(allow_inf_nan=False)] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> dict[str, Any]:
+    """The caller's own jobs that have their pictures."""
+    found = await run_in_threadpool(service.store.jobs, caller.sees, State.done, q, before, limit)
+    return {"object": "list", "data": [shown(job, service, language) for job in found]}
+
+
+@router.get("/jobs/{name}", summary="One job")
+async def one(name: str, service: Service, caller: Asking, language: Spoken) -> dict[str, Any]:
+    """A job of the caller's."""
+    return shown(await own_job(service, caller, name), service, language)
+
+
+@router.post("/jobs/{name}/cancel", summary="Cancel a job")
+async def cancel(name: str, service: Service, caller: Asking, language: Spoken) -> dict[str, Any]:
+    """Ends a job before its next step, and answers how it ended; one that has ended stays as it is."""
+    job = await own_job(service, caller, name)
+    if job.state not in ENDED and service.cancel(name):
+        job = await service.wait(name)
+    return shown(job, service, language)
+
+
+@router.delete("/jobs/{name}", status_code=204, summary="Cancel a job, or take it out of the history")
+async def forget(name: str, service: Service, caller: Asking) -> Response:
+    """Ends a job, and deletes it with its pictures."""
+    job = await own_job(service, caller, name)
+    if job.state not in ENDED and service.cancel(name):
+        await service.wait(name)
+    await run_in_threadpool(service.store.forget, name)
+    return Response(status_code=204)
+
+
+@router.get(
+    "/jobs/{name}/events",
+    summary="How a job goes, as server-sent events",
+    responses={200: {"content": {"text/event-stream": {}}, "description": "state, step, picture, ended"}},
+    response_class=Response,
+)
+async def events(
+    name: str, service: Service, caller: Asking, language: Spoken, leaving_cancels: bool = False
+) -> EventStream:
+    """``state`` with the job, ``step`` with a preview where there is one (JPEG in base64), ``picture``, and ``ended``
+    with the job, which is last. With ``leaving_cancels`` the job ends when the connection does.
+    """
+    await own_job(service, caller, name)
+
+    async def told() -> AsyncIterator[bytes]:
+        job = await own_job(service, caller, name)
+        yield event("state", shown(job, service, language))
+        if job.state not in ENDED:
+            stream = attached(service, name) if leaving_cancels else service.events(name)
+            async for each in stream:
+                if each.kind in ("step", "picture"):
+                    yield event(each.kind, _told(each, name))
+        yield event("ended", shown(await own_job(service, caller, name), service, language))
+
+    return EventStream(told())
+
+
+def _told(happened: Event, job: str) -> dict[str, Any]:
+    if happened.kind == "picture":
+        return {"place": happened.place, "url": f"/v1/jobs/{job}/pictures/{happened.place}"}
+    told: dict[str, Any] = {"place": happened.place, "done": happened.done, "steps": happened.steps}
+    if happened.shown is not None:
+        told["preview"] = base64.b64encode(shot(happened.shown)).decode()
+    return told
+
+
+@router.get(
+    "/jobs/{name}/pictures/{place}",
+    summary="A picture of a job",
+    responses={200: {"content": {kind: {} for kind in MEDIA.values()}, "description": "the file"}},
+    response_class=Response,
+)
+async def picture(name: str, place: int, service: Service, caller: Asking, format: Format = "png") -> Response:
+    """The picture, as PNG with its record, or in another format."""
+    found = file_of(await own_job(service, caller, name), place)
+    content = await run_in_threadpool(encoded, found, format)
+    return Response(content, media_type=MEDIA[format], headers={"Cache-Control": "private, max-age=86400"})
+
+
+@router.get("/recipes", summary="Which systems there are")
+async def recipes(service: Service) -> dict[str, Any]:
+    """Every recipe of bimo, and the models that this server draws with."""
+    rows = await run_in_threadpool(lambda: [model_info.brief(recipe) for recipe in registry.listed().values()])
+    loaded = {key.model for key in service.pool.loaded()}
+    models = [
+        {"name": name, "loaded": name in loaded, "default": name == service.pool.default}
+        for name in service.pool.models
+    ]
+    return {"object": "list", "models": models, "loras": sorted(service.pool.loras), "data": rows}
+
+
+@router.get("/recipes/{name}", summary="One system")
+async def recipe(name: str) -> dict[str, Any]:
+    """What is in a recipe."""
+    if name not in registry.listed():
+        raise ApiError(404, Message("there is no recipe called {name!r}; /v1/recipes lists them", name=name))
+    return await run_in_threadpool(lambda: model_info.full(registry.recipe(name)))
