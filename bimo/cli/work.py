@@ -55,15 +55,21 @@ def artwork(
     canvases: Annotated[int, typer.Option(min=1, max=MAXIMUM_PICTURES, help=say("how many pictures"))] = 72000,
     workers: Annotated[int, typer.Option(min=1, max=MAXIMUM_PROCESSES, help=say("how many processes"))] = 2,
     packages: Annotated[Path | None, typer.Option(help=say("a folder with the packages of icons"))] = None,
+    edition: Annotated[
+        int,
+        typer.Option(min=1, max=2, help=say("1 for xiaomo, 2 for xiaomo-2: larger, more styles, relations, idioms")),
+    ] = 1,
 ) -> None:
     """Builds the data that xiaomo is trained on."""
     from bimo.xiaomo.artwork.build import build_artwork
+    from bimo.xiaomo.artwork.editions import EDITIONS
 
     report = build_artwork(
         out,
         canvases=canvases,
         workers=workers,
         packages=packages,
+        edition=EDITIONS[edition],
         progress=lambda words: typer.echo(words, err=True),
     )
     for name, value in report.items():

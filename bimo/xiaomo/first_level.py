@@ -244,7 +244,7 @@ class Boxed(nn.Module):
         self.first = nn.Conv2d(maps, maps, 3, padding=1)
         self.second = nn.Conv2d(maps, maps, 3, padding=1)
         nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)
+        nn.init.zeros_(cast(Tensor, self.second.bias))
 
     def forward(self, boxes: Tensor, h: Tensor) -> Tensor:
         """Twice in the shades of h: scale and shift of each map (arXiv:1709.07871)."""

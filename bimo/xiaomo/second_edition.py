@@ -1,6 +1,6 @@
 """小墨's second edition: scenes, verses, dishes and things at 256 x 256. Its weights are not trained yet.
 
-`bimo data scenes SCENES --count 20000`, `bimo data artwork THINGS`, then
+`bimo data scenes SCENES --count 20000`, `bimo data artwork THINGS --edition 2`, then
 `bimo train xiaomo-2 --data SCENES --data THINGS --out RUN`.
 """
 
@@ -84,7 +84,7 @@ image = Level(
 
 autoencoder = Stage(
     name="autoencoder",
-    objective=Reconstruct(level="image", crop=128, scales=(2, 4)),
+    objective=Reconstruct(level="image", crop=128, scales=(2, 4), chroma=1.0),
     train=("image.space.*",),
     steps=14000,
     batch=16,

@@ -1,4 +1,4 @@
-"""Ten backdrops, 128 x 128 pixels, each one fixed picture drawn with Pillow, and where a thing stands in it."""
+"""Ten backdrops, each one fixed picture drawn with Pillow, and where a thing stands in it."""
 
 from __future__ import annotations
 
@@ -197,9 +197,9 @@ DRAWERS: Mapping[str, tuple[RGB, RGB, float, Drawer]] = {
 
 
 @lru_cache(maxsize=len(DRAWERS))
-def backdrop(scene: str) -> Image.Image:
-    """The RGB 128 x 128 picture of a scene; copy it before drawing on it."""
+def backdrop(scene: str, side: int = SIDE) -> Image.Image:
+    """The RGB [side x side] picture of a scene; copy it before drawing on it."""
     top, bottom, height, draw = DRAWERS[scene]
     image = _sky(top, bottom, height)
     draw(ImageDraw.Draw(image))
-    return image.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    return image.resize((side, side), Image.Resampling.LANCZOS)

@@ -18,8 +18,9 @@ from bimo.curation.executors.executors import ProcessExecutor
 from bimo.data.shards import SAMPLES_PER_SHARD, Shard, finished, read_shard, shard_name, write_index, write_shard
 from bimo.xiaomo.artwork.canvas import Composer, Plan, plan
 from bimo.xiaomo.artwork.captions import Phrases, known_words
+from bimo.xiaomo.artwork.editions import EDITIONS, FIRST, Edition
 from bimo.xiaomo.artwork.held_out import held_out_list
-from bimo.xiaomo.artwork.packages import PACKAGES, Package, obtain, package_named
+from bimo.xiaomo.artwork.packages import Package, obtain, package_named
 from bimo.xiaomo.artwork.sprites import SOURCES, Kind, SpriteStore, draw_sprites, read_kinds
 from bimo.xiaomo.artwork.words_table import assign_words
 
@@ -36,6 +37,7 @@ class Job:
     number: int
     plans: tuple[Plan, ...]
     seed: int
+    edition: int
     stamp: str
     credits: tuple[tuple[str, str, str], ...]
 
@@ -50,11 +52,13 @@ def build_artwork(
     workers: int = 2,
     packages: Path | None = None,
     progress: Callable[[str], None] | None = None,
-    table: Iterable[Package] = PACKAGES,
+    table: Iterable[Package] | None = None,
+    edition: Edition = FIRST,
 ) -> dict[str, Any]:
     """Builds the whole set under `out` and gives the report that is also in `out/report.json`.
 
-    `packages` is a folder of .tgz files to use instead of fetching. The same arguments give the same bytes, whatever
+    `packages` is a folder of .tgz files to use instead of fetching, `table` those that are wanted where it is not all
+    of the edition's. The same arguments give the same bytes, whatever
     the number of workers; a run that was broken off is continued. Raises DataError when packages are missing or
     damaged.
     """
@@ -62,20 +66,21 @@ def build_artwork(
         raise DataError(
             "canvases ({canvases}) and workers ({workers}) must be at least 1.", canvases=canvases, workers=workers
         )
-    began, table, tell = time.monotonic(), tuple(table), progress or (lambda _: None)
+    began, tell = time.monotonic(), progress or (lambda _: None)
+    table = edition.packages if table is None else tuple(table)
     out.mkdir(parents=True, exist_ok=True)
     paths = obtain(table, out / ".packages", packages)
-    kinds = assign_words(draw_sprites(paths, table, read_kinds(paths), out / ".sprites", progress))
+    kinds = assign_words(draw_sprites(paths, table, read_kinds(paths), out / ".sprites", progress, edition.side))
     _write_tables(out, kinds, table)
-    plans = plan(kinds, canvases, seed)
-    stamp = _stamp(kinds, table, canvases, seed)
+    plans = plan(kinds, canvases, seed, edition)
+    stamp = _stamp(kinds, table, canvases, seed, edition)
     credits_ = tuple(
         (style, *_credit(source.package, table))
         for style, source in SOURCES.items()
         if any(package.name == source.package for package in table)
     )
     jobs = [
-        Job(str(out), number, tuple(plans[start : start + SAMPLES_PER_SHARD]), seed, stamp, credits_)
+        Job(str(out), number, tuple(plans[start : start + SAMPLES_PER_SHARD]), seed, edition.number, stamp, credits_)
         for number, start in enumerate(range(0, canvases, SAMPLES_PER_SHARD))
     ]
     _sweep(out, len(jobs))
@@ -118,14 +123,14 @@ def write_job(job: Job) -> Shard:
 
 
 @lru_cache(maxsize=1)
-def _tools(out: str, stamp: str, seed: int) -> tuple[Composer, Phrases]:
+def _tools(out: str, stamp: str, seed: int, edition: int) -> tuple[Composer, Phrases]:
     """The composer and the captions of a worker, made once a process; `stamp` tells sets in one folder apart."""
     kinds = read_kinds_table(Path(out) / "kinds.json")
-    return Composer(kinds, SpriteStore(Path(out) / ".sprites"), seed), Phrases(kinds)
+    return Composer(kinds, SpriteStore(Path(out) / ".sprites"), seed, EDITIONS[edition]), Phrases(kinds)
 
 
 def _samples(job: Job) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
-    composer, phrases = _tools(job.out, job.stamp, job.seed)
+    composer, phrases = _tools(job.out, job.stamp, job.seed, job.edition)
     credit = {style: (source, licence) for style, source, licence in job.credits}
     for item in job.plans:
         image, labels = composer.compose(item)
@@ -158,9 +163,10 @@ def _credit(name: str, table: Iterable[Package]) -> tuple[str, str]:
     return f"{package.name}@{package.version}", package.licence
 
 
-def _stamp(kinds: Sequence[Kind], table: Iterable[Package], canvases: int, seed: int) -> str:
+def _stamp(kinds: Sequence[Kind], table: Iterable[Package], canvases: int, seed: int, edition: Edition) -> str:
     """What a shard was made of: packages, kinds and words, amount, seed and the version of the recipe."""
-    parts = [RECIPE, str(canvases), str(seed), *(package.sha256 for package in table), *map(repr, kinds)]
+    recipe = RECIPE if edition is FIRST else f"{RECIPE} edition {edition.number}"
+    parts = [recipe, str(canvases), str(seed), *(package.sha256 for package in table), *map(repr, kinds)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Canvases: 128 x 128 RGB pictures composed of sprites, each with labels that say all that was done.
+"""Canvases: square RGB pictures composed of sprites, each with labels that say all that was done.
 
 All chance comes from a `random.Random` seeded by the sample's key, so a canvas is the same whoever draws it. The
 papers, backdrops and layouts are fixed: what varies is declared in the labels.
@@ -21,34 +21,23 @@ from bimo.xiaomo.artwork.compose import (
     IDENTITY,
     Pose,
     apply_pose,
+    forward,
     keep_inside,
     on_colour,
     paste_at,
     paste_standing,
     recolour,
 )
+from bimo.xiaomo.artwork.editions import FIRST, Edition
 from bimo.xiaomo.artwork.effects import APPLY
-from bimo.xiaomo.artwork.held_out import held_out, held_out_composition, hexcode
-from bimo.xiaomo.artwork.lexicon import COLOURED, COLOURS, DRAWN, EFFECTS, PLACES, RELATIONS, SCENES
-from bimo.xiaomo.artwork.sprites import SIDE, Kind, SpriteStore
+from bimo.xiaomo.artwork.held_out import held_out, held_out_composition, held_out_relation, hexcode
+from bimo.xiaomo.artwork.lexicon import COLOURS, EFFECTS, PLACES, RELATIONS, SCENES
+from bimo.xiaomo.artwork.sprites import Kind, SpriteStore
+from bimo.xiaomo.artwork.told import compositions, idioms
 
-SHARES: Mapping[str, float] = {
-    "single": 0.50,
-    "effect": 0.14,
-    "recolour": 0.09,
-    "background": 0.06,
-    "scene": 0.06,
-    "pair": 0.06,
-    "count": 0.04,
-    "accessory": 0.02,
-    "eating": 0.015,
-    "place": 0.009,
-    "size": 0.006,
-}
-#: After these, for each of them: more of what is learnt last, two things at once and where a thing stands.
-MORE: Mapping[str, float] = {"pair": 0.15, "place": 0.04, "size": 0.01}
 STYLE_WEIGHTS: Mapping[str, float] = {
-    "3d": 4.0, "cartoon": 2.5, "twemoji": 1.3, "flat": 1.3, "silhouette": 1.0, "line": 1.0, "retro": 0.9
+    "3d": 4.0, "cartoon": 2.5, "twemoji": 1.3, "flat": 1.3, "silhouette": 1.0, "line": 1.0, "retro": 0.9,
+    "vector": 1.3, "minimal": 1.0, "outlined": 1.3,
 }  # fmt: skip
 ALIASED_WEIGHT = 3.0
 ANIMAL_FACES = "🐱🐶🐼🐻🐨🦊🐸🐯🦁🐮🐷🐭🐰🐹🐵🐴🐺"
@@ -89,7 +78,8 @@ class Labels:
     """All that a canvas declares; None where nothing is. Kinds are hexcodes, the rest ids of the lexicon.
 
     `style` is the drawn style of the sprites, `effect` the processing on top; `pose` is [flip, scale, dx, dy, degrees].
-    `boxes` are those of things that were arranged, before the pose: [across, down, long side], of the side.
+    `boxes` are those of things that were arranged, before the pose: [across, down, long side], of the side. `elements`
+    are the things of an idiom by their Chinese names, where they lie: [left, top, right, bottom], of the side.
     """
 
     type: str
@@ -106,10 +96,13 @@ class Labels:
     size: str | None = None
     pose: list[float] = field(default_factory=lambda: IDENTITY.as_list())
     boxes: list[list[float]] | None = None
+    idiom: str | None = None
+    elements: dict[str, list[list[float]]] | None = None
 
     def as_dict(self) -> dict[str, object]:
-        """A plain dict, for JSON."""
-        return asdict(self)
+        """A plain dict, for JSON, without what the first edition has not."""
+        later = ("idiom", "elements")
+        return {name: value for name, value in asdict(self).items() if name not in later or value is not None}
 
 
 @dataclass(frozen=True)
@@ -129,7 +122,8 @@ def rng_of(seed: int, key: str, purpose: str) -> random.Random:
 class Cast:
     """Which kinds may play which part; every choice of a (kind, style) goes through the held-out rule here."""
 
-    def __init__(self, kinds: Sequence[Kind]) -> None:
+    def __init__(self, kinds: Sequence[Kind], edition: Edition = FIRST) -> None:
+        self.edition = edition
         self.kinds = {kind.hexcode: kind for kind in kinds}
         common = [kind for kind in kinds if kind.aliases_zh]
         self.all = list(kinds)
@@ -145,14 +139,24 @@ class Cast:
         self.counted = [k for k in self.players if k.classifier and k.classifier not in UNCOUNTED]
         self.faces = self._of(ANIMAL_FACES + PLAIN_FACES)
         self.accessories = self._of("".join(ACCESSORIES))
+        #: (relation, thing) and idioms that the kinds are there for.
+        self.composed = [
+            (name, self.kinds[code])
+            for name, one in compositions().items()
+            for code in map(hexcode, one.things)
+            if code in self.kinds
+        ]
+        self.told = [
+            name for name, one in idioms().items() if all(hexcode(emoji) in self.kinds for emoji, _ in one.things)
+        ]
         self.foods = [k for k in common if k.group == "food-drink" and 42 <= k.subgroup <= 46]
 
     def _of(self, emoji: str) -> list[Kind]:
         return [self.kinds[code] for code in map(hexcode, emoji) if code in self.kinds]
 
-    def drawn(self, kind: Kind, among: Sequence[str] = DRAWN) -> list[str]:
-        """The drawn styles of a kind that may be used."""
-        return [style for style in among if style in kind.styles and not held_out(kind, style)]
+    def drawn(self, kind: Kind, among: Sequence[str] | None = None) -> list[str]:
+        """The drawn styles of a kind that may be used, of those of the edition where none are named."""
+        return [style for style in among or self.edition.drawn if style in kind.styles and not held_out(kind, style)]
 
     def pick(self, rng: random.Random, kinds: Sequence[Kind], among: Sequence[str]) -> tuple[Kind, str]:
         """A kind and one of its usable styles; common kinds and main styles more often."""
@@ -168,24 +172,29 @@ class Cast:
     def pick_two(self, rng: random.Random, first: Sequence[Kind], second: Sequence[Kind]) -> tuple[Kind, Kind, str]:
         """Two different kinds in one style that both may use, never a held-out composition."""
         for _ in range(200):
-            one, style = self.pick(rng, first, COLOURED)
+            one, style = self.pick(rng, first, self.edition.coloured)
             two = rng.choice(second) if second else one
             if one != two and style in self.drawn(two) and not held_out_composition(one.hexcode, two.hexcode):
                 return one, two, style
         raise DataError("Too little artwork: no two kinds may share a canvas. Check that the packages are complete.")
 
 
-def plan(kinds: Sequence[Kind], canvases: int, seed: int) -> list[Plan]:
-    """What every sample is to be: shares as in SHARES, every usable (kind, style) once in identity pose, shuffled;
-    then, in the same way, as in MORE.
+def plan(kinds: Sequence[Kind], canvases: int, seed: int, edition: Edition = FIRST) -> list[Plan]:
+    """What every sample is to be: shares as the edition has them, every usable (kind, style) once in identity pose,
+    shuffled; then, in the same way, what it has more of.
     """
-    cast = Cast(kinds)
-    more = {name: round(canvases * share / (1 + sum(MORE.values()))) for name, share in MORE.items()}
+    cast = Cast(kinds, edition)
+    more = {name: round(canvases * share / (1 + sum(edition.more.values()))) for name, share in edition.more.items()}
     first = canvases - sum(more.values())
-    amounts = {name: round(first * share) for name, share in SHARES.items()}
+    amounts = {name: round(first * share) for name, share in edition.shares.items()}
     amounts["single"] += first - sum(amounts.values())
-    for name, needed in (("accessory", cast.faces and cast.accessories), ("eating", cast.faces and cast.foods)):
-        if not needed:
+    for name, needed in (
+        ("accessory", cast.faces and cast.accessories),
+        ("eating", cast.faces and cast.foods),
+        ("composition", cast.faces and cast.composed),
+        ("idiom", cast.told),
+    ):
+        if not needed and name in amounts:
             amounts["single"] += amounts.pop(name)
     types: list[tuple[str, tuple[str, str] | None]] = []
     sprites = [(kind.hexcode, style) for kind in cast.all for style in cast.drawn(kind)]
@@ -201,14 +210,16 @@ def plan(kinds: Sequence[Kind], canvases: int, seed: int) -> list[Plan]:
 
 
 class Composer:
-    """Draws the canvas of a plan: `compose(plan)` -> (RGB 128 x 128, Labels)."""
+    """Draws the canvas of a plan: `compose(plan)` -> (RGB, Labels)."""
 
-    def __init__(self, kinds: Sequence[Kind], store: SpriteStore, seed: int) -> None:
-        self.cast, self.store, self.seed = Cast(kinds), store, seed
+    def __init__(self, kinds: Sequence[Kind], store: SpriteStore, seed: int, edition: Edition = FIRST) -> None:
+        self.cast, self.store, self.seed, self.side = Cast(kinds, edition), store, seed, edition.side
+        self.edition = edition
         self._by_type: Mapping[str, Callable[[Plan, random.Random], tuple[Image.Image, Labels]]] = {
             "single": self._single, "effect": self._effect, "recolour": self._recolour,
             "background": self._background, "scene": self._scene, "pair": self._pair, "count": self._count,
             "accessory": self._accessory, "eating": self._eating, "place": self._place, "size": self._size,
+            "composition": self._composition, "idiom": self._idiom,
         }  # fmt: skip
 
     def compose(self, plan: Plan) -> tuple[Image.Image, Labels]:
@@ -234,19 +245,25 @@ class Composer:
         return apply_pose(image, pose), pose
 
     def _arranged(
-        self, rng: random.Random, style: str, places: Sequence[tuple[Kind, float, float, float]]
+        self,
+        rng: random.Random,
+        style: str,
+        places: Sequence[tuple[Kind, float, float, float]],
+        order: Sequence[int] | None = None,
     ) -> tuple[Image.Image, dict[str, Any]]:
-        """Kinds at (across, down) with long side `size`, posed as one thing on white; the labels that say so.
+        """Kinds at (across, down) with long side `size`, posed as one thing on white; the labels that say so. They are
+        laid one over the other as they come, or by `order`.
 
         A flip turns every kind about but leaves it at its place: left stays left.
         """
-        layer = Image.new("RGBA", (SIDE, SIDE))
-        for kind, across, down, size in places:
+        laid = places if order is None else [places[number] for number in order]
+        layer = Image.new("RGBA", (self.side, self.side))
+        for kind, across, down, size in laid:
             paste_at(layer, self._sprite(kind, style), across, down, size)
         pose = self._pose(rng, [kind for kind, *_ in places], layer, 0.7)
         if pose.flip:
-            layer = Image.new("RGBA", (SIDE, SIDE))
-            for kind, across, down, size in places:
+            layer = Image.new("RGBA", (self.side, self.side))
+            for kind, across, down, size in laid:
                 paste_at(layer, self._sprite(kind, style), 1 - across, down, size)
         stood = {"pose": pose.as_list(), "boxes": [list(box) for _, *box in places]}
         return on_colour(apply_pose(layer, pose)), stood
@@ -255,28 +272,28 @@ class Composer:
         if plan.sprite is not None:
             kind, style = self.cast.kinds[plan.sprite[0]], plan.sprite[1]
             return on_colour(self._sprite(kind, style)), Labels("single", kind.hexcode, style)
-        kind, style = self.cast.pick(rng, self.cast.all, DRAWN)
+        kind, style = self.cast.pick(rng, self.cast.all, self.edition.drawn)
         image, pose = self._posed(rng, kind, style)
         return on_colour(image), Labels("single", kind.hexcode, style, pose=pose.as_list())
 
     def _effect(self, plan: Plan, rng: random.Random) -> tuple[Image.Image, Labels]:
         effect = rng.choice(EFFECTS)
         usable = [kind for kind in self.cast.all if not held_out(kind, effect)]
-        kind, style = self.cast.pick(rng, usable, COLOURED)
+        kind, style = self.cast.pick(rng, usable, self.edition.coloured)
         image, pose = self._posed(rng, kind, style)
         return APPLY[effect](image), Labels("effect", kind.hexcode, style, effect=effect, pose=pose.as_list())
 
     def _recolour(self, plan: Plan, rng: random.Random) -> tuple[Image.Image, Labels]:
         colour = rng.choice(list(COLOURS))
         usable = [kind for kind in self.cast.things if not held_out_composition(kind.hexcode, colour)]
-        kind, style = self.cast.pick(rng, usable, COLOURED)
+        kind, style = self.cast.pick(rng, usable, self.edition.coloured)
         image, pose = self._posed(rng, kind, style)
         canvas = on_colour(recolour(image, COLOURS[colour]))
         return canvas, Labels("recolour", kind.hexcode, style, colour=colour, pose=pose.as_list())
 
     def _background(self, plan: Plan, rng: random.Random) -> tuple[Image.Image, Labels]:
         background = rng.choice(list(COLOURS))
-        kind, style = self.cast.pick(rng, self.cast.all, COLOURED)
+        kind, style = self.cast.pick(rng, self.cast.all, self.edition.coloured)
         image, pose = self._posed(rng, kind, style)
         canvas = on_colour(image, COLOURS[background].background)
         return canvas, Labels("background", kind.hexcode, style, background=background, pose=pose.as_list())
@@ -284,8 +301,8 @@ class Composer:
     def _scene(self, plan: Plan, rng: random.Random) -> tuple[Image.Image, Labels]:
         scene = rng.choice(list(SCENES))
         usable = [kind for kind in self.cast.standing if not held_out_composition(kind.hexcode, scene)]
-        kind, style = self.cast.pick(rng, usable, COLOURED)
-        canvas, stand = backdrop(scene).copy(), STANDS[scene]
+        kind, style = self.cast.pick(rng, usable, self.edition.coloured)
+        canvas, stand = backdrop(scene, self.side).copy(), STANDS[scene]
         image = self._sprite(kind, style)
         pose = self._pose(rng, [kind], image, 0.7)
         turned = apply_pose(image, Pose(flip=pose.flip, angle=pose.angle))
@@ -302,7 +319,7 @@ class Composer:
         return canvas, Labels("pair", one.hexcode, style, kind2=two.hexcode, relation=relation, **stood)
 
     def _count(self, plan: Plan, rng: random.Random) -> tuple[Image.Image, Labels]:
-        kind, style = self.cast.pick(rng, self.cast.counted, COLOURED)
+        kind, style = self.cast.pick(rng, self.cast.counted, self.edition.coloured)
         count = rng.choice(list(LAYOUTS))
         canvas, stood = self._arranged(rng, style, [(kind, *layout) for layout in LAYOUTS[count]])
         return canvas, Labels("count", kind.hexcode, style, count=count, **stood)
@@ -321,13 +338,50 @@ class Composer:
         return canvas, labels
 
     def _place(self, plan: Plan, rng: random.Random) -> tuple[Image.Image, Labels]:
-        kind, style = self.cast.pick(rng, self.cast.players, COLOURED)
+        kind, style = self.cast.pick(rng, self.cast.players, self.edition.coloured)
         place = rng.choice(list(PLACES))
         canvas, stood = self._arranged(rng, style, ((kind, *CENTRES[place], 0.40),))
         return canvas, Labels("place", kind.hexcode, style, place=place, **stood)
 
     def _size(self, plan: Plan, rng: random.Random) -> tuple[Image.Image, Labels]:
-        kind, style = self.cast.pick(rng, self.cast.players, COLOURED)
+        kind, style = self.cast.pick(rng, self.cast.players, self.edition.coloured)
         size = rng.choice(["small", "large"])
         canvas, stood = self._arranged(rng, style, ((kind, 0.5, 0.5, 0.32 if size == "small" else 0.98),))
         return canvas, Labels("size", kind.hexcode, style, size=size, **stood)
+
+    def _composition(self, plan: Plan, rng: random.Random) -> tuple[Image.Image, Labels]:
+        for _ in range(200):
+            relation, thing = rng.choice(self.cast.composed)
+            one = compositions()[relation]
+            among = [style for style in self.edition.coloured if not one.styles or style in one.styles]
+            face, style = self.cast.pick(rng, self.cast.faces, among)
+            held = held_out_relation(face.hexcode, relation, thing.hexcode)
+            if face != thing and style in self.cast.drawn(thing) and not held:
+                order = (1, 0) if one.over == "first" else (0, 1)
+                first = one.styles.get(style, one.first)
+                canvas, stood = self._arranged(rng, style, ((face, *first), (thing, *one.second)), order)
+                labels = Labels("composition", face.hexcode, style, kind2=thing.hexcode, relation=relation, **stood)
+                return canvas, labels
+        raise DataError(
+            "Too little artwork: no face and thing may share a canvas. Check that the packages are complete."
+        )
+
+    def _idiom(self, plan: Plan, rng: random.Random) -> tuple[Image.Image, Labels]:
+        name = rng.choice(self.cast.told)
+        places = [(self.cast.kinds[hexcode(emoji)], *box) for emoji, box in idioms()[name].things]
+        kinds = [kind for kind, *_ in places]
+        styles = [style for style in self.edition.coloured if all(style in self.cast.drawn(kind) for kind in kinds)]
+        if not styles:  # nothing held out may be drawn, so this one is drawn another time
+            return self._composition(plan, rng)
+        style = rng.choices(styles, [STYLE_WEIGHTS[style] for style in styles])[0]
+        canvas, stood = self._arranged(rng, style, places)
+        pose = Pose(0, *stood["pose"][1:])
+        elements: dict[str, list[list[float]]] = {}
+        for kind, across, down, size in places:
+            corners = [forward(pose, across + x * size / 2, down + y * size / 2) for x in (-1, 1) for y in (-1, 1)]
+            left, right = (edge(x for x, _ in corners) for edge in (min, max))
+            top, bottom = (edge(y for _, y in corners) for edge in (min, max))
+            box = [round(min(max(number, 0.0), 1.0), 3) for number in (left, top, right, bottom)]
+            elements.setdefault(kind.zh_words[0], []).append(box)
+        labels = Labels("idiom", kinds[0].hexcode, style, pose=stood["pose"], idiom=name, elements=elements)
+        return canvas, labels

@@ -28,6 +28,7 @@ from bimo.xiaomo.artwork.lexicon import (
     word_groups,
 )
 from bimo.xiaomo.artwork.sprites import Kind
+from bimo.xiaomo.artwork.told import compositions, idioms
 
 LANGUAGES: Mapping[str, float] = {"zh": 0.50, "zh-Hant": 0.06, "en": 0.38, "mixed": 0.06}
 DEFAULT_UNSAID = 0.55
@@ -153,6 +154,16 @@ class Phrases:
                 face, food = self._zh_thing(labels.kind, rng, plain=True), self._thing(labels.kind2 or "", rng, True)[0]
                 forms = (f"吃{food}的{face}", f"{face}在吃{food}", f"{face}吃{food}", f"正在吃{food}的{face}")
                 return rng.choice(forms)
+            case "composition":
+                face, thing = (
+                    self._zh_thing(labels.kind, rng, plain=True),
+                    self._thing(labels.kind2 or "", rng, True)[0],
+                )
+                return rng.choice(compositions()[labels.relation or ""].zh).format(a=face, b=thing)
+            case "idiom":
+                idiom = idioms()[labels.idiom or ""]
+                said = (f"{idiom.name}，{idiom.meant}", f"{idiom.name}：{idiom.literal}", f"成语{idiom.name}")
+                return rng.choice((idiom.name, idiom.name, idiom.name, idiom.literal, idiom.literal, *said))
             case "place":
                 thing, place = self._zh_thing(labels.kind, rng), rng.choice(PLACES[labels.place or ""].zh)
                 return rng.choice((f"{thing}在{place}", f"{place}的{thing}", f"{thing}，在{place}"))
@@ -219,6 +230,19 @@ class Phrases:
             case "eating":
                 face, food = self._en_thing(labels.kind, rng, plain=True), self._en_thing(labels.kind2 or "", rng)
                 return f"{face} {rng.choice(('eating', 'is eating'))} {food}"
+            case "composition":
+                face, thing = self._en_thing(labels.kind, rng, plain=True), self._en_thing(labels.kind2 or "", rng)
+                form = rng.choice(compositions()[labels.relation or ""].en)
+                said = form.format(a=face, b=thing)
+                return (
+                    said.replace("a a ", "a ")
+                    .replace("a an ", "an ")
+                    .replace("the a ", "the ")
+                    .replace("the an ", "the ")
+                )
+            case "idiom":
+                idiom = idioms()[labels.idiom or ""]
+                return rng.choice((idiom.en, idiom.en, f"{idiom.en}: {idiom.en_meant}", f"{idiom.name}, {idiom.en}"))
             case "place":
                 return f"{self._en_thing(labels.kind, rng)} {rng.choice(PLACES[labels.place or ''].en)}"
             case "size":
@@ -277,6 +301,7 @@ def known_words(kinds: Sequence[Kind]) -> list[str]:
     words |= {plural(word) for kind in kinds for word in kind.aliases_en}
     for group in word_groups():
         words |= {word.replace("{b}", "") for word in (*group.zh, *group.en)}
+    words |= {word for idiom in idioms().values() for word in (idiom.name, *idiom.en.split())}
     words |= {*ASKS, "戴", "戴着", "吃", "正在吃", "背景", "图片", "一张", "的", "在", "有", "是"}
     words |= {"wearing", "eating", "background", "draw", "picture", "image", "drawing", "of", "a", "an", "on", "in"}
     return sorted({word.strip().lower() for word in words if word.strip()})

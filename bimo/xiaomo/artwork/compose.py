@@ -49,7 +49,7 @@ def forward(pose: Pose, x: float, y: float) -> tuple[float, float]:
 
 
 def apply_pose(image: Image.Image, pose: Pose) -> Image.Image:
-    """RGBA 128 x 128 -> RGBA 128 x 128 with the pose applied (bicubic, premultiplied)."""
+    """RGBA, square -> the same size with the pose applied (bicubic, premultiplied)."""
     if pose == IDENTITY:
         return image
     turn, side = math.radians(pose.angle), image.width
@@ -90,7 +90,7 @@ def on_colour(image: Image.Image, rgb: Sequence[int] = (255, 255, 255)) -> Image
 def paste_at(canvas: Image.Image, image: Image.Image, across: float, down: float, size: float) -> None:
     """Lays a sprite's content over an RGBA layer, centred at (across, down), its long side `size`."""
     content = cropped(image, size)
-    x, y = round(across * SIDE - content.width / 2), round(down * SIDE - content.height / 2)
+    x, y = round(across * canvas.width - content.width / 2), round(down * canvas.width - content.height / 2)
     above = Image.new("RGBA", canvas.size)
     above.paste(content, (x, y))
     canvas.alpha_composite(above)
@@ -101,20 +101,23 @@ def paste_standing(
 ) -> None:
     """Like `paste_at`, but its foot stands at `foot`, over a soft shadow when asked."""
     content = cropped(image, size)
-    x, y = round(across * SIDE - content.width / 2), round(foot * SIDE - content.height)
+    side, unit = canvas.width, canvas.width / SIDE
+    x, y = round(across * side - content.width / 2), round(foot * side - content.height)
     if shadow:
         veil = Image.new("L", canvas.size)
-        half, middle = content.width * 0.40, across * SIDE
-        ImageDraw.Draw(veil).ellipse((middle - half, foot * SIDE - 5, middle + half, foot * SIDE + 3), fill=90)
-        canvas.paste((20, 20, 30), mask=veil.filter(ImageFilter.GaussianBlur(2)))
+        half, middle = content.width * 0.40, across * side
+        ImageDraw.Draw(veil).ellipse(
+            (middle - half, foot * side - 5 * unit, middle + half, foot * side + 3 * unit), fill=90
+        )
+        canvas.paste((20, 20, 30), mask=veil.filter(ImageFilter.GaussianBlur(2 * unit)))
     canvas.paste(content, (x, y), content.getchannel("A"))
 
 
 def cropped(image: Image.Image, size: float) -> Image.Image:
     """The content of a sprite, its long side `size` of the canvas."""
-    left, top, right, bottom = (round(part * SIDE) for part in content_box(image))
+    left, top, right, bottom = (round(part * image.width) for part in content_box(image))
     content = image.convert("RGBa").crop((left, top, right, bottom))
-    scale = size * SIDE / max(content.size)
+    scale = size * image.width / max(content.size)
     shape = (max(1, round(content.width * scale)), max(1, round(content.height * scale)))
     return content.resize(shape, Image.Resampling.LANCZOS).convert("RGBA")
 

@@ -1,7 +1,7 @@
 """Eight ways of processing a sprite on the canvas: watercolour, ink, sketch, oil, pixel, paper-cut, neon, porcelain.
 
-Each takes a posed sprite (RGBA 128 x 128) and gives an RGB canvas. The papers, grains and warps are fixed pictures, the
-same for every canvas, so that nothing on a canvas is left undeclared.
+Each takes a posed sprite (RGBA, square) and gives an RGB canvas of its size; widths of strokes are in pixels. The
+papers, grains and warps are fixed pictures, the same for every canvas, so that nothing on a canvas is left undeclared.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
-
-from bimo.xiaomo.artwork.sprites import SIDE
 
 Array = NDArray[np.floating[Any]]
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -38,27 +36,27 @@ def _smooth(value: Array, low: float, high: float) -> Array:
     return (edge * edge * (3 - 2 * edge)).astype(np.float32)
 
 
-@lru_cache(maxsize=8)
-def _noise(seed: int, cells: int) -> Array:
-    """[128, 128] smooth fixed noise in 0..1 of about `cells` bumps a side."""
+@lru_cache(maxsize=32)
+def _noise(side: int, seed: int, cells: int) -> Array:
+    """[side, side] smooth fixed noise in 0..1 of about `cells` bumps a side."""
     grid = np.random.default_rng(seed).random((cells, cells)).astype(np.float32)
-    return _array(_picture(grid).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+    return _array(_picture(grid).resize((side, side), Image.Resampling.BICUBIC))
 
 
 @lru_cache(maxsize=4)
-def _warp_map(amount: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows and columns [128, 128] that a hand-drawn edge reads from; `amount` in pixels."""
-    rows, columns = np.mgrid[0:SIDE, 0:SIDE]
-    down = (_noise(11, 16) - 0.5) * 2 * amount
-    across = (_noise(12, 16) - 0.5) * 2 * amount
+def _warp_map(side: int, amount: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows and columns [side, side] that a hand-drawn edge reads from; `amount` in pixels."""
+    rows, columns = np.mgrid[0:side, 0:side]
+    down = (_noise(side, 11, 16) - 0.5) * 2 * amount
+    across = (_noise(side, 12, 16) - 0.5) * 2 * amount
     return (
-        np.clip(np.round(rows + down), 0, SIDE - 1).astype(np.intp),
-        np.clip(np.round(columns + across), 0, SIDE - 1).astype(np.intp),
+        np.clip(np.round(rows + down), 0, side - 1).astype(np.intp),
+        np.clip(np.round(columns + across), 0, side - 1).astype(np.intp),
     )
 
 
 def _warp(array: Array, amount: float) -> Array:
-    return array[_warp_map(amount)]
+    return array[_warp_map(array.shape[0], amount)]
 
 
 def _split(image: Image.Image) -> tuple[Array, Array, Array]:
@@ -92,13 +90,13 @@ def watercolour(image: Image.Image) -> Image.Image:
     colour, alpha, _ = _split(flat)
     colour, alpha = _warp(colour, 2.5), _blur(_warp(alpha, 2.5), 0.9)
     colour = np.stack([_blur(colour[..., channel], 1.0) for channel in range(3)], -1)
-    wash = 0.62 + 0.5 * (_noise(21, 7) - 0.5) + 0.22 * (_noise(22, 24) - 0.5)
-    grain = 0.10 * (_noise(23, 64) - 0.5)
+    wash = 0.62 + 0.5 * (_noise(image.width, 21, 7) - 0.5) + 0.22 * (_noise(image.width, 22, 24) - 0.5)
+    grain = 0.10 * (_noise(image.width, 23, 64) - 0.5)
     rim = np.clip(alpha * (1 - _blur(alpha, 3.0)) * 2.2, 0, 1) + 0.5 * _smooth(_colour_edges(colour), 0.05, 0.4)
     density = np.clip(wash + grain + 0.75 * rim, 0.3, 1.25)
     pigment = np.clip(1 - (1 - colour) * density[..., None] * 0.98, 0, 1)
     paper = np.ones_like(pigment) * np.array([0.992, 0.988, 0.972], np.float32)
-    paper = paper + 0.02 * (_noise(24, 64)[..., None] - 0.5)
+    paper = paper + 0.02 * (_noise(image.width, 24, 64)[..., None] - 0.5)
     bleed = 0.16 * _blur(alpha, 5.0) * (1 - alpha)
     paper = paper * (1 - bleed[..., None] * (1 - np.stack([_blur(colour[..., c], 5.0) for c in range(3)], -1)))
     return _picture(_over(paper, pigment, alpha))
@@ -111,18 +109,20 @@ def ink(image: Image.Image) -> Image.Image:
     inside = light[alpha > 0.5]
     low, high = (np.percentile(inside, 5), np.percentile(inside, 95)) if inside.size else (0.0, 1.0)
     dark = 1 - np.clip((light - low) / max(high - low, 0.15), 0, 1)
-    wash = _blur((0.10 + 0.62 * dark**1.4) * alpha, 1.6) * (0.72 + 0.7 * (_noise(31, 9) - 0.3))
-    line = _smooth(_blur(strokes, 0.8) * (0.5 + 0.9 * _noise(32, 14)), 0.06, 0.36)
+    wash = _blur((0.10 + 0.62 * dark**1.4) * alpha, 1.6) * (0.72 + 0.7 * (_noise(image.width, 31, 9) - 0.3))
+    line = _smooth(_blur(strokes, 0.8) * (0.5 + 0.9 * _noise(image.width, 32, 14)), 0.06, 0.36)
     density = np.clip(np.maximum(wash, 0.92 * line) + 0.10 * _blur(alpha, 4.0) * (1 - alpha), 0, 0.95)
-    paper = np.ones((SIDE, SIDE, 3), np.float32) * np.array([0.957, 0.933, 0.878], np.float32)
-    paper += 0.035 * (_noise(33, 60)[..., None] - 0.5) + 0.02 * (_noise(34, 12)[..., None] - 0.5)
+    paper = np.ones((image.width, image.width, 3), np.float32) * np.array([0.957, 0.933, 0.878], np.float32)
+    paper += 0.035 * (_noise(image.width, 33, 60)[..., None] - 0.5) + 0.02 * (
+        _noise(image.width, 34, 12)[..., None] - 0.5
+    )
     drawn = _picture(_over(paper, np.ones_like(paper) * 0.09, density))
     return _seal(drawn)
 
 
 def _seal(canvas: Image.Image) -> Image.Image:
     pen = ImageDraw.Draw(canvas)
-    left, top, side, red, white = SIDE - 18, SIDE - 18, 13, (186, 34, 30), (244, 232, 214)
+    left, top, side, red, white = canvas.width - 18, canvas.width - 18, 13, (186, 34, 30), (244, 232, 214)
     pen.rounded_rectangle((left, top, left + side, top + side), 2, fill=red)
     for x in (left + 3, left + 6, left + 10):
         pen.line((x, top + 3, x, top + 10), fill=white)
@@ -130,11 +130,11 @@ def _seal(canvas: Image.Image) -> Image.Image:
     return canvas
 
 
-@lru_cache(maxsize=1)
-def _hatching() -> Array:
-    rows, columns = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32)
-    first = 0.5 + 0.5 * np.sin((rows + columns) * 1.5 + 3 * _noise(41, 10))
-    second = 0.5 + 0.5 * np.sin((rows - columns) * 1.6 + 3 * _noise(42, 10))
+@lru_cache(maxsize=2)
+def _hatching(side: int) -> Array:
+    rows, columns = np.mgrid[0:side, 0:side].astype(np.float32)
+    first = 0.5 + 0.5 * np.sin((rows + columns) * 1.5 + 3 * _noise(side, 41, 10))
+    second = 0.5 + 0.5 * np.sin((rows - columns) * 1.6 + 3 * _noise(side, 42, 10))
     return np.stack([first, second])
 
 
@@ -146,11 +146,11 @@ def sketch(image: Image.Image) -> Image.Image:
     lines = np.maximum(1 - dodge, _smooth(_colour_edges(colour), 0.06, 0.45))
     lines = _warp(np.clip(lines * 1.15, 0, 1), 0.8)
     shade = _warp((1 - light) * alpha, 0.8)
-    first, second = _hatching()
+    first, second = _hatching(image.width)
     hatch = 0.58 * first * _smooth(shade, 0.12, 0.75) + 0.5 * second * _smooth(shade, 0.5, 0.95)
     density = np.clip(np.maximum(0.9 * lines, 0) + hatch * alpha + 0.14 * shade, 0, 0.93)
-    density = density * (0.86 + 0.28 * (_noise(43, 90) - 0.5))
-    paper = 0.985 - 0.02 * _noise(44, 70)
+    density = density * (0.86 + 0.28 * (_noise(image.width, 43, 90) - 0.5))
+    paper = 0.985 - 0.02 * _noise(image.width, 44, 70)
     grey = paper * (1 - density) + 0.16 * density
     return _picture(np.repeat(grey[..., None], 3, -1))
 
@@ -158,13 +158,15 @@ def sketch(image: Image.Image) -> Image.Image:
 def oil(image: Image.Image) -> Image.Image:
     """Short strokes of thick paint (a Kuwahara filter with a relief) on a warm canvas."""
     colour, alpha, _ = _split(image)
-    warm = np.array([0.93, 0.88, 0.77], np.float32) + 0.07 * (_noise(51, 34)[..., None] - 0.5)
+    warm = np.array([0.93, 0.88, 0.77], np.float32) + 0.07 * (_noise(image.width, 51, 34)[..., None] - 0.5)
     scene = _over(np.ones_like(colour) * warm, _array(image)[..., :3], alpha)
     scene = _kuwahara(_warp(scene, 1.6), 2)
     light = scene @ LUMA
     scene = np.clip(light[..., None] + (scene - light[..., None]) * 1.22, 0, 1)
-    rows, columns = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32)
-    bristle = np.sin(rows * 1.5 + columns * 0.8 + 5 * _noise(52, 7) + 5 * light) * 0.5 + 0.5 * (_noise(53, 80) - 0.5)
+    rows, columns = np.mgrid[0 : image.width, 0 : image.width].astype(np.float32)
+    bristle = np.sin(rows * 1.5 + columns * 0.8 + 5 * _noise(image.width, 52, 7) + 5 * light) * 0.5 + 0.5 * (
+        _noise(image.width, 53, 80) - 0.5
+    )
     relief = np.zeros_like(light)
     relief[1:, 1:] = bristle[1:, 1:] - bristle[:-1, :-1]
     return _picture(scene * (1 + (0.03 + 0.04 * _blur(alpha, 1.0)[..., None]) * relief[..., None]))
@@ -200,12 +202,12 @@ def pixel(image: Image.Image) -> Image.Image:
     grown = grown[:-2, 1:-1] | grown[2:, 1:-1] | grown[1:-1, :-2] | grown[1:-1, 2:]
     blocks[~solid] = 255
     blocks[grown & ~solid] = (38, 34, 48)
-    return Image.fromarray(blocks).resize((SIDE, SIDE), Image.Resampling.NEAREST)
+    return Image.fromarray(blocks).resize((image.width, image.width), Image.Resampling.NEAREST)
 
 
 def papercut(image: Image.Image) -> Image.Image:
     """One sheet of red paper: light parts and inner lines are cut away, the rim stays."""
-    big = image.resize((SIDE * 2, SIDE * 2), Image.Resampling.BICUBIC).filter(ImageFilter.MedianFilter(3))
+    big = image.resize((image.width * 2, image.width * 2), Image.Resampling.BICUBIC).filter(ImageFilter.MedianFilter(3))
     colour, alpha, light = _split(big)
     body = alpha > 0.5
     values = np.sort(light[body])
@@ -218,12 +220,14 @@ def papercut(image: Image.Image) -> Image.Image:
     if body.any() and (holes & ~rim).sum() > 0.62 * body.sum():
         holes = np.zeros_like(holes)
     keep = ((body & ~holes & ~lines) | rim).astype(np.float32)
-    keep = _array(_picture(keep).filter(ImageFilter.MedianFilter(5)).resize((SIDE, SIDE), Image.Resampling.BOX))
+    keep = _array(
+        _picture(keep).filter(ImageFilter.MedianFilter(5)).resize((image.width, image.width), Image.Resampling.BOX)
+    )
     shadow = np.zeros_like(keep)
     shadow[2:, 2:] = keep[:-2, :-2]
-    paper = np.ones((SIDE, SIDE, 3), np.float32) * np.array([0.988, 0.968, 0.925], np.float32)
+    paper = np.ones((image.width, image.width, 3), np.float32) * np.array([0.988, 0.968, 0.925], np.float32)
     paper = paper * (1 - 0.28 * _blur(shadow, 1.5)[..., None])
-    red = np.array([0.80, 0.07, 0.09], np.float32) + 0.05 * (_noise(61, 40)[..., None] - 0.5)
+    red = np.array([0.80, 0.07, 0.09], np.float32) + 0.05 * (_noise(image.width, 61, 40)[..., None] - 0.5)
     return _picture(_over(paper, np.ones_like(paper) * red, keep))
 
 
@@ -257,7 +261,7 @@ def neon(image: Image.Image) -> Image.Image:
     lit = hue * tube[..., None]
     glow = np.stack([_blur(lit[..., c], 2.5) * 0.9 + _blur(lit[..., c], 7.0) * 1.0 for c in range(3)], -1)
     core = _smooth(tube, 0.55, 1.0)[..., None] * 0.55
-    wall = np.array([0.045, 0.04, 0.11], np.float32) + 0.012 * (_noise(71, 30)[..., None] - 0.5)
+    wall = np.array([0.045, 0.04, 0.11], np.float32) + 0.012 * (_noise(image.width, 71, 30)[..., None] - 0.5)
     return _picture(wall + glow + lit * 0.85 + core)
 
 
@@ -267,22 +271,22 @@ def porcelain(image: Image.Image) -> Image.Image:
     inside = light[alpha > 0.5]
     low, high = (np.percentile(inside, 4), np.percentile(inside, 96)) if inside.size else (0.0, 1.0)
     dark = 1 - np.clip((light - low) / max(high - low, 0.15), 0, 1)
-    wash = (0.16 + 0.66 * dark**1.3) * (0.82 + 0.45 * (_noise(81, 12) - 0.4)) * _blur(alpha, 0.6)
+    wash = (0.16 + 0.66 * dark**1.3) * (0.82 + 0.45 * (_noise(image.width, 81, 12) - 0.4)) * _blur(alpha, 0.6)
     line = _smooth(_blur(_colour_edges(colour), 0.6), 0.07, 0.34)
     density = np.clip(np.maximum(wash, 0.96 * line), 0, 1)
-    glaze = _array(_plate())
+    glaze = _array(_plate(image.width))
     cobalt = np.array([0.07, 0.17, 0.56], np.float32)
     return _picture(_over(glaze, np.ones_like(glaze) * cobalt, density))
 
 
-@lru_cache(maxsize=1)
-def _plate() -> Image.Image:
-    plate = Image.new("RGB", (SIDE * 4, SIDE * 4), (236, 241, 246))
+@lru_cache(maxsize=2)
+def _plate(size: int) -> Image.Image:
+    plate = Image.new("RGB", (size * 4, size * 4), (236, 241, 246))
     pen = ImageDraw.Draw(plate)
-    side = SIDE * 4
+    side = size * 4
     pen.ellipse((6, 6, side - 6, side - 6), fill=(248, 250, 252), outline=(34, 62, 156), width=9)
     pen.ellipse((22, 22, side - 22, side - 22), outline=(66, 96, 184), width=4)
-    return plate.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    return plate.resize((size, size), Image.Resampling.LANCZOS)
 
 
 APPLY: Mapping[str, Callable[[Image.Image], Image.Image]] = {

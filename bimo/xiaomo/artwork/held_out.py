@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from functools import lru_cache
 
-from bimo.xiaomo.artwork.lexicon import DEFAULT_STYLE, DRAWN, EFFECTS
+from bimo.xiaomo.artwork.lexicon import DEFAULT_STYLE, DRAWN, EFFECTS, LATER
 from bimo.xiaomo.artwork.sprites import Kind
 
 ONE_IN = 20
@@ -80,6 +80,12 @@ def held_out_composition(kind: str, other: str) -> bool:
     return (kind, other) in _compositions() or (other, kind) in _compositions()
 
 
+def held_out_relation(face: str, relation: str, thing: str) -> bool:
+    """Whether a face never stands in a relation to a thing (hexcodes): one triple in twelve by hash."""
+    digest = hashlib.sha256(f"relation:{face}:{relation}:{thing}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") % 12 == 0
+
+
 @lru_cache(maxsize=1)
 def _compositions() -> frozenset[tuple[str, str]]:
     pairs = ((hexcode(first), hexcode(second)) for first, second in PAIRS)
@@ -89,7 +95,7 @@ def _compositions() -> frozenset[tuple[str, str]]:
 def held_out_list(kinds: list[Kind]) -> Mapping[str, list[list[str]]]:
     """All that is held out: `styles` as [kind, style], `compositions` as [kind, kind or colour or scene]."""
     styles = [
-        [kind.hexcode, style] for kind in kinds for style in (*DRAWN, *EFFECTS)
+        [kind.hexcode, style] for kind in kinds for style in (*DRAWN, *LATER, *EFFECTS)
         if (style in kind.styles or style in EFFECTS) and held_out(kind, style)
     ]  # fmt: skip
     return {"styles": styles, "compositions": sorted(list(pair) for pair in _compositions())}

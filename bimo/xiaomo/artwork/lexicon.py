@@ -29,6 +29,8 @@ class Colour:
 
 DRAWN: tuple[str, ...] = ("3d", "cartoon", "twemoji", "flat", "silhouette", "line", "retro")
 COLOURED: tuple[str, ...] = ("3d", "cartoon", "twemoji", "flat")
+#: Drawn styles that the second edition has besides; each of them is in colour.
+LATER: tuple[str, ...] = ("vector", "minimal", "outlined")
 DEFAULT_STYLE = "3d"
 
 STYLES: Mapping[str, Words] = {
@@ -47,6 +49,15 @@ STYLES: Mapping[str, Words] = {
         ("线条", "线稿", "简笔画", "线条风格", "线描"), ("line art", "line drawing", "outline drawing", "line style")
     ),
     "retro": Words(("复古", "复古风", "复古风格", "怀旧风格"), ("retro", "retro style", "vintage style")),
+    "vector": Words(
+        ("矢量插画", "矢量", "矢量风格", "矢量图"), ("vector illustration", "vector", "vector art", "vector style")
+    ),
+    "minimal": Words(
+        ("极简风格", "极简", "简约", "简约风格"), ("minimalist", "minimal", "minimalist style", "minimal style")
+    ),
+    "outlined": Words(
+        ("描边风格", "描边", "手账", "手账风格"), ("outlined cartoon", "outlined", "bold outline", "outlined style")
+    ),
     "watercolour": Words(
         ("水彩", "水彩画", "水彩风格"), ("watercolour", "watercolor", "watercolor painting", "watercolor style")
     ),

@@ -121,6 +121,35 @@ PACKAGES: tuple[Package, ...] = (
 )
 
 
+#: What the second edition has besides.
+LATER_PACKAGES: tuple[Package, ...] = (
+    Package(
+        name="@iconify-json/emojione",
+        version="1.2.3",
+        sha256="26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e",
+        licence="CC-BY-4.0",
+        attribution="Emoji One 2.3 (EmojiTwo), Copyright Emoji One and contributors, CC-BY 4.0; packaged by Iconify",
+        use="style vector",
+    ),
+    Package(
+        name="@iconify-json/fxemoji",
+        version="1.2.2",
+        sha256="f3e72b3c59d05e1db03b7e308d55c0d05bd7ba3f625a90da1b79313c12858eef",
+        licence="Apache-2.0",
+        attribution="Firefox OS Emoji, Copyright Mozilla, Apache License 2.0; packaged by Iconify",
+        use="style minimal",
+    ),
+    Package(
+        name="@iconify-json/streamline-emojis",
+        version="1.2.4",
+        sha256="5dac87c876b322500989828c5823143e0100d78881627a2e4081a4b897cbfdbc",
+        licence="CC-BY-4.0",
+        attribution="Streamline Emojis, Copyright Streamline, CC-BY 4.0; packaged by Iconify",
+        use="style outlined",
+    ),
+)
+
+
 def package_named(name: str, table: Iterable[Package] = PACKAGES) -> Package:
     """The package of that name; DataError when the table has none."""
     table = tuple(table)

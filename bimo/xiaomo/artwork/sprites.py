@@ -1,6 +1,7 @@
 """Kinds (what can be drawn) and sprites (one kind in one drawn style), from the pinned packages.
 
-A sprite is RGBA, 128 x 128 pixels, cropped to its content and centred so that the long side fills 0.84 of the canvas:
+A sprite is RGBA, 128 x 128 pixels, of the second edition 256 x 256, cropped to its content and centred so that the
+long side fills 0.84 of the canvas:
 the canonical pose. Sprites are kept in one stored zip of PNG files, so that a second run need not draw them again.
 """
 
@@ -56,6 +57,9 @@ SOURCES: Mapping[str, Source] = {
     "silhouette": Source("@iconify-json/fluent-emoji-high-contrast", "iconify"),
     "line": Source("@expo-google-fonts/noto-emoji", "font"),
     "retro": Source("@iconify-json/noto-v1", "iconify", names="@iconify-json/noto"),
+    "vector": Source("@iconify-json/emojione", "iconify", names="@iconify-json/noto"),
+    "minimal": Source("@iconify-json/fxemoji", "iconify", names="@iconify-json/noto"),
+    "outlined": Source("@iconify-json/streamline-emojis", "iconify", names="@iconify-json/noto"),
 }
 FONT_MEMBER = "400Regular/NotoEmoji_400Regular.ttf"
 
@@ -86,7 +90,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Sprite:
-    """One kind in one drawn style; `image` is RGBA 128 x 128, canonical pose."""
+    """One kind in one drawn style; `image` is RGBA, canonical pose."""
 
     kind: str
     style: str
@@ -157,42 +161,46 @@ def _annotations(paths: Mapping[str, Path], language: str) -> dict[str, tuple[st
     return found
 
 
-def canonical(image: Image.Image) -> Image.Image | None:
-    """RGBA of any size -> RGBA [128 x 128], cropped to content and centred; None when nothing is drawn on it."""
+def canonical(image: Image.Image, side: int = SIDE) -> Image.Image | None:
+    """RGBA of any size -> RGBA [side x side], cropped to content and centred; None when nothing is drawn on it."""
     image = image.convert("RGBA")
     box = image.getchannel("A").point([0] * 9 + [255] * 247).getbbox()
     if box is None:
         return None
     content = image.crop(box).convert("RGBa")
-    scale = SIDE * FILL / max(content.size)
+    scale = side * FILL / max(content.size)
     size = (max(1, round(content.width * scale)), max(1, round(content.height * scale)))
     content = content.resize(size, Image.Resampling.LANCZOS).convert("RGBA")
-    canvas = Image.new("RGBA", (SIDE, SIDE))
-    canvas.paste(content, ((SIDE - size[0]) // 2, (SIDE - size[1]) // 2))
+    canvas = Image.new("RGBA", (side, side))
+    canvas.paste(content, ((side - size[0]) // 2, (side - size[1]) // 2))
     return canvas
 
 
-def draw_style(style: str, paths: Mapping[str, Path], kinds: Iterable[Kind]) -> dict[str, Image.Image]:
+def draw_style(
+    style: str, paths: Mapping[str, Path], kinds: Iterable[Kind], side: int = SIDE
+) -> dict[str, Image.Image]:
     """Hexcode -> canonical sprite, for the kinds the style's package has. `paths`: package name -> .tgz."""
     source, kinds = SOURCES[style], list(kinds)
     path = paths[source.package]
     if source.reader == "iconify":
-        drawn = _from_iconify(path, paths.get(source.names, path), kinds)
+        drawn = _from_iconify(path, paths.get(source.names, path), kinds, side)
     elif source.reader == "webp":
-        drawn = _from_webp(path, kinds)
+        drawn = _from_webp(path, kinds, side)
     else:
-        drawn = _from_font(path, kinds)
+        drawn = _from_font(path, kinds, side)
     return {hexcode: image for hexcode, image in drawn.items() if image is not None}
 
 
-def _from_iconify(path: Path, names_path: Path, kinds: list[Kind]) -> dict[str, Image.Image | None]:
+def _from_iconify(path: Path, names_path: Path, kinds: list[Kind], side: int) -> dict[str, Image.Image | None]:
     import resvg_py  # here, because only drawing needs it
 
     icons, characters = json.loads(read_member(path, "icons.json")), json.loads(read_member(names_path, "chars.json"))
     names = {bare(code): name for code, name in characters.items()}
     drawn: dict[str, Image.Image | None] = {}
     for kind in kinds:
-        icon = icons["icons"].get(names.get(kind.hexcode, ""))
+        name = names.get(kind.hexcode, "")
+        # One set writes its names without hyphens.
+        icon = icons["icons"].get(name) or icons["icons"].get(name.replace("-", ""))
         if icon is None:
             continue
         width = icon.get("width", icons.get("width", 16))
@@ -200,37 +208,37 @@ def _from_iconify(path: Path, names_path: Path, kinds: list[Kind]) -> dict[str, 
         box = f"{icon.get('left', 0)} {icon.get('top', 0)} {width} {height}"
         body = icon["body"].replace("currentColor", "#000")
         svg = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{box}"'
-        svg += f' width="{SIDE * 2}" height="{round(SIDE * 2 * height / width)}">{body}</svg>'
+        svg += f' width="{side * 2}" height="{round(side * 2 * height / width)}">{body}</svg>'
         png = bytes(resvg_py.svg_to_bytes(svg_string=svg))
-        drawn[kind.hexcode] = canonical(Image.open(io.BytesIO(png)))
+        drawn[kind.hexcode] = canonical(Image.open(io.BytesIO(png)), side)
     return drawn
 
 
-def _from_webp(path: Path, kinds: list[Kind]) -> dict[str, Image.Image | None]:
+def _from_webp(path: Path, kinds: list[Kind], side: int) -> dict[str, Image.Image | None]:
     wanted = {kind.hexcode for kind in kinds}
 
     def code(name: str) -> str:
         return bare(Path(name).stem)
 
     members = read_members(path, lambda name: name.endswith(".webp") and code(name) in wanted)
-    return {code(name): canonical(Image.open(io.BytesIO(data))) for name, data in members.items()}
+    return {code(name): canonical(Image.open(io.BytesIO(data)), side) for name, data in members.items()}
 
 
-def _from_font(path: Path, kinds: list[Kind]) -> dict[str, Image.Image | None]:
-    font = ImageFont.truetype(io.BytesIO(read_member(path, FONT_MEMBER)), SIDE * 2)
-    blank = _glyph(font, "\U0010fffd").tobytes()
+def _from_font(path: Path, kinds: list[Kind], side: int) -> dict[str, Image.Image | None]:
+    font = ImageFont.truetype(io.BytesIO(read_member(path, FONT_MEMBER)), side * 2)
+    blank = _glyph(font, "\U0010fffd", side).tobytes()
     drawn: dict[str, Image.Image | None] = {}
     for kind in kinds:
         character = kind.emoji.replace("\ufe0f", "")
         if len(character) == 1:  # a joined sequence needs a shaping engine; the font's single glyphs do not
-            image = _glyph(font, character)
-            drawn[kind.hexcode] = canonical(image) if image.tobytes() != blank else None
+            image = _glyph(font, character, side)
+            drawn[kind.hexcode] = canonical(image, side) if image.tobytes() != blank else None
     return drawn
 
 
-def _glyph(font: ImageFont.FreeTypeFont, character: str) -> Image.Image:
-    image = Image.new("RGBA", (SIDE * 4, SIDE * 4))
-    ImageDraw.Draw(image).text((SIDE, SIDE), character, font=font, fill=(0, 0, 0, 255))
+def _glyph(font: ImageFont.FreeTypeFont, character: str, side: int) -> Image.Image:
+    image = Image.new("RGBA", (side * 4, side * 4))
+    ImageDraw.Draw(image).text((side, side), character, font=font, fill=(0, 0, 0, 255))
     return image
 
 
@@ -245,6 +253,7 @@ def draw_sprites(
     kinds: list[Kind],
     cache: Path,
     progress: Callable[[str], None] | None = None,
+    side: int = SIDE,
 ) -> list[Kind]:
     """Draws every sprite into one zip per style under `cache` (kept if it is from the same package and kinds).
 
@@ -254,11 +263,13 @@ def draw_sprites(
     present = {style: source for style, source in SOURCES.items() if source.package in {p.name for p in table}}
     styles: dict[str, list[str]] = {kind.hexcode: [] for kind in kinds}
     for style, source in present.items():
-        stamp = f"3 {package_named(source.package, table).sha256} {' '.join(kind.hexcode for kind in kinds)}"
+        size = "" if side == SIDE else f"{side} "
+        names = " ".join(kind.hexcode for kind in kinds)
+        stamp = f"3 {size}{package_named(source.package, table).sha256} {names}"
         path = cache / f"{style}.zip"
         if not _stamped(path, stamp):
             cache.mkdir(parents=True, exist_ok=True)
-            drawn = draw_style(style, paths, kinds)
+            drawn = draw_style(style, paths, kinds, side)
             partial = path.with_suffix(".partial")
             with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
                 for hexcode in sorted(drawn):

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from bimo.prompts.normalise import normal
+from bimo.xiaomo.artwork.told import idioms
 from bimo.xiaomo.captions.lexicon import elements_of, mood_of, subjects
 from bimo.xiaomo.chance import Chance
 from bimo.xiaomo.dishes.plan import DishPlan, dish_scene
@@ -26,14 +27,22 @@ def planned_boxes(text: str, key: str) -> Boxes:
     """Element -> boxes (left, top, right, bottom, of the side) of a scene or dish that the text asks for; {} where it
     asks for none.
 
-    The longest name of a dish, or of a subject, in the text says which; else what its words name, if that is more
-    than one element. Milliseconds, and the same for the same text and key.
+    The longest name of a dish, of a subject, or an idiom in the text says which; else what its words name, if that is
+    more than one element. Milliseconds, and the same for the same text and key.
     """
     plain = normal(text)
     found = max((name for name in _named() if name in plain), key=len, default="")
     chance = Chance(f"{key}/mood")
     if found:
         kind, name = _named()[found]
+        if kind == "idiom":
+            # Of things that no scene has: which they are is for the words to say.
+            return {
+                "": [
+                    (x - size / 2, y - size / 2, x + size / 2, y + size / 2)
+                    for _, (x, y, size) in idioms()[name].things
+                ]
+            }
         if kind == "dish":
             return dish_scene(DishPlan(key, name, dishes()[name].vessels[0], "illustration"))[0].elements
         subject = SUBJECTS[name]
@@ -47,10 +56,12 @@ def planned_boxes(text: str, key: str) -> Boxes:
 
 @lru_cache(maxsize=1)
 def _named() -> Mapping[str, tuple[str, str]]:
-    """Names in their normal form -> ("dish" or "scene", its own name)."""
+    """Names in their normal form -> ("dish", "idiom" or "scene", its own name)."""
     found: dict[str, tuple[str, str]] = {}
     for name, dish in dishes().items():
         found |= {normal(word): ("dish", name) for word in (name, dish.english, *dish.also)}
+    for name, idiom in idioms().items():
+        found |= {normal(word): ("idiom", name) for word in (name, idiom.literal, idiom.en)}
     for name, called in subjects().items():
         found |= {normal(word): ("scene", name) for word in (*called.zh, *called.en, *called.words)}
     return {word: kind for word, kind in found.items() if word}

@@ -11,7 +11,7 @@ from bimo.core.errors import DataError
 from bimo.data import shards
 from bimo.xiaomo.artwork import build
 from bimo.xiaomo.artwork.build import build_artwork, read_kinds_table
-from bimo.xiaomo.artwork.canvas import SHARES
+from bimo.xiaomo.artwork.editions import FIRST
 from bimo.xiaomo.artwork.held_out import held_out, held_out_composition
 from bimo.xiaomo.artwork.packages import Package
 
@@ -82,7 +82,7 @@ def test_records(built: Path) -> None:
             assert other is None or not held_out_composition(labels["kind"], other)
     assert keys == sorted(keys)
     assert len(keys) == 400
-    assert types == set(SHARES)
+    assert types == set(FIRST.shares)
 
 
 def test_tables(built: Path) -> None:

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from bimo.xiaomo.artwork.backdrops import STANDS, backdrop
-from bimo.xiaomo.artwork.canvas import MORE, SHARES, Composer, plan, rng_of
+from bimo.xiaomo.artwork.canvas import Composer, plan, rng_of
 from bimo.xiaomo.artwork.compose import IDENTITY, Pose, apply_pose, forward, keep_inside, on_colour, recolour
+from bimo.xiaomo.artwork.editions import FIRST
 from bimo.xiaomo.artwork.effects import APPLY
 from bimo.xiaomo.artwork.held_out import COLOURS as HELD_COLOURS
 from bimo.xiaomo.artwork.held_out import PAIRS, SCENES, held_out, held_out_composition, hexcode
@@ -125,13 +126,13 @@ def test_the_held_out_rule() -> None:
 def test_the_plan_has_the_shares_and_every_sprite_once() -> None:
     kinds = some_kinds(40)
     plans = plan(kinds, 2000, 0)
-    amounts = {name: sum(item.type == name for item in plans) for name in SHARES}
+    amounts = {name: sum(item.type == name for item in plans) for name in FIRST.shares}
     assert len(plans) == 2000
-    first = plans[: 2000 - sum(round(2000 * share / (1 + sum(MORE.values()))) for share in MORE.values())]
+    first = plans[: 2000 - sum(round(2000 * share / (1 + sum(FIRST.more.values()))) for share in FIRST.more.values())]
     later = plans[len(first) :]
     assert abs(amounts["effect"] - 0.14 * len(first)) <= 1
     assert abs(amounts["count"] - 0.04 * len(first)) <= 1
-    assert {item.type for item in later} == set(MORE)
+    assert {item.type for item in later} == set(FIRST.more)
     assert abs(sum(item.type == "pair" for item in later) - 0.15 * len(first)) <= 1
     identity = [item.sprite for item in plans if item.sprite is not None]
     usable = {(kind.hexcode, style) for kind in kinds for style in DRAWN if not held_out(kind, style)}
