@@ -89,7 +89,8 @@ def draw(
     nag: Annotated[float | None, typer.Option(help=inputs.NAG_HELP)] = None,
     tiny_decoder: Annotated[Path | None, typer.Option(help=inputs.TINY_HELP)] = None,
     best: Annotated[Path | None, typer.Option(help=inputs.BEST_HELP)] = None,
-    dtype: Annotated[Dtype, typer.Option(help=inputs.DTYPE_HELP)] = Dtype.fp32,
+    device: Annotated[str, typer.Option(help=inputs.DEVICE_HELP)] = "auto",
+    dtype: Annotated[Dtype, typer.Option(help=inputs.DTYPE_HELP)] = Dtype.auto,
     offload: Annotated[bool, typer.Option("--offload", help=inputs.OFFLOAD_HELP)] = False,
     processor: Annotated[str, typer.Option("--engine", help=inputs.ENGINE_HELP)] = "torch",
     as_json: Annotated[bool, typer.Option("--json", help=say("print one JSON object"))] = False,
@@ -147,14 +148,14 @@ def draw(
 
         style_named(request.style)
     if request.size:
-        memory.check(request.size, dtype)
+        memory.check(request.size, dtype, device)
     place = OutputPath(output, request.text)
     place.check()
     # Fonts are looked for before a model is read.
     drawing.check(request)
-    how: dict[str, Any] = {"engine": processor, "fast": fast, "tiny_decoder": tiny_decoder}
+    how: dict[str, Any] = {"device": device, "engine": processor, "fast": fast, "tiny_decoder": tiny_decoder}
     engine = _loaded(name, record is not None and model is None, request.size, dtype, offload, adapters, how)
-    prepared = engine.prepare(_filled(engine, request, dtype))
+    prepared = engine.prepare(_filled(engine, request))
     if prepared.nothing_known and again is None and image is None and not anyway:
         raise RequestError(
             "{sentence}; say it in other words, or draw it all the same with --anyway", sentence=prepared.nothing_known
@@ -195,29 +196,32 @@ def _loaded(
     adapters: Adapters,
     how: Mapping[str, Any],
 ) -> Engine:
-    if sentence := memory.said(name, size, dtype, offload):
+    if sentence := memory.said(name, size, how["device"], dtype, offload):
         typer.echo(sentence, err=True)
     with _shown(say("reading the model {name} ...", name=name)):
         from bimo.hub.loading import load_with, steady
 
         try:
-            return steady(load_with(name, adapters, dtype=dtype, offload=offload, **how))
+            engine = load_with(name, adapters, dtype=dtype, offload=offload, **how)
         except RecipeError as error:
             if not recorded:
                 raise
             raise RecipeError(
                 "{error}; the picture was drawn by {name}: name its folder with -m", error=error, name=name
             ) from None
+    for sentence in engine.told:
+        typer.echo(sentence, err=True)
+    return steady(engine)
 
 
-def _filled(engine: Engine, request: Request, dtype: Dtype) -> Request:
+def _filled(engine: Engine, request: Request) -> Request:
     """The request with all that it leaves open. Raises RequestError for one that does not fit into memory."""
     from bimo.diffusion.request_validation import fill_request
 
     if request.seed is None:
         request = request.model_copy(update={"seed": secrets.randbelow(2**32)})
     full = fill_request(engine.system, engine.completed(request))
-    memory.check(full.size or (0, 0), dtype)
+    memory.check_engine(engine, full.size or (0, 0))
     return full
 
 

@@ -247,7 +247,7 @@ def _images_by_name(request: dict[str, Any]) -> dict[str, Any]:
 
 
 AGAIN_ALONE = Message(
-    "--again draws what the record says; give no prompt and no settings but -m, -o, --json, --open, --dtype, "
+    "--again draws what the record says; give no prompt and no settings but -m, -o, --json, --open, --device, --dtype, "
     "--offload, --engine, --fast, --tiny-decoder, --lora, --embedding, --control, --ip-adapter, --image-encoder and "
     "the pictures it was drawn from"
 )
@@ -350,7 +350,8 @@ WRITING_HELP = say("the way the text runs")
 FONT_HELP = say("a font: a family's name, a file or a folder; else the first on this machine that has the characters")
 INSCRIBE_BOX_HELP = say("where the text stands: left,top,width,height as shares of the picture; else where it is calm")
 INSCRIBE_METHOD_HELP = say("the first way tried: the model's own, the glyphs as its condition, or laid in")
-DTYPE_HELP = say("how weights are kept in memory; bf16 takes half")
+DEVICE_HELP = say("where to draw: auto, the card with the most free memory; cuda, cuda:1, mps, xpu, cpu")
+DTYPE_HELP = say("how weights are kept in memory: auto, on a card what the recipe is safe in; fp32, bf16, fp16")
 ENGINE_HELP = say(
     "how a processor draws: torch, torch-onednn, torch-bf16, openvino, openvino-bf16, openvino-int8, or auto, the "
     "fastest by a probe; bimo show xiaomo --engine measures them"

@@ -38,8 +38,9 @@ EXPORT_EXAMPLES = say(
 
 
 class Dtype(StrEnum):
-    """How numbers are stored."""
+    """How numbers are kept while a system draws; auto is what the recipe says is safe on the device."""
 
+    auto = "auto"
     fp16 = "fp16"
     bf16 = "bf16"
     fp32 = "fp32"
@@ -275,7 +276,7 @@ def extend(
     print(out)
 
 
-def numbers(dtype: Dtype | Stored) -> torch.dtype:
+def numbers(dtype: Stored) -> torch.dtype:
     """torch's own name of it."""
     import torch
 

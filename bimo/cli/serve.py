@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from bimo.cli import inputs
+from bimo.cli.models import Dtype
 from bimo.core.messages import say
 from bimo.hub.registry import DEFAULT_MODEL
 from bimo.serve.keys import KeyStore, Scope
@@ -21,15 +22,6 @@ EXAMPLES = say(
 )
 KEYS_HELP = say("Keys for programs and people that use a server from other machines.")
 FOLDER_HELP = say("where jobs, pictures and keys lie; else BIMO_SERVE, else the user's folder of data")
-
-
-class ServeDtype(StrEnum):
-    """How numbers are kept."""
-
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
 
 
 def serve(
@@ -45,8 +37,8 @@ def serve(
         list[str] | None,
         typer.Option("--name", help=say("a further name of this machine, as behind a proxy; may be repeated")),
     ] = None,
-    device: Annotated[str, typer.Option(help=say("where to work: auto, cpu, cuda, mps"))] = "cpu",
-    dtype: Annotated[ServeDtype, typer.Option(help=say("how numbers are kept"))] = ServeDtype.auto,
+    device: Annotated[str, typer.Option(help=inputs.DEVICE_HELP)] = "auto",
+    dtype: Annotated[Dtype, typer.Option(help=inputs.DTYPE_HELP)] = Dtype.auto,
     batch: Annotated[int, typer.Option(min=1, max=64, help=say("the most pictures in one call of a denoiser"))] = 16,
     memory: Annotated[
         float | None, typer.Option(min=0.1, help=say("the most gigabytes of weights to keep loaded"))

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from bimo.cli import inputs
+from bimo.cli.models import Dtype
 from bimo.core import part
 from bimo.core.errors import RecipeError
 from bimo.core.messages import Both, say
@@ -164,7 +166,7 @@ def train(
         typer.Option(help=say("a model to begin from; may be repeated")),
     ] = None,
     teacher: Annotated[str | None, typer.Option(help=say("the model that stages of distillation learn from"))] = None,
-    device: Annotated[str, typer.Option(help=say("where to work: auto, cpu, cuda, mps"))] = "auto",
+    device: Annotated[str, typer.Option(help=inputs.DEVICE_HELP)] = "auto",
     reward: Annotated[
         list[str] | None,
         typer.Option(help=say("a function of yours for a reward: ./mine.py:name")),
@@ -264,12 +266,17 @@ def evaluate(
         int | None,
         typer.Option(min=1, help=say("how many steps, else the model's own")),
     ] = None,
+    device: Annotated[str, typer.Option(help=inputs.DEVICE_HELP)] = "auto",
+    dtype: Annotated[Dtype, typer.Option(help=inputs.DTYPE_HELP)] = Dtype.auto,
 ) -> None:
     """Measures a system and writes a report."""
-    system = registry.load(model)
+    from bimo.hub.loading import load
     from bimo.xiaomo.evaluation.run import evaluate as run
 
-    run(system, data, out, limit=limit, steps=steps)
+    engine = load(model, device=device, dtype=dtype.value)
+    for sentence in engine.told:
+        typer.echo(sentence, err=True)
+    run(engine, data, out, limit=limit, steps=steps)
     print(out)
 
 

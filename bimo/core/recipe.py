@@ -16,6 +16,8 @@ TINY_SIDE = 128
 TINY_STEP = 64
 
 Source = Literal["published weights", "published description", "reconstruction", "own"]
+#: Kinds of numbers that weights may be kept as.
+Dtype = Literal["fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,9 @@ class Level(Part):
     """One diffusion in one space. A latent model has one; a cascade has several; a prior is one as well.
 
     ``space`` may be the name of another level whose space is shared. A level with ``steps`` 1 asks once.
+    ``space_dtypes`` are the numbers narrower than float32 in which the space decodes without an overflow: that of
+    Stable Diffusion XL is black in float16, and so are its kin unless they were trained anew (madebyollin's
+    sdxl-vae-fp16-fix).
     """
 
     name: str
@@ -78,6 +83,7 @@ class Level(Part):
     sampler: str = ""
     steps: int = 20
     guidance: Guidance = Guidance()
+    space_dtypes: tuple[Dtype, ...] = ("bf16",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,7 +253,9 @@ class Recipe(Part):
 
     ``join`` makes one conditioning of several towers' encodings; without one each is a stream of its own. ``vision``
     is a tower that reads pictures, of a system that scores how well words fit a picture; it may have no level to draw.
-    ``prompts`` are drawn again and again while it learns, so that people can look.
+    ``prompts`` are drawn again and again while it learns, so that people can look. ``dtypes`` are the numbers narrower
+    than float32 in which its text encoders and denoisers stay finite, that of its publisher first: what a card draws in
+    is the first of them that it has.
     """
 
     name: str
@@ -264,6 +272,7 @@ class Recipe(Part):
     weights: Published = Published()
     request: Defaults = Defaults()
     prompts: tuple[str, ...] = ()
+    dtypes: tuple[Dtype, ...] = ("fp16", "bf16")
     note: str = ""
 
     def __post_init__(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
@@ -26,16 +26,20 @@ def in_own_numbers(module: nn.Module, function: Callable[[Tensor], Tensor], x: T
 
 def cast_conditioning(conditioning: Conditioning, dtype: torch.dtype) -> Conditioning:
     """The same with its floating numbers as ``dtype``."""
-    scalars = conditioning.scalars.items()
     negative = conditioning.negative
     return replace(
         conditioning,
         streams=tuple(cast_encoding(stream, dtype) for stream in conditioning.streams),
         vector=_cast(conditioning.vector, dtype),
         spatial=_cast(conditioning.spatial, dtype),
-        scalars={name: value.to(dtype) if value.is_floating_point() else value for name, value in scalars},
+        scalars=_cast_each(conditioning.scalars, dtype),
+        pictures=_cast_each(conditioning.pictures, dtype),
         negative=None if negative is None else cast_encoding(negative, dtype),
     )
+
+
+def _cast_each(values: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in values.items()}
 
 
 def cast_encoding(encoding: TextEncoding, dtype: torch.dtype) -> TextEncoding:

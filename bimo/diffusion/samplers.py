@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,7 +117,9 @@ class DiffusersSampler(Sampler):
         if settings.clipped and "use_clipped_model_output" in self._parameters:
             given["use_clipped_model_output"] = True
         try:
-            with warnings.catch_warnings():
+            # What schedulers reckon by themselves stays on the processor, where they were made.
+            own = nullcontext() if sample.device.type == "cpu" else torch.device("cpu")
+            with warnings.catch_warnings(), own:
                 # torchsde warns of the last bit of a time that diffusers gives it.
                 warnings.filterwarnings("ignore", module="torchsde")
                 return self.scheduler.step(model_output, timestep, sample, **given).prev_sample

@@ -17,6 +17,7 @@ from bimo.core.tensors import Conditioning, DenoiserInput, TextEncoding
 from bimo.diffusion import guidance, image_inputs, image_to_image, prompt_weighting
 from bimo.diffusion.conditioner import Drawing
 from bimo.diffusion.conditioning import merge_conditioning, stack_rows, zero_text
+from bimo.diffusion.decoding import decode
 from bimo.diffusion.image_inputs import MASK
 from bimo.diffusion.request_validation import (
     fill_request,
@@ -125,10 +126,11 @@ def _row(encoding: TextEncoding, row: int) -> TextEncoding:
 
 def sample(system: System, prepared: Prepared, index: int = 0) -> SamplingLoop:
     """One picture, as ``pixels`` gives it."""
-    drawn = yield from pixels(system, prepared, index)
+    drawing = yield from _levels(system, prepared, index)
+    drawn, told = _decoded(system, drawing)
     if not bool(drawn.isfinite().all()):
         system.check_files()
-    told = (*prepared.warnings, *image_inputs.warnings_of(drawn))
+    told = (*prepared.warnings, *told, *image_inputs.warnings_of(drawn))
     image = image_inputs.to_image(drawn)
     empty = prepared.request.negative == "" and heeds_empty(system)
     return Picture(image, prepared.request, system.recipe.name, system.weights_hash, index, 0.0, told, empty)
@@ -140,6 +142,12 @@ def pixels(system: System, prepared: Prepared, index: int = 0) -> Generator[Deno
     Its first noise is ``torch.randn`` of one picture's shape from a generator seeded with seed + index, as diffusers
     draws it; so it is the same whatever the batch, the device or its neighbours.
     """
+    drawing = yield from _levels(system, prepared, index)
+    return _decoded(system, drawing)[0]
+
+
+def _levels(system: System, prepared: Prepared, index: int) -> Generator[DenoiserInput, Tensor, Drawing]:
+    """All levels of a picture."""
     request = prepared.request
     seed = (request.seed or 0) + index
     # Hints have a generator of their own: how many numbers they take must not move the noise.
@@ -148,12 +156,17 @@ def pixels(system: System, prepared: Prepared, index: int = 0) -> Generator[Deno
     for level in system.recipe.levels:
         x = yield from _level(system, system.level(level.name), prepared, drawing)
         drawing.results[level.name] = x
-    tiny = system.tiny_space if request.tiny_decoder else None
-    space = tiny or system.space(system.recipe.levels[-1].name)
-    drawn = space.decode(drawing.results[system.recipe.levels[-1].name])
+    return drawing
+
+
+def _decoded(system: System, drawing: Drawing) -> tuple[Tensor, tuple[str, ...]]:
+    """The picture [3, H, W] of the last level, and what is to be said of its decoding."""
+    last = system.recipe.levels[-1].name
+    tiny = system.tiny_space if drawing.request.tiny_decoder else None
+    drawn, told = decode(tiny or system.space(last), drawing.results[last])
     if MASK in drawing.pictures and system.recipe.request.paste:
         drawn = image_inputs.pasted(drawn, drawing.pictures)
-    return drawn[0]
+    return drawn[0], told
 
 
 def _level(

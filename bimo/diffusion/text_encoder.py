@@ -26,6 +26,9 @@ class TextEncoder(nn.Module, ABC):
     teachable: bool = False
     #: How many of its last layers clip_skip counts.
     skippable: int = 0
+    #: Last names of its modules whose weights stay in float32 where the others are float16, as transformers'
+    #: ``_keep_in_fp32_modules``.
+    keep_in_fp32: tuple[str, ...] = ()
     #: What the names of its head's parameters begin with: the head may learn while the trunk is frozen.
     heads: tuple[str, ...] = ()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, TypeVar, cast
 
 import torch
@@ -16,26 +16,107 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from bimo.core.errors import RequestError
+from bimo.core.messages import say
+from bimo.core.recipe import Recipe
 
 Value = TypeVar("Value")
 
 CPU = torch.device("cpu")
-DEVICES = ("auto", "cpu", "cuda", "mps")
+#: What a device may be called; a card's kind may have a number, "cuda:1".
+KINDS = ("cpu", "cuda", "mps", "xpu")
+#: Kinds of numbers by their short names.
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 #: What draws numbers by a generator.
 DRAWS = (torch.rand, torch.randn, torch.randint, torch.randperm)
 
 
+@dataclass(frozen=True)
+class Card:
+    """A card that torch can work on: how many bytes of memory it has, and how many of them are free."""
+
+    device: torch.device
+    name: str
+    total: int
+    free: int
+
+
+def cards() -> list[Card]:
+    """The cards that torch finds here, CUDA's first (AMD's are called so too), then Intel's, then Apple's."""
+    found: list[Card] = []
+    for kind, module in (("cuda", torch.cuda), ("xpu", torch.xpu)):
+        if not module.is_available():
+            continue
+        for number in range(module.device_count()):
+            free, total = module.mem_get_info(number)
+            found.append(Card(torch.device(kind, number), str(module.get_device_name(number)), total, free))
+    if torch.backends.mps.is_available():
+        # Memory is shared with the processor: so much of it Metal is willing to use.
+        total = torch.mps.recommended_max_memory()
+        found.append(Card(torch.device("mps"), "Apple", total, max(0, total - torch.mps.driver_allocated_memory())))
+    return found
+
+
 def device_of(name: str) -> torch.device:
-    """The device of a name; "auto" is a GPU where torch has one. Raises RequestError for one that it has not."""
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    """The device of a name: "cpu", "mps", "cuda" (the first), "cuda:1", "xpu"; "auto" is the card with the most free
+    memory, the processor where there is none. Raises RequestError for one that torch has not here.
+    """
+    if name == "cpu":
+        return CPU
+    there = cards()
     if name == "auto":
-        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if there[kind]))
-    if not there.get(name):
-        listed = ", ".join(("auto", *(kind for kind, here in there.items() if here)))
+        return max(there, key=lambda card: card.free).device if there else CPU
+    for card in there:
+        # A kind alone is the first of that kind.
+        if name in (str(card.device), card.device.type):
+            return card.device
+    told = [f"{card.device} ({card.name}, {card.total / 1e9:.0f} GB)" for card in there]
+    raise RequestError(
+        "the device is {name!r}, which torch has not here; there is {listed}",
+        name=name,
+        listed=", ".join(("auto", "cpu", *told)),
+    )
+
+
+def dtypes_of(device: torch.device) -> tuple[str, ...]:
+    """The kinds of numbers that a device works out by itself: a processor all, if slowly."""
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return "fp32", "fp16"
+    if device.type == "xpu" and not torch.xpu.is_bf16_supported():
+        return "fp32", "fp16"
+    if device.type == "mps" and not torch.backends.mps.is_macos_or_newer(14, 0):
+        return "fp32", "fp16"
+    return tuple(DTYPES)
+
+
+def dtype_for(recipe: Recipe, device: torch.device, asked: str = "auto") -> str:
+    """The numbers to draw a recipe in: on a card the first of the recipe's own that it has, else fp32, unless others
+    are asked for. Raises RequestError for what is no kind of number or what the device has not.
+    """
+    if asked not in ("auto", *DTYPES):
+        raise RequestError("dtype is {dtype!r}; expected auto, fp32, bf16 or fp16", dtype=asked)
+    has = dtypes_of(device)
+    if asked == "auto":
+        return "fp32" if device.type == "cpu" else next((kind for kind in recipe.dtypes if kind in has), "fp32")
+    if asked not in has:
         raise RequestError(
-            "the device is {name!r}, which torch has not here; there is {listed}", name=name, listed=listed
+            "dtype is {dtype}, which {device} does not work out; it has {listed}",
+            dtype=asked,
+            device=device,
+            listed=", ".join(has),
         )
-    return torch.device(name)
+    return asked
+
+
+def dtype_warnings(recipe: Recipe, dtype: str) -> tuple[str, ...]:
+    """What is to be said before a recipe is drawn in these numbers."""
+    if dtype in ("fp32", *recipe.dtypes):
+        return ()
+    safe = ", ".join((*recipe.dtypes, "fp32"))
+    return (
+        say(
+            "{name} is not known to stay finite in {dtype}; it does in {safe}", name=recipe.name, dtype=dtype, safe=safe
+        ),
+    )
 
 
 def device_of_module(module: nn.Module) -> torch.device:

@@ -12,9 +12,10 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 
 from bimo.core.errors import RequestError
 from bimo.core.picture import Picture
@@ -23,11 +24,12 @@ from bimo.core.request import Request, checked
 from bimo.core.tensors import DenoiserInput
 from bimo.diffusion import sampling
 from bimo.diffusion.batching import denoise_together, run_batched
+from bimo.diffusion.casting import dtype_of
 from bimo.diffusion.prompt_weighting import EncodingCache
 from bimo.diffusion.sampling import Prepared, SamplingLoop
 from bimo.diffusion.system import System
 from bimo.engine.adapters import Adapters, detached
-from bimo.engine.devices import default_device, device_of_module
+from bimo.engine.devices import DTYPES, default_device, device_of_module
 from bimo.engine.fast import Fast
 from bimo.engine.offload import Offloader
 from bimo.engine.processor import Processor
@@ -57,8 +59,11 @@ class Engine:
         offload: bool = False,
         processor: Processor | None = None,
         fast: Fast | None = None,
+        told: Sequence[str] = (),
     ) -> None:
         self.system = system
+        #: What is to be said of where and how it draws, before it does.
+        self.told = tuple(told)
         self.processor = Processor("torch") if processor is None else processor
         #: How many weights the system has: what is converted has none that torch could count.
         self.parameters = sum(parameter.numel() for parameter in system.parameters())
@@ -75,6 +80,13 @@ class Engine:
         self.processor.put(self.system)
         if self.dtype is not None:
             self._offloader = Offloader(self.system, self.dtype, offload=self.offload, device=self.device)
+
+    @property
+    def space_dtype(self) -> str:
+        """The numbers that the last level's space decodes in, "fp32" or shorter ones."""
+        space = cast(nn.Module, self.system.space(self.recipe.levels[-1].name))
+        kind = dtype_of(space) or torch.float32
+        return next((name for name, dtype in DTYPES.items() if dtype == kind), "fp32")
 
     @property
     def recipe(self) -> Recipe:

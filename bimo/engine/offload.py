@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from bimo.core import checkpoint_io
 from bimo.core.pages import release
+from bimo.core.recipe import Level
 from bimo.core.tensors import DenoiserInput
+from bimo.engine.devices import CPU, DTYPES
 
 if TYPE_CHECKING:
     from bimo.diffusion.system import System
-
-CPU = torch.device("cpu")
 
 
 def offloadable(system: System) -> dict[str, nn.Module]:
@@ -36,11 +36,22 @@ def spaces(system: System) -> dict[str, nn.Module]:
     return {f"{name}.space": cast("nn.Module", system.space(name)) for name in levels}
 
 
-def dtype_of_spaces(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of a space where text encoders and denoisers have ``dtype``. In bfloat16 decoding takes half the memory
-    and time and moves a pixel by about 1 of 255; what overflows float16 would be black.
+def space_dtype(level: Level, dtype: torch.dtype) -> torch.dtype:
+    """The dtype of a level's space where text encoders and denoisers have ``dtype``: the same where the recipe says
+    that it decodes in it, else float32. In bfloat16 decoding takes half the memory and time and moves a pixel by about
+    1 of 255; what overflows float16 would be black.
     """
-    return dtype if dtype == torch.bfloat16 else torch.float32
+    return dtype if dtype in {DTYPES[name] for name in level.space_dtypes} else torch.float32
+
+
+def kept_in_float32(system: System) -> set[int]:
+    """Of which parameters, by their ids, float16 cannot hold the products: its text encoders say it."""
+    found: set[int] = set()
+    for encoder in system.text_encoders:
+        for name, parameter in encoder.named_parameters():
+            if set(encoder.keep_in_fp32) & set(name.split(".")):
+                found.add(id(parameter))
+    return found
 
 
 class Offloader:
@@ -59,18 +70,22 @@ class Offloader:
         self.working = ""
         self._workers = offloadable(system)
         self._stored: dict[str, Tensor] = {}
+        self._wide = kept_in_float32(system) if dtype == torch.float16 else set[int]()
         of_workers = {id(p) for worker in self._workers.values() for p in worker.parameters()}
-        of_spaces = {id(p) for space in spaces(system).values() for p in space.parameters()}
+        of_spaces = {
+            id(parameter): space_dtype(system.recipe.level(name.partition(".")[0]), dtype)
+            for name, space in spaces(system).items()
+            for parameter in space.parameters()
+        }
         for parameter in system.parameters():
             if id(parameter) in of_spaces:
-                space_dtype = dtype_of_spaces(dtype)
-                # bfloat16 convolutions are a third faster in that order; those of float32 round otherwise in it.
-                channels_last = space_dtype == torch.bfloat16
-                parameter.data = self._converted(parameter.data, space_dtype, channels_last=channels_last)
+                kind = of_spaces[id(parameter)]
+                # Convolutions of half precision are a third faster in that order; those of float32 round otherwise.
+                parameter.data = self._converted(parameter.data, kind, channels_last=kind != torch.float32)
             elif id(parameter) not in of_workers:
                 parameter.data = self._converted(parameter.data, torch.float32)
             elif not offload:
-                parameter.data = self._converted(parameter.data, dtype)
+                parameter.data = self._converted(parameter.data, self._dtype_of(parameter))
         for buffer in system.buffers():
             buffer.data = (buffer.data.float() if buffer.is_floating_point() else buffer.data).to(device)
 
@@ -106,6 +121,9 @@ class Offloader:
             return value.to(self.device)
         return checkpoint_io.aligned(value) if self.system.aligned else value
 
+    def _dtype_of(self, parameter: nn.Parameter) -> torch.dtype:
+        return torch.float32 if id(parameter) in self._wide else self.dtype
+
     def _take(self, name: str) -> dict[str, Tensor]:
         """Converts the weights of a part; returns them as they were stored."""
         if not self.offload:
@@ -113,7 +131,7 @@ class Offloader:
         stored: dict[str, Tensor] = {}
         for key, parameter in self._workers[name].named_parameters():
             stored[key] = parameter.data
-            parameter.data = self._converted(parameter.data, self.dtype)
+            parameter.data = self._converted(parameter.data, self._dtype_of(parameter))
         return stored
 
     def _put_back(self, name: str, stored: dict[str, Tensor]) -> None:

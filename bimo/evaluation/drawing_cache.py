@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from PIL import Image
 
 from bimo.core.hashing import digest_tensors
@@ -16,17 +17,19 @@ from bimo.core.messages import say
 from bimo.core.part import dumps
 from bimo.core.request import Request
 from bimo.diffusion.request_validation import fill_request
-from bimo.diffusion.system import System
 from bimo.engine.engine import Engine
 from bimo.evaluation.progress import OnProgress
 
 
 class DrawingCache:
-    """Draws requests, several together, and keeps each picture under a name made of the request and the weights."""
+    """Draws requests, several together, and keeps each picture under a name made of the request, the weights and the
+    numbers that they are kept as.
+    """
 
-    def __init__(self, system: System, folder: Path, batch: int, on_progress: OnProgress) -> None:
-        self.system, self.folder, self.batch, self.on_progress = system, folder, batch, on_progress
-        self.engine = Engine(system)
+    def __init__(self, engine: Engine, folder: Path, batch: int, on_progress: OnProgress) -> None:
+        self.engine, self.system = engine, engine.system
+        self.folder, self.batch, self.on_progress = folder, batch, on_progress
+        system = self.system
         self.weights = system.weights_hash or digest_tensors(system.state_dict())
         self.drawn = 0
         self.seconds = 0.0
@@ -34,7 +37,9 @@ class DrawingCache:
     def path(self, request: Request) -> Path:
         """Where the picture of a request lies."""
         filled = json.dumps(fill_request(self.system, request).model_dump(), ensure_ascii=False, sort_keys=True)
-        name = hashlib.sha256(f"{dumps(self.system.recipe)}\n{self.weights}\n{filled}".encode()).hexdigest()[:24]
+        narrow = self.engine.dtype not in (None, torch.float32)
+        drawn = f"{dumps(self.system.recipe)}\n{self.weights}\n{filled}" + f"\n{self.engine.dtype}" * narrow
+        name = hashlib.sha256(drawn.encode()).hexdigest()[:24]
         return self.folder / f"{name}.png"
 
     def draw(self, requests: Sequence[Request]) -> list[Image.Image]:

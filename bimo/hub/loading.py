@@ -10,21 +10,21 @@ from typing import Literal
 import torch
 
 from bimo.core.errors import RequestError
+from bimo.core.messages import say
+from bimo.core.recipe import Recipe
 from bimo.engine.adapters import Adapters, lora
-from bimo.engine.devices import device_of
+from bimo.engine.devices import CPU, DTYPES, cards, device_of, dtype_for, dtype_warnings
 from bimo.engine.engine import Engine
 from bimo.engine.fast import Fast
 from bimo.engine.processor import AUTO, SMALL_PARAMETERS, Processor, chosen
 from bimo.hub import registry
 from bimo.models.tiny_decoder import tiny_space
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 def load(
     name: str | Path,
     *,
-    device: str = "cpu",
+    device: str = "auto",
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     offload: bool = False,
     loras: Sequence[str | Path] = (),
@@ -38,7 +38,8 @@ def load(
 ) -> Engine:
     """An engine ready to draw, of a model's name, folder or file, or ``owner/name`` on a hub (see ``registry.load``).
 
-    ``device`` "auto" is a GPU where torch has one; ``dtype`` "auto" is fp32 on a processor and bf16 on a GPU.
+    ``device`` is "cpu", "cuda", "cuda:1", "xpu", "mps", or "auto": the card with the most free memory, else the
+    processor. ``dtype`` "auto" is fp32 on a processor, and on a card the first of the recipe's ``dtypes`` that it has.
     ``offload`` keeps each part in memory only while it works. ``loras`` are "FILE" or "FILE:0.8", ``embeddings`` "FILE"
     or "FILE=<word>"; ``controls`` and ``ip_adapters`` are files or folders, whose pictures a request gives as
     ``condition_images`` named "control", "control-2" ..., and "prompt", "prompt-2". ``engine`` is one of
@@ -63,7 +64,7 @@ def load_with(
     name: str | Path,
     adapters: Adapters,
     *,
-    device: str = "cpu",
+    device: str = "auto",
     dtype: str = "auto",
     offload: bool = False,
     engine: str = "torch",
@@ -76,7 +77,9 @@ def load_with(
         file, weight = lora(str(fast))
         distilled = Fast.of(file)
         adapters = replace(adapters, loras=(*adapters.loras, (file, weight)))
-    made = _made(name, adapters, device_of(device), dtype, offload, engine)
+    # An engine of the processor says where, too.
+    place = CPU if device == "auto" and engine != "torch" else device_of(device)
+    made = _made(name, adapters, place, dtype, offload, engine)
     made.fast = distilled
     if tiny_decoder is not None:
         made.system.tiny_space = tiny_space(Path(tiny_decoder), made.system)
@@ -86,13 +89,34 @@ def load_with(
 def _made(name: str | Path, adapters: Adapters, place: torch.device, dtype: str, offload: bool, engine: str) -> Engine:
     if engine != "torch":
         return _by_processor(name, adapters, place, dtype, offload, engine)
-    if dtype == "auto":
-        dtype = "fp32" if place.type == "cpu" else "bf16"
-    if dtype not in DTYPES:
-        raise RequestError("dtype is {dtype!r}; expected auto, fp32, bf16 or fp16", dtype=dtype)
-    system = registry.load(name, stored=offload or dtype != "fp32")
+    if dtype not in ("auto", *DTYPES):
+        dtype_for(Recipe(name=""), place, dtype)  # refused before anything is read
+    # What weights lie in, where they are not to stay so, is turned as it is moved: they are never in memory twice.
+    stored = offload or place.type != "cpu" or dtype in ("bf16", "fp16")
     # Adapters are added to weights as they lie in the file, before those are rounded.
-    return Engine(adapters.put(system), device=place, dtype=DTYPES[dtype], offload=offload)
+    system = adapters.put(registry.load(name, stored=stored))
+    kind = dtype_for(system.recipe, place, dtype)
+    made = Engine(system, device=place, dtype=DTYPES[kind], offload=offload)
+    made.told = (*_where(made), *dtype_warnings(system.recipe, kind))
+    return made
+
+
+def _where(engine: Engine) -> tuple[str, ...]:
+    """On which card it draws and in which numbers; nothing of a processor, which is not chosen."""
+    card = next((card for card in cards() if card.device == engine.device), None)
+    if card is None:
+        return ()
+    return (
+        say(
+            "drawing on {device} ({name}, {free:.1f} of {total:.1f} GB free) in {dtype}, decoding in {space}",
+            device=card.device,
+            name=card.name,
+            free=card.free / 1e9,
+            total=card.total / 1e9,
+            dtype=next(name for name, kind in DTYPES.items() if kind == engine.dtype),
+            space=engine.space_dtype,
+        ),
+    )
 
 
 def _by_processor(

@@ -5,11 +5,17 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bimo.core.errors import RequestError
 from bimo.core.messages import Both, say
 from bimo.core.recipe import Recipe
 from bimo.hub import registry
+
+if TYPE_CHECKING:
+    import torch
+
+    from bimo.engine.engine import Engine
 
 #: Activations for each pixel while a picture is decoded, the peak of a drawing: about 4 maps of 256 channels at full
 #: resolution, as in the last block of the autoencoders of Stable Diffusion.
@@ -75,16 +81,23 @@ def surely_small(folder: Path) -> bool:
     return 2 * sum(file.stat().st_size for file in files) < WORTH_SAYING // 2
 
 
-def said(name: str, size: tuple[int, int] | None, dtype: str, offload: bool) -> str:
+def said(name: str, size: tuple[int, int] | None, device: str, dtype: str, offload: bool) -> str:
     """As ``plan`` for a model by its name or folder; "" where only files that are not here can tell what it is."""
+
+    def planned(recipe: Recipe) -> str:
+        from bimo.engine.devices import device_of, dtype_for
+
+        place = device_of(device)
+        return plan(recipe, size, dtype_for(recipe, place, dtype), offload, free_on(place))
+
     path = registry.bundled(name) or Path(name).expanduser()
     if path.is_dir():
-        return "" if surely_small(path) else plan(registry.recipe(path), size, dtype, offload)
+        return "" if surely_small(path) else planned(registry.recipe(path))
     recipe = next((r for r in registry.recipes().values() if name in (r.name, r.weights.repo)), None)
     if recipe is None:
         return ""
     folder = registry.found(recipe)
-    return "" if folder is not None and surely_small(folder) else plan(recipe, size, dtype, offload)
+    return "" if folder is not None and surely_small(folder) else planned(recipe)
 
 
 def plan(
@@ -151,9 +164,35 @@ def available() -> int | None:
     return min(limits, default=None)
 
 
-def check(size: tuple[int, int], dtype: str = "fp32", free: int | None = None) -> None:
-    """Raises RequestError where a picture of this size would not fit into ``free`` bytes, or what is available."""
-    free = available() if free is None else free
+def free_on(device: torch.device) -> int | None:
+    """Bytes that a device still has for a drawing: a card's own, or those of this process."""
+    from bimo.engine.devices import cards
+
+    return available() if device.type == "cpu" else next(card.free for card in cards() if card.device == device)
+
+
+def check(size: tuple[int, int], dtype: str = "fp32", device: str = "cpu", free: int | None = None) -> None:
+    """Raises RequestError where a picture of this size would not fit into ``free`` bytes, or what a device has free.
+    Whether there is a card is asked only where this process has too little.
+    """
+    dtype = "fp32" if dtype == "auto" else dtype
+    if device == "cpu" or free is not None:
+        _check(size, dtype, available() if free is None else free)
+        return
+    try:
+        _check(size, dtype, available())
+    except RequestError:
+        from bimo.engine.devices import device_of
+
+        _check(size, dtype, free_on(device_of(device)))
+
+
+def check_engine(engine: Engine, size: tuple[int, int]) -> None:
+    """As ``check`` for an engine whose weights are in memory."""
+    _check(size, engine.space_dtype, free_on(engine.device))
+
+
+def _check(size: tuple[int, int], dtype: str, free: int | None) -> None:
     want = needed(size, dtype)
     if free is None or want <= free:
         return

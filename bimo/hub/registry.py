@@ -224,7 +224,8 @@ def _numbers(stored: bool) -> torch.dtype | None:
 def _published(system: System, wanted: Recipe) -> System:
     """A system as its recipe names it; how it is built stays as the folder says. Its terms are said on first use."""
     show_terms(wanted.title or wanted.name, wanted.weights.terms)
-    facts = ("name", "title", "paper", "licence", "languages", "source", "stages", "weights", "request", "note")
+    facts = ("name", "title", "paper", "licence", "languages", "source", "stages", "weights", "request", "dtypes")
+    facts = (*facts, "note")
     system.recipe = dataclasses.replace(system.recipe, **{fact: getattr(wanted, fact) for fact in facts})
     return system
 

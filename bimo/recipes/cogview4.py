@@ -58,6 +58,7 @@ cogview4 = Recipe(
             note="Ours; rates were not published.",
         ),
     ),
+    dtypes=("bf16",),
     weights=Published(
         repo="zai-org/CogView4-6B",
         modelscope="ZhipuAI/CogView4-6B",

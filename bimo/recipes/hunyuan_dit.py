@@ -6,7 +6,7 @@ A picture may have any sides that are multiples of 16; the sizes it learnt are 1
 
 from dataclasses import replace
 
-from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
+from bimo.core.recipe import Defaults, Dtype, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedules import Ddpm
 from bimo.models.adapters.control_conditioner import Control
 from bimo.models.adapters.controlnet import Controlled, HunyuanControlNet
@@ -42,6 +42,8 @@ hunyuan_law = Ddpm(
         "steps_offset": 1,
     },
 )
+#: Its autoencoder is sdxl-vae-fp16-fix.
+FIXED: tuple[Dtype, ...] = ("fp16", "bf16")
 
 v1_2 = Level(
     name="image",
@@ -50,6 +52,7 @@ v1_2 = Level(
     schedule=hunyuan_law,
     steps=50,
     guidance=Guidance(scale=5.0, channels=4),
+    space_dtypes=FIXED,
 )
 
 v1_1 = Level(
@@ -59,6 +62,7 @@ v1_1 = Level(
     schedule=replace(hunyuan_law, beta_end=0.03, config={**hunyuan_law.config, "beta_end": 0.03}),
     steps=50,
     guidance=Guidance(scale=5.0, channels=4),
+    space_dtypes=FIXED,
 )
 
 v1_2_distilled = Level(
@@ -68,6 +72,7 @@ v1_2_distilled = Level(
     schedule=hunyuan_law,
     steps=25,
     guidance=Guidance(scale=5.0, channels=4),
+    space_dtypes=FIXED,
 )
 
 v1_2_controlled = Level(
@@ -78,6 +83,7 @@ v1_2_controlled = Level(
     conditioners=(Control(coded=True),),
     steps=50,
     guidance=Guidance(scale=5.0, channels=4),
+    space_dtypes=FIXED,
 )
 
 negative = "错误的眼睛，糟糕的人脸，毁容，糟糕的艺术，变形，多余的肢体，模糊的颜色，模糊，重复，病态，残缺，"
@@ -106,6 +112,7 @@ hunyuan_dit_1_2 = Recipe(
             "published beyond the paper's words. The second half of the answer, the variance, is not taught here.",
         ),
     ),
+    dtypes=("fp16",),
     weights=Published(
         repo="Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers",
         terms=terms,
@@ -136,6 +143,7 @@ hunyuan_dit_1_1 = Recipe(
             note="the authors' script for this version drops the captions of 0.44 for each tower",
         ),
     ),
+    dtypes=("fp16",),
     weights=Published(
         repo="Tencent-Hunyuan/HunyuanDiT-v1.1-Diffusers",
         terms=terms,
@@ -165,6 +173,7 @@ hunyuan_dit_1_2_distilled = Recipe(
             note="the authors' script for one's own data begins with these weights",
         ),
     ),
+    dtypes=("fp16",),
     weights=Published(
         repo="Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers-Distilled",
         terms=terms,
@@ -197,6 +206,7 @@ hunyuan_dit_1_2_control = Recipe(
             "edges, depths or poses. Here the edges are Sobel's, not Canny's.",
         ),
     ),
+    dtypes=("fp16",),
     weights=Published(
         terms=terms,
         note="published beside 1.2 for edges (canny), depths and poses, as Tencent-Hunyuan/HYDiT-ControlNet-v1.2; any "

@@ -60,6 +60,7 @@ longcat_image = Recipe(
             note="Rank 32 at 1e-4, as published; which layers, and alpha, are ours.",
         ),
     ),
+    dtypes=("bf16",),
     weights=Published(
         repo="meituan-longcat/LongCat-Image",
         note="10 layers of two streams and 20 of one are a third party's copy of the config (the class's defaults, 19 "

@@ -50,6 +50,7 @@ lumina_image = Recipe(
             note="Ours; rates were not looked up.",
         ),
     ),
+    dtypes=("bf16",),
     weights=Published(
         repo="Alpha-VLLM/Lumina-Image-2.0",
         note="shift 6 of its times is recalled, not verified. It writes hardly any Chinese: .136 on OneIG's text.",

@@ -47,6 +47,7 @@ ovis_image = Recipe(
             note="Ours; how it was trained was not read.",
         ),
     ),
+    dtypes=("bf16",),
     weights=Published(
         repo="AIDC-AI/Ovis-Image-7B",
         note="The tower's sizes are Qwen3-1.7B's, taken for its width of 2048; Flow's numbers are its class's. Neither "

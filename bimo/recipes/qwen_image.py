@@ -57,6 +57,7 @@ qwen_image = Recipe(
             "(pure, composed, in templates); then DPO, then GRPO.",
         ),
     ),
+    dtypes=("bf16",),
     weights=Published(
         repo="Qwen/Qwen-Image",
         modelscope="Qwen/Qwen-Image",

@@ -47,6 +47,7 @@ z_image = Recipe(
             note="Ours; the authors' data, rates and batches were not published, only 314 K hours of H800 in all.",
         ),
     ),
+    dtypes=("bf16",),
     weights=Published(
         repo="Tongyi-MAI/Z-Image",
         modelscope="Tongyi-MAI/Z-Image",
@@ -82,6 +83,7 @@ z_image_turbo = Recipe(
             note="Undoes its distillation: pictures of 9 steps blur. Train z-image and draw with what it learned here.",
         ),
     ),
+    dtypes=("bf16",),
     weights=Published(
         repo="Tongyi-MAI/Z-Image-Turbo",
         modelscope="Tongyi-MAI/Z-Image-Turbo",

@@ -199,7 +199,7 @@ class Studio:
             *(text, style, width, height, steps, guidance, seed, count, negative),
             *(sampler, schedule, spacing, eta, guidance_rescale, clip_skip, empty_negative),
         )
-        memory.check(request.size or (0, 0))
+        memory.check_engine(self.engine, request.size or (0, 0))
 
         def progress(index: int, count: int, step: int, steps: int) -> None:
             if on_progress is not None:

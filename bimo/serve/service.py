@@ -218,7 +218,7 @@ class DrawingService:
                 side=limits.side,
                 pixels=limits.pixels,
             )
-        memory.check((width, height))
+        memory.check((width, height), self.settings.dtype, self.settings.device)
 
     def _check(self, engine: Engine, request: Request) -> None:
         """Raises RequestError for what the model cannot draw."""

@@ -20,7 +20,7 @@ from bimo.diffusion.batching import run_batched
 from bimo.diffusion.image_inputs import to_image
 from bimo.diffusion.sampling import prepare, sample
 from bimo.diffusion.system import System
-from bimo.engine.offload import Offloader, dtype_of_spaces, offloadable
+from bimo.engine.offload import Offloader, offloadable, space_dtype
 from bimo.hub import registry
 from bimo.models.qwen_image.space import QwenLatent
 from bimo.models.spaces import ClipImage, Latent
@@ -59,7 +59,7 @@ def test_half_precision_is_nearly_the_same_picture(tiny_folder: Path, dtype: tor
     kept = Offloader(System.read(tiny_folder, None), dtype, offload=away)
     one, other = (numpy.asarray(drawn(shelf).image).astype(int) for shelf in (plain, kept))
     assert 0 < numpy.abs(one - other).mean() < 2
-    space = dtype_of_spaces(dtype)
+    space = space_dtype(kept.system.recipe.level("image"), dtype)
     assert space == (torch.bfloat16 if dtype == torch.bfloat16 else torch.float32)
     assert all(p.dtype == space for p in kept.system.space("image").parameters())  # type: ignore[attr-defined]
 

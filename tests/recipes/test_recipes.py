@@ -20,31 +20,18 @@ from bimo.diffusion.sampling import prepare
 from bimo.diffusion.system import System
 from bimo.hub.registry import recipes
 from bimo.models.clip.scoring import similarity
-from bimo.models.text_encoders.bert import BertTextEncoder
-from bimo.models.text_encoders.chatglm import ChatGlmTextEncoder
-from bimo.models.text_encoders.clip import ClipTextEncoder
-from bimo.models.text_encoders.language_model import LanguageModelEncoder
-from bimo.models.text_encoders.t5 import T5TextEncoder
-from bimo.models.text_encoders.xglm import XglmTextEncoder
-from bimo.models.text_encoders.xlm import XlmTextEncoder
 from bimo.training.adapters.lora_stage import Lora
 from bimo.training.distributed.processes import Processes
 from bimo.training.objectives.distil import Distil
 from bimo.training.objectives.online_rewards import OnlineRewards
 from bimo.training.stage_trainer import StageTrainer
 from bimo.training.trainer import Trainer
-from tests.conftest import KNOWN
-from tests.support.chinese_checkpoints import sentence_words
 from tests.support.drawing import draw
-from tests.support.flow_checkpoints import qwen_words as language_words
-from tests.support.hunyuan_checkpoints import t5_words
-from tests.support.kolors_checkpoints import glm_words
 from tests.support.one_device import ELSEWHERE, OneDevice, counted
-from tests.support.tiny_checkpoints import bert_words, clip_words
+from tests.support.tiny_systems import TEXT, give_words, tiny_system
 
 pytestmark = pytest.mark.slow
 
-TEXT = "一只红苹果"
 SIZE = (128, 128)
 STEPS = 4
 #: Whose denoiser or objective makes tensors as long as numbers on the device say.
@@ -66,37 +53,7 @@ def recipe(request: pytest.FixtureRequest) -> Recipe:
 @pytest.fixture(scope="module")
 def system(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> System:
     """The recipe at toy width, with made-up weights and words."""
-    folder = tmp_path_factory.mktemp(recipe.name)
-    torch.manual_seed(0)
-    made = System(recipe.tiny()).eval()
-    for index, tower in enumerate(made.text_encoders):
-        if give_words(tower, folder / f"words.{index}"):
-            tower.load_tokenizer(folder / f"words.{index}")
-        else:
-            assert isinstance(tower, BertTextEncoder)
-            tower.build_tokenizer((TEXT, "a red cat"), KNOWN)
-    return made
-
-
-def give_words(tower: Any, folder: Path) -> bool:
-    """Writes the words that a publisher gives with a tower; False for a tower that learns its own."""
-    if isinstance(tower, BertTextEncoder) and tower.part.words == "lexicon":
-        return False
-    if isinstance(tower, BertTextEncoder) or (isinstance(tower, ClipTextEncoder) and tower.part.words == "pieces"):
-        bert_words(folder)
-    elif isinstance(tower, (XglmTextEncoder, XlmTextEncoder)):
-        sentence_words(folder, 24)
-    elif isinstance(tower, ClipTextEncoder):
-        clip_words(folder)
-    elif isinstance(tower, ChatGlmTextEncoder):
-        glm_words(folder)
-    elif isinstance(tower, T5TextEncoder):
-        t5_words(folder)
-    elif isinstance(tower, LanguageModelEncoder):
-        language_words(folder)
-    else:
-        pytest.fail(f"this test has no words for a {type(tower).__name__}: write some here")
-    return True
+    return tiny_system(recipe, tmp_path_factory.mktemp(recipe.name))
 
 
 def test_it_reads_back_equal(recipe: Recipe) -> None:

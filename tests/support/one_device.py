@@ -87,9 +87,22 @@ def counted() -> Generator[None]:
         return adamw(*given, **settings)
 
     torch.optim.AdamW = unfused  # type: ignore[assignment, misc]
+    data: Any = Tensor.data
+
+    def put(self: Tensor, value: Tensor) -> None:
+        # Between a processor and a card torch swaps the contents itself.
+        if (self.device == ELSEWHERE) == (value.device == ELSEWHERE):
+            data.__set__(self, value)
+        elif isinstance(self, torch.nn.Parameter):
+            torch.utils.swap_tensors(self, torch.nn.Parameter(value, self.requires_grad))
+        else:
+            torch.utils.swap_tensors(self, value.detach())
+
+    Tensor.data = property(data.__get__, put)  # type: ignore[assignment]
     try:
         yield
     finally:
+        Tensor.data = data  # type: ignore[assignment]
         torch.optim.AdamW = adamw  # type: ignore[misc]
         torch.autocast = autocast  # type: ignore[misc]
         several_at_once._device_has_foreach_support = asked

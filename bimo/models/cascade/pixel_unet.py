@@ -257,11 +257,12 @@ class PixelDenoiser(Denoiser):
     def _read(self, t: Tensor, conditioning: Conditioning) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """The embedded time [R, E], the context [R, L, D] and its mask [R, L]."""
         part = self.part
-        time = self.time_embedding(sinusoidal(t, part.width))
+        kind = cast(nn.Linear, self.time_embedding[0]).weight.dtype  # of times that are counted in float32
+        time = self.time_embedding(sinusoidal(t, part.width).to(kind))
         context, mask = None, None
         if part.noise:
             level = conditioning.scalars[part.noise][:, 0]
-            time = time + self.noise_time_embedding(sinusoidal(level, part.width))
+            time = time + self.noise_time_embedding(sinusoidal(level, part.width).to(kind))
         if part.text:
             if conditioning.vector is None or len(conditioning.streams) != 1:
                 raise RecipeError("PixelUnet reads one text tower, with a pooled output")

@@ -111,7 +111,7 @@ class PriorDenoiser(Denoiser):
             )
         tokens = [
             self.text_embedding(words)[:, None],
-            self.time_embedding(sinusoidal(t.expand(len(x)), self.part.width))[:, None],
+            self.time_embedding(sinusoidal(t.expand(len(x)), self.part.width).to(x.dtype))[:, None],
             self.vision_embedding(x)[:, None],
             self.eos_embedding.expand(len(x), -1, -1),
         ]

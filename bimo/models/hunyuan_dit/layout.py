@@ -96,7 +96,16 @@ def _recipe(denoiser: Hunyuan, words: tuple[Bert, T5], space: Any, schedule: Ddp
     version = "1.1" if denoiser.meta else "1.2"
     side = denoiser.size * 2 ** (len(space.block_channels) - 1)
     guide = Guidance(scale=GUIDANCE, channels=denoiser.channels if denoiser.variance else 0)
-    level = Level(name=LEVEL, space=space, denoiser=denoiser, schedule=schedule, steps=STEPS, guidance=guide)
+    level = Level(
+        name=LEVEL,
+        space=space,
+        denoiser=denoiser,
+        schedule=schedule,
+        steps=STEPS,
+        guidance=guide,
+        # Published with sdxl-vae-fp16-fix.
+        space_dtypes=("fp16", "bf16"),
+    )
     zh = "，会用到尺寸和风格条件：1.1 版或更早" if denoiser.meta else "，没有尺寸和风格条件：1.2 版"
     en = ", told sizes and a style: 1.1 or before" if denoiser.meta else ", told no sizes and no style: 1.2"
     return Recipe(
@@ -105,6 +114,7 @@ def _recipe(denoiser: Hunyuan, words: tuple[Bert, T5], space: Any, schedule: Ddp
         text_encoders=words,
         levels=(level,),
         request=Defaults(size=(side, side), multiple=MULTIPLE),
+        dtypes=("fp16",),
         note=say("it is a HunyuanDiT{near}", near=Both(zh, en)),
     )
 

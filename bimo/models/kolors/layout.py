@@ -11,7 +11,17 @@ from bimo.models.layouts.configs import NO_EFFECT_TEXT
 from bimo.models.layouts.diffusers_folder import Filling, Folder, Reading
 from bimo.models.layouts.pipeline_form import ABSENT, Form
 from bimo.models.stable_diffusion.conditioners import Sizes
-from bimo.models.stable_diffusion.layout import LEVEL, guide_of, latent, law, masked, told_scale, unet, vae_name
+from bimo.models.stable_diffusion.layout import (
+    LEVEL,
+    decodes_in,
+    guide_of,
+    latent,
+    law,
+    masked,
+    told_scale,
+    unet,
+    vae_name,
+)
 from bimo.models.text_encoders.chatglm import ChatGlm
 
 #: diffusers' defaults of KolorsPipeline.
@@ -80,6 +90,7 @@ def reading(folder: Folder) -> Reading:
         conditioners=(*masked(denoiser, space), Sizes(factor=factor), *told_scale(denoiser)),
         steps=steps,
         guidance=guide,
+        space_dtypes=decodes_in(folder.config("vae")),
     )
     recipe = Recipe(
         name="kolors-inpainting" if denoiser.spatial else "kolors",

@@ -40,6 +40,7 @@ def reading_with(
         text_encoders=(encoder,),
         levels=(level,),
         request=request,
+        dtypes=("bf16",),
         note=say(Both(*why)),
     )
     fillings = (

@@ -9,7 +9,7 @@ from typing import Any
 
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
-from bimo.core.recipe import Defaults, Guidance, Level, Recipe
+from bimo.core.recipe import Defaults, Dtype, Guidance, Level, Recipe
 from bimo.diffusion.schedules import BETAS, LEARNT, Ddpm
 from bimo.models.layouts.configs import Config, before, defaults_of, plain, read_json
 from bimo.models.layouts.diffusers_folder import Filling, Folder, Reading
@@ -221,6 +221,13 @@ def _pooled(config: Config, read: dict[str, Any]) -> dict[str, Any]:
 def changed(defaults: dict[str, Any], read: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     """The fields of these names that are not as their class has them."""
     return {name: read[name] for name in names if plain(defaults[name]) != read[name]}
+
+
+def decodes_in(config: Config) -> tuple[Dtype, ...]:
+    """The narrow numbers that an autoencoder of Stable Diffusion XL decodes in: float16 only where its config says that
+    it need not be upcast, as that of sdxl-vae-fp16-fix does.
+    """
+    return ("fp16", "bf16") if config.fields.get("force_upcast") is False else ("bf16",)
 
 
 def latent(config: Config, reads: tuple[str, ...] = ()) -> Latent:

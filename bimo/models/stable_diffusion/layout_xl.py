@@ -14,6 +14,7 @@ from bimo.models.layouts.pipeline_form import Form
 from bimo.models.stable_diffusion.conditioners import Sizes
 from bimo.models.stable_diffusion.layout import (
     LEVEL,
+    decodes_in,
     guide_of,
     latent,
     law,
@@ -76,6 +77,7 @@ def reading(folder: Folder) -> Reading:
         conditioners=(*masked(denoiser, space), Sizes(factor=factor), *told_scale(denoiser)),
         steps=steps,
         guidance=guide,
+        space_dtypes=decodes_in(folder.config("vae")),
     )
     taiyi = all(tower.vocab == TAIYI_WORDS for tower in towers)
     words = " x ".join(str(tower.vocab) for tower in towers)

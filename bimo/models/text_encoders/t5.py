@@ -56,6 +56,8 @@ class T5TextEncoder(PublishedTextEncoder):
     begins = 0
     tokenizer_class = "T5Tokenizer"
     tokenizer_files = (TOKENIZER_FILE, PIECES_FILE)
+    #: What comes out of it overflows float16.
+    keep_in_fp32 = ("wo",)
 
     def __init__(self, part: T5) -> None:
         super().__init__()

@@ -18,6 +18,7 @@ from bimo.core.request import Request
 from bimo.data.sheets import sheet
 from bimo.diffusion.request_validation import fill_request
 from bimo.diffusion.system import System
+from bimo.engine.engine import Engine
 from bimo.evaluation.drawing_cache import DrawingCache
 from bimo.evaluation.figures import Figure
 from bimo.evaluation.intervals import share
@@ -49,7 +50,7 @@ MODEL = "model"
 
 
 def evaluate(
-    system: System,
+    model: System | Engine,
     data: Path | None,
     out: Path,
     *,
@@ -59,7 +60,8 @@ def evaluate(
     seed: int = 1,
     judge: Judge | None = None,
 ) -> dict[str, Any]:
-    """Measures a system and gives the report that is also in ``out/report.json``, a page and sheets beside it.
+    """Measures a system, or one that an engine draws with, and gives the report that is also in ``out/report.json``, a
+    page and sheets beside it.
 
     ``limit`` shrinks the number of questions of each group and language, for a quick look; ``batch`` pictures are
     drawn together; ``steps`` are the system's own where None. Pictures are kept in ``out/pictures`` and the judge in
@@ -68,9 +70,10 @@ def evaluate(
     if data is None:
         raise DataError("the true pictures are needed; give with --data the folder that bimo data artwork wrote")
     artwork = read_artwork(data)
-    system.eval()
+    engine = model if isinstance(model, Engine) else Engine(model)
+    engine.system.eval()
     with ProgressLines() as bar:
-        return _Evaluation(system, artwork, out, limit, steps, batch, seed, judge, bar.update).report().as_dict()
+        return _Evaluation(engine, artwork, out, limit, steps, batch, seed, judge, bar.update).report().as_dict()
 
 
 class _Evaluation:
@@ -78,7 +81,7 @@ class _Evaluation:
 
     def __init__(
         self,
-        system: System,
+        engine: Engine,
         artwork: Artwork,
         out: Path,
         limit: int | None,
@@ -88,10 +91,10 @@ class _Evaluation:
         judge: Judge | None,
         on_progress: OnProgress,
     ) -> None:
-        self.system, self.artwork, self.out, self.limit = system, artwork, out, limit
+        self.system, self.artwork, self.out, self.limit = engine.system, artwork, out, limit
         self.steps, self.batch, self.seed, self.on_progress = steps, batch, seed, on_progress
         self.judge = judge or judge_for(artwork, on_progress)
-        self.drawings = DrawingCache(system, out / "pictures", batch, on_progress)
+        self.drawings = DrawingCache(engine, out / "pictures", batch, on_progress)
         self.words = _words(artwork)
         self.notes: list[str] = []
 

@@ -102,12 +102,12 @@ def test_evaluation_reports_and_goes_on(
 
 
 def test_a_picture_is_known_by_request_and_weights(system: System, tmp_path: Path) -> None:
-    cache = DrawingCache(system, tmp_path, 2, quiet)
+    cache = DrawingCache(Engine(system), tmp_path, 2, quiet)
     first, second = run.Request(text="猫", seed=1, steps=2), run.Request(text="猫", seed=2, steps=2)
     assert cache.path(first) == cache.path(run.Request(text="猫", seed=1, steps=2))
     assert cache.path(first) != cache.path(second)
     before = cache.path(first)
-    other = DrawingCache(system, tmp_path, 2, quiet)
+    other = DrawingCache(Engine(system), tmp_path, 2, quiet)
     other.weights = "other"
     assert other.path(first) != before
     images = cache.draw([first, second, first])

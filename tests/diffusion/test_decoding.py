@@ -1,0 +1,65 @@
+"""A decoder whose numbers overflow: the picture is decoded again in float32, and that is said."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bimo.diffusion.decoding import decode
+
+
+class Overflowing(nn.Module):
+    """Scales by 1000 twice on the way: what float32 holds is more than float16 does."""
+
+    channels, factor = 3, 1
+
+    def __init__(self, black: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([1000.0]))
+        self.black = black
+        self.decoded: list[torch.dtype] = []
+
+    def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+        return 3, size[1], size[0]
+
+    def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return pixels
+
+    def decode(self, x: Tensor) -> Tensor:
+        self.decoded.append(self.weight.dtype)
+        wide = x.to(self.weight.dtype) * self.weight * self.weight
+        if self.black:
+            wide = wide.nan_to_num(-1e6, -1e6, -1e6)
+        return (wide / self.weight / self.weight).float()
+
+
+@pytest.mark.parametrize("black", [False, True])
+@torch.no_grad()
+def test_what_overflows_is_decoded_again(black: bool) -> None:
+    space, x = Overflowing(black).half(), torch.full((1, 3, 2, 2), 0.5)
+    pixels, told = decode(space, x)
+    torch.testing.assert_close(pixels, x)
+    assert "overflowed in fp16" in str(told[0])
+    assert space.decoded == [torch.float16, torch.float32]
+    assert space.weight.dtype == torch.float16
+
+
+@torch.no_grad()
+def test_what_is_sound_or_wrong_before_the_decoder_is_decoded_once() -> None:
+    for space, x in (
+        (Overflowing().bfloat16(), torch.full((1, 3, 2, 2), 0.5)),
+        (Overflowing(), torch.full((1, 3, 2, 2), 0.5)),
+        (Overflowing().half(), torch.full((1, 3, 2, 2), float("nan"))),
+    ):
+        assert decode(space, x)[1] == ()
+        assert len(space.decoded) == 1
+
+
+@torch.no_grad()
+def test_a_picture_that_is_black_is_not_blamed_on_the_decoder() -> None:
+    space = Overflowing().bfloat16()
+    pixels, told = decode(space, torch.full((1, 3, 2, 2), -1.0))
+    assert told == ()
+    assert len(space.decoded) == 2
+    assert float(pixels.max()) == -1.0

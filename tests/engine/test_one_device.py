@@ -1,0 +1,74 @@
+"""The whole of drawing on a device without contents, of every recipe: no tensor is left behind on the processor; and
+in float16, which every device has.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from bimo.core.part import dumps
+from bimo.core.recipe import Published, Recipe
+from bimo.engine.engine import Engine
+from bimo.hub.registry import recipes
+from tests.support.one_device import ELSEWHERE, OneDevice, counted
+from tests.support.tiny_systems import TEXT, tiny_system
+
+pytestmark = pytest.mark.slow
+
+SIZE, CASCADE_SIZE = (64, 64), (128, 128)
+#: What of a recipe is nothing to a drawing of it at a given size.
+NOT_DRAWN: dict[str, Any] = {
+    "name": "",
+    "title": "",
+    "paper": "",
+    "licence": "",
+    "languages": (),
+    "source": "own",
+    "note": "",
+    "stages": (),
+    "prompts": (),
+    "weights": Published(),
+}
+
+
+def drawn() -> list[str]:
+    """The recipes that draw, one of those that draw by the same parts."""
+    kinds = {dumps(replace(r.tiny(), **NOT_DRAWN)): name for name, r in sorted(recipes().items()) if r.levels}
+    return sorted(kinds.values())
+
+
+@pytest.fixture(scope="module", params=drawn())
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    recipe = recipes()[request.param]
+    return Engine(tiny_system(recipe, tmp_path_factory.mktemp(recipe.name)))
+
+
+def request_of(recipe: Recipe) -> dict[str, Any]:
+    """A request that gives every conditioner the picture that it reads."""
+    several = len(recipe.levels) > 1
+    size = recipe.request.sizes[-1] if recipe.request.sizes else CASCADE_SIZE if several else SIZE
+    picture = Image.linear_gradient("L").resize(size).convert("RGB")
+    read = {name for level in recipe.levels for each in level.conditioners for name in each.images}  # type: ignore[attr-defined]
+    wanted: dict[str, Any] = {"text": TEXT, "negative": "蓝", "size": size, "seed": 1, "steps": 2}
+    if "mask" in read and not several:  # what a cascade enlarges cannot be given
+        wanted |= {"image": picture, "mask": picture}
+    others = dict.fromkeys(read - {"image", "mask"}, picture)
+    return wanted | ({"condition_images": others} if others else {})
+
+
+def test_float16_gives_numbers(engine: Engine) -> None:
+    (picture,) = Engine(engine.system, dtype=torch.float16).draw(request_of(engine.recipe))
+    assert not [warning for warning in picture.warnings if "fp32" in warning]
+
+
+def test_drawing_is_all_on_its_device(engine: Engine) -> None:
+    with counted(), OneDevice():
+        there = Engine(engine.system, device=ELSEWHERE, dtype=torch.float16)
+        assert {p.device for p in there.system.parameters()} == {ELSEWHERE}
+        (picture,) = there.draw(request_of(engine.recipe))
+    assert picture.image.size == request_of(engine.recipe)["size"]
