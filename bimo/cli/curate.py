@@ -276,8 +276,8 @@ def dtype_of(wanted: Curation, out: Path, dtype: Scoring) -> Scoring:
     return chosen
 
 
-class TowerScorer:
-    """A system with two towers as `bimo.curation.steps.Scorer`."""
+class EncoderScorer:
+    """A system with two text encoders as `bimo.curation.steps.Scorer`."""
 
     def __init__(self, name: str, dtype: Scoring = Scoring.fp32) -> None:
         self._system = registry.load(name)
@@ -300,20 +300,20 @@ class TowerScorer:
         return picture_vectors(self._system, pictures).numpy()
 
     def fitted(self, picture: Image.Image) -> Image.Image:
-        """The square that its picture tower sees."""
+        """The square that its image encoder sees."""
         from bimo.models.clip.scoring import square
 
         return square(self._system, picture)
 
 
-_opened: dict[tuple[str, Scoring], TowerScorer] = {}
+_opened: dict[tuple[str, Scoring], EncoderScorer] = {}
 
 
-def open_scorer(name: str, dtype: Scoring = Scoring.fp32) -> TowerScorer:
+def open_scorer(name: str, dtype: Scoring = Scoring.fp32) -> EncoderScorer:
     """The scorer of a name or folder, opened once a process."""
     key = name, dtype
     if key not in _opened:
-        _opened[key] = TowerScorer(name, dtype)
+        _opened[key] = EncoderScorer(name, dtype)
     return _opened[key]
 
 

@@ -328,7 +328,7 @@ CONTROL_HELP = say(
 IP_ADAPTER_HELP = say(
     "draw what a picture shows: FILE=PICTURE of an IP-Adapter, with a weight FILE=PICTURE:0.6; more than once"
 )
-ENCODER_HELP = say("the folder of an IP-Adapter's image tower; else image_encoder beside it")
+ENCODER_HELP = say("the folder of an IP-Adapter's image encoder; else image_encoder beside it")
 FAST_HELP = say(
     "a LoRA of few steps, with its publisher's settings: FILE or FILE:weight, whose name has lcm, lightning, turbo, "
     "hyper or tcd"

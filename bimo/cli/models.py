@@ -25,7 +25,7 @@ LIST_EXAMPLES = say(
 WHOLE_COLUMNS = 150
 SHOW_HELP = say("A recipe: its sizes, tokens, levels, terms, and what learns in each stage.")
 SHOW_EXAMPLES = say("Examples:\n\n  bimo show xiaomo\n\n  bimo show ./mine.py:recipe --json")
-EXTEND_HELP = say("Give CLIP's text towers more words and positions, as Taiyi-XL begins; how they begin is told.")
+EXTEND_HELP = say("Give CLIP's text encoders more words and positions, as Taiyi-XL begins; how they begin is told.")
 EXTEND_EXAMPLES = say(
     "Examples:\n\n  bimo extend ./stable-diffusion-xl begun/ --data data/ --positions 512 --length "
     "225\n\n  bimo train taiyi-xl --start begun/ --data data/ --out run/"
@@ -239,7 +239,7 @@ def extend(
     positions: Annotated[int, typer.Option(min=0, help=say("how many positions in all"))] = 0,
     length: Annotated[int, typer.Option(min=0, help=say("how many a text may use"))] = 0,
 ) -> None:
-    """Writes a system whose text towers have more words and positions, each begun as told."""
+    """Writes a system whose text encoders have more words and positions, each begun as told."""
     if (words is None) == (data is None) and not positions:
         raise RequestError("give the words with --words, or data with --data, or more positions with --positions")
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
@@ -262,7 +262,7 @@ def extend(
         part: Any = system.recipe.text_encoders[number - 1]
         print(
             say(
-                "text tower {number}: {count} new words ({count_2} stay as they are), {vocab} words and "
+                "text encoder {number}: {count} new words ({count_2} stay as they are), {vocab} words and "
                 "{positions} positions in all; a new word begins as the mean of the tokens it was read as, a new "
                 "position as the last one",
                 number=number,

@@ -215,7 +215,7 @@ def _unpickled(path: Path, device: str) -> Any:
         # torch warns of unusual pickles before it refuses them; the refusal below says it better.
         warnings.simplefilter("ignore")
         if path.suffix == ".safetensors":
-            # By that ending torch would take it for one, so that it is not told the name.
+            # By that ending torch would take it for one, so it is not given the name.
             with path.open("rb") as file:
                 return torch.load(file, map_location=device, weights_only=True)
         return torch.load(path, map_location=device, weights_only=True, mmap=archive)

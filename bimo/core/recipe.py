@@ -1,4 +1,4 @@
-"""What a system is: a recipe of text towers, levels and training stages; values only."""
+"""What a system is: a recipe of text encoders, levels and training stages; values only."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class Branch(Part):
     """One more branch of guidance, with its own weight k: which a request may set by its name.
 
     With ``prefix`` before the prompt it adds k (c_prefixed - c), as PanGu-Draw's style tokens do. With ``drop`` (names
-    of hints, "text" for the words) it adds k (c - c_dropped): the guidance of those conditions alone, as Composer's.
+    of conditions, "text" for the words) it adds k (c - c_dropped): the guidance of those conditions alone, as
+    Composer's.
     """
 
     name: str
@@ -38,17 +39,16 @@ class Branch(Part):
 class Guidance(Part):
     """Classifier-free guidance of one level (arXiv:2207.12598): what differs between systems is data.
 
-    ``scale`` is w in e + w (c - e); 1 asks one branch only. Where ``neutral`` is 0 it counts what is added to the
-    given branch, c + w (c - e), and 0 asks one. ``asked`` guides only where a negative prompt is given: the empty one
-    is none. ``null`` says what e is conditioned on: the encoding of the negative prompt or of the empty text ("empty"),
-    zeros where the prompt's tokens are, zeros that are all padding ("masked"), or zeros only where there is no negative
-    prompt ("zeros_without_negative", as Stable Diffusion XL). ``rescale`` is phi of arXiv:2305.08891 section 3.4.
-    ``interval`` is the
-    share of the steps (0 first, 1 last) between which guidance is on (arXiv:2404.07724); ``until`` ends it where
-    (step + 1) / steps is more.
-    ``channels`` guides the first channels of the answer alone, the rest (a learned variance) are the given branch's;
-    0 guides all. ``norm`` shortens the guided answer to the length of the given one: over all of it ("whole"), over
-    the channels of each place ("place"), those of each 2x2 places ("patch"), or over each row of each channel ("row");
+    ``scale`` is w in e + w (c - e); 1 computes one branch only. Where ``baseline_scale`` is 0 it
+    counts what is added to the conditional branch, c + w (c - e), and 0 computes one. ``only_with_negative`` guides
+    only where a negative prompt is given; the empty one counts as none. ``unconditional`` says what e is conditioned
+    on: the encoding of the negative prompt or of the empty text ("empty"), zeros where the prompt's tokens are, zeros
+    that are all padding ("masked"), or zeros only where there is no negative prompt ("zeros_without_negative", as
+    Stable Diffusion XL). ``rescale`` is phi of arXiv:2305.08891 section 3.4. ``interval`` is the share of the steps (0
+    first, 1 last) between which guidance is on (arXiv:2404.07724); ``until`` ends it where (step + 1) / steps is more.
+    ``channels`` guides the first channels of the answer alone, the rest (a learned variance) are the given branch's; 0
+    guides all. ``norm`` shortens the guided answer to the length of the given one: over all of it ("whole"), over the
+    channels of each place ("place"), those of each 2x2 places ("patch"), or over each row of each channel ("row");
     ``lengthen`` does so also where the guided one is shorter. ``branches`` are added to the sum.
     """
 
@@ -69,9 +69,9 @@ class Guidance(Part):
 class Level(Part):
     """One diffusion in one space. A latent model has one; a cascade has several; a prior is one as well.
 
-    ``space`` may be the name of another level whose space is shared. A level with ``steps`` 1 asks once.
-    ``space_dtypes`` are the numbers narrower than float32 in which the space decodes without an overflow: that of
-    Stable Diffusion XL is black in float16, and so are its kin unless they were trained anew (madebyollin's
+    ``space`` may be the name of another level whose space is shared. A level with ``steps`` 1 calls its denoiser once.
+    ``space_dtypes`` are the dtypes narrower than float32 in which the space decodes without an overflow: that of Stable
+    Diffusion XL is black in float16, and so are its relatives unless they were trained anew (madebyollin's
     sdxl-vae-fp16-fix).
     """
 
@@ -90,9 +90,9 @@ class Level(Part):
 class Stage(Part):
     """One stage of training. ``train`` are globs over parameter names; everything else is frozen, and cached.
 
-    ``lr`` is the peak after ``warmup`` steps; ``law`` is what follows, down to ``floor`` ("polynomial" falls as
-    (1 - share)^power); ``rates`` are peaks of their own by glob, the last that matches. A step is of ``accumulate``
-    batches. ``ema`` is the decay of the averaged weights, 0 for none.
+    ``lr`` is the peak after ``warmup`` steps; ``lr_schedule`` is what follows, down to ``floor`` ("polynomial" falls as
+    (1 - share)^power); ``lr_overrides`` are peaks of their own by glob, the last that matches. A step is of
+    ``accumulate`` batches. ``ema`` is the decay of the averaged weights, 0 for none.
 
     ``optimiser`` "adafactor" (arXiv:1804.04235) keeps a row and a column for each matrix in place of two matrices, and
     has no use for ``betas`` and ``eps``. "muon" (arXiv:2502.16982) makes the step of a matrix orthogonal, as large as
@@ -104,11 +104,10 @@ class Stage(Part):
 
     What is left out, so that guidance can do without it: ``caption_dropout`` is the share of captions emptied for
     all text
-    towers, ``encoder_dropout`` are shares for each by itself, besides; ``condition_dropout`` are shares of hints by
-    a glob over
-    their names, the last that matches: a hint then says what it says in the null branch. Each goes by itself, but of
-    the share ``joint_dropout`` all words and hints are left out together, and of ``joint_keep`` none (Composer,
-    arXiv:2302.09778, section 2.2).
+    text encoders, ``encoder_dropout`` are shares for each by itself, besides; ``condition_dropout`` are shares of
+    conditions by a glob over their names, the last that matches: a condition then says what it says in the null branch.
+    Each goes by itself, but of the share ``joint_dropout`` all words and conditions are left out together, and of
+    ``joint_keep`` none (Composer, arXiv:2302.09778, section 2.2).
 
     Pictures are resized until they cover ``size`` (width, height) and cut at their centre; with ``buckets`` each at the
     size nearest its own shape, a batch of one size; with neither they stay as they are. With ``sample_latents`` x is
@@ -117,7 +116,8 @@ class Stage(Part):
 
     ``max_unknown`` is the share of unknown tokens, ``max_truncated`` and ``max_empty`` are the shares of captions cut
     short and empty above which the stage does not begin: a wrong tokenizer knows almost nothing, while names and signs
-    alone rarely reach a fifth; half of long captions may well be cut, but a tower that cuts most is the wrong one.
+    alone rarely reach a fifth; half of long captions may well be cut, but a text encoder that cuts most is the wrong
+    one.
 
     ``validation`` is the share of the data that is held out; every ``validate_every`` steps its loss under noise that
     stays the same is measured with the averaged weights, and the best of them are kept.
@@ -178,7 +178,7 @@ class Stage(Part):
 
     @property
     def drops(self) -> bool:
-        """Whether rows ever do without something they could be told."""
+        """Whether rows ever do without a caption or a condition."""
         return any(
             (
                 self.caption_dropout,
@@ -206,7 +206,7 @@ class Stage(Part):
 class Published(Part):
     """Where weights were published: a Hugging Face repository, one of ModelScope, or a bundle of this package.
 
-    ``vision`` is the repository of the tower that reads pictures, where it was published apart. ``terms`` is what a
+    ``vision`` is the repository of the image encoder, where it was published apart. ``terms`` is what a
     user must know of the licence before the first use, Chinese and English.
     """
 
@@ -251,9 +251,9 @@ class Defaults(Part):
 class Recipe(Part):
     """A whole system: how it reads text, draws, was trained and published.
 
-    ``join`` makes one conditioning of several towers' encodings; without one each is a stream of its own. ``vision``
-    is a tower that reads pictures, of a system that scores how well words fit a picture; it may have no level to draw.
-    ``prompts`` are drawn again and again while it learns, so that people can look. ``dtypes`` are the numbers narrower
+    ``text_fusion`` makes one conditioning of several text encoders' encodings; without one each is a stream of its own.
+    ``vision`` is an image encoder, of a system that scores how well words fit a picture; it may have no level to draw.
+    ``prompts`` are drawn again and again while it learns, so that people can look. ``dtypes`` are the dtypes narrower
     than float32 in which its text encoders and denoisers stay finite, that of its publisher first: what a card draws in
     is the first of them that it has.
     """

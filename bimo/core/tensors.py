@@ -18,7 +18,7 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True)
 class TextEncoding:
-    """Texts as a tower reads them: ``tokens`` [B, L, D], ``mask`` [B, L] bool (True: real), ``pooled`` [B, P]."""
+    """Encoded texts: ``tokens`` [B, L, D], ``mask`` [B, L] bool (True: real), ``pooled`` [B, P]."""
 
     tokens: torch.Tensor
     mask: torch.Tensor | None = None
@@ -27,7 +27,7 @@ class TextEncoding:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What a denoiser is told besides x and t.
+    """What a denoiser is given besides x and t.
 
     ``streams`` are token sequences; ``vector`` [B, P]; ``spatial`` [B, Cs, h, w] is joined to x on the channels;
     ``scalars`` are small vectors by name, each [B, S]; ``pictures`` are what adapters look at by name, each [B, 3, H,
@@ -77,7 +77,7 @@ class Shortcuts:
 
 @dataclass(frozen=True)
 class DenoiserInput:
-    """A drawing's question to a denoiser: ``x`` [R, C, h, w], ``t`` [R], R rows, one a guidance branch. ``deep`` are
+    """What one call of a denoiser is given: ``x`` [R, C, h, w], ``t`` [R], R rows, one a guidance branch. ``deep`` are
     the features of DeepCache, where it is asked for.
     """
 
@@ -119,11 +119,11 @@ class Share:
 class Batch:
     """A training batch in a level's space: ``x`` [B, C, h, w], the texts as encoded, what the data declares.
 
-    ``dropped`` [B] bool says whose caption was emptied for guidance, ``left_out`` [B] bool by a hint's name which rows
-    do without it; ``generator`` gives all randomness of the step. ``pixels`` [B, 3, H, W] are the pictures that x
-    codes. ``scalars`` has "size_ids" [B, 6], those of SDXL (arXiv:2307.01952, section 2.2): height and width of the
-    original, top and left of the cut, height and width. ``maps`` [B, 3, H, W] by name come with the pictures: depth,
-    instances. ``labels`` are all that the data declares of each row.
+    ``dropped_captions`` [B] bool says whose caption was emptied for guidance, ``dropped_conditions`` [B] bool by a
+    condition's name which rows do without it; ``generator`` gives all randomness of the step. ``pixels`` [B, 3, H, W]
+    are the pictures that x codes. ``scalars`` has "size_ids" [B, 6], those of SDXL (arXiv:2307.01952, section 2.2):
+    height and width of the original, top and left of the cut, height and width. ``maps`` [B, 3, H, W] by name come with
+    the pictures: depth, instances. ``labels`` are all that the data declares of each row.
 
     Where several processes share a step the B rows are one's ``share`` of the ``whole``. What is random is drawn for
     the whole, alike in all of them, and then cut to one's ``own`` rows: so that it is what one process alone draws.

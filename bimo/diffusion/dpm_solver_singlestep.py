@@ -2,7 +2,7 @@
 
 diffusers' DPMSolverSinglestepScheduler, with evenly spaced lambdas, is the nearest it has; it differs in three things
 that move a picture of few steps. Its times are whole, these lie between; its last interval is as short as its order
-is low, here all intervals are of one length; and it ends at x itself, here at the first time of the law.
+is low, here all intervals are of one length; and it ends at x itself, here at the first time of the schedule.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def threshold(x: Tensor, percentile: float) -> Tensor:
 
 
 class Singlestep(Sampler):
-    """A sampler over a law's ``signal`` [N] (the cumulative product of 1 - beta), from the share ``begin`` of its times
-    down to the first. ``timesteps`` are places in the law, between its whole ones, each asked once.
+    """A sampler over a schedule's ``signal`` [N] (the cumulative product of 1 - beta), from the share ``begin`` of its
+    times down to the first. ``timesteps`` are places in the schedule, between its whole ones, each asked once.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Singlestep(Sampler):
         return (-torch.expm1(2 * self._log_alphas[step])).sqrt()
 
     def _at(self, times: Tensor) -> Tensor:
-        """log alpha at times in (0, 1], on straight lines between those of the law, [K]."""
+        """log alpha at times in (0, 1], on straight lines between those of the schedule, [K]."""
         return _lines(times, self._times, self._table)
 
     def _inverse(self, log_alphas: Tensor) -> Tensor:

@@ -11,9 +11,9 @@ from bimo.core.recipe import Branch, Guidance
 
 
 def on(guide: Guidance, scale: float, step: int, steps: int) -> bool:
-    """Whether a drawing asks for more than the given branch at a step.
+    """Whether more than the conditional branch is computed at a step.
 
-    As in diffusers, a scale of 1 or less (of ``neutral`` or less) asks the conditional branch alone.
+    As in diffusers, at a scale of ``baseline_scale`` (1) or less the conditional branch is the only one.
     """
     low, high = guide.interval
     within = low <= step / max(1, steps - 1) <= high and (step + 1) / steps <= guide.until
@@ -21,7 +21,7 @@ def on(guide: Guidance, scale: float, step: int, steps: int) -> bool:
 
 
 def wanted(guide: Guidance, scale: float, negative: str | None) -> float:
-    """The scale for a negative prompt: none where guidance waits to be asked for, and is not; the empty one asks."""
+    """The scale for a negative prompt, None for none: with ``only_with_negative`` guidance is off without one."""
     return guide.baseline_scale if guide.only_with_negative and negative is None else scale
 
 

@@ -1,4 +1,4 @@
-"""Pictures in and out of a drawing: a request's image, mask and hints' pictures as tensors at its size, and back."""
+"""A request's image, mask and condition images as tensors at its size, and the drawn tensor as an image."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def mask_of(image: Image.Image, size: tuple[int, int]) -> Tensor:
 
 
 def read(request: Request) -> dict[str, Tensor]:
-    """The pictures of a filled request at its size, by name: "image", "mask" and those hints read."""
+    """The pictures of a filled request at its size, by name: "image", "mask" and those that conditioners read."""
     size = request.size or (0, 0)
     found = {name: pixels_of(image, size) for name, image in request.condition_images.items()}
     if request.image is not None:
@@ -112,7 +112,7 @@ def warnings_of(pixels: Tensor) -> tuple[str, ...]:
     if float((pixels.amax(dim=(1, 2)) - pixels.amin(dim=(1, 2))).max()) < FLAT:
         return (
             say(
-                "the picture is of one colour: untrained weights most often, or a text tower and a painter that "
+                "the picture is of one colour: untrained weights most often, or a text encoder and a denoiser that "
                 "do not belong together; no filter of bimo's blackens pictures"
             ),
         )

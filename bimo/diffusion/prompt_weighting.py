@@ -14,7 +14,7 @@ from bimo.diffusion.system import System
 from bimo.diffusion.text_encoder import TextEncoder
 from bimo.prompts.weighting import Emphasis
 
-#: Prompts through every tower, and what is to be told of them.
+#: Prompts through every text encoder, and the warnings about them.
 Encoded = tuple[tuple[TextEncoding, ...], tuple[str, ...]]
 
 
@@ -29,7 +29,7 @@ class EncodingCache:
         self._known: OrderedDict[tuple[tuple[Emphasis, ...], int, str], Encoded] = OrderedDict()
 
     def encoded(self, system: System, prompts: Sequence[Emphasis], skip: int = 0) -> Encoded:
-        """As the function of this name; what is told is in the language that was spoken then."""
+        """As the function of this name; warnings are in the language of then."""
         key = (tuple(prompts), skip, language())
         if key in self._known:
             self.hits += 1
@@ -43,29 +43,29 @@ class EncodingCache:
 
 
 def encoded(system: System, prompts: Sequence[Emphasis], skip: int = 0) -> Encoded:
-    """The prompts through every tower, as they are emphasised, and what is to be told of it. ``skip`` is as in
+    """The prompts through every text encoder, as they are emphasised, and warnings about it. ``skip`` is as in
     ``System.encode``.
 
     z' = e + w (z - e) for the tokens of the words, e those of the empty prompt at the same places, as ComfyUI
     weighs. (AUTOMATIC1111 scales z and gives the text its old mean back: a BERT ends with a norm, its mean is
-    next to zero, and the quotient of two such means may be anything.) What is pooled stays. A tower whose tokens do not
-    stand where the text's do (a chat around it, one vector of it) reads the words plain, and that is told.
+    next to zero, and the quotient of two such means may be anything.) What is pooled stays. A text encoder whose tokens
+    do not stand where the text's do (a chat around it, one vector of it) reads the words plain, with a warning.
     """
     texts = [prompt.text for prompt in prompts]
     if not any(prompt.spans for prompt in prompts):
         return system.encode(texts, skip), ()
     plain = system.encode([*texts, ""], skip)
-    every = [_weighed(tower, prompts, e) for tower, e in zip(system.text_encoders, plain, strict=True)]
+    every = [_weighed(encoder, prompts, e) for encoder, e in zip(system.text_encoders, plain, strict=True)]
     found = tuple(encoding for encoding, _ in every)
     heard = [weighed for _, weighed in every]
     if all(heard):
         return found, ()
-    told = say("one text tower of this system cannot weigh words and reads them plain")
-    nothing = say("the text tower of this system cannot weigh words: (word:1.3) changed nothing")
+    told = say("one text encoder of this system cannot weigh words and reads them plain")
+    nothing = say("the text encoder of this system cannot weigh words: (word:1.3) changed nothing")
     return found, (told if any(heard) else nothing,)
 
 
-def _weighed(tower: TextEncoder, prompts: Sequence[Emphasis], plain: TextEncoding) -> tuple[TextEncoding, bool]:
+def _weighed(encoder: TextEncoder, prompts: Sequence[Emphasis], plain: TextEncoding) -> tuple[TextEncoding, bool]:
     """The encoding of the prompts, without the empty one that is its last row, and whether they could be weighed."""
     count = len(prompts)
     mask, pooled = plain.mask, plain.pooled
@@ -75,14 +75,14 @@ def _weighed(tower: TextEncoder, prompts: Sequence[Emphasis], plain: TextEncodin
         mask=None if mask is None else mask[:count],
         pooled=None if pooled is None else pooled[:count],
     )
-    if tower.begins is None:
+    if encoder.begins is None:
         return rest, False
     empty = plain.tokens[count:]
     weights = torch.ones(*rest.tokens.shape[:2], 1, dtype=empty.dtype, device=empty.device)
-    marks = tower.budget("").used
+    marks = encoder.budget("").used
     for row, prompt in enumerate(prompts):
         for start, end, weight in prompt.spans:
             # How many tokens the text has up to a place, and so at which of them a word begins and ends.
-            first, last = (tower.budget(prompt.text[:place]).used - marks + tower.begins for place in (start, end))
+            first, last = (encoder.budget(prompt.text[:place]).used - marks + encoder.begins for place in (start, end))
             weights[row, first:last] *= weight
     return replace(rest, tokens=torch.lerp(empty, rest.tokens, weights)), True

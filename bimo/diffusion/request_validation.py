@@ -26,7 +26,7 @@ from bimo.prompts.token_budget import listed
 #: The share of the steps that a picture goes through where nothing is said, as in diffusers; with a mask the recipe's.
 STRENGTH = 0.8
 #: Where drawing begins with noise alone, the most that its first time may leave of x, as the root of the cumulative
-#: product of 1 - beta: at more the denoiser is told of a picture that is not there. Stable Diffusion's last time leaves
+#: product of 1 - beta: at more the denoiser takes noise for traces of a picture. Stable Diffusion's last time leaves
 #: 0.07, seven "leading" steps begin at 0.15.
 LEFT_AT_FIRST = 0.155
 #: As many times the pixels that a system learned at are no size that it knows.
@@ -177,7 +177,7 @@ def _not_enlarging(system: System, size: tuple[int, int]) -> None:
 
 
 def sampler_warnings(system: System, request: Request) -> tuple[str, ...]:
-    """What is to be told of the last level's sampler before anything is drawn. Raises RequestError where it cannot go
+    """Warnings about the last level's sampler, before anything is drawn. Raises RequestError where it cannot go
     as the request says.
     """
     level = system.level(system.recipe.levels[-1].name)
@@ -187,11 +187,11 @@ def sampler_warnings(system: System, request: Request) -> tuple[str, ...]:
         sampler = level.schedule.sampler(request.sampler or level.recipe.sampler, steps, shape, options_of(request))
     if request.eta is not None and not sampler.takes_eta:
         raise RequestError("the sampler {name} has no eta; those that have are ddim, tcd", name=sampler.name)
-    law = level.schedule
-    if request.image is not None or not isinstance(law, Ddpm) or not law.learnable:
+    noise_schedule = level.schedule
+    if request.image is not None or not isinstance(noise_schedule, Ddpm) or not noise_schedule.learnable:
         return ()
     first = float(sampler.timesteps[0])
-    if float(law.signal()[min(int(first), law.count - 1)]) ** 0.5 <= LEFT_AT_FIRST:
+    if float(noise_schedule.signal()[min(int(first), noise_schedule.count - 1)]) ** 0.5 <= LEFT_AT_FIRST:
         return ()
     cure = say("use --spacing trailing, or more steps")
     return (
@@ -201,7 +201,7 @@ def sampler_warnings(system: System, request: Request) -> tuple[str, ...]:
             steps=steps,
             spacing=sampler.spacing,
             first=first,
-            count=law.count - 1,
+            count=noise_schedule.count - 1,
             cure=cure,
         ),
     )

@@ -1,4 +1,4 @@
-"""A drawing is a coroutine: it yields what it asks a denoiser and is sent the answer. The main path, top to bottom."""
+"""Sampling as a coroutine: it yields the denoiser's input and is sent its output. The main path, top to bottom."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Prepared:
     negative: tuple[TextEncoding, ...]
     prefixed: Mapping[str, tuple[TextEncoding, ...]]
     warnings: tuple[str, ...]
-    #: Why there is nothing to draw: no text tower ever learned a word of it. "" where one did.
+    #: Why there is nothing to draw: no text encoder ever learned a word of it. "" where one did.
     nothing_known: str = ""
     #: As ``Drawing.pictures``.
     pictures: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
@@ -100,7 +100,7 @@ def _skipped(system: System, request: Request) -> int:
     depths = [encoder.skippable for encoder in system.text_encoders if encoder.skippable]
     if not depths:
         raise RequestError(
-            "the text tower of {name} is no CLIP, clip_skip does nothing there; leave it out", name=system.recipe.name
+            "the text encoder of {name} is no CLIP, clip_skip does nothing there; leave it out", name=system.recipe.name
         )
     if request.clip_skip > min(depths):
         raise RequestError(
@@ -226,9 +226,11 @@ def _conditionings(
     weights: Sequence[tuple[Branch, float]],
 ) -> tuple[Conditioning, Conditioning]:
     """That of the given branch, and those of all branches in the order of ``guidance.combine``."""
-    hints = [hint.from_request(system, drawing, shape) for hint in level.conditioners]
-    nulls = [hint.unconditional(value) for hint, value in zip(level.conditioners, hints, strict=True)]
-    given = system.condition(prepared.prompt, hints)
+    conditions = [conditioner.from_request(system, drawing, shape) for conditioner in level.conditioners]
+    nulls = [
+        conditioner.unconditional(value) for conditioner, value in zip(level.conditioners, conditions, strict=True)
+    ]
+    given = system.condition(prepared.prompt, conditions)
     if prepared.request.nag is not None:
         given = replace(given, negative=system.condition(prepared.negative, nulls).streams[0])
     null = system.condition(prepared.negative, nulls)
@@ -240,7 +242,7 @@ def _conditionings(
     for branch, _ in weights:
         words = prepared.negative if "text" in branch.drop else prepared.prompt
         words = prepared.prefixed[branch.prefix] if branch.prefix else words
-        rows = zip(level.conditioners, hints, nulls, strict=True)
+        rows = zip(level.conditioners, conditions, nulls, strict=True)
         kept = [null_ if each.key in branch.drop else value for each, value, null_ in rows]
         others.append(system.condition(words, kept))
     return given, stack_rows((null, given, *others))

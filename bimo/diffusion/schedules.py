@@ -87,7 +87,7 @@ class Flow(Schedule):
     ``max_length``: a mu on the line through ``base_shift`` and ``max_shift`` ("line"), or ``base_shift`` +
     ``max_shift`` times the root of length / ``base_length`` ("root"); a is e^mu, or mu itself where ``curve`` is
     "linear". ``grid`` are the times before that: the sampler's own, from 1 to 1 / steps ("even"), or whole ones from
-    the last to 1, which the denoiser is told as they are ("whole"). ``terminal`` stretches them so as to end there.
+    the last to 1, which the denoiser is given as they are ("whole"). ``terminal`` stretches them so as to end there.
     ``config`` is the publisher's own sampler setting where the fields do not say all of it.
     """
 
@@ -300,7 +300,7 @@ class Ddpm(Schedule):
 
     def sampler(self, name: str, steps: int, shape: tuple[int, ...] = (), options: SamplerOptions = PLAIN) -> Sampler:
         """The named sampler, or the publisher's own for "". Raises RequestError for an unknown name, for one that
-        cannot clip where this law is to be clipped, and for what the sampler does not take.
+        cannot clip where this schedule is to be clipped, and for what the sampler does not take.
         """
         name = FORMER_SAMPLERS.get(name, name)  # saved recipes may have it
         if name and name != SINGLESTEP and name not in self._table():
@@ -318,7 +318,7 @@ class Ddpm(Schedule):
         return timed(self._made(name, options), name, steps)
 
     def _table(self) -> Mapping[str, NamedSampler]:
-        """The samplers that go with this noise: of a publisher's who does not go by betas, none but kin of it."""
+        """The samplers that go with this noise: of a publisher's who does not go by betas, none but its relatives."""
         own = str(self.config.get("_class_name", ""))
         if own in {sampler.cls for sampler in EDM_SAMPLERS.values()}:
             return EDM_SAMPLERS
@@ -364,7 +364,7 @@ class Ddpm(Schedule):
         } | ({} if trained is None else {"trained_betas": list(trained)})
 
     def _clipping(self, name: str) -> dict[str, Any]:
-        """What a sampler of diffusers is told of the percentile and the learnt variance."""
+        """The settings of a sampler of diffusers for the percentile and the learnt variance."""
         settings: dict[str, Any] = {}
         if name == "ddpm" and self.variance == "learned_range":
             settings["variance_type"] = "learned_range"
@@ -395,10 +395,10 @@ class Ddpm(Schedule):
             )
 
 
-def _variational(law: Ddpm, answer: Tensor, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+def _variational(schedule: Ddpm, answer: Tensor, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """KL to the posterior in bits, [B]; at t = 0 the likelihood of x, in bins of 1 / 255 about it."""
     at = t.long()
-    signal = law.signal().double()
+    signal = schedule.signal().double()
     before = torch.cat([signal.new_ones(1), signal[:-1]])
     betas = 1 - signal / before
     posterior = betas * (1 - before) / (1 - signal)
@@ -406,10 +406,10 @@ def _variational(law: Ddpm, answer: Tensor, x: Tensor, noise: Tensor, t: Tensor)
     low, high = (expand(v.log().to(x)[at], x) for v in (torch.cat([posterior[1:2], posterior[1:]]), betas))
     of_x = expand((betas * before.sqrt() / (1 - signal)).to(x)[at], x)
     of_noised = expand(((1 - before) * (1 - betas).sqrt() / (1 - signal)).to(x)[at], x)
-    noised = law.add_noise(x, noise, t)
+    noised = schedule.add_noise(x, noise, t)
     told, place = answer.chunk(2, dim=1)
     found = torch.lerp(low, high, (place + 1) / 2)
-    mean = of_x * law.clean(told.detach(), noised, t) + of_noised * noised
+    mean = of_x * schedule.clean(told.detach(), noised, t) + of_noised * noised
     true = of_x * x + of_noised * noised
     divergence = (found - low - 1 + (low - found).exp() + (true - mean) ** 2 * (-found).exp()) / 2
     normal = torch.distributions.Normal(mean, (found / 2).exp())

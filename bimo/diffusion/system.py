@@ -54,7 +54,7 @@ class BuiltLevel(nn.Module):
 
 
 class System(nn.Module):
-    """A recipe built: towers under ``text.0 ...``, ``vision`` where it has one, each level under its own name.
+    """A recipe built: text encoders under ``text.0 ...``, ``vision`` where it has one, each level under its own name.
 
     ``weights_hash`` is the SHA-256 of what was loaded. It may be set to what works it out, ``hashed``: that reads files
     of gigabytes, and is called when the hash is first asked for. ``aligned`` says that weights begin at cache lines
@@ -75,7 +75,7 @@ class System(nn.Module):
         self.merged_loras: object | None = None
         #: What is attached to it, of `bimo.engine.adapters`.
         self.attached: object | None = None
-        self.text = nn.ModuleList(cast(Any, tower).build() for tower in recipe.text_encoders)
+        self.text = nn.ModuleList(cast(Any, encoder).build() for encoder in recipe.text_encoders)
         self.text_fusion: Any = None if recipe.text_fusion is None else cast(Any, recipe.text_fusion).build()
         self.vision: Any = None if recipe.vision is None else cast(Any, recipe.vision).build()
         for level in recipe.levels:
@@ -107,7 +107,7 @@ class System(nn.Module):
 
     @property
     def text_encoders(self) -> list[TextEncoder]:
-        """The text towers, in the recipe's order."""
+        """The text encoders, in the recipe's order."""
         return cast("list[TextEncoder]", list(self.text))
 
     def level(self, name: str) -> BuiltLevel:
@@ -126,8 +126,8 @@ class System(nn.Module):
         return tuple(cast_encoding(row, torch.float32) for row in rows)
 
     def budgets(self, text: str) -> list[Budget]:
-        """What of a text each tower reads."""
-        return [tower.budget(text) for tower in self.text_encoders]
+        """What of a text each text encoder reads."""
+        return [encoder.budget(text) for encoder in self.text_encoders]
 
     def conditions_of_seed(self, seed: int) -> dict[str, list[float]]:
         """What the conditioners take from a seed, by name: requested so, it is known what was drawn."""
@@ -135,17 +135,17 @@ class System(nn.Module):
         drawn = {each.name: each.of_seed(seed) for each in every}
         return {name: [float(number) for number in value[0]] for name, value in drawn.items() if value is not None}
 
-    def condition(self, encodings: tuple[TextEncoding, ...], hints: Sequence[Conditioning] = ()) -> Conditioning:
-        """Encodings and hints as a level's denoiser takes them. Without a ``join`` in the recipe each encoding is a
-        stream, and the vector is the last pooled output there is.
+    def condition(self, encodings: tuple[TextEncoding, ...], conditions: Sequence[Conditioning] = ()) -> Conditioning:
+        """Encodings and conditions as a level's denoiser takes them. Without a ``text_fusion`` in the recipe each
+        encoding is a stream, and the vector is the last pooled output there is.
         """
         if self.text_fusion is not None:
-            return merge_conditioning(cast(TextFusion, self.text_fusion).fuse(encodings), hints)
+            return merge_conditioning(cast(TextFusion, self.text_fusion).fuse(encodings), conditions)
         pooled = [e.pooled for e in encodings if e.pooled is not None]
-        return merge_conditioning(Conditioning(encodings, pooled[-1] if pooled else None), hints)
+        return merge_conditioning(Conditioning(encodings, pooled[-1] if pooled else None), conditions)
 
     def denoise(self, ask: DenoiserInput) -> Tensor:
-        """The denoiser's answer to an ask, [R, *shape] (twice the channels where it learnt the variance).
+        """The denoiser's output, [R, *shape] (twice the channels where it learnt the variance).
 
         A denoiser kept as other numbers is given those; its answer is of the kind of x all the same.
         """
@@ -165,8 +165,8 @@ class System(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / RECIPE_FILE, dumps(self.recipe).encode())
         checkpoint_io.write(folder / WEIGHTS_FILE, self.state_dict() if state is None else state, dtype)
-        for index, tower in enumerate(self.text_encoders):
-            tower.save_tokenizer(folder / f"words.{index}")
+        for index, encoder in enumerate(self.text_encoders):
+            encoder.save_tokenizer(folder / f"words.{index}")
         files = [folder / RECIPE_FILE, folder / WEIGHTS_FILE, *sorted(folder.glob("words.*/*"))]
         hashes = {p.relative_to(folder).as_posix(): digest(p) for p in files}
         write_whole(folder / HASHES_FILE, json.dumps(hashes, indent=1).encode())
@@ -192,6 +192,6 @@ class System(nn.Module):
             if dtype is not None:
                 state = {name: checkpoint_io.aligned(value) for name, value in state.items()}
             checkpoint_io.assign(system, state, dtype, file)
-            for index, tower in enumerate(system.text_encoders):
-                tower.load_tokenizer(folder / f"words.{index}")
+            for index, encoder in enumerate(system.text_encoders):
+                encoder.load_tokenizer(folder / f"words.{index}")
         return system.eval()

@@ -19,8 +19,8 @@ from bimo.core.messages import Both, Listed, say
 from bimo.models.layouts.weight_files import complete, needed, stored
 
 INDEX_FILES = ("model_index.json", "recipe.json")
-#: What a repository of one tower has in place of an index.
-TOWER_FILES = ("config.json",)
+#: What a repository of one text encoder has in place of an index.
+TEXT_ENCODER_FILES = ("config.json",)
 #: What is fetched of a repository: everything a diffusers folder needs, nothing twice.
 WANTED = ["*.json", "*.txt", "*.txt.gz", "*.model", "*.safetensors", "*.bin"]
 UNWANTED = ["*.msgpack", "*.ckpt", "safety_checker/*", "flax_*", "openvino_*", "*.onnx"]
@@ -76,7 +76,9 @@ def fetch(repo: str, modelscope: str = "", indices: Sequence[str] = INDEX_FILES)
             return local
         if modelscope and not constants.HF_HUB_OFFLINE:
             return _of_modelscope(modelscope, why)
-        raise (_tower_unreachable if tuple(indices) == TOWER_FILES else _unreachable)(repo, why) from None
+        raise (_image_encoder_unreachable if tuple(indices) == TEXT_ENCODER_FILES else _unreachable)(
+            repo, why
+        ) from None
 
 
 def cached(repo: str, indices: Sequence[str] = INDEX_FILES) -> Path | None:
@@ -166,7 +168,7 @@ def lacking(folder: Path) -> list[str]:
     """The parts of a folder that have a config and not all of their weights: of these a fetch is to be tried again."""
     parts = [folder] if not (folder / INDEX_FILES[0]).is_file() else []
     parts += sorted(place for place in folder.iterdir() if place.is_dir())
-    parts = [p for p in parts if (p / TOWER_FILES[0]).is_file() and not p.name.startswith(WEIGHTLESS)]
+    parts = [p for p in parts if (p / TEXT_ENCODER_FILES[0]).is_file() and not p.name.startswith(WEIGHTLESS)]
     names = {place.name: [file.name for file in place.iterdir()] for place in parts}
     return [name for name, files in names.items() if _lacks(files)]
 
@@ -267,11 +269,11 @@ def _of_modelscope(repo: str, why: str) -> Path:
         raise _unreachable(f"{MODELSCOPE}{repo}", f"{type(error).__name__}: {str(error)[:200]}") from None
 
 
-def _tower_unreachable(repo: str, why: str) -> WeightsError:
-    files = f"{TOWER_FILES[0]}, weights, tokenizer"
+def _image_encoder_unreachable(repo: str, why: str) -> WeightsError:
+    files = f"{TEXT_ENCODER_FILES[0]}, weights, tokenizer"
     return WeightsError(
-        "cannot get the tower of {repo} ({why}); try again with a network (HF_ENDPOINT may name a "
-        "mirror), or download it elsewhere ({files}): the words' tower into FOLDER/text_encoder, the "
+        "cannot get the text encoder of {repo} ({why}); try again with a network (HF_ENDPOINT may name a "
+        "mirror), or download it elsewhere ({files}): the text encoder into FOLDER/text_encoder, the "
         "pictures' into FOLDER/vision_encoder; then name that folder",
         repo=repo,
         why=why,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 #: Activations for each pixel while a picture is decoded, the peak of a drawing: about 4 maps of 256 channels at full
 #: resolution, as in the last block of the autoencoders of Stable Diffusion.
 NUMBERS_A_PIXEL = 4 * 256
-#: Bytes of one weight of a tower or denoiser by how it is kept.
+#: Bytes of one weight of a text encoder or denoiser by how it is kept.
 BYTES_A_WEIGHT = {"fp32": 4, "bf16": 2, "fp16": 2}
 #: Bytes of one number in a space, which decodes.
 BYTES_IN_SPACES = {"fp32": 4, "bf16": 2, "fp16": 4}
@@ -44,18 +44,18 @@ def _bytes_a_pixel(dtype: str) -> int:
 
 @dataclass(frozen=True)
 class Weighed:
-    """How many numbers the weights of a recipe are: all towers', each level's denoiser's, all spaces', and all the
-    rest, which is always kept in float32.
+    """How many numbers the weights of a recipe are: all text encoders', each level's denoiser's, all spaces', and all
+    the rest, which is always kept in float32.
     """
 
-    towers: int
+    encoders: int
     denoisers: tuple[int, ...]
     spaces: int
     rest: int
 
     def bytes(self, dtype: str, offload: bool) -> int:
-        """What is in memory at once. Offloaded, it is the towers, then one denoiser after another."""
-        pieces = (self.towers, *self.denoisers)
+        """What is in memory at once. Offloaded, it is the text encoders, then one denoiser after another."""
+        pieces = (self.encoders, *self.denoisers)
         always = self.spaces * BYTES_IN_SPACES[dtype] + self.rest * BYTES_A_WEIGHT["fp32"]
         return (max(pieces) if offload else sum(pieces)) * BYTES_A_WEIGHT[dtype] + always
 
@@ -69,10 +69,10 @@ def weighed(recipe: Recipe) -> Weighed:
     def below(*prefixes: str) -> int:
         return sum(count for name, count in counts.items() if name.startswith(prefixes))
 
-    towers = below("text.")
+    encoders = below("text.")
     denoisers = tuple(below(f"{level.name}.denoiser.") for level in recipe.levels)
     spaces = below(*(f"{level.name}.space." for level in recipe.levels))
-    return Weighed(towers, denoisers, spaces, sum(counts.values()) - towers - sum(denoisers) - spaces)
+    return Weighed(encoders, denoisers, spaces, sum(counts.values()) - encoders - sum(denoisers) - spaces)
 
 
 def surely_small(folder: Path) -> bool:

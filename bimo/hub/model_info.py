@@ -77,7 +77,7 @@ def parameters(system: System) -> dict[str, int]:
 
 
 def parts(system: System, counts: dict[str, int]) -> list[dict[str, Any]]:
-    """The system's modules: towers, what joins them, each level's space, denoiser and the like."""
+    """The system's modules: text encoders, what joins them, each level's space, denoiser and the like."""
     found: list[dict[str, Any]] = []
     for name, piece in _pieces(system.recipe).items():
         size = sum(count for key, count in counts.items() if key.startswith(f"{name}."))
@@ -96,7 +96,7 @@ def _pieces(recipe: Recipe) -> dict[str, part.Part]:
 
 
 def levels(system: System) -> list[dict[str, Any]]:
-    """Each level: the shape of x at the recipe's size, its law of noise, sampler, steps, guidance and conditioners."""
+    """Each level: the shape of x at the recipe's size, its schedule, sampler, steps, guidance and conditioners."""
     rows: list[dict[str, Any]] = []
     wanted = system.recipe.request
     for level in system.recipe.levels:
@@ -114,14 +114,14 @@ def levels(system: System) -> list[dict[str, Any]]:
                 "steps": (wanted.steps if last else None) or level.steps,
                 "guidance": level.guidance.scale if asked is None else asked,
                 "guidance_weights": [branch.name for branch in level.guidance.branches],
-                "conditioners": [type(hint).__name__ for hint in level.conditioners],
+                "conditioners": [type(conditioner).__name__ for conditioner in level.conditioners],
             }
         )
     return rows
 
 
 def _plainly(schedule: part.Part) -> str:
-    """A law of noise with what differs from its defaults: "Ddpm(prediction='v_prediction')"."""
+    """A noise schedule with what differs from its defaults: "Ddpm(prediction='v_prediction')"."""
     told = [
         f"{field.name}={getattr(schedule, field.name)!r}"
         for field in dataclasses.fields(schedule)

@@ -19,7 +19,7 @@ from bimo.core import checkpoint_io, part
 from bimo.core.errors import BimoError, RecipeError, WeightsError
 from bimo.core.messages import Listed
 from bimo.core.recipe import Published, Recipe
-from bimo.hub.download import MODELSCOPE, TOWER_FILES, cached, fetch, show_terms
+from bimo.hub.download import MODELSCOPE, TEXT_ENCODER_FILES, cached, fetch, show_terms
 from bimo.models.layouts.layout import Layout, layouts
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def found(recipe: Recipe) -> Path | None:
     if recipe.weights.bundle and (bundle / RECIPE_FILE).is_file():
         return bundle
     if recipe.weights.vision:
-        both = [cached(repo, TOWER_FILES) for repo in (recipe.weights.repo, recipe.weights.vision)]
+        both = [cached(repo, TEXT_ENCODER_FILES) for repo in (recipe.weights.repo, recipe.weights.vision)]
         return both[0] if all(both) else None
     if recipe.weights.repo:
         return cached(recipe.weights.repo)
@@ -151,7 +151,7 @@ def load(name: str | Path, *, stored: bool = False) -> System:
     if folder is not None and folder.is_relative_to(BUNDLES):
         return _read(folder, stored)
     if wanted.weights.vision:
-        folders = [fetch(repo, indices=TOWER_FILES) for repo in (wanted.weights.repo, wanted.weights.vision)]
+        folders = [fetch(repo, indices=TEXT_ENCODER_FILES) for repo in (wanted.weights.repo, wanted.weights.vision)]
         return _published(_taiyi_clip().read_apart(*folders, _numbers(stored)), wanted)
     if address := next(iter(_addresses(wanted)), ""):
         return _published(_read(fetch(address, wanted.weights.modelscope), stored, wanted), wanted)

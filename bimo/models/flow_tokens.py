@@ -17,7 +17,7 @@ def text_of(conditioning: Conditioning, name: str) -> TextEncoding:
     """The one text. Raises RecipeError where there are more, or spatial conditions, which are not read."""
     if len(conditioning.streams) != 1:
         count = len(conditioning.streams)
-        raise RecipeError("{name} reads one text tower, not {count}", name=name, count=count)
+        raise RecipeError("{name} reads one text encoder, not {count}", name=name, count=count)
     if conditioning.spatial is not None:
         raise RecipeError("{name} reads no spatial conditions", name=name)
     return conditioning.streams[0]

@@ -15,7 +15,7 @@ from bimo.core.part import Part
 from bimo.diffusion.casting import dtype_of, in_own_numbers
 from bimo.diffusion.space import Space
 
-#: Mean and deviation of red, green and blue in [0, 1] that CLIP's towers were trained with (arXiv:2103.00020).
+#: Mean and deviation of red, green and blue in [0, 1] that CLIP's encoders were trained with (arXiv:2103.00020).
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
@@ -183,7 +183,7 @@ def at_root_length(embeddings: Tensor) -> Tensor:
 @dataclass(frozen=True, kw_only=True)
 class ClipImage(Part):
     """CLIP's embedding of a picture, [B, ``embed``] of length sqrt(embed): what a prior draws. It cannot be decoded, so
-    a level in it is never the last. The defaults are those of ViT-L/14's vision tower.
+    a level in it is never the last. The defaults are those of ViT-L/14's image encoder.
     """
 
     embed: int = 768
@@ -200,7 +200,7 @@ class ClipImage(Part):
         return ClipImageSpace(self)
 
     def tiny(self) -> Self:
-        """Width 16, two layers, pictures of 16 pixels; the embeddings of tiny towers."""
+        """Width 16, two layers, pictures of 16 pixels; the embeddings of tiny encoders."""
         small = {"width": 16, "layers": 2, "heads": 2, "feed": 32, "size": 16, "patch": 8}
         return replace(self, embed=min(self.embed, 16), **small)
 
@@ -241,7 +241,7 @@ class ClipImageSpace(Space):
     def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """[B, 3, H, W] in [-1, 1] -> [B, embed]; there is one embedding, whatever the generator.
 
-        The middle square is resized to the tower's size, as CLIP's own preparation does.
+        The middle square is resized to the encoder's size, as CLIP's own preparation does.
         """
         side = min(pixels.shape[-2:])
         top, left = ((length - side) // 2 for length in pixels.shape[-2:])
@@ -255,5 +255,5 @@ class ClipImageSpace(Space):
     def decode(self, x: Tensor) -> Tensor:
         """Raises RecipeError: an embedding is no picture."""
         raise RecipeError(
-            "an embedding of a picture cannot be decoded; a level in it must be followed by one that paints"
+            "an embedding of a picture cannot be decoded; a level in it must be followed by one that draws"
         )

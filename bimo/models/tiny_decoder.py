@@ -1,4 +1,4 @@
-"""A small decoder in place of an autoencoder's own: diffusers' AutoencoderTiny (TAESD and its kin)."""
+"""A small decoder in place of an autoencoder's own: diffusers' AutoencoderTiny (TAESD and its relatives)."""
 
 from __future__ import annotations
 

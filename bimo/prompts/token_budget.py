@@ -1,4 +1,6 @@
-"""How much of a prompt a tower reads: tokens used and lost, what it cannot read or never learned. All of it is said."""
+"""How much of a prompt a text encoder reads: tokens used and lost, what it cannot read or never learned. All of it is
+said.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ class Budget:
         return replace(self, unknown=tuple(word for word in self.unknown if word not in written))
 
     def warnings(self) -> tuple[str, ...]:
-        """A sentence for each thing the tower will not see, in the user's language."""
+        """A sentence for each thing the text encoder will not see, in the user's language."""
         told: list[str] = []
         if self.lost:
             told.append(
@@ -63,7 +65,7 @@ class Budget:
         return tuple(told)
 
     def nothing_known(self) -> str:
-        """The sentence for a prompt of which the tower learned nothing, "" for any other."""
+        """The sentence for a prompt of which the text encoder learned nothing, "" for any other."""
         if not self.wholly:
             return ""
         return say(

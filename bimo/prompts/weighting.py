@@ -22,8 +22,8 @@ _WEIGHT = re.compile(r"[:：]\s*([-+]?(?:[0-9０-９]+[.．]?[0-9０-９]*|[.．
 class Emphasis:
     """``text`` without its marks, and what counts differently: (start, end, weight), characters of ``text``.
 
-    ``notes`` are what is to be told of it: weights that may have been meant as prose, prose that may have been meant as
-    a weight.
+    ``notes`` are what is to be reported it: weights that may have been meant as prose, prose that may have been meant
+    as a weight.
     """
 
     text: str

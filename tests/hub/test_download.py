@@ -180,14 +180,14 @@ def test_a_repository_of_one_tower(hub: Hub) -> None:
     hub.files = {"config.json": b"{}", "model.safetensors": LARGE}
     with pytest.raises(WeightsError, match="model_index"):
         download.fetch("some/model")
-    folder = download.fetch("some/model", indices=download.TOWER_FILES)
+    folder = download.fetch("some/model", indices=download.TEXT_ENCODER_FILES)
     assert (folder / "model.safetensors").read_bytes() == LARGE
-    assert download.cached("some/model", download.TOWER_FILES) == folder
+    assert download.cached("some/model", download.TEXT_ENCODER_FILES) == folder
 
 
 def test_towers_out_of_reach_say_where_each_belongs(hub: Hub) -> None:
     with pytest.raises(WeightsError, match=r"some/gone .*FOLDER/text_encoder.*FOLDER/vision_encoder"):
-        download.fetch("some/gone", indices=download.TOWER_FILES)
+        download.fetch("some/gone", indices=download.TEXT_ENCODER_FILES)
 
 
 def test_what_broke_off_is_taken_up_where_it_was(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,7 +158,7 @@ def test_pooled_words_at_the_length_of_pictures() -> None:
     assert joined.vector is not None
     assert torch.allclose(joined.vector.norm(dim=1), torch.full((2,), 3.0))
     assert torch.allclose(functional.cosine_similarity(joined.vector, pooled), torch.ones(2))
-    with pytest.raises(RecipeError, match="no text tower"):
+    with pytest.raises(RecipeError, match="no text encoder"):
         RootLength().build().fuse((TextEncoding(torch.zeros(2, 1, 9)),))
 
 

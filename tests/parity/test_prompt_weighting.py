@@ -88,7 +88,7 @@ def test_a_system_that_cannot_weigh_says_so_and_draws_the_plain_words() -> None:
     system.text[0] = Chat()
     plain, told = prompt_weighting.encoded(system, [emphasis("红（苹果：2）")])
     assert torch.equal(plain[0].tokens, torch.ones(1, 2, 4))
-    assert told == (say("the text tower of this system cannot weigh words: (word:1.3) changed nothing"),)
+    assert told == (say("the text encoder of this system cannot weigh words: (word:1.3) changed nothing"),)
 
 
 def test_what_is_lost_is_counted_without_the_marks(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from bimo.core.picture import read_metadata
 from bimo.diffusion.sampling import prepare
 from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import Folder, read_folder
-from bimo.models.stable_diffusion.layout import law
+from bimo.models.stable_diffusion.layout import schedule_of
 from tests.support.drawing import draw
 from tests.support.tiny_checkpoints import checkpoint
 
@@ -112,7 +112,7 @@ def parts(system: System, place: Path) -> dict[str, Any]:
 def ours(system: System, place: Path, scheduler: dict[str, Any], **request: Any) -> numpy.ndarray:
     """The picture of bimo by what a folder says of its scheduler."""
     (place / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
-    system.level("image").schedule = law(Folder.at(place))
+    system.level("image").schedule = schedule_of(Folder.at(place))
     (picture,) = draw(system, {**REQUEST, "steps": 4, **request})
     return numpy.asarray(picture.image).astype(int)
 
@@ -187,7 +187,7 @@ def test_a_scheduler_of_other_models_is_refused_by_name(tmp_path: Path, name: st
     (tmp_path / "scheduler").mkdir()
     (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps({"_class_name": name}))
     with pytest.raises(RecipeError, match=name):
-        law(Folder.at(tmp_path))
+        schedule_of(Folder.at(tmp_path))
 
 
 #: What people type, and what it is in diffusers by its own table of AUTOMATIC1111's names: a class and settings.
@@ -358,7 +358,7 @@ def test_steps_that_begin_at_too_little_noise_are_told(
     """Turbo and Lightning take few steps: leading times then begin far from the noise that is drawn."""
     monkeypatch.setenv("BIMO_LANGUAGE", "en")
     (place / "scheduler" / "scheduler_config.json").write_text(json.dumps(FOLDERS["leading"]))
-    system.level("image").schedule = law(Folder.at(place))
+    system.level("image").schedule = schedule_of(Folder.at(place))
     warnings = prepare(system, {**REQUEST, "steps": steps, "spacing": spacing}).warnings
     assert any("--spacing trailing" in warning for warning in warnings) == told
 

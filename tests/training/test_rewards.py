@@ -229,5 +229,5 @@ def test_ones_own_function_and_what_is_none(tiny_folder: Path) -> None:
         scores(xiaomo, given, judges)
     with pytest.raises(TrainingError, match="nothing says how it is opened"):
         scores(ClipReward(scorer="taiyi-clip"), given)
-    with pytest.raises(RecipeError, match="no tower that sees"):
+    with pytest.raises(RecipeError, match="no image encoder"):
         scores(ClipReward(scorer="painter"), given, Judges(lambda name: System.read(tiny_folder)))

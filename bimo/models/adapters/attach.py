@@ -39,8 +39,8 @@ UNUSED = {"addition_embed_type_num_heads", "activation_fn", "num_attention_heads
 
 def control(system: System, folder: Path | str, name: str = "control", level: str = "") -> System:
     """The system with the ControlNet or T2I-Adapter in a folder of diffusers beside its denoiser, or with that in a
-    file, under diffusers' names or the authors'. A request gives it a picture as ``pictures[name]`` and, where it is
-    not to be 1, a weight as ``hints[name]``.
+    file, under diffusers' names or the authors'. A request gives it a picture as ``condition_images[name]`` and, where
+    it is not to be 1, a weight as ``conditions[name]``.
 
     Tensors are shared with the system given, not copied; a LoRA merged into that stays merged. Raises WeightsError
     for an adapter of another family, RecipeError for one that is not known.
@@ -79,9 +79,10 @@ def begin_control(system: System, name: str = "control", level: str = "") -> Sys
 def image_prompt(
     system: System, file: Path | str, encoder: Path | str | None = None, name: str = "prompt", level: str = ""
 ) -> System:
-    """The system with an IP-Adapter in its UNet, plain, Plus or of all places, and the image tower that looks at the
+    """The system with an IP-Adapter in its UNet, plain, Plus or of all places, and the image encoder that looks at the
     picture: a folder of transformers, or that which lies beside the file as it was published. A request gives it a
-    picture as ``pictures[name]``, and a weight as ``hints[name]``. A system may have several of different names.
+    picture as ``condition_images[name]``, and a weight as ``conditions[name]``. A system may have several of different
+    names.
 
     As ``control`` in what is shared and what is raised.
     """
@@ -95,11 +96,11 @@ def image_prompt(
     words: int = within.settings()["cross_attention_dim"]
     projection = _projection(published, words, file)
     place = encoder_beside(file, published) if encoder is None else Path(encoder)
-    tower = _tower(_config(place))
-    _seen_by(tower, published, file, place)
+    image_encoder = _image_encoder(_config(place))
+    _seen_by(image_encoder, published, file, place)
     old = system.recipe.level(level or system.recipe.levels[-1].name)
     inside, at = _within_controls(old)
-    part = ImagePrompted(denoiser=inside, encoder=tower, name=name, **projection)
+    part = ImagePrompted(denoiser=inside, encoder=image_encoder, name=name, **projection)
     root = root_of(system, level)
     state = adapter_state(system.get_submodule(root), published, f"denoiser.{root.removeprefix(at)}.")
     files = files_of(place)
@@ -107,14 +108,14 @@ def image_prompt(
         found = checkpoint_io.read(each)
         # Positions were once kept among the weights.
         state |= {f"encoder.model.{key}": value for key, value in found.items() if not key.endswith("position_ids")}
-    hint = ImagePrompt(name=name, level=_home(old))
-    made = _rebuilt(system, old, _within(old.denoiser, part), hint, at, state, file)
+    conditioner = ImagePrompt(name=name, level=_home(old))
+    made = _rebuilt(system, old, _within(old.denoiser, part), conditioner, at, state, file)
     made.weights_hash = _hash(system, [file, *files])
     return made
 
 
 def encoder_beside(file: Path, published: Mapping[str, Tensor]) -> Path:
-    """The image tower that lies where it was published with an IP-Adapter, and sees as wide. Raises WeightsError."""
+    """The image encoder that lies where it was published with an IP-Adapter, and sees as wide. Raises WeightsError."""
     above = file.resolve().parent
     places = [above / "image_encoder", above.parent / "image_encoder", above.parent / "models" / "image_encoder"]
     there = [place for place in places if (place / "config.json").is_file()]
@@ -124,7 +125,7 @@ def encoder_beside(file: Path, published: Mapping[str, Tensor]) -> Path:
             return place
     listed = Listed(there or places)
     raise WeightsError(
-        "{file} needs a CLIP image tower with {field} {width}, which is not {value}in {replace}; name "
+        "{file} needs a CLIP image encoder with {field} {width}, which is not {value}in {replace}; name "
         "its folder with --image-encoder",
         file=file,
         field=field,
@@ -135,19 +136,19 @@ def encoder_beside(file: Path, published: Mapping[str, Tensor]) -> Path:
 
 
 def _seen(published: Mapping[str, Tensor]) -> tuple[str, int]:
-    """What an IP-Adapter reads of an image tower: a field of its config, and how much."""
+    """What an IP-Adapter reads of an image encoder: a field of its config, and how much."""
     if "image_proj.proj.weight" in published:
         return "projection_dim", published["image_proj.proj.weight"].shape[1]
     name = "image_proj.proj.0.weight" if "image_proj.proj.0.weight" in published else "image_proj.proj_in.weight"
     return "hidden_size", published[name].shape[1]
 
 
-def _seen_by(tower: ClipImage, published: Mapping[str, Tensor], file: Path, place: Path) -> None:
+def _seen_by(image_encoder: ClipImage, published: Mapping[str, Tensor], file: Path, place: Path) -> None:
     field, width = _seen(published)
-    found = tower.embed if field == "projection_dim" else tower.width
+    found = image_encoder.embed if field == "projection_dim" else image_encoder.width
     if found != width:
         raise WeightsError(
-            "{field} of {place} is {found}, while {file} needs {width}; name another tower with --image-encoder",
+            "{field} of {place} is {found}, while {file} needs {width}; name another encoder with --image-encoder",
             field=field,
             place=place,
             found=found,
@@ -195,25 +196,25 @@ def _beside(
 ) -> System:
     old = system.recipe.level(level or system.recipe.levels[-1].name)
     guided = isinstance(part, ControlNet) and part.pooled
-    hint = Control(name=name, level=_home(old), coded=coded, guided=guided)
+    conditioner = Control(name=name, level=_home(old), coded=coded, guided=guided)
     denoiser = Controlled(denoiser=old.denoiser, adapter=part, name=name)
     named = {f"adapter.model.{key}": value for key, value in state.items()}
-    return _rebuilt(system, old, denoiser, hint, f"{old.name}.denoiser.", named, source)
+    return _rebuilt(system, old, denoiser, conditioner, f"{old.name}.denoiser.", named, source)
 
 
 def _rebuilt(
     system: System,
     old: Level,
     denoiser: Part,
-    hint: Control | ImagePrompt,
+    conditioner: Control | ImagePrompt,
     at: str,
     state: Mapping[str, Tensor],
     source: Path,
 ) -> System:
     """The system with another denoiser: what lay below ``at`` lies below its ``denoiser.``, beside it ``state``."""
-    if hint.name in {each.name for each in cast("tuple[Conditioner, ...]", old.conditioners)}:
-        raise RecipeError("there is a condition {name!r} already; name the adapter otherwise", name=hint.name)
-    new = replace(old, denoiser=denoiser, conditioners=(*old.conditioners, hint))
+    if conditioner.name in {each.name for each in cast("tuple[Conditioner, ...]", old.conditioners)}:
+        raise RecipeError("there is a condition {name!r} already; name the adapter otherwise", name=conditioner.name)
+    new = replace(old, denoiser=denoiser, conditioners=(*old.conditioners, conditioner))
     levels = tuple(new if each is old else each for each in system.recipe.levels)
     with checkpoint_io.unfilled():
         made = System(replace(system.recipe, levels=levels))
@@ -222,7 +223,7 @@ def _rebuilt(
         f"{at}denoiser.{key.removeprefix(at)}" if key.startswith(at) else key: value
         for key, value in system.state_dict().items()
     }
-    if isinstance(hint, ImagePrompt):
+    if isinstance(conditioner, ImagePrompt):
         # What attends to another picture already does so within what is new.
         whole = {key.replace(".attn2.processor.", ".attn2.processor.own."): value for key, value in whole.items()}
     whole |= {f"{at}{key}": value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
@@ -310,8 +311,8 @@ def _projection(state: Mapping[str, Tensor], words: int, file: Path) -> dict[str
     return {"tokens": latents.shape[1], "plus": plus}
 
 
-def _tower(config: Config) -> ClipImage:
-    """The image tower that a CLIPVisionModelWithProjection's config describes. Raises RecipeError."""
+def _image_encoder(config: Config) -> ClipImage:
+    """The image encoder that a CLIPVisionModelWithProjection's config describes. Raises RecipeError."""
     from transformers import CLIPVisionConfig
 
     own = {

@@ -1,4 +1,4 @@
-"""A hint for adapters: a picture of edges, depths, poses ... that the drawing is to follow (arXiv:2302.05543)."""
+"""The conditioner of ControlNets: an image of edges, depth, a pose ... to be followed (arXiv:2302.05543)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STRONGEST = 10.0
 @dataclass(frozen=True, kw_only=True)
 class Control(Conditioner):
     """The picture ``name`` of a request for the adapter of that name, as values from 0 to 1, or ``coded`` in the space
-    of ``level``. Its weight is the request's ``hints[name]``, else ``weight``; without a picture it is 0.
+    of ``level``. Its weight is the request's ``conditions[name]``, else ``weight``; without a picture it is 0.
 
     With ``guided`` only what follows the words sees it: guidance is for the picture as well.
 

@@ -47,7 +47,7 @@ class ControlledDenoiser(DenoiserWrapper):
     def forward(
         self, x: Tensor, t: Tensor, conditioning: Conditioning, added: Mapping[str, Any] | None = None
     ) -> Tensor:
-        """The answer to an ask. Raises RecipeError where the picture is missing."""
+        """The denoiser's output. Raises RecipeError where the picture is missing."""
         own = looked(self.adapter, self.part.name, self.inputs, x, t, conditioning, added)
         return self.denoiser(x, t, conditioning, own)
 

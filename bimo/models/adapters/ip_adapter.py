@@ -57,7 +57,7 @@ class ImagePrompted(Part):
 class ImagePromptedDenoiser(DenoiserWrapper):
     """x [R, C, h, w], t [R] and conditioning with what the picture is -> what the UNet answers.
 
-    The UNet's names are below ``denoiser.``, the image tower's below ``encoder.model.``, the published ones of the
+    The UNet's names are below ``denoiser.``, the image encoder's below ``encoder.model.``, the published ones of the
     adapter are ``projection.`` (image_proj) and, below the UNet's attentions, ``processor.to_k_ip`` and ``to_v_ip``.
     """
 
@@ -83,7 +83,7 @@ class ImagePromptedDenoiser(DenoiserWrapper):
     def forward(
         self, x: Tensor, t: Tensor, conditioning: Conditioning, added: Mapping[str, Any] | None = None
     ) -> Tensor:
-        """The answer to an ask. Raises RecipeError where no hint says what the picture is."""
+        """The denoiser's output. Raises RecipeError where no condition says what the picture is."""
         seen = conditioning.pictures.get(self.part.name)
         if seen is None:
             raise RecipeError(
@@ -104,15 +104,15 @@ class ImagePromptedDenoiser(DenoiserWrapper):
         return self.denoiser.inputs(x, t, conditioning)
 
     def look(self, values: Tensor) -> Tensor:
-        """What the tower says of normalised values [B, 3, size, size]: [B, 1, embed] of the whole, or [B, L, width] of
-        its places, from the layer before the last.
+        """What the encoder says of normalised values [B, 3, size, size]: [B, 1, embed] of the whole, or [B, L, width]
+        of its places, from the layer before the last.
         """
         if self.part.plus is None and not self.part.full:
             return self.encoder.model(values).image_embeds[:, None]
         return self.encoder.model(values, output_hidden_states=True).hidden_states[-2]
 
     def blank(self) -> Tensor:
-        """What stands for no picture: zeros or, where places are read, what the tower says of values of zero,
+        """What stands for no picture: zeros or, where places are read, what the encoder says of values of zero,
         [1, L, width].
         """
         size = self.part.encoder.size

@@ -1,4 +1,4 @@
-"""A hint for IP-Adapter (arXiv:2308.06721): what a picture shows, to be drawn anew."""
+"""A conditioner for IP-Adapter (arXiv:2308.06721): what a picture shows, to be drawn anew."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ImagePrompt(Conditioner):
-    """The picture ``name`` of a request as the image tower of the denoiser's adapter sees it. Its weight is the
-    request's ``hints[name]``, else ``weight``; without a picture it is 0.
+    """The picture ``name`` of a request as the image encoder of the denoiser's adapter sees it. Its weight is the
+    request's ``conditions[name]``, else ``weight``; without a picture it is 0.
 
     In training it is the picture itself.
     """

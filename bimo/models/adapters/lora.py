@@ -140,7 +140,7 @@ def save_lora(path: Path, system: System, state: Mapping[str, Tensor], spelling:
     """Writes what ``extract`` answered as others read it, then reads it back and compares.
 
     "diffusers" is `unet.….lora_A.weight` (a transformer's `transformer.…`); "kohya" is `lora_unet_…lora_down.weight`
-    with alpha, over the authors' names of the UNet where the system has two text towers, as kohya-ss writes for
+    with alpha, over the authors' names of the UNet where the system has two text encoders, as kohya-ss writes for
     Stable Diffusion XL. Raises WeightsError for a layer that the spelling has no name for.
     """
     names = published(system, spelling)

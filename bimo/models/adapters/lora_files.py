@@ -1,5 +1,5 @@
-"""LoRA files (arXiv:2106.09685) and their kin: read as others wrote them, merged into a system, taken out again bit for
-bit.
+"""LoRA files (arXiv:2106.09685) and their relatives: read as others wrote them, merged into a system, taken out again
+bit for bit.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _ROLES = (
     (re.compile(r"(.+)\.lora_embedding_A(?:\.[^.]+)?"), "embedding_down"),
     (re.compile(r"(.+)\.lora_embedding_B(?:\.[^.]+)?"), "embedding_up"),
     (re.compile(r"(.+)\.(alpha|scalar|diff|diff_b|rescale|oft_blocks)"), ""),
-    # DoRA's: of peft and diffusers, and of kohya-ss and its kin.
+    # DoRA's: of peft and diffusers, and of kohya-ss and its relatives.
     (re.compile(r"(.+)\.lora_magnitude_vector(?:\.[^.]+)??(?:\.weight)?"), "magnitude"),
     (re.compile(r"(.+)\.dora_scale"), "dora_scale"),
     (re.compile(r"(.+)\.(hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2))(?:\.[^.]+)?"), ""),
@@ -253,7 +253,7 @@ def _placed(
     for one in said:
         found = names.find(f"{source.component}.{one.name}" if source.component else one.name)
         if len(found) > 1:
-            # A name that more than one text tower has: whose shapes fit.
+            # A name that more than one text encoder has: whose shapes fit.
             found = [pieces for pieces in found if _fits(system, one, pieces)] or found
         if len(found) == 1:
             placed.append((one, found[0]))

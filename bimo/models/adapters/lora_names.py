@@ -29,10 +29,19 @@ _BEFORE = (
     *("unet_", "transformer_", "dit_", "pipe_dit_", "lora_unet_", "lora_transformer_", "lora_dit_", "lora_prior_unet_"),
     *("oft_unet_", "oft_transformer_", "lycoris_"),
 )
-#: What stands before the name of a text tower's layer, and the number of the tower, from 1.
+#: What stands before the name of a text encoder's layer, and the number of the text encoder, from 1.
 _BEFORE_TEXT = re.compile(r"(?:(?:lora|oft|lycoris)_)?(?:text_encoder|te)(?:_?([1-9]))?_(.+)")
-#: What a tower's layers are below in the classes that trainers wrap.
-_TOWERS_OWN = ("", "text_model_", "encoder_", "model_", "language_model_", "model_language_model_", "bert_", "roberta_")
+#: What a text encoder's layers are below in the classes that trainers wrap.
+_TEXT_ENCODERS_OWN = (
+    "",
+    "text_model_",
+    "encoder_",
+    "model_",
+    "language_model_",
+    "model_language_model_",
+    "bert_",
+    "roberta_",
+)
 _PROCESSOR = re.compile(r"(.*attn\d)\.to_(q|k|v|out)(?:\.0)?")
 _TEXT_PROCESSOR = re.compile(r"(.*self_attn)\.(q|k|v|out)_proj")
 _BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.*)")
@@ -129,15 +138,15 @@ class Piece:
 @dataclass(frozen=True)
 class LayerNames:
     """The layers of a system by every name, with underscores, that a file may have for them: those of a denoiser, of
-    each text tower, and all by their own places.
+    each text encoder, and all by their own places.
     """
 
     denoiser: Mapping[str, tuple[Piece, ...]]
-    towers: tuple[Mapping[str, tuple[Piece, ...]], ...]
+    encoders: tuple[Mapping[str, tuple[Piece, ...]], ...]
     own: Mapping[str, tuple[Piece, ...]]
 
     def find(self, name: str) -> list[tuple[Piece, ...]]:
-        """What a name may stand for: one layer, more where towers have a layer of that name each, or none."""
+        """What a name may stand for: one layer, more where text encoders have a layer of that name each, or none."""
         if name in self.own:
             return [self.own[name]]
         return list(dict.fromkeys(self._find(name.replace(".", "_"))))
@@ -148,14 +157,14 @@ class LayerNames:
             return
         if found := _BEFORE_TEXT.fullmatch(name):
             number, inner = int(found[1] or 1) - 1, re.sub(r"^base_model_(model_)?", "", found[2])
-            if number < len(self.towers) and inner in self.towers[number]:
-                yield self.towers[number][inner]
+            if number < len(self.encoders) and inner in self.encoders[number]:
+                yield self.encoders[number][inner]
                 return
         for before in _BEFORE:
             if name.startswith(before):
                 yield from self._find(name.removeprefix(before))
         # peft says nothing of the network that it was saved from.
-        yield from (tower[name] for tower in self.towers if name in tower)
+        yield from (encoder[name] for encoder in self.encoders if name in encoder)
 
 
 def root_of(system: System, level: str = "") -> str:
@@ -169,23 +178,23 @@ def root_of(system: System, level: str = "") -> str:
 
 def layer_names(system: System, level: str = "") -> LayerNames:
     """The names that a file may use for the layers of a level's denoiser, the last one's where none is named, and of
-    the text towers.
+    the text encoders.
     """
     root = root_of(system, level)
     denoiser = dict(_of_denoiser(system.get_submodule(root), root))
-    towers: list[dict[str, tuple[Piece, ...]]] = []
-    for index, tower in enumerate(system.text):
+    encoders: list[dict[str, tuple[Piece, ...]]] = []
+    for index, encoder in enumerate(system.text):
         at = f"text.{index}.model"
-        towers.append(dict(_of_tower(system.get_submodule(at), at)))
-        if tower._modules.get("projection") is not None:
-            # It lies in the class that transformers has around the tower.
-            towers[-1]["text_projection"] = (Piece(f"text.{index}.projection"),)
-    return LayerNames(denoiser, tuple(towers), {path: (Piece(path),) for path in _own_paths(system)})
+        encoders.append(dict(_of_text_encoder(system.get_submodule(at), at)))
+        if encoder._modules.get("projection") is not None:
+            # It lies in the class that transformers has around the text encoder.
+            encoders[-1]["text_projection"] = (Piece(f"text.{index}.projection"),)
+    return LayerNames(denoiser, tuple(encoders), {path: (Piece(path),) for path in _own_paths(system)})
 
 
 def published(system: System, spelling: Spelling) -> dict[str, str]:
     """The path of a layer -> what it is called in a file that is written: diffusers' `unet.…` (a transformer's
-    `transformer.…`), or kohya-ss' `lora_unet_…`, over the authors' names of the UNet where there are two text towers.
+    `transformer.…`), or kohya-ss' `lora_unet_…`, over the authors' names of the UNet where there are two text encoders.
     """
     root = root_of(system)
     layers = _layers(system.get_submodule(root))
@@ -198,7 +207,7 @@ def published(system: System, spelling: Spelling) -> dict[str, str]:
             continue
         authors = ldm_name(name, per_block, attending) if unet and two else ""
         named[f"{root}.{name}"] = f"lora_unet_{(authors or name).replace('.', '_')}"
-    for index, tower in enumerate(system.text):
+    for index, encoder in enumerate(system.text):
         number = "" if index == 0 else f"_{index + 1}"
         before = f"text_encoder{number}." if spelling == "diffusers" else f"lora_te{index + 1 if two else ''}_"
         for name in _layers(system.get_submodule(f"text.{index}.model")):
@@ -206,7 +215,7 @@ def published(system: System, spelling: Spelling) -> dict[str, str]:
             named[f"text.{index}.model.{name}"] = before + (
                 inner if spelling == "diffusers" else inner.replace(".", "_")
             )
-        if tower._modules.get("projection") is not None:
+        if encoder._modules.get("projection") is not None:
             named[f"text.{index}.projection"] = f"{before}text_projection"
     return named
 
@@ -242,10 +251,10 @@ def _of_denoiser(model: nn.Module, root: str) -> Iterator[tuple[str, tuple[Piece
         yield name.replace(".", "_"), piece
 
 
-def _of_tower(model: nn.Module, at: str) -> Iterator[tuple[str, tuple[Piece, ...]]]:
+def _of_text_encoder(model: nn.Module, at: str) -> Iterator[tuple[str, tuple[Piece, ...]]]:
     for name in _layers(model):
         piece = (Piece(f"{at}.{name}"),)
-        for before in _TOWERS_OWN:
+        for before in _TEXT_ENCODERS_OWN:
             yield before + name.replace(".", "_"), piece
             if found := _TEXT_PROCESSOR.fullmatch(name):
                 yield f"{before}{found[1].replace('.', '_')}_to_{found[2]}_lora", piece

@@ -22,9 +22,9 @@ class LowRes(Conditioner):
     keeps what was drawn within [-1, 1].
 
     In training it is the picture itself, made small as the earlier level codes it. With ``noise`` that is given noise
-    of the earlier level's law first, up to that share of its times, and the level is told the time (the conditioning
-    augmentation of arXiv:2106.15282, section 3.3) under the name ``noise_name``; in drawing the time is 0. Without
-    ``noise_name`` it is told nothing.
+    of the earlier level's schedule first, up to that share of its times, and the level is given the time (the
+    conditioning augmentation of arXiv:2106.15282, section 3.3) under the name ``noise_name``; in drawing the time is 0.
+    Without ``noise_name`` it is told nothing.
     """
 
     level: str
@@ -98,7 +98,7 @@ class Semantics(Conditioner):
 
 @dataclass(frozen=True, kw_only=True)
 class Score(Conditioner):
-    """How good a picture is thought to be, as one number that the level is told: in training the data's, in drawing
+    """How good a picture is thought to be, as one number that the level is given: in training the data's, in drawing
     the request's, else ``wanted``. The null branch is told ``low``, so that guidance is also towards good pictures.
     """
 

@@ -1,6 +1,6 @@
 """Reads the folders of damo's two cascades as ModelScope gives them: configs, one pickle of every network, words.
 
-A recipe says which system is wanted; its widths and laws of noise are replaced by those of the folder's own configs.
+A recipe says which system is wanted; its widths and noise schedules are replaced by those of the folder's own configs.
 """
 
 from __future__ import annotations
@@ -158,37 +158,37 @@ def is_folder(path: Path) -> bool:
 
 
 def recipe_of(path: Path, wanted: Recipe) -> Recipe:
-    """``wanted`` with the widths and laws of the folder's configs. Raises WeightsError for missing or damaged files,
-    RecipeError for a field that cannot be carried.
+    """``wanted`` with the widths and schedules of the folder's configs. Raises WeightsError for missing or damaged
+    files, RecipeError for a field that cannot be carried.
     """
     if (path / TINY_FILES[0]).is_file():
-        models, laws = (_Sections(path / name) for name in TINY_FILES)
+        models, schedules = (_Sections(path / name) for name in TINY_FILES)
         names = [level.name for level in wanted.levels]
         parts: dict[str, Part] = {name: unet(models.of(f"{name}_config"), name) for name in names}
-        found = {name: laws.of(f"{name}_config") for name in names}
-        tower: Part = structbert(models.of("text_config"))
+        found = {name: schedules.of(f"{name}_config") for name in names}
+        encoder: Part = structbert(models.of("text_config"))
     else:
         sections = _Sections(path / CASCADE_FILE)
         parts = {name: unet(sections.of(name), name) for name in NETWORKS}
         parts["prior"] = prior(sections.of("prior"))
         found = {name: sections.of(f"{name}_diffusion") for name in parts}
-        tower = (
+        encoder = (
             xglm(sections.of("xglm"))
             if isinstance(wanted.text_encoders[0], XglmText)
             else clip_text(sections.of("clip"))
         )
     levels = [
-        replace(level, denoiser=parts[level.name], schedule=law(found[level.name], cast(Ddpm, level.schedule)))
+        replace(level, denoiser=parts[level.name], schedule=schedule_of(found[level.name], cast(Ddpm, level.schedule)))
         for level in wanted.levels
     ]
     if "prior" in parts:
         levels[0] = replace(levels[0], space=clip_image(_Sections(path / CASCADE_FILE).of("clip")))
-    return replace(wanted, text_encoders=(tower,), levels=tuple(levels))
+    return replace(wanted, text_encoders=(encoder,), levels=tuple(levels))
 
 
 def read(path: Path, wanted: Recipe, dtype: torch.dtype | None = torch.float32) -> System:
-    """The system in a folder, ready to draw. Of the cascade's two towers the one that ``wanted`` names is read. Where
-    ``dtype`` is None the tensors are as they were stored.
+    """The system in a folder, ready to draw. Of the cascade's two text encoders the one that ``wanted`` names is read.
+    Where ``dtype`` is None the tensors are as they were stored.
 
     Raises WeightsError for weights that are missing, damaged, misshapen or would run code, RecipeError as
     ``recipe_of``.
@@ -266,7 +266,7 @@ def prior(config: Config) -> Prior:
     return Prior(embed=read["clip_dim"], width=read["dim"], layers=read["num_layers"], heads=read["num_heads"])
 
 
-def law(config: Config, wanted: Ddpm) -> Ddpm:
+def schedule_of(config: Config, wanted: Ddpm) -> Ddpm:
     """``wanted`` with the curve, prediction and variance of a section. Raises RecipeError for other kinds."""
     read = config.of(LAW, LAW, ())
     kinds = {"eps": "epsilon", "x0": "sample"}
@@ -293,7 +293,7 @@ def law(config: Config, wanted: Ddpm) -> Ddpm:
 
 
 def structbert(config: Config) -> Bert:
-    """The tower of a StructBERT config. Raises RecipeError for kinds of it other than BERT."""
+    """The text encoder of a StructBERT config. Raises RecipeError for kinds of it other than BERT."""
     own = {
         "width": "hidden_size",
         "layers": "num_hidden_layers",
@@ -310,7 +310,7 @@ def structbert(config: Config) -> Bert:
 
 
 def clip_text(config: Config) -> ClipText:
-    """The English tower of a section."""
+    """The English text encoder of a section."""
     read = config.of(CLIP, CLIP, NO_EFFECT_CLIP)
     return ClipText(
         width=read["text_dim"],
@@ -339,7 +339,7 @@ def clip_image(config: Config) -> ClipImage:
 
 
 def xglm(config: Config) -> XglmText:
-    """The tower of a section."""
+    """The text encoder of a section."""
     own = {
         "width": "dim",
         "layers": "num_layers",
@@ -354,7 +354,7 @@ def xglm(config: Config) -> XglmText:
 
 
 def _ours(state: Mapping[str, Tensor], chinese: bool) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of the one file under our names. What is not known goes on as it is, to be told of."""
+    """The tensors of the one file under our names. What is not known goes on as it is, to be reported."""
     networks = {f"unet_{name}": name for name in ("generator", "upsampler_256", "upsampler_1024")}
     networks |= {name: name for name in ("prior", *NETWORKS)}
     for name, value in state.items():

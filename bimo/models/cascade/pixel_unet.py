@@ -24,15 +24,15 @@ from bimo.diffusion.denoiser import Denoiser
 class PixelUnet(Part):
     """A UNet over pixels; the defaults are those of damo's 64-pixel generator, with nothing to read.
 
-    ``channels`` are x's, ``spatial`` those of hints joined to it (3: a picture of lower resolution), ``answer`` those
-    it answers: twice x's where it learns the variance. ``attend`` says at which reductions of the side (2: half) there
-    is self-attention, ``middle`` whether at the lowest one; heads are ``head`` wide.
+    ``channels`` are x's, ``spatial`` those of conditions joined to it (3: a picture of lower resolution), ``answer``
+    those it answers: twice x's where it learns the variance. ``attend`` says at which reductions of the side (2: half)
+    there is self-attention, ``middle`` whether at the lowest one; heads are ``head`` wide.
 
     ``text`` is the width of words: pooled they go to the time, as tokens to attention through ``context`` wide ones.
-    ``embed`` is the width of one embedding in their place, the hint's of the name ``reads`` or the pooled words for
-    "": it goes to the time and, through ``tokens`` of them, to attention. ``noise`` names the hint that says how noisy
-    the joined picture is. ``film`` lets the time scale features as well as shift them; ``encoder_film`` says so of the
-    blocks on the way down that keep the side. ``convolve`` resamples by convolutions of their own.
+    ``embed`` is the width of one embedding in their place, the condition's of the name ``reads`` or the pooled words
+    for "": it goes to the time and, through ``tokens`` of them, to attention. ``noise`` names the condition that says
+    how noisy the joined picture is. ``film`` lets the time scale features as well as shift them; ``encoder_film`` says
+    so of the blocks on the way down that keep the side. ``convolve`` resamples by convolutions of their own.
     """
 
     channels: int = 3
@@ -72,7 +72,7 @@ class PixelUnet(Part):
         return PixelDenoiser(self)
 
     def tiny(self) -> Self:
-        """Width 8, one block a level, heads of 4; as many levels, the text widths of tiny towers."""
+        """Width 8, one block a level, heads of 4; as many levels, the text widths of tiny text encoders."""
         small = {"width": 8, "blocks": 1, "head": 4, "groups": 4, "context": 16}
         return replace(self, **small, text=min(self.text, 16), embed=min(self.embed, 16))
 
@@ -232,7 +232,7 @@ class PixelDenoiser(Denoiser):
         self.head = nn.Sequential(nn.GroupNorm(part.groups, before), nn.SiLU(), end)
 
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """The answer to an ask. Raises RecipeError where hints or towers are not those it was built for."""
+        """The denoiser's output. Raises RecipeError for conditions or text encoders it was not built for."""
         part = self.part
         if conditioning.spatial is not None:
             x = torch.cat([x, conditioning.spatial.to(x)], dim=1)
@@ -265,7 +265,7 @@ class PixelDenoiser(Denoiser):
             time = time + self.noise_time_embedding(sinusoidal(level, part.width).to(kind))
         if part.text:
             if conditioning.vector is None or len(conditioning.streams) != 1:
-                raise RecipeError("PixelUnet reads one text tower, with a pooled output")
+                raise RecipeError("PixelUnet reads one text encoder, with a pooled output")
             time = time + self.pool_embedding(conditioning.vector)
             context = self.text_embedding(conditioning.streams[0].tokens)
             mask = conditioning.streams[0].mask

@@ -38,7 +38,7 @@ class Prior(Part):
         return PriorDenoiser(self)
 
     def tiny(self) -> Self:
-        """Width 16, two layers; the embeddings of tiny towers."""
+        """Width 16, two layers; the embeddings of tiny text encoders."""
         return replace(self, embed=min(self.embed, 16), width=16, layers=2, heads=2)
 
 
@@ -102,7 +102,7 @@ class PriorDenoiser(Denoiser):
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """The answer to an ask. Raises RecipeError where the words have no pooled output."""
+        """The denoiser's output. Raises RecipeError where the words have no pooled output."""
         words = conditioning.vector
         if words is None or words.shape[-1] != self.part.embed:
             found = "nothing" if words is None else str(words.shape[-1])
@@ -123,8 +123,8 @@ class PriorDenoiser(Denoiser):
 
 @dataclass(frozen=True, kw_only=True)
 class RootLength(Part):
-    """A join for cascades over embeddings: the pooled words of the last tower that pools, at length sqrt(D), as those
-    of pictures are; every encoding a stream.
+    """A join for cascades over embeddings: the pooled words of the last text encoder that pools, at length sqrt(D), as
+    those of pictures are; every encoding a stream.
     """
 
     def build(self) -> RootLengthFusion:
@@ -136,8 +136,8 @@ class RootLengthFusion(nn.Module):
     """Encodings -> the same as streams, and the vector [B, D] of length sqrt(D)."""
 
     def fuse(self, encodings: tuple[TextEncoding, ...]) -> Conditioning:
-        """Raises RecipeError where no tower pools."""
+        """Raises RecipeError where no text encoder pools."""
         pooled = [e.pooled for e in encodings if e.pooled is not None]
         if not pooled:
-            raise RecipeError("no text tower gives a pooled output")
+            raise RecipeError("no text encoder gives a pooled output")
         return Conditioning(encodings, at_root_length(pooled[-1]))

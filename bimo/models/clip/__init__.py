@@ -1,1 +1,1 @@
-"""CLIP and its kin: encoders of text and pictures that agree (arXiv:2103.00020)."""
+"""CLIP and its relatives: encoders of text and pictures that agree (arXiv:2103.00020)."""

@@ -22,7 +22,7 @@ from bimo.core.part import Part
 from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
 from bimo.models.clip.vision import ClipVision
-from bimo.models.layouts.configs import FORMER_TEXT, NO_EFFECT_TEXT, TOWER_SIZES, Config, plain, read_json
+from bimo.models.layouts.configs import FORMER_TEXT, NO_EFFECT_TEXT, TEXT_ENCODER_SIZES, Config, plain, read_json
 from bimo.models.layouts.layout import Layout
 from bimo.models.layouts.text_encoders import CHINESE_CLIP_LENGTH
 from bimo.models.layouts.weight_files import files_of
@@ -45,7 +45,7 @@ VISION_SIZES = {"size": "image_size", "patch": "patch_size", "width": "hidden_si
 VISION_SIZES |= {"heads": "num_attention_heads", "feed": "intermediate_size", "activation": "hidden_act"}
 NO_EFFECT_VISION = {*NO_EFFECT_TEXT, "dropout", "attention_dropout", "num_channels"}
 OPEN_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
-#: OpenCLIP's names of a picture tower -> transformers' below vision_model.
+#: OpenCLIP's names of an image encoder -> transformers' below vision_model.
 OPEN_VISION = {
     "conv1": "embeddings.patch_embedding",
     "ln_pre": "pre_layrnorm",
@@ -53,7 +53,7 @@ OPEN_VISION = {
     "class_embedding": "embeddings.class_embedding",
     "positional_embedding": "embeddings.position_embedding.weight",
 }
-#: The sizes of OpenCLIP's towers, and what else they may be told with the only value that CLIP's own have.
+#: The sizes of OpenCLIP's encoders, and what else they may be set to, with the only value that CLIP's own have.
 OPEN_PICTURES = {"image_size": 224, "layers": 12, "width": 768, "patch_size": 32, "head_width": 64, "mlp_ratio": 4.0}
 OPEN_WORDS = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12, "mlp_ratio": 4.0}
 OPEN_FIXED = {
@@ -81,9 +81,9 @@ def recipe_of(folder: Path) -> Recipe:
     project = int(fields.get("projection_dim", 768 if kind == "altclip" else 512))
     text = Config(path, _given(fields.get("text_config")))
     name, languages = KINDS[kind]
-    towers = {"clip": _clip_text, "chinese_clip": _chinese_text, "altclip": _alt_text}
+    encoders = {"clip": _clip_text, "chinese_clip": _chinese_text, "altclip": _alt_text}
     vision = _vision(folder, kind, Config(path, _given(fields.get("vision_config"))), project)
-    return Recipe(name=name, languages=languages, text_encoders=(towers[kind](folder, text, project),), vision=vision)
+    return Recipe(name=name, languages=languages, text_encoders=(encoders[kind](folder, text, project),), vision=vision)
 
 
 def read(folder: Path, dtype: torch.dtype | None = torch.float32) -> System:
@@ -111,7 +111,7 @@ def _given(config: Any) -> dict[str, Any]:
 
 
 def _sizes(config: Config, cls: Any, own: Mapping[str, str], no_effect: set[str]) -> dict[str, Any]:
-    """The fields of a tower. Configs of some days carry those of every class: what this one lacks it cannot mean."""
+    """The fields of an encoder. Configs of some days carry those of every class: what this one lacks it cannot mean."""
     defaults = {**FORMER_TEXT, **{name: plain(value) for name, value in cls().to_dict().items()}}
     known = {name: value for name, value in config.fields.items() if name in defaults or name in own.values()}
     read = Config(config.path, known).of(defaults, own.values(), no_effect)
@@ -121,7 +121,7 @@ def _sizes(config: Config, cls: Any, own: Mapping[str, str], no_effect: set[str]
 def _clip_text(folder: Path, config: Config, project: int) -> Part:
     from transformers import CLIPTextConfig
 
-    own = {**TOWER_SIZES, "activation": "hidden_act", "eps": "layer_norm_eps"}
+    own = {**TEXT_ENCODER_SIZES, "activation": "hidden_act", "eps": "layer_norm_eps"}
     made = ClipText(**_sizes(config, CLIPTextConfig, own, NO_EFFECT_TEXT | {"attention_dropout"}), project=project)
     pieces = (folder / "vocab.txt").is_file() and not (folder / "merges.txt").is_file()
     ends = config.fields.get("eos_token_id", CLIPTextConfig().eos_token_id)
@@ -133,7 +133,7 @@ def _clip_text(folder: Path, config: Config, project: int) -> Part:
 def _chinese_text(folder: Path, config: Config, project: int) -> Part:
     from transformers import ChineseCLIPTextConfig
 
-    own = {**TOWER_SIZES, "types": "type_vocab_size"}
+    own = {**TEXT_ENCODER_SIZES, "types": "type_vocab_size"}
     no_effect = NO_EFFECT_TEXT | {"hidden_dropout_prob", "attention_probs_dropout_prob"}
     made = Bert(**_sizes(config, ChineseCLIPTextConfig, own, no_effect), project=project, pooler=False, pool="start")
     return _with(made, length=min(CHINESE_CLIP_LENGTH, made.positions), masked=True)
@@ -142,7 +142,7 @@ def _chinese_text(folder: Path, config: Config, project: int) -> Part:
 def _alt_text(folder: Path, config: Config, project: int) -> Part:
     from transformers import AltCLIPTextConfig
 
-    own = {**TOWER_SIZES, "types": "type_vocab_size", "eps": "layer_norm_eps", "project": "project_dim"}
+    own = {**TEXT_ENCODER_SIZES, "types": "type_vocab_size", "eps": "layer_norm_eps", "project": "project_dim"}
     no_effect = NO_EFFECT_TEXT | {"hidden_dropout_prob", "attention_probs_dropout_prob", "pooler_fn", "learn_encoder"}
     made = XlmText(**_sizes(config, AltCLIPTextConfig, own, no_effect), embed=project, norm=True)
     return _with(made, length=min(ALT_LENGTH, made.positions - UNUSED_POSITIONS))
@@ -247,7 +247,7 @@ def _open_clip(folder: Path) -> Recipe:
 
 
 def _open_sizes(path: Path, table: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """The sizes of a tower. Raises RecipeError for a field of another kind: a ResNet's layers are a list."""
+    """The sizes of an encoder. Raises RecipeError for a field of another kind: a ResNet's layers are a list."""
     for name, value in table.items():
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if value is False or (name in sizes and number) or value in OPEN_FIXED.get(name, ()):

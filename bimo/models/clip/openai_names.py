@@ -24,8 +24,8 @@ _IMAGE = {"patch_embedding": "embeddings.patch_embedding", "pre_norm": "pre_layr
 
 def transformers_names(name: str, value: Tensor, prefix: str) -> Iterator[tuple[str, Tensor]]:
     """A tensor of CLIP's own code under transformers' names: three for one that holds queries, keys and values."""
-    tower, _, rest = name.partition(".")
-    text = tower == "textual"
+    encoder, _, rest = name.partition(".")
+    text = encoder == "textual"
     inside = prefix if text else f"{prefix}vision_model."
     stem, _, last = rest.rpartition(".")
     if rest == "head":

@@ -1,7 +1,7 @@
-"""How well words fit pictures by a system with a text and a picture tower, such as Taiyi-CLIP; the best of several.
+"""How well words fit pictures by a system with a text and an image encoder, such as Taiyi-CLIP; the best of several.
 
-What a row gets does not depend on its neighbours, nor on the number of processors: rows go through a tower so many at
-a time, however few there are, each lot by one thread, several lots at once. It may depend on the kind of processor.
+What a row gets does not depend on its neighbours, nor on the number of processors: rows go through an encoder so many
+at a time, however few there are, each lot by one thread, several lots at once. It may depend on the kind of processor.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bimo.models.text_encoders.bert import TRIM, BertTextEncoder
 if TYPE_CHECKING:
     from PIL import Image
 
-#: Rows that go through a tower at a time: with fewer, weights are fetched more often than they are used; more would
+#: Rows that go through an encoder at a time: with fewer, weights are fetched more often than they are used; more would
 #: leave processors without work at the end of a batch.
 ROWS = 8
 #: From how many times the speed on bfloat16 is worth what it rounds away.
@@ -40,7 +40,7 @@ def similarity(system: System, texts: Sequence[str], pictures: Sequence[Image.Im
     """The cosine of every text with every picture, [texts, pictures].
 
     What is high differs from scorer to scorer: compare scores of one system, never of two. Raises RecipeError for a
-    system without a picture tower or without pooled words.
+    system without an image encoder or without pooled words.
     """
     words, seen = word_vectors(system, texts), picture_vectors(system, pictures)
     return words @ seen.T
@@ -49,16 +49,16 @@ def similarity(system: System, texts: Sequence[str], pictures: Sequence[Image.Im
 def word_vectors(system: System, texts: Sequence[str]) -> Tensor:
     """[B, D] float32, each of length 1. Raises RecipeError as ``similarity``."""
     _demand(system)
-    tower = system.text_encoders[-1]
-    # Together go those that the tower makes as long as each would be alone.
+    encoder = system.text_encoders[-1]
+    # Together go those that the encoder makes as long as each would be alone.
     lots: dict[int, list[int]] = defaultdict(list)
     for place, text in enumerate(texts):
-        lots[_quarters(tower, text)].append(place)
+        lots[_quarters(encoder, text)].append(place)
 
     def pooled(lot: Sequence[str]) -> Tensor:
-        found = tower.encode(lot).pooled
+        found = encoder.encode(lot).pooled
         if found is None:
-            raise RecipeError("the text tower of {name} pools nothing; it cannot score", name=system.recipe.name)
+            raise RecipeError("the text encoder of {name} pools nothing; it cannot score", name=system.recipe.name)
         return found
 
     places = [place for lot in lots.values() for place in lot]
@@ -73,7 +73,7 @@ def picture_vectors(system: System, pictures: Sequence[Image.Image]) -> Tensor:
 
 
 def square(system: System, picture: Image.Image) -> Image.Image:
-    """What the picture tower sees of a picture; its vector is that of the picture. Raises RecipeError as above."""
+    """What the image encoder sees of a picture; its vector is that of the picture. Raises RecipeError as above."""
     return _demand(system).fitted(picture)
 
 
@@ -109,13 +109,13 @@ def ranked(pictures: Sequence[Picture], similarity: Similarity) -> list[tuple[Pi
     return sorted(zip(pictures, scores, strict=True), key=lambda pair: -pair[1])
 
 
-def _through(tower: Callable[[Sequence[Row]], Tensor], lots: Sequence[Sequence[Row]]) -> Tensor:
-    """The vectors [B, D] of all rows, lot after lot, each of length 1; no two lots go through the tower together."""
+def _through(encoder: Callable[[Sequence[Row]], Tensor], lots: Sequence[Sequence[Row]]) -> Tensor:
+    """The vectors [B, D] of all rows, lot after lot, each of length 1; no two lots go through the encoder together."""
 
     def found(rows: Sequence[Row]) -> Tensor:
         with torch.inference_mode():
             # As many rows as ever: what a product is cut into must not depend on how many there are.
-            vectors = tower([*rows, *[rows[0]] * (ROWS - len(rows))])
+            vectors = encoder([*rows, *[rows[0]] * (ROWS - len(rows))])
             return functional.normalize(vectors[: len(rows)].float(), dim=1)
 
     jobs = [lot[first : first + ROWS] for lot in lots for first in range(0, len(lot), ROWS)]
@@ -138,17 +138,17 @@ def _alone(count: int) -> Generator[ThreadPoolExecutor]:
         torch.set_num_threads(before)
 
 
-def _quarters(tower: TextEncoder, text: str) -> int:
-    """How long a text is made that goes through a tower alone, in steps of its trimming; 0 where all are as long."""
-    if not isinstance(tower, BertTextEncoder) or tower.part.padding != "trimmed" or not tower.part.masked:
+def _quarters(encoder: TextEncoder, text: str) -> int:
+    """How long a text is made that goes through an encoder alone, in steps of its trimming; 0 where all are as long."""
+    if not isinstance(encoder, BertTextEncoder) or encoder.part.padding != "trimmed" or not encoder.part.masked:
         return 0
-    budget = tower.budget(text)
+    budget = encoder.budget(text)
     return -(-min(budget.used, budget.limit) // TRIM)
 
 
 def _demand(system: System) -> Any:
     if system.vision is None:
         raise RecipeError(
-            "{name} has no tower that sees pictures; score with a system such as taiyi-clip", name=system.recipe.name
+            "{name} has no image encoder; score with a system such as taiyi-clip", name=system.recipe.name
         )
     return cast(Any, system.vision)

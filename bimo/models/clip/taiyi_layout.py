@@ -1,4 +1,4 @@
-"""Taiyi-CLIP as it is published (arXiv:2209.02970): the folder of a text tower beside that of CLIP's picture tower.
+"""Taiyi-CLIP as it is published (arXiv:2209.02970): the folder of a text encoder beside that of CLIP's image encoder.
 
 ``text_encoder`` is a BertForSequenceClassification, whose classifier is the projection, or a BertModel, whose
 projection, where it has one, is the ``text_projection`` of ``vision_encoder``, a CLIPModel: the layout that the
@@ -33,26 +33,26 @@ FIXED = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "position_embedding_type
 
 
 def is_pair(folder: Path) -> bool:
-    """Whether a folder has both towers."""
+    """Whether a folder has both encoders."""
     return all((folder / name / "config.json").is_file() for name in (WORDS, PICTURES))
 
 
 def recipe_of(folder: Path) -> Recipe:
-    """The recipe of both towers in a folder, by their configs and the shapes of their tensors alone."""
+    """The recipe of both encoders in a folder, by their configs and the shapes of their tensors alone."""
     shapes = [_merged(checkpoint_io.shapes, files_of(folder / name)) for name in (WORDS, PICTURES)]
     head = shapes[0].get("classifier.weight") or shapes[1].get("text_projection.weight") or (0,)
     return _recipe(folder / WORDS, folder / PICTURES, head[0])
 
 
 def read(folder: Path, dtype: torch.dtype | None = torch.float32) -> System:
-    """The system of both towers in a folder. Raises as ``read_apart``."""
+    """The system of both encoders in a folder. Raises as ``read_apart``."""
     return _read(folder / WORDS, folder / PICTURES, True, dtype)
 
 
 def read_apart(words: Path, pictures: Path, dtype: torch.dtype | None = torch.float32) -> System:
-    """The system of towers from two repositories: a picture tower that others published has words of its own, whose
-    projection is not for these. Raises RecipeError for another kind of tower, WeightsError that lists all tensors that
-    are missing, unexpected or misshapen.
+    """The system of encoders from two repositories: an image encoder that others published has words of its own, whose
+    projection is not for these. Raises RecipeError for another kind of encoder, WeightsError that lists all tensors
+    that are missing, unexpected or misshapen.
     """
     return _read(words, pictures, False, dtype)
 
@@ -121,7 +121,7 @@ def _words(folder: Path, project: int) -> Bert:
 def _pictures(folder: Path) -> ClipVision:
     config = read_json(folder / "config.json")
     inner = config.get("vision_config", config)
-    # A field that is left out of the file has the value of CLIP's base tower.
+    # A field that is left out of the file has the value of CLIP's base encoder.
     return ClipVision(
         size=inner.get("image_size", 224),
         patch=inner.get("patch_size", 32),

@@ -1,4 +1,4 @@
-"""CLIP's picture tower (arXiv:2103.00020): what a text tower is taught to agree with, and a scorer looks through."""
+"""CLIP's image encoder (arXiv:2103.00020): what a text encoder is taught to agree with, and a scorer looks through."""
 
 from __future__ import annotations
 

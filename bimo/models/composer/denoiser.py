@@ -1,4 +1,4 @@
-"""A denoiser told of a picture by any of its parts: how conditions enter Composer (arXiv:2302.09778, section 2.2)."""
+"""A denoiser conditioned on any aspect of a picture: how conditions enter Composer (arXiv:2302.09778, section 2.2)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from bimo.diffusion.denoiser import DenoiserWrapper
 
 @dataclass(frozen=True, kw_only=True)
 class Composed(Part):
-    """``denoiser`` behind two ways in. ``maps`` (name, channels), in the order of the level's hints, each go through
-    convolutions of their own and are summed to ``width`` channels that are joined to x; what hints join beyond them
-    goes on as it is, after those. ``scalars`` (name, width) are projected twice: added to the pooled words, which go to
-    the time, and as ``tokens`` more tokens of the words, ``text`` wide. ``time`` is False for words that are not
-    pooled.
+    """``denoiser`` behind two ways in. ``maps`` (name, channels), in the order of the level's conditioners, each go
+    through convolutions of their own and are summed to ``width`` channels that are joined to x; what conditions join
+    beyond them goes on as it is, after those. ``scalars`` (name, width) are projected twice: added to the pooled words,
+    which go to the time, and as ``tokens`` more tokens of the words, ``text`` wide. ``time`` is False for words that
+    are not pooled.
     """
 
     denoiser: Part
@@ -36,7 +36,7 @@ class Composed(Part):
         return ComposedDenoiser(self)
 
     def tiny(self) -> Self:
-        """Width 8, the text widths of tiny towers; the denoiser is told of as many channels."""
+        """Width 8, the text widths of tiny text encoders; the denoiser is given as many channels."""
         small: Any = self.denoiser.tiny()
         fewer = self.width - 8 if self.maps else 0
         scalars = tuple((name, min(width, 16)) for name, width in self.scalars)
@@ -65,7 +65,7 @@ class ComposedDenoiser(DenoiserWrapper):
         self.denoiser = cast(Any, part.denoiser).build()
 
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """The answer to an ask. Raises RecipeError where the maps or words are not those it was built for."""
+        """The denoiser's output. Raises RecipeError where the maps or words are not those it was built for."""
         return self.denoiser(x, t, replace(self._words(conditioning), spatial=self._summed(x, conditioning.spatial)))
 
     def _summed(self, x: Tensor, spatial: Tensor | None) -> Tensor | None:

@@ -16,7 +16,7 @@ from bimo.diffusion.denoiser import PublishedDenoiser
 
 #: The side of a picture, in pixels, over which positions are counted: a larger one is read at finer steps.
 BASE_PIXELS = 512
-#: What versions up to 1.1 are told that a picture's size was, whatever it was.
+#: What versions up to 1.1 are given as a picture's size, whatever it was.
 ORIGINAL_PIXELS = (1024, 1024)
 
 
@@ -25,9 +25,9 @@ class Hunyuan(Part):
     """HunyuanDiT's transformer; the defaults are version 1.2's. ``size`` is the side of x, ``factor`` the pixels of a
     place of it.
 
-    It reads two towers of widths ``text``, padded to ``lengths``: where a text has no more tokens a learnt vector
-    stands. ``meta`` says that sizes and a style are told to it (version 1.1 and before). With ``variance`` it answers
-    twice the channels, a learnt variance in the second half.
+    It reads two text encoders of widths ``text``, padded to ``lengths``: where a text has no more tokens a learnt
+    vector stands. ``meta`` says that sizes and a style are told to it (version 1.1 and before). With ``variance`` it
+    answers twice the channels, a learnt variance in the second half.
     """
 
     channels: int = 4
@@ -49,7 +49,7 @@ class Hunyuan(Part):
         return HunyuanDenoiser(self)
 
     def tiny(self) -> Self:
-        """Width 16, four layers, of which the last is joined to the first; the text widths of tiny towers."""
+        """Width 16, four layers, of which the last is joined to the first; the text widths of tiny text encoders."""
         return replace(self, size=8, width=16, heads=2, layers=4, ratio=2.0, text=(16, 16), pooled=16)
 
     def settings(self) -> dict[str, Any]:
@@ -85,14 +85,14 @@ class HunyuanDenoiser(PublishedDenoiser):
     def forward(
         self, x: Tensor, t: Tensor, conditioning: Conditioning, added: Mapping[str, Any] | None = None
     ) -> Tensor:
-        """The answer to an ask; ``added`` is what a ControlNet gives the transformer besides."""
+        """The denoiser's output; ``added`` is what a ControlNet gives the transformer besides."""
         return self.model(**self.inputs(x, t, conditioning), **(added or {}), return_dict=False)[0]
 
     def inputs(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> dict[str, Any]:
         """What diffusers' transformer, or a ControlNet of it, is called with. Raises RecipeError for other streams."""
         if len(conditioning.streams) != 2:
             count = len(conditioning.streams)
-            raise RecipeError("Hunyuan reads two text towers, not {count}", count=count)
+            raise RecipeError("Hunyuan reads two text encoders, not {count}", count=count)
         first, second = (
             _padded(stream, length) for stream, length in zip(conditioning.streams, self.part.lengths, strict=True)
         )
@@ -141,7 +141,7 @@ def _padded(stream: TextEncoding, length: int) -> TextEncoding:
     tokens, missing = stream.tokens, length - stream.tokens.shape[1]
     if missing < 0:
         raise RecipeError(
-            "a text tower gives Hunyuan {shape} tokens; at most {length}", shape=tokens.shape[1], length=length
+            "a text encoder gives Hunyuan {shape} tokens; at most {length}", shape=tokens.shape[1], length=length
         )
     mask = stream.mask if stream.mask is not None else tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
     return TextEncoding(

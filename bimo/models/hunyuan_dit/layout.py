@@ -23,12 +23,12 @@ from bimo.core.recipe import Defaults, Guidance, Level, Recipe
 from bimo.diffusion.schedules import Ddpm
 from bimo.diffusion.system import System
 from bimo.models.hunyuan_dit.denoiser import Hunyuan
-from bimo.models.layouts.configs import FORMER_TEXT, NO_EFFECT_TEXT, TOWER_SIZES, Config, defaults_of, read_json
+from bimo.models.layouts.configs import FORMER_TEXT, NO_EFFECT_TEXT, TEXT_ENCODER_SIZES, Config, defaults_of, read_json
 from bimo.models.layouts.diffusers_folder import Filling, Folder, Reading
 from bimo.models.layouts.layout import Layout
 from bimo.models.layouts.pipeline_form import ABSENT, Form
 from bimo.models.layouts.weight_files import files_of
-from bimo.models.stable_diffusion.layout import latent, law, vae_name
+from bimo.models.stable_diffusion.layout import latent, schedule_of, vae_name
 from bimo.models.text_encoders.bert import Bert
 from bimo.models.text_encoders.t5 import T5
 
@@ -66,7 +66,7 @@ def reading(folder: Folder) -> Reading:
     folder.demand("transformer", "diffusers", ("HunyuanDiT2DModel",))
     folder.demand("vae", "diffusers", ("AutoencoderKL",))
     denoiser = transformer(folder.config("transformer"))
-    schedule = law(folder, mend=False)
+    schedule = schedule_of(folder, mend=False)
     version = "1.1" if denoiser.meta else "1.2"
     found = (schedule.beta_schedule, schedule.beta_start, schedule.prediction)
     if schedule.beta_end not in ENDS[version] or found != ("scaled_linear", 0.00085, "v_prediction"):
@@ -146,11 +146,11 @@ def transformer(config: Config) -> Hunyuan:
 
 
 def bert(config: Config, denoiser: Hunyuan) -> Bert:
-    """The bilingual CLIP's text tower, which is a BERT; its pooled output is not used. Raises RecipeError."""
+    """The bilingual CLIP's text encoder, which is a BERT; its pooled output is not used. Raises RecipeError."""
     from transformers import BertConfig
 
     own = {
-        **TOWER_SIZES,
+        **TEXT_ENCODER_SIZES,
         "types": "type_vocab_size",
         "dropout": "hidden_dropout_prob",
     }
@@ -161,7 +161,7 @@ def bert(config: Config, denoiser: Hunyuan) -> Bert:
 
 
 def t5(config: Config, denoiser: Hunyuan) -> T5:
-    """The tower that a T5EncoderModel's config describes. Raises RecipeError."""
+    """The text encoder that a T5EncoderModel's config describes. Raises RecipeError."""
     from transformers import T5Config
 
     own = {
@@ -320,8 +320,8 @@ def read_authors(path: Path, kind: Kind = "ema", dtype: torch.dtype | None = tor
             found |= checkpoint_io.renamed(checkpoint_io.read(part), rename)
             every.append(part)
         checkpoint_io.assign(system.get_submodule(module), found, dtype, root / name)
-    for tower, folder in zip(system.text_encoders, ("tokenizer", "mt5"), strict=True):
-        tower.load_tokenizer(root / folder)
+    for encoder, folder in zip(system.text_encoders, ("tokenizer", "mt5"), strict=True):
+        encoder.load_tokenizer(root / folder)
     system.weights_hash = late_table(root, every)
     return system.eval()
 

@@ -14,11 +14,11 @@ from bimo.models.stable_diffusion.conditioners import Sizes
 from bimo.models.stable_diffusion.layout import (
     LEVEL,
     decodes_in,
+    guidance_scale,
     guide_of,
     latent,
-    law,
     masked,
-    told_scale,
+    schedule_of,
     unet,
     vae_name,
 )
@@ -71,7 +71,7 @@ def reading(folder: Folder) -> Reading:
     denoiser = unet(folder.config("unet"))
     if denoiser.bridge != encoder.width or denoiser.vector != encoder.width:
         raise RecipeError(
-            "the UNet of {path} reads words {bridge} and a pooled text {vector} wide; the tower gives {width}",
+            "the UNet of {path} reads words {bridge} and a pooled text {vector} wide; the text encoder gives {width}",
             path=folder.path,
             bridge=denoiser.bridge,
             vector=denoiser.vector,
@@ -86,8 +86,8 @@ def reading(folder: Folder) -> Reading:
         name=LEVEL,
         space=space,
         denoiser=denoiser,
-        schedule=law(folder, mend=False),
-        conditioners=(*masked(denoiser, space), Sizes(factor=factor), *told_scale(denoiser)),
+        schedule=schedule_of(folder, mend=False),
+        conditioners=(*masked(denoiser, space), Sizes(factor=factor), *guidance_scale(denoiser)),
         steps=steps,
         guidance=guide,
         space_dtypes=decodes_in(folder.config("vae")),
@@ -97,7 +97,7 @@ def reading(folder: Folder) -> Reading:
         text_encoders=(encoder,),
         levels=(level,),
         request=Defaults(size=(side, side)),
-        note=say("its text tower is ChatGLM3 ({layers} layers)", layers=encoder.layers),
+        note=say("its text encoder is ChatGLM3 ({layers} layers)", layers=encoder.layers),
     )
     return Reading(
         recipe,

@@ -13,8 +13,8 @@ from typing import Any, cast
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.messages import say
 
-#: The sizes that towers of BERT's and CLIP's shape share: a part's field -> the config's.
-TOWER_SIZES = {
+#: The sizes that text encoders of BERT's and CLIP's shape share: a part's field -> the config's.
+TEXT_ENCODER_SIZES = {
     "width": "hidden_size",
     "layers": "num_hidden_layers",
     "heads": "num_attention_heads",
@@ -22,7 +22,8 @@ TOWER_SIZES = {
     "vocab": "vocab_size",
     "positions": "max_position_embeddings",
 }
-#: Fields of transformers' configs that do not change what the tower answers: who wrote it, heads it does not have.
+#: Fields of transformers' configs that do not change what the text encoder answers: who wrote it, heads it does not
+#: have.
 NO_EFFECT_TEXT = {
     *("architectures", "model_type", "dtype", "torch_dtype", "transformers_version", "use_cache", "output_past"),
     *("gradient_checkpointing", "initializer_range", "initializer_factor", "tie_word_embeddings", "projection_dim"),
@@ -31,7 +32,7 @@ NO_EFFECT_TEXT = {
     *("sep_token_id", "decoder_start_token_id", "tokenizer_class", "finetuning_task", "task_specific_params", "prefix"),
     *("problem_type", "torchscript", "use_bfloat16", "tf_legacy_loss", "tie_encoder_decoder", "return_dict"),
     *("output_attentions", "output_hidden_states", "cross_attention_hidden_size"),
-    # Of writing text, which no tower does.
+    # Of writing text, which no text encoder does.
     *("bad_words_ids", "begin_suppress_tokens", "diversity_penalty", "do_sample", "early_stopping", "length_penalty"),
     *("encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "forced_bos_token_id", "max_length"),
     *("forced_eos_token_id", "min_length", "no_repeat_ngram_size", "num_beam_groups", "num_beams", "output_scores"),

@@ -267,7 +267,7 @@ RULES = (
     Rule(
         "transformer",
         (("*transformer_blocks.0.*", None),),
-        ("只有一个变换器，没有文本塔和自编码器", "it is a transformer alone, without text towers and an autoencoder"),
+        ("只有一个变换器，没有文本塔和自编码器", "it is a transformer alone, without text encoders and an autoencoder"),
         advice=("请给出整个模型文件夹", "name the whole folder of the model"),
         never=("*diffusion_model*", "*/*", "conv_in.weight"),
     ),

@@ -138,7 +138,7 @@ def load_tokenizer(encoder: TextEncoder, folder: Path) -> None:
     count = encoder.tokenizer.get_vocab_size(with_added_tokens=True)
     if count < encoder.part.vocab:
         raise WeightsError(
-            "the tokenizer of {folder} has {count} words, the tower {vocab}; added_tokens.json (the words "
+            "the tokenizer of {folder} has {count} words, the text encoder {vocab}; added_tokens.json (the words "
             "that were added) is missing",
             folder=folder,
             count=count,

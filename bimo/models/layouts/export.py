@@ -26,7 +26,7 @@ from bimo.core.recipe import Recipe
 from bimo.diffusion.schedules import Ddpm
 from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import INDEX_FILE, recipe_of
-from bimo.models.layouts.export_text_encoders import kind, published, write_tower, write_words
+from bimo.models.layouts.export_text_encoders import kind, published, write_text_encoder, write_words
 from bimo.models.layouts.pipeline_form import ALT, Form
 from bimo.models.layouts.pipelines import FAMILIES
 from bimo.models.layouts.weight_files import STEMS
@@ -60,13 +60,13 @@ def to_diffusers(system: System, folder: Path, dtype: torch.dtype | None = None)
             index["force_zeros_for_empty_prompt"] = (
                 system.recipe.levels[0].guidance.unconditional == "zeros_without_negative"
             )
-        for name, tower in zip(("text_encoder", "text_encoder_2"), system.text_encoders, strict=False):
-            index[name] = write_tower(built / name, tower, dtype)
+        for name, encoder in zip(("text_encoder", "text_encoder_2"), system.text_encoders, strict=False):
+            index[name] = write_text_encoder(built / name, encoder, dtype)
         level: Any = system.level(system.recipe.levels[0].name)
         for name, model in ((form.component, level.denoiser.model), ("vae", level.space.model)):
             index[name] = _write_model(built / name, model, dtype)
-        for name, tower in zip(("tokenizer", "tokenizer_2"), system.text_encoders, strict=False):
-            index[name] = write_words(built / name, tower)
+        for name, encoder in zip(("tokenizer", "tokenizer_2"), system.text_encoders, strict=False):
+            index[name] = write_words(built / name, encoder)
         sampler: Any = level.schedule.sampler(level.recipe.sampler, 2)
         sampler.scheduler.save_config(str(built / "scheduler"))
         index["scheduler"] = ["diffusers", sampler.name]
@@ -79,7 +79,8 @@ def to_diffusers(system: System, folder: Path, dtype: torch.dtype | None = None)
 
 
 def to_single(system: System, path: Path, dtype: torch.dtype | None = None) -> Path:
-    """Writes one .safetensors file in LDM's layout of SD1, SD2 or SDXL, and each tower's words in folders beside it.
+    """Writes one .safetensors file in LDM's layout of SD1, SD2 or SDXL, and each text encoder's words in folders beside
+    it.
 
     Raises RecipeError for a system of another layout, WeightsError where the file is there.
     """
@@ -99,20 +100,20 @@ def to_single(system: System, path: Path, dtype: torch.dtype | None = None) -> P
     state = _under(ldm_names.UNET, _mapped(unet.state_dict(), names))
     names = ldm_names.inverse(ldm_names.vae_names(len(vae.config.block_out_channels), vae.config.layers_per_block))
     state |= _under(ldm_names.VAE, ldm_names.vae_to_ldm(_mapped(vae.state_dict(), names)))
-    for index, tower in enumerate(system.text_encoders):
-        state |= _tower_state(tower, index, len(form.text_encoders) > 1)
+    for index, encoder in enumerate(system.text_encoders):
+        state |= _text_encoder_state(encoder, index, len(form.text_encoders) > 1)
     schedule = cast(Ddpm, level.schedule)  # the schedule of every form with a single file
     prediction = "v" if schedule.prediction == "v_prediction" else "epsilon"
     told = {"modelspec.sai_model_spec": "1.0.0", "modelspec.title": system.recipe.title or system.recipe.name}
     told |= {"modelspec.prediction_type": prediction}
-    told |= {PADS_KEY: " ".join(str(tower.pad) for tower in system.text_encoders)}
+    told |= {PADS_KEY: " ".join(str(encoder.pad) for encoder in system.text_encoders)}
     if schedule.zero_terminal:
         state |= {mark: torch.zeros(0) for mark in MARKS}
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".bimo-", dir=path.parent) as made:
         checkpoint_io.write(Path(made) / path.name, state, dtype, told)
-        for index, tower in enumerate(system.text_encoders):
-            write_words(Path(made) / f"{path.stem}.words.{index}", tower)
+        for index, encoder in enumerate(system.text_encoders):
+            write_words(Path(made) / f"{path.stem}.words.{index}", encoder)
         _whole(system.recipe, recipe_of_file(Path(made) / path.name), SINGLE)
         for built in sorted(Path(made).iterdir()):
             shutil.move(built, path.parent / built.name)
@@ -123,22 +124,22 @@ def _form(system: System) -> Form:
     recipe = system.recipe
     level: Any = system.level(recipe.levels[0].name)
     denoiser = type(level.denoiser.network).__name__
-    towers = tuple(kind(tower) for tower in system.text_encoders)
-    masked = any(type(hint).__name__ == "Masked" for hint in recipe.levels[0].conditioners)
+    encoders = tuple(kind(encoder) for encoder in system.text_encoders)
+    masked = any(type(conditioner).__name__ == "Masked" for conditioner in recipe.levels[0].conditioners)
     near = Both("", "")
     for form in forms():
-        if len(recipe.levels) == 1 and (form.denoiser, form.text_encoders, form.masked) == (denoiser, towers, masked):
+        if len(recipe.levels) == 1 and (form.denoiser, form.text_encoders, form.masked) == (denoiser, encoders, masked):
             if form.wanting is None:
                 return form
             near = Both(*form.wanting)
-    parts = " + ".join((*towers, denoiser))
-    painted = ("，带蒙版", ", with a mask") if masked else ("", "")
+    parts = " + ".join((*encoders, denoiser))
+    masking = ("，带蒙版", ", with a mask") if masked else ("", "")
     raise RecipeError(
-        "no pipeline of diffusers draws {name} ({parts}, {count} levels{painted}){near}; use --to bimo",
+        "no pipeline of diffusers draws {name} ({parts}, {count} levels{masking}){near}; use --to bimo",
         name=recipe.name,
         parts=parts,
         count=len(recipe.levels),
-        painted=Both(painted[0], painted[1]),
+        masking=Both(masking[0], masking[1]),
         near=near,
     )
 
@@ -156,13 +157,13 @@ def _write_model(folder: Path, model: Any, dtype: torch.dtype | None) -> list[st
     return ["diffusers", type(model).__name__]
 
 
-def _tower_state(tower: Any, index: int, pair: bool) -> dict[str, Tensor]:
-    """A tower's tensors under LDM's names."""
-    model = tower.model
+def _text_encoder_state(encoder: Any, index: int, pair: bool) -> dict[str, Tensor]:
+    """A text encoder's tensors under LDM's names."""
+    model = encoder.model
     state: dict[str, Tensor] = model.state_dict()
-    if kind(tower) == "BertModel":
+    if kind(encoder) == "BertModel":
         return _under("cond_stage_model.transformer.", state)
-    if kind(tower) == ALT:
+    if kind(encoder) == ALT:
         return _under("cond_stage_model.", state)
     if pair and index == 0:
         return _under("conditioner.embedders.0.transformer.", published(state))
@@ -171,10 +172,10 @@ def _tower_state(tower: Any, index: int, pair: bool) -> dict[str, Tensor]:
     layers = model.config.num_hidden_layers
     turned = ldm_names.open_clip_to_ldm(state, layers)
     if pair:
-        projection = tower.projection.weight.T.contiguous()
+        projection = encoder.projection.weight.T.contiguous()
         more = {"text_projection": projection, "logit_scale": torch.tensor(LOGIT_SCALE)}
         return _under("conditioner.embedders.1.model.", turned | more)
-    if not tower.part.penultimate:
+    if not encoder.part.penultimate:
         # SD2's own files have one more layer, which nobody reads; those who read them count on it.
         last, after = (f"transformer.resblocks.{n}." for n in (layers - 1, layers))
         turned |= {n.replace(last, after): v for n, v in turned.items() if n.startswith(last)}
@@ -196,7 +197,7 @@ def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _whole(ours: Recipe, theirs: Recipe, layout: tuple[str, str] = FOLDER) -> None:
     """Raises RecipeError that names the first field which the layout did not keep."""
     one, other = ours.levels[0], theirs.levels[0]
-    towers = [_read_alike(part, layout) for part in ours.text_encoders]
+    encoders = [_read_alike(part, layout) for part in ours.text_encoders]
     # The side that it was trained at and how attention is summed are nowhere in a single file; they move no answer.
     drawer: Any = one.denoiser
     space: tuple[Any, Any] = one.space, other.space
@@ -206,7 +207,7 @@ def _whole(ours: Recipe, theirs: Recipe, layout: tuple[str, str] = FOLDER) -> No
     pairs: list[tuple[str, Part, Part]] = [
         *(
             (f"text.{index}", part, read)
-            for index, (part, read) in enumerate(zip(towers, theirs.text_encoders, strict=True))
+            for index, (part, read) in enumerate(zip(encoders, theirs.text_encoders, strict=True))
         ),
         ("space", *space),
         ("denoiser", drawer, read_drawer),
@@ -224,8 +225,8 @@ def _whole(ours: Recipe, theirs: Recipe, layout: tuple[str, str] = FOLDER) -> No
 
 
 def _read_alike(part: Any, layout: tuple[str, str]) -> Any:
-    """A tower as it is read back: without the last layer where that is not read; in a single file pooled at the end
-    mark, which is the largest token of CLIP's own vocabulary.
+    """A text encoder as it is read back: without the last layer where that is not read; in a single file pooled at the
+    end mark, which is the largest token of CLIP's own vocabulary.
     """
     if type(part).__name__ != "ClipText":
         return part

@@ -1,4 +1,4 @@
-"""Writes text towers as transformers' classes read them: config, weights and tokenizer."""
+"""Writes text encoders as transformers' classes read them: config, weights and tokenizer."""
 
 from __future__ import annotations
 
@@ -41,49 +41,49 @@ NORMALISER = {
 }
 
 
-def kind(tower: Any) -> str:
-    """The class of the library that a tower is written as."""
-    name = type(tower.model).__name__
-    if name == "BertModel" and tower.part.masked and tower.part.padding == "shown":
+def kind(encoder: Any) -> str:
+    """The class of the library that a text encoder is written as."""
+    name = type(encoder.model).__name__
+    if name == "BertModel" and encoder.part.masked and encoder.part.padding == "shown":
         return CHINESE_CLIP
     if name in KINDS:
         return KINDS[name]
-    return f"{name}WithProjection" if isinstance(tower, ClipTextEncoder) and tower.part.project else name
+    return f"{name}WithProjection" if isinstance(encoder, ClipTextEncoder) and encoder.part.project else name
 
 
-def write_tower(folder: Path, tower: Any, dtype: torch.dtype | None) -> list[str]:
-    """Writes a tower's config and weights as its library would; answers (library, class)."""
+def write_text_encoder(folder: Path, encoder: Any, dtype: torch.dtype | None) -> list[str]:
+    """Writes a text encoder's config and weights as its library would; answers (library, class)."""
     folder.mkdir(parents=True)
-    cls = kind(tower)
-    state: dict[str, Tensor] = tower.model.state_dict()
-    config: dict[str, Any] = _config(tower) | {"architectures": [cls]}
+    cls = kind(encoder)
+    state: dict[str, Tensor] = encoder.model.state_dict()
+    config: dict[str, Any] = _config(encoder) | {"architectures": [cls]}
     if cls in CLIP:
-        config |= {"bos_token_id": None, "eos_token_id": _end(tower), "pad_token_id": tower.pad}
-        if tower.projection is not None:
-            config["projection_dim"] = tower.part.project
-            state |= {"text_projection.weight": tower.projection.weight}
+        config |= {"bos_token_id": None, "eos_token_id": _end(encoder), "pad_token_id": encoder.pad}
+        if encoder.projection is not None:
+            config["projection_dim"] = encoder.part.project
+            state |= {"text_projection.weight": encoder.projection.weight}
         state = published(state)
-    if cls in CLIP and tower.part.penultimate is True:
+    if cls in CLIP and encoder.part.penultimate is True:
         # diffusers reads the last layer of a folder, so the layer that is not read is not written.
         config["num_hidden_layers"] -= 1
         state = {n: v for n, v in state.items() if f".layers.{config['num_hidden_layers']}." not in n}
     if cls in MORE:
-        state = MORE[cls](tower, state, config)
+        state = MORE[cls](encoder, state, config)
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     checkpoint_io.write(folder / f"{STEMS[0]}.safetensors", state, dtype)
     return [LIBRARIES.get(cls, "transformers"), cls]
 
 
-def _config(tower: Any) -> dict[str, Any]:
-    """The config of a tower's model. BERT's, AltDiffusion's and ChatGLM3's are our own and have none."""
-    cls = kind(tower)
-    part = tower.part
+def _config(encoder: Any) -> dict[str, Any]:
+    """The config of a text encoder's model. BERT's, AltDiffusion's and ChatGLM3's are our own and have none."""
+    cls = kind(encoder)
+    part = encoder.part
     if cls == "ChatGLMModel":
         sizes = {field: getattr(part, name) for name, (field, _) in OWN.items()}
         alike = {name: value for name, (value, _) in ONLY.items()}
         return {"model_type": "chatglm", "original_rope": True, **alike, **sizes}
     if cls not in (*BERT, ALT):
-        return json.loads(tower.model.config.to_json_string(use_diff=False))
+        return json.loads(encoder.model.config.to_json_string(use_diff=False))
     from transformers import BertConfig, ChineseCLIPTextConfig
 
     config = (ChineseCLIPTextConfig if cls == CHINESE_CLIP else BertConfig)(
@@ -99,7 +99,7 @@ def _config(tower: Any) -> dict[str, Any]:
     )
     more: dict[str, Any] = {}
     if cls == CHINESE_CLIP:
-        # By this field diffusers' pipelines tell a tower of the padding.
+        # By this field diffusers' pipelines tell a text encoder of the padding.
         more = {"use_attention_mask": True}
     if cls == ALT:
         more = {"model_type": "xlm-roberta", "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
@@ -108,11 +108,11 @@ def _config(tower: Any) -> dict[str, Any]:
     return json.loads(config.to_json_string(use_diff=False)) | more
 
 
-def _end(tower: Any) -> int:
+def _end(encoder: Any) -> int:
     """The id where CLIP pools: 2 stands for the largest token of a text, as configs of before 2023 have it."""
-    if tower.part.pool == "largest":
+    if encoder.part.pool == "largest":
         return 2
-    found = tower.tokenizer.token_to_id("<|endoftext|>") if tower.tokenizer is not None else None
+    found = encoder.tokenizer.token_to_id("<|endoftext|>") if encoder.tokenizer is not None else None
     return PIECES_END if found is None else found
 
 
@@ -122,28 +122,28 @@ def published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name if name.startswith(plain) else f"text_model.{name}": value for name, value in state.items()}
 
 
-def _pooled(tower: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+def _pooled(encoder: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
     """BERT's tensors with the pooler that transformers' class has; zeros where nobody reads it and there is none."""
-    width = tower.part.width
+    width = encoder.part.width
     zeros = {"pooler.dense.weight": torch.zeros(width, width), "pooler.dense.bias": torch.zeros(width)}
     return {**zeros, **state}
 
 
-def _encoder(tower: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+def _encoder(encoder: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
     """T5's tensors below ``encoder``; the words' table has two names, of which a class may read either."""
     return {"shared.weight": state["embed_tokens.weight"].clone(), **{f"encoder.{n}": v for n, v in state.items()}}
 
 
-def _turning(tower: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+def _turning(encoder: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
     """ChatGLM3's tensors with the speeds of its rotation, which its class keeps among them."""
     from bimo.models.text_encoders.chatglm import ROTARY_BASE
 
-    half = tower.part.head // 2
+    half = encoder.part.head // 2
     speeds = 1.0 / ROTARY_BASE ** (torch.arange(0, half, 2).float() / half)
     return {**state, "rotary_pos_emb.inv_freq": speeds}
 
 
-def _seeing(tower: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+def _seeing(encoder: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
     """The language model of Qwen2.5-VL in the whole's layout. Its class will not be without a part that sees: it gets
     one of no layers and zeros, which no text is ever led through.
     """
@@ -161,7 +161,8 @@ def _seeing(tower: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -> 
     return {**blind, **{f"model.language_model.{name}": value for name, value in state.items()}}
 
 
-#: What a class has beside the tensors of its tower: (tower, tensors, config) -> tensors; the config may be changed.
+#: What a class has beside the tensors of its text encoder: (text encoder, tensors, config) -> tensors; the config may
+#: be changed.
 MORE: dict[str, Callable[[Any, Mapping[str, Tensor], dict[str, Any]], dict[str, Tensor]]] = {
     "BertModel": _pooled,
     CHINESE_CLIP: _pooled,
@@ -171,18 +172,18 @@ MORE: dict[str, Callable[[Any, Mapping[str, Tensor], dict[str, Any]], dict[str, 
 }
 
 
-def write_words(folder: Path, tower: Any) -> list[str]:
-    """Writes a tower's tokenizer as its library reads it; answers (library, class)."""
-    tower.save_tokenizer(folder)
+def write_words(folder: Path, encoder: Any) -> list[str]:
+    """Writes a text encoder's tokenizer as its library reads it; answers (library, class)."""
+    encoder.save_tokenizer(folder)
     path = folder / SETTINGS_FILE
     settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    cls = str(settings.get("tokenizer_class", TOKENIZERS.get(kind(tower), "CLIPTokenizer")))
+    cls = str(settings.get("tokenizer_class", TOKENIZERS.get(kind(encoder), "CLIPTokenizer")))
     if cls.startswith("Bert"):
-        settings = {**BERT_MARKS, **_normaliser(tower.tokenizer), **settings}
-    if isinstance(tower, ClipTextEncoder) and tower.part.marks is not None:
+        settings = {**BERT_MARKS, **_normaliser(encoder.tokenizer), **settings}
+    if isinstance(encoder, ClipTextEncoder) and encoder.part.marks is not None:
         # BERT's own class would begin and end a text with BERT's own marks again.
         cls = settings["tokenizer_class"] = AS_IT_STANDS
-    settings = {"tokenizer_class": cls, "model_max_length": tower.part.length} | settings
+    settings = {"tokenizer_class": cls, "model_max_length": encoder.part.length} | settings
     path.write_text(json.dumps(settings, indent=1, ensure_ascii=False), encoding="utf-8")
     return [LIBRARIES.get(cls, "transformers"), cls]
 

@@ -42,10 +42,12 @@ def scheduler_class(path: Path, name: str) -> Any:
     raise RecipeError("{path}: diffusers has no scheduler {name}", path=path, name=name)
 
 
-def kin_settings(cls: Any) -> set[str]:
+def relatives_settings(cls: Any) -> set[str]:
     """The settings of the classes that diffusers lets take over a class's: kept for when one is asked for by name."""
-    kin = [other for other in cls._get_compatibles() if hasattr(other, "_get_init_keys")] if cls.has_compatibles else []
-    return {name for other in kin for name in cls._get_init_keys(other)} - {"self", "kwargs"}
+    relatives = (
+        [other for other in cls._get_compatibles() if hasattr(other, "_get_init_keys")] if cls.has_compatibles else []
+    )
+    return {name for other in relatives for name in cls._get_init_keys(other)} - {"self", "kwargs"}
 
 
 def demand_steps(path: Path, cls: Any, settings: Mapping[str, Any]) -> None:

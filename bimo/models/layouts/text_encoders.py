@@ -1,4 +1,6 @@
-"""Text towers in published folders: which one it is, by class, sizes and tokenizer; code of a folder is never run."""
+"""Text encoders in published folders: which one it is, by class, sizes and tokenizer; code of a folder is never
+run.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +10,14 @@ from typing import Any, cast
 
 from bimo.core.errors import RecipeError
 from bimo.core.messages import Both, say
-from bimo.models.layouts.configs import FORMER_TEXT, NO_EFFECT_TEXT, TOWER_SIZES, Config, read_json
+from bimo.models.layouts.configs import FORMER_TEXT, NO_EFFECT_TEXT, TEXT_ENCODER_SIZES, Config, read_json
 from bimo.models.layouts.diffusers_folder import Folder
 from bimo.models.text_encoders.bert import Bert
 from bimo.models.text_encoders.clip import ClipText
 from bimo.models.text_encoders.tokenization import TOKENIZER_FILE
 from bimo.models.text_encoders.xlm import XlmText
 
-Tower = Bert | ClipText | XlmText
+TextEncoderPart = Bert | ClipText | XlmText
 
 PAIRS = ("CLIPTokenizer", "CLIPTokenizerFast")
 PIECES = ("BertTokenizer", "BertTokenizerFast")
@@ -29,27 +31,27 @@ CHINESE_CLIP_LENGTH = 52
 #: AltDiffusion's length, where the folder does not say.
 ALT_LENGTH = 77
 PAI_POSITIONS = 32
-TOWERS = {
+TEXT_ENCODERS = {
     "BertModel": PIECES,
     "CLIPTextModel": (*PAIRS, *PIECES),
     "ChineseCLIPTextModel": ("ChineseCLIPProcessor", *PIECES),
 }
-#: What the class of AltDiffusion's tower reads of its config and does nothing with.
+#: What the class of AltDiffusion's text encoder reads of its config and does nothing with.
 NO_EFFECT_ALT = {"learn_encoder", "pooler_fn", "direct_kl"}
-#: The rest of a whole Chinese-CLIP, whose text tower alone is wanted.
+#: The rest of a whole Chinese-CLIP, whose text encoder alone is wanted.
 OTHER_HALF = ("vision_model.", "visual_projection.", "text_projection.", "logit_scale")
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a tower is known as: the recipe's name, languages, its title in Chinese and English.
+    """What a text encoder is known as: the recipe's name, languages, its title in Chinese and English.
 
     ``word`` must stand in what the configs name, where a shape alone cannot tell. ``but`` is what it cannot tell.
     """
 
     name: str
     languages: tuple[str, ...]
-    tower: Tower
+    encoder: TextEncoderPart
     title: tuple[str, str]
     word: str = ""
     but: tuple[str, str] = ("", "")
@@ -76,7 +78,7 @@ KNOWN = (
         ("zh",),
         ClipText(vocab=21128, positions=32, length=32, words="pieces", long="pieces"),
         ("PAI-Diffusion", "PAI-Diffusion"),
-        but=("；画的是哪个领域，目录里没有写", "; which domain it paints is not in the folder"),
+        but=("；画的是哪个领域，目录里没有写", "; which domain it draws is not in the folder"),
     ),
     Identity("skypaint", ("zh", "en"), ClipText(vocab=105879, words="pieces"), ("SkyPaint", "SkyPaint")),
     Identity("wukong-huahua", ("zh",), ClipText(words="pieces", eps=1e-7), ("悟空画画", "WuKong-HuaHua")),
@@ -117,7 +119,7 @@ KNOWN = (
 
 
 def text_name(name: str) -> str | None:
-    """Today's name of a tower's tensor. Its positions were once kept among the weights."""
+    """Today's name of a text encoder's tensor. Its positions were once kept among the weights."""
     name = name.removeprefix("text_model.")
     return None if name.endswith("embeddings.position_ids") else name
 
@@ -132,13 +134,13 @@ def alt_name(name: str) -> str | None:
     return None if "pooler." in name or name == "logit_scale" else text_name(name)
 
 
-def tower(folder: Folder, component: str = "text_encoder", words: str = "tokenizer") -> Tower:
-    """The tower of a StableDiffusionPipeline. Raises RecipeError for one that is not supported."""
-    kind = folder.demand(component, "transformers", tuple(TOWERS))
+def text_encoder(folder: Folder, component: str = "text_encoder", words: str = "tokenizer") -> TextEncoderPart:
+    """The text encoder of a StableDiffusionPipeline. Raises RecipeError for one that is not supported."""
+    kind = folder.demand(component, "transformers", tuple(TEXT_ENCODERS))
     config = folder.config(component)
     marked = _marked(folder, words)
     if not marked:
-        folder.demand(words, "transformers", TOWERS[kind])
+        folder.demand(words, "transformers", TEXT_ENCODERS[kind])
     elif kind != "CLIPTextModel":
         raise RecipeError(
             "{marked} of {path} goes with a CLIPTextModel only, not with a {kind}",
@@ -155,8 +157,8 @@ def tower(folder: Folder, component: str = "text_encoder", words: str = "tokeniz
     return replace(given, length=length, masked=True, padding="shown", pooler=False)
 
 
-def alt_tower(folder: Folder) -> XlmText:
-    """The tower of an AltDiffusionPipeline. Its index names a library that is gone: it is read as data."""
+def alt_text_encoder(folder: Folder) -> XlmText:
+    """The text encoder of an AltDiffusionPipeline. Its index names a library that is gone: it is read as data."""
     from transformers import XLMRobertaConfig
 
     cls = folder.classes.get("text_encoder", ("", ""))[1]
@@ -166,7 +168,7 @@ def alt_tower(folder: Folder) -> XlmText:
         )
     folder.demand("tokenizer", "transformers", ("XLMRobertaTokenizer", "XLMRobertaTokenizerFast"))
     config = folder.config("text_encoder")
-    own = {**TOWER_SIZES, "types": "type_vocab_size", "eps": "layer_norm_eps", "dropout": "hidden_dropout_prob"}
+    own = {**TEXT_ENCODER_SIZES, "types": "type_vocab_size", "eps": "layer_norm_eps", "dropout": "hidden_dropout_prob"}
     own |= {"project": "project_dim", "penultimate": "has_pre_transformation"}
     twin = {"attention_probs_dropout_prob": config.fields.get("hidden_dropout_prob", 0.1)}
     former = {**FORMER_TEXT, "use_attention_mask": True, "project_dim": 512, "has_pre_transformation": False}
@@ -177,14 +179,14 @@ def alt_tower(folder: Folder) -> XlmText:
     return replace(made, length=min(_length(folder, "tokenizer", ALT_LENGTH), made.positions - 2))
 
 
-def identity(found: Tower, folder: Folder, config: Config) -> tuple[str, tuple[str, ...], str]:
-    """Name, languages and the reason for them: what a tower's sizes and its tokenizer are, and whose those are."""
+def identity(found: TextEncoderPart, folder: Folder, config: Config) -> tuple[str, tuple[str, ...], str]:
+    """Name, languages and the reason for them: a text encoder's sizes and its tokenizer, and whose those are."""
     shape = say("{vocab} x {width} word embeddings", vocab=found.vocab, width=found.width)
     kind = {Bert: "BertModel", ClipText: "CLIPTextModel", XlmText: "XLM-R"}[type(found)]
-    because = say("its text tower is a {kind} ({shape})", kind=kind, shape=shape)
+    because = say("its text encoder is a {kind} ({shape})", kind=kind, shape=shape)
     named = " ".join(str(c.get("_name_or_path", "")) for c in (config.fields, folder.index)).strip()
     for known in KNOWN:
-        if known.word in named.lower() and _alike(found, known.tower):
+        if known.word in named.lower() and _alike(found, known.encoder):
             near = Both(*(f"{title}{but}" for title, but in zip(known.title, known.but, strict=True)))
             told = say(" and its config names {named}", named=named) if known.word else ""
             return known.name, known.languages, say("{because}{told}: {near}", because=because, told=told, near=near)
@@ -194,8 +196,8 @@ def identity(found: Tower, folder: Folder, config: Config) -> tuple[str, tuple[s
     return name, ("zh",) if chinese else ("en",), because + told
 
 
-def _alike(found: Tower, known: Tower) -> bool:
-    """Whether two towers have the same tensors and read alike; the length is the tokenizer's to say."""
+def _alike(found: TextEncoderPart, known: TextEncoderPart) -> bool:
+    """Whether two text encoders have the same tensors and read alike; the length is the tokenizer's to say."""
     return type(found) is type(known) and all(
         getattr(found, f.name) == getattr(known, f.name) for f in fields(found) if f.name != "length"
     )
@@ -207,10 +209,10 @@ def _bert(config: Config, chinese_clip: bool) -> Bert:
     nested = config.fields.get("text_config")
     if chinese_clip and isinstance(nested, dict):
         config = Config(config.path, cast("Mapping[str, Any]", nested))
-    own = {**TOWER_SIZES, "types": "type_vocab_size", "dropout": "hidden_dropout_prob"}
+    own = {**TEXT_ENCODER_SIZES, "types": "type_vocab_size", "dropout": "hidden_dropout_prob"}
     twin = {"attention_probs_dropout_prob": config.fields.get("hidden_dropout_prob", 0.1)}
     cls = ChineseCLIPTextConfig if chinese_clip else BertConfig
-    # Chinese-CLIP is told of the padding, which a config of it may say.
+    # Chinese-CLIP masks the padding, which a config of it may say.
     told = {"use_attention_mask": chinese_clip}
     read = config.of({**FORMER_TEXT, **cls().to_dict(), **twin, **told}, own.values(), NO_EFFECT_TEXT)
     given: dict[str, Any] = {name: read[field] for name, field in own.items()}
@@ -220,7 +222,7 @@ def _bert(config: Config, chinese_clip: bool) -> Bert:
 def _clip(folder: Folder, config: Config, words: str, marked: bool) -> ClipText:
     from transformers import CLIPTextConfig
 
-    own = {**TOWER_SIZES, "activation": "hidden_act", "eps": "layer_norm_eps"}
+    own = {**TEXT_ENCODER_SIZES, "activation": "hidden_act", "eps": "layer_norm_eps"}
     read = config.of({**FORMER_TEXT, **CLIPTextConfig().to_dict()}, own.values(), NO_EFFECT_TEXT)
     given: dict[str, Any] = {name: read[field] for name, field in own.items()}
     made = ClipText(**given)

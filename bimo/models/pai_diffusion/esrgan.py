@@ -1,6 +1,6 @@
 """ESRGAN's generator (arXiv:1809.00219): a picture four times larger, in one step and without noise.
 
-A level with the schedule `Mean` whose hint is the smaller picture. The published weights see blue before red.
+A level with the schedule `Mean` whose condition is the smaller picture. The published weights see blue before red.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Residual(nn.Module):
 
 
 class EsrganDenoiser(Denoiser):
-    """Ignores x and t; answers [R, 3, 4h, 4w] of the hint's picture [R, 3, h, w], both in [-1, 1]."""
+    """Ignores x and t; answers [R, 3, 4h, 4w] of the condition's picture [R, 3, h, w], both in [-1, 1]."""
 
     def __init__(self, part: Esrgan) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class EsrganDenoiser(Denoiser):
         self.conv_last = nn.Conv2d(width, 3, 3, padding=1)
 
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """The answer to an ask. Raises RecipeError where the picture is not a quarter of x."""
+        """The denoiser's output. Raises RecipeError where the picture is not a quarter of x."""
         small = conditioning.spatial
         if small is None or [side * SCALE for side in small.shape[-2:]] != list(x.shape[-2:]):
             found = "nothing" if small is None else str(tuple(small.shape[-2:]))

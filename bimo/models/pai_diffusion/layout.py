@@ -1,6 +1,7 @@
 """Reads the folders of PAI's latent diffusion (EasyNLP's latent_diffusion): one config, one pickle, words, an ESRGAN.
 
-A recipe says what the system is; widths, law of noise and the tower are replaced by those of the folder's config.
+A recipe says what the system is; widths, noise schedule and the text encoder are replaced by those of the folder's
+config.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ SYSTEM: dict[str, Any] = {
 CARRIED_SYSTEM = {
     *("timesteps", "linear_start", "linear_end", "parameterization", "use_ema", "scale_factor", "conditioning_key"),
 }
-#: What only training or its records read, or the sampler is told otherwise.
+#: What only training or its records read, or the sampler is given otherwise.
 NO_EFFECT_SYSTEM = {
     *("unet_config", "first_stage_config", "cond_stage_config", "scheduler_config", "loss_type", "ckpt_path"),
     *("ignore_keys", "load_only_unet", "monitor", "first_stage_key", "cond_stage_key", "image_size", "channels"),
@@ -88,7 +89,7 @@ VAE: dict[str, Any] = {
     "tanh_out": False,
     "ch_mult": (1, 2, 4, 8),
 }
-TOWER = {
+TEXT_ENCODER = {
     "width": "width",
     "layers": "layers",
     "heads": "heads",
@@ -109,7 +110,7 @@ def bases(path: Path) -> tuple[str, ...]:
 
 
 def recipe_of(path: Path, wanted: Recipe) -> Recipe:
-    """``wanted`` with what the folder's config says of tower, painter, autoencoder and law of noise.
+    """``wanted`` with what the folder's config says of text encoder, UNet, autoencoder and noise schedule.
 
     Raises WeightsError for a damaged config, RecipeError for a field that cannot be carried.
     """
@@ -135,13 +136,13 @@ def recipe_of(path: Path, wanted: Recipe) -> Recipe:
     )
     space = _space(_below(whole, "first_stage_config", "params"), cast(Latent, image.space), told["scale_factor"])
     denoiser = _painter(_below(whole, "unet_config", "params"))
-    tower = _tower(_below(whole, "cond_stage_config", "params"), cast(ClipText, wanted.text_encoders[0]))
+    encoder = _text_encoder(_below(whole, "cond_stage_config", "params"), cast(ClipText, wanted.text_encoders[0]))
     level = replace(image, space=space, denoiser=denoiser, schedule=schedule)
-    return replace(wanted, text_encoders=(tower,), levels=(level, enlarge))
+    return replace(wanted, text_encoders=(encoder,), levels=(level, enlarge))
 
 
 def read(path: Path, wanted: Recipe, dtype: torch.dtype | None = torch.float32) -> System:
-    """The system in a folder, ready to draw; of the painter the averaged weights, which its publisher draws with,
+    """The system in a folder, ready to draw; of the UNet the averaged weights, which its publisher draws with,
     where the config does not say that there are none. With ``dtype`` None the tensors are as they were stored.
 
     Raises WeightsError for weights that are missing, damaged, misshapen or would run code, RecipeError as
@@ -219,14 +220,14 @@ def _space(config: Config, wanted: Latent, scaling: float) -> Latent:
     )
 
 
-def _tower(config: Config, wanted: ClipText) -> ClipText:
+def _text_encoder(config: Config, wanted: ClipText) -> ClipText:
     whole = config.of(
         {"max_length": 32, "n_repeat": 1, "normalize": True}, ("max_length",), ("text_encoder", "version", "device")
     )
     inner = _below(config, "text_encoder")
-    read = inner.of({}, TOWER.values(), ("return_full_embed",))
-    _demand(inner, read, TOWER.values())
-    fields = {name: read[field] for name, field in TOWER.items()}
+    read = inner.of({}, TEXT_ENCODER.values(), ("return_full_embed",))
+    _demand(inner, read, TEXT_ENCODER.values())
+    fields = {name: read[field] for name, field in TEXT_ENCODER.items()}
     return replace(wanted, **fields, feed=4 * read["width"], length=whole["max_length"])
 
 
@@ -237,12 +238,12 @@ def _demand(config: Config, read: Mapping[str, Any], names: Any) -> None:
 
 
 def _with_average(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The file's tensors, the painter's being their averages; those stand under its names without their dots."""
+    """The file's tensors, the UNet's being their averages; those stand under its names without their dots."""
     found = dict(state)
     for name in state:
         if name.startswith(ldm_names.UNET):
             spelt = AVERAGED + name.removeprefix("model.").replace(".", "")
-            # One without its average is told of: the plain weights are not what is drawn with.
+            # One without its average is reported: the plain weights are not what is drawn with.
             plain = found.pop(name)
             if spelt in found:
                 found[name] = found.pop(spelt)
@@ -258,14 +259,14 @@ _KEPT = re.compile(
 
 
 def _ours(state: Mapping[str, Tensor], recipe: Recipe) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of the one file under our names. What is not known goes on as it is, to be told of; the numbers of
-    the law of noise and of training are left out.
+    """The tensors of the one file under our names. What is not known goes on as it is, to be reported; the numbers of
+    the noise schedule and of training are left out.
     """
     level = recipe.levels[0]
-    painter, space = cast(Unet, level.denoiser), cast(Latent, level.space)
-    depth = cast(int, painter.depth)
-    depths = tuple(depth if kind == CROSS_DOWN else 0 for kind in painter.down)
-    unet = ldm_names.unet_names(ldm_names.Blocks(painter.layers_per_block, depths))
+    unet_part, space = cast(Unet, level.denoiser), cast(Latent, level.space)
+    depth = cast(int, unet_part.depth)
+    depths = tuple(depth if kind == CROSS_DOWN else 0 for kind in unet_part.down)
+    unet = ldm_names.unet_names(ldm_names.Blocks(unet_part.layers_per_block, depths))
     vae = ldm_names.vae_names(len(space.block_channels), space.layers_per_block)
     words: dict[str, Tensor] = {}
     for name, value in state.items():
@@ -281,7 +282,7 @@ def _ours(state: Mapping[str, Tensor], recipe: Recipe) -> Iterator[tuple[str, Te
             yield f"image.space.model.{own}", next(iter(one.values()))
         else:
             yield name, value
-    # As many layers as the file has: one too many is told of, not left out.
+    # As many layers as the file has: one too many is reported, not left out.
     layers = 1 + max((int(m[1]) for n in words if (m := re.match(r"transformer\.resblocks\.(\d+)\.", n))), default=-1)
     for name, value in ldm_names.open_clip_to_own(words, layers, True).items():
         yield "text.0." + ("projection.weight" if name == "text_projection.weight" else f"model.{name}"), value

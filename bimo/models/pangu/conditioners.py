@@ -18,7 +18,7 @@ from bimo.diffusion.system import System
 @dataclass(frozen=True, kw_only=True)
 class Bucket(Conditioner):
     """Which of the sizes that a system was trained at a picture has, (width, height) in pixels: its place in the list
-    is all that the denoiser is told (PanGu-Draw v3), so another size cannot be drawn.
+    is all that the denoiser is given (PanGu-Draw v3), so another size cannot be drawn.
 
     In training it comes with the data, else from x, of which a place is ``factor`` pixels; what is none of the sizes
     counts as the one nearest in shape.

@@ -16,7 +16,7 @@ from bimo.diffusion.denoiser import Denoiser
 @dataclass(frozen=True, kw_only=True)
 class Experts(Part):
     """``high`` answers at times t of ``boundary`` and more (the structure of a picture), ``low`` below it (its
-    texture). The boundary is a time of the law of noise, whatever the steps of a drawing.
+    texture). The boundary is a time of the noise schedule, whatever the steps of a drawing.
 
     While one answers the other is not read: weights that lie in a file as they are used stay there until they are.
     """
@@ -40,7 +40,7 @@ class ExpertsDenoiser(Denoiser):
         self.low = cast(nn.Module, cast(Any, part.low).build())
 
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """The answer to an ask, each row by its own expert."""
+        """The output, each row by its own expert."""
         early = t >= self.part.boundary
         if bool(early.all()):
             return self.high(x, t, conditioning)

@@ -1,15 +1,16 @@
 """Reads PanGu-Draw v3 as its authors give it: two checkpoints of MindSpore, each of a whole model, one an expert.
 
 A folder holds ``pangu_high_timestamp*.ckpt`` and ``pangu_low_timestamp*.ckpt`` as they are published, ``vocab.txt``
-with the word pieces of the Chinese tower (the authors' code calls it vocab_zh.txt), and CLIP's vocab.json and
-merges.txt in ``words.1``. As in the authors' sampling, the file of low times gives both towers, the autoencoder and its
-UNet, that of high times its UNet alone; whatever else they hold is counted and left. The one pair serves both lists of
-sizes and weights do not tell which is meant: the recipe that is asked for says so, else the folder's name, where it is
-that of pangu-draw-v3-high, else it is pangu-draw-v3.
+with the word pieces of the Chinese text encoder (the authors' code calls it vocab_zh.txt), and CLIP's vocab.json and
+merges.txt in ``words.1``. As in the authors' sampling, the file of low times gives both text encoders, the autoencoder
+and its UNet, that of high times its UNet alone; whatever else they hold is counted and left. The one pair serves both
+lists of sizes and weights do not tell which is meant: the recipe that is asked for says so, else the folder's name,
+where it is that of pangu-draw-v3-high, else it is pangu-draw-v3.
 
 The names of tensors are those of the modules in the authors' code. Unverified, as no published file was opened: that
-the files use just these names, and the number of layers of the Chinese tower. Its rows of words are read off the file.
-Tensors are copied from the files; for experts that stay in their file until they are needed, save the system once.
+the files use just these names, and the number of layers of the Chinese text encoder. Its rows of words are read off the
+file. Tensors are copied from the files; for experts that stay in their file until they are needed, save the system
+once.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def bases(path: Path) -> tuple[str, ...]:
 
 
 def recipe_of(path: Path, wanted: Recipe) -> Recipe:
-    """``wanted`` with as many words as the Chinese tower of the file has; ``note`` says what is not loaded.
+    """``wanted`` with as many words as the Chinese text encoder of the file has; ``note`` says what is not loaded.
 
     Raises WeightsError for a file that is missing or damaged.
     """
@@ -127,12 +128,12 @@ def _of_high(name: str) -> bool:
 
 
 def _ours(state: Mapping[str, Tensor], recipe: Recipe, expert: str) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of one file under our names; what is not known goes on as it is, to be told of."""
+    """The tensors of one file under our names; what is not known goes on as it is, to be reported."""
     level = recipe.levels[0]
-    painter, space = cast(Unet, getattr(cast(Experts, level.denoiser), expert)), cast(Latent, level.space)
-    depths = painter.depth if isinstance(painter.depth, tuple) else (painter.depth,) * len(painter.down)
-    blocks = tuple(cast(int, n) if kind == CROSS_DOWN else 0 for n, kind in zip(depths, painter.down, strict=True))
-    unet = ldm_names.unet_names(ldm_names.Blocks(painter.layers_per_block, blocks))
+    unet_part, space = cast(Unet, getattr(cast(Experts, level.denoiser), expert)), cast(Latent, level.space)
+    depths = unet_part.depth if isinstance(unet_part.depth, tuple) else (unet_part.depth,) * len(unet_part.down)
+    blocks = tuple(cast(int, n) if kind == CROSS_DOWN else 0 for n, kind in zip(depths, unet_part.down, strict=True))
+    unet = ldm_names.unet_names(ldm_names.Blocks(unet_part.layers_per_block, blocks))
     vae = ldm_names.vae_names(len(space.block_channels), space.layers_per_block)
     words: dict[str, Tensor] = {}
     for name, value in state.items():
@@ -147,7 +148,7 @@ def _ours(state: Mapping[str, Tensor], recipe: Recipe, expert: str) -> Iterator[
             yield f"{level.name}.space.model.{own}", next(iter(one.values()))
         else:
             yield name, value
-    # As many layers as the file has: one too many is told of, not left out.
+    # As many layers as the file has: one too many is reported, not left out.
     layers = 1 + max((int(m[1]) for n in words if (m := re.match(r"transformer\.resblocks\.(\d+)\.", n))), default=-1)
     for name, value in ldm_names.open_clip_to_own(words, layers, True).items():
         yield "text.1." + ("projection.weight" if name == "text_projection.weight" else f"model.{name}"), value

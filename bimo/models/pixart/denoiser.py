@@ -16,9 +16,9 @@ from bimo.models.pixart.network import PixArtModel
 
 @dataclass(frozen=True, kw_only=True)
 class PixArt(Part):
-    """A PixArt transformer. ``channels`` are x's, ``spatial`` those of hints joined to it, ``size`` the side of x.
+    """A PixArt transformer. ``channels`` are x's, ``spatial`` those of conditions joined to it, ``size`` the side of x.
 
-    Besides the text's tokens it may attend to the pooled text (``vector`` wide) and to small vectors that hints
+    Besides the text's tokens it may attend to the pooled text (``vector`` wide) and to small vectors that conditions
     declare (``scalars``: name and width), each as one more token; 0 and () for none.
     """
 
@@ -38,7 +38,7 @@ class PixArt(Part):
         return PixArtDenoiser(self)
 
     def tiny(self) -> Self:
-        """Width 16, two layers; the text widths of tiny towers."""
+        """Width 16, two layers; the text widths of tiny text encoders."""
         return replace(self, width=16, heads=2, layers=2, text=16, vector=min(self.vector, 16))
 
 
@@ -62,17 +62,17 @@ class PixArtDenoiser(PublishedDenoiser):
         self.vector = nn.Linear(part.vector, part.text) if part.vector else None
         self.scalars = nn.ModuleDict({name: nn.Linear(width, part.text) for name, width in part.scalars})
         if part.spatial:
-            self._start_without_hints()
+            self._start_without_conditions()
 
-    def _start_without_hints(self) -> None:
-        # A hint begins at no influence, so that a denoiser may go on from weights that did not know it.
+    def _start_without_conditions(self) -> None:
+        # A condition begins at no influence, so that a denoiser may go on from weights that did not know it.
         projection: Any = self.model.pos_embed.proj
         if projection.weight.device.type != "meta":
             with torch.no_grad():
                 projection.weight[:, self.part.channels :].mul_(0.2)
 
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """The answer to an ask."""
+        """The denoiser's output."""
         stream = conditioning.streams[0]
         tokens = stream.tokens
         extra: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""What Stable Diffusion's UNets are told besides the text: what a mask leaves, sizes, the scale of guidance."""
+"""What Stable Diffusion's UNets are given besides the text: what a mask leaves, sizes, the scale of guidance."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from bimo.models.stable_diffusion.unet import SCALE
 
 @dataclass(frozen=True, kw_only=True)
 class Masked(Conditioner):
-    """What a mask leaves of the picture, for a denoiser that paints the rest: the mask (1: to be painted) and x of the
+    """What a mask leaves of the picture, for a denoiser that draws the rest: the mask (1: to be painted) and x of the
     picture with grey in its place, joined to x in that order (the inpainting models of arXiv:2112.10752).
 
     In training every picture gets a mask of its own: for the share ``whole`` all of it, else a few rectangles and a
     stroke. In drawing it is the request's, all of the picture where there is none. ``level`` names the level whose
-    space codes the picture. With ``guided`` the null branch is told nothing (zeros).
+    space codes the picture. With ``guided`` the unconditional branch is given nothing (zeros).
     """
 
     level: str = "image"
@@ -137,7 +137,7 @@ def _whole(width: int, height: int) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class GuidanceScale(Conditioner):
-    """The scale of guidance, told to a denoiser that answers as if guided (a consistency model's, arXiv:2310.04378).
+    """The scale of guidance, given to a denoiser that answers as if guided (a consistency model's, arXiv:2310.04378).
 
     In drawing it is the request's. In training it is ``scale``: to learn others, the answers of a guided teacher would
     be needed.

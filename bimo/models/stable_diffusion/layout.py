@@ -1,4 +1,4 @@
-"""Stable Diffusion's folders: a UNet, an AutoencoderKL, and one text tower."""
+"""Stable Diffusion's folders: a UNet, an AutoencoderKL, and one text encoder."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from bimo.diffusion.schedules import BETAS, LEARNT, Ddpm
 from bimo.models.layouts.configs import Config, before, defaults_of, plain, read_json
 from bimo.models.layouts.diffusers_folder import Filling, Folder, Reading
 from bimo.models.layouts.pipeline_form import ABSENT, ALT, CHINESE_CLIP, Form
-from bimo.models.layouts.schedulers import demand_steps, kin_settings, scheduler_class
+from bimo.models.layouts.schedulers import demand_steps, relatives_settings, scheduler_class
 from bimo.models.layouts.text_encoders import (
-    Tower,
+    TextEncoderPart,
     alt_name,
-    alt_tower,
+    alt_text_encoder,
     chinese_clip_name,
     identity,
+    text_encoder,
     text_name,
-    tower,
 )
 from bimo.models.spaces import Latent
 from bimo.models.stable_diffusion.conditioners import GuidanceScale, Masked
@@ -32,7 +32,7 @@ LEVEL = "image"
 #: The steps of diffusers' StableDiffusionPipeline where none are asked for.
 STEPS = 50
 NO_EFFECT_VAE = {"sample_size", "force_upcast"}
-#: The side of x that pipelines draw where a UNet's config does not say: of XL, which is told of sizes, and of others.
+#: The side of x that pipelines draw where a UNet's config does not say: of XL, which is given sizes, and of others.
 SIDES = {True: 128, False: 64}
 #: Fields of a UNet and of an autoencoder that are handed on as they are: they change the module and not what it is
 #: told, nor what it answers with.
@@ -46,7 +46,7 @@ UNET_SETTINGS = (
 VAE_SETTINGS = ("act_fn",)
 #: diffusers' LatentConsistencyModelPipeline.
 CONSISTENCY_STEPS, CONSISTENCY_GUIDANCE = 4, 8.5
-#: What a UNet's config says of the pooled text, of sizes beside it, and of a tower of another width.
+#: What a UNet's config says of the pooled text, of sizes beside it, and of a text encoder of another width.
 POOLED = (
     "addition_embed_type",
     "class_embed_type",
@@ -54,7 +54,7 @@ POOLED = (
     "projection_class_embeddings_input_dim",
 )
 BRIDGE = ("encoder_hid_dim", "encoder_hid_dim_type")
-#: The hint of sizes, and how many numbers it is.
+#: The condition of sizes, and how many numbers it is.
 SIZES = ("size_ids", 6)
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _UNET = "UNet2DConditionModel"
@@ -77,18 +77,18 @@ FORMS = (
 def reading(folder: Folder) -> Reading:
     """A StableDiffusionPipeline, or an AltDiffusionPipeline. Raises RecipeError for what cannot be drawn."""
     if folder.pipeline == "AltDiffusionPipeline":
-        return _reading(folder, alt_tower(folder), alt_name)
-    found = tower(folder)
+        return _reading(folder, alt_text_encoder(folder), alt_name)
+    found = text_encoder(folder)
     chinese_clip = folder.classes["text_encoder"][1] == "ChineseCLIPTextModel"
     return _reading(folder, found, chinese_clip_name if chinese_clip else text_name)
 
 
-def _reading(folder: Folder, found: Tower, rename: Callable[[str], str | None]) -> Reading:
+def _reading(folder: Folder, found: TextEncoderPart, rename: Callable[[str], str | None]) -> Reading:
     folder.demand("unet", "diffusers", ("UNet2DConditionModel",))
     folder.demand("vae", "diffusers", ("AutoencoderKL",))
     denoiser = unet(folder.config("unet"))
     space = latent(folder.config("vae"))
-    schedule = law(folder)
+    schedule = schedule_of(folder)
     side = denoiser.size * 2 ** (len(space.block_channels) - 1)
     guide, steps = guide_of(denoiser, Guidance())
     name, languages, why = identity(found, folder, folder.config("text_encoder"))
@@ -97,7 +97,7 @@ def _reading(folder: Folder, found: Tower, rename: Callable[[str], str | None]) 
         space=space,
         denoiser=denoiser,
         schedule=schedule,
-        conditioners=(*masked(denoiser, space), *told_scale(denoiser)),
+        conditioners=(*masked(denoiser, space), *guidance_scale(denoiser)),
         steps=steps,
         guidance=guide,
     )
@@ -121,7 +121,7 @@ def _reading(folder: Folder, found: Tower, rename: Callable[[str], str | None]) 
 
 
 def masked(denoiser: Unet, space: Latent) -> tuple[Part, ...]:
-    """The hint of a denoiser that reads a mask and the latents of what it leaves."""
+    """The condition of a denoiser that reads a mask and the latents of what it leaves."""
     return (Masked(level=LEVEL),) if denoiser.spatial == 1 + space.channels else ()
 
 
@@ -192,7 +192,7 @@ def _same_for_all(config: Config, name: str, value: Any) -> Any:
 
 
 def _pooled(config: Config, read: dict[str, Any]) -> dict[str, Any]:
-    """What a UNet is told of the pooled text and of sizes, and how wide a tower is led to it."""
+    """What a UNet is given of the pooled text and of sizes, and how wide a text encoder is led to it."""
     kinds = (read["addition_embed_type"], read["class_embed_type"], read["encoder_hid_dim_type"])
     width, told = (read[name] for name in POOLED[2:])
     if kinds not in {(None, None, None), ("text_time", None, None), ("text_time", None, "text_proj")}:
@@ -273,19 +273,19 @@ def latent(config: Config, reads: tuple[str, ...] = ()) -> Latent:
 
 
 def guide_of(denoiser: Unet, guide: Guidance) -> tuple[Guidance, int]:
-    """How a level is guided, and in how many steps: a UNet that is told the scale answers as guided, asked once."""
+    """How a level is guided, and in how many steps: a UNet that is given the scale answers as guided, in one call."""
     if not denoiser.guidance:
         return guide, STEPS
     return replace(guide, scale=CONSISTENCY_GUIDANCE, until=0.0), CONSISTENCY_STEPS
 
 
-def told_scale(denoiser: Unet) -> tuple[Part, ...]:
-    """The hint of a denoiser that is told the scale of guidance."""
+def guidance_scale(denoiser: Unet) -> tuple[Part, ...]:
+    """The condition of a denoiser that is given the scale of guidance."""
     return (GuidanceScale(),) if denoiser.guidance else ()
 
 
-def law(folder: Folder, mend: bool = True) -> Ddpm:
-    """The law of noise and the publisher's sampler; with ``mend`` as diffusers' StableDiffusionPipeline mends it.
+def schedule_of(folder: Folder, mend: bool = True) -> Ddpm:
+    """The noise schedule and the publisher's sampler; with ``mend`` as diffusers' StableDiffusionPipeline mends it.
 
     Raises RecipeError for a scheduler by which such a pipeline cannot draw.
     """
@@ -301,8 +301,8 @@ def law(folder: Folder, mend: bool = True) -> Ddpm:
                 full[setting] = value
                 silent = [n for n in silent if n != setting]
     # What the class has no use for is kept for others that are asked for by name, as diffusers keeps it.
-    kin = {n: plain(config[n]) for n in kin_settings(cls) & config.keys() - full.keys()}
-    settings = {"_class_name": name, **full, **kin, "_use_default_values": tuple(silent)}
+    relatives = {n: plain(config[n]) for n in relatives_settings(cls) & config.keys() - full.keys()}
+    settings = {"_class_name": name, **full, **relatives, "_use_default_values": tuple(silent)}
     demand_steps(path, cls, settings)
     prediction = full.get("prediction_type", "epsilon")
     betas = ("beta_schedule", "beta_start", "beta_end")

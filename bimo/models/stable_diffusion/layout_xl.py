@@ -1,4 +1,4 @@
-"""Stable Diffusion XL's folders: two CLIP towers side by side, a UNet that is told sizes, an AutoencoderKL."""
+"""Stable Diffusion XL's folders: two CLIP text encoders side by side, a UNet that is given sizes, an AutoencoderKL."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 from bimo.core.errors import RecipeError
 from bimo.core.messages import say
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe
-from bimo.models.layouts.configs import FORMER_TEXT, NO_EFFECT_TEXT, TOWER_SIZES, defaults_of, read_json
+from bimo.models.layouts.configs import FORMER_TEXT, NO_EFFECT_TEXT, TEXT_ENCODER_SIZES, defaults_of, read_json
 from bimo.models.layouts.diffusers_folder import Filling, Folder, Reading
 from bimo.models.layouts.pipeline_form import Form
 from bimo.models.stable_diffusion.conditioners import Sizes
 from bimo.models.stable_diffusion.layout import (
     LEVEL,
     decodes_in,
+    guidance_scale,
     guide_of,
     latent,
-    law,
     masked,
+    schedule_of,
     text_name,
-    told_scale,
     unet,
     vae_name,
 )
@@ -29,7 +29,7 @@ from bimo.models.text_encoders.fusion import Channels
 
 #: diffusers' default of StableDiffusionXLPipeline.
 GUIDANCE = 5.0
-#: Rows of Taiyi-XL's towers: CLIP's and 8067 more.
+#: Rows of Taiyi-XL's text encoders: CLIP's and 8067 more.
 TAIYI_WORDS = 57475
 TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
 _ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection")
@@ -46,20 +46,20 @@ def reading(folder: Folder) -> Reading:
             "{path} wants aesthetic scores (requires_aesthetics_score): XL's refiner, which is not supported",
             path=folder.path,
         )
-    towers = (_tower(folder, ""), _tower(folder, "_2"))
+    encoders = (_text_encoder(folder, ""), _text_encoder(folder, "_2"))
     folder.demand("unet", "diffusers", ("UNet2DConditionModel",))
     folder.demand("vae", "diffusers", ("AutoencoderKL",))
-    widths = tuple(tower.width for tower in towers)
+    widths = tuple(encoder.width for encoder in encoders)
     denoiser = unet(folder.config("unet"))
-    if denoiser.text != sum(widths) or denoiser.vector != towers[1].project or not denoiser.ids[0]:
+    if denoiser.text != sum(widths) or denoiser.vector != encoders[1].project or not denoiser.ids[0]:
         raise RecipeError(
-            "the UNet of {path} reads words {text} and a pooled text {vector} wide; the towers give {widths} "
+            "the UNet of {path} reads words {text} and a pooled text {vector} wide; the text encoders give {widths} "
             "and {project}",
             path=folder.path,
             text=denoiser.text,
             vector=denoiser.vector,
             widths=widths,
-            project=towers[1].project,
+            project=encoders[1].project,
         )
     denoiser = replace(denoiser, text=widths)
     space = latent(folder.config("vae"), ("moments",))
@@ -73,19 +73,19 @@ def reading(folder: Folder) -> Reading:
         name=LEVEL,
         space=space,
         denoiser=denoiser,
-        schedule=law(folder, mend=False),
-        conditioners=(*masked(denoiser, space), Sizes(factor=factor), *told_scale(denoiser)),
+        schedule=schedule_of(folder, mend=False),
+        conditioners=(*masked(denoiser, space), Sizes(factor=factor), *guidance_scale(denoiser)),
         steps=steps,
         guidance=guide,
         space_dtypes=decodes_in(folder.config("vae")),
     )
-    taiyi = all(tower.vocab == TAIYI_WORDS for tower in towers)
-    words = " x ".join(str(tower.vocab) for tower in towers)
-    why = say("its text towers are two of CLIP, of {words} words", words=words)
+    taiyi = all(encoder.vocab == TAIYI_WORDS for encoder in encoders)
+    words = " x ".join(str(encoder.vocab) for encoder in encoders)
+    why = say("its text encoders are two of CLIP, of {words} words", words=words)
     recipe = Recipe(
         name="taiyi-xl" if taiyi else "stable-diffusion-xl",
         languages=("zh", "en") if taiyi else ("en",),
-        text_encoders=towers,
+        text_encoders=encoders,
         text_fusion=Channels(),
         levels=(level,),
         request=Defaults(size=(side * factor, side * factor)),
@@ -104,14 +104,14 @@ def reading(folder: Folder) -> Reading:
 
 
 def projected_name(name: str) -> str | None:
-    """Our name of a tensor of a CLIPTextModelWithProjection, below the tower."""
+    """Our name of a tensor of a CLIPTextModelWithProjection, below the text encoder."""
     if name == "text_projection.weight":
         return "projection.weight"
     below = text_name(name)
     return None if below is None else f"model.{below}"
 
 
-def _tower(folder: Folder, which: str) -> ClipText:
+def _text_encoder(folder: Folder, which: str) -> ClipText:
     from transformers import CLIPTextConfig
 
     projects = bool(which)
@@ -120,7 +120,7 @@ def _tower(folder: Folder, which: str) -> ClipText:
     folder.demand(words, "transformers", TOKENIZERS)
     config = folder.config(component)
     own = {
-        **TOWER_SIZES,
+        **TEXT_ENCODER_SIZES,
         "activation": "hidden_act",
         "eps": "layer_norm_eps",
     }
@@ -129,7 +129,7 @@ def _tower(folder: Folder, which: str) -> ClipText:
     given: dict[str, Any] = {name: read[field] for name, field in own.items()}
     settings = folder.path / words / "tokenizer_config.json"
     limit = read_json(settings).get("model_max_length") if settings.is_file() else None
-    # A position past the last has no embedding: the tower cannot be padded to more.
+    # A position past the last has no embedding: the text encoder cannot be padded to more.
     given["length"] = min(int(limit), given["positions"]) if isinstance(limit, (int, float)) else given["positions"]
     if projects:
         given["project"] = int(config.fields.get("projection_dim", defaults["projection_dim"]))

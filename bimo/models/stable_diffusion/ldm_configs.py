@@ -23,7 +23,7 @@ UNET_KEYS = {
     "projection_class_embeddings_input_dim": "label_emb.0.0.weight",
 }
 VAE_KEYS = {"latent_channels": "post_quant_conv.weight"}
-HEAD = 64  # the width of a head of every published text tower here, and of UNets with linear projections
+HEAD = 64  # the width of a head of every published text encoder here, and of UNets with linear projections
 #: Vocabularies that are no byte pairs: rows of CLIP's table.
 WORD_PIECES = (21128, 105879)
 
@@ -53,7 +53,7 @@ def below(names: Shapes, prefix: str) -> dict[str, tuple[int, ...]]:
 
 
 def mapped(names: Mapping[str, str]) -> Convert:
-    """Renames by a table; a name that is not in it stays, and is told of as unexpected."""
+    """Renames by a table; a name that is not in it stays, and is reported as unexpected."""
     return lambda state: {ldm_names.renamed(name, names) or name: value for name, value in state.items()}
 
 
@@ -191,8 +191,8 @@ def _xl(names: Shapes, found: Found) -> dict[str, Component]:
     return {"text_encoder": first, "text_encoder_2": second}
 
 
-#: The text towers by the layout of a file's words: names and what was found -> components.
-TOWERS: dict[str, Callable[[Shapes, Found], dict[str, Component]]] = {
+#: The text encoders by the layout of a file's words: names and what was found -> components.
+TEXT_ENCODERS: dict[str, Callable[[Shapes, Found], dict[str, Component]]] = {
     "bert": _bert,
     "roberta": _roberta,
     "clip": _clip,

@@ -1,4 +1,5 @@
-"""Reads single files in the layout of latent diffusion: .safetensors, .ckpt and .pt of SD1, SD2, SDXL and their kin.
+"""Reads single files in the layout of latent diffusion: .safetensors, .ckpt and .pt of SD1, SD2, SDXL and their
+relatives.
 
 A single file has no configs: they are written here from the shapes of its tensors, and the reader of its family reads
 them as it would a folder's. What shapes cannot tell (the kind of prediction of SD2) is asked for, not guessed.
@@ -31,7 +32,7 @@ from bimo.models.layouts.detection import Found, detect, shapes, spelt, unusable
 from bimo.models.layouts.diffusers_folder import INDEX_FILE, Reading, load_tokenizer, reading_of
 from bimo.models.stable_diffusion import ldm_names
 from bimo.models.stable_diffusion.ldm_configs import (
-    TOWERS,
+    TEXT_ENCODERS,
     UNET_KEYS,
     VAE_KEYS,
     WORD_PIECES,
@@ -46,7 +47,7 @@ from bimo.models.stable_diffusion.ldm_configs import (
 
 Shapes = ldm_names.Shapes
 WORDS = ("tokenizer", "tokenizer_2")
-TOWER_NAMES = ("text_encoder", "text_encoder_2")
+TEXT_ENCODER_NAMES = ("text_encoder", "text_encoder_2")
 SETTINGS_FILE = "tokenizer_config.json"
 #: Empty tensors that say what the others cannot: that v is predicted, that the betas were rescaled so that noise alone
 #: is left at the last time.
@@ -56,13 +57,13 @@ PREDICTS_V, RESCALED = MARKS = ("v_pred", "ztsnr")
 MOMENTS = ("edm_mean", "edm_std")
 EDM = {"_class_name": "EDMDPMSolverMultistepScheduler", "sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5}
 EDM_V = "edm_vpred."
-#: What a file of this package says of the ids that its towers are padded with.
+#: What a file of this package says of the ids that its text encoders are padded with.
 PADS_KEY = "bimo.pads"
 END = "<|endoftext|>"
 PIPELINES = {"xl": "StableDiffusionXLPipeline", "roberta": "AltDiffusionPipeline"}
 #: As the publishers' folders of SD1, SD2 and XL have it, with what their own class has no use for: samplers that are
 #: asked for by name take it over.
-LAW = {
+BETAS = {
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -90,7 +91,7 @@ TOKENIZERS |= {"openclip": TOKENIZERS["clip"], "xl": TOKENIZERS["clip"]}
 
 @dataclass(frozen=True)
 class Layout:
-    """A single file as a folder: the pipeline it would be, its components, its words and its law of noise."""
+    """A single file as a folder: the pipeline it would be, its components, its words and its noise schedule."""
 
     path: Path
     found: Found
@@ -128,10 +129,10 @@ def read_file(path: Path, dtype: torch.dtype | None = torch.float32) -> System:
         place = f"{path} ({part.prefix}*)"
         checkpoint_io.assign(system.get_submodule(filling.module), own, dtype, place, part.source)
     pads = weights_metadata(path).get(PADS_KEY, "").split()
-    for index, (tower, folder) in enumerate(zip(system.text_encoders, layout.words, strict=True)):
+    for index, (encoder, folder) in enumerate(zip(system.text_encoders, layout.words, strict=True)):
         if folder is not None:
-            load_tokenizer(tower, folder)
-            _pad(tower, layout.components[TOWER_NAMES[index]], int(pads[index]) if pads else None)
+            load_tokenizer(encoder, folder)
+            _pad(encoder, layout.components[TEXT_ENCODER_NAMES[index]], int(pads[index]) if pads else None)
     return system.eval()
 
 
@@ -140,15 +141,15 @@ def weights_metadata(path: Path) -> dict[str, str]:
     return {} if mindspore.is_checkpoint(path) else checkpoint_io.metadata(path)
 
 
-def _pad(tower: Any, part: Component, told: int | None) -> None:
-    """Has a tower pad as it was trained: by what the file says, else as its kind does. A tokenizer's files are most
-    often those of another tower, or say nothing.
+def _pad(encoder: Any, part: Component, told: int | None) -> None:
+    """Has a text encoder pad as it was trained: by what the file says, else as its kind does. A tokenizer's files are
+    most often those of another text encoder, or say nothing.
     """
-    if not part.pad or tower.part.words != "pairs":
+    if not part.pad or encoder.part.words != "pairs":
         return
-    own = 0 if part.pad == "zero" else tower.tokenizer.token_to_id(END)
+    own = 0 if part.pad == "zero" else encoder.tokenizer.token_to_id(END)
     found = own if told is None else told
-    tower.pad = tower.pad if found is None else found
+    encoder.pad = encoder.pad if found is None else found
 
 
 def _layout(path: Path) -> Layout:
@@ -165,8 +166,8 @@ def _layout(path: Path) -> Layout:
         parts = _components(kind, names, found, unet, vae)
     except (KeyError, ValueError, IndexError) as error:
         raise WeightsError("{file} is incomplete: it has no {error}; get it again", file=path, error=error) from None
-    towers = [name for name in TOWER_NAMES if name in parts]
-    words = tuple(_words(path, kind, index) for index in range(len(towers)))
+    encoders = [name for name in TEXT_ENCODER_NAMES if name in parts]
+    words = tuple(_words(path, kind, index) for index in range(len(encoders)))
     pipeline = PIPELINES.get(kind, "StableDiffusionPipeline")
     scheduler = _scheduler(kind, _prediction(path, names, found), RESCALED in names, path)
     if set(MOMENTS) <= set(names) and kind == "xl":
@@ -206,7 +207,7 @@ def _components(kind: str, names: Shapes, found: Found, unet: Shapes, vae: Shape
             sourced(ldm_names.vae_names(*ldm_names.vae_levels(vae))),
             VAE_KEYS,
         ),
-        **TOWERS[kind](names, found),
+        **TEXT_ENCODERS[kind](names, found),
     }
 
 
@@ -218,8 +219,8 @@ def _moments(path: Path) -> dict[str, Any]:
 
 
 def _scheduler(kind: str, prediction: str, rescaled: bool, path: Path) -> dict[str, Any]:
-    """The sampler that a file of its kind is drawn with, by the law of noise that it was trained with."""
-    law: dict[str, Any] = {**LAW, "prediction_type": prediction}
+    """The sampler that a file of its kind is drawn with, by the noise schedule that it was trained with."""
+    settings: dict[str, Any] = {**BETAS, "prediction_type": prediction}
     if rescaled and prediction == "epsilon":
         raise WeightsError(
             "{path} is marked {rescaled} (noise alone at the last time), but not as one that predicts v; to "
@@ -230,11 +231,11 @@ def _scheduler(kind: str, prediction: str, rescaled: bool, path: Path) -> dict[s
         )
     if rescaled:
         # As the paper that rescales the betas draws (arXiv:2305.08891): begun at the last time.
-        law |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "steps_offset": 0}
+        settings |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "steps_offset": 0}
     if kind == "xl":
         # Of the three only XL's says its spacing: samplers of the others go by the default of their class.
-        return {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading", **law}
-    return {"_class_name": "DDIMScheduler" if rescaled else "PNDMScheduler", **law}
+        return {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading", **settings}
+    return {"_class_name": "DDIMScheduler" if rescaled else "PNDMScheduler", **settings}
 
 
 def _reading(layout: Layout) -> Reading:
@@ -300,8 +301,8 @@ def _tensors(path: Path, prefix: str, dtype: torch.dtype | None) -> dict[str, Te
 
 
 def _sizes(layout: Layout, index: int) -> tuple[int, int]:
-    """(rows, longest text) of a tower. XLM-R's positions begin after the padding's; its texts were cut at 77."""
-    name = TOWER_NAMES[index]
+    """(rows, longest text) of a text encoder. XLM-R's positions begin after the padding's; its texts were cut at 77."""
+    name = TEXT_ENCODER_NAMES[index]
     config = layout.components[name].config
     return config["vocab_size"], 77 if layout.found.rule.text == "roberta" else config["max_position_embeddings"]
 
@@ -330,7 +331,7 @@ def _prediction(path: Path, names: Shapes, found: Found) -> str:
 
 
 def _words(path: Path, kind: str, index: int) -> Path | None:
-    """The folder of a tower's words beside a file."""
+    """The folder of a text encoder's words beside a file."""
     for name in (f"{path.stem}.words.{index}", f"words.{index}", WORDS[index]):
         folder = path.parent / name
         if any(all((folder / file).is_file() for file in files) for files, _ in TOKENIZERS[kind]):

@@ -17,7 +17,7 @@ from bimo.core.tensors import Conditioning, DenoiserInput
 from bimo.diffusion.denoiser import ShortcutDenoiser
 from bimo.models.stable_diffusion import shortcuts
 
-#: The hint of guidance's scale.
+#: The condition of guidance's scale.
 SCALE = "guidance_scale"
 CROSS_DOWN, PLAIN_DOWN = "CrossAttnDownBlock2D", "DownBlock2D"
 CROSS_UP, PLAIN_UP = "CrossAttnUpBlock2D", "UpBlock2D"
@@ -27,16 +27,16 @@ CROSS_UP, PLAIN_UP = "CrossAttnUpBlock2D", "UpBlock2D"
 class Unet(Part):
     """A UNet that attends to words; the defaults are those of Stable Diffusion 1.
 
-    ``channels`` are x's, ``spatial`` those of hints joined to it (5 for inpainting), ``size`` the side of x it was
+    ``channels`` are x's, ``spatial`` those of conditions joined to it (5 for inpainting), ``size`` the side of x it was
     trained at. ``heads`` is the number of heads, one for all blocks or one each: what diffusers' configs call
-    ``attention_head_dim``. ``text`` is the width of the words, or those of the towers that are joined to it; a
-    ``bridge`` wide tower is led to it by a linear layer (Kolors). ``linear`` and ``upcast`` are Stable Diffusion 2's,
-    ``depth`` (transformer layers a block) is XL's (arXiv:2307.01952).
+    ``attention_head_dim``. ``text`` is the width of the words, or those of the text encoders that are joined to it; a
+    ``bridge`` wide text encoder is led to it by a linear layer (Kolors). ``linear`` and ``upcast`` are Stable Diffusion
+    2's, ``depth`` (transformer layers a block) is XL's (arXiv:2307.01952).
 
     A pooled text, ``vector`` wide, is added to the embedding of the time: as it is, or together with the numbers of
-    a hint, ``ids`` (its name and how many), each as ``id_width`` sines and cosines. ``guidance`` is how wide the scale
-    of guidance is told, 0 where it is not (a consistency model's, arXiv:2310.04378). ``config`` are further settings of
-    diffusers' class.
+    a condition, ``ids`` (its name and how many), each as ``id_width`` sines and cosines. ``guidance`` is how wide the
+    scale of guidance is given, 0 where it is not (a consistency model's, arXiv:2310.04378). ``config`` are further
+    settings of diffusers' class.
     """
 
     channels: int = 4
@@ -64,7 +64,9 @@ class Unet(Part):
         return UnetDenoiser(self)
 
     def tiny(self) -> Self:
-        """Width 8, one layer a block, two heads; as many blocks of the same kinds, the text widths of tiny towers."""
+        """Width 8, one layer a block, two heads; as many blocks of the same kinds, the text widths of tiny text
+        encoders.
+        """
         return replace(
             self,
             size=8,
@@ -133,7 +135,7 @@ class UnetDenoiser(ShortcutDenoiser):
     def forward(
         self, x: Tensor, t: Tensor, conditioning: Conditioning, added: Mapping[str, Any] | None = None
     ) -> Tensor:
-        """The answer to an ask; ``added`` is what a ControlNet or an adapter gives the UNet besides."""
+        """The denoiser's output; ``added`` is what a ControlNet or an adapter gives the UNet besides."""
         answer = self.model(**self.inputs(x, t, conditioning), **(added or {}), return_dict=False)
         return cast("tuple[Tensor, ...]", answer)[0]
 
@@ -149,12 +151,12 @@ class UnetDenoiser(ShortcutDenoiser):
             return cast("tuple[Tensor, ...]", self.model(**inputs, return_dict=False))[0]
 
     def inputs(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> dict[str, Any]:
-        """What diffusers' UNet is called with. Raises RecipeError where it is told other channels or streams than it
+        """What diffusers' UNet is called with. Raises RecipeError where it is given other channels or streams than it
         has.
         """
         if len(conditioning.streams) != 1:
             count = len(conditioning.streams)
-            raise RecipeError("Unet reads one text tower, not {count}; several are made one by a join", count=count)
+            raise RecipeError("Unet reads one text encoder, not {count}; several are made one by a join", count=count)
         if conditioning.spatial is not None:
             x = torch.cat([x, conditioning.spatial.to(x)], dim=1)
         if x.shape[1] != self.part.channels + self.part.spatial:
@@ -177,7 +179,7 @@ class UnetDenoiser(ShortcutDenoiser):
         }
 
     def _scale(self, conditioning: Conditioning) -> Tensor:
-        """The scale of guidance as sines and cosines, [R, guidance]. Raises RecipeError where it is not told."""
+        """The scale of guidance as sines and cosines, [R, guidance]. Raises RecipeError where it is not given."""
         scale = conditioning.scalars.get(SCALE)
         if scale is None:
             raise RecipeError(

@@ -1,4 +1,4 @@
-"""BERT as a text tower (arXiv:1810.04805): Taiyi's, Chinese-CLIP's and xiaomo's."""
+"""BERT as a text encoder (arXiv:1810.04805): Taiyi's, Chinese-CLIP's and xiaomo's."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _RUNS = re.compile(f"[{HAN}]+|[a-z0-9][a-z0-9'’-]*|[^\\s{HAN}a-z0-9]")
 
 @dataclass(frozen=True, kw_only=True)
 class Bert(Part):
-    """A BERT tower. ``words`` "vocab" reads a vocab.txt as BERT does; "lexicon" has whole words of a known list as
-    tokens, found longest first, single characters for the rest.
+    """A BERT text encoder. ``words`` "vocab" reads a vocab.txt as BERT does; "lexicon" has whole words of a known list
+    as tokens, found longest first, single characters for the rest.
 
-    ``masked`` says whether padding is hidden from the tower (Taiyi's is not), and ``padding`` what becomes of it then:
-    it is "trimmed" away as far as no text of the batch needs it and hidden from the denoiser; all ``length`` tokens
-    are there and it is "hidden" from the denoiser; or all are there and it is "shown" (Chinese-CLIP's).
-    ``pool`` adds a pooled output: the "mean" of the real tokens, that of BERT's own pooler, from the "first" token, or
-    that token itself as the "start" (Chinese-CLIP's); through a linear layer to ``project`` unless that is 0.
+    ``masked`` says whether padding is hidden from the text encoder (Taiyi's is not), and ``padding`` what becomes of it
+    then: it is "trimmed" away as far as no text of the batch needs it and hidden from the denoiser; all ``length``
+    tokens are there and it is "hidden" from the denoiser; or all are there and it is "shown" (Chinese-CLIP's). ``pool``
+    adds a pooled output: the "mean" of the real tokens, that of BERT's own pooler, from the "first" token, or that
+    token itself as the "start" (Chinese-CLIP's); through a linear layer to ``project`` unless that is 0.
     """
 
     width: int = 768
@@ -134,9 +134,9 @@ class BertTextEncoder(PublishedTextEncoder):
         return Budget(used, limit, text[low:], found.words, (), near, found.mostly, found.wholly)
 
     def build_tokenizer(self, captions: Iterable[str], known: Iterable[str]) -> None:
-        """Makes the vocabulary of a "lexicon" tower: known words whole, then the characters and words of the captions,
-        most frequent first. Raises WeightsError where the known words alone are more than the vocabulary holds, and
-        for a tower whose words are a published vocabulary.
+        """Makes the vocabulary of a "lexicon" text encoder: known words whole, then the characters and words of the
+        captions, most frequent first. Raises WeightsError where the known words alone are more than the vocabulary
+        holds, and for a text encoder whose words are a published vocabulary.
         """
         if self.part.words == "vocab":
             raise published_words()

@@ -1,4 +1,4 @@
-"""ChatGLM3 as a text tower (arXiv:2406.12793), as Kolors reads it: left padded, two of its states."""
+"""ChatGLM3 as a text encoder (arXiv:2406.12793), as Kolors reads it: left padded, two of its states."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class ChatGlmTextEncoder(PublishedTextEncoder):
         )
         if self.first + len(MARKS) > self.part.vocab:
             raise WeightsError(
-                "the tokenizer of {folder} has {first} words and {count} marks, the tower {vocab}; they do not "
+                "the tokenizer of {folder} has {first} words and {count} marks, the text encoder {vocab}; they do not "
                 "belong together",
                 folder=folder,
                 first=self.first,

@@ -1,4 +1,4 @@
-"""CLIP's text encoder as a text tower (arXiv:2103.00020): Stable Diffusion's, and Chinese ones of its shape."""
+"""CLIP's text encoder as a text encoder (arXiv:2103.00020): Stable Diffusion's, and Chinese ones of its shape."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ PAIRS_FILES = "vocab.json + merges.txt"
 
 @dataclass(frozen=True, kw_only=True)
 class ClipText(Part):
-    """A causal CLIP tower, padded to ``length`` without a mask; the defaults are ViT-L/14's of Stable Diffusion 1.
+    """A causal CLIP text encoder, padded to ``length`` without a mask; the defaults are ViT-L/14's of Stable Diffusion
+    1.
 
     ``words`` "pairs" are CLIP's byte pairs; "pieces" are the word pieces of a BERT vocabulary, padded with [PAD] and
     ended with [SEP], or begun and ended with the ids ``marks``. ``penultimate`` takes the output of the last layer but
@@ -153,7 +154,9 @@ class ClipTextEncoder(PublishedTextEncoder):
             self.tokenizer = tokenization.marked(self.tokenizer, self.part.marks)
 
     def _states(self, ids: Tensor, skip: int) -> tuple[Tensor, Tensor]:
-        """Token ids [B, L] -> what the tower answers and its last layer through the final norm, [B, L, width] each."""
+        """Token ids [B, L] -> what the text encoder answers and its last layer through the final norm, [B, L, width]
+        each.
+        """
         left_out = skip + bool(self.part.penultimate)
         if not left_out:
             last = self.model(ids).last_hidden_state

@@ -1,5 +1,6 @@
-"""A CLIP tower with more words and positions, so that a character is one token and a long sentence fits (Taiyi-XL,
-arXiv:2401.14688)."""
+"""A CLIP text encoder with more words and positions, so that a character is one token and a long sentence fits
+(Taiyi-XL, arXiv:2401.14688).
+"""
 
 from __future__ import annotations
 
@@ -20,24 +21,25 @@ _HAN = re.compile(f"[{HAN}]")
 
 
 def extend(system: System, words: Sequence[str], positions: int, length: int) -> list[int]:
-    """Extends every text tower of a system as ``extended`` does, and its recipe with it; answers how many of the words
-    are new to each: one that is a token already stays as it is. Raises RecipeError for a tower that is no CLIP's.
+    """Extends every text encoder of a system as ``extended`` does, and its recipe with it; answers how many of the
+    words are new to each: one that is a token already stays as it is. Raises RecipeError for a text encoder that is no
+    CLIP's.
     """
     counts: list[int] = []
-    for index, tower in enumerate(system.text_encoders):
-        if not isinstance(tower, ClipTextEncoder):
-            kind = type(tower).__name__
+    for index, encoder in enumerate(system.text_encoders):
+        if not isinstance(encoder, ClipTextEncoder):
+            kind = type(encoder).__name__
             raise RecipeError(
-                "text tower {index} is a {kind}; words and positions are added to CLIP's text towers alone",
+                "text encoder {index} is a {kind}; words and positions are added to CLIP's text encoders alone",
                 index=index + 1,
                 kind=kind,
             )
-        there = tokenization.known(tower.tokenizer).get_vocab(with_added_tokens=True)
+        there = tokenization.known(encoder.tokenizer).get_vocab(with_added_tokens=True)
         new = [word for word in dict.fromkeys(words) if word not in there]
-        grown = extended(tower, new, max(positions, tower.part.positions), length or tower.part.length)
+        grown = extended(encoder, new, max(positions, encoder.part.positions), length or encoder.part.length)
         system.text[index] = grown
-        towers = (*system.recipe.text_encoders[:index], grown.part, *system.recipe.text_encoders[index + 1 :])
-        system.recipe = replace(system.recipe, text_encoders=towers)
+        encoders = (*system.recipe.text_encoders[:index], grown.part, *system.recipe.text_encoders[index + 1 :])
+        system.recipe = replace(system.recipe, text_encoders=encoders)
         counts.append(len(new))
     return counts
 
@@ -48,26 +50,26 @@ def characters(captions: Iterable[str], most: int) -> list[str]:
     return [character for character, _ in counts.most_common(most)]
 
 
-def extended(tower: ClipTextEncoder, words: Sequence[str], positions: int, length: int) -> ClipTextEncoder:
-    """A tower that begins where another stands: ``words`` are tokens of their own behind those there are, and there are
-    ``positions``, of which a text may use ``length``.
+def extended(encoder: ClipTextEncoder, words: Sequence[str], positions: int, length: int) -> ClipTextEncoder:
+    """A text encoder that begins where another stands: ``words`` are tokens of their own behind those there are, and
+    there are ``positions``, of which a text may use ``length``.
 
     A new word begins as the mean of the pieces that it was read as; positions and words that were there stay, so that
     a text without new words is read as before. Positions past the last begin as the last. Raises RecipeError for
-    words that are there already, and where the tokenizer has fewer words than the tower.
+    words that are there already, and where the tokenizer has fewer words than the text encoder.
     """
     from tokenizers import AddedToken, Tokenizer
 
-    old = tokenization.known(tower.tokenizer)
+    old = tokenization.known(encoder.tokenizer)
     there = old.get_vocab(with_added_tokens=True)
     twice = [word for word in words if word in there] or [w for i, w in enumerate(words) if w in words[:i]]
     if twice:
         listed = ", ".join(map(repr, twice[:6]))
         raise RecipeError("these are one token already, not to be added: {listed}", listed=listed)
-    part = tower.part
+    part = encoder.part
     if len(there) != part.vocab or positions < part.positions:
         raise RecipeError(
-            "the tower has {vocab} words and {positions} positions, the tokenizer {count} words, and "
+            "the text encoder has {vocab} words and {positions} positions, the tokenizer {count} words, and "
             "{positions_2} positions are asked for: words must match one to one, positions can only become "
             "more",
             vocab=part.vocab,
@@ -78,12 +80,12 @@ def extended(tower: ClipTextEncoder, words: Sequence[str], positions: int, lengt
     made = ClipTextEncoder(replace(part, vocab=part.vocab + len(words), positions=positions, length=length))
     made.tokenizer = Tokenizer.from_str(old.to_str())
     made.tokenizer.add_tokens([AddedToken(word, normalized=False) for word in words])
-    made.pad = tower.pad
-    state = dict(tower.state_dict())
+    made.pad = encoder.pad
+    state = dict(encoder.state_dict())
     tokens, places = "model.embeddings.token_embedding.weight", "model.embeddings.position_embedding.weight"
     rows = state[tokens]
     means = [rows[old.encode(word, add_special_tokens=False).ids].mean(dim=0) for word in words]
     state[tokens] = torch.cat([rows, *(mean[None] for mean in means)])
     state[places] = torch.cat([state[places], state[places][-1:].expand(positions - part.positions, -1)])
     made.load_state_dict(state)
-    return made.train(tower.training)
+    return made.train(encoder.training)

@@ -1,4 +1,4 @@
-"""Several text towers as one conditioning."""
+"""Several text encoders as one conditioning."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bimo.core.tensors import Conditioning, TextEncoding
 
 @dataclass(frozen=True, kw_only=True)
 class Channels(Part):
-    """Towers of one length side by side: their tokens joined on the width, pooled the last that pools.
+    """Text encoders of one length side by side: their tokens joined on the width, pooled the last that pools.
 
     Stable Diffusion XL (arXiv:2307.01952, section 2.1) and PanGu-Draw v3 (arXiv:2312.16486).
     """
@@ -28,13 +28,13 @@ class ChannelsFusion(nn.Module):
     """Encodings [B, L, D1], [B, L, D2] ... -> one stream [B, L, D1 + D2 ...] and the last pooled [B, P]."""
 
     def fuse(self, encodings: tuple[TextEncoding, ...]) -> Conditioning:
-        """One stream; a place of it is real where any tower has a real token. Raises RecipeError for lengths that
-        differ.
+        """One stream; a place of it is real where any text encoder has a real token. Raises RecipeError for lengths
+        that differ.
         """
         lengths = [e.tokens.shape[1] for e in encodings]
         if len(set(lengths)) != 1:
             raise RecipeError(
-                "towers side by side have one length, not {lengths}; make length the same in the recipe",
+                "text encoders side by side have one length, not {lengths}; make length the same in the recipe",
                 lengths=lengths,
             )
         masks = [e.mask for e in encodings if e.mask is not None]

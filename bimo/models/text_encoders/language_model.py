@@ -1,4 +1,4 @@
-"""Causal language models as text towers: Qwen3, Qwen2.5-VL, GLM-4, Gemma-2, Llama's likes and CPM, read at a layer."""
+"""Causal language models as text encoders: Qwen3, Qwen2.5-VL, GLM-4, Gemma-2, Llama, CPM; the states of one layer."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ class LanguageModel(Part):
     and the layers' outputs of what is taken: -1 is the last, through the final norm unless ``normed`` is off.
     ``drop`` tokens are left out in front and ``length`` are kept of the rest. ``pad`` says what a denoiser sees of
     padding: nothing ("none"), all up to ``length`` ("full"), or what the longest text of the batch has more
-    ("batch"); the tower itself does not see that. ``multiple`` pads each text on the left to a multiple of it, in
-    sight of all. ``characters`` reads what stands in quotes character by character, and template and prompt apart.
+    ("batch"); the text encoder itself does not see that. ``multiple`` pads each text on the left to a multiple of it,
+    in sight of all. ``characters`` reads what stands in quotes character by character, and template and prompt apart.
     """
 
     family: str = "qwen3"
@@ -113,7 +113,7 @@ class LanguageModel(Part):
 
 @dataclass(frozen=True)
 class _Row:
-    """A text as ids, and which of them are seen by the tower."""
+    """A text as ids, and which of them are seen by the text encoder."""
 
     ids: list[int]
     seen: list[bool]
@@ -205,7 +205,7 @@ class LanguageModelEncoder(PublishedTextEncoder):
 
     def _states(self, ids: Tensor, seen: Tensor) -> Tensor:
         if self.part.family == "cpmant":
-            # It tells padding by its id, 0, and has no mask of its own.
+            # It knows padding by its id, 0, and has no mask of its own.
             return self.model(ids.masked_fill(~seen, 0), use_cache=False).last_hidden_state
         kept: list[Tensor] = []
         handle = None
@@ -214,7 +214,7 @@ class LanguageModelEncoder(PublishedTextEncoder):
             handle = self.model.norm.register_forward_pre_hook(lambda _, given: kept.append(given[0]))
         deep = self.part.state != -1
         try:
-            # Told nothing where all is seen, as CogView4's pipeline tells it nothing of padding on the left.
+            # No mask where all is seen, as CogView4's pipeline gives it none of padding on the left.
             mask = None if bool(seen.all()) else seen.long()
             answer = self.model(ids, attention_mask=mask, output_hidden_states=deep, use_cache=False)
         finally:

@@ -1,4 +1,4 @@
-"""The encoder of T5 (arXiv:1910.10683) and mT5 (arXiv:2010.11934) as a text tower: HunyuanDiT's second."""
+"""The encoder of T5 (arXiv:1910.10683) and mT5 (arXiv:2010.11934) as a text encoder: HunyuanDiT's second."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PIECES_FILE = "spiece.model"
 class T5(Part):
     """An encoder of T5, ``head`` wide a head; the defaults are mT5-XL's in HunyuanDiT.
 
-    Padding up to ``length`` is hidden from the tower; its tokens are answered all the same, with a mask.
+    Padding up to ``length`` is hidden from the text encoder; its tokens are answered all the same, with a mask.
     ``feed_forward`` "relu" is the first T5's, "gated-gelu" that of T5 1.1 and mT5.
     """
 

@@ -1,7 +1,7 @@
-"""Words that a tower is taught afterwards, each with vectors of its own (textual inversion, arXiv:2208.01618).
+"""Words that a text encoder is taught afterwards, each with vectors of its own (textual inversion, arXiv:2208.01618).
 
 A word of several vectors stands in the vocabulary as diffusers has it: "<cat>", "<cat>_1", "<cat>_2" ...; who writes
-"<cat>" gives the tower all of them. Its file is diffusers' as well: the word -> its vectors, [n, D] or [D].
+"<cat>" gives the text encoder all of them. Its file is diffusers' as well: the word -> its vectors, [n, D] or [D].
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from bimo.models.text_encoders import tokenization
 from bimo.models.text_encoders.bert import BertTextEncoder
 from bimo.models.text_encoders.encoder import PublishedTextEncoder
 
-#: How files of Stable Diffusion XL name the towers, and AUTOMATIC1111's the vectors: the word is the file's name then.
+#: How files of Stable Diffusion XL name the text encoders, and AUTOMATIC1111's the vectors: the word is the file's name
+#: then.
 UNNAMED = ("clip_l", "clip_g", "emb_params")
 
 
@@ -65,41 +66,45 @@ def _answered(table: nn.Module, inputs: tuple[Tensor, ...], answer: Tensor) -> T
     return answer if learnt is None else learnt(answer)
 
 
-def begin_word(tower: Any, token: str, initial: str, count: int) -> str:
-    """Teaches a tower a word of ``count`` vectors that begin as those of the words ``initial``, in turn where they are
-    fewer, as their means where they are more; answers where its parameter lies in the tower. The table of words stays.
+def begin_word(text_encoder: Any, token: str, initial: str, count: int) -> str:
+    """Teaches a text encoder a word of ``count`` vectors that begin as those of the words ``initial``, in turn where
+    they are fewer, as their means where they are more; answers where its parameter lies in the text encoder. The table
+    of words stays.
 
-    Raises RecipeError for a tower that cannot be taught one, a word that is there, and initial words that are none.
+    Raises RecipeError for a text encoder that cannot be taught one, a word that is there, and initial words that are
+    none.
     """
-    table = table_of(tower)
-    marks = set(tower.tokens("").ids)
-    begun = [number for number in tower.tokens(initial).ids if number not in marks]
-    unknown = tower.tokenizer.token_to_id("[UNK]")
+    table = table_of(text_encoder)
+    marks = set(text_encoder.tokens("").ids)
+    begun = [number for number in text_encoder.tokens(initial).ids if number not in marks]
+    unknown = text_encoder.tokenizer.token_to_id("[UNK]")
     if not begun or unknown in begun:
-        raise RecipeError("the tower does not know {initial!r} of initial; write words that it knows", initial=initial)
+        raise RecipeError(
+            "the text encoder does not know {initial!r} of initial; write words that it knows", initial=initial
+        )
     rows = table.weight.detach()[begun]
     parts = rows.tensor_split(count) if len(rows) > count else [rows[i % len(rows)][None] for i in range(count)]
-    before = tower.tokenizer
-    learnt = Learnt(torch.stack([part.mean(0) for part in parts]), _named(tower, token, count), before)
+    before = text_encoder.tokenizer
+    learnt = Learnt(torch.stack([part.mean(0) for part in parts]), _named(text_encoder, token, count), before)
     learnt.to(table.weight.device)
     table.add_module("learnt", learnt)
     if _answered not in table._forward_hooks.values():  # they stay after the end, where they do nothing
         table.register_forward_pre_hook(cast(Any, _asked))
         table.register_forward_hook(cast(Any, _answered))
-    path = next(name for name, module in tower.named_modules() if module is learnt)
+    path = next(name for name, module in text_encoder.named_modules() if module is learnt)
     return f"{path}.vectors"
 
 
-def end_word(tower: Any) -> None:
-    """Takes the word under way out of a tower, which is then as it was."""
-    table: Any = table_of(tower)
-    _known_by(tower, table.learnt.before)
+def end_word(text_encoder: Any) -> None:
+    """Takes the word under way out of a text encoder, which is then as it was."""
+    table: Any = table_of(text_encoder)
+    _known_by(text_encoder, table.learnt.before)
     del table.learnt
 
 
-def vectors_of(tower: Any) -> Tensor:
+def vectors_of(text_encoder: Any) -> Tensor:
     """The vectors of the word under way, [n, D]."""
-    learnt: Any = table_of(tower)
+    learnt: Any = table_of(text_encoder)
     return cast(Tensor, learnt.learnt.vectors).detach().clone()
 
 
@@ -141,12 +146,13 @@ def _put_at(encoder: nn.Module, path: str, table: nn.Embedding) -> None:
 
 
 def teach(system: System, path: Path | str, token: str = "") -> list[str]:
-    """Teaches a system's towers the words in a file, each the tower whose vectors are as wide; answers the words.
+    """Teaches a system's text encoders the words in a file, each the text encoder whose vectors are as wide; answers
+    the words.
 
     Files are diffusers', AUTOMATIC1111's, CompVis' and Stable Diffusion XL's. ``token`` is what the word is to be
     called where the file has one; else that is the file's own name for it or, where it has none, what the file is
-    called. LoRAs are merged after words are taught. Raises WeightsError for vectors that fit no tower or more than one,
-    RecipeError for a word that is there already.
+    called. LoRAs are merged after words are taught. Raises WeightsError for vectors that fit no text encoder or more
+    than one, RecipeError for a word that is there already.
     """
     file = Path(path)
     state, named = _words_of(file, token)
@@ -166,10 +172,10 @@ def teach(system: System, path: Path | str, token: str = "") -> list[str]:
         )
     if void := [named[name] for name, value in state.items() if not value.numel()]:
         raise WeightsError("{file} has no vectors for {words}; use another file", file=file, words=Listed(void))
-    fitting = [(named[name], value, *_tower_for(system, file, value)) for name, value in state.items()]
-    for word, value, index, tower in fitting:
+    fitting = [(named[name], value, *_text_encoder_for(system, file, value)) for name, value in state.items()]
+    for word, value, index, text_encoder in fitting:
         vectors = value if value.ndim == 2 else value[None]
-        _put(system, index, tower, word, vectors)
+        _put(system, index, text_encoder, word, vectors)
     base, content = system.hashed, digest(file)
     system.weights_hash = lambda: hashlib.sha256(f"{base()}\n{content} {token}".encode()).hexdigest()
     return list(dict.fromkeys(named.values()))
@@ -197,30 +203,30 @@ def _words_of(file: Path, token: str) -> tuple[dict[str, Tensor], dict[str, str]
     return state, {name: token or file.stem if name in UNNAMED else name for name in state}
 
 
-def table_of(tower: Any) -> nn.Embedding:
-    """The table of a tower's words. Raises RecipeError for a tower that cannot be taught one."""
-    if isinstance(tower, PublishedTextEncoder) and tower.teachable:
-        vocab: int = cast(Any, tower).part.vocab
-        found = [m for m in tower.modules() if isinstance(m, nn.Embedding) and m.num_embeddings == vocab]
+def table_of(text_encoder: Any) -> nn.Embedding:
+    """The table of a text encoder's words. Raises RecipeError for a text encoder that cannot be taught one."""
+    if isinstance(text_encoder, PublishedTextEncoder) and text_encoder.teachable:
+        vocab: int = cast(Any, text_encoder).part.vocab
+        found = [m for m in text_encoder.modules() if isinstance(m, nn.Embedding) and m.num_embeddings == vocab]
         if len(found) == 1:
             return found[0]
-    kind = type(tower).__name__
-    raise RecipeError("a {kind} cannot be taught a word; towers of CLIP, BERT, XLM-R and T5 can", kind=kind)
+    kind = type(text_encoder).__name__
+    raise RecipeError("a {kind} cannot be taught a word; text encoders of CLIP, BERT, XLM-R and T5 can", kind=kind)
 
 
-def _tower_for(system: System, file: Path, value: Tensor) -> tuple[int, Any]:
+def _text_encoder_for(system: System, file: Path, value: Tensor) -> tuple[int, Any]:
     able = [
-        (index, tower)
-        for index, tower in enumerate(system.text_encoders)
-        if isinstance(tower, PublishedTextEncoder) and tower.teachable
+        (index, text_encoder)
+        for index, text_encoder in enumerate(system.text_encoders)
+        if isinstance(text_encoder, PublishedTextEncoder) and text_encoder.teachable
     ]
-    widths = [table_of(tower).embedding_dim for _, tower in able]
+    widths = [table_of(text_encoder).embedding_dim for _, text_encoder in able]
     fits = [
         place for place, width in zip(able, widths, strict=True) if value.ndim in (1, 2) and value.shape[-1] == width
     ]
     if len(fits) != 1 or not value.is_floating_point():
         raise WeightsError(
-            "the vectors of {file} are {shape}, while the towers of {name} that can be taught words are "
+            "the vectors of {file} are {shape}, while the text encoders of {name} that can be taught words are "
             "{widths} wide: one of them, and no other, must be as wide",
             file=file,
             shape=tuple(value.shape),
@@ -230,32 +236,33 @@ def _tower_for(system: System, file: Path, value: Tensor) -> tuple[int, Any]:
     return fits[0]
 
 
-def _put(system: System, index: int, tower: Any, token: str, vectors: Tensor) -> None:
-    """Gives a word its rows in a tower's table, which grows where it must, and in its recipe."""
-    old = table_of(tower)
-    first = _named(tower, token, len(vectors))
+def _put(system: System, index: int, text_encoder: Any, token: str, vectors: Tensor) -> None:
+    """Gives a word its rows in a text encoder's table, which grows where it must, and in its recipe."""
+    old = table_of(text_encoder)
+    first = _named(text_encoder, token, len(vectors))
     rows = max(old.num_embeddings, first + len(vectors))
     new = nn.Embedding(rows, old.embedding_dim, old.padding_idx, device=old.weight.device, dtype=old.weight.dtype)
     with torch.no_grad():
         new.weight[: old.num_embeddings] = old.weight
         new.weight[first : first + len(vectors)] = vectors.to(old.weight)
     new.weight.requires_grad_(old.weight.requires_grad)
-    for path, table in _tables(tower):
+    for path, table in _tables(text_encoder):
         if table is old:
-            _put_at(tower, path, new.train(old.training))
-    tower.part = replace(tower.part, vocab=rows)
-    text = (*system.recipe.text_encoders[:index], tower.part, *system.recipe.text_encoders[index + 1 :])
+            _put_at(text_encoder, path, new.train(old.training))
+    text_encoder.part = replace(text_encoder.part, vocab=rows)
+    text = (*system.recipe.text_encoders[:index], text_encoder.part, *system.recipe.text_encoders[index + 1 :])
     system.recipe = replace(system.recipe, text_encoders=text)
 
 
-def _named(tower: Any, token: str, count: int) -> int:
-    """Has a tower's tokenizer know a word of so many vectors; answers the id of the first, which the others follow.
+def _named(text_encoder: Any, token: str, count: int) -> int:
+    """Has a text encoder's tokenizer know a word of so many vectors; answers the id of the first, which the others
+    follow.
 
     Raises RecipeError where there is such a word, and for one that is no single word.
     """
     from tokenizers import AddedToken, Tokenizer
 
-    old = tokenization.known(tower.tokenizer)
+    old = tokenization.known(text_encoder.tokenizer)
     tokens = [token, *(f"{token}_{number}" for number in range(1, count))]
     there = [name for name in tokens if name in old.get_vocab(with_added_tokens=True)]
     other = "-".join(token.strip("<> ").split())
@@ -273,13 +280,13 @@ def _named(tower: Any, token: str, count: int) -> int:
         raise RecipeError(
             "the tokenizer's numbers have gaps, so that a new word would have another one's; take a vocabulary without"
         )
-    _known_by(tower, words)
+    _known_by(text_encoder, words)
     return cast(int, words.token_to_id(token))
 
 
-def _known_by(tower: Any, words: Any) -> None:
-    before: Mapping[str, int] = tower.tokenizer.get_vocab(with_added_tokens=True)
+def _known_by(text_encoder: Any, words: Any) -> None:
+    before: Mapping[str, int] = text_encoder.tokenizer.get_vocab(with_added_tokens=True)
     now: Mapping[str, int] = words.get_vocab(with_added_tokens=True)
-    tower.tokenizer = words
-    if isinstance(tower, BertTextEncoder):  # the known words of a lexicon, which warns of all others
-        tower.known = (tower.known | (now.keys() - before.keys())) - (before.keys() - now.keys())
+    text_encoder.tokenizer = words
+    if isinstance(text_encoder, BertTextEncoder):  # the known words of a lexicon, which warns of all others
+        text_encoder.known = (text_encoder.known | (now.keys() - before.keys())) - (before.keys() - now.keys())

@@ -1,4 +1,6 @@
-"""The words of a tower: tokenizers read as data from published files; one way to pad, to cut, to say what is cut."""
+"""The words of a text encoder: tokenizers read as data from published files; one way to pad, to cut, to say what is
+cut.
+"""
 
 from __future__ import annotations
 
@@ -131,7 +133,7 @@ def read_words(
     """The tokenizer that ``reader`` finds in a folder, which neither pads nor cuts, and the id of its padding.
 
     ``wanted`` are the sets of files ("vocab.json + merges.txt") of which one must be there. Raises WeightsError where
-    they are missing, damaged, or count further than the ``vocab`` words of the tower.
+    they are missing, damaged, or count further than the ``vocab`` words of the text encoder.
     """
     if not any(all((folder / name).is_file() for name in names.split(" + ")) for names in wanted):
         listed = " / ".join(wanted)
@@ -147,7 +149,7 @@ def read_words(
     largest = max(words.get_vocab(with_added_tokens=True).values(), default=-1)
     if largest >= vocab:
         raise WeightsError(
-            "the tokenizer of {folder} counts up to {largest}, the tower has {vocab} words; they do not "
+            "the tokenizer of {folder} counts up to {largest}, the text encoder has {vocab} words; they do not "
             "belong together",
             folder=folder,
             largest=largest,
@@ -168,16 +170,16 @@ def write_words(folder: Path, words: Any, pad: int, cls: str, length: int) -> No
 
 
 def known(words: Any) -> Any:
-    """A tower's tokenizer. Raises WeightsError where it has none yet."""
+    """A text encoder's tokenizer. Raises WeightsError where it has none yet."""
     if words is None:
-        raise WeightsError("the text tower has no tokenizer yet")
+        raise WeightsError("the text encoder has no tokenizer yet")
     return words
 
 
 def published_words() -> WeightsError:
-    """Told where a tower is to be trained without the tokenizer that belongs to it."""
+    """Told where a text encoder is to be trained without the tokenizer that belongs to it."""
     return WeightsError(
-        "the tokenizer of this text tower is published with its weights; put its files (vocab.txt, "
+        "the tokenizer of this text encoder is published with its weights; put its files (vocab.txt, "
         "tokenizer.json ...) into words.0 of the run's folder"
     )
 

@@ -1,4 +1,4 @@
-"""XGLM (arXiv:2112.10668) with a head as a text tower: the Chinese one of damo's cascade, under its published names."""
+"""XGLM (arXiv:2112.10668) with a head: the Chinese text encoder of damo's cascade, under its published names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""XLM-RoBERTa with a linear head as a text tower (AltCLIP, arXiv:2211.06679): AltDiffusion's."""
+"""XLM-RoBERTa with a linear head as a text encoder (AltCLIP, arXiv:2211.06679): AltDiffusion's."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PAD = 1
 
 @dataclass(frozen=True, kw_only=True)
 class XlmText(Part):
-    """An XLM-RoBERTa that is told what is padding, while the denoiser is shown all ``length`` tokens.
+    """An XLM-RoBERTa that has padding masked, while the denoiser is given all ``length`` tokens.
 
     Its last states go through a linear layer to ``project``, with ``norm`` through a norm before it, as in AltCLIP.
     With ``penultimate`` those of the last layer but one go through a norm and a second such layer in their place, as in

@@ -1,4 +1,4 @@
-"""VisCPM-Paint's one file: a language model, a bridge and a UNet told apart by prefix; its autoencoder lies apart."""
+"""VisCPM-Paint's one file: a language model, a bridge and a UNet separated by prefix; its autoencoder lies apart."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ LANGUAGE, UNET, VAE = "llm.", "unet.", "vae."
 
 
 def text_name(name: str) -> str | None:
-    """The tower's name of a tensor of the file, None for one of another component.
+    """The text encoder's name of a tensor of the file, None for one of another component.
 
-    A name of the bridge that nobody knows stays as it is, and is told as unexpected.
+    A name of the bridge that nobody knows stays as it is, and is reported as unexpected.
     """
     if name.startswith(LANGUAGE):
         return f"model.{name.removeprefix(LANGUAGE)}"
