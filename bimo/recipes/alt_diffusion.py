@@ -29,6 +29,20 @@ words_meet_painter = Stage(
     "cross-attention alone learn. Steps and batch were not published; rate and warm-up are those of m18.",
 )
 
+adapt_painter = Stage(
+    name="adapt the painter",
+    objective=Denoise(),
+    level="image",
+    train=("image.denoiser.*",),
+    size=(512, 512),
+    steps=270_000,
+    batch=3840,
+    lr=1e-4,
+    warmup=10_000,
+    ema=0.9999,
+    note="LAION-Aesthetics V1: 52 M pairs in English, 46 M in 18 languages; 7 days",
+)
+
 altdiffusion_m9 = Recipe(
     name="altdiffusion-m9",
     title="AltDiffusion-m9",
@@ -75,11 +89,8 @@ altdiffusion_m18 = Recipe(
             ),
             note="The teacher is OpenCLIP's ViT-H-14; rate and batch were not published.",
         ),
-        Stage(
-            name="align the painter with the words",
-            objective=Denoise(),
-            level="image",
-            train=("image.denoiser.model.*attn2.to_k.*", "image.denoiser.model.*attn2.to_v.*"),
+        replace(
+            words_meet_painter,
             size=(256, 256),
             steps=330_000,
             batch=3072,
@@ -89,31 +100,12 @@ altdiffusion_m18 = Recipe(
             note="LAION-5B: 2.32 B pairs in English, 1.8 B in 18 languages; 8 days on 64 x A100-40G; from Stable "
             "Diffusion 2.1-base.",
         ),
-        Stage(
-            name="adapt the painter",
-            objective=Denoise(),
-            level="image",
-            train=("image.denoiser.*",),
-            size=(512, 512),
-            steps=270_000,
-            batch=3840,
-            lr=1e-4,
-            warmup=10_000,
-            ema=0.9999,
-            note="LAION-Aesthetics V1: 52 M pairs in English, 46 M in 18 languages; 7 days",
-        ),
-        Stage(
+        adapt_painter,
+        replace(
+            adapt_painter,
             name="learn to do without words",
-            objective=Denoise(),
-            level="image",
-            train=("image.denoiser.*",),
-            size=(512, 512),
             steps=150_000,
-            batch=3840,
-            lr=1e-4,
-            warmup=10_000,
             caption_dropout=0.1,
-            ema=0.9999,
             note="the same pairs, 4 days; batch, rate and warm-up were given for the training as a whole",
         ),
     ),

@@ -28,7 +28,7 @@ terms = (
 )
 
 #: The authors' sampler settings (hydit/constants.py), with the end of beta that version 1.2 learnt with.
-hunyuan_law = Ddpm(
+noise = Ddpm(
     beta_end=0.018,
     prediction="v_prediction",
     config={
@@ -49,44 +49,40 @@ v1_2 = Level(
     name="image",
     space=Latent(scaling=0.13025),
     denoiser=Hunyuan(),
-    schedule=hunyuan_law,
+    schedule=noise,
     steps=50,
     guidance=Guidance(scale=5.0, channels=4),
     space_dtypes=FIXED,
 )
 
-v1_1 = Level(
-    name="image",
-    space=Latent(scaling=0.13025),
+v1_1 = replace(
+    v1_2,
     denoiser=Hunyuan(meta=True),
-    schedule=replace(hunyuan_law, beta_end=0.03, config={**hunyuan_law.config, "beta_end": 0.03}),
-    steps=50,
-    guidance=Guidance(scale=5.0, channels=4),
-    space_dtypes=FIXED,
+    schedule=replace(noise, beta_end=0.03, config={**noise.config, "beta_end": 0.03}),
 )
 
-v1_2_distilled = Level(
-    name="image",
-    space=Latent(scaling=0.13025),
-    denoiser=Hunyuan(),
-    schedule=hunyuan_law,
-    steps=25,
-    guidance=Guidance(scale=5.0, channels=4),
-    space_dtypes=FIXED,
-)
-
-v1_2_controlled = Level(
-    name="image",
-    space=Latent(scaling=0.13025),
+v1_2_controlled = replace(
+    v1_2,
     denoiser=Controlled(denoiser=Hunyuan(), adapter=HunyuanControlNet(hunyuan=Hunyuan())),
-    schedule=hunyuan_law,
     conditioners=(Control(coded=True),),
-    steps=50,
-    guidance=Guidance(scale=5.0, channels=4),
-    space_dtypes=FIXED,
 )
 
 negative = "错误的眼睛，糟糕的人脸，毁容，糟糕的艺术，变形，多余的肢体，模糊的颜色，模糊，重复，病态，残缺，"
+
+fine_tune = Stage(
+    name="fine-tune the whole",
+    objective=Denoise(),
+    level="image",
+    train=("image.denoiser.*",),
+    size=(1024, 1024),
+    batch=1,
+    lr=1e-4,
+    weight_decay=0.0,
+    note="the authors' script for one's own data, from the distilled weights: no caption dropped, flipped at random, "
+    "half precision, on a card of 20 GB and more. Their LoRA has rank 128 and alpha 128 over the projections of both "
+    "attentions, 2,000 steps of 2 pictures. How the whole was first trained was not published beyond the paper's "
+    "words. The second half of the answer, the variance, is not taught here.",
+)
 
 hunyuan_dit_1_2 = Recipe(
     name="hunyuan-dit-1.2",
@@ -96,22 +92,7 @@ hunyuan_dit_1_2 = Recipe(
     languages=("zh", "en"),
     text_encoders=words,
     levels=(v1_2,),
-    stages=(
-        Stage(
-            name="fine-tune the whole",
-            objective=Denoise(),
-            level="image",
-            train=("image.denoiser.*",),
-            size=(1024, 1024),
-            batch=1,
-            lr=1e-4,
-            weight_decay=0.0,
-            note="the authors' script for one's own data, from the distilled weights: no caption dropped, flipped at "
-            "random, half precision, on a card of 20 GB and more. Their LoRA has rank 128 and alpha 128 over the "
-            "projections of both attentions, 2,000 steps of 2 pictures. How the whole was first trained was not "
-            "published beyond the paper's words. The second half of the answer, the variance, is not taught here.",
-        ),
-    ),
+    stages=(fine_tune,),
     dtypes=("fp16",),
     weights=Published(
         repo="Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers",
@@ -121,96 +102,58 @@ hunyuan_dit_1_2 = Recipe(
     request=Defaults(size=(1024, 1024), multiple=16, guidance=5.0, steps=50, negative=negative),
 )
 
-hunyuan_dit_1_1 = Recipe(
+hunyuan_dit_1_1 = replace(
+    hunyuan_dit_1_2,
     name="hunyuan-dit-1.1",
     title="混元 DiT 1.1",
-    paper="arXiv:2405.08748",
-    licence="tencent-hunyuan-community",
-    languages=("zh", "en"),
-    text_encoders=words,
     levels=(v1_1,),
     stages=(
-        Stage(
-            name="fine-tune the whole",
-            objective=Denoise(),
-            level="image",
-            train=("image.denoiser.*",),
-            size=(1024, 1024),
-            batch=1,
-            lr=1e-4,
-            weight_decay=0.0,
+        replace(
+            fine_tune,
             caption_dropout=0.44,
             note="the authors' script for this version drops the captions of 0.44 for each tower",
         ),
     ),
-    dtypes=("fp16",),
     weights=Published(
         repo="Tencent-Hunyuan/HunyuanDiT-v1.1-Diffusers",
         terms=terms,
         note="the repository's name follows that of 1.2 and was not seen written by the authors",
     ),
-    request=Defaults(size=(1024, 1024), multiple=16, guidance=5.0, steps=50, negative=negative),
 )
 
-hunyuan_dit_1_2_distilled = Recipe(
+hunyuan_dit_1_2_distilled = replace(
+    hunyuan_dit_1_2,
     name="hunyuan-dit-1.2-distilled",
     title="混元 DiT 1.2 蒸馏",
-    paper="arXiv:2405.08748",
-    licence="tencent-hunyuan-community",
-    languages=("zh", "en"),
-    text_encoders=words,
-    levels=(v1_2_distilled,),
-    stages=(
-        Stage(
-            name="fine-tune the whole",
-            objective=Denoise(),
-            level="image",
-            train=("image.denoiser.*",),
-            size=(1024, 1024),
-            batch=1,
-            lr=1e-4,
-            weight_decay=0.0,
-            note="the authors' script for one's own data begins with these weights",
-        ),
-    ),
-    dtypes=("fp16",),
+    levels=(replace(v1_2, steps=25),),
+    stages=(replace(fine_tune, note="the authors' script for one's own data begins with these weights"),),
     weights=Published(
         repo="Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers-Distilled",
         terms=terms,
         note="half the steps for the same pictures; how it was distilled was not published",
     ),
-    request=Defaults(size=(1024, 1024), multiple=16, guidance=5.0, steps=25, negative=negative),
+    request=replace(hunyuan_dit_1_2.request, steps=25),
 )
 
-hunyuan_dit_1_2_control = Recipe(
+hunyuan_dit_1_2_control = replace(
+    hunyuan_dit_1_2,
     name="hunyuan-dit-1.2-control",
     title="混元 DiT 1.2，照着线条画",
-    paper="arXiv:2405.08748",
-    licence="tencent-hunyuan-community",
-    languages=("zh", "en"),
     source="published description",
-    text_encoders=words,
     levels=(v1_2_controlled,),
     stages=(
-        Stage(
+        replace(
+            fine_tune,
             name="control",
-            objective=Denoise(),
-            level="image",
             train=("image.denoiser.adapter.*",),
-            size=(1024, 1024),
-            batch=1,
-            lr=1e-4,
-            weight_decay=0.0,
             caption_dropout=0.44,
             note="the authors' script: beside the distilled weights, gradients of two steps together, 100 epochs, of "
             "edges, depths or poses. Here the edges are Sobel's, not Canny's.",
         ),
     ),
-    dtypes=("fp16",),
     weights=Published(
         terms=terms,
         note="published beside 1.2 for edges (canny), depths and poses, as Tencent-Hunyuan/HYDiT-ControlNet-v1.2; any "
         "of them is put beside a loaded 1.2 by bimo.models.adapters.attach.control",
     ),
-    request=Defaults(size=(1024, 1024), multiple=16, guidance=5.0, steps=50, negative=negative),
 )

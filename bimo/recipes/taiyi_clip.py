@@ -6,6 +6,8 @@ published text towers are BertForSequenceClassification whose classifier is the 
 linear. The one for ViT-H is a BertModel: its pooler is as wide as the pictures' embedding.
 """
 
+from dataclasses import replace
+
 from bimo.core.recipe import Published, Recipe, Stage
 from bimo.models.clip.vision import ClipVision
 from bimo.models.text_encoders.bert import Bert
@@ -29,14 +31,6 @@ words_meet_pictures = Stage(
     "Rate and batch were not published.",
 )
 
-words_meet_huge_pictures = Stage(
-    name="words meet locked pictures",
-    objective=ClipContrastive(),
-    train=("text.*", "vision.logit_scale"),
-    size=(224, 224),
-    note="The same pairs and epochs, 8 days on 32 x A100.",
-)
-
 taiyi_clip = Recipe(
     name="taiyi-clip",
     title="太乙 CLIP 102M ViT-L",
@@ -52,45 +46,37 @@ taiyi_clip = Recipe(
     ),
 )
 
-taiyi_clip_b32 = Recipe(
+taiyi_clip_b32 = replace(
+    taiyi_clip,
     name="taiyi-clip-b32",
     title="太乙 CLIP 102M ViT-B/32",
-    paper="arXiv:2209.02970",
-    licence="apache-2.0",
-    languages=("zh",),
     text_encoders=(roberta_base_b32,),
     vision=vit_b32,
-    stages=(words_meet_pictures,),
     weights=Published(
         repo="IDEA-CCNL/Taiyi-CLIP-Roberta-102M-Chinese",
         vision="openai/clip-vit-base-patch32",
     ),
 )
 
-taiyi_clip_large = Recipe(
+taiyi_clip_large = replace(
+    taiyi_clip,
     name="taiyi-clip-large",
     title="太乙 CLIP 326M ViT-L",
-    paper="arXiv:2209.02970",
-    licence="apache-2.0",
-    languages=("zh",),
     text_encoders=(roberta_large,),
     vision=vit_l14,
-    stages=(words_meet_pictures,),
     weights=Published(
         repo="IDEA-CCNL/Taiyi-CLIP-Roberta-large-326M-Chinese",
         vision="openai/clip-vit-large-patch14",
     ),
 )
 
-taiyi_clip_huge = Recipe(
+taiyi_clip_huge = replace(
+    taiyi_clip,
     name="taiyi-clip-huge",
     title="太乙 CLIP 326M ViT-H",
-    paper="arXiv:2209.02970",
-    licence="apache-2.0",
-    languages=("zh",),
     text_encoders=(roberta_large_h14,),
     vision=vit_h14,
-    stages=(words_meet_huge_pictures,),
+    stages=(replace(words_meet_pictures, note="The same pairs and epochs, 8 days on 32 x A100."),),
     weights=Published(
         repo="IDEA-CCNL/Taiyi-CLIP-RoBERTa-326M-ViT-H-Chinese",
         vision="laion/CLIP-ViT-H-14-laion2B-s32B-b79K",

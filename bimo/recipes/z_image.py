@@ -1,5 +1,7 @@
 """造相 Z-Image (arXiv:2511.22699): 6 B parameters in one stream, read by Qwen3-4B; the base and its distilled Turbo."""
 
+from dataclasses import replace
+
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedules import Flow
 from bimo.models.spaces import Latent
@@ -18,35 +20,35 @@ qwen3_4b = LanguageModel(
 #: The autoencoder of Flux.
 flux = Latent(channels=16, scaling=0.3611, shift=0.1159, quant=False, post_quant=False)
 
+image = Level(
+    name="image",
+    space=flux,
+    denoiser=ZImage(),
+    schedule=Flow(shift=6.0, grid="even"),
+    steps=50,
+    guidance=Guidance(scale=5.0, baseline_scale=0.0),
+)
+
+fine_tune = Stage(
+    name="fine-tune",
+    objective=Denoise(),
+    level="image",
+    train=("image.denoiser.*",),
+    size=(1024, 1024),
+    lr=1e-5,
+    caption_dropout=0.1,
+    ema=0.9999,
+    note="Ours; the authors' data, rates and batches were not published, only 314 K hours of H800 in all.",
+)
+
 z_image = Recipe(
     name="z-image",
     title="造相 Z-Image",
     paper="arXiv:2511.22699",
     licence="apache-2.0",
     text_encoders=(qwen3_4b,),
-    levels=(
-        Level(
-            name="image",
-            space=flux,
-            denoiser=ZImage(),
-            schedule=Flow(shift=6.0, grid="even"),
-            steps=50,
-            guidance=Guidance(scale=5.0, baseline_scale=0.0),
-        ),
-    ),
-    stages=(
-        Stage(
-            name="fine-tune",
-            objective=Denoise(),
-            level="image",
-            train=("image.denoiser.*",),
-            size=(1024, 1024),
-            lr=1e-5,
-            caption_dropout=0.1,
-            ema=0.9999,
-            note="Ours; the authors' data, rates and batches were not published, only 314 K hours of H800 in all.",
-        ),
-    ),
+    levels=(image,),
+    stages=(fine_tune,),
     dtypes=("bf16",),
     weights=Published(
         repo="Tongyi-MAI/Z-Image",
@@ -56,38 +58,29 @@ z_image = Recipe(
     request=Defaults(size=(1024, 1024), multiple=16),
 )
 
-z_image_turbo = Recipe(
+z_image_turbo = replace(
+    z_image,
     name="z-image-turbo",
     title="造相 Z-Image Turbo",
-    paper="arXiv:2511.22699",
-    licence="apache-2.0",
-    text_encoders=(qwen3_4b,),
     levels=(
-        Level(
-            name="image",
-            space=flux,
-            denoiser=ZImage(),
+        replace(
+            image,
             schedule=Flow(shift=3.0, grid="even"),
             steps=9,
             guidance=Guidance(scale=0.0, baseline_scale=0.0),
         ),
     ),
     stages=(
-        Stage(
-            name="fine-tune",
-            objective=Denoise(),
-            level="image",
-            train=("image.denoiser.*",),
-            size=(1024, 1024),
-            lr=1e-5,
+        replace(
+            fine_tune,
+            caption_dropout=0.0,
+            ema=0.0,
             note="Undoes its distillation: pictures of 9 steps blur. Train z-image and draw with what it learned here.",
         ),
     ),
-    dtypes=("bf16",),
     weights=Published(
         repo="Tongyi-MAI/Z-Image-Turbo",
         modelscope="Tongyi-MAI/Z-Image-Turbo",
         note="Distilled by Decoupled-DMD and DMDR: 9 steps, the last of which asks nothing new, without guidance.",
     ),
-    request=Defaults(size=(1024, 1024), multiple=16),
 )

@@ -17,7 +17,7 @@ from bimo.core.errors import RecipeError, RequestError
 from bimo.diffusion.sampler_names import FLOW_SAMPLERS, SAMPLERS
 from bimo.diffusion.samplers import DiffusersSampler
 from bimo.diffusion.schedules import Ddpm, Flow, SingleStepRegression
-from bimo.recipes.hunyuan_dit import hunyuan_law
+from bimo.recipes.hunyuan_dit import noise as hunyuan_noise
 from bimo.recipes.kolors import kolors_law
 from bimo.recipes.stable_diffusion import sd_v1
 from bimo.recipes.taiyi_xl import sdxl
@@ -250,7 +250,7 @@ PUBLISHED: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "xl": (sdxl.schedule, "EulerDiscreteScheduler", XL_SAID),
     "kolors": (kolors_law, "EulerDiscreteScheduler", {**XL_SAID, "beta_end": 0.014, "num_train_timesteps": 1100}),
     "hunyuan": (
-        hunyuan_law,
+        hunyuan_noise,
         "DDPMScheduler",
         {n: v for n, v in SAID.items() if n not in ("set_alpha_to_one", "skip_prk_steps")}
         | {"beta_end": 0.018, "prediction_type": "v_prediction"},
