@@ -72,7 +72,7 @@ image = Level(
     space=Compact(channels=CHANNELS, deep=256, decoder=320),
     denoiser=Refine(
         denoiser=Hourglass(
-            channels=CHANNELS, spatial=CHANNELS + MAPS, deep=3, text=192, vector=256, scalars=(("pose", 5),)
+            channels=CHANNELS, spatial=CHANNELS + MAPS, width=128, deep=3, text=192, vector=256, scalars=(("pose", 5),)
         )
     ),
     schedule=Flow(),

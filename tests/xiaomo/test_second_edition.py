@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -15,6 +16,7 @@ from bimo.core.request import Request
 from bimo.core.tensors import Batch, Conditioning, TextEncoding
 from bimo.diffusion.sampling import Drawing
 from bimo.diffusion.system import System
+from bimo.training.objectives.reconstruct import Reconstruct
 from bimo.training.train_inputs import vocabulary
 from bimo.training.trainer import train
 from bimo.xiaomo.build import build_scenes
@@ -117,6 +119,32 @@ def test_a_label_may_be_several_things() -> None:
     assert known.values == {"elements": ("moon", "pine"), "named": ("bridge", "moon"), "kind": ("1f34e",)}
     assert known.members("elements", rows).tolist() == [[1, 1], [1, 0], [0, 0]]
     assert known.members("named", rows).tolist() == [[0, 0], [1, 1], [0, 0]]
+
+
+@pytest.mark.parametrize(("change", "seen"), [((0.2, 0.2, 0.2), False), ((0.2, -0.2, 0.0), True), ((0, 0, 0.3), True)])
+def test_colours_are_weighed_apart_from_light_and_dark(change: tuple[float, ...], seen: bool) -> None:
+    pixels = torch.zeros(2, 3, 16, 16)
+
+    class Space:
+        @staticmethod
+        def shape(size: tuple[int, int]) -> tuple[int, ...]:
+            return 4, size[1] // 8, size[0] // 8
+
+        @staticmethod
+        def reconstruct(pixels: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+            return pixels + torch.tensor(change)[None, :, None, None]
+
+    inputs = SimpleNamespace(
+        pixels=pixels,
+        generator=torch.Generator(),
+        whole=2,
+        own=lambda x: x,
+        system=SimpleNamespace(space=lambda _: Space),
+    )
+    plain, coloured = (Reconstruct(level="image", chroma=c).loss(cast(Any, inputs)) for c in (0.0, 1.0))
+    assert bool(coloured > plain + 0.05) == seen
+    scaled = Reconstruct(level="image", scales=(2, 4)).loss(cast(Any, inputs))
+    assert scaled > plain
 
 
 def told(rows: int = 2, spatial: int = 0, side: int = 8) -> Conditioning:
