@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,12 +61,16 @@ class Picture:
             record["certificates"] = list(self.certificates)
         return record
 
-    def png(self) -> bytes:
-        """The picture as PNG, with its metadata as JSON in the text chunk ``bimo``."""
+    def png(self, texts: Mapping[str, str] | None = None) -> bytes:
+        """The picture as PNG, with its metadata as JSON in the text chunk ``bimo``, and ``texts`` in chunks of their
+        own.
+        """
         from PIL.PngImagePlugin import PngInfo
 
         info = PngInfo()
         info.add_itxt(METADATA_KEY, json.dumps(self.metadata(), ensure_ascii=False, sort_keys=True))
+        for name, text in (texts or {}).items():
+            info.add_itxt(name, text)
         buffer = io.BytesIO()
         self.image.save(buffer, format="PNG", pnginfo=info)
         return buffer.getvalue()

@@ -21,7 +21,7 @@ from starlette.routing import Match
 from bimo import __version__
 from bimo.core.errors import BimoError, RequestError
 from bimo.core.messages import Message, speaking
-from bimo.serve import v1
+from bimo.serve import a1111, openai_images, v1
 from bimo.serve.asking import MEDIA, Format, Links, Service, encoded, file_of, language_of, links_of
 from bimo.serve.gate import Gate
 from bimo.serve.keys import Caller, KeyStore
@@ -46,6 +46,8 @@ def create_app(
     makes what stands before everything, else it is a `Gate` with ``keys`` and ``own``.
     """
 
+    audit = _audit(service.settings.folder)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(service.start)
@@ -53,6 +55,8 @@ def create_app(
             yield
         finally:
             await run_in_threadpool(service.stop)
+            for handler in audit.handlers:
+                handler.close()
 
     app = FastAPI(
         title="bimo 笔墨",
@@ -68,9 +72,10 @@ def create_app(
     app.state.metrics = metrics = Metrics(service)
     _handlers(app)
     _plain_routes(app, metrics)
-    app.include_router(v1.router)
+    for router in (v1.router, openai_images.router, a1111.router, a1111.internal):
+        app.include_router(router)
 
-    app.add_middleware(_Counted, metrics=metrics, service=service, audit=_audit(service.settings.folder))
+    app.add_middleware(_Counted, metrics=metrics, service=service, audit=audit)
     app.add_middleware(gate or (lambda inner: Gate(inner, own, keys=keys, limits=service.settings.limits)))
     return app
 
@@ -216,6 +221,6 @@ def unknown_paths(app: FastAPI) -> None:
         raise HTTPException(405 if partly else 404)
 
     methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
-    for prefix in ("/v1", "/sdapi", "/api/v1", "/files", "/metrics", "/healthz", "/readyz"):
+    for prefix in ("/v1", "/sdapi", "/internal", "/api/v1", "/files", "/metrics", "/healthz", "/readyz"):
         app.add_api_route(f"{prefix}/{{rest:path}}", unknown, methods=methods, include_in_schema=False)
         app.add_api_route(prefix, unknown, methods=methods, include_in_schema=False)

@@ -192,9 +192,15 @@ class EnginePool:
 
 
 def model_names(models: tuple[str, ...]) -> dict[str, str]:
-    """What requests call the models of a command line -> what loads them: a folder by its last name."""
+    """What requests call the models of a command line -> what loads them: a folder by its last name, "NAME=MODEL" by
+    the name that is said, such as one that clients have fixed.
+    """
     found: dict[str, str] = {}
     for model in models:
+        said, sign, rest = model.partition("=")
+        if sign and said and not Path(model).expanduser().exists():
+            found[said] = rest
+            continue
         path = Path(model).expanduser()
         name = path.resolve().stem if path.exists() else model
         base, number = name, 2

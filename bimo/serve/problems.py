@@ -68,7 +68,7 @@ class Json(Response):
 
 def form(path: str, status: int, code: str, sentence: str, param: str | None = None) -> dict[str, Any]:
     """The body of an error as clients of the path expect it."""
-    if path.startswith("/sdapi/"):
+    if path.startswith(("/sdapi/", "/internal/")):
         return {"error": code, "detail": sentence, "body": "", "errors": sentence}
     if path.startswith("/api/v1/"):
         return {"code": _DASHSCOPE.get(status, "InternalError"), "message": sentence, "request_id": ""}

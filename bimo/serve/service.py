@@ -21,13 +21,15 @@ from typing import TYPE_CHECKING, Any
 from bimo.core.errors import BimoError, RequestError
 from bimo.core.messages import Message
 from bimo.core.picture import Picture
+from bimo.core.recipe import Recipe
 from bimo.core.request import Request
 from bimo.diffusion.request_validation import fill_request
 from bimo.engine.engine import Engine
-from bimo.hub import memory
+from bimo.hub import memory, registry
 from bimo.prompts.styles import style_named
+from bimo.serve.infotext import png_with_infotext
 from bimo.serve.jobs import ENDED, Failure, Job, JobStore, Order, State
-from bimo.serve.pool import EngineKey, EnginePool
+from bimo.serve.pool import EngineKey, EnginePool, weight_files
 from bimo.serve.scheduler import CANCELLED, Scheduler, failure_of
 from bimo.serve.settings import ServeSettings
 
@@ -80,7 +82,7 @@ class DrawingService:
         store: JobStore,
         *,
         inspect: Inspect = lambda picture: None,
-        encode: Encode = lambda picture, job: picture.png(),
+        encode: Encode = png_with_infotext,
         always: bool = False,
     ) -> None:
         self.settings = settings
@@ -91,6 +93,10 @@ class DrawingService:
         self.scheduler = Scheduler(pool, store, self, batch=settings.batch, always=always)
         self.ready = False
         self.stopping = False
+        #: What clients of A1111's interface have set, by key.
+        self.client_options: dict[str, dict[str, Any]] = {}
+        #: Words that every model was taught.
+        self.embeddings = tuple(weight_files(settings.embeddings))
         self.outcomes: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
         self._open: dict[str, Order] = {}
@@ -224,6 +230,23 @@ class DrawingService:
         """Raises RequestError for what the model cannot draw."""
         full = fill_request(engine.system, engine.completed(request))
         self._check_size(full)
+
+    def recipe(self, model: str | None = None) -> Recipe:
+        """The recipe of a model; that of one that is not loaded is read from its files. Raises RequestError."""
+        name = self.pool.named(model)
+        engine = self.pool.resident(EngineKey(name))
+        return registry.recipe(self.pool.models[name]) if engine is None else engine.recipe
+
+    def own_steps(self, model: str | None = None) -> int:
+        """How many steps a model takes where a request says nothing."""
+        recipe = self.recipe(model)
+        return recipe.request.steps or recipe.levels[-1].steps
+
+    def tokens(self, order: Order) -> int:
+        """How many tokens of a prompt the first text encoder reads; 0 where the model is not loaded."""
+        engine = self.pool.resident(EngineKey(order.model))
+        budgets = [] if engine is None else engine.system.budgets(str(order.values["text"]))
+        return budgets[0].used if budgets else 0
 
     def cancel(self, job: str, failure: Failure = CANCELLED) -> bool:
         """Ends a job before its next step; False where it had ended."""

@@ -1,6 +1,9 @@
 """A service of the toy system, and clients of its interfaces."""
 
+import socket
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,7 @@ import pytest
 
 pytest.importorskip("fastapi")
 
+import uvicorn
 from starlette.testclient import TestClient
 
 import bimo
@@ -17,12 +21,27 @@ from bimo.serve.jobs import JobStore
 from bimo.serve.pool import EngineKey, EnginePool
 from bimo.serve.service import DrawingService
 from bimo.serve.settings import ServeSettings
+from tests.support.waiting import until
 
 
 @pytest.fixture(scope="session")
 def tiny_engine(tiny_folder: Path) -> Engine:
     """The toy system. Not to be changed."""
     return bimo.load(tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def photo_engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    """A toy Stable Diffusion, which draws after pictures and into masks, and beside a ControlNet."""
+    import diffusers
+
+    from tests.support.tiny_checkpoints import checkpoint
+
+    folder = tmp_path_factory.mktemp("photo") / "model"
+    law: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    scheduler = diffusers.DDIMScheduler(**law, steps_offset=1, clip_sample=False, set_alpha_to_one=False)
+    checkpoint(folder, "bert", scheduler)
+    return bimo.load(folder)
 
 
 @pytest.fixture
@@ -33,9 +52,10 @@ def make_service(tiny_engine: Engine, tmp_path: Path) -> Iterator[Callable[..., 
     def make(folder: Path | None = None, **settings: Any) -> DrawingService:
         apart = {name: settings.pop(name) for name in ("inspect", "encode", "always") if name in settings}
         loras = settings.pop("lora_files", None)
+        engine = settings.pop("engine", tiny_engine)
         options = ServeSettings(("tiny",), folder or tmp_path / "serve", **settings)
-        pool = EnginePool(lambda name: tiny_engine, {"tiny": "tiny"}, loras)
-        pool.put(EngineKey("tiny"), tiny_engine)
+        pool = EnginePool(lambda name: engine, {"tiny": "tiny"}, loras)
+        pool.put(EngineKey("tiny"), engine)
         made.append(DrawingService(options, pool, JobStore(options.folder), **apart))
         return made[-1]
 
@@ -60,3 +80,19 @@ def client(make_service: Callable[..., DrawingService]) -> Iterator[TestClient]:
     unknown_paths(app)
     with TestClient(app, base_url="http://127.0.0.1", headers={"accept-language": "en"}) as made:
         yield made
+
+
+@contextmanager
+def listening(app: Any) -> Iterator[str]:
+    """An application behind a socket of this machine, at an address."""
+    sock = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    thread = threading.Thread(target=server.run, args=([sock],))
+    thread.start()
+    try:
+        until(lambda: server.started)
+        yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        sock.close()

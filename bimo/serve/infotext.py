@@ -1,0 +1,144 @@
+"""AUTOMATIC1111's infotext: what a picture's settings are in one text, written into its PNG and read back from it."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from bimo.core.picture import METADATA_KEY, Picture
+from bimo.diffusion.sampler_names import SAMPLERS
+from bimo.serve.jobs import Job
+
+#: The chunk of a PNG that A1111's programs look into.
+CHUNK = "parameters"
+#: `key: value` of the last line; a value with a comma is quoted as JSON.
+_PAIR = re.compile(r'\s*(\w[\w \-/]*?):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
+#: LoRAs in a prompt: <lora:name> or <lora:name:0.8>.
+_LORA = re.compile(r"<lora:([^:<>]+)(?::(-?\d+(?:\.\d+)?))?(?::[^<>]*)?>")
+NEGATIVE = "Negative prompt:"
+
+
+def with_loras(text: str, loras: Sequence[tuple[str, float]]) -> str:
+    """A prompt as A1111 says which LoRAs it is drawn with."""
+    return text + "".join(f"<lora:{name}:{weight:g}>" for name, weight in loras)
+
+
+def loras_in(text: str) -> tuple[str, list[tuple[str, float]]]:
+    """A prompt without its <lora:name:weight>, and those."""
+    found = [(name.strip(), float(weight or 1)) for name, weight in _LORA.findall(text)]
+    return (_LORA.sub("", text).strip(), found) if found else (text, [])
+
+
+def sampler_shown(name: str | None) -> str:
+    """A sampler by A1111's name, where it has one."""
+    known = SAMPLERS.get(name or "")
+    return known.a1111[0] if known is not None and known.a1111 else name or ""
+
+
+def infotext(record: Mapping[str, Any], model: str, loras: Sequence[tuple[str, float]], size: tuple[int, int]) -> str:
+    """The infotext of a picture's record (`Picture.metadata`)."""
+    request = cast("dict[str, Any]", record["request"])
+    width, height = request.get("size") or size
+    facts: dict[str, Any] = {
+        "Steps": request.get("steps"),
+        "Sampler": sampler_shown(request.get("sampler")),
+        "Schedule type": request.get("schedule"),
+        "CFG scale": request.get("guidance"),
+        "Seed": request.get("seed"),
+        "Size": f"{width}x{height}",
+        "Model hash": str(record["weights"])[:10],
+        "Model": model,
+        "Denoising strength": request.get("strength"),
+        "Clip skip": request.get("clip_skip"),
+        "Style": request.get("style"),
+        "Eta": request.get("eta"),
+        "CFG rescale": request.get("guidance_rescale"),
+        "Version": "bimo",
+    }
+    lines = [with_loras(str(request["text"]), loras)]
+    if request.get("negative"):
+        lines.append(f"{NEGATIVE} {request['negative']}")
+    lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in facts.items() if value not in (None, "")))
+    return "\n".join(lines)
+
+
+def _quoted(value: Any) -> str:
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return json.dumps(text, ensure_ascii=False) if re.search('[,:\n"]', text) else text
+
+
+def parsed(text: str) -> dict[str, str]:
+    """What an infotext says: "Prompt", "Negative prompt" and the pairs of its last line."""
+    *lines, last = text.strip().split("\n")
+    pairs = _PAIR.findall(last)
+    if len(pairs) < 2 or not any(name.strip() == "Steps" for name, _ in pairs):
+        lines, pairs = [*lines, last], []
+    found: dict[str, str] = {"Prompt": "", NEGATIVE.rstrip(":"): ""}
+    where = "Prompt"
+    for line in lines:
+        if line.startswith(NEGATIVE):
+            where, line = NEGATIVE.rstrip(":"), line.removeprefix(NEGATIVE).strip()
+        found[where] += ("\n" if found[where] else "") + line
+    for name, value in pairs:
+        found[name.strip()] = _unquoted(value.strip())
+    return found
+
+
+def _unquoted(value: str) -> str:
+    if not value.startswith('"'):
+        return value
+    try:
+        return str(json.loads(value))
+    except ValueError:
+        return value
+
+
+def request_of(text: str) -> dict[str, Any]:
+    """The fields of a Request that an infotext says; what is no number where one is due is left out."""
+    found = parsed(text)
+    values: dict[str, Any] = {"text": found["Prompt"], "negative": found["Negative prompt"] or None}
+    numbers: tuple[tuple[str, str, type], ...] = (
+        ("Steps", "steps", int),
+        ("CFG scale", "guidance", float),
+        ("Seed", "seed", int),
+        ("Denoising strength", "strength", float),
+        ("Clip skip", "clip_skip", int),
+        ("Eta", "eta", float),
+        ("CFG rescale", "guidance_rescale", float),
+    )
+    for name, field, kind in numbers:
+        if re.fullmatch(r"-?\d{1,19}(\.\d{1,9})?", value := found.get(name, "")):
+            values[field] = kind(float(value)) if kind is float else int(float(value)) if "." in value else int(value)
+    for name, field in (("Sampler", "sampler"), ("Schedule type", "schedule"), ("Style", "style")):
+        if found.get(name) and found[name].casefold() != "automatic":
+            values[field] = found[name]
+    if size := re.fullmatch(r"(\d{1,5})x(\d{1,5})", found.get("Size", "")):
+        values["size"] = (int(size[1]), int(size[2]))
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def png_with_infotext(picture: Picture, job: Job) -> bytes:
+    """A picture's PNG that also A1111's programs can read the settings of."""
+    text = infotext(picture.metadata(), job.order.model, job.order.loras, picture.image.size)
+    return picture.png({CHUNK: text})
+
+
+def read_from(content: bytes) -> tuple[str, dict[str, Any]]:
+    """The infotext in a picture's file, "" for none, and the other texts in it."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(content)) as image:
+        items = {str(name): value for name, value in image.info.items() if isinstance(value, str)}
+    return items.pop(CHUNK, ""), items
+
+
+def recorded_text(content: bytes) -> str:
+    """The prompt that a picture's own record says, "" where it has none."""
+    text, items = read_from(content)
+    try:
+        return str(json.loads(items[METADATA_KEY])["request"]["text"])
+    except (KeyError, ValueError, TypeError, RecursionError):
+        return loras_in(parsed(text)["Prompt"])[0] if text else ""

@@ -1,0 +1,372 @@
+"""OpenAI's Images API: generations, edits, variations, models; streamed with previews. As its reference and the clients
+say it (platform.openai.com/docs/api-reference/images); what is ours besides is named in docs/en/serving.md.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Literal
+
+import pydantic
+from fastapi import APIRouter, Request, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+
+from bimo.core.errors import RequestError
+from bimo.core.messages import Message
+from bimo.serve.asking import (
+    Asking,
+    Format,
+    Service,
+    Spoken,
+    accepted,
+    address,
+    attached,
+    drawn,
+    encoded,
+    links_of,
+    shot,
+    whole,
+)
+from bimo.serve.infotext import recorded_text
+from bimo.serve.jobs import Job, Order
+from bimo.serve.keys import Caller
+from bimo.serve.problems import ApiError, Json, form
+from bimo.serve.service import DrawingService
+from bimo.serve.sse import EventStream, event
+from bimo.serve.uploads import bounded, painted_where_transparent
+
+router = APIRouter(prefix="/v1", tags=["OpenAI Images"])
+
+#: As many steps as the model has by itself, times this.
+QUALITIES = {"low": 0.5, "medium": 1.0, "standard": 1.0, "auto": 1.0, "high": 1.5, "hd": 1.5, "xhigh": 2.0, "max": 2.0}
+#: What varies a picture keeps so much of it.
+VARIATION_STRENGTH = 0.6
+_SIZE = re.compile(r"(\d{1,5})[xX](\d{1,5})")
+
+Quality = Literal["auto", "low", "medium", "standard", "high", "hd", "xhigh", "max"]
+
+
+class ImagesRequest(pydantic.BaseModel):
+    """What OpenAI's clients send, and our own fields, which go into ``extra_body``: from ``negative_prompt`` on."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", protected_namespaces=())
+
+    prompt: str | None = pydantic.Field(None, examples=["红苹果，3D风格"])
+    model: str | None = None
+    n: int | None = pydantic.Field(None, ge=1, le=10)
+    size: str | None = pydantic.Field(None, examples=["128x128", "auto"])
+    quality: Quality | None = None
+    response_format: Literal["b64_json", "url"] | None = None
+    output_format: Literal["png", "jpeg", "webp"] | None = None
+    output_compression: int | None = pydantic.Field(None, ge=0, le=100)
+    background: Literal["auto", "opaque", "transparent"] | None = None
+    moderation: Literal["auto", "low"] | None = None
+    partial_images: int | None = pydantic.Field(None, ge=0, le=3)
+    stream: bool | None = None
+    style: str | None = None
+    user: str | None = pydantic.Field(None, max_length=512)
+    safety_identifier: str | None = pydantic.Field(None, max_length=512)
+    input_fidelity: Literal["low", "high"] | None = None
+    negative_prompt: str | None = None
+    seed: int | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    sampler: str | None = None
+    strength: float | None = None
+    loras: dict[str, float] | None = None
+
+
+@router.post("/images/generations", summary="Draw pictures of a prompt", responses={200: {"content": {}}})
+async def generations(
+    body: ImagesRequest, request: Request, service: Service, caller: Asking, language: Spoken
+) -> Response:
+    """Pictures of a prompt, in base64 or as addresses that expire; with ``stream`` as server-sent events."""
+    return await _answer(body, {}, request, service, caller, language, "image_generation")
+
+
+@router.post(
+    "/images/edits",
+    summary="Draw into a picture, or after it",
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "required": ["prompt", "image"],
+                        "properties": {
+                            "prompt": {"type": "string"},
+                            "image": {"type": "string", "format": "binary"},
+                            "mask": {"type": "string", "format": "binary"},
+                        },
+                    }
+                }
+            },
+        }
+    },
+)
+async def edits(request: Request, service: Service, caller: Asking, language: Spoken) -> Response:
+    """A picture drawn after ``image``; with ``mask`` only where that is transparent (or white, where it has no
+    transparency), and without one where the image itself is transparent.
+    """
+    body, files = await _form(request)
+    image = _only_one(files, "image")
+    pictures = await run_in_threadpool(_edited, image, files.get("mask", []))
+    return await _answer(body, pictures, request, service, caller, language, "image_edit")
+
+
+@router.post(
+    "/images/variations",
+    summary="Vary a picture",
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "required": ["image"],
+                        "properties": {"image": {"type": "string", "format": "binary"}},
+                    }
+                }
+            },
+        }
+    },
+)
+async def variations(request: Request, service: Service, caller: Asking, language: Spoken) -> Response:
+    """A picture like ``image``: drawn after it, by the prompt in its own record or by ``prompt``."""
+    body, files = await _form(request)
+    image = _only_one(files, "image")
+    prompt = body.prompt or await run_in_threadpool(recorded_text, image)
+    if not prompt:
+        raise ApiError(
+            400,
+            Message("this picture carries no record of how it was drawn; say what is on it: prompt"),
+            param="prompt",
+        )
+    body = body.model_copy(update={"prompt": prompt, "strength": body.strength or VARIATION_STRENGTH})
+    return await _answer(body, {"image": image}, request, service, caller, language, "image_edit")
+
+
+@router.get("/models", summary="Which models there are")
+async def models(service: Service) -> dict[str, Any]:
+    """The models that a request may name."""
+    return {"object": "list", "data": [_model(name) for name in service.pool.models]}
+
+
+@router.get("/models/{name}", summary="One model")
+async def model(name: str, service: Service) -> dict[str, Any]:
+    """A model that a request may name."""
+    if name not in service.pool.models:
+        raise _no_model(service, name)
+    return _model(name)
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "bimo"}
+
+
+def _no_model(service: DrawingService, name: str) -> ApiError:
+    try:
+        service.pool.named(name)
+    except RequestError as error:
+        return ApiError(404, error.message, code="model_not_found", param="model")
+    raise AssertionError(name)
+
+
+async def _answer(
+    body: ImagesRequest,
+    pictures: Mapping[str, bytes],
+    request: Request,
+    service: DrawingService,
+    caller: Caller,
+    language: str,
+    kind: str,
+) -> Response:
+    order = await run_in_threadpool(_order, body, pictures, service, caller)
+    if body.stream:
+        job = await accepted(request, service, order, pictures)
+        return EventStream(_streamed(body, job, service, language, kind))
+    job = await drawn(request, service, order, pictures)
+    return Json(await run_in_threadpool(_answered, body, job, request, service))
+
+
+def _order(body: ImagesRequest, pictures: Mapping[str, bytes], service: DrawingService, caller: Caller) -> Order:
+    """The order of a request. Raises RequestError, ApiError."""
+    if not (body.prompt or "").strip():
+        raise ApiError(400, Message("the prompt is empty; write a sentence of what to draw"), param="prompt")
+    if body.model and body.model not in service.pool.models:
+        raise _no_model(service, body.model)
+    if body.background == "transparent":
+        raise ApiError(
+            400, Message("no model here draws transparent pictures; leave background out"), param="background"
+        )
+    if body.partial_images and not body.stream:
+        raise ApiError(
+            400, Message("partial_images come in a stream alone; set stream to true"), param="partial_images"
+        )
+    if body.output_compression not in (None, 100) and body.output_format in (None, "png"):
+        raise ApiError(
+            400, Message("PNG has no output_compression; let output_format be jpeg or webp"), param="output_compression"
+        )
+    steps = body.num_inference_steps
+    share = QUALITIES[body.quality or "auto"]
+    if steps is None and share != 1.0:
+        steps = max(1, round(service.own_steps(body.model) * share))
+    values: dict[str, Any] = {
+        "text": body.prompt,
+        "negative": body.negative_prompt,
+        "size": _size(body.size),
+        "count": body.n,
+        "seed": body.seed,
+        "steps": steps,
+        "guidance": body.guidance_scale,
+        "sampler": body.sampler,
+        "style": body.style,
+        "strength": body.strength if "image" in pictures else None,
+    }
+    return service.order(
+        values,
+        key=caller.name,
+        client="openai",
+        model=body.model,
+        loras=list((body.loras or {}).items()),
+        previews=(body.partial_images or 0) if body.stream else 0,
+        note={name: value for name, value in (("user", body.user),) if value},
+    )
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text in (None, "", "auto"):
+        return None
+    found = _SIZE.fullmatch(text.strip()) if text is not None else None
+    if found is None:
+        raise ApiError(
+            400, Message("size is {text!r}; expected WIDTHxHEIGHT, as 1024x1024, or auto", text=text), param="size"
+        )
+    return int(found[1]), int(found[2])
+
+
+def _answered(body: ImagesRequest, job: Job, request: Request, service: DrawingService) -> dict[str, Any]:
+    kind: Format = body.output_format or "png"
+    data: list[dict[str, Any]] = []
+    for picture in job.pictures:
+        if picture.flagged is not None:
+            continue
+        if body.response_format == "url":
+            found = {"url": address(request, links_of(request).path(job.id, picture.place, kind))}
+        else:
+            found = {"b64_json": _file(body, job, picture.place)}
+        data.append({**found, "seed": picture.seed})
+    return {"created": int(job.order.created), "data": data, **_facts(body, job, service)}
+
+
+def _facts(body: ImagesRequest, job: Job, service: DrawingService) -> dict[str, Any]:
+    first = job.pictures[0]
+    tokens = service.tokens(job.order)
+    return {
+        "background": "opaque",
+        "output_format": body.output_format or "png",
+        "quality": body.quality or "auto",
+        "size": f"{first.width}x{first.height}",
+        "usage": {
+            "input_tokens": tokens,
+            "input_tokens_details": {"text_tokens": tokens, "image_tokens": 0},
+            "output_tokens": 0,
+            "total_tokens": tokens,
+        },
+        "warnings": list(dict.fromkeys(warning for picture in job.pictures for warning in picture.warnings)),
+    }
+
+
+def _file(body: ImagesRequest, job: Job, place: int) -> str:
+    picture = next(each for each in job.pictures if each.place == place)
+    quality = 90 if body.output_compression is None else body.output_compression
+    return base64.b64encode(encoded(picture, body.output_format or "png", quality)).decode()
+
+
+async def _streamed(
+    body: ImagesRequest, job: Job, service: DrawingService, language: str, kind: str
+) -> AsyncIterator[bytes]:
+    """Previews as they come, then each picture. What goes wrong after the first byte is an event as well."""
+    shown = 0
+    common = {
+        "created_at": int(time.time()),
+        "background": "opaque",
+        "output_format": body.output_format or "png",
+        "quality": body.quality or "auto",
+    }
+    try:
+        async for happened in attached(service, job.id):
+            if happened.kind == "step" and happened.shown is not None and shown < (body.partial_images or 0):
+                content = await run_in_threadpool(shot, happened.shown, body.output_format or "png", 80)
+                size = f"{happened.shown.width}x{happened.shown.height}"
+                told = {"b64_json": base64.b64encode(content).decode(), "partial_image_index": shown, "size": size}
+                name = f"{kind}.partial_image"
+                yield event(name, {"type": name} | common | told)
+                shown += 1
+        ended = await run_in_threadpool(service.job, job.id)
+        assert ended is not None
+        for picture in whole(ended).pictures:
+            if picture.flagged is None:
+                content = await run_in_threadpool(_file, body, ended, picture.place)
+                name = f"{kind}.completed"
+                told = {"b64_json": content, "seed": picture.seed, "created_at": common["created_at"]}
+                yield event(name, {"type": name} | await run_in_threadpool(_facts, body, ended, service) | told)
+    except ApiError as error:
+        problem = form("/v1/", error.status, error.code, error.message.said(language))
+        yield event("error", {"type": "error"} | problem)
+
+
+async def _form(request: Request) -> tuple[ImagesRequest, dict[str, list[bytes]]]:
+    """The fields of a form, and its files. Raises ApiError."""
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        raise ApiError(415, Message("expected a form with files: Content-Type: multipart/form-data"))
+    fields: dict[str, Any] = {}
+    files: dict[str, list[bytes]] = {}
+    async with request.form(max_files=16, max_fields=64, max_part_size=1 << 20) as sent:
+        for name, value in sent.multi_items():
+            if isinstance(value, UploadFile):
+                files.setdefault(name.removesuffix("[]"), []).append(await value.read())
+            elif name in fields:
+                raise ApiError(400, Message("{name} comes twice", name=name), param=name)
+            else:
+                fields[name] = value
+    if isinstance(fields.get("loras"), str):
+        try:
+            fields["loras"] = json.loads(fields["loras"])
+        except (ValueError, RecursionError):
+            raise ApiError(400, Message('loras is no JSON; expected {{"name": 0.8}}'), param="loras") from None
+    for name in files.keys() - {"image", "mask"}:
+        raise ApiError(400, Message("a file {name!r} is not known; there is image, and mask", name=name), param=name)
+    try:
+        return ImagesRequest(**fields), files
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(step) for step in first["loc"])
+        message = Message("{where} of the request is wrong: {first}", where=where, first=first["msg"])
+        raise ApiError(400, message, param=where) from None
+
+
+def _only_one(files: Mapping[str, list[bytes]], name: str) -> bytes:
+    found = files.get(name, [])
+    if len(found) != 1:
+        message = Message("{count} pictures came as {name}; expected one", count=len(found), name=name)
+        raise ApiError(400, message, param=name)
+    return bounded(found[0], name)
+
+
+def _edited(image: bytes, masks: list[bytes]) -> dict[str, bytes]:
+    """The picture and its mask as a Request has them. Raises RequestError."""
+    if len(masks) > 1:
+        raise ApiError(400, Message("{count} pictures came as {name}; expected one", count=len(masks), name="mask"))
+    mask = painted_where_transparent(bounded(masks[0], "mask"), image) if masks else None
+    if mask is None and not masks:
+        mask = painted_where_transparent(image, image, only=True)
+    return {"image": image} | ({} if mask is None else {"mask": mask})
