@@ -56,13 +56,13 @@ def encoded(system: System, prompts: Sequence[Emphasis], skip: int = 0) -> Encod
         return system.encode(texts, skip), ()
     plain = system.encode([*texts, ""], skip)
     every = [_weighed(encoder, prompts, e) for encoder, e in zip(system.text_encoders, plain, strict=True)]
-    found = tuple(encoding for encoding, _ in every)
-    heard = [weighed for _, weighed in every]
-    if all(heard):
-        return found, ()
-    told = say("one text encoder of this system cannot weigh words and reads them plain")
-    nothing = say("the text encoder of this system cannot weigh words: (word:1.3) changed nothing")
-    return found, (told if any(heard) else nothing,)
+    encodings = tuple(encoding for encoding, _ in every)
+    weighted = [weighed for _, weighed in every]
+    if all(weighted):
+        return encodings, ()
+    some = say("one text encoder of this system cannot weigh words and reads them plain")
+    none = say("the text encoder of this system cannot weigh words: (word:1.3) changed nothing")
+    return encodings, (some if any(weighted) else none,)
 
 
 def _weighed(encoder: TextEncoder, prompts: Sequence[Emphasis], plain: TextEncoding) -> tuple[TextEncoding, bool]:

@@ -63,32 +63,34 @@ def prepare(
     """
     encoded = prompt_weighting.encoded if cache is None else cache.encoded
     full = fill_request(system, request)
-    wanted, negative, said = negated(system, full)
+    wanted, negative, negation_warnings = negated(system, full)
     text = system.recipe.request.prefix + styled(wanted, full.style)
     every = [b for level in system.recipe.levels for b in level.guidance.branches if b.prefix and _weight_of(full, b)]
     prefixes = list(dict.fromkeys(branch.prefix for branch in every))
     prompts = [emphasis(words) for words in (negative, text, *(prefix + text for prefix in prefixes))]
     notes = (note for prompt in prompts for note in prompt.notes)
-    seen = dict.fromkeys((*said, *notes, *sampler_warnings(system, full), *size_warnings(system, full)))
+    warnings = dict.fromkeys(
+        (*negation_warnings, *notes, *sampler_warnings(system, full), *size_warnings(system, full))
+    )
     written = quoted(full.text) if full.inscribe is None else full.inscribe
     for budget in system.budgets(prompts[1].text):
-        seen.update(dict.fromkeys(budget.without(written).warnings()))
+        warnings.update(dict.fromkeys(budget.without(written).warnings()))
     # A style alone is nothing to draw.
     unlearned = [budget.nothing_known() for budget in system.budgets(emphasis(wanted).text)]
     nothing = unlearned[0] if unlearned and all(unlearned) else ""
     guided = [level.guidance.unconditional in ZERO_NULLS for level in system.recipe.levels if level.guidance.scale > 1]
     if full.negative and guided and all(guided):
         silent = say("this system reads no negative prompt; yours changed nothing")
-        seen[silent] = None
+        warnings[silent] = None
     # Not in inference mode: whoever learns from drawings sends gradients past these.
     with torch.no_grad():
-        rows, told = encoded(system, prompts)
+        rows, weighting_warnings = encoded(system, prompts)
         skipped = encoded(system, prompts, depth)[0] if (depth := _skipped(system, full)) else ()
-    seen.update(dict.fromkeys(told))
-    null = tuple(_row(encoding, 0) for encoding in rows)
-    given, *others = (tuple(_row(e, row) for e in skipped or rows) for row in range(1, 2 + len(prefixes)))
+    warnings.update(dict.fromkeys(weighting_warnings))
+    negative_rows = tuple(_row(encoding, 0) for encoding in rows)
+    prompt, *others = (tuple(_row(e, row) for e in skipped or rows) for row in range(1, 2 + len(prefixes)))
     prefixed = dict(zip(prefixes, others, strict=True))
-    return Prepared(full, given, null, prefixed, tuple(seen), nothing, image_inputs.read(full))
+    return Prepared(full, prompt, negative_rows, prefixed, tuple(warnings), nothing, image_inputs.read(full))
 
 
 def _skipped(system: System, request: Request) -> int:
@@ -127,13 +129,13 @@ def _row(encoding: TextEncoding, row: int) -> TextEncoding:
 def sample(system: System, prepared: Prepared, index: int = 0) -> SamplingLoop:
     """One picture, as ``pixels`` gives it."""
     drawing = yield from _levels(system, prepared, index)
-    drawn, told = _decoded(system, drawing)
+    drawn, decoding = _decoded(system, drawing)
     if not bool(drawn.isfinite().all()):
         system.check_files()
-    told = (*prepared.warnings, *told, *image_inputs.warnings_of(drawn))
+    warnings = (*prepared.warnings, *decoding, *image_inputs.warnings_of(drawn))
     image = image_inputs.to_image(drawn)
     empty = prepared.request.negative == "" and heeds_empty(system)
-    return Picture(image, prepared.request, system.recipe.name, system.weights_hash, index, 0.0, told, empty)
+    return Picture(image, prepared.request, system.recipe.name, system.weights_hash, index, 0.0, warnings, empty)
 
 
 def pixels(system: System, prepared: Prepared, index: int = 0) -> Generator[DenoiserInput, Tensor, Tensor]:
@@ -150,7 +152,7 @@ def _levels(system: System, prepared: Prepared, index: int) -> Generator[Denoise
     """All levels of a picture."""
     request = prepared.request
     seed = (request.seed or 0) + index
-    # Hints have a generator of their own: how many numbers they take must not move the noise.
+    # Conditioners have a generator of their own: how many numbers they take must not move the noise.
     apart, noise = torch.Generator().manual_seed(seed ^ 0x5EED), torch.Generator().manual_seed(seed)
     drawing = Drawing(request, apart, prepared.prompt, noise, prepared.pictures)
     for level in system.recipe.levels:
@@ -160,13 +162,13 @@ def _levels(system: System, prepared: Prepared, index: int) -> Generator[Denoise
 
 
 def _decoded(system: System, drawing: Drawing) -> tuple[Tensor, tuple[str, ...]]:
-    """The picture [3, H, W] of the last level, and what is to be said of its decoding."""
+    """The picture [3, H, W] of the last level, and warnings about its decoding."""
     last = system.recipe.levels[-1].name
     tiny = system.tiny_space if drawing.request.tiny_decoder else None
-    drawn, told = decode(tiny or system.space(last), drawing.results[last])
+    drawn, warnings = decode(tiny or system.space(last), drawing.results[last])
     if MASK in drawing.pictures and system.recipe.request.paste:
         drawn = image_inputs.pasted(drawn, drawing.pictures)
-    return drawn[0], told
+    return drawn[0], warnings
 
 
 def _level(
@@ -180,7 +182,7 @@ def _level(
     steps = request.steps or recipe.steps if last else recipe.steps
     shape = system.space(recipe.name).shape(request.size or (0, 0))
     name = (request.sampler or recipe.sampler) if last else recipe.sampler
-    with torch.device("cpu"):  # diffusers' samplers reckon by numpy, and leave x where it is
+    with torch.device("cpu"):  # diffusers' schedulers compute in numpy, and leave x where it is
         sampler = level.schedule.sampler(name, steps, shape, options_of(request) if last else SamplerOptions())
     sampler.seed_noise(drawing.noise.initial_seed())
     guide = recipe.guidance
@@ -190,30 +192,32 @@ def _level(
         guide = replace(guide, interval=request.guidance_interval)
     weights = [(b, _weight_of(request, b)) for b in recipe.guidance.branches if _weight_of(request, b)]
     if last and request.image is not None:
-        x, times, kept = image_to_image.begin(system, recipe.name, drawing, sampler, steps, shape)
+        x, times, original = image_to_image.begin(system, recipe.name, drawing, sampler, steps, shape)
     else:
-        x, times, kept = initial_noise(sampler, shape, drawing.noise), sampler.timesteps, None
-    given, every = _conditionings(system, level, prepared, drawing, shape, weights)
-    less = LessWork(request) if last else LessWork()
+        x, times, original = initial_noise(sampler, shape, drawing.noise), sampler.timesteps, None
+    conditional, stacked = _conditionings(system, level, prepared, drawing, shape, weights)
+    shortcuts = LessWork(request) if last else LessWork()
     clipped = isinstance(level.schedule, Ddpm) and bool(level.schedule.percentile)
     settings = StepSettings(drawing.noise, request.eta if last else None, clipped)
     count = len(times)
     for step, t in enumerate(times):
         guided = guidance.on(guide, scale, step, count)
-        whole = guided and not less.branches_kept()
-        conditioning, rows = (every, 2 + len(weights)) if whole else (given, 1)
-        seen = sampler.scale_model_input(x, t)
-        answer = less.guess(seen, rows, step, count)
-        if answer is None:
-            ask = DenoiserInput(recipe.name, torch.cat([seen] * rows), t.expand(rows), conditioning, step, count)
-            answer = yield less.asked(ask)
-            less.keep(seen, answer)
+        all_rows = guided and not shortcuts.branches_kept()
+        conditioning, rows = (stacked, 2 + len(weights)) if all_rows else (conditional, 1)
+        scaled = sampler.scale_model_input(x, t)
+        output = shortcuts.guess(scaled, rows, step, count)
+        if output is None:
+            denoiser_input = DenoiserInput(
+                recipe.name, torch.cat([scaled] * rows), t.expand(rows), conditioning, step, count
+            )
+            output = yield shortcuts.asked(denoiser_input)
+            shortcuts.keep(scaled, output)
         if guided:
-            answer = less.all_branches(answer)
-        answer = guidance.combine(guide, scale, answer, weights)
-        x = sampler.step(answer if sampler.reads_variance else answer[:, : shape[0]], t, x, settings)
-        if kept is not None:
-            x = kept.put_back(x, sampler, times[step + 1] if step + 1 < count else None)
+            output = shortcuts.all_branches(output)
+        output = guidance.combine(guide, scale, output, weights)
+        x = sampler.step(output if sampler.reads_variance else output[:, : shape[0]], t, x, settings)
+        if original is not None:
+            x = original.put_back(x, sampler, times[step + 1] if step + 1 < count else None)
     return x
 
 
@@ -225,24 +229,24 @@ def _conditionings(
     shape: tuple[int, ...],
     weights: Sequence[tuple[Branch, float]],
 ) -> tuple[Conditioning, Conditioning]:
-    """That of the given branch, and those of all branches in the order of ``guidance.combine``."""
+    """That of the conditional branch, and those of all branches in the order of ``guidance.combine``."""
     conditions = [conditioner.from_request(system, drawing, shape) for conditioner in level.conditioners]
     nulls = [
         conditioner.unconditional(value) for conditioner, value in zip(level.conditioners, conditions, strict=True)
     ]
-    given = system.condition(prepared.prompt, conditions)
+    conditional = system.condition(prepared.prompt, conditions)
     if prepared.request.nag is not None:
-        given = replace(given, negative=system.condition(prepared.negative, nulls).streams[0])
+        conditional = replace(conditional, negative=system.condition(prepared.negative, nulls).streams[0])
     null = system.condition(prepared.negative, nulls)
     kind = level.recipe.guidance.unconditional
     if kind in ZERO_NULLS or (kind == "zeros_without_negative" and prepared.request.negative is None):
-        words = Conditioning(given.streams, given.vector)
-        null = merge_conditioning(zero_text(words, torch.ones(1, dtype=torch.bool), kind == "masked"), nulls)
+        text = Conditioning(conditional.streams, conditional.vector)
+        null = merge_conditioning(zero_text(text, torch.ones(1, dtype=torch.bool), kind == "masked"), nulls)
     others: list[Conditioning] = []
     for branch, _ in weights:
-        words = prepared.negative if "text" in branch.drop else prepared.prompt
-        words = prepared.prefixed[branch.prefix] if branch.prefix else words
+        text = prepared.negative if "text" in branch.drop else prepared.prompt
+        text = prepared.prefixed[branch.prefix] if branch.prefix else text
         rows = zip(level.conditioners, conditions, nulls, strict=True)
-        kept = [null_ if each.key in branch.drop else value for each, value, null_ in rows]
-        others.append(system.condition(words, kept))
-    return given, stack_rows((null, given, *others))
+        values = [null_ if each.key in branch.drop else value for each, value, null_ in rows]
+        others.append(system.condition(text, values))
+    return conditional, stack_rows((null, conditional, *others))

@@ -407,12 +407,12 @@ def _variational(schedule: Ddpm, answer: Tensor, x: Tensor, noise: Tensor, t: Te
     of_x = expand((betas * before.sqrt() / (1 - signal)).to(x)[at], x)
     of_noised = expand(((1 - before) * (1 - betas).sqrt() / (1 - signal)).to(x)[at], x)
     noised = schedule.add_noise(x, noise, t)
-    told, place = answer.chunk(2, dim=1)
-    found = torch.lerp(low, high, (place + 1) / 2)
-    mean = of_x * schedule.clean(told.detach(), noised, t) + of_noised * noised
+    mean_output, position = answer.chunk(2, dim=1)
+    log_variance = torch.lerp(low, high, (position + 1) / 2)
+    mean = of_x * schedule.clean(mean_output.detach(), noised, t) + of_noised * noised
     true = of_x * x + of_noised * noised
-    divergence = (found - low - 1 + (low - found).exp() + (true - mean) ** 2 * (-found).exp()) / 2
-    normal = torch.distributions.Normal(mean, (found / 2).exp())
+    divergence = (log_variance - low - 1 + (low - log_variance).exp() + (true - mean) ** 2 * (-log_variance).exp()) / 2
+    normal = torch.distributions.Normal(mean, (log_variance / 2).exp())
     upper, lower = normal.cdf(x + 1 / 255), normal.cdf(x - 1 / 255)
     # What lies at the ends of the range is as likely as all beyond them.
     share = torch.where(x > 0.999, 1 - lower, torch.where(x < -0.999, upper, upper - lower))
