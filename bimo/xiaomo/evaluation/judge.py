@@ -24,7 +24,7 @@ from bimo.core.files import write_whole
 from bimo.core.messages import say
 from bimo.evaluation.progress import OnProgress
 from bimo.xiaomo.artwork.lexicon import EFFECTS
-from bimo.xiaomo.evaluation.truth import STYLES, Artwork, Bytes, Truth, examination, gather, tensor, training_batch
+from bimo.xiaomo.evaluation.truth import Artwork, Bytes, Truth, examination, gather, tensor, training_batch
 
 WEIGHTS_FILE = "judge.safetensors"
 FACTS_FILE = "judge.json"
@@ -227,10 +227,10 @@ def train_judge(artwork: Artwork, on_progress: OnProgress, steps: int, blind_ste
         "accuracy": _examined(artwork, network, pairs),
         "blind accuracy": _examined(artwork, blind, pairs),
         "processor seconds": round(time.process_time() - began),
-        "styles": list(STYLES),
+        "styles": list(artwork.styles),
         "kinds": _codes(artwork),
     }
-    judge = Judge(_ready(network), tuple(facts["kinds"]), STYLES, torch.zeros(0), facts)
+    judge = Judge(_ready(network), tuple(facts["kinds"]), artwork.styles, torch.zeros(0), facts)
     gallery = _gallery(truth, judge)
     judge = replace(judge, gallery=gallery)
     tensors = {name: value.contiguous() for name, value in network.state_dict().items()} | {"gallery": gallery}
@@ -255,7 +255,7 @@ def held_out_pairs(artwork: Artwork) -> list[tuple[str, str]]:
 
 def _indices(artwork: Artwork, pairs: Sequence[tuple[str, str]]) -> frozenset[tuple[int, int]]:
     number = {code: index for index, code in enumerate(_codes(artwork))}
-    return frozenset((number[kind], STYLES.index(style)) for kind, style in pairs)
+    return frozenset((number[kind], artwork.styles.index(style)) for kind, style in pairs)
 
 
 def _trained(
@@ -264,7 +264,7 @@ def _trained(
     """Cross-entropies of kind and style; the rate rises over a tenth of the steps and falls to zero."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = JudgeNetwork(len(artwork.kinds), len(STYLES))
+        network = JudgeNetwork(len(artwork.kinds), len(artwork.styles))
     generator = torch.Generator().manual_seed(seed)
     inner = [p for n, p in network.named_parameters() if n.startswith(INNER) and p.ndim > 1]
     others = [p for n, p in network.named_parameters() if not n.startswith(INNER) or p.ndim == 1]
@@ -289,7 +289,7 @@ def _rate(step: int, steps: int) -> float:
 
 def _gallery(truth: Truth, judge: Judge) -> Tensor:
     """Embeddings of true pictures at rest, half [S, K, D]."""
-    gallery = torch.zeros(len(STYLES), len(judge.kinds), WIDTH, dtype=torch.half)
+    gallery = torch.zeros(len(judge.styles), len(judge.kinds), WIDTH, dtype=torch.half)
     for pool in (truth.sprites, truth.canvases):
         for first in range(0, len(pool.kind), 256):
             rows = slice(first, first + 256)
@@ -307,22 +307,23 @@ def _examined(artwork: Artwork, network: JudgeNetwork, pairs: Sequence[tuple[str
     kinds = {kind.hexcode: kind for kind in artwork.kinds}
     withheld = set(pairs)
     asked: list[tuple[str, str]] = []
-    for style in STYLES:
+    for style in artwork.styles:
         every = [(kind.hexcode, style) for kind in artwork.kinds if artwork.exists(kind, style)]
         there = [pair for pair in every if pair not in withheld]
         asked += rng.sample(there, min(len(there), EXAMINED["effect" if style in EFFECTS else "drawn"]))
     unseen = rng.sample(list(pairs), min(len(pairs), EXAMINED["held out"]))
-    judge = Judge(network, tuple(_codes(artwork)), STYLES, torch.zeros(0), {})
+    judge = Judge(network, tuple(_codes(artwork)), artwork.styles, torch.zeros(0), {})
     numbers: dict[str, Any] = {}
     for name, group in (("overall", asked), ("held out", unseen)):
         seen = judge.see(examination(artwork, [(kinds[kind], style) for kind, style in group], 5))
         if not group:
             continue
         index = np.array([judge.kinds.index(kind) for kind, _ in group])
-        style = np.array([STYLES.index(s) for _, s in group])
+        style = np.array([judge.styles.index(s) for _, s in group])
         first, five, right = seen.kinds[:, 0] == index, (seen.kinds == index[:, None]).any(1), seen.style == style
         numbers[name] = _shares(first, five, right)
-        parts = {s: style == STYLES.index(s) for s in STYLES if (style == STYLES.index(s)).any()}
+        every = {s: style == number for number, s in enumerate(judge.styles)}
+        parts = {s: rows for s, rows in every.items() if rows.any()}
         numbers[f"{name} by style"] = {s: _shares(first[rows], five[rows], right[rows]) for s, rows in parts.items()}
     return numbers
 

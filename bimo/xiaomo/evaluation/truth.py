@@ -24,11 +24,10 @@ from bimo.xiaomo.artwork.canvas import HANDS, NO_FLIP
 from bimo.xiaomo.artwork.compose import Pose, apply_pose, keep_inside, on_colour, recolour
 from bimo.xiaomo.artwork.effects import APPLY
 from bimo.xiaomo.artwork.held_out import held_out
-from bimo.xiaomo.artwork.lexicon import COLOURED, COLOURS, DEFAULT_STYLE, DRAWN, EFFECTS
+from bimo.xiaomo.artwork.lexicon import COLOURED, COLOURS, DEFAULT_STYLE, DRAWN, EFFECTS, LATER
 from bimo.xiaomo.artwork.sprites import Kind, SpriteStore
 
 SIDE = 64
-STYLES: tuple[str, ...] = (*DRAWN, *EFFECTS)
 #: Of a training batch: sprites on a colour, recoloured sprites, processed canvases.
 SHARES = (0.60, 0.12, 0.28)
 Bytes = NDArray[np.uint8]
@@ -46,6 +45,12 @@ class Artwork:
     def usable(self, kind: Kind, style: str) -> bool:
         """Whether there is a true picture of the pair, and training was allowed to see it."""
         return self.exists(kind, style) and not held_out(kind, style)
+
+    @property
+    def styles(self) -> tuple[str, ...]:
+        """The styles that pictures of this set are in, drawn ones first."""
+        there = {style for kind in self.kinds for style in kind.styles}
+        return (*DRAWN, *(style for style in LATER if style in there), *EFFECTS)
 
     def exists(self, kind: Kind, style: str) -> bool:
         """Whether there is a true picture of the pair: a sprite, or for an effect a coloured sprite to process."""
@@ -141,14 +146,14 @@ def gather(artwork: Artwork, on_progress: OnProgress) -> Truth:
     for number, kind in enumerate(artwork.kinds):
         for style in kind.styles:
             sprite = artwork.store.sprite(kind.hexcode, style).image
-            rows["sprites"].append((_premultiplied(sprite), number, STYLES.index(style)))
+            rows["sprites"].append((_premultiplied(sprite), number, artwork.styles.index(style)))
             if style in COLOURED and rng.random() < 0.5:
                 changed = recolour(sprite, rng.choice(colours))
-                rows["recoloured"].append((_premultiplied(changed), number, STYLES.index(style)))
+                rows["recoloured"].append((_premultiplied(changed), number, artwork.styles.index(style)))
         if base_style(kind) is not None:
             for effect in EFFECTS:
                 canvas = small(artwork.picture(kind, effect))
-                rows["canvases"].append((canvas, number, STYLES.index(effect)))
+                rows["canvases"].append((canvas, number, artwork.styles.index(effect)))
         on_progress("gather", number + 1, len(artwork.kinds))
     return Truth(*(_pool(rows[name], 3 if name == "canvases" else 4) for name in ("sprites", "recoloured", "canvases")))
 

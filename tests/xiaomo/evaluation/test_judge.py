@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 import torch
 
 from bimo.core.errors import DataError
+from bimo.xiaomo.artwork.lexicon import DRAWN
 from bimo.xiaomo.evaluation import judge as judging
-from bimo.xiaomo.evaluation.judge import STYLES, held_out_pairs, judge_for
+from bimo.xiaomo.evaluation.judge import held_out_pairs, judge_for
 from bimo.xiaomo.evaluation.truth import gather, read_artwork, seen_pairs, stacked, training_batch
 
 
@@ -46,20 +48,21 @@ def test_the_judge_learns_and_is_kept(folder: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_lessons_are_pictures_and_repeatable(folder: Path) -> None:
-    truth = gather(read_artwork(folder), quiet)
+    artwork = read_artwork(folder)
+    truth = gather(artwork, quiet)
     first, second = (training_batch(truth, 32, torch.Generator().manual_seed(4)) for _ in range(2))
     assert torch.equal(first[0], second[0])
     assert first[0].shape == (len(first[1]), 3, 64, 64)
     assert float(first[0].min()) >= -1
     assert float(first[0].max()) <= 1
-    assert set(truth.canvases.style.tolist()) == {STYLES.index(s) for s in STYLES[7:]}
+    assert set(truth.canvases.style.tolist()) == {artwork.styles.index(s) for s in artwork.styles[7:]}
 
 
 def test_the_blind_judge_is_not_shown_held_out_pairs(folder: Path) -> None:
     artwork = read_artwork(folder)
     truth, pairs = gather(artwork, quiet), held_out_pairs(artwork)
     hidden = frozenset(
-        ([kind.hexcode for kind in artwork.kinds].index(kind), STYLES.index(style)) for kind, style in pairs
+        ([kind.hexcode for kind in artwork.kinds].index(kind), artwork.styles.index(style)) for kind, style in pairs
     )
     assert hidden
     left = truth.without(hidden)
@@ -84,3 +87,12 @@ def test_a_folder_without_sprites_says_so(tmp_path: Path, build_artwork: Callabl
         path.unlink()
     with pytest.raises(DataError, match="sprites"):
         read_artwork(data)
+
+
+def test_styles_of_the_second_edition_are_the_judges_too(folder: Path) -> None:
+    artwork = read_artwork(folder)
+    assert "vector" not in artwork.styles
+    kinds = tuple(replace(kind, styles=(*kind.styles, "vector")) for kind in artwork.kinds)
+    later = replace(artwork, kinds=kinds)
+    assert later.styles.index("vector") == len(DRAWN)
+    assert set(artwork.styles) | {"vector"} == set(later.styles)

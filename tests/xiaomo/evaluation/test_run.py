@@ -118,5 +118,5 @@ def test_a_picture_is_known_by_request_and_weights(system: System, tmp_path: Pat
 def test_an_evaluation_without_data_says_what_to_do(system: System, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="--data"):
         evaluate(system, None, tmp_path)
-    with pytest.raises(DataError, match=r"index\.json"):
+    with pytest.raises(DataError, match="no folder"):
         evaluate(system, tmp_path / "nothing", tmp_path)
