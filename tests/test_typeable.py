@@ -14,20 +14,22 @@ import pytest
 import typer
 from babel.messages.pofile import read_po
 
-from bimo.cli.commands import app
+from bimo.cli.commands import command_line
 from bimo.cli.curate import curation
 from bimo.cli.main import commanded
 from bimo.core.errors import BimoError
 from bimo.core.messages import LOCALE
 from bimo.diffusion import sampler_names
-from bimo.engine.devices import DEVICES
+from bimo.diffusion.step_cache import StepCacheSetting
+from bimo.engine.devices import KINDS
+from bimo.engine.processor import AUTO, ENGINES
 from bimo.hub import registry
 from bimo.prompts.styles import style_named
 from bimo.training.tuning import RATES
 from tests.support.checkout import ROOT
 
 CATALOGUE = LOCALE / "zh" / "LC_MESSAGES" / "bimo.po"
-COMMAND: Any = commanded(typer.main.get_command(app))
+COMMAND: Any = commanded(typer.main.get_command(command_line()))
 #: Options of other programs that texts of ours name.
 OTHERS = {
     *("--nproc-per-node", "--config_file"),  # torchrun, accelerate
@@ -51,7 +53,9 @@ READERS: dict[str, Callable[[str], object]] = {
     "--spacing": sampler_names.SPACINGS.index,
     "--style": style_named,
     "--tune": list(RATES).index,
-    "--device": DEVICES.index,
+    "--device": lambda value: ("auto", *KINDS).index(value.partition(":")[0]),
+    "--engine": (AUTO, *ENGINES).index,
+    "--step-cache": StepCacheSetting.named,
     "--on": ["local", "ray"].index,
     "--recipe": curation,
 }

@@ -1,20 +1,103 @@
-"""Every command of `bimo`, put together. Imported once the language is known: help is written as it is imported."""
+"""Every command of `bimo`, put together. Imported once the language is known: help is written as it is imported.
+
+A command's module is imported when that command is wanted; of the others the help alone is known.
+"""
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from typing import Annotated
+import importlib
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import typer
 
-from bimo.cli import curate, draw, models, serve, work
-from bimo.core.errors import RequestError
 from bimo.core.messages import say
-from bimo.hub.registry import DEFAULT_MODEL
 
-#: What measures; a checkout has it, an installed package has not.
-BENCH = Path(__file__).resolve().parents[2] / "bench" / "xiaomo.py"
+
+@dataclass(frozen=True)
+class Command:
+    """A command by where its function is: a module of ``bimo.cli`` and the names in it of function and examples."""
+
+    module: str
+    function: str
+    help: str
+    examples: str
+
+    def add(self, to: typer.Typer, name: str, wanted: bool) -> None:
+        """Adds it to a command line: whole where it is wanted, else with its help alone."""
+        if not wanted:
+            to.command(name, help=self.help)(_unwanted)
+            return
+        module: Any = importlib.import_module(f"bimo.cli.{self.module}")
+        namespace = vars(module)
+        to.command(name, help=self.help, epilog=namespace[self.examples])(namespace[self.function])
+
+
+def _unwanted() -> None:
+    """What stands for a command that is only listed."""
+
+
+COMMANDS: dict[str, Command] = {
+    "draw": Command("draw", "draw", say("Draw a sentence as a picture (PNG)."), "EXAMPLES"),
+    "list": Command(
+        "models", "list_models", say("Which systems there are, and whose weights are here."), "LIST_EXAMPLES"
+    ),
+    "show": Command(
+        "models",
+        "show",
+        say("A recipe: its sizes, tokens, levels, terms, and what learns in each stage."),
+        "SHOW_EXAMPLES",
+    ),
+    "serve": Command(
+        "serve",
+        "serve",
+        say("Serve the web page and the interfaces that programs speak, by default for this machine alone."),
+        "EXAMPLES",
+    ),
+    "curate": Command(
+        "curate", "curate", say("Make training data of raw pairs; every decision is on record."), "EXAMPLES"
+    ),
+    "train": Command("work", "train", say("Train a recipe; run it again to go on after a stop."), "TRAIN_EXAMPLES"),
+    "eval": Command("work", "evaluate", say("Measure a system; writes numbers and pictures."), "EVAL_EXAMPLES"),
+    "extend": Command(
+        "models",
+        "extend",
+        say("Give CLIP's text encoders more words and positions, as Taiyi-XL begins; how they begin is told."),
+        "EXTEND_EXAMPLES",
+    ),
+    "export": Command(
+        "models",
+        "export",
+        say("Write a system as one folder that can be taken along, or as diffusers, A1111 and ComfyUI read it."),
+        "EXPORT_EXAMPLES",
+    ),
+    "bench": Command("work", "bench", say("Measure seconds and memory on this machine."), "BENCH_EXAMPLES"),
+}
+DATA_HELP = say("Prepare training data.")
+KEYS_HELP = say("Keys for programs and people that use a server from other machines.")
+DATA: dict[str, Command] = {
+    "folder": Command(
+        "work", "folder", say("Make training data of a folder of pictures and captions."), "FOLDER_EXAMPLES"
+    ),
+    "feedback": Command(
+        "work", "feedback", say("Make data of preferences of a table of compared pictures."), "FEEDBACK_EXAMPLES"
+    ),
+    "texts": Command(
+        "work",
+        "texts",
+        say("Make training data of texts without pictures: parallel sentences, or prompts to draw."),
+        "TEXTS_EXAMPLES",
+    ),
+    "artwork": Command("work", "artwork", say("Make training data from licensed icons and emoji."), "ARTWORK_EXAMPLES"),
+    "scenes": Command(
+        "work",
+        "scenes",
+        say("Make training data of Chinese scenes, verses and dishes drawn by procedure."),
+        "SCENES_EXAMPLES",
+    ),
+}
+#: As they are listed; "keys" and "data" are groups.
+ORDER = ("draw", "list", "show", "serve", "keys", "data", "curate", "train", "eval", "extend", "export", "bench")
 
 
 def _version(wanted: bool) -> None:
@@ -25,65 +108,45 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-app = typer.Typer(
-    name="bimo",
-    help=say("bimo: from a sentence to a picture."),
-    epilog=say(
-        'Examples:\n\n  bimo draw "a red apple, 3d style"\n\n  bimo draw "a cat" --style ink -n 4\n\n  bimo list'
-    ),
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+def _keys(wanted: bool) -> typer.Typer:
+    """The group of keys: whole where it is wanted, else empty but for what a group must have."""
+    if not wanted:
+        group = typer.Typer()
+        group.command("add")(_unwanted)
+        return group
+    from bimo.cli.serve import keys
+
+    return keys
 
 
-@app.callback()
-def bimo(
-    version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_version, help=say("the version"))
-    ] = False,
-) -> None:
-    """What goes before a command."""
+def command_line(wanted: str | None = None) -> typer.Typer:
+    """The whole command line, or with one command ``wanted`` that one whole and the others by name and help."""
+    app = typer.Typer(
+        name="bimo",
+        help=say("bimo: from a sentence to a picture."),
+        epilog=say(
+            'Examples:\n\n  bimo draw "a red apple, 3d style"\n\n  bimo draw "a cat" --style ink -n 4\n\n  bimo list'
+        ),
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
 
+    @app.callback()
+    def bimo(
+        version: Annotated[
+            bool, typer.Option("--version", is_eager=True, callback=_version, help=say("the version"))
+        ] = False,
+    ) -> None:
+        """What goes before a command."""
 
-data = typer.Typer(help=say("Prepare training data."))
-app.command("draw", help=draw.HELP, epilog=draw.EXAMPLES)(draw.draw)
-app.command("list", help=models.LIST_HELP, epilog=models.LIST_EXAMPLES)(models.list_models)
-app.command("show", help=models.SHOW_HELP, epilog=models.SHOW_EXAMPLES)(models.show)
-
-
-app.command("serve", help=serve.HELP, epilog=serve.EXAMPLES)(serve.serve)
-app.add_typer(serve.keys, name="keys")
-data.command("folder", help=work.FOLDER_HELP, epilog=work.FOLDER_EXAMPLES)(work.folder)
-data.command("feedback", help=work.FEEDBACK_HELP, epilog=work.FEEDBACK_EXAMPLES)(work.feedback)
-data.command("texts", help=work.TEXTS_HELP, epilog=work.TEXTS_EXAMPLES)(work.texts)
-data.command("artwork", help=work.ARTWORK_HELP, epilog=work.ARTWORK_EXAMPLES)(work.artwork)
-data.command("scenes", help=work.SCENES_HELP, epilog=work.SCENES_EXAMPLES)(work.scenes)
-app.add_typer(data, name="data")
-app.command("curate", help=curate.HELP, epilog=curate.EXAMPLES)(curate.curate)
-app.command("train", help=work.TRAIN_HELP, epilog=work.TRAIN_EXAMPLES)(work.train)
-app.command("eval", help=work.EVAL_HELP, epilog=work.EVAL_EXAMPLES)(work.evaluate)
-app.command("extend", help=models.EXTEND_HELP, epilog=models.EXTEND_EXAMPLES)(models.extend)
-app.command("export", help=models.EXPORT_HELP, epilog=models.EXPORT_EXAMPLES)(models.export)
-
-
-@app.command(
-    help=say("Measure seconds and memory on this machine."),
-    epilog=say("Examples:\n\n  bimo bench\n\n  bimo bench --no-diffusers --json bench.json"),
-)
-def bench(
-    model: Annotated[str, typer.Option("-m", "--model", help=say("the model"))] = DEFAULT_MODEL,
-    pairs: Annotated[int, typer.Option(min=1, help=say("how many turns each side has"))] = 7,
-    steps: Annotated[int, typer.Option(min=1, help=say("how many steps"))] = 20,
-    threads: Annotated[int | None, typer.Option(min=1, help=say("how many threads"))] = None,
-    diffusers: Annotated[bool, typer.Option(help=say("compare with diffusers as well"))] = True,
-    file: Annotated[Path | None, typer.Option("--json", help=say("write the numbers here"))] = None,
-) -> None:
-    """Runs the measurements of bench/, which are not part of the package."""
-    if not BENCH.is_file():
-        raise RequestError("bimo bench needs a checkout with bench/xiaomo.py; get the source and run make bench")
-    spec = importlib.util.spec_from_file_location("bench_xiaomo", BENCH)
-    assert spec is not None
-    assert spec.loader is not None
-    measured = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(measured)
-    measured.bench(model, pairs=pairs, steps=steps, threads=threads, against=diffusers, file=file)
+    data = typer.Typer(help=DATA_HELP)
+    for name, command in DATA.items():
+        command.add(data, name, wanted in (None, "data"))
+    for name in ORDER:
+        if name == "data":
+            app.add_typer(data, name=name)
+        elif name == "keys":
+            app.add_typer(_keys(wanted in (None, name)), name=name, help=KEYS_HELP)
+        else:
+            COMMANDS[name].add(app, name, wanted in (None, name))
+    return app

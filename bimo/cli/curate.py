@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from bimo.curation.readers.fetch import Limits
     from bimo.curation.steps import Curation
 
-HELP = say("Make training data of raw pairs; every decision is on record.")
 EXAMPLES = say(
     "SRC is a folder of pictures (with a .txt or .json of each one's name), a table (csv, tsv, "
     "jsonl, parquet), a folder of Hugging Face's, or webdataset shards.\n\nRun the same command again "

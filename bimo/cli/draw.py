@@ -36,7 +36,6 @@ EXAMPLES = say(
     '30\n\n  bimo draw "a castle, (ink wash painting:1.5)"\n\n  bimo draw "in the snow" --image '
     'photo.png --strength 0.6\n\n  bimo draw "a red lantern" --inscribe 福\n\n  bimo draw --again "a red apple.png"'
 )
-HELP = say("Draw a sentence as a picture (PNG).")
 
 
 def draw(

@@ -354,6 +354,6 @@ DEVICE_HELP = say("where to draw: auto, the card with the most free memory; cuda
 DTYPE_HELP = say("how weights are kept in memory: auto, on a card what the recipe is safe in; fp32, bf16, fp16")
 ENGINE_HELP = say(
     "how a processor draws: torch, torch-onednn, torch-bf16, openvino, openvino-bf16, openvino-int8, or auto, the "
-    "fastest by a probe; bimo show xiaomo --engine measures them"
+    "fastest by a probe, which is told by: bimo show xiaomo --engine"
 )
 OFFLOAD_HELP = say("keep each part in memory only while it works: less memory, slower")

@@ -79,12 +79,13 @@ def run(arguments: list[str]) -> int:
 
 
 def _invoked(arguments: Sequence[str]) -> int:
-    command = _command(language())
-    if instruction := os.environ.get(COMPLETION_VARIABLE):
+    completing = os.environ.get(COMPLETION_VARIABLE)
+    command = _command(language(), None if completing else _wanted(arguments))
+    if completing:
         from typer import completion
 
         completion.completion_init()
-        return completion.shell_complete(command, {}, "bimo", COMPLETION_VARIABLE, instruction)
+        return completion.shell_complete(command, {}, "bimo", COMPLETION_VARIABLE, completing)
     if not arguments or {"-h", "--help"} & set(arguments):
         _chinese_titles()
     try:
@@ -95,12 +96,22 @@ def _invoked(arguments: Sequence[str]) -> int:
     return 0
 
 
-@cache
-def _command(_: str) -> Any:
-    """The whole command line, its own words in one language."""
-    from bimo.cli.commands import app
+def _wanted(arguments: Sequence[str]) -> str:
+    """The command that is asked for, "" for none: the first word that is no option, and no language."""
+    before = ""
+    for word in arguments:
+        if not word.startswith("-") and before != LANGUAGE_OPTION:
+            return word
+        before = word
+    return ""
 
-    return commanded(typer.main.get_command(app))
+
+@cache
+def _command(_: str, wanted: str | None) -> Any:
+    """The command line, its own words in one language, one command of it whole or all."""
+    from bimo.cli.commands import command_line
+
+    return commanded(typer.main.get_command(command_line(wanted)))
 
 
 def commanded(command: Any) -> Any:

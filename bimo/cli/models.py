@@ -17,20 +17,16 @@ if TYPE_CHECKING:
     import torch
     from rich.table import Table
 
-LIST_HELP = say("Which systems there are, and whose weights are here.")
 LIST_EXAMPLES = say(
     "Examples:\n\n  bimo list taiyi\n\n  bimo list --reads en --source weights\n\n  bimo list --here --json"
 )
 #: Columns of a terminal that has room for sources and repositories.
 WHOLE_COLUMNS = 150
-SHOW_HELP = say("A recipe: its sizes, tokens, levels, terms, and what learns in each stage.")
 SHOW_EXAMPLES = say("Examples:\n\n  bimo show xiaomo\n\n  bimo show ./mine.py:recipe --json")
-EXTEND_HELP = say("Give CLIP's text encoders more words and positions, as Taiyi-XL begins; how they begin is told.")
 EXTEND_EXAMPLES = say(
     "Examples:\n\n  bimo extend ./stable-diffusion-xl begun/ --data data/ --positions 512 --length "
     "225\n\n  bimo train taiyi-xl --start begun/ --data data/ --out run/"
 )
-EXPORT_HELP = say("Write a system as one folder that can be taken along, or as diffusers, A1111 and ComfyUI read it.")
 EXPORT_EXAMPLES = say(
     "Examples:\n\n  bimo export taiyi-sd-en taiyi/ --dtype fp16\n\n  bimo export taiyi-sd-en "
     "taiyi.safetensors --to single"

@@ -15,12 +15,10 @@ from bimo.hub.registry import DEFAULT_MODEL
 from bimo.serve.keys import KeyStore, Scope
 from bimo.serve.settings import Limits, Retention, ServeSettings, default_folder
 
-HELP = say("Serve the web page and the interfaces that programs speak, by default for this machine alone.")
 EXAMPLES = say(
     "Examples:\n\n  bimo serve\n\n  bimo serve -m xiaomo -m taiyi-sd-en --loras loras/\n\n  bimo serve --host 0.0.0.0 "
     "--name draw.example.com"
 )
-KEYS_HELP = say("Keys for programs and people that use a server from other machines.")
 FOLDER_HELP = say("where jobs, pictures and keys lie; else BIMO_SERVE, else the user's folder of data")
 
 
@@ -70,7 +68,7 @@ def serve(
     run(settings, host=host, port=port, names=tuple(host_name or ()))
 
 
-keys = typer.Typer(help=KEYS_HELP)
+keys = typer.Typer()
 
 
 @keys.command("add", help=say("Make a key; it is shown once."))

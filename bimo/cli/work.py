@@ -1,8 +1,9 @@
-"""`bimo data`, `bimo train`, `bimo eval`: the long runs."""
+"""`bimo data`, `bimo train`, `bimo eval`, `bimo bench`: the long runs."""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 import re
 from collections.abc import Sequence
@@ -14,41 +15,37 @@ import typer
 from bimo.cli import inputs
 from bimo.cli.models import Dtype
 from bimo.core import part
-from bimo.core.errors import RecipeError
+from bimo.core.errors import RecipeError, RequestError
 from bimo.core.messages import Both, say
 from bimo.core.recipe import Recipe
 from bimo.hub import registry
 
+#: What measures; a checkout has it, an installed package has not.
+BENCH = Path(__file__).resolve().parents[2] / "bench" / "xiaomo.py"
+BENCH_EXAMPLES = say("Examples:\n\n  bimo bench\n\n  bimo bench --no-diffusers --json bench.json")
 #: More would be planned for hours before the first is drawn, and held in memory meanwhile.
 MAXIMUM_PICTURES = 1_000_000
 #: More than any machine has cores.
 MAXIMUM_PROCESSES = 1024
-ARTWORK_HELP = say("Make training data from licensed icons and emoji.")
 ARTWORK_EXAMPLES = say("Examples:\n\n  bimo data artwork data/ --canvases 2000")
-SCENES_HELP = say("Make training data of Chinese scenes, verses and dishes drawn by procedure.")
 SCENES_EXAMPLES = say("Nothing is downloaded. Examples:\n\n  bimo data scenes data/ --count 2000")
-FOLDER_HELP = say("Make training data of a folder of pictures and captions.")
 FOLDER_EXAMPLES = say(
     "Captions are in a .txt of the picture's name, in metadata.jsonl (file_name, text) or a .csv "
     "(name, caption).\n\nExamples:\n\n  bimo data folder photos/ data/"
 )
-FEEDBACK_HELP = say("Make data of preferences of a table of compared pictures.")
 FEEDBACK_EXAMPLES = say(
     "The table (CSV, TSV, JSON lines, Parquet) lies beside the pictures; its columns are request, "
     "winner, loser, or request, a, b, choice (a, b, tie), and judge if there are several.\n\n"
     "Examples:\n\n  bimo data feedback compared.csv data/"
 )
-TEXTS_HELP = say("Make training data of texts without pictures: parallel sentences, or prompts to draw.")
 TEXTS_EXAMPLES = say(
     "Examples:\n\n  bimo data texts prompts.txt data/\n\n  bimo data texts parallel.tsv data/  (columns "
     "zh, en)\n\n  bimo data texts cedict data/  (CC-CEDICT, CC BY-SA 4.0)"
 )
-TRAIN_HELP = say("Train a recipe; run it again to go on after a stop.")
 TRAIN_EXAMPLES = say(
     "Examples:\n\n  bimo train xiaomo --data data/ --out run/ --tiny\n\n  bimo train ./mine.py:recipe "
     "--data data/ --out run/ --set stages.1.lr=5e-6"
 )
-EVAL_HELP = say("Measure a system; writes numbers and pictures.")
 EVAL_EXAMPLES = say("Examples:\n\n  bimo eval xiaomo --out report/ --data data/")
 
 
@@ -318,3 +315,39 @@ def _without(recipe: Recipe, skip: Sequence[str]) -> Recipe:
             raise RecipeError("--skip: there is no stage {name!r}{near}", name=name, near=near)
     gone = {names.index(name) % len(recipe.stages) for name in skip}
     return dataclasses.replace(recipe, stages=tuple(s for n, s in enumerate(recipe.stages) if n not in gone))
+
+
+def bench(
+    model: Annotated[str, typer.Option("-m", "--model", help=say("the model"))] = registry.DEFAULT_MODEL,
+    pairs: Annotated[int, typer.Option(min=1, help=say("how many turns each side has"))] = 7,
+    steps: Annotated[int, typer.Option(min=1, help=say("how many steps"))] = 20,
+    threads: Annotated[int | None, typer.Option(min=1, help=say("how many threads"))] = None,
+    diffusers: Annotated[bool, typer.Option(help=say("compare with diffusers as well"))] = True,
+    file: Annotated[Path | None, typer.Option("--json", help=say("write the numbers here"))] = None,
+    quality: Annotated[
+        Path | None, typer.Option(help=say("what doing less costs, as a curve: the PNG to write, and a JSON beside it"))
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help=say("the folder of the test data, with a judge"))] = None,
+) -> None:
+    """Runs the measurements of bench/, which are not part of the package."""
+    if not BENCH.is_file():
+        raise RequestError("bimo bench needs a checkout with bench/xiaomo.py; get the source and run make bench")
+    if data is not None and quality is None:
+        raise RequestError("--data without --quality: the judge is asked what doing less costs; give both")
+    if quality is not None:
+        beside = _measurements("quality")
+        words = ["--model", model, "--out", str(quality), *(["--data", str(data)] if data is not None else [])]
+        beside.bench(model, beside.options_of(words))
+        return
+    measured = _measurements(BENCH.stem)
+    measured.bench(model, pairs=pairs, steps=steps, threads=threads, against=diffusers, file=file)
+
+
+def _measurements(name: str) -> Any:
+    """A file of bench/ as a module."""
+    spec = importlib.util.spec_from_file_location(f"bench_{name}", BENCH.with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    measured = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(measured)
+    return measured

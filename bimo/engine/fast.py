@@ -42,6 +42,8 @@ KINDS: dict[str, Distilled] = {
     # TCDScheduler, guidance_scale=0, eta=0.3.
     "tcd": Distilled(4, {"sampler": "tcd", "eta": 0.3}, "h1t/TCD-SDXL-LoRA, arXiv:2402.19159"),
 }
+#: No guidance, by whatever number a system counts that.
+UNGUIDED = 1.0
 #: Hyper-SD's files that keep guidance ("8steps-CFG") say 5 to 8.
 HYPER_GUIDANCE = 5.0
 MAXIMUM_STEPS = 64
@@ -72,7 +74,7 @@ class Fast:
         kind = max(found)[1]
         told = re.search(r"(\d+)[-_ ]?steps?", name)
         steps = int(told[1]) if told and 1 <= int(told[1]) <= MAXIMUM_STEPS else KINDS[kind].steps
-        settings = {"steps": steps, "guidance": 1.0, **KINDS[kind].sampling}
+        settings = {"steps": steps, "guidance": UNGUIDED, **KINDS[kind].sampling}
         if kind == "hyper" and "cfg" in name:
             settings["guidance"] = HYPER_GUIDANCE
         if kind == "hyper" and steps == 1:
@@ -85,7 +87,10 @@ class Fast:
         flow matching each keeps its own.
         """
         settings = dict(self.settings)
-        if not isinstance(system.level(system.recipe.levels[-1].name).schedule, Ddpm):
+        level = system.level(system.recipe.levels[-1].name)
+        if settings["guidance"] == UNGUIDED:
+            settings["guidance"] = level.recipe.guidance.baseline_scale
+        if not isinstance(level.schedule, Ddpm):
             settings = {name: settings[name] for name in ("steps", "guidance")}
         if request.sampler is not None:
             # Spacing and eta go with the sampler they were said of.

@@ -36,7 +36,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from bimo.core.errors import RequestError
+from bimo.core.files import write_whole
 from bimo.core.pages import release
+from bimo.core.part import dumps
 from bimo.diffusion.system import System
 
 Precision = Literal["f32", "bf16", "int8"]
@@ -57,7 +59,9 @@ class Store:
         import openvino
 
         versions = [openvino.__version__, torch.__version__, importlib.metadata.version("diffusers"), str(FORMAT)]
-        key = hashlib.sha256("\n".join([system.weights_hash, *versions]).encode()).hexdigest()[:24]
+        # The same weights may be read with other settings: another width of heads, another clock.
+        told = [_weights_of(system, root), dumps(system.recipe), *versions]
+        key = hashlib.sha256("\n".join(told).encode()).hexdigest()[:24]
         return cls(root / "openvino" / key)
 
     def found(self, name: str) -> tuple[Path, dict[str, Any]] | None:
@@ -89,12 +93,6 @@ class Store:
     def calibrated(self, name: str) -> bool:
         """Whether there is int8 of a block."""
         return self.folder is not None and any(self.folder.glob(f"{name}.*.int8.json"))
-
-    def remove(self, name: str) -> None:
-        """Takes a block out."""
-        if self.folder is not None:
-            for ending in ("json", "xml", "bin"):
-                (self.folder / f"{name}.{ending}").unlink(missing_ok=True)
 
 
 class _Traced(nn.Module):
@@ -128,6 +126,28 @@ def _bordered(leaf: Tensor) -> Tensor:
     if leaf.is_complex():
         leaf = torch.view_as_real(leaf)
     return (leaf.float() if leaf.is_floating_point() else leaf).contiguous()
+
+
+def _weights_of(system: System, root: Path) -> str:
+    """The SHA-256 of a system's weights. It takes seconds where they are gigabytes, so it is kept by the names, sizes
+    and dates of the files: whatever is written to a file changes those.
+    """
+    try:
+        states = [(file.resolve(), file.stat()) for file in system.files]
+    except OSError:
+        states = []
+    if not states:
+        return system.weights_hash
+    told = "\n".join(f"{path} {state.st_size} {state.st_mtime_ns} {state.st_ino}" for path, state in states)
+    note = root / "openvino" / f"weights-{hashlib.sha256(told.encode()).hexdigest()[:24]}"
+    try:
+        return note.read_text("ascii")
+    except (OSError, UnicodeDecodeError):
+        found = system.weights_hash
+    with contextlib.suppress(OSError):  # worked out again the next time
+        note.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(note, found.encode("ascii"))
+    return found
 
 
 @dataclass
@@ -196,12 +216,10 @@ class ConvertedBlock:
 
     def quantise(self) -> None:
         """Makes int8 of what was recorded: weights channel by channel, what flows by the ranges that were seen (NNCF's
-        post-training quantisation). It is kept in place of the conversion that recorded.
+        post-training quantisation).
         """
         nncf = _nncf()
         for key, samples in (self.samples or {}).items():
-            half = self._file(key, "f16")
-            found = self.store.found(half)
             before = self._compiled.pop(key)
             model: Any = before.model
             with contextlib.redirect_stdout(sys.stderr):  # its progress is not what a command answers
@@ -214,8 +232,6 @@ class ConvertedBlock:
                 )
             told = {"answered": pytree.treespec_dumps(before.answered)}
             path = self.store.write(self._file(key), quantised, told, half=True)
-            if found is not None and path is not None:
-                self.store.remove(half)
             self._compiled[key] = self._compile(quantised if path is None else path, told)
         self.samples = None
 

@@ -134,8 +134,8 @@ def _by_processor(
         )
     if engine != AUTO:
         chosen(engine, 0)  # refused before anything is read
-    # OpenVINO takes weights as they lie in the file, and only where they were not converted before.
-    system = adapters.put(registry.load(name, stored=engine not in ("torch-onednn", AUTO) or offload))
+    # OpenVINO takes weights as they lie in the file, and only where they were not converted before; torch turns them.
+    system = adapters.put(registry.load(name, stored=True))
     found = Processor(
         chosen(engine, sum(parameter.numel() for parameter in system.parameters())), kept=adapters == Adapters()
     )

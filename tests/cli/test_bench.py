@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy
 
 import bimo
-from bimo.cli.commands import BENCH
+from bimo.cli.work import BENCH
 
 
 def test_the_plain_loop_draws_the_same_picture(tiny_folder: Path) -> None:

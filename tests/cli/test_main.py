@@ -287,7 +287,10 @@ def test_surprises_are_one_sentence() -> None:
 
 def test_what_an_extra_installs_is_told_by_its_name() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    extras = {name: project["optional-dependencies"][name] for name in ("train", "data", "serve", "deepspeed", "ray")}
+    extras = {
+        name: project["optional-dependencies"][name]
+        for name in ("train", "data", "serve", "deepspeed", "ray", "openvino")
+    }
     listed = {re.split(r"[\[><=]", line)[0].replace("-", "_"): name for name, lines in extras.items() for line in lines}
     imported = {"faiss_cpu": "faiss", "pyahocorasick": "ahocorasick"}
     assert {imported.get(name, name): extra for name, extra in listed.items()} == main.EXTRAS

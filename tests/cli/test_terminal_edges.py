@@ -239,9 +239,9 @@ def lines(seed: int, count: int) -> Iterator[list[str]]:
     """Command lines of real options with likely and unlikely values."""
     import typer
 
-    from bimo.cli.commands import app
+    from bimo.cli.commands import command_line
 
-    every: Any = main.commanded(typer.main.get_command(app))
+    every: Any = main.commanded(typer.main.get_command(command_line()))
     rng = random.Random(seed)
     for _ in range(count):
         name = rng.choice(COMMANDS)

@@ -218,3 +218,17 @@ def test_what_a_request_says_stays(system: System) -> None:
     assert (said.steps, said.sampler, said.guidance) == (9, "euler", 1.0)
     with pytest.raises(RequestError, match="lightning"):
         Fast.of(Path("ink.safetensors"))
+
+
+def test_no_guidance_is_by_the_systems_own_count(system: System) -> None:
+    from dataclasses import replace
+
+    from bimo.core.request import Request
+
+    level = system.level(system.recipe.levels[-1].name)
+    before = level.recipe
+    level.recipe = replace(before, guidance=replace(before.guidance, baseline_scale=0.0))
+    try:
+        assert Fast.of(Path("turbo.safetensors")).filled(system, Request(text="红")).guidance == 0.0
+    finally:
+        level.recipe = before

@@ -81,6 +81,22 @@ def test_one_conversion_serves_every_size_and_is_kept(folder: Path, cache: Path,
     assert {file: file.stat().st_mtime_ns for file in sorted(cache.rglob("*.xml"))} == files
 
 
+def test_what_is_kept_is_of_these_weights_read_so(folder: Path, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from bimo.engine.openvino import Store
+
+    system = read_folder(folder, None)
+    store = Store.of(system, tmp_path)
+    assert Store.of(read_folder(folder, None), tmp_path) == store
+    system.hashed = lambda: pytest.fail("hashed again")
+    assert Store.of(system, tmp_path) == store
+    system.recipe = replace(system.recipe, note="another")
+    assert Store.of(system, tmp_path) != store
+    system.files, system.hashed = (), lambda: "0" * 64
+    assert Store.of(system, tmp_path).folder != store.folder
+
+
 def test_where_nothing_can_be_kept_it_draws_all_the_same(folder: Path, cache: Path) -> None:
     before = sorted(cache.rglob("*.xml"))
     made = engine(folder, "openvino", kept=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from bimo.core.errors import BimoError, RecipeError
 from bimo.core.part import Part
 from bimo.core.recipe import Stage
-from bimo.data.loader import Pictures
 from bimo.diffusion.system import System
-from bimo.training.distributed.processes import Processes
 from bimo.training.train_inputs import Prospect, TrainInputs, Vocabulary
-from bimo.training.train_loader import BatchSampler, TrainLoader
+
+if TYPE_CHECKING:
+    from bimo.data.loader import Pictures
+    from bimo.training.distributed.processes import Processes
+    from bimo.training.train_loader import BatchSampler
 
 
 class BatchSource(Protocol):
@@ -79,6 +81,8 @@ class Objective(Part):
         """The batches of the stage, whose inputs are ``blank`` filled in. ``folder`` is the stage's in the run's
         folder ``out``.
         """
+        from bimo.training.train_loader import TrainLoader  # a drawing needs none
+
         loader = TrainLoader(blank, self.sees, self.levels(blank.stage), pictures, out, seed, processes)
         if self.sees == "latents":
             loader.prepared()

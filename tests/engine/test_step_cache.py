@@ -1,0 +1,94 @@
+"""Step caches of diffusers on transformers: fewer blocks, gone with the drawing, one drawing at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+
+from bimo.core.errors import RequestError
+from bimo.diffusion.system import System
+from bimo.engine.engine import Engine
+from bimo.models.layouts.diffusers_folder import read_folder
+from tests.support import flow_checkpoints, tiny_checkpoints
+
+REQUEST: dict[str, Any] = {
+    "text": "一只红色苹果",
+    "seed": 3,
+    "steps": 8,
+    "size": (64, 64),
+    "guidance": 4.0,
+    "negative": "山",
+}
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> System:
+    folder = tmp_path_factory.mktemp("qwen") / "saved"
+    flow_checkpoints.saved(folder, "qwen_image")
+    return read_folder(folder)
+
+
+def asked(system: System, **settings: Any) -> tuple[bytes, int]:
+    """The picture, and how often the last block's products were asked for."""
+    network: Any = system.level(system.recipe.levels[-1].name).denoiser.model
+    count = 0
+
+    def counted(*_: Any) -> None:
+        nonlocal count
+        count += 1
+
+    hook = network.transformer_blocks[-1].attn.to_q.register_forward_hook(counted)
+    try:
+        return Engine(system).draw({**REQUEST, **settings})[0].image.tobytes(), count
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize("setting", ["first-block:1", "taylor:3"])
+def test_blocks_are_left_out_of_this_drawing_alone(system: System, setting: str) -> None:
+    plain, every = asked(system)
+    cached, fewer = asked(system, step_cache=setting)
+    assert fewer < every
+    assert (cached, fewer) == asked(system, step_cache=setting)
+    assert asked(system) == (plain, every)
+
+
+def test_after_a_cancelled_drawing_nothing_is_left(system: System) -> None:
+    plain = asked(system)
+
+    def cancel(place: int, count: int, step: int, steps: int) -> None:
+        if step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Engine(system).draw({**REQUEST, "step_cache": "first-block:1"}, progress=cancel)
+    assert asked(system) == plain
+
+
+def test_it_remembers_one_drawing_at_a_time(system: System) -> None:
+    with pytest.raises(RequestError, match="one by one"):
+        Engine(system).draw_together([{**REQUEST, "step_cache": "taylor:3"}] * 2)
+    assert len(Engine(system).draw({**REQUEST, "step_cache": "taylor:3", "count": 2, "steps": 2})) == 2
+
+
+def test_what_diffusers_does_not_cache_is_refused(tmp_path: Path) -> None:
+    tiny_checkpoints.checkpoint(tmp_path / "sd", "bert", DDIMScheduler(steps_offset=1, clip_sample=False))
+    with pytest.raises(RequestError, match="take easy"):
+        Engine(read_folder(tmp_path / "sd")).draw({"text": "红", "seed": 1, "step_cache": "first-block"})
+
+
+def test_converted_blocks_are_cached_as_well(system: System) -> None:
+    pytest.importorskip("openvino")
+    from bimo.engine.processor import Processor
+
+    expected = torch.frombuffer(bytearray(asked(system, step_cache="first-block:1")[0]), dtype=torch.uint8).int()
+    engine = Engine(system, processor=Processor("openvino", kept=False))
+    try:
+        found = engine.draw({**REQUEST, "step_cache": "first-block:1"})[0].image.tobytes()
+    finally:
+        engine.processor.restore()
+    assert (torch.frombuffer(bytearray(found), dtype=torch.uint8).int() - expected).abs().max() <= 3
