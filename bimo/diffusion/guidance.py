@@ -1,4 +1,4 @@
-"""Classifier-free guidance: how the answers of the branches become one."""
+"""Classifier-free guidance: how the denoiser's outputs for the branches become one."""
 
 from __future__ import annotations
 
@@ -30,40 +30,41 @@ def heeds_empty(guide: Guidance) -> bool:
     return guide.only_with_negative or guide.unconditional == "zeros_without_negative"
 
 
-def combine(guide: Guidance, scale: float, answer: Tensor, weights: Sequence[tuple[Branch, float]] = ()) -> Tensor:
-    """[2 + n, C, h, w] (null, given, then the n branches) or [1, C, h, w] (given alone) -> [1, C, h, w].
+def combine(guide: Guidance, scale: float, output: Tensor, weights: Sequence[tuple[Branch, float]] = ()) -> Tensor:
+    """[2 + n, C, h, w] (unconditional, conditional, then the n branches) or [1, C, h, w] (conditional
+    alone) -> [1, C, h, w].
 
     w of equation 6 in arXiv:2207.12598, as diffusers counts it: e + w (c - e); to it each branch adds k (c_i - c) for a
     prefix, k (c - c_i) for what is dropped. Then the rescaling of arXiv:2305.08891, equations 15 and 16.
     """
-    if answer.shape[0] == 1:
-        return answer
-    rows = [answer[row : row + 1] for row in range(len(answer))]
+    if output.shape[0] == 1:
+        return output
+    rows = [output[row : row + 1] for row in range(len(output))]
     rest = rows[1][:, guide.channels :] if guide.channels else None
     if rest is not None:
         rows = [row[:, : guide.channels] for row in rows]
-    null, given, *others = rows
-    guided = null + (scale + 1 - guide.baseline_scale) * (given - null)
+    unconditional, conditional, *others = rows
+    guided = unconditional + (scale + 1 - guide.baseline_scale) * (conditional - unconditional)
     for (branch, weight), other in zip(weights, others, strict=True):
-        guided = guided + weight * ((given - other) if branch.drop else (other - given))
-    axes = tuple(range(1, answer.ndim))
+        guided = guided + weight * ((conditional - other) if branch.drop else (other - conditional))
+    axes = tuple(range(1, output.ndim))
     if guide.rescale > 0:
-        fitted = guided * (given.std(dim=axes, keepdim=True) / guided.std(dim=axes, keepdim=True))
+        fitted = guided * (conditional.std(dim=axes, keepdim=True) / guided.std(dim=axes, keepdim=True))
         guided = torch.lerp(guided, fitted, guide.rescale)
     if guide.norm:
-        ratio = _length(guide.norm, given) / _length(guide.norm, guided).clamp(min=1e-12)
+        ratio = _length(guide.norm, conditional) / _length(guide.norm, guided).clamp(min=1e-12)
         guided = guided * (ratio if guide.lengthen else ratio.clamp(max=1.0))
     return guided if rest is None else torch.cat([guided, rest], dim=1)
 
 
-def _length(over: str, answer: Tensor) -> Tensor:
-    """The Euclidean length of an answer [1, C, h, w] over some of its axes, in a shape that goes with it."""
-    squares = answer.square()
+def _length(over: str, output: Tensor) -> Tensor:
+    """The Euclidean length of an output [1, C, h, w] over some of its axes, in a shape that broadcasts with it."""
+    squares = output.square()
     if over == "patch":
         # The 2x2 places that Qwen-Image and LongCat-Image pack into one token; their norm is a token's.
         sums = nn.functional.avg_pool2d(squares.sum(dim=1, keepdim=True), 2) * 4
         return nn.functional.interpolate(sums.sqrt(), scale_factor=2)
-    axes = {"whole": tuple(range(1, answer.ndim)), "place": (1,), "row": (-1,)}[over]
+    axes = {"whole": tuple(range(1, output.ndim)), "place": (1,), "row": (-1,)}[over]
     return squares.sum(dim=axes, keepdim=True).sqrt()
 
 

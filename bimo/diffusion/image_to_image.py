@@ -1,4 +1,4 @@
-"""Sampling that begins with a picture of the request: SDEdit by ``strength``, and painting where a mask is white."""
+"""Image-to-image (SDEdit, arXiv:2108.01073) and inpainting: sampling that begins with an image of the request."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from bimo.diffusion.system import System
 def begin(
     system: System, name: str, drawing: Drawing, sampler: Sampler, steps: int, shape: tuple[int, ...]
 ) -> tuple[Tensor, Tensor, MaskedOriginal | None]:
-    """Where a picture is given: the x to begin with, the times that are left of it, what a mask keeps.
+    """Of a request with an image: the x to begin with, the times that are left, and what a mask leaves as it is.
 
-    As in diffusers' pipelines, and its numbers in their order: the picture is a sample of what it may be coded as,
-    then comes the noise; by ``strength`` only the last of the steps are gone through.
+    As in diffusers' pipelines, and with random numbers in their order: first the sample of the image's posterior, then
+    the noise. With a ``strength`` below 1 only the last of the steps are taken.
     """
     request, generator = drawing.request, drawing.noise
     strength = 1.0 if request.strength is None else request.strength
@@ -43,7 +43,7 @@ def begin(
     x = noise * sampler.init_noise_sigma if whole else sampler.add_noise(own, noise, times[:1])
     if not blended:
         return x, times, None
-    # The numbers that diffusers spends on the masked picture, which only a denoiser that reads it needs.
+    # diffusers draws these for the latents of the masked image, even where the denoiser does not read them.
     torch.randn(1, *shape, generator=generator)
     return x, times, MaskedOriginal(own, noise, to_shape(drawing.pictures[MASK], shape))
 
@@ -63,14 +63,16 @@ def _last_times(sampler: Sampler, steps: int, strength: float) -> Tensor:
 
 @dataclass
 class MaskedOriginal:
-    """What a mask leaves as it is: x of the picture, the noise it is given at each step, 1 where it is painted."""
+    """What a mask leaves as it is: the image's x, the noise that is added to it at each step, and the mask: 1 where it
+    is drawn anew.
+    """
 
     x: Tensor
     noise: Tensor
     mask: Tensor
 
     def put_back(self, x: Tensor, sampler: Sampler, t: Tensor | None) -> Tensor:
-        """x [1, C, h, w] with the picture's own, as noisy as x is at its next time t, wherever nothing is painted."""
+        """x [1, C, h, w] with the picture's own, as noisy as x is at its next time t, wherever the mask is 0."""
         own = self.x if t is None else sampler.add_noise(self.x, self.noise, t[None])
         return (1 - self.mask) * own + self.mask * x
 
