@@ -169,7 +169,8 @@ def summary(rows: Sequence[dict[str, Any]]) -> None:
         seconds = sum(row["seconds"] for row in written_) / max(1, n)
         refused = len(mine) - len(written_)
         print(
-            f"{suite:9} strings {whole}/{len(mine)} right ({refused} refused), characters {right}/{n}, {dict(methods)}, "
+            f"{suite:9} strings {whole}/{len(mine)} right ({refused} refused), characters {right}/{n}, "
+            f"{dict(methods)}, "
             f"{seconds:.2f} s of processor a character"
         )
 
