@@ -284,10 +284,19 @@ def inscription(
     return {
         "inscribe": () if none else texts and tuple(texts),
         "writing": writing and writing.value,
-        "font": font,
+        "font": _family(font),
         "inscribe_box": None if box is None else box_of(box),
         "inscribe_method": method and method.value,
     }
+
+
+def _family(font: str | None) -> str | None:
+    """A family's name as it is; of a file or folder the family of its first face, known to this process from now on."""
+    if font is None or not (place := Path(font).expanduser()).exists():
+        return font
+    from bimo.inscription.fonts import add_place
+
+    return add_place(place)
 
 
 def box_of(text: str) -> tuple[float, ...]:

@@ -92,6 +92,18 @@ def check(request: Request) -> str:
     return ""
 
 
+def finished(engine: Engine, picture: Picture, request: Request, progress: Told | None = None) -> Picture:
+    """A picture that was drawn without texts, with those of ``request`` in it: for who samples by other ways than
+    ``stream``. Raises RequestError where texts were named by ``inscribe`` and cannot be written.
+    """
+    picture = replace(picture, request=request)
+    if not texts_of(request):
+        return picture
+    if reason := check(request):
+        return replace(picture, warnings=(*picture.warnings, reason))
+    return _with_texts(engine, picture, progress)
+
+
 def _inscribed(
     engine: Engine,
     pictures: Iterator[Picture],

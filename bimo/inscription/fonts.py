@@ -39,6 +39,7 @@ PREFERRED = (
     "HanaMinA",
     "HanaMinB",
 )
+VARIABLE = "BIMO_FONTS"
 #: What installs them, for the sentence that says a font is missing.
 PACKAGES = "fonts-lxgw-wenkai, fonts-noto-cjk, fonts-cns11643-kai (rare characters)"
 #: The bit of OS/2's ulUnicodeRange that says a face is made for CJK ideographs (OpenType 1.9, "OS/2").
@@ -74,7 +75,7 @@ def faces_of(path: Path) -> tuple[Face, ...]:
     from fontTools.ttLib import TTFont, TTLibError
 
     if not path.is_file():
-        raise RequestError("there is no font file {path}; --font takes a file, a folder or a family's name", path=path)
+        raise RequestError("there is no font file {path}", path=path)
     if path.stat().st_size > MAXIMUM_BYTES:
         raise RequestError("{path} is too large for a font: at most {most} MB", path=path, most=MAXIMUM_BYTES >> 20)
     faces: list[Face] = []
@@ -99,34 +100,47 @@ def faces_of(path: Path) -> tuple[Face, ...]:
     return tuple(faces)
 
 
-def find_faces(named: str | Path | None = None) -> tuple[Face, ...]:
-    """The faces to set text with, best first: of a file, of a folder, of a family by name, or of the system.
-
-    Raises RequestError where none is found, and says what installs one.
+def find_faces(family: str | None = None) -> tuple[Face, ...]:
+    """The faces to set text with, best first; those of a family first where one is named, never a path: a request may
+    come from elsewhere. Raises RequestError where none is found, and says what installs one.
     """
-    if named is not None:
-        place = Path(named).expanduser()
-        if place.is_file():
-            return faces_of(place)
-        if place.is_dir():
-            return _demanded(_faces_in((place,)), place)
-        wanted = str(named).casefold().replace(" ", "")
-        faces = [face for face in system_faces() if wanted in str(face).casefold().replace(" ", "")]
-        if not faces:
-            raise RequestError(
-                "there is no font file, folder or family {named}; found on this machine: {families}",
-                named=named,
-                families=", ".join(dict.fromkeys(face.family for face in system_faces())) or say("none with Chinese"),
-            )
-        # What the family lacks is set in the others, and the certificate says so.
-        return tuple(dict.fromkeys((*faces, *system_faces())))
-    return _demanded(system_faces(), None)
+    faces = system_faces()
+    if not faces:
+        raise RequestError(
+            "no font with Chinese characters is in {place}; install one ({packages}) or name a file with --font",
+            place=", ".join(map(str, places())) or say("the folders of this system"),
+            packages=PACKAGES,
+        )
+    if family is None:
+        return faces
+    wanted = family.casefold().replace(" ", "")
+    named = [face for face in faces if wanted and wanted in str(face).casefold().replace(" ", "")]
+    if not named:
+        raise RequestError(
+            "there is no font family {named}; found on this machine: {families}. --font takes a file or folder as well",
+            named=family,
+            families=", ".join(dict.fromkeys(face.family for face in faces)),
+        )
+    # What the family lacks is set in the others, and the certificate says so.
+    return tuple(dict.fromkeys((*named, *faces)))
+
+
+def add_place(place: Path) -> str:
+    """Makes the fonts of a file or folder known to this process, and answers the family of the first that has Chinese.
+    Raises RequestError where there is none.
+    """
+    faces = [face for face in (faces_of(place) if place.is_file() else _faces_in((place,))) if face.chinese]
+    if not faces:
+        raise RequestError("{place} holds no font with Chinese characters", place=place)
+    os.environ[VARIABLE] = os.pathsep.join(filter(None, (str(place), os.environ.get(VARIABLE, ""))))
+    system_faces.cache_clear()
+    return str(faces[0])
 
 
 @lru_cache(maxsize=1)
 def system_faces() -> tuple[Face, ...]:
     """The system's faces that have Chinese, those of PREFERRED first."""
-    faces = [face for face in _faces_in(folders()) if face.chinese]
+    faces = [face for face in _faces_in(places()) if face.chinese]
     rank = {family.casefold(): place for place, family in enumerate(PREFERRED)}
     regular = {"regular": 0, "medium": 1, "bold": 2}
 
@@ -137,9 +151,9 @@ def system_faces() -> tuple[Face, ...]:
     return tuple(sorted(faces, key=order))
 
 
-def folders() -> tuple[Path, ...]:
-    """Where this system keeps fonts; BIMO_FONTS names more, separated as in PATH."""
-    own = [Path(folder) for folder in os.environ.get("BIMO_FONTS", "").split(os.pathsep) if folder]
+def places() -> tuple[Path, ...]:
+    """Where this system keeps fonts; BIMO_FONTS names more files and folders, separated as in PATH."""
+    own = [Path(place) for place in os.environ.get(VARIABLE, "").split(os.pathsep) if place]
     home = Path.home()
     if sys.platform == "darwin":
         system = [home / "Library/Fonts", Path("/Library/Fonts"), Path("/System/Library/Fonts")]
@@ -149,7 +163,7 @@ def folders() -> tuple[Path, ...]:
     else:
         shared = Path(os.environ.get("XDG_DATA_HOME", home / ".local/share"))
         system = [shared / "fonts", home / ".fonts", Path("/usr/local/share/fonts"), Path("/usr/share/fonts")]
-    return tuple(folder for folder in (*own, *system) if folder.is_dir())
+    return tuple(place for place in (*own, *system) if place.exists())
 
 
 def faces_for(text: str, faces: Sequence[Face]) -> dict[str, Face]:
@@ -175,21 +189,11 @@ def faces_for(text: str, faces: Sequence[Face]) -> dict[str, Face]:
     return chosen
 
 
-def _demanded(faces: tuple[Face, ...], place: Path | None) -> tuple[Face, ...]:
-    if not faces:
-        raise RequestError(
-            "no font with Chinese characters is in {place}; install one ({packages}) or name a file with --font",
-            place=place or ", ".join(map(str, folders())) or say("the folders of this system"),
-            packages=PACKAGES,
-        )
-    return faces
-
-
 def _faces_in(places: Iterable[Path]) -> tuple[Face, ...]:
     """The faces of all readable font files; a damaged one among hundreds of a system's is passed over."""
     faces: list[Face] = []
     for place in places:
-        for path in sorted(place.rglob("*")):
+        for path in [place] if place.is_file() else sorted(place.rglob("*")):
             if path.suffix.lower() in ENDINGS and path.is_file():
                 try:
                     faces += faces_of(path)

@@ -54,7 +54,7 @@ Told = Callable[[int, int], None]
 class Inscription:
     """What is to be written, and how: ``box`` (left, top, width, height) as shares of the picture, calm room if None.
 
-    ``font`` is a file, a folder or a family; ``method`` the first that is tried.
+    ``font`` is a family's name; ``method`` the first that is tried.
     """
 
     text: str

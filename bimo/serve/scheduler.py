@@ -31,6 +31,7 @@ from bimo.core.picture import Picture
 from bimo.core.tensors import DenoiserInput
 from bimo.diffusion.sampling import Prepared, SamplingLoop
 from bimo.engine.engine import Engine
+from bimo.inscription.drawing import finished
 from bimo.serve.jobs import Failure, Order
 from bimo.serve.pool import EngineKey, EnginePool
 from bimo.serve.previews import preview
@@ -398,7 +399,11 @@ class Scheduler:
                     shown = preview(engine.system, asked, output)
                 one.asked = one.loop.send(output)
         except StopIteration as stop:
-            drawn = stop.value
+            try:
+                drawn = finished(engine, stop.value, task.prepared.request) if task.prepared else stop.value
+            except Exception as error:
+                self._end(task, failure_of(error))
+                return
         except Exception as error:
             self._end(task, failure_of(error))
             return

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bimo.core.errors import RequestError
-from bimo.inscription.fonts import Face, faces_for, faces_of, find_faces
+from bimo.inscription.fonts import VARIABLE, Face, add_place, faces_for, faces_of, find_faces, system_faces
 
 
-def test_a_file_a_folder_and_a_family_name_find_the_same_face(faces: tuple[Face, ...], tmp_path: Path) -> None:
+def test_a_file_a_folder_and_a_family_name_find_the_same_face(
+    faces: tuple[Face, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     face = faces[0]
     (tmp_path / "某字体.bin").write_bytes(b"")
     (tmp_path / face.path.name).write_bytes(face.path.read_bytes())
-    names = {str(face) for face in find_faces(tmp_path)}
-    assert str(face) in names
-    assert {str(one) for one in find_faces(tmp_path / face.path.name)} == names
+    monkeypatch.setenv(VARIABLE, "")
+    assert add_place(tmp_path) == add_place(tmp_path / face.path.name)
+    system_faces.cache_clear()
     assert find_faces(face.family.lower())[0].family == face.family
+    monkeypatch.undo()
+    system_faces.cache_clear()
+
+
+def test_a_request_never_names_a_file(faces: tuple[Face, ...]) -> None:
+    with pytest.raises(RequestError, match="no font family"):
+        find_faces(str(faces[0].path))
+
+
+def test_a_place_without_chinese_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=re.escape(tmp_path.name)):
+        add_place(tmp_path)
 
 
 def test_characters_fall_back_to_the_next_face_that_has_them(faces: tuple[Face, ...]) -> None:
@@ -25,7 +41,8 @@ def test_characters_fall_back_to_the_next_face_that_has_them(faces: tuple[Face, 
         def has(self, character: str) -> bool:
             return character != "墨" and super().has(character)
 
-    first = Lacking(**vars(faces[0]) | {"family": "Lacking"})
+    fields: dict[str, Any] = vars(faces[0]) | {"family": "Lacking"}
+    first = Lacking(**fields)
     chosen = faces_for("笔墨", (first, *faces))
     assert (chosen["笔"], chosen["墨"]) == (first, faces[0])
 

@@ -140,7 +140,7 @@ def test_an_engine_alone_says_that_it_writes_nothing(engine: Engine) -> None:
     ],
 )
 def test_what_cannot_be_written_is_said(
-    engine: Engine, faces: tuple[Face, ...], settings: dict[str, object], what: str
+    engine: Engine, faces: tuple[Face, ...], settings: dict[str, Any], what: str
 ) -> None:
     with pytest.raises(RequestError, match=what):
         bimo.draw(engine, "红灯笼", seed=1, steps=2, **settings)
