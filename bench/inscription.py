@@ -134,8 +134,8 @@ def chain(out: Path, data: Path, limit: int, method: str) -> None:
             if (suite, text) in done:
                 continue
             picture = engine.draw(prompts[number % len(prompts)], seed=number, inscribe=())[0]
+            row: dict[str, Any] = {"suite": suite, "text": text, "before": _read_before(engine, text, number)}
             start = time.process_time()
-            row: dict[str, Any] = {"suite": suite, "text": text}
             try:
                 drawn = inscribe(engine, picture, [Inscription(text, Writing(writing), method=Method(method))])
                 (certificate,) = drawn.certificates
@@ -155,6 +155,15 @@ def chain(out: Path, data: Path, limit: int, method: str) -> None:
     summary(list(done.values()))
 
 
+def _read_before(engine: Any, text: str, seed: int) -> int:
+    """How many characters of the text a reader finds in what the model draws for it in quotation marks, enlarged."""
+    from bimo.inscription import reading
+
+    image = engine.draw(f"写着「{text[:40]}」", seed=seed, inscribe=())[0].image.convert("RGB").resize((512, 512))
+    found = reading.found_anywhere(np.asarray(image))
+    return sum(character in found for character in text if not character.isspace())
+
+
 def summary(rows: Sequence[dict[str, Any]]) -> None:
     """Prints a line a suite: characters and strings right, refused strings, methods, seconds a character."""
     for suite in dict.fromkeys(row["suite"] for row in rows):
@@ -169,7 +178,8 @@ def summary(rows: Sequence[dict[str, Any]]) -> None:
         seconds = sum(row["seconds"] for row in written_) / max(1, n)
         refused = len(mine) - len(written_)
         print(
-            f"{suite:9} strings {whole}/{len(mine)} right ({refused} refused), characters {right}/{n}, "
+            f"{suite:9} before {sum(row['before'] for row in written_)}/{n}; strings {whole}/{len(mine)} right "
+            f"({refused} refused), characters {right}/{n}, "
             f"{dict(methods)}, "
             f"{seconds:.2f} s of processor a character"
         )
