@@ -128,37 +128,37 @@ def show(
     ] = False,
 ) -> None:
     """Prints a recipe with its sizes, counted without making any weights."""
-    told = model_info.full(registry.recipe(name))
+    facts = model_info.full(registry.recipe(name))
     if engine:
-        _engines(told["name"], told["parameters"], as_json)
+        _engines(facts["name"], facts["parameters"], as_json)
         return
     if as_json:
-        print_json(told, indent=1)
+        print_json(facts, indent=1)
         return
     out = console()
-    out.print(told["name"], style="bold", markup=False)
+    out.print(facts["name"], style="bold", markup=False)
     for label, fact in (
-        (say("title"), told["title"]),
-        (say("paper"), told["paper"]),
-        (say("source"), _source(told)),
-        (say("licence"), told["licence"]),
-        (say("terms"), told["terms"]),
-        (say("languages"), ", ".join(told["languages"])),
-        (say("weights"), _weights(told)),
-        (say("size"), "x".join(str(side) for side in told["size"])),
-        (say("note"), told["note"]),
+        (say("title"), facts["title"]),
+        (say("paper"), facts["paper"]),
+        (say("source"), _source(facts)),
+        (say("licence"), facts["licence"]),
+        (say("terms"), facts["terms"]),
+        (say("languages"), ", ".join(facts["languages"])),
+        (say("weights"), _weights(facts)),
+        (say("size"), "x".join(str(side) for side in facts["size"])),
+        (say("note"), facts["note"]),
     ):
         if fact:
             out.print(f"  {label}: {fact}", markup=False)
     table = _table(say("parts"), say("name kind parameters tokens"), right="参数 parameters")
-    for row in told["parts"]:
+    for row in facts["parts"]:
         table.add_row(row["name"], row["kind"], f"{row['parameters']:,}", str(row["tokens"] or ""))
-    table.add_row(say("total"), "", f"{told['parameters']:,}", "")
+    table.add_row(say("total"), "", f"{facts['parameters']:,}", "")
     out.print(table)
-    if told["levels"]:
-        out.print(_levels(told))
-    if told["stages"]:
-        out.print(_stages(told))
+    if facts["levels"]:
+        out.print(_levels(facts))
+    if facts["stages"]:
+        out.print(_stages(facts))
 
 
 def _engines(name: str, parameters: int, as_json: bool) -> None:
@@ -178,10 +178,10 @@ def _engines(name: str, parameters: int, as_json: bool) -> None:
     )
 
 
-def _levels(told: dict[str, Any]) -> Table:
+def _levels(facts: dict[str, Any]) -> Table:
     heads = say("name space shape noise sampler steps guidance conditioners")
     table = _table(say("levels"), heads)
-    for row in told["levels"]:
+    for row in facts["levels"]:
         shape = "x".join(str(side) for side in row["shape"])
         turned = ", ".join([f"{row['guidance']:g}", *row["guidance_weights"]])
         cells = (row["name"], row["space"], shape, row["schedule"], row["sampler"], str(row["steps"]), turned)
@@ -189,10 +189,10 @@ def _levels(told: dict[str, Any]) -> Table:
     return table
 
 
-def _stages(told: dict[str, Any]) -> Table:
+def _stages(facts: dict[str, Any]) -> Table:
     heads = say("name objective steps batch learns parameters note")
     table = _table(say("stages"), heads, right="参数 parameters")
-    for row in told["stages"]:
+    for row in facts["stages"]:
         cells = (row["name"], row["objective"], str(row["steps"]), str(row["batch"]), " ".join(row["learns"]))
         table.add_row(*cells, f"{row['parameters']:,}", row["note"])
     return table

@@ -307,22 +307,22 @@ def _told(path: Path) -> Generator[None]:
 
 
 def write(
-    path: Path, state: Mapping[str, Tensor], dtype: torch.dtype | None = None, told: Mapping[str, str] | None = None
+    path: Path, state: Mapping[str, Tensor], dtype: torch.dtype | None = None, about: Mapping[str, str] | None = None
 ) -> None:
     """Writes tensors as .safetensors, whole or not at all; floating ones as ``dtype`` where one is given. As int8 the
     larger matrices have a scale for each row, as ``quantization`` has it, and the rest stays as it is.
 
-    One tensor at a time is in memory beside those given. ``told`` is what the file says of itself.
+    One tensor at a time is in memory beside those given. ``about`` is what the file says of itself.
     """
     import torch
 
     if dtype == torch.int8:
-        state, dtype, told = quantized(state), None, {KEY: INT8, **(told or {})}
+        state, dtype, about = quantized(state), None, {KEY: INT8, **(about or {})}
 
     def kind(value: Tensor) -> torch.dtype:
         return dtype if dtype is not None and value.is_floating_point() else value.dtype
 
-    head: dict[str, Any] = {"__metadata__": {"format": "pt", **(told or {})}}
+    head: dict[str, Any] = {"__metadata__": {"format": "pt", **(about or {})}}
     at = 0
 
     def order(name: str) -> tuple[int, bool, str]:

@@ -103,7 +103,7 @@ def resident() -> int:
 
 def test_write_is_what_safetensors_reads(tmp_path: Path) -> None:
     state = {**STATE, "d": torch.zeros(0, 3), "e": torch.arange(4).bfloat16()[::2], "f": torch.tensor([True])}
-    checkpoint_io.write(tmp_path / "w.safetensors", state, told={"title": "苹果"})
+    checkpoint_io.write(tmp_path / "w.safetensors", state, about={"title": "苹果"})
     assert equal(load_file(tmp_path / "w.safetensors"), state)
     assert checkpoint_io.metadata(tmp_path / "w.safetensors") == {"format": "pt", "title": "苹果"}
     checkpoint_io.write(tmp_path / "h.safetensors", state, torch.float16)
@@ -294,7 +294,7 @@ def test_int8_is_read_as_what_it_stood_for(tmp_path: Path) -> None:
 
 def test_another_quantization_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
-    checkpoint_io.write(path, {"a": torch.ones(2)}, told={"bimo.quantization": "int4"})
+    checkpoint_io.write(path, {"a": torch.ones(2)}, about={"bimo.quantization": "int4"})
     for look in (checkpoint_io.read, checkpoint_io.shapes):
         with pytest.raises(WeightsError, match="int4"):
             look(path)

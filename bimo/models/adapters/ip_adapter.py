@@ -90,14 +90,14 @@ class ImagePromptedDenoiser(DenoiserWrapper):
                 "the denoiser looks at a picture {name!r}, but no condition of the level gives one", name=self.part.name
             )
         weight = conditioning.scalars[weight_name(self.part.name)].to(x)[:, :, None]
-        told = (self.projection(seen.to(x)), weight) if weight.any() else None
+        image_tokens = (self.projection(seen.to(x)), weight) if weight.any() else None
         for processor in self._processors:
-            processor.told = told
+            processor.image_tokens = image_tokens
         try:
             return self.denoiser(x, t, conditioning, added)
         finally:
             for processor in self._processors:
-                processor.told = None
+                processor.image_tokens = None
 
     def inputs(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> dict[str, Any]:
         """What the UNet is called with."""
@@ -140,7 +140,7 @@ class ImageAttention(nn.Module):
         self.to_v_ip = nn.Linear(words, width, bias=False)
         self.own: Any = AttnProcessor2_0() if before is None else before
         #: The picture's tokens [R, N, D] and its weight [R, 1, 1], while an answer is made.
-        self.told: tuple[Tensor, Tensor] | None = None
+        self.image_tokens: tuple[Tensor, Tensor] | None = None
 
     def forward(
         self,
@@ -152,9 +152,9 @@ class ImageAttention(nn.Module):
     ) -> Tensor:
         """[R, L, width] -> [R, L, width]."""
         answer = self.own(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
-        if self.told is None:
+        if self.image_tokens is None:
             return answer
-        tokens, weight = self.told
+        tokens, weight = self.image_tokens
         q, k, v = (
             value.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
             for value in (attn.to_q(hidden_states), self.to_k_ip(tokens), self.to_v_ip(tokens))

@@ -113,12 +113,12 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """[B, C, h, w] and the embedded time [B, E] -> [B, C', h', w']."""
         h = self.layer1[2](self.resample(self.layer1[1](self.layer1[0](x))))
-        told = self.embedding(time)[:, :, None, None]
+        embedded = self.embedding(time)[:, :, None, None]
         if self.film:
-            scale, shift = told.chunk(2, dim=1)
+            scale, shift = embedded.chunk(2, dim=1)
             h = self.layer2[0](h) * (1 + scale) + shift
         else:
-            h = self.layer2[0](h + told)
+            h = self.layer2[0](h + embedded)
         return self.layer2[3](self.layer2[2](self.layer2[1](h))) + self.shortcut(self.resample(x))
 
 
@@ -142,8 +142,8 @@ class AttentionBlock(nn.Module):
         q, k, v = parts.transpose(-1, -2).unbind(1)
         seen = None
         if context is not None:
-            told = self.context_kv(context).reshape(rows, -1, 2, self.heads, width // self.heads)
-            more_k, more_v = told.permute(2, 0, 3, 1, 4)
+            text_kv = self.context_kv(context).reshape(rows, -1, 2, self.heads, width // self.heads)
+            more_k, more_v = text_kv.permute(2, 0, 3, 1, 4)
             k, v = torch.cat([k, more_k], dim=2), torch.cat([v, more_v], dim=2)
             if mask is not None:
                 # A picture sees all of itself; only words may be padding.

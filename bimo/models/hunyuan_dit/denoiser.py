@@ -26,7 +26,7 @@ class Hunyuan(Part):
     place of it.
 
     It reads two text encoders of widths ``text``, padded to ``lengths``: where a text has no more tokens a learnt
-    vector stands. ``meta`` says that sizes and a style are told to it (version 1.1 and before). With ``variance`` it
+    vector stands. ``meta`` says that sizes and a style condition it (version 1.1 and before). With ``variance`` it
     answers twice the channels, a learnt variance in the second half.
     """
 
@@ -97,7 +97,7 @@ class HunyuanDenoiser(PublishedDenoiser):
             _padded(stream, length) for stream, length in zip(conditioning.streams, self.part.lengths, strict=True)
         )
         rows, (h, w) = x.shape[0], x.shape[2:]
-        told = [*ORIGINAL_PIXELS, h * self.part.factor, w * self.part.factor, 0, 0]
+        sizes = [*ORIGINAL_PIXELS, h * self.part.factor, w * self.part.factor, 0, 0]
         return {
             "hidden_states": x,
             "timestep": t.to(x),
@@ -105,7 +105,7 @@ class HunyuanDenoiser(PublishedDenoiser):
             "text_embedding_mask": first.mask,
             "encoder_hidden_states_t5": second.tokens,
             "text_embedding_mask_t5": second.mask,
-            "image_meta_size": torch.tensor([told] * rows, dtype=x.dtype, device=x.device),
+            "image_meta_size": torch.tensor([sizes] * rows, dtype=x.dtype, device=x.device),
             "style": torch.zeros(rows, dtype=torch.long, device=x.device),
             "image_rotary_emb": self.places(h // self.part.patch, w // self.part.patch),
         }
