@@ -17,6 +17,7 @@ from bimo.training.objectives.objective import Objective
 from bimo.training.train_inputs import TrainInputs, Vocabulary, several
 
 MAXIMUM_LOGIT_SCALE = math.log(100)
+RARE_LOGIT = -4.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +98,9 @@ class Contrasted(nn.Module):
         )
         self.heads = nn.ModuleDict({label: nn.Linear(project, count + 1) for label, count in labels.items()})
         self.sets = nn.ModuleDict({label: nn.Linear(project, count) for label, count in (sets or {}).items() if count})
+        for head in self.sets.values():
+            # Of hundreds of things a picture has a few: they begin as rare as that.
+            nn.init.constant_(cast(Tensor, head.bias), RARE_LOGIT)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
 
@@ -153,13 +157,14 @@ class Contrast(Objective):
         return loss + self._named(extra, pooled, inputs) if extra.sets else loss
 
     def _named(self, extra: Contrasted, pooled: Tensor, inputs: TrainInputs) -> Tensor:
-        """The cross-entropy of each thing of ``sets``, over the rows that declare them."""
+        """The cross-entropy of the things of ``sets``, for each thing that a row declares."""
         losses: list[Tensor] = []
         for label, head in extra.sets.items():
             wanted = inputs.own(inputs.vocabulary.members(label, inputs.labels))
             told = inputs.own(torch.tensor([bool(several(row.get(label))) for row in inputs.labels])).float()
             each = functional.binary_cross_entropy_with_logits(head(pooled).float(), wanted, reduction="none")
-            losses.append((each.sum(1) * told).sum() / told.sum().clamp(min=1))
+            row = each.sum(1) / wanted.sum(1).clamp(min=1)
+            losses.append((row * told).sum() / told.sum().clamp(min=1))
         return self.weight * torch.stack(losses).mean()
 
     @staticmethod
