@@ -91,6 +91,9 @@ class Request(pydantic.BaseModel):
     of them; ``step_cache`` is "easy:0.05", "deep:3" and others (``diffusion.step_cache``); ``token_merging`` the share
     of tokens that are merged in a UNet's widest layers (arXiv:2303.17604); ``nag`` the scale of a negative prompt
     without guidance (arXiv:2505.21179); ``tiny_decoder`` decodes by the small decoder that the engine was given.
+
+    ``long_prompt`` "chunks" reads what CLIP has no room for in further chunks, as AUTOMATIC1111; else it is cut, as in
+    diffusers, and said.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
@@ -126,6 +129,7 @@ class Request(pydantic.BaseModel):
     font: str | None = None
     inscribe_box: tuple[float, float, float, float] | None = None
     inscribe_method: Literal["drawn", "conditioned", "composed"] | None = None
+    long_prompt: Literal["cut", "chunks"] | None = None
 
 
 def checked(request: Request | Mapping[str, Any]) -> Request:

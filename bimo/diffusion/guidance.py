@@ -57,6 +57,19 @@ def combine(guide: Guidance, scale: float, output: Tensor, weights: Sequence[tup
     return guided if rest is None else torch.cat([guided, rest], dim=1)
 
 
+def join(guide: Guidance, output: Tensor, branches: int, weights: Sequence[float]) -> Tensor:
+    """[branches + n - 1, ...] (the rows of ``combine``, then n - 1 further prompts) -> [branches, ...], the given one
+    made of n prompts by their weights: e + sum of w_i (c_i - e), equation 11 of arXiv:2206.01714. A learnt variance
+    stays the first one's.
+    """
+    null, first = output[:1], output[1:2]
+    prompts = [first, *(output[row : row + 1] for row in range(branches, len(output)))]
+    given = null + sum((weight * (one - null) for weight, one in zip(weights, prompts, strict=True)), null * 0)
+    if guide.channels:
+        given = torch.cat([given[:, : guide.channels], first[:, guide.channels :]], dim=1)
+    return torch.cat([null, given, output[2:branches]])
+
+
 def _length(over: str, output: Tensor) -> Tensor:
     """The Euclidean length of an output [1, C, h, w] over some of its axes, in a shape that broadcasts with it."""
     squares = output.square()

@@ -24,6 +24,8 @@ class TextEncoder(nn.Module, ABC):
     begins: int | None = None
     #: Whether it can be taught a word afterwards (textual inversion).
     teachable: bool = False
+    #: Whether a UNet reads the tokens of several texts side by side as those of one long text.
+    chunkable: bool = False
     #: How many of its last layers clip_skip counts.
     skippable: int = 0
     #: Last names of its modules whose weights stay in float32 where the others are float16, as transformers'
@@ -55,6 +57,11 @@ class TextEncoder(nn.Module, ABC):
     @abstractmethod
     def load_tokenizer(self, folder: Path) -> None:
         """Reads the tokenizer's files. Raises WeightsError where they are missing or damaged."""
+
+    def pieces(self, text: str) -> list[tuple[int, str, int]]:
+        """The tokens of a text without the marks around it: (id, what it reads, where in the text it begins)."""
+        found = self.tokenizer.encode(text, add_special_tokens=False)
+        return [(number, text[start:end], start) for number, (start, end) in zip(found.ids, found.offsets, strict=True)]
 
     def trunk(self, texts: Sequence[str]) -> TextEncoding:
         """Texts -> what the head is given: ``encode`` is ``finished`` of it."""

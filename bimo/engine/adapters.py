@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, cast
 from bimo.core.errors import RequestError, WeightsError
 from bimo.core.files import demand_regular
 from bimo.core.messages import Both, Listed, Message
+from bimo.core.part import meant
+from bimo.prompts.a1111 import LoraTag
 
 if TYPE_CHECKING:
     from bimo.diffusion.system import System
@@ -141,6 +143,52 @@ def detached(system: System, name: str = "") -> System:
     plain = attached.systems[0]
     plain.attached = None
     return rest.put(plain)
+
+
+#: What the file of a LoRA ends in.
+LORA_SUFFIXES = (".safetensors", ".pt", ".bin", ".ckpt")
+
+
+def of_prompt(tags: Sequence[LoraTag], folder: Path | None) -> tuple[tuple[Path, float], ...]:
+    """The files in a folder that ``<lora:name:weight>`` asks for, with their weights; a name stands for no path. Raises
+    RequestError where there is no folder, or no such file in it.
+    """
+    if not tags:
+        return ()
+    if folder is None or not folder.is_dir():
+        raise RequestError(
+            "the prompt asks for the LoRA {name}; name the folder it lies in with --lora-folder, or in BIMO_LORAS{there}",
+            name=tags[0].name,
+            there=Both("", "") if folder is None else Message("; there is no folder {folder}", folder=folder),
+        )
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in LORA_SUFFIXES and file.is_file())
+    named = {file.stem: file for file in reversed(files)}
+    found: dict[Path, float] = {}
+    for tag in tags:
+        if tag.name not in named:
+            near = meant(tag.name, named) if named else Message("; it holds none")
+            raise RequestError("no LoRA {name!r} lies in {folder}{near}", name=tag.name, folder=folder, near=near)
+        file = named[tag.name]
+        demand_regular(file)
+        found[file] = tag.weight
+    return tuple(found.items())
+
+
+def demand_attached(tags: Sequence[LoraTag], attached: Sequence[tuple[str, float]]) -> None:
+    """Raises RequestError where a prompt asks for an adapter that is not attached, or for another weight of it."""
+    there = dict(attached)
+    for tag in tags:
+        if tag.name not in there:
+            raise RequestError(
+                "the prompt asks for the LoRA {name}, which is not attached; attach its file first", name=tag.name
+            )
+        if abs(there[tag.name] - tag.weight) > 1e-6:
+            raise RequestError(
+                "the prompt asks for the LoRA {name} at {weight:g}, and it is attached at {now:g}",
+                name=tag.name,
+                weight=tag.weight,
+                now=there[tag.name],
+            )
 
 
 def numbered(name: str, place: int) -> str:

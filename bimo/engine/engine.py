@@ -28,12 +28,13 @@ from bimo.diffusion.casting import dtype_of
 from bimo.diffusion.prompt_weighting import EncodingCache
 from bimo.diffusion.sampling import Prepared, SamplingLoop
 from bimo.diffusion.system import System
-from bimo.engine.adapters import Adapters, detached
+from bimo.engine.adapters import Adapters, demand_attached, detached
 from bimo.engine.devices import DTYPES, default_device, device_of_module
 from bimo.engine.fast import Fast
 from bimo.engine.offload import Offloader
 from bimo.engine.processor import Processor
 from bimo.engine.step_cache import HOOKED, StepCacheSetting, check, step_cached
+from bimo.prompts.a1111 import lora_tags
 
 #: Called before each step with (picture, of how many, step, of how many steps); may raise to cancel.
 Progress = Callable[[int, int, int, int], None]
@@ -144,6 +145,7 @@ class Engine:
         if self.fast is not None:
             request = self.fast.filled(self.system, request)
         check(self.system, request)
+        demand_attached(lora_tags(request.text)[1], self.adapters)
         within = {"token_merging": request.token_merging, "nag": request.nag}
         if self.processor.converts:
             for name, value in within.items():

@@ -34,5 +34,32 @@ def quoted(text: str) -> tuple[str, ...]:
     return (*filter(None, found), *rest)
 
 
+def quoted_spans(text: str) -> list[tuple[int, int]]:
+    """From where to where in a text each quotation stands, its marks with it: those of ``quoted``."""
+    spans: list[tuple[int, int]] = []
+    first = 0
+    while first < len(text):
+        end = _end(text, first) if text[first] in _OPENING else None
+        if end is not None and _bare(text[first:end]):
+            spans.append((first, end))
+        first = first + 1 if end is None else end
+    return spans
+
+
+def _end(text: str, first: int) -> int | None:
+    """Where a quotation that begins at a place ends; None where it is never closed."""
+    waiting: list[str] = []
+    for place in range(first, len(text)):
+        character = text[place]
+        if waiting and character in waiting:
+            while waiting.pop() != character:
+                pass
+            if not waiting:
+                return place + 1
+        elif character in _OPENING:
+            waiting.append(_OPENING[character])
+    return None
+
+
 def _bare(text: Sequence[str]) -> str:
     return "".join(character for character in text if character not in _MARKS).strip()

@@ -30,6 +30,14 @@ class Emphasis:
     spans: tuple[tuple[int, int, float], ...] = ()
     notes: tuple[str, ...] = ()
 
+    def part(self, start: int, end: int) -> Emphasis:
+        """What stands between two places, blanks at its ends left out."""
+        inside = self.text[start:end]
+        start += len(inside) - len(inside.lstrip())
+        end = max(start, end - (len(inside) - len(inside.rstrip())))
+        kept = [(max(a, start) - start, min(b, end) - start, w) for a, b, w in self.spans]
+        return Emphasis(self.text[start:end], tuple((a, b, w) for a, b, w in kept if a < b), self.notes)
+
 
 def emphasis(prompt: str) -> Emphasis:
     r"""What a prompt says and how much each part of it counts; emphases inside one another multiply.

@@ -93,6 +93,7 @@ class BertTextEncoder(PublishedTextEncoder):
         )
         self.head = nn.Linear(part.width, part.project) if part.pool and part.project else None
         self.known: frozenset[str] = frozenset()
+        self.chunkable = part.words == "vocab"
 
     def forward(self, ids: Tensor, mask: Tensor) -> TextEncoding:
         """Token ids [B, L] and mask [B, L] bool -> Encoding."""

@@ -102,6 +102,7 @@ class ClipTextEncoder(PublishedTextEncoder):
         self.projection = nn.Linear(part.width, part.project, bias=False) if part.project else None
         # Tokens before those of the text; one vector of a whole text has none of it.
         self.begins = 1 if part.answer == "tokens" else None
+        self.chunkable = part.answer == "tokens" and part.long == "cut"
         pairs = part.words == "pairs"
         self.tokenizer_class = "CLIPTokenizer" if pairs else "BertTokenizer"
         self.tokenizer_files = (TOKENIZER_FILE, PAIRS_FILES if pairs else VOCAB_FILE)

@@ -41,6 +41,15 @@ class PublishedTextEncoder(TextEncoder):
         """A text as the tokenizer reads it: ids, tokens, offsets."""
         return tokenization.read(self.tokenizer, self.spelt(text))
 
+    def pieces(self, text: str) -> list[tuple[int, str, int]]:
+        """The tokens of a text without the marks around it, as the tokenizer is given it."""
+        spelt = self.spelt(text)
+        found = self.tokenizer.encode(spelt, add_special_tokens=False)
+        return [
+            (number, spelt[start:end] or token, start)
+            for number, token, (start, end) in zip(found.ids, found.tokens, found.offsets, strict=True)
+        ]
+
     def spelt(self, text: str) -> str:
         """A text as the tokenizer is given it."""
         return text

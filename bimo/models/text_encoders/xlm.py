@@ -94,6 +94,7 @@ class XlmTextEncoder(PublishedTextEncoder):
     """
 
     teachable = True
+    chunkable = True
     begins = 1
     pad = PAD
     tokenizer_class = "XLMRobertaTokenizer"

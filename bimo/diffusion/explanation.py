@@ -1,0 +1,108 @@
+"""What a system makes of a prompt before it draws: chunks, tokens and weights of each text encoder, what is protected,
+lost or unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from bimo.core.request import Request
+from bimo.diffusion import prompt_weighting
+from bimo.diffusion.request_validation import fill_request, negated
+from bimo.diffusion.system import System
+from bimo.diffusion.text_encoder import TextEncoder
+from bimo.prompts.a1111 import LoraTag, composed, lora_tags, schedule
+from bimo.prompts.chunks import chunks, parts_between_breaks, without_breaks
+from bimo.prompts.quoted_text import quoted
+from bimo.prompts.styles import styled
+from bimo.prompts.weighting import Emphasis, emphasis
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token: its number, the text it reads, its weight, and whether the encoder never learned it."""
+
+    number: int
+    text: str
+    weight: float
+    unknown: bool
+
+
+@dataclass(frozen=True)
+class EncoderReading:
+    """What one text encoder reads: its tokens chunk by chunk, how many it has room for in one, the text that is lost,
+    what it never learned.
+    """
+
+    encoder: str
+    room: int
+    chunks: tuple[tuple[Token, ...], ...]
+    lost: str = ""
+    unknown: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """What is said up to a step by one of the prompts that AND joins."""
+
+    until: int
+    joined: float
+    text: str
+    readings: tuple[EncoderReading, ...]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A prompt as it is understood; ``protected`` are the texts in quotation marks."""
+
+    prompt: str
+    negative: str
+    steps: int
+    protected: tuple[str, ...]
+    loras: tuple[LoraTag, ...]
+    spoken: tuple[Spoken, ...]
+
+
+def explained(system: System, request: Request | Mapping[str, object]) -> Explanation:
+    """What a system makes of a request's prompt. Raises RequestError for what cannot be drawn."""
+    full = fill_request(system, request)
+    wanted, negative, _ = negated(system, full)
+    wanted, tags = lora_tags(wanted)
+    steps = full.steps or 1
+    can = prompt_weighting.chunked(system, full)
+    said: list[Spoken] = []
+    for text, weight in composed(wanted):
+        whole = system.recipe.request.prefix + styled(text, full.style)
+        for until, now in schedule(whole, steps):
+            prompt = emphasis(now)
+            broken = len(parts_between_breaks(prompt)) > 1
+            chunked = can and (broken or full.long_prompt == "chunks")
+            prompt = prompt if chunked else without_breaks(prompt)
+            readings = tuple(_reading(tower, prompt, chunked) for tower in system.text_encoders)
+            said.append(Spoken(until, weight, prompt.text, readings))
+    return Explanation(full.text, negative, steps, quoted(full.text), tags, tuple(said))
+
+
+def _reading(tower: TextEncoder, prompt: Emphasis, chunked: bool) -> EncoderReading:
+    whole = tower.budget(prompt.text)
+    unknown = (*whole.unknown, *whole.unread)
+    lost = "" if chunked else whole.lost
+    parts: Sequence[Emphasis] = (
+        chunks(prompt, tower.budget) if chunked else (prompt.part(0, len(prompt.text) - len(lost)),)
+    )
+    return EncoderReading(
+        type(tower).__name__, whole.limit, tuple(_tokens(tower, part, unknown) for part in parts), lost, unknown
+    )
+
+
+def _tokens(tower: TextEncoder, prompt: Emphasis, unknown: Sequence[str]) -> tuple[Token, ...]:
+    found: list[Token] = []
+    for number, text, start in tower.pieces(prompt.text):
+        weight = 1.0
+        for first, last, factor in prompt.spans:
+            if first <= start < last:
+                weight *= factor
+        strange = bool(text.strip()) and any(text in word for word in unknown)
+        found.append(Token(number, text, weight, strange))
+    return tuple(found)
