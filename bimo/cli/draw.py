@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import secrets
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bimo.cli import inputs
+from bimo.cli import inputs, series
 from bimo.cli.inputs import InscribeMethod, Writing
 from bimo.cli.models import Dtype, names
 from bimo.cli.terminal import print_json
@@ -22,8 +22,11 @@ from bimo.core.messages import say
 from bimo.core.output_path import OutputPath
 from bimo.core.picture import Picture, read_metadata
 from bimo.core.request import Request, checked
+from bimo.engine.adapters import of_prompt
 from bimo.hub import memory, registry
 from bimo.inscription import drawing
+from bimo.prompts.a1111 import lora_tags
+from bimo.prompts.wildcards import Wildcards
 
 if TYPE_CHECKING:
     from bimo.diffusion.sampling import Prepared
@@ -103,11 +106,20 @@ def draw(
     anyway: Annotated[
         bool, typer.Option("--anyway", help=say("draw a prompt of which the model never learned a word, too"))
     ] = False,
+    lora_folder: Annotated[Path | None, typer.Option(envvar="BIMO_LORAS", help=inputs.LORA_FOLDER_HELP)] = None,
+    long_prompt: Annotated[bool, typer.Option("--long-prompt", help=inputs.LONG_PROMPT_HELP)] = False,
+    explain: Annotated[bool, typer.Option("--explain", help=inputs.EXPLAIN_HELP)] = False,
+    prompts: Annotated[Path | None, typer.Option(help=inputs.PROMPTS_HELP)] = None,
+    wildcards: Annotated[Path | None, typer.Option(envvar="BIMO_WILDCARDS", help=inputs.WILDCARDS_HELP)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help=inputs.RESUME_HELP)] = False,
+    x: Annotated[str | None, typer.Option("--x", help=inputs.AXIS_HELP)] = None,
+    y: Annotated[str | None, typer.Option("--y", help=inputs.AXIS_HELP)] = None,
+    z: Annotated[str | None, typer.Option("--z", help=inputs.AXIS_HELP)] = None,
     opened: Annotated[bool, typer.Option("--open", help=say("open it when it is drawn"))] = False,
 ) -> None:
     """Draws, saves each picture as soon as it is done, and prints where it lies."""
     settings: dict[str, Any] = {
-        "size": None if size is None else size_of(size),
+        "size": None if size is None else inputs.size_of(size),
         "steps": steps,
         "guidance": guidance,
         "sampler": sampler,
@@ -127,47 +139,107 @@ def draw(
         "nag": nag,
         "tiny_decoder": True if tiny_decoder is not None and again is None else None,
         "guidance_weights": inputs.guidance_weights(guidance_weight) if guidance_weight else None,
+        "long_prompt": "chunks" if long_prompt else None,
     } | inputs.inscription(inscribe, no_inscribe, writing, font, inscribe_box, inscribe_method)
     settings = {name: value for name, value in settings.items() if value is not None}
     networks = inputs.Networks.of(control or (), ip_adapter or (), image_encoder)
     images = inputs.images(image, mask, condition or (), networks)
     adapters = networks.adapters(lora or (), embedding or ())
     choice = None if best is None else inputs.BestOfN(best, count)
+    axes = [
+        series.Axis.of(f"--{name}", text, prompt or "") for name, text in zip("xyz", (x, y, z), strict=True) if text
+    ]
+    several = prompts is not None or bool(axes) or resume
     if again is not None:
-        if prompt is not None or settings or count != 1:
+        if prompt is not None or settings or count != 1 or several:
             raise RequestError(inputs.AGAIN_ALONE)
         record = read_metadata(again)
         record["request"] = inputs.recorded(record["request"], images, again)
-        request, name = checked(record["request"]), model or record["recipe"]
+        wanted, name = [checked(record["request"])], model or record["recipe"]
     else:
-        request = checked({"text": prompt or "", "count": count} | settings | images)
         record, name = None, model or os.environ.get("BIMO_MODEL") or registry.DEFAULT_MODEL
-    if request.style:
-        from bimo.prompts.styles import style_named
+        if resume and (output is None or output.suffix):
+            raise RequestError("--resume needs a folder to look in; name it with -o")
+        if resume:
+            output.mkdir(parents=True, exist_ok=True)  # pyright: ignore[reportOptionalMemberAccess]
+        if prompts is not None and prompt is not None:
+            raise RequestError("a prompt and --prompts; give one of them")
+        fields = settings | images | ({} if prompts is not None else {"text": prompt or ""})
+        first = 0 if resume else secrets.randbelow(2**32)
+        lists = Wildcards(wildcards)
+        if axes:
+            fields = checked({"seed": first, **fields, "count": count}).model_dump(exclude_unset=True) | images
+            table = [cell for _, cell in series.cells(fields, axes)]
+            wanted = series.requests({}, table, 1, lists, True, first)
+        else:
+            table = [] if prompts is None else series.rows(prompts)
+            wanted = series.requests(fields, table, count, lists, resume, first)
+    if choice is not None and len(wanted) > 1:
+        raise RequestError("--best chooses among the pictures of one prompt; leave it out, or the list or wildcards")
+    for request in wanted:
+        if request.style:
+            from bimo.prompts.styles import style_named
 
-        style_named(request.style)
-    if request.size:
-        memory.check(request.size, dtype, device)
-    place = OutputPath(output, request.text)
-    place.check()
-    # Fonts are looked for before a model is read.
-    drawing.check(request)
+            style_named(request.style)
+        if request.size:
+            memory.check(request.size, dtype, device)
+        # Fonts are looked for before a model is read.
+        drawing.check(request)
+    places = {request.text: OutputPath(None if explain else output, request.text) for request in wanted}
+    for place in places.values():
+        place.check()
+    if output is not None and places[wanted[0].text].named:
+        places = dict.fromkeys(places, places[wanted[0].text])  # one name, counted on
+    tags = dict.fromkeys(tag for request in wanted for tag in lora_tags(request.text)[1])
+    adapters = replace(adapters, loras=(*adapters.loras, *of_prompt(list(tags), lora_folder)))
     how: dict[str, Any] = {"device": device, "engine": processor, "fast": fast, "tiny_decoder": tiny_decoder}
-    engine = _loaded(name, record is not None and model is None, request.size, dtype, offload, adapters, how)
-    prepared = engine.prepare(_filled(engine, request))
-    if prepared.nothing_known and again is None and image is None and not anyway:
-        raise RequestError(
-            "{sentence}; say it in other words, or draw it all the same with --anyway", sentence=prepared.nothing_known
-        )
-    # What is known of the prompt is said before minutes are spent on it.
-    _note(prepared.warnings)
-    pictures, files = _drawn(engine, prepared, place, as_json, choice)
+    engine = _loaded(name, record is not None and model is None, wanted[0].size, dtype, offload, adapters, how)
+    if explain:
+        from bimo.cli.explain import told
+        from bimo.diffusion.explanation import explained
+
+        told(explained(engine.system, engine.completed(wanted[0])), output)
+        return
+    from bimo.diffusion.request_validation import heeds_empty
+
+    lying = series.Drawn(output) if resume and output is not None else None
+    pictures: list[Picture] = []
+    files: list[Path] = []
+    noted: set[str] = set()
+    for request in wanted:
+        full = _filled(engine, request)
+        if lying is not None and lying.has(
+            full, engine.recipe.name, engine.system.weights_hash, heeds_empty(engine.system)
+        ):
+            continue
+        prepared = engine.prepare(full)
+        if prepared.nothing_known and again is None and image is None and not anyway:
+            raise RequestError(
+                "{sentence}; say it in other words, or draw it all the same with --anyway",
+                sentence=prepared.nothing_known,
+            )
+        # What is known of the prompt is said before minutes are spent on it.
+        _note(warning for warning in prepared.warnings if warning not in noted)
+        noted.update(prepared.warnings)
+        place = None if axes else places[request.text]
+        more, written = _drawn(engine, prepared, place, as_json, choice)
+        pictures += more
+        files += written
+    if not pictures:
+        typer.echo(say("all {count} pictures lie there already", count=len(wanted)), err=True)
+        return
+    if axes:
+        from bimo.cli.sheet import sheet
+
+        files.append(places[wanted[0].text].write(sheet(pictures, axes)))
+        if not as_json:
+            print(files[-1])
     warnings = list(dict.fromkeys(warning for picture in pictures for warning in picture.warnings))
     report: dict[str, Any] = {}
     if again is not None and record is not None:
         report["identical"] = again.read_bytes() == pictures[0].png()
         warnings += _compared(again, _has_pixels_of(again, pictures[0]), record["weights"], engine.system.weights_hash)
-    _note(warning for warning in warnings if warning not in prepared.warnings)
+    _note(warning for warning in warnings if warning not in noted)
     if as_json:
         report |= {
             "files": [str(file) for file in files],
@@ -225,13 +297,17 @@ def _filled(engine: Engine, request: Request) -> Request:
 
 
 def _drawn(
-    engine: Engine, prepared: Prepared, place: OutputPath, quiet: bool, choice: inputs.BestOfN | None
+    engine: Engine, prepared: Prepared, place: OutputPath | None, quiet: bool, choice: inputs.BestOfN | None
 ) -> tuple[list[Picture], list[Path]]:
-    """The pictures and their files: each is saved before the next is begun, or the best of them alone."""
+    """The pictures and their files: each is saved before the next is begun, or the best of them alone; none without a
+    place.
+    """
     pictures: list[Picture] = []
     files: list[Path] = []
 
     def save(picture: Picture) -> None:
+        if place is None:
+            return
         files.append(place.write(picture.png()))
         if not quiet:
             print(files[-1], flush=True)
@@ -279,14 +355,6 @@ def _compared(file: Path, same: bool, recorded: str, loaded: str) -> list[str]:
             file=file,
         )
     ]
-
-
-def size_of(text: str) -> tuple[int, int]:
-    """'512x768' or '512' -> (width, height). Raises RequestError."""
-    match = re.fullmatch(r"\s*(\d{1,9})\s*(?:[xX×*]\s*(\d{1,9})\s*)?", text)
-    if match is None:
-        raise RequestError("--size is {text!r}; expected WxH (for instance 512x768) or one side (512)", text=text)
-    return int(match[1]), int(match[2] or match[1])
 
 
 @contextlib.contextmanager

@@ -299,6 +299,14 @@ def _family(font: str | None) -> str | None:
     return add_place(place)
 
 
+def size_of(text: str) -> tuple[int, int]:
+    """'512x768' or '512' -> (width, height). Raises RequestError."""
+    match = re.fullmatch(r"\s*(\d{1,9})\s*(?:[xX×*]\s*(\d{1,9})\s*)?", text)
+    if match is None:
+        raise RequestError("--size is {text!r}; expected WxH (for instance 512x768) or one side (512)", text=text)
+    return int(match[1]), int(match[2] or match[1])
+
+
 def box_of(text: str) -> tuple[float, ...]:
     """'0.1,0.1,0.8,0.3' -> (left, top, width, height). Raises RequestError."""
     try:
@@ -351,6 +359,15 @@ MERGING_HELP = say("the share of a UNet's tokens to be merged, up to 0.75")
 NAG_HELP = say("how strongly --negative works without guidance (UNets), above 1, for instance 3")
 TINY_HELP = say("decode by the AutoencoderTiny in this folder: TAESD and the like")
 BEST_HELP = say("of the -n pictures keep the one that fits best, by the Chinese-CLIP, Taiyi-CLIP ... in this folder")
+LORA_FOLDER_HELP = say("where the LoRAs lie that <lora:name:0.8> in a prompt asks for; else BIMO_LORAS")
+LONG_PROMPT_HELP = say("read what CLIP has no room for in further chunks, as A1111; else it is cut and said")
+EXPLAIN_HELP = say(
+    "draw nothing: show chunks, tokens, weights, what is protected or unknown; as a page with -o NAME.html"
+)
+PROMPTS_HELP = say("draw a table of prompts: .txt a prompt a line; .csv, .tsv or .jsonl with fields of a request")
+WILDCARDS_HELP = say("a folder of lists for __name__ in prompts: name.txt with a line each; others come with bimo")
+RESUME_HELP = say("draw only what does not lie in the folder -o yet; seeds count from 0 unless --seed says")
+AXIS_HELP = say("one labelled sheet over a field of the request, or words of the prompt: steps=4,8 or cat=cat,dog")
 INSCRIBE_HELP = say(
     "text that must stand in the picture, read back and certified; more than once. Else what is in quotation marks"
 )

@@ -157,7 +157,7 @@ def of_prompt(tags: Sequence[LoraTag], folder: Path | None) -> tuple[tuple[Path,
         return ()
     if folder is None or not folder.is_dir():
         raise RequestError(
-            "the prompt asks for the LoRA {name}; name the folder it lies in with --lora-folder, or in BIMO_LORAS{there}",
+            "the prompt asks for the LoRA {name}; name the folder it lies in with --lora-folder{there}",
             name=tags[0].name,
             there=Both("", "") if folder is None else Message("; there is no folder {folder}", folder=folder),
         )

@@ -95,7 +95,7 @@ class _Reader:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.quotes = {start: end for start, end in quoted_spans(text)}
+        self.quotes = dict(quoted_spans(text))
         self._failed: set[int] = set()
 
     def whole(self) -> tuple[Node, ...]:

@@ -47,6 +47,9 @@ def values() -> dict[str, list[Any]]:
             "（猫:1.3)",
             "红苹果，不要猫",
             "[a|b]",
+            "a AND 猫 :0.5",
+            "猫 BREAK [狗:猫:.5]",
+            "<lora:x:1>",
             "((((",
             "🐱👩‍🚀",
             "\0",
@@ -79,6 +82,12 @@ def values() -> dict[str, list[Any]]:
         "token_merging": [0.25, 0.5, 1, 2],
         "nag": [2, 5, -1, 1e9],
         "tiny_decoder": [True, False],
+        "inscribe": [(), ("福",), ("",), None],
+        "writing": ["horizontal", "vertical", "couplet", "seal", "x"],
+        "font": ["", "none of that name", None],
+        "inscribe_box": [(0.1, 0.1, 0.8, 0.3), (0, 0, 0, 0), (2, 2, 2, 2), (1,)],
+        "inscribe_method": ["drawn", "conditioned", "composed", "x"],
+        "long_prompt": ["cut", "chunks", "x", None],
     }
 
 

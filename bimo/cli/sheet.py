@@ -1,0 +1,90 @@
+"""Pictures side by side on one labelled sheet: what AUTOMATIC1111 calls an X/Y/Z plot."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from bimo.cli.series import Axis
+from bimo.core.picture import Picture
+
+if TYPE_CHECKING:
+    from PIL import ImageDraw
+
+METADATA_KEY = "bimo-sheet"
+GAP = 8
+INK, PAPER = "#222222", "#ffffff"
+
+
+def sheet(pictures: Sequence[Picture], axes: Sequence[Axis]) -> bytes:
+    """The sheet as PNG, z from top to bottom, y down and x across within it; every picture's record is in its text
+    chunk ``bimo-sheet``. Pictures of different sizes stand in the middle of their cells.
+    """
+    from PIL import Image, ImageDraw
+    from PIL.PngImagePlugin import PngInfo
+
+    x, y, z = (*axes, *[Axis("", ("",))] * (3 - len(axes)))
+    width, height = (max(side) for side in zip(*(one.image.size for one in pictures), strict=True))
+    line = max(16, min(width, height) // 12)
+    labels = [label for axis in (x, y, z) for label in axis.labels()]
+    write = partial(_write, side=line, faces=_faces("".join(labels)))
+    probe = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    left = max((write(probe, (0, 0), label, draw=False) for label in y.labels()), default=0)
+    left += 2 * GAP if left else 0
+    head, block = line * 2 if any(z.labels()) else 0, line * 2 if any(x.labels()) else 0
+    wide = max(width, *(write(probe, (0, 0), label, draw=False) for label in x.labels()))
+    across, down = wide + GAP, height + GAP
+    size = (left + across * len(x.values) + GAP, (head + block + down * len(y.values) + GAP) * len(z.values))
+    made = Image.new("RGB", size, PAPER)
+    pen = ImageDraw.Draw(made)
+    place = iter(pictures)
+    for layer, z_label in enumerate(z.labels()):
+        top = layer * (head + block + down * len(y.values) + GAP)
+        write(pen, (GAP, top + line // 2), z_label)
+        for column, label in enumerate(x.labels()):
+            middle = left + column * across + (wide - write(probe, (0, 0), label, draw=False)) // 2
+            write(pen, (middle, top + head + line // 2), label)
+        for row, label in enumerate(y.labels()):
+            above = top + head + block + row * down
+            write(pen, (GAP, above + (height - line) // 2), label)
+            for column in range(len(x.values)):
+                image = next(place).image
+                corner = (left + column * across + (wide - image.width) // 2, above + (height - image.height) // 2)
+                made.paste(image, corner)
+    info = PngInfo()
+    record = {
+        "axes": [[axis.name, list(axis.values)] for axis in axes],
+        "pictures": [one.metadata() for one in pictures],
+    }
+    info.add_itxt(METADATA_KEY, json.dumps(record, ensure_ascii=False, sort_keys=True))
+    buffer = io.BytesIO()
+    made.save(buffer, format="PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def _faces(text: str) -> dict[str, Any]:
+    """The font of each character; Latin letters have Pillow's own, so that a sheet without Chinese needs no font."""
+    from bimo.inscription.fonts import faces_for, find_faces
+
+    rest = "".join(character for character in text if not character.isascii())
+    return dict(faces_for(rest, find_faces())) if rest else {}
+
+
+def _write(
+    pen: ImageDraw.ImageDraw, at: tuple[int, int], text: str, side: int, faces: dict[str, Any], draw: bool = True
+) -> int:
+    """Writes a label, and answers how wide it is."""
+    from PIL import ImageFont
+
+    plain = ImageFont.load_default(side)
+    x, y = at
+    for character in text:
+        face = faces.get(character)
+        font = plain if face is None else ImageFont.truetype(str(face.path), side, index=face.index)
+        if draw:
+            pen.text((x, y + side // 2), character, fill=INK, font=font, anchor="lm")
+        x += round(font.getlength(character))
+    return x - at[0]
