@@ -79,26 +79,26 @@ def explained(system: System, request: Request | Mapping[str, object]) -> Explan
             broken = len(parts_between_breaks(prompt)) > 1
             chunked = can and (broken or full.long_prompt == "chunks")
             prompt = prompt if chunked else without_breaks(prompt)
-            readings = tuple(_reading(tower, prompt, chunked) for tower in system.text_encoders)
+            readings = tuple(_reading(encoder, prompt, chunked) for encoder in system.text_encoders)
             said.append(Spoken(until, weight, prompt.text, readings))
     return Explanation(full.text, negative, steps, quoted(full.text), tags, tuple(said))
 
 
-def _reading(tower: TextEncoder, prompt: Emphasis, chunked: bool) -> EncoderReading:
-    whole = tower.budget(prompt.text)
+def _reading(encoder: TextEncoder, prompt: Emphasis, chunked: bool) -> EncoderReading:
+    whole = encoder.budget(prompt.text)
     unknown = (*whole.unknown, *whole.unread)
     lost = "" if chunked else whole.lost
     parts: Sequence[Emphasis] = (
-        chunks(prompt, tower.budget) if chunked else (prompt.part(0, len(prompt.text) - len(lost)),)
+        chunks(prompt, encoder.budget) if chunked else (prompt.part(0, len(prompt.text) - len(lost)),)
     )
     return EncoderReading(
-        type(tower).__name__, whole.limit, tuple(_tokens(tower, part, unknown) for part in parts), lost, unknown
+        type(encoder).__name__, whole.limit, tuple(_tokens(encoder, part, unknown) for part in parts), lost, unknown
     )
 
 
-def _tokens(tower: TextEncoder, prompt: Emphasis, unknown: Sequence[str]) -> tuple[Token, ...]:
+def _tokens(encoder: TextEncoder, prompt: Emphasis, unknown: Sequence[str]) -> tuple[Token, ...]:
     found: list[Token] = []
-    for number, text, start in tower.pieces(prompt.text):
+    for number, text, start in encoder.pieces(prompt.text):
         weight = 1.0
         for first, last, factor in prompt.spans:
             if first <= start < last:

@@ -91,8 +91,8 @@ def encoded(system: System, prompts: Sequence[Emphasis], skip: int = 0, chunked:
 
 
 def _in_chunks(system: System, prompts: Sequence[Emphasis], skip: int) -> Encoded:
-    """The chunks of each prompt through every text encoder, side by side; shorter prompts have empty chunks at their end, as
-    AUTOMATIC1111 pads one to the length of another. What is pooled is the first chunk's.
+    """The chunks of each prompt through every text encoder, side by side; shorter prompts have empty chunks at their
+    end, as AUTOMATIC1111 pads one to the length of another. What is pooled is the first chunk's.
     """
     pieces = [[chunks(prompt, encoder.budget) for prompt in prompts] for encoder in system.text_encoders]
     most = max(len(one) for every in pieces for one in every)
