@@ -1,8 +1,8 @@
 """Tang and Song poems, found by a line, a title or a poet: 飞流直下三千尺 is of 李白's 望庐山瀑布.
 
 `poems.tsv.xz` holds 唐诗三百首, 宋词三百首 and 水墨唐诗 in simplified characters from chinese-poetry
-(https://github.com/chinese-poetry/chinese-poetry, MIT licence; its notice is in `poems.LICENSE`), and some well-known old
-poems that those lack.
+(https://github.com/chinese-poetry/chinese-poetry, MIT licence; its notice is in `poems.LICENSE`), and some well-known
+old poems that those lack.
 """
 
 from __future__ import annotations
