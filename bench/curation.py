@@ -101,7 +101,7 @@ def rows_of(table: Path) -> list[dict[str, str]]:
 def by_bimo(table: Path, out: Path) -> dict[str, int]:
     """Through the interface that the command uses."""
     from bimo.curation.dedup.duplicates import Duplicates
-    from bimo.curation.executors.executors import ProcessExecutor
+    from bimo.curation.executors.processes import ProcessExecutor
     from bimo.curation.filters.caption_rules import Length
     from bimo.curation.filters.image_rules import Aspect, MinSide
     from bimo.curation.phases.run import curate

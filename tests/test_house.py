@@ -20,34 +20,6 @@ LOGIC = (
     *(ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.comprehension, ast.Match, ast.Try, ast.With),
     *(ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef),
 )
-#: Where an attribute is looked for at run time (`hasattr`, `getattr` with a default): of whose objects, and how often.
-#: A contract of this package is a base class; what is looked for here belongs to Python or to a library.
-PROBES = {
-    "cli/curate.py": (3, "steps of a recipe that open a scorer"),
-    "cli/main.py": (5, "click's commands, parameters and errors"),
-    "core/checkpoint_io.py": (1, "functions of torch"),
-    "core/hashing.py": (1, "a flag that only Windows has"),
-    "curation/captioning/model_folder.py": (2, "configs and processors of transformers"),
-    "curation/decoded_image.py": (1, "images of Pillow"),
-    "curation/executors/executors.py": (4, "jobs that can be halved or given up; os on a Mac; errors of Ray"),
-    "curation/executors/process_executor.py": (3, "os on a Mac; jobs that can be halved or given up"),
-    "curation/executors/ray_executor.py": (1, "errors of Ray"),
-    "curation/filters/classifiers.py": (1, "processors of transformers"),
-    "curation/phases/model_inference.py": (1, "steps with a view of their own"),
-    "curation/phases/run.py": (3, "steps that score, settle or are large"),
-    "curation/report/summary.py": (1, "steps that say what they did"),
-    "diffusion/samplers.py": (5, "schedulers of diffusers"),
-    "models/layouts/schedulers.py": (3, "schedulers of diffusers"),
-    "models/text_encoders/tokenization.py": (2, "models of tokenizers"),
-    "serve/run.py": (1, "a signal that Windows has not"),
-    "serve/sse.py": (1, "asynchronous iterators that may be closed"),
-    "training/distributed/processes.py": (1, "methods of a module that FSDP wraps"),
-    "training/distributed/ray_cluster.py": (2, "errors of Ray"),
-    "training/optimizers.py": (2, "parameters of DeepSpeed, modules of diffusers"),
-    "training/stage_trainer.py": (6, "tensors that torch has sharded"),
-}
-#: A rule, not a target: fewer is better, and a room that needs more declares a contract.
-MOST_PROBES = 46
 # A folder of one person's machine, of any system.
 MACHINE_PATH = re.compile(r"(?<![\w.~$}/-])(?:/(?:home|Users|root|work|mnt)/\w|[A-Z]:\\Users)")
 
@@ -104,13 +76,6 @@ def machine_paths() -> Iterator[str]:
                 yield f"{path.relative_to(ROOT)}:{number} names a folder of one machine: {found[0]}..."
 
 
-def probes(path: Path) -> list[int]:
-    """The lines of a module that look for an attribute which may not be there."""
-    calls = (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call))
-    named = ((node, node.func.id) for node in calls if isinstance(node.func, ast.Name))
-    return [node.lineno for node, name in named if name == "hasattr" or (name == "getattr" and len(node.args) == 3)]
-
-
 def imported_by(code: str) -> set[str]:
     """The top-level modules that a new Python imports while it runs some code."""
     command = (sys.executable, "-X", "importtime", "-c", code)
@@ -154,23 +119,6 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
     """Inside rooms too; the direction between rooms is a contract of import-linter."""
     graph = grimp.build_graph("bimo", cache_dir=None)
     TopologicalSorter({name: graph.find_modules_directly_imported_by(name) for name in graph.modules}).prepare()
-
-
-def test_contracts_are_declared_and_not_looked_for() -> None:
-    found = {path.relative_to(PACKAGE).as_posix(): probes(path) for path in modules()}
-    more = [
-        f"bimo/{name}: hasattr or getattr with a default in lines {lines}; {PROBES.get(name, (0,))[0]} are allowed"
-        for name, lines in found.items()
-        if len(lines) > PROBES.get(name, (0, ""))[0]
-    ]
-    assert not more
-    assert sum(map(len, found.values())) <= MOST_PROBES
-
-
-def test_probes_are_seen(tmp_path: Path) -> None:
-    path = tmp_path / "probing.py"
-    path.write_text('a = hasattr(x, "y")\nb = getattr(x, "y")\nc = getattr(x, "y", 0)\n', encoding="utf-8")
-    assert probes(path) == [1, 3]
 
 
 def test_importing_bimo_is_light() -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-    from bimo.curation.executors.executors import Executor
+    from bimo.curation.executors.executor import Executor
     from bimo.curation.readers.fetch import Limits
     from bimo.curation.steps import Curation
 
@@ -92,14 +92,14 @@ def curate(
     wanted = changed(wanted, settings or [], scorer, aesthetic)
     from bimo.curation.phases import ingest
     from bimo.curation.phases.run import curate as run
-    from bimo.curation.steps import Tools
+    from bimo.curation.steps import ScorerStep, Tools
 
     if not (select_only or source.exists()):
         raise DataError("there is no {source}", source=source)
     # Before a scorer is chosen, which is written down in the folder.
-    ingest.belongs(source, out)
-    if not select_only and any(hasattr(step, "scorer") for step in wanted.steps):
-        ingest.demand(source)
+    ingest.check_output_folder(source, out)
+    if not select_only and any(isinstance(step, ScorerStep) for step in wanted.steps):
+        ingest.require_rows(source)
     if on not in ("local", "ray"):
         raise RecipeError("--on is {on!r}; expected local or ray", on=on)
     limits = limits_of(fetch) if fetch else None
@@ -107,7 +107,8 @@ def curate(
     with progress() as bar:
         asking = crew if on == "ray" else None
         tools = Tools(partial(open_scorer, dtype=dtype_of(wanted, out, dtype)))
-        more: dict[str, Any] = {"workers": crew, "asking": asking, "bar": bar, "stored": select_only, "limits": limits}
+        more: dict[str, Any] = {"workers": crew, "asking": asking, "progress": bar}
+        more |= {"stored": select_only, "limits": limits}
         report = run(source, out, wanted, tools=tools, **more)
     for line in account(report):
         print(line)
@@ -160,7 +161,7 @@ def curation(name: str) -> tuple[Curation, tuple[tuple[str, str], ...]]:
 
 
 def _of_file(path: Path, name: str) -> Curation:
-    from bimo.curation.executors.executors import load_file
+    from bimo.curation.executors.executor import load_file
     from bimo.curation.steps import Curation
 
     try:
@@ -188,11 +189,13 @@ def changed(
     such step. Raises RecipeError, also where a head is wanted and none is named, WeightsError for none that is there.
     """
     from bimo.curation.filters.classifiers import Aesthetic
+    from bimo.curation.steps import ScorerStep
 
     wanted = part.changed(wanted, settings, "steps.0.pixels=256")
     steps: list[Any] = list(wanted.steps)
     # The CLIP of a head is that which the head was made for.
-    scoring = [place for place, step in enumerate(steps) if hasattr(step, "scorer") and not isinstance(step, Aesthetic)]
+    scorers = [place for place, step in enumerate(steps) if isinstance(step, ScorerStep)]
+    scoring = [place for place in scorers if not isinstance(steps[place], Aesthetic)]
     if scorer is not None and not scoring:
         raise RecipeError("no step of {name} scores pairs", name=wanted.name)
     for place in scoring if scorer is not None else ():
@@ -212,7 +215,9 @@ def changed(
 
 def crew_of(on: Literal["local", "ray"], count: int | None, files: tuple[tuple[str, str], ...]) -> Executor:
     """Processes of this machine, one a core, or a Ray cluster."""
-    from bimo.curation.executors.executors import ProcessExecutor, RayExecutor, cores
+    from bimo.curation.executors.executor import cores
+    from bimo.curation.executors.processes import ProcessExecutor
+    from bimo.curation.executors.ray_cluster import RayExecutor
 
     if on == "ray":
         return RayExecutor(files=files)
@@ -250,8 +255,9 @@ def dtype_of(wanted: Curation, out: Path, dtype: Scoring) -> Scoring:
     off goes on in the same numbers.
     """
     from bimo.curation.phases.store import read_json, save_json
+    from bimo.curation.steps import ScorerStep
 
-    if not any(hasattr(step, "scorer") for step in wanted.steps):
+    if not any(isinstance(step, ScorerStep) for step in wanted.steps):
         return Scoring.fp32
     path = out / "work" / "scoring.json"
     before = read_json(path)

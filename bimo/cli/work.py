@@ -122,13 +122,13 @@ def feedback(
     out: Annotated[Path, typer.Argument(help=say("the folder to write"))],
 ) -> None:
     """Builds data of preferences."""
-    from bimo.curation.feedback import Fate, build_feedback
+    from bimo.curation.feedback import RowOutcome, build_feedback
 
     report = build_feedback(table, out)
     print(say("with a winner: {pairs}, ties: {ties}", pairs=report.pairs, ties=report.ties))
-    for fate in Fate:
-        if report.fates.get(fate):
-            print(say("rows, {fate}: {fates}", fate=fate, fates=report.fates[fate]))
+    for outcome in RowOutcome:
+        if report.outcomes.get(outcome):
+            print(say("rows, {outcome}: {outcomes}", outcome=outcome, outcomes=report.outcomes[outcome]))
     print(out)
 
 

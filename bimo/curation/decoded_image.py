@@ -60,30 +60,30 @@ def see(data: bytes, least: tuple[int, int] = LOOKED_AT) -> DecodedImage:
         warnings.simplefilter("ignore")  # of huge and of odd pictures Pillow warns; both are told by their reason
         picture = _opened(data)
         try:
-            seen = _header(data, picture)
-            factor = reduction(seen.size, least)
-            if seen.format == "JPEG":
+            decoded = _header(data, picture)
+            factor = reduction(decoded.size, least)
+            if decoded.format == "JPEG":
                 picture.draft(None, (picture.width // factor, picture.height // factor))
             picture.load()
             turn = orientation(data, picture)  # 1 by now for TIFF, which Pillow turns itself
-            image, seen.transparent, seen.converted = _opaque(picture)
+            image, decoded.transparent, decoded.converted = _opaque(picture)
         except (MemoryError, Unusable):
             raise
         except Exception as error:  # on damaged bytes Pillow's decoders raise all sorts
             raise _told(error) from None
-        if seen.format != "JPEG" and factor > 1:
+        if decoded.format != "JPEG" and factor > 1:
             image = image.reduce(factor)
-        seen.image = _turned(image, turn)
+        decoded.image = _turned(image, turn)
         if turn >= 5:
-            seen.size = (seen.size[1], seen.size[0])
-        seen.turned = seen.turned or turn != 1
-    return seen
+            decoded.size = (decoded.size[1], decoded.size[0])
+        decoded.turned = decoded.turned or turn != 1
+    return decoded
 
 
-def plain(seen: DecodedImage) -> bool:
+def plain(picture: DecodedImage) -> bool:
     """Whether the bytes can go into a shard as they are: JPEG, PNG or WEBP, RGB in sRGB, upright, still, opaque."""
-    still = not (seen.turned or seen.animated or seen.transparent or seen.converted)
-    return still and seen.format in SHARD_FORMATS and seen.mode == "RGB"
+    still = not (picture.turned or picture.animated or picture.transparent or picture.converted)
+    return still and picture.format in SHARD_FORMATS and picture.mode == "RGB"
 
 
 def upright(data: bytes) -> bytes:
@@ -95,9 +95,9 @@ def upright(data: bytes) -> bytes:
         warnings.simplefilter("ignore")
         picture = _opened(data)
         try:
-            seen = _header(data, picture)
-            seen.transparent, seen.converted = picture.has_transparency_data, colour.profile_of(picture)
-            if plain(seen):
+            decoded = _header(data, picture)
+            decoded.transparent, decoded.converted = picture.has_transparency_data, colour.profile_of(picture)
+            if plain(decoded):
                 return data
             picture.load()
             image = _turned(_opaque(picture)[0], orientation(data, picture))
@@ -107,7 +107,7 @@ def upright(data: bytes) -> bytes:
             raise _told(error) from None
     buffer = io.BytesIO()
     # What is left of profiles is sRGB under whatever name, of the mode that it came with.
-    own = picture.info.get("icc_profile") if seen.mode in ("RGB", "RGBA") and not seen.converted else None
+    own = picture.info.get("icc_profile") if decoded.mode in ("RGB", "RGBA") and not decoded.converted else None
     image.save(buffer, "PNG", icc_profile=own)
     return buffer.getvalue()
 
@@ -131,7 +131,7 @@ def orientation(data: bytes, picture: Image.Image) -> int:
         picture.load()
     try:
         turn = picture.getexif().get(ORIENTATION, 1)
-    except Exception:  # damaged EXIF is no damaged picture; its parser raises all sorts
+    except Exception:  # damaged EXIF is no damaged picture; its parser raises various exceptions
         return 1
     return turn if turn in range(1, 9) else 1
 
@@ -190,5 +190,5 @@ def _turned(image: Image.Image, turn: int) -> Image.Image:
 
 def _told(error: Exception) -> Unusable:
     """A decoder's exception as a reason."""
-    said: Any = str(error) or type(error).__name__
-    return Unusable("truncated" if "truncated" in said.lower() else "damaged", said)
+    message: Any = str(error) or type(error).__name__
+    return Unusable("truncated" if "truncated" in message.lower() else "damaged", message)

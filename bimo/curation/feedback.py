@@ -47,8 +47,8 @@ TIE = {
 REPORT = "report.json"
 
 
-class Fate(Wording):
-    """What becomes of a row that compares, or why it is of no use."""
+class RowOutcome(Wording):
+    """What becomes of a row that compares, or why it is unusable."""
 
     KEPT = ("算数", "counted")
     ROW = ("行读不了", "row cannot be read")
@@ -62,7 +62,11 @@ class Fate(Wording):
     LARGE = ("图片太大", "picture too large")
 
 
-_FATES = {folder.Reason.MISSING: Fate.MISSING, folder.Reason.OUTSIDE: Fate.OUTSIDE, folder.Reason.LARGE: Fate.LARGE}
+_OUTCOMES = {
+    folder.Reason.MISSING: RowOutcome.MISSING,
+    folder.Reason.OUTSIDE: RowOutcome.OUTSIDE,
+    folder.Reason.LARGE: RowOutcome.LARGE,
+}
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class FeedbackReport:
 
     pairs: int
     ties: int
-    fates: Mapping[Fate, int]
+    outcomes: Mapping[RowOutcome, int]
 
 
 @dataclass
@@ -102,15 +106,15 @@ def build_feedback(table: Path, out: Path) -> FeedbackReport:
 
     Raises DataError for a table without such columns, or without one pair to learn from.
     """
-    fates: Counter[Fate] = Counter()
-    found: dict[tuple[str, frozenset[str]], Comparison] = {}
+    outcomes: Counter[RowOutcome] = Counter()
+    comparisons: dict[tuple[str, frozenset[str]], Comparison] = {}
     pictures: dict[str, bytes | folder.Reason] = {}
     for number, row in rows_of(table):
-        fates[_counted(row, number, table, found, pictures)] += 1
-    decided = [one for one in found.values() if one.better is not None]
-    ties = len(found) - len(decided)
+        outcomes[_count_vote(row, number, table, comparisons, pictures)] += 1
+    decided = [one for one in comparisons.values() if one.better is not None]
+    ties = len(comparisons) - len(decided)
     if not decided:
-        near = Listed([Both(f"{fate.zh} {count}", f"{fate.en} {count}") for fate, count in fates.items()])
+        near = Listed([Both(f"{outcome.zh} {count}", f"{outcome.en} {count}") for outcome, count in outcomes.items()])
         raise DataError(
             "{table} holds not one pair with a winner: {near}, ties {ties}",
             table=table,
@@ -118,8 +122,12 @@ def build_feedback(table: Path, out: Path) -> FeedbackReport:
             ties=ties,
         )
     out.mkdir(parents=True, exist_ok=True)
-    told = {"pairs": len(decided), "ties": ties, "rows": {fate.name.lower(): count for fate, count in fates.items()}}
-    write_whole(out / REPORT, json.dumps(told, ensure_ascii=False, indent=1).encode())
+    report = {
+        "pairs": len(decided),
+        "ties": ties,
+        "rows": {outcome.name.lower(): count for outcome, count in outcomes.items()},
+    }
+    write_whole(out / REPORT, json.dumps(report, ensure_ascii=False, indent=1).encode())
     size = SAMPLES_PER_SHARD // 2
     made: list[Shard] = []
     for first in range(0, len(decided), size):
@@ -132,25 +140,25 @@ def build_feedback(table: Path, out: Path) -> FeedbackReport:
         path = out / shard_name(len(made))
         made.append(finished(path, stamp.hexdigest()) or write_shard(path, rows, stamp.hexdigest()))
     write_index(out, made)
-    return FeedbackReport(len(decided), ties, dict(fates))
+    return FeedbackReport(len(decided), ties, dict(outcomes))
 
 
-def _counted(
+def _count_vote(
     row: Mapping[str, Any] | Unusable,
     number: int,
     table: Path,
-    found: dict[tuple[str, frozenset[str]], Comparison],
+    comparisons: dict[tuple[str, frozenset[str]], Comparison],
     pictures: dict[str, bytes | folder.Reason],
-) -> Fate:
+) -> RowOutcome:
     """Counts a row's vote, and says what became of it."""
     if isinstance(row, Unusable):
-        return Fate.ROW
+        return RowOutcome.ROW
     values = {str(name).strip().lower(): value for name, value in row.items()}
     names, choice = _compared(values, table)
     if not all(names) or choice is None:
-        return Fate.CHOICE if all(names) else Fate.MISSING
+        return RowOutcome.CHOICE if all(names) else RowOutcome.MISSING
     if names[0] == names[1]:
-        return Fate.SAME
+        return RowOutcome.SAME
     for name in names:
         if name not in pictures:
             usable = folder.usable(table.parent, name)
@@ -158,20 +166,20 @@ def _counted(
             pictures[name] = usable if isinstance(usable, folder.Reason) else b""
         reason = pictures[name]
         if isinstance(reason, folder.Reason):
-            return _FATES.get(reason, Fate.DAMAGED)
+            return _OUTCOMES.get(reason, RowOutcome.DAMAGED)
     request = _text(values, REQUEST) or _drawn_by(table.parent, names)
     if not request:
-        return Fate.REQUEST
-    one = found.setdefault((request, frozenset(names)), Comparison(request, names))
+        return RowOutcome.REQUEST
+    one = comparisons.setdefault((request, frozenset(names)), Comparison(request, names))
     judge = _text(values, JUDGE) or f"row {number}"
     if judge in one.judges:
-        return Fate.AGAIN
+        return RowOutcome.AGAIN
     one.judges.add(judge)
     if choice == "tie":
         one.ties += 1
     else:
         one.votes[one.names.index(names[0] if choice == "first" else names[1])] += 1
-    return Fate.KEPT
+    return RowOutcome.KEPT
 
 
 def _compared(values: Mapping[str, Any], table: Path) -> tuple[tuple[str, str], str | None]:
@@ -182,13 +190,13 @@ def _compared(values: Mapping[str, Any], table: Path) -> tuple[tuple[str, str], 
     first, second = (next((name for name in every if name in values), None) for every in (FIRST, SECOND))
     if first is not None and second is not None:
         names = (_text(values, (first,)), _text(values, (second,)))
-        said = _text(values, CHOICE)
-        word = said.lower()
+        choice = _text(values, CHOICE)
+        word = choice.lower()
         if word in TIE:
             return names, "tie"
-        if word in (first, *FIRST) or (said == names[0] and said):
+        if word in (first, *FIRST) or (choice == names[0] and choice):
             return names, "first"
-        return names, "second" if word in (second, *SECOND) or (said == names[1] and said) else None
+        return names, "second" if word in (second, *SECOND) or (choice == names[1] and choice) else None
     if any(name in values for name in WINNER) and any(name in values for name in LOSER):
         return (_text(values, WINNER), _text(values, LOSER)), "first"
     raise DataError(
@@ -202,20 +210,20 @@ def _compared(values: Mapping[str, Any], table: Path) -> tuple[tuple[str, str], 
 
 def _text(values: Mapping[str, Any], names: Iterable[str]) -> str:
     """The first of some columns that says something, "" where none does."""
-    found = (str(values[name]).strip() for name in names if values.get(name) is not None)
-    return next(filter(None, found), "")
+    texts = (str(values[name]).strip() for name in names if values.get(name) is not None)
+    return next(filter(None, texts), "")
 
 
 def _drawn_by(source: Path, names: Iterable[str]) -> str:
     """The request that both PNGs say they were drawn by; "" where they do not."""
-    said: set[str] = set()
+    requests: set[str] = set()
     for name in names:
         path = folder.located(source, name)
         try:
-            said.add("" if path is None else str(read_metadata(path)["request"].get("text") or ""))
+            requests.add("" if path is None else str(read_metadata(path)["request"].get("text") or ""))
         except RequestError:
             return ""
-    return said.pop() if len(said) == 1 else ""
+    return requests.pop() if len(requests) == 1 else ""
 
 
 def _samples(number: int, one: Comparison, table: Path) -> list[Sample]:

@@ -22,7 +22,7 @@ from bimo.curation.phases import ingest
 from bimo.curation.phases.store import save, unwritten
 from bimo.curation.readers import reading
 from bimo.curation.readers.columns import Beside
-from bimo.curation.readers.detect_format import Known, known
+from bimo.curation.readers.detect_format import SourceFormat, detect_format
 from bimo.curation.readers.inventory import inventory
 from bimo.curation.readers.rows import Broken, Place, Row, Unusable
 from bimo.curation.report.page import REASONS
@@ -119,12 +119,12 @@ def build_folder(source: Path, out: Path, side: int = 1) -> FolderReport:
 
     if not source.exists():
         raise DataError("there is no folder {source}", source=source)
-    what = known(source)
-    ingest.apart(source, out)
+    what = detect_format(source)
+    ingest.check_apart(source, out)
     begun = [path for path in (out, *out.parents) if not path.exists()]
     entries, broken, joined = _read(what)
     left, converted = list(broken), Counter[str]()
-    made: list[Shard] = []
+    written: list[Shard] = []
     try:
         out.mkdir(parents=True, exist_ok=True)
         firsts = range(0, len(entries), SAMPLES_PER_SHARD)
@@ -133,10 +133,10 @@ def build_folder(source: Path, out: Path, side: int = 1) -> FolderReport:
         for number, first in enumerate(bar):
             some = entries[first : first + SAMPLES_PER_SHARD]
             shard, dropped, profiles = _shard(source, out / shard_name(number), some, first, side)
-            made.append(shard)
+            written.append(shard)
             left += dropped
             converted.update(profiles)
-        kept = sum(shard.count for shard in made)
+        kept = sum(shard.count for shard in written)
         files = inventory(source, what, (entry.place.path for entry in entries)).plain()
         if not kept:
             raise _nothing(source, left, files)
@@ -144,9 +144,9 @@ def build_folder(source: Path, out: Path, side: int = 1) -> FolderReport:
         report = {"read_from": str(source.resolve()), "kind": what.en, "rows": len(entries) + joined + len(broken)}
         report |= {"kept": kept, "joined": joined, "left": rows, "files": files, "converted": dict(converted)}
         save(out / REPORT, json.dumps(report, ensure_ascii=False, indent=1).encode("utf-8", "backslashreplace"))
-        write_index(out, made)
+        write_index(out, written)
     except BaseException as error:
-        if begun and not any(shard.count for shard in made):
+        if begun and not any(shard.count for shard in written):
             # What failed before anything was kept leaves nothing that a next start would trip over.
             shutil.rmtree(out, ignore_errors=True)
             for path in begun[1:]:
@@ -163,13 +163,13 @@ def _nothing(source: Path, left: Sequence[tuple[str, Reason]], files: Mapping[st
     """Says why not one picture of a source can be used, with what was not read and an example of each reason."""
     first = {reason: _place_of(source, name) for name, reason in reversed(left)}
     why = Counter(reason for _, reason in left)
-    found = [(r.zh, r.en, n, first[r]) for r, n in why.items()]
-    found += [(row["zh"], row["reason"], row["count"], row["examples"][0]) for row in files["not_read"]]
-    said = [Both(f"{zh} {count}（{example}）", f"{en} {count} ({example})") for zh, en, count, example in found]
+    reasons = [(r.zh, r.en, n, first[r]) for r, n in why.items()]
+    reasons += [(row["zh"], row["reason"], row["count"], row["examples"][0]) for row in files["not_read"]]
+    sentences = [Both(f"{zh} {count}（{example}）", f"{en} {count} ({example})") for zh, en, count, example in reasons]
     return DataError(
         "{source} holds not one usable picture: {value}",
         source=source,
-        value=Listed(said if why else [Both("没有图片", "no pictures"), *said]),
+        value=Listed(sentences if why else [Both("没有图片", "no pictures"), *sentences]),
     )
 
 
@@ -182,23 +182,23 @@ def _place_of(source: Path, name: str) -> str:
     return name
 
 
-def _read(what: Known) -> tuple[list[Entry], list[tuple[str, Reason]], int]:
+def _read(what: SourceFormat) -> tuple[list[Entry], list[tuple[str, Reason]], int]:
     """(pictures, rows that are none with the reason, rows joined to one before) of a source."""
-    found: dict[Place, Entry] = {}
+    entries: dict[Place, Entry] = {}
     broken: list[tuple[str, Reason]] = []
     joined = 0
     for row in what.read(count()):
         if isinstance(row, Broken):
             broken.append((row.source, _REASONS.get(row.reason, Reason.ROW)))
             continue
-        known_as = found.get(row.picture)
+        known_as = entries.get(row.picture)
         if known_as is None:
-            found[row.picture] = Entry(_name(row), row.picture, row.captions, row.labels)
+            entries[row.picture] = Entry(_name(row), row.picture, row.captions, row.labels)
         else:
             joined += 1
             captions = tuple(dict.fromkeys((*known_as.captions, *row.captions)))
-            found[row.picture] = Entry(known_as.name, row.picture, captions, known_as.labels)
-    return list(found.values()), broken, joined
+            entries[row.picture] = Entry(known_as.name, row.picture, captions, known_as.labels)
+    return list(entries.values()), broken, joined
 
 
 def _name(row: Row) -> str:
@@ -212,35 +212,35 @@ def _shard(
 ) -> tuple[Shard, list[tuple[str, Reason]], list[str]]:
     stamp = hashlib.sha256(f"{VERSION} {side}".encode())
     for entry in entries:
-        said = (entry.name, entry.place, entry.captions, sorted(entry.labels.items()), _state(source, entry.place))
-        stamp.update(repr(said).encode("utf-8", "backslashreplace"))
-    beside = path.with_suffix(".left.json")
+        state = (entry.name, entry.place, entry.captions, sorted(entry.labels.items()), _state(source, entry.place))
+        stamp.update(repr(state).encode("utf-8", "backslashreplace"))
+    report = path.with_suffix(".left.json")
     shard = finished(path, stamp.hexdigest())
-    if shard is not None and beside.is_file():
-        table = json.loads(beside.read_text(encoding="utf-8"))
+    if shard is not None and report.is_file():
+        table = json.loads(report.read_text(encoding="utf-8"))
         return shard, [(name, Reason[reason]) for name, reason in table["left"]], table["converted"]
     left: list[tuple[str, Reason]] = []
     converted: list[str] = []
     samples = list(_samples(source, entries, first, side, left, converted))
     listed = {"left": [[name, reason.name] for name, reason in left], "converted": converted}
-    save(beside, json.dumps(listed, ensure_ascii=False).encode("utf-8", "backslashreplace"))
+    save(report, json.dumps(listed, ensure_ascii=False).encode("utf-8", "backslashreplace"))
     return write_shard(path, samples, stamp.hexdigest()), left, converted
 
 
 def _samples(
     source: Path, entries: Sequence[Entry], first: int, side: int, left: list[tuple[str, Reason]], converted: list[str]
 ) -> Iterator[Sample]:
-    """The samples of some entries; what is of no use goes to ``left``, the profiles of the others to ``converted``."""
+    """The samples of some entries; what is unusable goes to ``left``, the profiles of the others to ``converted``."""
     for number, entry in enumerate(entries, first):
         # The picture first, as curation does: both give one reason for what has two.
-        found = _usable(source, entry.place, side)
-        if not isinstance(found, Reason) and not entry.captions:
-            found = Reason.CAPTION
-        if isinstance(found, Reason):
-            left.append((entry.name, found))
+        result = _usable(source, entry.place, side)
+        if not isinstance(result, Reason) and not entry.captions:
+            result = Reason.CAPTION
+        if isinstance(result, Reason):
+            left.append((entry.name, result))
             continue
-        data, seen = found
-        converted += [seen.converted] if seen.converted else []
+        data, decoded = result
+        converted += [decoded.converted] if decoded.converted else []
         captions = [{"text": text, "lang": "zh" if _HAN.search(text) else "en"} for text in entry.captions]
         name = entry.name.encode("utf-8", "backslashreplace").decode()
         yield f"{number:08d}", data, {"captions": captions, "labels": entry.labels, "source": name}
@@ -248,19 +248,19 @@ def _samples(
 
 def usable(source: Path, name: str, side: int = 1) -> bytes | Reason:
     """The bytes of a picture of a folder: its own where they are upright RGB, else written anew, on white; or why it is
-    of no use.
+    unusable.
     """
-    found = _usable(source, Place(Beside(source, source).find(name)), side)
-    return found if isinstance(found, Reason) else found[0]
+    result = _usable(source, Place(Beside(source, source).find(name)), side)
+    return result if isinstance(result, Reason) else result[0]
 
 
 def _usable(source: Path, place: Place, side: int) -> tuple[bytes, DecodedImage] | Reason:
     try:
         data = reading.picture_bytes(source, place)
-        seen = see(data)
-        if min(seen.size) < side:
+        decoded = see(data)
+        if min(decoded.size) < side:
             return Reason.SMALL
-        return (data if plain(seen) else upright(data)), seen
+        return (data if plain(decoded) else upright(data)), decoded
     except Unusable as error:
         return _REASONS.get(error.reason, Reason.DAMAGED)
 

@@ -1,28 +1,26 @@
-"""What a curation step is. A step is a `Part`: plain data, and one or two methods that answer kept, or why not.
+"""What a curation step is: a `Part` of one of five kinds, each a base class to derive from.
 
-Five kinds, told apart by the method they have:
+- `PictureStep` measures a decoded picture, once, and judges by the stored numbers alone, so that another threshold
+  selects again without reading a picture.
+- `CaptionStep` gets one caption and returns it, changed or as it is, or the verdict. A row that has lost its last
+  caption is dropped by the step that took it.
+- `ModelStep` measures batches of the rows that are left with a model, and judges as above.
+- `WriterStep` writes captions for batches of the rows that are left.
+- `TableStep` reads columns of all rows that are left and says what changes.
 
-- `PictureStep.measure` looks at a decoded picture, once; `judge` reads the stored numbers alone, so that a changed
-  threshold selects again without reading a picture.
-- `CaptionStep.caption` reads one caption: the caption, mended or as it is, or the verdict. A row whose last caption
-  goes is dropped by the rule that took it.
-- `ModelStep.open` gives a function over batches of what is left at that point; `judge` as above. With a `settled`
-  method it chooses its threshold by the scores of the whole set.
-- `WriterStep.write` gives a function that writes captions for batches of what is left.
-- `TableStep.select` reads columns of all that is left and says what changes.
-
-Steps are taken in the order of their list; the first verdict is the one that counts.
+Steps are taken in the order of their list; the first verdict counts.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 
-from bimo.core.part import Part
+from bimo.core.part import KIND, Part, dump
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -31,11 +29,13 @@ if TYPE_CHECKING:
 
 #: Numbers and short texts by the name of their column; None where there is nothing to measure.
 Scores = Mapping[str, float | int | str | None]
+#: Resizes a picture to what a model uses of it.
+View = Callable[["Image.Image"], "Image.Image"]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Why a row or a caption goes: what was found, and what it was held against."""
+    """Why a row or a caption is dropped: the value that was measured, and the threshold that it was compared with."""
 
     value: float | str
     threshold: float | str
@@ -43,7 +43,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Pair:
-    """What models look at: an upright RGB picture and its captions, as they are at that point."""
+    """A sample as models get it: the upright RGB picture and its captions, as the steps before have left them."""
 
     number: int
     picture: Image.Image
@@ -52,8 +52,8 @@ class Pair:
 
 @dataclass(frozen=True)
 class Change:
-    """What a table step does to a row: drops it, gives it other captions, writes it ``repeats`` times (0 is a drop
-    that needs a verdict), or adds labels.
+    """What a table step changes of a row: a verdict drops it, ``captions`` replace its captions, ``repeats`` is how
+    often it is written (0 drops it and needs a verdict), ``labels`` are added.
     """
 
     number: int
@@ -64,7 +64,7 @@ class Change:
 
 
 class Table(Protocol):
-    """The rows that are left at a step, in the order of the source; columns come from disk one at a time."""
+    """The rows that no earlier step has dropped, in the order of the source; columns are read from disk one by one."""
 
     @property
     def numbers(self) -> np.ndarray:
@@ -72,11 +72,11 @@ class Table(Protocol):
         ...
 
     def column(self, name: str) -> np.ndarray:
-        """[N]: a score or a label. Raises DataError for a name that no step before this one measures."""
+        """[N]: a score or a label. Raises DataError for a name that no earlier step measures."""
         ...
 
     def pieces(self, name: str) -> Iterator[np.ndarray]:
-        """The same in its order, unit by unit, for what is large and can be held in less."""
+        """The same in the same order, a unit at a time, for columns that should not be in memory whole."""
         ...
 
     def captions(self) -> Iterator[tuple[int, tuple[str, ...]]]:
@@ -85,15 +85,15 @@ class Table(Protocol):
 
 
 class Scorer(Protocol):
-    """A system with a text and a picture tower. ``digest`` names its weights and the numbers it reckons in.
+    """A system with a text and an image encoder. ``digest`` names its weights and the dtype it computes in.
 
-    What it says of a text or a picture does not depend on what stands beside it.
+    The embedding of a text or a picture does not depend on the rest of its batch.
     """
 
     digest: str
 
     def fitted(self, picture: Image.Image) -> Image.Image:
-        """What it sees of a picture, as a small one; ``pictures`` says the same of both."""
+        """The picture resized as the encoder does; ``pictures`` gives the same embedding for both."""
         ...
 
     def words(self, texts: Sequence[str]) -> np.ndarray:
@@ -107,98 +107,119 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Tools:
-    """What steps get from outside the room: ``scorer`` opens a system of the user's by name or folder."""
+    """What steps get from the caller: ``scorer`` loads a system by name or folder."""
 
     scorer: Callable[[str], Scorer]
 
 
-@runtime_checkable
-class PictureStep(Protocol):
-    """Measures pictures, one at a time, and judges by the numbers."""
+@dataclass(frozen=True, kw_only=True)
+class Step(Part):
+    """What every step has, of whatever kind."""
 
     #: The reason in Chinese and in English, as the report gives it.
     says: ClassVar[tuple[str, str]]
-    #: The column its histogram is of.
-    score: ClassVar[str]
+    #: The column that the report's histogram is of; "" for a step that measures none.
+    score: ClassVar[str] = ""
+    #: Whether a large model or an endpoint answers: there is one of it then, where small models are in every process.
+    single: ClassVar[bool] = False
 
+    def reason(self) -> tuple[str, str]:
+        """``says``, but for a step whose reason depends on its settings."""
+        return self.says
+
+    def score_name(self) -> str:
+        """``score``, but for a step whose column depends on its settings."""
+        return self.score
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureStep(Step, ABC):
+    """Measures pictures, one at a time, and judges by the numbers."""
+
+    @abstractmethod
     def measuring(self) -> str:
-        """What the numbers depend on, such as "Sharpness/1": while it stays, stored numbers stay."""
-        ...
+        """What the numbers depend on, such as "Sharpness/1": while it stays, stored numbers are reused."""
 
+    @abstractmethod
     def measure(self, picture: DecodedImage) -> Scores:
         """The numbers of a picture."""
-        ...
 
+    @abstractmethod
     def judge(self, scores: Scores) -> Verdict | None:
         """None for a row that stays."""
-        ...
 
 
-@runtime_checkable
-class CaptionStep(Protocol):
-    """Judges or mends captions, one at a time."""
+@dataclass(frozen=True, kw_only=True)
+class CaptionStep(Step, ABC):
+    """Judges or changes captions, one at a time."""
 
-    says: ClassVar[tuple[str, str]]
-
+    @abstractmethod
     def caption(self, text: str) -> str | Verdict:
-        """The caption that goes on, or why none does."""
-        ...
+        """The caption that later steps get, or why none does."""
 
 
-@runtime_checkable
-class ModelStep(Protocol):
-    """Measures with a model, in batches, and judges by the numbers.
+@dataclass(frozen=True, kw_only=True)
+class ModelStep(Step, ABC):
+    """Measures with a model, in batches, and judges by the numbers."""
 
-    A step that also has ``settled(table) -> step`` is replaced by its answer before it judges. One that has
-    ``view(tools)``, a function of a picture, is given pictures as that leaves them: it is called where they are
-    decoded, so that what is large need not wait for the model in memory.
-    """
-
-    says: ClassVar[tuple[str, str]]
-    score: ClassVar[str]
-
+    @abstractmethod
     def measuring(self, tools: Tools) -> str:
-        """What the numbers depend on: its own version and the digest of the weights."""
-        ...
+        """What the numbers depend on: the step's version and the digest of the weights."""
 
+    def view(self, tools: Tools) -> View | None:
+        """How pictures are resized where they are decoded, so that no large ones wait in memory; None: not at all."""
+        return None
+
+    @abstractmethod
     def open(self, tools: Tools) -> Callable[[Sequence[Pair]], list[Scores]]:
-        """Loads the model; the function it gives measures a batch."""
-        ...
+        """Loads the model; the function that it returns measures a batch."""
 
+    def settled(self, table: Table) -> Self:
+        """The step with its threshold chosen by the scores of the whole set, before it judges; itself by default."""
+        return self
+
+    @abstractmethod
     def judge(self, scores: Scores) -> Verdict | None:
         """None for a row that stays."""
-        ...
 
 
-@runtime_checkable
-class WriterStep(Protocol):
-    """Writes captions, in batches. What it wrote is stored and asked for once."""
+@dataclass(frozen=True, kw_only=True)
+class ScorerStep(ModelStep, ABC):
+    """Measures with the embeddings of ``scorer``, a system's name or folder."""
 
-    says: ClassVar[tuple[str, str]]
+    scorer: str
+    single: ClassVar[bool] = True
 
+    def view(self, tools: Tools) -> View:
+        """Resizes as the scorer's image encoder does."""
+        return tools.scorer(self.scorer).fitted
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriterStep(Step, ABC):
+    """Writes captions, in batches. What was written is stored, and written once."""
+
+    @abstractmethod
     def measuring(self, tools: Tools) -> str:
         """What the captions depend on."""
-        ...
 
+    @abstractmethod
     def write(self, tools: Tools) -> Callable[[Sequence[Pair]], list[tuple[str, ...] | Verdict]]:
-        """Opens the model or the endpoint; the function it gives answers all captions a row has from now on."""
-        ...
+        """Opens the model or the endpoint; the function that it returns gives each row all the captions it then has."""
 
 
-@runtime_checkable
-class TableStep(Protocol):
-    """Decides over the whole set: how often a caption is there, what is a copy of what, how much of each there is."""
+@dataclass(frozen=True, kw_only=True)
+class TableStep(Step, ABC):
+    """Decides over the whole set: how frequent a caption is, what is a duplicate of what, how much of each class."""
 
-    says: ClassVar[tuple[str, str]]
-
+    @abstractmethod
     def select(self, table: Table) -> Iterator[Change]:
-        """What changes; rows that are not named stay as they are."""
-        ...
+        """The changes; rows that are not among them stay as they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curation(Part):
-    """A list of steps, taken in order. ``note`` says what a paper did and what of it is known."""
+    """A list of steps, taken in order. ``note`` says what a paper did and how much of that is published."""
 
     name: str
     title: str = ""
@@ -206,13 +227,11 @@ class Curation(Part):
     note: str = ""
 
 
-def named(step: Part) -> str:
-    """The name of a rule in trails and reports: that of its class."""
+def step_name(step: Part) -> str:
+    """The name of a step in trails and reports: that of its class."""
     return type(step).__name__
 
 
 def fields_of(step: Part) -> dict[str, Any]:
     """The settings of a step, for the report."""
-    from bimo.core.part import KIND, dump
-
     return {name: value for name, value in dump(step).items() if name != KIND}

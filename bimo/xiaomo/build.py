@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,6 @@ from PIL import Image
 
 from bimo.core.errors import DataError
 from bimo.core.files import write_whole
-from bimo.curation.executors.executors import ProcessExecutor
 from bimo.data.shards import Shard, finished, hash_of, read_shard, shard_name, write_index, write_shard
 from bimo.xiaomo.artwork.captions import Text
 from bimo.xiaomo.captions.lexicon import elements, moods, styles, subjects
@@ -31,6 +29,7 @@ from bimo.xiaomo.dishes.plan import DishPlan, draw_dish, plan_dishes, table_kind
 from bimo.xiaomo.dishes.table import dishes, ingredients
 from bimo.xiaomo.heldout import held_out_scene
 from bimo.xiaomo.scenes.plan import ScenePlan, VersePlan, draw_scene, draw_verse, pairs, plan_scenes, plan_verses
+from bimo.xiaomo.shard_jobs import remove_leftovers, write_json, written_shards
 
 RECIPE = "scenes 1"
 SAMPLES_PER_SHARD = 500
@@ -102,27 +101,15 @@ def build_scenes(
     for number, start in enumerate(range(0, count, SAMPLES_PER_SHARD)):
         some = tuple(plans[start : start + SAMPLES_PER_SHARD])
         jobs.append(Job(str(out), number, some, side, f"{stamp} {len(some)} {seed}"))
-    _sweep(out, len(jobs))
+    remove_leftovers(out, len(jobs))
     shards: list[Shard] = []
-    for shard in _run(jobs, workers):
+    for shard in written_shards(write_job, jobs, workers):
         shards.append(shard)
         tell(f"{shard.name}: {shard.count} ({len(shards)}/{len(jobs)}, {time.monotonic() - began:.0f} s)")
     digest = write_index(out, shards)
     report = {"kind": "scenes", "count": count, "side": side, "seed": seed, "digest": digest, **_count(out, shards)}
-    _write_json(out / "report.json", report)
+    write_json(out / "report.json", report)
     return {**report, "seconds": round(time.monotonic() - began, 1)}
-
-
-def _run(jobs: Sequence[Job], workers: int) -> Iterator[Shard]:
-    """Shards as they are finished, by this process or by spawned ones."""
-    if workers == 1 or len(jobs) == 1:
-        yield from map(write_job, jobs)
-        return
-    executor = ProcessExecutor(min(workers, len(jobs)))
-    try:
-        yield from (shard for _, shard in executor.answers(write_job, jobs))
-    finally:
-        executor.close()
 
 
 def write_job(job: Job) -> Shard:
@@ -179,15 +166,6 @@ def _stamp(side: int) -> str:
     return made.hexdigest()
 
 
-def _sweep(out: Path, count: int) -> None:
-    """Removes what an interrupted or larger earlier run left: half-written files and shards beyond the last."""
-    keep = {shard_name(number) for number in range(count)}
-    for path in (*out.glob("shard-*.tar"), *out.glob("shard-*.done"), *out.glob("*.partial")):
-        if path.with_suffix(".tar").name not in keep or path.suffix == ".partial":
-            path.unlink()
-    (out / "index.json").unlink(missing_ok=True)
-
-
 def _count(out: Path, shards: Sequence[Shard]) -> dict[str, dict[str, int]]:
     """Counts over the written records."""
     names = ("type", "subject", "style", "season", "light", "weather", "vessel")
@@ -209,7 +187,7 @@ def _write_tables(out: Path) -> None:
         "scenes": [list(pair) for pair in pairs() if held_out_scene(*pair)],
         "verses": [verse.line for verse in verses() if verse.line not in drawn],
     }
-    _write_json(out / "held_out.json", held)
+    write_json(out / "held_out.json", held)
     write_whole(out / "words.txt", ("\n".join(_known_words()) + "\n").encode())
     notice = resources.files("bimo.xiaomo.captions").joinpath("LICENSE.chinese-poetry.txt").read_text("utf-8")
     text = f"Pictures and captions are drawn by procedure, {LICENCE}. Verses are from chinese-poetry:\n\n{notice}"
@@ -230,7 +208,3 @@ def _known_words() -> list[str]:
 def _is_line(text: str) -> bool:
     """Whether a text is a line of a poem rather than a name."""
     return any(mark in text for mark in "，。？！；") or len(text) > LONGEST_NAME
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    write_whole(path, json.dumps(value, ensure_ascii=False, indent=1).encode())

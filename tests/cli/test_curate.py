@@ -23,12 +23,11 @@ Run = Callable[..., tuple[int, str, str]]
 MINE = """
 from dataclasses import dataclass
 from typing import ClassVar
-from bimo.core.part import Part
 from bimo.curation.filters.image_rules import MinSide
-from bimo.curation.steps import Curation, Verdict
+from bimo.curation.steps import CaptionStep, Curation, Verdict
 
 @dataclass(frozen=True, kw_only=True)
-class Quiet(Part):
+class Quiet(CaptionStep):
     word: str = "吵"
     says: ClassVar[tuple[str, str]] = ("太吵", "too loud")
     def caption(self, text):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from bimo.cli import main
 from bimo.core.output_path import OutputPath, name_of
-from bimo.curation.executors.executors import SerialExecutor
+from bimo.curation.executors.executor import SerialExecutor
 from bimo.hub import memory, registry
 from tests.support.checkout import ROOT
 

@@ -86,7 +86,7 @@ def directly(folder: Path) -> torch.Tensor:
 def test_a_label_has_the_probability_that_the_network_gives_it(folder: Path) -> None:
     step = Classified(folder=str(folder), label="watermark", name="mark", below=0.4)
     assert isinstance(step, ModelStep)
-    assert step.score == "mark"
+    assert step.score_name() == "mark"
     scores = step.open(tools())(pictures())
     expected = directly(folder).softmax(dim=1)[:, 1].tolist()
     assert [row["mark"] for row in scores] == pytest.approx(expected, abs=1e-4)
@@ -120,7 +120,7 @@ def test_classified_judges_on_both_sides() -> None:
     assert step.judge({"n": 0.1}) == Verdict(0.1, 0.2)
     assert step.judge({"n": 0.7}) == Verdict(0.7, 0.6)
     assert Classified(folder="x", label="y", name="n").judge({"n": None}) is None
-    assert step.says == ("分类器不放行：n", "a classifier rejects it: n")
+    assert step.reason() == ("分类器不放行：n", "a classifier rejects it: n")
 
 
 def test_other_weights_measure_anew(folder: Path, tmp_path: Path) -> None:

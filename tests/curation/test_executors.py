@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from bimo.core.errors import DataError
-from bimo.curation.executors.executors import ProcessExecutor, SerialExecutor, load_file
+from bimo.curation.executors.executor import Halvable, SerialExecutor, load_file
+from bimo.curation.executors.processes import ProcessExecutor
 from tests.support.checkout import ROOT
 
 FILES = (("curation_steps", str(ROOT / "tests" / "support" / "curation_steps.py")),)
@@ -21,7 +22,7 @@ steps = load_file(FILES[0][0], Path(FILES[0][1]))
 
 
 @dataclass(frozen=True)
-class Numbers:
+class Numbers(Halvable):
     """A job over some numbers."""
 
     first: int
@@ -78,7 +79,8 @@ def test_a_worker_that_cannot_begin_is_told(tmp_path: Path) -> None:
 ORPHANS = """
 import sys
 from pathlib import Path
-from bimo.curation.executors.executors import ProcessExecutor, load_file
+from bimo.curation.executors.executor import load_file
+from bimo.curation.executors.processes import ProcessExecutor
 if __name__ == "__main__":
     files = (("curation_steps", sys.argv[1]),)
     steps = load_file(files[0][0], Path(sys.argv[1]))

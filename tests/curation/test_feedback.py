@@ -13,7 +13,7 @@ from PIL import Image
 from bimo.core.errors import DataError
 from bimo.core.picture import Picture
 from bimo.core.request import Request
-from bimo.curation.feedback import Fate, build_feedback
+from bimo.curation.feedback import RowOutcome, build_feedback
 from bimo.data.loader import Pictures
 from bimo.data.shards import read
 from bimo.training.objectives.preferences import DiffusionDPO
@@ -57,7 +57,7 @@ ROWS = [
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
 def test_winners_and_losers_of_every_kind_of_table(kind: str, folder: Path, tmp_path: Path) -> None:
     report = build_feedback(written(folder, ROWS, kind), tmp_path / "data")
-    assert (report.pairs, report.ties, report.fates) == (2, 0, {Fate.KEPT: 2})
+    assert (report.pairs, report.ties, report.outcomes) == (2, 0, {RowOutcome.KEPT: 2})
     pictures = Pictures(tmp_path / "data")
     made = DiffusionDPO().pictures(None, pictures, tmp_path)  # type: ignore[arg-type]
     named = {key: row["source"] for key, _, row in read(tmp_path / "data")}
@@ -86,7 +86,7 @@ def test_the_majority_of_several_judges(folder: Path, tmp_path: Path) -> None:
     ]
     report = build_feedback(written(folder, rows, "csv"), tmp_path / "data")
     assert (report.pairs, report.ties) == (2, 2)
-    assert report.fates == {Fate.KEPT: 8, Fate.AGAIN: 1, Fate.CHOICE: 1}
+    assert report.outcomes == {RowOutcome.KEPT: 8, RowOutcome.AGAIN: 1, RowOutcome.CHOICE: 1}
     found = {(row["captions"][0]["text"], row["source"]): row["labels"] for _, _, row in read(tmp_path / "data")}
     assert found["一只猫", "b.png"] == {"pair": "00000000", "score": 0.5, "votes": 2, "judges": 4}
     assert found["一只猫", "a.png"] == {"pair": "00000000", "score": 0.25, "votes": 1, "judges": 4}
@@ -109,8 +109,8 @@ def test_what_is_of_no_use_is_counted(folder: Path, tmp_path: Path) -> None:
     table.write_text(table.read_text("utf-8") + "\n{half\n[1]\n", "utf-8")
     report = build_feedback(table, tmp_path / "data")
     assert report.pairs == 1
-    one = (Fate.DAMAGED, Fate.OUTSIDE, Fate.SAME, Fate.REQUEST, Fate.KEPT)
-    assert report.fates == {**dict.fromkeys(one, 1), Fate.MISSING: 2, Fate.ROW: 2}
+    one = (RowOutcome.DAMAGED, RowOutcome.OUTSIDE, RowOutcome.SAME, RowOutcome.REQUEST, RowOutcome.KEPT)
+    assert report.outcomes == {**dict.fromkeys(one, 1), RowOutcome.MISSING: 2, RowOutcome.ROW: 2}
 
 
 def test_the_request_is_in_the_record_of_what_bimo_drew(folder: Path, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_the_request_is_in_the_record_of_what_bimo_drew(folder: Path, tmp_path: 
         Picture(Image.new("RGB", (8, 8)), Request(text=text), "r", "").save(folder / f"{name}.png")
     rows = [{"winner": "x.png", "loser": "y.png"}, {"winner": "x.png", "loser": "z.png"}]
     report = build_feedback(written(folder, rows, "csv"), tmp_path / "data")
-    assert report.fates == {Fate.KEPT: 1, Fate.REQUEST: 1}
+    assert report.outcomes == {RowOutcome.KEPT: 1, RowOutcome.REQUEST: 1}
     assert {row["captions"][0]["text"] for _, _, row in read(tmp_path / "data")} == {"一座山"}
 
 

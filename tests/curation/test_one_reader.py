@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from bimo.core.errors import DataError
-from bimo.curation.executors.executors import ProcessExecutor
+from bimo.curation.executors.processes import ProcessExecutor
 from bimo.curation.folder import build_folder
 from bimo.curation.phases.run import curate
 from bimo.curation.readers import reading

@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from bimo.core.errors import DataError
-from bimo.curation.executors.executors import RayExecutor, SerialExecutor, load_file
+from bimo.curation.executors.executor import SerialExecutor, load_file
+from bimo.curation.executors.ray_cluster import RayExecutor
 from bimo.curation.phases import store
 from bimo.curation.phases.run import curate
 from bimo.curation.steps import Curation, Tools

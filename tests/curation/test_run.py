@@ -21,7 +21,8 @@ from PIL import Image
 
 from bimo.core.errors import DataError
 from bimo.core.part import Part
-from bimo.curation.executors.executors import ProcessExecutor, SerialExecutor, load_file
+from bimo.curation.executors.executor import SerialExecutor, load_file
+from bimo.curation.executors.processes import ProcessExecutor
 from bimo.curation.phases import store, write
 from bimo.curation.phases.run import curate
 from bimo.curation.readers import reading
@@ -292,7 +293,7 @@ def replace(*names):
         os.kill(os.getpid(), signal.SIGKILL)
     real(*names)
 os.replace = replace
-from bimo.curation.executors.executors import load_file
+from bimo.curation.executors.executor import load_file
 load_file("curation_steps", Path({steps!r}))
 import importlib.util
 spec = importlib.util.spec_from_file_location("test_run_again", Path({tests!r}) / "test_run.py")

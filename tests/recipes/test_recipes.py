@@ -26,7 +26,7 @@ from bimo.training.objectives.distil import Distil
 from bimo.training.objectives.online_rewards import OnlineRewards
 from bimo.training.stage_trainer import StageTrainer
 from bimo.training.trainer import Trainer
-from tests.support.drawing import draw
+from tests.support.drawing import draw, few_steps
 from tests.support.one_device import ELSEWHERE, OneDevice, counted
 from tests.support.tiny_systems import TEXT, give_words, tiny_system
 
@@ -40,8 +40,8 @@ READ_BACK = ("lumina-image-2", "skypaint")
 READS_STEPS = ("hunyuan-dit-1.2-control",)
 #: Of which a whole run is made on a device without contents: one of each kind of denoiser, cascade and adapter.
 WHOLE = (
-    *("altdiffusion-m18", "composer", "damo-cascade-xglm", "hunyuan-dit-1.2-control", "kolors-inpainting"),
-    *("miracle-vision", "qwen-image", "taiyi-clip-huge", "wukong-huahua-lora", "xiaomo", "z-image-turbo"),
+    *("composer", "damo-cascade-xglm", "hunyuan-dit-1.2-control", "kolors-inpainting", "qwen-image"),
+    *("taiyi-clip-huge", "wukong-huahua-lora", "xiaomo"),
 )
 
 
@@ -204,7 +204,7 @@ def test_a_run_is_all_on_its_device(recipe: Recipe, system: System, tiny_shards:
     )
     stages = made.recipe.stages[-1:]
     draws = bool(recipe.levels) and stages[0].level == recipe.levels[-1].name and recipe.name not in READS_STEPS
-    wanted = replace(made.recipe, stages=stages, prompts=(TEXT,) if draws else ())
+    wanted = replace(few_steps(made.recipe, 3), stages=stages, prompts=(TEXT,) if draws else ())
     with counted(), OneDevice():
         run = Trainer(wanted, made.pictures, made.out, teacher=made.teacher, processes=Processes(device=ELSEWHERE))
         run.everything()

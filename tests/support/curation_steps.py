@@ -13,9 +13,21 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bimo.core.errors import DataError
-from bimo.core.part import Part
 from bimo.curation.decoded_image import DecodedImage
-from bimo.curation.steps import Change, Pair, Scores, Table, Tools, Verdict
+from bimo.curation.executors.executor import LossyTask
+from bimo.curation.steps import (
+    CaptionStep,
+    Change,
+    ModelStep,
+    Pair,
+    PictureStep,
+    Scores,
+    Table,
+    TableStep,
+    Tools,
+    Verdict,
+    WriterStep,
+)
 
 
 def no_scorer(name: str) -> Any:
@@ -24,7 +36,7 @@ def no_scorer(name: str) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wide(Part):
+class Wide(PictureStep):
     """At least so wide; fails where the width is ``fails``, kills its process where it is ``kills``."""
 
     pixels: int = 0
@@ -50,7 +62,7 @@ class Wide(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bright(Part):
+class Bright(PictureStep):
     """At most so bright."""
 
     below: float = 256.0
@@ -71,7 +83,7 @@ class Bright(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mend(Part):
+class Mend(CaptionStep):
     """Takes adverts off captions and drops those that are nothing else."""
 
     advert: str = "包邮"
@@ -84,7 +96,7 @@ class Mend(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Common(Part):
+class Common(TableStep):
     """Drops rows whose first caption is there more often than ``most`` times; the others say how often."""
 
     most: int = 3
@@ -101,7 +113,7 @@ class Common(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Twice(Part):
+class Twice(TableStep):
     """Writes the widest rows that are left twice, by columns of other steps."""
 
     says: ClassVar[tuple[str, str]] = ("重复", "repeated")
@@ -115,7 +127,7 @@ class Twice(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Guess(Part):
+class Guess(ModelStep):
     """A model that sees three kinds of pictures; writes into ``log`` how many it was asked about."""
 
     log: str
@@ -149,7 +161,7 @@ class Guess(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tell(Part):
+class Tell(WriterStep):
     """Adds a caption to each row, and has none for very narrow pictures."""
 
     log: str
@@ -190,7 +202,7 @@ class Square:
 
 
 @dataclass(frozen=True)
-class Total:
+class Total(LossyTask):
     """A task that one number kills; every number it comes to is in ``log``."""
 
     kills: int
@@ -221,7 +233,7 @@ class Idle:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stuck(Part):
+class Stuck(PictureStep):
     """Says so in ``fifo`` and stays where it is when it comes to a certain node of a cluster, told by its raylet."""
 
     node: str = ""

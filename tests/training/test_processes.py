@@ -34,6 +34,7 @@ from bimo.training.train_loader import BatchSampler
 from bimo.training.trainer import Trainer, train
 from bimo.xiaomo.recipe import xiaomo
 from tests.support.checkout import ROOT
+from tests.support.drawing import few_steps
 from tests.training.test_trainer import losses
 
 pytestmark = pytest.mark.slow
@@ -90,7 +91,7 @@ def recipe(*stages: int) -> Recipe:
         made[-1] = replace(made[-1], accumulate=2, ema=0.9, validation=0.2, validate_every=2, max_grad_norm=0.1)
         lora = Lora(targets=("image.denoiser.*",), rank=2)
         made.append(replace(made[-1], name="adapter", train=(), adapter=lora))
-    return replace(tiny, stages=tuple(made), prompts=("红色的方块",))
+    return replace(few_steps(tiny), stages=tuple(made), prompts=("红色的方块",))
 
 
 def launched(count: int, arguments: list[str], **settings: str) -> list[subprocess.Popen[str]]:

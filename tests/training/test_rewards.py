@@ -209,7 +209,7 @@ def test_weighted_adds_up_and_passes_over_what_has_nothing_to_say() -> None:
     )
     assert found["score"].tolist() == [1.0, 1.0]
     assert found["GlyphReward"].isnan().tolist() == [True, False]
-    assert not reward.has_gradient()
+    assert not reward.differentiable
     assert loads(dumps(reward)) == reward
     silent = Judges().scores(WeightedRewards(parts=((1.0, GlyphReward()),)), given)["score"]
     assert silent.isnan().tolist() == [True, False]

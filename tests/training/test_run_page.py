@@ -23,9 +23,9 @@ from bimo.training.adapters.lora_stage import Lora
 from bimo.training.run_page import courses
 from bimo.training.trainer import Trainer, train
 from bimo.xiaomo.recipe import xiaomo
-from tests.support.drawing import draw
+from tests.support.drawing import draw, few_steps
 
-TINY = xiaomo.tiny()
+TINY = few_steps(xiaomo.tiny())
 PAINTER = 4
 
 

@@ -21,7 +21,7 @@ from bimo.training.trainer import Trainer, train
 from bimo.xiaomo.first_level import Expected
 from bimo.xiaomo.recipe import xiaomo
 from tests.support.checkout import ROOT
-from tests.support.drawing import draw
+from tests.support.drawing import draw, few_steps
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +29,7 @@ STEPS = 3
 
 
 def recipe(steps: int = STEPS, **fields: Any) -> Recipe:
-    tiny = xiaomo.tiny()
+    tiny = few_steps(xiaomo.tiny())
     stages = tuple(replace(stage, steps=steps, batch=4) for stage in tiny.stages)
     return replace(tiny, stages=stages, prompts=("红色的方块",), **fields)
 

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from bimo.core.errors import DataError, RecipeError
 from bimo.core.part import Part
@@ -115,16 +115,16 @@ class Client:
         if not requests:
             return []
         with ThreadPoolExecutor(self.endpoint.together, "endpoint") as threads:
-            found = list(threads.map(one, requests))
-        lost = [answer for answer in found if isinstance(answer, Unanswered) and not answer.reached]
-        if len(lost) == len(found):
+            answers = list(threads.map(one, requests))
+        lost = [answer for answer in answers if isinstance(answer, Unanswered) and not answer.reached]
+        if len(lost) == len(answers):
             address, reason = self.endpoint.address, lost[0].reason
             raise DataError(
                 "{address} cannot be reached: {reason}. What was written is stored; run the same command again",
                 address=address,
                 reason=reason,
             )
-        return found
+        return answers
 
     def ask(self, messages: Sequence[Message]) -> Answer:
         """The answer to one request. Raises Unanswered after the last try, DataError as ``ask_all``."""
@@ -158,20 +158,20 @@ class Client:
             # Also a connection that broke off in the middle.
             raise _Again(f"{type(error).__name__}: {self._shown(str(error))}") from None
         status = response.status_code
-        said = self._shown(data.decode("utf-8", "replace"))
+        text = self._shown(data.decode("utf-8", "replace"))
         if status in SETTLED:
             raise DataError(
                 "{address} refuses ({status}): {said}; look at its address, its model, and the environment "
                 "variable that key names",
                 address=wanted.address,
                 status=status,
-                said=said,
+                said=text,
             )
         if status in PASSING or status >= 500:
-            raise _Again(f"{status}: {said}", after=_after(response))
+            raise _Again(f"{status}: {text}", after=_after(response))
         if status != 200:
-            raise Unanswered(f"{status}: {said}")
-        return _read(data, said)
+            raise Unanswered(f"{status}: {text}")
+        return _read(data, text)
 
     def _shown(self, text: str) -> str:
         """The beginning of what was said, without the key, should a server repeat it."""
@@ -221,15 +221,15 @@ def _after(response: httpx.Response) -> float:
     return seconds if math.isfinite(seconds) else 0.0
 
 
-def _read(data: bytes, said: str) -> Answer:
+def _read(data: bytes, shown: str) -> Answer:
     """The text of a completion. What is none may be a server that is just starting: it is asked again."""
     try:
-        choice = cast(Any, json.loads(data))["choices"][0]
+        choice = json.loads(data)["choices"][0]
         text, end = choice["message"]["content"], choice.get("finish_reason")
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
-        raise _Again(f"not a completion: {said}") from None
+        raise _Again(f"not a completion: {shown}") from None
     if text is None and end == "content_filter":
         return Answer("")
     if not isinstance(text, str):
-        raise _Again(f"not a completion: {said}")
+        raise _Again(f"not a completion: {shown}")
     return Answer(text, cut=end == "length")

@@ -1,5 +1,8 @@
 """A model that writes text, in a folder of transformers' layout: it translates, or says what is in a picture."""
 
+# transformers has no types; what crosses it here is named where it is kept.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import hashlib
@@ -44,7 +47,7 @@ class ModelFolder(Part):
 
     def asked(self) -> str:
         """What answers depend on: the files, by their names, sizes and ends."""
-        folder = self._folder()
+        folder = self.checked_folder()
         total = hashlib.sha256(f"{self.prefix} {self.source} {self.target} {self.tokens}".encode())
         for file in sorted(path for path in folder.iterdir() if path.is_file()):
             size = file.stat().st_size
@@ -55,7 +58,7 @@ class ModelFolder(Part):
                 total.update(opened.read(SAMPLED))
         return total.hexdigest()
 
-    def _folder(self) -> Path:
+    def checked_folder(self) -> Path:
         folder = Path(self.path).expanduser()
         if not (folder / "config.json").is_file():
             raise DataError("{folder} is no folder of a transformers model (there is no config.json)", folder=folder)
@@ -67,12 +70,12 @@ class Writer:
 
     def __init__(self, part: ModelFolder, sees: bool) -> None:
         self.part = part
-        folder = part._folder()
+        folder = part.checked_folder()
         try:
             self._load(folder, sees)
         except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-            told = " ".join(str(error).split())[:300]
-            raise DataError("cannot read the model in {folder}: {told}", folder=folder, told=told) from None
+            reason = " ".join(str(error).split())[:300]
+            raise DataError("cannot read the model in {folder}: {told}", folder=folder, told=reason) from None
 
     def _load(self, folder: Path, sees: bool) -> None:
         import torch
@@ -85,14 +88,14 @@ class Writer:
             AutoTokenizer,
         )
 
-        given: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        config: Any = AutoConfig.from_pretrained(folder, **given)
+        options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        config: Any = AutoConfig.from_pretrained(folder, **options)
         self.whole = bool(getattr(config, "is_encoder_decoder", False))
         auto: Any = (
             AutoModelForImageTextToText if sees else AutoModelForSeq2SeqLM if self.whole else AutoModelForCausalLM
         )
-        self.model: Any = auto.from_pretrained(folder, dtype=torch.float32, **given).eval()
-        self.processor: Any = (AutoProcessor if sees else AutoTokenizer).from_pretrained(folder, **given)
+        self.model: Any = auto.from_pretrained(folder, dtype=torch.float32, **options).eval()
+        self.processor: Any = (AutoProcessor if sees else AutoTokenizer).from_pretrained(folder, **options)
         self.words: Any = self.processor.tokenizer if sees else self.processor
         if not self.whole:
             # What is written follows the last word of the prompt, not its padding.
@@ -104,21 +107,21 @@ class Writer:
 
     def write(self, texts: Sequence[str], pictures: Sequence[Image.Image] = ()) -> list[Answer]:
         """What the model writes to each text, beside its picture where there are some."""
-        found: list[Answer] = []
+        answers: list[Answer] = []
         for start in range(0, len(texts), self.part.batch):
             stop = start + self.part.batch
-            found += self._batch(texts[start:stop], pictures[start:stop])
-        return found
+            answers += self._batch(texts[start:stop], pictures[start:stop])
+        return answers
 
     def _batch(self, texts: Sequence[str], pictures: Sequence[Image.Image]) -> list[Answer]:
         import torch
 
-        given: dict[str, Any] = {"padding": True, "return_tensors": "pt"}
+        options: dict[str, Any] = {"padding": True, "return_tensors": "pt"}
         if pictures:
-            given["images"] = [[picture] for picture in pictures] if self._chats() else list(pictures)
+            options["images"] = [[picture] for picture in pictures] if self._chats() else list(pictures)
         elif self.whole:
-            given["truncation"] = True
-        inputs = self.processor(text=[self._prompt(text, bool(pictures)) for text in texts], **given)
+            options["truncation"] = True
+        inputs = self.processor(text=[self._prompt(text, bool(pictures)) for text in texts], **options)
         more: dict[str, Any] = {}
         if self.part.target:
             more["forced_bos_token_id"] = self.words.convert_tokens_to_ids(self.part.target)
@@ -148,5 +151,5 @@ class Writer:
         if not self._chats():
             return text
         content: Any = [{"type": "image"}, {"type": "text", "text": text}] if picture else text
-        said = [{"role": "user", "content": content}]
-        return self.processor.apply_chat_template(said, add_generation_prompt=True, tokenize=False)
+        messages = [{"role": "user", "content": content}]
+        return self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)

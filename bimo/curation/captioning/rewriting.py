@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from bimo.core.errors import RecipeError
-from bimo.core.part import Part
 from bimo.curation.captioning.endpoint import Answer, Client, Endpoint, Unanswered
 from bimo.curation.captioning.model_folder import ModelFolder, Writer
 from bimo.curation.filters.dictionary import agreement, has_han, share_of_han
-from bimo.curation.steps import Pair, Tools, Verdict
+from bimo.curation.steps import Pair, Tools, Verdict, WriterStep
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -52,7 +51,7 @@ _QUOTES = "“”\"'‘’「」『』"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Translate(Part):
+class Translate(WriterStep):
     """Adds the translation of each caption in another language behind it; captions in ``to`` already stay as they are.
 
     ``by`` is an Endpoint or a ModelFolder. With ``check`` a translation is taken only where at least ``share`` of the
@@ -62,6 +61,7 @@ class Translate(Part):
     """
 
     says: ClassVar[tuple[str, str]] = ("译文不可用", "no usable translation")
+    single: ClassVar[bool] = True
 
     by: Endpoint | ModelFolder
     to: Literal["zh", "en"] = "zh"
@@ -97,21 +97,21 @@ class Translate(Part):
         return share_of_han(text) < CHINESE and any(character.isalpha() for character in text)
 
     def _row(self, pair: Pair, answers: dict[str, Answer]) -> tuple[str, ...] | Verdict:
-        found: dict[str, None] = {}
+        written: dict[str, None] = {}
         why: Verdict | None = None
         for text in pair.captions:
             if text not in answers:
-                found[text] = None
+                written[text] = None
                 continue
             translation, wrong = self._judged(text, answers[text])
             if wrong is None:
-                found |= dict.fromkeys((translation,) if self.replace else (text, translation))
+                written |= dict.fromkeys((translation,) if self.replace else (text, translation))
             else:
                 why = wrong
-                found[text] = None
-        if self.drop and why is not None and all(self._foreign(text) for text in found):
+                written[text] = None
+        if self.drop and why is not None and all(self._foreign(text) for text in written):
             return why
-        return tuple(found)
+        return tuple(written)
 
     def _judged(self, text: str, answer: Answer) -> tuple[str, Verdict | None]:
         translation, wrong = usable(answer, self.most)
@@ -126,7 +126,7 @@ class Translate(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recaption(Part):
+class Recaption(WriterStep):
     """Writes captions from the picture, ``by`` a model that sees: an Endpoint or a ModelFolder.
 
     ``mix`` is the share of the rows that are written anew, chosen by their number and ``seed``; the others stay as they
@@ -139,6 +139,7 @@ class Recaption(Part):
     """
 
     says: ClassVar[tuple[str, str]] = ("没有写出可用的说明", "no usable caption was written")
+    single: ClassVar[bool] = True
 
     by: Endpoint | ModelFolder
     language: Literal["zh", "en"] = "zh"
@@ -223,22 +224,22 @@ class Asking:
         assert self.client is not None
         messages = [_message(text, picture) for text, picture in asked]
         keys = [_digest(message) for message in messages]
-        found: list[Answer | Unanswered] = []
+        results: list[Answer | Unanswered] = []
         wanted: list[int] = []
         for at, key in enumerate(keys):
             if known := self._known.get(key):
-                found.append(known.pop())
+                results.append(known.pop())
             else:
-                found.append(Unanswered("not asked"))
+                results.append(Unanswered("not asked"))
                 wanted.append(at)
         for at, answer in zip(wanted, self.client.ask_all([[messages[at]] for at in wanted]), strict=True):
-            found[at] = answer
-        lost = [answer for answer in found if isinstance(answer, Unanswered)]
+            results[at] = answer
+        lost = [answer for answer in results if isinstance(answer, Unanswered)]
         if not lost:
-            return [answer for answer in found if isinstance(answer, Answer)]
+            return [answer for answer in results if isinstance(answer, Answer)]
         if len(self._known) > MOST_KNOWN:
             self._known.clear()
-        for key, answer in zip(keys, found, strict=True):
+        for key, answer in zip(keys, results, strict=True):
             if isinstance(answer, Answer):
                 self._known.setdefault(key, []).append(answer)
         raise lost[0]

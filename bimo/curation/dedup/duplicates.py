@@ -15,15 +15,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BufferedRandom
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from bimo.core.errors import DataError, RecipeError
-from bimo.core.part import Part
 from bimo.curation.dedup.hamming_index import Neighbours
 from bimo.curation.phases.store import ranked
-from bimo.curation.steps import Change, Scores, Table, Verdict
+from bimo.curation.steps import Change, PictureStep, Scores, Table, TableStep, Verdict
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -71,7 +70,7 @@ GONE = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
-class Duplicates(Part):
+class Duplicates(PictureStep, TableStep):
     """Keeps the best of pictures whose pHash differs in at most ``bits`` of 64.
 
     Rows are taken from the best to the worst; each goes that is a copy of one kept before. So every copy is near the
@@ -152,8 +151,8 @@ class Duplicates(Part):
         rank = np.empty(len(order), np.int64)
         rank[order] = np.arange(len(order))
         halves = (
-            _bytes(np.array([word[:32] for word in words]), bytes.fromhex).view("V16")
-            for words in table.pieces("sha256")
+            _bytes(np.array([word[:32] for word in hashes]), bytes.fromhex).view("V16")
+            for hashes in table.pieces("sha256")
         )
         digests = ranked(halves, rank, len(order), (), "V16")
         _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
@@ -166,7 +165,7 @@ class Duplicates(Part):
         order = order[(keeper[order] < 0) & (table.column("phash")[order] != 0)]
         if len(order) < 2:
             return
-        with cast(BufferedRandom, tempfile.TemporaryFile()) as cuts:
+        with tempfile.TemporaryFile() as cuts:
             self._take_away(_Codes.of(table, order, self.bits, cuts), order, keeper, far)
 
     def _take_away(self, codes: _Codes, order: np.ndarray, keeper: np.ndarray, far: np.ndarray) -> None:
@@ -231,10 +230,10 @@ class _Codes:
 
     @staticmethod
     def _written(pieces: Iterator[np.ndarray], cuts: BufferedRandom) -> Iterator[np.ndarray]:
-        for words in pieces:
-            views = _bytes(words, base64.b64decode)
+        for texts in pieces:
+            views = _bytes(texts, base64.b64decode)
             cuts.write(views.tobytes())
-            yield views.view("<u8").reshape(len(words), len(VIEWS), 2)[:, 0]
+            yield views.view("<u8").reshape(len(texts), len(VIEWS), 2)[:, 0]
         cuts.flush()
 
     def pairs(self, rows: np.ndarray, index: _Index, gone: np.ndarray) -> list[tuple[int, int, int]] | None:
@@ -243,7 +242,7 @@ class _Codes:
         """
         most = TOO_MANY if len(rows) > 1 else None
         every = self._views(rows)
-        found = [np.zeros((0, 3), np.int64)]
+        batches = [np.zeros((0, 3), np.int64)]
         whole, cuts = np.zeros(1, np.int64), np.arange(1, len(VIEWS))
         ways = ((0, whole, self.bits), (1, whole, self.near), (0, cuts, min(self.bits, CUT_BITS)))
         for kind, views, bits in ways:
@@ -253,8 +252,8 @@ class _Codes:
             at, view, other = near[0] // len(views), views[near[0] % len(views)], index.rows[near[1]]
             apart = (rows[at] != other) & ~gone[other]
             at, view = at[apart], view[apart]
-            found.append(self._kept(rows[at], view, every[at, view], other[apart], bool(kind)))
-        return [(int(row), int(other), int(bits)) for row, other, bits in np.unique(np.concatenate(found), axis=0)]
+            batches.append(self._kept(rows[at], view, every[at, view], other[apart], bool(kind)))
+        return [(int(row), int(other), int(bits)) for row, other, bits in np.unique(np.concatenate(batches), axis=0)]
 
     def _views(self, rows: np.ndarray) -> np.ndarray:
         """[R, V, 2]: the hashes of rows and of their cuts."""
@@ -375,9 +374,9 @@ def _means(start: float, end: float, count: int) -> np.ndarray:
     return np.diff(np.clip(edges - np.arange(count)[:, None], 0, 1)).astype(np.float32)
 
 
-def _bytes(words: np.ndarray, decode: Callable[[str], bytes]) -> np.ndarray:
+def _bytes(texts: np.ndarray, decode: Callable[[str], bytes]) -> np.ndarray:
     """The bytes, uint8, that a piece of a column of texts says."""
-    return np.frombuffer(decode("".join(words)), np.uint8)
+    return np.frombuffer(decode("".join(texts)), np.uint8)
 
 
 def _sharpness(table: Table) -> list[np.ndarray]:

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from bimo.core.errors import DataError, RecipeError
-from bimo.core.part import Part
 from bimo.curation.dedup.duplicates import best_first
-from bimo.curation.steps import Change, Pair, Scores, Table, Tools, Verdict
+from bimo.curation.steps import Change, Pair, ScorerStep, Scores, Table, TableStep, Tools, Verdict
 
 if TYPE_CHECKING:
-    from PIL import Image
+    pass
 
 COLUMN = "look"
 #: Vectors of length 1 are kept as whole numbers of this many to 1, a byte each.
@@ -25,21 +24,15 @@ BATCH = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageEmbedding(Part):
+class ImageEmbedding(ScorerStep):
     """Keeps the vector that ``scorer``, a system's name or folder, has of each picture, for ``Alike`` after it."""
 
     says: ClassVar[tuple[str, str]] = ("图像向量", "the picture's vector")
     score: ClassVar[str] = COLUMN
 
-    scorer: str
-
     def measuring(self, tools: Tools) -> str:
         """The version of what is measured, and the weights of the scorer."""
         return f"Looks/2 {tools.scorer(self.scorer).digest}"
-
-    def view(self, tools: Tools) -> Callable[[Image.Image], Image.Image]:
-        """What the scorer sees of a picture."""
-        return tools.scorer(self.scorer).fitted
 
     def open(self, tools: Tools) -> Callable[[Sequence[Pair]], list[Scores]]:
         """Loads the scorer."""
@@ -58,7 +51,7 @@ class ImageEmbedding(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbeddingDuplicates(Part):
+class EmbeddingDuplicates(TableStep):
     """Keeps the best of pictures whose vectors, kept by ``Looks`` before, have a cosine of more than ``above``.
 
     Rows are taken from the best to the worst, as by ``Duplicates``; each goes that is like one kept before. What is
@@ -88,12 +81,12 @@ class EmbeddingDuplicates(Part):
             return
         vectors = _decoded(table.column(COLUMN)[order])
         numbers = table.numbers[order]
-        made: Any = faiss.IndexFlatIP(vectors.shape[1])
-        made.add(vectors)
+        index: Any = faiss.IndexFlatIP(vectors.shape[1])
+        index.add(vectors)
         gone = np.zeros(len(order), bool)
         for start in range(0, len(order), BATCH):
             rows = start + np.flatnonzero(~gone[start : start + BATCH])
-            limits, cosines, places = made.range_search(vectors[rows], self.above)
+            limits, cosines, places = index.range_search(vectors[rows], self.above)
             for at, row in enumerate(rows.tolist()):
                 if gone[row]:
                     continue

@@ -5,6 +5,9 @@ one of their parts differs in still fewer, so that it is enough to look up each 
 hashes there are, the longer the parts: what lies under one part then stays a handful.
 """
 
+# numpy has no types; what crosses it here is named where it is kept.
+# pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -56,15 +59,15 @@ class Neighbours:
         each; a pair may be there twice. None where they are more than ``most``.
         """
         total = 0
-        found = [np.zeros((2, 0), np.int64)]
+        batches = [np.zeros((2, 0), np.int64)]
         for part, radius in zip(self.parts, radii(bits, len(self.parts)), strict=True):
             for left, right in self._under(part, queries, radius) if radius >= 0 else ():
                 near = np.bitwise_count(queries.take(left) ^ self.hashes.take(right)) <= bits
-                found.append(np.stack([left[near], right[near]]))
-                total += found[-1].shape[1]
+                batches.append(np.stack([left[near], right[near]]))
+                total += batches[-1].shape[1]
                 if most is not None and total > most:
                     return None
-        left, right = np.concatenate(found, axis=1)
+        left, right = np.concatenate(batches, axis=1)
         return left, right
 
     def _under(self, part: _Part, queries: np.ndarray, radius: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from bimo.core.errors import DataError
-from bimo.core.part import Part
 from bimo.curation.filters.web_phrases import ADVERTS, BARE, EXTENSIONS, MEANINGLESS, TAILS
-from bimo.curation.steps import Verdict
+from bimo.curation.steps import CaptionStep, Verdict
 from bimo.prompts.normalise import normal
 
 #: How much of a caption a verdict quotes, in characters.
@@ -62,7 +61,7 @@ _UNSEEN_KINDS = {"Cc", "Cf", "Co", "Cs", "Cn"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Normal(Part):
+class Normal(CaptionStep):
     """Mends: full-width letters and digits become half-width, HTML goes, any blanks become one space, and what is not
     seen goes (control, bidirectional and zero-width characters, private ones, lone surrogates), and so do marks beyond
     the eighth on one letter.
@@ -83,8 +82,8 @@ class Normal(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Meaningless(Part):
-    """Drops what says nothing of a picture: 图片, Image, IMG_1234.jpg, 微信图片_2020..., ids, dates, addresses.
+class Meaningless(CaptionStep):
+    """Drops what says nothing of a picture: 图片, Image, IMG_1234.jpg, 微信图片_2020..., ids, dates, URLs.
 
     A caption with an extension behind a Chinese name (红烧肉.jpg) loses the extension. After Wukong (arXiv:2202.06767),
     whose list is not published.
@@ -103,7 +102,7 @@ class Meaningless(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adverts(Part):
+class Adverts(CaptionStep):
     """Drops offers, contacts, "click here" and what stock sites append (图库摄影, 股票视频, 图片大全).
 
     With ``tails="trim"`` a stock site's words at the end are cut off instead, where at least four characters stay.
@@ -125,7 +124,7 @@ class Adverts(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Length(Part):
+class Length(CaptionStep):
     """From ``least`` to ``most`` units: a Chinese or Japanese character or a Korean syllable is one, a word of letters
     or digits is one ("3D", "don't"); blanks and punctuation do not count.
     """
@@ -144,7 +143,7 @@ class Length(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class HanShare(Part):
+class HanShare(CaptionStep):
     """At least the share ``above`` of the letters are Chinese characters; digits, marks and blanks do not count."""
 
     says: ClassVar[tuple[str, str]] = ("汉字太少", "too few Chinese characters")
@@ -159,7 +158,7 @@ class HanShare(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Language(Part):
+class Language(CaptionStep):
     """Written in one of the languages ``among`` zh, ja, ko, en, ru, told by script alone, without a model.
 
     A tenth of kana makes Chinese characters Japanese; else the script with the most units decides (characters, or
@@ -177,7 +176,7 @@ class Language(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenLength(Part):
+class TokenLength(CaptionStep):
     """At most ``most`` tokens, marks included, by the tokenizer of the text encoder that will read the captions.
 
     ``tokenizer`` is a folder with a tokenizer.json, or with the vocab.txt of a BERT; ``most`` is the encoder's length.
@@ -195,7 +194,7 @@ class TokenLength(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Repetition(Part):
+class Repetition(CaptionStep):
     """At most the share ``above`` of the runs of ``run`` units were there before: 1 - different runs / runs.
 
     After the duplicate n-grams of Gopher (arXiv:2112.11446, A1.1), in characters and words. Up to ``run`` + 4 units
@@ -241,7 +240,7 @@ def _once(text: str) -> str:
         text = html.unescape(text)
     if "<" in text:
         text = _MARKUP.sub(" ", text)
-    text = _WIDE.sub(lambda found: unicodedata.normalize("NFKC", found[0]), text)
+    text = _WIDE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
     # Blanks first: tabs and line ends are control characters too.
     text = _BLANKS.sub(" ", text)
     if not text.isascii():
@@ -258,10 +257,10 @@ def _nothing(folded: str, stem: str) -> str:
     for kind, pattern in MEANINGLESS:
         if pattern.search(folded):
             return kind
-    words = _WORD.findall(stem)
-    if not words:
+    parts = _WORD.findall(stem)
+    if not parts:
         return "no words"
-    if len(stem) <= LONGEST_MEANINGLESS and all(map(_bare().fullmatch, words)):
+    if len(stem) <= LONGEST_MEANINGLESS and all(map(_bare().fullmatch, parts)):
         return "bare word"
     if stem != folded and " " not in stem and len(_SCRIPTS["zh"].findall(stem)) < 2:
         return "file name"
@@ -292,18 +291,18 @@ def _counter(folder: str) -> Callable[[str], int]:
     for name in ("", "tokenizer", "words.0"):
         path = Path(folder) / name
         if (path / "tokenizer.json").is_file():
-            words: Any = Tokenizer.from_file(str(path / "tokenizer.json"))
+            tokenizer: Any = Tokenizer.from_file(str(path / "tokenizer.json"))
             break
         if (path / "vocab.txt").is_file():
             from bimo.models.text_encoders.tokenization import word_pieces
 
-            words, _ = word_pieces(path)
+            tokenizer, _ = word_pieces(path)
             break
     else:
         raise DataError(
             "{folder} holds no tokenizer; it should have a tokenizer.json, or a BERT's vocab.txt", folder=folder
         )
     # The file may say that texts are cut or filled up; here the number of tokens is what is asked.
-    words.no_truncation()
-    words.no_padding()
-    return lambda text: len(words.encode(text).ids)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return lambda text: len(tokenizer.encode(text).ids)

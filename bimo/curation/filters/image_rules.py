@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
 
-from bimo.core.part import Part
-from bimo.curation.steps import Scores, Verdict
+from bimo.curation.steps import PictureStep, Scores, Verdict
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -31,7 +30,7 @@ BORDER_TOLERANCE = 12
 
 
 @dataclass(frozen=True, kw_only=True)
-class MinSide(Part):
+class MinSide(PictureStep):
     """The shorter side of the upright original has at least ``pixels``. Wukong: 200 (arXiv:2202.06767)."""
 
     says: ClassVar[tuple[str, str]] = ("短边太小", "the shorter side is too small")
@@ -53,7 +52,7 @@ class MinSide(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Aspect(Part):
+class Aspect(PictureStep):
     """Width over height of the upright original lies from ``low`` to ``high``. Wukong: 1/3 to 3 (arXiv:2202.06767)."""
 
     says: ClassVar[tuple[str, str]] = ("太长或太高", "too wide or too tall")
@@ -77,7 +76,7 @@ class Aspect(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Still(Part):
+class Still(PictureStep):
     """The file holds one picture, not an animation: of several frames a caption describes no one in particular."""
 
     says: ClassVar[tuple[str, str]] = ("动图", "animated")
@@ -97,7 +96,7 @@ class Still(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sharpness(Part):
+class Sharpness(PictureStep):
     """Fine detail against coarse: S = sum L² / (sum G² + 4 N), grey levels of a copy whose longer side is 256 pixels.
 
     L is the Laplacian of four neighbours, G² the sum of the squared central differences, N the number of pixels; 4
@@ -132,7 +131,7 @@ class Sharpness(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flat(Part):
+class Flat(PictureStep):
     """Not one colour nearly everywhere, and grey levels with some variety: blank pictures, charts, plain logos go.
 
     ``common_colour`` is the share of the most common of 32³ colours, ``entropy`` that of the histogram of 256 grey
@@ -166,7 +165,7 @@ class Flat(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Borders(Part):
+class Borders(PictureStep):
     """Not too much of the picture is a plain frame: letterboxes, scans, screenshots in a margin.
 
     From each side inwards, lines of pixels are border while none of their pixels differs by more than 12 levels from
@@ -216,16 +215,16 @@ def below(value: float | int | str | None, least: float) -> Verdict | None:
     """The verdict on a number that is less than ``least``, or no number at all (NaN, or not measured)."""
     if value is None:
         return Verdict("—", least)
-    found = float(value)
-    return None if found >= least else Verdict(found, least)
+    number = float(value)
+    return None if number >= least else Verdict(number, least)
 
 
 def above(value: float | int | str | None, most: float) -> Verdict | None:
     """The verdict on a number that is more than ``most``, or no number at all (NaN, or not measured)."""
     if value is None:
         return Verdict("—", most)
-    found = float(value)
-    return None if found <= most else Verdict(found, most)
+    number = float(value)
+    return None if number <= most else Verdict(number, most)
 
 
 def _plain_lines(lines: np.ndarray) -> int:

@@ -5,6 +5,9 @@ that all cost the same; letters that are less than about 8 pixels high then are 
 could be read as well: round dishes and plates are found as an "O", a 福 or a 中 as large as the picture.
 """
 
+# rapidocr has no types; what crosses it here is named where it is kept.
+# pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import re
@@ -17,10 +20,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from bimo.core.part import Part
 from bimo.curation.filters.image_rules import above, copy_of
 from bimo.curation.filters.segmentation import is_han
-from bimo.curation.steps import Pair, Scores, Tools, Verdict
+from bimo.curation.steps import ModelStep, Pair, Scores, Tools, Verdict
 from bimo.prompts.normalise import normal
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ AREA_SIDE = 256
 #: Readings that are held, so that two steps which follow each other in a batch read a picture once.
 HELD = 1024
 
-#: Names of agencies and sites that sell or host pictures, addresses, and how to reach who put them there.
+#: Names of agencies and sites that sell or host pictures, URLs, and how to reach who put them there.
 _SITE = re.compile(
     "视觉中国|图虫|千图|包图|昵图|摄图|汇图|全景网?|花瓣|我图网|千库|站酷|堆糖|海洛创意|素材|水印|版权所有|盗图必究|禁止转载|样张|仅供预览|"
     r"shutterstock|istock|alamy|dreamstime|123rf|getty|depositphotos|adobestock|bigstock|pngtree|freepik|nipic|58pic|"
@@ -65,7 +67,7 @@ class Reading:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextArea(Part):
+class TextArea(ModelStep):
     """Text covers at most the share ``below`` of the picture: posters, screenshots and slides go.
 
     After the text operators of HunyuanDiT and Qwen-Image, whose thresholds are not published. A picture that
@@ -92,7 +94,7 @@ class TextArea(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Watermark(Part):
+class Watermark(ModelStep):
     """The signs of a watermark weigh at most ``below``.
 
     No trained detector and no probability, but four rules over the text that is read: the name of a stock site or an
@@ -197,21 +199,25 @@ def read(picture: Image.Image, sure: float = SURE, single: bool = False) -> Read
     """Where a picture has text, and what it says, as far as the reader is ``sure``. A single sign counts where it is a
     Chinese character, or with ``single`` whatever it is.
     """
-    seen = copy_of(picture, SEEN_SIDE, "RGB") if max(picture.size) > SEEN_SIDE else picture
-    pixels = np.asarray(seen)
-    key = blake2b(pixels.tobytes(), digest_size=16, key=repr((seen.size, sure, single)).encode()).digest()
+    copy = copy_of(picture, SEEN_SIDE, "RGB") if max(picture.size) > SEEN_SIDE else picture
+    pixels = np.asarray(copy)
+    key = blake2b(pixels.tobytes(), digest_size=16, key=repr((copy.size, sure, single)).encode()).digest()
     held = _held.get(key)
     if held is not None:
         _held.move_to_end(key)
         return held
     # The library takes arrays as OpenCV has them: blue first.
-    found: Any = _reader()(np.ascontiguousarray(pixels[:, :, ::-1]), use_det=True, use_cls=False, use_rec=True)
-    rows = [] if found.boxes is None or found.txts is None else zip(found.boxes, found.txts, found.scores, strict=True)
+    result: Any = _reader()(np.ascontiguousarray(pixels[:, :, ::-1]), use_det=True, use_cls=False, use_rec=True)
+    rows = (
+        []
+        if result.boxes is None or result.txts is None
+        else zip(result.boxes, result.txts, result.scores, strict=True)
+    )
     kept = [
         (box, str(text)) for box, text, score in rows if score >= sure and (single or len(text) > 1 or is_han(text))
     ]
     boxes = np.asarray([box for box, _ in kept], np.float64).reshape(-1, 4, 2)
-    reading = Reading(boxes / seen.size, tuple(text for _, text in kept), seen.size)
+    reading = Reading(boxes / copy.size, tuple(text for _, text in kept), copy.size)
     _held[key] = reading
     if len(_held) > HELD:
         _held.popitem(last=False)

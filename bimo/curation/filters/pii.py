@@ -13,9 +13,8 @@ from datetime import date
 from functools import lru_cache
 from typing import ClassVar, Literal
 
-from bimo.core.part import Part
 from bimo.curation.filters.segmentation import cut, is_han, words
-from bimo.curation.steps import Verdict
+from bimo.curation.steps import CaptionStep, Verdict
 
 #: What stands in place of each kind.
 TAGS = {
@@ -117,7 +116,7 @@ REACH = 12
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pii(Part):
+class Pii(CaptionStep):
     """Masks what gives a person away with a tag such as <手机号>, or drops the caption.
 
     ``kinds`` are those of ``TAGS``. Verdicts name the kinds alone, never what was found.
@@ -132,14 +131,14 @@ class Pii(Part):
 
     def caption(self, text: str) -> str | Verdict:
         """The caption, with tags, or the kinds that it holds."""
-        found = [hit for hit in private(text) if hit[2] in self.kinds]
-        if not found:
+        hits = [hit for hit in private(text) if hit[2] in self.kinds]
+        if not hits:
             return text
         if self.do == "drop":
-            return Verdict(" ".join(sorted({kind for _, _, kind in found})), "none")
+            return Verdict(" ".join(sorted({kind for _, _, kind in hits})), "none")
         pieces: list[str] = []
         at = 0
-        for start, end, kind in found:
+        for start, end, kind in hits:
             pieces += text[at:start], TAGS[kind]
             at = end
         return "".join(pieces) + text[at:]
@@ -148,20 +147,20 @@ class Pii(Part):
 def private(text: str) -> list[tuple[int, int, str]]:
     """(start, end, kind) of what gives a person away, in order, none over another."""
     half = text.translate(_HALF)
-    found: list[tuple[int, int, str]] = []
+    hits: list[tuple[int, int, str]] = []
     while True:
-        before = len(found)
+        before = len(hits)
         taken = bytearray(len(text))
         for kind, spans in _FINDERS:
             for start, end in spans(half):
                 if not any(taken[start:end]):
                     taken[start:end] = b"\1" * (end - start)
-                    found.append((start, end, kind))
-        if len(found) == before:
-            return sorted(found)
+                    hits.append((start, end, kind))
+        if len(hits) == before:
+            return sorted(hits)
         # What was found is a border, as its tag will be: 姓名：李小明京A12345 has a name before the plate.
         signs = list(half)
-        for start, end, _ in found[before:]:
+        for start, end, _ in hits[before:]:
             signs[start:end] = "<" * (end - start - 1) + ">"
         half = "".join(signs)
 
@@ -181,10 +180,10 @@ def passes_luhn(digits: str) -> bool:
 
 
 def _identities(half: str) -> Iterator[tuple[int, int]]:
-    for found in _IDENTITY.finditer(half):
-        digits = re.sub("[ -]", "", found[0]).upper()
+    for match in _IDENTITY.finditer(half):
+        digits = re.sub("[ -]", "", match[0]).upper()
         if digits[:2] in REGIONS and digits[17] == check_of(digits[:17]) and _is_date(digits[6:14]):
-            yield found.span()
+            yield match.span()
 
 
 def _is_date(digits: str) -> bool:
@@ -196,43 +195,43 @@ def _is_date(digits: str) -> bool:
 
 
 def _cards(half: str) -> Iterator[tuple[int, int]]:
-    for found in _CARD.finditer(half):
-        digits = re.sub("[ -]", "", found[0])
+    for match in _CARD.finditer(half):
+        digits = re.sub("[ -]", "", match[0])
         # UnionPay has 16 to 19 digits, Visa and Mastercard 16; others only where they are called a card.
         issued = digits.startswith("62") or (len(digits) == 16 and re.match("4|5[1-5]", digits))
-        before = half[max(0, found.start() - 12) : found.start()]
+        before = half[max(0, match.start() - 12) : match.start()]
         if passes_luhn(digits) and not _OTHER_NUMBER.search(before) and (issued or _CARD_LABEL.search(before)):
-            yield found.span()
+            yield match.span()
 
 
 def _mobiles(half: str) -> Iterator[tuple[int, int]]:
-    for found in _MOBILE.finditer(half):
-        if not _OTHER_NUMBER.search(half[max(0, found.start() - 12) : found.start()]):
-            yield found.span()
+    for match in _MOBILE.finditer(half):
+        if not _OTHER_NUMBER.search(half[max(0, match.start() - 12) : match.start()]):
+            yield match.span()
 
 
 def _landlines(half: str) -> Iterator[tuple[int, int]]:
-    for found in _LANDLINE.finditer(half):
-        if not _OTHER_NUMBER.search(half[max(0, found.start() - 12) : found.start()]):
-            yield found.span()
+    for match in _LANDLINE.finditer(half):
+        if not _OTHER_NUMBER.search(half[max(0, match.start() - 12) : match.start()]):
+            yield match.span()
 
 
 def _emails(half: str) -> Iterator[tuple[int, int]]:
     if "@" in half:
-        yield from (found.span() for found in _EMAIL.finditer(half))
+        yield from (match.span() for match in _EMAIL.finditer(half))
 
 
 def _plates(half: str) -> Iterator[tuple[int, int]]:
-    for found in _PLATE.finditer(half):
-        if sum(map(str.isdigit, found[0])) >= 3:
-            yield found.span()
+    for match in _PLATE.finditer(half):
+        if sum(map(str.isdigit, match[0])) >= 3:
+            yield match.span()
 
 
 def _names(half: str) -> Iterator[tuple[int, int]]:
-    for found in _LABEL.finditer(half):
-        name = found["name"]
+    for match in _LABEL.finditer(half):
+        name = match["name"]
         if "·" in name or name[0] in SURNAMES or name[:2] in DOUBLE_SURNAMES:
-            yield found.span("name")
+            yield match.span("name")
     for title in _TITLE.finditer(half):
         start = title.start()
         while start > max(0, title.start() - REACH) and is_han(half[start - 1]):
@@ -268,19 +267,19 @@ def _name_before(run: str, at: int, title: str) -> int:
     if 2 <= len(last) <= 4 and last in words()[1] and (last[0] in SURNAMES or last[:2] in DOUBLE_SURNAMES):
         return len(last)
     # A given name is one word, or two characters that are no word together; the family name is the word before it.
-    for given in (before[-2:], before[-1:]):
-        family = before[-len(given) - 1] if len(before) > len(given) else ""
-        length = sum(map(len, given))
-        if length > 2 or (len(given) == 2 and length != 2):
+    for given_name in (before[-2:], before[-1:]):
+        family = before[-len(given_name) - 1] if len(before) > len(given_name) else ""
+        length = sum(map(len, given_name))
+        if length > 2 or (len(given_name) == 2 and length != 2):
             continue
-        common = family in WORDS_TOO and len(given) == 1
+        common = family in WORDS_TOO and len(given_name) == 1
         if family in DOUBLE_SURNAMES or (family in SURNAMES and not common):
             return len(family) + length
     return 0
 
 
-#: In the order in which they take what several would have. An address comes first: it may begin with a number of any
-#: kind, and what is left of it would be an address still.
+#: In the order in which they take what several would have. A URL comes first: it may begin with a number of any
+#: kind, and what is left of it would be a URL still.
 _FINDERS = (
     *(("email", _emails), ("identity", _identities), ("card", _cards), ("mobile", _mobiles)),
     *(("landline", _landlines), ("plate", _plates), ("name", _names)),

@@ -56,12 +56,12 @@ def cut(run: str) -> list[str]:
             share = shares.get(run[start:end], rarest if end - start == 1 else None)
             if share is not None and best[start] + share > best[end]:
                 best[end], begin[end] = best[start] + share, start
-    found: list[str] = []
+    tokens: list[str] = []
     end = len(run)
     while end:
-        found.append(run[begin[end] : end])
+        tokens.append(run[begin[end] : end])
         end = begin[end]
-    return found[::-1]
+    return tokens[::-1]
 
 
 def is_word(text: str, start: int, end: int) -> bool:

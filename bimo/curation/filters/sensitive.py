@@ -4,6 +4,9 @@ A plain search for short words is wrong far more often than right: of 4,712 capt
 characters of some entry of a public list (LDNOOBW), nearly all in 饼干, 牛奶, 女性 and the like; as words 6 hold one.
 """
 
+# pyahocorasick has no types; what crosses it here is named where it is kept.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import re
@@ -15,9 +18,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from bimo.core.errors import DataError
-from bimo.core.part import Part
 from bimo.curation.filters.segmentation import folded, is_han, is_word
-from bimo.curation.steps import Verdict
+from bimo.curation.steps import CaptionStep, Verdict
 
 #: Chinese words up to this length count at the ends of words alone; longer ones wherever they are.
 SHORT = 2
@@ -28,7 +30,7 @@ STOPS = re.compile("[.,]")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sensitive(Part):
+class Sensitive(CaptionStep):
     """Drops captions with a word of a list, or masks the word: one * for every character.
 
     ``words`` is a file of UTF-8 text, one word a line; lines that begin with # are remarks. List and captions are
@@ -110,8 +112,8 @@ def _together(text: str, places: list[int]) -> bool:
 
 def _apart(text: str, start: int, end: int) -> bool:
     """Whether a short word stands for itself and is not a part of another."""
-    for edge, beside in ((start, start - 1), (end - 1, end)):
-        inside = 0 <= beside < len(text) and _latin(text[beside])
+    for edge, neighbour in ((start, start - 1), (end - 1, end)):
+        inside = 0 <= neighbour < len(text) and _latin(text[neighbour])
         if inside and _latin(text[edge]):
             return False
     word = text[start:end]

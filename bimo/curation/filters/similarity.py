@@ -1,4 +1,4 @@
-"""How well captions fit their picture by a system with two towers, and where the line is drawn on a user's own data.
+"""How well captions fit their picture by a system with two encoders, and where the line is drawn on a user's own data.
 
 What is high differs from scorer to scorer: unrelated pairs lie near 0.1 by one and near 0.4 by another. So each picture
 is also held against the captions of another row, and a line can be asked for by what it lets through of those.
@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from bimo.core.errors import DataError, RecipeError
-from bimo.core.part import Part
-from bimo.curation.steps import Pair, Scores, Table, Tools, Verdict
+from bimo.curation.steps import Pair, ScorerStep, Scores, Table, Tools, Verdict
 
 if TYPE_CHECKING:
-    from PIL import Image
+    pass
 
 #: Rows from which a line can be drawn: of fewer, one in twenty is a single row or two.
 FEWEST = 50
@@ -27,7 +26,7 @@ MATCHED, SHUFFLED = "similarity", "similarity_shuffled"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Similarity(Part):
+class Similarity(ScorerStep):
     """Keeps pairs whose best caption is nearer to the picture than a line: the cosine by ``scorer``, a system's name or
     folder.
 
@@ -41,7 +40,6 @@ class Similarity(Part):
     says: ClassVar[tuple[str, str]] = ("图文不符", "caption does not fit the picture")
     score: ClassVar[str] = MATCHED
 
-    scorer: str
     above: float | None = None
     top: float | None = None
     false_accepts: float | None = None
@@ -52,13 +50,13 @@ class Similarity(Part):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = {"above": self.above, "top": self.top, "false_accepts": self.false_accepts}
-        said = [name for name, value in given.items() if value is not None]
-        if len(said) != 1:
-            listed = ", ".join(said) or "-"
+        settings = {"above": self.above, "top": self.top, "false_accepts": self.false_accepts}
+        named = [name for name, value in settings.items() if value is not None]
+        if len(named) != 1:
+            listed = ", ".join(named) or "-"
             raise RecipeError("Similarity wants one of above, top and false_accepts; given: {listed}", listed=listed)
         for name in ("top", "false_accepts"):
-            share = given[name]
+            share = settings[name]
             if share is not None and not 0 < share < 1:
                 raise RecipeError(
                     "{name} of Similarity is {share}; expected a share between 0 and 1", name=name, share=share
@@ -67,10 +65,6 @@ class Similarity(Part):
     def measuring(self, tools: Tools) -> str:
         """The version of what is measured, and the weights of the scorer."""
         return f"Similarity/2 {tools.scorer(self.scorer).digest}"
-
-    def view(self, tools: Tools) -> Callable[[Image.Image], Image.Image]:
-        """What the scorer sees of a picture."""
-        return tools.scorer(self.scorer).fitted
 
     def open(self, tools: Tools) -> Callable[[Sequence[Pair]], list[Scores]]:
         """Loads the scorer. Of a batch every picture and every caption is encoded once."""
@@ -82,15 +76,15 @@ class Similarity(Part):
                 return [{MATCHED: None, SHUFFLED: None} for _ in pairs]
             cosines = scorer.pictures([pair.picture for pair in pairs]) @ scorer.words(list(texts)).T
             others = strangers(pairs)
-            found: list[Scores] = []
+            results: list[Scores] = []
             for row, (pair, other) in enumerate(zip(pairs, others, strict=True)):
                 own = [float(cosines[row, texts[text]]) for text in pair.captions]
                 far = [float(cosines[row, texts[text]]) for text in (pairs[other].captions if other >= 0 else ())]
                 scores: dict[str, Any] = {MATCHED: max(own, default=None), SHUFFLED: max(far, default=None)}
                 if len(own) > 1:
                     scores["similarities"] = json.dumps([round(value, 6) for value in own])
-                found.append(scores)
-            return found
+                results.append(scores)
+            return results
 
         return measured
 
@@ -131,15 +125,15 @@ class Similarity(Part):
 def strangers(pairs: Sequence[Pair]) -> list[int]:
     """For each pair the place of the next one by number, in a circle, with none of its captions; -1 where all share."""
     order = sorted(range(len(pairs)), key=lambda place: pairs[place].number)
-    found = [-1] * len(pairs)
+    partners = [-1] * len(pairs)
     for rank, place in enumerate(order):
         own = set(pairs[place].captions)
         for step in range(1, len(order)):
             other = order[(rank + step) % len(order)]
             if pairs[other].captions and own.isdisjoint(pairs[other].captions):
-                found[place] = other
+                partners[place] = other
                 break
-    return found
+    return partners
 
 
 def above_which(values: np.ndarray, share: float) -> float:

@@ -2,7 +2,7 @@
 
 All are held against texts in normal form (``bimo.prompts.normalise.normal``): half-width, lower case, simplified,
 "," for
-commas of all kinds. Each is here because it says nothing of the picture that it stands beside.
+commas of all kinds. Each is here because it says nothing of the picture that it is beside.
 """
 
 from __future__ import annotations

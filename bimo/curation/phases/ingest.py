@@ -1,4 +1,8 @@
-"""The first phase of a run: the rows of a source into unit files, addresses fetched, as they stream by."""
+"""Phase 0: streams the rows of a source into unit files and downloads the pictures that are given by URL."""
+
+# pyarrow has no types; what crosses it here is named where it is kept.
+# pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false
 
 from __future__ import annotations
 
@@ -28,20 +32,20 @@ from bimo.curation.phases.store import (
 from bimo.curation.readers.rows import Broken, Place, Row
 
 if TYPE_CHECKING:
-    from bimo.curation.readers.detect_format import Known
+    from bimo.curation.readers.detect_format import SourceFormat
     from bimo.curation.readers.fetch import Limits
 
 VERSION = 2
 INDEX = "rows/index.json"
-#: The room with the rows of one picture: which is the first of them, and what all of them say.
+#: The folder of rows that share a picture: the number of the first of them, and the captions of all.
 JOINED = "joined"
-#: What the rows are of: the path of the source, and the fingerprint of what lay there.
+#: The path of the source and the fingerprint of its files.
 SOURCE = "source.json"
 
 
 @dataclass(frozen=True)
 class Ingested:
-    """What was read: how many rows each unit has and the number of its first, and how many were not fetched."""
+    """The rows that were read: how many each unit has, the number of its first, and how many failed to download."""
 
     counts: tuple[int, ...]
     firsts: tuple[int, ...]
@@ -58,11 +62,11 @@ class Ingested:
         return len(self.firsts)
 
 
-def belongs(source: Path, out: Path) -> None:
-    """Raises DataError where a run of a source must not write to ``out``: it is, holds or lies in the source, or has
-    what was made of another source. A source that was moved is the same where names, sizes and times are.
+def check_output_folder(source: Path, out: Path) -> None:
+    """Raises DataError where a run must not write to ``out``: it is the source, contains it or lies inside it, or has
+    the output of another source. A source that was moved counts as the same if its names, sizes and times are.
     """
-    apart(source, out)
+    check_apart(source, out)
     here, there = source.resolve(), out.resolve()
     if any(here.is_relative_to(there / name) for name in ("work", "table")):
         raise DataError(
@@ -76,12 +80,12 @@ def belongs(source: Path, out: Path) -> None:
             return
         made_of = before["path"]
     else:
-        # Without its stored scores a run starts anew, in the same place.
+        # Its work folder was deleted: the run starts again in the same output folder.
         report = read_json(out / "report.json")
-        told = cast("dict[str, Any]", report).get("source") if isinstance(report, dict) else None
-        if told == str(here) or not (told or (out / "index.json").exists() or any(out.glob("shard-*.tar"))):
+        earlier = cast("dict[str, Any]", report).get("source") if isinstance(report, dict) else None
+        if earlier == str(here) or not (earlier or (out / "index.json").exists() or any(out.glob("shard-*.tar"))):
             return
-        made_of = told or say("shards of an unknown source")
+        made_of = earlier or say("shards of an unknown source")
     raise DataError(
         "{out} holds what was made of {made_of}, and the source is {here} now; write to another folder, "
         "or delete {out} first",
@@ -91,8 +95,8 @@ def belongs(source: Path, out: Path) -> None:
     )
 
 
-def apart(source: Path, out: Path) -> None:
-    """Raises DataError where a source and what is made of it are one, or the second lies in the first."""
+def check_apart(source: Path, out: Path) -> None:
+    """Raises DataError where the output is the source, or lies inside it."""
     here, there = source.resolve(), out.resolve()
     if here == there:
         raise DataError("the source and DST are one: {source}; name another folder for what is made", source=source)
@@ -102,13 +106,11 @@ def apart(source: Path, out: Path) -> None:
         )
 
 
-def demand(source: Path) -> Known:
-    """What a source is taken for. Raises DataError for one that cannot be read or holds not one row: before anything is
-    written.
-    """
+def require_rows(source: Path) -> SourceFormat:
+    """The format of a source. Raises DataError for one that cannot be read or has no rows; writes nothing."""
     from bimo.curation.readers import reading
 
-    what = reading.known(source)
+    what = reading.detect_format(source)
     if next(what.read(count()), None) is None:
         raise DataError("{source} is empty: {what}, and not one row in it", source=source, what=what)
     return what
@@ -120,8 +122,8 @@ def _content(source: Path) -> str:
     return reading.state(source)
 
 
-def taken(work: Work) -> Ingested:
-    """What an earlier run read. Raises DataError where there was none."""
+def read_ingested(work: Work) -> Ingested:
+    """The rows of an earlier run. Raises DataError where there was none."""
     known = read_json(work.folder / INDEX)
     if not isinstance(known, dict):
         raise DataError(
@@ -131,11 +133,11 @@ def taken(work: Work) -> Ingested:
     return Ingested(tuple(table["counts"]), tuple(table["firsts"]), table["unfetched"])
 
 
-def ingest(source: Path, work: Work, said: Callable[[int], None], limits: Limits | None = None) -> Ingested:
-    """Reads a source into unit files, unless it was read before, lies there as it did and has nothing left to fetch.
+def ingest(source: Path, work: Work, on_rows: Callable[[int], None], limits: Limits | None = None) -> Ingested:
+    """Reads a source into unit files, unless it was read before, is unchanged and has nothing left to download.
 
-    ``said`` is told how many rows more were read; addresses are fetched within ``limits``. Raises DataError for a
-    source that cannot be read.
+    ``on_rows`` is called with how many more rows were read; downloads keep to ``limits``. Raises DataError for a source
+    that cannot be read.
     """
     from bimo.curation.readers import reading
 
@@ -144,9 +146,9 @@ def ingest(source: Path, work: Work, said: Callable[[int], None], limits: Limits
     save_json(work.folder / SOURCE, {"path": str(source.resolve()), "content": content})
     known = read_json(work.folder / INDEX)
     if isinstance(known, dict) and cast("dict[str, Any]", known)["state"] == state:
-        before = taken(work)
+        before = read_ingested(work)
         if not before.unfetched:
-            said(before.rows)
+            on_rows(before.rows)
             return before
     (work.folder / INDEX).unlink(missing_ok=True)
     pictures = _Named()
@@ -166,7 +168,7 @@ def ingest(source: Path, work: Work, said: Callable[[int], None], limits: Limits
         firsts.append(group[0][0].number)
         last = group[-1][0].number
         counts.append(len(group))
-        said(len(group))
+        on_rows(len(group))
     sweep(work.folder / "rows", len(firsts))
     pictures.join(work, len(firsts))
     save_json(work.folder / INDEX, {"state": state, "counts": counts, "firsts": firsts, "unfetched": unfetched})
@@ -174,13 +176,13 @@ def ingest(source: Path, work: Work, said: Callable[[int], None], limits: Limits
 
 
 class _Named:
-    """Which picture each row names, as eight bytes: rows of one picture are one sample, with the captions of all."""
+    """The picture of each row, as a hash of eight bytes: rows of one picture become one sample."""
 
     def __init__(self) -> None:
         self._numbers, self._pictures = array("q"), array("Q")
 
     def of(self, rows: Iterable[Row | Broken]) -> Iterator[Row | Broken]:
-        """The rows as they are, noted."""
+        """Passes the rows on and records their pictures."""
         for row in rows:
             if isinstance(row, Row):
                 place = row.picture
@@ -191,7 +193,7 @@ class _Named:
             yield row
 
     def join(self, work: Work, units: int) -> None:
-        """Writes for the rows that name one picture the number of the first of them, and for that what all say."""
+        """Writes the first row of each shared picture, with the captions of all its rows."""
         import numpy as np
         import pyarrow as pa
 
@@ -208,22 +210,22 @@ class _Named:
         for unit in range(units):
             path = work.unit(JOINED, unit)
             own = load_rows(work.unit("rows", unit), ["number", "reason"]) if keepers else []
-            found = [row["number"] for row in own if row["reason"] is None and row["number"] in keepers]
-            if not found:
+            numbers_joined = [row["number"] for row in own if row["reason"] is None and row["number"] in keepers]
+            if not numbers_joined:
                 path.unlink(missing_ok=True)
                 continue
-            firsts = [keepers[number] for number in found]
+            firsts = [keepers[number] for number in numbers_joined]
             texts = [
                 tuple(captions[number]) if number == keeper else ()
-                for number, keeper in zip(found, firsts, strict=True)
+                for number, keeper in zip(numbers_joined, firsts, strict=True)
             ]
-            columns = {"number": pa.array(found, pa.int64()), "first": pa.array(firsts, pa.int64())}
+            columns = {"number": pa.array(numbers_joined, pa.int64()), "first": pa.array(firsts, pa.int64())}
             columns |= {"captions": pa.array(texts, pa.list_(pa.string()))}
-            save_table(path, columns, digest(VERSION, found, firsts, texts))
+            save_table(path, columns, digest(VERSION, numbers_joined, firsts, texts))
         sweep(work.folder / JOINED, units)
 
 
-#: A row, and whether it was an address that had to be fetched.
+#: A row, and whether its picture was given by URL.
 Settled = tuple[Row | Broken, bool]
 
 
@@ -240,7 +242,7 @@ def _units(rows: Iterable[Settled]) -> Iterator[list[Settled]]:
 
 
 def _fetched(rows: Iterator[Row | Broken], folder: Path, limits: Limits | None) -> Iterator[Settled]:
-    """The rows with their addresses fetched into ``folder``; nothing is prepared for a source that has none."""
+    """The rows, with pictures that are given by URL downloaded into ``folder``."""
     for row in rows:
         if isinstance(row, Row) and row.picture.form == "url":
             break
@@ -264,7 +266,7 @@ def _fetched(rows: Iterator[Row | Broken], folder: Path, limits: Limits | None) 
 
 
 def _writable(row: Row | Broken) -> Row | Broken:
-    """A row whose texts can be written; one with halves of characters in it is broken."""
+    """The row; broken if its texts have lone surrogates and so cannot be encoded."""
     if isinstance(row, Broken):
         return row
     try:
@@ -275,7 +277,7 @@ def _writable(row: Row | Broken) -> Row | Broken:
 
 
 def text_of(value: str) -> str:
-    """Text that can be written, halves of characters spelt out."""
+    """Text that can be encoded, lone surrogates escaped."""
     return value.encode("utf-8", "backslashreplace").decode()
 
 
@@ -295,7 +297,7 @@ def _columns(rows: Sequence[Row | Broken], fetched: set[int]) -> dict[str, Any]:
     return {
         "number": pa.array([row.number for row in rows], pa.int64()),
         "source": pa.array([text_of(row.source) for row in rows], pa.string()),
-        # A path is bytes to the system; not every one is text.
+        # Paths are bytes; not all of them decode.
         "path": pa.array([os.fsencode(place.path) for place in places], pa.binary()),
         "offset": pa.array([place.offset for place in places], pa.int64()),
         "size": pa.array([place.size for place in places], pa.int64()),

@@ -1,7 +1,11 @@
-"""The second phase of a run: what the rules measure of each picture.
+"""Phase 1: measures every picture for the steps that look at pictures.
 
-A picture is decoded once for all steps; what was measured stays as long as its file and the step's ``measuring`` do.
+A picture is decoded once for all steps. Its scores are reused until its file or the step's ``measuring`` changes.
 """
+
+# pyarrow has no types; what crosses it here is named where it is kept.
+# pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false
 
 from __future__ import annotations
 
@@ -18,6 +22,7 @@ from typing import Any, cast
 
 from bimo.core.errors import BimoError, DataError
 from bimo.core.part import Part
+from bimo.curation.executors.executor import Halvable, LossyTask
 from bimo.curation.phases.ingest import text_of
 from bimo.curation.phases.store import (
     Work,
@@ -31,27 +36,27 @@ from bimo.curation.phases.store import (
     save_table,
 )
 from bimo.curation.readers.rows import Place, Unusable
-from bimo.curation.steps import PictureStep, Scores, named
+from bimo.curation.steps import PictureStep, Scores, step_name
 
 VERSION = 2
 KILLED = "worker killed"
-#: Reasons that another run may not meet again.
+#: Reasons that may be gone at the next run, so that the row is tried again.
 PASSING = {KILLED, "unreadable", "decode: MemoryError"}
-#: Between a step's ``measuring`` and the name of a score.
+#: Separates a step's ``measuring`` from the name of a score.
 OF = "\t"
-#: What is known of a picture before it is looked at.
+#: The measured steps of a picture before any.
 NOTHING = "[]"
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Where the pictures of unit rows are found."""
+    """Locates the pictures of rows."""
 
     source: Path
     work: Work
 
     def place(self, row: Mapping[str, Any]) -> tuple[Path, Place]:
-        """The folder a row's place is relative to, and the place."""
+        """The folder that a row's path is relative to, and where in it the picture is."""
         root = self.work.fetched if row["fetched"] else self.source
         return root, Place(os.fsdecode(row["path"]), row["offset"], row["size"], row["form"], row["column"])
 
@@ -62,27 +67,27 @@ class Pictures:
         return reading.picture_bytes(*self.place(row))
 
     def states(self, rows: Iterable[Mapping[str, Any]]) -> dict[int, str]:
-        """By the number of each row, what changes when its place or the file there does."""
+        """By the number of each row, a digest that changes when its path or the file there does."""
         from bimo.curation.readers import reading
 
         roots = {False: reading.root(self.source), True: self.work.fetched}
         known: dict[Path, tuple[int, int]] = {}
-        found: dict[int, str] = {}
+        states: dict[int, str] = {}
         for row in rows:
             path = roots[row["fetched"]] / os.fsdecode(row["path"])
             if path not in known:
                 known[path] = -1, -1
-                # A file that is not there has a state as well.
+                # A missing file has a digest, too.
                 with contextlib.suppress(OSError, ValueError):
                     about = path.stat()
                     known[path] = about.st_size, about.st_mtime_ns
             place = [row["path"].hex(), *(row[name] for name in ("offset", "size", "form", "column", "reason"))]
-            found[row["number"]] = digest(VERSION, str(roots[row["fetched"]]), place, known[path])[:32]
-        return found
+            states[row["number"]] = digest(VERSION, str(roots[row["fetched"]]), place, known[path])[:32]
+        return states
 
 
 @dataclass(frozen=True)
-class Slice:
+class Slice(Halvable):
     """Some rows of a unit: those from ``first`` up to ``stop``, all where ``stop`` is -1."""
 
     unit: int
@@ -101,7 +106,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Measured:
-    """What became of a slice: its rows, those that the picture rules would keep, and the pictures that were opened."""
+    """Counts of a slice: its rows, those that the picture steps would keep, and the pictures that were opened."""
 
     rows: int
     kept: int
@@ -109,15 +114,15 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Measure:
-    """Measures the pictures of a slice for all steps that look at pictures, and keeps the numbers."""
+class Measure(LossyTask):
+    """Measures the pictures of a slice for all steps that look at pictures, and saves the scores."""
 
     source: Path
     work: Work
     steps: tuple[Part, ...]
 
     def __call__(self, job: Slice) -> Measured:
-        """Measures what is not measured yet. What one picture raises is its own failure, never that of the run."""
+        """Measures what is not measured yet. A picture that raises fails alone; the run goes on."""
         rows = load_rows(self.work.unit("rows", job.unit))
         pictures = Pictures(self.source, self.work)
         chosen = rows[job.first : None if job.stop < 0 else job.stop]
@@ -127,9 +132,9 @@ class Measure:
         fresh = [row["number"] for row in rows] == list(old)
         wanted = measured_by(self.steps)
         opened = 0
-        found: list[dict[str, Any]] = []
+        measured: list[dict[str, Any]] = []
         with warnings.catch_warnings():
-            # What a library warns of odd pictures is said by their reason.
+            # Libraries warn of odd pictures; the row's reason says the same.
             warnings.simplefilter("ignore")
             for row in chosen:
                 known = old.get(row["number"])
@@ -140,22 +145,22 @@ class Measure:
                 if known["failed"] is None and (missing or known.get("sha256") is None):
                     known = known | self._seen(pictures, row, known, {m: wanted[m] for m in missing})
                     opened += 1
-                found.append(known)
+                measured.append(known)
         if opened or not fresh or job.stop >= 0:
-            save_measured(self._part(job), found)
+            save_measured(self._part(job), measured)
         judges = [(step.measuring(), step) for step in self.steps if isinstance(step, PictureStep)]
-        kept = sum(row["failed"] is None and _passes(row, judges) for row in found)
-        return Measured(len(found), kept, opened)
+        kept = sum(row["failed"] is None and _passes(row, judges) for row in measured)
+        return Measured(len(measured), kept, opened)
 
     def lost(self, job: Slice) -> Measured:
-        """One row that killed its worker each time it was tried: it failed."""
+        """Marks the row as failed that killed its worker each time."""
         row = load_rows(self.work.unit("rows", job.unit))[job.first]
         state = Pictures(self.source, self.work).states([row])[row["number"]]
         save_measured(self._part(job), [_unseen(row, state) | {"failed": row["reason"] or KILLED}])
         return Measured(1, 0, 1)
 
     def join(self, unit: int) -> None:
-        """Makes one file of the parts that a unit was halved into."""
+        """Joins the parts that a unit was halved into."""
         parts = [p for p in numbered(self.work.folder / "measured", ".part") if p.name.startswith(f"{unit:06d}.")]
         save_measured(self.work.unit("measured", unit), [row for part in parts for row in load_rows(part)])
         for part in parts:
@@ -177,10 +182,10 @@ class Measure:
             return {"failed": error.reason, "detail": text_of(error.detail)}
         except BimoError:
             raise
-        # A decoder or a reader that falls over a file: the file is at fault, and is told with what was raised.
+        # Whatever a decoder or reader raises: the row fails, with the exception as its reason.
         except Exception as error:
             return {"failed": f"decode: {type(error).__name__}", "detail": text_of(str(error))[:200]}
-        found: dict[str, Any] = {
+        scores_row: dict[str, Any] = {
             "sha256": hashlib.sha256(data).hexdigest(),
             "bytes": len(data),
             "width": picture.size[0],
@@ -194,13 +199,13 @@ class Measure:
                 scores = {name: plain(value) for name, value in step.measure(picture).items()}
             except BimoError:
                 raise
-            # One picture that a measure cannot cope with must not end a run over millions.
+            # A step that raises on one picture must not end a run over millions.
             except Exception as error:
                 failures[measuring] = [type(error).__name__, text_of(str(error))[:200]]
                 continue
-            found |= {f"{measuring}{OF}{name}": value for name, value in scores.items()}
+            scores_row |= {f"{measuring}{OF}{name}": value for name, value in scores.items()}
         every = sorted({*known_of(known["known"]), *steps})
-        return found | {"known": json.dumps(every), "failures": json.dumps(failures, sort_keys=True)}
+        return scores_row | {"known": json.dumps(every), "failures": json.dumps(failures, sort_keys=True)}
 
 
 def _unseen(row: Mapping[str, Any], state: str) -> dict[str, Any]:
@@ -214,15 +219,15 @@ def _missing(known: str, wanted: Iterable[str]) -> list[str]:
 
 @lru_cache(maxsize=64)
 def known_of(known: str) -> frozenset[str]:
-    """What is measured of a picture, by the cell that says it: nearly all pictures of a run say the same."""
+    """The measured steps listed in a cell; cached, since nearly all rows of a run have the same."""
     return frozenset(json.loads(known))
 
 
 def _passes(row: Mapping[str, Any], judges: Sequence[tuple[str, PictureStep]]) -> bool:
-    """Whether the picture rules would keep a row: what the progress bar says."""
+    """Whether the picture steps would keep a row, for the progress bar."""
     failures = of_cell(row["failures"])
     for measuring, step in judges:
-        # What a rule raises is counted when it judges in earnest.
+        # Exceptions are counted when the step judges in phase 2.
         with contextlib.suppress(Exception):
             if measuring in failures or step.judge(scores_of(row, measuring)) is not None:
                 return False
@@ -230,22 +235,22 @@ def _passes(row: Mapping[str, Any], judges: Sequence[tuple[str, PictureStep]]) -
 
 
 def measured_by(steps: Sequence[Part]) -> dict[str, PictureStep]:
-    """The steps that look at pictures by what they measure: what is measured alike is measured once.
+    """The steps that look at pictures, by ``measuring``: steps that measure the same share one measurement.
 
     Raises DataError for a ``measuring`` that cannot name a column.
     """
-    found: dict[str, PictureStep] = {}
+    steps_by: dict[str, PictureStep] = {}
     for step in steps:
         if isinstance(step, PictureStep):
             measuring = step.measuring()
             if OF in measuring or not measuring:
-                raise DataError("{named} measures {measuring!r}", named=named(step), measuring=measuring)
-            found.setdefault(measuring, step)
-    return found
+                raise DataError("{named} measures {measuring!r}", named=step_name(step), measuring=measuring)
+            steps_by.setdefault(measuring, step)
+    return steps_by
 
 
 def scores_of(row: Mapping[str, Any], measuring: str) -> Scores:
-    """What one step measured of a row, by its own names."""
+    """The scores of one step for a row, by the step's own names."""
     start = measuring + OF
     return {name.removeprefix(start): value for name, value in row.items() if name.startswith(start)}
 
@@ -267,7 +272,7 @@ FIXED = (
 
 
 def save_measured(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Saves measured rows. The fingerprint is of what they were measured on, and of what failed."""
+    """Saves measured rows. The fingerprint covers the files they were measured on, and the failures."""
     import pyarrow as pa
 
     types = {"number": pa.int64(), "bytes": pa.int64(), "width": pa.int64(), "height": pa.int64(), "as_is": pa.bool_()}

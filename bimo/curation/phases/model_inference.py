@@ -1,7 +1,10 @@
-"""Asks models and endpoints about the rows that are left, in batches; every answer is stored and asked for once.
+"""Runs models and endpoints over the rows that are left, in batches; every answer is stored and computed once.
 
-An answer belongs to a picture and to its captions as they were: where one of them differs it is asked for again.
+An answer belongs to a picture and its captions at that point: where either has changed, it is computed again.
 """
+
+# pyarrow has no types; what crosses it here is named where it is kept.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
 
@@ -13,43 +16,38 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from bimo.core.errors import BimoError, DataError
 from bimo.core.part import Part, dump
-from bimo.curation.executors.executors import cores
+from bimo.curation.executors.executor import cores
 from bimo.curation.phases.measure import OF, Pictures
 from bimo.curation.phases.row_state import LEFT, load_row_states
 from bimo.curation.phases.store import Work, column, digest, fingerprint_of, load_rows, plain, save_table
 from bimo.curation.readers.rows import Unusable
-from bimo.curation.steps import ModelStep, Pair, Tools, Verdict, WriterStep, named
-
-if TYPE_CHECKING:
-    from PIL import Image
+from bimo.curation.steps import ModelStep, Pair, Tools, Verdict, View, WriterStep, step_name
 
 VERSION = 1
-#: A batch is closed at so many pairs, or earlier at so many pixels.
+#: The most pairs, and the most pixels, of a batch.
 BATCH, BATCH_PIXELS = 32, 1 << 25
 #: Pictures that are decoded ahead of the model.
 AHEAD = 16
-#: The same two where a step views pictures: what is left of them is small.
+#: The same two for a step that resizes pictures by ``view``: they are small then.
 VIEWED, VIEWED_AHEAD = 256, 128
 
-View = Callable[["Image.Image"], "Image.Image"]
 
-
-def room_of(step: Part, tools: Tools) -> str:
-    """Where the answers to a step lie: they stay while what they depend on does."""
+def answers_folder(step: Part, tools: Tools) -> str:
+    """The folder of a step's answers, named by what they depend on."""
     assert isinstance(step, (ModelStep, WriterStep))
-    return f"asked/{digest(VERSION, named(step), step.measuring(tools))[:16]}"
+    return f"asked/{digest(VERSION, step_name(step), step.measuring(tools))[:16]}"
 
 
 @dataclass(frozen=True)
 class ModelInference:
-    """Asks a step about the rows of a unit that are left and have no answer yet; answers how many it asked about.
+    """Runs a step on the rows of a unit that are left and have no answer yet.
 
-    Batches do not cross units, so that numbers do not depend on where an earlier run was broken off. With ``stored``
-    nothing is asked.
+    Batches do not cross units, so that scores do not depend on where an earlier run was interrupted. With ``stored``
+    no model is run.
     """
 
     source: Path
@@ -61,7 +59,7 @@ class ModelInference:
     stored: bool
 
     def __call__(self, unit: int) -> tuple[int, int]:
-        """(rows left, rows asked about). Raises DataError where answers are wanted and must not be asked for."""
+        """(rows left, rows computed). Raises DataError where answers are missing and ``stored`` is set."""
         path = self.work.unit(self.asked, unit)
         old: dict[int, dict[str, Any]] = {}
         if fingerprint_of(path):
@@ -80,7 +78,7 @@ class ModelInference:
         if wanted and self.stored:
             raise DataError(
                 "{named} has not seen row {wanted} yet; run without --select-only",
-                named=named(self.step),
+                named=step_name(self.step),
                 wanted=wanted[0],
             )
         if wanted or not fingerprint_of(path):
@@ -94,10 +92,9 @@ class ModelInference:
     def _batches(
         self, rows: Sequence[Mapping[str, Any]], captions: Mapping[int, tuple[str, ...]]
     ) -> Iterator[list[tuple[int, Pair | Unusable]]]:
-        """Rows in batches, with their pictures decoded, and viewed, ahead in threads."""
+        """Rows in batches; their pictures are decoded and resized ahead, in threads."""
         pictures = Pictures(self.source, self.work)
-        viewed: Callable[[Tools], View] | None = getattr(self.step, "view", None)
-        view = viewed(self.tools) if viewed is not None and rows else None
+        view = self.step.view(self.tools) if isinstance(self.step, ModelStep) and rows else None
         most, early = (BATCH, AHEAD) if view is None else (VIEWED, VIEWED_AHEAD)
         batch: list[tuple[int, Pair | Unusable]] = []
         pixels = 0
@@ -129,21 +126,21 @@ class ModelInference:
                 yield number, next(answers)
 
     def _asked(self, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
-        """The answers for pairs. Where a batch fails, its pairs are asked about one by one."""
+        """The answers for pairs. Where a batch fails, its pairs are tried one by one."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                found = _opened(self.step, self.tools)(pairs)
-            if len(found) != len(pairs):
-                raise ValueError(f"{len(found)} answers to {len(pairs)} pairs")
-            return [_answer(one) for one in found]
+                results = _opened(self.step, self.tools)(pairs)
+            if len(results) != len(pairs):
+                raise ValueError(f"{len(results)} answers to {len(pairs)} pairs")
+            return [_answer(one) for one in results]
         except BimoError:
             raise
-        # What a model or an endpoint raises is the failure of the pair it is raised for, asked again another time.
+        # Whatever a model or an endpoint raises: the pair fails, and is tried again in the next run.
         except Exception as error:
             if len(pairs) > 1:
                 return [answer for pair in pairs for answer in self._asked([pair])]
-            return [{"failed": f"ask {named(self.step)}: {type(error).__name__}", "detail": str(error)[:200]}]
+            return [{"failed": f"ask {step_name(self.step)}: {type(error).__name__}", "detail": str(error)[:200]}]
 
     def _save(self, path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         import pyarrow as pa
@@ -153,23 +150,23 @@ class ModelInference:
             columns[name] = pa.array([row.get(name) for row in rows], pa.string())
         for name in sorted({name for row in rows for name in row if OF in name}):
             columns[name] = column([row.get(name) for row in rows])
-        said = [[[name, repr(row[name])] for name in sorted(row) if row[name] is not None] for row in rows]
-        save_table(path, columns, digest(said))
+        cells = [[[name, repr(row[name])] for name in sorted(row) if row[name] is not None] for row in rows]
+        save_table(path, columns, digest(cells))
 
 
-def _answer(found: Any) -> dict[str, Any]:
-    """An answer as columns: the scores of a model, or what a writer wrote as JSON."""
-    if isinstance(found, Verdict):
-        return {"answer": json.dumps({"value": plain(found.value), "threshold": plain(found.threshold)})}
-    if isinstance(found, Mapping):
-        scores = cast("Mapping[str, Any]", found)
+def _answer(result: Any) -> dict[str, Any]:
+    """An answer as columns: the scores of a model, or the captions of a writer as JSON."""
+    if isinstance(result, Verdict):
+        return {"answer": json.dumps({"value": plain(result.value), "threshold": plain(result.threshold)})}
+    if isinstance(result, Mapping):
+        scores = cast("Mapping[str, Any]", result)
         return {f"score{OF}{name}": plain(value) for name, value in scores.items()}
-    texts = [str(text).encode("utf-8", "replace").decode() for text in found]
+    texts = [str(text).encode("utf-8", "replace").decode() for text in result]
     return {"answer": json.dumps({"captions": texts}, ensure_ascii=False)}
 
 
 def _decoded(pictures: Pictures, row: Mapping[str, Any], view: View | None) -> Any:
-    """The upright picture of a row, or what is viewed of it; or why there is none."""
+    """The upright picture of a row, resized by ``view`` if there is one; or why there is none."""
     from bimo.curation import decoded_image
 
     try:
@@ -179,7 +176,7 @@ def _decoded(pictures: Pictures, row: Mapping[str, Any], view: View | None) -> A
             return image if view is None else view(image)
     except Unusable as error:
         return error
-    # It was decoded before: the file has changed since.
+    # It was decoded in phase 1: the file has changed since.
     except Exception as error:
         return Unusable(f"decode: {type(error).__name__}", str(error)[:200])
 
@@ -188,7 +185,7 @@ _open: dict[str, Callable[[Sequence[Pair]], Any]] = {}
 
 
 def _opened(step: Part, tools: Tools) -> Callable[[Sequence[Pair]], Any]:
-    """The function of a step's model, opened once a process; the one before it makes room."""
+    """The function of a step's model, loaded once a process; the model before it is freed."""
     assert isinstance(step, (ModelStep, WriterStep))
     key = digest(dump(step))
     if key not in _open:

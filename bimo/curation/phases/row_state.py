@@ -1,4 +1,8 @@
-"""Where every row stands while a list is taken: what befell it so far, and the columns that table steps look at."""
+"""The state of every row between steps, and the columns that table steps read."""
+
+# pyarrow has no types; what crosses it here is named where it is kept.
+# pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false
 
 from __future__ import annotations
 
@@ -15,13 +19,13 @@ from bimo.curation.phases.store import Work, array_of, joined, load_table, names
 from bimo.curation.steps import Verdict
 
 LEFT, DROPPED, FAILED, KEPT = "left", "dropped", "failed", "kept"
-#: Columns of measured rows that a table step may ask for, besides scores and labels.
+#: Columns of measured rows that a table step may read, besides scores and labels.
 OWN = ("width", "height", "bytes", "sha256")
 
 
 @dataclass
 class RowState:
-    """Where a row stands: ``step`` is the place in the list of the rule that dropped it, ``trail`` what befell it."""
+    """The state of a row: ``step`` is the index of the step that dropped it, ``trail`` all that steps did to it."""
 
     number: int
     captions: tuple[str, ...]
@@ -41,19 +45,19 @@ class RowState:
         self.trail.append({"step": step, "rule": rule, "what": what} | more)
 
     def drop(self, step: int, rule: str, verdict: Verdict) -> None:
-        """A rule's verdict: the row goes."""
+        """Drops the row by a step's verdict."""
         value, threshold = said_of(verdict.value), said_of(verdict.threshold)
         self.state, self.step, self.rule, self.value, self.threshold = DROPPED, step, rule, value, threshold
         self.note(step, rule, "dropped", value=value, threshold=threshold)
 
     def fail(self, reason: str, detail: str = "") -> None:
-        """What kept a row from being judged."""
+        """Marks the row as failed: it could not be judged."""
         self.state, self.reason, self.detail = FAILED, reason, detail
         self.trail.append({"what": "failed", "reason": reason})
 
 
 COLUMNS = tuple(field.name for field in fields(RowState))
-#: Columns that are written as JSON.
+#: Columns that are stored as JSON.
 WRITTEN = ("labels", "value", "threshold", "trail")
 
 
@@ -65,7 +69,7 @@ def said_of(value: Any) -> float | str:
 
 
 def save_row_states(path: Path, rows: Sequence[RowState], fingerprint: str) -> None:
-    """Saves where the rows of a unit stand."""
+    """Saves the row states of a unit."""
     import pyarrow as pa
 
     texts = pa.string()
@@ -83,7 +87,7 @@ def save_row_states(path: Path, rows: Sequence[RowState], fingerprint: str) -> N
 
 
 def load_row_states(path: Path) -> list[RowState]:
-    """The standings of a unit."""
+    """The row states of a unit."""
     table = load_table(path)
     columns: dict[str, list[Any]] = {name: table[name].to_pylist() for name in COLUMNS}
     columns |= {name: list(map(of_cell, columns[name])) for name in WRITTEN}
@@ -93,9 +97,9 @@ def load_row_states(path: Path) -> list[RowState]:
 
 @dataclass(frozen=True)
 class Scored:
-    """Where the scores of the step at a place of the list lie: the room, and what their columns begin with."""
+    """Where the scores of a step are: the folder, and what their columns begin with; ``place`` is the step's index."""
 
-    room: str
+    folder_name: str
     start: str
     place: int
 
@@ -106,7 +110,7 @@ class Columns:
 
     work: Work
     units: int
-    standing: str
+    row_state: str
     scored: Sequence[Scored]
 
     @property
@@ -116,13 +120,13 @@ class Columns:
         return np.concatenate([np.zeros(0, np.int64), *pieces])
 
     def column(self, name: str) -> np.ndarray:
-        """[N]: a score or a label; NaN or None where a row has none. Raises DataError for a name nobody measured."""
+        """[N]: a score or a label; NaN or None where a row has none. Raises DataError for an unknown name."""
         return joined(list(self.pieces(name)))
 
     def pieces(self, name: str) -> Iterator[np.ndarray]:
-        """The same unit by unit; whether anybody measured it is known only at the end."""
+        """The same unit by unit; whether any step measured it is known only at the end."""
         known = set[str]()
-        found, rows = False, 0
+        exists, rows = False, 0
         for unit, (table, left) in enumerate(self._left(["number", "labels"])):
             place = self._place(name, unit, known)
             if place is not None:
@@ -136,10 +140,10 @@ class Columns:
                 labels = [of_cell(text) for text in table["labels"].filter(left).to_pylist()]
                 known.update(*labels)
                 values = [row.get(name) for row in labels]
-            found = found or place is not None or name in known
+            exists = exists or place is not None or name in known
             rows += len(values)
             yield array_of(values)
-        if not found and rows:
+        if not exists and rows:
             near = meant(name, sorted(known))
             raise DataError("no step before gives {name!r}{near}", name=name, near=near)
 
@@ -152,13 +156,13 @@ class Columns:
 
     def _left(self, names: Sequence[str]) -> Iterator[tuple[Any, np.ndarray]]:
         for unit in range(self.units):
-            table = load_table(self.work.unit(self.standing, unit), [*names, "state"])
+            table = load_table(self.work.unit(self.row_state, unit), [*names, "state"])
             yield table, np.array([state == LEFT for state in table["state"].to_pylist()], dtype=bool)
 
     def _place(self, name: str, unit: int, known: set[str]) -> tuple[Path, str] | None:
         """The file and the column of a score in a unit: the last step's that measured one of the name."""
         for scored in reversed(self.scored):
-            path = self.work.unit(scored.room, unit)
+            path = self.work.unit(scored.folder_name, unit)
             names = names_in(path)
             known.update(n.removeprefix(scored.start) for n in names if n.startswith(scored.start))
             if scored.start + name in names:

@@ -1,61 +1,70 @@
-"""`bimo curate`: reads, measures, selects, writes and accounts; each phase goes on where an earlier run was broken off.
+"""`bimo curate`: reads, measures, selects, writes and reports; each phase resumes where an earlier run was interrupted.
 
 Below ``out``: shards with ``index.json`` as training reads them, ``table/`` with every row, ``selection.parquet`` with
 the kept ones, ``report.json`` and ``report.html``, and ``work/`` with what makes the next run short. Shards, index and
 tables have the same bytes whatever the number of workers, and however often the run was killed.
 """
 
+# pyarrow has no types; what crosses it here is named where it is kept.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from bimo.core.errors import DataError
 from bimo.core.files import alone
 from bimo.core.messages import Message, say
 from bimo.core.part import Part
-from bimo.curation.executors.executors import Executor, SerialExecutor
+from bimo.curation.executors.executor import Executor, SerialExecutor
 from bimo.curation.phases import ingest, measure, write
 from bimo.curation.phases.ingest import Ingested
 from bimo.curation.phases.measure import OF, Measure, Slice
-from bimo.curation.phases.model_inference import ModelInference, room_of
+from bimo.curation.phases.model_inference import ModelInference, answers_folder
 from bimo.curation.phases.row_state import Columns, Scored
-from bimo.curation.phases.select import Judge, Stretch, clear_after, clear_units, room, select_table, stretches
+from bimo.curation.phases.select import (
+    Judge,
+    StepGroup,
+    clear_after,
+    clear_units,
+    folder_name,
+    select_table,
+    step_groups,
+)
 from bimo.curation.phases.store import Work, begin_arrow, load_table, read_json, save_json, sweep, unwritten
 from bimo.curation.report import summary
 from bimo.curation.report.page import PAGE, write_page
-from bimo.curation.steps import Curation, ModelStep, PictureStep, TableStep, Tools, WriterStep
+from bimo.curation.steps import Curation, ModelStep, PictureStep, Step, TableStep, Tools, WriterStep
 from bimo.data.shards import INDEX, write_index
 
 if TYPE_CHECKING:
-    from bimo.curation.readers.detect_format import Known
+    from bimo.curation.readers.detect_format import SourceFormat
     from bimo.curation.readers.fetch import Limits
 
 REPORT = "report.json"
-#: What became of every file of the source, below work.
+#: How every file of the source was used, in the work folder.
 FILES = "files.json"
-#: What steps with a large model or an endpoint name it by: one of it is enough, small models are in every process.
-LARGE = ("scorer", "by")
 
 
-class Bar(Protocol):
-    """Is told how far a run is."""
+class Progress(Protocol):
+    """Shows how far a run is."""
 
     def phase(self, name: Message, total: int | None) -> None:
         """A phase begins, of so many rows."""
         ...
 
     def advance(self, rows: int, kept: int | None = None) -> None:
-        """So many rows more were done, of which so many are kept so far, where that is known."""
+        """``rows`` more were processed, of which ``kept`` are kept so far, where that is known."""
         ...
 
 
-class Silent:
-    """Tells nobody."""
+class NoProgress:
+    """Shows nothing."""
 
     def phase(self, name: Message, total: int | None) -> None:
         """Nothing."""
@@ -66,18 +75,18 @@ class Silent:
 
 @dataclass
 class Run:
-    """One run: what it reads and writes, who works, and what the phases hand on."""
+    """One run: its source and output, its executors, and the results that the phases pass on."""
 
     source: Path
     out: Path
     curation: Curation
     workers: Executor
     tools: Tools
-    bar: Bar
+    progress: Progress
     stored: bool
     asking: Executor
     limits: Limits | None
-    what: Known | None = None
+    what: SourceFormat | None = None
     work: Work = field(init=False)
 
     def __post_init__(self) -> None:
@@ -85,46 +94,48 @@ class Run:
 
     @property
     def killed(self) -> int:
-        """How many processes the system ended while they were at a job."""
+        """How many worker processes the system killed."""
         return sum(crew.killed for crew in {id(crew): crew for crew in (self.workers, self.asking)}.values())
 
     def read(self) -> Ingested:
         """Phase 0."""
         if self.stored:
-            return ingest.taken(self.work)
-        self.bar.phase(Message("reading"), None)
-        return ingest.ingest(self.source, self.work, self.bar.advance, self.limits)
+            return ingest.read_ingested(self.work)
+        self.progress.phase(Message("reading"), None)
+        return ingest.ingest(self.source, self.work, self.progress.advance, self.limits)
 
-    def files(self, taken: Ingested) -> Any:
-        """What became of every file of the source, and what that was taken for; of stored rows as it was then."""
+    def files(self, ingested: Ingested) -> Any:
+        """How every file of the source was used, and the detected format; with ``stored``, as the last run saved it."""
         from bimo.curation.readers.inventory import inventory
 
         path = self.work.folder / FILES
         if self.what is None:
             return read_json(path)
-        named = (
+        pictures = (
             name
-            for unit in range(taken.units if self.what.tables else 0)
+            for unit in range(ingested.units if self.what.tables else 0)
             for name in load_table(self.work.unit("rows", unit), ["path"])["path"].to_pylist()
         )
-        found = {"read_as": {"zh": self.what.zh, "en": self.what.en}} | inventory(self.source, self.what, named).plain()
-        save_json(path, found)
-        return found
+        account = {"read_as": {"zh": self.what.zh, "en": self.what.en}} | inventory(
+            self.source, self.what, pictures
+        ).plain()
+        save_json(path, account)
+        return account
 
-    def measure(self, taken: Ingested) -> int:
-        """Phase 1; answers how many pictures were opened."""
+    def measure(self, ingested: Ingested) -> int:
+        """Phase 1; returns how many pictures were opened."""
         sweep(self.work.folder / "measured", 0, ".part")
-        sweep(self.work.folder / "measured", taken.units)
-        self.bar.phase(Message("looking at pictures"), taken.rows)
+        sweep(self.work.folder / "measured", ingested.units)
+        self.progress.phase(Message("looking at pictures"), ingested.rows)
         task = Measure(self.source, self.work, self.curation.steps)
         measure.measured_by(self.curation.steps)
         halved = set[int]()
         opened = 0
-        # Some small units first, which tells how fast it goes; the others last: nobody waits long for the last of them.
-        order = sorted(range(taken.units), key=lambda unit: (unit >= 4, -taken.counts[unit]))
-        jobs = (Slice(unit, taken.counts[unit]) for unit in order)
+        # Some small units first, for an early estimate; then the largest first, so that workers finish together.
+        order = sorted(range(ingested.units), key=lambda unit: (unit >= 4, -ingested.counts[unit]))
+        jobs = (Slice(unit, ingested.counts[unit]) for unit in order)
         for job, done in self.workers.answers(task, jobs):
-            self.bar.advance(done.rows, done.kept)
+            self.progress.advance(done.rows, done.kept)
             opened += done.opened
             if job.stop >= 0:
                 halved.add(job.unit)
@@ -132,104 +143,102 @@ class Run:
             task.join(unit)
         return opened
 
-    def select(self, taken: Ingested) -> tuple[str, list[Scored], tuple[Part, ...]]:
-        """Phase 2: the room of the last standings, where scores lie, and the steps as they were settled."""
-        every = stretches(self.curation.steps)
-        units = range(taken.units)
+    def select(self, ingested: Ingested) -> tuple[str, list[Scored], tuple[Part, ...]]:
+        """Phase 2: the folder of the last row states, where the scores are, and the steps with settled thresholds."""
+        every = step_groups(self.curation.steps)
+        units = range(ingested.units)
         scored: list[Scored] = []
         settled = list(self.curation.steps)
         before = ""
-        for place, stretch in enumerate(every):
-            after, asked = room(place), ""
-            rule = ", ".join(type(step).__name__ for step in stretch.steps[:3]) or say("closing")
-            self.bar.phase(Message("selecting: {rule}", rule=rule), taken.rows)
-            for at, step in enumerate(stretch.steps, stretch.first):
-                if stretch.kind == "row" and isinstance(step, PictureStep):
+        for place, group in enumerate(every):
+            after, asked = folder_name(place), ""
+            rule = ", ".join(type(step).__name__ for step in group.steps[:3]) or say("closing")
+            self.progress.phase(Message("selecting: {rule}", rule=rule), ingested.rows)
+            for at, step in enumerate(group.steps, group.first):
+                if group.kind == "row" and isinstance(step, PictureStep):
                     scored.append(Scored("measured", step.measuring() + OF, at))
-            if stretch.kind in ("model", "writer"):
-                stretch, asked = self._ask(stretch, before, taken, scored)
-            if stretch.kind == "table":
-                table = Columns(self.work, taken.units, before, scored)
-                select_table(self.work, stretch, before, after, taken.firsts, table, self.workers)
-                self.bar.advance(taken.rows)
+            if group.kind in ("model", "writer"):
+                group, asked = self._ask(group, before, ingested, scored)
+            if group.kind == "table":
+                table = Columns(self.work, ingested.units, before, scored)
+                select_table(self.work, group, before, after, ingested.firsts, table, self.workers)
+                self.progress.advance(ingested.rows)
             else:
-                self._judge(Judge(self.work, stretch, stretch.digest(), before, after, asked), units)
-            if stretch.kind == "model":
-                settled[stretch.first] = stretch.steps[0]
+                self._judge(Judge(self.work, group, group.digest(), before, after, asked), units)
+            if group.kind == "model":
+                settled[group.first] = group.steps[0]
             before = after
         clear_after(self.work, len(every))
-        clear_units(self.work, len(every), taken.units)
+        clear_units(self.work, len(every), ingested.units)
         return before, scored, tuple(settled)
 
     def _judge(self, task: Judge, units: Iterable[int]) -> None:
         for _, (rows, left) in self.workers.answers(task, units):
-            self.bar.advance(rows, left)
+            self.progress.advance(rows, left)
 
-    def _ask(self, stretch: Stretch, before: str, taken: Ingested, scored: list[Scored]) -> tuple[Stretch, str]:
-        """Has a model's or a writer's answers stored, and gives the stretch with its step settled."""
-        step = stretch.steps[0]
+    def _ask(self, group: StepGroup, before: str, ingested: Ingested, scored: list[Scored]) -> tuple[StepGroup, str]:
+        """Runs a model or writer step, and returns the step group with its threshold settled."""
+        step = group.steps[0]
         assert isinstance(step, (ModelStep, WriterStep))
-        asked = room_of(step, self.tools)
+        asked = answers_folder(step, self.tools)
         task = ModelInference(self.source, self.work, step, self.tools, before, asked, self.stored)
-        crew = self.asking if any(hasattr(step, name) for name in LARGE) else self.workers
-        for _, (rows, _) in crew.answers(task, range(taken.units)):
-            self.bar.advance(rows)
-        sweep(self.work.folder / asked, taken.units)
+        executor = self.asking if step.single else self.workers
+        for _, (rows, _) in executor.answers(task, range(ingested.units)):
+            self.progress.advance(rows)
+        sweep(self.work.folder / asked, ingested.units)
         if isinstance(step, ModelStep):
-            scored.append(Scored(asked, f"score{OF}", stretch.first))
-            settle: Callable[[Columns], Any] | None = getattr(step, "settled", None)
-            if settle is not None:
-                step = settle(Columns(self.work, taken.units, before, scored))
-        self.bar.phase(Message("selecting: {rule}", rule=type(step).__name__), taken.rows)
-        return Stretch(stretch.kind, stretch.first, (step,)), asked
+            scored.append(Scored(asked, f"score{OF}", group.first))
+            step = step.settled(Columns(self.work, ingested.units, before, scored))
+        self.progress.phase(Message("selecting: {rule}", rule=type(step).__name__), ingested.rows)
+        return StepGroup(group.kind, group.first, (step,)), asked
 
-    def write(self, taken: Ingested, last: str) -> tuple[list[list[tuple[int, write.Share]]], dict[int, str], int]:
-        """Phase 3: the shards. Answers which shards have what of a unit, the rows that were lost, and the samples."""
-        planned = write.plan(self.work, taken.units, last)
+    def write(self, ingested: Ingested, last: str) -> tuple[list[list[tuple[int, write.Share]]], dict[int, str], int]:
+        """Phase 3: the shards. Returns their parts of each unit, the rows that were lost, and the number of samples."""
+        planned = write.plan(self.work, ingested.units, last)
         total = sum(share.count for shares in planned for share in shares)
-        self.bar.phase(Message("writing shards"), total)
+        self.progress.phase(Message("writing shards"), total)
         task = write.WriteShard(self.source, self.work, self.out, last)
         # No index lists shards that are being replaced.
         (self.out / INDEX).unlink(missing_ok=True)
-        made: list[write.Written] = []
+        written_shards: list[write.Written] = []
         for _, written in self.workers.answers(task, list(enumerate(planned))):
-            made.append(written)
-            self.bar.advance(written.shard.count)
+            written_shards.append(written)
+            self.progress.advance(written.shard.count)
         write.remove_shards(self.out, self.work, len(planned))
         sweep(self.work.folder / "lost", len(planned), ".json")
-        if any(written.shard.count for written in made):
-            write_index(self.out, [written.shard for written in made])
-        by_unit: list[list[tuple[int, write.Share]]] = [[] for _ in range(taken.units)]
+        if any(written.shard.count for written in written_shards):
+            write_index(self.out, [written.shard for written in written_shards])
+        by_unit: list[list[tuple[int, write.Share]]] = [[] for _ in range(ingested.units)]
         for number, shares in enumerate(planned):
             for share in shares:
                 by_unit[share.unit].append((number, share))
-        lost = {number: reason for written in made for number, reason in written.lost}
-        return by_unit, lost, sum(written.shard.count for written in made)
+        lost = {number: reason for written in written_shards for number, reason in written.lost}
+        return by_unit, lost, sum(written.shard.count for written in written_shards)
 
     def tables(
         self,
-        taken: Ingested,
+        ingested: Ingested,
         last: str,
         scores: Sequence[write.ScoreColumn],
         shares: Sequence[Sequence[tuple[int, write.Share]]],
         lost: dict[int, str],
     ) -> None:
         """The table of every row, unit by unit."""
-        self.bar.phase(Message("writing the table"), taken.rows)
-        stops = [*taken.firsts[1:], 1 << 62]
+        self.progress.phase(Message("writing the table"), ingested.rows)
+        stops = [*ingested.firsts[1:], 1 << 62]
         jobs = (
             (
                 unit,
                 tuple(shares[unit]) if shares else (),
-                tuple((n, lost[n]) for n in sorted(lost) if taken.firsts[unit] <= n < stops[unit]),
+                tuple((n, lost[n]) for n in sorted(lost) if ingested.firsts[unit] <= n < stops[unit]),
             )
-            for unit in range(taken.units)
+            for unit in range(ingested.units)
         )
         task = write.WriteTable(self.work, self.out, last, tuple(scores))
         for job, _ in self.workers.answers(task, jobs):
-            self.bar.advance(taken.counts[job[0]])
-        sweep(self.out / "table", taken.units)
-        sweep(self.work.folder / "table", taken.units, ".json")
+            self.progress.advance(ingested.counts[job[0]])
+        sweep(self.out / "table", ingested.units)
+        sweep(self.work.folder / "table", ingested.units, ".json")
 
 
 def curate(
@@ -240,26 +249,28 @@ def curate(
     tools: Tools,
     workers: Executor | None = None,
     asking: Executor | None = None,
-    bar: Bar | None = None,
+    progress: Progress | None = None,
     stored: bool = False,
     limits: Limits | None = None,
 ) -> dict[str, Any]:
-    """Runs a list over a source and answers the report, which is also in ``out/report.json``.
+    """Runs a curation over a source and returns the report, which is also in ``out/report.json``.
 
-    ``workers`` look at pictures, judge and write; ``asking`` hold the models (this process where it is None). With
+    ``workers`` measure, judge and write; ``asking`` runs the large models (this process where it is None). With
     ``stored`` nothing of the source is read: the selection, the table and the report are made from stored scores, and
     the shards stay those of the run before. Addresses are fetched within ``limits``.
 
-    Raises DataError for a source that cannot be read or has not one row, a full disk, a folder of another source or of
-    a run that is at work, and where the account does not balance.
+    Raises DataError for a source that cannot be read or has no rows, a full disk, an output folder of another source
+    or of a run in progress, and where the counts do not add up.
     """
     began = time.monotonic()
-    ingest.belongs(source, out)
+    ingest.check_output_folder(source, out)
     workers = workers or SerialExecutor()
-    run = Run(source, out, curation, workers, tools, bar or Silent(), stored, asking or SerialExecutor(), limits)
+    run = Run(
+        source, out, curation, workers, tools, progress or NoProgress(), stored, asking or SerialExecutor(), limits
+    )
     try:
-        # Before anything is written: a start that fails leaves nothing.
-        run.what = None if stored else ingest.demand(source)
+        # Before anything is written, so that a start that fails leaves nothing.
+        run.what = None if stored else ingest.require_rows(source)
         with alone(run.work.folder):
             return _curate(run, began)
     except OSError as error:
@@ -281,45 +292,45 @@ def _curate(run: Run, began: float) -> dict[str, Any]:
     for name in (REPORT, PAGE):
         (out / name).unlink(missing_ok=True)
     for path in sorted({*out.glob(".*.part"), *out.glob("table/.*.part"), *run.work.folder.glob("*/**/.*.part")}):
-        # A run that was killed left what it had not finished; nobody else is at work here.
+        # Partial files of a run that was killed; the lock says that no other run writes here.
         path.unlink(missing_ok=True)
     run.workers.begin()
     begin_arrow()
-    taken = run.read()
-    opened = 0 if stored else run.measure(taken)
-    last, scored, steps = run.select(taken)
-    shares, lost, samples = ([], {}, None) if stored else run.write(taken, last)
-    scores = write.score_columns(run.work, taken.units, scored)
-    run.tables(taken, last, scores, shares, lost)
-    index = write.write_selection(out, taken.units)
-    run.bar.phase(Message("accounting"), None)
-    tally, tables = summary.summary(out, taken.units, steps, scores, _judged(scored, steps, scores), run.workers)
+    ingested = run.read()
+    opened = 0 if stored else run.measure(ingested)
+    last, scored, steps = run.select(ingested)
+    shares, lost, samples = ([], {}, None) if stored else run.write(ingested, last)
+    scores = write.score_columns(run.work, ingested.units, scored)
+    run.tables(ingested, last, scores, shares, lost)
+    index = write.write_selection(out, ingested.units)
+    run.progress.phase(Message("accounting"), None)
+    counts, tables = summary.summary(out, ingested.units, steps, scores, _judged(scored, steps, scores), run.workers)
     report = {
         "kind": "curate",
         "recipe": run.curation.name,
         "source": str(run.source.resolve()),
-        "numbers": summary.numbers(taken.rows, tally, time.monotonic() - began, opened, run.killed),
+        "numbers": summary.numbers(ingested.rows, counts, time.monotonic() - began, opened, run.killed),
         "shards": None if stored else sum(1 for _ in out.glob("shard-*.tar")),
-        "files": run.files(taken),
+        "files": run.files(ingested),
         **tables,
         "curation": summary.dumped(run.curation),
     }
     save_json(out / REPORT, report)
     write_page(out, run.source)
-    summary.check(taken.rows, tally, index, samples)
+    summary.check(ingested.rows, counts, index, samples)
     return report
 
 
 def _judged(scored: Sequence[Scored], steps: Sequence[Part], scores: Sequence[write.ScoreColumn]) -> dict[int, str]:
     """The column of the table that each step judges by."""
-    shown = {(score.room, score.column): score.name for score in scores}
-    found: dict[int, str] = {}
+    shown = {(score.folder_name, score.column): score.name for score in scores}
+    columns: dict[int, str] = {}
     for one in scored:
-        name = getattr(steps[one.place], "score", "")
-        # What a table step holds rows against is no number of one picture.
+        name = cast(Step, steps[one.place]).score_name()
+        # A table step's threshold is not compared with a score of one picture.
         if isinstance(steps[one.place], TableStep):
             continue
-        column = shown.get((one.room, one.start + name), name if name in ("width", "height") else "")
+        column = shown.get((one.folder_name, one.start + name), name if name in ("width", "height") else "")
         if column:
-            found[one.place] = column
-    return found
+            columns[one.place] = column
+    return columns

@@ -1,8 +1,11 @@
-"""The third phase of a run: the steps in their order over what is left, from stored scores; the first verdict counts.
+"""Phase 2: takes the steps in order, by stored scores; the first verdict on a row counts.
 
-The list is cut into stretches: neighbouring steps that judge one row go together, unit by unit; a step that asks a
-model or looks at the whole set is a stretch of its own. After each stretch the standing of every row is on disk.
+Neighbouring steps that judge single rows form a group and run unit by unit; a step with a model, or over the whole set,
+is a group of its own. After each group the state of every row is saved.
 """
+
+# pyarrow has no types; what crosses it here is named where it is kept.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from typing import Any, cast
 
 from bimo.core.errors import BimoError, DataError, RecipeError
 from bimo.core.part import Part, dump
-from bimo.curation.executors.executors import Executor
+from bimo.curation.executors.executor import Executor
 from bimo.curation.phases.ingest import JOINED
 from bimo.curation.phases.measure import OF, known_of, scores_of
 from bimo.curation.phases.row_state import (
@@ -39,38 +42,38 @@ from bimo.curation.steps import (
     TableStep,
     Verdict,
     WriterStep,
-    named,
+    step_name,
 )
 
 VERSION = 1
 NO_CAPTION = "no caption"
-#: What takes a row whose picture one before it names, with its captions given to that: before every step of a list.
+#: The rule that drops a row whose picture an earlier row has; that one gets its captions. Before every step.
 ONE_PICTURE, BEFORE_ALL = "OnePicture", -1
 ONE_PICTURE_SAYS = ("说明并到同一张图的第一行", "captions joined to the first row of the same picture")
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Steps that are taken together, with the place of the first in the list."""
+class StepGroup:
+    """Steps that run together; ``first`` is the index of the first of them."""
 
     kind: str
     first: int
     steps: tuple[Part, ...]
 
     def digest(self) -> str:
-        """What its outcome depends on, besides the rows: settings, measures, and the files that settings name."""
+        """A digest of what the outcome depends on besides the rows: settings, measurements, files named in settings."""
         measuring = [step.measuring() for step in self.steps if isinstance(step, PictureStep)]
         settings = [dump(step) for step in self.steps]
         return digest(VERSION, self.kind, self.first, settings, measuring, _files_in(settings))
 
 
 def _files_in(settings: Any) -> list[Any]:
-    """The state of every file or folder that a setting names: a list of words, a tokenizer."""
+    """Size and time of every file that a setting names, such as a word list or a tokenizer."""
     if isinstance(settings, Mapping):
         return [found for value in cast("Mapping[str, Any]", settings).values() for found in _files_in(value)]
     if isinstance(settings, list):
         return [found for value in cast("list[Any]", settings) for found in _files_in(value)]
-    # Only what looks like a path is looked for: a setting such as "zh" may have a namesake in the folder one is in.
+    # Only what looks like a path: a setting such as "zh" may have a namesake in the working directory.
     if not isinstance(settings, str) or not (os.sep in settings or "." in settings) or len(settings) > 4000:
         return []
     path = Path(settings).expanduser()
@@ -81,44 +84,46 @@ def _files_in(settings: Any) -> list[Any]:
 
 
 def kind_of(step: Part) -> str:
-    """ "row", "model", "writer" or "table", the last also where pictures are measured for it. Raises RecipeError for
-    what is no step.
+    """ "row", "model", "writer" or "table" (also for a table step that measures pictures). Raises RecipeError for what
+    is no step.
     """
     kinds = (("table", TableStep), ("row", (PictureStep, CaptionStep)), ("model", ModelStep), ("writer", WriterStep))
     for kind, protocol in kinds:
         if isinstance(step, protocol):
             return kind
     raise RecipeError(
-        "{named} is no step of curation: it has none of measure, caption, open, write or select", named=named(step)
+        "{named} is no step of curation: it derives from none of PictureStep, CaptionStep, ModelStep, WriterStep "
+        "or TableStep of bimo.curation.steps",
+        named=step_name(step),
     )
 
 
-def stretches(steps: Sequence[Part]) -> list[Stretch]:
-    """The list cut into stretches: the first judges rows, if only those that failed; the last closes the account."""
-    found = [Stretch("row", 0, ())]
+def step_groups(steps: Sequence[Part]) -> list[StepGroup]:
+    """The steps in groups: the first always judges rows, to mark those that failed to decode; the last has no steps."""
+    groups = [StepGroup("row", 0, ())]
     for place, step in enumerate(steps):
         kind = kind_of(step)
-        # A step that looks at each picture and then at the whole set: what it could not look at has failed before.
+        # It measures each picture and then decides over the whole set: pictures it could not measure fail before.
         kinds = ("row", "table") if kind == "table" and isinstance(step, PictureStep) else (kind,)
         for one in kinds:
-            if one == "row" and found[-1].kind == "row":
-                first = found[-1].first if found[-1].steps else place
-                found[-1] = Stretch("row", first, (*found[-1].steps, step))
+            if one == "row" and groups[-1].kind == "row":
+                first = groups[-1].first if groups[-1].steps else place
+                groups[-1] = StepGroup("row", first, (*groups[-1].steps, step))
             else:
-                found.append(Stretch(one, place, (step,)))
-    return [*found, Stretch("end", len(steps), ())]
+                groups.append(StepGroup(one, place, (step,)))
+    return [*groups, StepGroup("end", len(steps), ())]
 
 
 @dataclass(frozen=True)
 class Judge:
-    """Takes a stretch over a unit, in any process; answers how many rows there are and how many are left.
+    """Runs a step group over a unit, in any process; returns how many rows there are and how many are left.
 
-    ``made`` is the stretch's digest; ``before`` the room with the standings so far, empty at the start; ``asked`` that
-    with a model's answers.
+    ``made`` is the group's digest, ``before`` the folder of the row states so far ("" at the start), ``asked`` that of
+    a model's answers.
     """
 
     work: Work
-    stretch: Stretch
+    group: StepGroup
     made: str
     before: str
     after: str
@@ -129,55 +134,55 @@ class Judge:
         after = self.work.unit(self.after, unit)
         rooms = [self.before] if self.before else ["rows", "measured", JOINED]
         rooms += [self.asked] if self.asked else []
-        made_of = digest(self.made, [fingerprint_of(self.work.unit(room, unit)) for room in rooms])
+        made_of = digest(self.made, [fingerprint_of(self.work.unit(folder_name, unit)) for folder_name in rooms])
         if fingerprint_of(after) == made_of:
             states = load_table(after, ["state"])["state"].to_pylist()
             return len(states), sum(state in (LEFT, KEPT) for state in states)
-        standings = load_row_states(self.work.unit(self.before, unit)) if self.before else self._begun(unit)
-        if self.stretch.kind == "row":
-            self._judge_rows(unit, standings)
-        elif self.stretch.kind in ("model", "writer"):
-            self._judge_answers(unit, standings)
+        row_states = load_row_states(self.work.unit(self.before, unit)) if self.before else self._begun(unit)
+        if self.group.kind == "row":
+            self._judge_rows(unit, row_states)
+        elif self.group.kind in ("model", "writer"):
+            self._judge_answers(unit, row_states)
         else:
-            for row in standings:
+            for row in row_states:
                 if row.state == LEFT and row.captions:
                     row.state = KEPT
                 elif row.state == LEFT:
                     row.fail(NO_CAPTION)
-        save_row_states(after, standings, made_of)
-        return len(standings), sum(row.state in (LEFT, KEPT) for row in standings)
+        save_row_states(after, row_states, made_of)
+        return len(row_states), sum(row.state in (LEFT, KEPT) for row in row_states)
 
     def _begun(self, unit: int) -> list[RowState]:
-        """Where rows stand before any rule: left, or failed."""
-        found: list[RowState] = []
+        """The row states before any step: left or failed."""
+        states: list[RowState] = []
         joined = self.work.unit(JOINED, unit)
         one_picture = {row["number"]: row for row in load_rows(joined)} if joined.is_file() else {}
         measured = load_rows(self.work.unit("measured", unit), ["failed", "detail"])
-        for row, seen in zip(load_rows(self.work.unit("rows", unit)), measured, strict=True):
-            standing = RowState(row["number"], tuple(row["captions"]), of_cell(row["labels"]))
-            if row["reason"] is not None or seen["failed"] is not None:
-                standing.fail(row["reason"] or seen["failed"], row["detail"] or seen["detail"] or "")
+        for row, measurements in zip(load_rows(self.work.unit("rows", unit)), measured, strict=True):
+            row_state = RowState(row["number"], tuple(row["captions"]), of_cell(row["labels"]))
+            if row["reason"] is not None or measurements["failed"] is not None:
+                row_state.fail(row["reason"] or measurements["failed"], row["detail"] or measurements["detail"] or "")
             elif (same := one_picture.get(row["number"])) is not None:
                 if same["first"] != row["number"]:
-                    standing.drop(BEFORE_ALL, ONE_PICTURE, Verdict(same["first"], ""))
-                elif tuple(same["captions"]) != standing.captions:
-                    standing.note(BEFORE_ALL, ONE_PICTURE, "captions changed", before=len(standing.captions))
-                    standing.captions = tuple(same["captions"])
-            found.append(standing)
-        return found
+                    row_state.drop(BEFORE_ALL, ONE_PICTURE, Verdict(same["first"], ""))
+                elif tuple(same["captions"]) != row_state.captions:
+                    row_state.note(BEFORE_ALL, ONE_PICTURE, "captions changed", before=len(row_state.captions))
+                    row_state.captions = tuple(same["captions"])
+            states.append(row_state)
+        return states
 
-    def _judge_rows(self, unit: int, standings: Sequence[RowState]) -> None:
-        # Asking what a step is takes longer than some of them take to judge: it is asked once.
+    def _judge_rows(self, unit: int, states: Sequence[RowState]) -> None:
+        # isinstance takes longer than some steps take to judge, so it is called once.
         steps = [
             (place, step, step.measuring() if isinstance(step, PictureStep) else "")
-            for place, step in enumerate(self.stretch.steps, self.stretch.first)
+            for place, step in enumerate(self.group.steps, self.group.first)
         ]
         names = [name for name in names_in(self.work.unit("measured", unit)) if OF in name]
         columns = {
             m: [(name, name.removeprefix(m + OF)) for name in names if name.startswith(m + OF)] for _, _, m in steps
         }
         measured = load_rows(self.work.unit("measured", unit))
-        for row, scores in zip(standings, measured, strict=True):
+        for row, scores in zip(states, measured, strict=True):
             for place, step, measuring in steps:
                 if row.state != LEFT:
                     break
@@ -187,10 +192,10 @@ class Judge:
                 else:
                     _judge_captions(row, place, cast(CaptionStep, step))
 
-    def _judge_answers(self, unit: int, standings: Sequence[RowState]) -> None:
-        place, step = self.stretch.first, self.stretch.steps[0]
+    def _judge_answers(self, unit: int, states: Sequence[RowState]) -> None:
+        place, step = self.group.first, self.group.steps[0]
         answers = {row["number"]: row for row in load_rows(self.work.unit(self.asked, unit))}
-        for row in standings:
+        for row in states:
             if row.state != LEFT:
                 continue
             answer = answers[row.number]
@@ -199,18 +204,18 @@ class Judge:
             elif isinstance(step, ModelStep):
                 _judge_scores(row, place, step, scores_of(answer, "score"))
             else:
-                said = json.loads(answer["answer"])
-                if "captions" in said:
-                    row.note(place, named(step), "captions written", before=len(row.captions))
-                    row.captions = tuple(said["captions"])
+                reply = json.loads(answer["answer"])
+                if "captions" in reply:
+                    row.note(place, step_name(step), "captions written", before=len(row.captions))
+                    row.captions = tuple(reply["captions"])
                 else:
-                    row.drop(place, named(step), Verdict(said["value"], said["threshold"]))
+                    row.drop(place, step_name(step), Verdict(reply["value"], reply["threshold"]))
 
 
 def _judge_picture(
     row: RowState, place: int, step: PictureStep, measuring: str, measured: Mapping[str, Any], scores: Mapping[str, Any]
 ) -> None:
-    rule = named(cast(Part, step))
+    rule = step_name(cast(Part, step))
     failures = of_cell(measured["failures"])
     if measuring in failures:
         row.fail(f"measure {rule}: {failures[measuring][0]}", failures[measuring][1])
@@ -225,12 +230,12 @@ def _judge_picture(
 
 
 def _judge_scores(row: RowState, place: int, step: PictureStep | ModelStep, scores: Mapping[str, Any]) -> None:
-    rule = named(cast(Part, step))
+    rule = step_name(cast(Part, step))
     try:
         verdict = step.judge(scores)
     except BimoError:
         raise
-    # One row that a rule cannot judge is counted; the others go on.
+    # A row that a step cannot judge fails; the others go on.
     except Exception as error:
         row.fail(f"judge {rule}: {type(error).__name__}", str(error)[:200])
         return
@@ -239,46 +244,46 @@ def _judge_scores(row: RowState, place: int, step: PictureStep | ModelStep, scor
 
 
 def _judge_captions(row: RowState, place: int, step: CaptionStep) -> None:
-    rule = named(cast(Part, step))
+    rule = step_name(cast(Part, step))
     kept: dict[str, None] = {}
     last: Verdict | None = None
     for index, text in enumerate(row.captions):
         try:
-            said = step.caption(text)
-            if isinstance(said, str):
-                said.encode()
+            result = step.caption(text)
+            if isinstance(result, str):
+                result.encode()
         except BimoError:
             raise
-        # As above: the row is at fault, and is counted.
+        # As above: the row fails.
         except Exception as error:
             row.fail(f"caption {rule}: {type(error).__name__}", str(error)[:200])
             return
-        if isinstance(said, Verdict):
-            last = said
-            found = {"value": said_of(said.value), "threshold": said_of(said.threshold)}
-            row.note(place, rule, "caption dropped", caption=index, **found)
+        if isinstance(result, Verdict):
+            last = result
+            details = {"value": said_of(result.value), "threshold": said_of(result.threshold)}
+            row.note(place, rule, "caption dropped", caption=index, **details)
             continue
-        if said in kept:
+        if result in kept:
             row.note(place, rule, "caption dropped", caption=index, value="the same as another", threshold="")
-        elif said != text:
+        elif result != text:
             row.note(place, rule, "caption mended", caption=index)
-        kept[said] = None
+        kept[result] = None
     row.captions = tuple(kept)
     if last is not None and not kept:
         row.drop(place, rule, last)
 
 
-#: A unit, and what changes in it: (number, what) in the order of the rows.
+#: A unit and its changes, (number, change as JSON) in the order of the rows.
 Changes = tuple[int, tuple[tuple[int, str], ...]]
 
 
 def select_table(
-    work: Work, stretch: Stretch, before: str, after: str, firsts: Sequence[int], table: Columns, workers: Executor
+    work: Work, group: StepGroup, before: str, after: str, firsts: Sequence[int], table: Columns, workers: Executor
 ) -> None:
-    """Takes a step that looks at the whole set. Its changes wait on disk until they are taken unit by unit."""
+    """Runs a step over the whole set. Its changes are stored in SQLite and then applied unit by unit."""
     units = range(len(firsts))
     prints = [fingerprint_of(work.unit(before, unit)) for unit in units]
-    made_of = digest(stretch.digest(), prints)
+    made_of = digest(group.digest(), prints)
     if all(fingerprint_of(work.unit(after, unit)) == f"{made_of} {unit}" for unit in units):
         return
     waiting = work.folder / "changes.sqlite"
@@ -287,10 +292,10 @@ def select_table(
         changes.execute("PRAGMA journal_mode=OFF")
         changes.execute("PRAGMA synchronous=OFF")
         changes.execute("CREATE TABLE changes (number INTEGER, what TEXT)")
-        selected = cast(TableStep, stretch.steps[0]).select(table)
+        selected = cast(TableStep, group.steps[0]).select(table)
         changes.executemany("INSERT INTO changes VALUES (?, ?)", ((c.number, _change(c)) for c in selected))
         changes.execute("CREATE INDEX by_number ON changes (number)")
-        for _ in workers.answers(Apply(work, stretch, made_of, before, after), _by_unit(changes, firsts)):
+        for _ in workers.answers(Apply(work, group, made_of, before, after), _by_unit(changes, firsts)):
             pass
     waiting.unlink()
 
@@ -303,10 +308,10 @@ def _by_unit(changes: sqlite3.Connection, firsts: Sequence[int]) -> Iterator[Cha
 
 @dataclass(frozen=True)
 class Apply:
-    """Makes the changes of a table step in one unit, in any process."""
+    """Applies the changes of a table step to one unit, in any process."""
 
     work: Work
-    stretch: Stretch
+    group: StepGroup
     made_of: str
     before: str
     after: str
@@ -314,7 +319,7 @@ class Apply:
     def __call__(self, job: Changes) -> None:
         """Raises DataError for a change of a row that is not left."""
         unit, changes = job
-        place, rule = self.stretch.first, named(self.stretch.steps[0])
+        place, rule = self.group.first, step_name(self.group.steps[0])
         rows = load_row_states(self.work.unit(self.before, unit))
         by_number = {row.number: row for row in rows}
         for number, what in changes:
@@ -352,18 +357,18 @@ def _apply(row: RowState, step: int, rule: str, change: Sequence[Any]) -> None:
 
 
 def clear_after(work: Work, count: int) -> None:
-    """Removes what stretches of a longer list left behind."""
+    """Removes the row states of a longer list of steps."""
     for folder in sorted((work.folder / "standing").glob("*")):
         if not folder.name.isdigit() or int(folder.name) >= count:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def clear_units(work: Work, count: int, units: int) -> None:
-    """Removes the standings of units that are no more."""
-    for stretch in range(count):
-        sweep(work.folder / room(stretch), units)
+    """Removes the row states of units that no longer exist."""
+    for group in range(count):
+        sweep(work.folder / folder_name(group), units)
 
 
-def room(stretch: int) -> str:
-    """Where the standings after a stretch lie."""
-    return f"standing/{stretch:02d}"
+def folder_name(group: int) -> str:
+    """The folder of the row states after a step group."""
+    return f"standing/{group:02d}"

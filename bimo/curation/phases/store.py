@@ -1,9 +1,12 @@
-"""What a run keeps on disk: unit files in parquet, written whole or not at all, each with the fingerprint of what it
-was made of.
+"""The files of a run: parquet units, written whole or not at all, each with a fingerprint of its inputs.
 
-A unit is a stretch of the rows of a source; its size depends on its number alone, so that the same rows lie in the same
-files whatever else differs.
+A unit is a run of consecutive rows of a source. Its size depends on its number alone, so that the same rows are in the
+same files whatever else changes.
 """
+
+# pyarrow has no types; what crosses it here is named where it is kept.
+# pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
 
@@ -36,14 +39,14 @@ FINGERPRINT = b"made of"
 
 
 def begin_arrow() -> None:
-    """Imports pyarrow without pandas, which it would import with its first array of a list: a third of a second of
-    every process, for nothing that is done here. Who asks pyarrow for pandas later still gets it.
+    """Imports pyarrow without pandas, which its first array of a list would import: a third of a second in every
+    process, for nothing that is used here. pandas can still be imported later.
     """
     without = _Without("pandas")
     sys.meta_path.insert(0, without)
     try:
         import pyarrow as pa
-        import pyarrow.parquet
+        import pyarrow.parquet  # pyright: ignore[reportUnusedImport]
 
         pa.array([0])
     finally:
@@ -52,7 +55,7 @@ def begin_arrow() -> None:
 
 @dataclass(frozen=True)
 class _Without:
-    """A finder of modules that does not find one."""
+    """A module finder that hides one module."""
 
     name: str
 
@@ -64,17 +67,17 @@ class _Without:
 
 @dataclass(frozen=True)
 class Work:
-    """Where the files of a run lie, below ``folder``."""
+    """The paths of a run's files, below ``folder``."""
 
     folder: Path
 
-    def unit(self, room: str, number: int) -> Path:
-        """The file of a unit in a room such as "rows"."""
-        return self.folder / room / f"{number:06d}.parquet"
+    def unit(self, folder_name: str, number: int) -> Path:
+        """The file of a unit in a folder such as "rows"."""
+        return self.folder / folder_name / f"{number:06d}.parquet"
 
     @property
     def fetched(self) -> Path:
-        """Where pictures that were addresses lie, once they are fetched."""
+        """The folder of downloaded pictures."""
         return self.folder / "fetched"
 
 
@@ -98,7 +101,7 @@ def save(path: Path, content: bytes) -> None:
 
 
 def unwritten(error: BimoError | OSError, path: Path | None = None) -> DataError:
-    """What is said where nothing can be written: what there is to do depends on why."""
+    """The error for a failed write, with what to do by its errno."""
     if isinstance(error, BimoError):
         zh, en, cause = error.zh, error.en, error.__cause__
     else:
@@ -123,7 +126,7 @@ def save_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file says; None where there is none or it is damaged."""
+    """The content of a JSON file; None where there is none or it is damaged."""
     try:
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
@@ -148,21 +151,21 @@ def table_bytes(columns: Mapping[str, Any], fingerprint: str = "") -> bytes:
 
 
 def column(values: Sequence[Any]) -> pa.Array:
-    """Numbers or texts as a column that gives back what it was given: integers stay integers where all are."""
+    """Numbers or texts as a column that reads back equal: integers stay integers where all are."""
     import pyarrow as pa
 
-    given = [value for value in values if value is not None]
-    if any(isinstance(value, str) for value in given):
+    present = [value for value in values if value is not None]
+    if any(isinstance(value, str) for value in present):
         return pa.array([None if value is None else str(value) for value in values], pa.string())
-    if any(isinstance(value, float) for value in given):
+    if any(isinstance(value, float) for value in present):
         return pa.array([None if value is None else float(value) for value in values], pa.float64())
-    if not given:
+    if not present:
         return pa.array(values, pa.float64())
-    return pa.array(values, pa.uint64() if max(given) > np.iinfo(np.int64).max else pa.int64())
+    return pa.array(values, pa.uint64() if max(present) > np.iinfo(np.int64).max else pa.int64())
 
 
 def plain(value: Any) -> float | int | str | None:
-    """A score as plain data. Raises TypeError for what is none, ValueError for a number no column holds."""
+    """A score as plain data. Raises TypeError for what is no score, ValueError for an integer of more than 64 bits."""
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, (bool, int, np.integer, np.bool_)):
@@ -192,7 +195,7 @@ def load_table(path: Path, names: Sequence[str] | None = None) -> pa.Table:
     import pyarrow.parquet as pq
 
     try:
-        # One thread: units are small, and whoever reads them is one of several processes.
+        # One thread: units are small, and there are several processes.
         with pq.ParquetFile(path) as file:
             return file.read(columns=None if names is None else list(names), use_threads=False)
     except (OSError, pa.ArrowException) as error:
@@ -237,18 +240,18 @@ def joined(pieces: Sequence[np.ndarray]) -> np.ndarray:
 def ranked(
     pieces: Iterable[np.ndarray], rank: np.ndarray, count: int, shape: tuple[int, ...], dtype: str
 ) -> np.ndarray:
-    """[count, *shape]: a column, piece by piece, each row at its rank; a row of rank -1 is left out. Nothing is held
-    twice, and no column as texts.
+    """[count, *shape]: a column, piece by piece, each row at its rank; a row of rank -1 is left out. Memory holds the
+    result and one piece.
     """
-    found, at = np.empty((count, *shape), dtype), 0
+    result, at = np.empty((count, *shape), dtype), 0
     for piece in pieces:
         to = rank[at : at + len(piece)]
-        found[to[to >= 0]] = piece[to >= 0]
+        result[to[to >= 0]] = piece[to >= 0]
         at += len(piece)
-    return found
+    return result
 
 
-#: What most cells say: it is not parsed, and made anew each time, for who reads it may add to it.
+#: The most frequent cells: made without parsing, anew each time, as callers may change them.
 _USUAL: dict[str, Callable[[], Any]] = {"{}": dict, "[]": list, "null": lambda: None}
 _ENCODE = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -259,21 +262,21 @@ def to_cell(value: Any) -> str:
 
 
 def of_cell(text: str) -> Any:
-    """What ``to_cell`` was given."""
+    """The inverse of ``to_cell``."""
     usual = _USUAL.get(text)
     return json.loads(text) if usual is None else usual()
 
 
 def array_of(values: Sequence[Any]) -> np.ndarray:
     """A list of scores as ``joined`` has them."""
-    given = [value for value in values if value is not None]
-    if any(isinstance(value, str) for value in given):
-        made = np.empty(len(values), dtype=object)
-        made[:] = list(values)
-        return made
-    if len(given) < len(values) or any(isinstance(value, float) for value in given):
+    present = [value for value in values if value is not None]
+    if any(isinstance(value, str) for value in present):
+        objects = np.empty(len(values), dtype=object)
+        objects[:] = list(values)
+        return objects
+    if len(present) < len(values) or any(isinstance(value, float) for value in present):
         return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
-    whole = cast("list[int]", given)
+    whole = cast("list[int]", present)
     return np.array(whole, dtype=np.uint64 if whole and max(whole) > np.iinfo(np.int64).max else np.int64)
 
 

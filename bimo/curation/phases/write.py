@@ -1,4 +1,8 @@
-"""The last phase of a run: kept rows into shards in the order of the source, and a table with every row and score."""
+"""Phase 3: writes kept rows into shards in the order of the source, and a table of every row with its scores."""
+
+# pyarrow has no types; what crosses it here is named where it is kept.
+# pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false
 
 from __future__ import annotations
 
@@ -29,7 +33,7 @@ from bimo.curation.readers.rows import Unusable
 from bimo.data.shards import SAMPLES_PER_SHARD, Sample, Shard, finished, hash_of, shard_name, write_shard
 
 VERSION = 2
-#: A shard is closed at so many bytes of pictures, however few samples it has: it is put together in memory.
+#: The most bytes of pictures in a shard, however few samples that is: it is assembled in memory.
 SHARD_BYTES = 1 << 28
 CHANGED = "changed since it was measured"
 _HAN = re.compile(r"[\u3400-\u9fff]")
@@ -37,7 +41,7 @@ _HAN = re.compile(r"[\u3400-\u9fff]")
 
 @dataclass(frozen=True)
 class Share:
-    """What a shard has of a unit: ``count`` samples from the ``skip``-th kept one on."""
+    """A shard's part of a unit: ``count`` samples from the ``skip``-th kept one on."""
 
     unit: int
     skip: int
@@ -50,15 +54,15 @@ def key_of(number: int, copy: int = 0) -> str:
 
 
 def plan(work: Work, units: int, last: str, samples: int = SAMPLES_PER_SHARD) -> list[tuple[Share, ...]]:
-    """What every shard holds: kept rows in their order, as many times as they are to be written."""
+    """The parts of every shard: kept rows in order, each as often as it is repeated."""
     shards: list[tuple[Share, ...]] = []
     current: list[Share] = []
     count = filled = 0
     for unit in range(units):
-        standing = load_table(work.unit(last, unit), ["state", "repeats"]).to_pylist()
+        row_state = load_table(work.unit(last, unit), ["state", "repeats"]).to_pylist()
         sizes = load_table(work.unit("measured", unit), ["bytes"])["bytes"].to_pylist()
         place = start = 0
-        for row, size in zip(standing, sizes, strict=True):
+        for row, size in zip(row_state, sizes, strict=True):
             for _ in range(row["repeats"] if row["state"] == KEPT else 0):
                 if count == samples or (count and filled + size > SHARD_BYTES):
                     current += [Share(unit, start, place - start)] if place > start else []
@@ -80,7 +84,7 @@ class Written:
 
 @dataclass(frozen=True)
 class WriteShard:
-    """Writes one shard, in any process, unless it is there already, of the same rows."""
+    """Writes one shard, in any process, unless it exists already with the same rows."""
 
     source: Path
     work: Work
@@ -99,7 +103,7 @@ class WriteShard:
             return Written(shard, ())
         lost: dict[int, str] = {}
         try:
-            # In a folder of its own: a worker that outlives its run must not write into what another one writes.
+            # In a folder of its own: a worker that outlives its run must not write into another worker's file.
             with tempfile.TemporaryDirectory(dir=self.work.folder, prefix="shard-") as folder:
                 shard = write_shard(Path(folder) / name, self._samples(wanted, lost), stamp)
                 found = sorted(lost.items())
@@ -114,15 +118,15 @@ class WriteShard:
         rows = load_rows(self.work.unit("rows", share.unit))
         measured = load_rows(self.work.unit("measured", share.unit), ["sha256", "as_is"])
         place = 0
-        for row, seen, standing in zip(
+        for row, seen, row_state in zip(
             rows, measured, load_row_states(self.work.unit(self.last, share.unit)), strict=True
         ):
-            for copy in range(standing.repeats if standing.state == KEPT else 0):
+            for copy in range(row_state.repeats if row_state.state == KEPT else 0):
                 if share.skip <= place < share.skip + share.count:
                     captions = [
-                        {"text": text, "lang": "zh" if _HAN.search(text) else "en"} for text in standing.captions
+                        {"text": text, "lang": "zh" if _HAN.search(text) else "en"} for text in row_state.captions
                     ]
-                    record = {"captions": captions, "labels": standing.labels, "source": row["source"]}
+                    record = {"captions": captions, "labels": row_state.labels, "source": row["source"]}
                     yield {"row": row, "key": key_of(row["number"], copy), "record": record} | seen
                 place += 1
 
@@ -147,7 +151,7 @@ class WriteShard:
             yield item["key"], last[1], item["record"]
 
 
-#: Columns of the table besides scores; a score of such a name gets a number behind it.
+#: Columns of the table besides scores; a score of the same name gets a number appended.
 FIXED = (
     *("number", "source", "state", "rule", "step", "reason", "detail", "value", "threshold", "trail"),
     *("captions_before", "captions", "labels", "repeats", "shard", "sha256", "width", "height", "bytes"),
@@ -157,10 +161,10 @@ FIXED = (
 
 @dataclass(frozen=True)
 class ScoreColumn:
-    """A column of scores in the table, and where it comes from; ``type`` is that which all units agree on."""
+    """A column of scores in the table and where it is read from; ``type`` holds the values of all units."""
 
     name: str
-    room: str
+    folder_name: str
     column: str
     type: str
 
@@ -170,38 +174,38 @@ def score_columns(work: Work, units: int, scored: Sequence[Scored]) -> list[Scor
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    found: dict[tuple[str, str], set[str]] = {}
+    types_of: dict[tuple[str, str], set[str]] = {}
     for unit in range(units):
-        for one in dict.fromkeys((s.room, s.start) for s in scored):
-            room, start = one
+        for one in dict.fromkeys((s.folder_name, s.start) for s in scored):
+            folder_name, start = one
             try:
-                schema = pq.read_schema(work.unit(room, unit))
+                schema = pq.read_schema(work.unit(folder_name, unit))
             except OSError:
                 continue
             for field in schema:
                 if field.name.startswith(start):
-                    found.setdefault((room, field.name), set()).add(str(field.type))
-    made: list[ScoreColumn] = []
-    taken = {*FIXED}
-    order = {(s.room, s.start): place for place, s in reversed(list(enumerate(scored)))}
-    ranked = sorted(found, key=lambda key: (_rank(key, order), key))
-    for room, name in ranked:
-        types = found[room, name]
+                    types_of.setdefault((folder_name, field.name), set()).add(str(field.type))
+    columns: list[ScoreColumn] = []
+    ingested = {*FIXED}
+    order = {(s.folder_name, s.start): place for place, s in reversed(list(enumerate(scored)))}
+    ranked = sorted(types_of, key=lambda key: (_rank(key, order), key))
+    for folder_name, name in ranked:
+        types = types_of[folder_name, name]
         plain = name.rpartition("\t")[2]
         shown, again = plain, 2
         if plain in ("width", "height"):
             continue
-        while shown in taken:
+        while shown in ingested:
             shown, again = f"{plain} {again}", again + 1
-        taken.add(shown)
+        ingested.add(shown)
         kinds = [pa.string(), pa.float64(), pa.uint64(), pa.int64()]
         wide = next((kind for kind in kinds if str(kind) in types), pa.float64())
-        made.append(ScoreColumn(shown, room, name, str(wide)))
-    return made
+        columns.append(ScoreColumn(shown, folder_name, name, str(wide)))
+    return columns
 
 
 def _rank(key: tuple[str, str], order: Mapping[tuple[str, str], int]) -> int:
-    return min(place for (room, start), place in order.items() if key[0] == room and key[1].startswith(start))
+    return min(place for (folder, start), place in order.items() if key[0] == folder and key[1].startswith(start))
 
 
 @dataclass(frozen=True)
@@ -214,23 +218,23 @@ class WriteTable:
     scores: tuple[ScoreColumn, ...]
 
     def __call__(self, job: tuple[int, tuple[tuple[int, Share], ...], tuple[tuple[int, str], ...]]) -> None:
-        """``job`` is the unit, the shares that shards have of it, by their number, and the rows lost in writing."""
+        """``job``: the unit, the shards' parts of it by shard number, and the rows lost in writing."""
         import pyarrow as pa
 
         unit, shares, gone = job
-        rooms = ["rows", "measured", self.last, *sorted({score.room for score in self.scores} - {"measured"})]
-        prints = [fingerprint_of(self.work.unit(room, unit)) for room in rooms]
+        rooms = ["rows", "measured", self.last, *sorted({score.folder_name for score in self.scores} - {"measured"})]
+        prints = [fingerprint_of(self.work.unit(folder_name, unit)) for folder_name in rooms]
         plan = [[number, share.skip, share.count] for number, share in shares]
-        layout = [[s.name, s.room, s.column, s.type] for s in self.scores]
+        layout = [[s.name, s.folder_name, s.column, s.type] for s in self.scores]
         made_of = digest(VERSION, rooms, prints, plan, gone, layout)
         path, beside = self.out / "table" / f"{unit:06d}.parquet", self.work.folder / "table" / f"{unit:06d}.json"
-        # The table itself says nothing of the machine it was made on: what it was made of stands beside it.
+        # The table has the same bytes on every machine; the fingerprint of its inputs is in a file of its own.
         if path.is_file() and read_json(beside) == {"made of": made_of, "sha256": hash_of(path)}:
             return
         rows = load_table(self.work.unit("rows", unit))
         measured = load_table(self.work.unit("measured", unit))
-        standings = load_row_states(self.work.unit(self.last, unit))
-        for row in standings:
+        row_states = load_row_states(self.work.unit(self.last, unit))
+        for row in row_states:
             if reason := dict(gone).get(row.number):
                 row.fail(reason)
                 row.trail[-1]["lost"] = True
@@ -238,18 +242,18 @@ class WriteTable:
         columns: dict[str, Any] = {
             "number": rows["number"],
             "source": rows["source"],
-            "step": pa.array([row.step for row in standings], pa.int32()),
+            "step": pa.array([row.step for row in row_states], pa.int32()),
             "captions_before": rows["captions"],
-            "captions": pa.array([row.captions for row in standings], pa.list_(texts)),
-            "repeats": pa.array([row.repeats if row.state == KEPT else 0 for row in standings], pa.int32()),
-            "shard": pa.array(_shards(standings, shares), numbers),
+            "captions": pa.array([row.captions for row in row_states], pa.list_(texts)),
+            "repeats": pa.array([row.repeats if row.state == KEPT else 0 for row in row_states], pa.int32()),
+            "shard": pa.array(_shards(row_states, shares), numbers),
         }
         for name in ("state", "rule", "reason", "detail"):
-            columns[name] = pa.array([getattr(row, name) for row in standings], texts)
+            columns[name] = pa.array([getattr(row, name) for row in row_states], texts)
         for name in WRITTEN:
-            columns[name] = pa.array([to_cell(getattr(row, name)) for row in standings], texts)
+            columns[name] = pa.array([to_cell(getattr(row, name)) for row in row_states], texts)
         columns |= {name: measured[name] for name in ("sha256", "width", "height", "bytes")}
-        # Scores that were stored before colours were converted know of none.
+        # Scores stored by an earlier version have no such column.
         known = "converted" in measured.column_names
         columns["converted"] = measured["converted"] if known else pa.nulls(len(measured), texts)
         columns |= {name: rows[name] for name in ("path", "offset", "size", "form", "column", "fetched")}
@@ -263,12 +267,12 @@ class WriteTable:
         import pyarrow as pa
 
         wanted = pa.type_for_alias(score.type)
-        if score.room == "measured":
-            found = dict(zip(numbers, _values(measured, score.column), strict=True))
+        if score.folder_name == "measured":
+            by_number = dict(zip(numbers, _values(measured, score.column), strict=True))
         else:
-            asked = load_table(self.work.unit(score.room, unit))
-            found = dict(zip(asked["number"].to_pylist(), _values(asked, score.column), strict=True))
-        values = [found.get(number) for number in numbers]
+            asked = load_table(self.work.unit(score.folder_name, unit))
+            by_number = dict(zip(asked["number"].to_pylist(), _values(asked, score.column), strict=True))
+        values = [by_number.get(number) for number in numbers]
         texts = score.type == "string"
         return pa.array([None if v is None else str(v) if texts else v for v in values], wanted)
 
@@ -283,21 +287,21 @@ def _flat(column: Any) -> Any:
     return pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
 
 
-def _shards(standings: Sequence[Any], shares: Sequence[tuple[int, Share]]) -> list[int | None]:
-    """The shard that holds the first sample of every row, None of those that are in none."""
-    found: list[int | None] = []
+def _shards(states: Sequence[Any], shares: Sequence[tuple[int, Share]]) -> list[int | None]:
+    """The shard of every row's first sample; None for rows in no shard."""
+    shards: list[int | None] = []
     place = 0
-    for row in standings:
+    for row in states:
         kept = row.state == KEPT
         at = [number for number, share in shares if share.skip <= place < share.skip + share.count]
-        found.append(at[0] if kept and at else None)
-        # A row that was lost in writing was planned for, as often as it was to be written.
+        shards.append(at[0] if kept and at else None)
+        # A row that was lost in writing had its place in the plan, as often as it was repeated.
         place += row.repeats if kept or (row.state == FAILED and row.trail[-1].get("lost")) else 0
-    return found
+    return shards
 
 
 def write_selection(out: Path, units: int) -> int:
-    """Writes ``selection.parquet``, the index of kept rows, from the table; answers how many there are."""
+    """Writes ``selection.parquet``, the index of kept rows, from the table; returns how many there are."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,5 +1,8 @@
 """Tars of pictures and captions: webdataset's layout, what img2dataset leaves beside them, and bimo's own shards."""
 
+# pyarrow has no types; what crosses it here is named where it is kept.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import json
@@ -27,7 +30,7 @@ BLOCK = tarfile.BLOCKSIZE
 
 
 class Member(NamedTuple):
-    """A member of a tar: where its bytes lie; not ``plain`` are links, devices, and files with holes."""
+    """A member of a tar: where its bytes are; not ``plain`` are links, devices, and files with holes."""
 
     name: str
     offset: int
@@ -46,10 +49,10 @@ class Side:
 
 
 def rows(path: Path, name: str, numbers: count[int]) -> Iterator[Row | Broken]:
-    """The samples of one tar, in its order: what has one name up to the first dot is one, wherever in the tar it lies.
+    """The samples of one tar, in order: members with the same name up to the first dot, wherever in the tar, are one.
 
-    What img2dataset could not fetch follows, from the parquet beside it. A damaged place is told of, and reading goes
-    on at the next header that is whole.
+    Rows that img2dataset could not download follow, from its parquet. Damage is reported, and reading resumes at the
+    next intact header.
     """
     sides = {side.key: side for side in side_table(path.with_suffix(".parquet"))}
     keys = set[str]()
@@ -83,7 +86,7 @@ def is_tar(root: Path, path: str) -> bool:
 
 
 def failed(side: Side, name: str, number: int) -> Broken:
-    """A pair that img2dataset could not fetch, with what it said."""
+    """A pair that img2dataset could not download, with its error."""
     return Broken(number, f"{name}:{side.key}", side.status or "failed", side.error)
 
 
@@ -93,7 +96,7 @@ def is_side_table(path: Path) -> bool:
 
     try:
         return path.is_file() and {"key", "status"} <= set(columnar.schema_of(path, "parquet").names)
-    except Exception:  # no parquet, or none that can be read: pyarrow raises all sorts
+    except Exception:  # no parquet, or none that can be read: pyarrow raises various exceptions
         return False
 
 
@@ -115,7 +118,7 @@ def _sample(file: int, name: str, key: str, members: Mapping[str, Member], numbe
     source = f"{name}:{key}"
     picture = next((member for kind, member in members.items() if kind in PICTURES), None)
     if picture is None:
-        # An ending that says nothing, or none: what the bytes are.
+        # Without a known extension the first bytes decide.
         others = (member for kind, member in members.items() if kind not in (*TEXTS, "json", "cls"))
         picture = next((member for member in others if member.plain and _begins_as_picture(file, member)), None)
     if picture is None:
@@ -200,7 +203,7 @@ def _written(path: Path) -> Iterator[tuple[int, int, bytes | None, str]]:
         if isinstance(group, Unusable):
             yield place, place, None, json.dumps([group.reason, group.detail])
         else:
-            # A name is bytes to whoever packed it; not every one is text.
+            # Member names are bytes; not all of them decode.
             yield place, place, os.fsencode(group[0]), json.dumps(group[1])
 
 
@@ -241,17 +244,17 @@ def _by_last_dot(key: str, members: dict[str, Member]) -> list[Group]:
         if stem and (stem in worded if "" in pictured else stem in worded or stem in pictured)
         if PICTURES & set(inner[stem]) or "" not in pictured
     ]
-    found = [(f"{key}.{stem}", inner[stem]) for stem in alone]
+    files = [(f"{key}.{stem}", inner[stem]) for stem in alone]
     rest: dict[str, Member] = {}
     for stem, kinds in inner.items():
         if stem not in alone:
             rest |= {f"{stem}.{kind}" if stem else kind: member for kind, member in kinds.items()}
-    return [(key, rest), *found] if rest else found
+    return [(key, rest), *files] if rest else files
 
 
-def _home(stem: str, words: Iterable[str]) -> str | None:
+def _home(stem: str, stems: Iterable[str]) -> str | None:
     """The longest of some names that a name begins with, up to a dot."""
-    return max((word for word in words if not word or stem.startswith(f"{word}.")), key=len, default=None)
+    return max((word for word in stems if not word or stem.startswith(f"{word}.")), key=len, default=None)
 
 
 def _groups(path: Path) -> Iterator[Group | Unusable]:
@@ -281,7 +284,7 @@ def _groups(path: Path) -> Iterator[Group | Unusable]:
 
 
 def _members(path: Path) -> Iterator[tarfile.TarInfo | Unusable]:
-    """The members of a tar, not held in memory; a hole between them, or an end without its mark, is told of."""
+    """The members of a tar, not held in memory; a hole between them, or an end without its mark, is reported."""
     size = path.stat().st_size
     end = 0
     try:

@@ -1,9 +1,13 @@
 """Tables of pictures in Parquet and Arrow: captions are read without the pictures, and a picture without the rest."""
 
+# pyarrow has no types; what crosses it here is named where it is kept.
+# pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +28,7 @@ MAGIC: dict[bytes, Form] = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xff\xff\x
 
 
 def form_of(path: Path) -> Form | None:
-    """parquet or arrow, by what the file begins with: Arrow's files, and its streams as Hugging Face keeps them."""
+    """parquet or arrow, by the first bytes: Arrow's files, and its streams as Hugging Face keeps them."""
     with path.open("rb") as file:
         start = file.read(8)
     return next((form for magic, form in MAGIC.items() if start.startswith(magic)), None)
@@ -41,7 +45,7 @@ def schema_of(path: Path, form: Form) -> pa.Schema:
 
 
 def picture_of(path: Path, form: Form) -> tuple[str, bool] | None:
-    """The column of the pictures, and whether they lie in it: bytes, {bytes, path} or base64; else names or addresses.
+    """The column of the pictures, and whether they lie in it: bytes, {bytes, path} or base64; else names or URLs.
 
     None where there is no such column.
     """
@@ -57,17 +61,17 @@ def picture_of(path: Path, form: Form) -> tuple[str, bool] | None:
         if format_of(first[:BEGINNING]) or (not first and (name.lower() in PICTURES or nested)):
             return name, True
     texts = {name.lower(): name for name in schema.names if _is_text(schema.field(name).type)}
-    found = [texts[name] for name in (*FILES, *ADDRESSES, *CODED) if name in texts]
+    pictures = [texts[name] for name in (*FILES, *ADDRESSES, *CODED) if name in texts]
     lists = [name for name in ("images", "image") if name in schema.names and _is_list(schema.field(name).type)]
-    if not found and lists and _is_text(schema.field(lists[0]).type.value_type):
+    if not pictures and lists and _is_text(schema.field(lists[0]).type.value_type):
         return lists[0], False
-    for name in found:
+    for name in pictures:
         value = _first(path, form, name).decode("utf-8", "replace")
         if ADDRESS.match(value) or PICTURE_NAME.search(value):
             return name, False
         if len(value) > 60 and format_of(_base64(value)[:BEGINNING]):
             return name, True
-    return (found[0], False) if found else None
+    return (pictures[0], False) if pictures else None
 
 
 def _base64(value: str) -> bytes:
@@ -119,9 +123,9 @@ def _first(path: Path, form: Form, column: str) -> bytes:
     """The first value of a column that is there, of the first rows; empty where there is none."""
     for place, (_, _, batch) in enumerate(_batches(path, form, (column,), 0, PICTURES_A_BATCH)):
         for _, values in () if isinstance(batch, Unusable) else _values(batch):
-            found = values[column] if isinstance(values, Mapping) else None
-            if found:
-                return found if isinstance(found, bytes) else str(found).encode("utf-8", "replace")
+            value = values[column] if isinstance(values, Mapping) else None
+            if value:
+                return value if isinstance(value, bytes) else str(value).encode("utf-8", "replace")
         if place == 4:
             break
     return b""
@@ -130,7 +134,7 @@ def _first(path: Path, form: Form, column: str) -> bytes:
 def lines(path: Path, form: Form, without: str) -> Iterator[tuple[int, Mapping[str, Any] | Unusable]]:
     """(row, values by column) of every row, but for column ``without`` and what is neither text nor number.
 
-    A part that cannot be read is told of once, with its rows; reading goes on behind it where that can be found.
+    A part that cannot be read is reported once, with its rows; reading goes on behind it where that can be found.
     """
     schema = schema_of(path, form)
     names = tuple(name for name in schema.names if name != without and _is_said(schema.field(name).type))
@@ -146,14 +150,14 @@ def lines(path: Path, form: Form, without: str) -> Iterator[tuple[int, Mapping[s
                 for place, values in _values(batch):
                     yield first + place, values if names or isinstance(values, Unusable) else {}
             row = first + count
-    except Exception as error:  # of damaged files pyarrow raises all sorts
+    except Exception as error:  # pyarrow raises various exceptions for damaged files
         yield row, Unusable("damaged table", f"from row {row} on: {error}"[:300])
 
 
 def _values(batch: pa.RecordBatch) -> Iterator[tuple[int, Mapping[str, Any] | Unusable]]:
     """(place, values) of a batch; of a row whose texts are not UTF-8, that."""
     try:
-        found = batch.to_pylist()
+        rows = batch.to_pylist()
     except UnicodeDecodeError:
         for place in range(batch.num_rows):
             try:
@@ -161,11 +165,11 @@ def _values(batch: pa.RecordBatch) -> Iterator[tuple[int, Mapping[str, Any] | Un
             except UnicodeDecodeError as error:
                 yield place, Unusable("not text", str(error)[:200])
     else:
-        yield from enumerate(found)
+        yield from enumerate(rows)
 
 
 @contextmanager
-def _mapped(path: Path) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
+def _mapped(path: Path) -> Generator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
     """An Arrow file or stream: its columns and its batches, which are read where they are looked at."""
     import pyarrow as pa
     from pyarrow import ipc
@@ -215,7 +219,7 @@ def _arrow_batches(path: Path, columns: Sequence[str], row: int, size: int) -> I
             if row < first + count:
                 try:
                     kept = batch.select(list(columns))
-                    # Places within the file are the file's own word; unchecked, a wrong one reads anywhere.
+                    # Offsets come from the file itself; unchecked, a wrong one would read anywhere.
                     kept.validate(full=True)
                 except Exception as error:  # as above
                     yield first, count, Unusable("damaged table", str(error)[:200])
@@ -234,7 +238,7 @@ def paths(path: Path, form: Form, column: str) -> Iterator[str]:
         return
     for _, _, batch in _batches(path, form, (column,), 0, PICTURES_A_BATCH):
         if isinstance(batch, Unusable):
-            continue  # a row of its own tells of it
+            continue  # a row of its own reports it
         for value in batch.column(0).to_pylist():
             one = value[0] if isinstance(value, list) and value else value
             if isinstance(one, Mapping) and not one.get("bytes") and isinstance(one.get("path"), str):
@@ -279,11 +283,11 @@ class _Cursor:
             self.batches = _batches(self.path, self.form, (self.column,), row, PICTURES_A_BATCH)
             self.first = self.end = 0
         while row >= self.end:
-            found = next(self.batches, None)
-            if found is None:
+            batch = next(self.batches, None)
+            if batch is None:
                 self.batches = None
                 return None
-            self.first, self.end, self.batch = found[0], found[0] + found[1], found[2]
+            self.first, self.end, self.batch = batch[0], batch[0] + batch[1], batch[2]
         if isinstance(self.batch, Unusable):
             raise self.batch
         assert self.batch is not None  # the loop above has set it

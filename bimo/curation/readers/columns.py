@@ -34,7 +34,7 @@ TEXTS = (
     *("说明", "描述", "标题", "文本", "文字", "中文", "英文"),
 )
 PICTURES = (*FILES, *ADDRESSES, *CODED)
-#: Names that many a table has for something else: such a column is of pictures where its values look so.
+#: Ambiguous names: such a column holds pictures only if its values look like it.
 WEAK = ("name", "dir", "file", "path", "文件", "文件名", "路径")
 PICTURE_NAME = re.compile(rf"\.(?:{'|'.join(sorted(ending[1:] for ending in PICTURE_FILES))})$", re.IGNORECASE)
 ADDRESS = re.compile(r"https?://", re.IGNORECASE)
@@ -66,7 +66,7 @@ def row_of(number: int, source: str, values: Mapping[Any, Any], inline: Inline |
 
 
 def picture_column(values: Mapping[Any, Any]) -> str | None:
-    """The column of the picture: that which by its value is a picture, an address or a picture's name, or else by its
+    """The column of the picture: that which by its value is a picture, a URL or a picture's name, or else by its
     own name; None where there is none.
     """
     named = {str(name).lower(): str(name) for name, value in values.items() if isinstance(value, str) and value.strip()}
@@ -87,7 +87,7 @@ def is_of_pictures(values: Mapping[Any, Any]) -> bool:
 
 
 def looks_like_picture(value: str) -> bool:
-    """Whether a value is an address, the name of a picture, or base64 of one."""
+    """Whether a value is a URL, the name of a picture, or base64 of one."""
     value = value if len(value) > 4096 else value.strip()
     return bool(ADDRESS.match(value) or PICTURE_NAME.search(value) or _coded(value))
 
@@ -161,7 +161,7 @@ def _label(value: Any) -> float | str | None:
 
 
 def _whole(text: str) -> bool:
-    """Whether a text is one: halves of characters, as JSON can write them, are none."""
+    """Whether a text is one: lone surrogates, as JSON can write them, are none."""
     return not any("\ud800" <= c <= "\udfff" for c in text) if not text.isascii() else True
 
 
@@ -190,12 +190,12 @@ def lines_of(text: str) -> list[str]:
 def record_of(data: bytes) -> Mapping[Any, Any]:
     """What a JSON beside a picture says. Raises Unusable "not json"."""
     try:
-        found = json.loads(decoded(data))
+        record = json.loads(decoded(data))
     except (ValueError, RecursionError) as error:
         raise Unusable("not json", str(error)[:200]) from None
-    if isinstance(found, Mapping):
-        return cast("Mapping[Any, Any]", found)
-    return {"captions": found}
+    if isinstance(record, Mapping):
+        return cast("Mapping[Any, Any]", record)
+    return {"captions": record}
 
 
 def _last_in_common(parts: Sequence[str], path: str) -> int:
@@ -227,8 +227,8 @@ class Beside:
         with the same letters in another form of Unicode, or an ending in capitals. Raises Unusable "missing" for what
         is no name.
         """
-        found = self._placed(name)
-        return (self._elsewhere(name) or found) if self.loose and not self._lies(found) else found
+        path = self._placed(name)
+        return (self._elsewhere(name) or path) if self.loose and not self._lies(path) else path
 
     def _elsewhere(self, name: str) -> str | None:
         """The picture whose path has the most last parts in common with a name; of several those that tables look at
@@ -264,7 +264,7 @@ class Beside:
                 path = os.path.join(prefix, form)
                 found = self._written(path) or folders.resolved(self.root, path)
                 if found is not None:
-                    # One file has one name: what is named in two ways is one picture.
+                    # Two spellings of one path are one picture.
                     plain = ".." in found.split("/") or not ("./" in found or "//" in found)
                     return found if plain else os.path.normpath(found)
         return os.path.join(self.prefixes[0], name)
@@ -272,7 +272,7 @@ class Beside:
     def _written(self, path: str) -> str | None:
         try:
             os.lstat(os.path.join(self.root, path))
-        except ValueError:  # a zero byte, or half a character
+        except ValueError:  # a zero byte, or a lone surrogate
             raise Unusable("missing", f"no file can be called {path[:80]!r}") from None
         except OSError:
             return None

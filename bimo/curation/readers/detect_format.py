@@ -1,4 +1,4 @@
-"""What a source is, told by what lies in it, and in one sentence why."""
+"""Detects the format of a source from its content, and says in one sentence why."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from bimo.data.shards import INDEX, read_index
 
 
 @dataclass(frozen=True)
-class Known:
-    """What a source is: the sentence for people in both languages, and how its rows are read.
+class SourceFormat:
+    """A detected format: a sentence for people in both languages, and how its rows are read.
 
     ``tables``, ``tars`` and ``sides`` are the files that rows, or what else is known of them, come from; without tables
     and tars the rows are the pictures of the folders.
@@ -37,9 +37,9 @@ class Known:
 
 @dataclass
 class _Survey:
-    """What lies in a source, by what it may be read as: paths relative to it, in order.
+    """The content of a source, by what it may be read as: paths relative to it, in order.
 
-    ``closed`` are called like tables or tars and are pipes, or links that lead out; they are told of, never opened.
+    ``closed`` are called like tables or tars and are pipes, or links that lead out; they are reported, never opened.
     ``objects`` are .json and .txt files that belong to no picture.
     """
 
@@ -53,65 +53,65 @@ class _Survey:
 
 
 def _survey(source: Path) -> _Survey:
-    found = _Survey([], [], [], [], [])
+    survey = _Survey([], [], [], [], [])
     for folder in folders.walk(source):
         stems = {os.path.splitext(name)[0] for name in folder.by_comparable if is_picture(name)}
         for entry in folder.files:
             path, (stem, ending) = os.path.join(folder.path, entry.name), os.path.splitext(comparable(entry.name))
             kinds: list[list[str]] = []
             if entry.name.lower().endswith(listing.TARS):
-                kinds = [found.tars]
+                kinds = [survey.tars]
             elif ending in TABLES:
-                kinds = [found.tables]
+                kinds = [survey.tables]
             elif ending == ".json" and stem not in stems:
-                kinds = [found.objects] if folder.path else [found.records, found.objects]
+                kinds = [survey.objects] if folder.path else [survey.records, survey.objects]
             elif ending in listing.CAPTION_FILES and stem in stems:
-                found.captions += 1
+                survey.captions += 1
             elif ending == ".txt":
-                kinds = [found.objects] if folders.is_open(source, path) else []
+                kinds = [survey.objects] if folders.is_open(source, path) else []
             elif listing.is_one(source, folder, entry.name):
-                found.pictures += 1
+                survey.pictures += 1
             elif archives.is_tar(source, path):
-                kinds = [found.tars]
+                kinds = [survey.tars]
             if kinds and not folders.is_open(source, path):
-                kinds = [found.closed]
+                kinds = [survey.closed]
             for kind in kinds:
                 kind.append(path)
-    return found
+    return survey
 
 
-def known(source: Path) -> Known:
-    """What a source is, by what lies in it. Raises DataError, naming what was looked for, where nothing can be read."""
+def detect_format(source: Path) -> SourceFormat:
+    """What a source is, by its content. Raises DataError, naming what was looked for, where nothing can be read."""
     if source.is_file():
-        return _known_file(source)
+        return _detect_file(source)
     if not source.is_dir():
         raise DataError("there is no {source}", source=source)
-    found = _survey(source)
-    told, packed = found.closed, list[str]()
-    if all(name.lower().endswith(listing.PACKED) for name in found.tars) and (found.pictures or found.tables):
-        # Packed archives beside what can be read are told of, and stand in nobody's way.
-        packed, found.tars = found.tars, []
-    what = _known_tars(source, found) or _known_tables(source, found)
+    survey = _survey(source)
+    closed, packed = survey.closed, list[str]()
+    if all(name.lower().endswith(listing.PACKED) for name in survey.tars) and (survey.pictures or survey.tables):
+        # Compressed archives beside readable data are reported and do not stop the run.
+        packed, survey.tars = survey.tars, []
+    what = _detect_tars(source, survey) or _detect_tables(source, survey)
     if what is None:
-        told = [*told, *(name for name in found.tables if _is_damaged(source / name))]
-        zh, en = f"{len(told)} 个表，都读不了", f"{len(told)} tables, none of which can be read"
+        closed = [*closed, *(name for name in survey.tables if _is_damaged(source / name))]
+        zh, en = f"{len(closed)} 个表，都读不了", f"{len(closed)} tables, none of which can be read"
         read = listing.listed(source, [])
-        if found.pictures:
-            zh = f"图片文件夹：{found.pictures} 张，旁边同名的 .txt 或 .json 是说明"
-            en = f"{found.pictures} pictures in folders; captions are in .txt or .json files of the same name"
+        if survey.pictures:
+            zh = f"图片文件夹：{survey.pictures} 张，旁边同名的 .txt 或 .json 是说明"
+            en = f"{survey.pictures} pictures in folders; captions are in .txt or .json files of the same name"
             read = listing.pictures(source)
-        elif not told:
+        elif not closed:
             raise _nothing(source)
-        what = Known(zh, en, read)
-    if told or packed:
-        before = listing.both(listing.listed(source, told), listing.tars(source, packed))
+        what = SourceFormat(zh, en, read)
+    if closed or packed:
+        before = listing.both(listing.listed(source, closed), listing.tars(source, packed))
         what = replace(what, read=listing.both(before, what.read), sides=what.sides | {*packed})
     return what
 
 
-def _known_tars(source: Path, found: _Survey) -> Known | None:
+def _detect_tars(source: Path, survey: _Survey) -> SourceFormat | None:
     """Shards of our own, an index of IndexKits, tars."""
-    if INDEX in found.records and found.tars:
+    if INDEX in survey.records and survey.tars:
         try:
             names = [shard.name for shard in read_index(source).shards]
         except DataError:
@@ -119,49 +119,49 @@ def _known_tars(source: Path, found: _Survey) -> Known | None:
         if names:
             zh = f"bimo 的分片：{INDEX} 列出 {len(names)} 个分片"
             en = f"bimo's own shards: {INDEX} lists {len(names)} shards"
-            return Known(zh, en, listing.tars(source, names), tars=frozenset(names), sides=frozenset({INDEX}))
-    for name in found.records:
+            return SourceFormat(zh, en, listing.tars(source, names), tars=frozenset(names), sides=frozenset({INDEX}))
+    for name in survey.records:
         if (index := listing.index_kits(source / name)) is not None:
-            return _known_index(source, index)
-    if not found.tars:
+            return _detect_index(source, index)
+    if not survey.tars:
         return None
-    beside = [Path(name).with_suffix(".parquet").as_posix() for name in found.tars]
-    beside = [name for name in beside if (source / name).is_file()]
-    if sides := len(beside):
-        zh = f"{len(found.tars)} 个 tar，{sides} 个旁边有 parquet：img2dataset 的输出"
-        en = f"{len(found.tars)} tar files, {sides} of them with a parquet beside them: img2dataset's output"
-        return Known(
+    tables = [Path(name).with_suffix(".parquet").as_posix() for name in survey.tars]
+    tables = [name for name in tables if (source / name).is_file()]
+    if sides := len(tables):
+        zh = f"{len(survey.tars)} 个 tar，{sides} 个旁边有 parquet：img2dataset 的输出"
+        en = f"{len(survey.tars)} tar files, {sides} of them with a parquet beside them: img2dataset's output"
+        return SourceFormat(
             zh,
             en,
-            listing.tars(source, found.tars),
-            tars=frozenset(found.tars),
-            sides=frozenset(_stats(source, beside)),
+            listing.tars(source, survey.tars),
+            tars=frozenset(survey.tars),
+            sides=frozenset(_stats(source, tables)),
         )
-    zh, en = f"{len(found.tars)} 个 tar：webdataset", f"{len(found.tars)} tar files: webdataset"
-    return Known(zh, en, listing.tars(source, found.tars), tars=frozenset(found.tars))
+    zh, en = f"{len(survey.tars)} 个 tar：webdataset", f"{len(survey.tars)} tar files: webdataset"
+    return SourceFormat(zh, en, listing.tars(source, survey.tars), tars=frozenset(survey.tars))
 
 
-def _known_tables(source: Path, found: _Survey) -> Known | None:
+def _detect_tables(source: Path, survey: _Survey) -> SourceFormat | None:
     """Folders of img2dataset, an imagefolder, tables."""
-    fetched = [name for name in found.tables if _is_side(source / name)]
+    fetched = [name for name in survey.tables if _is_side(source / name)]
     if fetched:
         zh, en = f"{len(fetched)} 个 parquet 有 key 和 status 列", f"{len(fetched)} parquet tables of keys and statuses"
         zh, en = f"img2dataset 的文件夹：{zh}", f"img2dataset's folders: {en}"
         sides = frozenset(_stats(source, fetched)) - {*fetched}
-        return Known(zh, en, listing.fetched(source, fetched), frozenset(fetched), sides=sides)
+        return SourceFormat(zh, en, listing.fetched(source, fetched), frozenset(fetched), sides=sides)
     # Where pictures have captions of their own, a text that is none of theirs is a text.
-    objects = [name for name in found.objects if not (found.captions and name.lower().endswith(".txt"))]
-    found.tables += [name for name in objects if _are_records(source, source / name)]
-    metadata = [name for name in found.tables if os.path.basename(name).startswith("metadata.")]
-    apart = {listing.texts_of(name) for name in found.tables if name.endswith(listing.APART[0])}
-    chosen = metadata or [name for name in found.tables if name not in apart]
+    objects = [name for name in survey.objects if not (survey.captions and name.lower().endswith(".txt"))]
+    survey.tables += [name for name in objects if _are_records(source, source / name)]
+    metadata = [name for name in survey.tables if os.path.basename(name).startswith("metadata.")]
+    apart = {listing.texts_of(name) for name in survey.tables if name.endswith(listing.APART[0])}
+    chosen = metadata or [name for name in survey.tables if name not in apart]
     why = next((said for name in chosen if (said := _usable(source / name)) is not None), None)
     if why is None:
         return None
     zh, en = ("Hugging Face imagefolder", "a Hugging Face imagefolder") if metadata else ("表格", "tables")
     read = listing.listed(source, chosen)
     zh, en = f"{zh}：{len(chosen)} 个表，{why[0]}", f"{en}: {len(chosen)} of them; {why[1]}"
-    return Known(zh, en, read, frozenset(chosen), sides=frozenset(apart) & {*found.tables})
+    return SourceFormat(zh, en, read, frozenset(chosen), sides=frozenset(apart) & {*survey.tables})
 
 
 def _stats(source: Path, names: list[str]) -> list[str]:
@@ -189,16 +189,16 @@ def _are_records(source: Path, path: Path) -> bool:
         if first is None or isinstance(first, Unusable) or (name := picture_column(first)) is None:
             return False
         return _lies_beside(source, path, str(first[name]))
-    except OSError:  # gone, or not to be read: reading the folder tells of it
+    except OSError:  # gone, or not to be read: reading the folder reports it
         return False
 
 
-def _known_index(folder: Path, index: listing.Index) -> Known:
+def _detect_index(folder: Path, index: listing.Index) -> SourceFormat:
     zh = f"IndexKits 的索引 {index.name}：{len(index.tables)} 个 Arrow 表中选出 {len(index.rows)} 行"
     en = f"an index of IndexKits, {index.name}: {len(index.rows)} rows of {len(index.tables)} Arrow tables"
     places = (place for table in index.tables for place in (table, os.path.basename(table)))
     read = frozenset(place for place in places if not os.path.isabs(place) and (folder / place).is_file())
-    return Known(zh, en, listing.indexed(folder, index), read, sides=frozenset({index.name, *index.beside}))
+    return SourceFormat(zh, en, listing.indexed(folder, index), read, sides=frozenset({index.name, *index.beside}))
 
 
 def _is_side(path: Path) -> bool:
@@ -215,20 +215,20 @@ def _nothing(source: Path) -> DataError:
     )
 
 
-def _known_file(source: Path) -> Known:
+def _detect_file(source: Path) -> SourceFormat:
     folder, name = source.parent, source.name
     if (index := listing.index_kits(source)) is not None:
-        return _known_index(folder, index)
+        return _detect_index(folder, index)
     with source.open("rb") as file:
         start = file.read(512)
     if start[257:262] == b"ustar" or name.lower().endswith((".tar", ".tgz", ".tar.gz")):
         read = listing.tars(folder, [name])
-        return Known("一个 tar：webdataset", "a tar file: webdataset", read, tars=frozenset({name}))
-    said = _usable(source)
-    if said is None:
+        return SourceFormat("一个 tar：webdataset", "a tar file: webdataset", read, tars=frozenset({name}))
+    usable = _usable(source)
+    if usable is None:
         raise _nothing(source)
-    zh, en = f"一个表：{said[0]}", f"a table: {said[1]}"
-    return Known(zh, en, listing.listed(folder, [name]), frozenset({name}))
+    zh, en = f"一个表：{usable[0]}", f"a table: {usable[1]}"
+    return SourceFormat(zh, en, listing.listed(folder, [name]), frozenset({name}))
 
 
 def _is_damaged(path: Path) -> bool:
@@ -251,12 +251,12 @@ def _usable(path: Path) -> tuple[str, str] | None:
         if path.suffix.lower() == ".json":
             return None
         if (form := columnar.form_of(path)) is not None:
-            found = columnar.picture_of(path, form)
-            if found is None:
+            picture = columnar.picture_of(path, form)
+            if picture is None:
                 return None
-            return f"{form}，图片在 {found[0]} 列", f"{form} with pictures in column {found[0]}"
+            return f"{form}，图片在 {picture[0]} 列", f"{form} with pictures in column {picture[0]}"
         dialect = tables.dialect_of(path)
-    except Exception:  # of damaged files pyarrow raises all sorts; they are told of as such
+    except Exception:  # pyarrow raises various exceptions for damaged files; they are reported as such
         return None
     if dialect is None:
         return None

@@ -1,4 +1,4 @@
-"""Fetches pictures by address: in bounded windows, politely, never inside the house, each at most once over all runs.
+"""Fetches pictures by URL: in bounded windows, politely, never on a private network, each at most once over all runs.
 
 What was fetched lies in segments below a folder, found again by an index (SQLite) that names a picture only after its
 bytes are written: a run that was killed keeps what it had, and the next one asks for what is missing or failed.
@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
@@ -46,13 +46,13 @@ AGENT = "bimo"
 PASSING = {408, 425, 429, 500, 502, 503, 504}
 LONGEST_PAUSE_SECONDS = 60.0
 ADDRESSES_TRIED = 3
-#: IPv6 addresses that stand for IPv4 ones (RFC 6052).
+#: IPv6 URLs that stand for IPv4 ones (RFC 6052).
 TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How hard is fetched. ``hosts`` are names or addresses that may lie inside the house (loopback, private).
+    """Limits of downloading. ``hosts`` are names or URLs that may lie on a private network (loopback, private).
 
     ``seconds`` is for one request from first to last byte; ``pause`` before the second try, doubled for each further.
     """
@@ -82,7 +82,7 @@ def fetch(
     limits: Limits | None = None,
     wait: Callable[[float], None] = time.sleep,
 ) -> Iterator[Row | Broken]:
-    """The rows in their order, those of an address with their picture fetched: its place is relative to ``folder``.
+    """The rows in their order, those of a URL with their picture fetched: its place is relative to ``folder``.
 
     What could not be fetched is Broken: "http 404" and the like, "no answer", "too slow", "too many bytes",
     "too many redirects", "not a picture", "opted out", "address not allowed". It is tried again by the next run.
@@ -142,7 +142,7 @@ class _Store:
     def __init__(self, folder: Path, database: sqlite3.Connection) -> None:
         self.folder, self.database = folder, database
         database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = NORMAL")  # a killed process loses nothing by it, and disks are spared
+        database.execute("PRAGMA synchronous = NORMAL")  # survives a killed process, and spares the disk an fsync
         database.execute(
             "CREATE TABLE IF NOT EXISTS pictures (url TEXT PRIMARY KEY, segment INTEGER, start INTEGER, size INTEGER)"
             " WITHOUT ROWID"
@@ -151,7 +151,7 @@ class _Store:
         self.segment, self.end = database.execute(query).fetchone() or (0, 0)
         path = folder / _segment(self.segment)
         held = path.stat().st_size if path.exists() else 0
-        if held < self.end:  # the machine went down before the bytes were on disk
+        if held < self.end:  # the machine crashed before the bytes were on disk
             with database:
                 shorter = "DELETE FROM pictures WHERE segment = ? AND start + size > ?"
                 database.execute(shorter, (self.segment, held))
@@ -169,10 +169,10 @@ class _Store:
         os.close(self.file)
 
     def place(self, url: str) -> Place | None:
-        """Where the picture of an address lies; None where it is not there yet."""
+        """Where the picture of a URL lies; None where it is not there yet."""
         query = "SELECT segment, start, size FROM pictures WHERE url = ?"
-        found = self.database.execute(query, (_key(url),)).fetchone()
-        return None if found is None else Place(_segment(found[0]), found[1], found[2])
+        row = self.database.execute(query, (_key(url),)).fetchone()
+        return None if row is None else Place(_segment(row[0]), row[1], row[2])
 
     def add(self, url: str, picture: IO[bytes]) -> Place:
         """Writes a picture and then names it."""
@@ -207,7 +207,7 @@ def _key(url: str) -> str:
 
 
 @contextmanager
-def _store(folder: Path) -> Iterator[_Store]:
+def _store(folder: Path) -> Generator[_Store]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("w") as lock:
         try:
@@ -221,10 +221,10 @@ def _store(folder: Path) -> Iterator[_Store]:
 
 
 @contextmanager
-def _client(limits: Limits) -> Iterator[httpx.Client]:
+def _client(limits: Limits) -> Generator[httpx.Client]:
     import httpx
 
-    # Proxies of the environment are not used: behind one, the check of addresses would check nothing.
+    # Proxies of the environment are not used: behind one, the check of URLs would check nothing.
     settings = httpx.Limits(max_connections=limits.workers, max_keepalive_connections=limits.workers)
     headers = {"User-Agent": f"{AGENT}/0.1", "Accept": "image/*", "Accept-Encoding": "identity"}
     with httpx.Client(limits=settings, headers=headers, timeout=limits.seconds, trust_env=False) as client:
@@ -260,14 +260,14 @@ class _Asking:
             parts, addresses = self._checked(url)
             with self._turn(parts.host):
                 try:
-                    found = self._reached(parts, addresses)
+                    response = self._reached(parts, addresses)
                 except httpx.TimeoutException as error:
                     raise Passing(Unusable("too slow", type(error).__name__)) from None
                 except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
                     raise Passing(Unusable("no answer", f"{type(error).__name__}: {error}"[:200])) from None
-            if not isinstance(found, str):
-                return found
-            url = urljoin(url, found)
+            if not isinstance(response, str):
+                return response
+            url = urljoin(url, response)
         raise Unusable("too many redirects", url[:200])
 
     def _turn(self, host: str) -> threading.BoundedSemaphore:
@@ -281,13 +281,13 @@ class _Asking:
             try:
                 return self._asked(parts, address)
             except httpx.ConnectError:
-                continue  # a host of several addresses may not answer at all of them; the last one's error is told
+                continue  # a host of several URLs may not answer at all of them; the last one's error is told
         return self._asked(parts, addresses[-1])
 
     def _checked(self, url: str) -> tuple[httpx.URL, list[str]]:
-        """An address and the numbers it is reached at: looked up once, so that what is checked is what is asked.
+        """A URL and the numbers it is reached at: looked up once, so that what is checked is what is asked.
 
-        Raises Unusable "address not allowed" for other than http and https, and for what lies inside the house.
+        Raises Unusable "address not allowed" for other than http and https, and for what lies on a private network.
         """
         import httpx
 
@@ -299,10 +299,10 @@ class _Asking:
         if parts.scheme not in ("http", "https") or not parts.host:
             raise Unusable("address not allowed", f"{parts.scheme or 'no scheme'}: http and https are fetched")
         try:
-            found = socket.getaddrinfo(parts.raw_host.decode("ascii"), port, type=socket.SOCK_STREAM)
+            addresses = socket.getaddrinfo(parts.raw_host.decode("ascii"), port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             raise Passing(Unusable("no answer", f"{parts.host}: {error}"[:200])) from None
-        numbers = list(dict.fromkeys(str(one[4][0]).partition("%")[0] for one in found))
+        numbers = list(dict.fromkeys(str(one[4][0]).partition("%")[0] for one in addresses))
         if parts.host not in self.limits.hosts:
             for number in numbers:
                 if not is_outside(number):
@@ -346,8 +346,8 @@ class _Asking:
                         break
                 file.write(piece)
             if not format_of(start):
-                said = f"{answer.headers.get('content-type', 'no type')[:80]}; begins with {start[:8].hex(' ')}"
-                raise Unusable("not a picture" if size else "empty", said)
+                description = f"{answer.headers.get('content-type', 'no type')[:80]}; begins with {start[:8].hex(' ')}"
+                raise Unusable("not a picture" if size else "empty", description)
         except BaseException:
             file.close()
             raise

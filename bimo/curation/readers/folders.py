@@ -41,8 +41,8 @@ def walk(root: Path, hidden: bool = False) -> Iterator[Listing]:
     while waiting:
         path = waiting.pop()
         try:
-            with os.scandir(os.path.join(root, path)) as found:
-                entries = sorted((e for e in found if hidden or not is_hidden(e.name)), key=lambda entry: entry.name)
+            with os.scandir(os.path.join(root, path)) as scan:
+                entries = sorted((e for e in scan if hidden or not is_hidden(e.name)), key=lambda entry: entry.name)
         except OSError as error:
             yield Listing(path, error=Unusable("unreadable", error.strerror or str(error)))
             continue
@@ -64,14 +64,14 @@ def walk(root: Path, hidden: bool = False) -> Iterator[Listing]:
 
 def _compared(names: Iterable[str]) -> dict[str, str]:
     """Names by how they are compared; of several that are alike the one that is written so, else the first."""
-    found: dict[str, str] = {}
+    by_form: dict[str, str] = {}
     for name in sorted(names):
         alike = comparable(name)
         if alike == name:
-            found[alike] = name
+            by_form[alike] = name
         else:
-            found.setdefault(alike, name)
-    return found
+            by_form.setdefault(alike, name)
+    return by_form
 
 
 @lru_cache(maxsize=16)
@@ -87,11 +87,11 @@ def resolved(root: str, path: str) -> str | None:
 
     Raises ValueError for what no file can be called.
     """
-    found = ""
+    path_so_far = ""
     for part in path.split("/"):
-        inner = os.path.join(found, part)
+        inner = os.path.join(path_so_far, part)
         if part and not os.path.lexists(os.path.join(root, inner)):
-            here = os.path.join(root, found)
+            here = os.path.join(root, path_so_far)
             try:
                 changed = os.stat(here).st_mtime_ns
             except OSError:
@@ -99,9 +99,9 @@ def resolved(root: str, path: str) -> str | None:
             own = _names_in(here, changed).get(comparable(part))
             if own is None:
                 return None
-            inner = os.path.join(found, own)
-        found = inner
-    return found if os.path.lexists(os.path.join(root, found)) else None
+            inner = os.path.join(path_so_far, own)
+        path_so_far = inner
+    return path_so_far if os.path.lexists(os.path.join(root, path_so_far)) else None
 
 
 def format_in(root: Path, path: str) -> str:

@@ -1,4 +1,7 @@
-"""Every file below a source: what it was read as, or why it was not read. Nothing that lies there is left unsaid."""
+"""Every file below a source: what it was read as, or why it was not read."""
+
+# numpy has no types; what crosses it here is named where it is kept.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ import numpy as np
 from bimo.core.messages import Both, say
 from bimo.curation.readers import columnar, folders, listing, tables
 from bimo.curation.readers.columns import Beside
-from bimo.curation.readers.detect_format import Known
+from bimo.curation.readers.detect_format import SourceFormat
 from bimo.curation.readers.formats import RAW_FILES, comparable
 from bimo.curation.readers.rows import Unusable
 
@@ -67,9 +70,9 @@ class Inventory:
             self.read[name] = self.read.get(name, 0) + 1
             return
         self.not_read[name] = self.not_read.get(name, 0) + 1
-        told = self.examples.setdefault(name, [])
-        if len(told) < NAMED:
-            told.append(tables.text_for_people(f"{path}: {detail}" if detail else path))
+        examples = self.examples.setdefault(name, [])
+        if len(examples) < NAMED:
+            examples.append(tables.text_for_people(f"{path}: {detail}" if detail else path))
 
     def plain(self) -> dict[str, Any]:
         """As plain data, for a report."""
@@ -113,16 +116,16 @@ def _hashed(path: str | bytes) -> int:
     return int.from_bytes(hashlib.blake2b(plain, digest_size=8).digest(), "big")
 
 
-def inventory(source: Path, what: Known, pictures: Iterable[str | bytes]) -> Inventory:
+def inventory(source: Path, what: SourceFormat, pictures: Iterable[str | bytes]) -> Inventory:
     """The account of the files of a source that was taken for ``what``; ``pictures`` are the paths that rows lie at."""
-    found = Inventory()
+    account = Inventory()
     if not source.is_dir():
-        found.add("archives" if what.tars else "tables", source.name)
-        return found
+        account.add("archives" if what.tars else "tables", source.name)
+        return account
     named = Paths(chain(pictures, _beside_tables(source, what.tables))) if what.tables else Paths(())
     for folder in folders.walk(source, hidden=True):
         if folder.error is not None:
-            found.add("folder", folder.path or ".", folder.error.detail)
+            account.add("folder", folder.path or ".", folder.error.detail)
         hidden = any(map(folders.is_hidden, folder.path.split("/")))
         ones = {entry.name for entry in folder.files if not hidden and listing.is_one(source, folder, entry.name)}
         stems = {comparable(f"{stem}.") for name in ones for stem in listing.stems_of(name)}
@@ -134,8 +137,8 @@ def inventory(source: Path, what: Known, pictures: Iterable[str | bytes]) -> Inv
                 kind = "pictures"
             else:
                 kind = _kind(source, what, path, entry.name in ones, stems)
-            found.add(kind, path, _columns(source, path) if kind == "columns" else "")
-    return found
+            account.add(kind, path, _columns(source, path) if kind == "columns" else "")
+    return account
 
 
 def _beside_tables(source: Path, names: Iterable[str]) -> Iterator[str]:
@@ -151,14 +154,14 @@ def _beside_tables(source: Path, names: Iterable[str]) -> Iterator[str]:
 def _named_in(path: Path) -> Iterator[str]:
     try:
         form = columnar.form_of(path)
-        found = columnar.picture_of(path, form) if form else None
-        if form and found and found[1]:
-            yield from columnar.paths(path, form, found[0])
-    except Exception:  # of damaged files pyarrow raises all sorts; the rows of this one say what is wrong
+        picture = columnar.picture_of(path, form) if form else None
+        if form and picture and picture[1]:
+            yield from columnar.paths(path, form, picture[0])
+    except Exception:  # pyarrow raises various exceptions for damaged files; the rows of this one say what is wrong
         return
 
 
-def _kind(source: Path, what: Known, path: str, picture: bool, stems: set[str]) -> str:
+def _kind(source: Path, what: SourceFormat, path: str, picture: bool, stems: set[str]) -> str:
     """What a file is that no table names."""
     stem, ending = os.path.splitext(os.path.basename(path))
     ending = ending.lower()
@@ -193,5 +196,5 @@ def _columns(source: Path, path: str) -> str:
         if form is not None:
             return ", ".join(columnar.schema_of(source / path, form).names)[:200]
         return tables.columns_of(source / path)
-    except Exception as error:  # of damaged files pyarrow raises all sorts
+    except Exception as error:  # pyarrow raises various exceptions for damaged files
         return f"{type(error).__name__}: {error}"[:200]

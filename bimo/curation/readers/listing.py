@@ -1,5 +1,8 @@
 """Rows of what is listed: folders, tables, tars, img2dataset's folders, IndexKits' indices."""
 
+# numpy has no types; what crosses it here is named where it is kept.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import json
@@ -45,17 +48,17 @@ def pictures(source: Path) -> Read:
     """The pictures of a folder, each with the captions in the files of its name; the folder's name is a label."""
 
     def read(numbers: count[int]) -> Iterator[Row | Broken]:
-        for found in folders.walk(source):
-            if found.error is not None:
-                yield Broken(next(numbers), found.path or ".", found.error.reason, found.error.detail)
-            for entry in found.files:
-                if is_one(source, found, entry.name):
-                    yield _picture(source, found, entry, next(numbers))
+        for listing in folders.walk(source):
+            if listing.error is not None:
+                yield Broken(next(numbers), listing.path or ".", listing.error.reason, listing.error.detail)
+            for entry in listing.files:
+                if is_one(source, listing, entry.name):
+                    yield _picture(source, listing, entry, next(numbers))
 
     return read
 
 
-def is_one(source: Path, found: folders.Listing, name: str) -> bool:
+def is_one(source: Path, listing: folders.Listing, name: str) -> bool:
     """Whether a file of a folder is taken for a picture: by its ending, or where that says nothing by its first bytes.
 
     A raw file of a camera is none: it begins as TIFF does, and what a decoder finds there is a thumbnail.
@@ -65,7 +68,7 @@ def is_one(source: Path, found: folders.Listing, name: str) -> bool:
     ending = os.path.splitext(name)[1].lower()
     if ending in (*CAPTION_FILES, ".json", *TABLES, *RAW_FILES) or name.lower().endswith(TARS):
         return False
-    return folders.format_in(source, os.path.join(found.path, name)) != ""
+    return folders.format_in(source, os.path.join(listing.path, name)) != ""
 
 
 def stems_of(name: str) -> tuple[str, ...]:
@@ -76,8 +79,8 @@ def stems_of(name: str) -> tuple[str, ...]:
     return (stem, name) if is_picture(name) else (name, stem)
 
 
-def _picture(source: Path, found: folders.Listing, entry: os.DirEntry[str], number: int) -> Row | Broken:
-    path, stems = os.path.join(found.path, entry.name), stems_of(entry.name)
+def _picture(source: Path, listing: folders.Listing, entry: os.DirEntry[str], number: int) -> Row | Broken:
+    path, stems = os.path.join(listing.path, entry.name), stems_of(entry.name)
     try:
         if entry.is_symlink():
             folders.inside(source, path)
@@ -85,17 +88,17 @@ def _picture(source: Path, found: folders.Listing, entry: os.DirEntry[str], numb
             raise Unusable("not a file", "a pipe, a socket or a device")
         captions, record = list[str](), dict[str, Any]()
         for ending in CAPTION_FILES:
-            beside = next(filter(None, (found.find(stem + ending) for stem in stems)), None)
-            if beside is not None:
-                captions += captions_of(_small(source, os.path.join(found.path, beside)))
-        beside = next(filter(None, (found.find(f"{stem}.json") for stem in stems)), None)
-        if beside is not None:
-            record = dict(record_of(_small(source, os.path.join(found.path, beside))))
+            file = next(filter(None, (listing.find(stem + ending) for stem in stems)), None)
+            if file is not None:
+                captions += captions_of(_small(source, os.path.join(listing.path, file)))
+        file = next(filter(None, (listing.find(f"{stem}.json") for stem in stems)), None)
+        if file is not None:
+            record = dict(record_of(_small(source, os.path.join(listing.path, file))))
         more, labels = said(records.described(record))
     except Unusable as error:
         return Broken(number, path, error.reason, error.detail)
-    if found.path and len(found.path) <= MAXIMUM_LABEL:
-        labels = {"folder": found.path, **labels}
+    if listing.path and len(listing.path) <= MAXIMUM_LABEL:
+        labels = {"folder": listing.path, **labels}
     return Row(number, path, Place(path), tuple(dict.fromkeys((*captions, *more))), labels)
 
 
@@ -172,8 +175,8 @@ def _table(source: Path, name: str, numbers: count[int]) -> Iterator[Row | Broke
             where, values = f"{name}:{line.number}", line.values
             if joined and isinstance(values, Mapping):
                 query = "SELECT text FROM texts WHERE picture = ? ORDER BY rowid"
-                found = database.execute(query, (str(values.get("id", "")),))
-                values = {**values, "captions": [text for (text,) in found]}
+                row = database.execute(query, (str(values.get("id", "")),))
+                values = {**values, "captions": [text for (text,) in row]}
 
             def inline(column: str, line: tables.Line = line) -> Place:
                 return Place(name, line.offset, line.size, "base64", dialect.code(column))
@@ -185,9 +188,9 @@ def _records(
     values: Mapping[Any, Any] | Unusable, where: str, inline: Inline | None, beside: Beside, numbers: count[int]
 ) -> Iterator[Row | Broken]:
     """A line of a table: a row, or one for each picture that it lists."""
-    found = [values] if isinstance(values, Unusable) else records.unfolded(values)
-    for place, one in enumerate(found, 1):
-        source = where if len(found) == 1 else f"{where}:{place}"
+    rows = [values] if isinstance(values, Unusable) else records.unfolded(values)
+    for place, one in enumerate(rows, 1):
+        source = where if len(rows) == 1 else f"{where}:{place}"
         if isinstance(one, Unusable):
             yield Broken(next(numbers), source, one.reason, one.detail)
         else:
@@ -195,14 +198,14 @@ def _records(
 
 
 def _columns(path: Path, name: str, form: Form, beside: Beside, numbers: count[int]) -> Iterator[Row | Broken]:
-    found = columnar.picture_of(path, form)
-    if found is None:
+    picture = columnar.picture_of(path, form)
+    if picture is None:
         names = ", ".join(columnar.schema_of(path, form).names)
         yield Broken(next(numbers), name, "no picture", f"no column of pictures: {names}"[:300])
         return
-    for row, values in columnar.lines(path, form, found[0] if found[1] else ""):
+    for row, values in columnar.lines(path, form, picture[0] if picture[1] else ""):
         where = f"{name}:{row}"
-        if isinstance(values, Unusable) or not found[1]:
+        if isinstance(values, Unusable) or not picture[1]:
             yield from _records(values, where, None, beside, numbers)
             continue
         try:
@@ -210,7 +213,7 @@ def _columns(path: Path, name: str, form: Form, beside: Beside, numbers: count[i
         except Unusable as error:
             yield Broken(next(numbers), where, error.reason, error.detail)
         else:
-            yield Row(next(numbers), where, Place(name, row, -1, form, found[0]), captions, labels)
+            yield Row(next(numbers), where, Place(name, row, -1, form, picture[0]), captions, labels)
 
 
 def texts_of(name: str) -> str:
@@ -225,8 +228,8 @@ def _apart(path: Path, name: str, database: sqlite3.Connection, numbers: count[i
         values = line.values
         if isinstance(values, Unusable):
             yield Broken(next(numbers), f"{name}:{line.number}", values.reason, values.detail)
-        elif isinstance(found := values.get("image_ids"), list) and isinstance(values.get("text"), str):
-            pairs = [(str(picture), values["text"]) for picture in cast("list[Any]", found)]
+        elif isinstance(ids := values.get("image_ids"), list) and isinstance(values.get("text"), str):
+            pairs = [(str(picture), values["text"]) for picture in cast("list[Any]", ids)]
             database.executemany("INSERT INTO texts VALUES (?, ?)", pairs)
         else:
             yield Broken(next(numbers), f"{name}:{line.number}", "no picture", "text and image_ids are expected")
@@ -276,15 +279,15 @@ def index_kits(path: Path) -> Index | None:
         with path.open("rb") as file:
             if path.suffix != ".json" or b'"arrow_files"' not in file.read(1 << 16):
                 return None
-        found = json.loads(path.read_text("utf-8-sig"))
+        index = json.loads(path.read_text("utf-8-sig"))
         others: tuple[str, ...] = ()
-        names, ends = tuple(map(str, found["arrow_files"])), tuple(map(int, found["cum_length"]))
-        chosen = found.get("indices") or []
-        if beside := found.get("indices_file"):
-            if not folders.is_open(path.parent, os.path.basename(beside)):
-                raise ValueError(f"{beside} is not beside it")
-            others = (os.path.basename(beside),)
-            with np.load(path.parent / os.path.basename(beside), allow_pickle=False) as arrays:
+        names, ends = tuple(map(str, index["arrow_files"])), tuple(map(int, index["cum_length"]))
+        chosen = index.get("indices") or []
+        if indices := index.get("indices_file"):
+            if not folders.is_open(path.parent, os.path.basename(indices)):
+                raise ValueError(f"{indices} is not beside it")
+            others = (os.path.basename(indices),)
+            with np.load(path.parent / os.path.basename(indices), allow_pickle=False) as arrays:
                 chosen = arrays["x"]
         elif isinstance(chosen, dict):  # by resolution
             chosen = [row for rows in cast("dict[str, list[int]]", chosen).values() for row in rows]

@@ -10,7 +10,7 @@ from pathlib import Path
 from bimo.core.messages import Both, say
 from bimo.curation.readers import columnar, folders, tables
 from bimo.curation.readers.columns import Beside
-from bimo.curation.readers.detect_format import known
+from bimo.curation.readers.detect_format import detect_format
 from bimo.curation.readers.rows import Broken, Place, Row, Unusable
 
 MAXIMUM_PICTURE_BYTES = 256 << 20
@@ -21,13 +21,13 @@ def rows(source: Path) -> Iterator[Row | Broken]:
 
     Nothing is held but a folder's names or a table's batch. Raises DataError where nothing there can be read.
     """
-    return known(source).read(count())
+    return detect_format(source).read(count())
 
 
 def kind(source: Path) -> str:
-    """What a source is taken for, and why, in one sentence. Raises DataError where nothing there can be read."""
-    found = known(source)
-    return say(Both(found.zh, found.en))
+    """The detected format of a source, and why, in one sentence. Raises DataError where nothing there can be read."""
+    format = detect_format(source)
+    return say(Both(format.zh, format.en))
 
 
 def root(source: Path) -> Path:
@@ -87,8 +87,8 @@ def _columnar(folder: Path, place: Place) -> bytes:
     path = Path(folders.inside(folder, place.path))
     if not path.is_file():
         raise Unusable("missing", place.path[:200])
-    found = columnar.cell(path, place.form, place.offset, place.column)
-    if isinstance(found, bytes):
-        return found
+    cell = columnar.cell(path, place.form, place.offset, place.column)
+    if isinstance(cell, bytes):
+        return cell
     beside = Beside(folder, folder / Path(place.path).parent)
-    return folders.content(folder, beside.find(found), MAXIMUM_PICTURE_BYTES)
+    return folders.content(folder, beside.find(cell), MAXIMUM_PICTURE_BYTES)

@@ -2,6 +2,9 @@
 stand for them (data-juicer), conversations (LLaVA, ShareGPT), objects by paths (kohya), captions of COCO.
 """
 
+# Parsed JSON has no types; what is kept of it is named where it is kept.
+# pyright: reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import json
@@ -36,7 +39,7 @@ _BLANK = re.compile(r"[\s,]*")
 def has_picture(values: Mapping[Any, Any]) -> bool:
     """Whether a record names a picture, or has a list of them: a .json may be of anything."""
     lists = (cast("list[Any]", values[name]) for name in LISTS if isinstance(values.get(name), list))
-    if any(_named(one) for found in lists for one in found[:1]):
+    if any(_named(one) for record in lists for one in record[:1]):
         return True
     column = picture_column(values)
     return column is not None and looks_like_picture(str(values[column]))
@@ -48,25 +51,25 @@ def described(values: Mapping[Any, Any]) -> Mapping[Any, Any]:
     if name is None:
         return values
     who, what = TURNS[name]
-    said: Any = ""
+    answer: Any = ""
     for turn in cast("list[Any]", values[name]):
         if isinstance(turn, Mapping):
             one = cast("Mapping[Any, Any]", turn)
             if str(one.get(who, one.get("role", one.get("from", "")))).lower() in ANSWERS:
-                said = one.get(what, one.get("content", one.get("value")))
+                answer = one.get(what, one.get("content", one.get("value")))
                 break
-    if isinstance(said, list):  # parts of several kinds, of which texts count
-        parts = cast("list[Any]", said)
-        said = "\n".join(str(cast(Any, p).get("text", "")) for p in parts if isinstance(p, Mapping))
+    if isinstance(answer, list):  # parts of several kinds, of which texts count
+        parts = cast("list[Any]", answer)
+        answer = "\n".join(str(cast(Any, p).get("text", "")) for p in parts if isinstance(p, Mapping))
     rest = {key: value for key, value in values.items() if key != name}
-    text = _without_tokens(said) if isinstance(said, str) else ""
+    text = _without_tokens(answer) if isinstance(answer, str) else ""
     return {**rest, "captions": [text] if text else []}
 
 
 def unfolded(values: Mapping[Any, Any]) -> list[Mapping[Any, Any] | Unusable]:
     """A record as one for each picture that it lists; most list none and stay as they are.
 
-    Of several pictures each has its part of the text where the text says which; else the record is of no use.
+    Of several pictures each has its part of the text where the text says which; else the record is unusable.
     """
     values = described(values)
     name = next((name for name in LISTS if isinstance(values.get(name), list)), None)
@@ -93,8 +96,8 @@ def unfolded(values: Mapping[Any, Any]) -> list[Mapping[Any, Any] | Unusable]:
 def _named(value: Any) -> str:
     """The name of a picture in a list, "" where there is none."""
     if isinstance(value, Mapping):
-        found = cast("Mapping[Any, Any]", value)
-        value = next((found[name] for name in ("path", "file_name", "image", "url") if found.get(name)), "")
+        record = cast("Mapping[Any, Any]", value)
+        value = next((record[name] for name in ("path", "file_name", "image", "url") if record.get(name)), "")
     return value if isinstance(value, str) else ""
 
 
@@ -123,8 +126,8 @@ def _kind(path: Path) -> str:
     record = None if first is None or isinstance(first.values, Unusable) else first.values
     if record is not None and has_picture(record) and not isinstance(record.get("annotations"), list):
         return "lines"
-    found = _BY_NAME.match(start) and path.stat().st_size <= MAXIMUM_OBJECT_BYTES
-    return "object" if found and next(_object(path, encoding), None) is not None else ""
+    match = _BY_NAME.match(start) and path.stat().st_size <= MAXIMUM_OBJECT_BYTES
+    return "object" if match and next(_object(path, encoding), None) is not None else ""
 
 
 def _lines_of(path: Path, encoding: str) -> tables.Dialect:
@@ -173,12 +176,12 @@ def _no_object(value: Any) -> Unusable:
 def _object(path: Path, encoding: str) -> Iterator[tuple[str, Mapping[Any, Any] | Unusable]]:
     """The records of an object: none where it is of another kind."""
     try:
-        found = json.loads(path.read_text("utf-8-sig" if encoding == "utf-8" else encoding).lstrip("\ufeff"))
+        value = json.loads(path.read_text("utf-8-sig" if encoding == "utf-8" else encoding).lstrip("\ufeff"))
     except (ValueError, RecursionError):
         return
-    if not isinstance(found, Mapping):
+    if not isinstance(value, Mapping):
         return
-    values = cast("Mapping[str, Any]", found)
+    values = cast("Mapping[str, Any]", value)
     if isinstance(values.get("images"), list) and isinstance(values.get("annotations"), list):
         yield from _coco(values)
     elif all(isinstance(one, Mapping) for one in values.values()):
@@ -191,7 +194,7 @@ def _object(path: Path, encoding: str) -> Iterator[tuple[str, Mapping[Any, Any] 
             rows = dict.fromkeys(row for one in by_path.values() for row in one)  # as pandas writes one by its columns
             yield from ((row, {name: by_path[name].get(row) for name in columns}) for row in rows)
     elif all(isinstance(one, (str, list)) for one in values.values()) and any(map(PICTURE_NAME.search, values)):
-        yield from ((name, {"file_name": name, "captions": said}) for name, said in values.items())
+        yield from ((name, {"file_name": name, "captions": captions}) for name, captions in values.items())
 
 
 def _coco(values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[Any, Any] | Unusable]]:
@@ -212,7 +215,7 @@ def _coco(values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[Any, Any] | 
 def _by_path(values: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[Any, Any]]]:
     """kohya's: a caption and tags by the path of the picture, with its ending or without."""
     for name, one in values.items():
-        said = [one.get("caption"), one.get("tags")]
-        texts = [", ".join(map(str, cast("list[Any]", text))) if isinstance(text, list) else text for text in said]
+        parts = [one.get("caption"), one.get("tags")]
+        texts = [", ".join(map(str, cast("list[Any]", text))) if isinstance(text, list) else text for text in parts]
         rest = {key: value for key, value in one.items() if key not in ("caption", "tags")}
         yield name, {"file_name": name, "captions": [text for text in texts if isinstance(text, str)], **rest}

@@ -1,4 +1,4 @@
-"""A row of a source before anything is judged: where its picture lies, its captions, and where it was read."""
+"""A row of a source before anything is judged: its picture's location, its captions, and where it was read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Form = Literal["bytes", "base64", "parquet", "arrow", "url"]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a picture's bytes lie.
+    """Where a picture's bytes are.
 
     ``path`` is relative to the source; ``size`` -1 means the rest of the file. A "parquet" or "arrow" picture is the
     ``column`` of the row number ``offset``; a "url" is fetched and then lies elsewhere.

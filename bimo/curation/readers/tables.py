@@ -1,5 +1,8 @@
 """Tables of pictures that are text, CSV, TSV and JSON lines: streamed, in whatever encoding, line by line."""
 
+# Parsed JSON has no types; what is kept of it is named where it is kept.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import base64
@@ -34,7 +37,7 @@ _HAN_OR_SPACE = re.compile(r"[\u3400-\u9fff\s]")
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a table: its number, where its bytes lie, and the values by column, or why there are none."""
+    """A line of a table: its number, where its bytes are, and the values by column, or why there are none."""
 
     number: int
     offset: int
@@ -110,18 +113,18 @@ def dialect_of(path: Path) -> Dialect | None:
     """How a table is written, by its first lines that are not empty; None where nothing in it could be a picture."""
     encoding = encoding_of(path)
     newline = newline_of(path, encoding)
-    first, found = "", []
+    first, dialects = "", []
     with path.open("rb") as file:
         lines = _Lines(file, encoding, newline)
-        while len(found) < LINES_LOOKED_AT and (line := lines.next()) is not None:
+        while len(dialects) < LINES_LOOKED_AT and (line := lines.next()) is not None:
             if line.text is not None and line.text.strip():
                 first = first or line.text.rstrip("\r\n")
                 if not first.lstrip().startswith("{") and path.suffix.lower() not in JSON_LINES:
                     break
-                found.append(_parsed(line.text))
-    if found:
+                dialects.append(_parsed(line.text))
+    if dialects:
         # Where not one line can be read, reading tells of each of them.
-        whole = [values for values in found if not isinstance(values, Unusable)]
+        whole = [values for values in dialects if not isinstance(values, Unusable)]
         known = any(is_of_pictures(values) or "images" in values for values in whole)
         return Dialect(encoding, newline=newline) if known or not whole else None
     for delimiter in sorted(DELIMITERS, key=first.count, reverse=True):
@@ -158,13 +161,13 @@ def columns_of(path: Path) -> str:
 
 
 def text_for_people(text: str, most: int = 200) -> str:
-    """A text that can be printed, halves of characters spelt out."""
+    """A text that can be printed, lone surrogates spelt out."""
     return text[:most].encode("utf-8", "backslashreplace").decode()
 
 
 def _without_header(encoding: str, delimiter: str, fields: list[str], newline: str) -> Dialect | None:
     """Made-up names for a table that has none: id and base64 (Chinese-CLIP), id, id, caption, objects and base64
-    (OFA), a name or an address and a caption.
+    (OFA), a name or a URL and a caption.
     """
     holds = [place for place, field in enumerate(fields) if looks_like_picture(field)]
     if not holds:
@@ -287,14 +290,14 @@ def _parsed(text: str | None) -> Mapping[Any, Any] | Unusable:
 
 
 def _not_text(text: str, encoding: str) -> Unusable | None:
-    """What is wrong with a line whose bytes are not all of its encoding: those come as halves of characters."""
+    """What is wrong with a line whose bytes are not all of its encoding: those come as lone surrogates."""
     bad = next((place for place, c in enumerate(text) if "\udc80" <= c <= "\udcff"), None)
     return None if bad is None else Unusable("not text", f"byte 0x{ord(text[bad]) & 0xFF:02x} is not {encoding}")
 
 
 @dataclass(frozen=True)
 class _Text:
-    """A line as it stands in the file; ``text`` is None where it is too long to be held."""
+    """A line as it is in the file; ``text`` is None where it is too long to be held."""
 
     number: int
     offset: int
@@ -329,7 +332,7 @@ class _Lines:
                 size += len(raw)
         else:
             raw = raw.removeprefix(self.mark) if offset == 0 else raw
-            # What is not of the encoding comes as halves of characters, and is told of with its line.
+            # What is not of the encoding comes as lone surrogates, and is reported with its line.
             text = raw.decode(self.encoding, "replace" if self.wide else "surrogateescape")
         self.number, self.offset = self.number + 1, offset + size
         return _Text(self.number, offset, size, text)
@@ -354,7 +357,7 @@ class _Lines:
             whole += piece
             if self.encoding.endswith("le") and len(whole) % 2:
                 whole += self.file.read(1)
-            if not piece or (len(whole) % 2 == 0 and whole[-2:] == self.end):
+            if not piece or (len(whole) % 2 == 0 and bytes(whole[-2:]) == self.end):
                 break
         return bytes(whole)
 

@@ -4,6 +4,9 @@ Everything shown comes from the table and from the source as the engine reads it
 not seen is written out and nothing is ever HTML.
 """
 
+# pyarrow has no types; what crosses it here is named where it is kept.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import base64
@@ -18,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bimo.curation.phases.ingest import taken
+from bimo.curation.phases.ingest import read_ingested
 from bimo.curation.phases.measure import Pictures
 from bimo.curation.phases.row_state import DROPPED, FAILED
 from bimo.curation.phases.store import Work, load_table
@@ -43,11 +46,11 @@ def visible(text: Any, longest: int = LONGEST) -> str:
     """Text as HTML in which nothing is hidden: no markup, and control, bidirectional and zero-width characters by
     their number.
     """
-    said = str(text)
-    cut = said[:longest]
-    seen = "".join(f"⟨U+{ord(c):04X}⟩" if unicodedata.category(c) in UNSEEN else c for c in cut)
-    more = f"… <small>({len(said):,})</small>" if len(said) > longest else ""
-    return f"<bdi>{html.escape(seen)}{more}</bdi>"
+    text_shown = str(text)
+    cut = text_shown[:longest]
+    escaped = "".join(f"⟨U+{ord(c):04X}⟩" if unicodedata.category(c) in UNSEEN else c for c in cut)
+    more = f"… <small>({len(text_shown):,})</small>" if len(text_shown) > longest else ""
+    return f"<bdi>{html.escape(escaped)}{more}</bdi>"
 
 
 @dataclass
@@ -98,9 +101,9 @@ class Examples:
             lists.append(self.failed[row["reason"]])
         befell = {(what["step"], what["what"]) for what in json.loads(row["trail"]) if what["what"] in CHANGES}
         lists += [self.changed[what] for what in sorted(befell)]
-        wanting = [found for found in lists if len(found) < EACH]
-        for found in wanting:
-            found.append(number)
+        wanting = [wanted for wanted in lists if len(wanted) < EACH]
+        for wanted in wanting:
+            wanted.append(number)
         return bool(wanting)
 
     def _unit(self, unit: int) -> list[dict[str, Any]]:
@@ -132,12 +135,12 @@ class Examples:
 def examples(out: Path, source: Path) -> Examples:
     """The examples of a run in ``out``, none asked for yet. Raises DataError where nothing was read."""
     work = Work(out / "work")
-    return Examples(Pictures(source, work), out, taken(work).firsts)
+    return Examples(Pictures(source, work), out, read_ingested(work).firsts)
 
 
 def copied(row: Mapping[str, Any]) -> int | None:
     """The number of the row that a dropped row is a copy of."""
     if row["state"] != DROPPED:
         return None
-    found = json.loads(row["labels"]).get("copy_of")
-    return int(found) if isinstance(found, (int, float)) else None
+    original = json.loads(row["labels"]).get("copy_of")
+    return int(original) if isinstance(original, (int, float)) else None

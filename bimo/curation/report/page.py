@@ -3,6 +3,9 @@
 It shows the account, what each rule took, every score with its line, and pictures next to the line on both sides.
 """
 
+# Parsed JSON has no types; what is kept of it is named where it is kept.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import html
@@ -97,14 +100,14 @@ def page(out: Path, source: Path) -> str:
     report = read_json(out / REPORT)
     if not isinstance(report, dict) or report.get("kind") != "curate":
         raise DataError("{out} holds no report of a curation; run bimo curate first", out=out)
-    found = examples(out, source)
-    found.scan()
-    found.find(row["number"] for rule in report["rules"] for row in _near(rule))
-    parts = [_heading(report), _account(report), _rules(report), _failures(report, found), _files(report)]
+    pictures = examples(out, source)
+    pictures.scan()
+    pictures.find(row["number"] for rule in report["rules"] for row in _near(rule))
+    parts = [_heading(report), _account(report), _rules(report), _failures(report, pictures), _files(report)]
     parts.append(_h2("逐条规则", "rule by rule"))
-    details = [_rule(rule, report, found) for rule in report["rules"]]
-    parts += [*details, f"<p><small>说明和重复的例子取自前 {found.scanned:,} 行。"]
-    parts.append(f"Examples of captions and copies are from the first {found.scanned:,} rows.</small></p>")
+    details = [_rule(rule, report, pictures) for rule in report["rules"]]
+    parts += [*details, f"<p><small>说明和重复的例子取自前 {pictures.scanned:,} 行。"]
+    parts.append(f"Examples of captions and copies are from the first {pictures.scanned:,} rows.</small></p>")
     parts += [_scores(report), _settings(report)]
     title = html.unescape(visible(report["recipe"], 80).replace("<bdi>", "").replace("</bdi>", ""))
     return document(title, "\n".join(filter(None, parts)), STYLE)
@@ -121,10 +124,10 @@ def _both(zh: str, en: str) -> str:
 def _heading(report: Mapping[str, Any]) -> str:
     curation = report.get("curation") or {}
     title, note = str(curation.get("title") or ""), str(curation.get("note") or "")
-    said = f"<h1>{visible(report['recipe'])} 清洗 <small>curation</small></h1>"
-    said += f"<p>{visible(title)}</p>" if title else ""
-    said += f"<p>来源 <small>source</small> <code>{visible(report['source'], 400)}</code></p>"
-    return said + (f"<p>{visible(note, 2000)}</p>" if note else "")
+    html = f"<h1>{visible(report['recipe'])} 清洗 <small>curation</small></h1>"
+    html += f"<p>{visible(title)}</p>" if title else ""
+    html += f"<p>来源 <small>source</small> <code>{visible(report['source'], 400)}</code></p>"
+    return html + (f"<p>{visible(note, 2000)}</p>" if note else "")
 
 
 def _account(report: Mapping[str, Any]) -> str:
@@ -181,9 +184,9 @@ def _rules(report: Mapping[str, Any]) -> str:
         "说明 captions",
     )
     heading = "".join(f"<th>{name}</th>" for name in names)
-    said = "一行只算在第一条拿掉它的规则上；失败的行先不计。A row counts for the first rule that took it; failed rows "
-    said += "are left out from the start."
-    return f"{_h2('规则', 'rules')}<p><small>{said}</small></p><table><tr>{heading}</tr>{''.join(body)}</table>"
+    note = "一行只算在第一条拿掉它的规则上；失败的行先不计。A row counts for the first rule that took it; failed rows "
+    note += "are left out from the start."
+    return f"{_h2('规则', 'rules')}<p><small>{note}</small></p><table><tr>{heading}</tr>{''.join(body)}</table>"
 
 
 def _set(settings: Mapping[str, Any]) -> str:
@@ -192,14 +195,14 @@ def _set(settings: Mapping[str, Any]) -> str:
     )
 
 
-def _failures(report: Mapping[str, Any], found: Examples) -> str:
+def _failures(report: Mapping[str, Any], pictures: Examples) -> str:
     if not report["failures"]:
         return ""
     body: list[str] = []
     for reason, count in sorted(report["failures"].items(), key=lambda item: (-item[1], item[0])):
-        rows = [found.by_number[number] for number in found.failed.get(reason, ())]
-        told = "<br>".join(f"<code>{visible(row['source'])}</code> {visible(row['detail'])}" for row in rows)
-        body.append(f'<tr><td>{_both(_reason(reason), reason)}</td><td class="n">{count:,}</td><td>{told}</td></tr>')
+        rows = [pictures.by_number[number] for number in pictures.failed.get(reason, ())]
+        details = "<br>".join(f"<code>{visible(row['source'])}</code> {visible(row['detail'])}" for row in rows)
+        body.append(f'<tr><td>{_both(_reason(reason), reason)}</td><td class="n">{count:,}</td><td>{details}</td></tr>')
     heading = "<tr><th>原因 reason</th><th>行 rows</th><th>例子 examples</th></tr>"
     return f"{_h2('失败', 'failures')}<table>{heading}{''.join(body)}</table>"
 
@@ -240,7 +243,7 @@ def _near(rule: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [row for threshold in rule["thresholds"] for side in ("dropped", "passed") for row in threshold[side]]
 
 
-def _rule(rule: Mapping[str, Any], report: Mapping[str, Any], found: Examples) -> str:
+def _rule(rule: Mapping[str, Any], report: Mapping[str, Any], pictures: Examples) -> str:
     """Everything there is to see of one rule; nothing where there is nothing."""
     parts: list[str] = [_settled(rule)]
     scores = report["scores"]
@@ -251,33 +254,33 @@ def _rule(rule: Mapping[str, Any], report: Mapping[str, Any], found: Examples) -
         parts.append(f"<p><b>{visible(rule['score'])}</b> {_ends(score)}</p>{histogram(score, lines, against)}")
         if against is not None:
             parts.append("<p><small>蓝线：打乱的图文。The blue line: shuffled pairs.</small></p>")
-    parts += [_sides(threshold, found) for threshold in rule["thresholds"]]
-    parts.append(_copies(rule, found) or _taken(rule, found))
-    parts += [_changes(rule, what, found) for what in ("caption mended", "captions written", "captions changed")]
-    said = "".join(filter(None, parts))
+    parts += [_sides(threshold, pictures) for threshold in rule["thresholds"]]
+    parts.append(_copies(rule, pictures) or _taken(rule, pictures))
+    parts += [_changes(rule, what, pictures) for what in ("caption mended", "captions written", "captions changed")]
+    text = "".join(filter(None, parts))
     head = f"<h3>{rule['step'] + 1}. {visible(rule['rule'])} <small>{visible(rule['zh'])} {visible(rule['en'])}</small>"
-    return f"{head}</h3>{said}" if said else ""
+    return f"{head}</h3>{text}" if text else ""
 
 
 def lines_of(rule: Mapping[str, Any], name: str, scores: Mapping[str, Any]) -> list[float]:
     """The lines that a rule's settings draw over a score, also where nothing was beyond them."""
     settings = rule["settings"]
-    named = [settings[name]] if name in settings else []
+    values_shown = [settings[name]] if name in settings else []
     if name == rule["score"]:
         # A line that was settled is the one that counts.
         first = [settings["line"]] if settings.get("line") is not None else [settings.get(n) for n in LINES]
-        named += [value for value in first if value is not None]
-    return [float(value) for value in named if isinstance(value, (int, float)) and not isinstance(value, bool)]
+        values_shown += [value for value in first if value is not None]
+    return [float(value) for value in values_shown if isinstance(value, (int, float)) and not isinstance(value, bool)]
 
 
 def _ends(score: Mapping[str, Any]) -> str:
-    said = f"n={score['count']:,}"
+    text = f"n={score['count']:,}"
     if score["missing"]:
-        said += f"，没有的 missing {score['missing']:,}"
+        text += f"，没有的 missing {score['missing']:,}"
     if not score["count"]:
-        return f"<small>{said}</small>"
+        return f"<small>{text}</small>"
     ends = (("最小 least", "least"), ("平均 mean", "mean"), ("最大 most", "most"))
-    return f"<small>{said}，{'，'.join(f'{label} {figure(score[name])}' for label, name in ends)}</small>"
+    return f"<small>{text}，{'，'.join(f'{label} {figure(score[name])}' for label, name in ends)}</small>"
 
 
 def _settled(rule: Mapping[str, Any]) -> str:
@@ -295,16 +298,16 @@ def _settled(rule: Mapping[str, Any]) -> str:
     )
 
 
-def _sides(threshold: Mapping[str, Any], found: Examples) -> str:
+def _sides(threshold: Mapping[str, Any], pictures: Examples) -> str:
     """Pictures just beyond a threshold and just within it."""
     line = figure(threshold["threshold"])
     sides = (("dropped", "side", "刚好丢弃", "just dropped"), ("passed", "side in", "刚好通过", "just passed"))
     parts: list[str] = []
     for side, kind, zh, en in sides:
         figures = [
-            _figure(found.by_number[row["number"]], found, f"{figure(row['value'])}")
+            _figure(pictures.by_number[row["number"]], pictures, f"{figure(row['value'])}")
             for row in threshold[side][:NEXT_TO]
-            if row["number"] in found.by_number
+            if row["number"] in pictures.by_number
         ]
         shown = "".join(figures) or "<small>没有 none</small>"
         head = f"<p><b>{zh}</b> <small>{en}</small> {line}</p>"
@@ -312,42 +315,42 @@ def _sides(threshold: Mapping[str, Any], found: Examples) -> str:
     return f'<div class="sides">{"".join(parts)}</div>'
 
 
-def _figure(row: Mapping[str, Any], found: Examples, value: str) -> str:
+def _figure(row: Mapping[str, Any], pictures: Examples, value: str) -> str:
     captions = row["captions"] or row["captions_before"]
-    said = visible(captions[0], 48) if captions else ""
+    caption = visible(captions[0], 48) if captions else ""
     where = f"<small>{visible(row['source'], 60)}</small>"
-    return f"<figure>{found.picture(row)}<figcaption><b>{value}</b>{said} {where}</figcaption></figure>"
+    return f"<figure>{pictures.picture(row)}<figcaption><b>{value}</b>{caption} {where}</figcaption></figure>"
 
 
-def _copies(rule: Mapping[str, Any], found: Examples) -> str:
+def _copies(rule: Mapping[str, Any], pictures: Examples) -> str:
     """Copies beside what they are copies of."""
     pairs: list[str] = []
-    for number in found.dropped.get(rule["step"], ())[:EACH]:
-        row = found.by_number[number]
+    for number in pictures.dropped.get(rule["step"], ())[:EACH]:
+        row = pictures.by_number[number]
         original = copied(row)
-        kept = None if original is None else found.row(original)
+        kept = None if original is None else pictures.row(original)
         if kept is not None:
-            apart = visible(json.loads(row["value"]))
-            shown = _figure(kept, found, "保留 kept") + _figure(row, found, f"丢弃 dropped: {apart}")
+            difference = visible(json.loads(row["value"]))
+            shown = _figure(kept, pictures, "保留 kept") + _figure(row, pictures, f"丢弃 dropped: {difference}")
             pairs.append(f'<div class="pair">{shown}</div>')
     return f'<div class="pictures">{"".join(pairs)}</div>' if pairs else ""
 
 
-def _taken(rule: Mapping[str, Any], found: Examples) -> str:
+def _taken(rule: Mapping[str, Any], pictures: Examples) -> str:
     """Rows that a rule took which has no threshold on a score: their captions, and what was found."""
-    numbers = [] if rule["thresholds"] else found.dropped.get(rule["step"], ())
-    changed = found.changed.get((rule["step"], "caption dropped"), ())
+    numbers = [] if rule["thresholds"] else pictures.dropped.get(rule["step"], ())
+    changed = pictures.changed.get((rule["step"], "caption dropped"), ())
     body: list[str] = []
     for number in dict.fromkeys([*numbers, *changed][:EACH]):
-        row = found.by_number[number]
+        row = pictures.by_number[number]
         events = [w for w in json.loads(row["trail"]) if w.get("step") == rule["step"] and "value" in w]
         what = events[-1] if events else {"value": "", "threshold": ""}
         at = what.get("caption")
         # The place is among the captions that were left at the rule: most often those of the source.
         before = row["captions_before"]
-        said = before[at] if isinstance(at, int) and at < len(before) else " / ".join(before)
+        caption = before[at] if isinstance(at, int) and at < len(before) else " / ".join(before)
         body.append(
-            f"<tr><td>{visible(said)}</td><td>{visible(_value(what['value']))}</td>"
+            f"<tr><td>{visible(caption)}</td><td>{visible(_value(what['value']))}</td>"
             f"<td>{visible(_value(what['threshold']))}</td><td><code>{visible(row['source'])}</code></td></tr>"
         )
     names = ("丢弃的 dropped", "看到 found", "界限 held against", "")
@@ -359,11 +362,11 @@ def _value(value: Any) -> str:
     return figure(value) if isinstance(value, (int, float)) else str(value)
 
 
-def _changes(rule: Mapping[str, Any], what: str, found: Examples) -> str:
+def _changes(rule: Mapping[str, Any], what: str, pictures: Examples) -> str:
     """Captions before and after."""
     body: list[str] = []
-    for number in found.changed.get((rule["step"], what), ())[:EACH]:
-        row = found.by_number[number]
+    for number in pictures.changed.get((rule["step"], what), ())[:EACH]:
+        row = pictures.by_number[number]
         before, after = ("<br>".join(map(visible, row[name])) for name in ("captions_before", "captions"))
         body.append(f"<tr><td>{before}</td><td>{after}</td><td><code>{visible(row['source'])}</code></td></tr>")
     zh, en = CHANGED[what]
@@ -379,9 +382,9 @@ def _scores(report: Mapping[str, Any]) -> str:
     for name, score in scores.items():
         if name in shown:
             continue
-        said = f"<b>{visible(name)}</b> {_ends(score)}"
+        title = f"<b>{visible(name)}</b> {_ends(score)}"
         lines = [line for rule in rules for line in lines_of(rule, name, scores)]
-        parts.append(f"<div>{said}{histogram(score, lines) if drawable(score) else ''}</div>")
+        parts.append(f"<div>{title}{histogram(score, lines) if drawable(score) else ''}</div>")
     return f'{_h2("其他分数", "other scores")}<div class="scores">{"".join(parts)}</div>' if parts else ""
 
 

@@ -4,6 +4,9 @@
 just above and just below each threshold.
 """
 
+# numpy has no types; what crosses it here is named where it is kept.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import heapq
@@ -19,12 +22,12 @@ import numpy as np
 
 from bimo.core.errors import DataError
 from bimo.core.part import Part, dump
-from bimo.curation.executors.executors import Executor
+from bimo.curation.executors.executor import Executor
 from bimo.curation.phases.row_state import DROPPED, FAILED, KEPT
 from bimo.curation.phases.select import BEFORE_ALL, ONE_PICTURE, ONE_PICTURE_SAYS
 from bimo.curation.phases.store import load_table, of_cell
 from bimo.curation.phases.write import ScoreColumn
-from bimo.curation.steps import Curation, fields_of, named
+from bimo.curation.steps import Curation, Step, fields_of, step_name
 
 BINS = 40
 #: How many rows are named on each side of a threshold, and of how many thresholds of a rule.
@@ -46,17 +49,21 @@ class Counts:
     scores: dict[str, list[float]] = field(default_factory=dict[str, "list[float]"])
 
     def add(self, other: Counts) -> None:
-        """Adds the tally of another unit."""
+        """Adds the counts of another unit."""
         self.rows += other.rows
         self.samples += other.samples
-        for name in ("states", "rules", "reasons", "converted", "captions", "thresholds"):
-            getattr(self, name).update(getattr(other, name))
-        for name, found in other.scores.items():
+        self.states.update(other.states)
+        self.rules.update(other.rules)
+        self.reasons.update(other.reasons)
+        self.converted.update(other.converted)
+        self.captions.update(other.captions)
+        self.thresholds.update(other.thresholds)
+        for name, values in other.scores.items():
             known = self.scores.setdefault(name, [0, 0, math.inf, -math.inf, 0.0])
-            known[0] += found[0]
-            known[1] += found[1]
-            known[2], known[3] = min(known[2], found[2]), max(known[3], found[3])
-            known[4] += found[4]
+            known[0] += values[0]
+            known[1] += values[1]
+            known[2], known[3] = min(known[2], values[2]), max(known[3], values[3])
+            known[4] += values[4]
 
 
 @dataclass(frozen=True)
@@ -67,35 +74,35 @@ class Count:
     scores: tuple[str, ...]
 
     def __call__(self, unit: int) -> Counts:
-        """The tally. Of a score: how many are finite, how many are not, least, most and sum."""
+        """The counts. Of a score: how many are finite, how many are not, least, most and sum."""
         names = ["state", "rule", "step", "reason", "threshold", "trail", "repeats", "converted", *self.scores]
         table = load_table(self.out / "table" / f"{unit:06d}.parquet", names)
-        tally = Counts(rows=len(table))
+        counts = Counts(rows=len(table))
         states, reasons = table["state"].to_pylist(), table["reason"].to_pylist()
         steps, thresholds = table["step"].to_pylist(), table["threshold"].to_pylist()
-        tally.states.update(states)
-        tally.samples = sum(table["repeats"].to_pylist())
+        counts.states.update(states)
+        counts.samples = sum(table["repeats"].to_pylist())
         profiles = table["converted"].to_pylist()
-        tally.converted.update(p for p, state in zip(profiles, states, strict=True) if p and state == KEPT)
+        counts.converted.update(p for p, state in zip(profiles, states, strict=True) if p and state == KEPT)
         for state, step, reason, threshold in zip(states, steps, reasons, thresholds, strict=True):
             if state == DROPPED:
-                tally.rules[step] += 1
+                counts.rules[step] += 1
                 value = json.loads(threshold)
                 if isinstance(value, (int, float)) and math.isfinite(value):
-                    tally.thresholds[step, float(value)] += 1
+                    counts.thresholds[step, float(value)] += 1
             elif state == FAILED:
-                tally.reasons[reason] += 1
+                counts.reasons[reason] += 1
         for trail in table["trail"].to_pylist():
             for what in of_cell(trail):
                 if what["what"] not in ("dropped", "failed"):
-                    tally.captions[what["step"], what["what"]] += 1
+                    counts.captions[what["step"], what["what"]] += 1
         for name in self.scores:
             values = _numbers(table, name)
             if values is not None:
                 finite = values[np.isfinite(values)]
                 ends = [float(finite.min()), float(finite.max())] if len(finite) else [math.inf, -math.inf]
-                tally.scores[name] = [len(finite), len(values) - len(finite), *ends, float(finite.sum())]
-        return tally
+                counts.scores[name] = [len(finite), len(values) - len(finite), *ends, float(finite.sum())]
+        return counts
 
 
 def _numbers(table: Any, name: str) -> np.ndarray | None:
@@ -137,13 +144,13 @@ class Look:
         fixed = ["number", "source", "state", "step"]
         table = load_table(self.out / "table" / f"{unit:06d}.parquet", [*fixed, *names])
         kept = np.array([state == KEPT for state in table["state"].to_pylist()], dtype=bool)
-        found = Details({}, {}, {})
+        details = Details({}, {}, {})
         for name, edges in self.edges.items():
             values = _numbers(table, name)
             assert values is not None
             finite = np.isfinite(values)
-            found.counts[name] = np.histogram(values[finite], edges)[0]
-            found.kept[name] = np.histogram(values[finite & kept], edges)[0]
+            details.counts[name] = np.histogram(values[finite], edges)[0]
+            details.kept[name] = np.histogram(values[finite & kept], edges)[0]
         states, steps = table["state"].to_pylist(), table["step"].to_pylist()
         numbers, sources = table["number"].to_pylist(), table["source"].to_pylist()
         for threshold in self.thresholds:
@@ -155,8 +162,8 @@ class Look:
                 if (by_this or passed) and math.isfinite(value):
                     row = (abs(value - threshold.value), numbers[at], value, sources[at])
                     sides["dropped" if by_this else "passed"].append(row)
-            found.near[threshold] = {side: heapq.nsmallest(NEAR, rows) for side, rows in sides.items()}
-        return found
+            details.near[threshold] = {side: heapq.nsmallest(NEAR, rows) for side, rows in sides.items()}
+        return details
 
 
 def summary(
@@ -167,28 +174,28 @@ def summary(
     judged: Mapping[int, str],
     workers: Executor,
 ) -> tuple[Counts, dict[str, Any]]:
-    """The tally of the whole table, and the tables of the report. ``judged`` is step -> the column it judges by.
+    """The counts of the whole table, and the tables of the report. ``judged`` is step -> the column it judges by.
 
     Raises DataError where a unit's table cannot be read.
     """
-    tally = Counts()
+    counts = Counts()
     task = Count(out, tuple(dict.fromkeys([*(score.name for score in scores), *judged.values()])))
     parts = dict(workers.answers(task, range(units)))
     for unit in range(units):
-        tally.add(parts[unit])
+        counts.add(parts[unit])
     edges: dict[str, tuple[float, ...]] = {}
-    for name, (count, _, least, most, _) in tally.scores.items():
+    for name, (count, _, least, most, _) in counts.scores.items():
         if count:
             edges[name] = _edges(least, most)
-    ranked = sorted(tally.thresholds.items(), key=lambda item: (item[0][0], -item[1], item[0][1]))
-    seen = Counter[int]()
+    ranked = sorted(counts.thresholds.items(), key=lambda item: (item[0][0], -item[1], item[0][1]))
+    places = Counter[int]()
     thresholds: list[Threshold] = []
     for (step, value), _ in ranked:
-        seen[step] += 1
-        if step in judged and seen[step] <= THRESHOLDS:
+        places[step] += 1
+        if step in judged and places[step] <= THRESHOLDS:
             thresholds.append(Threshold(step, value, judged[step]))
     details = dict(workers.answers(Look(out, edges, tuple(thresholds)), range(units)))
-    return tally, _tables(tally, [details[unit] for unit in range(units)], steps, edges, thresholds, judged)
+    return counts, _tables(counts, [details[unit] for unit in range(units)], steps, edges, thresholds, judged)
 
 
 def _edges(least: float, most: float) -> tuple[float, ...]:
@@ -198,7 +205,7 @@ def _edges(least: float, most: float) -> tuple[float, ...]:
 
 
 def _tables(
-    tally: Counts,
+    counts: Counts,
     details: Sequence[Details],
     steps: Sequence[Part],
     edges: Mapping[str, tuple[float, ...]],
@@ -209,71 +216,71 @@ def _tables(
     for threshold in thresholds:
         sides: dict[str, Any] = {"threshold": threshold.value}
         for side in ("dropped", "passed"):
-            rows = heapq.nsmallest(NEAR, [row for found in details for row in found.near[threshold][side]])
+            rows = heapq.nsmallest(NEAR, [row for part in details for row in part.near[threshold][side]])
             sides[side] = [{"number": number, "value": value, "source": source} for _, number, value, source in rows]
         near.setdefault(threshold.step, []).append(sides)
     rules = []
     for place, step in enumerate(steps):
-        says = cast("tuple[str, str]", getattr(step, "says", ("", "")))
-        changes = {what: count for (at, what), count in sorted(tally.captions.items()) if at == place}
+        says = cast(Step, step).reason()
+        changes = {what: count for (at, what), count in sorted(counts.captions.items()) if at == place}
         rules.append(
-            {"step": place, "rule": named(step), "zh": says[0], "en": says[1], "settings": fields_of(step)}
-            | {"dropped": tally.rules[place], "changes": changes}
+            {"step": place, "rule": step_name(step), "zh": says[0], "en": says[1], "settings": fields_of(step)}
+            | {"dropped": counts.rules[place], "changes": changes}
             | {"score": judged.get(place), "thresholds": near.get(place, [])}
         )
-    if tally.rules[BEFORE_ALL]:
-        changes = {what: count for (at, what), count in sorted(tally.captions.items()) if at == BEFORE_ALL}
+    if counts.rules[BEFORE_ALL]:
+        changes = {what: count for (at, what), count in sorted(counts.captions.items()) if at == BEFORE_ALL}
         rules.append(
             {"step": BEFORE_ALL, "rule": ONE_PICTURE, "zh": ONE_PICTURE_SAYS[0], "en": ONE_PICTURE_SAYS[1]}
-            | {"settings": {}, "dropped": tally.rules[BEFORE_ALL], "changes": changes, "score": None, "thresholds": []}
+            | {"settings": {}, "dropped": counts.rules[BEFORE_ALL], "changes": changes, "score": None, "thresholds": []}
         )
     shown: dict[str, Any] = {}
-    for name, (count, missing, least, most, total) in tally.scores.items():
+    for name, (count, missing, least, most, total) in counts.scores.items():
         shown[name] = {"count": int(count), "missing": int(missing)}
         if count:
             shown[name] |= {"least": least, "most": most, "mean": total / count, "edges": list(edges[name])}
-            shown[name]["counts"] = np.sum([found.counts[name] for found in details], axis=0).tolist()
-            shown[name]["kept"] = np.sum([found.kept[name] for found in details], axis=0).tolist()
-    converted = dict(sorted(tally.converted.items()))
+            shown[name]["counts"] = np.sum([part.counts[name] for part in details], axis=0).tolist()
+            shown[name]["kept"] = np.sum([part.kept[name] for part in details], axis=0).tolist()
+    converted = dict(sorted(counts.converted.items()))
     return {
         "rules": rules,
-        "failures": dict(sorted(tally.reasons.items())),
+        "failures": dict(sorted(counts.reasons.items())),
         "converted": converted,
         "scores": shown,
     }
 
 
-def check(rows_in: int, tally: Counts, index: int, samples: int | None) -> None:
+def check(rows_in: int, counts: Counts, index: int, samples: int | None) -> None:
     """Raises DataError where the account does not balance: rows read, the table, the index and the shards."""
-    states = {state: tally.states[state] for state in (KEPT, DROPPED, FAILED)}
-    whole = sum(states.values()) == tally.rows == rows_in
-    if whole and index == states[KEPT] and samples in (None, tally.samples):
+    states = {state: counts.states[state] for state in (KEPT, DROPPED, FAILED)}
+    whole = sum(states.values()) == counts.rows == rows_in
+    if whole and index == states[KEPT] and samples in (None, counts.samples):
         return
-    told = f"{rows_in} ≠ {states[KEPT]} + {states[DROPPED]} + {states[FAILED]}"
+    equation = f"{rows_in} ≠ {states[KEPT]} + {states[DROPPED]} + {states[FAILED]}"
     raise DataError(
         "the account does not balance: rows in {rows_in}, in the table {rows}, kept {states}, dropped "
         "{states_2}, failed {states_3}, in the index {index}, in shards {samples} of {samples_2} "
         "({told}); delete the folder work, run again, and report this",
         rows_in=rows_in,
-        rows=tally.rows,
+        rows=counts.rows,
         states=states[KEPT],
         states_2=states[DROPPED],
         states_3=states[FAILED],
         index=index,
         samples=samples,
-        samples_2=tally.samples,
-        told=told,
+        samples_2=counts.samples,
+        told=equation,
     )
 
 
-def numbers(rows_in: int, tally: Counts, seconds: float, opened: int, killed: int) -> dict[str, Any]:
+def numbers(rows_in: int, counts: Counts, seconds: float, opened: int, killed: int) -> dict[str, Any]:
     """The numbers of the report."""
     return {
         "rows_in": rows_in,
-        "kept": tally.states[KEPT],
-        "dropped": tally.states[DROPPED],
-        "failed": tally.states[FAILED],
-        "samples": tally.samples,
+        "kept": counts.states[KEPT],
+        "dropped": counts.states[DROPPED],
+        "failed": counts.states[FAILED],
+        "samples": counts.samples,
         "pictures_opened": opened,
         "workers_killed": killed,
         "seconds": round(seconds, 3),

@@ -17,10 +17,8 @@ from bimo.core.part import Part
 from bimo.core.recipe import Level
 from bimo.diffusion.system import System
 from bimo.models.adapters.control_conditioner import Control
-from bimo.models.adapters.controlnet import Controlled, ControlNet, HunyuanControlNet, T2iAdapter, begun, looked
-from bimo.models.adapters.ip_adapter import ImagePrompted
+from bimo.models.adapters.controlnet import ControlNet, HunyuanControlNet, T2iAdapter, begun, looked
 from bimo.models.adapters.lora_names import root_of
-from bimo.models.composer.denoiser import Composed
 from bimo.models.hunyuan_dit.denoiser import Hunyuan
 from bimo.models.stable_diffusion.unet import Unet
 from bimo.training.adapters.adapter import Adapter
@@ -97,7 +95,7 @@ class ControlAdapters(Adapter):
 
     def _part(self, system: System) -> Part:
         within: Any = self._place(system)[0].denoiser
-        while isinstance(within, (Controlled, ImagePrompted, Composed)):
+        while not isinstance(within, (Unet, Hunyuan)) and hasattr(within, "denoiser"):
             within = within.denoiser
         if isinstance(within, Unet):
             return ControlNet(unet=within) if self.network == "controlnet" else T2iAdapter(widths=within.block_channels)

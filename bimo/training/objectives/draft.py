@@ -21,7 +21,7 @@ from bimo.diffusion.sampling import pixels, prepare
 from bimo.diffusion.system import System
 from bimo.training.objectives.objective import Objective
 from bimo.training.objectives.online_rewards import request_of
-from bimo.training.objectives.rewards import TOTAL, ColourfulReward, Judges, Reward, Shown, of_rewards
+from bimo.training.objectives.rewards import TOTAL, ColourfulReward, Judges, Shown, of_rewards
 from bimo.training.train_inputs import Prospect, TrainInputs, Vocabulary
 
 Drawing = Generator[DenoiserInput, Tensor, Tensor]
@@ -53,7 +53,7 @@ class DRaFT(Objective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.reward, Reward) or not self.reward.has_gradient():
+        if not getattr(self.reward, "differentiable", False):
             raise RecipeError(
                 "the reward {name} has no gradient for DRaFT; take OnlineRewards", name=type(self.reward).__name__
             )

@@ -4,11 +4,10 @@ written in it, by its colours; several weighed together; a function of the user'
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -48,17 +47,17 @@ class Shown:
 Scoring = Callable[[Shown], Tensor]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reward(Part, ABC):
-    """What a drawing is worth: a part that opens what it looks through."""
+class Judging(Protocol):
+    """A reward: a part that opens what it looks through. ``differentiable``: gradients reach the pixels."""
 
-    def has_gradient(self) -> bool:
-        """Whether what it gives has a gradient with respect to the pixels."""
-        return False
+    @property
+    def differentiable(self) -> bool:
+        """Whether what it gives has a gradient by the pixels."""
+        ...
 
-    @abstractmethod
     def open(self, judges: Judges) -> Scoring:
         """Loads what is needed; the function it gives takes batches."""
+        ...
 
 
 class Judges:
@@ -98,12 +97,12 @@ class Judges:
         """A reward, opened. Raises RecipeError for a part that is none."""
         key = dumps(reward)
         if key not in self._scorings:
-            if not isinstance(reward, Reward):
+            if not hasattr(reward, "open"):
                 raise RecipeError(
                     "{name} is no reward; there are those of bimo/training/objectives/rewards.py",
                     name=type(reward).__name__,
                 )
-            self._scorings[key] = reward.open(self)
+            self._scorings[key] = cast(Judging, reward).open(self)
         return self._scorings[key]
 
     def scores(self, reward: Part, shown: Shown) -> dict[str, Tensor]:
@@ -145,7 +144,7 @@ def names_of(reward: WeightedRewards) -> list[str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightedRewards(Reward):
+class WeightedRewards(Part):
     """The sum of other rewards, each times its weight. Where one has nothing to say of a drawing, that of the rest."""
 
     parts: tuple[tuple[float, Part], ...]
@@ -155,9 +154,10 @@ class WeightedRewards(Reward):
         if not self.parts:
             raise RecipeError("Weighted has no rewards")
 
-    def has_gradient(self) -> bool:
-        """Where all of them have."""
-        return all(isinstance(part, Reward) and part.has_gradient() for _, part in self.parts)
+    @property
+    def differentiable(self) -> bool:
+        """Where all of them are."""
+        return all(cast(Any, part).differentiable for _, part in self.parts)
 
     def open(self, judges: Judges) -> Scoring:
         """The sum alone."""
@@ -165,16 +165,14 @@ class WeightedRewards(Reward):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipReward(Reward):
+class ClipReward(Part):
     """The cosine of the request with the drawing by ``scorer``, a system's name or folder with a text and a picture
     tower: Taiyi-CLIP, Chinese-CLIP, AltCLIP, OpenCLIP. What is high differs from scorer to scorer.
     """
 
-    scorer: str
+    differentiable: ClassVar[bool] = True
 
-    def has_gradient(self) -> bool:
-        """It has."""
-        return True
+    scorer: str
 
     def open(self, judges: Judges) -> Scoring:
         """Raises RecipeError for a scorer that lacks a tower."""
@@ -189,19 +187,17 @@ class ClipReward(Reward):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AestheticReward(Reward):
+class AestheticReward(Part):
     """What a head of linear layers gives to a CLIP's picture vector, as LAION's aesthetic predictors do (0 to 10).
 
     ``scorer`` names the CLIP (a ViT-L/14 for LAION's heads), ``head`` the file of the head, see
     `bimo.curation.filters.classifiers.Aesthetic`.
     """
 
+    differentiable: ClassVar[bool] = True
+
     scorer: str
     head: str
-
-    def has_gradient(self) -> bool:
-        """It has."""
-        return True
 
     def open(self, judges: Judges) -> Scoring:
         """Raises WeightsError for a head that cannot be read, DataError where the CLIP's vectors are of another width
@@ -241,7 +237,7 @@ def seen_by(system: System, pixels: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GlyphReward(Reward):
+class GlyphReward(Part):
     """Whether a drawing says what it was to say: the share of the characters asked for that are read in it, by OCR
     (`bimo.curation.filters.ocr.accuracy`): 1 - min(ED, n) / n of the edit distance, as Flow-GRPO's (arXiv:2505.05470).
 
@@ -249,6 +245,8 @@ class GlyphReward(Reward):
     label of that name. Nothing is said of a request that asks for none. ``sure`` is how sure the reader must be of a
     line.
     """
+
+    differentiable: ClassVar[bool] = False
 
     label: str = ""
     sure: float = 0.3
@@ -270,14 +268,12 @@ class GlyphReward(Reward):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ColourfulReward(Reward):
+class ColourfulReward(Part):
     """How colourful a drawing is: M of Hasler and Suesstrunk (SPIE 5007, 2003), over 100, by no weights; what their
     judges called averagely colourful is about 0.45, highly so 0.82.
     """
 
-    def has_gradient(self) -> bool:
-        """It has."""
-        return True
+    differentiable: ClassVar[bool] = True
 
     def open(self, judges: Judges) -> Scoring:
         """Spread and mean of red less green, and of yellow less blue."""
@@ -293,17 +289,15 @@ class ColourfulReward(Reward):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BackgroundReward(Reward):
+class BackgroundReward(Part):
     """How near the border of a drawing is to a ``colour`` (red, green, blue of 255): 1 - the mean distance a channel,
     over the outermost ``border`` share of each side. By no weights.
     """
 
+    differentiable: ClassVar[bool] = True
+
     colour: tuple[int, int, int]
     border: float = 0.08
-
-    def has_gradient(self) -> bool:
-        """It has."""
-        return True
 
     def open(self, judges: Judges) -> Scoring:
         """The mean over the border's pixels."""
@@ -321,7 +315,7 @@ class BackgroundReward(Reward):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CustomReward(Reward):
+class CustomReward(Part):
     """A function of the user's by its ``name``, from the recipe's own .py file or ``--reward ./mine.py:name``: of a
     ``Shown`` it gives one number a drawing, a tensor [B] or a list.
 
@@ -330,10 +324,6 @@ class CustomReward(Reward):
 
     name: str
     differentiable: bool = field(default=False)
-
-    def has_gradient(self) -> bool:
-        """As it was said to."""
-        return self.differentiable
 
     def open(self, judges: Judges) -> Scoring:
         """The function. Raises RecipeError where none has the name."""

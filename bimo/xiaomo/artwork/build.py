@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from bimo.core.errors import DataError
-from bimo.curation.executors.executors import ProcessExecutor
 from bimo.data.shards import SAMPLES_PER_SHARD, Shard, finished, read_shard, shard_name, write_index, write_shard
 from bimo.xiaomo.artwork.canvas import Composer, Plan, plan
 from bimo.xiaomo.artwork.captions import Phrases, known_words
@@ -23,6 +22,7 @@ from bimo.xiaomo.artwork.held_out import held_out_list
 from bimo.xiaomo.artwork.packages import Package, obtain, package_named
 from bimo.xiaomo.artwork.sprites import SOURCES, Kind, SpriteStore, draw_sprites, read_kinds
 from bimo.xiaomo.artwork.words_table import assign_words
+from bimo.xiaomo.shard_jobs import remove_leftovers, write_json, written_shards
 
 CAPTIONS = 12
 PNG_LEVEL = 2
@@ -83,9 +83,9 @@ def build_artwork(
         Job(str(out), number, tuple(plans[start : start + SAMPLES_PER_SHARD]), seed, edition.number, stamp, credits_)
         for number, start in enumerate(range(0, canvases, SAMPLES_PER_SHARD))
     ]
-    _sweep(out, len(jobs))
+    remove_leftovers(out, len(jobs))
     shards: list[Shard] = []
-    for shard in _run(jobs, workers):
+    for shard in written_shards(write_job, jobs, workers):
         shards.append(shard)
         tell(f"{shard.name}: {shard.count} ({len(shards)}/{len(jobs)}, {time.monotonic() - began:.0f} s)")
     digest = write_index(out, shards)
@@ -99,20 +99,8 @@ def build_artwork(
         "digest": digest,
         **_count(out, shards),
     }
-    _write_json(out / "report.json", report)
+    write_json(out / "report.json", report)
     return {**report, "seconds": round(time.monotonic() - began, 1)}
-
-
-def _run(jobs: Sequence[Job], workers: int) -> Iterator[Shard]:
-    """Shards as they are finished, by this process or by spawned ones."""
-    if workers == 1 or len(jobs) == 1:
-        yield from map(write_job, jobs)
-        return
-    executor = ProcessExecutor(min(workers, len(jobs)))
-    try:
-        yield from (shard for _, shard in executor.answers(write_job, jobs))
-    finally:
-        executor.close()
 
 
 def write_job(job: Job) -> Shard:
@@ -170,15 +158,6 @@ def _stamp(kinds: Sequence[Kind], table: Iterable[Package], canvases: int, seed:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _sweep(out: Path, count: int) -> None:
-    """Removes what an interrupted or larger earlier run left: half-written files and shards beyond the last."""
-    keep = {shard_name(number) for number in range(count)}
-    for path in (*out.glob("shard-*.tar"), *out.glob("shard-*.done"), *out.glob("*.partial")):
-        if path.with_suffix(".tar").name not in keep or path.suffix == ".partial":
-            path.unlink()
-    (out / "index.json").unlink(missing_ok=True)
-
-
 def _count(out: Path, shards: Iterable[Shard]) -> dict[str, dict[str, int]]:
     """Counts over the written records: by type, style, effect, licence, caption language."""
     counts: dict[str, Counter[str]] = {name: Counter() for name in ("type", "style", "effect", "licence", "language")}
@@ -195,15 +174,9 @@ def _count(out: Path, shards: Iterable[Shard]) -> dict[str, dict[str, int]]:
 
 def _write_tables(out: Path, kinds: Sequence[Kind], table: Sequence[Package]) -> None:
     """`kinds.json`, `words.txt`, `held_out.json`, `LICENSES.md`."""
-    _write_json(out / "kinds.json", [asdict(kind) for kind in kinds])
+    write_json(out / "kinds.json", [asdict(kind) for kind in kinds])
     (out / "words.txt").write_text("\n".join(known_words(kinds)) + "\n", "utf-8")
-    _write_json(out / "held_out.json", held_out_list(list(kinds)))
+    write_json(out / "held_out.json", held_out_list(list(kinds)))
     lines = ["# Licences and attributions", "", "| package | licence | used for | attribution |", "|---|---|---|---|"]
     lines += [f"| {p.name} {p.version} | {p.licence} | {p.use} | {p.attribution} |" for p in table]
     (out / "LICENSES.md").write_text("\n".join(lines) + "\n", "utf-8")
-
-
-def _write_json(path: Path, value: Mapping[str, Any] | Sequence[Any]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, ensure_ascii=False, indent=1), "utf-8")
-    partial.replace(path)

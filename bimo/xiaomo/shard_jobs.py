@@ -1,0 +1,40 @@
+"""What the builders of data sets share: shards as jobs of several processes, leftovers of earlier runs, JSON files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bimo.core.files import write_whole
+from bimo.curation.executors.processes import ProcessExecutor
+from bimo.data.shards import Shard, shard_name
+
+Job = TypeVar("Job")
+
+
+def written_shards(write_job: Callable[[Job], Shard], jobs: Sequence[Job], workers: int) -> Iterator[Shard]:
+    """Shards as they are finished, by this process or by spawned ones."""
+    if workers == 1 or len(jobs) == 1:
+        yield from map(write_job, jobs)
+        return
+    executor = ProcessExecutor(min(workers, len(jobs)))
+    try:
+        yield from (shard for _, shard in executor.answers(write_job, jobs))
+    finally:
+        executor.close()
+
+
+def remove_leftovers(out: Path, count: int) -> None:
+    """Removes what an interrupted or larger earlier run left: partial files, and shards from number ``count`` on."""
+    names = {shard_name(number) for number in range(count)}
+    for path in (*out.glob("shard-*.tar"), *out.glob("shard-*.done"), *out.glob("*.partial")):
+        if path.with_suffix(".tar").name not in names or path.suffix == ".partial":
+            path.unlink()
+    (out / "index.json").unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Writes readable JSON, whole or not at all."""
+    write_whole(path, json.dumps(value, ensure_ascii=False, indent=1).encode())
