@@ -10,7 +10,7 @@ import pytest
 from bimo.core.errors import DataError
 from bimo.xiaomo.dishes import table
 from bimo.xiaomo.dishes.arrange import LAYS
-from bimo.xiaomo.dishes.pieces import SHAPES
+from bimo.xiaomo.dishes.pieces.shapes import SHAPES
 from bimo.xiaomo.dishes.plan import MANNERS, DishPlan, draw_dish, plan_dishes, vessels_of
 from bimo.xiaomo.dishes.table import dishes, ingredients
 from bimo.xiaomo.dishes.vessels import VESSELS

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from bimo.xiaomo.chance import Chance
-from bimo.xiaomo.dishes.pieces import darker, draw_piece, lighter
+from bimo.xiaomo.dishes.pieces.place import darker, lighter
+from bimo.xiaomo.dishes.pieces.shapes import draw_piece
 from bimo.xiaomo.dishes.table import RGB, Dish, Ingredient, ingredients
 from bimo.xiaomo.dishes.vessels import Surface, chimney
 from bimo.xiaomo.scenes.description import Scene

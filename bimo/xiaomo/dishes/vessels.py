@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bimo.xiaomo.dishes.pieces import darker, lighter
+from bimo.xiaomo.dishes.pieces.place import darker, lighter
 from bimo.xiaomo.dishes.table import RGB
 from bimo.xiaomo.scenes.description import Scene
 from bimo.xiaomo.scenes.geometry import Path, arc, box, ellipse, path, smooth
