@@ -48,6 +48,7 @@ COMMANDS: dict[str, Command] = {
         say("A recipe: its sizes, tokens, levels, terms, and what learns in each stage."),
         "SHOW_EXAMPLES",
     ),
+    "info": Command("info", "info", say("What a picture's file says of how it was made, and its labels."), "EXAMPLES"),
     "serve": Command(
         "serve",
         "serve",
@@ -97,7 +98,21 @@ DATA: dict[str, Command] = {
     ),
 }
 #: As they are listed; "keys" and "data" are groups.
-ORDER = ("draw", "list", "show", "serve", "keys", "data", "curate", "train", "eval", "extend", "export", "bench")
+ORDER = (
+    "draw",
+    "list",
+    "show",
+    "info",
+    "serve",
+    "keys",
+    "data",
+    "curate",
+    "train",
+    "eval",
+    "extend",
+    "export",
+    "bench",
+)
 
 
 def _version(wanted: bool) -> None:

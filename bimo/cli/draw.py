@@ -18,6 +18,7 @@ from bimo.cli.inputs import InscribeMethod, Writing
 from bimo.cli.models import Dtype, names
 from bimo.cli.terminal import print_json
 from bimo.core.errors import RecipeError, RequestError
+from bimo.core.label import Label, label_of
 from bimo.core.messages import say
 from bimo.core.output_path import OutputPath
 from bimo.core.picture import Picture, read_metadata
@@ -115,6 +116,8 @@ def draw(
     x: Annotated[str | None, typer.Option("--x", help=inputs.AXIS_HELP)] = None,
     y: Annotated[str | None, typer.Option("--y", help=inputs.AXIS_HELP)] = None,
     z: Annotated[str | None, typer.Option("--z", help=inputs.AXIS_HELP)] = None,
+    label: Annotated[str | None, typer.Option(help=inputs.LABEL_HELP)] = None,
+    producer: Annotated[str | None, typer.Option(help=inputs.PRODUCER_HELP)] = None,
     opened: Annotated[bool, typer.Option("--open", help=say("open it when it is drawn"))] = False,
 ) -> None:
     """Draws, saves each picture as soon as it is done, and prints where it lies."""
@@ -185,6 +188,7 @@ def draw(
             memory.check(request.size, dtype, device)
         # Fonts are looked for before a model is read.
         drawing.check(request)
+    wanted_label = label_of(label, producer)
     places = {request.text: OutputPath(None if explain else output, request.text) for request in wanted}
     for place in places.values():
         place.check()
@@ -222,7 +226,7 @@ def draw(
         _note(warning for warning in prepared.warnings if warning not in noted)
         noted.update(prepared.warnings)
         place = None if axes else places[request.text]
-        more, written = _drawn(engine, prepared, place, as_json, choice)
+        more, written = _drawn(engine, prepared, place, as_json, choice, wanted_label)
         pictures += more
         files += written
     if not pictures:
@@ -231,7 +235,7 @@ def draw(
     if axes:
         from bimo.cli.sheet import sheet
 
-        files.append(places[wanted[0].text].write(sheet(pictures, axes)))
+        files.append(places[wanted[0].text].write(sheet(pictures, axes, wanted_label)))
         if not as_json:
             print(files[-1])
     warnings = list(dict.fromkeys(warning for picture in pictures for warning in picture.warnings))
@@ -297,7 +301,12 @@ def _filled(engine: Engine, request: Request) -> Request:
 
 
 def _drawn(
-    engine: Engine, prepared: Prepared, place: OutputPath | None, quiet: bool, choice: inputs.BestOfN | None
+    engine: Engine,
+    prepared: Prepared,
+    place: OutputPath | None,
+    quiet: bool,
+    choice: inputs.BestOfN | None,
+    label: Label | None,
 ) -> tuple[list[Picture], list[Path]]:
     """The pictures and their files: each is saved before the next is begun, or the best of them alone; none without a
     place.
@@ -308,7 +317,7 @@ def _drawn(
     def save(picture: Picture) -> None:
         if place is None:
             return
-        files.append(place.write(picture.png()))
+        files.append(place.write(picture.png(label=label)))
         if not quiet:
             print(files[-1], flush=True)
 

@@ -333,6 +333,8 @@ CLIP_SKIP_HELP = say(
 )
 IMAGE_HELP = say("begin with this picture")
 MASK_HELP = say("paint only where this is white (needs --image)")
+LABEL_HELP = say("label the picture as a law asks: CN, that of GB 45438-2025")
+PRODUCER_HELP = say("whose name the label says")
 STRENGTH_HELP = say("how much of the image is to change, above 0 and at most 1")
 CONDITION_HELP = say("an image that conditions the picture: name=FILE; more than once")
 GUIDANCE_WEIGHT_HELP = say("the weight of a branch of guidance: name=number; more than once")

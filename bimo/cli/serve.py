@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 from bimo.cli import inputs
+from bimo.cli.inputs import LABEL_HELP, PRODUCER_HELP
 from bimo.cli.models import Dtype
+from bimo.core.label import label_of
 from bimo.core.messages import say
 from bimo.hub.registry import DEFAULT_MODEL
 from bimo.serve.keys import KeyStore, Scope
@@ -44,6 +46,15 @@ def serve(
     waiting: Annotated[int, typer.Option(min=1, help=say("the most jobs that wait"))] = 256,
     keep_days: Annotated[float, typer.Option(min=0, help=say("how many days pictures are kept"))] = 30.0,
     keep_gigabytes: Annotated[float, typer.Option(min=0, help=say("the most gigabytes of pictures to keep"))] = 10.0,
+    label: Annotated[str | None, typer.Option(help=LABEL_HELP)] = None,
+    producer: Annotated[str | None, typer.Option(help=PRODUCER_HELP)] = None,
+    filter_prompts: Annotated[
+        bool | None, typer.Option("--filter-prompts/--any-prompt", help=say("refuse prompts by a list of words"))
+    ] = None,
+    filter_pictures: Annotated[
+        bool | None, typer.Option("--filter-pictures/--any-picture", help=say("keep back pictures that are not decent"))
+    ] = None,
+    words: Annotated[Path | None, typer.Option(help=say("further words to refuse, one a line"))] = None,
     audit_prompts: Annotated[
         bool, typer.Option("--audit-prompts", help=say("write prompts into the audit log as well"))
     ] = False,
@@ -64,6 +75,10 @@ def serve(
         limits=Limits(waiting=waiting, waiting_of_key=waiting if is_loopback(host) else max(1, waiting // 4)),
         retention=Retention(keep_days * 86400, int(keep_gigabytes * 1e9)),
         audit_prompts=audit_prompts,
+        label=label_of(label, producer),
+        filter_prompts=not is_loopback(host) if filter_prompts is None else filter_prompts,
+        filter_pictures=not is_loopback(host) if filter_pictures is None else filter_pictures,
+        words=words,
     )
     run(settings, host=host, port=port, names=tuple(host_name or ()))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bimo.cli.series import Axis
+from bimo.core.label import Label, labelled
 from bimo.core.picture import Picture
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ GAP = 8
 INK, PAPER = "#222222", "#ffffff"
 
 
-def sheet(pictures: Sequence[Picture], axes: Sequence[Axis]) -> bytes:
+def sheet(pictures: Sequence[Picture], axes: Sequence[Axis], label: Label | None = None) -> bytes:
     """The sheet as PNG, z from top to bottom, y down and x across within it; every picture's record is in its text
     chunk ``bimo-sheet``. Pictures of different sizes stand in the middle of their cells.
     """
@@ -62,7 +64,10 @@ def sheet(pictures: Sequence[Picture], axes: Sequence[Axis]) -> bytes:
     info.add_itxt(METADATA_KEY, json.dumps(record, ensure_ascii=False, sort_keys=True))
     buffer = io.BytesIO()
     made.save(buffer, format="PNG", pnginfo=info)
-    return buffer.getvalue()
+    if label is None:
+        return buffer.getvalue()
+    produce_id = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:32]
+    return labelled(buffer.getvalue(), label, produce_id)
 
 
 def _faces(text: str) -> dict[str, Any]:

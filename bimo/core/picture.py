@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bimo.core.earlier_names import REQUEST
 from bimo.core.errors import RequestError
 from bimo.core.files import MAXIMUM_PICTURE_BYTES, demand_regular, write_whole
+from bimo.core.label import Label, labelled
 from bimo.core.request import Request
 
 if TYPE_CHECKING:
@@ -61,9 +63,10 @@ class Picture:
             record["certificates"] = list(self.certificates)
         return record
 
-    def png(self, texts: Mapping[str, str] | None = None) -> bytes:
+    def png(self, texts: Mapping[str, str] | None = None, label: Label | None = None, produce_id: str = "") -> bytes:
         """The picture as PNG, with its metadata as JSON in the text chunk ``bimo``, and ``texts`` in chunks of their
-        own.
+        own. With a ``label`` it is labelled as the law asks, its number ``produce_id`` a hash of its record unless
+        given.
         """
         from PIL.PngImagePlugin import PngInfo
 
@@ -73,11 +76,14 @@ class Picture:
             info.add_itxt(name, text)
         buffer = io.BytesIO()
         self.image.save(buffer, format="PNG", pnginfo=info)
-        return buffer.getvalue()
+        if label is None:
+            return buffer.getvalue()
+        record = json.dumps(self.metadata(), sort_keys=True).encode()
+        return labelled(buffer.getvalue(), label, produce_id or hashlib.sha256(record).hexdigest()[:32])
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, label: Label | None = None) -> Path:
         """Writes the PNG whole or not at all. Raises RequestError where the place cannot be written."""
-        return write_whole(Path(path), self.png())
+        return write_whole(Path(path), self.png(label=label))
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def _opened(value: Any) -> Any:
     if isinstance(value, bytes):
         try:
             value = Image.open(io.BytesIO(value), formats=PICTURE_FORMATS)
-            _small_enough(value)  # before anything is decoded
+            small_enough(value)  # before anything is decoded
             value.load()
         except UnidentifiedImageError:
             raise ValueError(f"not a picture; one of {', '.join(PICTURE_FORMATS)} is expected") from None
@@ -45,11 +45,12 @@ def _opened(value: Any) -> Any:
             raise ValueError(f"not a picture that can be read ({error})") from None
     if not isinstance(value, Image.Image):
         raise ValueError("a picture or its encoded bytes are expected; name the file again, it is not in the record")
-    _small_enough(value)
+    small_enough(value)
     return value
 
 
-def _small_enough(image: Image.Image) -> None:
+def small_enough(image: Image.Image) -> None:
+    """Raises ValueError for a picture of more pixels than are read, by its header alone."""
     if image.width * image.height > MAXIMUM_PICTURE_PIXELS or not image.width or not image.height:
         raise ValueError(
             f"{image.width}x{image.height} pixels; a picture may have {MAXIMUM_PICTURE_PIXELS}, and at least one"

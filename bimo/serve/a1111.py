@@ -50,7 +50,7 @@ AUTOMATIC = ("", "automatic")
 class _Settings(pydantic.BaseModel):
     """Null stands for a field's default, as in A1111."""
 
-    model_config = pydantic.ConfigDict(extra="ignore", protected_namespaces=())
+    model_config = pydantic.ConfigDict(extra="ignore", allow_inf_nan=False, protected_namespaces=())
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -667,7 +667,10 @@ async def unload(service: Service, caller: Asking) -> dict[str, Any]:
 async def memory_of(service: Service) -> dict[str, Any]:
     """Bytes of this machine, and of the weights that are loaded."""
     free = memory.available() or 0
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else free
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        total = free
     used = sum(service.pool.loaded().values())
     return {"ram": {"free": free, "used": max(0, total - free), "total": total, "weights": used}, "cuda": {}}
 

@@ -21,7 +21,7 @@ from starlette.routing import Match
 from bimo import __version__
 from bimo.core.errors import BimoError, RequestError
 from bimo.core.messages import Message, speaking
-from bimo.serve import a1111, openai_images, v1
+from bimo.serve import a1111, dashscope, openai_images, v1
 from bimo.serve.asking import MEDIA, Format, Links, Service, encoded, file_of, language_of, links_of
 from bimo.serve.gate import Gate
 from bimo.serve.keys import Caller, KeyStore
@@ -72,7 +72,7 @@ def create_app(
     app.state.metrics = metrics = Metrics(service)
     _handlers(app)
     _plain_routes(app, metrics)
-    for router in (v1.router, openai_images.router, a1111.router, a1111.internal):
+    for router in (v1.router, openai_images.router, a1111.router, a1111.internal, dashscope.router):
         app.include_router(router)
 
     app.add_middleware(_Counted, metrics=metrics, service=service, audit=audit)

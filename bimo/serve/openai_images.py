@@ -8,7 +8,7 @@ import base64
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Literal
 
 import pydantic
@@ -54,7 +54,7 @@ Quality = Literal["auto", "low", "medium", "standard", "high", "hd", "xhigh", "m
 class ImagesRequest(pydantic.BaseModel):
     """What OpenAI's clients send, and our own fields, which go into ``extra_body``: from ``negative_prompt`` on."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", protected_namespaces=())
+    model_config = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
     prompt: str | None = pydantic.Field(None, examples=["红苹果，3D风格"])
     model: str | None = None
@@ -293,7 +293,7 @@ def _file(body: ImagesRequest, job: Job, place: int) -> str:
 
 async def _streamed(
     body: ImagesRequest, job: Job, service: DrawingService, language: str, kind: str
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     """Previews as they come, then each picture. What goes wrong after the first byte is an event as well."""
     shown = 0
     common = {

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from contextlib import ExitStack
+from typing import Any
 
 import uvicorn
 
@@ -22,6 +23,7 @@ from bimo.serve.gate import Gate
 from bimo.serve.jobs import JobStore
 from bimo.serve.keys import KeyStore, Scope
 from bimo.serve.pool import EngineKey, EnginePool, model_names, weight_files
+from bimo.serve.safety import PictureFilter, PromptFilter
 from bimo.serve.service import DrawingService
 from bimo.serve.settings import ServeSettings
 
@@ -67,6 +69,12 @@ def serve(settings: ServeSettings, *, host: str, port: int, names: tuple[str, ..
             keys = KeyStore(settings.folder)
             stack.callback(keys.close)
             _first_key(keys)
+            if settings.label is None:
+                told = say(
+                    "Note: who offers generated pictures to the public in China must label them: --label CN --producer "
+                    "NAME"
+                )
+                print(told, flush=True)
         service = make_service(settings)
         engine = service.pool.resident(EngineKey(service.pool.default))
         assert engine is not None
@@ -105,7 +113,12 @@ def make_service(settings: ServeSettings) -> DrawingService:
 
     pool = EnginePool(loaded, models, loras, settings.memory)
     pool.load_now(EngineKey(pool.default))
-    return DrawingService(settings, pool, JobStore(settings.folder))
+    kept: dict[str, Any] = {}
+    if settings.filter_prompts:
+        kept["check_prompt"] = PromptFilter(settings.words).check
+    if settings.filter_pictures:
+        kept["inspect"] = PictureFilter().inspect
+    return DrawingService(settings, pool, JobStore(settings.folder), **kept)
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from bimo.core.errors import BimoError, RequestError
+from bimo.core.label import marked
 from bimo.core.messages import Message
 from bimo.core.picture import Picture
 from bimo.core.recipe import Recipe
@@ -65,9 +66,8 @@ class Event:
     at: float = field(default_factory=time.time)
 
 
-#: What looks at a picture before it is stored, and may say why it is not to be shown; and what is put onto it.
+#: What looks at a picture before it is stored, and may say why it is not to be shown.
 Inspect = Callable[[Picture], Failure | None]
-Encode = Callable[[Picture, Job], bytes]
 
 
 class DrawingService:
@@ -82,14 +82,14 @@ class DrawingService:
         store: JobStore,
         *,
         inspect: Inspect = lambda picture: None,
-        encode: Encode = png_with_infotext,
+        check_prompt: Callable[[str], None] = lambda text: None,
         always: bool = False,
     ) -> None:
         self.settings = settings
         self.pool = pool
         self.store = store
         self.inspect = inspect
-        self.encode = encode
+        self.check_prompt = check_prompt
         self.scheduler = Scheduler(pool, store, self, batch=settings.batch, always=always)
         self.ready = False
         self.stopping = False
@@ -185,6 +185,7 @@ class DrawingService:
         if self.stopping:
             raise StoppingError(Message("the server is stopping; ask again in a moment"))
         request = order.request(pictures)
+        self.check_prompt(request.text)
         if request.style:
             style_named(request.style)
         self._check_size(request)
@@ -345,6 +346,8 @@ class DrawingService:
 
     def stepped(self, job: str, place: int, done: int, steps: int, shown: Image.Image | None) -> None:
         """A step is taken."""
+        if shown is not None and self.settings.label is not None:
+            shown = marked(shown)
         event = Event("step", place, done, steps, shown)
         self._progress[job] = event
         if shown is not None:
@@ -377,7 +380,7 @@ class DrawingService:
         try:
             whole = Job(order, State.running)
             flagged = self.inspect(picture)
-            png = self.encode(picture, whole)
+            png = png_with_infotext(picture, whole, self.settings.label)
             request = picture.request.model_dump(exclude_defaults=True)
             record = picture.metadata() | {"request": request | {"seed": picture.seed, "count": 1}}
             told = picture.warnings

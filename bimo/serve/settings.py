@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from bimo.core.label import Label
+
 Dtype = Literal["auto", "fp32", "bf16", "fp16"]
 
 
@@ -61,6 +63,7 @@ class ServeSettings:
     filter_pictures: bool = False
     words: Path | None = None
     audit_prompts: bool = False
+    label: Label | None = None
 
 
 def default_folder() -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from starlette.responses import StreamingResponse
@@ -22,12 +22,12 @@ def event(name: str, data: Any) -> bytes:
 class EventStream(StreamingResponse):
     """Events as they come; whoever makes them is closed where the client is gone."""
 
-    def __init__(self, events: AsyncIterator[bytes]) -> None:
+    def __init__(self, events: AsyncGenerator[bytes]) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__(pinged(events), headers=headers, media_type="text/event-stream")
 
 
-async def pinged(events: AsyncIterator[bytes], seconds: float = PING_SECONDS) -> AsyncIterator[bytes]:
+async def pinged(events: AsyncGenerator[bytes], seconds: float = PING_SECONDS) -> AsyncGenerator[bytes]:
     """The events, and a comment after so many seconds without one."""
     following: asyncio.Future[bytes] | None = None
     try:
@@ -47,5 +47,4 @@ async def pinged(events: AsyncIterator[bytes], seconds: float = PING_SECONDS) ->
         if following is not None:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
-        if (close := getattr(events, "aclose", None)) is not None:
-            await close()
+        await events.aclose()

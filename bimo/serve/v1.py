@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
 import pydantic
@@ -37,7 +37,7 @@ router = APIRouter(prefix="/v1", tags=["bimo"])
 class LoraWeight(pydantic.BaseModel):
     """A LoRA of this server by its name, and how strong it is to be."""
 
-    model_config = pydantic.ConfigDict(extra="forbid")
+    model_config = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 
     name: str
     weight: float = pydantic.Field(1.0, ge=-10, le=10, allow_inf_nan=False)
@@ -46,7 +46,7 @@ class LoraWeight(pydantic.BaseModel):
 class JobRequest(pydantic.BaseModel):
     """A Request as Python and the command line have it, pictures in base64, and how the job is to be treated."""
 
-    model_config = pydantic.ConfigDict(extra="forbid")
+    model_config = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 
     text: str = pydantic.Field(examples=["红苹果，3D风格"])
     negative: str | None = None
@@ -212,7 +212,7 @@ async def events(
     """
     await own_job(service, caller, name)
 
-    async def told() -> AsyncIterator[bytes]:
+    async def told() -> AsyncGenerator[bytes]:
         job = await own_job(service, caller, name)
         yield event("state", shown(job, service, language))
         if job.state not in ENDED:

@@ -50,7 +50,7 @@ def make_service(tiny_engine: Engine, tmp_path: Path) -> Iterator[Callable[..., 
     made: list[DrawingService] = []
 
     def make(folder: Path | None = None, **settings: Any) -> DrawingService:
-        apart = {name: settings.pop(name) for name in ("inspect", "encode", "always") if name in settings}
+        apart = {name: settings.pop(name) for name in ("inspect", "always", "check_prompt") if name in settings}
         loras = settings.pop("lora_files", None)
         engine = settings.pop("engine", tiny_engine)
         options = ServeSettings(("tiny",), folder or tmp_path / "serve", **settings)

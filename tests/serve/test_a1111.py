@@ -89,7 +89,7 @@ def test_controlnet_needs_a_model_that_has_one(make_service: Any, photo_engine: 
     picture = Image.new("RGB", (64, 64))
     unit = webuiapi.ControlNetUnit(image=picture, module="canny", model="x")
     with pytest.raises(RuntimeError, match=r"400.*control"):
-        webui.txt2img(prompt="猫", controlnet_units=[unit], **SMALL)
+        webui.txt2img(prompt="猫", controlnet_units=[unit], alwayson_scripts={}, **SMALL)
 
 
 def test_progress_and_interrupt_are_of_ones_own(webui: Any, address: str) -> None:

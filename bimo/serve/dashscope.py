@@ -1,0 +1,144 @@
+"""DashScope's asynchronous drawing, as Chinese developers call it: a task is submitted, then asked for."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+import pydantic
+from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
+
+from bimo.core.messages import Message
+from bimo.serve.asking import Asking, Service, Spoken, accepted, address, links_of, own_job
+from bimo.serve.jobs import ENDED, Job, State
+from bimo.serve.problems import ApiError
+
+router = APIRouter(prefix="/api/v1", tags=["DashScope"])
+
+STATUS = {
+    State.queued: "PENDING",
+    State.running: "RUNNING",
+    State.done: "SUCCEEDED",
+    State.failed: "FAILED",
+    State.cancelled: "CANCELED",
+}
+_SIZE = re.compile(r"(\d{1,5})[*xX](\d{1,5})")
+
+
+class Input(pydantic.BaseModel):
+    """What is drawn."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    prompt: str = pydantic.Field(examples=["红苹果，3D风格"])
+    negative_prompt: str | None = None
+
+
+class Parameters(pydantic.BaseModel):
+    """How it is drawn: DashScope's parameters, and ``steps`` and ``guidance`` as its older models have them."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    size: str | None = pydantic.Field(None, examples=["128*128"])
+    n: int | None = pydantic.Field(None, ge=1, le=10)
+    seed: int | None = None
+    style: str | None = None
+    steps: int | None = None
+    scale: float | None = pydantic.Field(None, allow_inf_nan=False)
+    prompt_extend: bool | None = None
+    watermark: bool | None = None
+
+
+class Synthesis(pydantic.BaseModel):
+    """A task."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+    model: str | None = None
+    input: Input
+    parameters: Parameters = pydantic.Field(default_factory=lambda: Parameters.model_validate({}))
+
+
+@router.post("/services/aigc/text2image/image-synthesis", summary="Submit a task")
+async def synthesis(body: Synthesis, request: Request, service: Service, caller: Asking) -> dict[str, Any]:
+    """Accepts a task; ``X-DashScope-Async: enable`` is wanted, as at DashScope."""
+    if request.headers.get("x-dashscope-async", "").lower() != "enable":
+        raise ApiError(403, Message("tasks are asynchronous here: send X-DashScope-Async: enable"))
+    wanted = body.parameters
+    if wanted.prompt_extend:
+        raise ApiError(400, Message("no model here rewrites prompts; let prompt_extend be false"))
+    if wanted.watermark and service.settings.label is None:
+        raise ApiError(400, Message("this server labels no pictures (bimo serve --label CN --producer NAME)"))
+    values: dict[str, Any] = {
+        "text": body.input.prompt,
+        "negative": body.input.negative_prompt,
+        "size": _size(wanted.size),
+        "count": wanted.n,
+        "seed": wanted.seed,
+        "style": wanted.style if wanted.style not in ("<auto>", "auto") else None,
+        "steps": wanted.steps,
+        "guidance": wanted.scale,
+    }
+    order = await run_in_threadpool(
+        lambda: service.order(values, key=caller.name, client="dashscope", model=body.model)
+    )
+    job = await accepted(request, service, order, {})
+    return {"output": {"task_status": STATUS[job.state], "task_id": job.id}, "request_id": job.id}
+
+
+@router.get("/tasks/{name}", summary="How a task is")
+async def task(name: str, request: Request, service: Service, caller: Asking, language: Spoken) -> dict[str, Any]:
+    """Its state, and the addresses of its pictures, which expire."""
+    return _told(await own_job(service, caller, name), request, language)
+
+
+@router.post("/tasks/{name}/cancel", summary="Cancel a task")
+async def cancel(name: str, service: Service, caller: Asking) -> dict[str, Any]:
+    """Ends a task before its next step."""
+    job = await own_job(service, caller, name)
+    if job.state in ENDED:
+        raise ApiError(400, Message("this task has ended"), code="UnsupportedOperation")
+    service.cancel(name)
+    await service.wait(name)
+    return {"request_id": name}
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if not text:
+        return None
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise ApiError(400, Message("size is {text!r}; expected WIDTH*HEIGHT, as 1024*1024", text=text))
+    return int(found[1]), int(found[2])
+
+
+def _told(job: Job, request: Request, language: str) -> dict[str, Any]:
+    links = links_of(request)
+    output: dict[str, Any] = {
+        "task_id": job.id,
+        "task_status": STATUS[job.state],
+        "submit_time": _time(job.order.created),
+    }
+    for name, at in (("scheduled_time", job.begun), ("end_time", job.ended)):
+        if at is not None:
+            output[name] = _time(at)
+    shown = [picture for picture in job.pictures if picture.flagged is None]
+    if job.failure is not None:
+        output |= {"code": job.failure.code, "message": job.failure.said(language)}
+    elif job.state is State.done:
+        output["results"] = [{"url": address(request, links.path(job.id, picture.place))} for picture in shown]
+        output["results"] += [
+            {"code": each.flagged.code, "message": each.flagged.said(language)}
+            for each in job.pictures
+            if each.flagged is not None
+        ]
+    count = job.order.count
+    failed = count - len(shown) if job.state in ENDED else 0
+    output["task_metrics"] = {"TOTAL": count, "SUCCEEDED": len(shown), "FAILED": failed}
+    return {"request_id": job.id, "output": output, "usage": {"image_count": len(shown)}}
+
+
+def _time(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)) + f".{int(at * 1000) % 1000:03d}"

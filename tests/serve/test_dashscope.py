@@ -1,0 +1,60 @@
+"""DashScope's way: submit, ask, fetch."""
+
+import io
+from typing import Any
+
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from tests.support.waiting import until
+
+PATH = "/api/v1/services/aigc/text2image/image-synthesis"
+ASYNC = {"X-DashScope-Async": "enable"}
+
+
+def body(**parameters: Any) -> dict[str, Any]:
+    wanted = {"size": "128*128", "n": 2, "seed": 3, "steps": 2} | parameters
+    return {"model": "tiny", "input": {"prompt": "红苹果"}, "parameters": wanted}
+
+
+def test_a_task_is_submitted_asked_for_and_fetched(client: TestClient) -> None:
+    submitted = client.post(PATH, json=body(), headers=ASYNC).json()
+    assert submitted["output"]["task_status"] == "PENDING"
+    path = f"/api/v1/tasks/{submitted['output']['task_id']}"
+    until(lambda: client.get(path).json()["output"]["task_status"] == "SUCCEEDED")
+    found = client.get(path).json()
+    assert found["usage"] == {"image_count": 2}
+    assert found["output"]["task_metrics"] == {"TOTAL": 2, "SUCCEEDED": 2, "FAILED": 0}
+    with Image.open(io.BytesIO(client.get(found["output"]["results"][1]["url"]).content)) as image:
+        assert image.size == (128, 128)
+    assert client.post(f"{path}/cancel").status_code == 400
+
+
+def test_a_task_is_cancelled(client: TestClient) -> None:
+    name = client.post(PATH, json=body(steps=150), headers=ASYNC).json()["output"]["task_id"]
+    assert client.post(f"/api/v1/tasks/{name}/cancel").status_code == 200
+    found = client.get(f"/api/v1/tasks/{name}").json()["output"]
+    assert (found["task_status"], found["code"]) == ("CANCELED", "cancelled")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "headers", "status", "says"),
+    [
+        (body(), {}, 403, "X-DashScope-Async"),
+        (body() | {"model": "wanx-v1"}, ASYNC, 400, "there is no model"),
+        (body(size="big"), ASYNC, 400, "WIDTH"),
+        (body(n=11), ASYNC, 422, "n of the request"),
+        (body(prompt_extend=True), ASYNC, 400, "rewrites"),
+        (body(watermark=True), ASYNC, 400, "label"),
+        (body(ref_img="http://x"), ASYNC, 422, "ref_img"),
+    ],
+    ids=["plain", "model", "size", "n", "extend", "watermark", "ref_img"],
+)
+def test_errors_have_a_code_and_a_message(
+    client: TestClient, wrong: dict[str, Any], headers: dict[str, str], status: int, says: str
+) -> None:
+    answer = client.post(PATH, json=wrong, headers=headers)
+    assert answer.status_code == status
+    assert says in answer.json()["message"]
+    assert answer.json()["code"]

@@ -1,0 +1,241 @@
+"""What hostile requests get: a sentence and 4xx each, no traceback, no file touched, and the server goes on."""
+
+import base64
+import io
+import json
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+DRAW, JOBS, EDITS, T2I, I2I = (
+    "/v1/images/generations",
+    "/v1/jobs",
+    "/v1/images/edits",
+    "/sdapi/v1/txt2img",
+    "/sdapi/v1/img2img",
+)
+
+
+def b64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def png(width: int = 8, height: int = 8) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG of few bytes that says it is huge."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+
+
+def job(**fields: Any) -> tuple[str, str, Any]:
+    return "POST", JOBS, {"text": "猫"} | fields
+
+
+def openai(**fields: Any) -> tuple[str, str, Any]:
+    return "POST", DRAW, {"prompt": "猫"} | fields
+
+
+def a1111(**fields: Any) -> tuple[str, str, Any]:
+    return "POST", T2I, {"prompt": "猫"} | fields
+
+
+#: (method, path, JSON or raw body) -> the status it gets.
+REQUESTS: list[tuple[tuple[str, str, Any], set[int]]] = [
+    # Bodies that are no JSON, or not what is expected.
+    (("POST", JOBS, b""), {422}),
+    (("POST", JOBS, b"{"), {400, 422}),
+    (("POST", JOBS, b"[]"), {422}),
+    (("POST", JOBS, b"null"), {422}),
+    (("POST", JOBS, b'"text"'), {422}),
+    (("POST", JOBS, b"\xff\xfe\x00"), {400, 422}),
+    (("POST", JOBS, b"[" * 100_000), {400, 422}),
+    (("POST", JOBS, b'{"text":' * 20_000), {400, 422}),
+    (("POST", JOBS, b"x" * 100), {400, 422}),
+    (("POST", JOBS, b'{"text": "a", "seed": NaN}'), {400, 422}),
+    (("POST", JOBS, b'{"text": "a", "guidance": Infinity}'), {400, 422}),
+    (("POST", JOBS, b'{"text": "a", "seed": ' + b"9" * 5000 + b"}"), {400, 422}),
+    (("POST", JOBS, b'{"text": "a", "text": ""}'), {400}),
+    (("POST", DRAW, b"x" * (1 << 18)), {413}),
+    # Texts.
+    (job(text=None), {422}),
+    (job(text=5), {422}),
+    (job(text=["a"]), {422}),
+    (job(text={"a": 1}), {422}),
+    (job(text=""), {400}),
+    (job(text=" \n\t"), {400}),
+    (job(text="\ud800"), {400}),
+    (job(text="猫" * 5000), {400}),
+    (job(negative="\udfff"), {400}),
+    (job(negative="a" * 5000), {400}),
+    # Numbers.
+    (job(steps=0), {400}),
+    (job(steps=-1), {400}),
+    (job(steps=10**9), {400}),
+    (job(steps="many"), {422}),
+    (job(steps=1.5), {422}),
+    (job(steps=[]), {422}),
+    (job(count=0), {400}),
+    (job(count=10**6), {400}),
+    (job(seed=-1), {400}),
+    (job(seed=2**63), {400}),
+    (job(seed="abc"), {422}),
+    (job(guidance=-1), {400}),
+    (job(guidance=1e308), {400}),
+    (job(eta=2), {400}),
+    (job(clip_skip=10**9), {400}),
+    (job(size=[0, 0]), {400}),
+    (job(size=[-128, 128]), {400}),
+    (job(size=[10**9, 10**9]), {400}),
+    (job(size=[128]), {422}),
+    (job(size="128x128"), {422}),
+    (job(seconds=-5), {422}),
+    (job(priority=99), {422}),
+    (job(previews=99), {422}),
+    (job(strength=0.5), {400}),
+    # Names that are looked for.
+    (job(model="/etc/passwd"), {400}),
+    (job(model="../../../root"), {400}),
+    (job(model="http://169.254.169.254/"), {400}),
+    (job(model="owner/name"), {400}),
+    (job(loras=[{"name": "../x", "weight": 1}]), {400}),
+    (job(loras=[{"name": "a"}] * 100), {400}),
+    (job(sampler="__class__"), {400}),
+    (job(style="; rm -rf /"), {400}),
+    (job(condition_images={"../../x": b64(png())}), {400}),
+    (job(conditions={"x": [1e999]}), {400, 422}),
+    (job(strange=1), {422}),
+    # Pictures.
+    (job(image=""), {400}),
+    (job(image="%%%"), {400}),
+    (job(image="http://127.0.0.1:1/a.png"), {400}),
+    (job(image="file:///etc/passwd"), {400}),
+    (job(image="data:text/html;base64," + b64(b"<script>")), {400}),
+    (job(image=b64(b"GIF89a")), {400}),
+    (job(image=b64(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")), {400}),
+    (job(image=b64(b'<svg xmlns="http://www.w3.org/2000/svg"/>')), {400}),
+    (job(image=b64(bomb(60000, 60000))), {400}),
+    (job(image=b64(bomb(2**31 - 1, 2**31 - 1))), {400}),
+    (job(image=b64(bomb(0, 5))), {400}),
+    (job(image=b64(png()[:40])), {400}),
+    (job(image=b64(bomb(100, 100))), {400}),
+    (job(mask=b64(png())), {400}),
+    # OpenAI's and A1111's.
+    (openai(n=0), {400}),
+    (openai(n=-5), {400}),
+    (openai(size="1e9x1e9"), {400}),
+    (openai(size="99999x99999"), {400}),
+    (openai(response_format="file:///etc/passwd"), {400}),
+    (openai(stream="perhaps"), {400}),
+    (("POST", EDITS, b""), {415}),
+    (("POST", EDITS, {"prompt": "a"}), {415}),
+    (("POST", DRAW, []), {400}),
+    (a1111(n_iter=10**6), {400, 422}),
+    (a1111(width=-64, height=64), {400}),
+    (a1111(styles="x"), {422}),
+    (a1111(alwayson_scripts={"controlnet": {"args": [{"image": "http://x"}]}}), {400}),
+    (a1111(override_settings={"sd_model_checkpoint": "../x"}), {400}),
+    (("POST", I2I, {"prompt": "猫"}), {404}),
+    (("POST", I2I, {"prompt": "猫", "init_images": ["/etc/passwd"]}), {400}),
+    (("POST", "/sdapi/v1/png-info", {"image": "x" * 99}), {400}),
+    (("POST", "/sdapi/v1/extra-single-image", {"image": b64(png()), "upscaling_resize": 1e9}), {422}),
+    (("POST", "/sdapi/v1/options", {"sd_model_checkpoint": "/etc/passwd"}), {400}),
+    # Paths.
+    (("GET", "/v1/jobs/..%2f..%2fetc%2fpasswd", None), {404}),
+    (("GET", "/v1/jobs/x/pictures/..%2f0", None), {404, 422}),
+    (("GET", "/v1/jobs/x/pictures/99999999999999999999", None), {404, 422}),
+    (("GET", "/files/../../etc/passwd?until=1&signature=x", None), {403, 404, 422}),
+    (("GET", "/files/x/0.png?until=9999999999&signature=" + "0" * 64, None), {403}),
+    (("GET", "/files/x/0.png?until=9999999999&signature=é", None), {403}),
+    (("GET", "/v1/jobs?limit=1000000", None), {422}),
+    (("GET", "/v1/jobs?before=nan", None), {422}),
+    (("GET", "/v1/jobs?state=x", None), {422}),
+    (("GET", "/v1/recipes/..%2f..%2fsetup.py", None), {404}),
+    (("TRACE", JOBS, None), {405}),
+    (("DELETE", "/v1/jobs/' or 1=1 --", None), {404}),
+]
+
+
+def test_there_are_eighty_and_more() -> None:
+    assert len(REQUESTS) >= 80
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, tiny_engine: Any) -> Any:
+    """One server for all of them: what one did must not matter to the next."""
+    from bimo.serve.app import create_app, unknown_paths
+    from bimo.serve.jobs import JobStore
+    from bimo.serve.pool import EngineKey, EnginePool
+    from bimo.serve.service import DrawingService
+    from bimo.serve.settings import ServeSettings
+
+    folder = tmp_path_factory.mktemp("serve")
+    pool = EnginePool(lambda name: tiny_engine, {"tiny": "tiny"})
+    pool.put(EngineKey("tiny"), tiny_engine)
+    app = create_app(DrawingService(ServeSettings(("tiny",), folder), pool, JobStore(folder)))
+    unknown_paths(app)
+    headers = {"accept-language": "en"}
+    with TestClient(app, base_url="http://127.0.0.1", headers=headers, raise_server_exceptions=False) as client:
+        yield client, folder
+
+
+@pytest.mark.parametrize(
+    ("asked", "statuses"), REQUESTS, ids=[f"{n}-{one[0][1]}-{str(one[0][2])[:40]!a}" for n, one in enumerate(REQUESTS)]
+)
+def test_a_hostile_request_gets_a_sentence(
+    server: tuple[TestClient, Path], asked: tuple[str, str, Any], statuses: set[int]
+) -> None:
+    client, folder = server
+    method, path, body = asked
+    files = sorted(str(file) for file in folder.rglob("*"))
+    content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+    answer = client.request(method, path, content=content, headers={"content-type": "application/json"})
+    assert answer.status_code in statuses, answer.text
+    assert "Traceback" not in answer.text
+    assert str(folder) not in answer.text
+    if answer.status_code >= 400:
+        found = answer.json()
+        sentence = found["error"]["message"] if isinstance(found.get("error"), dict) else found.get("detail")
+        assert isinstance(sentence or found.get("error"), str)
+        assert sorted(str(file) for file in folder.rglob("*")) == files
+    assert client.get("/healthz").status_code == 200
+
+
+def test_other_peoples_jobs_are_nobodys(make_service: Any, tmp_path: Path) -> None:
+    from bimo.serve.app import create_app
+    from bimo.serve.gate import Gate
+    from bimo.serve.keys import KeyStore
+
+    service, keys = make_service(), KeyStore(tmp_path / "serve")
+    tokens = [keys.add(name, per_minute=600) for name in ("ann", "bob")]
+    app = create_app(service, gate=lambda inner: Gate(inner, keys=keys))
+    with TestClient(app, base_url="http://127.0.0.1") as client:
+        ann, bob = ({"authorization": f"Bearer {token}"} for token in tokens)
+        name = client.post("/v1/jobs", json={"text": "猫", "steps": 100}, headers=ann).json()["id"]
+        assert client.post("/v1/jobs", json={"text": "猫"}).status_code == 401
+        for method, path in (
+            ("GET", f"/v1/jobs/{name}"),
+            ("POST", f"/v1/jobs/{name}/cancel"),
+            ("DELETE", f"/v1/jobs/{name}"),
+            ("GET", f"/v1/jobs/{name}/events"),
+            ("GET", f"/v1/jobs/{name}/pictures/0"),
+            ("GET", f"/api/v1/tasks/{name}"),
+        ):
+            assert client.request(method, path, headers=bob).status_code == 404, path
+        assert client.get("/v1/jobs", headers=bob).json()["data"] == []
+        client.post("/sdapi/v1/interrupt", headers=bob)
+        assert client.get(f"/v1/jobs/{name}", headers=ann).json()["state"] in ("queued", "running")
+        assert client.delete(f"/v1/jobs/{name}", headers=ann).status_code == 204
