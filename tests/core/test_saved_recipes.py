@@ -23,6 +23,8 @@ from bimo.recipes import curation
 from tests.support.drawing import draw
 
 SAVED = Path(__file__).parents[1] / "fixtures" / "saved_0_1"
+#: Recipes whose scheduler said less than its publisher's when they were saved.
+SETTINGS_ADDED = frozenset(("hunyuan-dit-1.2", "kolors", "taiyi-xl"))
 FILES = sorted(SAVED.glob("*.json"))
 
 
@@ -31,6 +33,22 @@ def without_notes(recipe: Any) -> Any:
     if not isinstance(recipe, Recipe):
         return recipe
     return replace(recipe, stages=tuple(replace(stage, note="") for stage in recipe.stages))
+
+
+def corrected(saved: Recipe, now: Recipe) -> Recipe:
+    """What was saved, with what its recipe says besides since then: in which numbers it is safe, and of published
+    schedulers the settings that were missing. Anything else that differs is a fault.
+    """
+    levels = tuple(
+        replace(
+            old,
+            space_dtypes=new.space_dtypes,
+            sampler=new.sampler if old.sampler == "ddpm" else old.sampler,
+            schedule=replace(old.schedule, config=new.schedule.config) if saved.name in SETTINGS_ADDED else old.schedule,
+        )
+        for old, new in zip(saved.levels, now.levels, strict=True)
+    )
+    return replace(saved, levels=levels, dtypes=now.dtypes)
 
 
 def test_there_are_files_to_read() -> None:
@@ -42,6 +60,8 @@ def test_a_saved_recipe_is_the_recipe_of_now(path: Path) -> None:
     saved = part.loads(path.read_text(encoding="utf-8"))
     name = path.stem
     now = getattr(curation, name.removeprefix("curation-")) if name.startswith("curation-") else recipes()[name]
+    if isinstance(saved, Recipe):
+        saved = corrected(saved, now)
     assert without_notes(saved) == without_notes(now)
 
 
