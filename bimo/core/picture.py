@@ -14,6 +14,7 @@ from bimo.core.earlier_names import REQUEST
 from bimo.core.errors import RequestError
 from bimo.core.files import MAXIMUM_PICTURE_BYTES, demand_regular, write_whole
 from bimo.core.label import Label, labelled
+from bimo.core.messages import Both
 from bimo.core.request import Request
 
 if TYPE_CHECKING:
@@ -88,11 +89,20 @@ class Picture:
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
     """The metadata of a PNG that bimo drew. Raises RequestError where it has none or is not a picture."""
+    demand_regular(Path(path), MAXIMUM_PICTURE_BYTES)
+    return _metadata(path, path)
+
+
+def metadata_of(content: bytes) -> dict[str, Any]:
+    """As ``read_metadata``, of the bytes of a file."""
+    return _metadata(io.BytesIO(content), Both("这个文件", "the file"))
+
+
+def _metadata(source: str | Path | io.BytesIO, path: object) -> dict[str, Any]:
     from PIL import Image, UnidentifiedImageError
 
-    demand_regular(Path(path), MAXIMUM_PICTURE_BYTES)
     try:
-        with Image.open(path) as image:
+        with Image.open(source) as image:
             text = image.info.get(METADATA_KEY)
     except (OSError, UnidentifiedImageError) as error:
         raise RequestError("cannot read the picture {path}: {error}", path=path, error=error) from None

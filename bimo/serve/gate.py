@@ -20,9 +20,9 @@ from bimo.serve.settings import Limits
 _HEARTBEAT = re.compile(r"/heartbeat/([\w-]+)$")
 #: Where programs ask; everything else is the page, with a login of its own.
 INTERFACES = ("/v1/", "/sdapi/", "/internal/", "/api/v1/", "/metrics", "/docs", "/redoc", "/openapi.json")
-#: Interfaces that take pictures.
+#: What takes pictures: interfaces, and the page's form.
 WITH_PICTURES = re.compile(
-    r"/v1/images/(edits|variations)|/v1/jobs|/sdapi/v1/(txt2img|img2img|png-info|extra-.*|interrogate)"
+    r"/gradio_api/queue/join|/v1/images/(edits|variations)|/v1/jobs|/sdapi/v1/(txt2img|img2img|png-info|extra-.*|interrogate)"
 )
 _PORTS = {"http": 80, "https": 443}
 

@@ -17,11 +17,11 @@ from bimo.core.files import alone
 from bimo.core.messages import say
 from bimo.engine.engine import Engine
 from bimo.hub.loading import load, steady
-from bimo.serve import page
 from bimo.serve.app import create_app, unknown_paths
 from bimo.serve.gate import Gate
 from bimo.serve.jobs import JobStore
 from bimo.serve.keys import KeyStore, Scope
+from bimo.serve.page import layout as page
 from bimo.serve.pool import EngineKey, EnginePool, model_names, weight_files
 from bimo.serve.safety import PictureFilter, PromptFilter
 from bimo.serve.service import DrawingService
@@ -76,22 +76,18 @@ def serve(settings: ServeSettings, *, host: str, port: int, names: tuple[str, ..
                 )
                 print(told, flush=True)
         service = make_service(settings)
-        engine = service.pool.resident(EngineKey(service.pool.default))
-        assert engine is not None
-        studio = page.Studio(engine, service)
-        stack.callback(studio.folder.cleanup)
+        shown = page.Page(service, keys)
         own = (socket.gethostname().lower(), host.lower(), *(name.lower() for name in names))
 
         def gate(inner: object) -> Gate:
-            form = ("/draw", page.FIELDS)
-            return Gate(inner, own, keys=keys, limits=settings.limits, form=form, came=studio.came, left=studio.left)
+            return Gate(inner, own, keys=keys, limits=settings.limits, left=shown.left)
 
         app = create_app(service, gate=gate)
         unknown_paths(app)
-        page.mount(app, studio, keys)
+        page.mount(app, shown)
         bound = listening.getsockname()[1]
-        shown = f"[{host}]" if ":" in host else host
-        sentence = say("the page: {local} (Ctrl-C stops it)", local=f"http://{shown}:{bound}/")
+        name = f"[{host}]" if ":" in host else host
+        sentence = say("the page: {local} (Ctrl-C stops it)", local=f"http://{name}:{bound}/")
         config = uvicorn.Config(
             app,
             log_level="warning",

@@ -276,8 +276,8 @@ def test_no_command_line_is_a_surprise(
     # What would serve, fetch or train for minutes is not begun.
     from bimo.cli import work
 
-    web = pytest.importorskip("bimo.serve.page")
-    monkeypatch.setattr(web, "launch", lambda studio, host, port, wait=True: studio.folder.cleanup())
+    pytest.importorskip("gradio")
+    monkeypatch.setattr("bimo.serve.run.serve", lambda settings, **where: None)
     monkeypatch.setattr(work, "_trained", lambda **settings: None)
     monkeypatch.setattr("bimo.xiaomo.artwork.build.build_artwork", lambda out, **settings: {})
     monkeypatch.setattr("bimo.xiaomo.build.build_scenes", lambda *a, **settings: {"count": 0})

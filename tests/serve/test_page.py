@@ -1,405 +1,358 @@
-"""The page: in a real browser against a real server, asking no other host; and the bounds behind the form."""
+"""What is behind the page: its form, tables and votes, and that nothing of it opens to anybody else."""
 
-import os
+import asyncio
+import base64
+import io
+import json
 import random
-import re
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import bimo
+pytest.importorskip("gradio")
+
+from PIL import Image
+from starlette.testclient import TestClient
+
 from bimo.core.errors import BimoError, RequestError
-from bimo.core.picture import read_metadata
-from tests.support.checkout import ROOT
+from bimo.core.messages import speaking
+from bimo.engine.engine import Engine
+from bimo.serve.app import create_app, unknown_paths
+from bimo.serve.gate import Gate
+from bimo.serve.jobs import Job, State
+from bimo.serve.keys import KeyStore
+from bimo.serve.page import gallery, models
+from bimo.serve.page.comparison import Votes, rows, sheet
+from bimo.serve.page.form import Form, filled
+from bimo.serve.page.gallery import Named
+from bimo.serve.page.layout import EXAMPLES, Page, Visitor, mount
+from bimo.serve.page.models import RATIOS, Offer
+from bimo.serve.service import DrawingService
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-FLAGS = (
-    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"),
-    "--window-size=1280,1000",
-    "--accept-lang=zh-CN",
-)
-SECONDS = 60
-#: Serves, and tells of every host but this one that Python would speak to.
-SERVER = """
-import socket, sys
-connect = socket.socket.connect
-def watched(self, address):
-    if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
-        print("OUTSIDE", address, flush=True)
-        raise OSError("offline")
-    return connect(self, address)
-socket.socket.connect = watched
-from bimo.cli.main import main
-main(["serve", "--port", "0", "-m", sys.argv[1]])
-"""
+#: gradio, with the pandas of today.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+FORM = Form(text="红苹果", width=128, height=128, steps=2, guidance=2.0, seed=1)
+VISITOR = Visitor("local", "tab", "en")
 
 
-@pytest.fixture(scope="module")
-def server(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """The page of the toy system: its address and its process."""
-    environment = os.environ | {"LANG": "zh_CN.UTF-8", "LC_ALL": "zh_CN.UTF-8", "PYTHONUNBUFFERED": "1"}
-    environment |= {"PYTHONPATH": str(ROOT), "BIMO_SERVE": str(tmp_path_factory.mktemp("jobs"))}
-    running = subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(tiny_folder)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-        # A shell starts background jobs deaf to Ctrl-C, and what they start inherits that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    assert running.stdout is not None
-    first = running.stdout.readline()
-    found = re.search(r"http://127\.0\.0\.1:\d+/", first)
-    if found is None:
-        running.kill()
-    assert found is not None, first + running.communicate(timeout=SECONDS)[1]
-    yield found[0], running
-    if running.poll() is None:
-        running.kill()
-    running.communicate(timeout=SECONDS)
+def sent(**changed: Any) -> list[Any]:
+    """The values of a form as a browser sends them."""
+    values = {each.name: getattr(FORM, each.name) for each in fields(Form)}
+    values = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    return list((values | changed).values())
 
 
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Any]:
-    """A headless Chromium with a fresh profile, saving into ``tmp_path / "saved"``."""
-    if not (CHROMIUM and DRIVER):
-        pytest.skip("no chromium or no chromedriver on this machine")
-    webdriver = pytest.importorskip("selenium.webdriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(flag)
-    options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path / "saved")})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
+def png(colour: str = "red", size: tuple[int, int] = (128, 128)) -> str:
+    """A picture as the canvas sends it."""
+    buffer = io.BytesIO()
+    Image.new("RGB", size, colour).save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-@pytest.mark.browser
-@pytest.mark.network
-def test_page_draws_and_asks_no_other_host(
-    server: tuple[str, subprocess.Popen[str]], browser: Any, tmp_path: Path
-) -> None:
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.common.keys import Keys
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    address, running = server
-    wait = WebDriverWait(browser, SECONDS)
-
-    def find(selector: str) -> Any:
-        return wait.until(lambda driver: driver.find_element(By.CSS_SELECTOR, selector))
-
-    browser.get(address)
-    find("#draw").click()
-    assert "提示词是空的" in wait.until(lambda d: d.find_element(By.CSS_SELECTOR, ".toast-wrap").text or None)
-    find("#prompt textarea").send_keys("红苹果，龙")
-    find("#prompt textarea").send_keys(Keys.SHIFT, Keys.ENTER)
-    assert find("#prompt textarea").get_attribute("value") == "红苹果，龙\n"
-    find("#prompt textarea").send_keys(Keys.BACKSPACE, Keys.ENTER)
-    picture = find("#pictures img")
-    assert wait.until(lambda d: d.execute_script("return arguments[0].naturalWidth", picture)) == 128
-    assert "没有学过：龙" in find("#notes").text
-    link = find("#files a[href*='.png']")
-    link.click()
-    saved = tmp_path / "saved"
-    file = wait.until(lambda _: next(iter(saved.glob("*.png")), None) if saved.is_dir() else None)
-    assert file.name.startswith("红苹果，龙-")
-    assert read_metadata(file)["request"]["text"] == "红苹果，龙"
-    body = find("body").text
-    assert all(label in body for label in ("要画什么", "风格", "步数", "例子", "画", "停"))
-    assert not any(label in body for label in ("Prompt", "Steps", "__i18n__"))
-    hosts = "return [...new Set(performance.getEntriesByType('resource').map(e => new URL(e.name).host))]"
-    assert browser.execute_script(hosts) == [address.removeprefix("http://").rstrip("/")]
-    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
-    running.send_signal(signal.SIGINT)
-    out, err = running.communicate(timeout=SECONDS)
-    assert "OUTSIDE" not in out
-    assert "已中断" in err
-    assert "Traceback" not in err
-    assert running.returncode == 130
+def drawn(service: DrawingService, form: Form = FORM) -> Job:
+    """The job of a form when it is done."""
+    job = service.accept(Page(service).order(form, "local"), form.pictures())
+    ended = service.wait_here(job.id)
+    assert ended.state is State.done, ended.failure and ended.failure.said("en")
+    return ended
 
 
-@pytest.fixture(scope="module")
-def studio(tiny_folder: Path) -> Iterator[Any]:
-    """The toy system behind the page."""
-    web = pytest.importorskip("bimo.serve.page")
-
-    made = web.Studio(bimo.load(tiny_folder))
-    yield made
-    made.folder.cleanup()
-
-
-FORM: dict[str, Any] = {
-    "text": "红苹果",
-    "style": "",
-    "width": 128,
-    "height": 128,
-    "steps": 2,
-    "guidance": 2.0,
-    "seed": 1,
-    "count": 1,
-    "negative": "",
-}
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"text": " "},
-        {"text": "字" * 1001},
-        {"style": "nothing"},
-        {"width": 4096},
-        {"height": 100},
-        {"steps": 101},
-        {"steps": float("nan")},
-        {"guidance": float("nan")},
-        {"count": 9},
-        {"count": None},
-        {"count": True},
-        {"text": None},
-        {"text": 5},
-        {"text": "\ud800"},
-        {"negative": None},
-        {"negative": "\udfff"},
-        {"style": 7},
-        {"style": "\ud800"},
-        {"seed": float("nan")},
-        {"seed": float("inf")},
-        {"seed": "1"},
-        {"seed": 1.5},
-        {"seed": 1e300},
-        {"seed": -2},
-        {"guidance": "2"},
-        {"width": None},
-        {"width": 64.5},
-        {"height": [128]},
-    ],
-    ids=str,
-)
-def test_bounds_hold_behind_the_form(studio: Any, wrong: dict[str, Any]) -> None:
-    with pytest.raises(RequestError):
-        studio.draw(**(FORM | wrong))
+WRONG: list[dict[str, Any]] = [
+    {"text": " "},
+    {"text": "字" * 1001},
+    {"text": None},
+    {"text": 5},
+    {"text": "\ud800"},
+    {"negative": "\udfff"},
+    {"negative": {}},
+    {"style": "nothing"},
+    {"style": 7},
+    {"width": 4096},
+    {"width": None},
+    {"width": 64.5},
+    {"height": 100},
+    {"height": [128]},
+    {"steps": 101},
+    {"steps": float("nan")},
+    {"steps": True},
+    {"guidance": float("nan")},
+    {"guidance": "2"},
+    {"count": 9},
+    {"count": None},
+    {"seed": float("inf")},
+    {"seed": "1"},
+    {"seed": 1.5},
+    {"seed": 1e300},
+    {"seed": -2},
+    {"sampler": "nonesuch"},
+    {"schedule": "kar"},
+    {"spacing": "x"},
+    {"eta": 2},
+    {"clip_skip": 65},
+    {"empty_negative": "yes"},
+    {"model": "nonesuch"},
+    {"loras": "ink"},
+    {"loras": ["ink"]},
+    {"loras": ["ink:strong"]},
+    {"image": "http://127.0.0.1/x.png"},
+    {"image": "data:image/png;base64,AAAA"},
+    {"image": "%%%"},
+    {"image": png(), "strength": 0},
+    {"control": "depth", "control_image": png()},
+]
 
 
-def test_a_form_is_drawn_as_the_command_line_would(studio: Any) -> None:
-    heard: list[tuple[float, str]] = []
-    files, said, seed = studio.draw(
-        **(FORM | {"count": 2, "style": "ink"}), on_progress=lambda *told: heard.append(told)
-    )
-    assert [read_metadata(file)["request"]["seed"] for file in files] == [1, 2]
-    assert all(read_metadata(file)["request"]["style"] == "ink" for file in files)
-    assert seed == 1
-    assert "1" in said
-    shares = [share for share, _ in heard]
-    assert shares == sorted(shares)
-    assert shares[-1] < 1
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: str(wrong)[:60])
+def test_a_wrong_value_gets_a_sentence(service: DrawingService, wrong: dict[str, Any]) -> None:
+    def asked() -> None:
+        form = Form.read(sent(**wrong))
+        service.accept(Page(service).order(form, "local"), form.pictures())
 
-
-def test_fields_of_the_sampler_are_those_of_the_request(studio: Any) -> None:
-    said = {"sampler": "Euler", "schedule": "karras", "guidance_rescale": 0.5, "clip_skip": 1, "spacing": "", "eta": 0}
-    (file,), _, _ = studio.draw(**(FORM | said))
-    record = read_metadata(file)["request"]
-    assert (record["sampler"], record["schedule"], record["guidance_rescale"]) == ("euler", "karras", 0.5)
-    assert not {"clip_skip", "spacing", "eta"} & record.keys()
-    assert studio.request(**(FORM | {"negative": "", "empty_negative": True})).negative == ""
-    for wrong in ({"sampler": "DDIM"}, {"schedule": "kar"}, {"clip_skip": 2}, {"eta": 2}, {"spacing": "x"}):
-        with pytest.raises(RequestError):
-            studio.draw(**(FORM | wrong))
-
-
-def test_a_drawing_that_nobody_waits_for_ends(studio: Any) -> None:
-    from bimo.serve.page import StoppedError
-
-    steps: list[float] = []
-
-    def told(share: float, _: str) -> None:
-        steps.append(share)
-        if len(steps) == 2:
-            studio.left("page")
-        studio.wanted("page")
-
-    with pytest.raises(StoppedError):
-        studio.draw(**(FORM | {"steps": 20}), on_progress=told)
-    assert len(steps) == 2
-    with pytest.raises(StoppedError):
-        studio.wanted("page")
-    studio.came("page")
-    studio.wanted("page")
-    studio.stop("page")
-    with pytest.raises(StoppedError):
-        studio.wanted("page")
-
-
-@dataclass(frozen=True)
-class Endless:
-    """A page whose drawing goes on until it is stopped: its address, and when a drawing begins and is stopped."""
-
-    address: str
-    begun: threading.Event
-    stopped: threading.Event
-
-
-@pytest.fixture
-def endless(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endless]:
-    web = pytest.importorskip("bimo.serve.page")
-    import uvicorn
-    from fastapi import FastAPI
-
-    from bimo.serve.gate import Gate
-
-    begun, stopped, enough = threading.Event(), threading.Event(), threading.Event()
-
-    def slow(*_: Any, progress: Any) -> list[Any]:
-        try:
-            for step in range(100_000):
-                progress(0, 1, step, 100_000)
-                begun.set()
-                if enough.wait(0.01):
-                    return []
-        except web.StoppedError:
-            stopped.set()
-            raise
-        return []
-
-    engine = bimo.load(tiny_folder)
-    monkeypatch.setattr(engine, "draw", slow)
-    studio = web.Studio(engine)
-    gate = Gate(web.mount(FastAPI(), studio), came=studio.came, left=studio.left)
-    listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(gate, log_level="warning"))
-    serving = threading.Thread(target=server.run, args=([listening],))
-    serving.start()
-    address = f"http://127.0.0.1:{listening.getsockname()[1]}/"
-    try:
-        yield Endless(address, begun, stopped)
-    finally:
-        enough.set()
-        server.should_exit = True
-        serving.join()
-        listening.close()
-        studio.folder.cleanup()
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # gradio, with the pandas of today
-def test_a_closed_page_ends_its_drawing(endless: Endless) -> None:
-    """The connection of a page breaks while its drawing is under way, as a browser's does with its tab."""
-    import httpx
-
-    with httpx.Client(timeout=SECONDS) as client:
-        config = client.get(f"{endless.address}config").json()
-        number = next(one["id"] for one in config["dependencies"] if one["api_name"] == "draw")
-        values = [*FORM.values(), None, None, None, 0, None, 1, False]
-        with client.stream("GET", f"{endless.address}gradio_api/heartbeat/tab") as heartbeat:
-            beats = heartbeat.iter_bytes(1)  # kept: without it the connection ends
-            assert next(beats)
-            asked = {"data": values, "fn_index": number, "session_hash": "tab"}
-            assert client.post(f"{endless.address}gradio_api/queue/join", json=asked).status_code == 200
-            assert endless.begun.wait(30)
-            assert not endless.stopped.is_set()
-        assert endless.stopped.wait(30)
-
-
-@pytest.mark.browser
-@pytest.mark.network
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("how", ["closed", "left", "loaded again"])
-def test_a_tab_that_goes_frees_the_drawing(how: str, endless: Endless, browser: Any) -> None:
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.common.keys import Keys
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    first = browser.current_window_handle
-    browser.switch_to.new_window("tab")
-    browser.get(endless.address)
-    wait = WebDriverWait(browser, SECONDS)
-    wait.until(lambda d: d.find_element(By.CSS_SELECTOR, "#prompt textarea")).send_keys("红苹果", Keys.ENTER)
-    assert endless.begun.wait(SECONDS)
-    assert not endless.stopped.is_set()
-    if how == "closed":
-        browser.close()
-        browser.switch_to.window(first)
-    elif how == "left":
-        browser.get("about:blank")
-    else:
-        browser.refresh()
-    assert endless.stopped.wait(30)
-
-
-def test_errors_speak_as_their_reader_does(studio: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bimo.core.messages import speaking
-
-    monkeypatch.setenv("BIMO_LANGUAGE", "en")
     with pytest.raises(RequestError) as caught:
-        studio.draw(**(FORM | {"steps": 0}))
-    assert str(caught.value) == "steps is 0; expected 1 to 100"
-    with speaking("zh"):
-        assert str(caught.value) == "步数是 0，应在 1 到 100 之间"
-        assert "秒" in studio.draw(**FORM)[1]
+        asked()
+    assert caught.value.en
+    assert caught.value.zh
+    assert service.open_jobs() == []
 
 
-def test_requests_of_any_kind_are_answered(studio: Any) -> None:
-    odd = [
-        None,
-        "",
-        "猫",
-        "\ud800",
-        0,
-        1,
-        -1,
-        2.5,
-        1e300,
-        float("nan"),
-        float("inf"),
-        True,
-        [],
-        {},
-        "x" * 5000,
-        128,
-        "🐱",
-    ]
+def test_values_of_any_kind_are_answered() -> None:
+    odd: list[Any] = [None, "", "猫", "\ud800", 0, 1, -1, 2.5, 1e300, True, [], {}, "x" * 5000, 128, [1]]
+    odd += [float("nan"), float("inf")]
     rng = random.Random(14)
+    names = [each.name for each in fields(Form)]
     refused: list[BimoError] = []
     for _ in range(300):
-        form = FORM | {name: rng.choice(odd) for name in rng.sample(sorted(FORM), rng.randrange(1, 4))}
         try:
-            studio.request(**form)
+            Form.read(sent(**{name: rng.choice(odd) for name in rng.sample(names, rng.randrange(1, 4))})).pictures()
         except BimoError as error:
             refused.append(error)
     assert 0 < len(refused) < 300
     assert all(error.zh and error.en for error in refused)
+    with pytest.raises(RequestError, match="expected"):
+        Form.read(sent()[:-1])
+
+
+def test_sentences_speak_as_their_reader_does() -> None:
+    with pytest.raises(RequestError) as caught:
+        Form.read(sent(steps=0))
+    with speaking("zh"):
+        assert str(caught.value) == "步数是 0，应在 1 到 100 之间"
+    with speaking("en"):
+        assert str(caught.value) == "steps is 0; expected 1 to 100"
+
+
+def test_what_is_left_as_it_is_says_nothing() -> None:
+    said = Form.read(sent(seed=-1, sampler="", negative="", clip_skip=1, eta=0)).values()
+    assert said.keys() == {"text", "size", "count", "steps", "guidance", "seed"}
+    assert 0 <= said["seed"] < 2**32
+    assert Form.read(sent(empty_negative=True)).values()["negative"] == ""
+    assert "strength" in Form.read(sent(image=png())).values()
+    assert replace(FORM, inscribe="福\n寿", writing="vertical").values()["inscribe"] == ["福", "寿"]
+    assert replace(FORM, embeddings=("<mine>",)).values()["text"] == "红苹果 <mine>"
+
+
+def test_a_form_comes_back_from_its_picture(service: DrawingService) -> None:
+    form = replace(FORM, style="ink", sampler="euler", count=2)
+    job = drawn(service, form)
+    record = dict(job.pictures[1].record["request"])
+    back = filled(record)
+    assert (back["text"], back["style"], back["sampler"]) == ("红苹果", "ink", "euler")
+    assert (back["width"], back["height"], back["steps"], back["seed"], back["count"]) == (128, 128, 2, 2, 1)
+    again = drawn(service, Form.read(sent(**back)))
+    assert again.pictures[0].file.read_bytes() == job.pictures[1].file.read_bytes()
+
+
+def test_a_mask_is_drawn_within(service: DrawingService) -> None:
+    mask = Image.new("L", (128, 128), 0)
+    mask.paste(255, (0, 0, 64, 128))
+    buffer = io.BytesIO()
+    mask.save(buffer, "PNG")
+    painted = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    job = drawn(service, replace(FORM, image=png("blue"), mask=painted, strength=0.9))
+    with Image.open(job.pictures[0].file) as image:
+        assert image.convert("RGB").getpixel((120, 64)) == (0, 0, 255)
+
+
+def test_shapes_are_of_sizes_that_the_model_takes(tiny_engine: Engine) -> None:
+    offer = Offer.of(tiny_engine)
+    assert offer.shaped("1:1") == (offer.width, offer.height)
+    for ratio in RATIOS:
+        width, height = offer.shaped(ratio)
+        assert width % offer.unit == height % offer.unit == 0
+        across, down = map(int, ratio.split(":"))
+        assert (width > height) == (across > down)
+
+
+def test_the_meter_counts_and_tells_what_is_unknown(tiny_engine: Engine) -> None:
+    with speaking("en"):
+        assert "of 32 tokens" in models.meter(tiny_engine, "红苹果")
+        assert "warning" not in models.meter(tiny_engine, "红苹果")
+        assert "龙" in models.meter(tiny_engine, "红苹果，龙")
+        assert models.meter(tiny_engine, "  ") == ""
+        assert "<script>" not in models.meter(tiny_engine, "<script>")
+        assert 'data-word="苹果"' in models.words_of(tiny_engine, "果")
+        assert 'data-word="猫"' not in models.words_of(tiny_engine, "果")
 
 
 @pytest.mark.slow
+def test_examples_are_drawn_without_a_warning() -> None:
+    import bimo
+
+    engine = bimo.load("xiaomo")
+    for zh, en, style in EXAMPLES:
+        for text in (zh, en):
+            assert engine.prepare({"text": text, "style": style}).warnings == ()
+
+
+def test_tables_over_two_settings() -> None:
+    wanted = sheet(replace(FORM, seed=-1), ("steps", "2-4"), ("style", "ink，3d"))
+    assert wanted.across == ("2", "3", "4")
+    assert wanted.down == ("ink", "3d")
+    assert [[(cell.steps, cell.style) for cell in row] for row in wanted.cells][1][2] == (4, "3d")
+    assert len({cell.seed for row in wanted.cells for cell in row}) == 1
+    for x, y in (
+        (("steps", "0"), ("", "")),
+        (("steps", ""), ("", "")),
+        (("", ""), ("", "")),
+        (("steps", "1-99"), ("", "")),
+        (("steps", "2"), ("steps", "3")),
+        (("nothing", "3"), ("", "")),
+        (("guidance", "high"), ("", "")),
+        (("steps", "2-9"), ("seed", "1-9")),
+    ):
+        with pytest.raises(RequestError):
+            sheet(FORM, x, y)
+
+
+def test_rows_of_a_table() -> None:
+    made = rows(FORM, "红苹果\n一只猫\n\n")
+    assert [form.text for form in made] == ["红苹果", "一只猫"]
+    made = rows(FORM, '\ufeff提示词,风格,steps\n红苹果,ink,3\n"a cat, red",,\n')
+    assert [(form.text, form.style, form.steps) for form in made] == [("红苹果", "ink", 3), ("a cat, red", "", 2)]
+    assert rows(FORM, "seed\ttext\n7\t猫")[0].seed == 7
+    for text, where in (("", "empty"), ("text,steps\n猫,many", "line 2"), ("猫\n" * 70, "70 rows"), ("text", "empty")):
+        with pytest.raises(RequestError) as caught:
+            rows(FORM, text)
+        assert where in caught.value.en
+
+
+def test_votes_are_what_training_reads(service: DrawingService, tmp_path: Path) -> None:
+    from bimo.curation.feedback import build_feedback
+
+    votes = Votes(tmp_path / "votes")
+    pairs = [[drawn(service, replace(FORM, seed=seed + side)) for side in (0, 1)] for seed in (1, 11)]
+    assert votes.keep(*pairs[0], "a", "local") == votes.keep(*pairs[1], "tie", "local")
+    report = build_feedback(tmp_path / "votes" / "choices.jsonl", tmp_path / "pairs")
+    assert (report.pairs, report.ties) == (1, 1)
+    with pytest.raises(RequestError):
+        votes.keep(*pairs[0], "c", "local")
+
+
+def test_prompts_are_shown_as_they_are(service: DrawingService) -> None:
+    job = drawn(service, replace(FORM, text='<img src=x onerror=alert(1)> "红苹果'))
+    shown = gallery.finished(job) + gallery.history([job], "en") + gallery.about(job, job.pictures[0], "en")
+    assert "<img src=x" not in shown
+    assert "&lt;img src=x" in shown
+    assert Named.read(f"{job.id}/0") == Named(job.id, 0)
+    for odd in ("../../etc/passwd", f"{job.id}/", f"{job.id}/0/1", None, 5, f"{job.id}\n/0"):
+        assert Named.read(odd) is None
+
+
+def served(service: DrawingService, keys: KeyStore | None = None) -> TestClient:
+    """A client of the application with its page."""
+    page = Page(service, keys)
+    app = create_app(service, gate=lambda inner: Gate(inner, keys=keys, left=page.left))
+    unknown_paths(app)
+    mount(app, page)
+    return TestClient(app, base_url="http://127.0.0.1", headers={"accept-language": "en"}, follow_redirects=False)
+
+
+CLOSED = [
+    "/gradio_api/file=/etc/passwd",
+    "/gradio_api/file/etc/passwd",
+    "/file=/etc/passwd",
+    "/gradio_api/proxy=http://127.0.0.1/",
+    "/gradio_api/upload_progress?upload_id=1",
+    "/gradio_api/stream/a/b/c/playlist.m3u8",
+    "/gradio_api/openapi.json",
+    "/gradio_api/token",
+    "/gradio_api/runs",
+    "/gradio_api/deep_link",
+    "/monitoring",
+    "/page/pictures/../../etc/passwd",
+    "/page/pictures/" + "0" * 32 + "/0.png",
+    "/page/pictures/x/0.exe",
+]
+UPLOADS = ["upload", "run/draw", "call/draw", "api/draw", "component_server", "vibe-edit"]
+SENT = [
+    b"",
+    b"[]",
+    b"{",
+    b"[" * 10_000,
+    json.dumps({"fn_index": 0, "data": [], "session_hash": "tab"}).encode(),
+    json.dumps({"fn_index": 0, "data": sent(), "session_hash": "../tab"}).encode(),
+    json.dumps({"fn_index": True, "data": sent(), "session_hash": "tab"}).encode(),
+    json.dumps({"fn_index": 999, "data": sent(), "session_hash": "tab"}).encode(),
+    json.dumps({"fn_index": 0, "data": {"a": 1}, "session_hash": "tab"}).encode(),
+    json.dumps({"fn_index": 0, "data": sent()}).encode(),
+]
+
+
 @pytest.mark.network
-def test_an_end_from_outside_leaves_nothing(tiny_folder: Path, tmp_path: Path) -> None:
-    pytest.importorskip("gradio")
-    environment = os.environ | {"BIMO_LANGUAGE": "en", "PYTHONUNBUFFERED": "1", "TMPDIR": str(tmp_path)}
-    environment["PYTHONPATH"] = str(ROOT)
-    words = [sys.executable, "-m", "bimo", "serve", "--port", "0", "-m", str(tiny_folder)]
-    running = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
-    assert running.stdout is not None
-    assert "http://" in running.stdout.readline()
-    assert list(tmp_path.glob("bimo-*"))
-    running.terminate()
-    _, err = running.communicate(timeout=SECONDS)
-    assert running.returncode == 128 + signal.SIGTERM
-    assert err == ""
-    assert list(tmp_path.glob("bimo-*")) == []
+def test_what_no_page_asks_is_refused(make_service: Callable[..., DrawingService]) -> None:
+    with served(make_service()) as web:
+        for path in CLOSED:
+            answer = web.get(path)
+            assert (answer.status_code, path) == (404, path)
+            assert answer.json()["error"]
+        for path in UPLOADS:
+            answer = web.post(f"/gradio_api/{path}", files={"files": b"x"})
+            assert (answer.status_code, path) == (404, path)
+            assert answer.json()["error"]
+        for body in SENT:
+            answer = web.post("/gradio_api/queue/join", content=body)
+            assert (answer.status_code, body) == (422, body)
+            assert "load it again" in answer.json()["error"]
+        too_long = web.post("/gradio_api/queue/join", content=b" " * ((1 << 25) + 1))
+        assert too_long.status_code == 413
 
 
-def test_prompts_are_shown_as_they_are() -> None:
-    web = pytest.importorskip("bimo.serve.page")
-    assert web._plain("<b>*x*</b>") == "&lt;b&gt;\\*x\\*&lt;/b&gt;"
+@pytest.mark.network
+def test_with_keys_everybody_sees_his_own(make_service: Callable[..., DrawingService], tmp_path: Path) -> None:
+    keys = KeyStore(tmp_path / "keys")
+    mine, others = keys.add("me"), keys.add("other")
+    service = make_service()
+    with served(service, keys) as client:
+        assert client.get("/").headers["location"] == "/login"
+        assert client.get("/config").status_code == 401
+        assert "bimo keys add" in client.get("/login").text
+        assert client.post("/login", data={"key": "bimo-wrong"}).status_code == 401
+        entered = client.post("/login", data={"key": mine})
+        assert entered.headers["location"] == "/"
+        assert "httponly" in entered.headers["set-cookie"].lower()
+        assert client.get("/").status_code == 200
+        job = service.accept(Page(service).order(FORM, "me"), {})
+        service.wait_here(job.id)
+        path = f"/page/pictures/{job.id}/0"
+        assert client.get(f"{path}.png").headers["content-type"] == "image/png"
+        assert client.get(f"{path}.webp").headers["content-type"] == "image/webp"
+        assert "attachment" in client.get(f"{path}.png?save=1").headers["content-disposition"]
+        client.cookies.clear()
+        assert client.get(f"{path}.png").status_code == 404
+        client.post("/login", data={"key": others})
+        assert client.get(f"{path}.png").status_code == 404
+        keys.revoke("other")
+        assert client.get("/").headers["location"] == "/login"
+
+
+def test_a_closed_page_ends_its_drawing(make_service: Callable[..., DrawingService]) -> None:
+    service = make_service()
+    page = Page(service)
+    job = asyncio.run(page.accept(replace(FORM, steps=100, count=8), VISITOR))
+    page.left("another tab")
+    service.start()
+    page.left("tab")
+    assert service.wait_here(job.id).state is State.cancelled

@@ -1,0 +1,249 @@
+"""The form of the page: every value that a browser sends, checked, and the order it makes."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from bimo.core.errors import RequestError
+from bimo.core.messages import Both
+from bimo.serve.jobs import CONDITION
+from bimo.serve.uploads import decoded
+
+MAXIMUM_TEXT = 1000
+MAXIMUM_COUNT = 8
+MAXIMUM_STEPS = 100
+MAXIMUM_SIDE = 2048
+MAXIMUM_SEED = 2**53 - 1  # what a browser's numbers hold whole
+#: The most characters of a picture as a browser sends it: base64 of 12 MiB.
+MAXIMUM_PICTURE = 1 << 24
+MAXIMUM_NAMES = 16
+
+
+@dataclass(frozen=True)
+class Words:
+    """A field of text, of at most ``most`` characters."""
+
+    most: int = 200
+
+    def read(self, value: Any, name: Both) -> str:
+        """The text; None is "". Raises RequestError."""
+        if value is None:
+            return ""
+        if not isinstance(value, str):
+            raise RequestError("{name} is {value!r}; expected text", name=name, value=_short(value))
+        if len(value) > self.most:
+            raise RequestError("{name} is longer than {most} characters", name=name, most=self.most)
+        return value
+
+
+@dataclass(frozen=True)
+class Amount:
+    """A field of a number from ``low`` to ``high``; None is ``missing``."""
+
+    low: float
+    high: float
+    whole: bool = False
+    missing: float | None = None
+
+    def read(self, value: Any, name: Both) -> float | int:
+        """The number, an int where it is whole. Raises RequestError."""
+        number: Any = self.missing if value is None else value
+        counts = isinstance(number, (int, float)) and not isinstance(number, bool)
+        if not counts or not (math.isfinite(number) and self.low <= number <= self.high):
+            raise RequestError(
+                "{near} is {value!r}; expected {low} to {high}",
+                near=name,
+                value=_short(value),
+                low=f"{self.low:g}",
+                high=f"{self.high:g}" if self.high < 1e6 else int(self.high),
+            )
+        if self.whole and number != int(number):
+            raise RequestError("{near} is {value!r}; expected a whole number", near=name, value=value)
+        return int(number) if self.whole else float(number)
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A box that is ticked or not."""
+
+    def read(self, value: Any, name: Both) -> bool:
+        """Raises RequestError for what is neither."""
+        if value is not None and not isinstance(value, bool):
+            raise RequestError("{name} is {value!r}; expected yes or no", name=name, value=_short(value))
+        return bool(value)
+
+
+@dataclass(frozen=True)
+class Names:
+    """Some of a list."""
+
+    def read(self, value: Any, name: Both) -> tuple[str, ...]:
+        """The names. Raises RequestError."""
+        value = [] if value is None else value
+        if not isinstance(value, list) or len(value) > MAXIMUM_NAMES or not all(isinstance(v, str) for v in value):
+            raise RequestError("{name} is {value!r}; expected a list of names", name=name, value=_short(value))
+        return tuple(Words().read(each, name) for each in value)
+
+
+Kind = Words | Amount | Flag | Names
+
+
+def _field(kind: Kind, zh: str, en: str, default: Any = "") -> Any:
+    return field(default=default, metadata={"kind": kind, "name": Both(zh, en)})
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the page asks for, a field a component. ``image``, ``mask`` and ``control_image`` are pictures in base64 as
+    the browser's canvas makes them; ``loras`` are "name" or "name:weight"; "" says nothing.
+    """
+
+    text: str = _field(Words(MAXIMUM_TEXT), "提示词", "the prompt")
+    style: str = _field(Words(), "风格", "the style")
+    negative: str = _field(Words(MAXIMUM_TEXT), "反向提示词", "the negative prompt")
+    empty_negative: bool = _field(Flag(), "空的反向提示词", "the empty negative prompt", False)
+    model: str = _field(Words(), "模型", "the model")
+    width: int = _field(Amount(1, MAXIMUM_SIDE, True), "宽", "width", 128)
+    height: int = _field(Amount(1, MAXIMUM_SIDE, True), "高", "height", 128)
+    count: int = _field(Amount(1, MAXIMUM_COUNT, True), "张数", "pictures", 1)
+    steps: int = _field(Amount(1, MAXIMUM_STEPS, True), "步数", "steps", 12)
+    guidance: float = _field(Amount(0, 100), "听从提示词", "guidance", 1.0)
+    seed: int = _field(Amount(-1, MAXIMUM_SEED, True, -1), "种子", "seed", -1)
+    sampler: str = _field(Words(), "采样器", "the sampler")
+    schedule: str = _field(Words(), "噪声曲线", "the schedule")
+    spacing: str = _field(Words(), "时间分布", "the spacing")
+    eta: float = _field(Amount(0, 1, missing=0), "eta", "eta", 0.0)
+    guidance_rescale: float = _field(Amount(0, 1, missing=0), "引导后拉回", "guidance rescale", 0.0)
+    clip_skip: int = _field(Amount(1, 64, True, 1), "CLIP skip", "CLIP skip", 1)
+    loras: tuple[str, ...] = _field(Names(), "LoRA", "the LoRAs", ())
+    embeddings: tuple[str, ...] = _field(Names(), "学来的词", "the learnt words", ())
+    image: str = _field(Words(MAXIMUM_PICTURE), "底图", "the image")
+    mask: str = _field(Words(MAXIMUM_PICTURE), "蒙版", "the mask")
+    strength: float = _field(Amount(0.01, 1), "重画多少", "strength", 0.6)
+    control: str = _field(Words(), "控制图的用处", "what the control picture is for")
+    control_image: str = _field(Words(MAXIMUM_PICTURE), "控制图", "the control picture")
+    inscribe: str = _field(Words(), "题字", "the inscription")
+    writing: str = _field(Words(), "书写", "the writing")
+    font: str = _field(Words(), "字体", "the font")
+
+    @classmethod
+    def read(cls, values: Sequence[Any]) -> Form:
+        """A form of what a browser sent, in the order of the fields. Raises RequestError that names the first wrong
+        value.
+        """
+        every = fields(cls)
+        if len(values) != len(every):
+            raise RequestError("expected {count} values, got {got}", count=len(every), got=len(values))
+        read: dict[str, Any] = {}
+        for each, value in zip(every, values, strict=True):
+            kind: Kind = each.metadata["kind"]
+            read[each.name] = kind.read(value, each.metadata["name"])
+        return cls(**read)
+
+    @classmethod
+    def kind(cls, name: str) -> Kind:
+        """How a field is read."""
+        return cls.__dataclass_fields__[name].metadata["kind"]
+
+    @classmethod
+    def title(cls, name: str) -> Both:
+        """What a field is called."""
+        return cls.__dataclass_fields__[name].metadata["name"]
+
+    @classmethod
+    def words(cls, name: str, value: Any) -> str:
+        """One field's text, as a browser sent it by itself. Raises RequestError."""
+        kind = cls.kind(name)
+        assert isinstance(kind, Words)
+        return kind.read(value, cls.title(name))
+
+    def values(self, own_rescale: float = 0.0) -> dict[str, Any]:
+        """The fields of a Request that are no pictures; what is left as it is says nothing. ``own_rescale`` is the
+        model's guidance rescale.
+        """
+        words = [word for word in self.embeddings if word not in self.text]
+        found: dict[str, Any] = {
+            "text": " ".join((self.text, *words)) if words else self.text,
+            "style": self.style or None,
+            "negative": self.negative or ("" if self.empty_negative else None),
+            "size": [self.width, self.height],
+            "count": self.count,
+            "steps": self.steps,
+            "guidance": self.guidance,
+            "seed": secrets.randbelow(2**32) if self.seed < 0 else self.seed,
+            "sampler": self.sampler or None,
+            "schedule": self.schedule or None,
+            "spacing": self.spacing or None,
+            "eta": self.eta or None,
+            "guidance_rescale": None if self.guidance_rescale == own_rescale else self.guidance_rescale,
+            "clip_skip": None if self.clip_skip == 1 else self.clip_skip,
+            "strength": self.strength if self.image else None,
+            "inscribe": [text for text in self.inscribe.split("\n") if text.strip()] or None,
+            "writing": (self.writing or None) if self.inscribe.strip() else None,
+            "font": (self.font.strip() or None) if self.inscribe.strip() else None,
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+    def pictures(self) -> dict[str, bytes]:
+        """The pictures by the names that an order calls them. Raises RequestError."""
+        found = {"image": self.image, "mask": self.mask if self.image else ""}
+        if self.control_image and self.control:
+            found[CONDITION + self.control] = self.control_image
+        return {name: decoded(text, name.removeprefix(CONDITION)) for name, text in found.items() if text}
+
+    def weighted_loras(self) -> list[tuple[str, float]]:
+        """(name, weight) of each LoRA. Raises RequestError for a weight that is no number."""
+        return [_weighted(name) for name in self.loras]
+
+
+def _weighted(text: str) -> tuple[str, float]:
+    name, colon, weight = text.rpartition(":")
+    if not colon:
+        return text, 1.0
+    try:
+        number = float(weight)
+    except ValueError:
+        number = math.nan
+    if not -10 <= number <= 10:
+        raise RequestError("the weight of LoRA {name} is {weight!r}; expected -10 to 10", name=name, weight=weight)
+    return name, number
+
+
+def _short(value: Any) -> str | float | int | bool | None:
+    """A value as it can be said: a list of a megabyte is none."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    return str(value)[:40]
+
+
+def filled(
+    request: Mapping[str, Any], model: str | None = None, loras: Sequence[tuple[str, float]] = ()
+) -> dict[str, Any]:
+    """What the form shows for a request, as a record or a job has it: its fields by name, those it leaves open left
+    out. Pictures are none of a record.
+    """
+    given = {name: value for name, value in request.items() if value is not None}
+    found: dict[str, Any] = {
+        "style": "",
+        "negative": "",
+        "sampler": "",
+        "schedule": "",
+        "spacing": "",
+        "eta": 0.0,
+        "clip_skip": 1,
+        "count": 1,
+        "inscribe": "",
+        "empty_negative": given.get("negative") == "",
+        "loras": [name if weight == 1 else f"{name}:{weight:g}" for name, weight in loras],
+    }
+    if "size" in given:
+        found["width"], found["height"] = given["size"]
+    if "inscribe" in given:
+        found["inscribe"] = "\n".join(given["inscribe"])
+    names = {each.name for each in fields(Form)} - {"image", "mask", "inscribe", "loras"}
+    found |= {name: value for name, value in given.items() if name in names}
+    return found if model is None else found | {"model": model}

@@ -1,0 +1,164 @@
+"""What the page shows of pictures: the stage with the one that is drawn or looked at, and the history, as HTML."""
+
+from __future__ import annotations
+
+import base64
+import html
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bimo.core.messages import Message
+from bimo.serve.asking import shot
+from bimo.serve.jobs import Drawn, Job
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+#: Where the pictures of the page are: nothing of gradio's serves a file.
+PICTURES = "/page/pictures"
+#: A picture as the page names it: its job and its place among the job's.
+_NAME = re.compile(r"([0-9a-f]{32})/(\d{1,3})")
+
+
+@dataclass(frozen=True)
+class Named:
+    """A picture of the history."""
+
+    job: str
+    place: int
+
+    @classmethod
+    def read(cls, text: object) -> Named | None:
+        """The picture of a name, None for what is none."""
+        found = _NAME.fullmatch(text) if isinstance(text, str) else None
+        return None if found is None else cls(found[1], int(found[2]))
+
+    def __str__(self) -> str:
+        return f"{self.job}/{self.place}"
+
+
+def escaped(text: object) -> str:
+    """Text as it is, in HTML."""
+    return html.escape(str(text), quote=True)
+
+
+def shown(job: Job) -> list[Drawn]:
+    """The pictures of a job that may be seen."""
+    return [picture for picture in job.pictures if picture.flagged is None]
+
+
+def empty(language: str) -> str:
+    """The stage before anything was drawn."""
+    hint = Message("Write what you want to see and press Draw, or take one of the examples.").said(language)
+    return f'<div class="stage empty"><span class="brush" aria-hidden="true">笔墨</span><p>{escaped(hint)}</p></div>'
+
+
+def working(
+    language: str,
+    done: int,
+    steps: int,
+    place: int,
+    count: int,
+    size: tuple[int, int],
+    preview: Image.Image | None,
+) -> str:
+    """The stage while a picture is drawn: what it looks like so far, and how far it is."""
+    share = round(100 * (place + done / max(1, steps)) / max(1, count))
+    if done == 0 and place == 0:
+        words = Message("waiting for its turn").said(language)
+    else:
+        words = Message(
+            "picture {place} of {count}, step {done} of {steps}", place=place + 1, count=count, done=done, steps=steps
+        ).said(language)
+    picture = '<div class="blank"></div>'
+    if preview is not None:
+        data = base64.b64encode(shot(preview)).decode()
+        alt = Message("the picture so far").said(language)
+        picture = f'<img class="preview" alt="{escaped(alt)}" src="data:image/jpeg;base64,{data}">'
+    return (
+        f'<div class="stage working"><div class="frame" style="aspect-ratio:{size[0]}/{size[1]}">{picture}</div>'
+        f'<div class="bar" role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{share}"'
+        f' aria-label="{escaped(words)}"><i style="width:{share}%"></i></div><p aria-live="polite">{escaped(words)}</p>'
+        "</div>"
+    )
+
+
+def finished(job: Job, place: int | None = None) -> str:
+    """The stage with the pictures of a job, or one of them, each of which can be picked."""
+    every = [picture for picture in shown(job) if place in (None, picture.place)]
+    text = escaped(job.order.values.get("text", ""))
+    frames = "".join(
+        f'<button type="button" class="frame" style="aspect-ratio:{p.width}/{p.height}" data-pick="{job.id}/{p.place}"'
+        f' aria-label="{text}"><img src="{PICTURES}/{job.id}/{p.place}.png" alt="{text}" width="{p.width}"'
+        f' height="{p.height}"></button>'
+        for p in every
+    )
+    several = " several" if len(every) > 1 else ""
+    return f'<div class="stage done{several}">{frames}</div>'
+
+
+def about(job: Job, picture: Drawn, language: str, warnings: Sequence[str] = ()) -> str:
+    """What is said beneath the stage: warnings, the prompt, how it was drawn, and the file."""
+    values, model = job.order.values, job.order.model
+    seed = Message("seed {seed}", seed=picture.seed).said(language)
+    seconds = Message("{seconds:.1f} seconds", seconds=picture.seconds).said(language)
+    name = Message("Save the PNG").said(language)
+    notes = "".join(f'<p class="warning">{escaped(warning)}</p>' for warning in (*warnings, *picture.warnings))
+    size = f"{picture.width} × {picture.height}"
+    return (
+        f'<div class="about">{notes}<p class="words">{escaped(values.get("text", ""))}</p><p class="facts">'
+        f"{escaped(' · '.join((model, size, seed, seconds)))}</p>"
+        f'<a class="save" href="{PICTURES}/{job.id}/{picture.place}.png?save=1" download>{escaped(name)}</a></div>'
+    )
+
+
+def told(sentence: str, kind: str = "note") -> str:
+    """A sentence beneath the stage."""
+    return f'<div class="about"><p class="{kind}">{escaped(sentence)}</p></div>'
+
+
+def history(jobs: Sequence[Job], language: str, text: str = "") -> str:
+    """The gallery: a small picture each, the newest first, each of which can be picked."""
+    cards: list[str] = []
+    for job in jobs:
+        words = escaped(job.order.values.get("text", ""))
+        for picture in shown(job):
+            cards.append(
+                f'<button type="button" class="card" data-pick="{job.id}/{picture.place}" title="{words}"'
+                f' aria-label="{words}"><img loading="lazy" alt=""'
+                f' src="{PICTURES}/{job.id}/{picture.place}.webp"></button>'
+            )
+    if not cards:
+        none = Message("nothing found for “{text}”", text=text) if text else Message("What you draw stays here.")
+        return f'<p class="nothing">{escaped(none.said(language))}</p>'
+    return f'<div class="cards">{"".join(cards)}</div>'
+
+
+def cell(job: Job | None, language: str, sentence: str = "") -> str:
+    """A picture in a table, or why there is none."""
+    if job is not None and (pictures := shown(job)):
+        picture = pictures[0]
+        words = escaped(job.order.values.get("text", ""))
+        return (
+            f'<button type="button" data-pick="{job.id}/{picture.place}" aria-label="{words}"><img alt="{words}"'
+            f' src="{PICTURES}/{job.id}/{picture.place}.webp"></button>'
+        )
+    if job is not None and job.failure is not None:
+        sentence = job.failure.said(language)
+    return f'<span class="why">{escaped(sentence or "…")}</span>'
+
+
+def table(
+    language: str,
+    heads: Sequence[str],
+    rows: Sequence[tuple[str, Sequence[str]]],
+) -> str:
+    """A table of cells, scrolled by itself where it is wide."""
+    top = "".join(f'<th scope="col">{escaped(head)}</th>' for head in heads)
+    body = "".join(
+        f'<tr><th scope="row">{escaped(head)}</th>{"".join(f"<td>{each}</td>" for each in cells)}</tr>'
+        for head, cells in rows
+    )
+    return f'<div class="grid"><table><thead><tr><th></th>{top}</tr></thead><tbody>{body}</tbody></table></div>'

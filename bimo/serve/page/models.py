@@ -1,0 +1,160 @@
+"""What the page knows of the models it draws with: their bounds, sizes, samplers, licences and words."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import dataclass
+
+from bimo.core.messages import Both, Message
+from bimo.core.recipe import Recipe
+from bimo.diffusion import image_inputs
+from bimo.diffusion.request_validation import heeds_empty
+from bimo.engine.engine import Engine
+from bimo.hub import registry
+from bimo.models.text_encoders.bert import BertTextEncoder
+from bimo.prompts.token_budget import Budget
+from bimo.prompts.weighting import emphasis
+from bimo.serve.page.gallery import escaped
+from bimo.serve.pool import EngineKey, EnginePool
+
+#: Shapes that a picture may have, width to height.
+RATIOS = ("1:1", "4:3", "3:4", "3:2", "2:3", "16:9", "9:16")
+#: How far from a model's own number of pixels a shape may go to be met.
+NEAR = (0.5, 1.3)
+#: Words that a search shows.
+MOST_WORDS = 120
+#: Pictures of a request that have fields of their own.
+_OWN = {image_inputs.IMAGE, image_inputs.MASK}
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a model can be asked: where its settings begin and which it has."""
+
+    width: int
+    height: int
+    unit: int
+    sizes: tuple[tuple[int, int], ...]
+    steps: int
+    guidance: float
+    rescale: float
+    negative: str
+    samplers: tuple[str, ...]
+    clip_skip: int
+    heeds_empty: bool
+    controls: tuple[str, ...]
+
+    @classmethod
+    def of(cls, engine: Engine) -> Offer:
+        """That of a loaded model."""
+        system, recipe = engine.system, engine.recipe
+        last = recipe.levels[-1]
+        factor = system.space(last.name).factor
+        built = system.level(last.name)
+        depths = [encoder.skippable for encoder in system.text_encoders if encoder.skippable]
+        read = {name for level in recipe.levels for name in image_inputs.read_by_conditioners(system, level.name)}
+        return cls(
+            *recipe.request.size,
+            unit=math.lcm(recipe.request.multiple, factor * max(1, 32 // factor)),
+            sizes=tuple(recipe.request.sizes),
+            steps=recipe.request.steps or last.steps,
+            guidance=last.guidance.scale if recipe.request.guidance is None else recipe.request.guidance,
+            rescale=last.guidance.rescale,
+            negative=recipe.request.negative,
+            samplers=tuple(built.schedule.names()),
+            clip_skip=min(depths, default=0),
+            heeds_empty=heeds_empty(system),
+            controls=tuple(sorted(read - _OWN)),
+        )
+
+    def shaped(self, ratio: str) -> tuple[int, int]:
+        """(width, height) of a shape with about as many pixels as the model learned at, of its sizes where it has
+        some.
+        """
+        across, down = (int(part) for part in ratio.split(":"))
+        wanted, own = across / down, self.width * self.height
+        sides = range(self.unit, 8 * max(self.width, self.height), self.unit)
+        every = self.sizes or [
+            (w, h)
+            for w in sides
+            for h in sides
+            if NEAR[0] * own <= w * h <= NEAR[1] * own and max(w, h) <= 3 * min(w, h)
+        ]
+        # A shape off by a tenth is worse than a picture of a quarter fewer pixels.
+        return min(every, key=lambda s: abs(math.log(s[0] / s[1] / wanted)) + 0.3 * abs(math.log(s[0] * s[1] / own)))
+
+
+async def loaded(pool: EnginePool, model: str) -> Engine:
+    """The engine of a model, loaded where it is not. Raises RequestError for a name there is not, and what loading
+    raises.
+    """
+    key = EngineKey(pool.named(model or None))
+    while (engine := pool.take(key)) is None:
+        await asyncio.sleep(0.1)
+    pool.give_back(key)
+    return engine
+
+
+def licence(recipe: Recipe, language: str) -> str:
+    """A line on a model: what it is, its licence, and what its publisher wants to be known."""
+    title = escaped(recipe.title or recipe.name)
+    name = recipe.licence or Message("no licence is stated").said(language)
+    label = Message("Licence").said(language)
+    terms = Both(*recipe.weights.terms).said(language) if any(recipe.weights.terms) else ""
+    note = f" · {escaped(terms)}" if terms else ""
+    return f'<p class="licence"><b>{title}</b> {escaped(label)}: {escaped(name)}{note}</p>'
+
+
+def recipe_of(pool: EnginePool, model: str) -> Recipe | None:
+    """The recipe of a model that need not be loaded; None where only loading would tell."""
+    engine = pool.resident(EngineKey(model))
+    if engine is not None:
+        return engine.recipe
+    return registry.listed().get(pool.models.get(model, ""))
+
+
+def meter(engine: Engine, text: str) -> str:
+    """How much of a prompt is read: tokens of the shortest encoder, and what it will not see. Said in the language that
+    is spoken.
+    """
+    if not text.strip():
+        return ""
+    budgets: list[Budget] = engine.system.budgets(emphasis(text).text)
+    if not budgets:
+        return ""
+    fullest = max(budgets, key=lambda budget: budget.used / max(1, budget.limit))
+    share = min(100, round(100 * fullest.used / max(1, fullest.limit)))
+    over = " over" if fullest.used > fullest.limit else ""
+    label = str(Message("{used} of {limit} tokens", used=fullest.used, limit=fullest.limit))
+    warnings = "".join(
+        f'<p class="warning">{escaped(sentence)}</p>'
+        for sentence in dict.fromkeys(sentence for budget in budgets for sentence in budget.warnings())
+    )
+    return (
+        f'<div class="meter{over}"><i><b style="width:{share}%"></b></i><span>{escaped(label)}</span></div>{warnings}'
+    )
+
+
+def words_of(engine: Engine, text: str) -> str:
+    """Words that a model learned and that have ``text`` in them, each a button that writes it into the prompt."""
+    known = {
+        word
+        for encoder in engine.system.text_encoders
+        if isinstance(encoder, BertTextEncoder)
+        for word in encoder.known
+    }
+    if not known:
+        sentence = Message("this model reads any words: it learned from sentences of the web, not from a list")
+        return f'<p class="nothing">{escaped(sentence)}</p>'
+    wanted = text.strip().lower()
+    found = [word for word in known if wanted in word]
+    # Words before single characters, the closest first.
+    ordered = sorted(found, key=lambda word: (len(word) < 2, len(word) if wanted else 0, word))
+    count = Message("{count} of {every} words", count=len(found), every=len(known))
+    buttons = "".join(
+        f'<button type="button" class="word" data-word="{escaped(word)}">{escaped(word)}</button>'
+        for word in ordered[:MOST_WORDS]
+    )
+    rest = "<span>…</span>" if len(found) > MOST_WORDS else ""
+    return f'<p class="facts">{escaped(count)}</p><div class="words-found">{buttons}{rest}</div>'
