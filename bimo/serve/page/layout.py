@@ -54,8 +54,8 @@ WAITING = 64
 EXAMPLES = (
     ("红苹果", "a red apple", "3d"),
     ("一只猫", "a cat", "watercolour"),
-    ("荷花", "a lotus", "ink"),
-    ("金鱼", "a goldfish", "papercut"),
+    ("一只熊猫", "a panda", "ink"),
+    ("一条鱼", "a fish", "papercut"),
     ("机器人", "a robot", "pixel"),
     ("绿色的汽车", "a green car", "flat"),
 )
