@@ -20,6 +20,7 @@ from starlette.testclient import TestClient
 from bimo.core.errors import BimoError, RequestError
 from bimo.core.messages import speaking
 from bimo.engine.engine import Engine
+from bimo.prompts.styles import STYLES
 from bimo.serve.app import create_app, unknown_paths
 from bimo.serve.gate import Gate
 from bimo.serve.jobs import Job, State
@@ -249,6 +250,13 @@ def test_votes_are_what_training_reads(service: DrawingService, tmp_path: Path) 
     assert (report.pairs, report.ties) == (1, 1)
     with pytest.raises(RequestError):
         votes.keep(*pairs[0], "c", "local")
+
+
+def test_every_style_has_its_picture() -> None:
+    """``python tools/style_thumbnails.py`` draws those that lack one."""
+    folder = Path(gallery.__file__).with_name("styles")
+    assert {file.stem for file in folder.glob("*.webp")} == set(STYLES)
+    assert sum(file.stat().st_size for file in folder.glob("*.webp")) < 60_000
 
 
 def test_prompts_are_shown_as_they_are(service: DrawingService) -> None:
