@@ -24,6 +24,7 @@ from bimo.core.output_path import OutputPath
 from bimo.core.picture import Picture, read_metadata
 from bimo.core.request import Request, checked
 from bimo.engine.adapters import of_prompt
+from bimo.engine.memory import Keeping
 from bimo.hub import memory, registry
 from bimo.inscription import drawing
 from bimo.prompts.a1111 import lora_tags
@@ -94,7 +95,11 @@ def draw(
     best: Annotated[Path | None, typer.Option(help=inputs.BEST_HELP)] = None,
     device: Annotated[str, typer.Option(help=inputs.DEVICE_HELP)] = "auto",
     dtype: Annotated[Dtype, typer.Option(help=inputs.DTYPE_HELP)] = Dtype.auto,
-    offload: Annotated[bool, typer.Option("--offload", help=inputs.OFFLOAD_HELP)] = False,
+    memory_limit: Annotated[str, typer.Option("--memory", help=inputs.MEMORY_HELP)] = "",
+    offload: Annotated[inputs.OffloadWay, typer.Option(help=inputs.OFFLOAD_HELP)] = inputs.OffloadWay.none,
+    quantise: Annotated[inputs.QuantiseKind, typer.Option(help=inputs.QUANTISE_HELP)] = inputs.QuantiseKind.none,
+    tiles: Annotated[bool, typer.Option("--tiles", help=inputs.TILES_HELP)] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help=inputs.COMPILE_HELP)] = False,
     processor: Annotated[str, typer.Option("--engine", help=inputs.ENGINE_HELP)] = "torch",
     as_json: Annotated[bool, typer.Option("--json", help=say("print one JSON object"))] = False,
     inscribe: Annotated[list[str] | None, typer.Option(help=inputs.INSCRIBE_HELP)] = None,
@@ -185,7 +190,7 @@ def draw(
 
             style_named(request.style)
         if request.size:
-            memory.check(request.size, dtype, device)
+            memory.check(request.size, dtype, device, tiles=tiles)
         # Fonts are looked for before a model is read.
         drawing.check(request)
     wanted_label = label_of(label, producer)
@@ -196,8 +201,10 @@ def draw(
         places = dict.fromkeys(places, places[wanted[0].text])  # one name, counted on
     tags = dict.fromkeys(tag for request in wanted for tag in lora_tags(request.text)[1])
     adapters = replace(adapters, loras=(*adapters.loras, *of_prompt(list(tags), lora_folder)))
+    keeping = Keeping(dtype.value, offload=offload.value, quantise=quantise.value, tiles=tiles)
     how: dict[str, Any] = {"device": device, "engine": processor, "fast": fast, "tiny_decoder": tiny_decoder}
-    engine = _loaded(name, record is not None and model is None, wanted[0].size, dtype, offload, adapters, how)
+    how |= {"keeping": keeping, "memory": memory_limit, "compiled": compiled}
+    engine = _loaded(name, record is not None and model is None, wanted[0].size, adapters, how)
     if explain:
         from bimo.cli.explain import told
         from bimo.diffusion.explanation import explained
@@ -266,18 +273,18 @@ def _loaded(
     name: str,
     recorded: bool,
     size: tuple[int, int] | None,
-    dtype: Dtype,
-    offload: bool,
     adapters: Adapters,
     how: Mapping[str, Any],
 ) -> Engine:
-    if sentence := memory.said(name, size, how["device"], dtype, offload):
+    keeping: Keeping = how["keeping"]
+    # Where a limit is given the way that fits is said once the model is known.
+    if not how["memory"] and (sentence := memory.said(name, size, how["device"], keeping)):
         typer.echo(sentence, err=True)
     with _shown(say("reading the model {name} ...", name=name)):
         from bimo.hub.loading import load_with, steady
 
         try:
-            engine = load_with(name, adapters, dtype=dtype, offload=offload, **how)
+            engine = load_with(name, adapters, dtype=keeping.dtype, size=size, **how)
         except RecipeError as error:
             if not recorded:
                 raise

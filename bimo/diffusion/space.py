@@ -42,6 +42,10 @@ class Space(nn.Module, ABC):
     def decode(self, x: Tensor) -> Tensor:
         """[B, *shape] -> [B, 3, H / shrink, W / shrink]."""
 
+    def tile(self, side: int) -> bool:
+        """Has pictures larger than ``side`` decoded tile by tile, blended at the seams; False where it knows none."""
+        return False
+
     def posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """[B, 3, H, W] in [-1, 1] -> mean and standard deviation of x, each [B, *shape]."""
         mean = self.encode(pixels)

@@ -31,6 +31,7 @@ from bimo.diffusion.system import System
 from bimo.engine.adapters import Adapters, demand_attached, detached
 from bimo.engine.devices import DTYPES, default_device, device_of_module
 from bimo.engine.fast import Fast
+from bimo.engine.memory import Keeping
 from bimo.engine.offload import Offloader
 from bimo.engine.processor import Processor
 from bimo.engine.step_cache import HOOKED, StepCacheSetting, check, step_cached
@@ -45,9 +46,9 @@ UNIT = 64
 
 
 class Engine:
-    """A system that draws: its weights on ``device``, as ``dtype``, and with ``offload`` in memory only while they
-    work. Without a device weights stay where they are, without a dtype as they are: for a system that is learning.
-    ``processor`` says by whose kernels a processor works, torch's unless given; ``fast`` what a
+    """A system that draws: its weights on ``device``, as ``dtype``, and as ``keeping`` says: all in memory, or only
+    while they work, or rounded. Without a device weights stay where they are, without a dtype as they are: for a system
+    that is learning. ``processor`` says by whose kernels a processor works, torch's unless given; ``fast`` what a
     request is that leaves it open, for an adapter of few steps.
     """
 
@@ -57,7 +58,7 @@ class Engine:
         *,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
-        offload: bool = False,
+        keeping: Keeping | None = None,
         processor: Processor | None = None,
         fast: Fast | None = None,
         told: Sequence[str] = (),
@@ -70,7 +71,8 @@ class Engine:
         self.parameters = sum(parameter.numel() for parameter in system.parameters())
         self.device = device_of_module(system) if device is None else device
         self.dtype = dtype
-        self.offload = offload
+        #: How weights are kept in memory, beside their numbers.
+        self.keeping = Keeping() if keeping is None else keeping
         self.fast = fast
         #: Set by who draws the same prompts again and again with weights that do not change.
         self.encoding_cache: EncodingCache | None = None
@@ -80,7 +82,14 @@ class Engine:
     def _keep_weights(self) -> None:
         self.processor.put(self.system)
         if self.dtype is not None:
-            self._offloader = Offloader(self.system, self.dtype, offload=self.offload, device=self.device)
+            self._offloader = Offloader(
+                self.system,
+                self.dtype,
+                offload=self.keeping.offload,
+                device=self.device,
+                quantise=self.keeping.quantise,
+                tiles=self.keeping.tiles,
+            )
 
     @property
     def space_dtype(self) -> str:
@@ -113,16 +122,25 @@ class Engine:
         weight. Raises WeightsError for adapters of another family, RequestError for files that are not there.
         """
         adapters = Adapters.named(loras, embeddings, controls, ip_adapters, image_encoder)
+        self._check_movable()
         self.processor.restore()
         self.processor.kept = False
         self.system = adapters.put(self.system)
         self._keep_weights()
+
+    def _check_movable(self) -> None:
+        if self.keeping.quantise != "none" or self.keeping.offload in ("groups", "disk"):
+            raise RequestError(
+                "with {flags} adapters are named when the model is loaded: the weights they change are rounded or away",
+                flags=self.keeping.flags,
+            )
 
     def detach(self, name: str = "") -> None:
         """Takes off what has a name, or everything: a LoRA's file without the ending, the word or the file of an
         embedding, the condition of a ControlNet, T2I-Adapter or IP-Adapter ("control", "prompt-2"). Raises WeightsError
         for a name that is not attached.
         """
+        self._check_movable()
         self.processor.restore()
         self.processor.kept = False
         self.system = detached(self.system, name)
@@ -233,12 +251,13 @@ class Engine:
         """
         from bimo.models.adapters import attach
 
+        self._check_movable()
         if self.processor.converts:
             raise RequestError("OpenVINO has converted this model's blocks, LoRAs change none; take --engine torch")
         adapters = Adapters.named(loras)
         touched = {path for file, _ in adapters.loras for path in attach.touched(self.system, file)}
         made = adapters.put(_sharing(self.system, touched))
-        kept: dict[str, Any] = {"device": self.device, "dtype": self.dtype, "offload": self.offload}
+        kept: dict[str, Any] = {"device": self.device, "dtype": self.dtype, "keeping": self.keeping}
         return Engine(made, **kept, processor=Processor(self.processor.name, kept=False), fast=self.fast)
 
     def _run(

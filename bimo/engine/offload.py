@@ -7,6 +7,9 @@ only while it works. No weight is in memory twice, once as its file has it and o
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+import weakref
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
@@ -15,10 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from bimo.core import checkpoint_io
+from bimo.core.errors import RequestError
 from bimo.core.pages import release
 from bimo.core.recipe import Level
 from bimo.core.tensors import DenoiserInput
+from bimo.diffusion.space import Space
+from bimo.engine import quantisation
+from bimo.engine.compile import repeated_blocks
 from bimo.engine.devices import CPU, DTYPES
+from bimo.engine.memory import TILE, Offload, Quantise
 
 if TYPE_CHECKING:
     from bimo.diffusion.system import System
@@ -55,22 +63,43 @@ def kept_in_float32(system: System) -> set[int]:
 
 
 class Offloader:
-    """A system whose weights are kept as ``dtype`` on ``device``. Everything is in memory from the beginning, or where
-    ``offload`` is set each text encoder and denoiser only while it works: until then its weights lie where they were
-    read from.
+    """A system whose weights are kept as ``dtype`` on ``device``, in one of the ways of ``engine.memory.Keeping``.
+
+    With ``offload`` "none" everything is in memory from the beginning; with "parts" each text encoder and denoiser only
+    while it works: until then its weights lie where they were read from. With "groups" and "disk" diffusers' group
+    offloading (``diffusers.hooks``) moves layer by layer, on CUDA and XPU by a stream of its own. ``quantise`` rounds
+    matrices as they are read, and ``tiles`` has spaces decode large pictures tile by tile.
 
     The system is one read without converting its weights, so that they still lie in their files.
     """
 
-    def __init__(self, system: System, dtype: torch.dtype, *, offload: bool, device: torch.device = CPU) -> None:
+    def __init__(
+        self,
+        system: System,
+        dtype: torch.dtype,
+        *,
+        offload: Offload = "none",
+        device: torch.device = CPU,
+        quantise: Quantise = "none",
+        tiles: bool = False,
+    ) -> None:
+        quantisation.check(quantise, device)
+        if offload == "groups" and device.type == "cpu":
+            raise RequestError("--offload groups moves layers to a card, and there is none; parts or disk work without")
+        if offload == "disk" and quantise != "none":
+            raise RequestError("--offload disk keeps no quantised weights; take --offload parts or groups")
         self.system = system
         self.dtype = dtype
-        self.offload = offload
+        self.offload: Offload = offload
         self.device = device
+        self.quantise: Quantise = quantise
         self.working = ""
         self._workers = offloadable(system)
         self._stored: dict[str, Tensor] = {}
+        self._folder = ""
         self._wide = kept_in_float32(system) if dtype == torch.float16 else set[int]()
+        #: Where workers lie while they do not work: on the processor where something else brings them to the device.
+        self._home = CPU if offload in ("groups", "disk") or (offload == "parts" and quantise != "none") else device
         of_workers = {id(p) for worker in self._workers.values() for p in worker.parameters()}
         of_spaces = {
             id(parameter): space_dtype(system.recipe.level(name.partition(".")[0]), dtype)
@@ -84,10 +113,49 @@ class Offloader:
                 parameter.data = self._converted(parameter.data, kind, channels_last=kind != torch.float32)
             elif id(parameter) not in of_workers:
                 parameter.data = self._converted(parameter.data, torch.float32)
-            elif not offload:
-                parameter.data = self._converted(parameter.data, self._dtype_of(parameter))
+            elif quantise == "none" and offload != "parts":
+                parameter.data = self._converted(parameter.data, self._dtype_of(parameter), home=self._home)
         for buffer in system.buffers():
             buffer.data = (buffer.data.float() if buffer.is_floating_point() else buffer.data).to(device)
+        if quantise != "none":
+
+            def read(parameter: nn.Parameter) -> Tensor:
+                return self._converted(parameter.data, self._dtype_of(parameter), home=self._home)
+
+            for worker in self._workers.values():
+                quantisation.quantise(worker, quantise, read, self._wide)
+        if offload in ("groups", "disk"):
+            self._in_groups()
+        if tiles:
+            for space in spaces(system).values():
+                cast(Space, space).tile(TILE)
+
+    def _in_groups(self) -> None:
+        """Has the layers of repeated blocks come when they are called. What lies between the blocks stays on the
+        device: it is little, and modules there read weights of layers that they do not call.
+        """
+        from diffusers.hooks.group_offloading import apply_group_offloading
+
+        if self.offload == "disk":
+            self._folder = tempfile.mkdtemp(prefix="bimo-weights-")
+            # Whoever keeps the system goes on drawing from them.
+            weakref.finalize(self.system, shutil.rmtree, self._folder, ignore_errors=True)
+        for name, worker in self._workers.items():
+            blocks = repeated_blocks(worker)
+            moved = {id(parameter) for block in blocks for parameter in block.parameters()}
+            for parameter in worker.parameters():
+                if id(parameter) not in moved:
+                    parameter.data = parameter.data.to(self.device)
+            for number, block in enumerate(blocks):
+                apply_group_offloading(
+                    block,
+                    onload_device=self.device,
+                    offload_device=CPU,
+                    offload_type="leaf_level",
+                    use_stream=self.device.type in ("cuda", "xpu"),
+                    # Layers of different blocks have the same names.
+                    offload_to_disk_path=f"{self._folder}/{name}.{number}" if self._folder else None,
+                )
 
     @contextmanager
     def text_encoders(self) -> Generator[None]:
@@ -113,12 +181,15 @@ class Offloader:
             self._put_back(self.working, self._stored)
         self._stored, self.working = {}, ""
 
-    def _converted(self, value: Tensor, dtype: torch.dtype, channels_last: bool = False) -> Tensor:
-        """A weight as it is kept."""
+    def _converted(
+        self, value: Tensor, dtype: torch.dtype, channels_last: bool = False, home: torch.device | None = None
+    ) -> Tensor:
+        """A weight as it is kept, on the device unless another is its ``home``."""
         if value.is_floating_point():
             value = checkpoint_io.cast_to(value, dtype, channels_last)
-        if self.device.type != "cpu":
-            return value.to(self.device)
+        home = self.device if home is None else home
+        if home.type != "cpu":
+            return value.to(home)
         return checkpoint_io.aligned(value) if self.system.aligned else value
 
     def _dtype_of(self, parameter: nn.Parameter) -> torch.dtype:
@@ -126,7 +197,10 @@ class Offloader:
 
     def _take(self, name: str) -> dict[str, Tensor]:
         """Converts the weights of a part; returns them as they were stored."""
-        if not self.offload:
+        if self.offload != "parts":
+            return {}
+        if self.quantise != "none":
+            self._workers[name].to(self.device)
             return {}
         stored: dict[str, Tensor] = {}
         for key, parameter in self._workers[name].named_parameters():
@@ -135,6 +209,8 @@ class Offloader:
         return stored
 
     def _put_back(self, name: str, stored: dict[str, Tensor]) -> None:
+        if self.offload == "parts" and self.quantise != "none":
+            self._workers[name].to(self._home)
         for key, parameter in self._workers[name].named_parameters():
             if key in stored:
                 parameter.data = stored[key]

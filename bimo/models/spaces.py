@@ -91,6 +91,13 @@ class LatentSpace(Space):
         """(C, h, w) for (width, height) pixels."""
         return self.channels, size[1] // self.factor, size[0] // self.factor
 
+    def tile(self, side: int) -> bool:
+        """As diffusers' autoencoder does it: a quarter of two neighbours lies on each other."""
+        self.model.enable_tiling()
+        self.model.tile_sample_min_size = side // self.shrink
+        self.model.tile_latent_min_size = side // self.factor
+        return True
+
     def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """[B, 3, H, W] in [-1, 1] -> [B, C, h, w]: the mean of the posterior, or a sample of it by ``generator``."""
         posterior = self._posterior(pixels)

@@ -33,7 +33,7 @@ def test_each_picture_comes_as_soon_as_it_is_done(tiny_folder: Path) -> None:
 
 def test_offloaded_draws_the_same_and_leaves_weights_in_their_file(tiny_folder: Path) -> None:
     expected = bimo.draw(bimo.load(tiny_folder), REQUEST)[0].png()
-    engine = bimo.load(tiny_folder, offload=True)
+    engine = bimo.load(tiny_folder, offload="parts")
     places = {name: value.data_ptr() for name, value in engine.system.named_parameters()}
     assert bimo.draw(engine, REQUEST)[0].png() == expected
     assert {name: value.data_ptr() for name, value in engine.system.named_parameters()} == places
@@ -41,7 +41,7 @@ def test_offloaded_draws_the_same_and_leaves_weights_in_their_file(tiny_folder: 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_a_cancelled_drawing_leaves_the_weights_as_they_were(tiny_folder: Path, dtype: Any) -> None:
-    engine = bimo.load(tiny_folder, dtype=dtype, offload=True)
+    engine = bimo.load(tiny_folder, dtype=dtype, offload="parts")
     before = state(engine)
 
     def cancel(*step: int) -> None:

@@ -46,8 +46,8 @@ def kinds(system: System) -> dict[str, set[torch.dtype]]:
 
 @pytest.mark.parametrize("away", [False, True])
 def test_float32_is_the_same_picture_to_the_byte(tiny_folder: Path, away: bool) -> None:
-    plain = Offloader(System.read(tiny_folder), torch.float32, offload=False)
-    kept = Offloader(System.read(tiny_folder, None), torch.float32, offload=away)
+    plain = Offloader(System.read(tiny_folder), torch.float32, offload="none")
+    kept = Offloader(System.read(tiny_folder, None), torch.float32, offload="parts" if away else "none")
     for index in (0, 1):
         assert drawn(kept, index).image.tobytes() == drawn(plain, index).image.tobytes()
 
@@ -55,8 +55,8 @@ def test_float32_is_the_same_picture_to_the_byte(tiny_folder: Path, away: bool) 
 @pytest.mark.parametrize("away", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_nearly_the_same_picture(tiny_folder: Path, dtype: torch.dtype, away: bool) -> None:
-    plain = Offloader(System.read(tiny_folder), torch.float32, offload=False)
-    kept = Offloader(System.read(tiny_folder, None), dtype, offload=away)
+    plain = Offloader(System.read(tiny_folder), torch.float32, offload="none")
+    kept = Offloader(System.read(tiny_folder, None), dtype, offload="parts" if away else "none")
     one, other = (numpy.asarray(drawn(shelf).image).astype(int) for shelf in (plain, kept))
     assert 0 < numpy.abs(one - other).mean() < 2
     space = space_dtype(kept.system.recipe.level("image"), dtype)
@@ -66,7 +66,7 @@ def test_half_precision_is_nearly_the_same_picture(tiny_folder: Path, dtype: tor
 
 def test_only_what_works_is_turned(tiny_folder: Path) -> None:
     system = System.read(tiny_folder, None)
-    shelf = Offloader(system, torch.bfloat16, offload=True)
+    shelf = Offloader(system, torch.bfloat16, offload="parts")
     stored, half = {torch.float32}, {torch.bfloat16}
     assert all(found == stored for found in kinds(system).values())
     with shelf.text_encoders():
@@ -88,7 +88,7 @@ def test_only_what_works_is_turned(tiny_folder: Path) -> None:
 def test_weights_come_back_bit_for_bit(tiny_folder: Path) -> None:
     system = System.read(tiny_folder, None)
     before = {name: value.clone() for name, value in system.state_dict().items()}
-    shelf = Offloader(system, torch.float16, offload=True)
+    shelf = Offloader(system, torch.float16, offload="parts")
     drawn(shelf)
     shelf.rest()
     assert all(torch.equal(value, before[name]) for name, value in system.state_dict().items())
@@ -165,7 +165,7 @@ def work(module):
 
 def kept(folder, dtype, away):
     system = registry.load(folder, stored=away or dtype != torch.float32)
-    shelf = Offloader(system, dtype, offload=away)
+    shelf = Offloader(system, dtype, offload="parts" if away else "none")
     with shelf.text_encoders():
         work(system.text)
     for level in system.recipe.levels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,14 @@ import pytest
 from bimo.cli import main
 from bimo.core.errors import RequestError
 from bimo.core.recipe import Recipe
+from bimo.engine.memory import Keeping, Weights, drawing_bytes, kept_bytes
 from bimo.hub import memory, registry
 
 GIGA = 1_000_000_000
 
 
-TAIYI = memory.Weighed(102_267_648, (859_520_964,), 83_653_863, 0)
+TAIYI = Weights(102_267_648, (859_520_964,), 83_653_863, 0, 59_000_000)
+FP32, BF16 = Keeping(), Keeping("bf16", "bf16")
 
 
 @pytest.fixture
@@ -26,11 +29,16 @@ def taiyi(monkeypatch: pytest.MonkeyPatch) -> Recipe:
 
 def test_bytes_of_weights() -> None:
     weights = memory.weighed(registry.recipe("taiyi-sd-zh"))
-    assert weights == TAIYI
-    assert weights.bytes("fp32", False) == 4 * 1_045_442_475
-    assert weights.bytes("bf16", False) == 2 * 1_045_442_475
-    assert weights.bytes("fp16", False) == 2 * (102_267_648 + 859_520_964) + 4 * 83_653_863
-    assert weights.bytes("fp16", True) == 2 * 859_520_964 + 4 * 83_653_863
+    assert replace(weights, grouped=0) == replace(TAIYI, grouped=0)
+    assert 2 * 29_491_200 < weights.grouped < sum(weights.denoisers) / 2
+    weights = TAIYI
+    assert kept_bytes(weights, FP32) == 4 * 1_045_442_475
+    assert kept_bytes(weights, BF16) == 2 * 1_045_442_475
+    fp16 = Keeping("fp16")
+    assert kept_bytes(weights, fp16) == 2 * (102_267_648 + 859_520_964) + 4 * 83_653_863
+    assert kept_bytes(weights, replace(fp16, offload="parts")) == 2 * 859_520_964 + 4 * 83_653_863
+    assert kept_bytes(weights, replace(fp16, offload="groups")) == 2 * 59_000_000 + 4 * 83_653_863
+    assert kept_bytes(weights, Keeping("bf16", "bf16", quantise="int8")) < 0.6 * kept_bytes(weights, BF16)
     assert memory.weighed(registry.recipe("xiaomo")).denoisers == (9_540_659, 14_203_808)
 
 
@@ -49,10 +57,17 @@ def test_of_a_small_model_nothing_is_said() -> None:
 @pytest.mark.parametrize(
     ("free", "offered", "refused"),
     [
-        (5.0, ("--dtype bf16 (2.6 GB)", "--offload (4.8 GB)", "--dtype bf16 --offload (2.4 GB)", "--size 384"), ()),
-        (4.0, ("--dtype bf16 (2.6 GB)", "--dtype bf16 --offload"), ("fits: --offload", "--size")),
-        (2.5, ("--dtype bf16 --offload (2.4 GB)",), ("--dtype bf16 (", "--size")),
-        (1.0, ("the least is 1.9 GB (--dtype bf16 --offload --size 64)",), ("what fits",)),
+        (
+            5.0,
+            (
+                *("--dtype bf16 (2.6 GB)", "--offload parts (4.8 GB)", "--dtype bf16 --offload parts (2.4 GB)"),
+                *("--offload disk (1.6 GB)", "--size 384"),
+            ),
+            ("groups", "int8", "tiles"),
+        ),
+        (4.0, ("--dtype bf16 (2.6 GB)", "--dtype bf16 --offload parts"), ("fits: --offload", "--size")),
+        (2.5, ("--dtype bf16 --offload parts (2.4 GB)",), ("--dtype bf16 (", "--size")),
+        (0.2, ("the least is 0.3 GB (--dtype bf16 --offload disk --size 64)",), ("what fits",)),
     ],
 )
 def test_what_does_not_fit_is_refused_with_what_would(
@@ -66,12 +81,11 @@ def test_what_does_not_fit_is_refused_with_what_would(
 
 
 def test_what_is_offered_fits(taiyi: Recipe) -> None:
-    assert memory.plan(taiyi, (512, 512), "bf16", True, free=int(2.5 * GIGA))
+    assert memory.plan(taiyi, (512, 512), replace(BF16, offload="parts"), free=int(2.5 * GIGA))
     assert memory.plan(taiyi, (384, 384), free=int(5.0 * GIGA))
     with pytest.raises(RequestError) as caught:
-        memory.plan(taiyi, (512, 512), "bf16", False, free=int(2.5 * GIGA))
-    assert "--dtype bf16 --offload" in caught.value.en
-    assert "fits: --offload" not in caught.value.en
+        memory.plan(taiyi, (512, 512), BF16, free=int(2.5 * GIGA))
+    assert "fits: --dtype bf16 --offload parts" in caught.value.en
 
 
 def test_files_of_a_small_model_are_not_weighed(tmp_path: Path) -> None:
@@ -100,8 +114,9 @@ def test_a_shared_space_is_counted_once() -> None:
 
 def test_bf16_takes_half(taiyi: Recipe) -> None:
     """Of weights and of what is worked out; fp16 of the first alone."""
-    assert 2 * TAIYI.bytes("bf16", False) == TAIYI.bytes("fp32", False)
-    assert 2 * memory.needed((512, 768), "bf16") == memory.needed((512, 768)) == memory.needed((512, 768), "fp16")
+    assert 2 * kept_bytes(TAIYI, BF16) == kept_bytes(TAIYI, FP32)
+    whole = drawing_bytes((512, 768), FP32)
+    assert 2 * drawing_bytes((512, 768), BF16) == whole == drawing_bytes((512, 768), Keeping("fp16"))
     memory.check((1024, 1024), "bf16", free=3 * GIGA)
     with pytest.raises(RequestError, match="--size 832"):
         memory.check((1024, 1024), "fp32", free=3 * GIGA)

@@ -70,6 +70,12 @@ class QwenLatentSpace(Space):
         """(C, h, w) for (width, height) pixels."""
         return self.channels, size[1] // self.factor, size[0] // self.factor
 
+    def tile(self, side: int) -> bool:
+        """As diffusers' autoencoder does it: a quarter of two neighbours lies on each other."""
+        stride = side * 3 // 4
+        self.model.enable_tiling(side, side, stride, stride)
+        return True
+
     def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """[B, 3, H, W] in [-1, 1] -> [B, C, h, w]: the mean of the posterior, or a sample of it by ``generator``."""
         posterior = coded(self.model, pixels.unsqueeze(2))

@@ -71,9 +71,10 @@ class Embeddings(nn.Module):
 
     def forward(self, ids: Tensor, types: Tensor | None) -> Tensor:
         """[B, L] -> [B, L, D]."""
-        kinds = self.token_type_embeddings.weight[0] if types is None else self.token_type_embeddings(types)
+        kinds = self.token_type_embeddings(torch.zeros_like(ids[:1, :1]) if types is None else types)
+        places = self.position_embeddings(torch.arange(ids.shape[1], device=ids.device))
         # In this order, as floating point sums depend on it.
-        total = self.word_embeddings(ids) + kinds + self.position_embeddings.weight[: ids.shape[1]]
+        total = self.word_embeddings(ids) + kinds + places
         return self.dropout(self.LayerNorm(total))
 
 

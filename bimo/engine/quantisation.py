@@ -1,0 +1,106 @@
+"""Matrices of eight or four bits: the quantisers that diffusers uses, torchao's and bitsandbytes', layer by layer.
+
+Only the matrices of linear layers are rounded, each as soon as it has been read, so that a system is never in memory as
+it was and as it becomes. What they are multiplied with stays in the numbers of the engine ("weight only").
+"""
+
+# torchao and bitsandbytes have no types.
+# pyright: reportMissingImports=false, reportMissingTypeStubs=false, reportUnknownVariableType=false
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections import Counter
+from collections.abc import Callable, Container
+from importlib.util import find_spec
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from bimo.core.errors import RequestError
+from bimo.engine.memory import QUANTISES, Quantise
+
+#: The library of each kind.
+LIBRARY: dict[Quantise, str] = {"int8": "torchao", "int4": "torchao", "fp8": "torchao", "nf4": "bitsandbytes"}
+#: What is worked out by kernels of CUDA alone.
+OF_CUDA: tuple[Quantise, ...] = ("int4", "nf4")
+
+
+def check(kind: str, device: torch.device) -> None:
+    """Raises RequestError for a kind that is none, whose library is not here, or that the device does not work out."""
+    if kind == "none":
+        return
+    if kind not in QUANTISES:
+        raise RequestError("quantise is {kind!r}; expected {listed}", kind=kind, listed=", ".join(QUANTISES))
+    if kind in OF_CUDA and device.type != "cuda":
+        raise RequestError(
+            "--quantise {kind} needs a card of CUDA, and the device is {device}; int8 works there",
+            kind=kind,
+            device=device,
+        )
+    if not available(kind):
+        raise RequestError(
+            "--quantise {kind} needs the library {library}: pip install {library}", kind=kind, library=LIBRARY[kind]
+        )
+
+
+def available(kind: Quantise) -> bool:
+    """Whether the library of a kind is installed."""
+    return find_spec(LIBRARY[kind]) is not None
+
+
+def quantise(
+    module: nn.Module, kind: Quantise, read: Callable[[nn.Parameter], Tensor], whole: Container[int] = ()
+) -> None:
+    """Rounds the matrices of all linear layers below a module, but for those whose ids are in ``whole``; ``read`` takes
+    a weight from where it lies. A matrix that two layers share (a table of words) is left as it is, too.
+    """
+    seen = Counter(id(p) for layer in module.modules() for p in layer.parameters(recurse=False))
+    rounded: set[int] = set()
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear) and seen[id(layer.weight)] == 1 and id(layer.weight) not in whole:
+            layer.weight.data = read(cast(nn.Parameter, layer.weight))
+            # What is all zeros, as layers begin that have not learnt, has no scale to be rounded by.
+            if bool(layer.weight.any()):
+                _round(layer, kind)
+            rounded.add(id(layer.weight))
+    for parameter in module.parameters():
+        if id(parameter) not in rounded:
+            parameter.data = read(parameter)
+
+
+def _round(layer: nn.Linear, kind: Quantise) -> None:
+    if kind == "nf4":
+        from bitsandbytes.nn import Params4bit
+
+        whole = layer.weight.data
+        weight: Any = Params4bit(whole.cpu(), requires_grad=False, quant_type="nf4", compress_statistics=True)
+        layer.weight = weight.to(whole.device)
+        cast(Any, layer).forward = _forward_of_nf4(layer)
+        return
+    quantize_, config = _torchao(kind)
+    quantize_(layer, config)
+
+
+def _forward_of_nf4(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
+    import bitsandbytes
+
+    def forward(x: Tensor) -> Tensor:
+        weight: Any = layer.weight
+        return bitsandbytes.matmul_4bit(x, weight.t(), bias=layer.bias, quant_state=weight.quant_state)
+
+    return forward
+
+
+def _torchao(kind: Quantise) -> tuple[Callable[..., None], Any]:
+    """What rounds a layer, and how. torchao tells of kernels of other machines as it is imported: that is not said."""
+    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from torchao.quantization import Float8WeightOnlyConfig, Int4WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
+
+    config = {"int8": Int8WeightOnlyConfig, "int4": Int4WeightOnlyConfig, "fp8": Float8WeightOnlyConfig}[kind]
+    return quantize_, config()
