@@ -39,6 +39,7 @@ def test_without_a_compiler_it_is_refused(monkeypatch: pytest.MonkeyPatch, tiny_
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of torch's own compiler
 def test_compiled_it_draws_the_same_and_is_compiled_once(tmp_path: Path) -> None:
     system = tiny_system(registry.recipe("qwen-image"), tmp_path)
     request = {"text": TEXT, "seed": 1, "steps": 2, "size": (64, 64)}
