@@ -39,6 +39,7 @@ def _unwanted() -> None:
 
 COMMANDS: dict[str, Command] = {
     "draw": Command("draw", "draw", say("Draw a sentence as a picture (PNG)."), "EXAMPLES"),
+    "chat": Command("chat", "chat", say("Draw, and change the picture turn by turn in words."), "EXAMPLES"),
     "list": Command(
         "models", "list_models", say("Which systems there are, and whose weights are here."), "LIST_EXAMPLES"
     ),
@@ -100,6 +101,7 @@ DATA: dict[str, Command] = {
 #: As they are listed; "keys" and "data" are groups.
 ORDER = (
     "draw",
+    "chat",
     "list",
     "show",
     "info",

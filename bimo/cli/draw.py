@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bimo.cli import inputs, series
+from bimo.cli import inputs, series, words
+from bimo.cli.foreign import Foreign, fitting, foreign
 from bimo.cli.inputs import InscribeMethod, Writing
 from bimo.cli.models import Dtype, names
 from bimo.cli.terminal import print_json
@@ -118,6 +119,13 @@ def draw(
     prompts: Annotated[Path | None, typer.Option(help=inputs.PROMPTS_HELP)] = None,
     wildcards: Annotated[Path | None, typer.Option(envvar="BIMO_WILDCARDS", help=inputs.WILDCARDS_HELP)] = None,
     resume: Annotated[bool, typer.Option("--resume", help=inputs.RESUME_HELP)] = False,
+    expand: Annotated[bool, typer.Option("--expand", help=inputs.EXPAND_HELP)] = False,
+    translate: Annotated[bool, typer.Option("--translate", help=inputs.TRANSLATE_HELP)] = False,
+    language_model: Annotated[str | None, typer.Option(help=inputs.LANGUAGE_MODEL_HELP)] = None,
+    language_model_name: Annotated[str, typer.Option(help=inputs.LANGUAGE_MODEL_NAME_HELP)] = "",
+    poem: Annotated[str | None, typer.Option(help=inputs.POEM_HELP)] = None,
+    inscribe_verse: Annotated[bool, typer.Option("--inscribe-verse", help=inputs.INSCRIBE_VERSE_HELP)] = False,
+    parameters: Annotated[bool, typer.Option("--parameters", help=inputs.PARAMETERS_HELP)] = False,
     x: Annotated[str | None, typer.Option("--x", help=inputs.AXIS_HELP)] = None,
     y: Annotated[str | None, typer.Option("--y", help=inputs.AXIS_HELP)] = None,
     z: Annotated[str | None, typer.Option("--z", help=inputs.AXIS_HELP)] = None,
@@ -157,13 +165,37 @@ def draw(
     axes = [
         series.Axis.of(f"--{name}", text, prompt or "") for name, text in zip("xyz", (x, y, z), strict=True) if text
     ]
-    several = prompts is not None or bool(axes) or resume
+    several = prompts is not None or bool(axes) or resume or expand or translate or poem is not None
+    said: list[str] = []
+    theirs: Foreign | None = None
+    if poem is not None:
+        if prompt is not None or prompts is not None:
+            raise RequestError("--poem and a prompt; give one of them")
+        fields, said = words.poem_fields(poem, settings, inscribe_verse)
+        settings |= fields
+        prompt = str(settings.pop("text"))
+    elif inscribe_verse:
+        raise RequestError("--inscribe-verse needs --poem; to write other words use --inscribe")
+    if (expand or translate) and prompt:
+        ask = None if language_model is None else words.language_model(language_model, language_model_name)
+        made = [function for function, on in ((words.expansion, expand), (words.translation, translate)) if on]
+        for function in made:
+            fields, told = function(prompt, ask)
+            prompt = str(fields.pop("text"))
+            settings = fields | settings  # what was written first is the original
+            said += told
     if again is not None:
         if prompt is not None or settings or count != 1 or several:
             raise RequestError(inputs.AGAIN_ALONE)
-        record = read_metadata(again)
-        record["request"] = inputs.recorded(record["request"], images, again)
-        wanted, name = [checked(record["request"])], model or record["recipe"]
+        theirs = foreign(again)
+        if theirs is not None:
+            record, name = None, model or os.environ.get("BIMO_MODEL") or registry.DEFAULT_MODEL
+            said += theirs.notes()
+            wanted = [checked({"text": theirs.fields["text"]} | images)]
+        else:
+            record = read_metadata(again)
+            record["request"] = inputs.recorded(record["request"], images, again)
+            wanted, name = [checked(record["request"])], model or record["recipe"]
     else:
         record, name = None, model or os.environ.get("BIMO_MODEL") or registry.DEFAULT_MODEL
         if resume and (output is None or output.suffix):
@@ -205,6 +237,13 @@ def draw(
     how: dict[str, Any] = {"device": device, "engine": processor, "fast": fast, "tiny_decoder": tiny_decoder}
     how |= {"keeping": keeping, "memory": memory_limit, "compiled": compiled}
     engine = _loaded(name, record is not None and model is None, wanted[0].size, adapters, how)
+    if theirs is not None:
+        fields, left = fitting(engine, theirs.fields)
+        wanted = [checked(fields | images)]
+        said += left
+        places = {wanted[0].text: places[theirs.fields["text"]]}
+    said += filter(None, (words.unread(engine.recipe, request.text) for request in wanted[:1] if again is None))
+    note(dict.fromkeys(said))
     if explain:
         from bimo.cli.explain import told
         from bimo.diffusion.explanation import explained
@@ -218,7 +257,7 @@ def draw(
     files: list[Path] = []
     noted: set[str] = set()
     for request in wanted:
-        full = _filled(engine, request)
+        full = filled(engine, request)
         if lying is not None and lying.has(
             full, engine.recipe.name, engine.system.weights_hash, heeds_empty(engine.system)
         ):
@@ -230,10 +269,10 @@ def draw(
                 sentence=prepared.nothing_known,
             )
         # What is known of the prompt is said before minutes are spent on it.
-        _note(warning for warning in prepared.warnings if warning not in noted)
+        note(warning for warning in prepared.warnings if warning not in noted)
         noted.update(prepared.warnings)
         place = None if axes else places[request.text]
-        more, written = _drawn(engine, prepared, place, as_json, choice, wanted_label)
+        more, written = _drawn(engine, prepared, place, as_json, choice, wanted_label, parameters)
         pictures += more
         files += written
     if not pictures:
@@ -250,7 +289,7 @@ def draw(
     if again is not None and record is not None:
         report["identical"] = again.read_bytes() == pictures[0].png()
         warnings += _compared(again, _has_pixels_of(again, pictures[0]), record["weights"], engine.system.weights_hash)
-    _note(warning for warning in warnings if warning not in noted)
+    note(warning for warning in warnings if warning not in noted)
     if as_json:
         report |= {
             "files": [str(file) for file in files],
@@ -296,7 +335,7 @@ def _loaded(
     return steady(engine)
 
 
-def _filled(engine: Engine, request: Request) -> Request:
+def filled(engine: Engine, request: Request) -> Request:
     """The request with all that it leaves open. Raises RequestError for one that does not fit into memory."""
     from bimo.diffusion.request_validation import fill_request
 
@@ -314,6 +353,7 @@ def _drawn(
     quiet: bool,
     choice: inputs.BestOfN | None,
     label: Label | None,
+    parameters: bool,
 ) -> tuple[list[Picture], list[Path]]:
     """The pictures and their files: each is saved before the next is begun, or the best of them alone; none without a
     place.
@@ -324,7 +364,12 @@ def _drawn(
     def save(picture: Picture) -> None:
         if place is None:
             return
-        files.append(place.write(picture.png(label=label)))
+        texts = None
+        if parameters:
+            from bimo.serve.infotext import CHUNK, infotext
+
+            texts = {CHUNK: infotext(picture.metadata(), picture.recipe, engine.adapters, picture.image.size)}
+        files.append(place.write(picture.png(texts, label=label)))
         if not quiet:
             print(files[-1], flush=True)
 
@@ -339,7 +384,8 @@ def _drawn(
     return pictures, files
 
 
-def _note(warnings: Iterable[str]) -> None:
+def note(warnings: Iterable[str]) -> None:
+    """Says warnings on standard error."""
     for warning in warnings:
         typer.secho(say("Note: {warning}", warning=warning), fg="yellow", err=True)
 

@@ -388,6 +388,16 @@ EXPLAIN_HELP = say(
 PROMPTS_HELP = say("draw a table of prompts: .txt a prompt a line; .csv, .tsv or .jsonl with fields of a request")
 WILDCARDS_HELP = say("a folder of lists for __name__ in prompts: name.txt with a line each; others come with bimo")
 RESUME_HELP = say("draw only what does not lie in the folder -o yet; seeds count from 0 unless --seed says")
+EXPAND_HELP = say("write the prompt in full: what idioms, dishes, verses and solar terms show, or by --language-model")
+TRANSLATE_HELP = say("put a Chinese prompt into English, word by word by a dictionary, or by --language-model")
+LANGUAGE_MODEL_HELP = say(
+    "a language model for --expand and --translate: a folder, or an OpenAI-compatible address up to /v1 (its key in "
+    "BIMO_LANGUAGE_MODEL_KEY)"
+)
+LANGUAGE_MODEL_NAME_HELP = say("which model of that address")
+POEM_HELP = say("draw a verse: a line as you remember it, or a poem's title")
+INSCRIBE_VERSE_HELP = say("write the verse of --poem into the picture")
+PARAMETERS_HELP = say("write the settings into the PNG as A1111's programs read them, too")
 AXIS_HELP = say("one labelled sheet over a field of the request, or words of the prompt: steps=4,8 or cat=cat,dog")
 INSCRIBE_HELP = say(
     "text that must stand in the picture, read back and certified; more than once. Else what is in quotation marks"

@@ -94,7 +94,8 @@ class Request(pydantic.BaseModel):
     without guidance (arXiv:2505.21179); ``tiny_decoder`` decodes by the small decoder that the engine was given.
 
     ``long_prompt`` "chunks" reads what CLIP has no room for in further chunks, as AUTOMATIC1111; else it is cut, as in
-    diffusers, and said.
+    diffusers, and said. ``original_text`` is what was written where ``text`` was expanded or translated from it; it is
+    kept and not drawn.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
@@ -131,6 +132,7 @@ class Request(pydantic.BaseModel):
     inscribe_box: tuple[float, float, float, float] | None = None
     inscribe_method: Literal["drawn", "conditioned", "composed"] | None = None
     long_prompt: Literal["cut", "chunks"] | None = None
+    original_text: str | None = None
 
 
 def checked(request: Request | Mapping[str, Any]) -> Request:

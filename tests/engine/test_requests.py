@@ -87,6 +87,7 @@ def values() -> dict[str, list[Any]]:
         "font": ["", "none of that name", None],
         "inscribe_box": [(0.1, 0.1, 0.8, 0.3), (0, 0, 0, 0), (2, 2, 2, 2), (1,)],
         "inscribe_method": ["drawn", "conditioned", "composed", "x"],
+        "original_text": ["猫", "", None],
         "long_prompt": ["cut", "chunks", "x", None],
     }
 

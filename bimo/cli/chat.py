@@ -1,0 +1,163 @@
+"""`bimo chat`: a picture changed turn by turn in words; every turn is kept and can be drawn again."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bimo.cli import draw, words
+from bimo.cli.models import names
+from bimo.core.errors import RequestError
+from bimo.core.files import read_regular, write_whole
+from bimo.core.messages import say
+from bimo.core.output_path import OutputPath
+from bimo.core.request import checked
+from bimo.hub import registry
+from bimo.prompts.edits import edited
+
+EXAMPLES = say(
+    "Examples:\n\n  bimo chat\n\n  bimo chat --history chat.json -o pictures\n\nthen, a line a turn: an apple, "
+    "replace the apple with a pear, make the background blue, larger, one more, undo"
+)
+MAXIMUM_HISTORY_BYTES = 64 << 20
+UNDO = frozenset(("撤销", "撤回", "上一步", "undo", "back"))
+LEAVE = frozenset(("退出", "结束", "再见", "exit", "quit", "bye"))
+_ASK = (
+    "A picture was drawn by the request below (JSON). Answer with the request changed as the sentence after it says: "
+    "one JSON object with any of the fields text, negative, size, steps, seed, guidance, style, count, nothing else."
+)
+#: What a language model may change.
+_CHANGED = ("text", "negative", "size", "steps", "seed", "guidance", "style", "count")
+
+
+@dataclass
+class Conversation:
+    """The turns of a conversation: what was said, the request that it made, the files drawn. Each is on disk before
+    the next is asked for.
+    """
+
+    file: Path | None = None
+    turns: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+    @classmethod
+    def read(cls, file: Path | None) -> Conversation:
+        """Goes on with what lies in a file, or begins. Raises RequestError for a file that is no conversation."""
+        if file is None or not file.exists():
+            return cls(file)
+        try:
+            turns = json.loads(read_regular(file, MAXIMUM_HISTORY_BYTES))["turns"]
+            for turn in turns:
+                checked({**turn["fields"]})
+        except (ValueError, KeyError, TypeError, RecursionError, RequestError):
+            raise RequestError("{file} is no conversation of bimo chat; name another file", file=file) from None
+        return cls(file, turns)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The request of the last turn; empty before the first."""
+        return dict(self.turns[-1]["fields"]) if self.turns else {}
+
+    def add(self, said: str, fields: Mapping[str, Any], files: list[Path]) -> None:
+        """One more turn."""
+        self.turns.append({"said": said, "fields": dict(fields), "files": [str(file) for file in files]})
+        self._write()
+
+    def undo(self) -> None:
+        """Takes the last turn back; its pictures stay. Raises RequestError where there is none before it."""
+        if len(self.turns) < 2:
+            raise RequestError("there is nothing to take back")
+        self.turns.pop()
+        self._write()
+
+    def _write(self) -> None:
+        if self.file is not None:
+            write_whole(self.file, json.dumps({"turns": self.turns}, ensure_ascii=False, indent=1).encode())
+
+
+def chat(
+    model: Annotated[str | None, typer.Option("-m", "--model", help=say("the model"), autocompletion=names)] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help=say("the folder of the pictures"))] = None,
+    history: Annotated[
+        Path | None, typer.Option(help=say("the file of the conversation: it goes on there, and is kept there"))
+    ] = None,
+    language_model: Annotated[
+        str | None, typer.Option(help=say("who reads what no rule does: a folder, or an OpenAI-compatible address"))
+    ] = None,
+    language_model_name: Annotated[str, typer.Option(help=say("which model of that address"))] = "",
+    size: Annotated[str | None, typer.Option(help=say("WxH or one side, in pixels"))] = None,
+    steps: Annotated[int | None, typer.Option(help=say("how many steps"))] = None,
+    seed: Annotated[int | None, typer.Option(help=say("same seed, same picture"))] = None,
+) -> None:
+    """Reads a line a turn until the input ends, and draws after each."""
+    from bimo.hub.loading import load, steady
+    from bimo.inscription import drawing
+
+    talk = Conversation.read(history)
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+    ask = None if language_model is None else words.language_model(language_model, language_model_name)
+    engine = steady(load(model or os.environ.get("BIMO_MODEL") or registry.DEFAULT_MODEL))
+    first: dict[str, Any] = {"size": None if size is None else draw.inputs.size_of(size), "steps": steps, "seed": seed}
+    first = {name: value for name, value in first.items() if value is not None}
+    for sentence in _sentences(bool(talk.turns)):
+        try:
+            if sentence.lower() in LEAVE:
+                return
+            if sentence.lower() in UNDO:
+                talk.undo()
+                print(say("taken back; now: {text}", text=talk.fields["text"]), flush=True)
+                continue
+            fields, said = _changed(sentence, talk.fields, ask)
+            request = checked({"seed": secrets.randbelow(2**32)} | first | fields if not talk.turns else fields)
+            full = draw.filled(engine, request)
+            prepared = engine.prepare(full)
+            print(said, flush=True)
+            draw.note(prepared.warnings)
+            place = OutputPath(output, request.text)
+            files: list[Path] = []
+            for picture in drawing.stream(engine, prepared):
+                files.append(place.write(picture.png()))
+                print(files[-1], flush=True)
+            talk.add(sentence, full.model_dump(mode="json", exclude_defaults=True), files)
+        except RequestError as error:  # the next sentence may be better
+            typer.secho(str(error), fg="yellow", err=True)
+
+
+def _sentences(going_on: bool) -> Iterator[str]:
+    """The lines of standard input; at a terminal each is asked for."""
+    shown = sys.stdin.isatty()
+    if shown:
+        print(say("go on: say what to change") if going_on else say("say what to draw; then what to change, or undo"))
+    while True:
+        if shown:
+            print("> ", end="", flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            return
+        if line.strip():
+            yield line.strip()
+
+
+def _changed(sentence: str, fields: Mapping[str, Any], ask: Any) -> tuple[dict[str, Any], str]:
+    """A request's fields after a sentence, by rules, else by a language model where there is one."""
+    try:
+        edit = edited(sentence, fields)
+    except RequestError:
+        if ask is None:
+            raise
+        answer = ask(_ASK, json.dumps(dict(fields), ensure_ascii=False) + "\n\n" + sentence)
+        try:
+            told = json.loads(answer[answer.index("{") : answer.rindex("}") + 1])
+            changed = {name: value for name, value in dict(told).items() if name in _CHANGED}
+        except (ValueError, TypeError, RecursionError):
+            raise RequestError("the language model answered no request: {answer}", answer=answer[:80]) from None
+        return {**fields, **changed}, say("changed: {fields}", fields=json.dumps(changed, ensure_ascii=False))
+    return edit.fields, edit.said
