@@ -46,12 +46,12 @@ def sheet(pictures: Sequence[Picture], axes: Sequence[Axis], label: Label | None
     for layer, z_label in enumerate(z.labels()):
         top = layer * (head + block + down * len(y.values) + GAP)
         write(pen, (GAP, top + line // 2), z_label)
-        for column, label in enumerate(x.labels()):
-            middle = left + column * across + (wide - write(probe, (0, 0), label, draw=False)) // 2
-            write(pen, (middle, top + head + line // 2), label)
-        for row, label in enumerate(y.labels()):
+        for column, words in enumerate(x.labels()):
+            middle = left + column * across + (wide - write(probe, (0, 0), words, draw=False)) // 2
+            write(pen, (middle, top + head + line // 2), words)
+        for row, words in enumerate(y.labels()):
             above = top + head + block + row * down
-            write(pen, (GAP, above + (height - line) // 2), label)
+            write(pen, (GAP, above + (height - line) // 2), words)
             for column in range(len(x.values)):
                 image = next(place).image
                 corner = (left + column * across + (wide - image.width) // 2, above + (height - image.height) // 2)
