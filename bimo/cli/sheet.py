@@ -21,7 +21,7 @@ GAP = 8
 INK, PAPER = "#222222", "#ffffff"
 
 
-def sheet(pictures: Sequence[Picture], axes: Sequence[Axis], label: Label | None = None) -> bytes:
+def sheet(pictures: Sequence[Picture], axes: Sequence[Axis], wanted_label: Label | None = None) -> bytes:
     """The sheet as PNG, z from top to bottom, y down and x across within it; every picture's record is in its text
     chunk ``bimo-sheet``. Pictures of different sizes stand in the middle of their cells.
     """
@@ -64,10 +64,10 @@ def sheet(pictures: Sequence[Picture], axes: Sequence[Axis], label: Label | None
     info.add_itxt(METADATA_KEY, json.dumps(record, ensure_ascii=False, sort_keys=True))
     buffer = io.BytesIO()
     made.save(buffer, format="PNG", pnginfo=info)
-    if label is None:
+    if wanted_label is None:
         return buffer.getvalue()
     produce_id = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:32]
-    return labelled(buffer.getvalue(), label, produce_id)
+    return labelled(buffer.getvalue(), wanted_label, produce_id)
 
 
 def _faces(text: str) -> dict[str, Any]:
