@@ -19,6 +19,7 @@ import logging
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 AGEING = 0.5
 #: Pictures that are begun and not ended: their latents are in memory.
 MOST_BEGUN = 64
+#: Calls whose seconds are remembered, of each kind.
+REMEMBERED = 8
 #: What a step is thought to take before one was measured, in seconds.
 FIRST_GUESS = 0.1
 _log = logging.getLogger(__name__)
@@ -139,21 +142,22 @@ class _Task:
 
 
 class CallCosts:
-    """Seconds of calls of the denoiser, by bucket and by how many pictures share one: a moving average."""
+    """Seconds of calls of the denoiser, by bucket and by how many pictures share one: the least of the last ones, as
+    what else the machine does only ever adds to them.
+    """
 
     def __init__(self) -> None:
-        self._seconds: dict[Any, dict[int, float]] = {}
+        self._seconds: dict[Any, dict[int, deque[float]]] = {}
 
     def learn(self, bucket: Any, count: int, seconds: float) -> None:
         """A call of ``count`` pictures took so long."""
-        known = self._seconds.setdefault(bucket, {})
-        known[count] = seconds if count not in known else 0.7 * known[count] + 0.3 * seconds
+        self._seconds.setdefault(bucket, {}).setdefault(count, deque(maxlen=REMEMBERED)).append(seconds)
 
     def best(self, bucket: Any, most: int) -> int:
         """How many pictures of ``most`` should share a call: the most of 1, 2, 4 ... whose call takes less than what
         they would wait, on average, one after another: (n + 1) / 2 calls of one. What was never tried is tried once.
         """
-        known = self._seconds.get(bucket, {})
+        known = {number: min(seconds) for number, seconds in self._seconds.get(bucket, {}).items()}
         best, count = 1, 2
         if 1 not in known:
             return 1

@@ -1,0 +1,304 @@
+"""Serving measured: many clients with mixed requests, by three ways of serving in one run, and a soak with kills.
+
+    python bench/serving.py --clients 16 --requests 32     # medians, p99, pictures a second, overhead
+    python bench/serving.py --soak 300                     # cancels, dropped connections, kills, for so many seconds
+
+The ways: ours (`bimo.serve.scheduler`); one request at a time in order of arrival; batching of equal requests alone
+(same size, steps, guidance and sampler), as request-level batching is. Each is given the same arrivals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import queue
+import random
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SHORT_STEPS = (8, 10, 12)
+LONG_STEPS = (30, 40, 50)
+#: The share of requests that are short.
+SHORT_SHARE = 0.7
+SIZES = ((64, 64), (96, 96), (96, 64))
+MOST_TOGETHER = 8
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request and when its client asks it, in seconds from the beginning."""
+
+    at: float
+    values: dict[str, Any]
+
+    @property
+    def short(self) -> bool:
+        return self.values["steps"] in SHORT_STEPS
+
+
+def arrivals(count: int, seconds: float, seed: int) -> list[Asked]:
+    """Requests whose gaps are exponential, about ``seconds`` from the first to the last."""
+    rng = random.Random(seed)
+    at, found = 0.0, []
+    for number in range(count):
+        steps = rng.choice(SHORT_STEPS if rng.random() < SHORT_SHARE else LONG_STEPS)
+        values = {"text": "红苹果，3D风格", "steps": steps, "size": rng.choice(SIZES), "seed": number}
+        found.append(Asked(at, values | ({"guidance": 1.0} if rng.random() < 0.2 else {})))
+        at += rng.expovariate(count / seconds)
+    return found
+
+
+def driven(asked: Sequence[Asked], clients: int, draw: Callable[[dict[str, Any]], object]) -> tuple[list[float], float]:
+    """Seconds that each request took from when it was due, and of all together. A client has one request under way."""
+    waiting: queue.Queue[int] = queue.Queue()
+    for number in range(len(asked)):
+        waiting.put(number)
+    took = [0.0] * len(asked)
+    begin = time.perf_counter()
+
+    def client() -> None:
+        while True:
+            try:
+                number = waiting.get_nowait()
+            except queue.Empty:
+                return
+            time.sleep(max(0.0, begin + asked[number].at - time.perf_counter()))
+            draw(asked[number].values)
+            took[number] = time.perf_counter() - begin - asked[number].at
+
+    threads = [threading.Thread(target=client) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return took, time.perf_counter() - begin
+
+
+class EqualBatches:
+    """Draws requests that are equal but for their seeds together, in order of arrival; ``most`` 1 is one at a time."""
+
+    def __init__(self, engine: Any, most: int) -> None:
+        self.engine, self.most = engine, most
+        self._waiting: list[tuple[dict[str, Any], threading.Event]] = []
+        self._changed = threading.Condition()
+        self._ended = False
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def draw(self, values: dict[str, Any]) -> None:
+        done = threading.Event()
+        with self._changed:
+            self._waiting.append((values, done))
+            self._changed.notify()
+        done.wait()
+
+    def end(self) -> None:
+        with self._changed:
+            self._ended = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting and not self._ended:
+                    self._changed.wait()
+                if not self._waiting:
+                    return
+                first = {**self._waiting[0][0], "seed": 0}
+                group = [one for one in self._waiting if {**one[0], "seed": 0} == first][: self.most]
+                self._waiting = [one for one in self._waiting if one not in group]
+            self.engine.draw_together([values for values, _ in group])
+            for _, done in group:
+                done.set()
+
+
+def compared(model: str, clients: int, count: int, seconds: float, seed: int) -> dict[str, Any]:
+    """Every way of serving the same arrivals."""
+    import bimo
+    from bimo.hub.loading import steady
+    from bimo.serve.jobs import JobStore
+    from bimo.serve.pool import EngineKey, EnginePool
+    from bimo.serve.service import DrawingService
+    from bimo.serve.settings import ServeSettings
+
+    engine = steady(bimo.load(model))
+    asked = arrivals(count, seconds, seed)
+    engine.draw(asked[0].values)
+    found: dict[str, Any] = {}
+    for name, most in (("one at a time", 1), ("equal requests together", MOST_TOGETHER)):
+        server = EqualBatches(engine, most)
+        found[name] = told(asked, *driven(asked, clients, server.draw))
+        server.end()
+        print(name, found[name], flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        pool = EnginePool(lambda name: engine, {"model": model})
+        pool.put(EngineKey("model"), engine)
+        service = DrawingService(ServeSettings((model,), Path(folder)), pool, JobStore(Path(folder)))
+        service.start()
+
+        def draw(values: dict[str, Any]) -> None:
+            job = service.accept(service.order(values, key="bench", client="bench"), {})
+            assert service.wait_here(job.id).failure is None
+
+        found["ours"] = told(asked, *driven(asked, clients, draw))
+        busy = service.scheduler.busy
+        found["ours"]["pictures a call"] = round(busy["rows"] / busy["calls"], 2)
+        print("ours", found["ours"], flush=True)
+        found["overhead"] = overhead(engine, draw)
+        service.stop()
+    return found
+
+
+def told(asked: Sequence[Asked], took: Sequence[float], seconds: float) -> dict[str, float]:
+    """Medians, the slowest, and pictures a second."""
+    short = [one for one, each in zip(took, asked, strict=True) if each.short]
+    ordered = sorted(took)
+    return {
+        "median of short": round(statistics.median(short), 2),
+        "median": round(statistics.median(took), 2),
+        "p99": round(ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))], 2),
+        "pictures/s": round(len(took) / seconds, 3),
+    }
+
+
+def overhead(engine: Any, draw: Callable[[dict[str, Any]], object], turns: int = 5) -> dict[str, float]:
+    """One picture by the service and by the engine alone, in turns; and the engine's time outside of the denoiser."""
+    values = {"text": "红苹果，3D风格", "steps": 20, "size": (96, 96), "seed": 1}
+    alone, served = [], []
+    for _ in range(turns):
+        for way, seconds in ((engine.draw, alone), (draw, served)):
+            begin = time.perf_counter()
+            way(dict(values))
+            seconds.append(time.perf_counter() - begin)
+    mine, theirs = statistics.median(served), statistics.median(alone)
+    return {"engine": round(theirs, 3), "service": round(mine, 3), "more": round(mine / theirs - 1, 3)}
+
+
+SERVER = """
+import sys, asyncio, socket, uvicorn
+from pathlib import Path
+from bimo.serve.run import make_service
+from bimo.serve.app import create_app
+from bimo.serve.settings import ServeSettings
+app = create_app(make_service(ServeSettings((sys.argv[1],), Path(sys.argv[2]))))
+listening = socket.create_server(("127.0.0.1", 0))
+print("PORT", listening.getsockname()[1], flush=True)
+server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=5))
+asyncio.run(server.serve([listening]))
+"""
+
+
+def soak(model: str, seconds: float, clients: int, most: int, kills: int) -> dict[str, Any]:
+    """Clients that submit, cancel and drop connections, while the server is killed now and then; then every accepted
+    job is asked for.
+    """
+    import httpx
+
+    accepted: list[str] = []
+    memory: list[int] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for turn in range(kills + 1):
+            running = subprocess.Popen([sys.executable, "-c", SERVER, model, folder], stdout=subprocess.PIPE, text=True)
+            assert running.stdout is not None
+            found = re.search(r"PORT (\d+)", running.stdout.readline())
+            assert found is not None
+            address, end = f"http://127.0.0.1:{found[1]}", time.monotonic() + seconds / (kills + 1)
+            before = resident(running.pid)
+
+            def client(number: int, address: str = address, end: float = end) -> None:
+                rng = random.Random(number)
+                with httpx.Client(base_url=address, timeout=60) as http:
+                    while time.monotonic() < end and len(accepted) < most:
+                        try:
+                            body = {"text": "红苹果", "steps": rng.randint(1, 6), "size": [64, 64]}
+                            answer = http.post("/v1/jobs", json=body)
+                            if answer.status_code == 429:
+                                time.sleep(0.2)
+                                continue
+                            name = answer.json()["id"]
+                            accepted.append(name)
+                            chance = rng.random()
+                            if chance < 0.1:
+                                http.post(f"/v1/jobs/{name}/cancel")
+                            elif chance < 0.2:
+                                path = f"/v1/jobs/{name}/events?leaving_cancels=true"
+                                with http.stream("GET", path) as stream:
+                                    next(stream.iter_bytes(1))
+                        except httpx.HTTPError:
+                            return
+
+            threads = [threading.Thread(target=client, args=(turn * clients + n,)) for n in range(clients)]
+            for thread in threads:
+                thread.start()
+            last = turn == kills
+            while time.monotonic() < end and len(accepted) < most:
+                time.sleep(0.5)
+            memory.append(resident(running.pid) - before)
+            if not last:
+                running.send_signal(signal.SIGKILL)
+            for thread in threads:
+                thread.join()
+            if not last:
+                running.communicate()
+                continue
+            with httpx.Client(base_url=address, timeout=60) as http:
+                while re.search(r"^bimo_jobs_open 0", http.get("/metrics").text, re.MULTILINE) is None:
+                    time.sleep(0.5)
+                states: dict[str, int] = {}
+                broken = 0
+                for name in accepted:
+                    job = http.get(f"/v1/jobs/{name}").json()
+                    states[job.get("state", "lost")] = states.get(job.get("state", "lost"), 0) + 1
+                    if job.get("state") == "done":
+                        content = http.get(job["pictures"][0]["url"]).content
+                        broken += len(job["pictures"]) != 1 or not content.endswith(b"IEND\xaeB`\x82")
+            running.send_signal(signal.SIGTERM)
+            running.communicate()
+    return {
+        "accepted": len(accepted),
+        "twice": len(accepted) - len(set(accepted)),
+        "states": states,
+        "broken": broken,
+        "kills": kills,
+        "more resident, MB": [round(one / 1e6, 1) for one in memory],
+    }
+
+
+def resident(process: int) -> int:
+    """Bytes of memory that a process has."""
+    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def main() -> None:
+    """Measures and prints JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("-m", "--model", default="xiaomo")
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--requests", type=int, default=32)
+    parser.add_argument("--seconds", type=float, default=20.0, help="how long requests come")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--soak", type=float, default=0.0, help="seconds of the soak instead")
+    parser.add_argument("--most", type=int, default=10_000, help="requests of the soak, at most")
+    parser.add_argument("--kills", type=int, default=3)
+    asked = parser.parse_args()
+    if asked.soak:
+        found = soak(asked.model, asked.soak, asked.clients, asked.most, asked.kills)
+    else:
+        found = compared(asked.model, asked.clients, asked.requests, asked.seconds, asked.seed)
+    print(json.dumps(found, ensure_ascii=False, indent=1))
+
+
+if __name__ == "__main__":
+    main()
