@@ -215,12 +215,16 @@ def lora(text: str) -> tuple[Path, float]:
 
 
 def embedding(text: str) -> tuple[Path, str]:
-    """'FILE' or 'FILE=<word>' -> the file and what its word is called. Raises RequestError where there is no file."""
+    """'FILE' or 'FILE=<word>' -> the file, or diffusers' folder of one, and what its word is called.
+
+    Raises RequestError where there is none.
+    """
     file, _, word = text.partition("=")
     if not Path(file).exists():
         raise RequestError(
             "--embedding: there is no file {file}; write FILE or FILE=<word>, for instance duck.safetensors=<duck>",
             file=file,
         )
-    demand_regular(Path(file))
+    if not Path(file).is_dir():
+        demand_regular(Path(file))
     return Path(file), word

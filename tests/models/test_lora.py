@@ -181,6 +181,10 @@ def test_what_does_not_fit_is_refused_for_its_own_reason(system: System, tmp_pat
         "lengths": ({**good, f"{name}.dora_scale": torch.ones(7, 1)}, ("shapes", "dora_scale (7, 1)")),
         "zero": ({n: torch.zeros_like(value) for n, value in good.items()}, ("all zeros",)),
         "kind": ({**good, f"{name}.hra_u": up}, ("HRA", "not read", "hra_u")),
+        "custom": (
+            {f"{ATTENTION}.processor.to_k_custom_diffusion.weight": up},
+            ("Custom Diffusion", "not read", "to_k_custom_diffusion"),
+        ),
         "none": ({"image.weight": up}, ("no known kind", "image.weight")),
         "nan": ({**good, f"{name}.lora_B.weight": broken}, ("NaN", f"{name}.lora_B.weight (16/16)")),
         "infinite": ({**good, f"{name}.alpha": torch.tensor(float("inf"))}, ("infinite", f"{name}.alpha")),

@@ -332,6 +332,23 @@ def test_of_two_names_for_one_layer_diffusers_counts(systems: Callable[[str], Sy
     compare(system, saved(state, tmp_path / "both.safetensors"), dense)
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float16])
+def test_narrow_numbers(systems: Callable[[str], System], tmp_path: Path, dtype: torch.dtype) -> None:
+    """As trainers shrink their files: what the numbers stand for, in float32."""
+    system = systems("z_image")
+    name = "layers.1.attention.to_q"
+    up, down = (half.to(dtype) for half in halves(system.get_submodule(f"{ROOT}.{name}"), 1))
+    state = {f"diffusion_model.{name}.lora_A.weight": down, f"diffusion_model.{name}.lora_B.weight": up}
+    state[f"diffusion_model.{name}.alpha"] = torch.tensor(1.0).to(dtype)
+    expected = {f"{ROOT}.{name}.weight": product(up.float(), down.float()) / RANK}
+    compare(system, saved(state, tmp_path / "narrow.safetensors"), expected)
+    broken = up.float()
+    broken[0, -1] = float("nan")
+    state[f"diffusion_model.{name}.lora_B.weight"] = broken.to(dtype)
+    with pytest.raises(WeightsError, match="NaN"):
+        adapt(system, saved(state, tmp_path / "broken.safetensors"))
+
+
 @pytest.mark.parametrize("family", ["sd", "sdxl", "lumina", "hunyuan"])
 def test_text_towers(systems: Callable[[str], System], tmp_path: Path, family: str) -> None:
     """Of each tower one layer, as diffusers, kohya-ss and peft, in a folder of the tower's name, spell it."""

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.diffusion.system import System
+from bimo.engine.adapters import embedding
 from bimo.models.layouts.diffusers_folder import read_folder
 from bimo.models.text_encoders.bert import Bert
 from bimo.models.text_encoders.textual_inversion import begin_word, end_word, save_word, table_of, teach, vectors_of
@@ -124,6 +125,47 @@ def test_every_published_form(folder: Path, tmp_path: Path, kind: str) -> None:
     assert draw(system, request)[0].image.tobytes() == draw(expected, request)[0].image.tobytes()
     again = read_folder(folder)
     assert teach(again, tmp_path / ("ink.pt" if named else "toy.pt"), "<玩具>") == ["<玩具>"]
+
+
+@pytest.mark.parametrize("names", [("clip_l", "clip_g"), ("text_encoders_0", "text_encoders_1")])
+def test_of_two_text_encoders_of_one_width_the_names_tell(tmp_path: Path, names: tuple[str, str]) -> None:
+    """A file of Stable Diffusion XL, in any order, as diffusers reads each half into its own text encoder."""
+    from tests.parity.test_stable_diffusion_xl import checkpoint as xl
+    from tests.parity.test_stable_diffusion_xl import read_by_diffusers as xl_by_diffusers
+
+    pipeline = xl_by_diffusers(xl(tmp_path / "xl"))
+    halves = (4 * vectors(2), 4 * vectors(3)[:2])
+    for number, half in zip(("", "_2"), halves, strict=True):
+        parts = {"text_encoder": pipeline.components[f"text_encoder{number}"]}
+        parts |= {"tokenizer": pipeline.components[f"tokenizer{number}"]}
+        assert parts["text_encoder"].get_input_embeddings().embedding_dim == 16
+        pipeline.load_textual_inversion({"<toy>": half}, **parts)
+    save_file(dict(zip(names, halves, strict=True)), tmp_path / "toy.safetensors")
+    request = {**REQUEST, "steps": 2, "text": "a red <toy> cat"}
+    system = read_folder(tmp_path / "xl")
+    plain = draw(system, request)
+    assert teach(system, tmp_path / "toy.safetensors", "<toy>") == ["<toy>"]
+    compare(draw(system, request), by_diffusers(pipeline, request), plain)
+    save_file({"<toy>": halves[0]}, tmp_path / "either.safetensors")
+    with pytest.raises(WeightsError, match="16, 16 wide"):
+        teach(read_folder(tmp_path / "xl"), tmp_path / "either.safetensors")
+
+
+def test_a_folder_of_diffusers_and_numbers_of_8_bits(folder: Path, tmp_path: Path) -> None:
+    narrow = vectors(2).to(torch.float8_e4m3fn)
+    save_file({"toy": narrow}, tmp_path / "toy.safetensors")
+    (tmp_path / "concept").mkdir()
+    with pytest.raises(WeightsError, match=r"learned_embeds\.safetensors"):
+        teach(read_folder(folder), tmp_path / "concept")
+    torch.save({"toy": narrow.float()}, tmp_path / "concept" / "learned_embeds.bin")
+    request = REQUEST | {"text": "a toy cat", "steps": 2}
+    pictures: list[bytes] = []
+    for place in ("toy.safetensors", "concept"):
+        system = read_folder(folder)
+        file, word = embedding(str(tmp_path / place))
+        assert teach(system, file, word) == ["toy"]
+        pictures.append(draw(system, request)[0].image.tobytes())
+    assert pictures[0] == pictures[1] != draw(read_folder(folder), request)[0].image.tobytes()
 
 
 class _Bomb:

@@ -60,6 +60,7 @@ _UNREAD = {
     "miss_": "MiSS",
     "bm.weight": "GLoRA of convolutions (bm)",
     "lora_controlnet": "Control-LoRA",
+    "_custom_diffusion": "Custom Diffusion",
 }
 #: What names of layers tell of the network that they are of.
 _FAMILIES = (
@@ -162,6 +163,8 @@ def _read(system: System, names: LayerNames, source: Source) -> tuple[list[Delta
     file = source.file
     state = checkpoint_io.read(file) | _numbers(file)
     finite(file, state)
+    # With numbers of 8 bits torch can hardly calculate.
+    state = {key: value.float() if _narrow(value) else value for key, value in state.items()}
     settings = settings_in(source)
     said, unknown = _sorted(file, state)
     if unknown:
@@ -209,9 +212,9 @@ def _numbers(file: Path) -> dict[str, Tensor]:
 def finite(file: Path, state: Mapping[str, Tensor]) -> None:
     """Raises WeightsError for tensors of an adapter that are no finite numbers."""
     broken = {
-        key: int((~torch.isfinite(value)).sum())
-        for key, value in state.items()
-        if value.is_floating_point() and not bool(torch.isfinite(value).all())
+        key: int((~numbers.isfinite()).sum())
+        for key, numbers in ((key, value.float() if _narrow(value) else value) for key, value in state.items())
+        if numbers.is_floating_point() and not bool(numbers.isfinite().all())
     }
     if broken:
         listed = few([f"{key} ({count}/{state[key].numel()})" for key, count in broken.items()])
@@ -221,6 +224,11 @@ def finite(file: Path, state: Mapping[str, Tensor]) -> None:
             file=file,
             listed=listed,
         )
+
+
+def _narrow(value: Tensor) -> bool:
+    """Whether a tensor is of floating-point numbers of 8 bits (float8_e4m3fn and its kin)."""
+    return value.is_floating_point() and value.dtype.itemsize == 1
 
 
 def _sorted(file: Path, state: Mapping[str, Tensor]) -> tuple[list[Said], list[str]]:

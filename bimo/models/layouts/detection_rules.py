@@ -56,7 +56,7 @@ RULES = (
                 "it is the embedding of a word and goes with a model: -m MODEL --embedding FILE",
             ),
         )
-        for glob in ("string_to_param*", "emb_params", "clip_g", "clip_l")
+        for glob in ("string_to_param*", "emb_params", "clip_g", "clip_l", "text_encoders_0")
     ),
     *(
         Rule(

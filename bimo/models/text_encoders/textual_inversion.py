@@ -24,9 +24,13 @@ from bimo.models.text_encoders import tokenization
 from bimo.models.text_encoders.bert import BertTextEncoder
 from bimo.models.text_encoders.encoder import PublishedTextEncoder
 
-#: How files of Stable Diffusion XL name the text encoders, and AUTOMATIC1111's the vectors: the word is the file's name
-#: then.
-UNNAMED = ("clip_l", "clip_g", "emb_params")
+#: How files of Stable Diffusion XL name the text encoders that their vectors are for, AUTOMATIC1111's and diffusers' ->
+#: which that is.
+PLACES = {"clip_l": 0, "clip_g": 1, "text_encoders_0": 0, "text_encoders_1": 1}
+#: Names of vectors that are no word: the word is the file's name then.
+UNNAMED = (*PLACES, "emb_params")
+#: What diffusers calls the file in a folder of a word, best first.
+LEARNT_FILES = ("learned_embeds.safetensors", "learned_embeds.bin")
 
 
 class Learnt(nn.Module):
@@ -149,12 +153,13 @@ def teach(system: System, path: Path | str, token: str = "") -> list[str]:
     """Teaches a system's text encoders the words in a file, each the text encoder whose vectors are as wide; answers
     the words.
 
-    Files are diffusers', AUTOMATIC1111's, CompVis' and Stable Diffusion XL's. ``token`` is what the word is to be
+    Files are diffusers' (or its folder of one), AUTOMATIC1111's, CompVis' and Stable Diffusion XL's, whose names tell
+    which of text encoders of one width is meant. ``token`` is what the word is to be
     called where the file has one; else that is the file's own name for it or, where it has none, what the file is
     called. LoRAs are merged after words are taught. Raises WeightsError for vectors that fit no text encoder or more
     than one, RecipeError for a word that is there already.
     """
-    file = Path(path)
+    file = _file_of(Path(path))
     state, named = _words_of(file, token)
     if token and len(set(named.values())) > 1:
         listed = ", ".join(sorted(set(named.values()))[:6])
@@ -165,20 +170,35 @@ def teach(system: System, path: Path | str, token: str = "") -> list[str]:
             token=token,
         )
     named = dict.fromkeys(named, token) if token else named
-    broken = [name for name, value in state.items() if not bool(torch.isfinite(value).all())]
+    # Of numbers of 8 bits torch cannot tell.
+    broken = [name for name, value in state.items() if not bool(value.float().isfinite().all())]
     if broken:
         raise WeightsError(
             "{broken} of {file} has NaN or infinite numbers; use another file", broken=", ".join(broken), file=file
         )
     if void := [named[name] for name, value in state.items() if not value.numel()]:
         raise WeightsError("{file} has no vectors for {words}; use another file", file=file, words=Listed(void))
-    fitting = [(named[name], value, *_text_encoder_for(system, file, value)) for name, value in state.items()]
+    fitting = [(named[name], value, *_text_encoder_for(system, file, name, value)) for name, value in state.items()]
     for word, value, index, text_encoder in fitting:
         vectors = value if value.ndim == 2 else value[None]
         _put(system, index, text_encoder, word, vectors)
     base, content = system.hashed, digest(file)
     system.weights_hash = lambda: hashlib.sha256(f"{base()}\n{content} {token}".encode()).hexdigest()
     return list(dict.fromkeys(named.values()))
+
+
+def _file_of(path: Path) -> Path:
+    """The file of a word, of diffusers' name in a folder. Raises WeightsError for a folder without."""
+    if not path.is_dir():
+        return path
+    found = next((path / name for name in LEARNT_FILES if (path / name).is_file()), None)
+    if found is None:
+        raise WeightsError(
+            "no embedding in the folder {path}: expected {wanted}; name the file",
+            path=path,
+            wanted=Listed(LEARNT_FILES, "or"),
+        )
+    return found
 
 
 def _words_of(file: Path, token: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -214,7 +234,8 @@ def table_of(text_encoder: Any) -> nn.Embedding:
     raise RecipeError("a {kind} cannot be taught a word; text encoders of CLIP, BERT, XLM-R and T5 can", kind=kind)
 
 
-def _text_encoder_for(system: System, file: Path, value: Tensor) -> tuple[int, Any]:
+def _text_encoder_for(system: System, file: Path, name: str, value: Tensor) -> tuple[int, Any]:
+    """The text encoder that vectors are as wide as, or of several that which their ``name`` in the file stands for."""
     able = [
         (index, text_encoder)
         for index, text_encoder in enumerate(system.text_encoders)
@@ -224,6 +245,8 @@ def _text_encoder_for(system: System, file: Path, value: Tensor) -> tuple[int, A
     fits = [
         place for place, width in zip(able, widths, strict=True) if value.ndim in (1, 2) and value.shape[-1] == width
     ]
+    if len(fits) > 1 and name in PLACES:
+        fits = [place for place in fits if place[0] == PLACES[name]]
     if len(fits) != 1 or not value.is_floating_point():
         raise WeightsError(
             "the vectors of {file} are {shape}, while the text encoders of {name} that can be taught words are "
