@@ -44,7 +44,9 @@ def corrected(saved: Recipe, now: Recipe) -> Recipe:
             old,
             space_dtypes=new.space_dtypes,
             sampler=new.sampler if old.sampler == "ddpm" else old.sampler,
-            schedule=replace(old.schedule, config=new.schedule.config) if saved.name in SETTINGS_ADDED else old.schedule,
+            schedule=replace(old.schedule, config=new.schedule.config)
+            if saved.name in SETTINGS_ADDED
+            else old.schedule,
         )
         for old, new in zip(saved.levels, now.levels, strict=True)
     )
