@@ -28,6 +28,8 @@ PICTURES = "pictures"
 INPUTS = "inputs"
 #: Names of pictures that a request brings, in an order; those that conditioners read are behind this.
 CONDITION = "condition."
+#: What of an order's note says in which language, "zh" or "en", its warnings are to be.
+LANGUAGE = "language"
 #: A job that ended its server so often is not begun again.
 MOST_ATTEMPTS = 3
 

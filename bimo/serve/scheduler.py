@@ -27,13 +27,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from bimo.core.errors import BimoError
-from bimo.core.messages import Message
+from bimo.core.messages import Message, language, speaking
 from bimo.core.picture import Picture
 from bimo.core.tensors import DenoiserInput
 from bimo.diffusion.sampling import Prepared, SamplingLoop
 from bimo.engine.engine import Engine
 from bimo.inscription.drawing import finished
-from bimo.serve.jobs import Failure, Order
+from bimo.serve.jobs import LANGUAGE, Failure, Order
 from bimo.serve.pool import EngineKey, EnginePool
 from bimo.serve.previews import preview
 
@@ -349,7 +349,9 @@ class Scheduler:
         try:
             if task.prepared is None:
                 request = task.order.request(self.source.inputs(task.order.id))
-                task.prepared = engine.prepare(request)
+                # What is said of a drawing is said to whoever asked for it.
+                with speaking(str(task.order.note.get(LANGUAGE) or language())):
+                    task.prepared = engine.prepare(request)
                 task.steps = steps_of(engine, task.prepared)
                 self.listener.began(task.order.id)
             loop = engine.loop(task.prepared, place)

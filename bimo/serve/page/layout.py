@@ -23,14 +23,13 @@ from bimo.core.request import checked
 from bimo.diffusion.sampler_names import SCHEDULES, SPACINGS
 from bimo.prompts.styles import STYLES
 from bimo.serve.gate import spoken
-from bimo.serve.jobs import Job, Order, State
+from bimo.serve.jobs import LANGUAGE, Job, Order, State
 from bimo.serve.keys import LOCAL, KeyStore
 from bimo.serve.page import gallery, models
 from bimo.serve.page.access import OnlyThePage, identified, router
 from bimo.serve.page.comparison import AXIS_NAMES, Votes, rows, sheet
 from bimo.serve.page.form import (
     MAXIMUM_COUNT,
-    MAXIMUM_SIDE,
     MAXIMUM_STEPS,
     MAXIMUM_TEXT,
     Form,
@@ -102,14 +101,14 @@ class Page:
         own = 0.0 if engine is None else engine.recipe.levels[-1].guidance.rescale
 
         def accepted() -> Job:
-            order = self.order(form, who.user, own)
+            order = self.order(form, who.user, own, who.language)
             return self.service.accept(order, form.pictures())
 
         job = await asyncio.to_thread(accepted)
         self._waiting.setdefault(who.session, set()).add(job.id)
         return job
 
-    def order(self, form: Form, user: str, rescale: float = 0.0) -> Order:
+    def order(self, form: Form, user: str, rescale: float = 0.0, language: str = "") -> Order:
         """The order of a form. Raises RequestError."""
         return self.service.order(
             form.values(rescale),
@@ -118,6 +117,7 @@ class Page:
             model=form.model or None,
             loras=form.weighted_loras(),
             previews=PREVIEWS,
+            note={LANGUAGE: language},
         )
 
     def done(self, job: Job, who: Visitor) -> None:
@@ -435,80 +435,90 @@ def _drawing(
 ) -> tuple[Parts, dict[str, Any], Any, Any, Any, Any]:
     form = dict[str, Any]()
     with gr.Row(elem_id="studio"):
-        with gr.Column(elem_id="ask", min_width=0):
-            # Of one line: Enter draws, and Shift+Enter begins another.
-            form["text"] = gr.Textbox(
-                label=label("prompt"),
-                placeholder=label("example"),
-                lines=1,
-                max_lines=6,
-                max_length=MAXIMUM_TEXT,
-                autofocus=True,
-                elem_id="prompt",
-            )
-            meter = gr.HTML(elem_id="meter")
-            with gr.Row(elem_id="buttons"):
-                go = gr.Button(label("draw"), variant="primary", elem_id="draw", min_width=80, scale=3)
-                stop = gr.Button(label("stop"), elem_id="stop", min_width=60, scale=1)
-            examples = gr.HTML(_examples("en"), elem_id="examples")
-        with gr.Column(elem_id="show", min_width=0):
-            stage = gr.HTML(gallery.empty("en"), elem_id="stage")
-            with gr.Row(elem_id="actions", visible=False) as row:
-                again = gr.Button(label("again"), size="sm", elem_id="again")
-                vary = gr.Button(label("vary"), size="sm", elem_id="vary")
-                use = gr.Button(label("use"), size="sm", elem_id="use")
-                forget = gr.Button(label("forget"), size="sm", elem_id="forget")
-            about = gr.HTML(elem_id="about")
-        with gr.Column(elem_id="settings", min_width=0):
-            form["style"] = gr.Radio(_styles("en"), value="", label=label("style"), elem_id="style")
-            shape = _near_ratio(offer)
-            ratio = gr.Radio(list(RATIOS), value=shape, label=label("ratio"), elem_id="ratio")
-            with gr.Row():
-                form["count"] = gr.Slider(1, MAXIMUM_COUNT, 1, step=1, label=label("count"), elem_id="count")
-                form["steps"] = gr.Slider(1, MAXIMUM_STEPS, offer.steps, step=1, label=label("steps"), elem_id="steps")
-            with gr.Accordion(label("image"), open=False, elem_id="image-room"):
-                canvas = gr.HTML(_canvas("en"), elem_id="canvas")
-                form["strength"] = gr.Slider(0.05, 1, VARIED, step=0.05, label=label("strength"), elem_id="strength")
-                with gr.Row(visible=bool(offer.controls)):
-                    form["control"] = gr.Dropdown(
-                        [("–", ""), *offer.controls], value="", label=label("control"), elem_id="control"
-                    )
-                    control_file = gr.HTML()
-            with gr.Accordion(label("inscription"), open=False):
-                form["inscribe"] = gr.Textbox(label=label("inscribe"), lines=2, max_length=200, elem_id="inscribe")
-                with gr.Row():
-                    form["writing"] = gr.Dropdown(_writings("en"), value="", label=label("writing"))
-                    form["font"] = gr.Textbox(label=label("font"), max_length=200)
-            with gr.Accordion(label("more"), open=False, elem_id="more"):
-                form["negative"] = gr.Textbox(
-                    label=label("negative"), value=offer.negative, max_length=MAXIMUM_TEXT, elem_id="negative"
+        # Two columns, each by itself; one below the other on a phone, by the style sheet.
+        with gr.Column(elem_id="left", min_width=0, scale=5):
+            with gr.Column(elem_id="ask", min_width=0):
+                # Of one line: Enter draws, and Shift+Enter begins another.
+                form["text"] = gr.Textbox(
+                    label=label("prompt"),
+                    placeholder=label("example"),
+                    lines=1,
+                    max_lines=6,
+                    max_length=MAXIMUM_TEXT,
+                    autofocus=True,
+                    elem_id="prompt",
                 )
-                form["empty_negative"] = gr.Checkbox(False, label=label("empty"), visible=offer.heeds_empty)
+                meter = gr.HTML(elem_id="meter")
+                with gr.Row(elem_id="buttons"):
+                    go = gr.Button(label("draw"), variant="primary", elem_id="draw", min_width=80, scale=3)
+                    stop = gr.Button(label("stop"), elem_id="stop", min_width=60, scale=1)
+                examples = gr.HTML(_examples("en"), elem_id="examples")
+            with gr.Column(elem_id="settings", min_width=0):
+                form["style"] = gr.Radio(_styles("en"), value="", label=label("style"), elem_id="style")
+                shape = _near_ratio(offer)
+                ratio = gr.Radio(list(RATIOS), value=shape, label=label("ratio"), elem_id="ratio")
                 with gr.Row():
-                    form["seed"] = gr.Number(-1, label=label("seed"), precision=0, elem_id="seed")
-                    form["guidance"] = gr.Slider(0, 20, offer.guidance, step=0.1, label=label("guidance"))
-                with gr.Row():
-                    form["width"] = gr.Slider(
-                        *(offer.unit, MAXIMUM_SIDE, offer.width), step=offer.unit, label=label("width"), elem_id="width"
+                    form["count"] = gr.Slider(1, MAXIMUM_COUNT, 1, step=1, label=label("count"), elem_id="count")
+                    form["steps"] = gr.Slider(
+                        1, MAXIMUM_STEPS, offer.steps, step=1, label=label("steps"), elem_id="steps"
                     )
-                    form["height"] = gr.Slider(
-                        *(offer.unit, MAXIMUM_SIDE, offer.height),
-                        step=offer.unit,
-                        label=label("height"),
-                        elem_id="height",
+                with gr.Accordion(label("image"), open=False, elem_id="image-room"):
+                    canvas = gr.HTML(_canvas("en"), elem_id="canvas")
+                    form["strength"] = gr.Slider(
+                        0.05, 1, VARIED, step=0.05, label=label("strength"), elem_id="strength"
                     )
-                form |= _sampling(offer)
-                form |= _added(page)
-                record = gr.HTML(_record_file("en"))
-            several = list(page.pool.models)
-            form["model"] = gr.Dropdown(
-                several, value=page.pool.default, label=label("model"), visible=len(several) > 1, elem_id="model"
-            )
-            licence = gr.HTML(elem_id="licence")
-    with gr.Column(elem_id="history"):
-        search = gr.Textbox(label=label("search"), max_length=200, elem_id="search")
-        cards = gr.HTML(elem_id="cards")
-        older = gr.Button(label("older"), size="sm", elem_id="older")
+                    with gr.Row(visible=bool(offer.controls)):
+                        form["control"] = gr.Dropdown(
+                            [("–", ""), *offer.controls], value="", label=label("control"), elem_id="control"
+                        )
+                        control_file = gr.HTML()
+                with gr.Accordion(label("inscription"), open=False):
+                    form["inscribe"] = gr.Textbox(label=label("inscribe"), lines=2, max_length=200, elem_id="inscribe")
+                    with gr.Row():
+                        form["writing"] = gr.Dropdown(_writings("en"), value="", label=label("writing"))
+                        form["font"] = gr.Textbox(label=label("font"), max_length=200)
+                with gr.Accordion(label("more"), open=False, elem_id="more"):
+                    form["negative"] = gr.Textbox(
+                        label=label("negative"), value=offer.negative, max_length=MAXIMUM_TEXT, elem_id="negative"
+                    )
+                    form["empty_negative"] = gr.Checkbox(False, label=label("empty"), visible=offer.heeds_empty)
+                    with gr.Row():
+                        form["seed"] = gr.Number(-1, label=label("seed"), precision=0, elem_id="seed")
+                        form["guidance"] = gr.Slider(0, 20, offer.guidance, step=0.1, label=label("guidance"))
+                    with gr.Row():
+                        form["width"] = gr.Slider(
+                            *(offer.unit, offer.most, offer.width),
+                            step=offer.unit,
+                            label=label("width"),
+                            elem_id="width",
+                        )
+                        form["height"] = gr.Slider(
+                            *(offer.unit, offer.most, offer.height),
+                            step=offer.unit,
+                            label=label("height"),
+                            elem_id="height",
+                        )
+                    form |= _sampling(offer)
+                    form |= _added(page)
+                    record = gr.HTML(_record_file("en"))
+                several = list(page.pool.models)
+                form["model"] = gr.Dropdown(
+                    several, value=page.pool.default, label=label("model"), visible=len(several) > 1, elem_id="model"
+                )
+                licence = gr.HTML(elem_id="licence")
+        with gr.Column(elem_id="right", min_width=0, scale=6):
+            with gr.Column(elem_id="show", min_width=0):
+                stage = gr.HTML(gallery.empty("en"), elem_id="stage")
+                with gr.Row(elem_id="actions", visible=False) as row:
+                    again = gr.Button(label("again"), size="sm", elem_id="again")
+                    vary = gr.Button(label("vary"), size="sm", elem_id="vary")
+                    use = gr.Button(label("use"), size="sm", elem_id="use")
+                    forget = gr.Button(label("forget"), size="sm", elem_id="forget")
+                about = gr.HTML(elem_id="about")
+            with gr.Column(elem_id="history", min_width=0):
+                search = gr.Textbox(label=label("search"), max_length=200, elem_id="search")
+                cards = gr.HTML(elem_id="cards")
+                older = gr.Button(label("older"), size="sm", elem_id="older")
     form |= {"image": hidden["image-data"], "mask": hidden["mask-data"], "control_image": hidden["control-data"]}
     parts = Parts(form, ratio, licence, meter, stage, about, cards, search, many, hidden["picked"], onto, go)
     actions = {
@@ -677,8 +687,8 @@ def _on_drawing(page: Page, parts: Parts, actions: dict[str, Any], hidden: dict[
         offer = Offer.of(engine)
         own = ("–", "")
         return [
-            gr.Slider(minimum=offer.unit, step=offer.unit, value=offer.width),
-            gr.Slider(minimum=offer.unit, step=offer.unit, value=offer.height),
+            gr.Slider(minimum=offer.unit, maximum=offer.most, step=offer.unit, value=offer.width),
+            gr.Slider(minimum=offer.unit, maximum=offer.most, step=offer.unit, value=offer.height),
             offer.steps,
             offer.guidance,
             gr.Slider(value=offer.rescale, visible=bool(offer.samplers)),
@@ -845,7 +855,6 @@ class Comparing:
 
 
 def _comparing() -> Comparing:
-    gr.HTML(elem_classes="hint", value="")
     with gr.Row():
         x = gr.Dropdown(_axes("en"), value="steps", label=label("axis_x"), elem_id="axis-x")
         x_values = gr.Textbox("4, 8, 16", label=label("axis_values"), max_length=4000, elem_id="x-values")

@@ -15,6 +15,7 @@ from bimo.hub import registry
 from bimo.models.text_encoders.bert import BertTextEncoder
 from bimo.prompts.token_budget import Budget
 from bimo.prompts.weighting import emphasis
+from bimo.serve.page.form import MAXIMUM_SIDE
 from bimo.serve.page.gallery import escaped
 from bimo.serve.pool import EngineKey, EnginePool
 
@@ -67,6 +68,11 @@ class Offer:
             heeds_empty=heeds_empty(system),
             controls=tuple(sorted(read - _OWN)),
         )
+
+    @property
+    def most(self) -> int:
+        """The longest side that the page offers."""
+        return min(MAXIMUM_SIDE, 4 * max(self.width, self.height))
 
     def shaped(self, ratio: str) -> tuple[int, int]:
         """(width, height) of a shape with about as many pixels as the model learned at, of its sizes where it has
