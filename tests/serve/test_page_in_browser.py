@@ -321,7 +321,7 @@ def test_by_keyboard_alone(tab: Tab) -> None:
     reached("#draw").send_keys(Keys.ENTER)
     tab.drawn(before)
     assert tab.jobs()[0]["request"]["style"] == "3d"
-    reached("#again")
+    reached("#again", 80)
     reached("#cards .card", 80).send_keys(Keys.ENTER)
     tab.until(lambda d: len(d.find_elements("css selector", "#stage .done img")) == 1)
 
@@ -377,8 +377,12 @@ def test_on_a_phone_in_english(address: str, tmp_path: Path) -> None:
         body = tab.find("body").text
         assert all(label in body for label in ("Prompt", "Draw", "Stop", "Style", "Ink wash"))
         assert not any(label in body for label in ("要画什么", "步数", "bimo_", "__i18n__"))
-        tab.write("a red cat", Keys.ENTER)
+        tab.write("a red dragon", Keys.ENTER)
         tab.drawn(before)
+        # The server speaks Chinese, this browser English.
+        assert "never learned" in tab.find("#about .warning").text
+        tab.write("a red cat", Keys.ENTER)
+        tab.drawn(before + 1)
         box = tab.script("return document.querySelector('#stage .frame').getBoundingClientRect().toJSON()")
         assert 0 <= box["top"] < box["bottom"] <= 740
         assert tab.script("return document.documentElement.scrollWidth") <= 360

@@ -156,7 +156,7 @@ def words_of(engine: Engine, text: str) -> str:
     wanted = text.strip().lower()
     found = [word for word in known if wanted in word]
     # Words before single characters, the closest first.
-    ordered = sorted(found, key=lambda word: (len(word) < 2, len(word) if wanted else 0, word))
+    ordered = sorted(found, key=lambda word: (word != wanted, len(word) < 2, len(word) if wanted else 0, word))
     count = Message("{count} of {every} words", count=len(found), every=len(known))
     buttons = "".join(
         f'<button type="button" class="word" data-word="{escaped(word)}">{escaped(word)}</button>'
