@@ -80,7 +80,7 @@ def test_train_begins_as_another_system(here: Run, painting: str, tiny_folder: P
     after = checkpoint_io.read(Path("run") / "weights.safetensors")
     assert all(torch.equal(after[name], value) for name, value in before.items() if not name.startswith(GLOB[:-1]))
     assert any(not torch.equal(after[name], value) for name, value in before.items() if name.startswith(GLOB[:-1]))
-    assert here("draw", "红", "-m", "run", "--steps", "1", "-o", "a.png")[0] == 0
+    assert here("draw", "红色", "-m", "run", "--steps", "1", "-o", "a.png")[0] == 0
 
 
 def test_train_refuses_what_it_cannot_begin_as(here: Run, painting: str, tiny_shards: Path, teacher: Path) -> None:

@@ -69,7 +69,9 @@ class Patches(nn.Module):
         super().__init__()
         self.side = size // patch
         self.proj = nn.Conv2d(channels, width, patch, stride=patch)
-        self.register_buffer("pos_embed", places(width, self.side, self.side, self.side), persistent=False)
+        # A copy: a buffer moves with its model, and what is kept for others must stay.
+        where = places(width, self.side, self.side, self.side).clone()
+        self.register_buffer("pos_embed", where, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[R, C, h, w] -> [R, patches, D]."""
