@@ -65,7 +65,7 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*(?!\w*_)")
 #: "bimo" and a word after it: a command where it is written as one, else perhaps a sentence about bimo.
 INVOCATION = re.compile(
     r"(?:(^|`|run |with |运行 |请用 )|(?<![\w./-]))"
-    r"bimo ((?:data )?[a-z]+)(?![\w.])((?:(?!bimo [a-z])[^\n；。;）)，`])*)"
+    r"bimo ((?:data |keys )?[a-z]+)(?![\w.])((?:(?!bimo [a-z])[^\n；。;）)，`])*)"
 )
 #: Words after an option that are no value of it.
 PROSE = {
@@ -221,7 +221,8 @@ def test_every_example_is_read_by_its_command(where: str, line: str) -> None:
         model = given.get("model")
         systems = {
             *(model if isinstance(model, list) else [model]),
-            given.get("name"),
+            # A key is named as its owner likes.
+            None if "keys" in line.split() else given.get("name"),
             None if command is COMMANDS["curate"] else given.get("recipe"),
         }
         named = {str(one) for one in systems if one is not None and re.fullmatch("[a-z0-9-]+", str(one))}

@@ -1,5 +1,6 @@
 """Many jobs at a time: each picture is what it is alone, who leaves has left before the next step, keys share."""
 
+import io
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from bimo.core.errors import RequestError, WeightsError
+from bimo.core.picture import metadata_of
 from bimo.engine.engine import Engine
 from bimo.models.adapters.lora import extract, inject, save_lora
 from bimo.serve.jobs import State
@@ -51,6 +53,13 @@ def test_mixed_jobs_drawn_together_are_what_each_is_alone(make_service: Make, ti
     assert service.scheduler.busy["rows"] > 2 * service.scheduler.busy["calls"]
 
 
+def shown(png: Path | bytes) -> tuple[bytes, Any]:
+    """The pixels of a PNG and its record; the server writes A1111's text beside them."""
+    content = png if isinstance(png, bytes) else png.read_bytes()
+    with Image.open(io.BytesIO(content)) as image:
+        return image.tobytes(), metadata_of(content)
+
+
 def submit_before(service: DrawingService, values: dict[str, Any]) -> str:
     """A job that waits for the service to start."""
     return service.store.accept(service.order(values, key="local", client="test"), {}).id
@@ -62,7 +71,7 @@ def test_one_picture_a_call_is_equal_to_the_byte(make_service: Make, tiny_engine
     service.start()
     for name, values in zip(jobs, MIXED, strict=False):
         (stored,) = service.wait_here(name).pictures
-        assert stored.file.read_bytes() == tiny_engine.draw(dict(values))[0].png()
+        assert shown(stored.file) == shown(tiny_engine.draw(dict(values))[0].png())
 
 
 def test_a_short_job_passes_a_long_one(service: DrawingService) -> None:
@@ -225,13 +234,13 @@ def test_loras_are_per_request_and_the_model_stays_as_it_is(
     make_service: Make, tiny_engine: Engine, tmp_path: Path
 ) -> None:
     file = lora_file(tiny_engine, tmp_path, "ink")
-    plain = tiny_engine.draw("红苹果", seed=1, steps=2)[0].png()
+    plain = shown(tiny_engine.draw("红苹果", seed=1, steps=2)[0].png())
     service = make_service(lora_files={"ink": file}, batch=1)
     service.start()
     values = {"text": "红苹果", "steps": 2, "seed": 1}
     jobs = [submit(service, values), submit(service, values, loras=[("ink", 0.8)]), submit(service, values)]
-    first, changed, last = (service.wait_here(name).pictures[0].file.read_bytes() for name in jobs)
-    expected = tiny_engine.with_loras(f"{file}:0.8").draw("红苹果", seed=1, steps=2)[0].png()
+    first, changed, last = (shown(service.wait_here(name).pictures[0].file) for name in jobs)
+    expected = shown(tiny_engine.with_loras(f"{file}:0.8").draw("红苹果", seed=1, steps=2)[0].png())
     assert changed == expected != plain
     assert first == last == plain
     with pytest.raises(RequestError, match="ink"):
