@@ -7,7 +7,8 @@ import ipaddress
 import signal
 import socket
 import sys
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import uvicorn
@@ -89,7 +90,7 @@ def serve(settings: ServeSettings, *, host: str, port: int, names: tuple[str, ..
         name = f"[{host}]" if ":" in host else host
         sentence = say("the page: {local} (Ctrl-C stops it)", local=f"http://{name}:{bound}/")
         config = uvicorn.Config(
-            app,
+            _ending_quietly(app),
             log_level="warning",
             access_log=False,
             server_header=False,
@@ -97,6 +98,16 @@ def serve(settings: ServeSettings, *, host: str, port: int, names: tuple[str, ..
             proxy_headers=False,
         )
         asyncio.run(_Announcing(config, sentence).serve([listening]))
+
+
+def _ending_quietly(app: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """The application; a connection that is still open when the grace is over is cut, which is no fault to log."""
+
+    async def run(scope: Any, receive: Any, send: Any) -> None:
+        with suppress(asyncio.CancelledError):
+            await app(scope, receive, send)
+
+    return run
 
 
 def make_service(settings: ServeSettings) -> DrawingService:
