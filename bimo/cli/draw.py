@@ -263,7 +263,8 @@ def draw(
         ):
             continue
         prepared = engine.prepare(full)
-        if prepared.nothing_known and again is None and image is None and not anyway:
+        # What a LoRA was taught no vocabulary knows of.
+        if prepared.nothing_known and again is None and image is None and not (anyway or engine.adapters):
             raise RequestError(
                 "{sentence}; say it in other words, or draw it all the same with --anyway",
                 sentence=prepared.nothing_known,

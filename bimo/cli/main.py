@@ -28,9 +28,14 @@ COMPLETION_VARIABLE = "_BIMO_COMPLETE"
 #: Modules that only an extra installs, by the extra's name.
 EXTRAS = {
     "gradio": "serve",
+    "fastapi": "serve",
+    "uvicorn": "serve",
+    "python_multipart": "serve",
+    "prometheus_client": "serve",
     "ray": "ray",
     "deepspeed": "deepspeed",
     "accelerate": "train",
+    "torchao": "quantise",
     "openvino": "openvino",
     "nncf": "openvino",
     "fontTools": "inscription",

@@ -266,7 +266,8 @@ def calm_cells(picture: Image.Image, text: str, writing: Writing, taken: Sequenc
     for cell in taken:
         left, top, right, bottom = cell.box
         busy[max(0, top) : bottom, max(0, left) : right] = 8.0
-    summed = np.pad(busy.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    summed = np.zeros((busy.shape[0] + 1, busy.shape[1] + 1))
+    summed[1:, 1:] = busy.cumsum(0).cumsum(1)
     calm = CALM * busy_scale(summed)
     trials: list[tuple[float, tuple[Cell, ...]]] = []
     for largest in _sizes(text, picture.size):

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from bimo.cli import main
-from bimo.cli.draw import size_of
+from bimo.cli.inputs import size_of
 from bimo.core.errors import RequestError
 from bimo.core.output_path import OutputPath, name_of
 from bimo.hub import memory
@@ -257,7 +257,7 @@ def test_an_unknown_option_names_those_that_are_like_it(
         ("data scenes d --count 0", "--count 的值不对，应不小于 1", "--count is wrong: expected at least 1"),
         ("data scenes d --count 9999999999", "应不大于 1000000", "expected at most 1000000"),
         ("data artwork d --canvases 9999999999", "应不大于 1000000", "expected at most 1000000"),
-        ("draw a --dtype x", "'x' 不在 fp16、bf16、fp32 之中", "'x' is none of fp16, bf16, fp32"),
+        ("draw a --dtype x", "'x' 不在 auto、fp16、bf16、fp32 之中", "'x' is none of auto, fp16, bf16, fp32"),
         ("draw a -n x", "应为整数", "expected a whole number"),
         ("draw a --guidance x", "应为数", "expected a number"),
         ("draw a -o", "-o 后面缺少值", "-o needs a value"),
@@ -289,10 +289,11 @@ def test_what_an_extra_installs_is_told_by_its_name() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras = {
         name: project["optional-dependencies"][name]
-        for name in ("train", "data", "serve", "deepspeed", "ray", "openvino")
+        # What several need is told by the first of them.
+        for name in ("quantise", "openvino", "ray", "deepspeed", "serve", "inscription", "data", "train")
     }
     listed = {re.split(r"[\[><=]", line)[0].replace("-", "_"): name for name, lines in extras.items() for line in lines}
-    imported = {"faiss_cpu": "faiss", "pyahocorasick": "ahocorasick"}
+    imported = {"faiss_cpu": "faiss", "pyahocorasick": "ahocorasick", "fonttools": "fontTools"}
     assert {imported.get(name, name): extra for name, extra in listed.items()} == main.EXTRAS
 
 

@@ -114,7 +114,7 @@ def test_who_stops_waiting_ends_the_job(service: DrawingService) -> None:
 
 
 def test_a_deadline_ends_a_job_with_a_sentence(service: DrawingService) -> None:
-    job = service.wait_here(submit(service, {"text": "猫", "steps": 150}, seconds=0.3))
+    job = service.wait_here(submit(service, {"text": "猫", "steps": 150, "count": 4}, seconds=0.05))
     assert job.state is State.failed
     assert job.failure is not None
     assert (job.failure.code, job.failure.status) == ("deadline", 504)

@@ -266,4 +266,4 @@ def test_the_first_commands_of_the_page_work_on_photos(
     for words in commands[:2]:
         assert main.run([*words, *(("--threads", "1") if words[0] == "train" else ())]) == 0, capfd.readouterr().err
     trial = commands[1][commands[1].index("--out") + 1]
-    assert main.run(["draw", "红烧肉", "-m", trial, "--steps", "1", "-o", "a.png"]) == 0
+    assert main.run(["draw", "红烧肉", "-m", trial, "--steps", "1", "--anyway", "-o", "a.png"]) == 0
