@@ -222,10 +222,9 @@ def lora_tags(prompt: str) -> tuple[str, tuple[LoraTag, ...]]:
     at = 0
     for found in _outside(_LORA, prompt):
         weight = (found["weight"] or "1").replace("：", ":").split(":")[0].replace("．", ".")
-        try:
-            tags.append(LoraTag(found["name"].strip(), float(weight)))
-        except ValueError:
+        if _NUMBER.fullmatch(weight) is None:
             continue
+        tags.append(LoraTag(found["name"].strip(), float(weight)))
         text.append(prompt[at : found.start()])
         at = found.end()
     if not tags:

@@ -21,9 +21,10 @@ from bimo.core.errors import RequestError
 from bimo.core.messages import Message, say
 from bimo.diffusion.sampler_names import EDM_SAMPLERS, FLOW_SAMPLERS, SAMPLERS, SCHEDULES, sampler_named
 from bimo.hub import memory
+from bimo.prompts.a1111 import lora_tags
 from bimo.prompts.styles import STYLES, styled
 from bimo.serve.asking import Asking, Service, drawn, encoded, own_job, shot, whole
-from bimo.serve.infotext import infotext, loras_in, parsed, read_from, request_of
+from bimo.serve.infotext import infotext, parsed, read_from, request_of
 from bimo.serve.jobs import CONDITION, Job, Order, State
 from bimo.serve.keys import Caller, Scope
 from bimo.serve.problems import ApiError
@@ -171,7 +172,8 @@ class _Wanted:
         self.warnings: list[str] = []
         self.pictures: dict[str, bytes] = {}
         said = request_of(body.infotext) if body.infotext else {}
-        text, self.loras = loras_in(body.prompt or str(said.get("text", "")))
+        text, tags = lora_tags(body.prompt or str(said.get("text", "")))
+        self.loras = [(tag.name, tag.weight) for tag in tags]
         options = _options(service, caller) | body.override_settings
         self.model = _checkpoint(service, str(options.get("sd_model_checkpoint") or ""))
         style, text = _styles(body.styles, text)
@@ -350,7 +352,7 @@ async def _enlarged(
                 "count": 1,
                 "strength": 0.75 if body.denoising_strength is None else body.denoising_strength,
                 "steps": body.hr_second_pass_steps or wanted.values["steps"],
-                "text": loras_in(body.hr_prompt)[0] or wanted.values["text"],
+                "text": lora_tags(body.hr_prompt)[0] or wanted.values["text"],
                 "negative": body.hr_negative_prompt or wanted.values["negative"],
                 "seed": picture.seed,
             }

@@ -11,26 +11,19 @@ from typing import Any, cast
 from bimo.core.label import Label
 from bimo.core.picture import METADATA_KEY, Picture
 from bimo.diffusion.sampler_names import SAMPLERS
+from bimo.prompts.a1111 import lora_tags
 from bimo.serve.jobs import Job
 
 #: The chunk of a PNG that A1111's programs look into.
 CHUNK = "parameters"
 #: `key: value` of the last line; a value with a comma is quoted as JSON.
 _PAIR = re.compile(r'\s*(\w[\w \-/]*?):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
-#: LoRAs in a prompt: <lora:name> or <lora:name:0.8>.
-_LORA = re.compile(r"<lora:([^:<>]+)(?::(-?\d+(?:\.\d+)?))?(?::[^<>]*)?>")
 NEGATIVE = "Negative prompt:"
 
 
 def with_loras(text: str, loras: Sequence[tuple[str, float]]) -> str:
     """A prompt as A1111 says which LoRAs it is drawn with."""
     return text + "".join(f"<lora:{name}:{weight:g}>" for name, weight in loras)
-
-
-def loras_in(text: str) -> tuple[str, list[tuple[str, float]]]:
-    """A prompt without its <lora:name:weight>, and those."""
-    found = [(name.strip(), float(weight or 1)) for name, weight in _LORA.findall(text)]
-    return (_LORA.sub("", text).strip(), found) if found else (text, [])
 
 
 def sampler_shown(name: str | None) -> str:
@@ -142,4 +135,4 @@ def recorded_text(content: bytes) -> str:
     try:
         return str(json.loads(items[METADATA_KEY])["request"]["text"])
     except (KeyError, ValueError, TypeError, RecursionError):
-        return loras_in(parsed(text)["Prompt"])[0] if text else ""
+        return lora_tags(parsed(text)["Prompt"])[0] if text else ""

@@ -122,9 +122,9 @@ def test_what_is_here_is_listed(here: Callable[..., Any], tmp_path: Path) -> Non
     "settings",
     [
         {},
-        {"HF_HOME": "/tmp/home"},
-        {"XDG_CACHE_HOME": "/tmp/cache"},
-        {"HF_HUB_CACHE": "~/hub", "HF_HOME": "/tmp/home"},
+        {"HF_HOME": "/elsewhere/home"},
+        {"XDG_CACHE_HOME": "/elsewhere/cache"},
+        {"HF_HUB_CACHE": "~/hub", "HF_HOME": "/elsewhere/home"},
         {"HUGGINGFACE_HUB_CACHE": "$HOME/x"},
     ],
 )

@@ -98,7 +98,11 @@ def test_and_joins_prompts(prompt: str, expected: list[tuple[str, float]]) -> No
         ("＜lora：水墨：０．５＞红苹果", "红苹果", (LoraTag("水墨", 0.5),)),
         ("a <lora:x> b", "a  b", (LoraTag("x"),)),
         ("“<lora:x:1>”", "“<lora:x:1>”", ()),
+        ("a<lora:x:0.5>b<lora:y>", "ab", (LoraTag("x", 0.5), LoraTag("y"))),
+        ("<lora:x:-1:0.5>a", "a", (LoraTag("x", -1.0),)),
         ("<lora:x:strong> a", "<lora:x:strong> a", ()),
+        ("<lora:x:nan> a", "<lora:x:nan> a", ()),
+        ("<lora:x:inf> a", "<lora:x:inf> a", ()),
         ("a < b > c", "a < b > c", ()),
     ],
 )

@@ -15,7 +15,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from bimo.serve.app import create_app
-from bimo.serve.infotext import infotext, loras_in, parsed, request_of
+from bimo.serve.infotext import infotext, parsed, request_of
 from tests.serve.conftest import listening
 from tests.serve.test_scheduler import lora_file
 from tests.support.waiting import until
@@ -202,9 +202,3 @@ def test_infotext_is_read_back(text: str) -> None:
     written = infotext(record, "my model, v2", [], (64, 96))
     assert request_of(written) == request | {"size": (64, 96), "clip_skip": 2, "strength": 0.5, "sampler": "Euler a"}
     assert parsed(written)["Model"] == "my model, v2"
-
-
-def test_loras_are_taken_out_of_a_prompt() -> None:
-    assert loras_in("a <lora:x:0.5>b<lora:y>") == ("a b", [("x", 0.5), ("y", 1.0)])
-    assert loras_in(" a ") == (" a ", [])
-    assert loras_in("<lora:a:b>c")[0] == "c"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -15,7 +16,7 @@ from bimo.diffusion.system import System
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adapter(Part):
+class Adapter(Part, ABC):
     """A part that a stage names as its adapter. ``kind`` is what its files are called."""
 
     kind: ClassVar[str]
@@ -29,21 +30,21 @@ class Adapter(Part):
         """The maps that the data must bring for it."""
         return ()
 
+    @abstractmethod
     def put(self, system: System) -> list[str]:
         """Puts it into a system; answers the names of its parameters."""
-        raise NotImplementedError
 
+    @abstractmethod
     def learnt(self, system: System) -> dict[str, Tensor]:
         """What it has learnt, to be written."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write(self, system: System, path: Path, learnt: dict[str, Tensor]) -> Path:
         """Writes what it learnt under a name, which gets the ending it needs; answers where."""
-        raise NotImplementedError
 
+    @abstractmethod
     def leave(self, system: System) -> None:
         """Takes it out of the system."""
-        raise NotImplementedError
 
 
 def adapter_of(stage: Stage) -> Adapter | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ class BatchSource(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Objective(Part):
+class Objective(Part, ABC):
     """What a stage minimises. ``sees`` is what a batch brings besides captions: nothing ("texts"), "pixels" or the
     "latents" of a level.
     """
@@ -92,9 +93,9 @@ class Objective(Part):
         """What stands before the parameters of ``extra`` in globs and in the state of a run."""
         return type(self).__name__.lower()
 
+    @abstractmethod
     def loss(self, inputs: TrainInputs) -> Tensor:
         """The loss of a step."""
-        raise NotImplementedError
 
 
 def objective_of(stage: Stage) -> Objective:
