@@ -22,7 +22,8 @@ from bimo.serve.app import create_app, unknown_paths
 from bimo.serve.gate import Gate
 from bimo.serve.jobs import JobStore
 from bimo.serve.keys import KeyStore, Scope
-from bimo.serve.page import layout as page
+from bimo.serve.page.layout import mount
+from bimo.serve.page.session import Page
 from bimo.serve.pool import EngineKey, EnginePool, model_names, weight_files
 from bimo.serve.safety import PictureFilter, PromptFilter
 from bimo.serve.service import DrawingService
@@ -77,7 +78,7 @@ def serve(settings: ServeSettings, *, host: str, port: int, names: tuple[str, ..
                 )
                 print(told, flush=True)
         service = make_service(settings)
-        shown = page.Page(service, keys)
+        shown = Page(service, keys)
         own = (socket.gethostname().lower(), host.lower(), *(name.lower() for name in names))
 
         def gate(inner: object) -> Gate:
@@ -85,7 +86,7 @@ def serve(settings: ServeSettings, *, host: str, port: int, names: tuple[str, ..
 
         app = create_app(service, gate=gate)
         unknown_paths(app)
-        page.mount(app, shown)
+        mount(app, shown)
         bound = listening.getsockname()[1]
         name = f"[{host}]" if ":" in host else host
         sentence = say("the page: {local} (Ctrl-C stops it)", local=f"http://{name}:{bound}/")

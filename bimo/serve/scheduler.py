@@ -8,7 +8,7 @@ Who is next: the key that has had the least of the machine so far (start-time fa
 priority; of those the one with the least work left, each second of waiting counting as ``AGEING`` seconds less of it,
 so that long ones are passed by but not for ever. Pictures of the same model, level and size share a call of the
 denoiser where that ends them sooner, on average, than one after another would: by the seconds that calls of so many
-rows took here (`CallCosts`). On a processor that is seldom the case, on a GPU nearly always. A picture alone in its
+rows took here (`CallCosts`). On a processor that is seldom the case. A picture alone in its
 calls is equal to the bit to one drawn alone; in shared calls it may differ by 1 of 255, as matrix products are ordered
 by shape.
 """

@@ -28,9 +28,11 @@ from bimo.serve.keys import KeyStore
 from bimo.serve.page import gallery, models
 from bimo.serve.page.comparison import Votes, rows, sheet
 from bimo.serve.page.form import Form, filled
+from bimo.serve.page.fragments import EXAMPLES
 from bimo.serve.page.gallery import Named
-from bimo.serve.page.layout import EXAMPLES, Page, Visitor, mount
+from bimo.serve.page.layout import mount
 from bimo.serve.page.models import RATIOS, Offer
+from bimo.serve.page.session import Page, Visitor
 from bimo.serve.service import DrawingService
 
 #: gradio, with the pandas of today.

@@ -74,6 +74,11 @@ class Offer:
         """The longest side that the page offers."""
         return min(MAXIMUM_SIDE, 4 * max(self.width, self.height))
 
+    @property
+    def ratio(self) -> str | None:
+        """The ratio of sides whose size is what the model draws by itself, None where there is none."""
+        return next((ratio for ratio in RATIOS if self.shaped(ratio) == (self.width, self.height)), None)
+
     def shaped(self, ratio: str) -> tuple[int, int]:
         """(width, height) of a shape with about as many pixels as the model learned at, of its sizes where it has
         some.

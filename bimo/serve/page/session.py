@@ -1,0 +1,130 @@
+"""Who looks at the page, and what is done for them: their jobs, their history, what their tab waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+from dataclasses import dataclass
+
+import gradio as gr
+
+from bimo.core.errors import BimoError, RequestError
+from bimo.core.messages import Message, Sayable
+from bimo.serve.gate import spoken
+from bimo.serve.jobs import LANGUAGE, Job, Order, State
+from bimo.serve.keys import LOCAL, KeyStore
+from bimo.serve.page import gallery, models
+from bimo.serve.page.comparison import Votes
+from bimo.serve.page.form import (
+    Form,
+)
+from bimo.serve.page.gallery import Named
+from bimo.serve.page.models import Offer
+from bimo.serve.pool import EngineKey
+from bimo.serve.service import DrawingService
+
+#: Previews of a picture on the way.
+PREVIEWS = 6
+#: Jobs that the gallery shows at first, and how many more for each press.
+SHOWN = 24
+
+
+class Page:
+    """The page of a service: what its browsers wait for, and what is done for them."""
+
+    def __init__(self, service: DrawingService, keys: KeyStore | None = None) -> None:
+        self.service = service
+        self.pool = service.pool
+        self.keys = keys
+        self.votes = Votes(service.settings.folder / "preferences")
+        #: Jobs that a browser's tab waits for.
+        self._waiting: dict[str, set[str]] = {}
+
+    def left(self, session: str) -> None:
+        """A page was closed: what it waits for is not drawn."""
+        self.stop(session)
+
+    def stop(self, session: str) -> None:
+        """What a page waits for is not drawn to its end."""
+        for job in list(self._waiting.get(session, ())):
+            self.service.cancel(job)
+
+    async def offer(self, model: str) -> Offer:
+        """What a model can be asked; it is loaded where it is not. Raises BimoError."""
+        return Offer.of(await models.loaded(self.pool, model))
+
+    async def accept(self, form: Form, who: Visitor) -> Job:
+        """The job of a form, which a tab waits for. Raises RequestError."""
+        if self.keys is not None and (seconds := self.keys.wait(who.user)):
+            raise RequestError("this key asks too often; ask again in {seconds} seconds", seconds=seconds)
+        engine = self.pool.resident(EngineKey(self.pool.named(form.model or None)))
+        own = 0.0 if engine is None else engine.recipe.levels[-1].guidance.rescale
+
+        def accepted() -> Job:
+            order = self.order(form, who.user, own, who.language)
+            return self.service.accept(order, form.pictures())
+
+        job = await asyncio.to_thread(accepted)
+        self._waiting.setdefault(who.session, set()).add(job.id)
+        return job
+
+    def order(self, form: Form, user: str, rescale: float = 0.0, language: str = "") -> Order:
+        """The order of a form. Raises RequestError."""
+        return self.service.order(
+            form.values(rescale),
+            key=user,
+            client="page",
+            model=form.model or None,
+            loras=form.weighted_loras(),
+            previews=PREVIEWS,
+            note={LANGUAGE: language},
+        )
+
+    def done(self, job: Job, who: Visitor) -> None:
+        """A tab waits for a job no more."""
+        mine = self._waiting.get(who.session, set())
+        mine.discard(job.id)
+        if not mine:
+            self._waiting.pop(who.session, None)
+
+    async def history(self, who: Visitor, text: str = "", most: int = SHOWN) -> str:
+        """The gallery of a visitor."""
+        found = await asyncio.to_thread(self.service.store.jobs, who.user, State.done, text[:200], None, most)
+        return gallery.history(found, who.language, text)
+
+    async def picked(self, text: object, who: Visitor) -> tuple[Job, Named]:
+        """The picture that a browser names, where it is the visitor's own. Raises RequestError."""
+        named = Named.read(text)
+        job = None if named is None else await asyncio.to_thread(self.service.job, named.job, who.user)
+        if named is None or job is None or all(p.place != named.place for p in gallery.shown(job)):
+            raise RequestError("that picture is gone; take another one")
+        return job, named
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """Who looks at the page: the name of a key, the tab, the language of the browser."""
+
+    user: str
+    session: str
+    language: str
+
+    @classmethod
+    def of(cls, browser: gr.Request) -> Visitor:
+        """The one behind a request of gradio's."""
+        language = spoken(browser.headers.get("accept-language"))
+        return cls(browser.username or LOCAL.name, browser.session_hash or "", language)
+
+    def says(self, message: Sayable) -> str:
+        """A sentence in the visitor's language."""
+        return message.said(self.language)
+
+    def toast(self, error: BaseException) -> gr.Error:
+        """An error over the page, which takes it for HTML."""
+        if isinstance(error, MemoryError):
+            sentence = self.says(Message("out of memory: draw a smaller picture"))
+        else:
+            assert isinstance(error, BimoError)
+            sentence = error.message.said(self.language)
+        title = self.says(Message("Cannot draw"))
+        return gr.Error(html.escape(sentence, quote=False), duration=12, title=title, print_exception=False)

@@ -1,0 +1,292 @@
+"""The other tabs: a table over two settings, two models side by side with a vote, a table of prompts."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gradio as gr
+
+from bimo.core.errors import BimoError, RequestError
+from bimo.core.messages import Message
+from bimo.serve.jobs import Job
+from bimo.serve.page import gallery
+from bimo.serve.page.comparison import rows, sheet
+from bimo.serve.page.form import (
+    Form,
+)
+from bimo.serve.page.fragments import axis_choices
+from bimo.serve.page.gallery import Named
+from bimo.serve.page.labels import label
+from bimo.serve.page.parts import Parts
+from bimo.serve.page.session import Page, Visitor
+from bimo.serve.service import QueueFullError
+
+
+@dataclass(frozen=True)
+class Comparing:
+    """The components of the table over two settings."""
+
+    x: Any
+    x_values: Any
+    y: Any
+    y_values: Any
+    go: Any
+    stop: Any
+    table: Any
+
+
+def comparing_tab() -> Comparing:
+    """The tab of a table over two settings."""
+    with gr.Row():
+        x = gr.Dropdown(axis_choices("en"), value="steps", label=label("axis_x"), elem_id="axis-x")
+        x_values = gr.Textbox("4, 8, 16", label=label("axis_values"), max_length=4000, elem_id="x-values")
+    with gr.Row():
+        y = gr.Dropdown(axis_choices("en"), value="style", label=label("axis_y"), elem_id="axis-y")
+        y_values = gr.Textbox("3d, ink", label=label("axis_values"), max_length=4000, elem_id="y-values")
+    gr.Markdown(label("compare_hint"), elem_classes="hint")
+    with gr.Row():
+        go = gr.Button(label("compare"), variant="primary", elem_id="compare", scale=3)
+        stop = gr.Button(label("stop"), scale=1, min_width=60)
+    return Comparing(x, x_values, y, y_values, go, stop, gr.HTML(elem_id="compared"))
+
+
+def _tab(page: Page, stop: Any) -> None:
+    def end(browser: gr.Request) -> None:
+        page.stop(browser.session_hash or "")
+
+    stop.click(end, None, None, concurrency_limit=None, api_visibility="private", show_progress="hidden")
+
+
+async def _all(page: Page, who: Visitor, forms: Sequence[Form]) -> AsyncGenerator[dict[int, Job | str]]:
+    """The jobs of some forms as they end, by their place; a sentence where one was refused. Whoever listens no more
+    ends those that are left.
+    """
+    jobs: dict[int, Job] = {}
+    found: dict[int, Job | str] = {}
+    try:
+        for place, form in enumerate(forms):
+            try:
+                jobs[place] = await page.accept(form, who)
+            except QueueFullError as error:
+                found[place] = error.message.said(who.language)
+            except BimoError as error:
+                found[place] = error.message.said(who.language)
+        waiting = {asyncio.ensure_future(page.service.wait(job.id)): place for place, job in jobs.items()}
+        yield dict(found)
+        while waiting:
+            ended, _ = await asyncio.wait(waiting, timeout=30, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                found[waiting.pop(task)] = task.result()
+            yield dict(found)
+    finally:
+        for job in jobs.values():
+            page.service.cancel(job.id)
+            page.done(job, who)
+
+
+def _cell(found: Job | str | None, language: str) -> str:
+    return gallery.cell(None, language, found) if isinstance(found, str) else gallery.cell(found, language)
+
+
+def on_comparing(page: Page, parts: Parts, compared: Comparing) -> None:
+    """What that tab does: a job a cell, shown as they end."""
+
+    async def compare(browser: gr.Request, *values: Any) -> AsyncGenerator[Any]:
+        who = Visitor.of(browser)
+        *axes, rest = values[:4], values[4:]
+        words = [value if isinstance(value, str) else "" for value in axes[0]]
+        try:
+            form = Form.read(rest)
+            wanted = sheet(form, (words[0], words[1]), (words[2], words[3]))
+        except BimoError as error:
+            raise who.toast(error) from None
+        width = len(wanted.across)
+        flat = [form for row in wanted.cells for form in row]
+        async for found in _all(page, who, flat):
+            table = [
+                (head, [_cell(found.get(r * width + c), who.language) for c in range(width)])
+                for r, head in enumerate(wanted.down)
+            ]
+            yield gallery.table(who.language, wanted.across, table)
+
+    inputs = [compared.x, compared.x_values, compared.y, compared.y_values, *parts.inputs]
+    compared.go.click(
+        compare,
+        inputs,
+        compared.table,
+        preprocess=False,
+        show_progress="hidden",
+        api_visibility="private",
+        concurrency_limit=None,
+    )
+    _tab(page, compared.stop)
+
+
+@dataclass(frozen=True)
+class Dueling:
+    """The components of two models side by side."""
+
+    first: Any
+    second: Any
+    go: Any
+    shown: Any
+    votes: dict[str, Any]
+    row: Any
+    said: Any
+    pair: Any
+
+
+def dueling_tab(page: Page) -> Dueling:
+    """The tab of two models side by side."""
+    names = list(page.pool.models)
+    gr.Markdown(label("vote_hint"), elem_classes="hint")
+    with gr.Row():
+        first = gr.Dropdown(names, value=names[0], label=label("model_a"), elem_id="model-a")
+        second = gr.Dropdown(names, value=names[-1], label=label("model_b"), elem_id="model-b")
+    go = gr.Button(label("duel"), variant="primary", elem_id="duel")
+    shown = gr.HTML(elem_id="dueled")
+    with gr.Row(visible=False) as row:
+        votes = {
+            "a": gr.Button(label("left"), elem_id="vote-a"),
+            "tie": gr.Button(label("tie"), elem_id="vote-tie"),
+            "b": gr.Button(label("right"), elem_id="vote-b"),
+        }
+    return Dueling(first, second, go, shown, votes, row, gr.HTML(elem_id="voted"), gr.Textbox(visible=False))
+
+
+def on_dueling(page: Page, parts: Parts, dueled: Dueling) -> None:
+    """What that tab does: two drawings whose models are hidden until one of them is chosen."""
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "preprocess": False}
+
+    async def duel(browser: gr.Request, *values: Any) -> AsyncGenerator[tuple[Any, ...]]:
+        who = Visitor.of(browser)
+        try:
+            form = Form.read(values[2:])
+            seed = secrets.randbelow(2**31) if form.seed < 0 else form.seed
+            names = [Form.words("model", value) for value in values[:2]]
+            # One model against itself: two seeds.
+            seeds = (seed, seed + (names[0] == names[1]))
+            forms = [replace(form, model=name, count=1, seed=s) for name, s in zip(names, seeds, strict=True)]
+            # A form is that of one model: another's size, steps and guidance are its own.
+            forms = [await _own(page, each, form.model) for each in forms]
+        except BimoError as error:
+            raise who.toast(error) from None
+        # Which is left and which right is chance, so that a vote is for a picture and not for a place.
+        if secrets.randbelow(2):
+            forms.reverse()
+        async for found in _all(page, who, forms):
+            cells = [found.get(place) for place in (0, 1)]
+            figures = "".join(f"<figure>{_large(cell, who.language)}</figure>" for cell in cells)
+            both = [cell.id for cell in cells if isinstance(cell, Job) and gallery.shown(cell)]
+            ready = len(both) == 2
+            yield f'<div class="duel">{figures}</div>', gr.Row(visible=ready), "", " ".join(both) if ready else ""
+
+    outputs = [dueled.shown, dueled.row, dueled.said, dueled.pair]
+    dueled.go.click(duel, [dueled.first, dueled.second, *parts.inputs], outputs, **quiet, concurrency_limit=None)
+
+    def voting(choice: str) -> Any:
+        async def vote(browser: gr.Request, pair: Any) -> tuple[Any, ...]:
+            who = Visitor.of(browser)
+            try:
+                names = [Named.read(f"{name}/0") for name in str(pair).split(" ")]
+                if len(names) != 2:
+                    raise RequestError("there is no picture to vote on; draw both first")
+                (left, _), (right, _) = [await page.picked(str(name), who) for name in names]
+                path = await asyncio.to_thread(page.votes.keep, left, right, choice, who.user)
+            except BimoError as error:
+                raise who.toast(error) from None
+            kept = Message(
+                "Left: {left}, right: {right}. Kept; train with: bimo data feedback {path} PAIRS",
+                left=left.order.model,
+                right=right.order.model,
+                path=path,
+            )
+            return gr.Row(visible=False), gallery.told(who.says(kept)), ""
+
+        return vote
+
+    for choice, button in dueled.votes.items():
+        button.click(voting(choice), dueled.pair, [dueled.row, dueled.said, dueled.pair], **quiet)
+
+
+async def _own(page: Page, form: Form, chosen: str) -> Form:
+    if form.model in ("", chosen):
+        return form
+    offer = await page.offer(form.model)
+    return replace(
+        form,
+        width=offer.width,
+        height=offer.height,
+        steps=offer.steps,
+        guidance=offer.guidance,
+        guidance_rescale=offer.rescale,
+        sampler="",
+        schedule="",
+        spacing="",
+        eta=0.0,
+        clip_skip=1,
+        loras=(),
+        control="",
+    )
+
+
+def _large(found: Job | str | None, language: str) -> str:
+    shown = _cell(found, language)
+    return shown.replace(".webp", ".png")
+
+
+@dataclass(frozen=True)
+class Tabling:
+    """The components of pictures from a table."""
+
+    text: Any
+    file: Any
+    go: Any
+    stop: Any
+    table: Any
+
+
+def tabling_tab() -> Tabling:
+    """The tab of a table of prompts."""
+    text = gr.Textbox(label=label("table"), lines=6, max_lines=16, max_length=100_000, elem_id="table")
+    file = gr.HTML()
+    with gr.Row():
+        go = gr.Button(label("table_draw"), variant="primary", elem_id="table-draw", scale=3)
+        stop = gr.Button(label("stop"), scale=1, min_width=60)
+    return Tabling(text, file, go, stop, gr.HTML(elem_id="tabled"))
+
+
+def on_table(page: Page, parts: Parts, tabled: Tabling) -> None:
+    """What that tab does: a job a row, shown as they end."""
+
+    async def draw_all(browser: gr.Request, *values: Any) -> AsyncGenerator[Any]:
+        who = Visitor.of(browser)
+        try:
+            text = values[0] if isinstance(values[0], str) else ""
+            if len(text) > 100_000:
+                raise RequestError("the table is longer than {most} characters", most=100_000)
+            # The prompt of the form is none of the table's.
+            forms = rows(Form.read(values[1:]), text)
+        except BimoError as error:
+            raise who.toast(error) from None
+        async for found in _all(page, who, forms):
+            table = [
+                (form.text if len(form.text) < 80 else form.text[:79] + "…", [_cell(found.get(n), who.language)])
+                for n, form in enumerate(forms)
+            ]
+            yield gallery.table(who.language, [""], table)
+
+    tabled.go.click(
+        draw_all,
+        [tabled.text, *parts.inputs],
+        tabled.table,
+        preprocess=False,
+        show_progress="hidden",
+        api_visibility="private",
+        concurrency_limit=None,
+    )
+    _tab(page, tabled.stop)
