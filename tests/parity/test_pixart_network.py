@@ -99,6 +99,14 @@ def test_places_are_real_wherever_they_are_first_asked_for() -> None:
     assert not where.is_inference()
 
 
+def test_a_model_that_moves_takes_no_other_along() -> None:
+    moved, other = (PixArtModel(**(SIZES | {"size": 6})) for _ in range(2))
+    buffer = moved.pos_embed.pos_embed
+    buffer.data = buffer.data.to("meta")
+    assert other.pos_embed.pos_embed.device.type == "cpu"
+    assert PixArtModel(**(SIZES | {"size": 6})).pos_embed.pos_embed.device.type == "cpu"
+
+
 def test_a_width_that_heads_do_not_divide_is_refused() -> None:
     with pytest.raises(RecipeError, match="heads"):
         PixArtModel(**(SIZES | {"heads": 5}))

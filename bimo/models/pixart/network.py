@@ -70,7 +70,8 @@ class Patches(nn.Module):
         self.side = size // patch
         self.proj = nn.Conv2d(channels, width, patch, stride=patch)
         # A copy: a buffer moves with its model, and what is kept for others must stay.
-        where = places(width, self.side, self.side, self.side).clone()
+        with torch.inference_mode(False):
+            where = places(width, self.side, self.side, self.side).clone()
         self.register_buffer("pos_embed", where, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
