@@ -6,11 +6,10 @@
 
 from dataclasses import replace
 
-from bimo.core.recipe import Defaults, Guidance, Level, Recipe, Stage
-from bimo.diffusion.schedules import Flow, SingleStepRegression
-from bimo.models.text_encoders.bert import Bert
+from bimo.core.recipe import Defaults, Recipe, Stage
 from bimo.training.objectives.denoise import Denoise
 from bimo.training.objectives.reconstruct import Contrast, Reconstruct
+from bimo.xiaomo import recipe as first
 from bimo.xiaomo.autoencoder import Compact
 from bimo.xiaomo.conditioners import Earlier, Pose
 from bimo.xiaomo.first_level import Expected, Refine
@@ -34,69 +33,41 @@ ELEMENTS = (
 CHANNELS = 16
 MAPS = len(ELEMENTS) + 2
 
-words = Bert(
-    width=192,
-    layers=3,
-    heads=6,
-    feed=768,
-    vocab=18000,
-    positions=40,
-    types=1,
-    length=40,
-    masked=True,
-    pooler=False,
-    pool="mean",
-    project=256,
-    words="lexicon",
-    dropout=0.0,
-)
+words = replace(first.words, vocab=18000, positions=40, length=40)
 
 layout = LayoutBoxes(elements=ELEMENTS)
 
-expected = Level(
-    name="expected",
-    space="image",
+expected = replace(
+    first.expected,
     denoiser=Restyled(
         content=Expected(
             channels=CHANNELS, text=192, vector=256, maps=64, moved=36, pose="pose", things=2, spatial=MAPS
         )
     ),
-    schedule=SingleStepRegression(),
     conditioners=(layout, Pose()),
-    steps=1,
-    guidance=Guidance(scale=1.0),
 )
 
-image = Level(
-    name="image",
+image = replace(
+    first.image,
     space=Compact(channels=CHANNELS, deep=256, decoder=320),
     denoiser=Refine(
         denoiser=Hourglass(
             channels=CHANNELS, spatial=CHANNELS + MAPS, width=128, deep=3, text=192, vector=256, scalars=(("pose", 5),)
         )
     ),
-    schedule=Flow(),
     conditioners=(Earlier(level="expected"), layout, Pose()),
-    sampler="euler",
-    steps=12,
-    guidance=Guidance(scale=2.0),
 )
 
-autoencoder = Stage(
-    name="autoencoder",
+autoencoder = replace(
+    first.autoencoder,
     objective=Reconstruct(level="image", crop=128, scales=(2, 4), chroma=1.0),
-    train=("image.space.*",),
     steps=14000,
     batch=16,
-    lr=2e-3,
-    warmup=100,
-    lr_schedule="cosine",
     precision="bf16",
-    ema=0.998,
 )
 
-contrast = Stage(
-    name="contrast",
+contrast = replace(
+    first.contrast,
     objective=Contrast(
         level="image",
         flat=False,
@@ -107,12 +78,7 @@ contrast = Stage(
         sets=("named", "elements"),
         weight=4.0,
     ),
-    train=("text.*", "contrast.*"),
     steps=1500,
-    batch=256,
-    lr=1e-3,
-    warmup=100,
-    lr_schedule="cosine",
 )
 
 expect = Stage(
@@ -129,17 +95,14 @@ expect = Stage(
     ema=0.999,
 )
 
-align = Stage(
+align = replace(
+    expect,
     name="align the painter",
     level="image",
     objective=Denoise(),
     train=("image.denoiser.*",),
     steps=24000,
-    batch=64,
     lr=8e-4,
-    warmup=200,
-    lr_schedule="cosine",
-    precision="bf16",
     caption_dropout=0.1,
     ema=0.9995,
 )
