@@ -48,6 +48,8 @@ class Conditioner(Part, ABC):
     reads: ClassVar[tuple[str, ...] | None] = None
     #: Whether the unconditional branch gets it as well, so that training never drops it.
     always: ClassVar[bool] = False
+    #: Whether it reads a batch's pixels in training; where none does they are not decoded.
+    pixels: ClassVar[bool] = True
 
     name: str = ""
 

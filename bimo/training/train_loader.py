@@ -159,7 +159,8 @@ class TrainLoader:
             return inputs
         own = share.of(rows)
         # Pixels are loaded beside latents only if a conditioner needs them.
-        pixels = self._pixels(self.fitted, own, order, number) if self.sees == "pixels" or self.conditioners else None
+        wanted = self.sees == "pixels" or any(conditioner.pixels for conditioner in self.conditioners)
+        pixels = self._pixels(self.fitted, own, order, number) if wanted else None
         if self.sees == "pixels":
             return replace(inputs, pixels=to_device(pixels, self.processes.device))
         latents, encode = self._latents or self.prepared(), self._encode

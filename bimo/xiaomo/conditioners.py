@@ -30,6 +30,7 @@ class Earlier(Conditioner):
     level: str
     drop: float = 0.1
     noise: float = 0.0
+    pixels: ClassVar = False
 
     @property
     def earlier_level(self) -> str:
@@ -73,6 +74,7 @@ class Pose(Conditioner):
     angle: float = 8.0
     reads: ClassVar = ()
     always: ClassVar = True
+    pixels: ClassVar = False
 
     def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """Scalars [B, 5], as the data declares them, at rest where it declares none (no value, or NaN)."""

@@ -41,6 +41,7 @@ class LayoutBoxes(Conditioner):
 
     reads: ClassVar = ()
     always: ClassVar = True
+    pixels: ClassVar = False
 
     name: str = "boxes"
     elements: tuple[str, ...] = ()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bimo.core.recipe import Recipe
 from bimo.data.loader import Pictures
+from bimo.models.composer.conditioners import Sketch
 from bimo.models.spaces import Latent
 from bimo.training.train_loader import BatchSampler, TrainLoader
 from bimo.training.trainer import Trainer, train
@@ -137,3 +138,23 @@ def test_an_order_is_that_of_the_seed() -> None:
     found = [[order.groups_of(number) for number in range(6)] for order in orders]
     assert found[0] == found[1]
     assert found[0] != found[2]
+
+
+def test_pixels_are_decoded_only_where_a_conditioner_reads_them(
+    tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, lessons = begun(tiny_shards, tmp_path)
+    decoded: list[int] = []
+    assert lessons.fitted is not None
+    monkeypatch.setattr(type(lessons.fitted), "pixels", lambda self, rows: decoded.extend(rows) or torch.zeros(4, 3))
+    lessons.prepared()
+    decoded.clear()
+    batch = lessons.inputs(0, torch.Generator().manual_seed(0)).batch
+    assert batch is not None
+    assert batch.pixels is None
+    assert not decoded
+    lessons.conditioners.append(Sketch())
+    batch = lessons.inputs(0, torch.Generator().manual_seed(0)).batch
+    assert batch is not None
+    assert batch.pixels is not None
+    assert len(decoded) == 4

@@ -106,6 +106,7 @@ class Score(Conditioner):
     wanted: float = 1.0
     low: float = 0.0
     reads: ClassVar = ()
+    pixels: ClassVar = False
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -153,6 +153,7 @@ class Map(Conditioner):
 
     name: str = "depth"
     colours: bool = False
+    pixels: ClassVar = False
 
     @property
     def maps(self) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ class Bucket(Conditioner):
     factor: int = 8
     reads: ClassVar = ()
     always: ClassVar = True
+    pixels: ClassVar = False
 
     def tiny(self) -> Self:
         """A quarter of every side, as ``Defaults`` has them at toy width."""

@@ -108,6 +108,7 @@ class Sizes(Conditioner):
     factor: int = 8
     reads: ClassVar = ()
     always: ClassVar = True
+    pixels: ClassVar = False
 
     def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """Scalars [B, 6]."""
@@ -147,6 +148,7 @@ class GuidanceScale(Conditioner):
     scale: float = 8.5
     reads: ClassVar = ()
     always: ClassVar = True
+    pixels: ClassVar = False
 
     def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """Scalars [B, 1]."""
