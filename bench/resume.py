@@ -1,4 +1,4 @@
-"""A run that is killed ten times is the run that nothing killed: the same losses, the same lessons, the same weights.
+"""A run that is killed ten times is the run that nothing killed: the same losses, the same batches, the same weights.
 
 A small model of Stable Diffusion's shape learns in four stages: its text tower (with dropout), keys and values, a
 low-rank adapter, everything. In them are captions dropped for all towers and for each, latents drawn from their
@@ -6,7 +6,7 @@ posterior, words and latents kept, pictures of two shapes, several batches a ste
 the best kept, warm-up and falling rates. It runs once undisturbed. Then it runs again in another folder and gets
 `kill -9` at moments that a seed draws: while words are encoded, while latents are, while the state is written, where a
 stage ends, while the best is written, and just anywhere; after each kill the same command goes on. Compared are every
-line of log.jsonl but its seconds, every lesson (its rows, captions, x, conditioning and the state of the noise's
+line of log.jsonl but its seconds, every batch (its rows, captions, x, conditioning and the state of the noise's
 generator, also of steps that were made twice), and every file of weights, byte by byte.
 
 The exit status is 0 where all is equal, 1 where something is not. With `--counting` a step's seed is the number of
@@ -53,7 +53,7 @@ from bimo.training.objectives.denoise import Denoise
 PICTURES, STEPS = 18, 24
 SIZES = ((64, 64), (96, 64))
 COLOURS = ("红", "黄", "蓝", "绿", "黑", "白", "紫", "橙")
-LESSONS_FILE = "lessons.jsonl"
+BATCHES_FILE = "batches.jsonl"
 CHECKPOINT_SECONDS = 0.25
 #: A run that makes no progress is a failure too.
 LIMIT_SECONDS = 300.0
@@ -131,7 +131,7 @@ def make(folder: Path) -> None:
 def train(data: Path, out: Path, counting: bool, forgetful: bool) -> None:
     """One process of the run, which tells what it is at: "state 0.010" when it begins to write the state."""
     out.mkdir(parents=True, exist_ok=True)
-    lessons = os.open(out / LESSONS_FILE, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    batches = os.open(out / BATCHES_FILE, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
 
     def told(window: str, first: tuple[Any, str], last: tuple[Any, str]) -> None:
         """Has a window tell of its beginning, with the one function, and of its end, with the same or another."""
@@ -154,14 +154,14 @@ def train(data: Path, out: Path, counting: bool, forgetful: bool) -> None:
 
     lesson_of = train_loader.TrainLoader.inputs
 
-    def lesson(self: Any, number: int, generator: torch.Generator, *others: Any) -> Any:
+    def inputs(self: Any, number: int, generator: torch.Generator, *others: Any) -> Any:
         made = lesson_of(self, number, generator, *others)
-        row = {"stage": self.blank.stage.name, "number": number, "held_out": bool(others), "lesson": digest(made)}
+        row = {"stage": self.blank.stage.name, "number": number, "held_out": bool(others), "batch": digest(made)}
         # One write of one line: a kill leaves all of it or nothing.
-        os.write(lessons, (json.dumps(row) + "\n").encode())
+        os.write(batches, (json.dumps(row) + "\n").encode())
         return made
 
-    setattr(train_loader.TrainLoader, "inputs", lesson)  # noqa: B010
+    setattr(train_loader.TrainLoader, "inputs", inputs)  # noqa: B010
     for window, owner, name in (
         ("latents", train_loader.TrainLoader, "_encoded_once"),
         ("words", encoding_cache, "_keep"),
@@ -191,12 +191,12 @@ def tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def digest(lesson: Any) -> str:
-    """Of all that a lesson holds: captions, x, words, sizes, what is dropped, and the state of its generator."""
-    batch = lesson.batch
-    total = hashlib.sha256("\0".join(lesson.texts).encode())
+def digest(inputs: Any) -> str:
+    """Of all that a batch holds: captions, x, words, sizes, what is dropped, and the state of its generator."""
+    batch = inputs.batch
+    total = hashlib.sha256("\0".join(inputs.texts).encode())
     words = [value for e in batch.encodings for value in (e.tokens, e.mask) if value is not None]
-    for value in (batch.x, batch.dropped_captions, *words, *batch.scalars.values(), lesson.generator.get_state()):
+    for value in (batch.x, batch.dropped_captions, *words, *batch.scalars.values(), inputs.generator.get_state()):
         total.update(value.detach().contiguous().numpy().tobytes())
     return total.hexdigest()[:16]
 
@@ -276,25 +276,25 @@ def steps_of(out: Path) -> list[dict[str, Any]]:
 
 
 def lessons_of(out: Path) -> dict[tuple[str, int, bool], set[str]]:
-    """The digests of every lesson by stage, number and whether it is held out; more than one where it differed."""
+    """The digests of every batch by stage, number and whether it is held out; more than one where it differed."""
     found: dict[tuple[str, int, bool], set[str]] = {}
-    for line in (out / LESSONS_FILE).read_text("utf-8").splitlines():
+    for line in (out / BATCHES_FILE).read_text("utf-8").splitlines():
         row = json.loads(line)
-        found.setdefault((row["stage"], row["number"], row["held_out"]), set()).add(row["lesson"])
+        found.setdefault((row["stage"], row["number"], row["held_out"]), set()).add(row["batch"])
     return found
 
 
 def compared(whole: Path, stopped: Path) -> dict[str, tuple[int, int]]:
-    """(how many there are, how many differ) of steps, lessons and files of weights."""
+    """(how many there are, how many differ) of steps, batches and files of weights."""
     ours, theirs = steps_of(whole), steps_of(stopped)
     steps = sum(one != other for one, other in zip(ours, theirs, strict=False)) + abs(len(ours) - len(theirs))
     first, second = lessons_of(whole), lessons_of(stopped)
-    lessons = sum(first.get(key) != second.get(key) for key in first.keys() | second.keys())
+    batches = sum(first.get(key) != second.get(key) for key in first.keys() | second.keys())
     files = sorted({p.relative_to(out) for out in (whole, stopped) for p in out.rglob("*.safetensors")})
     differ = sum(
         not all((out / f).is_file() for out in (whole, stopped)) or bytes_differ(whole, stopped, f) for f in files
     )
-    return {"lines of log.jsonl": (len(ours), steps), "lessons": (len(first), lessons), "files": (len(files), differ)}
+    return {"lines of log.jsonl": (len(ours), steps), "batches": (len(first), batches), "files": (len(files), differ)}
 
 
 def bytes_differ(whole: Path, stopped: Path, file: Path) -> bool:

@@ -176,7 +176,7 @@ def ours(case: Case, number: int, data: Path, out: Path) -> tuple[Trainer, Any, 
         write_words(out / "words.0")
     run = Trainer(replace(case.recipe, stages=(stage,)), Pictures(data), out)
     run._words()
-    learning = run._learning(stage, None)
+    learning = run._stage_trainer(stage, None)
     run._modes()
     progress = Progress(stage, 0, Journal(out))
 
@@ -237,14 +237,14 @@ def plain(run: Trainer, learning: Any, data: Path) -> Callable[[], None]:
 def bare(run: Trainer, learning: Any) -> Callable[[], None]:
     """Forward, backward, clipping and the optimiser's step, on a batch made before."""
     system, stage = run.system, run.recipe.stages[0]
-    lesson = learning.lessons.inputs(0, torch.Generator().manual_seed(0))
+    inputs = learning.batches.inputs(0, torch.Generator().manual_seed(0))
     denoiser: Any = system.level(stage.level).denoiser
     tower: Any = system.text_encoders[0]
-    question = learning.objective.question(lesson, stage.level)
+    question = learning.objective.question(inputs, stage.level)
     learns = any(p.requires_grad for p in system.text.parameters())
     part = frozen_of(system)[0]
-    ids = tower.ids(lesson.texts) if learns and part is None else None
-    said = part.asked(lesson.texts) if learns and part is not None else None
+    ids = tower.ids(inputs.texts) if learns and part is None else None
+    said = part.asked(inputs.texts) if learns and part is not None else None
     parameters = list(learning.parameters.values())
 
     def step() -> None:

@@ -126,7 +126,10 @@ PARTS = {
 }
 #: By the part's name of now: fields that were called otherwise.
 FIELDS = {
+    "Control": {"seen": "source"},
+    "ControlAdapters": {"seen": "source"},
     "Ddpm": {"betas": "beta_schedule", "start": "beta_start", "end": "beta_end"},
+    "Distil": {"tower": "text_encoder"},
     "Flow": {"mean": "logit_mean", "deviation": "logit_std"},
     "Guidance": {"neutral": "baseline_scale", "asked": "only_with_negative", "null": "unconditional"},
     "Level": {"hints": "conditioners", "guide": "guidance"},
@@ -141,6 +144,7 @@ FIELDS = {
         "keep_all": "joint_keep",
         "rates": "lr_overrides",
     },
+    "TextualInversion": {"tower": "text_encoder"},
 }
 #: By (part, field) of now: values that were called otherwise.
 VALUES = {

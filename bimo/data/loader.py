@@ -69,7 +69,8 @@ class Pictures:
     texts, wherever they lie and however they are called. ``captions`` and their ``languages`` go row by row, several
     each. Texts without a picture are of no size, (0, 0).
 
-    ``lots`` are the rows that are learnt together, one each unless a stage's objective wants pairs or leaves some out.
+    ``groups`` are the rows that are trained on together, one each unless a stage's objective wants pairs or leaves
+    some out.
     ``cache`` is where the index of the rows and some decoded pixels are kept, beside the first folder's shards where it
     is None.
     """
@@ -92,7 +93,7 @@ class Pictures:
         )
         self.labels: Sequence[Mapping[str, Any]] = Column(count, lambda row: index.record(row)["labels"])
         self.sizes: Sequence[Size] = _sizes(index.rows["size"])
-        self.lots: Sequence[tuple[int, ...]] = Column(count, lambda row: (row,))
+        self.groups: Sequence[tuple[int, ...]] = Column(count, lambda row: (row,))
         #: [N, numbers of a pose], NaN for a row that declares none; None where no row does.
         self.poses: Tensor | None = None
         if len(rows := index.rows["posed"].nonzero()[0]):
@@ -109,38 +110,38 @@ class Pictures:
         return self.cache or self.folders[0] / ".cache"
 
     def drawn(self) -> Pictures:
-        """Those lots of which every row has a picture. Raises DataError where none has."""
+        """Those groups of which every row has a picture. Raises DataError where none has."""
         has_picture = self.has_picture()
-        numbers = np.fromiter((n for n, lot in enumerate(self.lots) if all(has_picture[list(lot)])), np.int64)
+        numbers = np.fromiter((n for n, group in enumerate(self.groups) if all(has_picture[list(group)])), np.int64)
         if not len(numbers):
             raise DataError(
                 "these data are texts without pictures, and this stage learns from pictures; give some besides, "
                 "built by bimo data folder or bimo curate"
             )
-        if len(numbers) == len(self.lots):
+        if len(numbers) == len(self.groups):
             return self
-        return self.of(picked(self.lots, numbers))
+        return self.of(picked(self.groups, numbers))
 
     def has_picture(self) -> npt.NDArray[np.bool_]:
         """[N]: which rows have a picture and are not texts alone."""
         return (self._index.rows["size"] > 0)[:, 0]
 
-    def of(self, lots: Sequence[tuple[int, ...]], captions: Sequence[tuple[str, ...]] | None = None) -> Pictures:
-        """The same pictures to be learnt in other lots, and with other captions where some are given."""
+    def of(self, groups: Sequence[tuple[int, ...]], captions: Sequence[tuple[str, ...]] | None = None) -> Pictures:
+        """The same pictures in other groups, and with other ``captions`` where some are given."""
         made = copy.copy(self)
-        made.lots = lots
+        made.groups = groups
         if captions is not None:
             made.captions = captions
             made.languages = Column(len(captions), lambda row: ("",) * len(captions[row]))
         return made
 
     def fitted(self, size: Size | None = None, buckets: Sequence[Size] = ()) -> Fitted:
-        """The pictures at one size, at the nearest of several, or as they are. Rows of a lot have one size.
+        """The pictures at one size, at the nearest of several, or as they are. Rows of a group have one size.
 
         Raises DataError where neither is given and they are not all of one size, and for texts without pictures.
         """
         has_picture = self.has_picture()
-        bare = next((row for lot in self.lots for row in lot if not has_picture[row]), None)
+        bare = next((row for group in self.groups for row in group if not has_picture[row]), None)
         if bare is not None:
             raise DataError(
                 "{bare} is text without a picture, and this stage learns from pictures; build its data by bimo "
@@ -152,9 +153,9 @@ class Pictures:
             own, places = np.unique(sizes, axis=0, return_inverse=True)
             wanted = [((fitted_size((w, h), buckets) if buckets else size) if w and h else (w, h)) for w, h in own]
             sizes = np.array(wanted, np.int64)[places.reshape(-1)]
-        if self.lots and len(self.lots[0]) > 1:
-            for lot in self.lots:
-                sizes[list(lot[1:])] = sizes[lot[0]]
+        if self.groups and len(self.groups[0]) > 1:
+            for group in self.groups:
+                sizes[list(group[1:])] = sizes[group[0]]
         drawn = has_picture.nonzero()[0]
         others = drawn[(sizes[drawn] != sizes[drawn[:1]]).any(axis=1)]
         if not buckets and len(others):
@@ -255,9 +256,9 @@ class Fitted:
         return np.asarray(picture)
 
 
-def picked(lots: Sequence[tuple[int, ...]], numbers: npt.NDArray[np.int64]) -> Sequence[tuple[int, ...]]:
-    """The lots of some numbers."""
-    return Column(len(numbers), lambda place: lots[int(numbers[place])])
+def picked(groups: Sequence[tuple[int, ...]], numbers: npt.NDArray[np.int64]) -> Sequence[tuple[int, ...]]:
+    """The groups of some numbers."""
+    return Column(len(numbers), lambda place: groups[int(numbers[place])])
 
 
 def _sizes(sizes: npt.NDArray[Any]) -> Sequence[Size]:

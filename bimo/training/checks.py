@@ -1,4 +1,4 @@
-"""What can be known of a stage's data before its first step: words that no tower reads, sizes too small for a batch."""
+"""Checks of a stage's data before its first step: captions that a text encoder cannot read, too few of a size."""
 
 # torch and tokenizers leave parts of their interfaces untyped; what crosses them here is named where it is kept.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -24,7 +24,7 @@ from bimo.training.train_loader import BatchSampler
 #: How many captions tell of all.
 SAMPLE = 2000
 SHOWN = 5
-UNSUITED = "说明多半喂错了塔", "hardly suit its towers"
+UNSUITED = "与文本编码器多半不配", "hardly suit its text encoders"
 REMEDY = (
     "请换分词器或数据，确实要这样就把阶段的这个上限调高",
     "mend the tokenizer or the data, or raise that limit of the stage where it is meant so",
@@ -45,30 +45,30 @@ def check_seed(begun: int, wanted: int, out: Path) -> None:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a tower reads of some captions: the share of tokens that are the unknown one, of captions cut short."""
+    """What a text encoder reads of some captions: the share of unknown tokens, and of captions cut short."""
 
     unknown: float
     truncated: float
 
 
-def reading(tower: TextEncoder, captions: Sequence[str]) -> Reading:
+def reading(text_encoder: TextEncoder, captions: Sequence[str]) -> Reading:
     """The unknown tokens are counted by their id, those of an empty text left out: byte pairs have none."""
     if not captions:
         return Reading(0.0, 0.0)
-    cut = sum(budget.used > budget.limit for budget in map(tower.budget, captions))
-    mark = _unknown_id(tower)
+    cut = sum(budget.used > budget.limit for budget in map(text_encoder.budget, captions))
+    mark = _unknown_id(text_encoder)
     tokens = unknown = 0
     if mark is not None:
-        own, own_unknown = _counts(tower, "", mark)
+        own, own_unknown = _counts(text_encoder, "", mark)
         for caption in captions:
-            count, found = _counts(tower, caption, mark)
-            tokens, unknown = tokens + count - own, unknown + found - own_unknown
+            count, unknown_count = _counts(text_encoder, caption, mark)
+            tokens, unknown = tokens + count - own, unknown + unknown_count - own_unknown
     return Reading(unknown / max(1, tokens), cut / len(captions))
 
 
 def sampled(pictures: Pictures) -> list[str]:
     """At most ``SAMPLE`` captions of the rows that are learnt, always the same; a row without any has an empty one."""
-    rows = np.fromiter((row for lot in pictures.lots for row in lot), np.int64)
+    rows = np.fromiter((row for group in pictures.groups for row in group), np.int64)
     ends = np.cumsum([len(pictures.captions[row]) or 1 for row in rows.tolist()])
     places = range(int(ends[-1]))
     if len(places) > SAMPLE:
@@ -80,17 +80,17 @@ def sampled(pictures: Pictures) -> list[str]:
     return captions
 
 
-def check_words(stage: Stage, towers: Sequence[TextEncoder], pictures: Pictures, prefix: str = "") -> None:
-    """Prints what the towers read of the captions with ``prefix`` before each, a line each.
+def check_words(stage: Stage, text_encoders: Sequence[TextEncoder], pictures: Pictures, prefix: str = "") -> None:
+    """Prints what the text encoders read of the captions with ``prefix`` before each, a line each.
 
     Raises TrainingError where more is unknown, cut short or empty than the stage allows.
     """
     captions = sampled(pictures)
-    found = readings(towers, captions, prefix)
-    for number, one in enumerate(found, 1):
+    read = readings(text_encoders, captions, prefix)
+    for number, one in enumerate(read, 1):
         print(
             say(
-                "captions of stage {name!r} ({count} looked at), tower {number}: unknown tokens {unknown:.1%}, "
+                "captions of stage {name!r} ({count} looked at), text encoder {number}: unknown tokens {unknown:.1%}, "
                 "cut short {truncated:.1%}, empty {empty:.1%}",
                 name=stage.name,
                 count=len(captions),
@@ -100,7 +100,7 @@ def check_words(stage: Stage, towers: Sequence[TextEncoder], pictures: Pictures,
                 empty=_empty(captions),
             )
         )
-    if listed := too_much(stage, captions, found):
+    if listed := too_much(stage, captions, read):
         raise TrainingError(
             "the captions of stage {name!r} {unsuited}: {listed}; {remedy}",
             name=stage.name,
@@ -110,19 +110,19 @@ def check_words(stage: Stage, towers: Sequence[TextEncoder], pictures: Pictures,
         )
 
 
-def readings(towers: Sequence[TextEncoder], captions: Sequence[str], prefix: str = "") -> list[Reading]:
-    """What each tower reads of the captions that say something, with ``prefix`` before each."""
+def readings(text_encoders: Sequence[TextEncoder], captions: Sequence[str], prefix: str = "") -> list[Reading]:
+    """What each text encoder reads of the captions that say something, with ``prefix`` before each."""
     written = [prefix + caption for caption in captions if caption.strip()]
-    return [reading(tower, written) for tower in towers]
+    return [reading(tower, written) for tower in text_encoders]
 
 
-def too_much(stage: Stage, captions: Sequence[str], found: Sequence[Reading]) -> str:
+def too_much(stage: Stage, captions: Sequence[str], readings: Sequence[Reading]) -> str:
     """What is unknown, cut short or empty more often than a stage allows, "" where nothing is."""
     shares = [("max_empty", say("empty captions"), _empty(captions))]
-    for number, one in enumerate(found, 1):
-        what = say("unknown tokens of tower {number}", number=number)
+    for number, one in enumerate(readings, 1):
+        what = say("unknown tokens of text encoder {number}", number=number)
         shares.append(("max_unknown", what, one.unknown))
-        what = say("captions cut short by tower {number}", number=number)
+        what = say("captions cut short by text encoder {number}", number=number)
         shares.append(("max_truncated", what, one.truncated))
     limits = [(what, share, name, float(getattr(stage, name))) for name, what, share in shares]
     return ", ".join(f"{what} {share:.1%} > {name} {most:.1%}" for what, share, name, most in limits if share > most)
@@ -132,12 +132,12 @@ def _empty(captions: Sequence[str]) -> float:
     return sum(not caption.strip() for caption in captions) / max(1, len(captions))
 
 
-def check_lots(stage: Stage, order: BatchSampler, processes: int) -> None:
-    """Raises TrainingError where a batch has fewer lots than there are processes: one would learn from nothing."""
-    least = min(order.count, sum(map(len, order.groups)))
+def check_groups(stage: Stage, order: BatchSampler, processes: int) -> None:
+    """Raises TrainingError where a batch has fewer groups than there are processes: one would have no rows."""
+    least = min(order.count, sum(map(len, order.by_size)))
     if least < processes:
         raise TrainingError(
-            "a batch of stage {name!r} has {least} lots for {processes} processes; make batch larger, or "
+            "a batch of stage {name!r} has {least} groups of rows for {processes} processes; make batch larger, or "
             "begin fewer processes",
             name=stage.name,
             least=least,
@@ -148,14 +148,14 @@ def check_lots(stage: Stage, order: BatchSampler, processes: int) -> None:
 def check_sizes(stage: Stage, order: BatchSampler) -> None:
     """Says which sizes have too few pictures for a batch, before it costs time."""
     small = [
-        (size, len(group)) for size, group in zip(order.sizes, order.groups, strict=True) if len(group) < order.count
+        (size, len(group)) for size, group in zip(order.sizes, order.by_size, strict=True) if len(group) < order.count
     ]
     if not small:
         return
-    if len(order.groups) == 1:
+    if len(order.by_size) == 1:
         print(
             say(
-                "stage {name!r}: a batch wants {count} lots, the data has {small}; each batch has just those",
+                "stage {name!r}: a batch wants {count} groups of rows, the data has {small}; each batch has just those",
                 name=stage.name,
                 count=order.count,
                 small=small[0][1],
@@ -176,18 +176,18 @@ def check_sizes(stage: Stage, order: BatchSampler) -> None:
     )
 
 
-def _unknown_id(tower: TextEncoder) -> int | None:
-    """The id of a tower's unknown token; None where its words have none or are no plain tokenizer."""
-    if tower.tokenizer is None:
+def _unknown_id(text_encoder: TextEncoder) -> int | None:
+    """The id of a text encoder's unknown token; None where its words have none or are no plain tokenizer."""
+    if text_encoder.tokenizer is None:
         return None
-    model = cast("dict[str, Any]", json.loads(tower.tokenizer.to_str())["model"])
+    model = cast("dict[str, Any]", json.loads(text_encoder.tokenizer.to_str())["model"])
     if model.get("unk_id") is not None:
         return int(model["unk_id"])
     mark = model.get("unk_token")
-    return None if mark is None else tower.tokenizer.token_to_id(mark)
+    return None if mark is None else text_encoder.tokenizer.token_to_id(mark)
 
 
-def _counts(tower: TextEncoder, text: str, mark: int) -> tuple[int, int]:
+def _counts(text_encoder: TextEncoder, text: str, mark: int) -> tuple[int, int]:
     """(tokens, unknown ones) of a text, padding left out."""
-    ids, mask = tower.ids([text])
+    ids, mask = text_encoder.ids([text])
     return int(mask.sum()), int((ids[mask] == mark).sum())

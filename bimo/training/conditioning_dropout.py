@@ -1,4 +1,4 @@
-"""What is left out of a step's rows, so that guidance can do without it: words, text towers, hints, or all of them."""
+"""Conditioning dropout for classifier-free guidance: captions, text encoders, conditioners, or all of them together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bimo.diffusion.conditioner import Conditioner
 
 @dataclass(frozen=True)
 class Dropout:
-    """What rows do without, each [B] bool: the words of all towers, of each tower, hints by name."""
+    """What is dropped of each row, each [B] bool: the captions of all text encoders, of each, conditioners by name."""
 
     captions: Tensor
     encoders: tuple[Tensor, ...]
@@ -25,42 +25,47 @@ class Dropout:
 
 
 class ConditioningDropout:
-    """A stage's shares of what is left out, for a number of text towers and the hints of the levels it asks.
+    """The dropout of a stage, for ``encoder_count`` text encoders and the ``conditioners`` of the levels it trains.
 
-    Raises RecipeError for a share that is none, for shares that are not one a tower, and for hints that are not there
-    or are never left out.
+    Raises RecipeError for a share that is not in [0, 1], for shares that are not one a text encoder, and for
+    conditioners that are not there or may not be dropped.
     """
 
-    def __init__(self, stage: Stage, towers: int, hints: Sequence[Conditioner] = ()) -> None:
-        self.stage, self.towers = stage, towers
-        names = dict.fromkeys(each.key for each in hints if each.droppable)
-        self.hints = self._shares_of(list(names))
+    def __init__(self, stage: Stage, encoder_count: int, conditioners: Sequence[Conditioner] = ()) -> None:
+        self.stage, self.encoder_count = stage, encoder_count
+        names = dict.fromkeys(each.key for each in conditioners if each.droppable)
+        self.condition_shares = self._shares_of(list(names))
         self._check()
 
-    def of(self, lots: Sequence[int], generator: torch.Generator) -> Dropout:
-        """What is left out of a batch of so many rows a lot: a lot does without it together."""
-        stage, every = self.stage, torch.tensor(lots)
+    def of(self, group_sizes: Sequence[int], generator: torch.Generator) -> Dropout:
+        """What is dropped of a batch whose groups of rows have these sizes: the rows of a group share their draws."""
+        stage, every = self.stage, torch.tensor(group_sizes)
 
         def drawn() -> Tensor:
-            return torch.rand(len(lots), generator=generator)
+            return torch.rand(len(group_sizes), generator=generator)
 
-        words = drawn() < stage.caption_dropout
-        towers = [drawn() < share for share in stage.encoder_dropout] or [torch.zeros_like(words)] * self.towers
-        hints = {name: drawn() < share if share else torch.zeros_like(words) for name, share in self.hints.items()}
+        captions = drawn() < stage.caption_dropout
+        encoders = [drawn() < share for share in stage.encoder_dropout] or [
+            torch.zeros_like(captions)
+        ] * self.encoder_count
+        conditions = {
+            name: drawn() < share if share else torch.zeros_like(captions)
+            for name, share in self.condition_shares.items()
+        }
         if stage.joint_dropout or stage.joint_keep:
             together = drawn()
-            none, kept = together < stage.joint_dropout, together < 1 - stage.joint_keep
-            words = words & kept | none
-            towers = [gone & kept | none for gone in towers]
-            hints = {name: gone & kept | none for name, gone in hints.items()}
-        towers = [gone | words for gone in towers]
-        # What no tower is told is dropped, whichever way.
-        words = torch.stack(towers).all(0) if towers else words
-        rows = [gone.repeat_interleave(every) for gone in (words, *towers)]
-        return Dropout(rows[0], tuple(rows[1:]), {n: gone.repeat_interleave(every) for n, gone in hints.items()})
+            none, together_kept = together < stage.joint_dropout, together < 1 - stage.joint_keep
+            captions = captions & together_kept | none
+            encoders = [gone & together_kept | none for gone in encoders]
+            conditions = {name: gone & together_kept | none for name, gone in conditions.items()}
+        encoders = [gone | captions for gone in encoders]
+        # A caption that no text encoder sees is dropped, whichever way.
+        captions = torch.stack(encoders).all(0) if encoders else captions
+        rows = [gone.repeat_interleave(every) for gone in (captions, *encoders)]
+        return Dropout(rows[0], tuple(rows[1:]), {n: gone.repeat_interleave(every) for n, gone in conditions.items()})
 
     def _shares_of(self, names: Sequence[str]) -> dict[str, float]:
-        """The share of every hint by its name, 0 where no glob matches it."""
+        """The share of every conditioner by its name, 0 where no glob matches it."""
         shares = dict.fromkeys(names, 0.0)
         for glob, share in self.stage.condition_dropout:
             matched = fnmatch.filter(names, glob)
@@ -78,16 +83,16 @@ class ConditioningDropout:
 
     def _check(self) -> None:
         stage = self.stage
-        if stage.encoder_dropout and len(stage.encoder_dropout) != self.towers:
+        if stage.encoder_dropout and len(stage.encoder_dropout) != self.encoder_count:
             raise RecipeError(
-                "encoder_dropout has {count} shares for {towers} text towers; one each is expected",
+                "encoder_dropout has {count} shares for {encoders} text encoders; one each is expected",
                 count=len(stage.encoder_dropout),
-                towers=self.towers,
+                encoders=self.encoder_count,
             )
         shares = (
             stage.caption_dropout,
             *stage.encoder_dropout,
-            *self.hints.values(),
+            *self.condition_shares.values(),
             stage.joint_dropout,
             stage.joint_keep,
         )

@@ -1,7 +1,7 @@
-"""What frozen text towers say, worked out once and kept on disk: found by the text itself, never by its place.
+"""Encodings of frozen text encoders, computed once and cached on disk by the text itself, never by its place.
 
-Where it is worth while every text goes through a tower by itself, kept or not: the rounding of a batched product
-depends on what else is in the batch, so only then are losses the same to the bit with the cache and without it.
+Where it is worth while every text goes through a text encoder by itself, cached or not: the rounding of a batched
+product depends on what else is in the batch, so only then are losses the same to the bit with and without the cache.
 """
 
 # torch leaves parts of its interface untyped; what crosses it here is named where it is kept.
@@ -43,22 +43,22 @@ SAMPLE = 32
 SHAPE_FILE = "shape.json"
 KINDS = {str(kind): kind for kind in (torch.float32, torch.float16, torch.bfloat16)}
 
-#: What of each tower: the texts of the rows, one list a tower -> encodings.
+#: The texts of the rows, one list a text encoder -> their encodings.
 Encode = Callable[[Sequence[Sequence[str]]], tuple[TextEncoding, ...]]
 
 
 @dataclass(frozen=True)
 class FrozenEncoder:
-    """What of a tower is frozen: all of it, or its ``trunk`` alone."""
+    """What of a text encoder is frozen: all of it, or its ``trunk`` alone."""
 
-    tower: TextEncoder
+    encoder: TextEncoder
     part: Part
     trunk: bool = False
 
     def asked(self, texts: Sequence[str]) -> TextEncoding:
         """What is frozen of it says of texts as one batch."""
         with default_device(self.home):
-            return self.tower.trunk(texts) if self.trunk else self.tower.encode(texts)
+            return self.encoder.trunk(texts) if self.trunk else self.encoder.encode(texts)
 
     def said(self, text: str) -> TextEncoding:
         """What it says of one text, 1 row on the processor, without a gradient, dropout or narrower numbers."""
@@ -66,35 +66,35 @@ class FrozenEncoder:
             return _here(self.asked([text]))
 
     def finished(self, said: TextEncoding) -> TextEncoding:
-        """The tower's answer, float32, from what is frozen of it: with a gradient for its head where that learns."""
+        """The text encoder's output, float32, from that of its frozen part; with a gradient for a head that learns."""
         if not self.trunk:
             return said
-        return cast_encoding(self.tower.finished(to_device(said, self.home)), torch.float32)
+        return cast_encoding(self.encoder.finished(to_device(said, self.home)), torch.float32)
 
     def blank(self) -> Tensor | None:
         """What it says of padding that a denoiser sees in front of shorter texts, None where there is none."""
         with self._still():
-            found = self.tower.blank()
-            return found if found is None or self.trunk else self._headed(found)
+            padding = self.encoder.blank()
+            return padding if padding is None or self.trunk else self._headed(padding)
 
     @property
     def home(self) -> torch.device:
-        """The device of the tower."""
-        return device_of_module(self.tower)
+        """The device of the text encoder."""
+        return device_of_module(self.encoder)
 
     def digest(self) -> str:
         """The hash of what is frozen: weights and settings."""
-        heads = self.tower.heads if self.trunk else ()
-        state = self.tower.state_dict()
-        kept = {name: value for name, value in state.items() if not name.startswith(heads)}
-        return f"{dumps(self.part)}{self.trunk}{digest_tensors(kept)}"
+        heads = self.encoder.heads if self.trunk else ()
+        state = self.encoder.state_dict()
+        frozen = {name: value for name, value in state.items() if not name.startswith(heads)}
+        return f"{dumps(self.part)}{self.trunk}{digest_tensors(frozen)}"
 
     def _headed(self, state: Tensor) -> Tensor:
-        return self.tower.finished(TextEncoding(state[None, None])).tokens[0, 0]
+        return self.encoder.finished(TextEncoding(state[None, None])).tokens[0, 0]
 
     @contextmanager
     def _still(self) -> Generator[None]:
-        module = self.tower
+        module = self.encoder
         modes = [part for part in module.modules() if part.training]
         module.eval()
         with torch.no_grad(), torch.autocast(self.home.type, enabled=False):
@@ -104,23 +104,23 @@ class FrozenEncoder:
 
 
 def frozen_of(system: System) -> list[FrozenEncoder | None]:
-    """What is frozen of each tower, an adapter in it counted as its own; None where what learns is in the middle."""
-    found: list[FrozenEncoder | None] = []
-    for tower, part in zip(system.text_encoders, system.recipe.text_encoders, strict=True):
-        learns = [name for name, p in tower.named_parameters() if p.requires_grad]
-        frozen = all(name.startswith(tower.heads) for name in learns)
-        found.append(FrozenEncoder(tower, part, bool(learns)) if frozen else None)
-    return found
+    """What is frozen of each text encoder, adapters in it included; None where something in its middle learns."""
+    encoders: list[FrozenEncoder | None] = []
+    for encoder, part in zip(system.text_encoders, system.recipe.text_encoders, strict=True):
+        learns = [name for name, p in encoder.named_parameters() if p.requires_grad]
+        frozen = all(name.startswith(encoder.heads) for name in learns)
+        encoders.append(FrozenEncoder(encoder, part, bool(learns)) if frozen else None)
+    return encoders
 
 
-def encoded(tower: TextEncoder, texts: Sequence[str]) -> TextEncoding:
-    """Texts through a tower as one batch: how one that learns is asked."""
-    with default_device(device_of_module(tower)):
-        return cast_encoding(tower.encode(texts), torch.float32)
+def encoded(encoder: TextEncoder, texts: Sequence[str]) -> TextEncoding:
+    """Texts through a text encoder as one batch: how one that learns is used."""
+    with default_device(device_of_module(encoder)):
+        return cast_encoding(encoder.encode(texts), torch.float32)
 
 
 def alone(frozen: FrozenEncoder, texts: Sequence[str], blank: Tensor | None = None) -> TextEncoding:
-    """Texts through what is frozen of a tower one by one, then as one batch, and through its head."""
+    """Texts through what is frozen of a text encoder one by one, then as one batch, and through its head."""
     each = {text: frozen.said(text) for text in dict.fromkeys(texts)}
     return frozen.finished(gathered([each[text] for text in texts], blank))
 
@@ -150,38 +150,38 @@ def apart_is_together(frozen: FrozenEncoder, texts: Sequence[str], blank: Tensor
     """Whether a text by itself has the tokens that it has beside the others: not where a longer neighbour changes what
     a denoiser sees of padding, nor where an empty text is no token at all.
     """
-    if not all(frozen.tower.budget(text).used for text in texts):
+    if not all(frozen.encoder.budget(text).used for text in texts):
         return False
     each = [frozen.said(text) for text in texts]
     lengths = [row.tokens.shape[1] for row in each]
     ends = [lengths.index(min(lengths)), lengths.index(max(lengths))]
     with torch.no_grad():
         together = _here(frozen.asked([texts[end] for end in ends]))
-    found = gathered([each[end] for end in ends], blank)
-    if found.tokens.shape != together.tokens.shape or (found.mask is None) != (together.mask is None):
+    separate = gathered([each[end] for end in ends], blank)
+    if separate.tokens.shape != together.tokens.shape or (separate.mask is None) != (together.mask is None):
         return False
-    return found.mask is None or torch.equal(found.mask, cast(Tensor, together.mask))
+    return separate.mask is None or torch.equal(separate.mask, cast(Tensor, together.mask))
 
 
 def cached_encoder(system: System, texts: Iterable[str], asked: int, out: Path, writes: bool = True) -> Encode:
-    """How the towers of a system are asked: what is frozen of each from ``out``/cache, where all of ``texts`` are there
-    or find room.
+    """The encoding function of a system's text encoders: what is frozen of each comes from ``out``/cache, where all of
+    ``texts`` are there or find room.
 
     What is kept is named after the texts and what is frozen (weights, settings, tokenizers). Nothing is kept where too
-    few are ``asked`` for in the whole stage, of a tower whose answer depends on the neighbours in a batch, or where the
-    disk is too small, which is said. The first two are known from recipe and data, so that a run that goes on does the
-    same. A process that ``writes`` nothing takes what another kept.
+    few are ``asked`` for in the whole stage, of a text encoder whose output depends on the neighbours in a batch, or
+    where the disk is too small, which is said. The first two are known from recipe and data, so that a run that is
+    resumed does the same. A process that does not write (``writes``) reads what another wrote.
     """
     every = sorted({*texts, ""})
     parts = frozen_of(system) if asked >= WORTH * len(every) else [None] * len(system.text_encoders)
     folders = [None if it is None else _folder(it, index, every, out) for index, it in enumerate(parts)]
     for old in (out / "cache").glob("words-*") if writes and any(parts) else ():
         if old not in folders:
-            shutil.rmtree(old)  # of towers or texts that are no more, or half written
+            shutil.rmtree(old)  # of text encoders or texts that are no more, or half written
     asks: list[Callable[[Sequence[str]], TextEncoding]] = []
-    for index, (tower, frozen, folder) in enumerate(zip(system.text_encoders, parts, folders, strict=True)):
+    for index, (encoder, frozen, folder) in enumerate(zip(system.text_encoders, parts, folders, strict=True)):
         if frozen is None or folder is None:
-            asks.append(partial(encoded, tower))
+            asks.append(partial(encoded, encoder))
         else:
             asks.append(_how(frozen, index, every, folder, writes))
     return lambda wanted: tuple(ask(rows) for ask, rows in zip(asks, wanted, strict=True))
@@ -190,7 +190,7 @@ def cached_encoder(system: System, texts: Iterable[str], asked: int, out: Path, 
 def _how(
     frozen: FrozenEncoder, index: int, every: Sequence[str], folder: Path, writes: bool
 ) -> Callable[[Sequence[str]], TextEncoding]:
-    """How one tower is asked."""
+    """The encoding function of one text encoder."""
     blank = frozen.blank()
     if not (folder / SHAPE_FILE).is_file():
         step = max(1, len(every) // SAMPLE)
@@ -199,12 +199,12 @@ def _how(
         if not apart_is_together(frozen, sample, blank):
             print(
                 say(
-                    "tower text.{index} reads a text by itself otherwise than in a batch; nothing of it is cached, "
-                    "each step encodes",
+                    "text encoder text.{index} encodes a text by itself otherwise than in a batch; nothing of it is "
+                    "cached, each step encodes",
                     index=index,
                 )
             )
-            return partial(encoded, frozen.tower)
+            return partial(encoded, frozen.encoder)
         if not writes or not _fits(frozen, sample, len(every), folder) or not _keep(frozen, index, every, folder):
             return lambda texts: alone(frozen, texts, blank)
     cached, rows = CachedEncodings.read(folder), TextRows(every)
@@ -242,8 +242,8 @@ def _folder(frozen: FrozenEncoder, index: int, every: Sequence[str], out: Path) 
 
 @dataclass(frozen=True)
 class CachedEncodings:
-    """What one tower says of all texts, mapped from disk: ``tokens`` [sum of L, D], ``masks`` [sum of L] and ``pooled``
-    [N, P] where it has them; those of row i begin at ``starts``[i] of [N + 1].
+    """The encodings of all texts by one text encoder, mapped from disk: ``tokens`` [sum of L, D], ``masks`` [sum of L]
+    and ``pooled`` [N, P] where it has them; those of row i begin at ``starts``[i] of [N + 1].
     """
 
     starts: Tensor
@@ -253,7 +253,7 @@ class CachedEncodings:
 
     @classmethod
     def read(cls, folder: Path) -> CachedEncodings:
-        """Maps the files of a tower."""
+        """Maps the files of a text encoder."""
         shape: dict[str, Any] = json.loads((folder / SHAPE_FILE).read_text(encoding="utf-8"))
         kind, count = KINDS[shape["kind"]], shape["count"]
         starts = _mapped(folder / "starts", (count + 1,), torch.int64)
@@ -303,7 +303,7 @@ def _fits(frozen: FrozenEncoder, sample: Sequence[str], count: int, folder: Path
 
 
 def _keep(frozen: FrozenEncoder, index: int, texts: Sequence[str], folder: Path) -> bool:
-    """Writes what a tower says of texts, whole or not at all; False where the disk is full all the same."""
+    """Writes the encodings of texts, whole or not at all; False where the disk is full all the same."""
     part = folder.with_suffix(".part")
     part.mkdir(parents=True)
     try:
@@ -325,7 +325,7 @@ def _keep(frozen: FrozenEncoder, index: int, texts: Sequence[str], folder: Path)
 def _write(frozen: FrozenEncoder, index: int, texts: Sequence[str], folder: Path) -> dict[str, Any]:
     starts = [0]
     shape: dict[str, Any] = {}
-    title = say("encoding texts, tower {index}", index=index + 1)
+    title = say("encoding texts, text encoder {index}", index=index + 1)
     tokens, masks, pooled = ((folder / name).open("wb") for name in ("tokens", "masks", "pooled"))
     with tokens, masks, pooled:
         for text in counted(texts, title):

@@ -106,20 +106,20 @@ class History:
 
     def with_change(self, change: Change) -> History:
         """With one more; one of the same place and paths was broken off before it was used, and is replaced."""
-        kept = self.changes
-        if kept and replace(kept[-1], settings={}, data=None) == replace(change, settings={}, data=None):
-            same = kept[-1].settings.keys() == change.settings.keys()
-            if same and (kept[-1].data is None) == (change.data is None):
-                kept = kept[:-1]
-        return replace(self, changes=(*kept, change))
+        changes = self.changes
+        if changes and replace(changes[-1], settings={}, data=None) == replace(change, settings={}, data=None):
+            same = changes[-1].settings.keys() == change.settings.keys()
+            if same and (changes[-1].data is None) == (change.data is None):
+                changes = changes[:-1]
+        return replace(self, changes=(*changes, change))
 
     def write(self, out: Path) -> None:
         """Writes history.json."""
-        told = {
+        record = {
             "data": None if self.data is None else asdict(self.data),
             "changes": [asdict(change) for change in self.changes],
         }
-        write_whole(out / HISTORY_FILE, json.dumps(told, ensure_ascii=False, indent=1).encode())
+        write_whole(out / HISTORY_FILE, json.dumps(record, ensure_ascii=False, indent=1).encode())
 
 
 def read_history(out: Path) -> History:
@@ -128,7 +128,7 @@ def read_history(out: Path) -> History:
     if not path.is_file():
         return History()
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
         changes = [
             Change(
                 one["number"],
@@ -137,9 +137,9 @@ def read_history(out: Path) -> History:
                 {name: (old, new) for name, (old, new) in one["settings"].items()},
                 None if one["data"] is None else (Had(**one["data"][0]), Had(**one["data"][1])),
             )
-            for one in told["changes"]
+            for one in record["changes"]
         ]
-        return History(None if told["data"] is None else Had(**told["data"]), tuple(changes))
+        return History(None if record["data"] is None else Had(**record["data"]), tuple(changes))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TrainingError(
             "cannot read {path} ({error}); without it the run goes on, but not knowing whether its data is the same",
@@ -155,20 +155,20 @@ def differences(before: Any, after: Any, path: str = "") -> Changes:
 
 def _differences(before: Any, after: Any, path: str) -> Changes:
     inside = f"{path}." if path else ""
-    found: Changes = {}
+    changes: Changes = {}
     if isinstance(before, dict) and isinstance(after, dict) and before.get(KIND) == after.get(KIND):  # pyright: ignore[reportUnknownMemberType]
         mine, yours = cast("dict[str, Any]", before), cast("dict[str, Any]", after)
         for name in dict.fromkeys((*mine, *yours)):
-            found |= _differences(mine.get(name), yours.get(name), f"{inside}{name}")
-        return found
+            changes |= _differences(mine.get(name), yours.get(name), f"{inside}{name}")
+        return changes
     if isinstance(before, list) and isinstance(after, list):
         first, second = cast("list[Any]", before), cast("list[Any]", after)
         if len(first) == len(second) or path == "stages":
             for place in range(max(len(first), len(second))):
                 one, other = (some[place] if place < len(some) else None for some in (first, second))
-                found |= _differences(one, other, f"{inside}{place}")
-            return found
-    return found if before == after else {path: (before, after)}
+                changes |= _differences(one, other, f"{inside}{place}")
+            return changes
+    return changes if before == after else {path: (before, after)}
 
 
 def same_recipe(before: Recipe, wanted: Recipe, place: Place, out: Path, from_here: bool) -> Changes:
@@ -177,11 +177,11 @@ def same_recipe(before: Recipe, wanted: Recipe, place: Place, out: Path, from_he
     Raises TrainingError for another recipe, for a change that nobody asked to be one, and for one that cannot be made
     where the run stands.
     """
-    found = differences(before, wanted)
-    if not found:
+    changes = differences(before, wanted)
+    if not changes:
         return {}
-    listed = _listed(found)
-    strange = [path for path in found if path.split(".")[0] not in (*SHOWN, "stages")]
+    listed = _listed(changes)
+    strange = [path for path in changes if path.split(".")[0] not in (*SHOWN, "stages")]
     if strange:
         raise TrainingError(
             "{out} holds the run of another recipe (what differs: {listed}); take another folder, or delete it first",
@@ -190,7 +190,7 @@ def same_recipe(before: Recipe, wanted: Recipe, place: Place, out: Path, from_he
         )
     if not from_here:
         at = standing(before, place)
-        if not _can_change(found, before, place, out):
+        if not _can_change(changes, before, place, out):
             raise TrainingError(
                 "the run in {out} is of another recipe (what differs: {listed}); it stands at {at}: leave the "
                 "changes out, or take another folder and begin it with these weights by --start {out}",
@@ -206,7 +206,7 @@ def same_recipe(before: Recipe, wanted: Recipe, place: Place, out: Path, from_he
             listed=listed,
             at=at,
         )
-    for path in found:
+    for path in changes:
         _check_path(path, before, place, out)
     now = wanted.stages[place.stage] if place.stage < len(wanted.stages) else None
     if now is not None and place.step > now.steps:
@@ -217,12 +217,12 @@ def same_recipe(before: Recipe, wanted: Recipe, place: Place, out: Path, from_he
             steps=now.steps,
             step=place.step,
         )
-    return found
+    return changes
 
 
-def _can_change(found: Changes, recipe: Recipe, place: Place, out: Path) -> bool:
+def _can_change(changes: Changes, recipe: Recipe, place: Place, out: Path) -> bool:
     try:
-        for path in found:
+        for path in changes:
             _check_path(path, recipe, place, out)
     except TrainingError:
         return False
@@ -304,7 +304,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def told_of(history: History) -> Sequence[tuple[str, Sequence[str]]]:
+def describe_changes(history: History) -> Sequence[tuple[str, Sequence[str]]]:
     """(where, what) of every change, for people."""
     return [
         (

@@ -137,11 +137,11 @@ class Journal:
         """Forgets steps later than the state that a run goes on from: they will be made again."""
         if not self.path.is_file():
             return
-        kept = [row for at, row in self._rows() if at < stages_done or (at == stages_done and row["step"] <= step)]
-        lines = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in kept)
+        rows = [row for at, row in self._rows() if at < stages_done or (at == stages_done and row["step"] <= step)]
+        lines = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
         write_whole(self.path, lines.encode())
-        if kept:
-            self.done = (kept[-1]["stage"], kept[-1]["step"], kept[-1]["samples"])
+        if rows:
+            self.done = (rows[-1]["stage"], rows[-1]["step"], rows[-1]["samples"])
 
     def _samples(self, stage: Stage, step: int) -> int:
         name, before, samples = self.done
@@ -319,6 +319,6 @@ def _panel(
 
     for values, colour in ((valid, BLUE), ([(s, v) for (s, _), v in zip(points, losses, strict=True)], RED)):
         pen.line([place(samples, loss) for samples, loss in values], fill=colour, width=2)
-    told = f"   valid {valid[-1][1]:.4f}" if valid else ""
-    pen.text((x0, corner[1] + 8), f"{name}   {losses[-1]:.4f}{told}", fill=(20, 20, 20), font=font)
+    validation = f"   valid {valid[-1][1]:.4f}" if valid else ""
+    pen.text((x0, corner[1] + 8), f"{name}   {losses[-1]:.4f}{validation}", fill=(20, 20, 20), font=font)
     pen.text((x1 - 150, y1 + 8), f"{last:,} samples", fill=(90, 90, 90), font=font)

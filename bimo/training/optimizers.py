@@ -27,7 +27,7 @@ OF_THE_STAGE = ("optimizer", "scheduler", "fp16", "bf16", "amp", "torch_autocast
 def chosen(names: Iterable[str], globs: Sequence[str]) -> list[str]:
     """The names that any glob matches, in their order. Raises RecipeError for a glob that matches none."""
     every = list(names)
-    kept: set[str] = set()
+    selected: set[str] = set()
     for glob in globs:
         matched = fnmatch.filter(every, glob)
         if not matched:
@@ -35,8 +35,8 @@ def chosen(names: Iterable[str], globs: Sequence[str]) -> list[str]:
             tops = tuple(dict.fromkeys(name.split(".")[0] for name in every))
             near = ", ".join(nearest(glob.rstrip(".*"), heads) or tops)
             raise RecipeError("{glob!r} matches no parameter; the nearest are {near}", glob=glob, near=near)
-        kept.update(matched)
-    return [name for name in every if name in kept]
+        selected.update(matched)
+    return [name for name in every if name in selected]
 
 
 def freeze(parameters: dict[str, nn.Parameter], globs: Sequence[str]) -> list[str]:
@@ -48,7 +48,7 @@ def freeze(parameters: dict[str, nn.Parameter], globs: Sequence[str]) -> list[st
 
 
 def rate(stage: Stage, step: int) -> float:
-    """The learning rate of a step: linear warm-up to ``stage.lr``, then the stage's law down to ``stage.floor``."""
+    """The learning rate of a step: linear warm-up to ``stage.lr``, then its schedule down to ``stage.floor``."""
     if step < stage.warmup:
         return stage.lr * (step + 1) / stage.warmup
     share = min(1.0, (step - stage.warmup) / max(1, stage.steps - stage.warmup))
@@ -156,7 +156,7 @@ class DeepSpeedZero(torch.optim.Optimizer):
     def __init__(self, stage: Stage, module: nn.Module, optimiser: torch.optim.Optimizer, processes: Processes) -> None:
         """Raises TrainingError for a stage, or a configuration, that this cannot learn by."""
         os.environ.setdefault("DS_ACCELERATOR", processes.device.type)
-        told = zero_settings(stage)
+        config = zero_settings(stage)
         deepspeed: Any = import_module("deepspeed")
         # None of its compiled operations is used; it would compile one for processors all the same.
         deepspeed.ops.__compatible_ops__ = {}
@@ -166,7 +166,7 @@ class DeepSpeedZero(torch.optim.Optimizer):
             parameter.ds_optim_param = True
         self.parameters: list[list[nn.Parameter]] = [list(group["params"]) for group in optimiser.param_groups]
         try:
-            self.engine: Any = deepspeed.initialize(model=module, optimizer=optimiser, config=told)[0]
+            self.engine: Any = deepspeed.initialize(model=module, optimizer=optimiser, config=config)[0]
         except ValueError as error:
             raise _refused(stage, f"配置不对：{error}", f"its configuration is wrong: {error}") from None
         self._inner = optimiser
@@ -195,9 +195,9 @@ class DeepSpeedZero(torch.optim.Optimizer):
         idle = [parameter for parameter, used in zip(self._all, users, strict=True) if not used]
         self._used.clear()
         # AdamW passes by what has no gradient; in a flat part that is one of zeros, by which it would decay.
-        kept = [(view, view.clone()) for parameter in idle for view in _views(parameter)]
+        before = [(view, view.clone()) for parameter in idle for view in _views(parameter)]
         self.engine.step()
-        for view, value in kept:
+        for view, value in before:
             view.copy_(value)
         if not self._linked:
             self._link()
@@ -210,22 +210,22 @@ class DeepSpeedZero(torch.optim.Optimizer):
         utils: Any = import_module("deepspeed.utils")
         made: dict[str, Any] = {"state": {}, "param_groups": []}
         for group, members in zip(self.param_groups, self.parameters, strict=True):
-            held, first = self._inner.state[group["params"][0]], len(made["state"])
+            state, first = self._inner.state[group["params"][0]], len(made["state"])
             for at, parameter in enumerate(members, first):
-                whole = {n: utils.safe_get_full_optimizer_state(parameter, n) for n in held if n != "step"}
-                made["state"][at] = {n: whole.get(n, value).clone() for n, value in held.items()}
+                whole = {n: utils.safe_get_full_optimizer_state(parameter, n) for n in state if n != "step"}
+                made["state"][at] = {n: whole.get(n, value).clone() for n, value in state.items()}
             made["param_groups"].append({**group, "params": list(range(first, len(made["state"])))})
         return made
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes its part of what ``state_dict`` gave, or AdamW's."""
         utils: Any = import_module("deepspeed.utils")
-        held: list[dict[str, Any]] = [
+        states: list[dict[str, Any]] = [
             state_dict["state"].get(at, {}) for group in state_dict["param_groups"] for at in group["params"]
         ]
         first = 0
         for group, members in zip(self.param_groups, self.parameters, strict=True):
-            own, first = held[first : first + len(members)], first + len(members)
+            own, first = states[first : first + len(members)], first + len(members)
             flat = cast(Tensor, group["params"][0])
             # What no step used has no state in AdamW alone.
             known = max(own, key=lambda state: float(state.get("step", 0.0)))
@@ -233,7 +233,7 @@ class DeepSpeedZero(torch.optim.Optimizer):
                 name: value.clone() if name == "step" else torch.zeros_like(flat) for name, value in known.items()
             }
         self._link()
-        for parameter, state in zip(self._all, held, strict=True):
+        for parameter, state in zip(self._all, states, strict=True):
             for name in (name for name in state if name != "step"):
                 utils.safe_set_full_optimizer_state(parameter, state[name].to(self._processes.device), name)
 
@@ -253,20 +253,20 @@ def _views(parameter: nn.Parameter) -> list[Tensor]:
 
 
 def zero_settings(stage: Stage) -> dict[str, Any]:
-    """What DeepSpeed is told: from accelerate's configuration how it parts, from the stage how it learns."""
+    """DeepSpeed's configuration: from accelerate's how it shards, from the stage how it learns."""
     accelerate: Any = import_module("accelerate")
     try:
-        given: dict[str, Any] = accelerate.DeepSpeedPlugin().deepspeed_config
+        config: dict[str, Any] = accelerate.DeepSpeedPlugin().deepspeed_config
     except ValueError as error:
         raise _refused(stage, f"配置不对：{error}", f"its configuration is wrong: {error}") from None
     # What is left to accelerate is left to DeepSpeed.
-    parts = {name: value for name, value in given["zero_optimization"].items() if value != "auto"}
-    said = [name for name in OF_THE_STAGE if given.get(name, {}).get("enabled", name in given)]
-    if said:
+    parts = {name: value for name, value in config["zero_optimization"].items() if value != "auto"}
+    overridden = [name for name in OF_THE_STAGE if config.get(name, {}).get("enabled", name in config)]
+    if overridden:
         raise _refused(
             stage,
-            f"配置里的 {said[0]} 由阶段决定，请删去",
-            f"{said[0]} is for the stage to say; leave it out of the configuration",
+            f"配置里的 {overridden[0]} 由阶段决定，请删去",
+            f"{overridden[0]} is for the stage to say; leave it out of the configuration",
         )
     if parts.get("stage") not in (1, 2):
         raise _refused(
@@ -291,7 +291,7 @@ def zero_settings(stage: Stage) -> dict[str, Any]:
     return {
         "zero_optimization": parts,
         "gradient_clipping": stage.max_grad_norm,
-        # Rows and their weights are the loop's: for DeepSpeed each batch is one, and a step ends where it is told.
+        # Rows and their weights are the loop's: for DeepSpeed each batch is one, and a step ends where it is called.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         # torch's AdamW, wherever its state lies.
@@ -354,13 +354,13 @@ class EMA:
             return
         decay = min(self.decay, (1 + step) / (10 + step))
         now = [parameters[name].detach() for name in self.values]
-        for held, value in zip(self.values.values(), now, strict=True):
-            held.lerp_(value, 1 - decay)
+        for average, value in zip(self.values.values(), now, strict=True):
+            average.lerp_(value, 1 - decay)
 
     def swap(self, parameters: dict[str, nn.Parameter]) -> None:
         """Exchanges the average with the parameters; a second call undoes it."""
         with torch.no_grad():
             for name, value in self.values.items():
-                held = parameters[name].detach().clone()
+                weights = parameters[name].detach().clone()
                 parameters[name].copy_(value)
-                value.copy_(held)
+                value.copy_(weights)

@@ -29,21 +29,23 @@ def sized(recipe: Recipe, pictures: Pictures) -> Recipe:
     """The recipe with the system's own size for stages that want pictures of one and say none, where the data has
     several sizes, or one that the system cannot see. Said once for all of them.
     """
-    seen = {size for size in pictures.sizes if all(size)}
+    sizes = {size for size in pictures.sizes if all(size)}
     unit = _unit(recipe)
-    if not seen or (len(seen) == 1 and not any(side % unit for side in next(iter(seen)))):
+    if not sizes or (len(sizes) == 1 and not any(side % unit for side in next(iter(sizes)))):
         return recipe
     open_ = [s for s in recipe.stages if _sees_pictures(s) and s.size is None and not s.buckets]
     if not open_:
         return recipe
     size = recipe.request.size
     stages = tuple(replace(s, size=size) if s in open_ else s for s in recipe.stages)
-    found = say("{count} sizes", count=len(seen)) if len(seen) > 1 else f"{'x'.join(map(str, next(iter(seen))))}"
+    description = (
+        say("{count} sizes", count=len(sizes)) if len(sizes) > 1 else f"{'x'.join(map(str, next(iter(sizes))))}"
+    )
     print(
         say(
             "pictures are of {found}: stages that say no size ({count}) learn them at {size}x{size_2}, cut "
             "at the centre (another one: --size WIDTHxHEIGHT)",
-            found=found,
+            found=description,
             count=len(open_),
             size=size[0],
             size_2=size[1],
@@ -73,22 +75,22 @@ def check_stages(
     """Raises an error that lists what each of the stages that are to come, by their numbers, lacks: of the kind of
     what is lacking, where that is one, else TrainingError.
     """
-    found: dict[tuple[type[BimoError], str, str], list[int]] = {}
+    stages_by_problem: dict[tuple[type[BimoError], str, str], list[int]] = {}
     read: dict[str, list[Reading]] = {}
     for number, stage in stages:
         prospect = Prospect(system, stage, pictures, vocabulary, teacher, judges or Judges())
         for problem in (*problems(prospect), *_unreadable_captions(prospect, read)):
-            found.setdefault((type(problem), problem.zh, problem.en), []).append(number)
-    if not found:
+            stages_by_problem.setdefault((type(problem), problem.zh, problem.en), []).append(number)
+    if not stages_by_problem:
         return
     names = {number: stage.name for number, stage in stages}
-    without = sorted({number for numbers in found.values() for number in numbers})
-    zh = "；".join(f"{_several(numbers, names)}：{zh}" for (_, zh, _), numbers in found.items())
-    en = "; ".join(f"{_several(numbers, names)}: {en}" for (_, _, en), numbers in found.items())
+    without = sorted({number for numbers in stages_by_problem.values() for number in numbers})
+    zh = "；".join(f"{_several(numbers, names)}：{zh}" for (_, zh, _), numbers in stages_by_problem.items())
+    en = "; ".join(f"{_several(numbers, names)}: {en}" for (_, _, en), numbers in stages_by_problem.items())
     if len(without) < len(names):
         less = " ".join(f"--skip {shlex.quote(names[number])}" for number in without)
         zh, en = f"{zh}；或者略过它们：{less}", f"{en}; or leave them out: {less}"
-    kinds = {kind for kind, _, _ in found}
+    kinds = {kind for kind, _, _ in stages_by_problem}
     kind = kinds.pop() if len(kinds) == 1 else TrainingError
     raise kind(Message("nothing was begun yet: {lacking}", lacking=Both(zh, en)))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bimo.core.files import page, write_whole
 from bimo.core.recipe import Recipe
-from bimo.training.history import read_history, told_of
+from bimo.training.history import describe_changes, read_history
 from bimo.training.logging import LOG_FILE, curves, rows_of, smoothed
 from bimo.training.objectives.online_rewards import rounds_of
 
@@ -59,7 +59,7 @@ def leave(run: Path, recipe: Recipe) -> None:
     write_whole(run / PAGE_FILE, _page(run, recipe, found).encode())
 
 
-def _readme(run: Path, recipe: Recipe, found: Sequence[Course]) -> str:
+def _readme(run: Path, recipe: Recipe, curves: Sequence[Course]) -> str:
     prompt = next(iter(recipe.prompts), "红苹果")
     title = f"{recipe.title} {recipe.name}".strip()
     lines = [
@@ -78,14 +78,14 @@ def _readme(run: Path, recipe: Recipe, found: Sequence[Course]) -> str:
         "",
         "| 阶段 stage | 步 steps | 样本 samples | 损失 loss | 验证 valid | 样本/秒 samples/s |",
         "|---|---|---|---|---|---|",
-        *(f"| {' | '.join(_cells(course))} |" for course in found),
+        *(f"| {' | '.join(_cells(course))} |" for course in curves),
         "",
         f"曲线和样图 curves and sheets: [{PAGE_FILE}]({PAGE_FILE}) · 每一步 every step: [{LOG_FILE}]({LOG_FILE})",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _page(run: Path, recipe: Recipe, found: Sequence[Course]) -> str:
+def _page(run: Path, recipe: Recipe, curves: Sequence[Course]) -> str:
     title = f"{recipe.title} {recipe.name}".strip()
     headings = ("阶段 stage", "步 steps", "样本 samples", "损失 loss", "验证 valid", "样本/秒 samples/s", "秒 seconds")
     head = "".join(f"<th>{heading}</th>" for heading in headings)
@@ -93,7 +93,7 @@ def _page(run: Path, recipe: Recipe, found: Sequence[Course]) -> str:
         "<tr>"
         + "".join(f"<td>{html.escape(cell)}</td>" for cell in (*_cells(course), f"{course.seconds:,.0f}"))
         + "</tr>"
-        for course in found
+        for course in curves
     )
     sheets = sorted((run / SHEETS).glob("*.png"), reverse=True)
     figures = "".join(
@@ -101,7 +101,7 @@ def _page(run: Path, recipe: Recipe, found: Sequence[Course]) -> str:
         f"{html.escape(_when(path))}</figcaption></figure>"
         for path in sheets
     )
-    curve = f'<img src="{CURVES_FILE}" alt="learning curves">' if found else ""
+    curve = f'<img src="{CURVES_FILE}" alt="learning curves">' if curves else ""
     curve += _rounds(run) + _changes(run)
     body = (
         f"<h1>{html.escape(title)}</h1><table><tr>{head}</tr>{rows}</table>{curve}"
@@ -112,14 +112,14 @@ def _page(run: Path, recipe: Recipe, found: Sequence[Course]) -> str:
 
 def _rounds(run: Path) -> str:
     """What the rounds of a run were worth, one a row; nothing where there were none."""
-    found = rounds_of(run)
-    if not found:
+    rounds = rounds_of(run)
+    if not rounds:
         return ""
-    names = list(dict.fromkeys(name for row in found for name in row["scores"]))
+    names = list(dict.fromkeys(name for row in rounds for name in row["scores"]))
     headings = ("阶段 stage", "轮 round", "步 step", "画 drawings", *names)
     head = "".join(f"<th>{html.escape(heading)}</th>" for heading in headings)
     rows = ""
-    for row in found:
+    for row in rounds:
         cells = [str(row[name]) for name in ("stage", "round", "step", "drawings")]
         for name in names:
             score = row["scores"].get(name, {"count": 0})
@@ -130,11 +130,11 @@ def _rounds(run: Path) -> str:
 
 def _changes(run: Path) -> str:
     """What was changed under way, from which step on; nothing where all is as it began."""
-    found = told_of(read_history(run))
+    changes = describe_changes(read_history(run))
     items = "".join(
-        f"<li>{html.escape(where)}<br>{'<br>'.join(map(html.escape, lines))}</li>" for where, lines in found
+        f"<li>{html.escape(where)}<br>{'<br>'.join(map(html.escape, lines))}</li>" for where, lines in changes
     )
-    return f"<h2>中途的改动 Changed under way</h2><ul>{items}</ul>" if found else ""
+    return f"<h2>中途的改动 Changed under way</h2><ul>{items}</ul>" if changes else ""
 
 
 def _cells(course: Course) -> tuple[str, ...]:

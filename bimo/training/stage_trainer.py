@@ -48,10 +48,10 @@ class TrainModule(nn.Module):
     def see_all_rows(self) -> list[Any]:
         """Has batch normalisation take its statistics from all rows of a step; answers the handles of what does so."""
 
-        def widened(module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-            return (gather(given[0], self.share),) if module.training and self.share else None
+        def widened(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+            return (gather(inputs[0], self.share),) if module.training and self.share else None
 
-        def narrow(module: nn.Module, given: tuple[Tensor, ...], answer: Tensor) -> Tensor | None:
+        def narrow(module: nn.Module, inputs: tuple[Tensor, ...], answer: Tensor) -> Tensor | None:
             return self.share.of(answer) if module.training and self.share else None
 
         norms = [module for module in self.modules() if isinstance(module, NORMS)]
@@ -69,7 +69,7 @@ class StageTrainer:
     def __init__(
         self,
         stage: Stage,
-        lessons: BatchSource,
+        batches: BatchSource,
         objective: Objective,
         names: Sequence[str],
         saved: Mapping[str, Any] | None,
@@ -79,15 +79,15 @@ class StageTrainer:
         """``names`` are of what learns. ``saved`` is what ``state`` answered when the stage was left, and its "stage",
         which may have had other settings. ``number`` is the stage's, in ``state`` the run is saved.
         """
-        self.stage, self.lessons, self.objective = stage, lessons, objective
-        self.number, self._file = number, state or lessons.out / "state.pt"
+        self.stage, self.batches, self.objective = stage, batches, objective
+        self.number, self._file = number, state or batches.out / "state.pt"
         #: The last step's gradients, whether each is finite, still on their device.
         self._gradients: tuple[int, Sequence[str], Tensor] | None = None
-        self.processes: Processes = lessons.processes
-        self.extra = lessons.blank.extra
-        self._exercise = TrainModule(lessons.blank.system, self.extra)
+        self.processes: Processes = batches.processes
+        self.extra = batches.blank.extra
+        self._module = TrainModule(batches.blank.system, self.extra)
         self._hooks: list[Any] = []
-        self._forward: Any = self._exercise
+        self._forward: Any = self._module
         #: Where denoisers work in bfloat16; then ``parameters`` are its copies.
         self.masters: MasterWeights | None = None
         if stage.precision == "bf16_weights":
@@ -97,18 +97,18 @@ class StageTrainer:
                     "(DDP), or let precision be bf16",
                     name=stage.name,
                 )
-            self.masters = MasterWeights(stage, self._exercise.system, names)
+            self.masters = MasterWeights(stage, self._module.system, names)
         if self.processes.count > 1:
-            self._hooks = self._exercise.see_all_rows()
-            self._forward = self.processes.joined(stage, self._exercise)
+            self._hooks = self._module.see_all_rows()
+            self._forward = self.processes.wrapped(stage, self._module)
         # Looked up here, for FSDP puts others in their place.
-        every = named(self._exercise.system, self.extra, objective)
+        every = named(self._module.system, self.extra, objective)
         self.parameters = {name: every[name] for name in names}
         if self.masters is not None:
             self.parameters |= self.masters.parameters
         self.optimiser = optimiser(stage, self.parameters)
         if self.processes.zero:
-            self.optimiser = DeepSpeedZero(stage, self._exercise, self.optimiser, self.processes)
+            self.optimiser = DeepSpeedZero(stage, self._module, self.optimiser, self.processes)
             self._forward = self.optimiser.engine
         self.average = EMA(self.parameters, stage.ema)
         self.scaler = scaler(stage, self.processes.device)
@@ -125,14 +125,14 @@ class StageTrainer:
         for batch in batches:
             # Gradients are brought together once a step.
             with nullcontext() if batch == batches[-1] else self.processes.apart(self._forward):
-                loss, lesson = self._loss(batch, generator)
-                part = self.processes.part(cast(Share, lesson.share))
+                loss, inputs = self._loss(batch, generator)
+                part = self.processes.part(cast(Share, inputs.share))
                 loss = loss / stage.accumulate
                 value += self.processes.total(float(loss.detach()) * part)[0]
                 # The device has just been waited for: what it found a step ago costs nothing now.
                 self.check_gradients()
                 if not math.isfinite(value):
-                    self._broken(step, lesson, math.isfinite(float(loss.detach())))
+                    self._broken(step, inputs, math.isfinite(float(loss.detach())))
                 # What is brought together is the mean over the processes, whatever rows each has.
                 loss = self.scaler.scale(loss * (part * self.processes.count))
                 self.processes.backward(self._forward, loss)
@@ -150,12 +150,12 @@ class StageTrainer:
 
     def validate(self, generators: Callable[[int], torch.Generator]) -> float:
         """The mean loss of what is held out; each batch has a generator by its number."""
-        order = cast(BatchSampler, self.lessons.held_out)
+        order = cast(BatchSampler, self.batches.held_out)
         total = 0.0
         with torch.no_grad():
             for number in range(order.per_epoch):
-                loss, lesson = self._loss(number, generators(number), order)
-                total += float(loss) * self.processes.part(cast(Share, lesson.share))
+                loss, inputs = self._loss(number, generators(number), order)
+                total += float(loss) * self.processes.part(cast(Share, inputs.share))
         return self.processes.total(total)[0] / order.per_epoch
 
     def check_gradients(self) -> None:
@@ -164,19 +164,19 @@ class StageTrainer:
             return
         (step, names, fine), self._gradients = self._gradients, None
         if bad := picked(names, fine.unbind()):
-            told = some(bad, len(names))
-            what = f"梯度不是有限的数：{told}", f"gradients are not finite: {told}"
-            raise broken(self.stage, self.number, step + 1, what, self.lessons.out, self._file)
+            listed = some(bad, len(names))
+            what = f"梯度不是有限的数：{listed}", f"gradients are not finite: {listed}"
+            raise broken(self.stage, self.number, step + 1, what, self.batches.out, self._file)
 
     def check_weights(self, step: int) -> None:
         """Raises TrainingError where what learns, or its average, is not finite after so many steps."""
         self.check_gradients()
-        held = self.parameters | {f"{name} (ema)": value for name, value in self.average.values.items()}
-        bad = not_finite({name: _own_part(value) for name, value in held.items()})
+        tensors = self.parameters | {f"{name} (ema)": value for name, value in self.average.values.items()}
+        bad = not_finite({name: _own_part(value) for name, value in tensors.items()})
         if self.processes.total(float(len(bad)))[0]:
-            told = some(bad, len(held))
-            what = f"权重不是有限的数：{told}", f"weights are not finite: {told}"
-            raise broken(self.stage, self.number, step, what, self.lessons.out, self._file)
+            listed = some(bad, len(tensors))
+            what = f"权重不是有限的数：{listed}", f"weights are not finite: {listed}"
+            raise broken(self.stage, self.number, step, what, self.batches.out, self._file)
 
     def swap_average(self) -> None:
         """Exchanges the averages with what learns; a second call undoes it."""
@@ -186,7 +186,7 @@ class StageTrainer:
 
     def system_state(self) -> dict[str, Tensor]:
         """The state of the system, its float32 copies in the place of what works in bfloat16."""
-        state = dict(self._exercise.system.state_dict())
+        state = dict(self._module.system.state_dict())
         return state if self.masters is None else state | dict(self.masters.values())
 
     def within(self, work: Callable[[], Any]) -> Any:
@@ -196,8 +196,8 @@ class StageTrainer:
     def state(self) -> dict[str, Any]:
         """What goes on from here, on the processor. With FSDP or DeepSpeed all processes have to ask."""
         extra = None if self.extra is None else self.extra.state_dict()
-        held = {"optimiser": self.optimiser.state_dict(), "average": self.average.values, "extra": extra}
-        return whole(held | {"scaler": self.scaler.state_dict()})
+        state = {"optimiser": self.optimiser.state_dict(), "average": self.average.values, "extra": extra}
+        return whole(state | {"scaler": self.scaler.state_dict()})
 
     def close(self) -> None:
         """Leaves the modules as they were."""
@@ -236,27 +236,27 @@ class StageTrainer:
         def work() -> Tensor:
             # In here, for DeepSpeed allows no such numbers but its own around it.
             with autocast(self.stage, device):
-                lesson = self.lessons.inputs(number, generator, order)
-                self._exercise.share = lesson.share
-                made.append(lesson)
+                inputs = self.batches.inputs(number, generator, order)
+                self._module.share = inputs.share
+                made.append(inputs)
                 with default_device(device):
-                    return self.objective.loss(lesson)
+                    return self.objective.loss(inputs)
 
         return cast(Tensor, self._forward(work)), made[0]
 
     def _go_on(self, saved: Mapping[str, Any]) -> None:
-        held = cast("dict[str, Any]", saved["optimiser"])
+        optimiser_state = cast("dict[str, Any]", saved["optimiser"])
         if saved.get("stage"):
-            held = self._regrouped(held, cast(Stage, loads(saved["stage"])))
+            optimiser_state = self._regrouped(optimiser_state, cast(Stage, loads(saved["stage"])))
         for at, parameter in enumerate(p for group in self.optimiser.param_groups for p in group["params"]):
-            state = held["state"].get(at, {})
+            state = optimiser_state["state"].get(at, {})
             for name, value in state.items():
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
                     state[name] = as_is(value, parameter)
-        # What a group is told is the stage's to say, which may have been changed since.
-        told = [{n: v for n, v in group.items() if n != "params"} for group in self.optimiser.param_groups]
-        self.optimiser.load_state_dict(held)
-        for group, own in zip(self.optimiser.param_groups, told, strict=True):
+        # Learning rates and decay of a group come from the stage, which may have been changed since.
+        group_settings = [{n: v for n, v in group.items() if n != "params"} for group in self.optimiser.param_groups]
+        self.optimiser.load_state_dict(optimiser_state)
+        for group, own in zip(self.optimiser.param_groups, group_settings, strict=True):
             group.update(own)
         before = saved["average"]
         self.average.values = {
@@ -265,32 +265,32 @@ class StageTrainer:
         if saved.get("scaler"):
             self.scaler.load_state_dict(saved["scaler"])
 
-    def _regrouped(self, held: dict[str, Any], before: Stage) -> dict[str, Any]:
+    def _regrouped(self, state: dict[str, Any], before: Stage) -> dict[str, Any]:
         """An optimiser's state whose parameters are counted as the stage has them now: rates of their own make groups,
         and so another order.
         """
         names, now = ordered(before, self.parameters), ordered(self.stage, self.parameters)
         if names == now:
-            return held
-        known = {names[at]: state for at, state in held["state"].items()}
+            return state
+        known = {names[at]: state for at, state in state["state"].items()}
         counts = iter(range(len(now)))
         fresh = optimiser(self.stage, self.parameters).param_groups
         groups = [{**group, "params": [next(counts) for _ in group["params"]]} for group in fresh]
         return {"state": {at: known[name] for at, name in enumerate(now) if name in known}, "param_groups": groups}
 
-    def _broken(self, step: int, lesson: TrainInputs, others: bool) -> None:
+    def _broken(self, step: int, inputs: TrainInputs, others: bool) -> None:
         """Raises TrainingError, with the batch saved that did it: that of another process where it was ``others``."""
         rank = self.processes.rank
-        path = self.lessons.out / (f"broken-batch.{rank}.pt" if rank else "broken-batch.pt")
+        path = self.batches.out / (f"broken-batch.{rank}.pt" if rank else "broken-batch.pt")
         if not others:
-            torch.save({"x": lesson.batch.x if lesson.batch else lesson.pixels}, path)
-        where = self.lessons.out / "broken-batch*.pt" if others else path
+            torch.save({"x": inputs.batch.x if inputs.batch else inputs.pixels}, path)
+        where = self.batches.out / "broken-batch*.pt" if others else path
         what = f"损失不是数，这一批存在 {where}", f"the loss is not a number, its batch lies in {where}"
         bad = not_finite({name: _own_part(value) for name, value in self.parameters.items()})
         if bad:
-            told = some(bad, len(self.parameters))
-            what = f"{what[0]}，权重也已坏了：{told}", f"{what[1]}, and so are weights: {told}"
-        raise broken(self.stage, self.number, step + 1, what, self.lessons.out, self._file)
+            listed = some(bad, len(self.parameters))
+            what = f"{what[0]}，权重也已坏了：{listed}", f"{what[1]}, and so are weights: {listed}"
+        raise broken(self.stage, self.number, step + 1, what, self.batches.out, self._file)
 
 
 def named(system: System, extra: nn.Module | None, objective: Objective) -> dict[str, nn.Parameter]:
@@ -303,15 +303,15 @@ def named(system: System, extra: nn.Module | None, objective: Objective) -> dict
 
 def _own_part(value: Tensor) -> Tensor:
     """What of a tensor lies in this process."""
-    given: Any = value.detach()
-    return given.to_local() if hasattr(given, "to_local") else given
+    dtensor: Any = value.detach()
+    return dtensor.to_local() if hasattr(dtensor, "to_local") else dtensor
 
 
 def whole(value: Any) -> Any:
     """The same with its tensors whole and on the processor, in maps and lists of whatever depth."""
     if isinstance(value, Tensor):
-        given: Any = value
-        return (given.full_tensor() if hasattr(given, "full_tensor") else given).detach().cpu()
+        dtensor: Any = value
+        return (dtensor.full_tensor() if hasattr(dtensor, "full_tensor") else dtensor).detach().cpu()
     if isinstance(value, Mapping):
         return {name: whole(part) for name, part in cast("Mapping[Any, Any]", value).items()}
     if isinstance(value, list):
@@ -330,6 +330,6 @@ def as_is(value: Tensor, parameter: Tensor) -> Tensor:
 
 
 def read_alike(one: object, other: object) -> bool:
-    """Whether two towers have the same table of words: a longer one of the kind, or one pooled elsewhere, has."""
+    """Whether two text encoders have the same vocabulary: a longer one of the kind, or one pooled elsewhere, has."""
     names = ("vocab", "width", "words")
     return type(one) is type(other) and all(getattr(one, n, None) == getattr(other, n, None) for n in names)

@@ -40,10 +40,10 @@ class Vocabulary:
     def members(self, label: str, rows: Sequence[Mapping[str, Any]]) -> Tensor:
         """[B, values]: 1 for each value that a row's label has, 0 for the others."""
         table = {value: i for i, value in enumerate(self.values.get(label, ()))}
-        found = torch.zeros(len(rows), len(table))
+        members = torch.zeros(len(rows), len(table))
         for number, row in enumerate(rows):
-            found[number, [table[word] for word in several(row.get(label)) if word in table]] = 1.0
-        return found
+            members[number, [table[word] for word in several(row.get(label)) if word in table]] = 1.0
+        return members
 
 
 def several(value: object) -> tuple[str, ...]:

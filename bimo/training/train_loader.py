@@ -1,4 +1,4 @@
-"""What a stage learns from, step by step: which rows, their captions, pixels or latents, encoded once."""
+"""The batches of a stage: which rows each has, their captions, pixels or latents; what is frozen is encoded once."""
 
 # torch leaves parts of its interface untyped; what crosses it here is named where it is kept.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,6 @@ from bimo.core.part import dumps
 from bimo.core.tensors import Batch, Share
 from bimo.data.loader import Fitted, Pictures, Size, picked
 from bimo.data.rows import Column
-from bimo.diffusion.conditioner import Conditioner
 from bimo.engine.devices import default_device, to_device
 from bimo.training.conditioning_dropout import ConditioningDropout
 from bimo.training.distributed.processes import ALONE, Processes
@@ -40,36 +39,36 @@ ENCODE_PIXELS = ENCODE_BATCH * 128 * 128
 
 
 class BatchSampler:
-    """The rows of every batch of a stage: epochs in shuffled order, a lot never parted, a batch never of two sizes.
+    """The rows of every batch of a stage: epochs in shuffled order, a group never split, a batch never of two sizes.
 
     With one size what is left of an epoch after its last full batch is left out; with several a batch that a size
     cannot fill takes rows of that size twice, so that no picture is never seen.
     """
 
-    def __init__(self, lots: Sequence[tuple[int, ...]], sizes: Sequence[Size], batch: int, seed: int) -> None:
-        self.lots, self.seed = lots, seed
-        self.count = max(1, batch // len(lots[0]))
-        groups: dict[Size, array[int]] = {}
-        for number, lot in enumerate(lots):
-            groups.setdefault(sizes[lot[0]], array("q")).append(number)
-        self.sizes = sorted(groups)
-        #: The numbers of the lots of each size.
-        self.groups = [np.asarray(groups[size], np.int64) for size in self.sizes]
-        whole = len(self.groups) == 1
-        self.per_epoch = max(1, len(lots) // self.count if whole else sum(map(self._batches, self.groups)))
-        self._epoch_cached: tuple[int, npt.NDArray[np.int64]] = (-1, self.groups[0])
+    def __init__(self, groups: Sequence[tuple[int, ...]], sizes: Sequence[Size], batch: int, seed: int) -> None:
+        self.groups, self.seed = groups, seed
+        self.count = max(1, batch // len(groups[0]))
+        by_size: dict[Size, array[int]] = {}
+        for number, group in enumerate(groups):
+            by_size.setdefault(sizes[group[0]], array("q")).append(number)
+        self.sizes = sorted(by_size)
+        #: The numbers of the groups of each size.
+        self.by_size = [np.asarray(by_size[size], np.int64) for size in self.sizes]
+        whole = len(self.by_size) == 1
+        self.per_epoch = max(1, len(groups) // self.count if whole else sum(map(self._batches, self.by_size)))
+        self._epoch_cached: tuple[int, npt.NDArray[np.int64]] = (-1, self.by_size[0])
 
     def groups_of(self, number: int) -> list[tuple[int, ...]]:
-        """The lots of a batch by its number, counted through all epochs."""
+        """The groups of a batch by its number, counted through all epochs."""
         epoch, at = divmod(number, self.per_epoch)
         if self._epoch_cached[0] != epoch:
             self._epoch_cached = (epoch, self._epoch(epoch))
-        return [self.lots[lot] for lot in self._epoch_cached[1][at].tolist()]
+        return [self.groups[place] for place in self._epoch_cached[1][at].tolist()]
 
     def _epoch(self, epoch: int) -> npt.NDArray[np.int64]:
-        """[batches, lots a batch]: the numbers of the lots of every batch of an epoch."""
+        """[batches, groups a batch]: the numbers of the groups of every batch of an epoch."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        orders = [group[torch.randperm(len(group), generator=generator).numpy()] for group in self.groups]
+        orders = [same[torch.randperm(len(same), generator=generator).numpy()] for same in self.by_size]
         if len(orders) == 1:
             return orders[0][: self.per_epoch * self.count].reshape(self.per_epoch, -1)
         # np.resize takes rows of a size again where they do not fill its last batch.
@@ -77,14 +76,14 @@ class BatchSampler:
         batches = np.concatenate(full)
         return batches[torch.randperm(len(batches), generator=generator).numpy()]
 
-    def _batches(self, group: npt.NDArray[np.int64]) -> int:
-        return -(-len(group) // self.count)
+    def _batches(self, groups: npt.NDArray[np.int64]) -> int:
+        return -(-len(groups) // self.count)
 
 
 @dataclass(frozen=True)
 class Latents:
     """Pictures in a level's space: a tensor [n, *shape] a size, and each row's place [N] in that of its size; where
-    they are to be sampled [n, 2, *shape], mean and deviation.
+    they are to be sampled [n, 2, *shape], mean and standard deviation.
     """
 
     tensors: dict[str, Tensor]
@@ -102,7 +101,7 @@ class Latents:
 
 
 class TrainLoader:
-    """What a stage learns from, batch by batch. ``out`` is the folder of the run, where what is encoded is kept."""
+    """The batches of a stage. ``out`` is the folder of the run: encodings are cached there."""
 
     def __init__(
         self,
@@ -122,8 +121,8 @@ class TrainLoader:
         sizes = pictures.sizes if self.fitted is None else self.fitted.sizes
         if not stage.buckets or self.fitted is None:
             sizes = Column(len(pictures), lambda row: (0, 0))
-        learnt, held_out = _parted(pictures, stage.validation)
-        self.order = BatchSampler(learnt, sizes, stage.batch, seed)
+        train, held_out = _split(pictures, stage.validation)
+        self.order = BatchSampler(train, sizes, stage.batch, seed)
         self.held_out = BatchSampler(held_out, sizes, stage.batch, seed) if held_out else None
         self.conditioners = [c for name in levels for c in blank.system.level(name).conditioners]
         #: A system's prompt prefix stands before the captions that it learns from, too.
@@ -137,16 +136,16 @@ class TrainLoader:
         ``held_out``.
         """
         order = order or self.order
-        lots = order.groups_of(number)
-        rows = [row for lot in lots for row in lot]
+        groups = order.groups_of(number)
+        rows = [row for group in groups for row in group]
         pictures = self.pictures
         # Rows of a group have their captions chosen, and dropped, together.
-        every = [len(lot) for lot in lots]
-        dropped = self.dropping.of(every, generator)
-        picks = torch.rand(len(lots), generator=generator).repeat_interleave(torch.tensor(every)).tolist()
+        group_sizes = [len(group) for group in groups]
+        dropped = self.dropping.of(group_sizes, generator)
+        picks = torch.rand(len(groups), generator=generator).repeat_interleave(torch.tensor(group_sizes)).tolist()
         captions = [pictures.captions[row] or ("",) for row in rows]
         chosen = [some[int(p * len(some))] for some, p in zip(captions, picks, strict=True)]
-        share = self.processes.share(every)
+        share = self.processes.share(group_sizes)
         inputs = replace(
             self.blank,
             share=share,
@@ -169,10 +168,11 @@ class TrainLoader:
         scalars = {"size_ids": self.fitted.size_ids(own)}
         if pictures.poses is not None:
             scalars["pose"] = pictures.poses[own]
-        for name in _read_by(self.conditioners, "labels"):
+        for name in sorted({name for conditioner in self.conditioners for name in conditioner.labels}):
             if all(name in pictures.labels[row] for row in rows):
                 scalars[name] = torch.tensor([[float(pictures.labels[row][name])] for row in own])
-        maps = {name: self.fitted.maps(name, own) for name in _read_by(self.conditioners, "maps")}
+        map_names = sorted({name for conditioner in self.conditioners for name in conditioner.maps})
+        maps = {name: self.fitted.maps(name, own) for name in map_names}
         x = latents.rows(rows, generator, share)
         without = {name: share.of(gone) for name, gone in dropped.conditions.items()}
         gone, labels = share.of(dropped.captions), [pictures.labels[row] for row in own]
@@ -182,9 +182,9 @@ class TrainLoader:
     def _pixels(self, fitted: Fitted, rows: Sequence[int], order: BatchSampler, number: int) -> Tensor:
         """[B, 3, H, W] of this process's rows of a batch; the next are decoded during the step."""
         pixels = fitted.pixels(rows)
-        lots = order.groups_of(number + 1)
-        share = self.processes.share([len(lot) for lot in lots])
-        fitted.prefetch(share.of([row for lot in lots for row in lot]))
+        groups = order.groups_of(number + 1)
+        share = self.processes.share([len(group) for group in groups])
+        fitted.prefetch(share.of([row for group in groups for row in group]))
         return pixels
 
     def prepared(self) -> Latents:
@@ -198,7 +198,7 @@ class TrainLoader:
     def _text_encoder(self) -> Encode:
         """What encodes captions: from the cache what is frozen of the text encoders."""
         system, pictures, stage = self.blank.system, self.pictures, self.blank.stage
-        texts = (self.prefix + text for lot in pictures.lots for row in lot for text in pictures.captions[row])
+        texts = (self.prefix + text for group in pictures.groups for row in group for text in pictures.captions[row])
         samples = stage.steps * stage.accumulate * stage.batch
         return cached_encoder(system, texts, samples, self.out, writes=self.processes.is_main_process)
 
@@ -271,39 +271,34 @@ def _emptied(texts: Sequence[str], gone: Tensor) -> list[str]:
     return ["" if out else text for text, out in zip(texts, gone.tolist(), strict=True)]
 
 
-def _parted(pictures: Pictures, share: float) -> tuple[Sequence[tuple[int, ...]], Sequence[tuple[int, ...]]]:
-    """Lots to learn and lots held out: what a picture is says which, not its number, so that more data moves none of
-    them and no copy of a picture that is held out is learnt.
+def _split(pictures: Pictures, share: float) -> tuple[Sequence[tuple[int, ...]], Sequence[tuple[int, ...]]]:
+    """(groups to train on, groups held out), split by the hash of a picture's content and not by its number: more data
+    moves none of them, and no copy of a picture that is held out is trained on.
 
     Raises TrainingError where one of the two would be empty.
     """
     if not share:
-        return pictures.lots, []
-    held_out = np.empty(len(pictures.lots), bool)
-    for number, lot in enumerate(pictures.lots):
-        digest = hashlib.sha256(pictures.contents[lot[0]].encode()).digest()
+        return pictures.groups, []
+    held_out = np.empty(len(pictures.groups), bool)
+    for number, group in enumerate(pictures.groups):
+        digest = hashlib.sha256(pictures.contents[group[0]].encode()).digest()
         held_out[number] = int.from_bytes(digest[:7], "big") / (1 << 56) < share
     if held_out.all() or not held_out.any():
         raise TrainingError(
-            "{count} lots cannot be parted by validation={share}; add data or change the share",
-            count=len(pictures.lots),
+            "{count} groups of rows cannot be split by validation={share}; add data or change the share",
+            count=len(pictures.groups),
             share=share,
         )
-    return picked(pictures.lots, (~held_out).nonzero()[0]), picked(pictures.lots, held_out.nonzero()[0])
+    return picked(pictures.groups, (~held_out).nonzero()[0]), picked(pictures.groups, held_out.nonzero()[0])
 
 
 def _with_pictures(pictures: Pictures) -> Pictures:
     """The groups whose rows all have a picture; the others are counted."""
     with_pictures = pictures.drawn()
-    left = len(pictures.lots) - len(with_pictures.lots)
+    left = len(pictures.groups) - len(with_pictures.groups)
     if left:
         print(say("{left} rows have no picture; this stage leaves them out", left=left))
     return with_pictures
-
-
-def _read_by(conditioners: Sequence[Conditioner], kind: Literal["labels", "maps"]) -> list[str]:
-    """The names of the "labels" or "maps" of the data that conditioners read."""
-    return sorted({name for one in conditioners for name in (one.labels if kind == "labels" else one.maps)})
 
 
 def _by_language(pictures: Pictures, row: int) -> dict[str, tuple[str, ...]]:

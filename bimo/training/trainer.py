@@ -31,7 +31,7 @@ from bimo.engine.devices import exact
 from bimo.engine.engine import Engine
 from bimo.training.adapters.adapter import adapter_of
 from bimo.training.adapters.lora_stage import apart
-from bimo.training.checks import check_lots, check_seed, check_sizes, check_words
+from bimo.training.checks import check_groups, check_seed, check_sizes, check_words
 from bimo.training.distributed.processes import ALONE, Processes, init_distributed
 from bimo.training.finite import broken, not_finite, some
 from bimo.training.history import Change, History, Place, had, read_history, same_data, same_recipe, standing
@@ -74,7 +74,8 @@ def train(
     The same command goes on where it was stopped: all that is random in a step comes from (seed, stage, step), and
     the rows of a step from its number, so losses and weights are those of an uninterrupted run with the same number
     of threads. ``stop_after`` seconds it stops of its own accord, with its state saved. What has the same name and
-    shape in a system of ``start`` begins as it is there, words of equal towers with it; the last has the last word.
+    shape in a system of ``start`` begins as it is there, and so do vocabularies of equal text encoders; of several
+    systems the last decides.
     ``teacher`` is whom stages learn from that distil, ``judges`` open what rewards look through. Raises TrainingError
     for a folder that another run is at work in, or that holds a run of another recipe, seed or data, a ``start`` that
     gives nothing, and numbers that are none. With ``from_here`` a run that was begun goes on with other settings of its
@@ -147,31 +148,31 @@ class Trainer:
         self.journal = Journal(out, processes.is_main_process)
 
     def begin_as(self, other: System) -> None:
-        """Takes over all that has the same name and shape in another system, and the words of towers that read alike.
+        """Takes over all that has the same name and shape in another system, and vocabularies of equal text encoders.
 
         Raises TrainingError where that is nothing.
         """
         own = self.system.state_dict()
-        given = {n: v for n, v in other.state_dict().items() if n in own and own[n].shape == v.shape}
-        if not given:
+        matching = {n: v for n, v in other.state_dict().items() if n in own and own[n].shape == v.shape}
+        if not matching:
             raise TrainingError(
                 "not one tensor of {name} has name and shape of one of {name_2}; begin from another system",
                 name=other.recipe.name,
                 name_2=self.recipe.name,
             )
-        self.system.load_state_dict(given, strict=False)
-        for index, (tower, wanted) in enumerate(zip(other.text_encoders, self.recipe.text_encoders, strict=False)):
+        self.system.load_state_dict(matching, strict=False)
+        for index, (encoder, wanted) in enumerate(zip(other.text_encoders, self.recipe.text_encoders, strict=False)):
             with self.processes.main_process_first():
                 if read_alike(other.recipe.text_encoders[index], wanted) and not (self.out / f"words.{index}").is_dir():
-                    tower.save_tokenizer(self.out / f"words.{index}")
-        rest = len(other.state_dict()) - len(given)
+                    encoder.save_tokenizer(self.out / f"words.{index}")
+        rest = len(other.state_dict()) - len(matching)
         print(
             say(
                 "{count} tensors begin as in {name} ({rest} more of it have no place here); {count_2} do not",
-                count=len(given),
+                count=len(matching),
                 name=other.recipe.name,
                 rest=rest,
-                count_2=len(own) - len(given),
+                count_2=len(own) - len(matching),
             )
         )
 
@@ -209,49 +210,49 @@ class Trainer:
 
     def _stage(self, stage: Stage, saved: dict[str, Any] | None) -> bool:
         """One stage to its end; False where time ran out first."""
-        learning = self._learning(stage, saved)
-        self._told(stage, learning)
+        trainer = self._stage_trainer(stage, saved)
+        self._announce(stage, trainer)
         self._modes()
         progress = Progress(stage, self.place.step, self.journal)
         last_saved = last_sheet = time.monotonic()
         with progress:
             while self.place.step < stage.steps:
-                loss, lr = self._step(stage, learning)
-                progress.on_step(self.place.step, loss, lr, self._validated(stage, learning))
+                loss, lr = self._step(stage, trainer)
+                progress.on_step(self.place.step, loss, lr, self._validated(stage, trainer))
                 now = time.monotonic()
                 due = (now > self.deadline, now - last_saved > CHECKPOINT_SECONDS, now - last_sheet > SHEET_SECONDS)
                 # By the leader's clock: what one does here all do.
                 over, save, look = self.processes.total(*(float(it and self.processes.is_main_process) for it in due))
                 if over or save:
-                    learning.check_weights(self.place.step)
-                    self._save(learning.state() | {"stage": dumps(stage)}, learning)
+                    trainer.check_weights(self.place.step)
+                    self._save(trainer.state() | {"stage": dumps(stage)}, trainer)
                 if over:
                     return False
                 if save:
                     last_saved = time.monotonic()
                 if look:
-                    self._look(learning)
+                    self._look(trainer)
                     if self.processes.is_main_process:
                         leave(self.out, self.recipe)
                     last_sheet = time.monotonic()
-        learning.check_weights(self.place.step)
-        self._left(stage, learning)
+        trainer.check_weights(self.place.step)
+        self._left(stage, trainer)
         self._look(None)
         return True
 
-    def _told(self, stage: Stage, learning: StageTrainer) -> None:
+    def _announce(self, stage: Stage, trainer: StageTrainer) -> None:
         """What learns, and what the data is like, before the first step. Raises TrainingError as ``check_words``."""
-        check_lots(stage, learning.lessons.order, self.processes.count)
-        if self.place.step == 0 and learning.objective.captions != "none":
-            check_words(stage, self.system.text_encoders, learning.lessons.pictures, learning.lessons.prefix)
-        check_sizes(stage, learning.lessons.order)
-        every = dict(self.system.named_parameters()) | learning.parameters
-        tell(table(stage, self.place.stage, self.place.step, every, learning.optimiser))
+        check_groups(stage, trainer.batches.order, self.processes.count)
+        if self.place.step == 0 and trainer.objective.captions != "none":
+            check_words(stage, self.system.text_encoders, trainer.batches.pictures, trainer.batches.prefix)
+        check_sizes(stage, trainer.batches.order)
+        every = dict(self.system.named_parameters()) | trainer.parameters
+        tell(table(stage, self.place.stage, self.place.step, every, trainer.optimiser))
 
-    def _left(self, stage: Stage, learning: StageTrainer) -> None:
+    def _left(self, stage: Stage, trainer: StageTrainer) -> None:
         """What a stage leaves: its averaged weights, as a paper's next stage begins from them, and its adapter."""
-        learning.swap_average()
-        learning.close()
+        trainer.swap_average()
+        trainer.close()
         adapter = adapter_of(stage)
         if self.processes.sharded:
             # Nothing takes a module out of FSDP: another is built, and given the weights.
@@ -268,7 +269,7 @@ class Trainer:
             if self.processes.is_main_process:
                 print(adapter.write(self.system, self.out / f"{adapter.kind}-{self.place.stage + 1}", learnt))
 
-    def _learning(self, stage: Stage, saved: dict[str, Any] | None) -> StageTrainer:
+    def _stage_trainer(self, stage: Stage, saved: dict[str, Any] | None) -> StageTrainer:
         objective = objective_of(stage)
         number = self.place.stage
         folder = self.out / f"stage-{number + 1}"
@@ -298,19 +299,19 @@ class Trainer:
             batches = objective.batches(blank, pictures, self.out, folder, seed, self.processes)
         return StageTrainer(stage, batches, objective, learns, saved, number)
 
-    def _step(self, stage: Stage, learning: StageTrainer) -> tuple[float, float]:
+    def _step(self, stage: Stage, trainer: StageTrainer) -> tuple[float, float]:
         step, rank = self.place.step, self.processes.rank
         mixed = _mixed(self.seed, self.place.stage, step)
         # Dropout has no generator of its own: each process has other rows, and drops others.
         torch.manual_seed(_mixed(mixed, rank) if rank else mixed)
         lr = rate(stage, step)
-        value = learning.step(step, torch.Generator().manual_seed(mixed), lr)
+        value = trainer.step(step, torch.Generator().manual_seed(mixed), lr)
         self.place.step += 1
         return value, lr
 
-    def _validated(self, stage: Stage, learning: StageTrainer) -> float | None:
+    def _validated(self, stage: Stage, trainer: StageTrainer) -> float | None:
         """The loss of what is held out, by averaged weights, where it is due; the best system is kept."""
-        order, step = learning.lessons.held_out, self.place.step
+        order, step = trainer.batches.held_out, self.place.step
         if order is None or (step % stage.validate_every and step != stage.steps):
             return None
 
@@ -318,22 +319,22 @@ class Trainer:
             # The same noise and times every time, others than of any step.
             return torch.Generator().manual_seed(_mixed(self.seed, self.place.stage, -1 - number))
 
-        learning.check_weights(step)
-        with self._averaged(learning):
-            value = learning.validate(generator)
+        trainer.check_weights(step)
+        with self._averaged(trainer):
+            value = trainer.validate(generator)
             if not math.isfinite(value):
                 what = "留出数据上的损失不是数", "the loss of what is held out is not a number"
                 raise self._broken(stage, step, what)
             self.journal.flush()
             better = self.processes.is_main_process and value < self.journal.best(self.place.stage)
             if self.processes.total(float(better))[0]:
-                self._best(stage, learning)
+                self._best(stage, trainer)
         return value
 
-    def _best(self, stage: Stage, learning: StageTrainer) -> None:
+    def _best(self, stage: Stage, trainer: StageTrainer) -> None:
         """Keeps the system as it is, ready to draw, or the adapter that is learning."""
         name, adapter = f"best-{self.place.stage + 1}", adapter_of(stage)
-        state = whole(learning.system_state() if adapter is None else adapter.learnt(self.system))
+        state = whole(trainer.system_state() if adapter is None else adapter.learnt(self.system))
         if not self.processes.is_main_process:
             return
         if adapter is not None:
@@ -346,15 +347,15 @@ class Trainer:
         part.replace(self.out / name)
 
     @contextmanager
-    def _averaged(self, learning: StageTrainer | None) -> Generator[None]:
+    def _averaged(self, trainer: StageTrainer | None) -> Generator[None]:
         """The system with the averaged weights of what is learning, in evaluation mode, and as it was afterwards."""
         modes = {name: module.training for name, module in self.system.named_modules()}
-        if learning is not None:
-            learning.swap_average()
+        if trainer is not None:
+            trainer.swap_average()
         self.system.eval()
         yield
-        if learning is not None:
-            learning.swap_average()
+        if trainer is not None:
+            trainer.swap_average()
         for name, module in self.system.named_modules():
             module.training = modes[name]
 
@@ -369,7 +370,7 @@ class Trainer:
 
         visit(self.system, False)
 
-    def _look(self, learning: StageTrainer | None) -> None:
+    def _look(self, trainer: StageTrainer | None) -> None:
         stage = self.recipe.stages[self.place.stage]
         if not self.recipe.prompts or stage.level != self.recipe.levels[-1].name:
             return  # the level that makes the picture has learnt nothing new
@@ -378,32 +379,37 @@ class Trainer:
             engine = Engine(self.system, device=self.processes.device)
             return [engine.draw(text, seed=7, steps=12)[0].image for text in self.recipe.prompts]
 
-        with self._averaged(learning):
+        with self._averaged(trainer):
             # What is in parts is drawn with by all processes.
-            pictures = learning.within(drawn) if learning is not None and self.processes.sharded else drawn()
+            pictures = trainer.within(drawn) if trainer is not None and self.processes.sharded else drawn()
         path = self.out / "sheets" / f"{self.place.stage + 1}-{self.place.step:06d}.png"
         if self.processes.is_main_process:
             self.journal.show(stage, self.place.step, sheet(pictures, self.recipe.prompts, path))
 
     def _words(self) -> None:
-        """Vocabularies of towers that learn theirs from the captions: made once, then read."""
-        for index, tower in enumerate(self.system.text_encoders):
+        """Vocabularies of text encoders that learn theirs from the captions: made once, then read."""
+        for index, encoder in enumerate(self.system.text_encoders):
             folder = self.out / f"words.{index}"
             if not folder.is_dir():
                 captions = (c for captions in self.pictures.captions for c in captions)
-                tower.build_tokenizer(captions, [w for folder in self.pictures.folders for w in _known(folder)])
-                tower.save_tokenizer(folder)
-            tower.load_tokenizer(folder)
+                encoder.build_tokenizer(captions, [w for folder in self.pictures.folders for w in _known(folder)])
+                encoder.save_tokenizer(folder)
+            encoder.load_tokenizer(folder)
 
-    def _save(self, held: dict[str, Any], learning: StageTrainer | None = None) -> None:
+    def _save(self, stage_state: dict[str, Any], trainer: StageTrainer | None = None) -> None:
         empty: dict[str, Any] = {"optimiser": None, "average": {}, "extra": None}
-        system, adapter = apart(whole(self.system.state_dict() if learning is None else learning.system_state()))
-        state = empty | held | {"system": system, "adapter": adapter, "place": vars(self.place)} | {"seed": self.seed}
+        system, adapter = apart(whole(self.system.state_dict() if trainer is None else trainer.system_state()))
+        state = (
+            empty
+            | stage_state
+            | {"system": system, "adapter": adapter, "place": vars(self.place)}
+            | {"seed": self.seed}
+        )
         bad = [name for name in not_finite(_tensors(state)) if name not in self._infinite]
         if bad:
             stage = self.recipe.stages[min(self.place.stage, len(self.recipe.stages) - 1)]
-            told = some(bad, len(_tensors(state)))
-            what = f"要保存的数不是有限的：{told}", f"what is to be saved is not finite: {told}"
+            listed = some(bad, len(_tensors(state)))
+            what = f"要保存的数不是有限的：{listed}", f"what is to be saved is not finite: {listed}"
             raise self._broken(stage, self.place.step, what)
         if not self.processes.is_main_process:
             return
@@ -446,15 +452,15 @@ class Trainer:
         stages = self.recipe.stages
         name = stages[place.stage].name if place.stage < len(stages) else ""
         change = Change(place.stage, name, place.step, settings, data)
-        told = "".join(f"\n  {line}" for line in change.lines())
+        listed = "".join(f"\n  {line}" for line in change.lines())
         where = standing(self.recipe, place)
-        print(say("from {where} on:{told}", where=where, told=told))
+        print(say("from {where} on:{told}", where=where, told=listed))
         return replace(history.with_change(change), data=now)
 
     def _forget(self, before: Recipe, other: bool) -> None:
         """Nothing was saved of what was begun here: what was made for another recipe, or other data, goes."""
         print(say("nothing had been learnt in {out}; it begins anew", out=self.out))
-        # What a system begins as gave its words; they stay with the same towers and captions.
+        # What a system begins as gave its words; they stay with the same text encoders and captions.
         gone = [] if before.text_encoders == self.recipe.text_encoders and not other else [*self.out.glob("words.*")]
         for folder in (*gone, *self.out.glob("stage-*")):
             shutil.rmtree(folder)
@@ -465,9 +471,9 @@ class Trainer:
         bad = not_finite(dict(self.system.state_dict()))
         wrong = [name for name in bad if name in parameters]
         if wrong:
-            told = some(wrong, len(parameters))
+            listed = some(wrong, len(parameters))
             raise TrainingError(
-                "the weights to begin with are not finite: {told}; begin from others (--start)", told=told
+                "the weights to begin with are not finite: {told}; begin from others (--start)", told=listed
             )
         self._infinite = frozenset(f"system.{name}" for name in bad)
 
@@ -485,10 +491,10 @@ def _tensors(value: Any, path: str = "") -> dict[str, Tensor]:
         items = cast("Mapping[Any, Any]", value).items()
     elif isinstance(value, (list, tuple)):
         items = enumerate(cast("Sequence[Any]", value))
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name, part in items:
-        found |= _tensors(part, f"{path}.{name}" if path else str(name))
-    return found
+        tensors |= _tensors(part, f"{path}.{name}" if path else str(name))
+    return tensors
 
 
 def _mixed(*numbers: int) -> int:

@@ -62,5 +62,5 @@ def _targets(recipe: Recipe, level: Level) -> tuple[str, ...]:
     with unfilled():
         names = [name for name, _ in System(replace(recipe, stages=())).named_parameters()]
     start = f"{level.name}.denoiser."
-    found = [end for end in ATTENTION if any(n.startswith(start) and n.endswith(f".{end}.weight") for n in names)]
-    return tuple(f"{start}*.{end}" for end in found) or (f"{start}*",)
+    layers = [end for end in ATTENTION if any(n.startswith(start) and n.endswith(f".{end}.weight") for n in names)]
+    return tuple(f"{start}*.{end}" for end in layers) or (f"{start}*",)

@@ -37,8 +37,8 @@ def read_unfinished(folder: Path) -> System:
     recipe = cast(Recipe, checkpoint_io.read_recipe(folder / RECIPE_FILE))
     saved: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)  # pyright: ignore[reportUnknownMemberType]
     system = System(recipe)
-    for index, tower in enumerate(system.text_encoders):
-        tower.load_tokenizer(folder / f"words.{index}")
+    for index, encoder in enumerate(system.text_encoders):
+        encoder.load_tokenizer(folder / f"words.{index}")
     system.load_state_dict(saved["system"])
     place = Place(**saved["place"])
     if saved["optimiser"] is not None:

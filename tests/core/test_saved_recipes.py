@@ -20,6 +20,8 @@ from bimo.core.recipe import Recipe
 from bimo.core.request import checked
 from bimo.hub.registry import load, recipes
 from bimo.recipes import curation
+from bimo.training.adapters.control_stage import ControlAdapters
+from bimo.training.adapters.lora_stage import TextualInversion
 from tests.support.drawing import draw
 
 SAVED = Path(__file__).parents[1] / "fixtures" / "saved_0_1"
@@ -112,3 +114,9 @@ def test_a_record_of_0_1_is_read_by_the_names_of_now(tmp_path: Path) -> None:
         "guidance_weights": dials,
         "condition_images": pictures,
     }
+
+
+def test_fields_that_were_called_otherwise_are_read_by_the_names_of_now() -> None:
+    assert part.load({"kind": "ControlAdapters", "seen": "outlines"}) == ControlAdapters(source="outlines")
+    saved = {"kind": "TextualInversion", "token": "<cat>", "initial": "cat", "tower": 1}
+    assert part.load(saved) == TextualInversion(token="<cat>", initial="cat", text_encoder=1)

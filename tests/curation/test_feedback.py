@@ -61,9 +61,9 @@ def test_winners_and_losers_of_every_kind_of_table(kind: str, folder: Path, tmp_
     pictures = Pictures(tmp_path / "data")
     made = DiffusionDPO().pictures(None, pictures, tmp_path)  # type: ignore[arg-type]
     named = {key: row["source"] for key, _, row in read(tmp_path / "data")}
-    lots = [tuple(named[pictures.keys[row]] for row in lot) for lot in made.lots]
-    assert lots == [("a.png", "b.png"), ("d.png", "c.png")]
-    assert [made.captions[lot[0]] for lot in made.lots] == [("一只红苹果",), ("小桥流水人家",)]
+    groups = [tuple(named[pictures.keys[row]] for row in group) for group in made.groups]
+    assert groups == [("a.png", "b.png"), ("d.png", "c.png")]
+    assert [made.captions[group[0]] for group in made.groups] == [("一只红苹果",), ("小桥流水人家",)]
     image = next(image for _, image, row in read(tmp_path / "data") if row["source"] == "a.png")
     assert image == (folder / "a.png").read_bytes()
 

@@ -95,18 +95,18 @@ def test_buckets_keep_each_picture_at_its_own(folder: Path) -> None:
     fitted = pictures.fitted(None, ((64, 64), (96, 64), (64, 96)))
     assert fitted.sizes == [(96, 64), (64, 96), (96, 64), (64, 64), (64, 64), (64, 96), (96, 64)]
     assert fitted.pixels([0, 6]).shape == (2, 3, 64, 96)
-    order = BatchSampler(pictures.lots, fitted.sizes, 2, seed=3)
+    order = BatchSampler(pictures.groups, fitted.sizes, 2, seed=3)
     assert order.per_epoch == 4  # 2 + 1 + 1
     for epoch in range(3):
         batches = [order.groups_of(epoch * 4 + at) for at in range(4)]
-        assert all(len({fitted.sizes[row] for lot in batch for row in lot}) == 1 for batch in batches)
+        assert all(len({fitted.sizes[row] for group in batch for row in group}) == 1 for batch in batches)
         assert all(len(batch) == 2 for batch in batches)
-        assert {row for batch in batches for lot in batch for row in lot} == set(range(7))
-    again = BatchSampler(pictures.lots, fitted.sizes, 2, seed=3)
+        assert {row for batch in batches for group in batch for row in group} == set(range(7))
+    again = BatchSampler(pictures.groups, fitted.sizes, 2, seed=3)
     assert again.groups_of(9) == order.groups_of(9)
 
 
-def test_rows_of_a_lot_have_one_size(folder: Path) -> None:
+def test_rows_of_a_group_have_one_size(folder: Path) -> None:
     pictures = Pictures(folder).of([(0, 1), (3, 5)])
     fitted = pictures.fitted(None, ((64, 64), (96, 64), (64, 96)))
     assert fitted.sizes[0] == fitted.sizes[1] == (96, 64)
@@ -116,7 +116,7 @@ def test_rows_of_a_lot_have_one_size(folder: Path) -> None:
 def test_a_whole_epoch_of_one_size_leaves_only_the_rest_out() -> None:
     order = BatchSampler([(row,) for row in range(10)], [(0, 0)] * 10, 4, seed=0)
     assert order.per_epoch == 2
-    seen = [lot[0] for at in range(2) for lot in order.groups_of(at)]
+    seen = [group[0] for at in range(2) for group in order.groups_of(at)]
     assert len(set(seen)) == 8
     assert order.groups_of(2) != order.groups_of(0)
 
@@ -147,15 +147,15 @@ def test_maps_are_those_of_the_folder_that_a_picture_is_of(tmp_path: Path) -> No
 
 
 def test_what_is_held_out_stays_so_when_a_photo_is_added_that_sorts_first(tmp_path: Path) -> None:
-    from bimo.training.train_loader import _parted
+    from bimo.training.train_loader import _split
 
     photos = [encoded((40, 30 + n), n % 12) for n in range(40)]
 
     def held_out(data: list[bytes], place: str) -> set[str]:
         pictures = Pictures(shard_of(tmp_path / place, [(f"{n:08d}", one) for n, one in enumerate(data)]))
-        learnt, kept = _parted(pictures, 0.2)
+        learnt, kept = _split(pictures, 0.2)
         assert len(learnt) + len(kept) == len(data)
-        return {pictures.contents[lot[0]] for lot in kept}
+        return {pictures.contents[group[0]] for group in kept}
 
     before = held_out(photos, "before")
     assert 3 <= len(before) <= 13
@@ -325,7 +325,7 @@ def test_columns_are_read_from_the_shards_of_all_folders(tmp_path: Path) -> None
         assert pictures.sizes == [(0, 0), (41, 30), (42, 30)] * 4
         assert pictures.contents[1] == hashlib.sha256(encoded((41, 30), 1)).hexdigest()
         assert pictures.contents[6] == hashlib.sha256("乙00\n0 0".encode()).hexdigest()
-        assert pictures.drawn().lots == [(row,) for row in range(12) if row % 3]
+        assert pictures.drawn().groups == [(row,) for row in range(12) if row % 3]
         with pytest.raises(IndexError):
             pictures.keys[12]
 

@@ -87,8 +87,8 @@ def test_a_dropped_caption_is_what_the_null_branch_will_be(tmp_path: Path, null:
     batch = Batch(torch.zeros(2, 3, 8, 8), encodings, {}, dropped, torch.Generator().manual_seed(0))
     objective = Denoise()
     stage = Stage(name="paint", objective=objective, level="image", train=("image.*",))
-    lesson = TrainInputs(system, stage, None, [{}, {}], Vocabulary({}), batch.generator, batch=batch)
-    stream = objective.question(lesson, "image").ask.conditioning.streams[0]
+    inputs = TrainInputs(system, stage, None, [{}, {}], Vocabulary({}), batch.generator, batch=batch)
+    stream = objective.question(inputs, "image").ask.conditioning.streams[0]
     assert stream.mask is not None
     assert bool(stream.tokens[0].any())
     assert bool(stream.tokens[1].any()) == (null == "empty")

@@ -280,8 +280,8 @@ def learns_edges(system: System) -> None:
     for _ in range(25):
         generator = torch.Generator().manual_seed(7)
         batch = Batch(x, encodings, {}, torch.zeros(2, dtype=torch.bool), generator)
-        lesson = TrainInputs(system, stage, None, (), Vocabulary({}), generator, batch=batch)
-        loss = stage.objective.loss(lesson)  # type: ignore[attr-defined]
+        inputs = TrainInputs(system, stage, None, (), Vocabulary({}), generator, batch=batch)
+        loss = stage.objective.loss(inputs)  # type: ignore[attr-defined]
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -90,7 +90,7 @@ def test_every_stage_trains_what_it_names_alone_and_learns_a_batch(
     for number, stage in enumerate(run.recipe.stages):
         run.place.stage = number
         before = {name: value.clone() for name, value in run.system.state_dict().items()}
-        learning = run._learning(stage, None)
+        learning = run._stage_trainer(stage, None)
         run._modes()
         losses = []
         for _ in range(STEPS):
@@ -127,16 +127,16 @@ def test_a_caption_is_read_in_training_as_in_drawing(
         run.place.stage = number
         if getattr(stage.objective, "sees", "") != "latents":
             continue
-        lessons = run._learning(stage, None).lessons
-        lessons.prepared()
+        batches = run._stage_trainer(stage, None).batches
+        batches.prepared()
         run.system.eval()
         with torch.no_grad():
-            lesson = lessons.inputs(0, torch.Generator().manual_seed(0))
-        assert lesson.batch is not None
+            inputs = batches.inputs(0, torch.Generator().manual_seed(0))
+        assert inputs.batch is not None
         size = run.recipe.request.sizes[-1] if run.recipe.request.sizes else SIZE
-        for row, text in enumerate(lesson.texts[:2]):
+        for row, text in enumerate(inputs.texts[:2]):
             drawn = prepare(run.system, {"text": text, "size": size})
-            for learnt, given in zip(lesson.batch.encodings, drawn.prompt, strict=True):
+            for learnt, given in zip(inputs.batch.encodings, drawn.prompt, strict=True):
                 alike(learnt, row, given)
         return
 
@@ -165,16 +165,16 @@ def test_a_step_of_every_stage_is_all_on_its_device(
         run.place.stage = number
         # What is encoded once is encoded where there are numbers.
         # Narrower products are a GPU's or a processor's, and this device is neither.
-        learning = run._learning(replace(stage, precision="fp32"), None)
-        lessons, blank = learning.lessons, learning.lessons.blank
+        learning = run._stage_trainer(replace(stage, precision="fp32"), None)
+        batches, blank = learning.batches, learning.batches.blank
         if learning.objective.sees == "latents":
-            lessons.prepared()
+            batches.prepared()
         for module in (run.system, blank.extra, blank.teacher):
             if module is not None:
                 module.to(ELSEWHERE)
-        lessons.processes = Processes(device=ELSEWHERE)
+        batches.processes = Processes(device=ELSEWHERE)
         with counted(), OneDevice():
-            there = StageTrainer(blank.stage, lessons, learning.objective, list(learning.parameters), None)
+            there = StageTrainer(blank.stage, batches, learning.objective, list(learning.parameters), None)
             run._modes()
             loss, _ = there._loss(0, torch.Generator().manual_seed(0))
             loss.backward()

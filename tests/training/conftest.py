@@ -1,4 +1,4 @@
-"""What tests of objectives share: tiny towers with words, and lessons made by hand."""
+"""What tests of objectives share: tiny text encoders with words, and batches made by hand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TEACHER = ClipText(vocab=600, length=16, positions=16).tiny()
 
 @pytest.fixture(scope="session")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> System:
-    """A system of one tiny CLIP text tower with words of its own."""
+    """A system of one tiny CLIP text encoder with words of its own."""
     torch.manual_seed(5)
     made = System(Recipe(name="teacher", text_encoders=(TEACHER,))).eval()
     words = tmp_path_factory.mktemp("teacher") / "words"

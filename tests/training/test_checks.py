@@ -35,7 +35,7 @@ def pieces(folder: Path, known: Sequence[str], **fields: Any) -> Any:
 
 def captioned(shards: Path, captions: Sequence[tuple[str, ...]]) -> Pictures:
     pictures = Pictures(shards)
-    return pictures.of(pictures.lots[: len(captions)], [*captions, *[()] * (len(pictures) - len(captions))])
+    return pictures.of(pictures.groups[: len(captions)], [*captions, *[()] * (len(pictures) - len(captions))])
 
 
 def test_unknown_tokens_are_counted_by_their_id(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_run_does_not_begin_with_captions_it_cannot_read(tiny_shards: Path, tm
     train(replace(tiny, stages=(stage,), prompts=()), tiny_shards, tmp_path / "other", threads=1)
 
 
-def test_sizes_too_small_for_a_batch_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_sizes_too_small_for_a_batch_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
     sizes = [(64, 64)] * 5 + [(64, 128)] * 3 + [(128, 64)] * 4
     checks.check_sizes(STAGE, BatchSampler([(row,) for row in range(12)], sizes, 4, 0))
     told = capsys.readouterr().out

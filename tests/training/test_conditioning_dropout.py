@@ -27,15 +27,17 @@ from bimo.xiaomo.conditioners import Earlier, Pose
 from tests.support.tiny_checkpoints import clip_words
 
 ROWS = 20000
-HINTS: Any = (Sketch(), Intensity(), Palette(), LowRes(level="base"))
+CONDITIONERS: Any = (Sketch(), Intensity(), Palette(), LowRes(level="base"))
 
 
 def stage(**fields: Any) -> Stage:
     return Stage(name="s", objective=Denoise(), train=("*",), level="base", **fields)
 
 
-def of(rows: int = ROWS, towers: int = 1, **fields: Any) -> Dropout:
-    return ConditioningDropout(stage(**fields), towers, HINTS).of([1] * rows, torch.Generator().manual_seed(0))
+def of(rows: int = ROWS, encoder_count: int = 1, **fields: Any) -> Dropout:
+    return ConditioningDropout(stage(**fields), encoder_count, CONDITIONERS).of(
+        [1] * rows, torch.Generator().manual_seed(0)
+    )
 
 
 def share(*gone: Tensor) -> float:
@@ -73,16 +75,16 @@ def test_a_stage_may_drop_all_or_nothing() -> None:
     assert not kept.captions.any()
 
 
-def test_towers_go_by_themselves_and_with_all() -> None:
-    found = of(towers=2, encoder_dropout=(0.5, 0.2), joint_dropout=0.1, joint_keep=0.1)
+def test_text_encoders_go_by_themselves_and_with_all() -> None:
+    found = of(encoder_count=2, encoder_dropout=(0.5, 0.2), joint_dropout=0.1, joint_keep=0.1)
     assert [share(gone) for gone in found.encoders] == pytest.approx([0.1 + 0.8 * 0.5, 0.1 + 0.8 * 0.2], abs=0.02)
     assert torch.equal(found.captions, found.encoders[0] & found.encoders[1])
     assert share(found.captions) == pytest.approx(0.1 + 0.8 * 0.1, abs=0.02)
 
 
-def test_a_lot_does_without_it_together() -> None:
+def test_a_group_does_without_it_together() -> None:
     made = ConditioningDropout(
-        stage(caption_dropout=0.5, condition_dropout=(("sketch", 0.5),), joint_dropout=0.2), 1, HINTS
+        stage(caption_dropout=0.5, condition_dropout=(("sketch", 0.5),), joint_dropout=0.2), 1, CONDITIONERS
     )
     found = made.of([2, 3] * 50, torch.Generator().manual_seed(0))
     for gone in (found.captions, found.conditions["sketch"]):
@@ -96,7 +98,7 @@ def test_a_lot_does_without_it_together() -> None:
     ("fields", "found"),
     [
         ({"condition_dropout": (("sketsh", 0.5),)}, "sketch"),
-        # What the null branch is told as well cannot be left out.
+        # What conditions the null branch as well cannot be dropped.
         ({"condition_dropout": (("base", 0.5),)}, "'base' matches no condition"),
         ({"caption_dropout": 1.5}, "1.5"),
         ({"condition_dropout": (("sketch", -0.1),)}, "-0.1"),
@@ -104,7 +106,7 @@ def test_a_lot_does_without_it_together() -> None:
         ({"encoder_dropout": (0.1, 0.1)}, "encoder_dropout"),
     ],
 )
-def test_shares_that_cannot_be_are_told(fields: dict[str, Any], found: str) -> None:
+def test_shares_that_cannot_be_are_reported(fields: dict[str, Any], found: str) -> None:
     with pytest.raises(RecipeError, match=found):
         of(**fields)
 
@@ -129,7 +131,7 @@ def test_shares_that_cannot_be_are_told(fields: dict[str, Any], found: str) -> N
     ],
     ids=lambda part: type(part).__name__,
 )
-def test_what_is_always_told_is_told_to_the_null_branch(hint: Any, value: Conditioning) -> None:
+def test_conditions_of_the_null_branch_are_never_dropped(hint: Any, value: Conditioning) -> None:
     assert hint.droppable == (hint.unconditional(value) is not value)
 
 
@@ -143,8 +145,8 @@ def test_a_run_of_composer_leaves_out_what_it_says(tiny_shards: Path, tmp_path: 
     )
     clip_words(tmp_path / "words.0")
     run._words()
-    lessons = run._learning(run.recipe.stages[0], None).lessons
-    batch = lessons.inputs(0, torch.Generator().manual_seed(2)).batch
+    batches = run._stage_trainer(run.recipe.stages[0], None).batches
+    batch = batches.inputs(0, torch.Generator().manual_seed(2)).batch
     assert batch is not None
     level = run.system.level("base")
     assert set(batch.dropped_conditions) == {

@@ -49,7 +49,7 @@ def begun(wanted: Recipe, shards: Path, out: Path) -> tuple[Trainer, Any]:
     bert_words(out / "words.0")
     made = Trainer(wanted, Pictures(shards), out)
     made._words()
-    learning = made._learning(wanted.stages[0], None)
+    learning = made._stage_trainer(wanted.stages[0], None)
     made._modes()
     return made, learning
 
@@ -60,10 +60,10 @@ def _with(ask: Any, weight: torch.Tensor) -> Any:
 
 @pytest.mark.parametrize("network", ["controlnet", "t2i"])
 def test_it_learns_beside_a_denoiser_that_stays(tiny_shards: Path, tmp_path: Path, network: Any) -> None:
-    wanted = recipe(network=network, seen="outlines")
+    wanted = recipe(network=network, source="outlines")
     made, learning = begun(wanted, tiny_shards, tmp_path / "run")
-    lesson = learning.lessons.inputs(0, torch.Generator().manual_seed(3))
-    question = Denoise().question(lesson, "image")
+    inputs = learning.batches.inputs(0, torch.Generator().manual_seed(3))
+    question = Denoise().question(inputs, "image")
     assert all(".beside." in name for name in learning.parameters)
     assert float(question.ask.conditioning.pictures["control"].max()) > 0.9
     with torch.no_grad():
@@ -116,10 +116,10 @@ def test_a_map_of_the_data_is_what_it_sees(tiny_shards: Path, tmp_path: Path) ->
     (shards / "maps" / "height").mkdir(parents=True)
     for number, key in enumerate(pictures.keys):
         Image.new("RGB", pictures.sizes[number], (number * 9, 0, 0)).save(shards / "maps" / "height" / f"{key}.png")
-    _, learning = begun(recipe(name="height", seen="map"), shards, tmp_path / "run")
-    lesson = learning.lessons.inputs(0, torch.Generator().manual_seed(3))
-    conditioning = Denoise().question(lesson, "image").ask.conditioning
-    rows = [row for (row,) in learning.lessons.order.groups_of(0)]
+    _, learning = begun(recipe(name="height", source="map"), shards, tmp_path / "run")
+    inputs = learning.batches.inputs(0, torch.Generator().manual_seed(3))
+    conditioning = Denoise().question(inputs, "image").ask.conditioning
+    rows = [row for (row,) in learning.batches.order.groups_of(0)]
     assert conditioning.pictures["height"][:, 0, 0, 0].tolist() == pytest.approx([row * 9 / 255 for row in rows])
 
 

@@ -54,7 +54,7 @@ class Fake:
         return self.answer(ask)
 
 
-def lesson(system: Fake, x: Tensor, pixels: Tensor | None = None) -> TrainInputs:
+def train_inputs(system: Fake, x: Tensor, pixels: Tensor | None = None) -> TrainInputs:
     generator = torch.Generator().manual_seed(1)
     batch = Batch(x, (), {}, torch.zeros(len(x), dtype=torch.bool), generator, pixels)
     stage = Stage(name="s", objective=Denoise(), train=("*",), level="image")
@@ -84,7 +84,7 @@ def test_min_snr_weighs_the_error_of_x_alike_for_every_answer(prediction: Any) -
 
 
 def replace_question(objective: Denoise, system: Fake, x: Tensor, noise: Tensor, t: Tensor) -> Any:
-    question = objective.question(lesson(system, x), "image")
+    question = objective.question(train_inputs(system, x), "image")
     return replace(
         question, noise=noise, ask=DenoiserInput("image", system.schedule.add_noise(x, noise, t), t, Conditioning())
     )
@@ -92,13 +92,13 @@ def replace_question(objective: Denoise, system: Fake, x: Tensor, noise: Tensor,
 
 def test_min_snr_needs_a_law_that_has_one() -> None:
     with pytest.raises(RecipeError, match="Ddpm"):
-        Denoise(snr=5.0).loss(lesson(Fake(Flow(), zeros), torch.zeros(2, 1, 4, 4)))
+        Denoise(snr=5.0).loss(train_inputs(Fake(Flow(), zeros), torch.zeros(2, 1, 4, 4)))
 
 
 def test_plain_it_is_the_mean_squared_error() -> None:
     system = Fake(Flow(), zeros)
     x = torch.randn(5, 2, 4, 4, generator=torch.Generator().manual_seed(0))
-    loss = Denoise().loss(lesson(system, x))
+    loss = Denoise().loss(train_inputs(system, x))
     ask = system.asks[0]
     noise = (ask.x - x * (1 - ask.t / 1000)[:, None, None, None]) / (ask.t / 1000)[:, None, None, None]
     assert torch.allclose(loss, functional.mse_loss(torch.zeros_like(x), noise - x), rtol=1e-3)
@@ -108,7 +108,7 @@ def test_plain_it_is_the_mean_squared_error() -> None:
 @pytest.mark.parametrize("law", [Ddpm(), Flow()], ids=["ddpm", "flow"])
 def test_an_expert_learns_its_times_alone(law: Any, times: tuple[float, float]) -> None:
     system = Fake(law, zeros)
-    Denoise(times=times).loss(lesson(system, torch.zeros(64, 1, 2, 2)))
+    Denoise(times=times).loss(train_inputs(system, torch.zeros(64, 1, 2, 2)))
     t = system.asks[0].t
     assert t.min() >= times[0]
     assert t.max() < times[1]
@@ -117,7 +117,7 @@ def test_an_expert_learns_its_times_alone(law: Any, times: tuple[float, float]) 
 
 def test_a_range_that_the_law_never_draws_is_refused() -> None:
     with pytest.raises(RecipeError, match="times"):
-        Denoise(times=(2000.0, 3000.0)).loss(lesson(Fake(Ddpm(), zeros), torch.zeros(2, 1, 2, 2)))
+        Denoise(times=(2000.0, 3000.0)).loss(train_inputs(Fake(Ddpm(), zeros), torch.zeros(2, 1, 2, 2)))
 
 
 def test_a_learnt_variance_has_its_term_and_no_hold_of_the_mean() -> None:
@@ -127,7 +127,7 @@ def test_a_learnt_variance_has_its_term_and_no_hold_of_the_mean() -> None:
 
     def gradient(weight: float) -> Tensor:
         parameter.grad = None
-        Denoise(variance=weight).loss(lesson(Fake(law, lambda ask: parameter), x)).backward()
+        Denoise(variance=weight).loss(train_inputs(Fake(law, lambda ask: parameter), x)).backward()
         assert parameter.grad is not None
         return parameter.grad
 
@@ -139,7 +139,7 @@ def test_a_learnt_variance_has_its_term_and_no_hold_of_the_mean() -> None:
 
 def test_of_a_fixed_variance_the_second_half_learns_nothing() -> None:
     parameter = torch.randn(4, 4, 4, 4).requires_grad_()
-    Denoise().loss(lesson(Fake(Ddpm(), lambda ask: parameter), torch.zeros(4, 2, 4, 4))).backward()
+    Denoise().loss(train_inputs(Fake(Ddpm(), lambda ask: parameter), torch.zeros(4, 2, 4, 4))).backward()
     assert parameter.grad is not None
     assert not parameter.grad[:, 2:].any()
 
@@ -150,7 +150,7 @@ def test_crops_cut_x_and_its_pixels_at_one_place() -> None:
     pixels = x.repeat_interleave(8, 2).repeat_interleave(8, 3).expand(2, 3, 32, 32)
     sides = set()
     for seed in range(12):
-        one = lesson(system, x, pixels)
+        one = train_inputs(system, x, pixels)
         one.generator.manual_seed(seed)
         Denoise(crops=(2, 3)).loss(one)
         seen = system.hints[0].batch
@@ -161,12 +161,12 @@ def test_crops_cut_x_and_its_pixels_at_one_place() -> None:
         assert torch.equal(seen.pixels[:, :1, ::8, ::8], seen.x)
     assert sides == {2, 3}
     with pytest.raises(RecipeError, match="crops"):
-        Denoise(crops=(5,)).loss(lesson(system, x))
+        Denoise(crops=(5,)).loss(train_inputs(system, x))
 
 
-def test_rows_of_a_lot_have_one_time_and_noise() -> None:
+def test_rows_of_a_group_have_one_time_and_noise() -> None:
     system = Fake(Flow(), zeros)
-    question = Denoise().question(lesson(system, torch.zeros(6, 1, 2, 2)), "image", lot=2)
+    question = Denoise().question(train_inputs(system, torch.zeros(6, 1, 2, 2)), "image", group=2)
     assert torch.equal(question.ask.t[0::2], question.ask.t[1::2])
     assert torch.equal(question.noise[0::2], question.noise[1::2])
     assert question.ask.t.unique().numel() == 3
@@ -174,14 +174,14 @@ def test_rows_of_a_lot_have_one_time_and_noise() -> None:
 
 def test_offset_noise_moves_whole_channels() -> None:
     plain, moved = (
-        Denoise(offset=offset).question(lesson(Fake(Flow(), zeros), torch.zeros(2000, 3, 4, 4)), "image").noise
+        Denoise(offset=offset).question(train_inputs(Fake(Flow(), zeros), torch.zeros(2000, 3, 4, 4)), "image").noise
         for offset in (0.0, 0.5)
     )
     # The variance of a channel's mean is that of the mean of 16 numbers, and besides it the offset's.
     assert plain.mean((2, 3)).var() == pytest.approx(1 / 16, rel=0.1)
     assert moved.mean((2, 3)).var() == pytest.approx(1 / 16 + 0.25, rel=0.1)
     assert (moved - plain).std((2, 3)).max() < 1e-6
-    question = Denoise(offset=0.5).question(lesson(Fake(Ddpm(), zeros), torch.zeros(4, 3, 4, 4)), "image")
+    question = Denoise(offset=0.5).question(train_inputs(Fake(Ddpm(), zeros), torch.zeros(4, 3, 4, 4)), "image")
     assert torch.equal(Ddpm().target(question.x, question.noise, question.ask.t), question.noise)
 
 

@@ -49,10 +49,10 @@ def test_the_loss_is_what_it_says(teacher: System, tiny_shards: Path, tmp_path: 
     wanted = recipe(squared=2.0, absolute=3.0, cosine=0.5, languages=("zh",))
     run = Trainer(wanted, Pictures(tiny_shards), tmp_path / "run", teacher=teacher)
     run._words()
-    learning = run._learning(wanted.stages[0], None)
-    lesson = learning.lessons.inputs(0, torch.Generator().manual_seed(1))
-    zh = [row["zh"][0] for row in lesson.captions]
-    en = [row["en"][0] for row in lesson.captions]
+    learning = run._stage_trainer(wanted.stages[0], None)
+    inputs = learning.batches.inputs(0, torch.Generator().manual_seed(1))
+    zh = [row["zh"][0] for row in inputs.captions]
+    en = [row["en"][0] for row in inputs.captions]
     found = run.system.text_encoders[0].encode(zh).tokens[:, 0]
     ends = [len(teacher.text[0].tokenizer.encode(text).ids) - 1 for text in en]
     ends = [min(end, TEACHER.length - 1) for end in ends]
@@ -62,7 +62,7 @@ def test_the_loss_is_what_it_says(teacher: System, tiny_shards: Path, tmp_path: 
         + 3 * (found - there).abs().mean()
         + 0.5 * (1 - functional.cosine_similarity(found, there)).mean()
     )
-    assert torch.allclose(learning.objective.loss(lesson), expected, atol=1e-6)
+    assert torch.allclose(learning.objective.loss(inputs), expected, atol=1e-6)
 
 
 def test_the_decoder_learns_to_write_the_other_language(teacher: System, tiny_shards: Path, tmp_path: Path) -> None:
@@ -84,8 +84,8 @@ def test_pictures_without_both_languages_are_left_out(tiny_shards: Path) -> None
     pictures = Pictures(tiny_shards)
     pictures.languages = [*pictures.languages[:3], ("en", "en"), *pictures.languages[4:]]
     kept = Distil(teacher=TEACHER).pictures(None, pictures, tiny_shards)  # type: ignore[arg-type]
-    assert (3,) not in kept.lots
-    assert len(kept.lots) == len(pictures) - 1
+    assert (3,) not in kept.groups
+    assert len(kept.groups) == len(pictures) - 1
 
 
 def test_the_last_state_is_that_of_the_end_mark(teacher: System) -> None:

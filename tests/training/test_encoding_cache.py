@@ -43,7 +43,7 @@ def run_of(shards: Path, out: Path, words: Any = None, **fields: Any) -> Trainer
 def losses(run: Trainer) -> list[float]:
     torch.set_num_threads(1)
     stage = run.recipe.stages[0]
-    learning = run._learning(stage, None)
+    learning = run._stage_trainer(stage, None)
     run._modes()
     return [run._step(stage, learning)[0] for _ in range(stage.steps)]
 
@@ -92,7 +92,7 @@ def test_losses_are_those_without_the_cache_to_the_bit(
     assert kept(tmp_path / "without") == []
 
 
-def test_each_text_goes_through_the_tower_once_in_all_runs(tiny_shards: Path, tmp_path: Path) -> None:
+def test_each_text_goes_through_the_text_encoder_once_in_all_runs(tiny_shards: Path, tmp_path: Path) -> None:
     run = run_of(tiny_shards, tmp_path / "run")
     count = counted(run)
     first = losses(run)
@@ -120,7 +120,7 @@ def test_what_is_kept_is_found_by_the_text_whatever_the_order(tiny_shards: Path,
     assert both.mask.sum(1).tolist() == [2, 5]
 
 
-def test_a_batch_is_as_the_tower_makes_it_but_for_rounding(tiny_shards: Path, tmp_path: Path) -> None:
+def test_a_batch_is_as_the_text_encoder_makes_it_but_for_rounding(tiny_shards: Path, tmp_path: Path) -> None:
     run = run_of(tiny_shards, tmp_path / "run")
     texts = ["一个红色的方块", "", "a blue square"]
     found = encoding_cache.cached_encoder(run.system, texts, MANY, run.out)([texts])[0]
@@ -158,8 +158,8 @@ def test_a_stage_that_sees_few_of_the_captions_asks_as_it_always_did(tiny_shards
         found = losses(run)
         assert len(kept(run.out)) == count
     again = run_of(tiny_shards, tmp_path / "again", steps=5)
-    learning = again._learning(again.recipe.stages[0], None)
-    learning.lessons._encode = lambda texts: again.system.encode(texts[0])
+    learning = again._stage_trainer(again.recipe.stages[0], None)
+    learning.batches._encode = lambda texts: again.system.encode(texts[0])
     again._modes()
     assert [again._step(again.recipe.stages[0], learning)[0] for _ in range(5)] == found
 
@@ -172,7 +172,9 @@ def test_a_stage_that_sees_few_of_the_captions_asks_as_it_always_did(tiny_shards
     ],
     ids=["head", "adapter"],
 )
-def test_a_tower_that_learns_in_part_is_asked_at_every_step(fields: Any, tiny_shards: Path, tmp_path: Path) -> None:
+def test_a_text_encoder_that_learns_in_part_is_asked_at_every_step(
+    fields: Any, tiny_shards: Path, tmp_path: Path
+) -> None:
     run = run_of(tiny_shards, tmp_path / "run", **fields)
     assert len(losses(run)) == 6
     assert kept(run.out) == []
@@ -192,7 +194,7 @@ def bridged(family: str, shards: Path, out: Path) -> Trainer:
 
 
 @pytest.mark.parametrize("family", ["cpmant", "qwen3"])
-def test_the_frozen_trunk_of_a_tower_is_asked_once_while_its_head_learns(
+def test_the_frozen_trunk_of_a_text_encoder_is_asked_once_while_its_head_learns(
     family: str, tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = bridged(family, tiny_shards, tmp_path / "with")
@@ -205,8 +207,8 @@ def test_the_frozen_trunk_of_a_tower_is_asked_once_while_its_head_learns(
         return trunk(texts)
 
     tower.trunk = counting
-    learning = run._learning(run.recipe.stages[0], None)
-    learning.lessons.prepared()
+    learning = run._stage_trainer(run.recipe.stages[0], None)
+    learning.batches.prepared()
     asked.clear()
     found = losses(run)
     assert not asked
@@ -250,7 +252,7 @@ def test_padding_in_front_is_that_of_a_batch(tiny_shards: Path, tmp_path: Path) 
     assert torch.equal(found.tokens[0, 0], found.tokens[0, 1])  # padding
 
 
-def test_a_tower_that_learns_leaves_the_others_kept(tiny_shards: Path, tmp_path: Path) -> None:
+def test_a_text_encoder_that_learns_leaves_the_others_kept(tiny_shards: Path, tmp_path: Path) -> None:
     tiny = xiaomo.tiny()
     stage = replace(tiny.stages[PAINTER], steps=6, batch=4, train=("text.1.*",))
     run = Trainer(
@@ -259,11 +261,11 @@ def test_a_tower_that_learns_leaves_the_others_kept(tiny_shards: Path, tmp_path:
         tmp_path,
     )
     run._words()
-    learning = run._learning(stage, None)
-    learning.lessons.prepared()
+    learning = run._stage_trainer(stage, None)
+    learning.batches.prepared()
     count = counted(run)
     run._modes()
-    batch = learning.lessons.inputs(0, torch.Generator().manual_seed(0)).batch
+    batch = learning.batches.inputs(0, torch.Generator().manual_seed(0)).batch
     assert batch is not None
     assert not count, "the first tower is frozen"
     assert len(kept(run.out)) == 1
@@ -279,7 +281,9 @@ class Neighbourly(PlainTextEncoder):
         return TextEncoding(torch.ones(len(texts), max(map(len, texts)) + 1, 4))
 
 
-def test_a_tower_that_minds_its_neighbours_is_not_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_text_encoder_that_minds_its_neighbours_is_not_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     system = System(Recipe(name="r", text_encoders=(xiaomo.tiny().text_encoders[0],)))
     system.text = torch.nn.ModuleList([Neighbourly()])
     ask = encoding_cache.cached_encoder(system, ["一", "一二三"], MANY, tmp_path)

@@ -134,7 +134,7 @@ def test_exchanged_maps_are_exchanged_data(tiny_shards: Path, tmp_path: Path) ->
     """Maps that a stage reads belong to the data; others may come and go."""
     data = Path(shutil.copytree(tiny_shards, tmp_path / "data"))
     bert_words(tmp_path / "run" / "words.0")
-    adapter = ControlAdapters(network="t2i", seen="map", name="depth")
+    adapter = ControlAdapters(network="t2i", source="map", name="depth")
     stage = replace(MORE, objective=Denoise(), level="image", train=(), adapter=adapter, max_unknown=1.0)
     wanted = replace(taiyi_zh.tiny(), stages=(replace(stage, size=(64, 64)),), prompts=())
     train(wanted, data, tmp_path / "run", threads=1, stop_after=0.0)
@@ -195,7 +195,7 @@ def test_groups_keep_the_state_of_their_parameters(run: Path, tiny_shards: Path)
     for made in (plain, grouped):
         made._words()
         made.place.step = 2
-        learning = made._learning(made.recipe.stages[0], saved)
+        learning = made._stage_trainer(made.recipe.stages[0], saved)
         by_name = {name: learning.optimiser.state[p]["exp_avg"] for name, p in learning.parameters.items()}
         states.append(by_name)
         assert {group["weight_decay"] for group in learning.optimiser.param_groups} == {
@@ -269,7 +269,7 @@ def test_only_a_change_that_can_be_made_is_offered(place: Place, changeable: boo
             same_recipe(recipe(), wanted, place, Path("RUN"), from_here=True)
 
 
-def test_a_damaged_state_is_told(run: Path, tiny_shards: Path) -> None:
+def test_a_damaged_state_is_reported(run: Path, tiny_shards: Path) -> None:
     (run / "state.pt").write_bytes((run / "state.pt").read_bytes()[:1000])
     with pytest.raises(TrainingError, match=r"cannot read .*state\.pt"):
         train(recipe(), tiny_shards, run, threads=1)
@@ -308,15 +308,15 @@ def test_an_adapter_of_no_numbers_is_not_written(tiny_shards: Path, tmp_path: Pa
 def steep(before: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A loss that is a number and whose gradient is none."""
 
-    def loss(self: Reconstruct, lesson: Any) -> Tensor:
-        weight = next(lesson.system.level("image").space.parameters())
-        return before(self, lesson) + (weight.sum() * 0).abs().sqrt()
+    def loss(self: Reconstruct, inputs: Any) -> Tensor:
+        weight = next(inputs.system.level("image").space.parameters())
+        return before(self, inputs) + (weight.sum() * 0).abs().sqrt()
 
     return loss
 
 
 @pytest.mark.parametrize("clip", [0.0, 1.0])
-def test_gradients_that_are_no_numbers_are_told_by_step(
+def test_gradients_that_are_no_numbers_are_reported_by_step(
     clip: float, run: Path, tiny_shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = (run / "state.pt").read_bytes()
@@ -330,7 +330,7 @@ def test_gradients_that_are_no_numbers_are_told_by_step(
 @pytest.mark.parametrize("clip", [0.0, 0.01])
 def test_gradients_are_clipped_as_torch_does(clip: float, tiny_shards: Path, tmp_path: Path) -> None:
     run = Trainer(recipe(replace(BASE, max_grad_norm=clip)), trainer.Pictures(tiny_shards), tmp_path / "run")
-    learning = run._learning(run.recipe.stages[0], None)
+    learning = run._stage_trainer(run.recipe.stages[0], None)
     for place, parameter in enumerate(learning.parameters.values()):
         parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(place))
     wanted = [torch.nn.Parameter(p.detach().clone()) for p in learning.parameters.values()]
@@ -387,7 +387,7 @@ def test_a_run_that_saved_nothing_is_no_system(tmp_path: Path, tiny_shards: Path
         registry.load(run.out)
 
 
-def test_differences_are_told_as_set_names_them() -> None:
+def test_differences_are_reported_as_set_names_them() -> None:
     one = recipe()
     other = recipe(replace(BASE, lr=1.0, lr_overrides=(("a", 1.0),)), MORE, MORE)
     found = differences(one, other)

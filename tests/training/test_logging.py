@@ -50,7 +50,7 @@ def test_smoothing_keeps_a_constant_and_follows_a_fall() -> None:
     assert falling[-1] < 0.01
 
 
-def test_what_takes_long_is_told_of_without_a_terminal(
+def test_what_takes_long_is_reported_without_a_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert list(counted("abc", "encoding")) == list("abc")

@@ -142,7 +142,7 @@ def test_a_word_is_learnt_and_nothing_else(tiny_shards: Path, tmp_path: Path) ->
     assert not any("<小红>" in warning for warning in taught.warnings)
 
 
-def test_a_lora_of_the_text_tower_alone(tiny_shards: Path, tmp_path: Path) -> None:
+def test_a_lora_of_the_text_encoder_alone(tiny_shards: Path, tmp_path: Path) -> None:
     wanted = recipe(targets=("text.0.*.query", "text.0.*.value", "text.0.*.intermediate.dense"), merge=False)
     out = run(wanted, tiny_shards, tmp_path / "run")
     names = load_file(out / "lora-1.safetensors")

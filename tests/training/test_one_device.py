@@ -136,7 +136,7 @@ def test_a_whole_stage_takes_place_on_its_device(name: str, tiny_shards: Path, t
 def test_a_network_beside_a_unet_does(network: Any, tiny_shards: Path, tmp_path: Path) -> None:
     for seen in ("edges", "map"):
         name = "depth" if seen == "map" else "control"
-        adapter = ControlAdapters(network=network, seen=seen, name=name)  # type: ignore[arg-type]
+        adapter = ControlAdapters(network=network, source=seen, name=name)  # type: ignore[arg-type]
         stage = replace(BASE, train=(), adapter=adapter, size=(128, 128))
         bert_words(tmp_path / seen / "words.0")
         elsewhere(replace(taiyi_zh.tiny(), stages=(stage,), prompts=()), tiny_shards, tmp_path / seen)

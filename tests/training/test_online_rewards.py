@@ -131,10 +131,10 @@ def test_what_is_drawn_is_not_drawn_again(tiny_shards: Path, tmp_path: Path, mon
 def test_every_caption_is_asked_for_before_any_comes_again(tiny_shards: Path, tmp_path: Path) -> None:
     wanted = recipe(rounds(requests=4))
     run = Trainer(wanted, Pictures(tiny_shards), tmp_path / "run")
-    lessons = run._learning(wanted.stages[0], None).lessons
-    rows = [one.row for which in range(4) for one in lessons.asked(which)[::2]]
+    batches = run._stage_trainer(wanted.stages[0], None).batches
+    rows = [one.row for which in range(4) for one in batches.asked(which)[::2]]
     assert sorted(rows) == list(range(16))
-    assert [one.row for one in lessons.asked(4)] != [one.row for one in lessons.asked(0)]
+    assert [one.row for one in batches.asked(4)] != [one.row for one in batches.asked(0)]
 
 
 def test_rounds_say_what_cannot_be_learnt_from(tiny_shards: Path, tmp_path: Path) -> None:
@@ -204,11 +204,11 @@ def test_the_gradient_is_that_of_drawing(tiny_shards: Path, tmp_path: Path) -> N
     wanted = recipe(DRaFT(reward=BLUE, through=2, steps=2), batch=2)
     run = Trainer(wanted, Pictures(tiny_shards), tmp_path / "run")
     run._words()
-    learning = run._learning(wanted.stages[0], None)
+    learning = run._stage_trainer(wanted.stages[0], None)
     run.system.eval()
 
     def loss() -> torch.Tensor:
-        return learning.objective.loss(learning.lessons.inputs(0, torch.Generator().manual_seed(3)))
+        return learning.objective.loss(learning.batches.inputs(0, torch.Generator().manual_seed(3)))
 
     parameters = list(learning.parameters.values())
     at_first = loss()

@@ -69,14 +69,14 @@ def test_batches_of_a_step_add_up_to_one(tiny_shards: Path, tmp_path: Path) -> N
         one = replace(stage, batch=batch, accumulate=accumulate)
         run = Trainer(replace(tiny, stages=(one,), prompts=()), Pictures(tiny_shards), tmp_path / str(batch))
         run._words()
-        learning = run._learning(one, None)
-        first = learning.lessons.order.groups_of(0)
-        rows = [lot for number in range(accumulate) for lot in learning.lessons.order.groups_of(number)]
+        learning = run._stage_trainer(one, None)
+        first = learning.batches.order.groups_of(0)
+        rows = [group for number in range(accumulate) for group in learning.batches.order.groups_of(number)]
         if batch == 4:
             assert first == rows[:4]
         # One caption a row, so that both choose the same.
-        pictures = learning.lessons.pictures
-        learning.lessons.pictures = pictures.of(pictures.lots, [captions[:1] for captions in pictures.captions])
+        pictures = learning.batches.pictures
+        learning.batches.pictures = pictures.of(pictures.groups, [captions[:1] for captions in pictures.captions])
         loss, _ = run._step(one, learning)
         grads.append((loss, {name: p.grad for name, p in learning.parameters.items() if p.grad is not None}))
     assert grads[0][0] == pytest.approx(grads[1][0], rel=1e-4)
@@ -98,7 +98,7 @@ def begun(
     if recipe is taiyi_zh:
         bert_words(out / "words.0")
     run._words()
-    learning = run._learning(stage, None)
+    learning = run._stage_trainer(stage, None)
     run._modes()
     return run, learning
 
@@ -185,7 +185,7 @@ def test_what_is_encoded_once_is_so_in_whole_numbers(tiny_shards: Path, tmp_path
             tiny_shards, tmp_path / precision, number=4, precision=precision, caption_dropout=0.0, steps=9
         )
         run._step(run.recipe.stages[0], learning)
-        batch = learning.lessons.inputs(0, torch.Generator().manual_seed(0)).batch
+        batch = learning.batches.inputs(0, torch.Generator().manual_seed(0)).batch
         assert batch is not None
         found.append((batch.x, batch.encodings[0].tokens))
     for one, other in zip(*found, strict=True):
@@ -238,7 +238,7 @@ def run_of(recipe: Recipe, shards: Path, out: Path) -> tuple[Trainer, StageTrain
     torch.set_num_threads(1)
     run = Trainer(recipe, Pictures(shards), out)
     run._words()
-    learning = run._learning(recipe.stages[0], run._saved())
+    learning = run._stage_trainer(recipe.stages[0], run._saved())
     run._modes()
     return run, learning
 

@@ -53,20 +53,20 @@ def begun(objective: Any, folder: Path, out: Path) -> tuple[Trainer, Any]:
     wanted = recipe(objective)
     run = Trainer(wanted, Pictures(folder), out)
     run._words()
-    learning = run._learning(wanted.stages[0], None)
+    learning = run._stage_trainer(wanted.stages[0], None)
     run._modes()
     return run, learning
 
 
 def test_scores_weigh_the_errors(scored: Path, tmp_path: Path) -> None:
     run, learning = begun(RewardWeighted(temperature=0.2), scored, tmp_path / "run")
-    assert len(learning.lessons.pictures.lots) == 15
-    lesson = learning.lessons.inputs(0, torch.Generator().manual_seed(3))
-    found = learning.objective.loss(lesson)
-    again = learning.lessons.inputs(0, torch.Generator().manual_seed(3))
+    assert len(learning.batches.pictures.groups) == 15
+    inputs = learning.batches.inputs(0, torch.Generator().manual_seed(3))
+    found = learning.objective.loss(inputs)
+    again = learning.batches.inputs(0, torch.Generator().manual_seed(3))
     question = Denoise().question(again, "image")
     errors = Denoise().errors(question, run.system.denoise(question.ask))
-    weights = torch.tensor([row["score"] / 0.2 for row in lesson.labels]).exp()
+    weights = torch.tensor([row["score"] / 0.2 for row in inputs.labels]).exp()
     assert torch.allclose(found, (weights / weights.sum() * errors).sum(), rtol=1e-5)
     assert weights.max() > 2 * weights.min()
 
@@ -80,15 +80,15 @@ def test_without_scores_it_says_so(tiny_shards: Path, tmp_path: Path) -> None:
 
 def test_the_better_of_two_gains(scored: Path, tmp_path: Path) -> None:
     run, learning = begun(DiffusionDPO(beta=50.0), scored, tmp_path / "run")
-    lots, labels = learning.lessons.pictures.lots, learning.lessons.pictures.labels
-    assert lots
-    for better, worse in lots:
+    groups, labels = learning.batches.pictures.groups, learning.batches.pictures.labels
+    assert groups
+    for better, worse in groups:
         assert labels[better]["pair"] == labels[worse]["pair"]
         assert labels[better]["score"] > labels[worse]["score"]
-    lesson = learning.lessons.inputs(0, torch.Generator().manual_seed(3))
-    assert lesson.texts[0::2] == lesson.texts[1::2]
+    inputs = learning.batches.inputs(0, torch.Generator().manual_seed(3))
+    assert inputs.texts[0::2] == inputs.texts[1::2]
     # As it is before the stage nobody has gained: the loss is that of a coin.
-    first = float(learning.objective.loss(lesson).detach())
+    first = float(learning.objective.loss(inputs).detach())
     assert first == pytest.approx(float(-functional.logsigmoid(torch.zeros(()))), rel=1e-5)
     reference = {name: value.clone() for name, value in learning.extra.state_dict().items()}
     losses = []
@@ -129,10 +129,10 @@ def test_dreambooth_draws_its_class_and_goes_on(
 def test_dreambooth_halves_are_the_subject_and_its_class(tiny_shards: Path, tmp_path: Path) -> None:
     objective = Dreambooth(subject="一只<小红>方块", class_noun="方块", count=3, prior=0.5, steps=1, size=(128, 128))
     run, learning = begun(objective, tiny_shards, tmp_path / "run")
-    lesson = learning.lessons.inputs(0, torch.Generator().manual_seed(3))
-    assert list(lesson.texts) == ["一只<小红>方块", "方块"] * 2
-    found = objective.loss(lesson)
-    again = learning.lessons.inputs(0, torch.Generator().manual_seed(3))
+    inputs = learning.batches.inputs(0, torch.Generator().manual_seed(3))
+    assert list(inputs.texts) == ["一只<小红>方块", "方块"] * 2
+    found = objective.loss(inputs)
+    again = learning.batches.inputs(0, torch.Generator().manual_seed(3))
     question = Denoise().question(again, "image")
     errors = Denoise().errors(question, run.system.denoise(question.ask))
     assert torch.allclose(found, (errors[0] + errors[2]) / 2 + 0.5 * (errors[1] + errors[3]) / 2)
@@ -145,7 +145,7 @@ def test_dreambooth_of_several_subjects_keeps_several_classes(tiny_shards: Path,
     objective = Dreambooth(class_noun=("方块", "苹果"), count=3, steps=1, size=(128, 128))
     run, learning = begun(objective, tiny_shards, tmp_path / "run")
     own = {caption for row in Pictures(tiny_shards).captions for caption in row}
-    seen = [learning.lessons.inputs(number, torch.Generator().manual_seed(number)).texts for number in range(4)]
+    seen = [learning.batches.inputs(number, torch.Generator().manual_seed(number)).texts for number in range(4)]
     assert {text for texts in seen for text in texts[0::2]} <= own
     assert {text for texts in seen for text in texts[1::2]} == {"方块", "苹果"}
     request = read_metadata(tmp_path / "run" / "stage-1" / "class" / "00001.png")["request"]

@@ -124,7 +124,7 @@ LACKS: tuple[tuple[Stage, type[BimoError], str], ...] = (
         "./mine.py:mine",
     ),
     (
-        replace(BASE, adapter=ControlAdapters(network="t2i", seen="map", name="depth")),
+        replace(BASE, adapter=ControlAdapters(network="t2i", source="map", name="depth")),
         DataError,
         "5 of 5 pictures have no depth map",
     ),
@@ -148,7 +148,7 @@ def test_what_a_later_stage_lacks(
     assert not (tmp_path / "run").exists()
 
 
-def test_labels_that_a_hint_reads_are_missed_before_the_first_step(photos: Path, tmp_path: Path) -> None:
+def test_labels_that_a_conditioner_reads_are_missed_before_the_first_step(photos: Path, tmp_path: Path) -> None:
     tiny = xiaomo.tiny()
     levels = (
         tiny.levels[0],

@@ -24,7 +24,7 @@ from bimo.core.part import dumps
 from bimo.core.recipe import Recipe, Stage
 from bimo.data.loader import Pictures
 from bimo.training.adapters.lora_stage import Lora
-from bimo.training.checks import check_lots
+from bimo.training.checks import check_groups
 from bimo.training.distributed.processes import Processes, fully_shard
 from bimo.training.objectives.online_rewards import OnlineRewards
 from bimo.training.objectives.preferences import DiffusionDPO
@@ -141,15 +141,15 @@ def rows_of(run: Path) -> list[dict[str, float]]:
 
 
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=12), st.integers(1, 5))
-def test_shares_are_all_rows_once_and_part_no_lot(lots: list[int], count: int) -> None:
-    shares = [Processes(rank, count).share(lots) for rank in range(count)]
-    rows = list(range(sum(lots)))
+def test_shares_are_all_rows_once_and_split_no_group(groups: list[int], count: int) -> None:
+    shares = [Processes(rank, count).share(groups) for rank in range(count)]
+    rows = list(range(sum(groups)))
     assert sum(Processes(rank, count).part(share) for rank, share in enumerate(shares)) == pytest.approx(1)
-    if len(lots) < count:
+    if len(groups) < count:
         assert all(share.of(rows) == rows for share in shares)
         return
     assert [row for share in shares for row in share.of(rows)] == rows
-    ends = {sum(lots[:place]) for place in range(len(lots) + 1)}
+    ends = {sum(groups[:place]) for place in range(len(groups) + 1)}
     assert {end for share in shares for end in (share.first, share.last)} <= ends
     assert min(share.last - share.first for share in shares) > 0
 
@@ -326,8 +326,8 @@ def test_fsdp_refuses_what_has_no_parts() -> None:
         fully_shard(stage, torch.nn.Linear(2, 2), torch.device("cpu"))
 
 
-def test_more_processes_than_lots_are_refused() -> None:
+def test_more_processes_than_groups_are_refused() -> None:
     order = BatchSampler([(0, 1), (2, 3)], [(0, 0)] * 4, 4, 0)
-    check_lots(xiaomo.stages[0], order, 2)
+    check_groups(xiaomo.stages[0], order, 2)
     with pytest.raises(TrainingError, match=r"fewer processes|减少进程"):
-        check_lots(xiaomo.stages[0], order, 3)
+        check_groups(xiaomo.stages[0], order, 3)

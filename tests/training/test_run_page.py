@@ -72,13 +72,13 @@ def test_what_is_held_out_is_never_learnt_and_its_noise_stays(tiny_shards: Path,
     run = Trainer(recipe(**HELD, ema=0.0), Pictures(tiny_shards), tmp_path / "run")
     run._words()
     stage = run.recipe.stages[0]
-    learning = run._learning(stage, None)
+    learning = run._stage_trainer(stage, None)
     run._modes()
-    order, held_out = learning.lessons.order, learning.lessons.held_out
+    order, held_out = learning.batches.order, learning.batches.held_out
     assert held_out is not None
-    assert set(order.lots).isdisjoint(held_out.lots)
-    assert len(order.lots) + len(held_out.lots) == 16
-    assert held_out.lots
+    assert set(order.groups).isdisjoint(held_out.groups)
+    assert len(order.groups) + len(held_out.groups) == 16
+    assert held_out.groups
     values = []
     for step in (2, 4):
         run.place.step = step
@@ -95,7 +95,7 @@ def test_validation_is_by_the_averaged_weights(tiny_shards: Path, tmp_path: Path
     run = Trainer(recipe(**HELD, ema=0.9), Pictures(tiny_shards), tmp_path / "run")
     run._words()
     stage = run.recipe.stages[0]
-    learning = run._learning(stage, None)
+    learning = run._stage_trainer(stage, None)
     run._modes()
     run.place.step = 2
     before = run._validated(stage, learning)
@@ -110,13 +110,13 @@ def test_validation_is_by_the_averaged_weights(tiny_shards: Path, tmp_path: Path
 def test_more_data_moves_no_picture_to_the_other_side(tiny_shards: Path, tmp_path: Path) -> None:
     pictures = Pictures(tiny_shards)
     sides = []
-    for lots in (pictures.lots, list(reversed(pictures.lots))[:12]):
-        run = Trainer(recipe(**HELD), pictures.of(lots), tmp_path / str(len(lots)))
+    for groups in (pictures.groups, list(reversed(pictures.groups))[:12]):
+        run = Trainer(recipe(**HELD), pictures.of(groups), tmp_path / str(len(groups)))
         run._words()
-        held_out = run._learning(run.recipe.stages[0], None).lessons.held_out
+        held_out = run._stage_trainer(run.recipe.stages[0], None).batches.held_out
         assert held_out is not None
-        sides.append(set(held_out.lots))
-    assert sides[1] == {lot for lot in sides[0] if lot[0] >= 4}
+        sides.append(set(held_out.groups))
+    assert sides[1] == {group for group in sides[0] if group[0] >= 4}
 
 
 def test_a_share_that_leaves_nothing_is_refused(tiny_shards: Path, tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ class Writer:
         self.seen.append((f"{name} {dataformats}", pixels.mean(), samples))
 
 
-def test_tensorboard_is_told_where_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorboard_is_written_to_where_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module: Any = types.ModuleType("torch.utils.tensorboard")
     module.SummaryWriter = Writer
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)

@@ -21,43 +21,45 @@ from bimo.xiaomo.recipe import xiaomo
 PAINTER = 4
 
 
-def begun(shards: Path, out: Path, space: Any = None, towers: int = 1, **fields: Any) -> tuple[Trainer, TrainLoader]:
-    """A run of the painter's stage, and its lessons."""
+def begun(
+    shards: Path, out: Path, space: Any = None, encoder_count: int = 1, **fields: Any
+) -> tuple[Trainer, TrainLoader]:
+    """A run of the painter's stage, and its batches."""
     tiny = xiaomo.tiny()
     stage = replace(tiny.stages[PAINTER], batch=4, **fields)
     levels = tiny.levels if space is None else (tiny.levels[0], replace(tiny.levels[1], space=space.tiny()))
     made = Trainer(
-        replace(tiny, text_encoders=tiny.text_encoders * towers, levels=levels, stages=(stage,), prompts=()),
+        replace(tiny, text_encoders=tiny.text_encoders * encoder_count, levels=levels, stages=(stage,), prompts=()),
         Pictures(shards),
         out,
     )
     made._words()
-    return made, made._learning(stage, None).lessons
+    return made, made._stage_trainer(stage, None).batches
 
 
-def x_of(lessons: TrainLoader, seed: int) -> Tensor:
-    batch = lessons.inputs(0, torch.Generator().manual_seed(seed)).batch
+def x_of(batches: TrainLoader, seed: int) -> Tensor:
+    batch = batches.inputs(0, torch.Generator().manual_seed(seed)).batch
     assert batch is not None
     return batch.x
 
 
 def test_latents_of_a_posterior_are_drawn_anew_at_every_step(tiny_shards: Path, tmp_path: Path) -> None:
-    run, lessons = begun(tiny_shards, tmp_path, Latent(), sample_latents=True, caption_dropout=0.0)
-    assert torch.equal(x_of(lessons, 1), x_of(lessons, 1))
-    drawn = torch.stack([x_of(lessons, seed) for seed in range(400)])
-    rows = [lot[0] for lot in lessons.order.groups_of(0)]
-    assert lessons.fitted is not None
+    run, batches = begun(tiny_shards, tmp_path, Latent(), sample_latents=True, caption_dropout=0.0)
+    assert torch.equal(x_of(batches, 1), x_of(batches, 1))
+    drawn = torch.stack([x_of(batches, seed) for seed in range(400)])
+    rows = [group[0] for group in batches.order.groups_of(0)]
+    assert batches.fitted is not None
     space: Any = run.system.space("image")
     with torch.no_grad():
-        mean, deviation = space.posterior(lessons.fitted.pixels(rows))
+        mean, deviation = space.posterior(batches.fitted.pixels(rows))
     assert torch.allclose(drawn.std(0), deviation, rtol=0.25)
     assert ((drawn.mean(0) - mean).abs() < 5 * deviation / 20).all()
 
 
 def test_a_sample_of_the_posterior_is_the_spaces_own(tiny_shards: Path, tmp_path: Path) -> None:
-    run, lessons = begun(tiny_shards, tmp_path, Latent())
-    assert lessons.fitted is not None
-    pixels, space = lessons.fitted.pixels([0, 1]), run.system.space("image")
+    run, batches = begun(tiny_shards, tmp_path, Latent())
+    assert batches.fitted is not None
+    pixels, space = batches.fitted.pixels([0, 1]), run.system.space("image")
     mean, deviation = space.posterior(pixels)  # type: ignore[attr-defined]
     noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(3))
     drawn = space.encode(pixels, torch.Generator().manual_seed(3))
@@ -66,28 +68,28 @@ def test_a_sample_of_the_posterior_is_the_spaces_own(tiny_shards: Path, tmp_path
 
 
 def test_a_stage_that_says_so_sees_the_mean(tiny_shards: Path, tmp_path: Path) -> None:
-    _, lessons = begun(tiny_shards, tmp_path / "mean", Latent(), sample_latents=False)
-    assert torch.equal(x_of(lessons, 1), x_of(lessons, 2))
+    _, batches = begun(tiny_shards, tmp_path / "mean", Latent(), sample_latents=False)
+    assert torch.equal(x_of(batches, 1), x_of(batches, 2))
     _, sampled = begun(tiny_shards, tmp_path / "sampled", Latent())
-    assert not torch.equal(x_of(sampled, 1), x_of(lessons, 1))
+    assert not torch.equal(x_of(sampled, 1), x_of(batches, 1))
     # One is never taken for the other.
     names = {path.name for out in ("mean", "sampled") for path in (tmp_path / out / "cache").glob("latents-*")}
     assert len(names) == 2
 
 
 def test_a_space_without_a_posterior_has_one_code(tiny_shards: Path, tmp_path: Path) -> None:
-    _, lessons = begun(tiny_shards, tmp_path, sample_latents=True)
-    assert torch.equal(x_of(lessons, 1), x_of(lessons, 2))
+    _, batches = begun(tiny_shards, tmp_path, sample_latents=True)
+    assert torch.equal(x_of(batches, 1), x_of(batches, 2))
 
 
-def test_captions_are_dropped_tower_by_tower(tiny_shards: Path, tmp_path: Path) -> None:
-    run, lessons = begun(tiny_shards, tmp_path, towers=2, caption_dropout=0.0, encoder_dropout=(0.0, 1.0))
+def test_captions_are_dropped_for_one_text_encoder_at_a_time(tiny_shards: Path, tmp_path: Path) -> None:
+    run, batches = begun(tiny_shards, tmp_path, encoder_count=2, caption_dropout=0.0, encoder_dropout=(0.0, 1.0))
     generator = torch.Generator().manual_seed(0)
-    lesson = lessons.inputs(0, generator)
-    assert lesson.batch is not None
-    assert all(lesson.texts)
-    assert not lesson.batch.dropped_captions.any()
-    first, second = lesson.batch.encodings
+    inputs = batches.inputs(0, generator)
+    assert inputs.batch is not None
+    assert all(inputs.texts)
+    assert not inputs.batch.dropped_captions.any()
+    first, second = inputs.batch.encodings
     empty = run.system.eval().encode([""])[1]
     assert first.mask is not None
     assert second.mask is not None
@@ -96,11 +98,11 @@ def test_captions_are_dropped_tower_by_tower(tiny_shards: Path, tmp_path: Path) 
     assert torch.allclose(second.tokens[:, :2], empty.tokens[:, :2].expand(4, 2, -1), atol=1e-6)
 
 
-def test_dropped_by_every_tower_a_caption_is_dropped(tiny_shards: Path, tmp_path: Path) -> None:
-    _, lessons = begun(tiny_shards, tmp_path, towers=2, caption_dropout=0.0, encoder_dropout=(0.5, 0.5))
+def test_dropped_by_every_text_encoder_a_caption_is_dropped(tiny_shards: Path, tmp_path: Path) -> None:
+    _, batches = begun(tiny_shards, tmp_path, encoder_count=2, caption_dropout=0.0, encoder_dropout=(0.5, 0.5))
     gone: list[bool] = []
     for seed in range(200):
-        batch = lessons.inputs(0, torch.Generator().manual_seed(seed)).batch
+        batch = batches.inputs(0, torch.Generator().manual_seed(seed)).batch
         assert batch is not None
         words = torch.stack([e.mask.sum(1) > 2 for e in batch.encodings if e.mask is not None])
         assert torch.equal(batch.dropped_captions, ~words.any(0))
@@ -108,11 +110,11 @@ def test_dropped_by_every_tower_a_caption_is_dropped(tiny_shards: Path, tmp_path
     assert sum(gone) / len(gone) == pytest.approx(0.25, abs=0.05)
 
 
-def test_shares_that_are_not_one_a_tower_are_refused(tiny_shards: Path, tmp_path: Path) -> None:
+def test_shares_that_are_not_one_a_text_encoder_are_refused(tiny_shards: Path, tmp_path: Path) -> None:
     from bimo.core.errors import RecipeError
 
     with pytest.raises(RecipeError, match="encoder_dropout"):
-        begun(tiny_shards, tmp_path, towers=2, encoder_dropout=(0.5,))
+        begun(tiny_shards, tmp_path, encoder_count=2, encoder_dropout=(0.5,))
 
 
 def test_dropout_goes_on_exactly(tiny_shards: Path, tmp_path: Path) -> None:
@@ -127,14 +129,14 @@ def test_dropout_goes_on_exactly(tiny_shards: Path, tmp_path: Path) -> None:
 
 
 def test_a_row_without_a_caption_has_the_empty_one(tiny_shards: Path, tmp_path: Path) -> None:
-    _, lessons = begun(tiny_shards, tmp_path, caption_dropout=0.0)
-    lessons.pictures = lessons.pictures.of(lessons.pictures.lots, [()] * len(lessons.pictures))
-    assert list(lessons.inputs(0, torch.Generator()).texts) == [""] * 4
+    _, batches = begun(tiny_shards, tmp_path, caption_dropout=0.0)
+    batches.pictures = batches.pictures.of(batches.pictures.groups, [()] * len(batches.pictures))
+    assert list(batches.inputs(0, torch.Generator()).texts) == [""] * 4
 
 
 def test_an_order_is_that_of_the_seed() -> None:
-    lots = [(row,) for row in range(10)]
-    orders = [BatchSampler(lots, [(0, 0)] * 10, 4, seed) for seed in (1, 1, 2)]
+    groups = [(row,) for row in range(10)]
+    orders = [BatchSampler(groups, [(0, 0)] * 10, 4, seed) for seed in (1, 1, 2)]
     found = [[order.groups_of(number) for number in range(6)] for order in orders]
     assert found[0] == found[1]
     assert found[0] != found[2]

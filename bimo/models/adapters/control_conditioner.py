@@ -26,32 +26,32 @@ class Control(Conditioner):
 
     With ``guided`` only what follows the words sees it: guidance is for the picture as well.
 
-    In training it is what is ``seen`` of the picture itself, which needs no other network: its "edges" or its softer
-    "outlines", by Sobel's filters; or the "map" of this name that comes with the data.
+    In training the control picture is made of the picture itself by ``source``, which needs no other network: its
+    "edges" or its softer "outlines", by Sobel's filters; or it is the "map" of this name that comes with the data.
     """
 
     name: str = "control"
     level: str = "image"
     coded: bool = False
     weight: float = 1.0
-    seen: Literal["edges", "outlines", "map"] = "edges"
+    source: Literal["edges", "outlines", "map"] = "edges"
     guided: bool = False
     always: ClassVar = True
 
     @property
     def maps(self) -> tuple[str, ...]:
         """The maps that a batch must bring."""
-        return (self.name,) if self.seen == "map" else ()
+        return (self.name,) if self.source == "map" else ()
 
     def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """Pictures [B, 3, H, W] and their weights [B, 1]."""
-        if self.seen == "map":
+        if self.source == "map":
             return self._of(system, batch.maps[self.name], 1.0)
         space: Any = system.space(self.level)
         with torch.no_grad():
             # Of a batch that holds x alone the pixels are what the space makes of it.
             pixels = space.decode(batch.x) if batch.pixels is None else batch.pixels
-            picture = edges(pixels) if self.seen == "edges" else outlines(pixels).expand(-1, 3, -1, -1)
+            picture = edges(pixels) if self.source == "edges" else outlines(pixels).expand(-1, 3, -1, -1)
         return self._of(system, picture * 2 - 1, 1.0)
 
     def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:

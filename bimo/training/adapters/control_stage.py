@@ -29,22 +29,22 @@ class ControlAdapters(Adapter):
     """A ``network`` beside the denoiser of a ``level``, the last where none is named: "controlnet", a copy of the
     denoiser's first half that says nothing yet, or "t2i", a small one that sees the picture alone.
 
-    What it sees is ``seen`` of each picture: its "edges", its "outlines", or a "map" of that ``name`` that comes with
-    the data, such as depth. It is written as a folder ``control-<stage>`` in diffusers' layout and given with each
-    drawing.
+    Its control picture is the ``source`` of each picture: its "edges", its "outlines", or a "map" of that ``name``
+    that comes with the data, such as depth. It is written as a folder ``control-<stage>`` in diffusers' layout and
+    given with each drawing.
     """
 
     kind: ClassVar[str] = "control"
 
     network: Literal["controlnet", "t2i"] = "controlnet"
     name: str = "control"
-    seen: Literal["edges", "outlines", "map"] = "edges"
+    source: Literal["edges", "outlines", "map"] = "edges"
     level: str = ""
 
     @property
     def maps(self) -> tuple[str, ...]:
         """The map that its network is shown."""
-        return (self.name,) if self.seen == "map" else ()
+        return (self.name,) if self.source == "map" else ()
 
     def put(self, system: System) -> list[str]:
         """Puts it beside the denoiser; answers the names of its parameters. Raises RecipeError for a denoiser that
@@ -57,11 +57,11 @@ class ControlAdapters(Adapter):
             begun(cast(nn.Module, denoiser.model), made.model)
         coded = isinstance(made.part, HunyuanControlNet)
         home = level.space if isinstance(level.space, str) else level.name
-        conditioner = Control(name=self.name, level=home, coded=coded, seen=self.seen)
+        conditioner = Control(name=self.name, level=home, coded=coded, source=self.source)
         built = system.level(level.name)
         built.conditioners = (*built.conditioners, conditioner)
         denoiser.add_module("beside", made)
-        made.told = denoiser.register_forward_pre_hook(cast(Any, partial(_told, self.name)))
+        made.hook = denoiser.register_forward_pre_hook(cast(Any, partial(_add_control, self.name)))
         return [f"{path}.beside.{name}" for name, _ in made.named_parameters()]
 
     def learnt(self, system: System) -> dict[str, Tensor]:
@@ -75,8 +75,8 @@ class ControlAdapters(Adapter):
         made.model.load_state_dict(learnt)
         made.model.save_pretrained(str(path))
         (file,) = path.glob("*.safetensors")
-        found = checkpoint_io.read(file)
-        if found.keys() != learnt.keys() or not all(torch.equal(found[n], v.cpu()) for n, v in learnt.items()):
+        saved = checkpoint_io.read(file)
+        if saved.keys() != learnt.keys() or not all(torch.equal(saved[n], v.cpu()) for n, v in learnt.items()):
             raise WeightsError("{path} reads back otherwise", path=path)
         return path
 
@@ -84,7 +84,7 @@ class ControlAdapters(Adapter):
         """The denoiser is as it was."""
         level, path = self._place(system)
         denoiser: Any = system.get_submodule(path)
-        denoiser.beside.told.remove()
+        denoiser.beside.hook.remove()
         del denoiser.beside
         built = system.level(level.name)
         built.conditioners = built.conditioners[:-1]
@@ -105,7 +105,7 @@ class ControlAdapters(Adapter):
         raise RecipeError("there is no {network} for a {kind}", network=self.network, kind=kind)
 
 
-def _told(name: str, denoiser: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
-    x, t, conditioning, *rest = given
+def _add_control(name: str, denoiser: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    x, t, conditioning, *rest = inputs
     added = looked(denoiser.beside, name, denoiser.inputs, x, t, conditioning, rest[0] if rest else None)
     return (x, t, conditioning, added)

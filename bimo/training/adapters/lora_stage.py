@@ -55,7 +55,7 @@ class Lora(Adapter):
         strangers = [layer for layer in injected(system) if layer not in named]
         if strangers:
             raise RecipeError(
-                "a LoRA file has no name for {strangers}; targets are layers of a denoiser's or a text tower's model",
+                "a LoRA file has no name for {strangers}; targets are layers of a denoiser's or a text encoder's model",
                 strangers=", ".join(strangers),
             )
         return names
@@ -79,9 +79,9 @@ class Lora(Adapter):
 class TextualInversion(Adapter):
     """A word that is learnt while every weight stays as it is: textual inversion (arXiv:2208.01618).
 
-    ``token`` is what it is called, a word that the ``tower``-th tower does not have; of its ``vectors`` each begins as
-    one of the words ``initial``. Captions that say it are the data's, or those of ``Dreambooth`` with ``prior`` 0. It
-    is written as ``tokens-<stage>.safetensors`` and given with each drawing.
+    ``token`` is what it is called, a word that the ``text_encoder``-th text encoder does not have; of its ``vectors``
+    each begins as one of the words ``initial``. Captions that say it are the data's, or those of
+    ``Dreambooth`` with ``prior`` 0. It is written as ``tokens-<stage>.safetensors`` and given with each drawing.
     """
 
     kind: ClassVar[str] = "tokens"
@@ -89,16 +89,16 @@ class TextualInversion(Adapter):
     token: str
     initial: str
     vectors: int = 1
-    tower: int = 0
+    text_encoder: int = 0
 
     def put(self, system: System) -> list[str]:
-        """Teaches the tower the word; answers the name of its parameter. Raises RecipeError as ``begin_word``."""
-        name = begin_word(system.text_encoders[self.tower], self.token, self.initial, self.vectors)
-        return [f"text.{self.tower}.{name}"]
+        """Adds the word to the text encoder; answers its parameter's name. Raises RecipeError as ``begin_word``."""
+        name = begin_word(system.text_encoders[self.text_encoder], self.token, self.initial, self.vectors)
+        return [f"text.{self.text_encoder}.{name}"]
 
     def learnt(self, system: System) -> dict[str, Tensor]:
         """The vectors of the word."""
-        return {self.token: vectors_of(system.text_encoders[self.tower])}
+        return {self.token: vectors_of(system.text_encoders[self.text_encoder])}
 
     def write(self, system: System, path: Path, learnt: dict[str, Tensor]) -> Path:
         """A .safetensors as diffusers reads it."""
@@ -107,8 +107,8 @@ class TextualInversion(Adapter):
         return file
 
     def leave(self, system: System) -> None:
-        """The tower is as it was."""
-        end_word(system.text_encoders[self.tower])
+        """The text encoder is as it was."""
+        end_word(system.text_encoders[self.text_encoder])
 
 
 def apart(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

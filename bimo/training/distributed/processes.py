@@ -49,16 +49,16 @@ class Processes:
         """Whether this is the one that writes."""
         return not self.rank
 
-    def share(self, lots: Sequence[int]) -> Share:
-        """This process's rows of a batch of so many rows a lot: lots next to each other, as many as the others have or
-        one fewer. Where there are fewer lots than processes all rows are every one's.
+    def share(self, group_sizes: Sequence[int]) -> Share:
+        """This process's rows of a batch, by the sizes of its groups of rows: groups next to each other, as many as the
+        others have or one fewer. Where there are fewer groups than processes each has all rows.
         """
         ends = [0]
-        for rows in lots:
+        for rows in group_sizes:
             ends.append(ends[-1] + rows)
-        if len(lots) < self.count:
+        if len(group_sizes) < self.count:
             return Share(0, ends[-1], ends[-1])
-        first, last = (len(lots) * place // self.count for place in (self.rank, self.rank + 1))
+        first, last = (len(group_sizes) * place // self.count for place in (self.rank, self.rank + 1))
         return Share(ends[first], ends[last], ends[-1])
 
     def part(self, share: Share) -> float:
@@ -88,18 +88,18 @@ class Processes:
             self.wait()
         self.wait()
 
-    def joined(self, stage: Stage, exercise: nn.Module) -> nn.Module:
-        """A module whose gradients are the mean over all processes: DDP's, or FSDP's. For DeepSpeed it waits for an
-        optimiser: `bimo.training.optimizers.Zero`.
+    def wrapped(self, stage: Stage, module: nn.Module) -> nn.Module:
+        """The module wrapped by DDP or FSDP, so that its gradients are the mean over all processes. DeepSpeed wraps it
+        together with its optimiser: `bimo.training.optimizers.DeepSpeedZero`.
         """
         if self.sharded:
-            return fully_shard(stage, exercise, self.device)
+            return fully_shard(stage, module, self.device)
         if self.zero:
-            return exercise
+            return module
         # Told to look for unused parameters, DDP keeps its buckets as they are: they may not change from the first step
         # to the second, or a run that goes on would add up in another order.
         ddp = nn.parallel.DistributedDataParallel
-        return ddp(exercise, find_unused_parameters=True, broadcast_buffers=False)
+        return ddp(module, find_unused_parameters=True, broadcast_buffers=False)
 
     def backward(self, module: Any, loss: Tensor) -> None:
         """Gradients of a loss, brought together unless ``apart``."""
@@ -110,7 +110,7 @@ class Processes:
 
     @contextmanager
     def apart(self, module: Any) -> Generator[None]:
-        """The gradients of what ``joined`` answered stay each process's own inside."""
+        """The gradients of the ``wrapped`` module stay each process's own inside."""
         if self.count == 1:
             yield
         elif self.sharded:
@@ -205,8 +205,8 @@ def gather(value: Tensor, share: Share) -> Tensor:
     return _Summed.apply(torch.cat(parts))  # type: ignore[no-any-return]
 
 
-def fully_shard(stage: Stage, exercise: nn.Module, device: torch.device) -> nn.Module:
-    """The exercise with what learns in it in parts, one a process; what is frozen stays whole in each.
+def fully_shard(stage: Stage, module: nn.Module, device: torch.device) -> nn.Module:
+    """The module by FSDP2: what learns in it is sharded over the processes, what is frozen stays whole in each.
 
     accelerate's launcher says by its configuration which modules are gathered by themselves (``fsdp_auto_wrap_policy``
     and what belongs to it), whether they are given up between forward and backward (``fsdp_reshard_after_forward``),
@@ -218,31 +218,31 @@ def fully_shard(stage: Stage, exercise: nn.Module, device: torch.device) -> nn.M
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-    _refuse_parts(stage, exercise)
+    _refuse_parts(stage, module)
     plugin: Any = FullyShardedDataParallelPlugin(fsdp_version=2)
     settings: dict[str, Any] = {
         "mesh": init_device_mesh(device.type, (torch.distributed.get_world_size(),)),
         "reshard_after_forward": plugin.reshard_after_forward,
         "offload_policy": plugin.cpu_offload,
-        "ignored_params": {p for p in exercise.parameters() if not p.requires_grad},
+        "ignored_params": {p for p in module.parameters() if not p.requires_grad},
     }
     try:
-        wanted = cast(Any, fsdp2_prepare_auto_wrap_policy(plugin, exercise))
+        wanted = cast(Any, fsdp2_prepare_auto_wrap_policy(plugin, module))
     except ValueError as error:
         raise TrainingError("a class that FSDP is configured to wrap: {error}", error=error) from None
     if wanted is not None:
-        for module in [*exercise.modules()][:0:-1]:
+        for child in [*module.modules()][:0:-1]:
             # What has no forward of its own is used through its parts.
-            used = type(module).forward is not nn.Module.forward
-            if used and wanted(module) and any(p.requires_grad for p in module.parameters()):
-                fully_shard(module, **settings)
-                for name in (name for name in METHODS if hasattr(module, name)):
-                    register_fsdp_forward_method(module, name)
-    return cast(nn.Module, fully_shard(exercise, **settings))
+            used = type(child).forward is not nn.Module.forward
+            if used and wanted(child) and any(p.requires_grad for p in child.parameters()):
+                fully_shard(child, **settings)
+                for name in (name for name in METHODS if hasattr(child, name)):
+                    register_fsdp_forward_method(child, name)
+    return cast(nn.Module, fully_shard(module, **settings))
 
 
-def _refuse_parts(stage: Stage, exercise: nn.Module) -> None:
-    scalars = [name for name, p in exercise.named_parameters() if p.requires_grad and not p.ndim]
+def _refuse_parts(stage: Stage, module: nn.Module) -> None:
+    scalars = [name for name, p in module.named_parameters() if p.requires_grad and not p.ndim]
     wrong: tuple[str, str] | None = None
     if scalars:
         wrong = f"单个的数 {scalars[0]} 不能分片", f"{scalars[0]} is a single number, which has no parts"

@@ -34,10 +34,10 @@ def on_ray(work: Callable[..., None], settings: Mapping[str, Any], out: Path, wo
     try:
         there = "cuda" if device == "auto" and ray.cluster_resources().get("GPU", 0) >= workers else device
         there = "cpu" if there == "auto" else there
-        told = {"work": work, "folder": os.getcwd(), "settings": {**settings, "device": there}}
+        loop_config = {"work": work, "folder": os.getcwd(), "settings": {**settings, "device": there}}
         trainer = TorchTrainer(
             _worker,
-            train_loop_config=told,
+            train_loop_config=loop_config,
             torch_config=TorchConfig(
                 backend="nccl" if there == "cuda" else "gloo", timeout_s=int(PATIENCE.total_seconds())
             ),
@@ -46,22 +46,22 @@ def on_ray(work: Callable[..., None], settings: Mapping[str, Any], out: Path, wo
         )
         trainer.fit()
     except TrainingFailedError as error:
-        raise _told(error) from None
+        raise _first_own_error(error) from None
     finally:
         if began:
             ray.shutdown()
 
 
-def _worker(told: dict[str, Any]) -> None:
-    os.chdir(told["folder"])
-    told["work"](**told["settings"])
+def _worker(settings: dict[str, Any]) -> None:
+    os.chdir(settings["folder"])
+    settings["work"](**settings["settings"])
 
 
-def _told(error: BaseException) -> TrainingError:
+def _first_own_error(error: BaseException) -> TrainingError:
     """What a worker raised: its own sentence where it has one, rather than that another has ended."""
-    found = [cause for cause in _causes(error) if isinstance(cause, BimoError)]
-    own = [cause for cause in found if "another process has ended" not in cause.en]
-    for cause in own or found:
+    errors = [cause for cause in _causes(error) if isinstance(cause, BimoError)]
+    own = [cause for cause in errors if "another process has ended" not in cause.en]
+    for cause in own or errors:
         return TrainingError(cause.message)
     last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
     return TrainingError("training on the cluster failed: {last}", last=last)

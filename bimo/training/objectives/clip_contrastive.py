@@ -1,4 +1,4 @@
-"""Words and whole pictures brought together in the space of a locked picture tower: how Taiyi-CLIP was trained."""
+"""Captions and pictures brought together in the space of a locked image encoder: how Taiyi-CLIP was trained."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ TRIES = 10
 
 @dataclass(frozen=True, kw_only=True)
 class ClipContrastive(Objective):
-    """The contrastive loss of CLIP (arXiv:2103.00020, figure 3) between a tower's pooled words and the embeddings of
-    the system's picture tower, which is locked (arXiv:2111.07991) unless the stage names it.
+    """The contrastive loss of CLIP (arXiv:2103.00020, figure 3) between a text encoder's pooled output and the
+    embeddings of the system's image encoder, which is locked (arXiv:2111.07991) unless the stage names it.
 
     The temperature is kept above 1/100. Of each picture a random part is seen: ``area`` (from, to) of it, its shape
     changed by at most ``shape`` either way.
@@ -34,7 +34,7 @@ class ClipContrastive(Objective):
     sees: str = "pixels"
 
     def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
-        """None. Raises RecipeError for a system that has no picture tower."""
+        """None. Raises RecipeError for a system that has no image encoder."""
         if system.vision is None:
             raise RecipeError("recipe {name} has no vision to match words with", name=system.recipe.name)
         return None
@@ -49,8 +49,8 @@ class ClipContrastive(Objective):
         pixels = cast(Tensor, inputs.pixels)
         height, width = pixels.shape[2:]
         places = [self._part(height, width, inputs.generator) for _ in range(inputs.whole)]
-        seen = self._parts(pixels, inputs.own(places), vision.part.size)
-        pictures = functional.normalize(vision(seen), dim=1)
+        crops = self._parts(pixels, inputs.own(places), vision.part.size)
+        pictures = functional.normalize(vision(crops), dim=1)
         scale, right = vision.logit_scale.exp(), inputs.own(torch.arange(inputs.whole))
         to_pictures = functional.cross_entropy(scale * words @ inputs.gather(pictures).T, right)
         to_words = functional.cross_entropy(scale * pictures @ inputs.gather(words).T, right)

@@ -1,4 +1,4 @@
-"""Denoising as an objective: one squared error whatever the law of noise, with the weights and ranges of the papers."""
+"""Denoising as an objective: one squared error for every noise schedule, with the weights and ranges of the papers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TRIES = 1000
 
 @dataclass(frozen=True)
 class Question:
-    """A training ask of a level, with what it was made of: clean ``x`` and ``noise`` [B, C, h, w]."""
+    """A denoiser's input, with what it was made of: clean ``x`` and ``noise`` [B, C, h, w]."""
 
     schedule: Schedule
     ask: DenoiserInput
@@ -32,14 +32,14 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class Denoise(Objective):
-    """Mean squared error of a level's answer (arXiv:2006.11239, equation 14), whatever its law of noise.
+    """Mean squared error of a level's answer (arXiv:2006.11239, equation 14), whatever its noise schedule.
 
-    ``also`` names levels whose own loss is added, as when a level and the one it takes as a hint learn together.
+    ``also`` names levels whose own loss is added, as when a level and the one it is conditioned on learn together.
     ``times`` (from, below) are those of an expert that answers for a part of the noise alone (arXiv:2312.16486).
     ``offset`` times one more random number is added to the noise of each whole channel, as diffusers' ``noise_offset``:
     else pictures stay of middling brightness. ``snr`` is gamma of the min-SNR weight (arXiv:2303.09556, section 3.4), 0
-    for none. ``variance`` is lambda of the hybrid loss (arXiv:2102.09672, equation 16), where the law learns its
-    variance. ``crops`` are sides in positions of x: each batch is cut at a random place to one of them.
+    for none. ``variance`` is lambda of the hybrid loss (arXiv:2102.09672, equation 16), where the model learns
+    its variance. ``crops`` are sides in positions of x: each batch is cut at a random place to one of them.
     """
 
     also: tuple[str, ...] = ()
@@ -66,17 +66,19 @@ class Denoise(Objective):
             losses.append(self.errors(question, inputs.system.denoise(question.ask)).mean())
         return torch.stack(losses).sum()
 
-    def question(self, inputs: TrainInputs, name: str, lot: int = 1) -> Question:
-        """What is asked of a level: noised pictures and their conditioning. Rows of a lot have one time and noise."""
+    def question(self, inputs: TrainInputs, name: str, group: int = 1) -> Question:
+        """The denoiser's input of a level: noised pictures and their conditioning. ``group`` rows next to each other
+        share their timestep and noise.
+        """
         batch = cast(Batch, inputs.batch)
         level = inputs.system.level(name)
-        count = batch.whole // lot
-        t = batch.own(self._times(level.schedule, count, batch.generator).repeat_interleave(lot))
+        count = batch.whole // group
+        t = batch.own(self._times(level.schedule, count, batch.generator).repeat_interleave(group))
         noise = torch.randn((count, *batch.x.shape[1:]), generator=batch.generator)
         if self.offset:
             whole = (*noise.shape[:2], *[1] * (noise.ndim - 2))
             noise = noise + self.offset * torch.randn(whole, generator=batch.generator)
-        noise = batch.own(noise.repeat_interleave(lot, dim=0))
+        noise = batch.own(noise.repeat_interleave(group, dim=0))
         conditioning = inputs.system.condition(batch.encodings, level.conditions_of(inputs.system, batch))
         null = level.recipe.guidance.unconditional
         if null in ZERO_NULLS:
@@ -120,28 +122,28 @@ class Denoise(Objective):
         if self.times is None:
             return schedule.timesteps(count, generator)
         low, high = self.times
-        kept = torch.empty(0)
+        timesteps = torch.empty(0)
         for _ in range(TRIES):
             drawn = schedule.timesteps(count, generator)
-            kept = torch.cat([kept, drawn[(drawn >= low) & (drawn < high)]])
-            if len(kept) >= count:
-                return kept[:count]
+            timesteps = torch.cat([timesteps, drawn[(drawn >= low) & (drawn < high)]])
+            if len(timesteps) >= count:
+                return timesteps[:count]
         raise RecipeError(
-            "times of the objective are {times}, which the law of noise hardly ever draws", times=self.times
+            "times of the objective are {times}, which the noise schedule hardly ever draws", times=self.times
         )
 
-    def _snr_weight(self, law: Ddpm, t: Tensor) -> Tensor:
+    def _snr_weight(self, schedule: Ddpm, t: Tensor) -> Tensor:
         """min(snr, gamma) as a weight on the error of x; of the noise it is divided by snr, of v by snr + 1."""
-        a = law.signal()[t.long()]
-        snr = a / (1 - a)
-        kept = snr.clamp(max=self.snr)
-        return {"epsilon": kept / snr, "v_prediction": kept / (snr + 1), "sample": kept}[law.prediction]
+        alpha_bar = schedule.signal()[t.long()]
+        snr = alpha_bar / (1 - alpha_bar)
+        clamped = snr.clamp(max=self.snr)
+        return {"epsilon": clamped / snr, "v_prediction": clamped / (snr + 1), "sample": clamped}[schedule.prediction]
 
 
 def _ddpm(schedule: Schedule) -> Ddpm:
     if not isinstance(schedule, Ddpm):
         raise RecipeError(
-            "snr of the objective is defined for the law Ddpm alone, not for {name}", name=type(schedule).__name__
+            "snr of the objective is defined for the schedule Ddpm alone, not for {name}", name=type(schedule).__name__
         )
     return schedule
 

@@ -1,4 +1,4 @@
-"""A text tower taught by another on parallel text: the first stage of AltCLIP and of SkyCLIP."""
+"""A text encoder distilled from another on parallel text: the first stage of AltCLIP and of SkyCLIP."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bimo.diffusion.text_encoder import TextEncoder
 from bimo.training.objectives.objective import Objective
 from bimo.training.train_inputs import Prospect, TrainInputs, Vocabulary, refusals
 
-#: Where a tower says a sentence: its first token, its last real one, its pooled output.
+#: Which state of a text encoder stands for a sentence: its first token's, its last real one's, its pooled output.
 Place = Literal["first", "last", "pooled"]
 PAST = -100
 
@@ -49,8 +49,8 @@ class Writer(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Distil(Objective):
-    """A student tower learns to say of a sentence, in each of ``languages``, what a frozen ``teacher`` says of it in
-    the teacher's own language; the captions of one picture are the sentence in its languages.
+    """A student text encoder learns to give a sentence, in each of ``languages``, the state that a frozen ``teacher``
+    gives it in the teacher's own language; the captions of one picture are the sentence in its languages.
 
     What is compared is the student's state at ``student`` with the teacher's at ``at``, by the weighted sum of mean
     squared error, mean absolute error and 1 - cosine. AltCLIP (arXiv:2211.06679, section 3.2): the first token with
@@ -62,7 +62,7 @@ class Distil(Objective):
     captions: ClassVar = "selected"
 
     teacher: Part
-    tower: int = 0
+    text_encoder: int = 0
     student: Place = "first"
     at: Place = "last"
     squared: float = 1.0
@@ -82,23 +82,23 @@ class Distil(Objective):
     def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
         """Those that have captions in the teacher's language and in all others. Raises DataError where none has."""
         wanted = {self.language, *self.languages}
-        kept = [lot for lot in pictures.lots if all(wanted <= set(pictures.languages[row]) for row in lot)]
-        if not kept:
+        groups = [group for group in pictures.groups if all(wanted <= set(pictures.languages[row]) for row in group)]
+        if not groups:
             listed = ", ".join(sorted(wanted))
             raise DataError(
                 "no picture has captions in all of {listed}; a teacher needs the same sentence in each language",
                 listed=listed,
             )
-        left = len(pictures.lots) - len(kept)
+        left = len(pictures.groups) - len(groups)
         if left:
             print(say("{left} pictures lack a caption of some language", left=left))
-        return pictures.of(kept)
+        return pictures.of(groups)
 
     def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
         """The decoder as ``distil.writer``, where there is one."""
         if not self.decoder:
             return None
-        part: Any = system.recipe.text_encoders[self.tower]
+        part: Any = system.recipe.text_encoders[self.text_encoder]
         writer = Writer(part.vocab, part.width, self.decoder_layers, self.decoder_heads, part.length)
         return nn.ModuleDict({"writer": writer})
 
@@ -110,7 +110,7 @@ class Distil(Objective):
     def loss(self, inputs: TrainInputs) -> Tensor:
         """The mean over the languages, plus the second task. Raises TrainingError without a fitting teacher."""
         teacher = self._fitting(inputs.stage, inputs.teacher)
-        student = inputs.system.text_encoders[self.tower]
+        student = inputs.system.text_encoders[self.text_encoder]
         said = [self._chosen(inputs, row, self.language) for row in range(inputs.whole)]
         with torch.no_grad():
             wanted = state(teacher, inputs.own(said), self.at)
@@ -119,7 +119,7 @@ class Distil(Objective):
             texts = said
             if language != self.language:
                 texts = [self._chosen(inputs, row, language) for row in range(len(said))]
-            losses.append(self._apart(state(student, inputs.own(texts), self.student), wanted))
+            losses.append(self._distance(state(student, inputs.own(texts), self.student), wanted))
             if self.decoder and language != self.language:
                 losses[-1] = losses[-1] + self.decoder * self._written(inputs, student, said, texts)
         return torch.stack(losses).mean()
@@ -127,14 +127,14 @@ class Distil(Objective):
     def _fitting(self, stage: Stage, teacher: System | None) -> TextEncoder:
         if teacher is None:
             raise TrainingError(
-                "stage {name!r} learns from a teacher; name one with --teacher (tower: {teacher})",
+                "stage {name!r} learns from a teacher; name one with --teacher (text encoder: {teacher})",
                 name=stage.name,
                 teacher=self.teacher,
             )
-        found = teacher.recipe.text_encoders[0]
-        if found != self.teacher:
+        encoder = teacher.recipe.text_encoders[0]
+        if encoder != self.teacher:
             raise TrainingError(
-                "the teacher's text tower is {found}; the recipe wants {teacher}", found=found, teacher=self.teacher
+                "the teacher's text encoder is {found}; the recipe wants {teacher}", found=encoder, teacher=self.teacher
             )
         return teacher.text_encoders[0]
 
@@ -144,15 +144,15 @@ class Distil(Objective):
         home = inputs.generator.device
         return captions[int(torch.randint(len(captions), (1,), generator=inputs.generator, device=home))]
 
-    def _apart(self, found: Tensor, wanted: Tensor) -> Tensor:
-        if found.shape != wanted.shape:
+    def _distance(self, states: Tensor, wanted: Tensor) -> Tensor:
+        if states.shape != wanted.shape:
             raise RecipeError(
                 "the student's state is {shape} wide, the teacher's {shape_2}; project the student's to the teacher's",
-                shape=found.shape[-1],
+                shape=states.shape[-1],
                 shape_2=wanted.shape[-1],
             )
-        loss = self.squared * functional.mse_loss(found, wanted) + self.absolute * functional.l1_loss(found, wanted)
-        return loss + self.cosine * (1 - functional.cosine_similarity(found, wanted, dim=1)).mean()
+        loss = self.squared * functional.mse_loss(states, wanted) + self.absolute * functional.l1_loss(states, wanted)
+        return loss + self.cosine * (1 - functional.cosine_similarity(states, wanted, dim=1)).mean()
 
     def _written(self, inputs: TrainInputs, student: TextEncoder, said: Sequence[str], texts: Sequence[str]) -> Tensor:
         writer = cast(nn.ModuleDict, inputs.extra)["writer"]
@@ -169,19 +169,19 @@ class Distil(Objective):
         return loss * ((lengths - 1).float().mean() / (every - 1).float().mean())
 
 
-def state(tower: TextEncoder, texts: Sequence[str], place: Place) -> Tensor:
-    """What a tower says of texts at a place, [B, D]. Raises RecipeError for a tower that pools nothing."""
-    encoding = tower.encode(texts)
+def state(encoder: TextEncoder, texts: Sequence[str], place: Place) -> Tensor:
+    """The states [B, D] of texts at a place. Raises RecipeError for a text encoder that pools nothing."""
+    encoding = encoder.encode(texts)
     if place == "first":
         return encoding.tokens[:, 0]
     if place == "last":
-        return encoding.tokens[torch.arange(len(texts)), _lengths(tower, texts) - 1]
+        return encoding.tokens[torch.arange(len(texts)), _lengths(encoder, texts) - 1]
     if encoding.pooled is None:
-        raise RecipeError("this text tower pools nothing")
+        raise RecipeError("this text encoder pools nothing")
     return encoding.pooled
 
 
-def _lengths(tower: TextEncoder, texts: Sequence[str]) -> Tensor:
+def _lengths(encoder: TextEncoder, texts: Sequence[str]) -> Tensor:
     """How many tokens of each text are read, [B]."""
-    budgets = [tower.budget(text) for text in texts]
+    budgets = [encoder.budget(text) for text in texts]
     return torch.tensor([min(budget.used, budget.limit) for budget in budgets])

@@ -100,11 +100,11 @@ class DRaFT(Objective):
             while asks:
                 ask = asks[0]
                 with torch.set_grad_enabled(ask.level == last and ask.step >= ask.steps - self.through):
-                    given = denoise_together(system, asks)
+                    outputs = denoise_together(system, asks)
                     if torch.is_grad_enabled() and before is not None:
-                        drifts.append(_distance(before, asks, given))
+                        drifts.append(_distance(before, asks, outputs))
                     following: list[DenoiserInput] = []
-                    for drawing, answer in zip(drawings, given, strict=True):
+                    for drawing, answer in zip(drawings, outputs, strict=True):
                         try:
                             following.append(drawing.send(answer))
                         except StopIteration as stop:
@@ -132,9 +132,9 @@ class DRaFT(Objective):
             )
 
 
-def _distance(before: nn.Module, asks: Sequence[DenoiserInput], given: Sequence[Tensor]) -> Tensor:
+def _distance(before: nn.Module, asks: Sequence[DenoiserInput], outputs: Sequence[Tensor]) -> Tensor:
     """The mean squared distance of answers from those of the level as it was."""
     with torch.no_grad():
         # A sampler's times are the processor's.
         wanted = [before(ask.x, ask.t.to(ask.x.device), ask.conditioning) for ask in asks]
-    return torch.stack([(a - b).square().mean() for a, b in zip(given, wanted, strict=True)]).mean()
+    return torch.stack([(a - b).square().mean() for a, b in zip(outputs, wanted, strict=True)]).mean()

@@ -59,15 +59,15 @@ class Dreambooth(Objective):
         own, subject = len(pictures), _several(self.subject)
         captions = [subject] * own if subject else pictures.captions
         if not self.prior:
-            return pictures.of(pictures.lots, captions)
+            return pictures.of(pictures.groups, captions)
         nouns = _several(self.class_noun)
         if not nouns:
             raise RecipeError(NO_CLASS)
         drawn = folder / "class"
         self._draw(system, drawn, nouns)
         both = Pictures(*pictures.folders, drawn, cache=pictures.cache)
-        lots = [(row % own, own + row % self.count) for row in range(max(own, self.count))]
-        return both.of(lots, [*captions, *((nouns[seed % len(nouns)],) for seed in range(self.count))])
+        groups = [(row % own, own + row % self.count) for row in range(max(own, self.count))]
+        return both.of(groups, [*captions, *((nouns[seed % len(nouns)],) for seed in range(self.count))])
 
     def problems(self, prospect: Prospect) -> Iterator[BimoError]:
         """What the class is called."""
@@ -99,8 +99,8 @@ class Dreambooth(Objective):
         request: dict[str, object] = {"steps": self.steps} if self.steps else {}
         request |= {"size": self.size} if self.size else {}
         rows: list[Sample] = []
-        told = say("first drawing {nouns}", nouns=Listed(nouns[:3]))
-        for seed in counted(range(self.count), told):
+        title = say("first drawing {nouns}", nouns=Listed(nouns[:3]))
+        for seed in counted(range(self.count), title):
             noun = nouns[seed % len(nouns)]
             path = folder / f"{seed:05d}.png"
             # Asked for by name, so that what is declared is what was drawn.

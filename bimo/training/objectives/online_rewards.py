@@ -147,20 +147,20 @@ class RoundLoader:
         self.seed, self.processes = seed, processes
         self.prefix = blank.system.recipe.request.prefix
         self.held_out: BatchSampler | None = None
-        self._held: tuple[int, TrainLoader | None] = (-1, None)
+        self._current: tuple[int, TrainLoader | None] = (-1, None)
 
     @property
     def order(self) -> BatchSampler:
         """That of the captions, which are drawn whatever a batch holds: one a process is enough."""
-        return BatchSampler(self.pictures.lots, [(0, 0)] * len(self.pictures), self.processes.count, self.seed)
+        return BatchSampler(self.pictures.groups, [(0, 0)] * len(self.pictures), self.processes.count, self.seed)
 
     def inputs(self, number: int, generator: torch.Generator, order: BatchSampler | None = None) -> TrainInputs:
         """As there: a batch of the round that its number is in."""
         stage = self.blank.stage
         which = number // (self.part.every * stage.accumulate)
-        if self._held[0] != which:
-            self._held = (which, self._round(which))
-        return cast(TrainLoader, self._held[1]).inputs(number, generator)
+        if self._current[0] != which:
+            self._current = (which, self._round(which))
+        return cast(TrainLoader, self._current[1]).inputs(number, generator)
 
     def _round(self, which: int) -> TrainLoader:
         folder = self.folder / f"round-{which + 1:04d}"
@@ -193,8 +193,8 @@ class RoundLoader:
 
     def asked(self, which: int) -> list[Asked]:
         """What a round asks for: each caption of the data once before any comes again."""
-        part, rows = self.part, [row for lot in self.pictures.lots for row in lot]
-        found: list[Asked] = []
+        part, rows = self.part, [row for group in self.pictures.groups for row in group]
+        drawings: list[Asked] = []
         for place in range(part.requests):
             epoch, at = divmod(which * part.requests + place, len(rows))
             source = torch.Generator().manual_seed(_mixed(self.seed, epoch))
@@ -207,8 +207,8 @@ class RoundLoader:
             first = int(torch.randint(2**31 - part.draws, (1,), generator=source))
             for draw in range(part.draws):
                 key = f"{which + 1:04d}-{place:04d}-{draw:02d}"
-                found.append(Asked(key, f"{which + 1}-{place}", text, row, first + draw))
-        return found
+                drawings.append(Asked(key, f"{which + 1}-{place}", text, row, first + draw))
+        return drawings
 
     def _draw(self, asked: Sequence[Asked], folder: Path) -> None:
         """The drawings that are not there yet, a batch at a time, each process its own. A batch is drawn whole whatever
@@ -253,9 +253,9 @@ class RoundLoader:
             row: dict[str, object] = {"captions": [{"text": one.text}], "labels": labels}
             row |= self.blank.system.conditions_of_seed(one.seed)
             rows.append((one.key, (folder / f"{one.key}.png").read_bytes(), row))
-        told: dict[str, Any] = {"round": which + 1, "step": which * self.part.every, "drawings": len(asked)}
-        told |= {"scores": {name: summary(values) for name, values in by_name.items()}}
-        if not told["scores"][TOTAL]["count"]:
+        record: dict[str, Any] = {"round": which + 1, "step": which * self.part.every, "drawings": len(asked)}
+        record |= {"scores": {name: summary(values) for name, values in by_name.items()}}
+        if not record["scores"][TOTAL]["count"]:
             raise TrainingError(
                 "the reward has nothing to say of any of the {count} drawings of round {which}; see whether it "
                 "suits the captions of the data",
@@ -269,9 +269,9 @@ class RoundLoader:
                 which=which + 1,
                 scores=max(scores),
             )
-        write_whole(folder / ROUND_FILE, json.dumps(told, ensure_ascii=False, indent=1).encode())
+        write_whole(folder / ROUND_FILE, json.dumps(record, ensure_ascii=False, indent=1).encode())
         write_index(folder, [write_shard(folder / shard_name(0), rows, stamp)])
-        total = told["scores"][TOTAL]
+        total = record["scores"][TOTAL]
         print(
             say(
                 "round {which}: {total} drawings, mean {total_2:.4f} ± {total_3:.4f}",
@@ -284,7 +284,7 @@ class RoundLoader:
 
 
 def _undrawable(pictures: Pictures) -> Iterator[BimoError]:
-    captions = (text for lot in pictures.lots for row in lot for text in pictures.captions[row])
+    captions = (text for group in pictures.groups for row in group for text in pictures.captions[row])
     if not any(text.strip() for text in captions):
         yield DataError("the data has not one caption to draw")
 

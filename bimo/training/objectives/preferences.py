@@ -76,28 +76,28 @@ class DiffusionDPO(Objective):
     denoise: Denoise = field(default_factory=Denoise)
 
     def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
-        """Lots of (better, worse), both with the caption of the better. Raises DataError where there is no pair."""
-        groups: dict[str, list[int]] = {}
+        """Groups of (better, worse), both with the caption of the better. Raises DataError where there is no pair."""
+        rows_of_pair: dict[str, list[int]] = {}
         for (row,) in _scored(pictures, self.score):
             if pictures.labels[row].get(self.pair) is not None:
-                groups.setdefault(str(pictures.labels[row][self.pair]), []).append(row)
+                rows_of_pair.setdefault(str(pictures.labels[row][self.pair]), []).append(row)
         caption_rows = np.arange(len(pictures))
-        lots: list[tuple[int, ...]] = []
-        for rows in groups.values():
+        groups: list[tuple[int, ...]] = []
+        for rows in rows_of_pair.values():
             best = max(rows, key=lambda row: float(pictures.labels[row][self.score]))
             others = [min(rows, key=lambda row: float(pictures.labels[row][self.score]))] if self.worst else rows
             for row in others:
                 if float(pictures.labels[row][self.score]) < float(pictures.labels[best][self.score]):
-                    lots.append((best, row))
+                    groups.append((best, row))
                     caption_rows[row] = caption_rows[best]
-        if not lots:
+        if not groups:
             raise DataError(
                 "no two pictures to compare: two with the same {pair!r} and another {score!r} are needed",
                 pair=self.pair,
                 score=self.score,
             )
         captions = Column(len(pictures), lambda row: pictures.captions[int(caption_rows[row])])
-        return pictures.of(lots, captions)
+        return pictures.of(groups, captions)
 
     def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
         """The denoisers as they are before the stage, which learn nothing."""
@@ -112,7 +112,7 @@ class DiffusionDPO(Objective):
         """-log sigmoid(-beta / 2 (what the better gained in error - what the worse gained))."""
         name = inputs.stage.level
         inputs = replace(inputs, batch=self.denoise.cropped(cast(Batch, inputs.batch)))
-        question = self.denoise.question(inputs, name, lot=2)
+        question = self.denoise.question(inputs, name, group=2)
         ask = question.ask
         gained = self.denoise.errors(question, inputs.system.denoise(ask))
         with torch.no_grad():
@@ -123,11 +123,11 @@ class DiffusionDPO(Objective):
 
 
 def _scored(pictures: Pictures, label: str) -> list[tuple[int, ...]]:
-    """Lots of one, of the rows that have a score. Raises DataError where none has."""
-    kept = [(row,) for row, labels in enumerate(pictures.labels) if isinstance(labels.get(label), (int, float))]
-    if not kept:
+    """The rows that have a score, each as a group of its own. Raises DataError where none has."""
+    scored = [(row,) for row, labels in enumerate(pictures.labels) if isinstance(labels.get(label), (int, float))]
+    if not scored:
         raise DataError("no picture has a label {label!r} with a score; score the data first", label=label)
-    left = len(pictures) - len(kept)
+    left = len(pictures) - len(scored)
     if left:
         print(say("{left} pictures have no {label!r} and are left out", left=left, label=label))
-    return list(kept)
+    return list(scored)

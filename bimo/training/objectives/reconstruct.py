@@ -73,7 +73,7 @@ class Reconstruct(Objective):
 
 
 class Contrasted(nn.Module):
-    """The image tower over latents, the heads that name labels from words, and the temperature."""
+    """The image encoder over latents, the heads that name labels from words, and the temperature."""
 
     def __init__(
         self,
@@ -106,11 +106,11 @@ class Contrasted(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Contrast(Objective):
-    """The contrastive loss of CLIP (arXiv:2103.00020, figure 3) between pooled words and an image tower over latents,
+    """The contrastive loss of CLIP (arXiv:2103.00020, figure 3) between pooled words and an image encoder over latents,
     with heads that name the labels of the picture from the words.
 
     Pairs with equal labels, where there are any, are the same picture to the words: they count as neither right nor
-    wrong. ``flat`` has the image tower see places apart, for pictures of the recipe's own size alone; without it they
+    wrong. ``flat`` has the image encoder see places apart, for pictures of the recipe's own size alone; without it they
     are averaged. ``sets`` are labels that are several things, of which the words have to say each: the elements of a
     scene, or what a verse names.
     """
@@ -124,7 +124,7 @@ class Contrast(Objective):
     sets: tuple[str, ...] = ()
 
     def tiny(self) -> Self:
-        """The pooled width of tiny towers."""
+        """The pooled width of tiny text encoders."""
         return replace(self, width=16, project=min(self.project, 16))
 
     def levels(self, stage: Stage) -> tuple[str, ...]:
@@ -132,7 +132,7 @@ class Contrast(Objective):
         return (stage.level or self.level,)
 
     def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
-        """The image tower and heads."""
+        """The image encoder and heads."""
         space = system.space(self.level)
         heads, sets = vocabulary.sizes(self.heads), vocabulary.sizes(self.sets)
         made = Contrasted(space.channels, self.width, self.project, heads, self.flat, sets)
@@ -161,17 +161,17 @@ class Contrast(Objective):
         losses: list[Tensor] = []
         for label, head in extra.sets.items():
             wanted = inputs.own(inputs.vocabulary.members(label, inputs.labels))
-            told = inputs.own(torch.tensor([bool(several(row.get(label))) for row in inputs.labels])).float()
+            labelled = inputs.own(torch.tensor([bool(several(row.get(label))) for row in inputs.labels])).float()
             each = functional.binary_cross_entropy_with_logits(head(pooled).float(), wanted, reduction="none")
             row = each.sum(1) / wanted.sum(1).clamp(min=1)
-            losses.append((row * told).sum() / told.sum().clamp(min=1))
+            losses.append((row * labelled).sum() / labelled.sum().clamp(min=1))
         return self.weight * torch.stack(losses).mean()
 
     @staticmethod
     def _same(labels: Sequence[Mapping[str, Any]]) -> Tensor:
-        told = [sorted((k, v) for k, v in row.items() if k != "pose") for row in labels]
+        sorted_labels = [sorted((k, v) for k, v in row.items() if k != "pose") for row in labels]
         # Pictures that nothing is said of are each another.
-        keys = [repr(some or place) for place, some in enumerate(told)]
+        keys = [repr(some or place) for place, some in enumerate(sorted_labels)]
         number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
         places = torch.tensor([number[key] for key in keys])
         return (places[:, None] == places[None]) & ~torch.eye(len(keys), dtype=torch.bool)

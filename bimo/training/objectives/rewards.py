@@ -1,4 +1,4 @@
-"""What a drawing is worth to its request: rewards as parts. By two towers, by a head of beauty, by reading what is
+"""What a drawing is worth to its request: rewards as parts. By CLIP, by a head of beauty, by reading what is
 written in it, by its colours; several weighed together; a function of the user's own.
 """
 
@@ -119,17 +119,17 @@ class Judges:
             every = torch.stack([w * score for w, score in zip(weights, by_name.values(), strict=True)])
             silent = every.isnan().all(0)
             return {TOTAL: every.nansum(0).masked_fill(silent, torch.nan), **by_name}
-        found: Any = self.scoring(reward)(shown)
-        if not isinstance(found, Tensor):
-            found = torch.as_tensor(found, dtype=torch.float32)
-        if found.shape != (len(shown.pixels),):
+        scores: Any = self.scoring(reward)(shown)
+        if not isinstance(scores, Tensor):
+            scores = torch.as_tensor(scores, dtype=torch.float32)
+        if scores.shape != (len(shown.pixels),):
             raise TrainingError(
                 "the reward {name_of} gives the shape {shape}; one number a drawing is expected, [{count}]",
                 name_of=name_of(reward),
-                shape=list(found.shape),
+                shape=list(scores.shape),
                 count=len(shown.pixels),
             )
-        return {TOTAL: found.float()}
+        return {TOTAL: scores.float()}
 
 
 def name_of(reward: Part) -> str:
@@ -167,7 +167,7 @@ class WeightedRewards(Part):
 @dataclass(frozen=True, kw_only=True)
 class ClipReward(Part):
     """The cosine of the request with the drawing by ``scorer``, a system's name or folder with a text and a picture
-    tower: Taiyi-CLIP, Chinese-CLIP, AltCLIP, OpenCLIP. What is high differs from scorer to scorer.
+    encoder: Taiyi-CLIP, Chinese-CLIP, AltCLIP, OpenCLIP. What is high differs from scorer to scorer.
     """
 
     differentiable: ClassVar[bool] = True
@@ -175,7 +175,7 @@ class ClipReward(Part):
     scorer: str
 
     def open(self, judges: Judges) -> Scoring:
-        """Raises RecipeError for a scorer that lacks a tower."""
+        """Raises RecipeError for a scorer that lacks an encoder."""
         system = judges.system(self.scorer)
 
         def scored(shown: Shown) -> Tensor:
@@ -226,10 +226,10 @@ class AestheticReward(Part):
 
 
 def seen_by(system: System, pixels: Tensor) -> Tensor:
-    """The picture vectors of a system's tower, [B, D], each of length 1, with their gradient by the pixels."""
+    """The embeddings of pictures by a system's image encoder, [B, D], each of length 1, differentiable."""
     if system.vision is None:
         raise RecipeError(
-            "{name} has no tower that sees pictures; score with a system such as taiyi-clip", name=system.recipe.name
+            "{name} has no image encoder; score with a system such as taiyi-clip", name=system.recipe.name
         )
     # Words are few and stay where they are; pictures are looked at where they were drawn.
     tower = system.vision.to(pixels.device)
