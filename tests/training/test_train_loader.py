@@ -145,18 +145,18 @@ def test_an_order_is_that_of_the_seed() -> None:
 def test_pixels_are_decoded_only_where_a_conditioner_reads_them(
     tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, lessons = begun(tiny_shards, tmp_path)
+    _, batches = begun(tiny_shards, tmp_path)
     decoded: list[int] = []
-    assert lessons.fitted is not None
-    monkeypatch.setattr(type(lessons.fitted), "pixels", lambda self, rows: decoded.extend(rows) or torch.zeros(4, 3))
-    lessons.prepared()
+    assert batches.fitted is not None
+    monkeypatch.setattr(type(batches.fitted), "pixels", lambda self, rows: decoded.extend(rows) or torch.zeros(4, 3))
+    batches.prepared()
     decoded.clear()
-    batch = lessons.inputs(0, torch.Generator().manual_seed(0)).batch
+    batch = batches.inputs(0, torch.Generator().manual_seed(0)).batch
     assert batch is not None
     assert batch.pixels is None
     assert not decoded
-    lessons.conditioners.append(Sketch())
-    batch = lessons.inputs(0, torch.Generator().manual_seed(0)).batch
+    batches.conditioners.append(Sketch())
+    batch = batches.inputs(0, torch.Generator().manual_seed(0)).batch
     assert batch is not None
     assert batch.pixels is not None
     assert len(decoded) == 4
