@@ -41,7 +41,8 @@ SMOOTHING = 0.05
 EXAMINED = {"drawn": 150, "effect": 60, "held out": 400}
 
 
-def _convolution(inside: int, outside: int, kernel: int, stride: int, padding: int) -> nn.Sequential:
+def convolution(inside: int, outside: int, kernel: int, stride: int, padding: int) -> nn.Sequential:
+    """A convolution, batch normalisation, relu."""
     layer = nn.Conv2d(inside, outside, kernel, stride, padding, bias=False)
     return nn.Sequential(layer, nn.BatchNorm2d(outside), nn.ReLU(inplace=True))
 
@@ -51,7 +52,7 @@ class Residual(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.first = _convolution(width, width, 3, 1, 1)
+        self.first = convolution(width, width, 3, 1, 1)
         self.second = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,9 +71,9 @@ class JudgeNetwork(nn.Module):
         super().__init__()
         self.trunk = nn.ModuleList(
             (
-                nn.Sequential(_convolution(3, 48, 4, 4, 0), Residual(48)),
-                nn.Sequential(_convolution(48, 96, 2, 2, 0), Residual(96)),
-                _convolution(96, 128, 2, 2, 0),
+                nn.Sequential(convolution(3, 48, 4, 4, 0), Residual(48)),
+                nn.Sequential(convolution(48, 96, 2, 2, 0), Residual(96)),
+                convolution(96, 128, 2, 2, 0),
             )
         )
         places, texture = 128 * 16, 2 * (48 + 96 + 128)
@@ -269,7 +270,7 @@ def _trained(
     inner = [p for n, p in network.named_parameters() if n.startswith(INNER) and p.ndim > 1]
     others = [p for n, p in network.named_parameters() if not n.startswith(INNER) or p.ndim == 1]
     optimisers = [Orthogonal(inner, MATRIX_RATE), torch.optim.AdamW(others, lr=OTHER_RATE, weight_decay=0.01)]
-    schedulers = [torch.optim.lr_scheduler.LambdaLR(each, lambda step: _rate(step, steps)) for each in optimisers]
+    schedulers = [torch.optim.lr_scheduler.LambdaLR(each, lambda step: rate(step, steps)) for each in optimisers]
     for step in range(steps):
         pixels, kinds, styles = training_batch(truth, BATCH, generator)
         kind, style, _ = network(pixels)
@@ -283,7 +284,8 @@ def _trained(
     return network.eval()
 
 
-def _rate(step: int, steps: int) -> float:
+def rate(step: int, steps: int) -> float:
+    """Rises over a tenth of the steps and falls to zero over the last four fifths."""
     return min(1.0, (step + 1) / (0.1 * steps)) * min(1.0, (1 - step / steps) / 0.8)
 
 

@@ -42,6 +42,7 @@ from bimo.xiaomo.evaluation.prompts import (
     questions,
 )
 from bimo.xiaomo.evaluation.report import LABELS, NOTES, judge_tables
+from bimo.xiaomo.evaluation.scene_run import SceneEvaluation
 from bimo.xiaomo.evaluation.truth import Artwork, read_artwork, seen_pairs, stacked
 
 SHEET_SEEDS = 4
@@ -64,16 +65,28 @@ def evaluate(
     page and sheets beside it.
 
     ``limit`` shrinks the number of questions of each group and language, for a quick look; ``batch`` pictures are
-    drawn together; ``steps`` are the system's own where None. Pictures are kept in ``out/pictures`` and the judge in
+    drawn together; ``steps`` are the system's own where None. A folder of scenes is asked about scenes, verses and
+    dishes, one of artwork about things. Pictures are kept in ``out/pictures`` and the judge in
     ``data``, so that the same call goes on where it was stopped. Raises DataError for a folder without data.
     """
     if data is None:
         raise DataError("the true pictures are needed; give with --data the folder that bimo data artwork wrote")
-    artwork = read_artwork(data)
     engine = model if isinstance(model, Engine) else Engine(model)
     engine.system.eval()
+    if _holds_scenes(data):
+        with ProgressLines() as bar:
+            return SceneEvaluation(engine, data, out, limit, steps, batch, seed, bar.update).report().as_dict()
+    artwork = read_artwork(data)
     with ProgressLines() as bar:
         return _Evaluation(engine, artwork, out, limit, steps, batch, seed, judge, bar.update).report().as_dict()
+
+
+def _holds_scenes(data: Path) -> bool:
+    """Whether `bimo data scenes` wrote a folder, and not `bimo data artwork`."""
+    try:
+        return json.loads((data / "report.json").read_text("utf-8"))["kind"] == "scenes"
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 class _Evaluation:

@@ -1,0 +1,275 @@
+"""Evaluates a system on scenes, verses and dishes: what is asked, what its judge sees, and the baselines beside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from PIL import Image
+
+from bimo.core.part import dumps
+from bimo.core.request import Request
+from bimo.data import shards
+from bimo.data.sheets import sheet
+from bimo.diffusion.request_validation import fill_request
+from bimo.engine.engine import Engine
+from bimo.evaluation.drawing_cache import DrawingCache, read_picture
+from bimo.evaluation.figures import Answers, Figure, Question, figures
+from bimo.evaluation.intervals import share
+from bimo.evaluation.progress import OnProgress
+from bimo.evaluation.report import Labels, Report
+from bimo.xiaomo.captions.lexicon import elements_of, styles, subjects
+from bimo.xiaomo.chance import Chance
+from bimo.xiaomo.dishes.table import dishes
+from bimo.xiaomo.evaluation.baselines import FIRST, NEAREST, first_level
+from bimo.xiaomo.evaluation.scene_judge import SceneJudge, SceneSeen, scene_judge_for
+from bimo.xiaomo.evaluation.scene_truth import LINES, held_out_lines, stacked
+from bimo.xiaomo.heldout import held_out_scene
+from bimo.xiaomo.scenes.plan import pairs
+
+MODEL = "model"
+#: The dish whose name says fish and whose plate holds none.
+LYING = "鱼香肉丝"
+ASKED: Mapping[str, int] = {"scene": 200, "unseen scene": 120, "verse": LINES, "dish": 60, "no fish": 20}
+SHOWN = 64
+GROUPS = {
+    "scene": ("见过的（题材，画风）", "Subjects in manners seen together"),
+    "unseen scene": ("没一起见过的（题材，画风）", "Subjects in manners never seen together"),
+    "verse": ("没见过的诗句：句中所写", "Verses never seen: what they name"),
+    "dish": ("菜", "Dishes"),
+    "no fish": ("鱼香肉丝里没有鱼", "Yuxiang pork has no fish"),
+    "seeds": ("两个种子", "Two seeds"),
+}
+MEASURES = {
+    "subject": "题材对",
+    "style": "画风对",
+    "subject and style": "题材和画风都对",
+    "elements": "写到的都在（按样）",
+    "dish": "菜对",
+    "no fish": "没有鱼",
+}
+LABELS = Labels(GROUPS, MEASURES, {NEAREST: "最近的训练图", FIRST: "只用第一层"})
+NOTES = (
+    "评判器只从真图学；它自己的对错见下表。"
+    "The judge learned from true pictures alone; its own errors are in the table.",
+    "最近的训练图：同一题材（诗句则是写到的东西最多相同）的一张训练图，不看画风。"
+    "Nearest picture: a training picture of the subject, or of a verse the one that holds most of what is named, "
+    "whatever the manner.",
+    "写到的都在：诗句中评判器认得的每一样东西各算一次。Elements: each thing that a verse names and the judge knows "
+    "counts once.",
+)
+
+
+@dataclass(frozen=True)
+class SceneQuestion(Question):
+    """A prompt, and the subject, manner or elements that a right picture shows; "" and () for what is left open."""
+
+    subject: str = ""
+    style: str = ""
+    elements: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SceneAnswers(Answers[SceneQuestion]):
+    """One painter's pictures, and what the judge saw in them."""
+
+    seen: SceneSeen
+
+    def rows(self, rows: Sequence[int]) -> Self:
+        """Some of them, in that order."""
+        return replace(super().rows(rows), seen=self.seen.rows(list(rows)))
+
+
+def scene_questions(judge: SceneJudge, limit: int | None = None, seed: int = 1) -> list[SceneQuestion]:
+    """What is asked, each in Chinese and English where both have a name for it; ``limit`` of a group at most."""
+
+    def most(group: str) -> int:
+        return ASKED[group] if limit is None else min(ASKED[group], limit)
+
+    asked: list[SceneQuestion] = []
+    every = [pair for pair in pairs() if pair[0] in judge.subjects and pair[1] in judge.styles]
+    for group, wanted in (
+        ("scene", [p for p in every if not held_out_scene(*p)]),
+        ("unseen scene", [p for p in every if held_out_scene(*p)]),
+    ):
+        order = sorted(wanted, key=lambda pair: Chance(f"asked/{pair}").uniform())
+        turns = [(pair, turn) for turn in range(-(-most(group) // max(1, len(order)))) for pair in order]
+        for (subject, style), turn in turns[: most(group)]:
+            for language in ("zh", "en"):
+                text = _called(subject, style, language)
+                key = f"{subject} {style} {turn}"
+                one = SceneQuestion(group, key, language, text, subject, style, seed=seed + turn)
+                asked.append(one)
+    for line in held_out_lines()[: most("verse")]:
+        named = tuple(name for name in elements_of(line) if name in judge.elements)
+        asked.append(SceneQuestion("verse", line, "zh", line, elements=named, seed=seed))
+    names = [name for name in dishes() if name in judge.subjects]
+    for name in names[: most("dish")]:
+        asked.append(SceneQuestion("dish", name, "zh", name, name, seed=seed))
+        asked.append(SceneQuestion("dish", name, "en", dishes()[name].english, name, seed=seed))
+    for turn in range(most("no fish")):
+        asked.append(SceneQuestion("no fish", str(turn), "zh", LYING, LYING, seed=seed + turn))
+    return asked
+
+
+def _called(subject: str, style: str, language: str) -> str:
+    """A prompt as people write it: the usual names of both."""
+    named, manner = subjects()[subject], styles()[style]
+    return f"{named.zh[0]}，{manner.zh[0]}" if language == "zh" else f"{named.en[0]}, {manner.en[0]}"
+
+
+def measures(judge: SceneJudge) -> dict[str, dict[str, Any]]:
+    """By group: the name of a measure -> which answers are right."""
+
+    def subject(drawn: SceneAnswers) -> list[bool]:
+        rows = zip(drawn.questions, drawn.seen.subject, strict=True)
+        return [judge.subjects[seen] == q.subject for q, seen in rows]
+
+    def style(drawn: SceneAnswers) -> list[bool]:
+        return [judge.styles[seen] == q.style for q, seen in zip(drawn.questions, drawn.seen.style, strict=True)]
+
+    def both(drawn: SceneAnswers) -> list[bool]:
+        return [one and other for one, other in zip(subject(drawn), style(drawn), strict=True)]
+
+    def named(drawn: SceneAnswers) -> list[bool]:
+        place = {name: number for number, name in enumerate(judge.elements)}
+        rows = zip(drawn.questions, drawn.seen.elements, strict=True)
+        return [bool(seen[place[name]]) for q, seen in rows for name in q.elements]
+
+    def no_fish(drawn: SceneAnswers) -> list[bool]:
+        return [int(seen) not in judge.with_fish() for seen in drawn.seen.subject]
+
+    scene = {"subject": subject, "style": style, "subject and style": both}
+    return {
+        "scene": scene,
+        "unseen scene": scene,
+        "verse": {"elements": named},
+        "dish": {"dish": subject},
+        "no fish": {"no fish": no_fish},
+    }
+
+
+class SceneEvaluation:
+    """One evaluation of scenes, from the data to the report."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        data: Path,
+        out: Path,
+        limit: int | None,
+        steps: int | None,
+        batch: int,
+        seed: int,
+        on_progress: OnProgress,
+        judge: SceneJudge | None = None,
+    ) -> None:
+        self.system, self.data, self.out = engine.system, data, out
+        self.limit, self.steps, self.batch, self.seed, self.on_progress = limit, steps, batch, seed, on_progress
+        self.judge = judge or scene_judge_for(data, on_progress)
+        self.drawings = DrawingCache(engine, out / "pictures", batch, on_progress)
+
+    def report(self) -> Report:
+        """Draws everything, measures it and writes the report."""
+        asked = scene_questions(self.judge, self.limit, self.seed)
+        model = self._seen(asked, self.drawings.draw([self._request(q) for q in asked]))
+        nearest = self._seen(asked, _nearest(self.data, asked))
+        firsts = first_level(self.system, [self._request(q) for q in asked], self.batch, self.on_progress)
+        painters = {MODEL: model, NEAREST: nearest, FIRST: None if firsts is None else self._seen(asked, firsts)}
+        report = Report(
+            kind="evaluation of scenes",
+            recipe=self.system.recipe.name,
+            weights=self.drawings.weights,
+            when=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            protocol=self._protocol(asked),
+            figures=[figure.as_dict() for figure in [*figures(measures(self.judge), painters), *self._alike(model)]],
+            tables={"评判器 the judge": _judge_table(self.judge.facts)},
+            pictures=self._sheets(model),
+            notes=list(NOTES),
+        )
+        report.write(self.out, LABELS)
+        return report
+
+    def _request(self, question: SceneQuestion) -> Request:
+        return Request(text=question.text, seed=question.seed, steps=self.steps)
+
+    def _seen(self, asked: list[SceneQuestion], images: list[Image.Image]) -> SceneAnswers:
+        return SceneAnswers(asked, images, self.judge.see(stacked(images)))
+
+    def _alike(self, model: SceneAnswers) -> list[Figure]:
+        """Whether Chinese and English of one question and seed show the same subject."""
+        found: list[Figure] = []
+        for group in ("scene", "dish"):
+            part = model.of(group)
+            pairs_: dict[str, list[int]] = {}
+            for q, subject in zip(part.questions, part.seen.subject, strict=True):
+                pairs_.setdefault(q.key, []).append(int(subject))
+            alike = [two[0] == two[1] for two in pairs_.values() if len(two) == 2]
+            if alike:
+                found.append(Figure(group, "zh and en alike", "", "share", share(alike)))
+        return found
+
+    def _protocol(self, asked: Sequence[SceneQuestion]) -> dict[str, Any]:
+        request = fill_request(self.system, Request(text=asked[0].text, seed=self.seed, steps=self.steps))
+        counts: dict[str, int] = {}
+        for q in asked:
+            counts[f"{q.group} {q.language}"] = counts.get(f"{q.group} {q.language}", 0) + 1
+        names = ("subjects", "styles", "elements")
+        return {
+            "steps": request.steps,
+            "guidance": request.guidance,
+            "sampler": request.sampler,
+            "size": list(request.size or ()),
+            "seeds": [self.seed],
+            "limit": self.limit,
+            "n": counts,
+            "pictures drawn now": self.drawings.drawn,
+            "seconds a picture": round(self.drawings.seconds / max(1, self.drawings.drawn), 3),
+            "threads": torch.get_num_threads(),
+            "data": shards.read_index(self.data).digest,
+            "judge": {name: value for name, value in self.judge.facts.items() if name not in names},
+            "recipe": json.loads(dumps(self.system.recipe)),
+        }
+
+    def _sheets(self, model: SceneAnswers) -> dict[str, str]:
+        """Writes a sheet a group, failures left in, and gives their files by title."""
+        made: dict[str, str] = {}
+        for group, (zh, en) in GROUPS.items():
+            part = model.of(group, "zh").mixed(SHOWN)
+            if part.questions:
+                name = f"{group.replace(' ', '-')}.png"
+                sheet(part.images, [f"{q.text} #{q.seed}" for q in part.questions], self.out / name, 8)
+                made[f"{zh} {en}"] = name
+        return made
+
+
+def _nearest(data: Path, asked: Sequence[SceneQuestion]) -> list[Image.Image]:
+    """For each question the first training picture of its subject, or the one that holds most of what it names."""
+    wanted = {q.subject for q in asked if q.subject}
+    lines = {q.text: frozenset(q.elements) for q in asked if q.elements}
+    of: dict[str, bytes] = {}
+    best: dict[str, tuple[int, bytes]] = dict.fromkeys(lines, (0, b""))
+    for _, png, record in shards.read(data):
+        labels = record["labels"]
+        if labels["type"] != "verse" and labels["subject"] in wanted:
+            of.setdefault(labels["subject"], png)
+        there = labels["elements"].keys()
+        for text, names in lines.items():
+            count = len(names & there)
+            if count > best[text][0]:
+                best[text] = (count, png)
+    white = Image.new("RGB", (64, 64), (255, 255, 255))
+    found = [of.get(q.subject, b"") or best.get(q.text, (0, b""))[1] for q in asked]
+    return [read_picture(png) if png else white for png in found]
+
+
+def _judge_table(facts: Mapping[str, Any]) -> list[list[str]]:
+    """Its accuracies on true pictures."""
+    names = ("n", "subject", "style", "subject and style", "elements seen", "elements seen that are not there")
+    rows = [[name, *(str(cells.get(one, "–")) for one in names)] for name, cells in facts.get("accuracy", {}).items()]
+    return [["", *names], *rows]
