@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bimo.cli import inputs, series, words
+from bimo.cli import collection, inputs, series, words
 from bimo.cli.foreign import Foreign, fitting, foreign
 from bimo.cli.inputs import InscribeMethod, Writing
 from bimo.cli.models import Dtype, names
@@ -333,6 +333,7 @@ def _loaded(
             ) from None
     for sentence in engine.told:
         typer.echo(sentence, err=True)
+    collection.settled()
     return steady(engine)
 
 

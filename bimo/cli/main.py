@@ -16,7 +16,7 @@ from typing import Any
 
 import typer
 
-from bimo.cli import terminal
+from bimo.cli import collection, terminal
 from bimo.core.errors import BimoError
 from bimo.core.installing import installing
 from bimo.core.messages import Both, Language, Listed, Message, language, say
@@ -49,6 +49,8 @@ EXTRAS = {
 #: What torch says on every device when memory runs out.
 _OUT_OF_MEMORY = re.compile(r"can't allocate memory|out of memory|DefaultCPUAllocator|bad_alloc", re.IGNORECASE)
 _ClickError = typer.BadParameter.__mro__[2]
+#: The command that reads a model and ends: the collector rests until that is read.
+SHORT = "draw"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -56,7 +58,12 @@ def main(arguments: list[str] | None = None) -> None:
     if arguments is None and os.name == "posix" and codecs.lookup(sys.getfilesystemencoding()).name == "ascii":
         # A locale of ASCII alone can name no picture: begun again, Python takes files and words for UTF-8.
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    # Every plugin of pydantic would be looked for in every package that is installed, and none is of use here.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    collection.begin()
+    status = run(sys.argv[1:] if arguments is None else arguments)
+    collection.end()
+    sys.exit(status)
 
 
 def run(arguments: list[str]) -> int:
@@ -93,6 +100,8 @@ def _invoked(arguments: Sequence[str]) -> int:
         return completion.shell_complete(command, {}, "bimo", COMPLETION_VARIABLE, completing)
     if not arguments or {"-h", "--help"} & set(arguments):
         _chinese_titles()
+    if _wanted(arguments) != SHORT:
+        collection.settled()
     try:
         with command.make_context("bimo", list(arguments) or ["--help"]) as context:
             command.invoke(context)

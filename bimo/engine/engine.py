@@ -163,7 +163,8 @@ class Engine:
         if self.fast is not None:
             request = self.fast.filled(self.system, request)
         check(self.system, request)
-        demand_attached(lora_tags(request.text)[1], self.adapters)
+        if tags := lora_tags(request.text)[1]:
+            demand_attached(tags, self.adapters)
         within = {"token_merging": request.token_merging, "nag": request.nag}
         if self.processor.converts:
             for name, value in within.items():

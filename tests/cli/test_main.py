@@ -1,5 +1,6 @@
 """The command line as people meet it: in processes of its own, with good input and bad."""
 
+import gc
 import json
 import os
 import re
@@ -94,6 +95,31 @@ def test_draws_saves_and_draws_again(tiny_folder: Path, tmp_path: Path) -> None:
     assert (tmp_path / told["files"][0]).read_bytes() == (tmp_path / "红苹果-2.png").read_bytes()
     # Without the folder the record's own name is looked up, and it is no recipe.
     assert "-m" in one_sentence(bimo("draw", "--again", "红苹果.png", cwd=tmp_path), ENGLISH)
+
+
+def test_the_collector_rests_until_the_model_is_read(tmp_path: Path) -> None:
+    code = f"""
+import gc, json
+from bimo.cli import main
+try:
+    main.main({["draw", "红苹果", "--seed", "1", "--steps", "1"]!r})
+except SystemExit as ended:
+    print(json.dumps([ended.code, gc.isenabled(), gc.get_freeze_count()]))
+"""
+    told = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, encoding="utf-8", check=True
+    ).stdout
+    file, row = told.splitlines()
+    status, collects, frozen = json.loads(row)
+    assert (file, status, collects) == ("红苹果.png", 0, True)
+    assert frozen > 100_000
+
+
+def test_the_collector_of_another_program_is_left_alone(here: Run) -> None:
+    frozen = gc.get_freeze_count()
+    assert here("--version").returncode == 0
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == frozen
 
 
 def test_a_picture_of_0_1_is_drawn_again_by_its_record(here: Run) -> None:
