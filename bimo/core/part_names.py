@@ -5,6 +5,7 @@ from __future__ import annotations
 #: Sorted by name. A new part gets a row (a test says which is missing); a name that stands in saved files never
 #: changes.
 PART_NAMES = {
+    "Adversarial": "bimo.training.objectives.adversarial:Adversarial",
     "Adverts": "bimo.curation.filters.caption_rules:Adverts",
     "Aesthetic": "bimo.curation.filters.classifiers:Aesthetic",
     "AestheticReward": "bimo.training.objectives.rewards:AestheticReward",

@@ -7,6 +7,7 @@
 from dataclasses import replace
 
 from bimo.core.recipe import Defaults, Recipe, Stage
+from bimo.training.objectives.adversarial import Adversarial
 from bimo.training.objectives.denoise import Denoise
 from bimo.training.objectives.reconstruct import Contrast, Reconstruct
 from bimo.xiaomo import recipe as first
@@ -66,6 +67,19 @@ autoencoder = replace(
     precision="bf16",
 )
 
+#: The encoder stays, so that latents do.
+sharpen = replace(
+    autoencoder,
+    name="sharpen the decoder",
+    objective=Adversarial(level="image", crop=128, scales=(2, 4), chroma=1.0),
+    train=("image.space.decoder.*", "adversarial.*"),
+    steps=5000,
+    lr=5e-4,
+    warmup=50,
+    lr_overrides=(("adversarial.*", 2e-4),),
+    betas=(0.5, 0.9),
+)
+
 contrast = replace(
     first.contrast,
     objective=Contrast(
@@ -116,18 +130,10 @@ xiaomo_2 = Recipe(
     levels=(expected, image),
     stages=(
         autoencoder,
+        sharpen,
         contrast,
         expect,
         align,
-        replace(
-            autoencoder,
-            name="sharpen the decoder",
-            train=("image.space.decoder.*",),
-            steps=4000,
-            lr=1e-3,
-            warmup=50,
-            ema=0.995,
-        ),
     ),
     request=Defaults(size=(256, 256)),
     prompts=(

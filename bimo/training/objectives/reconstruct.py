@@ -45,11 +45,19 @@ class Reconstruct(Objective):
 
     def loss(self, inputs: TrainInputs) -> Tensor:
         """The weighted sum."""
+        return self.distance(*self.answered(inputs))
+
+    def answered(self, inputs: TrainInputs) -> tuple[Tensor, Tensor]:
+        """What the autoencoder makes of the batch's pixels, and these, cut alike, each [B, 3, h, w]."""
         assert inputs.pixels is not None
         pixels = self._cropped(inputs.pixels, inputs.generator)
         space: Any = inputs.system.space(self.level)
         shape = space.shape((pixels.shape[3], pixels.shape[2]))
-        answer = space.reconstruct(pixels, inputs.own(torch.randn((inputs.whole, *shape), generator=inputs.generator)))
+        noise = inputs.own(torch.randn((inputs.whole, *shape), generator=inputs.generator))
+        return space.reconstruct(pixels, noise), pixels
+
+    def distance(self, answer: Tensor, pixels: Tensor) -> Tensor:
+        """The weighted sum, of pictures [B, 3, h, w] in [-1, 1]."""
         loss = functional.l1_loss(answer, pixels)
         for axis in (2, 3):
             loss = loss + self.edges * functional.l1_loss(answer.diff(dim=axis), pixels.diff(dim=axis))
