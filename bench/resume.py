@@ -40,7 +40,7 @@ import torch
 
 from bimo.core.recipe import Defaults, Level, Recipe, Stage
 from bimo.data.shards import shard_name, write_index, write_shard
-from bimo.diffusion.schedules import Ddpm
+from bimo.diffusion.schedules.ddpm import Ddpm
 from bimo.diffusion.system import WEIGHTS_FILE
 from bimo.models.spaces import Latent
 from bimo.models.stable_diffusion.unet import Unet

@@ -41,7 +41,7 @@ from bimo.core.recipe import Level, Recipe, Stage
 from bimo.core.tensors import TextEncoding
 from bimo.data.loader import Pictures
 from bimo.data.shards import read, shard_name, write_index, write_shard
-from bimo.diffusion.schedules import Ddpm
+from bimo.diffusion.schedules.ddpm import Ddpm
 from bimo.diffusion.system import System
 from bimo.models.cascade.prior import Prior, RootLength
 from bimo.models.spaces import ClipImage, Latent

@@ -133,7 +133,8 @@ def drawn(engine: Engine, steps: int) -> Any:
 
 def like_xiaomo(recipe: Recipe) -> bool:
     """Whether the plain loop knows how to draw it: an expected picture, then a flow that takes it as a hint."""
-    from bimo.diffusion.schedules import Flow, SingleStepRegression
+    from bimo.diffusion.schedules.flow import Flow
+    from bimo.diffusion.schedules.single_step import SingleStepRegression
 
     schedules = [type(level.schedule) for level in recipe.levels]
     hints = [[type(hint).__name__ for hint in level.conditioners] for level in recipe.levels]

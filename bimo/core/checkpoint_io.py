@@ -1,11 +1,10 @@
-"""Weights as data: read safely, matched by name with every missing and unexpected one reported."""
+"""Files of weights as data: .safetensors, or pickles read as weights alone; read, described and written."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import re
-import warnings
 import zipfile
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.files import write_whole
-from bimo.core.messages import Both
 from bimo.core.pages import release
 from bimo.core.part import Part, loads
 from bimo.core.quantization import INT8, KEY, SCALE, dequantized, is_quantized, quantized
@@ -21,26 +19,12 @@ from bimo.core.weight_formats import cut, format_of, unread
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor
+from bimo.core.module_weights import CACHE_LINE_BYTES
+from bimo.core.weights_pickle import tensors_in, unpickled, weights_table, without_objects
 
-NAMES_SHOWN = 6
-#: Where torch puts tensors of its own: at multiples of this.
-CACHE_LINE_BYTES = 64
-#: Tables of weights in the checkpoints of trainers.
-TABLES = ("state_dict", "module", "model_state_dict", "ema")
 #: Bytes of a file that may be in memory beside what they were turned into.
 HELD_BYTES = 256 << 20
-#: What trainers leave in a checkpoint beside the weights. Read as objects that do nothing.
-TRAINERS = (
-    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
-    "pytorch_lightning.callbacks.early_stopping.EarlyStopping",
-    "pytorch_lightning.utilities.parsing.AttributeDict",
-    "lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint",
-    "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray.scalar",
-    "numpy.dtype",
-    "torch.nn.modules.container.ParameterDict",
-)
 #: Names of number formats in a .safetensors file.
 NUMBERS = {
     "float64": "F64",
@@ -115,14 +99,14 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
             handle: Any = safe_open(path, framework="pt")
             names = _named(handle, path)
             return {name: tuple(handle.get_slice(name).get_shape()) for name in names}
-        return {name: tuple(value.shape) for name, value in _state(_unpickled(path, "meta"), path).items()}
+        return {name: tuple(value.shape) for name, value in tensors_in(unpickled(path, "meta"), path).items()}
 
 
 def surplus(path: Path) -> int:
     """How many entries a pickle holds beside its table of weights: optimizers, callbacks, counters."""
     with _told(path):
-        table: Any = {} if format_of(path) == "safetensors" else _unpickled(path, "meta")
-    return _count(table) - _count(_table(table)) if isinstance(table, dict) else 0
+        table: Any = {} if format_of(path) == "safetensors" else unpickled(path, "meta")
+    return _count(table) - _count(weights_table(table)) if isinstance(table, dict) else 0
 
 
 def contents(path: Path) -> Any:
@@ -133,7 +117,7 @@ def contents(path: Path) -> Any:
         if format_of(path) == "safetensors":
             names, tensor = _opened(path)
             return {name: tensor(name) for name in names}
-        return _plain(_unpickled(path, "cpu"))
+        return without_objects(unpickled(path, "cpu"))
 
 
 def unsound(path: Path) -> list[str]:
@@ -153,30 +137,6 @@ def metadata(path: Path) -> dict[str, str]:
         return dict(cast(Any, safe_open(path, framework="pt")).metadata() or {})
 
 
-class Bookkeeping:
-    """What stands in for the objects of a trainer that a checkpoint names beside its weights; it does nothing."""
-
-    def __init__(self, *told: object) -> None:
-        self.told = told
-
-    def __setstate__(self, state: object) -> None:
-        self.told = (state,)
-
-    def __hash__(self) -> int:
-        return 0
-
-
-def _plain(value: Any) -> Any:
-    """The same with tables in the place of the objects that held parameters."""
-    if isinstance(value, Bookkeeping):
-        state = value.told[0] if value.told else None
-        parameters = cast("dict[str, Any]", state).get("_parameters") if isinstance(state, dict) else None
-        return value if parameters is None else dict(parameters)
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in cast("dict[Any, Any]", value).items()}
-    return value
-
-
 def _opened(path: Path) -> tuple[list[str], Callable[[str], Tensor]]:
     """The names in a file, and what gives the tensor of a name, mapped from it."""
     if format_of(path) == "safetensors":
@@ -191,7 +151,7 @@ def _opened(path: Path) -> tuple[list[str], Callable[[str], Tensor]]:
             return dequantized(value, handle.get_tensor(name + SCALE)) if apart else value
 
         return names, tensor
-    state = _state(_unpickled(path, "cpu"), path)
+    state = tensors_in(unpickled(path, "cpu"), path)
     return list(state), state.__getitem__
 
 
@@ -202,64 +162,6 @@ def _named(handle: Any, path: Path) -> list[str]:
         return names
     there = frozenset(names)
     return [name for name in names if not (name.endswith(SCALE) and name.removesuffix(SCALE) in there)]
-
-
-def _unpickled(path: Path, device: str) -> Any:
-    """What a pickle holds. Of torch's archives the tensors stay in the file until they are used."""
-    import torch
-
-    archive = format_of(path) == "archive"
-    if archive:
-        _stored(path)
-    with warnings.catch_warnings(), torch.serialization.safe_globals([(Bookkeeping, name) for name in TRAINERS]):
-        # torch warns of unusual pickles before it refuses them; the refusal below says it better.
-        warnings.simplefilter("ignore")
-        if path.suffix == ".safetensors":
-            # By that ending torch would take it for one, so it is not given the name.
-            with path.open("rb") as file:
-                return torch.load(file, map_location=device, weights_only=True)
-        return torch.load(path, map_location=device, weights_only=True, mmap=archive)
-
-
-def _stored(path: Path) -> None:
-    """Raises WeightsError for an archive that unpacks to more than it is: torch never compresses its own."""
-    with zipfile.ZipFile(path) as archive:
-        packed = [e.filename for e in archive.infolist() if e.compress_type != zipfile.ZIP_STORED]
-        size = sum(entry.file_size for entry in archive.infolist())
-    if packed or size > path.stat().st_size:
-        raise WeightsError(
-            "refused to read {path}: {count} entries are compressed and unpack to {size:,} bytes; torch does "
-            "not write weights like that",
-            path=path,
-            count=len(packed),
-            size=size,
-        )
-
-
-def _table(loaded: Any) -> Any:
-    table = cast("dict[str, Any]", loaded) if isinstance(loaded, dict) else {}
-    for name in TABLES:
-        if isinstance(table.get(name), dict):
-            return table[name]
-    return table
-
-
-def _below(name: str, table: dict[object, Any]) -> list[tuple[str, Any]]:
-    return [(f"{name}.{key}", value) for key, value in table.items()]
-
-
-def _state(loaded: Any, path: Path) -> dict[str, Tensor]:
-    import torch
-
-    table = cast("dict[object, Any]", _table(loaded))
-    state = {str(k): v for k, v in table.items() if isinstance(v, torch.Tensor)}
-    if not state:
-        # Tables of several modules, as IP-Adapter's files have them.
-        inner = ((k, v) for k, t in table.items() if isinstance(t, dict) for k, v in _below(str(k), cast(Any, t)))
-        state = {k: v for k, v in inner if isinstance(v, torch.Tensor)}
-    if not state:
-        raise WeightsError("{path} holds no table of weights", path=path)
-    return state
 
 
 def _count(value: Any) -> int:
@@ -356,93 +258,3 @@ def renamed(state: Mapping[str, Tensor], rename: Callable[[str], str | None]) ->
     """Tensors under our names; a name for which ``rename`` answers None is one the publisher keeps for itself."""
     pairs = ((rename(name), value) for name, value in state.items())
     return {name: value for name, value in pairs if name is not None}
-
-
-def assign(
-    module: nn.Module,
-    state: Mapping[str, Tensor],
-    dtype: torch.dtype | None,
-    source: Path | str,
-    spelt: Callable[[str], str] = str,
-) -> None:
-    """Puts tensors in the place of a module's own, without a copy of those. The module may be on the meta device.
-
-    Raises WeightsError that lists missing, unexpected and misshapen names, each as ``spelt`` has it.
-    """
-    own = module.state_dict()
-    missing = [spelt(n) for n in own if n not in state]
-    unexpected = [spelt(n) for n in state if n not in own]
-    misshapen = [
-        f"{spelt(n)} {tuple(state[n].shape)}≠{tuple(v.shape)}"
-        for n, v in own.items()
-        if n in state and state[n].shape != v.shape
-    ]
-    found = (("缺少", "missing", missing), ("多出", "unexpected", unexpected), ("形状不对", "misshapen", misshapen))
-    if any(names for *_, names in found):
-        zh = "；".join(_listed(title, names) for title, _, names in found if names)
-        en = "; ".join(_listed(title, names) for _, title, names in found if names)
-        raise WeightsError("{source} does not fit the recipe: {near}", source=source, near=Both(zh, en))
-    fitted = {n: cast_to(v, dtype) if dtype is not None and v.is_floating_point() else v for n, v in state.items()}
-    module.load_state_dict(fitted, strict=True, assign=True)
-
-
-def cast_to(value: Tensor, dtype: torch.dtype, channels_last: bool = False) -> Tensor:
-    """A tensor as ``dtype``, which is itself where it is that already; with ``channels_last`` the weights of 2-D
-    convolutions lie in that order. What was read of its file to make it is not in memory any more.
-    """
-    import torch
-
-    order = torch.channels_last if channels_last and value.ndim == 4 else torch.preserve_format
-    turned = value.to(dtype, memory_format=order)
-    if turned is not value:
-        release(value)
-    return turned
-
-
-def aligned(value: Tensor) -> Tensor:
-    """A tensor that begins at a cache line, where torch puts tensors of its own: products round otherwise elsewhere.
-    It is a copy where it must be.
-    """
-    if not value.data_ptr() % CACHE_LINE_BYTES:
-        return value
-    copy = value.clone()
-    release(value)
-    return copy
-
-
-@contextlib.contextmanager
-def unfilled() -> Generator[None]:
-    """Modules built inside have their parameters on the meta device, to be given by ``assign``; buffers are real."""
-    import torch
-    from torch.nn.modules.module import register_module_parameter_registration_hook
-
-    def on_meta(module: nn.Module, name: str, parameter: torch.nn.Parameter | None) -> torch.nn.Parameter | None:
-        return None if parameter is None else torch.nn.Parameter(parameter.to("meta"), parameter.requires_grad)
-
-    from torch.overrides import TorchFunctionMode
-
-    # By name: transformers puts functions of its own in the place of torch's.
-    random = {"normal_", "uniform_", "kaiming_uniform_"}
-
-    class Undrawn(TorchFunctionMode):
-        """Random numbers for tensors that hold none are not drawn: torch would load its compiler to do so."""
-
-        def __torch_function__(
-            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-        ) -> Any:
-            named = kwargs or {}
-            tensor: Any = args[0] if args else named.get("tensor")
-            undrawn = getattr(func, "__name__", "") in random and isinstance(tensor, torch.Tensor) and tensor.is_meta
-            return tensor if undrawn else func(*args, **named)
-
-    handle = register_module_parameter_registration_hook(cast(Any, on_meta))
-    try:
-        with Undrawn():
-            yield
-    finally:
-        handle.remove()
-
-
-def _listed(title: str, names: list[str]) -> str:
-    more = f" … (+{len(names) - NAMES_SHOWN})" if len(names) > NAMES_SHOWN else ""
-    return f"{title} {len(names)}: {', '.join(names[:NAMES_SHOWN])}{more}"

@@ -17,7 +17,7 @@ from bimo.diffusion.denoiser import ShortcutDenoiser
 from bimo.diffusion.image_inputs import IMAGE, read_by_conditioners
 from bimo.diffusion.sampler_names import SPACINGS, schedule_named
 from bimo.diffusion.samplers import options_of
-from bimo.diffusion.schedules import Ddpm
+from bimo.diffusion.schedules.ddpm import Ddpm
 from bimo.diffusion.step_cache import StepCacheSetting
 from bimo.diffusion.system import ZERO_NULLS, System
 from bimo.prompts.negation import negation

@@ -28,7 +28,7 @@ from bimo.diffusion.request_validation import (
 )
 from bimo.diffusion.sampler_names import SamplerOptions
 from bimo.diffusion.samplers import StepSettings, initial_noise, options_of
-from bimo.diffusion.schedules import Ddpm
+from bimo.diffusion.schedules.ddpm import Ddpm
 from bimo.diffusion.step_cache import LessWork
 from bimo.diffusion.system import ZERO_NULLS, BuiltLevel, System
 from bimo.prompts.a1111 import composed, lora_tags, schedule

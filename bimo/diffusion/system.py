@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from bimo.core import checkpoint_io
+from bimo.core import checkpoint_io, module_weights
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.files import write_whole
 from bimo.core.hashing import LateDigest, digest, verifying
@@ -22,7 +22,7 @@ from bimo.diffusion.casting import cast_conditioning, cast_encoding, dtype_of
 from bimo.diffusion.conditioner import Conditioner
 from bimo.diffusion.conditioning import merge_conditioning, with_dropout
 from bimo.diffusion.denoiser import Denoiser, ShortcutDenoiser
-from bimo.diffusion.schedules import Schedule
+from bimo.diffusion.schedules.schedule import Schedule
 from bimo.diffusion.space import Decoder, Space
 from bimo.diffusion.text_encoder import TextEncoder, TextFusion
 from bimo.prompts.token_budget import Budget
@@ -71,7 +71,7 @@ class System(nn.Module):
         self.aligned = False
         #: A small decoder of the last level's x, where one was given: see ``Request.tiny_decoder``.
         self.tiny_space: Decoder | None = None
-        #: The LoRAs that are merged into its weights, of `bimo.models.adapters.lora_files`.
+        #: The LoRAs that are merged into its weights, of `bimo.models.adapters.lora_merging`.
         self.merged_loras: object | None = None
         #: What is attached to it, of `bimo.engine.adapters`.
         self.attached: object | None = None
@@ -181,7 +181,7 @@ class System(nn.Module):
             raise RecipeError("{folder} is not a recipe", folder=folder / RECIPE_FILE)
         hashes = checkpoint_io.read_hashes(folder / HASHES_FILE)
         with verifying(folder, hashes):
-            with checkpoint_io.unfilled():
+            with module_weights.unfilled():
                 system = cls(recipe)
             file = folder / WEIGHTS_FILE
             system.weights_hash = hashes.get(WEIGHTS_FILE, "") or LateDigest(file)
@@ -190,8 +190,8 @@ class System(nn.Module):
             # Copied where it must be, so that it draws the same bits as before it was saved.
             system.aligned = True
             if dtype is not None:
-                state = {name: checkpoint_io.aligned(value) for name, value in state.items()}
-            checkpoint_io.assign(system, state, dtype, file)
+                state = {name: module_weights.aligned(value) for name, value in state.items()}
+            module_weights.assign(system, state, dtype, file)
             for index, encoder in enumerate(system.text_encoders):
                 encoder.load_tokenizer(folder / f"words.{index}")
         return system.eval()

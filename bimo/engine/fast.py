@@ -14,7 +14,7 @@ from typing import Any
 from bimo.core.errors import RequestError
 from bimo.core.messages import Listed
 from bimo.core.request import Request
-from bimo.diffusion.schedules import Ddpm
+from bimo.diffusion.schedules.ddpm import Ddpm
 from bimo.diffusion.system import System
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from bimo.core import checkpoint_io
+from bimo.core import module_weights
 from bimo.core.errors import RequestError
 from bimo.core.pages import release
 from bimo.core.recipe import Level
@@ -186,11 +186,11 @@ class Offloader:
     ) -> Tensor:
         """A weight as it is kept, on the device unless another is its ``home``."""
         if value.is_floating_point():
-            value = checkpoint_io.cast_to(value, dtype, channels_last)
+            value = module_weights.cast_to(value, dtype, channels_last)
         home = self.device if home is None else home
         if home.type != "cpu":
             return value.to(home)
-        return checkpoint_io.aligned(value) if self.system.aligned else value
+        return module_weights.aligned(value) if self.system.aligned else value
 
     def _dtype_of(self, parameter: nn.Parameter) -> torch.dtype:
         return torch.float32 if id(parameter) in self._wide else self.dtype

@@ -64,7 +64,7 @@ def full(recipe: Recipe) -> dict[str, Any]:
 
 def unfilled(recipe: Recipe) -> System:
     """The system with no numbers in its weights: twenty thousand million of them take seconds and no memory."""
-    from bimo.core.checkpoint_io import unfilled
+    from bimo.core.module_weights import unfilled
     from bimo.diffusion.system import System
 
     with unfilled():

@@ -1,7 +1,7 @@
 """CogView4: 6 B parameters read by GLM-4-9B, told the size of the picture; the first of its line with Chinese text."""
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
-from bimo.diffusion.schedules import Flow
+from bimo.diffusion.schedules.flow import Flow
 from bimo.models.cogview4.denoiser import CogView4
 from bimo.models.spaces import Latent
 from bimo.models.text_encoders.language_model import LanguageModel

@@ -6,7 +6,7 @@ and unverified. What a condition is made of is in `bimo.models.composer.conditio
 """
 
 from bimo.core.recipe import Branch, Defaults, Guidance, Level, Recipe, Stage
-from bimo.diffusion.schedules import Ddpm
+from bimo.diffusion.schedules.ddpm import Ddpm
 from bimo.models.cascade.conditioners import LowRes, Semantics
 from bimo.models.cascade.pixel_unet import PixelUnet
 from bimo.models.cascade.prior import RootLength

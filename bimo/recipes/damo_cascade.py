@@ -7,7 +7,7 @@ noise: the published fast sampler can do no other.
 """
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
-from bimo.diffusion.schedules import Ddpm
+from bimo.diffusion.schedules.ddpm import Ddpm
 from bimo.models.cascade.conditioners import LowRes, Semantics
 from bimo.models.cascade.pixel_unet import PixelUnet
 from bimo.models.cascade.prior import Prior, RootLength

@@ -6,7 +6,7 @@ published drawing begins, 0.9946 of the times, which only the cosine curve needs
 """
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
-from bimo.diffusion.schedules import Ddpm
+from bimo.diffusion.schedules.ddpm import Ddpm
 from bimo.models.cascade.conditioners import LowRes
 from bimo.models.cascade.pixel_unet import PixelUnet
 from bimo.models.spaces import Pixels

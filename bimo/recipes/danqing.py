@@ -6,7 +6,7 @@ data; the words' part of guidance is weighed more. Numbers are this project's, o
 """
 
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe, Stage
-from bimo.diffusion.schedules import Ddpm
+from bimo.diffusion.schedules.ddpm import Ddpm
 from bimo.models.spaces import Latent
 from bimo.models.stable_diffusion.unet import Unet
 from bimo.models.text_encoders.bert import Bert

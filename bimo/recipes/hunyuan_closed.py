@@ -5,7 +5,7 @@ are this project's: Stable Diffusion 1's painter, with XLM-RoBERTa's words.
 """
 
 from bimo.core.recipe import Branch, Defaults, Guidance, Level, Recipe, Stage
-from bimo.diffusion.schedules import Ddpm
+from bimo.diffusion.schedules.ddpm import Ddpm
 from bimo.models.composer.conditioners import Map
 from bimo.models.composer.denoiser import Composed
 from bimo.models.spaces import Latent

@@ -7,7 +7,7 @@ A picture may have any sides that are multiples of 16; the sizes it learnt are 1
 from dataclasses import replace
 
 from bimo.core.recipe import Defaults, Dtype, Guidance, Level, Published, Recipe, Stage
-from bimo.diffusion.schedules import Ddpm
+from bimo.diffusion.schedules.ddpm import Ddpm
 from bimo.models.adapters.control_conditioner import Control
 from bimo.models.adapters.controlnet import Controlled, HunyuanControlNet
 from bimo.models.hunyuan_dit.denoiser import Hunyuan

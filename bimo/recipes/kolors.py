@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
-from bimo.diffusion.schedules import Ddpm
+from bimo.diffusion.schedules.ddpm import Ddpm
 from bimo.models.spaces import Latent
 from bimo.models.stable_diffusion.conditioners import Masked, Sizes
 from bimo.models.text_encoders.chatglm import ChatGlm

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
-from bimo.diffusion.schedules import Flow
+from bimo.diffusion.schedules.flow import Flow
 from bimo.models.longcat_image.denoiser import LongCatImage
 from bimo.models.text_encoders.prompt_templates import LONGCAT_IMAGE
 from bimo.recipes.qwen_image import qwen2_5_vl_7b

@@ -1,7 +1,7 @@
 """Lumina-Image 2.0 (arXiv:2503.21758): 2.6 B parameters in one stream, read by Gemma-2-2B."""
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
-from bimo.diffusion.schedules import Flow
+from bimo.diffusion.schedules.flow import Flow
 from bimo.models.lumina.denoiser import Lumina2
 from bimo.models.text_encoders.language_model import LanguageModel
 from bimo.models.text_encoders.prompt_templates import LUMINA_PREFIX

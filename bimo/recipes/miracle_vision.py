@@ -6,7 +6,7 @@ number the painter is told of every picture, and asked for in drawing. Numbers a
 """
 
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe, Stage
-from bimo.diffusion.schedules import Ddpm
+from bimo.diffusion.schedules.ddpm import Ddpm
 from bimo.models.cascade.conditioners import Score
 from bimo.models.composer.denoiser import Composed
 from bimo.models.spaces import Latent

@@ -1,7 +1,7 @@
 """Ovis-Image (arXiv:2511.22982): 7 B parameters read by a small Qwen3, made for text in pictures."""
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
-from bimo.diffusion.schedules import Flow
+from bimo.diffusion.schedules.flow import Flow
 from bimo.models.ovis_image.denoiser import OvisImage
 from bimo.models.ovis_image.layout import DROP, TEMPLATE
 from bimo.models.text_encoders.language_model import LanguageModel

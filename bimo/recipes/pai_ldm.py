@@ -5,7 +5,8 @@ the norm over the second axis, which for that vector is its width.
 """
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
-from bimo.diffusion.schedules import Ddpm, SingleStepRegression
+from bimo.diffusion.schedules.ddpm import Ddpm
+from bimo.diffusion.schedules.single_step import SingleStepRegression
 from bimo.models.cascade.conditioners import LowRes
 from bimo.models.pai_diffusion.esrgan import Esrgan
 from bimo.models.spaces import Latent, Pixels

@@ -4,7 +4,7 @@ style."""
 from dataclasses import replace
 
 from bimo.core.recipe import Branch, Defaults, Guidance, Level, Published, Recipe, Stage
-from bimo.diffusion.schedules import Ddpm
+from bimo.diffusion.schedules.ddpm import Ddpm
 from bimo.models.pangu.conditioners import Bucket
 from bimo.models.pangu.experts import Experts
 from bimo.models.spaces import Latent

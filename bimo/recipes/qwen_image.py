@@ -1,7 +1,7 @@
 """通义 Qwen-Image (arXiv:2508.02324): 20 B parameters in two streams, read by Qwen2.5-VL-7B."""
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
-from bimo.diffusion.schedules import Flow
+from bimo.diffusion.schedules.flow import Flow
 from bimo.models.qwen_image.denoiser import QwenImage
 from bimo.models.qwen_image.space import QwenLatent
 from bimo.models.text_encoders.language_model import LanguageModel

@@ -1,7 +1,7 @@
 """The painters that the Chinese systems began from: Stable Diffusion 1 and 2 (arXiv:2112.10752), as levels."""
 
 from bimo.core.recipe import Guidance, Level
-from bimo.diffusion.schedules import Ddpm
+from bimo.diffusion.schedules.ddpm import Ddpm
 from bimo.models.spaces import Latent
 from bimo.models.stable_diffusion.unet import Unet
 

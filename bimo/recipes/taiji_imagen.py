@@ -6,7 +6,7 @@ project's: the encoder is BERT-large's shape, words enter by cross-attention as 
 """
 
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe, Stage
-from bimo.diffusion.schedules import Ddpm
+from bimo.diffusion.schedules.ddpm import Ddpm
 from bimo.models.cascade.conditioners import LowRes
 from bimo.models.spaces import Latent, Pixels
 from bimo.models.stable_diffusion.unet import CROSS_DOWN, CROSS_UP, PLAIN_DOWN, PLAIN_UP, Unet

@@ -1,7 +1,7 @@
 """太乙 Diffusion XL 3.5B (arXiv:2401.14688): Stable Diffusion XL whose two towers learnt Chinese characters."""
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
-from bimo.diffusion.schedules import Ddpm
+from bimo.diffusion.schedules.ddpm import Ddpm
 from bimo.models.spaces import Latent
 from bimo.models.stable_diffusion.conditioners import Sizes
 from bimo.models.stable_diffusion.unet import CROSS_DOWN, CROSS_UP, PLAIN_DOWN, PLAIN_UP, Unet

@@ -1,7 +1,7 @@
 """VisCPM-Paint (arXiv:2308.12038): a bilingual language model's states, bridged into Stable Diffusion 2.1."""
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
-from bimo.diffusion.schedules import Ddpm
+from bimo.diffusion.schedules.ddpm import Ddpm
 from bimo.models.spaces import Latent
 from bimo.models.stable_diffusion.unet import Unet
 from bimo.models.text_encoders.language_model import Bridge, LanguageModel

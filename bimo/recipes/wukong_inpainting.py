@@ -2,7 +2,7 @@
 words."""
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
-from bimo.diffusion.schedules import Ddpm
+from bimo.diffusion.schedules.ddpm import Ddpm
 from bimo.models.spaces import Latent
 from bimo.models.stable_diffusion.conditioners import Masked
 from bimo.models.stable_diffusion.unet import Unet

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
-from bimo.diffusion.schedules import Flow
+from bimo.diffusion.schedules.flow import Flow
 from bimo.models.spaces import Latent
 from bimo.models.text_encoders.language_model import LanguageModel
 from bimo.models.text_encoders.prompt_templates import QWEN3_CHAT

@@ -10,9 +10,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
-from bimo.core.checkpoint_io import unfilled
 from bimo.core.errors import BimoError, DataError, RecipeError, TrainingError
 from bimo.core.messages import Both, Message, say
+from bimo.core.module_weights import unfilled
 from bimo.core.part import Part
 from bimo.core.recipe import Recipe, Stage
 from bimo.data.loader import Pictures

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal, get_args
 
-from bimo.core.checkpoint_io import unfilled
 from bimo.core.errors import RecipeError
+from bimo.core.module_weights import unfilled
 from bimo.core.part import meant
 from bimo.core.recipe import Level, Recipe, Stage
 from bimo.training.adapters.lora_stage import Lora

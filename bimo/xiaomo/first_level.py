@@ -25,7 +25,7 @@ from bimo.core.errors import RecipeError
 from bimo.core.part import Part
 from bimo.core.tensors import Conditioning
 from bimo.diffusion.denoiser import Denoiser, DenoiserWrapper
-from bimo.diffusion.schedules import expand
+from bimo.diffusion.schedules.schedule import expand
 from bimo.xiaomo.conditioners import POSE_AT_REST
 
 POSE_WIDTH = 5

@@ -6,7 +6,8 @@ Its stages are those of Taiyi-SD (arXiv:2209.02970): words meet pictures, then w
 from dataclasses import replace
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
-from bimo.diffusion.schedules import Flow, SingleStepRegression
+from bimo.diffusion.schedules.flow import Flow
+from bimo.diffusion.schedules.single_step import SingleStepRegression
 from bimo.models.pixart.denoiser import PixArt
 from bimo.models.text_encoders.bert import Bert
 from bimo.training.objectives.denoise import Denoise

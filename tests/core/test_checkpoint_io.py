@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bimo.core import checkpoint_io
+from bimo.core import checkpoint_io, module_weights
 from bimo.core.errors import WeightsError
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2]), "c": torch.ones((), dtype=torch.half)}
@@ -255,7 +255,7 @@ def test_a_bad_file_gives_one_error_and_leaves_nothing(
 def test_weights_of_another_version_are_listed(tmp_path: Path) -> None:
     module = torch.nn.Linear(3, 2)
     with pytest.raises(WeightsError) as caught:
-        checkpoint_io.assign(module, {"weight": torch.zeros(3, 3), "lora_A": torch.zeros(1)}, None, tmp_path)
+        module_weights.assign(module, {"weight": torch.zeros(3, 3), "lora_A": torch.zeros(1)}, None, tmp_path)
     for told in ("missing 1: bias", "unexpected 1: lora_A", "misshapen 1: weight (3, 3)≠(2, 3)"):
         assert told in caught.value.en
 

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part, dump, dumps, fits, kind_of, load, loads, meant, nearest, override
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
-from bimo.diffusion.schedules import Ddpm, Flow, SingleStepRegression
+from bimo.diffusion.schedules.ddpm import Ddpm
+from bimo.diffusion.schedules.flow import Flow
+from bimo.diffusion.schedules.single_step import SingleStepRegression
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 NAMES = st.text(max_size=8)

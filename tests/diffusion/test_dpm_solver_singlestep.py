@@ -12,7 +12,7 @@ from torch import Tensor
 from bimo.core.errors import RequestError
 from bimo.diffusion.dpm_solver_singlestep import threshold
 from bimo.diffusion.samplers import StepSettings
-from bimo.diffusion.schedules import Ddpm
+from bimo.diffusion.schedules.ddpm import Ddpm
 
 LAW = Ddpm(beta_schedule="squaredcos_cap_v2", begin=0.9946)
 

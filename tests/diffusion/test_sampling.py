@@ -21,7 +21,9 @@ from bimo.diffusion.denoiser import Denoiser
 from bimo.diffusion.image_inputs import to_image
 from bimo.diffusion.request_validation import fill_request
 from bimo.diffusion.sampling import prepare, sample
-from bimo.diffusion.schedules import Ddpm, Flow, SingleStepRegression
+from bimo.diffusion.schedules.ddpm import Ddpm
+from bimo.diffusion.schedules.flow import Flow
+from bimo.diffusion.schedules.single_step import SingleStepRegression
 from bimo.diffusion.space import Space
 from bimo.diffusion.system import System
 from bimo.prompts.token_budget import Budget

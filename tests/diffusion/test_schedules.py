@@ -16,7 +16,9 @@ from torch import Tensor
 from bimo.core.errors import RecipeError, RequestError
 from bimo.diffusion.sampler_names import FLOW_SAMPLERS, SAMPLERS
 from bimo.diffusion.samplers import DiffusersSampler
-from bimo.diffusion.schedules import Ddpm, Flow, SingleStepRegression
+from bimo.diffusion.schedules.ddpm import Ddpm
+from bimo.diffusion.schedules.flow import Flow
+from bimo.diffusion.schedules.single_step import SingleStepRegression
 from bimo.recipes.hunyuan_dit import noise as hunyuan_noise
 from bimo.recipes.kolors import kolors_law
 from bimo.recipes.stable_diffusion import sd_v1

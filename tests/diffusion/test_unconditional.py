@@ -12,7 +12,7 @@ from bimo.core.recipe import Defaults, Guidance, Level, Recipe, Stage
 from bimo.core.tensors import Batch, Conditioning, TextEncoding
 from bimo.diffusion.conditioning import zero_text
 from bimo.diffusion.sampling import prepare, sample
-from bimo.diffusion.schedules import Ddpm
+from bimo.diffusion.schedules.ddpm import Ddpm
 from bimo.diffusion.system import System
 from bimo.models.cascade.pixel_unet import PixelUnet
 from bimo.models.spaces import Pixels

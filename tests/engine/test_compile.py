@@ -8,8 +8,8 @@ import numpy
 import pytest
 import torch
 
-from bimo.core.checkpoint_io import unfilled
 from bimo.core.errors import RequestError
+from bimo.core.module_weights import unfilled
 from bimo.engine import compile as compiling
 from bimo.engine.compile import compile_blocks, repeated_blocks
 from bimo.engine.engine import Engine

@@ -18,7 +18,8 @@ from bimo.core.part import dumps, loads
 from bimo.core.recipe import Level, Recipe
 from bimo.core.request import Request
 from bimo.core.tensors import Batch, Conditioning
-from bimo.diffusion.schedules import Ddpm, SingleStepRegression
+from bimo.diffusion.schedules.ddpm import Ddpm
+from bimo.diffusion.schedules.single_step import SingleStepRegression
 from bimo.diffusion.system import System
 from bimo.models.cascade.conditioners import LowRes, Score, Semantics
 from bimo.models.composer.conditioners import Intensity, Map, Palette, Sketch, grey, lab, outlines

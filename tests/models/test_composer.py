@@ -19,7 +19,7 @@ from bimo.core.recipe import Defaults, Guidance, Recipe
 from bimo.core.tensors import Conditioning, TextEncoding
 from bimo.diffusion.denoiser import Denoiser
 from bimo.diffusion.sampling import prepare, sample
-from bimo.diffusion.schedules import SingleStepRegression
+from bimo.diffusion.schedules.single_step import SingleStepRegression
 from bimo.diffusion.system import System
 from bimo.models.cascade.pixel_unet import PixelUnet
 from bimo.models.composer.denoiser import Composed

@@ -15,7 +15,7 @@ import torch
 from diffusers import PNDMScheduler
 from safetensors.torch import load_file, save_file
 
-from bimo.core import checkpoint_io
+from bimo.core import module_weights
 from bimo.core.errors import BimoError, RecipeError, WeightsError
 from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
@@ -354,7 +354,7 @@ def test_full_size_has_as_many_parameters_as_published(recipe: Recipe, text: int
     def count(module: torch.nn.Module) -> int:
         return sum(p.numel() for p in module.parameters())
 
-    with checkpoint_io.unfilled():
+    with module_weights.unfilled():
         system = System(recipe)
     level: Any = system.level("image")
     assert all(p.is_meta for p in system.parameters())

@@ -10,7 +10,7 @@ import torch
 
 from bimo.core.errors import RecipeError
 from bimo.core.tensors import Conditioning, TextEncoding
-from bimo.diffusion.schedules import Flow
+from bimo.diffusion.schedules.flow import Flow
 from bimo.models.cogview4.denoiser import CogView4
 from bimo.models.flow_tokens import packed, unpacked
 from bimo.models.longcat_image.denoiser import LongCatImage

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bimo.core import checkpoint_io
+from bimo.core import checkpoint_io, module_weights
 from bimo.core.tensors import Conditioning, DenoiserInput, TextEncoding
 from bimo.models.pangu.experts import Experts, ExpertsDenoiser
 from bimo.models.stable_diffusion.unet import Unet
@@ -63,9 +63,9 @@ def test_gradients_reach_the_expert_of_the_rows_alone() -> None:
 def test_weights_as_they_are_used_stay_in_their_file(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     save_file(experts().state_dict(), path)
-    with checkpoint_io.unfilled():
+    with module_weights.unfilled():
         made = experts()
-    checkpoint_io.assign(made, checkpoint_io.read(path), torch.float32, path)
+    module_weights.assign(made, checkpoint_io.read(path), torch.float32, path)
     maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(path))]
     ranges = [tuple(int(end, 16) for end in line[0].split("-")) for line in maps]
     for parameter in made.parameters():

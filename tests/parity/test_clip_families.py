@@ -226,13 +226,13 @@ def test_damaged_folders_are_told(tmp_path: Path) -> None:
 
 def test_full_sizes() -> None:
     """Chinese-CLIP ViT-B/16 has 188 M parameters (arXiv:2211.01335, table 1)."""
-    from bimo.core import checkpoint_io
+    from bimo.core import module_weights
     from bimo.core.recipe import Recipe
     from bimo.models.clip.vision import ClipVision
     from bimo.models.text_encoders.bert import Bert
 
     text = Bert(length=52, masked=True, pooler=False, pool="start", project=512)
     vision = ClipVision(patch=16, width=768, layers=12, heads=12, feed=3072, project=512)
-    with checkpoint_io.unfilled():
+    with module_weights.unfilled():
         count = sum(p.numel() for p in System(Recipe(name="clip", text_encoders=(text,), vision=vision)).parameters())
     assert count / 1e6 == pytest.approx(188, abs=1)

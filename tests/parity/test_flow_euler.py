@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from bimo.diffusion.schedules import Flow
+from bimo.diffusion.schedules.flow import Flow
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bimo.core import checkpoint_io
+from bimo.core import module_weights
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.part import dumps, loads
 from bimo.diffusion.image_inputs import mask_of, pixels_of
@@ -249,7 +249,7 @@ def test_full_size_has_as_many_parameters_as_published() -> None:
     def count(module: Any) -> int:
         return sum(p.numel() for p in module.parameters())
 
-    with checkpoint_io.unfilled():
+    with module_weights.unfilled():
         system = System(kolors)
         level: Any = system.level("image")
         inpainting: Any = System(replace_text(kolors_inpainting)).level("image")

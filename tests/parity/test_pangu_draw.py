@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bimo.core import checkpoint_io
+from bimo.core import module_weights
 from bimo.core.errors import RequestError
 from bimo.diffusion.system import System
 from bimo.recipes.pangu_draw import BASE_SIZES, HIGH_SIZES, pangu_draw, pangu_draw_high, pangu_unet
@@ -137,7 +137,7 @@ def test_full_size() -> None:
     def count(module: torch.nn.Module) -> int:
         return sum(p.numel() for p in module.parameters())
 
-    with checkpoint_io.unfilled():
+    with module_weights.unfilled():
         unet = pangu_unet.build()
         systems = [System(recipe) for recipe in (taiji_sd, wukong_inpainting)]
     # Stable Diffusion XL's, whose six numbers are one: five times 256 fewer that a layer of 1280 reads.
@@ -155,7 +155,7 @@ def test_words_of_the_shipped_size_fit(tmp_path: Path) -> None:
     """Both towers answer 77 tokens, 768 and 1280 wide, whatever they are made of."""
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-    with checkpoint_io.unfilled():
+    with module_weights.unfilled():
         towers = [part.build() for part in pangu_draw.text_encoders]  # type: ignore[attr-defined]
         config = CLIPTextConfig(
             hidden_size=1280,

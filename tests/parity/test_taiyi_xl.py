@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from bimo.core import checkpoint_io
+from bimo.core import module_weights
 from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import recipe_of
 from bimo.recipes.taiyi_xl import taiyi_xl
@@ -157,7 +157,7 @@ def test_full_size_has_as_many_parameters_as_published() -> None:
         return sum(p.numel() for p in module.parameters())
 
     more = (57475 - 49408) + (512 - 77)
-    with checkpoint_io.unfilled():
+    with module_weights.unfilled():
         system = System(taiyi_xl)
     level: Any = system.level("image")
     assert count(level.denoiser) == 2_567_463_684

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from bimo.core import checkpoint_io
+from bimo.core import module_weights
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.diffusion.sampling import prepare
 from bimo.diffusion.system import System
@@ -69,7 +69,7 @@ def count(module: nn.Module) -> int:
 @pytest.mark.parametrize("name", FULL)
 def test_full_size_has_the_parameters_of_the_reference(name: str) -> None:
     kind, config, less, painter = FULL[name]
-    with checkpoint_io.unfilled():
+    with module_weights.unfilled():
         system = System(recipe(name))
     level: Any = system.level("image")
     assert all(p.is_meta for p in system.parameters())

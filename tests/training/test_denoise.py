@@ -15,7 +15,8 @@ from bimo.core.errors import RecipeError
 from bimo.core.recipe import Level, Recipe, Stage
 from bimo.core.tensors import Batch, Conditioning, DenoiserInput
 from bimo.diffusion.conditioning import merge_conditioning
-from bimo.diffusion.schedules import Ddpm, Flow
+from bimo.diffusion.schedules.ddpm import Ddpm
+from bimo.diffusion.schedules.flow import Flow
 from bimo.training.objectives.denoise import Denoise
 from bimo.training.train_inputs import TrainInputs, Vocabulary
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from bimo.core.errors import RecipeError
 from bimo.core.recipe import Recipe, Stage
 from bimo.diffusion.system import System
-from bimo.models.adapters.lora_files import adapt
+from bimo.models.adapters.lora_merging import adapt
 from bimo.models.text_encoders.textual_inversion import teach
 from bimo.recipes.taiyi_sd import taiyi_zh
 from bimo.training.adapters.lora_stage import Lora, TextualInversion

@@ -11,7 +11,7 @@ from torch import Tensor
 from bimo.core.part import Part
 from bimo.core.tensors import Conditioning
 from bimo.diffusion.denoiser import Denoiser
-from bimo.diffusion.schedules import Flow
+from bimo.diffusion.schedules.flow import Flow
 from bimo.xiaomo.first_level import Refine
 
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from bimo.core import checkpoint_io
+from bimo.core import checkpoint_io, module_weights
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.hashing import LateDigest
 from bimo.core.messages import Both, Listed
@@ -23,8 +23,9 @@ from bimo.models.adapters.control_files import check_widths, read_control
 from bimo.models.adapters.controlnet import Controlled, ControlNet, HunyuanControlNet, T2iAdapter, begun
 from bimo.models.adapters.ip_adapter import ImagePrompted, Resampled, adapter_state
 from bimo.models.adapters.ip_adapter_conditioner import ImagePrompt
-from bimo.models.adapters.lora_files import adapt, adapters, finite, touched, unadapt
+from bimo.models.adapters.lora_merging import adapt, adapters, touched, unadapt
 from bimo.models.adapters.lora_names import root_of
+from bimo.models.adapters.lora_tensors import finite
 from bimo.models.hunyuan_dit.denoiser import Hunyuan
 from bimo.models.layouts.configs import FORMER_TEXT, NO_EFFECT_TEXT, Config, defaults_of, plain, read_json
 from bimo.models.layouts.diffusers_folder import files_of
@@ -216,7 +217,7 @@ def _rebuilt(
         raise RecipeError("there is a condition {name!r} already; name the adapter otherwise", name=conditioner.name)
     new = replace(old, denoiser=denoiser, conditioners=(*old.conditioners, conditioner))
     levels = tuple(new if each is old else each for each in system.recipe.levels)
-    with checkpoint_io.unfilled():
+    with module_weights.unfilled():
         made = System(replace(system.recipe, levels=levels))
     dtype = next(iter(system.parameters())).dtype
     whole = {
@@ -227,7 +228,7 @@ def _rebuilt(
         # What attends to another picture already does so within what is new.
         whole = {key.replace(".attn2.processor.", ".attn2.processor.own."): value for key, value in whole.items()}
     whole |= {f"{at}{key}": value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
-    checkpoint_io.assign(made, whole, None, source)
+    module_weights.assign(made, whole, None, source)
     made.text = system.text  # their words with them
     made.weights_hash = system.hashed
     return made.train(system.training)

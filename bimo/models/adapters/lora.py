@@ -18,9 +18,10 @@ from bimo.core import checkpoint_io
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.part import nearest
 from bimo.diffusion.system import System
-from bimo.models.adapters.lora_files import few, read_lora
+from bimo.models.adapters.lora_files import read_lora
 from bimo.models.adapters.lora_kinds import Change, decomposed, low_rank
 from bimo.models.adapters.lora_names import Spelling, published
+from bimo.models.adapters.lora_refusals import few
 
 
 class Low(nn.Module):

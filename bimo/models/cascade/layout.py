@@ -15,13 +15,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from bimo.core import checkpoint_io
+from bimo.core import checkpoint_io, module_weights
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.hashing import LateDigest
 from bimo.core.messages import Both
 from bimo.core.part import Part
 from bimo.core.recipe import Recipe
-from bimo.diffusion.schedules import Ddpm
+from bimo.diffusion.schedules.ddpm import Ddpm
 from bimo.diffusion.system import System
 from bimo.models.cascade.pixel_unet import PixelUnet
 from bimo.models.cascade.prior import Prior
@@ -197,11 +197,11 @@ def read(path: Path, wanted: Recipe, dtype: torch.dtype | None = torch.float32) 
     file = path / WEIGHTS_FILE
     if not file.is_file():
         raise WeightsError("there is no {weights_file} in {path}", weights_file=WEIGHTS_FILE, path=path)
-    with checkpoint_io.unfilled():
+    with module_weights.unfilled():
         system = System(recipe)
     system.weights_hash = LateDigest(file)
     chinese = isinstance(recipe.text_encoders[0], XglmText)
-    checkpoint_io.assign(system, dict(_ours(checkpoint_io.read(file), chinese)), dtype, file)
+    module_weights.assign(system, dict(_ours(checkpoint_io.read(file), chinese)), dtype, file)
     if isinstance(recipe.text_encoders[0], ClipText):
         with tempfile.TemporaryDirectory(prefix="bimo-") as made:
             write_pairs(path / PAIRS_FILE, Path(made))

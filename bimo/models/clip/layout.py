@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from bimo.core import checkpoint_io
+from bimo.core import checkpoint_io, module_weights
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.hashing import late_table
 from bimo.core.messages import Listed
@@ -95,9 +95,9 @@ def read(folder: Path, dtype: torch.dtype | None = torch.float32) -> System:
     files = [_open_file(folder)] if opened else files_of(folder)
     state = {name: value for file in files for name, value in checkpoint_io.read(file, dtype).items()}
     named = _of_open_clip(state, recipe) if opened else _of_transformers(state, recipe)
-    with checkpoint_io.unfilled():
+    with module_weights.unfilled():
         system = System(recipe)
-    checkpoint_io.assign(system, named, dtype, files[0])
+    module_weights.assign(system, named, dtype, files[0])
     system.files = tuple(files)
     system.weights_hash = late_table(folder, set(files))
     cast(Any, system.text_encoders[0]).load_tokenizer(folder)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from bimo.core import checkpoint_io
+from bimo.core import checkpoint_io, module_weights
 from bimo.core.errors import RecipeError
 from bimo.core.hashing import LateDigest
 from bimo.core.recipe import Recipe
@@ -72,9 +72,9 @@ def _read(of_words: Path, of_pictures: Path, together: bool, dtype: torch.dtype 
         elif not name.endswith("position_ids"):
             table[f"text.0.model.{name.removeprefix('bert.')}"] = value
     head = table.get("text.0.head.weight")
-    with checkpoint_io.unfilled():
+    with module_weights.unfilled():
         system = System(_recipe(of_words, of_pictures, 0 if head is None else head.shape[0]))
-    checkpoint_io.assign(system, table, dtype, of_words)
+    module_weights.assign(system, table, dtype, of_words)
     system.files = tuple(file for part in files for file in part)
     late = [LateDigest(file) for file in system.files]
     # The two may lie anywhere: their hashes alone name them, words first.

@@ -15,12 +15,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from bimo.core import checkpoint_io
+from bimo.core import checkpoint_io, module_weights
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.hashing import late_table
 from bimo.core.messages import Both, say
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe
-from bimo.diffusion.schedules import Ddpm
+from bimo.diffusion.schedules.ddpm import Ddpm
 from bimo.diffusion.system import System
 from bimo.models.hunyuan_dit.denoiser import Hunyuan
 from bimo.models.layouts.configs import FORMER_TEXT, NO_EFFECT_TEXT, TEXT_ENCODER_SIZES, Config, defaults_of, read_json
@@ -305,10 +305,10 @@ def read_authors(path: Path, kind: Kind = "ema", dtype: torch.dtype | None = tor
     Raises WeightsError for weights that are missing, truncated, misshapen or would run code.
     """
     root, file = _authors(path, kind)
-    with checkpoint_io.unfilled():
+    with module_weights.unfilled():
         system = System(authors_recipe(path, kind))
     state = diffusers_state(checkpoint_io.read(file))
-    checkpoint_io.assign(system.get_submodule("image.denoiser.model"), state, dtype, file)
+    module_weights.assign(system.get_submodule("image.denoiser.model"), state, dtype, file)
     every = [file]
     for name, module, rename in (
         ("clip_text_encoder", "text.0.model", bert_name),
@@ -319,7 +319,7 @@ def read_authors(path: Path, kind: Kind = "ema", dtype: torch.dtype | None = tor
         for part in files_of(root / name):
             found |= checkpoint_io.renamed(checkpoint_io.read(part), rename)
             every.append(part)
-        checkpoint_io.assign(system.get_submodule(module), found, dtype, root / name)
+        module_weights.assign(system.get_submodule(module), found, dtype, root / name)
     for encoder, folder in zip(system.text_encoders, ("tokenizer", "mt5"), strict=True):
         encoder.load_tokenizer(root / folder)
     system.weights_hash = late_table(root, every)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bimo.core import checkpoint_io
+from bimo.core import checkpoint_io, module_weights
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.hashing import late_table
 from bimo.core.messages import Both, Listed, say
@@ -112,7 +112,7 @@ def read_folder(path: Path, dtype: torch.dtype | None = torch.float32) -> System
     """
     reading = reading_of(path)
     files = {filling.component: files_of(path / filling.component) for filling in reading.fillings}
-    with checkpoint_io.unfilled():
+    with module_weights.unfilled():
         system = System(reading.recipe)
     # A picture's record needs it, loading does not.
     system.files = tuple(dict.fromkeys(file for found in files.values() for file in found))
@@ -121,7 +121,7 @@ def read_folder(path: Path, dtype: torch.dtype | None = torch.float32) -> System
         state: dict[str, Tensor] = {}
         for file in files[filling.component]:
             state |= checkpoint_io.renamed(checkpoint_io.read(file, dtype), filling.rename)
-        checkpoint_io.assign(system.get_submodule(filling.module), state, dtype, files[filling.component][0])
+        module_weights.assign(system.get_submodule(filling.module), state, dtype, files[filling.component][0])
     for encoder, folder in zip(system.text_encoders, reading.tokenizers, strict=True):
         load_tokenizer(encoder, path / folder)
     return system.eval()

@@ -23,7 +23,7 @@ from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.messages import Both, Listed
 from bimo.core.part import Part, dump
 from bimo.core.recipe import Recipe
-from bimo.diffusion.schedules import Ddpm
+from bimo.diffusion.schedules.ddpm import Ddpm
 from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import INDEX_FILE, recipe_of
 from bimo.models.layouts.export_text_encoders import kind, published, write_text_encoder, write_words

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bimo.core import checkpoint_io
+from bimo.core import checkpoint_io, module_weights
 from bimo.models.kolors.layout import ONLY, OWN
 from bimo.models.layouts.pipeline_form import ALT, CHINESE_CLIP, QWEN
 from bimo.models.layouts.text_encoders import AS_IT_STANDS
@@ -153,7 +153,7 @@ def _seeing(encoder: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -
     language = dict(config)
     # The head that speaks was not loaded either: the words' table stands in for it.
     whole: Any = Qwen2_5_VLConfig(text_config=language, vision_config=sight, tie_word_embeddings=True)
-    with checkpoint_io.unfilled():
+    with module_weights.unfilled():
         names: dict[str, Tensor] = Qwen2_5_VLForConditionalGeneration(whole).state_dict()
     blind = {n: torch.zeros(v.shape) for n, v in names.items() if n.startswith("model.visual.")}
     config.clear()

@@ -8,7 +8,7 @@ from typing import Any
 from bimo.core.messages import Both, say
 from bimo.core.part import Part
 from bimo.core.recipe import Defaults, Level, Recipe
-from bimo.diffusion.schedules import Flow
+from bimo.diffusion.schedules.flow import Flow
 from bimo.models.layouts.configs import Config, defaults_of, plain, read_json
 from bimo.models.layouts.diffusers_folder import Filling, Folder, Reading
 from bimo.models.layouts.language_model import text_name

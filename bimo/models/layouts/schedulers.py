@@ -69,7 +69,7 @@ def demand_steps(path: Path, cls: Any, settings: Mapping[str, Any]) -> None:
 
 def demand_flow_steps(path: Path, cls: Any, settings: Mapping[str, Any], grid: str) -> None:
     """As ``demand_steps`` by the times that pipelines of flows give a scheduler: with a mu, and "even" or "whole" as
-    `bimo.diffusion.schedules.Flow` has them, or its "own".
+    `bimo.diffusion.schedules.flow.Flow` has them, or its "own".
     """
     whole = numpy.linspace(1000.0, 1.0, TRIALS[0]).astype(numpy.int64).astype(numpy.float32)
     given: dict[str, Any] = {"mu": 0.5}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bimo.core import checkpoint_io
+from bimo.core import checkpoint_io, module_weights
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
 from bimo.core.tensors import Conditioning
@@ -118,7 +118,9 @@ def fill(denoiser: EsrganDenoiser, path: Path) -> None:
     """Gives a denoiser the weights of RRDB_ESRGAN_x4.pth, in any spelling. Raises WeightsError that lists what is
     missing, unexpected or misshapen.
     """
-    checkpoint_io.assign(denoiser, checkpoint_io.renamed(checkpoint_io.read(path), published_name), torch.float32, path)
+    module_weights.assign(
+        denoiser, checkpoint_io.renamed(checkpoint_io.read(path), published_name), torch.float32, path
+    )
 
 
 _OLD_BLOCK = re.compile(r"model\.1\.sub\.(\d+)\.RDB(\d)\.conv(\d)\.0\.(weight|bias)")

@@ -15,12 +15,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from bimo.core import checkpoint_io
+from bimo.core import checkpoint_io, module_weights
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.hashing import late_table
 from bimo.core.messages import Listed
 from bimo.core.recipe import Recipe
-from bimo.diffusion.schedules import Ddpm
+from bimo.diffusion.schedules.ddpm import Ddpm
 from bimo.diffusion.system import System
 from bimo.models.layouts.configs import Config, read_json
 from bimo.models.layouts.layout import Layout
@@ -152,7 +152,7 @@ def read(path: Path, wanted: Recipe, dtype: torch.dtype | None = torch.float32) 
         if not (path / name).is_file():
             raise WeightsError("there is no {name} in {path}", name=name, path=path)
     recipe = recipe_of(path, wanted)
-    with checkpoint_io.unfilled():
+    with module_weights.unfilled():
         system = System(recipe)
     averaged = read_json(path / CONFIG_FILE)["model"]["params"].get("use_ema", True)
     state = checkpoint_io.read(path / WEIGHTS_FILE)
@@ -161,7 +161,7 @@ def read(path: Path, wanted: Recipe, dtype: torch.dtype | None = torch.float32) 
         f"enlarge.denoiser.{esrgan.published_name(name)}": value
         for name, value in checkpoint_io.read(path / ENLARGE_FILE).items()
     }
-    checkpoint_io.assign(system, own, dtype, path)
+    module_weights.assign(system, own, dtype, path)
     system.text_encoders[0].load_tokenizer(path)
     system.weights_hash = late_table(path, (path / WEIGHTS_FILE, path / ENLARGE_FILE))
     return system.eval()

@@ -24,7 +24,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from bimo.core import checkpoint_io
+from bimo.core import module_weights
 from bimo.core.errors import WeightsError
 from bimo.core.hashing import late_table
 from bimo.core.messages import Listed, Message, say
@@ -90,11 +90,11 @@ def read(path: Path, wanted: Recipe, dtype: torch.dtype | None = torch.float32) 
     """
     recipe = recipe_of(path, wanted)
     high, low = _files(path)
-    with checkpoint_io.unfilled():
+    with module_weights.unfilled():
         system = System(recipe)
     state = dict(_ours(mindspore.read(low, dtype, _of_low), recipe, "low"))
     state |= dict(_ours(mindspore.read(high, dtype, _of_high), recipe, "high"))
-    checkpoint_io.assign(system, state, dtype, path)
+    module_weights.assign(system, state, dtype, path)
     larger = cast(ClipTextEncoder, system.text_encoders[1])
     load_tokenizer(system.text_encoders[0], path)
     load_tokenizer(larger, path / PAIRS)

@@ -10,7 +10,7 @@ from typing import Any
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
 from bimo.core.recipe import Defaults, Dtype, Guidance, Level, Recipe
-from bimo.diffusion.schedules import BETAS, LEARNT, Ddpm
+from bimo.diffusion.schedules.ddpm import BETAS, LEARNT, Ddpm
 from bimo.models.layouts.configs import Config, before, defaults_of, plain, read_json
 from bimo.models.layouts.diffusers_folder import Filling, Folder, Reading
 from bimo.models.layouts.pipeline_form import ABSENT, ALT, CHINESE_CLIP, Form

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bimo.core import checkpoint_io
+from bimo.core import checkpoint_io, module_weights
 from bimo.core.errors import BimoError, WeightsError
 from bimo.core.hashing import LateDigest
 from bimo.core.messages import Both, say
@@ -118,7 +118,7 @@ def read_file(path: Path, dtype: torch.dtype | None = torch.float32) -> System:
         if folder is None:
             raise _wordless(layout, index)
     reading = _reading(layout)
-    with checkpoint_io.unfilled():
+    with module_weights.unfilled():
         system = System(reading.recipe)
     system.weights_hash = LateDigest(path)
     system.files = () if mindspore.is_checkpoint(path) else (path,)
@@ -127,7 +127,7 @@ def read_file(path: Path, dtype: torch.dtype | None = torch.float32) -> System:
         state = part.convert(_tensors(path, part.prefix, dtype))
         own = checkpoint_io.renamed(state, filling.rename)
         place = f"{path} ({part.prefix}*)"
-        checkpoint_io.assign(system.get_submodule(filling.module), own, dtype, place, part.source)
+        module_weights.assign(system.get_submodule(filling.module), own, dtype, place, part.source)
     pads = weights_metadata(path).get(PADS_KEY, "").split()
     for index, (encoder, folder) in enumerate(zip(system.text_encoders, layout.words, strict=True)):
         if folder is not None:

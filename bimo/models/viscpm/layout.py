@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from bimo.core import checkpoint_io
+from bimo.core import checkpoint_io, module_weights
 from bimo.core.errors import WeightsError
 from bimo.diffusion.system import System
 from bimo.models.layouts.weight_files import files_of
@@ -50,10 +50,10 @@ def fill(system: System, file: Path, vae: Path) -> None:
             file=file,
             listed=listed,
         )
-    checkpoint_io.assign(system.get_submodule("text.0"), checkpoint_io.renamed(state, text_name), torch.float32, file)
-    checkpoint_io.assign(
+    module_weights.assign(system.get_submodule("text.0"), checkpoint_io.renamed(state, text_name), torch.float32, file)
+    module_weights.assign(
         system.get_submodule("image.denoiser.model"), checkpoint_io.renamed(state, unet_name), torch.float32, file
     )
     parts = files_of(vae)
     own = {n: v for part in parts for n, v in checkpoint_io.renamed(checkpoint_io.read(part), vae_name).items()}
-    checkpoint_io.assign(system.get_submodule("image.space.model"), own, torch.float32, parts[0])
+    module_weights.assign(system.get_submodule("image.space.model"), own, torch.float32, parts[0])

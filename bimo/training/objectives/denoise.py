@@ -12,7 +12,8 @@ from bimo.core.errors import RecipeError
 from bimo.core.recipe import Stage
 from bimo.core.tensors import Batch, DenoiserInput
 from bimo.diffusion.conditioning import zero_text
-from bimo.diffusion.schedules import Ddpm, Schedule
+from bimo.diffusion.schedules.ddpm import Ddpm
+from bimo.diffusion.schedules.schedule import Schedule
 from bimo.diffusion.system import ZERO_NULLS
 from bimo.training.objectives.objective import Objective
 from bimo.training.train_inputs import TrainInputs

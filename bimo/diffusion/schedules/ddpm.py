@@ -1,23 +1,19 @@
-"""Noise schedules for training and sampling, on diffusers' schedulers."""
+"""Denoising diffusion by betas (arXiv:2006.11239)."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import numpy
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bimo.core.errors import RecipeError, RequestError
-from bimo.core.part import Part
 from bimo.core.picture import FORMER_SAMPLERS
 from bimo.diffusion.sampler_names import (
     EDM_SAMPLERS,
-    FLOW_SAMPLERS,
     SAMPLERS,
     SINGLESTEP,
     UNLIMITED,
@@ -29,168 +25,13 @@ from bimo.diffusion.sampler_names import (
     shown_names,
     takes,
 )
-from bimo.diffusion.samplers import Euler, OneStepSampler, Sampler, timed
+from bimo.diffusion.samplers import Sampler, timed
+from bimo.diffusion.schedules.schedule import PLAIN, Schedule, expand
 
-#: A sampler of which nothing is said but its name.
-PLAIN = SamplerOptions()
 #: Ways in which the noise grows from step to step that training knows.
 BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace")
 #: Predictions that a training target is known for.
 LEARNT = ("epsilon", "sample", "v_prediction")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schedule(Part, ABC):
-    """A noise schedule. Times t are what the denoiser is given: 0 is clean, ``last`` is noise alone."""
-
-    @abstractmethod
-    def timesteps(self, count: int, generator: torch.Generator) -> Tensor:
-        """Times for a training batch, [B]."""
-
-    @abstractmethod
-    def add_noise(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """x_t of clean x, [B, C, h, w]."""
-
-    @abstractmethod
-    def target(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """What the denoiser should predict for x_t, [B, C, h, w]."""
-
-    @abstractmethod
-    def clean(self, answer: Tensor, noised: Tensor, t: Tensor) -> Tensor:
-        """x that an answer of the denoiser means at x_t, [B, C, h, w]: what a preview shows."""
-
-    @abstractmethod
-    def sampler(self, name: str, steps: int, shape: tuple[int, ...] = (), options: SamplerOptions = PLAIN) -> Sampler:
-        """A fresh sampler with its times set; ``shape`` is that of x, on whose size the times may depend."""
-
-    def named(self, name: str) -> tuple[str, str | None]:
-        """The key of a sampler by what was typed, and the schedule that this says. Raises RequestError."""
-        return name, None
-
-    def names(self) -> list[str]:
-        """The samplers to choose from, by the names people know; none where there is no choice."""
-        return []
-
-
-def expand(t: Tensor, x: Tensor) -> Tensor:
-    """[B] -> [B, 1, 1, ...] to go with x."""
-    return t.reshape(-1, *[1] * (x.ndim - 1))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Flow(Schedule):
-    """Rectified flow (arXiv:2209.03003): x_t = (1 - s) x + s noise, the answer is noise - x; t = 1000 s.
-
-    Training times are logit-normal (arXiv:2403.03206, section 3.1) with the given mean and deviation. ``shift`` moves
-    the times of drawing towards noise (the same paper, equation 23): s' = a s / (1 + (a - 1) s). ``dynamic`` takes a
-    from x's size in place of ``shift``, as its length in patches of ``patch`` a side is to ``base_length`` and
-    ``max_length``: a mu on the line through ``base_shift`` and ``max_shift`` ("line"), or ``base_shift`` +
-    ``max_shift`` times the root of length / ``base_length`` ("root"); a is e^mu, or mu itself where ``curve`` is
-    "linear". ``grid`` are the times before that: the sampler's own, from 1 to 1 / steps ("even"), or whole ones from
-    the last to 1, which the denoiser is given as they are ("whole"). ``terminal`` stretches them so as to end there.
-    ``config`` is the publisher's own sampler setting where the fields do not say all of it.
-    """
-
-    logit_mean: float = 0.0
-    logit_std: float = 1.0
-    shift: float = 1.0
-    last: float = 1000.0
-    dynamic: Literal["", "line", "root"] = ""
-    curve: Literal["exponential", "linear"] = "exponential"
-    base_length: int = 256
-    max_length: int = 4096
-    base_shift: float = 0.5
-    max_shift: float = 1.15
-    patch: int = 2
-    grid: Literal["own", "even", "whole"] = "own"
-    terminal: float = 0.0
-    config: Mapping[str, Any] = field(default_factory=dict[str, Any])
-
-    def timesteps(self, count: int, generator: torch.Generator) -> Tensor:
-        """Logit-normal times, [B]."""
-        normal = torch.randn(count, generator=generator) * self.logit_std + self.logit_mean
-        return torch.sigmoid(normal) * self.last
-
-    def add_noise(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """(1 - s) x + s noise, [B, C, h, w]."""
-        s = expand(t / self.last, x)
-        return torch.lerp(x, noise, s)
-
-    def target(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """The velocity noise - x, [B, C, h, w]."""
-        return noise - x
-
-    def clean(self, answer: Tensor, noised: Tensor, t: Tensor) -> Tensor:
-        """x that an answer means at x_t, [B, C, h, w]."""
-        return noised - expand(t / self.last, noised) * answer
-
-    def named(self, name: str) -> tuple[str, str | None]:
-        """The key of a sampler of flows. Raises RequestError."""
-        return sampler_named(name, self._table())
-
-    def names(self) -> list[str]:
-        """The samplers that these times are for."""
-        return shown_names(self._table())
-
-    def _table(self) -> dict[str, NamedSampler]:
-        return {key: sampler for key, sampler in FLOW_SAMPLERS.items() if key != "heun" or self._plain()}
-
-    def _plain(self) -> bool:
-        return not (self.dynamic or self.terminal or self.config) and self.grid == "own"
-
-    def sampler(self, name: str, steps: int, shape: tuple[int, ...] = (), options: SamplerOptions = PLAIN) -> Sampler:
-        """Euler's method, or diffusers' solver where the name or the times ask for it. Raises RequestError for an
-        unknown name, and for what a solver does not take.
-        """
-        if name and name not in self._table():
-            name, schedule = self.named(name)
-            options = options if schedule is None else replace(options, schedule=schedule)
-        if name in ("", "euler") and self._plain() and options == PLAIN:
-            return Euler(self._signals(steps), self.last)
-        made = self._made(name, options)
-        moved = {"mu": self.mu(shape)} if self.dynamic else {}
-        if self.grid == "even":
-            return timed(made, name, steps, sigmas=numpy.linspace(1.0, 1 / steps, steps), **moved)
-        if self.grid == "whole":
-            whole = numpy.linspace(self.last, 1.0, steps).astype(numpy.int64).astype(numpy.float32)
-            return timed(made, name, steps, timesteps=whole, sigmas=whole / self.last, **moved)
-        return timed(made, name, steps, **moved)
-
-    def _made(self, name: str, options: SamplerOptions) -> Any:
-        """A scheduler of diffusers: the publisher's for "", else the named one with the publisher's settings."""
-        settings: dict[str, Any] = {"shift": self.shift}
-        if self.dynamic:
-            # The sampler reads the first two; the rest is for a folder that keeps its settings.
-            settings |= {"use_dynamic_shifting": True, "time_shift_type": self.curve}
-            settings |= {"base_shift": self.base_shift, "max_shift": self.max_shift}
-            settings |= {"base_image_seq_len": self.base_length, "max_image_seq_len": self.max_length}
-        if self.terminal:
-            settings["shift_terminal"] = self.terminal
-        said = {setting: value for setting, value in self.config.items() if not setting.startswith("_")}
-        own = str(self.config.get("_class_name", "")) if not name else ""
-        cls = scheduler_class(own or FLOW_SAMPLERS[name or "euler"].cls)
-        taken = {setting: value for setting, value in (settings | said).items() if takes(cls, setting)}
-        return cls(**(taken | options.settings(name or "euler", cls)))
-
-    def mu(self, shape: tuple[int, ...]) -> float:
-        """How far the times of an x of a shape (C, h, w) are moved, where that is dynamic."""
-        length = math.prod(shape[1:]) // self.patch**2
-        if self.dynamic == "root":
-            return (length / self.base_length) ** 0.5 * self.max_shift + self.base_shift
-        slope = (self.max_shift - self.base_shift) / (self.max_length - self.base_length)
-        return length * slope + self.base_shift - slope * self.base_length
-
-    def _signals(self, steps: int) -> Tensor:
-        """The shares of noise at each step, the last 0: float32 of as many places as diffusers takes. [steps + 1]"""
-        first, final = (self._shifted(torch.tensor(s, dtype=torch.float32)).double() for s in (1.0, 1.0 / self.last))
-        # diffusers shifts both ends before it spaces them out, and then all once more.
-        spaced = first + (final - first) / max(1, steps - 1) * torch.arange(steps, dtype=torch.float64)
-        if steps > 1:
-            spaced[-1] = final
-        return nn.functional.pad(self._shifted(spaced).float(), (0, 1))
-
-    def _shifted(self, s: Tensor) -> Tensor:
-        return self.shift * s / (1 + (self.shift - 1) * s)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -419,28 +260,3 @@ def _variational(schedule: Ddpm, answer: Tensor, x: Tensor, noise: Tensor, t: Te
     likelihood = -share.clamp(min=1e-12).log()
     bits = torch.where(expand(at == 0, x), likelihood, divergence)
     return bits.flatten(1).mean(1) / math.log(2)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SingleStepRegression(Schedule):
-    """Diffusion at its last time alone: x_t says nothing, so the best answer is E[x | conditioning], in one step."""
-
-    def timesteps(self, count: int, generator: torch.Generator) -> Tensor:
-        """Ones, [B]."""
-        return torch.ones(count)
-
-    def add_noise(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """Zeros, [B, C, h, w]."""
-        return torch.zeros_like(x)
-
-    def target(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """x itself, [B, C, h, w]."""
-        return x
-
-    def clean(self, answer: Tensor, noised: Tensor, t: Tensor) -> Tensor:
-        """The answer, [B, C, h, w]."""
-        return answer
-
-    def sampler(self, name: str, steps: int, shape: tuple[int, ...] = (), options: SamplerOptions = PLAIN) -> Sampler:
-        """One step whatever was asked: there is no noise to remove bit by bit."""
-        return OneStepSampler()

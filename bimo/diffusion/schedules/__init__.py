@@ -1,0 +1,1 @@
+"""Noise schedules for training and sampling, on diffusers' schedulers."""
