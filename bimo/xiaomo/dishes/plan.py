@@ -9,7 +9,9 @@ from dataclasses import dataclass, fields
 from PIL import Image
 
 from bimo.xiaomo.chance import Chance
-from bimo.xiaomo.dishes.arrange import LAYS, Serving, chopsticks, steam
+from bimo.xiaomo.dishes.accompaniments import chopsticks, steam
+from bimo.xiaomo.dishes.arrange import LAYS
+from bimo.xiaomo.dishes.serving import Serving
 from bimo.xiaomo.dishes.table import RGB, dishes
 from bimo.xiaomo.dishes.vessels import VESSELS, Stand
 from bimo.xiaomo.heldout import held_out_dish

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from bimo.xiaomo.scenes import buildings, figures, plants, sky, terrain
 from bimo.xiaomo.scenes.description import Scene, Stroke
+from bimo.xiaomo.scenes.elements import (
+    animals,
+    boats,
+    dwellings,
+    flowers,
+    humans,
+    palaces,
+    sky,
+    stonework,
+    terrain,
+    trees,
+)
 from bimo.xiaomo.scenes.geometry import below, blob, height_at, ridge, smooth
 from bimo.xiaomo.scenes.subjects.subject import Subject
 from bimo.xiaomo.scenes.subjects.waterside import near_tree, near_tree_kind
@@ -27,11 +38,11 @@ def landscape(scene: Scene) -> None:
     terrain.lake(scene, horizon + 0.03)
     sky.mist(scene, horizon + 0.03, 0.035, 0.7, 3)
     terrain.ripples(scene, horizon + 0.08, 1.0, 22)
-    figures.boat(scene, layout.second_x, layout.second_y - 0.03, 0.07, scene.chance.fork("awning").chance(0.6))
+    boats.boat(scene, layout.second_x, layout.second_y - 0.03, 0.07, scene.chance.fork("awning").chance(0.6))
     bank = 0.5 + layout.side * 0.30
     terrain.hill(scene, bank, 1.02, 0.8, 0.15)
     if scene.chance.fork("pavilion").chance(0.6):
-        buildings.pavilion(scene, bank - 0.06 * layout.side, 0.90, 0.13)
+        palaces.pavilion(scene, bank - 0.06 * layout.side, 0.90, 0.13)
     near_tree(scene, 0.5, "pine" if scene.chance.fork("pine").chance(0.6) else near_tree_kind(scene))
     if mood.weather == "clear" and mood.light != "night":
         sky.geese(scene, 0.5 - 0.2 * layout.side, 0.16, 0.026)
@@ -50,7 +61,7 @@ def huangshan(scene: Scene) -> None:
             height = layout.height * tall * chance.uniform(0.8, 1.3)
             edge = terrain.peak(scene, x, foot, height * chance.uniform(0.46, 0.66), height, "pillar", depth)
             if depth < 0.4:
-                plants.pine(
+                trees.pine(
                     scene,
                     x + 0.02,
                     height_at(edge, x + 0.02) + 0.012,
@@ -62,7 +73,7 @@ def huangshan(scene: Scene) -> None:
     scene.declare("sea of clouds", 0, 0.56, 1, 1)
     side = layout.side
     terrain.peak(scene, 0.5 + side * 0.42, 1.06, 0.42, 0.30, "cliff", 0.0, "cliff")
-    plants.pine(scene, 0.5 + side * 0.38, 0.79, layout.main_size * 0.82, -side, spread=1.25)
+    trees.pine(scene, 0.5 + side * 0.38, 0.79, layout.main_size * 0.82, -side, spread=1.25)
 
 
 def great_wall(scene: Scene) -> None:
@@ -81,7 +92,7 @@ def great_wall(scene: Scene) -> None:
         edge[:, 1] = np.convolve(np.pad(edge[:, 1], 4, "edge"), np.ones(9) / 9, "valid")
         _slope(scene, edge, depth)
         places = [(layout.second_x + k * 0.37) % 0.94 + 0.03 for k in range(towers)]
-        buildings.great_wall(scene, edge, thick, places, depth)
+        stonework.great_wall(scene, edge, thick, places, depth)
         sky.mist(scene, base + 0.03, 0.025, 0.4, 2)
     top = layout.main_y - 0.20
     knots = [
@@ -96,12 +107,12 @@ def great_wall(scene: Scene) -> None:
     ]
     edge = smooth(knots if side > 0 else knots[::-1], 80)
     _slope(scene, edge, 0.0)
-    buildings.great_wall(scene, edge, 0.052, [0.5 - 0.26 * side, 0.5 + 0.33 * side], 0.0)
+    stonework.great_wall(scene, edge, 0.052, [0.5 - 0.26 * side, 0.5 + 0.33 * side], 0.0)
     if scene.mood.season == "autumn":
         sky.geese(scene, 0.5 - 0.2 * side, 0.16, 0.028)
     if scene.chance.fork("tree").chance(0.5):
         kind = {"spring": "peach", "autumn": "maple", "summer": "leafy", "winter": "bare"}[scene.mood.season]
-        plants.tree(scene, 0.5 - side * 0.42, 1.05, 0.40, kind, -0.1 * side)
+        trees.tree(scene, 0.5 - side * 0.42, 1.05, 0.40, kind, -0.1 * side)
 
 
 def _slope(scene: Scene, edge: np.ndarray, depth: float) -> None:
@@ -137,13 +148,13 @@ def old_pagoda(scene: Scene) -> None:
     sky.clouds(scene, 2, 0.14, 0.34) if scene.mood.light == "day" else None
     terrain.mountains(scene, horizon, layout.height * 0.85, 3)
     terrain.land(scene, horizon)
-    plants.grove(scene, horizon + 0.02, 12, 0.06, 0.3)
+    trees.grove(scene, horizon + 0.02, 12, 0.06, 0.3)
     edge = terrain.hill(scene, layout.main_x, 1.02, 0.95, 0.24)
     foot = height_at(edge, layout.main_x) + 0.012
     places = [(layout.main_x + k, height_at(edge, layout.main_x + k) + 0.02) for k in (-0.22, -0.14, 0.15, 0.23)]
-    plants.far_trees(scene, places, 0.09, 0.08)
-    buildings.pagoda(scene, layout.main_x, foot, layout.main_size * 1.42, 7 if layout.density < 0.6 else 9)
-    plants.far_trees(scene, [(layout.main_x + k, foot + 0.03) for k in (-0.09, 0.1)], 0.07, 0.0)
+    trees.far_trees(scene, places, 0.09, 0.08)
+    palaces.pagoda(scene, layout.main_x, foot, layout.main_size * 1.42, 7 if layout.density < 0.6 else 9)
+    trees.far_trees(scene, [(layout.main_x + k, foot + 0.03) for k in (-0.09, 0.1)], 0.07, 0.0)
     terrain.lane(scene, layout.main_x, foot + 0.03, 0.07, 0.05 * layout.sway)
     near_tree(scene, 0.52)
     if scene.mood.light == "dusk":
@@ -164,14 +175,14 @@ def pavilion(scene: Scene) -> None:
     terrain.islet(scene, layout.main_x, layout.main_y, 0.56)
     terrain.rocks(scene, layout.main_x - 0.2, layout.main_y + 0.02, 0.06)
     terrain.rocks(scene, layout.main_x + 0.22, layout.main_y + 0.02, 0.05, 2)
-    buildings.pavilion(
+    palaces.pavilion(
         scene, layout.main_x, layout.main_y, layout.main_size * 0.86, storeys=1 if layout.density < 0.6 else 2
     )
     scene.mirror(first, layout.main_y + 0.03, 0.28, 0.75)
     if mood.season == "summer":
         with scene.element("lotus leaf"):
             for k in range(5):
-                plants.lotus_leaf(scene, 0.1 + 0.19 * k, 0.93 + 0.02 * (k % 2), 0.07)
+                flowers.lotus_leaf(scene, 0.1 + 0.19 * k, 0.93 + 0.02 * (k % 2), 0.07)
     near_tree(scene, 0.6)
 
 
@@ -202,8 +213,8 @@ def desert(scene: Scene) -> None:
                 "smoke", [Stroke(path((x, horizon + 0.05), (x, horizon - 0.30)), 0.008, 0.028)], strength=0.8, soft=1.0
             )
         with scene.element("beacon tower"):
-            buildings.watch_tower(scene, x, horizon + 0.07, 0.035, 0.1)
-    figures.caravan(scene, layout.main_x + 0.16 * layout.side, layout.main_y, layout.main_size * 0.32, 3)
+            stonework.watch_tower(scene, x, horizon + 0.07, 0.035, 0.1)
+    animals.caravan(scene, layout.main_x + 0.16 * layout.side, layout.main_y, layout.main_size * 0.32, 3)
 
 
 def snow_mountain_temple(scene: Scene) -> None:
@@ -219,13 +230,13 @@ def snow_mountain_temple(scene: Scene) -> None:
     edge = terrain.hill(scene, layout.main_x, 1.03, 1.25, 0.34)
     foot = height_at(edge, layout.main_x) + 0.03
     with scene.element("temple"):
-        buildings.house(scene, layout.main_x - 0.16, foot + 0.02, 0.15, 0.075, 0.06)
-        buildings.house(scene, layout.main_x + 0.16, foot + 0.02, 0.15, 0.075, 0.06)
-        buildings.pavilion(scene, layout.main_x, foot + 0.01, 0.26, storeys=2, name="temple hall")
-    plants.far_trees(scene, [(layout.main_x + k, foot + 0.05) for k in (-0.3, -0.24, 0.25, 0.31)], 0.11, 0.0)
+        dwellings.house(scene, layout.main_x - 0.16, foot + 0.02, 0.15, 0.075, 0.06)
+        dwellings.house(scene, layout.main_x + 0.16, foot + 0.02, 0.15, 0.075, 0.06)
+        palaces.pavilion(scene, layout.main_x, foot + 0.01, 0.26, storeys=2, name="temple hall")
+    trees.far_trees(scene, [(layout.main_x + k, foot + 0.05) for k in (-0.3, -0.24, 0.25, 0.31)], 0.11, 0.0)
     terrain.lane(scene, layout.main_x, foot + 0.02, 0.09, 0.07 * layout.sway)
     if scene.chance.fork("monk").chance(0.6):
-        figures.person(scene, layout.main_x + 0.02, 0.94, 0.11, robe="robe_red", hat="straw", staff=True, name="monk")
+        humans.person(scene, layout.main_x + 0.02, 0.94, 0.11, robe="robe_red", hat="straw", staff=True, name="monk")
     near_tree(scene, 0.6, "pine")
 
 
@@ -238,10 +249,10 @@ def terraces(scene: Scene) -> None:
     terrain.mountains(scene, horizon, layout.height * 0.9, 3)
     sky.mist(scene, horizon, 0.05, 0.8, 3)
     terrain.terraces(scene, horizon + 0.05)
-    buildings.village(scene, layout.main_x, horizon + 0.16, 0.085, 4, 0.05)
-    plants.far_trees(scene, [(layout.main_x + k, horizon + 0.16) for k in (-0.25, -0.2, 0.24)], 0.08, 0.05)
-    figures.ox(scene, layout.second_x, 0.9, 0.10) if scene.chance.fork("ox").chance(0.5) else None
-    figures.person(scene, layout.second_x + 0.12, 0.9, 0.12, robe="robe_blue", hat="straw", name="farmer")
+    dwellings.village(scene, layout.main_x, horizon + 0.16, 0.085, 4, 0.05)
+    trees.far_trees(scene, [(layout.main_x + k, horizon + 0.16) for k in (-0.25, -0.2, 0.24)], 0.08, 0.05)
+    animals.ox(scene, layout.second_x, 0.9, 0.10) if scene.chance.fork("ox").chance(0.5) else None
+    humans.person(scene, layout.second_x + 0.12, 0.9, 0.12, robe="robe_blue", hat="straw", name="farmer")
 
 
 def grassland(scene: Scene) -> None:
@@ -258,13 +269,13 @@ def grassland(scene: Scene) -> None:
         scene.fill("meadow", below(edge, 1.03), into="ground_low", depth=0.35 - 0.17 * k)
     with scene.element("yurt"):
         for k in range(1 + round(layout.density * 2)):
-            buildings.yurt(
+            dwellings.yurt(
                 scene, layout.main_x + 0.15 * k * layout.side, layout.main_y - 0.10 - 0.01 * k, 0.15 - 0.02 * k
             )
-    figures.sheep(scene, layout.second_x, layout.second_y - 0.02, 0.055, 8)
-    figures.horse(scene, 0.5 - layout.side * 0.24, 0.86, 0.15, rider="robe_red")
+    animals.sheep(scene, layout.second_x, layout.second_y - 0.02, 0.055, 8)
+    animals.horse(scene, 0.5 - layout.side * 0.24, 0.86, 0.15, rider="robe_red")
     terrain.tufts(scene, horizon + 0.1, 1.02, 90)
-    plants.flowers(scene, 0.75, 1.0, 40) if mood.season in ("spring", "summer") else None
+    flowers.flowers(scene, 0.75, 1.0, 40) if mood.season in ("spring", "summer") else None
     with scene.element("eagle"):
         sky.crow(scene, 0.5 - layout.side * 0.2, 0.2, 0.05, True)
 
@@ -278,23 +289,23 @@ def peach_spring(scene: Scene) -> None:
     terrain.mountains(scene, horizon, layout.height, 4)
     terrain.land(scene, horizon)
     edges = terrain.stream(scene, horizon + 0.02, layout.main_x, 0.24, 0.12 * layout.sway)
-    buildings.cottage(scene, layout.main_x - 0.28, horizon + 0.09, 0.13, 0.05)
-    buildings.cottage(scene, layout.main_x + 0.30, horizon + 0.08, 0.12, 0.08)
+    dwellings.cottage(scene, layout.main_x - 0.28, horizon + 0.09, 0.13, 0.05)
+    dwellings.cottage(scene, layout.main_x + 0.30, horizon + 0.08, 0.12, 0.08)
     terrain.banks(scene, edges)
     for k in range(4):
         near = k / 3
         for way in (-1, 1):
             x = layout.main_x + way * (0.12 + 0.30 * near)
-            plants.tree(
+            trees.tree(
                 scene, x, horizon + 0.08 + 0.22 * near, 0.14 + 0.17 * near, "peach", 0.1 * way, 0.22 * (1 - near)
             )
     terrain.ripples(scene, horizon + 0.16, 1.0, 20, layout.main_x - 0.18, layout.main_x + 0.18)
-    figures.boat(scene, layout.main_x, layout.second_y, 0.085, awning=False)
-    figures.person(
+    boats.boat(scene, layout.main_x, layout.second_y, 0.085, awning=False)
+    humans.person(
         scene, layout.main_x, layout.second_y - 0.005, 0.10, robe="robe_blue", hat="straw", staff=True, name="fisherman"
     )
-    plants.tree(scene, 0.5 + layout.side * 0.44, 1.03, 0.66, "peach", 0.14 * layout.side)
-    plants.flowers(scene, 0.8, 1.0, 40, ("blossom", "white_blossom"))
+    trees.tree(scene, 0.5 + layout.side * 0.44, 1.03, 0.66, "peach", 0.14 * layout.side)
+    flowers.flowers(scene, 0.8, 1.0, 40, ("blossom", "white_blossom"))
 
 
 def old_tree_crows(scene: Scene) -> None:
@@ -306,10 +317,10 @@ def old_tree_crows(scene: Scene) -> None:
     terrain.mountains(scene, horizon, layout.height * 0.6, 2)
     terrain.land(scene, horizon)
     terrain.lane(scene, layout.main_x - 0.1 * layout.side, horizon + 0.03, 0.16, 0.16 * layout.side)
-    buildings.village(scene, 0.5 - 0.34 * layout.side, horizon + 0.04, 0.09, 2, 0.2)
-    figures.horse(scene, layout.main_x - 0.16 * layout.side, layout.main_y + 0.07, 0.22, rider="robe_blue")
+    dwellings.village(scene, 0.5 - 0.34 * layout.side, horizon + 0.04, 0.09, 2, 0.2)
+    animals.horse(scene, layout.main_x - 0.16 * layout.side, layout.main_y + 0.07, 0.22, rider="robe_blue")
     x = 0.5 + layout.side * 0.40
-    tips = plants.tree(scene, x, 1.0, 0.92, "bare", 0.03 * layout.side)
+    tips = trees.tree(scene, x, 1.0, 0.92, "bare", 0.03 * layout.side)
     chance = scene.chance.fork("vines")
 
     vines = []
@@ -345,7 +356,7 @@ def cranes(scene: Scene) -> None:
             layout.main_size * (0.42 - 0.035 * k),
         )
     terrain.hill(scene, 0.5 + layout.side * 0.34, 1.04, 0.7, 0.14)
-    plants.pine(scene, 0.5 + layout.side * 0.36, 0.96, 0.5, -layout.side)
+    trees.pine(scene, 0.5 + layout.side * 0.36, 0.96, 0.5, -layout.side)
     sky.clouds(scene, 3, 0.62, 0.84, 0.16)
 
 

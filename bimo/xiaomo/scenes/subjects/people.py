@@ -4,8 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from bimo.xiaomo.scenes import buildings, figures, plants, sky, terrain
 from bimo.xiaomo.scenes.description import Scene
+from bimo.xiaomo.scenes.elements import (
+    animals,
+    boats,
+    city,
+    dwellings,
+    flowers,
+    grasses,
+    humans,
+    lanterns,
+    palaces,
+    sky,
+    still_life,
+    terrain,
+    trees,
+)
 from bimo.xiaomo.scenes.geometry import box, path
 from bimo.xiaomo.scenes.subjects.subject import ALL_STYLES, MODERN, NO_HILLS, Subject
 from bimo.xiaomo.scenes.subjects.waterside import near_tree
@@ -20,10 +34,10 @@ def palace(scene: Scene) -> None:
     sky.sky(scene, foot)
     sky.light_of_the_hour(scene)
     sky.clouds(scene, 2, 0.1, 0.28) if mood.light == "day" and mood.weather == "clear" else None
-    plants.grove(scene, foot - 0.14, 14, 0.08, 0.45)
+    trees.grove(scene, foot - 0.14, 14, 0.08, 0.45)
     for way in (-1, 1):
         x = layout.main_x + way * 0.47
-        buildings.hall(scene, x, foot - 0.03, 0.30, 0.22, terrace=False)
+        palaces.hall(scene, x, foot - 0.03, 0.30, 0.22, terrace=False)
     scene.fill("red_wall", box(-0.02, foot - 0.09, 1.02, foot - 0.015), depth=0.14, rough=0.1)
     scene.fill("gold_roof", box(-0.02, foot - 0.105, 1.02, foot - 0.088), depth=0.14, rough=0.1)
     scene.fill(
@@ -40,14 +54,14 @@ def palace(scene: Scene) -> None:
         strength=0.5,
         rough=0.1,
     )
-    buildings.hall(scene, layout.main_x, foot + 0.01, layout.main_size * 1.55)
+    palaces.hall(scene, layout.main_x, foot + 0.01, layout.main_size * 1.55)
     if scene.chance.fork("walker").chance(0.55):
-        figures.person(
+        humans.person(
             scene, layout.second_x, 0.95, 0.13, robe="robe_red", umbrella=mood.weather in ("snow", "rain"), back=True
         )
     if scene.chance.fork("branch").chance(0.5):
         kind = {"spring": "peach", "summer": "leafy", "autumn": "ginkgo", "winter": "bare"}[mood.season]
-        plants.tree(scene, 0.5 + layout.side * 0.46, 1.04, 0.5, kind, 0.1 * layout.side)
+        trees.tree(scene, 0.5 + layout.side * 0.46, 1.04, 0.5, kind, 0.1 * layout.side)
 
 
 def new_year(scene: Scene) -> None:
@@ -68,13 +82,13 @@ def new_year(scene: Scene) -> None:
                         chance.uniform(0.10, 0.15),
                         material,
                     )
-    buildings.village(scene, 0.14, foot - 0.06, 0.2, 2, 0.2)
-    buildings.village(scene, 0.88, foot - 0.06, 0.2, 2, 0.2)
+    dwellings.village(scene, 0.14, foot - 0.06, 0.2, 2, 0.2)
+    dwellings.village(scene, 0.88, foot - 0.06, 0.2, 2, 0.2)
     scene.fill("ground", box(-0.02, foot - 0.01, 1.02, 1.02), into="ground_low")
     x, wide = layout.main_x, layout.main_size * 1.15
     with scene.element("gate"):
         scene.fill("wall", box(x - wide * 0.5, foot - 0.34, x + wide * 0.5, foot), into="wall_low", rough=0.2)
-        scene.fill("roof", buildings.upturned_roof(x, foot - 0.34, wide * 1.3, 0.13), rough=0.2)
+        scene.fill("roof", palaces.upturned_roof(x, foot - 0.34, wide * 1.3, 0.13), rough=0.2)
         scene.fill("red_wood", box(x - wide * 0.22, foot - 0.27, x + wide * 0.22, foot), rough=0.1)
         scene.line("dark_wood", [path((x, foot - 0.27), (x, foot))], 0.005, rough=0.1)
         scene.fill(
@@ -95,12 +109,12 @@ def new_year(scene: Scene) -> None:
         )
     with scene.element("lantern"):
         for way in (-1, 1):
-            buildings.lantern(scene, x + way * wide * 0.52, foot - 0.24, 0.10, 0.06)
-    buildings.lantern_row(scene, (-0.02, 0.30), (1.02, 0.28), 0.07, 0.062, 6)
+            lanterns.lantern(scene, x + way * wide * 0.52, foot - 0.24, 0.10, 0.06)
+    lanterns.lantern_row(scene, (-0.02, 0.30), (1.02, 0.28), 0.07, 0.062, 6)
     if scene.chance.fork("child").chance(0.6):
-        figures.person(scene, layout.second_x, 0.96, 0.15, robe="robe_red", name="child")
+        humans.person(scene, layout.second_x, 0.96, 0.15, robe="robe_red", name="child")
         with scene.element("lantern"):
-            buildings.lantern(scene, layout.second_x + layout.side * 0.07, 0.93, 0.045, 0.02)
+            lanterns.lantern(scene, layout.second_x + layout.side * 0.07, 0.93, 0.045, 0.02)
 
 
 def lantern_fair(scene: Scene) -> None:
@@ -113,16 +127,16 @@ def lantern_fair(scene: Scene) -> None:
     for _ in range(6 + round(6 * layout.density)):
         sky.sky_lantern(scene, chance.uniform(0.05, 0.95), chance.uniform(0.05, 0.4), chance.uniform(0.022, 0.05))
     first = len(scene.shapes)
-    buildings.village(scene, 0.18, horizon + 0.04, 0.17, 3, 0.1)
-    buildings.pavilion(scene, layout.main_x, horizon + 0.045, 0.26, storeys=2)
-    buildings.village(scene, 0.84, horizon + 0.04, 0.17, 2, 0.1)
-    buildings.lantern_row(scene, (0.0, horizon - 0.10), (1.0, horizon - 0.10), 0.04, 0.045, 8)
+    dwellings.village(scene, 0.18, horizon + 0.04, 0.17, 3, 0.1)
+    palaces.pavilion(scene, layout.main_x, horizon + 0.045, 0.26, storeys=2)
+    dwellings.village(scene, 0.84, horizon + 0.04, 0.17, 2, 0.1)
+    lanterns.lantern_row(scene, (0.0, horizon - 0.10), (1.0, horizon - 0.10), 0.04, 0.045, 8)
     terrain.lake(scene, horizon + 0.04)
     scene.shapes.insert(first, scene.shapes.pop())
     scene.mirror(first + 1, horizon + 0.045, 0.34, 0.7)
     terrain.ripples(scene, horizon + 0.08, 1.0, 30)
     for _ in range(5):
-        figures.river_lantern(scene, chance.uniform(0.1, 0.9), chance.uniform(horizon + 0.16, 0.93))
+        lanterns.river_lantern(scene, chance.uniform(0.1, 0.9), chance.uniform(horizon + 0.16, 0.93))
     near_tree(scene, 0.55, "willow" if scene.mood.season != "winter" else "bare")
 
 
@@ -148,11 +162,11 @@ def mid_autumn(scene: Scene) -> None:
             rough=0.1,
         )
         scene.line("marble_low", [path((-0.02, horizon - 0.056), (1.02, horizon - 0.056))], 0.003, rough=0.1)
-    figures.wine_table(scene, layout.main_x, layout.main_y + 0.06, 0.40)
-    figures.mooncakes(scene, layout.main_x + 0.13, layout.main_y + 0.01, 0.15)
-    figures.rabbit(scene, layout.main_x - 0.34 * layout.side, 0.95, 0.15)
+    still_life.wine_table(scene, layout.main_x, layout.main_y + 0.06, 0.40)
+    still_life.mooncakes(scene, layout.main_x + 0.13, layout.main_y + 0.01, 0.15)
+    animals.rabbit(scene, layout.main_x - 0.34 * layout.side, 0.95, 0.15)
     if scene.chance.fork("poet").chance(0.6):
-        figures.person(
+        humans.person(
             scene,
             layout.main_x + 0.29 * layout.side,
             0.94,
@@ -163,9 +177,9 @@ def mid_autumn(scene: Scene) -> None:
         )
     if scene.chance.fork("osmanthus").chance(0.7):
         with scene.element("osmanthus"):
-            plants.tree(scene, 0.5 + layout.side * 0.45, 1.02, 0.62, "ginkgo", 0.12 * layout.side)
+            trees.tree(scene, 0.5 + layout.side * 0.45, 1.02, 0.62, "ginkgo", 0.12 * layout.side)
     with scene.element("lantern"):
-        buildings.lantern(scene, 0.5 - layout.side * 0.40, 0.2, 0.085, 0.18)
+        lanterns.lantern(scene, 0.5 - layout.side * 0.40, 0.2, 0.085, 0.18)
 
 
 def moon_pines(scene: Scene) -> None:
@@ -188,9 +202,9 @@ def moon_pines(scene: Scene) -> None:
         (-0.42, 0.76, 0.36, 0.2),
         (0.40, 1.0, 0.80, 0.0),
     ):
-        plants.pine(scene, 0.5 + layout.side * x, y, height, -layout.side if x > 0 else layout.side, depth)
+        trees.pine(scene, 0.5 + layout.side * x, y, height, -layout.side if x > 0 else layout.side, depth)
     if scene.chance.fork("walker").chance(0.4):
-        figures.person(scene, 0.5 - layout.side * 0.26, 0.93, 0.14, robe="robe", name="scholar")
+        humans.person(scene, 0.5 - layout.side * 0.26, 0.93, 0.14, robe="robe", name="scholar")
 
 
 def qingming(scene: Scene) -> None:
@@ -201,7 +215,7 @@ def qingming(scene: Scene) -> None:
     terrain.mountains(scene, horizon, layout.height * 0.8, 3)
     sky.mist(scene, horizon, 0.06, 0.6, 3)
     terrain.land(scene, horizon)
-    buildings.cottage(scene, 0.5 - layout.side * 0.28, horizon + 0.12, 0.16, 0.06)
+    dwellings.cottage(scene, 0.5 - layout.side * 0.28, horizon + 0.12, 0.16, 0.06)
     with scene.element("wine flag"):
         x = 0.5 - layout.side * 0.18
         scene.line("dark_wood", [path((x, horizon + 0.12), (x, horizon - 0.05))], 0.005, rough=0.1)
@@ -211,14 +225,14 @@ def qingming(scene: Scene) -> None:
             rough=0.3,
         )
     for k in (-0.36, -0.42, -0.20):
-        plants.tree(scene, 0.5 + layout.side * k, horizon + 0.13, 0.17, "peach", 0.0, 0.1)
+        trees.tree(scene, 0.5 + layout.side * k, horizon + 0.13, 0.17, "peach", 0.0, 0.1)
     terrain.lane(scene, layout.main_x, horizon + 0.08, 0.17, -0.14 * layout.side)
-    figures.person(
+    humans.person(
         scene, layout.main_x + 0.02, layout.main_y + 0.06, 0.22, robe="robe_blue", umbrella=True, name="traveller"
     )
     if layout.density > 0.35:
-        figures.herd_boy(scene, layout.main_x - layout.side * 0.26, layout.main_y + 0.02, 0.15)
-    plants.willow(scene, 0.5 + layout.side * 0.44, 1.02, 0.74, 0.1 * layout.side)
+        animals.herd_boy(scene, layout.main_x - layout.side * 0.26, layout.main_y + 0.02, 0.15)
+    trees.willow(scene, 0.5 + layout.side * 0.44, 1.02, 0.74, 0.1 * layout.side)
     if scene.mood.weather != "rain":
         sky.mist(scene, horizon + 0.1, 0.04, 0.4, 2)
 
@@ -231,18 +245,16 @@ def snow_night(scene: Scene) -> None:
     sky.light_of_the_hour(scene)
     terrain.mountains(scene, horizon, layout.height, 3)
     terrain.land(scene, horizon)
-    plants.grove(scene, horizon + 0.02, 10, 0.06, 0.4)
-    buildings.cottage(scene, layout.main_x + 0.18 * layout.side, layout.main_y - 0.06, layout.main_size * 0.62)
-    buildings.cottage(scene, layout.main_x - 0.16 * layout.side, layout.main_y - 0.12, layout.main_size * 0.38, 0.12)
-    buildings.fence(scene, layout.main_x + 0.16 * layout.side, layout.main_y - 0.005, 0.44)
+    trees.grove(scene, horizon + 0.02, 10, 0.06, 0.4)
+    dwellings.cottage(scene, layout.main_x + 0.18 * layout.side, layout.main_y - 0.06, layout.main_size * 0.62)
+    dwellings.cottage(scene, layout.main_x - 0.16 * layout.side, layout.main_y - 0.12, layout.main_size * 0.38, 0.12)
+    dwellings.fence(scene, layout.main_x + 0.16 * layout.side, layout.main_y - 0.005, 0.44)
     terrain.lane(scene, layout.main_x + 0.12 * layout.side, layout.main_y - 0.05, 0.12, -0.12 * layout.side)
-    figures.person(
+    humans.person(
         scene, layout.main_x - 0.10 * layout.side, 0.93, 0.16, robe="cloak", hat="straw", staff=True, name="traveller"
     )
     for x, height in ((0.43, 0.74), (-0.42, 0.42)):
-        plants.tree(
-            scene, 0.5 + layout.side * x, 1.0 if x > 0 else 0.86, height, "bare", 0.1 * layout.side * np.sign(x)
-        )
+        trees.tree(scene, 0.5 + layout.side * x, 1.0 if x > 0 else 0.86, height, "bare", 0.1 * layout.side * np.sign(x))
 
 
 def city_night(scene: Scene) -> None:
@@ -251,13 +263,13 @@ def city_night(scene: Scene) -> None:
     horizon = layout.horizon + 0.10
     sky.sky(scene, horizon)
     sky.light_of_the_hour(scene)
-    buildings.skyline(scene, horizon, 11, 0.10, 0.26, 0.45)
+    city.skyline(scene, horizon, 11, 0.10, 0.26, 0.45)
     first = len(scene.shapes)
-    buildings.skyline(scene, horizon + 0.01, 7, 0.14, 0.38, 0.08)
+    city.skyline(scene, horizon + 0.01, 7, 0.14, 0.38, 0.08)
     if scene.chance.fork("tower").chance(0.6):
-        buildings.pearl_tower(scene, layout.main_x, horizon + 0.01, layout.main_size * 1.05)
+        city.pearl_tower(scene, layout.main_x, horizon + 0.01, layout.main_size * 1.05)
     else:
-        buildings.great_wheel(scene, layout.main_x, horizon + 0.01, 0.12)
+        city.great_wheel(scene, layout.main_x, horizon + 0.01, 0.12)
     shapes = [one for one in scene.shapes[first:] if len(one.fills) < 60 or mood.light in ("night", "dusk")]
     terrain.lake(scene, horizon + 0.01)
     start = len(scene.shapes)
@@ -265,7 +277,7 @@ def city_night(scene: Scene) -> None:
     scene.mirror(start, horizon + 0.015, 0.5, 0.75)
     del scene.shapes[-len(shapes) :]
     terrain.ripples(scene, horizon + 0.05, 1.0, 50)
-    figures.boat(scene, layout.second_x, 0.88, 0.09, True, True)
+    boats.boat(scene, layout.second_x, 0.88, 0.09, True, True)
 
 
 def cliff_town(scene: Scene) -> None:
@@ -274,7 +286,7 @@ def cliff_town(scene: Scene) -> None:
     water = layout.horizon + 0.20
     sky.sky(scene, water + 0.02)
     sky.light_of_the_hour(scene)
-    buildings.skyline(scene, layout.horizon - 0.04, 9, 0.05, 0.16, 0.55)
+    city.skyline(scene, layout.horizon - 0.04, 9, 0.05, 0.16, 0.55)
     middle = layout.main_x
     terrain.peak(scene, middle, water + 0.01, 1.25, 0.44, "cliff", 0.12, "cliff")
     first = len(scene.shapes)
@@ -292,7 +304,7 @@ def cliff_town(scene: Scene) -> None:
             )
             for place in range(count):
                 x = middle + wide * ((place + 0.5) / count - 0.5)
-                buildings.pavilion(
+                palaces.pavilion(
                     scene,
                     x,
                     foot,
@@ -308,7 +320,7 @@ def cliff_town(scene: Scene) -> None:
                     strength=0.85,
                     rough=0.1,
                 )
-    buildings.lantern_row(scene, (middle - 0.40, water - 0.06), (middle + 0.40, water - 0.06), 0.02, 0.030, 10)
+    lanterns.lantern_row(scene, (middle - 0.40, water - 0.06), (middle + 0.40, water - 0.06), 0.02, 0.030, 10)
     shapes = list(scene.shapes[first:])
     terrain.lake(scene, water)
     start = len(scene.shapes)
@@ -316,7 +328,7 @@ def cliff_town(scene: Scene) -> None:
     scene.mirror(start, water + 0.004, 0.42, 0.7)
     del scene.shapes[-len(shapes) :]
     terrain.ripples(scene, water + 0.04, 1.0, 34)
-    figures.boat(scene, layout.second_x, 0.92, 0.09, True, True)
+    boats.boat(scene, layout.second_x, 0.92, 0.09, True, True)
 
 
 def moon_gazing(scene: Scene) -> None:
@@ -327,14 +339,14 @@ def moon_gazing(scene: Scene) -> None:
     sky.moon(scene, 0.5 - 0.12 * layout.side, 0.24, layout.light_size * 1.25, thin=False)
     terrain.mountains(scene, 0.72, layout.height * 0.8, 3)
     for k in range(2):
-        plants.bamboo_stalk(
+        grasses.bamboo_stalk(
             scene, 0.5 + layout.side * (0.24 + 0.06 * k), 0.92, 0.14 + 0.06 * k, 0.016, -0.05 * layout.side, 0.1
         )
-    buildings.window_frame(scene)
+    dwellings.window_frame(scene)
     scene.fill("wood", box(-0.02, 0.88, 1.02, 1.02), into="dark_wood", rough=0.2)
     with scene.element("moonlight"):
         scene.fill("glitter", path((0.34, 0.89), (0.62, 0.89), (0.74, 1.02), (0.22, 1.02)), strength=0.34, soft=4.0)
-    figures.person(
+    humans.person(
         scene,
         layout.main_x - layout.side * 0.02,
         0.96,
@@ -343,7 +355,7 @@ def moon_gazing(scene: Scene) -> None:
         hat="scholar",
         name="poet",
     )
-    figures.wine_table(scene, 0.5 - layout.side * 0.34, 0.96, 0.24)
+    still_life.wine_table(scene, 0.5 - layout.side * 0.34, 0.96, 0.24)
 
 
 def spring_kites(scene: Scene) -> None:
@@ -355,15 +367,15 @@ def spring_kites(scene: Scene) -> None:
     sky.clouds(scene, 2, 0.1, 0.3)
     terrain.mountains(scene, horizon, layout.height * 0.6, 2)
     terrain.land(scene, horizon)
-    plants.grove(scene, horizon + 0.02, 8, 0.06, 0.3)
-    buildings.village(scene, 0.5 + layout.side * 0.3, horizon + 0.05, 0.09, 2, 0.15)
+    trees.grove(scene, horizon + 0.02, 8, 0.06, 0.3)
+    dwellings.village(scene, 0.5 + layout.side * 0.3, horizon + 0.05, 0.09, 2, 0.15)
     hand = (layout.main_x + layout.side * 0.06, layout.main_y + 0.02)
-    figures.kite(scene, 0.5 - layout.side * 0.22, 0.2, 0.12, hand)
-    figures.person(scene, layout.main_x, layout.main_y + 0.14, 0.20, robe="robe_red", name="child")
-    figures.person(scene, layout.main_x + layout.side * 0.2, layout.main_y + 0.13, 0.17, robe="robe_blue", name="child")
+    humans.kite(scene, 0.5 - layout.side * 0.22, 0.2, 0.12, hand)
+    humans.person(scene, layout.main_x, layout.main_y + 0.14, 0.20, robe="robe_red", name="child")
+    humans.person(scene, layout.main_x + layout.side * 0.2, layout.main_y + 0.13, 0.17, robe="robe_blue", name="child")
     terrain.tufts(scene, horizon + 0.1, 1.02, 50)
-    plants.flowers(scene, 0.78, 1.0, 36)
-    plants.willow(scene, 0.5 + layout.side * 0.45, 1.02, 0.66, 0.1 * layout.side)
+    flowers.flowers(scene, 0.78, 1.0, 36)
+    trees.willow(scene, 0.5 + layout.side * 0.45, 1.02, 0.66, 0.1 * layout.side)
 
 
 def ox_boy(scene: Scene) -> None:
@@ -376,11 +388,11 @@ def ox_boy(scene: Scene) -> None:
     terrain.land(scene, horizon)
     edges = terrain.stream(scene, horizon + 0.04, 0.5 - layout.side * 0.24, 0.14, 0.10)
     terrain.banks(scene, edges)
-    plants.grove(scene, horizon + 0.02, 9, 0.06, 0.3)
+    trees.grove(scene, horizon + 0.02, 9, 0.06, 0.3)
     terrain.tufts(scene, horizon + 0.1, 1.02, 50)
-    figures.herd_boy(scene, layout.main_x - 0.12 * layout.side, layout.main_y + 0.10, layout.main_size * 0.66)
+    animals.herd_boy(scene, layout.main_x - 0.12 * layout.side, layout.main_y + 0.10, layout.main_size * 0.66)
     kind = {"spring": "peach", "summer": "willow", "autumn": "maple", "winter": "bare"}[scene.mood.season]
-    plants.tree(scene, 0.5 + layout.side * 0.46, 1.02, 0.74, kind, 0.02 * layout.side)
+    trees.tree(scene, 0.5 + layout.side * 0.46, 1.02, 0.74, kind, 0.02 * layout.side)
 
 
 def wine_under_moon(scene: Scene) -> None:
@@ -392,7 +404,7 @@ def wine_under_moon(scene: Scene) -> None:
     sky.moon(scene, thin=None, size=layout.light_size * 1.3)
     terrain.mountains(scene, horizon, layout.height * 0.7, 3)
     terrain.land(scene, horizon)
-    plants.tree(
+    trees.tree(
         scene,
         0.5 - layout.side * 0.40,
         0.92,
@@ -401,8 +413,8 @@ def wine_under_moon(scene: Scene) -> None:
         -0.1 * layout.side,
     )
     terrain.rocks(scene, 0.5 - layout.side * 0.34, 0.95, 0.09)
-    figures.wine_table(scene, layout.main_x, layout.main_y + 0.13, 0.30)
-    figures.person(
+    still_life.wine_table(scene, layout.main_x, layout.main_y + 0.13, 0.30)
+    humans.person(
         scene,
         layout.main_x + layout.side * 0.22,
         layout.main_y + 0.19,

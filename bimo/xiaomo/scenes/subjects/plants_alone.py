@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bimo.xiaomo.scenes import buildings, figures, plants, sky, terrain
 from bimo.xiaomo.scenes.description import Scene
+from bimo.xiaomo.scenes.elements import animals, dwellings, flowers, grasses, sky, terrain, trees
 from bimo.xiaomo.scenes.subjects.subject import NO_HILLS, Subject
 
 
@@ -22,7 +22,7 @@ def bamboo_grove(scene: Scene) -> None:
         for depth, count, width in ((0.68, 6, 0.013), (0.42, 4, 0.018), (0.0, 3 + round(layout.density), 0.028)):
             for k in range(count):
                 x = (k + 0.5 + chance.normal(0.22)) / count
-                plants.bamboo_stalk(scene, x, 1.04, -0.05, width, 0.06 * layout.sway + chance.normal(0.03), depth)
+                grasses.bamboo_stalk(scene, x, 1.04, -0.05, width, 0.06 * layout.sway + chance.normal(0.03), depth)
             if depth > 0.1:
                 sky.mist(scene, 0.85, 0.09, 0.4, 2)
     if scene.chance.fork("rocks").chance(0.5):
@@ -34,7 +34,7 @@ def plum_blossom(scene: Scene) -> None:
     """梅花."""
     layout = scene.layout
     _open_sky(scene)
-    plants.plum_branch(scene, 0.5 - 0.52 * layout.side, 0.98, layout.main_size * 2.25, layout.side)
+    flowers.plum_branch(scene, 0.5 - 0.52 * layout.side, 0.98, layout.main_size * 2.25, layout.side)
 
 
 def orchid(scene: Scene) -> None:
@@ -42,7 +42,7 @@ def orchid(scene: Scene) -> None:
     layout = scene.layout
     _open_sky(scene)
     terrain.rocks(scene, layout.main_x - 0.18 * layout.side, 0.94, 0.17, 2)
-    plants.orchid(scene, layout.main_x, 0.90, layout.main_size * 1.5)
+    flowers.orchid(scene, layout.main_x, 0.90, layout.main_size * 1.5)
     terrain.tufts(scene, 0.93, 0.97, 14)
 
 
@@ -54,9 +54,9 @@ def chrysanthemum(scene: Scene) -> None:
     if scene.chance.fork("hills").chance(0.45):
         terrain.mountains(scene, 0.6, layout.height * 0.8, 2, "southern hills")
     if scene.chance.fork("fence").chance(0.6):
-        buildings.fence(scene, 0.5, 0.93, 1.1)
+        dwellings.fence(scene, 0.5, 0.93, 1.1)
     terrain.rocks(scene, 0.5 - 0.34 * layout.side, 0.98, 0.12, 2)
-    plants.chrysanthemums(scene, layout.main_x, 1.0, layout.main_size * 1.45, 4 + round(2 * layout.density))
+    flowers.chrysanthemums(scene, layout.main_x, 1.0, layout.main_size * 1.45, 4 + round(2 * layout.density))
 
 
 def pine_rock(scene: Scene) -> None:
@@ -68,7 +68,7 @@ def pine_rock(scene: Scene) -> None:
     sky.mist(scene, 0.70, 0.10, 0.85, 4)
     side = layout.side
     terrain.peak(scene, 0.5 + side * 0.36, 1.06, 0.62, 0.44, "cliff", 0.0, "cliff")
-    plants.pine(scene, 0.5 + side * 0.28, 0.70, layout.main_size * 1.3, -side, spread=1.15)
+    trees.pine(scene, 0.5 + side * 0.28, 0.70, layout.main_size * 1.3, -side, spread=1.15)
     if scene.chance.fork("crane").chance(0.6):
         for k in range(2):
             sky.crane(scene, 0.5 - side * (0.16 + 0.14 * k), 0.30 + 0.12 * k, 0.10 - 0.02 * k)
@@ -84,8 +84,8 @@ def willow_swallows(scene: Scene) -> None:
     terrain.lake(scene, horizon)
     terrain.ripples(scene, horizon + 0.05, 1.0, 30)
     terrain.islet(scene, 0.5 - layout.side * 0.3, horizon + 0.06, 0.5)
-    plants.tree(scene, 0.5 - layout.side * 0.32, horizon + 0.055, 0.2, "peach", 0.0, 0.1)
-    plants.tree(scene, 0.5 - layout.side * 0.18, horizon + 0.06, 0.16, "peach", 0.0, 0.12)
+    trees.tree(scene, 0.5 - layout.side * 0.32, horizon + 0.055, 0.2, "peach", 0.0, 0.1)
+    trees.tree(scene, 0.5 - layout.side * 0.18, horizon + 0.06, 0.16, "peach", 0.0, 0.12)
     chance = scene.chance.fork("swallows")
     places = [
         (layout.main_x - layout.side * 0.16 + chance.normal(0.12), 0.3 + chance.normal(0.1))
@@ -93,8 +93,8 @@ def willow_swallows(scene: Scene) -> None:
     ]
     sky.swallows(scene, places, 0.045)
 
-    figures.ducks(scene, layout.second_x, 0.86, 0.045, 3)
-    plants.willow(scene, 0.5 + layout.side * 0.36, 1.02, 0.92, 0.12 * layout.side)
+    animals.ducks(scene, layout.second_x, 0.86, 0.045, 3)
+    trees.willow(scene, 0.5 + layout.side * 0.36, 1.02, 0.92, 0.12 * layout.side)
 
 
 PLANTS = (

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from bimo.xiaomo.chance import Chance
-from bimo.xiaomo.scenes import sky as air
 from bimo.xiaomo.scenes.description import LIGHTS, SEASONS, Layout, Mood, Scene, draw_layout
+from bimo.xiaomo.scenes.elements import sky as air
 from bimo.xiaomo.scenes.geometry import box
 
 ALL_STYLES = (

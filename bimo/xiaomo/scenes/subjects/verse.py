@@ -9,9 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from bimo.xiaomo.chance import Chance
-from bimo.xiaomo.scenes import buildings, figures, plants, sky, terrain
-from bimo.xiaomo.scenes import sky as air
 from bimo.xiaomo.scenes.description import Mood, Scene, Stroke, draw_layout
+from bimo.xiaomo.scenes.elements import (
+    animals,
+    boats,
+    dwellings,
+    flowers,
+    grasses,
+    humans,
+    lanterns,
+    palaces,
+    sky,
+    still_life,
+    stonework,
+    terrain,
+    trees,
+)
+from bimo.xiaomo.scenes.elements import sky as air
 from bimo.xiaomo.scenes.geometry import below, height_at, path, ridge, smooth
 
 WATERY = frozenset({
@@ -181,7 +195,7 @@ def _sky(scene: Scene, wanted: frozenset[str], horizon: float) -> None:
                 sky.crow(scene, x, y, 0.065, flying=True)
     if "kite" in wanted:
         x, y = free.take()
-        figures.kite(scene, x, y, 0.11, (0.5 + 0.1 * layout.side, 0.82))
+        humans.kite(scene, x, y, 0.11, (0.5 + 0.1 * layout.side, 0.82))
     if "firework" in wanted:
         for k, material in enumerate(("firework", "firework_gold")):
             sky.firework(scene, 0.28 + 0.42 * k, 0.17 + 0.05 * k, 0.14, material)
@@ -244,39 +258,39 @@ def _middle(scene: Scene, wanted: frozenset[str], horizon: float, wet: bool, cha
     layout = scene.layout
     places = [0.5 - 0.30 * layout.side, 0.5 + 0.06 * layout.side, 0.5 - 0.12 * layout.side, 0.5 + 0.3 * layout.side]
     free = _Places(*((place + chance.normal(0.015), horizon + 0.02) for place in places))
-    plants.grove(scene, horizon + 0.015, 8, 0.05, 0.32)
+    trees.grove(scene, horizon + 0.015, 8, 0.05, 0.32)
     for name in FAR:
         if name not in wanted:
             continue
         x, foot = free.take()
         if name == "pagoda":
-            buildings.pagoda(scene, x, foot, 0.27, 7, 0.12)
+            palaces.pagoda(scene, x, foot, 0.27, 7, 0.12)
         elif name == "temple":
             with scene.element("temple"):
-                buildings.house(scene, x - 0.07, foot, 0.10, 0.055, 0.15)
-                buildings.pavilion(scene, x + 0.02, foot, 0.15, 0.12, storeys=2, name="temple hall")
+                dwellings.house(scene, x - 0.07, foot, 0.10, 0.055, 0.15)
+                palaces.pavilion(scene, x + 0.02, foot, 0.15, 0.12, storeys=2, name="temple hall")
         elif name == "city gate":
-            buildings.gate_tower(scene, x, foot + 0.01, 0.26, 0.12)
+            stonework.gate_tower(scene, x, foot + 0.01, 0.26, 0.12)
         elif name == "palace":
-            buildings.hall(scene, x, foot + 0.01, 0.32, 0.1)
+            palaces.hall(scene, x, foot + 0.01, 0.32, 0.1)
         elif name == "great wall":
             edge = ridge(chance.fork("wall"), horizon - 0.02, 0.14, 1.6, 0.36)
             scene.fill("ground", below(edge, horizon + 0.03), into="ground_low", depth=0.25)
-            buildings.great_wall(scene, edge, 0.022, [0.2, 0.52, 0.84], 0.18)
+            stonework.great_wall(scene, edge, 0.022, [0.2, 0.52, 0.84], 0.18)
         elif name == "beacon tower":
             with scene.element("beacon tower"):
-                buildings.watch_tower(scene, x, foot, 0.05, 0.12)
+                stonework.watch_tower(scene, x, foot, 0.05, 0.12)
         elif name == "pavilion":
-            buildings.pavilion(scene, x, foot + 0.02, 0.21, 0.06, storeys=2 if chance.chance(0.6) else 1)
+            palaces.pavilion(scene, x, foot + 0.02, 0.21, 0.06, storeys=2 if chance.chance(0.6) else 1)
         elif name == "yurt":
             with scene.element("yurt"):
-                buildings.yurt(scene, x, foot + 0.04, 0.14)
+                dwellings.yurt(scene, x, foot + 0.04, 0.14)
         else:
-            buildings.village(scene, x, foot + 0.012, 0.10, 3, 0.10, horse_head=chance.chance(0.4))
+            dwellings.village(scene, x, foot + 0.012, 0.10, 3, 0.10, horse_head=chance.chance(0.4))
     if wanted & {"cottage", "gate", "window"}:
         x, y = 0.5 - 0.33 * layout.side, horizon + (0.17 if not wet else 0.07)
         size = 0.22 if not wet else 0.16
-        buildings.cottage(scene, x, y, size, 0.03)
+        dwellings.cottage(scene, x, y, size, 0.03)
         if "gate" in wanted:
             scene.declare("gate", x - size * 0.08, y - size * 0.3, x + size * 0.1, y)
         if "window" in wanted:
@@ -295,7 +309,7 @@ def _middle(scene: Scene, wanted: frozenset[str], horizon: float, wet: bool, cha
             terrain.islet(scene, 0.5 - 0.1 * layout.side, horizon + 0.075, 1.1)
     if "bridge" in wanted:
         span = 0.34 if wet else 0.36
-        buildings.arch_bridge(
+        stonework.arch_bridge(
             scene,
             0.5 - 0.1 * layout.side if wet else layout.main_x,
             horizon + (0.14 if wet else 0.22),
@@ -312,44 +326,44 @@ def _on_water(scene: Scene, wanted: frozenset[str], horizon: float) -> None:
         (0.5 - 0.36 * layout.side, horizon + 0.28 * depth), (0.5 - 0.30 * layout.side, horizon + 0.72 * depth),
     )  # fmt: skip
     if "sail" in wanted:
-        figures.sail_boat(scene, 0.5 + 0.05 * layout.side, horizon + 0.09, 0.085, 0.15)
+        boats.sail_boat(scene, 0.5 + 0.05 * layout.side, horizon + 0.09, 0.085, 0.15)
     if "fisherman" in wanted:
-        figures.fisherman(scene, *free.take(), 0.13)
+        boats.fisherman(scene, *free.take(), 0.13)
     if "dragon boat" in wanted:
-        figures.dragon_boat(scene, *free.take(), 0.28)
+        boats.dragon_boat(scene, *free.take(), 0.28)
     if "boatman" in wanted:
         x, y = free.take()
-        figures.boat(scene, x, y, 0.12, awning=False)
-        figures.person(scene, x - 0.02, y - 0.005, 0.12, robe="robe_blue", hat="straw", staff=True, name="boatman")
+        boats.boat(scene, x, y, 0.12, awning=False)
+        humans.person(scene, x - 0.02, y - 0.005, 0.12, robe="robe_blue", hat="straw", staff=True, name="boatman")
     if "boat" in wanted and "boat" not in scene.elements:
-        figures.boat(scene, *free.take(), 0.12, lamp=scene.mood.light == "night")
+        boats.boat(scene, *free.take(), 0.12, lamp=scene.mood.light == "night")
     if wanted & {"lotus", "lotus leaf"}:
         chance = scene.chance.fork("lotus")
         with scene.element("lotus leaf"):
             for k in range(7):
                 x = 0.5 - layout.side * (0.02 + 0.065 * k) + chance.normal(0.02)
-                plants.lotus_leaf(scene, x, 0.88 + 0.05 * (k % 3), 0.075 + 0.012 * (k % 3))
+                flowers.lotus_leaf(scene, x, 0.88 + 0.05 * (k % 3), 0.075 + 0.012 * (k % 3))
         if "lotus" in wanted:
             for k in range(3):
-                plants.lotus_flower(
+                flowers.lotus_flower(
                     scene, 0.5 - layout.side * (0.10 + 0.14 * k), 0.80 - 0.03 * (k % 2), 0.93, 0.075, bud=k == 1
                 )
     if "ducks" in wanted:
-        figures.ducks(scene, *free.take(), 0.045, 3)
+        animals.ducks(scene, *free.take(), 0.045, 3)
     if "geese on water" in wanted:
-        figures.ducks(scene, *free.take(), 0.06, 2, "geese on water")
+        animals.ducks(scene, *free.take(), 0.06, 2, "geese on water")
     if "carp" in wanted:
         for k in range(2):
-            figures.carp(scene, 0.5 - layout.side * (0.2 - 0.18 * k), 0.86 + 0.05 * k, 0.10, 0.4 - 0.9 * k)
+            animals.carp(scene, 0.5 - layout.side * (0.2 - 0.18 * k), 0.86 + 0.05 * k, 0.10, 0.4 - 0.9 * k)
     if "reeds" in wanted:
-        plants.reeds(scene, 0.5 - layout.side * 0.43, 1.0, 0.24, 16)
+        grasses.reeds(scene, 0.5 - layout.side * 0.43, 1.0, 0.24, 16)
     if "river lantern" in wanted:
         for k in range(4):
-            figures.river_lantern(scene, 0.2 + 0.2 * k, horizon + depth * (0.4 + 0.12 * (k % 3)))
+            lanterns.river_lantern(scene, 0.2 + 0.2 * k, horizon + depth * (0.4 + 0.12 * (k % 3)))
     if "stone lantern" in wanted:
         with scene.element("stone lantern"):
             for k in range(3):
-                figures.stone_lantern(scene, 0.3 + 0.13 * k, horizon + 0.16, 0.045)
+                lanterns.stone_lantern(scene, 0.3 + 0.13 * k, horizon + 0.16, 0.045)
 
 
 def _foreground(scene: Scene, wanted: frozenset[str], bank_at: Callable[[float], float]) -> None:
@@ -369,7 +383,7 @@ def _foreground(scene: Scene, wanted: frozenset[str], bank_at: Callable[[float],
     if "rock" in wanted:
         terrain.rocks(scene, 0.5 + 0.16 * side, bank_at(0.5 + 0.16 * side) + 0.04, 0.10)
     if "fence" in wanted:
-        buildings.fence(scene, 0.5 - 0.05 * side, bank_at(0.5) + 0.02, 0.5)
+        dwellings.fence(scene, 0.5 - 0.05 * side, bank_at(0.5) + 0.02, 0.5)
     if "hill" in wanted and "hill" not in scene.elements:
         terrain.hill(scene, 0.5 - 0.3 * side, layout.horizon + 0.04, 0.4, 0.09, 0.2)
     if "cliff" in wanted and "cliff" not in scene.elements:
@@ -398,15 +412,15 @@ def _foreground(scene: Scene, wanted: frozenset[str], bank_at: Callable[[float],
         with scene.element("lantern"):
             if "boat" in scene.elements:
                 left, top, right, _ = scene.elements["boat"][-1]
-                buildings.lantern(scene, (left + right) / 2, top - 0.02, 0.045)
-            buildings.lantern(scene, 0.5 - 0.40 * side, 0.20, 0.08, 0.16)
+                lanterns.lantern(scene, (left + right) / 2, top - 0.02, 0.045)
+            lanterns.lantern(scene, 0.5 - 0.40 * side, 0.20, 0.08, 0.16)
     _figures(scene, wanted, bank_at)
     if "flowers" in wanted:
-        plants.flowers(scene, min(0.94, bank_at(0.5) - 0.02), 1.01, 60)
+        flowers.flowers(scene, min(0.94, bank_at(0.5) - 0.02), 1.01, 60)
     if "chrysanthemum" in wanted:
-        plants.chrysanthemums(scene, 0.5 - 0.24 * side, 1.02, 0.30, 4)
+        flowers.chrysanthemums(scene, 0.5 - 0.24 * side, 1.02, 0.30, 4)
     if "orchid" in wanted:
-        plants.orchid(scene, 0.5 - 0.28 * side, 0.99, 0.26)
+        flowers.orchid(scene, 0.5 - 0.28 * side, 0.99, 0.26)
 
 
 def _near_trees(scene: Scene, wanted: frozenset[str], bank_at: Callable[[float], float]) -> None:
@@ -420,11 +434,11 @@ def _near_trees(scene: Scene, wanted: frozenset[str], bank_at: Callable[[float],
         x, size = places[min(number, 2)], sizes[min(number, 2)]
         foot = 1.01 if number == 0 else min(0.99, bank_at(x))
         if name == "pine":
-            plants.pine(scene, x + 0.05 * side, foot, size * 0.86, -side)
+            trees.pine(scene, x + 0.05 * side, foot, size * 0.86, -side)
         elif name == "bamboo":
             with scene.element("bamboo"):
                 for k in range(4):
-                    plants.bamboo_stalk(
+                    grasses.bamboo_stalk(
                         scene,
                         x + 0.035 * (k - 1.5),
                         foot,
@@ -434,15 +448,15 @@ def _near_trees(scene: Scene, wanted: frozenset[str], bank_at: Callable[[float],
                         0.0,
                     )
         elif name == "plum blossom":
-            plants.plum_branch(scene, x + 0.12 * side, foot, size * 1.1, -side)
+            flowers.plum_branch(scene, x + 0.12 * side, foot, size * 1.1, -side)
         else:
             with scene.element(name):
-                tips = plants.tree(scene, x, foot, size, _grown(name, scene.mood), 0.05 * side)
+                tips = trees.tree(scene, x, foot, size, _grown(name, scene.mood), 0.05 * side)
         number += 1
     if "vine" in wanted:
         chance = scene.chance.fork("vines")
         if number == 0:
-            tips = plants.tree(scene, places[0], 1.01, sizes[0], "bare", 0.1 * side)
+            tips = trees.tree(scene, places[0], 1.01, sizes[0], "bare", 0.1 * side)
         vines = []
         for k in range(12):
             x, y = tips[(k * 5) % len(tips)]
@@ -486,31 +500,31 @@ def _figures(scene: Scene, wanted: frozenset[str], bank_at: Callable[[float], fl
         if name not in wanted or name in scene.elements:
             continue
         if name in ("herd boy",):
-            figures.herd_boy(scene, *free.take(), 0.21)
+            animals.herd_boy(scene, *free.take(), 0.21)
         elif name == "ox":
-            figures.ox(scene, *free.take(), 0.20)
+            animals.ox(scene, *free.take(), 0.20)
         elif name in ("horse", "rider"):
             x, y = free.take()
-            figures.horse(
+            animals.horse(
                 scene, x, y, 0.24, rider="robe_blue" if "rider" in wanted or wanted & {"traveller", "person"} else ""
             )
         elif name == "sheep":
-            figures.sheep(scene, *free.take(), 0.065, 6)
+            animals.sheep(scene, *free.take(), 0.065, 6)
         elif name == "camel":
             x, y = free.take()
-            figures.caravan(scene, x, y, 0.15, 3)
+            animals.caravan(scene, x, y, 0.15, 3)
         elif name == "rabbit":
-            figures.rabbit(scene, *free.take(), 0.12)
+            animals.rabbit(scene, *free.take(), 0.12)
         elif name in ("wine", "table"):
             x, y = free.take()
-            figures.wine_table(scene, x, y - 0.02, 0.24)
+            still_life.wine_table(scene, x, y - 0.02, 0.24)
         else:
             x, y = free.take()
             height = 0.16 if name == "child" else 0.23
             robe = robes[name] if not (night and robes[name] == "robe") else "robe_blue"
             rain = scene.mood.weather == "rain" and name in ("person", "traveller")
             hat = "straw" if name in ("farmer", "monk") else "scholar" if name in ("poet", "scholar") else ""
-            figures.person(
+            humans.person(
                 scene,
                 x,
                 y,

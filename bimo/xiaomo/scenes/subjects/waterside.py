@@ -4,8 +4,21 @@ from __future__ import annotations
 
 import math
 
-from bimo.xiaomo.scenes import buildings, figures, plants, sky, terrain
 from bimo.xiaomo.scenes.description import Scene
+from bimo.xiaomo.scenes.elements import (
+    animals,
+    boats,
+    dwellings,
+    flowers,
+    grasses,
+    humans,
+    lanterns,
+    palaces,
+    sky,
+    stonework,
+    terrain,
+    trees,
+)
 from bimo.xiaomo.scenes.geometry import Path, box
 from bimo.xiaomo.scenes.subjects.subject import NO_HILLS, Subject
 
@@ -26,9 +39,9 @@ def near_tree(scene: Scene, height: float = 0.72, kind: str | None = None) -> No
     side, kind = scene.layout.side, kind or near_tree_kind(scene)
     x = 0.5 + side * 0.44
     if kind == "pine":
-        plants.pine(scene, x, 1.0, height, -0.3 * side)
+        trees.pine(scene, x, 1.0, height, -0.3 * side)
     else:
-        plants.tree(scene, x, 1.0, height, kind, 0.05 * side)
+        trees.tree(scene, x, 1.0, height, kind, 0.05 * side)
 
 
 def bridge_village(scene: Scene) -> None:
@@ -40,9 +53,9 @@ def bridge_village(scene: Scene) -> None:
     terrain.mountains(scene, horizon, layout.height)
     terrain.land(scene, horizon)
     edges = terrain.stream(scene, horizon + 0.01, layout.main_x, 0.36, 0.07 * layout.sway, "stream")
-    plants.grove(scene, horizon + 0.02, 9, 0.045, 0.35)
+    trees.grove(scene, horizon + 0.02, 9, 0.045, 0.35)
     back = horizon + 0.085
-    buildings.village(
+    dwellings.village(
         scene,
         layout.main_x - 0.27,
         back,
@@ -51,15 +64,15 @@ def bridge_village(scene: Scene) -> None:
         0.08,
         horse_head=scene.chance.fork("gable").chance(0.5),
     )
-    buildings.village(scene, layout.main_x + 0.29, back + 0.02, 0.12, 2, 0.04)
+    dwellings.village(scene, layout.main_x + 0.29, back + 0.02, 0.12, 2, 0.04)
     sky.smoke(
         scene, layout.main_x - 0.27, back - 0.09, 0.13
     ) if mood.light != "night" and mood.weather == "clear" else None
     terrain.banks(scene, edges)
     terrain.ripples(scene, layout.main_y, 1.0, 22, layout.main_x - 0.22, layout.main_x + 0.22)
-    buildings.arch_bridge(scene, layout.main_x, layout.main_y, layout.main_size, layout.main_size * 0.34)
+    stonework.arch_bridge(scene, layout.main_x, layout.main_y, layout.main_size, layout.main_size * 0.34)
     if scene.chance.fork("boat").chance(0.5):
-        figures.boat(scene, layout.main_x - 0.06 * layout.side, layout.main_y + 0.15, 0.075)
+        boats.boat(scene, layout.main_x - 0.06 * layout.side, layout.main_y + 0.15, 0.075)
     near_tree(scene, 0.74)
     if mood.season == "spring":
         sky.swallows(scene, [(0.5 - 0.2 * layout.side, 0.2), (0.5 - 0.3 * layout.side, 0.27)], 0.03)
@@ -75,8 +88,8 @@ def water_town(scene: Scene) -> None:
     sky.light_of_the_hour(scene)
     terrain.mountains(scene, horizon, layout.height * 0.5, 2)
     terrain.lake(scene, horizon)
-    plants.grove(scene, horizon + 0.01, 8, 0.05, 0.35)
-    buildings.arch_bridge(scene, layout.main_x, horizon + 0.08, 0.26, 0.085)
+    trees.grove(scene, horizon + 0.01, 8, 0.05, 0.35)
+    stonework.arch_bridge(scene, layout.main_x, horizon + 0.08, 0.26, 0.085)
     first = len(scene.shapes)
     with scene.element("houses"):
         for way in (-1, 1):
@@ -85,7 +98,7 @@ def water_town(scene: Scene) -> None:
                 size = 0.10 + 0.15 * near
                 x = layout.main_x + way * (0.15 + 0.36 * near)
                 foot = horizon + 0.055 + 0.15 * near**1.3
-                buildings.house(
+                dwellings.house(
                     scene, x, foot, size * 1.25, size * 1.05, 0.3 * (1 - near), horse_head=k % 2 == (way > 0)
                 )
                 scene.fill("stone", _quay(x, foot, size), depth=0.25 * (1 - near), into="stone_low")
@@ -95,7 +108,7 @@ def water_town(scene: Scene) -> None:
             for way in (-1, 1):
                 for k in range(3):
                     near = (k + 1) / 3
-                    buildings.lantern(
+                    lanterns.lantern(
                         scene,
                         layout.main_x + way * (0.15 + 0.28 * near),
                         horizon - 0.005 + 0.045 * near,
@@ -103,11 +116,11 @@ def water_town(scene: Scene) -> None:
                         0.01,
                     )
     terrain.ripples(scene, horizon + 0.10, 1.0, 34)
-    figures.boat(
+    boats.boat(
         scene, layout.second_x * 0.4 + layout.main_x * 0.6, layout.second_y - 0.03, 0.10, True, mood.light == "night"
     )
     if scene.chance.fork("tree").chance(0.75):
-        plants.tree(
+        trees.tree(
             scene,
             0.5 + layout.side * 0.44,
             1.02,
@@ -131,12 +144,12 @@ def lone_boat(scene: Scene) -> None:
     terrain.lake(scene, layout.horizon - 0.07)
     sky.mist(scene, layout.horizon - 0.05, 0.05, 0.7)
     terrain.ripples(scene, layout.horizon + 0.05, 0.97, 18)
-    figures.fisherman(scene, layout.main_x, layout.main_y, layout.main_size * 0.30)
+    boats.fisherman(scene, layout.main_x, layout.main_y, layout.main_size * 0.30)
     if scene.mood.season in ("autumn", "winter"):
-        plants.reeds(scene, 0.5 + layout.side * 0.42, 1.0, 0.24, 16)
+        grasses.reeds(scene, 0.5 + layout.side * 0.42, 1.0, 0.24, 16)
     else:
         terrain.rocks(scene, 0.5 + layout.side * 0.44, 0.98, 0.09)
-        plants.reeds(scene, 0.5 + layout.side * 0.36, 1.0, 0.18, 9)
+        grasses.reeds(scene, 0.5 + layout.side * 0.36, 1.0, 0.18, 9)
 
 
 def lotus_pond(scene: Scene) -> None:
@@ -144,7 +157,7 @@ def lotus_pond(scene: Scene) -> None:
     layout, mood = scene.layout, scene.mood
     horizon = layout.horizon - 0.22
     sky.sky(scene, horizon)
-    plants.grove(scene, horizon, 14, 0.09, 0.5)
+    trees.grove(scene, horizon, 14, 0.09, 0.5)
     terrain.lake(scene, horizon)
     sky.mist(scene, horizon, 0.03, 0.5)
     sky.light_of_the_hour(scene)
@@ -156,7 +169,7 @@ def lotus_pond(scene: Scene) -> None:
             near = row / (rows - 1)
             y = horizon + 0.06 + (0.95 - horizon) * near**1.15
             for _ in range(4 - int(near * 2)):
-                plants.lotus_leaf(
+                flowers.lotus_leaf(
                     scene, chance.uniform(0.02, 0.98), y + chance.normal(0.02), 0.045 + 0.12 * near, 0.35 * (1 - near)
                 )
     count = 3 + round(2 * layout.density)
@@ -165,10 +178,10 @@ def lotus_pond(scene: Scene) -> None:
         near = chance.uniform(0.35, 1.0)
         foot = horizon + (1 - horizon) * near
         size = 0.05 + 0.075 * near
-        plants.lotus_flower(scene, x, foot - size * chance.uniform(1.6, 2.6), foot, size, bud=k % 3 == 2)
-    plants.lotus_flower(scene, layout.main_x, layout.main_y - 0.14, 1.0, layout.main_size * 0.33)
+        flowers.lotus_flower(scene, x, foot - size * chance.uniform(1.6, 2.6), foot, size, bud=k % 3 == 2)
+    flowers.lotus_flower(scene, layout.main_x, layout.main_y - 0.14, 1.0, layout.main_size * 0.33)
     if mood.season == "summer" and scene.chance.fork("fish").chance(0.4):
-        figures.carp(scene, layout.second_x, 0.92, 0.09, chance.uniform(-0.6, 0.6))
+        animals.carp(scene, layout.second_x, 0.92, 0.09, chance.uniform(-0.6, 0.6))
 
 
 def west_lake(scene: Scene) -> None:
@@ -179,7 +192,7 @@ def west_lake(scene: Scene) -> None:
     sky.light_of_the_hour(scene)
     terrain.mountains(scene, horizon, layout.height * 0.62, 3)
     terrain.hill(scene, layout.main_x + 0.2 * layout.side, horizon + 0.01, 0.5, 0.10, 0.25)
-    buildings.pagoda(scene, layout.main_x + 0.2 * layout.side, horizon - 0.075, 0.24, 5, 0.12)
+    palaces.pagoda(scene, layout.main_x + 0.2 * layout.side, horizon - 0.075, 0.24, 5, 0.12)
     terrain.lake(scene, horizon)
     dyke = horizon + 0.085
     first = len(scene.shapes)
@@ -193,17 +206,17 @@ def west_lake(scene: Scene) -> None:
         else ("bare", "bare")
     )
     for k in range(5):
-        plants.tree(scene, 0.08 + 0.2 * k + 0.03 * layout.sway, dyke, 0.13, kinds[k % 2], 0.0, 0.12)
+        trees.tree(scene, 0.08 + 0.2 * k + 0.03 * layout.sway, dyke, 0.13, kinds[k % 2], 0.0, 0.12)
     scene.mirror(first, dyke + 0.03, 0.3, 0.7)
-    buildings.arch_bridge(scene, 0.5 - 0.22 * layout.side, dyke + 0.045, 0.2, 0.055)
+    stonework.arch_bridge(scene, 0.5 - 0.22 * layout.side, dyke + 0.045, 0.2, 0.055)
     terrain.ripples(scene, dyke + 0.06, 1.0, 34)
     with scene.element("stone lantern"):
         for k in range(3):
             x, y = layout.second_x + (k - 1) * 0.11, layout.main_y + 0.03 * (k == 1)
-            figures.stone_lantern(scene, x, y, 0.045)
-    figures.boat(scene, layout.main_x - 0.12 * layout.side, layout.second_y + 0.02, 0.085)
+            lanterns.stone_lantern(scene, x, y, 0.045)
+    boats.boat(scene, layout.main_x - 0.12 * layout.side, layout.second_y + 0.02, 0.085)
     if mood.weather != "rain":
-        plants.tree(
+        trees.tree(
             scene,
             0.5 + layout.side * 0.46,
             1.02,
@@ -234,10 +247,10 @@ def guilin(scene: Scene) -> None:
     scene.shapes += [one for one in mirrored if one.material == "peak"]
     scene.mirror(start, horizon + 0.02, 0.42, 0.72)
     del scene.shapes[-len([one for one in mirrored if one.material == "peak"]) :]
-    plants.grove(scene, horizon + 0.022, 12, 0.035, 0.2)
+    trees.grove(scene, horizon + 0.022, 12, 0.035, 0.2)
     terrain.ripples(scene, horizon + 0.08, 1.0, 26)
-    figures.boat(scene, layout.main_x, layout.main_y + 0.03, 0.11, awning=False)
-    figures.person(
+    boats.boat(scene, layout.main_x, layout.main_y + 0.03, 0.11, awning=False)
+    humans.person(
         scene,
         layout.main_x - 0.02,
         layout.main_y + 0.025,
@@ -249,7 +262,7 @@ def guilin(scene: Scene) -> None:
     )
     if scene.chance.fork("bamboo").chance(0.6):
         for k in range(4):
-            plants.bamboo_stalk(
+            grasses.bamboo_stalk(
                 scene, 0.5 + layout.side * (0.40 + 0.035 * k), 1.02, 0.42 + 0.06 * k, 0.016, -0.09 * layout.side, 0.0
             )
 
@@ -262,15 +275,15 @@ def night_mooring(scene: Scene) -> None:
     sky.light_of_the_hour(scene)
     terrain.mountains(scene, horizon, layout.height, 3)
     first = len(scene.shapes)
-    buildings.pagoda(scene, 0.5 - 0.26 * layout.side, horizon + 0.01, 0.24, 7, 0.2)
+    palaces.pagoda(scene, 0.5 - 0.26 * layout.side, horizon + 0.01, 0.24, 7, 0.2)
     with scene.element("temple"):
-        buildings.house(scene, 0.5 - 0.13 * layout.side, horizon + 0.012, 0.13, 0.06, 0.2)
-    buildings.arch_bridge(scene, 0.5 + 0.16 * layout.side, horizon + 0.03, 0.2, 0.06)
+        dwellings.house(scene, 0.5 - 0.13 * layout.side, horizon + 0.012, 0.13, 0.06, 0.2)
+    stonework.arch_bridge(scene, 0.5 + 0.16 * layout.side, horizon + 0.03, 0.2, 0.06)
     terrain.lake(scene, horizon + 0.01)
     scene.shapes.insert(first, scene.shapes.pop())
     terrain.ripples(scene, horizon + 0.06, 1.0, 32)
-    figures.boat(scene, layout.main_x, layout.main_y, layout.main_size * 0.34, True, True)
-    plants.tree(
+    boats.boat(scene, layout.main_x, layout.main_y, layout.main_size * 0.34, True, True)
+    trees.tree(
         scene,
         0.5 + layout.side * 0.46,
         1.02,
@@ -280,7 +293,7 @@ def night_mooring(scene: Scene) -> None:
     )
     sky.crow(scene, 0.5 + layout.side * 0.10, 0.26, 0.045, flying=True)
     sky.crow(scene, 0.5 + layout.side * 0.20, 0.19, 0.038, flying=True)
-    plants.reeds(scene, 0.5 - layout.side * 0.42, 1.0, 0.2, 10)
+    grasses.reeds(scene, 0.5 - layout.side * 0.42, 1.0, 0.2, 10)
 
 
 def dragon_boats(scene: Scene) -> None:
@@ -291,15 +304,15 @@ def dragon_boats(scene: Scene) -> None:
     sky.light_of_the_hour(scene)
     terrain.mountains(scene, horizon, layout.height * 0.7, 3)
     first = len(scene.shapes)
-    buildings.village(scene, 0.5 + 0.25 * layout.side, horizon + 0.02, 0.09, 4, 0.2)
-    plants.grove(scene, horizon + 0.015, 10, 0.05, 0.25)
+    dwellings.village(scene, 0.5 + 0.25 * layout.side, horizon + 0.02, 0.09, 4, 0.2)
+    trees.grove(scene, horizon + 0.015, 10, 0.05, 0.25)
     terrain.lake(scene, horizon + 0.015)
     scene.shapes.insert(first, scene.shapes.pop())
     terrain.ripples(scene, horizon + 0.06, 1.0, 46)
-    figures.dragon_boat(scene, layout.second_x * 0.3 + 0.35, horizon + 0.16, 0.25, 7, red=False)
-    figures.dragon_boat(scene, layout.main_x, layout.main_y + 0.05, layout.main_size * 0.80, 8)
+    boats.dragon_boat(scene, layout.second_x * 0.3 + 0.35, horizon + 0.16, 0.25, 7, red=False)
+    boats.dragon_boat(scene, layout.main_x, layout.main_y + 0.05, layout.main_size * 0.80, 8)
     if scene.chance.fork("willow").chance(0.5):
-        plants.willow(scene, 0.5 + layout.side * 0.47, 1.02, 0.62, 0.0)
+        trees.willow(scene, 0.5 + layout.side * 0.47, 1.02, 0.62, 0.0)
 
 
 def waterfall(scene: Scene) -> None:
@@ -318,13 +331,13 @@ def waterfall(scene: Scene) -> None:
     terrain.ripples(scene, 0.83, 1.0, 22)
     terrain.rocks(scene, x - 0.2, 0.88, 0.10)
     terrain.rocks(scene, x + 0.2, 0.92, 0.12)
-    plants.pine(scene, x + layout.side * 0.22, 0.43, 0.24, -layout.side)
+    trees.pine(scene, x + layout.side * 0.22, 0.43, 0.24, -layout.side)
     if scene.chance.fork("viewer").chance(0.6):
         terrain.rocks(scene, 0.5 - 0.36 * layout.side, 0.99, 0.12, 2)
-        figures.person(scene, 0.5 - 0.34 * layout.side, 0.93, 0.13, robe="robe", staff=True, name="scholar")
-    plants.pine(
+        humans.person(scene, 0.5 - 0.34 * layout.side, 0.93, 0.13, robe="robe", staff=True, name="scholar")
+    trees.pine(
         scene, 0.5 + layout.side * 0.42, 1.0, 0.44, -0.4 * layout.side
-    ) if mood.season != "autumn" else plants.tree(
+    ) if mood.season != "autumn" else trees.tree(
         scene, 0.5 + layout.side * 0.42, 1.02, 0.46, "maple", 0.1 * layout.side
     )
 
@@ -343,11 +356,11 @@ def sea_moon(scene: Scene) -> None:
     terrain.lake(scene, horizon, material="sea")
     with scene.element("waves"):
         terrain.ripples(scene, horizon + 0.02, 1.0, 70)
-    figures.sail_boat(scene, layout.main_x + 0.2 * layout.side, horizon + 0.09, 0.085, 0.1)
-    figures.sail_boat(scene, layout.main_x + 0.34 * layout.side, horizon + 0.05, 0.05, 0.3)
+    boats.sail_boat(scene, layout.main_x + 0.2 * layout.side, horizon + 0.09, 0.085, 0.1)
+    boats.sail_boat(scene, layout.main_x + 0.34 * layout.side, horizon + 0.05, 0.05, 0.3)
     terrain.rocks(scene, 0.5 - layout.side * 0.34, 0.97, 0.16, 4)
     if scene.chance.fork("viewer").chance(0.5):
-        figures.person(scene, 0.5 - layout.side * 0.34, 0.90, 0.13, robe="robe", name="person")
+        humans.person(scene, 0.5 - layout.side * 0.34, 0.90, 0.13, robe="robe", name="person")
 
 
 def koi(scene: Scene) -> None:
@@ -360,7 +373,7 @@ def koi(scene: Scene) -> None:
     turn = chance.uniform(0, math.tau)
     for k in range(4 + round(2 * layout.density)):
         angle = turn + k * 1.25
-        figures.carp(
+        animals.carp(
             scene,
             layout.main_x + 0.26 * math.cos(angle),
             0.52 + 0.24 * math.sin(angle),
@@ -371,8 +384,8 @@ def koi(scene: Scene) -> None:
     with scene.element("lotus leaf"):
         for x, y in ((0.12, 0.14), (0.9, 0.86), (0.86, 0.12), (0.10, 0.88)):
             if chance.chance(0.75):
-                plants.lotus_leaf(scene, x + chance.normal(0.03), y + chance.normal(0.03), chance.uniform(0.12, 0.2))
-    plants.lotus_flower(scene, 0.5 + layout.side * 0.36, 0.16, 0.24, 0.10)
+                flowers.lotus_leaf(scene, x + chance.normal(0.03), y + chance.normal(0.03), chance.uniform(0.12, 0.2))
+    flowers.lotus_flower(scene, 0.5 + layout.side * 0.36, 0.16, 0.24, 0.10)
 
 
 LOW_LIGHT = {"light_y": (0.20, 0.34), "light_x": (0.35, 0.65)}

@@ -1,0 +1,1 @@
+"""What scenes are made of: sky, land, water, plants, buildings, people, animals, things."""
