@@ -79,7 +79,7 @@ def machine_paths() -> Iterator[str]:
 def imported_by(code: str) -> set[str]:
     """The top-level modules that a new Python imports while it runs some code."""
     command = (sys.executable, "-X", "importtime", "-c", code)
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     rows = re.findall(r"^import time:\s+\d+ \|\s+\d+ \|\s+([\w.]+)$", done.stderr, flags=re.MULTILINE)
     return {name.partition(".")[0] for name in rows}

@@ -201,10 +201,8 @@ def _sky(scene: Scene, wanted: frozenset[str], horizon: float) -> None:
             sky.firework(scene, 0.28 + 0.42 * k, 0.17 + 0.05 * k, 0.14, material)
     if "sky lantern" in wanted:
         for k in range(7):
-            lanterns = scene.chance.fork(f"sky lantern {k}")
-            sky.sky_lantern(
-                scene, lanterns.uniform(0.06, 0.94), lanterns.uniform(0.05, 0.38), lanterns.uniform(0.022, 0.045)
-            )
+            spots = scene.chance.fork(f"sky lantern {k}")
+            sky.sky_lantern(scene, spots.uniform(0.06, 0.94), spots.uniform(0.05, 0.38), spots.uniform(0.022, 0.045))
 
 
 def _far_fall(scene: Scene, horizon: float) -> None:
