@@ -58,7 +58,7 @@ def test_the_discriminator_learns_from_telling_apart_alone(tiny_shards: Path, tm
 def test_the_decoder_is_pulled_by_both_and_by_the_share_that_is_asked(tiny_shards: Path, tmp_path: Path) -> None:
     pulled: dict[float, Tensor] = {}
     for share in (0.0, 0.5, 1.0):
-        run, inputs, stage = begun(tiny_shards, tmp_path / str(share), share=share)
+        _, inputs, stage = begun(tiny_shards, tmp_path / str(share), share=share)
         objective: Any = stage.objective
         seen: list[Tensor] = []
         answered = Reconstruct.answered

@@ -90,4 +90,4 @@ class Adversarial(Reconstruct):
         if not answer.requires_grad:
             return answer.new_zeros(())
         (own,), (other,) = (torch.autograd.grad(loss, answer, retain_graph=True) for loss in (distance, deceives))
-        return self.share * own.float().norm() / (other.float().norm() + 1e-8)
+        return self.share * own.float().square().sum().sqrt() / (other.float().square().sum().sqrt() + 1e-8)
