@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     import torch
     from rich.table import Table
 
+    from bimo.diffusion.system import System
+
 LIST_EXAMPLES = say(
     "Examples:\n\n  bimo list taiyi\n\n  bimo list --reads en --source weights\n\n  bimo list --here --json"
 )
@@ -29,7 +33,8 @@ EXTEND_EXAMPLES = say(
 )
 EXPORT_EXAMPLES = say(
     "Examples:\n\n  bimo export taiyi-sd-en taiyi/ --dtype fp16\n\n  bimo export taiyi-sd-en "
-    "taiyi.safetensors --to single"
+    "taiyi.safetensors --to single\n\n"
+    "  bimo export run/ autoencoder.safetensors --only 'image.space.*' --dtype int8"
 )
 
 
@@ -205,17 +210,25 @@ def export(
         Stored, typer.Option(help=say("how numbers are stored; int8 with a scale for each row, for bimo alone"))
     ] = Stored.fp16,
     to: Annotated[To, typer.Option(help=say("who is to read it"))] = To.bimo,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help=say("only the tensors of such names, for bimo train --start: 'image.space.*'; repeatable")),
+    ] = None,
 ) -> None:
     """Writes a system with its recipe, weights, words and hashes, or in the layout of others."""
     if to is To.single and out.suffix != ".safetensors":
         raise RequestError("a single file ends in .safetensors, not like {out}", out=out)
     if dtype is Stored.int8 and to is not To.bimo:
         raise RequestError("{to} does not read int8 with scales; leave out --to, or take --dtype fp16", to=str(to))
+    if only and (to is not To.bimo or out.suffix != ".safetensors"):
+        raise RequestError("--only writes one file for bimo; let {out} end in .safetensors, without --to", out=out)
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise RequestError("{out} is not empty; name a new folder", out=out)
     system = registry.load(model)
     try:
-        if to is To.bimo:
+        if only:
+            _write_only(system, out, only, numbers(dtype))
+        elif to is To.bimo:
             system.save(out, numbers(dtype))
         else:
             from bimo.models.layouts.export import to_diffusers, to_single
@@ -224,6 +237,19 @@ def export(
     except OSError as error:
         raise RequestError("cannot write to {out}: {strerror}", out=out, strerror=error.strerror) from None
     print(out)
+
+
+def _write_only(system: System, out: Path, globs: Sequence[str], dtype: torch.dtype) -> None:
+    """The tensors whose names match, as one file. Raises RequestError where none does."""
+    from bimo.core.checkpoint_io import write
+
+    state = {n: v for n, v in system.state_dict().items() if any(fnmatchcase(n, glob) for glob in globs)}
+    if not state:
+        parts = sorted({".".join(name.split(".")[:2]) + ".*" for name in system.state_dict()})
+        raise RequestError(
+            "no tensor is called {globs}; there are {parts}", globs=", ".join(globs), parts=", ".join(parts)
+        )
+    write(out, state, dtype)
 
 
 def extend(

@@ -160,7 +160,7 @@ def train(
     threads: Annotated[int | None, typer.Option(min=1, max=MAXIMUM_PROCESSES, help=say("how many threads"))] = None,
     start: Annotated[
         list[str] | None,
-        typer.Option(help=say("a model to begin from; may be repeated")),
+        typer.Option(help=say("a model to begin from, or a file of bimo export --only; may be repeated")),
     ] = None,
     teacher: Annotated[str | None, typer.Option(help=say("the model that stages of distillation learn from"))] = None,
     device: Annotated[str, typer.Option(help=inputs.DEVICE_HELP)] = "auto",
@@ -243,7 +243,7 @@ def _trained(
     from bimo.training.objectives.rewards import Judges
     from bimo.training.trainer import train as run
 
-    begun = [registry.load(name) for name in start or []]
+    begun = [Path(name) if _is_part_of(Path(name), wanted) else registry.load(name) for name in start or []]
     taught = None if teacher is None else registry.load(teacher)
     own = [file for file in (recipe.rpartition(":")[0], recipe) if file.endswith(".py")]
     judges = Judges(
@@ -252,6 +252,16 @@ def _trained(
     changes: dict[str, Any] = {"from_here": from_here, "accept_new_data": accept_new_data}
     begun_as: dict[str, Any] = {"start": begun, "teacher": taught, "judges": judges, "cache": cache}
     run(wanted, data, out, seed=seed, threads=threads, device=device, **begun_as, **changes)
+
+
+def _is_part_of(path: Path, recipe: Recipe) -> bool:
+    """Whether a file holds some of the tensors of a system of a recipe, by its names for them."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    from bimo.core.checkpoint_io import shapes
+
+    rooms = {"text.", *(f"{level.name}.{part}." for level in recipe.levels for part in ("space", "denoiser"))}
+    return all(name.startswith(tuple(rooms)) for name in shapes(path))
 
 
 def evaluate(

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from bimo.core.checkpoint_io import read
 from bimo.core.errors import TrainingError
 from bimo.core.files import alone, write_whole
 from bimo.core.messages import say
@@ -60,7 +61,7 @@ def train(
     threads: int | None = None,
     stop_after: float | None = None,
     seed: int = 0,
-    start: Sequence[System] = (),
+    start: Sequence[System | Path] = (),
     teacher: System | None = None,
     judges: Judges | None = None,
     device: str = "cpu",
@@ -74,8 +75,8 @@ def train(
     The same command goes on where it was stopped: all that is random in a step comes from (seed, stage, step), and
     the rows of a step from its number, so losses and weights are those of an uninterrupted run with the same number
     of threads. ``stop_after`` seconds it stops of its own accord, with its state saved. What has the same name and
-    shape in a system of ``start`` begins as it is there, and so do vocabularies of equal text encoders; of several
-    systems the last decides.
+    shape in a system of ``start`` begins as it is there, and so do vocabularies of equal text encoders; so does what a
+    file of ``start`` holds of a system of this recipe, such as its autoencoder. Of several the last decides.
     ``teacher`` is whom stages learn from that distil, ``judges`` open what rewards look through. Raises TrainingError
     for a folder that another run is at work in, or that holds a run of another recipe, seed or data, a ``start`` that
     gives nothing, and numbers that are none. With ``from_here`` a run that was begun goes on with other settings of its
@@ -96,8 +97,8 @@ def train(
         ):
             given = teacher, judges, processes, from_here, accept_new_data
             run = Trainer(recipe, pictures, out, seed, stop_after, *given)
-            for system in start:
-                run.begin_as(system)
+            for beginning in start:
+                run.begin_as(beginning)
             run.everything()
     return out
 
@@ -147,34 +148,40 @@ class Trainer:
         self._infinite: frozenset[str] = frozenset()
         self.journal = Journal(out, processes.is_main_process)
 
-    def begin_as(self, other: System) -> None:
-        """Takes over all that has the same name and shape in another system, and vocabularies of equal text encoders.
+    def begin_as(self, other: System | Path) -> None:
+        """Takes over all that has the same name and shape in another system, and vocabularies of equal text encoders;
+        or in a file of some of a system's tensors.
 
         Raises TrainingError where that is nothing.
         """
+        state, name = (read(other), str(other)) if isinstance(other, Path) else (other.state_dict(), other.recipe.name)
         own = self.system.state_dict()
-        matching = {n: v for n, v in other.state_dict().items() if n in own and own[n].shape == v.shape}
+        matching = {n: v for n, v in state.items() if n in own and own[n].shape == v.shape}
         if not matching:
             raise TrainingError(
                 "not one tensor of {name} has name and shape of one of {name_2}; begin from another system",
-                name=other.recipe.name,
+                name=name,
                 name_2=self.recipe.name,
             )
         self.system.load_state_dict(matching, strict=False)
-        for index, (encoder, wanted) in enumerate(zip(other.text_encoders, self.recipe.text_encoders, strict=False)):
-            with self.processes.main_process_first():
-                if read_alike(other.recipe.text_encoders[index], wanted) and not (self.out / f"words.{index}").is_dir():
-                    encoder.save_tokenizer(self.out / f"words.{index}")
-        rest = len(other.state_dict()) - len(matching)
+        if isinstance(other, System):
+            self._read_as(other)
         print(
             say(
                 "{count} tensors begin as in {name} ({rest} more of it have no place here); {count_2} do not",
                 count=len(matching),
-                name=other.recipe.name,
-                rest=rest,
+                name=name,
+                rest=len(state) - len(matching),
                 count_2=len(own) - len(matching),
             )
         )
+
+    def _read_as(self, other: System) -> None:
+        """Keeps the vocabularies of text encoders that read alike, where the run has none."""
+        for index, (encoder, wanted) in enumerate(zip(other.text_encoders, self.recipe.text_encoders, strict=False)):
+            with self.processes.main_process_first():
+                if read_alike(other.recipe.text_encoders[index], wanted) and not (self.out / f"words.{index}").is_dir():
+                    encoder.save_tokenizer(self.out / f"words.{index}")
 
     def everything(self) -> None:
         """Every stage from where the run stands."""

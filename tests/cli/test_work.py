@@ -91,6 +91,21 @@ def test_train_refuses_what_it_cannot_begin_as(here: Run, painting: str, tiny_sh
     assert not list(Path().glob("run/*.safetensors"))
 
 
+def test_train_begins_as_a_part_that_was_exported(here: Run, painting: str, tiny_shards: Path) -> None:
+    words = ("train", painting, "--data", str(tiny_shards), "--threads", "1")
+    assert here(*words, "--out", "run")[0] == 0
+    assert here("export", "run", "space.safetensors", "--only", "image.space.*", "--dtype", "fp32")[0] == 0
+    held = checkpoint_io.read(Path("space.safetensors"))
+    assert held
+    assert all(name.startswith("image.space.") for name in held)
+    assert here(*words, "--out", "again", "--seed", "1", "--start", "space.safetensors")[0] == 0
+    after = checkpoint_io.read(Path("again") / "weights.safetensors")
+    assert all(torch.equal(after[name], value) for name, value in held.items())
+    refused(here("export", "run", "none.safetensors", "--only", "nothing.*"), RequestError.exit_status, "image.space.*")
+    refused(here("export", "run", "folder", "--only", "image.*"), RequestError.exit_status, ".safetensors")
+    assert not Path("none.safetensors").exists()
+
+
 @pytest.fixture
 def teacher(tmp_path: Path) -> Path:
     """The folder of a toy tower that knows its words."""
