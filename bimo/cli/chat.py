@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from bimo.cli import draw, words
+from bimo.cli.engine_options import takes_engine
 from bimo.cli.models import names
 from bimo.core.errors import RequestError
 from bimo.core.files import read_regular, write_whole
@@ -21,6 +22,7 @@ from bimo.core.messages import say
 from bimo.core.output_path import OutputPath
 from bimo.core.request import checked
 from bimo.hub import registry
+from bimo.hub.options import DEFAULT, LoadOptions
 from bimo.prompts.edits import edited
 
 EXAMPLES = say(
@@ -82,6 +84,7 @@ class Conversation:
             write_whole(self.file, json.dumps({"turns": self.turns}, ensure_ascii=False, indent=1).encode())
 
 
+@takes_engine
 def chat(
     model: Annotated[str | None, typer.Option("-m", "--model", help=say("the model"), autocompletion=names)] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help=say("the folder of the pictures"))] = None,
@@ -95,16 +98,20 @@ def chat(
     size: Annotated[str | None, typer.Option(help=say("WxH or one side, in pixels"))] = None,
     steps: Annotated[int | None, typer.Option(help=say("how many steps"))] = None,
     seed: Annotated[int | None, typer.Option(help=say("same seed, same picture"))] = None,
+    how: LoadOptions = DEFAULT,
 ) -> None:
     """Reads a line a turn until the input ends, and draws after each."""
-    from bimo.hub.loading import load, steady
+    from bimo.engine.adapters import Adapters
+    from bimo.hub.loading import load_with, steady
     from bimo.inscription import drawing
 
     talk = Conversation.read(history)
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
     ask = None if language_model is None else words.language_model(language_model, language_model_name)
-    engine = steady(load(model or os.environ.get("BIMO_MODEL") or registry.DEFAULT_MODEL))
+    name = model or os.environ.get("BIMO_MODEL") or registry.DEFAULT_MODEL
+    engine = steady(load_with(name, Adapters(), **how.arguments()))
+    draw.note(engine.told)
     first: dict[str, Any] = {"size": None if size is None else draw.inputs.size_of(size), "steps": steps, "seed": seed}
     first = {name: value for name, value in first.items() if value is not None}
     for sentence in _sentences(bool(talk.turns)):

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bimo.cli import collection, inputs, series, words
+from bimo.cli.engine_options import takes_engine
 from bimo.cli.foreign import Foreign, fitting, foreign
 from bimo.cli.inputs import InscribeMethod, Writing
-from bimo.cli.models import Dtype, names
+from bimo.cli.models import names
 from bimo.cli.terminal import print_json
 from bimo.core.errors import RecipeError, RequestError
 from bimo.core.label import Label, label_of
@@ -25,8 +26,8 @@ from bimo.core.output_path import OutputPath
 from bimo.core.picture import Picture, read_metadata
 from bimo.core.request import Request, checked
 from bimo.engine.adapters import of_prompt
-from bimo.engine.memory import Keeping
 from bimo.hub import memory, registry
+from bimo.hub.options import DEFAULT, LoadOptions
 from bimo.inscription import drawing
 from bimo.prompts.a1111 import lora_tags
 from bimo.prompts.wildcards import Wildcards
@@ -44,6 +45,7 @@ EXAMPLES = say(
 )
 
 
+@takes_engine
 def draw(
     prompt: Annotated[str | None, typer.Argument(help=say("what to draw"))] = None,
     model: Annotated[
@@ -94,14 +96,7 @@ def draw(
     nag: Annotated[float | None, typer.Option(help=inputs.NAG_HELP)] = None,
     tiny_decoder: Annotated[Path | None, typer.Option(help=inputs.TINY_HELP)] = None,
     best: Annotated[Path | None, typer.Option(help=inputs.BEST_HELP)] = None,
-    device: Annotated[str, typer.Option(help=inputs.DEVICE_HELP)] = "auto",
-    dtype: Annotated[Dtype, typer.Option(help=inputs.DTYPE_HELP)] = Dtype.auto,
-    memory_limit: Annotated[str, typer.Option("--memory", help=inputs.MEMORY_HELP)] = "",
-    offload: Annotated[inputs.OffloadWay, typer.Option(help=inputs.OFFLOAD_HELP)] = inputs.OffloadWay.none,
-    quantise: Annotated[inputs.QuantiseKind, typer.Option(help=inputs.QUANTISE_HELP)] = inputs.QuantiseKind.none,
-    tiles: Annotated[bool, typer.Option("--tiles", help=inputs.TILES_HELP)] = False,
-    compiled: Annotated[bool, typer.Option("--compile", help=inputs.COMPILE_HELP)] = False,
-    processor: Annotated[str, typer.Option("--engine", help=inputs.ENGINE_HELP)] = "torch",
+    how: LoadOptions = DEFAULT,
     as_json: Annotated[bool, typer.Option("--json", help=say("print one JSON object"))] = False,
     inscribe: Annotated[list[str] | None, typer.Option(help=inputs.INSCRIBE_HELP)] = None,
     no_inscribe: Annotated[bool, typer.Option("--no-inscribe", help=inputs.NO_INSCRIBE_HELP)] = False,
@@ -222,7 +217,7 @@ def draw(
 
             style_named(request.style)
         if request.size:
-            memory.check(request.size, dtype, device, tiles=tiles)
+            memory.check(request.size, how.dtype, how.device, tiles=how.tiles)
         # Fonts are looked for before a model is read.
         drawing.check(request)
     wanted_label = label_of(label, producer)
@@ -233,10 +228,8 @@ def draw(
         places = dict.fromkeys(places, places[wanted[0].text])  # one name, counted on
     tags = dict.fromkeys(tag for request in wanted for tag in lora_tags(request.text)[1])
     adapters = replace(adapters, loras=(*adapters.loras, *of_prompt(list(tags), lora_folder)))
-    keeping = Keeping(dtype.value, offload=offload.value, quantise=quantise.value, tiles=tiles)
-    how: dict[str, Any] = {"device": device, "engine": processor, "fast": fast, "tiny_decoder": tiny_decoder}
-    how |= {"keeping": keeping, "memory": memory_limit, "compiled": compiled}
-    engine = _loaded(name, record is not None and model is None, wanted[0].size, adapters, how)
+    given: dict[str, Any] = {"fast": fast, "tiny_decoder": tiny_decoder}
+    engine = _loaded(name, record is not None and model is None, wanted[0].size, adapters, how, given)
     if theirs is not None:
         fields, left = fitting(engine, theirs.fields)
         wanted = [checked(fields | images)]
@@ -314,17 +307,17 @@ def _loaded(
     recorded: bool,
     size: tuple[int, int] | None,
     adapters: Adapters,
-    how: Mapping[str, Any],
+    how: LoadOptions,
+    given: Mapping[str, Any],
 ) -> Engine:
-    keeping: Keeping = how["keeping"]
     # Where a limit is given the way that fits is said once the model is known.
-    if not how["memory"] and (sentence := memory.said(name, size, how["device"], keeping)):
+    if not how.memory and (sentence := memory.said(name, size, how.device, how.keeping)):
         typer.echo(sentence, err=True)
     with _shown(say("reading the model {name} ...", name=name)):
         from bimo.hub.loading import load_with, steady
 
         try:
-            engine = load_with(name, adapters, dtype=keeping.dtype, size=size, **how)
+            engine = load_with(name, adapters, size=size, **how.arguments(), **given)
         except RecipeError as error:
             if not recorded:
                 raise

@@ -22,25 +22,6 @@ from bimo.engine.adapters import Adapters, numbered, weighted
 _PICTURE: Any = pydantic.TypeAdapter(Pixels)
 
 
-class OffloadWay(StrEnum):
-    """What is in memory only while it works."""
-
-    none = "none"
-    parts = "parts"
-    groups = "groups"
-    disk = "disk"
-
-
-class QuantiseKind(StrEnum):
-    """How matrices are rounded."""
-
-    none = "none"
-    int8 = "int8"
-    int4 = "int4"
-    fp8 = "fp8"
-    nf4 = "nf4"
-
-
 def image_in(path: Path) -> Any:
     """The picture in a file. Raises RequestError that names the file where it is none or too large."""
     content = read_regular(path, MAXIMUM_PICTURE_BYTES)
@@ -267,8 +248,8 @@ def _images_by_name(request: dict[str, Any]) -> dict[str, Any]:
 
 AGAIN_ALONE = Message(
     "--again draws what the record says; give no prompt and no settings but -m, -o, --json, --open, --device, --dtype, "
-    "--memory, --offload, --quantise, --tiles, --compile, --engine, --fast, --tiny-decoder, --lora, --embedding, "
-    "--control, --ip-adapter, --image-encoder and the pictures it was drawn from"
+    "--memory, --offload, --quantise, --tiles, --compile, --graphs, --engine, --denoiser, --fast, --tiny-decoder, "
+    "--lora, --embedding, --control, --ip-adapter, --image-encoder and the pictures it was drawn from"
 )
 
 
@@ -407,16 +388,3 @@ WRITING_HELP = say("the way the text runs")
 FONT_HELP = say("a font: a family's name, a file or a folder; else the first on this machine that has the characters")
 INSCRIBE_BOX_HELP = say("where the text stands: left,top,width,height as shares of the picture; else where it is calm")
 INSCRIBE_METHOD_HELP = say("the first way tried: the model's own, the glyphs as its condition, or laid in")
-DEVICE_HELP = say("where to draw: auto, the card with the most free memory; cuda, cuda:1, mps, xpu, cpu")
-DTYPE_HELP = say("how weights are kept in memory: auto, on a card what the recipe is safe in; fp32, bf16, fp16")
-ENGINE_HELP = say(
-    "how a processor draws: torch, torch-onednn, torch-bf16, openvino, openvino-bf16, openvino-int8, or auto, the "
-    "fastest by a probe, which is told by: bimo show xiaomo --engine"
-)
-MEMORY_HELP = say("the most memory to take, for instance 8GB: the cheapest way that fits is chosen and said")
-OFFLOAD_HELP = say(
-    "what is in memory only while it works: each of the parts, groups of their layers (cards), or layers from a disk"
-)
-QUANTISE_HELP = say("round the matrices of text encoders and denoisers: int8, int4, fp8 (torchao), nf4 (bitsandbytes)")
-TILES_HELP = say("decode large pictures tile by tile: less memory, slightly other pixels")
-COMPILE_HELP = say("have torch compile the blocks of the denoisers: slow at first, then faster on most cards")

@@ -36,6 +36,7 @@ EXTRAS = {
     "deepspeed": "deepspeed",
     "accelerate": "train",
     "torchao": "quantise",
+    "gguf": "gguf",
     "openvino": "openvino",
     "nncf": "openvino",
     "fontTools": "inscription",

@@ -38,15 +38,6 @@ EXPORT_EXAMPLES = say(
 )
 
 
-class Dtype(StrEnum):
-    """How numbers are kept while a system draws; auto is what the recipe says is safe on the device."""
-
-    auto = "auto"
-    fp16 = "fp16"
-    bf16 = "bf16"
-    fp32 = "fp32"
-
-
 class Stored(StrEnum):
     """How numbers are stored in a file."""
 

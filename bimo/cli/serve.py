@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
-from bimo.cli import inputs
+from bimo.cli.engine_options import takes_engine
 from bimo.cli.inputs import LABEL_HELP, PRODUCER_HELP
-from bimo.cli.models import Dtype
+from bimo.core.errors import RequestError
 from bimo.core.label import label_of
 from bimo.core.messages import say
+from bimo.hub.options import DEFAULT, LoadOptions
 from bimo.hub.registry import DEFAULT_MODEL
 from bimo.serve.keys import KeyStore, Scope
 from bimo.serve.settings import Limits, Retention, ServeSettings, default_folder
@@ -24,6 +25,7 @@ EXAMPLES = say(
 FOLDER_HELP = say("where jobs, pictures and keys lie; else BIMO_SERVE, else the user's folder of data")
 
 
+@takes_engine
 def serve(
     host: Annotated[str, typer.Option(help=say("the address to listen on"))] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help=say("the port"))] = 7860,
@@ -37,12 +39,8 @@ def serve(
         list[str] | None,
         typer.Option("--name", help=say("a further name of this machine, as behind a proxy; may be repeated")),
     ] = None,
-    device: Annotated[str, typer.Option(help=inputs.DEVICE_HELP)] = "auto",
-    dtype: Annotated[Dtype, typer.Option(help=inputs.DTYPE_HELP)] = Dtype.auto,
+    how: LoadOptions = DEFAULT,
     batch: Annotated[int, typer.Option(min=1, max=64, help=say("the most pictures in one call of a denoiser"))] = 16,
-    memory: Annotated[
-        float | None, typer.Option(min=0.1, help=say("the most gigabytes of weights to keep loaded"))
-    ] = None,
     waiting: Annotated[int, typer.Option(min=1, help=say("the most jobs that wait"))] = 256,
     keep_days: Annotated[float, typer.Option(min=0, help=say("how many days pictures are kept"))] = 30.0,
     keep_gigabytes: Annotated[float, typer.Option(min=0, help=say("the most gigabytes of pictures to keep"))] = 10.0,
@@ -63,15 +61,15 @@ def serve(
     from bimo.serve.run import is_loopback
     from bimo.serve.run import serve as run
 
+    if how.denoiser is not None and len(model or ()) > 1:
+        raise RequestError("--denoiser goes with one model, and several are named; name that one with -m alone")
     settings = ServeSettings(
         models=tuple(model or [os.environ.get("BIMO_MODEL") or DEFAULT_MODEL]),
         folder=folder or default_folder(),
         loras=loras,
         embeddings=embeddings,
-        device=device,
-        dtype=dtype.value,
+        how=how,
         batch=batch,
-        memory=None if memory is None else int(memory * 1e9),
         limits=Limits(waiting=waiting, waiting_of_key=waiting if is_loopback(host) else max(1, waiting // 4)),
         retention=Retention(keep_days * 86400, int(keep_gigabytes * 1e9)),
         audit_prompts=audit_prompts,

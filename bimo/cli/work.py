@@ -12,13 +12,13 @@ from typing import Annotated, Any
 
 import typer
 
-from bimo.cli import inputs
-from bimo.cli.models import Dtype
+from bimo.cli.engine_options import DEVICE_HELP, takes_engine
 from bimo.core import part
 from bimo.core.errors import RecipeError, RequestError
 from bimo.core.messages import Both, say
 from bimo.core.recipe import Recipe
 from bimo.hub import registry
+from bimo.hub.options import DEFAULT, LoadOptions
 
 #: What measures; a checkout has it, an installed package has not.
 BENCH = Path(__file__).resolve().parents[2] / "bench" / "xiaomo.py"
@@ -163,7 +163,7 @@ def train(
         typer.Option(help=say("a model to begin from, or a file of bimo export --only; may be repeated")),
     ] = None,
     teacher: Annotated[str | None, typer.Option(help=say("the model that stages of distillation learn from"))] = None,
-    device: Annotated[str, typer.Option(help=inputs.DEVICE_HELP)] = "auto",
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
     reward: Annotated[
         list[str] | None,
         typer.Option(help=say("a function of yours for a reward: ./mine.py:name")),
@@ -264,6 +264,7 @@ def _is_part_of(path: Path, recipe: Recipe) -> bool:
     return all(name.startswith(tuple(rooms)) for name in shapes(path))
 
 
+@takes_engine
 def evaluate(
     model: Annotated[str, typer.Argument(help=say("a model's name or folder"))],
     out: Annotated[Path, typer.Option(help=say("the folder of the report"))],
@@ -273,14 +274,14 @@ def evaluate(
         int | None,
         typer.Option(min=1, help=say("how many steps, else the model's own")),
     ] = None,
-    device: Annotated[str, typer.Option(help=inputs.DEVICE_HELP)] = "auto",
-    dtype: Annotated[Dtype, typer.Option(help=inputs.DTYPE_HELP)] = Dtype.auto,
+    how: LoadOptions = DEFAULT,
 ) -> None:
     """Measures a system and writes a report."""
-    from bimo.hub.loading import load
+    from bimo.engine.adapters import Adapters
+    from bimo.hub.loading import load_with
     from bimo.xiaomo.evaluation.run import evaluate as run
 
-    engine = load(model, device=device, dtype=dtype.value)
+    engine = load_with(model, Adapters(), **how.arguments())
     for sentence in engine.told:
         typer.echo(sentence, err=True)
     run(engine, data, out, limit=limit, steps=steps)

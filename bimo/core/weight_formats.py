@@ -25,9 +25,11 @@ PACKED = (
     (b"7z\xbc\xaf\x27\x1c", "7z", "7z x"),
     (b"Rar!", "rar", "unrar x"),
 )
+#: What a file of GGUF begins with.
+GGUF = b"GGUF"
 #: The first bytes of other files that people hand over.
 OTHERS = (
-    (b"GGUF", ("GGUF 量化权重", "weights quantised as GGUF")),
+    (GGUF, ("GGUF 量化权重", "weights quantised as GGUF")),
     (b"\x89HDF", ("HDF5（Keras / TensorFlow 的权重）", "HDF5 (weights of Keras or TensorFlow)")),
     (b"\x89PNG", ("一张 PNG 图片", "a PNG picture")),
     (b"\xff\xd8\xff", ("一张 JPEG 图片", "a JPEG picture")),
@@ -65,6 +67,12 @@ def format_of(path: Path) -> Format:
     if len(head) > 1 and head[0] == 0x80 and head[1] in PROTOCOLS:
         return "pickle"
     raise _other(path, head)
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a file is one of GGUF, whatever its name ends in."""
+    with path.open("rb") as file:
+        return file.read(len(GGUF)) == GGUF
 
 
 def is_pointer(path: Path) -> bool:

@@ -18,6 +18,7 @@ from bimo.core.hashing import LateDigest, digest, verifying
 from bimo.core.part import dumps
 from bimo.core.recipe import Level, Recipe
 from bimo.core.tensors import Batch, Conditioning, DenoiserInput, Shortcuts, TextEncoding
+from bimo.core.weight_formats import is_gguf
 from bimo.diffusion.casting import cast_conditioning, cast_encoding, dtype_of
 from bimo.diffusion.conditioner import Conditioner
 from bimo.diffusion.conditioning import merge_conditioning, with_dropout
@@ -93,7 +94,7 @@ class System(nn.Module):
     def check_files(self) -> None:
         """Raises WeightsError where a file that its weights were read from holds values that are no finite numbers."""
         for file in self.files:
-            if file.is_file() and (names := checkpoint_io.unsound(file)):
+            if file.is_file() and not is_gguf(file) and (names := checkpoint_io.unsound(file)):
                 shown = ", ".join(names[:NAMES_SHOWN]) + (
                     f" … (+{len(names) - NAMES_SHOWN})" * (len(names) > NAMES_SHOWN)
                 )

@@ -23,20 +23,36 @@ COMPILERS = ("c++", "g++", "clang++", "cl")
 
 def compile_blocks(system: System, device: torch.device, *, graphs: bool = False) -> int:
     """Has the repeated blocks of every denoiser compiled when they are first called; answers how many there are. With
-    ``graphs`` CUDA graphs are recorded, each for its own shapes.
+    ``graphs`` CUDA graphs are recorded, each for its own shapes (torch's mode "reduce-overhead").
 
     Raises RequestError where a processor has no compiler of C++.
     """
     if device.type == "cpu" and not any(shutil.which(name) for name in COMPILERS):
         raise RequestError("--compile needs a compiler of C++, and there is none; install g++ or leave it out")
-    mode = "reduce-overhead" if graphs and device.type == "cuda" else None
+    mode = "reduce-overhead" if graphs else None
     count = 0
     for level in system.recipe.levels:
-        for block in repeated_blocks(system.level(level.name).denoiser):
+        denoiser = system.level(level.name).denoiser
+        if graphs:
+            # What a graph answered is overwritten when it is played again: a new step needs nothing of the last.
+            denoiser.register_forward_pre_hook(_new_step)
+        for block in repeated_blocks(denoiser):
             # One compilation serves every size that is drawn, once a second one has been seen.
             cast(Any, block).compile(dynamic=None, mode=mode)
             count += 1
     return count
+
+
+def check_graphs(device: torch.device, compiled: bool) -> None:
+    """Raises RequestError where CUDA graphs cannot be recorded: on another device, or of what is not compiled."""
+    if device.type != "cuda":
+        raise RequestError("--graphs records kernels of CUDA, and the device is {device}; leave it out", device=device)
+    if not compiled:
+        raise RequestError("--graphs without --compile: what is recorded are compiled blocks; give both")
+
+
+def _new_step(module: nn.Module, args: object) -> None:
+    cast(Any, torch.compiler).cudagraph_mark_step_begin()
 
 
 def repeated_blocks(part: nn.Module) -> list[nn.Module]:

@@ -28,6 +28,7 @@ from bimo.diffusion.casting import dtype_of
 from bimo.diffusion.prompt_weighting import EncodingCache
 from bimo.diffusion.sampling import Prepared, SamplingLoop
 from bimo.diffusion.system import System
+from bimo.engine import quantisation
 from bimo.engine.adapters import Adapters, demand_attached, detached
 from bimo.engine.devices import DTYPES, default_device, device_of_module
 from bimo.engine.fast import Fast
@@ -133,6 +134,11 @@ class Engine:
             raise RequestError(
                 "with {flags} adapters are named when the model is loaded: the weights they change are rounded or away",
                 flags=self.keeping.flags,
+            )
+        if quantisation.in_blocks(self.system):
+            raise RequestError(
+                "with a denoiser of GGUF adapters are named when the model is loaded: its matrices lie in blocks, and "
+                "nothing can be added to those"
             )
 
     def detach(self, name: str = "") -> None:

@@ -37,7 +37,7 @@ UNITS = {"": 1e9, "b": 1.0, "k": 1e3, "kb": 1e3, "m": 1e6, "mb": 1e6, "g": 1e9, 
 class Weights:
     """How many numbers the weights of a recipe are: all text encoders', each level's denoiser's, all spaces', and all
     the rest, which is always kept in float32. ``grouped`` are those in memory at most where layers come by groups: all
-    that lies between the blocks, and two layers.
+    that lies between the blocks, and two layers. ``blocks`` are bytes of what GGUF has in blocks, whatever the numbers.
     """
 
     encoders: int
@@ -45,6 +45,7 @@ class Weights:
     spaces: int
     rest: int
     grouped: int = 0
+    blocks: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ class Keeping:
 
 def weights_of(system: System) -> Weights:
     """The weights of a system, counted; that they are mapped from their files or hold nothing makes no difference."""
-    counts = {name: parameter.numel() for name, parameter in system.named_parameters()}
+    counts = {name: p.numel() for name, p in system.named_parameters() if p.is_floating_point()}
+    blocks = sum(p.nbytes for p in system.parameters() if not p.is_floating_point())
 
     def below(*prefixes: str) -> int:
         return sum(count for name, count in counts.items() if name.startswith(prefixes))
@@ -87,7 +89,7 @@ def weights_of(system: System) -> Weights:
     denoisers = tuple(below(f"{name}.denoiser.") for name in names)
     spaces = below(*(f"{name}.space." for name in names)) if names else 0
     rest = sum(counts.values()) - encoders - sum(denoisers) - spaces
-    return Weights(encoders, denoisers, spaces, rest, _grouped(system))
+    return Weights(encoders, denoisers, spaces, rest, _grouped(system), blocks)
 
 
 def _grouped(system: System) -> int:
@@ -105,14 +107,14 @@ def _grouped(system: System) -> int:
 def kept_bytes(weights: Weights, keeping: Keeping) -> int:
     """Bytes of the weights that are in memory at once."""
     each = BYTES[keeping.dtype] if keeping.quantise == "none" else QUANTISED_BYTES[keeping.quantise]
-    pieces = (weights.encoders, *weights.denoisers)
+    denoisers = [each * count + weights.blocks for count in weights.denoisers]
     working: float = {
-        "none": sum(pieces),
-        "parts": max(pieces),
-        "groups": weights.grouped,
-        "disk": weights.grouped,
+        "none": each * (weights.encoders + sum(weights.denoisers)) + weights.blocks,
+        "parts": max([each * weights.encoders, *denoisers]),
+        "groups": each * weights.grouped,
+        "disk": each * weights.grouped,
     }[keeping.offload]
-    return int(working * each + weights.spaces * BYTES[keeping.space_dtype] + weights.rest * BYTES["fp32"])
+    return int(working + weights.spaces * BYTES[keeping.space_dtype] + weights.rest * BYTES["fp32"])
 
 
 def drawing_bytes(size: tuple[int, int], keeping: Keeping) -> int:

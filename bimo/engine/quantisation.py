@@ -53,6 +53,11 @@ def available(kind: Quantise) -> bool:
     return find_spec(LIBRARY[kind]) is not None
 
 
+def in_blocks(module: nn.Module) -> bool:
+    """Whether a module has matrices in the blocks of a GGUF file: nothing can be added to those."""
+    return any(isinstance(layer, nn.Linear) and not layer.weight.is_floating_point() for layer in module.modules())
+
+
 def quantise(
     module: nn.Module, kind: Quantise, read: Callable[[nn.Parameter], Tensor], whole: Container[int] = ()
 ) -> None:
@@ -62,7 +67,9 @@ def quantise(
     seen = Counter(id(p) for layer in module.modules() for p in layer.parameters(recurse=False))
     rounded: set[int] = set()
     for layer in module.modules():
-        if isinstance(layer, nn.Linear) and seen[id(layer.weight)] == 1 and id(layer.weight) not in whole:
+        if not isinstance(layer, nn.Linear) or not layer.weight.is_floating_point():
+            continue  # the blocks of GGUF are rounded already
+        if seen[id(layer.weight)] == 1 and id(layer.weight) not in whole:
             layer.weight.data = read(cast(nn.Parameter, layer.weight))
             # What is all zeros, as layers begin that have not learnt, has no scale to be rounded by.
             if bool(layer.weight.any()):

@@ -48,24 +48,27 @@ class Remote:
     large: bool
 
 
-def fetch(repo: str, modelscope: str = "", indices: Sequence[str] = INDEX_FILES) -> Path:
+def fetch(repo: str, modelscope: str = "", indices: Sequence[str] = INDEX_FILES, without: Sequence[str] = ()) -> Path:
     """The folder on this machine that holds a repository, fetched where it is not whole in the hub's cache.
 
     ``repo`` is of Hugging Face, "owner/name" or a folder in one, "owner/name/folder"; or of ModelScope after
-    "modelscope:". ``indices`` are the files of which one lies at the top of what is meant. HF_ENDPOINT, HF_HOME and
-    HF_HUB_OFFLINE are honoured. Raises WeightsError that says which files belong where.
+    "modelscope:". ``indices`` are the files of which one lies at the top of what is meant; of the components
+    ``without`` no weights are fetched. HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE are honoured. Raises WeightsError that
+    says which files belong where.
     """
     if repo.startswith(MODELSCOPE):
-        return _of_modelscope(repo.removeprefix(MODELSCOPE), say("it is on ModelScope alone"))
+        return _of_modelscope(repo.removeprefix(MODELSCOPE), say("it is on ModelScope alone"), without)
     from huggingface_hub import constants
 
     local = cached(repo, indices)
-    if local is not None and (local / _whole(local)).is_file() and not lacking(local):
+    absent = [] if local is None else [name for name in lacking(local) if name not in without]
+    whole = local is not None and any((local / _whole(local, left)).is_file() for left in ((), without))
+    if local is not None and whole and not absent:
         return local
     try:
         if constants.HF_HUB_OFFLINE:
             raise OSError("HF_HUB_OFFLINE=1")
-        return _of_hugging_face(repo, indices)
+        return _of_hugging_face(repo, indices, without)
     except BimoError:
         raise
     # The hub's client raises whatever its HTTP library of the day does; each means that nothing came.
@@ -75,7 +78,7 @@ def fetch(repo: str, modelscope: str = "", indices: Sequence[str] = INDEX_FILES)
             # Another program fetched it; if files are missing, reading it says which.
             return local
         if modelscope and not constants.HF_HUB_OFFLINE:
-            return _of_modelscope(modelscope, why)
+            return _of_modelscope(modelscope, why, without)
         raise (_image_encoder_unreachable if tuple(indices) == TEXT_ENCODER_FILES else _unreachable)(
             repo, why
         ) from None
@@ -133,7 +136,7 @@ def _inside(repo: str) -> tuple[str, str]:
     return f"{owner}/{name}", "".join(f"{folder}/" for folder in folders)
 
 
-def _of_hugging_face(repo: str, names: Sequence[str]) -> Path:
+def _of_hugging_face(repo: str, names: Sequence[str], without: Sequence[str] = ()) -> Path:
     from huggingface_hub import HfApi, constants, hf_hub_download
 
     endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
@@ -142,6 +145,8 @@ def _of_hugging_face(repo: str, names: Sequence[str]) -> Path:
     files = _once(
         [f for f in _listed(info) if f.path.startswith(inside) and _chosen(f.path.removeprefix(inside))], inside
     )
+    leave = tuple(f"{inside}{component}/" for component in without)
+    files = [file for file in files if not (file.path.startswith(leave) and file.path.endswith(WEIGHTS))]
     indices = {inside + name for name in names}
     if not {file.path for file in files} & indices:
         raise WeightsError(
@@ -150,17 +155,18 @@ def _of_hugging_face(repo: str, names: Sequence[str]) -> Path:
             names=Listed(names, "or"),
         )
     blobs = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}" / "blobs"
-    absent = [file for file in files if file.digest and not (blobs / file.digest).is_file()]
-    if absent:
-        size = sum(file.size for file in absent) / GIGABYTE
+    awaited = [file for file in files if file.digest and not (blobs / file.digest).is_file()]
+    if awaited:
+        size = sum(file.size for file in awaited) / GIGABYTE
         _stderr(say("fetching {repo} from {endpoint}: {size:.2f} GB", repo=repo, endpoint=endpoint, size=size))
-    for file in absent:
+    for file in awaited:
         _download(endpoint, repo, str(info.sha), file, blobs / file.digest)
     # The hub's client finds every file in its cache already, and lays out the folder.
     places = {file.path: Path(hf_hub_download(repo, file.path, endpoint=endpoint)) for file in files}
     folder = next(place.parent for path, place in places.items() if path in indices)
-    if not lacking(folder):
-        (folder / _whole(folder)).write_text("", encoding="utf-8")
+    absent = lacking(folder)
+    if not set(absent) - {*without}:
+        (folder / _whole(folder, without if absent else ())).write_text("", encoding="utf-8")
     return folder
 
 
@@ -179,9 +185,11 @@ def _lacks(names: Sequence[str]) -> bool:
     return complete(names) is None
 
 
-def _whole(snapshot: Path) -> str:
-    """The name of the empty file that says a snapshot is whole: a cut download leaves a folder as well."""
-    return f".bimo-whole-{snapshot.name[:12]}"
+def _whole(snapshot: Path, without: Sequence[str] = ()) -> str:
+    """The name of the empty file that says a snapshot is whole, or whole but for the weights of some components: a cut
+    download leaves a folder as well.
+    """
+    return "-".join((f".bimo-whole-{snapshot.name[:12]}", *(("without", *without) if without else ())))
 
 
 def _listed(info: Any) -> Iterator[Remote]:
@@ -247,7 +255,7 @@ def _digest(path: Path, large: bool) -> str:
     return total.hexdigest()
 
 
-def _of_modelscope(repo: str, why: str) -> Path:
+def _of_modelscope(repo: str, why: str, without: Sequence[str] = ()) -> Path:
     """A snapshot by ModelScope's own client, which resumes and checks by itself."""
     try:
         from modelscope import snapshot_download  # pyright: ignore[reportMissingImports]
@@ -259,10 +267,11 @@ def _of_modelscope(repo: str, why: str) -> Path:
             why=why,
         ) from None
     try:
-        folder = Path(snapshot_download(repo, allow_patterns=WANTED, ignore_patterns=[*UNWANTED, *VARIANTS]))
-        if parts := lacking(folder):
+        unwanted = [*UNWANTED, *(f"{component}/*{end}" for component in without for end in WEIGHTS)]
+        folder = Path(snapshot_download(repo, allow_patterns=WANTED, ignore_patterns=[*unwanted, *VARIANTS]))
+        if parts := [name for name in lacking(folder) if name not in without]:
             wanted = [f"{part}/*" for part in parts if (folder / part).is_dir()] or WANTED
-            folder = Path(snapshot_download(repo, allow_patterns=wanted, ignore_patterns=UNWANTED))
+            folder = Path(snapshot_download(repo, allow_patterns=wanted, ignore_patterns=unwanted))
         return folder
     # Its client as well raises whatever its HTTP library does.
     except Exception as error:

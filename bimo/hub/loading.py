@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -15,7 +16,7 @@ from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
 from bimo.engine import quantisation
 from bimo.engine.adapters import Adapters, lora
-from bimo.engine.compile import compile_blocks
+from bimo.engine.compile import check_graphs, compile_blocks
 from bimo.engine.devices import CPU, DTYPES, cards, device_of, dtype_for, dtype_warnings, dtypes_of
 from bimo.engine.engine import Engine
 from bimo.engine.fast import Fast
@@ -47,6 +48,7 @@ def load(
     tiles: bool = False,
     memory: str = "",
     compiled: bool = False,
+    graphs: bool = False,
     loras: Sequence[str | Path] = (),
     embeddings: Sequence[str | Path] = (),
     controls: Sequence[str | Path] = (),
@@ -55,6 +57,7 @@ def load(
     engine: str = "torch",
     fast: str | Path | None = None,
     tiny_decoder: str | Path | None = None,
+    denoiser: str | Path | None = None,
 ) -> Engine:
     """An engine ready to draw, of a model's name, folder or file, or ``owner/name`` on a hub (see ``registry.load``).
 
@@ -62,12 +65,12 @@ def load(
     processor. ``dtype`` "auto" is fp32 on a processor, and on a card the first of the recipe's ``dtypes`` that it has.
     ``offload``, ``quantise`` and ``tiles`` are those of ``engine.memory.Keeping``; ``memory`` ("8GB") has the cheapest
     of them chosen that fits, and on CUDA holds the process to it. ``compiled`` has torch compile the blocks of the
-    denoisers (see ``engine.compile``). ``loras`` are "FILE" or "FILE:0.8", ``embeddings`` "FILE"
-    or "FILE=<word>"; ``controls`` and ``ip_adapters`` are files or folders, whose pictures a request gives as
-    ``condition_images`` named "control", "control-2" ..., and "prompt", "prompt-2". ``engine`` is one of
-    ``engine.processor``: by whose kernels a processor draws. ``fast`` is a LoRA of few steps (see ``engine.fast``),
-    ``tiny_decoder`` a folder of diffusers' AutoencoderTiny, for requests that ask for it. Raises WeightsError,
-    RecipeError, RequestError.
+    denoisers, with ``graphs`` played back on CUDA (see ``engine.compile``). ``loras`` are "FILE" or "FILE:0.8",
+    ``embeddings`` "FILE" or "FILE=<word>"; ``controls`` and ``ip_adapters`` are files or folders, whose pictures a
+    request gives as ``condition_images`` named "control", "control-2" ..., and "prompt", "prompt-2". ``engine`` is one
+    of ``engine.processor``: by whose kernels a processor draws. ``fast`` is a LoRA of few steps (see ``engine.fast``),
+    ``tiny_decoder`` a folder of diffusers' AutoencoderTiny, for requests that ask for it. ``denoiser`` is a file of
+    GGUF in the place of the model's own denoiser. Raises WeightsError, RecipeError, RequestError.
     """
     adapters = Adapters.named(loras, embeddings, controls, ip_adapters, image_encoder)
     return load_with(
@@ -78,9 +81,11 @@ def load(
         keeping=Keeping(offload=offload, quantise=quantise, tiles=tiles),
         memory=memory,
         compiled=compiled,
+        graphs=graphs,
         engine=engine,
         fast=fast,
         tiny_decoder=tiny_decoder,
+        denoiser=denoiser,
     )
 
 
@@ -94,9 +99,11 @@ def load_with(
     memory: str = "",
     size: tuple[int, int] | None = None,
     compiled: bool = False,
+    graphs: bool = False,
     engine: str = "torch",
     fast: str | Path | None = None,
     tiny_decoder: str | Path | None = None,
+    denoiser: str | Path | None = None,
 ) -> Engine:
     """As ``load`` with adapters that have been read; ``size`` is that of the pictures that ``memory`` is to hold."""
     keeping = Keeping() if keeping is None else keeping
@@ -113,16 +120,21 @@ def load_with(
         )
     quantisation.check(keeping.quantise, place)
     budget = bytes_of(memory) if memory else None
+    if graphs:
+        check_graphs(place, compiled)
+    # Adapters are added to matrices, and OpenVINO converts them: then they do not stay in the blocks of GGUF.
+    own = None if denoiser is None else Path(denoiser)
+    read = partial(registry.load, name, denoiser=own, blocks=engine == "torch" and adapters == Adapters())
     if engine != "torch":
         if budget is not None or compiled:
             raise RequestError(
                 "--engine {engine} goes without --memory and --compile; leave one of them out", engine=engine
             )
-        made = _by_processor(name, adapters, place, dtype, keeping, engine)
+        made = _by_processor(read, adapters, place, dtype, keeping, engine)
     else:
-        made = _made(name, adapters, place, dtype, keeping, budget, size)
+        made = _made(read, adapters, place, dtype, keeping, budget, size)
     if compiled:
-        compile_blocks(made.system, place)
+        compile_blocks(made.system, place, graphs=graphs)
     made.fast = distilled
     if tiny_decoder is not None:
         made.system.tiny_space = tiny_space(Path(tiny_decoder), made.system)
@@ -130,7 +142,7 @@ def load_with(
 
 
 def _made(
-    name: str | Path,
+    read: Callable[..., System],
     adapters: Adapters,
     place: torch.device,
     dtype: str,
@@ -144,7 +156,7 @@ def _made(
     # What weights lie in, where they are not to stay so, is turned as it is moved: they are never in memory twice.
     stored = keeping != Keeping() or budget is not None or place.type != "cpu" or dtype in ("bf16", "fp16")
     # Adapters are added to weights as they lie in the file, before those are rounded.
-    system = adapters.put(registry.load(name, stored=stored))
+    system = adapters.put(read(stored=stored))
     kept = narrowed(system.recipe, keeping, dtype_for(system.recipe, place, dtype))
     told: list[str] = []
     if budget is not None:
@@ -217,7 +229,12 @@ def _where(engine: Engine) -> tuple[str, ...]:
 
 
 def _by_processor(
-    name: str | Path, adapters: Adapters, place: torch.device, dtype: str, keeping: Keeping, engine: str
+    read: Callable[..., System],
+    adapters: Adapters,
+    place: torch.device,
+    dtype: str,
+    keeping: Keeping,
+    engine: str,
 ) -> Engine:
     """An engine whose kernels are not torch's own. Raises RequestError for what does not go with that."""
     if place.type != "cpu":
@@ -232,7 +249,7 @@ def _by_processor(
     if engine != AUTO:
         chosen(engine, 0)  # refused before anything is read
     # OpenVINO takes weights as they lie in the file, and only where they were not converted before; torch turns them.
-    system = adapters.put(registry.load(name, stored=True))
+    system = adapters.put(read(stored=True))
     found = Processor(
         chosen(engine, sum(parameter.numel() for parameter in system.parameters())), kept=adapters == Adapters()
     )

@@ -19,6 +19,7 @@ from bimo.core import checkpoint_io, part
 from bimo.core.errors import BimoError, RecipeError, WeightsError
 from bimo.core.messages import Listed
 from bimo.core.recipe import Published, Recipe
+from bimo.core.weight_formats import is_gguf
 from bimo.hub.download import MODELSCOPE, TEXT_ENCODER_FILES, cached, fetch, show_terms
 from bimo.models.layouts.layout import Layout, layouts
 
@@ -36,12 +37,14 @@ BUNDLED = "weights"
 RECIPE_FILE = "recipe.json"
 WEIGHTS_FILE = "weights.safetensors"
 INDEX_FILE = "model_index.json"
+#: What a denoiser's component is called in diffusers' folders.
+DENOISERS = ("unet", "transformer")
 #: What `bimo list` says of each recipe, for which importing them all takes seconds: `make index` writes it.
 INDEX = Path(__file__).resolve().parent.parent / "recipes" / "index.json"
 LISTED = ("name", "title", "source", "licence", "languages", "weights")
 PLACES = ("repo", "modelscope", "vision", "bundle")
 #: Endings of single files of weights.
-FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 _HUB_NAME = re.compile(r"(?:modelscope:)?[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -84,6 +87,8 @@ def recipe(name: str | Path) -> Recipe:
         return _of_folder(path)
     if path.suffix.lower() == ".json":
         return _as_recipe(checkpoint_io.read_recipe(path), path)
+    if path.is_file() and is_gguf(path):
+        return recipe(_gguf(path).recipe)
     if path.is_file():
         return _as_recipe(_single().recipe_of_file(path), path)
     every = recipes()
@@ -113,9 +118,11 @@ def bundled(name: str) -> Path | None:
     return folder if re.fullmatch(r"[\w-]+", name) and (folder / RECIPE_FILE).is_file() else None
 
 
-def load(name: str | Path, *, stored: bool = False) -> System:
+def load(name: str | Path, *, stored: bool = False, denoiser: Path | None = None, blocks: bool = False) -> System:
     """A system ready to draw: a folder, a single file, a recipe's name, or ``owner/name`` on the Hugging Face hub
     (``modelscope:owner/name`` on ModelScope). Its weights become float32, or with ``stored`` stay as in their files.
+    ``denoiser`` is a file of GGUF in the place of the model's own; with ``blocks`` its matrices stay in their blocks. A
+    ``name`` that is such a file is drawn with the other parts of its family's recipe.
 
     Looked for in this order: a path, the bundle, the hub's cache on this machine, Hugging Face, ModelScope; nothing is
     fetched while HF_HUB_OFFLINE is set. The terms of a licence are said on first use. Raises WeightsError that says
@@ -123,8 +130,12 @@ def load(name: str | Path, *, stored: bool = False) -> System:
     """
     text = str(name)
     path = Path(text).expanduser()
+    if denoiser is not None:
+        return _with_denoiser(path, text, denoiser, stored, blocks)
     if path.is_dir():
         return _read(path, stored)
+    if path.is_file() and is_gguf(path):
+        return load(_gguf(path).recipe, stored=stored, denoiser=path, blocks=blocks)
     if path.is_file() and path.suffix.lower() not in (".json", ".py"):
         # Whatever its name ends in: what it is, or is not, stands in its first bytes.
         return _single().read_file(path, _numbers(stored))
@@ -160,6 +171,28 @@ def load(name: str | Path, *, stored: bool = False) -> System:
         "and name the folder with -m",
         name=wanted.name,
     )
+
+
+def _with_denoiser(path: Path, text: str, file: Path, stored: bool, blocks: bool) -> System:
+    """The system of a folder of diffusers' layout, its denoiser out of a file of GGUF. Weights of its own denoiser are
+    not fetched.
+    """
+    if not file.is_file() or not is_gguf(file):
+        raise WeightsError("--denoiser is {file}; expected a file of GGUF", file=file)
+    wanted = None if path.is_dir() else next((r for r in recipes().values() if text in (r.name, *_addresses(r))), None)
+    address = next(iter(_addresses(wanted)), "") if wanted else text if _HUB_NAME.fullmatch(text) else ""
+    folder = path if path.is_dir() else found(wanted) if wanted else None
+    if folder is None and address:
+        folder = fetch(address, wanted.weights.modelscope if wanted else "", without=DENOISERS)
+    if folder is None or not (folder / INDEX_FILE).is_file():
+        raise WeightsError(
+            "a denoiser of GGUF goes with a folder in diffusers' layout (one with {index_file}), which {name} is not; "
+            "name one with -m",
+            index_file=INDEX_FILE,
+            name=text,
+        )
+    system = _diffusers().read_folder(folder, _numbers(stored), _gguf(file, blocks))
+    return system if wanted is None else _published(system, wanted)
 
 
 def _read(folder: Path, stored: bool, wanted: Recipe | None = None) -> System:
@@ -232,6 +265,14 @@ def _published(system: System, wanted: Recipe) -> System:
 
 def _taiyi_clip() -> Any:
     return importlib.import_module("bimo.models.clip.taiyi_layout")
+
+
+def _diffusers() -> Any:
+    return importlib.import_module("bimo.models.layouts.diffusers_folder")
+
+
+def _gguf(path: Path, keep: bool = False) -> Any:
+    return importlib.import_module("bimo.models.layouts.gguf_file").GgufDenoiser(path, keep)
 
 
 def _single() -> Any:

@@ -16,8 +16,10 @@ import uvicorn
 from bimo.core.errors import RequestError
 from bimo.core.files import alone
 from bimo.core.messages import say
+from bimo.engine.adapters import Adapters
 from bimo.engine.engine import Engine
-from bimo.hub.loading import load, steady
+from bimo.engine.memory import bytes_of
+from bimo.hub.loading import load_with, steady
 from bimo.serve.app import create_app, unknown_paths
 from bimo.serve.gate import Gate
 from bimo.serve.jobs import JobStore
@@ -117,9 +119,10 @@ def make_service(settings: ServeSettings) -> DrawingService:
     embeddings = list(weight_files(settings.embeddings).values())
 
     def loaded(name: str) -> Engine:
-        return steady(load(name, device=settings.device, dtype=settings.dtype, embeddings=embeddings))
+        return steady(load_with(name, Adapters.named(embeddings=embeddings), **settings.how.arguments()))
 
-    pool = EnginePool(loaded, models, loras, settings.memory)
+    budget = bytes_of(settings.how.memory) if settings.how.memory else None
+    pool = EnginePool(loaded, models, loras, budget)
     pool.load_now(EngineKey(pool.default))
     kept: dict[str, Any] = {}
     if settings.filter_prompts:

@@ -225,7 +225,7 @@ class DrawingService:
                 side=limits.side,
                 pixels=limits.pixels,
             )
-        memory.check((width, height), self.settings.dtype, self.settings.device)
+        memory.check((width, height), self.settings.how.dtype, self.settings.how.device, tiles=self.settings.how.tiles)
 
     def _check(self, engine: Engine, request: Request) -> None:
         """Raises RequestError for what the model cannot draw."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from bimo.core.label import Label
-
-Dtype = Literal["auto", "fp32", "bf16", "fp16"]
+from bimo.hub.options import DEFAULT, LoadOptions
 
 
 @dataclass(frozen=True)
@@ -45,17 +43,15 @@ class Retention:
 class ServeSettings:
     """All of a server. ``models`` are names as ``bimo draw -m`` takes them, the first being the one drawn with where a
     request names none; a request can name no other. ``batch`` is the most pictures in one call of a denoiser.
-    ``memory`` bounds the weights of loaded models in bytes, None for what the machine has.
+    ``how`` is how each is loaded; its ``memory`` bounds the weights of all that are loaded together, too.
     """
 
     models: tuple[str, ...]
     folder: Path
     loras: Path | None = None
     embeddings: Path | None = None
-    device: str = "cpu"
-    dtype: Dtype = "auto"
+    how: LoadOptions = DEFAULT
     batch: int = 16
-    memory: int | None = None
     url_seconds: int = 3600
     limits: Limits = field(default_factory=Limits)
     retention: Retention = field(default_factory=Retention)

@@ -11,9 +11,10 @@ import torch
 from bimo.core.errors import RequestError
 from bimo.core.module_weights import unfilled
 from bimo.engine import compile as compiling
-from bimo.engine.compile import compile_blocks, repeated_blocks
+from bimo.engine.compile import check_graphs, compile_blocks, repeated_blocks
 from bimo.engine.engine import Engine
 from bimo.hub import registry
+from bimo.hub.loading import load
 from tests.support.tiny_systems import TEXT, tiny_system
 
 
@@ -36,6 +37,24 @@ def test_without_a_compiler_it_is_refused(monkeypatch: pytest.MonkeyPatch, tiny_
     monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
     with pytest.raises(RequestError, match="a compiler of C"):
         compile_blocks(registry.load(tiny_folder), torch.device("cpu"))
+
+
+def test_graphs_are_of_compiled_blocks_on_cuda(tiny_folder: Path) -> None:
+    with pytest.raises(RequestError, match="device is cpu"):
+        load(tiny_folder, device="cpu", compiled=True, graphs=True)
+    with pytest.raises(RequestError, match="--compile"):
+        check_graphs(torch.device("cuda"), compiled=False)
+
+
+def test_a_step_says_that_it_needs_nothing_of_the_last(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    system = tiny_system(registry.recipe("qwen-image"), tmp_path)
+    modes, steps = [], []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda block, **how: modes.append(how["mode"]))
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: steps.append(1))
+    compile_blocks(system, torch.device("cuda"), graphs=True)
+    assert modes == ["reduce-overhead"] * 2
+    Engine(system).draw({"text": TEXT, "seed": 1, "steps": 3, "guidance": 1.0, "size": (64, 64)})
+    assert len(steps) == 3
 
 
 @pytest.mark.slow

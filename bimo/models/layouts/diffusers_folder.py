@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,19 +14,22 @@ from torch import Tensor
 
 from bimo.core import checkpoint_io, module_weights
 from bimo.core.errors import RecipeError, WeightsError
-from bimo.core.hashing import late_table
+from bimo.core.hashing import LateDigest, late_table
 from bimo.core.messages import Both, Listed, say
 from bimo.core.part import meant
 from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
 from bimo.diffusion.text_encoder import TextEncoder
 from bimo.models.layouts.configs import Config, read_json
+from bimo.models.layouts.gguf_file import GgufDenoiser
 from bimo.models.layouts.layout import Layout
 from bimo.models.layouts.pipelines import FAMILIES, family_of, otherwise
 from bimo.models.layouts.weight_files import files_of, variant_of
 from bimo.models.text_encoders.clip import ClipTextEncoder
 
 INDEX_FILE = "model_index.json"
+#: What a denoiser's component is called in a folder, and what its module in a system ends in.
+DENOISERS = ("unet", "transformer")
 
 
 def same_name(name: str) -> str | None:
@@ -104,20 +108,27 @@ def recipe_of(path: Path) -> Recipe:
     return reading_of(path).recipe
 
 
-def read_folder(path: Path, dtype: torch.dtype | None = torch.float32) -> System:
+def read_folder(path: Path, dtype: torch.dtype | None = torch.float32, denoiser: GgufDenoiser | None = None) -> System:
     """The system in a folder, ready to draw; ``weights_hash`` is the SHA-256 over the names and hashes of its files.
+    With a ``denoiser`` of another file the folder needs no weights of its own one.
 
     Raises WeightsError for weights that are missing, truncated, misshapen or would run code, RecipeError as
     ``recipe_of``.
     """
     reading = reading_of(path)
-    files = {filling.component: files_of(path / filling.component) for filling in reading.fillings}
+    fillings = [f for f in reading.fillings if denoiser is None or f.component not in DENOISERS]
+    files = {filling.component: files_of(path / filling.component) for filling in fillings}
     with module_weights.unfilled():
         system = System(reading.recipe)
     # A picture's record needs it, loading does not.
     system.files = tuple(dict.fromkeys(file for found in files.values() for file in found))
     system.weights_hash = late_table(path, system.files)
-    for filling in reading.fillings:
+    if denoiser is not None:
+        module = next(f.module for f in reading.fillings if f.component in DENOISERS)
+        denoiser.fill(system.get_submodule(module), dtype)
+        system.weights_hash = _both(system.hashed, LateDigest(denoiser.path))
+        system.files = (*system.files, denoiser.path)
+    for filling in fillings:
         state: dict[str, Tensor] = {}
         for file in files[filling.component]:
             state |= checkpoint_io.renamed(checkpoint_io.read(file, dtype), filling.rename)
@@ -125,6 +136,11 @@ def read_folder(path: Path, dtype: torch.dtype | None = torch.float32) -> System
     for encoder, folder in zip(system.text_encoders, reading.tokenizers, strict=True):
         load_tokenizer(encoder, path / folder)
     return system.eval()
+
+
+def _both(folder: Callable[[], str], denoiser: Callable[[], str]) -> Callable[[], str]:
+    """The hash of a folder's files and of a denoiser's."""
+    return lambda: hashlib.sha256(f"{folder()}\n{denoiser()}".encode()).hexdigest()
 
 
 def load_tokenizer(encoder: TextEncoder, folder: Path) -> None:

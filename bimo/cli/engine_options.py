@@ -1,0 +1,90 @@
+"""The options of every command that loads a model to draw with, written once."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from bimo.core.messages import say
+from bimo.hub.options import LoadOptions
+
+#: The parameter of a command that takes them all.
+PARAMETER = "how"
+DEVICE_HELP = say("where to draw: auto, the card with the most free memory; cuda, cuda:1, mps, xpu, cpu")
+#: Field of LoadOptions -> its option, and what is said of it.
+OPTIONS: dict[str, tuple[str, str]] = {
+    "device": ("--device", DEVICE_HELP),
+    "dtype": (
+        "--dtype",
+        say("how weights are kept in memory: auto, on a card what the recipe is safe in; fp32, bf16, fp16"),
+    ),
+    "memory": (
+        "--memory",
+        say("the most memory to take, for instance 8GB: the cheapest way that fits is chosen and said"),
+    ),
+    "offload": (
+        "--offload",
+        say(
+            "what is in memory only while it works: each of the parts, groups of their layers (cards), or layers from "
+            "a disk"
+        ),
+    ),
+    "quantise": (
+        "--quantise",
+        say("round the matrices of text encoders and denoisers: int8, int4, fp8 (torchao), nf4 (bitsandbytes)"),
+    ),
+    "tiles": ("--tiles", say("decode large pictures tile by tile: less memory, slightly other pixels")),
+    "compiled": (
+        "--compile",
+        say("have torch compile the blocks of the denoisers: slow at first, then faster on most cards"),
+    ),
+    "graphs": (
+        "--graphs",
+        say("with --compile on CUDA: record the kernels of a block once for each shape and play them back"),
+    ),
+    "engine": (
+        "--engine",
+        say(
+            "how a processor draws: torch, torch-onednn, torch-bf16, openvino, openvino-bf16, openvino-int8, or auto, "
+            "the fastest by a probe, which is told by: bimo show xiaomo --engine"
+        ),
+    ),
+    "denoiser": (
+        "--denoiser",
+        say("a GGUF file in the place of the model's own denoiser; -m FILE.gguf alone takes its family's other parts"),
+    ),
+}
+
+
+def takes_engine(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command these options in the place of its parameter ``how``, which it is called with."""
+    hints = get_type_hints(LoadOptions)
+    options = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=Annotated[hints[field.name], typer.Option(OPTIONS[field.name][0], help=OPTIONS[field.name][1])],
+        )
+        for field in fields(LoadOptions)
+    ]
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    before = [each for each in own if each.name != PARAMETER]
+    place = [each.name for each in own].index(PARAMETER)
+    made = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in before]
+    made[place:place] = options
+
+    @functools.wraps(command)
+    def called(**given: Any) -> None:
+        how = LoadOptions(**{field.name: given.pop(field.name) for field in fields(LoadOptions)})
+        command(**given, how=how)
+
+    namespace: Any = called
+    namespace.__signature__ = inspect.Signature(made)
+    namespace.__annotations__ = {each.name: each.annotation for each in made}
+    return called

@@ -1,0 +1,40 @@
+"""How a model is loaded: where it draws, in which numbers, within which memory. One set for all commands that draw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from bimo.engine.memory import Keeping, Offload, Quantise
+
+Dtype = Literal["auto", "fp16", "bf16", "fp32"]
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """What ``bimo.load`` takes of the same names."""
+
+    device: str = "auto"
+    dtype: Dtype = "auto"
+    memory: str = ""
+    offload: Offload = "none"
+    quantise: Quantise = "none"
+    tiles: bool = False
+    compiled: bool = False
+    graphs: bool = False
+    engine: str = "torch"
+    denoiser: Path | None = None
+
+    @property
+    def keeping(self) -> Keeping:
+        """How weights are kept, as it was asked for."""
+        return Keeping(self.dtype, offload=self.offload, quantise=self.quantise, tiles=self.tiles)
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of ``hub.loading.load_with``."""
+        same = ("device", "dtype", "memory", "compiled", "graphs", "engine", "denoiser")
+        return {name: getattr(self, name) for name in same} | {"keeping": self.keeping}
+
+
+DEFAULT = LoadOptions()

@@ -1,0 +1,259 @@
+"""Files of GGUF as ComfyUI's and stable-diffusion.cpp's users have them, written by the gguf package."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from diffusers import PNDMScheduler
+from torch import nn
+
+import bimo
+from bimo.core.errors import BimoError, RequestError, WeightsError
+from bimo.engine.memory import Keeping, kept_bytes, weights_of
+from bimo.hub import registry
+from bimo.models.layouts import gguf_file
+from bimo.models.layouts.gguf_file import GgufDenoiser, GgufLinear
+from bimo.models.stable_diffusion import ldm_names
+from tests.support import flow_checkpoints
+from tests.support.tiny_checkpoints import checkpoint
+
+gguf: Any = pytest.importorskip("gguf")
+
+KINDS = ("Q8_0", "Q4_0", "F16", "BF16")
+Arrays = dict[str, numpy.ndarray]
+
+
+def write(path: Path, tensors: Arrays, kind: str, architecture: str = "", **shapes: list[int]) -> Arrays:
+    """Writes a file: matrices whose rows are whole blocks as ``kind``, the rest as float32. Answers what it holds."""
+    wanted = gguf.GGMLQuantizationType[kind]
+    writer = gguf.GGUFWriter(path, architecture or "none")
+    held: Arrays = {}
+    for name, value in tensors.items():
+        fits = value.ndim >= 2 and value.shape[-1] % gguf.GGML_QUANT_SIZES[wanted][0] == 0
+        if not fits:
+            writer.add_tensor(name, value)
+            held[name] = value
+            continue
+        rounded = gguf.quants.quantize(value, wanted)
+        writer.add_tensor(name, rounded, raw_dtype=None if kind == "F16" else wanted)
+        held[name] = gguf.quants.dequantize(rounded, wanted) if rounded.dtype == numpy.uint8 else rounded.astype("f4")
+    for name, shape in shapes.items():
+        writer.add_array(gguf_file.SHAPE_KEY + name.replace("__", "."), shape)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return held
+
+
+def arrays(module: nn.Module) -> Arrays:
+    return {name: value.detach().float().numpy().copy() for name, value in module.state_dict().items()}
+
+
+def comfy_of_z_image(own: Arrays) -> Arrays:
+    """The names of ComfyUI's Z-Image: q, k and v fused, everything else called otherwise."""
+    found: Arrays = {"norm_final.weight": numpy.ones(4, "f4")}
+    for name, value in own.items():
+        if name.endswith("to_q.weight"):
+            stem = name.removesuffix("to_q.weight")
+            found[f"{stem}qkv.weight"] = numpy.concatenate([own[f"{stem}to_{part}.weight"] for part in "qkv"])
+        elif not name.endswith(("to_k.weight", "to_v.weight")):
+            name = re.sub(r"^all_(x_embedder|final_layer)\.2-1\.", r"\1.", name).replace("to_out.0.", "out.")
+            found[re.sub(r"\.norm_([qk])\.", r".\1_norm.", name)] = value
+    return found
+
+
+def own_of_z_image(held: Arrays) -> Arrays:
+    found: Arrays = {}
+    for name, value in held.items():
+        name = re.sub(r"^(x_embedder|final_layer)\.", r"all_\1.2-1.", name)
+        name = re.sub(r"\.([qk])_norm\.", r".norm_\1.", name).replace("attention.out.", "attention.to_out.0.")
+        if "qkv" in name:
+            found |= {
+                name.replace("qkv", f"to_{part}"): rows for part, rows in zip("qkv", numpy.split(value, 3), strict=True)
+            }
+        elif name != "norm_final.weight":
+            found[name] = value
+    return found
+
+
+@pytest.fixture(scope="module")
+def z_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose transformer is wide enough for blocks, as diffusers saved it."""
+    folder = tmp_path_factory.mktemp("z") / "z-image"
+    pipeline = flow_checkpoints.z_image(folder)
+    wide: Any = dict(pipeline.transformer.config) | {"dim": 64, "axes_dims": [16, 8, 8]}
+    cls = type(pipeline.transformer)
+    pipeline.register_modules(transformer=flow_checkpoints.awake(cls.from_config(wide)))
+    pipeline.save_pretrained(str(folder))
+    return folder
+
+
+def network(system: Any) -> Any:
+    return system.level(system.recipe.levels[-1].name).denoiser.model
+
+
+def plain(folder: Path) -> Arrays:
+    return arrays(network(registry.load(folder)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_z_image_of_comfy_draws_as_its_float_model(z_image: Path, kind: str, tmp_path: Path) -> None:
+    file = tmp_path / "z.gguf"
+    held = write(file, comfy_of_z_image(plain(z_image)), kind, "lumina2")
+    expected = own_of_z_image(held)
+    kept = registry.load(z_image, stored=True, denoiser=file, blocks=True)
+    blocks = [name for name, layer in network(kept).named_modules() if isinstance(layer, GgufLinear)]
+    assert bool(blocks) == (kind in ("Q8_0", "Q4_0"))
+    assert ("layers.0.attention.to_k" in blocks) == bool(blocks)
+    whole = registry.load(z_image, denoiser=file)
+    for name, value in arrays(network(whole)).items():
+        numpy.testing.assert_array_equal(value, expected[name])
+
+    request = {"text": "红苹果", "seed": 1, "steps": 2, "size": (32, 32)}
+    engine = bimo.load(z_image, denoiser=file)
+    drawn = numpy.asarray(engine.draw(request)[0].image).astype(int)
+    float_model = bimo.load(z_image)
+    network(float_model.system).load_state_dict({n: torch.from_numpy(v) for n, v in expected.items()})
+    reference = numpy.asarray(float_model.draw(request)[0].image).astype(int)
+    assert numpy.abs(drawn - reference).max() <= 1
+    # It is told apart from the folder's own weights, and from another file.
+    assert engine.draw(request)[0].weights not in ("", float_model.draw(request)[0].weights)
+
+
+@pytest.mark.parametrize("how", [{"dtype": "bf16"}, {"offload": "parts"}, {"dtype": "bf16", "offload": "disk"}])
+def test_blocks_stay_blocks_however_they_are_kept(z_image: Path, how: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "z.gguf"
+    write(file, comfy_of_z_image(plain(z_image)), "Q8_0")
+    request = {"text": "红苹果", "seed": 1, "steps": 2, "size": (32, 32)}
+    reference = numpy.asarray(bimo.load(z_image, denoiser=file).draw(request)[0].image).astype(int)
+    engine = bimo.load(z_image, denoiser=file, **how)
+    drawn = numpy.asarray(engine.draw(request)[0].image).astype(int)
+    assert numpy.abs(drawn - reference).mean() < (2 if "dtype" in how else 1e-9)
+    kinds = {p.dtype for p in network(engine.system).parameters()}
+    assert torch.uint8 in kinds
+    assert kinds - {torch.uint8} == {torch.bfloat16 if "dtype" in how else torch.float32}
+
+
+def test_memory_counts_blocks_as_they_are(z_image: Path, tmp_path: Path) -> None:
+    file = tmp_path / "z.gguf"
+    write(file, comfy_of_z_image(plain(z_image)), "Q8_0")
+    whole, kept = (weights_of(registry.load(z_image, stored=True, denoiser=file, blocks=b)) for b in (False, True))
+    assert whole.blocks == 0
+    rounded = whole.denoisers[0] - kept.denoisers[0]
+    assert kept.blocks == rounded * 34 // 32  # 32 numbers and a scale of two bytes
+    saved = kept_bytes(whole, Keeping("bf16")) - kept_bytes(kept, Keeping("bf16"))
+    assert saved == 2 * rounded - kept.blocks
+
+
+def test_a_whole_files_prefix_and_a_kept_shape(tmp_path: Path) -> None:
+    folder = tmp_path / "qwen"
+    flow_checkpoints.saved(folder, "qwen_image")
+    own = plain(folder)
+    name = "transformer_blocks.1.attn.to_q.weight"
+    cut = {f"{gguf_file.PREFIX}{n}": v.reshape(-1, 32) if n == name else v for n, v in own.items()}
+    file = tmp_path / "whole.gguf"
+    held = write(
+        file,
+        {**cut, "first_stage_model.decoder.conv_in.weight": numpy.ones((2, 2), "f4")},
+        "Q8_0",
+        **{f"{gguf_file.PREFIX}{name}".replace(".", "__"): list(own[name].shape)},
+    )
+    found = arrays(network(registry.load(folder, denoiser=file)))
+    assert found.keys() == own.keys()
+    expected = held[f"{gguf_file.PREFIX}{name}"].reshape(own[name].shape)
+    numpy.testing.assert_array_equal(found[name], expected)
+    assert numpy.abs(expected - own[name]).max() > 1e-6
+    assert GgufDenoiser(file).recipe == "qwen-image"
+
+
+def test_a_unet_of_stable_diffusion_cpp(tmp_path: Path) -> None:
+    folder = tmp_path / "sd"
+    steps = PNDMScheduler(skip_prk_steps=True, steps_offset=1)
+    checkpoint(folder, "clip", steps, channels=(32, 64), attention_head_dim=8)
+    own = plain(folder)
+    names = ldm_names.inverse(ldm_names.unet_names(ldm_names.Blocks(1, (1, 0))))
+    theirs = {ldm_names.renamed(name, names) or name: value for name, value in own.items()}
+    file = tmp_path / "sd.gguf"
+    held = write(file, theirs, "Q8_0", "sd1")
+    kept = registry.load(folder, denoiser=file, blocks=True)
+    assert any(isinstance(layer, GgufLinear) for layer in network(kept).modules())
+    found = arrays(network(registry.load(folder, denoiser=file)))
+    for name, value in found.items():
+        numpy.testing.assert_array_equal(value, held[ldm_names.renamed(name, names) or name])
+    with pytest.raises(WeightsError, match="--denoiser"):
+        registry.load(file)
+
+
+def test_k_quants_are_worked_out_layer_by_layer() -> None:
+    numbers = numpy.random.default_rng(0)
+    block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType.Q4_K]
+    data = numbers.integers(0, 256, (8, 2 * size), dtype=numpy.uint8)
+    scales = data.reshape(-1, size)[:, :4]
+    scales[:] = numpy.float16([0.01, 0.02]).view(numpy.uint8)
+    matrix = gguf.quants.dequantize(data, gguf.GGMLQuantizationType.Q4_K)
+    stored = gguf_file.Stored((8, 2 * block), "Q4_K", torch.from_numpy(data))
+    layer = GgufLinear(nn.Linear(2 * block, 8), stored)
+    x = torch.randn(3, 2 * block, generator=torch.Generator().manual_seed(0))
+    expected = nn.functional.linear(x, torch.from_numpy(matrix), layer.bias)
+    # diffusers works scales out in float16.
+    assert (layer(x) - expected).norm() < 1e-3 * expected.norm()
+    torch.testing.assert_close(stored.whole(torch.float32), torch.from_numpy(matrix))
+
+
+def cut_file(path: Path, folder: Path) -> None:
+    write(path, comfy_of_z_image(plain(folder)), "Q8_0")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+REFUSED: dict[str, tuple[Callable[[Path, Path], object], str]] = {
+    "another family's": (
+        lambda path, folder: write(path, {"double_blocks.0.img_attn.qkv.weight": numpy.ones((32, 32), "f4")}, "F16"),
+        "FLUX.*ZImageTransformer2DModel",
+    ),
+    "nobody's": (lambda path, folder: write(path, {"a": numpy.ones((2, 2), "f4")}, "F16"), "no family"),
+    "cut": (cut_file, "cut off or damaged"),
+    "none": (lambda path, folder: path.write_bytes(b"safetensors"), "expected a file of GGUF"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_in_one_sentence(case: str, z_image: Path, tmp_path: Path) -> None:
+    file = tmp_path / "x.gguf"
+    REFUSED[case][0](file, z_image)
+    with pytest.raises(WeightsError, match=REFUSED[case][1]) as told:
+        registry.load(z_image, denoiser=file)
+    assert "\n" not in str(told.value)
+
+
+def test_a_base_of_another_layout_and_a_missing_library(
+    z_image: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "z-image-Turbo-Q8_0.gguf"
+    write(file, comfy_of_z_image(plain(z_image)), "Q8_0")
+    assert GgufDenoiser(file).recipe == "z-image-turbo"
+    assert registry.recipe(file).name == "z-image-turbo"
+    with pytest.raises(WeightsError, match=r"model_index\.json"):
+        registry.load(tiny_folder, denoiser=file)
+    flux = tmp_path / "flux.gguf"
+    write(flux, {"double_blocks.0.img_attn.qkv.weight": numpy.ones((32, 32), "f4")}, "F16")
+    with pytest.raises(WeightsError, match="FLUX, which is not drawn here"):
+        registry.load(flux)
+    monkeypatch.setattr(gguf_file, "find_spec", lambda name: None)
+    with pytest.raises(RequestError, match="pip install"):
+        registry.load(z_image, denoiser=file)
+
+
+def test_adapters_are_named_when_it_is_loaded(z_image: Path, tmp_path: Path) -> None:
+    file = tmp_path / "z.gguf"
+    write(file, comfy_of_z_image(plain(z_image)), "Q8_0")
+    engine = bimo.load(z_image, denoiser=file)
+    for change in (lambda: engine.attach(embeddings=()), lambda: engine.with_loras(), lambda: engine.detach()):
+        with pytest.raises(BimoError, match="blocks"):
+            change()
