@@ -7,6 +7,8 @@ from bimo.prompts.styles import STYLES
 
 FOLDER = Path(__file__).resolve().parent.parent / "bimo" / "serve" / "page" / "styles"
 PROMPT, SEED, SIDE = "红苹果", 1, 72
+#: What says more in black and white than an apple does.
+OTHERS = {"silhouette": "一棵树", "line": "一棵树"}
 
 
 def main() -> None:
@@ -14,7 +16,7 @@ def main() -> None:
     engine = bimo.load("xiaomo")
     FOLDER.mkdir(exist_ok=True)
     for name in STYLES:
-        (picture,) = bimo.draw(engine, PROMPT, seed=SEED, style=name)
+        (picture,) = bimo.draw(engine, OTHERS.get(name, PROMPT), seed=SEED, style=name)
         picture.image.convert("RGB").resize((SIDE, SIDE)).save(FOLDER / f"{name}.webp", quality=80, method=6)
 
 
