@@ -128,7 +128,7 @@ def compared(model: str, clients: int, count: int, seconds: float, seed: int) ->
     """Every way of serving the same arrivals."""
     import bimo
     from bimo.hub.loading import steady
-    from bimo.serve.jobs import JobStore
+    from bimo.serve.job_store import JobStore
     from bimo.serve.pool import EngineKey, EnginePool
     from bimo.serve.service import DrawingService
     from bimo.serve.settings import ServeSettings
@@ -153,7 +153,7 @@ def compared(model: str, clients: int, count: int, seconds: float, seed: int) ->
             assert service.wait_here(job.id).failure is None
 
         found["ours"] = told(asked, *driven(asked, clients, draw))
-        busy = service.scheduler.busy
+        busy = service.executor.busy
         found["ours"]["pictures a call"] = round(busy["rows"] / busy["calls"], 2)
         print("ours", found["ours"], flush=True)
         found["overhead"] = overhead(engine, draw)

@@ -32,20 +32,12 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return _version()
+        from bimo.core.installing import installed_version
+
+        return installed_version()
     if name not in _HOMES:
         raise AttributeError(f"module 'bimo' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
-
-
-def _version() -> str:
-    """The version that is installed; looked up when asked for, as it is seldom."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("bimo")
-    except PackageNotFoundError:
-        return "0+not.installed"
 
 
 def __dir__() -> list[str]:

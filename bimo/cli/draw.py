@@ -15,10 +15,10 @@ import typer
 
 from bimo.cli import collection, inputs, series, words
 from bimo.cli.engine_options import takes_engine
-from bimo.cli.foreign import Foreign, fitting, foreign
 from bimo.cli.inputs import InscribeMethod, Writing
 from bimo.cli.models import names
 from bimo.cli.terminal import print_json
+from bimo.core.credentials import Credentials, credentials_of
 from bimo.core.errors import RecipeError, RequestError
 from bimo.core.label import Label, label_of
 from bimo.core.messages import say
@@ -31,6 +31,7 @@ from bimo.hub.options import DEFAULT, LoadOptions
 from bimo.inscription import drawing
 from bimo.prompts.a1111 import lora_tags
 from bimo.prompts.wildcards import Wildcards
+from bimo.serve.foreign import Foreign, fitting, foreign
 
 if TYPE_CHECKING:
     from bimo.diffusion.sampling import Prepared
@@ -125,6 +126,7 @@ def draw(
     y: Annotated[str | None, typer.Option("--y", help=inputs.AXIS_HELP)] = None,
     z: Annotated[str | None, typer.Option("--z", help=inputs.AXIS_HELP)] = None,
     label: Annotated[str | None, typer.Option(help=inputs.LABEL_HELP)] = None,
+    c2pa: Annotated[tuple[Path, Path] | None, typer.Option(metavar="CERT KEY", help=inputs.C2PA_HELP)] = None,
     producer: Annotated[str | None, typer.Option(help=inputs.PRODUCER_HELP)] = None,
     opened: Annotated[bool, typer.Option("--open", help=say("open it when it is drawn"))] = False,
 ) -> None:
@@ -220,7 +222,7 @@ def draw(
             memory.check(request.size, how.dtype, how.device, tiles=how.tiles)
         # Fonts are looked for before a model is read.
         drawing.check(request)
-    wanted_label = label_of(label, producer)
+    wanted_label, credentials = label_of(label, producer), credentials_of(c2pa)
     places = {request.text: OutputPath(None if explain else output, request.text) for request in wanted}
     for place in places.values():
         place.check()
@@ -266,7 +268,7 @@ def draw(
         note(warning for warning in prepared.warnings if warning not in noted)
         noted.update(prepared.warnings)
         place = None if axes else places[request.text]
-        more, written = _drawn(engine, prepared, place, as_json, choice, wanted_label, parameters)
+        more, written = _drawn(engine, prepared, place, as_json, choice, wanted_label, credentials, parameters)
         pictures += more
         files += written
     if not pictures:
@@ -275,7 +277,9 @@ def draw(
     if axes:
         from bimo.cli.sheet import sheet
 
-        files.append(places[wanted[0].text].write(sheet(pictures, axes, wanted_label)))
+        drawn_sheet = sheet(pictures, axes, wanted_label)
+        drawn_sheet = drawn_sheet if credentials is None else credentials.signed(drawn_sheet)
+        files.append(places[wanted[0].text].write(drawn_sheet))
         if not as_json:
             print(files[-1])
     warnings = list(dict.fromkeys(warning for picture in pictures for warning in picture.warnings))
@@ -348,6 +352,7 @@ def _drawn(
     quiet: bool,
     choice: inputs.BestOfN | None,
     label: Label | None,
+    credentials: Credentials | None,
     parameters: bool,
 ) -> tuple[list[Picture], list[Path]]:
     """The pictures and their files: each is saved before the next is begun, or the best of them alone; none without a
@@ -364,7 +369,7 @@ def _drawn(
             from bimo.serve.infotext import CHUNK, infotext
 
             texts = {CHUNK: infotext(picture.metadata(), picture.recipe, engine.adapters, picture.image.size)}
-        files.append(place.write(picture.png(texts, label=label)))
+        files.append(place.write(picture.png(texts, label=label, credentials=credentials)))
         if not quiet:
             print(files[-1], flush=True)
 

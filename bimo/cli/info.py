@@ -22,7 +22,7 @@ def info(
     file: Annotated[Path, typer.Argument(help=say("a PNG, JPEG or WebP file"))],
     as_json: Annotated[bool, typer.Option("--json", help=say("print one JSON object"))] = False,
 ) -> None:
-    """Prints the record of bimo, A1111's infotext, and the labels of GB 45438-2025."""
+    """Prints the record of bimo, A1111's infotext, the labels of GB 45438-2025, and Content Credentials (C2PA)."""
     found = facts(file)
     if as_json:
         print_json(found)
@@ -35,6 +35,16 @@ def info(
         else say("label in its metadata: {label}", label=json.dumps(label, ensure_ascii=False)),
         say("a visible label in its corner") if found["visible_label"] else say("no visible label that is known"),
     ]
+    if (signed := found["credentials"]) is not None:
+        lines.append(
+            say(
+                "Content Credentials: {state}, signed by {issuer}, made with {generator} ({why})",
+                state=signed["state"],
+                issuer=signed.get("issuer") or "?",
+                generator=signed.get("generator") or "?",
+                why=", ".join((*signed.get("sources", ()), *signed["why"])),
+            )
+        )
     if (record := found["record"]) is not None:
         request = record.get("request", {})
         lines.append(say("drawn by {recipe}: {text}", recipe=record.get("recipe"), text=request.get("text")))
@@ -52,6 +62,7 @@ def facts(file: Path) -> dict[str, Any]:
 
     from PIL import Image, UnidentifiedImageError
 
+    from bimo.core.credentials import read_credentials
     from bimo.core.label import is_marked, read_label
     from bimo.core.picture import METADATA_KEY
     from bimo.core.request import small_enough
@@ -80,4 +91,5 @@ def facts(file: Path) -> dict[str, Any]:
         record: Any = json.loads(texts[METADATA_KEY])
     except (KeyError, ValueError, RecursionError):
         record = None
-    return found | {"record": record if isinstance(record, dict) else None}
+    record = record if isinstance(record, dict) else None
+    return found | {"record": record, "credentials": read_credentials(content)}

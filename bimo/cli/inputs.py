@@ -334,6 +334,7 @@ CLIP_SKIP_HELP = say(
 IMAGE_HELP = say("begin with this picture")
 MASK_HELP = say("paint only where this is white (needs --image)")
 LABEL_HELP = say("label the picture as a law asks: CN, that of GB 45438-2025")
+C2PA_HELP = say("sign the picture (C2PA): a chain of certificates as PEM, the signer's first, and its key as PEM")
 PRODUCER_HELP = say("whose name the label says")
 STRENGTH_HELP = say("how much of the image is to change, above 0 and at most 1")
 CONDITION_HELP = say("an image that conditions the picture: name=FILE; more than once")

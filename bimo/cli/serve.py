@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from bimo.cli.engine_options import takes_engine
-from bimo.cli.inputs import LABEL_HELP, PRODUCER_HELP
+from bimo.cli.inputs import C2PA_HELP, LABEL_HELP, PRODUCER_HELP
+from bimo.core.credentials import credentials_of
 from bimo.core.errors import RequestError
 from bimo.core.label import label_of
 from bimo.core.messages import say
@@ -35,17 +36,24 @@ def serve(
     folder: Annotated[Path | None, typer.Option("--data", help=FOLDER_HELP)] = None,
     loras: Annotated[Path | None, typer.Option(help=say("a folder of LoRAs that requests may name"))] = None,
     embeddings: Annotated[Path | None, typer.Option(help=say("a folder of learnt words (embeddings)"))] = None,
+    controlnets: Annotated[
+        Path | None, typer.Option(help=say("a folder of ControlNets and T2I-Adapters that requests may name"))
+    ] = None,
     host_name: Annotated[
         list[str] | None,
         typer.Option("--name", help=say("a further name of this machine, as behind a proxy; may be repeated")),
     ] = None,
     how: LoadOptions = DEFAULT,
     batch: Annotated[int, typer.Option(min=1, max=64, help=say("the most pictures in one call of a denoiser"))] = 16,
+    workers: Annotated[
+        int, typer.Option(min=1, max=64, help=say("how many processes draw: one for a card, or for a group of cores"))
+    ] = 1,
     waiting: Annotated[int, typer.Option(min=1, help=say("the most jobs that wait"))] = 256,
     keep_days: Annotated[float, typer.Option(min=0, help=say("how many days pictures are kept"))] = 30.0,
     keep_gigabytes: Annotated[float, typer.Option(min=0, help=say("the most gigabytes of pictures to keep"))] = 10.0,
     label: Annotated[str | None, typer.Option(help=LABEL_HELP)] = None,
     producer: Annotated[str | None, typer.Option(help=PRODUCER_HELP)] = None,
+    c2pa: Annotated[tuple[Path, Path] | None, typer.Option(metavar="CERT KEY", help=C2PA_HELP)] = None,
     filter_prompts: Annotated[
         bool | None, typer.Option("--filter-prompts/--any-prompt", help=say("refuse prompts by a list of words"))
     ] = None,
@@ -68,12 +76,15 @@ def serve(
         folder=folder or default_folder(),
         loras=loras,
         embeddings=embeddings,
+        controlnets=controlnets,
         how=how,
         batch=batch,
+        workers=workers,
         limits=Limits(waiting=waiting, waiting_of_key=waiting if is_loopback(host) else max(1, waiting // 4)),
         retention=Retention(keep_days * 86400, int(keep_gigabytes * 1e9)),
         audit_prompts=audit_prompts,
         label=label_of(label, producer),
+        credentials=credentials_of(c2pa),
         filter_prompts=not is_loopback(host) if filter_prompts is None else filter_prompts,
         filter_pictures=not is_loopback(host) if filter_pictures is None else filter_pictures,
         words=words,
@@ -89,11 +100,14 @@ def add_key(
     name: Annotated[str, typer.Argument(help=say("whose it is"))],
     scope: Annotated[list[Scope] | None, typer.Option(help=say("what it opens; may be repeated"))] = None,
     rate: Annotated[int, typer.Option(min=1, help=say("how many requests a minute"))] = 60,
+    token: Annotated[
+        str | None, typer.Option(help=say("the token of a key of another server, which opens this one as well then"))
+    ] = None,
     folder: Annotated[Path | None, typer.Option("--data", help=FOLDER_HELP)] = None,
 ) -> None:
     """Prints the token of a new key."""
     store = KeyStore(folder or default_folder())
-    print(store.add(name, scope or [Scope.draw], rate))
+    print(store.add(name, scope or [Scope.draw], rate, token))
 
 
 @keys.command("list", help=say("Which keys there are."))

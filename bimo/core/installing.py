@@ -22,3 +22,13 @@ def installing(extra: str) -> str:
     wanted = [line.partition(";") for line in importlib.metadata.requires("bimo") or ()]
     names = [name.strip() for name, _, mark in wanted if re.search(rf"extra == ['\"]{extra}['\"]", mark)]
     return f"{pip} {' '.join(map(shlex.quote, names))}"
+
+
+def installed_version() -> str:
+    """The version that is installed; looked up when asked for, as it is seldom."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("bimo")
+    except PackageNotFoundError:
+        return "0+not.installed"

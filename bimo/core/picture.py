@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bimo.core.credentials import Credentials
 from bimo.core.earlier_names import REQUEST
 from bimo.core.errors import RequestError
 from bimo.core.files import MAXIMUM_PICTURE_BYTES, demand_regular, write_whole
@@ -64,10 +65,16 @@ class Picture:
             record["certificates"] = list(self.certificates)
         return record
 
-    def png(self, texts: Mapping[str, str] | None = None, label: Label | None = None, produce_id: str = "") -> bytes:
+    def png(
+        self,
+        texts: Mapping[str, str] | None = None,
+        label: Label | None = None,
+        produce_id: str = "",
+        credentials: Credentials | None = None,
+    ) -> bytes:
         """The picture as PNG, with its metadata as JSON in the text chunk ``bimo``, and ``texts`` in chunks of their
         own. With a ``label`` it is labelled as the law asks, its number ``produce_id`` a hash of its record unless
-        given.
+        given; with ``credentials`` it is signed. Raises RequestError where that fails.
         """
         from PIL.PngImagePlugin import PngInfo
 
@@ -77,14 +84,15 @@ class Picture:
             info.add_itxt(name, text)
         buffer = io.BytesIO()
         self.image.save(buffer, format="PNG", pnginfo=info)
-        if label is None:
-            return buffer.getvalue()
-        record = json.dumps(self.metadata(), sort_keys=True).encode()
-        return labelled(buffer.getvalue(), label, produce_id or hashlib.sha256(record).hexdigest()[:32])
+        content = buffer.getvalue()
+        if label is not None:
+            record = json.dumps(self.metadata(), sort_keys=True).encode()
+            content = labelled(content, label, produce_id or hashlib.sha256(record).hexdigest()[:32])
+        return content if credentials is None else credentials.signed(content)
 
-    def save(self, path: str | Path, label: Label | None = None) -> Path:
+    def save(self, path: str | Path, label: Label | None = None, credentials: Credentials | None = None) -> Path:
         """Writes the PNG whole or not at all. Raises RequestError where the place cannot be written."""
-        return write_whole(Path(path), self.png(label=label))
+        return write_whole(Path(path), self.png(label=label, credentials=credentials))
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:

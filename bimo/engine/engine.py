@@ -252,16 +252,16 @@ class Engine:
         if self._offloader is not None:
             self._offloader.rest()
 
-    def with_loras(self, *loras: str | Path) -> Engine:
-        """Another engine that draws with LoRAs ("FILE" or "FILE:0.8") while this one draws as before. It has weights of
-        its own where they touch some, and shares all others. Raises as ``attach``.
+    def with_adapters(self, loras: Sequence[str | Path] = (), controls: Sequence[str | Path] = ()) -> Engine:
+        """Another engine that draws with LoRAs ("FILE" or "FILE:0.8") and ControlNets while this one draws as before.
+        It has weights of its own where LoRAs touch some, and shares all others. Raises as ``attach``.
         """
         from bimo.models.adapters import attach
 
         self._check_movable()
         if self.processor.converts:
             raise RequestError("OpenVINO has converted this model's blocks, LoRAs change none; take --engine torch")
-        adapters = Adapters.named(loras)
+        adapters = Adapters.named(loras, controls=controls)
         touched = {path for file, _ in adapters.loras for path in attach.touched(self.system, file)}
         made = adapters.put(_sharing(self.system, touched))
         kept: dict[str, Any] = {"device": self.device, "dtype": self.dtype, "keeping": self.keeping}

@@ -26,12 +26,14 @@ from bimo.serve.asking import MEDIA, Format, Links, Service, encoded, file_of, l
 from bimo.serve.gate import Gate
 from bimo.serve.keys import Caller, KeyStore
 from bimo.serve.metrics import CONTENT_TYPE, Metrics
-from bimo.serve.problems import ApiError, Json, answer
+from bimo.serve.problems import ApiError, Json, answer, described
 from bimo.serve.service import NO_SUCH_JOB, DrawingService, QueueFullError, StoppingError
 
 _log = logging.getLogger(__name__)
 AUDIT = "audit.log"
 AUDIT_BYTES = 10 << 20
+#: How errors of what belongs to no interface are described.
+PLAIN = described("/")
 UNEXPECTED = Message("something went wrong on the server; its log says what")
 
 
@@ -72,8 +74,8 @@ def create_app(
     app.state.metrics = metrics = Metrics(service)
     _handlers(app)
     _plain_routes(app, metrics)
-    for router in (v1.router, openai_images.router, a1111.router, a1111.internal, dashscope.router):
-        app.include_router(router)
+    for router in (v1.router, openai_images.router, *a1111.ROUTERS, dashscope.router):
+        app.include_router(router, responses=described(f"{router.prefix}/"))
 
     app.add_middleware(_Counted, metrics=metrics, service=service, audit=audit)
     app.add_middleware(gate or (lambda inner: Gate(inner, own, keys=keys, limits=service.settings.limits)))
@@ -87,21 +89,21 @@ def _secret() -> str:
 
 
 def _plain_routes(app: FastAPI, metrics: Metrics) -> None:
-    @app.get("/healthz", tags=["server"], summary="Whether the process answers")
+    @app.get("/healthz", tags=["server"], responses=PLAIN, summary="Whether the process answers")
     async def healthz() -> dict[str, str]:
         return {"status": "ok", "version": __version__}
 
-    @app.get("/readyz", tags=["server"], summary="Whether jobs are taken", responses={503: {}})
+    @app.get("/readyz", tags=["server"], responses={**PLAIN, 503: {}}, summary="Whether jobs are taken")
     async def readyz(service: Service) -> Response:
         full = len(service.open_jobs()) >= service.settings.limits.waiting
         state = "stopping" if service.stopping else "full" if full else "ready" if service.ready else "starting"
         return Json({"status": state}, 200 if state == "ready" else 503)
 
-    @app.get("/metrics", tags=["server"], summary="Numbers for Prometheus", response_class=Response)
+    @app.get("/metrics", tags=["server"], responses=PLAIN, summary="Numbers for Prometheus", response_class=Response)
     async def numbers() -> Response:
         return Response(await run_in_threadpool(metrics.text), media_type=CONTENT_TYPE)
 
-    @app.get("/files/{job}/{name}", tags=["server"], summary="A picture by an address that expires")
+    @app.get("/files/{job}/{name}", tags=["server"], responses=PLAIN, summary="A picture by an address that expires")
     async def file(job: str, name: str, until: int, signature: str, request: Request, service: Service) -> Response:
         stem, _, kind = name.partition(".")
         place = int(stem) if stem.isascii() and stem.isdecimal() and len(stem) < 6 else -1
@@ -111,7 +113,7 @@ def _plain_routes(app: FastAPI, metrics: Metrics) -> None:
         if found is None:
             raise ApiError(404, NO_SUCH_JOB)
         form: Format = kind  # type: ignore[assignment]
-        content = await run_in_threadpool(encoded, file_of(found, place), form)
+        content = await run_in_threadpool(encoded, service, file_of(found, place), form)
         return Response(content, media_type=MEDIA[kind], headers={"Cache-Control": "private, max-age=3600"})
 
 
@@ -221,6 +223,6 @@ def unknown_paths(app: FastAPI) -> None:
         raise HTTPException(405 if partly else 404)
 
     methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
-    for prefix in ("/v1", "/sdapi", "/internal", "/api/v1", "/files", "/metrics", "/healthz", "/readyz"):
+    for prefix in ("/v1", "/sdapi", "/internal", "/controlnet", "/api/v1", "/files", "/metrics", "/healthz", "/readyz"):
         app.add_api_route(f"{prefix}/{{rest:path}}", unknown, methods=methods, include_in_schema=False)
         app.add_api_route(prefix, unknown, methods=methods, include_in_schema=False)

@@ -15,11 +15,12 @@ from fastapi import Depends, Request
 from starlette.concurrency import run_in_threadpool
 
 from bimo.core.messages import Message
+from bimo.serve.events import Event
 from bimo.serve.gate import spoken
 from bimo.serve.jobs import Drawn, Job, Order, State
 from bimo.serve.keys import LOCAL, Caller
 from bimo.serve.problems import ApiError
-from bimo.serve.service import NO_SUCH_JOB, DrawingService, Event
+from bimo.serve.service import NO_SUCH_JOB, DrawingService
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -114,14 +115,19 @@ def whole(job: Job) -> Job:
     return job
 
 
-def encoded(picture: Drawn, kind: Format = "png", quality: int = 90) -> bytes:
-    """The file of a picture, as it was stored or in another format, with what its law wants it to say."""
+def encoded(service: DrawingService, picture: Drawn, kind: Format = "png", quality: int = 90) -> bytes:
+    """The file of a picture, as it was stored or in another format, with what its law wants it to say, and signed."""
     png = picture.file.read_bytes()
-    return png if kind == "png" else recoded(png, kind, quality)
+    if kind == "png":
+        return png
+    content, credentials = recoded(png, kind, quality), service.settings.credentials
+    return content if credentials is None else credentials.signed(content)
 
 
 def recoded(png: bytes, kind: Format, quality: int = 90) -> bytes:
-    """A PNG in another format. Its XMP, where a label is, goes along; the record of how it was drawn does not."""
+    """A PNG in another format. Its XMP, where a label is, goes along; the record of how it was drawn does not, nor do
+    credentials, which are of the file's own bytes.
+    """
     from PIL import Image
 
     with Image.open(io.BytesIO(png)) as image:

@@ -6,10 +6,9 @@ import asyncio
 import base64
 import binascii
 import ipaddress
-import json
 import re
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 from bimo.core.messages import Language, Message, language
@@ -19,7 +18,17 @@ from bimo.serve.settings import Limits
 
 _HEARTBEAT = re.compile(r"/heartbeat/([\w-]+)$")
 #: Where programs ask; everything else is the page, with a login of its own.
-INTERFACES = ("/v1/", "/sdapi/", "/internal/", "/api/v1/", "/metrics", "/docs", "/redoc", "/openapi.json")
+INTERFACES = (
+    "/v1/",
+    "/sdapi/",
+    "/internal/",
+    "/api/v1/",
+    "/controlnet/",
+    "/metrics",
+    "/docs",
+    "/redoc",
+    "/openapi.json",
+)
 #: What takes pictures: interfaces, and the page's form.
 WITH_PICTURES = re.compile(
     r"/gradio_api/queue/join|/v1/images/(edits|variations)|/v1/jobs|/sdapi/v1/(txt2img|img2img|png-info|extra-.*|interrogate)"
@@ -94,10 +103,8 @@ def token_of(authorization: str | None) -> str | None:
 
 class Gate:
     """Stands before an ASGI application: refuses foreign hosts, foreign pages, callers without a key, and long bodies
-    before they are read; tells who comes and goes. ``keys`` None lets everybody in, for a server of this machine alone.
-
-    ``form`` is what the path of the page's drawing ends in, and how many values it takes; ``uploads`` says whether the
-    page takes files.
+    before they are read. ``keys`` None lets everybody in, for a server of this machine alone; ``left`` is told the
+    session of a page that was closed.
     """
 
     def __init__(
@@ -107,13 +114,10 @@ class Gate:
         *,
         keys: KeyStore | None = None,
         limits: Limits | None = None,
-        form: tuple[str, int] | None = None,
-        uploads: bool = False,
-        came: Callable[[str], object] = lambda session: None,
         left: Callable[[str], object] = lambda session: None,
     ) -> None:
         self.app, self.own, self.keys, self.limits = app, own, keys, limits or Limits()
-        self.form, self.uploads, self.came, self.left = form, uploads, came, left
+        self.left = left
         self._reading = 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -146,7 +150,7 @@ class Gate:
             raise ApiError(421, HOST)
         if not same_site(headers.get("origin"), host):
             raise ApiError(403, ORIGIN)
-        if not self.uploads and path.rstrip("/").endswith("/upload"):
+        if path.rstrip("/").endswith("/upload"):
             raise ApiError(404, UPLOAD)
 
     def _caller(self, scope: Any, headers: dict[str, str], path: str) -> Caller | None:
@@ -171,8 +175,7 @@ class Gate:
         return caller
 
     def _most(self, path: str) -> int:
-        pictures = WITH_PICTURES.match(path) or (self.uploads and path.rstrip("/").endswith("/upload"))
-        return self.limits.picture_bytes if pictures else self.limits.form_bytes
+        return self.limits.picture_bytes if WITH_PICTURES.match(path) else self.limits.form_bytes
 
     async def _stayed(self, session: str, scope: Any, receive: Any, send: Any) -> None:
         """Hands on a page's heartbeat and tells when the page is closed: the server itself would learn of it only when
@@ -190,7 +193,6 @@ class Gate:
             await closed.wait()
             return {"type": "http.disconnect"}
 
-        self.came(session)
         watching = asyncio.create_task(watch())
         try:
             await self.app(scope, waited, send)
@@ -218,11 +220,6 @@ class Gate:
                     return
                 body += piece
                 counted, self._reading = counted + len(piece), self._reading + len(piece)
-            drawing = self.form is not None and str(scope["path"]).rstrip("/").endswith(self.form[0])
-            if self.form is not None and drawing and not _filled(bytes(body), self.form[1]):
-                message = Message("expected {form}", form='{"data": [' + str(self.form[1]) + " values]}")
-                await _refuse(scope, receive, send, headers, ApiError(422, message))
-                return
             waiting = [{"type": "http.request", "body": bytes(body), "more_body": False}]
             # What is read is stored on disk soon, while its client may wait for long.
             self._reading, counted = self._reading - counted, 0
@@ -241,15 +238,6 @@ def _unscoped(scope: Scope) -> Message:
 
 def _too_long(most: int) -> ApiError:
     return ApiError(413, Message("the request is longer than {most} bytes", most=most))
-
-
-def _filled(body: bytes, count: int) -> bool:
-    """Whether a body is {"data": [as many values as the form has]}."""
-    try:
-        values: Any = json.loads(body)["data"]
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return False
-    return isinstance(values, list) and len(cast("list[Any]", values)) == count
 
 
 async def _refuse(scope: Any, receive: Any, send: Any, headers: dict[str, str], error: ApiError) -> None:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from bimo.core.credentials import Credentials
 from bimo.core.label import Label
 from bimo.core.picture import METADATA_KEY, Picture
 from bimo.diffusion.sampler_names import SAMPLERS
@@ -114,10 +115,12 @@ def request_of(text: str) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def png_with_infotext(picture: Picture, job: Job, label: Label | None = None) -> bytes:
-    """A picture's PNG that also A1111's programs can read the settings of, labelled where that is asked for."""
+def png_with_infotext(
+    picture: Picture, job: Job, label: Label | None = None, credentials: Credentials | None = None
+) -> bytes:
+    """A picture's PNG that also A1111's programs read the settings of, labelled and signed where that is asked for."""
     text = infotext(picture.metadata(), job.order.model, job.order.loras, picture.image.size)
-    return picture.png({CHUNK: text}, label, f"{job.id}-{picture.index}")
+    return picture.png({CHUNK: text}, label, f"{job.id}-{picture.index}", credentials)
 
 
 def read_from(content: bytes) -> tuple[str, dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import secrets
 import sqlite3
 import threading
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from bimo.core.errors import RequestError
 from bimo.core.messages import Listed
-from bimo.serve.jobs import DATABASE, connect
+from bimo.serve.job_store import DATABASE, connect
 
 PREFIX = "bimo-"
 PER_MINUTE = 60
@@ -87,11 +88,21 @@ class KeyStore:
         """Closes the database."""
         self._connection.close()
 
-    def add(self, name: str, scopes: Sequence[Scope] = (Scope.draw,), per_minute: int = PER_MINUTE) -> str:
-        """Makes a key and answers its token, which is kept nowhere. Raises RequestError for a name that is taken."""
+    def add(
+        self,
+        name: str,
+        scopes: Sequence[Scope] = (Scope.draw,),
+        per_minute: int = PER_MINUTE,
+        token: str | None = None,
+    ) -> str:
+        """Makes a key and answers its token, which is kept nowhere; ``token`` is one that another server made, for one
+        key to open both. Raises RequestError for a name or a token that is taken, and for what is no token.
+        """
         if not name.strip() or len(name) > 64 or not name.isprintable():
             raise RequestError("{name!r} is no name for a key; write up to 64 printable characters", name=name)
-        token = PREFIX + secrets.token_urlsafe(32)
+        if token is not None and re.fullmatch(f"{PREFIX}[\\w-]{{43}}", token, re.ASCII) is None:
+            raise RequestError("that is no token of bimo keys; copy the one that `bimo keys add` printed there")
+        token = token or PREFIX + secrets.token_urlsafe(32)
         row = (name, _hash(token), json.dumps([str(scope) for scope in scopes]), max(1, per_minute), time.time())
         try:
             with self._lock, self._connection:

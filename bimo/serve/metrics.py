@@ -28,9 +28,9 @@ class _Now(Collector):
         yield ended
         yield GaugeMetricFamily("bimo_jobs_open", "Jobs that wait or are drawn", value=len(service.open_jobs()))
         yield GaugeMetricFamily(
-            "bimo_seconds_ahead", "About how long all that waits will take", value=service.scheduler.seconds_ahead()
+            "bimo_seconds_ahead", "About how long all that waits will take", value=service.executor.seconds_ahead()
         )
-        busy = service.scheduler.busy
+        busy = service.executor.busy
         yield CounterMetricFamily("bimo_denoiser_calls", "Calls of denoisers", value=busy["calls"])
         yield CounterMetricFamily("bimo_denoiser_pictures", "Pictures in those calls", value=busy["rows"])
         yield CounterMetricFamily("bimo_denoiser_seconds", "Seconds in those calls", value=busy["denoiser"])

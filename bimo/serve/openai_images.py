@@ -262,7 +262,7 @@ def _answered(body: ImagesRequest, job: Job, request: Request, service: DrawingS
         if body.response_format == "url":
             found = {"url": address(request, links_of(request).path(job.id, picture.place, kind))}
         else:
-            found = {"b64_json": _file(body, job, picture.place)}
+            found = {"b64_json": _file(service, body, job, picture.place)}
         data.append({**found, "seed": picture.seed})
     return {"created": int(job.order.created), "data": data, **_facts(body, job, service)}
 
@@ -285,10 +285,10 @@ def _facts(body: ImagesRequest, job: Job, service: DrawingService) -> dict[str, 
     }
 
 
-def _file(body: ImagesRequest, job: Job, place: int) -> str:
+def _file(service: DrawingService, body: ImagesRequest, job: Job, place: int) -> str:
     picture = next(each for each in job.pictures if each.place == place)
     quality = 90 if body.output_compression is None else body.output_compression
-    return base64.b64encode(encoded(picture, body.output_format or "png", quality)).decode()
+    return base64.b64encode(encoded(service, picture, body.output_format or "png", quality)).decode()
 
 
 async def _streamed(
@@ -315,7 +315,7 @@ async def _streamed(
         assert ended is not None
         for picture in whole(ended).pictures:
             if picture.flagged is None:
-                content = await run_in_threadpool(_file, body, ended, picture.place)
+                content = await run_in_threadpool(_file, service, body, ended, picture.place)
                 name = f"{kind}.completed"
                 told = {"b64_json": content, "seed": picture.seed, "created_at": common["created_at"]}
                 yield event(name, {"type": name} | await run_in_threadpool(_facts, body, ended, service) | told)

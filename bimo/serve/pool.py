@@ -14,8 +14,12 @@ import torch
 from bimo.core.errors import RequestError
 from bimo.core.messages import Listed
 from bimo.diffusion.prompt_weighting import EncodingCache
+from bimo.engine.adapters import Adapters
 from bimo.engine.engine import Engine
+from bimo.engine.memory import bytes_of
 from bimo.hub import memory
+from bimo.hub.loading import load_with, steady
+from bimo.serve.settings import ServeSettings
 
 #: Sets of prompts whose encodings an engine remembers.
 ENCODINGS = 64
@@ -23,14 +27,22 @@ ENCODINGS = 64
 SHARE = 0.7
 
 Loras = tuple[tuple[str, float], ...]
+#: Endings of files of weights.
+WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 
 @dataclass(frozen=True)
 class EngineKey:
-    """Which engine a job needs: a model by its name and LoRAs with their weights."""
+    """Which engine a job needs: a model by its name, LoRAs with their weights, ControlNets."""
 
     model: str
     loras: Loras = ()
+    controls: tuple[str, ...] = ()
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is the model alone."""
+        return not (self.loras or self.controls)
 
 
 @dataclass
@@ -45,7 +57,8 @@ class _Slot:
 class EnginePool:
     """Loads engines off the thread that draws, keeps them while they are used, and lets the least recent go.
 
-    ``load`` reads a model by a name of ``models``; ``loras`` are files by the names that requests call them.
+    ``load`` reads a model by a name of ``models``; ``loras`` and ``controls`` are files by the names that requests call
+    them.
     """
 
     def __init__(
@@ -54,9 +67,11 @@ class EnginePool:
         models: Mapping[str, str],
         loras: Mapping[str, Path] | None = None,
         budget: int | None = None,
+        controls: Mapping[str, Path] | None = None,
     ) -> None:
         self.models = dict(models)
         self.loras = dict(loras or {})
+        self.controls = dict(controls or {})
         self.default = next(iter(self.models))
         free = memory.available()
         self.budget = budget if budget is not None else None if free is None else int(free * SHARE)
@@ -83,12 +98,23 @@ class EnginePool:
             raise RequestError("there is no LoRA {name!r}: this server has none (bimo serve --loras DIR)", name=name)
         raise RequestError("there is no LoRA {name!r} here; there is {names}", name=name, names=Listed(self.loras))
 
+    def control(self, name: str) -> str:
+        """The name of a ControlNet as it is kept. Raises RequestError with those there are."""
+        if name in self.controls:
+            return name
+        if not self.controls:
+            raise RequestError(
+                "there is no ControlNet {name!r}: this server has none (bimo serve --controlnets DIR)", name=name
+            )
+        names = Listed(self.controls)
+        raise RequestError("there is no ControlNet {name!r} here; there is {names}", name=name, names=names)
+
     def take(self, key: EngineKey) -> Engine | None:
         """The engine, which stays until it is given back; None while it is being loaded. Raises what loading raised."""
         with self._lock:
             slot = self._slots.get(key)
             if slot is None:
-                slot = _Slot(self._loader.submit(self._made, key), base=EngineKey(key.model) if key.loras else None)
+                slot = _Slot(self._loader.submit(self._made, key), base=None if key.plain else EngineKey(key.model))
                 self._slots[key] = slot
                 slot.loading.add_done_callback(lambda _: self.on_loaded())
                 return None
@@ -147,11 +173,12 @@ class EnginePool:
         self._loader.shutdown(wait=False, cancel_futures=True)
 
     def _made(self, key: EngineKey) -> Engine:
-        if not key.loras:
+        if key.plain:
             engine = self._load(self.models[key.model])
         else:
             base = self._base(EngineKey(key.model))
-            engine = base.with_loras(*(f"{self.loras[name]}:{weight:f}" for name, weight in key.loras))
+            loras = [f"{self.loras[name]}:{weight:f}" for name, weight in key.loras]
+            engine = base.with_adapters(loras, [self.controls[name] for name in key.controls])
         engine.encoding_cache = EncodingCache(ENCODINGS)
         with self._lock:
             if (slot := self._slots.get(key)) is not None:
@@ -191,6 +218,18 @@ class EnginePool:
                 del self._slots[key]
 
 
+def pool_of(settings: ServeSettings) -> EnginePool:
+    """The engines that a server's settings name, none of them loaded. Raises RequestError for folders there are not."""
+    embeddings = list(weight_files(settings.embeddings).values())
+
+    def loaded(name: str) -> Engine:
+        return steady(load_with(name, Adapters.named(embeddings=embeddings), **settings.how.arguments()))
+
+    models, loras = model_names(settings.models), weight_files(settings.loras)
+    budget = bytes_of(settings.how.memory) if settings.how.memory else None
+    return EnginePool(loaded, models, loras, budget, control_files(settings.controlnets))
+
+
 def model_names(models: tuple[str, ...]) -> dict[str, str]:
     """What requests call the models of a command line -> what loads them: a folder by its last name, "NAME=MODEL" by
     the name that is said, such as one that clients have fixed.
@@ -216,5 +255,17 @@ def weight_files(folder: Path | None) -> dict[str, Path]:
         return {}
     if not folder.is_dir():
         raise RequestError("there is no folder {folder}", folder=folder)
-    endings = {".safetensors", ".pt", ".bin", ".ckpt"}
-    return {file.stem: file for file in sorted(folder.rglob("*")) if file.is_file() and file.suffix.lower() in endings}
+    return {file.stem: file for file in sorted(folder.rglob("*")) if file.is_file() and file.suffix.lower() in WEIGHTS}
+
+
+def control_files(folder: Path | None) -> dict[str, Path]:
+    """The ControlNets and T2I-Adapters in a folder by their names, sorted: folders with a config.json, as diffusers
+    writes them, and files of weights.
+    """
+    if folder is None:
+        return {}
+    if not folder.is_dir():
+        raise RequestError("there is no folder {folder}", folder=folder)
+    every = sorted(folder.iterdir())
+    folders = {each.name: each for each in every if (each / "config.json").is_file()}
+    return folders | {each.stem: each for each in every if each.is_file() and each.suffix.lower() in WEIGHTS}

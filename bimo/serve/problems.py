@@ -68,7 +68,7 @@ class Json(Response):
 
 def form(path: str, status: int, code: str, sentence: str, param: str | None = None) -> dict[str, Any]:
     """The body of an error as clients of the path expect it."""
-    if path.startswith(("/sdapi/", "/internal/")):
+    if path.startswith(("/sdapi/", "/internal/", "/controlnet/")):
         return {"error": code, "detail": sentence, "body": "", "errors": sentence}
     if path.startswith("/api/v1/"):
         return {"code": _DASHSCOPE.get(status, "InternalError"), "message": sentence, "request_id": ""}
@@ -76,6 +76,23 @@ def form(path: str, status: int, code: str, sentence: str, param: str | None = N
         kind = _OPENAI.get(status, "server_error" if status >= 500 else "invalid_request_error")
         return {"error": {"message": sentence, "type": kind, "param": param, "code": code}}
     return {"error": sentence}
+
+
+def described(path: str) -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI says of the errors of an interface, by the beginning of its paths."""
+    body = form(path, 400, "", "")
+    content = {"application/json": {"schema": _schema(body)}}
+    return {
+        "4XX": {"description": "What is wrong with the request, in one sentence", "content": content},
+        "5XX": {"description": "What the server cannot do now, in one sentence", "content": content},
+    }
+
+
+def _schema(body: Mapping[str, Any]) -> dict[str, Any]:
+    fields = {name: _schema(value) if isinstance(value, dict) else {"type": "string"} for name, value in body.items()}
+    if "param" in fields:
+        fields["param"] = {"type": ["string", "null"]}
+    return {"type": "object", "properties": fields, "required": list(fields)}
 
 
 def answer(path: str, error: ApiError, language: str) -> Response:

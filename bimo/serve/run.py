@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from typing import Any
 
 import uvicorn
@@ -16,20 +17,18 @@ import uvicorn
 from bimo.core.errors import RequestError
 from bimo.core.files import alone
 from bimo.core.messages import say
-from bimo.engine.adapters import Adapters
-from bimo.engine.engine import Engine
-from bimo.engine.memory import bytes_of
-from bimo.hub.loading import load_with, steady
+from bimo.hub.options import LoadOptions
 from bimo.serve.app import create_app, unknown_paths
 from bimo.serve.gate import Gate
-from bimo.serve.jobs import JobStore
+from bimo.serve.job_store import JobStore
 from bimo.serve.keys import KeyStore, Scope
 from bimo.serve.page.layout import mount
 from bimo.serve.page.session import Page
-from bimo.serve.pool import EngineKey, EnginePool, model_names, weight_files
+from bimo.serve.pool import EngineKey, pool_of
 from bimo.serve.safety import PictureFilter, PromptFilter
 from bimo.serve.service import DrawingService
 from bimo.serve.settings import ServeSettings
+from bimo.serve.workers import drawing_in
 
 #: How long connections may take to end after the server was told to.
 GRACE_SECONDS = 10
@@ -115,20 +114,18 @@ def _ending_quietly(app: Callable[..., Awaitable[None]]) -> Callable[..., Awaita
 
 def make_service(settings: ServeSettings) -> DrawingService:
     """The service of some settings, its first model loaded. Raises WeightsError, RecipeError, RequestError."""
-    models, loras = model_names(settings.models), weight_files(settings.loras)
-    embeddings = list(weight_files(settings.embeddings).values())
-
-    def loaded(name: str) -> Engine:
-        return steady(load_with(name, Adapters.named(embeddings=embeddings), **settings.how.arguments()))
-
-    budget = bytes_of(settings.how.memory) if settings.how.memory else None
-    pool = EnginePool(loaded, models, loras, budget)
+    several = settings.workers > 1
+    # Of several processes the one that serves has a model to look at alone: what it takes, its words, its samplers.
+    looked_at = LoadOptions(device="cpu", denoiser=settings.how.denoiser)
+    pool = pool_of(replace(settings, how=looked_at) if several else settings)
     pool.load_now(EngineKey(pool.default))
     kept: dict[str, Any] = {}
     if settings.filter_prompts:
         kept["check_prompt"] = PromptFilter(settings.words).check
     if settings.filter_pictures:
         kept["inspect"] = PictureFilter().inspect
+    if several:
+        kept["executor"] = drawing_in(settings.workers)
     return DrawingService(settings, pool, JobStore(settings.folder), **kept)
 
 

@@ -4,9 +4,7 @@ A picture is a coroutine (`bimo.diffusion.sampling.sample`) that waits at a step
 meanwhile. So jobs of any steps, samplers, guidance and seeds join and leave between two steps, and one that is
 cancelled, or whose client is gone, has left before the next. One thread draws.
 
-Who is next: the key that has had the least of the machine so far (start-time fair queueing); of its jobs the highest
-priority; of those the one with the least work left, each second of waiting counting as ``AGEING`` seconds less of it,
-so that long ones are passed by but not for ever. Pictures of the same model, level and size share a call of the
+Who is next says `Fairness`. Pictures of the same model, level and size share a call of the
 denoiser where that ends them sooner, on average, than one after another would: by the seconds that calls of so many
 rows took here (`CallCosts`). On a processor that is seldom the case. A picture alone in its
 calls is equal to the bit to one drawn alone; in shared calls it may differ by 1 of 255, as matrix products are ordered
@@ -19,20 +17,21 @@ import logging
 import threading
 import time
 import traceback
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bimo.core.errors import BimoError
-from bimo.core.messages import Message, language, speaking
+from bimo.core.messages import language, speaking
 from bimo.core.picture import Picture
 from bimo.core.tensors import DenoiserInput
 from bimo.diffusion.sampling import Prepared, SamplingLoop
 from bimo.engine.engine import Engine
 from bimo.inscription.drawing import finished
+from bimo.serve.call_costs import CallCosts
+from bimo.serve.executor import CANCELLED, LATE, UNEXPECTED, Executor, Listener, Source, failure_of, idle
+from bimo.serve.fairness import Fairness, steps_asked
 from bimo.serve.jobs import LANGUAGE, Failure, Order
 from bimo.serve.pool import EngineKey, EnginePool
 from bimo.serve.previews import preview
@@ -40,49 +39,9 @@ from bimo.serve.previews import preview
 if TYPE_CHECKING:
     from PIL import Image
 
-AGEING = 0.5
 #: Pictures that are begun and not ended: their latents are in memory.
 MOST_BEGUN = 64
-#: Calls whose seconds are remembered, of each kind.
-REMEMBERED = 8
-#: What a step is thought to take before one was measured, in seconds.
-FIRST_GUESS = 0.1
 _log = logging.getLogger(__name__)
-
-CANCELLED = Failure("cancelled", Message("the job was cancelled"), 409)
-LATE = Failure("deadline", Message("the job was not drawn by its deadline"), 504)
-MEMORY = Failure("out_of_memory", Message("out of memory: draw a smaller picture"), 507)
-UNEXPECTED = Failure(
-    "server_error", Message("something went wrong on the server while this was drawn; its log says what")
-)
-
-
-class Listener(Protocol):
-    """Who is told of what happens, in the thread that draws: nothing here may take long."""
-
-    def began(self, job: str) -> None:
-        """A job's first picture is begun."""
-        ...
-
-    def stepped(self, job: str, place: int, done: int, steps: int, shown: Image.Image | None) -> None:
-        """``done`` of ``steps`` steps of a picture are taken; ``shown`` is what it looks like where that was wanted."""
-        ...
-
-    def drew(self, job: str, picture: Picture) -> None:
-        """A picture is drawn."""
-        ...
-
-    def ended(self, job: str, failure: Failure | None) -> None:
-        """A job has all of its pictures, or will have no more."""
-        ...
-
-
-class Source(Protocol):
-    """Where the pictures lie that jobs came with."""
-
-    def inputs(self, job: str) -> dict[str, bytes]:
-        """The pictures of a job by name."""
-        ...
 
 
 @dataclass(eq=False)
@@ -127,7 +86,7 @@ class _Task:
 
     def steps_left(self) -> int:
         """Steps of all of its pictures that are not taken."""
-        steps = self.steps or int(self.order.values.get("steps") or 20)
+        steps = self.steps or steps_asked(self.order)
         return steps * (len(self.waiting) + len(self.begun)) - sum(one.done for one in self.begun.values())
 
     @property
@@ -135,42 +94,8 @@ class _Task:
         """What tasks have in common whose steps take alike."""
         return self.key, tuple(self.order.values.get("size") or ())
 
-    def pixels(self) -> float:
-        """Its size in units of 512 x 512."""
-        width, height = self.order.values.get("size") or (512, 512)
-        return width * height / 512**2
 
-
-class CallCosts:
-    """Seconds of calls of the denoiser, by bucket and by how many pictures share one: the least of the last ones, as
-    what else the machine does only ever adds to them.
-    """
-
-    def __init__(self) -> None:
-        self._seconds: dict[Any, dict[int, deque[float]]] = {}
-
-    def learn(self, bucket: Any, count: int, seconds: float) -> None:
-        """A call of ``count`` pictures took so long."""
-        self._seconds.setdefault(bucket, {}).setdefault(count, deque(maxlen=REMEMBERED)).append(seconds)
-
-    def best(self, bucket: Any, most: int) -> int:
-        """How many pictures of ``most`` should share a call: the most of 1, 2, 4 ... whose call takes less than what
-        they would wait, on average, one after another: (n + 1) / 2 calls of one. What was never tried is tried once.
-        """
-        known = {number: min(seconds) for number, seconds in self._seconds.get(bucket, {}).items()}
-        best, count = 1, 2
-        if 1 not in known:
-            return 1
-        while count <= most:
-            if count not in known:
-                return count
-            if known[count] >= known[1] * (count + 1) / 2:
-                break
-            best, count = count, count * 2
-        return best
-
-
-class Scheduler:
+class Scheduler(Executor):
     """Draws the jobs it is given in a thread of its own. ``batch`` is the most pictures in one call, 1 for bytes that
     do not depend on neighbours; with ``always`` they share calls whatever that costs.
     """
@@ -184,19 +109,21 @@ class Scheduler:
         self.batch = batch
         self.always = always
         self.costs = CallCosts()
-        #: Seconds spent in calls of denoisers, and in all: the difference is what serving costs.
-        self.busy = {"denoiser": 0.0, "all": 0.0, "calls": 0.0, "rows": 0.0}
+        self._busy = idle()
+        self._fairness = Fairness()
         self._inbox: list[_Task] = []
         self._ended_early: dict[str, Failure] = {}
         self._tasks: dict[str, _Task] = {}
-        self._had: dict[str, float] = {}
         self._changed = threading.Condition()
         self._stopping = False
         self._draining = False
-        #: Seconds of a step of one picture, by engine and size.
-        self._pace: dict[tuple[EngineKey, Any], float] = {}
         pool.on_loaded = self._wake
         self._thread = threading.Thread(target=self._run, name="bimo-draw", daemon=True)
+
+    @property
+    def busy(self) -> dict[str, float]:
+        """The difference between "all" and "denoiser" is what serving costs."""
+        return dict(self._busy)
 
     def start(self) -> None:
         """Begins to draw."""
@@ -205,7 +132,7 @@ class Scheduler:
     def submit(self, order: Order, done: frozenset[int] = frozenset()) -> None:
         """Takes a job on; ``done`` are the places of pictures that it has already."""
         with self._changed:
-            self._inbox.append(_Task(order, EngineKey(order.model, order.loras), done=done))
+            self._inbox.append(_Task(order, EngineKey(order.model, order.loras, order.controls), done=done))
             self._changed.notify_all()
 
     def cancel(self, job: str, failure: Failure = CANCELLED) -> None:
@@ -261,15 +188,12 @@ class Scheduler:
             except Exception:  # a mistake of ours must not end the thread that all jobs wait for
                 _log.error("the scheduler: %s", traceback.format_exc())
                 self._fail_all(UNEXPECTED)
-            self.busy["all"] += time.perf_counter() - began
+            self._busy["all"] += time.perf_counter() - began
 
     def _absorb(self) -> None:
         """Takes on what came, ends what was cancelled or is late. Called with the lock held."""
         for task in self._inbox:
-            if task.order.key not in {other.order.key for other in self._tasks.values()}:
-                # Who was away saved nothing up.
-                floor = min((self._had.get(t.order.key, 0.0) for t in self._tasks.values()), default=0.0)
-                self._had[task.order.key] = max(self._had.get(task.order.key, 0.0), floor)
+            self._fairness.arrived(task.order.key, (other.order.key for other in self._tasks.values()))
             self._tasks[task.order.id] = task
         self._inbox.clear()
         now = time.time()
@@ -380,16 +304,14 @@ class Scheduler:
             self._end(group[0].task, failure_of(error))
             return
         seconds = time.perf_counter() - began
-        self.busy["denoiser"] += seconds
-        self.busy["calls"] += 1
-        self.busy["rows"] += len(group)
+        self._busy["denoiser"] += seconds
+        self._busy["calls"] += 1
+        self._busy["rows"] += len(group)
         self.costs.learn(bucket, len(group), seconds)
         if len(group) == 1:
-            pace = group[0].task.pace
-            self._pace[pace] = 0.8 * self._pace.get(pace, seconds) + 0.2 * seconds
+            self._fairness.learn(group[0].task.pace, seconds)
         for one, output in zip(group, outputs, strict=True):
-            key = one.task.order.key
-            self._had[key] = self._had.get(key, 0.0) + seconds / len(group)
+            self._fairness.charge(one.task.order.key, seconds / len(group))
             one.seconds += seconds / len(group)
             if one.task.order.id in self._tasks:
                 self._advance(engine, one, output)
@@ -441,16 +363,10 @@ class Scheduler:
             self._end(task, failure)
 
     def _rank(self, task: _Task) -> tuple[float, float, float]:
-        waited = time.time() - task.order.created
-        return (
-            self._had.get(task.order.key, 0.0),
-            -task.order.priority,
-            self._seconds_left(task) - AGEING * waited,
-        )
+        return self._fairness.rank(task.order, self._seconds_left(task))
 
     def _seconds_left(self, task: _Task) -> float:
-        # Where no step of its kind was measured: its pixels at what a step of them is thought to take.
-        return self._pace.get(task.pace, FIRST_GUESS * task.pixels()) * task.steps_left()
+        return self._fairness.seconds(task.pace, task.order, task.steps_left())
 
 
 def steps_of(engine: Engine, prepared: Prepared) -> int:
@@ -468,13 +384,3 @@ def _preview_steps(count: int, steps: int) -> set[int]:
 
 def _timed(picture: Picture, seconds: float) -> Picture:
     return replace(picture, seconds=seconds)
-
-
-def failure_of(error: BaseException) -> Failure:
-    """What is said of an error; what nobody foresaw is logged, and its client learns that it was none of his."""
-    if isinstance(error, BimoError):
-        return Failure("invalid_request", error.message, 400)
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
-        return MEMORY
-    _log.error("a drawing failed: %s", "".join(traceback.format_exception(error)))
-    return UNEXPECTED

@@ -6,7 +6,6 @@ come here; none of them touches a model.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import queue
 import secrets
@@ -15,7 +14,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bimo.core.errors import BimoError, RequestError
@@ -27,11 +26,15 @@ from bimo.core.request import Request
 from bimo.diffusion.request_validation import fill_request
 from bimo.engine.engine import Engine
 from bimo.hub import memory, registry
+from bimo.prompts.a1111 import lora_tags
 from bimo.prompts.styles import style_named
+from bimo.serve.events import Event, Events
+from bimo.serve.executor import CANCELLED, Executor, Listener, Source, failure_of
 from bimo.serve.infotext import png_with_infotext
-from bimo.serve.jobs import ENDED, Failure, Job, JobStore, Order, State
+from bimo.serve.job_store import JobStore
+from bimo.serve.jobs import ENDED, Failure, Job, Order, State
 from bimo.serve.pool import EngineKey, EnginePool, weight_files
-from bimo.serve.scheduler import CANCELLED, Scheduler, failure_of
+from bimo.serve.scheduler import Scheduler
 from bimo.serve.settings import ServeSettings
 
 if TYPE_CHECKING:
@@ -54,20 +57,13 @@ class StoppingError(RequestError):
     """The server is about to end."""
 
 
-@dataclass(frozen=True)
-class Event:
-    """What happened to a job: "began", "step", "picture" or "ended". ``shown`` is a preview."""
-
-    kind: str
-    place: int = 0
-    done: int = 0
-    steps: int = 0
-    shown: Image.Image | None = None
-    at: float = field(default_factory=time.time)
-
-
 #: What looks at a picture before it is stored, and may say why it is not to be shown.
 Inspect = Callable[[Picture], Failure | None]
+
+
+def drawing_here(pool: EnginePool, source: Source, listener: Listener, settings: ServeSettings) -> Executor:
+    """Jobs are drawn by a thread of this process."""
+    return Scheduler(pool, source, listener, batch=settings.batch)
 
 
 class DrawingService:
@@ -83,14 +79,14 @@ class DrawingService:
         *,
         inspect: Inspect = lambda picture: None,
         check_prompt: Callable[[str], None] = lambda text: None,
-        always: bool = False,
+        executor: Callable[[EnginePool, Source, Listener, ServeSettings], Executor] = drawing_here,
     ) -> None:
         self.settings = settings
         self.pool = pool
         self.store = store
         self.inspect = inspect
         self.check_prompt = check_prompt
-        self.scheduler = Scheduler(pool, store, self, batch=settings.batch, always=always)
+        self.executor = executor(pool, store, self, settings)
         self.ready = False
         self.stopping = False
         #: What clients of A1111's interface have set, by key.
@@ -102,7 +98,7 @@ class DrawingService:
         self._open: dict[str, Order] = {}
         self._progress: dict[str, Event] = {}
         self._shown: dict[str, Image.Image] = {}
-        self._heard: dict[str, list[Callable[[Event], object]]] = {}
+        self._events = Events(lambda job: job in self._open, self._lock)
         self._finishing: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._finisher = threading.Thread(target=self._finish, name="bimo-finish", daemon=True)
         self._retained = 0.0
@@ -110,17 +106,17 @@ class DrawingService:
     def start(self) -> None:
         """Takes up what an earlier process left, and begins to draw."""
         self._finisher.start()
-        self.scheduler.start()
+        self.executor.start()
         for job in self.store.recover():
             with self._lock:
                 self._open[job.id] = job.order
-            self.scheduler.submit(job.order, frozenset(drawn.place for drawn in job.pictures))
+            self.executor.submit(job.order, frozenset(drawn.place for drawn in job.pictures))
         self.ready = True
 
     def stop(self, seconds: float = 10.0) -> None:
         """Draws what is begun, for ``seconds`` at most; what is left waits for the next start."""
         self.stopping, self.ready = True, False
-        self.scheduler.stop(drain=True, seconds=seconds)
+        self.executor.stop(drain=True, seconds=seconds)
         self._finishing.put(None)
         self._finisher.join()
         self.pool.close()
@@ -134,6 +130,7 @@ class DrawingService:
         client: str,
         model: str | None = None,
         loras: Sequence[tuple[str, float]] = (),
+        controls: Sequence[str] = (),
         priority: int = 0,
         previews: int = 0,
         seconds: float | None = None,
@@ -141,13 +138,17 @@ class DrawingService:
     ) -> Order:
         """An order with an id, its seed and deadline, and all that can be refused before a picture is read refused.
 
-        ``values`` are fields of a Request that are no pictures; ``seconds`` is how long its client will wait. Raises
-        RequestError.
+        ``values`` are fields of a Request that are no pictures; <lora:name:weight> in the prompt is one of ``loras``;
+        ``seconds`` is how long its client will wait. Raises RequestError.
         """
         limits = self.settings.limits
         values = {field: value for field, value in values.items() if value is not None}
         if values.get("seed") is None:
             values["seed"] = secrets.randbelow(2**32)
+        weights = dict(loras)
+        if isinstance(values.get("text"), str):
+            values["text"], tags = lora_tags(values["text"])
+            weights |= {tag.name: tag.weight for tag in tags}
         for field_name, most in (("count", limits.count), ("steps", limits.steps)):
             if isinstance(values.get(field_name), int) and values[field_name] > most:
                 raise RequestError(
@@ -159,8 +160,11 @@ class DrawingService:
         for field_name in ("text", "negative"):
             if isinstance(values.get(field_name), str) and len(values[field_name]) > limits.text:
                 raise RequestError("the prompt is longer than {maximum_text} characters", maximum_text=limits.text)
-        if len(loras) > limits.loras:
-            raise RequestError("{count} LoRAs; this server allows at most {most}", count=len(loras), most=limits.loras)
+        added = max(len(weights), len(controls))
+        if added > limits.loras:
+            raise RequestError(
+                "{count} LoRAs or ControlNets; this server allows at most {most}", count=added, most=limits.loras
+            )
         waits = min((s for s in (seconds, limits.seconds) if s is not None), default=None)
         now = time.time()
         return Order(
@@ -169,7 +173,8 @@ class DrawingService:
             values=values,
             key=key,
             client=client,
-            loras=tuple((self.pool.lora(lora), float(weight)) for lora, weight in loras),
+            loras=tuple((self.pool.lora(lora), float(weight)) for lora, weight in weights.items()),
+            controls=tuple(self.pool.control(name) for name in controls),
             priority=max(-1, min(1, priority)),
             previews=max(0, min(limits.previews, previews)),
             deadline=None if waits is None else now + waits,
@@ -189,13 +194,14 @@ class DrawingService:
         if request.style:
             style_named(request.style)
         self._check_size(request)
-        if (engine := self.pool.resident(EngineKey(order.model))) is not None:
+        # What a ControlNet reads only the model with it knows.
+        if (engine := self.pool.resident(EngineKey(order.model, (), order.controls))) is not None:
             self._check(engine, request)
         with self._lock:
             limits = self.settings.limits
             own = sum(other.key == order.key for other in self._open.values())
             if len(self._open) >= limits.waiting or own >= limits.waiting_of_key:
-                seconds = max(1, min(600, round(self.scheduler.seconds_ahead() / max(1, len(self._open)))))
+                seconds = max(1, min(600, round(self.executor.seconds_ahead() / max(1, len(self._open)))))
                 message = Message(
                     "{count} jobs are waiting, and no more are taken; ask again in {seconds} seconds",
                     count=len(self._open),
@@ -211,7 +217,7 @@ class DrawingService:
         if job.id != order.id:  # asked for again
             self._open.pop(order.id, None)
             return job
-        self.scheduler.submit(order)
+        self.executor.submit(order)
         return job
 
     def _check_size(self, request: Request) -> None:
@@ -254,7 +260,7 @@ class DrawingService:
         with self._lock:
             there = job in self._open
         if there:
-            self.scheduler.cancel(job, failure)
+            self.executor.cancel(job, failure)
         return there
 
     def open_jobs(self, key: str | None = None) -> list[Order]:
@@ -276,28 +282,9 @@ class DrawingService:
         found = self.store.job(name)
         return found if found is not None and key in (None, found.order.key) else None
 
-    async def events(self, job: str) -> AsyncIterator[Event]:
+    def events(self, job: str) -> AsyncIterator[Event]:
         """What happens to a job from now on; the last is "ended". Nothing where it has ended."""
-        loop = asyncio.get_running_loop()
-        waiting: asyncio.Queue[Event] = asyncio.Queue()
-
-        def hear(event: Event) -> None:
-            loop.call_soon_threadsafe(waiting.put_nowait, event)
-
-        with self._lock:
-            heard = self._heard.setdefault(job, [])
-            heard.append(hear)
-            there = job in self._open
-        try:
-            while there:
-                event = await waiting.get()
-                yield event
-                there = event.kind != "ended"
-        finally:
-            with self._lock:
-                heard.remove(hear)
-                if not heard:
-                    self._heard.pop(job, None)
+        return self._events.of(job)
 
     async def wait(self, job: str) -> Job:
         """The job when it has ended."""
@@ -307,22 +294,13 @@ class DrawingService:
 
     def wait_here(self, job: str, on_event: Callable[[Event], object] | None = None) -> Job:
         """As ``wait``, in a thread. What ``on_event`` raises cancels the job and goes on to the caller."""
-        waiting: queue.Queue[Event] = queue.Queue()
-        with self._lock:
-            self._heard.setdefault(job, []).append(waiting.put)
-            there = job in self._open
         try:
-            while there:
-                event = waiting.get()
-                there = event.kind != "ended"
+            for event in self._events.here(job):
                 if on_event is not None:
                     on_event(event)
         except BaseException:
             self.cancel(job)
             raise
-        finally:
-            with self._lock:
-                self._heard[job].remove(waiting.put)
         return self._ended(job)
 
     def _ended(self, job: str) -> Job:
@@ -331,18 +309,12 @@ class DrawingService:
         assert found.state in ENDED
         return found
 
-    def _say(self, job: str, event: Event) -> None:
-        with self._lock:
-            heard = list(self._heard.get(job, ()))
-        for hear in heard:
-            hear(event)
-
-    # What the scheduler tells, in its thread.
+    # What the executor tells, in its thread.
 
     def began(self, job: str) -> None:
         """A job's first picture is begun."""
         self._finishing.put(lambda: self.store.begin(job))
-        self._say(job, Event("began"))
+        self._events.say(job, Event("began"))
 
     def stepped(self, job: str, place: int, done: int, steps: int, shown: Image.Image | None) -> None:
         """A step is taken."""
@@ -352,7 +324,7 @@ class DrawingService:
         self._progress[job] = event
         if shown is not None:
             self._shown[job] = shown
-        self._say(job, event)
+        self._events.say(job, event)
 
     def drew(self, job: str, picture: Picture) -> None:
         """A picture is drawn: it is looked at, written and told of off the thread that draws."""
@@ -380,7 +352,7 @@ class DrawingService:
         try:
             whole = Job(order, State.running)
             flagged = self.inspect(picture)
-            png = png_with_infotext(picture, whole, self.settings.label)
+            png = png_with_infotext(picture, whole, self.settings.label, self.settings.credentials)
             request = picture.request.model_dump(exclude_defaults=True)
             record = picture.metadata() | {"request": request | {"seed": picture.seed, "count": 1}}
             told = picture.warnings
@@ -390,9 +362,9 @@ class DrawingService:
         except (BimoError, OSError, MemoryError) as error:
             failure = failure_of(error)
             self._end(job, replace(failure, status=500) if isinstance(error, BimoError) else failure)
-            self.scheduler.cancel(job)
+            self.executor.cancel(job)
             return
-        self._say(job, Event("picture", picture.index))
+        self._events.say(job, Event("picture", picture.index))
 
     def _end(self, job: str, failure: Failure | None) -> None:
         if self._open.get(job) is None:
@@ -406,7 +378,7 @@ class DrawingService:
         self._progress.pop(job, None)
         self._shown.pop(job, None)
         self.outcomes[order.client, state.value] += 1
-        self._say(job, Event("ended"))
+        self._events.say(job, Event("ended"))
 
 
 #: What is said to who asks for a picture of a job that has none.

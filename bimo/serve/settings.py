@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bimo.core.credentials import Credentials
 from bimo.core.label import Label
 from bimo.hub.options import DEFAULT, LoadOptions
 
@@ -43,15 +44,18 @@ class Retention:
 class ServeSettings:
     """All of a server. ``models`` are names as ``bimo draw -m`` takes them, the first being the one drawn with where a
     request names none; a request can name no other. ``batch`` is the most pictures in one call of a denoiser.
-    ``how`` is how each is loaded; its ``memory`` bounds the weights of all that are loaded together, too.
+    ``how`` is how each is loaded; its ``memory`` bounds the weights of all that are loaded together, too. With more
+    than one of ``workers`` so many processes draw, else a thread of the server's own.
     """
 
     models: tuple[str, ...]
     folder: Path
     loras: Path | None = None
     embeddings: Path | None = None
+    controlnets: Path | None = None
     how: LoadOptions = DEFAULT
     batch: int = 16
+    workers: int = 1
     url_seconds: int = 3600
     limits: Limits = field(default_factory=Limits)
     retention: Retention = field(default_factory=Retention)
@@ -60,6 +64,7 @@ class ServeSettings:
     words: Path | None = None
     audit_prompts: bool = False
     label: Label | None = None
+    credentials: Credentials | None = None
 
 
 def default_folder() -> Path:

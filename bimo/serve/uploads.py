@@ -10,6 +10,7 @@ from typing import Any
 
 from bimo.core.errors import RequestError
 from bimo.core.files import PICTURE_FORMATS
+from bimo.core.messages import Message
 
 _DATA_URL = re.compile(r"data:[\w.+/;=-]{0,100},")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -17,7 +18,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 MOST_PIXELS = 1 << 24
 
 
-def decoded(text: Any, name: str) -> bytes:
+def decoded(text: Any, name: str | Message) -> bytes:
     """The bytes of a picture in base64, with or without ``data:image/png;base64,``. Raises RequestError for what is
     none, for addresses, which are never fetched, and for pictures whose header says too many pixels.
     """
@@ -35,7 +36,7 @@ def decoded(text: Any, name: str) -> bytes:
     return bounded(content, name)
 
 
-def bounded(content: bytes, name: str) -> bytes:
+def bounded(content: bytes, name: str | Message) -> bytes:
     """Encoded bytes whose header says a picture of a size that is read. Raises RequestError."""
     from PIL import Image, UnidentifiedImageError
 

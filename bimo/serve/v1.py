@@ -25,9 +25,10 @@ from bimo.serve.asking import (
     own_job,
     shot,
 )
+from bimo.serve.events import Event
 from bimo.serve.jobs import CONDITION, ENDED, Job, State
 from bimo.serve.problems import ApiError
-from bimo.serve.service import DrawingService, Event
+from bimo.serve.service import DrawingService
 from bimo.serve.sse import EventStream, event
 from bimo.serve.uploads import decoded
 
@@ -70,6 +71,9 @@ class JobRequest(pydantic.BaseModel):
     condition_images: dict[str, str] | None = pydantic.Field(None, description="pictures in base64 by name")
     model: str | None = None
     loras: list[LoraWeight] = []
+    controlnets: list[str] = pydantic.Field(
+        [], max_length=8, description="the first reads the picture control of condition_images, the next control-2 ..."
+    )
     priority: int = pydantic.Field(0, ge=-1, le=1)
     previews: int = pydantic.Field(0, ge=0, le=8, description="how many previews are made on the way")
     seconds: float | None = pydantic.Field(
@@ -78,7 +82,7 @@ class JobRequest(pydantic.BaseModel):
 
 
 #: Fields of a job's request that are no fields of a Request, or are pictures.
-_APART = {"image", "mask", "condition_images", "model", "loras", "priority", "previews", "seconds"}
+_APART = {"image", "mask", "condition_images", "model", "loras", "controlnets", "priority", "previews", "seconds"}
 
 
 def shown(job: Job, service: DrawingService, language: str) -> dict[str, Any]:
@@ -107,6 +111,7 @@ def shown(job: Job, service: DrawingService, language: str) -> dict[str, Any]:
         "client": order.client,
         "request": dict(order.values),
         "loras": [{"name": name, "weight": weight} for name, weight in order.loras],
+        "controlnets": list(order.controls),
         "priority": order.priority,
         "created": order.created,
         "begun": job.begun,
@@ -136,6 +141,7 @@ async def submit(
         client="v1",
         model=body.model,
         loras=[(lora.name, lora.weight) for lora in body.loras],
+        controls=body.controlnets,
         priority=body.priority,
         previews=body.previews,
         seconds=body.seconds,
@@ -243,7 +249,7 @@ def _told(happened: Event, job: str) -> dict[str, Any]:
 async def picture(name: str, place: int, service: Service, caller: Asking, format: Format = "png") -> Response:
     """The picture, as PNG with its record, or in another format."""
     found = file_of(await own_job(service, caller, name), place)
-    content = await run_in_threadpool(encoded, found, format)
+    content = await run_in_threadpool(encoded, service, found, format)
     return Response(content, media_type=MEDIA[format], headers={"Cache-Control": "private, max-age=86400"})
 
 
@@ -256,7 +262,13 @@ async def recipes(service: Service) -> dict[str, Any]:
         {"name": name, "loaded": name in loaded, "default": name == service.pool.default}
         for name in service.pool.models
     ]
-    return {"object": "list", "models": models, "loras": sorted(service.pool.loras), "data": rows}
+    return {
+        "object": "list",
+        "models": models,
+        "loras": sorted(service.pool.loras),
+        "controlnets": list(service.pool.controls),
+        "data": rows,
+    }
 
 
 @router.get("/recipes/{name}", summary="One system")

@@ -11,9 +11,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from bimo.cli import main
-from bimo.cli.foreign import Foreign, foreign
 from bimo.core.errors import RequestError
 from bimo.core.picture import read_metadata
+from bimo.serve.foreign import Foreign, foreign
 from bimo.serve.infotext import request_of
 
 A1111 = (

@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 import bimo
 from bimo.engine.engine import Engine
 from bimo.serve.app import create_app, unknown_paths
-from bimo.serve.jobs import JobStore
+from bimo.serve.job_store import JobStore
 from bimo.serve.pool import EngineKey, EnginePool
 from bimo.serve.service import DrawingService
 from bimo.serve.settings import ServeSettings
@@ -31,7 +31,7 @@ def tiny_engine(tiny_folder: Path) -> Engine:
 
 
 @pytest.fixture(scope="session")
-def photo_engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A toy Stable Diffusion, which draws after pictures and into masks, and beside a ControlNet."""
     import diffusers
 
@@ -41,7 +41,13 @@ def photo_engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     law: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
     scheduler = diffusers.DDIMScheduler(**law, steps_offset=1, clip_sample=False, set_alpha_to_one=False)
     checkpoint(folder, "bert", scheduler)
-    return bimo.load(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photo_engine(photo_folder: Path) -> Engine:
+    """That system. Not to be changed."""
+    return bimo.load(photo_folder)
 
 
 @pytest.fixture
@@ -50,11 +56,11 @@ def make_service(tiny_engine: Engine, tmp_path: Path) -> Iterator[Callable[..., 
     made: list[DrawingService] = []
 
     def make(folder: Path | None = None, **settings: Any) -> DrawingService:
-        apart = {name: settings.pop(name) for name in ("inspect", "always", "check_prompt") if name in settings}
-        loras = settings.pop("lora_files", None)
+        apart = {name: settings.pop(name) for name in ("inspect", "check_prompt", "executor") if name in settings}
+        loras, controls = settings.pop("lora_files", None), settings.pop("control_files", None)
         engine = settings.pop("engine", tiny_engine)
         options = ServeSettings(("tiny",), folder or tmp_path / "serve", **settings)
-        pool = EnginePool(lambda name: engine, {"tiny": "tiny"}, loras)
+        pool = EnginePool(lambda name: engine, {"tiny": "tiny"}, loras, controls=controls)
         pool.put(EngineKey("tiny"), engine)
         made.append(DrawingService(options, pool, JobStore(options.folder), **apart))
         return made[-1]

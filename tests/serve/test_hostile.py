@@ -177,7 +177,7 @@ def test_there_are_eighty_and_more() -> None:
 def server(tmp_path_factory: pytest.TempPathFactory, tiny_engine: Any) -> Any:
     """One server for all of them: what one did must not matter to the next."""
     from bimo.serve.app import create_app, unknown_paths
-    from bimo.serve.jobs import JobStore
+    from bimo.serve.job_store import JobStore
     from bimo.serve.pool import EngineKey, EnginePool
     from bimo.serve.service import DrawingService
     from bimo.serve.settings import ServeSettings

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from bimo.core.messages import Both
-from bimo.serve.jobs import MOST_ATTEMPTS, Failure, JobStore, Order, State
+from bimo.serve.job_store import JobStore
+from bimo.serve.jobs import MOST_ATTEMPTS, Failure, Order, State
 from tests.support.checkout import ROOT
 
 FAILED = Failure("x", Both("坏了", "broken"), 500)
@@ -121,7 +122,8 @@ def test_a_killed_process_loses_nothing_it_accepted(tmp_path: Path) -> None:
     code = """
 import sys, uuid
 from pathlib import Path
-from bimo.serve.jobs import JobStore, Order, State
+from bimo.serve.job_store import JobStore
+from bimo.serve.jobs import Order, State
 store = JobStore(Path(sys.argv[1]))
 for job in store.recover():
     store.begin(job.id)

@@ -15,7 +15,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from bimo.serve.jobs import JobStore, State
+from bimo.serve.job_store import JobStore
+from bimo.serve.jobs import State
 from tests.support.checkout import ROOT
 from tests.support.waiting import until
 
@@ -25,7 +26,7 @@ SERVER = """
 import sys, asyncio, socket, uvicorn
 from pathlib import Path
 from bimo.serve.app import create_app
-from bimo.serve.jobs import JobStore
+from bimo.serve.job_store import JobStore
 from bimo.serve.pool import EngineKey, EnginePool
 from bimo.serve.service import DrawingService
 from bimo.serve.settings import ServeSettings

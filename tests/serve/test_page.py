@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("gradio")
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from starlette.testclient import TestClient
 
 from bimo.core.errors import BimoError, RequestError
@@ -22,18 +23,21 @@ from bimo.core.messages import speaking
 from bimo.engine.engine import Engine
 from bimo.prompts.styles import STYLES
 from bimo.serve.app import create_app, unknown_paths
+from bimo.serve.enlarging import enlarged
 from bimo.serve.gate import Gate
 from bimo.serve.jobs import Job, State
 from bimo.serve.keys import KeyStore
 from bimo.serve.page import gallery, models
 from bimo.serve.page.comparison import Votes, rows, sheet
+from bimo.serve.page.dropped import settings_of
 from bimo.serve.page.form import Form, filled
 from bimo.serve.page.fragments import EXAMPLES
 from bimo.serve.page.gallery import Named
 from bimo.serve.page.layout import mount
 from bimo.serve.page.models import RATIOS, Offer
-from bimo.serve.page.session import Page, Visitor
+from bimo.serve.page.session import DRAWN_OVER, Page, Visitor
 from bimo.serve.service import DrawingService
+from tests.serve.test_scheduler import lora_file
 
 #: gradio, with the pandas of today.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -166,6 +170,112 @@ def test_a_form_comes_back_from_its_picture(service: DrawingService) -> None:
     assert (back["width"], back["height"], back["steps"], back["seed"], back["count"]) == (128, 128, 2, 2, 1)
     again = drawn(service, Form.read(sent(**back)))
     assert again.pictures[0].file.read_bytes() == job.pictures[1].file.read_bytes()
+
+
+def dropped(content: bytes) -> str:
+    """A file as the page's script sends it."""
+    return "data:image/png;base64," + base64.b64encode(content).decode() + " 1700000000"
+
+
+def saved(**texts: str) -> bytes:
+    info = PngInfo()
+    for name, text in texts.items():
+        info.add_itxt(name, text)
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def test_settings_come_back_from_pictures_of_other_programs(
+    make_service: Callable[..., DrawingService], photo_engine: Engine, tmp_path: Path
+) -> None:
+    service = make_service(engine=photo_engine, lora_files={"ink": tmp_path / "ink.safetensors"})
+    a1111 = (
+        "a cat <lora:ink:0.5><lora:oil:1>\nNegative prompt: blurry\nSteps: 3, Sampler: DPM++ 2M Karras, "
+        "CFG scale: 4.5, Seed: 42, Size: 64x96, Model: v1-5, ENSD: 31337"
+    )
+    graph = {
+        "3": {
+            "class_type": "KSampler",
+            "inputs": {
+                "seed": 5,
+                "steps": 4,
+                "cfg": 6.5,
+                "sampler_name": "euler_ancestral",
+                "scheduler": "karras",
+                "positive": ["6", 0],
+                "negative": ["7", 0],
+                "latent_image": ["5", 0],
+            },
+        },
+        "5": {"class_type": "EmptyLatentImage", "inputs": {"width": 63, "height": 64}},
+        "6": {"class_type": "CLIPTextEncode", "inputs": {"text": "一只猫"}},
+        "7": {"class_type": "CLIPTextEncode", "inputs": {"text": "blurry"}},
+    }
+    with speaking("en"):
+        found = settings_of(dropped(saved(parameters=a1111)), service.pool, photo_engine)
+        assert (
+            found.values.items()
+            >= {
+                "text": "a cat",
+                "negative": "blurry",
+                "steps": 3,
+                "guidance": 4.5,
+                "seed": 42,
+                "width": 64,
+                "height": 96,
+                "sampler": "DPM++ 2M",
+                "schedule": "karras",
+                "loras": ["ink:0.5"],
+            }.items()
+        )
+        assert "v1-5" in found.notes[0]
+        assert any("ENSD" in note for note in found.notes)
+        assert any("oil" in note for note in found.notes)
+        comfy = settings_of(dropped(saved(prompt=json.dumps(graph))), service.pool, photo_engine)
+        assert comfy.values["text"] == "一只猫"
+        assert comfy.values["sampler"] == "Euler a"
+        assert "width" not in comfy.values
+        assert any("63" in note for note in comfy.notes)
+        for wrong, says in (
+            (dropped(saved()), "no settings of bimo"),
+            (dropped(b"GIF89a"), "not a picture"),
+            ("too large 17", "up to 12 MB"),
+        ):
+            with pytest.raises(RequestError, match=says):
+                settings_of(wrong, service.pool, photo_engine)
+    # What comes back is a form that the page takes.
+    Form.read(sent(**(found.values | {"loras": []})))
+
+
+def test_settings_come_back_with_their_loras(
+    make_service: Callable[..., DrawingService], tiny_engine: Engine, tmp_path: Path
+) -> None:
+    service = make_service(lora_files={"ink": lora_file(tiny_engine, tmp_path, "ink")})
+    service.start()
+    job = drawn(service, replace(FORM, text="红苹果 <lora:ink:0.8>"))
+    assert job.order.loras == (("ink", 0.8),)
+    found = settings_of(dropped(job.pictures[0].file.read_bytes()), service.pool, tiny_engine)
+    assert (found.values["text"], found.values["loras"]) == ("红苹果", ["ink:0.8"])
+
+
+def test_a_picture_is_drawn_over_at_twice_its_size(
+    make_service: Callable[..., DrawingService], photo_engine: Engine
+) -> None:
+    service = make_service(engine=photo_engine, batch=1)
+    service.start()
+    page = Page(service)
+    job = drawn(service, replace(FORM, text="猫", width=64, height=64, count=2))
+    larger = asyncio.run(page.enlarge(job, job.pictures[1], VISITOR))
+    ended = service.wait_here(larger.id)
+    assert ended.failure is None, ended.failure.said("en")
+    image = enlarged(job.pictures[1].file.read_bytes(), (128, 128))
+    (expected,) = photo_engine.draw(dict(ended.order.values) | {"image": image})
+    with Image.open(ended.pictures[0].file) as drawn_over:
+        assert drawn_over.size == (128, 128)
+        assert drawn_over.tobytes() == expected.image.tobytes()
+    assert ended.order.values["strength"] == DRAWN_OVER
+    assert ended.order.values["seed"] == job.pictures[1].seed
 
 
 def test_a_mask_is_drawn_within(service: DrawingService) -> None:

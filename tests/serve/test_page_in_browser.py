@@ -297,6 +297,35 @@ def test_a_dropped_picture_gives_its_settings_back(tab: Tab, tmp_path: Path) -> 
     tab.until(lambda d: "没有 bimo" in d.find_element("css selector", ".toast-wrap").text)
 
 
+def test_upscale_and_a_picture_of_another_program(tab: Tab) -> None:
+    import base64
+    import io
+
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+    from selenium.webdriver.common.keys import Keys
+
+    before = tab.cards()
+    tab.write("红苹果", Keys.ENTER)
+    tab.drawn(before)
+    tab.find("#upscale").click()
+    size = "return document.querySelector('#stage .done img')?.naturalWidth"
+    tab.until(lambda d: d.execute_script(size) == 256)
+    assert "256 × 256" in tab.find("#about").text
+    with urllib.request.urlopen(str(tab.find("#about a.save").get_attribute("href"))) as answer:
+        content = answer.read()
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.size == (256, 256)
+    info, buffer = PngInfo(), io.BytesIO()
+    info.add_itxt("parameters", "一只猫\nSteps: 7, Sampler: Euler a, CFG scale: 2, Size: 128x128, Model: v1-5")
+    Image.new("RGB", (8, 8)).save(buffer, "PNG", pnginfo=info)
+    tab.script(DROP, base64.b64encode(buffer.getvalue()).decode())
+    prompt = tab.find("#prompt textarea")
+    tab.until(lambda _: prompt.get_attribute("value") == "一只猫")
+    assert tab.find("#steps input[type=number]").get_attribute("value") == "7"
+    tab.until(lambda d: "AUTOMATIC1111" in d.find_element("css selector", ".toast-wrap").text)
+
+
 def test_by_keyboard_alone(tab: Tab) -> None:
     from selenium.webdriver.common.keys import Keys
 

@@ -15,10 +15,14 @@ from bimo.core.errors import RequestError, WeightsError
 from bimo.core.picture import metadata_of
 from bimo.engine.engine import Engine
 from bimo.models.adapters.lora import extract, inject, save_lora
+from bimo.serve.call_costs import CallCosts
+from bimo.serve.events import Event
+from bimo.serve.executor import Executor, Listener, Source
 from bimo.serve.jobs import State
 from bimo.serve.pool import EngineKey, EnginePool
-from bimo.serve.scheduler import CallCosts
-from bimo.serve.service import DrawingService, Event, QueueFullError
+from bimo.serve.scheduler import Scheduler
+from bimo.serve.service import DrawingService, QueueFullError
+from bimo.serve.settings import ServeSettings
 from tests.support.waiting import until
 
 Make = Callable[..., DrawingService]
@@ -31,6 +35,11 @@ MIXED: list[dict[str, Any]] = [
 ]
 
 
+def sharing(pool: EnginePool, source: Source, listener: Listener, settings: ServeSettings) -> Executor:
+    """Pictures share calls whatever that costs."""
+    return Scheduler(pool, source, listener, batch=settings.batch, always=True)
+
+
 def submit(service: DrawingService, values: dict[str, Any], **options: Any) -> str:
     order = service.order(values, **({"key": "local", "client": "test"} | options))
     return service.accept(order, {}).id
@@ -38,7 +47,7 @@ def submit(service: DrawingService, values: dict[str, Any], **options: Any) -> s
 
 def test_mixed_jobs_drawn_together_are_what_each_is_alone(make_service: Make, tiny_engine: Engine) -> None:
     """Other steps, samplers, guidance, prompts and sizes in shared calls: within 1 of 255 of each alone."""
-    service = make_service(always=True, batch=8)
+    service = make_service(executor=sharing, batch=8)
     jobs = [submit_before(service, values) for values in MIXED]
     service.start()
     for name, values in zip(jobs, MIXED, strict=True):
@@ -50,7 +59,7 @@ def test_mixed_jobs_drawn_together_are_what_each_is_alone(make_service: Make, ti
             with Image.open(stored.file) as image:
                 difference = np.abs(np.asarray(image, int) - np.asarray(picture.image, int))
             assert difference.max() <= 1
-    assert service.scheduler.busy["rows"] > 2 * service.scheduler.busy["calls"]
+    assert service.executor.busy["rows"] > 2 * service.executor.busy["calls"]
 
 
 def shown(png: Path | bytes) -> tuple[bytes, Any]:
@@ -170,7 +179,7 @@ def test_the_queue_is_bounded_and_says_when_to_ask_again(make_service: Make) -> 
 
 
 def test_one_broken_job_leaves_its_neighbours_alone(make_service: Make, tiny_engine: Engine) -> None:
-    service = make_service(always=True, batch=4)
+    service = make_service(executor=sharing, batch=4)
     good, bad = (submit_before(service, {"text": "红苹果", "steps": 3, "seed": seed}) for seed in (1, 2))
     loop = tiny_engine.loop
 
@@ -240,7 +249,7 @@ def test_loras_are_per_request_and_the_model_stays_as_it_is(
     values = {"text": "红苹果", "steps": 2, "seed": 1}
     jobs = [submit(service, values), submit(service, values, loras=[("ink", 0.8)]), submit(service, values)]
     first, changed, last = (shown(service.wait_here(name).pictures[0].file) for name in jobs)
-    expected = shown(tiny_engine.with_loras(f"{file}:0.8").draw("红苹果", seed=1, steps=2)[0].png())
+    expected = shown(tiny_engine.with_adapters([f"{file}:0.8"]).draw("红苹果", seed=1, steps=2)[0].png())
     assert changed == expected != plain
     assert first == last == plain
     with pytest.raises(RequestError, match="ink"):
@@ -248,7 +257,7 @@ def test_loras_are_per_request_and_the_model_stays_as_it_is(
 
 
 def test_engines_with_loras_share_what_they_do_not_touch(tiny_engine: Engine, tmp_path: Path) -> None:
-    made = tiny_engine.with_loras(lora_file(tiny_engine, tmp_path, "ink"))
+    made = tiny_engine.with_adapters([lora_file(tiny_engine, tmp_path, "ink")])
     own = dict(tiny_engine.system.named_parameters())
     shared = [value.data_ptr() == own[name].data_ptr() for name, value in made.system.named_parameters()]
     assert any(shared)

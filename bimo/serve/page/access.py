@@ -8,7 +8,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Request, Response
@@ -18,6 +18,7 @@ from starlette.responses import HTMLResponse, RedirectResponse
 from bimo.core.messages import Message
 from bimo.core.output_path import name_of
 from bimo.serve.asking import file_of
+from bimo.serve.enlarging import enlarged
 from bimo.serve.gate import spoken
 from bimo.serve.keys import LOCAL, KeyStore, Scope
 from bimo.serve.page.gallery import escaped
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Send
     from starlette.types import Scope as AsgiScope
 
-COOKIE = "bimo-key"
+COOKIE = "bimo_key"
 #: Seconds that a browser remembers a key.
 REMEMBERED = 30 * 86400
 #: The longer side of pictures in the gallery, in pixels.
@@ -65,7 +66,7 @@ def router(service: DrawingService, identify: Identify, keys: KeyStore | None) -
     routes = APIRouter(include_in_schema=False)
 
     @routes.get("/page/pictures/{job}/{name}")
-    async def picture(job: str, name: str, request: Request, save: bool = False) -> Response:
+    async def picture(job: str, name: str, request: Request, save: bool = False, times: Literal[1, 2] = 1) -> Response:
         user = identify(request)
         place, _, kind = name.partition(".")
         if user is None or not (place.isascii() and place.isdecimal() and len(place) < 4):
@@ -74,9 +75,13 @@ def router(service: DrawingService, identify: Identify, keys: KeyStore | None) -
         if found is None or kind not in ("png", "webp"):
             raise ApiError(404, NO_SUCH_JOB)
         drawn = file_of(found, int(place))
-        content = await run_in_threadpool(
-            drawn.file.read_bytes if kind == "png" else lambda: small(drawn.file.read_bytes())
-        )
+        content = await run_in_threadpool(drawn.file.read_bytes)
+        if kind == "webp":
+            content = await run_in_threadpool(small, content)
+        elif times > 1:
+            content = await run_in_threadpool(enlarged, content, (times * drawn.width, times * drawn.height))
+            credentials = service.settings.credentials
+            content = content if credentials is None else await run_in_threadpool(credentials.signed, content)
         headers = {"Cache-Control": "private, max-age=86400, immutable", "X-Content-Type-Options": "nosniff"}
         if save:
             stem = name_of(str(found.order.values.get("text", "")), 80)
@@ -144,7 +149,7 @@ def _login_page(language: str, wrong: Message | None = None) -> Response:
 body {{ margin: 0; min-height: 100vh; display: grid; place-items: center; background: light-dark(#f7f4ee, #1c1917); }}
 form {{ width: min(22rem, 84vw); display: grid; gap: .8rem; }}
 h1 {{ margin: 0; letter-spacing: .06em; }} p {{ margin: 0; opacity: .8; }}
-p[role] {{ color: light-dark(#a02f22, #ff9a8a); }}
+p[role] {{ color: light-dark(#a02f22, #ff9a8a); opacity: 1; }}
 input, button {{ font: inherit; padding: .6rem .8rem; border-radius: 8px; border: 1px solid #8886; }}
 button {{ background: #b93a2b; color: white; border: 0; }}</style>
 <form method="post" action="/login"><h1>笔墨 bimo</h1><label for="key">{title}</label>

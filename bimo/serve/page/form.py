@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from bimo.core.errors import RequestError
 from bimo.core.messages import Both
+from bimo.engine.adapters import numbered
 from bimo.serve.jobs import CONDITION
 from bimo.serve.uploads import decoded
 
@@ -126,6 +127,7 @@ class Form:
     strength: float = _field(Amount(0.01, 1), "重画多少", "strength", 0.6)
     control: str = _field(Words(), "控制图的用处", "what the control picture is for")
     control_image: str = _field(Words(MAXIMUM_PICTURE), "控制图", "the control picture")
+    control_weight: float = _field(Amount(0, 2, missing=1), "控制的强弱", "the weight of the control", 1.0)
     inscribe: str = _field(Words(), "题字", "the inscription")
     writing: str = _field(Words(), "书写", "the writing")
     font: str = _field(Words(), "字体", "the font")
@@ -161,10 +163,11 @@ class Form:
         assert isinstance(kind, Words)
         return kind.read(value, cls.title(name))
 
-    def values(self, own_rescale: float = 0.0) -> dict[str, Any]:
+    def values(self, own_rescale: float = 0.0, networks: Container[str] = ()) -> dict[str, Any]:
         """The fields of a Request that are no pictures; what is left as it is says nothing. ``own_rescale`` is the
-        model's guidance rescale.
+        model's guidance rescale, ``networks`` are the names of ControlNets.
         """
+        condition = self.condition(networks)
         words = [word for word in self.embeddings if word not in self.text]
         found: dict[str, Any] = {
             "text": " ".join((self.text, *words)) if words else self.text,
@@ -182,17 +185,26 @@ class Form:
             "guidance_rescale": None if self.guidance_rescale == own_rescale else self.guidance_rescale,
             "clip_skip": None if self.clip_skip == 1 else self.clip_skip,
             "strength": self.strength if self.image else None,
+            "conditions": {condition: [self.control_weight]} if condition and self.control_weight != 1 else None,
             "inscribe": [text for text in self.inscribe.split("\n") if text.strip()] or None,
             "writing": (self.writing or None) if self.inscribe.strip() else None,
             "font": (self.font.strip() or None) if self.inscribe.strip() else None,
         }
         return {name: value for name, value in found.items() if value is not None}
 
-    def pictures(self) -> dict[str, bytes]:
+    def condition(self, networks: Container[str]) -> str:
+        """The condition that the control picture is given to: "control" for a ControlNet, whose name is among
+        ``networks``, else the model's own of that name; "" without a picture, or without a use for it.
+        """
+        if not (self.control_image and self.control):
+            return ""
+        return numbered("control", 1) if self.control in networks else self.control
+
+    def pictures(self, networks: Container[str] = ()) -> dict[str, bytes]:
         """The pictures by the names that an order calls them. Raises RequestError."""
         found = {"image": self.image, "mask": self.mask if self.image else ""}
-        if self.control_image and self.control:
-            found[CONDITION + self.control] = self.control_image
+        if name := self.condition(networks):
+            found[CONDITION + name] = self.control_image
         return {name: decoded(text, name.removeprefix(CONDITION)) for name, text in found.items() if text}
 
     def weighted_loras(self) -> list[tuple[str, float]]:

@@ -11,6 +11,7 @@ from bimo.core.messages import Message
 from bimo.prompts.styles import STYLES
 from bimo.serve.page.comparison import AXIS_NAMES
 from bimo.serve.page.gallery import escaped
+from bimo.serve.page.models import Offer
 from bimo.serve.page.session import Page, Visitor
 
 HERE = Path(__file__).parent
@@ -114,7 +115,12 @@ def file_picker(message: Message, kind: str, language: str, accept: str) -> str:
 
 def record_picker(language: str) -> str:
     """The picker of a PNG whose settings are to come back."""
-    return file_picker(Message("Settings from a PNG (or drop it on the page)"), "record", language, "image/png")
+    return file_picker(
+        Message("Settings from a picture (or drop it on the page)"),
+        "record",
+        language,
+        "image/png,image/jpeg,image/webp",
+    )
 
 
 def examples_html(language: str) -> str:
@@ -151,6 +157,12 @@ def writing_choices(language: str) -> list[tuple[str, str]]:
         "seal": Message("A seal"),
     }
     return [("–", ""), *((names[name].said(language), name) for name in WRITINGS)]
+
+
+def control_choices(offer: Offer, page: Page) -> list[tuple[str, str]]:
+    """(label, name) of what a control picture may be for: conditions of the model's own, ControlNets of this server."""
+    own = [(name, name) for name in offer.controls if name not in page.pool.controls]
+    return [("–", ""), *own, *((name, name) for name in page.pool.controls)]
 
 
 def title_html(language: str, page: Page, who: Visitor | None = None) -> str:

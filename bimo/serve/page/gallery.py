@@ -85,32 +85,35 @@ def working(
     )
 
 
-def finished(job: Job, place: int | None = None) -> str:
-    """The stage with the pictures of a job, or one of them, each of which can be picked."""
+def finished(job: Job, place: int | None = None, times: int = 1) -> str:
+    """The stage with the pictures of a job, or one of them, each of which can be picked; ``times`` as wide."""
     every = [picture for picture in shown(job) if place in (None, picture.place)]
     text = escaped(job.order.values.get("text", ""))
+    query = "" if times == 1 else f"?times={times}"
     frames = "".join(
         f'<button type="button" class="frame" style="aspect-ratio:{p.width}/{p.height}" data-pick="{job.id}/{p.place}"'
-        f' aria-label="{text}"><img src="{PICTURES}/{job.id}/{p.place}.png" alt="{text}" width="{p.width}"'
-        f' height="{p.height}"></button>'
+        f' aria-label="{text}"><img src="{PICTURES}/{job.id}/{p.place}.png{query}" alt="{text}"'
+        f' width="{times * p.width}" height="{times * p.height}"></button>'
         for p in every
     )
     several = " several" if len(every) > 1 else ""
     return f'<div class="stage done{several}">{frames}</div>'
 
 
-def about(job: Job, picture: Drawn, language: str, warnings: Sequence[str] = ()) -> str:
-    """What is said beneath the stage: warnings, the prompt, how it was drawn, and the file."""
+def about(job: Job, picture: Drawn, language: str, warnings: Sequence[str] = (), times: int = 1) -> str:
+    """What is said beneath the stage: warnings, the prompt, how it was drawn, and the file, ``times`` as wide."""
     values, model = job.order.values, job.order.model
     seed = Message("seed {seed}", seed=picture.seed).said(language)
     seconds = Message("{seconds:.1f} seconds", seconds=picture.seconds).said(language)
     name = Message("Save the PNG").said(language)
     notes = "".join(f'<p class="warning">{escaped(warning)}</p>' for warning in (*warnings, *picture.warnings))
-    size = f"{picture.width} × {picture.height}"
+    size = f"{times * picture.width} × {times * picture.height}"
+    larger = "" if times == 1 else f"&amp;times={times}"
     return (
         f'<div class="about">{notes}<p class="words">{escaped(values.get("text", ""))}</p><p class="facts">'
         f"{escaped(' · '.join((model, size, seed, seconds)))}</p>"
-        f'<a class="save" href="{PICTURES}/{job.id}/{picture.place}.png?save=1" download>{escaped(name)}</a></div>'
+        f'<a class="save" href="{PICTURES}/{job.id}/{picture.place}.png?save=1{larger}" download>{escaped(name)}</a>'
+        "</div>"
     )
 
 

@@ -12,7 +12,7 @@ from bimo.core.messages import Message, speaking
 from bimo.diffusion.sampler_names import SCHEDULES, SPACINGS
 from bimo.serve.page import gallery, models
 from bimo.serve.page.access import OnlyThePage, identified, router
-from bimo.serve.page.drawing import VARIED, on_drawing
+from bimo.serve.page.drawing import QUIET, VARIED, Drawing
 from bimo.serve.page.form import (
     MAXIMUM_COUNT,
     MAXIMUM_STEPS,
@@ -23,6 +23,7 @@ from bimo.serve.page.fragments import (
     HERE,
     axis_choices,
     canvas_html,
+    control_choices,
     examples_html,
     file_picker,
     page_theme,
@@ -36,6 +37,7 @@ from bimo.serve.page.labels import label, texts
 from bimo.serve.page.models import RATIOS, Offer
 from bimo.serve.page.parts import Parts
 from bimo.serve.page.session import SHOWN, Page, Visitor
+from bimo.serve.page.settings import Settings
 from bimo.serve.page.tabs import comparing_tab, dueling_tab, on_comparing, on_dueling, on_table, tabling_tab
 from bimo.serve.pool import EngineKey, weight_files
 
@@ -99,7 +101,9 @@ def build(page: Page) -> gr.Blocks:
                     gr.Textbox(label=label("words_hint"), max_length=40, elem_id="word-search"),
                     gr.HTML(elem_id="words"),
                 )
-        on_drawing(page, parts, actions, hidden)
+        drawing = Drawing(page, parts, actions)
+        drawing.connect()
+        Settings(page, parts, actions, hidden).connect(drawing)
         on_comparing(page, parts, compared)
         on_dueling(page, parts, dueled)
         on_table(page, parts, tabled)
@@ -114,9 +118,8 @@ def build(page: Page) -> gr.Blocks:
             with speaking(who.language):
                 return models.words_of(loaded, wanted)
 
-        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "preprocess": False}
         asked = [searched, parts.form["model"]]
-        gr.on([searched.change, parts.form["model"].change], words, asked, found, trigger_mode="always_last", **quiet)
+        gr.on([searched.change, parts.form["model"].change], words, asked, found, trigger_mode="always_last", **QUIET)
 
         async def opened(browser: gr.Request) -> list[Any]:
             who = Visitor.of(browser)
@@ -148,7 +151,7 @@ def build(page: Page) -> gr.Blocks:
                 *(title, parts.form["style"], parts.form["writing"], compared.x, compared.y, canvas, record),
                 *(control_file, tabled.file, examples, parts.stage, parts.cards, parts.licence, found),
             ],
-            **quiet,
+            **QUIET,
         )
         # A browser keeps a heartbeat, by which the gate knows that its page is there, only where this is asked for.
         blocks.unload(lambda: None)
@@ -193,11 +196,12 @@ def _drawing(
                     form["strength"] = gr.Slider(
                         0.05, 1, VARIED, step=0.05, label=label("strength"), elem_id="strength"
                     )
-                    with gr.Row(visible=bool(offer.controls)):
+                    with gr.Row(visible=bool(offer.controls or page.pool.controls), elem_id="control-row"):
                         form["control"] = gr.Dropdown(
-                            [("–", ""), *offer.controls], value="", label=label("control"), elem_id="control"
+                            control_choices(offer, page), value="", label=label("control"), elem_id="control"
                         )
-                        control_file = gr.HTML()
+                        form["control_weight"] = gr.Slider(0, 2, 1, step=0.05, label=label("control_weight"))
+                        control_file = gr.HTML(elem_id="control-file")
                 with gr.Accordion(label("inscription"), open=False):
                     form["inscribe"] = gr.Textbox(label=label("inscribe"), lines=2, max_length=200, elem_id="inscribe")
                     with gr.Row():
@@ -238,6 +242,7 @@ def _drawing(
                 with gr.Row(elem_id="actions", visible=False) as row:
                     again = gr.Button(label("again"), size="sm", elem_id="again")
                     vary = gr.Button(label("vary"), size="sm", elem_id="vary")
+                    upscale = gr.Button(label("upscale"), size="sm", elem_id="upscale")
                     use = gr.Button(label("use"), size="sm", elem_id="use")
                     forget = gr.Button(label("forget"), size="sm", elem_id="forget")
                 about = gr.HTML(elem_id="about")
@@ -251,6 +256,7 @@ def _drawing(
         "stop": stop,
         "again": again,
         "vary": vary,
+        "upscale": upscale,
         "use": use,
         "forget": forget,
         "older": older,

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import html
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import gradio as gr
 
 from bimo.core.errors import BimoError, RequestError
 from bimo.core.messages import Message, Sayable
+from bimo.serve.enlarging import enlarged
 from bimo.serve.gate import spoken
-from bimo.serve.jobs import LANGUAGE, Job, Order, State
+from bimo.serve.jobs import LANGUAGE, Drawn, Job, Order, State
 from bimo.serve.keys import LOCAL, KeyStore
 from bimo.serve.page import gallery, models
 from bimo.serve.page.comparison import Votes
@@ -23,6 +25,11 @@ from bimo.serve.page.models import Offer
 from bimo.serve.pool import EngineKey
 from bimo.serve.service import DrawingService
 
+CLIENT = "page"
+#: How many times as wide a picture is enlarged, and how much of it is drawn over then.
+TIMES = 2
+DRAWN_OVER = 0.35
+LEAST_STEPS = 12
 #: Previews of a picture on the way.
 PREVIEWS = 6
 #: Jobs that the gallery shows at first, and how many more for each press.
@@ -55,27 +62,50 @@ class Page:
 
     async def accept(self, form: Form, who: Visitor) -> Job:
         """The job of a form, which a tab waits for. Raises RequestError."""
-        if self.keys is not None and (seconds := self.keys.wait(who.user)):
-            raise RequestError("this key asks too often; ask again in {seconds} seconds", seconds=seconds)
         engine = self.pool.resident(EngineKey(self.pool.named(form.model or None)))
         own = 0.0 if engine is None else engine.recipe.levels[-1].guidance.rescale
+        return await self._accepted(
+            who, lambda: (self.order(form, who.user, own, who.language), form.pictures(self.pool.controls))
+        )
 
-        def accepted() -> Job:
-            order = self.order(form, who.user, own, who.language)
-            return self.service.accept(order, form.pictures())
+    async def enlarge(self, job: Job, picture: Drawn, who: Visitor) -> Job:
+        """The job that draws a picture over at twice its size, which a tab waits for. Raises RequestError."""
 
-        job = await asyncio.to_thread(accepted)
+        def larger() -> tuple[Order, dict[str, bytes]]:
+            size = (TIMES * picture.width, TIMES * picture.height)
+            values = {n: v for n, v in job.order.values.items() if n not in ("conditions", "inscribe")}
+            values |= {"size": list(size), "count": 1, "seed": picture.seed, "strength": DRAWN_OVER}
+            # So few steps as some models take would leave none for a third of the noise.
+            values["steps"] = max(LEAST_STEPS, self.service.own_steps(job.order.model), values.get("steps", 0))
+            order = self.service.order(
+                values,
+                key=who.user,
+                client=CLIENT,
+                model=job.order.model,
+                loras=job.order.loras,
+                previews=PREVIEWS,
+                note={LANGUAGE: who.language},
+            )
+            return order, {"image": enlarged(picture.file.read_bytes(), size)}
+
+        return await self._accepted(who, larger)
+
+    async def _accepted(self, who: Visitor, made: Callable[[], tuple[Order, dict[str, bytes]]]) -> Job:
+        if self.keys is not None and (seconds := self.keys.wait(who.user)):
+            raise RequestError("this key asks too often; ask again in {seconds} seconds", seconds=seconds)
+        job = await asyncio.to_thread(lambda: self.service.accept(*made()))
         self._waiting.setdefault(who.session, set()).add(job.id)
         return job
 
     def order(self, form: Form, user: str, rescale: float = 0.0, language: str = "") -> Order:
         """The order of a form. Raises RequestError."""
         return self.service.order(
-            form.values(rescale),
+            form.values(rescale, self.pool.controls),
             key=user,
-            client="page",
+            client=CLIENT,
             model=form.model or None,
             loras=form.weighted_loras(),
+            controls=(form.control,) if form.control_image and form.control in self.pool.controls else (),
             previews=PREVIEWS,
             note={LANGUAGE: language},
         )

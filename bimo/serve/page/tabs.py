@@ -15,6 +15,7 @@ from bimo.core.messages import Message
 from bimo.serve.jobs import Job
 from bimo.serve.page import gallery
 from bimo.serve.page.comparison import rows, sheet
+from bimo.serve.page.drawing import DRAWING, QUIET
 from bimo.serve.page.form import (
     Form,
 )
@@ -58,7 +59,7 @@ def _tab(page: Page, stop: Any) -> None:
     def end(browser: gr.Request) -> None:
         page.stop(browser.session_hash or "")
 
-    stop.click(end, None, None, concurrency_limit=None, api_visibility="private", show_progress="hidden")
+    stop.click(end, None, None, **DRAWING)
 
 
 async def _all(page: Page, who: Visitor, forms: Sequence[Form]) -> AsyncGenerator[dict[int, Job | str]]:
@@ -114,15 +115,7 @@ def on_comparing(page: Page, parts: Parts, compared: Comparing) -> None:
             yield gallery.table(who.language, wanted.across, table)
 
     inputs = [compared.x, compared.x_values, compared.y, compared.y_values, *parts.inputs]
-    compared.go.click(
-        compare,
-        inputs,
-        compared.table,
-        preprocess=False,
-        show_progress="hidden",
-        api_visibility="private",
-        concurrency_limit=None,
-    )
+    compared.go.click(compare, inputs, compared.table, **DRAWING)
     _tab(page, compared.stop)
 
 
@@ -160,7 +153,6 @@ def dueling_tab(page: Page) -> Dueling:
 
 def on_dueling(page: Page, parts: Parts, dueled: Dueling) -> None:
     """What that tab does: two drawings whose models are hidden until one of them is chosen."""
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "preprocess": False}
 
     async def duel(browser: gr.Request, *values: Any) -> AsyncGenerator[tuple[Any, ...]]:
         who = Visitor.of(browser)
@@ -186,7 +178,7 @@ def on_dueling(page: Page, parts: Parts, dueled: Dueling) -> None:
             yield f'<div class="duel">{figures}</div>', gr.Row(visible=ready), "", " ".join(both) if ready else ""
 
     outputs = [dueled.shown, dueled.row, dueled.said, dueled.pair]
-    dueled.go.click(duel, [dueled.first, dueled.second, *parts.inputs], outputs, **quiet, concurrency_limit=None)
+    dueled.go.click(duel, [dueled.first, dueled.second, *parts.inputs], outputs, **DRAWING)
 
     def voting(choice: str) -> Any:
         async def vote(browser: gr.Request, pair: Any) -> tuple[Any, ...]:
@@ -210,7 +202,7 @@ def on_dueling(page: Page, parts: Parts, dueled: Dueling) -> None:
         return vote
 
     for choice, button in dueled.votes.items():
-        button.click(voting(choice), dueled.pair, [dueled.row, dueled.said, dueled.pair], **quiet)
+        button.click(voting(choice), dueled.pair, [dueled.row, dueled.said, dueled.pair], **QUIET)
 
 
 async def _own(page: Page, form: Form, chosen: str) -> Form:
@@ -280,13 +272,5 @@ def on_table(page: Page, parts: Parts, tabled: Tabling) -> None:
             ]
             yield gallery.table(who.language, [""], table)
 
-    tabled.go.click(
-        draw_all,
-        [tabled.text, *parts.inputs],
-        tabled.table,
-        preprocess=False,
-        show_progress="hidden",
-        api_visibility="private",
-        concurrency_limit=None,
-    )
+    tabled.go.click(draw_all, [tabled.text, *parts.inputs], tabled.table, **DRAWING)
     _tab(page, tabled.stop)

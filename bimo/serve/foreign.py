@@ -92,7 +92,12 @@ def foreign(file: Path) -> Foreign | None:
     """What the record of a picture of another program says; None where it has none. Raises RequestError for a file
     that is no picture, and for a record without a prompt.
     """
-    texts = _texts(file)
+    return foreign_of(read_regular(file, MAXIMUM_PICTURE_BYTES), file)
+
+
+def foreign_of(content: bytes, file: object) -> Foreign | None:
+    """As ``foreign``, of the bytes of a file, which sentences call ``file``."""
+    texts = _texts(content, file)
     found = None
     if METADATA_KEY in texts:
         return None
@@ -105,11 +110,10 @@ def foreign(file: Path) -> Foreign | None:
     return found
 
 
-def _texts(file: Path) -> dict[str, str]:
+def _texts(content: bytes, file: object) -> dict[str, str]:
     """The texts in a picture: PNG's chunks, or the comment in EXIF that JPEG and WebP carry as "parameters"."""
     from PIL import Image, UnidentifiedImageError
 
-    content = read_regular(file, MAXIMUM_PICTURE_BYTES)
     try:
         with Image.open(io.BytesIO(content), formats=PICTURE_FORMATS) as image:
             texts = {str(name): value for name, value in image.info.items() if isinstance(value, str)}

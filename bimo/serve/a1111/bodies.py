@@ -1,0 +1,109 @@
+"""What AUTOMATIC1111's clients send."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pydantic
+
+from bimo.serve.enlarging import MOST_ENLARGED
+
+
+class Body(pydantic.BaseModel):
+    """Null stands for a field's default, as in A1111."""
+
+    model_config = pydantic.ConfigDict(extra="ignore", allow_inf_nan=False, protected_namespaces=())
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, value: Any) -> Any:
+        return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+
+
+class Txt2Img(Body):
+    """What txt2img is sent; further fields are taken and left alone."""
+
+    prompt: str = ""
+    negative_prompt: str = ""
+    styles: list[str] = []
+    seed: int = -1
+    subseed_strength: float = pydantic.Field(0, allow_inf_nan=False)
+    sampler_name: str = ""
+    sampler_index: str = ""
+    scheduler: str = ""
+    batch_size: int = pydantic.Field(1, ge=1)
+    n_iter: int = pydantic.Field(1, ge=1)
+    steps: int | None = None
+    cfg_scale: float | None = None
+    width: int | None = None
+    height: int | None = None
+    restore_faces: bool = False
+    tiling: bool = False
+    eta: float | None = None
+    denoising_strength: float | None = None
+    override_settings: dict[str, Any] = {}
+    alwayson_scripts: dict[str, Any] = {}
+    script_name: str = ""
+    send_images: bool = True
+    enable_hr: bool = False
+    hr_scale: float = pydantic.Field(2.0, ge=1, le=4, allow_inf_nan=False)
+    hr_upscaler: str = ""
+    hr_second_pass_steps: int = 0
+    hr_resize_x: int = 0
+    hr_resize_y: int = 0
+    hr_prompt: str = ""
+    hr_negative_prompt: str = ""
+    infotext: str = ""
+    force_task_id: str = pydantic.Field("", max_length=100)
+
+
+class Img2Img(Txt2Img):
+    """What img2img is sent."""
+
+    init_images: list[str] = []
+    mask: str = ""
+    mask_blur: int = 0
+    resize_mode: int = 0
+    inpainting_fill: int = 1
+    inpaint_full_res: bool = False
+    inpainting_mask_invert: int = 0
+    initial_noise_multiplier: float = pydantic.Field(1.0, allow_inf_nan=False)
+    include_init_images: bool = False
+
+
+class OnePicture(Body):
+    """A picture in base64."""
+
+    image: str = ""
+
+
+class Extras(Body):
+    """How pictures are enlarged."""
+
+    image: str = ""
+    resize_mode: int = 0
+    upscaling_resize: float = pydantic.Field(2.0, gt=0, le=8, allow_inf_nan=False)
+    upscaling_resize_w: int = pydantic.Field(512, ge=1, le=MOST_ENLARGED)
+    upscaling_resize_h: int = pydantic.Field(512, ge=1, le=MOST_ENLARGED)
+    upscaling_crop: bool = True
+    upscaler_1: str = "Lanczos"
+
+
+class NamedPicture(Body):
+    """A picture in base64 with a name."""
+
+    data: str
+    name: str = ""
+
+
+class ExtrasBatch(Extras):
+    """Several pictures to be enlarged alike."""
+
+    imageList: list[NamedPicture] = pydantic.Field([], max_length=16)
+
+
+class Task(Body):
+    """Which task is asked for, by the id that was forced."""
+
+    id_task: str = pydantic.Field("", max_length=100)
+    live_preview: bool = True

@@ -1,0 +1,68 @@
+"""Pictures that are enlarged, and what a picture says of itself."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.concurrency import run_in_threadpool
+
+from bimo.core.errors import RequestError
+from bimo.core.messages import Message
+from bimo.serve.a1111.bodies import Extras, ExtrasBatch, OnePicture
+from bimo.serve.enlarging import UPSCALERS, enlarged
+from bimo.serve.infotext import parsed, read_from
+from bimo.serve.problems import ApiError
+from bimo.serve.uploads import bounded, decoded
+
+router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111"])
+
+
+@router.post("/png-info", summary="What a PNG says of itself")
+async def png_info(body: OnePicture) -> dict[str, Any]:
+    """The infotext of a picture, and the pairs in it."""
+    text, items = await run_in_threadpool(lambda: read_from(decoded(body.image, "image")))
+    return {
+        "info": text,
+        "items": items | ({"parameters": text} if text else {}),
+        "parameters": parsed(text) if text else {},
+    }
+
+
+@router.post("/extra-single-image", summary="Enlarge a picture")
+async def extra_single(body: Extras) -> dict[str, Any]:
+    """By Lanczos, or to the nearest pixel."""
+    content = decoded(body.image, "image")
+    image = await run_in_threadpool(_extra, body, content)
+    return {"html_info": "", "image": base64.b64encode(image).decode()}
+
+
+@router.post("/extra-batch-images", summary="Enlarge pictures")
+async def extra_batch(body: ExtrasBatch) -> dict[str, Any]:
+    """As extra-single-image."""
+    images = [
+        base64.b64encode(await run_in_threadpool(_extra, body, decoded(each.data, "imageList"))).decode()
+        for each in body.imageList
+    ]
+    return {"html_info": "", "images": images}
+
+
+@router.post("/interrogate", summary="Not here")
+async def interrogate(body: OnePicture) -> dict[str, Any]:
+    """No model here says what is on a picture."""
+    raise ApiError(404, Message("no model here describes pictures"), code="Model not found")
+
+
+def _extra(body: Extras, content: bytes) -> bytes:
+    from PIL import Image
+
+    if body.upscaler_1 not in UPSCALERS:
+        names = ", ".join(UPSCALERS)
+        raise RequestError("there is no upscaler {name!r}; there is {names}", name=body.upscaler_1, names=names)
+    with Image.open(io.BytesIO(bounded(content, "image"))) as image:
+        size = (round(image.width * body.upscaling_resize), round(image.height * body.upscaling_resize))
+    if body.resize_mode:
+        size = (body.upscaling_resize_w, body.upscaling_resize_h)
+    return enlarged(content, size, body.upscaler_1, bool(body.resize_mode and body.upscaling_crop))

@@ -1,0 +1,195 @@
+"""A request of AUTOMATIC1111's as a Request has it, and what is to be said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bimo.core.errors import RequestError
+from bimo.core.messages import Message, say
+from bimo.diffusion.sampler_names import SAMPLERS, sampler_named
+from bimo.engine.adapters import numbered
+from bimo.prompts.styles import styled
+from bimo.serve.a1111.bodies import Img2Img, Txt2Img
+from bimo.serve.infotext import request_of
+from bimo.serve.jobs import CONDITION, Order
+from bimo.serve.keys import Caller
+from bimo.serve.problems import ApiError
+from bimo.serve.service import DrawingService
+from bimo.serve.uploads import decoded
+
+CLIENT = "a1111"
+#: Previews that a drawing makes for /progress.
+PREVIEWS = 4
+#: Samplers whose noise has a share that is drawn anew.
+WITH_ETA = ("ddim", "ddim-parallel", "tcd")
+AUTOMATIC = ("", "automatic")
+
+
+class Wanted:
+    """A request of A1111's as a Request has it, with what is to be said of it."""
+
+    def __init__(self, body: Txt2Img, service: DrawingService, caller: Caller) -> None:
+        self.body, self.service = body, service
+        self.warnings: list[str] = []
+        self.pictures: dict[str, bytes] = {}
+        self.controls: list[str] = []
+        said = request_of(body.infotext) if body.infotext else {}
+        options = options_of(service, caller) | body.override_settings
+        self.model = checkpoint(service, str(options.get("sd_model_checkpoint") or ""))
+        style, text = _styles(body.styles, body.prompt or str(said.get("text", "")))
+        sampler = body.sampler_name or body.sampler_index
+        name, schedule = self._sampler(sampler, body.scheduler)
+        negative = body.negative_prompt or said.get("negative")
+        clip_skip = options.get("CLIP_stop_at_last_layers")
+        self.values: dict[str, Any] = {
+            "text": text,
+            "negative": negative or None,
+            "style": style,
+            "seed": body.seed if body.seed >= 0 else said.get("seed"),
+            "count": body.batch_size,
+            "steps": body.steps or said.get("steps"),
+            "guidance": said.get("guidance") if body.cfg_scale is None else body.cfg_scale,
+            "sampler": name or (said.get("sampler") if not sampler else None),
+            "schedule": schedule,
+            "eta": self._eta(name),
+            "clip_skip": clip_skip if isinstance(clip_skip, int) and clip_skip > 1 else None,
+            "size": said.get("size"),
+        }
+        if body.width is not None or body.height is not None:
+            own = service.recipe(self.model).request.size
+            self.values["size"] = (body.width or own[0], body.height or own[1])
+        self._control()
+        self._unheeded()
+        if body.n_iter * body.batch_size > service.settings.limits.count:
+            raise RequestError(
+                "{name} is {value}; this server allows at most {most}",
+                name="n_iter * batch_size",
+                value=body.n_iter * body.batch_size,
+                most=service.settings.limits.count,
+            )
+
+    def note(self, message: Message) -> None:
+        """Says something in the answer."""
+        self.warnings.append(say(message))
+
+    def _sampler(self, sampler: str, scheduler: str) -> tuple[str | None, str | None]:
+        """A sampler and a schedule that the model has; its own where A1111's is not for it, which is said."""
+        schedule = None if scheduler.casefold() in AUTOMATIC else scheduler.casefold().replace(" ", "_")
+        if not sampler or sampler.casefold() in AUTOMATIC:
+            return None, schedule
+        try:
+            sampler_named(sampler, SAMPLERS)
+        except RequestError as error:
+            raise ApiError(404, error.message, code="Sampler not found") from None
+        level: Any = self.service.recipe(self.model).levels[-1].schedule
+        try:
+            level.named(sampler)
+        except RequestError:
+            self.note(Message("the sampler {sampler} is not for this model; it is drawn with its own", sampler=sampler))
+            return None, None
+        return sampler, schedule
+
+    def _eta(self, sampler: str | None) -> float | None:
+        """The eta of samplers that have one; clients send 1 whatever the sampler, which is what ancestral ones do."""
+        eta = self.body.eta
+        key = "" if sampler is None else sampler_named(sampler, SAMPLERS)[0]
+        if key in WITH_ETA or not eta:
+            return eta or None
+        if eta != 1:
+            self.note(Message("{name} is not done here; it changed nothing", name="eta"))
+        return None
+
+    def _control(self) -> None:
+        """Pictures of the ControlNet extension: the first to the model's "control", the next to "control-2" ...; a unit
+        that names a ControlNet of this server is drawn beside that.
+        """
+        found: Any = self.body.alwayson_scripts.get("controlnet", self.body.alwayson_scripts.get("ControlNet"))
+        units = found.get("args", []) if isinstance(found, dict) else []
+        for name in self.body.alwayson_scripts:
+            if name.casefold() != "controlnet":
+                self.note(Message("the script {name} is not here; it changed nothing", name=name))
+        place = 0
+        for unit in units if isinstance(units, list) else []:
+            if not isinstance(unit, dict) or unit.get("enabled") is False:
+                continue
+            image = unit.get("image") or unit.get("input_image")
+            image = image.get("image") if isinstance(image, dict) else image
+            if not image:
+                continue
+            place += 1
+            name = numbered("control", place)
+            self._network(str(unit.get("model") or "None"))
+            self.pictures[CONDITION + name] = decoded(image, "controlnet.image")
+            weight = unit.get("weight", 1.0)
+            if not isinstance(weight, (int, float)):
+                raise RequestError("{name} is {value!r}; expected a number", name="controlnet.weight", value=weight)
+            self.values.setdefault("conditions", {})[name] = [float(weight)]
+            module = str(unit.get("module") or "none")
+            if module.casefold() != "none":
+                self.note(Message("no preprocessor {module} here: the picture is taken as it is", module=module))
+
+    def _network(self, said: str) -> None:
+        """The ControlNet of a unit, which may have a hash behind its name. Raises RequestError for one that is not
+        here, unless the model has its own.
+        """
+        name = said.partition(" [")[0].strip()
+        known = self.service.pool.controls
+        if name in known:
+            self.controls.append(name)
+        elif name.casefold() != "none" and known:
+            self.service.pool.control(name)  # says which there are
+
+    def _unheeded(self) -> None:
+        """Says what is asked for and not done."""
+        body = self.body
+        asked: dict[str, bool] = {
+            "subseed_strength": body.subseed_strength != 0,
+            "restore_faces": body.restore_faces,
+            "tiling": body.tiling,
+            "script_name": bool(body.script_name),
+        }
+        if isinstance(body, Img2Img):
+            asked |= {
+                "mask_blur": bool(body.mask) and body.mask_blur != 0,
+                "inpaint_full_res": bool(body.mask) and body.inpaint_full_res,
+                "inpainting_fill": bool(body.mask) and body.inpainting_fill != 1,
+                "initial_noise_multiplier": body.initial_noise_multiplier != 1,
+            }
+        for name, there in asked.items():
+            if there:
+                self.note(Message("{name} is not done here; it changed nothing", name=name))
+
+    def order(self, caller: Caller, place: int, seed: int | None, changes: Mapping[str, Any] | None = None) -> Order:
+        """One of the ``n_iter`` orders."""
+        values = {**self.values, **(changes or {})}
+        if seed is not None:
+            values["seed"] = seed + place * self.body.batch_size
+        return self.service.order(
+            values,
+            key=caller.name,
+            client=CLIENT,
+            model=self.model,
+            controls=self.controls,
+            previews=PREVIEWS,
+            note={"task": self.body.force_task_id, "iteration": place},
+        )
+
+
+def _styles(names: Sequence[str], text: str) -> tuple[str | None, str]:
+    """The style of a request; of several the words of the others are added to the prompt. Raises RequestError."""
+    *others, last = names or [""]
+    for name in others:
+        text = styled(text, name)
+    return last or None, text
+
+
+def checkpoint(service: DrawingService, text: str) -> str:
+    """A model by its title, which may have a hash behind it. Raises RequestError."""
+    name = text.partition(" [")[0].strip()
+    return service.pool.named(name or None)
+
+
+def options_of(service: DrawingService, caller: Caller) -> dict[str, Any]:
+    known: dict[str, dict[str, Any]] = service.client_options
+    return {"sd_model_checkpoint": service.pool.default, "CLIP_stop_at_last_layers": 1} | known.get(caller.name, {})

@@ -1,0 +1,328 @@
+"""What was accepted, drawn and refused: jobs and history in SQLite (WAL), pictures as files beside it.
+
+A job that was accepted ends exactly once: ``done`` with all of its pictures, ``failed`` with a sentence, or
+``cancelled``. A picture's row is written after its file was renamed into place, so that no half file is ever served;
+what a killed process left begun is told by ``recover``, and drawn again with the same seed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from bimo.core.files import write_whole
+from bimo.core.messages import Both
+from bimo.serve.jobs import ENDED, MOST_ATTEMPTS, WORN, Drawn, Failure, Job, Order, State
+
+DATABASE = "bimo.sqlite3"
+PICTURES = "pictures"
+INPUTS = "inputs"
+
+_SCHEMA = """
+create table if not exists jobs (
+    id text primary key, key text not null, client text not null, model text not null, state text not null,
+    priority integer not null, created real not null, begun real, ended real, deadline real,
+    attempts integer not null default 0, count integer not null, values_ text not null, loras text not null,
+    previews integer not null, inputs text not null, note text not null default '{}', error text, idempotency text,
+    controls text not null default '[]'
+);
+create unique index if not exists jobs_again on jobs (key, idempotency) where idempotency is not null;
+create index if not exists jobs_by_key on jobs (key, created desc);
+create index if not exists jobs_by_state on jobs (state);
+create table if not exists pictures (
+    job text not null references jobs (id) on delete cascade, place integer not null, file text not null,
+    bytes integer not null, width integer not null, height integer not null, seed integer not null,
+    seconds real not null, warnings text not null, record text not null, flagged text,
+    primary key (job, place)
+);
+create table if not exists settings (name text primary key, value text not null);
+"""
+
+
+class JobStore:
+    """The jobs of one server, in a folder of its own. Every method may be called from any thread."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in (PICTURES, INPUTS):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        self._lock = threading.RLock()
+        self._connection = connect(folder / DATABASE)
+        with self._writing() as sql:
+            sql.executescript(_SCHEMA)
+            columns = {row["name"] for row in sql.execute("pragma table_info(jobs)")}
+            if "controls" not in columns:  # a folder of 0.2 or before
+                sql.execute("alter table jobs add column controls text not null default '[]'")
+
+    def close(self) -> None:
+        """Closes the database; what it has is on disk."""
+        with self._lock:
+            self._connection.close()
+
+    @contextmanager
+    def _writing(self) -> Generator[sqlite3.Connection]:
+        with self._lock, self._connection:
+            yield self._connection
+
+    def _rows(self, sql: str, *values: object) -> list[sqlite3.Row]:
+        with self._lock:
+            return self._connection.execute(sql, values).fetchall()
+
+    def accept(self, order: Order, pictures: Mapping[str, bytes], idempotency: str | None = None) -> Job:
+        """Stores an order with its pictures: from here on it is not lost. The same ``idempotency`` of the same key
+        answers the job that there is.
+        """
+        if idempotency is not None and (known := self._again(order.key, idempotency)) is not None:
+            return known
+        folder = self.folder / INPUTS / order.id
+        for number, content in enumerate(pictures.values()):
+            # Numbers: no name that a request says is one of a file.
+            write_whole(folder / str(number), content)
+        row = {
+            "id": order.id,
+            "key": order.key,
+            "client": order.client,
+            "model": order.model,
+            "state": State.queued,
+            "priority": order.priority,
+            "created": order.created,
+            "deadline": order.deadline,
+            "count": order.count,
+            "values_": json.dumps(dict(order.values), ensure_ascii=True),
+            "loras": json.dumps(order.loras),
+            "controls": json.dumps(order.controls),
+            "previews": order.previews,
+            "inputs": json.dumps(list(pictures)),
+            "note": json.dumps(dict(order.note), ensure_ascii=True),
+            "idempotency": idempotency,
+        }
+        names = ", ".join(row)
+        try:
+            with self._writing() as sql:
+                sql.execute(f"insert into jobs ({names}) values ({', '.join('?' * len(row))})", tuple(row.values()))
+        except sqlite3.IntegrityError:
+            shutil.rmtree(folder, ignore_errors=True)
+            known = None if idempotency is None else self._again(order.key, idempotency)
+            if known is None:
+                raise
+            return known
+        return Job(order, State.queued)
+
+    def _again(self, key: str, idempotency: str) -> Job | None:
+        rows = self._rows("select * from jobs where key = ? and idempotency = ?", key, idempotency)
+        return self._job(rows[0]) if rows else None
+
+    def inputs(self, job: str) -> dict[str, bytes]:
+        """The pictures that a job came with, by name."""
+        rows = self._rows("select inputs from jobs where id = ?", job)
+        names: list[str] = json.loads(rows[0][0]) if rows else []
+        return {name: (self.folder / INPUTS / job / str(place)).read_bytes() for place, name in enumerate(names)}
+
+    def begin(self, job: str) -> None:
+        """Counts that a job was begun."""
+        with self._writing() as sql:
+            sql.execute(
+                "update jobs set state = ?, begun = coalesce(begun, ?), attempts = attempts + 1 where id = ? and state"
+                " in (?, ?)",
+                (State.running, time.time(), job, State.queued, State.running),
+            )
+
+    def add_picture(
+        self,
+        job: str,
+        place: int,
+        png: bytes,
+        size: tuple[int, int],
+        seed: int,
+        seconds: float,
+        warnings: Sequence[str],
+        record: Mapping[str, Any],
+        flagged: Failure | None = None,
+    ) -> Drawn | None:
+        """Writes a picture's file, then its row; None where the job has ended meanwhile, or has the picture."""
+        name = f"{job}-{place}.png"
+        file = write_whole(self.folder / PICTURES / job[:2] / name, png)
+        told = json.dumps(list(warnings), ensure_ascii=True)
+        with self._writing() as sql:
+            done = sql.execute(
+                "insert or ignore into pictures select ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? where exists"
+                " (select 1 from jobs where id = ? and state = ?)",
+                (
+                    *(job, place, f"{job[:2]}/{name}", len(png), *size, str(seed), seconds, told),
+                    json.dumps(dict(record), ensure_ascii=True),
+                    None if flagged is None else _dumped(flagged),
+                    *(job, State.running),
+                ),
+            )
+            if not done.rowcount:
+                exists = sql.execute("select 1 from pictures where job = ? and place = ?", (job, place)).fetchone()
+                if exists is None:
+                    file.unlink(missing_ok=True)
+                return None
+        return Drawn(place, file, len(png), *size, seed, seconds, tuple(warnings), record, flagged)
+
+    def end(self, job: str, state: State, failure: Failure | None = None) -> bool:
+        """Ends a job once: False where it had ended."""
+        with self._writing() as sql:
+            done = sql.execute(
+                "update jobs set state = ?, ended = ?, error = ? where id = ? and state in (?, ?)",
+                (
+                    *(state, time.time(), None if failure is None else _dumped(failure)),
+                    *(job, State.queued, State.running),
+                ),
+            )
+        shutil.rmtree(self.folder / INPUTS / job, ignore_errors=True)
+        return bool(done.rowcount)
+
+    def job(self, name: str) -> Job | None:
+        """A job by its id, None where there is none."""
+        rows = self._rows("select * from jobs where id = ?", name)
+        return self._job(rows[0]) if rows else None
+
+    def jobs(
+        self,
+        key: str | None = None,
+        state: State | None = None,
+        text: str = "",
+        before: float | None = None,
+        most: int = 50,
+    ) -> list[Job]:
+        """Jobs, the newest first: of one key or of all, those whose prompt has ``text``, those made ``before``."""
+        clauses, values = ["1"], cast("list[object]", [])
+        if key is not None:
+            clauses.append("key = ?")
+            values.append(key)
+        if state is not None:
+            clauses.append("state = ?")
+            values.append(state)
+        if before is not None:
+            clauses.append("created < ?")
+            values.append(before)
+        if text:
+            clauses.append("instr(lower(json_extract(values_, '$.text')), lower(?))")
+            values.append(text)
+        sql = f"select * from jobs where {' and '.join(clauses)} order by created desc, id limit ?"
+        return [self._job(row) for row in self._rows(sql, *values, most)]
+
+    def counts(self) -> dict[State, int]:
+        """How many jobs there are in each state."""
+        return {State(row[0]): row[1] for row in self._rows("select state, count(*) from jobs group by state")}
+
+    def recover(self) -> list[Job]:
+        """What is to be drawn after a start: jobs that no process ended, the oldest first. Those that were begun too
+        often fail; files that no row knows go.
+        """
+        with self._writing() as sql:
+            sql.execute(
+                "update jobs set state = ?, ended = ?, error = ? where state = ? and attempts >= ?",
+                (State.failed, time.time(), _dumped(WORN), State.running, MOST_ATTEMPTS),
+            )
+            sql.execute("update jobs set state = ? where state = ?", (State.queued, State.running))
+        self._sweep()
+        return [self._job(row) for row in self._rows("select * from jobs where state = ? order by created", "queued")]
+
+    def _sweep(self) -> None:
+        known = {row[0] for row in self._rows("select file from pictures")}
+        for file in (self.folder / PICTURES).rglob("*"):
+            if file.is_file() and file.relative_to(self.folder / PICTURES).as_posix() not in known:
+                file.unlink(missing_ok=True)
+        waiting = {row[0] for row in self._rows("select id from jobs where state = ?", State.queued)}
+        for folder in (self.folder / INPUTS).iterdir():
+            if folder.name not in waiting:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def forget(self, job: str) -> bool:
+        """Takes an ended job and its pictures out of the history; False where there is none."""
+        files = [row[0] for row in self._rows("select file from pictures where job = ?", job)]
+        with self._writing() as sql:
+            done = sql.execute("delete from jobs where id = ? and state in (?, ?, ?)", (job, *ENDED))
+        if done.rowcount:
+            for name in files:
+                (self.folder / PICTURES / name).unlink(missing_ok=True)
+        return bool(done.rowcount)
+
+    def retain(self, seconds: float, most_bytes: int) -> int:
+        """Forgets what ended more than ``seconds`` ago, then the oldest while pictures take more than ``most_bytes``;
+        answers how many jobs were forgotten.
+        """
+        old = self._rows("select id from jobs where ended < ?", time.time() - seconds)
+        gone = sum(self.forget(row[0]) for row in old)
+        total: int = self._rows("select coalesce(sum(bytes), 0) from pictures")[0][0]
+        if total > most_bytes:
+            sizes = self._rows(
+                "select jobs.id, sum(pictures.bytes) from jobs join pictures on pictures.job = jobs.id"
+                " where ended is not null group by jobs.id order by ended"
+            )
+            for name, size in sizes:
+                if total <= most_bytes:
+                    break
+                if self.forget(name):
+                    gone, total = gone + 1, total - size
+        return gone
+
+    def setting(self, name: str, made: str) -> str:
+        """A value that stays with the folder; ``made`` where there is none yet."""
+        with self._writing() as sql:
+            sql.execute("insert or ignore into settings values (?, ?)", (name, made))
+        return str(self._rows("select value from settings where name = ?", name)[0][0])
+
+    def _job(self, row: sqlite3.Row) -> Job:
+        order = Order(
+            row["id"],
+            row["model"],
+            json.loads(row["values_"]),
+            row["key"],
+            row["client"],
+            tuple((name, weight) for name, weight in json.loads(row["loras"])),
+            row["priority"],
+            row["previews"],
+            row["deadline"],
+            row["created"],
+            json.loads(row["note"]),
+            tuple(json.loads(row["controls"])),
+        )
+        found = self._rows("select * from pictures where job = ? order by place", row["id"])
+        pictures = tuple(self._drawn(each) for each in found)
+        failure = None if row["error"] is None else _loaded(row["error"])
+        return Job(order, State(row["state"]), row["attempts"], row["begun"], row["ended"], failure, pictures)
+
+    def _drawn(self, row: sqlite3.Row) -> Drawn:
+        return Drawn(
+            row["place"],
+            self.folder / PICTURES / row["file"],
+            row["bytes"],
+            row["width"],
+            row["height"],
+            int(row["seed"]),
+            row["seconds"],
+            tuple(json.loads(row["warnings"])),
+            json.loads(row["record"]),
+            None if row["flagged"] is None else _loaded(row["flagged"]),
+        )
+
+
+def connect(file: Path) -> sqlite3.Connection:
+    """A database in WAL mode: whatever was committed is there after the process is killed."""
+    connection = sqlite3.connect(file, check_same_thread=False, timeout=30)
+    connection.row_factory = sqlite3.Row
+    connection.execute("pragma journal_mode = wal")
+    connection.execute("pragma synchronous = normal")
+    connection.execute("pragma foreign_keys = on")
+    return connection
+
+
+def _dumped(failure: Failure) -> str:
+    said = {"zh": failure.said("zh"), "en": failure.said("en")}
+    return json.dumps({"code": failure.code, "status": failure.status} | said)
+
+
+def _loaded(text: str) -> Failure:
+    found = json.loads(text)
+    return Failure(found["code"], Both(found["zh"], found["en"]), found["status"])

@@ -1,0 +1,139 @@
+"""What happens in the page's form and gallery: the meter, shapes, another model, the history, settings that come back
+from a file, examples.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import gradio as gr
+
+from bimo.core.errors import BimoError
+from bimo.core.messages import speaking
+from bimo.engine.engine import Engine
+from bimo.serve.page import gallery, models
+from bimo.serve.page.drawing import QUIET, Drawing, updates
+from bimo.serve.page.dropped import settings_of
+from bimo.serve.page.form import Form
+from bimo.serve.page.fragments import EXAMPLES, control_choices
+from bimo.serve.page.models import RATIOS, Offer
+from bimo.serve.page.parts import Parts
+from bimo.serve.page.session import SHOWN, Page, Visitor
+
+#: The fields that another model shows otherwise.
+CHANGED = (
+    *("width", "height", "steps", "guidance", "guidance_rescale", "negative", "sampler", "clip_skip", "control"),
+)
+
+
+class Settings:
+    """The events of the form and of the gallery; ``hidden`` are components that only scripts press."""
+
+    def __init__(self, page: Page, parts: Parts, actions: dict[str, Any], hidden: dict[str, Any]) -> None:
+        self.page, self.parts, self.actions, self.hidden = page, parts, actions, hidden
+
+    def connect(self, drawing: Drawing) -> None:
+        """Has the components call these events."""
+        parts, hidden, last = self.parts, self.hidden, {**QUIET, "trigger_mode": "always_last"}
+        form, cards = parts.form, [parts.cards, parts.many]
+        words = [form["text"], form["model"]]
+        gr.on([form["text"].change, form["model"].change], self.measured, words, parts.meter, **last)
+        parts.ratio.input(self.shaped, [parts.ratio, form["model"]], [form["width"], form["height"]], **QUIET)
+        shown = [*(form[name] for name in CHANGED), parts.licence, parts.ratio]
+        form["model"].input(self.chosen, form["model"], shown, **QUIET)
+        parts.search.change(self.searched, parts.search, cards, **last)
+        self.actions["older"].click(self.older, [parts.search, parts.many], cards, **QUIET)
+        stage = [parts.stage, parts.about, parts.picked, self.actions["row"]]
+        hidden["pick"].change(self.show, hidden["pick"], stage, **QUIET)
+        hidden["dropped"].change(self.dropped, [hidden["dropped"], form["model"]], parts.inputs, **QUIET)
+        drawing.drawing_after(hidden["example"].change(self.example, hidden["example"], parts.inputs, **QUIET))
+
+    async def _engine(self, model: Any) -> Engine:
+        return await models.loaded(self.page.pool, Form.words("model", model))
+
+    async def measured(self, browser: gr.Request, text: Any, model: Any) -> str:
+        """How much of the prompt is read."""
+        who = Visitor.of(browser)
+        try:
+            words, engine = Form.words("text", text), await self._engine(model)
+        except BimoError as error:
+            return gallery.told(error.message.said(who.language), "warning")
+        with speaking(who.language):
+            return models.meter(engine, words)
+
+    async def shaped(self, browser: gr.Request, ratio: Any, model: Any) -> tuple[int, int]:
+        """(width, height) of a ratio."""
+        try:
+            offer = await self.page.offer(Form.words("model", model))
+        except BimoError as error:
+            raise Visitor.of(browser).toast(error) from None
+        return offer.shaped(ratio if ratio in RATIOS else "1:1")
+
+    async def chosen(self, browser: gr.Request, model: Any) -> list[Any]:
+        """The form as another model has it."""
+        who = Visitor.of(browser)
+        try:
+            engine = await self._engine(model)
+        except BimoError as error:
+            raise who.toast(error) from None
+        offer = Offer.of(engine)
+        return [
+            gr.Slider(minimum=offer.unit, maximum=offer.most, step=offer.unit, value=offer.width),
+            gr.Slider(minimum=offer.unit, maximum=offer.most, step=offer.unit, value=offer.height),
+            offer.steps,
+            offer.guidance,
+            gr.Slider(value=offer.rescale, visible=bool(offer.samplers)),
+            offer.negative,
+            gr.Dropdown(choices=[("–", ""), *offer.samplers], value="", visible=bool(offer.samplers)),
+            gr.Slider(maximum=max(2, offer.clip_skip), value=1, visible=bool(offer.clip_skip)),
+            gr.Dropdown(choices=control_choices(offer, self.page), value=""),
+            models.licence(engine.recipe, who.language),
+            gr.Radio(value=offer.ratio),
+        ]
+
+    async def searched(self, browser: gr.Request, text: Any) -> tuple[str, int]:
+        """The gallery with what has some words."""
+        return await self.page.history(Visitor.of(browser), text if isinstance(text, str) else ""), SHOWN
+
+    async def older(self, browser: gr.Request, text: Any, many: Any) -> tuple[str, int]:
+        """The gallery with more of what is older."""
+        more = min(2000, SHOWN + (int(many) if isinstance(many, (int, float)) and 0 <= many < 2000 else 0))
+        return await self.page.history(Visitor.of(browser), text if isinstance(text, str) else "", more), more
+
+    async def show(self, browser: gr.Request, text: Any) -> tuple[Any, ...]:
+        """A picture of the gallery on the stage."""
+        who = Visitor.of(browser)
+        if not text:
+            return gr.skip(), gr.skip(), gr.skip(), gr.skip()
+        try:
+            job, named = await self.page.picked(str(text).partition(" ")[0], who)
+        except BimoError as error:
+            raise who.toast(error) from None
+        picture = next(p for p in job.pictures if p.place == named.place)
+        about = gallery.about(job, picture, who.language)
+        return gallery.finished(job, named.place), about, str(named), gr.Row(visible=True)
+
+    async def dropped(self, browser: gr.Request, text: Any, model: Any) -> list[Any]:
+        """The form as a file says."""
+        who = Visitor.of(browser)
+        if not text:
+            return updates({})
+        try:
+            engine = await self._engine(model)
+            with speaking(who.language):
+                found = await asyncio.to_thread(settings_of, text, self.page.pool, engine)
+        except BimoError as error:
+            raise who.toast(error) from None
+        for note in found.notes:
+            gr.Info(gallery.escaped(note))
+        return updates(found.values)
+
+    async def example(self, browser: gr.Request, text: Any) -> list[Any]:
+        """The form with an example's prompt and style."""
+        who = Visitor.of(browser)
+        number = str(text).partition(" ")[0]
+        if not (number.isascii() and number.isdecimal() and int(number) < len(EXAMPLES)):
+            return updates({})
+        zh, en, style = EXAMPLES[int(number)]
+        return updates({"text": zh if who.language == "zh" else en, "style": style, "image": "", "mask": ""})

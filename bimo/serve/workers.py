@@ -1,0 +1,326 @@
+"""Processes that draw, each with engines of its own: one for a card, or for a group of a processor's cores.
+
+A process that ends, whatever ends it, is begun again, and what it had goes back to the queue. One whose server is gone
+ends by itself.
+"""
+
+from __future__ import annotations
+
+import atexit
+import io
+import itertools
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from bimo.core.messages import Both
+from bimo.core.picture import Picture
+from bimo.engine.memory import bytes_of
+from bimo.serve.dispatcher import Began, Dispatcher, Drew, Ended, Handed, Lost, Stepped, Tell, Told, Workers
+from bimo.serve.executor import Executor, Listener, Source, idle
+from bimo.serve.jobs import Failure
+from bimo.serve.pool import EngineKey, EnginePool, pool_of
+from bimo.serve.scheduler import Scheduler
+from bimo.serve.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+#: Jobs that a process has at a time on a processor: its next one is there when one ends, and little is lost with it. A
+#: card has as many as share a call.
+ROOM = 4
+#: Seconds until a process that ended before it could draw is begun again, the first time and at most.
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
+#: Seconds beyond those of drawing that a process is given to end.
+GRACE = 5.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Where a process draws: on a device, and on which cores of the processor; none stands for all."""
+
+    device: str
+    cores: tuple[int, ...] = ()
+
+
+def seats(count: int, device: str) -> list[Seat]:
+    """Places for so many processes: cards in turn for "auto" and "cuda" where there are some, else groups of cores."""
+    if device in ("auto", "cuda") and (cards := torch.cuda.device_count()):
+        return [Seat(f"cuda:{number % cards}") for number in range(count)]
+    if device not in ("auto", "cpu"):
+        return [Seat(device)] * count
+    cores = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
+    if len(cores) < count:
+        return [Seat("cpu", (cores[number % len(cores)],) if cores else ()) for number in range(count)]
+    bounds = [len(cores) * number // count for number in range(count + 1)]
+    return [Seat("cpu", tuple(cores[low:high])) for low, high in itertools.pairwise(bounds)]
+
+
+def drawing_in(count: int) -> Callable[[EnginePool, Source, Listener, ServeSettings], Executor]:
+    """Makes what draws a service's jobs in so many processes."""
+
+    def made(pool: EnginePool, source: Source, listener: Listener, settings: ServeSettings) -> Executor:
+        return Dispatcher(ProcessWorkers(settings, seats(count, settings.how.device)), source, listener)
+
+    return made
+
+
+@dataclass(frozen=True)
+class _Cancel:
+    job: str
+    failure: Failure
+
+
+@dataclass(frozen=True)
+class _Stop:
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """The process has its first model."""
+
+
+@dataclass(frozen=True)
+class _Busy:
+    numbers: dict[str, float]
+
+
+class _Telling:
+    """Tells the server what happens in this process. Where there is no server any more the process ends."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection, self._lock = connection, threading.Lock()
+        self.pictures: dict[str, dict[str, bytes]] = {}
+        self.busy: Callable[[], dict[str, float]] = dict
+
+    def send(self, message: Any) -> None:
+        try:
+            with self._lock:
+                self._connection.send(message)
+        except OSError:
+            os._exit(1)
+
+    def inputs(self, job: str) -> dict[str, bytes]:
+        return self.pictures[job]
+
+    def began(self, job: str) -> None:
+        self.send((job, Began()))
+
+    def stepped(self, job: str, place: int, done: int, steps: int, shown: Image.Image | None) -> None:
+        preview = None
+        if shown is not None:
+            buffer = io.BytesIO()
+            shown.save(buffer, "PNG")
+            preview = buffer.getvalue()
+        self.send((job, Stepped(place, done, steps, preview)))
+
+    def drew(self, job: str, picture: Picture) -> None:
+        self.send((job, Drew(picture)))
+
+    def ended(self, job: str, failure: Failure | None) -> None:
+        self.pictures.pop(job, None)
+        self.send(_Busy(self.busy()))
+        if failure is not None:
+            # As words: what a sentence was made of, an error for instance, need not go through a pipe.
+            failure = replace(failure, message=Both(failure.said("zh"), failure.said("en")))
+        self.send((job, Ended(failure)))
+
+
+def _work(connection: Connection, settings: ServeSettings, cores: tuple[int, ...]) -> None:
+    """A process from its beginning to its end."""
+    # Ctrl-C and systemd reach every process of a service; only the server says when its processes end.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    if cores and sys.platform == "linux":
+        os.sched_setaffinity(0, cores)
+        torch.set_num_threads(max(1, min(len(cores), torch.get_num_threads())))
+    telling = _Telling(connection)
+    pool = pool_of(settings)
+    pool.load_now(EngineKey(pool.default))
+    scheduler = Scheduler(pool, telling, telling, batch=settings.batch)
+    telling.busy = lambda: scheduler.busy
+    scheduler.start()
+    telling.send(_Ready())
+    while True:
+        try:
+            message: Handed | _Cancel | _Stop = connection.recv()
+        except (EOFError, OSError):
+            os._exit(1)
+        match message:
+            case Handed(order, pictures, done):
+                telling.pictures[order.id] = pictures
+                scheduler.submit(order, done)
+            case _Cancel(job, failure):
+                scheduler.cancel(job, failure)
+            case _Stop(seconds):
+                scheduler.stop(drain=True, seconds=seconds)
+                pool.close()
+                return
+
+
+class _Worker:
+    """A seat with the process on it, begun again as often as it ends."""
+
+    def __init__(self, name: str, settings: ServeSettings, seat: Seat, room: int) -> None:
+        self.settings = replace(settings, how=replace(settings.how, device=seat.device))
+        self.seat, self.room = seat, room
+        self.jobs: set[str] = set()
+        self.ready = False
+        self.process: SpawnProcess | None = None
+        #: Of processes that ended, and of the one there is.
+        self.before: dict[str, float] = {}
+        self.numbers: dict[str, float] = {}
+        self._connection: Connection | None = None
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self, tell: Tell, free: Callable[[], None]) -> None:
+        self._tell, self._free = tell, free
+        self._thread.start()
+
+    def send(self, message: Handed | _Cancel | _Stop, job: str = "") -> bool:
+        """Sends something to the process; False where there is none that could take it."""
+        with self._lock:
+            taking = self.ready and not self._stopping.is_set()
+            if self._connection is None or (job and not (taking and len(self.jobs) < self.room)):
+                return False
+            try:
+                self._connection.send(message)
+            except OSError:
+                return False
+            if job:
+                self.jobs.add(job)
+            return True
+
+    def stop(self, seconds: float) -> None:
+        """Tells the process to end after what it has begun."""
+        self._stopping.set()
+        self.send(_Stop(seconds))
+
+    def join(self, seconds: float) -> None:
+        """Waits for the process, and ends it where it does not end."""
+        self._thread.join(seconds)
+        if self._thread.is_alive() and self.process is not None:
+            self.process.kill()
+        self._thread.join()
+
+    def _run(self) -> None:
+        wait = FIRST_WAIT
+        while not self._stopping.is_set():
+            drew = self._lived()
+            if self._stopping.is_set():
+                return
+            wait = FIRST_WAIT if drew else min(LONGEST_WAIT, wait * 2)
+            self._stopping.wait(0 if drew else wait)
+
+    def _lived(self) -> bool:
+        """One process from its beginning to its end; whether it came so far that it could draw."""
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(theirs, self.settings, self.seat.cores), daemon=True)
+        process.start()
+        theirs.close()
+        with self._lock:
+            self.process, self._connection = process, ours
+        if self._stopping.is_set():  # it was told to nobody
+            process.kill()
+        self._hear(ours)
+        process.join(GRACE)
+        process.kill()
+        process.join()
+        with self._lock:
+            drew, self.ready, self._connection = self.ready, False, None
+            lost, self.jobs = self.jobs, set[str]()
+            self.before = {name: self.before.get(name, 0.0) + value for name, value in self.numbers.items()}
+            self.numbers = {}
+        ours.close()
+        if not self._stopping.is_set():
+            _log.warning("a process that draws ended with status %s; another is begun", process.exitcode)
+        for job in lost:
+            self._tell(job, Lost())
+        return drew
+
+    def _hear(self, connection: Connection) -> None:
+        while True:
+            try:
+                message: _Ready | _Busy | tuple[str, Told] = connection.recv()
+            except (EOFError, OSError):
+                return
+            match message:
+                case _Ready():
+                    with self._lock:
+                        self.ready = True
+                    self._free()
+                case _Busy(numbers):
+                    self.numbers = numbers
+                case (job, told):
+                    if isinstance(told, Ended):
+                        with self._lock:
+                            self.jobs.discard(job)
+                    self._tell(job, told)
+                    if isinstance(told, Ended):
+                        self._free()
+
+
+class ProcessWorkers(Workers):
+    """A process for each seat. The weights of their models share the memory that the settings name."""
+
+    def __init__(self, settings: ServeSettings, places: Sequence[Seat]) -> None:
+        memory = settings.how.memory and f"{bytes_of(settings.how.memory) // len(places)}B"
+        each = replace(settings, how=replace(settings.how, memory=memory))
+        self.workers = [
+            _Worker(f"bimo-worker-{number}", each, seat, ROOM if seat.device == "cpu" else settings.batch)
+            for number, seat in enumerate(places)
+        ]
+
+    def start(self, tell: Tell, free: Callable[[], None]) -> None:
+        """Begins the processes; each takes jobs once it has its model."""
+        # Before the end of multiprocessing itself, which would wait for processes that nobody told to end.
+        atexit.register(self.stop, 0.0)
+        for worker in self.workers:
+            worker.start(tell, free)
+
+    def give(self, job: Handed) -> bool:
+        """To the process with the fewest jobs."""
+        ranked = sorted(self.workers, key=lambda worker: len(worker.jobs))
+        return any(worker.send(job, job.order.id) for worker in ranked)
+
+    def cancel(self, job: str, failure: Failure) -> None:
+        """Tells the process that has it."""
+        for worker in self.workers:
+            if job in worker.jobs:
+                worker.send(_Cancel(job, failure))
+
+    def stop(self, seconds: float) -> None:
+        """Tells all of them, then waits for each."""
+        atexit.unregister(self.stop)
+        for worker in self.workers:
+            worker.stop(seconds)
+        for worker in self.workers:
+            worker.join(seconds + GRACE)
+
+    def processes(self) -> list[int]:
+        """The ids of those that take jobs."""
+        return [w.process.pid for w in self.workers if w.ready and w.process is not None and w.process.pid is not None]
+
+    def busy(self) -> dict[str, float]:
+        """The sums of all, those that ended among them."""
+        sums = idle()
+        for worker in self.workers:
+            for numbers in (worker.before, worker.numbers):
+                for name, value in numbers.items():
+                    sums[name] += value
+        return sums
