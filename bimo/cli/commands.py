@@ -60,7 +60,9 @@ COMMANDS: dict[str, Command] = {
         "curate", "curate", say("Make training data of raw pairs; every decision is on record."), "EXAMPLES"
     ),
     "train": Command("work", "train", say("Train a recipe; run it again to go on after a stop."), "TRAIN_EXAMPLES"),
-    "eval": Command("work", "evaluate", say("Measure a system; writes numbers and pictures."), "EVAL_EXAMPLES"),
+    "eval": Command(
+        "evaluate", "evaluate", say("Draw a suite of prompts, measure the pictures, write a report."), "EXAMPLES"
+    ),
     "extend": Command(
         "models",
         "extend",

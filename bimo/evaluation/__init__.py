@@ -1,1 +1,1 @@
-"""Evaluating: intervals, figures beside baselines, rules on pixels, the report. Knows no data set and no judge."""
+"""Evaluating: suites of prompts, drawing them, metrics, judges, protocol records, intervals, reports."""

@@ -23,7 +23,7 @@ from bimo.evaluation.progress import OnProgress
 
 class DrawingCache:
     """Draws requests, several together, and keeps each picture under a name made of the request, the weights and the
-    numbers that they are kept as.
+    numbers and kernels that it was drawn by.
     """
 
     def __init__(self, engine: Engine, folder: Path, batch: int, on_progress: OnProgress) -> None:
@@ -37,8 +37,13 @@ class DrawingCache:
     def path(self, request: Request) -> Path:
         """Where the picture of a request lies."""
         filled = json.dumps(fill_request(self.system, request).model_dump(), ensure_ascii=False, sort_keys=True)
-        narrow = self.engine.dtype not in (None, torch.float32)
-        drawn = f"{dumps(self.system.recipe)}\n{self.weights}\n{filled}" + f"\n{self.engine.dtype}" * narrow
+        engine = self.engine
+        # What draws in other numbers draws other pictures; what all did so far has no line of its own.
+        other = {str(engine.dtype): engine.dtype not in (None, torch.float32)}
+        other |= {engine.processor.name: engine.processor.name != "torch"}
+        other |= {engine.keeping.quantise: engine.keeping.quantise != "none"}
+        lines = [dumps(self.system.recipe), self.weights, filled, *(name for name, differs in other.items() if differs)]
+        drawn = "\n".join(lines)
         name = hashlib.sha256(drawn.encode()).hexdigest()[:24]
         return self.folder / f"{name}.png"
 

@@ -62,7 +62,7 @@ class Report:
 
     def write(self, out: Path, labels: Labels) -> None:
         """Writes report.json, report.html and report.md into a folder."""
-        text = json.dumps(_finite(self.as_dict()), ensure_ascii=False, indent=1)
+        text = json.dumps(finite(self.as_dict()), ensure_ascii=False, indent=1)
         write_whole(out / JSON_FILE, text.encode())
         write_whole(out / PAGE_FILE, page(self, labels, out).encode())
         write_whole(out / TABLE_FILE, markdown(self, labels).encode())
@@ -83,13 +83,13 @@ def name_of(figure: Mapping[str, Any]) -> str:
     return ".".join(part for part in (figure["group"], figure["language"], figure["measure"]) if part)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """The same with null for what is not a number, as JSON has no other word for it."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _finite(part) for key, part in cast(Mapping[str, Any], value).items()}
-    return [_finite(part) for part in cast(Sequence[Any], value)] if isinstance(value, (list, tuple)) else value
+        return {key: finite(part) for key, part in cast(Mapping[str, Any], value).items()}
+    return [finite(part) for part in cast(Sequence[Any], value)] if isinstance(value, (list, tuple)) else value
 
 
 def shown(interval: Mapping[str, Any] | None, unit: str) -> str:
@@ -159,7 +159,7 @@ def page(report: Report, labels: Labels, out: Path) -> str:
     for title, name in report.pictures.items():
         data = base64.b64encode((out / name).read_bytes()).decode()
         parts.append(f'<h2>{safe(title)}</h2><img alt="{safe(title)}" src="data:image/png;base64,{data}">')
-    protocol = json.dumps(_finite(report.protocol), ensure_ascii=False, indent=1)
+    protocol = json.dumps(finite(report.protocol), ensure_ascii=False, indent=1)
     parts.append(f"<h2>方法 <small>protocol</small></h2><pre>{safe(protocol)}</pre>")
     return document(report.recipe, "\n".join(parts), STYLE)
 

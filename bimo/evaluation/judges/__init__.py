@@ -1,0 +1,1 @@
+"""Who says what a picture shows: a CLIP, a vision model behind an endpoint, people."""

@@ -1,0 +1,1 @@
+"""Numbers of sets of pictures: distributions, CLIP, text in pictures, variety. By torchmetrics where it has them."""

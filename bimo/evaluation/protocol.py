@@ -1,0 +1,182 @@
+"""The record of how numbers were made, and the refusal to compare numbers that were made in different ways.
+
+A record has two parts: ``measured`` is what decides a number (the suite's data, how many pictures, seeds, the settings
+that were asked for, resize, scorers, judges, versions); two records are compared where all of it is equal. ``drawn``
+says what a model is and did where nothing was asked for: it is shown beside the numbers.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, cast
+
+from bimo.core.errors import DataError, RequestError
+from bimo.core.messages import Both, Listed, Message
+from bimo.core.part import meant
+from bimo.evaluation.suites.suite import Suite
+
+VERSION = 1
+#: Whose versions decide a number.
+PACKAGES = ("bimo", "torch", "torchmetrics", "rapidocr", "pillow")
+#: Settings of a drawing; None where the model's own are taken.
+SETTINGS = ("steps", "guidance", "sampler", "size")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How published numbers were made, as far as that is public. ``settings`` are those of drawing, ``unpublished``
+    what nobody wrote down, ``quirks`` what a reader would not expect.
+    """
+
+    suite: str
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    seeds: tuple[int, ...] = ()
+    resize: str = ""
+    crop: int = 0
+    n: int | None = None
+    unpublished: tuple[str, ...] = ()
+    quirks: tuple[Message, ...] = ()
+
+
+PRESETS: dict[str, Preset] = {
+    "altdiffusion-coco-zh": Preset(
+        suite="coco-cn",
+        settings={"steps": 50, "guidance": 9.0, "sampler": "DDIM", "size": (512, 512)},
+        seeds=(54551,),
+        resize="torch-fidelity",
+        crop=256,
+        quirks=(
+            Both("提示词是机器翻译的 COCO 说明", "the prompts are machine-translated COCO captions"),
+            Both(
+                "图与英文原说明比（ViT-B-32-quickgelu，laion400m_e32），中文提示词也一样",
+                "pictures are compared with the English source caption (ViT-B-32-quickgelu, laion400m_e32), those of "
+                "Chinese prompts as well",
+            ),
+            Both("两边的图都先把短边缩到 256，再裁中间", "both sets: short side to 256, then the centre"),
+            Both("多卡时除不尽的余数被丢掉", "on several cards the remainder of the division is dropped"),
+        ),
+    ),
+    "viscpm-30k": Preset(
+        suite="coco-cn",
+        n=30000,
+        unpublished=("size", "sampler", "steps", "guidance", "translation", "resize", "seeds"),
+        quirks=(Both("三万张 MS-COCO，零样本", "30,000 samples of MS-COCO, zero-shot"),),
+    ),
+    "coco-cn": Preset(
+        suite="coco-cn",
+        n=1053,
+        unpublished=("sampler", "steps", "guidance", "seeds"),
+        quirks=(
+            Both(
+                "测试集一千张图，1,053 句人写的说明；用人写的，不用翻译的",
+                "the test set has 1,000 pictures and 1,053 captions by people; those are used, not the translated",
+            ),
+            Both(
+                "一千来张的 FID 主要是张数的偏差：看 KID 和 FID-infinity",
+                "FID of some 1,000 pictures is mostly the bias of their number: look at KID and FID-infinity",
+            ),
+        ),
+    ),
+    "oneig-zh-text": Preset(
+        suite="oneig-zh",
+        seeds=(0, 1, 2, 3),
+        unpublished=("seeds",),
+        quirks=(
+            Both("每句四张，拼成 2×2", "four pictures a prompt, in a 2 x 2 grid"),
+            Both(
+                "原文由 Qwen2.5-VL-7B 读字，这里由 PP-OCR 读：分数不能直接比",
+                "Qwen2.5-VL-7B reads the pictures there and PP-OCR here: the scores do not compare",
+            ),
+        ),
+    ),
+}  # fmt: skip
+
+
+def preset(name: str) -> Preset:
+    """A published protocol. Raises RequestError for a name that there is not."""
+    if name not in PRESETS:
+        near = meant(name, PRESETS)
+        raise RequestError("there is no protocol {name!r}{near}; there is {names}", name=name, near=near,
+                           names=Listed(PRESETS))  # fmt: skip
+    return PRESETS[name]
+
+
+def with_preset(chosen: Preset, name: str, suite: Suite, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of drawing with those of a protocol. Raises RequestError where the suite is another one or a
+    setting contradicts it.
+    """
+    if suite.name != chosen.suite:
+        raise RequestError("the protocol {name} is of the suite {wanted}, not of {suite}", name=name,
+                           wanted=chosen.suite, suite=suite.name)  # fmt: skip
+    merged = dict(settings)
+    for key, value in chosen.settings.items():
+        if merged.get(key) not in (None, value):
+            raise RequestError(
+                "the protocol {name} has {key} {value}, and {given} is asked for; leave one of them out",
+                name=name,
+                key=key,
+                value=value,
+                given=merged[key],
+            )
+        merged[key] = value
+    return merged
+
+
+def versions() -> dict[str, str]:
+    """The installed versions of what decides a number."""
+    found: dict[str, str] = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """On what it ran: for the cost, which compares on one machine alone."""
+    import torch
+
+    name = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            name = next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    cards = [torch.cuda.get_device_name(place) for place in range(torch.cuda.device_count())]
+    return {"system": platform.system(), "processor": name, "threads": torch.get_num_threads(), "cards": cards}
+
+
+def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(field, its value in one, in the other) of what decides a number and differs between two records."""
+    mine, theirs = _flat(first.get("measured", {})), _flat(second.get("measured", {}))
+    found = [(name, mine.get(name), theirs.get(name)) for name in {**mine, **theirs}]
+    return [("version", first.get("version"), second.get("version"))] * (
+        first.get("version") != second.get("version")
+    ) + [one for one in found if one[1] != one[2]]
+
+
+def demand_comparable(first: Mapping[str, Any], second: Mapping[str, Any], names: tuple[str, str]) -> None:
+    """Raises DataError that lists the fields in which two records differ."""
+    if found := differences(first, second):
+        listed = [Message("{field} ({one} / {other})", field=f, one=a, other=b) for f, a, b in found]
+        raise DataError(
+            "{first} and {second} were not measured in the same way, their numbers do not compare: {fields}; evaluate "
+            "both again with the same settings",
+            first=names[0],
+            second=names[1],
+            fields=Listed(listed),
+        )
+
+
+def _flat(record: Mapping[str, Any], stem: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            found |= _flat(cast(Mapping[str, Any], value), f"{stem}{name}.")
+        else:
+            found[f"{stem}{name}"] = list(cast(tuple[Any, ...], value)) if isinstance(value, tuple) else value
+    return found

@@ -1,0 +1,316 @@
+"""The page of a suite's report: tables, plots, contact sheets, best and worst, models side by side; nothing is fetched
+and nothing runs. Both languages are in it; two labels at its top choose which is shown.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from bimo.core.files import page as document
+from bimo.core.messages import Both, Message, language
+from bimo.evaluation.intervals import verdict
+from bimo.evaluation.report import finite, shown
+from bimo.evaluation.suite_measures import Number, Shown, by_length
+from bimo.evaluation.suite_run import Evaluated, Plan
+
+#: Longest side of a picture on the page, and how many a group's sheet shows.
+THUMB, SHEET, EXTREMES = 128, 12, 8
+STYLE = """#zh:checked~main .en,#en:checked~main .zh{display:none}input.l{position:absolute;opacity:0}
+label.l{cursor:pointer;padding:.2em .7em;border:1px solid #888;border-radius:4px;margin-right:.4em}
+#zh:checked~label[for=zh],#en:checked~label[for=en]{background:#244;color:#fff}
+input.l:focus-visible+label{outline:2px solid #06c}
+.sheet{display:flex;flex-wrap:wrap;gap:10px;margin:.5em 0 1.2em}.sheet figure{margin:0;width:132px}
+.sheet img{width:128px;height:auto;border:2px solid transparent}.sheet .good img{border-color:#28964a}
+.sheet .bad img{border-color:#c83232}figcaption{font-size:12px;line-height:1.35;overflow-wrap:anywhere}
+.above{color:#176b2c}.below{color:#a02020}.wide{overflow-x:auto}svg text{font:12px system-ui,sans-serif;fill:#333}
+summary{cursor:pointer}td.n{text-align:right;white-space:nowrap}"""
+COLOURS = ("#2a6f97", "#c8553d", "#588157", "#8e6c8a", "#bc8a00", "#444444")
+GROUPS: Mapping[str, str] = {
+    "dishes": "会骗人的菜名", "idiom_story": "成语，画故事", "idiom_meant": "成语，画意思", "verses": "诗句",
+    "terms": "节气", "festivals": "节日", "dress": "服饰", "landmarks": "名胜", "brush": "笔墨与工艺",
+    "counts": "数量与量词", "colours": "颜色与色名", "negation": "否定", "relations": "关系", "invariance": "写法不同",
+    "mixed": "中英混写", "inscriptions": "题字",
+}  # fmt: skip
+MEASURES: Mapping[str, str] = {
+    "text characters": "字读对的比例（不论次序）", "text similarity": "文字相似度（1−NED）",
+    "text sentences": "整句读对",
+    "text f1": "字的 F1", "text whole": "整张一字不差", "text OneIG": "OneIG 文字分",
+    "text strokes": "笔画全对的字（下界）", "text similarity, clean print": "读字器读印刷字：相似度",
+    "text characters, clean print": "读字器读印刷字：字", "FID": "FID", "KID": "KID", "FID infinity": "FID∞",
+    "Inception score": "Inception Score", "precision": "精确率", "recall": "召回率", "near copy": "近似训练图",
+}  # fmt: skip
+PARTS: Mapping[str, str] = {
+    "clip-zh": "中文 CLIP", "clip-en": "英文 CLIP", "similarity": "相似度", "alike, languages": "中英两张像不像",
+    "alike, spellings": "写法不同像不像", "alike, others": "（对照）两句不同的话", "apart, seeds": "种子之间的差别",
+    "all checks": "要点全对", "checks": "要点答对", "endpoint": "视觉模型", "pixels": "像素",
+    " r": " 检索第一（CLIP-R）",
+}  # fmt: skip
+#: The first of these that was measured tells best from worst.
+PRIMARY = ("checks (endpoint)", "checks (clip-zh)", "text similarity", "clip-zh similarity", "clip-en similarity")
+
+
+def page(found: Sequence[Evaluated], plan: Plan, when: str) -> str:
+    """The whole document."""
+    names = ", ".join(one.name for one in found)
+    chinese = language() == "zh"
+    choose = "".join(
+        f'<input class="l" type="radio" name="l" id="{code}"{" checked" * (chinese == (code == "zh"))}>'
+        f'<label class="l" for="{code}">{name}</label>'
+        for code, name in (("zh", "中文"), ("en", "English"))
+    )
+    parts = [
+        f"<h1>{_both('评测', 'Evaluation')}: {_safe(names)}</h1>",
+        _summary(found, plan, when),
+        _heading("总表", "All numbers", 2),
+        _table(found, ""),
+        *_groups(found),
+        *(_plots(one) for one in found),
+        *(_extremes(one) for one in found),
+        _heading("逐组的图", "Pictures by group", 2),
+        *_sheets(found),
+        _cost(found),
+        *(_record(one) for one in found),
+    ]
+    return document(f"{names} · {plan.suite.name}", f"{choose}<main>{''.join(parts)}</main>", STYLE)
+
+
+def _safe(text: object) -> str:
+    return html.escape(str(text))
+
+
+def _both(zh: object, en: object) -> str:
+    return f'<span class="zh">{_safe(zh)}</span><span class="en">{_safe(en)}</span>'
+
+
+def _heading(zh: str, en: str, level: int) -> str:
+    return f"<h{level}>{_both(zh, en)}</h{level}>"
+
+
+def measure_name(measure: str) -> Both:
+    """A measure in both languages."""
+    zh = MEASURES.get(measure, measure)
+    if zh == measure:
+        for part, chinese in PARTS.items():
+            zh = zh.replace(part, chinese)
+    return Both(zh, measure)
+
+
+def group_name(group: str) -> Both:
+    """A group in both languages, as its suite calls it where it is not ours."""
+    return Both(GROUPS.get(group, group), group)
+
+
+def _summary(found: Sequence[Evaluated], plan: Plan, when: str) -> str:
+    suite = plan.suite
+    lines = [
+        _both(f"评测集 {suite.name}（{suite.licence}），{len(suite.prompts)} 句，种子 {list(plan.seeds)}",
+              f"suite {suite.name} ({suite.licence}), {len(suite.prompts)} prompts, seeds {list(plan.seeds)}"),
+        _both("方括号是 95 % 区间：以提示词为单位重抽样（一句一张时的比例用 Wilson）",
+              "in brackets: 95 % intervals by resampled prompts (Wilson for shares with one picture a prompt)"),
+    ]  # fmt: skip
+    if suite.unusable:
+        told = suite.said_unusable()
+        lines.append(_both(f"文件里不是提示词的行：{told.zh}", f"rows of the file that are no prompts: {told.en}"))
+    if suite.unverified:
+        lines.append(_both("这种文件格式没有见过正式发布的文件", "no published file of this format was at hand"))
+    for one in found:
+        counted = {name: count for name, count in one.counted.items() if count}
+        if counted:
+            told = ", ".join(f"{name} {count}" for name, count in counted.items())
+            lines.append(f"{_safe(one.name)}: {_safe(told)}")
+    notes = {note.en: note for one in found for note in one.notes}
+    lines += [_both(note.zh, note.en) for note in notes.values()]
+    return f"<p>{_safe(when)}</p><ul>{''.join(f'<li>{line}</li>' for line in lines)}</ul>"
+
+
+def _rows(found: Sequence[Evaluated], group: str) -> dict[tuple[str, str], dict[str, Number]]:
+    rows: dict[tuple[str, str], dict[str, Number]] = {}
+    for one in found:
+        for number in one.numbers:
+            if number.group == group:
+                rows.setdefault((number.measure, number.language), {})[one.name] = number
+    return rows
+
+
+def _table(found: Sequence[Evaluated], group: str) -> str:
+    """The numbers of a group, a model a column; with two models whether their intervals lie apart."""
+    rows = _rows(found, group)
+    if not rows:
+        return ""
+    heads = "".join(f"<th>{_safe(one.name)}</th>" for one in found)
+    body = [f"<tr><th>{_both('指标', 'measure')}</th><th></th><th>n</th>{heads}</tr>"]
+    for (measure, spoken), cells in rows.items():
+        name = measure_name(measure)
+        first = next(iter(cells.values()))
+        body.append(
+            f"<tr><td>{_both(name.zh, name.en)}</td><td>{spoken}</td><td class=n>{first.interval.n}</td>"
+            + "".join(_cell(found, cells, one.name) for one in found)
+            + "</tr>"
+        )
+    return f'<div class="wide"><table>{"".join(body)}</table></div>'
+
+
+def _cell(found: Sequence[Evaluated], cells: Mapping[str, Number], name: str) -> str:
+    number = cells.get(name)
+    if number is None:
+        return "<td>–</td>"
+    kind, other = "", cells.get(found[0].name)
+    if name != found[0].name and other is not None:
+        kind = {"above": "above", "below": "below"}.get(verdict(number.interval, other.interval), "")
+    return f'<td class="n {kind}">{_safe(shown(asdict(number.interval), number.unit))}</td>'
+
+
+def _groups(found: Sequence[Evaluated]) -> list[str]:
+    groups = list(dict.fromkeys(n.group for one in found for n in one.numbers if n.group))
+    if not groups:
+        return []
+    tables: list[str] = []
+    for group in groups:
+        name = group_name(group)
+        tables.append(f"<details><summary>{_both(name.zh, name.en)}</summary>{_table(found, group)}</details>")
+    return [_heading("逐组的数字", "Numbers by group", 2), *tables]
+
+
+def _plots(one: Evaluated) -> str:
+    """Bars of the groups by the first measure that tells good from bad, and that measure by the prompts' length."""
+    measure = primary(one.shown)
+    if measure is None:
+        return ""
+    bars = [n for n in one.numbers if n.measure == measure and n.group and n.language == "zh"]
+    name = measure_name(measure)
+    title = _heading(f"{one.name}：{name.zh}", f"{one.name}: {name.en}", 2)
+    parts = [title]
+    if bars:
+        parts.append(_bars([(group_name(n.group), n.interval) for n in bars]))
+    lengths = by_length(one.shown, measure)
+    if len(lengths) > 1:
+        rows = [(Both(f"{low}–{high} 字", f"{low}–{high} characters"), interval) for low, high, interval in lengths]
+        parts += [_heading("提示词越长", "The longer the prompt", 3), _bars(rows)]
+    return "".join(parts)
+
+
+def _bars(rows: Sequence[tuple[Message, Any]]) -> str:
+    """Horizontal bars with their intervals, as SVG."""
+    most = max([1e-9, *(interval.high for _, interval in rows if interval.high == interval.high)])
+    most = 1.0 if most <= 1 else most
+    height, left, width = 22, 190, 420
+    marks: list[str] = []
+    for place, (name, interval) in enumerate(rows):
+        y = place * height
+        value, low, high = (max(0.0, v) / most * width for v in (interval.value, interval.low, interval.high))
+        middle = y + height / 2 - 1
+        for code, text in (("zh", name.zh), ("en", name.en)):
+            marks.append(f'<text class="{code}" x="{left - 8}" y="{y + 15}" text-anchor="end">{_safe(text)}</text>')
+        marks.append(f'<rect x="{left}" y="{y + 4}" width="{value:.1f}" height="13" fill="{COLOURS[0]}"/>')
+        marks.append(f'<path d="M{left + low:.1f} {middle}H{left + high:.1f}" stroke="#222" stroke-width="1.5"/>')
+        label = f"{interval.value:.2f} (n {interval.n})"
+        marks.append(f'<text x="{left + max(value, high) + 6:.1f}" y="{y + 15}">{label}</text>')
+    return (
+        f'<svg role="img" width="{left + width + 110}" height="{len(rows) * height + 4}" '
+        f'xmlns="http://www.w3.org/2000/svg">{"".join(marks)}</svg>'
+    )
+
+
+def primary(rows: Sequence[Shown]) -> str | None:
+    """The measure that tells best from worst, of those that there are."""
+    return next((name for name in PRIMARY if any(one.values.get(name) is not None for one in rows)), None)
+
+
+def _extremes(one: Evaluated) -> str:
+    measure = primary(one.shown)
+    if measure is None:
+        return ""
+    known = [
+        (float(value), row) for row, each in enumerate(one.shown) if (value := each.values.get(measure)) is not None
+    ]
+    known.sort()
+    rows = [one.shown[row] for _, row in known]
+    few = min(EXTREMES, len(rows) // 2)
+    if not few:
+        return ""
+    return "".join(
+        (
+            _heading(f"{one.name}：最差的", f"{one.name}: worst", 3),
+            _sheet(rows[:few], measure),
+            _heading(f"{one.name}：最好的", f"{one.name}: best", 3),
+            _sheet(rows[::-1][:few], measure),
+        )
+    )
+
+
+def _sheets(found: Sequence[Evaluated]) -> list[str]:
+    """A contact sheet of every group, failures left in; the same prompts of every model under each other."""
+    parts: list[str] = []
+    groups = list(dict.fromkeys(each.prompt.group for one in found for each in one.shown))
+    for group in groups:
+        name = group_name(group)
+        parts.append(_heading(str(name.zh), str(name.en), 3))
+        for one in found:
+            mine = [each for each in one.shown if each.prompt.group == group and each.prompt.language == "zh"]
+            mine = mine or [each for each in one.shown if each.prompt.group == group]
+            count = min(SHEET, len(mine))
+            picked = [mine[place * len(mine) // count] for place in range(count)]
+            if len(found) > 1:
+                parts.append(f"<p><small>{_safe(one.name)}</small></p>")
+            parts.append(_sheet(picked, primary(one.shown)))
+    return parts
+
+
+def _sheet(rows: Sequence[Shown], measure: str | None) -> str:
+    return f'<div class="sheet">{"".join(_figure(each, measure) for each in rows)}</div>'
+
+
+def _figure(each: Shown, measure: str | None) -> str:
+    image = each.image()
+    image.thumbnail((THUMB, THUMB))
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=82)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    said = _safe(each.prompt.text)
+    value = each.values.get(measure) if measure else None
+    told = f"<br><small>{value:.2f}</small>" if isinstance(value, (int, float)) else ""
+    if each.prompt.written:
+        told += f"<br><small>{_both('读出', 'read')}: {_safe(' / '.join(each.read) or '–')}</small>"
+    wrong = [
+        check.phrase(each.prompt.language)
+        for answers in each.answers.values()
+        for check, answer in answers
+        if answer.right is False
+    ]
+    told += f'<br><small class="below">✗ {_safe("; ".join(dict.fromkeys(wrong)))}</small>' if wrong else ""
+    judged = bool(each.answers) and any(
+        answer.right is not None for rows in each.answers.values() for _, answer in rows
+    )
+    kind = ("bad" if wrong else "good") if judged else ""
+    picture = f'<img alt="{said}" src="data:image/webp;base64,{data}">'
+    return f'<figure class="{kind}">{picture}<figcaption>{said}{told}</figcaption></figure>'
+
+
+def _cost(found: Sequence[Evaluated]) -> str:
+    names = list(dict.fromkeys(name for one in found for name in one.cost))
+    heads = "".join(f"<th>{_safe(name)}</th>" for name in names)
+    rows = "".join(
+        f"<tr><td>{_safe(one.name)}</td>"
+        + "".join(f"<td class=n>{one.cost[name]:.3f}</td>" if name in one.cost else "<td>–</td>" for name in names)
+        + "</tr>"
+        for one in found
+    )
+    machine = found[0].record["machine"]
+    told = f"{machine['processor']}, {machine['threads']} threads" + "".join(f", {card}" for card in machine["cards"])
+    return (
+        _heading("代价：每张图的秒数", "Cost: seconds a picture", 2)
+        + f'<p>{_safe(told)}</p><div class="wide"><table><tr><th></th>{heads}</tr>{rows}</table></div>'
+    )
+
+
+def _record(one: Evaluated) -> str:
+    text = json.dumps(finite(dict(one.record)), ensure_ascii=False, indent=1)
+    return f"<details><summary>{_both('规程记录', 'Protocol record')}: {_safe(one.name)}</summary>" + (
+        f"<pre>{_safe(text)}</pre></details>"
+    )
