@@ -48,6 +48,7 @@ MEASURES: Mapping[str, str] = {
 PARTS: Mapping[str, str] = {
     "clip-zh": "中文 CLIP", "clip-en": "英文 CLIP", "similarity": "相似度", "alike, languages": "中英两张像不像",
     "alike, spellings": "写法不同像不像", "alike, others": "（对照）两句不同的话", "apart, seeds": "种子之间的差别",
+    ", beyond its line": "：越线", "aesthetic": "美感", "nsfw": "不宜",
     "all checks": "要点全对", "checks": "要点答对", "endpoint": "视觉模型", "pixels": "像素",
     " r": " 检索第一（CLIP-R）",
 }  # fmt: skip
