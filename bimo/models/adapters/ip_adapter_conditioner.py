@@ -54,7 +54,7 @@ class ImagePrompt(Conditioner):
             blank = adapter.blank()
             if picture is None:
                 return self._of(blank, blank, torch.zeros(1, 1))
-            values = prepared(picture, adapter.part.encoder.size)
+            values = prepared(picture, adapter.part.encoder.size).to(adapter.encoder.mean.device)
             seen = adapter.look((values - adapter.encoder.mean) / adapter.encoder.deviation)
         return self._of(seen, blank, torch.full((1, 1), weight))
 
