@@ -20,7 +20,7 @@ SPREAD   = -n $(WORKERS) --dist worksteal
 
 PINS := pyproject.toml constraints.txt
 
-.PHONY: help draw serve bench test test-quick check docs index messages clean
+.PHONY: help draw serve bench test test-quick coverage check docs index messages clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -43,6 +43,9 @@ test: .venv/.dev ## all tests, on every core: make test [ARGS="-k words"] [WORKE
 test-quick: .venv/.dev ## the tests that take no seconds and no browser: what to run while writing
 	$(BIN)/python -m pytest -q $(SPREAD) -m "not slow and not browser" $(ARGS)
 
+coverage: .venv/.dev ## what of the package the tests reach, least first: make coverage [ARGS=tests/prompts]; pages in build/coverage
+	$(BIN)/python -m pytest -q $(SPREAD) --cov --cov-report=term --cov-report=html $(ARGS)
+
 check: .venv/.dev ## style, types, direction of imports
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -59,7 +62,7 @@ messages: .venv/.dev ## the Chinese catalogue, after sentences were changed: fil
 	$(BIN)/python tools/catalogue.py
 
 clean: ## remove the environment and every cache
-	rm -rf .venv build dist site .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv build dist site .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find bimo tests bench -type d -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/bin/python:
