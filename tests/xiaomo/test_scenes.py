@@ -46,11 +46,17 @@ def test_a_key_gives_the_same_bytes_in_a_new_process() -> None:
     assert draw_scene(ScenePlan("scene-test-2", "bridge", "watercolour")).image.tobytes() != drawn.image.tobytes()
 
 
+#: A subject for each manner that is also drawn at its full size.
+FULL_SIZE = {
+    style: [name for name, subject in SUBJECTS.items() if style in subject.styles][number]
+    for number, style in enumerate(STYLES)
+}
+
+
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_every_subject_in_every_manner(subject: str) -> None:
-    full_size = SUBJECTS[subject].styles[list(SUBJECTS).index(subject) % len(SUBJECTS[subject].styles)]
     for style in SUBJECTS[subject].styles:
-        side = 256 if style == full_size else 64
+        side = 256 if FULL_SIZE[style] == subject else 64
         drawn = draw_scene(ScenePlan(f"every/{style}", subject, style), side)
         pixels = np.asarray(drawn.image, np.float32)
         assert pixels.shape == (side, side, 3)
