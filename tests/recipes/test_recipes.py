@@ -30,8 +30,6 @@ from tests.support.drawing import draw, few_steps
 from tests.support.one_device import ELSEWHERE, OneDevice, counted
 from tests.support.tiny_systems import TEXT, give_words, tiny_system
 
-pytestmark = pytest.mark.slow
-
 SIZE = (128, 128)
 STEPS = 4
 #: Whose denoiser or objective makes tensors as long as numbers on the device say.
@@ -61,6 +59,7 @@ def test_it_reads_back_equal(recipe: Recipe) -> None:
         assert loads(dumps(wanted)) == wanted
 
 
+@pytest.mark.slow
 def test_saved_and_read_it_is_the_same_and_draws_the_same(system: System, tmp_path: Path) -> None:
     system.save(tmp_path / "saved")
     again = System.read(tmp_path / "saved")
@@ -82,6 +81,7 @@ def test_saved_and_read_it_is_the_same_and_draws_the_same(system: System, tmp_pa
     assert pictures[0].tobytes() == pictures[1].tobytes()
 
 
+@pytest.mark.slow
 def test_every_stage_trains_what_it_names_alone_and_learns_a_batch(
     recipe: Recipe, system: System, tiny_shards: Path, tmp_path: Path
 ) -> None:
@@ -114,6 +114,7 @@ def test_every_stage_trains_what_it_names_alone_and_learns_a_batch(
     assert System.read(run.out).recipe.stages == run.recipe.stages
 
 
+@pytest.mark.slow
 def test_a_caption_is_read_in_training_as_in_drawing(
     recipe: Recipe, system: System, tiny_shards: Path, tmp_path: Path
 ) -> None:
@@ -152,6 +153,7 @@ def alike(learnt: TextEncoding, row: int, given: TextEncoding) -> None:
         torch.testing.assert_close(learnt.pooled[row], given.pooled[0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_step_of_every_stage_is_all_on_its_device(
     recipe: Recipe, system: System, tiny_shards: Path, tmp_path: Path
 ) -> None:
@@ -186,6 +188,7 @@ def test_a_step_of_every_stage_is_all_on_its_device(
         run._words()
 
 
+@pytest.mark.slow
 def test_a_run_is_all_on_its_device(recipe: Recipe, system: System, tiny_shards: Path, tmp_path: Path) -> None:
     """From its first encoding over what is drawn while it learns to the file of its weights, of the last stage: what
     the others do besides, a step of each shows.

@@ -40,6 +40,7 @@ def usual_vessel(one: DishPlan) -> str:
     return dishes()[one.dish].vessels[0]
 
 
+@pytest.mark.slow
 def test_the_same_bytes_whatever_the_workers_and_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "SAMPLES_PER_SHARD", 5)
     one = build_scenes(tmp_path / "one", 12, 32, workers=1)

@@ -43,6 +43,7 @@ def test_names_that_mislead() -> None:
     assert "fish" in shapes("清蒸鲈鱼")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(dishes()))
 def test_every_dish_is_drawn(name: str) -> None:
     for number, vessel in enumerate(dishes()[name].vessels):

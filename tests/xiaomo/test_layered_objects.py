@@ -54,6 +54,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_each_layer_reads_its_own_word_and_stands_at_its_place(pairs: Path, tmp_path: Path) -> None:
     system = System.read(train(recipe(150), pairs, tmp_path / "run", threads=1)).eval()
     denoiser = system.level("expected").denoiser

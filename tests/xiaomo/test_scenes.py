@@ -53,6 +53,7 @@ FULL_SIZE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_every_subject_in_every_manner(subject: str) -> None:
     for style in SUBJECTS[subject].styles:

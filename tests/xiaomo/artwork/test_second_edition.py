@@ -65,6 +65,7 @@ def test_relations_are_held_out_by_a_rule() -> None:
     assert 0.05 < len(held) / len(every) < 0.12
 
 
+@pytest.mark.slow
 def test_canvases_are_larger_and_say_what_they_show(built: Path) -> None:
     found: dict[str, int] = {}
     for _, png, record in shards.read(built):

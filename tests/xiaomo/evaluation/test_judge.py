@@ -21,6 +21,7 @@ def quiet(title: str, done: int, total: int) -> None:
     """Hears of progress."""
 
 
+@pytest.mark.slow
 def test_the_judge_learns_and_is_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     artwork = read_artwork(folder)
     monkeypatch.setattr(judging, "BATCH", 32)
