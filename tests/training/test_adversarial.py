@@ -87,6 +87,7 @@ def test_a_run_with_a_discriminator_goes_on_exactly(tiny_shards: Path, tmp_path:
     assert (whole / "weights.safetensors").read_bytes() == (parts / "weights.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_texture_that_no_latent_holds_comes_back(tiny_shards: Path, tmp_path: Path) -> None:
     """Of noise on flat colour L1 leaves nothing; with the discriminator some of it is drawn."""
     spread: dict[str, float] = {}

@@ -83,6 +83,7 @@ def test_it_learns_beside_a_denoiser_that_stays(tiny_shards: Path, tmp_path: Pat
     assert all(".beside." in name for name in moved)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["controlnet", "t2i"])
 def test_stopped_it_goes_on_and_is_drawn_with(tiny_shards: Path, tmp_path: Path, network: Any) -> None:
     wanted = recipe(network=network)
