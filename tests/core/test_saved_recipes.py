@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import inspect
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from bimo.hub.registry import load, recipes
 from bimo.recipes import curation
 from bimo.training.adapters.control_stage import ControlAdapters
 from bimo.training.adapters.lora_stage import TextualInversion
+from tests.support.checkout import ROOT
 from tests.support.drawing import draw
 
 SAVED = Path(__file__).parents[1] / "fixtures" / "saved_0_1"
@@ -75,6 +79,38 @@ def test_saved_again_a_recipe_reads_back_equal_by_short_names(path: Path) -> Non
     text = part.dumps(saved)
     assert part.loads(text) == saved
     assert '"kind": "bimo.' not in text
+
+
+def unnamed(names: Mapping[str, str]) -> set[str]:
+    """Parts of the package that a table gives no name in JSON; bases that others derive from need none."""
+    classes: dict[str, set[str]] = {}
+    places: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "bimo").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                bases = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
+                classes.setdefault(node.name, set()).update(bases)
+                places.setdefault(node.name, []).append(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    derived, reached = set[str](), {"Part"}
+    while reached:
+        derived |= reached
+        reached = {name for name, bases in classes.items() if bases & derived} - derived
+    found: set[str] = set()
+    for name in derived - {"Part"}:
+        for module in places[name]:
+            cls = getattr(importlib.import_module(module), name)
+            if not issubclass(cls, part.Part) or inspect.isabstract(cls):
+                continue
+            base = any(one.__module__.startswith("bimo.") for one in cls.__subclasses__())
+            if not base and names.get(name) != f"{module}:{name}":
+                found.add(f"{module}:{name}")
+    return found
+
+
+def test_every_part_has_a_name_in_json() -> None:
+    assert unnamed(PART_NAMES) == set()
+    less = {name: place for name, place in PART_NAMES.items() if name != "Normal"}
+    assert unnamed(less) == {PART_NAMES["Normal"]}
 
 
 def test_every_earlier_name_leads_to_one_of_now() -> None:
