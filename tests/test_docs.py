@@ -59,6 +59,7 @@ def test_what_a_page_links_to_is_there(page: str) -> None:
     assert not [link for link in links if not ((DOCS / page).parent / link).exists()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in EVERY if "```python" in read(page)])
 def test_the_python_of_a_page_runs(page: str, tmp_path: Path) -> None:
     """As one file: later blocks use what earlier ones import."""

@@ -10,6 +10,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import grimp
+import pytest
 
 from tests.support.checkout import ROOT
 
@@ -139,6 +140,7 @@ def test_help_is_light() -> None:
     assert not seen & HEAVY
 
 
+@pytest.mark.slow
 def test_drawing_with_the_bundle_needs_torch_alone() -> None:
     code = "import sys, tempfile; from bimo.cli.main import run; out = tempfile.mkdtemp(); "
     code += "sys.exit(run(['draw', 'apple', '--steps', '1', '--size', '64', '-o', out]))"

@@ -190,6 +190,7 @@ def extras() -> set[str]:
     return set(tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"])
 
 
+@pytest.mark.slow
 def test_whatever_is_suggested_can_be_typed() -> None:
     assert [f"{where}: {wrong} ({text[:90]!r})" for where, text in texts() for wrong in untypeable(text)] == []
 
@@ -239,6 +240,7 @@ def variables() -> set[str]:
     return set(re.findall(r"""["'](_?BIMO_[A-Z_]+)["']""", source))
 
 
+@pytest.mark.slow
 def test_every_variable_that_is_named_is_read() -> None:
     named = {name for _, text in texts() for name in re.findall(r"(?<!\w)BIMO_[A-Z]+", text)}
     assert named <= variables()

@@ -30,6 +30,7 @@ def talk(monkeypatch: pytest.MonkeyPatch, folder: Path, lines: list[str], *more:
     return json.loads(history.read_text(encoding="utf-8"))["turns"]
 
 
+@pytest.mark.slow
 def test_turns_are_kept_and_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

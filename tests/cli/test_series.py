@@ -23,6 +23,7 @@ def drawn(*arguments: str) -> None:
     assert main.run(["draw", *arguments, "--steps", "1"]) == 0
 
 
+@pytest.mark.slow
 def test_what_lies_there_is_not_drawn_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prompt = "{红|绿}__水果__"
     drawn(prompt, "-n", "2", "--resume", "-o", str(tmp_path))

@@ -70,6 +70,7 @@ def test_a_language_model_writes_it_and_may_not_touch_quoted_text(tmp_path: Path
             words.language_model(place, name)
 
 
+@pytest.mark.slow
 def test_a_prompt_in_chinese_for_a_model_of_english_is_said_and_translated() -> None:
     from dataclasses import replace
 

@@ -63,6 +63,7 @@ def test_a_message_is_given_what_it_names() -> None:
     assert not wrong
 
 
+@pytest.mark.slow
 def test_a_message_is_one_sentence_and_named_values() -> None:
     wrong = [
         f"{path.relative_to(ROOT)}:{node.lineno}"

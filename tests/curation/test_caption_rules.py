@@ -260,6 +260,7 @@ def test_megabytes_of_marks_come_to_an_end(text: str) -> None:
         assert isinstance(step.caption(str(seen)), str | Verdict)
 
 
+@pytest.mark.slow
 @given(st.text(max_size=60))
 def test_normal_twice_is_normal_once(text: str) -> None:
     once = Normal().caption(text)

@@ -463,6 +463,7 @@ def test_state_follows_names_sizes_and_times(tmp_path: Path) -> None:
     assert len(set(states)) == 6
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "SAMPLE_BYTES", 1 << 12)  # it is read once, whatever the length
     line = json.dumps({"image": "a.png", "text": "很长的说明" * 20}, ensure_ascii=False) + "\n"

@@ -83,6 +83,7 @@ def test_they_are_writer_steps_and_dump(step: type[Translate | Recaption]) -> No
 # Translation
 
 
+@pytest.mark.slow
 def test_a_translation_stands_behind_its_original(standin: Standin) -> None:
     standin.reply = translated
     first, second, third = PAIRS

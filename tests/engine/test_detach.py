@@ -43,6 +43,7 @@ def drawn(engine: Engine, *names: str) -> tuple[bytes, str]:
 EVERY = ("ink", "<duck>", "control", "prompt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
 def test_one_is_taken_off_and_the_others_stay(place: Path, name: str) -> None:
     rest = [each for each in EVERY if each != name]

@@ -81,6 +81,7 @@ def test_what_diffusers_does_not_cache_is_refused(tmp_path: Path) -> None:
         Engine(read_folder(tmp_path / "sd")).draw({"text": "红", "seed": 1, "step_cache": "first-block"})
 
 
+@pytest.mark.slow
 def test_converted_blocks_are_cached_as_well(system: System) -> None:
     pytest.importorskip("openvino")
     from bimo.engine.processor import Processor

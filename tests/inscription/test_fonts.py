@@ -47,6 +47,7 @@ def test_characters_fall_back_to_the_next_face_that_has_them(faces: tuple[Face, 
     assert (chosen["笔"], chosen["墨"]) == (first, faces[0])
 
 
+@pytest.mark.slow
 def test_characters_no_font_has_are_named(faces: tuple[Face, ...]) -> None:
     # A code point that Unicode will never give to a character, between one that every font here has.
     with pytest.raises(RequestError, match=r"U\+3FFFE") as caught:

@@ -74,6 +74,7 @@ def test_every_way_of_writing_is_certified(
     assert drawn.certificates[0]["writing"] == writing.value
 
 
+@pytest.mark.slow
 def test_text_that_the_model_wrote_itself_stays_as_it_is(
     engine: Engine, faces: tuple[Face, ...], paper: np.ndarray
 ) -> None:
@@ -85,6 +86,7 @@ def test_text_that_the_model_wrote_itself_stays_as_it_is(
     assert drawn.image.tobytes() == image.tobytes()
 
 
+@pytest.mark.slow
 def test_one_wrong_character_is_repaired_and_the_others_stay(
     engine: Engine, faces: tuple[Face, ...], paper: np.ndarray
 ) -> None:

@@ -16,6 +16,7 @@ pytest.importorskip("fontTools")
 pytest.importorskip("rapidocr")
 
 
+@pytest.mark.slow
 def test_a_job_with_text_ends_in_a_picture_that_has_it(
     make_service: Callable[..., DrawingService], tiny_engine: Engine
 ) -> None:

@@ -77,6 +77,7 @@ def test_the_decoder_is_pulled_by_both_and_by_the_share_that_is_asked(tiny_shard
     assert torch.allclose(added[1], 2 * added[0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_with_a_discriminator_goes_on_exactly(tiny_shards: Path, tmp_path: Path) -> None:
     whole = train(recipe(), tiny_shards, tmp_path / "whole", threads=1)
     parts = tmp_path / "parts"

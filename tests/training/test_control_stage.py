@@ -58,6 +58,7 @@ def _with(ask: Any, weight: torch.Tensor) -> Any:
     return replace(ask, conditioning=replace(ask.conditioning, scalars={"control.weight": weight}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["controlnet", "t2i"])
 def test_it_learns_beside_a_denoiser_that_stays(tiny_shards: Path, tmp_path: Path, network: Any) -> None:
     wanted = recipe(network=network, source="outlines")

@@ -65,6 +65,7 @@ def test_the_loss_is_what_it_says(teacher: System, tiny_shards: Path, tmp_path: 
     assert torch.allclose(learning.objective.loss(inputs), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_decoder_learns_to_write_the_other_language(teacher: System, tiny_shards: Path, tmp_path: Path) -> None:
     wanted = recipe(("text.*", "distil.*"), squared=0.0, decoder=1.0, languages=("zh",))
     run = train(wanted, tiny_shards, tmp_path / "run", threads=1, teacher=teacher)

@@ -193,6 +193,7 @@ def bridged(family: str, shards: Path, out: Path) -> Trainer:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["cpmant", "qwen3"])
 def test_the_frozen_trunk_of_a_text_encoder_is_asked_once_while_its_head_learns(
     family: str, tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

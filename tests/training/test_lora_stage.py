@@ -46,6 +46,7 @@ def states(folder: Path) -> dict[str, torch.Tensor]:
     return System.read(folder).state_dict()
 
 
+@pytest.mark.slow
 def test_merged_or_beside_it_is_the_same(tiny_shards: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     before = System(recipe()).state_dict()
@@ -72,6 +73,7 @@ def test_stopped_it_goes_on_to_the_same_files(tiny_shards: Path, tmp_path: Path)
         assert (tmp_path / "stopped" / name).read_bytes() == (whole / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_dora_learns_lengths_and_directions(tiny_shards: Path, tmp_path: Path) -> None:
     wanted = recipe(dora=True, merge=False)
     out = run(wanted, tiny_shards, tmp_path / "run")
@@ -90,6 +92,7 @@ def test_dora_learns_lengths_and_directions(tiny_shards: Path, tmp_path: Path) -
     assert not torch.allclose(merged[name].norm(dim=1), before[name].norm(dim=1), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_earlier_level_learns_one_too(tiny_shards: Path, tmp_path: Path) -> None:
     adapter = Lora(targets=("expected.denoiser.*", "image.denoiser.*.to_q"), rank=2, dora=True)
     (stage,) = recipe().stages
@@ -117,6 +120,7 @@ def test_a_layer_that_no_file_can_name_is_refused(tiny_shards: Path, tmp_path: P
         run(recipe(targets=("image.space.*.conv1",)), tiny_shards, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_word_is_learnt_and_nothing_else(tiny_shards: Path, tmp_path: Path) -> None:
     """Of a lexicon, stopped and gone on with: the same file, and a system that is as it was until it is taught."""
     adapter = TextualInversion(token="<小红>", initial="红色方块", vectors=2)

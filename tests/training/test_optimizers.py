@@ -103,6 +103,7 @@ def begun(
     return run, learning
 
 
+@pytest.mark.slow
 def test_adafactor_learns_and_keeps_less(tiny_shards: Path, tmp_path: Path) -> None:
     kept = {}
     for name in ("adamw", "adafactor"):
@@ -150,6 +151,7 @@ def test_the_step_of_a_matrix_is_orthogonal_and_of_the_size_of_adamws() -> None:
                 torch.testing.assert_close(p.detach() - before[name], steps[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["adafactor", "muon"])
 def test_another_optimiser_goes_on_exactly(name: Any, tiny_shards: Path, tmp_path: Path) -> None:
     tiny = xiaomo.tiny()
@@ -268,6 +270,7 @@ def test_weights_in_bfloat16_learn_by_a_float32_copy(tiny_shards: Path, tmp_path
     assert torch.equal(run.system.state_dict()[name], averages[name])
 
 
+@pytest.mark.slow
 def test_a_float32_copy_goes_on_to_the_bit(tiny_shards: Path, tmp_path: Path) -> None:
     recipe = painter()
     whole_run = train(recipe, tiny_shards, tmp_path / "whole", threads=1)

@@ -168,6 +168,7 @@ def test_dreambooth_of_the_denoiser_alone_learns(tiny_shards: Path, tmp_path: Pa
     assert len(moved) > 0.9 * sum(name.startswith("image.denoiser.") for name in before)
 
 
+@pytest.mark.slow
 def test_dreambooth_knows_how_its_class_stands(tiny_shards: Path, tmp_path: Path) -> None:
     objective = Dreambooth(subject="一只<小红>方块", class_noun="方块", count=2, prior=0.5, steps=1, size=(128, 128))
     tiny = xiaomo.tiny()

@@ -56,6 +56,7 @@ def test_the_best_is_kept_ready_to_draw(whole: Path) -> None:
     assert not list(whole.glob("*.part"))
 
 
+@pytest.mark.slow
 def test_stopped_it_goes_on_to_the_same_losses_and_the_same_best(
     whole: Path, tiny_shards: Path, tmp_path: Path
 ) -> None:
@@ -146,6 +147,7 @@ def test_the_folder_says_what_it_is(whole: Path) -> None:
     assert course.valid == min(row["valid"] for row in logged(whole) if "valid" in row)
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_state_of_before(
     tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,7 @@ def x_of(batches: TrainLoader, seed: int) -> Tensor:
     return batch.x
 
 
+@pytest.mark.slow
 def test_latents_of_a_posterior_are_drawn_anew_at_every_step(tiny_shards: Path, tmp_path: Path) -> None:
     run, batches = begun(tiny_shards, tmp_path, Latent(), sample_latents=True, caption_dropout=0.0)
     assert torch.equal(x_of(batches, 1), x_of(batches, 1))
@@ -117,6 +118,7 @@ def test_shares_that_are_not_one_a_text_encoder_are_refused(tiny_shards: Path, t
         begun(tiny_shards, tmp_path, encoder_count=2, encoder_dropout=(0.5,))
 
 
+@pytest.mark.slow
 def test_dropout_goes_on_exactly(tiny_shards: Path, tmp_path: Path) -> None:
     tiny = xiaomo.tiny()
     words = replace(tiny.text_encoders[0], dropout=0.3)  # type: ignore[call-arg]

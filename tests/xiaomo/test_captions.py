@@ -48,6 +48,7 @@ def test_what_hour_and_season_words_name() -> None:
     assert mood_of("清明时节雨纷纷", DAY) == Mood("spring", "day", "rain")
 
 
+@pytest.mark.slow
 def test_the_tables_name_everything_that_is_drawn() -> None:
     assert set(subjects()) == set(SUBJECTS)
     assert set(styles()) == set(STYLES)
@@ -109,6 +110,7 @@ def test_a_name_that_the_picture_is_not_is_not_used() -> None:
     assert not [line for line in said.verses if "明月" in line]
 
 
+@pytest.mark.slow
 def test_captions_of_dishes() -> None:
     for plan in list(plan_dishes(30)):
         drawn = draw_dish(plan, 32)

@@ -98,6 +98,7 @@ def test_a_thing_of_which_the_picture_has_one_column_is_painted(style: str) -> N
         assert render(scene, STYLES[style], 64).size == (64, 64)
 
 
+@pytest.mark.slow
 def test_light_and_season_are_seen() -> None:
     subject = SUBJECTS["bridge"]
 
