@@ -59,10 +59,7 @@ def test_a_step_says_that_it_needs_nothing_of_the_last(monkeypatch: pytest.Monke
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of torch's own compiler
-def test_compiled_it_draws_the_same_and_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Of two blocks neither a process for each core nor headers compiled beforehand are worth their time.
-    monkeypatch.setattr("torch._inductor.config.compile_threads", 1)
-    monkeypatch.setattr("torch._inductor.config.cpp_cache_precompile_headers", False)
+def test_compiled_it_draws_the_same_and_is_compiled_once(tmp_path: Path) -> None:
     system = tiny_system(registry.recipe("qwen-image"), tmp_path)
     request = {"text": TEXT, "seed": 1, "steps": 2, "size": (64, 64)}
     plain = numpy.asarray(Engine(system).draw(request)[0].image).astype(int)
