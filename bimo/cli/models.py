@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from bimo.diffusion.system import System
 
 LIST_EXAMPLES = say(
-    "Examples:\n\n  bimo list taiyi\n\n  bimo list --reads en --source weights\n\n  bimo list --here --json"
+    "Examples:\n\n  bimo list taiyi\n\n  bimo list --reads en --source weights\n\n  bimo list --here --json\n\n  "
+    "bimo list --styles --sheet styles.png"
 )
 #: Columns of a terminal that has room for sources and repositories.
 WHOLE_COLUMNS = 150
@@ -73,8 +74,19 @@ def list_models(
     source: Annotated[Kind | None, typer.Option(help=say("where it comes from"))] = None,
     here: Annotated[bool, typer.Option("--here", help=say("those whose weights are on this machine"))] = False,
     as_json: Annotated[bool, typer.Option("--json", help=say("print JSON"))] = False,
+    styles: Annotated[
+        bool, typer.Option("--styles", help=say("list the styles instead: their names, and the words that they add"))
+    ] = False,
+    sheet: Annotated[Path | None, typer.Option(help=say("with --styles: write their pictures into this PNG"))] = None,
 ) -> None:
-    """Prints a table of every recipe, or of those that are asked for."""
+    """Prints a table of every recipe, or of those that are asked for; or of the styles."""
+    if styles or sheet is not None:
+        if not styles or words or reads or source or here:
+            raise RequestError("--sheet goes with --styles, and --styles without what chooses systems; leave one out")
+        from bimo.cli.styles import list_styles
+
+        list_styles(sheet, as_json)
+        return
     rows = [model_info.brief(recipe) for recipe in registry.listed().values()]
     rows = [row for row in rows if _asked_for(row, words or [], reads, source, here)]
     if not rows:

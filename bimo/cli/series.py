@@ -17,7 +17,7 @@ from bimo.core.errors import RequestError
 from bimo.core.files import read_regular
 from bimo.core.part import meant
 from bimo.core.picture import read_metadata
-from bimo.core.request import Request, checked
+from bimo.core.request import Request, checked, seeds_of
 from bimo.prompts.wildcards import Wildcards, has_wildcards
 
 MAXIMUM_TABLE_BYTES = 64 << 20
@@ -36,7 +36,7 @@ COLUMNS = {
     "张数": "count",
 }
 #: Fields that hold pictures, which no table has.
-_PICTURES = ("image", "mask", "condition_images")
+_PICTURES = ("image", "mask", "region_map", "condition_images")
 #: The most pictures of one sheet.
 MAXIMUM_CELLS = 1024
 
@@ -122,9 +122,10 @@ def requests(
             return [checked(fields)]
         checked(fields)
         for index in range(number):
-            own = first + index
+            own, subseed = seeds_of(first, fields.get("subseed"), fields.get("subseed_strength"), index)
+            varied = {} if subseed is None else {"subseed": subseed}
             words = {name: lists.chosen(str(fields[name]), own) for name in ("text", "negative") if fields.get(name)}
-            found.append(checked({**fields, **words, "seed": own, "count": 1}))
+            found.append(checked({**fields, **words, **varied, "seed": own, "count": 1}))
     return found
 
 

@@ -32,7 +32,7 @@ def sheet(pictures: Sequence[Picture], axes: Sequence[Axis], wanted_label: Label
     width, height = (max(side) for side in zip(*(one.image.size for one in pictures), strict=True))
     line = max(16, min(width, height) // 12)
     labels = [label for axis in (x, y, z) for label in axis.labels()]
-    write = partial(_write, side=line, faces=_faces("".join(labels)))
+    write = partial(write_label, side=line, faces=faces_of("".join(labels)))
     probe = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     left = max((write(probe, (0, 0), label, draw=False) for label in y.labels()), default=0)
     left += 2 * GAP if left else 0
@@ -70,7 +70,7 @@ def sheet(pictures: Sequence[Picture], axes: Sequence[Axis], wanted_label: Label
     return labelled(buffer.getvalue(), wanted_label, produce_id)
 
 
-def _faces(text: str) -> dict[str, Any]:
+def faces_of(text: str) -> dict[str, Any]:
     """The font of each character; Latin letters have Pillow's own, so that a sheet without Chinese needs no font."""
     from bimo.inscription.fonts import faces_for, find_faces
 
@@ -78,7 +78,7 @@ def _faces(text: str) -> dict[str, Any]:
     return dict(faces_for(rest, find_faces())) if rest else {}
 
 
-def _write(
+def write_label(
     pen: ImageDraw.ImageDraw, at: tuple[int, int], text: str, side: int, faces: dict[str, Any], draw: bool = True
 ) -> int:
     """Writes a label, and answers how wide it is."""

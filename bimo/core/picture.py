@@ -16,7 +16,7 @@ from bimo.core.errors import RequestError
 from bimo.core.files import MAXIMUM_PICTURE_BYTES, demand_regular, write_whole
 from bimo.core.label import Label, labelled
 from bimo.core.messages import Both
-from bimo.core.request import Request
+from bimo.core.request import Request, seeds_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -50,12 +50,19 @@ class Picture:
     @property
     def seed(self) -> int:
         """The seed of this picture alone: drawing it with count 1 gives the same picture."""
-        return (self.request.seed or 0) + self.index
+        return self._seeds[0]
+
+    @property
+    def _seeds(self) -> tuple[int, int | None]:
+        request = self.request
+        return seeds_of(request.seed or 0, request.subseed, request.subseed_strength, self.index)
 
     def metadata(self) -> dict[str, Any]:
         """What the PNG carries. Seconds are left out, so that the same picture has the same bytes."""
+        subseed = self._seeds[1]
+        varied = {} if subseed is None else {"subseed": subseed}
         record: dict[str, Any] = {
-            "request": self.request.model_dump(exclude_defaults=True) | {"seed": self.seed, "count": 1},
+            "request": self.request.model_dump(exclude_defaults=True) | {"seed": self.seed, "count": 1} | varied,
             "recipe": self.recipe,
             "weights": self.weights,
         }

@@ -67,18 +67,20 @@ class DeepFeatures:
 class Shortcuts:
     """What a denoiser is to do besides or not to do: ``deep`` is whether features are "filled" or "reused" (see
     DeepFeatures); ``token_merging`` the share of tokens merged in a UNet's widest self-attentions; ``nag`` leads away
-    from the words in ``Conditioning.negative``.
+    from the words in ``Conditioning.negative``; ``seamless`` says across which edges convolutions go on.
     """
 
     deep: str = ""
     token_merging: float = 0.0
     nag: Nag | None = None
+    seamless: str = ""
 
 
 @dataclass(frozen=True)
 class DenoiserInput:
     """What one call of a denoiser is given: ``x`` [R, C, h, w], ``t`` [R], R rows, one a guidance branch. ``deep`` are
-    the features of DeepCache, where it is asked for.
+    the features of DeepCache, where it is asked for; ``seamless`` says across which edges convolutions go on: "x", "y",
+    "both" or "".
     """
 
     level: str
@@ -90,12 +92,13 @@ class DenoiserInput:
     deep: DeepFeatures | None = None
     token_merging: float = 0.0
     nag: Nag | None = None
+    seamless: str = ""
 
     @property
     def shortcuts(self) -> Shortcuts:
         """What inputs must have in common to share a call."""
         deep = "" if self.deep is None else "reused" if self.deep.reused else "filled"
-        return Shortcuts(deep, self.token_merging, self.nag)
+        return Shortcuts(deep, self.token_merging, self.nag, self.seamless)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,9 @@ from bimo.core.tensors import Batch, Conditioning, TextEncoding
 if TYPE_CHECKING:
     from bimo.diffusion.system import System
 
+#: What the seed of conditioners' own numbers differs by from that of the noise.
+APART = 0x5EED
+
 
 @dataclass
 class Drawing:
@@ -30,6 +33,10 @@ class Drawing:
     encodings: tuple[TextEncoding, ...]
     #: The generator of the noise, the level's first noise already taken: for what diffusers draws from it after that.
     noise: torch.Generator
+    #: The generator of the noise that a seed is varied by, where it is.
+    variation: torch.Generator | None = field(default=None, kw_only=True)
+    #: The last level's x of the request's image, [1, C, h, w], where that is known better than by coding the image.
+    latent: Tensor | None = field(default=None, kw_only=True)
     #: The images of the request as [1, 3, H, W] at its size, by name; "mask" is [1, 1, H, W], 1 where it is painted.
     pictures: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     #: The x of earlier levels, by their names.
@@ -86,6 +93,10 @@ class Conditioner(Part, ABC):
     def of_seed(self, seed: int) -> Tensor | None:
         """What it takes from a picture's seed where the request leaves it open, [1, N]; None for nothing."""
         return None
+
+    def resting(self, request: Request, step: int, steps: int) -> tuple[str, ...]:
+        """The scalars of its conditioning that are 0 at a step of so many: of what counts in a part of the steps."""
+        return ()
 
     @abstractmethod
     def from_batch(self, system: System, batch: Batch) -> Conditioning:

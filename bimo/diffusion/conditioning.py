@@ -21,6 +21,12 @@ def merge_conditioning(base: Conditioning, extras: Sequence[Conditioning]) -> Co
     return Conditioning(base.streams, base.vector, torch.cat(spatial, dim=1) if spatial else None, scalars, pictures)
 
 
+def at_rest(conditioning: Conditioning, names: Sequence[str]) -> Conditioning:
+    """Conditioning with some of its scalars 0."""
+    zeros = {name: torch.zeros_like(value) for name, value in conditioning.scalars.items() if name in names}
+    return replace(conditioning, scalars={**conditioning.scalars, **zeros})
+
+
 def zero_text(conditioning: Conditioning, rows: Tensor, masked: bool) -> Conditioning:
     """Conditioning whose text is zeros in some rows, [B] bool; with ``masked`` its tokens are masked as well."""
 

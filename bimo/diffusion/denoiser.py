@@ -17,6 +17,11 @@ class Denoiser(nn.Module, ABC):
     multiple: int = 1
 
     @property
+    def shift_equivariant(self) -> bool:
+        """Whether all that knows places is convolutions, so that with circular ones opposite edges are neighbours."""
+        return False
+
+    @property
     def network(self) -> nn.Module:
         """The network as it was published, whose names its weights have: itself, or what it holds as ``model``."""
         return self
@@ -49,6 +54,11 @@ class DenoiserWrapper(Denoiser):
     """A denoiser that adds something to another, which is its ``denoiser``."""
 
     denoiser: Denoiser
+
+    @property
+    def shift_equivariant(self) -> bool:
+        """As the one within."""
+        return self.denoiser.shift_equivariant
 
     @property
     def network(self) -> nn.Module:

@@ -57,10 +57,10 @@ def combine(guide: Guidance, scale: float, output: Tensor, weights: Sequence[tup
     return guided if rest is None else torch.cat([guided, rest], dim=1)
 
 
-def join(guide: Guidance, output: Tensor, branches: int, weights: Sequence[float]) -> Tensor:
+def join(guide: Guidance, output: Tensor, branches: int, weights: Sequence[float | Tensor]) -> Tensor:
     """[branches + n - 1, ...] (the rows of ``combine``, then n - 1 further prompts) -> [branches, ...], the given one
-    made of n prompts by their weights: e + sum of w_i (c_i - e), equation 11 of arXiv:2206.01714. A learnt variance
-    stays the first one's.
+    made of n prompts by their weights, numbers or maps [1, 1, h, w]: e + sum of w_i (c_i - e), equation 11 of
+    arXiv:2206.01714. A learnt variance stays the first one's.
     """
     null, first = output[:1], output[1:2]
     prompts = [first, *(output[row : row + 1] for row in range(branches, len(output)))]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from bimo.core import colour
 from bimo.core.messages import say
-from bimo.core.request import MAXIMUM_SIDE, Request
+from bimo.core.request import MAXIMUM_SIDE
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -82,22 +81,6 @@ def mask_of(image: Image.Image, size: tuple[int, int]) -> Tensor:
     resized = opaque(image, "black").resize(size, resample=Image.Resampling.LANCZOS).convert("L")
     values = torch.tensor(numpy.array(resized).astype(numpy.float32) / 255.0)
     return (values >= 0.5).float()[None, None]
-
-
-def read(request: Request) -> dict[str, Tensor]:
-    """The pictures of a filled request at its size, by name: "image", "mask" and those that conditioners read."""
-    size = request.size or (0, 0)
-    found = {name: pixels_of(image, size) for name, image in request.condition_images.items()}
-    if request.image is not None:
-        found[IMAGE] = pixels_of(request.image, size)
-    if request.mask is not None:
-        found[MASK] = mask_of(request.mask, size)
-    return found
-
-
-def pasted(pixels: Tensor, pictures: Mapping[str, Tensor]) -> Tensor:
-    """[1, 3, H, W] drawn -> the same with every pixel outside the mask as it was given."""
-    return torch.where(pictures[MASK] > 0.5, pixels, pictures[IMAGE])
 
 
 def warnings_of(pixels: Tensor) -> tuple[str, ...]:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from bimo.core.errors import RequestError
+from bimo.diffusion import noise as noises
 from bimo.diffusion.conditioner import Drawing
 from bimo.diffusion.image_inputs import IMAGE, MASK, read_by_conditioners
-from bimo.diffusion.samplers import Sampler, initial_noise
+from bimo.diffusion.samplers import Sampler
 from bimo.diffusion.system import System
 
 
@@ -25,11 +26,11 @@ def begin(
     request, generator = drawing.request, drawing.noise
     strength = 1.0 if request.strength is None else request.strength
     read = read_by_conditioners(system, name)
-    masked = request.mask is not None
+    masked = MASK in drawing.pictures
     blended = masked and MASK not in read
     whole = strength == 1 and (masked or IMAGE in read)
     if whole and not blended:
-        return initial_noise(sampler, shape, generator), sampler.timesteps, None
+        return noises.initial(sampler, drawing, shape), sampler.timesteps, None
     if not sampler.can_add_noise:
         raise RequestError(
             "{recipe} cannot use an image: its sampler {cls} cannot begin with a picture; leave the image "
@@ -37,9 +38,11 @@ def begin(
             recipe=system.recipe.name,
             cls=sampler.name,
         )
-    times = _last_times(sampler, steps, strength)
-    own = system.space(name).encode(drawing.pictures[IMAGE], generator)
-    noise = torch.randn(1, *shape, generator=generator)
+    times = last_times(sampler, steps, strength)
+    own = drawing.latent
+    if own is None:
+        own = system.space(name).encode(drawing.pictures[IMAGE], generator)
+    noise = noises.gaussian(drawing, shape)
     x = noise * sampler.init_noise_sigma if whole else sampler.add_noise(own, noise, times[:1])
     if not blended:
         return x, times, None
@@ -48,7 +51,7 @@ def begin(
     return x, times, MaskedOriginal(own, noise, to_shape(drawing.pictures[MASK], shape))
 
 
-def _last_times(sampler: Sampler, steps: int, strength: float) -> Tensor:
+def last_times(sampler: Sampler, steps: int, strength: float) -> Tensor:
     """The times of the last steps, ``strength`` of all; Stable Diffusion rounds them down, flow matching up."""
     taken = min(steps * strength, steps)
     first = int(steps - taken) if sampler.of_flow else steps - int(taken)

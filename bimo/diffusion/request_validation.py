@@ -12,14 +12,15 @@ from bimo.core.errors import RequestError
 from bimo.core.messages import Message, say
 from bimo.core.part import meant
 from bimo.core.request import Request, checked
-from bimo.diffusion import guidance, image_inputs
+from bimo.diffusion import guidance, hires, image_inputs, image_to_image, outpainting
 from bimo.diffusion.denoiser import ShortcutDenoiser
-from bimo.diffusion.image_inputs import IMAGE, read_by_conditioners
+from bimo.diffusion.image_inputs import IMAGE, MASK, read_by_conditioners
 from bimo.diffusion.sampler_names import SPACINGS, schedule_named
 from bimo.diffusion.samplers import options_of
 from bimo.diffusion.schedules.ddpm import Ddpm
 from bimo.diffusion.step_cache import StepCacheSetting
 from bimo.diffusion.system import ZERO_NULLS, System
+from bimo.prompts.a1111 import composed, lora_tags
 from bimo.prompts.negation import negation
 from bimo.prompts.token_budget import listed
 
@@ -41,10 +42,12 @@ def fill_request(system: System, request: Request | Mapping[str, object]) -> Req
         raise RequestError("{name} does not draw: it scores words and pictures", name=recipe.name)
     last = recipe.levels[-1]
     wanted = recipe.request
-    unit = math.lcm(wanted.multiple, *(_unit(system, level.name) for level in recipe.levels))
+    unit = picture_unit(system)
     size = request.size or wanted.size
     if request.image is not None and request.size is None:
         size = image_inputs.size_for(request.image, math.prod(wanted.size), unit, wanted.sizes)
+    if request.image is not None and request.outpaint is not None:
+        size = _canvas(system, request, unit)
     settings: dict[str, object] = {
         "negative": _negative(system, request.negative),
         "size": size,
@@ -56,7 +59,10 @@ def fill_request(system: System, request: Request | Mapping[str, object]) -> Req
     }
     if request.image is not None and request.strength is None:
         plain = 1.0 if IMAGE in read_by_conditioners(system, last.name) else STRENGTH
-        settings["strength"] = wanted.strength if request.mask is not None else plain
+        painted = request.mask is not None or request.outpaint is not None
+        settings["strength"] = wanted.strength if painted else plain
+    if request.outpaint is not None and request.feather is None:
+        settings["feather"] = outpainting.FEATHER
     if request.image is not None and IMAGE not in read_by_conditioners(system, last.name):
         _not_enlarging(system, size)
     request = request.model_copy(update=settings)
@@ -76,6 +82,11 @@ def fill_request(system: System, request: Request | Mapping[str, object]) -> Req
             "{name} knows no size {size}; there is {listed}", name=recipe.name, size=request.size, listed=listed
         )
     _shortcuts(system, request)
+    _seamless(system, request)
+    _parts(system, request)
+    hires.check(system, request, unit, bool(_enlarged(system, size)))
+    if (request.subseed is None) != (request.subseed_strength is None):
+        raise RequestError("subseed and subseed_strength are said together, for instance 7 and 0.3; say both or none")
     branches = [branch.name for level in recipe.levels for branch in level.guidance.branches]
     for name in request.guidance_weights:
         if name not in branches:
@@ -117,6 +128,72 @@ def _shortcuts(system: System, request: Request) -> None:
         )
     if request.tiny_decoder and system.tiny_space is None:
         raise RequestError("no tiny decoder was given; name its folder with --tiny-decoder, for instance taesd")
+
+
+def _seamless(system: System, request: Request) -> None:
+    """Raises RequestError where opposite edges cannot be made neighbours."""
+    if request.seamless is None:
+        return
+    last = system.recipe.levels[-1].name
+    able = system.space(last).shift_equivariant
+    able = able and all(system.level(level.name).denoiser.shift_equivariant for level in system.recipe.levels)
+    if not able:
+        raise RequestError(
+            "seamless is for systems of one UNet, whose convolutions go on at the other edge, and the denoiser of "
+            "{name} is another; leave it out",
+            name=system.recipe.name,
+        )
+    if request.hires is not None:
+        raise RequestError("hires codes the picture again, and a coder has edges; leave hires or seamless out")
+    if request.tiny_decoder:
+        raise RequestError("seamless is decoded by the model's own decoder; leave tiny_decoder out")
+
+
+def _canvas(system: System, request: Request, unit: int) -> tuple[int, int]:
+    """The size that an image is drawn at with its border. Raises RequestError where another was asked for, or the image
+    is no picture to go on from but a condition.
+    """
+    assert request.outpaint is not None
+    assert request.image is not None
+    size = outpainting.canvas_size(request.image, request.outpaint, unit)
+    if request.size not in (None, size):
+        raise RequestError(
+            "the size of the image and its border is {size}, not {other}; leave the size out",
+            size=size,
+            other=request.size,
+        )
+    read = read_by_conditioners(system, system.recipe.levels[-1].name)
+    if IMAGE in read and MASK not in read:
+        raise RequestError(
+            "{name} reads an image as a condition and does not go on from it; leave outpaint out",
+            name=system.recipe.name,
+        )
+    return size
+
+
+def _parts(system: System, request: Request) -> None:
+    """Raises RequestError for settings that do not go with regions or windows."""
+    flat = [level.name for level in system.recipe.levels if len(system.space(level.name).shape((64, 64))) != 3]
+    if request.regions and flat:
+        raise RequestError(
+            "regions are places, and the level {level} of {name} draws an embedding, which has none; leave them out",
+            level=flat[0],
+            name=system.recipe.name,
+        )
+    for region in request.regions:
+        if len(composed(region.text)) > 1 or lora_tags(region.text)[1]:
+            raise RequestError(
+                "the region {text!r} has AND or a LoRA, which are for the whole picture; put them into the prompt",
+                text=region.text,
+            )
+    cached = request.step_cache is not None and StepCacheSetting.named(request.step_cache).kind != "easy"
+    if request.tile_size is not None and (cached or request.seamless is not None):
+        raise RequestError("tile_size shows the denoiser a part at a time; leave out seamless and step caches but easy")
+
+
+def picture_unit(system: System) -> int:
+    """Pixels that a side of the picture must be a multiple of."""
+    return math.lcm(system.recipe.request.multiple, *(_unit(system, level.name) for level in system.recipe.levels))
 
 
 def _unit(system: System, level: str) -> int:
@@ -161,19 +238,24 @@ def _sampling(system: System, request: Request) -> dict[str, object]:
 
 
 def _not_enlarging(system: System, size: tuple[int, int]) -> None:
-    """Raises RequestError where the last level works out what an earlier one of another shape drew: a picture put into
-    it would not go with that.
-    """
+    """Raises RequestError where a picture put into the last level would not go with what an earlier one drew."""
+    if name := _enlarged(system, size):
+        raise RequestError(
+            "{name} cannot use an image: its last level works out what {name_2} drew; leave the image out",
+            name=system.recipe.name,
+            name_2=name,
+        )
+
+
+def _enlarged(system: System, size: tuple[int, int]) -> str:
+    """The earlier level of another shape whose result the last one works out, "" for none."""
     *earlier, last = system.recipe.levels
     shape = system.space(last.name).shape(size)
     for level in earlier:
         read = any(each.earlier_level == level.name for each in system.level(last.name).conditioners)
         if read and system.space(level.name).shape(size) != shape:
-            raise RequestError(
-                "{name} cannot use an image: its last level works out what {name_2} drew; leave the image out",
-                name=system.recipe.name,
-                name_2=level.name,
-            )
+            return level.name
+    return ""
 
 
 def sampler_warnings(system: System, request: Request) -> tuple[str, ...]:
@@ -187,6 +269,18 @@ def sampler_warnings(system: System, request: Request) -> tuple[str, ...]:
         sampler = level.schedule.sampler(request.sampler or level.recipe.sampler, steps, shape, options_of(request))
     if request.eta is not None and not sampler.takes_eta:
         raise RequestError("the sampler {name} has no eta; those that have are ddim, tcd", name=sampler.name)
+    if request.hires is not None:
+        size = hires.size_of(request, picture_unit(system))
+        count, strength = hires.steps_of(request, steps)
+        larger = system.space(level.recipe.name).shape(size)
+        with torch.device("cpu"):
+            over = level.schedule.sampler(request.sampler or level.recipe.sampler, count, larger, options_of(request))
+        if not over.can_add_noise:
+            raise RequestError(
+                "the sampler {name} cannot draw over a picture; leave hires out, or take another sampler",
+                name=over.name,
+            )
+        image_to_image.last_times(over, count, strength)
     noise_schedule = level.schedule
     if request.image is not None or not isinstance(noise_schedule, Ddpm) or not noise_schedule.learnable:
         return ()

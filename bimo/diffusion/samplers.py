@@ -213,10 +213,3 @@ def timed(scheduler: Any, name: str, steps: int, **settings: Any) -> DiffusersSa
 def options_of(request: Request) -> SamplerOptions:
     """What a request says of the sampler besides its name."""
     return SamplerOptions(request.schedule, request.spacing)
-
-
-def initial_noise(sampler: Sampler, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """The x that a drawing from words alone begins with, [1, *shape]."""
-    if not sampler.init_noise_sigma:
-        return torch.zeros(1, *shape)
-    return torch.randn(1, *shape, generator=generator) * sampler.init_noise_sigma

@@ -2,226 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Generator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from bimo.core.errors import RequestError
-from bimo.core.messages import say
 from bimo.core.picture import Picture
 from bimo.core.recipe import Branch
-from bimo.core.request import Request
+from bimo.core.request import Request, seeds_of
 from bimo.core.tensors import Conditioning, DenoiserInput, TextEncoding
-from bimo.diffusion import guidance, image_inputs, image_to_image, prompt_weighting
-from bimo.diffusion.conditioner import Drawing
-from bimo.diffusion.conditioning import merge_conditioning, stack_rows, zero_text
+from bimo.diffusion import (
+    guidance,
+    hires,
+    image_inputs,
+    image_to_image,
+    noise,
+    outpainting,
+    regions,
+    windows,
+)
+from bimo.diffusion.conditioner import APART, Drawing
+from bimo.diffusion.conditioning import at_rest, merge_conditioning, stack_rows, zero_text
 from bimo.diffusion.decoding import decode
 from bimo.diffusion.image_inputs import MASK
-from bimo.diffusion.request_validation import (
-    fill_request,
-    heeds_empty,
-    negated,
-    sampler_warnings,
-    size_warnings,
-)
+from bimo.diffusion.preparation import Prepared, Words, weight_of
+from bimo.diffusion.request_validation import heeds_empty, picture_unit
 from bimo.diffusion.sampler_names import SamplerOptions
-from bimo.diffusion.samplers import StepSettings, initial_noise, options_of
+from bimo.diffusion.samplers import StepSettings, options_of
 from bimo.diffusion.schedules.ddpm import Ddpm
+from bimo.diffusion.seamless import circular
 from bimo.diffusion.step_cache import LessWork
 from bimo.diffusion.system import ZERO_NULLS, BuiltLevel, System
-from bimo.prompts.a1111 import composed, lora_tags, schedule
-from bimo.prompts.chunks import parts_between_breaks, without_breaks
-from bimo.prompts.quoted_text import quoted
-from bimo.prompts.styles import styled
-from bimo.prompts.weighting import emphasis
 
 SamplingLoop = Generator[DenoiserInput, Tensor, Picture]
 
 
-@dataclass(frozen=True)
-class Words:
-    """What is said up to a step, encoded: ``until`` is the last, counted from 1 as the request's steps are.
-
-    ``others`` are the prompts that AND joins to the first, which counts ``weight``, each with its own weight.
-    """
-
-    until: int
-    prompt: tuple[TextEncoding, ...]
-    negative: tuple[TextEncoding, ...]
-    prefixed: Mapping[str, tuple[TextEncoding, ...]]
-    weight: float = 1.0
-    others: tuple[tuple[float, tuple[TextEncoding, ...]], ...] = ()
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A request filled in, its words encoded once for all of its pictures: one entry of ``words`` unless the prompt is
-    edited over the steps.
-    """
-
-    request: Request
-    words: tuple[Words, ...]
-    warnings: tuple[str, ...]
-    #: Why there is nothing to draw: no text encoder ever learned a word of it. "" where one did.
-    nothing_known: str = ""
-    #: As ``Drawing.pictures``.
-    pictures: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
-
-    @property
-    def prompt(self) -> tuple[TextEncoding, ...]:
-        """The words of the first step."""
-        return self.words[0].prompt
-
-
-def prepare(
-    system: System,
-    request: Request | Mapping[str, object],
-    cache: prompt_weighting.EncodingCache | None = None,
-) -> Prepared:
-    """Fills in a request and encodes its words, unless ``cache`` has them. Raises RequestError for what cannot be
-    drawn.
-    """
-    encoded = prompt_weighting.encoded if cache is None else cache.encoded
-    full = fill_request(system, request)
-    wanted, negative, negation_warnings = negated(system, full)
-    wanted, _ = lora_tags(wanted)
-    every = [b for level in system.recipe.levels for b in level.guidance.branches if b.prefix and _weight_of(full, b)]
-    prefixes = list(dict.fromkeys(branch.prefix for branch in every))
-    joined = composed(wanted)
-    _check_joined(full, joined)
-    texts = [system.recipe.request.prefix + styled(text, full.style) for text, _ in joined]
-    # The first two are the empty branch and the given one, then come those of a prefix, then what AND joins.
-    roles = [negative, texts[0], *(prefix + texts[0] for prefix in prefixes), *texts[1:]]
-    ends, spoken = _over_steps(roles, _steps_taken(full))
-    chunked = prompt_weighting.chunked(system, full)
-    each = [emphasis(text) for text in spoken]
-    broken = any(len(parts_between_breaks(one)) > 1 for one in each)
-    prompts = each if chunked and (broken or full.long_prompt == "chunks") else [without_breaks(one) for one in each]
-    in_chunks = prompts is each
-    notes = (note for prompt in prompts for note in prompt.notes)
-    warnings = dict.fromkeys(
-        (*negation_warnings, *notes, *sampler_warnings(system, full), *size_warnings(system, full))
-    )
-    written = quoted(full.text) if full.inscribe is None else full.inscribe
-    if broken and not in_chunks:
-        warnings[say("BREAK begins a chunk of CLIP; this model reads a prompt as one, a comma stands there")] = None
-    positive = {prompt.text: prompt for end in ends for prompt in (prompts[i] for i in end.given(len(prefixes)))}
-    for prompt in positive.values():
-        for budget in system.budgets(prompt.text):
-            read = replace(budget, lost="") if in_chunks else budget
-            warnings.update(dict.fromkeys(read.without(written).warnings()))
-    # A style alone is nothing to draw.
-    plain = [emphasis(text).text for part, _ in joined for _, text in schedule(part, 1)]
-    unlearned = [budget.nothing_known() for text in plain for budget in system.budgets(text)]
-    nothing = unlearned[0] if unlearned and all(unlearned) else ""
-    guided = [level.guidance.unconditional in ZERO_NULLS for level in system.recipe.levels if level.guidance.scale > 1]
-    if full.negative and guided and all(guided):
-        silent = say("this system reads no negative prompt; yours changed nothing")
-        warnings[silent] = None
-    # Not in inference mode: whoever learns from drawings sends gradients past these.
-    with torch.no_grad():
-        rows, weighting_warnings = encoded(system, prompts, 0, in_chunks)
-        skipped = encoded(system, prompts, depth, in_chunks)[0] if (depth := _skipped(system, full)) else ()
-    warnings.update(dict.fromkeys(weighting_warnings))
-
-    def row(place: int) -> tuple[TextEncoding, ...]:
-        return tuple(_row(encoding, place) for encoding in skipped or rows)
-
-    words: list[Words] = []
-    for end in ends:
-        negative_rows = tuple(_row(encoding, end.roles[0]) for encoding in rows)
-        prompt, *others = (row(place) for place in end.roles[1:])
-        prefixed = dict(zip(prefixes, others[: len(prefixes)], strict=True))
-        more = tuple((weight, one) for (_, weight), one in zip(joined[1:], others[len(prefixes) :], strict=True))
-        words.append(Words(end.until, prompt, negative_rows, prefixed, joined[0][1], more))
-    return Prepared(full, tuple(words), tuple(warnings), nothing, image_inputs.read(full))
-
-
-def _check_joined(request: Request, joined: Sequence[tuple[str, float]]) -> None:
-    """Raises RequestError for what leaves out the branches that AND needs."""
-    if len(joined) == 1 and joined[0][1] == 1.0:
-        return
-    left_out = {"guidance_every": request.guidance_every, "nag": request.nag}
-    for name, value in left_out.items():
-        if value is not None:
-            raise RequestError("{name} leaves out branches of guidance, by which AND joins prompts; say one", name=name)
-
-
-@dataclass(frozen=True)
-class _End:
-    """Up to a step: which of the texts that are encoded each role has, the negative first."""
-
-    until: int
-    roles: tuple[int, ...]
-
-    def given(self, prefixes: int) -> tuple[int, ...]:
-        """Those of the prompt, and of what AND joins to it."""
-        return (self.roles[1], *self.roles[2 + prefixes :])
-
-
-def _over_steps(roles: Sequence[str], steps: int) -> tuple[list[_End], list[str]]:
-    """What every role says up to which step, and all texts: each once, those of the first step in the roles' order."""
-    schedules = [schedule(text, steps) for text in roles]
-    spoken: list[str] = []
-    ends: list[_End] = []
-    for until in sorted({end for one in schedules for end, _ in one}):
-        now = [next(text for end, text in one if end >= until) for one in schedules]
-        if not spoken:
-            spoken += now
-            ends.append(_End(until, tuple(range(len(now)))))
-            continue
-        spoken += [text for text in dict.fromkeys(now) if text not in spoken]
-        ends.append(_End(until, tuple(spoken.index(text) for text in now)))
-    return ends, spoken
-
-
-def _steps_taken(request: Request) -> int:
-    """How many steps a request goes through: fewer than it says where it begins with a picture."""
-    steps = request.steps or 1
-    if request.image is None or request.strength is None:
-        return steps
-    return max(1, int(steps * request.strength))
-
-
-def _skipped(system: System, request: Request) -> int:
-    """How many of CLIP's last layers are left out for the prompts; as in diffusers the negative one is read by all.
-    Raises RequestError where there is no CLIP, or it has no such layer.
-    """
-    if request.clip_skip is None:
-        return 0
-    depths = [encoder.skippable for encoder in system.text_encoders if encoder.skippable]
-    if not depths:
-        raise RequestError(
-            "the text encoder of {name} is no CLIP, clip_skip does nothing there; leave it out", name=system.recipe.name
-        )
-    if request.clip_skip > min(depths):
-        raise RequestError(
-            "clip_skip is {clip_skip}; the CLIP of {name} allows 1 to {depths}",
-            clip_skip=request.clip_skip,
-            name=system.recipe.name,
-            depths=min(depths),
-        )
-    return request.clip_skip - 1
-
-
-def _weight_of(request: Request, branch: Branch) -> float:
-    return request.guidance_weights.get(branch.name, branch.scale)
-
-
-def _row(encoding: TextEncoding, row: int) -> TextEncoding:
-    rows = slice(row, row + 1)
-    mask, pooled = encoding.mask, encoding.pooled
-    return TextEncoding(
-        encoding.tokens[rows], None if mask is None else mask[rows], None if pooled is None else pooled[rows]
-    )
-
-
 def sample(system: System, prepared: Prepared, index: int = 0) -> SamplingLoop:
     """One picture, as ``pixels`` gives it."""
-    drawing = yield from _levels(system, prepared, index)
-    drawn, decoding = _decoded(system, drawing)
+    drawn, decoding = yield from _drawn(system, prepared, index)
     if not bool(drawn.isfinite().all()):
         system.check_files()
     warnings = (*prepared.warnings, *decoding, *image_inputs.warnings_of(drawn))
@@ -236,17 +55,53 @@ def pixels(system: System, prepared: Prepared, index: int = 0) -> Generator[Deno
     Its first noise is ``torch.randn`` of one picture's shape from a generator seeded with seed + index, as diffusers
     draws it; so it is the same whatever the batch, the device or its neighbours.
     """
+    return (yield from _drawn(system, prepared, index))[0]
+
+
+def _drawn(
+    system: System, prepared: Prepared, index: int
+) -> Generator[DenoiserInput, Tensor, tuple[Tensor, tuple[str, ...]]]:
+    """A picture [3, H, W] and warnings about its decoding: drawn once, or over a larger one of itself."""
     drawing = yield from _levels(system, prepared, index)
-    return _decoded(system, drawing)[0]
+    drawn, decoding = _decoded(system, drawing)
+    if prepared.request.hires is not None:
+        last = system.recipe.levels[-1].name
+        size = hires.size_of(prepared.request, picture_unit(system))
+        request = hires.second(prepared.request, drawn, size)
+        latent = None
+        if request.hires_upscaler == hires.LATENT:
+            latent = hires.larger(drawing.results[last], system.space(last).shape(size))
+        over = replace(prepared, request=request, pictures=outpainting.read(request))
+        drawing = yield from _levels(system, over, index, latent)
+        drawn, decoding = _decoded(system, drawing)
+    return drawn, decoding
 
 
-def _levels(system: System, prepared: Prepared, index: int) -> Generator[DenoiserInput, Tensor, Drawing]:
+def calls(system: System, request: Request) -> int:
+    """How often a filled request asks a denoiser, by the steps that it says."""
+    *earlier, last = system.recipe.levels
+    built, count = system.level(last.name), request.steps or last.steps
+    space = system.space(last.name)
+    seen = windows.windows(request, space.shape(request.size or (0, 0)), space.factor, built.denoiser.multiple)
+    before = sum(level.steps * (1 + len(request.regions) * (level.steps == 1)) for level in earlier)
+    first = before + count * max(1, len(seen))
+    if request.hires is None:
+        return first
+    steps, share = hires.steps_of(request, count)
+    changes = {"hires": None, "size": hires.size_of(request, picture_unit(system)), "steps": max(1, int(steps * share))}
+    return first + calls(system, request.model_copy(update=changes))
+
+
+def _levels(
+    system: System, prepared: Prepared, index: int, latent: Tensor | None = None
+) -> Generator[DenoiserInput, Tensor, Drawing]:
     """All levels of a picture."""
     request = prepared.request
-    seed = (request.seed or 0) + index
+    seed, subseed = seeds_of(request.seed or 0, request.subseed, request.subseed_strength, index)
     # Conditioners have a generator of their own: how many numbers they take must not move the noise.
-    apart, noise = torch.Generator().manual_seed(seed ^ 0x5EED), torch.Generator().manual_seed(seed)
-    drawing = Drawing(request, apart, prepared.prompt, noise, prepared.pictures)
+    apart, own = (torch.Generator().manual_seed(one) for one in (seed ^ APART, seed))
+    other = None if subseed is None else torch.Generator().manual_seed(subseed)
+    drawing = Drawing(request, apart, prepared.prompt, own, prepared.pictures, variation=other, latent=latent)
     for level in system.recipe.levels:
         x = yield from _level(system, system.level(level.name), prepared, drawing)
         drawing.results[level.name] = x
@@ -257,9 +112,11 @@ def _decoded(system: System, drawing: Drawing) -> tuple[Tensor, tuple[str, ...]]
     """The picture [3, H, W] of the last level, and warnings about its decoding."""
     last = system.recipe.levels[-1].name
     tiny = system.tiny_space if drawing.request.tiny_decoder else None
-    drawn, warnings = decode(tiny or system.space(last), drawing.results[last])
-    if MASK in drawing.pictures and system.recipe.request.paste:
-        drawn = image_inputs.pasted(drawn, drawing.pictures)
+    space = system.space(last)
+    with circular(space, drawing.request.seamless or ""):
+        drawn, warnings = decode(tiny or space, drawing.results[last])
+    if MASK in drawing.pictures and (system.recipe.request.paste or drawing.request.outpaint is not None):
+        drawn = outpainting.merged(drawn, drawing.pictures, drawing.request)
     return drawn[0], warnings
 
 
@@ -282,12 +139,17 @@ def _level(
         guide = replace(guide, rescale=request.guidance_rescale)
     if last and request.guidance_interval is not None:
         guide = replace(guide, interval=request.guidance_interval)
-    weights = [(b, _weight_of(request, b)) for b in recipe.guidance.branches if _weight_of(request, b)]
+    weights = [(b, weight_of(request, b)) for b in recipe.guidance.branches if weight_of(request, b)]
     if last and request.image is not None:
         x, times, original = image_to_image.begin(system, recipe.name, drawing, sampler, steps, shape)
     else:
-        x, times, original = initial_noise(sampler, shape, drawing.noise), sampler.timesteps, None
+        x, times, original = noise.initial(sampler, drawing, shape), sampler.timesteps, None
     said = _SaidOverSteps(system, level, prepared, drawing, shape, weights)
+    derived = any(each.earlier_level for each in level.conditioners)
+    if request.regions and recipe.steps == 1 and not sampler.init_noise_sigma and not derived:
+        return (yield from _regressed(said, x, times, request))
+    shares = [each.to(x) for each in regions.shares(request, shape)] if request.regions and len(shape) == 3 else []
+    seen = windows.windows(request, shape, system.space(recipe.name).factor, level.denoiser.multiple) if last else []
     shortcuts = LessWork(request) if last else LessWork()
     clipped = isinstance(level.schedule, Ddpm) and bool(level.schedule.percentile)
     settings = StepSettings(drawing.noise, request.eta if last else None, clipped)
@@ -295,21 +157,20 @@ def _level(
     for step, t in enumerate(times):
         guided = guidance.on(guide, scale, step, count)
         words = said.at(step, count)
-        joined = bool(words.others) or words.weight != 1
-        all_rows = joined or (guided and not shortcuts.branches_kept())
-        conditional, stacked = said.conditionings(words)
-        conditioning, rows = (stacked, 2 + len(weights) + len(words.others)) if all_rows else (conditional, 1)
+        all_rows = words.joined or (guided and not shortcuts.branches_kept())
+        conditional, stacked = said.conditionings(words, step, count)
+        conditioning, rows = (stacked, 2 + len(weights) + len(words.prompts)) if all_rows else (conditional, 1)
         scaled = sampler.scale_model_input(x, t)
         output = shortcuts.guess(scaled, rows, step, count)
         if output is None:
             denoiser_input = DenoiserInput(
-                recipe.name, torch.cat([scaled] * rows), t.expand(rows), conditioning, step, count
+                *(recipe.name, torch.cat([scaled] * rows), t.expand(rows), conditioning, step, count),
+                seamless=request.seamless or "",
             )
-            output = yield shortcuts.asked(denoiser_input)
+            output = yield from windows.answered(shortcuts.asked(denoiser_input), seen)
             shortcuts.keep(scaled, output)
-        if joined:
-            parts = (words.weight, *(weight for weight, _ in words.others))
-            output = guidance.join(guide, output, 2 + len(weights), parts)
+        if words.joined:
+            output = guidance.join(guide, output, 2 + len(weights), words.weights(shares))
             output = output if guided else output[1:2]
         elif guided:
             output = shortcuts.all_branches(output)
@@ -318,6 +179,15 @@ def _level(
         if original is not None:
             x = original.put_back(x, sampler, times[step + 1] if step + 1 < count else None)
     return x
+
+
+def _regressed(
+    said: _SaidOverSteps, x: Tensor, times: Tensor, request: Request
+) -> Generator[DenoiserInput, Tensor, Tensor]:
+    """The x of a level of one step, every region's put at its place."""
+    words = said.at(0, 1)
+    ask = DenoiserInput(said.level.recipe.name, x, times[:1], said.conditionings(words, 0, 1)[0])
+    return (yield from regions.placed(ask, request, [said.conditioned(text) for text in words.regions]))
 
 
 class _SaidOverSteps:
@@ -346,13 +216,20 @@ class _SaidOverSteps:
         place = 1 + step * every[-1].until // count
         return next((words for words in every if words.until >= place), every[-1])
 
-    def conditionings(self, words: Words) -> tuple[Conditioning, Conditioning]:
-        """That of the conditional branch, and those of all branches in the order of ``guidance.combine``, then of
-        ``guidance.join``.
+    def conditioned(self, text: tuple[TextEncoding, ...]) -> Conditioning:
+        """That of a prompt under the level's conditions."""
+        return self.system.condition(text, self.conditions)
+
+    def conditionings(self, words: Words, step: int, count: int) -> tuple[Conditioning, Conditioning]:
+        """That of the conditional branch at a step of so many, and those of all branches in the order of
+        ``guidance.combine``, then of ``guidance.join``.
         """
         if words.until not in self._made:
             self._made[words.until] = self._conditionings(words)
-        return self._made[words.until]
+        conditional, stacked = self._made[words.until]
+        request = self.prepared.request
+        names = [name for each in self.level.conditioners for name in each.resting(request, step, count)]
+        return (at_rest(conditional, names), at_rest(stacked, names)) if names else (conditional, stacked)
 
     def _conditionings(self, words: Words) -> tuple[Conditioning, Conditioning]:
         system, request = self.system, self.prepared.request
@@ -371,5 +248,5 @@ class _SaidOverSteps:
             rows = zip(self.level.conditioners, self.conditions, self.nulls, strict=True)
             values = [null_ if each.key in branch.drop else value for each, value, null_ in rows]
             others.append(system.condition(text, values))
-        others += [system.condition(text, self.conditions) for _, text in words.others]
+        others += [self.conditioned(text) for text in words.prompts]
         return conditional, stack_rows((null, conditional, *others))

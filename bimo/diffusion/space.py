@@ -27,6 +27,8 @@ class Space(nn.Module, ABC):
     channels: int
     factor: int
     shrink: int = 1
+    #: Whether the decoder knows places by convolutions alone: see ``Denoiser.shift_equivariant``.
+    shift_equivariant: bool = False
     #: Whether x of a picture is one of many (``posterior``), of which training may draw another at each step.
     has_posterior: bool = False
 

@@ -24,6 +24,7 @@ from bimo.diffusion.conditioner import Conditioner
 from bimo.diffusion.conditioning import merge_conditioning, with_dropout
 from bimo.diffusion.denoiser import Denoiser, ShortcutDenoiser
 from bimo.diffusion.schedules.schedule import Schedule
+from bimo.diffusion.seamless import circular
 from bimo.diffusion.space import Decoder, Space
 from bimo.diffusion.text_encoder import TextEncoder, TextFusion
 from bimo.prompts.token_budget import Budget
@@ -151,13 +152,15 @@ class System(nn.Module):
         A denoiser kept as other numbers is given those; its answer is of the kind of x all the same.
         """
         denoiser: Any = self.level(ask.level).denoiser
-        if isinstance(denoiser, ShortcutDenoiser) and ask.shortcuts != Shortcuts():
+        if isinstance(denoiser, ShortcutDenoiser) and ask.shortcuts != Shortcuts(seamless=ask.seamless):
             denoiser = partial(denoiser.shortened, ask=ask)
-        kind = dtype_of(self.level(ask.level).denoiser) or ask.x.dtype
+        module = self.level(ask.level).denoiser
+        kind = dtype_of(module) or ask.x.dtype
         t = ask.t.to(ask.x.device)  # a sampler's times are the processor's
-        if kind == ask.x.dtype:
-            return denoiser(ask.x, t, ask.conditioning)
-        return denoiser(ask.x.to(kind), t, cast_conditioning(ask.conditioning, kind)).to(ask.x.dtype)
+        with circular(module, ask.seamless):
+            if kind == ask.x.dtype:
+                return denoiser(ask.x, t, ask.conditioning)
+            return denoiser(ask.x.to(kind), t, cast_conditioning(ask.conditioning, kind)).to(ask.x.dtype)
 
     def save(self, folder: Path, dtype: torch.dtype | None = None, state: Mapping[str, Tensor] | None = None) -> None:
         """Writes recipe, weights, tokenizers and their hashes; ``bimo.load(folder)`` reads them back. ``state`` are the

@@ -20,13 +20,14 @@ from torch import nn
 from bimo.core.errors import RequestError
 from bimo.core.picture import Picture
 from bimo.core.recipe import Recipe
-from bimo.core.request import Request, checked
+from bimo.core.request import OF_THE_WHOLE, Request, checked
 from bimo.core.tensors import DenoiserInput
 from bimo.diffusion import sampling
 from bimo.diffusion.batching import denoise_together, run_batched
 from bimo.diffusion.casting import dtype_of
+from bimo.diffusion.preparation import Prepared, prepare
 from bimo.diffusion.prompt_weighting import EncodingCache
-from bimo.diffusion.sampling import Prepared, SamplingLoop
+from bimo.diffusion.sampling import SamplingLoop
 from bimo.diffusion.system import System
 from bimo.engine import quantisation
 from bimo.engine.adapters import Adapters, demand_attached, detached
@@ -75,6 +76,8 @@ class Engine:
         #: How weights are kept in memory, beside their numbers.
         self.keeping = Keeping() if keeping is None else keeping
         self.fast = fast
+        #: Set by who has the denoisers' blocks compiled.
+        self.compiled = False
         #: Set by who draws the same prompts again and again with weights that do not change.
         self.encoding_cache: EncodingCache | None = None
         self._offloader: Offloader | None = None
@@ -159,7 +162,7 @@ class Engine:
         encoders = nullcontext() if self._offloader is None else self._offloader.text_encoders()
         with default_device(self.device), encoders, self.processor.working():
             whole = self.completed(_with_settings(request, settings))
-            return sampling.prepare(self.system, whole, self.encoding_cache)
+            return prepare(self.system, whole, self.encoding_cache)
 
     def completed(self, request: Request | Mapping[str, Any]) -> Request:
         """A request with what the engine says where it leaves that open. Raises RequestError for what this engine
@@ -171,7 +174,9 @@ class Engine:
         check(self.system, request)
         if tags := lora_tags(request.text)[1]:
             demand_attached(tags, self.adapters)
-        within = {"token_merging": request.token_merging, "nag": request.nag}
+        within = {"token_merging": request.token_merging, "nag": request.nag, "seamless": request.seamless}
+        if request.seamless is not None and (self.keeping.tiles or self.compiled):
+            raise RequestError("seamless needs the whole picture's convolutions; leave out --tiles and --compile")
         if self.processor.converts:
             for name, value in within.items():
                 if value is not None:
@@ -291,7 +296,7 @@ class Engine:
     def _smaller(self, prepared: Prepared) -> Prepared:
         """A drawing that is cheap and goes through all that the given one does."""
         width, height = prepared.request.size or self.recipe.request.size
-        small: dict[str, Any] = {"steps": CALIBRATION_STEPS, "count": 1}
+        small: dict[str, Any] = {**OF_THE_WHOLE, "steps": CALIBRATION_STEPS, "count": 1}
         if not self.recipe.request.sizes:
             small["size"] = (max(UNIT, width // 2 // UNIT * UNIT), max(UNIT, height // 2 // UNIT * UNIT))
         return self.prepare(prepared.request.model_copy(update=small))

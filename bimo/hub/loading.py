@@ -135,6 +135,7 @@ def load_with(
         made = _made(read, adapters, place, dtype, keeping, budget, size)
     if compiled:
         compile_blocks(made.system, place, graphs=graphs)
+        made.compiled = True
     made.fast = distilled
     if tiny_decoder is not None:
         made.system.tiny_space = tiny_space(Path(tiny_decoder), made.system)

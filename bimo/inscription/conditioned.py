@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bimo.core.request import Request
+from bimo.core.request import OF_THE_WHOLE, Request
 from bimo.engine.engine import Engine
 from bimo.inscription.layout import Cell
 from bimo.inscription.strokes import distances
@@ -72,8 +72,8 @@ def redrawn(
     part = np.s_[y : y + side, x : x + side]
     native = engine.prepare(request).request.size or (side, side)
     start = Image.fromarray(np.clip(written[part], 0, 255).astype(np.uint8))
-    settings = {"image": start.resize(native, Image.Resampling.LANCZOS), "mask": None, "strength": strength}
-    settings |= {"size": native}
+    start = start.resize(native, Image.Resampling.LANCZOS)
+    settings = {**OF_THE_WHOLE, "image": start, "strength": strength, "size": native}
     drawn = engine.draw(request.model_copy(update=settings))[0].image
     new = np.asarray(drawn.resize((side, side), Image.Resampling.LANCZOS), np.float32)
     own = np.zeros_like(mask)

@@ -114,8 +114,8 @@ def _ink(crop: np.ndarray) -> np.ndarray:
     """[S, S] of 0 (paper) to 1 (ink), the two parted by lightness as Otsu (1979) does; the edge is paper mostly."""
     light = crop.astype(np.float32).mean(-1)
     edge = np.concatenate([light[0], light[-1], light[:, 0], light[:, -1]])
-    parted = light < _otsu(light)
-    if np.median(edge) < _otsu(light):
+    parted = light < otsu(light)
+    if np.median(edge) < otsu(light):
         parted = ~parted
     if not parted.any() or parted.all():
         return np.zeros_like(light)
@@ -123,7 +123,7 @@ def _ink(crop: np.ndarray) -> np.ndarray:
     return np.clip((light - paper) / (ink - paper if ink != paper else 1.0), 0, 1)
 
 
-def _otsu(light: np.ndarray) -> float:
+def otsu(light: np.ndarray) -> float:
     """The lightness that parts two groups with the least spread within them."""
     counts, edges = np.histogram(light, 64)
     middles = (edges[1:] + edges[:-1]) / 2

@@ -35,6 +35,7 @@ from bimo.inscription.layout import (
 )
 from bimo.inscription.setting import glyph, mask_of
 from bimo.inscription.strokes import Strokes, compare
+from bimo.inscription.things import box_on_thing
 from bimo.prompts.quoted_text import quoted
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ Told = Callable[[int, int], None]
 class Inscription:
     """What is to be written, and how: ``box`` (left, top, width, height) as shares of the picture, calm room if None.
 
-    ``font`` is a family's name; ``method`` the first that is tried.
+    ``font`` is a family's name; ``method`` the first that is tried. ``on_thing`` has it stand on the thing that the
+    picture shows.
     """
 
     text: str
@@ -62,6 +64,7 @@ class Inscription:
     font: str | None = None
     box: tuple[float, float, float, float] | None = None
     method: Method = Method.DRAWN
+    on_thing: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", check_text(self.text))
@@ -85,6 +88,7 @@ def inscribe(
     warnings = list(picture.warnings)
     certificates: list[Certificate] = []
     taken: list[Cell] = []
+    inscriptions = [_at_its_place(image, one) for one in inscriptions]
     enlarged = _enlarged(image, inscriptions)
     if enlarged.size != image.size:
         before, after = (f"{one.width}x{one.height}" for one in (image, enlarged))
@@ -101,6 +105,13 @@ def inscribe(
         warnings=tuple(warnings),
         certificates=tuple(certificate.as_json() for certificate in certificates),
     )
+
+
+def _at_its_place(image: Image.Image, inscription: Inscription) -> Inscription:
+    """The inscription with its box, where that is for the picture to say. Raises RequestError."""
+    if not inscription.on_thing:
+        return inscription
+    return replace(inscription, box=box_on_thing(image, inscription.text, inscription.writing), on_thing=False)
 
 
 def _enlarged(image: Image.Image, inscriptions: Sequence[Inscription]) -> Image.Image:
@@ -337,4 +348,9 @@ def requested(request: Request) -> tuple[Inscription, ...]:
     writing = Writing(request.writing) if request.writing else Writing.HORIZONTAL
     method = Method(request.inscribe_method) if request.inscribe_method else Method.DRAWN
     texts = quoted(request.text) if request.inscribe is None else request.inscribe
-    return tuple(Inscription(text, writing, request.font, request.inscribe_box, method) for text in texts)
+    on_thing = request.inscribe_at == "thing"
+    if on_thing and (len(texts) > 1 or request.inscribe_box is not None or writing in (Writing.COUPLET, Writing.SEAL)):
+        raise RequestError(
+            "inscribe_at thing writes one text on what the picture shows; leave out others, a box, couplet and seal"
+        )
+    return tuple(Inscription(text, writing, request.font, request.inscribe_box, method, on_thing) for text in texts)

@@ -57,7 +57,7 @@ class Latent(Part):
 class LatentSpace(Space):
     """Latents [B, channels, H / factor, W / factor] of pixels [B, 3, H, W]. Published names are below ``model.``."""
 
-    has_posterior = True
+    has_posterior = shift_equivariant = True
 
     def __init__(self, part: Latent) -> None:
         super().__init__()
@@ -162,6 +162,7 @@ class PixelSpace(Space):
     """Pixels [B, 3, H / factor, W / factor] of pixels [B, 3, H, W], both in [-1, 1]."""
 
     channels = 3
+    shift_equivariant = True
 
     def __init__(self, part: Pixels) -> None:
         super().__init__()

@@ -39,7 +39,8 @@ _A1111_KNOWN = frozenset(
     (
         *("Prompt", "Negative prompt", "Steps", "CFG scale", "Seed", "Denoising strength", "Clip skip", "Eta"),
         *("CFG rescale", "Sampler", "Schedule type", "Style", "Size", "Model", "Model hash", "Version", "Hashes"),
-        *("Lora hashes", "Style Selector Enabled"),
+        *("Lora hashes", "Style Selector Enabled", "Variation seed", "Variation seed strength", "Tiling"),
+        *("Hires upscale", "Hires steps"),
     )
 )
 _COMFY = {
@@ -136,10 +137,13 @@ def _json(text: str) -> dict[str, Any]:
 
 
 def _a1111(text: str) -> Foreign:
-    from bimo.serve.infotext import parsed, request_of
+    from bimo.serve.infotext import HIRES_UPSCALERS, parsed, request_of
 
     said = parsed(text)
-    left = [f"{name}: {value}" for name, value in said.items() if name not in _A1111_KNOWN]
+    known = _A1111_KNOWN
+    if said.get("Hires upscaler", "").casefold() in HIRES_UPSCALERS:
+        known |= {"Hires upscaler"}
+    left = [f"{name}: {value}" for name, value in said.items() if name not in known]
     fields = {name: value for name, value in request_of(text).items() if not (name == "seed" and value < 0)}
     if "strength" in fields:
         left.append(f"Denoising strength: {fields.pop('strength')}")  # of a picture that is not here

@@ -11,6 +11,7 @@ from typing import Any, cast
 from bimo.core.credentials import Credentials
 from bimo.core.label import Label
 from bimo.core.picture import METADATA_KEY, Picture
+from bimo.diffusion import hires
 from bimo.diffusion.sampler_names import SAMPLERS
 from bimo.prompts.a1111 import lora_tags
 from bimo.serve.jobs import Job
@@ -19,6 +20,8 @@ from bimo.serve.jobs import Job
 CHUNK = "parameters"
 #: `key: value` of the last line; a value with a comma is quoted as JSON.
 _PAIR = re.compile(r'\s*(\w[\w \-/]*?):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
+#: A1111's upscalers that are here, by their names in lower case.
+HIRES_UPSCALERS = ("latent", "lanczos", "nearest")
 NEGATIVE = "Negative prompt:"
 
 
@@ -46,11 +49,19 @@ def infotext(record: Mapping[str, Any], model: str, loras: Sequence[tuple[str, f
         "Size": f"{width}x{height}",
         "Model hash": str(record["weights"])[:10],
         "Model": model,
-        "Denoising strength": request.get("strength"),
+        "Denoising strength": request.get("strength") if request.get("hires") is None else _hires_strength(request),
+        "Hires upscale": request.get("hires"),
+        "Hires steps": request.get("hires_steps"),
+        "Hires upscaler": None
+        if request.get("hires") is None
+        else (request.get("hires_upscaler") or "lanczos").title(),
         "Clip skip": request.get("clip_skip"),
         "Style": request.get("style"),
         "Eta": request.get("eta"),
         "CFG rescale": request.get("guidance_rescale"),
+        "Variation seed": request.get("subseed") if request.get("subseed_strength") else None,
+        "Variation seed strength": request.get("subseed_strength") or None,
+        "Tiling": True if request.get("seamless") == "both" else None,
         "Version": "bimo",
     }
     lines = [with_loras(str(request["text"]), loras)]
@@ -58,6 +69,11 @@ def infotext(record: Mapping[str, Any], model: str, loras: Sequence[tuple[str, f
         lines.append(f"{NEGATIVE} {request['negative']}")
     lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in facts.items() if value not in (None, "")))
     return "\n".join(lines)
+
+
+def _hires_strength(request: Mapping[str, Any]) -> float:
+    """A1111 has one name for both; of two drawings it says the second one's."""
+    return request.get("hires_strength") or hires.STRENGTH
 
 
 def _quoted(value: Any) -> str:
@@ -103,6 +119,8 @@ def request_of(text: str) -> dict[str, Any]:
         ("Clip skip", "clip_skip", int),
         ("Eta", "eta", float),
         ("CFG rescale", "guidance_rescale", float),
+        ("Variation seed", "subseed", int),
+        ("Variation seed strength", "subseed_strength", float),
     )
     for name, field, kind in numbers:
         if re.fullmatch(r"-?\d{1,19}(\.\d{1,9})?", value := found.get(name, "")):
@@ -110,6 +128,18 @@ def request_of(text: str) -> dict[str, Any]:
     for name, field in (("Sampler", "sampler"), ("Schedule type", "schedule"), ("Style", "style")):
         if found.get(name) and found[name].casefold() != "automatic":
             values[field] = found[name]
+    if re.fullmatch(r"\d{1,2}(\.\d{1,4})?", found.get("Hires upscale", "")):
+        values["hires"] = float(found["Hires upscale"])
+        if "strength" in values:
+            values["hires_strength"] = values.pop("strength")
+        if re.fullmatch(r"[1-9]\d{0,2}", found.get("Hires steps", "")):
+            values["hires_steps"] = int(found["Hires steps"])
+        if (name := found.get("Hires upscaler", "").casefold()) in HIRES_UPSCALERS:
+            values["hires_upscaler"] = name
+    if ("subseed" in values) != ("subseed_strength" in values):
+        values = {name: value for name, value in values.items() if not name.startswith("subseed")}
+    if found.get("Tiling") == "True":
+        values["seamless"] = "both"
     if size := re.fullmatch(r"(\d{1,5})x(\d{1,5})", found.get("Size", "")):
         values["size"] = (int(size[1]), int(size[2]))
     return {name: value for name, value in values.items() if value is not None}

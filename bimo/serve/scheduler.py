@@ -26,7 +26,8 @@ import torch
 from bimo.core.messages import language, speaking
 from bimo.core.picture import Picture
 from bimo.core.tensors import DenoiserInput
-from bimo.diffusion.sampling import Prepared, SamplingLoop
+from bimo.diffusion.preparation import Prepared
+from bimo.diffusion.sampling import SamplingLoop, calls
 from bimo.engine.engine import Engine
 from bimo.inscription.drawing import finished
 from bimo.serve.call_costs import CallCosts
@@ -373,8 +374,7 @@ def steps_of(engine: Engine, prepared: Prepared) -> int:
     """Calls of the denoiser that a picture takes: those of every level. Of samplers with more calls than steps, and of
     image to image with fewer, it is what the request says.
     """
-    *earlier, last = engine.recipe.levels
-    return sum(level.steps for level in earlier) + (prepared.request.steps or last.steps)
+    return calls(engine.system, prepared.request)
 
 
 def _preview_steps(count: int, steps: int) -> set[int]:

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from bimo.core.messages import Message
+from bimo.core.request import Region
 from bimo.hub import model_info, registry
 from bimo.serve.asking import (
     MEDIA,
@@ -62,6 +63,20 @@ class JobRequest(pydantic.BaseModel):
     eta: float | None = None
     guidance_rescale: float | None = None
     clip_skip: int | None = None
+    outpaint: tuple[int, int, int, int] | None = pydantic.Field(None, description="left, top, right, bottom in pixels")
+    feather: int | None = None
+    regions: list[Region] | None = pydantic.Field(None, description="prompts for boxes, or colours of region_map")
+    region_map: str | None = pydantic.Field(None, description="a picture in base64")
+    base_ratio: float | None = None
+    hires: float | None = pydantic.Field(None, description="how many times larger it is drawn over")
+    hires_strength: float | None = None
+    hires_steps: int | None = None
+    hires_upscaler: str | None = None
+    tile_size: int | None = None
+    tile_overlap: int | None = None
+    subseed: int | None = None
+    subseed_strength: float | None = None
+    seamless: str | None = pydantic.Field(None, description="x, y or both")
     style: str | None = None
     conditions: dict[str, list[float]] | None = None
     guidance_weights: dict[str, float] | None = None
@@ -82,7 +97,8 @@ class JobRequest(pydantic.BaseModel):
 
 
 #: Fields of a job's request that are no fields of a Request, or are pictures.
-_APART = {"image", "mask", "condition_images", "model", "loras", "controlnets", "priority", "previews", "seconds"}
+_APART = {"image", "mask", "region_map", "condition_images", "model", "loras", "controlnets", "priority", "previews"}
+_APART |= {"seconds"}
 
 
 def shown(job: Job, service: DrawingService, language: str) -> dict[str, Any]:
@@ -129,8 +145,10 @@ async def submit(
 ) -> dict[str, Any]:
     """Accepts a job and answers at once. The same ``Idempotency-Key`` answers the job that there is."""
     values = {name: value for name, value in body if name not in _APART and value is not None}
+    if body.regions is not None:
+        values["regions"] = [region.model_dump(exclude_defaults=True) for region in body.regions]
     pictures: dict[str, bytes] = {}
-    for name, text in (("image", body.image), ("mask", body.mask)):
+    for name, text in (("image", body.image), ("mask", body.mask), ("region_map", body.region_map)):
         if text is not None:
             pictures[name] = decoded(text, name)
     for name, text in (body.condition_images or {}).items():

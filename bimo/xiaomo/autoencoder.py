@@ -78,6 +78,8 @@ class CompactSpace(Space):
     ``factor``, is 8, or 16 of a deep one.
     """
 
+    shift_equivariant = True
+
     def __init__(self, part: Compact) -> None:
         super().__init__()
         self.channels = part.channels

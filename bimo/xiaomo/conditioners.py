@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bimo.core.errors import RequestError
 from bimo.core.tensors import Batch, Conditioning, DenoiserInput
-from bimo.diffusion.conditioner import Conditioner, Drawing
+from bimo.diffusion.conditioner import APART, Conditioner, Drawing
 from bimo.diffusion.system import System
 
 POSE = ("flip", "scale", "dx", "dy", "angle")
@@ -88,7 +88,7 @@ class Pose(Conditioner):
         """Scalars [1, 5]. Raises RequestError for a pose that is not five finite numbers."""
         requested = drawing.request.conditions.get(self.name)
         if requested is None:
-            return Conditioning(scalars={self.name: self.of_seed(drawing.generator.initial_seed())})
+            return Conditioning(scalars={self.name: self._seeded(drawing)})
         if len(requested) != len(POSE) or not all(math.isfinite(v) for v in requested) or requested[1] <= 0:
             raise RequestError(
                 "a pose is {count} numbers ({pose}; scale above 0), got {given}",
@@ -97,6 +97,17 @@ class Pose(Conditioner):
                 given=requested,
             )
         return Conditioning(scalars={self.name: torch.tensor([requested])})
+
+    def _seeded(self, drawing: Drawing) -> Tensor:
+        """The pose of a drawing's seed; where the seed is varied the pose between, flipped as the nearer one."""
+        own = self.of_seed(drawing.generator.initial_seed())
+        if drawing.variation is None:
+            return own
+        share = drawing.request.subseed_strength or 0.0
+        other = self.of_seed(drawing.variation.initial_seed() ^ APART)
+        between = torch.lerp(own, other, share)
+        between[:, 0] = (own if share <= 0.5 else other)[:, 0]
+        return between
 
     def of_seed(self, seed: int) -> Tensor:
         """A pose within the ranges, [1, 5]: always the same of the same seed."""

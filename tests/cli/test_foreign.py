@@ -18,7 +18,8 @@ from bimo.serve.infotext import request_of
 
 A1111 = (
     "a red cat, (masterpiece)\nNegative prompt: blurry\nSteps: 3, Sampler: Euler, Schedule type: Automatic, "
-    "CFG scale: 7, Seed: 42, Size: 64x64, Model hash: abc, Model: v1-5, ENSD: 31337, Hires upscale: 2, Version: v1.10.1"
+    "CFG scale: 7, Seed: 42, Size: 64x64, Model hash: abc, Model: v1-5, ENSD: 31337, Hires upscale: 2, "
+    "Hires upscaler: 4x-UltraSharp, Version: v1.10.1"
 )
 COMFY = {
     "3": {
@@ -76,10 +77,11 @@ def test_automatic1111(tmp_path: Path) -> None:
     found = read(saved(tmp_path / "a.png", parameters=A1111))
     assert found.fields["text"] == "a red cat, (masterpiece)"
     wanted: dict[str, Any] = {"negative": "blurry", "steps": 3, "guidance": 7.0, "seed": 42, "size": (64, 64)}
+    wanted["hires"] = 2.0
     assert found.fields.items() >= wanted.items()
     assert found.model == "v1-5"
     left = " ".join(found.left)
-    assert all(said in left for said in ("ENSD", "Hires upscale", "(masterpiece)"))
+    assert all(said in left for said in ("ENSD", "Hires upscaler: 4x-UltraSharp", "(masterpiece)"))
 
 
 @pytest.mark.parametrize("order", ["utf-16-be", "utf-16-le"])

@@ -288,7 +288,7 @@ def test_ip_adapters_end_to_end(draw: Draw, painter: Path, tmp_path: Path) -> No
         "--ip-adapter",
         f"{plus}=blue.png",
         "--control",
-        f"grey.png={net}:0.5",
+        f"grey.png={net}:0.5@0-0.5",
     )
     drawn = [
         pixels("one.png", "--ip-adapter", f"{plain}=red.png"),
@@ -299,10 +299,10 @@ def test_ip_adapters_end_to_end(draw: Draw, painter: Path, tmp_path: Path) -> No
     assert len({without, *drawn}) == 5
     request = read_metadata("all.png")["request"]
     assert sorted(request["condition_images"]) == ["control", "prompt", "prompt-2"]
-    assert request["conditions"] == {"control": [0.5], "prompt": [0.6]}
+    assert request["conditions"] == {"control": [0.5, 0.0, 0.5], "prompt": [0.6]}
     again = ("--again", "all.png", "-m", str(painter / "sd"), "-o", "same.png", "--json")
     assert json.loads(draw(*again, *every)[1].splitlines()[0])["identical"] is True
-    bare = tuple(word.removesuffix(":0.6").removesuffix(":0.5") for word in every)
+    bare = tuple(word.removesuffix(":0.6").removesuffix(":0.5@0-0.5") for word in every)
     assert json.loads(draw(*again, *bare)[1].splitlines()[0])["identical"] is True
     assert "recorded is 0.6" in draw(*again, "--ip-adapter", f"{plain}=red.png:0.7", *every[2:])[1]
     assert "--ip-adapter NETWORK=PICTURE" in draw(*again, *every[4:])[1]

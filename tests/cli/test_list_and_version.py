@@ -147,7 +147,7 @@ def test_the_version(here: Callable[..., Any]) -> None:
     ("typed", "offered"),
     [
         ("bimo dr", {"draw"}),
-        ("bimo draw --se", {"--seed"}),
+        ("bimo draw --see", {"--seed"}),
         ("bimo show taiyi-sd-e", {"taiyi-sd-en"}),
         ("bimo draw 猫 -m xia", {"xiaomo", "xiaomo-2"}),
     ],
@@ -177,3 +177,28 @@ def test_an_unknown_language_is_a_sentence(here: Callable[..., Any]) -> None:
     assert status == 2
     assert "zh, en" in err
     assert "Value error" not in err
+
+
+def test_styles_are_listed_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from PIL import Image
+
+    from bimo.prompts.styles import STYLES
+
+    sheet = tmp_path / "styles.png"
+    assert main.run(["list", "--styles", "--sheet", str(sheet), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in rows] == list(STYLES)
+    assert {
+        "name": "ink",
+        "zh": "水墨",
+        "en": "Ink wash",
+        "adds_zh": "水墨画",
+        "adds_en": "chinese ink painting",
+    } in rows
+    with Image.open(sheet) as image:
+        colours = image.convert("RGB").resize((60, 40)).getcolors(maxcolors=60 * 40)
+        assert colours is not None
+        assert len(colours) > 100
+    assert main.run(["list", "--styles", "taiyi"]) == 2
+    assert main.run(["list", "--sheet", str(sheet)]) == 2
+    assert main.run(["list", "--styles", "--sheet", str(tmp_path / "a.jpg")]) == 2

@@ -17,9 +17,10 @@ from bimo.core.files import MAXIMUM_PICTURE_PIXELS
 from bimo.core.request import Request, checked
 from bimo.diffusion.batching import run_batched
 from bimo.diffusion.image_inputs import mask_of, opaque, pixels_of, size_for, to_image
+from bimo.diffusion.preparation import prepare
 from bimo.diffusion.request_validation import fill_request
 from bimo.diffusion.samplers import Euler
-from bimo.diffusion.sampling import prepare, sample
+from bimo.diffusion.sampling import sample
 from bimo.diffusion.system import System
 from tests.support.drawing import draw
 

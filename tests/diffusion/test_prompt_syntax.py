@@ -18,7 +18,7 @@ from bimo.core.request import Request
 from bimo.core.tensors import TextEncoding
 from bimo.diffusion import guidance, prompt_weighting
 from bimo.diffusion.explanation import explained
-from bimo.diffusion.sampling import prepare
+from bimo.diffusion.preparation import prepare
 from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import read_folder
 from bimo.prompts.weighting import emphasis

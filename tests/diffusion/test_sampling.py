@@ -19,8 +19,9 @@ from bimo.core.tensors import Conditioning, DenoiserInput, TextEncoding
 from bimo.diffusion.batching import denoise_together, run_batched
 from bimo.diffusion.denoiser import Denoiser
 from bimo.diffusion.image_inputs import to_image
+from bimo.diffusion.preparation import prepare
 from bimo.diffusion.request_validation import fill_request
-from bimo.diffusion.sampling import prepare, sample
+from bimo.diffusion.sampling import sample
 from bimo.diffusion.schedules.ddpm import Ddpm
 from bimo.diffusion.schedules.flow import Flow
 from bimo.diffusion.schedules.single_step import SingleStepRegression

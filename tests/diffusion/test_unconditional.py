@@ -11,7 +11,8 @@ import torch
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe, Stage
 from bimo.core.tensors import Batch, Conditioning, TextEncoding
 from bimo.diffusion.conditioning import zero_text
-from bimo.diffusion.sampling import prepare, sample
+from bimo.diffusion.preparation import prepare
+from bimo.diffusion.sampling import sample
 from bimo.diffusion.schedules.ddpm import Ddpm
 from bimo.diffusion.system import System
 from bimo.models.cascade.pixel_unet import PixelUnet

@@ -18,7 +18,8 @@ from torch import nn
 from bimo.core.picture import Picture
 from bimo.diffusion.batching import run_batched
 from bimo.diffusion.image_inputs import to_image
-from bimo.diffusion.sampling import prepare, sample
+from bimo.diffusion.preparation import prepare
+from bimo.diffusion.sampling import sample
 from bimo.diffusion.system import System
 from bimo.engine.offload import Offloader, offloadable, space_dtype
 from bimo.hub import registry

@@ -82,14 +82,48 @@ def values() -> dict[str, list[Any]]:
         "token_merging": [0.25, 0.5, 1, 2],
         "nag": [2, 5, -1, 1e9],
         "tiny_decoder": [True, False],
+        "outpaint": [(8, 0, 0, 0), (0, 3, 5, 0), (0, 0, 0, 0), (-8, 0, 0, 0), (9000, 0, 0, 0)],
+        "feather": [0, 8, -1, 1000],
+        "regions": [
+            (),
+            [{"text": "狗", "box": (0, 0, 0.5, 1)}],
+            [{"text": ""}],
+            [{"text": "狗", "box": (0, 0, 2, 1)}],
+            [{"text": "狗", "colour": "#ff0000"}],
+            [{"text": "a AND b", "box": (0, 0, 1, 1)}],
+        ],
+        "region_map": seen,
+        "base_ratio": [0, 0.5, 1, -1],
+        "hires": [1, 1.5, 2, 0.5, 9, float("nan")],
+        "hires_strength": [0.4, 1, 0, 2],
+        "hires_steps": [1, 2, 0],
+        "hires_upscaler": ["lanczos", "latent", "nearest", "esrgan"],
+        "tile_size": [32, 64, 1, 9000],
+        "tile_overlap": [0, 16, 64, -1],
+        "subseed": [0, 7, -1, 2**63, None],
+        "subseed_strength": [0, 0.5, 1, 2],
+        "seamless": ["x", "y", "both", "z"],
         "inscribe": [(), ("福",), ("",), None],
         "writing": ["horizontal", "vertical", "couplet", "seal", "x"],
         "font": ["", "none of that name", None],
         "inscribe_box": [(0.1, 0.1, 0.8, 0.3), (0, 0, 0, 0), (2, 2, 2, 2), (1,)],
+        "inscribe_at": ["thing", "x"],
         "inscribe_method": ["drawn", "conditioned", "composed", "x"],
         "original_text": ["猫", "", None],
         "long_prompt": ["cut", "chunks", "x", None],
     }
+
+
+#: What a field goes with: alone it would be refused for that, whatever its value.
+PARTNERS: dict[str, dict[str, Any]] = {
+    **{key: {"hires": 1.5} for key in ("hires_strength", "hires_steps", "hires_upscaler")},
+    **{key: {"regions": [{"text": "狗", "box": (0, 0, 0.5, 1)}]} for key in ("base_ratio", "region_map")},
+    "subseed": {"subseed_strength": 0.5},
+    "subseed_strength": {"subseed": 7},
+    "tile_overlap": {"tile_size": 64},
+    **{key: {"image": Image.new("RGB", (40, 30))} for key in ("mask", "strength", "outpaint")},
+    "feather": {"image": Image.new("RGB", (40, 30)), "mask": Image.new("L", (40, 30), 255)},
+}
 
 
 def requests(seed: int, count: int) -> Iterator[dict[str, Any]]:
@@ -99,8 +133,10 @@ def requests(seed: int, count: int) -> Iterator[dict[str, Any]]:
         request: dict[str, Any] = {"text": "猫", "size": (64, 64), "steps": 1}
         for name in rng.sample(sorted(likely), rng.randrange(1, 4)):
             request[name] = rng.choice(likely[name] if rng.random() < 0.85 else ODD)
-        if request.keys() & {"mask", "strength"}:
-            request.setdefault("image", likely["image"][0])
+        for name in tuple(request):
+            request = PARTNERS.get(name, {}) | request
+        if "outpaint" in request:
+            request["size"] = None
         yield request
 
 

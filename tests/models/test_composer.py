@@ -18,7 +18,8 @@ from bimo.core.part import Part
 from bimo.core.recipe import Defaults, Guidance, Recipe
 from bimo.core.tensors import Conditioning, TextEncoding
 from bimo.diffusion.denoiser import Denoiser
-from bimo.diffusion.sampling import prepare, sample
+from bimo.diffusion.preparation import prepare
+from bimo.diffusion.sampling import sample
 from bimo.diffusion.schedules.single_step import SingleStepRegression
 from bimo.diffusion.system import System
 from bimo.models.cascade.pixel_unet import PixelUnet

@@ -74,7 +74,8 @@ def test_weights_as_they_are_used_stay_in_their_file(tmp_path: Path) -> None:
 
 def test_a_drawing_changes_experts_by_the_time_of_the_law(tmp_path: Path) -> None:
     from bimo.diffusion.batching import run_batched
-    from bimo.diffusion.sampling import prepare, sample
+    from bimo.diffusion.preparation import prepare
+    from bimo.diffusion.sampling import sample
     from bimo.diffusion.system import System
     from bimo.recipes.pangu_draw import pangu_draw
     from tests.support.tiny_checkpoints import bert_words, clip_words

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers import normalizers as normal_forms
 
 from bimo.core.request import Request
-from bimo.diffusion.sampling import prepare
+from bimo.diffusion.preparation import prepare
 from bimo.hub.registry import load
 from bimo.models.text_encoders import tokenization
 from bimo.prompts.token_budget import Budget

@@ -226,7 +226,9 @@ def test_controlnet(folder: Path, tmp_path: Path, weight: float, order: str, req
     compare(draw(system, told, batch=2), expected, draw(system, request))
 
 
-def test_two_controlnets_are_added(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("steps", [None, (0.0, 0.5), (0.4, 1.0)])
+def test_two_controlnets_are_added(folder: Path, tmp_path: Path, steps: tuple[float, float] | None) -> None:
+    """Each with its weight, one of them in a part of the steps."""
     nets, system = [], read_folder(folder)
     for index, name in enumerate(("canny", "depth")):
         net = loud(
@@ -238,8 +240,11 @@ def test_two_controlnets_are_added(folder: Path, tmp_path: Path) -> None:
     parts = read_by_diffusers(folder).components
     pipeline = diffusers.StableDiffusionControlNetPipeline(**parts, controlnet=nets, requires_safety_checker=False)
     other = lines((64, 64)).rotate(90)
-    told = {**REQUEST, "condition_images": {"canny": lines(), "depth": other}, "conditions": {"depth": [0.5]}}
-    settings = {"image": [lines(), other], "controlnet_conditioning_scale": [1.0, 0.5]}
+    weight = [0.5, *(steps or ())]
+    told = {**REQUEST, "condition_images": {"canny": lines(), "depth": other}, "conditions": {"depth": weight}}
+    settings: dict[str, Any] = {"image": [lines(), other], "controlnet_conditioning_scale": [1.0, 0.5]}
+    if steps is not None:
+        settings |= {"control_guidance_start": [0.0, steps[0]], "control_guidance_end": [1.0, steps[1]]}
     compare(draw(system, told), by_diffusers(pipeline, REQUEST, **settings), draw(system, REQUEST))
 
 

@@ -12,7 +12,7 @@ import torch
 
 from bimo.core.messages import say
 from bimo.diffusion import prompt_weighting
-from bimo.diffusion.sampling import prepare
+from bimo.diffusion.preparation import prepare
 from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import read_folder
 from bimo.prompts.weighting import emphasis

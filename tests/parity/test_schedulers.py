@@ -18,7 +18,7 @@ import torch
 
 from bimo.core.errors import RecipeError, RequestError
 from bimo.core.picture import read_metadata
-from bimo.diffusion.sampling import prepare
+from bimo.diffusion.preparation import prepare
 from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import Folder, read_folder
 from bimo.models.stable_diffusion.layout import schedule_of

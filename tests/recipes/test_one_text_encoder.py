@@ -12,7 +12,7 @@ from torch import nn
 
 from bimo.core import module_weights
 from bimo.core.errors import RecipeError, WeightsError
-from bimo.diffusion.sampling import prepare
+from bimo.diffusion.preparation import prepare
 from bimo.diffusion.system import System
 from bimo.hub.registry import recipe
 from bimo.models.layouts.diffusers_folder import recipe_of

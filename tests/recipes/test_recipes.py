@@ -16,7 +16,7 @@ from bimo.core.part import dumps, loads
 from bimo.core.recipe import Recipe
 from bimo.core.tensors import TextEncoding
 from bimo.data.loader import Pictures
-from bimo.diffusion.sampling import prepare
+from bimo.diffusion.preparation import prepare
 from bimo.diffusion.system import System
 from bimo.hub.registry import recipes
 from bimo.models.clip.scoring import similarity

@@ -160,6 +160,18 @@ def test_a_sampler_of_other_models_is_said_to_be_left_alone(client: TestClient) 
     assert any("tiling" in warning for warning in info["warnings"])
 
 
+def test_a_seed_is_varied_and_counts_on(client: TestClient) -> None:
+    body = {"prompt": "红苹果", "seed": 3, "subseed": 7, "subseed_strength": 0.5, "steps": 2, "n_iter": 2}
+    body |= {"width": 128, "height": 128}
+    answer = client.post("/sdapi/v1/txt2img", json=body).json()
+    texts = json.loads(answer["info"])["infotexts"]
+    for place, text in enumerate(texts):
+        assert "Seed: 3, Size: 128x128" in text
+        assert f"Variation seed: {7 + place}, Variation seed strength: 0.5" in text
+    alone = client.post("/sdapi/v1/txt2img", json=body | {"subseed": 8, "n_iter": 1}).json()
+    assert alone["images"] == answer["images"][1:]
+
+
 def test_loras_in_prompts_are_drawn_with(make_service: Any, tiny_engine: Any, tmp_path: Path) -> None:
     service = make_service(lora_files={"ink": lora_file(tiny_engine, tmp_path, "ink")}, batch=1)
     with TestClient(create_app(service), base_url="http://127.0.0.1") as client:

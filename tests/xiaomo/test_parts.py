@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from bimo.core.errors import RequestError, WeightsError
 from bimo.core.request import Request
 from bimo.core.tensors import Batch, Conditioning, TextEncoding
-from bimo.diffusion.sampling import Drawing
+from bimo.diffusion.conditioner import Drawing
 from bimo.diffusion.system import System
 from bimo.models.text_encoders.bert import Bert, BertTextEncoder
 from bimo.xiaomo.artwork.compose import Pose as Posed

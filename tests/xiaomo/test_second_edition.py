@@ -14,7 +14,7 @@ from bimo.core import checkpoint_io
 from bimo.core.errors import RequestError
 from bimo.core.request import Request
 from bimo.core.tensors import Batch, Conditioning, TextEncoding
-from bimo.diffusion.sampling import Drawing
+from bimo.diffusion.conditioner import Drawing
 from bimo.diffusion.system import System
 from bimo.training.objectives.reconstruct import Reconstruct
 from bimo.training.train_inputs import vocabulary

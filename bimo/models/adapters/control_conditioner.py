@@ -22,7 +22,8 @@ STRONGEST = 10.0
 @dataclass(frozen=True, kw_only=True)
 class Control(Conditioner):
     """The picture ``name`` of a request for the adapter of that name, as values from 0 to 1, or ``coded`` in the space
-    of ``level``. Its weight is the request's ``conditions[name]``, else ``weight``; without a picture it is 0.
+    of ``level``. Its weight is the request's ``conditions[name]``, else ``weight``; without a picture it is 0. Two more
+    numbers, [0.8, 0.0, 0.5], are the first and last share of the steps that it counts in.
 
     With ``guided`` only what follows the words sees it: guidance is for the picture as well.
 
@@ -42,6 +43,10 @@ class Control(Conditioner):
     def maps(self) -> tuple[str, ...]:
         """The maps that a batch must bring."""
         return (self.name,) if self.source == "map" else ()
+
+    def resting(self, request: Request, step: int, steps: int) -> tuple[str, ...]:
+        """Its weight, outside of the steps that it counts in."""
+        return resting(request, self.name, step, steps)
 
     def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """Pictures [B, 3, H, W] and their weights [B, 1]."""
@@ -84,16 +89,28 @@ def weight_name(name: str) -> str:
 
 
 def weight_of(request: Request, name: str, otherwise: float) -> float:
-    """How strong a request wants an adapter. Raises RequestError for what is not one number."""
+    """How strong a request wants an adapter. Raises RequestError for what is no weight, alone or with its steps."""
     given = request.conditions.get(name, [otherwise])
-    if len(given) != 1 or not math.isfinite(given[0]) or abs(given[0]) > STRONGEST:
+    sound = len(given) in (1, 3) and math.isfinite(given[0]) and abs(given[0]) <= STRONGEST
+    if not sound or (len(given) == 3 and not 0 <= given[1] < given[2] <= 1):
         raise RequestError(
-            "{name} of conditions is one number (how strong, at most {strongest:g}), got {given}",
+            "{name} of conditions is how strong (at most {strongest:g}), and perhaps the first and last share of the "
+            "steps, as [0.8, 0, 0.5]; got {given}",
             name=name,
             strongest=STRONGEST,
             given=given,
         )
     return given[0]
+
+
+def resting(request: Request, name: str, step: int, steps: int) -> tuple[str, ...]:
+    """The weight of an adapter where a step lies outside of those that it counts in, by diffusers'
+    control_guidance_start and control_guidance_end.
+    """
+    given = request.conditions.get(name, [])
+    if len(given) != 3 or (step / steps >= given[1] and (step + 1) / steps <= given[2]):
+        return ()
+    return (weight_name(name),)
 
 
 def edges(pixels: Tensor, threshold: float = 0.4) -> Tensor:

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bimo.core.request import Request
 from bimo.core.tensors import Batch, Conditioning
 from bimo.diffusion.conditioner import Conditioner, Drawing
 from bimo.diffusion.image_inputs import middle, opaque
 from bimo.diffusion.system import System
-from bimo.models.adapters.control_conditioner import weight_name, weight_of
+from bimo.models.adapters.control_conditioner import resting, weight_name, weight_of
 from bimo.models.adapters.ip_adapter import ImagePromptedDenoiser
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class ImagePrompt(Conditioner):
     """The picture ``name`` of a request as the image encoder of the denoiser's adapter sees it. Its weight is the
-    request's ``conditions[name]``, else ``weight``; without a picture it is 0.
+    request's ``conditions[name]``, else ``weight``, or [weight, first, last] with the shares of the steps that it
+    counts in; without a picture it is 0.
 
     In training it is the picture itself.
     """
@@ -32,6 +34,10 @@ class ImagePrompt(Conditioner):
     name: str = "prompt"
     level: str = "image"
     weight: float = 1.0
+
+    def resting(self, request: Request, step: int, steps: int) -> tuple[str, ...]:
+        """Its weight, outside of the steps that it counts in."""
+        return resting(request, self.name, step, steps)
 
     def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """Pictures [B, L, D] and their weights [B, 1]."""

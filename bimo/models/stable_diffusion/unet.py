@@ -132,6 +132,11 @@ class UnetDenoiser(ShortcutDenoiser):
         except (ValueError, IndexError, ZeroDivisionError, TypeError) as error:
             raise RecipeError("the fields of Unet do not go together: {error}", error=error) from None
 
+    @property
+    def shift_equivariant(self) -> bool:
+        """True: attention has no positions here."""
+        return True
+
     def forward(
         self, x: Tensor, t: Tensor, conditioning: Conditioning, added: Mapping[str, Any] | None = None
     ) -> Tensor:

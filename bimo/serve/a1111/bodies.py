@@ -27,6 +27,7 @@ class Txt2Img(Body):
     negative_prompt: str = ""
     styles: list[str] = []
     seed: int = -1
+    subseed: int = -1
     subseed_strength: float = pydantic.Field(0, allow_inf_nan=False)
     sampler_name: str = ""
     sampler_index: str = ""

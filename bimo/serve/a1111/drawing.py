@@ -159,6 +159,7 @@ def _answer(wanted: Wanted, jobs: Sequence[Job], body: Txt2Img) -> dict[str, Any
     record = pictures[0][1].record if pictures else {"request": dict(first.values), "weights": ""}
     request: dict[str, Any] = record["request"]
     seeds = [picture.seed for _, picture in pictures]
+    subseeds = [picture.record["request"].get("subseed", picture.seed) for _, picture in pictures]
     info = {
         "prompt": body.prompt,
         "all_prompts": [body.prompt] * len(pictures),
@@ -166,9 +167,9 @@ def _answer(wanted: Wanted, jobs: Sequence[Job], body: Txt2Img) -> dict[str, Any
         "all_negative_prompts": [body.negative_prompt] * len(pictures),
         "seed": seeds[0] if seeds else int(first.values["seed"]),
         "all_seeds": seeds,
-        "subseed": seeds[0] if seeds else 0,
-        "all_subseeds": seeds,
-        "subseed_strength": 0,
+        "subseed": subseeds[0] if subseeds else 0,
+        "all_subseeds": subseeds,
+        "subseed_strength": request.get("subseed_strength") or 0,
         "width": pictures[0][1].width if pictures else 0,
         "height": pictures[0][1].height if pictures else 0,
         "sampler_name": parsed(texts[0]).get("Sampler", "") if texts else "",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bimo.core.errors import RequestError
 from bimo.core.messages import Message, say
+from bimo.core.request import seeds_of
 from bimo.diffusion.sampler_names import SAMPLERS, sampler_named
 from bimo.engine.adapters import numbered
 from bimo.prompts.styles import styled
@@ -55,7 +57,12 @@ class Wanted:
             "eta": self._eta(name),
             "clip_skip": clip_skip if isinstance(clip_skip, int) and clip_skip > 1 else None,
             "size": said.get("size"),
+            "subseed": said.get("subseed"),
+            "subseed_strength": said.get("subseed_strength"),
         }
+        if body.subseed_strength:
+            second = body.subseed if body.subseed >= 0 else secrets.randbelow(2**32)
+            self.values |= {"subseed": second, "subseed_strength": body.subseed_strength}
         if body.width is not None or body.height is not None:
             own = service.recipe(self.model).request.size
             self.values["size"] = (body.width or own[0], body.height or own[1])
@@ -144,7 +151,6 @@ class Wanted:
         """Says what is asked for and not done."""
         body = self.body
         asked: dict[str, bool] = {
-            "subseed_strength": body.subseed_strength != 0,
             "restore_faces": body.restore_faces,
             "tiling": body.tiling,
             "script_name": bool(body.script_name),
@@ -164,7 +170,9 @@ class Wanted:
         """One of the ``n_iter`` orders."""
         values = {**self.values, **(changes or {})}
         if seed is not None:
-            values["seed"] = seed + place * self.body.batch_size
+            subseed, strength = values.get("subseed"), values.get("subseed_strength")
+            values["seed"], subseed = seeds_of(seed, subseed, strength, place * self.body.batch_size)
+            values |= {} if subseed is None else {"subseed": subseed}
         return self.service.order(
             values,
             key=caller.name,

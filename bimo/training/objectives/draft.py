@@ -17,7 +17,8 @@ from bimo.core.errors import BimoError, RecipeError
 from bimo.core.part import Part
 from bimo.core.tensors import DenoiserInput
 from bimo.diffusion.batching import denoise_together
-from bimo.diffusion.sampling import pixels, prepare
+from bimo.diffusion.preparation import prepare
+from bimo.diffusion.sampling import pixels
 from bimo.diffusion.system import System
 from bimo.training.objectives.objective import Objective
 from bimo.training.objectives.online_rewards import request_of

@@ -11,7 +11,8 @@ from bimo.core.request import Request
 from bimo.data import shards
 from bimo.diffusion.batching import denoise_together
 from bimo.diffusion.image_inputs import to_image
-from bimo.diffusion.sampling import prepare, sample
+from bimo.diffusion.preparation import prepare
+from bimo.diffusion.sampling import sample
 from bimo.diffusion.system import System
 from bimo.evaluation.drawing_cache import read_picture
 from bimo.evaluation.intervals import Interval, share

@@ -1,0 +1,43 @@
+"""The noise that a drawing begins with: of one seed, or between those of two."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from bimo.diffusion.conditioner import Drawing
+from bimo.diffusion.samplers import Sampler
+
+#: Noises whose angle has a smaller sine are one direction: between them goes a straight line.
+PARALLEL = 1e-4
+
+
+def gaussian(drawing: Drawing, shape: tuple[int, ...]) -> Tensor:
+    """Noise [1, *shape] of a drawing's seed, turned towards that of its second one where it is varied."""
+    own = torch.randn(1, *shape, generator=drawing.noise)
+    if drawing.variation is None:
+        return own
+    other = torch.randn(1, *shape, generator=drawing.variation)
+    return slerp(own, other, drawing.request.subseed_strength or 0.0)
+
+
+def initial(sampler: Sampler, drawing: Drawing, shape: tuple[int, ...]) -> Tensor:
+    """The x that a drawing from words alone begins with, [1, *shape]."""
+    if not sampler.init_noise_sigma:
+        return torch.zeros(1, *shape)
+    return gaussian(drawing, shape) * sampler.init_noise_sigma
+
+
+def slerp(first: Tensor, last: Tensor, share: float) -> Tensor:
+    """Between two noises on the great circle through both, so that what lies between has a noise's length; 0 is the
+    first and 1 the last (Shoemake 1985; used so for diffusion in arXiv:2010.02502, section 5.3).
+    """
+    if share in (0.0, 1.0):
+        return last if share else first
+    both = [one.flatten().double() for one in (first, last)]
+    angle = torch.acos(functional.cosine_similarity(both[0], both[1], dim=0).clamp(-1, 1))
+    if float(angle.sin()) < PARALLEL:
+        return torch.lerp(first, last, share)
+    weights = torch.sin((1 - share) * angle) / angle.sin(), torch.sin(share * angle) / angle.sin()
+    return first * float(weights[0]) + last * float(weights[1])
