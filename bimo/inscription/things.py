@@ -7,7 +7,7 @@ box of the text's shape, by distances to its edge.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import ndimage
@@ -53,7 +53,8 @@ def thing(picture: Image.Image) -> np.ndarray:
     rim[reach:-reach, reach:-reach] = False
     apart = np.linalg.norm(pixels - np.median(pixels[rim], axis=0), axis=-1)
     mask = ndimage.binary_opening(apart > max(APART, otsu(apart)), iterations=2)
-    labels, count = ndimage.label(ndimage.binary_fill_holes(mask))
+    found: Any = ndimage.label(ndimage.binary_fill_holes(mask))
+    labels, count = found
     if count:
         sizes = np.bincount(labels.ravel())[1:]
         if LEAST <= sizes.max() / labels.size <= MOST:
@@ -89,7 +90,8 @@ def _largest(inside: np.ndarray, shape: tuple[int, int]) -> tuple[float, float, 
     y = np.minimum((np.arange(pressed_height) + 0.5) * height / pressed_height, height - 1).astype(int)
     x = np.minimum((np.arange(pressed_width) + 0.5) * width / pressed_width, width - 1).astype(int)
     pressed = np.pad(inside[y[:, None], x], 1)
-    reach = ndimage.distance_transform_cdt(pressed, metric="chessboard")[1:-1, 1:-1]
+    distances: Any = ndimage.distance_transform_cdt(pressed, metric="chessboard")
+    reach = distances[1:-1, 1:-1]
     # Of places alike the middle one: text stands in the middle of a lantern.
     middle = np.argwhere(reach == reach.max())
     row, column = middle[np.abs(middle - middle.mean(axis=0)).sum(axis=1).argmin()]
