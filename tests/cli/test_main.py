@@ -316,7 +316,18 @@ def test_what_an_extra_installs_is_told_by_its_name() -> None:
     extras = {
         name: project["optional-dependencies"][name]
         # What several need is told by the first of them.
-        for name in ("quantise", "gguf", "eval", "openvino", "ray", "deepspeed", "serve", "inscription", "data", "train")
+        for name in (
+            "quantise",
+            "gguf",
+            "eval",
+            "openvino",
+            "ray",
+            "deepspeed",
+            "serve",
+            "inscription",
+            "data",
+            "train",
+        )
     }
     listed = {re.split(r"[\[><=]", line)[0].replace("-", "_"): name for name, lines in extras.items() for line in lines}
     imported = {"faiss_cpu": "faiss", "pyahocorasick": "ahocorasick", "fonttools": "fontTools"}
