@@ -22,7 +22,10 @@ from torch import Tensor
 from bimo.core import colour
 from bimo.core.errors import DataError, RequestError
 from bimo.core.messages import say
+from bimo.core.part import dumps
+from bimo.core.stage_data import Augmentation
 from bimo.data import shards
+from bimo.data.augment import is_flipped, varied
 from bimo.data.pixels import PixelReader
 from bimo.data.rows import Column, RowIndex, undecodable
 from bimo.diffusion.image_inputs import middle
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 
 #: How pixels are made of a picture: latents of another version are encoded again.
 VERSION = 2
+AS_IT_IS = Augmentation()
 #: Width and height in pixels.
 Size = tuple[int, int]
 
@@ -135,8 +139,15 @@ class Pictures:
             made.languages = Column(len(captions), lambda row: ("",) * len(captions[row]))
         return made
 
-    def fitted(self, size: Size | None = None, buckets: Sequence[Size] = ()) -> Fitted:
-        """The pictures at one size, at the nearest of several, or as they are. Rows of a group have one size.
+    def fitted(
+        self,
+        size: Size | None = None,
+        buckets: Sequence[Size] = (),
+        augment: Augmentation = AS_IT_IS,
+        unvaried: npt.NDArray[np.bool_] | None = None,
+    ) -> Fitted:
+        """The pictures at one size, at the nearest of several, or as they are, in as many variants as ``augment`` says,
+        of which those of rows that are ``unvaried`` [N] are alike. Rows of a group have one size.
 
         Raises DataError where neither is given and they are not all of one size, and for texts without pictures.
         """
@@ -167,7 +178,7 @@ class Pictures:
                 keys_2=self.keys[first],
                 sizes_2=_sizes(sizes)[first],
             )
-        return Fitted(self, sizes)
+        return Fitted(self, sizes, augment, unvaried)
 
     def picture(self, row: int) -> Image.Image:
         """A row's picture in RGB, in sRGB by its profile. Raises DataError where it cannot be decoded."""
@@ -182,19 +193,38 @@ class Pictures:
 
 
 class Fitted:
-    """Pictures at the ``sizes`` a stage learns them at, decoded when a step asks for them."""
+    """Pictures at the ``sizes`` a stage learns them at, decoded when a step asks for them.
 
-    def __init__(self, pictures: Pictures, sizes: npt.NDArray[np.int64]) -> None:
-        self.sizes: Sequence[Size] = _sizes(sizes)
-        self._pictures = pictures
+    Of N pictures in V variants there are N V rows: the v-th variant of row r, from 0, is row r + v N.
+    """
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        sizes: npt.NDArray[np.int64],
+        augment: Augmentation = AS_IT_IS,
+        unvaried: npt.NDArray[np.bool_] | None = None,
+    ) -> None:
+        self.variants = augment.count
+        self.sizes: Sequence[Size] = _sizes(np.tile(sizes, (self.variants, 1)) if self.variants > 1 else sizes)
+        self._pictures, self._augment = pictures, augment
+        self._unvaried = np.zeros(len(sizes), np.bool_) if unvaried is None else unvaried
         self.digest = _digest(pictures.digest, sizes)
-        self._reader = PixelReader(len(sizes), self._decoded, self._shape, pictures.cache_folder)
+        if self.variants > 1:
+            said = f"{self.digest} {dumps(augment)} {self._unvaried.tobytes().hex()}"
+            self.digest = hashlib.sha256(said.encode()).hexdigest()
+        self._reader = PixelReader(len(self.sizes), self._decoded, self._shape, pictures.cache_folder)
+
+    def variant_of(self, row: int) -> tuple[int, int]:
+        """(row of the data, its variant) of a row."""
+        variant, own = divmod(row, len(self._pictures))
+        return own, 0 if self._unvaried[own] else variant
 
     def size_ids(self, rows: Sequence[int]) -> Tensor:
         """[B, 6] of rows: height and width of the original, top and left of the cut, height and width."""
         ids: list[tuple[int, ...]] = []
         for row in rows:
-            own, wanted = self._pictures.sizes[row], self.sizes[row]
+            own, wanted = self._pictures.sizes[self.variant_of(row)[0]], self.sizes[row]
             _, left, top = cut(own, wanted)
             ids.append((own[1], own[0], top, left, wanted[1], wanted[0]))
         return torch.tensor(ids, dtype=torch.float32)
@@ -221,7 +251,8 @@ class Fitted:
         width, height = self.sizes[rows[0]]
         picked = np.empty((len(rows), height, width, 3), dtype=np.uint8)
         for place, row in enumerate(rows):
-            home, key = self._pictures.homes[row], self._pictures.keys[row]
+            own, variant = self.variant_of(row)
+            home, key = self._pictures.homes[own], self._pictures.keys[own]
             path = home / "maps" / name / f"{key}.png"
             if not path.is_file():
                 raise DataError(
@@ -236,7 +267,8 @@ class Fitted:
                 whole, left, top = cut(inner.size, (width, height))
                 # The nearest pixel: two labels have no mean.
                 resized = inner.resize(whole, Image.Resampling.NEAREST)
-                picked[place] = np.asarray(resized.crop((left, top, left + width, top + height)))
+                pixels = np.asarray(resized.crop((left, top, left + width, top + height)))
+                picked[place] = pixels[:, ::-1] if is_flipped(self._augment, variant) else pixels
         return torch.from_numpy(picked).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
     def _shape(self, row: int) -> tuple[int, int, int]:
@@ -247,13 +279,14 @@ class Fitted:
         """[H, W, 3] of a row, resized until it covers its size and cut at its centre."""
         from PIL import Image
 
-        picture, wanted = self._pictures.picture(row), self.sizes[row]
+        own, variant = self.variant_of(row)
+        picture, wanted = self._pictures.picture(own), self.sizes[row]
         if picture.size != wanted:
             picture = middle(picture, wanted)
             whole, left, top = cut(picture.size, wanted)
             picture = picture.resize(whole, Image.Resampling.LANCZOS)
             picture = picture.crop((left, top, left + wanted[0], top + wanted[1]))
-        return np.asarray(picture)
+        return np.asarray(varied(picture, self._augment, self._pictures.contents[own], variant))
 
 
 def picked(groups: Sequence[tuple[int, ...]], numbers: npt.NDArray[np.int64]) -> Sequence[tuple[int, ...]]:

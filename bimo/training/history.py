@@ -23,7 +23,9 @@ HISTORY_FILE = "history.json"
 #: Fields of a recipe that say how a system is shown, not what it learns.
 SHOWN = ("title", "paper", "licence", "languages", "prompts", "note")
 #: What a stage under way cannot change: its name in the record, what learns and by what, and what is held out.
-FIXED = ("name", "level", "train", "optimiser", "adapter", "validation")
+FIXED = ("name", "level", "train", "optimiser", "fused_backward", "adapter", "validation")
+#: What a stage may change at any time, for it says what is shown and kept and not what is learnt.
+FREE = ("sample_every", "save_every", "keep_last", "trackers")
 FEW = 6
 
 #: Path -> (before, after).
@@ -71,6 +73,7 @@ def _maps(recipe: Recipe) -> set[str]:
     """The maps that the stages of a recipe read."""
     names: set[str] = set()
     for stage in recipe.stages:
+        names.update(objective_of(stage).maps)
         for level in objective_of(stage).levels(stage):
             conditioners = cast("tuple[Conditioner, ...]", recipe.level(level).conditioners)
             names.update(name for each in conditioners for name in each.maps)
@@ -177,7 +180,7 @@ def same_recipe(before: Recipe, wanted: Recipe, place: Place, out: Path, from_he
     Raises TrainingError for another recipe, for a change that nobody asked to be one, and for one that cannot be made
     where the run stands.
     """
-    changes = differences(before, wanted)
+    changes = {path: value for path, value in differences(before, wanted).items() if not _is_free(path)}
     if not changes:
         return {}
     listed = _listed(changes)
@@ -218,6 +221,11 @@ def same_recipe(before: Recipe, wanted: Recipe, place: Place, out: Path, from_he
             step=place.step,
         )
     return changes
+
+
+def _is_free(path: str) -> bool:
+    names = path.split(".")
+    return len(names) > 2 and names[0] == "stages" and names[2] in FREE
 
 
 def _can_change(changes: Changes, recipe: Recipe, place: Place, out: Path) -> bool:

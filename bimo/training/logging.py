@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -24,8 +24,10 @@ from torch import nn
 from bimo.core.errors import TrainingError
 from bimo.core.files import write_whole
 from bimo.core.messages import Message, say
+from bimo.core.part import dump
 from bimo.core.recipe import Stage
 from bimo.data.sheets import chinese_font
+from bimo.training.trackers import WITH_PICTURES, opened
 
 LOG_FILE = "log.jsonl"
 SMOOTHING = 0.98
@@ -66,19 +68,9 @@ def _unwritten(path: Path, error: Exception) -> TrainingError:
     )
 
 
-def _board(out: Path) -> Any:
-    """TensorBoard's writer in ``out``/tensorboard, None where its package is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return cast(Any, SummaryWriter)(str(out / "tensorboard"))
-
-
 class Journal:
     """RUN/log.jsonl: stage, step, samples, loss, lr, seconds, and where it was measured valid. Written in bursts, whole
-    lines only; to TensorBoard as well where its package is installed. One that ``writes`` nothing forgets
-    what it is told.
+    lines only; the trackers of a stage are told as well. One that ``writes`` nothing forgets what it is told.
     """
 
     def __init__(self, out: Path, writes: bool = True) -> None:
@@ -87,7 +79,20 @@ class Journal:
         self.writes = writes
         #: The last step that is written of the stage under way, and its samples: a batch may have changed since.
         self.done: tuple[str, int, int] = ("", 0, 0)
-        self.board: Any = _board(out) if writes else None
+        self.trackers: dict[str, Any] = {}
+
+    def track(self, stage: Stage) -> None:
+        """Opens the trackers that a stage names, and those alone."""
+        for name in stage.trackers if self.writes else ():
+            if name not in self.trackers:
+                self.trackers[name] = opened(name, self.path.parent, dump(stage))
+        for name in [name for name in self.trackers if name not in stage.trackers]:
+            self.trackers.pop(name).finish()
+
+    def close(self) -> None:
+        """Ends the trackers."""
+        for name in list(self.trackers):
+            self.trackers.pop(name).finish()
 
     def add(self, stage: Stage, step: int, loss: float, lr: float, seconds: float, valid: float | None = None) -> None:
         """One step."""
@@ -102,17 +107,19 @@ class Journal:
         row |= {"lr": lr, "seconds": round(seconds, 4)}
         row |= {} if valid is None else {"valid": round(valid, 6)}
         self.lines.append(json.dumps(row, ensure_ascii=False))
-        if self.board is not None:
-            for name in ("loss", "lr", "valid"):
-                if name in row:
-                    self.board.add_scalar(f"{stage.name}/{name}", row[name], row["samples"])
+        values = {f"{stage.name}/{name}": row[name] for name in ("loss", "lr", "valid") if name in row}
+        for tracker in self.trackers.values():
+            tracker.log(values, step=row["samples"])
 
     def show(self, stage: Stage, step: int, sheet: Path) -> None:
-        """Pictures of the fixed prompts, drawn after a step: to TensorBoard, where it is; the page finds the file."""
-        if self.board is not None:
+        """Pictures of the fixed prompts after a step, to the trackers that take them; the page finds the file."""
+        shown = [tracker for name, tracker in self.trackers.items() if name in WITH_PICTURES]
+        if shown:
             with Image.open(sheet) as image:
                 pixels = np.asarray(image.convert("RGB"))
-            self.board.add_image(f"{stage.name}/prompts", pixels, self._samples(stage, step), dataformats="HWC")
+            for tracker in shown:
+                own = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                tracker.log_images({f"{stage.name}/prompts": pixels[None]}, step=self._samples(stage, step), **own)
 
     def flush(self) -> None:
         """Appends what has been added since. Raises TrainingError where the disk is full; no half line is left."""

@@ -15,13 +15,16 @@ from bimo.core.messages import Both, Message, say
 from bimo.core.module_weights import unfilled
 from bimo.core.part import Part
 from bimo.core.recipe import Recipe, Stage
+from bimo.core.stage_data import CaptionEdits
 from bimo.data.loader import Pictures
 from bimo.diffusion.system import System
 from bimo.training.adapters.adapter import adapter_of
 from bimo.training.checks import REMEDY, UNSUITED, Reading, readings, sampled, too_much
 from bimo.training.objectives.objective import objective_of
 from bimo.training.objectives.rewards import Judges
+from bimo.training.optimizer_classes import check_optimiser
 from bimo.training.optimizers import chosen
+from bimo.training.trackers import check_trackers
 from bimo.training.train_inputs import Prospect, Vocabulary, refusals
 
 
@@ -100,6 +103,9 @@ def problems(prospect: Prospect) -> Iterator[BimoError]:
     stage, system, pictures = prospect.stage, prospect.system, prospect.pictures
     objective = objective_of(stage)
     yield from _unmatched_globs(stage, system)
+    yield from refusals(partial(check_optimiser, stage))
+    yield from refusals(partial(check_trackers, stage))
+    yield from _unvarying_rows(prospect)
     if not stage.train and stage.adapter is None:
         yield RecipeError("train is empty and there is no adapter: nothing would be learnt")
     if _sees_pictures(stage):
@@ -157,6 +163,28 @@ def _unmatched_globs(stage: Stage, system: System) -> Iterator[BimoError]:
             yield RecipeError("{glob!r} of the adapter matches no layer", glob=glob)
 
 
+def _unvarying_rows(prospect: Prospect) -> Iterator[BimoError]:
+    """Variations of the rows that an objective would not see, or that would say wrong things of them."""
+    stage, objective = prospect.stage, objective_of(prospect.stage)
+    asked = {
+        "captions": stage.captions != CaptionEdits(),
+        "augment": stage.augment.count > 1,
+        "repeats": bool(stage.repeats),
+    }
+    asked_for = [name for name, wanted in asked.items() if wanted]
+    if asked_for and not (objective.varies_rows and objective.sees == "latents"):
+        yield RecipeError(
+            "{fields} do nothing in {objective}, which does not learn from pictures of the data with their captions; "
+            "leave them out",
+            fields=", ".join(asked_for),
+            objective=type(objective).__name__,
+        )
+    if stage.augment.flip and prospect.pictures.poses is not None:
+        yield RecipeError(
+            "flip of augment: the data says where things are in its pictures, so it stays off; leave it out"
+        )
+
+
 def _missing_labels(stage: Stage, system: System, pictures: Pictures) -> Iterator[BimoError]:
     """Labels and maps of the pictures that the conditioners of the stage's levels need and the data lacks."""
     objective = objective_of(stage)
@@ -165,7 +193,7 @@ def _missing_labels(stage: Stage, system: System, pictures: Pictures) -> Iterato
     names = dict.fromkeys(objective.levels(stage))
     conditioners = [each for name in names for each in system.level(name).conditioners]
     labels = {name for each in conditioners for name in each.labels}
-    maps = {name for each in conditioners for name in each.maps}
+    maps = {name for each in conditioners for name in each.maps} | set(objective.maps)
     if (adapter := adapter_of(stage)) is not None:
         maps.update(adapter.maps)
     drawn = [row for row, size in enumerate(pictures.sizes) if all(size)]

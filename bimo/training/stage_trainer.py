@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,16 +16,20 @@ import torch
 from torch import Tensor, nn
 
 from bimo.core.errors import TrainingError
+from bimo.core.messages import Listed
 from bimo.core.part import loads
 from bimo.core.recipe import Stage
 from bimo.core.tensors import Share
 from bimo.diffusion.system import System
 from bimo.engine.devices import default_device
+from bimo.training.averaging import average_of
 from bimo.training.distributed.processes import Processes, gather
+from bimo.training.distributed.zero import DeepSpeedZero
 from bimo.training.finite import broken, not_finite, picked, some
 from bimo.training.master_weights import MasterWeights
 from bimo.training.objectives.objective import BatchSource, Objective
-from bimo.training.optimizers import EMA, DeepSpeedZero, autocast, optimiser, ordered, scaler
+from bimo.training.optimizer_classes import BY_PARAMETER, OWN, plain
+from bimo.training.optimizers import ChainedOptimizer, autocast, optimiser, ordered, scaler
 from bimo.training.train_inputs import TrainInputs
 from bimo.training.train_loader import BatchSampler
 
@@ -110,7 +115,11 @@ class StageTrainer:
         if self.processes.zero:
             self.optimiser = DeepSpeedZero(stage, self._module, self.optimiser, self.processes)
             self._forward = self.optimiser.engine
-        self.average = EMA(self.parameters, stage.ema)
+        self.average = average_of(stage, self.parameters, self.optimiser)
+        #: Of each parameter whose step was taken in the backward pass, whether its gradient was finite.
+        self._fused: dict[str, Tensor] = {}
+        if stage.fused_backward:
+            self._step_in_backward()
         self.scaler = scaler(stage, self.processes.device)
         if saved is not None:
             self._go_on(saved)
@@ -121,6 +130,7 @@ class StageTrainer:
         for group in self.optimiser.param_groups:
             group["lr"] = lr * group["share"]
         self.optimiser.zero_grad(set_to_none=True)
+        self._fused = {}
         batches = range(step * stage.accumulate, (step + 1) * stage.accumulate)
         for batch in batches:
             # Gradients are brought together once a step.
@@ -139,9 +149,12 @@ class StageTrainer:
         if self.masters is not None:
             self.masters.take_gradients()
         self.scaler.unscale_(self.optimiser)
-        if not self.processes.zero:  # which clips before it parts
+        if self._fused:
+            self._gradients = step, list(self._fused), torch.stack(list(self._fused.values()))
+        elif not self.processes.zero and not stage.fused_backward:  # which clips before it parts
             self._clip(step)
-        self.scaler.step(self.optimiser)
+        if not stage.fused_backward:
+            self.scaler.step(self.optimiser)
         self.scaler.update()
         if self.masters is not None:
             self.masters.copy_to_working()
@@ -196,7 +209,8 @@ class StageTrainer:
     def state(self) -> dict[str, Any]:
         """What goes on from here, on the processor. With FSDP or DeepSpeed all processes have to ask."""
         extra = None if self.extra is None else self.extra.state_dict()
-        state = {"optimiser": self.optimiser.state_dict(), "average": self.average.values, "extra": extra}
+        average = self.average.averaged(self.parameters)
+        state = {"optimiser": self.optimiser.state_dict(), "average": average, "extra": extra}
         return whole(state | {"scaler": self.scaler.state_dict()})
 
     def close(self) -> None:
@@ -207,6 +221,35 @@ class StageTrainer:
             self.masters.close()
         if isinstance(self.optimiser, DeepSpeedZero):
             self.optimiser.close()
+
+    def _step_in_backward(self) -> None:
+        """Has each parameter step as soon as its gradient is whole. Raises TrainingError where that cannot be."""
+        stage, plain_name = self.stage, plain(self.stage.optimiser)
+        if plain_name not in BY_PARAMETER:
+            raise TrainingError(
+                "fused_backward of stage {name!r}: the step of {optimiser} looks at all that learns at once; take "
+                "{others}",
+                name=stage.name,
+                optimiser=stage.optimiser,
+                others=Listed(BY_PARAMETER, "or"),
+            )
+        if self.processes.count > 1:
+            raise TrainingError(
+                "fused_backward of stage {name!r} steps before gradients of several processes are brought together; "
+                "begin one process, or leave it out",
+                name=stage.name,
+            )
+        names = {id(parameter): name for name, parameter in self.parameters.items()}
+
+        def take(optimiser: torch.optim.Optimizer, parameter: Tensor) -> None:
+            gradient = cast(Tensor, parameter.grad)
+            self._fused[names[id(parameter)]] = torch.linalg.vector_norm(gradient.detach()).isfinite()
+            optimiser.step()
+            parameter.grad = None
+
+        for each in cast(ChainedOptimizer, self.optimiser).optimisers:
+            parameter: Any = each.param_groups[0]["params"][0]
+            self._hooks.append(parameter.register_post_accumulate_grad_hook(partial(take, each)))
 
     def _clip(self, step: int) -> None:
         """Clips the gradients, and has their norms, which that takes anyway, tell whether each is finite."""
@@ -254,7 +297,7 @@ class StageTrainer:
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
                     state[name] = as_is(value, parameter)
         # Learning rates and decay of a group come from the stage, which may have been changed since.
-        group_settings = [{n: v for n, v in group.items() if n != "params"} for group in self.optimiser.param_groups]
+        group_settings = [{n: v for n, v in g.items() if self._is_setting(n)} for g in self.optimiser.param_groups]
         self.optimiser.load_state_dict(optimiser_state)
         for group, own in zip(self.optimiser.param_groups, group_settings, strict=True):
             group.update(own)
@@ -265,6 +308,11 @@ class StageTrainer:
         if saved.get("scaler"):
             self.scaler.load_state_dict(saved["scaler"])
 
+    def _is_setting(self, name: str) -> bool:
+        """Whether an entry of the optimiser's groups comes from the stage: a library's keep there what they found."""
+        settings = ("lr", "weight_decay", "share", *self.stage.optimiser_args)
+        return name != "params" and (self.stage.optimiser in OWN or name in settings)
+
     def _regrouped(self, state: dict[str, Any], before: Stage) -> dict[str, Any]:
         """An optimiser's state whose parameters are counted as the stage has them now: rates of their own make groups,
         and so another order.
@@ -272,7 +320,14 @@ class StageTrainer:
         names, now = ordered(before, self.parameters), ordered(self.stage, self.parameters)
         if names == now:
             return state
-        known = {names[at]: state for at, state in state["state"].items()}
+        if self.stage.optimiser not in OWN:
+            raise TrainingError(
+                "lr_overrides of stage {name!r} cannot be changed under way: {optimiser} keeps by group what it has "
+                "found",
+                name=self.stage.name,
+                optimiser=self.stage.optimiser,
+            )
+        known = {names[at]: own for at, own in state["state"].items()}
         counts = iter(range(len(now)))
         fresh = optimiser(self.stage, self.parameters).param_groups
         groups = [{**group, "params": [next(counts) for _ in group["params"]]} for group in fresh]

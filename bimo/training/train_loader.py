@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import tempfile
 from array import array
@@ -19,19 +20,21 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from bimo.core.errors import TrainingError
+from bimo.core.errors import RecipeError, TrainingError
 from bimo.core.hashing import bytes_of, digest_tensors
 from bimo.core.messages import say
-from bimo.core.part import dumps
+from bimo.core.part import dumps, nearest
 from bimo.core.tensors import Batch, Share
 from bimo.data.loader import Fitted, Pictures, Size, picked
 from bimo.data.rows import Column
 from bimo.engine.devices import default_device, to_device
+from bimo.training.caption_edits import edited
 from bimo.training.conditioning_dropout import ConditioningDropout
 from bimo.training.distributed.processes import ALONE, Processes
 from bimo.training.encoding_cache import Encode, cached_encoder
 from bimo.training.logging import counted, save_whole
 from bimo.training.train_inputs import TrainInputs
+from bimo.training.unvaried import unvaried
 
 ENCODE_BATCH = 64
 #: What a batch of encoding holds at most, so that large pictures go through one by one.
@@ -112,22 +115,26 @@ class TrainLoader:
         out: Path,
         seed: int,
         processes: Processes = ALONE,
+        masks: Sequence[str] = (),
     ) -> None:
+        """``masks`` are maps of the pictures that an objective looks at itself."""
         pictures = pictures if sees == "texts" else _with_pictures(pictures)
         self.blank, self.sees, self.level, self.pictures, self.out = blank, sees, next(iter(levels), ""), pictures, out
         self.processes = processes
         stage = blank.stage
-        self.fitted: Fitted | None = None if sees == "texts" else pictures.fitted(stage.size, stage.buckets)
+        self.fitted: Fitted | None = None if sees == "texts" else self._fitted(pictures)
         sizes = pictures.sizes if self.fitted is None else self.fitted.sizes
         if not stage.buckets or self.fitted is None:
             sizes = Column(len(pictures), lambda row: (0, 0))
         train, held_out = _split(pictures, stage.validation)
+        train = _repeated(pictures, train, stage.repeats)
         self.order = BatchSampler(train, sizes, stage.batch, seed)
         self.held_out = BatchSampler(held_out, sizes, stage.batch, seed) if held_out else None
         self.conditioners = [c for name in levels for c in blank.system.level(name).conditioners]
         #: A system's prompt prefix stands before the captions that it learns from, too.
         self.prefix = blank.system.recipe.request.prefix if sees == "latents" else ""
         self.dropping = ConditioningDropout(stage, len(blank.system.text_encoders), self.conditioners)
+        self._masks = masks
         self._latents: Latents | None = None
         self._encode: Encode | None = None
 
@@ -145,6 +152,7 @@ class TrainLoader:
         picks = torch.rand(len(groups), generator=generator).repeat_interleave(torch.tensor(group_sizes)).tolist()
         captions = [pictures.captions[row] or ("",) for row in rows]
         chosen = [some[int(p * len(some))] for some, p in zip(captions, picks, strict=True)]
+        chosen = self._edited(chosen, group_sizes, generator)
         share = self.processes.share(group_sizes)
         inputs = replace(
             self.blank,
@@ -156,24 +164,25 @@ class TrainLoader:
         )
         if self.fitted is None:
             return inputs
-        own = share.of(rows)
+        seen = self._variants(rows, group_sizes, generator)
+        own, drawn = share.of(rows), share.of(seen)
         # Pixels are loaded beside latents only if a conditioner needs them.
         wanted = self.sees == "pixels" or any(conditioner.pixels for conditioner in self.conditioners)
-        pixels = self._pixels(self.fitted, own, order, number) if wanted else None
+        pixels = self._pixels(self.fitted, drawn, order, number) if wanted else None
         if self.sees == "pixels":
             return replace(inputs, pixels=to_device(pixels, self.processes.device))
         latents, encode = self._latents or self.prepared(), self._encode
         prompts = [self.prefix + text for text in chosen]
         encodings = cast(Encode, encode)([share.of(_emptied(prompts, gone)) for gone in dropped.encoders])
-        scalars = {"size_ids": self.fitted.size_ids(own)}
+        scalars = {"size_ids": self.fitted.size_ids(drawn)}
         if pictures.poses is not None:
             scalars["pose"] = pictures.poses[own]
         for name in sorted({name for conditioner in self.conditioners for name in conditioner.labels}):
             if all(name in pictures.labels[row] for row in rows):
                 scalars[name] = torch.tensor([[float(pictures.labels[row][name])] for row in own])
-        map_names = sorted({name for conditioner in self.conditioners for name in conditioner.maps})
-        maps = {name: self.fitted.maps(name, own) for name in map_names}
-        x = latents.rows(rows, generator, share)
+        map_names = sorted({name for conditioner in self.conditioners for name in conditioner.maps} | set(self._masks))
+        maps = {name: self.fitted.maps(name, drawn) for name in map_names}
+        x = latents.rows(seen, generator, share)
         without = {name: share.of(gone) for name, gone in dropped.conditions.items()}
         gone, labels = share.of(dropped.captions), [pictures.labels[row] for row in own]
         batch = Batch(x, encodings, scalars, gone, generator, pixels, maps, without, share, labels)
@@ -182,10 +191,38 @@ class TrainLoader:
     def _pixels(self, fitted: Fitted, rows: Sequence[int], order: BatchSampler, number: int) -> Tensor:
         """[B, 3, H, W] of this process's rows of a batch; the next are decoded during the step."""
         pixels = fitted.pixels(rows)
+        if fitted.variants > 1:  # which of the next are asked for is drawn with their step
+            return pixels
         groups = order.groups_of(number + 1)
         share = self.processes.share([len(group) for group in groups])
         fitted.prefetch(share.of([row for group in groups for row in group]))
         return pixels
+
+    def _fitted(self, pictures: Pictures) -> Fitted:
+        """The pictures at the stage's sizes, in variants where it has any, but for those that stay as they are."""
+        stage, augment, stays = self.blank.stage, self.blank.stage.augment, None
+        if augment.count > 1 and not augment.anyway:
+            with self.processes.main_process_first():
+                stays = unvaried(pictures, self.out)
+        return pictures.fitted(stage.size, stage.buckets, augment, stays)
+
+    def _edited(self, captions: Sequence[str], group_sizes: Sequence[int], generator: torch.Generator) -> list[str]:
+        """The captions as this step learns them: those of a group vary alike."""
+        edits = self.blank.stage.captions
+        seeds = [0] * len(captions)
+        if edits.varies:
+            drawn = torch.randint(1 << 62, (len(group_sizes),), generator=generator)
+            seeds = drawn.repeat_interleave(torch.tensor(group_sizes)).tolist()
+        return [edited(text, edits, seed) for text, seed in zip(captions, seeds, strict=True)]
+
+    def _variants(self, rows: Sequence[int], group_sizes: Sequence[int], generator: torch.Generator) -> Sequence[int]:
+        """The rows of ``fitted`` that stand for rows in this step: one of the variants of each, of a group the same."""
+        count = 1 if self.fitted is None else self.fitted.variants
+        if count == 1:
+            return rows
+        drawn = torch.randint(count, (len(group_sizes),), generator=generator)
+        variants = drawn.repeat_interleave(torch.tensor(group_sizes)).tolist()
+        return [row + variant * len(self.pictures) for row, variant in zip(rows, variants, strict=True)]
 
     def prepared(self) -> Latents:
         """Has everything encoded that is encoded once, as the first batch would have it; returns the latents."""
@@ -198,7 +235,20 @@ class TrainLoader:
     def _text_encoder(self) -> Encode:
         """What encodes captions: from the cache what is frozen of the text encoders."""
         system, pictures, stage = self.blank.system, self.pictures, self.blank.stage
-        texts = (self.prefix + text for group in pictures.groups for row in group for text in pictures.captions[row])
+        edits = stage.captions
+        if edits.varies:
+            print(
+                say(
+                    "captions of stage {name!r} vary from step to step, so each step encodes its words", name=stage.name
+                )
+            )
+            return cached_encoder(system, (), 0, self.out, writes=self.processes.is_main_process)
+        texts = (
+            self.prefix + edited(text, edits, 0)
+            for group in pictures.groups
+            for row in group
+            for text in pictures.captions[row]
+        )
         samples = stage.steps * stage.accumulate * stage.batch
         return cached_encoder(system, texts, samples, self.out, writes=self.processes.is_main_process)
 
@@ -290,6 +340,29 @@ def _split(pictures: Pictures, share: float) -> tuple[Sequence[tuple[int, ...]],
             share=share,
         )
     return picked(pictures.groups, (~held_out).nonzero()[0]), picked(pictures.groups, held_out.nonzero()[0])
+
+
+def _repeated(
+    pictures: Pictures, groups: Sequence[tuple[int, ...]], repeats: Sequence[tuple[str, int]]
+) -> Sequence[tuple[int, ...]]:
+    """The groups as often as (glob over "FOLDER/KEY" of their first row, count) says, the last that matches; once where
+    none does. Raises RecipeError for a glob that matches nothing, and where nothing is left.
+    """
+    if not repeats:
+        return groups
+    names = [f"{pictures.homes[group[0]].name}/{pictures.keys[group[0]]}" for group in groups]
+    counts = [1] * len(names)
+    for glob, count in repeats:
+        matched = [place for place, name in enumerate(names) if fnmatch.fnmatchcase(name, glob)]
+        if not matched:
+            near = ", ".join(nearest(glob, dict.fromkeys(names)) or names[:3])
+            raise RecipeError("{glob!r} of repeats matches no row; some are {near}", glob=glob, near=near)
+        for place in matched:
+            counts[place] = count
+    made = [group for group, count in zip(groups, counts, strict=True) for _ in range(count)]
+    if not made:
+        raise RecipeError("repeats leave nothing to learn: every row is taken 0 times")
+    return made
 
 
 def _with_pictures(pictures: Pictures) -> Pictures:

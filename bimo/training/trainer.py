@@ -34,12 +34,14 @@ from bimo.training.adapters.adapter import adapter_of
 from bimo.training.adapters.lora_stage import apart
 from bimo.training.checks import check_groups, check_seed, check_sizes, check_words
 from bimo.training.distributed.processes import ALONE, Processes, init_distributed
+from bimo.training.distributed.zero import zero_settings
 from bimo.training.finite import broken, not_finite, some
 from bimo.training.history import Change, History, Place, had, read_history, same_data, same_recipe, standing
 from bimo.training.logging import Journal, Progress, save_whole, table, tell
+from bimo.training.lr_schedules import rate
 from bimo.training.objectives.objective import objective_of
 from bimo.training.objectives.rewards import Judges
-from bimo.training.optimizers import checkpoint_gradients, freeze, rate, zero_settings
+from bimo.training.optimizers import checkpoint_gradients, freeze
 from bimo.training.preflight import check_recipe, check_stages, sized
 from bimo.training.run_page import leave
 from bimo.training.stage_trainer import StageTrainer, named, read_alike, whole
@@ -213,6 +215,7 @@ class Trainer:
         with self.processes.main_process_first():
             if self.processes.is_main_process:
                 self.system.eval().save(self.out)
+        self.journal.close()
         print(say("trained: bimo draw -m {out}", out=self.out))
 
     def _stage(self, stage: Stage, saved: dict[str, Any] | None) -> bool:
@@ -220,16 +223,21 @@ class Trainer:
         trainer = self._stage_trainer(stage, saved)
         self._announce(stage, trainer)
         self._modes()
+        self.journal.track(stage)
         progress = Progress(stage, self.place.step, self.journal)
         last_saved = last_sheet = time.monotonic()
         with progress:
             while self.place.step < stage.steps:
                 loss, lr = self._step(stage, trainer)
                 progress.on_step(self.place.step, loss, lr, self._validated(stage, trainer))
-                now = time.monotonic()
-                due = (now > self.deadline, now - last_saved > CHECKPOINT_SECONDS, now - last_sheet > SHEET_SECONDS)
+                now, step = time.monotonic(), self.place.step
+                look = not stage.sample_every and now - last_sheet > SHEET_SECONDS
+                due = (now > self.deadline, now - last_saved > CHECKPOINT_SECONDS, look)
                 # By the leader's clock: what one does here all do.
                 over, save, look = self.processes.total(*(float(it and self.processes.is_main_process) for it in due))
+                look = look or (stage.sample_every and step % stage.sample_every == 0 and step < stage.steps)
+                if stage.save_every and step % stage.save_every == 0 and step < stage.steps:
+                    self._keep(stage, trainer)
                 if over or save:
                     trainer.check_weights(self.place.step)
                     self._save(trainer.state() | {"stage": dumps(stage)}, trainer)
@@ -338,9 +346,23 @@ class Trainer:
                 self._best(stage, trainer)
         return value
 
+    def _keep(self, stage: Stage, trainer: StageTrainer) -> None:
+        """Keeps what is learnt after this step, and lets go of what was kept before the last few."""
+        trainer.check_weights(self.place.step)
+        start = f"step-{self.place.stage + 1}-"
+        with self._averaged(trainer):
+            self._leave(stage, trainer, f"{start}{self.place.step:06d}")
+        if stage.keep_last and self.processes.is_main_process:
+            for old in sorted(self.out.glob(f"{start}*"))[: -stage.keep_last]:
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
+
     def _best(self, stage: Stage, trainer: StageTrainer) -> None:
         """Keeps the system as it is, ready to draw, or the adapter that is learning."""
-        name, adapter = f"best-{self.place.stage + 1}", adapter_of(stage)
+        self._leave(stage, trainer, f"best-{self.place.stage + 1}")
+
+    def _leave(self, stage: Stage, trainer: StageTrainer, name: str) -> None:
+        """Writes the system as it is, ready to draw, or the adapter that is learning."""
+        adapter = adapter_of(stage)
         state = whole(trainer.system_state() if adapter is None else adapter.learnt(self.system))
         if not self.processes.is_main_process:
             return

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
+from diffusers.training_utils import compute_density_for_timestep_sampling, compute_loss_weighting_for_sd3
 from torch import Tensor
 from torch.nn import functional
 
@@ -17,7 +19,11 @@ from bimo.core.tensors import Batch, Conditioning, DenoiserInput
 from bimo.diffusion.conditioning import merge_conditioning
 from bimo.diffusion.schedules.ddpm import Ddpm
 from bimo.diffusion.schedules.flow import Flow
-from bimo.training.objectives.denoise import Denoise
+from bimo.diffusion.schedules.single_step import SingleStepRegression
+from bimo.training.objectives.denoise import Denoise, Question
+from bimo.training.objectives.error_weights import huber_c, signal_to_noise, squared_or_huber
+from bimo.training.objectives.flow_times import FlowTimes, drawn_shift
+from bimo.training.objectives.noise import multires_noise
 from bimo.training.train_inputs import TrainInputs, Vocabulary
 
 
@@ -91,9 +97,141 @@ def replace_question(objective: Denoise, system: Fake, x: Tensor, noise: Tensor,
     )
 
 
-def test_min_snr_needs_a_law_that_has_one() -> None:
-    with pytest.raises(RecipeError, match="Ddpm"):
-        Denoise(snr=5.0).loss(train_inputs(Fake(Flow(), zeros), torch.zeros(2, 1, 4, 4)))
+@pytest.mark.parametrize("asked", [{"snr": 5.0}, {"debiased": True}, {"loss_type": "huber"}])
+def test_a_weight_needs_a_law_that_has_one(asked: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match="not for SingleStepRegression"):
+        Denoise(**asked).check(SingleStepRegression())
+
+
+@pytest.mark.parametrize("schedule", [Ddpm(prediction=p) for p in ("epsilon", "sample", "v_prediction")] + [Flow()])
+@pytest.mark.parametrize("asked", [{"snr": 5.0}, {"debiased": True}])
+def test_a_weight_is_on_the_error_of_x_whatever_is_answered(schedule: Any, asked: dict[str, Any]) -> None:
+    """An answer that is off by as much of x has the error of x times min(snr, gamma), or times sqrt(snr)."""
+    torch.manual_seed(0)
+    x, noise, off = torch.randn(5, 2, 4, 4), torch.randn(5, 2, 4, 4), torch.randn(5, 2, 4, 4)
+    t = torch.tensor([5.0, 100.0, 400.0, 700.0, 990.0])
+    noised = schedule.add_noise(x, noise, t)
+    snr = signal_to_noise(schedule, t)
+    wrong = x + off
+    # The answer that means ``wrong`` at x_t.
+    if isinstance(schedule, Flow):
+        other = (noised - wrong) / (t / 1000)[:, None, None, None]
+    else:
+        a = schedule.signal()[t.long()][:, None, None, None]
+        as_noise = (noised - a.sqrt() * wrong) / (1 - a).sqrt()
+        other = {
+            "epsilon": as_noise,
+            "sample": wrong,
+            "v_prediction": a.sqrt() * as_noise - (1 - a).sqrt() * wrong,
+        }[schedule.prediction]
+    objective = Denoise(**asked)
+    question = Question(schedule, DenoiserInput("image", noised, t, Conditioning()), x, noise)
+    wanted = snr.clamp(max=5.0) if asked.get("snr") else snr / snr.clamp(max=1000.0).sqrt()
+    torch.testing.assert_close(
+        objective.errors(question, other), wanted * off.square().flatten(1).mean(1), rtol=2e-3, atol=1e-5
+    )
+
+
+def test_huber_is_square_near_and_straight_far() -> None:
+    near, far, c = torch.full((1, 1), 1e-3), torch.full((1, 1), 100.0), torch.tensor([0.1])
+    assert squared_or_huber(near, "huber", c).item() == pytest.approx(1e-6, rel=1e-3)
+    assert squared_or_huber(near, "smooth_l1", c).item() == pytest.approx(1e-5, rel=1e-3)
+    assert squared_or_huber(far, "huber", c).item() == pytest.approx(2 * 0.1 * (100 - 0.1), rel=1e-4)
+    assert squared_or_huber(far, "smooth_l1", c).item() == pytest.approx(2 * (100 - 0.1), rel=1e-4)
+
+
+def test_where_the_change_lies_depends_on_the_time() -> None:
+    t = torch.tensor([0.0, 500.0, 999.0])
+    law = Ddpm()
+    assert huber_c(law, t, 0.1, "constant").tolist() == pytest.approx([0.1] * 3)
+    assert huber_c(law, t, 0.1, "exponential").tolist() == pytest.approx([1.0, 0.1**0.5, 0.1**0.999])
+    by_ratio = huber_c(law, t, 0.1, "snr")
+    sigma = ((1 - law.signal()) / law.signal()).sqrt()[t.long()]
+    assert by_ratio.tolist() == pytest.approx((0.9 / (1 + sigma) ** 2 + 0.1).tolist(), rel=1e-4)
+
+
+@pytest.mark.parametrize("weight", ["none", "sigma_sqrt", "cosmap"])
+def test_weights_of_a_flow_are_those_of_diffusers(weight: Any) -> None:
+    s = torch.tensor([0.05, 0.3, 0.9])
+    theirs = compute_loss_weighting_for_sd3(weight, s)
+    torch.testing.assert_close(FlowTimes(weight=weight).weights(Flow(), s * 1000), theirs)
+
+
+@pytest.mark.parametrize("density", ["logit_normal", "mode", "uniform"])
+def test_times_of_a_flow_are_those_of_diffusers(density: Any) -> None:
+    scheme = "none" if density == "uniform" else density
+    times = FlowTimes(density=density, mean=0.2, std=0.8, scale=1.1)
+    ours = times.timesteps(Flow(), (4, 8, 8), 64, torch.Generator().manual_seed(3)) / 1000
+    theirs = compute_density_for_timestep_sampling(
+        scheme, 64, logit_mean=0.2, logit_std=0.8, mode_scale=1.1, generator=torch.Generator().manual_seed(3)
+    )
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_times_are_moved_as_drawing_moves_them() -> None:
+    even = Flow(dynamic="line", config={})
+    for schedule, shape in ((Flow(shift=3.0), (4, 8, 8)), (even, (16, 128, 128))):
+        a = drawn_shift(schedule, shape)
+        times = FlowTimes(density="uniform", shift=0.0)
+        s = torch.rand(8, generator=torch.Generator().manual_seed(1))
+        moved = times.timesteps(schedule, shape, 8, torch.Generator().manual_seed(1)) / 1000
+        torch.testing.assert_close(moved, a * s / (1 + (a - 1) * s))
+    assert drawn_shift(even, (16, 128, 128)) == pytest.approx(math.exp(1.15))  # of 4096 patches: max_shift
+    with pytest.raises(RecipeError, match="times of a Flow"):
+        Denoise(flow=FlowTimes()).check(Ddpm())
+
+
+def test_a_mask_leaves_the_error_of_what_it_shows() -> None:
+    system = Fake(Flow(), lambda ask: torch.zeros_like(ask.x))
+    inputs = train_inputs(system, torch.zeros(2, 1, 4, 4))
+    left = torch.full((2, 3, 32, 32), -1.0)
+    left[..., :16] = 1.0
+    batch = replace(inputs.batch, maps={"mask": left})  # type: ignore[type-var]
+    noise = Denoise(mask="mask").question(replace(inputs, batch=batch), "image").noise
+    for outside, weights in ((0.0, (1.0, 0.0)), (0.25, (1.0, 0.25))):
+        batch.generator.manual_seed(1)
+        loss = Denoise(mask="mask", outside=outside).loss(replace(inputs, batch=batch))
+        batch.generator.manual_seed(1)
+        noise = Denoise().question(replace(inputs, batch=batch), "image").noise.square()
+        halves = noise[..., :2].mean(), noise[..., 2:].mean()
+        wanted = sum(w * half for w, half in zip(weights, halves, strict=True)) / sum(weights)
+        assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_noise_of_many_sizes_has_a_deviation_of_one_and_is_smoother() -> None:
+    generator = torch.Generator().manual_seed(0)
+    plain = torch.randn(2, 4, 32, 32, generator=generator)
+    made = multires_noise(plain, 5, 0.6, generator)
+    assert made.std() == pytest.approx(1.0)
+    means = [noise.unflatten(2, (4, 8)).unflatten(4, (4, 8)).mean((3, 5)).std() for noise in (plain, made)]
+    assert means[1] > 2 * means[0]
+
+
+def test_perturbed_is_what_is_given_and_not_what_is_asked() -> None:
+    questions = []
+    for perturbation in (0.0, 0.5):
+        system = Fake(Flow(), zeros)
+        inputs = train_inputs(system, torch.zeros(64, 1, 4, 4))
+        questions.append(Denoise(perturbation=perturbation).question(inputs, "image"))
+    plain, other = questions
+    assert torch.equal(plain.noise, other.noise)
+    added = (other.ask.x - plain.ask.x) / (plain.ask.t / 1000)[:, None, None, None]
+    assert added.std().item() == pytest.approx(0.5, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"snr": 5.0, "debiased": True}, "two weights"),
+        ({"perturbation": -0.1}, "perturbation"),
+        ({"multires": 99}, "multires"),
+        ({"huber_c": 0.0}, "huber_c"),
+        ({"outside": 2.0}, "outside"),
+    ],
+)
+def test_values_that_cannot_be_meant(fields: dict[str, Any], told: str) -> None:
+    with pytest.raises(RecipeError, match=told):
+        Denoise(**fields)
 
 
 def test_plain_it_is_the_mean_squared_error() -> None:

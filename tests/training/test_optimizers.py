@@ -19,8 +19,9 @@ from bimo.core.part import dumps
 from bimo.core.recipe import Recipe, Stage
 from bimo.data.loader import Pictures
 from bimo.recipes.taiyi_sd import taiyi_zh
+from bimo.training.lr_schedules import rate
 from bimo.training.objectives.denoise import Denoise
-from bimo.training.optimizers import optimiser, rate
+from bimo.training.optimizers import optimiser
 from bimo.training.trainer import StageTrainer, Trainer, train
 from bimo.xiaomo.recipe import xiaomo
 from tests.support.tiny_checkpoints import bert_words

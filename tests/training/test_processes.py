@@ -26,10 +26,10 @@ from bimo.data.loader import Pictures
 from bimo.training.adapters.lora_stage import Lora
 from bimo.training.checks import check_groups
 from bimo.training.distributed.processes import Processes, fully_shard
+from bimo.training.distributed.zero import zero_settings
 from bimo.training.objectives.online_rewards import OnlineRewards
 from bimo.training.objectives.preferences import DiffusionDPO
 from bimo.training.objectives.rewards import ColourfulReward
-from bimo.training.optimizers import zero_settings
 from bimo.training.train_loader import BatchSampler
 from bimo.training.trainer import Trainer, train
 from bimo.xiaomo.recipe import xiaomo

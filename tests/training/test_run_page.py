@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import errno
 import json
-import sys
-import types
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate import tracking
 from PIL import Image
 
-from bimo.core.errors import TrainingError
+from bimo.core.errors import RecipeError, TrainingError
 from bimo.core.recipe import Recipe
 from bimo.data.loader import Pictures
 from bimo.diffusion.system import System
 from bimo.training import logging, trainer
 from bimo.training.adapters.lora_stage import Lora
 from bimo.training.run_page import courses
+from bimo.training.trackers import check_trackers
 from bimo.training.trainer import Trainer, train
 from bimo.xiaomo.recipe import xiaomo
 from tests.support.drawing import draw, few_steps
@@ -213,30 +213,85 @@ def test_what_a_kill_left_half_written_is_no_row(tmp_path: Path) -> None:
     assert [row["step"] for row in logged(tmp_path)] == [1, 2]
 
 
-class Writer:
-    """What stands for TensorBoard's."""
+class Tracker:
+    """What stands for a tracker of accelerate."""
 
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-        self.seen: list[tuple[str, float, int]] = []
+    name = "tensorboard"
+    requires_logging_directory = True
 
-    def add_scalar(self, name: str, value: float, samples: int) -> None:
-        self.seen.append((name, value, samples))
+    def __init__(self, run: str, logging_dir: str) -> None:
+        self.folder = logging_dir
+        self.seen: list[Any] = []
 
-    def add_image(self, name: str, pixels: Any, samples: int, dataformats: str) -> None:
-        self.seen.append((f"{name} {dataformats}", pixels.mean(), samples))
+    def start(self) -> None:
+        self.seen.append("start")
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        self.seen.append((values, step))
+
+    def log_images(self, values: dict[str, Any], step: int, dataformats: str) -> None:
+        self.seen.append(({name: pixels.shape for name, pixels in values.items()}, step, dataformats))
+
+    def finish(self) -> None:
+        self.seen.append("finish")
 
 
-def test_tensorboard_is_written_to_where_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module: Any = types.ModuleType("torch.utils.tensorboard")
-    module.SummaryWriter = Writer
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+def test_the_trackers_of_a_stage_are_told_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "tensorboard", Tracker)
     journal = logging.Journal(tmp_path)
-    journal.add(recipe().stages[0], 3, 0.5, 1e-3, 0.1, 0.25)
-    assert journal.board.folder == str(tmp_path / "tensorboard")
-    name = recipe().stages[0].name
-    assert journal.board.seen == [(f"{name}/loss", 0.5, 12), (f"{name}/lr", 1e-3, 12), (f"{name}/valid", 0.25, 12)]
+    plain = recipe().stages[0]
+    journal.track(plain)
+    assert not journal.trackers
+    stage = replace(plain, trackers=("tensorboard",))
+    journal.track(stage)
+    (tracker,) = journal.trackers.values()
+    assert tracker.folder == str(tmp_path)
+    journal.add(stage, 3, 0.5, 1e-3, 0.1, 0.25)
     sheet = tmp_path / "sheet.png"
     Image.new("RGB", (4, 3), (90, 90, 90)).save(sheet)
-    journal.show(recipe().stages[0], 3, sheet)
-    assert journal.board.seen[-1] == (f"{name}/prompts HWC", 90, 12)
+    journal.show(stage, 3, sheet)
+    journal.track(plain)
+    assert not journal.trackers
+    values = {f"{stage.name}/loss": 0.5, f"{stage.name}/lr": 1e-3, f"{stage.name}/valid": 0.25}
+    assert tracker.seen == ["start", (values, 12), ({f"{stage.name}/prompts": (1, 3, 4, 3)}, 12, "NHWC"), "finish"]
+
+
+def test_tensorboard_itself_writes_its_events(tmp_path: Path) -> None:
+    stage = replace(recipe().stages[0], trackers=("tensorboard",))
+    check_trackers(stage)
+    journal = logging.Journal(tmp_path / "run")
+    journal.track(stage)
+    journal.add(stage, 1, 0.5, 1e-3, 0.1)
+    journal.close()
+    (events,) = (tmp_path / "run").rglob("events.out.*")
+    assert b"/loss" in events.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("tensorbored", "did you mean tensorboard"), ("swanlab", "pip install swanlab")]
+)
+def test_a_tracker_that_is_not_there(monkeypatch: pytest.MonkeyPatch, name: str, told: str) -> None:
+    monkeypatch.setattr(tracking, "get_available_trackers", lambda: ["tensorboard"])
+    with pytest.raises(RecipeError, match=told):
+        check_trackers(replace(recipe().stages[0], trackers=(name,)))
+
+
+def test_what_is_learnt_is_kept_every_so_many_steps_and_the_last_of_them(tiny_shards: Path, tmp_path: Path) -> None:
+    """Stopped or not, of an adapter or of the whole; how often may change at any time, and changes nothing learnt."""
+    adapter = Lora(targets=("image.denoiser.*.to_q",), rank=2)
+    fields: dict[str, Any] = {"train": (), "adapter": adapter, "save_every": 1, "keep_last": 2, "sample_every": 2}
+    out = train(recipe(**fields), tiny_shards, tmp_path / "run", threads=1)
+    assert sorted(path.name for path in out.glob("step-*")) == [f"step-1-{n:06d}.safetensors" for n in (2, 3)]
+    sheets = sorted(path.name for path in (out / "sheets").glob("*.png"))
+    assert sheets == ["1-000002.png", "1-000004.png"]
+    plain = recipe(train=(), adapter=adapter)
+    train(plain, tiny_shards, tmp_path / "stopped", threads=1, stop_after=0.0)
+    for _ in range(4):
+        train(recipe(**{**fields, "keep_last": 0}), tiny_shards, tmp_path / "stopped", threads=1, stop_after=0.0)
+    assert (tmp_path / "stopped/lora-1.safetensors").read_bytes() == (out / "lora-1.safetensors").read_bytes()
+    for name in ("step-1-000002.safetensors", "step-1-000003.safetensors"):
+        assert (tmp_path / "stopped" / name).read_bytes() == (out / name).read_bytes()
+    whole = train(recipe(2, save_every=1), tiny_shards, tmp_path / "whole", threads=1)
+    assert draw(System.read(whole / "step-1-000001"), "红色的<方块>")
+    with pytest.raises(RecipeError, match="keep_last"):
+        recipe(keep_last=2)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,10 @@ from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.part import nearest
 from bimo.diffusion.system import System
 from bimo.models.adapters.lora_files import read_lora
-from bimo.models.adapters.lora_kinds import Change, decomposed, low_rank
+from bimo.models.adapters.lora_kinds import Change, change, decomposed, kind_of, low_rank, rank_of
 from bimo.models.adapters.lora_names import Spelling, published
 from bimo.models.adapters.lora_refusals import few
+from bimo.models.adapters.lycoris import Algo, Lycoris
 
 
 class Low(nn.Module):
@@ -79,10 +80,19 @@ def _with_low(layer: nn.Module, inputs: tuple[Tensor, ...], answer: Tensor) -> T
     return answer if low is None else cast(Low, low)(inputs[0], cast(nn.Linear, layer), answer)
 
 
-def inject(module: nn.Module, globs: Sequence[str], rank: int, alpha: float, dora: bool = False) -> list[str]:
-    """Puts a trainable LoRA beside each linear or convolutional layer whose name a glob matches; its parameters' names
-    are answered: "...to_q.lora.down.weight", "...to_q.lora.up.weight", of a DoRA "...to_q.lora.magnitude" too. No other
-    name of the module changes.
+def inject(
+    module: nn.Module,
+    globs: Sequence[str],
+    rank: int,
+    alpha: float,
+    dora: bool = False,
+    algo: Algo | Literal["lora"] = "lora",
+    ranks: Sequence[tuple[str, int, float]] = (),
+) -> list[str]:
+    """Puts a trainable LoRA, or one of LyCORIS' kinds, beside each linear or convolutional layer whose name a glob
+    matches; its parameters' names are answered: "...to_q.lora.down.weight", "...to_q.lora.up.weight", of a DoRA
+    "...to_q.lora.magnitude" too. No other name of the module changes. ``ranks`` are (glob, rank, alpha) of some layers,
+    the last that matches.
 
     Raises RecipeError for a glob that matches no such layer.
     """
@@ -98,26 +108,40 @@ def inject(module: nn.Module, globs: Sequence[str], rank: int, alpha: float, dor
                 near=near,
             )
         chosen |= {name: layers[name] for name in matched}
-    for layer in chosen.values():
+    of_layer = dict.fromkeys(chosen, (rank, alpha))
+    for glob, own_rank, own_alpha in ranks:
+        matched = fnmatch.filter(chosen, glob)
+        if not matched:
+            near = ", ".join(nearest(glob, chosen) or tuple(chosen)[:3])
+            raise RecipeError(
+                "{glob!r} of ranks matches no layer of the LoRA; the nearest are {near}", glob=glob, near=near
+            )
+        of_layer |= dict.fromkeys(matched, (own_rank, own_alpha))
+    for name, layer in chosen.items():
         if "lora" not in layer._modules:
-            layer.add_module("lora", Low(layer, rank, alpha, dora))
+            own = of_layer[name]
+            layer.add_module("lora", Low(layer, *own, dora) if algo == "lora" else Lycoris(layer, algo, *own))
             if _with_low not in layer._forward_hooks.values():  # it stays after an eject, where it does nothing
                 layer.register_forward_hook(cast(Any, _with_low))
-    halves = ("down.weight", "up.weight", *(("magnitude",) if dora else ()))
-    return [f"{name}.lora.{half}" for name in chosen for half in halves]
+    made = {name: cast(nn.Module, layer.lora) for name, layer in chosen.items()}
+    return [f"{name}.lora.{own}" for name, low in made.items() for own, _ in low.named_parameters()]
 
 
-def injected(module: nn.Module) -> dict[str, Low]:
+def injected(module: nn.Module) -> dict[str, Low | Lycoris]:
     """The trainable LoRAs in a module by the name of their layer."""
-    return {name.removesuffix(".lora"): m for name, m in module.named_modules() if isinstance(m, Low)}
+    return {name.removesuffix(".lora"): m for name, m in module.named_modules() if isinstance(m, (Low, Lycoris))}
 
 
 def extract(module: nn.Module) -> dict[str, Tensor]:
     """What the LoRAs in a module learnt: "<layer>.lora_down.weight", "<layer>.lora_up.weight", "<layer>.alpha", and
-    "<layer>.lora_magnitude_vector" of a DoRA.
+    "<layer>.lora_magnitude_vector" of a DoRA; of LyCORIS' kinds "<layer>.hada_w1_a" and so on.
     """
     state: dict[str, Tensor] = {}
     for name, low in injected(module).items():
+        if isinstance(low, Lycoris):
+            state |= {f"{name}.{role}": value.detach().clone() for role, value in low.roles().items()}
+            state[f"{name}.alpha"] = torch.tensor(float(low.alpha))
+            continue
         state[f"{name}.lora_down.weight"] = cast(Tensor, low.down.weight).detach().clone()
         state[f"{name}.lora_up.weight"] = cast(Tensor, low.up.weight).detach().clone()
         state[f"{name}.alpha"] = torch.tensor(float(low.alpha))
@@ -142,32 +166,27 @@ def save_lora(path: Path, system: System, state: Mapping[str, Tensor], spelling:
 
     "diffusers" is `unet.….lora_A.weight` (a transformer's `transformer.…`); "kohya" is `lora_unet_…lora_down.weight`
     with alpha, over the authors' names of the UNet where the system has two text encoders, as kohya-ss writes for
-    Stable Diffusion XL. Raises WeightsError for a layer that the spelling has no name for.
+    Stable Diffusion XL; "comfyui" is `diffusion_model.…lora_A.weight` with alpha, as ComfyUI and its trainers name the
+    layers of transformers. LyCORIS' kinds have the last two. Raises WeightsError for a layer that the spelling has no
+    name for.
     """
     names = published(system, spelling)
     written: dict[str, Tensor] = {}
     wanted: dict[str, Tensor] = {}
-    for layer in dict.fromkeys(key.rsplit(".lora_", 1)[0] for key in state if ".lora_" in key):
+    layers: dict[str, dict[str, Tensor]] = {}
+    for key, value in state.items():
+        layer, _, role = key.removesuffix(".weight").rpartition(".")
+        layers.setdefault(layer, {})[role] = value
+    # Of several alphas in one file diffusers takes one for all.
+    alpha = max((float(roles["alpha"]) for roles in layers.values() if "lora_up" in roles), default=1.0)
+    for layer, roles in layers.items():
         if layer not in names:
             raise WeightsError("{spelling} has no spelling for {layer}", spelling=spelling, layer=layer)
-        up, down = state[f"{layer}.lora_up.weight"], state[f"{layer}.lora_down.weight"]
-        alpha = state[f"{layer}.alpha"]
-        scale = float(alpha) / down.shape[0]
-        magnitude = state.get(f"{layer}.lora_magnitude_vector")
         weight = system.get_parameter(f"{layer}.weight")
-        wanted[f"{layer}.weight"] = _change(up, down, scale, magnitude)(weight.float())
-        if spelling == "kohya":
-            written |= {f"{names[layer]}.lora_up.weight": up, f"{names[layer]}.lora_down.weight": down}
-            written[f"{names[layer]}.alpha"] = alpha.clone()
-            if magnitude is not None:
-                written[f"{names[layer]}.dora_scale"] = magnitude.view(-1, *[1] * (weight.ndim - 1)).clone()
-        else:
-            # These files say no alpha: the strength goes into what is written.
-            written |= {f"{names[layer]}.lora_B.weight": up * scale, f"{names[layer]}.lora_A.weight": down}
-            if magnitude is not None:
-                # peft keeps that of a convolution along the channels of its answer.
-                shape = (-1,) if weight.ndim == 2 else (1, -1, 1, 1)
-                written[f"{names[layer]}.lora_magnitude_vector"] = magnitude.view(shape).clone()
+        wanted[f"{layer}.weight"] = _change_of(roles)(weight.float())
+        written |= {
+            f"{names[layer]}.{name}": value for name, value in _spelt(roles, weight.ndim, spelling, alpha).items()
+        }
     checkpoint_io.write(path, written)
     own = dict(system.named_parameters())
     found = {at: delta.value(at, own) for delta in read_lora(system, path).deltas for at in delta.paths}
@@ -175,3 +194,40 @@ def save_lora(path: Path, system: System, state: Mapping[str, Tensor], spelling:
     wrong = [n for n in wanted if not alike.get(n)]
     if wrong or len(found) != len(wanted):
         raise WeightsError("{path} reads back otherwise: {few}", path=path, few=few(wrong))
+
+
+def _change_of(roles: Mapping[str, Tensor]) -> Change:
+    """What the tensors of a layer are to its weight."""
+    alpha = float(roles["alpha"])
+    if "lora_up" in roles:
+        down = roles["lora_down"]
+        return _change(roles["lora_up"], down, alpha / down.shape[0], roles.get("lora_magnitude_vector"))
+    own = {role: value for role, value in roles.items() if role != "alpha"}
+    kind = kind_of(own)
+    if kind == "OFT":
+        return change(kind, roles, 1.0, {})
+    rank = rank_of(kind, own)
+    return change(kind, own, alpha / rank if rank else 1.0, {})
+
+
+def _spelt(roles: Mapping[str, Tensor], ndim: int, spelling: Spelling, common: float) -> dict[str, Tensor]:
+    """The tensors of a layer by what a spelling calls them, for a weight of so many dimensions. A ``common`` alpha is
+    the file's, in place of the layer's own.
+    """
+    if "lora_up" not in roles:
+        return {role: value.clone() for role, value in roles.items()}
+    up, down, magnitude = roles["lora_up"], roles["lora_down"], roles.get("lora_magnitude_vector")
+    if spelling == "diffusers":
+        # These files say no alpha: the strength goes into what is written.
+        made = {"lora_B.weight": up * (float(roles["alpha"]) / down.shape[0]), "lora_A.weight": down}
+    else:
+        names = ("lora_up", "lora_down") if spelling == "kohya" else ("lora_B", "lora_A")
+        share = float(roles["alpha"]) / common
+        made = {f"{names[0]}.weight": up * share if share != 1 else up, f"{names[1]}.weight": down}
+        made["alpha"] = torch.tensor(common)
+    if magnitude is None:
+        return made
+    if spelling == "diffusers":
+        # peft keeps that of a convolution along the channels of its answer.
+        return made | {"lora_magnitude_vector": magnitude.view((-1,) if ndim == 2 else (1, -1, 1, 1)).clone()}
+    return made | {"dora_scale": magnitude.view(-1, *[1] * (ndim - 1)).clone()}

@@ -20,7 +20,7 @@ from torch import nn
 from bimo.diffusion.denoiser import DenoiserWrapper, PublishedDenoiser
 from bimo.diffusion.system import System
 
-Spelling = Literal["diffusers", "kohya"]
+Spelling = Literal["diffusers", "kohya", "comfyui"]
 #: The authors' names of HunyuanDiT's fused layers -> the layers their rows are split over.
 FUSED = {"attn1.Wqkv": ("to_q", "to_k", "to_v"), "attn2.kv_proj": ("to_k", "to_v")}
 #: What may stand before the name of a denoiser's layer, more than one in any order.
@@ -194,16 +194,20 @@ def layer_names(system: System, level: str = "") -> LayerNames:
 
 def published(system: System, spelling: Spelling) -> dict[str, str]:
     """The path of a layer -> what it is called in a file that is written: diffusers' `unet.…` (a transformer's
-    `transformer.…`), or kohya-ss' `lora_unet_…`, over the authors' names of the UNet where there are two text encoders.
+    `transformer.…`), kohya-ss' `lora_unet_…`, over the authors' names of the UNet where there are two text encoders, or
+    `diffusion_model.…` of ComfyUI and its trainers. Text encoders are called alike in the last two.
     """
     root = root_of(system)
     layers = _layers(system.get_submodule(root))
-    unet, two = any(name.startswith("down_blocks.") for name in layers), len(system.text_encoders) > 1
+    unet, two = is_unet(system), len(system.text_encoders) > 1
     per_block, attending = _layers_per_block(layers), _attending(layers)
     named = {path: path for path in _own_paths(system)} if spelling == "diffusers" else {}
     for name in layers:
         if spelling == "diffusers":
             named[f"{root}.{name}"] = f"{'unet' if unet else 'transformer'}.{name}"
+            continue
+        if spelling == "comfyui":
+            named[f"{root}.{name}"] = f"diffusion_model.{name}"
             continue
         authors = ldm_name(name, per_block, attending) if unet and two else ""
         named[f"{root}.{name}"] = f"lora_unet_{(authors or name).replace('.', '_')}"
@@ -218,6 +222,11 @@ def published(system: System, spelling: Spelling) -> dict[str, str]:
         if encoder._modules.get("projection") is not None:
             named[f"text.{index}.projection"] = f"{before}text_projection"
     return named
+
+
+def is_unet(system: System) -> bool:
+    """Whether the last level's denoiser is a UNet of diffusers."""
+    return any(name.startswith("down_blocks.") for name, _ in system.get_submodule(root_of(system)).named_modules())
 
 
 def _own_paths(system: System) -> list[str]:

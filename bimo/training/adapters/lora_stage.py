@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 from torch import Tensor
 
 from bimo.core.errors import RecipeError
 from bimo.diffusion.system import System
 from bimo.models.adapters.lora import eject, extract, inject, injected, save_lora
-from bimo.models.adapters.lora_names import published
+from bimo.models.adapters.lora_names import Spelling, is_unet, published
 from bimo.models.text_encoders.textual_inversion import begin_word, end_word, save_word, vectors_of
 from bimo.training.adapters.adapter import Adapter
 
@@ -26,7 +26,13 @@ class Lora(Adapter):
     It learns with the stage's own rates (``rates`` find it as "*.to_q.lora.*"), beside whatever the stage's ``train``
     names. At the end it is written as ``lora-<stage>.safetensors``, spelt as diffusers does; with ``merge`` the weights
     that the run leaves have it in them, else they are as they were and it is given with each drawing. With ``dora``
-    the length of each row of a weight learns by itself, beside its direction.
+    the length of each row of a weight learns by itself, beside its direction. ``ranks`` are (glob, rank, alpha) of some
+    of the layers, the last that matches.
+
+    ``algo`` "loha", "lokr" and "oft" are LyCORIS' (arXiv:2309.14859): products of low-rank matrices number by number
+    or by Kronecker, and turns of the rows in blocks of at most ``rank``, no further than ``alpha``. ``spelling`` is how
+    the file names layers: as diffusers does, "kohya" (A1111, ComfyUI; of a UNet) or "comfyui" (`diffusion_model.…`, of
+    a transformer); "" is diffusers' for LoRA, and of the other algorithms the one of the two that goes with the model.
     """
 
     kind: ClassVar[str] = "lora"
@@ -36,11 +42,29 @@ class Lora(Adapter):
     alpha: float = 4.0
     merge: bool = True
     dora: bool = False
+    algo: Literal["lora", "loha", "lokr", "oft"] = "lora"
+    ranks: tuple[tuple[str, int, float], ...] = ()
+    spelling: Literal["", "diffusers", "kohya", "comfyui"] = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.rank, *(rank for _, rank, _ in self.ranks), 1 << 30) < 1:
+            raise RecipeError(
+                "a rank of a LoRA must be at least 1; got {rank}, {ranks}", rank=self.rank, ranks=self.ranks
+            )
+        if self.dora and self.algo != "lora":
+            raise RecipeError("dora stretches a LoRA, not {algo}; leave one of the two out", algo=self.algo)
+        if self.algo != "lora" and self.spelling == "diffusers":
+            raise RecipeError(
+                "diffusers has no names for {algo}; let spelling be kohya (a UNet) or comfyui (a transformer)",
+                algo=self.algo,
+            )
 
     def tiny(self) -> Self:
         """Rank 2 at most, as strong."""
         rank = min(self.rank, 2)
-        return replace(self, rank=rank, alpha=self.alpha * rank / self.rank)
+        ranks = tuple((glob, min(own, 2), alpha * min(own, 2) / own) for glob, own, alpha in self.ranks)
+        return replace(self, rank=rank, alpha=self.alpha * rank / self.rank, ranks=ranks)
 
     def layers(self) -> tuple[str, ...]:
         """``targets``."""
@@ -50,8 +74,8 @@ class Lora(Adapter):
         """Puts it into a system; answers the names of its parameters. Raises RecipeError for a glob without a layer,
         and for a layer that its file could not name.
         """
-        named = published(system, "diffusers")
-        names = inject(system, self.targets, self.rank, self.alpha, self.dora)
+        named = published(system, self._spelling(system))
+        names = inject(system, self.targets, self.rank, self.alpha, self.dora, self.algo, self.ranks)
         strangers = [layer for layer in injected(system) if layer not in named]
         if strangers:
             raise RecipeError(
@@ -65,14 +89,27 @@ class Lora(Adapter):
         return extract(system)
 
     def write(self, system: System, path: Path, learnt: dict[str, Tensor]) -> Path:
-        """A .safetensors as diffusers spells it."""
+        """A .safetensors in its spelling."""
         file = path.with_suffix(".safetensors")
-        save_lora(file, system, learnt)
+        save_lora(file, system, learnt, self._spelling(system))
         return file
 
     def leave(self, system: System) -> None:
         """Takes it out of the system, merged where it is to be."""
         eject(system, self.merge)
+
+    def _spelling(self, system: System) -> Spelling:
+        """How its file names layers. Raises RecipeError for a spelling that nobody reads for such a model."""
+        unet = is_unet(system)
+        if (self.spelling == "comfyui" and unet) or (self.spelling == "kohya" and not unet):
+            raise RecipeError(
+                "nobody reads a LoRA of this model in the spelling {spelling!r}; let it be {other!r}, or leave it out",
+                spelling=self.spelling,
+                other="kohya" if unet else "comfyui",
+            )
+        if self.spelling:
+            return self.spelling
+        return "diffusers" if self.algo == "lora" else "kohya" if unet else "comfyui"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,7 +90,7 @@ class Processes:
 
     def wrapped(self, stage: Stage, module: nn.Module) -> nn.Module:
         """The module wrapped by DDP or FSDP, so that its gradients are the mean over all processes. DeepSpeed wraps it
-        together with its optimiser: `bimo.training.optimizers.DeepSpeedZero`.
+        together with its optimiser: `bimo.training.distributed.zero.DeepSpeedZero`.
         """
         if self.sharded:
             return fully_shard(stage, module, self.device)

@@ -2,33 +2,50 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Self, cast
+from functools import partial
+from typing import Literal, Self, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from bimo.core.errors import RecipeError
+from bimo.core.errors import BimoError, RecipeError
 from bimo.core.recipe import Stage
 from bimo.core.tensors import Batch, DenoiserInput
 from bimo.diffusion.conditioning import zero_text
 from bimo.diffusion.schedules.ddpm import Ddpm
+from bimo.diffusion.schedules.flow import Flow
 from bimo.diffusion.schedules.schedule import Schedule
 from bimo.diffusion.system import ZERO_NULLS
+from bimo.training.objectives.error_weights import (
+    Loss,
+    debiased_weight,
+    huber_c,
+    min_snr_weight,
+    signal_to_noise,
+    squared_or_huber,
+)
+from bimo.training.objectives.flow_times import FlowTimes
+from bimo.training.objectives.noise import multires_noise, offset_noise
 from bimo.training.objectives.objective import Objective
-from bimo.training.train_inputs import TrainInputs
+from bimo.training.train_inputs import Prospect, TrainInputs, refusals
 
 TRIES = 1000
 
 
 @dataclass(frozen=True)
 class Question:
-    """A denoiser's input, with what it was made of: clean ``x`` and ``noise`` [B, C, h, w]."""
+    """A denoiser's input, with what it was made of: clean ``x`` and ``noise`` [B, C, h, w], and what each place
+    counts for, ``places`` [B, 1, h, w] in [0, 1], None for all alike.
+    """
 
     schedule: Schedule
     ask: DenoiserInput
     x: Tensor
     noise: Tensor
+    places: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,19 +53,81 @@ class Denoise(Objective):
     """Mean squared error of a level's answer (arXiv:2006.11239, equation 14), whatever its noise schedule.
 
     ``also`` names levels whose own loss is added, as when a level and the one it is conditioned on learn together.
-    ``times`` (from, below) are those of an expert that answers for a part of the noise alone (arXiv:2312.16486).
-    ``offset`` times one more random number is added to the noise of each whole channel, as diffusers' ``noise_offset``:
-    else pictures stay of middling brightness. ``snr`` is gamma of the min-SNR weight (arXiv:2303.09556, section 3.4), 0
-    for none. ``variance`` is lambda of the hybrid loss (arXiv:2102.09672, equation 16), where the model learns
-    its variance. ``crops`` are sides in positions of x: each batch is cut at a random place to one of them.
+    ``times`` (from, below) are those of an expert that answers for a part of the noise alone (arXiv:2312.16486);
+    ``flow`` draws and weighs the times of a flow otherwise than its schedule. ``crops`` are sides in positions of x:
+    each batch is cut at a random place to one of them. ``variance`` is lambda of the hybrid loss (arXiv:2102.09672,
+    equation 16), where the model learns its variance.
+
+    The noise: ``offset`` times one more random number is added to that of each whole channel, as diffusers'
+    ``noise_offset``: else pictures stay of middling brightness. ``multires`` adds noise of so many smaller sizes, each
+    ``multires_discount`` times as strong as the one before (pyramid noise). ``perturbation`` is added to the noise that
+    x is given and not to that which is to be answered (arXiv:2301.11706), as diffusers' ``input_perturbation``.
+
+    The error: ``snr`` is gamma of the min-SNR weight (arXiv:2303.09556, section 3.4), 0 for none; ``debiased`` weighs
+    by 1 / sqrt(snr) instead (arXiv:2310.08442). ``loss`` "huber" or "smooth_l1" grows as its size alone beyond
+    ``huber_c`` (arXiv:2403.16728), which is that at the noisiest time where ``huber_schedule`` is "snr" or
+    "exponential". With ``mask`` the error counts where the map of that name is white and ``outside`` of it that share:
+    it is the mean over what counts.
     """
 
     also: tuple[str, ...] = ()
     times: tuple[float, float] | None = None
+    flow: FlowTimes | None = None
     offset: float = 0.0
+    multires: int = 0
+    multires_discount: float = 0.3
+    perturbation: float = 0.0
     snr: float = 0.0
+    debiased: bool = False
+    loss_type: Loss = "l2"
+    huber_c: float = 0.1
+    huber_schedule: Literal["constant", "snr", "exponential"] = "snr"
+    mask: str = ""
+    outside: float = 0.0
     variance: float = 0.001
     crops: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.snr and self.debiased:
+            raise RecipeError("snr and debiased of the objective are two weights for one error; leave one of them out")
+        ranges = {
+            "offset": (self.offset, math.inf),
+            "multires": (self.multires, 16),
+            "multires_discount": (self.multires_discount, 1.0),
+            "perturbation": (self.perturbation, math.inf),
+            "snr": (self.snr, math.inf),
+            "outside": (self.outside, 1.0),
+            "huber_c": (self.huber_c, 1.0),
+        }
+        for name, (value, most) in ranges.items():
+            if not 0 <= value <= most or (name == "huber_c" and not value):
+                raise RecipeError(
+                    "{name} of the objective is {value:g}; expected 0 to {most:g}", name=name, value=value, most=most
+                )
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """The mask, where there is one."""
+        return (self.mask,) if self.mask else ()
+
+    def problems(self, prospect: Prospect) -> Iterator[BimoError]:
+        """Whether each level's schedule knows what is asked."""
+        for name in self.levels(prospect.stage):
+            yield from refusals(partial(self.check, prospect.system.level(name).schedule))
+
+    def check(self, schedule: Schedule) -> None:
+        """Raises RecipeError for a schedule that something asked for is not defined for."""
+        once = torch.ones(1)
+        if self.flow is not None and not isinstance(schedule, Flow):
+            raise RecipeError(
+                "flow of the objective is for the times of a Flow, and the schedule is {name}; leave it out",
+                name=type(schedule).__name__,
+            )
+        if self.snr or self.debiased:
+            signal_to_noise(schedule, once)
+        if self.loss_type != "l2":
+            huber_c(schedule, once, self.huber_c, self.huber_schedule)
 
     def tiny(self) -> Self:
         """Crops of an eighth, as pictures are of about that."""
@@ -74,28 +153,39 @@ class Denoise(Objective):
         batch = cast(Batch, inputs.batch)
         level = inputs.system.level(name)
         count = batch.whole // group
-        t = batch.own(self._times(level.schedule, count, batch.generator).repeat_interleave(group))
-        noise = torch.randn((count, *batch.x.shape[1:]), generator=batch.generator)
+        shape = tuple(batch.x.shape[1:])
+        t = batch.own(self._times(level.schedule, shape, count, batch.generator).repeat_interleave(group))
+        noise = torch.randn((count, *shape), generator=batch.generator)
         if self.offset:
-            whole = (*noise.shape[:2], *[1] * (noise.ndim - 2))
-            noise = noise + self.offset * torch.randn(whole, generator=batch.generator)
-        noise = batch.own(noise.repeat_interleave(group, dim=0))
+            noise = offset_noise(noise, self.offset, batch.generator)
+        if self.multires:
+            noise = multires_noise(noise, self.multires, self.multires_discount, batch.generator)
+        given = noise
+        if self.perturbation:
+            given = noise + self.perturbation * torch.randn((count, *shape), generator=batch.generator)
+        noise, given = (batch.own(each.repeat_interleave(group, dim=0)) for each in (noise, given))
         conditioning = inputs.system.condition(batch.encodings, level.conditions_of(inputs.system, batch))
         null = level.recipe.guidance.unconditional
         if null in ZERO_NULLS:
             # The null branch of drawing has no words, so neither has a dropped caption.
             conditioning = zero_text(conditioning, batch.dropped_captions, null == "masked")
-        ask = DenoiserInput(name, level.schedule.add_noise(batch.x, noise, t), t, conditioning)
-        return Question(level.schedule, ask, batch.x, noise)
+        ask = DenoiserInput(name, level.schedule.add_noise(batch.x, given, t), t, conditioning)
+        return Question(level.schedule, ask, batch.x, noise, self._places(batch))
 
     def errors(self, question: Question, answer: Tensor) -> Tensor:
         """The weighted error of each row, [B]."""
         schedule, ask, x = question.schedule, question.ask, question.x
         channels = x.shape[1]
-        mean = answer[:, :channels]
-        error = (mean - schedule.target(x, question.noise, ask.t)).square().flatten(1).mean(1)
+        difference = answer[:, :channels] - schedule.target(x, question.noise, ask.t)
+        c = ask.t if self.loss_type == "l2" else huber_c(schedule, ask.t, self.huber_c, self.huber_schedule)
+        each = squared_or_huber(difference, self.loss_type, c)
+        error = each.flatten(1).mean(1) if question.places is None else _mean_of(each, question.places)
         if self.snr:
-            error = error * self._snr_weight(_ddpm(schedule), ask.t)
+            error = error * min_snr_weight(schedule, ask.t, self.snr)
+        if self.debiased:
+            error = error * debiased_weight(schedule, ask.t)
+        if self.flow is not None:
+            error = error * self.flow.weights(cast(Flow, schedule), ask.t)
         if isinstance(schedule, Ddpm) and schedule.variance == "learned_range":
             bound = schedule.variational(answer, x, question.noise, ask.t)
             error = error + self.variance * schedule.count * bound
@@ -119,13 +209,13 @@ class Denoise(Objective):
         maps = {name: window(value) for name, value in batch.maps.items()}
         return replace(batch, x=window(batch.x), pixels=pixels, maps=maps)
 
-    def _times(self, schedule: Schedule, count: int, generator: torch.Generator) -> Tensor:
+    def _times(self, schedule: Schedule, shape: tuple[int, ...], count: int, generator: torch.Generator) -> Tensor:
         if self.times is None:
-            return schedule.timesteps(count, generator)
+            return self._drawn(schedule, shape, count, generator)
         low, high = self.times
         timesteps = torch.empty(0)
         for _ in range(TRIES):
-            drawn = schedule.timesteps(count, generator)
+            drawn = self._drawn(schedule, shape, count, generator)
             timesteps = torch.cat([timesteps, drawn[(drawn >= low) & (drawn < high)]])
             if len(timesteps) >= count:
                 return timesteps[:count]
@@ -133,20 +223,27 @@ class Denoise(Objective):
             "times of the objective are {times}, which the noise schedule hardly ever draws", times=self.times
         )
 
-    def _snr_weight(self, schedule: Ddpm, t: Tensor) -> Tensor:
-        """min(snr, gamma) as a weight on the error of x; of the noise it is divided by snr, of v by snr + 1."""
-        alpha_bar = schedule.signal()[t.long()]
-        snr = alpha_bar / (1 - alpha_bar)
-        clamped = snr.clamp(max=self.snr)
-        return {"epsilon": clamped / snr, "v_prediction": clamped / (snr + 1), "sample": clamped}[schedule.prediction]
+    def _drawn(self, schedule: Schedule, shape: tuple[int, ...], count: int, generator: torch.Generator) -> Tensor:
+        if self.flow is None:
+            return schedule.timesteps(count, generator)
+        self.check(schedule)
+        return self.flow.timesteps(cast(Flow, schedule), shape, count, generator)
+
+    def _places(self, batch: Batch) -> Tensor | None:
+        """What each place of x counts for, [B, 1, h, w], None without a mask. Raises RecipeError where x has none."""
+        if not self.mask:
+            return None
+        if batch.x.ndim != 4:
+            raise RecipeError("mask of the objective is for pictures, and x of its level is none; leave it out")
+        white = (batch.maps[self.mask].float().mean(1, keepdim=True) + 1) / 2
+        share = nn.functional.adaptive_avg_pool2d(white, (batch.x.shape[2], batch.x.shape[3]))
+        return self.outside + (1 - self.outside) * share
 
 
-def _ddpm(schedule: Schedule) -> Ddpm:
-    if not isinstance(schedule, Ddpm):
-        raise RecipeError(
-            "snr of the objective is defined for the schedule Ddpm alone, not for {name}", name=type(schedule).__name__
-        )
-    return schedule
+def _mean_of(error: Tensor, places: Tensor) -> Tensor:
+    """[B]: the mean of errors [B, C, h, w] over what the places count for; 0 where none does."""
+    counted = places.expand_as(error).flatten(1).sum(1)
+    return (error * places).flatten(1).sum(1) / counted.clamp(min=1e-6)
 
 
 def _window(value: Tensor, top: int, left: int, side: int, scale: int) -> Tensor:

@@ -43,6 +43,7 @@ class DRaFT(Objective):
     """
 
     captions: ClassVar = "selected"
+    varies_rows: ClassVar = False
 
     reward: Part
     through: int = 1

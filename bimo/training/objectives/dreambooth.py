@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar, Self, cast
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from bimo.core.errors import BimoError, RecipeError
@@ -52,6 +53,11 @@ class Dreambooth(Objective):
         """Two pictures of the class, two steps each."""
         return replace(super().tiny(), count=min(self.count, 2), steps=2, size=(128, 128))
 
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """The mask of the error."""
+        return self.denoise.maps
+
     def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
         """Pairs of one of the subject and one of the class, each seen as often as the other allows. Raises RecipeError
         where there is to be a class and it has no name.
@@ -73,6 +79,11 @@ class Dreambooth(Objective):
         """What the class is called."""
         if self.prior and not _several(self.class_noun):
             yield RecipeError(NO_CLASS)
+        if self.prior and prospect.stage.captions.trigger:
+            yield RecipeError(
+                "trigger of captions would stand before what the class is called, too; say it in subject of Dreambooth"
+            )
+        yield from self.denoise.problems(prospect)
 
     def loss(self, inputs: TrainInputs) -> Tensor:
         """The mean error of the subject's rows and ``prior`` times that of the class's."""
@@ -110,6 +121,10 @@ class Dreambooth(Objective):
             row: dict[str, object] = {"captions": [{"text": noun}], "labels": {}}
             rows.append((f"class-{seed:05d}", path.read_bytes(), row | conditions))
         system.train(modes)
+        for name in self.maps:  # all of a picture of the class counts
+            (folder / "maps" / name).mkdir(parents=True, exist_ok=True)
+            for key, _, _ in rows:
+                Image.new("L", (8, 8), 255).save(folder / "maps" / name / f"{key}.png")
         write_index(folder, [write_shard(shard, rows, wanted)])
 
 

@@ -54,7 +54,15 @@ class Objective(Part, ABC):
     #: Which captions of the data it learns from: all as they stand, some that it selects or replaces, or none.
     captions: ClassVar[Literal["all", "selected", "none"]] = "all"
 
+    #: Whether its rows are pictures of the data as a stage's ``captions``, ``augment`` and ``repeats`` say.
+    varies_rows: ClassVar[bool] = True
+
     sees: str = "latents"
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """The maps of the pictures that it looks at itself: a mask."""
+        return ()
 
     def levels(self, stage: Stage) -> tuple[str, ...]:
         """The levels that it trains, the one whose latents a batch has first; none where no denoiser is trained."""
@@ -84,7 +92,7 @@ class Objective(Part, ABC):
         """
         from bimo.training.train_loader import TrainLoader  # a drawing needs none
 
-        loader = TrainLoader(blank, self.sees, self.levels(blank.stage), pictures, out, seed, processes)
+        loader = TrainLoader(blank, self.sees, self.levels(blank.stage), pictures, out, seed, processes, self.maps)
         if self.sees == "latents":
             loader.prepared()
         return loader

@@ -57,6 +57,7 @@ class OnlineRewards(Objective):
     """
 
     captions: ClassVar = "selected"
+    varies_rows: ClassVar = False
 
     reward: Part
     learn: Objective = field(default_factory=lambda: DiffusionDPO(worst=True))
@@ -93,6 +94,10 @@ class OnlineRewards(Objective):
         """Captions to draw, and functions of the user's that the reward names."""
         yield from _undrawable(prospect.pictures)
         yield from of_rewards(self.reward, prospect.judges)
+        if self.learn.maps:
+            yield RecipeError(
+                "what is drawn has no map {maps}; leave mask out of learn", maps=", ".join(self.learn.maps)
+            )
 
     def loss(self, inputs: TrainInputs) -> Tensor:
         """That of ``learn``."""

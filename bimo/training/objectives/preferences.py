@@ -39,12 +39,18 @@ class RewardWeighted(Objective):
     temperature: float = 1.0
     denoise: Denoise = field(default_factory=Denoise)
 
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """The mask of the error."""
+        return self.denoise.maps
+
     def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
         """Those that have a score. Raises DataError where none has."""
         return pictures.of(_scored(pictures, self.score))
 
     def problems(self, prospect: Prospect) -> Iterator[BimoError]:
         """Scores."""
+        yield from self.denoise.problems(prospect)
         yield from refusals(lambda: self.pictures(prospect.system, prospect.pictures, Path()))
 
     def loss(self, inputs: TrainInputs) -> Tensor:
@@ -104,8 +110,14 @@ class DiffusionDPO(Objective):
         levels: dict[str, Any] = {level.name: system.level(level.name).denoiser for level in system.recipe.levels}
         return nn.ModuleDict({name: copy.deepcopy(denoiser).eval() for name, denoiser in levels.items()})
 
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """The mask of the error."""
+        return self.denoise.maps
+
     def problems(self, prospect: Prospect) -> Iterator[BimoError]:
         """Pairs."""
+        yield from self.denoise.problems(prospect)
         yield from refusals(lambda: self.pictures(prospect.system, prospect.pictures, Path()))
 
     def loss(self, inputs: TrainInputs) -> Tensor:

@@ -1,0 +1,78 @@
+"""Averages of what learns, which a stage leaves, draws with and is measured by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bimo.core.recipe import Stage
+from bimo.training.optimizer_classes import schedule_free
+
+
+class EMA:
+    """Exponential moving average of what learns; its decay rises to ``decay`` as (1 + n) / (10 + n)."""
+
+    def __init__(self, parameters: dict[str, nn.Parameter], decay: float) -> None:
+        self.decay = decay
+        self.values: dict[str, Tensor] = {n: p.detach().clone() for n, p in parameters.items()} if decay else {}
+
+    def update(self, parameters: dict[str, nn.Parameter], step: int) -> None:
+        """One step towards the parameters as they are now."""
+        if not self.values:
+            return
+        decay = min(self.decay, (1 + step) / (10 + step))
+        now = [parameters[name].detach() for name in self.values]
+        for average, value in zip(self.values.values(), now, strict=True):
+            average.lerp_(value, 1 - decay)
+
+    def swap(self, parameters: dict[str, nn.Parameter]) -> None:
+        """Exchanges the average with the parameters; a second call undoes it."""
+        with torch.no_grad():
+            for name, value in self.values.items():
+                weights = parameters[name].detach().clone()
+                parameters[name].copy_(value)
+                value.copy_(weights)
+
+    def averaged(self, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+        """The averages by the names of their parameters, none where there are no others than these."""
+        return self.values
+
+
+class ScheduleFreeAverage(EMA):
+    """The average that a schedule-free optimiser (arXiv:2405.15682) keeps between its steps: it is worked out of the
+    parameters and of the optimiser's state, and put away again to the bit.
+    """
+
+    def __init__(self, parameters: dict[str, nn.Parameter], optimiser: torch.optim.Optimizer) -> None:
+        super().__init__(parameters, 0.0)
+        self._optimiser: Any = optimiser
+        self._training: dict[str, Tensor] = {}
+
+    def swap(self, parameters: dict[str, nn.Parameter]) -> None:
+        """Exchanges the average with the parameters; a second call undoes it."""
+        if not self._training:
+            self._training = {name: p.detach().clone() for name, p in parameters.items()}
+            self._optimiser.eval()
+            return
+        with torch.no_grad():
+            for name, value in self._training.items():
+                parameters[name].copy_(value)
+        for group in self._optimiser.param_groups:
+            group["train_mode"] = True  # as ``train`` leaves it, which would round the parameters
+        self._training = {}
+
+    def averaged(self, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+        """The averages by the names of their parameters."""
+        self.swap(parameters)
+        found = {name: p.detach().clone() for name, p in parameters.items()}
+        self.swap(parameters)
+        return found
+
+
+def average_of(stage: Stage, parameters: dict[str, nn.Parameter], optimiser: torch.optim.Optimizer) -> EMA:
+    """The average that a stage leaves."""
+    if schedule_free(stage.optimiser):
+        return ScheduleFreeAverage(parameters, optimiser)
+    return EMA(parameters, stage.ema)
