@@ -460,6 +460,9 @@ def test_with_keys_everybody_sees_his_own(make_service: Callable[..., DrawingSer
         assert client.get(f"{path}.png").headers["content-type"] == "image/png"
         assert client.get(f"{path}.webp").headers["content-type"] == "image/webp"
         assert "attachment" in client.get(f"{path}.png?save=1").headers["content-disposition"]
+        with Image.open(io.BytesIO(client.get(f"{path}.png?times=2").content)) as larger:
+            assert larger.size == (256, 256)
+        assert client.get(f"{path}.png?times=3").status_code == 422
         client.cookies.clear()
         assert client.get(f"{path}.png").status_code == 404
         client.post("/login", data={"key": others})

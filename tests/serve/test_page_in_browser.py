@@ -322,7 +322,7 @@ def test_upscale_and_a_picture_of_another_program(tab: Tab) -> None:
     tab.script(DROP, base64.b64encode(buffer.getvalue()).decode())
     prompt = tab.find("#prompt textarea")
     tab.until(lambda _: prompt.get_attribute("value") == "一只猫")
-    assert tab.find("#steps input[type=number]").get_attribute("value") == "7"
+    tab.until(lambda d: d.find_element("css selector", "#steps input[type=number]").get_attribute("value") == "7")
     tab.until(lambda d: "AUTOMATIC1111" in d.find_element("css selector", ".toast-wrap").text)
 
 

@@ -8,10 +8,10 @@ import io
 import json
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 from urllib.parse import parse_qs
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, RedirectResponse
 
@@ -34,6 +34,8 @@ COOKIE = "bimo_key"
 REMEMBERED = 30 * 86400
 #: The longer side of pictures in the gallery, in pixels.
 SMALL = 320
+#: How many times as wide a picture is enlarged at most.
+LARGEST = 2
 #: What the page's own script asks of gradio. There is no upload and no file: pictures come and go by the form and by
 #: ``/page/pictures``.
 _OPEN = re.compile(
@@ -66,7 +68,13 @@ def router(service: DrawingService, identify: Identify, keys: KeyStore | None) -
     routes = APIRouter(include_in_schema=False)
 
     @routes.get("/page/pictures/{job}/{name}")
-    async def picture(job: str, name: str, request: Request, save: bool = False, times: Literal[1, 2] = 1) -> Response:
+    async def picture(
+        job: str,
+        name: str,
+        request: Request,
+        save: bool = False,
+        times: Annotated[int, Query(ge=1, le=LARGEST)] = 1,
+    ) -> Response:
         user = identify(request)
         place, _, kind = name.partition(".")
         if user is None or not (place.isascii() and place.isdecimal() and len(place) < 4):
