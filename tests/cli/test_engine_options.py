@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import typer
 
-from bimo.cli import chat, draw, main, serve, work
+from bimo.cli import chat, draw, evaluate, main, serve
 from bimo.cli.engine_options import OPTIONS
 from bimo.core.errors import RequestError
 from bimo.hub import loading
@@ -28,7 +28,7 @@ def test_the_table_has_every_field() -> None:
     assert [*OPTIONS] == [field.name for field in dataclasses.fields(LoadOptions)]
 
 
-@pytest.mark.parametrize("command", [draw.draw, chat.chat, serve.serve, work.evaluate])
+@pytest.mark.parametrize("command", [draw.draw, chat.chat, serve.serve, evaluate.evaluate])
 def test_every_command_that_draws_has_them_all(command: Any) -> None:
     app = typer.Typer()
     app.command()(command)
@@ -56,7 +56,7 @@ def test_what_is_given_is_what_is_loaded(
 
 
 def test_a_server_loads_so_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from bimo.serve import run
+    from bimo.serve import pool, run
     from bimo.serve.settings import ServeSettings
 
     seen: dict[str, Any] = {}
@@ -65,7 +65,7 @@ def test_a_server_loads_so_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         seen.update(given)
         raise RequestError("seen")
 
-    monkeypatch.setattr(run, "load_with", load_with)
+    monkeypatch.setattr(pool, "load_with", load_with)
     with pytest.raises(RequestError, match="seen"):
         run.make_service(ServeSettings(("xiaomo",), tmp_path, how=EXPECTED))
     assert seen == EXPECTED.arguments()

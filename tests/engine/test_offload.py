@@ -184,7 +184,7 @@ for folder in sys.argv[1:]:
         shelf = kept(folder, getattr(torch, case.split()[0]), "away" in case)
         grown = of_process("VmHWM") - before, of_process("VmRSS") - before
         if folder != sys.argv[1]:  # with the first all is imported that there is to be
-            print(case, *grown, sep=",")
+            print(folder, case, *grown, sep=",")
         del shelf
 """
 #: What the process may hold of a file of float32 at the most, and in the end.
@@ -218,17 +218,24 @@ def middling(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return folders
 
 
+@pytest.fixture(scope="module")
+def grown(middling: dict[str, Path]) -> list[list[str]]:
+    """[folder, case, most bytes, bytes in the end] of each layout and case, in a process of their own."""
+    folders = [str(middling[name]) for name in ("small", "bimo", "safetensors", "diffusers")]
+    # The allocator is to give back at once what is freed, lest one case count in the next.
+    settings = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    command = [sys.executable, "-c", GROWN, *folders]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, env=settings)
+    return [line.split(",") for line in run.stdout.splitlines() if line.count(",") == 3]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how much memory a process has")
 @pytest.mark.parametrize("layout", ["bimo", "safetensors", "diffusers"])
-def test_no_weight_is_in_memory_twice(middling: dict[str, Path], layout: str) -> None:
+def test_no_weight_is_in_memory_twice(middling: dict[str, Path], grown: list[list[str]], layout: str) -> None:
     """Half of what the file holds where it is kept in half, and a sixth of it for everything else."""
     whole = (middling["bimo"] / "weights.safetensors").stat().st_size
     assert whole > 100_000_000
-    command = [sys.executable, "-c", GROWN, str(middling["small"]), str(middling[layout])]
-    # The allocator is to give back at once what is freed, lest one case count in the next.
-    settings = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    run = subprocess.run(command, capture_output=True, text=True, check=True, env=settings)
-    found = [line.split(",") for line in run.stdout.splitlines() if line.count(",") == 2]
+    found = [row[1:] for row in grown if row[0] == str(middling[layout])]
     shares = {case: (int(most) / whole, int(end) / whole) for case, most, end in found}
     assert shares.keys() == SHARES.keys()
     too_much = {c: s for c, s in shares.items() if any(a > b + 1 / 6 for a, b in zip(s, SHARES[c], strict=True))}
