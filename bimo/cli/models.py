@@ -35,7 +35,8 @@ EXTEND_EXAMPLES = say(
 EXPORT_EXAMPLES = say(
     "Examples:\n\n  bimo export taiyi-sd-en taiyi/ --dtype fp16\n\n  bimo export taiyi-sd-en "
     "taiyi.safetensors --to single\n\n"
-    "  bimo export run/ autoencoder.safetensors --only 'image.space.*' --dtype int8"
+    "  bimo export run/ autoencoder.safetensors --only 'image.space.*' --dtype int8\n\n"
+    "  bimo export one/ both/ --blend other/ --share 0.3"
 )
 
 
@@ -217,6 +218,10 @@ def export(
         list[str] | None,
         typer.Option(help=say("only the tensors of such names, for bimo train --start: 'image.space.*'; repeatable")),
     ] = None,
+    blend: Annotated[
+        str | None, typer.Option(help=say("another model of the same recipe, whose weights are mixed in"))
+    ] = None,
+    share: Annotated[float, typer.Option(help=say("the other model's part of the mixture, 0 to 1"))] = 0.5,
 ) -> None:
     """Writes a system with its recipe, weights, words and hashes, or in the layout of others."""
     if to is To.single and out.suffix != ".safetensors":
@@ -228,6 +233,10 @@ def export(
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise RequestError("{out} is not empty; name a new folder", out=out)
     system = registry.load(model)
+    if blend is not None:
+        from bimo.hub.blending import blend as blended
+
+        blended(system, registry.load(blend), share)
     try:
         if only:
             _write_only(system, out, only, numbers(dtype))

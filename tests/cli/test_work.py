@@ -18,6 +18,7 @@ from bimo.core.part import dumps
 from bimo.core.recipe import Recipe, Stage
 from bimo.data.loader import Pictures
 from bimo.diffusion.system import System
+from bimo.hub import registry
 from bimo.models.text_encoders.bert import Bert
 from bimo.models.text_encoders.clip import ClipText
 from bimo.training.objectives.denoise import Denoise
@@ -104,6 +105,24 @@ def test_train_begins_as_a_part_that_was_exported(here: Run, painting: str, tiny
     refused(here("export", "run", "none.safetensors", "--only", "nothing.*"), RequestError.exit_status, "image.space.*")
     refused(here("export", "run", "folder", "--only", "image.*"), RequestError.exit_status, ".safetensors")
     assert not Path("none.safetensors").exists()
+
+
+def test_two_systems_are_exported_as_one_between_them(here: Run, tiny_folder: Path, teacher: Path) -> None:
+    first = registry.load(str(tiny_folder))
+    second = registry.load(str(tiny_folder))
+    with torch.no_grad():
+        for value in second.parameters():
+            value.add_(1)
+    second.save(Path("other"))
+    words = ("export", str(tiny_folder), "both", "--blend", "other", "--share", "0.25", "--dtype", "fp32")
+    assert here(*words)[0] == 0
+    after = registry.load("both").state_dict()
+    names = dict(first.named_parameters())
+    assert all(torch.allclose(after[name], value + 0.25, atol=1e-6) for name, value in names.items())
+    base = ("export", str(tiny_folder), "none", "--blend")
+    refused(here(*base, str(teacher)), RequestError.exit_status, "cannot be blended")
+    refused(here(*base, "other", "--share", "2"), RequestError.exit_status, "from 0 to 1")
+    assert not Path("none").exists()
 
 
 @pytest.fixture
