@@ -36,7 +36,7 @@ class Events:
         self._lock = lock
         self._heard: dict[str, list[Callable[[Event], object]]] = {}
 
-    def say(self, job: str, event: Event) -> None:
+    def tell(self, job: str, event: Event) -> None:
         """Tells everybody who listens to a job."""
         with self._lock:
             heard = list(self._heard.get(job, ()))

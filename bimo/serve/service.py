@@ -314,7 +314,7 @@ class DrawingService:
     def began(self, job: str) -> None:
         """A job's first picture is begun."""
         self._finishing.put(lambda: self.store.begin(job))
-        self._events.say(job, Event("began"))
+        self._events.tell(job, Event("began"))
 
     def stepped(self, job: str, place: int, done: int, steps: int, shown: Image.Image | None) -> None:
         """A step is taken."""
@@ -324,7 +324,7 @@ class DrawingService:
         self._progress[job] = event
         if shown is not None:
             self._shown[job] = shown
-        self._events.say(job, event)
+        self._events.tell(job, event)
 
     def drew(self, job: str, picture: Picture) -> None:
         """A picture is drawn: it is looked at, written and told of off the thread that draws."""
@@ -364,7 +364,7 @@ class DrawingService:
             self._end(job, replace(failure, status=500) if isinstance(error, BimoError) else failure)
             self.executor.cancel(job)
             return
-        self._events.say(job, Event("picture", picture.index))
+        self._events.tell(job, Event("picture", picture.index))
 
     def _end(self, job: str, failure: Failure | None) -> None:
         if self._open.get(job) is None:
@@ -378,7 +378,7 @@ class DrawingService:
         self._progress.pop(job, None)
         self._shown.pop(job, None)
         self.outcomes[order.client, state.value] += 1
-        self._events.say(job, Event("ended"))
+        self._events.tell(job, Event("ended"))
 
 
 #: What is said to who asks for a picture of a job that has none.
