@@ -3,6 +3,9 @@
 Each answers noise - x at t = 1000 s, whatever its own sign and clock are; x stays [R, C, h, w], packed inside.
 """
 
+# torch leaves parts of its interface untyped; what crosses it here is named where it is used.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from torch import Tensor

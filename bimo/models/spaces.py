@@ -1,5 +1,8 @@
 """Where x lives: latents of diffusers' AutoencoderKL (arXiv:2112.10752), pixels, embeddings of pictures."""
 
+# diffusers loads its classes lazily, which reads as private, and leaves parts of its interface untyped.
+# pyright: reportPrivateImportUsage=false, reportUnknownMemberType=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -256,8 +259,8 @@ class ClipImageSpace(Space):
         square = pixels[:, :, top : top + side, left : left + side]
         whole = (self.part.size, self.part.size)
         resized = functional.interpolate(square, whole, mode="bicubic", antialias=True).clamp(-1, 1)
-        seen = (resized / 2 + 0.5 - self.mean) / self.deviation
-        embeddings = in_own_numbers(self.model, lambda seen: cast(Any, self.model(seen)).image_embeds, seen)
+        normalised = (resized / 2 + 0.5 - self.mean) / self.deviation
+        embeddings = in_own_numbers(self.model, lambda pixels: self.model(pixels).image_embeds, normalised)
         return at_root_length(embeddings)
 
     def decode(self, x: Tensor) -> Tensor:

@@ -1,5 +1,8 @@
 """A small decoder in place of an autoencoder's own: diffusers' AutoencoderTiny (TAESD and its relatives)."""
 
+# diffusers loads its classes lazily, which reads as private, and leaves parts of its interface untyped.
+# pyright: reportPrivateImportUsage=false, reportUnknownMemberType=false
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -35,7 +38,7 @@ class TinySpace:
 
     def decode(self, x: Tensor) -> Tensor:
         """[B, C, h, w] -> [B, 3, H, W]. It was trained on x itself, scaled as the denoiser sees it."""
-        return in_own_numbers(self.network, lambda x: cast(Any, self.network.decode(x)).sample, x)
+        return in_own_numbers(self.network, lambda x: self.network.decode(x).sample, x)
 
 
 def tiny_space(folder: Path, system: System) -> TinySpace:
@@ -58,7 +61,7 @@ def tiny_space(folder: Path, system: System) -> TinySpace:
             cause=cause,
         ) from None
     settings: Any = network.config
-    factor = 2 ** sum(1 for count in settings.num_decoder_blocks[:-1])
+    factor = 2 ** (len(settings.num_decoder_blocks) - 1)
     if (settings.latent_channels, factor) != (space.channels, space.factor):
         raise WeightsError(
             "the tiny decoder in {folder} reads {tiny} channels at 1/{factor}, but {name} draws {channels} at 1/{own}; "

@@ -93,11 +93,12 @@ def build_scenes(
             workers=workers,
             side=side,
         )
-    began, tell = time.monotonic(), progress or (lambda _: None)
+    began = time.monotonic()
+    tell: Callable[[str], None] = progress or (lambda _: None)
     out.mkdir(parents=True, exist_ok=True)
     _write_tables(out)
     plans, stamp = plan(count, seed), _stamp(side)
-    jobs = []
+    jobs: list[Job] = []
     for number, start in enumerate(range(0, count, SAMPLES_PER_SHARD)):
         some = tuple(plans[start : start + SAMPLES_PER_SHARD])
         jobs.append(Job(str(out), number, some, side, f"{stamp} {len(some)} {seed}"))

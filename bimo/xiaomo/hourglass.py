@@ -4,6 +4,9 @@ The UNet of latent diffusion (arXiv:2112.10752) with one step down, which is all
 shifts of the time as in arXiv:2105.05233, section 3.
 """
 
+# torch leaves parts of its interface untyped; what crosses it here is named where it is used.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from dataclasses import dataclass, replace

@@ -3,6 +3,9 @@
 In the manner of layout-to-image models (arXiv:2302.08908), whose boxes go beside x rather than into the text.
 """
 
+# torch leaves parts of its interface untyped; what crosses it here is named where it is used.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import math
@@ -56,7 +59,10 @@ class LayoutBoxes(Conditioner):
         """Spatial [B, channels, h, w]."""
         generator = torch.Generator().manual_seed(batch.generator.initial_seed() ^ APART)
         gone = batch.own(torch.rand(batch.whole, generator=generator)) < self.drop
-        rows = [{} if out else row.get(LABEL) or {} for row, out in zip(batch.labels, gone.tolist(), strict=True)]
+        dropped: list[bool] = gone.tolist()
+        rows: list[Mapping[str, Any]] = [
+            {} if out else row.get(LABEL) or {} for row, out in zip(batch.labels, dropped, strict=True)
+        ]
         size = cast("tuple[int, int]", tuple(batch.x.shape[-2:]))
         return Conditioning(spatial=torch.stack([self.covered(row, size) for row in rows]).to(batch.x.device))
 

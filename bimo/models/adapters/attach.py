@@ -1,5 +1,8 @@
 """What may be added to a built system: LoRA files, and networks that look at a picture beside a denoiser."""
 
+# diffusers loads its classes lazily, which reads as private.
+# pyright: reportPrivateImportUsage=false
+
 from __future__ import annotations
 
 import hashlib
@@ -253,7 +256,8 @@ def _adapter(config: Config, within: Part) -> tuple[Part, bool]:
     if kind == "T2IAdapter" and isinstance(within, Unet):
         own = {"picture": "in_channels", "blocks": "num_res_blocks", "factor": "downscale_factor"}
         read = _read(config, diffusers.T2IAdapter, {}, own | {"kind": "adapter_type", "widths": "channels"})
-        part = T2iAdapter(**{**read, "widths": tuple(read["widths"])})
+        fields: dict[str, Any] = {**read, "widths": tuple(read["widths"])}
+        part = T2iAdapter(**fields)
         check_widths(part, within, config.path)
         return part, False
     known = "ControlNetModel / HunyuanDiT2DControlNetModel / T2IAdapter"

@@ -1,5 +1,8 @@
 """Adapters that look at a picture: ControlNet (arXiv:2302.05543), HunyuanDiT's own, T2I-Adapter (arXiv:2302.08453)."""
 
+# diffusers loads its classes lazily, which reads as private.
+# pyright: reportPrivateImportUsage=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping

@@ -1,5 +1,8 @@
 """IP-Adapter (arXiv:2308.06721): a picture as a prompt, through an attention of its own beside that over the words."""
 
+# torch leaves parts of its interface untyped; what crosses it here is named where it is used.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import math

@@ -1,5 +1,8 @@
 """A conditioner for IP-Adapter (arXiv:2308.06721): what a picture shows, to be drawn anew."""
 
+# torch leaves parts of its interface untyped; what crosses it here is named where it is used.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 from dataclasses import dataclass, replace

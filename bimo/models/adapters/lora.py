@@ -4,6 +4,9 @@ A layer's weight W [out, in] becomes W + alpha / r * up @ down, with up [out, r]
 (arXiv:2402.09353) its rows have lengths that are learnt by themselves.
 """
 
+# torch leaves parts of its interface untyped; what crosses it here is named where it is used.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import fnmatch
@@ -41,8 +44,8 @@ class Low(nn.Module):
             shape: Any = {"kernel_size": layer.kernel_size, "stride": layer.stride, "padding": layer.padding}
             self.down = nn.Conv2d(layer.in_channels, rank, bias=False, **shape)
             self.up = nn.Conv2d(rank, layer.out_channels, 1, bias=False)
-        nn.init.normal_(cast(Tensor, self.down.weight), std=1 / rank)
-        nn.init.zeros_(cast(Tensor, self.up.weight))
+        nn.init.normal_(self.down.weight, std=1 / rank)
+        nn.init.zeros_(self.up.weight)
         self.magnitude = nn.Parameter(layer.weight.detach().flatten(1).norm(dim=1)) if dora else None
         self.to(layer.weight)
 
@@ -76,7 +79,7 @@ def _change(up: Tensor, down: Tensor, scale: float, magnitude: Tensor | None) ->
 
 
 def _with_low(layer: nn.Module, inputs: tuple[Tensor, ...], answer: Tensor) -> Tensor:
-    low = layer._modules.get("lora")
+    low = layer._modules.get("lora")  # pyright: ignore[reportPrivateUsage]
     return answer if low is None else cast(Low, low)(inputs[0], cast(nn.Linear, layer), answer)
 
 
@@ -118,10 +121,11 @@ def inject(
             )
         of_layer |= dict.fromkeys(matched, (own_rank, own_alpha))
     for name, layer in chosen.items():
-        if "lora" not in layer._modules:
+        if "lora" not in dict(layer.named_children()):
             own = of_layer[name]
             layer.add_module("lora", Low(layer, *own, dora) if algo == "lora" else Lycoris(layer, algo, *own))
-            if _with_low not in layer._forward_hooks.values():  # it stays after an eject, where it does nothing
+            # The hook stays after an eject, where it does nothing.
+            if _with_low not in layer._forward_hooks.values():  # pyright: ignore[reportPrivateUsage]
                 layer.register_forward_hook(cast(Any, _with_low))
     made = {name: cast(nn.Module, layer.lora) for name, layer in chosen.items()}
     return [f"{name}.lora.{own}" for name, low in made.items() for own, _ in low.named_parameters()]

@@ -5,6 +5,9 @@ them (arXiv:2309.14859), OFT arXiv:2306.07280, BOFT arXiv:2311.06243, GLoRA arXi
 a convolution [out, in, height, width]; what a change answers is added to it.
 """
 
+# torch leaves parts of its interface untyped; what crosses it here is named where it is used.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence

@@ -8,6 +8,9 @@ they are diffusers' or the authors' own, whose fused projections are several lay
 A layer that none of them has a name for, of an earlier level, is spelt by its own place in the system.
 """
 
+# torch leaves parts of its interface untyped; what crosses it here is named where it is used.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import re
@@ -186,7 +189,7 @@ def layer_names(system: System, level: str = "") -> LayerNames:
     for index, encoder in enumerate(system.text):
         at = f"text.{index}.model"
         encoders.append(dict(_of_text_encoder(system.get_submodule(at), at)))
-        if encoder._modules.get("projection") is not None:
+        if "projection" in dict(encoder.named_children()):
             # It lies in the class that transformers has around the text encoder.
             encoders[-1]["text_projection"] = (Piece(f"text.{index}.projection"),)
     return LayerNames(denoiser, tuple(encoders), {path: (Piece(path),) for path in _own_paths(system)})
@@ -219,7 +222,7 @@ def published(system: System, spelling: Spelling) -> dict[str, str]:
             named[f"text.{index}.model.{name}"] = before + (
                 inner if spelling == "diffusers" else inner.replace(".", "_")
             )
-        if encoder._modules.get("projection") is not None:
+        if "projection" in dict(encoder.named_children()):
             named[f"text.{index}.projection"] = f"{before}text_projection"
     return named
 
@@ -239,7 +242,7 @@ def _own_paths(system: System) -> list[str]:
 
 def _layers(module: nn.Module) -> dict[str, nn.Module]:
     """Whatever has a weight, but for what is learnt beside a layer."""
-    named = ((n, m) for n, m in module.named_modules() if m._parameters.get("weight") is not None)
+    named = ((n, m) for n, m in module.named_modules() if "weight" in dict(m.named_parameters(recurse=False)))
     return {name: m for name, m in named if ".lora." not in name}
 
 

@@ -4,6 +4,9 @@ A causal transformer over four tokens: the text's embedding, the time, the noisy
 whose place the answer is read.
 """
 
+# torch leaves parts of its interface untyped; what crosses it here is named where it is used.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import math

@@ -41,8 +41,15 @@ KINDS = {
 }
 #: What a text of AltCLIP is read to: as long as CLIP's.
 ALT_LENGTH = 77
-VISION_SIZES = {"size": "image_size", "patch": "patch_size", "width": "hidden_size", "layers": "num_hidden_layers"}
-VISION_SIZES |= {"heads": "num_attention_heads", "feed": "intermediate_size", "activation": "hidden_act"}
+VISION_SIZES = {
+    "size": "image_size",
+    "patch": "patch_size",
+    "width": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "feed": "intermediate_size",
+    "activation": "hidden_act",
+}
 NO_EFFECT_VISION = {*NO_EFFECT_TEXT, "dropout", "attention_dropout", "num_channels"}
 OPEN_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 #: OpenCLIP's names of an image encoder -> transformers' below vision_model.
@@ -189,9 +196,10 @@ def _fit(folder: Path, size: int) -> Any:
 
 def _close(found: Any, expected: Any) -> bool:
     """Whether some numbers differ in digits that were not written down."""
-    if not isinstance(found, tuple) or not isinstance(expected, tuple) or len(found) != len(expected):
+    if not isinstance(found, tuple) or not isinstance(expected, tuple):
         return False
-    return all(abs(a - b) < 1e-3 for a, b in zip(cast("tuple[float, ...]", found), expected, strict=True))
+    numbers, wanted = cast("tuple[float, ...]", found), cast("tuple[float, ...]", expected)
+    return len(numbers) == len(wanted) and all(abs(a - b) < 1e-3 for a, b in zip(numbers, wanted, strict=True))
 
 
 def _of_transformers(state: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:

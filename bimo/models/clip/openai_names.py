@@ -16,8 +16,13 @@ from bimo.core.errors import WeightsError
 MERGES = 49152 - 256 - 2
 
 #: Names of CLIP's own code below a block of its transformer, and transformers' for them.
-_BLOCK = {"norm1": "layer_norm1", "norm2": "layer_norm2", "attn.proj": "self_attn.out_proj"}
-_BLOCK |= {"mlp.0": "mlp.fc1", "mlp.2": "mlp.fc2"}
+_BLOCK = {
+    "norm1": "layer_norm1",
+    "norm2": "layer_norm2",
+    "attn.proj": "self_attn.out_proj",
+    "mlp.0": "mlp.fc1",
+    "mlp.2": "mlp.fc2",
+}
 _TEXT = {"token_embedding": "embeddings.token_embedding", "norm": "final_layer_norm"}
 _IMAGE = {"patch_embedding": "embeddings.patch_embedding", "pre_norm": "pre_layrnorm", "post_norm": "post_layernorm"}
 

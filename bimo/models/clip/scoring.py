@@ -4,6 +4,9 @@ What a row gets does not depend on its neighbours, nor on the number of processo
 at a time, however few there are, each lot by one thread, several lots at once. It may depend on the kind of processor.
 """
 
+# torch leaves parts of its interface untyped; what crosses it here is named where it is used.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import time
@@ -11,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -151,4 +154,4 @@ def _demand(system: System) -> Any:
         raise RecipeError(
             "{name} has no image encoder; score with a system such as taiyi-clip", name=system.recipe.name
         )
-    return cast(Any, system.vision)
+    return system.vision

@@ -1,5 +1,8 @@
 """CLIP's image encoder (arXiv:2103.00020): what a text encoder is taught to agree with, and a scorer looks through."""
 
+# torch leaves parts of its interface untyped; what crosses it here is named where it is used.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import math

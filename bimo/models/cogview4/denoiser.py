@@ -1,5 +1,8 @@
 """CogView4's transformer, diffusers' CogView4Transformer2DModel."""
 
+# diffusers loads its classes lazily, which reads as private, and leaves parts of its interface untyped.
+# pyright: reportPrivateImportUsage=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
@@ -71,7 +74,8 @@ class CogView4Denoiser(PublishedDenoiser):
             return self._answer(x, t, text.tokens)
         lengths = text.mask.sum(dim=1)
         answer = torch.empty_like(x)
-        for length in lengths.unique().tolist():
+        different: list[int] = lengths.unique().tolist()
+        for length in different:
             rows = (lengths == length).nonzero().flatten()
             answer[rows] = self._answer(x[rows], t[rows], text.tokens[rows, :length]).to(x.dtype)
         return answer

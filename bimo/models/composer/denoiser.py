@@ -1,5 +1,8 @@
 """A denoiser conditioned on any aspect of a picture: how conditions enter Composer (arXiv:2302.09778, section 2.2)."""
 
+# torch leaves parts of its interface untyped; what crosses it here is named where it is used.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from dataclasses import dataclass, replace

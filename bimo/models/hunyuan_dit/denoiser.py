@@ -1,5 +1,8 @@
 """HunyuanDiT's transformer (arXiv:2405.08748), diffusers' HunyuanDiT2DModel: versions 1.0 to 1.2."""
 
+# diffusers loads its classes lazily, which reads as private, and leaves parts of its interface untyped.
+# pyright: reportPrivateImportUsage=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping

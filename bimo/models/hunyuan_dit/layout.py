@@ -4,6 +4,9 @@ How much noise there is was changed from version to version and stands in no wei
 otherwise than its version must is refused, because it would draw washed out or burnt without a word.
 """
 
+# diffusers loads its classes lazily, which reads as private.
+# pyright: reportPrivateImportUsage=false
+
 from __future__ import annotations
 
 import re

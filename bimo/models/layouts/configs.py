@@ -97,12 +97,12 @@ class Config:
         is off. Raises RecipeError for quantised weights.
         """
         if name == QUANTISED and value:
-            told = value.get("quant_method") if isinstance(value, dict) else value
+            method = cast("dict[str, Any]", value).get("quant_method") if isinstance(value, dict) else value
             raise RecipeError(
-                "the weights of {path} are quantised ({told}), which is not read; take those that are not (of 16 "
+                "the weights of {path} are quantised ({method}), which is not read; take those that are not (of 16 "
                 "bits as well)",
                 path=self.path,
-                told=told,
+                method=method,
             )
         off = not known and (value is None or value is False or value in ("", [], {}))
         return name.startswith("_") or "dropout" in name or off

@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -68,7 +68,8 @@ class Folder:
     def at(cls, path: Path) -> Folder:
         """The folder at a path. Raises WeightsError where it has no index."""
         index = read_json(path / INDEX_FILE)
-        pairs = {name: (str(v[0]), str(v[1])) for name, v in index.items() if isinstance(v, list) and len(v) == 2}
+        lists = {name: cast("list[object]", v) for name, v in index.items() if isinstance(v, list)}
+        pairs = {name: (str(v[0]), str(v[1])) for name, v in lists.items() if len(v) == 2}
         present = {name: pair for name, pair in pairs.items() if pair[0] != "None"}
         return cls(path, str(index.get("_class_name")), present, index)
 

@@ -190,5 +190,5 @@ def write_words(folder: Path, encoder: Any) -> list[str]:
 
 def _normaliser(words: Any) -> dict[str, Any]:
     """How a BERT's tokenizer spells a text, by the names that its class asks for: the class makes its own of them."""
-    found = json.loads(words.to_str()).get("normalizer") or {}
-    return {name: found[own] for name, own in NORMALISER.items() if own in found}
+    normalizer: dict[str, Any] = json.loads(words.to_str()).get("normalizer") or {}
+    return {name: normalizer[own] for name, own in NORMALISER.items() if own in normalizer}

@@ -1,11 +1,14 @@
 """What a folder's scheduler_config.json says: a class of diffusers that draws, or a named refusal."""
 
+# diffusers loads its classes lazily, which reads as private, and leaves parts of its interface untyped.
+# pyright: reportPrivateImportUsage=false, reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy
 import torch
@@ -30,7 +33,8 @@ def scheduler_class(path: Path, name: str) -> Any:
     cls: Any = getattr(diffusers, name, None)
     if isinstance(cls, type) and issubclass(cls, SchedulerMixin):
         return cls
-    needed = [str(each) for each in getattr(cls, "_backends", ()) if each != "torch"]
+    backends: Sequence[str] = getattr(cast(Any, cls), "_backends", ())
+    needed = [each for each in backends if each != "torch"]
     if needed:
         raise RecipeError(
             "{name} of {path} needs {needed} as well: pip install {needed_2}",

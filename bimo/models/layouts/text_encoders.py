@@ -246,8 +246,9 @@ def _marked(folder: Folder, words: str) -> bool:
     if folder.classes.get(words, ("", ""))[1] != AS_IT_STANDS or not file.is_file():
         return False
     # As this package writes it for others: a tokenizer of data alone that begins and ends texts with these ids.
-    told = (read_json(file).get("post_processor") or {}).get("special_tokens") or {}
-    return {number for mark in told.values() for number in mark["ids"]} == set(MARKS)
+    post_processor: dict[str, Any] = read_json(file).get("post_processor") or {}
+    special_tokens: dict[str, dict[str, Any]] = post_processor.get("special_tokens") or {}
+    return {number for token in special_tokens.values() for number in token["ids"]} == set(MARKS)
 
 
 def _length(folder: Folder, words: str, positions: int) -> int:

@@ -1,5 +1,8 @@
 """Lumina-Image 2.0's transformer (arXiv:2503.21758), diffusers' Lumina2Transformer2DModel."""
 
+# diffusers loads its classes lazily, which reads as private.
+# pyright: reportPrivateImportUsage=false
+
 from __future__ import annotations
 
 from dataclasses import dataclass, replace

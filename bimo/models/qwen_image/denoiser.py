@@ -1,5 +1,8 @@
 """Qwen-Image's transformer, diffusers' QwenImageTransformer2DModel."""
 
+# diffusers loads its classes lazily, which reads as private.
+# pyright: reportPrivateImportUsage=false
+
 from __future__ import annotations
 
 from dataclasses import dataclass, replace

@@ -1,5 +1,8 @@
 """Qwen-Image's folders: Qwen2.5-VL's language model, a transformer of two streams and a film's autoencoder."""
 
+# diffusers loads its classes lazily, which reads as private.
+# pyright: reportPrivateImportUsage=false
+
 from __future__ import annotations
 
 from dataclasses import replace

@@ -1,5 +1,8 @@
 """The latents of Qwen-Image: one frame of a causal autoencoder of films, diffusers' AutoencoderKLQwenImage."""
 
+# diffusers loads its classes lazily, which reads as private.
+# pyright: reportPrivateImportUsage=false
+
 from __future__ import annotations
 
 from dataclasses import dataclass, replace

@@ -1,5 +1,8 @@
 """What Stable Diffusion's UNets are given besides the text: what a mask leaves, sizes, the scale of guidance."""
 
+# torch leaves parts of its interface untyped; what crosses it here is named where it is used.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import math
@@ -77,7 +80,7 @@ def random_masks(count: int, size: tuple[int, ...], whole: float, generator: tor
     rows, columns = torch.arange(h)[:, None] / h, torch.arange(w)[None] / w
     masks = torch.zeros(count, 1, h, w)
     for mask in masks[:, 0]:
-        draws = torch.rand(20, generator=generator).tolist()
+        draws: list[float] = torch.rand(20, generator=generator).tolist()
         if draws[0] < whole:
             mask.fill_(1.0)
             continue

@@ -1,11 +1,14 @@
 """Stable Diffusion's folders: a UNet, an AutoencoderKL, and one text encoder."""
 
+# diffusers loads its classes lazily, which reads as private.
+# pyright: reportPrivateImportUsage=false
+
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
@@ -181,14 +184,15 @@ def _same_for_all(config: Config, name: str, value: Any) -> Any:
     """The one value of a field that may have one for each block. Raises RecipeError where they differ."""
     if not isinstance(value, tuple):
         return value
-    if len(set(value)) != 1:
+    of_blocks = cast("tuple[Any, ...]", value)
+    if len(set(of_blocks)) != 1:
         raise RecipeError(
             "{name} of {path} is {value}, which differs from block to block; supported is the same for all",
             name=name,
             path=config.path,
-            value=value,
+            value=of_blocks,
         )
-    return value[0]
+    return of_blocks[0]
 
 
 def _pooled(config: Config, read: dict[str, Any]) -> dict[str, Any]:
@@ -249,8 +253,8 @@ def latent(config: Config, reads: tuple[str, ...] = ()) -> Latent:
         "post_quant": "use_post_quant_conv",
         "attention": "mid_block_add_attention",
     }
-    read_blocks = config.fields.get("block_out_channels", (64,))
-    count = len(read_blocks) if isinstance(read_blocks, list) else 1
+    channels = config.fields.get("block_out_channels")
+    count = len(cast("list[int]", channels)) if isinstance(channels, list) else 1
     kinds = {"down_block_types": ("DownEncoderBlock2D",) * count, "up_block_types": ("UpDecoderBlock2D",) * count}
     moments = ("latents_mean", "latents_std")
     defaults = {**defaults_of(AutoencoderKL), **kinds}

@@ -1,5 +1,8 @@
 """What a UNet of diffusers may leave out or add at a step: DeepCache, token merging, normalized attention guidance."""
 
+# torch leaves parts of its interface untyped; what crosses it here is named where it is used.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
@@ -66,7 +69,7 @@ def shortened(
         for module in network.modules():
             if not isinstance(module, BasicTransformerBlock):
                 continue
-            if token_merging and module.attn1 is not None:
+            if token_merging:
                 changed.append((module.attn1, module.attn1.processor))
                 module.attn1.processor = cast(
                     Any, _Merging(module.attn1.processor, (x.shape[-2], x.shape[-1]), token_merging)
@@ -179,10 +182,10 @@ class _Nag:
 
 def _seen(attention: Any, query: Tensor, words: Tensor, bias: Tensor | None) -> Tensor:
     """[R, N, D] attending to words [R, L, D'] -> [R, N, D], before the projection out of the heads."""
-    heads = [
+    heads: list[Tensor] = [
         rows.unflatten(-1, (attention.heads, -1)).transpose(1, 2)
         for rows in (query, attention.to_k(words), attention.to_v(words))
     ]
     mask = None if bias is None else bias[:, None]
-    seen = nn.functional.scaled_dot_product_attention(heads[0], heads[1], heads[2], attn_mask=mask)
-    return seen.transpose(1, 2).flatten(2)
+    attended = nn.functional.scaled_dot_product_attention(heads[0], heads[1], heads[2], attn_mask=mask)
+    return attended.transpose(1, 2).flatten(2)

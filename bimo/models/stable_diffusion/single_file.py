@@ -5,6 +5,9 @@ A single file has no configs: they are written here from the shapes of its tenso
 them as it would a folder's. What shapes cannot tell (the kind of prediction of SD2) is asked for, not guessed.
 """
 
+# torch leaves parts of its interface untyped; what crosses it here is named where it is used.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import json
@@ -73,6 +76,11 @@ BETAS = {
     "set_alpha_to_one": False,
     "skip_prk_steps": True,
 }
+_CLIP_TOKENIZERS = (
+    (("vocab.txt",), "BertTokenizer"),
+    (("vocab.json", "merges.txt"), "CLIPTokenizer"),
+    (("tokenizer.json",), "CLIPTokenizer"),
+)
 #: Tokenizers by the layout of the words: files a folder must have (all of one row), and the class they belong to.
 TOKENIZERS: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
     "bert": ((("vocab.txt",), "BertTokenizer"), (("tokenizer.json",), "BertTokenizer")),
@@ -80,13 +88,8 @@ TOKENIZERS: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
         (("sentencepiece.bpe.model",), "XLMRobertaTokenizer"),
         (("tokenizer.json",), "XLMRobertaTokenizer"),
     ),
-    "clip": (
-        (("vocab.txt",), "BertTokenizer"),
-        (("vocab.json", "merges.txt"), "CLIPTokenizer"),
-        (("tokenizer.json",), "CLIPTokenizer"),
-    ),
+    **dict.fromkeys(("clip", "openclip", "xl"), _CLIP_TOKENIZERS),
 }
-TOKENIZERS |= {"openclip": TOKENIZERS["clip"], "xl": TOKENIZERS["clip"]}
 
 
 @dataclass(frozen=True)
@@ -214,8 +217,8 @@ def _components(kind: str, names: Shapes, found: Found, unet: Shapes, vae: Shape
 def _moments(path: Path) -> dict[str, Any]:
     """What a file marked as Playground 2.5 says of its latents."""
     found = checkpoint_io.read(path, torch.float32, lambda name: name in MOMENTS)
-    mean, deviation = (found[name].flatten().tolist() for name in MOMENTS)
-    return {"latents_mean": mean, "latents_std": deviation, "scaling_factor": 0.5}
+    moments: list[list[float]] = [found[name].flatten().tolist() for name in MOMENTS]
+    return {"latents_mean": moments[0], "latents_std": moments[1], "scaling_factor": 0.5}
 
 
 def _scheduler(kind: str, prediction: str, rescaled: bool, path: Path) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """The UNet of latent diffusion (arXiv:2112.10752), diffusers' UNet2DConditionModel: Stable Diffusion 1, 2 and XL."""
 
+# diffusers loads its classes lazily, which reads as private.
+# pyright: reportPrivateImportUsage=false
+
 from __future__ import annotations
 
 import math

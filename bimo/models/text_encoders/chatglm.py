@@ -1,5 +1,8 @@
 """ChatGLM3 as a text encoder (arXiv:2406.12793), as Kolors reads it: left padded, two of its states."""
 
+# torch leaves parts of its interface untyped; what crosses it here is named where it is used.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false
+
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -1,5 +1,8 @@
 """CLIP's text encoder as a text encoder (arXiv:2103.00020): Stable Diffusion's, and Chinese ones of its shape."""
 
+# torch leaves parts of its interface untyped; what crosses it here is named where it is used.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from collections.abc import Sequence

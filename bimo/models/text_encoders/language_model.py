@@ -1,5 +1,8 @@
 """Causal language models as text encoders: Qwen3, Qwen2.5-VL, GLM-4, Gemma-2, Llama, CPM; the states of one layer."""
 
+# transformers leaves parts of its interface untyped; what crosses it here is named where it is used.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import json
@@ -207,11 +210,14 @@ class LanguageModelEncoder(PublishedTextEncoder):
         if self.part.family == "cpmant":
             # It knows padding by its id, 0, and has no mask of its own.
             return self.model(ids.masked_fill(~seen, 0), use_cache=False).last_hidden_state
-        kept: list[Tensor] = []
+        before_norm: list[Tensor] = []
         handle = None
         if not self.part.normed:
-            # transformers lists the last state through the norm only; what goes into the norm is seen here alone.
-            handle = self.model.norm.register_forward_pre_hook(lambda _, given: kept.append(given[0]))
+            # transformers lists the last state after the norm only; what goes into the norm is read by this hook.
+            def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+                before_norm.append(inputs[0])
+
+            handle = self.model.norm.register_forward_pre_hook(keep)
         deep = self.part.state != -1
         try:
             # No mask where all is seen, as CogView4's pipeline gives it none of padding on the left.
@@ -220,8 +226,8 @@ class LanguageModelEncoder(PublishedTextEncoder):
         finally:
             if handle is not None:
                 handle.remove()
-        if kept:
-            return kept[0]
+        if before_norm:
+            return before_norm[0]
         return answer.hidden_states[self.part.state] if deep else answer.last_hidden_state
 
     def budget(self, text: str) -> Budget:
@@ -313,8 +319,8 @@ def _words(folder: Path) -> tuple[Any, str]:
     from transformers import Qwen2Tokenizer
 
     settings = json.loads((folder / tokenization.SETTINGS_FILE).read_text(encoding="utf-8"))
-    named = settings.get("pad_token") or ""
-    pad = str(named["content"] if isinstance(named, dict) else named)
+    token = settings.get("pad_token") or ""
+    pad = str(cast("dict[str, Any]", token)["content"] if isinstance(token, dict) else token)
     if (folder / tokenization.TOKENIZER_FILE).is_file():
         return Tokenizer.from_file(str(folder / tokenization.TOKENIZER_FILE)), pad
     read: Any = Qwen2Tokenizer.from_pretrained(str(folder), local_files_only=True)

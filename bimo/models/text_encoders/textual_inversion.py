@@ -4,6 +4,9 @@ A word of several vectors stands in the vocabulary as diffusers has it: "<cat>",
 "<cat>" gives the text encoder all of them. Its file is diffusers' as well: the word -> its vectors, [n, D] or [D].
 """
 
+# torch leaves parts of its interface untyped; what crosses it here is named where it is used.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import hashlib
@@ -54,7 +57,7 @@ class Learnt(nn.Module):
 
 
 def _learnt(table: nn.Module) -> Learnt | None:
-    return cast("Learnt | None", table._modules.get("learnt"))
+    return cast("Learnt | None", table._modules.get("learnt"))  # pyright: ignore[reportPrivateUsage]
 
 
 def _asked(table: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
@@ -92,7 +95,8 @@ def begin_word(text_encoder: Any, token: str, initial: str, count: int) -> str:
     learnt = Learnt(torch.stack([part.mean(0) for part in parts]), _named(text_encoder, token, count), before)
     learnt.to(table.weight.device)
     table.add_module("learnt", learnt)
-    if _answered not in table._forward_hooks.values():  # they stay after the end, where they do nothing
+    # The hooks stay after the end, where they do nothing.
+    if _answered not in table._forward_hooks.values():  # pyright: ignore[reportPrivateUsage]
         table.register_forward_pre_hook(cast(Any, _asked))
         table.register_forward_hook(cast(Any, _answered))
     path = next(name for name, module in text_encoder.named_modules() if module is learnt)

@@ -2,6 +2,9 @@
 cut.
 """
 
+# diffusers loads its classes lazily, which reads as private, and leaves parts of its interface untyped.
+# pyright: reportPrivateImportUsage=false, reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import json
@@ -192,7 +195,7 @@ def word_pieces(folder: Path) -> tuple[Any, str]:
     if (folder / TOKENIZER_FILE).is_file():
         return Tokenizer.from_file(str(folder / TOKENIZER_FILE)), "[PAD]"
     config = folder / SETTINGS_FILE
-    settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    settings: dict[str, Any] = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
     lower = bool(settings.get("do_lower_case", True))
     vocab = str(folder / VOCAB_FILE)
     # The words of BertTokenizer itself: accents go with case unless strip_accents says otherwise.
@@ -202,7 +205,8 @@ def word_pieces(folder: Path) -> tuple[Any, str]:
         strip_accents=settings.get("strip_accents"),
         handle_chinese_chars=bool(settings.get("tokenize_chinese_chars", True)),
     )
-    return made._tokenizer, "[PAD]"  # the plain tokenizer, as from a tokenizer.json
+    # The plain tokenizer, as from a tokenizer.json.
+    return made._tokenizer, "[PAD]"  # pyright: ignore[reportPrivateUsage]
 
 
 def marked(words: Any, marks: tuple[int, int]) -> Any:

@@ -1,5 +1,8 @@
 """Z-Image's transformer, diffusers' ZImageTransformer2DModel."""
 
+# diffusers loads its classes lazily, which reads as private.
+# pyright: reportPrivateImportUsage=false
+
 from __future__ import annotations
 
 from dataclasses import dataclass, replace

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from bimo.core.errors import DataError
 from bimo.data.shards import SAMPLES_PER_SHARD, Shard, finished, read_shard, shard_name, write_index, write_shard
@@ -66,7 +66,8 @@ def build_artwork(
         raise DataError(
             "canvases ({canvases}) and workers ({workers}) must be at least 1.", canvases=canvases, workers=workers
         )
-    began, tell = time.monotonic(), progress or (lambda _: None)
+    began = time.monotonic()
+    tell: Callable[[str], None] = progress or (lambda _: None)
     table = edition.packages if table is None else tuple(table)
     out.mkdir(parents=True, exist_ok=True)
     paths = obtain(table, out / ".packages", packages)
@@ -142,7 +143,9 @@ def read_kinds_table(path: Path) -> list[Kind]:
 
 
 def _kind(record: Mapping[str, Any]) -> Kind:
-    fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in record.items()}
+    fields: dict[str, Any] = {
+        name: tuple(cast("list[Any]", value)) if isinstance(value, list) else value for name, value in record.items()
+    }
     return Kind(**fields)
 
 

@@ -4,6 +4,9 @@ Every word comes from the kinds' own words and the lexicon; chance comes from th
 whoever writes them.
 """
 
+# opencc is untyped; what crosses it here is named where it is used.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import random
@@ -169,7 +172,8 @@ class Phrases:
                 return rng.choice((f"{thing}在{place}", f"{place}的{thing}", f"{thing}，在{place}"))
             case "size":
                 return rng.choice(SIZES[labels.size or ""].zh) + self._word(kind, rng, True)
-        return self._zh_thing(labels.kind, rng, rare=labels.type == "single")
+            case _:
+                return self._zh_thing(labels.kind, rng, rare=labels.type == "single")
 
     def _chinese(self, labels: Labels, rng: random.Random, hant: bool = False) -> str:
         core = self._zh_core(labels, rng)
@@ -248,7 +252,8 @@ class Phrases:
             case "size":
                 size = rng.choice(SIZES[labels.size or ""].en)
                 return f"{article(size)} {size} {self._word(kind, rng, False)}"
-        return self._en_thing(labels.kind, rng, rare=labels.type == "single")
+            case _:
+                return self._en_thing(labels.kind, rng, rare=labels.type == "single")
 
     def _english(self, labels: Labels, rng: random.Random) -> str:
         core, style = self._en_core(labels, rng), self._style(labels, rng, False)

@@ -4,6 +4,9 @@ Each takes a posed sprite (RGBA, square) and gives an RGB canvas of its size; wi
 papers, grains and warps are fixed pictures, the same for every canvas, so that nothing on a canvas is left undeclared.
 """
 
+# numpy's arrays are typed in part; what crosses it here is named where it is used.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping

@@ -123,7 +123,7 @@ def read_kinds(paths: Mapping[str, Path]) -> list[Kind]:
     }
     annotations = {language: _annotations(paths, language) for language in ("zh", "en")}
     entries = sorted(filter(is_base_kind, tables["en"].values()), key=lambda entry: entry["order"])
-    kinds = []
+    kinds: list[Kind] = []
     for entry in entries:
         hexcode, character = entry["hexcode"], entry["emoji"].replace("\ufe0f", "")
         zh, hant = tables["zh"].get(hexcode, {}), tables["zh-hant"].get(hexcode, {})

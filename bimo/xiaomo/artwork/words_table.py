@@ -49,7 +49,7 @@ def assign_words(kinds: list[Kind]) -> list[Kind]:
     aliases = read_aliases()
     chinese = _own(kinds, {k.hexcode: aliases[_plain(k)][1] for k in kinds if _plain(k) in aliases}, "zh")
     english = _own(kinds, {k.hexcode: aliases[_plain(k)][2] for k in kinds if _plain(k) in aliases}, "en")
-    done = []
+    done: list[Kind] = []
     for kind in kinds:
         classifier, zh, en = aliases.get(_plain(kind), ("", (), ()))
         zh_words, en_words = chinese[kind.hexcode], english[kind.hexcode]

@@ -41,7 +41,7 @@ def _several(text: str | None, mark: str = ",") -> tuple[str, ...]:
 @lru_cache(maxsize=1)
 def elements() -> Mapping[str, Named]:
     """Elements by name: what captions call them, and all the words that name them."""
-    made = {}
+    made: dict[str, Named] = {}
     for row in _rows("elements.tsv"):
         if row["element"] != NOTHING:
             made[row["element"]] = Named((row["zh"],), (row["en"],), tuple((row["words"] or "").split()))
@@ -67,7 +67,7 @@ def styles() -> Mapping[str, Named]:
 @lru_cache(maxsize=1)
 def subjects() -> Mapping[str, Named]:
     """Names of subjects; `words` are the verses that are said of them."""
-    made = {}
+    made: dict[str, Named] = {}
     for row in _rows("subjects.tsv"):
         english = _several(row["en"], ";" if ";" in row["en"] else ",")
         made[row["subject"]] = Named(_several(row["zh"]), english, _several(row["verses"], ";"))
@@ -124,18 +124,20 @@ def _without_mere_words(plain: str) -> str:
 def mood_of(text: str, otherwise: Mood) -> Mood:
     """Season, light and weather that the words of a text name; what it does not say is that of `otherwise`."""
     plain = _without_mere_words(normal(text))
-    said = {}
+    named_moods: dict[str, str] = {}
     for kind, values in moods().items():
         best = (0, "")
         for value, named in values.items():
             for word in named.words:
                 if word in plain and (len(word), value) > best:
                     best = (len(word), value)
-        said[kind] = best[1]
-    season, light, weather = (said[kind] or getattr(otherwise, kind) for kind in ("season", "light", "weather"))
+        named_moods[kind] = best[1]
+    season = named_moods["season"] or otherwise.season
+    light = named_moods["light"] or otherwise.light
+    weather = named_moods["weather"] or otherwise.weather
     if weather == "snow":
         season = "winter"
     elif weather == "rain" and season == "winter":
-        season = said["season"] or "autumn"
+        season = named_moods["season"] or "autumn"
         weather = "snow" if season == "winter" else weather
     return Mood(season, light, weather)

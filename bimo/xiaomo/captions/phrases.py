@@ -244,7 +244,7 @@ def _contents(dish: str, boxes: Boxes, chance: Chance) -> list[str]:
     """Two or three of the things that lie in it."""
     there = [name for name in dishes()[dish].contents if name in boxes]
     free = [name for name in there if name not in dish] or there
-    picked = []
+    picked: list[str] = []
     for _ in range(min(len(free), chance.integer(2, 3))):
         one = chance.pick(free)
         free.remove(one)

@@ -9,7 +9,7 @@ import numpy as np
 from bimo.xiaomo.chance import Chance
 from bimo.xiaomo.dishes.vessels import Surface
 from bimo.xiaomo.scenes.description import Scene
-from bimo.xiaomo.scenes.geometry import path, smooth
+from bimo.xiaomo.scenes.geometry import Path, path, smooth
 
 
 def chopsticks(scene: Scene, x: float, y: float, length: float, angle: float) -> None:
@@ -31,7 +31,7 @@ def chopsticks(scene: Scene, x: float, y: float, length: float, angle: float) ->
 
 def steam(scene: Scene, surface: Surface, chance: Chance) -> None:
     """Steam that rises from hot food."""
-    wisps = []
+    wisps: list[Path] = []
     for k in (chance.uniform(-0.5, -0.25), chance.uniform(-0.1, 0.15), chance.uniform(0.3, 0.5)):
         x, y = surface.x + surface.across * k, surface.y - surface.down * 0.35
         sway = chance.normal(0.02)

@@ -12,7 +12,7 @@ from bimo.xiaomo.dishes.pieces.shapes import draw_piece
 from bimo.xiaomo.dishes.serving import Laid, Serving
 from bimo.xiaomo.dishes.table import RGB, ingredients
 from bimo.xiaomo.dishes.vessels import chimney
-from bimo.xiaomo.scenes.geometry import ellipse, smooth
+from bimo.xiaomo.scenes.geometry import Path, ellipse, smooth
 
 
 def _mound(serving: Serving) -> None:
@@ -21,7 +21,7 @@ def _mound(serving: Serving) -> None:
     total = sum(count for _, count in serving.dish.pieces)
     reach = min(0.86, 0.60 + total / 200)
     serving.pool(serving.dish.sauce, reach * 1.04)
-    laid = []
+    laid: list[Laid] = []
     for one, _, _ in serving.every(tuple((name, round(count * 1.3)) for name, count in serving.dish.pieces)):
         x, y, far = serving.spot(reach)
         rise = max(0.0, 1 - (far / reach) ** 2)
@@ -34,7 +34,7 @@ def _stew(serving: Serving) -> None:
     """Pieces close together that stand out of their sauce."""
     serving.liquid(serving.dish.sauce)
     lift = serving.surface.across * (0.05 + 0.06 * serving.heap)
-    laid = []
+    laid: list[Laid] = []
     for one, _, _ in serving.every(serving.dish.pieces):
         x, y, far = serving.spot(0.86)
         laid.append(Laid(one, x, y - lift * (1 - far**2), serving.chance.uniform(0, math.tau)))
@@ -48,7 +48,7 @@ def _soup(serving: Serving) -> None:
     surface = serving.surface
     everything = [one for one, _, _ in serving.every(serving.dish.pieces)]
     order = sorted(range(len(everything)), key=lambda _: serving.chance.uniform())
-    laid = []
+    laid: list[Laid] = []
     for number, one in zip(order, everything, strict=True):
         far = math.sqrt((number + 0.5) / len(everything)) * 0.86
         turn = number * 2.39996 + serving.turn + serving.chance.normal(0.15)
@@ -92,7 +92,7 @@ def _noodles(serving: Serving) -> None:
         surface.y + surface.down * 0.8,
     )
     groups = serving.dish.pieces[1:]
-    laid = []
+    laid: list[Laid] = []
     for place, (topping, amount) in enumerate(groups):
         turn = serving.turn + math.tau * (place + 0.5) / max(1, len(groups))
         cx = surface.x + surface.across * 0.44 * math.cos(turn)
@@ -133,7 +133,7 @@ def _rice(serving: Serving) -> None:
         50,
     )
     scene.fill("food", dome, tint=tint, into_tint=darker(tint, 0.26), rough=0.3)
-    laid = []
+    laid: list[Laid] = []
     for one, number, _ in serving.every(serving.dish.pieces):
         x, y, far = serving.spot(0.74)
         first = one.shape == "grains"
@@ -156,7 +156,7 @@ def _ring(serving: Serving) -> None:
     everything = list(serving.every(serving.dish.pieces))
     count = len(everything)
     outer = count if count <= 4 else max(5, round((count - 1) * (0.72 if count > 9 else 1.0)))
-    laid = []
+    laid: list[Laid] = []
     for number, (one, _, _) in enumerate(everything):
         if number < outer:
             turn, far = serving.turn + math.tau * number / outer, 0.64
@@ -175,7 +175,7 @@ def _few(serving: Serving) -> None:
     surface = serving.surface
     if serving.dish.lay == "few" and max(ingredients()[name].size for name, _ in serving.dish.pieces) < 4:
         serving.pool(serving.dish.sauce, 0.86)
-    laid = []
+    laid: list[Laid] = []
     main = max(serving.dish.pieces, key=lambda pair: ingredients()[pair[0]].size)
     for one, number, count in serving.every(serving.dish.pieces):
         if one.name == main[0]:
@@ -200,7 +200,7 @@ def _fan(serving: Serving) -> None:
         serving.dish.pieces,
         key=lambda pair: ingredients()[pair[0]].size * (1 if ingredients()[pair[0]].shape != "sheet" else 0),
     )
-    laid = []
+    laid: list[Laid] = []
     for one, number, count in serving.every(serving.dish.pieces):
         if one.name == main[0]:
             row, inside = number % 2, number // 2
@@ -221,7 +221,7 @@ def _grid(serving: Serving) -> None:
     serving.pool(serving.dish.sauce, 0.92)
     main = max(serving.dish.pieces, key=lambda pair: ingredients()[pair[0]].size)
     side = max(1, round(math.sqrt(main[1])))
-    laid = []
+    laid: list[Laid] = []
     for one, number, count in serving.every(serving.dish.pieces):
         if one.name == main[0]:
             x = surface.x + surface.across * 0.52 * ((number % side) - (side - 1) / 2)
@@ -247,7 +247,7 @@ def _stack(serving: Serving) -> None:
     everything = list(serving.every(serving.dish.pieces))
     lower = math.ceil(len(everything) * 0.6)
     lean = 0.25 * math.sin(serving.turn)
-    laid = []
+    laid: list[Laid] = []
     for number, (one, _, _) in enumerate(everything):
         upper = number >= lower
         count, place = (len(everything) - lower, number - lower) if upper else (lower, number)
@@ -271,7 +271,7 @@ def _whole(serving: Serving) -> None:
     surface = serving.surface
     serving.pool(serving.dish.sauce, 0.90)
     main = max(serving.dish.pieces, key=lambda pair: ingredients()[pair[0]].size)
-    laid = []
+    laid: list[Laid] = []
     for one, number, count in serving.every(serving.dish.pieces):
         if one.name == main[0]:
             laid.append(
@@ -317,7 +317,7 @@ def _hotpot(serving: Serving) -> None:
         scene.fill("broth", half, tint=clear, into_tint=darker(clear, 0.12), rough=0.0)
         scene.line("ware", [wave], 0.016, tint=(186, 190, 196), rough=0.0)
         scene.line("gloss", [wave - np.array([0.003, 0.003], np.float32)], 0.004, strength=0.7, rough=0.0)
-    laid = []
+    laid: list[Laid] = []
     for one, number, _ in serving.every(serving.dish.pieces):
         turn = number * 2.39996 + chance.uniform(0, 1.0)
         far = 0.34 + 0.5 * math.sqrt(chance.uniform())
@@ -330,7 +330,7 @@ def _hotpot(serving: Serving) -> None:
             )
         )
     serving.draw(laid, 1.0)
-    bubbles = []
+    bubbles: list[Path] = []
     for _ in range(22):
         x, y, _ = serving.spot(0.9)
         r = surface.across * chance.uniform(0.012, 0.028)

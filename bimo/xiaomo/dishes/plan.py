@@ -16,7 +16,7 @@ from bimo.xiaomo.dishes.table import RGB, dishes
 from bimo.xiaomo.dishes.vessels import VESSELS, Stand
 from bimo.xiaomo.heldout import held_out_dish
 from bimo.xiaomo.scenes.description import Layout, Mood, Scene
-from bimo.xiaomo.scenes.geometry import ellipse, path, smooth
+from bimo.xiaomo.scenes.geometry import Path, ellipse, path, smooth
 from bimo.xiaomo.scenes.styles import STYLES, render
 
 #: Manners that dishes are drawn in; clear illustration is the usual one.
@@ -112,7 +112,7 @@ def _table(scene: Scene, layout: DishLayout) -> None:
     scene.fill("cloth", scene.whole, tint=tint, rough=0.0)
     dark = (round(tint[0] * 0.82), round(tint[1] * 0.82), round(tint[2] * 0.82))
     if kind == "wood":
-        grain = []
+        grain: list[Path] = []
         for k in range(22):
             y = (k + chance.uniform()) / 22
             grain.append(

@@ -12,7 +12,7 @@ from bimo.xiaomo.dishes.pieces.shapes import draw_piece
 from bimo.xiaomo.dishes.table import RGB, Dish, Ingredient, ingredients
 from bimo.xiaomo.dishes.vessels import Surface
 from bimo.xiaomo.scenes.description import Scene
-from bimo.xiaomo.scenes.geometry import blob, ellipse, smooth
+from bimo.xiaomo.scenes.geometry import Path, blob, ellipse, smooth
 
 PIECE = 0.175  # half the length of a usual piece, of half the width of its vessel's surface
 
@@ -78,7 +78,7 @@ class Serving:
 
     def garnish(self, reach: float = 0.62, lift: float = 0.0) -> None:
         """Strews what is strewn over."""
-        laid = []
+        laid: list[Laid] = []
         for one, _, _ in self.every(self.dish.garnish):
             x, y, far = self.spot(reach)
             laid.append(Laid(one, x, y - lift * (1 - far**2), self.chance.uniform(0, math.tau)))
@@ -109,7 +109,7 @@ class Serving:
             rough=0.0,
         )
         if oil:
-            drops = []
+            drops: list[Path] = []
             for _ in range(26):
                 turn, far = chance.uniform(0, math.tau), math.sqrt(chance.uniform()) * 0.92
                 r = surface.across * chance.uniform(0.012, 0.036)

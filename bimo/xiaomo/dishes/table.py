@@ -60,7 +60,7 @@ def _colour(text: str, where: str) -> RGB:
 @lru_cache(maxsize=1)
 def ingredients() -> Mapping[str, Ingredient]:
     """All ingredients by name. Raises DataError where a row cannot be read."""
-    made = {}
+    made: dict[str, Ingredient] = {}
     for row in _rows("ingredients.tsv"):
         colour = _colour(row["colour"], row["name"])
         made[row["name"]] = Ingredient(row["name"], row["english"], row["shape"], colour, float(row["size"]))
@@ -68,7 +68,7 @@ def ingredients() -> Mapping[str, Ingredient]:
 
 
 def _counted(text: str | None, dish: str) -> tuple[tuple[str, int], ...]:
-    made = []
+    made: list[tuple[str, int]] = []
     for part in (text or "").split():
         name, star, count = part.partition("*")
         if name not in ingredients() or not star or not count.isdigit():
@@ -84,7 +84,7 @@ def _counted(text: str | None, dish: str) -> tuple[tuple[str, int], ...]:
 @lru_cache(maxsize=1)
 def dishes() -> Mapping[str, Dish]:
     """All dishes by name. Raises DataError where a row cannot be read."""
-    made = {}
+    made: dict[str, Dish] = {}
     for row in _rows("dishes.tsv"):
         name = row["name"]
         made[name] = Dish(

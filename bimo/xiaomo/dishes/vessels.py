@@ -75,7 +75,7 @@ def _plate(tint: RGB, wide: float = 1.0, deep: float = 1.0, pattern: str = "") -
             blue = (54, 84, 158)
             for k in (0.95, 0.80):
                 scene.line("ware_line", [_ring(ellipse(x, y, across * k, down * k, 48))], 0.005, tint=blue, rough=0.0)
-            motifs = []
+            motifs: list[Path] = []
             for turn in np.linspace(0, math.tau, 18, endpoint=False):
                 px, py = x + across * 0.875 * math.cos(turn), y + down * 0.875 * math.sin(turn)
                 motifs.append(arc(px, py, across * 0.05, down * 0.045, 0.4, 5.2, 9))
@@ -152,7 +152,7 @@ def _band(scene: Scene, x: float, y: float, across: float, down: float, height: 
         return arc(*_level(x, y, across, down, height, foot, share), 0.10, math.pi - 0.10, 25)
 
     scene.line("ware_line", [band(0.16), band(0.74)], 0.005, tint=tint, rough=0.0)
-    curls = []
+    curls: list[Path] = []
     for place in band(0.45)[5:-4:3]:
         px, py = float(place[0]), float(place[1])
         curls += [
@@ -218,7 +218,7 @@ def _steamer(scene: Scene, stand: Stand) -> Surface:
         into_tint=(226, 194, 138),
         rough=0.0,
     )
-    slats = []
+    slats: list[Path] = []
     for k in np.linspace(-0.8, 0.8, 13):
         reach = math.sqrt(1 - float(k) ** 2) * 0.88
         slats.append(

@@ -4,6 +4,9 @@ It is trained on true artwork alone and sees no picture of the system it judges.
 makes its embedding one in which neighbours are of one kind.
 """
 
+# torch leaves parts of its interface untyped; what crosses it here is named where it is used.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import json
@@ -15,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -132,9 +136,9 @@ def _orthogonal(matrix: Tensor) -> Tensor:
 class Seen:
     """What the judge saw in N pictures: the five likeliest kinds [N, 5], the style [N] (indices), embeddings [N, D]."""
 
-    kinds: np.ndarray
-    style: np.ndarray
-    embedding: np.ndarray
+    kinds: NDArray[np.int64]
+    style: NDArray[np.int64]
+    embedding: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,9 @@ class Judge:
 
     def see(self, pixels: Bytes) -> Seen:
         """RGB [N, 64, 64, 3] -> what is on them, as they are and mirrored taken together."""
-        kinds, styles, embeddings = [], [], []
+        kinds: list[Tensor] = []
+        styles: list[Tensor] = []
+        embeddings: list[Tensor] = []
         with torch.inference_mode():
             for first in range(0, len(pixels), 256):
                 x = tensor(pixels[first : first + 256]).contiguous(memory_format=torch.channels_last)
@@ -163,14 +169,14 @@ class Judge:
             return Seen(np.zeros((0, 5), np.int64), np.zeros(0, np.int64), np.zeros((0, WIDTH), np.float32))
         return Seen(torch.cat(kinds).numpy(), torch.cat(styles).numpy(), torch.cat(embeddings).numpy())
 
-    def nearest(self, embedding: np.ndarray, styles: Sequence[str]) -> list[str]:
+    def nearest(self, embedding: NDArray[np.float32], styles: Sequence[str]) -> list[str]:
         """For embeddings [N, D], the kind of the nearest true picture of each one's asked style."""
-        found = []
+        names: list[str] = []
         for row, style in zip(embedding, styles, strict=True):
             pictures = self.gallery[self.styles.index(style)].float()
             cosine = pictures @ torch.from_numpy(np.ascontiguousarray(row))
-            found.append(self.kinds[int(cosine.masked_fill(pictures.abs().sum(1) == 0, -2.0).argmax())])
-        return found
+            names.append(self.kinds[int(cosine.masked_fill(pictures.abs().sum(1) == 0, -2.0).argmax())])
+        return names
 
 
 def judge_for(

@@ -1,5 +1,8 @@
 """Which of the pictures are right: measures by the judge and by rules on pixels, one answer a question."""
 
+# numpy's arrays are typed in part; what crosses it here is named where it is used.
+# pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
@@ -112,7 +115,7 @@ def both_things(judge: Judge, drawn: Drawn) -> list[bool]:
 
 def both_placed(judge: Judge, drawn: Drawn) -> list[bool]:
     """Both are there, and the first stands where the relation says; "and" asks for no order."""
-    right = []
+    right: list[bool] = []
     for found, q in zip(_two(judge, drawn), drawn.questions, strict=True):
         if found is None:
             right.append(False)

@@ -85,7 +85,7 @@ def everyday() -> list[tuple[tuple[str, ...], str, str]]:
     """(hexcodes accepted, Chinese word, English word) of every row of the table. Raises DataError on a bad row."""
     text = resources.files("bimo.xiaomo.evaluation").joinpath("everyday_words.tsv").read_text("utf-8")
     rows = list(csv.reader(io.StringIO(text), delimiter="\t"))
-    found = []
+    words: list[tuple[tuple[str, ...], str, str]] = []
     for number, row in enumerate(rows[1:], 2):
         if rows[0] != COLUMNS or len(row) != len(COLUMNS) or not all(row):
             raise DataError(
@@ -94,8 +94,8 @@ def everyday() -> list[tuple[tuple[str, ...], str, str]]:
                 row=row,
                 columns=Listed(COLUMNS),
             )
-        found.append((tuple(hexcode(emoji) for emoji in row[0].split()), row[1], row[2]))
-    return found
+        words.append((tuple(hexcode(emoji) for emoji in row[0].split()), row[1], row[2]))
+    return words
 
 
 def questions(

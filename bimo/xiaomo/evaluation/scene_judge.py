@@ -4,6 +4,9 @@ It learns from true pictures alone, as ``judge.Judge`` does, of whose layers it 
 pictures of what was held out, it is examined.
 """
 
+# torch leaves parts of its interface untyped; what crosses it here is named where it is used.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import json

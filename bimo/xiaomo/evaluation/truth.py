@@ -1,5 +1,8 @@
 """True artwork for the judge, at 64 pixels: sprites, processed canvases, recoloured things; how they are disturbed."""
 
+# torch leaves parts of its interface untyped; what crosses it here is named where it is used.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import json
@@ -173,7 +176,9 @@ def _premultiplied(sprite: Image.Image) -> Bytes:
 def training_batch(truth: Truth, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """A disturbed batch: pixels [B, 3, 64, 64] in [-1, 1], kinds [B], styles [B]."""
     pools = [truth.sprites, truth.recoloured, truth.canvases]
-    pixels, kinds, styles = [], [], []
+    pixels: list[Tensor] = []
+    kinds: list[Tensor] = []
+    styles: list[Tensor] = []
     weights = [share * bool(len(pool.kind)) for share, pool in zip(SHARES, pools, strict=True)]
     for pool, weight in zip(pools, weights, strict=True):
         count = round(batch * weight / sum(weights))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 
@@ -78,7 +78,7 @@ RANGES: dict[str, tuple[float, float]] = {
 
 def draw_layout(chance: Chance, ranges: dict[str, tuple[float, float]]) -> Layout:
     """A layout within the ranges of a subject; `side` is one of its two ends."""
-    values = {}
+    values: dict[str, float] = {}
     for name, (low, high) in (RANGES | ranges).items():
         drawn = chance.uniform(low, high)
         values[name] = round(drawn, 4) if name != "side" else (1.0 if drawn >= 0 else -1.0)
@@ -156,7 +156,7 @@ class Scene:
             self.shapes.append(Shape(material, strokes=tuple(strokes), **options))  # type: ignore[arg-type]
 
     @contextmanager
-    def element(self, name: str) -> Iterator[None]:
+    def element(self, name: str) -> Generator[None]:
         """Declares that what is added inside is an element, with its box."""
         first = len(self.shapes)
         yield
@@ -174,7 +174,7 @@ class Scene:
 
     def mirror(self, first: int, level: float, strength: float = 0.34, squash: float = 0.8) -> None:
         """Adds the reflections, below a level of water, of all shapes added since `first`, before them."""
-        made = []
+        made: list[Shape] = []
         for shape in self.shapes[first:]:
             if shape.mirror or shape.material in UNREFLECTED:
                 continue

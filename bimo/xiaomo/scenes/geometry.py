@@ -1,5 +1,8 @@
 """Lines and outlines in unit coordinates: [0, 0] is the upper left corner of the picture, [1, 1] the lower right."""
 
+# numpy's arrays are typed in part; what crosses it here is named where it is used.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import math
@@ -110,8 +113,9 @@ def ridge(
         knots = waves * 2**octave
         heights = chance.array(int(knots) + 3)
         place = x * knots
-        y += np.interp(place, np.arange(len(heights)), heights).astype(np.float32) * rough**octave
-    y = (y - y.min()) / max(float(np.ptp(y)), 1e-6)
+        slopes: Floats = np.interp(place, np.arange(len(heights)), heights).astype(np.float32)
+        y += slopes * rough**octave
+    y = (y - np.min(y)) / max(float(np.ptp(y)), 1e-6)
     swell = 0.4 + 0.6 * np.sin(np.pi * (x * chance.uniform(0.8, 1.5) + chance.uniform())) ** 2
     return np.stack([left + (right - left) * x, base - height * y * swell], 1).astype(np.float32)
 

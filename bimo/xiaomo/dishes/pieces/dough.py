@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from bimo.xiaomo.dishes.pieces.place import Place, darker, lighter, mixed
-from bimo.xiaomo.scenes.geometry import arc, blob, ellipse, smooth
+from bimo.xiaomo.scenes.geometry import Path, arc, blob, ellipse, smooth
 
 
 def dumpling(place: Place) -> None:
@@ -49,7 +49,7 @@ def wonton(place: Place) -> None:
 def bun(place: Place) -> None:
     """A bun with pleats that meet in a knot."""
     place.body(place.upright(ellipse(0, 0, 0.82, 0.66, 26)), into=darker(place.tint, 0.20))
-    pleats = []
+    pleats: list[Path] = []
     for k in np.linspace(0, math.tau, 15, endpoint=False):
         turn = float(k)
         pleats.append(
@@ -252,7 +252,7 @@ def egghalf(place: Place) -> None:
 def marbled(place: Place) -> None:
     """An egg whose shell was cracked and stewed in tea."""
     place.body(place.at(ellipse(0, 0, 0.78, 0.60, 24)), into=darker(place.tint, 0.3))
-    cracks = []
+    cracks: list[Path] = []
     for _ in range(9):
         x, y = place.chance.normal(0.3), place.chance.normal(0.22)
         cracks.append(

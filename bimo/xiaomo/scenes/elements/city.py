@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bimo.xiaomo.scenes.description import Scene
-from bimo.xiaomo.scenes.geometry import box, ellipse, path, xy
+from bimo.xiaomo.scenes.geometry import Path, box, ellipse, path, xy
 
 
 def skyline(
@@ -35,7 +35,7 @@ def skyline(
             if chance.chance(0.3):
                 scene.line("eave", [path((x, top), (x, top - 0.06))], 0.004, 0.002, depth=depth, rough=0.0)
             columns, rows = max(2, int(wide / 0.020)), int(tall / 0.030)
-            panes = []
+            panes: list[Path] = []
             for row in range(rows):
                 for column in range(columns):
                     if chance.chance(0.52):

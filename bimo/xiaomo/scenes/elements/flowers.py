@@ -1,5 +1,8 @@
 """What flowers: plum, orchid, chrysanthemum, lotus, a meadow."""
 
+# numpy's arrays are typed in part; what crosses it here is named where it is used.
+# pyright: reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import math
@@ -91,7 +94,7 @@ def orchid(scene: Scene, x: float, y: float, size: float) -> None:
     chance, sway = scene.chance.fork("orchid"), scene.layout.sway
     with scene.element("orchid"):
         for batch, depth in ((8, 0.35), (9, 0.0)):
-            blades = []
+            blades: list[Path] = []
             for _ in range(batch):
                 turn = chance.uniform(-1.15, 1.15) + 0.15 * sway
                 long = size * chance.uniform(0.6, 1.15)
@@ -142,7 +145,7 @@ def chrysanthemum(scene: Scene, x: float, y: float, size: float) -> None:
             (0.40, 10, "chrysanthemum_dark"),
         )
     ):
-        petals = []
+        petals: list[Path] = []
         for number in range(count):
             turn = math.tau * (number + 0.5 * (ring % 2)) / count + chance.normal(0.06)
             long = size * reach * chance.uniform(0.88, 1.08)
@@ -156,7 +159,7 @@ def chrysanthemum(scene: Scene, x: float, y: float, size: float) -> None:
 def chrysanthemums(scene: Scene, x: float, y: float, size: float, count: int) -> None:
     """A clump with stems, lobed leaves and several heads."""
     chance = scene.chance.fork("mums")
-    heads = []
+    heads: list[tuple[float, float, float]] = []
     for number in range(count):
         turn = -0.75 + 1.5 * (number + 0.5) / count + chance.normal(0.08)
         long = size * chance.uniform(0.6, 1.0)
@@ -247,7 +250,7 @@ def flowers(
     """Small flowers in grass."""
     chance = scene.chance.fork("flowers")
     for material in materials:
-        dots = []
+        dots: list[Path] = []
         for _ in range(count // len(materials)):
             share = chance.uniform() ** 0.8
             r = 0.003 + 0.006 * share

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from bimo.xiaomo.scenes.description import Scene
-from bimo.xiaomo.scenes.geometry import leaf, path, smooth, xy
+from bimo.xiaomo.scenes.geometry import Path, leaf, path, smooth, xy
 
 
 def bamboo_stalk(scene: Scene, x: float, foot: float, top: float, width: float, lean: float, depth: float) -> None:
@@ -15,7 +15,10 @@ def bamboo_stalk(scene: Scene, x: float, foot: float, top: float, width: float, 
     chance = scene.chance.fork(f"bamboo{x:.3f}{depth:.2f}")
     joints = np.linspace(foot, top, max(4, int((foot - top) / 0.135) + 1), dtype=np.float32)
     across = x + lean * ((foot - joints) / max(0.2, foot - top)) ** 1.3
-    stalk, rings, leaves, twigs = [], [], [], []
+    stalk: list[Path] = []
+    rings: list[Path] = []
+    leaves: list[Path] = []
+    twigs: list[Path] = []
     for number in range(len(joints) - 1):
         ends = (
             (float(across[number]), float(joints[number]) - 0.005),
@@ -71,7 +74,8 @@ def bamboo_stalk(scene: Scene, x: float, foot: float, top: float, width: float, 
 def reeds(scene: Scene, x: float, y: float, size: float, count: int, name: str = "reeds") -> None:
     """Reeds with feathery plumes that all bend with the wind."""
     chance, sway = scene.chance.fork(f"reeds{x:.3f}"), scene.layout.sway
-    stems, plumes = [], []
+    stems: list[Path] = []
+    plumes: list[Path] = []
     for _ in range(count):
         root, long = x + chance.normal(size * 0.35), size * chance.uniform(0.55, 1.1)
         bend = (0.32 * sway + chance.normal(0.1)) * long

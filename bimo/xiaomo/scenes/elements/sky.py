@@ -96,7 +96,7 @@ def clouds(scene: Scene, count: int, top: float, bottom: float, size: float = 0.
 def mist(scene: Scene, level: float, thickness: float, strength: float = 0.7, count: int = 3) -> None:
     """Bands of mist about a level."""
     chance = scene.chance.fork(f"mist{level:.3f}")
-    bands = []
+    bands: list[Path] = []
     for _ in range(count):
         x, y = chance.uniform(-0.1, 1.1), level + chance.normal(thickness * 0.35)
         bands.append(blob(chance, x, y, chance.uniform(0.28, 0.55), thickness * chance.uniform(0.4, 0.8), 0.2))
@@ -118,7 +118,7 @@ def weather(scene: Scene) -> None:
 def rain(scene: Scene, count: int = 130) -> None:
     """Slanting rain, blown by the wind of the layout."""
     chance, sway = scene.chance.fork("rain"), 0.25 * scene.layout.sway
-    lines = []
+    lines: list[Path] = []
     for _ in range(count):
         x, y, long = chance.uniform(-0.1, 1.1), chance.uniform(-0.05, 1), chance.uniform(0.03, 0.07)
         lines.append(path((x, y), (x + sway * long, y + long)))
@@ -129,7 +129,7 @@ def rain(scene: Scene, count: int = 130) -> None:
 def snowfall(scene: Scene, count: int = 120) -> None:
     """Falling snow: small far flakes and a few large ones."""
     chance = scene.chance.fork("snow")
-    flakes = []
+    flakes: list[Path] = []
     for _ in range(count):
         size = chance.uniform(0.0025, 0.0065) if chance.chance(0.85) else chance.uniform(0.007, 0.010)
         flakes.append(ellipse(chance.uniform(), chance.uniform(), size, size, 8))
@@ -150,7 +150,8 @@ def smoke(scene: Scene, x: float, y: float, height: float) -> None:
 
 def geese(scene: Scene, x: float, y: float, size: float, count: int = 7, name: str = "geese") -> None:
     """Geese in a wedge."""
-    lines, way = [], -scene.layout.side
+    lines: list[Path] = []
+    way = -scene.layout.side
     for number in range(count):
         row, arm = (number + 1) // 2, 1 if number % 2 else -1
         gx, gy = x - way * row * size * 0.9, y + arm * row * size * 0.55 - row * size * 0.15
@@ -332,7 +333,8 @@ def swallows(scene: Scene, places: list[tuple[float, float]], size: float, name:
 def firework(scene: Scene, x: float, y: float, size: float, material: str) -> None:
     """One burst: rays with sparks at their ends."""
     chance = scene.chance.fork(f"firework{x:.3f}")
-    rays, sparks = [], []
+    rays: list[Path] = []
+    sparks: list[Path] = []
     for ring, count in ((1.0, 20), (0.6, 14)):
         for number in range(count):
             turn = math.tau * number / count + chance.normal(0.06)

@@ -40,7 +40,7 @@ def mountains(scene: Scene, horizon: float, height: float, layers: int = 4, name
 
 def creases(chance: Chance, edge: Path, length: float, count: int) -> list[Stroke]:
     """Strokes that run down from a ridge along its slopes, as rock folds are drawn."""
-    made = []
+    made: list[Stroke] = []
     for _ in range(count):
         place = int(chance.uniform(0.03, 0.97) * len(edge))
         x, y = edge[place].tolist()
@@ -111,7 +111,7 @@ def peak(
     with scene.element(name):
         scene.fill("peak", below(edge, foot), depth=depth, fade=height * 1.05, into="peak_low", rough=1.2)
         scene.line("cun", [edge], 0.005, 0.004, depth=depth * 0.7, strength=0.75 - 0.4 * depth, rough=1.2)
-        folds = []
+        folds: list[Stroke] = []
         for _ in range(int(9 + 14 * (1 - depth))):
             place = chance.integer(8, 39)
             px, py = edge[place].tolist()
@@ -159,7 +159,7 @@ def tufts(scene: Scene, top: float, bottom: float, count: int) -> None:
     chance = scene.chance.fork(f"tufts{top:.3f}")
     if scene.mood.white:
         count //= 3
-    strokes = []
+    strokes: list[Stroke] = []
     for _ in range(count):
         share = chance.uniform() ** 0.7
         x, y, size = chance.uniform(), top + (bottom - top) * share, 0.008 + 0.02 * share
@@ -197,7 +197,8 @@ def banks(scene: Scene, edges: tuple[Path, Path]) -> None:
     chance = scene.chance.fork("banks")
     for edge, way in zip(edges, (-1, 1), strict=True):
         scene.line("bank", [edge + np.array([way * 0.004, 0], np.float32)], 0.008, 0.026, rough=1.6, strength=0.8)
-        stones, strokes = [], []
+        stones: list[Path] = []
+        strokes: list[Stroke] = []
         for _ in range(11):
             share = chance.uniform(0.1, 1) ** 0.8
             px, py = edge[min(29, int(share * 29))].tolist()
@@ -213,7 +214,8 @@ def banks(scene: Scene, edges: tuple[Path, Path]) -> None:
 def ripples(scene: Scene, top: float, bottom: float, count: int, left: float = 0.0, right: float = 1.0) -> None:
     """Small waves as level strokes, wider near; at night and dusk some of them carry the light."""
     chance, layout = scene.chance.fork(f"ripples{top:.3f}"), scene.layout
-    dark, lit = [], []
+    dark: list[Stroke] = []
+    lit: list[Stroke] = []
     for _ in range(count):
         share = chance.uniform(0.02, 1)
         x, y, wide = (

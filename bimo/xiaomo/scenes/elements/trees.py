@@ -8,7 +8,7 @@ import numpy as np
 
 from bimo.xiaomo.chance import Chance
 from bimo.xiaomo.scenes.description import Scene, Stroke
-from bimo.xiaomo.scenes.geometry import arc, blob, leaf, path, smooth, xy
+from bimo.xiaomo.scenes.geometry import Path, arc, blob, leaf, path, smooth, xy
 
 Point = tuple[float, float]
 
@@ -103,7 +103,7 @@ def _crown(
     scene.fill(light, *masses, strength=0.62, depth=depth, soft=0.6, rough=1.8)
     many = max(3, int(190 / max(8, len(tips)))) if height > 0.14 else 3
     for material, shift, size, count in ((dark, 0.02, 0.015, many), (light, -0.012, 0.014, many)):
-        dabs = []
+        dabs: list[Path] = []
         for x, y in tips:
             for _ in range(count):
                 r = height * size * chance.uniform(0.6, 1.3)
@@ -127,7 +127,7 @@ def _blossoms(
     soft = [blob(chance, x, y, height * 0.08, height * 0.06, 0.3) for x, y in tips[:: max(1, len(tips) // 12)]]
     scene.fill(materials[0], *soft, strength=0.30, depth=depth, soft=2.0)
     for material, count in zip(materials, (4, 2, 2), strict=True):
-        dabs = []
+        dabs: list[Path] = []
         for x, y in tips:
             for _ in range(count if height > 0.2 else 1):
                 r = height * chance.uniform(0.010, 0.020) + 0.001
@@ -147,7 +147,9 @@ def willow(scene: Scene, x: float, y: float, height: float, lean: float = 0.0, d
         [(x, y), (x + lean * height * 0.10, y - height * 0.22), (x + lean * height * 0.32, y - height * 0.45)], 14
     )
     tx, ty = trunk[-1].tolist()
-    limbs, withes, tips = [Stroke(trunk, height * 0.065, height * 0.042)], [], []
+    limbs = [Stroke(trunk, height * 0.065, height * 0.042)]
+    withes: list[Path] = []
+    tips: list[Point] = []
     for number in range(9):
         turn = -1.25 + 2.5 * number / 8 + chance.normal(0.08)
         reach, rise = height * chance.uniform(0.22, 0.40), height * chance.uniform(0.26, 0.46)
@@ -170,10 +172,10 @@ def willow(scene: Scene, x: float, y: float, height: float, lean: float = 0.0, d
         scene.strokes("trunk", limbs, depth=depth)
         scene.line("willow", withes, 0.0034, 0.0016, depth=depth, rough=0.3)
         if scene.mood.season != "winter":
-            leaves = []
+            leaves: list[Path] = []
             for withe in withes:
                 for spot in range(2, 14, 2 if height > 0.35 else 4):
-                    px, py = withe[min(13, spot)].tolist()
+                    px, py = xy(withe[min(13, spot)])
                     way = 1 if spot % 4 else -1
                     leaves.append(leaf(px, py, math.pi / 2 + way * 0.55, height * 0.042, height * 0.012))
             scene.fill("leaf", *leaves[::2], depth=depth, rough=0.1, strength=0.9)
@@ -196,7 +198,8 @@ def pine(
         ],
         24,
     )
-    limbs, clouds = [Stroke(trunk, height * 0.062, height * 0.022)], []
+    limbs = [Stroke(trunk, height * 0.062, height * 0.022)]
+    clouds: list[tuple[float, float, float]] = []
     arms = (
         (0.38, way, 0.46),
         (0.50, -way, 0.30),
@@ -239,7 +242,7 @@ def pine(
             blob(chance, cx, cy - r * height * 0.22, r * height * 1.25, r * height * 0.42, 0.2) for cx, cy, r in clouds
         ]
         scene.fill("needle_mass", *masses, depth=depth, strength=0.8, rough=1.4)
-        needles = []
+        needles: list[Path] = []
         for cx, cy, r in clouds:
             for _ in range(30 if height > 0.35 else 12):
                 fx = cx + chance.normal(r * height * 0.6)
@@ -260,7 +263,8 @@ def far_trees(scene: Scene, places: list[Point], size: float, depth: float, name
     """Small round trees in the distance."""
     chance = scene.chance.fork(f"far{len(places)}{size:.3f}{places[0] if places else 0}")
     trunks = [path((x, y), (x + chance.normal(0.002), y - size * 0.7)) for x, y in places]
-    light, dark = [], []
+    light: list[Path] = []
+    dark: list[Path] = []
     for x, y in places:
         for dx, dy, r in ((0, -0.75, 0.42), (-0.3, -0.55, 0.3), (0.3, -0.55, 0.3)):
             light.append(blob(chance, x + dx * size, y + dy * size, r * size, r * size * 0.85, 0.25, 10))

@@ -1,5 +1,8 @@
 """剪纸: paper cut-outs. Every shape is a sheet of one red, and a gap of the ground is left around it."""
 
+# numpy's arrays are typed in part; what crosses it here is named where it is used.
+# pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import numpy as np
@@ -118,7 +121,7 @@ def finish_cut(painting: Painting, style: Style, mood: Mood, layout: Layout) -> 
     frame = np.clip((reach - 0.468) * painting.side, 0, 1)[..., None]
     gap = np.clip((reach - 0.458) * painting.side, 0, 1)[..., None] * (1 - frame)
     painting.pixels = painting.pixels * (1 - gap) + ground * gap
-    along = np.where(np.abs(painting.x - 0.5) > np.abs(painting.y - 0.5), painting.y, painting.x)
+    along: Floats = np.where(np.abs(painting.x - 0.5) > np.abs(painting.y - 0.5), painting.y, painting.x)
     teeth = (np.abs((along * 20) % 1 - 0.5) < 0.26) & (reach > 0.476) & (reach < 0.488)
     red = np.where(teeth[..., None], ground, np.array(REDS[1], np.float32))
     painting.pixels = (painting.pixels * (1 - frame) + red * frame).astype(np.float32)

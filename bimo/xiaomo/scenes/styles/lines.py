@@ -1,5 +1,8 @@
 """Drawn outlines filled with graded colour: 工笔 fine brush, 青绿 blue and green, 青花 blue on porcelain."""
 
+# numpy's arrays are typed in part; what crosses it here is named where it is used.
+# pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import math
@@ -127,7 +130,7 @@ def finish_porcelain(painting: Painting, style: Style, mood: Mood, layout: Layou
     outer, inner = (0.485, 0.425) if plate else (0.48, 0.43)
     glaze = np.array([0.94, 0.96, 0.97], np.float32)
     pixels = np.where((reach > inner)[..., None], glaze, painting.pixels)
-    along = turn * 24 if plate else np.where(np.abs(x) > np.abs(y), y, x) * math.tau * 14
+    along: Floats = turn * 24 if plate else np.where(np.abs(x) > np.abs(y), y, x) * math.tau * 14
     middle = (outer + inner) / 2 + 0.010 * np.sin(along)
     rings = np.zeros((side, side), np.float32)
     for level, width in ((outer, 0.0032), (outer - 0.011, 0.0018), (inner, 0.0032), (inner + 0.010, 0.0018)):

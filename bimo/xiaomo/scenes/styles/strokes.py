@@ -147,9 +147,10 @@ def restroke(painting: Painting, layers: tuple[Layer, ...], bend: float, jitter:
 def _follow(painting: Painting, x: Floats, y: Floats, length: Floats, drift: Floats) -> Floats:
     """Paths of five points through (x, y) along the angle: [strokes x 5 x 2], in unit coordinates."""
     side, steps = painting.side, 2
-    halves = []
+    halves: list[list[Floats]] = []
     for way in (-1.0, 1.0):
-        px, py, points = x.copy(), y.copy(), []
+        px, py = x.copy(), y.copy()
+        points: list[Floats] = []
         heading = None
         for _ in range(steps):
             column = np.clip((px * side).astype(int), 0, side - 1)

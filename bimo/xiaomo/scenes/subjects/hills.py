@@ -17,7 +17,7 @@ from bimo.xiaomo.scenes.elements import (
     terrain,
     trees,
 )
-from bimo.xiaomo.scenes.geometry import below, blob, height_at, ridge, smooth
+from bimo.xiaomo.scenes.geometry import Path, below, blob, height_at, ridge, smooth
 from bimo.xiaomo.scenes.subjects.subject import Subject
 from bimo.xiaomo.scenes.subjects.waterside import near_tree, near_tree_kind
 
@@ -130,7 +130,7 @@ def _hillside(scene: Scene, edge: np.ndarray, depth: float) -> None:
         ("leaf", 60),
         ("maple" if scene.mood.season == "autumn" else "leaf_dark", 22),
     ):
-        dots = []
+        dots: list[Path] = []
         for _ in range(count):
             x = chance.uniform()
             y = height_at(edge, x) + 0.035 + chance.uniform() ** 1.4 * 0.22
@@ -323,7 +323,7 @@ def old_tree_crows(scene: Scene) -> None:
     tips = trees.tree(scene, x, 1.0, 0.92, "bare", 0.03 * layout.side)
     chance = scene.chance.fork("vines")
 
-    vines = []
+    vines: list[Path] = []
     for k in range(12):
         tx, ty = tips[(k * 5) % len(tips)]
         long = chance.uniform(0.10, 0.24)

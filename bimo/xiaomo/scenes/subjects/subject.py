@@ -36,7 +36,7 @@ class Subject:
     zh: str
     en: str
     compose: Callable[[Scene], None]
-    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
     seasons: tuple[str, ...] = SEASONS
     lights: tuple[str, ...] = LIGHTS
     weathers: tuple[str, ...] = ("clear", "clear", "clear", "mist")

@@ -26,7 +26,7 @@ from bimo.xiaomo.scenes.elements import (
     trees,
 )
 from bimo.xiaomo.scenes.elements import sky as air
-from bimo.xiaomo.scenes.geometry import below, height_at, path, ridge, smooth
+from bimo.xiaomo.scenes.geometry import Path, below, height_at, path, ridge, smooth
 
 WATERY = frozenset({
     "water", "river", "sea", "waves", "boat", "sail", "fisherman", "boatman", "lotus", "lotus leaf", "ducks", "carp",
@@ -455,7 +455,7 @@ def _near_trees(scene: Scene, wanted: frozenset[str], bank_at: Callable[[float],
         chance = scene.chance.fork("vines")
         if number == 0:
             tips = trees.tree(scene, places[0], 1.01, sizes[0], "bare", 0.1 * side)
-        vines = []
+        vines: list[Path] = []
         for k in range(12):
             x, y = tips[(k * 5) % len(tips)]
             long = chance.uniform(0.1, 0.24)
