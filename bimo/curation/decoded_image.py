@@ -1,4 +1,4 @@
-"""A picture as the rules see it: decoded once, upright, RGB, with what its file said of itself."""
+"""Decodes a picture once for all rules: upright, RGB, with what its file's header says."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from bimo.curation.readers.rows import Unusable
 if TYPE_CHECKING:
     from PIL import Image
 
-#: The shorter and the longer side, in pixels, that a picture keeps at least while it is halved, three times at most:
-#: JPEG decodes to a half, a quarter and an eighth for less, and a number must not depend on the format of the file.
-#: Rules measure on copies of at most 256 pixels; models are given more.
+#: Sides in pixels, (shorter, longer), below which a picture is not reduced; it is halved three times at most. JPEG can
+#: be decoded at 1/2, 1/4 and 1/8 for less, and other formats are reduced in the same way, so that a measured number
+#: does not depend on the file format. Rules measure on copies of at most 256 pixels; models get more.
 LOOKED_AT, GIVEN_TO_MODELS = (160, 256), (512, 512)
 MAXIMUM_REDUCTION = 8
 ORIENTATION = 0x0112
 EXIF_IN_PNG = (b"eXIf", b"Raw profile type exif", b"tiff:Orientation")
-#: Formats that go into shards as they are.
+#: Formats that are copied into shards without re-encoding.
 SHARD_FORMATS = ("JPEG", "PNG", "WEBP")
 
 
@@ -51,13 +51,13 @@ class DecodedImage:
 
 
 def see(data: bytes, least: tuple[int, int] = LOOKED_AT) -> DecodedImage:
-    """Decodes a picture once, at the size that rules look at, or halved down to other ``least`` sides.
+    """Decodes a picture once, reduced to the size that rules measure at, or to other ``least`` sides.
 
     Raises Unusable: "empty", "not a picture", "not a format that is read", "too large" (by the header, before anything
     is decoded), "truncated", "damaged", "range unknown".
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of huge and of odd pictures Pillow warns; both are told by their reason
+        warnings.simplefilter("ignore")  # Pillow warns of huge and odd pictures; both are reported by their reason
         picture = _opened(data)
         try:
             decoded = _header(data, picture)
@@ -81,15 +81,16 @@ def see(data: bytes, least: tuple[int, int] = LOOKED_AT) -> DecodedImage:
 
 
 def plain(picture: DecodedImage) -> bool:
-    """Whether the bytes can go into a shard as they are: JPEG, PNG or WEBP, RGB in sRGB, upright, still, opaque."""
+    """Whether the bytes can be copied into a shard: JPEG, PNG or WEBP, RGB in sRGB, upright, not animated, opaque."""
     still = not (picture.turned or picture.animated or picture.transparent or picture.converted)
     return still and picture.format in SHARD_FORMATS and picture.mode == "RGB"
 
 
 def upright(data: bytes) -> bytes:
-    """The picture as it goes into a shard: its own bytes where ``plain``, else PNG from a decode at full resolution.
+    """The encoded picture for a shard: its own bytes where they are ``plain``, else PNG from a decode at full
+    resolution.
 
-    Plain bytes are told by the header alone. Raises Unusable as ``see`` does.
+    Whether they are plain is read from the header alone. Raises Unusable as ``see`` does.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -106,14 +107,14 @@ def upright(data: bytes) -> bytes:
         except Exception as error:  # as above
             raise _told(error) from None
     buffer = io.BytesIO()
-    # What is left of profiles is sRGB under whatever name, of the mode that it came with.
+    # A profile that remains is sRGB under another name.
     own = picture.info.get("icc_profile") if decoded.mode in ("RGB", "RGBA") and not decoded.converted else None
     image.save(buffer, "PNG", icc_profile=own)
     return buffer.getvalue()
 
 
 def reduction(size: tuple[int, int], least: tuple[int, int] = LOOKED_AT) -> int:
-    """By how much the sides of a picture are divided before it is looked at: 1, 2, 4 or 8."""
+    """The factor that the sides of a picture are reduced by: 1, 2, 4 or 8."""
     factor = 1
     while (
         factor < MAXIMUM_REDUCTION and min(size) // (factor * 2) >= least[0] and max(size) // (factor * 2) >= least[1]
@@ -123,21 +124,21 @@ def reduction(size: tuple[int, int], least: tuple[int, int] = LOOKED_AT) -> int:
 
 
 def orientation(data: bytes, picture: Image.Image) -> int:
-    """The turn that the EXIF asks for, 1 to 8; 1 where it says nothing or nothing that makes sense."""
+    """The EXIF orientation, 1 to 8; 1 where there is none or no valid one."""
     if picture.format == "PNG":
-        # There it may stand behind the pixels, and Pillow decodes them to find it.
+        # EXIF may be stored after the pixels here, and Pillow decodes them to find it.
         if not any(mark in data for mark in EXIF_IN_PNG):
             return 1
         picture.load()
     try:
         turn = picture.getexif().get(ORIENTATION, 1)
-    except Exception:  # damaged EXIF is no damaged picture; its parser raises various exceptions
+    except Exception:  # damaged EXIF does not make the picture unusable; the parser raises various exceptions
         return 1
     return turn if turn in range(1, 9) else 1
 
 
 def _opened(data: bytes) -> Image.Image:
-    """The picture by its header, not decoded."""
+    """The picture with its header read and its pixels not decoded."""
     from PIL import Image, UnidentifiedImageError
 
     if not data:
@@ -163,7 +164,9 @@ def _opened(data: bytes) -> Image.Image:
 
 
 def _header(data: bytes, picture: Image.Image) -> DecodedImage:
-    """What the header says; phones write several pictures into one JPEG, which Pillow calls MPO."""
+    """The metadata of a picture. Several pictures in one JPEG, as phones write them, are format "MPO" in Pillow and
+    JPEG here.
+    """
     kind = "JPEG" if picture.format == "MPO" else str(picture.format)
     animated = kind != "JPEG" and bool(getattr(picture, "is_animated", False))
     profile = bool(picture.info.get("icc_profile"))
@@ -172,7 +175,7 @@ def _header(data: bytes, picture: Image.Image) -> DecodedImage:
 
 
 def _opaque(picture: Image.Image) -> tuple[Image.Image, bool, str]:
-    """A loaded picture as RGB on white, whether any of the white shows, and the profile that it was converted by."""
+    """(RGB on white, whether any pixel was transparent, the name of the ICC profile that it was converted from)."""
     try:
         return colour.opaque(picture)
     except BimoError as error:
@@ -180,7 +183,7 @@ def _opaque(picture: Image.Image) -> tuple[Image.Image, bool, str]:
 
 
 def _turned(image: Image.Image, turn: int) -> Image.Image:
-    """The picture as EXIF asks for it (Exif 2.32, tag 0x0112)."""
+    """The picture rotated or mirrored by its EXIF orientation (Exif 2.32, tag 0x0112)."""
     from PIL.Image import Transpose
 
     turns = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE"}
@@ -189,6 +192,6 @@ def _turned(image: Image.Image, turn: int) -> Image.Image:
 
 
 def _told(error: Exception) -> Unusable:
-    """A decoder's exception as a reason."""
+    """The reason for a decoder's exception."""
     message: Any = str(error) or type(error).__name__
     return Unusable("truncated" if "truncated" in message.lower() else "damaged", message)

@@ -1,4 +1,4 @@
-"""Tables of compared pictures, as people judge them, become data to learn preferences from."""
+"""Builds preference data from tables of pairwise comparisons."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ REPORT = "report.json"
 
 
 class RowOutcome(Wording):
-    """What becomes of a row that compares, or why it is unusable."""
+    """How a row of comparisons was counted, or why it is unusable."""
 
     KEPT = ("算数", "counted")
     ROW = ("行读不了", "row cannot be read")
@@ -71,7 +71,7 @@ _OUTCOMES = {
 
 @dataclass(frozen=True)
 class FeedbackReport:
-    """What became of a table: ``pairs`` to learn from, those that are ``ties``, and how many rows had which fate."""
+    """How a table was used: ``pairs`` to learn from, ``ties``, and the number of rows of each outcome."""
 
     pairs: int
     ties: int
@@ -80,7 +80,7 @@ class FeedbackReport:
 
 @dataclass
 class Comparison:
-    """Two pictures for one request, and who of the judges was for which: [first, second], ties for neither."""
+    """Two pictures of one request, and the judges who voted for each: [first, second]; ties are votes for neither."""
 
     request: str
     names: tuple[str, str]
@@ -90,7 +90,7 @@ class Comparison:
 
     @property
     def better(self) -> int | None:
-        """Which of them the majority is for; None where there is none."""
+        """The picture with the majority of votes; None where there is none."""
         return None if self.votes[0] == self.votes[1] else int(self.votes[1] > self.votes[0])
 
 
@@ -150,7 +150,7 @@ def _count_vote(
     comparisons: dict[tuple[str, frozenset[str]], Comparison],
     pictures: dict[str, bytes | folder.Reason],
 ) -> RowOutcome:
-    """Counts a row's vote, and says what became of it."""
+    """Counts the vote of a row; returns its outcome."""
     if isinstance(row, Unusable):
         return RowOutcome.ROW
     values = {str(name).strip().lower(): value for name, value in row.items()}
@@ -162,7 +162,7 @@ def _count_vote(
     for name in names:
         if name not in pictures:
             usable = folder.usable(table.parent, name)
-            # Their bytes are read again when they are written: a table may name more than memory holds.
+            # The bytes are read again when they are written, since a table may name more pictures than memory holds.
             pictures[name] = usable if isinstance(usable, folder.Reason) else b""
         reason = pictures[name]
         if isinstance(reason, folder.Reason):
@@ -183,9 +183,9 @@ def _count_vote(
 
 
 def _compared(values: Mapping[str, Any], table: Path) -> tuple[tuple[str, str], str | None]:
-    """(names of the two pictures, "first", "second" or "tie"; None where what was chosen is not understood).
+    """(names of the two pictures, "first", "second" or "tie"; None for a choice that is not recognised).
 
-    Raises DataError where the columns are none of these.
+    Raises DataError for a table without the columns of a comparison.
     """
     first, second = (next((name for name in every if name in values), None) for every in (FIRST, SECOND))
     if first is not None and second is not None:
@@ -209,13 +209,13 @@ def _compared(values: Mapping[str, Any], table: Path) -> tuple[tuple[str, str], 
 
 
 def _text(values: Mapping[str, Any], names: Iterable[str]) -> str:
-    """The first of some columns that says something, "" where none does."""
+    """The first non-empty value of some columns, "" where there is none."""
     texts = (str(values[name]).strip() for name in names if values.get(name) is not None)
     return next(filter(None, texts), "")
 
 
 def _drawn_by(source: Path, names: Iterable[str]) -> str:
-    """The request that both PNGs say they were drawn by; "" where they do not."""
+    """The request in the metadata of both PNGs; "" where they differ or have none."""
     requests: set[str] = set()
     for name in names:
         path = folder.located(source, name)
@@ -234,7 +234,7 @@ def _samples(number: int, one: Comparison, table: Path) -> list[Sample]:
     made: list[Sample] = []
     for place, side in enumerate((better, 1 - better)):
         image = folder.usable(table.parent, one.names[side])
-        if isinstance(image, folder.Reason):  # it was there a moment ago
+        if isinstance(image, folder.Reason):  # the file was deleted in the meantime
             raise DataError("{names} has changed: {image}", names=one.names[side], image=image)
         labels = {"pair": f"{number:08d}", "score": one.votes[side] / total, "votes": one.votes[side], "judges": total}
         row = {"captions": captions, "labels": labels, "source": one.names[side]}

@@ -1,5 +1,5 @@
-"""A user's own pictures and captions as shards, by the same reader as `bimo curate`; what cannot be used is counted
-with its reason, never skipped.
+"""Builds shards from a user's own pictures and captions, with the reader of `bimo curate`; everything unusable is
+counted with its reason.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from bimo.curation.report.page import REASONS
 from bimo.data.shards import SAMPLES_PER_SHARD, Sample, Shard, finished, shard_name, write_index, write_shard
 
 REPORT = "report.json"
-#: How samples are made of entries: shards of another version are written anew.
+#: Version of the conversion from entries to samples; shards of another version are written again.
 VERSION = 2
 _HAN = re.compile(r"[\u3400-\u9fff]")
 
 
 class Reason(Wording):
-    """Why a picture cannot be used, where there is more to say than what the reader says of it."""
+    """Why a picture cannot be used, where the reader's code needs more explanation."""
 
     CAPTION = (REASONS["no caption"], "no caption")
     MISSING = (REASONS["missing"], "file not found")
@@ -55,7 +55,7 @@ class Reason(Wording):
     ROW = ("这一行读不了", "the row cannot be read")
 
 
-#: The reader's codes that are a reason of their own; of pictures the rest are damaged, of rows they cannot be read.
+#: The reader's codes that are reported as they are. Of pictures all others count as damaged, of rows as unreadable.
 _REASONS = {
     "no caption": Reason.CAPTION,
     "missing": Reason.MISSING,
@@ -76,7 +76,7 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class Entry:
-    """A picture as a source names it, with its captions and what else is said of it."""
+    """A picture that a source names, with its captions and labels."""
 
     name: str
     place: Place
@@ -86,11 +86,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class FolderReport:
-    """What became of a folder: how many are kept, and the rest by name with the reason.
+    """How a source was used: how many pictures are kept, and the others by name with their reasons.
 
-    ``rows`` is how many were read, of which ``joined`` named a picture that one before had named, and gave it their
-    captions: kept, joined and left are all of them. ``files`` is the account of the files; ``converted`` counts the
-    pictures kept whose colours came to sRGB, by their profile; ``kind`` says what the source was taken for.
+    ``rows`` is the number of rows that were read. ``joined`` of them named the same picture as an earlier row, and
+    added their captions to it: kept + joined + left = rows. ``files`` is the inventory of files; ``converted`` counts
+    the kept pictures that were converted to sRGB, by their ICC profile; ``kind`` is the detected format.
     """
 
     kept: int
@@ -102,17 +102,18 @@ class FolderReport:
     kind: str = ""
 
     def reasons(self) -> dict[Reason, int]:
-        """How many for each reason."""
+        """The number of unusable pictures and rows by reason."""
         return dict(Counter(reason for _, reason in self.left))
 
 
 def build_folder(source: Path, out: Path, side: int = 1) -> FolderReport:
-    """Writes the pictures of a source as shards, an index and report.json; ``side`` is the least of a usable one.
+    """Writes the pictures of a source as shards, with an index and report.json; ``side`` is the least side of a usable
+    picture, in pixels.
 
-    A source is whatever `bimo curate` reads, by the same reader: pictures with captions in files of their names, tables
-    of every kind, tars, shards. Rows that name one picture are one sample with the captions of all. A shard that is
-    there already, of the same files, is not written again. Raises DataError for a source in which nothing can be read,
-    and for one without one usable picture; nothing is left behind then.
+    A source is anything that `bimo curate` reads: pictures with caption files, tables of every kind, tars, shards. Rows
+    that name one picture become one sample with all their captions. A shard that was already written from the same
+    files is not written again. Raises DataError for a source that cannot be read or has no usable picture, and leaves
+    no files behind then.
     """
     from rich.console import Console
     from rich.progress import track
@@ -128,7 +129,7 @@ def build_folder(source: Path, out: Path, side: int = 1) -> FolderReport:
     try:
         out.mkdir(parents=True, exist_ok=True)
         firsts = range(0, len(entries), SAMPLES_PER_SHARD)
-        # What is printed besides is the answer, so the bar goes elsewhere.
+        # Standard output is for the result, so the progress bar goes to standard error.
         bar = track(firsts, description=say("writing data"), console=Console(stderr=True))
         for number, first in enumerate(bar):
             some = entries[first : first + SAMPLES_PER_SHARD]
@@ -147,7 +148,7 @@ def build_folder(source: Path, out: Path, side: int = 1) -> FolderReport:
         write_index(out, written)
     except BaseException as error:
         if begun and not any(shard.count for shard in written):
-            # What failed before anything was kept leaves nothing that a next start would trip over.
+            # A failed first run leaves no folder behind that the next run would refuse.
             shutil.rmtree(out, ignore_errors=True)
             for path in begun[1:]:
                 path.rmdir()
@@ -160,7 +161,7 @@ def build_folder(source: Path, out: Path, side: int = 1) -> FolderReport:
 
 
 def _nothing(source: Path, left: Sequence[tuple[str, Reason]], files: Mapping[str, Any]) -> DataError:
-    """Says why not one picture of a source can be used, with what was not read and an example of each reason."""
+    """The error for a source without a usable picture: the files that were not read, and an example of each reason."""
     first = {reason: _place_of(source, name) for name, reason in reversed(left)}
     why = Counter(reason for _, reason in left)
     reasons = [(r.zh, r.en, n, first[r]) for r, n in why.items()]
@@ -174,7 +175,7 @@ def _nothing(source: Path, left: Sequence[tuple[str, Reason]], files: Mapping[st
 
 
 def _place_of(source: Path, name: str) -> str:
-    """A row or a picture as a sentence names it: "line 3 of photos/metadata.jsonl"."""
+    """The location of a row or a picture for a message: "line 3 of photos/metadata.jsonl"."""
     file, _, number = name.rpartition(":")
     root = reading.root(source)
     if file and number.isdigit() and (root / file).is_file():
@@ -183,7 +184,7 @@ def _place_of(source: Path, name: str) -> str:
 
 
 def _read(what: SourceFormat) -> tuple[list[Entry], list[tuple[str, Reason]], int]:
-    """(pictures, rows that are none with the reason, rows joined to one before) of a source."""
+    """(entries, unusable rows with their reasons, number of rows joined to an earlier one) of a source."""
     entries: dict[Place, Entry] = {}
     broken: list[tuple[str, Reason]] = []
     joined = 0
@@ -202,7 +203,7 @@ def _read(what: SourceFormat) -> tuple[list[Entry], list[tuple[str, Reason]], in
 
 
 def _name(row: Row) -> str:
-    """What a picture is called for people: its file, or the row that it lies in."""
+    """The name of a picture for messages: its file, or the row that it is stored in."""
     place = row.picture
     return place.path if place.form == "url" or (place.form == "bytes" and place.size < 0) else row.source
 
@@ -230,9 +231,9 @@ def _shard(
 def _samples(
     source: Path, entries: Sequence[Entry], first: int, side: int, left: list[tuple[str, Reason]], converted: list[str]
 ) -> Iterator[Sample]:
-    """The samples of some entries; what is unusable goes to ``left``, the profiles of the others to ``converted``."""
+    """The samples of some entries; unusable ones are added to ``left``, ICC profiles of the others to ``converted``."""
     for number, entry in enumerate(entries, first):
-        # The picture first, as curation does: both give one reason for what has two.
+        # The picture is checked before its captions, as in curation, so that both report the same reason.
         result = _usable(source, entry.place, side)
         if not isinstance(result, Reason) and not entry.captions:
             result = Reason.CAPTION
@@ -247,7 +248,7 @@ def _samples(
 
 
 def usable(source: Path, name: str, side: int = 1) -> bytes | Reason:
-    """The bytes of a picture of a folder: its own where they are upright RGB, else written anew, on white; or why it is
+    """The bytes of a picture for a shard: its own where they are upright RGB, else re-encoded on white; or why it is
     unusable.
     """
     result = _usable(source, Place(Beside(source, source).find(name)), side)
@@ -266,7 +267,7 @@ def _usable(source: Path, place: Place, side: int) -> tuple[bytes, DecodedImage]
 
 
 def located(source: Path, name: str) -> Path | None:
-    """Where a picture that a table names lies, beside the table or below images; None where it does not."""
+    """The path of a picture that a table names, beside the table or below images; None where it is not there."""
     path = source / Beside(source, source).find(name)
     return path if path.is_file() else None
 

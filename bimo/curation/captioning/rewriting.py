@@ -1,4 +1,6 @@
-"""Captions made better by a model: translated, or written anew from the picture, alone or with what stood beside it."""
+"""Steps that rewrite captions by a model: translation, and recaptioning from the picture with or without the old
+caption.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,11 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Written = list[tuple[str, ...] | Verdict]
-#: A text with at least this share of Chinese characters among its letters is Chinese.
+#: Least share of Chinese characters among the letters of a Chinese text.
 CHINESE = 0.3
-#: Answers that are kept of batches in which another got none.
+#: Most cached responses of batches in which another request failed.
 MOST_KNOWN = 4096
-#: Characters of a caption that a model is given.
+#: Most characters of a caption in a request.
 MOST_GIVEN = 2000
 TRANSLATE = {
     "zh": "把下面的图片说明译成自然、准确的简体中文。只输出译文，不要解释。\n\n{text}",
@@ -41,7 +43,7 @@ LOOK_AND_READ = {
     + "\n图片原来的配文是：「{text}」。其中的名称（人名、地名、菜名、作品名）与图相符就用上，不相符的不要写。",
     "en": LOOK["en"] + "\nIts caption was: “{text}”. Use the names in it where they fit the picture, and nothing else.",
 }
-#: How models begin when they decline.
+#: How refusals of models begin.
 _DECLINED = re.compile(
     r"\W*(?:抱歉|对不起|很遗憾|我(?:无法|不能|没有办法)|无法(?:查看|识别|描述|翻译)|作为(?:一个|一名)?(?:AI|人工智能|语言模型)|"
     r"(?:i['’]?m |i am )?(?:sorry|unable)|i (?:cannot|can['’]?t)|as an ai\b)",
@@ -52,12 +54,12 @@ _QUOTES = "“”\"'‘’「」『』"
 
 @dataclass(frozen=True, kw_only=True)
 class Translate(WriterStep):
-    """Adds the translation of each caption in another language behind it; captions in ``to`` already stay as they are.
+    """Adds a translation after each caption in another language; captions in ``to`` stay as they are.
 
-    ``by`` is an Endpoint or a ModelFolder. With ``check`` a translation is taken only where at least ``share`` of the
+    ``by`` is an Endpoint or a ModelFolder. With ``check`` a translation is used only where at least ``share`` of the
     English content words that the dictionary knows have a translation in the Chinese text. Otherwise, and where the
-    model declined, was cut off or gave no text of that language, the row stays as it was; with ``drop`` it goes where
-    it is left without a caption in ``to``. ``replace`` keeps the translation alone.
+    model refused, was cut off or wrote another language, the row is unchanged; with ``drop`` a row that is left without
+    a caption in ``to`` is dropped. ``replace`` keeps the translation alone.
     """
 
     says: ClassVar[tuple[str, str]] = ("译文不可用", "no usable translation")
@@ -72,14 +74,14 @@ class Translate(WriterStep):
     drop: bool = False
 
     def measuring(self, tools: Tools) -> str:
-        """Everything but where the model is and how patiently it is asked."""
+        """All settings but the address of the model and the retries."""
         settings = (self.to, self.check, self.share, self.most, self.replace, self.drop, TRANSLATE[self.to])
         return f"Translate/1 {_digest(self.by.asked(), *settings)}"
 
     def write(self, tools: Tools) -> Callable[[Sequence[Pair]], Written]:
         """Opens the model. A text that several captions of a batch share is translated once."""
         asking = Asking(self.by, sees=False)
-        # A folder's sequence-to-sequence model translates what it is given; all others are told what to do.
+        # A sequence-to-sequence model translates its input; all others need an instruction.
         plain = asking.writer is not None and asking.writer.whole
         template = "{text}" if plain else TRANSLATE[self.to]
 
@@ -127,15 +129,14 @@ class Translate(WriterStep):
 
 @dataclass(frozen=True, kw_only=True)
 class Recaption(WriterStep):
-    """Writes captions from the picture, ``by`` a model that sees: an Endpoint or a ModelFolder.
+    """Writes captions from the picture, ``by`` a vision-language model: an Endpoint or a ModelFolder.
 
-    ``mix`` is the share of the rows that are written anew, chosen by their number and ``seed``; the others stay as they
-    are and are not asked about. 0.5 is Kolors' half and half (its technical report; not verified). ``read`` gives the
-    model the first caption to look at as well; ``beside`` keeps the old captions behind the new. ``count`` captions are
-    written for a row: of a model at temperature 0 they are alike, and each is kept once. Pictures are made no larger
-    than ``side`` pixels. ``prompt`` takes the place of ours; "{text}" in it is the first caption. Where the model
-    declined, wrote nothing, was cut off or wrote more than ``most`` characters, the row stays as it was, or with
-    ``drop`` goes.
+    ``mix`` is the share of the rows that are recaptioned, chosen by their number and ``seed``; the others are unchanged
+    and cause no request. 0.5 is the ratio of Kolors (its technical report; not verified). ``read`` shows the model the
+    first caption as well; ``beside`` keeps the old captions after the new ones. ``count`` captions are written for a
+    row: of a model at temperature 0 they are equal, and each is kept once. Pictures are reduced to at most ``side``
+    pixels. ``prompt`` replaces the default; "{text}" in it is the first caption. Where the model refused, wrote
+    nothing, was cut off or wrote more than ``most`` characters, the row is unchanged, or with ``drop`` dropped.
     """
 
     says: ClassVar[tuple[str, str]] = ("没有写出可用的说明", "no usable caption was written")
@@ -159,7 +160,7 @@ class Recaption(WriterStep):
             raise RecipeError("mix of Recaption must be above 0 and at most 1, count and side at least 1")
 
     def measuring(self, tools: Tools) -> str:
-        """Everything but where the model is and how patiently it is asked."""
+        """All settings but the address of the model and the retries."""
         settings = (self.mix, self.read, self.beside, self.count, self.side, self.most, self.drop, self.seed)
         return f"Recaption/1 {_digest(self.by.asked(), self._template(), *settings)}"
 
@@ -177,7 +178,7 @@ class Recaption(WriterStep):
         return written
 
     def chooses(self, number: int) -> bool:
-        """Whether a row is one of those that are written anew."""
+        """Whether a row is one of those that are recaptioned."""
         drawn = hashlib.blake2b(
             number.to_bytes(8, "little"), digest_size=8, key=self.seed.to_bytes(8, "little", signed=True)
         ).digest()
@@ -207,8 +208,8 @@ class Recaption(WriterStep):
 
 
 class Asking:
-    """A model of either kind, opened. Where one of a batch got no answer, what the others got is kept: whoever asks
-    about the batch once more, pair by pair, is not charged for it twice.
+    """A model of either kind, opened. Where one request of a batch failed, the responses to the others are cached, so
+    that retrying the batch pair by pair does not pay for them twice.
     """
 
     def __init__(self, by: Endpoint | ModelFolder, sees: bool) -> None:
@@ -217,7 +218,7 @@ class Asking:
         self._known: dict[str, list[Answer]] = {}
 
     def answers(self, asked: Sequence[tuple[str, Image.Image | None]]) -> list[Answer]:
-        """The answers, in their order. Raises Unanswered where one has none, DataError as ``Client.ask_all``."""
+        """The responses, in their order. Raises Unanswered where one is missing, DataError as ``Client.ask_all``."""
         if self.writer is not None:
             pictures = [picture for _, picture in asked if picture is not None]
             return self.writer.write([text for text, _ in asked], pictures)
@@ -246,7 +247,7 @@ class Asking:
 
 
 def usable(answer: Answer, most: int) -> tuple[str, Verdict | None]:
-    """A caption of an answer, without quotes and breaks, and what is wrong with it."""
+    """(the caption in a response, without quotes and line breaks, what is wrong with it)."""
     text = " ".join(answer.text.encode("utf-8", "replace").decode().split())
     if len(text) > 1 and text[0] in _QUOTES and text[-1] in _QUOTES:
         text = text[1:-1].strip()
@@ -260,7 +261,7 @@ def usable(answer: Answer, most: int) -> tuple[str, Verdict | None]:
 
 
 def _given(text: str) -> str:
-    """A caption as a model is given it: of bounded length, and of characters that can be sent."""
+    """A caption for a request: truncated, and without characters that cannot be encoded."""
     return text[:MOST_GIVEN].encode("utf-8", "replace").decode()
 
 

@@ -1,1 +1,1 @@
-"""Copies of a picture."""
+"""Deduplication of pictures."""

@@ -1,10 +1,10 @@
-"""Copies of a picture, found by their bits and by perceptual hashes, of which the best is kept.
+"""Near-duplicate pictures, found by equal bytes and by perceptual hashes; the best copy is kept.
 
 A picture's hash is the sign of the 8 x 8 lowest frequencies of its grey pixels against their median (pHash, as the
-``imagehash`` package defines it). Three further numbers guard it: the signs of the differences of neighbours among
-9 x 8 pixels (dHash); those of the 16 x 16 lowest frequencies, so that two cards with other words stay two; and the
-colours of the four quarters, so that a red and a blue shirt do. Crops are found because pHash and dHash are kept of
-eight cuts of every picture as well.
+``imagehash`` package defines it). Three further descriptors guard it against false matches: the signs of the
+differences of neighbours among 9 x 8 pixels (dHash); those of the 16 x 16 lowest frequencies, so that two cards with
+different words are no duplicates; and the colours of the four quarters, so that a red and a blue shirt are none. Crops
+are found because pHash and dHash of eight crops of every picture are stored as well.
 """
 
 from __future__ import annotations
@@ -29,43 +29,43 @@ if TYPE_CHECKING:
 
     from bimo.curation.decoded_image import DecodedImage
 
-#: What a hash is worth less than: a picture with fewer waves than this is flat, and only its bytes are compared.
+#: A picture with fewer cosines above LEVEL than this is flat: its hash says nothing, and only its bytes are compared.
 WAVES = 24
 #: A picture of which so much is of one grey, within 16 of 256, is sparse, such as words on a card: what it shows is
 #: finer than the hash, so that only nearly the same details make a copy. One in a hundred photos is.
 BLANK = 0.5
 #: Bits of 256 by which the details of copies may differ: of sparse pictures, of rich ones, of rich ones with a mark.
 SPARSE_DETAIL, DETAIL, MARKED_DETAIL = 12, 48, 84
-#: How high a wave must be to count, in grey levels.
+#: Least amplitude of a cosine that counts, in grey levels.
 LEVEL = 0.5
-#: Heights of products of two cosines, by the means of pixels times them.
+#: Amplitudes of products of two cosines, from the means of pixels times them.
 HEIGHTS = np.outer([1, *[2] * 7], [1, *[2] * 7]).reshape(64)
 #: Frequencies down and across of the details.
 FINE = 16
-#: Side of the grey square that cuts are taken from, in pixels.
+#: Side of the grey square that crops are taken from, in pixels.
 SQUARE = 64
-#: Parts of the sides at which cuts begin and end (left, top, right, bottom): the whole, four cut all around, four
-#: that lost a strip, as where a watermark was cut off.
+#: Crops as shares of the sides (left, top, right, bottom): the whole, four that are cropped all around, four that lost
+#: a strip, as where a watermark was cut off.
 VIEWS = (
     (0.0, 0.0, 1.0, 1.0),
     *((cut, cut, 1 - cut, 1 - cut) for cut in (0.03, 0.06, 0.09, 0.12)),
     *((0.0, 0.08, 1.0, 1.0), (0.0, 0.0, 1.0, 0.92), (0.08, 0.0, 1.0, 1.0), (0.0, 0.0, 0.92, 1.0)),
 )
-#: Whole pictures that differ in no more bits of dHash than this are copies where pHash differs in twice the bits that
-#: are asked for: marks and stamps move every frequency, but only the neighbours that they cover.
+#: Whole pictures that differ in no more bits of dHash than this are duplicates at twice the allowed bits of pHash:
+#: marks and stamps change every frequency, but only the neighbours that they cover.
 NEAR = 6
-#: Bits of dHash that copies by pHash may differ in: of whole pictures, and of a picture and a cut.
+#: Bits of dHash in which duplicates by pHash may differ: of whole pictures, and of a picture and a crop.
 GUARD, CUT_GUARD = 16, 10
-#: Bits of pHash that a picture and a cut may differ in.
+#: Bits of pHash in which a picture and a crop may differ.
 CUT_BITS = 7
-#: How far the colour of a quarter may move, of 255. The quarter that moved most does not count: it may bear a mark.
+#: By how much the colour of a quarter may differ, of 255. The quarter that differs most is ignored: it may have a mark.
 TINT = 24
 MOST_BITS = 11
-#: Pictures that are looked up together, at least and at most: fewer where many copies are found of them.
+#: Least and most pictures that are looked up together: fewer where they have many duplicates.
 FEWEST, MOST = 16, 512
-#: Pairs near each other that are held together: with more, rows are looked up one at a time.
+#: Pairs in memory at a time; with more, rows are looked up one by one.
 TOO_MANY = 1 << 20
-#: Share of the looked-up pictures that may have gone before the index is made anew without them.
+#: Share of dropped pictures at which the index is built again without them.
 GONE = 0.25
 
 
@@ -73,12 +73,12 @@ GONE = 0.25
 class Duplicates(PictureStep, TableStep):
     """Keeps the best of pictures whose pHash differs in at most ``bits`` of 64.
 
-    Rows are taken from the best to the worst; each goes that is a copy of one kept before. So every copy is near the
-    one that stands for it, and a chain of small changes does not make one of unlike pictures. The best is first by the
-    columns of ``prefer`` ("-watermark": the lower the better); without them by pixels, then by ``sharpness`` where it
-    was measured. Of equals the first of the source stays. With ``merge_captions`` the one that stays is given the
-    captions of its copies. Captions are never compared. Flat pictures, whose hash says nothing, are copies where their
-    bytes are the same. Raises RecipeError for bits beyond 0..11.
+    Rows are taken from the best to the worst; a row is dropped if it duplicates one that was kept before. So every
+    dropped picture is near the one that is kept for it, and a chain of small changes does not join unlike pictures. The
+    best is first by the columns of ``prefer`` ("-watermark": the lower the better); without them by pixels, then by
+    ``sharpness`` where it was measured. Of equals the first of the source stays. With ``merge_captions`` the kept row
+    gets the captions of its duplicates. Captions are never compared. Flat pictures, whose hash says nothing, are
+    duplicates where their bytes are equal. Raises RecipeError for bits beyond 0..11.
     """
 
     says: ClassVar[tuple[str, str]] = ("与另一张图重复", "copy of another picture")
@@ -122,11 +122,11 @@ class Duplicates(PictureStep, TableStep):
         }
 
     def judge(self, scores: Scores) -> Verdict | None:
-        """None: a picture alone is no copy."""
+        """None: duplicates are decided by ``select``."""
         return None
 
     def select(self, table: Table) -> Iterator[Change]:
-        """Drops copies, labelled ``copy_of`` with the number of the row that stays."""
+        """Drops duplicates, labelled ``copy_of`` with the number of the row that is kept."""
         numbers = table.numbers
         order = best_first(table, self.prefer)
         keeper = np.full(len(numbers), -1, np.int64)
@@ -147,7 +147,7 @@ class Duplicates(PictureStep, TableStep):
             )
 
     def _same_bytes(self, table: Table, order: np.ndarray, keeper: np.ndarray) -> None:
-        # Half of the digits tell any two files apart.
+        # Half of the digits of a hash suffice.
         rank = np.empty(len(order), np.int64)
         rank[order] = np.arange(len(order))
         halves = (
@@ -161,7 +161,7 @@ class Duplicates(PictureStep, TableStep):
         keeper[order[copies]] = order[best[copies]]
 
     def _alike(self, table: Table, order: np.ndarray, keeper: np.ndarray, far: np.ndarray) -> None:
-        """Sets ``keeper`` and ``far`` (bits) of copies by their hashes."""
+        """Sets ``keeper`` and ``far`` (bits) of duplicates by their hashes."""
         order = order[(keeper[order] < 0) & (table.column("phash")[order] != 0)]
         if len(order) < 2:
             return
@@ -176,7 +176,7 @@ class Duplicates(PictureStep, TableStep):
             rows = np.arange(start, min(start + together, len(order)))
             pairs = codes.pairs(rows[~gone[rows]], index, gone)
             if pairs is None:
-                # A heap of copies: its best takes them away, and what is left is looked up together again.
+                # Many duplicates of few pictures: the best drop them, and the rest is looked up again.
                 together = 1
                 continue
             start, together = start + together, min(2 * together, MOST)
@@ -193,11 +193,12 @@ class Duplicates(PictureStep, TableStep):
 
 @dataclass(frozen=True)
 class _Codes:
-    """What is compared of rows, the best first: ``whole`` [N, 2], the hashes of whole pictures, ``details`` [N, 4],
-    ``tints`` [N, 4, 2], and whether they are ``rich`` [N]. Copies by dHash differ in no more than ``near`` bits of it.
+    """The descriptors of rows, the best first: ``whole`` [N, 2], the hashes of whole pictures, ``details`` [N, 4],
+    ``tints`` [N, 4, 2], and whether they are ``rich`` [N]. Duplicates by dHash differ in no more than ``near`` bits of
+    it.
 
-    The hashes of cuts are most of what there is, and are wanted of one row at a time: they lie in a file, those of the
-    row at ``places`` [N].
+    The hashes of crops are most of the data, and are needed for one row at a time: they are in a file, those of the row
+    at ``places`` [N].
     """
 
     bits: int
@@ -211,7 +212,7 @@ class _Codes:
 
     @classmethod
     def of(cls, table: Table, order: np.ndarray, bits: int, cuts: BufferedRandom) -> _Codes:
-        """The rows of a table at the places ``order``, and into a file what is of their cuts."""
+        """Reads the rows of a table at the places ``order``, and writes the hashes of their crops into a file."""
         rank = np.full(len(table.numbers), -1, np.int32 if len(order) < 1 << 31 else np.int64)
         rank[order] = np.arange(len(order), dtype=rank.dtype)
         views = cls._written(table.pieces("views"), cuts)
@@ -237,8 +238,8 @@ class _Codes:
         cuts.flush()
 
     def pairs(self, rows: np.ndarray, index: _Index, gone: np.ndarray) -> list[tuple[int, int, int]] | None:
-        """(row, other, bits) of pairs that are copies and of which the other has not gone, row by row, the better
-        others first. None where several rows have too many together.
+        """(row, other, bits) of duplicates of which the other has not been dropped, row by row, the better others
+        first. None where several rows have too many together.
         """
         most = TOO_MANY if len(rows) > 1 else None
         every = self._views(rows)
@@ -256,7 +257,7 @@ class _Codes:
         return [(int(row), int(other), int(bits)) for row, other, bits in np.unique(np.concatenate(batches), axis=0)]
 
     def _views(self, rows: np.ndarray) -> np.ndarray:
-        """[R, V, 2]: the hashes of rows and of their cuts."""
+        """[R, V, 2]: the hashes of rows and of their crops."""
         size, file = len(VIEWS) * 16, self.cuts.raw
         read = (file.read(size) for place in self.places[rows].tolist() if file.seek(place * size) >= 0)
         return np.frombuffer(b"".join(read), "<u8").reshape(len(rows), len(VIEWS), 2)
@@ -280,7 +281,7 @@ class _Codes:
 
 
 class _Index:
-    """The whole pictures of some ``rows``, ``by`` pHash and by dHash."""
+    """Index of the whole pictures of some ``rows``, ``by`` pHash and by dHash."""
 
     def __init__(self, codes: _Codes, rows: np.ndarray) -> None:
         self.rows = rows
@@ -289,7 +290,7 @@ class _Index:
 
 def best_first(table: Table, prefer: tuple[str, ...] = ()) -> np.ndarray:
     """[N]: the places of the rows, the best first: by columns ("-name": the lower the better), else by pixels and,
-    where it was measured, ``sharpness``; of equals the first. Raises DataError for a column that nothing measures.
+    where it was measured, ``sharpness``; of equals the first. Raises DataError for a column that no step measures.
     """
     columns: list[np.ndarray] = []
     for name in prefer:
@@ -306,12 +307,12 @@ def hashed(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     cosines are higher than LEVEL.
     """
     down, across, columns = _weights()
-    # Cosines and means down all views at once: one product of matrices in place of eighteen.
+    # Cosines and means down all views at once: one matrix product in place of eighteen.
     drawn = (down @ grey).reshape(2, len(VIEWS), 8, SQUARE)
     low = (drawn[0] @ across).reshape(len(VIEWS), 64)
     waves = (np.abs(low) * HEIGHTS >= LEVEL)[:, 1:].sum(1)
     grid = drawn[1] @ columns
-    # Neighbours that are equal differ in the last digits of a float.
+    # Rounded, since equal neighbours differ in the last digits of a float.
     neighbours = (grid[:, :, 1:] - grid[:, :, :-1] > 1e-3).reshape(len(VIEWS), 64)
     return _packed(low > _medians(low)), _packed(neighbours), waves
 
@@ -344,7 +345,7 @@ def _tints(image: Image.Image) -> np.ndarray:
     # A pixel of each part of the picture says its colour as well as all of them do, within two levels.
     some = image.resize((SQUARE, SQUARE), Resampling.NEAREST)
     quarters = np.asarray(some.resize((2, 2), Resampling.BOX), np.float64).reshape(4, 3)
-    light = quarters.sum(1, keepdims=True) + 30  # or what is nearly black would have colours
+    light = quarters.sum(1, keepdims=True) + 30  # or nearly black pixels would have colours
     tints = np.rint((quarters[:, ::2] - quarters[:, 1:2]) / light * 255 + 128)
     return np.clip(tints, 0, 255).astype(np.uint8).reshape(8)
 
@@ -375,7 +376,7 @@ def _means(start: float, end: float, count: int) -> np.ndarray:
 
 
 def _bytes(texts: np.ndarray, decode: Callable[[str], bytes]) -> np.ndarray:
-    """The bytes, uint8, that a piece of a column of texts says."""
+    """The bytes, uint8, that a piece of a column of texts encodes."""
     return np.frombuffer(decode("".join(texts)), np.uint8)
 
 
@@ -387,7 +388,7 @@ def _sharpness(table: Table) -> list[np.ndarray]:
 
 
 def _merged(table: Table, keepers: dict[int, int]) -> Iterator[Change]:
-    """The captions of rows that stay, with those of their copies, each once."""
+    """The captions of kept rows with those of their duplicates, each once."""
     wanted = {*keepers, *keepers.values()}
     captions = {number: own for number, own in table.captions() if number in wanted}
     joined: dict[int, dict[str, None]] = {}

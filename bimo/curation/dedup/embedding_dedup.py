@@ -1,4 +1,4 @@
-"""Pictures that a scorer sees as the same: edits that no hash of frequencies finds, such as a mirror or a far crop."""
+"""Duplicates by image embeddings: edits that no hash of frequencies finds, such as mirroring or a tight crop."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     pass
 
 COLUMN = "look"
-#: Vectors of length 1 are kept as whole numbers of this many to 1, a byte each.
+#: Embeddings of length 1 are stored as int8, this value standing for 1.
 SCALE = 127
-#: Pictures that are compared with all others together.
+#: Pictures in a block that is compared with all others.
 BATCH = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageEmbedding(ScorerStep):
-    """Keeps the vector that ``scorer``, a system's name or folder, has of each picture, for ``Alike`` after it."""
+    """Stores the embedding of each picture by ``scorer``, a system's name or folder, for ``EmbeddingDuplicates``."""
 
     says: ClassVar[tuple[str, str]] = ("图像向量", "the picture's vector")
     score: ClassVar[str] = COLUMN
@@ -46,18 +46,19 @@ class ImageEmbedding(ScorerStep):
         return measured
 
     def judge(self, scores: Scores) -> Verdict | None:
-        """None: a picture alone is like no other."""
+        """None: it drops nothing."""
         return None
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingDuplicates(TableStep):
-    """Keeps the best of pictures whose vectors, kept by ``Looks`` before, have a cosine of more than ``above``.
+    """Keeps the best of pictures whose embeddings, stored by ``ImageEmbedding`` before, have a cosine of more than
+    ``above``.
 
-    Rows are taken from the best to the worst, as by ``Duplicates``; each goes that is like one kept before. What is
-    high differs from scorer to scorer, and two photos of one kind of thing are nearer than they look: try it on a part
-    of the set first. All are compared with all, so that twice the rows take four times as long. Raises RecipeError for
-    a cosine beyond -1..1.
+    Rows are taken from the best to the worst, as by ``Duplicates``; each is dropped that is like one kept before.
+    Typical cosines differ between models, and two photos of the same kind of thing are closer than they look: try it on
+    a part of the set first. All rows are compared with all, so that twice the rows take four times as long. Raises
+    RecipeError for a cosine beyond -1..1.
     """
 
     says: ClassVar[tuple[str, str]] = ("与另一张图看起来一样", "looks like another picture")
@@ -71,8 +72,8 @@ class EmbeddingDuplicates(TableStep):
             raise RecipeError("above of Alike is {above}; expected a cosine, -1 to 1", above=self.above)
 
     def select(self, table: Table) -> Iterator[Change]:
-        """Drops what is alike, labelled ``looks_like`` with the number of the row that stays. Raises DataError where
-        vectors of several lengths are mixed.
+        """Drops duplicates, labelled ``looks_like`` with the number of the row that is kept. Raises DataError where
+        embeddings of several widths are mixed.
         """
         import faiss
 
@@ -90,7 +91,7 @@ class EmbeddingDuplicates(TableStep):
             for at, row in enumerate(rows.tolist()):
                 if gone[row]:
                     continue
-                # All that are better and like this one have gone, or it would have.
+                # All better rows that are like this one were dropped, or this one would have been.
                 for place, cosine in zip(
                     places[limits[at] : limits[at + 1]].tolist(), cosines[limits[at] : limits[at + 1]], strict=True
                 ):

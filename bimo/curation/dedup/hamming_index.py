@@ -1,8 +1,8 @@
-"""Which hashes of 64 bits differ from a hash in at most so many bits: an index that misses none.
+"""Nearest neighbours by Hamming distance: all 64-bit hashes that differ from a hash in at most so many bits, exactly.
 
-Multi-index hashing (Norouzi et al., arXiv:1307.2982): a hash is cut into parts. Where two hashes differ in few bits,
+Multi-index hashing (Norouzi et al., arXiv:1307.2982): a hash is split into parts. Where two hashes differ in few bits,
 one of their parts differs in still fewer, so that it is enough to look up each part with a bit or two flipped. The more
-hashes there are, the longer the parts: what lies under one part then stays a handful.
+hashes there are, the longer the parts, so that few hashes share one.
 """
 
 # numpy has no types; what crosses it here is named where it is kept.
@@ -18,15 +18,15 @@ from itertools import combinations
 import numpy as np
 
 BITS = 64
-#: Up to so many hashes four parts of 16 bits are the faster, from there on three of 22, 21 and 21.
+#: Up to so many hashes four parts of 16 bits are faster, above three of 22, 21 and 21.
 FEW = 1 << 18
-#: Pairs that are held against each other at once: each array of them takes 256 KB, which stays in a processor's cache.
+#: Pairs that are compared at once: each array of them takes 256 KB, which fits a processor's cache.
 AT_ONCE = 1 << 15
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Bits of a hash from ``shift`` on: what lies under ``key`` is ``places[starts[key] : starts[key + 1]]``."""
+    """Bits of a hash from ``shift`` on: the hashes with ``key`` are ``places[starts[key] : starts[key + 1]]``."""
 
     shift: int
     width: int
@@ -56,7 +56,7 @@ class Neighbours:
 
     def within(self, queries: np.ndarray, bits: int, most: int | None = None) -> tuple[np.ndarray, np.ndarray] | None:
         """Queries [Q] uint64 -> places of queries and of the hashes that differ from them in at most ``bits``, [M]
-        each; a pair may be there twice. None where they are more than ``most``.
+        each; a pair may occur twice. None where there are more than ``most``.
         """
         total = 0
         batches = [np.zeros((2, 0), np.int64)]
@@ -80,7 +80,7 @@ class Neighbours:
         first = part.starts.take(keys)
         count = part.starts.take(keys + 1) - first
         ends = np.cumsum(count, dtype=np.int64)
-        # Cut where so many pairs are together, at the end of what lies under a key.
+        # Split once there are so many pairs, at the end of a key.
         cuts = np.searchsorted(ends, np.arange(AT_ONCE, int(ends[-1]) if len(ends) else 0, AT_ONCE), "right")
         for low, high in zip([0, *cuts.tolist()], [*cuts.tolist(), len(ends)], strict=True):
             if high > low:
@@ -91,7 +91,7 @@ class Neighbours:
 
 
 def radii(bits: int, parts: int) -> list[int]:
-    """The flips by which each part is looked up so that no pair within ``bits`` is missed; -1 where it need not be.
+    """The radius in which each part is looked up so that no pair within ``bits`` is missed; -1 where it need not be.
 
     Were every part beyond its radius, the hashes would differ in at least one bit more than ``bits``.
     """

@@ -1,1 +1,1 @@
-"""Who does the jobs of a run."""
+"""Executors: where the jobs of a run are executed."""

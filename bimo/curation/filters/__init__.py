@@ -1,1 +1,1 @@
-"""Rules over captions, pictures and the whole."""
+"""Filters: rules over captions, over pictures, and over the whole set."""

@@ -1,8 +1,7 @@
-"""Rules over one caption: its normal form, words that say nothing, adverts, length, script, tokens, repetition.
+"""Filters of single captions: normal form, meaningless captions, adverts, length, script, tokens, repetition.
 
-A rule that only looks does so on ``bimo.prompts.normalise.normal``: width, case, script and punctuation folded. What
-goes
-on is the caption as it was, except where a rule says that it mends.
+Rules that only test a caption see it as ``bimo.prompts.normalise.normal`` folds it: width, case, script and
+punctuation. They pass on the caption unchanged, except where a rule says that it edits.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ from bimo.curation.filters.web_phrases import ADVERTS, BARE, EXTENSIONS, MEANING
 from bimo.curation.steps import CaptionStep, Verdict
 from bimo.prompts.normalise import normal
 
-#: How much of a caption a verdict quotes, in characters.
+#: Characters of a caption that a verdict quotes.
 QUOTED = 40
-#: A caption of words that say nothing is short; what is longer says something.
+#: Only captions up to this length are tested for being meaningless; longer ones always say something.
 LONGEST_MEANINGLESS = 60
 #: How far from its end a stock site's words or an extension are looked for, and what must be left before them.
 LONGEST_ENDING = 200
 LEAST_TRIMMED = 4
-#: Unescaping may uncover further escapes ("&amp;lt;"); what has not settled by now is left as it is.
+#: Passes of unescaping HTML: one pass may uncover further escapes ("&amp;lt;"); what is left after the last pass stays.
 MAXIMUM_ROUNDS = 8
 
 HAN = "\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
@@ -52,9 +51,10 @@ _WIDE = re.compile(
 )
 _MARKUP = re.compile(r"</?[A-Za-z][A-Za-z0-9]{0,15}(?:\s[^<>]{0,400})?/?>")
 _BLANKS = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u2800\u3164]+")
-# Joiners make one emoji of several and letters of some scripts; elsewhere they are as unseen as the rest.
+# Zero-width joiners are kept: they combine emoji, and letters of some scripts.
 _JOINERS = re.compile(r"(?<![\u0590-\u109f\u2190-\u2bff\ufe0f\U0001f000-\U0001faff])[\u200c\u200d]")
-# No script stacks more marks than this on a letter; the rest is play, and putting thousands in order takes minutes.
+# No script stacks more combining marks on a letter. More are dropped before normalising, which would take minutes for
+# thousands.
 _MARKS = "[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
 _STACKED = re.compile(f"({_MARKS}{{8}}){_MARKS}+")
 _UNSEEN_KINDS = {"Cc", "Cf", "Co", "Cs", "Cn"}
@@ -62,17 +62,17 @@ _UNSEEN_KINDS = {"Cc", "Cf", "Co", "Cs", "Cn"}
 
 @dataclass(frozen=True, kw_only=True)
 class Normal(CaptionStep):
-    """Mends: full-width letters and digits become half-width, HTML goes, any blanks become one space, and what is not
-    seen goes (control, bidirectional and zero-width characters, private ones, lone surrogates), and so do marks beyond
-    the eighth on one letter.
+    """Edits: full-width letters and digits become half-width, HTML is removed, runs of blanks become one space,
+    invisible characters are removed (control, bidirectional, zero-width, private use, lone surrogates), and so are
+    combining marks beyond the eighth on a letter.
 
-    Case, script and Chinese punctuation stay as they are. Dropped when nothing is left.
+    Case, script and Chinese punctuation stay. A caption that is empty afterwards is dropped.
     """
 
     says: ClassVar[tuple[str, str]] = ("没有可见的字", "nothing that can be seen")
 
     def caption(self, text: str) -> str | Verdict:
-        """The caption in its normal form; normal already, it stays as it is."""
+        """The caption in its normal form."""
         for _ in range(MAXIMUM_ROUNDS):
             settled = _once(text)
             if settled == text:
@@ -83,16 +83,16 @@ class Normal(CaptionStep):
 
 @dataclass(frozen=True, kw_only=True)
 class Meaningless(CaptionStep):
-    """Drops what says nothing of a picture: 图片, Image, IMG_1234.jpg, 微信图片_2020..., ids, dates, URLs.
+    """Drops captions that do not describe a picture: 图片, Image, IMG_1234.jpg, 微信图片_2020..., ids, dates, URLs.
 
-    A caption with an extension behind a Chinese name (红烧肉.jpg) loses the extension. After Wukong (arXiv:2202.06767),
-    whose list is not published.
+    A Chinese file name (红烧肉.jpg) is kept without its extension. After Wukong (arXiv:2202.06767), whose list is not
+    published.
     """
 
     says: ClassVar[tuple[str, str]] = ("没有内容的说明", "a caption that says nothing")
 
     def caption(self, text: str) -> str | Verdict:
-        """The caption, or what kind of nothing it is."""
+        """The caption, or a verdict with the kind of meaningless caption."""
         folded = normal(text)
         stem = EXTENSIONS.sub("", folded)
         kind = _nothing(folded, stem)
@@ -103,9 +103,9 @@ class Meaningless(CaptionStep):
 
 @dataclass(frozen=True, kw_only=True)
 class Adverts(CaptionStep):
-    """Drops offers, contacts, "click here" and what stock sites append (图库摄影, 股票视频, 图片大全).
+    """Drops offers, contact details, "click here" and the endings of stock sites (图库摄影, 股票视频, 图片大全).
 
-    With ``tails="trim"`` a stock site's words at the end are cut off instead, where at least four characters stay.
+    With ``tails="trim"`` a stock site's ending is cut off instead, where at least four characters remain.
     """
 
     says: ClassVar[tuple[str, str]] = ("广告或模板套话", "an advert or a template")
@@ -113,7 +113,7 @@ class Adverts(CaptionStep):
     tails: Literal["drop", "trim"] = "drop"
 
     def caption(self, text: str) -> str | Verdict:
-        """The caption, or the words that gave it away and their kind."""
+        """The caption, or a verdict with the matched words and their kind."""
         if self.tails == "trim":
             text = _trimmed(text)
         folded = normal(text)
@@ -125,8 +125,8 @@ class Adverts(CaptionStep):
 
 @dataclass(frozen=True, kw_only=True)
 class Length(CaptionStep):
-    """From ``least`` to ``most`` units: a Chinese or Japanese character or a Korean syllable is one, a word of letters
-    or digits is one ("3D", "don't"); blanks and punctuation do not count.
+    """Keeps captions of ``least`` to ``most`` units: a Chinese or Japanese character or a Korean syllable is one unit,
+    and so is a word of letters or digits ("3D", "don't"); blanks and punctuation do not count.
     """
 
     says: ClassVar[tuple[str, str]] = ("太短或太长", "too short or too long")
@@ -144,7 +144,9 @@ class Length(CaptionStep):
 
 @dataclass(frozen=True, kw_only=True)
 class HanShare(CaptionStep):
-    """At least the share ``above`` of the letters are Chinese characters; digits, marks and blanks do not count."""
+    """Keeps captions in which at least the share ``above`` of the letters are Chinese characters; digits, marks and
+    blanks do not count.
+    """
 
     says: ClassVar[tuple[str, str]] = ("汉字太少", "too few Chinese characters")
 
@@ -159,10 +161,10 @@ class HanShare(CaptionStep):
 
 @dataclass(frozen=True, kw_only=True)
 class Language(CaptionStep):
-    """Written in one of the languages ``among`` zh, ja, ko, en, ru, told by script alone, without a model.
+    """Keeps captions in one of the languages ``among`` zh, ja, ko, en, ru, detected by script alone, without a model.
 
     A tenth of kana makes Chinese characters Japanese; else the script with the most units decides (characters, or
-    words). All Latin script counts as "en": French is not told from English.
+    words). All Latin script counts as "en": French is not distinguished from English.
     """
 
     says: ClassVar[tuple[str, str]] = ("不是要的语言", "not in a language asked for")
@@ -170,14 +172,15 @@ class Language(CaptionStep):
     among: tuple[str, ...] = ("zh", "en")
 
     def caption(self, text: str) -> str | Verdict:
-        """The caption, or its language: "?" where no script is known."""
+        """The caption, or a verdict with its language, "?" for an unknown script."""
         found = language_of(text)
         return text if found in self.among else Verdict(found, " ".join(self.among))
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenLength(CaptionStep):
-    """At most ``most`` tokens, marks included, by the tokenizer of the text encoder that will read the captions.
+    """Keeps captions of at most ``most`` tokens, special tokens included, by the tokenizer of the text encoder to be
+    trained.
 
     ``tokenizer`` is a folder with a tokenizer.json, or with the vocab.txt of a BERT; ``most`` is the encoder's length.
     """
@@ -188,17 +191,18 @@ class TokenLength(CaptionStep):
     most: int = 77
 
     def caption(self, text: str) -> str | Verdict:
-        """The caption, or its tokens. Raises DataError for a folder without a tokenizer."""
+        """The caption, or a verdict with its number of tokens. Raises DataError for a folder without a tokenizer."""
         count = _counter(self.tokenizer)(text)
         return text if count <= self.most else Verdict(count, self.most)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Repetition(CaptionStep):
-    """At most the share ``above`` of the runs of ``run`` units were there before: 1 - different runs / runs.
+    """Keeps captions in which at most the share ``above`` of the n-grams of ``run`` units are repeated: 1 - different /
+    all.
 
-    After the duplicate n-grams of Gopher (arXiv:2112.11446, A1.1), in characters and words. Up to ``run`` + 4 units
-    nothing is judged: a doubled word is no repetition yet.
+    After the duplicate n-grams of Gopher (arXiv:2112.11446, A1.1), in characters and words. Captions of up to ``run`` +
+    4 units are always kept: a doubled word is not a repetition yet.
     """
 
     says: ClassVar[tuple[str, str]] = ("重复太多", "too much of it is repeated")
@@ -207,7 +211,7 @@ class Repetition(CaptionStep):
     run: int = 3
 
     def caption(self, text: str) -> str | Verdict:
-        """The caption, or the share that is repeated."""
+        """The caption, or a verdict with the repeated share."""
         parts = units(normal(text))
         runs = [tuple(parts[i : i + self.run]) for i in range(len(parts) - self.run + 1)]
         if len(parts) <= self.run + 4:
@@ -217,7 +221,7 @@ class Repetition(CaptionStep):
 
 
 def units(text: str) -> list[str]:
-    """The characters of Chinese, Japanese and Korean, and the words of all else, in order."""
+    """The units of a text in order: each Chinese, Japanese or Korean character, and each word of other scripts."""
     return _UNIT.findall(text)
 
 
@@ -241,7 +245,7 @@ def _once(text: str) -> str:
     if "<" in text:
         text = _MARKUP.sub(" ", text)
     text = _WIDE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
-    # Blanks first: tabs and line ends are control characters too.
+    # Blanks are replaced first, since tabs and line ends are control characters too.
     text = _BLANKS.sub(" ", text)
     if not text.isascii():
         unseen = {c for c in set(text) if unicodedata.category(c) in _UNSEEN_KINDS} - {"\u200c", "\u200d"}
@@ -253,7 +257,7 @@ def _once(text: str) -> str:
 
 
 def _nothing(folded: str, stem: str) -> str:
-    """The kind of meaningless caption that a folded text is, or ""; ``stem`` is the text without its extension."""
+    """The kind of meaningless caption of a folded text, or ""; ``stem`` is the text without its extension."""
     for kind, pattern in MEANINGLESS:
         if pattern.search(folded):
             return kind
@@ -273,13 +277,13 @@ def _bare() -> re.Pattern[str]:
 
 
 def _trimmed(text: str) -> str:
-    """The caption without a stock site's words at its end."""
+    """The caption without a stock site's ending."""
     shorter = _without(TAILS, text)
     return shorter if len(units(shorter)) >= LEAST_TRIMMED else text
 
 
 def _without(ending: re.Pattern[str], text: str) -> str:
-    """The text without an ending; looked for in its last characters alone, or megabytes of blanks would take hours."""
+    """The text without an ending. Only its last characters are searched: megabytes of blanks would take hours."""
     at = max(0, len(text) - LONGEST_ENDING)
     return text[:at] + ending.sub("", text[at:])
 
@@ -302,7 +306,7 @@ def _counter(folder: str) -> Callable[[str], int]:
         raise DataError(
             "{folder} holds no tokenizer; it should have a tokenizer.json, or a BERT's vocab.txt", folder=folder
         )
-    # The file may say that texts are cut or filled up; here the number of tokens is what is asked.
+    # The tokenizer's own truncation and padding are off, since the number of tokens is what is needed.
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return lambda text: len(tokenizer.encode(text).ids)

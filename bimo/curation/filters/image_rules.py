@@ -1,7 +1,7 @@
-"""Rules over the pixels of one picture: side, aspect, animation, sharpness, flatness, borders.
+"""Filters by the pixels of single pictures: side, aspect ratio, animation, sharpness, flatness, borders.
 
-What is measured on pixels is measured on a copy of a fixed longer side, so that a number means the same for pictures of
-all sizes. The copies are brought down by averaging (a box) and up by cubic interpolation.
+Pixels are measured on a copy with a fixed longer side, so that a number means the same for pictures of all sizes.
+Copies are reduced by averaging (a box filter) and enlarged by cubic interpolation.
 """
 
 from __future__ import annotations
@@ -21,17 +21,19 @@ if TYPE_CHECKING:
 #: The longer side of the copies, in pixels: for edges, and for what needs no detail.
 EDGE_SIDE = 256
 COLOUR_SIDE = 128
-#: Squared grey levels that rounding to 8 bits alone leaves in a gradient, and a little more.
+#: The squared gradient that rounding to 8 bits alone causes, and a little more.
 GRADIENT_FLOOR = 4.0
-#: Bits a channel that tell colours apart in ``Flat``: 32 levels, wide enough for what JPEG does to a plain colour.
+#: Bits a channel of the colours in ``Flat``: 32 levels, wide enough for JPEG noise on a plain colour.
 COLOUR_BITS = 5
-#: Grey levels by which a line of a border may differ from the border's colour, for the same reason.
+#: Levels by which a line of a border may differ from the border's colour, for the same reason.
 BORDER_TOLERANCE = 12
 
 
 @dataclass(frozen=True, kw_only=True)
 class MinSide(PictureStep):
-    """The shorter side of the upright original has at least ``pixels``. Wukong: 200 (arXiv:2202.06767)."""
+    """Keeps pictures whose shorter side, upright and at full resolution, has at least ``pixels``. Wukong: 200
+    (arXiv:2202.06767).
+    """
 
     says: ClassVar[tuple[str, str]] = ("短边太小", "the shorter side is too small")
     score: ClassVar[str] = "short_side"
@@ -53,7 +55,9 @@ class MinSide(PictureStep):
 
 @dataclass(frozen=True, kw_only=True)
 class Aspect(PictureStep):
-    """Width over height of the upright original lies from ``low`` to ``high``. Wukong: 1/3 to 3 (arXiv:2202.06767)."""
+    """Keeps pictures whose aspect ratio, width over height of the upright picture, lies from ``low`` to ``high``.
+    Wukong: 1/3 to 3 (arXiv:2202.06767).
+    """
 
     says: ClassVar[tuple[str, str]] = ("太长或太高", "too wide or too tall")
     score: ClassVar[str] = "aspect"
@@ -77,7 +81,7 @@ class Aspect(PictureStep):
 
 @dataclass(frozen=True, kw_only=True)
 class Still(PictureStep):
-    """The file holds one picture, not an animation: of several frames a caption describes no one in particular."""
+    """Drops animations, since a caption describes no particular one of several frames."""
 
     says: ClassVar[tuple[str, str]] = ("动图", "animated")
     score: ClassVar[str] = "animated"
@@ -97,11 +101,13 @@ class Still(PictureStep):
 
 @dataclass(frozen=True, kw_only=True)
 class Sharpness(PictureStep):
-    """Fine detail against coarse: S = sum L² / (sum G² + 4 N), grey levels of a copy whose longer side is 256 pixels.
+    """Keeps pictures with a sharpness of at least ``above``: S = sum L² / (sum G² + 4 N), grey levels of a copy whose
+    longer side is 256 pixels.
 
-    L is the Laplacian of four neighbours, G² the sum of the squared central differences, N the number of pixels; 4
+    L is the Laplacian of four neighbours, G² the sum of the squared central differences, N the number of pixels; 4 N
     keeps the rounding of plain pictures from counting as detail. The usual variance of the Laplacian (Pech-Pacheco et
-    al., ICPR 2000) grows with contrast; divided by the gradient it does not. White noise has 5, so grain is "sharp".
+    al., ICPR 2000) grows with contrast; divided by the gradient it does not. White noise has 5, so grain counts as
+    sharp.
     """
 
     says: ClassVar[tuple[str, str]] = ("模糊", "blurred")
@@ -132,7 +138,8 @@ class Sharpness(PictureStep):
 
 @dataclass(frozen=True, kw_only=True)
 class Flat(PictureStep):
-    """Not one colour nearly everywhere, and grey levels with some variety: blank pictures, charts, plain logos go.
+    """Drops pictures that are nearly all of one colour, or whose grey levels vary little: blank pictures, charts, plain
+    logos.
 
     ``common_colour`` is the share of the most common of 32³ colours, ``entropy`` that of the histogram of 256 grey
     levels, -sum p log2 p in bits (Shannon 1948), both on a copy whose longer side is 128 pixels.
@@ -166,10 +173,10 @@ class Flat(PictureStep):
 
 @dataclass(frozen=True, kw_only=True)
 class Borders(PictureStep):
-    """Not too much of the picture is a plain frame: letterboxes, scans, screenshots in a margin.
+    """Drops pictures of which too much is a plain frame: letterboxes, scans, screenshots with a margin.
 
-    From each side inwards, lines of pixels are border while none of their pixels differs by more than 12 levels from
-    the middle of the side's outermost line, on a copy whose longer side is 256 pixels.
+    From each side inwards, lines of pixels belong to the border while none of their pixels differs by more than 12
+    levels from the middle pixel of the outermost line, on a copy whose longer side is 256 pixels.
     """
 
     says: ClassVar[tuple[str, str]] = ("边框太宽", "too much of it is a plain border")
@@ -199,7 +206,7 @@ class Borders(PictureStep):
 
 
 def copy_of(image: Image.Image, side: int, mode: str) -> Image.Image:
-    """The picture in a mode, its longer side ``side`` pixels, the other one at least 1."""
+    """The picture in a mode, resized so that its longer side has ``side`` pixels and the other at least 1."""
     from PIL import Image as Pillow
 
     scale = side / max(image.size)
@@ -228,7 +235,7 @@ def above(value: float | int | str | None, most: float) -> Verdict | None:
 
 
 def _plain_lines(lines: np.ndarray) -> int:
-    """How many of the first lines [N, M, 3] are as plain as, and of the colour of, the first one."""
+    """The number of first lines [N, M, 3] that are as plain as the first one, and of its colour."""
     colour = lines[0, lines.shape[1] // 2]
     plain = _plain(lines[:1], colour)
     if not plain[0]:

@@ -1,8 +1,8 @@
-"""Text in pictures, found and read by rapidocr: how much of a picture it covers, and whether it is a watermark.
+"""Filters by the text in pictures, as rapidocr reads it: the area it covers, and watermarks.
 
-PP-OCR's models lie in the package's wheel (Apache-2.0). A picture is looked at with its longer side at 512 pixels, so
-that all cost the same; letters that are less than about 8 pixels high then are not seen. What is found counts where it
-could be read as well: round dishes and plates are found as an "O", a 福 or a 中 as large as the picture.
+PP-OCR's models are in the package's wheel (Apache-2.0). A picture is read with its longer side at 512 pixels, so that
+all take the same time; letters less than about 8 pixels high are missed then. A detected box counts only where its text
+could be read: round dishes and plates are detected as an "O", a 福 or a 中 as large as the picture.
 """
 
 # rapidocr has no types; what crosses it here is named where it is kept.
@@ -28,15 +28,15 @@ from bimo.prompts.normalise import normal
 if TYPE_CHECKING:
     from PIL import Image
 
-#: How sure the reader must be of a text that counts, from 0 to 1. On photos of dishes most false ones lie below 0.65.
+#: Least confidence of a text that counts, from 0 to 1. On photos of dishes most false ones are below 0.65.
 SURE = 0.8
-#: The longer side at which text is looked for, and that of the drawing by which its area is counted, in pixels.
+#: The longer side, in pixels, at which text is detected, and that of the drawing by which its area is counted.
 SEEN_SIDE = 512
 AREA_SIDE = 256
-#: Readings that are held, so that two steps which follow each other in a batch read a picture once.
+#: Size of the cache of readings, so that two consecutive steps read a picture of a batch once.
 HELD = 1024
 
-#: Names of agencies and sites that sell or host pictures, URLs, and how to reach who put them there.
+#: Names of stock agencies and image hosts, URLs, and contact details of who published a picture.
 _SITE = re.compile(
     "视觉中国|图虫|千图|包图|昵图|摄图|汇图|全景网?|花瓣|我图网|千库|站酷|堆糖|海洛创意|素材|水印|版权所有|盗图必究|禁止转载|样张|仅供预览|"
     r"shutterstock|istock|alamy|dreamstime|123rf|getty|depositphotos|adobestock|bigstock|pngtree|freepik|nipic|58pic|"
@@ -47,18 +47,18 @@ _CONTACT = re.compile(
     r"公众号|微信号?\s?:|微博|小红书|抖音号?|快手号?|qq\s?[::]?\s?\d{5,}|扫码|(?:^|\s)@\s?[\w一-鿿]{2,}|(?<!\d)1[3-9]\d{9}(?!\d)|"
     r"(?:电话|热线|tel)\W{0,3}\d{3}"
 )
-#: How much each sign counts; they add up as 1 - (1 - a)(1 - b)...
+#: Weight of each sign of a watermark; they combine as 1 - (1 - a)(1 - b)...
 SITE, CONTACT, REPEATED, TILTED = 0.9, 0.7, 0.7, 0.5
-#: A text of at least so many characters, so often in a picture, is a pattern laid over it.
+#: Least repetitions and least characters of a text that is a pattern over the picture.
 REPEATED_TIMES, REPEATED_LENGTH = 3, 2
-#: Degrees from the level at which long text is laid across a picture rather than part of it.
+#: Degrees from the horizontal, (least, most), at which long text counts as laid across the picture.
 TILT = (15.0, 75.0)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What is written in a picture: the corners of each text [N, 4, 2] as shares of width and height, the N texts, and
-    the picture's size (width, height).
+    """The text in a picture: corners of each box [N, 4, 2] as shares of width and height, the N texts, and the
+    picture's size (width, height).
     """
 
     boxes: np.ndarray
@@ -68,9 +68,9 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class TextArea(ModelStep):
-    """Text covers at most the share ``below`` of the picture: posters, screenshots and slides go.
+    """Keeps pictures of which text covers at most the share ``below``: posters, screenshots and slides are dropped.
 
-    After the text operators of HunyuanDiT and Qwen-Image, whose thresholds are not published. A picture that
+    After the text filters of HunyuanDiT and Qwen-Image, whose thresholds are not published. A picture that
     ``Watermark`` has just read is not read again.
     """
 
@@ -95,11 +95,12 @@ class TextArea(ModelStep):
 
 @dataclass(frozen=True, kw_only=True)
 class Watermark(ModelStep):
-    """The signs of a watermark weigh at most ``below``.
+    """Keeps pictures whose watermark score is at most ``below``.
 
-    No trained detector and no probability, but four rules over the text that is read: the name of a stock site or an
-    address (0.9), a telephone, QQ or account (0.7), one text three times or more (0.7), long text across (0.5). Text
-    that is too faint to be read is not found; nor are logos. For a trained detector see ``classifiers.Classified``.
+    The score is neither a trained detector's nor a probability; it combines four rules over the text that is read: the
+    name of a stock site or a URL (0.9), a telephone number, QQ or account (0.7), one text three times or more (0.7),
+    long tilted text (0.5). Text too faint to be read is not found, and neither are logos. For a trained detector see
+    ``classifiers.Classified``.
     """
 
     says: ClassVar[tuple[str, str]] = ("像有水印", "seems to bear a watermark")
@@ -127,19 +128,19 @@ class Watermark(ModelStep):
 
 
 def area(reading: Reading) -> float:
-    """The share of a picture inside its boxes of text; where they overlap it counts once."""
+    """The share of a picture inside its boxes of text; overlaps count once."""
     from PIL import Image, ImageDraw
 
     canvas = Image.new("1", (AREA_SIDE, AREA_SIDE))
     pen = ImageDraw.Draw(canvas)
     for box in reading.boxes:
-        # Corners are places between pixels; the last one inside is half a pixel before.
+        # Corners lie between pixels; the last pixel inside is half a pixel before.
         pen.polygon([tuple(corner) for corner in (box * AREA_SIDE - 0.5).tolist()], fill=1)
     return round(float(np.asarray(canvas).mean()), 6)
 
 
 def signs(reading: Reading) -> float:
-    """How much the signs of a watermark weigh in a picture whose text was read, from 0 to 1."""
+    """The watermark score of a picture by its text, from 0 to 1."""
     texts = [normal(text) for text in reading.texts]
     rest = 1.0
     if any(map(_SITE.search, texts)):
@@ -155,7 +156,7 @@ def signs(reading: Reading) -> float:
 
 
 def _tilted(box: np.ndarray) -> bool:
-    """Whether a box [4, 2] in pixels is long text across the picture."""
+    """Whether a box [4, 2], in pixels, is long tilted text."""
     sides = np.roll(box, -1, axis=0)[:2] - box[:2]
     lengths = np.hypot(sides[:, 0], sides[:, 1])
     long = sides[int(lengths.argmax())]
@@ -166,11 +167,11 @@ def _tilted(box: np.ndarray) -> bool:
 
 
 def accuracy(wanted: str, reading: Reading) -> float | None:
-    """The share of the wanted characters that are read: 1 - min(ED, n) / n, with the edit distance ED to all that is
-    read and n characters wanted; None where none is.
+    """The share of the wanted characters that are read: 1 - min(ED, n) / n, with the edit distance ED to the text that
+    is read and n wanted characters; None where none is wanted.
 
-    Width, case and script are folded (`bimo.prompts.normalise`); letters, digits and Chinese characters count alone.
-    Lines are taken from top to bottom or, as old books have columns, from right to left: whichever is nearer.
+    Width, case and script are folded (`bimo.prompts.normalise`); only letters, digits and Chinese characters count.
+    Lines are ordered from top to bottom or, as columns in old books, from right to left, whichever is nearer.
     """
     asked = _written(wanted)
     if not asked:
@@ -186,7 +187,7 @@ def _written(text: str) -> str:
 
 
 def edit_distance(first: str, second: str) -> int:
-    """How many characters must be put in, left out or changed to make one text of another (Levenshtein)."""
+    """The Levenshtein distance of two texts: insertions, deletions and substitutions."""
     row = list(range(len(second) + 1))
     for place, character in enumerate(first, 1):
         before, row[0] = row[0], place
@@ -196,8 +197,8 @@ def edit_distance(first: str, second: str) -> int:
 
 
 def read(picture: Image.Image, sure: float = SURE, single: bool = False) -> Reading:
-    """Where a picture has text, and what it says, as far as the reader is ``sure``. A single sign counts where it is a
-    Chinese character, or with ``single`` whatever it is.
+    """The texts in a picture that are read with a confidence of at least ``sure``. Of single characters only Chinese
+    ones count, or all with ``single``.
     """
     copy = copy_of(picture, SEEN_SIDE, "RGB") if max(picture.size) > SEEN_SIDE else picture
     pixels = np.asarray(copy)
@@ -206,7 +207,7 @@ def read(picture: Image.Image, sure: float = SURE, single: bool = False) -> Read
     if held is not None:
         _held.move_to_end(key)
         return held
-    # The library takes arrays as OpenCV has them: blue first.
+    # The library takes BGR arrays, as OpenCV does.
     result: Any = _reader()(np.ascontiguousarray(pixels[:, :, ::-1]), use_det=True, use_cls=False, use_rec=True)
     rows = (
         []
@@ -224,13 +225,13 @@ def read(picture: Image.Image, sure: float = SURE, single: bool = False) -> Read
     return reading
 
 
-#: The last readings of this process, by what was read.
+#: The last readings of this process, by picture.
 _held: OrderedDict[bytes, Reading] = OrderedDict()
 
 
 @cache
 def _reader() -> Any:
-    """One session a process, on one thread: there are as many processes as cores."""
+    """One session a process, on one thread, since there are as many processes as cores."""
     from rapidocr import RapidOCR
 
     threads = {f"EngineConfig.onnxruntime.{kind}_op_num_threads": 1 for kind in ("intra", "inter")}
@@ -239,7 +240,7 @@ def _reader() -> Any:
 
 
 def _version() -> str:
-    """The package's version stands for its weights: they lie in its wheel."""
+    """The package version stands for the weights, which are in its wheel."""
     from importlib.metadata import version
 
     return f"rapidocr {version('rapidocr')} {SEEN_SIDE}"

@@ -1,7 +1,8 @@
-"""What a caption gives away of persons: telephone, identity card, e-mail, car plate, bank card, names by rule.
+"""Personal data in captions, found by rules: telephone, identity card, e-mail, car plate, bank card, names.
 
-Rules, not a model: a name is found by a title behind it (王老师, 李小明先生) or a label before it (姓名：...). Whether
-a name is that of a public figure no rule can know; names without title or label are not found.
+No model is used: a name is found by the title after it (王老师, 李小明先生) or the label before it (姓名：...).
+
+Names of public figures are not distinguished; names without title or label are not found.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import ClassVar, Literal
 from bimo.curation.filters.segmentation import cut, is_han, words
 from bimo.curation.steps import CaptionStep, Verdict
 
-#: What stands in place of each kind.
+#: The tag that replaces each kind.
 TAGS = {
     "identity": "<身份证号>",
     "card": "<银行卡号>",
@@ -37,7 +38,7 @@ REGIONS = frozenset(
 WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 CHECKS = "10X98765432"
 
-# Full width to half width, sign for sign, so that places stay.
+# Full-width to half-width, character by character, so that offsets stay.
 _HALF = (
     {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20} | dict.fromkeys(map(ord, "‐‑‒–—−"), 0x2D)
 )
@@ -66,7 +67,7 @@ _PLATE = re.compile(
     "(?:[DF][A-HJ-NP-Z0-9]\\d{4}|\\d{5}[DF]|[A-HJ-NP-Z0-9]{5}|[A-HJ-NP-Z0-9]{4}[挂学警港澳])(?![A-Za-z0-9])",
     re.ASCII,
 )
-# Numbers that are said to be something else.
+# Numbers that are labelled as something else.
 _OTHER_NUMBER = re.compile(
     r"(?:订单|单号|编号|货号|款号|型号|序列号|流水号|条码|条形码|批号|商品|快递|运单|(?<![a-z])(?:isbn|sn|no|id))"
     r"\.?号?码?[:# ]{0,3}$",
@@ -100,9 +101,9 @@ DOUBLE_SURNAMES = frozenset(
         *("宇文", "轩辕", "南宫", "西门", "独孤"),
     )
 )
-#: Surnames that are common words too: before a word of two characters they are no surname (白衣, 高个子, 黄金时代).
+#: Surnames that are also common words: before a word of two characters they are not surnames (白衣, 高个子, 黄金时代).
 WORDS_TOO = frozenset("黄马高林白金石方江龙万钱向于汤毛夏武严任田叶丁段雷熊余史陶顾莫许何程")
-#: Words that lead to a person who has a title and no name: 向老师问好.
+#: Words before a title that has no name: 向老师问好.
 TOWARDS = frozenset("向")
 _TITLE = re.compile(
     "先生|女士|小姐|太太|老师|同学|教授|医生|大夫|护士|师傅|律师|警官|主任|经理|董事长|校长|院长|局长|处长|科长|书记|博士|导演|记者|阿姨"
@@ -111,15 +112,15 @@ _LABEL = re.compile(
     "(?:姓名|联系人|收件人|收货人|寄件人|户名|持卡人|法定代表人|法人代表|监护人|患者|当事人|考生)[:：] ?"
     "(?P<name>[\u4e00-\u9fff]{1,8}·[\u4e00-\u9fff]{1,8}|[\u4e00-\u9fff]{2,4})(?![\u4e00-\u9fff])"
 )
-#: How many characters before a title are read for a name.
+#: Characters before a title that are searched for a name.
 REACH = 12
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pii(CaptionStep):
-    """Masks what gives a person away with a tag such as <手机号>, or drops the caption.
+    """Masks personal data with a tag such as <手机号>, or drops the caption.
 
-    ``kinds`` are those of ``TAGS``. Verdicts name the kinds alone, never what was found.
+    ``kinds`` are those of ``TAGS``. Verdicts name the kinds alone, never the data itself.
     """
 
     says: ClassVar[tuple[str, str]] = ("含个人信息", "gives away personal data")
@@ -130,7 +131,7 @@ class Pii(CaptionStep):
     )
 
     def caption(self, text: str) -> str | Verdict:
-        """The caption, with tags, or the kinds that it holds."""
+        """The caption with tags, or a verdict with the kinds that it holds."""
         hits = [hit for hit in private(text) if hit[2] in self.kinds]
         if not hits:
             return text
@@ -145,7 +146,7 @@ class Pii(CaptionStep):
 
 
 def private(text: str) -> list[tuple[int, int, str]]:
-    """(start, end, kind) of what gives a person away, in order, none over another."""
+    """(start, end, kind) of personal data, in order and without overlaps."""
     half = text.translate(_HALF)
     hits: list[tuple[int, int, str]] = []
     while True:
@@ -158,7 +159,7 @@ def private(text: str) -> list[tuple[int, int, str]]:
                     hits.append((start, end, kind))
         if len(hits) == before:
             return sorted(hits)
-        # What was found is a border, as its tag will be: 姓名：李小明京A12345 has a name before the plate.
+        # A match separates its neighbours as its tag will: in 姓名：李小明京A12345 the name ends before the plate.
         signs = list(half)
         for start, end, _ in hits[before:]:
             signs[start:end] = "<" * (end - start - 1) + ">"
@@ -197,7 +198,8 @@ def _is_date(digits: str) -> bool:
 def _cards(half: str) -> Iterator[tuple[int, int]]:
     for match in _CARD.finditer(half):
         digits = re.sub("[ -]", "", match[0])
-        # UnionPay has 16 to 19 digits, Visa and Mastercard 16; others only where they are called a card.
+        # UnionPay has 16 to 19 digits, Visa and Mastercard 16; other lengths count only where they are labelled as a
+        # card.
         issued = digits.startswith("62") or (len(digits) == 16 and re.match("4|5[1-5]", digits))
         before = half[max(0, match.start() - 12) : match.start()]
         if passes_luhn(digits) and not _OTHER_NUMBER.search(before) and (issued or _CARD_LABEL.search(before)):
@@ -246,7 +248,7 @@ def _names(half: str) -> Iterator[tuple[int, int]]:
 
 @lru_cache(4096)
 def _name_before(run: str, at: int, title: str) -> int:
-    """How many characters before the title at place ``at`` of a run of Chinese characters are a person's name."""
+    """The number of characters of a person's name before the title at ``at`` of a run of Chinese characters."""
     before: list[str] = []
     place = 0
     for word in cut(run):
@@ -266,7 +268,7 @@ def _name_before(run: str, at: int, title: str) -> int:
         return 2
     if 2 <= len(last) <= 4 and last in words()[1] and (last[0] in SURNAMES or last[:2] in DOUBLE_SURNAMES):
         return len(last)
-    # A given name is one word, or two characters that are no word together; the family name is the word before it.
+    # A given name is one word, or two characters that are not a word together; the surname is the word before it.
     for given_name in (before[-2:], before[-1:]):
         family = before[-len(given_name) - 1] if len(before) > len(given_name) else ""
         length = sum(map(len, given_name))
@@ -278,8 +280,8 @@ def _name_before(run: str, at: int, title: str) -> int:
     return 0
 
 
-#: In the order in which they take what several would have. A URL comes first: it may begin with a number of any
-#: kind, and what is left of it would be a URL still.
+#: By priority where several match. URLs come first: they may contain a number of any kind, and the rest would remain a
+#: URL.
 _FINDERS = (
     *(("email", _emails), ("identity", _identities), ("card", _cards), ("mobile", _mobiles)),
     *(("landline", _landlines), ("plate", _plates), ("name", _names)),

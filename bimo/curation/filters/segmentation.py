@@ -1,6 +1,6 @@
-"""Where Chinese words begin and end: the most likely cut of a run of characters by a dictionary with frequencies.
+"""Chinese word segmentation: the most likely segmentation by a dictionary with frequencies.
 
-The dictionary is jieba's (MIT), 349,045 words with how often each was seen; its file is read, its code is not used.
+The dictionary is jieba's (MIT), 349,045 words with their frequencies; its file is read, its code is not used.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from bimo.prompts.normalise import normal
 
 #: The longest word that is looked up, in characters.
 LONGEST_WORD = 8
-#: How much of the text on each side of a place is cut with it; a word further away has no say in it.
+#: Characters on each side of a place that are segmented with it; words further away have no influence.
 REACH = 16
 
 
 @cache
 def words() -> tuple[dict[str, float], frozenset[str]]:
-    """The natural logarithm of each word's share, and the words that are names of persons (tag nr).
+    """The natural logarithm of each word's relative frequency, and the words that are names of persons (tag nr).
 
     Raises DataError where the dictionary is not installed.
     """
     import importlib.util
     from pathlib import Path
 
-    # Found without being imported: the package warns when it is, and does more than a dictionary has to.
+    # Located without importing the package, which warns and does more than reading a dictionary.
     spec = importlib.util.find_spec("jieba")
     if spec is None or spec.origin is None:
         raise DataError("jieba (a dictionary) is not installed; run {installing}", installing=installing("data"))
@@ -45,7 +45,7 @@ def words() -> tuple[dict[str, float], frozenset[str]]:
 def cut(run: str) -> list[str]:
     """The words of a run of Chinese characters, by Viterbi's algorithm over a unigram model.
 
-    A character that no word holds is a word of its own, as rare as a word can be.
+    A character that no word contains is a word of its own, with the lowest probability.
     """
     shares, _ = words()
     rarest = -math.log(1e8)
@@ -65,7 +65,7 @@ def cut(run: str) -> list[str]:
 
 
 def is_word(text: str, start: int, end: int) -> bool:
-    """Whether text[start:end], Chinese characters of a simplified text, is one word or several whole ones."""
+    """Whether text[start:end], Chinese characters of a simplified text, is exactly one word or several words."""
     left, right = start, end
     while left > max(0, start - REACH) and is_han(text[left - 1]):
         left -= 1
@@ -80,16 +80,16 @@ def is_word(text: str, start: int, end: int) -> bool:
 
 
 def is_han(character: str) -> bool:
-    """Whether a character is a Chinese one of the basic plane."""
+    """Whether a character is a Chinese character of the basic plane."""
     return "\u4e00" <= character <= "\u9fff" or "\u3400" <= character <= "\u4dbf"
 
 
 def folded(text: str) -> tuple[str, list[int]]:
-    """A text in normal form, and for each character of it the place that it comes from.
+    """A text in normal form, and for each of its characters the offset in the original, so that matches can be cut out
+    of it.
 
-    So what is found can be cut out of the text as it was written. A blank stays one, however wide. Characters are
-    folded one by one; where that gives as many as ``normal`` does with phrases in view (乾隆 is no 干隆), its answer is
-    the better one.
+    A blank stays one blank, however wide. Characters are folded one by one; where ``normal`` gives as many characters,
+    its result is used, since it sees phrases (乾隆 is not 干隆).
     """
     pieces = list(map(_fold, text))
     places = [place for place, piece in enumerate(pieces) for _ in piece]

@@ -1,7 +1,7 @@
-"""Sensitive words of a list of the user's, found as words and not as any run of the same characters.
+"""Sensitive words from a list of the user's, matched as words and not as substrings.
 
-A plain search for short words is wrong far more often than right: of 4,712 captions of COCO-CN 173 hold the
-characters of some entry of a public list (LDNOOBW), nearly all in 饼干, 牛奶, 女性 and the like; as words 6 hold one.
+Substring search for short words is wrong far more often than right: of 4,712 captions of COCO-CN 173 contain some entry
+of a public list (LDNOOBW), nearly all in 饼干, 牛奶, 女性 and the like; as words 6 do.
 """
 
 # pyahocorasick has no types; what crosses it here is named where it is kept.
@@ -21,22 +21,22 @@ from bimo.core.errors import DataError
 from bimo.curation.filters.segmentation import folded, is_han, is_word
 from bimo.curation.steps import CaptionStep, Verdict
 
-#: Chinese words up to this length count at the ends of words alone; longer ones wherever they are.
+#: Chinese words up to this length match only at word boundaries; longer ones anywhere.
 SHORT = 2
-#: What is written between the characters of a word so that it is not found, and how many of them at most.
+#: Characters that are inserted into a word to hide it, and how many of them at most.
 BETWEEN = re.compile(r"[\s*\-_·~|/+#@^=&.,]{0,2}")
-#: Of these, the ones that also stand between sentences: they count between all characters of a word or between none.
+#: Those of them that are also ordinary punctuation: they count between all characters of a word or between none.
 STOPS = re.compile("[.,]")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sensitive(CaptionStep):
-    """Drops captions with a word of a list, or masks the word: one * for every character.
+    """Drops captions with a word of a list, or masks the word with one * for every character.
 
-    ``words`` is a file of UTF-8 text, one word a line; lines that begin with # are remarks. List and captions are
-    folded alike: width, case, script. Chinese words of one or two characters count at the boundaries of words
-    (``segmentation``), Latin words between what is no letter or digit, longer Chinese words anywhere, also with up to
-    two marks or blanks between their characters (六*合*彩).
+    ``words`` is a UTF-8 text file, one word a line; lines that begin with # are comments. List and captions are folded
+    alike: width, case, script. Chinese words of one or two characters match at word boundaries (``segmentation``),
+    Latin words between characters that are no letter or digit, longer Chinese words anywhere, also with up to two marks
+    or blanks between their characters (六*合*彩).
     """
 
     says: ClassVar[tuple[str, str]] = ("含敏感词", "holds a sensitive word")
@@ -45,14 +45,16 @@ class Sensitive(CaptionStep):
     mode: Literal["drop", "mask"] = "drop"
 
     def caption(self, text: str) -> str | Verdict:
-        """The caption, masked where asked for, or the word. Raises DataError for a list that cannot be read."""
+        """The caption, masked where that is asked for, or a verdict with the word. Raises DataError for a list that
+        cannot be read.
+        """
         path = Path(self.words)
         search = _search(self.words, _changed(path))
         if self.mode == "drop":
             first = next(search.hits(folded(text)[0]), None)
             return text if first is None else Verdict(first[2], path.name)
         masked = _masked(text, search)
-        # A mask may stand where nothing but marks parts the characters of another word: 六网络合彩, 六**合彩.
+        # Masking may reveal another word, whose characters are then separated by marks alone: 六网络合彩, 六**合彩.
         while masked != text:
             text, masked = masked, _masked(masked, search)
         return masked
@@ -69,7 +71,7 @@ def _masked(text: str, search: Search) -> str:
 
 
 class Search:
-    """The words of a list in two automata: the short ones, and the long ones without what may stand between."""
+    """The words of a list in two automata: the short ones, and the long ones without inserted characters."""
 
     def __init__(self, words: list[str]) -> None:
         import ahocorasick

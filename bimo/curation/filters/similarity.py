@@ -1,7 +1,7 @@
-"""How well captions fit their picture by a system with two encoders, and where the line is drawn on a user's own data.
+"""Image-text similarity by a CLIP, with a threshold that can be chosen by the user's own data.
 
-What is high differs from scorer to scorer: unrelated pairs lie near 0.1 by one and near 0.4 by another. So each picture
-is also held against the captions of another row, and a line can be asked for by what it lets through of those.
+Typical scores differ between models: unrelated pairs lie near 0.1 by one and near 0.4 by another. So each picture is
+also scored against the captions of another row, and the threshold can be given by the share of those that it lets pass.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from bimo.curation.steps import Pair, ScorerStep, Scores, Table, Tools, Verdict
 if TYPE_CHECKING:
     pass
 
-#: Rows from which a line can be drawn: of fewer, one in twenty is a single row or two.
+#: Least rows for choosing a threshold: of fewer, one in twenty is a single row or two.
 FEWEST = 50
 MATCHED, SHUFFLED = "similarity", "similarity_shuffled"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Similarity(ScorerStep):
-    """Keeps pairs whose best caption is nearer to the picture than a line: the cosine by ``scorer``, a system's name or
-    folder.
+    """Keeps pairs whose best caption has a cosine similarity to the picture above a threshold, by ``scorer``, a
+    system's name or folder.
 
-    One says where the line is: ``above`` a cosine; so that the ``top`` share of the rows is above it (0.3: the best 30
-    %); or so that of pictures with another row's captions at most the share ``false_accepts`` is. The last two are
-    settled on the rows that are left at this step; ``line``, ``rows``, ``shuffled`` and ``area`` then say what was
-    found: the cosine, how many rows and shuffled pairs it was found on, and the chance that a matched pair scores
-    higher than a shuffled one (the area under the ROC curve). Raises RecipeError where not exactly one is given.
+    The threshold is given in one of three ways: ``above`` a cosine; so that the ``top`` share of the rows is above it
+    (0.3: the best 30 %); or so that at most the share ``false_accepts`` of pictures with another row's captions is. The
+    last two are chosen by the rows that are left at this step; ``line``, ``rows``, ``shuffled`` and ``area`` then
+    record the result: the cosine, the number of rows and of shuffled pairs, and the probability that a matched pair
+    scores higher than a shuffled one (the area under the ROC curve). Raises RecipeError where not exactly one is given.
     """
 
     says: ClassVar[tuple[str, str]] = ("图文不符", "caption does not fit the picture")
@@ -67,7 +67,7 @@ class Similarity(ScorerStep):
         return f"Similarity/2 {tools.scorer(self.scorer).digest}"
 
     def open(self, tools: Tools) -> Callable[[Sequence[Pair]], list[Scores]]:
-        """Loads the scorer. Of a batch every picture and every caption is encoded once."""
+        """Loads the scorer. Every picture and every caption of a batch is encoded once."""
         scorer = tools.scorer(self.scorer)
 
         def measured(pairs: Sequence[Pair]) -> list[Scores]:
@@ -89,7 +89,7 @@ class Similarity(ScorerStep):
         return measured
 
     def settled(self, table: Table) -> Self:
-        """The step with its line. Raises DataError for fewer than FEWEST rows or shuffled pairs."""
+        """The step with its threshold chosen. Raises DataError for fewer than FEWEST rows or shuffled pairs."""
         if self.above is not None:
             return dataclasses.replace(self, line=self.above)
         matched, shuffled = (_numbers(table.column(name)) for name in (MATCHED, SHUFFLED))
@@ -111,19 +111,21 @@ class Similarity(ScorerStep):
         )
 
     def judge(self, scores: Scores) -> Verdict | None:
-        """Raises DataError where the line is still to be settled."""
+        """Raises DataError where the threshold has not been chosen yet."""
         line = self.above if self.line is None else self.line
         if line is None:
             raise DataError("the line of Similarity is not settled yet")
         value = scores.get(MATCHED)
-        # Put so that a score that is no number is not above the line.
+        # Written so that NaN is not above the threshold.
         if isinstance(value, (int, float)) and value > line:
             return None
         return Verdict("" if value is None else value, line)
 
 
 def strangers(pairs: Sequence[Pair]) -> list[int]:
-    """For each pair the place of the next one by number, in a circle, with none of its captions; -1 where all share."""
+    """For each pair the place of the next pair by number, cyclically, that has none of its captions; -1 where all share
+    one.
+    """
     order = sorted(range(len(pairs)), key=lambda place: pairs[place].number)
     partners = [-1] * len(pairs)
     for rank, place in enumerate(order):
@@ -137,14 +139,14 @@ def strangers(pairs: Sequence[Pair]) -> list[int]:
 
 
 def above_which(values: np.ndarray, share: float) -> float:
-    """The least of some values [N] above which lies at most that share of them."""
-    # Shares such as 0.3 are not whole in binary: 0.3 of 10 is 3.
+    """The least of some values [N] such that at most that share of them is above it."""
+    # Shares such as 0.3 are not exact in binary: 0.3 of 10 is 3.
     above = int(np.floor(share * len(values) + 1e-9))
     return float(np.sort(values)[len(values) - 1 - above])
 
 
 def area(matched: np.ndarray, shuffled: np.ndarray) -> float:
-    """The chance that one of the first is higher than one of the second, equal ones counting half (Mann-Whitney)."""
+    """The probability that one of the first is higher than one of the second, ties counting half (Mann-Whitney)."""
     ordered = np.sort(shuffled)
     below, not_above = (np.searchsorted(ordered, matched, side).astype(np.int64) for side in ("left", "right"))
     return float((below.sum() + not_above.sum()) / (2 * len(matched) * len(shuffled)))

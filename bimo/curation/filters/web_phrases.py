@@ -1,15 +1,14 @@
-"""What web pages write where a caption should be: bare words, file names, offers, contacts, stock sites' endings.
+"""Phrases of web pages that stand in place of captions: bare words, file names, offers, contacts, stock sites' endings.
 
-All are held against texts in normal form (``bimo.prompts.normalise.normal``): half-width, lower case, simplified,
-"," for
-commas of all kinds. Each is here because it says nothing of the picture that it is beside.
+All are matched against texts in normal form (``bimo.prompts.normalise.normal``): half-width, lower case, simplified,
+"," for commas of all kinds. Each is listed because it does not describe the picture.
 """
 
 from __future__ import annotations
 
 import re
 
-#: Words that say nothing: a caption of these alone, with any digits, marks and blanks between, is no caption.
+#: Meaningless words: a caption of these alone, with digits, marks and blanks in between, is dropped.
 BARE = (
     "图 图片 图像 照片 相片 影像 画面 截图 截屏 屏幕截图 屏幕快照 插图 配图 附图 题图 封面 封面图 头图 主图 首图 "
     "缩略图 大图 小图 原图 高清图 高清大图 高清图片 预览 预览图 效果图 示意图 资料图 资料图片 资料照片 网络图片 "
@@ -30,7 +29,7 @@ BARE = (
 _FILE_TYPES = "jpe?g|jpe|jfif|png|gif|webp|bmp|tiff?|heic|heif|avif|svg|psd|ai|eps|raw|dng|cr2|nef|mp4|mov|pdf"
 EXTENSIONS = re.compile(rf"(?:\s*\.(?:{_FILE_TYPES}))+$", re.IGNORECASE)
 
-#: Kinds of captions that say nothing, each with what tells it.
+#: Kinds of meaningless captions, each with its pattern.
 MEANINGLESS = (
     ("garbled", re.compile("\ufffd|锟斤拷|烫烫烫|屯屯屯")),
     ("address", re.compile(r"^(?:https?://|ftp://|www\.)\S+$|^(?=\S{1,400}$)(?:\S*\?\S*=|\w+=[^=]*&)")),
@@ -38,7 +37,7 @@ MEANINGLESS = (
     ("date", re.compile(r"^(?=\D*\d)(?=.*[年月日号])[\W\d_年月日号时分秒]{1,60}$")),
     (
         "id",
-        # Long, without a blank, and changing between letters and digits at least four times.
+        # Long, without a blank, with at least four changes between letters and digits.
         re.compile(r"^(?=\S{16,400}$)[a-z_-]*(?:\d+[a-z_-]+){2,}[0-9a-z_-]*(?:\.\w{2,5})?$"),
     ),
     (
@@ -62,7 +61,7 @@ _SITES = (
     r"freepik|nipic|58pic|pinterest)(?![a-z])"
 )
 
-#: Kinds of adverts and templates, each with what tells it.
+#: Kinds of adverts and templates, each with its pattern.
 ADVERTS = (
     (
         "price",
@@ -100,5 +99,5 @@ ADVERTS = (
     ("stock", re.compile(f"{_STOCK}|{_SITES}|(?<![a-z])(?:{_STOCK_EN})(?![a-z])")),
 )
 
-#: What a stock site writes behind a caption. In the caption's own script and width, for it is cut off there.
+#: Endings that stock sites append. In the caption's own script and width, since they are cut off there.
 TAILS = re.compile(rf"[\s\-_|—,，.。/()（）\[\]【】]*(?:(?:{_STOCK}|{_STOCK_EN}|{_SITES})[\s\-_|—/]*)+$", re.IGNORECASE)

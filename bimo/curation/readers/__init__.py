@@ -1,1 +1,1 @@
-"""Where rows come from."""
+"""Readers: rows of a source, in whatever format."""

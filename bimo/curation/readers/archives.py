@@ -96,7 +96,7 @@ def is_side_table(path: Path) -> bool:
 
     try:
         return path.is_file() and {"key", "status"} <= set(columnar.schema_of(path, "parquet").names)
-    except Exception:  # no parquet, or none that can be read: pyarrow raises various exceptions
+    except Exception:  # not a parquet, or a damaged one: pyarrow raises various exceptions
         return False
 
 
@@ -137,7 +137,7 @@ def _sample(file: int, name: str, key: str, members: Mapping[str, Member], numbe
         return Broken(number, source, error.reason, error.detail)
     if "cls" in members and (kind := _class_of(file, members["cls"])) is not None:
         labels["cls"] = kind
-    # One caption of several lines is the same in .txt and in .json.
+    # A caption of several lines is one caption, in .txt as in .json.
     texts = [] if "\n".join(texts) in ("\n".join(lines_of(one)) for one in found) else texts
     captions = tuple(dict.fromkeys((*texts, *found)))
     return Row(number, source, Place(name, picture.offset, picture.size), captions, labels)
@@ -174,7 +174,7 @@ def _joined(path: Path) -> Iterator[Group | Unusable]:
 
     Groups wait on disk: a tar may have more members than memory holds.
     """
-    with closing(sqlite3.connect("")) as waiting:  # a file of its own, which goes with it
+    with closing(sqlite3.connect("")) as waiting:  # it is inside a temporary folder, which is removed with it
         waiting.execute("PRAGMA journal_mode=OFF")
         waiting.execute("CREATE TABLE groups (own INTEGER PRIMARY KEY, first INTEGER, key TEXT, what TEXT)")
         waiting.executemany("INSERT INTO groups VALUES (?, ?, ?, ?)", _written(path))
@@ -208,7 +208,7 @@ def _written(path: Path) -> Iterator[tuple[int, int, bytes | None, str]]:
 
 
 def _moved(parts: Iterable[tuple[bytes, int, str]]) -> Iterator[tuple[int, int]]:
-    """(first, own) of groups of one key that belong to an earlier one: to the first that has none of their kinds."""
+    """(first, own) of groups that belong to an earlier one of the same key: to the first without any of their kinds."""
     earlier: list[tuple[int, set[str]]] = []
     for _, own, what in parts:
         kinds = set(json.loads(what))
@@ -221,7 +221,7 @@ def _moved(parts: Iterable[tuple[bytes, int, str]]) -> Iterator[tuple[int, int]]
 
 
 def _by_last_dot(key: str, members: dict[str, Member]) -> list[Group]:
-    """A sample as several where names hold several dots: ``2024.00.jpg`` and ``2024.00.txt`` are a pair of their own.
+    """Splits a sample whose names contain several dots: ``2024.00.jpg`` and ``2024.00.txt`` are a pair of their own.
 
     A further picture without a text, such as ``3.seg.png`` beside ``3.png``, stays with its sample.
     """
@@ -284,7 +284,7 @@ def _groups(path: Path) -> Iterator[Group | Unusable]:
 
 
 def _members(path: Path) -> Iterator[tarfile.TarInfo | Unusable]:
-    """The members of a tar, not held in memory; a hole between them, or an end without its mark, is reported."""
+    """The members of a tar, one at a time; gaps between them, or an end without its marker, are reported."""
     size = path.stat().st_size
     end = 0
     try:

@@ -57,7 +57,7 @@ def picture_of(path: Path, form: Form) -> tuple[str, bool] | None:
         kind = schema.field(name).type
         nested = pa.types.is_struct(kind) or _is_list(kind)
         first = b"" if nested else _first(path, form, name)
-        # One that is called so and whose first values are missing or damaged is still the one.
+        # A column with such a name whose first values are missing or damaged is still the column of the pictures.
         if format_of(first[:BEGINNING]) or (not first and (name.lower() in PICTURES or nested)):
             return name, True
     texts = {name.lower(): name for name in schema.names if _is_text(schema.field(name).type)}
@@ -120,7 +120,7 @@ def _is_said(kind: pa.DataType) -> bool:
 
 
 def _first(path: Path, form: Form, column: str) -> bytes:
-    """The first value of a column that is there, of the first rows; empty where there is none."""
+    """The first value of a column among the first rows; empty where there is none."""
     for place, (_, _, batch) in enumerate(_batches(path, form, (column,), 0, PICTURES_A_BATCH)):
         for _, values in () if isinstance(batch, Unusable) else _values(batch):
             value = values[column] if isinstance(values, Mapping) else None
@@ -132,9 +132,9 @@ def _first(path: Path, form: Form, column: str) -> bytes:
 
 
 def lines(path: Path, form: Form, without: str) -> Iterator[tuple[int, Mapping[str, Any] | Unusable]]:
-    """(row, values by column) of every row, but for column ``without`` and what is neither text nor number.
+    """(row, values by column) of every row, without column ``without`` and values that are neither text nor number.
 
-    A part that cannot be read is reported once, with its rows; reading goes on behind it where that can be found.
+    A part that cannot be read is reported once, with its rows; reading resumes after it where that is possible.
     """
     schema = schema_of(path, form)
     names = tuple(name for name in schema.names if name != without and _is_said(schema.field(name).type))
@@ -170,7 +170,7 @@ def _values(batch: pa.RecordBatch) -> Iterator[tuple[int, Mapping[str, Any] | Un
 
 @contextmanager
 def _mapped(path: Path) -> Generator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
-    """An Arrow file or stream: its columns and its batches, which are read where they are looked at."""
+    """An Arrow file or stream, memory-mapped: its columns and its batches."""
     import pyarrow as pa
     from pyarrow import ipc
 
@@ -238,7 +238,7 @@ def paths(path: Path, form: Form, column: str) -> Iterator[str]:
         return
     for _, _, batch in _batches(path, form, (column,), 0, PICTURES_A_BATCH):
         if isinstance(batch, Unusable):
-            continue  # a row of its own reports it
+            continue  # it is reported by its row
         for value in batch.column(0).to_pylist():
             one = value[0] if isinstance(value, list) and value else value
             if isinstance(one, Mapping) and not one.get("bytes") and isinstance(one.get("path"), str):
@@ -253,7 +253,7 @@ def _names_files(kind: pa.DataType) -> bool:
 
 
 def _holds_all(path: Path, column: str) -> bool:
-    """Whether a parquet says of each of its parts that not one picture's bytes are missing."""
+    """Whether a parquet's statistics say that no picture's bytes are missing in any part."""
     import pyarrow.parquet as parquet
 
     about = parquet.read_metadata(path)
@@ -268,7 +268,7 @@ def _holds_all(path: Path, column: str) -> bool:
 
 
 class _Cursor:
-    """A column that is mostly read forwards."""
+    """A column that is mostly read sequentially."""
 
     def __init__(self, path: Path, form: Form, column: str) -> None:
         self.path, self.column = path, column

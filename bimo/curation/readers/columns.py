@@ -1,4 +1,4 @@
-"""What the columns of tables of pictures are called, and one line of such a table as a row."""
+"""Names of the columns of picture tables, and the conversion of one line of such a table to a row."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bimo.curation.readers import folders
 from bimo.curation.readers.formats import PICTURE_FILES, comparable, is_picture
 from bimo.curation.readers.rows import Broken, Place, Row, Unusable
 
-#: Where a table's pictures may lie beside it.
+#: Folders beside a table that may hold its pictures.
 PLACES = ("", "images")
 #: Columns by what they hold, in small letters; those of published sets: LAION and Wukong (url, TEXT), HunyuanDiT's
 #: IndexKits (text_zh), OFA and Chinese-CLIP (base64), Hugging Face (image).
@@ -34,7 +34,7 @@ TEXTS = (
     *("说明", "描述", "标题", "文本", "文字", "中文", "英文"),
 )
 PICTURES = (*FILES, *ADDRESSES, *CODED)
-#: Ambiguous names: such a column holds pictures only if its values look like it.
+#: Ambiguous names: such a column holds pictures only if its values look like pictures.
 WEAK = ("name", "dir", "file", "path", "文件", "文件名", "路径")
 PICTURE_NAME = re.compile(rf"\.(?:{'|'.join(sorted(ending[1:] for ending in PICTURE_FILES))})$", re.IGNORECASE)
 ADDRESS = re.compile(r"https?://", re.IGNORECASE)
@@ -48,12 +48,12 @@ _NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,14})(?:\.\d+)?(?:[eE][-+]?\d{1,3})?")
 _NOTHING = {"", "nan", "null", "none", "inf", "-inf"}
 
 
-#: Where a picture within a line lies, by its column.
+#: The encoding of a picture within a line, by its column.
 Inline = Callable[[str], Place]
 
 
 def row_of(number: int, source: str, values: Mapping[Any, Any], inline: Inline | None, beside: Beside) -> Row | Broken:
-    """One line of a table."""
+    """The row of one line of a table."""
     column = picture_column(values)
     if column is None:
         return Broken(number, source, "no picture", f"columns: {', '.join(map(str, values))}"[:200])
@@ -66,8 +66,8 @@ def row_of(number: int, source: str, values: Mapping[Any, Any], inline: Inline |
 
 
 def picture_column(values: Mapping[Any, Any]) -> str | None:
-    """The column of the picture: that which by its value is a picture, a URL or a picture's name, or else by its
-    own name; None where there is none.
+    """The column of the picture: by a value that is a picture, a URL or a picture's name, else by its name; None where
+    there is none.
     """
     named = {str(name).lower(): str(name) for name, value in values.items() if isinstance(value, str) and value.strip()}
     candidates = [named[name] for name in PICTURES if name in named]
@@ -78,7 +78,7 @@ def picture_column(values: Mapping[Any, Any]) -> str | None:
 
 
 def is_of_pictures(values: Mapping[Any, Any]) -> bool:
-    """Whether a line has a column of pictures by its name, or one whose name says little and whose value looks so."""
+    """Whether a line has a picture column by its name, or an ambiguous one whose value looks like a picture."""
     names = {str(name).lower() for name in values}
     if names & {*PICTURES} - {*WEAK}:
         return True
@@ -147,7 +147,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _label(value: Any) -> float | str | None:
-    """A number or a short text; None for what is neither. A number that is none (NaN) is no label."""
+    """A number or a short text; None for other values and for NaN."""
     if isinstance(value, str):
         value = value.strip()
         if len(value) > MAXIMUM_LABEL or value.lower() in _NOTHING or not _whole(value):
@@ -161,7 +161,7 @@ def _label(value: Any) -> float | str | None:
 
 
 def _whole(text: str) -> bool:
-    """Whether a text is one: lone surrogates, as JSON can write them, are none."""
+    """Whether a text can be encoded: lone surrogates, which JSON can contain, cannot."""
     return not any("\ud800" <= c <= "\udfff" for c in text) if not text.isascii() else True
 
 
@@ -183,12 +183,12 @@ def captions_of(data: bytes) -> tuple[str, ...]:
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines of a text: after \\n, \\r\\n and \\r, and nowhere else; U+2028 and its kin are letters of a caption."""
+    """The lines of a text, split at \n, \r\n and \r only; U+2028 and the like are characters of a caption."""
     return re.split(r"\r\n|\r|\n", text)
 
 
 def record_of(data: bytes) -> Mapping[Any, Any]:
-    """What a JSON beside a picture says. Raises Unusable "not json"."""
+    """The contents of a JSON file beside a picture. Raises Unusable "not json"."""
     try:
         record = json.loads(decoded(data))
     except (ValueError, RecursionError) as error:
@@ -199,7 +199,7 @@ def record_of(data: bytes) -> Mapping[Any, Any]:
 
 
 def _last_in_common(parts: Sequence[str], path: str) -> int:
-    """How many of the last parts of a path are alike, the very last with its ending or without."""
+    """The number of last path components that are equal, the very last with or without its extension."""
     others = comparable(path).split("/")
     count = 1
     while count < min(len(parts), len(others)) and parts[-count - 1] == others[-count - 1]:
@@ -208,10 +208,10 @@ def _last_in_common(parts: Sequence[str], path: str) -> int:
 
 
 class Beside:
-    """Finds the pictures that a table names: beside it, then at the top of the source, there or in ``images``.
+    """Finds the pictures that a table names: beside it, then at the top of the source, directly or in ``images``.
 
-    With ``loose``, as for metadata of kohya and COCO, a path may be that of another machine or without its folders, and
-    have no ending: then it is the picture below the source whose path ends as it does for the most parts.
+    With ``loose``, as for metadata of kohya and COCO, a path may be from another machine, or lack its folders or its
+    extension: then it is the picture below the source with the most last path components in common.
     """
 
     def __init__(self, root: Path, folder: Path, loose: bool = False) -> None:
@@ -231,8 +231,8 @@ class Beside:
         return (self._elsewhere(name) or path) if self.loose and not self._lies(path) else path
 
     def _elsewhere(self, name: str) -> str | None:
-        """The picture whose path has the most last parts in common with a name; of several those that tables look at
-        first, and none where it may be one as well as another.
+        """The picture with the most last path components in common with a name; of several the one in the usual
+        folders, and none where it is ambiguous.
         """
         parts = comparable(name.replace("\\", "/")).split("/")
         alike = [(_last_in_common(parts, path), path) for path in self._pictures.get(parts[-1], ())]
@@ -272,7 +272,7 @@ class Beside:
     def _written(self, path: str) -> str | None:
         try:
             os.lstat(os.path.join(self.root, path))
-        except ValueError:  # a zero byte, or a lone surrogate
+        except ValueError:  # the name has a zero byte or a lone surrogate
             raise Unusable("missing", f"no file can be called {path[:80]!r}") from None
         except OSError:
             return None

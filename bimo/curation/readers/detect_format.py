@@ -19,7 +19,7 @@ from bimo.data.shards import INDEX, read_index
 class SourceFormat:
     """A detected format: a sentence for people in both languages, and how its rows are read.
 
-    ``tables``, ``tars`` and ``sides`` are the files that rows, or what else is known of them, come from; without tables
+    ``tables``, ``tars`` and ``sides`` are the files that rows, or further columns of them, come from; without tables
     and tars the rows are the pictures of the folders.
     """
 
@@ -37,9 +37,9 @@ class SourceFormat:
 
 @dataclass
 class _Survey:
-    """The content of a source, by what it may be read as: paths relative to it, in order.
+    """The files of a source by how they may be read: paths relative to it, in order.
 
-    ``closed`` are called like tables or tars and are pipes, or links that lead out; they are reported, never opened.
+    ``closed`` have names of tables or tars but are pipes, or links that lead outside; they are reported, never opened.
     ``objects`` are .json and .txt files that belong to no picture.
     """
 
@@ -81,7 +81,7 @@ def _survey(source: Path) -> _Survey:
 
 
 def detect_format(source: Path) -> SourceFormat:
-    """What a source is, by its content. Raises DataError, naming what was looked for, where nothing can be read."""
+    """The format of a source, by its content. Raises DataError, with the formats that were tried, where none fits."""
     if source.is_file():
         return _detect_file(source)
     if not source.is_dir():
@@ -149,7 +149,7 @@ def _detect_tables(source: Path, survey: _Survey) -> SourceFormat | None:
         zh, en = f"img2dataset 的文件夹：{zh}", f"img2dataset's folders: {en}"
         sides = frozenset(_stats(source, fetched)) - {*fetched}
         return SourceFormat(zh, en, listing.fetched(source, fetched), frozenset(fetched), sides=sides)
-    # Where pictures have captions of their own, a text that is none of theirs is a text.
+    # Where pictures have caption files, other texts are read as tables of texts.
     objects = [name for name in survey.objects if not (survey.captions and name.lower().endswith(".txt"))]
     survey.tables += [name for name in objects if _are_records(source, source / name)]
     metadata = [name for name in survey.tables if os.path.basename(name).startswith("metadata.")]
@@ -181,7 +181,7 @@ def _are_records(source: Path, path: Path) -> bool:
     try:
         if path.suffix.lower() != ".txt":
             return records.is_records(path)
-        # A list of captions as some sets have it: columns of names, or first of all a picture that is there.
+        # A list of captions, as some sets have it: named columns, or a first column of existing pictures.
         dialect = tables.dialect_of(path)
         if dialect is None or len(dialect.columns) < 2:
             return False
@@ -189,7 +189,7 @@ def _are_records(source: Path, path: Path) -> bool:
         if first is None or isinstance(first, Unusable) or (name := picture_column(first)) is None:
             return False
         return _lies_beside(source, path, str(first[name]))
-    except OSError:  # gone, or not to be read: reading the folder reports it
+    except OSError:  # missing or unreadable: reported when the folder is read
         return False
 
 
@@ -242,7 +242,7 @@ def _is_damaged(path: Path) -> bool:
 
 
 def _usable(path: Path) -> tuple[str, str] | None:
-    """What a table's column of pictures is and how it is written, in both languages; None where it has none."""
+    """How a table stores its pictures and captions, in both languages; None where it has no pictures."""
     if not path.is_file():
         return None
     try:

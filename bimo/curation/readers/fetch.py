@@ -1,8 +1,9 @@
-"""Fetches pictures by URL: in bounded windows, politely, never on a private network, each at most once over all runs.
+"""Downloads pictures by URL: a bounded number at a time, with pauses, never from a private network, each once over all
+runs.
 
-What was fetched lies in segments below a folder, found again by an index (SQLite) that names a picture only after its
-bytes are written: a run that was killed keeps what it had, and the next one asks for what is missing or failed.
-A site that says noai or noimageai (X-Robots-Tag, as img2dataset honours it) is left alone.
+Downloads are stored in segments below a folder, with an index (SQLite) that names a picture only after its bytes are
+written: a run that was killed keeps what it had, and the next one downloads what is missing or failed. A site that says
+noai or noimageai (X-Robots-Tag, as img2dataset honours it) is not downloaded from.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ if TYPE_CHECKING:
 INDEX = "fetched.sqlite"
 LOCK = "lock"
 SEGMENT_BYTES = 1 << 30
-#: Pictures above this wait for their turn on disk.
+#: Larger pictures are held on disk until they are written to a segment.
 HELD_BYTES = 1 << 20
 REFUSED = {"noai", "noimageai"}
-#: Directives that have a value of their own behind a colon; any other word there is the name of a reader.
+#: Directives with a value after a colon; any other word before a colon is the name of a crawler.
 DIRECTIVES = {"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"}
 AGENT = "bimo"
-#: Answers that may be another one in a moment.
+#: Statuses that are retried.
 PASSING = {408, 425, 429, 500, 502, 503, 504}
 LONGEST_PAUSE_SECONDS = 60.0
 ADDRESSES_TRIED = 3
@@ -52,9 +53,10 @@ TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Limits of downloading. ``hosts`` are names or URLs that may lie on a private network (loopback, private).
+    """Limits of downloading. ``hosts`` are names or URLs that may lie in a private network (loopback, private).
 
-    ``seconds`` is for one request from first to last byte; ``pause`` before the second try, doubled for each further.
+    ``seconds`` is the time-out of one request from first to last byte; ``pause`` is the wait before the second attempt,
+    doubled for each further one.
     """
 
     workers: int = 32
@@ -68,7 +70,7 @@ class Limits:
 
 
 class Passing(Exception):
-    """A failure that may be gone at the next try; ``seconds`` is how long the site asks to wait."""
+    """A failure that is retried; ``seconds`` is the wait that the site asks for."""
 
     def __init__(self, why: Unusable, seconds: float = 0.0) -> None:
         super().__init__(why)
@@ -82,11 +84,11 @@ def fetch(
     limits: Limits | None = None,
     wait: Callable[[float], None] = time.sleep,
 ) -> Iterator[Row | Broken]:
-    """The rows in their order, those of a URL with their picture fetched: its place is relative to ``folder``.
+    """The rows in their order, those of a URL with their picture downloaded: its place is relative to ``folder``.
 
-    What could not be fetched is Broken: "http 404" and the like, "no answer", "too slow", "too many bytes",
-    "too many redirects", "not a picture", "opted out", "address not allowed". It is tried again by the next run.
-    Raises DataError where another run fetches into the folder.
+    A download that failed is Broken: "http 404" and the like, "no answer", "too slow", "too many bytes", "too many
+    redirects", "not a picture", "opted out", "address not allowed". It is tried again by the next run. Raises DataError
+    where another run downloads into the folder.
     """
     limits = limits or Limits()
     with ExitStack() as stack:
@@ -113,7 +115,7 @@ def fetch(
 
 
 def _dropped(pool: ThreadPoolExecutor, under_way: Mapping[str, Future[IO[bytes]]]) -> None:
-    """Ends the threads; what they still fetched is let go."""
+    """Stops the threads and discards their downloads."""
     pool.shutdown(cancel_futures=True)
     for coming in under_way.values():
         if not coming.cancelled() and coming.exception() is None:
@@ -128,7 +130,7 @@ def _settled(
     row, coming = waiting
     url = row.picture.path
     if under_way.pop(url, None) is None and (place := store.place(url)) is not None:
-        return replace(row, picture=place)  # a row before this one had the same address
+        return replace(row, picture=place)  # an earlier row had the same URL
     try:
         with coming.result() as file:
             return replace(row, picture=store.add(url, file))
@@ -137,7 +139,7 @@ def _settled(
 
 
 class _Store:
-    """Segments of pictures and the index of them."""
+    """The segments of pictures and their index."""
 
     def __init__(self, folder: Path, database: sqlite3.Connection) -> None:
         self.folder, self.database = folder, database
@@ -159,7 +161,7 @@ class _Store:
         self.file = self._opened()
 
     def _opened(self) -> int:
-        """The segment that is written to; what a killed run wrote and did not name is cut off."""
+        """The segment that is written to; bytes that a killed run wrote and did not index are truncated."""
         file = os.open(self.folder / _segment(self.segment), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         os.ftruncate(file, self.end)
         return file
@@ -169,13 +171,13 @@ class _Store:
         os.close(self.file)
 
     def place(self, url: str) -> Place | None:
-        """Where the picture of a URL lies; None where it is not there yet."""
+        """The place of the picture of a URL; None where it is not stored yet."""
         query = "SELECT segment, start, size FROM pictures WHERE url = ?"
         row = self.database.execute(query, (_key(url),)).fetchone()
         return None if row is None else Place(_segment(row[0]), row[1], row[2])
 
     def add(self, url: str, picture: IO[bytes]) -> Place:
-        """Writes a picture and then names it."""
+        """Writes a picture, then indexes it."""
         if self.end >= SEGMENT_BYTES:
             self.close()
             self.segment, self.end = self.segment + 1, 0
@@ -224,7 +226,7 @@ def _store(folder: Path) -> Generator[_Store]:
 def _client(limits: Limits) -> Generator[httpx.Client]:
     import httpx
 
-    # Proxies of the environment are not used: behind one, the check of URLs would check nothing.
+    # Proxies of the environment are not used: through one, the check of addresses would be void.
     settings = httpx.Limits(max_connections=limits.workers, max_keepalive_connections=limits.workers)
     headers = {"User-Agent": f"{AGENT}/0.1", "Accept": "image/*", "Accept-Encoding": "identity"}
     with httpx.Client(limits=settings, headers=headers, timeout=limits.seconds, trust_env=False) as client:
@@ -233,7 +235,7 @@ def _client(limits: Limits) -> Generator[httpx.Client]:
 
 
 class _Asking:
-    """Asks for pictures, from many threads."""
+    """Downloads pictures, from many threads."""
 
     def __init__(self, client: httpx.Client, limits: Limits, wait: Callable[[float], None]) -> None:
         self.client, self.limits, self.wait = client, limits, wait
@@ -281,13 +283,14 @@ class _Asking:
             try:
                 return self._asked(parts, address)
             except httpx.ConnectError:
-                continue  # a host of several URLs may not answer at all of them; the last one's error is told
+                continue  # a host with several addresses may not answer at all of them; the last error is reported
         return self._asked(parts, addresses[-1])
 
     def _checked(self, url: str) -> tuple[httpx.URL, list[str]]:
-        """A URL and the numbers it is reached at: looked up once, so that what is checked is what is asked.
+        """A URL and the IP addresses of its host, resolved once, so that the address that is checked is the one
+        connected to.
 
-        Raises Unusable "address not allowed" for other than http and https, and for what lies on a private network.
+        Raises Unusable "address not allowed" for schemes other than http and https, and for private networks.
         """
         import httpx
 
@@ -310,7 +313,7 @@ class _Asking:
         return parts, sorted(numbers, key=lambda number: ":" in number)[:ADDRESSES_TRIED]
 
     def _asked(self, parts: httpx.URL, address: str) -> IO[bytes] | str:
-        """The picture, or where else it is said to lie."""
+        """The picture, or the URL that it is redirected to."""
         until = time.monotonic() + self.limits.seconds
         target = parts.copy_with(host=address, fragment=None)
         headers = {"Host": parts.netloc.decode("ascii")}
@@ -355,7 +358,7 @@ class _Asking:
 
 
 def is_outside(address: str) -> bool:
-    """Whether an IP address belongs to the world: not loopback, private, link-local, shared, multicast, mapped ones."""
+    """Whether an IP address is public: not loopback, private, link-local, shared, multicast or mapped."""
     number = ipaddress.ip_address(address)
     if isinstance(number, ipaddress.IPv6Address):
         inner = number.ipv4_mapped or number.sixtofour or (number.teredo[1] if number.teredo else None)
@@ -367,7 +370,7 @@ def is_outside(address: str) -> bool:
 
 
 def refused(tags: Iterable[str]) -> bool:
-    """Whether X-Robots-Tag asks not to be learnt from: for all readers, or for this one by name."""
+    """Whether X-Robots-Tag forbids training: for all crawlers, or for this one by name."""
     for tag in tags:
         agent = ""
         for word in tag.lower().split(","):

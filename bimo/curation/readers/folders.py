@@ -1,4 +1,4 @@
-"""Folders as a source: walked in order with little in memory, and files read only where they are ones, inside it."""
+"""Folders as a source: walked in order with little memory; only regular files inside the source are read."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 from bimo.curation.readers.formats import BEGINNING, comparable, format_of
 from bimo.curation.readers.rows import Unusable
 
-#: Names that systems leave behind.
+#: Names of files that operating systems create.
 LEFT_BEHIND = {"__MACOSX", "Thumbs.db", "desktop.ini"}
 
 
 @dataclass(frozen=True)
 class Listing:
-    """One folder: ``path`` relative to the source, its files by name in order, and why it could not be listed."""
+    """One folder: ``path`` relative to the source, its files sorted by name, and why it could not be listed."""
 
     path: str
     files: tuple[os.DirEntry[str], ...] = ()
@@ -27,7 +27,7 @@ class Listing:
     by_comparable: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def find(self, name: str) -> str | None:
-        """The file of a name as it is written here: letters may be composed otherwise, the ending be in capitals."""
+        """The file with a name, also in another Unicode form or with its extension in capitals."""
         return name if name in self.names else self.by_comparable.get(comparable(name))
 
 
@@ -63,7 +63,7 @@ def walk(root: Path, hidden: bool = False) -> Iterator[Listing]:
 
 
 def _compared(names: Iterable[str]) -> dict[str, str]:
-    """Names by how they are compared; of several that are alike the one that is written so, else the first."""
+    """Names by their comparable form; of several with the same form the one that is written so, else the first."""
     by_form: dict[str, str] = {}
     for name in sorted(names):
         alike = comparable(name)
@@ -85,7 +85,7 @@ def _names_in(folder: str, changed: int) -> dict[str, str]:
 def resolved(root: str, path: str) -> str | None:
     """A path below a root with each name as it is written on disk; None where there is none.
 
-    Raises ValueError for what no file can be called.
+    Raises ValueError for an impossible file name.
     """
     path_so_far = ""
     for part in path.split("/"):
@@ -120,12 +120,12 @@ def format_in(root: Path, path: str) -> str:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link in a circle
+    except OSError:  # a circular link
         return False
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a name is one that systems leave behind."""
+    """Whether a name is hidden or one that operating systems create."""
     return name.startswith(".") or name in LEFT_BEHIND
 
 
@@ -136,7 +136,7 @@ def _real(root: str) -> str:
 
 def inside(root: Path, path: str) -> str:
     """The full path of a file of a source. Raises Unusable "outside the folder", also for what a link leads to."""
-    # What a path from here is depends on where one is.
+    # Relative paths depend on the working directory.
     start = _real(os.path.abspath(root))
     try:
         full = os.path.realpath(os.path.join(start, path))
@@ -148,7 +148,7 @@ def inside(root: Path, path: str) -> str:
 
 
 def is_open(root: Path, path: str) -> bool:
-    """Whether something of a source is a file, and inside it."""
+    """Whether a path is a regular file inside the source."""
     try:
         return os.path.isfile(inside(root, path))
     except Unusable:
@@ -164,7 +164,7 @@ def content(root: Path, path: str, maximum: int, offset: int = 0, size: int = -1
     try:
         if not stat.S_ISREG(os.stat(full).st_mode):
             raise Unusable("not a file", path[:200])
-        # Not to wait, should it have become a pipe since.
+        # Not blocking, should it have become a pipe since.
         file = os.open(full, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         raise Unusable("missing", path[:200]) from None

@@ -1,18 +1,18 @@
-"""What files of pictures are called and what they begin with: a format is told by its first bytes, never by a name."""
+"""Extensions and magic bytes of picture formats: a format is detected by its first bytes, never by a name."""
 
 from __future__ import annotations
 
 import os
 import unicodedata
 
-#: Endings that say that a file is meant as a picture, whether it can be read or not.
+#: Extensions of pictures, whether they can be read or not.
 PICTURE_FILES = {
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
     *(".avif", ".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".jpx"),
 }
 #: Formats that are recognised and not read: what to do is the same for each of them.
 CONVERTED = ("HEIC", "JPEG XL", "JPEG 2000", "PSD", "camera raw")
-#: Raw files of cameras, which begin as TIFF does and hold a small picture beside what the sensor saw.
+#: Raw files of cameras, which begin as TIFF and contain a small preview beside the sensor data.
 RAW_FILES = {".dng", ".nef", ".nrw", ".cr2", ".cr3", ".arw", ".sr2", ".orf", ".rw2", ".pef", ".srw", ".raf", ".3fr"}
 STARTS = {
     b"\x89PNG": "PNG",
@@ -28,12 +28,12 @@ STARTS = {
     b"\xff\x4f\xff\x51": "JPEG 2000",
     b"8BPS": "PSD",
 }
-#: How many bytes ``format_of`` looks at.
+#: Bytes that ``format_of`` needs.
 BEGINNING = 64
 
 
 def format_of(start: bytes) -> str:
-    """The format of a picture by its first bytes, as Pillow calls those that it reads; empty for what is none."""
+    """The format of a picture by its first bytes, by Pillow's name where Pillow reads it; empty for other files."""
     if start[:4] == b"RIFF":
         return "WEBP" if start[8:12] == b"WEBP" else ""
     if start[:2] == b"BM":  # letters as well: four bytes are always 0
@@ -50,12 +50,12 @@ def format_of(start: bytes) -> str:
 
 
 def is_picture(name: str) -> bool:
-    """Whether a file is called as pictures are."""
+    """Whether a file has the extension of a picture."""
     return os.path.splitext(name)[1].lower() in PICTURE_FILES
 
 
 def comparable(name: str) -> str:
-    """A name as names are compared: in one Unicode form (NFC), its ending without case."""
+    """A name in the form that names are compared in: Unicode NFC, its extension without case."""
     stem, ending = os.path.splitext(name)
     name = stem + ending.lower()
     return name if name.isascii() else unicodedata.normalize("NFC", name)

@@ -1,4 +1,4 @@
-"""Every file below a source: what it was read as, or why it was not read."""
+"""The inventory of a source: how every file was read, or why it was not."""
 
 # numpy has no types; what crosses it here is named where it is kept.
 # pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false
@@ -24,9 +24,9 @@ from bimo.curation.readers.detect_format import SourceFormat
 from bimo.curation.readers.formats import RAW_FILES, comparable
 from bimo.curation.readers.rows import Unusable
 
-#: What files are called that may hold pictures or tables, and are not opened here.
+#: Extensions of files that may hold pictures or tables and are not opened.
 PACKED_FILES = {".zip", ".7z", ".rar", ".gz", ".bz2", ".xz", ".zst", ".tgz", ".xlsx", ".xls", ".ods"}
-#: How many files of a reason are named.
+#: Files that are named for each reason.
 NAMED = 5
 READ = {
     "pictures": ("图片", "pictures"),
@@ -53,7 +53,7 @@ NOT_READ = {
 
 @dataclass
 class Inventory:
-    """How many files were read as what, and not read for which reason, some of them by name."""
+    """The number of files by how they were read, or by the reason why not, with some of their names."""
 
     read: dict[str, int] = field(default_factory=dict[str, int])
     not_read: dict[str, int] = field(default_factory=dict[str, int])
@@ -61,7 +61,7 @@ class Inventory:
 
     @property
     def total(self) -> int:
-        """How many files there are."""
+        """The number of files."""
         return sum(self.read.values()) + sum(self.not_read.values())
 
     def add(self, name: str, path: str, detail: str = "") -> None:
@@ -84,7 +84,7 @@ class Inventory:
 
 
 def told(files: Mapping[str, Any]) -> Iterator[str]:
-    """The lines of an account of files, as ``Inventory.plain`` has it."""
+    """The lines of an inventory for people, from ``Inventory.plain``."""
     left = sum(row["count"] for row in files["not_read"])
     parts = [
         say("{read} {count}", read=Both(READ[name][0], READ[name][1]), count=count)
@@ -100,7 +100,7 @@ def told(files: Mapping[str, Any]) -> Iterator[str]:
 
 
 class Paths:
-    """A set of paths, eight bytes each: a source may have more of them than memory holds names."""
+    """A set of paths, eight bytes each: a source may have more paths than fit in memory."""
 
     def __init__(self, paths: Iterable[str | bytes]) -> None:
         self.hashes = np.unique(np.fromiter(map(_hashed, paths), np.uint64))
@@ -117,7 +117,7 @@ def _hashed(path: str | bytes) -> int:
 
 
 def inventory(source: Path, what: SourceFormat, pictures: Iterable[str | bytes]) -> Inventory:
-    """The account of the files of a source that was taken for ``what``; ``pictures`` are the paths that rows lie at."""
+    """The inventory of a source of the format ``what``; ``pictures`` are the paths of the rows' pictures."""
     account = Inventory()
     if not source.is_dir():
         account.add("archives" if what.tars else "tables", source.name)
@@ -142,7 +142,7 @@ def inventory(source: Path, what: SourceFormat, pictures: Iterable[str | bytes])
 
 
 def _beside_tables(source: Path, names: Iterable[str]) -> Iterator[str]:
-    """The files that tables of pictures name for what they do not hold themselves."""
+    """The files outside a table that hold its pictures."""
     for name in names:
         path = source / name
         beside = Beside(source, path.parent)
@@ -162,7 +162,7 @@ def _named_in(path: Path) -> Iterator[str]:
 
 
 def _kind(source: Path, what: SourceFormat, path: str, picture: bool, stems: set[str]) -> str:
-    """What a file is that no table names."""
+    """The kind of a file that no table names."""
     stem, ending = os.path.splitext(os.path.basename(path))
     ending = ending.lower()
     for names, kind in ((what.tars, "archives"), (what.tables, "tables"), (what.sides, "beside")):
@@ -190,7 +190,7 @@ def _kind(source: Path, what: SourceFormat, path: str, picture: bool, stems: set
 
 
 def _columns(source: Path, path: str) -> str:
-    """What the columns of a table are called that has none of pictures."""
+    """The names of the columns of a table without pictures."""
     try:
         form = columnar.form_of(source / path)
         if form is not None:

@@ -1,4 +1,4 @@
-"""Rows of what is listed: folders, tables, tars, img2dataset's folders, IndexKits' indices."""
+"""Rows of listed pictures: folders, tables, tars, folders of img2dataset, indices of IndexKits."""
 
 # numpy has no types; what crosses it here is named where it is kept.
 # pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -59,9 +59,9 @@ def pictures(source: Path) -> Read:
 
 
 def is_one(source: Path, listing: folders.Listing, name: str) -> bool:
-    """Whether a file of a folder is taken for a picture: by its ending, or where that says nothing by its first bytes.
+    """Whether a file of a folder is a picture: by its extension, else by its first bytes.
 
-    A raw file of a camera is none: it begins as TIFF does, and what a decoder finds there is a thumbnail.
+    A raw file of a camera is not one: it begins as TIFF, and a decoder would find a thumbnail in it.
     """
     if is_picture(name):
         return True
@@ -72,8 +72,8 @@ def is_one(source: Path, listing: folders.Listing, name: str) -> bool:
 
 
 def stems_of(name: str) -> tuple[str, ...]:
-    """What the captions of a picture are called before their ending: ``a.png`` has ``a.txt``, else ``a.png.txt``; where
-    the ending is none of a picture the whole name comes first.
+    """The stems of the caption files of a picture: ``a.png`` has ``a.txt``, else ``a.png.txt``; where the extension is
+    not a picture's the whole name comes first.
     """
     stem = os.path.splitext(name)[0]
     return (stem, name) if is_picture(name) else (name, stem)
@@ -222,7 +222,7 @@ def texts_of(name: str) -> str:
 
 
 def _apart(path: Path, name: str, database: sqlite3.Connection, numbers: count[int]) -> Iterator[Broken]:
-    """Puts Chinese-CLIP's texts where they can be found by picture, on disk and not in memory."""
+    """Stores Chinese-CLIP's texts by picture, on disk and not in memory."""
     database.execute("CREATE TABLE texts (picture TEXT, text TEXT)")
     for line in tables.read(path, tables.Dialect(tables.encoding_of(path))):
         values = line.values
@@ -237,7 +237,7 @@ def _apart(path: Path, name: str, database: sqlite3.Connection, numbers: count[i
 
 
 def fetched(source: Path, names: list[str]) -> Read:
-    """What img2dataset wrote as files: a folder of pictures, and a parquet of that name with what became of each."""
+    """The rows of img2dataset's file output: a folder of pictures, and a parquet of that name with their results."""
 
     def read(numbers: count[int]) -> Iterator[Row | Broken]:
         for name in names:
@@ -316,7 +316,7 @@ def indexed(source: Path, index: Index) -> Read:
 
 
 def _selected(source: Path, table: str, wanted: np.ndarray, numbers: count[int]) -> Iterator[Row | Broken]:
-    # An index names its tables from where it was made; they lie where they did, or beside the index.
+    # The paths of an index are from the machine that made it; its tables are looked for there and beside the index.
     places = (table, os.path.basename(table))
     name = next((place for place in places if not os.path.isabs(place) and (source / place).is_file()), places[1])
     if (broken := _closed(source, name, numbers)) is not None:

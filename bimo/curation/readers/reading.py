@@ -1,4 +1,4 @@
-"""Rows of a source, whatever it is: folders of pictures, tables, tars, what others' tools left; and their pictures."""
+"""Reads the rows and pictures of any source: folders, tables, tars, output of other tools."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ MAXIMUM_PICTURE_BYTES = 256 << 20
 
 
 def rows(source: Path) -> Iterator[Row | Broken]:
-    """Every pair of a source in an order that does not change, each line of it once: as a row, or as what is wrong.
+    """Every row of a source in a fixed order, each line once: as a row, or as an error.
 
-    Nothing is held but a folder's names or a table's batch. Raises DataError where nothing there can be read.
+    Only a folder's names or a table's batch are in memory. Raises DataError where nothing can be read.
     """
     return detect_format(source).read(count())
 

@@ -1,5 +1,5 @@
-"""Records as trainers and other tools keep them, as lines of a table: lists of pictures with a text in which tokens
-stand for them (data-juicer), conversations (LLaVA, ShareGPT), objects by paths (kohya), captions of COCO.
+"""Records of training tools as lines of a table: lists of pictures with a text of placeholder tokens (data-juicer),
+conversations (LLaVA, ShareGPT), objects by paths (kohya), captions of COCO.
 """
 
 # Parsed JSON has no types; what is kept of it is named where it is kept.
@@ -19,11 +19,12 @@ from bimo.curation.readers.columns import PICTURE_NAME, looks_like_picture, pict
 from bimo.curation.readers.rows import Unusable
 from bimo.curation.readers.tables import SAMPLE_BYTES, encoding_of
 
-#: What files are called that may hold records.
+#: Extensions of files that may hold records.
 ENDINGS = {".json", ".jsonl", ".ndjson"}
-#: What a list of pictures is called.
+#: Names of fields with a list of pictures.
 LISTS = ("images", "image")
-#: Turns of a conversation: who says something and what, by either naming; of those who answer the first describes.
+#: Turns of a conversation, (field of the speaker, field of the text), in both conventions, and the speakers whose first
+#: turn is the caption.
 TURNS = {"conversations": ("from", "value"), "messages": ("role", "content"), "conversation": ("from", "value")}
 ANSWERS = ("gpt", "assistant", "model", "bot", "chatgpt")
 #: Tokens of data-juicer's texts for a picture and for the end of what belongs to it, and LLaVA's for a picture.
@@ -161,7 +162,7 @@ def _array(path: Path, encoding: str) -> Iterator[tuple[str, Mapping[Any, Any] |
                     continue
                 except (ValueError, RecursionError) as error:
                     problem = str(error)[:200]
-            # Whatever ends with what was read may go on behind it.
+            # A value that ends at the end of the buffer may continue after it.
             more = file.read(max(SAMPLE_BYTES, len(text) - at)) if len(text) - at < MAXIMUM_ELEMENT else ""
             if not more:
                 yield str(number + 1), Unusable("not json", f"from element {number + 1} on: {problem}")

@@ -1,4 +1,4 @@
-"""A row of a source before anything is judged: its picture's location, its captions, and where it was read."""
+"""A row of a source: its picture's location, its captions, and where it was read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-#: How the bytes of a picture lie where a ``Place`` points.
+#: How a picture is stored at a ``Place``.
 Form = Literal["bytes", "base64", "parquet", "arrow", "url"]
 
 

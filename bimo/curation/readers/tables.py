@@ -1,4 +1,4 @@
-"""Tables of pictures that are text, CSV, TSV and JSON lines: streamed, in whatever encoding, line by line."""
+"""Text tables of pictures, CSV, TSV and JSON lines: streamed line by line, in any encoding."""
 
 # Parsed JSON has no types; what is kept of it is named where it is kept.
 # pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -63,9 +63,10 @@ class Dialect:
 
 
 def encoding_of(path: Path) -> str:
-    """utf-8, gb18030, utf-16-le or utf-16-be: by mark, by zero bytes, else by which fits more lines at the start.
+    """utf-8, gb18030, utf-16-le or utf-16-be: by byte order mark, by zero bytes, else by which decodes more lines at
+    the start.
 
-    What is looked at goes on until there is something that is not ASCII, 16 MB at most.
+    Bytes are read until some are not ASCII, 16 MB at most.
     """
     sample = b""
     with path.open("rb") as file:
@@ -90,8 +91,8 @@ def encoding_of(path: Path) -> str:
 
 
 def newline_of(path: Path, encoding: str) -> str:
-    """How the lines of a table end, by its start: with "\\r" where most do so, else with "\\n". What stands in quotes
-    does not count: Excel for Mac ends rows with "\\r" and lines within a cell with "\\n".
+    """The line ending of a table, by its start: "\r" where most lines end so, else "\n". Quoted text does not count:
+    Excel for Mac ends rows with "\r" and lines within a cell with "\n".
     """
     with path.open("rb") as file:
         start = file.read(SAMPLE_BYTES)
@@ -110,7 +111,7 @@ def _fits(line: bytes, encoding: str) -> bool:
 
 
 def dialect_of(path: Path) -> Dialect | None:
-    """How a table is written, by its first lines that are not empty; None where nothing in it could be a picture."""
+    """The dialect of a table, by its first lines that are not empty; None where nothing in it could be a picture."""
     encoding = encoding_of(path)
     newline = newline_of(path, encoding)
     first, dialects = "", []
@@ -123,7 +124,7 @@ def dialect_of(path: Path) -> Dialect | None:
                     break
                 dialects.append(_parsed(line.text))
     if dialects:
-        # Where not one line can be read, reading tells of each of them.
+        # Where no line can be read, each of them is reported when it is read.
         whole = [values for values in dialects if not isinstance(values, Unusable)]
         known = any(is_of_pictures(values) or "images" in values for values in whole)
         return Dialect(encoding, newline=newline) if known or not whole else None
@@ -137,7 +138,7 @@ def dialect_of(path: Path) -> Dialect | None:
 
 
 def _of_pictures(path: Path, dialect: Dialect) -> Dialect | None:
-    """A dialect, unless its column of pictures is called as many a column is and holds none in the first lines."""
+    """The dialect, unless its picture column has an ambiguous name and no pictures in the first lines."""
     if {name.lower() for name in dialect.columns} & {*PICTURES} - {*WEAK}:
         return dialect
     values = [line.values for line in islice(read(path, dialect), LINES_LOOKED_AT)]
@@ -260,7 +261,7 @@ def fields_of(text: str, delimiter: str) -> list[str] | None:
                 return None
             end = quoted.end()
             if end < len(text) and text[end] != delimiter:
-                # Letters behind the closing quote: the quotes were part of the text.
+                # Text after the closing quote: the quotes were part of the text.
                 end = text.find(delimiter, end)
                 end = len(text) if end < 0 else end
                 fields.append(text[place:end])
@@ -290,7 +291,7 @@ def _parsed(text: str | None) -> Mapping[Any, Any] | Unusable:
 
 
 def _not_text(text: str, encoding: str) -> Unusable | None:
-    """What is wrong with a line whose bytes are not all of its encoding: those come as lone surrogates."""
+    """The error of a line with bytes that are not of its encoding; they were decoded as lone surrogates."""
     bad = next((place for place, c in enumerate(text) if "\udc80" <= c <= "\udcff"), None)
     return None if bad is None else Unusable("not text", f"byte 0x{ord(text[bad]) & 0xFF:02x} is not {encoding}")
 
@@ -306,7 +307,7 @@ class _Text:
 
 
 class _Lines:
-    """Lines with their places, and a way back."""
+    """Lines with their offsets, with seeking."""
 
     def __init__(self, file: io.BufferedReader, encoding: str, newline: str = "\n") -> None:
         self.file, self.encoding = file, encoding
@@ -316,7 +317,7 @@ class _Lines:
         self.mark = "\ufeff".encode(encoding) if self.wide or encoding == "utf-8" else b""
 
     def rewind(self, number: int, offset: int) -> None:
-        """The next line is that behind line ``number``."""
+        """The next line is the one after line ``number``."""
         self.number, self.offset = number, offset
         self.file.seek(offset)
 
@@ -332,13 +333,13 @@ class _Lines:
                 size += len(raw)
         else:
             raw = raw.removeprefix(self.mark) if offset == 0 else raw
-            # What is not of the encoding comes as lone surrogates, and is reported with its line.
+            # Invalid bytes are decoded as lone surrogates, and reported with their line.
             text = raw.decode(self.encoding, "replace" if self.wide else "surrogateescape")
         self.number, self.offset = self.number + 1, offset + size
         return _Text(self.number, offset, size, text)
 
     def _plain(self, most: int) -> bytes:
-        """A line of an encoding whose ends of lines are one byte, or so much of it."""
+        """A line of an encoding with one-byte line endings, truncated where it is too long."""
         if self.end == b"\n":
             return self.file.readline(most)
         whole = bytearray()
@@ -350,7 +351,7 @@ class _Lines:
         return bytes(whole)
 
     def _wide(self) -> bytes:
-        """A line of UTF-16, whose end is two bytes at an even place."""
+        """A line of UTF-16, whose line ending is two bytes at an even offset."""
         whole, mark = bytearray(), self.end.strip(b"\0")
         while len(whole) <= MAXIMUM_LINE_BYTES:
             piece = self.file.readline(MAXIMUM_LINE_BYTES + 1) if mark == b"\n" else self._to(mark)
@@ -362,7 +363,7 @@ class _Lines:
         return bytes(whole)
 
     def _to(self, mark: bytes) -> bytes:
-        """What comes up to a byte and with it."""
+        """The bytes up to and with a delimiter."""
         whole = bytearray()
         while ahead := self.file.peek():
             at = ahead.find(mark)

@@ -1,1 +1,1 @@
-"""What a run says of itself."""
+"""The report of a run."""

@@ -1,7 +1,7 @@
-"""Examples for the report: rows by number, rows that something befell, and their pictures as small JPEGs.
+"""Examples for the report: rows by number, rows that were dropped or changed, and their pictures as small JPEGs.
 
-Everything shown comes from the table and from the source as the engine reads it; captions are anybody's, so what is
-not seen is written out and nothing is ever HTML.
+All of it comes from the table and from the source. Captions are not trusted: invisible characters are spelt out, and no
+caption is ever HTML.
 """
 
 # pyarrow has no types; what crosses it here is named where it is kept.
@@ -27,24 +27,24 @@ from bimo.curation.phases.row_state import DROPPED, FAILED
 from bimo.curation.phases.store import Work, load_table
 from bimo.curation.readers.rows import Unusable
 
-#: How much of a caption is shown, in characters.
+#: Characters of a caption that are shown.
 LONGEST = 160
 #: The longer side of a small picture in pixels, its quality as a JPEG, and how many a page has at most.
 SIDE, QUALITY, MOST_PICTURES = 144, 72, 240
-#: Examples are looked for in so many rows from the beginning; so many are kept of each kind.
+#: Rows from the beginning that are searched for examples, and the number of examples of each kind.
 SCANNED, EACH = 20_000, 6
 UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 COLUMNS = (
     *("number", "source", "state", "step", "reason", "detail", "value", "threshold", "trail", "captions_before"),
     *("captions", "labels", "path", "offset", "size", "form", "column", "fetched"),
 )
-#: Changes of captions that are worth an example.
+#: Changes of captions that examples are shown of.
 CHANGES = ("caption dropped", "caption mended", "captions changed", "captions written")
 
 
 def visible(text: Any, longest: int = LONGEST) -> str:
-    """Text as HTML in which nothing is hidden: no markup, and control, bidirectional and zero-width characters by
-    their number.
+    """Text as HTML with nothing hidden: no markup; control, bidirectional and zero-width characters by their code
+    point.
     """
     text_shown = str(text)
     cut = text_shown[:longest]
@@ -55,7 +55,7 @@ def visible(text: Any, longest: int = LONGEST) -> str:
 
 @dataclass
 class Examples:
-    """The rows that a page shows. ``scanned`` is how many rows were looked through for them."""
+    """The rows that a page shows. ``scanned`` is the number of rows that were searched for them."""
 
     pictures: Pictures
     out: Path
@@ -68,7 +68,7 @@ class Examples:
     shown: int = 0
 
     def row(self, number: int) -> Mapping[str, Any] | None:
-        """A row that was asked for."""
+        """A row that was requested by ``find`` or ``scan``."""
         return self.by_number.get(number)
 
     def find(self, numbers: Iterable[int]) -> None:
@@ -82,7 +82,7 @@ class Examples:
                     self.by_number[row["number"]] = row
 
     def scan(self) -> None:
-        """Looks for rows that were dropped, failed or changed, and for those that copies are copies of."""
+        """Searches for rows that were dropped, failed or changed, and for the rows that duplicates were dropped for."""
         for unit in range(len(self.firsts)):
             if self.scanned >= SCANNED:
                 break
@@ -110,7 +110,7 @@ class Examples:
         return load_table(self.out / "table" / f"{unit:06d}.parquet", COLUMNS).to_pylist()
 
     def picture(self, row: Mapping[str, Any]) -> str:
-        """A row's picture as an HTML image that holds it, or why it is not there."""
+        """A row's picture as an embedded HTML image, or why there is none."""
         if self.shown >= MOST_PICTURES:
             return f'<span class="none">页面至多 {MOST_PICTURES} 张 at most {MOST_PICTURES} pictures a page</span>'
         from bimo.curation import decoded_image
@@ -122,7 +122,7 @@ class Examples:
             image.save(buffer, "JPEG", quality=QUALITY)
         except Unusable as error:
             reason = visible(error.reason)
-        # What a decoder or a reader raises over a file is that file's fault, and no reason to have no page.
+        # A picture that cannot be read must not prevent the page.
         except Exception as error:
             reason = visible(f"{type(error).__name__}: {error}")
         else:
@@ -133,13 +133,13 @@ class Examples:
 
 
 def examples(out: Path, source: Path) -> Examples:
-    """The examples of a run in ``out``, none asked for yet. Raises DataError where nothing was read."""
+    """The examples of a run in ``out``, none read yet. Raises DataError where no source was ingested."""
     work = Work(out / "work")
     return Examples(Pictures(source, work), out, read_ingested(work).firsts)
 
 
 def copied(row: Mapping[str, Any]) -> int | None:
-    """The number of the row that a dropped row is a copy of."""
+    """The number of the row that a dropped row is a duplicate of."""
     if row["state"] != DROPPED:
         return None
     original = json.loads(row["labels"]).get("copy_of")

@@ -1,4 +1,4 @@
-"""Histograms of scores as SVG, with the line that a rule draws."""
+"""Histograms of scores as SVG, with the thresholds of the rules."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 WIDTH, HEIGHT, TOP, BOTTOM = 560, 120, 18, 20
-#: A name of 64 bits, such as a hash, is written as a number but measures nothing.
+#: A 64-bit identifier, such as a hash, is stored as a number but has no histogram.
 MOST_MEASURED = float(1 << 53)
 
 
 def drawable(score: Mapping[str, Any]) -> bool:
-    """Whether a score of the report has anything to draw: numbers, and more than one of them."""
+    """Whether a score of the report has a histogram: numbers, and more than one distinct value."""
     if not score.get("count"):
         return False
     return score["least"] < score["most"] and max(abs(score["least"]), abs(score["most"])) < MOST_MEASURED
 
 
 def histogram(score: Mapping[str, Any], lines: Sequence[float] = (), against: Mapping[str, Any] | None = None) -> str:
-    """All rows in grey, kept ones in green, the lines in red; ``against`` is drawn as an outline, to its own height.
+    """All rows in grey, kept ones in green, thresholds in red; ``against`` is drawn as an outline with its own scale.
 
-    ``score`` is one of the report's, which ``drawable`` accepts.
+    ``score`` is one of the report's that ``drawable`` accepts.
     """
     shown = [score] + ([against] if against is not None and drawable(against) else [])
     least, most = min(one["least"] for one in shown), max(one["most"] for one in shown)
-    # A line a little beyond the numbers is still drawn at its place; one far away is marked at the edge.
+    # A threshold just outside the range is drawn at its place; one far away is marked at the edge.
     span = most - least
     for line in lines:
         if least - span / 4 <= line <= most + span / 4:
@@ -55,7 +55,7 @@ def histogram(score: Mapping[str, Any], lines: Sequence[float] = (), against: Ma
 
 
 def _bar(left: float, right: float, share: float, kind: str) -> str:
-    """A bar is at least a pixel high: a single row among millions is there all the same."""
+    """A bar is at least one pixel high, so that a single row among millions is visible."""
     height = max(share * HEIGHT, 1.0)
     place = f'x="{left:.1f}" y="{TOP + HEIGHT - height:.1f}" width="{max(right - left - 0.5, 0.7):.1f}"'
     return f'<rect class="{kind}" {place} height="{height:.1f}"/>'
@@ -70,7 +70,7 @@ def _outline(score: Mapping[str, Any], x: Any) -> str:
 
 
 def figure(value: Any) -> str:
-    """A number for people: whole ones with commas, others with four digits that count."""
+    """A number for people: integers with thousands separators, others with four significant digits."""
     if isinstance(value, float) and not value.is_integer():
         return f"{value:.4g}" if abs(value) < 1e5 else f"{value:,.0f}"
     return f"{int(value):,}" if isinstance(value, (int, float)) else str(value)

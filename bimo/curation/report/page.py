@@ -1,6 +1,6 @@
-"""The page of a run, made from its report and its table: one HTML file that asks nobody for anything.
+"""The HTML page of a run, made from its report and its table: one file without external resources.
 
-It shows the account, what each rule took, every score with its line, and pictures next to the line on both sides.
+It shows the counts, the rows of each rule, every score with its thresholds, and pictures on both sides of a threshold.
 """
 
 # Parsed JSON has no types; what is kept of it is named where it is kept.
@@ -24,7 +24,8 @@ from bimo.curation.report.histograms import drawable, figure, histogram
 REPORT, PAGE = "report.json", "report.html"
 #: Pictures on each side of a threshold.
 NEXT_TO = 5
-#: Settings that are lines over the score of their rule; one that is called like a score is a line over that.
+#: Names of settings that are thresholds on the score of their rule; a setting with the name of a score is a threshold
+#: on that score.
 LINES = ("line", "above", "below", "least", "most", "low", "high", "pixels")
 CHANGED = {
     "caption dropped": ("删去说明", "captions dropped"),
@@ -88,12 +89,12 @@ gap:1em}bdi{overflow-wrap:anywhere}"""
 
 
 def write_page(out: Path, source: Path) -> None:
-    """Writes ``out/report.html`` from what a run left in ``out``. Raises DataError as ``page``, and for a full disk."""
+    """Writes ``out/report.html`` from a run in ``out``. Raises DataError as ``page``, or for a full disk."""
     save(out / PAGE, page(out, source).encode("utf-8", "backslashreplace"))
 
 
 def page(out: Path, source: Path) -> str:
-    """The page of the run in ``out``. Pictures are read from ``source``; one that is gone is said to be.
+    """The page of the run in ``out``. Pictures are read from ``source``; missing ones are marked.
 
     Raises DataError where there is no report or its table cannot be read.
     """
@@ -159,7 +160,7 @@ def _account(report: Mapping[str, Any]) -> str:
 
 
 def _rules(report: Mapping[str, Any]) -> str:
-    """What each rule took, in the order of the steps, and what was left after it."""
+    """The rows that each rule dropped, in the order of the steps, and how many were left after it."""
     rows = report["numbers"]["rows_in"]
     left = rows - report["numbers"]["failed"]
     most = max((rule["dropped"] for rule in report["rules"]), default=0) or 1
@@ -208,7 +209,7 @@ def _failures(report: Mapping[str, Any], pictures: Examples) -> str:
 
 
 def _files(report: Mapping[str, Any]) -> str:
-    """What every file of the source was read as, or why not, and whose colours were converted."""
+    """How every file of the source was read, or why not, and whose colours were converted."""
     files, parts = report.get("files") or {}, list[str]()
     if files:
         read = " + ".join(f"{READ[name][0]} {READ[name][1]} {count:,}" for name, count in files["read"].items())
@@ -232,7 +233,7 @@ def _files(report: Mapping[str, Any]) -> str:
 
 
 def _reason(reason: str) -> str:
-    """A reason in Chinese; one with a rule in it is told by what was being done."""
+    """A reason in Chinese; one that contains a rule, by the rule's step."""
     doing, _, what = reason.partition(" ")
     known = {"measure": "测量时出错", "judge": "判断时出错", "caption": "看说明时出错", "ask": "问模型时出错"}
     known |= {"decode:": "解码时出错"}
@@ -244,7 +245,7 @@ def _near(rule: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _rule(rule: Mapping[str, Any], report: Mapping[str, Any], pictures: Examples) -> str:
-    """Everything there is to see of one rule; nothing where there is nothing."""
+    """The section of one rule; empty where it has nothing to show."""
     parts: list[str] = [_settled(rule)]
     scores = report["scores"]
     score = scores.get(rule["score"])
@@ -263,11 +264,11 @@ def _rule(rule: Mapping[str, Any], report: Mapping[str, Any], pictures: Examples
 
 
 def lines_of(rule: Mapping[str, Any], name: str, scores: Mapping[str, Any]) -> list[float]:
-    """The lines that a rule's settings draw over a score, also where nothing was beyond them."""
+    """The thresholds of a rule on a score, also where no row was beyond them."""
     settings = rule["settings"]
     values_shown = [settings[name]] if name in settings else []
     if name == rule["score"]:
-        # A line that was settled is the one that counts.
+        # A threshold that was chosen by the data takes precedence.
         first = [settings["line"]] if settings.get("line") is not None else [settings.get(n) for n in LINES]
         values_shown += [value for value in first if value is not None]
     return [float(value) for value in values_shown if isinstance(value, (int, float)) and not isinstance(value, bool)]
@@ -284,7 +285,7 @@ def _ends(score: Mapping[str, Any]) -> str:
 
 
 def _settled(rule: Mapping[str, Any]) -> str:
-    """What a line that is chosen by the whole set settled on."""
+    """The result of a threshold that was chosen by the data."""
     settings = rule["settings"]
     line, area = settings.get("line"), settings.get("area")
     if not isinstance(line, (int, float)) or not isinstance(area, (int, float)):
@@ -323,7 +324,7 @@ def _figure(row: Mapping[str, Any], pictures: Examples, value: str) -> str:
 
 
 def _copies(rule: Mapping[str, Any], pictures: Examples) -> str:
-    """Copies beside what they are copies of."""
+    """Duplicates beside the pictures that they are duplicates of."""
     pairs: list[str] = []
     for number in pictures.dropped.get(rule["step"], ())[:EACH]:
         row = pictures.by_number[number]
@@ -337,7 +338,7 @@ def _copies(rule: Mapping[str, Any], pictures: Examples) -> str:
 
 
 def _taken(rule: Mapping[str, Any], pictures: Examples) -> str:
-    """Rows that a rule took which has no threshold on a score: their captions, and what was found."""
+    """Rows that were dropped by a rule without a threshold on a score: their captions, and the value."""
     numbers = [] if rule["thresholds"] else pictures.dropped.get(rule["step"], ())
     changed = pictures.changed.get((rule["step"], "caption dropped"), ())
     body: list[str] = []
@@ -346,7 +347,7 @@ def _taken(rule: Mapping[str, Any], pictures: Examples) -> str:
         events = [w for w in json.loads(row["trail"]) if w.get("step") == rule["step"] and "value" in w]
         what = events[-1] if events else {"value": "", "threshold": ""}
         at = what.get("caption")
-        # The place is among the captions that were left at the rule: most often those of the source.
+        # The index counts the captions that were left at the rule, which are most often those of the source.
         before = row["captions_before"]
         caption = before[at] if isinstance(at, int) and at < len(before) else " / ".join(before)
         body.append(
@@ -375,7 +376,7 @@ def _changes(rule: Mapping[str, Any], what: str, pictures: Examples) -> str:
 
 
 def _scores(report: Mapping[str, Any]) -> str:
-    """Every score that no rule's own histogram showed."""
+    """Every score without a histogram in the section of a rule."""
     scores, rules = report["scores"], report["rules"]
     shown = {rule["score"] for rule in rules if rule["score"] and drawable(scores.get(rule["score"], {}))}
     parts: list[str] = []

@@ -1,7 +1,7 @@
-"""The account of a run: every row is kept, dropped by a rule or failed with a reason, and the sums are checked.
+"""The summary of a run: every row is kept, dropped by a rule or failed with a reason, and the sums are checked.
 
-``report.json`` holds what a page of it needs: counts by rule and by reason, histograms of every score, and the rows
-just above and just below each threshold.
+``report.json`` has the data of the page: counts by rule and by reason, histograms of every score, and the rows just
+above and just below each threshold.
 """
 
 # numpy has no types; what crosses it here is named where it is kept.
@@ -30,13 +30,13 @@ from bimo.curation.phases.write import ScoreColumn
 from bimo.curation.steps import Curation, Step, fields_of, step_name
 
 BINS = 40
-#: How many rows are named on each side of a threshold, and of how many thresholds of a rule.
+#: Rows that are listed on each side of a threshold, and thresholds that are listed of a rule.
 NEAR, THRESHOLDS = 8, 4
 
 
 @dataclass
 class Counts:
-    """What the table says when it is counted: rows by state, rule and reason, captions by rule, ends of scores."""
+    """The counts of the table: rows by state, rule and reason, captions by rule, ranges of scores."""
 
     rows: int = 0
     states: Counter[str] = field(default_factory=Counter[str])
@@ -74,7 +74,7 @@ class Count:
     scores: tuple[str, ...]
 
     def __call__(self, unit: int) -> Counts:
-        """The counts. Of a score: how many are finite, how many are not, least, most and sum."""
+        """The counts. Of a score: the number of finite and of other values, minimum, maximum and sum."""
         names = ["state", "rule", "step", "reason", "threshold", "trail", "repeats", "converted", *self.scores]
         table = load_table(self.out / "table" / f"{unit:06d}.parquet", names)
         counts = Counts(rows=len(table))
@@ -106,7 +106,7 @@ class Count:
 
 
 def _numbers(table: Any, name: str) -> np.ndarray | None:
-    """[N] float64 of a column of scores, NaN where there is none; None of a column of texts."""
+    """[N] float64 of a column of scores, NaN where a value is missing; None for a column of texts."""
     if str(table.schema.field(name).type) == "string":
         return None
     return np.array([math.nan if v is None else float(v) for v in table[name].to_pylist()], dtype=np.float64)
@@ -114,7 +114,7 @@ def _numbers(table: Any, name: str) -> np.ndarray | None:
 
 @dataclass(frozen=True)
 class Threshold:
-    """A value that a rule held rows against, and the column of what it held."""
+    """A threshold of a rule, and the column that it is compared with."""
 
     step: int
     value: float
@@ -123,7 +123,7 @@ class Threshold:
 
 @dataclass
 class Details:
-    """Histograms of a unit by score, of all rows and of the kept; rows near thresholds as (distance, number, ...)."""
+    """Histograms of a unit by score, of all and of the kept rows; rows near thresholds as (distance, number, ...)."""
 
     counts: dict[str, np.ndarray]
     kept: dict[str, np.ndarray]
@@ -132,7 +132,7 @@ class Details:
 
 @dataclass(frozen=True)
 class Look:
-    """Looks closer at the table of one unit, once the ends of every score are known."""
+    """Counts the details of a unit, once the ranges of all scores are known."""
 
     out: Path
     edges: Mapping[str, tuple[float, ...]]
@@ -199,7 +199,7 @@ def summary(
 
 
 def _edges(least: float, most: float) -> tuple[float, ...]:
-    """The edges of a histogram, fewer where numbers between its ends are few."""
+    """The edges of a histogram; fewer bins where there are few distinct numbers."""
     edges = np.unique(np.linspace(least, most, BINS + 1)).tolist()
     return tuple(edges) if len(edges) > 1 else (least, float(np.nextafter(least, math.inf)))
 
@@ -251,7 +251,7 @@ def _tables(
 
 
 def check(rows_in: int, counts: Counts, index: int, samples: int | None) -> None:
-    """Raises DataError where the account does not balance: rows read, the table, the index and the shards."""
+    """Raises DataError where the numbers do not agree: rows read, the table, the index and the shards."""
     states = {state: counts.states[state] for state in (KEPT, DROPPED, FAILED)}
     whole = sum(states.values()) == counts.rows == rows_in
     if whole and index == states[KEPT] and samples in (None, counts.samples):
@@ -289,5 +289,5 @@ def numbers(rows_in: int, counts: Counts, seconds: float, opened: int, killed: i
 
 
 def dumped(curation: Curation) -> Any:
-    """The list as it was run, for the report."""
+    """The steps as they were run, for the report."""
     return dump(curation)
