@@ -1,5 +1,8 @@
 """LoRA files (arXiv:2106.09685) and their relatives, read as others wrote them and fitted to a system's layers."""
 
+# torch leaves parts of its interface untyped; what crosses it here is named where it is used.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

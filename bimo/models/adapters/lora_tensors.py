@@ -53,11 +53,11 @@ class Said:
 def strengths(file: Path) -> dict[str, Tensor]:
     """The strengths that a pickle has as numbers, not as tensors."""
     found = checkpoint_io.contents(file)
-    tables = [found] if isinstance(found, dict) else []
-    tables += [value for value in cast("dict[Any, Any]", found).values() if isinstance(value, dict)] if tables else []
+    whole = cast("dict[Any, Any]", found) if isinstance(found, dict) else {}
+    tables = [whole, *(cast("dict[Any, Any]", value) for value in whole.values() if isinstance(value, dict))]
     return {
         str(name): torch.tensor(float(value))
-        for table in cast("list[dict[Any, Any]]", tables)
+        for table in tables
         for name, value in table.items()
         if isinstance(value, (int, float)) and str(name).endswith((".alpha", ".scalar"))
     }
