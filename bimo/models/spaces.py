@@ -141,8 +141,8 @@ def coded(model: Any, pixels: Tensor) -> Any:
     sample of it takes the same noise however the weights are kept.
     """
     kind = dtype_of(model) or pixels.dtype
-    found = model.encode(pixels.to(kind)).latent_dist
-    return found if kind == pixels.dtype else type(found)(found.parameters.to(pixels.dtype))
+    latents = model.encode(pixels.to(kind)).latent_dist
+    return latents if kind == pixels.dtype else type(latents)(latents.parameters.to(pixels.dtype))
 
 
 def smaller(pixels: Tensor, shrink: int) -> Tensor:

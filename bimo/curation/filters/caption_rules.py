@@ -173,8 +173,8 @@ class Language(CaptionStep):
 
     def caption(self, text: str) -> str | Verdict:
         """The caption, or a verdict with its language, "?" for an unknown script."""
-        found = language_of(text)
-        return text if found in self.among else Verdict(found, " ".join(self.among))
+        language = language_of(text)
+        return text if language in self.among else Verdict(language, " ".join(self.among))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,11 +50,11 @@ class TooFrequent(TableStep):
         lookups = _looked_up(order, marks, counts)
         for number, captions in table.captions():
             own = [next(lookups) for _ in captions]
-            kept = tuple(caption for caption, count in zip(captions, own, strict=True) if not count)
-            if len(kept) == len(captions):
+            rest = tuple(caption for caption, count in zip(captions, own, strict=True) if not count)
+            if len(rest) == len(captions):
                 continue
-            if kept:
-                yield Change(number, captions=kept)
+            if rest:
+                yield Change(number, captions=rest)
             else:
                 yield Change(number, verdict=Verdict(max(own), self.above))
 
@@ -68,18 +68,18 @@ def _write(table: Table, folder: Path) -> None:
     """Writes the hashes in the order of the table to "order", and one for each row and caption to files by their first
     bits.
     """
-    held: list[bytes] = []
+    hashes: list[bytes] = []
     alone: list[bytes] = []
     with (folder / "order").open("wb") as order:
         for _, captions in table.captions():
             marks = [mark_of(caption) for caption in captions]
-            held += marks
+            hashes += marks
             alone += dict.fromkeys(marks)
-            if len(held) >= HELD:
-                order.write(b"".join(held))
+            if len(hashes) >= HELD:
+                order.write(b"".join(hashes))
                 _divide(alone, folder)
-                held, alone = [], []
-        order.write(b"".join(held))
+                hashes, alone = [], []
+        order.write(b"".join(hashes))
     _divide(alone, folder)
 
 

@@ -197,8 +197,8 @@ class Borders(PictureStep):
         if not inner.size:
             return {"border": 1.0}
         left, right = _plain_lines(inner), _plain_lines(inner[::-1])
-        kept = (height - top - bottom) * max(0, width - left - right)
-        return {"border": round(1 - kept / (height * width), 6)}
+        inside = (height - top - bottom) * max(0, width - left - right)
+        return {"border": round(1 - inside / (height * width), 6)}
 
     def judge(self, scores: Scores) -> Verdict | None:
         """A drop above ``above``."""

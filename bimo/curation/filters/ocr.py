@@ -203,10 +203,10 @@ def read(picture: Image.Image, sure: float = SURE, single: bool = False) -> Read
     copy = copy_of(picture, SEEN_SIDE, "RGB") if max(picture.size) > SEEN_SIDE else picture
     pixels = np.asarray(copy)
     key = blake2b(pixels.tobytes(), digest_size=16, key=repr((copy.size, sure, single)).encode()).digest()
-    held = _held.get(key)
-    if held is not None:
+    cached = _held.get(key)
+    if cached is not None:
         _held.move_to_end(key)
-        return held
+        return cached
     # The library takes BGR arrays, as OpenCV does.
     result: Any = _reader()(np.ascontiguousarray(pixels[:, :, ::-1]), use_det=True, use_cls=False, use_rec=True)
     rows = (
@@ -214,11 +214,11 @@ def read(picture: Image.Image, sure: float = SURE, single: bool = False) -> Read
         if result.boxes is None or result.txts is None
         else zip(result.boxes, result.txts, result.scores, strict=True)
     )
-    kept = [
+    certain = [
         (box, str(text)) for box, text, score in rows if score >= sure and (single or len(text) > 1 or is_han(text))
     ]
-    boxes = np.asarray([box for box, _ in kept], np.float64).reshape(-1, 4, 2)
-    reading = Reading(boxes / copy.size, tuple(text for _, text in kept), copy.size)
+    boxes = np.asarray([box for box, _ in certain], np.float64).reshape(-1, 4, 2)
+    reading = Reading(boxes / copy.size, tuple(text for _, text in certain), copy.size)
     _held[key] = reading
     if len(_held) > HELD:
         _held.popitem(last=False)

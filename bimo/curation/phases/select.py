@@ -245,7 +245,7 @@ def _judge_scores(row: RowState, place: int, step: PictureStep | ModelStep, scor
 
 def _judge_captions(row: RowState, place: int, step: CaptionStep) -> None:
     rule = step_name(cast(Part, step))
-    kept: dict[str, None] = {}
+    captions: dict[str, None] = {}
     last: Verdict | None = None
     for index, text in enumerate(row.captions):
         try:
@@ -263,13 +263,13 @@ def _judge_captions(row: RowState, place: int, step: CaptionStep) -> None:
             details = {"value": said_of(result.value), "threshold": said_of(result.threshold)}
             row.note(place, rule, "caption dropped", caption=index, **details)
             continue
-        if result in kept:
+        if result in captions:
             row.note(place, rule, "caption dropped", caption=index, value="the same as another", threshold="")
         elif result != text:
             row.note(place, rule, "caption mended", caption=index)
-        kept[result] = None
-    row.captions = tuple(kept)
-    if last is not None and not kept:
+        captions[result] = None
+    row.captions = tuple(captions)
+    if last is not None and not captions:
         row.drop(place, rule, last)
 
 

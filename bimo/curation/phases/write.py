@@ -106,13 +106,13 @@ class WriteShard:
             # In a folder of its own: a worker that outlives its run must not write into another worker's file.
             with tempfile.TemporaryDirectory(dir=self.work.folder, prefix="shard-") as folder:
                 shard = write_shard(Path(folder) / name, self._samples(wanted, lost), stamp)
-                found = sorted(lost.items())
-                save_json(beside, {"stamp": stamp, "lost": [list(item) for item in found]})
+                losses = sorted(lost.items())
+                save_json(beside, {"stamp": stamp, "lost": [list(item) for item in losses]})
                 (Path(folder) / name).replace(path)
                 (Path(folder) / name).with_suffix(".done").replace(path.with_suffix(".done"))
         except OSError as error:
             raise unwritten(error, path) from None
-        return Written(shard, tuple(found))
+        return Written(shard, tuple(losses))
 
     def _wanted(self, share: Share) -> Iterator[dict[str, Any]]:
         rows = load_rows(self.work.unit("rows", share.unit))
@@ -292,11 +292,11 @@ def _shards(states: Sequence[Any], shares: Sequence[tuple[int, Share]]) -> list[
     shards: list[int | None] = []
     place = 0
     for row in states:
-        kept = row.state == KEPT
+        is_kept = row.state == KEPT
         at = [number for number, share in shares if share.skip <= place < share.skip + share.count]
-        shards.append(at[0] if kept and at else None)
+        shards.append(at[0] if is_kept and at else None)
         # A row that was lost in writing had its place in the plan, as often as it was repeated.
-        place += row.repeats if kept or (row.state == FAILED and row.trail[-1].get("lost")) else 0
+        place += row.repeats if is_kept or (row.state == FAILED and row.trail[-1].get("lost")) else 0
     return shards
 
 
@@ -313,9 +313,11 @@ def write_selection(out: Path, units: int) -> int:
         with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
             for unit in range(units):
                 table = load_table(out / "table" / f"{unit:06d}.parquet", [*names, "state"])
-                kept = table.filter(pa.array([state == KEPT for state in table["state"].to_pylist()])).select(names)
-                count += len(kept)
-                writer.write_table(kept.cast(schema))
+                kept_rows = table.filter(pa.array([state == KEPT for state in table["state"].to_pylist()])).select(
+                    names
+                )
+                count += len(kept_rows)
+                writer.write_table(kept_rows.cast(schema))
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)

@@ -218,14 +218,14 @@ def _arrow_batches(path: Path, columns: Sequence[str], row: int, size: int) -> I
             count = batch.num_rows
             if row < first + count:
                 try:
-                    kept = batch.select(list(columns))
+                    selected = batch.select(list(columns))
                     # Offsets come from the file itself; unchecked, a wrong one would read anywhere.
-                    kept.validate(full=True)
+                    selected.validate(full=True)
                 except Exception as error:  # as above
                     yield first, count, Unusable("damaged table", str(error)[:200])
                 else:
                     for place in range(0, count, size):
-                        yield first + place, min(size, count - place), kept.slice(place, size)
+                        yield first + place, min(size, count - place), selected.slice(place, size)
             first += count
 
 

@@ -244,13 +244,13 @@ class Beside:
     @cached_property
     def _pictures(self) -> Mapping[str, list[str]]:
         """The pictures below the source by their last names, with their endings and without."""
-        found = defaultdict[str, list[str]](list)
+        paths = defaultdict[str, list[str]](list)
         for listing in folders.walk(Path(self.root)):
             for name in (entry.name for entry in listing.files if is_picture(entry.name)):
                 whole = comparable(name)
                 for key in (whole, os.path.splitext(whole)[0]):
-                    found[key].append(os.path.join(listing.path, name))
-        return found
+                    paths[key].append(os.path.join(listing.path, name))
+        return paths
 
     def _lies(self, path: str) -> bool:
         return not os.path.isabs(path) and os.path.lexists(os.path.join(self.root, path))
@@ -262,11 +262,11 @@ class Beside:
         for form in dict.fromkeys((name, name.replace("\\", "/"))):
             for prefix in self.prefixes:
                 path = os.path.join(prefix, form)
-                found = self._written(path) or folders.resolved(self.root, path)
-                if found is not None:
+                path_on_disk = self._written(path) or folders.resolved(self.root, path)
+                if path_on_disk is not None:
                     # Two spellings of one path are one picture.
-                    plain = ".." in found.split("/") or not ("./" in found or "//" in found)
-                    return found if plain else os.path.normpath(found)
+                    plain = ".." in path_on_disk.split("/") or not ("./" in path_on_disk or "//" in path_on_disk)
+                    return path_on_disk if plain else os.path.normpath(path_on_disk)
         return os.path.join(self.prefixes[0], name)
 
     def _written(self, path: str) -> str | None:

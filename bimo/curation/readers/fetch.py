@@ -152,12 +152,12 @@ class _Store:
         query = "SELECT segment, max(start + size) FROM pictures GROUP BY segment ORDER BY segment DESC LIMIT 1"
         self.segment, self.end = database.execute(query).fetchone() or (0, 0)
         path = folder / _segment(self.segment)
-        held = path.stat().st_size if path.exists() else 0
-        if held < self.end:  # the machine crashed before the bytes were on disk
+        size = path.stat().st_size if path.exists() else 0
+        if size < self.end:  # the machine crashed before the bytes were on disk
             with database:
                 shorter = "DELETE FROM pictures WHERE segment = ? AND start + size > ?"
-                database.execute(shorter, (self.segment, held))
-            self.end = held
+                database.execute(shorter, (self.segment, size))
+            self.end = size
         self.file = self._opened()
 
     def _opened(self) -> int:

@@ -329,10 +329,10 @@ def _copies(rule: Mapping[str, Any], pictures: Examples) -> str:
     for number in pictures.dropped.get(rule["step"], ())[:EACH]:
         row = pictures.by_number[number]
         original = copied(row)
-        kept = None if original is None else pictures.row(original)
-        if kept is not None:
+        kept_row = None if original is None else pictures.row(original)
+        if kept_row is not None:
             difference = visible(json.loads(row["value"]))
-            shown = _figure(kept, pictures, "保留 kept") + _figure(row, pictures, f"丢弃 dropped: {difference}")
+            shown = _figure(kept_row, pictures, "保留 kept") + _figure(row, pictures, f"丢弃 dropped: {difference}")
             pairs.append(f'<div class="pair">{shown}</div>')
     return f'<div class="pictures">{"".join(pairs)}</div>' if pairs else ""
 

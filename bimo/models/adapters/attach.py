@@ -109,9 +109,9 @@ def image_prompt(
     state = adapter_state(system.get_submodule(root), published, f"denoiser.{root.removeprefix(at)}.")
     files = files_of(place)
     for each in files:
-        found = checkpoint_io.read(each)
+        tensors = checkpoint_io.read(each)
         # Positions were once kept among the weights.
-        state |= {f"encoder.model.{key}": value for key, value in found.items() if not key.endswith("position_ids")}
+        state |= {f"encoder.model.{key}": value for key, value in tensors.items() if not key.endswith("position_ids")}
     conditioner = ImagePrompt(name=name, level=_home(old))
     made = _rebuilt(system, old, _within(old.denoiser, part), conditioner, at, state, file)
     made.weights_hash = _hash(system, [file, *files])
@@ -149,13 +149,13 @@ def _seen(published: Mapping[str, Tensor]) -> tuple[str, int]:
 
 def _seen_by(image_encoder: ClipImage, published: Mapping[str, Tensor], file: Path, place: Path) -> None:
     field, width = _seen(published)
-    found = image_encoder.embed if field == "projection_dim" else image_encoder.width
-    if found != width:
+    own_width = image_encoder.embed if field == "projection_dim" else image_encoder.width
+    if own_width != width:
         raise WeightsError(
             "{field} of {place} is {found}, while {file} needs {width}; name another encoder with --image-encoder",
             field=field,
             place=place,
-            found=found,
+            found=own_width,
             file=file,
             width=width,
         )
@@ -274,8 +274,10 @@ def _adapter(config: Config, within: Part) -> tuple[Part, bool]:
 def _read(config: Config, cls: type, expected: Mapping[str, Any], own: Mapping[str, str]) -> dict[str, Any]:
     """The own fields of an adapter; those it shares with its denoiser must be that denoiser's."""
     defaults = defaults_of(cls)
-    found = {name: plain(config.fields.get(name, defaults.get(name))) for name in expected}
-    wrong = [f"{name} {found[name]}≠{plain(value)}" for name, value in expected.items() if found[name] != plain(value)]
+    values = {name: plain(config.fields.get(name, defaults.get(name))) for name in expected}
+    wrong = [
+        f"{name} {values[name]}≠{plain(value)}" for name, value in expected.items() if values[name] != plain(value)
+    ]
     # A picture-sized field that only sizes what is drawn, and heads that say the same once more, are no difference.
     wrong = [each for each in wrong if not each.startswith("sample_size ")]
     if wrong:

@@ -78,9 +78,9 @@ class Control(Conditioner):
     def _of(self, system: System, picture: Tensor, weight: float) -> Conditioning:
         with torch.no_grad():
             space: Any = system.space(self.level)
-            seen = space.encode(picture) if self.coded else picture / 2 + 0.5
-        weights = torch.full((len(seen), 1), weight)
-        return Conditioning(scalars={weight_name(self.name): weights}, pictures={self.name: seen})
+            control = space.encode(picture) if self.coded else picture / 2 + 0.5
+        weights = torch.full((len(control), 1), weight)
+        return Conditioning(scalars={weight_name(self.name): weights}, pictures={self.name: control})
 
 
 def weight_name(name: str) -> str:

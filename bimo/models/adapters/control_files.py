@@ -121,9 +121,9 @@ def _by_diffusers(names: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The authors' tensors under diffusers' names; those that are not known keep theirs."""
     shapes = {name: tuple(value.shape) for name, value in names.items()}
     table = dict(ldm_names.unet_names(ldm_names.Blocks.of(shapes)))
-    hints = sorted({int(m[1]) for n in names if (m := re.match(r"input_hint_block\.(\d+)\.", n))})
-    for index, number in enumerate(hints):
-        place = "conv_in" if index == 0 else "conv_out" if index == len(hints) - 1 else f"blocks.{index - 1}"
+    convolutions = sorted({int(m[1]) for n in names if (m := re.match(r"input_hint_block\.(\d+)\.", n))})
+    for index, number in enumerate(convolutions):
+        place = "conv_in" if index == 0 else "conv_out" if index == len(convolutions) - 1 else f"blocks.{index - 1}"
         table[f"input_hint_block.{number}"] = f"controlnet_cond_embedding.{place}"
     for number in {int(m[1]) for n in names if (m := re.match(r"zero_convs\.(\d+)\.", n))}:
         table[f"zero_convs.{number}.0"] = f"controlnet_down_blocks.{number}"
@@ -193,13 +193,13 @@ def check_widths(part: T2iAdapter, unet: Unet, file: Path) -> None:
     """Raises WeightsError for a T2I-Adapter whose blocks are not as wide as the UNet's. A light one has a last one of
     the same width again; one that is left after the UNet's (Stable Diffusion XL's) is for its middle.
     """
-    given = part.widths + (part.widths[-1:] if part.kind == "light_adapter" else ())
-    if given not in (unet.block_channels, unet.block_channels + unet.block_channels[-1:]):
+    widths = part.widths + (part.widths[-1:] if part.kind == "light_adapter" else ())
+    if widths not in (unet.block_channels, unet.block_channels + unet.block_channels[-1:]):
         raise WeightsError(
             "{file} is a T2I-Adapter that was trained for another model: its blocks are {given} wide, this "
             "model's {block_channels}",
             file=file,
-            given=given,
+            given=widths,
             block_channels=unet.block_channels,
         )
 
@@ -211,11 +211,11 @@ def _grouped(bare: Mapping[str, Tensor], count: int, levels: int) -> tuple[dict[
     blocks = math.ceil(count / levels)
     own: dict[str, Tensor] = {}
     for name, value in bare.items():
-        found = re.fullmatch(r"body\.(\d+)\.(.+)", name)
-        if not found:
+        match = re.fullmatch(r"body\.(\d+)\.(.+)", name)
+        if not match:
             own[name] = value
             continue
-        level, layer = divmod(int(found[1]), blocks)
-        inner = found[2] if found[2].startswith("in_conv.") else f"resnets.{layer}.{found[2]}"
+        level, layer = divmod(int(match[1]), blocks)
+        inner = match[2] if match[2].startswith("in_conv.") else f"resnets.{layer}.{match[2]}"
         own[f"body.{level}.{inner}"] = value
     return own, blocks, levels

@@ -171,8 +171,8 @@ class HunyuanAdapter(nn.Module):
 
     def forward(self, inputs: Mapping[str, Any], picture: Tensor, weight: Tensor) -> dict[str, Any]:
         """One residual [R, L, D] a long skip."""
-        found: Any = self.model(**inputs, controlnet_cond=picture, return_dict=False)
-        return {"controlnet_block_samples": [value * weight[:, :, 0] for value in found[0]]}
+        residuals: Any = self.model(**inputs, controlnet_cond=picture, return_dict=False)
+        return {"controlnet_block_samples": [value * weight[:, :, 0] for value in residuals[0]]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,8 +216,8 @@ class T2iModule(nn.Module):
     def forward(self, inputs: Mapping[str, Any], picture: Tensor, weight: Tensor) -> dict[str, Any]:
         """One residual a block."""
         # A grey picture has one value three times.
-        found = cast("list[Tensor]", self.model(picture[:, : self.part.picture]))
-        return {"down_intrablock_additional_residuals": [value * weight for value in found]}
+        residuals = cast("list[Tensor]", self.model(picture[:, : self.part.picture]))
+        return {"down_intrablock_additional_residuals": [value * weight for value in residuals]}
 
 
 def begun(denoiser: nn.Module, adapter: nn.Module) -> None:

@@ -87,13 +87,13 @@ class ImagePromptedDenoiser(DenoiserWrapper):
         self, x: Tensor, t: Tensor, conditioning: Conditioning, added: Mapping[str, Any] | None = None
     ) -> Tensor:
         """The denoiser's output. Raises RecipeError where no condition says what the picture is."""
-        seen = conditioning.pictures.get(self.part.name)
-        if seen is None:
+        embedding = conditioning.pictures.get(self.part.name)
+        if embedding is None:
             raise RecipeError(
                 "the denoiser looks at a picture {name!r}, but no condition of the level gives one", name=self.part.name
             )
         weight = conditioning.scalars[weight_name(self.part.name)].to(x)[:, :, None]
-        image_tokens = (self.projection(seen.to(x)), weight) if weight.any() else None
+        image_tokens = (self.projection(embedding.to(x)), weight) if weight.any() else None
         for processor in self._processors:
             processor.image_tokens = image_tokens
         try:
@@ -162,9 +162,9 @@ class ImageAttention(nn.Module):
             value.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
             for value in (attn.to_q(hidden_states), self.to_k_ip(tokens), self.to_v_ip(tokens))
         )
-        seen = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        attended = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         # What is seen goes through the same last layer; its bias was added with the words already.
-        return answer + weight * functional.linear(seen, attn.to_out[0].weight)
+        return answer + weight * functional.linear(attended, attn.to_out[0].weight)
 
 
 class Projection(nn.Module):

@@ -50,9 +50,9 @@ class ImagePrompt(Conditioner):
             # A batch holds x alone: its pixels are what the space makes of it.
             size = adapter.part.encoder.size
             pixels = space.decode(batch.x).clamp(-1, 1)
-            seen = functional.interpolate(pixels, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
-            seen = adapter.look((seen / 2 + 0.5 - adapter.encoder.mean) / adapter.encoder.deviation)
-        return self._of(seen, adapter.blank(), torch.ones(len(seen), 1))
+            resized = functional.interpolate(pixels, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
+            resized = adapter.look((resized / 2 + 0.5 - adapter.encoder.mean) / adapter.encoder.deviation)
+        return self._of(resized, adapter.blank(), torch.ones(len(resized), 1))
 
     def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
         """Pictures [1, L, D] and the weight [1, 1]. Raises RequestError for a weight that is not one number."""
@@ -64,8 +64,8 @@ class ImagePrompt(Conditioner):
             if picture is None:
                 return self._of(blank, blank, torch.zeros(1, 1))
             values = prepared(picture, adapter.part.encoder.size).to(adapter.encoder.mean.device)
-            seen = adapter.look((values - adapter.encoder.mean) / adapter.encoder.deviation)
-        return self._of(seen, blank, torch.full((1, 1), weight))
+            embedding = adapter.look((values - adapter.encoder.mean) / adapter.encoder.deviation)
+        return self._of(embedding, blank, torch.full((1, 1), weight))
 
     def unconditional(self, value: Conditioning) -> Conditioning:
         """No picture."""

@@ -193,10 +193,10 @@ def save_lora(path: Path, system: System, state: Mapping[str, Tensor], spelling:
         }
     checkpoint_io.write(path, written)
     own = dict(system.named_parameters())
-    found = {at: delta.value(at, own) for delta in read_lora(system, path).deltas for at in delta.paths}
-    alike = {n: torch.allclose(found[n].cpu(), value.cpu(), atol=1e-6) for n, value in wanted.items() if n in found}
+    changes = {at: delta.value(at, own) for delta in read_lora(system, path).deltas for at in delta.paths}
+    alike = {n: torch.allclose(changes[n].cpu(), value.cpu(), atol=1e-6) for n, value in wanted.items() if n in changes}
     wrong = [n for n in wanted if not alike.get(n)]
-    if wrong or len(found) != len(wanted):
+    if wrong or len(changes) != len(wanted):
         raise WeightsError("{path} reads back otherwise: {few}", path=path, few=few(wrong))
 
 

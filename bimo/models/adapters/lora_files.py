@@ -132,16 +132,16 @@ def _placed(
     placed: list[tuple[Said, tuple[Piece, ...]]] = []
     strangers: list[str] = []
     for one in said:
-        found = names.find(f"{source.component}.{one.name}" if source.component else one.name)
-        if len(found) > 1:
+        candidates = names.find(f"{source.component}.{one.name}" if source.component else one.name)
+        if len(candidates) > 1:
             # A name that more than one text encoder has: whose shapes fit.
-            found = [pieces for pieces in found if _fits(system, one, pieces)] or found
-        if len(found) == 1:
-            placed.append((one, found[0]))
-        elif not found:
+            candidates = [pieces for pieces in candidates if _fits(system, one, pieces)] or candidates
+        if len(candidates) == 1:
+            placed.append((one, candidates[0]))
+        elif not candidates:
             strangers.append(one.name)
         else:
-            listed = " / ".join(pieces[0].path for pieces in found)
+            listed = " / ".join(pieces[0].path for pieces in candidates)
             raise WeightsError(
                 "{name} of {file} may be {listed}; put it into a folder called text_encoder or text_encoder_2",
                 name=one.name,
@@ -202,9 +202,9 @@ def _deltas(
                 listed=listed,
             )
         scale = _scale(file, one, kind, settings, dotted)
-        told = dict(settings.fields) if settings else {}
-        told["inputs"] = settings.on_inputs(one.name) if settings else None
-        change = lora_kinds.change(kind, roles, scale, told)
+        options = dict(settings.fields) if settings else {}
+        options["inputs"] = settings.on_inputs(one.name) if settings else None
+        change = lora_kinds.change(kind, roles, scale, options)
         silent = any(not bool(factor.any()) for factor in lora_kinds.factors(kind, roles)) or scale == 0
         if "magnitude" in roles or "dora_scale" in roles:
             length = roles["magnitude"] if "magnitude" in roles else roles["dora_scale"]
@@ -213,7 +213,7 @@ def _deltas(
         _check(system, pieces, change)
         made.append(Delta(tuple(Piece(f"{p.path}.weight", p.part, p.parts) for p in pieces), change))
         biased = lora_kinds.added(roles["up_bias"], scale) if "up_bias" in roles else None
-        if "ia3_l" in roles and not lora_kinds.inputs_scaled(roles["ia3_l"], _shape(system, pieces), told["inputs"]):
+        if "ia3_l" in roles and not lora_kinds.inputs_scaled(roles["ia3_l"], _shape(system, pieces), options["inputs"]):
             biased = lora_kinds.bias_scaled(roles["ia3_l"])
             pieces = tuple(p for p in pieces if _parameter(system, f"{p.path}.bias") is not None)
             biased = biased if pieces else None

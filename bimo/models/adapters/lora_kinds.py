@@ -62,8 +62,8 @@ def rank_of(kind: str, roles: Mapping[str, Tensor]) -> int:
     """The rank that its strength is divided by, 0 where there is none: what is whole is as strong as it is."""
     first = {"LoRA": ("down",), "LoHa": ("hada_w1_b",), "LoKr": ("lokr_w2_b", "lokr_w1_b"), "GLoRA": ("b2",)}
     first |= {"LoRA of a table": ("embedding_down",)}
-    found = next((roles[name] for name in first.get(kind, ()) if name in roles), None)
-    return 0 if found is None or not found.ndim else found.shape[0]
+    factor = next((roles[name] for name in first.get(kind, ()) if name in roles), None)
+    return 0 if factor is None or not factor.ndim else factor.shape[0]
 
 
 def factors(kind: str, roles: Mapping[str, Tensor]) -> list[Tensor]:

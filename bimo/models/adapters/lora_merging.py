@@ -36,8 +36,8 @@ def adapt(system: System, path: Path | str, weight: float = 1.0, level: str = ""
     """
     lora = read_lora(system, Path(path), level)
     merged = _merged(system)
-    kept = [(known, w) for known, w in merged.active if known.digest != lora.digest]
-    _refresh(system, merged, [*kept, (lora, weight)])
+    others = [(known, w) for known, w in merged.active if known.digest != lora.digest]
+    _refresh(system, merged, [*others, (lora, weight)])
     return lora
 
 

@@ -330,8 +330,8 @@ def _beside(at: str, *names: str) -> tuple[Piece, ...]:
 
 
 def _layers_per_block(layers: Mapping[str, object]) -> int:
-    found = [re.match(r"down_blocks\.0\.resnets\.(\d+)\.", name) for name in layers]
-    return max((int(m[1]) + 1 for m in found if m), default=0)
+    matches = [re.match(r"down_blocks\.0\.resnets\.(\d+)\.", name) for name in layers]
+    return max((int(m[1]) + 1 for m in matches if m), default=0)
 
 
 def _attending(layers: Mapping[str, object]) -> frozenset[int]:
@@ -350,10 +350,10 @@ def ldm_name(name: str, per_block: int, attending: frozenset[int]) -> str:
         kind, number, rest = name.split(".", 3)[1:]
         at = f"middle_block.{1 if kind == 'attentions' else 2 * int(number)}"
         return f"{at}.{_RESNET.get(rest, rest)}"
-    found = _BLOCK.fullmatch(name)
-    if not found:
+    match = _BLOCK.fullmatch(name)
+    if not match:
         return ""
-    way, block, kind, number, rest = found[1], int(found[2]), found[3], int(found[4]), found[5]
+    way, block, kind, number, rest = match[1], int(match[2]), match[3], int(match[4]), match[5]
     length = per_block + 1
     if kind == "downsamplers":
         return f"input_blocks.{(block + 1) * length}.0.op" if rest == "conv" else ""

@@ -89,13 +89,13 @@ class Settings:
 
     def on_inputs(self, name: str) -> bool | None:
         """Whether an (IA)^3 scales what goes into a layer; None where that is not said."""
-        found = self.fields.get("feedforward_modules")
-        if found is None:
+        modules = self.fields.get("feedforward_modules")
+        if modules is None:
             return None
         inner = self.inner(name)
-        if isinstance(found, str):
-            return re.fullmatch(found, inner) is not None
-        return any(inner.endswith(str(each)) for each in cast("list[object]", found))
+        if isinstance(modules, str):
+            return re.fullmatch(modules, inner) is not None
+        return any(inner.endswith(str(each)) for each in cast("list[object]", modules))
 
     def inner(self, name: str) -> str:
         """A layer's name within the network that was trained."""
@@ -180,10 +180,10 @@ def _beside(file: Path) -> Path | None:
 
 def _is_peft(config: Path) -> bool:
     try:
-        found = json.loads(config.read_text(encoding="utf-8"))
+        settings = json.loads(config.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False  # some other file of this name
-    return isinstance(found, dict) and "peft_type" in found
+    return isinstance(settings, dict) and "peft_type" in settings
 
 
 def settings_in(source: Source) -> Every:
@@ -195,12 +195,12 @@ def settings_in(source: Source) -> Every:
     if text:
         try:
             table = cast("dict[str, Any]", json.loads(text))
-            found = _by_component(place, table)
+            by_component = _by_component(place, table)
         except (ValueError, AttributeError, TypeError) as error:
             raise WeightsError(
                 "cannot read {metadata_key} of {place}: {error}", metadata_key=METADATA_KEY, place=place, error=error
             ) from None
-        return Every(tuple(found))
+        return Every(tuple(by_component))
     if source.config is None:
         return Every()
     try:

@@ -86,9 +86,9 @@ class Semantics(Conditioner):
 
     def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
         """Scalars [1, D]."""
-        given = drawing.pictures.get(self.name)
-        if given is not None:
-            return Conditioning(scalars={self.name: system.space(self.level).encode(given)})
+        picture = drawing.pictures.get(self.name)
+        if picture is not None:
+            return Conditioning(scalars={self.name: system.space(self.level).encode(picture)})
         return Conditioning(scalars={self.name: drawing.results[self.level]})
 
     def unconditional(self, value: Conditioning) -> Conditioning:
@@ -127,10 +127,10 @@ class Score(Conditioner):
 
     def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
         """Scalars [1, 1]. Raises RequestError for anything but one finite number."""
-        given = drawing.request.conditions.get(self.name, [self.wanted])
-        if len(given) != 1 or not math.isfinite(given[0]):
-            raise RequestError("{name} is one number, got {given}", name=self.name, given=given)
-        return Conditioning(scalars={self.name: torch.tensor([given])})
+        score = drawing.request.conditions.get(self.name, [self.wanted])
+        if len(score) != 1 or not math.isfinite(score[0]):
+            raise RequestError("{name} is one number, got {given}", name=self.name, given=score)
+        return Conditioning(scalars={self.name: torch.tensor([score])})
 
     def unconditional(self, value: Conditioning) -> Conditioning:
         """``low``."""

@@ -165,20 +165,22 @@ def recipe_of(path: Path, wanted: Recipe) -> Recipe:
         models, schedules = (_Sections(path / name) for name in TINY_FILES)
         names = [level.name for level in wanted.levels]
         parts: dict[str, Part] = {name: unet(models.of(f"{name}_config"), name) for name in names}
-        found = {name: schedules.of(f"{name}_config") for name in names}
+        diffusions = {name: schedules.of(f"{name}_config") for name in names}
         encoder: Part = structbert(models.of("text_config"))
     else:
         sections = _Sections(path / CASCADE_FILE)
         parts = {name: unet(sections.of(name), name) for name in NETWORKS}
         parts["prior"] = prior(sections.of("prior"))
-        found = {name: sections.of(f"{name}_diffusion") for name in parts}
+        diffusions = {name: sections.of(f"{name}_diffusion") for name in parts}
         encoder = (
             xglm(sections.of("xglm"))
             if isinstance(wanted.text_encoders[0], XglmText)
             else clip_text(sections.of("clip"))
         )
     levels = [
-        replace(level, denoiser=parts[level.name], schedule=schedule_of(found[level.name], cast(Ddpm, level.schedule)))
+        replace(
+            level, denoiser=parts[level.name], schedule=schedule_of(diffusions[level.name], cast(Ddpm, level.schedule))
+        )
         for level in wanted.levels
     ]
     if "prior" in parts:
@@ -305,8 +307,8 @@ def structbert(config: Config) -> Bert:
         "dropout": "hidden_dropout_prob",
     }
     read = config.of({**STRUCTBERT, "vocab_size": None}, own.values(), STRUCTBERT_NO_EFFECT)
-    given: dict[str, Any] = {name: read[field] for name, field in own.items()}
-    return Bert(length=64, masked=True, pool="first", **given)
+    fields: dict[str, Any] = {name: read[field] for name, field in own.items()}
+    return Bert(length=64, masked=True, pool="first", **fields)
 
 
 def clip_text(config: Config) -> ClipText:

@@ -140,15 +140,15 @@ class AttentionBlock(nn.Module):
         rows, width, high, wide = x.shape
         parts = self.to_qkv(self.norm(x)).reshape(rows, 3, self.heads, width // self.heads, high * wide)
         q, k, v = parts.transpose(-1, -2).unbind(1)
-        seen = None
+        attention_mask = None
         if context is not None:
             text_kv = self.context_kv(context).reshape(rows, -1, 2, self.heads, width // self.heads)
             more_k, more_v = text_kv.permute(2, 0, 3, 1, 4)
             k, v = torch.cat([k, more_k], dim=2), torch.cat([v, more_v], dim=2)
             if mask is not None:
                 # A picture sees all of itself; only words may be padding.
-                seen = functional.pad(mask, (high * wide, 0), value=True)[:, None, None]
-        h = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+                attention_mask = functional.pad(mask, (high * wide, 0), value=True)[:, None, None]
+        h = functional.scaled_dot_product_attention(q, k, v, attn_mask=attention_mask)
         return x + self.proj(h.transpose(-1, -2).reshape(rows, width, high, wide))
 
 
@@ -244,14 +244,14 @@ class PixelDenoiser(Denoiser):
                 spatial=part.spatial,
             )
         time, context, mask = self._read(t.expand(len(x)), conditioning)
-        kept: list[Tensor] = []
+        skips: list[Tensor] = []
         for block in self.encoder:
             x = self._run(block, x, time, context, mask)
-            kept.append(x)
+            skips.append(x)
         for block in self.middle:
             x = self._run(block, x, time, context, mask)
         for block in self.decoder:
-            x = self._run(block, torch.cat([x, kept.pop()], dim=1), time, context, mask)
+            x = self._run(block, torch.cat([x, skips.pop()], dim=1), time, context, mask)
         return self.head(x)
 
     def _read(self, t: Tensor, conditioning: Conditioning) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -272,9 +272,9 @@ class PixelDenoiser(Denoiser):
         if part.embed:
             y = conditioning.scalars[part.reads] if part.reads else conditioning.vector
             if y is None or y.shape[-1] != part.embed:
-                found = "nothing" if y is None else str(y.shape[-1])
+                width = "nothing" if y is None else str(y.shape[-1])
                 raise RecipeError(
-                    "PixelUnet reads an embedding of {embed}; it is given {found}", embed=part.embed, found=found
+                    "PixelUnet reads an embedding of {embed}; it is given {found}", embed=part.embed, found=width
                 )
             time = time + self.y_embedding(y)
             if part.tokens:

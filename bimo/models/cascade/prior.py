@@ -108,9 +108,9 @@ class PriorDenoiser(Denoiser):
         """The denoiser's output. Raises RecipeError where the words have no pooled output."""
         words = conditioning.vector
         if words is None or words.shape[-1] != self.part.embed:
-            found = "nothing" if words is None else str(words.shape[-1])
+            width = "nothing" if words is None else str(words.shape[-1])
             raise RecipeError(
-                "Prior reads a pooled text of {embed}; it is given {found}", embed=self.part.embed, found=found
+                "Prior reads a pooled text of {embed}; it is given {found}", embed=self.part.embed, found=width
             )
         tokens = [
             self.text_embedding(words)[:, None],

@@ -171,24 +171,24 @@ def _vision(folder: Path, kind: str, config: Config, project: int) -> ClipVision
 
 def _fit(folder: Path, size: int) -> Any:
     """How the folder's own preparation makes a square; as CLIP's where it has none. Raises RecipeError for another."""
-    said: dict[str, Any] = {}
+    preprocessing: dict[str, Any] = {}
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
             read = read_json(folder / name)
-            said = _given(read.get("image_processor")) or read
+            preprocessing = _given(read.get("image_processor")) or read
             break
     near = {"image_mean": CLIP_MEAN, "image_std": CLIP_DEVIATION, "resample": 3}
     for field, expected in near.items():
-        found = plain(said.get(field, expected))
-        if found != expected and not _close(found, expected):
+        value = plain(preprocessing.get(field, expected))
+        if value != expected and not _close(value, expected):
             raise RecipeError(
                 "{field} of {folder} is {found}; only CLIP's {expected} is supported",
                 field=field,
                 folder=folder,
-                found=found,
+                found=value,
                 expected=expected,
             )
-    wanted = said.get("size", size)
+    wanted = preprocessing.get("size", size)
     if isinstance(wanted, dict) and {"height", "width"} <= set(cast("dict[str, Any]", wanted)):
         return "squeezed"
     return "cut"
@@ -204,22 +204,22 @@ def _close(found: Any, expected: Any) -> bool:
 
 def _of_transformers(state: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
     text = recipe.text_encoders[0]
-    found: dict[str, Tensor] = {}
+    renamed: dict[str, Tensor] = {}
     for name, value in state.items():
         if name.endswith("position_ids") or name.startswith("text_model.pooler."):
             continue  # once kept among the weights, and a pooler that nothing was trained through
         if name == "logit_scale":
-            found["vision.logit_scale"] = value
+            renamed["vision.logit_scale"] = value
         elif name == "text_projection.weight" and isinstance(text, Bert):
-            found |= {"text.0.head.weight": value, "text.0.head.bias": torch.zeros(len(value), dtype=value.dtype)}
+            renamed |= {"text.0.head.weight": value, "text.0.head.bias": torch.zeros(len(value), dtype=value.dtype)}
         elif name == "text_projection.weight":
-            found["text.0.projection.weight"] = value
+            renamed["text.0.projection.weight"] = value
         elif name.startswith("text_model."):
-            found[f"text.0.model.{name.removeprefix('text_model.')}"] = value
+            renamed[f"text.0.model.{name.removeprefix('text_model.')}"] = value
         else:
             # AltCLIP's blocks were published as layers, and are saved as layer by transformers of today.
-            found[f"vision.model.{name.replace('.encoder.layer.', '.encoder.layers.')}"] = value
-    return found
+            renamed[f"vision.model.{name.replace('.encoder.layer.', '.encoder.layers.')}"] = value
+    return renamed
 
 
 def _open_clip(folder: Path) -> Recipe:
@@ -280,20 +280,20 @@ def _open_file(folder: Path) -> Path:
 
 def _of_open_clip(state: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
     text, vision = cast(ClipText, recipe.text_encoders[0]), cast(ClipVision, recipe.vision)
-    seen = {name.removeprefix("visual."): value for name, value in state.items() if name.startswith("visual.")}
+    visual = {name.removeprefix("visual."): value for name, value in state.items() if name.startswith("visual.")}
     words = {name: value for name, value in state.items() if not name.startswith("visual.")}
-    found = {"vision.logit_scale": words["logit_scale"].reshape(())} if "logit_scale" in words else {}
+    own = {"vision.logit_scale": words["logit_scale"].reshape(())} if "logit_scale" in words else {}
     for name, value in ldm_names.open_clip_to_own(words, text.layers, True).items():
-        found["text.0.projection.weight" if name == "text_projection.weight" else f"text.0.model.{name}"] = value
-    blocks = {name: value for name, value in seen.items() if re.match(r"transformer\.resblocks\.\d+\.", name)}
+        own["text.0.projection.weight" if name == "text_projection.weight" else f"text.0.model.{name}"] = value
+    blocks = {name: value for name, value in visual.items() if re.match(r"transformer\.resblocks\.\d+\.", name)}
     for name, value in ldm_names.open_clip_to_own(blocks, vision.layers, True).items():
-        found[f"vision.model.vision_model.{name}"] = value
-    for name, value in seen.items():
+        own[f"vision.model.vision_model.{name}"] = value
+    for name, value in visual.items():
         if name == "proj":
-            found["vision.model.visual_projection.weight"] = value.T.contiguous()
+            own["vision.model.visual_projection.weight"] = value.T.contiguous()
         elif name not in blocks:
-            found[f"vision.model.vision_model.{ldm_names.renamed(name, OPEN_VISION) or name}"] = value
-    return found
+            own[f"vision.model.vision_model.{ldm_names.renamed(name, OPEN_VISION) or name}"] = value
+    return own
 
 
 LAYOUT = Layout(is_folder, recipe_of, read)

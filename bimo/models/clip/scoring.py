@@ -59,10 +59,10 @@ def word_vectors(system: System, texts: Sequence[str]) -> Tensor:
         lots[_quarters(encoder, text)].append(place)
 
     def pooled(lot: Sequence[str]) -> Tensor:
-        found = encoder.encode(lot).pooled
-        if found is None:
+        pooled = encoder.encode(lot).pooled
+        if pooled is None:
             raise RecipeError("the text encoder of {name} pools nothing; it cannot score", name=system.recipe.name)
-        return found
+        return pooled
 
     places = [place for lot in lots.values() for place in lot]
     vectors = _through(pooled, [[texts[place] for place in lot] for lot in lots.values()])

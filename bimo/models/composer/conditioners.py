@@ -52,10 +52,10 @@ class Palette(Conditioner):
 
     def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
         """Scalars [1, bins], zeros where no picture is given."""
-        given = drawing.pictures.get(self.name)
-        if given is None:
+        picture = drawing.pictures.get(self.name)
+        if picture is None:
             return Conditioning(scalars={self.name: torch.zeros(1, self.hue * self.chroma * self.lightness)})
-        return Conditioning(scalars={self.name: self.counted(given)})
+        return Conditioning(scalars={self.name: self.counted(picture)})
 
     def unconditional(self, value: Conditioning) -> Conditioning:
         """Zeros."""
@@ -111,10 +111,10 @@ class Sketch(Conditioner):
 
     def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
         """Spatial [1, 1, h, w], zeros where no picture is given."""
-        given = drawing.pictures.get(self.name)
-        if given is None:
+        picture = drawing.pictures.get(self.name)
+        if picture is None:
             return Conditioning(spatial=torch.zeros(1, 1, *shape[-2:]))
-        return Conditioning(spatial=_resized(outlines(given) if self.found else 1 - grey(given), shape[-2:]))
+        return Conditioning(spatial=_resized(outlines(picture) if self.found else 1 - grey(picture), shape[-2:]))
 
     def unconditional(self, value: Conditioning) -> Conditioning:
         """Zeros."""
@@ -133,8 +133,8 @@ class Intensity(Conditioner):
 
     def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
         """Spatial [1, 1, h, w], zeros where no picture is given."""
-        given = drawing.pictures.get(self.name)
-        map_ = torch.zeros(1, 1, *shape[-2:]) if given is None else _resized(grey(given), shape[-2:])
+        picture = drawing.pictures.get(self.name)
+        map_ = torch.zeros(1, 1, *shape[-2:]) if picture is None else _resized(grey(picture), shape[-2:])
         return Conditioning(spatial=map_)
 
     def unconditional(self, value: Conditioning) -> Conditioning:
@@ -162,20 +162,20 @@ class Map(Conditioner):
 
     def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """Spatial [B, 1 or 3, h, w]. Raises TrainingError where the data has no such map."""
-        found = batch.maps.get(self.name)
-        if found is None:
+        map_ = batch.maps.get(self.name)
+        if map_ is None:
             raise TrainingError(
                 "the training data has no {name!r} maps; every picture needs its own, nothing else stands in",
                 name=self.name,
             )
-        return Conditioning(spatial=self._map(found, batch.x.shape[-2:]))
+        return Conditioning(spatial=self._map(map_, batch.x.shape[-2:]))
 
     def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
         """Spatial [1, 1 or 3, h, w], zeros where no map is given."""
-        given = drawing.pictures.get(self.name)
-        if given is None:
+        picture = drawing.pictures.get(self.name)
+        if picture is None:
             return Conditioning(spatial=torch.zeros(1, 3 if self.colours else 1, *shape[-2:]))
-        return Conditioning(spatial=self._map(given, shape[-2:]))
+        return Conditioning(spatial=self._map(picture, shape[-2:]))
 
     def unconditional(self, value: Conditioning) -> Conditioning:
         """Zeros."""

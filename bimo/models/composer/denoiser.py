@@ -76,15 +76,15 @@ class ComposedDenoiser(DenoiserWrapper):
         if not self.part.maps:
             return spatial
         counts = [channels for _, channels in self.part.maps]
-        found = 0 if spatial is None else spatial.shape[1]
-        if spatial is None or found < sum(counts):
+        width = 0 if spatial is None else spatial.shape[1]
+        if spatial is None or width < sum(counts):
             listed = ", ".join(f"{name} {channels}" for name, channels in self.part.maps)
             raise RecipeError(
                 "Composed is told of the maps {listed}; the conditions give {found} channels",
                 listed=listed,
-                found=found,
+                found=width,
             )
-        *each, left = spatial.split([*counts, found - sum(counts)], dim=1)
+        *each, left = spatial.split([*counts, width - sum(counts)], dim=1)
         summed = torch.stack([layer(map_) for layer, map_ in zip(self.maps.values(), each, strict=True)]).sum(0)
         return torch.cat([summed, left], dim=1)
 
@@ -93,14 +93,14 @@ class ComposedDenoiser(DenoiserWrapper):
         if not self.part.scalars:
             return conditioning
         words, pooled = conditioning.streams[0], conditioning.vector
-        found = {words.tokens.shape[-1]}
+        widths = {words.tokens.shape[-1]}
         if self.part.time:
-            found.add(0 if pooled is None else pooled.shape[-1])
-        if found != {self.part.text}:
+            widths.add(0 if pooled is None else pooled.shape[-1])
+        if widths != {self.part.text}:
             raise RecipeError(
                 "Composed reads words and a pooled text of {text}; it is given {found}",
                 text=self.part.text,
-                found=sorted(found),
+                found=sorted(widths),
             )
         values = {name: conditioning.scalars[name] for name, _ in self.part.scalars}
         if pooled is not None and self.part.time:

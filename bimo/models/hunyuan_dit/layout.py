@@ -71,8 +71,8 @@ def reading(folder: Folder) -> Reading:
     denoiser = transformer(folder.config("transformer"))
     schedule = schedule_of(folder, mend=False)
     version = "1.1" if denoiser.meta else "1.2"
-    found = (schedule.beta_schedule, schedule.beta_start, schedule.prediction)
-    if schedule.beta_end not in ENDS[version] or found != ("scaled_linear", 0.00085, "v_prediction"):
+    settings = (schedule.beta_schedule, schedule.beta_start, schedule.prediction)
+    if schedule.beta_end not in ENDS[version] or settings != ("scaled_linear", 0.00085, "v_prediction"):
         at = folder.path / "scheduler" / "scheduler_config.json"
         wanted = f"scaled_linear 0.00085 -> {' / '.join(map(str, ENDS[version]))}, v_prediction"
         came = f"{schedule.beta_schedule} {schedule.beta_start} -> {schedule.beta_end}, {schedule.prediction}"
@@ -143,9 +143,9 @@ def transformer(config: Config) -> Hunyuan:
     read = config.of(defaults_of(HunyuanDiT2DModel), every, ("dropout",))
     if read["hidden_size"] != read["num_attention_heads"] * read["attention_head_dim"]:
         raise RecipeError("hidden_size of {path} is not the number of heads times their width", path=config.path)
-    given: dict[str, Any] = {name: read[field] for name, field in own.items()}
-    given |= {name: (read[field], read[f"{field}_t5"]) for name, field in pairs.items()}
-    return Hunyuan(**given)
+    fields: dict[str, Any] = {name: read[field] for name, field in own.items()}
+    fields |= {name: (read[field], read[f"{field}_t5"]) for name, field in pairs.items()}
+    return Hunyuan(**fields)
 
 
 def bert(config: Config, denoiser: Hunyuan) -> Bert:
@@ -159,8 +159,8 @@ def bert(config: Config, denoiser: Hunyuan) -> Bert:
     }
     twin = {"attention_probs_dropout_prob": config.fields.get("hidden_dropout_prob", 0.1)}
     read = config.of({**FORMER_TEXT, **BertConfig().to_dict(), **twin}, own.values(), NO_EFFECT_TEXT)
-    given: dict[str, Any] = {name: read[field] for name, field in own.items()}
-    return Bert(**given, length=denoiser.lengths[0], masked=True, pooler=False)
+    fields: dict[str, Any] = {name: read[field] for name, field in own.items()}
+    return Bert(**fields, length=denoiser.lengths[0], masked=True, pooler=False)
 
 
 def t5(config: Config, denoiser: Hunyuan) -> T5:
@@ -318,11 +318,11 @@ def read_authors(path: Path, kind: Kind = "ema", dtype: torch.dtype | None = tor
         ("mt5", "text.1.model", t5_name),
         ("sdxl-vae-fp16-fix", "image.space.model", vae_name),
     ):
-        found: dict[str, Tensor] = {}
+        tensors: dict[str, Tensor] = {}
         for part in files_of(root / name):
-            found |= checkpoint_io.renamed(checkpoint_io.read(part), rename)
+            tensors |= checkpoint_io.renamed(checkpoint_io.read(part), rename)
             every.append(part)
-        module_weights.assign(system.get_submodule(module), found, dtype, root / name)
+        module_weights.assign(system.get_submodule(module), tensors, dtype, root / name)
     for encoder, folder in zip(system.text_encoders, ("tokenizer", "mt5"), strict=True):
         encoder.load_tokenizer(root / folder)
     system.weights_hash = late_table(root, every)

@@ -119,13 +119,13 @@ def glm_name(name: str) -> str | None:
 def _text_encoder(folder: Folder) -> ChatGlm:
     config = folder.config("text_encoder")
     for name, (wanted, absent) in ONLY.items():
-        found = config.fields.get(name, absent)
-        if found != wanted:
+        value = config.fields.get(name, absent)
+        if value != wanted:
             raise RecipeError(
                 "{name} of {path} is {found!r}; supported is {wanted!r}, which ChatGLM3 has",
                 name=name,
                 path=config.path,
-                found=found,
+                found=value,
                 wanted=wanted,
             )
     read = config.of(dict(OWN.values()), (field for field, _ in OWN.values()), {*NO_EFFECT_TEXT, *NO_EFFECT_GLM, *ONLY})

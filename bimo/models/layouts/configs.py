@@ -150,5 +150,5 @@ def plain(value: Any) -> Any:
 
 def before(version: Any, limit: tuple[int, int]) -> bool:
     """Whether a version such as '0.8.1' is older than a limit."""
-    found = re.match(r"(\d+)\.(\d+)", str(version))
-    return found is not None and (int(found[1]), int(found[2])) < limit
+    match = re.match(r"(\d+)\.(\d+)", str(version))
+    return match is not None and (int(match[1]), int(match[2])) < limit

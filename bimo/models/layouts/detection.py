@@ -91,10 +91,10 @@ def unusable(path: Path, found: Found | None) -> WeightsError:
 
 
 def _has(names: Shapes, glob: str, shape: Shape) -> bool:
-    found = [names[glob]] if glob in names else []
-    if not found and "*" in glob:
-        found = [names[name] for name in fnmatch.filter(names, glob)]
-    return any(shape is None or _like(each, shape) for each in found)
+    matching = [names[glob]] if glob in names else []
+    if not matching and "*" in glob:
+        matching = [names[name] for name in fnmatch.filter(names, glob)]
+    return any(shape is None or _like(each, shape) for each in matching)
 
 
 def _like(found: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:

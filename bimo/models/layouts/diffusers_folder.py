@@ -80,19 +80,19 @@ class Folder:
 
     def demand(self, component: str, library: str, classes: Sequence[str]) -> str:
         """The class of a component. Raises RecipeError where it is none of those supported."""
-        found = self.classes.get(component, (None, None))
-        if found[0] != library or found[1] not in classes:
+        library_and_class = self.classes.get(component, (None, None))
+        if library_and_class[0] != library or library_and_class[1] not in classes:
             wanted = " / ".join(f"{library}.{cls}" for cls in classes)
             at = self.path / INDEX_FILE
             raise RecipeError(
                 "{component} of {at} is {found}.{found_2}; supported is {wanted}; code of a folder is never run",
                 component=component,
                 at=at,
-                found=found[0],
-                found_2=found[1],
+                found=library_and_class[0],
+                found_2=library_and_class[1],
                 wanted=wanted,
             )
-        return str(found[1])
+        return str(library_and_class[1])
 
 
 def is_folder(path: Path) -> bool:

@@ -104,14 +104,14 @@ def to_single(system: System, path: Path, dtype: torch.dtype | None = None) -> P
         state |= _text_encoder_state(encoder, index, len(form.text_encoders) > 1)
     schedule = cast(Ddpm, level.schedule)  # the schedule of every form with a single file
     prediction = "v" if schedule.prediction == "v_prediction" else "epsilon"
-    told = {"modelspec.sai_model_spec": "1.0.0", "modelspec.title": system.recipe.title or system.recipe.name}
-    told |= {"modelspec.prediction_type": prediction}
-    told |= {PADS_KEY: " ".join(str(encoder.pad) for encoder in system.text_encoders)}
+    metadata = {"modelspec.sai_model_spec": "1.0.0", "modelspec.title": system.recipe.title or system.recipe.name}
+    metadata |= {"modelspec.prediction_type": prediction}
+    metadata |= {PADS_KEY: " ".join(str(encoder.pad) for encoder in system.text_encoders)}
     if schedule.zero_terminal:
         state |= {mark: torch.zeros(0) for mark in MARKS}
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".bimo-", dir=path.parent) as made:
-        checkpoint_io.write(Path(made) / path.name, state, dtype, told)
+        checkpoint_io.write(Path(made) / path.name, state, dtype, metadata)
         for index, encoder in enumerate(system.text_encoders):
             write_words(Path(made) / f"{path.stem}.words.{index}", encoder)
         _whole(system.recipe, recipe_of_file(Path(made) / path.name), SINGLE)

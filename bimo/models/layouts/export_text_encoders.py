@@ -112,8 +112,8 @@ def _end(encoder: Any) -> int:
     """The id where CLIP pools: 2 stands for the largest token of a text, as configs of before 2023 have it."""
     if encoder.part.pool == "largest":
         return 2
-    found = encoder.tokenizer.token_to_id("<|endoftext|>") if encoder.tokenizer is not None else None
-    return PIECES_END if found is None else found
+    end_of_text = encoder.tokenizer.token_to_id("<|endoftext|>") if encoder.tokenizer is not None else None
+    return PIECES_END if end_of_text is None else end_of_text
 
 
 def published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -93,7 +93,7 @@ def read(path: Path, dtype: torch.dtype | None = None, keep: Callable[[str], boo
 
     ``keep`` chooses by torch's name. Raises WeightsError for a file that is truncated or adds up to nothing.
     """
-    found: dict[str, Tensor] = {}
+    state: dict[str, Tensor] = {}
     entries = _entries(path)
     with path.open("rb") as file:
         for name, entry in entries.items():
@@ -105,8 +105,8 @@ def read(path: Path, dtype: torch.dtype | None = None, keep: Callable[[str], boo
                 file.seek(start)
                 content += file.read(length)
             value = torch.frombuffer(content, dtype=entry.dtype).reshape(entry.shape)
-            found[own] = value.to(dtype) if dtype is not None and value.is_floating_point() else value
-    return found
+            state[own] = value.to(dtype) if dtype is not None and value.is_floating_point() else value
+    return state
 
 
 def torch_name(name: str) -> str:
@@ -133,9 +133,9 @@ def _index(data: mmap.mmap, path: Path) -> dict[str, Entry]:
         if (field, wire) == (1, LENGTH):
             _value(data, at, at + length, path, entries)
     for name, entry in entries.items():
-        held = sum(length for _, length in entry.spans)
-        if held != math.prod(entry.shape) * entry.dtype.itemsize:
-            raise _damaged(f"{path}: {name} {entry.shape} {entry.dtype}, {held} bytes")
+        size = sum(length for _, length in entry.spans)
+        if size != math.prod(entry.shape) * entry.dtype.itemsize:
+            raise _damaged(f"{path}: {name} {entry.shape} {entry.dtype}, {size} bytes")
     if not entries:
         raise WeightsError("{path} holds no table of weights", path=path)
     return entries

@@ -61,13 +61,13 @@ def demand_steps(path: Path, cls: Any, settings: Mapping[str, Any]) -> None:
     why = ""
     for steps in TRIALS:
         try:
-            found = _first_step(cls, settings, {"num_inference_steps": steps})
+            outcome = _first_step(cls, settings, {"num_inference_steps": steps})
         except Exception as error:  # a scheduler for another kind of model may fail in any way
             why = why or _told(error)
             continue
-        if found == SHAPE:
+        if outcome == SHAPE:
             return
-        why = f"{found}"
+        why = f"{outcome}"
     raise _undrawable(path, cls.__name__, why, "EulerDiscreteScheduler")
 
 
@@ -76,16 +76,16 @@ def demand_flow_steps(path: Path, cls: Any, settings: Mapping[str, Any], grid: s
     `bimo.diffusion.schedules.flow.Flow` has them, or its "own".
     """
     whole = numpy.linspace(1000.0, 1.0, TRIALS[0]).astype(numpy.int64).astype(numpy.float32)
-    given: dict[str, Any] = {"mu": 0.5}
+    arguments: dict[str, Any] = {"mu": 0.5}
     if grid == "own":
-        given["num_inference_steps"] = TRIALS[0]
+        arguments["num_inference_steps"] = TRIALS[0]
     elif grid == "even":
-        given["sigmas"] = numpy.linspace(1.0, 1 / TRIALS[0], TRIALS[0])
+        arguments["sigmas"] = numpy.linspace(1.0, 1 / TRIALS[0], TRIALS[0])
     else:
-        given |= {"timesteps": whole, "sigmas": whole / 1000.0}
+        arguments |= {"timesteps": whole, "sigmas": whole / 1000.0}
     try:
-        found = _first_step(cls, settings, given)
-        why = "" if found == SHAPE else f"{found}"
+        outcome = _first_step(cls, settings, arguments)
+        why = "" if outcome == SHAPE else f"{outcome}"
     except Exception as error:
         why = _told(error)
     if why:

@@ -150,11 +150,11 @@ def text_encoder(folder: Folder, component: str = "text_encoder", words: str = "
         )
     if kind == "CLIPTextModel":
         return _clip(folder, config, words, marked)
-    given = _bert(config, chinese_clip=kind != "BertModel")
+    fields = _bert(config, chinese_clip=kind != "BertModel")
     if kind == "BertModel":
-        return replace(given, length=_length(folder, words, given.positions))
-    length = min(CHINESE_CLIP_LENGTH, given.positions)
-    return replace(given, length=length, masked=True, padding="shown", pooler=False)
+        return replace(fields, length=_length(folder, words, fields.positions))
+    length = min(CHINESE_CLIP_LENGTH, fields.positions)
+    return replace(fields, length=length, masked=True, padding="shown", pooler=False)
 
 
 def alt_text_encoder(folder: Folder) -> XlmText:
@@ -174,8 +174,8 @@ def alt_text_encoder(folder: Folder) -> XlmText:
     former = {**FORMER_TEXT, "use_attention_mask": True, "project_dim": 512, "has_pre_transformation": False}
     defaults = {**XLMRobertaConfig().to_dict(), **former, **twin}
     read = config.of(defaults, own.values(), NO_EFFECT_TEXT | NO_EFFECT_ALT)
-    given: dict[str, Any] = {name: read[field] for name, field in own.items()}
-    made = XlmText(**given)
+    fields: dict[str, Any] = {name: read[field] for name, field in own.items()}
+    made = XlmText(**fields)
     return replace(made, length=min(_length(folder, "tokenizer", ALT_LENGTH), made.positions - 2))
 
 
@@ -188,12 +188,12 @@ def identity(found: TextEncoderPart, folder: Folder, config: Config) -> tuple[st
     for known in KNOWN:
         if known.word in named.lower() and _alike(found, known.encoder):
             near = Both(*(f"{title}{but}" for title, but in zip(known.title, known.but, strict=True)))
-            told = say(" and its config names {named}", named=named) if known.word else ""
-            return known.name, known.languages, say("{because}{told}: {near}", because=because, told=told, near=near)
+            also = say(" and its config names {named}", named=named) if known.word else ""
+            return known.name, known.languages, say("{because}{told}: {near}", because=because, told=also, near=near)
     chinese = not (isinstance(found, ClipText) and found.words == "pairs")
     name = "stable-diffusion-bert" if isinstance(found, Bert) else "stable-diffusion"
-    told = say("; no known system has this size")
-    return name, ("zh",) if chinese else ("en",), because + told
+    also = say("; no known system has this size")
+    return name, ("zh",) if chinese else ("en",), because + also
 
 
 def _alike(found: TextEncoderPart, known: TextEncoderPart) -> bool:
@@ -213,10 +213,10 @@ def _bert(config: Config, chinese_clip: bool) -> Bert:
     twin = {"attention_probs_dropout_prob": config.fields.get("hidden_dropout_prob", 0.1)}
     cls = ChineseCLIPTextConfig if chinese_clip else BertConfig
     # Chinese-CLIP masks the padding, which a config of it may say.
-    told = {"use_attention_mask": chinese_clip}
-    read = config.of({**FORMER_TEXT, **cls().to_dict(), **twin, **told}, own.values(), NO_EFFECT_TEXT)
-    given: dict[str, Any] = {name: read[field] for name, field in own.items()}
-    return Bert(**given)
+    masking = {"use_attention_mask": chinese_clip}
+    read = config.of({**FORMER_TEXT, **cls().to_dict(), **twin, **masking}, own.values(), NO_EFFECT_TEXT)
+    fields: dict[str, Any] = {name: read[field] for name, field in own.items()}
+    return Bert(**fields)
 
 
 def _clip(folder: Folder, config: Config, words: str, marked: bool) -> ClipText:
@@ -224,8 +224,8 @@ def _clip(folder: Folder, config: Config, words: str, marked: bool) -> ClipText:
 
     own = {**TEXT_ENCODER_SIZES, "activation": "hidden_act", "eps": "layer_norm_eps"}
     read = config.of({**FORMER_TEXT, **CLIPTextConfig().to_dict()}, own.values(), NO_EFFECT_TEXT)
-    given: dict[str, Any] = {name: read[field] for name, field in own.items()}
-    made = ClipText(**given)
+    fields: dict[str, Any] = {name: read[field] for name, field in own.items()}
+    made = ClipText(**fields)
     made = replace(made, length=_length(folder, words, made.positions))
     if marked:
         return replace(made, words="pieces", marks=MARKS)

@@ -132,8 +132,8 @@ def variant_of(folder: Path) -> str:
         taken = files_of(folder)[0].name
     except WeightsError:
         return ""
-    found = _FILE.fullmatch(taken)
-    return _key(found)[2] if found else ""
+    match = _FILE.fullmatch(taken)
+    return _key(match)[2] if match else ""
 
 
 def _names(folder: Path) -> list[str]:

@@ -57,10 +57,10 @@ class Dense(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, h, w] -> [B, C, h, w]."""
-        seen = [x]
+        features = [x]
         for index in range(1, 5):
-            seen.append(functional.leaky_relu(self.get_submodule(f"conv{index}")(torch.cat(seen, dim=1)), 0.2))
-        return x + RESIDUAL * self.get_submodule("conv5")(torch.cat(seen, dim=1))
+            features.append(functional.leaky_relu(self.get_submodule(f"conv{index}")(torch.cat(features, dim=1)), 0.2))
+        return x + RESIDUAL * self.get_submodule("conv5")(torch.cat(features, dim=1))
 
 
 class Residual(nn.Module):
@@ -96,13 +96,13 @@ class EsrganDenoiser(Denoiser):
         """The denoiser's output. Raises RecipeError where the picture is not a quarter of x."""
         small = conditioning.spatial
         if small is None or [side * SCALE for side in small.shape[-2:]] != list(x.shape[-2:]):
-            found = "nothing" if small is None else str(tuple(small.shape[-2:]))
+            size = "nothing" if small is None else str(tuple(small.shape[-2:]))
             wanted = tuple(side // SCALE for side in x.shape[-2:])
             raise RecipeError(
                 "Esrgan enlarges a picture of {wanted} by {scale}; it is given {found}",
                 wanted=wanted,
                 scale=SCALE,
-                found=found,
+                found=size,
             )
         order = (2, 1, 0) if self.part.bgr else (0, 1, 2)
         first = self.conv_first((small / 2 + 0.5)[:, order, :, :])

@@ -115,26 +115,26 @@ def recipe_of(path: Path, wanted: Recipe) -> Recipe:
     Raises WeightsError for a damaged config, RecipeError for a field that cannot be carried.
     """
     whole = _below(Config(path / CONFIG_FILE, read_json(path / CONFIG_FILE)), "model", "params")
-    told = whole.of(SYSTEM, CARRIED_SYSTEM, NO_EFFECT_SYSTEM)
+    settings = whole.of(SYSTEM, CARRIED_SYSTEM, NO_EFFECT_SYSTEM)
     kinds = {"eps": "epsilon", "x0": "sample"}
-    if told["parameterization"] not in kinds or told["conditioning_key"] != "crossattn":
+    if settings["parameterization"] not in kinds or settings["conditioning_key"] != "crossattn":
         raise RecipeError(
             "parameterization of {path} is {told}, conditioning_key {told_2}: supported are eps and x0, and crossattn",
             path=whole.path,
-            told=told["parameterization"],
-            told_2=told["conditioning_key"],
+            told=settings["parameterization"],
+            told_2=settings["conditioning_key"],
         )
     image, enlarge = wanted.levels
     schedule = replace(
         cast(Ddpm, image.schedule),
         # What latent diffusion calls linear is linear in the square root.
         beta_schedule="scaled_linear",
-        beta_start=told["linear_start"],
-        beta_end=told["linear_end"],
-        count=told["timesteps"],
-        prediction=kinds[told["parameterization"]],
+        beta_start=settings["linear_start"],
+        beta_end=settings["linear_end"],
+        count=settings["timesteps"],
+        prediction=kinds[settings["parameterization"]],
     )
-    space = _space(_below(whole, "first_stage_config", "params"), cast(Latent, image.space), told["scale_factor"])
+    space = _space(_below(whole, "first_stage_config", "params"), cast(Latent, image.space), settings["scale_factor"])
     denoiser = _painter(_below(whole, "unet_config", "params"))
     encoder = _text_encoder(_below(whole, "cond_stage_config", "params"), cast(ClipText, wanted.text_encoders[0]))
     level = replace(image, space=space, denoiser=denoiser, schedule=schedule)
@@ -239,17 +239,17 @@ def _demand(config: Config, read: Mapping[str, Any], names: Any) -> None:
 
 def _with_average(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The file's tensors, the UNet's being their averages; those stand under its names without their dots."""
-    found = dict(state)
+    tensors = dict(state)
     for name in state:
         if name.startswith(ldm_names.UNET):
             spelt = AVERAGED + name.removeprefix("model.").replace(".", "")
             # One without its average is reported: the plain weights are not what is drawn with.
-            plain = found.pop(name)
-            if spelt in found:
-                found[name] = found.pop(spelt)
+            plain = tensors.pop(name)
+            if spelt in tensors:
+                tensors[name] = tensors.pop(spelt)
             else:
-                found[f"{name} without {AVERAGED}*"] = plain
-    return found
+                tensors[f"{name} without {AVERAGED}*"] = plain
+    return tensors
 
 
 _KEPT = re.compile(

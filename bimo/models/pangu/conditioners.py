@@ -41,8 +41,8 @@ class Bucket(Conditioner):
             return Conditioning(scalars={self.name: batch.scalars[self.name]})
         height, width = batch.x.shape[2:]
         near = min(self.sizes, key=lambda size: abs(math.log(size[0] / size[1]) - math.log(width / height)))
-        found = (width * self.factor, height * self.factor)
-        place = self.sizes.index(found if found in self.sizes else near)
+        size = (width * self.factor, height * self.factor)
+        place = self.sizes.index(size if size in self.sizes else near)
         return Conditioning(scalars={self.name: torch.full((batch.x.shape[0], 1), float(place))})
 
     def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:

@@ -106,8 +106,8 @@ def read(path: Path, wanted: Recipe, dtype: torch.dtype | None = torch.float32) 
 
 def _files(path: Path) -> tuple[Path, Path]:
     """The files of high and of low times. Raises WeightsError where one is missing or stands there twice."""
-    found = [sorted(path.glob(pattern)) for pattern in (HIGH, LOW)]
-    for pattern, files in zip((HIGH, LOW), found, strict=True):
+    by_pattern = [sorted(path.glob(pattern)) for pattern in (HIGH, LOW)]
+    for pattern, files in zip((HIGH, LOW), by_pattern, strict=True):
         if len(files) != 1:
             names = Listed(file.name for file in files) or Message("none")
             raise WeightsError(
@@ -116,7 +116,7 @@ def _files(path: Path) -> tuple[Path, Path]:
                 path=path,
                 listed=names,
             )
-    return found[0][0], found[1][0]
+    return by_pattern[0][0], by_pattern[1][0]
 
 
 def _of_low(name: str) -> bool:

@@ -171,8 +171,8 @@ class Block(nn.Module):
         """[R, patches, D] -> the same; words [R, L, D], bias [R, 1, 1, L], modulation [R, 6, D]."""
         parts = (self.scale_shift_table + modulation).chunk(MODULATIONS, dim=1)
         shift, scale, gate, shift_feed, scale_feed, gate_feed = parts
-        seen = self.norm1(hidden) * (1 + scale) + shift
-        hidden = gate * self.attn1(seen, seen, None) + hidden
+        modulated = self.norm1(hidden) * (1 + scale) + shift
+        hidden = gate * self.attn1(modulated, modulated, None) + hidden
         hidden = self.attn2(hidden, words, bias) + hidden
         return gate_feed * self.ff(self.norm2(hidden) * (1 + scale_feed) + shift_feed) + hidden
 
@@ -194,8 +194,8 @@ class Attention(nn.Module):
             layer(rows).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for layer, rows in ((self.to_q, asking), (self.to_k, asked), (self.to_v, asked))
         )
-        found = attended(query, key, value, bias)
-        return self.to_out[0](found.transpose(1, 2).flatten(2))
+        attention_output = attended(query, key, value, bias)
+        return self.to_out[0](attention_output.transpose(1, 2).flatten(2))
 
 
 class Feed(nn.Module):

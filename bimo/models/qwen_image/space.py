@@ -87,8 +87,8 @@ class QwenLatentSpace(Space):
 
     def posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """[B, 3, H, W] in [-1, 1] -> mean and deviation of x, each [B, C, h, w]."""
-        found = coded(self.model, pixels.unsqueeze(2))
-        mean, deviation = found.mean.squeeze(2), found.std.squeeze(2)
+        latents = coded(self.model, pixels.unsqueeze(2))
+        mean, deviation = latents.mean.squeeze(2), latents.std.squeeze(2)
         scale = self._of(self.part.deviation, mean)
         return (mean - self._of(self.part.mean, mean)) / scale, deviation / scale
 

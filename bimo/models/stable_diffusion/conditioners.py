@@ -122,17 +122,17 @@ class Sizes(Conditioner):
 
     def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
         """Scalars [1, 6]. Raises RequestError for anything but six finite numbers."""
-        given = drawing.request.conditions.get(self.name)
-        if given is None:
+        value = drawing.request.conditions.get(self.name)
+        if value is None:
             return Conditioning(scalars={self.name: _whole(*(drawing.request.size or (0, 0)))})
-        if len(given) != 6 or not all(math.isfinite(v) for v in given):
+        if len(value) != 6 or not all(math.isfinite(v) for v in value):
             raise RequestError(
                 "{name} are 6 numbers (height and width before, top and left of the crop, height and width now), "
                 "got {given}",
                 name=self.name,
-                given=given,
+                given=value,
             )
-        return Conditioning(scalars={self.name: torch.tensor([given])})
+        return Conditioning(scalars={self.name: torch.tensor([value])})
 
 
 def _whole(width: int, height: int) -> Tensor:

@@ -155,14 +155,14 @@ def unet(config: Config) -> Unet:
     carried = (*own.values(), *POOLED, *BRIDGE, *UNET_SETTINGS, "in_channels", "out_channels", "time_cond_proj_dim")
     # How many heads there are for an embedding that no UNet here has.
     read = config.of(defaults, carried, ("addition_embed_type_num_heads",))
-    given: dict[str, Any] = {name: read[field] for name, field in own.items()}
-    given["config"] = changed(defaults, read, UNET_SETTINGS)
-    given["guidance"] = read["time_cond_proj_dim"] or 0
+    fields: dict[str, Any] = {name: read[field] for name, field in own.items()}
+    fields["config"] = changed(defaults, read, UNET_SETTINGS)
+    fields["guidance"] = read["time_cond_proj_dim"] or 0
     for name in ("text", "layers_per_block"):
-        given[name] = _same_for_all(config, own[name], given[name])
-    given["upcast"] = bool(given["upcast"])  # null in some configs
-    given["spatial"] = read["in_channels"] - read["out_channels"]
-    if given["spatial"] not in (0, 1 + read["out_channels"]):
+        fields[name] = _same_for_all(config, own[name], fields[name])
+    fields["upcast"] = bool(fields["upcast"])  # null in some configs
+    fields["spatial"] = read["in_channels"] - read["out_channels"]
+    if fields["spatial"] not in (0, 1 + read["out_channels"]):
         raise RecipeError(
             "in_channels of {path} is {read}, out_channels {read_2}: supported is {read_2}, or {value} of an "
             "inpainting model",
@@ -171,13 +171,13 @@ def unet(config: Config) -> Unet:
             read_2=read["out_channels"],
             value=1 + 2 * read["out_channels"],
         )
-    given |= _pooled(config, read)
-    if given["size"] is None:
-        given["size"] = SIDES["vector" in given]
-    if given["size"] == 32 and before(config.fields.get("_diffusers_version"), (0, 9)):
+    fields |= _pooled(config, read)
+    if fields["size"] is None:
+        fields["size"] = SIDES["vector" in fields]
+    if fields["size"] == 32 and before(config.fields.get("_diffusers_version"), (0, 9)):
         # diffusers before 0.9 wrote 32 whatever the model was trained at; its pipeline draws 64 as well.
-        given["size"] = 64
-    return Unet(channels=read["out_channels"], **given)
+        fields["size"] = 64
+    return Unet(channels=read["out_channels"], **fields)
 
 
 def _same_for_all(config: Config, name: str, value: Any) -> Any:
@@ -206,7 +206,7 @@ def _pooled(config: Config, read: dict[str, Any]) -> dict[str, Any]:
             path=config.path,
             kinds=kinds,
         )
-    given: dict[str, Any] = {"bridge": (read["encoder_hid_dim"] or 0) if kinds[2] else 0}
+    fields: dict[str, Any] = {"bridge": (read["encoder_hid_dim"] or 0) if kinds[2] else 0}
     if kinds[0]:
         pooled = (told or 0) - SIZES[1] * (width or 0)
         if pooled <= 0:
@@ -218,8 +218,8 @@ def _pooled(config: Config, read: dict[str, Any]) -> dict[str, Any]:
                 sizes=SIZES[1],
                 width=width,
             )
-        given |= {"vector": pooled, "ids": SIZES, "id_width": width}
-    return given
+        fields |= {"vector": pooled, "ids": SIZES, "id_width": width}
+    return fields
 
 
 def changed(defaults: dict[str, Any], read: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
@@ -259,21 +259,21 @@ def latent(config: Config, reads: tuple[str, ...] = ()) -> Latent:
     moments = ("latents_mean", "latents_std")
     defaults = {**defaults_of(AutoencoderKL), **kinds}
     read = config.of(defaults, (*own.values(), *moments, *VAE_SETTINGS), NO_EFFECT_VAE)
-    given = {name: read[field] for name, field in own.items()}
-    given["shift"] = (given["shift"] or 0.0) if "shift" in reads else 0.0
-    given["config"] = changed(defaults, read, VAE_SETTINGS)
+    fields = {name: read[field] for name, field in own.items()}
+    fields["shift"] = (fields["shift"] or 0.0) if "shift" in reads else 0.0
+    fields["config"] = changed(defaults, read, VAE_SETTINGS)
     for name in moments:
-        if read[name] is not None and len(read[name]) != given["channels"]:
+        if read[name] is not None and len(read[name]) != fields["channels"]:
             raise RecipeError(
                 "{name} of {path} are {count} numbers, and the latents have {given} channels; there should be as many",
                 name=name,
                 path=config.path,
                 count=len(read[name]),
-                given=given["channels"],
+                given=fields["channels"],
             )
     if "moments" in reads and all(read[name] for name in moments):
-        given |= {"mean": read[moments[0]], "deviation": read[moments[1]]}
-    return Latent(**given)
+        fields |= {"mean": read[moments[0]], "deviation": read[moments[1]]}
+    return Latent(**fields)
 
 
 def guide_of(denoiser: Unet, guide: Guidance) -> tuple[Guidance, int]:

@@ -126,12 +126,12 @@ def _text_encoder(folder: Folder, which: str) -> ClipText:
     }
     defaults = {**FORMER_TEXT, **defaults_of(CLIPTextConfig), **CLIPTextConfig().to_dict()}
     read = config.of(defaults, own.values(), NO_EFFECT_TEXT)
-    given: dict[str, Any] = {name: read[field] for name, field in own.items()}
+    fields: dict[str, Any] = {name: read[field] for name, field in own.items()}
     settings = folder.path / words / "tokenizer_config.json"
     limit = read_json(settings).get("model_max_length") if settings.is_file() else None
     # A position past the last has no embedding: the text encoder cannot be padded to more.
-    given["length"] = min(int(limit), given["positions"]) if isinstance(limit, (int, float)) else given["positions"]
+    fields["length"] = min(int(limit), fields["positions"]) if isinstance(limit, (int, float)) else fields["positions"]
     if projects:
-        given["project"] = int(config.fields.get("projection_dim", defaults["projection_dim"]))
-        given["pool"] = "largest" if config.fields.get("eos_token_id", 49407) == 2 else "end"
-    return ClipText(penultimate="raw", **given)
+        fields["project"] = int(config.fields.get("projection_dim", defaults["projection_dim"]))
+        fields["pool"] = "largest" if config.fields.get("eos_token_id", 49407) == 2 else "end"
+    return ClipText(penultimate="raw", **fields)

@@ -72,8 +72,8 @@ class Blocks:
 
 def depth(shapes: Iterable[str], prefix: str) -> int:
     """How many transformer blocks there are below a prefix."""
-    found = {m[1] for name in shapes if (m := re.match(re.escape(prefix) + r"transformer_blocks\.(\d+)\.", name))}
-    return len(found)
+    numbers = {m[1] for name in shapes if (m := re.match(re.escape(prefix) + r"transformer_blocks\.(\d+)\.", name))}
+    return len(numbers)
 
 
 def unet_names(blocks: Blocks) -> dict[str, str]:
@@ -126,8 +126,8 @@ def vae_names(count: int, layers: int) -> dict[str, str]:
 
 def vae_levels(shapes: Shapes) -> tuple[int, int]:
     """(levels, residual blocks a level) of an autoencoder in LDM's layout, without their prefix."""
-    found = {(int(m[1]), int(m[2])) for n in shapes if (m := re.match(r"encoder\.down\.(\d+)\.block\.(\d+)\.", n))}
-    return max(level for level, _ in found) + 1, max(block for _, block in found) + 1
+    blocks = {(int(m[1]), int(m[2])) for n in shapes if (m := re.match(r"encoder\.down\.(\d+)\.block\.(\d+)\.", n))}
+    return max(level for level, _ in blocks) + 1, max(block for _, block in blocks) + 1
 
 
 def open_clip_names(layers: int) -> dict[str, str]:
@@ -170,7 +170,7 @@ def open_clip_to_own(state: Mapping[str, Tensor], layers: int, projection: bool)
     in_proj [3 D, D] is q, k and v; text_projection [D, P] is the transpose of a linear layer's [P, D].
     """
     names = open_clip_names(layers)
-    found: dict[str, Tensor] = {}
+    state_of_now: dict[str, Tensor] = {}
     for name, value in state.items():
         block = re.match(r"transformer\.resblocks\.(\d+)\.", name)
         if name in ("logit_scale", "attn_mask") or (block and int(block[1]) >= layers):
@@ -178,13 +178,13 @@ def open_clip_to_own(state: Mapping[str, Tensor], layers: int, projection: bool)
         fused = re.fullmatch(r"transformer\.resblocks\.\d+\.attn\.in_proj_(weight|bias)", name)
         if block and fused:
             for kind, piece in zip(PROJECTIONS, value.chunk(3), strict=True):
-                found[f"encoder.layers.{block[1]}.self_attn.{kind}.{fused[1]}"] = piece
+                state_of_now[f"encoder.layers.{block[1]}.self_attn.{kind}.{fused[1]}"] = piece
         elif name == "text_projection":
             if projection:
-                found["text_projection.weight"] = value.T.contiguous()
+                state_of_now["text_projection.weight"] = value.T.contiguous()
         else:
-            found[renamed(name, names) or name] = value
-    return found
+            state_of_now[renamed(name, names) or name] = value
+    return state_of_now
 
 
 def open_clip_source(name: str, layers: int) -> str:
@@ -194,21 +194,21 @@ def open_clip_source(name: str, layers: int) -> str:
         return f"transformer.resblocks.{fused[1]}.attn.in_proj_{fused[2]}"
     if name == "projection.weight":
         return "text_projection"
-    found = renamed(name.removeprefix("model."), inverse(open_clip_names(layers))) or name
-    return found.removesuffix(".weight") if found == "positional_embedding.weight" else found
+    own = renamed(name.removeprefix("model."), inverse(open_clip_names(layers))) or name
+    return own.removesuffix(".weight") if own == "positional_embedding.weight" else own
 
 
 def open_clip_to_ldm(state: Mapping[str, Tensor], layers: int) -> dict[str, Tensor]:
     """A CLIPTextModel(WithProjection)'s tensors under OpenCLIP's names."""
     names = inverse(open_clip_names(layers))
-    found: dict[str, Tensor] = {}
+    renamed_state: dict[str, Tensor] = {}
     for name, value in state.items():
         if own := renamed(name, names):
-            found[own] = value
+            renamed_state[own] = value
     for layer in range(layers):
         for kind in ("weight", "bias"):
             pieces = [state[f"encoder.layers.{layer}.self_attn.{projection}.{kind}"] for projection in PROJECTIONS]
-            found[f"transformer.resblocks.{layer}.attn.in_proj_{kind}"] = torch.cat(pieces)
+            renamed_state[f"transformer.resblocks.{layer}.attn.in_proj_{kind}"] = torch.cat(pieces)
     if "text_projection.weight" in state:
-        found["text_projection"] = state["text_projection.weight"].T.contiguous()
-    return found
+        renamed_state["text_projection"] = state["text_projection.weight"].T.contiguous()
+    return renamed_state

@@ -109,14 +109,14 @@ def merging(
     into; of the others the ``share`` of all tokens that are most like one of those are, by the cosine.
     """
     rows, (h, w) = x.shape[0], size
-    kept = torch.zeros(h, w, dtype=torch.bool)
+    is_target = torch.zeros(h, w, dtype=torch.bool)
     draw = torch.Generator().manual_seed(0)
     tall, wide = h // STRIDE, w // STRIDE
     chosen = torch.randint(STRIDE * STRIDE, (tall, wide), generator=draw)
     down, right = torch.meshgrid(torch.arange(tall), torch.arange(wide), indexing="ij")
-    kept[down * STRIDE + chosen // STRIDE, right * STRIDE + chosen % STRIDE] = True
-    targets = kept.flatten().nonzero()[:, 0].to(x.device)
-    others = (~kept).flatten().nonzero()[:, 0].to(x.device)
+    is_target[down * STRIDE + chosen // STRIDE, right * STRIDE + chosen % STRIDE] = True
+    targets = is_target.flatten().nonzero()[:, 0].to(x.device)
+    others = (~is_target).flatten().nonzero()[:, 0].to(x.device)
     count = min(len(others), int(share * h * w))
     unit = nn.functional.normalize(x.float(), dim=-1).to(x.dtype)
     likeness, nearest = (unit[:, others] @ unit[:, targets].transpose(1, 2)).max(dim=-1)
@@ -129,9 +129,9 @@ def merging(
 
     def merge(values: Tensor) -> Tensor:
         target, other = values[:, targets], values[:, others]
-        given = rows_of(other, merged)
-        place = into[..., None].expand_as(given)
-        target = target.scatter_reduce(1, place, given, reduce="mean", include_self=True)
+        sources = rows_of(other, merged)
+        place = into[..., None].expand_as(sources)
+        target = target.scatter_reduce(1, place, sources, reduce="mean", include_self=True)
         return torch.cat([rows_of(other, alone), target], dim=1)
 
     def spread(values: Tensor) -> Tensor:

@@ -151,28 +151,28 @@ def _pad(encoder: Any, part: Component, told: int | None) -> None:
     if not part.pad or encoder.part.words != "pairs":
         return
     own = 0 if part.pad == "zero" else encoder.tokenizer.token_to_id(END)
-    found = own if told is None else told
-    encoder.pad = encoder.pad if found is None else found
+    pad = own if told is None else told
+    encoder.pad = encoder.pad if pad is None else pad
 
 
 def _layout(path: Path) -> Layout:
     names = shapes(path)
-    found = detect(names)
-    if found is None or not found.rule.text:
-        raise unusable(path, found)
-    kind = found.rule.text
+    detection = detect(names)
+    if detection is None or not detection.rule.text:
+        raise unusable(path, detection)
+    kind = detection.rule.text
     unet, vae = below(names, ldm_names.UNET), below(names, ldm_names.VAE)
     for what, prefix in ((unet, ldm_names.UNET), (vae, ldm_names.VAE)):
         if not what:
             raise WeightsError("{path} has no {prefix}*", path=path, prefix=prefix)
     try:
-        parts = _components(kind, names, found, unet, vae)
+        parts = _components(kind, names, detection, unet, vae)
     except (KeyError, ValueError, IndexError) as error:
         raise WeightsError("{file} is incomplete: it has no {error}; get it again", file=path, error=error) from None
     encoders = [name for name in TEXT_ENCODER_NAMES if name in parts]
     words = tuple(_words(path, kind, index) for index in range(len(encoders)))
     pipeline = PIPELINES.get(kind, "StableDiffusionPipeline")
-    scheduler = _scheduler(kind, _prediction(path, names, found), RESCALED in names, path)
+    scheduler = _scheduler(kind, _prediction(path, names, detection), RESCALED in names, path)
     if set(MOMENTS) <= set(names) and kind == "xl":
         parts["vae"] = replace(parts["vae"], config={**parts["vae"].config, **_moments(path)})
         scheduler = EDM
@@ -183,7 +183,7 @@ def _layout(path: Path) -> Layout:
             path=path,
             told=told,
         )
-    return Layout(path, found, names, pipeline, parts, words, scheduler)
+    return Layout(path, detection, names, pipeline, parts, words, scheduler)
 
 
 def _components(kind: str, names: Shapes, found: Found, unet: Shapes, vae: Shapes) -> dict[str, Component]:
@@ -216,8 +216,8 @@ def _components(kind: str, names: Shapes, found: Found, unet: Shapes, vae: Shape
 
 def _moments(path: Path) -> dict[str, Any]:
     """What a file marked as Playground 2.5 says of its latents."""
-    found = checkpoint_io.read(path, torch.float32, lambda name: name in MOMENTS)
-    moments: list[list[float]] = [found[name].flatten().tolist() for name in MOMENTS]
+    tensors = checkpoint_io.read(path, torch.float32, lambda name: name in MOMENTS)
+    moments: list[list[float]] = [tensors[name].flatten().tolist() for name in MOMENTS]
     return {"latents_mean": moments[0], "latents_std": moments[1], "scaling_factor": 0.5}
 
 
@@ -315,14 +315,14 @@ def _prediction(path: Path, names: Shapes, found: Found) -> str:
     # Set by hand, where what a trainer says of its file is often left at its default: A1111 and ComfyUI heed it alone.
     if PREDICTS_V in names:
         return "v_prediction"
-    told = weights_metadata(path).get("modelspec.prediction_type", "")
-    if told:
-        return "v_prediction" if told.startswith("v") else "epsilon"
+    prediction_type = weights_metadata(path).get("modelspec.prediction_type", "")
+    if prediction_type:
+        return "v_prediction" if prediction_type.startswith("v") else "epsilon"
     config = path.with_suffix(".yaml")
     if config.is_file():
         # Only its ASCII is read: comments are in whatever code their writer's machine had.
-        said = re.search(rb"parameterization:\s*[\"']?(\w+)", config.read_bytes())
-        return "v_prediction" if said and said[1] == b"v" else "epsilon"
+        match = re.search(rb"parameterization:\s*[\"']?(\w+)", config.read_bytes())
+        return "v_prediction" if match and match[1] == b"v" else "epsilon"
     if found.system == "stable-diffusion-2":
         raise WeightsError(
             "{path} is Stable Diffusion 2, and weights do not tell whether it predicts noise or v; put "
@@ -345,8 +345,8 @@ def _words(path: Path, kind: str, index: int) -> Path | None:
 def _tokenizer(kind: str, folder: Path | None, rows: int, settings: Mapping[str, Any]) -> str:
     """The class of a tokenizer, by its files."""
     if kind in ("clip", "openclip", "xl"):
-        told = str(settings.get("tokenizer_class", ""))
-        if rows in WORD_PIECES or told.startswith("Bert"):
+        tokenizer_class = str(settings.get("tokenizer_class", ""))
+        if rows in WORD_PIECES or tokenizer_class.startswith("Bert"):
             return "BertTokenizer"
     for files, cls in TOKENIZERS[kind]:
         if folder is not None and all((folder / file).is_file() for file in files):

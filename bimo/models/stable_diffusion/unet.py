@@ -199,8 +199,8 @@ class UnetDenoiser(ShortcutDenoiser):
         speeds = torch.exp(torch.arange(half, dtype=torch.float32) * -(math.log(10000.0) / (half - 1)))
         # As diffusers tells it: what is added to the given branch, a thousandfold.
         angles = (scale.float().cpu() - 1.0) * 1000.0 * speeds[None]
-        found = torch.cat([angles.sin(), angles.cos()], dim=1)
-        return nn.functional.pad(found, (0, self.part.guidance % 2))
+        embedding = torch.cat([angles.sin(), angles.cos()], dim=1)
+        return nn.functional.pad(embedding, (0, self.part.guidance % 2))
 
     def _pooled(self, conditioning: Conditioning) -> Tensor:
         vector = conditioning.vector

@@ -130,9 +130,9 @@ class BertTextEncoder(PublishedTextEncoder):
         while low < high:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if self._used(text[:middle]) <= limit else (low, middle - 1)
-        found = self._strange(text)
-        near = lexicon.near(found.words, self.known)
-        return Budget(used, limit, text[low:], found.words, (), near, found.mostly, found.wholly)
+        strange = self._strange(text)
+        near = lexicon.near(strange.words, self.known)
+        return Budget(used, limit, text[low:], strange.words, (), near, strange.mostly, strange.wholly)
 
     def build_tokenizer(self, captions: Iterable[str], known: Iterable[str]) -> None:
         """Makes the vocabulary of a "lexicon" text encoder: known words whole, then the characters and words of the
@@ -195,14 +195,14 @@ class BertTextEncoder(PublishedTextEncoder):
         """
         vocabulary, own = _characters(self.tokenizer), tokenization.taught(self.tokenizer)
         pieces = re.split(f"({'|'.join(map(re.escape, own))})", text) if own else [text]
-        found: list[tuple[int, str]] = []
+        unknown: list[tuple[int, str]] = []
         place = 0
         for number, piece in enumerate(pieces):
             for c in piece if number % 2 else normal(in_words(piece, self._knows)):
                 plain = number % 2 or c in vocabulary or c.isspace()
-                found += [(place, c)] if plain else [(-1, " "), (place, c), (-1, " ")]
+                unknown += [(place, c)] if plain else [(-1, " "), (place, c), (-1, " ")]
                 place += 1
-        return found
+        return unknown
 
     def _knows(self, words: str) -> bool:
         return not self._strange(words).words

@@ -52,9 +52,9 @@ class BertModel(nn.Module):
         given) -> tokens [B, L, D] and the first one pooled.
         """
         hidden = self.embeddings(input_ids, token_type_ids)
-        seen = None if attention_mask is None else attention_mask.bool()[:, None, None, :]
+        mask = None if attention_mask is None else attention_mask.bool()[:, None, None, :]
         for layer in self.encoder.layer:
-            hidden = layer(hidden, seen)
+            hidden = layer(hidden, mask)
         return BertOutput(hidden, None if self.pooler is None else self.pooler(hidden))
 
 
@@ -132,8 +132,8 @@ class Heads(nn.Module):
             for layer in (self.query, self.key, self.value)
         )
         share = self.dropout.p if self.training else 0.0
-        found = attended(query, key, value, seen, share)
-        return found.transpose(1, 2).flatten(2)
+        attention_output = attended(query, key, value, seen, share)
+        return attention_output.transpose(1, 2).flatten(2)
 
 
 class Intermediate(nn.Module):

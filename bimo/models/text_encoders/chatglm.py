@@ -92,9 +92,9 @@ class ChatGlmTextEncoder(PublishedTextEncoder):
         mask = torch.zeros(len(texts), self.part.length, dtype=torch.bool)
         begun = [self.first + MARKS.index(mark) for mark in BEGINNING]
         for row, text in enumerate(texts):
-            kept = [*begun, *self.tokens(text).ids[:room]]
-            ids[row, -len(kept) :] = torch.tensor(kept)
-            mask[row, -len(kept) :] = True
+            row_ids = [*begun, *self.tokens(text).ids[:room]]
+            ids[row, -len(row_ids) :] = torch.tensor(row_ids)
+            mask[row, -len(row_ids) :] = True
         return ids, mask
 
     def budget(self, text: str) -> Budget:
@@ -154,10 +154,10 @@ class Model(nn.Module):
         turns = rotation(mask, self.rotary)
         causal = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=ids.device).tril()
         # A padded place looks everywhere, ahead as well: its state counts, as the picture's denoiser sees it.
-        seen = (causal[None] & mask[:, None]) | ~mask[:, :, None]
+        attention_mask = (causal[None] & mask[:, None]) | ~mask[:, :, None]
         states = [self.embedding["word_embeddings"](ids)]
         for layer in self.encoder.layers:  # type: ignore[union-attr]
-            states.append(layer(states[-1], turns, seen[:, None]))
+            states.append(layer(states[-1], turns, attention_mask[:, None]))
         return states
 
 

@@ -140,10 +140,10 @@ class ClipTextEncoder(PublishedTextEncoder):
         encoded = self.tokens(text)
         if self.part.long == "pieces":
             pieces = max(1, -(-len(encoded.ids) // self.part.length))
-            found = Budget(len(encoded.ids), pieces * self.part.length)
+            budget = Budget(len(encoded.ids), pieces * self.part.length)
         else:
-            found = tokenization.budget(encoded, text, self.part.length)
-        return replace(found, unread=tokenization.unread(self.tokenizer, text))
+            budget = tokenization.budget(encoded, text, self.part.length)
+        return replace(budget, unread=tokenization.unread(self.tokenizer, text))
 
     def read_tokenizer(self, folder: Path) -> tuple[Any, str]:
         """tokenizer.json, or the vocab.json, merges.txt (and added_tokens.json) of byte pairs, or the vocab.txt of word

@@ -44,10 +44,10 @@ class PublishedTextEncoder(TextEncoder):
     def pieces(self, text: str) -> list[tuple[int, str, int]]:
         """The tokens of a text without the marks around it, as the tokenizer is given it."""
         spelt = self.spelt(text)
-        found = self.tokenizer.encode(spelt, add_special_tokens=False)
+        encoding = self.tokenizer.encode(spelt, add_special_tokens=False)
         return [
             (number, spelt[start:end] or token, start)
-            for number, token, (start, end) in zip(found.ids, found.tokens, found.offsets, strict=True)
+            for number, token, (start, end) in zip(encoding.ids, encoding.tokens, encoding.offsets, strict=True)
         ]
 
     def spelt(self, text: str) -> str:
@@ -56,8 +56,8 @@ class PublishedTextEncoder(TextEncoder):
 
     def budget(self, text: str) -> Budget:
         """Tokens used of the length and the text lost past it."""
-        found = tokenization.budget(self.tokens(text), text, self.part.length)
-        return replace(found, unread=tokenization.unread(self.tokenizer, text))
+        budget = tokenization.budget(self.tokens(text), text, self.part.length)
+        return replace(budget, unread=tokenization.unread(self.tokenizer, text))
 
     def build_tokenizer(self, captions: Iterable[str], known: Iterable[str]) -> None:
         """Raises WeightsError: the words are published with the weights."""

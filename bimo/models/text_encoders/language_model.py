@@ -176,13 +176,13 @@ class LanguageModelEncoder(PublishedTextEncoder):
     def _batch(self, rows: Sequence[_Row]) -> tuple[Tensor, Tensor]:
         longest = max(len(row.ids) for row in rows)
         ids = torch.full((len(rows), longest), self.pad, dtype=torch.long)
-        seen = torch.zeros(len(rows), longest, dtype=torch.bool)
+        attention_mask = torch.zeros(len(rows), longest, dtype=torch.bool)
         for index, row in enumerate(rows):
             # CPM knows padding by its id alone, and only on the left.
             first = longest - len(row.ids) if self.part.family == "cpmant" else 0
             ids[index, first : first + len(row.ids)] = torch.tensor(row.ids, dtype=torch.long)
-            seen[index, first : first + len(row.ids)] = torch.tensor(row.seen, dtype=torch.bool)
-        return ids, seen
+            attention_mask[index, first : first + len(row.ids)] = torch.tensor(row.seen, dtype=torch.bool)
+        return ids, attention_mask
 
     def finished(self, trunk: TextEncoding) -> TextEncoding:
         """The trunk's output, through the bridge where there is one."""
@@ -286,11 +286,11 @@ class LanguageModelEncoder(PublishedTextEncoder):
         blank = self.pad
         ahead = -len(ids) % self.part.multiple
         ids = [blank] * ahead + ids
-        seen = [True] * len(ids)
+        attention_mask = [True] * len(ids)
         if self.part.pad == "full":
             more = start + self.part.length - len(ids)
-            ids, seen = ids + [blank] * more, seen + [False] * more
-        return _Row(ids, seen)
+            ids, attention_mask = ids + [blank] * more, attention_mask + [False] * more
+        return _Row(ids, attention_mask)
 
 
 def pieces(text: str) -> list[tuple[int, str]]:
@@ -301,16 +301,16 @@ def pieces(text: str) -> list[tuple[int, str]]:
     masked = text
     for word in dict.fromkeys(_APOSTROPHE.findall(text)):
         masked = masked.replace(word, word.replace("'", _HIDDEN))
-    found: list[tuple[int, str]] = []
+    segments: list[tuple[int, str]] = []
     last = 0
     for match in _QUOTED.finditer(masked):
         if match.start() > last:
-            found.append((last, text[last : match.start()]))
-        found += [(at, text[at]) for at in range(match.start(), match.end())]
+            segments.append((last, text[last : match.start()]))
+        segments += [(at, text[at]) for at in range(match.start(), match.end())]
         last = match.end()
     if last < len(text):
-        found.append((last, text[last:]))
-    return found
+        segments.append((last, text[last:]))
+    return segments
 
 
 def _words(folder: Path) -> tuple[Any, str]:

@@ -47,7 +47,7 @@ def strange(text: str, places: Sequence[tuple[int, int]], known: Set[str], own: 
     """
     pieces = [(start, end) for start, end in places if start < end and text[start:end] not in own]
     taught = [(start, end) for start, end in places if text[start:end] in own]
-    found: dict[int, str] = {}
+    strange: dict[int, str] = {}
     learned = 0
     for word in _WORD.finditer(text):
         if any(start <= word.start() < end for start, end in taught):
@@ -56,40 +56,40 @@ def strange(text: str, places: Sequence[tuple[int, int]], known: Set[str], own: 
         if word[0] in known or all(part in known or part in _PARTICLES_EN for part in parts):
             learned += word[0] not in _PARTICLES_EN
         elif word[0] not in _PARTICLES_EN:
-            found[word.start()] = word[0]
+            strange[word.start()] = word[0]
     for run in _HAN_RUN.finditer(text):
         inside = [(start, end) for start, end in pieces if run.start() <= start and end <= run.end()]
         count, words = _of_run(text, inside, known)
         learned += count
-        found |= words
+        strange |= words
     emoji = sequences(text)
     for start, end in emoji:
-        found[start] = _called(text[start:end])
+        strange[start] = _called(text[start:end])
     # A mark that divides or was learned is no loss, unless nothing but marks was written.
-    alone = not found and not learned
+    alone = not strange and not learned
     for start, end in pieces:
         word = text[start:end]
         within = any(first <= start < last for first, last in emoji)
         if _is_mark(word) and not within and (alone or not (word in known or _MARKS.issuperset(word))):
-            found[start] = word
-    words = tuple(dict.fromkeys(_joined(found)))
+            strange[start] = word
+    words = tuple(dict.fromkeys(_joined(strange)))
     return Strange(words, len(words) > learned, bool(words) and not learned)
 
 
 def _joined(found: dict[int, str]) -> Iterator[str]:
     """The words in order; marks that follow one another are one: ???."""
     last = -1
-    held = ""
+    pending = ""
     for start, word in sorted(found.items()):
-        if held and _is_mark(held) and _is_mark(word) and start == last:
-            held += word
+        if pending and _is_mark(pending) and _is_mark(word) and start == last:
+            pending += word
         else:
-            if held:
-                yield held
-            held = word
+            if pending:
+                yield pending
+            pending = word
         last = start + len(word)
-    if held:
-        yield held
+    if pending:
+        yield pending
 
 
 def _is_mark(word: str) -> bool:
@@ -104,7 +104,7 @@ def _called(emoji: str) -> str:
 
 def _of_run(text: str, places: Sequence[tuple[int, int]], known: Set[str]) -> tuple[int, dict[int, str]]:
     """(how many learned words that say something, strange words by their places) of Han characters in a row."""
-    found: dict[int, str] = {}
+    strange: dict[int, str] = {}
     words = [text[start:end] for start, end in places]
     measures = [
         f"一{w}" in known and s > 0 and text[s - 1] in _NUMBERS for w, (s, _) in zip(words, places, strict=True)
@@ -139,10 +139,10 @@ def _of_run(text: str, places: Sequence[tuple[int, int]], known: Set[str]) -> tu
             first -= 1
         elif right and (odd or words[at] in _ENDS):
             at += 1
-        found[places[first][0]] = "".join(words[first:at])
+        strange[places[first][0]] = "".join(words[first:at])
         says[first:at] = [False] * (at - first)
         free = at
-    return sum(says), found
+    return sum(says), strange
 
 
 def _begins(words: Sequence[str], at: int, counted: Sequence[bool]) -> bool:
@@ -152,15 +152,15 @@ def _begins(words: Sequence[str], at: int, counted: Sequence[bool]) -> bool:
 
 def near(words: Sequence[str], known: Set[str]) -> tuple[str, ...]:
     """Learned words like the strange ones: letters alike, or characters in common."""
-    found: dict[str, None] = {}
+    emoji: dict[str, None] = {}
     for word in words:
         if _HAN_RUN.fullmatch(word) and len(word) > 1:
             sharing = [(_shared(word, other), other) for other in known if set(word) & set(other)]
             best = sorted(sharing, key=lambda pair: (-pair[0], len(pair[1]), pair[1]))
-            found |= dict.fromkeys(other for share, other in best[:_WORDS_NEAR] if share >= 0.5)
+            emoji |= dict.fromkeys(other for share, other in best[:_WORDS_NEAR] if share >= 0.5)
         elif word.isascii() and len(word) > 2:
-            found |= dict.fromkeys(difflib.get_close_matches(word, known, n=_WORDS_NEAR, cutoff=0.75))
-    return tuple(found)[: 2 * _WORDS_NEAR]
+            emoji |= dict.fromkeys(difflib.get_close_matches(word, known, n=_WORDS_NEAR, cutoff=0.75))
+    return tuple(emoji)[: 2 * _WORDS_NEAR]
 
 
 def _shared(word: str, other: str) -> float:

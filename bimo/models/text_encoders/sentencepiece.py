@@ -62,11 +62,11 @@ def tokenizer_of(path: Path) -> Any:
     except (OSError, ValueError, KeyError, struct.error) as error:
         raise WeightsError("cannot read the tokenizer {path}: {error}", path=path, error=error) from None
     if model.algorithm != BYTE_PAIRS or not model.pieces or not model.escaped:
-        found = say("not of byte pairs")
+        problem = say("not of byte pairs")
         raise WeightsError(
             "{path} is {found} (model_type {algorithm}); expected model_type {byte_pairs}",
             path=path,
-            found=found,
+            found=problem,
             algorithm=model.algorithm,
             byte_pairs=BYTE_PAIRS,
         )
@@ -90,15 +90,15 @@ def tokenizer_of(path: Path) -> Any:
 
 def _merges(model: Pieces, table: Mapping[str, int]) -> list[tuple[str, str]]:
     """Every pair that makes a piece, that of the best score first."""
-    found: list[tuple[float, int, int, str, str]] = []
+    merges: list[tuple[float, int, int, str, str]] = []
     for text, score, kind in model.pieces:
         if kind != NORMAL:
             continue
         for at in range(1, len(text)):
             left, right = text[:at], text[at:]
             if left in table and right in table:
-                found.append((-score, table[left], table[right], left, right))
-    return [(left, right) for *_, left, right in sorted(found)]
+                merges.append((-score, table[left], table[right], left, right))
+    return [(left, right) for *_, left, right in sorted(merges)]
 
 
 def _number(inside: Mapping[int, bytes], field: int, default: int) -> int:

@@ -195,14 +195,14 @@ def _file_of(path: Path) -> Path:
     """The file of a word, of diffusers' name in a folder. Raises WeightsError for a folder without."""
     if not path.is_dir():
         return path
-    found = next((path / name for name in LEARNT_FILES if (path / name).is_file()), None)
-    if found is None:
+    file = next((path / name for name in LEARNT_FILES if (path / name).is_file()), None)
+    if file is None:
         raise WeightsError(
             "no embedding in the folder {path}: expected {wanted}; name the file",
             path=path,
             wanted=Listed(LEARNT_FILES, "or"),
         )
-    return found
+    return file
 
 
 def _words_of(file: Path, token: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -211,10 +211,10 @@ def _words_of(file: Path, token: str) -> tuple[dict[str, Tensor], dict[str, str]
     AUTOMATIC1111's and CompVis' are below ``string_to_param``, "*" for a word that is called as the file says
     (``name``) or as it is named itself; a tensor alone likewise.
     """
-    found = checkpoint_io.contents(file)
-    if isinstance(found, Tensor):
-        return {file.name: found}, {file.name: token or file.stem}
-    table = cast("dict[Any, Any]", found) if isinstance(found, dict) else {}
+    contents = checkpoint_io.contents(file)
+    if isinstance(contents, Tensor):
+        return {file.name: contents}, {file.name: token or file.stem}
+    table = cast("dict[Any, Any]", contents) if isinstance(contents, dict) else {}
     below = table.get("string_to_param")
     if isinstance(below, dict):
         own = cast("dict[Any, Any]", below)
@@ -231,9 +231,9 @@ def table_of(text_encoder: Any) -> nn.Embedding:
     """The table of a text encoder's words. Raises RecipeError for a text encoder that cannot be taught one."""
     if isinstance(text_encoder, PublishedTextEncoder) and text_encoder.teachable:
         vocab: int = cast(Any, text_encoder).part.vocab
-        found = [m for m in text_encoder.modules() if isinstance(m, nn.Embedding) and m.num_embeddings == vocab]
-        if len(found) == 1:
-            return found[0]
+        tables = [m for m in text_encoder.modules() if isinstance(m, nn.Embedding) and m.num_embeddings == vocab]
+        if len(tables) == 1:
+            return tables[0]
     kind = type(text_encoder).__name__
     raise RecipeError("a {kind} cannot be taught a word; text encoders of CLIP, BERT, XLM-R and T5 can", kind=kind)
 

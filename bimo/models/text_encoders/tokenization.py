@@ -34,9 +34,9 @@ def padded(rows: Sequence[Sequence[int]], length: int, pad: int) -> tuple[Tensor
     ids = torch.full((len(rows), length), pad, dtype=torch.long)
     mask = torch.zeros(len(rows), length, dtype=torch.bool)
     for row, tokens in enumerate(rows):
-        kept = tokens if len(tokens) <= length else [*tokens[: length - 1], tokens[-1]]
-        ids[row, : len(kept)] = torch.tensor(kept)
-        mask[row, : len(kept)] = True
+        truncated = tokens if len(tokens) <= length else [*tokens[: length - 1], tokens[-1]]
+        ids[row, : len(truncated)] = torch.tensor(truncated)
+        mask[row, : len(truncated)] = True
     return ids, mask
 
 
@@ -60,8 +60,8 @@ def unread(tokenizer: Any, text: str) -> tuple[str, ...]:
     for number, (start, end) in zip(encoded.ids, encoded.offsets, strict=True):
         if number != mark:
             read[start:end] = b"\1" * (end - start)
-    seen = [place for place, c in enumerate(text) if not c.isspace() and unicodedata.category(c)[0] != "C"]
-    places = [place for place in seen if not read[place]]
+    visible = [place for place, c in enumerate(text) if not c.isspace() and unicodedata.category(c)[0] != "C"]
+    places = [place for place in visible if not read[place]]
     whole = {place: (start, end) for start, end in sequences(text) for place in range(start, end)}
     spans = dict.fromkeys(whole.get(place, (place, place + 1)) for place in places)
     joined: list[list[int]] = []
@@ -100,13 +100,13 @@ def read(tokenizer: Any, text: str) -> Any:
     several = _several(tokenizer)
     if not several:
         return encoded
-    found = Read([], [], [])
+    expanded = Read([], [], [])
     for number, token, place in zip(encoded.ids, encoded.tokens, encoded.offsets, strict=True):
         for more, name in several.get(number, ((number, token),)):
-            found.ids.append(more)
-            found.tokens.append(name)
-            found.offsets.append(place)
-    return found
+            expanded.ids.append(more)
+            expanded.tokens.append(name)
+            expanded.offsets.append(place)
+    return expanded
 
 
 @lru_cache(maxsize=8)
@@ -120,14 +120,14 @@ def taught(words: Any) -> tuple[str, ...]:
 def _several(words: Any) -> Mapping[int, tuple[tuple[int, str], ...]]:
     """The tokens of each taught word that has more than one: "<cat>", "<cat>_1", "<cat>_2" ..."""
     there = {str(token.content): int(number) for number, token in words.get_added_tokens_decoder().items()}
-    found: dict[int, tuple[tuple[int, str], ...]] = {}
+    tokens_of: dict[int, tuple[tuple[int, str], ...]] = {}
     for name, number in there.items():
         every = [(number, name)]
         while (more := f"{name}_{len(every)}") in there:
             every.append((there[more], more))
         if len(every) > 1:
-            found[number] = tuple(every)
-    return found
+            tokens_of[number] = tuple(every)
+    return tokens_of
 
 
 def read_words(
@@ -266,7 +266,7 @@ def read_model(data: bytes) -> tuple[list[tuple[str, float]], bytes]:
 
 def fields(data: bytes) -> list[tuple[int, bytes]]:
     """Numbers and contents of a protocol buffer's fields; a whole number's content are its bytes as they stand."""
-    found: list[tuple[int, bytes]] = []
+    contents: list[tuple[int, bytes]] = []
     at = 0
     while at < len(data):
         key, at = whole(data, at)
@@ -281,9 +281,9 @@ def fields(data: bytes) -> list[tuple[int, bytes]]:
             raise ValueError(f"wire type {kind}")
         if at + size > len(data):
             raise ValueError("truncated")
-        found.append((key >> 3, data[at : at + size]))
+        contents.append((key >> 3, data[at : at + size]))
         at += size
-    return found
+    return contents
 
 
 def whole(data: bytes, at: int) -> tuple[int, int]:

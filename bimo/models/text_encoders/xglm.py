@@ -111,9 +111,9 @@ class Xglm(nn.Module):
         x = self.dropout(x)
         before = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
         # The learnt token looks at the text, not at itself.
-        seen = before & functional.pad(mask, (0, 1), value=False)[:, None, None]
+        attention_mask = before & functional.pad(mask, (0, 1), value=False)[:, None, None]
         for block in self.blocks:
-            x = block(x, seen)
+            x = block(x, attention_mask)
         return self.head(self.norm(x[:, -1]))
 
 
