@@ -44,7 +44,7 @@ def test_late_is_of_the_file_that_was_there(file: Path) -> None:
     assert gone() == late() == copy.deepcopy(late)()
 
 
-def test_a_file_that_was_written_to_is_told(file: Path) -> None:
+def test_a_file_that_was_written_to_is_reported(file: Path) -> None:
     late = LateDigest(file)
     with file.open("r+b") as opened:
         opened.write(b"other")

@@ -122,7 +122,7 @@ def test_of_many_choices_the_nearest_are_offered_and_never_the_whole_list() -> N
         ({"kind": "Defaults", "size": {"kind": "os:getcwd"}}, "unknown part"),
     ],
 )
-def test_wrong_data_is_told(data: Any, told: str) -> None:
+def test_wrong_data_is_reported(data: Any, told: str) -> None:
     with pytest.raises(RecipeError) as raised:
         load(data)
     assert told in raised.value.en
@@ -138,7 +138,7 @@ def test_a_foreign_kind_is_not_even_imported(tmp_path: Any, monkeypatch: pytest.
     assert not (tmp_path / "it-ran").exists()
 
 
-def test_what_is_not_json_is_told() -> None:
+def test_what_is_not_json_is_reported() -> None:
     with pytest.raises(RecipeError, match=r"JSON"):
         loads("{")
 
@@ -157,7 +157,7 @@ def test_what_is_not_json_is_told() -> None:
         (lambda: Ddpm(config=[1]), "Ddpm.config"),  # type: ignore[arg-type]
     ],
 )
-def test_wrong_types_are_told(make: Any, told: str) -> None:
+def test_wrong_types_are_reported(make: Any, told: str) -> None:
     with pytest.raises(RecipeError) as raised:
         make()
     assert told in raised.value.en
@@ -215,7 +215,7 @@ def test_override_sets_one_field(path: str, value: Any, read: Any) -> None:
         ("stages.1.level", "imag", "did you mean image"),
     ],
 )
-def test_a_path_that_leads_nowhere_is_told(path: str, value: Any, told: str) -> None:
+def test_a_path_that_leads_nowhere_is_reported(path: str, value: Any, told: str) -> None:
     with pytest.raises(RecipeError) as raised:
         override(RECIPE, path, value)
     assert told in raised.value.en

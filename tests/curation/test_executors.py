@@ -70,7 +70,7 @@ def test_a_job_that_kills_and_cannot_be_halved_ends_the_run() -> None:
         list(ProcessExecutor(1, FILES).answers(steps.Square(kills=1), range(3)))
 
 
-def test_a_worker_that_cannot_begin_is_told(tmp_path: Path) -> None:
+def test_a_worker_that_cannot_begin_is_reported(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("raise ValueError('no good')")
     with pytest.raises(RuntimeError, match="no good"):
         list(ProcessExecutor(1, (("broken", str(tmp_path / "broken.py")),)).answers(steps.Square(), [1]))

@@ -175,7 +175,7 @@ def test_in_order_each_once(site: Site, tmp_path: Path) -> None:
         ("file", "address not allowed", 1),
     ],
 )
-def test_what_goes_wrong_is_told(name: str, reason: str, times: int, site: Site, tmp_path: Path) -> None:
+def test_what_goes_wrong_is_reported(name: str, reason: str, times: int, site: Site, tmp_path: Path) -> None:
     found = list(fetch(asked(site, "1.png", name, "2.png"), tmp_path, LIMITS, no_wait))
     assert told(found, tmp_path) == [photo(1), reason, photo(2)]
     assert site.asked[f"/{name}"] == times
@@ -250,7 +250,7 @@ def test_who_asks_not_to_be_learnt_from() -> None:
     assert refused(["unavailable_after: 1 Jan 2030", "noai"])
 
 
-def test_another_run_is_told_of(site: Site, tmp_path: Path) -> None:
+def test_another_run_is_reported(site: Site, tmp_path: Path) -> None:
     first = fetch(asked(site, "1.png", "2.png"), tmp_path, LIMITS)
     next(first)
     with pytest.raises(DataError, match="another run"):

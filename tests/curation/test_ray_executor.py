@@ -109,7 +109,7 @@ def test_a_picture_that_kills_is_lost_alone(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     "error", [ConnectionError("nobody\nis there"), RuntimeError("is there"), ValueError("is there")]
 )
-def test_a_cluster_that_cannot_be_joined_is_told(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_a_cluster_that_cannot_be_joined_is_reported(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def init(**settings: Any) -> None:
         raise error
 

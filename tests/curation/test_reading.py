@@ -441,7 +441,7 @@ def test_nothing_to_read(tmp_path: Path) -> None:
             reading.rows(source)
 
 
-def test_tables_that_cannot_be_read_are_told_of(tmp_path: Path) -> None:
+def test_tables_that_cannot_be_read_are_reported(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"image": [photo(1)], "text": ["x"]}), tmp_path / "a.parquet")
     write(tmp_path / "a.parquet", (tmp_path / "a.parquet").read_bytes()[:-9])
     assert taken(tmp_path) == [("a.parquet", "damaged table")]

@@ -138,7 +138,7 @@ def test_pictures_that_are_gone_are_said_to_be(run: tuple[Path, Path, dict[str, 
     assert below.count("cannot be read any more") == 2
 
 
-def test_an_account_that_does_not_balance_is_told(run: tuple[Path, Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_an_account_that_does_not_balance_is_reported(run: tuple[Path, Path, dict[str, Any]], tmp_path: Path) -> None:
     source, out, report = run
     copy = tmp_path / "out"
     shutil.copytree(out, copy)

@@ -443,7 +443,7 @@ def test_two_runs_do_not_share_a_folder(pairs: Path, tmp_path: Path) -> None:
         run(pairs, tmp_path / "out", ())
 
 
-def test_unknown_columns_and_rows_are_told(pairs: Path, tmp_path: Path) -> None:
+def test_unknown_columns_and_rows_are_reported(pairs: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no step before gives 'across'"):
         run(pairs, tmp_path / "out", (steps.Twice(),))
 

@@ -6,14 +6,14 @@ import torch
 from bimo.diffusion import image_inputs
 
 
-def test_a_picture_with_something_on_it_is_not_told_of() -> None:
+def test_a_picture_with_something_on_it_is_not_reported() -> None:
     pixels = torch.full((3, 4, 4), -1.0)
     pixels[0, 0, 0] = 0.0
     assert image_inputs.warnings_of(pixels) == ()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_values_that_are_no_numbers_are_black_and_told(value: float) -> None:
+def test_values_that_are_no_numbers_are_black_and_reported(value: float) -> None:
     pixels = torch.linspace(-1, 1, 48).reshape(3, 4, 4)
     pixels[:, 0, 0] = value
     (told,) = image_inputs.warnings_of(pixels)

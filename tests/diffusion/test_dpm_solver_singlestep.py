@@ -100,7 +100,7 @@ def test_clipping_at_a_percentile() -> None:
     assert float(found[1].abs().max()) == pytest.approx(1.0)
 
 
-def test_a_clipped_law_clips_whatever_samples_it() -> None:
+def test_a_clipped_schedule_clips_whatever_samples_it() -> None:
     law = Ddpm(percentile=0.995)
     x = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     for name in ("dpm-singlestep", "ddim", "dpm++"):

@@ -283,7 +283,7 @@ def test_a_request_is_filled_from_the_recipe() -> None:
         ({"text": "a", "guidance": float("nan")}, "guidance"),
     ],
 )
-def test_what_cannot_be_drawn_is_told(request_: dict[str, Any], told: str) -> None:
+def test_what_cannot_be_drawn_is_reported(request_: dict[str, Any], told: str) -> None:
     with pytest.raises(RequestError) as raised:
         draw(built(*LEVELS["ddim"]), request_)
     assert told in raised.value.en

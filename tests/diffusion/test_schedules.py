@@ -138,7 +138,7 @@ def test_every_flow_sampler_steps(name: str) -> None:
 
 
 @pytest.mark.parametrize("law", [Ddpm(), Flow()])
-def test_unknown_sampler_is_told(law: Any) -> None:
+def test_unknown_sampler_is_reported(law: Any) -> None:
     with pytest.raises(RequestError) as raised:
         law.sampler("eulr", 4)
     assert "did you mean euler" in raised.value.en
@@ -191,7 +191,7 @@ def test_dynamic_times_are_those_of_the_pipelines(name: str) -> None:
         assert float(bigger.scheduler.sigmas[3]) > float(found.scheduler.sigmas[3])
 
 
-def test_times_that_heun_cannot_walk_are_told() -> None:
+def test_times_that_heun_cannot_walk_are_reported() -> None:
     with pytest.raises(RequestError) as raised:
         Flow(dynamic="line").sampler("heun", 4, (16, 8, 8))
     assert raised.value.en.endswith("there is euler, lcm")

@@ -74,7 +74,7 @@ def test_the_null_branch_sees_as_many_zeros_as_there_are_words(tmp_path: Path, n
 
 
 @pytest.mark.parametrize(("null", "count"), [("zeros", 1), ("masked", 1), ("empty", 0), ("zeros_without_negative", 0)])
-def test_a_negative_prompt_that_changes_nothing_is_told(tmp_path: Path, null: str, count: int) -> None:
+def test_a_negative_prompt_that_changes_nothing_is_reported(tmp_path: Path, null: str, count: int) -> None:
     system = built(tmp_path / "words", null)
     assert len(prepare(system, {"text": "一只红苹果", "negative": "红"}).warnings) == count
     assert not prepare(system, {"text": "一只红苹果"}).warnings

@@ -176,7 +176,7 @@ def test_whole_is_what_has_the_weights_of_every_part(hub: Hub) -> None:
     assert download.lacking(folder) == []
 
 
-def test_a_repository_of_one_tower(hub: Hub) -> None:
+def test_a_repository_of_one_text_encoder(hub: Hub) -> None:
     hub.files = {"config.json": b"{}", "model.safetensors": LARGE}
     with pytest.raises(WeightsError, match="model_index"):
         download.fetch("some/model")
@@ -185,7 +185,7 @@ def test_a_repository_of_one_tower(hub: Hub) -> None:
     assert download.cached("some/model", download.TEXT_ENCODER_FILES) == folder
 
 
-def test_towers_out_of_reach_say_where_each_belongs(hub: Hub) -> None:
+def test_text_encoders_out_of_reach_say_where_each_belongs(hub: Hub) -> None:
     with pytest.raises(WeightsError, match=r"some/gone .*FOLDER/text_encoder.*FOLDER/vision_encoder"):
         download.fetch("some/gone", indices=download.TEXT_ENCODER_FILES)
 
@@ -228,7 +228,7 @@ def test_a_cut_off_folder_is_not_taken_for_whole(hub: Hub, tmp_path: Path) -> No
     assert (download.fetch("some/model") / "unet/model.safetensors").is_file()
 
 
-def test_a_repository_of_a_single_file_is_told(hub: Hub) -> None:
+def test_a_repository_of_a_single_file_is_reported(hub: Hub) -> None:
     hub.files = {"big.ckpt": b"x", "readme.md": b"y"}
     with pytest.raises(WeightsError, match="single file"):
         download.fetch("some/model")

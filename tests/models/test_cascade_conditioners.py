@@ -86,7 +86,7 @@ def test_the_smaller_picture_is_the_same_in_training_and_drawing() -> None:
         hint.from_batch(system, batch(pixels, None))
 
 
-def test_noise_on_the_smaller_picture_is_told() -> None:
+def test_noise_on_the_smaller_picture_is_reported() -> None:
     system = two_levels()
     pixels = picture((200, 30, 60), 32)
     hint = LowRes(level="small", resize="none", noise=0.5, noise_name="noise")
@@ -251,11 +251,11 @@ def test_intensity_has_no_colour() -> None:
     assert hint.unconditional(Conditioning(spatial=torch.ones(1, 1, 2, 2))).spatial is not None
 
 
-def test_hints_read_back_equal() -> None:
+def test_conditioners_read_back_equal() -> None:
     for part in (Map(), LowRes(level="a"), Score(), Palette(), Sketch(found=False)):
         assert loads(dumps(part)) == part
 
 
-def test_fields_of_a_space_that_do_not_go_together_are_told() -> None:
+def test_fields_of_a_space_that_do_not_go_together_are_reported() -> None:
     with pytest.raises(RecipeError, match="Latent"):
         Latent(block_channels=(8, 8), groups=32).build()

@@ -92,7 +92,7 @@ def test_a_row_does_not_depend_on_the_number_of_threads(scorer: System) -> None:
         assert torch.equal(seen, found[0][1])
 
 
-def test_a_row_is_what_the_towers_say_of_it() -> None:
+def test_a_row_is_what_the_text_encoders_say_of_it() -> None:
     scorer = made()
     with torch.inference_mode():
         alone = [scorer.encode([text])[0].pooled for text in TEXTS]

@@ -104,7 +104,7 @@ def test_masked_shows_what_the_mask_leaves() -> None:
     assert empty[:, 1:].abs().max() == 0
 
 
-def test_towers_are_joined_on_the_width() -> None:
+def test_text_encoders_are_joined_on_the_width() -> None:
     one = TextEncoding(torch.randn(2, 5, 3), None, torch.randn(2, 3))
     other = TextEncoding(torch.randn(2, 5, 4), None, torch.randn(2, 4))
     joined = Channels().build().fuse((one, other))

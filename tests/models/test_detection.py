@@ -200,7 +200,7 @@ def test_what_is_no_model_is_told_by_its_name(tmp_path: Path, case: str, told: s
         assert SYSTEMS[case][0] in caught.value.zh
 
 
-def test_unknown_names_are_told(tmp_path: Path) -> None:
+def test_unknown_names_are_reported(tmp_path: Path) -> None:
     save_file({"layer.weight": torch.zeros(2)}, tmp_path / "odd.safetensors")
     with pytest.raises(WeightsError, match="no known system"):
         read_file(tmp_path / "odd.safetensors")
@@ -215,7 +215,7 @@ def test_unknown_names_are_told(tmp_path: Path) -> None:
         ("taiyi xl", "added_tokens.json", "words.0"),
     ],
 )
-def test_without_words_the_files_and_their_place_are_told(tmp_path: Path, case: str, file: str, place: str) -> None:
+def test_without_words_the_files_and_their_place_are_reported(tmp_path: Path, case: str, file: str, place: str) -> None:
     with pytest.raises(WeightsError) as caught:
         read_file(hollow(tmp_path / "model.safetensors", SYSTEMS[case][1]()))
     for text in (caught.value.zh, caught.value.en):
@@ -223,7 +223,7 @@ def test_without_words_the_files_and_their_place_are_told(tmp_path: Path, case: 
         assert str(tmp_path / place) in text
 
 
-def test_half_a_model_is_told(tmp_path: Path) -> None:
+def test_half_a_model_is_reported(tmp_path: Path) -> None:
     names = {n: s for n, s in SYSTEMS["taiyi zh"][1]().items() if not n.startswith("first_stage_model.")}
     with pytest.raises(WeightsError, match=r"first_stage_model"):
         recipe_of_file(hollow(tmp_path / "model.safetensors", names))

@@ -369,7 +369,7 @@ def test_stages_learn_what_was_published() -> None:
 
 
 @pytest.mark.parametrize("name", ["FlowPipeline", "ConfigsPipeline", "Pipeline", "../../evilPipeline", "OvisImage", 7])
-def test_a_pipeline_of_no_reader_is_told(tmp_path: Path, name: Any) -> None:
+def test_a_pipeline_of_no_reader_is_reported(tmp_path: Path, name: Any) -> None:
     """Some of these are names of files here that are no readers of that pipeline."""
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": name}))
     with pytest.raises(RecipeError, match="not supported"):

@@ -58,7 +58,7 @@ def test_what_cannot_be_added_is_refused(tower: ClipTextEncoder, words: list[str
         extended(tower, words, positions, 8)
 
 
-def test_words_and_tower_must_belong_together(tower: ClipTextEncoder, tmp_path: Path) -> None:
+def test_words_and_text_encoder_must_belong_together(tower: ClipTextEncoder, tmp_path: Path) -> None:
     clip_words(tmp_path / "words")
     larger = ClipText(width=16, layers=2, heads=2, feed=32, vocab=600).build()
     larger.load_tokenizer(tmp_path / "words")

@@ -120,7 +120,7 @@ def test_it_learns_a_batch_by_heart(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_it_does_not_read_is_told(kind: str) -> None:
+def test_what_it_does_not_read_is_reported(kind: str) -> None:
     denoiser = KINDS[kind].tiny().build()
     stream = TextEncoding(torch.zeros(1, 3, 16))
     with pytest.raises(RecipeError):

@@ -120,7 +120,7 @@ def test_padding_on_the_left_is_seen_by_all(tmp_path: Path) -> None:
     assert torch.allclose(encoding.tokens[:1, :16], expected, atol=1e-5)
 
 
-def test_what_is_past_the_length_is_told(tmp_path: Path) -> None:
+def test_what_is_past_the_length_is_reported(tmp_path: Path) -> None:
     made = tower(tmp_path, drop=2, length=8)
     assert made.budget("red").lost == ""
     text = "red" * 12
@@ -158,7 +158,7 @@ def test_words_of_two_files(tmp_path: Path) -> None:
     assert again.tokenizer.encode(text).ids == made.tokenizer.encode(text).ids
 
 
-def test_a_tower_without_words_says_so(tmp_path: Path) -> None:
+def test_a_text_encoder_without_words_says_so(tmp_path: Path) -> None:
     with pytest.raises(WeightsError):
         replace(TINY).build().encode(["x"])
     with pytest.raises(WeightsError):
@@ -177,7 +177,7 @@ def test_a_bridge_is_a_linear_layer_and_a_norm(tmp_path: Path) -> None:
     assert torch.allclose(made.encode(["red"]).tokens, expected, atol=1e-5)
 
 
-def test_fields_that_do_not_go_together_are_told() -> None:
+def test_fields_that_do_not_go_together_are_reported() -> None:
     with pytest.raises(RecipeError, match="qwen3"):
         LanguageModel(family="qwen33")
     with pytest.raises(RecipeError):

@@ -380,7 +380,7 @@ def test_hunyuan_learns_and_writes_one(hunyuan: System, tmp_path: Path, spelling
     attach.unadapt(hunyuan)
 
 
-def test_kohyas_names_for_two_towers_and_the_large_unet(tmp_path: Path) -> None:
+def test_kohyas_names_for_two_text_encoders_and_the_large_unet(tmp_path: Path) -> None:
     from bimo.recipes.taiyi_xl import taiyi_xl
 
     system = System(taiyi_xl.tiny()).eval()

@@ -187,7 +187,9 @@ def test_the_folder_is_known_and_its_name_chooses_the_sizes(made: tuple[System, 
 
 
 @pytest.mark.parametrize(("gone", "pattern"), [(HIGH, "pangu_high_timestamp"), (LOW, "pangu_low_timestamp")])
-def test_a_missing_expert_is_told(made: tuple[System, Path, Recipe], tmp_path: Path, gone: str, pattern: str) -> None:
+def test_a_missing_expert_is_reported(
+    made: tuple[System, Path, Recipe], tmp_path: Path, gone: str, pattern: str
+) -> None:
     _, folder, wanted = made
     folder = copied(folder, tmp_path)
     (folder / gone).unlink()
@@ -196,7 +198,7 @@ def test_a_missing_expert_is_told(made: tuple[System, Path, Recipe], tmp_path: P
             read()
 
 
-def test_a_second_file_of_an_expert_is_told(made: tuple[System, Path, Recipe], tmp_path: Path) -> None:
+def test_a_second_file_of_an_expert_is_reported(made: tuple[System, Path, Recipe], tmp_path: Path) -> None:
     _, folder, wanted = made
     folder = copied(folder, tmp_path)
     shutil.copy(folder / LOW, folder / "pangu_low_timestamp-2.ckpt")
@@ -205,7 +207,7 @@ def test_a_second_file_of_an_expert_is_told(made: tuple[System, Path, Recipe], t
 
 
 @pytest.mark.parametrize("name", [HIGH, LOW])
-def test_a_file_cut_short_is_told(made: tuple[System, Path, Recipe], tmp_path: Path, name: str) -> None:
+def test_a_file_cut_short_is_reported(made: tuple[System, Path, Recipe], tmp_path: Path, name: str) -> None:
     _, folder, wanted = made
     folder = copied(folder, tmp_path)
     content = (folder / name).read_bytes()

@@ -115,7 +115,7 @@ def test_what_is_read_beside_x() -> None:
     assert net(torch.randn(2, 3, 8, 8), times, noisy).shape == (2, 3, 8, 8)
 
 
-def test_what_does_not_go_together_is_told() -> None:
+def test_what_does_not_go_together_is_reported() -> None:
     with pytest.raises(RecipeError, match="no multiple"):
         PixelUnet(width=100).build()
     net = PixelUnet(embed=768, reads="semantics").tiny().build()

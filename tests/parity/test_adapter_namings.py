@@ -350,7 +350,7 @@ def test_narrow_numbers(systems: Callable[[str], System], tmp_path: Path, dtype:
 
 
 @pytest.mark.parametrize("family", ["sd", "sdxl", "lumina", "hunyuan"])
-def test_text_towers(systems: Callable[[str], System], tmp_path: Path, family: str) -> None:
+def test_text_encoders(systems: Callable[[str], System], tmp_path: Path, family: str) -> None:
     """Of each tower one layer, as diffusers, kohya-ss and peft, in a folder of the tower's name, spell it."""
     system = systems(family)
     layer = {
@@ -383,7 +383,7 @@ def test_text_towers(systems: Callable[[str], System], tmp_path: Path, family: s
         compare(system, file, strong)
 
 
-def test_the_projection_of_a_text_tower(systems: Callable[[str], System], tmp_path: Path) -> None:
+def test_the_projection_of_a_text_encoder(systems: Callable[[str], System], tmp_path: Path) -> None:
     system = systems("sdxl")
     up, down = halves(system.get_submodule("text.1.projection"), 5)
     for base, a, b in (

@@ -93,7 +93,7 @@ def test_same_tokens_as_transformers(made: Any, row: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("row", ["damo", "alt", "alt-m18"])
-def test_tower_is_told_of_the_padding_and_the_painter_is_not(made: Any, row: str) -> None:
+def test_text_encoder_gets_the_padding_mask_and_the_unet_does_not(made: Any, row: str) -> None:
     here = made(row)
     tower: Any = read_folder(here.folder).text_encoders[0]
     with torch.inference_mode():
@@ -151,7 +151,7 @@ def test_words_of_miaobi_named_in_its_own_settings_alone(made: Any, tmp_path: Pa
     assert recipe_of(folder) == recipe_of(made("miaobi").folder)
 
 
-def test_whole_chinese_clip_in_the_place_of_its_text_tower(made: Any, tmp_path: Path) -> None:
+def test_whole_chinese_clip_in_the_place_of_its_text_encoder(made: Any, tmp_path: Path) -> None:
     """Names with ``text_model.``, a pooler, the half that sees, a nested config of many words: the same pictures."""
     from safetensors.torch import load_file, save_file
 
@@ -204,7 +204,7 @@ def test_positions_among_the_weights_are_no_weights(made: Any, tmp_path: Path) -
         assert all(torch.equal(value, other[key]) for key, value in one.items())
 
 
-def test_tower_is_never_given_more_than_it_has_positions_for(made: Any, tmp_path: Path) -> None:
+def test_text_encoder_is_never_given_more_than_it_has_positions_for(made: Any, tmp_path: Path) -> None:
     folder = copied(made("pai").folder, tmp_path / "long")
     for limit in (77, 1e30):
         edit(folder / "tokenizer/tokenizer_config.json", model_max_length=limit)

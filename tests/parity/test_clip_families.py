@@ -207,7 +207,7 @@ def test_open_clip_scores_as_the_same_weights_do(tmp_path: Path) -> None:
         load(tmp_path / "open")
 
 
-def test_damaged_folders_are_told(tmp_path: Path) -> None:
+def test_damaged_folders_are_reported(tmp_path: Path) -> None:
     saved(chinese, tmp_path / "saved")
     path = tmp_path / "saved" / "config.json"
     config = json.loads(path.read_text())

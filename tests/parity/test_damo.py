@@ -176,7 +176,7 @@ def test_the_small_cascade_reads_back(tiny: tuple[Path, System]) -> None:
     assert (getattr(last, "beta_schedule"), getattr(last, "beta_start")) == ("scaled_linear", 0.0015)  # noqa: B009
 
 
-def test_the_large_cascade_reads_back_with_either_tower(cascade: tuple[Path, System, System]) -> None:
+def test_the_large_cascade_reads_back_with_either_text_encoder(cascade: tuple[Path, System, System]) -> None:
     folder, english, chinese = cascade
     assert layout.bases(folder) == ("damo-cascade",)
     read = layout.read(folder, damo_cascade)
@@ -195,7 +195,7 @@ def replaced(system: System, by: System) -> System:
     return system
 
 
-def test_what_does_not_fit_is_told(tiny: tuple[Path, System], tmp_path: Path) -> None:
+def test_what_does_not_fit_is_reported(tiny: tuple[Path, System], tmp_path: Path) -> None:
     folder, _ = tiny
     copy = tmp_path / "copy"
     copy.mkdir()
@@ -279,7 +279,7 @@ def test_it_draws_as_the_published_steps_do(tiny: tuple[Path, System]) -> None:
     assert wanted.std() > 5
 
 
-def test_either_tower_draws_the_large_cascade(cascade: tuple[Path, System, System]) -> None:
+def test_either_text_encoder_draws_the_large_cascade(cascade: tuple[Path, System, System]) -> None:
     folder, *_ = cascade
     for wanted in (damo_cascade, damo_cascade_xglm):
         levels = tuple(replace(level, steps=1 if "upsampler" in level.name else 2) for level in wanted.levels)

@@ -108,7 +108,7 @@ def test_tokens_padding_and_places_are_those_of_diffusers(system: System, pipeli
     assert torch.equal((mask.cumsum(1) - 1).clamp(min=0), told["position_ids"])
 
 
-def test_tower_answers_as_that_of_diffusers(system: System, pipeline: Any) -> None:
+def test_text_encoder_answers_as_that_of_diffusers(system: System, pipeline: Any) -> None:
     for text in TEXTS:
         with torch.inference_mode():
             tokens, _, pooled, _ = pipeline.encode_prompt(text, do_classifier_free_guidance=False)

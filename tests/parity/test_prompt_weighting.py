@@ -66,7 +66,7 @@ def test_weighed_words_draw_as_weighed_embeddings_do(
 
 
 @pytest.mark.parametrize("row", ["damo", "pai", "altdiffusion", "skypaint"])
-def test_towers_of_one_token_a_place_are_weighed_where_the_word_stands(tmp_path: Path, row: str) -> None:
+def test_text_encoders_of_one_token_a_place_are_weighed_where_the_word_stands(tmp_path: Path, row: str) -> None:
     system = read_folder(published(tmp_path / row, row).folder)
     (both,) = system.encode(["红苹果", ""])
     plain, empty = both.tokens[:1], both.tokens[1:]

@@ -353,7 +353,7 @@ def test_what_a_sampler_cannot_do_is_a_sentence(
     ("spacing", "steps", "told"),
     [("leading", 1, True), ("trailing", 1, False), (None, 1, True), (None, 6, True), (None, 7, False)],
 )
-def test_steps_that_begin_at_too_little_noise_are_told(
+def test_steps_that_begin_at_too_little_noise_are_reported(
     system: System, place: Path, spacing: str | None, steps: int, told: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Turbo and Lightning take few steps: leading times then begin far from the noise that is drawn."""

@@ -289,7 +289,7 @@ def test_open_clip_is_padded_as_it_was_trained_whatever_the_files_say(places: An
     compare(draw(read_file(tmp_path / "model.safetensors"), REQUEST), expected)
 
 
-def test_each_tower_of_xl_is_padded_as_it_was_trained(tmp_path: Path) -> None:
+def test_each_text_encoder_of_xl_is_padded_as_it_was_trained(tmp_path: Path) -> None:
     folder = xl_made(tmp_path / "xl")
     made = to_single(read_folder(folder), tmp_path / "single" / "xl.safetensors")
     save_file(load_file(made), tmp_path / "xl.safetensors")
@@ -492,7 +492,7 @@ def test_surplus_entries_are_counted_and_left(places: Any, tmp_path: Path, monke
     assert recipe_of_file(tmp_path / "fat/model.ckpt").note == system.recipe.note
 
 
-def test_an_unknown_tensor_of_the_unet_is_told(places: Any, tmp_path: Path) -> None:
+def test_an_unknown_tensor_of_the_unet_is_reported(places: Any, tmp_path: Path) -> None:
     _, file = places("clip")
     shutil.copytree(file.parent, tmp_path / "odd")
     save_file(load_file(file) | {f"{ldm_names.UNET}swirl.weight": torch.zeros(2)}, tmp_path / "odd/model.safetensors")

@@ -235,7 +235,7 @@ def test_clip_counts_the_lost_characters(places: Any) -> None:
     assert tower.budget("a" + "红" * 7).lost == "红"
 
 
-def test_penultimate_layer_is_a_tower_of_one_layer_less(places: Any) -> None:
+def test_penultimate_layer_is_a_text_encoder_of_one_layer_less(places: Any) -> None:
     """As Stable Diffusion 2's folders have it: 23 layers and the last of them, for 24 and the last but one."""
     from dataclasses import replace
 

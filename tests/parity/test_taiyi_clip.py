@@ -77,7 +77,7 @@ def system(
     return made
 
 
-def test_scores_are_those_of_the_published_towers(
+def test_scores_are_those_of_the_published_encoders(
     system: System, pair: tuple[BertForSequenceClassification, CLIPVisionModelWithProjection], tmp_path: Path
 ) -> None:
     words, pictures = pair
@@ -124,7 +124,7 @@ def test_published_folders_are_read(
         load(tmp_path / "both")
 
 
-def test_towers_of_two_repositories_are_one_system(
+def test_text_encoders_of_two_repositories_are_one_system(
     system: System,
     pair: tuple[BertForSequenceClassification, CLIPVisionModelWithProjection],
     tmp_path: Path,
@@ -155,7 +155,7 @@ def test_towers_of_two_repositories_are_one_system(
     assert load("taiyi-clip").weights_hash not in (first, "")
 
 
-def test_a_tower_without_a_projection_takes_nobody_elses(tmp_path: Path) -> None:
+def test_a_text_encoder_without_a_projection_takes_nobody_elses(tmp_path: Path) -> None:
     """As Taiyi's for ViT-H: its pooler is as wide as the pictures' embedding."""
     torch.manual_seed(5)
     words = BertModel(

@@ -179,7 +179,7 @@ def test_published_folder_is_the_recipe(
     assert told in found.note
 
 
-def test_stable_diffusion_2_is_known_by_its_tower(tmp_path: Path) -> None:
+def test_stable_diffusion_2_is_known_by_its_text_encoder(tmp_path: Path) -> None:
     folder = published(tmp_path, "skypaint")
     tower = {**LARGE, "num_hidden_layers": 23, "vocab_size": 49408, "max_position_embeddings": 77, "hidden_act": "gelu"}
     changes: dict[str, dict[str, Any]] = {
@@ -211,7 +211,7 @@ def test_a_size_of_nobody_is_said_to_be_nobodys(tmp_path: Path, monkeypatch: pyt
     assert "no known system" in found.note
 
 
-def test_a_tower_has_a_position_for_every_token() -> None:
+def test_a_text_encoder_has_a_position_for_every_token() -> None:
     with pytest.raises(RecipeError, match="32 positions"):
         ClipText(positions=32, length=77).build()
     with pytest.raises(RecipeError, match="512 positions"):
@@ -236,7 +236,7 @@ def test_one_vector_of_a_text_is_the_state_at_its_end(tmp_path: Path) -> None:
         ClipText(answer="end").build()
 
 
-def test_lost_characters_are_told(tmp_path: Path) -> None:
+def test_lost_characters_are_reported(tmp_path: Path) -> None:
     """From the first character that is not read in whole."""
     pieces_words(tmp_path / "bert", 12)
     tower = ClipText(vocab=30, length=12, words="pieces").tiny().build()

@@ -49,7 +49,7 @@ def test_no_linear_answer_is_better(s: float) -> None:
     assert (answer - target).square().mean() <= best * 1.01
 
 
-def test_a_row_without_a_hint_has_the_variance_of_the_whole() -> None:
+def test_a_row_without_a_conditioner_has_the_variance_of_the_whole() -> None:
     made = Refine(denoiser=Nothing(), left=0.3, whole=0.85).build()
     x, t, hint = torch.randn(2, 3, 2, 2), torch.full((2,), 400.0), torch.zeros(2, 3, 2, 2)
     hint[1] = 0.5

@@ -62,7 +62,7 @@ def test_words_never_learnt_are_named(tower: BertTextEncoder, text: str, unknown
     assert tower.budget(text).unknown == unknown
 
 
-def test_what_is_past_the_length_is_told(tower: BertTextEncoder) -> None:
+def test_what_is_past_the_length_is_reported(tower: BertTextEncoder) -> None:
     budget = tower.budget("猫" * 15)
     assert (budget.used, budget.limit, budget.lost) == (17, 12, "猫" * 5)
     assert budget.warnings()

@@ -186,7 +186,7 @@ def test_an_operator_begins_as_nothing_and_reads_no_padding() -> None:
     assert made(torch.zeros(2, 4, 6, 10), t, replace(told(), spatial=torch.rand(2, 3, 6, 10))).shape == (2, 4, 6, 10)
 
 
-def test_an_hourglass_reads_words_time_pose_and_hints_but_no_padding() -> None:
+def test_an_hourglass_reads_words_time_pose_and_conditioners_but_no_padding() -> None:
     part = Hourglass(channels=4, spatial=3, text=16, scalars=(("pose", 5),)).tiny()
     torch.manual_seed(0)
     made = part.build()
