@@ -111,7 +111,7 @@ hunyuan_dit_1_1 = replace(
         replace(
             fine_tune,
             caption_dropout=0.44,
-            note="the authors' script for this version drops the captions of 0.44 for each tower",
+            note="the authors' script for this version drops the captions of 0.44 for each text encoder",
         ),
     ),
     weights=Published(

@@ -50,8 +50,8 @@ ovis_image = Recipe(
     dtypes=("bf16",),
     weights=Published(
         repo="AIDC-AI/Ovis-Image-7B",
-        note="The tower's sizes are Qwen3-1.7B's, taken for its width of 2048; Flow's numbers are its class's. Neither "
-        "is verified; a folder's own configs say what it is.",
+        note="The text encoder's sizes are Qwen3-1.7B's, taken for its width of 2048; Flow's numbers are its class's. "
+        "Neither is verified; a folder's own configs say what it is.",
     ),
     request=Defaults(size=(1024, 1024), multiple=16),
 )

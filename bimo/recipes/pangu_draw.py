@@ -120,9 +120,9 @@ pangu_draw = Recipe(
         note="Two MindSpore checkpoints, pangu_high_timestamp-c6344411 and pangu_low_timestamp-127da122, of high and "
         "of low times, each with a whole UNet; one pair for both lists of sizes. They are read by the names of the "
         "modules in the authors' code. Unverified, as no published file was opened: those names in the files, and "
-        "the eleven layers of the Chinese tower (its code ends in a norm, its rows are read off the file, here "
-        "WuKong's 49408). Both towers have 77 tokens; the larger reads Chinese byte by byte. Their sampler's first "
-        "noise is larger by a fifth of a percent.",
+        "the eleven layers of the Chinese text encoder (its code ends in a norm, its rows are read off the file, here "
+        "WuKong's 49408). Both text encoders have 77 tokens; the larger reads Chinese byte by byte. Their sampler's "
+        "first noise is larger by a fifth of a percent.",
     ),
     request=Defaults(size=(512, 512), sizes=BASE_SIZES, guidance=6.0, steps=40),
     note="Figures of its paper's tables were not recovered.",

@@ -25,9 +25,9 @@ skypaint = Recipe(
                 decoder=1.0,
             ),
             train=("text.*", "distil.*"),
-            note="SkyCLIP: OpenAI's tower teaches one of its size, by sentences alone (translations, UN, parts of "
-            "LAION and Wukong, AI-Challenger, classical poems, phrases of prompt books), in both languages; a second "
-            "task writes Chinese. Weights of the losses, rate and batch were not published.",
+            note="SkyCLIP: OpenAI's text encoder teaches one of its size, by sentences alone (translations, UN, parts "
+            "of LAION and Wukong, AI-Challenger, classical poems, phrases of prompt books), in both languages; a "
+            "second task writes Chinese. Weights of the losses, rate and batch were not published.",
         ),
         Stage(
             name="adapt the painter",
@@ -41,7 +41,7 @@ skypaint = Recipe(
     ),
     weights=Published(
         repo="SkyWork/SkyPaint",
-        note="Its words, SkyCLIP, learnt from OpenAI's tower on sentences in two languages.",
+        note="Its words, SkyCLIP, learnt from OpenAI's text encoder on sentences in two languages.",
     ),
     request=Defaults(size=(512, 512), prefix="sai-v1 art, ", guidance=7.5, steps=50),
 )

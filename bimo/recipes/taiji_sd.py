@@ -1,8 +1,9 @@
-"""太极-SD (Tencent, closed): a reconstruction of Stable Diffusion that reads two Chinese towers at once.
+"""太极-SD (Tencent, closed): a reconstruction of Stable Diffusion that reads two Chinese text encoders at once.
 
 Told were: CLIP gave way to two encoders of its own, Taiji-ImageCLIP and Hunyuan-Sandwich, whose embeddings the UNet
 gets together; a pooled text goes into the UNet for long texts; the text was trained first, to keep what Stable
-Diffusion knew. How the embeddings are joined, lengths and rates were not; both towers here are BERTs side by side.
+Diffusion knew. How the embeddings are joined, lengths and rates were not; both text encoders here are BERTs side by
+side.
 """
 
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe, Stage

@@ -2,7 +2,7 @@
 draw.
 
 Words and pictures are published apart, in two repositories; in one folder they are text_encoder and vision_encoder. The
-published text towers are BertForSequenceClassification whose classifier is the projection: pooler, then
+published text encoders are BertForSequenceClassification whose classifier is the projection: pooler, then
 linear. The one for ViT-H is a BertModel: its pooler is as wide as the pictures' embedding.
 """
 
@@ -27,7 +27,7 @@ words_meet_pictures = Stage(
     objective=ClipContrastive(),
     train=("text.*", "vision.logit_scale"),
     size=(224, 224),
-    note="123 M pairs of Wukong and Zero, 24 epochs, 6 days on 32 x A100; the picture tower stays as it was published. "
+    note="123 M pairs of Wukong and Zero, 24 epochs, 6 days on 32 x A100; the image encoder stays as it was published. "
     "Rate and batch were not published.",
 )
 
@@ -80,6 +80,6 @@ taiyi_clip_huge = replace(
     weights=Published(
         repo="IDEA-CCNL/Taiyi-CLIP-RoBERTa-326M-ViT-H-Chinese",
         vision="laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
-        note="The picture tower is OpenCLIP's ViT-H-14 of laion2b_s32b_b79k; its layout on the hub is unverified.",
+        note="The image encoder is OpenCLIP's ViT-H-14 of laion2b_s32b_b79k; its layout on the hub is unverified.",
     ),
 )

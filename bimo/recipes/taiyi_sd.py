@@ -68,7 +68,7 @@ taiyi_en = Recipe(
     ),
     weights=Published(
         repo="IDEA-CCNL/Taiyi-Stable-Diffusion-1B-Chinese-EN-v0.1",
-        note="All of it began as Stable Diffusion 1.4, with the tower and the byte-level vocabulary of that.",
+        note="All of it began as Stable Diffusion 1.4, with the text encoder and the byte-level vocabulary of that.",
     ),
     request=Defaults(size=(512, 512), guidance=10.0, steps=50),
     note="Its vocabulary is of bytes: a Chinese character takes more than two tokens of the 77, so about 32 are read.",
@@ -112,8 +112,8 @@ taiyi_zh_finetune = replace(
             floor=1e-7,
             betas=(0.9, 0.999),
             note="Their public code: 10 epochs of batch 1 a card, warm-up 1 % of the steps, no dropped captions, no "
-            "averaged weights. It padded captions to the longest of a batch; here, as in "
-            "drawing, to 512: a tower that learns with its padding in sight must see as much of it when it draws. "
+            "averaged weights. It padded captions to the longest of a batch; here, as in drawing, to 512: a text "
+            "encoder that learns with its padding in sight must see as much of it when it draws. "
             "Either of the two may be frozen.",
         ),
     ),

@@ -1,4 +1,4 @@
-"""太乙 Diffusion XL 3.5B (arXiv:2401.14688): Stable Diffusion XL whose two towers learnt Chinese characters."""
+"""太乙 Diffusion XL 3.5B (arXiv:2401.14688): Stable Diffusion XL whose two text encoders learnt Chinese characters."""
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedules.ddpm import Ddpm
@@ -94,7 +94,7 @@ taiyi_xl = Recipe(
             size=(512, 512),
             note="The second stage of the paper: CLIP with a larger vocabulary and 512 positions "
             "(bimo.models.text_encoders.extend) learns from pairs in both languages by contrast. Rate, batch and "
-            "data were not published; here a tower over latents stands for CLIP's image tower.",
+            "data were not published; here an image encoder over latents stands for CLIP's.",
         ),
         Stage(
             name="learn to draw",
@@ -105,15 +105,16 @@ taiyi_xl = Recipe(
             lr=1e-6,
             batch=2,
             warmup=100,
-            note="Stable Diffusion XL in many sizes and shapes, whose numbers come with the data; which towers "
+            note="Stable Diffusion XL in many sizes and shapes, whose numbers come with the data; which text encoders "
             "learnt, rate and batch of the pre-training were not published. The rate, the batch and the warm-up are "
             "those of their fine-tuning code: AdaFactor, bfloat16, shapes in steps of 64 pixels around 1024 x 1024.",
         ),
     ),
     weights=Published(
         repo="IDEA-CCNL/Taiyi-Stable-Diffusion-XL-3.5B",
-        note="Both towers read the words of added_tokens.json (8067, ids 49408 to 57474). Unverified: which state is "
-        "pooled where Chinese characters have larger ids than the end mark; their code's library took the largest.",
+        note="Both text encoders read the words of added_tokens.json (8067, ids 49408 to 57474). Unverified: which "
+        "state is pooled where Chinese characters have larger ids than the end mark; their code's library took the "
+        "largest.",
     ),
     request=Defaults(
         size=(1024, 1024),

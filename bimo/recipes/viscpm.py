@@ -71,7 +71,7 @@ viscpm_paint = Recipe(
     weights=Published(
         note="openbmb/VisCPM-Paint: one file, names below llm., unet. and trans_block.; the autoencoder is Stable "
         "Diffusion 2.1's. transformers has no class of CPM-Bee: its words' positions and the relations of a record's "
-        "segments are its own, so the 10 B file does not fit this tower, and reading it lists what is missing.",
+        "segments are its own, so the 10 B file does not fit this text encoder, and reading it lists what is missing.",
     ),
     request=Defaults(size=(512, 512), guidance=7.5, steps=50),
     note="Drawn four at a time, the best chosen by chinese-clip-vit-base-patch16; not for English prompts.",

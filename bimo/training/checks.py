@@ -113,7 +113,7 @@ def check_words(stage: Stage, text_encoders: Sequence[TextEncoder], pictures: Pi
 def readings(text_encoders: Sequence[TextEncoder], captions: Sequence[str], prefix: str = "") -> list[Reading]:
     """What each text encoder reads of the captions that say something, with ``prefix`` before each."""
     written = [prefix + caption for caption in captions if caption.strip()]
-    return [reading(tower, written) for tower in text_encoders]
+    return [reading(text_encoder, written) for text_encoder in text_encoders]
 
 
 def too_much(stage: Stage, captions: Sequence[str], readings: Sequence[Reading]) -> str:

@@ -21,7 +21,7 @@ from bimo.training.objectives.objective import objective_of
 
 HISTORY_FILE = "history.json"
 #: Fields of a recipe that say how a system is shown, not what it learns.
-SHOWN = ("title", "paper", "licence", "languages", "prompts", "note")
+SHOWN = ("title", "paper", "licence", "languages", "prompts")
 #: What a stage under way cannot change: its name in the record, what learns and by what, and what is held out.
 FIXED = ("name", "level", "train", "optimiser", "fused_backward", "adapter", "validation")
 #: What a stage may change at any time, for it says what is shown and kept and not what is learnt.
@@ -152,7 +152,9 @@ def read_history(out: Path) -> History:
 
 
 def differences(before: Any, after: Any, path: str = "") -> Changes:
-    """The fields in which two recipes differ, by their paths as ``--set`` names them."""
+    """The fields in which two recipes differ, by their paths as ``--set`` names them. A note that was worded anew is no
+    difference: it changes nothing that is learnt.
+    """
     return _differences(dump(before), dump(after), path)
 
 
@@ -161,7 +163,7 @@ def _differences(before: Any, after: Any, path: str) -> Changes:
     changes: Changes = {}
     if isinstance(before, dict) and isinstance(after, dict) and before.get(KIND) == after.get(KIND):  # pyright: ignore[reportUnknownMemberType]
         mine, yours = cast("dict[str, Any]", before), cast("dict[str, Any]", after)
-        for name in dict.fromkeys((*mine, *yours)):
+        for name in (name for name in dict.fromkeys((*mine, *yours)) if name != "note"):
             changes |= _differences(mine.get(name), yours.get(name), f"{inside}{name}")
         return changes
     if isinstance(before, list) and isinstance(after, list):

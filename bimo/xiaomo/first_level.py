@@ -68,7 +68,7 @@ class Expected(Part):
         return ExpectedDenoiser(self)
 
     def tiny(self) -> Self:
-        """Width 16; the text widths of tiny towers."""
+        """Width 16; the text widths of tiny text encoders."""
         return replace(self, text=16, vector=min(self.vector, 16), queries=2, width=16, blocks=1, maps=8, moved=4)
 
 

@@ -48,7 +48,7 @@ class Hourglass(Part):
         return HourglassDenoiser(self)
 
     def tiny(self) -> Self:
-        """Widths 8 and 16, one block each; the text widths of tiny towers."""
+        """Widths 8 and 16, one block each; the text widths of tiny text encoders."""
         small = replace(self, width=8, inner=16, blocks=1, deep=1, heads=2, text=16)
         return replace(small, vector=min(self.vector, 16))
 

@@ -393,3 +393,10 @@ def test_differences_are_reported_as_set_names_them() -> None:
     found = differences(one, other)
     assert list(found) == ["stages.0.lr", "stages.0.lr_overrides", "stages.2"]
     assert differences(one, one) == {}
+
+
+def test_a_note_that_was_worded_anew_is_no_difference() -> None:
+    first, *others = xiaomo.stages
+    reworded = replace(xiaomo, note="other words", stages=(replace(first, note="others again"), *others))
+    assert differences(xiaomo, reworded) == {}
+    assert list(differences(xiaomo, replace(reworded, title="another"))) == ["title"]

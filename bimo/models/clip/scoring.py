@@ -135,7 +135,7 @@ def _alone(count: int) -> Generator[ThreadPoolExecutor]:
     """
     before = torch.get_num_threads()
     try:
-        with ThreadPoolExecutor(count, "tower", torch.set_num_threads, (1,)) as threads:
+        with ThreadPoolExecutor(count, "encoder", torch.set_num_threads, (1,)) as threads:
             yield threads
     finally:
         torch.set_num_threads(before)

@@ -232,8 +232,8 @@ def seen_by(system: System, pixels: Tensor) -> Tensor:
             "{name} has no image encoder; score with a system such as taiyi-clip", name=system.recipe.name
         )
     # Words are few and stay where they are; pictures are looked at where they were drawn.
-    tower = system.vision.to(pixels.device)
-    return functional.normalize(tower(pixels.clamp(-1, 1).float()), dim=1)
+    image_encoder = system.vision.to(pixels.device)
+    return functional.normalize(image_encoder(pixels.clamp(-1, 1).float()), dim=1)
 
 
 @dataclass(frozen=True, kw_only=True)
