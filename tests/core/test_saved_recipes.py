@@ -35,10 +35,12 @@ FILES = sorted(SAVED.glob("*.json"))
 
 
 def without_notes(recipe: Any) -> Any:
-    """A recipe but for what its stages say of themselves in words."""
+    """A recipe but for what it, its stages and its weights say of themselves in words."""
     if not isinstance(recipe, Recipe):
         return recipe
-    return replace(recipe, stages=tuple(replace(stage, note="") for stage in recipe.stages))
+    weights = replace(recipe.weights, note="")
+    stages = tuple(replace(stage, note="") for stage in recipe.stages)
+    return replace(recipe, note="", weights=weights, stages=stages)
 
 
 def corrected(saved: Recipe, now: Recipe) -> Recipe:
