@@ -6,7 +6,8 @@ are used, by the same functions as in diffusers' GGUF quantiser; whatever else i
 """
 
 # gguf has no types, and diffusers' parameter of blocks is private to its quantiser.
-# pyright: reportMissingTypeStubs=false, reportMissingImports=false
+# pyright: reportMissingTypeStubs=false, reportMissingImports=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false
 
 from __future__ import annotations
 
