@@ -33,6 +33,7 @@ COMMAND: Any = commanded(typer.main.get_command(command_line()))
 #: Options of other programs that texts of ours name.
 OTHERS = {
     *("--nproc-per-node", "--config_file"),  # torchrun, accelerate
+    "--resolution",  # of kohya-ss and of diffusers
     *(
         "--depth",
         "--numstat",

@@ -60,6 +60,12 @@ COMMANDS: dict[str, Command] = {
         "curate", "curate", say("Make training data of raw pairs; every decision is on record."), "EXAMPLES"
     ),
     "train": Command("work", "train", say("Train a recipe; run it again to go on after a stop."), "TRAIN_EXAMPLES"),
+    "finetune": Command(
+        "finetune",
+        "finetune",
+        say("Fine-tune a model on your pictures: LoRA, DreamBooth, a new word, ControlNet; leaves a file that draws."),
+        "EXAMPLES",
+    ),
     "eval": Command(
         "evaluate", "evaluate", say("Draw a suite of prompts, measure the pictures, write a report."), "EXAMPLES"
     ),
@@ -112,6 +118,7 @@ ORDER = (
     "data",
     "curate",
     "train",
+    "finetune",
     "eval",
     "extend",
     "export",

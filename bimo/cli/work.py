@@ -146,7 +146,10 @@ def texts(
 
 def train(
     recipe: Annotated[str, typer.Argument(help=say("a name, ./mine.py:name, JSON"))],
-    data: Annotated[list[Path], typer.Option(help=say("a folder of data; may be repeated"))],
+    data: Annotated[
+        list[str],
+        typer.Option(help=say("data, or what bimo curate reads: pictures, a table, tars; PATH*3 weighs; repeatable")),
+    ],
     out: Annotated[Path, typer.Option(help=say("the folder of the run"))],
     settings: Annotated[
         list[str] | None,
@@ -212,7 +215,7 @@ def train(
 
 def _trained(
     recipe: str,
-    data: Path,
+    data: list[str],
     out: Path,
     settings: list[str] | None,
     tiny: bool,
@@ -238,10 +241,11 @@ def _trained(
         wanted = tuned(wanted, tune)
         start = start or ([] if tiny else [recipe])  # what is tuned begins as it is
     wanted = changed(wanted, settings or [], tiny, steps, size, skip or [])
+    from bimo.training.finetune.sources import as_data
     from bimo.training.objectives.rewards import Judges
     from bimo.training.trainer import train as run
 
-    begun = [Path(name) if _is_part_of(Path(name), wanted) else registry.load(name) for name in start or []]
+    begun = (Path(name) if _is_part_of(Path(name), wanted) else registry.load(name) for name in start or [])
     taught = None if teacher is None else registry.load(teacher)
     own = [file for file in (recipe.rpartition(":")[0], recipe) if file.endswith(".py")]
     judges = Judges(
@@ -249,7 +253,9 @@ def _trained(
     )
     changes: dict[str, Any] = {"from_here": from_here, "accept_new_data": accept_new_data}
     begun_as: dict[str, Any] = {"start": begun, "teacher": taught, "judges": judges, "cache": cache}
-    run(wanted, data, out, seed=seed, threads=threads, device=device, **begun_as, **changes)
+    given = as_data(data, out)
+    changes["repeats"] = given.repeats
+    run(wanted, given.folders, out, seed=seed, threads=threads, device=device, **begun_as, **changes)
 
 
 def _is_part_of(path: Path, recipe: Recipe) -> bool:

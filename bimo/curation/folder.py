@@ -9,7 +9,7 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -106,9 +106,13 @@ class FolderReport:
         return dict(Counter(reason for _, reason in self.left))
 
 
-def build_folder(source: Path, out: Path, side: int = 1) -> FolderReport:
-    """Writes the pictures of a source as shards, with an index and report.json; ``side`` is the least side of a usable
-    picture, in pixels.
+#: Gives captions to those entries of a source that have none.
+Fill = Callable[[Path, Sequence[Entry]], Sequence[Entry]]
+
+
+def build_folder(source: Path, out: Path, side: int = 1, fill: Fill | None = None) -> FolderReport:
+    """Writes the pictures of a source as shards, an index and report.json; ``side`` is the least of a usable one, and
+    ``fill`` may write captions where there are none.
 
     A source is anything that `bimo curate` reads: pictures with caption files, tables of every kind, tars, shards. Rows
     that name one picture become one sample with all their captions. A shard that was already written from the same
@@ -132,7 +136,8 @@ def build_folder(source: Path, out: Path, side: int = 1) -> FolderReport:
         # Standard output is for the result, so the progress bar goes to standard error.
         bar = track(firsts, description=say("writing data"), console=Console(stderr=True))
         for number, first in enumerate(bar):
-            some = entries[first : first + SAMPLES_PER_SHARD]
+            some: Sequence[Entry] = entries[first : first + SAMPLES_PER_SHARD]
+            some = some if fill is None else fill(source, some)
             shard, dropped, profiles = _shard(source, out / shard_name(number), some, first, side)
             written.append(shard)
             left += dropped

@@ -74,12 +74,12 @@ class Pictures:
     each. Texts without a picture are of no size, (0, 0).
 
     ``groups`` are the rows that are trained on together, one each unless a stage's objective wants pairs or leaves
-    some out.
+    some out; the rows of a folder as often in an epoch as its one of ``repeats`` says, once where there are none.
     ``cache`` is where the index of the rows and some decoded pixels are kept, beside the first folder's shards where it
     is None.
     """
 
-    def __init__(self, *folders: Path, cache: Path | None = None) -> None:
+    def __init__(self, *folders: Path, cache: Path | None = None, repeats: Sequence[int] = ()) -> None:
         digests = [shards.read_index(folder).digest for folder in folders]
         self.folders, self.cache = folders, cache
         self.digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
@@ -98,6 +98,10 @@ class Pictures:
         self.labels: Sequence[Mapping[str, Any]] = Column(count, lambda row: index.record(row)["labels"])
         self.sizes: Sequence[Size] = _sizes(index.rows["size"])
         self.groups: Sequence[tuple[int, ...]] = Column(count, lambda row: (row,))
+        if any(times != 1 for times in repeats):
+            # Other repeats are other data; what is kept of the rows themselves is the same.
+            self.digest = hashlib.sha256(f"{self.digest} {tuple(repeats)}".encode()).hexdigest()
+            self.groups = picked(self.groups, np.arange(count).repeat(_times(index, folders, repeats)))
         #: [N, numbers of a pose], NaN for a row that declares none; None where no row does.
         self.poses: Tensor | None = None
         if len(rows := index.rows["posed"].nonzero()[0]):
@@ -292,6 +296,14 @@ class Fitted:
 def picked(groups: Sequence[tuple[int, ...]], numbers: npt.NDArray[np.int64]) -> Sequence[tuple[int, ...]]:
     """The groups of some numbers."""
     return Column(len(numbers), lambda place: groups[int(numbers[place])])
+
+
+def _times(index: RowIndex, folders: Sequence[Path], repeats: Sequence[int]) -> npt.NDArray[np.int64]:
+    """[N]: how often each row is learnt in an epoch."""
+    counts = [shards.read_index(folder).count for folder in folders]
+    times = np.repeat(np.asarray(repeats, np.int64), counts)
+    assert len(times) == len(index)
+    return times
 
 
 def _sizes(sizes: npt.NDArray[Any]) -> Sequence[Size]:

@@ -33,7 +33,7 @@ def sized(recipe: Recipe, pictures: Pictures) -> Recipe:
     several sizes, or one that the system cannot see. Said once for all of them.
     """
     sizes = {size for size in pictures.sizes if all(size)}
-    unit = _unit(recipe)
+    unit = size_unit(recipe)
     if not sizes or (len(sizes) == 1 and not any(side % unit for side in next(iter(sizes)))):
         return recipe
     open_ = [s for s in recipe.stages if _sees_pictures(s) and s.size is None and not s.buckets]
@@ -112,7 +112,7 @@ def problems(prospect: Prospect) -> Iterator[BimoError]:
         if not _drawn(pictures):
             yield DataError("these data are texts without pictures; give a --data with pictures besides")
             return
-        unit = _unit(system.recipe)
+        unit = size_unit(system.recipe)
         wrong = [
             size for size in (*((stage.size,) if stage.size else ()), *stage.buckets) if any(s % unit for s in size)
         ]
@@ -229,7 +229,7 @@ def _sees_pictures(stage: Stage) -> bool:
     return objective_of(stage).sees != "texts"
 
 
-def _unit(recipe: Recipe) -> int:
+def size_unit(recipe: Recipe) -> int:
     """What sides of a picture must be multiples of."""
     with unfilled():  # what a space is made of is not needed to know how much it shrinks a side
         spaces: list[Any] = [cast(Any, level.space).build() for level in recipe.levels if isinstance(level.space, Part)]

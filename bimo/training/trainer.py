@@ -10,7 +10,7 @@ import math
 import pickle
 import shutil
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -63,13 +63,14 @@ def train(
     threads: int | None = None,
     stop_after: float | None = None,
     seed: int = 0,
-    start: Sequence[System | Path] = (),
+    start: Iterable[System | Path] = (),
     teacher: System | None = None,
     judges: Judges | None = None,
     device: str = "cpu",
     cache: Path | None = None,
     from_here: bool = False,
     accept_new_data: bool = False,
+    repeats: Sequence[int] = (),
 ) -> Path:
     """Runs every stage of a recipe on the shards in ``data``, one folder or several, and answers ``out``, by then a
     folder that draws. Of texts without pictures stages of words learn alone.
@@ -86,12 +87,13 @@ def train(
 
     Where a launcher has begun several processes they share each step, and it is the step that one alone takes, losses
     to rounding; ``out`` and ``data`` lie where all of them see them. ``device`` is "cpu", "cuda", "mps", or "auto".
-    The index of the data and some decoded pixels are kept in ``cache``, in ``data`` itself where it is None.
+    The index of the data and some decoded pixels are kept in ``cache``, in ``data`` itself where it is None. The rows
+    of a folder are seen as often in an epoch as its one of ``repeats`` says.
     """
     with init_distributed(device) as processes, exact(processes.device):
         if threads:
             torch.set_num_threads(threads)
-        pictures = Pictures(*((data,) if isinstance(data, Path) else data), cache=cache)
+        pictures = Pictures(*((data,) if isinstance(data, Path) else data), cache=cache, repeats=repeats)
         fresh = not out.exists() or not any(out.iterdir())
         with (
             alone(out, TrainingError) if processes.is_main_process else nullcontext(),
@@ -101,6 +103,7 @@ def train(
             run = Trainer(recipe, pictures, out, seed, stop_after, *given)
             for beginning in start:
                 run.begin_as(beginning)
+                del beginning  # of an iterator one at a time is in memory
             run.everything()
     return out
 

@@ -52,10 +52,10 @@ def _stage(recipe: Recipe, level: Level, how: str) -> Stage:
     )
     if how == "full":
         return stage
-    return replace(stage, train=(), adapter=Lora(targets=_targets(recipe, level), rank=RANK, alpha=float(RANK)))
+    return replace(stage, train=(), adapter=Lora(targets=attention(recipe, level), rank=RANK, alpha=float(RANK)))
 
 
-def _targets(recipe: Recipe, level: Level) -> tuple[str, ...]:
+def attention(recipe: Recipe, level: Level) -> tuple[str, ...]:
     """Globs of the projections of attention in a level's denoiser; of all of its layers where it has none so named."""
     from bimo.diffusion.system import System
 

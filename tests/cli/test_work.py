@@ -328,7 +328,7 @@ def test_train_keeps_decoded_pixels_where_it_is_told_to(
     made: list[Path | None] = []
     real = Loaded.__init__
 
-    def watched(self: Loaded, *folders: Path, cache: Path | None = None) -> None:
+    def watched(self: Loaded, *folders: Path, cache: Path | None = None, **_: object) -> None:
         made.append(cache)
         real(self, *folders, cache=cache)
         raise DataError("enough")
@@ -338,9 +338,3 @@ def test_train_keeps_decoded_pixels_where_it_is_told_to(
         done = here("train", "xiaomo", "--data", str(tiny_shards), "--out", "run", "--tiny", *more)
         refused(done, DataError.exit_status, "enough")
         assert made.pop() == wanted
-
-
-def test_a_folder_of_pictures_is_no_data_yet(here: Run, tmp_path: Path) -> None:
-    photos(tmp_path / "photos")
-    done = here("train", "xiaomo", "--data", "photos", "--out", "run", "--tiny")
-    refused(done, DataError.exit_status, "first run bimo data folder photos DATA")

@@ -1,0 +1,340 @@
+"""What `bimo finetune` does: data, plan, recipe file, training, the file that is left, drawn before and after."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import shutil
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import typer
+
+from bimo.cli.finetune_options import captioner_of, usual_precision, wish_of
+from bimo.core.errors import BimoError, TrainingError
+from bimo.core.files import write_whole
+from bimo.core.messages import say
+from bimo.core.part import changed, dump, load
+from bimo.core.recipe import Recipe, Stage
+from bimo.data.loader import Pictures
+from bimo.diffusion.system import System
+from bimo.engine.devices import device_of
+from bimo.engine.engine import Engine
+from bimo.engine.memory import bytes_of
+from bimo.hub import registry
+from bimo.hub.loading import steady
+from bimo.hub.memory import LIBRARIES, free_on
+from bimo.training.adapters.adapter import adapter_of
+from bimo.training.finetune.captions import Captions
+from bimo.training.finetune.memory import fitted
+from bimo.training.finetune.planning import Pictured, Plan, planned
+from bimo.training.finetune.probe import Probed, probed
+from bimo.training.finetune.recipe_file import NAME, RECIPE_FILE, source
+from bimo.training.finetune.result import attached, collected, compare, drawn, written
+from bimo.training.finetune.sources import Prepared, prepared, sources
+from bimo.training.finetune.wish import Wish
+from bimo.training.trainer import train
+
+STATE_FILE = "finetune.json"
+#: How many captions rules look at.
+CAPTIONS = 64
+TITLES = {
+    "lora": ("LoRA", "LoRA"),
+    "full": ("full fine-tuning", "full fine-tuning"),
+    "embedding": ("textual inversion", "textual inversion"),
+    "controlnet": ("ControlNet", "ControlNet"),
+}
+
+
+def run_of(
+    asked: Mapping[str, Any],
+    texts: Sequence[str],
+    out: Path,
+    *,
+    memory: str,
+    device: str,
+    captioner: str | None,
+    captioner_model: str,
+) -> Run:
+    """The run that some options ask for. Raises RequestError for options that lack something."""
+    wish = wish_of(asked)
+    place = device_of(device)
+    precision = wish.precision or usual_precision(place)
+    captions = Captions(
+        word=str(asked["class_word"]) or wish.word,
+        by=None if captioner is None else captioner_of(captioner, captioner_model),
+        kept=out / "data" / "captions.json",
+    )
+    budget = bytes_of(memory) if memory else None
+    return Run(replace(wish, precision=precision), tuple(texts), out, place, budget, captions)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A wish, its pictures, the folder of the run, the device, the most bytes to take, and who captions."""
+
+    wish: Wish
+    texts: tuple[str, ...]
+    out: Path
+    device: torch.device
+    budget: int | None
+    captions: Captions
+
+    def plan(self, seed: int, threads: int | None) -> None:
+        """Says what would be done, what it takes by a probe of a few steps, and leaves nothing."""
+        _threads(threads)
+        with _leaving_nothing(self.out, always=True):
+            data = self._data()
+            recipe, _ = self._planned(data, ())
+            typer.echo(say("a few steps, to know what all take ..."), err=True)
+            pictures = Pictures(*data.folders, repeats=data.repeats)
+            found = probed(recipe, pictures, (registry.load(name) for name in (self.wish.model,)), self.device)
+            for line in expected(recipe, found):
+                print(line)
+            print(self._text(recipe, data))
+
+    def train(
+        self, seed: int, threads: int | None, settings: Sequence[str], *, from_here: bool, accept_new_data: bool
+    ) -> None:
+        """Begins the run, or goes on with it, up to the file that it leaves."""
+        _threads(threads)
+        before = {file: file.read_bytes() for file in self._files() if file.is_file()}
+        with _leaving_nothing(self.out):
+            data = self._data()
+            recipe = self._recipe(data, tuple(settings))
+        try:
+            train(
+                recipe,
+                data.folders,
+                self.out,
+                seed=seed,
+                threads=threads,
+                start=(registry.load(name) for name in (self.wish.model,)),
+                device=str(self.device),
+                from_here=from_here,
+                accept_new_data=accept_new_data,
+                repeats=data.repeats,
+            )
+        except BimoError:
+            if before and registry.recipe(self.out) != recipe:  # what was refused stands in no file
+                for file, content in before.items():
+                    write_whole(file, content)
+            raise
+        self._finish(recipe)
+
+    def _files(self) -> tuple[Path, Path]:
+        """What is planned, and how it was asked for."""
+        return self.out / RECIPE_FILE, self.out / STATE_FILE
+
+    def _data(self) -> Prepared:
+        data = prepared(sources(self.texts), self.out / "data", self.captions, lambda line: typer.echo(line, err=True))
+        told = {"file name": say("their files' names"), "folder name": say("their folders' names")}
+        told |= {"class word": say("the class word"), "model": say("the captioner")}
+        for origin, count in self.captions.origins.items():
+            if origin in told:
+                typer.echo(say("captions of {count} pictures are {origin}", count=count, origin=told[origin]), err=True)
+        return data
+
+    def _recipe(self, data: Prepared, settings: tuple[str, ...]) -> Recipe:
+        """The recipe of the run: that of its file where it was begun so, else a new plan, written there."""
+        file, state = self.out / RECIPE_FILE, self._state()
+        own = {"wish": json.loads(json.dumps(asdict(self.wish))), "settings": list(settings)}
+        if file.is_file() and state:
+            edited = _digest(file) != state["written"]
+            same = {name: state[name] for name in own} == own
+            if edited and not same:
+                raise TrainingError(
+                    "{file} was edited, and now other options are given: go on with what it says by the command that "
+                    "stands in it, or begin in another folder",
+                    file=file,
+                )
+            if same:
+                if edited:
+                    typer.echo(say("{file} was edited: what it says counts", file=file), err=True)
+                return registry.recipe(f"{file}:{NAME}")
+        recipe, stages = self._planned(data, cast("Sequence[Any]", load(state["stages"])) if state else ())
+        recipe = changed(recipe, settings, "stages.0.lr=5e-6")
+        write_whole(file, self._text(recipe, data).encode())
+        assert registry.recipe(f"{file}:{NAME}") == recipe
+        told = own | {"stages": [dump(stage) for stage in stages], "written": _digest(file)}
+        write_whole(self.out / STATE_FILE, json.dumps(told, ensure_ascii=False, indent=1).encode())
+        return recipe
+
+    def _state(self) -> dict[str, Any]:
+        file = self.out / STATE_FILE
+        if not file.is_file():
+            return {}
+        try:
+            return json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            raise TrainingError("{file} is damaged; begin in another folder", file=file) from None
+
+    def _planned(self, data: Prepared, before: Sequence[Stage]) -> tuple[Recipe, Sequence[Stage]]:
+        """A recipe by the rules, said choice by choice; what memory decided ``before`` stays."""
+        pictures = Pictures(*data.folders, repeats=data.repeats)
+        base, pictured = registry.recipe(self.wish.model), _pictured(pictures)
+        free = self._free()
+        typer.echo(say("loading {model} ...", model=self.wish.model), err=True)
+        system = registry.load(self.wish.model)
+        parameters = [sum(p.numel() for p in system.level(each.name).denoiser.parameters()) for each in base.levels]
+        plan = planned(self.wish, base, pictured, parameters or [0])
+        self._tell(plan, pictured)
+        if [stage.name for stage in before] == [stage.name for stage in plan.stages] and not self.wish.batch:
+            stages = tuple(_as_before(stage, old) for stage, old in zip(plan.stages, before, strict=True))
+        else:
+            found = fitted(system, plan.stages, max(pictured.captions, key=len, default=""), free)
+            stages = found.stages
+            if found.counted:
+                print(say("memory: about {total:.2f} GB", total=found.total / 1e9))
+        for stage in stages:
+            print(_line(stage))
+        return replace(base, prompts=plan.prompts, stages=stages), stages
+
+    def _free(self) -> int | None:
+        free = free_on(self.device)
+        if self.budget is None:
+            return free
+        # A processor's memory holds the libraries, too.
+        budget = self.budget - (LIBRARIES if self.device.type == "cpu" else 0)
+        return budget if free is None else min(budget, free)
+
+    def _tell(self, plan: Plan, pictured: Pictured) -> None:
+        if len(pictured.sizes) == 1:
+            typer.echo(
+                say("there is one picture: it will be learnt by heart; five to twenty that differ are better"), err=True
+            )
+        size = plan.stages[-1].size or (0, 0)
+        small = sum(min(own) * 2 <= min(size) for own in pictured.sizes)
+        if small:
+            typer.echo(
+                say(
+                    "{small} pictures have less than half of {size} a side and are enlarged",
+                    small=small,
+                    size=min(size),
+                ),
+                err=True,
+            )
+        for what, value, why in plan.choices:
+            print(say("{what}: {value} ({why})", what=what, value=value, why=why))
+
+    def _text(self, recipe: Recipe, data: Prepared) -> str:
+        """The recipe file's text."""
+        given = [
+            f"{folder}*{times}" if times > 1 else str(folder)
+            for folder, times in zip(data.folders, data.repeats, strict=True)
+        ]
+        words = ["bimo", "train", f"{self.out / RECIPE_FILE}:{NAME}", *(w for d in given for w in ("--data", d))]
+        words += ["--out", str(self.out), "--start", self.wish.model]
+        kind = "DreamBooth" if self.wish.prompt else TITLES[self.wish.way][0]
+        name = Path(self.wish.model).name
+        return source(self.wish.model, recipe.stages, recipe.prompts, f"{name}: {kind}.", shlex.join(words))
+
+    def _finish(self, recipe: Recipe) -> None:
+        """The file of what was learnt, loaded back beside the model and compared; a sheet from before and after."""
+        if not (self.out / "weights.safetensors").is_file():
+            return  # time ran out first
+        file = collected(self.out, recipe)
+        kinds = {each.kind for stage in recipe.stages if (each := adapter_of(stage)) is not None}
+        prompts, wish = recipe.prompts, self.wish
+        base = registry.load(wish.model)
+        if "control" in kinds:
+            attached(base, self.out, "control")
+            print(say("learnt: bimo draw -m {model} --control {picture}={out} ...", **self._said("PICTURE")))
+            return
+        # What a new word began as stands for it before.
+        known = [text.replace(wish.word, " ".join(wish.nouns)) if wish.word else text for text in prompts]
+        before = drawn(self._engine(base), known)
+        if kinds:
+            after = attached(base, self.out, next(iter(kinds)))
+            if kinds == {"lora"}:
+                compare(after, self.out)
+        else:
+            after = System.read(self.out)
+        sheet = written(before, drawn(self._engine(after), prompts), known, prompts, self.out)
+        print(say("before and after: {sheet}", sheet=sheet))
+        option = {"lora": f"-m {wish.model} --lora {self.out}", "tokens": f"-m {wish.model} --embedding {self.out}"}
+        how = option[next(iter(kinds))] if kinds else f"-m {self.out}"
+        if file is not None:
+            print(say("{file} is loaded back: it gives what was learnt", file=file))
+        print(f"bimo draw {how} {shlex.quote(prompts[0])}")
+
+    def _engine(self, system: System) -> Engine:
+        return steady(Engine(system.eval(), device=self.device))
+
+    def _said(self, picture: str) -> dict[str, str]:
+        return {"model": self.wish.model, "picture": picture, "out": str(self.out)}
+
+
+@contextmanager
+def _leaving_nothing(out: Path, always: bool = False) -> Generator[None]:
+    """What was not there before goes again where a start fails, or ``always``."""
+    fresh = not out.exists() or not any(out.iterdir())
+    done = False
+    try:
+        yield
+        done = not always
+    except BimoError:
+        raise
+    finally:
+        if fresh and not done:
+            shutil.rmtree(out, ignore_errors=True)
+
+
+def expected(recipe: Recipe, found: Probed) -> list[str]:
+    """What a probe says of all steps, a line each."""
+    lines = [
+        say(
+            "{name}: {each:.2f} s a step, {whole:.0f} s for {steps}",
+            name=stage.name,
+            each=each,
+            whole=each * stage.steps,
+            steps=stage.steps,
+        )
+        for stage, each in zip(recipe.stages, found.steps, strict=True)
+    ]
+    whole = found.seconds(recipe.stages) + found.besides
+    return [
+        *lines,
+        say("expected: {whole:.0f} s, {peak:.2f} GB at the most, by the probe", whole=whole, peak=found.peak / 1e9),
+    ]
+
+
+def _pictured(pictures: Pictures) -> Pictured:
+    captions: dict[str, None] = {}
+    for own in pictures.captions:
+        captions |= dict.fromkeys(text for text in own if text.strip())
+        if len(captions) >= CAPTIONS:
+            break
+    return Pictured(len(pictures.groups), tuple(pictures.sizes), tuple(captions))
+
+
+def _as_before(stage: Stage, old: Stage) -> Stage:
+    """A stage with what memory decided when the run was begun."""
+    return replace(stage, batch=old.batch, accumulate=old.accumulate, gradient_checkpointing=old.gradient_checkpointing)
+
+
+def _line(stage: Stage) -> str:
+    line = say(
+        "stage {name!r}: {steps} steps of {batch} x {times}, rate {lr:g}, {precision}",
+        name=stage.name,
+        steps=stage.steps,
+        batch=stage.batch,
+        times=stage.accumulate,
+        lr=stage.lr,
+        precision=stage.precision,
+    )
+    return line + (say(", blocks worked out twice") if stage.gradient_checkpointing else "")
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _threads(count: int | None) -> None:
+    if count:
+        torch.set_num_threads(count)

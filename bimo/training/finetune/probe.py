@@ -1,0 +1,84 @@
+"""A few steps of each stage, to know what all of them will take."""
+
+# torch leaves parts of its interface untyped; what crosses it here is named where it is kept.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import io
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from bimo.core.part import Part
+from bimo.core.recipe import Recipe, Stage
+from bimo.data.loader import Pictures
+from bimo.diffusion.system import System
+from bimo.engine.devices import exact
+from bimo.training.distributed.processes import Processes
+from bimo.training.logging import LOG_FILE, rows_of
+from bimo.training.objectives.dreambooth import Dreambooth
+from bimo.training.trainer import Trainer
+
+#: Steps of a probe; the first is left out of what is told: it waits for memory.
+STEPS = 4
+
+
+@dataclass(frozen=True)
+class Probed:
+    """Seconds of a step of each stage, seconds of whatever comes before and between them in the probe, and the most
+    bytes that were taken, on a processor with all that the program itself takes.
+    """
+
+    steps: tuple[float, ...]
+    besides: float
+    peak: int
+
+    def seconds(self, stages: Iterable[Stage]) -> float:
+        """What all steps of some stages take."""
+        return sum(stage.steps * seconds for stage, seconds in zip(stages, self.steps, strict=True))
+
+
+def probed(recipe: Recipe, pictures: Pictures, start: Iterable[System], device: torch.device) -> Probed:
+    """Makes a few steps of each stage in a temporary folder, on a batch's worth of pictures."""
+    stages = tuple(replace(stage, steps=STEPS, warmup=0, objective=_briefly(stage)) for stage in recipe.stages)
+    most = max(stage.batch * stage.accumulate for stage in stages) * STEPS
+    few = pictures.of([pictures.groups[at] for at in range(min(len(pictures.groups), most))])
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()), exact(device):
+        begun, out = time.monotonic(), Path(folder)
+        trainer = Trainer(replace(recipe, stages=stages, prompts=()), few, out, processes=Processes(device=device))
+        for system in start:
+            trainer.begin_as(system)
+        trainer.everything()
+        whole = time.monotonic() - begun
+        rows = list(rows_of(out / LOG_FILE))
+    each = [[row["seconds"] for row in rows if row["stage"] == stage.name] for stage in stages]
+    besides = whole - sum(map(sum, each))
+    return Probed(tuple(statistics.median(seconds[1:]) for seconds in each), besides, _peak(device))
+
+
+def _briefly(stage: Stage) -> Part:
+    """The objective without pictures of a class to wait for."""
+    objective = stage.objective
+    return replace(objective, count=2) if isinstance(objective, Dreambooth) and objective.prior else objective
+
+
+def _peak(device: torch.device) -> int:
+    """The most bytes that this process has taken of a device's memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size if sys.platform == "darwin" else size * 1024

@@ -1,0 +1,105 @@
+"""What a run leaves: its adapters as one file under the name that diffusers looks for, loaded back and compared."""
+
+# torch leaves parts of its interface untyped; what crosses it here is named where it is kept.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from bimo.core import checkpoint_io
+from bimo.core.errors import WeightsError
+from bimo.core.messages import Listed
+from bimo.core.recipe import Recipe
+from bimo.data.sheets import sheet
+from bimo.diffusion.system import WEIGHTS_FILE, System
+from bimo.engine.adapters import Adapters
+from bimo.engine.engine import Engine
+from bimo.training.adapters.adapter import Adapter, adapter_of
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+#: What diffusers calls the file of an adapter of each kind in a folder.
+FILES = {"lora": "pytorch_lora_weights.safetensors", "tokens": "learned_embeds.safetensors"}
+SHEET_FILE = "before-after.png"
+SEED = 7
+#: How far a merged weight may be from that which was learnt: the product of two factors, rounded otherwise.
+CLOSE = 1e-4
+SHOWN = 3
+
+
+def collected(run: Path, recipe: Recipe) -> Path | None:
+    """Puts what the stages of a run left together in its folder; answers the file, or the folder of a ControlNet, None
+    where no adapter was learnt.
+    """
+    found = [(number, each) for number, stage in enumerate(recipe.stages, 1) if (each := adapter_of(stage))]
+    if not found:
+        return None
+    kinds = {each.kind for _, each in found}
+    if kinds == {"control"}:
+        folder = run / f"control-{found[-1][0]}"
+        for file in folder.iterdir():
+            shutil.copyfile(file, run / file.name)
+        return run
+    name = FILES[kinds.pop()]
+    state: dict[str, Tensor] = {}
+    for number, each in found:
+        state |= checkpoint_io.read(_left(run, each, number))
+    checkpoint_io.write(run / name, state)
+    return run / name
+
+
+def _left(run: Path, adapter: Adapter, number: int) -> Path:
+    return run / f"{adapter.kind}-{number}.safetensors"
+
+
+def attached(base: System, run: Path, kind: str) -> System:
+    """A system with what a run left, given as people give it: by the run's folder."""
+    loras, embeddings, controls = ([run] if kind == one else [] for one in ("lora", "tokens", "control"))
+    return Adapters.named(loras, embeddings, controls).put(base)
+
+
+def compare(loaded: System, run: Path) -> None:
+    """Raises WeightsError where a system with the file beside it has other weights than the run ended with."""
+    learnt = checkpoint_io.read(run / WEIGHTS_FILE)
+    own = loaded.state_dict()
+    other = [name for name, value in learnt.items() if name not in own or not _close(own[name], value)]
+    if other:
+        raise WeightsError(
+            "the file in {run} gives other weights than were learnt: {count} of {whole} ({listed}); draw with the run "
+            "itself, -m {run}",
+            run=run,
+            count=len(other),
+            whole=len(learnt),
+            listed=Listed(other[:SHOWN]),
+        )
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape:
+        return False
+    one, other = one.float(), other.float()
+    return bool(torch.allclose(one, other, rtol=CLOSE, atol=CLOSE * float(other.abs().max()) if other.numel() else 0.0))
+
+
+def drawn(engine: Engine, prompts: Sequence[str], **settings: Any) -> list[Image.Image]:
+    """A picture of each prompt, always of the same seed; ``settings`` are further fields of the request."""
+    return [engine.draw(text, seed=SEED, **settings)[0].image for text in prompts]
+
+
+def written(
+    before: Sequence[Image.Image],
+    after: Sequence[Image.Image],
+    known: Sequence[str],
+    prompts: Sequence[str],
+    run: Path,
+) -> Path:
+    """A sheet: a row from before, of what was ``known`` then, and a row from after."""
+    return sheet([*before, *after], [*known, *prompts], run / SHEET_FILE, columns=len(prompts))

@@ -1,0 +1,249 @@
+"""`bimo finetune`: one command from pictures to a file that draws, killed and gone on with, refused in a sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from bimo.cli import finetune_run, main
+from bimo.core import checkpoint_io
+from bimo.engine.adapters import Adapters
+from bimo.hub import registry
+from bimo.training.finetune.recipe_file import NAME
+from tests.support.checkout import ROOT
+from tests.support.drawing import draw
+from tests.support.families import FAMILIES
+
+pytestmark = pytest.mark.slow
+
+Run = Callable[..., tuple[int, str, str]]
+ADAPTER = "pytorch_lora_weights.safetensors"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command line in the test's folder; answers status, output and what was said beside it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BIMO_LANGUAGE", "en")
+
+    def run(*words: str) -> tuple[int, str, str]:
+        status = main.run(list(words))
+        told = capfd.readouterr()
+        return status, told.out, told.err
+
+    return run
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Six pictures of mixed sizes, one of them damaged, without captions."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, size in enumerate([(90, 60), (60, 90), (64, 64), (64, 64), (80, 80)]):
+        Image.new("RGB", size, (40 * number, 90, 60)).save(folder / f"IMG_{number}.png")
+    (folder / "IMG_9.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    return folder
+
+
+def words(model: Path, out: str, *more: str) -> tuple[str, ...]:
+    brief = ("--steps", "2", "--batch", "2", "--threads", "1", "--size", "64", "--sample", "一只猫")
+    return ("finetune", "photos", "-m", str(model), "--class", "猫", "--out", out, *brief, *more)
+
+
+def refused(done: tuple[int, str, str], status: int, said: str) -> None:
+    """A command that could not be done said so in its last line, and why."""
+    assert done[0] == status
+    assert "Traceback" not in done[2]
+    last = done[2].strip().splitlines()[-1]
+    assert last.startswith("bimo: ")
+    assert said in last
+
+
+def test_from_pictures_to_a_drawing(here: Run, photos: Path, tiny_folder: Path) -> None:
+    status, out, err = here(*words(tiny_folder, "run"))
+    assert status == 0, err
+    assert "1 of 6 pictures cannot be used and are left out: IMG_9.png (" in err
+    assert "captions of 6 pictures are the class word" in err
+    assert f"run/{ADAPTER} is loaded back: it gives what was learnt" in out
+    assert out.splitlines()[-1] == "run"
+    assert Path("run/before-after.png").is_file()
+    # One file has both levels, and the run's folder stands for it.
+    names = checkpoint_io.read(Path("run") / ADAPTER).keys()
+    assert names == {n for k in (1, 2) for n in checkpoint_io.read(Path(f"run/lora-{k}.safetensors"))}
+    one, two, three = (f"{name}.png" for name in ("plain", "folder", "file"))
+    draw = ("draw", "一只猫", "-m", str(tiny_folder), "--seed", "1", "--anyway", "-o")
+    assert [here(*draw, one)[0], here(*draw, two, "--lora", "run")[0]] == [0, 0]
+    assert here(*draw, three, "--lora", f"run/{ADAPTER}")[0] == 0
+    pixels = [Image.open(name).tobytes() for name in (one, two, three)]
+    assert pixels[1] == pixels[2]
+    assert pixels[0] != pixels[1]
+    # The same command has nothing left to do, and the file that was written runs again as it says itself.
+    before = Path("run/weights.safetensors").read_bytes()
+    assert here(*words(tiny_folder, "run"))[0] == 0
+    command = next(line for line in Path("run/recipe.py").read_text().splitlines() if "bimo train" in line).split()
+    assert here(*command[1:], "--threads", "1")[0] == 0
+    assert Path("run/weights.safetensors").read_bytes() == before
+
+
+def test_other_options_need_a_word_and_an_edited_file_counts(here: Run, photos: Path, tiny_folder: Path) -> None:
+    assert here(*words(tiny_folder, "run"))[0] == 0
+    refused(here(*words(tiny_folder, "run", "--lr", "0.5")), 6, "is of another recipe")
+    file = Path("run/recipe.py")
+    file.write_text(file.read_text().replace("rank=8", "rank=4"))
+    refused(here(*words(tiny_folder, "run", "--lr", "0.5")), 6, "was edited")
+    assert registry.recipe(f"{file}:{NAME}").stages[0].adapter.rank == 4  # type: ignore[union-attr]
+
+
+def test_a_plan_is_said_and_leaves_nothing(here: Run, photos: Path, tiny_folder: Path) -> None:
+    status, out, err = here(*words(tiny_folder, "run", "--plan"))
+    assert status == 0, err
+    assert "rank: 8 (for 5 pictures)" in out
+    assert "steps: 2 (as asked)" in out
+    assert "expected: " in out
+    assert "finetuned = replace(" in out
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "status", "said"),
+    [
+        (("--memory", "551MB"), 2, "of memory at the least"),
+        (("--controlnet", "canny"), 3, "there is no controlnet for"),
+        (("--embedding", "<猫>"), 3, "does not know"),
+        (("--lora", "--full"), 2, "contradict each other"),
+        (("--size", "63"), 3, "sides are multiples of"),
+        (("--lr", "1e38"), 6, "--set stages.0.lr="),
+        (("--prior", "3"), 2, "--class or --keep"),
+        (("--captioner", "http://127.0.0.1:9/v1"), 2, "--captioner-model"),
+    ],
+)
+def test_what_cannot_be_done_is_said_and_nothing_is_lost(
+    more: tuple[str, ...], status: int, said: str, here: Run, photos: Path, tiny_folder: Path
+) -> None:
+    before = sorted(photos.iterdir())
+    told = words(tiny_folder, "run", *more)
+    if "--embedding" in more:
+        told = tuple("🦄" if word == "猫" else word for word in told)
+    refused(here(*told), status, said)
+    assert sorted(photos.iterdir()) == before
+
+
+def test_one_picture_is_learnt_and_said(here: Run, photos: Path, tiny_folder: Path) -> None:
+    for path in sorted(photos.iterdir())[1:]:
+        path.unlink()
+    status, _, err = here(*words(tiny_folder, "run"))
+    assert status == 0
+    assert "there is one picture: it will be learnt by heart" in err
+
+
+#: A command that kills itself before a step, each step saved.
+KILLED = """
+import os, signal, sys
+from bimo.training import trainer
+trainer.CHECKPOINT_SECONDS = -1.0
+plain, last = trainer.Trainer._step, int(sys.argv.pop(1))
+def step(self, stage, learning):
+    if self.place.stage * 100 + self.place.step == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plain(self, stage, learning)
+trainer.Trainer._step = step
+from bimo.cli.main import main
+main()
+"""
+
+
+def test_killed_twice_it_ends_in_the_same_bytes(here: Run, photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    assert here(*words(tiny_folder, "whole", "--steps", "4"))[0] == 0
+    for at in ("2", "101"):
+        command = [sys.executable, "-c", KILLED, at, *words(tiny_folder, "run", "--steps", "4")]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False, timeout=600)
+        assert done.returncode == -9, done.stderr[-2000:]
+    assert here(*words(tiny_folder, "run", "--steps", "4"))[0] == 0
+    for name in (ADAPTER, "weights.safetensors"):
+        assert Path("run", name).read_bytes() == Path("whole", name).read_bytes()
+    rows = [[json.loads(line) for line in Path(out, "log.jsonl").read_text().splitlines()] for out in ("run", "whole")]
+    assert [row["loss"] for row in rows[0]] == [row["loss"] for row in rows[1]]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_learns_and_is_loaded_back(
+    family: str, here: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left, loaded beside a fresh model, gives the weights that were learnt: the command refuses others."""
+    model = tmp_path / "model"
+    FAMILIES[family][1](model)
+    few: Any = finetune_run.drawn
+    monkeypatch.setattr(finetune_run, "drawn", lambda engine, prompts: few(engine, prompts, steps=1, size=(64, 64)))
+    status, out, err = here(*words(model, "run", "--lr", "0.01", "--set", "stages.0.max_unknown=1"))
+    assert status == 0, err
+    assert "is loaded back: it gives what was learnt" in out
+    state = checkpoint_io.read(Path("run") / ADAPTER)
+    assert any(bool(value.any()) for name, value in state.items() if "lora_B" in name)
+
+
+WAYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "dreambooth": (("--dreambooth", "一只小苹果", "--prior", "2"), ("--lora", "run")),
+    "keep": (("--lora", "--keep", "红苹果", "--prior", "2"), ("--lora", "run")),
+    "embedding": (("--embedding", "<苹>"), ("--embedding", "run")),
+    "controlnet": (("--controlnet", "canny"), ("--control", "photos/IMG_2.png=run")),
+    "full": (("--full",), ()),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_ends_in_what_draws(
+    way: str, here: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "model"
+    FAMILIES["taiyi"][1](model)
+    few: Any = finetune_run.drawn
+    monkeypatch.setattr(finetune_run, "drawn", lambda engine, prompts: few(engine, prompts, steps=1, size=(64, 64)))
+    learn, given = WAYS[way]
+    told = words(model, "run", "--lr", "0.1", "--set", "stages.0.max_unknown=1", *learn)
+    status, _, err = here(*("苹果" if word == "猫" else word for word in told))
+    assert status == 0, err
+    prompt = "一只<苹>" if way == "embedding" else "一只苹果"
+    draw = ("draw", prompt, "--seed", "1", "--steps", "2", "--size", "64", "--anyway", "-o")
+    named = ("-m", "run") if way == "full" else ("-m", str(model))
+    assert here(*draw, "after.png", *named, *given)[0] == 0
+    assert here(*draw, "before.png", "-m", str(model))[0] == 0
+    assert Image.open("after.png").tobytes() != Image.open("before.png").tobytes()
+
+
+def test_diffusers_draws_what_was_learnt(
+    here: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run's folder is what its pipeline loads, and both draw the same within one of 255."""
+    import numpy
+
+    from tests.parity.test_adapters import by_diffusers
+    from tests.support.tiny_checkpoints import read_by_diffusers
+
+    model = tmp_path / "model"
+    FAMILIES["stable-diffusion"][1](model)
+    few: Any = finetune_run.drawn
+    monkeypatch.setattr(finetune_run, "drawn", lambda engine, prompts: few(engine, prompts, steps=1, size=(64, 64)))
+    told = words(model, "run", "--lr", "0.1", "--steps", "8", "--set", "stages.0.lr_schedule=constant")
+    assert here(*told)[0] == 0
+    pipeline = read_by_diffusers(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pipeline.load_lora_weights("run")
+    request = {"text": "a red cat", "seed": 3, "steps": 3, "size": (64, 64), "guidance": 3.0}
+    system = registry.load(model)
+    plain = draw(system, request)
+    loaded = draw(Adapters.named(["run"]).put(system), request)
+    (theirs,) = by_diffusers(pipeline, request)
+    own, before = (numpy.asarray(pictures[0].image).astype(int) for pictures in (loaded, plain))
+    assert numpy.abs(own - theirs).max() <= 1
+    assert numpy.abs(own - before).max() > 3
