@@ -183,7 +183,7 @@ def test_every_family_learns_and_is_loaded_back(
     model = tmp_path / "model"
     FAMILIES[family][1](model)
     few: Any = finetune_run.drawn
-    monkeypatch.setattr(finetune_run, "drawn", lambda engine, prompts: few(engine, prompts, steps=1, size=(64, 64)))
+    monkeypatch.setattr(finetune_run, "drawn", lambda engine, prompts: few(engine, prompts, steps=2, size=(64, 64)))
     status, out, err = here(*words(model, "run", "--lr", "0.01", "--set", "stages.0.max_unknown=1"))
     assert status == 0, err
     assert "is loaded back: it gives what was learnt" in out
@@ -207,7 +207,7 @@ def test_every_way_ends_in_what_draws(
     model = tmp_path / "model"
     FAMILIES["taiyi"][1](model)
     few: Any = finetune_run.drawn
-    monkeypatch.setattr(finetune_run, "drawn", lambda engine, prompts: few(engine, prompts, steps=1, size=(64, 64)))
+    monkeypatch.setattr(finetune_run, "drawn", lambda engine, prompts: few(engine, prompts, steps=2, size=(64, 64)))
     learn, given = WAYS[way]
     told = words(model, "run", "--lr", "0.1", "--set", "stages.0.max_unknown=1", *learn)
     status, _, err = here(*("苹果" if word == "猫" else word for word in told))
@@ -232,7 +232,7 @@ def test_diffusers_draws_what_was_learnt(
     model = tmp_path / "model"
     FAMILIES["stable-diffusion"][1](model)
     few: Any = finetune_run.drawn
-    monkeypatch.setattr(finetune_run, "drawn", lambda engine, prompts: few(engine, prompts, steps=1, size=(64, 64)))
+    monkeypatch.setattr(finetune_run, "drawn", lambda engine, prompts: few(engine, prompts, steps=2, size=(64, 64)))
     told = words(model, "run", "--lr", "0.1", "--steps", "8", "--set", "stages.0.lr_schedule=constant")
     assert here(*told)[0] == 0
     pipeline = read_by_diffusers(model)
