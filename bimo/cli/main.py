@@ -35,6 +35,7 @@ EXTRAS = {
     "ray": "ray",
     "deepspeed": "deepspeed",
     "accelerate": "train",
+    "pytorch_optimizer": "train",
     "torchao": "quantise",
     "gguf": "gguf",
     "openvino": "openvino",
