@@ -46,7 +46,7 @@ OTHERS = {
     *(o for p in (ROOT / "bench").glob("*.py") for o in re.findall(r"add_argument\(\s*\"(--[a-z-]+)\"", p.read_text())),
 }
 #: Packages that messages name beside our own extras.
-PACKAGES = {"modelscope", "tensorboard", "gradio", "pre-commit"}
+PACKAGES = {"modelscope", "tensorboard", "gradio", "pre-commit", "bitsandbytes"}
 #: Options whose values are words of ours, which the parser takes for any text: what reads them.
 READERS: dict[str, Callable[[str], object]] = {
     "--sampler": lambda value: sampler_names.sampler_named(value, sampler_names.SAMPLERS),
