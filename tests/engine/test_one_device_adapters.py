@@ -75,7 +75,7 @@ def test_adapters_that_come_and_go_later(place: Path, there: Engine) -> None:
 
 
 def test_another_engine_with_a_lora(place: Path, there: Engine) -> None:
-    other = there.with_loras(place / "ink.safetensors")
+    other = there.with_adapters([place / "ink.safetensors"])
     for engine in (there, other):
         assert engine.draw(REQUEST)[0].image.size == (64, 64)
 

@@ -254,6 +254,6 @@ def test_adapters_are_named_when_it_is_loaded(z_image: Path, tmp_path: Path) -> 
     file = tmp_path / "z.gguf"
     write(file, comfy_of_z_image(plain(z_image)), "Q8_0")
     engine = bimo.load(z_image, denoiser=file)
-    for change in (lambda: engine.attach(embeddings=()), lambda: engine.with_loras(), lambda: engine.detach()):
+    for change in (lambda: engine.attach(embeddings=()), lambda: engine.with_adapters(), lambda: engine.detach()):
         with pytest.raises(BimoError, match="blocks"):
             change()

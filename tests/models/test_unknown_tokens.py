@@ -161,7 +161,8 @@ def test_a_published_system_reads_what_was_typed(xiaomo: Any, monkeypatch: Any) 
     monkeypatch.setenv("BIMO_LANGUAGE", "en")
     monkeypatch.setattr(xiaomo, "recipe", replace(xiaomo.recipe, source="published weights"))
     read = prepare(xiaomo, Request(text="a room without cats", seed=1))
-    assert (read.prompt[0].tokens == xiaomo.encode(["a room without cats"])[0].tokens).all()
+    # Two rows together and one alone may be worked out by different kernels.
+    assert torch.allclose(read.prompt[0].tokens, xiaomo.encode(["a room without cats"])[0].tokens, atol=1e-5)
     assert "--negative 'cats'" in read.warnings[0]
 
 
