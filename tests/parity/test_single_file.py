@@ -362,7 +362,9 @@ def test_playground_is_told_by_its_marks(tmp_path: Path) -> None:
     """EDM's noise, and latents with means and deviations, as the folder has them."""
     folder = xl_made(tmp_path / "xl")
     file = to_single(read_folder(folder), tmp_path / "single" / "xl.safetensors")
-    moments = {"edm_mean": torch.tensor([-1.6, 1.1, 0.3, -0.2]), "edm_std": torch.tensor([8.4, 5.9, 4.3, 6.5])}
+    # A quarter of the published deviations: a toy decoder of random weights makes two of 255 of the kernels' rounding
+    # with the whole.
+    moments = {"edm_mean": torch.tensor([-1.6, 1.1, 0.3, -0.2]), "edm_std": torch.tensor([2.1, 1.5, 1.1, 1.6])}
     state = load_file(file)
     save_file(state | {name: value.view(1, 4, 1, 1) for name, value in moments.items()}, file)
     reference = xl_by_diffusers(folder)
