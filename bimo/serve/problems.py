@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from bimo.core.messages import Sayable
 from bimo.serve.jobs import Failure
@@ -55,7 +55,7 @@ class ApiError(Exception):
         return cls(failure.status, failure, code=failure.code)
 
 
-class Json(Response):
+class Json(JSONResponse):
     """JSON of whatever text a request held, halves of characters among it."""
 
     media_type = "application/json; charset=utf-8"
