@@ -12,8 +12,9 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -200,12 +201,7 @@ def _read(artwork: Artwork) -> Judge | None:
         network = JudgeNetwork(len(facts["kinds"]), len(facts["styles"]))
         network.load_state_dict(tensors)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise DataError(
-            "the judge {weights_path} cannot be read: {error}. Delete it and {facts_file}; it is trained again",
-            weights_path=weights_path,
-            error=error,
-            facts_file=FACTS_FILE,
-        ) from error
+        raise damaged(weights_path, FACTS_FILE, error) from error
     return Judge(_ready(network), tuple(facts["kinds"]), tuple(facts["styles"]), gallery, facts)
 
 
@@ -268,31 +264,59 @@ def _indices(artwork: Artwork, pairs: Sequence[tuple[str, str]]) -> frozenset[tu
 def _trained(
     truth: Truth, artwork: Artwork, steps: int, seed: int, on_progress: OnProgress, title: str
 ) -> JudgeNetwork:
-    """Cross-entropies of kind and style; the rate rises over a tenth of the steps and falls to zero."""
+    """Cross-entropies of kind and style."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = JudgeNetwork(len(artwork.kinds), len(artwork.styles))
     generator = torch.Generator().manual_seed(seed)
-    inner = [p for n, p in network.named_parameters() if n.startswith(INNER) and p.ndim > 1]
-    others = [p for n, p in network.named_parameters() if not n.startswith(INNER) or p.ndim == 1]
-    optimisers = [Orthogonal(inner, MATRIX_RATE), torch.optim.AdamW(others, lr=OTHER_RATE, weight_decay=0.01)]
-    schedulers = [torch.optim.lr_scheduler.LambdaLR(each, lambda step: rate(step, steps)) for each in optimisers]
-    for step in range(steps):
+
+    def loss() -> Tensor:
         pixels, kinds, styles = training_batch(truth, BATCH, generator)
         kind, style, _ = network(pixels)
-        loss = nn.functional.cross_entropy(kind, kinds, label_smoothing=SMOOTHING)
-        loss = loss + nn.functional.cross_entropy(style, styles)
-        network.zero_grad(set_to_none=True)
-        loss.backward()
-        for each in (*optimisers, *schedulers):
-            each.step()
-        on_progress(f"{title}, loss {float(loss.detach()):.2f}", step + 1, steps)
+        wrong = nn.functional.cross_entropy(kind, kinds, label_smoothing=SMOOTHING)
+        return wrong + nn.functional.cross_entropy(style, styles)
+
+    fit(network, INNER, OTHER_RATE, steps, loss, on_progress, title)
     return network.eval()
 
 
-def rate(step: int, steps: int) -> float:
-    """Rises over a tenth of the steps and falls to zero over the last four fifths."""
-    return min(1.0, (step + 1) / (0.1 * steps)) * min(1.0, (1 - step / steps) / 0.8)
+def fit(
+    network: nn.Module,
+    inner: tuple[str, ...],
+    rate: float,
+    steps: int,
+    loss: Callable[[], Tensor],
+    on_progress: OnProgress,
+    title: str,
+) -> None:
+    """Steps down ``loss``: matrices of the parameters that begin with ``inner`` by `Orthogonal`, all else by AdamW at
+    ``rate``; both rates rise over a tenth of the steps and fall to zero over the last four fifths.
+    """
+    matrices = [p for n, p in network.named_parameters() if n.startswith(inner) and p.ndim > 1]
+    others = [p for n, p in network.named_parameters() if not n.startswith(inner) or p.ndim == 1]
+    optimisers = [Orthogonal(matrices, MATRIX_RATE), torch.optim.AdamW(others, lr=rate, weight_decay=0.01)]
+
+    def share(step: int) -> float:
+        return min(1.0, (step + 1) / (0.1 * steps)) * min(1.0, (1 - step / steps) / 0.8)
+
+    schedulers = [torch.optim.lr_scheduler.LambdaLR(each, share) for each in optimisers]
+    for step in range(steps):
+        value = loss()
+        network.zero_grad(set_to_none=True)
+        value.backward()
+        for each in (*optimisers, *schedulers):
+            each.step()
+        on_progress(f"{title}, loss {float(value.detach()):.2f}", step + 1, steps)
+
+
+def damaged(weights: Path, facts: str, error: Exception) -> DataError:
+    """What is raised where a judge that was kept cannot be read."""
+    return DataError(
+        "the judge {weights_path} cannot be read: {error}. Delete it and {facts_file}; it is trained again",
+        weights_path=weights,
+        error=error,
+        facts_file=facts,
+    )
 
 
 def _gallery(truth: Truth, judge: Judge) -> Tensor:

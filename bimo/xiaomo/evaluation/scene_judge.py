@@ -22,12 +22,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from bimo.core.errors import DataError
 from bimo.core.files import write_whole
 from bimo.data import shards
 from bimo.evaluation.progress import OnProgress
 from bimo.xiaomo.dishes.table import dishes
-from bimo.xiaomo.evaluation.judge import Orthogonal, Residual, convolution, rate
+from bimo.xiaomo.evaluation.judge import Residual, convolution, damaged, fit
 from bimo.xiaomo.evaluation.scene_truth import (
     EXAMINED,
     Bytes,
@@ -45,7 +44,6 @@ VERSION = 1
 WIDTH = 256
 BATCH = 96
 STEPS = 1500
-MATRIX_RATE = 0.03
 OTHER_RATE = 3e-3
 SMOOTHING = 0.05
 #: An element counts as seen above the number that so few pictures without it exceed.
@@ -160,12 +158,7 @@ def _stored(folder: Path) -> SceneJudge | None:
         network = SceneNetwork(len(subjects), len(styles), len(elements))
         network.load_state_dict(tensors)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise DataError(
-            "the judge {weights_path} cannot be read: {error}. Delete it and {facts_file}; it is trained again",
-            weights_path=weights_path,
-            error=error,
-            facts_file=FACTS_FILE,
-        ) from error
+        raise damaged(weights_path, FACTS_FILE, error) from error
     return SceneJudge(network.eval().requires_grad_(False), subjects, styles, elements, thresholds, facts)
 
 
@@ -215,25 +208,18 @@ def _trained(truth: SceneTruth, steps: int, on_progress: OnProgress) -> SceneNet
         torch.manual_seed(0)
         network = SceneNetwork(len(truth.subjects), len(truth.styles), len(truth.elements))
     generator = torch.Generator().manual_seed(0)
-    inner = [p for n, p in network.named_parameters() if n.startswith(INNER) and p.ndim > 1]
-    others = [p for n, p in network.named_parameters() if not n.startswith(INNER) or p.ndim == 1]
-    optimisers = [Orthogonal(inner, MATRIX_RATE), torch.optim.AdamW(others, lr=OTHER_RATE, weight_decay=0.01)]
-    schedulers = [torch.optim.lr_scheduler.LambdaLR(each, lambda step: rate(step, steps)) for each in optimisers]
-    for step in range(steps):
+
+    def loss() -> Tensor:
         rows = torch.randint(len(truth.pixels), (min(BATCH, len(truth.pixels)),), generator=generator).numpy()
         subject, style, element = network(_disturbed(tensor(truth.pixels[rows]), generator))
-        wanted = torch.from_numpy(labels.subject[rows])
-        loss = nn.functional.cross_entropy(style, torch.from_numpy(labels.style[rows]))
-        loss = loss + 3 * nn.functional.binary_cross_entropy_with_logits(
-            element, torch.from_numpy(labels.elements[rows])
-        )
+        wanted, there = torch.from_numpy(labels.subject[rows]), torch.from_numpy(labels.elements[rows])
+        wrong = nn.functional.cross_entropy(style, torch.from_numpy(labels.style[rows]))
+        wrong = wrong + 3 * nn.functional.binary_cross_entropy_with_logits(element, there)
         if (wanted >= 0).any():
-            loss = loss + nn.functional.cross_entropy(subject, wanted, ignore_index=-1, label_smoothing=SMOOTHING)
-        network.zero_grad(set_to_none=True)
-        loss.backward()
-        for each in (*optimisers, *schedulers):
-            each.step()
-        on_progress(f"judge of scenes, loss {float(loss.detach()):.2f}", step + 1, steps)
+            wrong = wrong + nn.functional.cross_entropy(subject, wanted, ignore_index=-1, label_smoothing=SMOOTHING)
+        return wrong
+
+    fit(network, INNER, OTHER_RATE, steps, loss, on_progress, "judge of scenes")
     return network.eval().requires_grad_(False)
 
 
