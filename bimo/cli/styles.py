@@ -47,8 +47,8 @@ def list_styles(sheet: Path | None, as_json: bool) -> None:
 
 
 def contact_sheet() -> bytes:
-    """A PNG of 红苹果 in every style as the bundled model draws it, the names below; in English alone, which is said,
-    where no font here has the Chinese ones.
+    """A PNG of every style as the bundled model draws it, an apple or, in black and white, a tree, the names below; in
+    English alone, which is said, where no font here has the Chinese ones.
     """
     from PIL import Image, ImageDraw
 
