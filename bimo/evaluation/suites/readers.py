@@ -20,7 +20,7 @@ from typing import Any, cast
 
 from bimo.core.errors import DataError, RequestError
 from bimo.core.files import read_regular
-from bimo.core.messages import Listed, Message
+from bimo.core.messages import Message
 from bimo.core.part import meant
 from bimo.evaluation.suites.suite import Check, Prompt, Suite, own, without_duplicates
 
@@ -67,17 +67,15 @@ def open_suite(asked: str) -> Suite:
         if not Path(asked).is_file():
             near = meant(asked, [OWN, *FORMATS])
             raise RequestError(
-                "there is no suite {asked!r}{near}, and no such file of prompts; there is chinese, and by a file of "
-                "yours, as NAME:FILE, {names}",
+                "there is no suite {asked!r}, and no such file of prompts{near}; all but chinese with a file of yours, "
+                "as NAME:FILE",
                 asked=asked,
                 near=near,
-                names=Listed(FORMATS),
             )
         return read_suite(Path(asked).name, Path(asked), PLAIN)
     if name not in FORMATS:
         near = meant(name, FORMATS)
-        raise RequestError("there is no suite {name!r}{near}; there is {names}", name=name, near=near,
-                           names=Listed(FORMATS))  # fmt: skip
+        raise RequestError("there is no suite {name!r}{near}", name=name, near=near)
     return read_suite(name, Path(file), FORMATS[name])
 
 
