@@ -11,8 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -26,6 +29,7 @@ from bimo.xiaomo.scenes.planning import planned_boxes
 LABEL = "elements"
 #: A box in a request: which element, left, top, right, bottom.
 NUMBERS = 5
+Numbers = npt.NDArray[np.float32]
 #: Told apart from what the step draws, and alike for every level that asks in it.
 APART = 0xB0CE5
 
@@ -79,16 +83,21 @@ class LayoutBoxes(Conditioner):
 
     def covered(self, boxes: Mapping[str, Sequence[Sequence[float]]], size: tuple[int, int]) -> Tensor:
         """Boxes by element -> [channels, h, w]."""
-        made = torch.zeros(self.channels, *size)
-        places = {name: place for place, name in enumerate(self.elements)}
-        for name, several in boxes.items():
-            one = made[places.get(name, len(self.elements))]
-            for left, top, right, bottom in several:
-                covered = _overlap(top, bottom, size[0])[:, None] * _overlap(left, right, size[1])[None]
-                torch.maximum(one, covered, out=one)
+        made = np.zeros((self.channels, *size), np.float32)
+        others = len(self.elements)
+        maps = [self._places.get(name, others) for name, several in boxes.items() for _ in several]
+        if maps:
+            sides = np.array([box for several in boxes.values() for box in several], np.float32)
+            left, top, right, bottom = sides.T
+            covered = _overlap(top, bottom, size[0])[:, :, None] * _overlap(left, right, size[1])[:, None]
+            np.maximum.at(made, maps, covered)
         if boxes:
             made[-1] = 1.0
-        return made
+        return torch.from_numpy(made)
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: place for place, name in enumerate(self.elements)}
 
     def _requested(self, numbers: Sequence[float]) -> dict[str, list[list[float]]]:
         found: dict[str, list[list[float]]] = {}
@@ -108,8 +117,8 @@ class LayoutBoxes(Conditioner):
         return found
 
 
-def _overlap(low: float, high: float, count: int) -> Tensor:
-    """How much of each of ``count`` equal parts of 0..1 lies between two numbers, [count] in 0..1."""
-    edges: Any = torch.arange(count + 1, dtype=torch.float32) / count
-    inside = torch.minimum(edges[1:], torch.tensor(high)) - torch.maximum(edges[:-1], torch.tensor(low))
-    return (inside * count).clamp(0.0, 1.0)
+def _overlap(low: Numbers, high: Numbers, count: int) -> Numbers:
+    """How much of each of ``count`` equal parts of 0..1 lies between pairs of numbers [N], [N, count] in 0..1."""
+    edges = np.arange(count + 1, dtype=np.float32) / count
+    inside = np.minimum(edges[1:], high[:, None]) - np.maximum(edges[:-1], low[:, None])
+    return (inside * count).clip(0.0, 1.0)

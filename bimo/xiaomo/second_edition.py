@@ -53,7 +53,15 @@ image = replace(
     space=Compact(channels=CHANNELS, deep=256, decoder=320),
     denoiser=Refine(
         denoiser=Hourglass(
-            channels=CHANNELS, spatial=CHANNELS + MAPS, width=128, deep=3, text=192, vector=256, scalars=(("pose", 5),)
+            channels=CHANNELS,
+            spatial=CHANNELS + MAPS,
+            width=128,
+            inner=256,
+            deep=3,
+            heads=4,
+            text=192,
+            vector=256,
+            scalars=(("pose", 5),),
         )
     ),
     conditioners=(Earlier(level="expected"), layout, Pose()),
@@ -92,7 +100,8 @@ contrast = replace(
         sets=("named", "elements"),
         weight=4.0,
     ),
-    steps=1500,
+    steps=600,
+    lr=4e-4,
 )
 
 expect = Stage(
@@ -100,10 +109,10 @@ expect = Stage(
     level="expected",
     objective=DefaultLook(rest=0.84, weight=0.1, looks=("3d", "illustration")),
     train=("text.*", "expected.*", "things.*"),
-    steps=16000,
+    steps=5600,
     batch=64,
-    lr=1e-3,
-    warmup=200,
+    lr=8e-4,
+    warmup=100,
     lr_schedule="cosine",
     precision="bf16",
     ema=0.999,
@@ -115,10 +124,11 @@ align = replace(
     level="image",
     objective=Denoise(),
     train=("image.denoiser.*",),
-    steps=24000,
+    steps=7300,
+    batch=32,
     lr=8e-4,
     caption_dropout=0.1,
-    ema=0.9995,
+    ema=0.999,
 )
 
 xiaomo_2 = Recipe(
