@@ -49,6 +49,12 @@ COMMANDS: dict[str, Command] = {
         say("A recipe: its sizes, tokens, levels, terms, and what learns in each stage."),
         "SHOW_EXAMPLES",
     ),
+    "systems": Command(
+        "systems",
+        "systems",
+        say("Which pipelines of diffusers are read, and what a folder of one lacks to be drawn."),
+        "EXAMPLES",
+    ),
     "info": Command("info", "info", say("What a picture's file says of how it was made, and its labels."), "EXAMPLES"),
     "serve": Command(
         "serve",
@@ -112,6 +118,7 @@ ORDER = (
     "chat",
     "list",
     "show",
+    "systems",
     "info",
     "serve",
     "keys",

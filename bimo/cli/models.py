@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bimo.cli.terminal import console, print_json
+from bimo.cli.terminal import console, plain_table, print_json
 from bimo.core.errors import RequestError
 from bimo.core.messages import Both, say
 from bimo.hub import model_info, registry
@@ -98,7 +98,7 @@ def list_models(
     out = console()
     whole = out.width >= WHOLE_COLUMNS
     heads = say("name title languages weights source repository").split()
-    table = _table("", " ".join(heads if whole else heads[:4]))
+    table = plain_table("", " ".join(heads if whole else heads[:4]))
     table.columns[0].no_wrap = True  # a name is typed as it stands
     for row in rows:
         spoken = row["languages"]
@@ -159,7 +159,7 @@ def show(
     ):
         if fact:
             out.print(f"  {label}: {fact}", markup=False)
-    table = _table(say("parts"), say("name kind parameters tokens"), right="参数 parameters")
+    table = plain_table(say("parts"), say("name kind parameters tokens"), right="参数 parameters")
     for row in facts["parts"]:
         table.add_row(row["name"], row["kind"], f"{row['parameters']:,}", str(row["tokens"] or ""))
     table.add_row(say("total"), "", f"{facts['parameters']:,}", "")
@@ -178,7 +178,7 @@ def _engines(name: str, parameters: int, as_json: bool) -> None:
     if as_json:
         print_json({"name": name, "auto": best, "probe": [vars(row) for row in rows]}, indent=1)
         return
-    table = _table(say("engines of this processor"), say("engine seconds error"), right="秒 误差 seconds error")
+    table = plain_table(say("engines of this processor"), say("engine seconds error"), right="秒 误差 seconds error")
     for row in rows:
         table.add_row(row.engine, f"{row.seconds:.4f}", f"{row.error:.1e}")
     console().print(table)
@@ -189,7 +189,7 @@ def _engines(name: str, parameters: int, as_json: bool) -> None:
 
 def _levels(facts: dict[str, Any]) -> Table:
     heads = say("name space shape noise sampler steps guidance conditioners")
-    table = _table(say("levels"), heads)
+    table = plain_table(say("levels"), heads)
     for row in facts["levels"]:
         shape = "x".join(str(side) for side in row["shape"])
         turned = ", ".join([f"{row['guidance']:g}", *row["guidance_weights"]])
@@ -200,7 +200,7 @@ def _levels(facts: dict[str, Any]) -> Table:
 
 def _stages(facts: dict[str, Any]) -> Table:
     heads = say("name objective steps batch learns parameters note")
-    table = _table(say("stages"), heads, right="参数 parameters")
+    table = plain_table(say("stages"), heads, right="参数 parameters")
     for row in facts["stages"]:
         cells = (row["name"], row["objective"], str(row["steps"]), str(row["batch"]), " ".join(row["learns"]))
         table.add_row(*cells, f"{row['parameters']:,}", row["note"])
@@ -333,12 +333,3 @@ def _state(row: dict[str, Any]) -> str:
         "to fetch": say("to fetch"),
         "none": say("none"),
     }[row["weights"]]
-
-
-def _table(title: str, heads: str, right: str = "") -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, title=title or None, title_justify="left")
-    for head in heads.split():
-        table.add_column(head, overflow="fold", justify="right" if head in right.split() else "left")
-    return table

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 WIDE = 200
 #: What takes what a stream cannot show.
@@ -35,6 +36,16 @@ def console() -> Console:
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE, highlight=False)
+
+
+def plain_table(title: str, heads: str, right: str = "") -> Table:
+    """A table without lines; ``heads`` and those of its columns that stand at the ``right``, with blanks between."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, title=title or None, title_justify="left")
+    for head in heads.split():
+        table.add_column(head, overflow="fold", justify="right" if head in right.split() else "left")
+    return table
 
 
 def open_streams() -> None:
