@@ -12,6 +12,8 @@ from bimo.core.errors import RecipeError
 from bimo.core.tensors import Conditioning, TextEncoding
 from bimo.diffusion.schedules.flow import Flow
 from bimo.models.cogview4.denoiser import CogView4
+from bimo.models.ernie_image.denoiser import ErnieImage
+from bimo.models.ernie_image.space import Flux2Latent
 from bimo.models.flow_tokens import packed, unpacked
 from bimo.models.longcat_image.denoiser import LongCatImage
 from bimo.models.lumina.denoiser import Lumina2
@@ -27,10 +29,13 @@ KINDS: dict[str, Any] = {
     "cogview4": CogView4(),
     "lumina": Lumina2(),
     "ovis_image": OvisImage(),
+    "ernie_image": ErnieImage(),
 }
 #: Parameters at full size. Of those in COUNTS the class's defaults are taken for the published model; the others are
 #: the published sizes as the recipes tell them.
 COUNTS = {"z_image": 6_154_908_736, "qwen_image": 20_430_401_088, "ovis_image": 7_370_449_728}
+#: As many tensors as the index of its published files names.
+NAMED = {"ernie_image": (8_033_490_048, 409)}
 ABOUT = {"longcat_image": 6.27, "cogview4": 6.37, "lumina": 2.61}
 
 
@@ -42,7 +47,9 @@ def parameters(module: torch.nn.Module) -> int:
 def test_full_size(kind: str) -> None:
     with torch.device("meta"):
         found = KINDS[kind].build().model
-        if kind in COUNTS:
+        if kind in NAMED:
+            assert (parameters(found), len(found.state_dict())) == NAMED[kind]
+        elif kind in COUNTS:
             reference = type(found)()
             own = {name: value.shape for name, value in found.state_dict().items()}
             assert own == {name: value.shape for name, value in reference.state_dict().items()}
@@ -54,6 +61,35 @@ def test_full_size(kind: str) -> None:
 def test_space_of_qwen_at_full_size() -> None:
     with torch.device("meta"):
         assert parameters(QwenLatent().build()) == parameters(diffusers.AutoencoderKLQwenImage())
+
+
+def test_space_of_ernie_at_full_size() -> None:
+    with torch.device("meta"):
+        found, expected = Flux2Latent().build().model, diffusers.AutoencoderKLFlux2()
+    shapes = [{name: value.shape for name, value in model.state_dict().items()} for model in (found, expected)]
+    assert shapes[0] == shapes[1]
+
+
+def test_space_of_ernie_goes_there_and_back() -> None:
+    """2x2 places of the latent are one of x, standardised by the batch norm among the weights with an eps of 1e-5."""
+    torch.manual_seed(0)
+    space = Flux2Latent().tiny().build().eval()
+    space.model.bn.running_mean.normal_()
+    space.model.bn.running_var.uniform_(1e-5, 2)
+    pipeline = diffusers.ErnieImagePipeline
+    pixels = torch.rand(2, 3, 32, 64) * 2 - 1
+    mean, variance = (v.view(1, -1, 1, 1) for v in (space.model.bn.running_mean, space.model.bn.running_var))
+    with torch.inference_mode():
+        x = space.encode(pixels)
+        z = space.model.encode(pixels).latent_dist.mode()
+        assert tuple(x.shape[1:]) == space.shape((64, 32)) == (128, 2, 4)
+        assert torch.allclose(x, (pipeline._patchify_latents(z) - mean) / (variance + 1e-5).sqrt(), atol=1e-5)
+        assert torch.allclose(space.decode(x), space.model.decode(z).sample, atol=1e-4)
+        one, two = (space.encode(pixels, torch.Generator().manual_seed(i)) for i in (1, 2))
+        middle, deviation = space.posterior(pixels)
+    assert torch.allclose(middle, x, atol=1e-6)
+    assert not torch.equal(one, two)
+    assert 0.5 < ((one - middle) / deviation).std() < 1.5
 
 
 def test_space_of_qwen_goes_there_and_back() -> None:
@@ -78,19 +114,23 @@ def test_packing_is_that_of_the_pipelines() -> None:
     assert torch.equal(unpacked(packed(x), 4, 6), x)
 
 
+def channels(kind: str) -> int:
+    return 128 if kind == "ernie_image" else 16
+
+
 def conditioning(lengths: tuple[int, ...]) -> Conditioning:
     tokens = torch.randn(len(lengths), max(lengths), 16, generator=torch.Generator().manual_seed(2))
     return Conditioning((TextEncoding(tokens, torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]),))
 
 
-@pytest.mark.parametrize("kind", ["z_image", "qwen_image", "cogview4", "lumina", "ovis_image"])
+@pytest.mark.parametrize("kind", ["z_image", "qwen_image", "cogview4", "lumina", "ovis_image", "ernie_image"])
 def test_a_row_is_the_same_beside_a_longer_text(kind: str) -> None:
     torch.manual_seed(0)
     denoiser = KINDS[kind].tiny().build().eval()
     for parameter in denoiser.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     both = conditioning((3, 7))
-    x, t = torch.randn(2, 16, 4, 4), torch.tensor([700.0, 300.0])
+    x, t = torch.randn(2, channels(kind), 4, 4), torch.tensor([700.0, 300.0])
     with torch.inference_mode():
         together = denoiser(x, t, both)
         alone = denoiser(x[:1], t[:1], Conditioning((TextEncoding(both.streams[0].tokens[:1, :3]),)))
@@ -106,7 +146,7 @@ def test_it_learns_a_batch_by_heart(kind: str) -> None:
     denoiser = KINDS[kind].tiny().build()
     law, words = Flow(), conditioning((5, 5))
     generator = torch.Generator().manual_seed(4)
-    x, noise = torch.randn(2, 2, 16, 4, 4, generator=generator).unbind()
+    x, noise = torch.randn(2, 2, channels(kind), 4, 4, generator=generator).unbind()
     t = torch.tensor([400.0, 800.0])
     optimiser = torch.optim.Adam(denoiser.parameters(), lr=1e-2)
     losses: list[float] = []
@@ -124,6 +164,10 @@ def test_what_it_does_not_read_is_reported(kind: str) -> None:
     denoiser = KINDS[kind].tiny().build()
     stream = TextEncoding(torch.zeros(1, 3, 16))
     with pytest.raises(RecipeError):
-        denoiser(torch.zeros(1, 16, 4, 4), torch.zeros(1), Conditioning((stream, stream)))
+        denoiser(torch.zeros(1, channels(kind), 4, 4), torch.zeros(1), Conditioning((stream, stream)))
     with pytest.raises(RecipeError):
-        denoiser(torch.zeros(1, 16, 4, 4), torch.zeros(1), Conditioning((stream,), spatial=torch.zeros(1, 1, 4, 4)))
+        denoiser(
+            torch.zeros(1, channels(kind), 4, 4),
+            torch.zeros(1),
+            Conditioning((stream,), spatial=torch.zeros(1, 1, 4, 4)),
+        )

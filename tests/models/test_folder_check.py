@@ -1,4 +1,4 @@
-"""What `bimo systems --check` says of folders: those that are drawn, that lack files, and of systems nobody reads yet."""
+"""What `bimo systems --check` says of folders: of those that are drawn, that lack files, and that nobody reads yet."""
 
 from __future__ import annotations
 

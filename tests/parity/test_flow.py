@@ -1,4 +1,4 @@
-"""A folder of Z-Image, Qwen-Image, LongCat-Image or CogView4 draws in bimo as in diffusers' own pipeline."""
+"""A folder of a flow-matching transformer draws in bimo as in diffusers' own pipeline."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bimo.core.errors import RecipeError, RequestError, WeightsError
-from bimo.core.part import dumps, loads
+from bimo.core.part import dump, dumps, loads
 from bimo.core.picture import Picture
 from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
@@ -23,12 +23,13 @@ from bimo.models.flow_tokens import unpacked
 from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
 from bimo.models.layouts.export import to_diffusers
 from bimo.recipes.cogview4 import cogview4 as cogview4_recipe
+from bimo.recipes.ernie_image import ernie_image as ernie_recipe
 from bimo.recipes.lumina_image import lumina_image as lumina_recipe
 from bimo.recipes.z_image import z_image as z_image_recipe
 from tests.support.drawing import draw
-from tests.support.flow_checkpoints import glm_words, opened, qwen_words, saved
+from tests.support.flow_checkpoints import awake, glm_words, mistral3, opened, qwen_words, saved
 
-KINDS = ("z_image", "qwen_image", "longcat_image", "cogview4", "lumina", "ovis_image")
+KINDS = ("z_image", "qwen_image", "longcat_image", "cogview4", "lumina", "ovis_image", "ernie_image")
 REQUESTS: dict[str, dict[str, Any]] = {
     "plain": {"text": "一只红苹果"},
     "negative": {"text": "red 苹果，写着“福 到”和'a don't'", "negative": "小桥 red"},
@@ -175,6 +176,7 @@ def test_two_drawn_together_are_as_two_of_diffusers(places: Any, kind: str) -> N
         ("z_image", {"shift": 3.0}, "z-image-turbo"),
         ("qwen_image", {"use_dynamic_shifting": False, "shift": 3.0, "shift_terminal": None}, "qwen-image"),
         ("cogview4", {"time_shift_type": "exponential"}, "cogview4"),
+        ("ernie_image", {"shift": 3.0}, "ernie-image"),
     ],
 )
 def test_other_times_in_a_folder(tmp_path: Path, kind: str, times: dict[str, Any], name: str) -> None:
@@ -183,6 +185,30 @@ def test_other_times_in_a_folder(tmp_path: Path, kind: str, times: dict[str, Any
     assert system.recipe.name == name
     request = {"text": "红苹果", "negative": "x", "seed": 2, "steps": 4, "guidance": 3.0, "size": (64, 96)}
     compare(draw(system, request), by_diffusers(pipeline, kind, request))
+
+
+@pytest.mark.parametrize("mark", [{"lora_rank": 4, "use_lora": False}, {"lora_rank": 4}, {"use_lora": False}])
+def test_the_distilled_ernie_is_told_by_its_transformers_config(places: Any, tmp_path: Path, mark: Any) -> None:
+    base = recipe_of(places("ernie_image")[0])
+    assert (base.name, base.levels[0].steps, base.levels[0].guidance.scale) == ("ernie-image", 50, 4.0)
+    folder = tmp_path / "changed"
+    shutil.copytree(places("ernie_image")[0], folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    path = folder / "transformer/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | mark))
+    turbo = recipe_of(folder)
+    assert (turbo.name, turbo.levels[0].steps, turbo.levels[0].guidance.scale) == ("ernie-image-turbo", 8, 1.0)
+    assert turbo.levels[0].denoiser == base.levels[0].denoiser
+
+
+def test_ministral_by_its_own_name_draws_the_same(tmp_path: Path) -> None:
+    """The language model by the name that transformers has of it, which scales the attention of places far back."""
+    pipeline = saved(tmp_path / "saved", "ernie_image")
+    pipeline.text_encoder = awake(mistral3("ministral3"))
+    pipeline.save_pretrained(str(tmp_path / "other"))
+    system = read_folder(tmp_path / "other")
+    assert dump(system.recipe.text_encoders[0])["family"] == "ministral3"
+    request = {"text": "一只红苹果", "negative": "", "seed": 4, "steps": 3, "guidance": 4.0, "size": (64, 64)}
+    compare(draw(system, request), by_diffusers(opened(tmp_path / "other"), "ernie_image", request))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -207,6 +233,9 @@ def test_saved_by_bimo_it_draws_the_same(places: Any, tmp_path: Path, kind: str)
         ("longcat_image", "transformer/config.json", {"patch_size": 2}),
         ("cogview4", "transformer/config.json", {"patch_size": 4}),
         ("lumina", "transformer/config.json", {"out_channels": 3}),
+        ("ernie_image", "transformer/config.json", {"use_lora": True}),
+        ("ernie_image", "transformer/config.json", {"qk_layernorm": False}),
+        ("ernie_image", "vae/config.json", {"decoder_block_out_channels": [96, 192, 384, 384]}),
     ],
 )
 def test_what_would_draw_wrong_is_refused_by_name(
@@ -244,7 +273,7 @@ def test_names_of_a_whole_language_model_are_read(places: Any, tmp_path: Path) -
     assert pictures[0] == pictures[1]
 
 
-@pytest.mark.parametrize("kind", ["z_image", "cogview4", "lumina"])
+@pytest.mark.parametrize("kind", ["z_image", "cogview4", "lumina", "ernie_image"])
 def test_written_for_diffusers_it_draws_the_same(places: Any, tmp_path: Path, kind: str) -> None:
     folder, pipeline = places(kind)
     to_diffusers(read_folder(folder), tmp_path / "out")
@@ -254,7 +283,7 @@ def test_written_for_diffusers_it_draws_the_same(places: Any, tmp_path: Path, ki
     assert numpy.array_equal(one, other)
 
 
-@pytest.mark.parametrize("recipe", [z_image_recipe, cogview4_recipe, lumina_recipe], ids=lambda r: r.name)
+@pytest.mark.parametrize("recipe", [z_image_recipe, cogview4_recipe, lumina_recipe, ernie_recipe], ids=lambda r: r.name)
 def test_a_recipe_is_written_and_read_back_whole(recipe: Recipe, tmp_path: Path) -> None:
     system = System(recipe.tiny())
     (glm_words if recipe.name == "cogview4" else qwen_words)(tmp_path / "words")

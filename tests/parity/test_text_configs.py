@@ -57,6 +57,7 @@ OWN: dict[str, dict[str, Any]] = {
     "cogview4": {"multi_query_attention": None},
     "lumina": {"hidden_act": "gelu_pytorch_tanh", "hidden_activation": None, "final_logit_softcapping": 30.0},
     "ovis_image": {"use_sliding_window": False, "tie_word_embeddings": True},
+    "ernie_image": {"pad_token_id": None, "tie_word_embeddings": True},
 }
 #: What would change an answer, or may: refused by its name.
 LOUD: dict[str, tuple[str, Any]] = {
@@ -73,6 +74,7 @@ LOUD: dict[str, tuple[str, Any]] = {
     "cogview4": ("rope_ratio", 500),
     "lumina": ("rotary_base", 10000),
     "ovis_image": ("attention_sinks", 4),
+    "ernie_image": ("attention_bias", True),
 }
 
 
@@ -222,6 +224,41 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
             "rope_theta": 5000,
             "sliding_window": None,
             "use_sliding_window": False,
+            "vocab_size": 99,
+        },
+    ),
+    "mistral": (
+        "MistralConfig",
+        {
+            "attention_dropout": 0.0,
+            "bos_token_id": 1,
+            "dtype": "bfloat16",
+            "eos_token_id": 2,
+            "head_dim": 8,
+            "hidden_act": "silu",
+            "hidden_size": 16,
+            "initializer_range": 0.02,
+            "intermediate_size": 24,
+            "max_position_embeddings": 262144,
+            "model_type": "mistral",
+            "num_attention_heads": 2,
+            "num_hidden_layers": 2,
+            "num_key_value_heads": 1,
+            "pad_token_id": None,
+            "rms_norm_eps": 1e-5,
+            "rope_parameters": {
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "factor": 16.0,
+                "mscale": 1.0,
+                "mscale_all_dim": 1.0,
+                "original_max_position_embeddings": 16384,
+                "rope_theta": 1000000.0,
+                "rope_type": "yarn",
+            },
+            "sliding_window": None,
+            "tie_word_embeddings": True,
+            "use_cache": True,
             "vocab_size": 99,
         },
     ),

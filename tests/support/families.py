@@ -64,4 +64,5 @@ FAMILIES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "cogview4": ("CogView4Pipeline", _flow("cogview4")),
     "lumina": ("Lumina2Pipeline", _flow("lumina")),
     "ovis_image": ("OvisImagePipeline", _flow("ovis_image")),
+    "ernie_image": ("ErnieImagePipeline", _flow("ernie_image")),
 }

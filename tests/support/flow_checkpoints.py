@@ -53,6 +53,23 @@ def glm_words(folder: Path) -> Any:
     return made
 
 
+def mistral_words(folder: Path) -> Any:
+    """A byte-level vocabulary that begins every text with <s>, as Mistral's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    words = [*byte_letters(), *("".join(pair) for pair in MERGES), "<unk>", "<pad>", "<s>"]
+    table = {word: i for i, word in enumerate(words)}
+    plain = Tokenizer(models.BPE(vocab=table, merges=list(MERGES)))
+    plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    plain.decoder = decoders.ByteLevel()
+    plain.add_special_tokens(words[-3:])
+    plain.post_processor = processors.TemplateProcessing(single="<s>:0 $A:0", special_tokens=[("<s>", table["<s>"])])
+    made = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=plain, bos_token="<s>", pad_token="<pad>", model_max_length=2048
+    )
+    made.save_pretrained(str(folder))
+    return made
+
+
 def gemma_words(folder: Path) -> Any:
     """Characters, and bytes for those it has none of, that begin with <bos>, as Gemma's."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,6 +96,18 @@ def qwen2_5_vl() -> Any:
     vision = {"depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": 16}
     config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision, **QUIET)
     return transformers.Qwen2_5_VLForConditionalGeneration(config)
+
+
+def mistral3(family: str = "mistral") -> Any:
+    """Mistral 3 as ERNIE-Image's folder has it: its language model is called mistral there."""
+    rotation = {**rope(1e6), "rope_type": "yarn", "factor": 16.0, "original_max_position_embeddings": 8}
+    rotation |= {"beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0}
+    rotation |= {"llama_4_scaling_beta": 0.1} if family == "ministral3" else {}
+    text = {**SIZES, **HEADS, **QUIET, "model_type": family, "head_dim": 8, "sliding_window": None}
+    text |= {"max_position_embeddings": 128, "rope_parameters": rotation}
+    vision = {"model_type": "pixtral", "hidden_size": 16, "intermediate_size": 16, "head_dim": 8}
+    vision |= {"num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28}
+    return transformers.Mistral3Model(transformers.Mistral3Config(text_config=text, vision_config=vision))
 
 
 def glm() -> Any:
@@ -232,6 +261,31 @@ def ovis_image(folder: Path, **times: Any) -> Any:
     )
 
 
+def ernie_image(folder: Path, **times: Any) -> Any:
+    vae = diffusers.AutoencoderKLFlux2(
+        block_out_channels=(8, 8, 8, 8), norm_num_groups=4, layers_per_block=1, latent_channels=32
+    )
+    generator = torch.Generator().manual_seed(5)
+    vae.bn.running_mean.copy_(torch.randn(128, generator=generator) * 0.3)
+    vae.bn.running_var.copy_(torch.rand(128, generator=generator) + 0.5)
+    return diffusers.ErnieImagePipeline(
+        tokenizer=mistral_words(folder.with_name("words")),
+        text_encoder=mistral3(),
+        vae=vae,
+        transformer=awake(
+            diffusers.ErnieImageTransformer2DModel(
+                hidden_size=24,
+                num_attention_heads=2,
+                num_layers=2,
+                ffn_hidden_size=32,
+                text_in_dim=16,
+                rope_axes_dim=(4, 4, 4),
+            )
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**{"shift": 4.0, **times}),
+    )
+
+
 def awake(model: Any) -> Any:
     """The model with every parameter random: some begin at zero, or were never filled, and would prove nothing."""
     generator = torch.Generator().manual_seed(11)
@@ -251,6 +305,7 @@ MADE = {
     "cogview4": cogview4,
     "lumina": lumina,
     "ovis_image": ovis_image,
+    "ernie_image": ernie_image,
 }
 
 

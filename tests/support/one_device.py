@@ -119,9 +119,9 @@ def counted() -> Generator[None]:
         setattr(Tensor, name, told(name, value))
     autocast = torch.autocast
 
-    def narrowed(device: str, *given: Any, **settings: Any) -> Any:
+    def narrowed(device_type: str, *given: Any, **settings: Any) -> Any:
         # Of no such device there are narrower products.
-        return nullcontext() if device == ELSEWHERE.type else autocast(device, *given, **settings)
+        return nullcontext() if device_type == ELSEWHERE.type else autocast(device_type, *given, **settings)
 
     torch.autocast = narrowed  # type: ignore[assignment, misc]
     several_at_once: Any = torch.nn.utils.clip_grad

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bimo.core import checkpoint_io, module_weights
 from bimo.models.kolors.layout import ONLY, OWN
-from bimo.models.layouts.pipeline_form import ALT, CHINESE_CLIP, QWEN
+from bimo.models.layouts.pipeline_form import ALT, CHINESE_CLIP, MISTRAL, QWEN
 from bimo.models.layouts.text_encoders import AS_IT_STANDS
 from bimo.models.layouts.weight_files import STEMS
 from bimo.models.text_encoders.clip import ClipTextEncoder
@@ -23,6 +23,8 @@ KINDS = {
     "T5Stack": "T5EncoderModel",
     "Model": "ChatGLMModel",
     "Qwen2_5_VLTextModel": QWEN,
+    "MistralModel": MISTRAL,
+    "Ministral3Model": MISTRAL,
 }
 CLIP = ("CLIPTextModel", "CLIPTextModelWithProjection")
 BERT = ("BertModel", CHINESE_CLIP)
@@ -144,21 +146,42 @@ def _turning(encoder: Any, state: Mapping[str, Tensor], config: dict[str, Any]) 
 
 
 def _seeing(encoder: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
-    """The language model of Qwen2.5-VL in the whole's layout. Its class will not be without a part that sees: it gets
-    one of no layers and zeros, which no text is ever led through.
-    """
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-
+    """The language model of Qwen2.5-VL in the whole's layout."""
     sight = {"depth": 0, "hidden_size": 16, "num_heads": 1, "intermediate_size": 16, "out_hidden_size": 16}
-    language = dict(config)
     # The head that speaks was not loaded either: the words' table stands in for it.
-    whole: Any = Qwen2_5_VLConfig(text_config=language, vision_config=sight, tie_word_embeddings=True)
+    return _whole(state, config, ("Qwen2_5_VLConfig", QWEN), "model.language_model.", sight, tie_word_embeddings=True)
+
+
+def _seeing_by_pixtral(encoder: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+    """The language model of Mistral 3 in the whole's layout."""
+    sight = {"model_type": "pixtral", "hidden_size": 16, "intermediate_size": 16, "head_dim": 16}
+    sight |= {"num_hidden_layers": 0, "num_attention_heads": 1, "image_size": 28}
+    return _whole(state, config, ("Mistral3Config", MISTRAL), "language_model.", sight)
+
+
+def _whole(
+    state: Mapping[str, Tensor],
+    config: dict[str, Any],
+    classes: tuple[str, str],
+    prefix: str,
+    sight: Mapping[str, Any],
+    **settings: Any,
+) -> dict[str, Tensor]:
+    """A language model in the layout of a whole that sees: its class will not be without that part, and gets one of no
+    layers and zeros, which no text is ever led through. ``config`` becomes that of the whole.
+    """
+    import transformers
+
+    language = dict(config)
+    whole: Any = getattr(transformers, classes[0])(text_config=language, vision_config=sight, **settings)
     with module_weights.unfilled():
-        names: dict[str, Tensor] = Qwen2_5_VLForConditionalGeneration(whole).state_dict()
-    blind = {n: torch.zeros(v.shape) for n, v in names.items() if n.startswith("model.visual.")}
+        names: dict[str, Tensor] = getattr(transformers, classes[1])(whole).state_dict()
+    own = {f"{prefix}{name}": value for name, value in state.items()}
+    unseen = {n: torch.zeros(v.shape) for n, v in names.items() if n not in own and not n.startswith("lm_head.")}
     config.clear()
-    config |= json.loads(whole.to_json_string(use_diff=False)) | {"architectures": [QWEN], "text_config": language}
-    return {**blind, **{f"model.language_model.{name}": value for name, value in state.items()}}
+    config |= json.loads(whole.to_json_string(use_diff=False))
+    config |= {"architectures": [classes[1]], "text_config": language}
+    return {**unseen, **own}
 
 
 #: What a class has beside the tensors of its text encoder: (text encoder, tensors, config) -> tensors; the config may
@@ -169,6 +192,7 @@ MORE: dict[str, Callable[[Any, Mapping[str, Tensor], dict[str, Any]], dict[str, 
     "T5EncoderModel": _encoder,
     "ChatGLMModel": _turning,
     QWEN: _seeing,
+    MISTRAL: _seeing_by_pixtral,
 }
 
 

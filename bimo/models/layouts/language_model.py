@@ -6,6 +6,7 @@ import re
 from typing import Any, cast
 
 from bimo.core.errors import RecipeError
+from bimo.core.messages import Listed
 from bimo.models.layouts.configs import NO_EFFECT_TEXT, Config, plain
 from bimo.models.layouts.diffusers_folder import Folder
 from bimo.models.text_encoders.language_model import FAMILIES, LanguageModel
@@ -33,6 +34,23 @@ def text_encoder(
     folder.demand("text_encoder", "transformers", classes)
     folder.demand("tokenizer", "transformers", tokenizers)
     return language_model(folder.config("text_encoder"), family)
+
+
+def inner_family(folder: Folder, families: tuple[str, ...]) -> str:
+    """The family of the language model within a text encoder that sees as well. Raises RecipeError for none of those
+    given.
+    """
+    config = folder.config("text_encoder")
+    inner = config.fields.get("text_config")
+    family = str(cast("dict[str, Any]", inner).get("model_type")) if isinstance(inner, dict) else ""
+    if family not in families:
+        raise RecipeError(
+            "the language model in {path} is {family!r}; supported is {families}",
+            path=config.path,
+            family=family,
+            families=Listed(families, choice="or"),
+        )
+    return family
 
 
 def language_model(config: Config, family: str) -> LanguageModel:
@@ -80,7 +98,7 @@ def language_model(config: Config, family: str) -> LanguageModel:
 
 def text_name(name: str) -> str | None:
     """Our name of a tensor of a language model: without its head, and without what reads pictures."""
-    if name == "lm_head.weight" or re.match(r"(model\.)?visual\.", name):
+    if name == "lm_head.weight" or re.match(r"(model\.)?(visual|vision_tower|multi_modal_projector)\.", name):
         return None
     return re.sub(r"^(model\.)?(language_model\.)?(model\.)?", "", name)
 

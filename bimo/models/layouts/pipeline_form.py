@@ -12,6 +12,7 @@ ABSENT: list[str | None] = [None, None]
 ALT = "RobertaSeriesModelWithTransformation"
 CHINESE_CLIP = "ChineseCLIPTextModel"
 QWEN = "Qwen2_5_VLForConditionalGeneration"
+MISTRAL = "Mistral3Model"
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ FAMILIES = {
     "CogView4Pipeline": "bimo.models.cogview4.layout",
     "Lumina2Pipeline": "bimo.models.lumina.layout",
     "OvisImagePipeline": "bimo.models.ovis_image.layout",
+    "ErnieImagePipeline": "bimo.models.ernie_image.layout",
 }
 #: What a name says between the family and "Pipeline" where the parts, and their weights, are the family's all the same:
 #: what is put beside them, or another way to go through the steps.

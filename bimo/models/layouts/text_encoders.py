@@ -152,7 +152,7 @@ def text_encoder(folder: Folder, component: str = "text_encoder", words: str = "
         return _clip(folder, config, words, marked)
     fields = _bert(config, chinese_clip=kind != "BertModel")
     if kind == "BertModel":
-        return replace(fields, length=_length(folder, words, fields.positions))
+        return replace(fields, length=token_limit(folder, words, fields.positions))
     length = min(CHINESE_CLIP_LENGTH, fields.positions)
     return replace(fields, length=length, masked=True, padding="shown", pooler=False)
 
@@ -176,7 +176,7 @@ def alt_text_encoder(folder: Folder) -> XlmText:
     read = config.of(defaults, own.values(), NO_EFFECT_TEXT | NO_EFFECT_ALT)
     fields: dict[str, Any] = {name: read[field] for name, field in own.items()}
     made = XlmText(**fields)
-    return replace(made, length=min(_length(folder, "tokenizer", ALT_LENGTH), made.positions - 2))
+    return replace(made, length=min(token_limit(folder, "tokenizer", ALT_LENGTH), made.positions - 2))
 
 
 def identity(found: TextEncoderPart, folder: Folder, config: Config) -> tuple[str, tuple[str, ...], str]:
@@ -226,7 +226,7 @@ def _clip(folder: Folder, config: Config, words: str, marked: bool) -> ClipText:
     read = config.of({**FORMER_TEXT, **CLIPTextConfig().to_dict()}, own.values(), NO_EFFECT_TEXT)
     fields: dict[str, Any] = {name: read[field] for name, field in own.items()}
     made = ClipText(**fields)
-    made = replace(made, length=_length(folder, words, made.positions))
+    made = replace(made, length=token_limit(folder, words, made.positions))
     if marked:
         return replace(made, words="pieces", marks=MARKS)
     if folder.classes[words][1] in PAIRS:
@@ -251,7 +251,7 @@ def _marked(folder: Folder, words: str) -> bool:
     return {number for token in special_tokens.values() for number in token["ids"]} == set(MARKS)
 
 
-def _length(folder: Folder, words: str, positions: int) -> int:
+def token_limit(folder: Folder, words: str, positions: int) -> int:
     """How many tokens the tokenizer gives. A position past the last has no embedding: it cannot be more than those."""
     settings = folder.path / words / "tokenizer_config.json"
     limit = read_json(settings).get("model_max_length") if settings.is_file() else None

@@ -1,4 +1,4 @@
-"""Causal language models as text encoders: Qwen3, Qwen2.5-VL, GLM-4, Gemma-2, Llama, CPM; the states of one layer."""
+"""Causal language models as text encoders: Qwen, GLM-4, Gemma-2, Llama, Mistral, CPM; the states of one layer."""
 
 # transformers leaves parts of its interface untyped; what crosses it here is named where it is used.
 # pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -31,6 +31,8 @@ FAMILIES: dict[str, tuple[str, str, tuple[str, str, str]]] = {
     "glm": ("GlmConfig", "GlmModel", ("intermediate_size", "head_dim", "num_key_value_heads")),
     "gemma2": ("Gemma2Config", "Gemma2Model", ("intermediate_size", "head_dim", "num_key_value_heads")),
     "llama": ("LlamaConfig", "LlamaModel", ("intermediate_size", "head_dim", "num_key_value_heads")),
+    "mistral": ("MistralConfig", "MistralModel", ("intermediate_size", "head_dim", "num_key_value_heads")),
+    "ministral3": ("Ministral3Config", "Ministral3Model", ("intermediate_size", "head_dim", "num_key_value_heads")),
     "cpmant": ("CpmAntConfig", "CpmAntModel", ("dim_ff", "dim_head", "")),
 }
 SLOT = "{}"
@@ -242,7 +244,9 @@ class LanguageModelEncoder(PublishedTextEncoder):
 
     def save_tokenizer(self, folder: Path) -> None:
         """Writes tokenizer.json, what it is padded with, and the template as pipelines ask for one."""
-        tokenization.write_words(folder, self.tokenizer, self.pad, "PreTrainedTokenizerFast", self.part.positions)
+        # Of a pipeline that names no length this is what it reads.
+        limit = min(self.part.positions, self.part.drop + self.part.length)
+        tokenization.write_words(folder, self.tokenizer, self.pad, "PreTrainedTokenizerFast", limit)
         before, _, after = (json.dumps(piece, ensure_ascii=False) for piece in self.part.template.partition(SLOT))
         path = folder / tokenization.SETTINGS_FILE
         settings = json.loads(path.read_text(encoding="utf-8"))
