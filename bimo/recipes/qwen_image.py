@@ -1,5 +1,7 @@
 """通义 Qwen-Image (arXiv:2508.02324): 20 B parameters in two streams, read by Qwen2.5-VL-7B."""
 
+from dataclasses import replace
+
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedules.flow import Flow
 from bimo.models.qwen_image.denoiser import QwenImage
@@ -61,7 +63,7 @@ qwen_image = Recipe(
     weights=Published(
         repo="Qwen/Qwen-Image",
         modelscope="Qwen/Qwen-Image",
-        note="Also Qwen/Qwen-Image-2512. The numbers of its times are from third parties' copies of the config.",
+        note="The numbers of its times are from third parties' copies of the config.",
     ),
     # Guided only where there is a negative prompt: theirs is a blank.
     request=Defaults(
@@ -70,4 +72,23 @@ qwen_image = Recipe(
         negative=" ",
     ),
     note="Other sizes it learned: 1664x928, 1472x1104, 1584x1056 and these upright.",
+)
+
+qwen_image_2512 = replace(
+    qwen_image,
+    name="qwen-image-2512",
+    title="通义 Qwen-Image-2512",
+    weights=Published(
+        repo="Qwen/Qwen-Image-2512",
+        modelscope="Qwen/Qwen-Image-2512",
+        note="Qwen-Image's sizes; its folder says nothing by which it could be told from that. Its times are taken to "
+        "be Qwen-Image's, not verified; a folder's own configs say what they are.",
+    ),
+    # What its publisher asks not to see.
+    request=Defaults(
+        size=(1328, 1328),
+        multiple=16,
+        negative="低分辨率，低画质，肢体畸形，手指畸形，画面过饱和，蜡像感，人脸无细节，过度光滑，画面具有AI感。构图混乱。"
+        "文字模糊，扭曲。",
+    ),
 )
