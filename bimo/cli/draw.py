@@ -81,7 +81,7 @@ def draw(
     subseed_strength: redrawing.SubseedStrength = None,
     negative: Annotated[str | None, typer.Option(help=inputs.NEGATIVE_HELP)] = None,
     style: Annotated[str | None, typer.Option(help=say("a style, for instance ink"))] = None,
-    image: Annotated[Path | None, typer.Option(help=inputs.IMAGE_HELP)] = None,
+    image: Annotated[list[Path] | None, typer.Option(help=inputs.IMAGE_HELP)] = None,
     mask: Annotated[Path | None, typer.Option(help=inputs.MASK_HELP)] = None,
     strength: Annotated[float | None, typer.Option(help=inputs.STRENGTH_HELP)] = None,
     outpaint: redrawing.Outpaint = None,
@@ -184,7 +184,7 @@ def draw(
     } | inputs.inscription(inscribe, no_inscribe, writing, font, inscribe_box, inscribe_method)
     settings = {name: value for name, value in settings.items() if value is not None}
     networks = inputs.Networks.of(control or (), ip_adapter or (), image_encoder)
-    images = inputs.images(image, mask, condition or (), networks)
+    images = inputs.images(image or (), mask, condition or (), networks)
     if region_map is not None:
         images["region_map"] = inputs.image_in(region_map)
     if outpaint is not None:
@@ -291,7 +291,7 @@ def draw(
             continue
         prepared = engine.prepare(full)
         # What a LoRA was taught no vocabulary knows of.
-        if prepared.nothing_known and again is None and image is None and not (anyway or engine.adapters):
+        if prepared.nothing_known and again is None and not image and not (anyway or engine.adapters):
             raise RequestError(
                 "{sentence}; say it in other words, or draw it all the same with --anyway",
                 sentence=prepared.nothing_known,

@@ -172,7 +172,9 @@ class Networks:
 
 def option_of(name: str) -> str:
     """How the picture of a name in a record is given."""
-    match = re.fullmatch(r"(control|prompt)(-\d+)?", name)
+    match = re.fullmatch(r"(control|prompt|image)(-\d+)?", name)
+    if match is not None and match[1] == "image":
+        return "--image"
     if match is None:
         return f"--condition {name}="
     picture, network = say("PICTURE"), say("NETWORK")
@@ -204,14 +206,18 @@ class BestOfN:
         return scoring.ranked(pictures, partial(scoring.similarity, system))[0][0]
 
 
-def images(image: Path | None, mask: Path | None, conditions: Sequence[str], networks: Networks) -> dict[str, Any]:
-    """The fields of a request that hold images, and the weights of networks, read from files. Raises RequestError."""
-    if mask is not None and image is None:
+def images(files: Sequence[Path], mask: Path | None, conditions: Sequence[str], networks: Networks) -> dict[str, Any]:
+    """The fields of a request that hold images, and the weights of networks, read from files: the first of ``files`` is
+    the image, others go with it as "image-2" ... Raises RequestError.
+    """
+    if mask is not None and not files:
         raise RequestError("--mask without --image; give the image as well")
-    fields: dict[str, Any] = {
-        name: image_in(path) for name, path in (("image", image), ("mask", mask)) if path is not None
-    }
+    given = {numbered("image", place): image_in(path) for place, path in enumerate(files, 1)}
+    fields: dict[str, Any] = {"image": given.pop("image")} if files else {}
+    if mask is not None:
+        fields["mask"] = image_in(mask)
     read = {name: image_in(Path(file)) for name, file in named("--condition", conditions, "sketch=草图.png").items()}
+    read |= given
     read |= {one.name: image_in(one.image) for one in networks.every}
     weights = {one.name: one.condition for one in networks.every if one.condition}
     return fields | ({"condition_images": read} if read else {}) | ({"conditions": weights} if weights else {})
@@ -353,7 +359,7 @@ RESCALE_HELP = say("how much of guidance's contrast is taken back, 0 to 1 (arXiv
 CLIP_SKIP_HELP = say(
     "which of CLIP's layers is read, counted as A1111 does: 1 is the last; diffusers' clip_skip plus 1"
 )
-IMAGE_HELP = say("begin with this picture")
+IMAGE_HELP = say("begin with this picture, or edit it; more than once for models that draw from several")
 MASK_HELP = say("paint only where this is white (needs --image)")
 LABEL_HELP = say("label the picture as a law asks: CN, that of GB 45438-2025")
 C2PA_HELP = say("sign the picture (C2PA): a chain of certificates as PEM, the signer's first, and its key as PEM")

@@ -64,7 +64,7 @@ def small_enough(image: Image.Image) -> None:
         )
 
 
-def _fingerprint(image: Image.Image) -> str:
+def fingerprint(image: Image.Image) -> str:
     """'sha256:...' of a picture's size and pixels: what a record keeps of it."""
     content = f"{image.mode} {image.size}".encode() + image.tobytes()
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
@@ -72,7 +72,7 @@ def _fingerprint(image: Image.Image) -> str:
 
 #: Pixels at the left, top, right and bottom of a picture.
 Border = tuple[int, int, int, int]
-Pixels = Annotated[Any, pydantic.BeforeValidator(_opened), pydantic.PlainSerializer(_fingerprint)]
+Pixels = Annotated[Any, pydantic.BeforeValidator(_opened), pydantic.PlainSerializer(fingerprint)]
 
 
 class Region(pydantic.BaseModel):

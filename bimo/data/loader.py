@@ -244,9 +244,9 @@ class Fitted:
         pixels = self._reader.read(rows, keep)
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
-    def maps(self, name: str, rows: Sequence[int]) -> Tensor:
+    def maps(self, name: str, rows: Sequence[int], smooth: bool = False) -> Tensor:
         """[B, 3, H, W] in [-1, 1] of rows of one size: maps/NAME/KEY.png beside the shards that a row is of, cut as the
-        pictures are: the same key in another folder is another picture.
+        pictures are: the same key in another folder is another picture. ``smooth`` resizes them as photographs.
 
         Raises DataError where a picture has none.
         """
@@ -269,8 +269,8 @@ class Fitted:
             with Image.open(path) as map_:
                 inner = middle(map_.convert("RGB"), (width, height))
                 whole, left, top = cut(inner.size, (width, height))
-                # The nearest pixel: two labels have no mean.
-                resized = inner.resize(whole, Image.Resampling.NEAREST)
+                # Of labels the nearest pixel: two have no mean.
+                resized = inner.resize(whole, Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST)
                 pixels = np.asarray(resized.crop((left, top, left + width, top + height)))
                 picked[place] = pixels[:, ::-1] if is_flipped(self._augment, variant) else pixels
         return torch.from_numpy(picked).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)

@@ -37,7 +37,13 @@ def denoise_together(system: System, inputs: Sequence[DenoiserInput]) -> list[to
 
 def _alike(one: DenoiserInput, other: DenoiserInput) -> bool:
     """Whether two inputs can share a call."""
-    return (one.level, one.x.shape[1:], one.shortcuts) == (other.level, other.x.shape[1:], other.shortcuts)
+    return _kind(one) == _kind(other)
+
+
+def _kind(one: DenoiserInput) -> tuple[object, ...]:
+    """What inputs that share a call have in common: the pictures that a denoiser looks at may be of several sizes."""
+    pictures = {name: value.shape[1:] for name, value in one.conditioning.pictures.items()}
+    return one.level, one.x.shape[1:], one.shortcuts, pictures
 
 
 def run_batched(

@@ -57,6 +57,8 @@ class Conditioner(Part, ABC):
     always: ClassVar[bool] = False
     #: Whether it reads a batch's pixels in training; where none does they are not decoded.
     pixels: ClassVar[bool] = True
+    #: Whether its maps are photographs, which are resized as the picture is; of labels the nearest pixel is taken.
+    smooth_maps: ClassVar[bool] = False
 
     name: str = ""
 
@@ -89,6 +91,15 @@ class Conditioner(Part, ABC):
     def maps(self) -> tuple[str, ...]:
         """The maps that the data must have for it."""
         return ()
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The images of the request that text encoders look at beside the prompt, those of the maps in training."""
+        return ()
+
+    def size_for(self, request: Request) -> tuple[int, int] | None:
+        """(width, height) that a request with its pictures is drawn at where it says no size; None leaves that open."""
+        return None
 
     def of_seed(self, seed: int) -> Tensor | None:
         """What it takes from a picture's seed where the request leaves it open, [1, N]; None for nothing."""

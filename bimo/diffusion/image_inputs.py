@@ -16,6 +16,7 @@ from bimo.core.request import MAXIMUM_SIDE
 if TYPE_CHECKING:
     from PIL import Image
 
+    from bimo.core.request import Request
     from bimo.diffusion.system import System
 
 IMAGE, MASK = "image", "mask"
@@ -33,6 +34,15 @@ def size_for(image: Image.Image, area: int, unit: int, sizes: tuple[tuple[int, i
     scale = min(1.0, math.sqrt(area / (width * height)))
     sides = (min(int(side * scale), MAXIMUM_SIDE) for side in (width, height))
     return tuple(max(unit, side // unit * unit) for side in sides)  # type: ignore[return-value]
+
+
+def size_of_area(shape: tuple[int, int], area: int, unit: int = 32) -> tuple[int, int]:
+    """(width, height) of about ``area`` pixels in a shape (width, height), sides multiples of ``unit``: how diffusers'
+    pipelines that edit pictures bring them to the size that was learned.
+    """
+    width = math.sqrt(area * shape[0] / shape[1])
+    sides = (width, width * shape[1] / shape[0])
+    return tuple(min(MAXIMUM_SIDE, max(unit, round(side / unit) * unit)) for side in sides)  # type: ignore[return-value]
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -108,6 +118,14 @@ def to_image(pixels: Tensor) -> Image.Image:
 
     bytes_ = (pixels / 2 + 0.5).nan_to_num(0.0, 1.0, 0.0).clamp(0, 1).mul(255).round().to(torch.uint8)
     return Image.fromarray(bytes_.permute(1, 2, 0).contiguous().cpu().numpy())
+
+
+def shown_to_text_encoders(system: System, request: Request) -> tuple[Image.Image, ...]:
+    """The pictures of a request that its text encoders look at, in the order of their conditioners."""
+    every = [each for level in system.recipe.levels for each in system.level(level.name).conditioners]
+    named = {IMAGE: request.image, **request.condition_images}
+    names = dict.fromkeys(name for each in every for name in each.shown)
+    return tuple(named[name] for name in names if named.get(name) is not None)
 
 
 def read_by_conditioners(system: System, level: str) -> set[str]:

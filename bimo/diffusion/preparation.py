@@ -14,7 +14,14 @@ from bimo.core.recipe import Branch
 from bimo.core.request import Request
 from bimo.core.tensors import TextEncoding
 from bimo.diffusion import outpainting, prompt_weighting
-from bimo.diffusion.request_validation import fill_request, negated, sampler_warnings, size_warnings
+from bimo.diffusion.image_inputs import shown_to_text_encoders
+from bimo.diffusion.request_validation import (
+    fill_request,
+    negated,
+    picture_warnings,
+    sampler_warnings,
+    size_warnings,
+)
 from bimo.diffusion.system import ZERO_NULLS, System
 from bimo.prompts.a1111 import composed, lora_tags, schedule
 from bimo.prompts.chunks import parts_between_breaks, without_breaks
@@ -102,9 +109,8 @@ def prepare(
     prompts = each if chunked and (broken or full.long_prompt == "chunks") else [without_breaks(one) for one in each]
     in_chunks = prompts is each
     notes = (note for prompt in prompts for note in prompt.notes)
-    warnings = dict.fromkeys(
-        (*negation_warnings, *notes, *sampler_warnings(system, full), *size_warnings(system, full))
-    )
+    own = (*sampler_warnings(system, full), *size_warnings(system, full), *picture_warnings(system, full))
+    warnings = dict.fromkeys((*negation_warnings, *notes, *own))
     written = quoted(full.text) if full.inscribe is None else full.inscribe
     if broken and not in_chunks:
         warnings[say("BREAK begins a chunk of CLIP; this model reads a prompt as one, a comma stands there")] = None
@@ -121,9 +127,10 @@ def prepare(
     if full.negative and guided and all(guided):
         silent = say("this system reads no negative prompt; yours changed nothing")
         warnings[silent] = None
+    pictures = shown_to_text_encoders(system, full)
     # Not in inference mode: whoever learns from drawings sends gradients past these.
     with torch.no_grad():
-        rows, weighting_warnings = encoded(system, prompts, 0, in_chunks)
+        rows, weighting_warnings = encoded(system, prompts, 0, in_chunks, pictures)
         skipped = encoded(system, prompts, depth, in_chunks)[0] if (depth := _skipped(system, full)) else ()
     warnings.update(dict.fromkeys(weighting_warnings))
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 
 from bimo.core.errors import RequestError
 from bimo.core.messages import language, say
-from bimo.core.request import Request
+from bimo.core.request import Request, fingerprint
 from bimo.core.tensors import TextEncoding
 from bimo.diffusion.casting import cast_encoding
 from bimo.diffusion.denoiser import DenoiserWrapper, ShortcutDenoiser
@@ -18,6 +19,9 @@ from bimo.diffusion.system import System
 from bimo.diffusion.text_encoder import TextEncoder
 from bimo.prompts.chunks import chunks
 from bimo.prompts.weighting import Emphasis
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 #: Prompts through every text encoder, and the warnings about them.
 Encoded = tuple[tuple[TextEncoding, ...], tuple[str, ...]]
@@ -31,16 +35,23 @@ class EncodingCache:
     def __init__(self, most: int) -> None:
         self.most = most
         self.hits = 0
-        self._known: OrderedDict[tuple[tuple[Emphasis, ...], int, bool, str], Encoded] = OrderedDict()
+        self._known: OrderedDict[tuple[tuple[Emphasis, ...], int, bool, str, tuple[str, ...]], Encoded] = OrderedDict()
 
-    def encoded(self, system: System, prompts: Sequence[Emphasis], skip: int = 0, chunked: bool = False) -> Encoded:
+    def encoded(
+        self,
+        system: System,
+        prompts: Sequence[Emphasis],
+        skip: int = 0,
+        chunked: bool = False,
+        pictures: Sequence[Image.Image] = (),
+    ) -> Encoded:
         """As the function of this name; warnings are in the language of then."""
-        key = (tuple(prompts), skip, chunked, language())
+        key = (tuple(prompts), skip, chunked, language(), tuple(map(fingerprint, pictures)))
         if key in self._known:
             self.hits += 1
             self._known.move_to_end(key)
             return self._known[key]
-        found = encoded(system, prompts, skip, chunked)
+        found = encoded(system, prompts, skip, chunked, pictures)
         self._known[key] = found
         while len(self._known) > self.most:
             self._known.popitem(last=False)
@@ -65,9 +76,15 @@ def chunked(system: System, request: Request) -> bool:
     return can
 
 
-def encoded(system: System, prompts: Sequence[Emphasis], skip: int = 0, chunked: bool = False) -> Encoded:
-    """The prompts through every text encoder, as they are emphasised, and warnings about it. ``skip`` is as in
-    ``System.encode``; ``chunked`` prompts are read chunk by chunk.
+def encoded(
+    system: System,
+    prompts: Sequence[Emphasis],
+    skip: int = 0,
+    chunked: bool = False,
+    pictures: Sequence[Image.Image] = (),
+) -> Encoded:
+    """The prompts through every text encoder, as they are emphasised, and warnings about it. ``skip`` and ``pictures``
+    are as in ``System.encode``; ``chunked`` prompts are read chunk by chunk.
 
     z' = e + w (z - e) for the tokens of the words, e those of the empty prompt at the same places, as ComfyUI
     weighs. (AUTOMATIC1111 scales z and gives the text its old mean back: a BERT ends with a norm, its mean is
@@ -78,8 +95,8 @@ def encoded(system: System, prompts: Sequence[Emphasis], skip: int = 0, chunked:
         return _in_chunks(system, prompts, skip)
     texts = [prompt.text for prompt in prompts]
     if not any(prompt.spans for prompt in prompts):
-        return system.encode(texts, skip), ()
-    plain = system.encode([*texts, ""], skip)
+        return system.encode(texts, skip, pictures), ()
+    plain = system.encode([*texts, ""], skip, pictures)
     every = [_weighed(encoder, prompts, e) for encoder, e in zip(system.text_encoders, plain, strict=True)]
     encodings = tuple(encoding for encoding, _ in every)
     weighted = [weighed for _, weighed in every]

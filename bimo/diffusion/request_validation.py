@@ -45,7 +45,9 @@ def fill_request(system: System, request: Request | Mapping[str, object]) -> Req
     unit = picture_unit(system)
     size = request.size or wanted.size
     if request.image is not None and request.size is None:
-        size = image_inputs.size_for(request.image, math.prod(wanted.size), unit, wanted.sizes)
+        conditioners = (each for level in recipe.levels for each in system.level(level.name).conditioners)
+        size = next(filter(None, (each.size_for(request) for each in conditioners)), None)
+        size = size or image_inputs.size_for(request.image, math.prod(wanted.size), unit, wanted.sizes)
     if request.image is not None and request.outpaint is not None:
         size = _canvas(system, request, unit)
     settings: dict[str, object] = {
@@ -343,5 +345,19 @@ def size_warnings(system: System, request: Request) -> tuple[str, ...]:
             own_2=own[1],
             width=width,
             height=height,
+        ),
+    )
+
+
+def picture_warnings(system: System, request: Request) -> tuple[str, ...]:
+    """What is said where a system that edits a picture is given none."""
+    every = [each for level in system.recipe.levels for each in system.level(level.name).conditioners]
+    if not any(each.shown for each in every) or image_inputs.shown_to_text_encoders(system, request):
+        return ()
+    return (
+        say(
+            "{name} edits a picture that it is given, and there is none: this is drawn from the words alone; name one "
+            "with --image",
+            name=system.recipe.name,
         ),
     )

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,9 @@ from bimo.diffusion.seamless import circular
 from bimo.diffusion.space import Decoder, Space
 from bimo.diffusion.text_encoder import TextEncoder, TextFusion
 from bimo.prompts.token_budget import Budget
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 RECIPE_FILE = "recipe.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -122,9 +125,18 @@ class System(nn.Module):
         space = self.recipe.level(name).space
         return self.space(space) if isinstance(space, str) else self.level(name).space
 
-    def encode(self, texts: Sequence[str], skip: int = 0) -> tuple[TextEncoding, ...]:
-        """Texts through every text encoder; those of CLIP leave ``skip`` of their last layers out."""
-        rows = [encoder.encode(texts, skip if encoder.skippable else 0) for encoder in self.text_encoders]
+    def encode(
+        self, texts: Sequence[str], skip: int = 0, pictures: Sequence[Image.Image] = ()
+    ) -> tuple[TextEncoding, ...]:
+        """Texts through every text encoder; those of CLIP leave ``skip`` of their last layers out. Those that read
+        pictures look at ``pictures`` with each text.
+        """
+        rows = [
+            encoder.encode_with(texts, [pictures] * len(texts))
+            if encoder.reads_pictures
+            else encoder.encode(texts, skip if encoder.skippable else 0)
+            for encoder in self.text_encoders
+        ]
         return tuple(cast_encoding(row, torch.float32) for row in rows)
 
     def budgets(self, text: str) -> list[Budget]:

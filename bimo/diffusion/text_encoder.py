@@ -5,12 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor, nn
 
 from bimo.core.tensors import Conditioning, TextEncoding
 from bimo.prompts.token_budget import Budget
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 class TextEncoder(nn.Module, ABC):
@@ -31,12 +34,18 @@ class TextEncoder(nn.Module, ABC):
     #: Last names of its modules whose weights stay in float32 where the others are float16, as transformers'
     #: ``_keep_in_fp32_modules``.
     keep_in_fp32: tuple[str, ...] = ()
+    #: Whether it looks at pictures beside the texts.
+    reads_pictures: bool = False
     #: What the names of its head's parameters begin with: the head may learn while the trunk is frozen.
     heads: tuple[str, ...] = ()
 
     @abstractmethod
     def encode(self, texts: Sequence[str], skip: int = 0) -> TextEncoding:
         """Texts -> tokens [B, L, D] and what goes with them; without the last ``skip`` layers (up to ``skippable``)."""
+
+    def encode_with(self, texts: Sequence[str], pictures: Sequence[Sequence[Image.Image]]) -> TextEncoding:
+        """Texts, each with its pictures -> as ``encode``; the texts alone where it reads no pictures."""
+        return self.encode(texts)
 
     @abstractmethod
     def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:

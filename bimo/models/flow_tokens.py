@@ -14,6 +14,9 @@ from bimo.core.errors import RecipeError
 from bimo.core.tensors import Conditioning, TextEncoding
 
 LAST = 1000.0
+#: What the names of reference pictures among a conditioning's begin with: x of a picture that is to be edited, or of
+#: another that goes with it, whose tokens stand behind those of the picture that is drawn.
+REFERENCE = "reference."
 
 
 def text_of(conditioning: Conditioning, name: str) -> TextEncoding:
@@ -42,3 +45,8 @@ def unpacked(tokens: Tensor, height: int, width: int) -> Tensor:
     """[R, h/2 w/2, 4 C] -> [R, C, h, w]."""
     grid = tokens.unflatten(1, (height // 2, width // 2)).unflatten(-1, (-1, 2, 2))
     return grid.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+
+
+def references_of(conditioning: Conditioning) -> list[Tensor]:
+    """The reference pictures [R, C, h', w'], in their order; each may have a size of its own."""
+    return [value for name, value in conditioning.pictures.items() if name.startswith(REFERENCE)]

@@ -33,7 +33,7 @@ from bimo.serve.asking import (
     whole,
 )
 from bimo.serve.infotext import recorded_text
-from bimo.serve.jobs import Job, Order
+from bimo.serve.jobs import CONDITION, Job, Order
 from bimo.serve.keys import Caller
 from bimo.serve.problems import ApiError, Json, form
 from bimo.serve.service import DrawingService
@@ -112,12 +112,14 @@ async def generations(
     },
 )
 async def edits(request: Request, service: Service, caller: Asking, language: Spoken) -> Response:
-    """A picture drawn after ``image``; with ``mask`` only where that is transparent (or white, where it has no
-    transparency), and without one where the image itself is transparent.
+    """A picture drawn after ``image``, or ``image`` edited as the prompt says; with ``mask`` only where that is
+    transparent (or white, where it has no transparency), and without one where the image itself is transparent. Further
+    pictures, as ``image[]``, are for models that draw from several.
     """
     body, files = await _form(request)
-    image = _only_one(files, "image")
-    pictures = await run_in_threadpool(_edited, image, files.get("mask", []))
+    others = {f"{CONDITION}image-{n}": bounded(one, "image") for n, one in enumerate(files.get("image", [])[1:], 2)}
+    image = _only_one({"image": files.get("image", [])[:1]}, "image")
+    pictures = await run_in_threadpool(_edited, image, files.get("mask", [])) | others
     return await _answer(body, pictures, request, service, caller, language, "image_edit")
 
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -32,6 +32,9 @@ from bimo.diffusion.system import System
 from bimo.diffusion.text_encoder import TextEncoder
 from bimo.engine.devices import default_device, device_of_module, to_device
 from bimo.training.logging import counted
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 #: The share of the free disk that encodings may take; where they would take more, nothing is kept.
 SHARE_OF_FREE_DISK = 0.5
@@ -113,10 +116,13 @@ def frozen_of(system: System) -> list[FrozenEncoder | None]:
     return encoders
 
 
-def encoded(encoder: TextEncoder, texts: Sequence[str]) -> TextEncoding:
-    """Texts through a text encoder as one batch: how one that learns is used."""
+def encoded(
+    encoder: TextEncoder, texts: Sequence[str], pictures: Sequence[Sequence[Image.Image]] | None = None
+) -> TextEncoding:
+    """Texts through a text encoder as one batch, each with its pictures: how one that learns is used."""
     with default_device(device_of_module(encoder)):
-        return cast_encoding(encoder.encode(texts), torch.float32)
+        said = encoder.encode(texts) if pictures is None else encoder.encode_with(texts, pictures)
+        return cast_encoding(said, torch.float32)
 
 
 def alone(frozen: FrozenEncoder, texts: Sequence[str], blank: Tensor | None = None) -> TextEncoding:

@@ -9,7 +9,7 @@ import fnmatch
 import hashlib
 import tempfile
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,14 +24,15 @@ from bimo.core.errors import RecipeError, TrainingError
 from bimo.core.hashing import bytes_of, digest_tensors
 from bimo.core.messages import say
 from bimo.core.part import dumps, nearest
-from bimo.core.tensors import Batch, Share
+from bimo.core.tensors import Batch, Share, TextEncoding
 from bimo.data.loader import Fitted, Pictures, Size, picked
 from bimo.data.rows import Column
+from bimo.diffusion.image_inputs import to_image
 from bimo.engine.devices import default_device, to_device
 from bimo.training.caption_edits import edited
 from bimo.training.conditioning_dropout import ConditioningDropout
 from bimo.training.distributed.processes import ALONE, Processes
-from bimo.training.encoding_cache import Encode, cached_encoder
+from bimo.training.encoding_cache import Encode, cached_encoder, encoded
 from bimo.training.logging import counted, save_whole
 from bimo.training.train_inputs import TrainInputs
 from bimo.training.unvaried import unvaried
@@ -171,17 +172,19 @@ class TrainLoader:
         pixels = self._pixels(self.fitted, drawn, order, number) if wanted else None
         if self.sees == "pixels":
             return replace(inputs, pixels=to_device(pixels, self.processes.device))
-        latents, encode = self._latents or self.prepared(), self._encode
-        prompts = [self.prefix + text for text in chosen]
-        encodings = cast(Encode, encode)([share.of(_emptied(prompts, gone)) for gone in dropped.encoders])
+        latents = self._latents or self.prepared()
         scalars = {"size_ids": self.fitted.size_ids(drawn)}
         if pictures.poses is not None:
             scalars["pose"] = pictures.poses[own]
         for name in sorted({name for conditioner in self.conditioners for name in conditioner.labels}):
             if all(name in pictures.labels[row] for row in rows):
                 scalars[name] = torch.tensor([[float(pictures.labels[row][name])] for row in own])
+        smooth = {name for conditioner in self.conditioners if conditioner.smooth_maps for name in conditioner.maps}
         map_names = sorted({name for conditioner in self.conditioners for name in conditioner.maps} | set(self._masks))
-        maps = {name: self.fitted.maps(name, drawn) for name in map_names}
+        maps = {name: self.fitted.maps(name, drawn, name in smooth) for name in map_names}
+        prompts = [self.prefix + text for text in chosen]
+        spoken = [share.of(_emptied(prompts, gone)) for gone in dropped.encoders]
+        encodings = self._encodings(spoken, maps)
         x = latents.rows(seen, generator, share)
         without = {name: share.of(gone) for name, gone in dropped.conditions.items()}
         gone, labels = share.of(dropped.captions), [pictures.labels[row] for row in own]
@@ -232,9 +235,35 @@ class TrainLoader:
             self._encode = self._text_encoder()
         return self._latents
 
+    @property
+    def _shown(self) -> list[str]:
+        """The maps that text encoders look at with each caption."""
+        if not any(encoder.reads_pictures for encoder in self.blank.system.text_encoders):
+            return []
+        return list(dict.fromkeys(name for each in self.conditioners for name in each.shown if name in each.maps))
+
+    def _encodings(self, texts: Sequence[Sequence[str]], maps: Mapping[str, Tensor]) -> tuple[TextEncoding, ...]:
+        """The texts of the rows, one list a text encoder, through those, with the pictures that they look at."""
+        names = self._shown
+        if not names:
+            return cast(Encode, self._encode)(texts)
+        rows = len(texts[0])
+        pictures = [[to_image(maps[name][row]) for name in names] for row in range(rows)]
+        encoders = self.blank.system.text_encoders
+        return tuple(encoded(encoder, own, pictures) for encoder, own in zip(encoders, texts, strict=True))
+
     def _text_encoder(self) -> Encode:
         """What encodes captions: from the cache what is frozen of the text encoders."""
         system, pictures, stage = self.blank.system, self.pictures, self.blank.stage
+        if self._shown:
+            print(
+                say(
+                    "the text encoder of stage {name!r} looks at a picture with each caption, so each step encodes its "
+                    "words",
+                    name=stage.name,
+                )
+            )
+            return cached_encoder(system, (), 0, self.out, writes=self.processes.is_main_process)
         edits = stage.captions
         if edits.varies:
             print(

@@ -14,6 +14,8 @@ from bimo.cli import inputs, main
 from bimo.core.errors import RequestError
 from bimo.core.picture import read_metadata
 from bimo.engine.adapters import lora
+from bimo.recipes.qwen_image_edit import qwen_image_edit_2509
+from tests.support.tiny_systems import tiny_system
 
 Draw = Any
 
@@ -53,6 +55,31 @@ def test_a_picture_to_begin_with(draw: Draw) -> None:
     contents = {Image.open(name).tobytes() for name in ("none.png", "some.png", "other.png")}
     assert len(contents) == 3
     assert read_metadata("some.png")["request"]["image"].startswith("sha256:")
+
+
+@pytest.mark.slow
+def test_pictures_are_edited_by_words(draw: Draw, tmp_path: Path) -> None:
+    tiny_system(qwen_image_edit_2509, tmp_path / "words").save(tmp_path / "edit")
+    own = ("--steps", "2", "--seed", "1", "-m", str(tmp_path / "edit"))
+    red, blue = ("--image", "red.png"), ("--image", "blue.png")
+    words = ("让图1里的人戴上图2里的帽子", *own, *red)
+    status, told = draw(*words, *blue, "-o", "both.png")
+    assert status == 0, told
+    assert draw(*words, "-o", "one.png")[0] == 0
+    assert draw(*words, "--image", "red.png", "-o", "same.png")[0] == 0
+    assert len({Image.open(f"{name}.png").tobytes() for name in ("both", "one", "same")}) == 3
+    request = read_metadata("both.png")["request"]
+    assert (request["size"], request["strength"]) == ([64, 64], 1.0)
+    assert request["image"] != request["condition_images"]["image-2"]
+    status, told = draw("--again", "both.png", "-m", str(tmp_path / "edit"), *red)
+    assert (status, "--image" in told) == (2, True)
+    assert draw("--again", "both.png", "-m", str(tmp_path / "edit"), *red, *blue, "-o", "again.png")[0] == 0
+    assert Image.open("again.png").tobytes() == Image.open("both.png").tobytes()
+
+
+def test_a_second_picture_is_for_models_that_read_it(draw: Draw) -> None:
+    status, told = draw(*PLAIN, "two.png", "--image", "red.png", "--image", "blue.png")
+    assert (status, "image-2" in told) == (2, True)
 
 
 def test_a_mask_keeps_what_is_black(draw: Draw) -> None:

@@ -16,6 +16,7 @@ from bimo.core.part import dumps, loads
 from bimo.core.recipe import Recipe
 from bimo.core.tensors import TextEncoding
 from bimo.data.loader import Pictures
+from bimo.diffusion.image_inputs import to_image
 from bimo.diffusion.preparation import prepare
 from bimo.diffusion.system import System
 from bimo.hub.registry import recipes
@@ -33,7 +34,7 @@ from tests.support.tiny_systems import TEXT, give_words, tiny_system
 SIZE = (128, 128)
 STEPS = 4
 #: Whose denoiser or objective makes tensors as long as numbers on the device say.
-READ_BACK = ("lumina-image-2", "skypaint")
+READ_BACK = ("lumina-image-2", "qwen-image-edit", "qwen-image-edit-2509", "qwen-image-edit-2511", "skypaint")
 #: Whose sampler asks the device for numbers at each step of a drawing.
 READS_STEPS = ("hunyuan-dit-1.2-control",)
 #: Of which a whole run is made on a device without contents: one of each kind of denoiser, cascade and adapter.
@@ -136,7 +137,8 @@ def test_a_caption_is_read_in_training_as_in_drawing(
         assert inputs.batch is not None
         size = run.recipe.request.sizes[-1] if run.recipe.request.sizes else SIZE
         for row, text in enumerate(inputs.texts[:2]):
-            drawn = prepare(run.system, {"text": text, "size": size})
+            shown = {name: to_image(map_[row]) for name, map_ in inputs.batch.maps.items() if name == "image"}
+            drawn = prepare(run.system, {"text": text, "size": size, **shown})
             for learnt, given in zip(inputs.batch.encodings, drawn.prompt, strict=True):
                 alike(learnt, row, given)
         return

@@ -111,7 +111,7 @@ def test_images_come_alone_or_in_a_list(images: Any) -> None:
     for image in (file(), [file()]):
         with pytest.raises(openai.BadRequestError, match=r"cannot use an image|strength"):
             images.images.edit(image=image, prompt="猫", extra_body={"strength": 2.0})
-    with pytest.raises(openai.BadRequestError, match="expected one"):
+    with pytest.raises(openai.BadRequestError, match="reads no picture 'image-2'"):
         images.images.edit(image=[file(), file()], prompt="猫")
     with pytest.raises(openai.BadRequestError, match="must be alike"):
         images.images.edit(image=file(), mask=file("RGBA", (0, 0, 0, 0), (64, 64)), prompt="猫")

@@ -48,11 +48,14 @@ class Filling:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a folder is: its recipe, where its weights go, and the folder of each text encoder's tokenizer, in order."""
+    """What a folder is: its recipe, where its weights go, and the folder of each text encoder's tokenizer, in order.
+    Of ``configs`` nothing else is read.
+    """
 
     recipe: Recipe
     fillings: tuple[Filling, ...]
     tokenizers: tuple[str, ...]
+    configs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,7 @@ def reading_of(path: Path) -> Reading:
     note = reading.recipe.note
     if named != family:
         note += say("; its index says {named}, it draws as a {family}", named=named, family=family)
-    used = {"scheduler", *(filling.component for filling in reading.fillings), *reading.tokenizers}
+    used = {"scheduler", *(f.component for f in reading.fillings), *reading.tokenizers, *reading.configs}
     if beside := [name for name in folder.classes if name not in used]:
         note += say("; not loaded: {beside}", beside=Listed(beside))
     variants = [(f.component, variant_of(path / f.component)) for f in reading.fillings]

@@ -29,7 +29,9 @@ from bimo.models.layouts.diffusers_folder import INDEX_FILE, recipe_of
 from bimo.models.layouts.export_text_encoders import kind, published, write_text_encoder, write_words
 from bimo.models.layouts.pipeline_form import ALT, Form
 from bimo.models.layouts.pipelines import FAMILIES
+from bimo.models.layouts.qwen_vision import write_processor
 from bimo.models.layouts.weight_files import STEMS
+from bimo.models.qwen_image.references import References
 from bimo.models.stable_diffusion import ldm_names
 from bimo.models.stable_diffusion.single_file import MARKS, PADS_KEY, recipe_of_file
 
@@ -67,6 +69,10 @@ def to_diffusers(system: System, folder: Path, dtype: torch.dtype | None = None)
             index[name] = _write_model(built / name, model, dtype)
         for name, encoder in zip(("tokenizer", "tokenizer_2"), system.text_encoders, strict=False):
             index[name] = write_words(built / name, encoder)
+        if form.references:
+            seeing: Any = system.text_encoders[0]
+            write_words(built / "processor", seeing)
+            index["processor"] = write_processor(built / "processor", seeing.part.vision)
         sampler: Any = level.schedule.sampler(level.recipe.sampler, 2)
         sampler.scheduler.save_config(str(built / "scheduler"))
         index["scheduler"] = ["diffusers", sampler.name]
@@ -126,9 +132,12 @@ def _form(system: System) -> Form:
     denoiser = type(level.denoiser.network).__name__
     encoders = tuple(kind(encoder) for encoder in system.text_encoders)
     masked = any(type(conditioner).__name__ == "Masked" for conditioner in recipe.levels[0].conditioners)
+    counts = [c.count for c in recipe.levels[0].conditioners if isinstance(c, References)]
+    wanted = (denoiser, encoders, masked, min(2, sum(counts)))
     near = Both("", "")
     for form in forms():
-        if len(recipe.levels) == 1 and (form.denoiser, form.text_encoders, form.masked) == (denoiser, encoders, masked):
+        own = (form.denoiser, form.text_encoders, form.masked, form.references)
+        if len(recipe.levels) == 1 and own == wanted:
             if form.wanting is None:
                 return form
             near = Both(*form.wanting)

@@ -16,6 +16,7 @@ from bimo.models.layouts.pipeline_form import ALT, CHINESE_CLIP, MISTRAL, QWEN
 from bimo.models.layouts.text_encoders import AS_IT_STANDS
 from bimo.models.layouts.weight_files import STEMS
 from bimo.models.text_encoders.clip import ClipTextEncoder
+from bimo.models.text_encoders.qwen_vision import IMAGE_PAD
 
 #: The class that a text encoder is written as, where the module which it is made of has another name.
 KINDS = {
@@ -146,10 +147,17 @@ def _turning(encoder: Any, state: Mapping[str, Tensor], config: dict[str, Any]) 
 
 
 def _seeing(encoder: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
-    """The language model of Qwen2.5-VL in the whole's layout."""
+    """The language model of Qwen2.5-VL, and its vision tower where it has one, in the whole's layout."""
     sight = {"depth": 0, "hidden_size": 16, "num_heads": 1, "intermediate_size": 16, "out_hidden_size": 16}
-    # The head that speaks was not loaded either: the words' table stands in for it.
-    return _whole(state, config, ("Qwen2_5_VLConfig", QWEN), "model.language_model.", sight, tie_word_embeddings=True)
+    seen: dict[str, Tensor] = {}
+    marks: dict[str, Any] = {}
+    if encoder.visual is not None:
+        sight = json.loads(encoder.visual.model.config.to_json_string(use_diff=False))
+        seen = {f"model.visual.{name}": value for name, value in encoder.visual.model.state_dict().items()}
+        marks = {"image_token_id": encoder.tokenizer.token_to_id(IMAGE_PAD)}
+    # The head that speaks was not loaded: the words' table stands in for it.
+    settings = {"tie_word_embeddings": True, **marks}
+    return _whole(state, config, ("Qwen2_5_VLConfig", QWEN), "model.language_model.", sight, seen, **settings)
 
 
 def _seeing_by_pixtral(encoder: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
@@ -165,10 +173,12 @@ def _whole(
     classes: tuple[str, str],
     prefix: str,
     sight: Mapping[str, Any],
+    seen: Mapping[str, Tensor] | None = None,
     **settings: Any,
 ) -> dict[str, Tensor]:
-    """A language model in the layout of a whole that sees: its class will not be without that part, and gets one of no
-    layers and zeros, which no text is ever led through. ``config`` becomes that of the whole.
+    """A language model in the layout of a whole that sees: its class will not be without that part, and where it was
+    not loaded, as ``seen``, gets one of no layers and zeros, which no text is ever led through. ``config`` becomes that
+    of the whole.
     """
     import transformers
 
@@ -176,7 +186,7 @@ def _whole(
     whole: Any = getattr(transformers, classes[0])(text_config=language, vision_config=sight, **settings)
     with module_weights.unfilled():
         names: dict[str, Tensor] = getattr(transformers, classes[1])(whole).state_dict()
-    own = {f"{prefix}{name}": value for name, value in state.items()}
+    own = {**(seen or {}), **{f"{prefix}{name}": value for name, value in state.items()}}
     unseen = {n: torch.zeros(v.shape) for n, v in names.items() if n not in own and not n.startswith("lm_head.")}
     config.clear()
     config |= json.loads(whole.to_json_string(use_diff=False))

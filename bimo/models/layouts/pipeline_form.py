@@ -20,7 +20,8 @@ class Form:
     """A pipeline of diffusers: the classes of its denoiser and text encoders, the denoiser's component, what is fixed.
 
     ``zeros`` says that its index tells whether an empty negative prompt is zeros, ``single`` that single files have it.
-    ``wanting`` says in Chinese and English what a pipeline asks for besides, which is not loaded: it cannot be written.
+    ``references`` are the pictures that it edits or takes from: none, one, or 2, which stands for several. ``wanting``
+    says in Chinese and English what a pipeline asks for besides, which is not loaded: it cannot be written.
     """
 
     pipeline: str
@@ -31,4 +32,5 @@ class Form:
     fixed: Mapping[str, Any] = field(default_factory=dict[str, Any])
     zeros: bool = False
     single: bool = False
+    references: int = 0
     wanting: tuple[str, str] | None = None

@@ -13,6 +13,8 @@ FAMILIES = {
     "KolorsPipeline": "bimo.models.kolors.layout",
     "ZImagePipeline": "bimo.models.z_image.layout",
     "QwenImagePipeline": "bimo.models.qwen_image.layout",
+    "QwenImageEditPipeline": "bimo.models.qwen_image.layout",
+    "QwenImageEditPlusPipeline": "bimo.models.qwen_image.layout",
     "LongCatImagePipeline": "bimo.models.longcat_image.layout",
     "CogView4Pipeline": "bimo.models.cogview4.layout",
     "Lumina2Pipeline": "bimo.models.lumina.layout",

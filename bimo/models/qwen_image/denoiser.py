@@ -8,17 +8,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 from bimo.core.part import Part
 from bimo.core.tensors import Conditioning
 from bimo.diffusion.denoiser import PublishedDenoiser
-from bimo.models.flow_tokens import LAST, packed, text_of, unpacked
+from bimo.models.flow_tokens import LAST, packed, references_of, text_of, unpacked
 
 
 @dataclass(frozen=True, kw_only=True)
 class QwenImage(Part):
-    """Qwen-Image's two-stream transformer; the defaults are the published model's. ``channels`` are x's."""
+    """Qwen-Image's two-stream transformer; the defaults are the published model's. ``channels`` are x's. With
+    ``zero_cond_t`` the tokens of reference pictures are told the time 0, as they have no noise (Qwen-Image-Edit-2511).
+    """
 
     channels: int = 16
     layers: int = 60
@@ -26,6 +29,7 @@ class QwenImage(Part):
     heads: int = 24
     text: int = 3584
     axes: tuple[int, ...] = (16, 56, 56)
+    zero_cond_t: bool = False
 
     def build(self) -> QwenImageDenoiser:
         """The module."""
@@ -52,18 +56,21 @@ class QwenImageDenoiser(PublishedDenoiser):
             num_attention_heads=part.heads,
             joint_attention_dim=part.text,
             axes_dims_rope=part.axes,  # type: ignore[arg-type]
+            zero_cond_t=part.zero_cond_t,
         )
 
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """noise - x."""
+        """noise - x. Reference pictures' tokens stand behind those of x, each at its places of a frame of its own."""
         text = text_of(conditioning, "QwenImage")
         height, width = x.shape[-2:]
+        pictures = [x, *(picture.to(x) for picture in references_of(conditioning))]
+        tokens = [packed(picture) for picture in pictures]
         answer = self.model(
-            hidden_states=packed(x),
+            hidden_states=torch.cat(tokens, dim=1),
             timestep=t / LAST,
             encoder_hidden_states=text.tokens,
             encoder_hidden_states_mask=text.mask,
-            img_shapes=[[(1, height // 2, width // 2)]] * len(x),
+            img_shapes=[[(1, each.shape[-2] // 2, each.shape[-1] // 2) for each in pictures]] * len(x),
             return_dict=False,
         )[0]
-        return unpacked(answer, height, width)
+        return unpacked(answer[:, : tokens[0].shape[1]], height, width)

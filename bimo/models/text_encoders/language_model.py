@@ -10,18 +10,22 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
 
-from bimo.core.errors import RecipeError
+from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.files import write_whole
 from bimo.core.part import Part, meant
 from bimo.core.tensors import TextEncoding
 from bimo.models.text_encoders import tokenization
 from bimo.models.text_encoders.encoder import PublishedTextEncoder
+from bimo.models.text_encoders.qwen_vision import IMAGE_PAD, QwenVision, View, rotary_positions
 from bimo.prompts.token_budget import Budget
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 PAIRS_FILES = "vocab.json + merges.txt"
 #: family -> transformers' config and model, and what that config calls ``feed``, ``head`` and ``key_heads``.
@@ -65,6 +69,7 @@ class LanguageModel(Part):
     padding: nothing ("none"), all up to ``length`` ("full"), or what the longest text of the batch has more
     ("batch"); the text encoder itself does not see that. ``multiple`` pads each text on the left to a multiple of it,
     in sight of all. ``characters`` reads what stands in quotes character by character, and template and prompt apart.
+    With ``vision`` it looks at pictures, which stand before the prompt in the template and take none of ``length``.
     """
 
     family: str = "qwen3"
@@ -86,6 +91,7 @@ class LanguageModel(Part):
     multiple: int = 1
     characters: bool = False
     bridge: Bridge | None = None
+    vision: QwenVision | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -98,6 +104,8 @@ class LanguageModel(Part):
             raise RecipeError("the family cpmant is for pad='batch', state=-1, with nothing dropped in front")
         if not self.normed and self.state != -1:
             raise RecipeError("normed=False is for state -1 alone")
+        if self.vision is not None and (self.family != "qwen2_5_vl" or self.characters or self.pad != "none"):
+            raise RecipeError("vision is for the family qwen2_5_vl, with pad='none' and without characters")
 
     def build(self) -> LanguageModelEncoder:
         """The module, without its words until ``load_tokenizer``."""
@@ -112,20 +120,27 @@ class LanguageModel(Part):
             rope = config.get(key) or {"rope_type": "default", "rope_theta": 1000000.0}
             config[key] = {**rope, "mrope_section": (2, 1, 1)}
         bridge = None if self.bridge is None else self.bridge.tiny()
-        small = replace(self, width=16, layers=2, heads=2, feed=32, bridge=bridge, config=config)
+        vision = None if self.vision is None else self.vision.tiny()
+        small = replace(self, width=16, layers=2, heads=2, feed=32, bridge=bridge, config=config, vision=vision)
         return replace(small, head=8, key_heads=min(self.key_heads, 1))
 
 
 @dataclass(frozen=True)
 class _Row:
-    """A text as ids, and which of them are seen by the text encoder."""
+    """A text as ids, and which of them are seen by the text encoder; ``views`` of pictures whose tokens are at
+    ``places``.
+    """
 
     ids: list[int]
     seen: list[bool]
+    views: tuple[View, ...] = ()
+    places: tuple[int, ...] = ()
 
 
 class LanguageModelEncoder(PublishedTextEncoder):
-    """Texts -> tokens [B, L, width] and mask [B, L]. Published names of the model are below ``model.``."""
+    """Texts -> tokens [B, L, width] and mask [B, L]. Published names of the model are below ``model.``, those of its
+    vision tower below ``visual.model.``.
+    """
 
     heads = ("out.", "norm.")
     tokenizer_files = (tokenization.TOKENIZER_FILE, PAIRS_FILES)
@@ -155,6 +170,8 @@ class LanguageModelEncoder(PublishedTextEncoder):
         self.model = getattr(transformers, model_name)(config)
         self.out = nn.Linear(part.width, part.bridge.width, bias=False) if part.bridge else None
         self.norm = nn.LayerNorm(part.bridge.width, eps=part.bridge.eps) if part.bridge else None
+        self.visual = None if part.vision is None else part.vision.build()
+        self.reads_pictures = part.vision is not None
 
     def encode(self, texts: Sequence[str], skip: int = 0) -> TextEncoding:
         """Texts -> tokens, and a mask where the texts' lengths differ and padding is not to be seen."""
@@ -162,14 +179,61 @@ class LanguageModelEncoder(PublishedTextEncoder):
 
     def trunk(self, texts: Sequence[str]) -> TextEncoding:
         """What the model itself says of texts: tokens of its own width, masked as ``encode`` masks them."""
-        rows = [self._row(text) for text in texts]
+        return self._kept([self._row(text) for text in texts])
+
+    def encode_with(self, texts: Sequence[str], pictures: Sequence[Sequence[Image.Image]]) -> TextEncoding:
+        """Each text with its pictures before it -> tokens of both. Without any, as ``encode``."""
+        if self.visual is None or self.part.vision is None or not any(pictures):
+            return self.encode(texts)
+        pad = tokenization.known(self.tokenizer).token_to_id(IMAGE_PAD)
+        if pad is None:
+            raise WeightsError(
+                "the tokenizer has no token {token}, which stands for a picture; take that of the model's own folder",
+                token=IMAGE_PAD,
+            )
+        # Of a picture that goes with several texts one look is enough.
+        seen = {id(picture): self.visual(picture) for own in pictures for picture in own}
+        rows: list[_Row] = []
+        for text, own in zip(texts, pictures, strict=True):
+            views = [cast(View, seen[id(picture)]) for picture in own]
+            prompts = [
+                self.part.vision.prompt.format(number).replace(IMAGE_PAD, IMAGE_PAD * len(view.tokens))
+                for number, view in enumerate(views, 1)
+            ]
+            row = self._row(text, "".join(prompts))
+            # The first such tokens: a text may have the mark in its own words.
+            places = [place for place, id_ in enumerate(row.ids) if id_ == pad][: sum(len(v.tokens) for v in views)]
+            rows.append(replace(row, views=tuple(views), places=tuple(places)))
+        return self.finished(self._kept(rows))
+
+    def _kept(self, rows: Sequence[_Row]) -> TextEncoding:
+        """Rows -> what the model says behind the template's own tokens, masked where padding is not to be seen."""
         start = self._start()
-        ids, seen = self._batch(rows)
-        tokens = self._states(ids.to(self._device()), seen.to(self._device()))[:, start:]
+        ids, seen = (each.to(self._device()) for each in self._batch(rows))
+        looked = self._looked(rows, ids) if any(row.views for row in rows) else {}
+        tokens = self._states(ids, seen, **looked)[:, start:]
         lengths = torch.tensor([len(row.ids) - start for row in rows])
         if self.part.pad != "none" or bool((lengths == lengths.max()).all()):
             return TextEncoding(tokens)
         return TextEncoding(tokens, torch.arange(tokens.shape[1]) < lengths[:, None])
+
+    def _looked(self, rows: Sequence[_Row], ids: Tensor) -> dict[str, Tensor]:
+        """The embeddings [B, L, D] of ids with pictures' tokens at their places, and all tokens' positions [3, B, L].
+
+        transformers' own model works these positions out only where its processor tells it which tokens are pictures'
+        (since version 5); diffusers' pipelines do not pass that on, so that there pictures lie in one line. Those that
+        the weights learned with are meant.
+        """
+        embeds = self.model.embed_tokens(ids).clone()
+        positions = torch.zeros(3, *ids.shape, dtype=torch.long, device="cpu")
+        for index, row in enumerate(rows):
+            begins: list[tuple[int, View]] = []
+            for view in row.views:
+                begins.append((row.places[sum(len(v.tokens) for _, v in begins)], view))
+            if row.views:
+                embeds[index, list(row.places)] = torch.cat([view.tokens for view in row.views]).to(embeds)
+            positions[:, index, : len(row.ids)] = rotary_positions(len(row.ids), begins)
+        return {"embeds": embeds, "positions": positions.to(ids.device)}
 
     def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Texts in the template -> token ids [B, L] and mask [B, L] bool (True: seen by the model)."""
@@ -208,7 +272,9 @@ class LanguageModelEncoder(PublishedTextEncoder):
     def _device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def _states(self, ids: Tensor, seen: Tensor) -> Tensor:
+    def _states(
+        self, ids: Tensor, seen: Tensor, embeds: Tensor | None = None, positions: Tensor | None = None
+    ) -> Tensor:
         if self.part.family == "cpmant":
             # It knows padding by its id, 0, and has no mask of its own.
             return self.model(ids.masked_fill(~seen, 0), use_cache=False).last_hidden_state
@@ -224,7 +290,10 @@ class LanguageModelEncoder(PublishedTextEncoder):
         try:
             # No mask where all is seen, as CogView4's pipeline gives it none of padding on the left.
             mask = None if bool(seen.all()) else seen.long()
-            answer = self.model(ids, attention_mask=mask, output_hidden_states=deep, use_cache=False)
+            given: dict[str, Any] = {"input_ids": ids}
+            if embeds is not None:
+                given = {"inputs_embeds": embeds, "position_ids": positions}
+            answer = self.model(**given, attention_mask=mask, output_hidden_states=deep, use_cache=False)
         finally:
             if handle is not None:
                 handle.remove()
@@ -267,10 +336,13 @@ class LanguageModelEncoder(PublishedTextEncoder):
             .ids
         )
 
-    def _read(self, text: str) -> tuple[list[int], list[int]]:
-        """The ids of a text in its template, and where in the text each begins (-1 before, its length after it)."""
+    def _read(self, text: str, pictures: str = "") -> tuple[list[int], list[int]]:
+        """The ids of a text in its template behind what stands for ``pictures``, and where in the text each begins (-1
+        before, its length after it).
+        """
         words = tokenization.known(self.tokenizer)
         before, _, after = self.part.template.partition(SLOT)
+        before += pictures
         if not self.part.characters:
             encoded = words.encode(before + text + after)
             return encoded.ids, [max(-1, begin - len(before)) for begin, _ in encoded.offsets]
@@ -283,10 +355,11 @@ class LanguageModelEncoder(PublishedTextEncoder):
         # What follows the prompt in the template cannot be seen by what is kept: the model is causal.
         return ids, places
 
-    def _row(self, text: str) -> _Row:
-        ids, _ = self._read(text)
+    def _row(self, text: str, pictures: str = "") -> _Row:
+        ids, places = self._read(text, pictures)
         start = self._start()
-        ids = ids[: start + self.part.length]
+        before = max(start, sum(place < 0 for place in places)) if pictures else start
+        ids = ids[: before + self.part.length]
         blank = self.pad
         ahead = -len(ids) % self.part.multiple
         ids = [blank] * ahead + ids

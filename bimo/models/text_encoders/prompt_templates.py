@@ -10,6 +10,13 @@ QWEN_IMAGE = (
     "spatial relationships of the objects and background:<|im_end|>\n"
     "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 )
+#: The first 64 tokens are dropped by Qwen-Image-Edit; its pictures stand before the prompt.
+QWEN_IMAGE_EDIT = (
+    "<|im_start|>system\nDescribe the key features of the input image (color, shape, size, texture, objects, "
+    "background), then explain how the user's text instruction should alter or modify the image. Generate a new image "
+    "that meets the user's requirements while maintaining consistency with the original input where appropriate."
+    "<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+)
 LONGCAT_IMAGE = (
     "<|im_start|>system\nAs an image captioning expert, generate a descriptive text prompt based on an image content, "
     "suitable for input to a text-to-image model.<|im_end|>\n"

@@ -1,0 +1,99 @@
+"""The pictures that Qwen-Image-Edit is given: coded as x is, and shown to its text encoder (arXiv:2508.02324, 5.2)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from bimo.core.errors import RequestError
+from bimo.core.request import Request
+from bimo.core.tensors import Batch, Conditioning
+from bimo.diffusion.conditioner import Conditioner, Drawing
+from bimo.diffusion.image_inputs import IMAGE, pixels_of, size_of_area, upright
+from bimo.diffusion.system import System
+from bimo.models.flow_tokens import REFERENCE
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+#: Sides are rounded to multiples of so many pixels: what two sides may differ by and still be of one shape.
+UNIT = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class References(Conditioner):
+    """The request's ``image``, which is edited, and up to ``count`` - 1 others, its ``condition_images`` "image-2",
+    "image-3" ...; the text encoder sees them as well.
+
+    A picture is coded at the size that is drawn where it has that shape: then each of its places lies on the same place
+    of what is drawn, and what is to stay is neither shifted nor zoomed. Of another shape it is coded at about ``area``
+    pixels in its own, as diffusers' pipelines do always.
+
+    In training the first ``learnt`` of them come with the data as maps of these names, fitted as the picture is.
+    """
+
+    name: str = IMAGE
+    level: str = "image"
+    count: int = 1
+    learnt: int = 1
+    area: int = 1024 * 1024
+    always: ClassVar = True
+    pixels: ClassVar = False
+    smooth_maps: ClassVar = True
+
+    def tiny(self) -> Self:
+        """Of some 64 pixels a side."""
+        return replace(self, area=64 * 64)
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The images of the request that it reads."""
+        return (self.name, *(f"{self.name}-{place}" for place in range(2, self.count + 1)))
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """All of them."""
+        return self.images
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """The maps that a batch must bring."""
+        return self.images[: self.learnt]
+
+    def size_for(self, request: Request) -> tuple[int, int] | None:
+        """That of the picture that is edited, at ``area`` pixels."""
+        return None if request.image is None else size_of_area(upright(request.image).size, self.area, UNIT)
+
+    def coded_size(self, image: Image.Image, drawn: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) that a picture is coded at, where one of a size is drawn."""
+        own = upright(image).size
+        width = math.sqrt(math.prod(drawn) * own[0] / own[1])
+        alike = max(abs(width - drawn[0]), abs(width * own[1] / own[0] - drawn[1])) <= UNIT / 2
+        return drawn if alike else size_of_area(own, self.area, UNIT)
+
+    def from_batch(self, system: System, batch: Batch) -> Conditioning:
+        """Pictures [B, C, h, w], at the places of the picture that is learnt."""
+        return self._coded(system, [batch.maps[name] for name in self.maps])
+
+    def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
+        """Pictures [1, C, h', w']. Raises RequestError where the denoiser is to see a part of the picture at a time."""
+        request = drawing.request
+        if request.tile_size is not None:
+            raise RequestError(
+                "{name} looks at whole pictures, and tile_size shows it a part at a time; leave it out",
+                name=system.recipe.name,
+            )
+        named = {IMAGE: request.image, **request.condition_images}
+        images = [named[name] for name in self.images if named.get(name) is not None]
+        drawn = request.size or (0, 0)
+        return self._coded(system, [pixels_of(image, self.coded_size(image, drawn)) for image in images])
+
+    def _coded(self, system: System, pixels: list[Tensor]) -> Conditioning:
+        space = system.space(self.level)
+        with torch.no_grad():
+            coded = {f"{REFERENCE}{place}": space.encode(each) for place, each in enumerate(pixels, 1)}
+        return Conditioning(pictures=coded)

@@ -1,0 +1,186 @@
+"""A folder of Qwen-Image-Edit edits in bimo as in diffusers' own pipeline, and what is kept stays where it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from bimo.core.part import dumps, loads
+from bimo.diffusion.image_inputs import size_of_area
+from bimo.diffusion.system import System
+from bimo.models.layouts.diffusers_folder import recipe_of
+from bimo.models.layouts.export import to_diffusers
+from bimo.models.text_encoders.qwen_vision import QwenVision, QwenVisionTower
+from tests.parity.test_flow import _one_thread, compare, latents
+from tests.support.drawing import draw
+from tests.support.edit_checkpoints import of_area, opened, photo, read, saved, small
+
+__all__ = ["_one_thread"]
+
+NAMES = {"edit": "qwen-image-edit", "edit-plus": "qwen-image-edit-2509", "newer": "qwen-image-edit-2511"}
+REQUESTS: dict[str, dict[str, Any]] = {
+    "plain": {"text": "把帽子换成红色"},
+    "negative": {"text": "red 帽子，写着“福 到”", "negative": "小桥 red"},
+    "empty negative": {"text": "小桥", "negative": ""},
+    "another size": {"text": "小桥流水人家", "negative": "x", "size": (128, 64)},
+    "unguided": {"text": "红苹果", "guidance": 1.0},
+    "an upright picture": {"text": "red", "image": photo(50, 110), "size": (32, 96)},
+}
+
+
+@pytest.fixture(autouse=True)
+def _small_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_area(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Folder and diffusers' pipeline by kind, saved when first asked for."""
+    made: dict[str, tuple[Path, Any]] = {}
+
+    def place(kind: str) -> tuple[Path, Any]:
+        if kind not in made:
+            folder = tmp_path_factory.mktemp(kind) / "saved"
+            cls = "edit" if kind == "edit" else "edit-plus"
+            made[kind] = (folder, saved(folder, cls, newer=kind == "newer"))
+        return made[kind]
+
+    return place
+
+
+def by_diffusers(pipeline: Any, request: dict[str, Any], **more: Any) -> list[numpy.ndarray]:
+    """The pictures of diffusers' own pipeline for a request of bimo."""
+    others = request.get("condition_images", {})
+    images = [request["image"], *others.values()]
+    width, height = request["size"]
+    drawn = [
+        pipeline(
+            image=images if len(images) > 1 else images[0],
+            prompt=request["text"],
+            negative_prompt=request["negative"],
+            true_cfg_scale=request["guidance"],
+            width=width,
+            height=height,
+            num_inference_steps=request["steps"],
+            generator=torch.Generator().manual_seed(request["seed"] + index),
+            **more,
+        )
+        for index in range(request.get("count", 1))
+    ]
+    return [numpy.asarray(each) for one in drawn for each in one.images]
+
+
+def filled(**changes: Any) -> dict[str, Any]:
+    own = {"image": photo(), "seed": 3, "steps": 3, "guidance": 4.0, "size": (64, 64), "negative": ""}
+    return {**own, **changes}
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+@pytest.mark.parametrize("kind", NAMES)
+def test_edits_as_diffusers(places: Any, kind: str, name: str) -> None:
+    folder, pipeline = places(kind)
+    assert recipe_of(folder).name == NAMES[kind]
+    request = filled(**REQUESTS[name])
+    compare(draw(read(folder), request), by_diffusers(pipeline, request))
+
+
+@pytest.mark.parametrize("kind", ["edit-plus", "newer"])
+def test_several_pictures_as_diffusers(places: Any, kind: str) -> None:
+    folder, pipeline = places(kind)
+    others = {"image-2": photo(40, 90, 3), "image-3": photo(120, 50, 6)}
+    request = filled(text="图2里的人戴上图3里的帽子", negative="小桥", condition_images=others, count=2)
+    found = draw(read(folder), request, batch=2)
+    compare(found, by_diffusers(pipeline, request))
+    fewer = draw(read(folder), {**request, "condition_images": {"image-2": others["image-2"]}})
+    assert numpy.abs(numpy.asarray(fewer[0].image).astype(int) - numpy.asarray(found[0].image)).max() > 3
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_latents_are_those_of_diffusers_and_all_that_is_given_moves_them(places: Any, kind: str) -> None:
+    folder, pipeline = places(kind)
+    system = read(folder)
+    request = filled(text="小桥 “a b”", negative="red", size=(64, 96))
+    expected = pipeline(
+        image=request["image"],
+        prompt=request["text"],
+        negative_prompt="red",
+        width=64,
+        height=96,
+        num_inference_steps=3,
+        true_cfg_scale=4.0,
+        generator=torch.Generator().manual_seed(3),
+        output_type="latent",
+    ).images
+    expected = pipeline._unpack_latents(expected, 96, 64, 8)[:, :, 0]
+    assert torch.allclose(latents(system, request)[0], expected, atol=2e-4)
+    for change in ({"text": "小桥 “a c”"}, {"negative": "rex"}, {"image": photo(seed=1)}):
+        assert not torch.allclose(latents(system, {**request, **change})[0], expected, atol=2e-3)
+
+
+def test_pictures_have_places_of_their_own_for_the_text_encoder(places: Any) -> None:
+    """Told nothing of the pictures, as diffusers' pipeline tells it, transformers' model gives them those of text."""
+    folder, pipeline = places("edit")
+    encoder: Any = read(folder).text_encoders[0]
+    found = encoder.encode_with(["把帽子换成红色", "red"], [[photo()]] * 2)
+    image = photo().resize((64, 64), resample=1)
+    expected = [pipeline.encode_prompt([text], image)[0] for text in ("把帽子换成红色", "red")]
+    for row, tokens in enumerate(expected):
+        own = found.tokens[row] if found.mask is None else found.tokens[row][found.mask[row]]
+        assert torch.allclose(own, tokens[0], atol=1e-4)
+    told = pipeline.text_encoder.forward
+    pipeline.text_encoder.forward = lambda **given: type(pipeline.text_encoder).forward(pipeline.text_encoder, **given)
+    untold = pipeline.encode_prompt(["red"], image)[0]
+    pipeline.text_encoder.forward = told
+    assert not torch.allclose(untold, expected[1], atol=1e-2)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (300, 40), (41, 200), (1300, 700)])
+def test_patches_are_those_of_the_processor(size: tuple[int, int]) -> None:
+    part = QwenVision(area=96 * 96)
+    tower = QwenVisionTower(part.tiny())
+    tower.part = part
+    image = photo(*size)
+    shown = image.resize(size_of_area(size, 96 * 96), resample=1)
+    expected = Qwen2VLImageProcessorPil()(images=[shown], return_tensors="pt")
+    patches, rows, columns = tower.patches(image)
+    assert expected["image_grid_thw"].tolist() == [[1, rows, columns]]
+    assert torch.allclose(patches, expected["pixel_values"], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_saved_by_bimo_it_edits_the_same(places: Any, tmp_path: Path, kind: str) -> None:
+    system = read(places(kind)[0])
+    assert loads(dumps(system.recipe)) == system.recipe
+    system.save(tmp_path)
+    request = filled(text="red 苹果", negative="桥", steps=2)
+    again = small(System.read(tmp_path))
+    assert draw(system, request)[0].image.tobytes() == draw(again, request)[0].image.tobytes()
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_written_for_diffusers_it_edits_the_same(places: Any, tmp_path: Path, kind: str) -> None:
+    folder, pipeline = places(kind)
+    from bimo.models.layouts.diffusers_folder import read_folder
+
+    to_diffusers(read_folder(folder), tmp_path / "out")
+    assert recipe_of(tmp_path / "out") == recipe_of(folder)
+    request = filled(text="红 red", negative="桥", size=(64, 96))
+    one, other = (by_diffusers(p, request)[0] for p in (pipeline, opened(tmp_path / "out")))
+    assert numpy.array_equal(one, other)
+
+
+def test_outside_of_a_mask_every_pixel_stays(places: Any) -> None:
+    from PIL import Image
+
+    image, mask = photo(64, 64), Image.new("L", (64, 64))
+    mask.paste(255, (16, 16, 48, 48))
+    request = filled(text="红", image=image, mask=mask)
+    drawn = numpy.asarray(draw(read(places("edit")[0]), request)[0].image)
+    outside = numpy.asarray(mask) == 0
+    assert (drawn[outside] == numpy.asarray(image)[outside]).all()
+    assert numpy.abs(drawn[~outside].astype(int) - numpy.asarray(image)[~outside]).mean() > 5

@@ -1,0 +1,125 @@
+"""Tiny random checkpoints of Qwen-Image-Edit, saved by the libraries' own classes, and diffusers' pipelines of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy
+import torch
+import transformers
+from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
+from PIL import Image
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from bimo.diffusion.system import System
+from bimo.models.layouts.diffusers_folder import read_folder
+from tests.support.flow_checkpoints import HEADS, QUIET, SIZES, awake, in_memory, qwen_words, rope
+
+PAD = "<|image_pad|>"
+#: The pixels of pictures here, in place of 1024 x 1024 (and 384 x 384): of both the same share.
+AREA = 64 * 64
+PIPELINES = {"edit": "QwenImageEditPipeline", "edit-plus": "QwenImageEditPlusPipeline"}
+
+
+class Processor:
+    """What transformers' Qwen2VLProcessor does with texts and pictures; its own class wants torchvision for films."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.image_processor = Qwen2VLImageProcessorPil()
+        self.types: torch.Tensor | None = None
+
+    def __call__(self, text: list[str], images: Any, padding: bool, return_tensors: str) -> Any:
+        given: dict[str, Any] = {}
+        if images is not None:
+            given = dict(self.image_processor(images=images, return_tensors="pt"))
+            counts = iter((given["image_grid_thw"].prod(-1) // 4).tolist() * len(text))
+            text = ["".join(p if p != PAD else PAD * next(counts) for p in split(one)) for one in text]
+        words = self.tokenizer(text, padding=padding, return_tensors=return_tensors)
+        self.types = (words["input_ids"] == self.tokenizer.convert_tokens_to_ids(PAD)).int()
+        return transformers.BatchFeature({**words, **given})
+
+
+def split(text: str) -> list[str]:
+    parts = text.split(PAD)
+    return [piece for part in parts[:-1] for piece in (part, PAD)] + parts[-1:]
+
+
+def saved(folder: Path, kind: str, newer: bool = False, **vision: Any) -> Any:
+    """Saves a pipeline of random weights in a folder and answers it as diffusers reads it back."""
+    torch.manual_seed(7)
+    tokenizer = qwen_words(folder.with_name("words"))
+    text = {**SIZES, **HEADS, **QUIET, "rope_parameters": {**rope(1e6), "mrope_section": [2, 1, 1]}}
+    sight = {"depth": 2, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": 16}
+    sight |= {"fullatt_block_indexes": [1], "window_size": 56, **vision}
+    pad = tokenizer.convert_tokens_to_ids(PAD)
+    config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=sight, image_token_id=pad, **QUIET)
+    times = {"use_dynamic_shifting": True, "max_shift": 0.9, "max_image_seq_len": 8192, "shift_terminal": 0.02}
+    made = {
+        "tokenizer": tokenizer,
+        "text_encoder": awake(transformers.Qwen2_5_VLForConditionalGeneration(config)),
+        "vae": awake(diffusers.AutoencoderKLQwenImage(base_dim=8, dim_mult=[1, 1, 1, 1], num_res_blocks=1)),
+        "transformer": awake(
+            diffusers.QwenImageTransformer2DModel(
+                num_layers=2,
+                attention_head_dim=8,
+                num_attention_heads=2,
+                joint_attention_dim=16,
+                axes_dims_rope=(4, 2, 2),
+                zero_cond_t=newer,
+            )
+        ),
+        "scheduler": diffusers.FlowMatchEulerDiscreteScheduler(**times),
+    }
+    getattr(diffusers, PIPELINES[kind])(**made, processor=None).save_pretrained(str(folder))
+    index = json.loads((folder / "model_index.json").read_text())
+    index["processor"] = ["transformers", "Qwen2VLProcessor"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    qwen_words(folder / "processor")
+    Qwen2VLImageProcessorPil().save_pretrained(str(folder / "processor"))
+    return opened(folder)
+
+
+def opened(folder: Path) -> Any:
+    """The pipeline of a folder. It tells its text encoder which tokens are pictures', as those who wrote it meant: by
+    itself it does not since transformers 5, and then pictures have the positions of text.
+    """
+    cls = getattr(diffusers, json.loads((folder / "model_index.json").read_text())["_class_name"])
+    pipeline = cls.from_pretrained(str(folder), local_files_only=True, processor=None)
+    pipeline.set_progress_bar_config(disable=True)
+    processor = Processor(pipeline.tokenizer)
+    pipeline.register_modules(processor=processor)
+    own = pipeline.text_encoder.forward
+    pipeline.text_encoder.forward = lambda **given: own(**given, mm_token_type_ids=processor.types)
+    return in_memory(pipeline)
+
+
+def small(system: System) -> System:
+    """A system that was read, for pictures of AREA pixels."""
+    level = system.level("image")
+    level.conditioners = tuple(each.tiny() for each in level.conditioners)
+    visual: Any = system.text_encoders[0].visual  # type: ignore[attr-defined]
+    object.__setattr__(visual.part, "area", AREA)
+    return system
+
+
+def read(folder: Path) -> System:
+    """The system of a folder, for pictures of AREA pixels."""
+    return small(read_folder(folder))
+
+
+def of_area(monkeypatch: Any) -> None:
+    """Has diffusers' pipelines bring pictures to AREA pixels."""
+    for module in (pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus):
+        own = module.calculate_dimensions
+        monkeypatch.setattr(module, "calculate_dimensions", lambda area, ratio, own=own: own(AREA, ratio))
+
+
+def photo(width: int = 90, height: int = 70, seed: int = 0) -> Image.Image:
+    """A picture with places that look different."""
+    across, down = numpy.meshgrid(numpy.linspace(0, 255, width), numpy.linspace(0, 255, height))
+    waves = 127 + 127 * numpy.sin(across / (9 + seed) + down / 17)
+    return Image.fromarray(numpy.stack([across, down, waves], axis=2).astype(numpy.uint8))
