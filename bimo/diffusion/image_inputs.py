@@ -125,7 +125,7 @@ def shown_to_text_encoders(system: System, request: Request) -> tuple[Image.Imag
     every = [each for level in system.recipe.levels for each in system.level(level.name).conditioners]
     named = {IMAGE: request.image, **request.condition_images}
     names = dict.fromkeys(name for each in every for name in each.shown)
-    return tuple(named[name] for name in names if named.get(name) is not None)
+    return tuple(image for name in names if (image := named.get(name)) is not None)
 
 
 def read_by_conditioners(system: System, level: str) -> set[str]:

@@ -56,7 +56,8 @@ def saved(folder: Path, kind: str, newer: bool = False, **vision: Any) -> Any:
     sight = {"depth": 2, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": 16}
     sight |= {"fullatt_block_indexes": [1], "window_size": 56, **vision}
     pad = tokenizer.convert_tokens_to_ids(PAD)
-    config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=sight, image_token_id=pad, **QUIET)
+    quiet: dict[str, Any] = QUIET
+    config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=sight, image_token_id=pad, **quiet)
     times = {"use_dynamic_shifting": True, "max_shift": 0.9, "max_image_seq_len": 8192, "shift_terminal": 0.02}
     made = {
         "tokenizer": tokenizer,

@@ -69,7 +69,7 @@ def vision(folder: Folder, area: int, prompt: str) -> QwenVision:
     size = cast("dict[str, int]", fields.get("size") or {})
     least = fields.get("min_pixels") or size.get("shortest_edge")
     most = fields.get("max_pixels") or size.get("longest_edge")
-    limits = {name: value for name, value in (("min_pixels", least), ("max_pixels", most)) if value}
+    limits: dict[str, Any] = {name: value for name, value in (("min_pixels", least), ("max_pixels", most)) if value}
     return QwenVision(**read, **limits, area=area, prompt=prompt)
 
 

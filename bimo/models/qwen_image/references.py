@@ -88,7 +88,7 @@ class References(Conditioner):
                 name=system.recipe.name,
             )
         named = {IMAGE: request.image, **request.condition_images}
-        images = [named[name] for name in self.images if named.get(name) is not None]
+        images = [image for name in self.images if (image := named.get(name)) is not None]
         drawn = request.size or (0, 0)
         return self._coded(system, [pixels_of(image, self.coded_size(image, drawn)) for image in images])
 
