@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,13 @@ import pytest
 import torch
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.part import dumps, loads
 from bimo.diffusion.image_inputs import size_of_area
 from bimo.diffusion.system import System
-from bimo.models.layouts.diffusers_folder import recipe_of
+from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
 from bimo.models.layouts.export import to_diffusers
+from bimo.models.layouts.folder_check import State, check
 from bimo.models.text_encoders.qwen_vision import QwenVision, QwenVisionTower
 from tests.parity.test_flow import _one_thread, compare, latents
 from tests.support.drawing import draw
@@ -139,6 +143,32 @@ def test_pictures_have_places_of_their_own_for_the_text_encoder(places: Any) -> 
     assert not torch.allclose(untold, expected[1], atol=1e-2)
 
 
+def test_a_folder_of_it_is_whole_or_wants_its_processor(places: Any, tmp_path: Path) -> None:
+    folder, _ = places("newer")
+    found = check(folder)
+    assert (found.recipe, found.exit_status) == ("qwen-image-edit-2511", 0)
+    assert {component.name: component.state for component in found.components}["processor"] == State.read
+    shutil.copytree(folder, tmp_path / "without")
+    for file in (tmp_path / "without" / "processor").iterdir():
+        file.unlink()
+    error = check(tmp_path / "without").error
+    assert isinstance(error, WeightsError)
+    assert "preprocessor_config.json" in error.en
+
+
+@pytest.mark.parametrize(
+    ("change", "told"), [({"image_mean": [0.5, 0.5, 0.5]}, "image_mean"), ({"patch_size": 16}, "patch_size")]
+)
+def test_a_processor_that_shows_pictures_otherwise_is_refused(
+    places: Any, tmp_path: Path, change: dict[str, Any], told: str
+) -> None:
+    shutil.copytree(places("edit")[0], tmp_path / "other", ignore=shutil.ignore_patterns("*.safetensors"))
+    path = tmp_path / "other" / "processor" / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(RecipeError, match=told):
+        recipe_of(tmp_path / "other")
+
+
 @pytest.mark.parametrize("size", [(64, 64), (300, 40), (41, 200), (1300, 700)])
 def test_patches_are_those_of_the_processor(size: tuple[int, int]) -> None:
     part = QwenVision(area=96 * 96)
@@ -165,8 +195,6 @@ def test_saved_by_bimo_it_edits_the_same(places: Any, tmp_path: Path, kind: str)
 @pytest.mark.parametrize("kind", NAMES)
 def test_written_for_diffusers_it_edits_the_same(places: Any, tmp_path: Path, kind: str) -> None:
     folder, pipeline = places(kind)
-    from bimo.models.layouts.diffusers_folder import read_folder
-
     to_diffusers(read_folder(folder), tmp_path / "out")
     assert recipe_of(tmp_path / "out") == recipe_of(folder)
     request = filled(text="红 red", negative="桥", size=(64, 96))

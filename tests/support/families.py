@@ -10,7 +10,7 @@ import torch
 
 from tests.parity.test_kolors import VOCAB, kolors_unet
 from tests.parity.test_stable_diffusion_xl import checkpoint as xl
-from tests.support import flow_checkpoints, hunyuan_checkpoints
+from tests.support import edit_checkpoints, flow_checkpoints, hunyuan_checkpoints
 from tests.support.chinese_checkpoints import published
 from tests.support.kolors_checkpoints import chatglm, random
 from tests.support.kolors_checkpoints import save as save_kolors
@@ -60,6 +60,7 @@ FAMILIES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "hunyuan": ("HunyuanDiTPipeline", _hunyuan),
     "z_image": ("ZImagePipeline", _flow("z_image")),
     "qwen_image": ("QwenImagePipeline", _flow("qwen_image")),
+    "qwen_image_edit": ("QwenImageEditPipeline", lambda folder: edit_checkpoints.saved(folder, "edit") and None),
     "longcat_image": ("LongCatImagePipeline", _flow("longcat_image")),
     "cogview4": ("CogView4Pipeline", _flow("cogview4")),
     "lumina": ("Lumina2Pipeline", _flow("lumina")),

@@ -180,6 +180,7 @@ def _trial(folder: Folder, family: str) -> _Trial:
 def _of_reading(folder: Folder, reading: Reading) -> list[Component]:
     """The components of a folder that is read: those that are needed have their files, or lack them."""
     needed = {filling.component for filling in reading.fillings}
+    aside = {*reading.tokenizers, *reading.configs}
     made: list[Component] = []
     for name, (library, cls) in folder.classes.items():
         wanted: object = None
@@ -188,9 +189,9 @@ def _of_reading(folder: Folder, reading: Reading) -> list[Component]:
                 files_of(folder.path / name)
             except WeightsError as error:
                 wanted = error.message
-        elif name in reading.tokenizers and not _has_files(folder.path / name):
+        elif name in aside and not _has_files(folder.path / name):
             wanted = Message("there are no files in {folder}", folder=folder.path / name)
-        used = name in needed or name in reading.tokenizers or name == SCHEDULER
+        used = name in needed or name in aside or name == SCHEDULER
         state = State.absent if wanted else State.read if used else State.beside
         made.append(_component(name, library, cls, state, wanted))
     return made
