@@ -1,4 +1,4 @@
-"""`bimo chat`: a picture changed turn by turn in words; every turn is kept and can be drawn again."""
+"""`bimo chat`: draws, then edits the request turn by turn in words; every turn is saved."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from bimo.cli import draw, words
+from bimo.cli import inputs, words
+from bimo.cli.draw_run import filled, note
 from bimo.cli.engine_options import takes_engine
 from bimo.cli.models import names
 from bimo.core.errors import RequestError
@@ -42,8 +43,8 @@ _CHANGED = ("text", "negative", "size", "steps", "seed", "guidance", "style", "c
 
 @dataclass
 class Conversation:
-    """The turns of a conversation: what was said, the request that it made, the files drawn. Each is on disk before
-    the next is asked for.
+    """The turns of a conversation: the sentence, the resulting request, the drawn files. Each turn is written to disk
+    before the next begins.
     """
 
     file: Path | None = None
@@ -51,7 +52,7 @@ class Conversation:
 
     @classmethod
     def read(cls, file: Path | None) -> Conversation:
-        """Goes on with what lies in a file, or begins. Raises RequestError for a file that is no conversation."""
+        """Continues the conversation in a file, or starts a new one. Raises RequestError for any other file."""
         if file is None or not file.exists():
             return cls(file)
         try:
@@ -67,13 +68,13 @@ class Conversation:
         """The request of the last turn; empty before the first."""
         return dict(self.turns[-1]["fields"]) if self.turns else {}
 
-    def add(self, said: str, fields: Mapping[str, Any], files: list[Path]) -> None:
-        """One more turn."""
-        self.turns.append({"said": said, "fields": dict(fields), "files": [str(file) for file in files]})
+    def add(self, sentence: str, fields: Mapping[str, Any], files: list[Path]) -> None:
+        """Adds a turn."""
+        self.turns.append({"said": sentence, "fields": dict(fields), "files": [str(file) for file in files]})
         self._write()
 
     def undo(self) -> None:
-        """Takes the last turn back; its pictures stay. Raises RequestError where there is none before it."""
+        """Removes the last turn but keeps its pictures. Raises RequestError if it is the first."""
         if len(self.turns) < 2:
             raise RequestError("there is nothing to take back")
         self.turns.pop()
@@ -98,7 +99,7 @@ def chat(
     size: Annotated[str | None, typer.Option(help=say("WxH or one side, in pixels"))] = None,
     steps: Annotated[int | None, typer.Option(help=say("how many steps"))] = None,
     seed: Annotated[int | None, typer.Option(help=say("same seed, same picture"))] = None,
-    how: LoadOptions = DEFAULT,
+    load_options: LoadOptions = DEFAULT,
 ) -> None:
     """Reads a line a turn until the input ends, and draws after each."""
     from bimo.engine.adapters import Adapters
@@ -110,9 +111,9 @@ def chat(
         output.mkdir(parents=True, exist_ok=True)
     ask = None if language_model is None else words.language_model(language_model, language_model_name)
     name = model or os.environ.get("BIMO_MODEL") or registry.DEFAULT_MODEL
-    engine = steady(load_with(name, Adapters(), **how.arguments()))
-    draw.note(engine.told)
-    first: dict[str, Any] = {"size": None if size is None else draw.inputs.size_of(size), "steps": steps, "seed": seed}
+    engine = steady(load_with(name, Adapters(), **load_options.arguments()))
+    note(engine.notices)
+    first: dict[str, Any] = {"size": None if size is None else inputs.size_of(size), "steps": steps, "seed": seed}
     first = {name: value for name, value in first.items() if value is not None}
     for sentence in _sentences(bool(talk.turns)):
         try:
@@ -122,24 +123,24 @@ def chat(
                 talk.undo()
                 print(say("taken back; now: {text}", text=talk.fields["text"]), flush=True)
                 continue
-            fields, said = _changed(sentence, talk.fields, ask)
+            fields, summary = _changed(sentence, talk.fields, ask)
             request = checked({"seed": secrets.randbelow(2**32)} | first | fields if not talk.turns else fields)
-            full = draw.filled(engine, request)
+            full = filled(engine, request)
             prepared = engine.prepare(full)
-            print(said, flush=True)
-            draw.note(prepared.warnings)
-            place = OutputPath(output, request.text)
+            print(summary, flush=True)
+            note(prepared.warnings)
+            target = OutputPath(output, request.text)
             files: list[Path] = []
             for picture in drawing.stream(engine, prepared):
-                files.append(place.write(picture.png()))
+                files.append(target.write(picture.png()))
                 print(files[-1], flush=True)
             talk.add(sentence, full.model_dump(mode="json", exclude_defaults=True), files)
-        except RequestError as error:  # the next sentence may be better
+        except RequestError as error:  # only this turn failed
             typer.secho(str(error), fg="yellow", err=True)
 
 
 def _sentences(going_on: bool) -> Iterator[str]:
-    """The lines of standard input; at a terminal each is asked for."""
+    """The lines of standard input, with a prompt at a terminal."""
     shown = sys.stdin.isatty()
     if shown:
         print(say("go on: say what to change") if going_on else say("say what to draw; then what to change, or undo"))
@@ -154,7 +155,7 @@ def _sentences(going_on: bool) -> Iterator[str]:
 
 
 def _changed(sentence: str, fields: Mapping[str, Any], ask: Any) -> tuple[dict[str, Any], str]:
-    """A request's fields after a sentence, by rules, else by a language model where there is one."""
+    """Applies a sentence to a request's fields by rules, else by a language model if there is one."""
     try:
         edit = edited(sentence, fields)
     except RequestError:
@@ -162,9 +163,9 @@ def _changed(sentence: str, fields: Mapping[str, Any], ask: Any) -> tuple[dict[s
             raise
         answer = ask(_ASK, json.dumps(dict(fields), ensure_ascii=False) + "\n\n" + sentence)
         try:
-            told = json.loads(answer[answer.index("{") : answer.rindex("}") + 1])
-            changed = {name: value for name, value in dict(told).items() if name in _CHANGED}
+            answered = json.loads(answer[answer.index("{") : answer.rindex("}") + 1])
+            changed = {name: value for name, value in dict(answered).items() if name in _CHANGED}
         except (ValueError, TypeError, RecursionError):
             raise RequestError("the language model answered no request: {answer}", answer=answer[:80]) from None
         return {**fields, **changed}, say("changed: {fields}", fields=json.dumps(changed, ensure_ascii=False))
-    return edit.fields, edit.said
+    return edit.fields, edit.summary

@@ -1,7 +1,7 @@
-"""Python's garbage collector, out of the way of a short command.
+"""Turns the garbage collector off where it only costs time in a short command.
 
-Importing torch and reading a model makes half a million objects that all stay. Left alone, the collector looks through
-them again and again as they come, and once more, to free each, as the process ends.
+Importing torch and loading a model creates half a million long-lived objects. By default the collector would traverse
+them repeatedly while they are created, and again when the process exits.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import gc
 
 
 def begin() -> None:
-    """Nothing is collected from here on until ``settled``. For a process of one's own alone."""
+    """Disables the collector until ``settled``. Only for processes that are bimo's own."""
     gc.disable()
 
 
 def settled() -> None:
-    """What there is now stays until the end; from here on what becomes garbage is collected. Does nothing where the
-    collector works already: in a program that calls a command as a function.
+    """Freezes all objects that exist now, and enables the collector for new ones. Does nothing if the collector is
+    enabled already, as in a program that calls a command as a function.
     """
     if not gc.isenabled():
         gc.freeze()
@@ -24,5 +24,5 @@ def settled() -> None:
 
 
 def end() -> None:
-    """What is there is not looked through as the process ends: the system takes its memory at once."""
+    """Freezes all objects, so that they are not traversed at exit."""
     gc.freeze()

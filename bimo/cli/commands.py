@@ -1,6 +1,6 @@
-"""Every command of `bimo`, put together. Imported once the language is known: help is written as it is imported.
+"""The table of all commands of `bimo`. Imported after the language is set, as help texts are translated at import.
 
-A command's module is imported when that command is wanted; of the others the help alone is known.
+Only the module of the command that runs is imported; for all others the table has the help.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from bimo.core.messages import say
 
 @dataclass(frozen=True)
 class Command:
-    """A command by where its function is: a module of ``bimo.cli`` and the names in it of function and examples."""
+    """Where a command is implemented: a module of ``bimo.cli``, and the names of its function and examples."""
 
     module: str
     function: str
     help: str
     examples: str
 
-    def add(self, to: typer.Typer, name: str, wanted: bool) -> None:
-        """Adds it to a command line: whole where it is wanted, else with its help alone."""
-        if not wanted:
+    def add(self, to: typer.Typer, name: str, selected: bool) -> None:
+        """Adds the command to a command line: with its function if ``selected``, else only with its help."""
+        if not selected:
             to.command(name, help=self.help)(_unwanted)
             return
         module: Any = importlib.import_module(f"bimo.cli.{self.module}")
@@ -34,7 +34,7 @@ class Command:
 
 
 def _unwanted() -> None:
-    """What stands for a command that is only listed."""
+    """The function of commands that are only listed."""
 
 
 COMMANDS: dict[str, Command] = {

@@ -1,4 +1,4 @@
-"""`bimo curate`: raw pictures and captions become training shards, and every decision is on record."""
+"""`bimo curate`: turns raw pictures and captions into training shards, and records every decision."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ EXAMPLES = say(
 
 
 class Scoring(StrEnum):
-    """The numbers that scorers reckon in."""
+    """The dtype of scorers."""
 
     fastest = "fastest"
     fp32 = "fp32"
@@ -87,30 +87,30 @@ def curate(
         ),
     ] = False,
 ) -> None:
-    """Runs a list of steps over a source; prints the account and the folder."""
-    wanted, files = curation(recipe)
-    wanted = changed(wanted, settings or [], scorer, aesthetic)
+    """Runs a list of steps over a source; prints a summary and the folder."""
+    steps_list, files = curation(recipe)
+    steps_list = changed(steps_list, settings or [], scorer, aesthetic)
     from bimo.curation.phases import ingest
     from bimo.curation.phases.run import curate as run
     from bimo.curation.steps import ScorerStep, Tools
 
     if not (select_only or source.exists()):
         raise DataError("there is no {source}", source=source)
-    # Before a scorer is chosen, which is written down in the folder.
+    # Checked before choosing the scorers' dtype, which writes to the folder.
     ingest.check_output_folder(source, out)
-    if not select_only and any(isinstance(step, ScorerStep) for step in wanted.steps):
+    if not select_only and any(isinstance(step, ScorerStep) for step in steps_list.steps):
         ingest.require_rows(source)
     if on not in ("local", "ray"):
         raise RecipeError("--on is {on!r}; expected local or ray", on=on)
     limits = limits_of(fetch) if fetch else None
-    crew = crew_of(cast("Literal['local', 'ray']", on), workers, files)
+    executor = executor_of(cast("Literal['local', 'ray']", on), workers, files)
     with progress() as bar:
-        asking = crew if on == "ray" else None
-        tools = Tools(partial(open_scorer, dtype=dtype_of(wanted, out, dtype)))
-        more: dict[str, Any] = {"workers": crew, "asking": asking, "progress": bar}
-        more |= {"stored": select_only, "limits": limits}
-        report = run(source, out, wanted, tools=tools, **more)
-    for line in account(report):
+        model_executor = executor if on == "ray" else None
+        tools = Tools(partial(open_scorer, dtype=dtype_of(steps_list, out, dtype)))
+        options: dict[str, Any] = {"workers": executor, "asking": model_executor, "progress": bar}
+        options |= {"stored": select_only, "limits": limits}
+        report = run(source, out, steps_list, tools=tools, **options)
+    for line in summary_lines(report):
         print(line)
     if select_only:
         typer.echo(say("the shards are those of the run before"), err=True)
@@ -124,15 +124,15 @@ def curate(
 
 
 def lists() -> dict[str, Curation]:
-    """Every list of this package by its name, sorted."""
+    """All step lists of the package by name, sorted."""
     from bimo.curation.steps import Curation
-    from bimo.recipes import curation as room
+    from bimo.recipes import curation as package
 
-    return dict(sorted((v.name, v) for v in vars(room).values() if isinstance(v, Curation)))
+    return dict(sorted((v.name, v) for v in vars(package).values() if isinstance(v, Curation)))
 
 
 def curation(name: str) -> tuple[Curation, tuple[tuple[str, str], ...]]:
-    """The list of a name, ``./mine.py:name`` or a JSON file, and the files of the user's that workers must load.
+    """The step list with a name, of ``./mine.py:name`` or a JSON file; and the user's files that workers must import.
 
     Raises RecipeError.
     """
@@ -147,16 +147,16 @@ def curation(name: str) -> tuple[Curation, tuple[tuple[str, str], ...]]:
     path = Path(name).expanduser()
     if path.is_file() or path.suffix == ".json":
         try:
-            found = part.loads(path.read_text("utf-8"))
+            loaded = part.loads(path.read_text("utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError("{path} cannot be read: {error}", path=path, error=error) from None
-        if isinstance(found, Curation):
-            return found, ()
+        if isinstance(loaded, Curation):
+            return loaded, ()
         raise RecipeError("{path} is no list of steps", path=path)
-    every = lists()
-    if name in every:
-        return every[name], ()
-    near = part.meant(name, every)
+    known = lists()
+    if name in known:
+        return known[name], ()
+    near = part.meant(name, known)
     raise RecipeError("there is no list called {name!r}{near}", name=name, near=near)
 
 
@@ -168,53 +168,53 @@ def _of_file(path: Path, name: str) -> Curation:
         module = load_file(f"bimo_curation_{path.stem}", path)
     except BimoError:
         raise
-    # The file is the user's own program: whatever it raises is told as it is.
+    # The file is the user's own program: any exception is reported.
     except Exception as error:
-        told = f"{type(error).__name__}: {error}"
-        raise RecipeError("the list {path} fails: {told}", path=path, told=told) from error
-    found = {n: v for n, v in vars(module).items() if isinstance(v, Curation)}
-    own = found | {v.name: v for v in found.values()}
-    if name in own:
-        return own[name]
-    if not name and len({id(v) for v in found.values()}) == 1:
-        return next(iter(found.values()))
-    near = part.meant(name, own) if own else ""
+        reason = f"{type(error).__name__}: {error}"
+        raise RecipeError("the list {path} fails: {told}", path=path, told=reason) from error
+    defined = {n: v for n, v in vars(module).items() if isinstance(v, Curation)}
+    by_name = defined | {v.name: v for v in defined.values()}
+    if name in by_name:
+        return by_name[name]
+    if not name and len({id(v) for v in defined.values()}) == 1:
+        return next(iter(defined.values()))
+    near = part.meant(name, by_name) if by_name else ""
     raise RecipeError("{path} has no list {name!r}{near}", path=path, name=name, near=near)
 
 
 def changed(
-    wanted: Curation, settings: Sequence[str], scorer: str | None = None, aesthetic: str | None = None
+    steps_list: Curation, settings: Sequence[str], scorer: str | None = None, aesthetic: str | None = None
 ) -> Curation:
-    """A list as the command line wants it: each path=value, then another scorer, and a head that judges beauty, or no
-    such step. Raises RecipeError, also where a head is wanted and none is named, WeightsError for none that is there.
+    """Applies the command line to a step list: each --set, then --scorer, then --aesthetic, whose "none" removes that
+    step. Raises RecipeError, also if a head is needed and not given, WeightsError if its file does not exist.
     """
     from bimo.curation.filters.classifiers import Aesthetic
     from bimo.curation.steps import ScorerStep
 
-    wanted = part.changed(wanted, settings, "steps.0.pixels=256")
-    steps: list[Any] = list(wanted.steps)
-    # The CLIP of a head is that which the head was made for.
-    scorers = [place for place, step in enumerate(steps) if isinstance(step, ScorerStep)]
-    scoring = [place for place in scorers if not isinstance(steps[place], Aesthetic)]
-    if scorer is not None and not scoring:
-        raise RecipeError("no step of {name} scores pairs", name=wanted.name)
-    for place in scoring if scorer is not None else ():
+    steps_list = part.changed(steps_list, settings, "steps.0.pixels=256")
+    steps: list[Any] = list(steps_list.steps)
+    # --scorer does not replace the CLIP of an aesthetic head, which was trained for it.
+    with_scorer = [place for place, step in enumerate(steps) if isinstance(step, ScorerStep)]
+    scorer_places = [place for place in with_scorer if not isinstance(steps[place], Aesthetic)]
+    if scorer is not None and not scorer_places:
+        raise RecipeError("no step of {name} scores pairs", name=steps_list.name)
+    for place in scorer_places if scorer is not None else ():
         steps[place] = dataclasses.replace(steps[place], scorer=scorer)
-    judging = [place for place, step in enumerate(steps) if isinstance(step, Aesthetic)]
-    if aesthetic is not None and not judging:
-        raise RecipeError("no step of {name} judges beauty", name=wanted.name)
-    for place in judging:
+    aesthetic_places = [place for place, step in enumerate(steps) if isinstance(step, Aesthetic)]
+    if aesthetic is not None and not aesthetic_places:
+        raise RecipeError("no step of {name} judges beauty", name=steps_list.name)
+    for place in aesthetic_places:
         if aesthetic not in (None, "none"):
             steps[place] = dataclasses.replace(steps[place], head=aesthetic)
         if aesthetic != "none":
             steps[place].demand()
     if aesthetic == "none":
-        steps = [step for place, step in enumerate(steps) if place not in judging]
-    return dataclasses.replace(wanted, steps=tuple(steps))
+        steps = [step for place, step in enumerate(steps) if place not in aesthetic_places]
+    return dataclasses.replace(steps_list, steps=tuple(steps))
 
 
-def crew_of(on: Literal["local", "ray"], count: int | None, files: tuple[tuple[str, str], ...]) -> Executor:
-    """Processes of this machine, one a core, or a Ray cluster."""
+def executor_of(on: Literal["local", "ray"], count: int | None, files: tuple[tuple[str, str], ...]) -> Executor:
+    """The executor: processes on this machine, by default one per core, or a Ray cluster."""
     from bimo.curation.executors.executor import cores
     from bimo.curation.executors.processes import ProcessExecutor
     from bimo.curation.executors.ray_cluster import RayExecutor
@@ -225,10 +225,10 @@ def crew_of(on: Literal["local", "ray"], count: int | None, files: tuple[tuple[s
 
 
 def limits_of(settings: Sequence[str]) -> Limits:
-    """Limits from name=value; ``hosts`` has commas. Raises RecipeError."""
+    """Parses the limits of --fetch from name=value; ``hosts`` are separated by commas. Raises RecipeError."""
     from bimo.curation.readers.fetch import Limits
 
-    given: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     kinds = {field.name: type(field.default) for field in dataclasses.fields(Limits)}
     for setting in settings:
         name, _, text = setting.partition("=")
@@ -236,8 +236,8 @@ def limits_of(settings: Sequence[str]) -> Limits:
             near = part.meant(name, sorted(kinds))
             raise RecipeError("--fetch has no {name!r}{near}", name=name, near=near)
         try:
-            given[name] = frozenset(text.split(",")) if kinds[name] is frozenset else kinds[name](text)
-            if kinds[name] is not frozenset and given[name] < (name not in ("redirects", "pause")):
+            values[name] = frozenset(text.split(",")) if kinds[name] is frozenset else kinds[name](text)
+            if kinds[name] is not frozenset and values[name] < (name not in ("redirects", "pause")):
                 raise ValueError
         except ValueError:
             raise RecipeError(
@@ -246,66 +246,65 @@ def limits_of(settings: Sequence[str]) -> Limits:
                 name=name,
                 value=getattr(Limits, name),
             ) from None
-    return Limits(**given)
+    return Limits(**values)
 
 
-def dtype_of(wanted: Curation, out: Path, dtype: Scoring) -> Scoring:
-    """What the scorers of a list are to reckon in, said in a sentence: what is asked for, else what the scores in
-    ``out`` were made by, else what is measured to be fastest. It is written down there, so that a run that was broken
-    off goes on in the same numbers.
+def dtype_of(steps_list: Curation, out: Path, dtype: Scoring) -> Scoring:
+    """Chooses and reports the scorers' dtype: the requested one, else that of the scores in ``out``, else the faster
+    one by a benchmark. It is recorded in ``out``, so that a resumed run uses the same.
     """
     from bimo.curation.phases.store import read_json, save_json
     from bimo.curation.steps import ScorerStep
 
-    if not any(isinstance(step, ScorerStep) for step in wanted.steps):
+    if not any(isinstance(step, ScorerStep) for step in steps_list.steps):
         return Scoring.fp32
     path = out / "work" / "scoring.json"
     before = read_json(path)
-    known = before.get("dtype") if isinstance(before, dict) else None
-    if dtype is Scoring.fastest and known in (Scoring.fp32, Scoring.bf16):
-        chosen, why = Scoring(known), say("as the scores that are there")
+    recorded = before.get("dtype") if isinstance(before, dict) else None
+    if dtype is Scoring.fastest and recorded in (Scoring.fp32, Scoring.bf16):
+        chosen, why = Scoring(recorded), say("as the scores that are there")
     elif dtype is Scoring.fastest:
         from bimo.models.clip.scoring import WORTH, fastest
 
-        times = fastest()
-        chosen = Scoring.bf16 if times >= WORTH else Scoring.fp32
-        why = say("measured: bf16 is {times:.1f} times as fast as fp32", times=times)
+        speedup = fastest()
+        chosen = Scoring.bf16 if speedup >= WORTH else Scoring.fp32
+        why = say("measured: bf16 is {times:.1f} times as fast as fp32", times=speedup)
     else:
         chosen, why = dtype, say("as --dtype says")
-        if known not in (None, chosen):
-            why = say("{why}; scores in {known} are made anew", why=why, known=known)
+        if recorded not in (None, chosen):
+            why = say("{why}; scores in {known} are made anew", why=why, known=recorded)
     typer.echo(say("scoring in {chosen} ({why})", chosen=chosen, why=why), err=True)
-    if known != chosen:
+    if recorded != chosen:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_json(path, {"dtype": chosen})
     return chosen
 
 
 class EncoderScorer:
-    """A system with two text encoders as `bimo.curation.steps.Scorer`."""
+    """A CLIP system as `bimo.curation.steps.Scorer`."""
 
     def __init__(self, name: str, dtype: Scoring = Scoring.fp32) -> None:
         self._system = registry.load(name)
         self.digest = self._system.weights_hash
         if dtype is Scoring.bf16:
-            # Scores in other numbers are other scores: none is taken for that of the other kind.
+            # Part of the identity, so that scores of one dtype are not reused for the other.
             self.digest += f" {dtype}"
             self._system.bfloat16()
 
     def words(self, texts: Sequence[str]) -> np.ndarray:
-        """[B, D] float32, each of length 1."""
+        """Normalised text embeddings, float32 [B, D]."""
         from bimo.models.clip.scoring import word_vectors
 
         return word_vectors(self._system, texts).numpy()
 
     def pictures(self, pictures: Sequence[Image.Image]) -> np.ndarray:
-        """[B, D] float32, each of length 1."""
+        """Normalised image embeddings, float32 [B, D]."""
         from bimo.models.clip.scoring import picture_vectors
 
         return picture_vectors(self._system, pictures).numpy()
 
     def fitted(self, picture: Image.Image) -> Image.Image:
-        """The square that its image encoder sees."""
+        """A picture resized and cropped to the image encoder's input."""
         from bimo.models.clip.scoring import square
 
         return square(self._system, picture)
@@ -315,15 +314,15 @@ _opened: dict[tuple[str, Scoring], EncoderScorer] = {}
 
 
 def open_scorer(name: str, dtype: Scoring = Scoring.fp32) -> EncoderScorer:
-    """The scorer of a name or folder, opened once a process."""
+    """The scorer with a name or in a folder, loaded once per process."""
     key = name, dtype
     if key not in _opened:
         _opened[key] = EncoderScorer(name, dtype)
     return _opened[key]
 
 
-def account(report: dict[str, Any]) -> Iterator[str]:
-    """The account in lines: the sums, then what went by which rule and what failed why, and what became of files."""
+def summary_lines(report: dict[str, Any]) -> Iterator[str]:
+    """The summary in lines: totals, drops by rule, failures by reason, files."""
     from bimo.curation.readers.inventory import told
     from bimo.curation.report.page import REASONS
 
@@ -353,21 +352,21 @@ def account(report: dict[str, Any]) -> Iterator[str]:
 
 
 class RichBar:
-    """Shows on the terminal how far a run is: rows a second, the share kept so far, the time left."""
+    """A progress bar: rows per second, fraction kept so far, time left."""
 
     def __init__(self, bar: Any) -> None:
         self._bar, self._task = bar, None
         self._rows = self._kept = 0
 
     def phase(self, name: Message, total: int | None) -> None:
-        """A phase begins."""
+        """Starts a phase."""
         if self._task is not None:
             self._bar.update(self._task, visible=False)
         self._rows = self._kept = 0
         self._task = self._bar.add_task(say(name), total=total, kept="")
 
     def advance(self, rows: int, kept: int | None = None) -> None:
-        """So many rows more were done."""
+        """Adds finished rows."""
         self._rows += rows
         self._kept += kept or 0
         share = say("{kept:.0%} kept", kept=self._kept / max(self._rows, 1))
@@ -376,7 +375,7 @@ class RichBar:
 
 @contextmanager
 def progress() -> Iterator[RichBar]:
-    """A bar on the terminal; what is printed is the answer, so it goes elsewhere."""
+    """A progress bar on standard error, as standard output is for results."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
     from rich.text import Text
@@ -386,7 +385,7 @@ def progress() -> Iterator[RichBar]:
             return Text("" if not task.speed else say("{speed:.0f} rows/s", speed=task.speed))
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Speed())
-    shown = (*columns, TextColumn("{task.fields[kept]}"), TimeRemainingColumn())
-    # What stays when it ends is the account.
-    with Progress(*shown, console=Console(stderr=True), transient=True) as bar:
+    all_columns = (*columns, TextColumn("{task.fields[kept]}"), TimeRemainingColumn())
+    # transient: at the end only the summary stays on the terminal.
+    with Progress(*all_columns, console=Console(stderr=True), transient=True) as bar:
         yield RichBar(bar)

@@ -1,4 +1,4 @@
-"""The options of every command that loads a model to draw with, written once."""
+"""The options of every command that loads a model to draw with."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import typer
 from bimo.core.messages import say
 from bimo.hub.options import LoadOptions
 
-#: The parameter of a command that takes them all.
-PARAMETER = "how"
+#: The parameter of a command that receives them.
+PARAMETER = "load_options"
 DEVICE_HELP = say("where to draw: auto, the card with the most free memory; cuda, cuda:1, mps, xpu, cpu")
-#: Field of LoadOptions -> its option, and what is said of it.
+#: Field of LoadOptions -> (option, help).
 OPTIONS: dict[str, tuple[str, str]] = {
     "device": ("--device", DEVICE_HELP),
     "dtype": (
@@ -62,7 +62,7 @@ OPTIONS: dict[str, tuple[str, str]] = {
 
 
 def takes_engine(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command these options in the place of its parameter ``how``, which it is called with."""
+    """Decorates a command: replaces its parameter ``load_options`` by one option for each field of LoadOptions."""
     hints = get_type_hints(LoadOptions)
     options = [
         inspect.Parameter(
@@ -73,18 +73,18 @@ def takes_engine(command: Callable[..., None]) -> Callable[..., None]:
         )
         for field in fields(LoadOptions)
     ]
-    own = inspect.signature(command, eval_str=True).parameters.values()
-    before = [each for each in own if each.name != PARAMETER]
-    place = [each.name for each in own].index(PARAMETER)
-    made = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in before]
-    made[place:place] = options
+    parameters = inspect.signature(command, eval_str=True).parameters.values()
+    own_parameters = [parameter for parameter in parameters if parameter.name != PARAMETER]
+    position = [parameter.name for parameter in parameters].index(PARAMETER)
+    combined = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own_parameters]
+    combined[position:position] = options
 
     @functools.wraps(command)
-    def called(**given: Any) -> None:
-        how = LoadOptions(**{field.name: given.pop(field.name) for field in fields(LoadOptions)})
-        command(**given, how=how)
+    def called(**arguments: Any) -> None:
+        load_options = LoadOptions(**{field.name: arguments.pop(field.name) for field in fields(LoadOptions)})
+        command(**arguments, load_options=load_options)
 
     namespace: Any = called
-    namespace.__signature__ = inspect.Signature(made)
-    namespace.__annotations__ = {each.name: each.annotation for each in made}
+    namespace.__signature__ = inspect.Signature(combined)
+    namespace.__annotations__ = {parameter.name: parameter.annotation for parameter in combined}
     return called

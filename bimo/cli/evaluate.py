@@ -1,4 +1,4 @@
-"""`bimo eval`: models drawn on a prompt suite, measured, put side by side; ratings of people's votes."""
+"""`bimo eval`: draws models on a prompt suite, measures and compares them; rates models by votes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EXAMPLES = say(
     "kolors --suite longtext-zh:text_prompts_zh.jsonl --out report/\n\n  bimo eval --pictures api/ --out report/\n\n  "
     "bimo eval --votes preferences/choices.jsonl"
 )
-#: What a suite is where none is named: with --data the bundled model's own questions.
+#: The default suites: with --data the bundled model's own questions.
 CHINESE, XIAOMO = "chinese", "xiaomo"
 MOST_SEEDS = 1000
 
@@ -82,7 +82,7 @@ def evaluate(
     known: Annotated[Path | None, typer.Option(help=say("training pictures, to find near-copies of them"))] = None,
     against: Annotated[Path | None, typer.Option(help=say("an earlier report.json to compare with"))] = None,
     votes: Annotated[Path | None, typer.Option(help=say("rate models by votes of bimo serve; nothing else"))] = None,
-    how: LoadOptions = DEFAULT,
+    load_options: LoadOptions = DEFAULT,
 ) -> None:
     """Draws a suite with each model, measures the pictures and writes a report."""
     if votes is not None:
@@ -92,22 +92,27 @@ def evaluate(
         raise RequestError("where is the report to be written? name its folder with --out")
     if not models and not pictures:
         raise RequestError("name a model, or with --pictures a folder of pictures that something else drew")
-    drawn = {"steps": steps, "guidance": guidance, "sampler": sampler, "size": inputs.size_of(size) if size else None}
+    drawing_settings = {
+        "steps": steps,
+        "guidance": guidance,
+        "sampler": sampler,
+        "size": inputs.size_of(size) if size else None,
+    }
     if (suite or (XIAOMO if data is not None else CHINESE)) == XIAOMO:
         extra = {"--group": groups, "--pictures": pictures, "--clip-zh": clip_zh, "--clip-en": clip_en, "--real": real,
                  "--endpoint": endpoint, "--known": known, "--nsfw": nsfw, "--aesthetic": aesthetic,
                  "--classifier": classifier, "--protocol": protocol, "--against": against,
                  "--guidance": guidance, "--sampler": sampler, "--size": size}  # fmt: skip
-        _own_questions(models or [], data, out, limit, steps, how, extra)
+        _own_questions(models or [], data, out, limit, steps, load_options, extra)
         return
     if data is not None:
         raise RequestError("--data is for the suite xiaomo, not for {suite}; leave one of them out", suite=suite)
     chosen = _suite(suite or CHINESE, groups or [], english, limit)
-    devices = tuple(part.strip() for part in how.device.split(","))
-    plan = _plan(chosen, drawn, _seeds(seeds), protocol, batch, devices, text, strokes,
+    devices = tuple(part.strip() for part in load_options.device.split(","))
+    plan = _plan(chosen, drawing_settings, _seeds(seeds), protocol, batch, devices, text, strokes,
                  {"zh": clip_zh, "en": clip_en}, endpoint, key, real, inception, resize, known)  # fmt: skip
     plan = replace(plan, **_steps(nsfw, aesthetic, classifier or []))
-    entrants = _entrants(models or [], pictures or [], how)
+    entrants = _entrants(models or [], pictures or [], load_options)
     _run(entrants, plan, out, against)
 
 
@@ -116,17 +121,17 @@ def _run(entrants: list[Entrant], plan: Plan, out: Path, against: Path | None) -
     from bimo.evaluation.suite_run import evaluate_suite
 
     if against is not None:
-        suite_report.read_record(against)  # before hours of drawing
+        suite_report.read_record(against)  # fails before hours of drawing
     if plan.suite.unusable:
-        told = say("rows that are no prompts: {reasons}", reasons=plan.suite.said_unusable())
-        typer.echo(told, err=True)
-    found = evaluate_suite(entrants, plan, out)
-    page = suite_report.write_report(found, plan, out)
-    for one in found:
-        for key, why in list(one.refused.items())[:5]:
-            typer.echo(say("{name} did not draw {key}: {why}", name=one.name, key=key, why=why), err=True)
-        if len(one.refused) > 5:
-            typer.echo(say("and {count} more, in report.json", count=len(one.refused) - 5), err=True)
+        reasons = say("rows that are no prompts: {reasons}", reasons=plan.suite.unusable_reasons())
+        typer.echo(reasons, err=True)
+    results = evaluate_suite(entrants, plan, out)
+    page = suite_report.write_report(results, plan, out)
+    for result in results:
+        for key, why in list(result.refused.items())[:5]:
+            typer.echo(say("{name} did not draw {key}: {why}", name=result.name, key=key, why=why), err=True)
+        if len(result.refused) > 5:
+            typer.echo(say("and {count} more, in report.json", count=len(result.refused) - 5), err=True)
     if against is not None:
         suite_report.demand_reports_comparable(out / suite_report.JSON_FILE, against)
         for line in suite_report.compared(out / suite_report.JSON_FILE, against):
@@ -140,48 +145,48 @@ def _own_questions(
     out: Path,
     limit: int | None,
     steps: int | None,
-    how: LoadOptions,
+    load_options: LoadOptions,
     extra: dict[str, Any],
 ) -> None:
-    """The bundled model's own questions, by its own judge."""
+    """Evaluates the bundled model on its own questions with its own judge."""
     from bimo.xiaomo.evaluation.run import evaluate as run
 
-    given = [name for name, value in extra.items() if value]
-    if given or len(models) != 1 or "," in how.device:
+    extra_options = [name for name, value in extra.items() if value]
+    if extra_options or len(models) != 1 or "," in load_options.device:
         raise RequestError(
             "the suite xiaomo takes one model, one --device, --data, --limit and --steps; leave out {given}",
-            given=Listed(given or ["..."]),
+            given=Listed(extra_options or ["..."]),
         )
-    loaded = loaded_on(models[0], how)
-    for sentence in loaded.told:
+    loaded = loaded_on(models[0], load_options)
+    for sentence in loaded.notices:
         typer.echo(sentence, err=True)
     run(loaded, data, out, limit=limit, steps=steps)
     print(out)
 
 
-def _suite(asked: str, groups: list[str], english: bool, limit: int | None) -> Suite:
+def _suite(suite_name: str, groups: list[str], english: bool, limit: int | None) -> Suite:
     from bimo.evaluation.suites.readers import open_suite
 
-    suite = open_suite(asked)
+    suite = open_suite(suite_name)
     mixed = len({prompt.language for prompt in suite.prompts}) > 1
     return suite.only(groups, "" if english or not mixed else "zh", limit)
 
 
 def _seeds(text: str) -> tuple[int, ...]:
-    found: list[int] = []
+    seeds: list[int] = []
     for part in text.replace("，", ",").split(","):
         first, dash, last = part.strip().partition("-")
-        whole = first.isdecimal() and (not dash or last.isdecimal())
-        low, high = (int(first), int(last if dash else first)) if whole else (1, 0)
+        valid = first.isdecimal() and (not dash or last.isdecimal())
+        low, high = (int(first), int(last if dash else first)) if valid else (1, 0)
         if not low <= high or high - low >= MOST_SEEDS:
             raise RequestError("--seeds is {text!r}; expected numbers, as 1, or 1,2,3, or 1-4", text=text)
-        found += range(low, high + 1)
-    return tuple(dict.fromkeys(found))
+        seeds += range(low, high + 1)
+    return tuple(dict.fromkeys(seeds))
 
 
 def _plan(
     suite: Suite,
-    drawn: dict[str, Any],
+    drawing_settings: dict[str, Any],
     seeds: tuple[int, ...],
     protocol: str | None,
     batch: int,
@@ -194,31 +199,31 @@ def _plan(
     real: Path | None,
     inception: Path | None,
     resize: str | None,
-    known: Path | None,
+    training_pictures: Path | None,
 ) -> Plan:
     from bimo.cli.curate import open_scorer
     from bimo.evaluation import protocol as protocols
     from bimo.evaluation.metrics.resize import Resize
     from bimo.evaluation.suite_run import Plan
 
-    how, crop = resize or Resize.torch_fidelity.value, 0
+    resize_name, crop = resize or Resize.torch_fidelity.value, 0
     if protocol is not None:
         chosen = protocols.preset(protocol)
-        drawn = protocols.with_preset(chosen, protocol, suite, drawn)
-        how, crop, seeds = resize or chosen.resize or how, chosen.crop, chosen.seeds or seeds
+        drawing_settings = protocols.with_preset(chosen, protocol, suite, drawing_settings)
+        resize_name, crop, seeds = resize or chosen.resize or resize_name, chosen.crop, chosen.seeds or seeds
         _tell(chosen)
-    if how not in set(Resize):
-        raise RequestError("--resize is {resize!r}; there is {names}", resize=how, names=Listed(Resize))
+    if resize_name not in set(Resize):
+        raise RequestError("--resize is {resize!r}; there is {names}", resize=resize_name, names=Listed(Resize))
     return Plan(
-        suite, seeds, drawn, batch, devices,
+        suite, seeds, drawing_settings, batch, devices,
         scorers={language: open_scorer(name) for language, name in clips.items() if name},
         endpoint=_endpoint(endpoint, key), read_text=text, strokes=strokes, real=real, inception=inception,
-        resize=Resize(how), crop=crop, known=known, preset=protocol or "",
+        resize=Resize(resize_name), crop=crop, training_pictures=training_pictures, preset=protocol or "",
     )  # fmt: skip
 
 
 def _tell(chosen: Preset) -> None:
-    """What a protocol does that a reader would not expect, and what of it nobody published."""
+    """Prints a protocol's unexpected details and what is not published about it."""
     for quirk in chosen.quirks:
         typer.echo(str(quirk), err=True)
     if chosen.unpublished:
@@ -227,7 +232,7 @@ def _tell(chosen: Preset) -> None:
 
 
 def _steps(nsfw: bool, aesthetic: str | None, classifiers: list[str]) -> dict[str, Any]:
-    """Curation's steps that measure pictures, and what they get."""
+    """Curation's model steps that measure pictures, and their tools."""
     from bimo.cli.curate import open_scorer
     from bimo.curation.filters.classifiers import Aesthetic, Classified, Safe
     from bimo.curation.steps import ModelStep, Tools
@@ -259,30 +264,30 @@ def _endpoint(text: str | None, key: str) -> Any:
     return Endpoint(address=address, model=model, key=key)
 
 
-def loaded_on(name: str, how: LoadOptions, device: str = "") -> Engine:
-    """The engine of a model, on one of the devices that ``how`` names; other processes find this by its name."""
+def loaded_on(name: str, load_options: LoadOptions, device: str = "") -> Engine:
+    """Loads the engine of a model on one device; a module-level function, so that it can be pickled."""
     from bimo.engine.adapters import Adapters
     from bimo.hub.loading import load_with
 
-    return load_with(name, Adapters(), **replace(how, device=device or how.device).arguments())
+    return load_with(name, Adapters(), **replace(load_options, device=device or load_options.device).arguments())
 
 
-def _entrants(models: list[str], pictures: list[Path], how: LoadOptions) -> list[Entrant]:
+def _entrants(models: list[str], pictures: list[Path], load_options: LoadOptions) -> list[Entrant]:
     from bimo.evaluation.suite_run import Entrant, folder_of
 
-    made = [Entrant(name, load=partial(loaded_on, name, how)) for name in models]
+    entrants = [Entrant(name, load=partial(loaded_on, name, load_options)) for name in models]
     for folder in pictures:
         if not folder.is_dir():
             raise RequestError("{folder} is no folder of pictures", folder=folder)
-        made.append(Entrant(folder.resolve().name, pictures=folder))
-    names = [folder_of(one.name) for one in made]
-    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-        raise RequestError("two models are called {name} in the report; rename the folder of one", name=twice[0])
-    return made
+        entrants.append(Entrant(folder.resolve().name, pictures=folder))
+    names = [folder_of(entrant.name) for entrant in entrants]
+    if duplicates := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise RequestError("two models are called {name} in the report; rename the folder of one", name=duplicates[0])
+    return entrants
 
 
 def _rate(path: Path) -> None:
-    """Prints the ratings of models by people's votes."""
+    """Prints the ratings of models by human votes."""
     from bimo.core.files import demand_regular
     from bimo.evaluation.preference import ratings, read_votes
 
@@ -290,15 +295,15 @@ def _rate(path: Path) -> None:
     votes, unusable = read_votes(path)
     for reason, count in unusable.items():
         typer.echo(say("{reason} {count}", reason=Message(reason), count=count), err=True)
-    for one in ratings(votes):
+    for rating in ratings(votes):
         print(
             say(
                 "{model}: {points:.0f} points [{low:.0f}, {high:.0f}], {won:.0%} won, {votes} votes",
-                model=one.model,
-                points=one.points.value,
-                low=one.points.low,
-                high=one.points.high,
-                won=one.won,
-                votes=one.votes,
+                model=rating.model,
+                points=rating.points.value,
+                low=rating.points.low,
+                high=rating.points.high,
+                won=rating.won,
+                votes=rating.votes,
             )
         )

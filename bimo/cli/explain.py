@@ -1,4 +1,4 @@
-"""`bimo draw --explain`: what a model makes of a prompt, as a table or as a page."""
+"""`bimo draw --explain`: how a model reads a prompt, as a table or an HTML page."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _STYLE = (
 
 
 def facts(explanation: Explanation) -> Iterator[tuple[str, str]]:
-    """What is to be said of the whole prompt: (what, its value)."""
+    """Facts about the whole prompt: (name, value)."""
     if explanation.negative:
         yield say("negative prompt"), explanation.negative
     if explanation.protected:
@@ -32,7 +32,7 @@ def facts(explanation: Explanation) -> Iterator[tuple[str, str]]:
 
 
 def printed(explanation: Explanation) -> None:
-    """Prints an explanation as a table, a row for each chunk of each text encoder."""
+    """Prints an explanation as a table with a row for each chunk of each text encoder."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -61,7 +61,7 @@ def _marked(token: Token, text: str) -> str:
 
 
 def page(explanation: Explanation) -> str:
-    """An explanation as one HTML page that needs nothing else."""
+    """An explanation as a self-contained HTML page."""
     parts = [f"<h1>{html.escape(explanation.prompt)}</h1>"]
     parts += [f"<p>{html.escape(name)}: {html.escape(value)}</p>" for name, value in facts(explanation)]
     for spoken in explanation.spoken:
@@ -87,8 +87,8 @@ def _span(token: Token) -> str:
     return f'<span class="{kind}" title="{token.number}">{html.escape(token.text)}{weight}</span>'
 
 
-def told(explanation: Explanation, file: Path | None) -> None:
-    """Prints the table, or writes the page and prints where it lies."""
+def show(explanation: Explanation, file: Path | None) -> None:
+    """Prints the table, or writes the page to a file and prints its path."""
     if file is None:
         printed(explanation)
         return

@@ -1,4 +1,4 @@
-"""`bimo finetune`: from a folder of pictures and a model to a file that draws."""
+"""`bimo finetune`: fine-tunes a model on a folder of pictures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MOST = 10_000_000
 
 
 class Precision(StrEnum):
-    """How products are worked out while it learns."""
+    """The precision of training."""
 
     fp32 = "fp32"
     bf16 = "bf16"
@@ -95,20 +95,28 @@ def finetune(
 ) -> None:
     """Fine-tunes a model on pictures; the folder it prints is what bimo draw --lora takes."""
     ways = {"--lora": lora, "--full": full, "--embedding": embedding, "--controlnet": controlnet}
-    named = [option for option, given in ways.items() if given]
-    if len(named) > 1 or (dreambooth and named[:1] in (["--embedding"], ["--controlnet"])):
-        also = ["--dreambooth"] * (dreambooth is not None)
-        raise RequestError("{listed} contradict each other; one of them learns", listed=Listed([*named, *also]))
+    chosen_ways = [option for option, chosen in ways.items() if chosen]
+    if len(chosen_ways) > 1 or (dreambooth and chosen_ways[:1] in (["--embedding"], ["--controlnet"])):
+        others = ["--dreambooth"] * (dreambooth is not None)
+        raise RequestError("{listed} contradict each other; one of them learns", listed=Listed([*chosen_ways, *others]))
     from bimo.cli.finetune_run import run_of
 
-    way = named[0][2:] if named else "lora"
-    asked: dict[str, Any] = {"model": model, "way": way, "prompt": dreambooth or "", "word": embedding or ""}
-    asked |= {"control": controlnet or "", "class_word": class_word or "", "keep": tuple(keep or ()), "prior": prior}
-    asked |= {"rank": rank, "alpha": alpha, "dora": dora, "vectors": vectors, "steps": steps, "lr": lr, "batch": batch}
-    asked |= {"size": None if size is None else inputs.size_of(size), "precision": precision and precision.value}
-    asked |= {"samples": tuple(sample or ()), "sample_every": sample_every}
+    way = chosen_ways[0][2:] if chosen_ways else "lora"
+    options: dict[str, Any] = {"model": model, "way": way, "prompt": dreambooth or "", "word": embedding or ""}
+    options |= {"control": controlnet or "", "class_word": class_word or "", "keep": tuple(keep or ()), "prior": prior}
+    options |= {
+        "rank": rank,
+        "alpha": alpha,
+        "dora": dora,
+        "vectors": vectors,
+        "steps": steps,
+        "lr": lr,
+        "batch": batch,
+    }
+    options |= {"size": None if size is None else inputs.size_of(size), "precision": precision and precision.value}
+    options |= {"samples": tuple(sample or ()), "sample_every": sample_every}
     run = run_of(
-        asked, pictures, out, memory=memory, device=device, captioner=captioner, captioner_model=captioner_model or ""
+        options, pictures, out, memory=memory, device=device, captioner=captioner, captioner_model=captioner_model or ""
     )
     if plan:
         run.plan(seed, threads)

@@ -1,4 +1,4 @@
-"""The options of `bimo finetune` as a wish: which contradict, what they need, which model and captioner are meant."""
+"""Validates the options of `bimo finetune` and resolves its model and captioner."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from bimo.training.finetune.wish import Wish
 KEY_VARIABLE = "BIMO_CAPTIONKEY"
 
 
-def wish_of(asked: Mapping[str, Any]) -> Wish:
-    """A wish of the options of the command line. Raises RequestError."""
-    given = {name: value for name, value in asked.items() if name not in ("class_word", "keep") and value}
-    noun, keep = str(asked["class_word"]), tuple(asked["keep"])
-    if given.get("word") and not noun:
+def wish_of(options: Mapping[str, Any]) -> Wish:
+    """A `Wish` from the options of the command line. Raises RequestError for contradictions and missing options."""
+    fields = {name: value for name, value in options.items() if name not in ("class_word", "keep") and value}
+    class_word, kept_words = str(options["class_word"]), tuple(options["keep"])
+    if fields.get("word") and not class_word:
         raise RequestError("--embedding needs --class: an everyday word that the new one begins as, for instance 鸭")
-    if (keep or asked["prior"]) and asked["way"] not in ("lora", "full"):
+    if (kept_words or options["prior"]) and options["way"] not in ("lora", "full"):
         raise RequestError("--keep and --prior, of --lora, --full and --dreambooth alone: leave them out")
-    taught = bool(given.get("prompt") or given.get("word"))
-    nouns = ((noun,) if noun and taught else ()) + keep
-    if asked["prior"] and not nouns:
+    learns_subject = bool(fields.get("prompt") or fields.get("word"))
+    nouns = ((class_word,) if class_word and learns_subject else ()) + kept_words
+    if options["prior"] and not nouns:
         raise RequestError("--prior: say with --class or --keep what those pictures show")
-    if given.get("control"):
-        control_named(str(given["control"]))
-    given["model"] = model_of(str(given["model"]))
-    return Wish(**given, nouns=nouns)
+    if fields.get("control"):
+        control_named(str(fields["control"]))
+    fields["model"] = model_of(str(fields["model"]))
+    return Wish(**fields, nouns=nouns)
 
 
 def model_of(name: str) -> str:
-    """A model as a recipe file may name it wherever it lies: a recipe's name, or a place of this machine."""
+    """A model's name as a recipe file can refer to it from any folder: a recipe's name, or an absolute path."""
     path = Path(name).expanduser()
     if path.exists():
         return str(path.resolve())
@@ -50,19 +50,19 @@ def model_of(name: str) -> str:
     return registry.recipe(name).name
 
 
-def captioner_of(text: str, model: str) -> Endpoint | ModelFolder:
-    """Who captions. Raises RequestError for an address without a model."""
-    if not re.match(r"https?://", text):
-        folder = ModelFolder(path=text)
+def captioner_of(captioner: str, model: str) -> Endpoint | ModelFolder:
+    """The captioner: a model folder or an endpoint. Raises RequestError for an address without a model."""
+    if not re.match(r"https?://", captioner):
+        folder = ModelFolder(path=captioner)
         folder.checked_folder()
         return folder
     if not model:
         raise RequestError("--captioner is an address; say with --captioner-model which of its models is asked")
-    return Endpoint(address=text, model=model, key=KEY_VARIABLE if os.environ.get(KEY_VARIABLE) else "")
+    return Endpoint(address=captioner, model=model, key=KEY_VARIABLE if os.environ.get(KEY_VARIABLE) else "")
 
 
-def usual_precision(place: torch.device) -> str:
-    """How products are worked out on a device where nothing else is asked."""
-    if place.type == "cpu":
+def usual_precision(device: torch.device) -> str:
+    """The default precision of training on a device."""
+    if device.type == "cpu":
         return "fp32"
-    return next((kind for kind in ("bf16", "fp16") if kind in dtypes_of(place)), "fp32")
+    return next((kind for kind in ("bf16", "fp16") if kind in dtypes_of(device)), "fp32")

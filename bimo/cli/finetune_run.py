@@ -1,4 +1,4 @@
-"""What `bimo finetune` does: data, plan, recipe file, training, the file that is left, drawn before and after."""
+"""The steps of `bimo finetune`: data, plan, recipe file, training, resulting file, pictures before and after."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from bimo.training.finetune.wish import Wish
 from bimo.training.trainer import train
 
 STATE_FILE = "finetune.json"
-#: How many captions rules look at.
+#: How many captions the planning rules look at.
 CAPTIONS = 64
 TITLES = {
     "lora": ("LoRA", "LoRA"),
@@ -52,31 +52,31 @@ TITLES = {
 
 
 def run_of(
-    asked: Mapping[str, Any],
-    texts: Sequence[str],
+    options: Mapping[str, Any],
+    paths: Sequence[str],
     out: Path,
     *,
     memory: str,
     device: str,
     captioner: str | None,
     captioner_model: str,
-) -> Run:
-    """The run that some options ask for. Raises RequestError for options that lack something."""
-    wish = wish_of(asked)
+) -> FinetuneRun:
+    """The run for the options of the command line. Raises RequestError for missing or contradictory options."""
+    wish = wish_of(options)
     place = device_of(device)
     precision = wish.precision or usual_precision(place)
     captions = Captions(
-        word=str(asked["class_word"]) or wish.word,
+        word=str(options["class_word"]) or wish.word,
         by=None if captioner is None else captioner_of(captioner, captioner_model),
-        kept=out / "data" / "captions.json",
+        cache=out / "data" / "captions.json",
     )
     budget = bytes_of(memory) if memory else None
-    return Run(replace(wish, precision=precision), tuple(texts), out, place, budget, captions)
+    return FinetuneRun(replace(wish, precision=precision), tuple(paths), out, place, budget, captions)
 
 
 @dataclass(frozen=True)
-class Run:
-    """A wish, its pictures, the folder of the run, the device, the most bytes to take, and who captions."""
+class FinetuneRun:
+    """A wish, the sources of its pictures, the folder of the run, the device, the memory limit, the captioner."""
 
     wish: Wish
     texts: tuple[str, ...]
@@ -86,22 +86,22 @@ class Run:
     captions: Captions
 
     def plan(self, seed: int, threads: int | None) -> None:
-        """Says what would be done, what it takes by a probe of a few steps, and leaves nothing."""
+        """Prints the plan with estimates from a probe of a few steps; writes nothing."""
         _threads(threads)
         with _leaving_nothing(self.out, always=True):
             data = self._data()
             recipe, _ = self._planned(data, ())
             typer.echo(say("a few steps, to know what all take ..."), err=True)
             pictures = Pictures(*data.folders, repeats=data.repeats)
-            found = probed(recipe, pictures, (registry.load(name) for name in (self.wish.model,)), self.device)
-            for line in expected(recipe, found):
+            probe = probed(recipe, pictures, (registry.load(name) for name in (self.wish.model,)), self.device)
+            for line in expected(recipe, probe):
                 print(line)
             print(self._text(recipe, data))
 
     def train(
         self, seed: int, threads: int | None, settings: Sequence[str], *, from_here: bool, accept_new_data: bool
     ) -> None:
-        """Begins the run, or goes on with it, up to the file that it leaves."""
+        """Starts or resumes the run, and writes the resulting file."""
         _threads(threads)
         before = {file: file.read_bytes() for file in self._files() if file.is_file()}
         with _leaving_nothing(self.out):
@@ -121,32 +121,34 @@ class Run:
                 repeats=data.repeats,
             )
         except BimoError:
-            if before and registry.recipe(self.out) != recipe:  # what was refused stands in no file
+            if before and registry.recipe(self.out) != recipe:  # restore the files of the run that goes on
                 for file, content in before.items():
                     write_whole(file, content)
             raise
         self._finish(recipe)
 
     def _files(self) -> tuple[Path, Path]:
-        """What is planned, and how it was asked for."""
+        """The recipe file, and the file with the options that it was planned from."""
         return self.out / RECIPE_FILE, self.out / STATE_FILE
 
     def _data(self) -> Prepared:
         data = prepared(sources(self.texts), self.out / "data", self.captions, lambda line: typer.echo(line, err=True))
-        told = {"file name": say("their files' names"), "folder name": say("their folders' names")}
-        told |= {"class word": say("the class word"), "model": say("the captioner")}
+        origin_names = {"file name": say("their files' names"), "folder name": say("their folders' names")}
+        origin_names |= {"class word": say("the class word"), "model": say("the captioner")}
         for origin, count in self.captions.origins.items():
-            if origin in told:
-                typer.echo(say("captions of {count} pictures are {origin}", count=count, origin=told[origin]), err=True)
+            if origin in origin_names:
+                typer.echo(
+                    say("captions of {count} pictures are {origin}", count=count, origin=origin_names[origin]), err=True
+                )
         return data
 
     def _recipe(self, data: Prepared, settings: tuple[str, ...]) -> Recipe:
-        """The recipe of the run: that of its file where it was begun so, else a new plan, written there."""
+        """The recipe of the run: that of its file if the options are the same, else a new plan, which is written."""
         file, state = self.out / RECIPE_FILE, self._state()
-        own = {"wish": json.loads(json.dumps(asdict(self.wish))), "settings": list(settings)}
+        requested = {"wish": json.loads(json.dumps(asdict(self.wish))), "settings": list(settings)}
         if file.is_file() and state:
             edited = _digest(file) != state["written"]
-            same = {name: state[name] for name in own} == own
+            same = {name: state[name] for name in requested} == requested
             if edited and not same:
                 raise TrainingError(
                     "{file} was edited, and now other options are given: go on with what it says by the command that "
@@ -161,8 +163,8 @@ class Run:
         recipe = changed(recipe, settings, "stages.0.lr=5e-6")
         write_whole(file, self._text(recipe, data).encode())
         assert registry.recipe(f"{file}:{NAME}") == recipe
-        told = own | {"stages": [dump(stage) for stage in stages], "written": _digest(file)}
-        write_whole(self.out / STATE_FILE, json.dumps(told, ensure_ascii=False, indent=1).encode())
+        state_out = requested | {"stages": [dump(stage) for stage in stages], "written": _digest(file)}
+        write_whole(self.out / STATE_FILE, json.dumps(state_out, ensure_ascii=False, indent=1).encode())
         return recipe
 
     def _state(self) -> dict[str, Any]:
@@ -175,7 +177,7 @@ class Run:
             raise TrainingError("{file} is damaged; begin in another folder", file=file) from None
 
     def _planned(self, data: Prepared, before: Sequence[Stage]) -> tuple[Recipe, Sequence[Stage]]:
-        """A recipe by the rules, said choice by choice; what memory decided ``before`` stays."""
+        """Plans a recipe and prints each choice; stages keep the batch sizes of a run that was started ``before``."""
         pictures = Pictures(*data.folders, repeats=data.repeats)
         base, pictured = registry.recipe(self.wish.model), _pictured(pictures)
         free = self._free()
@@ -187,10 +189,10 @@ class Run:
         if [stage.name for stage in before] == [stage.name for stage in plan.stages] and not self.wish.batch:
             stages = tuple(_as_before(stage, old) for stage, old in zip(plan.stages, before, strict=True))
         else:
-            found = fitted(system, plan.stages, max(pictured.captions, key=len, default=""), free)
-            stages = found.stages
-            if found.counted:
-                print(say("memory: about {total:.2f} GB", total=found.total / 1e9))
+            fitting = fitted(system, plan.stages, max(pictured.captions, key=len, default=""), free)
+            stages = fitting.stages
+            if fitting.counted:
+                print(say("memory: about {total:.2f} GB", total=fitting.total / 1e9))
         for stage in stages:
             print(_line(stage))
         return replace(base, prompts=plan.prompts, stages=stages), stages
@@ -199,7 +201,7 @@ class Run:
         free = free_on(self.device)
         if self.budget is None:
             return free
-        # A processor's memory holds the libraries, too.
+        # On a CPU the libraries need memory from the same budget.
         budget = self.budget - (LIBRARIES if self.device.type == "cpu" else 0)
         return budget if free is None else min(budget, free)
 
@@ -223,70 +225,75 @@ class Run:
             print(say("{what}: {value} ({why})", what=what, value=value, why=why))
 
     def _text(self, recipe: Recipe, data: Prepared) -> str:
-        """The recipe file's text."""
-        given = [
+        """The text of the recipe file."""
+        data_arguments = [
             f"{folder}*{times}" if times > 1 else str(folder)
             for folder, times in zip(data.folders, data.repeats, strict=True)
         ]
-        words = ["bimo", "train", f"{self.out / RECIPE_FILE}:{NAME}", *(w for d in given for w in ("--data", d))]
+        words = [
+            "bimo",
+            "train",
+            f"{self.out / RECIPE_FILE}:{NAME}",
+            *(w for d in data_arguments for w in ("--data", d)),
+        ]
         words += ["--out", str(self.out), "--start", self.wish.model]
         kind = "DreamBooth" if self.wish.prompt else TITLES[self.wish.way][0]
         name = Path(self.wish.model).name
         return source(self.wish.model, recipe.stages, recipe.prompts, f"{name}: {kind}.", shlex.join(words))
 
     def _finish(self, recipe: Recipe) -> None:
-        """The file of what was learnt, loaded back beside the model and compared; a sheet from before and after."""
+        """Writes the trained weights as one file, loads it and compares; draws a sheet of before and after."""
         if not (self.out / "weights.safetensors").is_file():
-            return  # time ran out first
+            return  # stopped before the end
         file = collected(self.out, recipe)
         kinds = {each.kind for stage in recipe.stages if (each := adapter_of(stage)) is not None}
         prompts, wish = recipe.prompts, self.wish
         base = registry.load(wish.model)
         if "control" in kinds:
             attached(base, self.out, "control")
-            print(say("learnt: bimo draw -m {model} --control {picture}={out} ...", **self._said("PICTURE")))
+            print(say("learnt: bimo draw -m {model} --control {picture}={out} ...", **self._placeholders("PICTURE")))
             return
-        # What a new word began as stands for it before.
-        known = [text.replace(wish.word, " ".join(wish.nouns)) if wish.word else text for text in prompts]
-        before = drawn(self._engine(base), known)
+        # Before training, the new word is replaced by the word that it was initialised from.
+        prompts_before = [text.replace(wish.word, " ".join(wish.nouns)) if wish.word else text for text in prompts]
+        before = drawn(self._engine(base), prompts_before)
         if kinds:
             after = attached(base, self.out, next(iter(kinds)))
             if kinds == {"lora"}:
                 compare(after, self.out)
         else:
             after = System.read(self.out)
-        sheet = written(before, drawn(self._engine(after), prompts), known, prompts, self.out)
+        sheet = written(before, drawn(self._engine(after), prompts), prompts_before, prompts, self.out)
         print(say("before and after: {sheet}", sheet=sheet))
         option = {"lora": f"-m {wish.model} --lora {self.out}", "tokens": f"-m {wish.model} --embedding {self.out}"}
-        how = option[next(iter(kinds))] if kinds else f"-m {self.out}"
+        options = option[next(iter(kinds))] if kinds else f"-m {self.out}"
         if file is not None:
             print(say("{file} is loaded back: it gives what was learnt", file=file))
-        print(f"bimo draw {how} {shlex.quote(prompts[0])}")
+        print(f"bimo draw {options} {shlex.quote(prompts[0])}")
 
     def _engine(self, system: System) -> Engine:
         return steady(Engine(system.eval(), device=self.device))
 
-    def _said(self, picture: str) -> dict[str, str]:
+    def _placeholders(self, picture: str) -> dict[str, str]:
         return {"model": self.wish.model, "picture": picture, "out": str(self.out)}
 
 
 @contextmanager
 def _leaving_nothing(out: Path, always: bool = False) -> Generator[None]:
-    """What was not there before goes again where a start fails, or ``always``."""
-    fresh = not out.exists() or not any(out.iterdir())
-    done = False
+    """Removes the folder again if it was new and the start fails, or ``always``."""
+    is_new = not out.exists() or not any(out.iterdir())
+    keep = False
     try:
         yield
-        done = not always
+        keep = not always
     except BimoError:
         raise
     finally:
-        if fresh and not done:
+        if is_new and not keep:
             shutil.rmtree(out, ignore_errors=True)
 
 
-def expected(recipe: Recipe, found: Probed) -> list[str]:
-    """What a probe says of all steps, a line each."""
+def expected(recipe: Recipe, probe: Probed) -> list[str]:
+    """Lines with the time and memory that a probe predicts."""
     lines = [
         say(
             "{name}: {each:.2f} s a step, {whole:.0f} s for {steps}",
@@ -295,12 +302,16 @@ def expected(recipe: Recipe, found: Probed) -> list[str]:
             whole=each * stage.steps,
             steps=stage.steps,
         )
-        for stage, each in zip(recipe.stages, found.steps, strict=True)
+        for stage, each in zip(recipe.stages, probe.steps, strict=True)
     ]
-    whole = found.seconds(recipe.stages) + found.besides
+    total_seconds = probe.seconds(recipe.stages) + probe.besides
     return [
         *lines,
-        say("expected: {whole:.0f} s, {peak:.2f} GB at the most, by the probe", whole=whole, peak=found.peak / 1e9),
+        say(
+            "expected: {whole:.0f} s, {peak:.2f} GB at the most, by the probe",
+            whole=total_seconds,
+            peak=probe.peak / 1e9,
+        ),
     ]
 
 
@@ -314,7 +325,7 @@ def _pictured(pictures: Pictures) -> Pictured:
 
 
 def _as_before(stage: Stage, old: Stage) -> Stage:
-    """A stage with what memory decided when the run was begun."""
+    """A stage with the batch size and checkpointing that were chosen when the run was started."""
     return replace(stage, batch=old.batch, accumulate=old.accumulate, gradient_checkpointing=old.gradient_checkpointing)
 
 

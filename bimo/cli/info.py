@@ -1,4 +1,4 @@
-"""`bimo info`: what a picture's file says of how it was made, and whether it is labelled."""
+"""`bimo info`: the metadata of a picture: how it was drawn, and its AI labels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bimo.core.files import MAXIMUM_PICTURE_BYTES, PICTURE_FORMATS, read_regular
 from bimo.core.messages import say
 
 EXAMPLES = say("Examples:\n\n  bimo info apple.png\n\n  bimo info photo.jpg --json")
-#: A1111's chunk.
+#: The name of AUTOMATIC1111's text chunk.
 INFOTEXT = "parameters"
 
 
@@ -23,19 +23,19 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help=say("print one JSON object"))] = False,
 ) -> None:
     """Prints the record of bimo, A1111's infotext, the labels of GB 45438-2025, and Content Credentials (C2PA)."""
-    found = facts(file)
+    report = facts(file)
     if as_json:
-        print_json(found)
+        print_json(report)
         return
-    label: dict[str, str] | None = found["label"]
+    label: dict[str, str] | None = report["label"]
     lines = [
-        say("{file}: {format}, {width}x{height}", file=file, **{n: found[n] for n in ("format", "width", "height")}),
+        say("{file}: {format}, {width}x{height}", file=file, **{n: report[n] for n in ("format", "width", "height")}),
         say("no label in its metadata (TC260:AIGC)")
         if label is None
         else say("label in its metadata: {label}", label=json.dumps(label, ensure_ascii=False)),
-        say("a visible label in its corner") if found["visible_label"] else say("no visible label that is known"),
+        say("a visible label in its corner") if report["visible_label"] else say("no visible label that is known"),
     ]
-    if (signed := found["credentials"]) is not None:
+    if (signed := report["credentials"]) is not None:
         lines.append(
             say(
                 "Content Credentials: {state}, signed by {issuer}, made with {generator} ({why})",
@@ -45,19 +45,19 @@ def info(
                 why=", ".join((*signed.get("sources", ()), *signed["why"])),
             )
         )
-    if (record := found["record"]) is not None:
+    if (record := report["record"]) is not None:
         request = record.get("request", {})
         lines.append(say("drawn by {recipe}: {text}", recipe=record.get("recipe"), text=request.get("text")))
         lines.append(json.dumps(request, ensure_ascii=False))
-    elif not found["infotext"]:
+    elif not report["infotext"]:
         lines.append(say("no record of how it was drawn"))
-    if found["infotext"]:
-        lines.append(say("infotext: {text}", text=found["infotext"]))
+    if report["infotext"]:
+        lines.append(say("infotext: {text}", text=report["infotext"]))
     print("\n".join(lines))
 
 
 def facts(file: Path) -> dict[str, Any]:
-    """What a file says. Raises RequestError where it is no picture."""
+    """The metadata of a picture file. Raises RequestError if it is not a picture."""
     import io
 
     from PIL import Image, UnidentifiedImageError
@@ -73,7 +73,7 @@ def facts(file: Path) -> dict[str, Any]:
             small_enough(image)
             image.load()
             texts = {name: value for name, value in image.info.items() if isinstance(value, str)}
-            found = {
+            properties = {
                 "format": image.format,
                 "width": image.width,
                 "height": image.height,
@@ -85,11 +85,11 @@ def facts(file: Path) -> dict[str, Any]:
         raise RequestError(
             "{name} is not a picture; one of {formats} is expected", name=file, formats=", ".join(PICTURE_FORMATS)
         ) from None
-    except Exception as error:  # on damaged bytes Pillow's decoders raise all sorts
+    except Exception as error:  # for damaged files Pillow's decoders raise exceptions of many types
         raise RequestError("cannot read the picture {path}: {error}", path=file, error=error) from None
     try:
         record: Any = json.loads(texts[METADATA_KEY])
     except (KeyError, ValueError, RecursionError):
         record = None
     record = record if isinstance(record, dict) else None
-    return found | {"record": record, "credentials": read_credentials(content)}
+    return properties | {"record": record, "credentials": read_credentials(content)}

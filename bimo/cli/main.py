@@ -1,4 +1,4 @@
-"""The door of the program: streams, the language, and one sentence and a status for whatever goes wrong."""
+"""The entry point of the command line: streams, language, and an exit status and one sentence for every error."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from bimo.core.part import nearest
 INTERRUPTED, BROKEN_PIPE, BUG, NO_MEMORY, USAGE, SYSTEM = 130, 141, 70, 71, 2, 1
 LANGUAGE_OPTION = "--language"
 COMPLETION_VARIABLE = "_BIMO_COMPLETE"
-#: Modules that only an extra installs, by the extra's name.
+#: Modules that only an extra installs -> the extra's name.
 EXTRAS = {
     "gradio": "serve",
     "fastapi": "serve",
@@ -49,19 +49,19 @@ EXTRAS = {
     ),
     "data",
 )
-#: What torch says on every device when memory runs out.
+#: How torch reports running out of memory on its various devices.
 _OUT_OF_MEMORY = re.compile(r"can't allocate memory|out of memory|DefaultCPUAllocator|bad_alloc", re.IGNORECASE)
 _ClickError = typer.BadParameter.__mro__[2]
-#: The command that reads a model and ends: the collector rests until that is read.
+#: The command that loads a model and exits: the garbage collector stays off until the model is loaded.
 SHORT = "draw"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the command line and ends the process: one sentence and a status where something is wrong."""
+    """Runs the command line and exits; errors are one sentence and an exit status."""
     if arguments is None and os.name == "posix" and codecs.lookup(sys.getfilesystemencoding()).name == "ascii":
-        # A locale of ASCII alone can name no picture: begun again, Python takes files and words for UTF-8.
+        # In an ASCII locale Python is restarted in UTF-8 mode, so that file names and prompts can be anything.
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
-    # Every plugin of pydantic would be looked for in every package that is installed, and none is of use here.
+    # Searching all installed packages for pydantic plugins costs start-up time, and none is needed.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     collection.begin()
     status = run(sys.argv[1:] if arguments is None else arguments)
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Runs a command and answers its exit status; nothing is raised."""
+    """Runs a command and returns its exit status; never raises."""
     debug = os.environ.get("BIMO_DEBUG") == "1"
     if not debug:
         warnings.simplefilter("ignore")
@@ -82,9 +82,9 @@ def run(arguments: list[str]) -> int:
             status = _invoked(arguments)
             sys.stdout.flush()
             return status
-        # This is the door of the program: whatever comes through becomes a sentence and a status.
+        # The outermost handler: every exception becomes a sentence and an exit status.
         except BaseException as error:
-            status, sentence = told(error)
+            status, sentence = status_and_sentence(error)
             if debug:
                 traceback.print_exc()
             with contextlib.suppress(OSError):
@@ -95,7 +95,7 @@ def run(arguments: list[str]) -> int:
 
 def _invoked(arguments: Sequence[str]) -> int:
     completing = os.environ.get(COMPLETION_VARIABLE)
-    command = _command(language(), None if completing else _wanted(arguments))
+    command = _command(language(), None if completing else _command_name(arguments))
     if completing:
         from typer import completion
 
@@ -103,18 +103,18 @@ def _invoked(arguments: Sequence[str]) -> int:
         return completion.shell_complete(command, {}, "bimo", COMPLETION_VARIABLE, completing)
     if not arguments or {"-h", "--help"} & set(arguments):
         _chinese_titles()
-    if _wanted(arguments) != SHORT:
+    if _command_name(arguments) != SHORT:
         collection.settled()
     try:
         with command.make_context("bimo", list(arguments) or ["--help"]) as context:
             command.invoke(context)
-    except typer.Exit as left:
-        return left.exit_code
+    except typer.Exit as exit:
+        return exit.exit_code
     return 0
 
 
-def _wanted(arguments: Sequence[str]) -> str:
-    """The command that is asked for, "" for none: the first word that is no option, and no language."""
+def _command_name(arguments: Sequence[str]) -> str:
+    """The name of the command, "" for none: the first argument that is neither an option nor the language."""
     before = ""
     for word in arguments:
         if not word.startswith("-") and before != LANGUAGE_OPTION:
@@ -124,17 +124,19 @@ def _wanted(arguments: Sequence[str]) -> str:
 
 
 @cache
-def _command(_: str, wanted: str | None) -> Any:
-    """The command line, its own words in one language, one command of it whole or all."""
+def _command(_: str, selected: str | None) -> Any:
+    """The command line with one command imported, or all for None; cached by language."""
     from bimo.cli.commands import command_line
 
-    return commanded(typer.main.get_command(command_line(wanted)))
+    return commanded(typer.main.get_command(command_line(selected)))
 
 
 def commanded(command: Any) -> Any:
-    """A command with ``--language`` on it and on each below it: it may stand anywhere. It was heeded before."""
-    for below in getattr(command, "commands", {}).values():
-        commanded(below)
+    """Adds ``--language`` to a command and all its subcommands, so that it may stand anywhere. Its value has been
+    applied already by then.
+    """
+    for subcommand in getattr(command, "commands", {}).values():
+        commanded(subcommand)
     command.params.append(_language_parameter())
     library = {
         "install_completion": say("install completion for this shell"),
@@ -146,19 +148,19 @@ def commanded(command: Any) -> Any:
 
 
 def _language_parameter() -> Any:
-    alone = typer.Typer(add_completion=False)
-    words = say("the language of what is said; BIMO_LANGUAGE sets it, too")
+    app = typer.Typer(add_completion=False)
+    help_text = say("the language of what is said; BIMO_LANGUAGE sets it, too")
 
-    @alone.command()
-    def spoken(value: Language | None = typer.Option(None, "--language", help=words, expose_value=False)) -> None:
-        """Holds the option, which is taken from here."""
+    @app.command()
+    def spoken(value: Language | None = typer.Option(None, "--language", help=help_text, expose_value=False)) -> None:
+        """Only exists to let typer build the option's parameter."""
 
-    return typer.main.get_command(alone).params[0]
+    return typer.main.get_command(app).params[0]
 
 
 @contextlib.contextmanager
 def _language(arguments: Sequence[str]) -> Iterator[None]:
-    """Speaks what ``--language`` says, if it is one of ours, while a command runs, and so do its processes."""
+    """Sets BIMO_LANGUAGE to the value of ``--language``, if valid, while a command and its child processes run."""
     before = os.environ.get("BIMO_LANGUAGE")
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     for place, word in enumerate(options):
@@ -175,8 +177,8 @@ def _language(arguments: Sequence[str]) -> Iterator[None]:
             os.environ["BIMO_LANGUAGE"] = before
 
 
-def told(error: BaseException) -> tuple[int, str]:
-    """The exit status and the one sentence for whatever was raised."""
+def status_and_sentence(error: BaseException) -> tuple[int, str]:
+    """The exit status and the sentence for an exception."""
     if isinstance(error, BimoError):
         return error.exit_status, str(error)
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
@@ -184,7 +186,7 @@ def told(error: BaseException) -> tuple[int, str]:
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else BUG, ""
     if isinstance(error, BrokenPipeError):
-        # Whoever read us is gone; what is still buffered must not be written when Python ends.
+        # The reader is gone: keep Python from flushing the buffer at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE, ""
     if isinstance(error, UnicodeEncodeError):
@@ -214,14 +216,14 @@ def told(error: BaseException) -> tuple[int, str]:
 
 
 def _of_system(error: OSError) -> str:
-    """What the operating system refused."""
+    """The sentence for an OSError."""
     where = error.filename
     if where is None and error.errno in (errno.ENOSPC, errno.EIO, errno.EBADF):
-        where = say("standard output")  # what is written to a file is told of with the file
+        where = say("standard output")  # errors of files have a file name
     try:
         sys.stdout.flush()
     except OSError:
-        # What is still buffered must not be written again when Python ends.
+        # Keep Python from flushing the buffer again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     where = os.fsdecode(where) if isinstance(where, bytes) else where
     near = "" if where is None else Message("{where}: ", where=where)
@@ -229,51 +231,53 @@ def _of_system(error: OSError) -> str:
 
 
 def usage(error: Any) -> str:
-    """One sentence for a command line that cannot be read, from what the parser raised."""
+    """One sentence for a usage error, from the exception of the parser."""
     kind, message = type(error).__name__, error.format_message()
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "bimo"
-    more = say("; see {command} --help", command=command)
+    see_help = say("; see {command} --help", command=command)
     if kind == "NoSuchOption":
-        # The dashes, which all have, do not make two alike.
-        known = {option.lstrip("-"): option for option in error.possibilities or []}
-        near = [known[name] for name in nearest(error.option_name.lstrip("-"), known)]
-        zh = f"；您是不是要找 {'、'.join(near)}？" if near else more
-        en = f"; did you mean {', '.join(near)}?" if near else more
+        # The dashes are removed, as they would make all options similar.
+        options = {option.lstrip("-"): option for option in error.possibilities or []}
+        suggestions = [options[name] for name in nearest(error.option_name.lstrip("-"), options)]
+        zh = f"；您是不是要找 {'、'.join(suggestions)}？" if suggestions else see_help
+        en = f"; did you mean {', '.join(suggestions)}?" if suggestions else see_help
         return say("there is no option {option_name}{near}", option_name=error.option_name, near=Both(zh, en))
-    if found := re.search(r"No such command '(.*?)'", message):
+    if match := re.search(r"No such command '(.*?)'", message):
         names = list(context.command.commands) if context is not None else []
-        near = nearest(found[1], names) or names
-        return say("there is no command {found}; there is {near}", found=found[1], near=Listed(near))
+        suggestions = nearest(match[1], names) or names
+        return say("there is no command {found}; there is {near}", found=match[1], near=Listed(suggestions))
     name = _name(error)
     if kind == "MissingParameter":
-        return say("{name} is missing{more}", name=name, more=more)
+        return say("{name} is missing{more}", name=name, more=see_help)
     if kind == "BadParameter":
-        return say("the value of {name} is wrong: {near}{more}", name=name, near=_expected(error.message), more=more)
+        return say(
+            "the value of {name} is wrong: {near}{more}", name=name, near=_expected(error.message), more=see_help
+        )
     if message.startswith("Missing command") and context is not None:
         return say("{command} needs a command; there is {near}", command=command, near=Listed(context.command.commands))
-    if found := re.search(r"Option '(.*?)' (requires an argument|does not take a value)", message):
-        if found[2] == "requires an argument":
-            return say("{option} needs a value{more}", option=found[1], more=more)
-        return say("{option} takes no value{more}", option=found[1], more=more)
-    if found := re.search(r"unexpected extra arguments?\S* \((.*)\)", message):
+    if match := re.search(r"Option '(.*?)' (requires an argument|does not take a value)", message):
+        if match[2] == "requires an argument":
+            return say("{option} needs a value{more}", option=match[1], more=see_help)
+        return say("{option} takes no value{more}", option=match[1], more=see_help)
+    if match := re.search(r"unexpected extra arguments?\S* \((.*)\)", message):
         return say(
             "there are more arguments than expected: {found}; quote a prompt that has blanks{more}",
-            found=found[1],
-            more=more,
+            found=match[1],
+            more=see_help,
         )
-    return say("{rstrip}{more}", rstrip=Both(message, message.rstrip(".")), more=more)
+    return say("{rstrip}{more}", rstrip=Both(message, message.rstrip(".")), more=see_help)
 
 
 def _expected(message: str) -> Message:
-    """What is wrong with a value, by what the parser says of it in English."""
+    """What was expected of a value, from the parser's English message."""
     message = message.removeprefix("Value error, ").rstrip(".")
-    if found := re.search(r"greater than or equal to (\S+)", message):
-        return Message("expected at least {least}", least=found[1])
-    if found := re.search(r"less than or equal to (\S+)", message):
-        return Message("expected at most {most}", most=found[1])
-    if found := re.fullmatch(r"(.*) is not one of (.*)", message, flags=re.DOTALL):
-        return Message("{value} is none of {known}", value=found[1], known=Listed(re.findall(r"'(.*?)'", found[2])))
+    if match := re.search(r"greater than or equal to (\S+)", message):
+        return Message("expected at least {least}", least=match[1])
+    if match := re.search(r"less than or equal to (\S+)", message):
+        return Message("expected at most {most}", most=match[1])
+    if match := re.fullmatch(r"(.*) is not one of (.*)", message, flags=re.DOTALL):
+        return Message("{value} is none of {known}", value=match[1], known=Listed(re.findall(r"'(.*?)'", match[2])))
     if "null byte" in message:
         return Message("it holds a zero byte")
     if "integer" in message:
@@ -291,7 +295,7 @@ def _name(error: Any) -> str:
 
 
 def _chinese_titles() -> None:
-    """The titles of the help's boxes, which the library has in English alone."""
+    """Translates the titles of the help's panels, which typer only has in English."""
     if say("en") == "zh":
         from typer import rich_utils
 

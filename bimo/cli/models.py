@@ -1,4 +1,4 @@
-"""`bimo list`, `bimo show`, `bimo export`: which systems there are, what is in one, and one written out."""
+"""`bimo list`, `bimo show`, `bimo extend`, `bimo export`: lists, describes, extends and exports systems."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LIST_EXAMPLES = say(
     "Examples:\n\n  bimo list taiyi\n\n  bimo list --reads en --source weights\n\n  bimo list --here --json\n\n  "
     "bimo list --styles --sheet styles.png"
 )
-#: Columns of a terminal that has room for sources and repositories.
+#: The least width in columns for a table with sources and repositories.
 WHOLE_COLUMNS = 150
 SHOW_EXAMPLES = say("Examples:\n\n  bimo show xiaomo\n\n  bimo show ./mine.py:recipe --json")
 EXTEND_EXAMPLES = say(
@@ -41,7 +41,7 @@ EXPORT_EXAMPLES = say(
 
 
 class Stored(StrEnum):
-    """How numbers are stored in a file."""
+    """The dtype of weights in a file."""
 
     fp16 = "fp16"
     bf16 = "bf16"
@@ -50,7 +50,7 @@ class Stored(StrEnum):
 
 
 class To(StrEnum):
-    """Whom a system is written for: bimo, diffusers' pipelines, or those who read single files."""
+    """Formats of export: bimo's, diffusers' folder, a single-file checkpoint."""
 
     bimo = "bimo"
     diffusers = "diffusers"
@@ -58,7 +58,7 @@ class To(StrEnum):
 
 
 class Kind(StrEnum):
-    """Kinds of source by their last words."""
+    """Kinds of source, by the last word of ``Recipe.source``."""
 
     weights = "weights"
     description = "description"
@@ -80,7 +80,7 @@ def list_models(
     ] = False,
     sheet: Annotated[Path | None, typer.Option(help=say("with --styles: write their pictures into this PNG"))] = None,
 ) -> None:
-    """Prints a table of every recipe, or of those that are asked for; or of the styles."""
+    """Prints a table of all recipes, of those that match, or of the styles."""
     if styles or sheet is not None:
         if not styles or words or reads or source or here:
             raise RequestError("--sheet goes with --styles, and --styles without what chooses systems; leave one out")
@@ -95,17 +95,17 @@ def list_models(
     if as_json:
         print_json(rows, indent=1)
         return
-    out = console()
-    whole = out.width >= WHOLE_COLUMNS
-    heads = say("name title languages weights source repository").split()
-    table = plain_table("", " ".join(heads if whole else heads[:4]))
-    table.columns[0].no_wrap = True  # a name is typed as it stands
+    output = console()
+    wide = output.width >= WHOLE_COLUMNS
+    headings = say("name title languages weights source repository").split()
+    table = plain_table("", " ".join(headings if wide else headings[:4]))
+    table.columns[0].no_wrap = True  # so that names can be copied
     for row in rows:
         spoken = row["languages"]
         languages = ", ".join(spoken[:2]) + (f" +{len(spoken) - 2}" if len(spoken) > 2 else "")
         cells = (row["name"], row["title"], languages, _state(row), _source(row), row["repository"])
-        table.add_row(*(cells if whole else cells[:4]))
-    out.print(table)
+        table.add_row(*(cells if wide else cells[:4]))
+    output.print(table)
 
 
 def _asked_for(row: dict[str, Any], words: list[str], reads: str | None, source: Kind | None, here: bool) -> bool:
@@ -119,7 +119,7 @@ def _asked_for(row: dict[str, Any], words: list[str], reads: str | None, source:
 
 
 def names(incomplete: str) -> list[str]:
-    """Names of recipes that begin so, for the shell to complete."""
+    """Names of recipes for shell completion."""
     return [name for name in registry.listed() if name.startswith(incomplete)]
 
 
@@ -136,7 +136,7 @@ def show(
         bool, typer.Option("--engine", help=say("which engine this processor draws it by, and why"))
     ] = False,
 ) -> None:
-    """Prints a recipe with its sizes, counted without making any weights."""
+    """Prints a recipe with its parameter counts; no weights are loaded."""
     facts = model_info.full(registry.recipe(name))
     if engine:
         _engines(facts["name"], facts["parameters"], as_json)
@@ -144,8 +144,8 @@ def show(
     if as_json:
         print_json(facts, indent=1)
         return
-    out = console()
-    out.print(facts["name"], style="bold", markup=False)
+    output = console()
+    output.print(facts["name"], style="bold", markup=False)
     for label, fact in (
         (say("title"), facts["title"]),
         (say("paper"), facts["paper"]),
@@ -158,20 +158,20 @@ def show(
         (say("note"), facts["note"]),
     ):
         if fact:
-            out.print(f"  {label}: {fact}", markup=False)
+            output.print(f"  {label}: {fact}", markup=False)
     table = plain_table(say("parts"), say("name kind parameters tokens"), right="参数 parameters")
     for row in facts["parts"]:
         table.add_row(row["name"], row["kind"], f"{row['parameters']:,}", str(row["tokens"] or ""))
     table.add_row(say("total"), "", f"{facts['parameters']:,}", "")
-    out.print(table)
+    output.print(table)
     if facts["levels"]:
-        out.print(_levels(facts))
+        output.print(_levels(facts))
     if facts["stages"]:
-        out.print(_stages(facts))
+        output.print(_stages(facts))
 
 
 def _engines(name: str, parameters: int, as_json: bool) -> None:
-    """Prints what the probe of this machine measured, and what --engine auto takes for a system."""
+    """Prints the benchmark of this machine's engines, and which one --engine auto chooses for a system."""
     from bimo.engine.processor import AUTO, chosen, measured
 
     rows, best = measured(), chosen(AUTO, parameters)
@@ -192,8 +192,8 @@ def _levels(facts: dict[str, Any]) -> Table:
     table = plain_table(say("levels"), heads)
     for row in facts["levels"]:
         shape = "x".join(str(side) for side in row["shape"])
-        turned = ", ".join([f"{row['guidance']:g}", *row["guidance_weights"]])
-        cells = (row["name"], row["space"], shape, row["schedule"], row["sampler"], str(row["steps"]), turned)
+        guidance = ", ".join([f"{row['guidance']:g}", *row["guidance_weights"]])
+        cells = (row["name"], row["space"], shape, row["schedule"], row["sampler"], str(row["steps"]), guidance)
         table.add_row(*cells, ", ".join(row["conditioners"]))
     return table
 
@@ -223,7 +223,7 @@ def export(
     ] = None,
     share: Annotated[float, typer.Option(help=say("the other model's part of the mixture, 0 to 1"))] = 0.5,
 ) -> None:
-    """Writes a system with its recipe, weights, words and hashes, or in the layout of others."""
+    """Writes a system as a bimo folder, a diffusers folder or a single file."""
     if to is To.single and out.suffix != ".safetensors":
         raise RequestError("a single file ends in .safetensors, not like {out}", out=out)
     if dtype is Stored.int8 and to is not To.bimo:
@@ -252,7 +252,7 @@ def export(
 
 
 def _write_only(system: System, out: Path, globs: Sequence[str], dtype: torch.dtype) -> None:
-    """The tensors whose names match, as one file. Raises RequestError where none does."""
+    """Writes the tensors whose names match to one file. Raises RequestError if none does."""
     from bimo.core.checkpoint_io import write
 
     state = {n: v for n, v in system.state_dict().items() if any(fnmatchcase(n, glob) for glob in globs)}
@@ -273,7 +273,7 @@ def extend(
     positions: Annotated[int, typer.Option(min=0, help=say("how many positions in all"))] = 0,
     length: Annotated[int, typer.Option(min=0, help=say("how many a text may use"))] = 0,
 ) -> None:
-    """Writes a system whose text encoders have more words and positions, each begun as told."""
+    """Writes a system whose text encoders have more tokens and positions, and prints how these are initialised."""
     if (words is None) == (data is None) and not positions:
         raise RequestError("give the words with --words, or data with --data, or more positions with --positions")
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
@@ -285,14 +285,14 @@ def extend(
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError("cannot read {words}: {error}", words=words, error=error) from None
     system = registry.load(model)
-    from bimo.models.text_encoders import extend as growing
+    from bimo.models.text_encoders import extend as extension
 
     if data is not None:
         from bimo.data.shards import read
 
         captions = (caption["text"] for _, _, row in read(data) for caption in row["captions"])
-        added += growing.characters(captions, most)
-    for number, count in enumerate(growing.extend(system, added, positions, length), 1):
+        added += extension.characters(captions, most)
+    for number, count in enumerate(extension.extend(system, added, positions, length), 1):
         part: Any = system.recipe.text_encoders[number - 1]
         print(
             say(
@@ -311,11 +311,11 @@ def extend(
 
 
 def numbers(dtype: Stored) -> torch.dtype:
-    """torch's own name of it."""
+    """The torch dtype."""
     import torch
 
-    known = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "int8": torch.int8}
-    return known[dtype.value]
+    dtypes = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "int8": torch.int8}
+    return dtypes[dtype.value]
 
 
 def _source(row: dict[str, Any]) -> str:

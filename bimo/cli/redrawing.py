@@ -1,4 +1,4 @@
-"""Options of `bimo draw` that make a picture of pictures, of several prompts, or of several seeds."""
+"""Options of `bimo draw` for second passes, regions, tiling, outpainting and seed variation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SubseedStrength = Annotated[
 
 
 class Upscaler(StrEnum):
-    """How a picture is enlarged before it is drawn over."""
+    """How a picture is enlarged for the second pass."""
 
     lanczos = "lanczos"
     nearest = "nearest"
@@ -31,13 +31,13 @@ class Upscaler(StrEnum):
 
 
 class Place(StrEnum):
-    """Where text stands."""
+    """Where text is inscribed."""
 
     thing = "thing"
 
 
 class Edges(StrEnum):
-    """Across which edges a picture goes on."""
+    """Axes along which a picture is seamless."""
 
     x = "x"
     y = "y"
@@ -86,13 +86,13 @@ TileSize = Annotated[
 TileOverlap = Annotated[
     int | None, typer.Option(help=say("pixels by which windows lie on each other; else a quarter of --tile-size"))
 ]
-#: Boxes that have a name.
+#: Named boxes: (left, top, width, height) as fractions of the picture.
 BOXES = {"left": (0, 0, 0.5, 1), "right": (0.5, 0, 0.5, 1), "top": (0, 0, 1, 0.5), "bottom": (0, 0.5, 1, 0.5)}
 
 
 def region_of(text: str) -> dict[str, Any]:
-    """'left=一只猫', '0,0,0.5,1=一只猫', '#ff0000=一只猫', with a weight 'left:1.5=一只猫' -> the fields of a Region.
-    Raises RequestError.
+    """Parses 'left=一只猫', '0,0,0.5,1=一只猫', '#ff0000=一只猫', or with a weight 'left:1.5=一只猫', into the fields
+    of a Region. Raises RequestError.
     """
     place, sign, words = text.partition("=")
     place, _, weight = place.strip().replace("，", ",").partition(":")
@@ -116,7 +116,7 @@ def region_of(text: str) -> dict[str, Any]:
 
 
 def border_of(text: str, image: Any) -> Border:
-    """'left=64,right=25%' or '16:9' -> (left, top, right, bottom) in pixels of an image. Raises RequestError."""
+    """Parses 'left=64,right=25%' or '16:9' into (left, top, right, bottom) in pixels. Raises RequestError."""
     if image is None:
         raise RequestError("--outpaint without --image; give the picture that is to be drawn on around")
     from bimo.diffusion.image_inputs import upright
@@ -125,18 +125,18 @@ def border_of(text: str, image: Any) -> Border:
     if shape := re.fullmatch(r"\s*(\d{1,4})\s*[:：]\s*(\d{1,4})\s*", text):
         across, down = int(shape[1]), int(shape[2])
         if across and down:
-            more = (max(0, round(height * across / down) - width), max(0, round(width * down / across) - height))
-            return more[0] // 2, more[1] // 2, more[0] - more[0] // 2, more[1] - more[1] // 2
+            padding = (max(0, round(height * across / down) - width), max(0, round(width * down / across) - height))
+            return padding[0] // 2, padding[1] // 2, padding[0] - padding[0] // 2, padding[1] - padding[1] // 2
     sides: dict[str, int] = {"left": 0, "top": 0, "right": 0, "bottom": 0}
     for part in re.split("[,，]", text):
-        found = re.fullmatch(r"\s*(left|top|right|bottom|all)\s*=\s*(\d{1,5})(%?)\s*", part)
-        if found is None:
+        match = re.fullmatch(r"\s*(left|top|right|bottom|all)\s*=\s*(\d{1,5})(%?)\s*", part)
+        if match is None:
             raise RequestError(
                 "--outpaint is {text!r}; expected sides with pixels or shares, as left=64,right=25% or all=32, or a "
                 "shape as 16:9",
                 text=text,
             )
-        for side in sides if found[1] == "all" else (found[1],):
+        for side in sides if match[1] == "all" else (match[1],):
             length = width if side in ("left", "right") else height
-            sides[side] = round(length * int(found[2]) / 100) if found[3] else int(found[2])
+            sides[side] = round(length * int(match[2]) / 100) if match[3] else int(match[2])
     return sides["left"], sides["top"], sides["right"], sides["bottom"]

@@ -1,4 +1,4 @@
-"""Many drawings of one command: a table of prompts, choices by seed, a sheet over settings; what is drawn stays."""
+"""Several drawings by one command: tables of prompts, wildcards, grids over settings, and --resume."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bimo.core.request import Request, checked, seeds_of
 from bimo.prompts.wildcards import Wildcards, has_wildcards
 
 MAXIMUM_TABLE_BYTES = 64 << 20
-#: What columns may be called besides the fields of a request.
+#: Aliases of a request's fields in tables.
 COLUMNS = {
     "prompt": "text",
     "提示词": "text",
@@ -35,23 +35,23 @@ COLUMNS = {
     "风格": "style",
     "张数": "count",
 }
-#: Fields that hold pictures, which no table has.
+#: Fields that hold pictures and cannot be in a table.
 _PICTURES = ("image", "mask", "region_map", "condition_images")
-#: The most pictures of one sheet.
+#: The most pictures on one sheet.
 MAXIMUM_CELLS = 1024
 
 
 def field_named(name: str) -> str:
-    """The field of a request that a column or an axis names. Raises RequestError."""
+    """The request's field for the name of a column or axis. Raises RequestError."""
     field = COLUMNS.get(name.strip(), name.strip())
-    known = [one for one in Request.model_fields if one not in _PICTURES]
-    if field not in known:
-        raise RequestError("a request has no field {name!r}{near}", name=name, near=meant(field, [*known, *COLUMNS]))
+    fields = [field_name for field_name in Request.model_fields if field_name not in _PICTURES]
+    if field not in fields:
+        raise RequestError("a request has no field {name!r}{near}", name=name, near=meant(field, [*fields, *COLUMNS]))
     return field
 
 
 def value_of(field: str, text: Any) -> Any:
-    """A field's value as a table or an option has it: '512x768' is a size; JSON where a field has several values."""
+    """Parses a field's value from a table or an option: '512x768' for a size, JSON for lists and objects."""
     if isinstance(text, str):
         if field == "size":
             return inputs.size_of(text)
@@ -64,8 +64,8 @@ def value_of(field: str, text: Any) -> Any:
 
 
 def rows(file: Path) -> list[dict[str, Any]]:
-    """The rows of a file of prompts: .txt a prompt a line, .csv and .tsv with a head, .jsonl an object a line. Raises
-    RequestError that names the row.
+    """The rows of a file of prompts: .txt with one prompt per line, .csv and .tsv with a header, .jsonl with one object
+    per line. Raises RequestError that names the row.
     """
     try:
         text = read_regular(file, MAXIMUM_TABLE_BYTES).decode("utf-8-sig")
@@ -74,16 +74,16 @@ def rows(file: Path) -> list[dict[str, Any]]:
     kind = file.suffix.lower()
     if kind in (".csv", ".tsv"):
         reader = csv.DictReader(io.StringIO(text), delimiter="\t" if kind == ".tsv" else ",")
-        found: list[Mapping[str, Any]] = list(reader)
+        records: list[Mapping[str, Any]] = list(reader)
     elif kind in (".jsonl", ".ndjson"):
-        found = [_object(line, number, file) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        records = [_object(line, number, file) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     elif kind in (".txt", ""):
-        found = [{"text": line.strip()} for line in text.splitlines() if line.strip() and line.lstrip()[0] != "#"]
+        records = [{"text": line.strip()} for line in text.splitlines() if line.strip() and line.lstrip()[0] != "#"]
     else:
         raise RequestError("--prompts is {file}; expected .txt, .csv, .tsv or .jsonl", file=file)
-    if not found:
+    if not records:
         raise RequestError("{file} holds no prompt", file=file)
-    return [_row(one, number, file) for number, one in enumerate(found, 1)]
+    return [_row(record, number, file) for number, record in enumerate(records, 1)]
 
 
 def _object(line: str, number: int, file: Path) -> Mapping[str, Any]:
@@ -96,25 +96,25 @@ def _object(line: str, number: int, file: Path) -> Mapping[str, Any]:
     return value
 
 
-def _row(given: Mapping[str, Any], number: int, file: Path) -> dict[str, Any]:
+def _row(record: Mapping[str, Any], number: int, file: Path) -> dict[str, Any]:
     try:
-        if None in given:
+        if None in record:
             raise RequestError("there are more values than columns; put quotation marks about a text with commas")
-        pairs = ((field_named(name), value) for name, value in given.items() if value not in (None, ""))
-        found = {field: value_of(field, value) for field, value in pairs}
-        checked({"text": "a"} | found)
+        pairs = ((field_named(name), value) for name, value in record.items() if value not in (None, ""))
+        fields = {field: value_of(field, value) for field, value in pairs}
+        checked({"text": "a"} | fields)
     except RequestError as error:
         raise RequestError("row {number} of {file}: {error}", number=number, file=file, error=error) from None
-    return found
+    return fields
 
 
 def requests(
     base: Mapping[str, Any], table: Sequence[Mapping[str, Any]], count: int, lists: Wildcards, single: bool, seed: int
 ) -> list[Request]:
-    """The requests of a command. A prompt that leaves something to choose is one request a picture, each chosen by its
-    seed, and so is all with ``single``; a row's own fields come before those of the command.
+    """The requests of a command. A prompt with wildcards becomes one request per picture, each resolved by its own
+    seed; with ``single`` or a table so does every prompt. A row's fields override those of the command.
     """
-    found: list[Request] = []
+    result: list[Request] = []
     for row in table or [{}]:
         fields = {"count": count, **base, **row}
         number, first = int(fields.get("count") or 1), int(fields.get("seed", seed))
@@ -122,31 +122,35 @@ def requests(
             return [checked(fields)]
         checked(fields)
         for index in range(number):
-            own, subseed = seeds_of(first, fields.get("subseed"), fields.get("subseed_strength"), index)
+            own_seed, subseed = seeds_of(first, fields.get("subseed"), fields.get("subseed_strength"), index)
             varied = {} if subseed is None else {"subseed": subseed}
-            words = {name: lists.chosen(str(fields[name]), own) for name in ("text", "negative") if fields.get(name)}
-            found.append(checked({**fields, **words, **varied, "seed": own, "count": 1}))
-    return found
+            chosen_texts = {
+                name: lists.chosen(str(fields[name]), own_seed) for name in ("text", "negative") if fields.get(name)
+            }
+            result.append(checked({**fields, **chosen_texts, **varied, "seed": own_seed, "count": 1}))
+    return result
 
 
 class Drawn:
-    """The pictures that lie in a folder, by the requests in their records."""
+    """An index of the pictures in a folder by the requests in their metadata."""
 
     def __init__(self, folder: Path) -> None:
         self._records: set[str] = set()
         for file in sorted(folder.glob("*.png")) if folder.is_dir() else ():
             try:
                 record = read_metadata(file)
-            except RequestError:  # another's picture, or one that was broken off
+            except RequestError:  # not drawn by bimo, or truncated
                 continue
             self._records.add(_key(record["request"], record["recipe"], record["weights"]))
 
     def has(self, request: Request, recipe: str, weights: str, heeds_empty: bool) -> bool:
-        """Whether a system drew a filled request; ``heeds_empty`` where the empty negative prompt is not none."""
-        dumped = request.model_dump(mode="json", exclude_defaults=True)
-        if not (dumped.get("negative") or heeds_empty):
-            dumped.pop("negative", None)  # a record says "" where that makes a difference
-        return _key(dumped, recipe, weights) in self._records
+        """Whether the folder has the picture of a filled request. ``heeds_empty`` says that for this system an empty
+        negative prompt differs from none.
+        """
+        fields = request.model_dump(mode="json", exclude_defaults=True)
+        if not (fields.get("negative") or heeds_empty):
+            fields.pop("negative", None)  # records have "" only if it makes a difference
+        return _key(fields, recipe, weights) in self._records
 
 
 def _key(request: Mapping[str, Any], recipe: str, weights: str) -> str:
@@ -156,15 +160,15 @@ def _key(request: Mapping[str, Any], recipe: str, weights: str) -> str:
 
 @dataclass(frozen=True)
 class Axis:
-    """What a sheet goes over: a field of the request, or words of the prompt that are replaced."""
+    """An axis of a grid: a field of the request, or words of the prompt to replace."""
 
     name: str
     values: tuple[str, ...]
 
     @classmethod
     def of(cls, option: str, text: str, prompt: str) -> Axis:
-        """'steps=4,8,20' -> the field and its values; 'cat=cat,dog' of a prompt with a cat goes over the words. Raises
-        RequestError.
+        """Parses 'steps=4,8,20' as a field and its values, or 'cat=cat,dog' as words in the prompt and their
+        replacements. Raises RequestError.
         """
         name, sign, rest = text.partition("=")
         values = tuple(value.strip() for value in re.split("[,，]", rest))
@@ -178,15 +182,15 @@ class Axis:
 
     @property
     def is_words(self) -> bool:
-        """Whether it goes over words of the prompt."""
+        """Whether it replaces words of the prompt."""
         return self.name not in Request.model_fields and self.name not in COLUMNS
 
     def labels(self) -> tuple[str, ...]:
-        """What is written beside the pictures."""
+        """The labels on the sheet."""
         return tuple(value if self.is_words else f"{self.name}={value}" for value in self.values)
 
     def applied(self, fields: Mapping[str, Any], value: str) -> dict[str, Any]:
-        """A request's fields with one of the values."""
+        """A request's fields with one value of the axis applied."""
         if self.is_words:
             return {**fields, "text": str(fields["text"]).replace(self.name, value)}
         field = field_named(self.name)
@@ -194,7 +198,7 @@ class Axis:
 
 
 def cells(fields: Mapping[str, Any], axes: Sequence[Axis]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
-    """Every cell of a sheet, z slowest and x fastest: its values in the order of the axes, and the request's fields."""
+    """The cells of a sheet, x varying fastest: the values in the order of the axes, and the request's fields."""
     total = 1
     for axis in axes:
         total *= len(axis.values)

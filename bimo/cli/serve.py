@@ -1,4 +1,4 @@
-"""`bimo serve` and `bimo keys`: the page and the interfaces for programs, and who may use them."""
+"""`bimo serve` and `bimo keys`: the web page and the HTTP interfaces, and their access keys."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from bimo.cli.draw_help import C2PA_HELP, LABEL_HELP, PRODUCER_HELP
 from bimo.cli.engine_options import takes_engine
-from bimo.cli.inputs import C2PA_HELP, LABEL_HELP, PRODUCER_HELP
 from bimo.core.credentials import credentials_of
 from bimo.core.errors import RequestError
 from bimo.core.label import label_of
@@ -43,7 +43,7 @@ def serve(
         list[str] | None,
         typer.Option("--name", help=say("a further name of this machine, as behind a proxy; may be repeated")),
     ] = None,
-    how: LoadOptions = DEFAULT,
+    load_options: LoadOptions = DEFAULT,
     batch: Annotated[int, typer.Option(min=1, max=64, help=say("the most pictures in one call of a denoiser"))] = 16,
     workers: Annotated[
         int, typer.Option(min=1, max=64, help=say("how many processes draw: one for a card, or for a group of cores"))
@@ -69,7 +69,7 @@ def serve(
     from bimo.serve.run import is_loopback
     from bimo.serve.run import serve as run
 
-    if how.denoiser is not None and len(model or ()) > 1:
+    if load_options.denoiser is not None and len(model or ()) > 1:
         raise RequestError("--denoiser goes with one model, and several are named; name that one with -m alone")
     settings = ServeSettings(
         models=tuple(model or [os.environ.get("BIMO_MODEL") or DEFAULT_MODEL]),
@@ -77,7 +77,7 @@ def serve(
         loras=loras,
         embeddings=embeddings,
         controlnets=controlnets,
-        how=how,
+        load_options=load_options,
         batch=batch,
         workers=workers,
         limits=Limits(waiting=waiting, waiting_of_key=waiting if is_loopback(host) else max(1, waiting // 4)),

@@ -1,4 +1,4 @@
-"""Pictures side by side on one labelled sheet: what AUTOMATIC1111 calls an X/Y/Z plot."""
+"""A labelled grid of pictures, AUTOMATIC1111's X/Y/Z plot."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ INK, PAPER = "#222222", "#ffffff"
 
 
 def sheet(pictures: Sequence[Picture], axes: Sequence[Axis], wanted_label: Label | None = None) -> bytes:
-    """The sheet as PNG, z from top to bottom, y down and x across within it; every picture's record is in its text
-    chunk ``bimo-sheet``. Pictures of different sizes stand in the middle of their cells.
+    """The grid as PNG: z from top to bottom, within it y downwards and x across. The text chunk ``bimo-sheet`` has the
+    records of all pictures. Smaller pictures are centred in their cells.
     """
     from PIL import Image, ImageDraw
     from PIL.PngImagePlugin import PngInfo
 
     x, y, z = (*axes, *[Axis("", ("",))] * (3 - len(axes)))
-    width, height = (max(side) for side in zip(*(one.image.size for one in pictures), strict=True))
+    width, height = (max(side) for side in zip(*(picture.image.size for picture in pictures), strict=True))
     line = max(16, min(width, height) // 12)
     labels = [label for axis in (x, y, z) for label in axis.labels()]
     write = partial(write_label, side=line, faces=faces_of("".join(labels)))
@@ -40,9 +40,9 @@ def sheet(pictures: Sequence[Picture], axes: Sequence[Axis], wanted_label: Label
     wide = max(width, *(write(probe, (0, 0), label, draw=False) for label in x.labels()))
     across, down = wide + GAP, height + GAP
     size = (left + across * len(x.values) + GAP, (head + block + down * len(y.values) + GAP) * len(z.values))
-    made = Image.new("RGB", size, PAPER)
-    pen = ImageDraw.Draw(made)
-    place = iter(pictures)
+    canvas = Image.new("RGB", size, PAPER)
+    pen = ImageDraw.Draw(canvas)
+    remaining = iter(pictures)
     for layer, z_label in enumerate(z.labels()):
         top = layer * (head + block + down * len(y.values) + GAP)
         write(pen, (GAP, top + line // 2), z_label)
@@ -53,17 +53,17 @@ def sheet(pictures: Sequence[Picture], axes: Sequence[Axis], wanted_label: Label
             above = top + head + block + row * down
             write(pen, (GAP, above + (height - line) // 2), words)
             for column in range(len(x.values)):
-                image = next(place).image
+                image = next(remaining).image
                 corner = (left + column * across + (wide - image.width) // 2, above + (height - image.height) // 2)
-                made.paste(image, corner)
+                canvas.paste(image, corner)
     info = PngInfo()
     record = {
         "axes": [[axis.name, list(axis.values)] for axis in axes],
-        "pictures": [one.metadata() for one in pictures],
+        "pictures": [picture.metadata() for picture in pictures],
     }
     info.add_itxt(METADATA_KEY, json.dumps(record, ensure_ascii=False, sort_keys=True))
     buffer = io.BytesIO()
-    made.save(buffer, format="PNG", pnginfo=info)
+    canvas.save(buffer, format="PNG", pnginfo=info)
     if wanted_label is None:
         return buffer.getvalue()
     produce_id = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:32]
@@ -71,17 +71,17 @@ def sheet(pictures: Sequence[Picture], axes: Sequence[Axis], wanted_label: Label
 
 
 def faces_of(text: str) -> dict[str, Any]:
-    """The font of each character; Latin letters have Pillow's own, so that a sheet without Chinese needs no font."""
+    """The font of each non-ASCII character; ASCII uses Pillow's own font, so that such a sheet needs no other."""
     from bimo.inscription.fonts import faces_for, find_faces
 
-    rest = "".join(character for character in text if not character.isascii())
-    return dict(faces_for(rest, find_faces())) if rest else {}
+    non_ascii = "".join(character for character in text if not character.isascii())
+    return dict(faces_for(non_ascii, find_faces())) if non_ascii else {}
 
 
 def write_label(
     pen: ImageDraw.ImageDraw, at: tuple[int, int], text: str, side: int, faces: dict[str, Any], draw: bool = True
 ) -> int:
-    """Writes a label, and answers how wide it is."""
+    """Draws a label and returns its width in pixels; only measures it with ``draw`` False."""
     from PIL import ImageFont
 
     plain = ImageFont.load_default(side)

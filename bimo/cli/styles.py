@@ -1,4 +1,4 @@
-"""`bimo list --styles`: every style by its names in both languages, and a sheet of pictures of them."""
+"""`bimo list --styles`: a table of the styles in both languages, and a contact sheet."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COLUMNS, SIDE, LINE, GAP = 6, 144, 16, 12
 
 
 def list_styles(sheet: Path | None, as_json: bool) -> None:
-    """Prints the styles as a table or JSON; writes the sheet where one is named."""
+    """Prints the styles as a table or JSON; writes the contact sheet if a file is given."""
     if sheet is not None and sheet.suffix.lower() != ".png":
         raise RequestError("--sheet is {path}; expected a PNG, for instance styles.png", path=sheet)
     rows = [
@@ -47,8 +47,8 @@ def list_styles(sheet: Path | None, as_json: bool) -> None:
 
 
 def contact_sheet() -> bytes:
-    """A PNG of every style as the bundled model draws it, an apple or, in black and white, a tree, the names below; in
-    English alone, which is said, where no font here has the Chinese ones.
+    """A PNG with one picture of every style by the bundled model, labelled with its names. Without a font for Chinese
+    the labels are only English, with a warning.
     """
     from PIL import Image, ImageDraw
 
@@ -59,15 +59,15 @@ def contact_sheet() -> bytes:
         typer.secho(say("the sheet is in English: {error}", error=error), fg="yellow", err=True)
     across, down = SIDE + GAP, SIDE + GAP + 2 * LINE + LINE // 2
     rows = -(-len(STYLES) // COLUMNS)
-    made = Image.new("RGB", (across * COLUMNS + GAP, down * rows + GAP), "#ffffff")
-    write = partial(write_label, ImageDraw.Draw(made), side=LINE, faces=faces or {})
-    for place, (name, style) in enumerate(STYLES.items()):
-        left, top = GAP + across * (place % COLUMNS), GAP + down * (place // COLUMNS)
-        made.paste(picture_of(name).resize((SIDE, SIDE), Image.Resampling.LANCZOS), (left, top))
+    image = Image.new("RGB", (across * COLUMNS + GAP, down * rows + GAP), "#ffffff")
+    write = partial(write_label, ImageDraw.Draw(image), side=LINE, faces=faces or {})
+    for index, (name, style) in enumerate(STYLES.items()):
+        left, top = GAP + across * (index % COLUMNS), GAP + down * (index // COLUMNS)
+        image.paste(picture_of(name).resize((SIDE, SIDE), Image.Resampling.LANCZOS), (left, top))
         for line, words in enumerate(_lines(name, style, faces is not None)):
             write((left, top + SIDE + LINE * line + LINE // 4), words)
     buffer = io.BytesIO()
-    made.save(buffer, "PNG", optimize=True)
+    image.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
@@ -77,7 +77,7 @@ def _lines(name: str, style: Style, chinese: bool) -> Iterator[str]:
 
 
 def picture_of(name: str) -> Image.Image:
-    """What the bundled model draws in a style, small; it comes with the package."""
+    """The example picture of a style that comes with the package."""
     from PIL import Image
 
     place: Any = resources.files("bimo.serve.page").joinpath("styles", f"{name}.webp")

@@ -1,4 +1,4 @@
-"""What is printed: characters a terminal lacks, JSON that stays JSON, tables as wide as the terminal."""
+"""Output to the terminal: JSON, tables, and characters that the terminal's encoding lacks."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WIDE = 200
-#: What takes what a stream cannot show.
+#: The name of the error handler for characters that a stream cannot encode.
 SHOWN = "bimo.shown"
 
 
 def print_json(value: Any, indent: int | None = None) -> None:
-    """Prints a value as JSON, which is UTF-8: in a stream of another encoding all but ASCII is escaped."""
+    """Prints a value as JSON; if the stream is not UTF-8, all but ASCII is escaped."""
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     try:
         readable = codecs.lookup(sys.stdout.encoding or "").name == "utf-8"
-        text.encode()  # a name that is no text is not UTF-8 either
+        text.encode()  # raises for file names that are not valid UTF-8 (surrogates)
     except (LookupError, UnicodeEncodeError):
         readable = False
     if not readable:
@@ -32,7 +32,7 @@ def print_json(value: Any, indent: int | None = None) -> None:
 
 
 def console() -> Console:
-    """Standard output; wide where it is not a terminal, so that nothing is cut for whoever reads it."""
+    """A rich console on standard output; wide if that is not a terminal, so that nothing is cut off."""
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE, highlight=False)
@@ -49,8 +49,8 @@ def plain_table(title: str, heads: str, right: str = "") -> Table:
 
 
 def open_streams() -> None:
-    """A terminal that cannot show a character gets its number, and what reads our output the bytes of a file's name:
-    no picture is lost to a print. A stream that was closed leads nowhere.
+    """Makes the standard streams robust: characters that cannot be encoded are escaped, undecodable bytes of file names
+    are written back as they were, and closed streams are replaced by the null device.
     """
     codecs.register_error(SHOWN, _shown)
     for name, errors in (("stdout", SHOWN), ("stderr", "backslashreplace")):
@@ -62,5 +62,5 @@ def open_streams() -> None:
 
 def _shown(error: UnicodeError) -> tuple[str | bytes, int]:
     if isinstance(error, UnicodeEncodeError) and "\udc80" <= (half := error.object[error.start]) <= "\udcff":
-        return bytes([ord(half) - 0xDC00]), error.start + 1  # a byte of a name that is no text
+        return bytes([ord(half) - 0xDC00]), error.start + 1  # an undecodable byte of a file name
     return codecs.backslashreplace_errors(error)

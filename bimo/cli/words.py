@@ -1,4 +1,4 @@
-"""What is made of a prompt before it is drawn: a poem's scene, expansion, translation; all of it is said."""
+"""Rewrites a prompt before it is drawn: by a poem, by expansion, by translation; each change is reported."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ _ASK_ENGLISH = (
     "Translate the prompt of a picture below into English. Answer with the translation alone. Text in quotation marks "
     "stays letter by letter, with its marks."
 )
-#: Verses are drawn so where no style is said.
+#: The default style of verses.
 POEM_STYLE = "ink"
 
 
-def poem_fields(asked: str, settings: Mapping[str, Any], inscribed: bool) -> tuple[dict[str, Any], list[str]]:
-    """The fields of a request for the verse of a poem, and what is to be said of it. Raises RequestError."""
-    from bimo.prompts.poems import found
+def poem_fields(query: str, settings: Mapping[str, Any], inscribed: bool) -> tuple[dict[str, Any], list[str]]:
+    """The fields of a request for the verse of a poem, and notes for the user. Raises RequestError."""
+    from bimo.prompts.poems import find_verse
     from bimo.xiaomo.captions.expansion import lexicons
 
-    verse = found(asked)
+    verse = find_verse(query)
     full = expanded(verse.verse, lexicons())
-    fields: dict[str, Any] = {"text": full.text, "original_text": asked, "style": settings.get("style") or POEM_STYLE}
-    told = [say("the verse is of {poem}: {verse}", poem=str(verse.poem), verse=verse.verse)]
-    told += full.notes() if full.added else ()
+    fields: dict[str, Any] = {"text": full.text, "original_text": query, "style": settings.get("style") or POEM_STYLE}
+    notes = [say("the verse is of {poem}: {verse}", poem=str(verse.poem), verse=verse.verse)]
+    notes += full.notes() if full.added else ()
     if not verse.exact:
-        told.insert(0, say("no poem here has {asked}; the nearest is drawn", asked=asked))
+        notes.insert(0, say("no poem here has {query}; the nearest is drawn", query=query))
     if inscribed:
         fields |= {"inscribe": (verse.verse,), "writing": settings.get("writing") or "vertical"}
-    return fields, told
+    return fields, notes
 
 
-def language_model(place: str, name: str) -> Callable[[str, str], str]:
-    """A language model of an address (OpenAI-compatible, up to and with /v1) or of a local folder: (what it is told,
-    the prompt) -> its answer. Raises DataError, RequestError.
+def language_model(address_or_folder: str, name: str) -> Callable[[str, str], str]:
+    """A language model at an address (OpenAI-compatible, up to and including /v1) or in a local folder, as a function
+    (instructions, prompt) -> answer. Raises DataError, RequestError.
     """
     from bimo.curation.captioning.endpoint import Endpoint, Unanswered
     from bimo.curation.captioning.model_folder import ModelFolder
     from bimo.curation.captioning.rewriting import Asking
 
-    if re.match("https?://", place):
+    if re.match("https?://", address_or_folder):
         if not name:
             raise RequestError(
                 "--language-model is an address; say with --language-model-name which model it is to ask"
@@ -54,15 +54,15 @@ def language_model(place: str, name: str) -> Callable[[str, str], str]:
         import os
 
         key = KEY_VARIABLE if os.environ.get(KEY_VARIABLE) else ""
-        asking = Asking(Endpoint(address=place, model=name, key=key, tries=2), sees=False)
-    elif Path(place).is_dir():
-        asking = Asking(ModelFolder(path=place), sees=False)
+        asking = Asking(Endpoint(address=address_or_folder, model=name, key=key, tries=2), sees=False)
+    elif Path(address_or_folder).is_dir():
+        asking = Asking(ModelFolder(path=address_or_folder), sees=False)
     else:
-        raise RequestError("--language-model is {place}; expected an http address or a folder", place=place)
+        raise RequestError("--language-model is {place}; expected an http address or a folder", place=address_or_folder)
 
-    def ask(told: str, prompt: str) -> str:
+    def ask(instructions: str, prompt: str) -> str:
         try:
-            (answer,) = asking.answers([(f"{told}\n\n{prompt}", None)])
+            (answer,) = asking.answers([(f"{instructions}\n\n{prompt}", None)])
         except Unanswered as error:
             raise RequestError("the language model gave no answer: {reason}", reason=error.reason) from None
         return answer.text
@@ -71,7 +71,7 @@ def language_model(place: str, name: str) -> Callable[[str, str], str]:
 
 
 def expansion(prompt: str, ask: Callable[[str, str], str] | None) -> tuple[dict[str, Any], list[str]]:
-    """The fields of a request for an expanded prompt, and what is to be said of it."""
+    """The fields of a request for an expanded prompt, and notes for the user."""
     from bimo.xiaomo.captions.expansion import lexicons
 
     full = expanded(prompt, lexicons()) if ask is None else rewritten(prompt, ask)
@@ -80,7 +80,7 @@ def expansion(prompt: str, ask: Callable[[str, str], str] | None) -> tuple[dict[
 
 
 def translation(prompt: str, ask: Callable[[str, str], str] | None) -> tuple[dict[str, Any], list[str]]:
-    """The fields of a request for a prompt in English, and what is to be said of it."""
+    """The fields of a request for a prompt translated into English, and notes for the user."""
     if not is_chinese(prompt):
         return {"text": prompt}, []
     if ask is not None:
@@ -93,7 +93,7 @@ def translation(prompt: str, ask: Callable[[str, str], str] | None) -> tuple[dic
 
 
 def unread(recipe: Recipe, prompt: str) -> str:
-    """What is to be said of a Chinese prompt for a model that reads none; "" for any other."""
+    """The warning for a Chinese prompt and a model without Chinese; "" for any other."""
     if "zh" in recipe.languages or not recipe.languages or not is_chinese(prompt):
         return ""
     return say(

@@ -1,4 +1,4 @@
-"""`bimo data`, `bimo train`, `bimo bench`: the long runs."""
+"""`bimo data`, `bimo train`, `bimo bench`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from bimo.core.messages import Both, say
 from bimo.core.recipe import Recipe
 from bimo.hub import registry
 
-#: What measures; a checkout has it, an installed package has not.
+#: The benchmark script; only in a checkout, not in an installed package.
 BENCH = Path(__file__).resolve().parents[2] / "bench" / "xiaomo.py"
 BENCH_EXAMPLES = say("Examples:\n\n  bimo bench\n\n  bimo bench --no-diffusers --json bench.json")
-#: More would be planned for hours before the first is drawn, and held in memory meanwhile.
+#: Limit of generated pictures; more would take hours of planning and be held in memory meanwhile.
 MAXIMUM_PICTURES = 1_000_000
-#: More than any machine has cores.
+#: Limit of worker processes.
 MAXIMUM_PROCESSES = 1024
 ARTWORK_EXAMPLES = say("Examples:\n\n  bimo data artwork data/ --canvases 2000")
 SCENES_EXAMPLES = say("Nothing is downloaded. Examples:\n\n  bimo data scenes data/ --count 2000")
@@ -82,7 +82,7 @@ def scenes(
     seed: Annotated[int, typer.Option(min=0, help=say("another one: other pictures"))] = 0,
     workers: Annotated[int, typer.Option(min=1, max=MAXIMUM_PROCESSES, help=say("how many processes"))] = 2,
 ) -> None:
-    """Builds scenes, verses and dishes with captions and all that the pictures declare."""
+    """Builds scenes, verses and dishes with captions and annotations."""
     from bimo.xiaomo.build import build_scenes
 
     report = build_scenes(out, count, side, seed, workers, progress=lambda words: typer.echo(words, err=True))
@@ -97,7 +97,7 @@ def folder(
     out: Annotated[Path, typer.Argument(help=say("the folder to write"))],
     side: Annotated[int, typer.Option(min=1, help=say("the least side of a picture"))] = 1,
 ) -> None:
-    """Builds training data of the user's own pictures."""
+    """Builds training data from the user's own pictures."""
     from bimo.curation.folder import build_folder
     from bimo.curation.readers.inventory import told
 
@@ -134,7 +134,7 @@ def texts(
     source: Annotated[str, typer.Argument(help=say("a .txt, a table, or cedict"))],
     out: Annotated[Path, typer.Argument(help=say("the folder to write"))],
 ) -> None:
-    """Builds training data of texts alone."""
+    """Builds text-only training data."""
     from bimo.curation.report.page import REASONS
     from bimo.curation.texts import EMPTY, POINTS, build_texts
 
@@ -199,17 +199,17 @@ def train(
             "--on is {on!r}; expected local or ray, and --workers with ray alone: here several are begun by torchrun",
             on=on,
         )
-    told = {"recipe": recipe, "data": data, "out": out, "settings": settings, "tiny": tiny, "steps": steps}
-    told |= {"seed": seed, "threads": threads, "start": start, "teacher": teacher, "reward": reward}
-    told |= {"cache": cache}
-    told |= {"from_here": from_here, "accept_new_data": accept_new_data, "size": size, "skip": skip, "tune": tune}
+    arguments = {"recipe": recipe, "data": data, "out": out, "settings": settings, "tiny": tiny, "steps": steps}
+    arguments |= {"seed": seed, "threads": threads, "start": start, "teacher": teacher, "reward": reward}
+    arguments |= {"cache": cache}
+    arguments |= {"from_here": from_here, "accept_new_data": accept_new_data, "size": size, "skip": skip, "tune": tune}
     if on == "ray":
         from bimo.training.distributed.ray_cluster import on_ray
 
-        on_ray(_trained, told, out, workers or 1, device)
+        on_ray(_trained, arguments, out, workers or 1, device)
     else:
-        _trained(**told, device=device)
-    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+        _trained(**arguments, device=device)
+    if os.environ.get("RANK", "0") == "0":  # only one of several processes prints
         print(out)
 
 
@@ -233,39 +233,44 @@ def _trained(
     accept_new_data: bool,
     device: str,
 ) -> None:
-    """What one process does of a run."""
-    wanted = registry.recipe(recipe)
+    """Trains in one process."""
+    planned = registry.recipe(recipe)
     if tune is not None:
         from bimo.training.tuning import tuned
 
-        wanted = tuned(wanted, tune)
-        start = start or ([] if tiny else [recipe])  # what is tuned begins as it is
-    wanted = changed(wanted, settings or [], tiny, steps, size, skip or [])
+        planned = tuned(planned, tune)
+        start = start or ([] if tiny else [recipe])  # fine-tuning starts from the model's own weights
+    planned = changed(planned, settings or [], tiny, steps, size, skip or [])
     from bimo.training.finetune.sources import as_data
     from bimo.training.objectives.rewards import Judges
     from bimo.training.trainer import train as run
 
-    begun = (Path(name) if _is_part_of(Path(name), wanted) else registry.load(name) for name in start or [])
-    taught = None if teacher is None else registry.load(teacher)
-    own = [file for file in (recipe.rpartition(":")[0], recipe) if file.endswith(".py")]
+    start_systems = (Path(name) if _is_part_of(Path(name), planned) else registry.load(name) for name in start or [])
+    teacher_system = None if teacher is None else registry.load(teacher)
+    recipe_files = [file for file in (recipe.rpartition(":")[0], recipe) if file.endswith(".py")]
     judges = Judges(
-        registry.load, {n: f for file in (*own, *(reward or [])) for n, f in registry.functions(file).items()}
+        registry.load, {n: f for file in (*recipe_files, *(reward or [])) for n, f in registry.functions(file).items()}
     )
-    changes: dict[str, Any] = {"from_here": from_here, "accept_new_data": accept_new_data}
-    begun_as: dict[str, Any] = {"start": begun, "teacher": taught, "judges": judges, "cache": cache}
-    given = as_data(data, out)
-    changes["repeats"] = given.repeats
-    run(wanted, given.folders, out, seed=seed, threads=threads, device=device, **begun_as, **changes)
+    resume_options: dict[str, Any] = {"from_here": from_here, "accept_new_data": accept_new_data}
+    starting_points: dict[str, Any] = {
+        "start": start_systems,
+        "teacher": teacher_system,
+        "judges": judges,
+        "cache": cache,
+    }
+    sources = as_data(data, out)
+    resume_options["repeats"] = sources.repeats
+    run(planned, sources.folders, out, seed=seed, threads=threads, device=device, **starting_points, **resume_options)
 
 
 def _is_part_of(path: Path, recipe: Recipe) -> bool:
-    """Whether a file holds some of the tensors of a system of a recipe, by its names for them."""
+    """Whether a safetensors file has only tensors with the names of a recipe's system."""
     if path.suffix != ".safetensors" or not path.is_file():
         return False
     from bimo.core.checkpoint_io import shapes
 
-    rooms = {"text.", *(f"{level.name}.{part}." for level in recipe.levels for part in ("space", "denoiser"))}
-    return all(name.startswith(tuple(rooms)) for name in shapes(path))
+    prefixes = {"text.", *(f"{level.name}.{part}." for level in recipe.levels for part in ("space", "denoiser"))}
+    return all(name.startswith(tuple(prefixes)) for name in shapes(path))
 
 
 def changed(
@@ -276,36 +281,36 @@ def changed(
     size: str | None = None,
     skip: Sequence[str] = (),
 ) -> Recipe:
-    """A recipe as the command line wants it: tiny first, then steps and size, then each path=value, then what is
-    skipped. Raises RecipeError.
+    """Applies the command line to a recipe: --tiny, then --steps and --size, then each --set, then --skip. Raises
+    RecipeError.
     """
     if tiny:
         recipe = recipe.tiny()
     if steps is not None:
         recipe = dataclasses.replace(recipe, stages=tuple(dataclasses.replace(s, steps=steps) for s in recipe.stages))
     if size is not None:
-        wanted = _size(size)
-        each = (dataclasses.replace(stage, size=wanted, buckets=()) for stage in recipe.stages)
-        recipe = dataclasses.replace(recipe, stages=tuple(each))
+        pixels = _size(size)
+        resized = (dataclasses.replace(stage, size=pixels, buckets=()) for stage in recipe.stages)
+        recipe = dataclasses.replace(recipe, stages=tuple(resized))
     return _without(part.changed(recipe, settings, "stages.1.lr=5e-6"), skip)
 
 
 def _size(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d{1,5})[x×*](\d{1,5})", text.strip())
-    if found is None or not (int(found[1]) and int(found[2])):
+    match = re.fullmatch(r"(\d{1,5})[x×*](\d{1,5})", text.strip())
+    if match is None or not (int(match[1]) and int(match[2])):
         raise RecipeError("--size is {text!r}; expected WIDTHxHEIGHT, as 512x512", text=text)
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])
 
 
 def _without(recipe: Recipe, skip: Sequence[str]) -> Recipe:
-    """The recipe without some of its stages, by number, as --set counts them, or by name."""
+    """The recipe without some of its stages, by number as in --set, or by name."""
     names = [str(number) for number in range(len(recipe.stages))] + [stage.name for stage in recipe.stages]
     for name in skip:
         if name not in names:
             near = part.meant(name, names[len(recipe.stages) :])
             raise RecipeError("--skip: there is no stage {name!r}{near}", name=name, near=near)
-    gone = {names.index(name) % len(recipe.stages) for name in skip}
-    return dataclasses.replace(recipe, stages=tuple(s for n, s in enumerate(recipe.stages) if n not in gone))
+    skipped = {names.index(name) % len(recipe.stages) for name in skip}
+    return dataclasses.replace(recipe, stages=tuple(s for n, s in enumerate(recipe.stages) if n not in skipped))
 
 
 def bench(
@@ -326,9 +331,9 @@ def bench(
     if data is not None and quality is None:
         raise RequestError("--data without --quality: the judge is asked what doing less costs; give both")
     if quality is not None:
-        beside = _measurements("quality")
+        benchmark = _measurements("quality")
         words = ["--model", model, "--out", str(quality), *(["--data", str(data)] if data is not None else [])]
-        beside.bench(model, beside.options_of(words))
+        benchmark.bench(model, benchmark.options_of(words))
         return
     measured = _measurements(BENCH.stem)
     measured.bench(model, pairs=pairs, steps=steps, threads=threads, against=diffusers, file=file)

@@ -316,7 +316,7 @@ def negated(system: System, request: Request) -> tuple[str, str, tuple[str, ...]
         guidance.first_given(request.guidance, level.guidance.scale) > 1
         and level.guidance.unconditional not in ZERO_NULLS
     )
-    said, things = listed([f"“{words}”" for words in found.said]), listed(found.things)
+    said, things = listed([f"“{words}”" for words in found.phrases]), listed(found.things)
     if system.recipe.source != "own" or not heard:
         note = say(
             "{said} is read as it stands, and what it denies is likely drawn; say it with --negative {things!r}",

@@ -1,6 +1,6 @@
-"""What is attached to a system before it draws: LoRAs, embeddings, ControlNets, T2I-Adapters and IP-Adapters.
+"""Adapters attached to a system: LoRAs, textual inversions, ControlNets, T2I-Adapters and IP-Adapters.
 
-Each is named as on the command line: "FILE" or "FILE:0.8" is a LoRA, "FILE" or "FILE=<word>" a learnt word.
+They are given as on the command line: "FILE" or "FILE:0.8" for a LoRA, "FILE" or "FILE=<word>" for an embedding.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Adapters:
-    """LoRAs with their weights, words with what each is to be called ("" where its file says it), ControlNets or
-    T2I-Adapters and IP-Adapters with the names of their conditions. ``image_encoder`` is the folder of the image
-    encoder of IP-Adapters, where it is not beside them.
+    """Files of adapters: (LoRA, weight), (embedding, token, "" for the token that its file names), and (ControlNet or
+    T2I-Adapter, condition name), (IP-Adapter, condition name). ``image_encoder`` is the folder of the IP-Adapters'
+    image encoder if it does not lie next to them.
     """
 
     loras: tuple[tuple[Path, float], ...] = ()
@@ -43,9 +43,9 @@ class Adapters:
         ip_adapters: Sequence[str | Path] = (),
         image_encoder: str | Path | None = None,
     ) -> Adapters:
-        """Adapters by their files. A request gives its picture to the first of ``controls`` as "control", to the next
-        as "control-2", and to those of ``ip_adapters`` as "prompt", "prompt-2". Raises RequestError for what is not
-        there.
+        """Adapters from their files. A request passes the picture of the first of ``controls`` as the condition
+        "control", of the next as "control-2", and those of ``ip_adapters`` as "prompt", "prompt-2". Raises
+        RequestError if a file does not exist.
         """
         for path in map(Path, (*controls, *ip_adapters)):
             if not path.exists():
@@ -53,13 +53,15 @@ class Adapters:
         return cls(
             tuple(lora(str(text)) for text in loras),
             tuple(embedding(str(text)) for text in embeddings),
-            tuple((Path(path), numbered("control", place)) for place, path in enumerate(controls, 1)),
-            tuple((Path(path), numbered("prompt", place)) for place, path in enumerate(ip_adapters, 1)),
+            tuple((Path(path), numbered("control", number)) for number, path in enumerate(controls, 1)),
+            tuple((Path(path), numbered("prompt", number)) for number, path in enumerate(ip_adapters, 1)),
             None if image_encoder is None else Path(image_encoder),
         )
 
     def put(self, system: System) -> System:
-        """The system with all of them; its tensors are shared. Raises WeightsError for those of another family."""
+        """Attaches all of them; the returned system shares its tensors with the one given. Raises WeightsError for an
+        adapter of another model family.
+        """
         if not self.names():
             return system
         from bimo.models.adapters import attach
@@ -80,8 +82,8 @@ class Adapters:
         return system
 
     def names(self) -> list[str]:
-        """What each is called: a LoRA as its file, without the ending, an embedding as the word or else the file that
-        it was attached by, others as the condition that a request gives their picture by.
+        """The names to detach them by: a LoRA's file name without suffix, an embedding's token or else its file name,
+        for all others the name of the condition.
         """
         words = [word or path.stem for path, word in self.embeddings]
         return [
@@ -91,7 +93,7 @@ class Adapters:
         ]
 
     def joined(self, more: Adapters) -> Adapters:
-        """These and more; a LoRA that is among both has the later weight."""
+        """Both sets of adapters; for a LoRA in both, the weight in ``more`` wins."""
         return Adapters(
             tuple((dict(self.loras) | dict(more.loras)).items()),
             (*self.embeddings, *more.embeddings),
@@ -101,7 +103,7 @@ class Adapters:
         )
 
     def without(self, name: str) -> Adapters:
-        """All but the one of a name, of "" none. Raises WeightsError for one that is not here."""
+        """All adapters except the named one; "" drops all. Raises WeightsError for an unknown name."""
         if name and name not in self.names():
             near = Message("there is {names}", names=Listed(self.names()) if self.names() else Both("空", "none"))
             raise WeightsError("nothing called {name!r} is attached; {near}", name=name, near=near)
@@ -116,8 +118,8 @@ class Adapters:
 
 @dataclass(frozen=True)
 class Attached:
-    """What is attached to a system, and how it is taken off again. ``systems`` are the one without anything and those
-    that were built around it, ``restore`` gives the first its tokenizers and tables of tokens back.
+    """The adapters of a system and what is needed to detach them: ``systems`` are the plain system and those built
+    around it, ``restore`` resets the plain system's tokenizers and token embeddings.
     """
 
     systems: tuple[System, ...]
@@ -126,8 +128,8 @@ class Attached:
 
 
 def detached(system: System, name: str = "") -> System:
-    """A system without the adapter of a name, or without any; the others are attached anew. Raises WeightsError for a
-    name that is not attached.
+    """Detaches the named adapter, or all of them for "". The others are attached again to the plain system. Raises
+    WeightsError for a name that is not attached.
     """
     from bimo.models.adapters import attach
 
@@ -145,13 +147,13 @@ def detached(system: System, name: str = "") -> System:
     return rest.put(plain)
 
 
-#: What the file of a LoRA ends in.
+#: File suffixes of LoRAs.
 LORA_SUFFIXES = (".safetensors", ".pt", ".bin", ".ckpt")
 
 
 def of_prompt(tags: Sequence[LoraTag], folder: Path | None) -> tuple[tuple[Path, float], ...]:
-    """The files in a folder that ``<lora:name:weight>`` asks for, with their weights; a name stands for no path. Raises
-    RequestError where there is no folder, or no such file in it.
+    """The files and weights of a prompt's ``<lora:name:weight>`` tags. Names are looked up in the folder and are never
+    paths. Raises RequestError if there is no folder, or no such file in it.
     """
     if not tags:
         return ()
@@ -162,48 +164,50 @@ def of_prompt(tags: Sequence[LoraTag], folder: Path | None) -> tuple[tuple[Path,
             there=Both("", "") if folder is None else Message("; there is no folder {folder}", folder=folder),
         )
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in LORA_SUFFIXES and file.is_file())
-    named = {file.stem: file for file in reversed(files)}
-    found: dict[Path, float] = {}
+    file_of = {file.stem: file for file in reversed(files)}
+    weights: dict[Path, float] = {}
     for tag in tags:
-        if tag.name not in named:
-            near = meant(tag.name, named) if named else Message("; it holds none")
-            raise RequestError("no LoRA {name!r} lies in {folder}{near}", name=tag.name, folder=folder, near=near)
-        file = named[tag.name]
+        if tag.name not in file_of:
+            suggestion = meant(tag.name, file_of) if file_of else Message("; it holds none")
+            raise RequestError("no LoRA {name!r} lies in {folder}{near}", name=tag.name, folder=folder, near=suggestion)
+        file = file_of[tag.name]
         demand_regular(file)
-        found[file] = tag.weight
-    return tuple(found.items())
+        weights[file] = tag.weight
+    return tuple(weights.items())
 
 
 def demand_attached(tags: Sequence[LoraTag], attached: Sequence[tuple[str, float]]) -> None:
-    """Raises RequestError where a prompt asks for an adapter that is not attached, or for another weight of it."""
-    there = dict(attached)
+    """Raises RequestError if a prompt's ``<lora:...>`` tag is not attached, or attached with another weight."""
+    weight_of = dict(attached)
     for tag in tags:
-        if tag.name not in there:
+        if tag.name not in weight_of:
             raise RequestError(
                 "the prompt asks for the LoRA {name}, which is not attached; attach its file first", name=tag.name
             )
-        if abs(there[tag.name] - tag.weight) > 1e-6:
+        if abs(weight_of[tag.name] - tag.weight) > 1e-6:
             raise RequestError(
                 "the prompt asks for the LoRA {name} at {weight:g}, and it is attached at {now:g}",
                 name=tag.name,
                 weight=tag.weight,
-                now=there[tag.name],
+                now=weight_of[tag.name],
             )
 
 
-def numbered(name: str, place: int) -> str:
-    """What the condition of an adapter is called: "control", "control-2" ..."""
-    return name if place == 1 else f"{name}-{place}"
+def numbered(name: str, number: int) -> str:
+    """The condition name of the n-th adapter of a kind, counted from 1: "control", "control-2" ..."""
+    return name if number == 1 else f"{name}-{number}"
 
 
 def weighted(text: str) -> tuple[Path, float | None]:
-    """'FILE' or 'FILE:0.8' -> the file, and the weight or None."""
+    """Splits 'FILE' or 'FILE:0.8' into the path and the weight, None if there is no weight."""
     match = re.fullmatch(r"(.+):(-?\d+(?:\.\d*)?)", text)
     return (Path(match[1]), float(match[2])) if match and not Path(text).exists() else (Path(text), None)
 
 
 def lora(text: str) -> tuple[Path, float]:
-    """'FILE' or 'FILE:0.8' -> the file and its weight. Raises RequestError where there is no such file."""
+    """Splits 'FILE' or 'FILE:0.8' into the path and the weight, 1.0 by default. Raises RequestError if the file does
+    not exist.
+    """
     path, weight = weighted(text)
     if not path.exists():
         raise RequestError(
@@ -215,9 +219,9 @@ def lora(text: str) -> tuple[Path, float]:
 
 
 def embedding(text: str) -> tuple[Path, str]:
-    """'FILE' or 'FILE=<word>' -> the file, or diffusers' folder of one, and what its word is called.
+    """Splits 'FILE' or 'FILE=<word>' into the path (a file or a diffusers folder) and the token.
 
-    Raises RequestError where there is none.
+    Raises RequestError if the path does not exist.
     """
     file, _, word = text.partition("=")
     if not Path(file).exists():

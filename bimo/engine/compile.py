@@ -1,8 +1,8 @@
-"""Regional compilation: torch compiles one block of each kind that a denoiser repeats, and runs it for all of them.
+"""Regional compilation: torch.compile on the repeated blocks of a denoiser, one compilation per kind of block.
 
-Compiling a block takes seconds where compiling a whole denoiser takes minutes, and does nearly the same: what is around
-the blocks is little work. Inductor keeps what it compiled in its cache (TORCHINDUCTOR_CACHE_DIR), so that the next
-process reads it. On CUDA, where shapes repeat, the kernels of a block are recorded once and played back (CUDA graphs).
+Compiling one block takes seconds where a whole denoiser takes minutes, at nearly the same speed-up: little work is done
+outside the blocks. Inductor caches compiled code on disk (TORCHINDUCTOR_CACHE_DIR) for the next process. On CUDA the
+kernels of a block can be recorded once per shape and replayed (CUDA graphs).
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from torch import nn
 from bimo.core.errors import RequestError
 from bimo.diffusion.system import System
 
-#: Compilers that inductor's kernels for a processor are made by.
+#: C++ compilers that inductor needs for its CPU kernels.
 COMPILERS = ("c++", "g++", "clang++", "cl")
 
 
 def compile_blocks(system: System, device: torch.device, *, graphs: bool = False) -> int:
-    """Has the repeated blocks of every denoiser compiled when they are first called; answers how many there are. With
-    ``graphs`` CUDA graphs are recorded, each for its own shapes (torch's mode "reduce-overhead").
+    """Marks the repeated blocks of every denoiser for compilation at their first call; returns how many there are.
+    ``graphs`` also records CUDA graphs, one per shape (torch's mode "reduce-overhead").
 
-    Raises RequestError where a processor has no compiler of C++.
+    Raises RequestError on a CPU without a C++ compiler.
     """
     if device.type == "cpu" and not any(shutil.which(name) for name in COMPILERS):
         raise RequestError("--compile needs a compiler of C++, and there is none; install g++ or leave it out")
@@ -34,17 +34,17 @@ def compile_blocks(system: System, device: torch.device, *, graphs: bool = False
     for level in system.recipe.levels:
         denoiser = system.level(level.name).denoiser
         if graphs:
-            # What a graph answered is overwritten when it is played again: a new step needs nothing of the last.
+            # A replayed graph overwrites its previous outputs; torch has to know that a new step no longer needs them.
             denoiser.register_forward_pre_hook(_new_step)
         for block in repeated_blocks(denoiser):
-            # One compilation serves every size that is drawn, once a second one has been seen.
+            # dynamic=None: after a second size, torch recompiles once with dynamic shapes for all further sizes.
             cast(Any, block).compile(dynamic=None, mode=mode)
             count += 1
     return count
 
 
 def check_graphs(device: torch.device, compiled: bool) -> None:
-    """Raises RequestError where CUDA graphs cannot be recorded: on another device, or of what is not compiled."""
+    """Raises RequestError if CUDA graphs cannot be recorded: on another device, or without compilation."""
     if device.type != "cuda":
         raise RequestError("--graphs records kernels of CUDA, and the device is {device}; leave it out", device=device)
     if not compiled:
@@ -56,8 +56,8 @@ def _new_step(module: nn.Module, args: object) -> None:
 
 
 def repeated_blocks(part: nn.Module) -> list[nn.Module]:
-    """The modules that a part has in a list with others of their class: its transformer or residual blocks. Where such
-    lists lie within each other the inner ones are taken, as a UNet's are.
+    """The modules that stand in a ModuleList together with others of their class: transformer or residual blocks. Of
+    nested lists, as in a UNet, the innermost are taken.
     """
     blocks: list[nn.Module] = []
     for module in part.modules():

@@ -1,6 +1,6 @@
-"""Which device a system runs on. What is random is drawn by a processor and moved, so that all learn alike."""
+"""Choice of device and dtype. Random numbers are drawn on the CPU and moved, so that all devices get the same ones."""
 
-# torch leaves parts of its interface untyped; what crosses it here is named where it is kept.
+# Parts of torch's interface are untyped.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from bimo.core.recipe import Recipe
 Value = TypeVar("Value")
 
 CPU = torch.device("cpu")
-#: What a device may be called; a card's kind may have a number, "cuda:1".
+#: Types of devices; all but "cpu" may have an index, "cuda:1".
 KINDS = ("cpu", "cuda", "mps", "xpu")
-#: Kinds of numbers by their short names.
+#: dtypes by their short names.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-#: What draws numbers by a generator.
+#: torch functions that draw random numbers from a generator.
 DRAWS = (torch.rand, torch.randn, torch.randint, torch.randperm)
 
 
 @dataclass(frozen=True)
 class Card:
-    """A card that torch can work on: how many bytes of memory it has, and how many of them are free."""
+    """An accelerator that torch can use, with its total and free memory in bytes."""
 
     device: torch.device
     name: str
@@ -41,44 +41,44 @@ class Card:
 
 
 def cards() -> list[Card]:
-    """The cards that torch finds here, CUDA's first (AMD's are called so too), then Intel's, then Apple's."""
-    found: list[Card] = []
+    """The accelerators that torch finds: CUDA (which includes AMD's ROCm), then Intel XPU, then Apple MPS."""
+    available: list[Card] = []
     for kind, module in (("cuda", torch.cuda), ("xpu", torch.xpu)):
         if not module.is_available():
             continue
         for number in range(module.device_count()):
             free, total = module.mem_get_info(number)
-            found.append(Card(torch.device(kind, number), str(module.get_device_name(number)), total, free))
+            available.append(Card(torch.device(kind, number), str(module.get_device_name(number)), total, free))
     if torch.backends.mps.is_available():
-        # Memory is shared with the processor: so much of it Metal is willing to use.
+        # Memory is shared with the CPU; this is how much of it Metal recommends to use.
         total = torch.mps.recommended_max_memory()
-        found.append(Card(torch.device("mps"), "Apple", total, max(0, total - torch.mps.driver_allocated_memory())))
-    return found
+        available.append(Card(torch.device("mps"), "Apple", total, max(0, total - torch.mps.driver_allocated_memory())))
+    return available
 
 
 def device_of(name: str) -> torch.device:
-    """The device of a name: "cpu", "mps", "cuda" (the first), "cuda:1", "xpu"; "auto" is the card with the most free
-    memory, the processor where there is none. Raises RequestError for one that torch has not here.
+    """The torch device for "cpu", "mps", "cuda" (the first), "cuda:1", "xpu" or "auto": the card with the most free
+    memory, else the CPU. Raises RequestError if torch does not have it on this machine.
     """
     if name == "cpu":
         return CPU
-    there = cards()
+    available = cards()
     if name == "auto":
-        return max(there, key=lambda card: card.free).device if there else CPU
-    for card in there:
-        # A kind alone is the first of that kind.
+        return max(available, key=lambda card: card.free).device if available else CPU
+    for card in available:
+        # A type without an index means the first device of that type.
         if name in (str(card.device), card.device.type):
             return card.device
-    told = [f"{card.device} ({card.name}, {card.total / 1e9:.0f} GB)" for card in there]
+    descriptions = [f"{card.device} ({card.name}, {card.total / 1e9:.0f} GB)" for card in available]
     raise RequestError(
         "the device is {name!r}, which torch has not here; there is {listed}",
         name=name,
-        listed=", ".join(("auto", "cpu", *told)),
+        listed=", ".join(("auto", "cpu", *descriptions)),
     )
 
 
 def dtypes_of(device: torch.device) -> tuple[str, ...]:
-    """The kinds of numbers that a device works out by itself: a processor all, if slowly."""
+    """The dtypes that a device supports natively; a CPU supports all, some of them slowly."""
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return "fp32", "fp16"
     if device.type == "xpu" and not torch.xpu.is_bf16_supported():
@@ -88,27 +88,27 @@ def dtypes_of(device: torch.device) -> tuple[str, ...]:
     return tuple(DTYPES)
 
 
-def dtype_for(recipe: Recipe, device: torch.device, asked: str = "auto") -> str:
-    """The numbers to draw a recipe in: on a card the first of the recipe's own that it has, else fp32, unless others
-    are asked for. Raises RequestError for what is no kind of number or what the device has not.
+def dtype_for(recipe: Recipe, device: torch.device, requested: str = "auto") -> str:
+    """The dtype to draw a recipe in. "auto" is fp32 on a CPU, and on a card the first of the recipe's dtypes that it
+    supports, else fp32. Raises RequestError for an unknown dtype or one that the device does not support.
     """
-    if asked not in ("auto", *DTYPES):
-        raise RequestError("dtype is {dtype!r}; expected auto, fp32, bf16 or fp16", dtype=asked)
-    has = dtypes_of(device)
-    if asked == "auto":
-        return "fp32" if device.type == "cpu" else next((kind for kind in recipe.dtypes if kind in has), "fp32")
-    if asked not in has:
+    if requested not in ("auto", *DTYPES):
+        raise RequestError("dtype is {dtype!r}; expected auto, fp32, bf16 or fp16", dtype=requested)
+    supported = dtypes_of(device)
+    if requested == "auto":
+        return "fp32" if device.type == "cpu" else next((kind for kind in recipe.dtypes if kind in supported), "fp32")
+    if requested not in supported:
         raise RequestError(
             "dtype is {dtype}, which {device} does not work out; it has {listed}",
-            dtype=asked,
+            dtype=requested,
             device=device,
-            listed=", ".join(has),
+            listed=", ".join(supported),
         )
-    return asked
+    return requested
 
 
 def dtype_warnings(recipe: Recipe, dtype: str) -> tuple[str, ...]:
-    """What is to be said before a recipe is drawn in these numbers."""
+    """Warnings to show before a recipe is drawn in this dtype."""
     if dtype in ("fp32", *recipe.dtypes):
         return ()
     safe = ", ".join((*recipe.dtypes, "fp32"))
@@ -120,12 +120,12 @@ def dtype_warnings(recipe: Recipe, dtype: str) -> tuple[str, ...]:
 
 
 def device_of_module(module: nn.Module) -> torch.device:
-    """The device that a module's weights lie on."""
+    """The device of a module's first parameter, the CPU if it has none."""
     return next((p.device for p in module.parameters()), CPU)
 
 
 class _Moved(TorchFunctionMode):
-    """What a processor's generator draws goes to the device."""
+    """Calls that draw from a generator run on the generator's device; their result is moved to ``device``."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
@@ -134,16 +134,16 @@ class _Moved(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        told = dict(kwargs or {})
-        if func in DRAWS and told.get("generator") is not None and told.get("device") is None:
-            return func(*args, **told, device=told["generator"].device).to(self.device)
-        return func(*args, **told)
+        options = dict(kwargs or {})
+        if func in DRAWS and options.get("generator") is not None and options.get("device") is None:
+            return func(*args, **options, device=options["generator"].device).to(self.device)
+        return func(*args, **options)
 
 
 @contextmanager
 def default_device(device: torch.device) -> Generator[None]:
-    """Tensors made inside are made on a device, whoever makes them; what is drawn by a generator of the processor is
-    drawn there, and then moved.
+    """Makes ``device`` the default device of new tensors. Random numbers from a CPU generator are drawn on the CPU and
+    then moved.
     """
     if device.type == "cpu":
         yield
@@ -153,24 +153,24 @@ def default_device(device: torch.device) -> Generator[None]:
 
 
 def to_device(value: Value, device: torch.device) -> Value:
-    """The same with its tensors on a device: a tensor, or what is made up of them."""
+    """Moves a tensor, or all tensors in a mapping, tuple or dataclass, to a device."""
     if device.type == "cpu":
         return value
-    made: Any = value
+    moved: Any = value
     if isinstance(value, Tensor):
-        made = value.to(device)
+        moved = value.to(device)
     elif isinstance(value, Mapping):
-        made = {name: to_device(part, device) for name, part in cast("Mapping[str, Any]", value).items()}
+        moved = {name: to_device(part, device) for name, part in cast("Mapping[str, Any]", value).items()}
     elif isinstance(value, tuple):
-        made = tuple(to_device(part, device) for part in cast("tuple[Any, ...]", value))
+        moved = tuple(to_device(part, device) for part in cast("tuple[Any, ...]", value))
     elif is_dataclass(value) and not isinstance(value, type):
-        made = replace(value, **{f.name: to_device(getattr(value, f.name), device) for f in fields(value)})
-    return made
+        moved = replace(value, **{f.name: to_device(getattr(value, f.name), device) for f in fields(value)})
+    return moved
 
 
 @contextmanager
 def exact(device: torch.device) -> Generator[None]:
-    """Kernels that give the same bits every time. A processor's do; of a GPU's the others are refused by torch."""
+    """Restricts CUDA to deterministic kernels; torch raises for operations without one. CPU kernels always are."""
     if device.type != "cuda":
         yield
         return

@@ -1,7 +1,7 @@
 """The one path by which everything draws: Python, the command line, the page, evaluation and training's samples.
 
-An engine is a system with where and how it runs. It brings the text encoders into memory, encodes the prompt, runs the
-denoisers, moves tensors to the device, tells of progress and leaves its weights at rest when it ends or is cancelled.
+An engine is a system together with where and how it runs. It loads the text encoders, encodes the prompt, runs the
+denoisers, moves tensors to the device, reports progress, and offloads weights when it is done or cancelled.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ from bimo.prompts.a1111 import lora_tags
 #: Called before each step with (picture, of how many, step, of how many steps); may raise to cancel.
 Progress = Callable[[int, int, int, int], None]
 AnyRequest = Request | Mapping[str, Any] | str | Prepared
-#: Steps of the drawing that int8 is calibrated on; its sides are multiples of so many pixels, as every system allows.
+#: Steps of the drawing that int8 is calibrated on.
 CALIBRATION_STEPS = 6
+#: The sides of that drawing are multiples of this many pixels, which every system allows.
 UNIT = 64
 
 
 class Engine:
-    """A system that draws: its weights on ``device``, as ``dtype``, and as ``keeping`` says: all in memory, or only
-    while they work, or rounded. Without a device weights stay where they are, without a dtype as they are: for a system
-    that is learning. ``processor`` says by whose kernels a processor works, torch's unless given; ``fast`` what a
-    request is that leaves it open, for an adapter of few steps.
+    """A system that draws, with its weights on ``device`` in ``dtype``, offloaded or quantised as ``keeping`` says.
+    Without a device or dtype weights stay where and as they are, for a system in training. ``processor`` is the CPU
+    inference engine, torch by default; ``fast`` has the default settings of a few-step LoRA.
     """
 
     def __init__(
@@ -63,22 +63,22 @@ class Engine:
         keeping: Keeping | None = None,
         processor: Processor | None = None,
         fast: Fast | None = None,
-        told: Sequence[str] = (),
+        notices: Sequence[str] = (),
     ) -> None:
         self.system = system
-        #: What is to be said of where and how it draws, before it does.
-        self.told = tuple(told)
+        #: Sentences about where and how it draws, to be shown before it does.
+        self.notices = tuple(notices)
         self.processor = Processor("torch") if processor is None else processor
-        #: How many weights the system has: what is converted has none that torch could count.
+        #: Parameter count, taken before the processor's engine converts blocks, which leaves torch nothing to count.
         self.parameters = sum(parameter.numel() for parameter in system.parameters())
         self.device = device_of_module(system) if device is None else device
         self.dtype = dtype
-        #: How weights are kept in memory, beside their numbers.
+        #: Offload, quantisation and tiling.
         self.keeping = Keeping() if keeping is None else keeping
         self.fast = fast
-        #: Set by who has the denoisers' blocks compiled.
+        #: Set by callers that have the denoisers' blocks compiled.
         self.compiled = False
-        #: Set by who draws the same prompts again and again with weights that do not change.
+        #: Set by callers that draw the same prompts repeatedly with constant weights.
         self.encoding_cache: EncodingCache | None = None
         self._offloader: Offloader | None = None
         self._keep_weights()
@@ -97,7 +97,7 @@ class Engine:
 
     @property
     def space_dtype(self) -> str:
-        """The numbers that the last level's space decodes in, "fp32" or shorter ones."""
+        """The dtype that the last level's space decodes in, by its short name."""
         space = cast(nn.Module, self.system.space(self.recipe.levels[-1].name))
         kind = dtype_of(space) or torch.float32
         return next((name for name, dtype in DTYPES.items() if dtype == kind), "fp32")
@@ -109,7 +109,7 @@ class Engine:
 
     @property
     def adapters(self) -> list[tuple[str, float]]:
-        """Name and weight of each LoRA that is attached."""
+        """Name and weight of each attached LoRA."""
         from bimo.models.adapters import attach
 
         return attach.adapters(self.system)
@@ -122,13 +122,13 @@ class Engine:
         ip_adapters: Sequence[str | Path] = (),
         image_encoder: str | Path | None = None,
     ) -> None:
-        """Attaches LoRAs ("FILE" or "FILE:0.8"), and by name what ``bimo.load`` takes. The same LoRA again sets its
-        weight. Raises WeightsError for adapters of another family, RequestError for files that are not there.
+        """Attaches LoRAs ("FILE" or "FILE:0.8") and the other adapters that ``bimo.load`` takes. Attaching a LoRA again
+        sets its weight. Raises WeightsError for adapters of another family, RequestError for missing files.
         """
         adapters = Adapters.named(loras, embeddings, controls, ip_adapters, image_encoder)
         self._check_movable()
         self.processor.restore()
-        self.processor.kept = False
+        self.processor.cache_converted = False
         self.system = adapters.put(self.system)
         self._keep_weights()
 
@@ -145,28 +145,28 @@ class Engine:
             )
 
     def detach(self, name: str = "") -> None:
-        """Takes off what has a name, or everything: a LoRA's file without the ending, the word or the file of an
-        embedding, the condition of a ControlNet, T2I-Adapter or IP-Adapter ("control", "prompt-2"). Raises WeightsError
+        """Detaches one adapter, or all for "". Names are a LoRA's file name without suffix, an embedding's token or
+        file name, the condition of a ControlNet, T2I-Adapter or IP-Adapter ("control", "prompt-2"). Raises WeightsError
         for a name that is not attached.
         """
         self._check_movable()
         self.processor.restore()
-        self.processor.kept = False
+        self.processor.cache_converted = False
         self.system = detached(self.system, name)
         self._keep_weights()
 
     def prepare(self, request: AnyRequest, **settings: Any) -> Prepared:
-        """A request filled in and its text encoded, for all of its pictures. Raises RequestError."""
+        """Fills in a request and encodes its text, once for all of its pictures. Raises RequestError."""
         if isinstance(request, Prepared):
             return request
         encoders = nullcontext() if self._offloader is None else self._offloader.text_encoders()
         with default_device(self.device), encoders, self.processor.working():
-            whole = self.completed(_with_settings(request, settings))
-            return prepare(self.system, whole, self.encoding_cache)
+            filled = self.completed(_with_settings(request, settings))
+            return prepare(self.system, filled, self.encoding_cache)
 
     def completed(self, request: Request | Mapping[str, Any]) -> Request:
-        """A request with what the engine says where it leaves that open. Raises RequestError for what this engine
-        cannot leave out.
+        """A request with the engine's own defaults filled in. Raises RequestError for features that this engine does
+        not support.
         """
         request = checked(request)
         if self.fast is not None:
@@ -174,11 +174,11 @@ class Engine:
         check(self.system, request)
         if tags := lora_tags(request.text)[1]:
             demand_attached(tags, self.adapters)
-        within = {"token_merging": request.token_merging, "nag": request.nag, "seamless": request.seamless}
+        block_features = {"token_merging": request.token_merging, "nag": request.nag, "seamless": request.seamless}
         if request.seamless is not None and (self.keeping.tiles or self.compiled):
             raise RequestError("seamless needs the whole picture's convolutions; leave out --tiles and --compile")
         if self.processor.converts:
-            for name, value in within.items():
+            for name, value in block_features.items():
                 if value is not None:
                     raise RequestError(
                         "{shortcut} works inside of blocks, which OpenVINO has converted; draw with --engine torch or "
@@ -201,7 +201,9 @@ class Engine:
     def stream(
         self, request: AnyRequest, /, *, batch: int = 1, progress: Progress | None = None, **settings: Any
     ) -> Iterator[Picture]:
-        """As ``draw``, each picture as soon as it is done. The request is checked and its text encoded at once."""
+        """As ``draw``, but yields each picture when it is done. The request is validated and its text encoded before
+        this returns.
+        """
         prepared = self.prepare(request, **settings)
         if prepared.request.inscribe:
             raise RequestError(
@@ -223,20 +225,20 @@ class Engine:
                 yield from self._run(pictures, before_step)
 
     def draw_together(self, requests: Sequence[Request | Mapping[str, Any]]) -> list[Picture]:
-        """The first picture of each request, all in one batch."""
+        """Draws the first picture of each request, all in one batch."""
         prepared = [self.prepare(request) for request in requests]
         with self._at_rest_after():
             return self._run([(one, 0) for one in prepared])
 
     @contextmanager
     def working(self) -> Generator[None]:
-        """Where loops are advanced by whoever batches them himself: the device's tensors, and no gradients."""
+        """The context for callers that advance ``loop``s themselves: the default device is set, gradients are off."""
         with default_device(self.device), self.processor.working(), torch.inference_mode():
             yield
 
     def loop(self, prepared: Prepared, index: int = 0) -> SamplingLoop:
-        """The coroutine of one picture, for ``denoise`` to be asked step by step, within ``working``. Raises
-        RequestError for a step cache that remembers one drawing alone.
+        """The sampling coroutine of one picture, to be driven with ``denoise`` within ``working``. Raises RequestError
+        for a step cache whose state is that of a single drawing.
         """
         cache = prepared.request.step_cache
         if cache is not None and (kind := StepCacheSetting.named(cache).kind) in HOOKED:
@@ -247,19 +249,19 @@ class Engine:
         return sampling.sample(self.system, prepared, index)
 
     def denoise(self, inputs: Sequence[DenoiserInput]) -> list[torch.Tensor]:
-        """The denoiser's outputs for inputs of one level and size, in one call, within ``working``."""
+        """The denoiser's outputs for inputs of the same level and size, in one batched call, within ``working``."""
         if self._offloader is not None:
             self._offloader.on_step(inputs[0])
         return denoise_together(self.system, inputs)
 
     def rest(self) -> None:
-        """Puts back what offloading has in memory."""
+        """Offloads the weights that are in memory."""
         if self._offloader is not None:
             self._offloader.rest()
 
     def with_adapters(self, loras: Sequence[str | Path] = (), controls: Sequence[str | Path] = ()) -> Engine:
-        """Another engine that draws with LoRAs ("FILE" or "FILE:0.8") and ControlNets while this one draws as before.
-        It has weights of its own where LoRAs touch some, and shares all others. Raises as ``attach``.
+        """Another engine with LoRAs ("FILE" or "FILE:0.8") and ControlNets attached; this one is unchanged. Weights
+        that the LoRAs modify are copied, all others are shared. Raises as ``attach``.
         """
         from bimo.models.adapters import attach
 
@@ -268,9 +270,11 @@ class Engine:
             raise RequestError("OpenVINO has converted this model's blocks, LoRAs change none; take --engine torch")
         adapters = Adapters.named(loras, controls=controls)
         touched = {path for file, _ in adapters.loras for path in attach.touched(self.system, file)}
-        made = adapters.put(_sharing(self.system, touched))
-        kept: dict[str, Any] = {"device": self.device, "dtype": self.dtype, "keeping": self.keeping}
-        return Engine(made, **kept, processor=Processor(self.processor.name, kept=False), fast=self.fast)
+        system = adapters.put(_sharing(self.system, touched))
+        settings: dict[str, Any] = {"device": self.device, "dtype": self.dtype, "keeping": self.keeping}
+        return Engine(
+            system, **settings, processor=Processor(self.processor.name, cache_converted=False), fast=self.fast
+        )
 
     def _run(
         self,
@@ -289,12 +293,12 @@ class Engine:
             requests = [prepared.request for prepared, _ in pictures]
             loops = [sampling.sample(self.system, prepared, index) for prepared, index in pictures]
             with step_cached(self.system, requests):
-                drawn = run_batched(self.system, loops, step)
+                drawings = run_batched(self.system, loops, step)
         seconds = (time.perf_counter() - start) / len(pictures)
-        return [replace(picture, seconds=seconds) for picture in drawn]
+        return [replace(picture, seconds=seconds) for picture in drawings]
 
     def _smaller(self, prepared: Prepared) -> Prepared:
-        """A drawing that is cheap and goes through all that the given one does."""
+        """The same drawing at half the size and with few steps, for calibration."""
         width, height = prepared.request.size or self.recipe.request.size
         small: dict[str, Any] = {**OF_THE_WHOLE, "steps": CALIBRATION_STEPS, "count": 1}
         if not self.recipe.request.sizes:
@@ -311,12 +315,12 @@ class Engine:
 
 def _sharing(system: System, own: set[str]) -> System:
     """A copy of a system that shares its tensors, except the parameters ``own``."""
-    kept: dict[int, Any] = {id(system.recipe): system.recipe}
+    memo: dict[int, Any] = {id(system.recipe): system.recipe}
     for name, parameter in system.named_parameters(remove_duplicate=False):
         data = parameter.detach()
-        kept[id(parameter)] = torch.nn.Parameter(data.clone() if name in own else data, requires_grad=False)
-    kept |= {id(buffer): buffer for buffer in system.buffers()}
-    return copy.deepcopy(system, kept)
+        memo[id(parameter)] = torch.nn.Parameter(data.clone() if name in own else data, requires_grad=False)
+    memo |= {id(buffer): buffer for buffer in system.buffers()}
+    return copy.deepcopy(system, memo)
 
 
 def _with_settings(request: Request | Mapping[str, Any] | str, settings: Mapping[str, Any]) -> Any:
@@ -325,6 +329,6 @@ def _with_settings(request: Request | Mapping[str, Any] | str, settings: Mapping
     if not settings:
         return request
     if isinstance(request, Request):
-        # Not dumped: of its pictures a dump keeps fingerprints alone.
+        # Not model_dump(), which replaces pictures by their fingerprints.
         request = {name: getattr(request, name) for name in request.model_fields_set}
     return {**request, **settings}

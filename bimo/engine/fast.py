@@ -1,6 +1,6 @@
-"""Distilled adapters at the settings that their publishers say: LCM, Lightning, Turbo, Hyper, TCD as LoRA files.
+"""Distilled LoRAs with their publishers' sampling settings: LCM, Lightning, Turbo, Hyper-SD, TCD.
 
-Which it is is read off the file's name, as are the steps it was distilled for. Whatever a request says itself stays.
+The kind and the number of steps are read from the file name. Settings that a request has of its own take precedence.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from bimo.diffusion.system import System
 
 @dataclass(frozen=True)
 class Distilled:
-    """A kind: its steps where the file's name tells none, and the fields of a request. ``source`` says them."""
+    """One kind of distillation: default steps, request fields, and the ``source`` of both."""
 
     steps: int
     sampling: Mapping[str, Any] = field(default_factory=dict[str, Any])
     source: str = ""
 
 
-#: Without guidance, but where a publisher says otherwise: it was distilled in. Scale 1 asks the given branch alone.
+#: Guidance was distilled into the weights, so drawing is without it unless the publisher says otherwise.
 KINDS: dict[str, Distilled] = {
     # LCMScheduler, 4 steps, guidance 0 to 2; "guidance_scale=0" in the card's own example.
     "lcm": Distilled(4, {"sampler": "lcm"}, "latent-consistency/lcm-lora-sdv1-5, arXiv:2311.05556"),
@@ -42,38 +42,38 @@ KINDS: dict[str, Distilled] = {
     # TCDScheduler, guidance_scale=0, eta=0.3.
     "tcd": Distilled(4, {"sampler": "tcd", "eta": 0.3}, "h1t/TCD-SDXL-LoRA, arXiv:2402.19159"),
 }
-#: No guidance, by whatever number a system counts that.
+#: Marks "no guidance"; replaced by the guidance scale that means so for the system, its ``baseline_scale``.
 UNGUIDED = 1.0
-#: Hyper-SD's files that keep guidance ("8steps-CFG") say 5 to 8.
+#: For Hyper-SD's files that keep guidance ("8steps-CFG") the publisher recommends 5 to 8.
 HYPER_GUIDANCE = 5.0
 MAXIMUM_STEPS = 64
 
 
 @dataclass(frozen=True)
 class Fast:
-    """A distilled adapter: its kind and what a request is to be, unless it says otherwise."""
+    """A distilled LoRA: its kind, and the defaults of a request's fields."""
 
     kind: str
     settings: Mapping[str, Any]
 
     @classmethod
     def of(cls, file: Path) -> Fast:
-        """By a file's name: "lcm-lora-sdv1-5.safetensors", "Hyper-SD15-4steps-lora.safetensors". Raises RequestError
-        for a name that tells no kind.
+        """From a file name: "lcm-lora-sdv1-5.safetensors", "Hyper-SD15-4steps-lora.safetensors". Raises RequestError
+        if the name contains no known kind.
         """
         name = file.stem.casefold()
-        # Z-Image-Turbo and the like are models: of several words the last says what was distilled into the file.
-        found = [(match.start(), kind) for kind in KINDS for match in re.finditer(kind, name)]
-        if not found:
+        # A name may also contain its base model's, such as Z-Image-Turbo: the last kind in it counts.
+        mentions = [(match.start(), kind) for kind in KINDS for match in re.finditer(kind, name)]
+        if not mentions:
             raise RequestError(
                 "--fast: the name of {file} tells no kind of {listed}; rename it so, or give it with --lora and its "
                 "settings by hand",
                 file=file,
                 listed=Listed(list(KINDS)),
             )
-        kind = max(found)[1]
-        told = re.search(r"(\d+)[-_ ]?steps?", name)
-        steps = int(told[1]) if told and 1 <= int(told[1]) <= MAXIMUM_STEPS else KINDS[kind].steps
+        kind = max(mentions)[1]
+        named_steps = re.search(r"(\d+)[-_ ]?steps?", name)
+        steps = int(named_steps[1]) if named_steps and 1 <= int(named_steps[1]) <= MAXIMUM_STEPS else KINDS[kind].steps
         settings = {"steps": steps, "guidance": UNGUIDED, **KINDS[kind].sampling}
         if kind == "hyper" and "cfg" in name:
             settings["guidance"] = HYPER_GUIDANCE
@@ -83,8 +83,8 @@ class Fast:
         return cls(kind, settings)
 
     def filled(self, system: System, request: Request) -> Request:
-        """A request with these settings where it leaves them open. A sampler is for systems whose noise has betas: of
-        flow matching each keeps its own.
+        """Fills in the fields that a request leaves unset. Sampler settings are for DDPM schedules only; flow-matching
+        systems keep their own.
         """
         settings = dict(self.settings)
         level = system.level(system.recipe.levels[-1].name)
@@ -93,7 +93,7 @@ class Fast:
         if not isinstance(level.schedule, Ddpm):
             settings = {name: settings[name] for name in ("steps", "guidance")}
         if request.sampler is not None:
-            # Spacing and eta go with the sampler they were said of.
+            # Spacing and eta belong to the publisher's sampler and are dropped with it.
             settings = {name: settings[name] for name in ("steps", "guidance")}
-        open_ = {name: value for name, value in settings.items() if getattr(request, name) is None}
-        return request.model_copy(update=open_)
+        unset = {name: value for name, value in settings.items() if getattr(request, name) is None}
+        return request.model_copy(update=unset)

@@ -1,7 +1,7 @@
-"""How weights are kept in memory, what that takes, and the cheapest way that fits: arithmetic alone, before loading.
+"""Memory estimates for each combination of dtype, offload and quantisation, computed without loading any weights.
 
-Costs are in the order of what one gives up: nothing (the recipe's own numbers), rounding of the decoder at the seams of
-tiles, rounding to narrower numbers, time for moving parts, rounding to eight bits, time for moving every layer.
+Combinations are tried in the order of what they cost: nothing, tiled decoding (seams), a half-precision dtype
+(rounding), model offload (time), 8-bit weights (more rounding), layer-wise offload (more time).
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ Offload = Literal["none", "parts", "groups", "disk"]
 Quantise = Literal["none", "int8", "int4", "fp8", "nf4"]
 OFFLOADS: tuple[Offload, ...] = ("none", "parts", "groups", "disk")
 QUANTISES: tuple[Quantise, ...] = ("none", "int8", "int4", "fp8", "nf4")
-#: Activations for each pixel while a picture is decoded, the peak of a drawing: about 4 maps of 256 channels at full
-#: resolution, as in the last block of the autoencoders of Stable Diffusion.
+#: Activations per pixel while decoding, the peak of a drawing: about 4 feature maps of 256 channels at full
+#: resolution, as in the last block of Stable Diffusion's autoencoder.
 NUMBERS_A_PIXEL = 4 * 256
-#: Bytes of one number.
+#: Bytes per element.
 BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0}
-#: Bytes of one quantised weight with its share of the scales.
+#: Bytes per quantised weight, including its share of the scales.
 QUANTISED_BYTES = {"int8": 1.02, "fp8": 1.02, "int4": 0.56, "nf4": 0.57}
-#: The side of a tile in pixels, as diffusers' autoencoders have it for pictures of 512 pixels.
+#: Tile size in pixels of tiled decoding: that of diffusers' autoencoders for 512-pixel models.
 TILE = 512
 UNITS = {"": 1e9, "b": 1.0, "k": 1e3, "kb": 1e3, "m": 1e6, "mb": 1e6, "g": 1e9, "gb": 1e9, "mib": 2**20, "gib": 2**30}
 
 
 @dataclass(frozen=True)
 class Weights:
-    """How many numbers the weights of a recipe are: all text encoders', each level's denoiser's, all spaces', and all
-    the rest, which is always kept in float32. ``grouped`` are those in memory at most where layers come by groups: all
-    that lies between the blocks, and two layers. ``blocks`` are bytes of what GGUF has in blocks, whatever the numbers.
+    """Parameter counts of a recipe: text encoders, each level's denoiser, spaces, and the rest, which always stays
+    float32. ``grouped`` is the most that is on the device at once with group offloading: everything outside the
+    repeated blocks, and two layers. ``blocks`` is the size in bytes of GGUF-quantised weights, whatever the dtype.
     """
 
     encoders: int
@@ -50,11 +50,11 @@ class Weights:
 
 @dataclass(frozen=True)
 class Keeping:
-    """How a system is kept: ``dtype`` of its text encoders and denoisers and ``space_dtype`` of its spaces.
+    """How weights are kept in memory: ``dtype`` of text encoders and denoisers, ``space_dtype`` of the spaces.
 
-    ``offload`` "parts" has each text encoder and denoiser in memory only while it works; "groups" each of their layers,
-    with the next one on its way to the card while one works; "disk" so from files in a temporary folder. ``quantise``
-    rounds the matrices of text encoders and denoisers; ``tiles`` decodes large pictures tile by tile.
+    ``offload`` "parts" keeps each text encoder and denoiser in memory only while it runs (model offload); "groups" does
+    so for each layer and prefetches the next one; "disk" is "groups" from files in a temporary folder. ``quantise``
+    applies to the linear layers of text encoders and denoisers; ``tiles`` decodes large pictures tile by tile.
     """
 
     dtype: str = "fp32"
@@ -65,19 +65,19 @@ class Keeping:
 
     @property
     def flags(self) -> str:
-        """The same on the command line, "" for nothing."""
-        said = [f"--dtype {self.dtype}"] * (self.dtype != "fp32") + [f"--offload {self.offload}"] * self.offloads
-        said += [f"--quantise {self.quantise}"] * (self.quantise != "none") + ["--tiles"] * self.tiles
-        return " ".join(said)
+        """The equivalent command-line options, "" for the defaults."""
+        flags = [f"--dtype {self.dtype}"] * (self.dtype != "fp32") + [f"--offload {self.offload}"] * self.offloads
+        flags += [f"--quantise {self.quantise}"] * (self.quantise != "none") + ["--tiles"] * self.tiles
+        return " ".join(flags)
 
     @property
     def offloads(self) -> bool:
-        """Whether not everything is in memory at once."""
+        """Whether any offloading is used."""
         return self.offload != "none"
 
 
 def weights_of(system: System) -> Weights:
-    """The weights of a system, counted; that they are mapped from their files or hold nothing makes no difference."""
+    """Counts the weights of a system, which may be memory-mapped or on the meta device."""
     counts = {name: p.numel() for name, p in system.named_parameters() if p.is_floating_point()}
     blocks = sum(p.nbytes for p in system.parameters() if not p.is_floating_point())
 
@@ -100,77 +100,77 @@ def _grouped(system: System) -> int:
         within = {id(p): p.numel() for block in repeated_blocks(worker) for p in block.parameters()}
         between += sum(p.numel() for p in worker.parameters() if id(p) not in within)
         layers += within.values()
-    # One layer works while the next is on its way.
+    # One layer runs while the next is prefetched.
     return between + 2 * max(layers)
 
 
-def kept_bytes(weights: Weights, keeping: Keeping) -> int:
-    """Bytes of the weights that are in memory at once."""
-    each = BYTES[keeping.dtype] if keeping.quantise == "none" else QUANTISED_BYTES[keeping.quantise]
-    denoisers = [each * count + weights.blocks for count in weights.denoisers]
-    working: float = {
-        "none": each * (weights.encoders + sum(weights.denoisers)) + weights.blocks,
-        "parts": max([each * weights.encoders, *denoisers]),
-        "groups": each * weights.grouped,
-        "disk": each * weights.grouped,
+def resident_bytes(weights: Weights, keeping: Keeping) -> int:
+    """The most bytes of weights that are in memory at once."""
+    bytes_per_weight = BYTES[keeping.dtype] if keeping.quantise == "none" else QUANTISED_BYTES[keeping.quantise]
+    denoisers = [bytes_per_weight * count + weights.blocks for count in weights.denoisers]
+    weight_bytes: float = {
+        "none": bytes_per_weight * (weights.encoders + sum(weights.denoisers)) + weights.blocks,
+        "parts": max([bytes_per_weight * weights.encoders, *denoisers]),
+        "groups": bytes_per_weight * weights.grouped,
+        "disk": bytes_per_weight * weights.grouped,
     }[keeping.offload]
-    return int(working + weights.spaces * BYTES[keeping.space_dtype] + weights.rest * BYTES["fp32"])
+    return int(weight_bytes + weights.spaces * BYTES[keeping.space_dtype] + weights.rest * BYTES["fp32"])
 
 
 def drawing_bytes(size: tuple[int, int], keeping: Keeping) -> int:
-    """Bytes that drawing one picture of (width, height) pixels takes beside the weights: those of its decoding."""
+    """Bytes of activations for one picture of (width, height) pixels; decoding needs the most."""
     width, height = size
     pixels = min(width, TILE) * min(height, TILE) if keeping.tiles else width * height
-    # What was decoded so far, as float32.
+    # With tiles: plus the decoded picture, 3 channels of float32.
     return int(pixels * NUMBERS_A_PIXEL * BYTES[keeping.space_dtype]) + (12 * width * height if keeping.tiles else 0)
 
 
 def total_bytes(weights: Weights, size: tuple[int, int], keeping: Keeping) -> int:
     """Bytes in memory at the peak of a drawing."""
-    return kept_bytes(weights, keeping) + drawing_bytes(size, keeping)
+    return resident_bytes(weights, keeping) + drawing_bytes(size, keeping)
 
 
 def candidates(
-    recipe: Recipe, asked: Keeping, *, card: bool, has: tuple[str, ...], quantises: bool, fixed: bool = False
+    recipe: Recipe, requested: Keeping, *, card: bool, supported: tuple[str, ...], quantises: bool, fixed: bool = False
 ) -> Iterator[Keeping]:
-    """Ways to keep a recipe, the cheapest first. What is asked for is kept: offload and the like are tried beside it,
-    and narrower numbers unless they are ``fixed``. ``has`` are the numbers of the device; ``quantises`` says whether
-    int8 is to be tried.
+    """Combinations for a recipe, in the order of their cost. Settings in ``requested`` are never dropped: only unset
+    ones are varied, and the dtype unless ``fixed``. ``supported`` are the device's dtypes; ``quantises`` says whether
+    int8 may be tried.
     """
-    narrow = next((kind for kind in recipe.dtypes if kind in has and (card or kind == "bf16")), None)
-    numbers = [asked]
-    if narrow is not None and asked.dtype == "fp32" and not fixed:
-        numbers.append(narrowed(recipe, asked, narrow))
-    ways: tuple[tuple[Offload, Quantise], ...] = (
+    half = next((kind for kind in recipe.dtypes if kind in supported and (card or kind == "bf16")), None)
+    numbers = [requested]
+    if half is not None and requested.dtype == "fp32" and not fixed:
+        numbers.append(narrowed(recipe, requested, half))
+    combinations: tuple[tuple[Offload, Quantise], ...] = (
         *(("none", "none"), ("parts", "none")),
         *((("none", "int8"),) if quantises else ()),
         *((("groups", "none"),) if card else ()),
         ("disk", "none"),
     )
-    for offload, quantise in ways:
-        if asked.offloads and offload != asked.offload:
+    for offload, quantise in combinations:
+        if requested.offloads and offload != requested.offload:
             continue
-        if asked.quantise != "none" and quantise != "none":
+        if requested.quantise != "none" and quantise != "none":
             continue
-        for kept in numbers:
-            if quantise != "none" and kept.dtype == "fp32" and narrow is not None and len(numbers) > 1:
+        for keeping in numbers:
+            if quantise != "none" and keeping.dtype == "fp32" and half is not None and len(numbers) > 1:
                 continue
             for tiles in (False, True):
-                if asked.tiles and not tiles:
+                if requested.tiles and not tiles:
                     continue
-                chosen = quantise if asked.quantise == "none" else asked.quantise
-                yield replace(kept, offload=offload, quantise=chosen, tiles=tiles)
+                chosen = quantise if requested.quantise == "none" else requested.quantise
+                yield replace(keeping, offload=offload, quantise=chosen, tiles=tiles)
 
 
 def narrowed(recipe: Recipe, keeping: Keeping, dtype: str) -> Keeping:
-    """The same in other numbers; its spaces in those, too, where all of them decode in them."""
+    """The same in another dtype; the spaces change too if the recipe allows that dtype for all of them."""
     levels = [level for level in recipe.levels if not isinstance(level.space, str)]
     space = dtype if all(dtype in level.space_dtypes for level in levels) else "fp32"
     return replace(keeping, dtype=dtype, space_dtype=space)
 
 
 def cheapest(weights: Weights, size: tuple[int, int], free: int, ways: Iterator[Keeping]) -> tuple[Keeping | None, int]:
-    """The first of some ways that fits into ``free`` bytes, or None; and the least that any of them takes."""
+    """The first combination that fits into ``free`` bytes and its size, or None and the smallest size of all."""
     least = -1
     for keeping in ways:
         total = total_bytes(weights, size, keeping)
@@ -181,8 +181,8 @@ def cheapest(weights: Weights, size: tuple[int, int], free: int, ways: Iterator[
 
 
 def bytes_of(text: str) -> int:
-    """'8GB', '8', '800MB', '7.5 GiB' -> bytes; a number alone is of gigabytes. Raises RequestError."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text, re.IGNORECASE)
-    if found is None or found[2].lower() not in UNITS or not float(found[1]):
+    """Parses '8GB', '8', '800MB', '7.5 GiB' into bytes; a bare number is in gigabytes. Raises RequestError."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text, re.IGNORECASE)
+    if match is None or match[2].lower() not in UNITS or not float(match[1]):
         raise RequestError("--memory is {text!r}; expected a size such as 8GB or 800MB", text=text)
-    return int(float(found[1]) * UNITS[found[2].lower()])
+    return int(float(match[1]) * UNITS[match[2].lower()])

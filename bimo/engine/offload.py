@@ -1,8 +1,8 @@
-"""How a system's weights are kept in memory: as which kind of number, on which device, and whether all at once.
+"""Dtype conversion and offloading of a system's weights.
 
-Text encoders, denoisers and spaces may be kept as half-precision numbers; their inputs and outputs are converted at
-their borders, so that noise and samplers stay in float32. A part may also be left in its file and taken into memory
-only while it works. No weight is in memory twice, once as its file has it and once as it is kept.
+Text encoders, denoisers and spaces may be half precision; their inputs and outputs are cast, so that noise and samplers
+stay float32. A module may also stay in its memory-mapped file and be loaded only while it runs. No weight is ever in
+memory twice, in the file's dtype and in the converted one.
 """
 
 from __future__ import annotations
@@ -33,44 +33,44 @@ if TYPE_CHECKING:
 
 
 def offloadable(system: System) -> dict[str, nn.Module]:
-    """What may be converted and offloaded, by name: each text encoder and each level's denoiser."""
+    """The modules that may be converted and offloaded, by name: each text encoder and each level's denoiser."""
     encoders = {f"text.{index}": encoder for index, encoder in enumerate(system.text)}
     return encoders | {f"{level.name}.denoiser": system.level(level.name).denoiser for level in system.recipe.levels}
 
 
 def spaces(system: System) -> dict[str, nn.Module]:
-    """What decodes and encodes, by name: the spaces of the levels that have one of their own."""
+    """The spaces (autoencoders) by name, without those that a level shares with another."""
     levels = [level.name for level in system.recipe.levels if not isinstance(level.space, str)]
     return {f"{name}.space": cast("nn.Module", system.space(name)) for name in levels}
 
 
 def space_dtype(level: Level, dtype: torch.dtype) -> torch.dtype:
-    """The dtype of a level's space where text encoders and denoisers have ``dtype``: the same where the recipe says
-    that it decodes in it, else float32. In bfloat16 decoding takes half the memory and time and moves a pixel by about
-    1 of 255; what overflows float16 would be black.
+    """The dtype of a level's space if text encoders and denoisers have ``dtype``: the same if the recipe allows it for
+    decoding, else float32. Decoding in bfloat16 takes half the memory and time and moves a pixel by about 1 of 255; an
+    autoencoder that overflows float16 would give a black picture.
     """
     return dtype if dtype in {DTYPES[name] for name in level.space_dtypes} else torch.float32
 
 
 def kept_in_float32(system: System) -> set[int]:
-    """Of which parameters, by their ids, float16 cannot hold the products: its text encoders say it."""
-    found: set[int] = set()
+    """Ids of the parameters that stay float32 in half precision, as the text encoders' ``keep_in_fp32`` names them."""
+    ids: set[int] = set()
     for encoder in system.text_encoders:
         for name, parameter in encoder.named_parameters():
             if set(encoder.keep_in_fp32) & set(name.split(".")):
-                found.add(id(parameter))
-    return found
+                ids.add(id(parameter))
+    return ids
 
 
 class Offloader:
-    """A system whose weights are kept as ``dtype`` on ``device``, in one of the ways of ``engine.memory.Keeping``.
+    """Converts a system's weights to ``dtype`` on ``device`` and offloads them as ``engine.memory.Keeping`` describes.
 
-    With ``offload`` "none" everything is in memory from the beginning; with "parts" each text encoder and denoiser only
-    while it works: until then its weights lie where they were read from. With "groups" and "disk" diffusers' group
-    offloading (``diffusers.hooks``) moves layer by layer, on CUDA and XPU by a stream of its own. ``quantise`` rounds
-    matrices as they are read, and ``tiles`` has spaces decode large pictures tile by tile.
+    ``offload`` "none" loads everything at once; "parts" loads each text encoder and denoiser only while it runs, until
+    then its weights stay memory-mapped. "groups" and "disk" use diffusers' group offloading (``diffusers.hooks``), on
+    CUDA and XPU with a stream of its own. ``quantise`` rounds linear layers as they are read, ``tiles`` turns on tiled
+    decoding.
 
-    The system is one read without converting its weights, so that they still lie in their files.
+    The system must have been read without converting its weights, so that they are still memory-mapped.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Offloader:
         self._stored: dict[str, Tensor] = {}
         self._folder = ""
         self._wide = kept_in_float32(system) if dtype == torch.float16 else set[int]()
-        #: Where workers lie while they do not work: on the processor where something else brings them to the device.
+        #: The device of idle modules: the CPU if a hook or ``_take`` moves them, else the device itself.
         self._home = CPU if offload in ("groups", "disk") or (offload == "parts" and quantise != "none") else device
         of_workers = {id(p) for worker in self._workers.values() for p in worker.parameters()}
         of_spaces = {
@@ -109,7 +109,7 @@ class Offloader:
         for parameter in system.parameters():
             if id(parameter) in of_spaces:
                 kind = of_spaces[id(parameter)]
-                # Convolutions of half precision are a third faster in that order; those of float32 round otherwise.
+                # Half-precision convolutions are a third faster channels-last; float32 ones would round differently.
                 parameter.data = self._converted(parameter.data, kind, channels_last=kind != torch.float32)
             elif id(parameter) not in of_workers:
                 parameter.data = self._converted(parameter.data, torch.float32)
@@ -131,14 +131,14 @@ class Offloader:
                 cast(Space, space).tile(TILE)
 
     def _in_groups(self) -> None:
-        """Has the layers of repeated blocks come when they are called. What lies between the blocks stays on the
-        device: it is little, and modules there read weights of layers that they do not call.
+        """Applies group offloading to the repeated blocks. Everything else stays on the device: it is small, and some
+        of those modules read the weights of layers without calling them, which triggers no hook.
         """
         from diffusers.hooks.group_offloading import apply_group_offloading
 
         if self.offload == "disk":
             self._folder = tempfile.mkdtemp(prefix="bimo-weights-")
-            # Whoever keeps the system goes on drawing from them.
+            # The files are needed as long as the system lives, not only this object.
             weakref.finalize(self.system, shutil.rmtree, self._folder, ignore_errors=True)
         for name, worker in self._workers.items():
             blocks = repeated_blocks(worker)
@@ -153,13 +153,13 @@ class Offloader:
                     offload_device=CPU,
                     offload_type="leaf_level",
                     use_stream=self.device.type in ("cuda", "xpu"),
-                    # Layers of different blocks have the same names.
+                    # One folder per block, as layers of different blocks have the same names.
                     offload_to_disk_path=f"{self._folder}/{name}.{number}" if self._folder else None,
                 )
 
     @contextmanager
     def text_encoders(self) -> Generator[None]:
-        """The text encoders are in memory inside."""
+        """Loads the text encoders for the duration of the context."""
         stored = {name: self._take(name) for name in self._workers if name.startswith("text.")}
         try:
             yield
@@ -168,7 +168,7 @@ class Offloader:
                 self._put_back(name, weights)
 
     def on_step(self, denoiser_input: DenoiserInput) -> None:
-        """Called before each step: takes the denoiser of its level into memory and puts the last one back."""
+        """To be called before each step: loads the denoiser of its level and offloads the previous one."""
         name = f"{denoiser_input.level}.denoiser"
         if name == self.working:
             return
@@ -176,7 +176,7 @@ class Offloader:
         self._stored, self.working = self._take(name), name
 
     def rest(self) -> None:
-        """Puts back what is working."""
+        """Offloads the loaded denoiser."""
         if self.working:
             self._put_back(self.working, self._stored)
         self._stored, self.working = {}, ""
@@ -184,7 +184,7 @@ class Offloader:
     def _converted(
         self, value: Tensor, dtype: torch.dtype, channels_last: bool = False, home: torch.device | None = None
     ) -> Tensor:
-        """A weight as it is kept, on the device unless another is its ``home``."""
+        """A weight converted to ``dtype``, on ``home`` if given, else on the device."""
         if value.is_floating_point():
             value = module_weights.cast_to(value, dtype, channels_last)
         home = self.device if home is None else home
@@ -196,7 +196,7 @@ class Offloader:
         return torch.float32 if id(parameter) in self._wide else self.dtype
 
     def _take(self, name: str) -> dict[str, Tensor]:
-        """Converts the weights of a part; returns them as they were stored."""
+        """Loads the weights of a module; returns the stored tensors, for ``_put_back``."""
         if self.offload != "parts":
             return {}
         if self.quantise != "none":

@@ -1,7 +1,7 @@
-"""Several cards: drawings side by side, each card with a process and an engine of its own.
+"""Data-parallel drawing on several devices, each with a process and an engine of its own.
 
-Nothing is shared between them, so that a picture is the one that its device draws alone; the order of the requests is
-kept. A device may be named twice, the processor as well.
+The processes share nothing, so each picture is the same as when its device draws alone; results come in the order of
+the requests. A device, the CPU too, may be named more than once.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from bimo.core.errors import RequestError
 from bimo.core.picture import Picture
 from bimo.engine.engine import Engine
 
-#: Makes the engine of a device, in its own process: a function of a module, which is found there by its name.
+#: Builds the engine for a device inside its process; must be a module-level function, so that it can be pickled.
 Load = Callable[[str], Engine]
 
 
 class _Worker:
-    """What a process keeps from one request to the next."""
+    """State of a worker process."""
 
     engine: Engine | None = None
 
@@ -38,7 +38,7 @@ def _draw(request: Mapping[str, Any]) -> list[Picture]:
 
 
 class ParallelEngines:
-    """Engines that draw side by side; made by ``parallel``."""
+    """Engines in worker processes; made by ``parallel``."""
 
     def __init__(self, pool: ProcessPoolExecutor) -> None:
         self._pool = pool
@@ -58,12 +58,12 @@ class ParallelEngines:
 
 @contextmanager
 def parallel(load: Load, devices: Sequence[str]) -> Generator[ParallelEngines]:
-    """Engines on several devices ("cuda:0", "cuda:1"), each in a process that ``load`` makes it in and that ends with
-    this. Raises RequestError without a device.
+    """Runs ``load`` in one process per device ("cuda:0", "cuda:1"); the processes end with the context. Raises
+    RequestError if no device is given.
     """
     if not devices:
         raise RequestError("no device to draw on; name some, for instance cuda:0 and cuda:1")
-    # A process that is forked has no card of its own.
+    # CUDA cannot be used in a forked process.
     context = multiprocessing.get_context("spawn")
     names: Any = context.Queue()
     for device in devices:

@@ -1,13 +1,13 @@
-"""How a processor works out a system: in which numbers, and by whose kernels. ``torch`` is what torch does by itself.
+"""Inference engines for the CPU: which library's kernels compute a system, and in which dtype.
 
 =================  =====================================================================================
-torch              float32; the same bytes on every machine of a kind, as always
-torch-onednn       float32, its products by oneDNN where torch would take MKL
+torch              float32 by torch; the same bytes on every machine of a kind
+torch-onednn       float32 by torch, matrix products by oneDNN instead of MKL
 torch-bf16         bfloat16 by torch
 openvino           float32 by OpenVINO
-openvino-bf16      bfloat16 by OpenVINO; text encoders and what joins the blocks in torch's
-openvino-int8      products of 8 bits, calibrated once on the model's own drawing; the rest as openvino-bf16
-auto               the fastest of them but int8, by a probe of a second, kept for this machine
+openvino-bf16      bfloat16 by OpenVINO; text encoders and the code between blocks by torch
+openvino-int8      8-bit matrix products, calibrated once on a drawing of the model; the rest as openvino-bf16
+auto               the fastest except int8, by a benchmark of a second, cached for this machine
 =================  =====================================================================================
 """
 
@@ -44,22 +44,22 @@ if TYPE_CHECKING:
 
 ENGINES = ("torch", "torch-onednn", "torch-bf16", "openvino", "openvino-bf16", "openvino-int8")
 AUTO = "auto"
-#: Systems of fewer weights are drawn in a second anyway, and to the same bytes as ever.
+#: Below this "auto" stays with torch: such systems draw in a second anyway, and keep their bytes.
 SMALL_PARAMETERS = 50_000_000
-#: How far from float32 an engine may be that is called one of float32, relative to the answer's length.
+#: The largest error of a float32 engine, relative to the norm of the output.
 EXACT = 1e-5
 ROUNDS = 5
 
 
 def cache_folder() -> Path:
-    """The user's: BIMO_CACHE, else ``bimo`` in XDG_CACHE_HOME, else in ~/.cache. It may be deleted at any time."""
-    told = os.environ.get("BIMO_CACHE")
-    return Path(told) if told else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "bimo"
+    """BIMO_CACHE, else ``bimo`` in XDG_CACHE_HOME, else in ~/.cache. It may be deleted at any time."""
+    folder = os.environ.get("BIMO_CACHE")
+    return Path(folder) if folder else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "bimo"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """An engine on this machine: seconds of the probe, and how far its answer is from float32's, relative."""
+    """The benchmark of an engine on this machine: seconds, and the relative error against float32."""
 
     engine: str
     seconds: float
@@ -67,7 +67,7 @@ class Measured:
 
 
 class _Probe(nn.Module):
-    """The work of a UNet's layers: a convolution, a feed-forward and an attention, of Stable Diffusion's widths."""
+    """A benchmark like a UNet's layers: convolution, feed-forward and attention at Stable Diffusion's widths."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,39 +80,39 @@ class _Probe(nn.Module):
         x = self.conv(x)
         rows = x.flatten(2).transpose(1, 2)
         heads = self.qkv(rows).unflatten(-1, (3, 8, 40)).permute(2, 0, 3, 1, 4)
-        seen = nn.functional.scaled_dot_product_attention(heads[0], heads[1], heads[2])
-        rows = rows + seen.transpose(1, 2).flatten(2)
+        attended = nn.functional.scaled_dot_product_attention(heads[0], heads[1], heads[2])
+        rows = rows + attended.transpose(1, 2).flatten(2)
         return rows + self.out(nn.functional.gelu(self.into(rows)))
 
 
 def probe() -> list[Measured]:
-    """Measures every engine that is installed, in about a second. int8 is not: what it loses is each model's own."""
+    """Benchmarks every installed engine, in about a second. int8 is left out: its error depends on the model."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         network, x = _Probe().eval(), torch.randn(2, 320, 32, 32)
         expected = network(x)
-        ways: dict[str, Callable[[], Tensor]] = {
+        engines: dict[str, Callable[[], Tensor]] = {
             "torch": partial(network, x),
             "torch-onednn": partial(_by_onednn, network, x),
         }
         half = _Probe().eval()
         half.load_state_dict(network.state_dict())
         half.to(torch.bfloat16)
-        ways["torch-bf16"] = lambda: half(x.to(torch.bfloat16)).float()
+        engines["torch-bf16"] = lambda: half(x.to(torch.bfloat16)).float()
         if installed():
-            ways |= {"openvino": _by_openvino(network, x, "f32"), "openvino-bf16": _by_openvino(network, x, "bf16")}
-        found: list[Measured] = []
-        for name, way in ways.items():
-            answer = way()
-            seconds = [_seconds(way) for _ in range(ROUNDS)]
-            error = float((answer - expected).norm() / expected.norm())
-            found.append(Measured(name, min(seconds), error))  # other work on the machine only adds
-    return found
+            engines |= {"openvino": _by_openvino(network, x, "f32"), "openvino-bf16": _by_openvino(network, x, "bf16")}
+        measurements: list[Measured] = []
+        for name, run in engines.items():
+            output = run()
+            seconds = [_seconds(run) for _ in range(ROUNDS)]
+            error = float((output - expected).norm() / expected.norm())
+            measurements.append(Measured(name, min(seconds), error))  # other work on the machine only adds
+    return measurements
 
 
-def _seconds(way: Callable[[], Tensor]) -> float:
+def _seconds(run: Callable[[], Tensor]) -> float:
     start = time.perf_counter()
-    way()
+    run()
     return time.perf_counter() - start
 
 
@@ -130,20 +130,20 @@ def _by_openvino(network: nn.Module, x: Tensor, precision: str) -> Callable[[], 
     settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     request: Any = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
 
-    def way() -> Tensor:
+    def run() -> Tensor:
         request.infer([x.numpy()], share_inputs=True)
         return torch.from_numpy(request.get_output_tensor(0).data.copy())
 
-    return way
+    return run
 
 
 def installed() -> bool:
-    """Whether OpenVINO is."""
+    """Whether OpenVINO is installed."""
     return importlib.util.find_spec("openvino") is not None
 
 
 def machine() -> str:
-    """What a probe depends on: the processor and what it can, threads, and the versions of the libraries."""
+    """A hash of what the benchmark depends on: CPU model and flags, threads, library versions."""
     flags = ""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
@@ -151,29 +151,29 @@ def machine() -> str:
     except (OSError, StopIteration):
         flags = platform.processor()
     versions = [torch.__version__, importlib.metadata.version("openvino") if installed() else ""]
-    told = [platform.machine(), flags, str(torch.get_num_threads()), *versions]
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:24]
+    identity = [platform.machine(), flags, str(torch.get_num_threads()), *versions]
+    return hashlib.sha256("\n".join(identity).encode()).hexdigest()[:24]
 
 
 def measured() -> list[Measured]:
-    """The probe of this machine, taken once and kept in the cache folder."""
+    """The benchmark of this machine, run once and kept in the cache folder."""
     file = cache_folder() / f"processor-{machine()}.json"
     try:
-        rows = json.loads(file.read_text("utf-8"))
-        return [Measured(str(row["engine"]), float(row["seconds"]), float(row["error"])) for row in rows]
+        entries = json.loads(file.read_text("utf-8"))
+        return [Measured(str(row["engine"]), float(row["seconds"]), float(row["error"])) for row in entries]
     except (OSError, ValueError, KeyError, TypeError):
-        found = probe()
+        rows = probe()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, json.dumps([vars(row) for row in found], indent=1).encode())
+        write_whole(file, json.dumps([vars(row) for row in rows], indent=1).encode())
     except OSError:
-        pass  # measured again the next time
-    return found
+        pass  # without a cache it is measured again next time
+    return rows
 
 
 def chosen(name: str, parameters: int) -> str:
-    """The engine of a name for a system of so many weights; "auto" is the fastest by the probe, for a small system
-    ``torch``. Raises RequestError for one that there is not, or that is not installed.
+    """Resolves an engine's name for a system of so many parameters: "auto" is the fastest by the benchmark, and
+    ``torch`` for a small system. Raises RequestError for an unknown engine or one whose library is not installed.
     """
     if name == AUTO:
         if parameters < SMALL_PARAMETERS:
@@ -181,8 +181,8 @@ def chosen(name: str, parameters: int) -> str:
         return min((row for row in measured() if _usable(row)), key=lambda row: row.seconds).engine
     if name not in ENGINES:
         raise RequestError("there is no engine {name!r}{near}", name=name, near=meant(name, (AUTO, *ENGINES)))
-    wanted = ["openvino"] * name.startswith("openvino") + ["nncf"] * (name == "openvino-int8")
-    for library in wanted:
+    libraries = ["openvino"] * name.startswith("openvino") + ["nncf"] * (name == "openvino-int8")
+    for library in libraries:
         if importlib.util.find_spec(library) is None:
             raise RequestError(
                 "--engine {name} needs {library}, which is not installed; run {command}",
@@ -203,8 +203,9 @@ def _usable(row: Measured) -> bool:
 
 @contextmanager
 def onednn_products() -> Generator[None]:
-    """Inside, torch's float32 products go to oneDNN. torch has no switch of its own for that: it has one that allows
-    oneDNN to round them to bfloat16, which oneDNN does not where that gains nothing. The probe looks whether it does.
+    """Computes torch's float32 matrix products by oneDNN. torch has no switch for that, only one that allows oneDNN to
+    round them to bfloat16; oneDNN does not round on CPUs where that gains nothing. The benchmark measures whether it
+    does.
     """
     settings: Any = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
     before = settings.fp32_precision
@@ -216,35 +217,35 @@ def onednn_products() -> Generator[None]:
 
 
 class Processor:
-    """An engine put into a system: ``name`` is one of ENGINES. ``kept`` is whether what is converted may be kept in the
-    cache folder: not where adapters make the weights others than those of the files.
+    """Applies one of ENGINES to a system. ``cache_converted`` allows converted blocks to be kept in the cache folder;
+    not if adapters have changed the weights.
     """
 
-    def __init__(self, name: str, *, kept: bool = True) -> None:
+    def __init__(self, name: str, *, cache_converted: bool = True) -> None:
         self.name = name
-        self.kept = kept
+        self.cache_converted = cache_converted
         self._blocks: OpenVino | None = None
         self._calibrated = False
 
     @property
     def dtype(self) -> torch.dtype:
-        """The numbers of whatever torch works out."""
+        """The dtype of what torch computes."""
         return torch.bfloat16 if self.name in ("torch-bf16", "openvino-bf16", "openvino-int8") else torch.float32
 
     @property
     def converts(self) -> bool:
-        """Whether blocks are worked out by another library than torch."""
+        """Whether blocks are converted for another library than torch."""
         return self.name.startswith("openvino")
 
     def put(self, system: System) -> None:
-        """Makes it work out a system, and no longer the one before, whose weights it gives back."""
+        """Applies the engine to a system, after restoring the one before."""
         self.restore()
         if not self.converts:
             return
         from bimo.engine.openvino import OpenVino
 
         precisions = {"openvino": "f32", "openvino-bf16": "bf16", "openvino-int8": "int8"}
-        root = cache_folder() if self.kept else None
+        root = cache_folder() if self.cache_converted else None
         self._blocks = OpenVino(system, cast("Precision", precisions[self.name]), root)
 
     def restore(self) -> None:
@@ -254,14 +255,14 @@ class Processor:
         self._blocks, self._calibrated = None, False
 
     def calibrate(self, draw: Callable[[], object]) -> None:
-        """For int8, once: ``draw`` is a drawing of the system, whose numbers it learns the ranges of."""
+        """For int8, once: runs ``draw``, a drawing of the system, and calibrates on its activations."""
         if self._blocks is not None and not self._calibrated:
             self._calibrated = True
             self._blocks.calibrate(draw)
 
     @contextmanager
     def working(self) -> Generator[None]:
-        """What is worked out inside is by this engine's kernels."""
+        """Runs the body with this engine's kernels."""
         if self.name != "torch-onednn":
             yield
             return

@@ -1,7 +1,7 @@
-"""Matrices of eight or four bits: the quantisers that diffusers uses, torchao's and bitsandbytes', layer by layer.
+"""Weight-only quantisation to 8 or 4 bits by torchao and bitsandbytes, the libraries that diffusers uses.
 
-Only the matrices of linear layers are rounded, each as soon as it has been read, so that a system is never in memory as
-it was and as it becomes. What they are multiplied with stays in the numbers of the engine ("weight only").
+Only linear layers are quantised, each as soon as it has been read, so that a system is never in memory both before and
+after. Activations stay in the engine's dtype.
 """
 
 # torchao and bitsandbytes have no types.
@@ -24,14 +24,14 @@ from torch import Tensor, nn
 from bimo.core.errors import RequestError
 from bimo.engine.memory import QUANTISES, Quantise
 
-#: The library of each kind.
+#: The library that implements each kind.
 LIBRARY: dict[Quantise, str] = {"int8": "torchao", "int4": "torchao", "fp8": "torchao", "nf4": "bitsandbytes"}
-#: What is worked out by kernels of CUDA alone.
+#: Kinds whose kernels need CUDA.
 OF_CUDA: tuple[Quantise, ...] = ("int4", "nf4")
 
 
 def check(kind: str, device: torch.device) -> None:
-    """Raises RequestError for a kind that is none, whose library is not here, or that the device does not work out."""
+    """Raises RequestError for an unknown kind, a missing library, or a device without kernels for it."""
     if kind == "none":
         return
     if kind not in QUANTISES:
@@ -54,24 +54,24 @@ def available(kind: Quantise) -> bool:
 
 
 def in_blocks(module: nn.Module) -> bool:
-    """Whether a module has matrices in the blocks of a GGUF file: nothing can be added to those."""
+    """Whether a module has GGUF-quantised weights, which no LoRA can be merged into."""
     return any(isinstance(layer, nn.Linear) and not layer.weight.is_floating_point() for layer in module.modules())
 
 
 def quantise(
     module: nn.Module, kind: Quantise, read: Callable[[nn.Parameter], Tensor], whole: Container[int] = ()
 ) -> None:
-    """Rounds the matrices of all linear layers below a module, but for those whose ids are in ``whole``; ``read`` takes
-    a weight from where it lies. A matrix that two layers share (a table of words) is left as it is, too.
+    """Quantises the linear layers below a module, except weights whose ids are in ``whole`` and weights that layers
+    share (tied embeddings). ``read`` loads a weight from its file.
     """
-    seen = Counter(id(p) for layer in module.modules() for p in layer.parameters(recurse=False))
+    uses = Counter(id(p) for layer in module.modules() for p in layer.parameters(recurse=False))
     rounded: set[int] = set()
     for layer in module.modules():
         if not isinstance(layer, nn.Linear) or not layer.weight.is_floating_point():
-            continue  # the blocks of GGUF are rounded already
-        if seen[id(layer.weight)] == 1 and id(layer.weight) not in whole:
+            continue  # already quantised by GGUF
+        if uses[id(layer.weight)] == 1 and id(layer.weight) not in whole:
             layer.weight.data = read(cast(nn.Parameter, layer.weight))
-            # What is all zeros, as layers begin that have not learnt, has no scale to be rounded by.
+            # A weight of zeros, such as a zero-initialised layer's, has no scale to quantise by.
             if bool(layer.weight.any()):
                 _round(layer, kind)
             rounded.add(id(layer.weight))
@@ -104,7 +104,7 @@ def _forward_of_nf4(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
 
 
 def _torchao(kind: Quantise) -> tuple[Callable[..., None], Any]:
-    """What rounds a layer, and how. torchao tells of kernels of other machines as it is imported: that is not said."""
+    """torchao's ``quantize_`` and the config of a kind. Its import-time messages about missing kernels are muted."""
     with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from torchao.quantization import Float8WeightOnlyConfig, Int4WeightOnlyConfig, Int8WeightOnlyConfig, quantize_

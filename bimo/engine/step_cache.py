@@ -1,4 +1,4 @@
-"""Step caches of diffusers' own for transformers, put on a denoiser while one drawing lasts (``diffusers.hooks``)."""
+"""diffusers' step caches for transformers (``diffusers.hooks``), enabled on a denoiser during one drawing."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from bimo.core.request import Request
 from bimo.diffusion.step_cache import StepCacheSetting
 from bimo.diffusion.system import System
 
-#: Kinds that are hooks in a network, and so remember one drawing alone.
+#: Kinds that are hooks in the network; their state is that of a single drawing.
 HOOKED = ("first-block", "taylor")
 WARM_STEPS = 3
 
 
 @contextmanager
 def step_cached(system: System, requests: list[Request]) -> Generator[None]:
-    """Inside, the last level's transformer has the step cache that the requests ask for, if that is one of diffusers'.
-    Raises RequestError where it is not one of those that diffusers caches, or where several are drawn together.
+    """Enables the step cache that the requests ask for on the last level's transformer, if it is one of diffusers'.
+    Raises RequestError if diffusers has none for that denoiser, or if several requests are drawn together.
     """
-    asked = [StepCacheSetting.named(each.step_cache) for each in requests if each.step_cache is not None]
-    hooked = next((each for each in asked if each.kind in HOOKED), None)
+    settings = [StepCacheSetting.named(each.step_cache) for each in requests if each.step_cache is not None]
+    hooked = next((each for each in settings if each.kind in HOOKED), None)
     if hooked is None:
         yield
         return
@@ -43,7 +43,7 @@ def step_cached(system: System, requests: list[Request]) -> Generator[None]:
 
 
 def check(system: System, request: Request) -> None:
-    """Raises RequestError where the last level's denoiser is none that diffusers caches."""
+    """Raises RequestError if diffusers has no step cache for the last level's denoiser."""
     setting = None if request.step_cache is None else StepCacheSetting.named(request.step_cache)
     if setting is not None and setting.kind in HOOKED:
         _network(system)
@@ -53,13 +53,13 @@ def _network(system: System) -> Any:
     from diffusers.models.cache_utils import CacheMixin
 
     denoiser = system.level(system.recipe.levels[-1].name).denoiser
-    found = next((module for module in denoiser.modules() if isinstance(module, CacheMixin)), None)
-    if found is None:
+    network = next((module for module in denoiser.modules() if isinstance(module, CacheMixin)), None)
+    if network is None:
         raise RequestError(
             "diffusers has no step cache for the denoiser of {name}; take easy, which serves every system",
             name=system.recipe.name,
         )
-    return found
+    return network
 
 
 def _config(setting: StepCacheSetting) -> Any:

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation, drawn together and kept, so that the same call goes on where it was stopped."""
+"""Draws the pictures of an evaluation in batches and caches them on disk, so that a stopped run can be resumed."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ from bimo.evaluation.progress import OnProgress
 
 
 class DrawingCache:
-    """Draws requests, several together, and keeps each picture under a name made of the request, the weights and the
-    numbers and kernels that it was drawn by.
-    """
+    """Draws requests in batches and stores each picture under a hash of request, weights, dtype and engine."""
 
     def __init__(self, engine: Engine, folder: Path, batch: int, on_progress: OnProgress) -> None:
         self.engine, self.system = engine, engine.system
@@ -35,31 +33,36 @@ class DrawingCache:
         self.seconds = 0.0
 
     def path(self, request: Request) -> Path:
-        """Where the picture of a request lies."""
+        """The file of a request's picture."""
         filled = json.dumps(fill_request(self.system, request).model_dump(), ensure_ascii=False, sort_keys=True)
         engine = self.engine
-        # What draws in other numbers draws other pictures; what all did so far has no line of its own.
-        other = {str(engine.dtype): engine.dtype not in (None, torch.float32)}
-        other |= {engine.processor.name: engine.processor.name != "torch"}
-        other |= {engine.keeping.quantise: engine.keeping.quantise != "none"}
-        lines = [dumps(self.system.recipe), self.weights, filled, *(name for name, differs in other.items() if differs)]
-        drawn = "\n".join(lines)
-        name = hashlib.sha256(drawn.encode()).hexdigest()[:24]
+        # Dtype, engine and quantisation change pictures; defaults add no line, so that old names stay valid.
+        non_default = {str(engine.dtype): engine.dtype not in (None, torch.float32)}
+        non_default |= {engine.processor.name: engine.processor.name != "torch"}
+        non_default |= {engine.keeping.quantise: engine.keeping.quantise != "none"}
+        lines = [
+            dumps(self.system.recipe),
+            self.weights,
+            filled,
+            *(name for name, differs in non_default.items() if differs),
+        ]
+        identity = "\n".join(lines)
+        name = hashlib.sha256(identity.encode()).hexdigest()[:24]
         return self.folder / f"{name}.png"
 
     def draw(self, requests: Sequence[Request]) -> list[Image.Image]:
-        """The pictures of requests, in their order; those that lie there already are read."""
+        """The pictures of requests in their order; those on disk are read."""
         paths = [self.path(request) for request in requests]
         missing = {path: request for path, request in zip(paths, requests, strict=True) if not path.is_file()}
         todo = list(missing.items())
         for first in range(0, len(todo), self.batch):
-            part, began = todo[first : first + self.batch], time.perf_counter()
-            pictures = self.engine.draw_together([request for _, request in part])
-            for (path, _), picture in zip(part, pictures, strict=True):
+            chunk, start = todo[first : first + self.batch], time.perf_counter()
+            pictures = self.engine.draw_together([request for _, request in chunk])
+            for (path, _), picture in zip(chunk, pictures, strict=True):
                 picture.save(path)
-            self.seconds += time.perf_counter() - began
-            self.drawn += len(part)
-            self.on_progress(say("drawing"), first + len(part), len(todo))
+            self.seconds += time.perf_counter() - start
+            self.drawn += len(chunk)
+            self.on_progress(say("drawing"), first + len(chunk), len(todo))
         return [read_picture(path.read_bytes()) for path in paths]
 
 

@@ -1,4 +1,4 @@
-"""What is asked of a system, what it drew, and each measure of that beside the baselines' and the true pictures'."""
+"""Questions to a system, its answers, and the measures of these next to those of baselines and true pictures."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from bimo.evaluation.intervals import Interval, share, verdict
 
 @dataclass(frozen=True)
 class Question:
-    """One prompt. ``key`` is shared by the same question in the other language; what a right picture must show is for
-    a class of its own to say.
+    """One prompt. The same question in the other language has the same ``key``; subclasses add what a right picture
+    must show.
     """
 
     group: str
@@ -29,23 +29,23 @@ AnyQuestion = TypeVar("AnyQuestion", bound=Question)
 
 @dataclass(frozen=True)
 class Answers(Generic[AnyQuestion]):
-    """One painter's pictures of some questions; a class of its own adds what its judge saw in them."""
+    """One painter's pictures for some questions; subclasses add what a judge saw in them."""
 
     questions: list[AnyQuestion]
     images: list[Image.Image]
 
     def rows(self, rows: Sequence[int]) -> Self:
-        """Some of them, in that order."""
+        """The answers of these rows, in this order."""
         picked = [self.questions[row] for row in rows], [self.images[row] for row in rows]
         return replace(self, questions=picked[0], images=picked[1])
 
     def of(self, group: str, language: str | None = None) -> Self:
-        """Those of a group, in one language or in all."""
+        """The answers of a group, in one language or all."""
         mine = (n for n, q in enumerate(self.questions) if q.group == group and language in (None, q.language))
         return self.rows(list(mine))
 
     def mixed(self, most: int) -> Self:
-        """At most so many of them, evenly spread."""
+        """At most ``most`` of them, evenly spaced."""
         count = len(self.questions)
         return self if count <= most else self.rows([row * count // most for row in range(most)])
 
@@ -55,10 +55,10 @@ AnyAnswers = TypeVar("AnyAnswers", bound=Answers[Any])
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured number: of which group and measure, in which language ("" for all), beside the baselines'.
+    """One measure of a group in a language ("" for all), with the baselines' values.
 
-    ``unit`` is "share" (Wilson) or "mean" (bootstrap); ``baselines`` has None where a baseline cannot answer;
-    ``ceiling`` is what the true pictures of the very things asked for score, in new poses.
+    ``unit`` is "share" (Wilson) or "mean" (bootstrap); ``baselines`` has None if a baseline cannot answer; ``ceiling``
+    is the score of true pictures of the requested things, in new poses.
     """
 
     group: str
@@ -70,7 +70,7 @@ class Figure:
     ceiling: Interval | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, with the verdict on each baseline."""
+        """JSON-compatible, with the verdict against each baseline."""
         verdicts = {n: verdict(self.model, b) for n, b in self.baselines.items() if b is not None}
         return asdict(self) | {"verdicts": verdicts}
 
@@ -80,24 +80,27 @@ def figures(
     painters: Mapping[str, AnyAnswers | None],
     true: AnyAnswers | None = None,
 ) -> list[Figure]:
-    """Every measure of every group and language: by group, the name of the measure -> which answers are right.
+    """Computes every measure for every group and language; ``measures`` maps group and name to a function that returns
+    which answers are right.
 
-    The first painter is the model, the others are baselines; ``true`` are the true pictures of the questions that have
-    one. A group without questions has no figures.
+    The first painter is the model, the others are baselines; ``true`` are the true pictures for the questions that have
+    one. Groups without questions are skipped.
     """
     (_, model), *others = painters.items()
     if model is None:
         raise ValueError("the first painter is the model, and it has drawn nothing")
-    done: list[Figure] = []
-    for group, named in measures.items():
+    results: list[Figure] = []
+    for group, measures_by_name in measures.items():
         for language in ("zh", "en"):
-            mine = model.of(group, language)
-            if not mine.questions:
+            model_answers = model.of(group, language)
+            if not model_answers.questions:
                 continue
-            theirs = {name: None if answers is None else answers.of(group, language) for name, answers in others}
-            best = None if true is None else true.of(group, language)
-            for name, right in named.items():
-                beside = {n: None if answers is None else share(right(answers)) for n, answers in theirs.items()}
-                ceiling = share(right(best)) if best is not None and best.questions else None
-                done.append(Figure(group, name, language, "share", share(right(mine)), beside, ceiling))
-    return done
+            other_answers = {name: None if answers is None else answers.of(group, language) for name, answers in others}
+            true_answers = None if true is None else true.of(group, language)
+            for name, right in measures_by_name.items():
+                baselines = {
+                    n: None if answers is None else share(right(answers)) for n, answers in other_answers.items()
+                }
+                ceiling = share(right(true_answers)) if true_answers is not None and true_answers.questions else None
+                results.append(Figure(group, name, language, "share", share(right(model_answers)), baselines, ceiling))
+    return results

@@ -1,4 +1,4 @@
-"""95 % intervals of what was measured, and whether two of them lie apart."""
+"""95 % confidence intervals, and whether two of them overlap."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Interval:
 
 
 def wilson(right: int, n: int) -> Interval:
-    """The score interval of a share (E. B. Wilson, Journal of the American Statistical Association 22, 1927)."""
+    """The score interval of a proportion (E. B. Wilson, Journal of the American Statistical Association 22, 1927)."""
     if n == 0:
         return Interval(math.nan, math.nan, math.nan, 0)
     share = right / n
@@ -45,12 +45,12 @@ def bootstrap(values: Sequence[float], seed: int = 0) -> Interval:
 
 
 def verdict(model: Interval, baseline: Interval) -> str:
-    """Whether the model's interval lies wholly "above" or "below" the baseline's, or they are "not apart"."""
+    """ "above" or "below" if the model's interval lies entirely on one side of the baseline's, else "not apart"."""
     if model.low > baseline.high:
         return "above"
     return "below" if model.high < baseline.low else "not apart"
 
 
 def share(right: Sequence[bool]) -> Interval:
-    """The share of what is right."""
+    """The proportion of true values."""
     return wilson(sum(right), len(right))

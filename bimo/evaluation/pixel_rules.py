@@ -1,4 +1,4 @@
-"""Rules that read a picture's pixels: its foreground, the pieces of that, their place, their colour."""
+"""Rule-based measures on pixels: foreground, its connected components, their position and colour."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-APART = 28 / 255  # how far a pixel is from the background's colour, in its most different channel
-PIECE = 0.012  # the least share of a picture that counts as a piece
-HUE_ROOM = 22.0  # degrees either side of a colour's hue
-GREY_BELOW = 0.14  # chroma under which a mean colour has no hue
-BROWN_BELOW = 0.66  # value under which orange is brown
-BLACK_BELOW = 0.38  # value under which grey is black
+APART = 28 / 255  # least difference from the background colour, in the most different channel
+PIECE = 0.012  # least area of a component, as a fraction of the picture
+HUE_ROOM = 22.0  # tolerance of a hue in degrees
+GREY_BELOW = 0.14  # chroma below which a mean colour has no hue
+BROWN_BELOW = 0.66  # value below which orange is brown
+BLACK_BELOW = 0.38  # value below which grey is black
 Mask = NDArray[np.bool_]
 
 
 def foreground(image: Image.Image) -> Mask:
-    """[H, W]: what differs from the background, whose colour is the median of the outermost two pixels."""
+    """[H, W]: pixels that differ from the background colour, the median of the outermost two pixels on each side."""
     array = np.asarray(image.convert("RGB"), np.float32) / 255
     border = np.concatenate([array[:2].reshape(-1, 3), array[-2:].reshape(-1, 3), array[:, :2].reshape(-1, 3),
                              array[:, -2:].reshape(-1, 3)])  # fmt: skip
@@ -29,11 +29,11 @@ def foreground(image: Image.Image) -> Mask:
 
 
 def colour_of(image: Image.Image, hues: Mapping[str, float]) -> str:
-    """The colour that the mean of the foreground shows: one of ``hues`` (degrees), "grey", "black", or "" for none.
+    """The mean colour of the foreground as one of ``hues`` (degrees), "grey", "black", or "" for none.
 
-    The mean is taken over foreground pixels, each weighted by 0.05 and its chroma, so that a dark outline or a white
-    shine does not wash it out. A mean of little chroma is grey or black by its value; else the colour is the nearest
-    hue, at most 22 degrees off; where orange and brown share a hue the dark one is brown.
+    Foreground pixels are weighted by 0.05 plus their chroma, so that dark outlines and white highlights count little. A
+    mean of little chroma is grey or black by its value; else the nearest hue counts, if at most 22 degrees away. Brown
+    is a dark orange.
     """
     array = np.asarray(image.convert("RGB"), np.float32) / 255
     inside = array[foreground(image)]
@@ -45,10 +45,10 @@ def colour_of(image: Image.Image, hues: Mapping[str, float]) -> str:
     if chroma < GREY_BELOW:
         return "black" if value < BLACK_BELOW else "grey"
     hue = hue_of(mean)
-    far = {name: abs((hue - declared + 180) % 360 - 180) for name, declared in hues.items()}
-    far["brown"] = math.inf
-    nearest = min(far, key=lambda name: far[name])
-    if far[nearest] > HUE_ROOM:
+    distances = {name: abs((hue - declared + 180) % 360 - 180) for name, declared in hues.items()}
+    distances["brown"] = math.inf
+    nearest = min(distances, key=lambda name: distances[name])
+    if distances[nearest] > HUE_ROOM:
         return ""
     return "brown" if nearest in ("orange", "red") and hue > 8 and hue < 60 and value < BROWN_BELOW else nearest
 
@@ -59,10 +59,10 @@ def hue_of(rgb: Sequence[float] | NDArray[np.float32]) -> float:
 
 
 def pieces(mask: Mask) -> list[Mask]:
-    """The eight-connected pieces of a foreground with at least 1.2 % of the picture, largest first."""
+    """The 8-connected components of a foreground with at least 1.2 % of the picture, largest first."""
     label = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
     while True:
-        # The largest label spreads to its neighbours, and along whole runs, until nothing changes.
+        # Propagate the largest label to neighbours, and along whole runs, until nothing changes.
         padded = np.pad(label, 1)
         height, width = mask.shape
         shifted = [padded[y : y + height, x : x + width] for y in range(3) for x in range(3)]
@@ -77,8 +77,8 @@ def pieces(mask: Mask) -> list[Mask]:
 
 
 def _runs(label: NDArray[np.int64], mask: Mask) -> NDArray[np.int64]:
-    """Every run of a row gets its largest label."""
-    # What a type checker makes of numpy's nested widths depends on what else it has read.
+    """Sets every horizontal run to its largest label."""
+    # Any: pyright infers numpy's nested pad widths inconsistently.
     left: Any = ((0, 0), (1, 0))
     starts = mask & ~np.pad(mask, left)[:, :-1]
     run = np.cumsum(starts.ravel()) - 1
@@ -91,7 +91,7 @@ def _runs(label: NDArray[np.int64], mask: Mask) -> NDArray[np.int64]:
 
 
 def centre(mask: Mask) -> tuple[float, float]:
-    """Across and down of the middle of a piece, as shares of the picture; (0.5, 0.5) of nothing."""
+    """The centroid (x, y) of a mask as fractions of the picture; (0.5, 0.5) if the mask is empty."""
     rows, columns = np.nonzero(mask)
     if not rows.size:
         return 0.5, 0.5
@@ -100,7 +100,7 @@ def centre(mask: Mask) -> tuple[float, float]:
 
 
 def in_place(mask: Mask, place: str) -> bool:
-    """Whether the middle of the foreground lies within the outer two fifths that the place's words name."""
+    """Whether the foreground's centroid lies in the outer 40 % at the side that ``place`` names, such as "top left"."""
     across, down = centre(mask)
-    asked = {"left": across < 0.4, "right": across > 0.6, "top": down < 0.4, "bottom": down > 0.6}
-    return bool(mask.any()) and all(asked[word] for word in place.split())
+    within = {"left": across < 0.4, "right": across > 0.6, "top": down < 0.4, "bottom": down > 0.6}
+    return bool(mask.any()) and all(within[word] for word in place.split())

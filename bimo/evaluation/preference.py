@@ -1,8 +1,7 @@
-"""People's votes between two pictures as strengths of models: Bradley-Terry (Biometrika 39, 1952) on Elo's scale.
+"""Model ratings from human votes between two pictures: Bradley-Terry (Biometrika 39, 1952) on Elo's scale.
 
-Votes are those of ``bimo serve``'s page, which shows two pictures for one prompt and says after the vote which model
-drew which, or of any table with model_a, model_b and choice (a, b, tie); ``bimo data feedback`` makes training pairs
-of the same file.
+Votes come from ``bimo serve``'s page, which shows two pictures for one prompt without naming the models, or from any
+JSON lines with model_a, model_b and choice (a, b, tie); ``bimo data feedback`` makes training pairs from the same file.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from bimo.core.errors import DataError
 from bimo.core.messages import Message
 from bimo.evaluation.intervals import Interval
 
-#: Points for which a model is ten times as likely to win.
+#: The difference in points at which a model is ten times as likely to win.
 TENFOLD = 400
 MIDDLE = 1000
 RESAMPLES = 500
 ROUNDS = 2000
-#: A fraction of a tie between every two models: one that has won every vote would be infinitely strong.
+#: A virtual tie of this weight between every two models; without it a model that won every vote is infinitely strong.
 PRIOR = 0.5
 NO_VOTE, ITSELF = Message("line is no vote"), Message("a model against itself")
 AGAIN = Message("judged again by the same")
@@ -35,7 +34,7 @@ AGAIN = Message("judged again by the same")
 
 @dataclass(frozen=True)
 class Vote:
-    """``first`` and ``second`` are models; ``score`` is 1 where the first was chosen, 0 the second, 0.5 for a tie."""
+    """A vote between two models; ``score`` is 1 for the first, 0 for the second, 0.5 for a tie."""
 
     first: str
     second: str
@@ -44,7 +43,7 @@ class Vote:
 
 @dataclass(frozen=True)
 class Rating:
-    """A model's points with their interval, its share of votes won (ties half), and in how many votes it was."""
+    """A model's points with their interval, its fraction of votes won (ties count half), and its number of votes."""
 
     model: str
     points: Interval
@@ -53,11 +52,11 @@ class Rating:
 
 
 def read_votes(path: Path) -> tuple[list[Vote], Counter[str]]:
-    """The votes of a file of JSON lines, and how many lines are none, by reason. Of one voter's votes for the same two
-    pictures the last counts. Raises DataError where no vote is left.
+    """Reads the votes of a file of JSON lines, and counts unusable lines by reason. Of a voter's votes on the same two
+    pictures the last counts. Raises DataError if no vote is left.
     """
     unusable: Counter[str] = Counter()
-    found: dict[Any, Vote] = {}
+    votes: dict[Any, Vote] = {}
     for number, line in enumerate(path.read_text("utf-8").splitlines()):
         try:
             row = json.loads(line)
@@ -69,18 +68,18 @@ def read_votes(path: Path) -> tuple[list[Vote], Counter[str]]:
         if first == second:
             unusable[ITSELF.text] += 1
             continue
-        judged = row.get("judge"), row.get("a", number), row.get("b", number)
-        if judged in found:
+        ballot = row.get("judge"), row.get("a", number), row.get("b", number)
+        if ballot in votes:
             unusable[AGAIN.text] += 1
-        found[judged] = Vote(first, second, score)
-    if not found:
+        votes[ballot] = Vote(first, second, score)
+    if not votes:
         raise DataError("{path} holds no vote between two models; vote on the page of bimo serve", path=path)
-    return list(found.values()), unusable
+    return list(votes.values()), unusable
 
 
 def ratings(votes: Sequence[Vote], seed: int = 0) -> list[Rating]:
-    """Every model's rating, best first; the interval is that of resampled votes (2.5 to 97.5 %). Raises DataError
-    without votes, or where models fall into groups that were never compared.
+    """Every model's rating, best first, with a bootstrap interval over votes (2.5 to 97.5 %). Raises DataError without
+    votes, or if the models fall into groups that were never compared.
     """
     models = sorted({name for vote in votes for name in (vote.first, vote.second)})
     if not models:
@@ -90,18 +89,18 @@ def ratings(votes: Sequence[Vote], seed: int = 0) -> list[Rating]:
     rows = np.array([(places[v.first], places[v.second], v.score) for v in votes], np.float64)
     points = _points(rows, len(models))
     rng = np.random.default_rng(seed)
-    again = np.stack([_points(rows[rng.integers(0, len(rows), len(rows))], len(models)) for _ in range(RESAMPLES)])
-    low, high = np.quantile(again, (0.025, 0.975), axis=0)
-    made: list[Rating] = []
+    resampled = np.stack([_points(rows[rng.integers(0, len(rows), len(rows))], len(models)) for _ in range(RESAMPLES)])
+    low, high = np.quantile(resampled, (0.025, 0.975), axis=0)
+    result: list[Rating] = []
     for name, place in places.items():
-        mine = [v.score if v.first == name else 1 - v.score for v in votes if name in (v.first, v.second)]
-        interval = Interval(float(points[place]), float(low[place]), float(high[place]), len(mine))
-        made.append(Rating(name, interval, sum(mine) / len(mine), len(mine)))
-    return sorted(made, key=lambda one: -one.points.value)
+        scores = [v.score if v.first == name else 1 - v.score for v in votes if name in (v.first, v.second)]
+        interval = Interval(float(points[place]), float(low[place]), float(high[place]), len(scores))
+        result.append(Rating(name, interval, sum(scores) / len(scores), len(scores)))
+    return sorted(result, key=lambda one: -one.points.value)
 
 
 def _points(rows: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """[models] Elo points of votes [N, 3] (first, second, score): strengths by Hunter's iteration (Annals of Statistics
+    """Elo points [models] from votes [N, 3] of (first, second, score), by Hunter's MM iteration (Annals of Statistics
     32, 2004).
     """
     wins = np.full((count, count), PRIOR / 2)
@@ -132,11 +131,11 @@ def _demand_connected(models: Sequence[str], votes: Iterable[Vote]) -> None:
         group[root(vote.first)] = root(vote.second)
     roots = {root(name) for name in models}
     if len(roots) > 1:
-        apart = [next(name for name in models if root(name) == one) for one in sorted(roots)]
+        examples = [next(name for name in models if root(name) == one) for one in sorted(roots)]
         raise DataError("{first} and {second} are joined by no vote, directly or through others; vote between them",
-                        first=apart[0], second=apart[1])  # fmt: skip
+                        first=examples[0], second=examples[1])  # fmt: skip
 
 
 def expected(points: float, other: float) -> float:
-    """The chance by Elo that one of two ratings wins."""
+    """The probability by Elo that the first of two ratings wins."""
     return 1 / (1 + math.pow(10, (other - points) / TENFOLD))

@@ -1,4 +1,4 @@
-"""How far an evaluation has come, one line in the terminal for each part of it."""
+"""Progress bars of an evaluation in the terminal, one for each of its parts."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Self
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-#: Called with a title, how many are done, and of how many.
+#: Called with (title, done, total).
 OnProgress = Callable[[str, int, int], None]
 
 
 class ProgressLines:
-    """One line of progress for each title."""
+    """One progress bar for each title."""
 
     def __init__(self) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -27,7 +27,7 @@ class ProgressLines:
         self.progress.stop()
 
     def update(self, title: str, done: int, total: int) -> None:
-        """``done`` of ``total``; what follows a comma in the title may change."""
+        """Sets a bar to ``done`` of ``total``; bars are told apart by the title up to its first comma."""
         name = title.partition(",")[0]
         if name not in self.tasks:
             self.tasks[name] = self.progress.add_task(title, total=total)

@@ -1,8 +1,8 @@
-"""The record of how numbers were made, and the refusal to compare numbers that were made in different ways.
+"""Records of how numbers were measured, so that numbers of different protocols are not compared.
 
-A record has two parts: ``measured`` is what decides a number (the suite's data, how many pictures, seeds, the settings
-that were asked for, resize, scorers, judges, versions); two records are compared where all of it is equal. ``drawn``
-says what a model is and did where nothing was asked for: it is shown beside the numbers.
+A record has two parts. ``measured`` is everything that affects a number (the suite's data, number of pictures, seeds,
+requested settings, resize, scorers, judges, versions); numbers are comparable if it is equal. ``drawn`` describes the
+model and its own defaults, and is shown next to the numbers.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from bimo.core.part import meant
 from bimo.evaluation.suites.suite import Suite
 
 VERSION = 1
-#: Whose versions decide a number.
+#: Packages whose versions affect a number.
 PACKAGES = ("bimo", "torch", "torchmetrics", "rapidocr", "pillow")
-#: Settings of a drawing; None where the model's own are taken.
+#: Settings of a drawing; None means the model's default.
 SETTINGS = ("steps", "guidance", "sampler", "size")
 
 
 @dataclass(frozen=True)
 class Preset:
-    """How published numbers were made, as far as that is public. ``settings`` are those of drawing, ``unpublished``
-    what nobody wrote down, ``quirks`` what a reader would not expect.
+    """The protocol of published numbers, as far as it is public. ``settings`` are those of drawing, ``unpublished``
+    names what the publication does not say, ``quirks`` are unexpected details.
     """
 
     suite: str
@@ -96,7 +96,7 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset(name: str) -> Preset:
-    """A published protocol. Raises RequestError for a name that there is not."""
+    """A published protocol by name. Raises RequestError for an unknown name."""
     if name not in PRESETS:
         near = meant(name, PRESETS)
         raise RequestError("there is no protocol {name!r}{near}; there is {names}", name=name, near=near,
@@ -105,7 +105,7 @@ def preset(name: str) -> Preset:
 
 
 def with_preset(chosen: Preset, name: str, suite: Suite, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of drawing with those of a protocol. Raises RequestError where the suite is another one or a
+    """Merges drawing settings with those of a protocol. Raises RequestError if the suite is not the protocol's, or a
     setting contradicts it.
     """
     if suite.name != chosen.suite:
@@ -115,29 +115,29 @@ def with_preset(chosen: Preset, name: str, suite: Suite, settings: Mapping[str, 
     for key, value in chosen.settings.items():
         if merged.get(key) not in (None, value):
             raise RequestError(
-                "the protocol {name} has {key} {value}, and {given} is asked for; leave one of them out",
+                "the protocol {name} has {key} {value}, and {requested} is asked for; leave one of them out",
                 name=name,
                 key=key,
                 value=value,
-                given=merged[key],
+                requested=merged[key],
             )
         merged[key] = value
     return merged
 
 
 def versions() -> dict[str, str]:
-    """The installed versions of what decides a number."""
-    found: dict[str, str] = {}
+    """The installed versions of the packages that affect a number."""
+    by_package: dict[str, str] = {}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            by_package[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return by_package
 
 
 def machine() -> dict[str, Any]:
-    """On what it ran: for the cost, which compares on one machine alone."""
+    """The machine; costs are only comparable on the same one."""
     import torch
 
     name = platform.processor() or platform.machine()
@@ -151,18 +151,18 @@ def machine() -> dict[str, Any]:
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(field, its value in one, in the other) of what decides a number and differs between two records."""
-    mine, theirs = _flat(first.get("measured", {})), _flat(second.get("measured", {}))
-    found = [(name, mine.get(name), theirs.get(name)) for name in {**mine, **theirs}]
+    """(field, value in the first, in the second) for everything in ``measured`` that differs."""
+    first_fields, second_fields = _flat(first.get("measured", {})), _flat(second.get("measured", {}))
+    pairs = [(name, first_fields.get(name), second_fields.get(name)) for name in {**first_fields, **second_fields}]
     return [("version", first.get("version"), second.get("version"))] * (
         first.get("version") != second.get("version")
-    ) + [one for one in found if one[1] != one[2]]
+    ) + [one for one in pairs if one[1] != one[2]]
 
 
 def demand_comparable(first: Mapping[str, Any], second: Mapping[str, Any], names: tuple[str, str]) -> None:
-    """Raises DataError that lists the fields in which two records differ."""
-    if found := differences(first, second):
-        listed = [Message("{field} ({one} / {other})", field=f, one=a, other=b) for f, a, b in found]
+    """Raises DataError that lists the fields in which two records differ, if any."""
+    if differing := differences(first, second):
+        listed = [Message("{field} ({one} / {other})", field=f, one=a, other=b) for f, a, b in differing]
         raise DataError(
             "{first} and {second} were not measured in the same way, their numbers do not compare: {fields}; evaluate "
             "both again with the same settings",
@@ -173,10 +173,10 @@ def demand_comparable(first: Mapping[str, Any], second: Mapping[str, Any], names
 
 
 def _flat(record: Mapping[str, Any], stem: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for name, value in record.items():
         if isinstance(value, Mapping):
-            found |= _flat(cast(Mapping[str, Any], value), f"{stem}{name}.")
+            flat |= _flat(cast(Mapping[str, Any], value), f"{stem}{name}.")
         else:
-            found[f"{stem}{name}"] = list(cast(tuple[Any, ...], value)) if isinstance(value, tuple) else value
-    return found
+            flat[f"{stem}{name}"] = list(cast(tuple[Any, ...], value)) if isinstance(value, tuple) else value
+    return flat

@@ -1,4 +1,4 @@
-"""The report of an evaluation: JSON first, then a page and a Markdown table made from it."""
+"""The report of an evaluation as JSON, HTML and Markdown."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ STYLE = ".above{color:#176b2c}.below{color:#a02020}"
 
 @dataclass(frozen=True)
 class Labels:
-    """What a report calls its figures: a group's titles in Chinese and English, in the order of the page; a measure's
-    and a baseline's name in Chinese beside the English one that it goes by.
+    """Display names in a report: titles of groups in Chinese and English, in the order of the page; Chinese names of
+    measures and baselines by their English ones.
     """
 
     groups: Mapping[str, tuple[str, str]]
@@ -37,8 +37,8 @@ class Labels:
 
 @dataclass(frozen=True)
 class Report:
-    """What an evaluation found. ``figures`` are measures with intervals and baselines (`Figure.as_dict`); ``tables``
-    rows of cells under a heading; ``pictures`` files beside the report, by title; ``notes`` say how to read it.
+    """The results of an evaluation. ``figures`` are measures with intervals and baselines (`Figure.as_dict`),
+    ``tables`` rows of cells by heading, ``pictures`` files next to the report by title, ``notes`` how to read it.
     """
 
     kind: str
@@ -53,11 +53,11 @@ class Report:
 
     @property
     def numbers(self) -> dict[str, float]:
-        """Every figure's value by its name, for comparing reports."""
+        """The value of every figure by name, to compare reports."""
         return {name_of(figure): figure["model"]["value"] for figure in self.figures}
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """JSON-compatible values."""
         return asdict(self) | {"numbers": self.numbers}
 
     def write(self, out: Path, labels: Labels) -> None:
@@ -84,7 +84,7 @@ def name_of(figure: Mapping[str, Any]) -> str:
 
 
 def finite(value: Any) -> Any:
-    """The same with null for what is not a number, as JSON has no other word for it."""
+    """Replaces NaN and infinity by None, as JSON has neither."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -93,7 +93,7 @@ def finite(value: Any) -> Any:
 
 
 def shown(interval: Mapping[str, Any] | None, unit: str) -> str:
-    """ "97.2 % [95.1, 98.6]" or "0.214 [0.20, 0.23]"; a dash where there is none."""
+    """ "97.2 % [95.1, 98.6]" or "0.214 [0.20, 0.23]"; a dash without a value."""
     if interval is None or interval["value"] is None or not math.isfinite(interval["value"]):
         return "–"
     value, low, high = interval["value"], interval["low"], interval["high"]
@@ -107,14 +107,14 @@ def _baselines(figures: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def sentence(figure: Mapping[str, Any], labels: Labels) -> tuple[str, str]:
-    """Plainly, in Chinese and English, whether the interval lies above each baseline's."""
-    found = [(VERDICTS[word], name) for name, word in figure["verdicts"].items()]
-    zh = "，".join(words[0].format(labels.baselines.get(name, name)) for words, name in found)
-    return zh, "; ".join(f"{words[1]} {name}" for words, name in found)
+    """The verdicts against the baselines in words, in Chinese and English."""
+    verdicts = [(VERDICTS[word], name) for name, word in figure["verdicts"].items()]
+    zh = "，".join(words[0].format(labels.baselines.get(name, name)) for words, name in verdicts)
+    return zh, "; ".join(f"{words[1]} {name}" for words, name in verdicts)
 
 
 def rows(report: Report, labels: Labels, group: str) -> list[list[str]]:
-    """The table of a group: a heading, then one row a figure."""
+    """The table of a group: a header row, then one row for each figure."""
     figures = [figure for figure in report.figures if figure["group"] == group]
     names = _baselines(figures)
     best = any(figure["ceiling"] for figure in figures)
@@ -133,8 +133,8 @@ def markdown(report: Report, labels: Labels) -> str:
     """The figures as Markdown tables."""
     lines = [f"# {report.recipe}", "", f"{report.when}, weights {report.weights[:12]}", ""]
     lines += [f"- {name}: {value}" for name, value in report.protocol.items() if not isinstance(value, Mapping)]
-    named = {f"{zh} {en}": rows(report, labels, group) for group, (zh, en) in labels.groups.items()} | report.tables
-    for title, table in named.items():
+    tables = {f"{zh} {en}": rows(report, labels, group) for group, (zh, en) in labels.groups.items()} | report.tables
+    for title, table in tables.items():
         if len(table) > 1:
             lines += ["", f"## {title}", "", _line(table[0]), _line(["---"] * len(table[0])), *map(_line, table[1:])]
     return "\n".join([*lines, "", *(f"- {note}" for note in report.notes), ""])
@@ -145,10 +145,10 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def page(report: Report, labels: Labels, out: Path) -> str:
-    """One HTML page with the pictures inside it."""
+    """One self-contained HTML page."""
     safe = html.escape
-    said = f"{safe(report.when)}, weights {safe(report.weights[:12])}"
-    parts = [f"<h1>{safe(report.recipe)} 评测 evaluation</h1><p>{said}</p>"]
+    header = f"{safe(report.when)}, weights {safe(report.weights[:12])}"
+    parts = [f"<h1>{safe(report.recipe)} 评测 evaluation</h1><p>{header}</p>"]
     parts.append("<ul>" + "".join(f"<li>{safe(note)}</li>" for note in report.notes) + "</ul>")
     for group, (zh, en) in labels.groups.items():
         table = rows(report, labels, group)
@@ -171,7 +171,7 @@ def _html_table(table: Sequence[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """A cell, green where it says above every baseline, red where it says below one."""
+    """A cell, green if it says "above" for every baseline, red if "below" for any."""
     kind = ""
     if "低于" in text:
         kind = ' class="below"'

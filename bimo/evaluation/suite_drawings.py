@@ -1,5 +1,5 @@
-"""A suite's pictures by one model: drawn in one process or several, each kept as soon as it is done, so that a run that
-was killed goes on; or read from a folder of pictures that something else has drawn.
+"""Draws a suite's pictures with one model, in one process or several. Pictures are written one by one, so that a killed
+run can be resumed. Alternatively reads a folder of pictures that were drawn elsewhere.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from bimo.evaluation.drawing_cache import DrawingCache, read_picture
 from bimo.evaluation.progress import OnProgress
 from bimo.evaluation.suites.suite import Prompt
 
-#: Makes the engine of a device; a function of a module or a partial of one, as other processes find it by its name.
+#: Builds the engine for a device: a module-level function or a partial of one, so that it can be pickled.
 Load = Callable[..., Engine]
 PICTURES, TABLE = "pictures", "drawings.jsonl"
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """One picture of a prompt: its file below the model's folder, and the seconds it took (0 where it was there)."""
+    """One picture of a prompt: its file below the model's folder, and the seconds it took (0 if it was on disk)."""
 
     key: str
     seed: int
@@ -49,7 +49,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Drawings:
-    """What a model drew: ``drawn`` in the order that was asked, ``refused`` with why. ``facts`` say of what and how:
+    """A model's pictures in the order of the prompts, and reasons by key for the ``refused`` ones. ``facts`` are
     recipe, weights, steps, guidance, sampler, size, device, dtype, engine.
     """
 
@@ -59,20 +59,20 @@ class Drawings:
 
     @property
     def seconds_a_picture(self) -> float | None:
-        """The mean over those whose time is known."""
-        known = [one.seconds for one in self.drawn if one.seconds]
-        return sum(known) / len(known) if known else None
+        """The mean over the pictures whose time is known."""
+        timed = [one.seconds for one in self.drawn if one.seconds]
+        return sum(timed) / len(timed) if timed else None
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Task:
     key: str
     seed: int
     request: Request
 
 
 class _Worker:
-    """What a process keeps from one batch to the next."""
+    """State of a worker process."""
 
     cache: DrawingCache | None = None
 
@@ -82,46 +82,46 @@ def _begin(load: Load, devices: Queue[str], folder: Path, batch: int) -> None:
 
 
 def _silent(title: str, done: int, total: int) -> None:
-    """Progress is told by the process that asked."""
+    """No progress bar: the main process shows the progress."""
 
 
-def _draw(asked: Sequence[_Asked]) -> tuple[list[Drawing], dict[str, str], dict[str, Any]]:
+def _draw(tasks: Sequence[_Task]) -> tuple[list[Drawing], dict[str, str], dict[str, Any]]:
     assert _Worker.cache is not None
-    return drawn_by(_Worker.cache, asked)
+    return drawn_by(_Worker.cache, tasks)
 
 
-def drawn_by(cache: DrawingCache, asked: Sequence[_Asked]) -> tuple[list[Drawing], dict[str, str], dict[str, Any]]:
-    """Draws a batch; where one of its prompts is refused the others are drawn by themselves."""
+def drawn_by(cache: DrawingCache, tasks: Sequence[_Task]) -> tuple[list[Drawing], dict[str, str], dict[str, Any]]:
+    """Draws a batch; if one of its prompts is refused, the others are drawn one by one."""
     refused: dict[str, str] = {}
-    wanted: list[tuple[_Asked, Path]] = []
-    for one in asked:
+    accepted: list[tuple[_Task, Path]] = []
+    for task in tasks:
         try:
-            cache.engine.completed(one.request)
-            wanted.append((one, cache.path(one.request)))
+            cache.engine.completed(task.request)
+            accepted.append((task, cache.path(task.request)))
         except BimoError as error:
-            refused[f"{one.key}#{one.seed}"] = error.en
-    new = [(one, path) for one, path in wanted if not path.is_file()]
-    before, began = cache.drawn, time.perf_counter()
+            refused[f"{task.key}#{task.seed}"] = error.en
+    missing = [(task, path) for task, path in accepted if not path.is_file()]
+    before, start = cache.drawn, time.perf_counter()
     try:
-        cache.draw([one.request for one, _ in new])
+        cache.draw([task.request for task, _ in missing])
     except BimoError:
-        for one, _ in new:
+        for task, _ in missing:
             try:
-                cache.draw([one.request])
+                cache.draw([task.request])
             except BimoError as error:
-                refused[f"{one.key}#{one.seed}"] = error.en
-    each = (time.perf_counter() - began) / max(1, cache.drawn - before)
-    fresh = {path for _, path in new}
+                refused[f"{task.key}#{task.seed}"] = error.en
+    seconds = (time.perf_counter() - start) / max(1, cache.drawn - before)
+    new_paths = {path for _, path in missing}
     drawn = [
-        Drawing(one.key, one.seed, path.name, _sha256(path), round(each, 4) if path in fresh else 0.0)
-        for one, path in wanted
+        Drawing(task.key, task.seed, path.name, _sha256(path), round(seconds, 4) if path in new_paths else 0.0)
+        for task, path in accepted
         if path.is_file()
     ]
-    return drawn, refused, facts_of(cache, asked[0].request)
+    return drawn, refused, facts_of(cache, tasks[0].request)
 
 
 def facts_of(cache: DrawingCache, request: Request) -> dict[str, Any]:
-    """Of what and how it is drawn."""
+    """The model and settings of a drawing, for the record."""
     engine, system = cache.engine, cache.system
     filled = fill_request(system, request)
     return {
@@ -149,30 +149,30 @@ def draw_suite(
     batch: int,
     on_progress: OnProgress,
 ) -> Drawings:
-    """Draws every prompt with every seed into ``folder``, on one device in this process or on several, each in a
-    process of its own (a device may be named twice). What lies there is not drawn again. Raises RequestError where a
-    process ended, DataError where nothing could be drawn.
+    """Draws every prompt with every seed into ``folder``, on one device in this process, or on several with a process
+    each (a device may be named twice). Existing pictures are not drawn again. Raises RequestError if a process died,
+    DataError if nothing could be drawn.
     """
-    asked = [_Asked(p.key, seed, Request(text=p.text, seed=seed, **settings)) for p in prompts for seed in seeds]
-    batches = [asked[first : first + batch] for first in range(0, len(asked), batch)]
+    tasks = [_Task(p.key, seed, Request(text=p.text, seed=seed, **settings)) for p in prompts for seed in seeds]
+    batches = [tasks[first : first + batch] for first in range(0, len(tasks), batch)]
     pictures = folder / PICTURES
     pictures.mkdir(parents=True, exist_ok=True)
-    known = {one.file: one.seconds for one in read_table(folder)}
-    found: dict[tuple[str, int], Drawing] = {}
+    known_seconds = {one.file: one.seconds for one in read_table(folder)}
+    by_task: dict[tuple[str, int], Drawing] = {}
     refused: dict[str, str] = {}
     facts: dict[str, Any] = {}
     with _drawing(load, devices, pictures, batch) as results:
-        for drawn, no, told in results(batches):
+        for drawn, new_refusals, new_facts in results(batches):
             for one in drawn:
-                seconds = one.seconds or known.get(one.file, 0.0)
-                found[one.key, one.seed] = Drawing(one.key, one.seed, one.file, one.sha256, seconds)
-            refused, facts = refused | no, told
-            _write_table(folder, found.values())
-            on_progress(say("drawing"), len(found) + len(refused), len(asked))
-    if not found:
+                seconds = one.seconds or known_seconds.get(one.file, 0.0)
+                by_task[one.key, one.seed] = Drawing(one.key, one.seed, one.file, one.sha256, seconds)
+            refused, facts = refused | new_refusals, new_facts
+            _write_table(folder, by_task.values())
+            on_progress(say("drawing"), len(by_task) + len(refused), len(tasks))
+    if not by_task:
         why = next(iter(refused.values()), "-")
-        raise DataError("not one of {count} prompts could be drawn: {why}", count=len(asked), why=why)
-    ordered = [found[one.key, one.seed] for one in asked if (one.key, one.seed) in found]
+        raise DataError("not one of {count} prompts could be drawn: {why}", count=len(tasks), why=why)
+    ordered = [by_task[one.key, one.seed] for one in tasks if (one.key, one.seed) in by_task]
     return Drawings(tuple(ordered), refused, facts)
 
 
@@ -182,8 +182,8 @@ _Result = tuple[list[Drawing], dict[str, str], dict[str, Any]]
 @contextmanager
 def _drawing(
     load: Load, devices: Sequence[str], pictures: Path, batch: int
-) -> Generator[Callable[[Sequence[Sequence[_Asked]]], Iterator[_Result]]]:
-    """What draws batches, in whatever order they are done."""
+) -> Generator[Callable[[Sequence[Sequence[_Task]]], Iterator[_Result]]]:
+    """Yields a function that draws batches and iterates over their results in order of completion."""
     if len(devices) == 1:
         cache = DrawingCache(load(device=devices[0]), pictures, batch, _silent)
         yield lambda batches: (drawn_by(cache, one) for one in batches)
@@ -194,10 +194,10 @@ def _drawing(
         names.put(device)
     with ProcessPoolExecutor(len(devices), context, _begin, (load, names, pictures, batch)) as pool:
 
-        def results(batches: Sequence[Sequence[_Asked]]) -> Iterator[_Result]:
-            waiting = [pool.submit(_draw, one) for one in batches]
+        def results(batches: Sequence[Sequence[_Task]]) -> Iterator[_Result]:
+            futures = [pool.submit(_draw, future) for future in batches]
             try:
-                for done in as_completed(waiting):
+                for done in as_completed(futures):
                     yield done.result()
             except BrokenProcessPool:
                 raise RequestError(
@@ -205,8 +205,8 @@ def _drawing(
                     "devices; what was drawn is kept, run the same command again"
                 ) from None
             finally:
-                for one in waiting:
-                    one.cancel()
+                for future in futures:
+                    future.cancel()
 
         yield results
 
@@ -221,42 +221,42 @@ def _write_table(folder: Path, drawn: Sequence[Drawing] | Any) -> None:
 
 
 def read_table(folder: Path) -> list[Drawing]:
-    """The drawings of a folder, as far as its table can be read; none where there is no table."""
+    """The readable rows of a folder's table; empty without a table."""
     path = folder / TABLE
-    found: list[Drawing] = []
+    drawings: list[Drawing] = []
     for line in path.read_text("utf-8").splitlines() if path.is_file() else ():
         try:
-            found.append(Drawing(**json.loads(line)))
+            drawings.append(Drawing(**json.loads(line)))
         except (ValueError, TypeError):
             continue
-    return found
+    return drawings
 
 
 def given_pictures(folder: Path, prompts: Sequence[Prompt]) -> Drawings:
-    """Pictures that something else drew: files named after a prompt's key, ``dishes.01.png``, several as
-    ``dishes.01-2.png``. A prompt without one is counted as refused. Raises DataError for a folder without any.
+    """Reads pictures that were drawn elsewhere: files named by a prompt's key, ``dishes.01.png``, further ones
+    ``dishes.01-2.png``. Prompts without a picture count as refused. Raises DataError if the folder has none.
     """
     files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")]
     by_stem = {path.stem: path for path in files}
-    found: list[Drawing] = []
+    drawings: list[Drawing] = []
     missing: dict[str, str] = {}
     for prompt in prompts:
         stems = [prompt.key, *(f"{prompt.key}-{number}" for number in range(2, 100))]
-        mine = [by_stem[stem] for stem in stems if stem in by_stem]
-        found += [Drawing(prompt.key, place, path.name, _sha256(path)) for place, path in enumerate(mine)]
-        if not mine:
+        matches = [by_stem[stem] for stem in stems if stem in by_stem]
+        drawings += [Drawing(prompt.key, number, path.name, _sha256(path)) for number, path in enumerate(matches)]
+        if not matches:
             missing[prompt.key] = "no picture"
-    if not found:
+    if not drawings:
         raise DataError(
             "{folder} holds no picture of this suite; name them after the keys of its prompts, as {key}.png",
             folder=folder,
             key=prompts[0].key,
         )
-    return Drawings(tuple(found), missing, {"recipe": folder.name, "weights": "", "pictures": "given"})
+    return Drawings(tuple(drawings), missing, {"recipe": folder.name, "weights": "", "pictures": "given"})
 
 
 def open_picture(path: Path) -> Image.Image | None:
-    """A picture as RGB; None where its file cannot be read."""
+    """A picture as RGB, None if its file cannot be read."""
     try:
         return read_picture(read_regular(path, MAXIMUM_PICTURE_BYTES))
     except (OSError, UnidentifiedImageError, RequestError, Image.DecompressionBombError, SyntaxError):

@@ -1,7 +1,7 @@
-"""What is measured of one model's pictures of a suite, picture by picture, and the numbers of that with their error.
+"""Measures of one model's pictures of a suite, per picture, and their means with intervals.
 
-A picture's value is None where a measure does not apply to it. Pictures of one prompt are not independent of each
-other, so the error is that of resampled prompts (bootstrap), not of resampled pictures.
+A picture's value is None if a measure does not apply to it. Pictures of the same prompt are not independent, so the
+bootstrap resamples prompts, not pictures.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from PIL import Image, ImageDraw
 from bimo.curation.steps import ModelStep, Pair, Scorer, Tools
 from bimo.evaluation.intervals import RESAMPLES, Interval, bootstrap, share, wilson
 from bimo.evaluation.judges.judge import Answer
-from bimo.evaluation.kept import Kept
 from bimo.evaluation.metrics import similarity
 from bimo.evaluation.metrics.glyphs import Glyphs, glyphs, oneig
 from bimo.evaluation.progress import OnProgress
+from bimo.evaluation.result_cache import ResultCache
 from bimo.evaluation.suite_drawings import Drawing, open_picture
 from bimo.evaluation.suites.suite import Check, Prompt
 
-#: A picture with less than this side shows no text that a reader could find.
+#: Pictures with a smaller side are not given to OCR.
 LEGIBLE = 64
 CONTROL_SIDE = 512
 BATCH = 16
 
 
 @dataclass
-class Shown:
-    """A picture with its prompt and all that was found of it. ``image`` is read when it is asked for."""
+class MeasuredPicture:
+    """A picture with its prompt and the results of all measures. The image itself is read on demand."""
 
     prompt: Prompt
     drawing: Drawing
@@ -45,16 +45,16 @@ class Shown:
     answers: dict[str, list[tuple[Check, Answer]]] = field(default_factory=dict[str, "list[tuple[Check, Answer]]"])
 
     def image(self) -> Image.Image:
-        """The picture. Raises ValueError where its file cannot be read any more."""
-        found = open_picture(self.path)
-        if found is None:
+        """Reads the image. Raises ValueError if that is not possible any more."""
+        image = open_picture(self.path)
+        if image is None:
             raise ValueError(f"{self.path} cannot be read")
-        return found
+        return image
 
 
 @dataclass(frozen=True)
 class Number:
-    """A number with its error: of which measure, group and language ("" for all), "share" or "mean"."""
+    """The "share" or "mean" of a measure over a group and a language ("" for all), with its interval."""
 
     measure: str
     group: str
@@ -68,54 +68,58 @@ class Number:
         return ".".join(part for part in (self.group, self.language, self.measure) if part)
 
 
-def numbers(shown: Sequence[Shown], measure: str) -> list[Number]:
-    """The number of a measure over all pictures in each language, and over each group."""
-    made: list[Number] = []
+def numbers(pictures: Sequence[MeasuredPicture], measure: str) -> list[Number]:
+    """The numbers of a measure over all pictures of each language, and over each of their groups."""
+    results: list[Number] = []
     for language in ("zh", "en"):
-        spoken = [one for one in shown if one.prompt.language == language and one.values.get(measure) is not None]
-        groups = list(dict.fromkeys(one.prompt.group for one in spoken))
+        in_language = [
+            picture
+            for picture in pictures
+            if picture.prompt.language == language and picture.values.get(measure) is not None
+        ]
+        groups = list(dict.fromkeys(picture.prompt.group for picture in in_language))
         for group in ("", *(groups if len(groups) > 1 else ())):
-            mine = [one for one in spoken if group in ("", one.prompt.group)]
-            if mine:
-                made.append(_number(mine, measure, group, language))
-    return made
+            in_group = [picture for picture in in_language if group in ("", picture.prompt.group)]
+            if in_group:
+                results.append(_number(in_group, measure, group, language))
+    return results
 
 
-def _number(shown: Sequence[Shown], measure: str, group: str, language: str) -> Number:
+def _number(pictures: Sequence[MeasuredPicture], measure: str, group: str, language: str) -> Number:
     values: dict[str, list[float]] = {}
-    kinds = {type(one.values[measure]) for one in shown}
-    for one in shown:
-        value = one.values[measure]
+    kinds = {type(picture.values[measure]) for picture in pictures}
+    for picture in pictures:
+        value = picture.values[measure]
         assert value is not None
-        values.setdefault(one.prompt.key, []).append(float(value))
-    means = [sum(mine) / len(mine) for mine in values.values()]
+        values.setdefault(picture.prompt.key, []).append(float(value))
+    means = [sum(scores) / len(scores) for scores in values.values()]
     if kinds == {bool}:
-        single = all(len(mine) == 1 for mine in values.values())
+        single = all(len(scores) == 1 for scores in values.values())
         interval = share([value == 1 for value in means]) if single else bootstrap(means)
         return Number(measure, group, language, "share", interval)
     return Number(measure, group, language, "mean", bootstrap(means))
 
 
 class Reader:
-    """What OCR reads of pictures, kept by the picture's bytes, and of clean prints of the same texts (control)."""
+    """OCR of pictures, cached by their hash, and of the same texts in clean print as a control."""
 
     def __init__(self, folder: Path) -> None:
-        # Before the first picture, so that a missing extra is told at once.
+        # Imported here, so that a missing extra is reported before the first picture.
         from bimo.curation.filters import ocr
 
         self._ocr = ocr
         self.identity = _reader_version()
-        self.kept = Kept(folder / "readings.jsonl")
+        self.cache = ResultCache(folder / "readings.jsonl")
 
     def read(self, image: Image.Image, sha256: str) -> tuple[str, ...]:
-        """The lines that stand in a picture."""
+        """The lines of text in a picture."""
         key = f"{self.identity} {sha256}"
-        if key not in self.kept.known:
-            self.kept.keep(key, list(self._ocr.read(image, single=True).texts) if min(image.size) >= LEGIBLE else [])
-        return tuple(self.kept.known[key])
+        if key not in self.cache.values:
+            self.cache.store(key, list(self._ocr.read(image, single=True).texts) if min(image.size) >= LEGIBLE else [])
+        return tuple(self.cache.values[key])
 
     def control(self, written: Sequence[str]) -> Glyphs:
-        """What the reader makes of the text printed black on white: its own error."""
+        """The scores of the text printed black on white: the error of OCR itself."""
         image = printed(written)
         return glyphs(written, self.read(image, hashlib.sha256(image.tobytes()).hexdigest()))
 
@@ -127,7 +131,7 @@ def _reader_version() -> str:
 
 
 def printed(written: Sequence[str]) -> Image.Image:
-    """Text printed black on white, a segment under the other, wrapped where it is too long for a line."""
+    """Renders text segments black on white, one below the other, with long ones wrapped."""
     lines = [part[at : at + 14] for part in written for at in range(0, len(part), 14)]
     size = max(16, min(64, CONTROL_SIDE // (max(map(len, lines)) + 1), CONTROL_SIDE // (2 * len(lines))))
     image = Image.new("RGB", (CONTROL_SIDE, CONTROL_SIDE), "white")
@@ -144,83 +148,91 @@ def _font(size: int) -> Any:
     return chinese_font(size)
 
 
-def measure_text(shown: Sequence[Shown], reader: Reader, on_progress: OnProgress, title: str) -> None:
-    """Sets the measures of text in pictures, and the reader's own on clean print beside them."""
-    asked = [one for one in shown if one.prompt.written]
-    for number, one in enumerate(asked, 1):
-        one.read = reader.read(one.image(), one.drawing.sha256)
-        found, control = glyphs(one.prompt.written, one.read), reader.control(one.prompt.written)
-        one.values |= {
-            "text characters": found.characters,
-            "text similarity": found.similarity,
-            "text sentences": found.sentences,
-            "text f1": found.f1,
-            "text whole": found.whole,
+def measure_text(pictures: Sequence[MeasuredPicture], reader: Reader, on_progress: OnProgress, title: str) -> None:
+    """Sets the measures of text in pictures, and those of the clean-print control."""
+    with_text = [picture for picture in pictures if picture.prompt.written]
+    for number, picture in enumerate(with_text, 1):
+        picture.read = reader.read(picture.image(), picture.drawing.sha256)
+        scores, control = glyphs(picture.prompt.written, picture.read), reader.control(picture.prompt.written)
+        picture.values |= {
+            "text characters": scores.characters,
+            "text similarity": scores.similarity,
+            "text sentences": scores.sentences,
+            "text f1": scores.f1,
+            "text whole": scores.exact,
             "text similarity, clean print": control.similarity,
             "text characters, clean print": control.characters,
         }
-        on_progress(title, number, len(asked))
+        on_progress(title, number, len(with_text))
 
 
-def oneig_number(shown: Sequence[Shown], language: str) -> Number | None:
-    """OneIG's text score with the interval of resampled prompts; None without text."""
-    mine = [one for one in shown if one.prompt.written and one.prompt.language == language]
-    if not mine:
+def oneig_number(pictures: Sequence[MeasuredPicture], language: str) -> Number | None:
+    """OneIG's text score with a bootstrap interval over prompts; None without text."""
+    with_text = [picture for picture in pictures if picture.prompt.written and picture.prompt.language == language]
+    if not with_text:
         return None
-    found = [glyphs(one.prompt.written, one.read) for one in mine]
+    scores = [glyphs(picture.prompt.written, picture.read) for picture in with_text]
     by_prompt: dict[str, list[Glyphs]] = {}
-    for one, each in zip(mine, found, strict=True):
-        by_prompt.setdefault(one.prompt.key, []).append(each)
+    for picture, score in zip(with_text, scores, strict=True):
+        by_prompt.setdefault(picture.prompt.key, []).append(score)
     families = list(by_prompt.values())
     rng = np.random.default_rng(0)
     picks = rng.integers(0, len(families), (RESAMPLES // 4, len(families)))
-    again = [oneig([each for place in row.tolist() for each in families[int(place)]]) for row in picks]
-    low, high = np.quantile(again, (0.025, 0.975))
-    interval = Interval(oneig(found), float(low), float(high), len(families))
+    resampled = [oneig([score for place in row.tolist() for score in families[int(place)]]) for row in picks]
+    low, high = np.quantile(resampled, (0.025, 0.975))
+    interval = Interval(oneig(scores), float(low), float(high), len(families))
     return Number("text OneIG", "", language, "mean", interval)
 
 
-def measure_strokes(shown: Sequence[Shown], on_progress: OnProgress, title: str) -> None:
-    """Sets ``text strokes``: of the characters asked for the share that stands stroke by stroke, by
-    `bimo.inscription`. A hand that is like no font here is called wrong, so that it is a lower bound.
+def measure_strokes(pictures: Sequence[MeasuredPicture], on_progress: OnProgress, title: str) -> None:
+    """Sets ``text strokes``: the fraction of requested characters whose strokes are all right, by `bimo.inscription`.
+    Handwriting that resembles no installed font counts as wrong, so it is a lower bound.
     """
     from bimo.inscription import drawn
     from bimo.inscription.fonts import find_faces
     from bimo.inscription.layout import characters_of
 
     faces = find_faces()
-    asked = [one for one in shown if one.prompt.written]
-    for number, one in enumerate(asked, 1):
-        image = one.image()
-        texts = [characters_of(part) for part in one.prompt.written]
-        right = 0
-        if min(image.size) >= LEGIBLE and one.read:
+    with_text = [picture for picture in pictures if picture.prompt.written]
+    for number, picture in enumerate(with_text, 1):
+        image = picture.image()
+        texts = [characters_of(part) for part in picture.prompt.written]
+        correct = 0
+        if min(image.size) >= LEGIBLE and picture.read:
             pixels = np.asarray(image)
             for cells in (drawn.found(pixels, text) for text in texts):
-                right += sum(drawn.judged(pixels.astype(np.float32), cell, faces).right for cell in cells or ())
-        one.values["text strokes"] = right / max(1, sum(map(len, texts)))
-        on_progress(title, number, len(asked))
+                correct += sum(drawn.judged(pixels.astype(np.float32), cell, faces).right for cell in cells or ())
+        picture.values["text strokes"] = correct / max(1, sum(map(len, texts)))
+        on_progress(title, number, len(with_text))
 
 
 Vectors = NDArray[np.float32]
 
 
-def picture_vectors(shown: Sequence[Shown], scorer: Scorer, on_progress: OnProgress, title: str) -> Vectors:
-    """[N, D] of pictures, a few at a time."""
+def picture_vectors(
+    pictures: Sequence[MeasuredPicture], scorer: Scorer, on_progress: OnProgress, title: str
+) -> Vectors:
+    """CLIP embeddings [N, D] of pictures, in batches."""
     rows: list[Vectors] = []
-    for first in range(0, len(shown), BATCH):
-        part = shown[first : first + BATCH]
-        rows.append(scorer.pictures([scorer.fitted(one.image()) for one in part]))
-        on_progress(title, first + len(part), len(shown))
+    for first in range(0, len(pictures), BATCH):
+        part = pictures[first : first + BATCH]
+        rows.append(scorer.pictures([scorer.fitted(picture.image()) for picture in part]))
+        on_progress(title, first + len(part), len(pictures))
     return np.concatenate(rows)
 
 
-def measure_clip(shown: Sequence[Shown], vectors: Vectors, scorer: Scorer, language: str) -> None:
-    """Sets CLIP similarity and CLIP-R by a text encoder of a language, of its own language's prompts; prompts in the
-    other one are compared by their translation where the suite has it.
+def measure_clip(pictures: Sequence[MeasuredPicture], vectors: Vectors, scorer: Scorer, language: str) -> None:
+    """Sets CLIP similarity and CLIP-R with the prompts in the text encoder's language; for prompts in the other
+    language their translation is used, if the suite has it.
     """
-    own = {one.prompt.pair or one.prompt.key: one.prompt.text for one in shown if one.prompt.language == language}
-    texts = {row: own.get(one.prompt.pair or one.prompt.key) for row, one in enumerate(shown)}
+    prompts_in_language = {
+        picture.prompt.pair or picture.prompt.key: picture.prompt.text
+        for picture in pictures
+        if picture.prompt.language == language
+    }
+    texts = {
+        row: prompts_in_language.get(picture.prompt.pair or picture.prompt.key) for row, picture in enumerate(pictures)
+    }
     rows = [row for row, text in texts.items() if text is not None]
     if not rows:
         return
@@ -228,92 +240,98 @@ def measure_clip(shown: Sequence[Shown], vectors: Vectors, scorer: Scorer, langu
     cosines = similarity.own_similarity(vectors[rows], words)
     right = similarity.clip_r(vectors[rows], words, [str(texts[row]) for row in rows])
     for row, cosine, first in zip(rows, cosines, right, strict=True):
-        shown[row].values[f"clip-{language} similarity"] = cosine
-        shown[row].values[f"clip-{language} r"] = first
+        pictures[row].values[f"clip-{language} similarity"] = cosine
+        pictures[row].values[f"clip-{language} r"] = first
 
 
-def measure_agreement(shown: Sequence[Shown], vectors: Vectors, by: str) -> None:
-    """Sets how alike the pictures of one seed are: of a prompt and its translation, of a prompt and its other
-    spellings, and, as what they are to be held against, of a prompt and the next other one.
+def measure_agreement(pictures: Sequence[MeasuredPicture], vectors: Vectors, by: str) -> None:
+    """Sets the similarity of pictures with the same seed: of a prompt and its translation, of a prompt and its other
+    spellings, and, as a baseline, of a prompt and an unrelated one.
     """
-    places = {(one.prompt.key, one.drawing.seed): row for row, one in enumerate(shown)}
-    keys = list(dict.fromkeys(one.prompt.key for one in shown if one.prompt.language == "zh"))
+    row_of = {(picture.prompt.key, picture.drawing.seed): row for row, picture in enumerate(pictures)}
+    keys = list(dict.fromkeys(picture.prompt.key for picture in pictures if picture.prompt.language == "zh"))
     pairs: dict[str, list[tuple[int, int]]] = {"languages": [], "spellings": [], "others": []}
-    for row, one in enumerate(shown):
-        prompt, seed = one.prompt, one.drawing.seed
-        if prompt.language == "en" and (other := places.get((prompt.pair, seed))) is not None:
+    for row, picture in enumerate(pictures):
+        prompt, seed = picture.prompt, picture.drawing.seed
+        if prompt.language == "en" and (other := row_of.get((prompt.pair, seed))) is not None:
             pairs["languages"].append((other, row))
-        if prompt.variant_of and (other := places.get((prompt.variant_of, seed))) is not None:
+        if prompt.variant_of and (other := row_of.get((prompt.variant_of, seed))) is not None:
             pairs["spellings"].append((row, other))
         if prompt.language == "zh" and not prompt.variant_of and len(keys) > 1:
-            beside = places.get((keys[(keys.index(prompt.key) + len(keys) // 2) % len(keys)], seed))
-            if beside is not None and beside != row:
-                pairs["others"].append((row, beside))
-    for kind, mine in pairs.items():
-        for (row, _), cosine in zip(mine, similarity.pairs_alike(vectors, mine), strict=True):
-            shown[row].values[f"alike, {kind} ({by})"] = cosine
+            unrelated = row_of.get((keys[(keys.index(prompt.key) + len(keys) // 2) % len(keys)], seed))
+            if unrelated is not None and unrelated != row:
+                pairs["others"].append((row, unrelated))
+    for kind, row_pairs in pairs.items():
+        for (row, _), cosine in zip(row_pairs, similarity.pairs_alike(vectors, row_pairs), strict=True):
+            pictures[row].values[f"alike, {kind} ({by})"] = cosine
 
 
-def measure_spread(shown: Sequence[Shown], vectors: Vectors, by: str) -> None:
-    """Sets how far apart the pictures of one prompt are, on the first of each prompt that has two or more."""
-    found = similarity.spread(vectors, [one.prompt.key for one in shown])
-    for one in shown:
-        if one.prompt.key in found:
-            one.values[f"apart, seeds ({by})"] = found.pop(one.prompt.key)
+def measure_spread(pictures: Sequence[MeasuredPicture], vectors: Vectors, by: str) -> None:
+    """Sets the diversity of a prompt's pictures, on the first picture of each prompt with two or more."""
+    spreads = similarity.spread(vectors, [picture.prompt.key for picture in pictures])
+    for picture in pictures:
+        if picture.prompt.key in spreads:
+            picture.values[f"apart, seeds ({by})"] = spreads.pop(picture.prompt.key)
 
 
-def measure_copies(shown: Sequence[Shown], known: NDArray[np.uint64], names: Sequence[str]) -> Mapping[str, str]:
-    """Sets whether a picture is a near-copy of a known one; answers with which: drawn file -> known file."""
-    found = similarity.near_copies(similarity.perceptual_hashes([one.image() for one in shown]), known)
-    for row, one in enumerate(shown):
-        one.values["near copy"] = row in found
-    return {shown[row].drawing.file: names[other] for row, other in found.items()}
+def measure_copies(
+    pictures: Sequence[MeasuredPicture], training_hashes: NDArray[np.uint64], names: Sequence[str]
+) -> Mapping[str, str]:
+    """Sets whether a picture is a near-copy of a training picture; returns drawn file -> training file."""
+    copies = similarity.near_copies(
+        similarity.perceptual_hashes([picture.image() for picture in pictures]), training_hashes
+    )
+    for row, picture in enumerate(pictures):
+        picture.values["near copy"] = row in copies
+    return {pictures[row].drawing.file: names[other] for row, other in copies.items()}
 
 
 def measure_steps(
-    shown: Sequence[Shown], steps: Sequence[ModelStep], tools: Tools, on_progress: OnProgress, title: str
+    pictures: Sequence[MeasuredPicture], steps: Sequence[ModelStep], tools: Tools, on_progress: OnProgress, title: str
 ) -> list[str]:
-    """Sets the columns of curation's steps, and for each step the share that it would drop: what is not safe for work,
-    beauty by a head over a CLIP, any classifier's label. Answers with what each depends on.
+    """Sets the columns of curation's model steps (NSFW, aesthetic score, any classifier), and for each step whether it
+    would drop the picture. Returns the identities of the steps.
     """
     for step in steps:
         measured = step.open(tools)
-        for first in range(0, len(shown), BATCH):
-            part = shown[first : first + BATCH]
-            pairs = [Pair(n, one.image(), (one.prompt.text,)) for n, one in enumerate(part)]
-            for one, scores in zip(part, measured(pairs), strict=True):
-                one.values |= {name: float(v) for name, v in scores.items() if isinstance(v, (int, float))}
-                one.values[f"{step.score_name()}, beyond its line"] = step.judge(scores) is not None
-            on_progress(title, first + len(part), len(shown))
+        for first in range(0, len(pictures), BATCH):
+            part = pictures[first : first + BATCH]
+            pairs = [Pair(n, picture.image(), (picture.prompt.text,)) for n, picture in enumerate(part)]
+            for picture, scores in zip(part, measured(pairs), strict=True):
+                picture.values |= {name: float(v) for name, v in scores.items() if isinstance(v, (int, float))}
+                picture.values[f"{step.score_name()}, beyond its line"] = step.judge(scores) is not None
+            on_progress(title, first + len(part), len(pictures))
     return [step.measuring(tools) for step in steps]
 
 
 def share_of(value: float, n: int) -> Interval:
-    """A share that is known as such, with its interval."""
+    """The Wilson interval of a proportion of ``n``."""
     return wilson(round(value * n), n)
 
 
-def by_length(shown: Sequence[Shown], measure: str, parts: int = 4) -> list[tuple[int, int, Interval]]:
-    """(shortest, longest, mean) of a measure in parts of equally many prompts by their number of characters."""
+def by_length(pictures: Sequence[MeasuredPicture], measure: str, parts: int = 4) -> list[tuple[int, int, Interval]]:
+    """(shortest, longest, mean) of a measure over quantiles of the prompts' length in characters."""
     rows = sorted(
-        (len(one.prompt.text), one.prompt.key, float(value))
-        for one in shown
-        if one.prompt.language == "zh" and (value := one.values.get(measure)) is not None
+        (len(picture.prompt.text), picture.prompt.key, float(value))
+        for picture in pictures
+        if picture.prompt.language == "zh" and (value := picture.values.get(measure)) is not None
     )
     keys = list(dict.fromkeys(key for _, key, _ in rows))
-    made: list[tuple[int, int, Interval]] = []
+    buckets: list[tuple[int, int, Interval]] = []
     for part in range(parts):
-        wanted = set(keys[part * len(keys) // parts : (part + 1) * len(keys) // parts])
-        mine = [(length, value) for length, key, value in rows if key in wanted]
-        if mine:
-            made.append((mine[0][0], mine[-1][0], bootstrap([value for _, value in mine])))
-    return made
+        bucket_keys = set(keys[part * len(keys) // parts : (part + 1) * len(keys) // parts])
+        values = [(length, value) for length, key, value in rows if key in bucket_keys]
+        if values:
+            buckets.append((values[0][0], values[-1][0], bootstrap([value for _, value in values])))
+    return buckets
 
 
-def settle(judged: Sequence[Shown], name: str, found: Callable[[Shown], list[tuple[Check, Answer]]]) -> None:
-    """Sets a judge's answers: the share of a picture's checks that are right, and whether all of them are."""
-    for one in judged:
-        one.answers[name] = found(one)
-        known = [answer.right for _, answer in one.answers[name] if answer.right is not None]
-        one.values[f"checks ({name})"] = sum(known) / len(known) if known else None
-        one.values[f"all checks ({name})"] = all(known) if known else None
+def settle(
+    pictures: Sequence[MeasuredPicture], name: str, answers_of: Callable[[MeasuredPicture], list[tuple[Check, Answer]]]
+) -> None:
+    """Sets a judge's answers, the fraction of a picture's checks that are right, and whether all of them are."""
+    for picture in pictures:
+        picture.answers[name] = answers_of(picture)
+        verdicts = [answer.right for _, answer in picture.answers[name] if answer.right is not None]
+        picture.values[f"checks ({name})"] = sum(verdicts) / len(verdicts) if verdicts else None
+        picture.values[f"all checks ({name})"] = all(verdicts) if verdicts else None

@@ -16,10 +16,10 @@ from bimo.core.files import page as document
 from bimo.core.messages import Both, Message, language
 from bimo.evaluation.intervals import verdict
 from bimo.evaluation.report import finite, shown
-from bimo.evaluation.suite_measures import Number, Shown, by_length
-from bimo.evaluation.suite_run import Evaluated, Plan
+from bimo.evaluation.suite_measures import MeasuredPicture, Number, by_length
+from bimo.evaluation.suite_run import ModelResult, Plan
 
-#: Longest side of a picture on the page, and how many a group's sheet shows.
+#: Longest side of a picture on the page, and the number of pictures in a group's sheet.
 THUMB, SHEET, EXTREMES = 128, 12, 8
 STYLE = """#zh:checked~main .en,#en:checked~main .zh{display:none}input.l{position:absolute;opacity:0}
 label.l{cursor:pointer;padding:.2em .7em;border:1px solid #888;border-radius:4px;margin-right:.4em}
@@ -52,13 +52,13 @@ PARTS: Mapping[str, str] = {
     "all checks": "要点全对", "checks": "要点答对", "endpoint": "视觉模型", "pixels": "像素",
     " r": " 检索第一（CLIP-R）",
 }  # fmt: skip
-#: The first of these that was measured tells best from worst.
+#: The first of these that was measured ranks pictures.
 PRIMARY = ("checks (endpoint)", "checks (clip-zh)", "text similarity", "clip-zh similarity", "clip-en similarity")
 
 
-def page(found: Sequence[Evaluated], plan: Plan, when: str) -> str:
+def page(results: Sequence[ModelResult], plan: Plan, when: str) -> str:
     """The whole document."""
-    names = ", ".join(one.name for one in found)
+    names = ", ".join(result.name for result in results)
     chinese = language() == "zh"
     choose = "".join(
         f'<input class="l" type="radio" name="l" id="{code}"{" checked" * (chinese == (code == "zh"))}>'
@@ -67,16 +67,16 @@ def page(found: Sequence[Evaluated], plan: Plan, when: str) -> str:
     )
     parts = [
         f"<h1>{_both('评测', 'Evaluation')}: {_safe(names)}</h1>",
-        _summary(found, plan, when),
+        _summary(results, plan, when),
         _heading("总表", "All numbers", 2),
-        _table(found, ""),
-        *_groups(found),
-        *(_plots(one) for one in found),
-        *(_extremes(one) for one in found),
+        _table(results, ""),
+        *_groups(results),
+        *(_plots(result) for result in results),
+        *(_extremes(result) for result in results),
         _heading("逐组的图", "Pictures by group", 2),
-        *_sheets(found),
-        _cost(found),
-        *(_record(one) for one in found),
+        *_sheets(results),
+        _cost(results),
+        *(_record(result) for result in results),
     ]
     return document(f"{names} · {plan.suite.name}", f"{choose}<main>{''.join(parts)}</main>", STYLE)
 
@@ -103,11 +103,11 @@ def measure_name(measure: str) -> Both:
 
 
 def group_name(group: str) -> Both:
-    """A group in both languages, as its suite calls it where it is not ours."""
+    """A group in both languages; groups of published suites keep their names."""
     return Both(GROUPS.get(group, group), group)
 
 
-def _summary(found: Sequence[Evaluated], plan: Plan, when: str) -> str:
+def _summary(results: Sequence[ModelResult], plan: Plan, when: str) -> str:
     suite = plan.suite
     lines = [
         _both(f"评测集 {suite.name}（{suite.licence}），{len(suite.prompts)} 句，种子 {list(plan.seeds)}",
@@ -116,80 +116,82 @@ def _summary(found: Sequence[Evaluated], plan: Plan, when: str) -> str:
               "in brackets: 95 % intervals by resampled prompts (Wilson for shares with one picture a prompt)"),
     ]  # fmt: skip
     if suite.unusable:
-        told = suite.said_unusable()
-        lines.append(_both(f"文件里不是提示词的行：{told.zh}", f"rows of the file that are no prompts: {told.en}"))
+        reasons = suite.unusable_reasons()
+        lines.append(
+            _both(f"文件里不是提示词的行：{reasons.zh}", f"rows of the file that are no prompts: {reasons.en}")
+        )
     if suite.unverified:
         lines.append(_both("这种文件格式没有见过正式发布的文件", "no published file of this format was at hand"))
-    for one in found:
-        counted = {name: count for name, count in one.counted.items() if count}
+    for result in results:
+        counted = {name: count for name, count in result.counted.items() if count}
         if counted:
-            told = ", ".join(f"{name} {count}" for name, count in counted.items())
-            lines.append(f"{_safe(one.name)}: {_safe(told)}")
-    notes = {note.en: note for one in found for note in one.notes}
+            reasons = ", ".join(f"{name} {count}" for name, count in counted.items())
+            lines.append(f"{_safe(result.name)}: {_safe(reasons)}")
+    notes = {note.en: note for result in results for note in result.notes}
     lines += [_both(note.zh, note.en) for note in notes.values()]
     return f"<p>{_safe(when)}</p><ul>{''.join(f'<li>{line}</li>' for line in lines)}</ul>"
 
 
-def _rows(found: Sequence[Evaluated], group: str) -> dict[tuple[str, str], dict[str, Number]]:
+def _rows(results: Sequence[ModelResult], group: str) -> dict[tuple[str, str], dict[str, Number]]:
     rows: dict[tuple[str, str], dict[str, Number]] = {}
-    for one in found:
-        for number in one.numbers:
+    for result in results:
+        for number in result.numbers:
             if number.group == group:
-                rows.setdefault((number.measure, number.language), {})[one.name] = number
+                rows.setdefault((number.measure, number.language), {})[result.name] = number
     return rows
 
 
-def _table(found: Sequence[Evaluated], group: str) -> str:
-    """The numbers of a group, a model a column; with two models whether their intervals lie apart."""
-    rows = _rows(found, group)
+def _table(results: Sequence[ModelResult], group: str) -> str:
+    """The numbers of a group, one column for each model; coloured if a model differs from the first."""
+    rows = _rows(results, group)
     if not rows:
         return ""
-    heads = "".join(f"<th>{_safe(one.name)}</th>" for one in found)
+    heads = "".join(f"<th>{_safe(result.name)}</th>" for result in results)
     body = [f"<tr><th>{_both('指标', 'measure')}</th><th></th><th>n</th>{heads}</tr>"]
     for (measure, spoken), cells in rows.items():
         name = measure_name(measure)
         first = next(iter(cells.values()))
         body.append(
             f"<tr><td>{_both(name.zh, name.en)}</td><td>{spoken}</td><td class=n>{first.interval.n}</td>"
-            + "".join(_cell(found, cells, one.name) for one in found)
+            + "".join(_cell(results, cells, result.name) for result in results)
             + "</tr>"
         )
     return f'<div class="wide"><table>{"".join(body)}</table></div>'
 
 
-def _cell(found: Sequence[Evaluated], cells: Mapping[str, Number], name: str) -> str:
+def _cell(results: Sequence[ModelResult], cells: Mapping[str, Number], name: str) -> str:
     number = cells.get(name)
     if number is None:
         return "<td>–</td>"
-    kind, other = "", cells.get(found[0].name)
-    if name != found[0].name and other is not None:
+    kind, other = "", cells.get(results[0].name)
+    if name != results[0].name and other is not None:
         kind = {"above": "above", "below": "below"}.get(verdict(number.interval, other.interval), "")
     return f'<td class="n {kind}">{_safe(shown(asdict(number.interval), number.unit))}</td>'
 
 
-def _groups(found: Sequence[Evaluated]) -> list[str]:
-    groups = list(dict.fromkeys(n.group for one in found for n in one.numbers if n.group))
+def _groups(results: Sequence[ModelResult]) -> list[str]:
+    groups = list(dict.fromkeys(n.group for result in results for n in result.numbers if n.group))
     if not groups:
         return []
     tables: list[str] = []
     for group in groups:
         name = group_name(group)
-        tables.append(f"<details><summary>{_both(name.zh, name.en)}</summary>{_table(found, group)}</details>")
+        tables.append(f"<details><summary>{_both(name.zh, name.en)}</summary>{_table(results, group)}</details>")
     return [_heading("逐组的数字", "Numbers by group", 2), *tables]
 
 
-def _plots(one: Evaluated) -> str:
-    """Bars of the groups by the first measure that tells good from bad, and that measure by the prompts' length."""
-    measure = primary(one.shown)
+def _plots(result: ModelResult) -> str:
+    """Bars of the primary measure by group and by the length of prompts."""
+    measure = primary(result.pictures)
     if measure is None:
         return ""
-    bars = [n for n in one.numbers if n.measure == measure and n.group and n.language == "zh"]
+    bars = [n for n in result.numbers if n.measure == measure and n.group and n.language == "zh"]
     name = measure_name(measure)
-    title = _heading(f"{one.name}：{name.zh}", f"{one.name}: {name.en}", 2)
+    title = _heading(f"{result.name}：{name.zh}", f"{result.name}: {name.en}", 2)
     parts = [title]
     if bars:
         parts.append(_bars([(group_name(n.group), n.interval) for n in bars]))
-    lengths = by_length(one.shown, measure)
+    lengths = by_length(result.pictures, measure)
     if len(lengths) > 1:
         rows = [(Both(f"{low}–{high} 字", f"{low}–{high} characters"), interval) for low, high, interval in lengths]
         parts += [_heading("提示词越长", "The longer the prompt", 3), _bars(rows)]
@@ -197,7 +199,7 @@ def _plots(one: Evaluated) -> str:
 
 
 def _bars(rows: Sequence[tuple[Message, Any]]) -> str:
-    """Horizontal bars with their intervals, as SVG."""
+    """Horizontal bars with intervals, as SVG."""
     most = max([1e-9, *(interval.high for _, interval in rows if interval.high == interval.high)])
     most = 1.0 if most <= 1 else most
     height, left, width = 22, 190, 420
@@ -218,100 +220,110 @@ def _bars(rows: Sequence[tuple[Message, Any]]) -> str:
     )
 
 
-def primary(rows: Sequence[Shown]) -> str | None:
-    """The measure that tells best from worst, of those that there are."""
-    return next((name for name in PRIMARY if any(one.values.get(name) is not None for one in rows)), None)
+def primary(pictures: Sequence[MeasuredPicture]) -> str | None:
+    """The measure that ranks pictures: the first of PRIMARY with a value."""
+    return next((name for name in PRIMARY if any(picture.values.get(name) is not None for picture in pictures)), None)
 
 
-def _extremes(one: Evaluated) -> str:
-    measure = primary(one.shown)
+def _extremes(result: ModelResult) -> str:
+    measure = primary(result.pictures)
     if measure is None:
         return ""
-    known = [
-        (float(value), row) for row, each in enumerate(one.shown) if (value := each.values.get(measure)) is not None
+    ranked = [
+        (float(value), row)
+        for row, picture in enumerate(result.pictures)
+        if (value := picture.values.get(measure)) is not None
     ]
-    known.sort()
-    rows = [one.shown[row] for _, row in known]
+    ranked.sort()
+    rows = [result.pictures[row] for _, row in ranked]
     few = min(EXTREMES, len(rows) // 2)
     if not few:
         return ""
     return "".join(
         (
-            _heading(f"{one.name}：最差的", f"{one.name}: worst", 3),
+            _heading(f"{result.name}：最差的", f"{result.name}: worst", 3),
             _sheet(rows[:few], measure),
-            _heading(f"{one.name}：最好的", f"{one.name}: best", 3),
+            _heading(f"{result.name}：最好的", f"{result.name}: best", 3),
             _sheet(rows[::-1][:few], measure),
         )
     )
 
 
-def _sheets(found: Sequence[Evaluated]) -> list[str]:
-    """A contact sheet of every group, failures left in; the same prompts of every model under each other."""
+def _sheets(results: Sequence[ModelResult]) -> list[str]:
+    """A contact sheet for every group, failures included; the same prompts of every model below each other."""
     parts: list[str] = []
-    groups = list(dict.fromkeys(each.prompt.group for one in found for each in one.shown))
+    groups = list(dict.fromkeys(picture.prompt.group for result in results for picture in result.pictures))
     for group in groups:
         name = group_name(group)
         parts.append(_heading(str(name.zh), str(name.en), 3))
-        for one in found:
-            mine = [each for each in one.shown if each.prompt.group == group and each.prompt.language == "zh"]
-            mine = mine or [each for each in one.shown if each.prompt.group == group]
-            count = min(SHEET, len(mine))
-            picked = [mine[place * len(mine) // count] for place in range(count)]
-            if len(found) > 1:
-                parts.append(f"<p><small>{_safe(one.name)}</small></p>")
-            parts.append(_sheet(picked, primary(one.shown)))
+        for result in results:
+            of_group = [
+                picture
+                for picture in result.pictures
+                if picture.prompt.group == group and picture.prompt.language == "zh"
+            ]
+            of_group = of_group or [picture for picture in result.pictures if picture.prompt.group == group]
+            count = min(SHEET, len(of_group))
+            picked = [of_group[place * len(of_group) // count] for place in range(count)]
+            if len(results) > 1:
+                parts.append(f"<p><small>{_safe(result.name)}</small></p>")
+            parts.append(_sheet(picked, primary(result.pictures)))
     return parts
 
 
-def _sheet(rows: Sequence[Shown], measure: str | None) -> str:
-    return f'<div class="sheet">{"".join(_figure(each, measure) for each in rows)}</div>'
+def _sheet(rows: Sequence[MeasuredPicture], measure: str | None) -> str:
+    return f'<div class="sheet">{"".join(_figure(picture, measure) for picture in rows)}</div>'
 
 
-def _figure(each: Shown, measure: str | None) -> str:
-    image = each.image()
+def _figure(measured: MeasuredPicture, measure: str | None) -> str:
+    image = measured.image()
     image.thumbnail((THUMB, THUMB))
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=82)
     data = base64.b64encode(buffer.getvalue()).decode()
-    said = _safe(each.prompt.text)
-    value = each.values.get(measure) if measure else None
-    told = f"<br><small>{value:.2f}</small>" if isinstance(value, (int, float)) else ""
-    if each.prompt.written:
-        told += f"<br><small>{_both('读出', 'read')}: {_safe(' / '.join(each.read) or '–')}</small>"
+    prompt_text = _safe(measured.prompt.text)
+    value = measured.values.get(measure) if measure else None
+    caption = f"<br><small>{value:.2f}</small>" if isinstance(value, (int, float)) else ""
+    if measured.prompt.written:
+        caption += f"<br><small>{_both('读出', 'read')}: {_safe(' / '.join(measured.read) or '–')}</small>"
     wrong = [
-        check.phrase(each.prompt.language)
-        for answers in each.answers.values()
+        check.phrase(measured.prompt.language)
+        for answers in measured.answers.values()
         for check, answer in answers
         if answer.right is False
     ]
-    told += f'<br><small class="below">✗ {_safe("; ".join(dict.fromkeys(wrong)))}</small>' if wrong else ""
-    judged = bool(each.answers) and any(
-        answer.right is not None for rows in each.answers.values() for _, answer in rows
+    caption += f'<br><small class="below">✗ {_safe("; ".join(dict.fromkeys(wrong)))}</small>' if wrong else ""
+    judged = bool(measured.answers) and any(
+        answer.right is not None for rows in measured.answers.values() for _, answer in rows
     )
     kind = ("bad" if wrong else "good") if judged else ""
-    picture = f'<img alt="{said}" src="data:image/webp;base64,{data}">'
-    return f'<figure class="{kind}">{picture}<figcaption>{said}{told}</figcaption></figure>'
+    image_tag = f'<img alt="{prompt_text}" src="data:image/webp;base64,{data}">'
+    return f'<figure class="{kind}">{image_tag}<figcaption>{prompt_text}{caption}</figcaption></figure>'
 
 
-def _cost(found: Sequence[Evaluated]) -> str:
-    names = list(dict.fromkeys(name for one in found for name in one.cost))
+def _cost(results: Sequence[ModelResult]) -> str:
+    names = list(dict.fromkeys(name for result in results for name in result.cost))
     heads = "".join(f"<th>{_safe(name)}</th>" for name in names)
     rows = "".join(
-        f"<tr><td>{_safe(one.name)}</td>"
-        + "".join(f"<td class=n>{one.cost[name]:.3f}</td>" if name in one.cost else "<td>–</td>" for name in names)
+        f"<tr><td>{_safe(result.name)}</td>"
+        + "".join(
+            f"<td class=n>{result.cost[name]:.3f}</td>" if name in result.cost else "<td>–</td>" for name in names
+        )
         + "</tr>"
-        for one in found
+        for result in results
     )
-    machine = found[0].record["machine"]
-    told = f"{machine['processor']}, {machine['threads']} threads" + "".join(f", {card}" for card in machine["cards"])
+    machine = results[0].record["machine"]
+    machine_text = f"{machine['processor']}, {machine['threads']} threads" + "".join(
+        f", {card}" for card in machine["cards"]
+    )
     return (
         _heading("代价：每张图的秒数", "Cost: seconds a picture", 2)
-        + f'<p>{_safe(told)}</p><div class="wide"><table><tr><th></th>{heads}</tr>{rows}</table></div>'
+        + f'<p>{_safe(machine_text)}</p><div class="wide"><table><tr><th></th>{heads}</tr>{rows}</table></div>'
     )
 
 
-def _record(one: Evaluated) -> str:
-    text = json.dumps(finite(dict(one.record)), ensure_ascii=False, indent=1)
-    return f"<details><summary>{_both('规程记录', 'Protocol record')}: {_safe(one.name)}</summary>" + (
+def _record(result: ModelResult) -> str:
+    text = json.dumps(finite(dict(result.record)), ensure_ascii=False, indent=1)
+    return f"<details><summary>{_both('规程记录', 'Protocol record')}: {_safe(result.name)}</summary>" + (
         f"<pre>{_safe(text)}</pre></details>"
     )

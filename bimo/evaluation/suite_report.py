@@ -1,5 +1,5 @@
-"""The report of a suite: report.json, one self-contained report.html in Chinese and English, and for every model a
-section for its card with the hub's ``model-index``.
+"""The report of a suite: report.json, a self-contained report.html in Chinese and English, and a model-card section
+for every model with the hub's ``model-index``.
 """
 
 from __future__ import annotations
@@ -15,23 +15,24 @@ from bimo.core.files import write_whole
 from bimo.evaluation.intervals import Interval, verdict
 from bimo.evaluation.protocol import VERSION, demand_comparable
 from bimo.evaluation.report import finite, shown
+from bimo.evaluation.suite_measures import MeasuredPicture
 from bimo.evaluation.suite_page import page
-from bimo.evaluation.suite_run import Evaluated, Plan, folder_of, now
+from bimo.evaluation.suite_run import ModelResult, Plan, folder_of, now
 
 JSON_FILE, PAGE_FILE, CARD_FILE = "report.json", "report.html", "model-card.md"
 
 
-def write_report(found: Sequence[Evaluated], plan: Plan, out: Path) -> Path:
-    """Writes everything of a report below ``out`` and answers with the page's path."""
-    data = as_dict(found, plan)
+def write_report(results: Sequence[ModelResult], plan: Plan, out: Path) -> Path:
+    """Writes all files of a report below ``out`` and returns the page's path."""
+    data = as_dict(results, plan)
     write_whole(out / JSON_FILE, json.dumps(finite(data), ensure_ascii=False, indent=1).encode())
-    for one in found:
-        write_whole(out / folder_of(one.name) / CARD_FILE, card(one, plan).encode())
-    return write_whole(out / PAGE_FILE, page(found, plan, data["when"]).encode())
+    for result in results:
+        write_whole(out / folder_of(result.name) / CARD_FILE, card(result, plan).encode())
+    return write_whole(out / PAGE_FILE, page(results, plan, data["when"]).encode())
 
 
-def as_dict(found: Sequence[Evaluated], plan: Plan) -> dict[str, Any]:
-    """For JSON: every model's record, numbers, cost and what was counted, and every picture's own values."""
+def as_dict(results: Sequence[ModelResult], plan: Plan) -> dict[str, Any]:
+    """JSON-compatible: every model's record, numbers, cost and counts, and every picture's values."""
     return {
         "kind": "suite",
         "version": VERSION,
@@ -42,39 +43,44 @@ def as_dict(found: Sequence[Evaluated], plan: Plan) -> dict[str, Any]:
             "unverified format": plan.suite.unverified,
             "rows that are no prompts": dict(plan.suite.unusable),
         },
-        "models": {one.name: _model(one) for one in found},
+        "models": {result.name: _model(result) for result in results},
     }
 
 
-def _model(one: Evaluated) -> dict[str, Any]:
+def _model(result: ModelResult) -> dict[str, Any]:
     return {
-        "record": dict(one.record),
-        "numbers": {n.name: {"unit": n.unit, **asdict(n.interval)} for n in one.numbers},
-        "cost, seconds a picture": {name: round(value, 4) for name, value in one.cost.items()},
-        "counted": {name: count for name, count in one.counted.items() if count},
-        "refused": dict(one.refused),
-        "near copies": dict(one.copies),
-        "notes": [note.en for note in one.notes],
-        "pictures": [
-            {
-                "key": each.prompt.key,
-                "seed": each.drawing.seed,
-                "file": each.drawing.file,
-                "text": each.prompt.text,
-                "values": each.values,
-                **({"written": list(each.prompt.written), "read": list(each.read)} if each.prompt.written else {}),
-                **({"answers": {
-                    judge: [[check.asked(each.prompt.language), answer.said, answer.right] for check, answer in rows]
-                    for judge, rows in each.answers.items()
-                }} if each.answers else {}),
-            }
-            for each in one.shown
-        ],
-    }  # fmt: skip
+        "record": dict(result.record),
+        "numbers": {n.name: {"unit": n.unit, **asdict(n.interval)} for n in result.numbers},
+        "cost, seconds a picture": {name: round(value, 4) for name, value in result.cost.items()},
+        "counted": {name: count for name, count in result.counted.items() if count},
+        "refused": dict(result.refused),
+        "near copies": dict(result.copies),
+        "notes": [note.en for note in result.notes],
+        "pictures": [_picture(picture) for picture in result.pictures],
+    }
+
+
+def _picture(picture: MeasuredPicture) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "key": picture.prompt.key,
+        "seed": picture.drawing.seed,
+        "file": picture.drawing.file,
+        "text": picture.prompt.text,
+        "values": picture.values,
+    }
+    if picture.prompt.written:
+        row |= {"written": list(picture.prompt.written), "read": list(picture.read)}
+    if picture.answers:
+        language = picture.prompt.language
+        row["answers"] = {
+            judge: [[check.question_in(language), answer.text, answer.right] for check, answer in rows]
+            for judge, rows in picture.answers.items()
+        }
+    return row
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """report.json of a suite. Raises DataError for a file that is none, or one of another version."""
+    """Reads a suite's report.json. Raises DataError for other files and other versions."""
     try:
         data = json.loads(path.read_text("utf-8"))
         kind, version = data["kind"], data["version"]
@@ -91,24 +97,24 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def demand_reports_comparable(first: Path, second: Path) -> None:
-    """Raises DataError where the models of two reports were not measured in the same way."""
-    one, other = read_record(first)["models"], read_record(second)["models"]
-    for name, model in one.items():
-        for beside, another in other.items():
-            demand_comparable(model["record"], another["record"], (f"{name} ({first})", f"{beside} ({second})"))
+    """Raises DataError if the models of two reports were not measured in the same way."""
+    models, other_models = read_record(first)["models"], read_record(second)["models"]
+    for name, model in models.items():
+        for other_name, other_model in other_models.items():
+            demand_comparable(model["record"], other_model["record"], (f"{name} ({first})", f"{other_name} ({second})"))
 
 
 def compared(mine: Path, other: Path) -> list[str]:
-    """Every number that both reports have, model by model, with whether their intervals lie apart."""
+    """One line for each number that both reports have, by model, with whether the intervals overlap."""
     lines: list[str] = []
     for name, model in read_record(mine)["models"].items():
-        for beside, another in read_record(other)["models"].items():
+        for other_name, other_model in read_record(other)["models"].items():
             for measure, value in model["numbers"].items():
-                old = another["numbers"].get(measure)
-                if old is not None and None not in (value["value"], old["value"]):
-                    apart = verdict(_interval(value), _interval(old))
-                    both = f"{shown(value, value['unit'])} / {shown(old, old['unit'])}"
-                    lines.append(f"{name} / {beside}  {measure}: {both}  {apart}")
+                other_value = other_model["numbers"].get(measure)
+                if other_value is not None and None not in (value["value"], other_value["value"]):
+                    relation = verdict(_interval(value), _interval(other_value))
+                    both = f"{shown(value, value['unit'])} / {shown(other_value, other_value['unit'])}"
+                    lines.append(f"{name} / {other_name}  {measure}: {both}  {relation}")
     return lines
 
 
@@ -116,19 +122,19 @@ def _interval(value: Any) -> Interval:
     return Interval(*(value[part] for part in ("value", "low", "high", "n")))
 
 
-def card(one: Evaluated, plan: Plan) -> str:
-    """A model card's section: ``model-index`` as the hub reads it from a card's header, and a table."""
+def card(result: ModelResult, plan: Plan) -> str:
+    """A model-card section: ``model-index`` for the card's YAML header, and a table."""
     index = {
         "model-index": [
             {
-                "name": one.name,
+                "name": result.name,
                 "results": [
                     {
                         "task": {"type": "text-to-image"},
                         "dataset": {"name": plan.suite.name, "type": plan.suite.name, "revision": plan.suite.digest},
                         "metrics": [
                             {"type": n.measure, "name": n.name, "value": round(n.interval.value, 6)}
-                            for n in one.numbers
+                            for n in result.numbers
                             if not n.group
                         ],
                     }
@@ -138,10 +144,10 @@ def card(one: Evaluated, plan: Plan) -> str:
     }
     rows = [
         f"| {n.measure} | {n.language} | {n.interval.n} | {shown(asdict(n.interval), n.unit)} |"
-        for n in one.numbers
+        for n in result.numbers
         if not n.group
     ]
-    asked = one.record["measured"]
+    measured = result.record["measured"]
     lines = [
         "---",
         _yaml(index),
@@ -149,26 +155,26 @@ def card(one: Evaluated, plan: Plan) -> str:
         "",
         f"## Evaluation: {plan.suite.name}",
         "",
-        f"{asked['prompts']} prompts, {asked['pictures']} pictures, seeds {asked['seeds']}, "
-        f"{_said_drawn(one.record['drawn'])}; 95 % intervals by resampled prompts; data {plan.suite.digest[:12]}.",
+        f"{measured['prompts']} prompts, {measured['pictures']} pictures, seeds {measured['seeds']}, "
+        f"{_drawn_with(result.record['drawn'])}; 95 % intervals by resampled prompts; data {plan.suite.digest[:12]}.",
         "",
         "| measure | language | n | value |",
         "| --- | --- | --- | --- |",
         *rows,
         "",
-        *(f"- {note.en}" for note in one.notes),
+        *(f"- {note.en}" for note in result.notes),
         "",
     ]
     return "\n".join(lines)
 
 
-def _said_drawn(drawn: Any) -> str:
+def _drawn_with(drawn: Any) -> str:
     names = ("steps", "guidance", "sampler", "size", "device", "dtype", "engine")
     return ", ".join(f"{name} {drawn[name]}" for name in names if name in drawn) or "pictures drawn elsewhere"
 
 
 def _yaml(value: Any, depth: int = 0) -> str:
-    """Plain data as YAML: JSON strings are YAML strings."""
+    """Writes plain data as YAML; JSON strings are valid YAML strings."""
     pad = "  " * depth
     if isinstance(value, dict):
         lines: list[str] = []

@@ -1,6 +1,4 @@
-"""Evaluates models on a prompt suite: draws, measures, compares, writes the report. Every part of it goes on where a
-killed run was.
-"""
+"""Evaluates models on a prompt suite: draws, measures and compares. A killed run can be resumed."""
 
 # pyright: reportUnknownMemberType=false
 
@@ -29,13 +27,13 @@ from bimo.evaluation import suite_measures as measures
 from bimo.evaluation.judges.clip import ClipJudge
 from bimo.evaluation.judges.endpoint import EndpointJudge
 from bimo.evaluation.judges.judge import Judge, Look, answers
-from bimo.evaluation.kept import Kept
 from bimo.evaluation.metrics import distribution, similarity
 from bimo.evaluation.metrics.inception import Inception, load_inception
 from bimo.evaluation.metrics.resize import Resize, prepared, shorter_side
 from bimo.evaluation.progress import OnProgress, ProgressLines
+from bimo.evaluation.result_cache import ResultCache
 from bimo.evaluation.suite_drawings import PICTURES, Drawings, Load, draw_suite, given_pictures, open_picture
-from bimo.evaluation.suite_measures import Number, Reader, Shown
+from bimo.evaluation.suite_measures import MeasuredPicture, Number, Reader
 from bimo.evaluation.suites.suite import Prompt, Suite
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
@@ -44,7 +42,7 @@ FEATURE_BATCH = 8
 
 @dataclass(frozen=True)
 class Entrant:
-    """A model that takes part: what loads it, or the folder of its ``pictures`` where something else drew them."""
+    """A model in the evaluation: a function that loads it, or a folder of ``pictures`` that were drawn elsewhere."""
 
     name: str
     load: Load | None = None
@@ -53,15 +51,15 @@ class Entrant:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is drawn and measured. ``asked`` are settings of drawing (steps, guidance, sampler, size), the model's own
-    where None. ``scorers`` are CLIPs by the language of their text encoder. ``real`` is a folder of real pictures for
-    distances of distributions, with ``inception`` the file of weights; ``known`` one of training pictures.
-    ``steps`` are curation's that measure pictures, with their ``tools``.
+    """What is drawn and measured. ``settings`` are those of drawing (steps, guidance, sampler, size), None for the
+    model's default. ``scorers`` are CLIPs by the language of their text encoder. ``real`` is a folder of real pictures
+    for FID and the like, ``inception`` the weights for it, ``training_pictures`` a folder to search for near-copies.
+    ``steps`` are curation's model steps, with their ``tools``.
     """
 
     suite: Suite
     seeds: tuple[int, ...] = (1,)
-    asked: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
     batch: int = 8
     devices: tuple[str, ...] = ("auto",)
     scorers: Mapping[str, Scorer] = field(default_factory=dict[str, Scorer])
@@ -74,20 +72,20 @@ class Plan:
     inception: Path | None = None
     resize: Resize = Resize.torch_fidelity
     crop: int = 0
-    known: Path | None = None
+    training_pictures: Path | None = None
     preset: str = ""
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """One model's part of a report. ``record`` is its protocol record, ``cost`` seconds a picture by what took them,
-    ``counted`` what could not be drawn or read, ``notes`` how to read the numbers.
+class ModelResult:
+    """One model's results. ``record`` is its protocol record, ``cost`` seconds per picture by task, ``counted`` what
+    could not be drawn or read, ``notes`` how to read the numbers.
     """
 
     name: str
     record: Mapping[str, Any]
     numbers: tuple[Number, ...]
-    shown: tuple[Shown, ...]
+    pictures: tuple[MeasuredPicture, ...]
     cost: Mapping[str, float]
     counted: Mapping[str, int]
     copies: Mapping[str, str]
@@ -95,28 +93,28 @@ class Evaluated:
     refused: Mapping[str, str]
 
 
-def evaluate_suite(entrants: Sequence[Entrant], plan: Plan, out: Path) -> list[Evaluated]:
-    """Draws and measures every model into a folder of its own below ``out``. Raises DataError where two were not
-    measured in the same way, or another run is at work there.
+def evaluate_suite(entrants: Sequence[Entrant], plan: Plan, out: Path) -> list[ModelResult]:
+    """Draws and measures every model, each in its own folder below ``out``. Raises DataError if two were not measured
+    in the same way, or another process is working there.
     """
     with alone(out), ProgressLines() as bar:
-        done: list[Evaluated] = []
+        results: list[ModelResult] = []
         for entrant in entrants:
-            done.append(_Evaluation(entrant, plan, out / folder_of(entrant.name), bar.update).evaluated())
-            if len(done) > 1:
-                names = done[0].name, done[-1].name
-                protocol.demand_comparable(done[0].record, done[-1].record, names)
-        return done
+            results.append(_Evaluation(entrant, plan, out / folder_of(entrant.name), bar.update).evaluated())
+            if len(results) > 1:
+                names = results[0].name, results[-1].name
+                protocol.demand_comparable(results[0].record, results[-1].record, names)
+        return results
 
 
 def folder_of(name: str) -> str:
-    """A model's name as that of a folder."""
-    kept = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(name).name or name).strip(".-")
-    return kept or "model"
+    """A folder name for a model."""
+    name_part = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(name).name or name).strip(".-")
+    return name_part or "model"
 
 
 class _Evaluation:
-    """One model, from its pictures to its numbers."""
+    """The evaluation of one model."""
 
     def __init__(self, entrant: Entrant, plan: Plan, folder: Path, on_progress: OnProgress) -> None:
         self.entrant, self.plan, self.folder, self.on_progress = entrant, plan, folder, on_progress
@@ -128,27 +126,27 @@ class _Evaluation:
         self.extra: list[Number] = []
         self.copies: Mapping[str, str] = {}
 
-    def evaluated(self) -> Evaluated:
+    def evaluated(self) -> ModelResult:
         """Draws and measures."""
         drawings, root = self._drawings()
-        shown = self._shown(drawings, root)
+        pictures = self._readable(drawings, root)
         if self.reader is not None:
-            self._timed("text", shown, lambda: self._text(shown))
-        vectors = {name: self._clip(shown, name, scorer) for name, scorer in self.plan.scorers.items()}
-        self._alike(shown, vectors)
-        for judge in self._judges(shown, vectors):
-            self._timed(judge.name, shown, lambda judge=judge: self._judge(shown, judge))
+            self._timed("text", pictures, lambda: self._text(pictures))
+        vectors = {name: self._clip(pictures, name, scorer) for name, scorer in self.plan.scorers.items()}
+        self._alike(pictures, vectors)
+        for judge in self._judges(pictures, vectors):
+            self._timed(judge.name, pictures, lambda judge=judge: self._judge(pictures, judge))
         if self.plan.steps and self.plan.tools is not None:
-            self._timed("steps", shown, lambda: self._steps(shown, self.plan.tools))
-        if self.plan.known is not None:
-            self._timed("near copies", shown, lambda: self._near_copies(shown))
+            self._timed("steps", pictures, lambda: self._steps(pictures, self.plan.tools))
+        if self.plan.training_pictures is not None:
+            self._timed("near copies", pictures, lambda: self._near_copies(pictures))
         if self.plan.real is not None:
-            self._timed("distribution", shown, lambda: self._distances(shown))
-        found = [number for name in _measures_of(shown) for number in measures.numbers(shown, name)]
-        record = {"version": protocol.VERSION, "measured": self._measured(shown), "drawn": dict(drawings.facts)}
+            self._timed("distribution", pictures, lambda: self._distances(pictures))
+        numbers = [number for name in _measures_of(pictures) for number in measures.numbers(pictures, name)]
+        record = {"version": protocol.VERSION, "measured": self._measured(pictures), "drawn": dict(drawings.facts)}
         record["machine"] = protocol.machine()
-        return Evaluated(
-            self.entrant.name, record, (*found, *self.extra), tuple(shown), self.cost, self.counted, self.copies,
+        return ModelResult(
+            self.entrant.name, record, (*numbers, *self.extra), tuple(pictures), self.cost, self.counted, self.copies,
             tuple(self.notes), drawings.refused,
         )  # fmt: skip
 
@@ -158,40 +156,40 @@ class _Evaluation:
             drawings, root = given_pictures(self.entrant.pictures, prompts), self.entrant.pictures
         else:
             assert self.entrant.load is not None
-            asked = {name: value for name, value in self.plan.asked.items() if value is not None}
+            settings = {name: value for name, value in self.plan.settings.items() if value is not None}
             plan = self.plan
-            settings = (plan.devices, prompts, plan.seeds, asked, self.folder, plan.batch)
-            drawings = draw_suite(self.entrant.load, *settings, self.on_progress)
+            arguments = (plan.devices, prompts, plan.seeds, settings, self.folder, plan.batch)
+            drawings = draw_suite(self.entrant.load, *arguments, self.on_progress)
             root = self.folder / PICTURES
         self.counted["not drawn"] = len(drawings.refused)
         if drawings.seconds_a_picture is not None:
             self.cost["drawing"] = drawings.seconds_a_picture
         return drawings, root
 
-    def _shown(self, drawings: Drawings, root: Path) -> list[Shown]:
+    def _readable(self, drawings: Drawings, root: Path) -> list[MeasuredPicture]:
         prompts: dict[str, Prompt] = {prompt.key: prompt for prompt in self.plan.suite.prompts}
-        shown: list[Shown] = []
+        pictures: list[MeasuredPicture] = []
         for one in drawings.drawn:
             if open_picture(root / one.file) is None:
                 self.counted["picture cannot be read"] += 1
             else:
-                shown.append(Shown(prompts[one.key], one, root / one.file))
-        if not shown:
+                pictures.append(MeasuredPicture(prompts[one.key], one, root / one.file))
+        if not pictures:
             raise DataError("not one picture of {name} can be read", name=self.entrant.name)
-        return shown
+        return pictures
 
-    def _timed(self, name: str, shown: Sequence[Shown], work: Callable[[], object]) -> None:
-        began = time.perf_counter()
+    def _timed(self, name: str, pictures: Sequence[MeasuredPicture], work: Callable[[], object]) -> None:
+        start = time.perf_counter()
         work()
-        self.cost[name] = (time.perf_counter() - began) / len(shown)
+        self.cost[name] = (time.perf_counter() - start) / len(pictures)
 
-    def _text(self, shown: Sequence[Shown]) -> None:
+    def _text(self, pictures: Sequence[MeasuredPicture]) -> None:
         assert self.reader is not None
         self.scored["reader"] = self.reader.identity
-        measures.measure_text(shown, self.reader, self.on_progress, say("reading text"))
+        measures.measure_text(pictures, self.reader, self.on_progress, say("reading text"))
         if self.plan.strokes:
-            measures.measure_strokes(shown, self.on_progress, say("judging strokes"))
-        self.extra += [n for language in ("zh", "en") if (n := measures.oneig_number(shown, language)) is not None]
+            measures.measure_strokes(pictures, self.on_progress, say("judging strokes"))
+        self.extra += [n for language in ("zh", "en") if (n := measures.oneig_number(pictures, language)) is not None]
         self.notes.append(
             Both(
                 "OneIG 的文字分在字少时很宽：一个字没写出来也有 0.98。"
@@ -203,19 +201,19 @@ class _Evaluation:
             )
         )
 
-    def _clip(self, shown: Sequence[Shown], language: str, scorer: Scorer) -> measures.Vectors:
-        began = time.perf_counter()
-        vectors = measures.picture_vectors(shown, scorer, self.on_progress, say("looking with CLIP"))
-        measures.measure_clip(shown, vectors, scorer, language)
-        self.cost[f"clip-{language}"] = (time.perf_counter() - began) / len(shown)
+    def _clip(self, pictures: Sequence[MeasuredPicture], language: str, scorer: Scorer) -> measures.Vectors:
+        start = time.perf_counter()
+        vectors = measures.picture_vectors(pictures, scorer, self.on_progress, say("looking with CLIP"))
+        measures.measure_clip(pictures, vectors, scorer, language)
+        self.cost[f"clip-{language}"] = (time.perf_counter() - start) / len(pictures)
         self.scored[f"clip-{language}"] = scorer.digest
         return vectors
 
-    def _alike(self, shown: Sequence[Shown], vectors: Mapping[str, measures.Vectors]) -> None:
-        """By CLIP where there is one, else by where colours lie."""
+    def _alike(self, pictures: Sequence[MeasuredPicture], vectors: Mapping[str, measures.Vectors]) -> None:
+        """Agreement and diversity by CLIP if there is one, else by the layout of colours."""
         by = {f"clip-{language}": each for language, each in vectors.items()}
         if not by:
-            by = {"pixels": similarity.thumbs([one.image() for one in shown])}
+            by = {"pixels": similarity.thumbs([one.image() for one in pictures])}
             self.notes.append(
                 Both(
                     "没有给 CLIP：图与图像不像只按 64×64 像素上颜色在哪里比，看不出画的是什么",
@@ -224,54 +222,54 @@ class _Evaluation:
                 )
             )
         for name, each in by.items():
-            measures.measure_agreement(shown, each, name)
-            measures.measure_spread(shown, each, name)
+            measures.measure_agreement(pictures, each, name)
+            measures.measure_spread(pictures, each, name)
 
-    def _judges(self, shown: Sequence[Shown], vectors: Mapping[str, measures.Vectors]) -> list[Judge]:
+    def _judges(self, pictures: Sequence[MeasuredPicture], vectors: Mapping[str, measures.Vectors]) -> list[Judge]:
         judges: list[Judge] = []
         for language, scorer in self.plan.scorers.items():
-            others = {one.drawing.sha256: vectors[language][row] for row, one in enumerate(shown)}
+            others = {one.drawing.sha256: vectors[language][row] for row, one in enumerate(pictures)}
             judges.append(ClipJudge(scorer, language, others))
         if self.plan.endpoint is not None:
             judges.append(EndpointJudge(self.plan.endpoint))
-        return judges if any(one.prompt.checks for one in shown) else []
+        return judges if any(one.prompt.checks for one in pictures) else []
 
-    def _judge(self, shown: Sequence[Shown], judge: Judge) -> None:
-        rows = [(place, check) for place, one in enumerate(shown) for check in one.prompt.checks]
+    def _judge(self, pictures: Sequence[MeasuredPicture], judge: Judge) -> None:
+        rows = [(place, check) for place, one in enumerate(pictures) for check in one.prompt.checks]
         looks = [
-            Look(shown[place].path, shown[place].drawing.sha256, check, shown[place].prompt.language)
+            Look(pictures[place].path, pictures[place].drawing.sha256, check, pictures[place].prompt.language)
             for place, check in rows
         ]
-        found = answers(judge, looks, Kept(self.folder / "answers.jsonl"))
-        self.counted[f"no answer ({judge.name})"] = sum(answer.right is None for answer in found)
+        judge_answers = answers(judge, looks, ResultCache(self.folder / "answers.jsonl"))
+        self.counted[f"no answer ({judge.name})"] = sum(answer.right is None for answer in judge_answers)
         self.scored[f"judge {judge.name}"] = " ".join(v for k, v in judge.identity().items() if k != "by")
-        said: dict[int, list[Any]] = {}
-        for (place, check), answer in zip(rows, found, strict=True):
-            said.setdefault(place, []).append((check, answer))
-        by_picture = {id(one): said.get(place, []) for place, one in enumerate(shown)}
-        measures.settle(shown, judge.name, lambda one: by_picture[id(one)])
+        by_row: dict[int, list[Any]] = {}
+        for (place, check), answer in zip(rows, judge_answers, strict=True):
+            by_row.setdefault(place, []).append((check, answer))
+        by_picture = {id(one): by_row.get(place, []) for place, one in enumerate(pictures)}
+        measures.settle(pictures, judge.name, lambda one: by_picture[id(one)])
 
-    def _steps(self, shown: Sequence[Shown], tools: Tools | None) -> None:
+    def _steps(self, pictures: Sequence[MeasuredPicture], tools: Tools | None) -> None:
         assert tools is not None
-        told = measures.measure_steps(shown, self.plan.steps, tools, self.on_progress, say("scoring pictures"))
-        self.scored["steps"] = "; ".join(told)
+        identities = measures.measure_steps(pictures, self.plan.steps, tools, self.on_progress, say("scoring pictures"))
+        self.scored["steps"] = "; ".join(identities)
 
-    def _near_copies(self, shown: Sequence[Shown]) -> None:
-        assert self.plan.known is not None
-        paths = pictures_of(self.plan.known)
+    def _near_copies(self, pictures: Sequence[MeasuredPicture]) -> None:
+        assert self.plan.training_pictures is not None
+        paths = pictures_of(self.plan.training_pictures)
         images = [(path, image) for path in paths if (image := open_picture(path)) is not None]
         self.counted["known picture cannot be read"] = len(paths) - len(images)
         hashes = similarity.perceptual_hashes([image for _, image in images])
         self.scored["known pictures"] = str(len(images))
-        self.copies = measures.measure_copies(shown, hashes, [path.name for path, _ in images])
+        self.copies = measures.measure_copies(pictures, hashes, [path.name for path, _ in images])
 
-    def _distances(self, shown: Sequence[Shown]) -> None:
+    def _distances(self, pictures: Sequence[MeasuredPicture]) -> None:
         assert self.plan.real is not None
         network, weights = load_inception(self.plan.inception or Path("weights-inception-2015-12-05-6726825d.pth"))
         self.scored["inception"] = weights
         real_paths = pictures_of(self.plan.real)
         real, real_hash, _ = self._features(network, weights, real_paths, say("features of real pictures"))
-        drawn, _, logits = self._features(network, weights, [one.path for one in shown], say("features of pictures"))
+        drawn, _, logits = self._features(network, weights, [one.path for one in pictures], say("features of pictures"))
         self.scored["real pictures"] = f"{len(real)} {real_hash}"
         add = self._add
         add("FID", distribution.fid_interval(drawn, real))
@@ -281,9 +279,9 @@ class _Evaluation:
             add("FID infinity", measures.Interval(value, value, value, len(drawn)))
             add("Inception score", distribution.inception_score(logits))
         if min(len(drawn), len(real)) > distribution.NEIGHBOURS:
-            found = distribution.precision_recall(drawn, real)
-            add("precision", measures.share_of(found.precision, len(drawn)))
-            add("recall", measures.share_of(found.recall, len(real)))
+            manifold = distribution.precision_recall(drawn, real)
+            add("precision", measures.share_of(manifold.precision, len(drawn)))
+            add("recall", measures.share_of(manifold.recall, len(real)))
         if len(drawn) < 2048:
             self.notes.append(
                 Both(
@@ -300,7 +298,7 @@ class _Evaluation:
     def _features(
         self, network: Inception, weights: str, paths: Sequence[Path], title: str
     ) -> tuple[Tensor, str, Tensor]:
-        """(features [N, 2048], a hash of the pictures, class scores [N, 1008]), kept beside the pictures."""
+        """(features [N, 2048], a hash of the pictures, logits [N, 1008]), cached on disk."""
         import hashlib
 
         hashes = [digest(path) for path in paths]
@@ -310,29 +308,31 @@ class _Evaluation:
             rows: list[tuple[Tensor, Tensor]] = []
             with torch.inference_mode():
                 for first in range(0, len(paths), FEATURE_BATCH):
-                    part = [open_picture(one) for one in paths[first : first + FEATURE_BATCH]]
-                    whole = [image for image in part if image is not None]
-                    self.counted["real or drawn picture cannot be read"] += len(part) - len(whole)
-                    whole = [shorter_side(image, self.plan.crop) for image in whole] if self.plan.crop else whole
-                    if whole:
-                        rows.append(network(torch.stack([prepared(image, self.plan.resize) for image in whole])))
+                    images = [open_picture(one) for one in paths[first : first + FEATURE_BATCH]]
+                    readable = [image for image in images if image is not None]
+                    self.counted["real or drawn picture cannot be read"] += len(images) - len(readable)
+                    readable = (
+                        [shorter_side(image, self.plan.crop) for image in readable] if self.plan.crop else readable
+                    )
+                    if readable:
+                        rows.append(network(torch.stack([prepared(image, self.plan.resize) for image in readable])))
                     self.on_progress(title, min(len(paths), first + FEATURE_BATCH), len(paths))
             path.parent.mkdir(parents=True, exist_ok=True)
             part_path = path.with_suffix(".part.npz")
             np.savez(part_path, features=torch.cat([a for a, _ in rows]), logits=torch.cat([b for _, b in rows]))
             part_path.replace(path)
-        with np.load(path) as kept:
-            return torch.from_numpy(kept["features"]), name[:16], torch.from_numpy(kept["logits"])
+        with np.load(path) as arrays:
+            return torch.from_numpy(arrays["features"]), name[:16], torch.from_numpy(arrays["logits"])
 
-    def _measured(self, shown: Sequence[Shown]) -> dict[str, Any]:
+    def _measured(self, pictures: Sequence[MeasuredPicture]) -> dict[str, Any]:
         plan = self.plan
         measured: dict[str, Any] = {
             "suite": plan.suite.name,
             "data sha256": plan.suite.digest,
             "prompts": len(plan.suite.prompts),
-            "pictures": len(shown) + self.counted["not drawn"] + self.counted["picture cannot be read"],
+            "pictures": len(pictures) + self.counted["not drawn"] + self.counted["picture cannot be read"],
             "seeds": [int(seed) for seed in plan.seeds],
-            "asked": {name: plan.asked.get(name) for name in protocol.SETTINGS},
+            "asked": {name: plan.settings.get(name) for name in protocol.SETTINGS},
             "scorers": dict(sorted(self.scored.items())),
             "versions": protocol.versions(),
         }
@@ -343,12 +343,12 @@ class _Evaluation:
         return measured
 
 
-def _measures_of(shown: Sequence[Shown]) -> list[str]:
+def _measures_of(shown: Sequence[MeasuredPicture]) -> list[str]:
     return list(dict.fromkeys(name for one in shown for name in one.values))
 
 
 def pictures_of(folder: Path) -> list[Path]:
-    """The pictures below a folder. Raises DataError where there are none."""
+    """The picture files below a folder. Raises DataError if there are none."""
     paths = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in ENDINGS] if folder.is_dir() else []
     if not paths:
         raise DataError("{folder} holds no picture (png, jpg, webp, bmp)", folder=folder)
@@ -356,5 +356,5 @@ def pictures_of(folder: Path) -> list[Path]:
 
 
 def now() -> str:
-    """The time of a report."""
+    """The current time for reports."""
     return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")

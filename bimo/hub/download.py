@@ -1,4 +1,4 @@
-"""Fetches published weights from the Hugging Face hub, else ModelScope: resumed where it broke off, checked by hash."""
+"""Downloads published weights from the Hugging Face hub, else ModelScope; resumable, and verified by hash."""
 
 # huggingface_hub is typed in part.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -19,16 +19,16 @@ from bimo.core.messages import Both, Listed, say
 from bimo.models.layouts.weight_files import complete, needed, stored
 
 INDEX_FILES = ("model_index.json", "recipe.json")
-#: What a repository of one text encoder has in place of an index.
+#: The file that marks a repository of a single text encoder, in place of an index.
 TEXT_ENCODER_FILES = ("config.json",)
-#: What is fetched of a repository: everything a diffusers folder needs, nothing twice.
+#: Patterns of the files to download: everything a diffusers folder needs, nothing twice.
 WANTED = ["*.json", "*.txt", "*.txt.gz", "*.model", "*.safetensors", "*.bin"]
 UNWANTED = ["*.msgpack", "*.ckpt", "safety_checker/*", "flax_*", "openvino_*", "*.onnx"]
-#: Weights that most folders hold a second time, in other numbers; fetched where there are no others.
+#: Variants of weights; downloaded only if there are no others.
 VARIANTS = [f"*.{variant}{end}*" for variant in ("fp16", "bf16", "non_ema", "ema") for end in ".-"]
-#: Endings of weights.
+#: Suffixes of weight files.
 WEIGHTS = (".safetensors", ".bin")
-#: Parts that have no weights, whatever configs lie in them.
+#: Component folders without weights, even if they hold a config.json.
 WEIGHTLESS = ("tokenizer", "scheduler", "feature_extractor", "image_processor", "processor")
 MODELSCOPE = "modelscope:"
 GIGABYTE = 1e9
@@ -37,10 +37,7 @@ CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Remote:
-    """A file of a repository: its path, size in bytes, and the hash by which the hub knows it.
-
-    That is the SHA-256 of a large file, and git's SHA-1 of a small one.
-    """
+    """A file of a repository: path, size in bytes, and the hub's hash: SHA-256 for LFS, git's SHA-1 for others."""
 
     path: str
     size: int
@@ -49,12 +46,11 @@ class Remote:
 
 
 def fetch(repo: str, modelscope: str = "", indices: Sequence[str] = INDEX_FILES, without: Sequence[str] = ()) -> Path:
-    """The folder on this machine that holds a repository, fetched where it is not whole in the hub's cache.
+    """The local folder of a repository, downloaded unless it is complete in the hub's cache.
 
-    ``repo`` is of Hugging Face, "owner/name" or a folder in one, "owner/name/folder"; or of ModelScope after
-    "modelscope:". ``indices`` are the files of which one lies at the top of what is meant; of the components
-    ``without`` no weights are fetched. HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE are honoured. Raises WeightsError that
-    says which files belong where.
+    ``repo`` is "owner/name" on Hugging Face or a folder in it, "owner/name/folder", or "modelscope:owner/name". One of
+    ``indices`` must exist at the top of it; weights of the components ``without`` are skipped. HF_ENDPOINT, HF_HOME and
+    HF_HUB_OFFLINE are honoured. Raises WeightsError that says which files belong where.
     """
     if repo.startswith(MODELSCOPE):
         return _of_modelscope(repo.removeprefix(MODELSCOPE), say("it is on ModelScope alone"), without)
@@ -71,11 +67,11 @@ def fetch(repo: str, modelscope: str = "", indices: Sequence[str] = INDEX_FILES,
         return _of_hugging_face(repo, indices, without)
     except BimoError:
         raise
-    # The hub's client raises whatever its HTTP library of the day does; each means that nothing came.
+    # The hub's client passes on the exceptions of its HTTP library; each means that the download failed.
     except Exception as error:
         why = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         if local is not None:
-            # Another program fetched it; if files are missing, reading it says which.
+            # Another program downloaded it; if files are missing, reading it reports which.
             return local
         if modelscope and not constants.HF_HUB_OFFLINE:
             return _of_modelscope(modelscope, why, without)
@@ -85,44 +81,46 @@ def fetch(repo: str, modelscope: str = "", indices: Sequence[str] = INDEX_FILES,
 
 
 def cached(repo: str, indices: Sequence[str] = INDEX_FILES) -> Path | None:
-    """The snapshot of a repository in the Hugging Face cache, whole or not; None where there is none."""
+    """The snapshot of a repository in the Hugging Face cache, complete or not; None if there is none."""
     repo, inside = _inside(repo)
     if not (hub_cache() / f"models--{repo.replace('/', '--')}").is_dir():
-        return None  # without the library, which takes a fifth of a second to import
+        return None  # without huggingface_hub, which takes a fifth of a second to import
     from huggingface_hub import try_to_load_from_cache
 
     for file in indices:
-        found = try_to_load_from_cache(repo, inside + file)
-        if isinstance(found, str):
-            return Path(found).parent
+        path = try_to_load_from_cache(repo, inside + file)
+        if isinstance(path, str):
+            return Path(path).parent
     return None
 
 
 def hub_cache() -> Path:
-    """Where the hub's library keeps what it fetched, as it reads its variables."""
+    """The cache folder of huggingface_hub, by the same environment variables."""
     if "huggingface_hub.constants" in sys.modules:
         return Path(sys.modules["huggingface_hub.constants"].HF_HUB_CACHE)
     home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
-    named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or os.path.join(home, "hub")
-    return Path(os.path.expandvars(os.path.expanduser(named)))
+    configured = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or os.path.join(home, "hub")
+    return Path(os.path.expandvars(os.path.expanduser(configured)))
 
 
 def show_terms(name: str, terms: tuple[str, str], tell: Callable[[str], None] | None = None) -> None:
-    """Says a licence's terms the first time a system is used on this machine, and remembers that it did."""
+    """Shows a licence's terms the first time a system is used on this machine, and writes a marker file."""
     from huggingface_hub import constants
 
     if not any(terms):
         return
     text = say(Both(*terms))
-    mark = Path(constants.HF_HUB_CACHE) / ".bimo-terms" / hashlib.sha256("\n".join((name, *terms)).encode()).hexdigest()
-    if mark.is_file():
+    marker = (
+        Path(constants.HF_HUB_CACHE) / ".bimo-terms" / hashlib.sha256("\n".join((name, *terms)).encode()).hexdigest()
+    )
+    if marker.is_file():
         return
     (tell or _stderr)(say("terms of {name}: {text}", name=name, text=text))
     try:
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.write_text(f"{name}\n{text}\n", encoding="utf-8")
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.write_text(f"{name}\n{text}\n", encoding="utf-8")
     except OSError:
-        # It will be said again: better twice than never.
+        # Without the marker the terms are shown again next time.
         return
 
 
@@ -131,12 +129,12 @@ def _stderr(text: str) -> None:
 
 
 def _inside(repo: str) -> tuple[str, str]:
-    """A repository, and what the names of its files begin with in the folder that is meant: "" for all of it."""
+    """Splits "owner/name/folder" into the repository and the path prefix, "" for the whole repository."""
     owner, name, *folders = repo.split("/")
     return f"{owner}/{name}", "".join(f"{folder}/" for folder in folders)
 
 
-def _of_hugging_face(repo: str, names: Sequence[str], without: Sequence[str] = ()) -> Path:
+def _of_hugging_face(repo: str, index_names: Sequence[str], without: Sequence[str] = ()) -> Path:
     from huggingface_hub import HfApi, constants, hf_hub_download
 
     endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
@@ -145,23 +143,23 @@ def _of_hugging_face(repo: str, names: Sequence[str], without: Sequence[str] = (
     files = _once(
         [f for f in _listed(info) if f.path.startswith(inside) and _chosen(f.path.removeprefix(inside))], inside
     )
-    leave = tuple(f"{inside}{component}/" for component in without)
-    files = [file for file in files if not (file.path.startswith(leave) and file.path.endswith(WEIGHTS))]
-    indices = {inside + name for name in names}
+    skipped = tuple(f"{inside}{component}/" for component in without)
+    files = [file for file in files if not (file.path.startswith(skipped) and file.path.endswith(WEIGHTS))]
+    indices = {inside + name for name in index_names}
     if not {file.path for file in files} & indices:
         raise WeightsError(
             "{repo} has no {names}; download the single file in it yourself and name it: -m FILE",
             repo=repo,
-            names=Listed(names, "or"),
+            names=Listed(index_names, "or"),
         )
     blobs = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}" / "blobs"
-    awaited = [file for file in files if file.digest and not (blobs / file.digest).is_file()]
-    if awaited:
-        size = sum(file.size for file in awaited) / GIGABYTE
+    missing = [file for file in files if file.digest and not (blobs / file.digest).is_file()]
+    if missing:
+        size = sum(file.size for file in missing) / GIGABYTE
         _stderr(say("fetching {repo} from {endpoint}: {size:.2f} GB", repo=repo, endpoint=endpoint, size=size))
-    for file in awaited:
+    for file in missing:
         _download(endpoint, repo, str(info.sha), file, blobs / file.digest)
-    # The hub's client finds every file in its cache already, and lays out the folder.
+    # All blobs are in the cache now: the hub's client only links them into the snapshot folder.
     places = {file.path: Path(hf_hub_download(repo, file.path, endpoint=endpoint)) for file in files}
     folder = next(place.parent for path, place in places.items() if path in indices)
     absent = lacking(folder)
@@ -171,7 +169,7 @@ def _of_hugging_face(repo: str, names: Sequence[str], without: Sequence[str] = (
 
 
 def lacking(folder: Path) -> list[str]:
-    """The parts of a folder that have a config and not all of their weights: of these a fetch is to be tried again."""
+    """The components of a folder that have a config but lack weights, so that the download has to be repeated."""
     parts = [folder] if not (folder / INDEX_FILES[0]).is_file() else []
     parts += sorted(place for place in folder.iterdir() if place.is_dir())
     parts = [p for p in parts if (p / TEXT_ENCODER_FILES[0]).is_file() and not p.name.startswith(WEIGHTLESS)]
@@ -181,13 +179,13 @@ def lacking(folder: Path) -> list[str]:
 
 def _lacks(names: Sequence[str]) -> bool:
     if any(name.endswith(WEIGHTS) for name in names) and not stored(names):
-        return False  # under names of their own, such as OpenCLIP's
+        return False  # weights under other names, such as OpenCLIP's
     return complete(names) is None
 
 
 def _whole(snapshot: Path, without: Sequence[str] = ()) -> str:
-    """The name of the empty file that says a snapshot is whole, or whole but for the weights of some components: a cut
-    download leaves a folder as well.
+    """The name of the empty file that marks a snapshot as complete, or complete but for the weights of some components;
+    an interrupted download leaves a snapshot folder, too.
     """
     return "-".join((f".bimo-whole-{snapshot.name[:12]}", *(("without", *without) if without else ())))
 
@@ -199,21 +197,23 @@ def _listed(info: Any) -> Iterator[Remote]:
 
 
 def _chosen(path: str) -> bool:
-    wanted = any(fnmatch.fnmatch(path, pattern) for pattern in WANTED)
-    return wanted and not any(fnmatch.fnmatch(path, pattern) for pattern in UNWANTED)
+    included = any(fnmatch.fnmatch(path, pattern) for pattern in WANTED)
+    return included and not any(fnmatch.fnmatch(path, pattern) for pattern in UNWANTED)
 
 
 def _once(files: Sequence[Remote], inside: str) -> list[Remote]:
-    """The files without weights that are there a second time: pickles and variants of others, and single files beside
-    a folder's parts, ``inside`` being what the names of all begin with.
+    """Drops duplicate weights: pickles and variants where there are others, and single files at the top of a diffusers
+    folder. ``inside`` is the common path prefix.
     """
     folders: dict[str, list[str]] = {}
     for file in files:
         folders.setdefault(file.path.rpartition("/")[0], []).append(PurePosixPath(file.path).name)
-    kept = {f"{folder}/{name}".lstrip("/") for folder, names in folders.items() for name in needed(names)}
+    paths = {f"{folder}/{name}".lstrip("/") for folder, names in folders.items() for name in needed(names)}
     if any(file.path == inside + INDEX_FILES[0] for file in files):
-        kept -= {file.path for file in files if _at_top(file.path.removeprefix(inside)) and file.path.endswith(WEIGHTS)}
-    return [file for file in files if file.path in kept]
+        paths -= {
+            file.path for file in files if _at_top(file.path.removeprefix(inside)) and file.path.endswith(WEIGHTS)
+        }
+    return [file for file in files if file.path in paths]
 
 
 def _at_top(path: str) -> bool:
@@ -221,7 +221,7 @@ def _at_top(path: str) -> bool:
 
 
 def _download(endpoint: str, repo: str, revision: str, file: Remote, place: Path) -> None:
-    """Brings one file, from where an earlier attempt broke off, and puts it in its place if it is the right one."""
+    """Downloads one file, resuming an earlier attempt, and moves it to ``place`` if its hash is right."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
@@ -230,24 +230,24 @@ def _download(endpoint: str, repo: str, revision: str, file: Remote, place: Path
     part = place.with_name(f"{place.name}.bimo-part")
     url = hf_hub_url(repo, file.path, revision=revision, endpoint=endpoint)
     with part.open("ab") as target:
-        there = target.tell()
-        if there < file.size or not file.size:
-            http_get(url, target, resume_size=there, headers=build_hf_headers(), expected_size=file.size or None)
-    found = _digest(part, file.large)
-    if found != file.digest:
+        offset = target.tell()
+        if offset < file.size or not file.size:
+            http_get(url, target, resume_size=offset, headers=build_hf_headers(), expected_size=file.size or None)
+    digest = _digest(part, file.large)
+    if digest != file.digest:
         part.unlink()
         raise WeightsError(
             "{path} of {repo} came with the hash {found}, published is {digest}; it was deleted, try again",
             path=file.path,
             repo=repo,
-            found=found,
+            found=digest,
             digest=file.digest,
         )
     part.replace(place)
 
 
 def _digest(path: Path, large: bool) -> str:
-    """SHA-256, or what git calls a small file by: SHA-1 over its length and content."""
+    """SHA-256 of an LFS file; for others git's blob hash, SHA-1 over length and content."""
     total = hashlib.sha256() if large else hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
@@ -256,7 +256,7 @@ def _digest(path: Path, large: bool) -> str:
 
 
 def _of_modelscope(repo: str, why: str, without: Sequence[str] = ()) -> Path:
-    """A snapshot by ModelScope's own client, which resumes and checks by itself."""
+    """Downloads a snapshot with ModelScope's client, which resumes and verifies by itself."""
     try:
         from modelscope import snapshot_download  # pyright: ignore[reportMissingImports]
     except ImportError:
@@ -270,10 +270,10 @@ def _of_modelscope(repo: str, why: str, without: Sequence[str] = ()) -> Path:
         unwanted = [*UNWANTED, *(f"{component}/*{end}" for component in without for end in WEIGHTS)]
         folder = Path(snapshot_download(repo, allow_patterns=WANTED, ignore_patterns=[*unwanted, *VARIANTS]))
         if parts := [name for name in lacking(folder) if name not in without]:
-            wanted = [f"{part}/*" for part in parts if (folder / part).is_dir()] or WANTED
-            folder = Path(snapshot_download(repo, allow_patterns=wanted, ignore_patterns=unwanted))
+            patterns = [f"{part}/*" for part in parts if (folder / part).is_dir()] or WANTED
+            folder = Path(snapshot_download(repo, allow_patterns=patterns, ignore_patterns=unwanted))
         return folder
-    # Its client as well raises whatever its HTTP library does.
+    # ModelScope's client, too, passes on the exceptions of its HTTP library.
     except Exception as error:
         raise _unreachable(f"{MODELSCOPE}{repo}", f"{type(error).__name__}: {str(error)[:200]}") from None
 

@@ -1,4 +1,4 @@
-"""`bimo.load`: a model by its name as an engine that draws, with its adapters, on a device, as a kind of number."""
+"""`bimo.load`: loads a model by name as an `Engine`, with adapters, on a device, in a dtype."""
 
 from __future__ import annotations
 
@@ -59,18 +59,18 @@ def load(
     tiny_decoder: str | Path | None = None,
     denoiser: str | Path | None = None,
 ) -> Engine:
-    """An engine ready to draw, of a model's name, folder or file, or ``owner/name`` on a hub (see ``registry.load``).
+    """Loads a model by its name, folder or file, or ``owner/name`` on a hub (see ``registry.load``).
 
-    ``device`` is "cpu", "cuda", "cuda:1", "xpu", "mps", or "auto": the card with the most free memory, else the
-    processor. ``dtype`` "auto" is fp32 on a processor, and on a card the first of the recipe's ``dtypes`` that it has.
-    ``offload``, ``quantise`` and ``tiles`` are those of ``engine.memory.Keeping``; ``memory`` ("8GB") has the cheapest
-    of them chosen that fits, and on CUDA holds the process to it. ``compiled`` has torch compile the blocks of the
-    denoisers, with ``graphs`` played back on CUDA (see ``engine.compile``). ``loras`` are "FILE" or "FILE:0.8",
-    ``embeddings`` "FILE" or "FILE=<word>"; ``controls`` and ``ip_adapters`` are files or folders, whose pictures a
-    request gives as ``condition_images`` named "control", "control-2" ..., and "prompt", "prompt-2". ``engine`` is one
-    of ``engine.processor``: by whose kernels a processor draws. ``fast`` is a LoRA of few steps (see ``engine.fast``),
-    ``tiny_decoder`` a folder of diffusers' AutoencoderTiny, for requests that ask for it. ``denoiser`` is a file of
-    GGUF in the place of the model's own denoiser. Raises WeightsError, RecipeError, RequestError.
+    ``device`` is "cpu", "cuda", "cuda:1", "xpu", "mps", or "auto": the card with the most free memory, else the CPU.
+    ``dtype`` "auto" is fp32 on a CPU, and on a card the first of the recipe's ``dtypes`` that the card supports.
+    ``offload``, ``quantise`` and ``tiles`` are those of ``engine.memory.Keeping``; with ``memory`` ("8GB") the cheapest
+    combination that fits is chosen, and on CUDA the process is limited to it. ``compiled`` compiles the blocks of the
+    denoisers, ``graphs`` also records CUDA graphs (see ``engine.compile``). ``loras`` are "FILE" or "FILE:0.8",
+    ``embeddings`` "FILE" or "FILE=<word>"; ``controls`` and ``ip_adapters`` are files or folders, and a request passes
+    their pictures in ``condition_images`` as "control", "control-2" ... and "prompt", "prompt-2". ``engine`` is a CPU
+    inference engine of ``engine.processor``. ``fast`` is a few-step LoRA (see ``engine.fast``), ``tiny_decoder`` a
+    folder of diffusers' AutoencoderTiny, for requests that ask for it. ``denoiser`` is a GGUF file that replaces the
+    model's denoiser. Raises WeightsError, RecipeError, RequestError.
     """
     adapters = Adapters.named(loras, embeddings, controls, ip_adapters, image_encoder)
     return load_with(
@@ -105,90 +105,90 @@ def load_with(
     tiny_decoder: str | Path | None = None,
     denoiser: str | Path | None = None,
 ) -> Engine:
-    """As ``load`` with adapters that have been read; ``size`` is that of the pictures that ``memory`` is to hold."""
+    """As ``load``, with parsed adapters; ``memory`` is estimated for pictures of ``size``."""
     keeping = Keeping() if keeping is None else keeping
     distilled = None
     if fast is not None:
         file, weight = lora(str(fast))
         distilled = Fast.of(file)
         adapters = replace(adapters, loras=(*adapters.loras, (file, weight)))
-    # An engine of the processor says where, too.
-    place = CPU if device == "auto" and engine != "torch" else device_of(device)
+    # Every engine other than torch runs on the CPU.
+    target = CPU if device == "auto" and engine != "torch" else device_of(device)
     if keeping.offload not in OFFLOADS:
         raise RequestError(
             "offload is {offload!r}; expected {listed}", offload=keeping.offload, listed=", ".join(OFFLOADS)
         )
-    quantisation.check(keeping.quantise, place)
+    quantisation.check(keeping.quantise, target)
     budget = bytes_of(memory) if memory else None
     if graphs:
-        check_graphs(place, compiled)
-    # Adapters are added to matrices, and OpenVINO converts them: then they do not stay in the blocks of GGUF.
-    own = None if denoiser is None else Path(denoiser)
-    read = partial(registry.load, name, denoiser=own, blocks=engine == "torch" and adapters == Adapters())
+        check_graphs(target, compiled)
+    # GGUF weights are dequantised for OpenVINO, and if adapters are to be added to them.
+    gguf_file = None if denoiser is None else Path(denoiser)
+    read_system = partial(registry.load, name, denoiser=gguf_file, blocks=engine == "torch" and adapters == Adapters())
     if engine != "torch":
         if budget is not None or compiled:
             raise RequestError(
                 "--engine {engine} goes without --memory and --compile; leave one of them out", engine=engine
             )
-        made = _by_processor(read, adapters, place, dtype, keeping, engine)
+        loaded = _by_processor(read_system, adapters, target, dtype, keeping, engine)
     else:
-        made = _made(read, adapters, place, dtype, keeping, budget, size)
+        loaded = _made(read_system, adapters, target, dtype, keeping, budget, size)
     if compiled:
-        compile_blocks(made.system, place, graphs=graphs)
-        made.compiled = True
-    made.fast = distilled
+        compile_blocks(loaded.system, target, graphs=graphs)
+        loaded.compiled = True
+    loaded.fast = distilled
     if tiny_decoder is not None:
-        made.system.tiny_space = tiny_space(Path(tiny_decoder), made.system)
-    return made
+        loaded.system.tiny_space = tiny_space(Path(tiny_decoder), loaded.system)
+    return loaded
 
 
 def _made(
-    read: Callable[..., System],
+    read_system: Callable[..., System],
     adapters: Adapters,
-    place: torch.device,
+    target: torch.device,
     dtype: str,
     keeping: Keeping,
     budget: int | None,
     size: tuple[int, int] | None,
 ) -> Engine:
-    """An engine of torch's own kernels."""
+    """Loads an engine that runs on torch's own kernels."""
     if dtype not in ("auto", *DTYPES):
-        dtype_for(Recipe(name=""), place, dtype)  # refused before anything is read
-    # What weights lie in, where they are not to stay so, is turned as it is moved: they are never in memory twice.
-    stored = keeping != Keeping() or budget is not None or place.type != "cpu" or dtype in ("bf16", "fp16")
-    # Adapters are added to weights as they lie in the file, before those are rounded.
-    system = adapters.put(read(stored=stored))
-    kept = narrowed(system.recipe, keeping, dtype_for(system.recipe, place, dtype))
-    told: list[str] = []
+        dtype_for(Recipe(name=""), target, dtype)  # raises before anything is read
+    # If weights are converted or moved, they are read in their stored dtype, so as never to be in memory twice.
+    stored = keeping != Keeping() or budget is not None or target.type != "cpu" or dtype in ("bf16", "fp16")
+    # Adapters are merged into the stored weights, before these are rounded.
+    system = adapters.put(read_system(stored=stored))
+    keeping_for_recipe = narrowed(system.recipe, keeping, dtype_for(system.recipe, target, dtype))
+    notices: list[str] = []
     if budget is not None:
-        kept, sentence = _fitting(system, kept, place, budget, size, fixed=dtype != "auto")
-        told.append(sentence)
-    made = Engine(system, device=place, dtype=DTYPES[kept.dtype], keeping=kept)
-    made.told = (*_where(made), *told, *dtype_warnings(system.recipe, kept.dtype))
-    return made
+        keeping_for_recipe, sentence = _fitting(system, keeping_for_recipe, target, budget, size, fixed=dtype != "auto")
+        notices.append(sentence)
+    engine = Engine(system, device=target, dtype=DTYPES[keeping_for_recipe.dtype], keeping=keeping_for_recipe)
+    engine.notices = (*_where(engine), *notices, *dtype_warnings(system.recipe, keeping_for_recipe.dtype))
+    return engine
 
 
 def _fitting(
-    system: System, asked: Keeping, place: torch.device, budget: int, size: tuple[int, int] | None, *, fixed: bool
+    system: System, requested: Keeping, target: torch.device, budget: int, size: tuple[int, int] | None, *, fixed: bool
 ) -> tuple[Keeping, str]:
-    """The cheapest way to keep a system in so many bytes, and the sentence that says it. Raises RequestError where none
-    is cheap enough.
+    """The cheapest combination for a system that fits into ``budget`` bytes, and a sentence about it. Raises
+    RequestError if none fits.
     """
-    card = place.type != "cpu"
+    card = target.type != "cpu"
     weights, recipe = weights_of(system), system.recipe
-    free = free_on(place)
-    # A processor's memory holds the libraries, too.
-    most = min(budget - (0 if card else LIBRARIES), budget if free is None else free)
+    free_bytes = free_on(target)
+    # On a CPU the libraries need memory from the same budget.
+    limit_bytes = min(budget - (0 if card else LIBRARIES), budget if free_bytes is None else free_bytes)
     size = size or recipe.request.size
-    ways = candidates(
+    combinations = candidates(
         recipe,
-        asked,
+        requested,
         card=card,
-        has=dtypes_of(place),
+        supported=dtypes_of(target),
         quantises=quantisation.available("int8"),
         fixed=fixed,
     )
-    chosen, least = cheapest(weights, size, most, ways)
+    chosen, least = cheapest(weights, size, limit_bytes, combinations)
     width, height = size
     if chosen is None:
         raise RequestError(
@@ -199,10 +199,12 @@ def _fitting(
             giga=budget / 1e9,
             least=(least + (0 if card else LIBRARIES)) / 1e9,
         )
-    if place.type == "cuda":
-        total = next(each.total for each in cards() if each.device == place)
-        limit = cast("Callable[[float, torch.device], None]", cast(Any, torch.cuda).set_per_process_memory_fraction)
-        limit(min(1.0, budget / total), place)
+    if target.type == "cuda":
+        total = next(each.total for each in cards() if each.device == target)
+        set_fraction = cast(
+            "Callable[[float, torch.device], None]", cast(Any, torch.cuda).set_per_process_memory_fraction
+        )
+        set_fraction(min(1.0, budget / total), target)
     return chosen, say(
         "to fit into {giga:.1f} GB: {flags}; about {total:.1f} GB are taken",
         giga=budget / 1e9,
@@ -212,7 +214,7 @@ def _fitting(
 
 
 def _where(engine: Engine) -> tuple[str, ...]:
-    """On which card it draws and in which numbers; nothing of a processor, which is not chosen."""
+    """A notice of the card and dtype that it draws with; none for a CPU."""
     card = next((card for card in cards() if card.device == engine.device), None)
     if card is None:
         return ()
@@ -230,17 +232,17 @@ def _where(engine: Engine) -> tuple[str, ...]:
 
 
 def _by_processor(
-    read: Callable[..., System],
+    read_system: Callable[..., System],
     adapters: Adapters,
-    place: torch.device,
+    target: torch.device,
     dtype: str,
     keeping: Keeping,
     engine: str,
 ) -> Engine:
-    """An engine whose kernels are not torch's own. Raises RequestError for what does not go with that."""
-    if place.type != "cpu":
+    """Loads an engine with another CPU inference engine. Raises RequestError for options that exclude it."""
+    if target.type != "cpu":
         raise RequestError(
-            "--engine {engine} is of the processor, but the device is {place}", engine=engine, place=place
+            "--engine {engine} is of the processor, but the device is {place}", engine=engine, place=target
         )
     if keeping.offloads and engine.startswith("openvino"):
         raise RequestError(
@@ -248,24 +250,25 @@ def _by_processor(
             engine=engine,
         )
     if engine != AUTO:
-        chosen(engine, 0)  # refused before anything is read
-    # OpenVINO takes weights as they lie in the file, and only where they were not converted before; torch turns them.
-    system = adapters.put(read(stored=True))
-    found = Processor(
-        chosen(engine, sum(parameter.numel() for parameter in system.parameters())), kept=adapters == Adapters()
+        chosen(engine, 0)  # raises before anything is read
+    # Weights are read as stored: OpenVINO reads those that are not cached yet, torch converts them.
+    system = adapters.put(read_system(stored=True))
+    processor = Processor(
+        chosen(engine, sum(parameter.numel() for parameter in system.parameters())),
+        cache_converted=adapters == Adapters(),
     )
-    if dtype not in ("auto", "fp32") and DTYPES.get(dtype) != found.dtype:
+    if dtype not in ("auto", "fp32") and DTYPES.get(dtype) != processor.dtype:
         raise RequestError(
             "--engine {engine} has its own numbers, and --dtype is {dtype}; leave --dtype out",
             engine=engine,
             dtype=dtype,
         )
-    return Engine(system, device=place, dtype=found.dtype, keeping=keeping, processor=found)
+    return Engine(system, device=target, dtype=processor.dtype, keeping=keeping, processor=processor)
 
 
 def steady(engine: Engine) -> Engine:
-    """A small system is drawn by one thread: no slower from the shell, and the same bytes by every process. With two,
-    about one process in twenty was seen to differ in the last bit, which may turn a pixel by one of 255.
+    """Limits torch to one thread for a small system: no slower from the shell, and the same bytes in every process.
+    With two threads about one process in twenty differed in the last bit, which can change a pixel by one of 255.
     """
     if engine.parameters < SMALL_PARAMETERS:
         torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Whether a model and a picture fit into memory: an estimate before drawing, so that nothing is killed half-way."""
+"""Estimates before drawing whether a model and a picture fit into memory, so that no process is killed half-way."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from bimo.engine.memory import (
     Weights,
     candidates,
     drawing_bytes,
-    kept_bytes,
     narrowed,
+    resident_bytes,
     total_bytes,
     weights_of,
 )
@@ -29,49 +29,48 @@ if TYPE_CHECKING:
 
     from bimo.engine.engine import Engine
 
-#: What torch, diffusers and transformers take once they are imported and a model is built: resident, as measured with
-#: torch 2.13 for processors on Linux. It is said, but not counted against what is free: they are there when that is
-#: read.
+#: Resident bytes of torch, diffusers and transformers once a model is built, measured with torch 2.13 (CPU) on Linux.
+#: They are reported, but not counted against the free memory: when that is read they are loaded already.
 LIBRARIES = 550_000_000
-#: Nothing is said of a model that takes less than this.
+#: Models that need less are not reported.
 WORTH_SAYING = 1_000_000_000
-#: How many ways that fit are named.
+#: How many fitting combinations an error suggests.
 OFFERED = 4
 
 
 def weighed(recipe: Recipe) -> Weights:
-    """A recipe's weights, counted without making any."""
+    """Counts a recipe's weights without allocating them."""
     from bimo.hub.model_info import unfilled
 
     return weights_of(unfilled(recipe))
 
 
 def surely_small(folder: Path) -> bool:
-    """Whether the files of a model are so few bytes that nothing need be said, in whatever way they are kept."""
+    """Whether a model's files are so small that it needs no report in any dtype."""
     files = (f for f in folder.rglob("*") if f.suffix.lower() in (".safetensors", ".bin", ".ckpt", ".pt"))
     return 2 * sum(file.stat().st_size for file in files) < WORTH_SAYING // 2
 
 
-def said(name: str, size: tuple[int, int] | None, device: str, asked: Keeping) -> str:
-    """As ``plan`` for a model by its name or folder; "" where only files that are not here can tell what it is.
-    ``asked`` may be of dtype "auto".
+def plan_by_name(name: str, size: tuple[int, int] | None, device: str, requested: Keeping) -> str:
+    """As ``plan``, for a model by its name or folder; "" if its recipe is not known without fetching files. The dtype
+    of ``requested`` may be "auto".
     """
 
     def planned(recipe: Recipe) -> str:
         from bimo.engine.devices import device_of, dtype_for
 
-        place = device_of(device)
-        keeping = narrowed(recipe, asked, dtype_for(recipe, place, asked.dtype))
-        return plan(recipe, size, keeping, free_on(place), card=place.type != "cpu")
+        target = device_of(device)
+        keeping = narrowed(recipe, requested, dtype_for(recipe, target, requested.dtype))
+        return plan(recipe, size, keeping, free_on(target), card=target.type != "cpu")
 
-    path = registry.bundled(name) or Path(name).expanduser()
-    if path.is_dir():
-        return "" if surely_small(path) else planned(registry.recipe(path))
+    model_folder = registry.bundled(name) or Path(name).expanduser()
+    if model_folder.is_dir():
+        return "" if surely_small(model_folder) else planned(registry.recipe(model_folder))
     recipe = next((r for r in registry.recipes().values() if name in (r.name, r.weights.repo)), None)
     if recipe is None:
         return ""
-    folder = registry.found(recipe)
-    return "" if folder is not None and surely_small(folder) else planned(recipe)
+    model_folder = registry.local_folder(recipe)
+    return "" if model_folder is not None and surely_small(model_folder) else planned(recipe)
 
 
 def plan(
@@ -82,66 +81,70 @@ def plan(
     *,
     card: bool = False,
 ) -> str:
-    """The sentence that says what drawing with a model takes, "" where it is little. ``free`` is what is available
-    unless given. Raises RequestError where it does not fit: it names what would.
+    """A sentence about the memory that drawing takes, "" if it is little. ``free`` is by default what the machine has.
+    Raises RequestError with combinations that would fit if this one does not.
     """
     weights, keeping = weighed(recipe), Keeping() if keeping is None else keeping
     size = size or recipe.request.size
     free = available() if free is None else free
-    kept, drawn = kept_bytes(weights, keeping), drawing_bytes(size, keeping)
-    if free is not None and kept + drawn > free:
+    weight_bytes, activation_bytes = resident_bytes(weights, keeping), drawing_bytes(size, keeping)
+    if free is not None and weight_bytes + activation_bytes > free:
         raise _too_large(recipe, weights, size, keeping, free, card)
-    if kept + drawn < WORTH_SAYING:
+    if weight_bytes + activation_bytes < WORTH_SAYING:
         return ""
     libraries = 0 if card else LIBRARIES
     return say(
         "{name} takes about {giga} GB of memory: {giga_2} for weights, {giga_3} to draw, {giga_4} for libraries",
         name=recipe.name,
-        giga=_giga(kept + drawn + libraries),
-        giga_2=_giga(kept),
-        giga_3=_giga(drawn),
+        giga=_giga(weight_bytes + activation_bytes + libraries),
+        giga_2=_giga(weight_bytes),
+        giga_3=_giga(activation_bytes),
         giga_4=_giga(libraries),
     )
 
 
 def _too_large(
-    recipe: Recipe, weights: Weights, size: tuple[int, int], asked: Keeping, free: int, card: bool
+    recipe: Recipe, weights: Weights, size: tuple[int, int], requested: Keeping, free: int, card: bool
 ) -> RequestError:
-    ways = [
-        way
-        for way in candidates(recipe, asked, card=card, has=tuple(BYTES), quantises=False)
-        if not way.tiles or max(size) > TILE
+    combinations = [
+        combination
+        for combination in candidates(recipe, requested, card=card, supported=tuple(BYTES), quantises=False)
+        if not combination.tiles or max(size) > TILE
     ]
-    fits = [(way, total) for way in ways if (total := total_bytes(weights, size, way)) <= free]
-    offered = [f"{way.flags} ({_giga(total)} GB)" for way, total in fits[:OFFERED]]
-    pixels = max(0, free - kept_bytes(weights, asked)) / (NUMBERS_A_PIXEL * BYTES[asked.space_dtype])
+    fitting = [
+        (combination, total)
+        for combination in combinations
+        if (total := total_bytes(weights, size, combination)) <= free
+    ]
+    suggestions = [f"{combination.flags} ({_giga(total)} GB)" for combination, total in fitting[:OFFERED]]
+    pixels = max(0, free - resident_bytes(weights, requested)) / (NUMBERS_A_PIXEL * BYTES[requested.space_dtype])
     side = int(pixels) ** 0.5 // 64 * 64
     if side >= 64:
-        offered.append(f"--size {int(side)}")
-    small = min(ways, key=lambda way: total_bytes(weights, (64, 64), way))
+        suggestions.append(f"--size {int(side)}")
+    small = min(combinations, key=lambda combination: total_bytes(weights, (64, 64), combination))
     least, flags = _giga(total_bytes(weights, (64, 64), small)), f"{small.flags} --size 64"
-    zh = f"放得下的：{'、'.join(offered)}" if offered else f"最省也要 {least} GB（{flags}）"
-    en = f"what fits: {', '.join(offered)}" if offered else f"the least is {least} GB ({flags})"
+    zh = f"放得下的：{'、'.join(suggestions)}" if suggestions else f"最省也要 {least} GB（{flags}）"
+    en = f"what fits: {', '.join(suggestions)}" if suggestions else f"the least is {least} GB ({flags})"
     width, height = size
     return RequestError(
         "drawing {width}x{height} with {name} takes about {giga} GB of memory and {giga_2} GB are free; {near}",
         width=width,
         height=height,
         name=recipe.name,
-        giga=_giga(total_bytes(weights, size, asked)),
+        giga=_giga(total_bytes(weights, size, requested)),
         giga_2=_giga(free),
         near=Both(zh, en),
     )
 
 
 def available() -> int | None:
-    """Bytes this process may still take: the least of what the system, the container and the shell allow."""
+    """Bytes this process may still allocate: the least of the limits of system, cgroup and shell (ulimit)."""
     limits = [limit for limit in (_of_system(), _of_container(), _of_shell()) if limit is not None]
     return min(limits, default=None)
 
 
 def free_on(device: torch.device) -> int | None:
-    """Bytes that a device still has for a drawing: a card's own, or those of this process."""
+    """Free bytes for drawing on a device: a card's memory, or what this process may still allocate."""
     from bimo.engine.devices import cards
 
     return available() if device.type == "cpu" else next(card.free for card in cards() if card.device == device)
@@ -150,8 +153,8 @@ def free_on(device: torch.device) -> int | None:
 def check(
     size: tuple[int, int], dtype: str = "fp32", device: str = "cpu", free: int | None = None, *, tiles: bool = False
 ) -> None:
-    """Raises RequestError where a picture of this size would not fit into ``free`` bytes, or what a device has free.
-    Whether there is a card is asked only where this process has too little.
+    """Raises RequestError if a picture of this size does not fit into ``free`` bytes, by default what the device has.
+    The device is looked up, which imports torch, only if the process itself has too little memory.
     """
     dtype = "fp32" if dtype == "auto" else dtype
     if device == "cpu" or free is not None:
@@ -166,13 +169,13 @@ def check(
 
 
 def check_engine(engine: Engine, size: tuple[int, int]) -> None:
-    """As ``check`` for an engine whose weights are in memory."""
+    """As ``check``, for a loaded engine."""
     _check(size, engine.space_dtype, free_on(engine.device), engine.keeping.tiles)
 
 
 def _check(size: tuple[int, int], dtype: str, free: int | None, tiles: bool = False) -> None:
-    want = drawing_bytes(size, Keeping(space_dtype="fp32" if dtype == "fp16" else dtype, tiles=tiles))
-    if free is None or want <= free:
+    needed = drawing_bytes(size, Keeping(space_dtype="fp32" if dtype == "fp16" else dtype, tiles=tiles))
+    if free is None or needed <= free:
         return
     side = int((free / (NUMBERS_A_PIXEL * BYTES[dtype])) ** 0.5) // 64 * 64
     width, height = size
@@ -181,7 +184,7 @@ def _check(size: tuple[int, int], dtype: str, free: int | None, tiles: bool = Fa
         "less, for instance --size {value}",
         width=width,
         height=height,
-        giga=_giga(want),
+        giga=_giga(needed),
         giga_2=_giga(free),
         value=max(side, 64),
     )

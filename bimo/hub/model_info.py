@@ -1,4 +1,4 @@
-"""What can be said of a recipe without making any of its weights: sizes, tokens, levels, what learns in each stage."""
+"""Facts about a recipe that need no weights: sizes, token limits, levels, what each training stage trains."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bimo.hub import registry
 if TYPE_CHECKING:
     from bimo.diffusion.system import System
 
-#: Kinds of source in Chinese; English has them as they are.
+#: Chinese for the values of ``Recipe.source``; English shows them as they are.
 SOURCES = {
     "published weights": "公开的权重",
     "published description": "公开的描述",
@@ -24,15 +24,15 @@ SOURCES = {
 
 
 def whereabouts(recipe: Recipe) -> str:
-    """'bundled', 'here', 'to fetch' or 'none': whether a recipe's weights are on this machine."""
-    folder = registry.found(recipe)
+    """Where a recipe's weights are: 'bundled', 'here' (on this machine), 'to fetch' or 'none'."""
+    folder = registry.local_folder(recipe)
     if folder is not None:
         return "bundled" if folder.is_relative_to(registry.BUNDLES) else "here"
     return "to fetch" if recipe.weights.repo or recipe.weights.modelscope else "none"
 
 
 def brief(recipe: Recipe) -> dict[str, Any]:
-    """What the list says of a recipe, ready for JSON."""
+    """The row of a recipe in the list, as JSON-compatible values."""
     return {
         "name": recipe.name,
         "title": recipe.title,
@@ -45,7 +45,7 @@ def brief(recipe: Recipe) -> dict[str, Any]:
 
 
 def full(recipe: Recipe) -> dict[str, Any]:
-    """All that is said of one recipe, ready for JSON; "recipe" is the recipe itself, which reads back equal."""
+    """All facts about one recipe, as JSON-compatible values; "recipe" is the dumped recipe."""
     system = unfilled(recipe)
     counts = parameters(system)
     terms = say(Both(*recipe.weights.terms))
@@ -63,7 +63,7 @@ def full(recipe: Recipe) -> dict[str, Any]:
 
 
 def unfilled(recipe: Recipe) -> System:
-    """The system with no numbers in its weights: twenty thousand million of them take seconds and no memory."""
+    """The system on the meta device: 20 billion parameters take seconds to build and no memory."""
     from bimo.core.module_weights import unfilled
     from bimo.diffusion.system import System
 
@@ -72,22 +72,22 @@ def unfilled(recipe: Recipe) -> System:
 
 
 def parameters(system: System) -> dict[str, int]:
-    """Parameter name -> how many numbers it holds."""
+    """Parameter name -> number of elements."""
     return {name: parameter.numel() for name, parameter in system.named_parameters()}
 
 
 def parts(system: System, counts: dict[str, int]) -> list[dict[str, Any]]:
-    """The system's modules: text encoders, what joins them, each level's space, denoiser and the like."""
-    found: list[dict[str, Any]] = []
+    """One row for each module of the system: text encoders, text fusion, each level's space and denoiser."""
+    rows: list[dict[str, Any]] = []
     for name, piece in _pieces(system.recipe).items():
         size = sum(count for key, count in counts.items() if key.startswith(f"{name}."))
         limit = part.dump(piece).get("length")
-        found.append({"name": name, "kind": type(piece).__name__, "parameters": size, "tokens": limit})
-    return found
+        rows.append({"name": name, "kind": type(piece).__name__, "parameters": size, "tokens": limit})
+    return rows
 
 
 def _pieces(recipe: Recipe) -> dict[str, part.Part]:
-    """Everything that a recipe builds into a module, by where its parameters are."""
+    """The parts of a recipe that become modules, by the prefix of their parameter names."""
     pieces: dict[str, object] = {f"text.{index}": encoder for index, encoder in enumerate(recipe.text_encoders)}
     pieces |= {"text_fusion": recipe.text_fusion, "vision": recipe.vision}
     for level in recipe.levels:
@@ -98,21 +98,21 @@ def _pieces(recipe: Recipe) -> dict[str, part.Part]:
 def levels(system: System) -> list[dict[str, Any]]:
     """Each level: the shape of x at the recipe's size, its schedule, sampler, steps, guidance and conditioners."""
     rows: list[dict[str, Any]] = []
-    wanted = system.recipe.request
+    defaults = system.recipe.request
     for level in system.recipe.levels:
         shared = isinstance(level.space, str)
-        # The recipe's own settings for drawing are those of the level that makes the picture.
+        # The recipe's default request applies to the last level, which makes the picture.
         last = level is system.recipe.levels[-1]
-        asked = wanted.guidance if last else None
+        guidance = defaults.guidance if last else None
         rows.append(
             {
                 "name": level.name,
                 "space": level.space if shared else type(level.space).__name__,
-                "shape": list(system.space(level.name).shape(wanted.size)),
+                "shape": list(system.space(level.name).shape(defaults.size)),
                 "schedule": _plainly(level.schedule),
-                "sampler": (wanted.sampler if last else "") or level.sampler,
-                "steps": (wanted.steps if last else None) or level.steps,
-                "guidance": level.guidance.scale if asked is None else asked,
+                "sampler": (defaults.sampler if last else "") or level.sampler,
+                "steps": (defaults.steps if last else None) or level.steps,
+                "guidance": level.guidance.scale if guidance is None else guidance,
                 "guidance_weights": [branch.name for branch in level.guidance.branches],
                 "conditioners": [type(conditioner).__name__ for conditioner in level.conditioners],
             }
@@ -121,20 +121,20 @@ def levels(system: System) -> list[dict[str, Any]]:
 
 
 def _plainly(schedule: part.Part) -> str:
-    """A noise schedule with what differs from its defaults: "Ddpm(prediction='v_prediction')"."""
-    told = [
+    """A noise schedule with its non-default fields: "Ddpm(prediction='v_prediction')"."""
+    changed = [
         f"{field.name}={getattr(schedule, field.name)!r}"
         for field in dataclasses.fields(schedule)
         if field.name != "config" and getattr(schedule, field.name) != field.default
     ]
-    return f"{type(schedule).__name__}({', '.join(told)})" if told else type(schedule).__name__
+    return f"{type(schedule).__name__}({', '.join(changed)})" if changed else type(schedule).__name__
 
 
 def stages(recipe: Recipe, counts: dict[str, int]) -> list[dict[str, Any]]:
-    """Each stage of training with how many numbers its globs let learn."""
+    """One row for each training stage, with the number of parameters that its globs select."""
     rows: list[dict[str, Any]] = []
     for stage in recipe.stages:
-        # What an objective adds for training alone (the heads of a contrast) is no part of the system.
+        # Modules that an objective adds for training only, such as contrastive heads, are not part of the system.
         learning = {key for glob in stage.train for key in fnmatch.filter(counts, glob)}
         rows.append(
             {

@@ -1,4 +1,4 @@
-"""How a model is loaded: where it draws, in which numbers, within which memory. One set for all commands that draw."""
+"""Options for loading a model: device, dtype, memory. The same for all commands that draw."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Dtype = Literal["auto", "fp16", "bf16", "fp32"]
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """What ``bimo.load`` takes of the same names."""
+    """The arguments of ``bimo.load`` of the same names."""
 
     device: str = "auto"
     dtype: Dtype = "auto"
@@ -28,13 +28,13 @@ class LoadOptions:
 
     @property
     def keeping(self) -> Keeping:
-        """How weights are kept, as it was asked for."""
+        """The requested dtype, offload, quantisation and tiling."""
         return Keeping(self.dtype, offload=self.offload, quantise=self.quantise, tiles=self.tiles)
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of ``hub.loading.load_with``."""
-        same = ("device", "dtype", "memory", "compiled", "graphs", "engine", "denoiser")
-        return {name: getattr(self, name) for name in same} | {"keeping": self.keeping}
+        names = ("device", "dtype", "memory", "compiled", "graphs", "engine", "denoiser")
+        return {name: getattr(self, name) for name in names} | {"keeping": self.keeping}
 
 
 DEFAULT = LoadOptions()

@@ -1,4 +1,4 @@
-"""Which systems there are and where their weights lie: recipes by name, folders, the bundle, the hub's local cache."""
+"""Finds recipes and weights: recipes by name, model folders, the bundled model, the hub's local cache."""
 
 from __future__ import annotations
 
@@ -31,42 +31,42 @@ if TYPE_CHECKING:
     from bimo.diffusion.system import System
 
 DEFAULT_MODEL = "xiaomo"
-#: A bundled model lies in the room of its own name.
+#: A bundled model lies in the subpackage of its own name.
 BUNDLES = Path(__file__).resolve().parent.parent
 BUNDLED = "weights"
 RECIPE_FILE = "recipe.json"
 WEIGHTS_FILE = "weights.safetensors"
 INDEX_FILE = "model_index.json"
-#: What a denoiser's component is called in diffusers' folders.
+#: Names of the denoiser's component in diffusers' folders.
 DENOISERS = ("unet", "transformer")
-#: What `bimo list` says of each recipe, for which importing them all takes seconds: `make index` writes it.
+#: The rows of `bimo list`, as importing all recipes takes seconds; written by `make index`.
 INDEX = Path(__file__).resolve().parent.parent / "recipes" / "index.json"
 LISTED = ("name", "title", "source", "licence", "languages", "weights")
 PLACES = ("repo", "modelscope", "vision", "bundle")
-#: Endings of single files of weights.
+#: Suffixes of single-file checkpoints.
 FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 _HUB_NAME = re.compile(r"(?:modelscope:)?[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def recipes() -> dict[str, Recipe]:
     """Every recipe of this package by its name, sorted."""
-    import bimo.recipes as room
+    import bimo.recipes as package
 
-    names = [f"{room.__name__}.{info.name}" for info in pkgutil.iter_modules(room.__path__)]
+    names = [f"{package.__name__}.{info.name}" for info in pkgutil.iter_modules(package.__path__)]
     modules = [importlib.import_module(name) for name in (*names, "bimo.xiaomo.recipe", "bimo.xiaomo.second_edition")]
-    found = {value.name: value for module in modules for value in _values(module)}
-    return dict(sorted(found.items()))
+    by_name = {value.name: value for module in modules for value in _values(module)}
+    return dict(sorted(by_name.items()))
 
 
 def listed() -> dict[str, Recipe]:
-    """As ``recipes`` to look at: of each what the index has of it, without a module of theirs or torch imported."""
+    """As ``recipes``, but with the fields in the index only; imports no recipe and no torch."""
     rows: list[dict[str, Any]] = json.loads(INDEX.read_text(encoding="utf-8"))
     fields: list[dict[str, Any]] = [part.load(row) | {"weights": Published(**row["weights"])} for row in rows]
     return {values["name"]: Recipe(**values) for values in fields}
 
 
 def index() -> str:
-    """The text of the index, made of the recipes anew."""
+    """The text of the index, generated from the recipes."""
     rows = [{fact: getattr(recipe, fact) for fact in LISTED} for recipe in recipes().values()]
     for row in rows:
         row["weights"] = {k: v for k, v in dataclasses.asdict(row["weights"]).items() if k in PLACES and v}
@@ -74,7 +74,7 @@ def index() -> str:
 
 
 def recipe(name: str | Path) -> Recipe:
-    """The recipe of a name, ``./mine.py:name``, a JSON file, a model's folder or single file of weights.
+    """The recipe with a name, of ``./mine.py:name``, a JSON file, a model's folder or a single-file checkpoint.
 
     Raises RecipeError, WeightsError.
     """
@@ -91,16 +91,16 @@ def recipe(name: str | Path) -> Recipe:
         return recipe(_gguf(path).recipe)
     if path.is_file():
         return _as_recipe(_single().recipe_of_file(path), path)
-    every = recipes()
+    known = recipes()
     text = text.removeprefix("recipes/")
-    if text in every:
-        return every[text]
-    near = part.meant(text, every)
+    if text in known:
+        return known[text]
+    near = part.meant(text, known)
     raise RecipeError("there is no recipe called {text!r}{near} (all of them: bimo list)", text=text, near=near)
 
 
-def found(recipe: Recipe) -> Path | None:
-    """The folder on this machine that holds a recipe's weights: the bundle or the hub's cache; None where none does."""
+def local_folder(recipe: Recipe) -> Path | None:
+    """The local folder of a recipe's weights, in the package or the hub's cache; None if they are not here."""
     bundle = BUNDLES / recipe.weights.bundle / BUNDLED
     if recipe.weights.bundle and (bundle / RECIPE_FILE).is_file():
         return bundle
@@ -113,20 +113,20 @@ def found(recipe: Recipe) -> Path | None:
 
 
 def bundled(name: str) -> Path | None:
-    """The bundle of a name, None where there is none; no recipe is imported to find it."""
+    """The folder of a bundled model, None if there is none of that name; imports no recipe."""
     folder = BUNDLES / name / BUNDLED
     return folder if re.fullmatch(r"[\w-]+", name) and (folder / RECIPE_FILE).is_file() else None
 
 
 def load(name: str | Path, *, stored: bool = False, denoiser: Path | None = None, blocks: bool = False) -> System:
-    """A system ready to draw: a folder, a single file, a recipe's name, or ``owner/name`` on the Hugging Face hub
-    (``modelscope:owner/name`` on ModelScope). Its weights become float32, or with ``stored`` stay as in their files.
-    ``denoiser`` is a file of GGUF in the place of the model's own; with ``blocks`` its matrices stay in their blocks. A
-    ``name`` that is such a file is drawn with the other parts of its family's recipe.
+    """Loads a system from a folder, a single file, a recipe's name, or ``owner/name`` on the Hugging Face hub
+    (``modelscope:owner/name`` on ModelScope). Weights are converted to float32, with ``stored`` kept in their dtype.
+    ``denoiser`` is a GGUF file that replaces the model's denoiser; with ``blocks`` its weights stay quantised. If
+    ``name`` is a GGUF file, the other components are those of its family's recipe.
 
-    Looked for in this order: a path, the bundle, the hub's cache on this machine, Hugging Face, ModelScope; nothing is
-    fetched while HF_HUB_OFFLINE is set. The terms of a licence are said on first use. Raises WeightsError that says
-    which files belong where, RecipeError for a name nobody knows.
+    Tried in this order: a path, the bundled model, the hub's local cache, Hugging Face, ModelScope; nothing is
+    downloaded while HF_HUB_OFFLINE is set. Licence terms are shown on first use. Raises WeightsError that says which
+    files belong where, RecipeError for an unknown name.
     """
     text = str(name)
     path = Path(text).expanduser()
@@ -137,7 +137,7 @@ def load(name: str | Path, *, stored: bool = False, denoiser: Path | None = None
     if path.is_file() and is_gguf(path):
         return load(_gguf(path).recipe, stored=stored, denoiser=path, blocks=blocks)
     if path.is_file() and path.suffix.lower() not in (".json", ".py"):
-        # Whatever its name ends in: what it is, or is not, stands in its first bytes.
+        # The format is detected by the first bytes, not by the suffix.
         return _single().read_file(path, _numbers(stored))
     if path.exists() and path.suffix != ".py":
         raise WeightsError(
@@ -157,33 +157,33 @@ def load(name: str | Path, *, stored: bool = False, denoiser: Path | None = None
         if known is not None and known.weights.vision:
             return load(known.name, stored=stored)
         return _read(fetch(text), stored) if known is None else _published(_read(fetch(text), stored), known)
-    wanted = recipe(text)
-    folder = found(wanted)
+    target = recipe(text)
+    folder = local_folder(target)
     if folder is not None and folder.is_relative_to(BUNDLES):
         return _read(folder, stored)
-    if wanted.weights.vision:
-        folders = [fetch(repo, indices=TEXT_ENCODER_FILES) for repo in (wanted.weights.repo, wanted.weights.vision)]
-        return _published(_taiyi_clip().read_apart(*folders, _numbers(stored)), wanted)
-    if address := next(iter(_addresses(wanted)), ""):
-        return _published(_read(fetch(address, wanted.weights.modelscope), stored, wanted), wanted)
+    if target.weights.vision:
+        folders = [fetch(repo, indices=TEXT_ENCODER_FILES) for repo in (target.weights.repo, target.weights.vision)]
+        return _published(_taiyi_clip().read_apart(*folders, _numbers(stored)), target)
+    if address := next(iter(_addresses(target)), ""):
+        return _published(_read(fetch(address, target.weights.modelscope), stored, target), target)
     raise WeightsError(
         "there are no weights for the recipe {name}; train it (bimo train {name} --data DIR --out RUN) "
         "and name the folder with -m",
-        name=wanted.name,
+        name=target.name,
     )
 
 
 def _with_denoiser(path: Path, text: str, file: Path, stored: bool, blocks: bool) -> System:
-    """The system of a folder of diffusers' layout, its denoiser out of a file of GGUF. Weights of its own denoiser are
-    not fetched.
+    """Loads a diffusers folder with the denoiser of a GGUF file. Weights of the folder's own denoiser are not
+    downloaded.
     """
     if not file.is_file() or not is_gguf(file):
         raise WeightsError("--denoiser is {file}; expected a file of GGUF", file=file)
-    wanted = None if path.is_dir() else next((r for r in recipes().values() if text in (r.name, *_addresses(r))), None)
-    address = next(iter(_addresses(wanted)), "") if wanted else text if _HUB_NAME.fullmatch(text) else ""
-    folder = path if path.is_dir() else found(wanted) if wanted else None
+    target = None if path.is_dir() else next((r for r in recipes().values() if text in (r.name, *_addresses(r))), None)
+    address = next(iter(_addresses(target)), "") if target else text if _HUB_NAME.fullmatch(text) else ""
+    folder = path if path.is_dir() else local_folder(target) if target else None
     if folder is None and address:
-        folder = fetch(address, wanted.weights.modelscope if wanted else "", without=DENOISERS)
+        folder = fetch(address, target.weights.modelscope if target else "", without=DENOISERS)
     if folder is None or not (folder / INDEX_FILE).is_file():
         raise WeightsError(
             "a denoiser of GGUF goes with a folder in diffusers' layout (one with {index_file}), which {name} is not; "
@@ -192,12 +192,12 @@ def _with_denoiser(path: Path, text: str, file: Path, stored: bool, blocks: bool
             name=text,
         )
     system = _diffusers().read_folder(folder, _numbers(stored), _gguf(file, blocks))
-    return system if wanted is None else _published(system, wanted)
+    return system if target is None else _published(system, target)
 
 
-def _read(folder: Path, stored: bool, wanted: Recipe | None = None) -> System:
+def _read(folder: Path, stored: bool, target: Recipe | None = None) -> System:
     layout = _layout(folder)
-    return layout.read(folder, *_base(layout, folder, wanted), dtype=_numbers(stored))
+    return layout.read(folder, *_base(layout, folder, target), dtype=_numbers(stored))
 
 
 def _of_folder(folder: Path) -> Recipe:
@@ -206,20 +206,20 @@ def _of_folder(folder: Path) -> Recipe:
 
 
 def _layout(folder: Path) -> Layout:
-    """The layout of a folder, bimo's own first. Raises WeightsError where it has none."""
+    """The layout of a folder, bimo's own first. Raises WeightsError if no layout claims it."""
     for layout in chain((OWN,), layouts()):
         if layout.claims(folder):
             return layout
     raise _no_model(folder)
 
 
-def _base(layout: Layout, folder: Path, wanted: Recipe | None = None) -> tuple[Recipe, ...]:
-    """The recipe with what the files of a folder do not say, nothing where they say all: the wanted one if it is of
-    those that the folder may be read as, else the usual one.
+def _base(layout: Layout, folder: Path, target: Recipe | None = None) -> tuple[Recipe, ...]:
+    """The recipe that supplies what a folder's files do not contain, empty if they contain everything: ``target`` if
+    the layout accepts it, else the layout's default.
     """
     names = layout.bases(folder)
-    if wanted is not None and wanted.name.startswith(names):
-        return (wanted,)
+    if target is not None and target.name.startswith(names):
+        return (target,)
     return (recipes()[names[0]],) if names else ()
 
 
@@ -243,7 +243,7 @@ OWN = Layout(lambda folder: (folder / RECIPE_FILE).is_file(), _own_recipe, _read
 
 
 def _addresses(recipe: Recipe) -> list[str]:
-    """Where a recipe's weights were published, as they are asked for."""
+    """The addresses of a recipe's weights, as ``load`` takes them."""
     modelscope = recipe.weights.modelscope
     return [*filter(None, (recipe.weights.repo,)), *(f"{MODELSCOPE}{name}" for name in (modelscope,) if name)]
 
@@ -254,12 +254,12 @@ def _numbers(stored: bool) -> torch.dtype | None:
     return None if stored else torch.float32
 
 
-def _published(system: System, wanted: Recipe) -> System:
-    """A system as its recipe names it; how it is built stays as the folder says. Its terms are said on first use."""
-    show_terms(wanted.title or wanted.name, wanted.weights.terms)
+def _published(system: System, target: Recipe) -> System:
+    """Gives a loaded system the metadata of its recipe, and shows the licence terms on first use."""
+    show_terms(target.title or target.name, target.weights.terms)
     facts = ("name", "title", "paper", "licence", "languages", "source", "stages", "weights", "request", "dtypes")
     facts = (*facts, "note")
-    system.recipe = dataclasses.replace(system.recipe, **{fact: getattr(wanted, fact) for fact in facts})
+    system.recipe = dataclasses.replace(system.recipe, **{fact: getattr(target, fact) for fact in facts})
     return system
 
 
@@ -300,34 +300,34 @@ def _no_model(folder: Path) -> WeightsError:
 
 
 def functions(name: str) -> dict[str, Callable[..., Any]]:
-    """The function of ``./mine.py:name``, or all that ``./mine.py`` defines, by name. Raises RecipeError."""
-    file, _, wanted = name.rpartition(":") if re.search(r"\.py:[^/\\]*$", name) else (name, "", "")
+    """The function ``./mine.py:name``, or all functions that ``./mine.py`` defines, by name. Raises RecipeError."""
+    file, _, function = name.rpartition(":") if re.search(r"\.py:[^/\\]*$", name) else (name, "", "")
     module = _module(Path(file))
-    found = {n: v for n, v in vars(module).items() if inspect.isfunction(v) and v.__module__ == module.__name__}
-    if not wanted:
-        return found
-    if wanted not in found:
-        near = part.meant(wanted, found) if found else ""
-        raise RecipeError("{file} has no function {wanted!r}{near}", file=file, wanted=wanted, near=near)
-    return {wanted: found[wanted]}
+    defined = {n: v for n, v in vars(module).items() if inspect.isfunction(v) and v.__module__ == module.__name__}
+    if not function:
+        return defined
+    if function not in defined:
+        near = part.meant(function, defined) if defined else ""
+        raise RecipeError("{file} has no function {function!r}{near}", file=file, function=function, near=near)
+    return {function: defined[function]}
 
 
 def _of_python(file: Path, name: str) -> Recipe:
     module = _module(file)
     values = [v for v in vars(module).values() if isinstance(v, Recipe)]
-    named = {n: v for n, v in vars(module).items() if isinstance(v, Recipe)} | {v.name: v for v in values}
-    if not named:
+    by_name = {n: v for n, v in vars(module).items() if isinstance(v, Recipe)} | {v.name: v for v in values}
+    if not by_name:
         raise RecipeError("there is no recipe in {file}", file=file)
     if not name and len({id(v) for v in values}) == 1:
         return values[0]
-    if name in named:
-        return named[name]
-    near = part.meant(name, named)
+    if name in by_name:
+        return by_name[name]
+    near = part.meant(name, by_name)
     raise RecipeError("{file} has no recipe {name!r}{near}", file=file, name=name, near=near)
 
 
 def _module(file: Path) -> ModuleType:
-    """A Python file of the user's, run. Raises RecipeError that tells what it raises."""
+    """Imports a Python file of the user's. Raises RecipeError with the exception that it raises."""
     if not file.is_file():
         raise RecipeError("there is no file {file}", file=file)
     spec = importlib.util.spec_from_file_location(f"bimo_recipe_{file.stem}", file)
@@ -338,10 +338,10 @@ def _module(file: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except BimoError:
         raise
-    # The file is the user's own program: whatever it raises is reported as it is.
+    # The file is the user's own program: any exception is reported.
     except Exception as error:
-        raised = f"{type(error).__name__}: {error}"
-        raise RecipeError("{file} fails: {told}", file=file, told=raised) from error
+        description = f"{type(error).__name__}: {error}"
+        raise RecipeError("{file} fails: {reason}", file=file, reason=description) from error
     return module
 
 

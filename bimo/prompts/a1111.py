@@ -1,7 +1,7 @@
-"""AUTOMATIC1111's prompt syntax beside emphasis, in full width as in half width.
+"""AUTOMATIC1111's prompt syntax besides weighting, in half and full width.
 
-``[a:b:0.5]`` is a, and b after half of the steps, ``[a|b]`` takes turns, ``a AND b :0.8`` guides by both, BREAK begins
-a new chunk, ``<lora:x:0.8>`` asks for an adapter. What stands in quotation marks is to be written and is left alone.
+``[a:b:0.5]`` switches from a to b after half of the steps, ``[a|b]`` alternates every step, ``a AND b :0.8`` composes
+the guidance of both, BREAK starts a new chunk, ``<lora:x:0.8>`` asks for a LoRA. Quoted text is left alone.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _AND = re.compile(r"(?<![A-Za-z0-9_])AND(?![A-Za-z0-9_])")
 _AND_WEIGHT = re.compile(r"(?P<text>.*?)(?:\s*[:：]\s*(?P<weight>[-+]?(?:\d+[.．]?\d*|[.．]\d+)))?\s*", re.DOTALL)
 BREAK = re.compile(r"\s*(?<![A-Za-z0-9_])BREAK(?![A-Za-z0-9_])\s*")
 _LORA = re.compile(r"[<＜]lora[:：](?P<name>[^<>＜＞:：]+)(?:[:：](?P<weight>[^<>＜＞]*))?[>＞]", re.IGNORECASE)
-#: Brackets within brackets beyond this are text.
+#: Brackets that are nested deeper are text.
 DEEPEST = 32
 
 
 @dataclass(frozen=True)
 class Scheduled:
-    """``before`` up to a step, ``after`` from then on; ``when`` as it was written: a share of the steps with a point in
-    it, a number of steps without.
+    """``before`` up to a step, ``after`` from then on. ``when`` is the number as written: with a decimal point a
+    fraction of the steps, else a step number.
     """
 
     before: tuple[Node, ...]
@@ -41,7 +41,7 @@ class Scheduled:
 
 @dataclass(frozen=True)
 class Alternate:
-    """Takes turns, a step each."""
+    """Options that alternate with every step."""
 
     options: tuple[tuple[Node, ...], ...]
 
@@ -50,9 +50,9 @@ Node = str | Scheduled | Alternate
 
 
 def schedule(prompt: str, steps: int) -> list[tuple[int, str]]:
-    """What a prompt says up to which step: [(last step, text), ...] in order, the first step being 1.
+    """The text of a prompt for each range of steps: [(last step, text), ...] in order, steps counted from 1.
 
-    As AUTOMATIC1111's ``get_learned_conditioning_prompt_schedules``: its examples are held by a test.
+    As AUTOMATIC1111's ``get_learned_conditioning_prompt_schedules``, whose examples are a test.
     """
     nodes = _Reader(prompt).whole()
     ends = {steps}
@@ -61,7 +61,7 @@ def schedule(prompt: str, steps: int) -> list[tuple[int, str]]:
 
 
 def is_edited(prompt: str) -> bool:
-    """Whether a prompt says something else at some steps."""
+    """Whether a prompt changes between steps."""
     return any(not isinstance(node, str) for node in _Reader(prompt).whole())
 
 
@@ -78,20 +78,20 @@ def _ends(nodes: Sequence[Node], steps: int, ends: set[int]) -> None:
 
 
 def _at(nodes: Sequence[Node], step: int, steps: int) -> str:
-    said: list[str] = []
+    texts: list[str] = []
     for node in nodes:
         if isinstance(node, Scheduled):
             node_now = node.before if step <= node.last_before(steps) else node.after
-            said.append(_at(node_now, step, steps))
+            texts.append(_at(node_now, step, steps))
         elif isinstance(node, Alternate):
-            said.append(_at(node.options[(step - 1) % len(node.options)], step, steps))
+            texts.append(_at(node.options[(step - 1) % len(node.options)], step, steps))
         else:
-            said.append(node)
-    return "".join(said)
+            texts.append(node)
+    return "".join(texts)
 
 
 class _Reader:
-    """Reads brackets; what is not balanced is text."""
+    """Parses brackets; unbalanced ones are text."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -112,7 +112,7 @@ class _Reader:
         return _joined(nodes)
 
     def _one(self, at: int, depth: int) -> tuple[tuple[Node, ...], int] | None:
-        """What begins at a place, and where it ends; None where a bracket is not balanced."""
+        """The nodes that begin at a position, and their end; None for an unbalanced bracket."""
         text = self.text
         if at in self.quotes:
             return (text[at : self.quotes[at]],), self.quotes[at]
@@ -134,13 +134,13 @@ class _Reader:
         while at < len(text):
             mark = text[at]
             if mark in close:
-                found = _bracket(parts, marks) if square else None
-                if found is None:  # weights and brackets without a schedule stay as they are, what is in them is read
-                    found = (text[first], *parts[0])
+                nodes = _bracket(parts, marks) if square else None
+                if nodes is None:  # weights and other brackets stay text, but their contents are parsed
+                    nodes = (text[first], *parts[0])
                     for between, part in zip(marks, parts[1:], strict=True):
-                        found = (*found, between, *part)
-                    found = (*found, mark)
-                return tuple(found), at + 1
+                        nodes = (*nodes, between, *part)
+                    nodes = (*nodes, mark)
+                return tuple(nodes), at + 1
             if mark in _CLOSE + _ROUND_CLOSE:
                 break
             if mark in _COLON or mark in _BAR:
@@ -157,12 +157,12 @@ class _Reader:
         return None
 
 
-def _bracket(given: Sequence[list[Node]], between: Sequence[str]) -> tuple[Node, ...] | None:
-    """A schedule or a taking of turns; None for any other text in brackets."""
-    parts, marks = list(given), list(between)
+def _bracket(part_nodes: Sequence[list[Node]], separators: Sequence[str]) -> tuple[Node, ...] | None:
+    """A schedule or an alternation; None for any other text in brackets."""
+    parts, marks = list(part_nodes), list(separators)
     if marks and all(mark in _BAR for mark in marks):
         return (Alternate(tuple(_joined(part) for part in parts)),)
-    # A bar beside a number for the step is text, as documented: [{b|d{:.5].
+    # A bar inside a schedule is text, as AUTOMATIC1111 documents: [{b|d{:.5].
     for place in reversed(range(len(marks))):
         if marks[place] in _BAR:
             parts[place : place + 2] = [[*parts[place], marks.pop(place), *parts[place + 1]]]
@@ -176,57 +176,57 @@ def _bracket(given: Sequence[list[Node]], between: Sequence[str]) -> tuple[Node,
 
 
 def _joined(nodes: Sequence[Node]) -> tuple[Node, ...]:
-    """Nodes with the texts beside each other made one."""
-    found: list[Node] = []
+    """Merges adjacent texts."""
+    merged: list[Node] = []
     for node in nodes:
-        if isinstance(node, str) and found and isinstance(found[-1], str):
-            found[-1] += node
+        if isinstance(node, str) and merged and isinstance(merged[-1], str):
+            merged[-1] += node
         else:
-            found.append(node)
-    return tuple(found)
+            merged.append(node)
+    return tuple(merged)
 
 
 def _outside(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
     quotes = quoted_spans(text)
-    return [found for found in pattern.finditer(text) if not any(start <= found.start() < end for start, end in quotes)]
+    return [match for match in pattern.finditer(text) if not any(start <= match.start() < end for start, end in quotes)]
 
 
 def composed(prompt: str) -> list[tuple[str, float]]:
-    """The prompts that AND joins, each with its weight: [("a cat", 1.0), ("a dog", 0.8)]; arXiv:2206.01714."""
+    """The prompts joined by AND with their weights, [("a cat", 1.0), ("a dog", 0.8)]; arXiv:2206.01714."""
     cuts = _outside(_AND, prompt)
     if not cuts:
         return [(prompt, 1.0)]
     starts, ends = [0, *(cut.end() for cut in cuts)], [*(cut.start() for cut in cuts), len(prompt)]
-    found: list[tuple[str, float]] = []
+    prompts: list[tuple[str, float]] = []
     for start, end in zip(starts, ends, strict=True):
         read = _AND_WEIGHT.fullmatch(prompt[start:end].strip())
         if read is not None and read["text"].strip():
-            found.append((read["text"].strip(), float((read["weight"] or "1").replace("．", "."))))
-    return found or [(prompt, 1.0)]
+            prompts.append((read["text"].strip(), float((read["weight"] or "1").replace("．", "."))))
+    return prompts or [(prompt, 1.0)]
 
 
 @dataclass(frozen=True)
 class LoraTag:
-    """An adapter that a prompt asks for, by the name of its file without the ending."""
+    """A LoRA that a prompt asks for, by its file name without suffix."""
 
     name: str
     weight: float = 1.0
 
 
 def lora_tags(prompt: str) -> tuple[str, tuple[LoraTag, ...]]:
-    """A prompt without its ``<lora:name:weight>``, and what they ask for, in order. A weight that is no number leaves
-    the tag as text; AUTOMATIC1111 takes the first number for both networks, and so it is here.
+    """Removes the ``<lora:name:weight>`` tags from a prompt and returns them in order. A tag whose weight is not a
+    number stays text; of several weights the first counts for both networks, as in AUTOMATIC1111.
     """
     tags: list[LoraTag] = []
     text: list[str] = []
     at = 0
-    for found in _outside(_LORA, prompt):
-        weight = (found["weight"] or "1").replace("：", ":").split(":")[0].replace("．", ".")
+    for match in _outside(_LORA, prompt):
+        weight = (match["weight"] or "1").replace("：", ":").split(":")[0].replace("．", ".")
         if _NUMBER.fullmatch(weight) is None:
             continue
-        tags.append(LoraTag(found["name"].strip(), float(weight)))
-        text.append(prompt[at : found.start()])
-        at = found.end()
+        tags.append(LoraTag(match["name"].strip(), float(weight)))
+        text.append(prompt[at : match.start()])
+        at = match.end()
     if not tags:
         return prompt, ()
     return "".join((*text, prompt[at:])).strip(), tuple(tags)

@@ -1,4 +1,4 @@
-"""A prompt in chunks that a text encoder reads one by one: at BREAK, and where the encoder can read no more at once."""
+"""Splits a long prompt into chunks for a text encoder: at BREAK, and where the encoder's context length is reached."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bimo.prompts.a1111 import BREAK
 from bimo.prompts.token_budget import Budget
 from bimo.prompts.weighting import Emphasis
 
-#: Of so many tokens before the end of a chunk the next chunk begins at the last comma, as in AUTOMATIC1111.
+#: A chunk is cut at its last comma if that is within this many tokens of the end, as in AUTOMATIC1111.
 COMMA_BACKTRACK = 20
 _COMMAS = ",，、;；。"
 _LATIN_END = re.compile(r"[A-Za-z0-9'’]+$")
@@ -17,7 +17,7 @@ _LATIN = re.compile(r"[A-Za-z0-9'’]")
 
 
 def parts_between_breaks(prompt: Emphasis) -> tuple[Emphasis, ...]:
-    """The parts of a prompt that BREAK separates; the prompt alone where there is none."""
+    """The parts of a prompt between BREAKs; the whole prompt if there are none."""
     cuts = list(BREAK.finditer(prompt.text))
     if not cuts:
         return (prompt,)
@@ -27,7 +27,7 @@ def parts_between_breaks(prompt: Emphasis) -> tuple[Emphasis, ...]:
 
 
 def without_breaks(prompt: Emphasis) -> Emphasis:
-    """A prompt with a comma for every BREAK: what an encoder reads that takes all of a prompt at once."""
+    """Replaces every BREAK by a comma, for encoders that take a prompt in one piece."""
     first, *rest = parts_between_breaks(prompt)
     text, spans = first.text, list(first.spans)
     for part in rest:
@@ -38,22 +38,22 @@ def without_breaks(prompt: Emphasis) -> Emphasis:
 
 
 def chunks(prompt: Emphasis, budget: Callable[[str], Budget]) -> tuple[Emphasis, ...]:
-    """The chunks of a prompt, each as long as ``budget`` allows; no word of Latin letters is cut in two."""
-    found: list[Emphasis] = []
+    """Splits a prompt into chunks as long as ``budget`` allows, without cutting words of Latin letters."""
+    pieces: list[Emphasis] = []
     for part in parts_between_breaks(prompt):
         rest = part
         while lost := budget(rest.text).lost:
             cut = _cut(rest.text, len(rest.text) - len(lost), budget)
             if not 0 < cut < len(rest.text):
                 break
-            found.append(rest.part(0, cut))
+            pieces.append(rest.part(0, cut))
             rest = rest.part(cut, len(rest.text))
-        found.append(rest)
-    return tuple(found)
+        pieces.append(rest)
+    return tuple(pieces)
 
 
 def _cut(text: str, last: int, budget: Callable[[str], Budget]) -> int:
-    """Where a chunk ends that cannot go beyond ``last``."""
+    """Where to end a chunk that can be at most ``last`` characters long."""
     comma = max((text.rfind(mark, 0, last) for mark in _COMMAS), default=-1) + 1
     if comma and budget(text[:last]).used - budget(text[:comma]).used <= COMMA_BACKTRACK:
         return comma

@@ -1,6 +1,6 @@
-"""What is said of a picture that was drawn, as a change of its request: 把猫换成狗, 背景改成蓝色, 大一点, 再来一张.
+"""Edits of a request by a sentence about the last picture: 把猫换成狗, 背景改成蓝色, 大一点, 再来一张.
 
-Each rule changes one field; what no rule reads is said. Quoted text is changed where it is named and nowhere else.
+Each rule changes one field; a sentence that no rule matches is an error. Quoted text only changes if it is named.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from bimo.core.messages import say
 from bimo.prompts.expansion import is_chinese
 from bimo.prompts.styles import SAME, STYLES
 
-#: How many times larger a picture's sides become by 大一点.
+#: The factor of a picture's sides for 大一点.
 LARGER = 1.5
 MORE_STEPS = 1.5
 #: A number with its measure word, or an article, before a thing.
@@ -32,10 +32,10 @@ _NUMBERS = {"一": 1, "两": 2, "二": 2, "三": 3, "四": 4, "五": 5, "六": 6
 
 @dataclass(frozen=True)
 class Edit:
-    """A request after a change: its fields, how many pictures, and what was changed."""
+    """The fields of a request after a change, a sentence that summarises it, and whether to draw again."""
 
     fields: dict[str, Any]
-    said: str
+    summary: str
     draws: bool = True
 
 
@@ -43,26 +43,26 @@ Rule = Callable[[re.Match[str], Mapping[str, Any]], Edit]
 
 
 def edited(sentence: str, fields: Mapping[str, Any]) -> Edit:
-    """A request's fields changed as a sentence says; a sentence that says no change is a new prompt where nothing was
-    drawn yet. Raises RequestError for what no rule reads, and for words that the prompt has not.
+    """Applies a sentence to a request's fields; before the first drawing every sentence is a prompt. Raises
+    RequestError if no rule matches, or for words that the prompt does not contain.
     """
-    plain = sentence.strip()
-    if not plain:
+    instruction = sentence.strip()
+    if not instruction:
         raise RequestError("nothing was said; say what to draw, or what to change")
     if not fields.get("text"):
-        return Edit({**fields, "text": plain}, say("drawn: {text}", text=plain))
+        return Edit({**fields, "text": instruction}, say("drawn: {text}", text=instruction))
     for pattern, rule in _RULES:
-        if found := pattern.fullmatch(plain):
-            return rule(found, fields)
+        if match := pattern.fullmatch(instruction):
+            return rule(match, fields)
     raise RequestError(
         "{sentence!r} is no change that is understood; say for instance 把猫换成狗, 背景改成蓝色, 大一点, 再来一张, "
         "撤销, or begin anew with 画 and what to draw",
-        sentence=plain,
+        sentence=instruction,
     )
 
 
-def _replaced(found: re.Match[str], fields: Mapping[str, Any]) -> Edit:
-    before, after = _bare(found["before"]), _bare(found["after"])
+def _replaced(match: re.Match[str], fields: Mapping[str, Any]) -> Edit:
+    before, after = _bare(match["before"]), _bare(match["after"])
     text = str(fields["text"])
     if before not in text:
         raise RequestError(
@@ -73,31 +73,31 @@ def _replaced(found: re.Match[str], fields: Mapping[str, Any]) -> Edit:
     return Edit({**fields, "text": text.replace(before, after)}, _changed(before, after))
 
 
-def _background(found: re.Match[str], fields: Mapping[str, Any]) -> Edit:
-    colour = _bare(found["after"])
+def _background(match: re.Match[str], fields: Mapping[str, Any]) -> Edit:
+    colour = _bare(match["after"])
     text = str(fields["text"])
     if is_chinese(text):
-        phrase, there = f"{colour.removesuffix('的')}背景", re.compile(r"[^，,、。]*背景")
+        phrase, existing = f"{colour.removesuffix('的')}背景", re.compile(r"[^，,、。]*背景")
     else:
-        phrase, there = f"{colour} background", re.compile(r"[^,]*background", re.IGNORECASE)
-    if there.search(text):
-        changed = there.sub(lambda one: (" " if one[0].startswith(" ") else "") + phrase, text, count=1)
+        phrase, existing = f"{colour} background", re.compile(r"[^,]*background", re.IGNORECASE)
+    if existing.search(text):
+        changed = existing.sub(lambda one: (" " if one[0].startswith(" ") else "") + phrase, text, count=1)
     else:
         changed = text.rstrip("，, ") + ("，" if is_chinese(text) else ", ") + phrase
     return Edit({**fields, "text": changed}, say("background: {colour}", colour=colour))
 
 
-def _added(found: re.Match[str], fields: Mapping[str, Any]) -> Edit:
-    what, text = _bare(found["what"]), str(fields["text"])
+def _added(match: re.Match[str], fields: Mapping[str, Any]) -> Edit:
+    what, text = _bare(match["what"]), str(fields["text"])
     comma = "，" if is_chinese(text) else ", "
     return Edit({**fields, "text": text.rstrip("，, 。.") + comma + what}, say("added: {what}", what=what))
 
 
-def _removed(found: re.Match[str], fields: Mapping[str, Any]) -> Edit:
-    what, text = _bare(found["what"]), str(fields["text"])
-    said = re.split(r"([，,、])", text)
-    parts = [part for part in said[::2] if what not in part]
-    comma = said[1] if len(said) > 1 else "，"
+def _removed(match: re.Match[str], fields: Mapping[str, Any]) -> Edit:
+    what, text = _bare(match["what"]), str(fields["text"])
+    pieces = re.split(r"([，,、])", text)
+    parts = [part for part in pieces[::2] if what not in part]
+    comma = pieces[1] if len(pieces) > 1 else "，"
     changed = (comma + (" " if comma == "," else "")).join(part.strip() for part in parts)
     negative = str(fields.get("negative") or "")
     joined = what if not negative else f"{negative}{'，' if is_chinese(what) else ', '}{what}"
@@ -112,25 +112,25 @@ def _sized(factor: float) -> Rule:
     return rule
 
 
-def _again(found: re.Match[str], fields: Mapping[str, Any]) -> Edit:
-    word = found["count"] or "1"
+def _again(match: re.Match[str], fields: Mapping[str, Any]) -> Edit:
+    word = match["count"] or "1"
     count = _NUMBERS.get(word.lower(), int(word) if word.isdecimal() else 1)
     seed = int(fields.get("seed") or 0) + int(fields.get("count") or 1)
     return Edit({**fields, "seed": seed, "count": count}, say("seed: {seed}", seed=seed))
 
 
-def _styled(found: re.Match[str], fields: Mapping[str, Any]) -> Edit:
-    name = _bare(found["style"])
-    wanted = name.removesuffix("风格").removesuffix("画风").removesuffix(" style").strip().lower()
-    known = SAME.get(wanted, wanted if wanted in STYLES else "")
+def _styled(match: re.Match[str], fields: Mapping[str, Any]) -> Edit:
+    name = _bare(match["style"])
+    requested = name.removesuffix("风格").removesuffix("画风").removesuffix(" style").strip().lower()
+    known = SAME.get(requested, requested if requested in STYLES else "")
     if known:
         return Edit({**fields, "style": known}, say("style: {style}", style=known))
-    return _added(re.fullmatch("(?P<what>.*)", name, re.DOTALL) or found, {**fields, "style": None})
+    return _added(re.fullmatch("(?P<what>.*)", name, re.DOTALL) or match, {**fields, "style": None})
 
 
 def _number(field: str, kind: type) -> Rule:
-    def rule(found: re.Match[str], fields: Mapping[str, Any]) -> Edit:
-        value = kind(found["number"])
+    def rule(match: re.Match[str], fields: Mapping[str, Any]) -> Edit:
+        value = kind(match["number"])
         return Edit({**fields, field: value}, f"{field}: {value}")
 
     return rule
@@ -141,10 +141,10 @@ def _finer(_: re.Match[str], fields: Mapping[str, Any]) -> Edit:
     return Edit({**fields, "steps": steps}, f"steps: {steps}")
 
 
-def _anew(found: re.Match[str], fields: Mapping[str, Any]) -> Edit:
-    text = found["what"].strip()
-    kept = {name: value for name, value in fields.items() if name in ("size", "steps", "seed")}
-    return Edit({**kept, "text": text}, say("drawn: {text}", text=text))
+def _anew(match: re.Match[str], fields: Mapping[str, Any]) -> Edit:
+    text = match["what"].strip()
+    settings = {name: value for name, value in fields.items() if name in ("size", "steps", "seed")}
+    return Edit({**settings, "text": text}, say("drawn: {text}", text=text))
 
 
 def _changed(before: str, after: str) -> str:

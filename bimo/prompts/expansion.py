@@ -1,7 +1,7 @@
-"""Expansion: a short prompt becomes a full one in its own language, by what its words stand for.
+"""Prompt expansion: appends descriptions of what the words of a short prompt stand for, in its own language.
 
-What was written stays as it stands, letter by letter, and what is added follows it; what may be added is asked of
-lexicons in turn. A language model may write the whole anew: then quoted text must stand in it as it stood.
+The prompt itself stays unchanged and the additions follow it; they are looked up in lexicons in turn. Alternatively a
+language model rewrites the whole prompt, and must keep quoted text unchanged.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bimo.prompts.normalise import normal
 from bimo.prompts.quoted_text import quoted, quoted_spans
 
 _HAN = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
-#: What a language model is asked, in the prompt's own language.
+#: The system prompt of the language model: True for Chinese prompts, False for others.
 INSTRUCTIONS = {
     True: "把下面画图的提示词写得更具体：主体、动作、环境、光线、构图、画风。只输出一段中文，不超过 120 字，不解释。"
     "引号里的文字一个字也不能改，不能翻译，引号也要保留。",
@@ -32,10 +32,10 @@ LONGEST_ANSWER = 1200
 
 @dataclass(frozen=True)
 class Addition:
-    """What a word of a prompt stands for: the word, and what is to be seen."""
+    """A word of a prompt and the description of what it looks like."""
 
     word: str
-    seen: str
+    description: str
 
 
 Lexicon = Callable[[str, bool], Sequence[Addition]]
@@ -43,50 +43,53 @@ Lexicon = Callable[[str, bool], Sequence[Addition]]
 
 @dataclass(frozen=True)
 class Expansion:
-    """``text`` is the prompt in full, ``original`` as it was written, ``added`` what was added and why."""
+    """The expanded prompt, the ``original``, and the additions."""
 
     text: str
     original: str
     added: tuple[Addition, ...] = ()
 
     def notes(self) -> tuple[str, ...]:
-        """What is to be said of it."""
+        """Sentences about what was added."""
         if not self.added and self.text == self.original:
             return (say("nothing is known by which this prompt could be expanded; it is drawn as it stands"),)
-        if not self.added:
+        if not self.added:  # rewritten by a language model
             return (say("expanded: {text}", text=self.text),)
-        return tuple(say("{word}: added “{seen}”", word=one.word, seen=one.seen) for one in self.added)
+        return tuple(
+            say("{word}: added “{description}”", word=addition.word, description=addition.description)
+            for addition in self.added
+        )
 
 
 def is_chinese(text: str) -> bool:
-    """Whether a prompt is expanded in Chinese: it has Han characters outside of its quotations."""
+    """Whether a prompt has Han characters outside its quotations."""
     return bool(_HAN.search(outside_quotes(text)))
 
 
 def outside_quotes(text: str) -> str:
-    """A text with blanks for what stands in quotation marks."""
+    """A text with its quotations blanked out."""
     for start, end in quoted_spans(text):
         text = text[:start] + " " * (end - start) + text[end:]
     return text
 
 
 def expanded(prompt: str, lexicons: Sequence[Lexicon]) -> Expansion:
-    """A prompt with what its words stand for, by lexicons; what it says already is not added."""
+    """Appends to a prompt what the lexicons add to its words, without what it contains already."""
     chinese = is_chinese(prompt)
     plain = normal(outside_quotes(prompt))
-    found: dict[str, Addition] = {}
+    additions: dict[str, Addition] = {}
     for lexicon in lexicons:
-        for one in lexicon(plain, chinese):
-            if one.seen and normal(one.seen) not in plain:
-                found.setdefault(one.seen, one)
+        for addition in lexicon(plain, chinese):
+            if addition.description and normal(addition.description) not in plain:
+                additions.setdefault(addition.description, addition)
     comma = "，" if chinese else ", "
-    text = comma.join((prompt.rstrip(" ,，.。、"), *found)) if found else prompt
-    return Expansion(text, prompt, tuple(found.values()))
+    text = comma.join((prompt.rstrip(" ,，.。、"), *additions)) if additions else prompt
+    return Expansion(text, prompt, tuple(additions.values()))
 
 
 def rewritten(prompt: str, ask: Callable[[str, str], str]) -> Expansion:
-    """A prompt as a language model writes it in full: ``ask`` answers (what it is told, the prompt). Raises
-    RequestError for an answer that is empty, endless, or has not every quoted text as it stood.
+    """A prompt rewritten by a language model: ``ask(instructions, prompt)`` returns its answer. Raises RequestError for
+    an answer that is empty, too long, or changes quoted text.
     """
     answer = ask(INSTRUCTIONS[is_chinese(prompt)], prompt).strip()
     if not answer or len(answer) > LONGEST_ANSWER:
@@ -108,14 +111,14 @@ def rewritten(prompt: str, ask: Callable[[str, str], str]) -> Expansion:
 
 
 def pictures_of_sayings(plain: str, chinese: bool) -> list[Addition]:
-    """Idioms and solar terms of a text, and what is to be seen of them: 守株待兔 is a farmer by a stump."""
-    found = [(plain.find(word), word, zh if chinese else en) for word, zh, en in _sayings() if word in plain]
-    return [Addition(word, seen) for _, word, seen in sorted(found)]
+    """The idioms and solar terms in a text with their descriptions: 守株待兔 is a farmer by a stump."""
+    occurrences = [(plain.find(word), word, zh if chinese else en) for word, zh, en in _sayings() if word in plain]
+    return [Addition(word, description) for _, word, description in sorted(occurrences)]
 
 
 @cache
 def _sayings() -> tuple[tuple[str, str, str], ...]:
-    """(word in its normal form, what is to be seen in Chinese, in English); a word in each language is a row."""
+    """Rows of (normalised word, description in Chinese, in English)."""
     text = resources.files("bimo.prompts").joinpath("sayings.tsv").read_text("utf-8")
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     rows: list[tuple[str, str, str]] = []

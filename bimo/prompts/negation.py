@@ -1,4 +1,4 @@
-"""What a sentence does not want: 不要猫, a room without cats. Models of pictures read the word and not the no."""
+"""Negations in a prompt (不要猫, a room without cats), which diffusion models ignore: they draw the negated word."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _EN = re.compile(
     r"(?:\s+(?:and|or)\s+[a-z][\w'’-]*(?=\s*(?:[,.;!?]|$)))?)",
     re.IGNORECASE,
 )
-#: Sentences and signs that say no and deny no thing.
+#: Phrases with a negation that excludes no object.
 _SAYINGS = re.compile(
     r"no (?:entry|smoking|littering|bicycles|pedestrians|mobile|one|problem|parking|good|evil|matter|longer|more)\b"
     r"|没有(?:问题|关系|什么)|没(?:事|关系|什么|问题|落|收)|别(?:墅|针)|不(?:要紧|带电)",
@@ -30,34 +30,34 @@ _SEPARATORS = " ,，、;；。.!！?？"
 
 @dataclass(frozen=True)
 class Negation:
-    """``text`` without what it denies, the things denied, and the words that deny them as they stood."""
+    """``text`` without its negations, the excluded ``things``, and the removed phrases as they were written."""
 
     text: str
     things: tuple[str, ...] = ()
-    said: tuple[str, ...] = ()
+    phrases: tuple[str, ...] = ()
 
 
 def negation(prompt: str) -> Negation:
-    """What a prompt wants and what it does not. What stands in quotation marks is to be written, and denies nothing."""
+    """Separates a prompt from what it excludes. Quoted text is left alone."""
     things: list[str] = []
-    said: list[str] = []
+    phrases: list[str] = []
     text = prompt
     for pattern in (_ZH, _EN):
-        at = 0
-        while found := pattern.search(text, at):
-            whole = found[0].strip()
-            if _SAYINGS.match(found[0]) or _within_quotes(text, found.start()):
-                at = found.end()
+        position = 0
+        while match := pattern.search(text, position):
+            whole = match[0].strip()
+            if _SAYINGS.match(match[0]) or _within_quotes(text, match.start()):
+                position = match.end()
                 continue
             things.append(
-                re.sub(r"\s*(?:和|与|或|跟|\band\b|\bor\b)\s*", _between(found["what"]), found["what"]).strip()
+                re.sub(r"\s*(?:和|与|或|跟|\band\b|\bor\b)\s*", _between(match["what"]), match["what"]).strip()
             )
-            said.append(whole)
-            before, after = text[: found.start()], text[found.end() :]
-            # 没有猫的房间 is a room: what joins the denied to it goes as well.
+            phrases.append(whole)
+            before, after = text[: match.start()], text[match.end() :]
+            # 没有猫的房间 becomes 房间, without the 的.
             text = before + after.removeprefix("的")
-            at = len(before)
-    return Negation(_tidied(text) if said else prompt, tuple(things), tuple(said))
+            position = len(before)
+    return Negation(_tidied(text) if phrases else prompt, tuple(things), tuple(phrases))
 
 
 def _within_quotes(text: str, place: int) -> bool:
@@ -70,7 +70,7 @@ def _between(things: str) -> str:
 
 
 def _tidied(text: str) -> str:
-    """Without the commas that stood about what was taken out."""
+    """Removes the commas that are left around removed phrases."""
     text = re.sub(r"\s+(?=[,，、;；。.]|$)", "", re.sub(r"\s{2,}", " ", text))
     text = re.sub(r"\s*([,，、;；])(?:\s*[,，、;；。.])+", r"\1", text)
     return re.sub(rf"(?:[{_SEPARATORS}]|但|而且|并且|\b(?:and|but|with)\b)+$", "", text, flags=re.IGNORECASE).strip(

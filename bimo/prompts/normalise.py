@@ -1,4 +1,4 @@
-"""A prompt in its normal form, so that one word has one spelling: width, case, script, blanks and punctuation."""
+"""Normalisation of prompts: width, case, traditional characters, whitespace and punctuation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import unicodedata
 from functools import cache
 from typing import Protocol, cast
 
-#: Punctuation that has no half-width form in Unicode, by the one form it is given.
+#: Punctuation that NFKC leaves alone, by the form that replaces it.
 PUNCTUATION = {
     ".": "。．",
     ",": "、，",
@@ -22,12 +22,12 @@ PUNCTUATION = {
     "·": "•・‧",
 }
 _ONE_FORM = str.maketrans({mark: form for form, marks in PUNCTUATION.items() for mark in marks})
-#: What is not seen: zero-width blanks, soft hyphens, and the marks that choose between picture and text of an emoji.
+#: Invisible characters: zero-width spaces, soft hyphens, variation selectors of emoji.
 _UNSEEN = re.compile("[\u00ad\u200b\u2060\ufeff\ufe00-\ufe0f]")
 _BLANKS = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 _ABOVE_BASIC_PLANE = re.compile("([\U00010000-\U0010ffff]+)")
-#: Two rounds are the usual; what has not settled by now never does, and is left as it is.
+#: Usually two rounds reach the fixed point; a text that has not converged by now never does.
 MAXIMUM_ROUNDS = 8
 
 
@@ -58,7 +58,7 @@ def normal(text: str) -> str:
 
 
 def _once(text: str) -> str:
-    # Every second piece is above the basic plane.
+    # The odd pieces are the separators: characters above the basic plane.
     pieces = _ABOVE_BASIC_PLANE.split(_UNSEEN.sub("", text))
     pieces[::2] = [_basic(piece) for piece in pieces[::2]]
     return _BLANKS.sub(" ", "".join(pieces)).strip()

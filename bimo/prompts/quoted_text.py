@@ -1,41 +1,41 @@
-"""Protected text: what stands in quotation marks in a prompt and is to stand in the picture letter by letter."""
+"""Quoted text in a prompt, which has to appear in the picture letter by letter and is protected from rewriting."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-#: Marks that open and close, Chinese and European; a closing one ends the innermost that it fits.
+#: Opening and closing marks, Chinese and European; a closing mark ends the innermost quotation that it matches.
 PAIRS = {"「": "」", "『": "』", "﹁": "﹂", "﹃": "﹄", "《": "》", "〈": "〉", "“": "”", "〝": "〞", "«": "»"}
-#: Marks that open where nothing is open and close where something is.
+#: Marks that both open and close.
 STRAIGHT = {'"': '"', "＂": "＂"}
 _OPENING = PAIRS | STRAIGHT
 _MARKS = frozenset((*_OPENING, *_OPENING.values()))
 
 
 def quoted(text: str) -> tuple[str, ...]:
-    """The texts in quotation marks, in their order, each without marks: one within another is a part of the outer.
+    """The quoted texts in order, without their marks; nested quotations are part of the outer one.
 
-    A mark that is never closed protects nothing. Single quotes are apostrophes as often and protect nothing either.
+    Unclosed marks are ignored. So are single quotes, which may be apostrophes.
     """
-    found: list[str] = []
-    waiting: list[str] = []
+    texts: list[str] = []
+    expected_closings: list[str] = []
     start = 0
     for place, character in enumerate(text):
-        if waiting and character in waiting:
-            while waiting.pop() != character:
+        if expected_closings and character in expected_closings:
+            while expected_closings.pop() != character:
                 pass
-            if not waiting:
-                found.append(_bare(text[start:place]))
+            if not expected_closings:
+                texts.append(_bare(text[start:place]))
         elif character in _OPENING:
-            start = start if waiting else place + 1
-            waiting.append(_OPENING[character])
-    # The outermost was not closed: what is inside it still may be.
-    rest = quoted(text[start:]) if waiting else ()
-    return (*filter(None, found), *rest)
+            start = start if expected_closings else place + 1
+            expected_closings.append(_OPENING[character])
+    # The outermost mark was not closed: look for quotations inside it.
+    rest = quoted(text[start:]) if expected_closings else ()
+    return (*filter(None, texts), *rest)
 
 
 def quoted_spans(text: str) -> list[tuple[int, int]]:
-    """From where to where in a text each quotation stands, its marks with it: those of ``quoted``."""
+    """The spans of the quotations that ``quoted`` returns, including their marks."""
     spans: list[tuple[int, int]] = []
     first = 0
     while first < len(text):
@@ -47,17 +47,17 @@ def quoted_spans(text: str) -> list[tuple[int, int]]:
 
 
 def _end(text: str, first: int) -> int | None:
-    """Where a quotation that begins at a place ends; None where it is never closed."""
-    waiting: list[str] = []
+    """The end of the quotation that begins at ``first``, None if it is never closed."""
+    expected_closings: list[str] = []
     for place in range(first, len(text)):
         character = text[place]
-        if waiting and character in waiting:
-            while waiting.pop() != character:
+        if expected_closings and character in expected_closings:
+            while expected_closings.pop() != character:
                 pass
-            if not waiting:
+            if not expected_closings:
                 return place + 1
         elif character in _OPENING:
-            waiting.append(_OPENING[character])
+            expected_closings.append(_OPENING[character])
     return None
 
 

@@ -1,4 +1,4 @@
-"""Styles: what is added to a prompt, in the prompt's own language, so that it is drawn in a manner one can name."""
+"""Named styles: suffixes that are appended to a prompt, in the prompt's own language."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bimo.core.part import meant, nearest
 
 @dataclass(frozen=True)
 class Style:
-    """A manner of drawing: ``label_zh`` and ``label_en`` are shown, ``zh`` and ``en`` are added to a prompt."""
+    """One style: ``label_zh`` and ``label_en`` are its display names, ``zh`` and ``en`` its suffixes for prompts."""
 
     label_zh: str
     label_en: str
@@ -20,7 +20,7 @@ class Style:
     en: str
 
 
-#: By the names that requests use. Every suffix is a phrase that xiaomo learned and that published models know.
+#: By the names that requests use. Every suffix is a phrase that xiaomo was trained on and published models know.
 STYLES: dict[str, Style] = {
     "3d": Style("3D", "3D", "3D风格", "3d style"),
     "cartoon": Style("卡通", "Cartoon", "卡通风格", "cartoon style"),
@@ -41,32 +41,32 @@ STYLES: dict[str, Style] = {
     "neon": Style("霓虹", "Neon", "霓虹灯风格", "neon lights"),
     "porcelain": Style("青花", "Porcelain", "青花瓷风格", "blue and white porcelain"),
 }
-#: Other names of the same, as people type them.
+#: Aliases.
 SAME = {"twemoji": "sticker", "watercolor": "watercolour"} | {s.label_zh: name for name, s in STYLES.items()}
 _HAN = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 
 
 def style_named(name: str) -> Style:
-    """The style of a name, in English or Chinese. Raises RequestError with the nearest names."""
+    """Looks up a style by its English or Chinese name. Raises RequestError with the nearest names."""
     key = name.strip().lower()
-    found = STYLES.get(SAME.get(key, SAME.get(name.strip(), key)))
-    if found is None:
+    style = STYLES.get(SAME.get(key, SAME.get(name.strip(), key)))
+    if style is None:
         near = meant(key, [*STYLES, *SAME])
         if _HAN.search(key) or not nearest(key, [*STYLES, *SAME]):
             near = Message("; there is {every}", every=Listed(STYLES))
         raise RequestError("there is no style {name!r}{near}", name=name, near=near)
-    return found
+    return style
 
 
 def styled(text: str, style: str | None) -> str:
-    """The text with a style's words after it, Chinese ones where it has Han characters; as it is where it has them.
+    """Appends a style's suffix to a text, in Chinese if the text has Han characters, unless it contains it already.
 
-    Raises RequestError for an unknown style. No style (None or "") leaves the text alone.
+    Raises RequestError for an unknown style. None or "" leaves the text unchanged.
     """
     if not style:
         return text
-    found = style_named(style)
-    suffix, comma = (found.zh, "，") if _HAN.search(text) else (found.en, ", ")
+    chosen_style = style_named(style)
+    suffix, comma = (chosen_style.zh, "，") if _HAN.search(text) else (chosen_style.en, ", ")
     if suffix.lower() in text.lower():
         return text
     return text.rstrip(" ,，.。、") + comma + suffix

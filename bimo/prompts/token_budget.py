@@ -1,6 +1,4 @@
-"""How much of a prompt a text encoder reads: tokens used and lost, what it cannot read or never learned. All of it is
-said.
-"""
+"""How much of a prompt a text encoder reads: tokens used and truncated, unknown words, untokenisable characters."""
 
 from __future__ import annotations
 
@@ -12,9 +10,9 @@ from bimo.core.messages import Both, say
 
 @dataclass(frozen=True)
 class Budget:
-    """``used`` tokens of at most ``limit``; ``lost`` is the text past the limit, ``unknown`` the words not learned,
-    ``near`` learned ones that are like those, ``mostly`` and ``wholly`` whether most, or all, words that say what to
-    draw are unknown; ``unread`` is what the tokenizer has no token for.
+    """``used`` tokens of at most ``limit``. ``lost`` is the truncated text, ``unknown`` the words that the model was
+    not trained on, ``near`` similar words that it knows, ``mostly`` and ``wholly`` whether most or all content words
+    are unknown, ``unread`` the characters without a token.
     """
 
     used: int
@@ -27,15 +25,15 @@ class Budget:
     wholly: bool = False
 
     def without(self, texts: Sequence[str]) -> Budget:
-        """The same where ``texts`` are written letter by letter and need no word of the model's."""
+        """The same without the unknown words in ``texts``, which are set as lettering and not drawn by the model."""
         written = "".join(texts)
         return replace(self, unknown=tuple(word for word in self.unknown if word not in written))
 
     def warnings(self) -> tuple[str, ...]:
-        """A sentence for each thing the text encoder will not see, in the user's language."""
-        told: list[str] = []
+        """A sentence for everything that the text encoder does not see, in the user's language."""
+        sentences: list[str] = []
         if self.lost:
-            told.append(
+            sentences.append(
                 say(
                     "the prompt has {used} tokens and this model reads the first {limit}; {count} characters are not "
                     "read: “{lost}”",
@@ -46,9 +44,9 @@ class Budget:
                 )
             )
         if self.mostly:
-            told.append(say("most of what is to be drawn was never learned; the picture will hardly be like it"))
+            sentences.append(say("most of what is to be drawn was never learned; the picture will hardly be like it"))
         if self.unknown:
-            told.append(
+            sentences.append(
                 say(
                     "this model never learned: {listed}; it will be missing or drawn as something else{near}",
                     listed=listed(self.unknown),
@@ -56,16 +54,16 @@ class Budget:
                 )
             )
         if self.unread:
-            told.append(
+            sentences.append(
                 say(
                     "the tokenizer of this model cannot read: {listed}; it draws without that, so say it in words",
                     listed=listed(self.unread),
                 )
             )
-        return tuple(told)
+        return tuple(sentences)
 
     def nothing_known(self) -> str:
-        """The sentence for a prompt of which the text encoder learned nothing, "" for any other."""
+        """The sentence for a prompt of unknown words only, "" for any other."""
         if not self.wholly:
             return ""
         return say(
@@ -81,5 +79,5 @@ class Budget:
 
 
 def listed(words: Sequence[str]) -> str:
-    """Words one after another, as the language that is spoken lists them."""
+    """Joins words by the user language's separator."""
     return say(", ").join(words)

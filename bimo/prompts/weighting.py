@@ -1,6 +1,7 @@
-"""Emphasis in a prompt: (词:1.3) or （词：1.3） makes words count more or less, in full width as in half width.
+"""Prompt weighting: (词:1.3) or （词：1.3） changes the weight of words, in half and full width.
 
-It is AUTOMATIC1111's syntax with a number; what else has a bracket, a colon and a number stays prose and is told of.
+The syntax is AUTOMATIC1111's with an explicit number; other text in brackets with a colon and a number stays prose and
+is reported.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 from bimo.core.messages import say
 
-#: What a weight may be: beyond it pictures fall apart, and a number in brackets is no weight.
+#: The range of weights. Outside it pictures fall apart; such a number is taken as prose.
 LOWEST, HIGHEST = 0.0, 2.0
 _OPEN, _CLOSE = "(（", ")）"
 _ESCAPES = {f"\\{mark}" for mark in _OPEN + _CLOSE}
@@ -20,10 +21,9 @@ _WEIGHT = re.compile(r"[:：]\s*([-+]?(?:[0-9０-９]+[.．]?[0-9０-９]*|[.．
 
 @dataclass(frozen=True)
 class Emphasis:
-    """``text`` without its marks, and what counts differently: (start, end, weight), characters of ``text``.
+    """``text`` without the markup, and the weighted ``spans``: (start, end, weight) in characters of ``text``.
 
-    ``notes`` are what is to be reported it: weights that may have been meant as prose, prose that may have been meant
-    as a weight.
+    ``notes`` are sentences about ambiguous cases: weights that may have been meant as prose, and the reverse.
     """
 
     text: str
@@ -31,20 +31,20 @@ class Emphasis:
     notes: tuple[str, ...] = ()
 
     def part(self, start: int, end: int) -> Emphasis:
-        """What stands between two places, blanks at its ends left out."""
+        """The part between two positions, with surrounding whitespace stripped."""
         inside = self.text[start:end]
         start += len(inside) - len(inside.lstrip())
         end = max(start, end - (len(inside) - len(inside.rstrip())))
-        kept = [(max(a, start) - start, min(b, end) - start, w) for a, b, w in self.spans]
-        return Emphasis(self.text[start:end], tuple((a, b, w) for a, b, w in kept if a < b), self.notes)
+        spans = [(max(a, start) - start, min(b, end) - start, w) for a, b, w in self.spans]
+        return Emphasis(self.text[start:end], tuple((a, b, w) for a, b, w in spans if a < b), self.notes)
 
 
 def emphasis(prompt: str) -> Emphasis:
-    r"""What a prompt says and how much each part of it counts; emphases inside one another multiply.
+    r"""Parses the weights of a prompt; nested weights multiply.
 
-    Brackets without a number are part of the text, as 《》 and 「」 are: a sentence may have an aside（如此）. Nor do
-    (16:9), (比例 1:2) and (上午8:30) weigh anything, nor numbers that are no weight, (第一队:30); ``\(`` is a bracket
-    whatever follows.
+    Brackets without a number are text, as 《》 and 「」 are: a sentence may have an aside（如此）. So are ratios and
+    times, (16:9), (比例 1:2), (上午8:30), and numbers outside the range of weights, (第一队:30). ``\(`` is always a
+    literal bracket.
     """
     text: list[str] = []
     opened: list[int] = []
@@ -79,12 +79,12 @@ def emphasis(prompt: str) -> Emphasis:
             opened.pop()
         text.append(prompt[at])
         at += 1
-    found = sorted((a, b, w) for a, b, w in spans if a < b and w != 1.0)
-    return Emphasis("".join(text), tuple(found), tuple(dict.fromkeys(notes)))
+    weighted = sorted((a, b, w) for a, b, w in spans if a < b and w != 1.0)
+    return Emphasis("".join(text), tuple(weighted), tuple(dict.fromkeys(notes)))
 
 
 def _ratio(inside: str, number: str) -> bool:
-    """Whether a bracket ends in a ratio, a score or a time, (16:9), (比例 1:2): whole numbers about the colon."""
+    """Whether a bracket ends in a ratio, a score or a time, (16:9), (比例 1:2): integers on both sides of the colon."""
     return inside.strip().isdecimal() or (inside[-1:].isdecimal() and number.isdecimal())
 
 

@@ -1,6 +1,6 @@
-"""Wildcards and alternatives: ``__季节__`` is a line of a list, ``{猫|狗}`` one of some words, chosen by the seed.
+"""Dynamic prompts: ``__季节__`` becomes a random line of a list, ``{猫|狗}`` one of the alternatives, by the seed.
 
-Lists are those in ``wildcards.tsv`` and text files of one's own, a line each; quoted text is left alone.
+Lists come from ``wildcards.tsv`` and the user's text files, one entry per line; quoted text is left alone.
 """
 
 from __future__ import annotations
@@ -22,38 +22,38 @@ from bimo.prompts.quoted_text import quoted_spans
 
 _LIST = re.compile(r"__(?P<name>[^_\s{}｛｝|｜][^{}｛｝|｜\n]*?)__")
 _OPTIONS = re.compile(r"[{｛](?P<inside>[^{}｛｝]*[|｜][^{}｛｝]*)[}｝]")
-#: A list may name lists, so many times.
+#: Maximal nesting of lists that refer to lists.
 DEEPEST = 12
 MAXIMUM_LIST_BYTES = 16 << 20
 
 
 @cache
 def bundled() -> Mapping[str, tuple[str, ...]]:
-    """The lists that come with the package, by their names in both languages."""
+    """The package's own lists by their Chinese and English names."""
     text = resources.files("bimo.prompts").joinpath("wildcards.tsv").read_text("utf-8")
     lines = (line for line in text.splitlines() if line and not line.startswith("#"))
-    found: dict[str, tuple[str, ...]] = {}
+    lists: dict[str, tuple[str, ...]] = {}
     for zh, en, words_zh, words_en in csv.reader(io.StringIO("\n".join(lines)), delimiter="\t"):
-        found[zh] = tuple(words_zh.split("|"))
-        found[en] = tuple(words_en.split("|"))
-    return found
+        lists[zh] = tuple(words_zh.split("|"))
+        lists[en] = tuple(words_en.split("|"))
+    return lists
 
 
 def has_wildcards(prompt: str) -> bool:
-    """Whether a prompt leaves anything to be chosen."""
+    """Whether a prompt has wildcards or alternatives."""
     return next(iter(_places(prompt)), None) is not None
 
 
 def _places(prompt: str) -> list[re.Match[str]]:
     quotes = quoted_spans(prompt)
-    found = [*_OPTIONS.finditer(prompt), *_LIST.finditer(prompt)]
-    outside = [one for one in found if not any(start <= one.start() < end for start, end in quotes)]
-    return sorted(outside, key=lambda one: one.start())
+    matches = [*_OPTIONS.finditer(prompt), *_LIST.finditer(prompt)]
+    unquoted = [match for match in matches if not any(start <= match.start() < end for start, end in quotes)]
+    return sorted(unquoted, key=lambda match: match.start())
 
 
 class Wildcards:
-    """The lists a prompt may name: those of a folder first, NAME.txt with a line each ("#" begins a remark; folders
-    within it are a part of the name), then those that come with the package.
+    """The available lists: first those of a folder (NAME.txt, one entry per line, "#" starts a comment, subfolders are
+    part of the name), then the package's own.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -64,11 +64,11 @@ class Wildcards:
         self._read: dict[str, tuple[str, ...]] = {}
 
     def names(self) -> list[str]:
-        """What lists there are."""
+        """The names of all lists."""
         return [*self._files, *(name for name in bundled() if name not in self._files)]
 
     def words(self, name: str) -> tuple[str, ...]:
-        """The lines of a list. Raises RequestError for one that there is not, or that is empty."""
+        """The entries of a list. Raises RequestError for an unknown or empty list."""
         if name not in self._read:
             self._read[name] = self._lines(name)
         return self._read[name]
@@ -89,29 +89,29 @@ class Wildcards:
         return words
 
     def chosen(self, prompt: str, seed: int) -> str:
-        """A prompt with all choices made; the same seed makes the same ones. Raises RequestError."""
-        # Apart from the noise of the picture, whose generator has the seed itself.
+        """A prompt with all wildcards resolved, deterministically by the seed. Raises RequestError."""
+        # A prefix decorrelates it from the noise of the picture, whose generator has the seed itself.
         rng = random.Random(f"wildcards {seed}")
         for _ in range(DEEPEST):
             places = _places(prompt)
             if not places:
                 return prompt
             prompt = self._once(prompt, places, rng)
-        names = [one["name"] for one in _places(prompt) if one.re is _LIST]
+        names = [match["name"] for match in _places(prompt) if match.re is _LIST]
         loop = Message(": {names}", names=Listed(names)) if names else ""
         raise RequestError("lists that name each other have no end{loop}", loop=loop)
 
     def _once(self, prompt: str, places: Sequence[re.Match[str]], rng: random.Random) -> str:
         pieces: list[str] = []
-        at = 0
-        for found in places:
-            if found.start() < at:
+        position = 0
+        for match in places:
+            if match.start() < position:
                 continue
-            pieces.append(prompt[at : found.start()])
-            if found.re is _LIST:
-                options: Sequence[str] = self.words(found["name"])
+            pieces.append(prompt[position : match.start()])
+            if match.re is _LIST:
+                options: Sequence[str] = self.words(match["name"])
             else:
-                options = re.split("[|｜]", found["inside"])
+                options = re.split("[|｜]", match["inside"])
             pieces.append(options[rng.randrange(len(options))])
-            at = found.end()
-        return "".join((*pieces, prompt[at:]))
+            position = match.end()
+        return "".join((*pieces, prompt[position:]))

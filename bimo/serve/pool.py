@@ -223,10 +223,10 @@ def pool_of(settings: ServeSettings) -> EnginePool:
     embeddings = list(weight_files(settings.embeddings).values())
 
     def loaded(name: str) -> Engine:
-        return steady(load_with(name, Adapters.named(embeddings=embeddings), **settings.how.arguments()))
+        return steady(load_with(name, Adapters.named(embeddings=embeddings), **settings.load_options.arguments()))
 
     models, loras = model_names(settings.models), weight_files(settings.loras)
-    budget = bytes_of(settings.how.memory) if settings.how.memory else None
+    budget = bytes_of(settings.load_options.memory) if settings.load_options.memory else None
     return EnginePool(loaded, models, loras, budget, control_files(settings.controlnets))
 
 

@@ -116,8 +116,8 @@ def make_service(settings: ServeSettings) -> DrawingService:
     """The service of some settings, its first model loaded. Raises WeightsError, RecipeError, RequestError."""
     several = settings.workers > 1
     # Of several processes the one that serves has a model to look at alone: what it takes, its words, its samplers.
-    looked_at = LoadOptions(device="cpu", denoiser=settings.how.denoiser)
-    pool = pool_of(replace(settings, how=looked_at) if several else settings)
+    looked_at = LoadOptions(device="cpu", denoiser=settings.load_options.denoiser)
+    pool = pool_of(replace(settings, load_options=looked_at) if several else settings)
     pool.load_now(EngineKey(pool.default))
     kept: dict[str, Any] = {}
     if settings.filter_prompts:

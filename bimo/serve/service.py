@@ -231,7 +231,12 @@ class DrawingService:
                 side=limits.side,
                 pixels=limits.pixels,
             )
-        memory.check((width, height), self.settings.how.dtype, self.settings.how.device, tiles=self.settings.how.tiles)
+        memory.check(
+            (width, height),
+            self.settings.load_options.dtype,
+            self.settings.load_options.device,
+            tiles=self.settings.load_options.tiles,
+        )
 
     def _check(self, engine: Engine, request: Request) -> None:
         """Raises RequestError for what the model cannot draw."""

@@ -42,10 +42,10 @@ class Retention:
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """All of a server. ``models`` are names as ``bimo draw -m`` takes them, the first being the one drawn with where a
-    request names none; a request can name no other. ``batch`` is the most pictures in one call of a denoiser.
-    ``how`` is how each is loaded; its ``memory`` bounds the weights of all that are loaded together, too. With more
-    than one of ``workers`` so many processes draw, else a thread of the server's own.
+    """The settings of a server. ``models`` are names as for ``bimo draw -m``; the first is the default, and requests
+    can name no others. ``batch`` is the most pictures in one call of a denoiser. ``load_options`` apply to every model;
+    their ``memory`` also limits the weights of all loaded models together. More than one of ``workers`` draw in
+    processes, a single one in a thread of the server.
     """
 
     models: tuple[str, ...]
@@ -53,7 +53,7 @@ class ServeSettings:
     loras: Path | None = None
     embeddings: Path | None = None
     controlnets: Path | None = None
-    how: LoadOptions = DEFAULT
+    load_options: LoadOptions = DEFAULT
     batch: int = 16
     workers: int = 1
     url_seconds: int = 3600

@@ -71,7 +71,7 @@ def drawing_in(count: int) -> Callable[[EnginePool, Source, Listener, ServeSetti
     """Makes what draws a service's jobs in so many processes."""
 
     def made(pool: EnginePool, source: Source, listener: Listener, settings: ServeSettings) -> Executor:
-        return Dispatcher(ProcessWorkers(settings, seats(count, settings.how.device)), source, listener)
+        return Dispatcher(ProcessWorkers(settings, seats(count, settings.load_options.device)), source, listener)
 
     return made
 
@@ -174,7 +174,7 @@ class _Worker:
     """A seat with the process on it, begun again as often as it ends."""
 
     def __init__(self, name: str, settings: ServeSettings, seat: Seat, room: int) -> None:
-        self.settings = replace(settings, how=replace(settings.how, device=seat.device))
+        self.settings = replace(settings, load_options=replace(settings.load_options, device=seat.device))
         self.seat, self.room = seat, room
         self.jobs: set[str] = set()
         self.ready = False
@@ -279,8 +279,8 @@ class ProcessWorkers(Workers):
     """A process for each seat. The weights of their models share the memory that the settings name."""
 
     def __init__(self, settings: ServeSettings, places: Sequence[Seat]) -> None:
-        memory = settings.how.memory and f"{bytes_of(settings.how.memory) // len(places)}B"
-        each = replace(settings, how=replace(settings.how, memory=memory))
+        memory = settings.load_options.memory and f"{bytes_of(settings.load_options.memory) // len(places)}B"
+        each = replace(settings, load_options=replace(settings.load_options, memory=memory))
         self.workers = [
             _Worker(f"bimo-worker-{number}", each, seat, ROOM if seat.device == "cpu" else settings.batch)
             for number, seat in enumerate(places)

@@ -67,7 +67,7 @@ def test_a_server_loads_so_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
     monkeypatch.setattr(pool, "load_with", load_with)
     with pytest.raises(RequestError, match="seen"):
-        run.make_service(ServeSettings(("xiaomo",), tmp_path, how=EXPECTED))
+        run.make_service(ServeSettings(("xiaomo",), tmp_path, load_options=EXPECTED))
     assert seen == EXPECTED.arguments()
 
 

@@ -238,7 +238,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
     file.write_bytes(pickle.dumps(Trap(), protocol=2))
     with pytest.raises(WeightsError) as caught:
         checkpoint_io.read(file)
-    assert main.told(caught.value)[0] == WeightsError.exit_status
+    assert main.status_and_sentence(caught.value)[0] == WeightsError.exit_status
     assert not (tmp_path / "ran").exists()
 
 
@@ -302,12 +302,12 @@ def test_the_parser_speaks_as_its_reader_does(
 
 
 def test_surprises_are_one_sentence() -> None:
-    assert main.told(MemoryError())[0] == main.NO_MEMORY
+    assert main.status_and_sentence(MemoryError())[0] == main.NO_MEMORY
     torch_says = "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried ..."
-    assert main.told(RuntimeError(torch_says))[0] == main.NO_MEMORY
-    assert "BIMO_DEBUG" in main.told(ValueError("odd\nthing"))[1]
+    assert main.status_and_sentence(RuntimeError(torch_says))[0] == main.NO_MEMORY
+    assert "BIMO_DEBUG" in main.status_and_sentence(ValueError("odd\nthing"))[1]
     root = ROOT
-    said = main.told(ModuleNotFoundError("no", name="gradio"))[1]
+    said = main.status_and_sentence(ModuleNotFoundError("no", name="gradio"))[1]
     assert f"{sys.executable} -m pip install -e '{root}[serve]'" in said
 
 

@@ -281,7 +281,7 @@ def test_no_command_line_is_a_surprise(
     monkeypatch.setattr(work, "_trained", lambda **settings: None)
     monkeypatch.setattr("bimo.xiaomo.artwork.build.build_artwork", lambda out, **settings: {})
     monkeypatch.setattr("bimo.xiaomo.build.build_scenes", lambda *a, **settings: {"count": 0})
-    monkeypatch.setattr("bimo.cli.curate.crew_of", lambda *a: SerialExecutor())
+    monkeypatch.setattr("bimo.cli.curate.executor_of", lambda *a: SerialExecutor())
     monkeypatch.setattr("bimo.xiaomo.evaluation.run.evaluate", lambda *a, **settings: None)
     monkeypatch.setattr("bimo.evaluation.suite_run.evaluate_suite", lambda *a: [])
     monkeypatch.setattr("bimo.evaluation.suite_report.write_report", lambda found, plan, out: out / "report.html")

@@ -16,8 +16,8 @@ from bimo.curation.feedback import build_feedback
 from bimo.evaluation.judges.clip import ClipJudge
 from bimo.evaluation.judges.endpoint import EndpointJudge
 from bimo.evaluation.judges.judge import Look, answers
-from bimo.evaluation.kept import Kept
 from bimo.evaluation.preference import Vote, expected, ratings, read_votes
+from bimo.evaluation.result_cache import ResultCache
 from bimo.evaluation.suites.suite import Check
 from tests.support.chat_endpoint import PROXIES, Standin, said
 
@@ -52,7 +52,7 @@ def test_an_endpoint_is_shown_the_picture_and_asked_the_check(endpoint: Standin,
     endpoint.reply = lambda body, count: said("否。" if "猫" in json.dumps(body, ensure_ascii=False) else "是")
     judge = judge_of(endpoint)
     found = judge.answer([look(red, RED), look(red, CAT)])
-    assert [(one.said, one.right) for one in found] == [("是", True), ("否。", True)]
+    assert [(one.text, one.right) for one in found] == [("是", True), ("否。", True)]
     image, text = endpoint.bodies[0]["messages"][0]["content"]
     sent = Image.open(io.BytesIO(base64.b64decode(image["image_url"]["url"].partition(",")[2])))
     assert sent.getpixel((0, 0)) == (255, 0, 0)
@@ -77,18 +77,18 @@ def test_answers_are_understood(endpoint: Standin, red: Path, check: Check, text
     endpoint.reply = lambda body, count: said(text)
     judge = judge_of(endpoint)
     assert judge.answer([look(red, check)])[0].right is right
-    assert bool(judge.told()) == (right is None)
+    assert bool(judge.unanswered) == (right is None)
 
 
 @pytest.mark.network
 def test_what_was_answered_is_asked_once(endpoint: Standin, red: Path, tmp_path: Path) -> None:
     endpoint.reply = lambda body, count: said("也许" if count == 1 else "是")
     looks = [look(red, RED), look(red, CAT)]
-    first = answers(judge_of(endpoint), looks, Kept(tmp_path / "answers.jsonl"), together=1)
+    first = answers(judge_of(endpoint), looks, ResultCache(tmp_path / "answers.jsonl"), together=1)
     assert [one.right for one in first] == [True, None]
     with (tmp_path / "answers.jsonl").open("a") as file:
         file.write('{"key": "cut off by kill')
-    again = answers(judge_of(endpoint), looks, Kept(tmp_path / "answers.jsonl"))
+    again = answers(judge_of(endpoint), looks, ResultCache(tmp_path / "answers.jsonl"))
     assert [one.right for one in again] == [True, False]
     assert len(endpoint.bodies) == 3  # the one that was not understood is asked again, the other is not
 
@@ -117,8 +117,8 @@ def test_a_clip_says_yes_above_what_other_pictures_reach(tmp_path: Path) -> None
     seen, green, mistaken = judge.answer(
         [look(tmp_path / "red.png", c) for c in (RED, Check("绿色", "green"), Check("红色", "red", seen=False))]
     )
-    assert (seen.said, seen.right) == ("是", True)
-    assert (green.said, green.right) == ("否", False)
+    assert (seen.text, seen.right) == ("是", True)
+    assert (green.text, green.right) == ("否", False)
     assert mistaken.right is False
     assert judge.answer([look(tmp_path / "red.png", Check("", "red"))])[0].right is None
     few = ClipJudge(Colours(), "zh", dict(list(others.items())[:5]))

@@ -202,7 +202,7 @@ def test_order_is_seen_by_the_edit_distance_alone() -> None:
     assert found.characters == 1
     assert found.similarity < 0.5
     lines = glyphs.glyphs(["前方学校", "减速慢行"], ["减速慢行", "前方学校"])
-    assert (lines.characters, lines.similarity, lines.sentences, lines.whole) == (1, 1, 1, False)
+    assert (lines.characters, lines.similarity, lines.sentences, lines.exact) == (1, 1, 1, False)
 
 
 def test_oneig_by_hand() -> None:

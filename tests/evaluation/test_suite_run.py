@@ -202,6 +202,6 @@ def test_near_copies_of_training_pictures_are_named(suite: Suite, tmp_path: Path
     wild = Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8)).resize((90, 90), Image.Resampling.BICUBIC)
     wild.save(tmp_path / "train" / "seen.jpg", quality=95)
     wild.resize((64, 64)).save(tmp_path / "a" / f"{suite.prompts[0].key}.png")
-    plan = Plan(suite, read_text=False, known=tmp_path / "train")
+    plan = Plan(suite, read_text=False, training_pictures=tmp_path / "train")
     [report] = evaluate_suite([Entrant("a", pictures=tmp_path / "a")], plan, tmp_path / "out")
     assert report.copies == {f"{suite.prompts[0].key}.png": "seen.jpg"}

@@ -97,8 +97,8 @@ def test_verses_stand_in_the_poems_that_they_name(chinese: Suite) -> None:
 
 def test_a_check_is_asked_in_the_language_that_there_is(chinese: Suite) -> None:
     ants = next(check for p in chinese.prompts if p.key == "dishes.02" for check in p.checks if not check.seen)
-    assert ants.asked("zh") == "这张图里能看到真的蚂蚁吗？"
-    assert (ants.asked("en"), ants.expected("en")) == ("Can you see real ants in this picture?", "no")
+    assert ants.question_in("zh") == "这张图里能看到真的蚂蚁吗？"
+    assert (ants.question_in("en"), ants.expected("en")) == ("Can you see real ants in this picture?", "no")
 
 
 def test_a_limit_keeps_spellings_and_languages_together(chinese: Suite) -> None:
@@ -158,7 +158,7 @@ def test_published_rows_keep_what_is_asked_of_them(tmp_path: Path) -> None:
     assert read("cvtg-2k").prompts[0].written == ("OPEN", "TEA")
     assert read("geneval").prompts[0].checks[0].en == "exactly 1 red dog"
     counted = read("geneval2").prompts[0].checks[0]
-    assert (counted.asked("zh"), counted.expected("zh")) == ("How many toys are in the image?", "two")
+    assert (counted.question_in("zh"), counted.expected("zh")) == ("How many toys are in the image?", "two")
     assert [(p.language, p.pair) for p in read("qwen-image-bench").prompts] == [("zh", "3"), ("en", "3")]
 
 

@@ -10,7 +10,7 @@ import pytest
 from bimo.cli import main
 from bimo.core.errors import RequestError
 from bimo.core.recipe import Recipe
-from bimo.engine.memory import Keeping, Weights, drawing_bytes, kept_bytes
+from bimo.engine.memory import Keeping, Weights, drawing_bytes, resident_bytes
 from bimo.hub import memory, registry
 
 GIGA = 1_000_000_000
@@ -32,13 +32,13 @@ def test_bytes_of_weights() -> None:
     assert replace(weights, grouped=0) == replace(TAIYI, grouped=0)
     assert 2 * 29_491_200 < weights.grouped < sum(weights.denoisers) / 2
     weights = TAIYI
-    assert kept_bytes(weights, FP32) == 4 * 1_045_442_475
-    assert kept_bytes(weights, BF16) == 2 * 1_045_442_475
+    assert resident_bytes(weights, FP32) == 4 * 1_045_442_475
+    assert resident_bytes(weights, BF16) == 2 * 1_045_442_475
     fp16 = Keeping("fp16")
-    assert kept_bytes(weights, fp16) == 2 * (102_267_648 + 859_520_964) + 4 * 83_653_863
-    assert kept_bytes(weights, replace(fp16, offload="parts")) == 2 * 859_520_964 + 4 * 83_653_863
-    assert kept_bytes(weights, replace(fp16, offload="groups")) == 2 * 59_000_000 + 4 * 83_653_863
-    assert kept_bytes(weights, Keeping("bf16", "bf16", quantise="int8")) < 0.6 * kept_bytes(weights, BF16)
+    assert resident_bytes(weights, fp16) == 2 * (102_267_648 + 859_520_964) + 4 * 83_653_863
+    assert resident_bytes(weights, replace(fp16, offload="parts")) == 2 * 859_520_964 + 4 * 83_653_863
+    assert resident_bytes(weights, replace(fp16, offload="groups")) == 2 * 59_000_000 + 4 * 83_653_863
+    assert resident_bytes(weights, Keeping("bf16", "bf16", quantise="int8")) < 0.6 * resident_bytes(weights, BF16)
     assert memory.weighed(registry.recipe("xiaomo")).denoisers == (9_540_659, 14_203_808)
 
 
@@ -114,7 +114,7 @@ def test_a_shared_space_is_counted_once() -> None:
 
 def test_bf16_takes_half(taiyi: Recipe) -> None:
     """Of weights and of what is worked out; fp16 of the first alone."""
-    assert 2 * kept_bytes(TAIYI, BF16) == kept_bytes(TAIYI, FP32)
+    assert 2 * resident_bytes(TAIYI, BF16) == resident_bytes(TAIYI, FP32)
     whole = drawing_bytes((512, 768), FP32)
     assert 2 * drawing_bytes((512, 768), BF16) == whole == drawing_bytes((512, 768), Keeping("fp16"))
     memory.check((1024, 1024), "bf16", free=3 * GIGA)

@@ -47,10 +47,10 @@ def test_where_weights_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     there = registry.recipe("xiaomo")
     assert model_info.whereabouts(there) == "bundled"
     away = replace(there, weights=Published(repo="someone/something"))
-    monkeypatch.setattr(registry, "found", lambda recipe: None)
+    monkeypatch.setattr(registry, "local_folder", lambda recipe: None)
     assert model_info.whereabouts(away) == "to fetch"
     assert model_info.whereabouts(replace(there, weights=Published())) == "none"
-    monkeypatch.setattr(registry, "found", lambda recipe: tmp_path)
+    monkeypatch.setattr(registry, "local_folder", lambda recipe: tmp_path)
     assert model_info.whereabouts(away) == "here"
 
 

@@ -41,7 +41,7 @@ BASE: dict[str, Any] = {"text": "一只猫，绿色背景", "size": (128, 128), 
 def test_one_sentence_changes_one_thing(sentence: str, changed: dict[str, Any]) -> None:
     edit = edited(sentence, BASE)
     assert edit.fields == BASE | changed
-    assert edit.said
+    assert edit.summary
 
 
 def test_the_first_sentence_is_the_prompt_and_draw_begins_anew() -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as some
 
 from bimo.core.errors import RequestError
 from bimo.prompts.expansion import expanded, pictures_of_sayings, rewritten
-from bimo.prompts.poems import found, poems
+from bimo.prompts.poems import find_verse, poems
 from bimo.xiaomo.captions.expansion import lexicons
 
 
@@ -29,7 +29,7 @@ def test_what_a_word_stands_for_is_added_in_its_language(prompt: str, seen: str)
     assert full.text.startswith(prompt)
     assert seen in full.text.removeprefix(prompt)
     assert full.original == prompt
-    assert any(seen in one.seen for one in full.added)
+    assert any(seen in one.description for one in full.added)
     assert seen in " ".join(full.notes())
     # A second time there is nothing to add of the same words.
     assert not set(full.added) & set(expanded(full.text, [pictures_of_sayings]).added)
@@ -82,7 +82,7 @@ def test_a_model_is_asked_in_the_language_of_the_prompt() -> None:
     ],
 )
 def test_a_poem_is_found_by_what_is_remembered_of_it(asked: str, title: str, verse: str) -> None:
-    one = found(asked)
+    one = find_verse(asked)
     assert one.poem.title.startswith(title)
     assert one.verse.startswith(verse)
 
@@ -90,7 +90,7 @@ def test_a_poem_is_found_by_what_is_remembered_of_it(asked: str, title: str, ver
 @pytest.mark.parametrize("asked", ["", "。", "the quick brown fox"])
 def test_what_no_poem_has_is_said(asked: str) -> None:
     with pytest.raises(RequestError):
-        found(asked)
+        find_verse(asked)
 
 
 def test_every_poem_has_a_poet_and_sentences() -> None:

@@ -30,7 +30,7 @@ from bimo.prompts.negation import Negation, negation
 def test_what_is_denied(prompt: str, text: str, things: tuple[str, ...]) -> None:
     found = negation(prompt)
     assert (found.text, found.things) == (text, things)
-    assert len(found.said) == len(things)
+    assert len(found.phrases) == len(things)
     assert negation(found.text).things == ()
 
 

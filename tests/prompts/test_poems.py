@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from bimo.prompts.poems import found, poems
+from bimo.prompts.poems import find_verse, poems
 from bimo.prompts.quoted_text import quoted
 
 
@@ -29,6 +29,6 @@ def test_every_poem_is_characters_and_marks() -> None:
     ],
 )
 def test_a_poem_is_whole_and_its_poets(asked: str, poem: str, last: str) -> None:
-    answer = found(asked).poem
+    answer = find_verse(asked).poem
     assert str(answer) == poem
     assert answer.sentences[-1].endswith(f"{last}。")

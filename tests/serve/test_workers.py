@@ -167,7 +167,9 @@ def test_seats() -> None:
 @pytest.fixture
 def served(tiny_folder: Path, tmp_path: Path) -> Iterator[DrawingService]:
     """A service whose jobs two processes draw."""
-    settings = ServeSettings((str(tiny_folder),), tmp_path / "serve", how=LoadOptions(device="cpu"), workers=2, batch=1)
+    settings = ServeSettings(
+        (str(tiny_folder),), tmp_path / "serve", load_options=LoadOptions(device="cpu"), workers=2, batch=1
+    )
     service = make_service(settings)
     service.start()
     yield service

@@ -1,4 +1,4 @@
-"""What a judge is: it answers the checks of prompts by looking at their pictures; answers are kept in a file."""
+"""The interface of judges, which answer the checks of prompts by their pictures; answers are cached in a file."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from bimo.evaluation.kept import Kept
+from bimo.evaluation.result_cache import ResultCache
 from bimo.evaluation.suites.suite import Check
 
 
 @dataclass(frozen=True)
 class Look:
-    """A picture, what its bytes hash to, and a check of its prompt that is to be answered in ``language``."""
+    """A picture with the hash of its bytes, and a check of its prompt to be answered in ``language``."""
 
     picture: Path
     sha256: str
@@ -25,16 +25,16 @@ class Look:
     language: str
 
     def key(self, judge: str) -> str:
-        """What an answer depends on: the picture's bytes, the question, who is asked."""
-        asked = f"{judge}\n{self.sha256}\n{self.check.asked(self.language)}"
-        return hashlib.sha256(asked.encode()).hexdigest()[:32]
+        """A hash of what an answer depends on: the judge, the picture's bytes, the question."""
+        identity = f"{judge}\n{self.sha256}\n{self.check.question_in(self.language)}"
+        return hashlib.sha256(identity.encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What was said, and whether that is the right answer; None where nothing could be said."""
+    """A judge's answer and whether it is right; ``right`` is None without a usable answer."""
 
-    said: str
+    text: str
     right: bool | None
 
 
@@ -45,26 +45,28 @@ class Judge(ABC):
 
     @abstractmethod
     def identity(self) -> Mapping[str, str]:
-        """What its answers depend on: weights, model, settings."""
+        """What its answers depend on: weights, model, settings; part of the cache key."""
 
     @abstractmethod
     def answer(self, looks: Sequence[Look]) -> list[Answer]:
         """An answer to each look, in their order."""
 
 
-def answers(judge: Judge, looks: Sequence[Look], kept: Kept, together: int = 64) -> list[Answer]:
-    """The answers to looks, those that are known from what is kept; what got no answer is asked again next time."""
+def answers(judge: Judge, looks: Sequence[Look], cache: ResultCache, together: int = 64) -> list[Answer]:
+    """Answers looks, from the cache where possible; looks without a usable answer are not cached and asked again."""
     name = json.dumps(dict(judge.identity()), sort_keys=True)
     keys = [look.key(name) for look in looks]
-    todo = [place for place, key in enumerate(keys) if key not in kept.known]
-    found: dict[int, Answer] = {}
+    todo = [place for place, key in enumerate(keys) if key not in cache.values]
+    new_answers: dict[int, Answer] = {}
     for first in range(0, len(todo), together):
         part = todo[first : first + together]
         for place, answer in zip(part, judge.answer([looks[place] for place in part]), strict=True):
-            found[place] = answer
+            new_answers[place] = answer
             if answer.right is not None:
-                kept.keep(keys[place], [answer.said, answer.right])
-    return [found[place] if place in found else Answer(*kept.known[key]) for place, key in enumerate(keys)]
+                cache.store(keys[place], [answer.text, answer.right])
+    return [
+        new_answers[place] if place in new_answers else Answer(*cache.values[key]) for place, key in enumerate(keys)
+    ]
 
 
 def opened(path: Path) -> Image.Image:

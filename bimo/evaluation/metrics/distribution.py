@@ -1,5 +1,5 @@
-"""Distances between two sets of features [N, D]: FID, KID and IS by torchmetrics; FID-infinity, precision and recall
-ours, which it lacks. Statistics are float64.
+"""Metrics on two sets of features [N, D]: FID, KID and IS by torchmetrics; FID-infinity, precision and recall, which it
+lacks, here. Statistics are float64.
 """
 
 # torchmetrics names its tensors loosely.
@@ -27,8 +27,8 @@ FEWEST = 10
 FID_RESAMPLES = 20
 
 
-class _Given(nn.Module):
-    """What torchmetrics takes for a network: features that are there already."""
+class _Identity(nn.Module):
+    """Passed to torchmetrics as the feature network; returns the precomputed features."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -40,26 +40,24 @@ class _Given(nn.Module):
 
 @contextmanager
 def _seeded(seed: int) -> Generator[None]:
-    """torchmetrics draws subsets from torch's own generator."""
+    """Seeds torch's global generator, from which torchmetrics draws subsets."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
 def _metric(name: str, width: int, **settings: Any) -> Any:
-    """A metric of torchmetrics over given features. Raises ModuleNotFoundError where the extra ``eval`` is not
-    installed.
-    """
+    """A torchmetrics metric over precomputed features. Raises ModuleNotFoundError without the extra ``eval``."""
     from torchmetrics.image.fid import FrechetInceptionDistance
     from torchmetrics.image.inception import InceptionScore
     from torchmetrics.image.kid import KernelInceptionDistance
 
     kinds: dict[str, Any] = {"fid": FrechetInceptionDistance, "is": InceptionScore, "kid": KernelInceptionDistance}
-    return kinds[name](feature=_Given(width), **settings)
+    return kinds[name](feature=_Identity(width), **settings)
 
 
 def demand_pairs(drawn: Tensor, real: Tensor, least: int = 2) -> None:
-    """Raises DataError where two sets of features cannot be compared."""
+    """Raises DataError if two sets of features cannot be compared."""
     if drawn.ndim != 2 or real.ndim != 2 or drawn.shape[1] != real.shape[1]:
         raise DataError("features of {first} against {second}; expected [N, D] of one width",
                         first=list(drawn.shape), second=list(real.shape))  # fmt: skip
@@ -79,9 +77,9 @@ def fid(drawn: Tensor, real: Tensor) -> float:
 
 @dataclass(frozen=True)
 class _Moments:
-    """A mean [D] and a root [R, D] of a covariance (root^T root), R at most D: what FID is worked out of again and
-    again. The trace of the root of a product of covariances is the sum of the singular values of the product of their
-    roots, which for few pictures is small.
+    """A mean [D] and a root [R, D] of the covariance (root^T root), R at most D, to compute FID repeatedly. The trace
+    of the square root of the product of two covariances is the sum of the singular values of the product of their
+    roots, a small matrix if there are few pictures.
     """
 
     mean: Tensor
@@ -101,8 +99,8 @@ class _Moments:
 
 
 def fid_interval(drawn: Tensor, real: Tensor, resamples: int = FID_RESAMPLES, seed: int = 0) -> Interval:
-    """FID with the interval of resampled drawn pictures, moved to lie around the value: a resample has fewer different
-    pictures, so that its own FID is higher.
+    """FID with a bootstrap interval over the drawn pictures, shifted to be centred on the value: a resample has fewer
+    distinct pictures, so that its FID is biased upwards.
     """
     value = fid(drawn, real)
     rng = np.random.default_rng(seed)
@@ -114,8 +112,8 @@ def fid_interval(drawn: Tensor, real: Tensor, resamples: int = FID_RESAMPLES, se
 
 
 def fid_infinity(drawn: Tensor, real: Tensor, points: int = POINTS, seed: int = 0) -> float:
-    """FID as the number of drawn pictures grows without end (arXiv:1911.07023): FID at several numbers of pictures, and
-    the line through 1 / N at 0. Its numbers go from a tenth of the pictures, at least FEWEST, to all. Raises DataError.
+    """FID extrapolated to infinitely many pictures (arXiv:1911.07023): a linear fit of FID over 1 / N, evaluated at 0,
+    for N from a tenth of the pictures, at least FEWEST, to all. Raises DataError.
     """
     demand_pairs(drawn, real, 2 * FEWEST)
     n = len(drawn)
@@ -128,8 +126,8 @@ def fid_infinity(drawn: Tensor, real: Tensor, points: int = POINTS, seed: int = 
 
 
 def kid(drawn: Tensor, real: Tensor, seed: int = 0) -> Interval:
-    """The kernel distance (arXiv:1801.01401, cubic polynomial): mean over subsets, and 1.96 of their deviations either
-    side. There are 100 subsets of 1,000, or of all where there are fewer. Raises DataError.
+    """Kernel Inception Distance (arXiv:1801.01401, cubic polynomial): mean over subsets +- 1.96 standard deviations.
+    There are 100 subsets of 1,000 pictures, or of all if there are fewer. Raises DataError.
     """
     demand_pairs(drawn, real)
     size = min(SUBSET_SIZE, len(drawn), len(real))
@@ -143,8 +141,8 @@ def kid(drawn: Tensor, real: Tensor, seed: int = 0) -> Interval:
 
 
 def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> Interval:
-    """exp of the mean KL of classes given a picture from all (arXiv:1606.03498), of logits [N, classes]: mean over
-    two or more splits, and 1.96 of their deviations either side. Raises DataError for fewer pictures than splits.
+    """Inception Score (arXiv:1606.03498) of logits [N, classes]: mean over two or more splits +- 1.96 standard
+    deviations. Raises DataError for fewer pictures than splits.
     """
     if len(logits) < splits:
         raise DataError("{count} pictures for an Inception Score of {splits} splits; draw more",
@@ -159,15 +157,15 @@ def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> Interval
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """The shares of drawn pictures among the real ones, and of real ones among the drawn."""
+    """The fractions of drawn pictures in the manifold of the real ones, and of real ones in that of the drawn."""
 
     precision: float
     recall: float
 
 
 def precision_recall(drawn: Tensor, real: Tensor, neighbours: int = NEIGHBOURS) -> PrecisionRecall:
-    """Improved precision and recall (arXiv:1904.06991): a picture is among a set where it lies within the distance of
-    some picture of that set to its third nearest neighbour. Raises DataError.
+    """Improved precision and recall (arXiv:1904.06991): a picture is in the manifold of a set if it is nearer to some
+    picture of the set than that picture's third nearest neighbour. Raises DataError.
     """
     demand_pairs(drawn, real, neighbours + 1)
     drawn, real = drawn.double(), real.double()
@@ -175,6 +173,6 @@ def precision_recall(drawn: Tensor, real: Tensor, neighbours: int = NEIGHBOURS) 
 
 
 def _among(points: Tensor, of: Tensor, neighbours: int) -> float:
-    # The nearest of all is the picture itself.
+    # neighbours + 1, as the nearest neighbour of a picture is itself.
     radii = torch.cdist(of, of).kthvalue(neighbours + 1, dim=1).values
     return float((torch.cdist(points, of) <= radii).any(1).double().mean())

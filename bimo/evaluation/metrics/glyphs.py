@@ -1,8 +1,8 @@
-"""Text in pictures as a reader (OCR) gives it, against the text that was asked for, by the published formulas.
+"""Text rendering scores: OCR results against the requested text, by the published formulas.
 
-OneIG (arXiv:2506.07977): 1 - min(M, ED) (1 - CR) (1 - WAC) / M over all pictures. WeGenBench: segments matched by the
-least edit distance. LongText-Bench (X-Omni): characters recalled whatever their order; beside it here the normalised
-edit distance, which sees their order.
+OneIG (arXiv:2506.07977): 1 - min(M, ED) (1 - CR) (1 - WAC) / M over all pictures. WeGenBench: segments matched by least
+edit distance. LongText-Bench (X-Omni): recall of characters regardless of order; here with the normalised edit
+distance, which respects their order.
 """
 
 # scipy has no types.
@@ -20,29 +20,29 @@ import numpy as np
 
 from bimo.curation.filters.ocr import edit_distance
 
-#: The most that an edit distance counts in OneIG's score.
+#: M in OneIG's score, the cap of the edit distance.
 MOST_EDITS = {"zh": 50, "en": 100}
-#: As many lines are tried in every order; of more, as they were read and by where they fit best.
+#: Up to this many lines all orders are tried; with more, only the reading order and that of the best matches.
 ALL_ORDERS = 5
 _BLANKS = re.compile(r"\s+")
 
 
 def plain(text: str) -> str:
-    """Without blanks; no other character is left out or folded."""
+    """Removes whitespace, nothing else."""
     return _BLANKS.sub("", text)
 
 
 def ned(first: str, second: str) -> float:
-    """Edit distance over the longer length: 0 for equal texts, 1 for texts without anything in common."""
+    """Normalised edit distance, by the longer length: 0 for equal texts, 1 if nothing is in common."""
     longest = max(len(first), len(second))
     return edit_distance(first, second) / longest if longest else 0.0
 
 
 @dataclass(frozen=True)
 class Glyphs:
-    """Of one picture: ``characters`` recalled whatever their order (a share); ``similarity``, 1 - NED with the best
-    order of lines; ``sentences`` read whole (a share); ``edits`` and ``matched`` of ``wanted`` characters as OneIG
-    counts them; ``f1`` of characters whatever their order.
+    """Scores of one picture: ``characters``, recall regardless of order; ``similarity``, 1 - NED with the best order of
+    lines; ``sentences``, the fraction read exactly; ``f1`` of characters regardless of order; and OneIG's counts:
+    ``edits``, and ``matched`` of ``wanted`` characters.
     """
 
     characters: float
@@ -54,44 +54,42 @@ class Glyphs:
     wanted: int
 
     @property
-    def whole(self) -> bool:
-        """Whether all that was wanted, and nothing else, is read."""
+    def exact(self) -> bool:
+        """Whether exactly the requested text was read."""
         return self.edits == 0
 
 
 def glyphs(wanted: Sequence[str], read: Sequence[str]) -> Glyphs:
-    """Segments that should stand in a picture, and the lines that are read of it. Raises ValueError where nothing is
-    wanted.
-    """
-    asked, lines = [plain(part) for part in wanted if plain(part)], [plain(part) for part in read if plain(part)]
-    if not asked:
+    """Compares the requested text segments with the lines that OCR read. Raises ValueError if no text is requested."""
+    segments, lines = [plain(part) for part in wanted if plain(part)], [plain(part) for part in read if plain(part)]
+    if not segments:
         raise ValueError("no text is wanted")
-    whole, found = Counter("".join(asked)), Counter("".join(lines))
-    matched = (whole & found).total()
+    wanted_counts, read_counts = Counter("".join(segments)), Counter("".join(lines))
+    matched = (wanted_counts & read_counts).total()
     return Glyphs(
-        characters=matched / whole.total(),
-        similarity=_similarity("".join(asked), lines),
-        sentences=_sentences([part.lower() for part in asked], [line.lower() for line in lines]),
-        f1=2 * matched / (whole.total() + found.total()),
-        edits=edit_distance("".join(asked), "".join(lines)),
+        characters=matched / wanted_counts.total(),
+        similarity=_similarity("".join(segments), lines),
+        sentences=_sentences([part.lower() for part in segments], [line.lower() for line in lines]),
+        f1=2 * matched / (wanted_counts.total() + read_counts.total()),
+        edits=edit_distance("".join(segments), "".join(lines)),
         matched=matched,
-        wanted=whole.total(),
+        wanted=wanted_counts.total(),
     )
 
 
-def oneig(found: Sequence[Glyphs], language: str = "zh") -> float:
-    """OneIG's text score over all pictures: the mean edit distance ED, the share CR that is whole, the share WAC of
-    matched characters of all pictures together.
+def oneig(results: Sequence[Glyphs], language: str = "zh") -> float:
+    """OneIG's text score over all pictures, from the mean edit distance ED, the fraction CR of exact pictures, and the
+    fraction WAC of matched characters over all pictures.
     """
-    most = MOST_EDITS[language]
-    edits = sum(one.edits for one in found) / len(found)
-    whole = sum(one.whole for one in found) / len(found)
-    matched = sum(one.matched for one in found) / sum(one.wanted for one in found)
-    return 1 - min(most, edits) * (1 - whole) * (1 - matched) / most
+    edit_limit = MOST_EDITS[language]
+    edits = sum(one.edits for one in results) / len(results)
+    correct = sum(one.exact for one in results) / len(results)
+    matched = sum(one.matched for one in results) / sum(one.wanted for one in results)
+    return 1 - min(edit_limit, edits) * (1 - correct) * (1 - matched) / edit_limit
 
 
 def _similarity(wanted: str, lines: Sequence[str]) -> float:
-    """WeGenBench's edit_sim: 1 - NED of all lines in the order that fits best."""
+    """WeGenBench's edit_sim: 1 - NED of all lines in their best order."""
     if not lines:
         return 0.0
     if len(lines) <= ALL_ORDERS:
@@ -102,13 +100,13 @@ def _similarity(wanted: str, lines: Sequence[str]) -> float:
 
 
 def _place(wanted: str, line: str) -> int:
-    """Where a line agrees with the most characters of what is wanted."""
-    agree = [sum(a == b for a, b in zip(wanted[at:], line, strict=False)) for at in range(len(wanted))]
-    return int(np.argmax(agree))
+    """The offset in ``wanted`` at which a line matches the most characters."""
+    matches = [sum(a == b for a, b in zip(wanted[at:], line, strict=False)) for at in range(len(wanted))]
+    return int(np.argmax(matches))
 
 
 def _sentences(wanted: Sequence[str], lines: Sequence[str]) -> float:
-    """WeGenBench's sen_acc: of segments and lines matched by the least edit distance (Hungarian), the equal share."""
+    """WeGenBench's sen_acc: the fraction of exact segments after Hungarian matching by edit distance."""
     from scipy.optimize import linear_sum_assignment
 
     if not lines:

@@ -1,8 +1,8 @@
-"""Inception-v3 as FID has it (arXiv:1512.00567, arXiv:1706.08500), from the user's file of weights.
+"""The Inception-v3 of FID (arXiv:1512.00567, arXiv:1706.08500), from the user's file of weights.
 
-The network of 2015-12-05 differs from torchvision's: average pooling leaves padding out, the last block pools by
-maximum, there are 1,008 classes. pytorch-fid and torch-fidelity publish its weights under the same names.
-torch-fidelity is not a dependency because it brings torchvision, whose wheel replaces a torch build for processors.
+The network of 2015-12-05 differs from torchvision's: average pooling excludes padding, the last block uses maximum
+pooling, there are 1,008 classes. pytorch-fid and torch-fidelity publish its weights under the same names.
+torch-fidelity is not a dependency because it needs torchvision, whose wheel replaces a CPU build of torch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Path_ = tuple[str | tuple[str, str], ...]
 SIDE = 299
 FEATURES = 2048
 CLASSES = 1008
-#: Beginning of the SHA-256 of what is published, as the name of the file says: weights-inception-2015-12-05-6726825d.
+#: Prefix of the published file's SHA-256, as in its name: weights-inception-2015-12-05-6726825d.
 PUBLISHED = "6726825d"
 
 
@@ -42,8 +42,8 @@ class Convolution(nn.Module):
 
 
 class Mixed(nn.Module):
-    """Branches of convolutions over one input, concatenated; the last pools first ("average", "maximum"), or pools
-    alone with stride 2 ("reduce"). Two names in one place of a path work side by side.
+    """Concatenated branches of convolutions over one input. The last branch pools before its convolution ("average",
+    "maximum"), or only pools, with stride 2 ("reduce"). Two names at one position of a path are parallel convolutions.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ def _block_e(inside: int, pool: str) -> Mixed:
 
 
 class Inception(nn.Module):
-    """[B, 3, 299, 299] in [-1, 1] -> features [B, 2048] and class scores without their bias [B, 1008]."""
+    """[B, 3, 299, 299] in [-1, 1] -> features [B, 2048] and logits without bias [B, 1008]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -163,8 +163,8 @@ class Inception(nn.Module):
 
 
 def load_inception(path: Path, expected: str = "") -> tuple[Inception, str]:
-    """The network of a file of weights, and the file's SHA-256. ``expected`` is the beginning of the hash that it must
-    have. Raises WeightsError for a file that is not there, another one, or of another network.
+    """Loads the network; returns it and the file's SHA-256, which must start with ``expected``. Raises WeightsError for
+    a missing file, another hash, or another network.
     """
     if not path.is_file():
         raise WeightsError(
@@ -174,26 +174,28 @@ def load_inception(path: Path, expected: str = "") -> tuple[Inception, str]:
             path=path,
             published=PUBLISHED,
         )
-    found = digest(path)
-    if expected and not found.startswith(expected.lower()):
+    sha256 = digest(path)
+    if expected and not sha256.startswith(expected.lower()):
         raise WeightsError(
             "{path} has the SHA-256 {found}, expected one that begins with {expected}; get the file again",
             path=path,
-            found=found,
+            found=sha256,
             expected=expected,
         )
     network = Inception()
-    known = network.state_dict()
+    own_state = network.state_dict()
     state = {name: value for name, value in read(path).items() if not name.endswith("num_batches_tracked")}
-    wanted = {name for name in known if not name.endswith("num_batches_tracked")}
-    wrong = sorted(wanted ^ set(state)) + sorted(n for n in wanted & set(state) if state[n].shape != known[n].shape)
-    if wrong:
+    expected_names = {name for name in own_state if not name.endswith("num_batches_tracked")}
+    mismatched = sorted(expected_names ^ set(state)) + sorted(
+        n for n in expected_names & set(state) if state[n].shape != own_state[n].shape
+    )
+    if mismatched:
         raise WeightsError(
             "{path} holds no Inception-v3 of 2015-12-05: {count} tensors are missing, of another shape or not of it, "
             "{wrong} first",
             path=path,
-            count=len(wrong),
-            wrong=wrong[0],
+            count=len(mismatched),
+            wrong=mismatched[0],
         )
     network.load_state_dict(state, strict=False)
-    return network.eval().requires_grad_(False), found
+    return network.eval().requires_grad_(False), sha256

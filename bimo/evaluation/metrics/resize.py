@@ -1,4 +1,4 @@
-"""The four ways in which pictures are brought to Inception's 299 x 299; numbers by one do not compare with another's.
+"""Four ways to resize pictures to Inception's 299 x 299; results with different ones are not comparable.
 
 ``pytorch-fid`` interpolates as torch does, ``torch-fidelity`` as TensorFlow 1 did (no half-pixel centres),
 ``clean-fid`` by Pillow's antialiased bicubic (arXiv:2104.11222), ``torchmetrics`` by torch's antialiased bilinear.
@@ -21,7 +21,7 @@ from bimo.evaluation.metrics.inception import SIDE
 
 
 class Resize(StrEnum):
-    """By whose resize pictures are measured."""
+    """The library whose resize is used."""
 
     pytorch_fid = "pytorch-fid"
     torch_fidelity = "torch-fidelity"
@@ -30,13 +30,13 @@ class Resize(StrEnum):
 
 
 def prepared(image: Image.Image, how: Resize, side: int = SIDE) -> Tensor:
-    """A picture -> [3, side, side] float32 as Inception takes it."""
+    """A picture as Inception's input, float32 [3, side, side]."""
     pixels = np.asarray(image.convert("RGB"))
-    return _WAYS[how](torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float(), side)[0]
+    return _RESIZES[how](torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float(), side)[0]
 
 
 def shorter_side(image: Image.Image, side: int) -> Image.Image:
-    """The centre of a picture whose shorter side was brought to ``side`` pixels by bilinear interpolation."""
+    """Resizes the shorter side to ``side`` pixels (bilinear) and crops the centre."""
     scale = side / min(image.size)
     width, height = max(side, round(image.width * scale)), max(side, round(image.height * scale))
     image = image.resize((width, height), Image.Resampling.BILINEAR)
@@ -54,7 +54,7 @@ def _torchmetrics(x: Tensor, side: int) -> Tensor:
 
 
 def _torch_fidelity(x: Tensor, side: int) -> Tensor:
-    """A pixel i of the new side reads at i * old / new, where torch reads at (i + 0.5) * old / new - 0.5."""
+    """Samples output pixel i at i * old / new, where torch samples at (i + 0.5) * old / new - 0.5."""
     for axis in (2, 3):
         old = x.shape[axis]
         at = torch.arange(side, dtype=torch.float32) * (old / side)
@@ -74,7 +74,7 @@ def _clean_fid(x: Tensor, side: int) -> Tensor:
     return (torch.from_numpy(np.stack(planes))[None] - 128) / 128
 
 
-_WAYS: dict[Resize, Callable[[Tensor, int], Tensor]] = {
+_RESIZES: dict[Resize, Callable[[Tensor, int], Tensor]] = {
     Resize.pytorch_fid: _pytorch_fid,
     Resize.torch_fidelity: _torch_fidelity,
     Resize.clean_fid: _clean_fid,

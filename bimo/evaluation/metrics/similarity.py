@@ -1,5 +1,5 @@
-"""What is measured with vectors of length 1, a picture's and a text's: CLIP similarity, CLIP-R, how far apart pictures
-of one prompt are, whether two spellings or languages give one picture, near-copies of training pictures.
+"""Measures on normalised embeddings: CLIP similarity, CLIP-R, diversity of a prompt's pictures, agreement between
+spellings or languages of a prompt; and near-copies of training pictures by pHash.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from bimo.curation.dedup.duplicates import SQUARE, hashed
 from bimo.curation.dedup.hamming_index import Neighbours
 
 Vectors = NDArray[np.float32]
-#: CLIP-R asks for the right one of so many texts (arXiv:2104.08826, 99 others).
+#: The number of texts among which CLIP-R looks for the right one (arXiv:2104.08826: 99 others).
 CANDIDATES = 100
 #: Bits of a 64 bit pHash within which two pictures are near-copies.
 COPY_BITS = 8
@@ -27,8 +27,8 @@ def own_similarity(pictures: Vectors, texts: Vectors) -> list[float]:
 
 
 def clip_r(pictures: Vectors, texts: Vectors, names: Sequence[str], seed: int = 0) -> list[bool]:
-    """Whether a picture's own text is nearer than 99 others (all others where there are fewer). Rows of one of
-    ``names`` have one text and are never each other's candidates.
+    """Whether a picture is nearer to its own text than to 99 random others (all others if there are fewer). Rows with
+    the same name have the same text and are not each other's candidates.
     """
     rng = np.random.default_rng(seed)
     first = {name: row for row, name in reversed(list(enumerate(names)))}
@@ -44,21 +44,21 @@ def clip_r(pictures: Vectors, texts: Vectors, names: Sequence[str], seed: int = 
 
 
 def spread(vectors: Vectors, names: Sequence[str]) -> dict[str, float]:
-    """Name of a prompt -> mean of 1 - cosine between its pictures, for those with two or more."""
+    """For each name with two or more pictures, the mean of 1 - cosine between them."""
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(names):
         rows.setdefault(name, []).append(row)
-    found: dict[str, float] = {}
-    for name, mine in rows.items():
-        if len(mine) > 1:
-            cosines = vectors[mine] @ vectors[mine].T
-            found[name] = float(1 - cosines[np.triu_indices(len(mine), 1)].mean())
-    return found
+    spreads: dict[str, float] = {}
+    for name, own_rows in rows.items():
+        if len(own_rows) > 1:
+            cosines = vectors[own_rows] @ vectors[own_rows].T
+            spreads[name] = float(1 - cosines[np.triu_indices(len(own_rows), 1)].mean())
+    return spreads
 
 
 def thumbs(pictures: Sequence[Image.Image]) -> Vectors:
-    """[N, 12288]: pictures at 64 x 64 without their mean colour, as vectors of length 1: a stand-in where there is no
-    CLIP, which sees where colours lie and nothing of what they are.
+    """[N, 12288]: pictures at 64 x 64, minus their mean colour, normalised. A substitute for CLIP embeddings that
+    captures the layout of colours but no content.
     """
     rows = [np.asarray(p.convert("RGB").resize((THUMB, THUMB), Image.Resampling.BOX), np.float32) for p in pictures]
     flat = np.stack(rows).reshape(len(rows), -1) if rows else np.zeros((0, THUMB * THUMB * 3), np.float32)
@@ -72,15 +72,15 @@ def pairs_alike(vectors: Vectors, pairs: Sequence[tuple[int, int]]) -> list[floa
 
 
 def perceptual_hashes(pictures: Sequence[Image.Image]) -> NDArray[np.uint64]:
-    """[N] pHash, as curation finds duplicates by."""
+    """[N] pHash, the same as in curation's duplicate search."""
     squares = (p.convert("L").resize((SQUARE, SQUARE), Image.Resampling.BILINEAR, reducing_gap=1.0) for p in pictures)
     return np.array([hashed(np.asarray(square, np.float32))[0][0] for square in squares], np.uint64)
 
 
 def near_copies(drawn: NDArray[np.uint64], known: NDArray[np.uint64], bits: int = COPY_BITS) -> Mapping[int, int]:
-    """Row of a drawn picture -> row of a known one (training pictures) whose pHash is within some bits of its own."""
+    """Maps rows of drawn pictures to rows of known ones whose pHash differs in at most ``bits`` bits."""
     if not len(drawn) or not len(known):
         return {}
-    found = Neighbours(known).within(drawn, bits)
-    assert found is not None
-    return {int(a): int(b) for a, b in zip(*found, strict=True)}
+    pairs = Neighbours(known).within(drawn, bits)
+    assert pairs is not None
+    return {int(a): int(b) for a, b in zip(*pairs, strict=True)}

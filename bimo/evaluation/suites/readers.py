@@ -1,10 +1,10 @@
-"""Published prompt suites from files that the user has. Nothing is fetched; a row that is no prompt is counted.
+"""Readers of published prompt suites from the user's files. Nothing is downloaded; unusable rows are counted.
 
-The formats are those of the files as published; ``unverified`` ones are known from their papers and from other
-people's readers, and no published file was at hand.
+The formats are those of the published files; ``unverified`` ones follow papers and other readers, without a published
+file to check against.
 """
 
-# Parsed JSON has no types; what is kept of it is named where it is kept.
+# Parsed JSON has no types.
 # pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NO_JSON, OTHER = Message("line is no JSON"), Message("row of another format")
 
 
 class Unusable(Exception):
-    """A row that is no prompt; the reason's English is a key of ``Suite.unusable``."""
+    """A row that is not a prompt; the reason's English text is a key of ``Suite.unusable``."""
 
     def __init__(self, reason: Message) -> None:
         super().__init__(reason.text)
@@ -43,7 +43,7 @@ class Unusable(Exception):
 
 @dataclass(frozen=True)
 class Format:
-    """How a suite's file is read: ``rows`` gives its rows, ``prompts`` what one of them asks for."""
+    """How a suite's file is parsed: ``rows`` splits it, ``prompts`` converts one row."""
 
     rows: Callable[[str], Iterator[Any]]
     prompts: Callable[[Any, int], Iterable[Prompt]]
@@ -51,28 +51,28 @@ class Format:
     unverified: bool = False
 
 
-def open_suite(asked: str) -> Suite:
-    """A suite as it is asked for: ``chinese``, or ``NAME:FILE`` for one of ``FORMATS``, or a file of prompts, a line
-    each (.txt), or a table or JSON lines with a column ``prompt`` or ``text``. Raises RequestError for a name that
-    there is not, DataError for a file without prompts.
+def open_suite(name_or_path: str) -> Suite:
+    """Opens ``chinese``, ``NAME:FILE`` for one of ``FORMATS``, or a file of prompts: text lines, or a table or JSON
+    lines with a column ``prompt`` or ``text``. Raises RequestError for an unknown name, DataError for a file without
+    prompts.
     """
-    if asked == OWN:
+    if name_or_path == OWN:
         return own()
-    name, colon, file = asked.partition(":")
+    name, colon, file = name_or_path.partition(":")
     if not colon or len(name) == 1:  # C:\prompts.txt
-        if asked in FORMATS:
+        if name_or_path in FORMATS:
             raise RequestError(
-                "the suite {name} is not in the package; give the file that you have, as {name}:FILE", name=asked
+                "the suite {name} is not in the package; give the file that you have, as {name}:FILE", name=name_or_path
             )
-        if not Path(asked).is_file():
-            near = meant(asked, [OWN, *FORMATS])
+        if not Path(name_or_path).is_file():
+            near = meant(name_or_path, [OWN, *FORMATS])
             raise RequestError(
-                "there is no suite {asked!r}, and no such file of prompts{near}; all but chinese with a file of yours, "
+                "there is no suite {suite!r}, and no such file of prompts{near}; all but chinese with a file of yours, "
                 "as NAME:FILE",
-                asked=asked,
+                suite=name_or_path,
                 near=near,
             )
-        return read_suite(Path(asked).name, Path(asked), PLAIN)
+        return read_suite(Path(name_or_path).name, Path(name_or_path), PLAIN)
     if name not in FORMATS:
         near = meant(name, FORMATS)
         raise RequestError("there is no suite {name!r}{near}", name=name, near=near)
@@ -80,7 +80,7 @@ def open_suite(asked: str) -> Suite:
 
 
 def read_suite(name: str, path: Path, form: Format) -> Suite:
-    """The prompts of a file. Raises DataError where there are none, or where it is not text."""
+    """The prompts of a file. Raises DataError if there are none, or if it is not UTF-8 text."""
     try:
         text = read_regular(path, MAXIMUM_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -96,8 +96,8 @@ def read_suite(name: str, path: Path, form: Format) -> Suite:
             unusable[error.reason.text] += 1
         except (KeyError, TypeError, ValueError, AttributeError, IndexError):
             unusable[OTHER.text] += 1
-    kept = without_duplicates(prompts, unusable)
-    return Suite(name, kept, form.licence, unusable, form.unverified)
+    unique = without_duplicates(prompts, unusable)
+    return Suite(name, unique, form.licence, unusable, form.unverified)
 
 
 def _json_lines(text: str) -> Iterator[Any]:
@@ -168,12 +168,12 @@ def _muge(row: Row, number: int) -> Iterator[Prompt]:
 
 
 def _unigenbench(row: Row, number: int) -> Iterator[Prompt]:
-    told = json.loads(row["sub_dims_zh"])
-    points: list[str] = told["考点"]
-    said: list[str] = told.get("考点对应描述") or []
-    if len(said) != len(points):  # points that are not described one by one
-        said = []
-    checks = tuple(Check(f"“{phrase}”", "") for phrase in said)
+    dimensions = json.loads(row["sub_dims_zh"])
+    points: list[str] = dimensions["考点"]
+    descriptions: list[str] = dimensions.get("考点对应描述") or []
+    if len(descriptions) != len(points):  # the descriptions do not correspond to the points
+        descriptions = []
+    checks = tuple(Check(f"“{phrase}”", "") for phrase in descriptions)
     group = points[0].partition("-")[0]
     yield Prompt(str(row["index"]), group, "zh", _words(row["prompt_zh"]), checks)
 
@@ -190,7 +190,7 @@ def _oneig(row: Row, number: int) -> Iterator[Prompt]:
 
 
 def _quoted(category: str, text: str) -> tuple[str, ...]:
-    """The strings that a prompt of the text subset quotes: the file of contents is another one."""
+    """The quoted strings of prompts in the text subset; OneIG's own list of texts is a separate file."""
     return tuple(re.findall('[“「『"]([^”」』"]+)[”」』"]', text)) if "text" in category.lower() else ()
 
 
@@ -213,7 +213,7 @@ def _geneval(row: Row, number: int) -> Iterator[Prompt]:
 
 
 def _geneval_check(thing: Row, seen: bool) -> Check:
-    """In GenEval's own terms: class, count, colour; an excluded class has the count from which it is one too many."""
+    """GenEval's class, count and colour as a phrase; for an excluded class the count is the least that is wrong."""
     count, colour = int(thing.get("count", 1)), str(thing.get("color", ""))
     amount = f"at least {count}" if not seen else f"exactly {count}"
     place = f", {thing['position'][0]} object {thing['position'][1] + 1}" if "position" in thing else ""
@@ -239,13 +239,13 @@ def _cvtg(row: Row, number: int) -> Iterator[Prompt]:
 def _qwen_image_bench(row: Row, number: int) -> Iterator[Prompt]:
     key = str(row.get("id", number))
     group = str(row.get("category") or row.get("dimension") or "all")
-    found = False
+    any_text = False
     for name in ("prompt_zh", "prompt_en", "prompt"):
         if isinstance(row.get(name), str) and row[name].strip():
-            found, text = True, _words(row[name])
+            any_text, text = True, _words(row[name])
             language = _language(text)
             yield Prompt(key if language == "zh" else f"{key}.en", group, language, text, pair=key)
-    if not found:
+    if not any_text:
         raise Unusable(NO_TEXT)
 
 

@@ -1,4 +1,4 @@
-"""A prompt suite: what is drawn, what must and must not be seen in it, and the hash of all that."""
+"""A prompt suite: its prompts, their checks, and a hash of both."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pathlib import Path
 from bimo.core.errors import DataError
 from bimo.core.messages import Listed, Message
 
-#: How a check is asked where its suite has no question of its own.
-ASKED = {"zh": "这张图里能看到{phrase}吗？", "en": "Can you see {phrase} in this picture?"}
+#: The question for checks without one of their own.
+QUESTIONS = {"zh": "这张图里能看到{phrase}吗？", "en": "Can you see {phrase} in this picture?"}
 DUPLICATE = Message("duplicate prompt")
 ANSWERS = {"zh": ("是", "否"), "en": ("yes", "no")}
 
 
 @dataclass(frozen=True)
 class Check:
-    """Something that a right picture shows, or does not (``seen``): a noun phrase in Chinese and English, "" where the
-    suite has it in the other language alone. ``question`` and ``answer`` are a suite's own words where it has such.
+    """Something that a right picture shows, or must not show (``seen`` is False): a noun phrase in Chinese and English,
+    "" if the suite has only the other language. ``question`` and ``answer`` replace the default question.
     """
 
     zh: str
@@ -30,28 +30,28 @@ class Check:
     question: str = ""
     answer: str = ""
 
-    def asked(self, language: str) -> str:
-        """The question in "zh" or "en", or in the language that there is."""
-        return self.question or ASKED[self.language(language)].format(phrase=self.phrase(language))
+    def question_in(self, language: str) -> str:
+        """The question in "zh" or "en", or in the only language available."""
+        return self.question or QUESTIONS[self.language(language)].format(phrase=self.phrase(language))
 
     def expected(self, language: str) -> str:
-        """The answer that is right."""
+        """The right answer."""
         return self.answer or ANSWERS[self.language(language)][not self.seen]
 
     def phrase(self, language: str) -> str:
-        """The noun phrase in "zh" or "en", or in the language that there is."""
+        """The noun phrase in "zh" or "en", or in the only language available."""
         return (self.zh, self.en)[self.language(language) == "en"]
 
-    def language(self, wanted: str) -> str:
-        """The language that the check is in, the wanted one if there are both."""
-        return wanted if (self.zh, self.en)[wanted == "en"] else "en" if self.en else "zh"
+    def language(self, preferred: str) -> str:
+        """The preferred language if the check has it, else the other."""
+        return preferred if (self.zh, self.en)[preferred == "en"] else "en" if self.en else "zh"
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One line of a suite. ``key`` names it; the same question in another language has the same ``pair``. ``written``
-    is the text that must stand in the picture, ``image`` the file name of its reference picture, ``variant_of`` the key
-    of the prompt that this one is another spelling of.
+    """One prompt of a suite. ``key`` identifies it; its translation has the same ``pair``. ``written`` is the text to
+    render in the picture, ``image`` the file name of a reference picture, ``variant_of`` the key of the prompt that
+    this one is another spelling of.
     """
 
     key: str
@@ -68,8 +68,8 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Suite:
-    """Prompts in their order. ``unusable`` counts the rows of the file that are no prompts, by reason; ``unverified``
-    says that the format was not seen in a published file.
+    """Prompts in order. ``unusable`` counts rows of the file that are not prompts, by reason; ``unverified`` means that
+    the format was not checked against a published file.
     """
 
     name: str
@@ -84,16 +84,16 @@ class Suite:
                 "the suite {name} holds no prompt ({count} rows are none: {reasons}); give a file of its format",
                 name=self.name,
                 count=self.unusable.total(),
-                reasons=self.said_unusable(),
+                reasons=self.unusable_reasons(),
             )
 
-    def said_unusable(self) -> Listed:
-        """How many rows are no prompts, by reason."""
+    def unusable_reasons(self) -> Listed:
+        """The counts of unusable rows, by reason."""
         return Listed([Message("{reason} {count}", reason=Message(r), count=n) for r, n in self.unusable.items()])
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of the prompts and all that is asked of them."""
+        """The SHA-256 of the prompts and their checks."""
         rows = [asdict(prompt) for prompt in self.prompts]
         return hashlib.sha256(json.dumps(rows, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
 
@@ -103,10 +103,10 @@ class Suite:
         return tuple(dict.fromkeys(prompt.group for prompt in self.prompts))
 
     def only(self, groups: Sequence[str] = (), language: str = "", limit: int | None = None) -> Suite:
-        """A part: some groups, one language, of each group and language at most so many, evenly spread. Raises
-        DataError where nothing is left.
+        """A subset: some groups, one language, at most ``limit`` prompts of each group, evenly spaced. Raises DataError
+        if nothing is left.
         """
-        kept = [p for p in self.prompts if (not groups or p.group in groups) and language in ("", p.language)]
+        chosen = [p for p in self.prompts if (not groups or p.group in groups) and language in ("", p.language)]
         for name in groups:
             if name not in self.groups:
                 raise DataError(
@@ -116,53 +116,53 @@ class Suite:
                     groups=Listed(self.groups),
                 )
         if limit is not None:
-            kept = list(_spread(kept, limit))
-        return replace(self, prompts=tuple(kept))
+            chosen = list(_spread(chosen, limit))
+        return replace(self, prompts=tuple(chosen))
 
 
 def _spread(prompts: Sequence[Prompt], limit: int) -> Iterator[Prompt]:
-    """At most ``limit`` of each group and language. What is compared with each other stays together: spellings of one
-    prompt count as one, and so do its languages.
+    """At most ``limit`` families of each group. A prompt's spellings and translations are compared with each other, so
+    they are one family and stay together.
     """
     families: dict[str, list[str]] = {}
     for prompt in prompts:
-        mine = families.setdefault(prompt.group, [])
+        families_of_group = families.setdefault(prompt.group, [])
         family = family_of(prompt)
-        if family not in mine:
-            mine.append(family)
+        if family not in families_of_group:
+            families_of_group.append(family)
     picked = {
-        (group, mine[place * len(mine) // min(limit, len(mine))])
-        for group, mine in families.items()
-        for place in range(min(limit, len(mine)))
+        (group, families_of_group[place * len(families_of_group) // min(limit, len(families_of_group))])
+        for group, families_of_group in families.items()
+        for place in range(min(limit, len(families_of_group)))
     }
     return (prompt for prompt in prompts if (prompt.group, family_of(prompt)) in picked)
 
 
 def family_of(prompt: Prompt) -> str:
-    """What a prompt shares with its other spellings and languages."""
+    """The key that a prompt shares with its other spellings and translations."""
     return prompt.variant_of.removesuffix(".en") or prompt.pair or prompt.key
 
 
 def without_duplicates(prompts: Sequence[Prompt], unusable: Counter[str]) -> tuple[Prompt, ...]:
-    """The prompts whose text and image no earlier one has; the others are counted as duplicates. Keys are made
-    distinct.
+    """Drops prompts with the text and image of an earlier one, and counts them as duplicates. Repeated keys get a
+    number.
     """
     seen: set[tuple[str, str]] = set()
     keys: Counter[str] = Counter()
-    kept: list[Prompt] = []
+    unique: list[Prompt] = []
     for prompt in prompts:
         if (prompt.text, prompt.image) in seen:
             unusable[DUPLICATE.text] += 1
             continue
         seen.add((prompt.text, prompt.image))
         keys[prompt.key] += 1
-        again = keys[prompt.key]
-        kept.append(prompt if again == 1 else replace(prompt, key=f"{prompt.key}-{again}"))
-    return tuple(kept)
+        occurrence = keys[prompt.key]
+        unique.append(prompt if occurrence == 1 else replace(prompt, key=f"{prompt.key}-{occurrence}"))
+    return tuple(unique)
 
 
 def own() -> Suite:
-    """``chinese``: 300 prompts for Chinese written for this project, and the English of each that is no spelling."""
+    """The suite ``chinese``: 300 Chinese prompts written for this project, with translations except for spellings."""
     lines = Path(__file__).with_name("chinese.tsv").read_text("utf-8").splitlines()
     rows = [line.split("\t") for line in lines if line and not line.startswith("#")]
     heads = rows[0]

@@ -74,14 +74,14 @@ class Captions:
     """Fills in what pictures of a source lack: captions beside a picture stay as they are; else those that ``by``
     writes, a model that sees; else what the picture's file is called, or its folder; else ``word``.
 
-    ``kept`` is the file of what a model wrote, by the content of the pictures, so that a stop costs a few of them.
+    ``cache`` is a file of the captions that the model wrote, by the content of the pictures, for resumed runs.
     ``origins`` counts where captions came from.
     """
 
     word: str = ""
     by: Endpoint | ModelFolder | None = None
     language: Literal["zh", "en"] = "zh"
-    kept: Path | None = None
+    cache: Path | None = None
     origins: Counter[Origin] = field(default_factory=Counter["Origin"])
 
     def fill(self, source: Path, entries: Sequence[Entry]) -> list[Entry]:
@@ -135,13 +135,13 @@ class Captions:
         return {name: known.get(key, "") for name, key in keys.items()}
 
     def _known(self) -> dict[str, str]:
-        if self.kept is None or not self.kept.is_file():
+        if self.cache is None or not self.cache.is_file():
             return {}
-        return json.loads(self.kept.read_text(encoding="utf-8"))
+        return json.loads(self.cache.read_text(encoding="utf-8"))
 
     def _keep(self, known: dict[str, str]) -> None:
-        if self.kept is not None:
-            write_whole(self.kept, json.dumps(known, ensure_ascii=False, indent=1).encode())
+        if self.cache is not None:
+            write_whole(self.cache, json.dumps(known, ensure_ascii=False, indent=1).encode())
 
 
 def _key(source: Path, entry: Entry, settings: str) -> str:
