@@ -175,13 +175,13 @@ def train(data: Path, out: Path, counting: bool, forgetful: bool) -> None:
         count = itertools.count()
         trainer._mixed = lambda *numbers: next(count)
     if forgetful:
-        saved = trainer.Trainer._saved
+        read_state = trainer.read_state
 
-        def forgets(self: Any) -> Any:
-            state = saved(self)
+        def without_optimiser(out: Path) -> Any:
+            state = read_state(out)
             return state and {**state, "optimiser": None}
 
-        trainer.Trainer._saved = forgets
+        trainer.read_state = without_optimiser
     tell("begins")
     trainer.train(trial(), data, out, threads=1)
 

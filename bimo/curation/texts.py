@@ -18,7 +18,7 @@ from bimo.core.errors import DataError
 from bimo.core.files import write_whole
 from bimo.core.installing import installing
 from bimo.curation.filters.dictionary import has_han
-from bimo.curation.readers import columnar, tables
+from bimo.curation.readers import columnar, tables, text_lines
 from bimo.curation.readers.rows import Unusable
 from bimo.data.shards import SAMPLES_PER_SHARD, Sample, Shard, finished, shard_name, write_index, write_shard
 
@@ -61,10 +61,10 @@ def rows_of(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | Unusable]]:
     if form is not None:
         yield from columnar.lines(path, form, "")
         return
-    encoding = tables.encoding_of(path)
+    encoding = text_lines.encoding_of(path)
     with path.open(encoding=encoding, errors="replace") as file:
         first = next((line for line in file if line.strip()), "").lstrip("\ufeff").rstrip("\r\n")
-    newline = tables.newline_of(path, encoding)
+    newline = text_lines.newline_of(path, encoding)
     dialect = tables.Dialect(encoding, newline=newline)
     if not first.startswith("{") and path.suffix.lower() not in tables.JSON_LINES:
         delimiter = "\t" if "\t" in first else max(tables.DELIMITERS, key=first.count)
@@ -165,7 +165,7 @@ def _captions(value: Any, language: str) -> Iterable[dict[str, str]]:
 def _lines(path: Path, counts: Counter[str]) -> Iterator[list[dict[str, str]]]:
     if not path.is_file():
         raise DataError("there is no file {path}", path=path)
-    with path.open(encoding=tables.encoding_of(path), errors="replace") as file:
+    with path.open(encoding=text_lines.encoding_of(path), errors="replace") as file:
         for line in file:
             if "\ufffd" in line:
                 counts["not text"] += 1

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from bimo.core.errors import TrainingError
-from bimo.core.messages import Both, say
+from bimo.core.messages import Message, say
 from bimo.core.recipe import Stage
 from bimo.data.loader import Pictures
 from bimo.diffusion.text_encoder import TextEncoder
@@ -24,11 +24,8 @@ from bimo.training.train_loader import BatchSampler
 #: How many captions tell of all.
 SAMPLE = 2000
 SHOWN = 5
-UNSUITED = "与文本编码器多半不配", "hardly suit its text encoders"
-REMEDY = (
-    "请换分词器或数据，确实要这样就把阶段的这个上限调高",
-    "mend the tokenizer or the data, or raise that limit of the stage where it is meant so",
-)
+UNSUITED = Message("hardly suit its text encoders")
+REMEDY = Message("mend the tokenizer or the data, or raise that limit of the stage where it is meant so")
 
 
 def check_seed(begun: int, wanted: int, out: Path) -> None:
@@ -104,9 +101,9 @@ def check_words(stage: Stage, text_encoders: Sequence[TextEncoder], pictures: Pi
         raise TrainingError(
             "the captions of stage {name!r} {unsuited}: {listed}; {remedy}",
             name=stage.name,
-            unsuited=Both(UNSUITED[0], UNSUITED[1]),
+            unsuited=UNSUITED,
             listed=listed,
-            remedy=Both(REMEDY[0], REMEDY[1]),
+            remedy=REMEDY,
         )
 
 

@@ -90,12 +90,13 @@ def check_stages(
     without = sorted({number for numbers in stages_by_problem.values() for number in numbers})
     zh = "；".join(f"{_several(numbers, names)}：{zh}" for (_, zh, _), numbers in stages_by_problem.items())
     en = "; ".join(f"{_several(numbers, names)}: {en}" for (_, _, en), numbers in stages_by_problem.items())
+    lacking: Message = Both(zh, en)
     if len(without) < len(names):
-        less = " ".join(f"--skip {shlex.quote(names[number])}" for number in without)
-        zh, en = f"{zh}；或者略过它们：{less}", f"{en}; or leave them out: {less}"
+        skips = " ".join(f"--skip {shlex.quote(names[number])}" for number in without)
+        lacking = Message("{lacking}; or leave them out: {skips}", lacking=lacking, skips=skips)
     kinds = {kind for kind, _, _ in stages_by_problem}
     kind = kinds.pop() if len(kinds) == 1 else TrainingError
-    raise kind(Message("nothing was begun yet: {lacking}", lacking=Both(zh, en)))
+    raise kind(Message("nothing was begun yet: {lacking}", lacking=lacking))
 
 
 def problems(prospect: Prospect) -> Iterator[BimoError]:
@@ -143,9 +144,9 @@ def _unreadable_captions(prospect: Prospect, read: dict[str, list[Reading]]) -> 
     if listed := too_much(stage, captions, read[prefix]):
         yield TrainingError(
             "the captions {unsuited}: {listed}; {remedy}",
-            unsuited=Both(UNSUITED[0], UNSUITED[1]),
+            unsuited=UNSUITED,
             listed=listed,
-            remedy=Both(REMEDY[0], REMEDY[1]),
+            remedy=REMEDY,
         )
 
 

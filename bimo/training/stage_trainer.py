@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bimo.core.errors import TrainingError
-from bimo.core.messages import Listed
+from bimo.core.messages import Listed, Message
 from bimo.core.part import loads
 from bimo.core.recipe import Stage
 from bimo.core.tensors import Share
@@ -178,7 +178,7 @@ class StageTrainer:
         (step, names, fine), self._gradients = self._gradients, None
         if bad := picked(names, fine.unbind()):
             listed = some(bad, len(names))
-            what = f"梯度不是有限的数：{listed}", f"gradients are not finite: {listed}"
+            what = Message("gradients are not finite: {listed}", listed=listed)
             raise broken(self.stage, self.number, step + 1, what, self.batches.out, self._file)
 
     def check_weights(self, step: int) -> None:
@@ -188,7 +188,7 @@ class StageTrainer:
         bad = not_finite({name: _own_part(value) for name, value in tensors.items()})
         if self.processes.total(float(len(bad)))[0]:
             listed = some(bad, len(tensors))
-            what = f"权重不是有限的数：{listed}", f"weights are not finite: {listed}"
+            what = Message("weights are not finite: {listed}", listed=listed)
             raise broken(self.stage, self.number, step, what, self.batches.out, self._file)
 
     def swap_average(self) -> None:
@@ -340,11 +340,11 @@ class StageTrainer:
         if not others:
             torch.save({"x": inputs.batch.x if inputs.batch else inputs.pixels}, path)
         where = self.batches.out / "broken-batch*.pt" if others else path
-        what = f"损失不是数，这一批存在 {where}", f"the loss is not a number, its batch lies in {where}"
+        what = Message("the loss is not a number, its batch lies in {where}", where=where)
         bad = not_finite({name: _own_part(value) for name, value in self.parameters.items()})
         if bad:
             listed = some(bad, len(self.parameters))
-            what = f"{what[0]}，权重也已坏了：{listed}", f"{what[1]}, and so are weights: {listed}"
+            what = Message("{what}, and so are weights: {listed}", what=what, listed=listed)
         raise broken(self.stage, self.number, step + 1, what, self.batches.out, self._file)
 
 

@@ -16,7 +16,7 @@ from bimo.core.recipe import Recipe, Stage
 from bimo.diffusion.system import RECIPE_FILE, WEIGHTS_FILE, System
 from bimo.training.adapters.adapter import adapter_of
 from bimo.training.history import HISTORY_FILE, Place, standing
-from bimo.training.trainer import STATE_FILE
+from bimo.training.run_state import STATE_FILE
 
 
 def is_unfinished(folder: Path) -> bool:

@@ -20,7 +20,7 @@ from PIL import Image
 from pyarrow import ipc, parquet
 
 from bimo.core.errors import DataError
-from bimo.curation.readers import reading, tables
+from bimo.curation.readers import reading, text_lines
 from bimo.curation.readers.rows import Broken, Place, Row, Unusable
 from bimo.data.shards import shard_name, write_index, write_shard
 
@@ -465,7 +465,7 @@ def test_state_follows_names_sizes_and_times(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "SAMPLE_BYTES", 1 << 12)  # it is read once, whatever the length
+    monkeypatch.setattr(text_lines, "SAMPLE_BYTES", 1 << 12)  # it is read once, whatever the length
     line = json.dumps({"image": "a.png", "text": "很长的说明" * 20}, ensure_ascii=False) + "\n"
     peaks = []
     for count in (100, 100, 4_000):

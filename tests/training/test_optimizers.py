@@ -22,6 +22,8 @@ from bimo.recipes.taiyi_sd import taiyi_zh
 from bimo.training.lr_schedules import rate
 from bimo.training.objectives.denoise import Denoise
 from bimo.training.optimizers import optimiser
+from bimo.training.run_state import read_state
+from bimo.training.snapshots import averaged
 from bimo.training.trainer import StageTrainer, Trainer, train
 from bimo.xiaomo.recipe import xiaomo
 from tests.support.tiny_checkpoints import bert_words
@@ -241,7 +243,7 @@ def run_of(recipe: Recipe, shards: Path, out: Path) -> tuple[Trainer, StageTrain
     torch.set_num_threads(1)
     run = Trainer(recipe, Pictures(shards), out)
     run._words()
-    learning = run._stage_trainer(recipe.stages[0], run._saved())
+    learning = run._stage_trainer(recipe.stages[0], read_state(run.out))
     run._modes()
     return run, learning
 
@@ -261,7 +263,7 @@ def test_weights_in_bfloat16_learn_by_a_float32_copy(tiny_shards: Path, tmp_path
     assert torch.equal(working[name], learning.parameters[name].bfloat16())
     live = {n: p.detach().clone() for n, p in learning.parameters.items()}
     averages = {n: v.clone() for n, v in learning.average.values.items()}
-    with run._averaged(learning):
+    with averaged(run.system, learning):
         assert torch.equal(working[name], averages[name].bfloat16())
         assert torch.equal(learning.system_state()[name], averages[name])
     assert all(torch.equal(learning.parameters[n], v) for n, v in live.items())

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from bimo.core.errors import DataError
-from bimo.curation.readers import archives, columnar, folders, records, tables
+from bimo.curation.readers import archives, columnar, folders, records, tables, text_lines
 from bimo.curation.readers.columns import MAXIMUM_LABEL, Beside, Inline, captions_of, record_of, row_of, said
 from bimo.curation.readers.formats import RAW_FILES, is_picture
 from bimo.curation.readers.rows import Broken, Form, Place, Row, Unusable
@@ -224,7 +224,7 @@ def texts_of(name: str) -> str:
 def _apart(path: Path, name: str, database: sqlite3.Connection, numbers: count[int]) -> Iterator[Broken]:
     """Stores Chinese-CLIP's texts by picture, on disk and not in memory."""
     database.execute("CREATE TABLE texts (picture TEXT, text TEXT)")
-    for line in tables.read(path, tables.Dialect(tables.encoding_of(path))):
+    for line in tables.read(path, tables.Dialect(text_lines.encoding_of(path))):
         values = line.values
         if isinstance(values, Unusable):
             yield Broken(next(numbers), f"{name}:{line.number}", values.reason, values.detail)

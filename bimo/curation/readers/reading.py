@@ -8,7 +8,7 @@ from itertools import count
 from pathlib import Path
 
 from bimo.core.messages import Both, say
-from bimo.curation.readers import columnar, folders, tables
+from bimo.curation.readers import columnar, folders, tables, text_lines
 from bimo.curation.readers.columns import Beside
 from bimo.curation.readers.detect_format import detect_format
 from bimo.curation.readers.rows import Broken, Place, Row, Unusable
@@ -63,7 +63,7 @@ def picture_bytes(source: Path, place: Place) -> bytes:
     if place.form == "url":
         raise Unusable("not fetched", place.path[:200])
     if place.form == "base64":
-        line = _part(folder, place, tables.MAXIMUM_LINE_BYTES, "damaged table")
+        line = _part(folder, place, text_lines.MAXIMUM_LINE_BYTES, "damaged table")
         data = tables.cell(line, place.column)
     elif place.form == "bytes":
         data = _part(folder, place, MAXIMUM_PICTURE_BYTES, "damaged archive")

@@ -17,7 +17,7 @@ from typing import Any, cast
 from bimo.curation.readers import tables
 from bimo.curation.readers.columns import PICTURE_NAME, looks_like_picture, picture_column
 from bimo.curation.readers.rows import Unusable
-from bimo.curation.readers.tables import SAMPLE_BYTES, encoding_of
+from bimo.curation.readers.text_lines import SAMPLE_BYTES, encoding_of, newline_of
 
 #: Extensions of files that may hold records.
 ENDINGS = {".json", ".jsonl", ".ndjson"}
@@ -132,7 +132,7 @@ def _kind(path: Path) -> str:
 
 
 def _lines_of(path: Path, encoding: str) -> tables.Dialect:
-    return tables.Dialect(encoding, newline=tables.newline_of(path, encoding))
+    return tables.Dialect(encoding, newline=newline_of(path, encoding))
 
 
 def elements(path: Path) -> Iterator[tuple[str, Mapping[Any, Any] | Unusable]]:

@@ -1,13 +1,12 @@
-"""Text tables of pictures, CSV, TSV and JSON lines: streamed line by line, in any encoding."""
+"""Text tables of pictures (CSV, TSV, JSON lines), streamed line by line, in any encoding."""
 
-# Parsed JSON has no types; what is kept of it is named where it is kept.
+# Parsed JSON has no types.
 # pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
 
 import base64
 import binascii
-import io
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -18,19 +17,13 @@ from typing import Any, cast
 
 from bimo.curation.readers.columns import BASE64_START, PICTURES, WEAK, is_of_pictures, looks_like_picture
 from bimo.curation.readers.rows import Unusable
+from bimo.curation.readers.text_lines import MAXIMUM_LINE_BYTES, QUOTED, LineReader, TextLine, encoding_of, newline_of
 
-MAXIMUM_LINE_BYTES = 384 << 20  # the base64 of the largest picture that is read
 #: A quoted field that has not ended after so many lines has lost its second quote.
-MAXIMUM_QUOTED_LINES = 1000
-SAMPLE_BYTES = 1 << 20
-SAMPLES = 16
-_ASCII = bytes(range(128))
+MAXIMUMQUOTED_LINES = 1000
 JSON_LINES = {".jsonl", ".ndjson"}
 LINES_LOOKED_AT = 20
 DELIMITERS = ",\t;|"
-_QUOTED = re.compile(r'"([^"]*(?:""[^"]*)*)"')
-_CR_ALONE = re.compile(r"\r(?!\n)")
-_LINE_ENDS = re.compile(rb"[\r\n]+")
 _NUMBER = re.compile(r"\s*-?[\d.]+\s*")
 _HAN_OR_SPACE = re.compile(r"[\u3400-\u9fff\s]")
 
@@ -62,61 +55,13 @@ class Dialect:
         return f"{self.encoding}/{self.delimiter}/{self.columns.index(column) if self.columns else column}"
 
 
-def encoding_of(path: Path) -> str:
-    """utf-8, gb18030, utf-16-le or utf-16-be: by byte order mark, by zero bytes, else by which decodes more lines at
-    the start.
-
-    Bytes are read until some are not ASCII, 16 MB at most.
-    """
-    sample = b""
-    with path.open("rb") as file:
-        for _ in range(SAMPLES):
-            sample = file.read(SAMPLE_BYTES)
-            if sample.startswith((b"\xff\xfe", b"\xfe\xff")):
-                return "utf-16-le" if sample[0] == 0xFF else "utf-16-be"
-            zeros = [sample[place::2].count(0) * 5 > len(sample) for place in (0, 1)]
-            if zeros[0] != zeros[1]:
-                return "utf-16-be" if zeros[0] else "utf-16-le"
-            if len(sample) < SAMPLE_BYTES or not sample.isascii():
-                break
-    odd = [
-        line for line in _LINE_ENDS.split(sample)[: -1 if len(sample) == SAMPLE_BYTES else None] if not line.isascii()
-    ]
-    weights = [len(line.translate(None, _ASCII)) for line in odd]
-    utf, gb = (
-        sum(weight for line, weight in zip(odd, weights, strict=True) if _fits(line, encoding))
-        for encoding in ("utf-8", "gb18030")
-    )
-    return "gb18030" if gb > utf and utf * 2 < sum(weights) else "utf-8"
-
-
-def newline_of(path: Path, encoding: str) -> str:
-    """The line ending of a table, by its start: "\r" where most lines end so, else "\n". Quoted text does not count:
-    Excel for Mac ends rows with "\r" and lines within a cell with "\n".
-    """
-    with path.open("rb") as file:
-        start = file.read(SAMPLE_BYTES)
-    if b"\r" not in start:
-        return "\n"
-    text = _QUOTED.sub("", start.decode(encoding, "replace"))
-    return "\r" if len(_CR_ALONE.findall(text)) > text.count("\n") else "\n"
-
-
-def _fits(line: bytes, encoding: str) -> bool:
-    try:
-        line.decode(encoding)
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
 def dialect_of(path: Path) -> Dialect | None:
     """The dialect of a table, by its first lines that are not empty; None where nothing in it could be a picture."""
     encoding = encoding_of(path)
     newline = newline_of(path, encoding)
     first, dialects = "", []
     with path.open("rb") as file:
-        lines = _Lines(file, encoding, newline)
+        lines = LineReader(file, encoding, newline)
         while len(dialects) < LINES_LOOKED_AT and (line := lines.next()) is not None:
             if line.text is not None and line.text.strip():
                 first = first or line.text.rstrip("\r\n")
@@ -150,7 +95,7 @@ def columns_of(path: Path) -> str:
     """What the columns of a text table are called, or its first line where it has no names, for people."""
     encoding = encoding_of(path)
     with path.open("rb") as file:
-        line = _Lines(file, encoding, newline_of(path, encoding)).next()
+        line = LineReader(file, encoding, newline_of(path, encoding)).next()
     first = ((line.text if line is not None else "") or "").strip()
     if first.startswith("{"):
         values = _parsed(first)
@@ -190,7 +135,7 @@ def _without_header(encoding: str, delimiter: str, fields: list[str], newline: s
 def read(path: Path, dialect: Dialect) -> Iterator[Line]:
     """Every line of a table but its header and empty ones."""
     with path.open("rb") as file:
-        lines, header = _Lines(file, dialect.encoding, dialect.newline), dialect.header
+        lines, header = LineReader(file, dialect.encoding, dialect.newline), dialect.header
         while (line := lines.next()) is not None:
             if line.text is not None and not line.text.strip():
                 continue
@@ -200,11 +145,11 @@ def read(path: Path, dialect: Dialect) -> Iterator[Line]:
             header = False
 
 
-def _object(line: _Text) -> Line:
+def _object(line: TextLine) -> Line:
     return Line(line.number, line.offset, line.size, _parsed(line.text))
 
 
-def _record(lines: _Lines, line: _Text, dialect: Dialect) -> Line:
+def _record(lines: LineReader, line: TextLine, dialect: Dialect) -> Line:
     """One record of a CSV, which goes on over the next lines where a quote is open."""
     if line.text is None:
         return _object(line)
@@ -215,8 +160,8 @@ def _record(lines: _Lines, line: _Text, dialect: Dialect) -> Line:
     letters = text.rstrip("\r\n").split("\t") if fields is None and dialect.delimiter == "\t" else []
     while fields is None:
         further = lines.next()
-        lost = further is None or further.text is None or further.number - line.number > MAXIMUM_QUOTED_LINES
-        if lost or _two_lines(letters, cast(_Text, further), dialect):
+        lost = further is None or further.text is None or further.number - line.number > MAXIMUMQUOTED_LINES
+        if lost or _two_lines(letters, cast(TextLine, further), dialect):
             lines.rewind(line.number, line.offset + line.size)
             if len(letters) == len(dialect.columns):
                 return Line(line.number, line.offset, line.size, _named(letters, line.text, dialect))
@@ -235,7 +180,7 @@ def _record(lines: _Lines, line: _Text, dialect: Dialect) -> Line:
     return Line(line.number, line.offset, size, _named(fields, text, dialect))
 
 
-def _two_lines(letters: list[str], further: _Text, dialect: Dialect) -> bool:
+def _two_lines(letters: list[str], further: TextLine, dialect: Dialect) -> bool:
     """Whether a line of a TSV whose quote is open and the line behind it are whole, each by itself."""
     width = len(dialect.columns)
     return width > 1 and len(letters) == width and (further.text or "").count("\t") == width - 1
@@ -256,7 +201,7 @@ def fields_of(text: str, delimiter: str) -> list[str] | None:
     fields, place = list[str](), 0
     while True:
         if text.startswith('"', place):
-            quoted = _QUOTED.match(text, place)
+            quoted = QUOTED.match(text, place)
             if quoted is None:
                 return None
             end = quoted.end()
@@ -294,83 +239,6 @@ def _not_text(text: str, encoding: str) -> Unusable | None:
     """The error of a line with bytes that are not of its encoding; they were decoded as lone surrogates."""
     bad = next((place for place, c in enumerate(text) if "\udc80" <= c <= "\udcff"), None)
     return None if bad is None else Unusable("not text", f"byte 0x{ord(text[bad]) & 0xFF:02x} is not {encoding}")
-
-
-@dataclass(frozen=True)
-class _Text:
-    """A line as it is in the file; ``text`` is None where it is too long to be held."""
-
-    number: int
-    offset: int
-    size: int
-    text: str | None
-
-
-class _Lines:
-    """Lines with their offsets, with seeking."""
-
-    def __init__(self, file: io.BufferedReader, encoding: str, newline: str = "\n") -> None:
-        self.file, self.encoding = file, encoding
-        self.end = newline.encode(encoding)
-        self.number = self.offset = 0
-        self.wide = encoding.startswith("utf-16")
-        self.mark = "\ufeff".encode(encoding) if self.wide or encoding == "utf-8" else b""
-
-    def rewind(self, number: int, offset: int) -> None:
-        """The next line is the one after line ``number``."""
-        self.number, self.offset = number, offset
-        self.file.seek(offset)
-
-    def next(self) -> _Text | None:
-        """The next line; None at the end."""
-        raw = self._wide() if self.wide else self._plain(MAXIMUM_LINE_BYTES + 1)
-        if not raw:
-            return None
-        offset, size, text = self.offset, len(raw), None
-        if size > MAXIMUM_LINE_BYTES:
-            while raw and not raw.endswith(self.end):
-                raw = self._plain(SAMPLE_BYTES)
-                size += len(raw)
-        else:
-            raw = raw.removeprefix(self.mark) if offset == 0 else raw
-            # Invalid bytes are decoded as lone surrogates, and reported with their line.
-            text = raw.decode(self.encoding, "replace" if self.wide else "surrogateescape")
-        self.number, self.offset = self.number + 1, offset + size
-        return _Text(self.number, offset, size, text)
-
-    def _plain(self, most: int) -> bytes:
-        """A line of an encoding with one-byte line endings, truncated where it is too long."""
-        if self.end == b"\n":
-            return self.file.readline(most)
-        whole = bytearray()
-        while len(whole) < most and (ahead := self.file.peek()):
-            at = ahead.find(self.end)
-            whole += self.file.read(min(len(ahead) if at < 0 else at + 1, most - len(whole)))
-            if at >= 0:
-                break
-        return bytes(whole)
-
-    def _wide(self) -> bytes:
-        """A line of UTF-16, whose line ending is two bytes at an even offset."""
-        whole, mark = bytearray(), self.end.strip(b"\0")
-        while len(whole) <= MAXIMUM_LINE_BYTES:
-            piece = self.file.readline(MAXIMUM_LINE_BYTES + 1) if mark == b"\n" else self._to(mark)
-            whole += piece
-            if self.encoding.endswith("le") and len(whole) % 2:
-                whole += self.file.read(1)
-            if not piece or (len(whole) % 2 == 0 and bytes(whole[-2:]) == self.end):
-                break
-        return bytes(whole)
-
-    def _to(self, mark: bytes) -> bytes:
-        """The bytes up to and with a delimiter."""
-        whole = bytearray()
-        while ahead := self.file.peek():
-            at = ahead.find(mark)
-            whole += self.file.read(len(ahead) if at < 0 else at + 1)
-            if at >= 0:
-                break
-        return bytes(whole)
 
 
 def cell(line: bytes, column: str) -> bytes:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from bimo.core.errors import TrainingError
-from bimo.core.messages import Both
+from bimo.core.messages import Message
 from bimo.core.recipe import Stage
 from bimo.core.tensors import Share
 from bimo.engine.devices import CPU, device_of
@@ -243,16 +243,16 @@ def fully_shard(stage: Stage, module: nn.Module, device: torch.device) -> nn.Mod
 
 def _refuse_parts(stage: Stage, module: nn.Module) -> None:
     scalars = [name for name, p in module.named_parameters() if p.requires_grad and not p.ndim]
-    wrong: tuple[str, str] | None = None
+    wrong: Message | None = None
     if scalars:
-        wrong = f"单个的数 {scalars[0]} 不能分片", f"{scalars[0]} is a single number, which has no parts"
+        wrong = Message("{name} is a single number, which has no parts", name=scalars[0])
     elif stage.optimiser != "adamw":
-        wrong = f"{stage.optimiser} 的状态不能分片", f"the state of {stage.optimiser} cannot be parted"
+        wrong = Message("the state of {optimiser} cannot be parted", optimiser=stage.optimiser)
     elif stage.precision == "fp16":
-        wrong = "fp16 的缩放没有在分片上试过", "fp16's scaling has not been tried on parts"
+        wrong = Message("fp16's scaling has not been tried on parts")
     if wrong is not None:
         raise TrainingError(
             "stage {name!r} cannot be learnt by FSDP: {wrong}; begin it by torchrun (DDP)",
             name=stage.name,
-            wrong=Both(wrong[0], wrong[1]),
+            wrong=wrong,
         )

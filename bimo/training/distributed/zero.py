@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bimo.core.errors import TrainingError
-from bimo.core.messages import Both
+from bimo.core.messages import Message
 from bimo.core.recipe import Stage
 from bimo.training.distributed.processes import Processes
 
@@ -42,7 +42,7 @@ class DeepSpeedZero(torch.optim.Optimizer):
         try:
             self.engine: Any = deepspeed.initialize(model=module, optimizer=optimiser, config=config)[0]
         except ValueError as error:
-            raise _refused(stage, f"配置不对：{error}", f"its configuration is wrong: {error}") from None
+            raise _refused(stage, Message("its configuration is wrong: {error}", error=error)) from None
         self._inner = optimiser
         # What DeepSpeed put in their place: one flat part of each group.
         super().__init__(optimiser.param_groups, {})
@@ -132,36 +132,27 @@ def zero_settings(stage: Stage) -> dict[str, Any]:
     try:
         config: dict[str, Any] = accelerate.DeepSpeedPlugin().deepspeed_config
     except ValueError as error:
-        raise _refused(stage, f"配置不对：{error}", f"its configuration is wrong: {error}") from None
+        raise _refused(stage, Message("its configuration is wrong: {error}", error=error)) from None
     # What is left to accelerate is left to DeepSpeed.
     parts = {name: value for name, value in config["zero_optimization"].items() if value != "auto"}
     overridden = [name for name in OF_THE_STAGE if config.get(name, {}).get("enabled", name in config)]
     if overridden:
-        raise _refused(
-            stage,
-            f"配置里的 {overridden[0]} 由阶段决定，请删去",
-            f"{overridden[0]} is for the stage to say; leave it out of the configuration",
-        )
+        near = Message("{name} is for the stage to say; leave it out of the configuration", name=overridden[0])
+        raise _refused(stage, near)
     if parts.get("stage") not in (1, 2):
-        raise _refused(
-            stage,
-            f"配置的是 ZeRO {parts.get('stage')}，这里有 1 和 2；权重也要切分请用 FSDP"
-            "（distributed_type: FSDP，fsdp_version: 2）",
-            f"it is configured for ZeRO {parts.get('stage')}, and 1 and 2 are here; for weights in parts too take FSDP "
+        near = Message(
+            "it is configured for ZeRO {number}, and 1 and 2 are here; for weights in parts too take FSDP "
             "(distributed_type: FSDP, fsdp_version: 2)",
+            number=parts.get("stage"),
         )
+        raise _refused(stage, near)
     if stage.optimiser != "adamw":
-        raise _refused(
-            stage,
-            f"{stage.optimiser} 的状态不能分片；这个阶段请用 torchrun 启动（DDP）",
-            f"the state of {stage.optimiser} cannot be parted; begin this one by torchrun (DDP)",
+        near = Message(
+            "the state of {optimiser} cannot be parted; begin this one by torchrun (DDP)", optimiser=stage.optimiser
         )
+        raise _refused(stage, near)
     if stage.precision == "fp16":
-        raise _refused(
-            stage,
-            "fp16 的缩放没有在分片上试过；precision 请用 bf16 或 fp32",
-            "fp16's scaling has not been tried on parts; let precision be bf16 or fp32",
-        )
+        raise _refused(stage, Message("fp16's scaling has not been tried on parts; let precision be bf16 or fp32"))
     return {
         "zero_optimization": parts,
         "gradient_clipping": stage.max_grad_norm,
@@ -174,5 +165,5 @@ def zero_settings(stage: Stage) -> dict[str, Any]:
     }
 
 
-def _refused(stage: Stage, zh: str, en: str) -> TrainingError:
-    return TrainingError("stage {name!r} cannot be learnt by DeepSpeed: {near}", name=stage.name, near=Both(zh, en))
+def _refused(stage: Stage, near: Message) -> TrainingError:
+    return TrainingError("stage {name!r} cannot be learnt by DeepSpeed: {near}", name=stage.name, near=near)

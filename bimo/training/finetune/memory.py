@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from bimo.core.errors import RequestError
-from bimo.core.messages import Both
+from bimo.core.messages import Message
 from bimo.core.recipe import Stage
 from bimo.data.loader import Size
 from bimo.diffusion.system import System
@@ -81,9 +81,8 @@ def _too_much(system: System, stage: Stage, held: Footprint, caption: str, free:
         need = footprint(system, shrunk, smaller, caption)
         if min(_total(way, need) for way in _ways(shrunk, need)) <= free:
             flags = f"--size {smaller[0]}x{smaller[1]}"
-            return _refused(system, stage, least, free, Both(f"放得下的：{flags}", f"what fits: {flags}"))
-    told = f"{_giga(least)} GB"
-    near = Both(f"再小也放不下；要 {told}，或换小一点的模型", f"no size fits; free {told}, or take a smaller model")
+            return _refused(system, stage, least, free, Message("what fits: {flags}", flags=flags))
+    near = Message("no size fits; free {least} GB, or take a smaller model", least=_giga(least))
     return _refused(system, stage, least, free, near)
 
 

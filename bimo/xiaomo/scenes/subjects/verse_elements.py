@@ -1,0 +1,45 @@
+"""The elements that a verse may name, by where they stand in its scene, and the free places there."""
+
+from __future__ import annotations
+
+WATERY = frozenset({
+    "water", "river", "sea", "waves", "boat", "sail", "fisherman", "boatman", "lotus", "lotus leaf", "ducks", "carp",
+    "geese on water", "reeds", "dyke", "dragon boat", "river lantern", "stone lantern",
+})  # fmt: skip
+SKY_BIRDS = ("geese", "egret", "crane", "crow", "swallow", "eagle")
+FAR = ("pagoda", "temple", "city gate", "palace", "great wall", "beacon tower", "pavilion", "houses", "yurt")
+TREES = (
+    "willow", "pine", "peach blossom", "maple", "plum blossom", "bamboo", "tree", "bare tree", "ginkgo", "osmanthus",
+)  # fmt: skip
+FIGURES = (
+    "person", "traveller", "poet", "scholar", "monk", "child", "farmer", "herd boy", "ox", "horse", "rider", "sheep",
+    "camel", "wine", "table", "rabbit",
+)  # fmt: skip
+FLAT = ("path", "grass", "meadow", "field", "flowers", "rock", "fence", "chrysanthemum", "orchid", "wine flag")
+#: Everything that a verse may name and that `compose` can put into a picture.
+SUPPORTED: frozenset[str] = WATERY | {
+    "moon", "sun", "stars", "cloud", "mist", "rain", "snow", "smoke", "bird", "kite", "firework", "sky lantern",
+    "mountain", "peak", "cliff", "hill", "stream", "spring", "waterfall", "desert", "vine", "cottage", "bridge", "gate",
+    "window", "lantern", "terrace rail", *SKY_BIRDS, *FAR, *TREES, *FIGURES, *FLAT,
+}  # fmt: skip
+SEASON_TREES = {
+    "spring": ("willow", "peach blossom"),
+    "summer": ("willow", "tree", "pine"),
+    "autumn": ("maple", "ginkgo", "pine"),
+    "winter": ("bare tree", "pine", "plum blossom"),
+}
+TREE_KIND = {
+    "willow": "willow", "peach blossom": "peach", "maple": "maple", "tree": "leafy", "bare tree": "bare",
+    "ginkgo": "ginkgo", "osmanthus": "ginkgo",
+}  # fmt: skip
+
+
+class Places:
+    """Places of one kind, each given away once; when none is left the last is shared."""
+
+    def __init__(self, *places: tuple[float, float]) -> None:
+        self._free = list(places)
+
+    def take(self) -> tuple[float, float]:
+        """The next free place."""
+        return self._free.pop(0) if len(self._free) > 1 else self._free[0]
