@@ -27,7 +27,7 @@ ALL = ("fp32", "bf16", "fp16")
 
 def chosen(recipe: str, weights: Weights, giga: float, **how: Any) -> str:
     asked = how.pop("asked", Keeping())
-    ways = candidates(registry.recipe(recipe), asked, **{"card": True, "has": ALL, "quantises": True, **how})
+    ways = candidates(registry.recipe(recipe), asked, **{"card": True, "supported": ALL, "quantises": True, **how})
     keeping, _ = cheapest(weights, (1024, 1024), int(giga * GIGA), ways)
     return "nothing" if keeping is None else keeping.flags
 
